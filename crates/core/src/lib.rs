@@ -1,0 +1,1 @@
+//! Pure decisions of Adit: names, wire formats, reason codes, policy, routing and choices.

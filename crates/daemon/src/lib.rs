@@ -1,0 +1,1 @@
+//! The process: composition, admin, metrics, logs and drain.

@@ -1,0 +1,1 @@
+//! TCP to stream and back: the path of one request.

@@ -1,0 +1,1 @@
+//! Two clusters on loopback with real agents, told step by step.

@@ -1,0 +1,1 @@
+//! Kubernetes: what is watched and what is written.

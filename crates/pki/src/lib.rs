@@ -1,0 +1,1 @@
+//! Keys, certificates, trust bundles and the verification of peers.

@@ -1,0 +1,1 @@
+//! QUIC between nodes: connections, lanes, links and the state they carry.
