@@ -3,7 +3,13 @@
 //! Everything here is a function of its arguments: no clock, no randomness, no files, no sockets. The
 //! other crates ask, and act on the answer.
 //!
-//! * [`name`], [`spiffe`]: the words that everything else is made of.
+//! * [`name`], [`spiffe`], [`code`]: the words that everything else is made of.
+//! * [`snapshot`]: what a node believes; the data path reads nothing else.
+//! * [`policy`]: who may use what. [`choose`]: which hub, node or backend.
 
+pub mod choose;
+pub mod code;
 pub mod name;
+pub mod policy;
+pub mod snapshot;
 pub mod spiffe;

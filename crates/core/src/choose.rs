@@ -1,0 +1,173 @@
+//! Choices: which nodes are hubs, which node or backend is tried first, how long to wait.
+//!
+//! Randomness is an argument, so that a test can try thousands of draws and a simulation can repeat one.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::code::Code;
+use crate::name::{ClusterName, NodeName};
+use crate::policy::Permit;
+use crate::snapshot::{Backend, Hop, Snapshot};
+
+/// How many nodes of a cluster hold its standing connections to one other cluster: one, and one more
+/// for when that one dies.
+pub const HUBS: usize = 2;
+
+/// A 64-bit hash that is the same on every node, build and version (FNV-1a with SplitMix64's finish),
+/// because all nodes of a cluster must agree on its hubs.
+fn stable_hash(parts: [&str; 2]) -> u64 {
+    let mut h = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in parts.iter().flat_map(|p| p.bytes().chain([0])) {
+        h = (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    mix(h)
+}
+
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The hubs of a cluster for its link with `peer`: the first [`HUBS`] of `members` by rendezvous hash, so
+/// that one node more or less moves no other hub. (Thaler & Ravishankar, 1998.)
+pub fn hubs<'a>(
+    members: impl IntoIterator<Item = &'a NodeName>,
+    peer: &ClusterName,
+) -> Vec<&'a NodeName> {
+    let mut all: Vec<_> = members.into_iter().collect();
+    all.sort_by_key(|n| (std::cmp::Reverse(stable_hash([peer.as_str(), n.as_str()])), *n));
+    all.dedup();
+    all.truncate(HUBS);
+    all
+}
+
+/// The nodes of the exporting cluster to try for a stream, best first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The exporting cluster.
+    pub cluster: ClusterName,
+    /// Nodes that run a ready backend: each is drawn with the weight of its ready backends.
+    pub nodes: Vec<NodeName>,
+    /// Whether any other connected node will do when none of those can be reached.
+    pub hop: Hop,
+    /// The class of the export, which selects the lane.
+    pub class: crate::snapshot::Class,
+    /// Whether a stream of unknown outcome may be sent again.
+    pub replay: bool,
+}
+
+/// Picks the nodes to try for an outbound stream.
+///
+/// # Errors
+/// [`Code::LinkDown`] while nothing is known of the cluster, [`Code::NoBackend`] where it reports no ready
+/// backend.
+pub fn route(
+    now: &Snapshot,
+    from: &ClusterName,
+    permit: &Permit,
+    random: u64,
+) -> Result<Route, Code> {
+    let view = now.views.get(from).ok_or(Code::LinkDown)?;
+    let target = permit.target();
+    let export = view.exports.get(&target.service).ok_or(Code::ExportUnknown)?;
+    let port = export.ports.iter().find(|p| p.name == target.port).ok_or(Code::PortUnknown)?;
+    let mut left: Vec<_> = port.ready.iter().filter(|(_, n)| **n > 0).collect();
+    let mut nodes = Vec::with_capacity(left.len());
+    let mut random = random;
+    while !left.is_empty() {
+        let total: u64 = left.iter().map(|(_, n)| u64::from(**n)).sum();
+        random = mix(random.wrapping_add(0x9e37_79b9_7f4a_7c15));
+        let mut ticket = random % total;
+        let winner = left
+            .iter()
+            .position(|(_, n)| match ticket.checked_sub(u64::from(**n)) {
+                Some(rest) => {
+                    ticket = rest;
+                    false
+                }
+                None => true,
+            })
+            .unwrap_or_default();
+        nodes.push(left.swap_remove(winner).0.clone());
+    }
+    if nodes.is_empty() {
+        return Err(Code::NoBackend);
+    }
+    let (hop, class, replay) = (export.hop, export.class, export.replay);
+    Ok(Route { cluster: from.clone(), nodes, hop, class, replay })
+}
+
+/// The backends to dial for an inbound stream, best first: those of this node, then, where the export
+/// allows the hop, those of other nodes; each group from a random start.
+///
+/// # Errors
+/// [`Code::BackendForbidden`] where every ready backend has an address that may not be dialled,
+/// [`Code::HopRefused`] where only other nodes have one and the export wants the same node,
+/// [`Code::NoBackend`] where there is none that is well.
+pub fn backends(now: &Snapshot, permit: &Permit, random: u64) -> Result<Vec<Backend>, Code> {
+    let target = permit.target();
+    let export = now.exports.get(&target.service).ok_or(Code::ExportUnknown)?;
+    let port = export.port(&target.port).ok_or(Code::PortUnknown)?;
+    let well: Vec<&Backend> =
+        port.backends.iter().filter(|b| !now.down.contains(&b.address)).collect();
+    if well.is_empty() {
+        return Err(Code::NoBackend);
+    }
+    let allowed: Vec<&Backend> = well.into_iter().filter(|b| now.may_dial(b)).collect();
+    if allowed.is_empty() {
+        return Err(Code::BackendForbidden);
+    }
+    let (mut here, mut elsewhere): (Vec<&Backend>, Vec<&Backend>) =
+        allowed.into_iter().partition(|b| b.node == now.this.node);
+    if export.hop == Hop::SameNode {
+        elsewhere.clear();
+    }
+    for group in [&mut here, &mut elsewhere] {
+        if let Some(start) = random.checked_rem(group.len() as u64) {
+            group.rotate_left(usize::try_from(start).unwrap_or_default());
+        }
+    }
+    let order: Vec<Backend> = here.into_iter().chain(elsewhere).cloned().collect();
+    if order.is_empty() { Err(Code::HopRefused) } else { Ok(order) }
+}
+
+/// How many backends of a port are ready, per node: what is told to importing clusters.
+pub fn ready(
+    now: &Snapshot,
+    port: &crate::snapshot::ExportPort,
+) -> std::collections::BTreeMap<NodeName, u32> {
+    let mut counts = std::collections::BTreeMap::new();
+    let is_ready = |b: &&Backend| !now.down.contains(&b.address) && now.may_dial(b);
+    for backend in port.backends.iter().filter(is_ready) {
+        *counts.entry(backend.node.clone()).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// The first wait after a failed dial, before jitter.
+pub const BACKOFF_BASE: Duration = Duration::from_millis(200);
+/// The longest wait between two dials.
+pub const BACKOFF_CAP: Duration = Duration::from_secs(30);
+
+/// How long to wait before dial number `attempt + 1`: full jitter over a doubling range, on the first
+/// retry too, so that the nodes which lost one peer do not come back at once. `unit` is a draw from
+/// 0 to 1. (AWS Architecture Blog, "Exponential Backoff and Jitter", 2015.)
+#[must_use]
+pub fn backoff(attempt: u32, unit: f64) -> Duration {
+    let range = BACKOFF_BASE.saturating_mul(1 << attempt.min(12)).min(BACKOFF_CAP);
+    range.mul_f64(unit.clamp(0.0, 1.0))
+}
+
+/// Addresses in the order in which to race them: IPv6 and IPv4 take turns (RFC 8305 §4).
+#[must_use]
+pub fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let (v6, v4): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        addresses.iter().copied().partition(SocketAddr::is_ipv6);
+    let longest = v6.len().max(v4.len());
+    (0..longest).flat_map(|i| [v6.get(i), v4.get(i)]).flatten().copied().collect()
+}
+
+#[cfg(test)]
+mod tests;

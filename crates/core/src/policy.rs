@@ -1,0 +1,287 @@
+//! Who may use what: default deny, checked on both sides, checked again while a stream lives.
+//!
+//! An [`Export`](crate::snapshot::Export) carries [`Grant`]s; a grant names a cluster, a namespace and a
+//! ServiceAccount. The grants of one cluster travel to it with the export, so that the importing side
+//! refuses early what the exporting side would refuse anyway. The answer to a check is a [`Permit`],
+//! a value that the next step of the data path needs; a refusal is a [`Denial`] that says which rule
+//! was missing, in the words of the configuration file.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::code::Code;
+use crate::name::{ClusterName, NameError, Namespace, PortName, ServiceAccount, ServiceName};
+use crate::snapshot::{Export, Import, Snapshot};
+use crate::spiffe::Workload;
+
+/// A name, or `*` for any.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Pattern<T> {
+    /// Any name.
+    Any,
+    /// Exactly this name.
+    Exactly(T),
+}
+
+impl<T: PartialEq> Pattern<T> {
+    /// Whether `name` fits.
+    pub fn matches(&self, name: &T) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exactly(n) => n == name,
+        }
+    }
+}
+
+impl<T: FromStr<Err = NameError>> FromStr for Pattern<T> {
+    type Err = NameError;
+
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        if s == "*" { Ok(Self::Any) } else { s.parse().map(Self::Exactly) }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Pattern<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exactly(name) => name.fmt(f),
+        }
+    }
+}
+
+impl<T: fmt::Display> serde::Serialize for Pattern<T> {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de, T: FromStr<Err = NameError>> serde::Deserialize<'de> for Pattern<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Which workloads of a cluster that is known from the context.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadPattern {
+    /// Their namespace.
+    pub namespace: Pattern<Namespace>,
+    /// The ServiceAccount they run as.
+    pub service_account: Pattern<ServiceAccount>,
+}
+
+impl WorkloadPattern {
+    /// Whether `workload` fits.
+    #[must_use]
+    pub fn matches(&self, workload: &Workload) -> bool {
+        self.namespace.matches(&workload.namespace)
+            && self.service_account.matches(&workload.service_account)
+    }
+}
+
+/// One line of an export's `allow`: who may use it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Grant {
+    /// The cluster the source runs in. Always named: a new link must not widen old grants.
+    pub cluster: ClusterName,
+    /// Which of its workloads.
+    #[serde(flatten)]
+    pub workloads: WorkloadPattern,
+}
+
+/// The workload that opened a connection, as far as policy is concerned.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// Its cluster: ours when outbound, the peer's when inbound.
+    pub cluster: ClusterName,
+    /// Who it is there.
+    pub workload: Workload,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Workload { namespace, service_account } = &self.workload;
+        write!(f, "{namespace}/{service_account}@{}", self.cluster)
+    }
+}
+
+/// What is asked for: a service and one of its ports.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    /// The service.
+    pub service: ServiceName,
+    /// Its port, by name.
+    pub port: PortName,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.service)?;
+        if !self.port.as_str().is_empty() { write!(f, ":{}", self.port) } else { Ok(()) }
+    }
+}
+
+/// Proof that policy said yes to one source and one target. Only this module makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    source: Source,
+    target: Target,
+    via: Via,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Via {
+    Import { from: ClusterName },
+    Export,
+}
+
+impl Permit {
+    /// The source that was allowed.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The target that it was allowed to use.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Asks again, now.
+    ///
+    /// # Errors
+    /// The denial that a new stream would get. A peer that cannot be heard is no reason to end a
+    /// stream: without its view only our own rules are asked.
+    pub fn recheck(&self, now: &Snapshot) -> Result<(), Denial> {
+        match &self.via {
+            Via::Export => authorize_inbound(now, &self.source, &self.target).map(drop),
+            Via::Import { from } => {
+                let import = now
+                    .imports
+                    .get(&self.target.service)
+                    .filter(|i| i.from == *from)
+                    .ok_or_else(|| Denial::withdrawn(&self.source, &self.target))?;
+                match authorize_outbound(now, import, &self.target, &self.source.workload) {
+                    Err(denial) if denial.code == Code::LinkDown => Ok(()),
+                    other => other.map(drop),
+                }
+            }
+        }
+    }
+}
+
+/// A refusal by policy, with the rule that was missing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Denial {
+    /// The code on the wire and in metrics.
+    pub code: Code,
+    /// One sentence for the operator, which ends with the line that would allow it where there is one.
+    pub reason: String,
+}
+
+impl Denial {
+    fn withdrawn(source: &Source, target: &Target) -> Self {
+        Self {
+            code: Code::ImportUnknown,
+            reason: format!("{source} asks for {target}, which is no longer imported"),
+        }
+    }
+
+    fn missing_grant(source: &Source, target: &Target, place: &str) -> Self {
+        let Workload { namespace, service_account } = &source.workload;
+        Self {
+            code: Code::Denied,
+            reason: format!(
+                "no grant lets {source} use {target}; {place} needs allow: {{cluster: {}, namespace: {namespace}, serviceAccount: {service_account}}}",
+                source.cluster
+            ),
+        }
+    }
+}
+
+/// Asks on the importing side: the import's own rule, then the grants that travelled with the export.
+///
+/// # Errors
+/// [`Code::Denied`] by either rule; [`Code::LinkDown`] while the exporting cluster's view is not
+/// known; [`Code::ExportUnknown`] or [`Code::PortUnknown`] where it does not have the target.
+pub fn authorize_outbound(
+    now: &Snapshot,
+    import: &Import,
+    target: &Target,
+    workload: &Workload,
+) -> Result<Permit, Denial> {
+    let source = Source { cluster: now.this.cluster.clone(), workload: workload.clone() };
+    if !import.allow.iter().any(|p| p.matches(workload)) {
+        let Workload { namespace, service_account } = workload;
+        let reason = format!(
+            "the import of {} in {} does not let {source} use it; it needs allow: {{namespace: {namespace}, serviceAccount: {service_account}}}",
+            import.service, now.this.cluster
+        );
+        return Err(Denial { code: Code::Denied, reason });
+    }
+    let from = &import.from;
+    let view = now.views.get(from).ok_or_else(|| Denial {
+        code: Code::LinkDown,
+        reason: format!("{source} asks for {target}, but nothing is known of cluster {from} yet"),
+    })?;
+    let export = view.exports.get(&target.service).ok_or_else(|| Denial {
+        code: Code::ExportUnknown,
+        reason: format!("{source} asks for {target}, which {from} does not export to us"),
+    })?;
+    if !export.ports.iter().any(|p| p.name == target.port) {
+        return Err(unknown_port(&source, target));
+    }
+    if !export.grants.iter().any(|p| p.matches(workload)) {
+        return Err(Denial::missing_grant(&source, target, &format!("the export in {from}")));
+    }
+    Ok(Permit { source, target: target.clone(), via: Via::Import { from: from.clone() } })
+}
+
+/// Asks on the exporting side.
+///
+/// # Errors
+/// [`Code::ExportUnknown`] where the service is not exported to the source's cluster at all (whether it
+/// exists is not told), [`Code::PortUnknown`], [`Code::Denied`].
+pub fn authorize_inbound(
+    now: &Snapshot,
+    source: &Source,
+    target: &Target,
+) -> Result<Permit, Denial> {
+    let export: &Arc<Export> = now
+        .exports
+        .get(&target.service)
+        .filter(|e| e.allow.iter().any(|g| g.cluster == source.cluster))
+        .ok_or_else(|| Denial {
+            code: Code::ExportUnknown,
+            reason: format!(
+                "{source} asks for {target}, which is not exported to {}",
+                source.cluster
+            ),
+        })?;
+    if export.port(&target.port).is_none() {
+        return Err(unknown_port(source, target));
+    }
+    let granted = |g: &Grant| g.cluster == source.cluster && g.workloads.matches(&source.workload);
+    if !export.allow.iter().any(granted) {
+        return Err(Denial::missing_grant(source, target, "its export"));
+    }
+    Ok(Permit { source: source.clone(), target: target.clone(), via: Via::Export })
+}
+
+fn unknown_port(source: &Source, target: &Target) -> Denial {
+    Denial {
+        code: Code::PortUnknown,
+        reason: format!("{source} asks for {target}, and the export has no such port"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

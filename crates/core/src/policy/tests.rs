@@ -1,0 +1,131 @@
+use super::*;
+use crate::snapshot::tests::edge;
+use crate::snapshot::{Backend, Class, ExportPort, Hop};
+
+fn workload(namespace: &str, account: &str) -> Workload {
+    Workload { namespace: namespace.parse().unwrap(), service_account: account.parse().unwrap() }
+}
+
+fn target(text: &str, port: &str) -> Target {
+    Target { service: text.parse().unwrap(), port: port.parse().unwrap() }
+}
+
+fn fraud() -> Target {
+    target("trustusbank-bank-agents/fraud-bot", "http")
+}
+
+fn outbound(now: &Snapshot, who: &Workload, what: &Target) -> Result<Permit, Denial> {
+    let import = now.imports.iter().next().unwrap();
+    authorize_outbound(now, import, what, who)
+}
+
+/// `bank` with triage-bot exported to fraud-bot's namesake on edge.
+fn bank() -> Snapshot {
+    let mut bank = edge();
+    bank.this.cluster = "bank".parse().unwrap();
+    let export = Export {
+        service: "trustusbank-bank-agents/triage-bot".parse().unwrap(),
+        ports: vec![ExportPort {
+            name: "http".parse().unwrap(),
+            number: 8080,
+            app_protocol: None,
+            backends: vec![Backend {
+                address: "10.244.0.9:8080".parse().unwrap(),
+                node: "b1".parse().unwrap(),
+                written_out: true,
+            }],
+        }],
+        allow: vec![grant("edge", "trustusbank-bank-agents", "support-bot")],
+        hop: Hop::Any,
+        class: Class::Interactive,
+        replay: false,
+        probe: None,
+    };
+    bank.exports = [(export.service.clone(), Arc::new(export))].into();
+    bank
+}
+
+fn grant(cluster: &str, namespace: &str, account: &str) -> Grant {
+    Grant {
+        cluster: cluster.parse().unwrap(),
+        workloads: WorkloadPattern {
+            namespace: namespace.parse().unwrap(),
+            service_account: account.parse().unwrap(),
+        },
+    }
+}
+
+#[test]
+fn outbound_wants_the_import_and_the_grant() {
+    let edge = edge();
+    let support = workload("trustusbank-bank-agents", "support-bot");
+    assert_eq!(outbound(&edge, &support, &fraud()).unwrap().target(), &fraud());
+
+    let stranger = workload("elsewhere", "support-bot");
+    let denial = outbound(&edge, &stranger, &fraud()).unwrap_err();
+    assert_eq!(denial.code, Code::Denied);
+    assert!(denial.reason.contains("allow: {namespace: elsewhere, serviceAccount: support-bot}"));
+
+    let ungranted = workload("trustusbank-bank-agents", "intern-bot");
+    let denial = outbound(&edge, &ungranted, &fraud()).unwrap_err();
+    assert_eq!(denial.code, Code::Denied);
+    assert!(denial.reason.contains(
+        "allow: {cluster: edge, namespace: trustusbank-bank-agents, serviceAccount: intern-bot}"
+    ));
+}
+
+#[test]
+fn outbound_tells_a_missing_export_from_a_missing_view() {
+    let mut edge = edge();
+    let support = workload("trustusbank-bank-agents", "support-bot");
+    let code = |now: &Snapshot, t: &Target| outbound(now, &support, t).unwrap_err().code;
+    assert_eq!(code(&edge, &target("trustusbank-bank-agents/x", "http")), Code::ExportUnknown);
+    let grpc = target("trustusbank-bank-agents/fraud-bot", "grpc");
+    assert_eq!(code(&edge, &grpc), Code::PortUnknown);
+    edge.views.clear();
+    assert_eq!(code(&edge, &fraud()), Code::LinkDown);
+}
+
+#[test]
+fn inbound_denies_by_default() {
+    let bank = bank();
+    let triage = target("trustusbank-bank-agents/triage-bot", "http");
+    let ask = |cluster: &str, w: Workload, t: &Target| {
+        let source = Source { cluster: cluster.parse().unwrap(), workload: w };
+        authorize_inbound(&bank, &source, t).map_err(|d| d.code)
+    };
+    let support = workload("trustusbank-bank-agents", "support-bot");
+    assert!(ask("edge", support.clone(), &triage).is_ok());
+    // A cluster without any grant is not told that the service exists.
+    assert_eq!(ask("shop", support.clone(), &triage), Err(Code::ExportUnknown));
+    assert_eq!(ask("edge", workload("other", "support-bot"), &triage), Err(Code::Denied));
+    let ports = target("trustusbank-bank-agents/triage-bot", "metrics");
+    assert_eq!(ask("edge", support.clone(), &ports), Err(Code::PortUnknown));
+    assert_eq!(ask("edge", support, &fraud()), Err(Code::ExportUnknown));
+}
+
+#[test]
+fn wildcards_never_cross_clusters() {
+    let g = grant("edge", "*", "*");
+    assert!(g.workloads.matches(&workload("any", "thing")));
+    assert_eq!(g.cluster.as_str(), "edge");
+    assert!("*".parse::<ClusterName>().is_err(), "a cluster is always named");
+}
+
+#[test]
+fn a_permit_is_asked_again() {
+    let (mut edge, mut bank) = (edge(), bank());
+    let support = workload("trustusbank-bank-agents", "support-bot");
+    let out = outbound(&edge, &support, &fraud()).unwrap();
+    let source = Source { cluster: "edge".parse().unwrap(), workload: support };
+    let triage = target("trustusbank-bank-agents/triage-bot", "http");
+    let inward = authorize_inbound(&bank, &source, &triage).unwrap();
+    assert_eq!((out.recheck(&edge), inward.recheck(&bank)), (Ok(()), Ok(())));
+
+    edge.views.clear();
+    assert_eq!(out.recheck(&edge), Ok(()), "an unheard peer is no reason to end a stream");
+    edge.imports = crate::snapshot::Imports::default();
+    assert_eq!(out.recheck(&edge).unwrap_err().code, Code::ImportUnknown);
+    bank.exports.clear();
+    assert_eq!(inward.recheck(&bank).unwrap_err().code, Code::ExportUnknown);
+}

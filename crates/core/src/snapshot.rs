@@ -1,0 +1,306 @@
+//! What a node believes, as one immutable value.
+//!
+//! The operator's file, what Kubernetes says and what hubs say are merged into a [`Snapshot`]; the data
+//! path reads a snapshot and nothing else. Whoever publishes one publishes a whole new one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::name::{AppProtocol, ClusterName, NodeName, PortName, ServiceName};
+use crate::policy::{Grant, WorkloadPattern};
+use crate::spiffe::{TrustDomain, Workload};
+
+/// What a node believes at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Who we are.
+    pub this: This,
+    /// The other nodes of this cluster and where they can be dialled.
+    pub siblings: BTreeMap<NodeName, Vec<SocketAddr>>,
+    /// The clusters that this one is linked with.
+    pub links: BTreeMap<ClusterName, Arc<Link>>,
+    /// The services of other clusters that can be used here.
+    pub imports: Imports,
+    /// The services of this cluster that others may use.
+    pub exports: BTreeMap<ServiceName, Arc<Export>>,
+    /// Who opens connections here, by source address.
+    pub workloads: HashMap<IpAddr, Workload>,
+    /// What each linked cluster last said of itself.
+    pub views: BTreeMap<ClusterName, Arc<View>>,
+    /// Backends that do not answer at present, as this node's own dials and probes found.
+    pub down: BTreeSet<SocketAddr>,
+    /// Addresses that no backend may have unless the operator wrote it out: this node's own, the API
+    /// server's. Loopback, link-local, multicast and unspecified addresses are always among them.
+    pub forbidden: BTreeSet<IpAddr>,
+}
+
+/// Who this node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct This {
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Its cluster's trust domain.
+    pub trust_domain: TrustDomain,
+    /// Its own name.
+    pub node: NodeName,
+    /// Where siblings and peers can dial it; at most [`View::MAX_ADDRESSES`] are announced.
+    pub advertise: Vec<SocketAddr>,
+}
+
+/// The standing relation with another cluster, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The other cluster.
+    pub cluster: ClusterName,
+    /// Its trust domain. No two links share one.
+    pub trust_domain: TrustDomain,
+    /// Where to begin: any of its nodes. Empty where only they can dial.
+    pub seeds: Vec<Seed>,
+}
+
+/// One place where a node of another cluster may be dialled.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(untagged)]
+pub enum Seed {
+    /// An address and UDP port.
+    Address(SocketAddr),
+    /// A DNS name, resolved again at each failure, and a UDP port.
+    Name {
+        /// The DNS name.
+        host: Arc<str>,
+        /// The UDP port.
+        port: u16,
+    },
+}
+
+impl std::fmt::Display for Seed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// A service of another cluster that can be used here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// The service, named as in the exporting cluster.
+    pub service: ServiceName,
+    /// The exporting cluster.
+    pub from: ClusterName,
+    /// Its ports.
+    pub ports: Vec<ImportPort>,
+    /// Which local workloads may use it.
+    pub allow: Vec<WorkloadPattern>,
+}
+
+/// One port of an import.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportPort {
+    /// Its name in the exporting cluster.
+    pub name: PortName,
+    /// Its number there; informative.
+    pub number: u16,
+    /// The local addresses that stand for it. The local address of an accepted connection says which
+    /// import and port is meant, so no two ports of any import share one.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// All imports, found by service or by the local address of an accepted connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Imports {
+    by_service: BTreeMap<ServiceName, Arc<Import>>,
+    by_address: HashMap<SocketAddr, (Arc<Import>, usize)>,
+}
+
+impl Imports {
+    /// The import of a service.
+    #[must_use]
+    pub fn get(&self, service: &ServiceName) -> Option<&Arc<Import>> {
+        self.by_service.get(service)
+    }
+
+    /// The import and port that a local address stands for.
+    #[must_use]
+    pub fn at(&self, local: SocketAddr) -> Option<(&Arc<Import>, &ImportPort)> {
+        let (import, port) = self.by_address.get(&local)?;
+        Some((import, &import.ports[*port]))
+    }
+
+    /// All of them, in order of name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Import>> {
+        self.by_service.values()
+    }
+
+    /// All local addresses that stand for a port.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.by_address.keys().copied()
+    }
+}
+
+impl FromIterator<Import> for Imports {
+    fn from_iter<I: IntoIterator<Item = Import>>(imports: I) -> Self {
+        let mut all = Self::default();
+        for import in imports.into_iter().map(Arc::new) {
+            for (n, port) in import.ports.iter().enumerate() {
+                for address in &port.listen {
+                    all.by_address.insert(*address, (import.clone(), n));
+                }
+            }
+            all.by_service.insert(import.service.clone(), import);
+        }
+        all
+    }
+}
+
+/// A service of this cluster that others may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Export {
+    /// The service.
+    pub service: ServiceName,
+    /// Its ports.
+    pub ports: Vec<ExportPort>,
+    /// Who may use it.
+    pub allow: Vec<Grant>,
+    /// Whether a stream may enter at a node that has no backend of its own.
+    pub hop: Hop,
+    /// Which lane its streams take.
+    pub class: Class,
+    /// Whether a stream whose outcome is unknown may be sent again: the service is idempotent.
+    pub replay: bool,
+    /// How often backends are probed by a TCP connect while they are well; none by default. One that
+    /// is down is dialled again in any case.
+    pub probe: Option<Duration>,
+}
+
+impl Export {
+    /// The port of that name.
+    #[must_use]
+    pub fn port(&self, name: &PortName) -> Option<&ExportPort> {
+        self.ports.iter().find(|p| p.name == *name)
+    }
+}
+
+/// One port of an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportPort {
+    /// Its name; empty for the one port of a Service that names none.
+    pub name: PortName,
+    /// The Service's port number.
+    pub number: u16,
+    /// The Service's `appProtocol`.
+    pub app_protocol: Option<AppProtocol>,
+    /// What can be dialled for it.
+    pub backends: Vec<Backend>,
+}
+
+/// An address to dial for an export.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Backend {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The node that it runs on.
+    pub node: NodeName,
+    /// Whether the operator wrote this very address out. Only then may it be one of
+    /// [`Snapshot::forbidden`] or a loopback address.
+    pub written_out: bool,
+}
+
+/// Where a stream may enter the exporting cluster.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "camelCase")]
+pub enum Hop {
+    /// At any connected node; the way from there to the backend's node is the cluster's own network.
+    #[default]
+    Any,
+    /// Only at the node that runs the backend.
+    SameNode,
+}
+
+/// What kind of traffic an export carries.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Requests, answers, events: small windows, so that nothing waits behind a queue.
+    #[default]
+    Interactive,
+    /// Large transfers: large windows, on connections of their own.
+    Bulk,
+}
+
+/// What a linked cluster said of itself to us.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct View {
+    /// Its nodes and where they can be dialled.
+    pub nodes: BTreeMap<NodeName, Vec<SocketAddr>>,
+    /// What it exports to us.
+    pub exports: BTreeMap<ServiceName, Arc<PeerExport>>,
+}
+
+impl View {
+    /// The most addresses that one node may announce.
+    pub const MAX_ADDRESSES: usize = 16;
+}
+
+/// An export as its cluster announces it to one importing cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerExport {
+    /// Its ports.
+    pub ports: Vec<PeerPort>,
+    /// Which of *our* workloads may use it.
+    pub grants: Vec<WorkloadPattern>,
+    /// Where a stream may enter.
+    pub hop: Hop,
+    /// Which lane its streams take.
+    pub class: Class,
+    /// Whether a stream of unknown outcome may be sent again.
+    pub replay: bool,
+}
+
+/// A port as its cluster announces it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPort {
+    /// Its name.
+    pub name: PortName,
+    /// The Service's port number there.
+    pub number: u16,
+    /// Its `appProtocol`.
+    pub app_protocol: Option<AppProtocol>,
+    /// How many ready backends each node runs; nodes without one are left out.
+    pub ready: BTreeMap<NodeName, u32>,
+}
+
+impl Snapshot {
+    /// Whether `backend` may be dialled: its address is an ordinary one, or written out by the operator.
+    #[must_use]
+    pub fn may_dial(&self, backend: &Backend) -> bool {
+        let ip = backend.address.ip().to_canonical();
+        let special = match ip {
+            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        let never = ip.is_unspecified() || ip.is_multicast();
+        let ordinary = !special && !ip.is_loopback() && !self.forbidden.contains(&ip);
+        !never && (ordinary || backend.written_out)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
