@@ -161,10 +161,10 @@ codes! {
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown(n) => write!(f, "unknown-code-{n}"),
-            known => f.write_str(known.name()),
+        if let Self::Unknown(n) = self {
+            return write!(f, "unknown-code-{n}");
         }
+        f.write_str(self.name())
     }
 }
 

@@ -6,6 +6,7 @@
 //! * [`name`], [`spiffe`], [`code`]: the words that everything else is made of.
 //! * [`snapshot`]: what a node believes; the data path reads nothing else.
 //! * [`policy`]: who may use what. [`choose`]: which hub, node or backend.
+//! * [`wire`]: every byte that two nodes exchange, and what is refused.
 
 pub mod choose;
 pub mod code;
@@ -13,3 +14,4 @@ pub mod name;
 pub mod policy;
 pub mod snapshot;
 pub mod spiffe;
+pub mod wire;

@@ -1,0 +1,307 @@
+//! The control stream: a hello each way, then small urgent messages.
+//!
+//! A message is its type, its length, then fields; at most [`LIMIT`] bytes of fields. The first message
+//! each way is the [`Hello`], within [`header::DEADLINE`](super::header::DEADLINE). Message types follow
+//! the rule of fields: odd ones are critical.
+//!
+//! | message | fields |
+//! |---|---|
+//! | 1 hello | 1 lowest version, 3 highest version, 5 cluster, 7 node, 9 boot ID (16 bytes), 11 lane (0 interactive, 1 bulk), 2 capabilities (bits; none yet), 4 sender's clock (Unix time, ms) |
+//! | 3 go-away | 1 code, 2 milliseconds after which to dial again |
+//! | 4 dial-me | 1 addresses to dial, 3 nonce that the dialler repeats; acted upon from a later version on |
+//! | 5 revoked, 7 proof | reserved |
+
+use bytes::BytesMut;
+
+use super::tlv::{
+    Reader, WireError, Writer, address, get_run, get_varint, put_run, put_varint, read_address,
+};
+use crate::code::Code;
+use crate::name::{ClusterName, NodeName};
+use crate::snapshot::{Class, View};
+
+/// The longest message, in bytes of fields.
+pub const LIMIT: usize = 4096;
+
+const HELLO: u64 = 1;
+const GO_AWAY: u64 = 3;
+const DIAL_ME: u64 = 4;
+
+/// A message of the control stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    /// Who speaks, and what they speak.
+    Hello(Hello),
+    /// Open nothing new here; what runs may finish.
+    GoAway {
+        /// Why.
+        code: Code,
+        /// After how many milliseconds a new dial makes sense.
+        retry_after_ms: u64,
+    },
+    /// Please dial the sender: it cannot dial you.
+    DialMe {
+        /// Where; at most [`View::MAX_ADDRESSES`].
+        addresses: Vec<std::net::SocketAddr>,
+        /// Repeated by the dialler.
+        nonce: u64,
+    },
+}
+
+/// The first message each way on a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// The lowest and highest protocol version that the sender speaks.
+    pub versions: (u64, u64),
+    /// What the sender can do beyond its version, as bits.
+    pub capabilities: u64,
+    /// The sender's cluster.
+    pub cluster: ClusterName,
+    /// The sender's node; its certificate must say the same.
+    pub node: NodeName,
+    /// Random for each process, so that a restart is told from a second connection.
+    pub boot: [u8; 16],
+    /// What the connection is for.
+    pub lane: Class,
+    /// The sender's clock, Unix time in milliseconds, for telling clock skew.
+    pub clock_ms: u64,
+}
+
+/// The version to speak with a peer.
+///
+/// # Errors
+/// A sentence that names both sides' ranges, where they do not overlap.
+pub fn negotiate(ours: (u64, u64), theirs: (u64, u64)) -> Result<u64, String> {
+    let version = ours.1.min(theirs.1);
+    if version >= ours.0.max(theirs.0) {
+        return Ok(version);
+    }
+    let range = |(low, high): (u64, u64)| format!("{low} to {high}");
+    Err(format!("we speak versions {} of the protocol and the peer {}", range(ours), range(theirs)))
+}
+
+impl Control {
+    /// Appends the message to `out`.
+    pub fn encode(&self, out: &mut BytesMut) {
+        let mut fields = Writer::default();
+        let kind = match self {
+            Self::Hello(hello) => {
+                fields.integer(1, hello.versions.0);
+                if hello.capabilities != 0 {
+                    fields.integer(2, hello.capabilities);
+                }
+                fields.integer(3, hello.versions.1);
+                if hello.clock_ms != 0 {
+                    fields.integer(4, hello.clock_ms);
+                }
+                fields.text(5, hello.cluster.as_str());
+                fields.text(7, hello.node.as_str());
+                fields.bytes(9, &hello.boot);
+                fields.integer(11, lane_number(hello.lane));
+                HELLO
+            }
+            Self::GoAway { code, retry_after_ms } => {
+                fields.integer(1, code.number());
+                if *retry_after_ms != 0 {
+                    fields.integer(2, *retry_after_ms);
+                }
+                GO_AWAY
+            }
+            Self::DialMe { addresses, nonce } => {
+                fields.list(1, addresses.iter().map(address)).integer(3, *nonce);
+                DIAL_ME
+            }
+        };
+        put_varint(out, kind);
+        put_run(out, &fields.take());
+    }
+
+    /// Reads a message off the front of `input`, and says how many bytes it took; none while more bytes
+    /// are needed. The message is none where it is one to be skipped.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(input: &[u8]) -> Result<Option<(Option<Self>, usize)>, WireError> {
+        let mut rest = input;
+        let Some(kind) = get_varint(&mut rest)? else { return Ok(None) };
+        let Some(body) = get_run(&mut rest, LIMIT)? else { return Ok(None) };
+        let fields = Reader::new(body);
+        let message = match kind {
+            HELLO => Some(Self::Hello(Hello::read(fields)?)),
+            GO_AWAY => Some(Self::read_go_away(fields)?),
+            DIAL_ME => Some(Self::read_dial_me(fields)?),
+            other => {
+                Reader::unknown(other)?;
+                None
+            }
+        };
+        Ok(Some((message, input.len() - rest.len())))
+    }
+
+    fn read_go_away(mut fields: Reader<'_>) -> Result<Self, WireError> {
+        let (mut code, mut retry_after_ms) = (None, 0);
+        while let Some((kind, value)) = fields.next()? {
+            match kind {
+                1 => code = Some(Code::from_number(value.integer("code")?)),
+                2 => retry_after_ms = value.integer("retry-after")?,
+                other => Reader::unknown(other)?,
+            }
+        }
+        Ok(Self::GoAway { code: code.ok_or(WireError::Missing("code"))?, retry_after_ms })
+    }
+
+    fn read_dial_me(mut fields: Reader<'_>) -> Result<Self, WireError> {
+        let (mut addresses, mut nonce) = (None, None);
+        while let Some((kind, value)) = fields.next()? {
+            match kind {
+                1 => {
+                    let list = value.list(View::MAX_ADDRESSES, "addresses", read_address)?;
+                    addresses = Some(list);
+                }
+                3 => nonce = Some(value.integer("nonce")?),
+                other => Reader::unknown(other)?,
+            }
+        }
+        Ok(Self::DialMe {
+            addresses: addresses.ok_or(WireError::Missing("addresses"))?,
+            nonce: nonce.ok_or(WireError::Missing("nonce"))?,
+        })
+    }
+}
+
+impl Hello {
+    fn read(mut fields: Reader<'_>) -> Result<Self, WireError> {
+        let (mut low, mut high, mut cluster, mut node, mut boot, mut lane) = Default::default();
+        let (mut capabilities, mut clock_ms) = (0, 0);
+        while let Some((kind, value)) = fields.next()? {
+            match kind {
+                1 => low = Some(value.integer("version")?),
+                2 => capabilities = value.integer("capabilities")?,
+                3 => high = Some(value.integer("version")?),
+                4 => clock_ms = value.integer("clock")?,
+                5 => cluster = Some(value.name("cluster")?),
+                7 => node = Some(value.name("node")?),
+                9 => boot = Some(value.array("boot ID")?),
+                11 => lane = Some(lane_of(value.integer("lane")?)?),
+                other => Reader::unknown(other)?,
+            }
+        }
+        let versions = low.zip(high).ok_or(WireError::Missing("version"))?;
+        if versions.0 > versions.1 {
+            return Err(WireError::Invalid("version"));
+        }
+        Ok(Self {
+            versions,
+            capabilities,
+            cluster: cluster.ok_or(WireError::Missing("cluster"))?,
+            node: node.ok_or(WireError::Missing("node"))?,
+            boot: boot.ok_or(WireError::Missing("boot ID"))?,
+            lane: lane.ok_or(WireError::Missing("lane"))?,
+            clock_ms,
+        })
+    }
+}
+
+fn lane_number(lane: Class) -> u64 {
+    match lane {
+        Class::Interactive => 0,
+        Class::Bulk => 1,
+    }
+}
+
+fn lane_of(number: u64) -> Result<Class, WireError> {
+    match number {
+        0 => Ok(Class::Interactive),
+        1 => Ok(Class::Bulk),
+        _ => Err(WireError::Invalid("lane")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hello() -> Hello {
+        Hello {
+            versions: (1, 3),
+            capabilities: 0,
+            cluster: "edge".parse().unwrap(),
+            node: "e1.lan".parse().unwrap(),
+            boot: [9; 16],
+            lane: Class::Bulk,
+            clock_ms: 1_795_000_000_000,
+        }
+    }
+
+    fn messages() -> Vec<Control> {
+        vec![
+            Control::Hello(hello()),
+            Control::GoAway { code: Code::Draining, retry_after_ms: 1500 },
+            Control::DialMe {
+                addresses: vec!["172.18.1.2:7843".parse().unwrap(), "[fd00::1]:1".parse().unwrap()],
+                nonce: 1 << 40,
+            },
+        ]
+    }
+
+    fn encoded(message: &Control) -> BytesMut {
+        let mut out = BytesMut::new();
+        message.encode(&mut out);
+        out
+    }
+
+    #[test]
+    fn messages_round_trip_and_every_truncation_asks_for_more() {
+        for message in messages() {
+            let bytes = encoded(&message);
+            assert_eq!(Control::decode(&bytes), Ok(Some((Some(message), bytes.len()))));
+            for cut in 0..bytes.len() {
+                assert_eq!(Control::decode(&bytes[..cut]), Ok(None));
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_byte_is_refused_or_reads_as_something_whole() {
+        for bytes in messages().iter().map(encoded) {
+            for at in 0..bytes.len() {
+                for flip in 1..=255u8 {
+                    let mut changed = bytes.clone();
+                    changed[at] ^= flip;
+                    if let Ok(Some((Some(read), taken))) = Control::decode(&changed) {
+                        assert!(encoded(&read).len() <= taken, "byte {at} ^ {flip}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_messages_follow_their_critical_bit() {
+        assert_eq!(Control::decode(&[10, 1, 0]), Ok(Some((None, 3))));
+        assert_eq!(Control::decode(&[9, 1, 0]), Err(WireError::UnknownCritical(9)));
+        assert_eq!(Control::decode(&[1, 0x60, 0]), Err(WireError::TooLong(LIMIT)));
+    }
+
+    #[test]
+    fn versions_overlap_or_name_both_sides() {
+        assert_eq!(negotiate((1, 2), (2, 5)), Ok(2));
+        assert_eq!(negotiate((1, 1), (1, 1)), Ok(1));
+        let text = negotiate((1, 2), (3, 4)).unwrap_err();
+        assert!(text.contains("1 to 2") && text.contains("3 to 4"), "{text}");
+        let mut upside_down = hello();
+        upside_down.versions = (3, 1);
+        let bytes = encoded(&Control::Hello(upside_down));
+        assert_eq!(Control::decode(&bytes), Err(WireError::Invalid("version")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_whole(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(Some((_, taken))) = Control::decode(&bytes) {
+                prop_assert!(taken <= bytes.len());
+            }
+        }
+    }
+}

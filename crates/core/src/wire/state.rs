@@ -1,0 +1,39 @@
+//! What a cluster says of itself, told incrementally.
+//!
+//! A subscriber opens a state stream, sends a [`Subscribe`] and reads messages for as long as the
+//! connection lasts. A publisher tells a [`View`] as records, one for each node and each export. It
+//! numbers its changes, and what changed is told once, whole, by its latest value: a record that changed
+//! five times while the stream was busy is sent once. The cost of a change is the record that changed.
+//!
+//! A message is its type, its length, then fields; at most [`LIMIT`] bytes of fields. Odd types are critical.
+//!
+//! | message | fields |
+//! |---|---|
+//! | 1 subscribe | 1 cluster, 2 epoch and 4 sequence that the subscriber has already |
+//! | 3 begin | 1 epoch, 3 whether what follows replaces all that was known (0 or 1) |
+//! | 5 node | 1 name, 3 list of addresses (4 or 16 bytes, then 2 of port) |
+//! | 7 export | 1 service, 3 list of ports, 5 list of grants, 6 flags (1 same-node, 2 bulk, 4 replay) |
+//! | 9 node gone | 1 name |
+//! | 11 export gone | 1 service |
+//! | 13 mark | 1 sequence, 3 age in ms: all up to here is one consistent view, which was true that long ago |
+//!
+//! A port is: 1 name (absent if unnamed), 3 number, 4 appProtocol, 5 list of ready counts; a count is
+//! 1 node, 3 number. A grant is: 1 namespace, 3 service account; each absent for "any".
+//!
+//! Pod addresses never travel; a source's identity and a port's name do. [`replica`] reads, [`publisher`]
+//! writes; the codec is [`message`].
+
+pub mod message;
+pub mod publisher;
+pub mod replica;
+
+pub use message::{Message, Subscribe};
+pub use publisher::Publisher;
+pub use replica::Replica;
+
+/// The longest message, in bytes of fields: an export with ready backends on some 3,000 nodes.
+pub const LIMIT: usize = 128 * 1024;
+/// The most nodes that one view may hold.
+pub const MAX_NODES: usize = 5_000;
+/// The most exports that one view may hold.
+pub const MAX_EXPORTS: usize = 10_000;

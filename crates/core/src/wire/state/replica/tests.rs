@@ -1,0 +1,202 @@
+use super::super::{LIMIT, Publisher, Subscribe};
+use super::*;
+use crate::name::ServiceName;
+use crate::snapshot::PeerExport;
+use bytes::BytesMut;
+use proptest::prelude::*;
+
+fn view() -> View {
+    let edge = crate::snapshot::tests::edge();
+    (**edge.views.values().next().unwrap()).clone()
+}
+
+fn with_ready(view: &View, count: u32) -> View {
+    let mut view = view.clone();
+    let (service, export) = view.exports.pop_first().unwrap();
+    let mut export = (*export).clone();
+    export.ports[0].ready.insert("b1".parse().unwrap(), count);
+    view.exports.insert(service, Arc::new(export));
+    view
+}
+
+/// Sends messages over the codec, as the wire does, and returns their bytes' number.
+fn deliver(
+    replica: &mut Replica,
+    messages: Vec<Message>,
+    sequence: u64,
+) -> (usize, Option<Marked>) {
+    let mut bytes = BytesMut::new();
+    for message in messages.into_iter().chain([Message::Mark { sequence, age_ms: 0 }]) {
+        message.encode(&mut bytes);
+    }
+    let (sent, mut last) = (bytes.len(), None);
+    while let Some((message, taken)) = Message::decode(&bytes).unwrap() {
+        bytes = bytes.split_off(taken);
+        last = replica.apply(message.unwrap()).unwrap().or(last);
+    }
+    assert!(bytes.is_empty());
+    (sent, last)
+}
+
+#[test]
+fn a_change_costs_the_record_that_changed() {
+    let (mut publisher, mut replica) = (Publisher::new(5), Replica::default());
+    let mut big = view();
+    let (_, template) = big.exports.pop_first().unwrap();
+    for n in 0..1000 {
+        let service: ServiceName = format!("agents/bot-{n:04}").parse().unwrap();
+        big.exports.insert(service, template.clone());
+    }
+    assert!(publisher.update(&big));
+    let (whole, first) = deliver(&mut replica, publisher.since(None), 1);
+    assert_eq!(*first.unwrap().view, big);
+
+    let changed = with_ready(&big, 9);
+    assert!(publisher.update(&changed) && !publisher.update(&changed));
+    let news = publisher.since(replica.position());
+    let (one, second) = deliver(&mut replica, news, 2);
+    assert_eq!(*second.unwrap().view, changed);
+    assert!(whole > 90_000 && one < 200, "whole {whole} bytes, one change {one}");
+    assert!(publisher.since(replica.position()).is_empty());
+}
+
+#[test]
+fn changes_are_coalesced_by_key() {
+    let mut publisher = Publisher::new(5);
+    publisher.update(&view());
+    let have = Some(publisher.position());
+    for count in 3..50 {
+        publisher.update(&with_ready(&view(), count));
+    }
+    assert_eq!(publisher.since(have).len(), 2, "begin and the one record");
+}
+
+#[test]
+fn another_epoch_or_a_forgotten_past_starts_anew() {
+    let mut publisher = Publisher::new(5);
+    publisher.update(&view());
+    for have in [None, Some((4, 1)), Some((5, 7))] {
+        let first = publisher.since(have).remove(0);
+        assert_eq!(first, Message::Begin { epoch: 5, replaces: true });
+    }
+    let long_ago = Some(publisher.position());
+    for round in 0..1100 {
+        let mut view = view();
+        view.nodes.insert(format!("n{round}").parse().unwrap(), vec![]);
+        publisher.update(&view);
+    }
+    assert_eq!(publisher.since(long_ago)[0], Message::Begin { epoch: 5, replaces: true });
+    let (epoch, sequence) = publisher.position();
+    let recent = publisher.since(Some((epoch, sequence - 1)));
+    assert_eq!(recent[0], Message::Begin { epoch: 5, replaces: false });
+    assert_eq!(recent.len(), 3, "one node came and one went");
+}
+
+#[test]
+fn messages_out_of_place_are_refused() {
+    let mark = Message::Mark { sequence: 1, age_ms: 0 };
+    assert!(Replica::default().apply(mark).is_err());
+    let later = Message::Begin { epoch: 1, replaces: false };
+    assert!(Replica::default().apply(later).is_err());
+    let mut replica = Replica::default();
+    replica.apply(Message::Begin { epoch: 1, replaces: true }).unwrap();
+    assert!(replica.apply(Message::Begin { epoch: 2, replaces: false }).is_err());
+    let subscribe = Subscribe { cluster: "bank".parse().unwrap(), have: None };
+    assert!(replica.apply(Message::Subscribe(subscribe)).is_err());
+}
+
+#[test]
+fn a_view_is_bounded() {
+    let mut replica = Replica::default();
+    replica.apply(Message::Begin { epoch: 1, replaces: true }).unwrap();
+    let (_, export): (_, Arc<PeerExport>) = view().exports.pop_first().unwrap();
+    let flood = (0..).map(|n| format!("a/b{n}").parse().unwrap());
+    let refused = flood
+        .map(|service| replica.apply(Message::Export(service, export.clone())))
+        .position(|result| result.is_err());
+    assert_eq!(refused, Some(MAX_EXPORTS));
+}
+
+fn all_messages() -> Vec<Message> {
+    let (service, export) = view().exports.pop_first().unwrap();
+    let (node, addresses) = view().nodes.pop_first().unwrap();
+    let have = Some((77, 3));
+    vec![
+        Message::Subscribe(Subscribe { cluster: "bank".parse().unwrap(), have }),
+        Message::Begin { epoch: (1 << 62) - 1, replaces: true },
+        Message::Node(node.clone(), addresses),
+        Message::NodeGone(node),
+        Message::Export(service.clone(), export),
+        Message::ExportGone(service),
+        Message::Mark { sequence: 70_000, age_ms: 12 },
+    ]
+}
+
+#[test]
+fn messages_round_trip_and_every_truncation_asks_for_more() {
+    for message in all_messages() {
+        let mut bytes = BytesMut::new();
+        message.encode(&mut bytes);
+        assert_eq!(Message::decode(&bytes), Ok(Some((Some(message), bytes.len()))));
+        for cut in 0..bytes.len() {
+            assert_eq!(Message::decode(&bytes[..cut]), Ok(None));
+        }
+    }
+    assert_eq!(Message::decode(&[20, 1, 0]), Ok(Some((None, 3))));
+    assert_eq!(Message::decode(&[21, 1, 0]), Err(WireError::UnknownCritical(21)));
+    assert_eq!(Message::decode(&[7, 0xbf, 255, 255, 255]), Err(WireError::TooLong(LIMIT)));
+}
+
+#[test]
+fn every_flipped_byte_is_refused_or_whole() {
+    for message in all_messages() {
+        let mut bytes = BytesMut::new();
+        message.encode(&mut bytes);
+        for at in 0..bytes.len() {
+            for flip in 1..=255u8 {
+                let mut changed = bytes.clone();
+                changed[at] ^= flip;
+                if let Ok(Some((Some(read), _))) = Message::decode(&changed) {
+                    let mut again = BytesMut::new();
+                    read.encode(&mut again);
+                    assert_eq!(Message::decode(&again).unwrap().unwrap().0, Some(read));
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_refused_or_whole(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        if let Ok(Some((_, taken))) = Message::decode(&bytes) {
+            prop_assert!(taken <= bytes.len());
+        }
+    }
+
+    /// However changes and deliveries interleave, the replica ends up with the publisher's view.
+    #[test]
+    fn a_replica_converges(steps in proptest::collection::vec((0u8..6, 0u8..4, any::<bool>()), 1..60)) {
+        let (mut publisher, mut replica) = (Publisher::new(1), Replica::default());
+        let mut view = View::default();
+        let (_, template) = self::view().exports.pop_first().unwrap();
+        for (what, which, tell) in steps {
+            let node = format!("n{which}").parse().unwrap();
+            let service = format!("a/s{which}").parse().unwrap();
+            match what {
+                0 => { view.nodes.insert(node, vec![]); }
+                1 => { view.nodes.remove(&node); }
+                2 => { view.exports.insert(service, template.clone()); }
+                3 => { view.exports.remove(&service); }
+                4 => { view.nodes.insert(node, vec!["1.2.3.4:5".parse().unwrap()]); }
+                _ => publisher = Publisher::new(publisher.position().0 + 1),
+            }
+            publisher.update(&view);
+            if tell {
+                let news = publisher.since(replica.position());
+                let (_, marked) = deliver(&mut replica, news, publisher.position().1);
+                prop_assert_eq!(&*marked.unwrap().view, &view);
+            }
+        }
+    }
+}
