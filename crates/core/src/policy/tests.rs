@@ -113,6 +113,22 @@ fn wildcards_never_cross_clusters() {
 }
 
 #[test]
+fn one_clusters_grants_do_not_serve_another() {
+    let mut bank = bank();
+    let export = Arc::make_mut(bank.exports.values_mut().next().unwrap());
+    export.allow.push(grant("shop", "shop-agents", "cart-bot"));
+    let triage = target("trustusbank-bank-agents/triage-bot", "http");
+    let ask = |cluster: &str, w: Workload| {
+        let source = Source { cluster: cluster.parse().unwrap(), workload: w };
+        authorize_inbound(&bank, &source, &triage).map(drop).map_err(|d| d.code)
+    };
+    assert_eq!(ask("shop", workload("shop-agents", "cart-bot")), Ok(()));
+    let support = workload("trustusbank-bank-agents", "support-bot");
+    assert_eq!(ask("shop", support), Err(Code::Denied));
+    assert_eq!(ask("edge", workload("shop-agents", "cart-bot")), Err(Code::Denied));
+}
+
+#[test]
 fn a_permit_is_asked_again() {
     let (mut edge, mut bank) = (edge(), bank());
     let support = workload("trustusbank-bank-agents", "support-bot");
