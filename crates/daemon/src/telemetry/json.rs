@@ -1,0 +1,39 @@
+//! One JSON object a line, flat: `time`, `level`, `module`, `message`, then the fields as they are named.
+
+use std::fmt::Write;
+
+use super::escape;
+use super::layer::{Entry, Value};
+use super::text::{Stamp, level};
+
+/// Names that the line itself uses; a field of such a name gets the prefix `field_`.
+const RESERVED: [&str; 4] = ["time", "level", "module", "message"];
+
+pub(super) fn line(entry: &Entry) -> String {
+    let mut out = String::with_capacity(256);
+    render(&mut out, entry).ok();
+    out
+}
+
+fn render(out: &mut String, entry: &Entry) -> std::fmt::Result {
+    write!(out, r#"{{"time":"{}","level":"{}""#, Stamp(entry.at), level(entry.level))?;
+    write!(out, r#","module":"{}""#, escape::json(&entry.module))?;
+    if !entry.message.is_empty() {
+        write!(out, r#","message":"{}""#, escape::json(&entry.message))?;
+    }
+    for (name, value) in &entry.fields {
+        let prefix = if RESERVED.contains(name) { "field_" } else { "" };
+        write!(out, r#","{prefix}{}":"#, escape::json(name))?;
+        match value {
+            Value::Text(s) => write!(out, r#""{}""#, escape::json(s))?,
+            // JSON has no infinity and no NaN; readers lose integers beyond 2^53 silently.
+            Value::Float(x) if !x.is_finite() => write!(out, r#""{x}""#)?,
+            Value::Signed(n) if n.unsigned_abs() > 1 << 53 => write!(out, r#""{n}""#)?,
+            Value::Unsigned(n) if *n > 1 << 53 => write!(out, r#""{n}""#)?,
+            Value::Signed(_) | Value::Unsigned(_) | Value::Float(_) | Value::Bool(_) => {
+                write!(out, "{value}")?;
+            }
+        }
+    }
+    out.write_str("}\n")
+}
