@@ -2,6 +2,9 @@
 //!
 //! Sees both sides below it and owns no decision of either. Where to look:
 //!
-//! * [`telemetry`]: the log.
+//! * [`status`]: the document that tells how a node is doing, and what is wrong first.
+//! * [`readiness`]: what is still awaited. [`telemetry`]: the log.
 
+pub mod readiness;
+pub mod status;
 pub mod telemetry;

@@ -1,0 +1,72 @@
+//! Whether this node may be sent work: a set of named reasons why not yet, which empties.
+//!
+//! Each reason is held by a guard and leaves with it, so that nothing is forgotten on any path. Readiness
+//! is about this node alone, never about a peer: another cluster's outage must not stall our rollout.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// The set. Cheap to clone; all clones are one set.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness {
+    left: Arc<watch::Sender<Vec<Cow<'static, str>>>>,
+}
+
+/// One reason, for as long as it lives.
+#[derive(Debug)]
+#[must_use = "the reason leaves the set when this is dropped"]
+pub struct Pending {
+    reason: Cow<'static, str>,
+    set: Readiness,
+}
+
+impl Readiness {
+    /// Adds a reason: what is being waited for, in a few words, e.g. `first snapshot`.
+    pub fn wait_for(&self, reason: impl Into<Cow<'static, str>>) -> Pending {
+        let reason = reason.into();
+        self.left.send_modify(|left| left.push(reason.clone()));
+        Pending { reason, set: self.clone() }
+    }
+
+    /// The reasons that are left, oldest first; empty when ready.
+    #[must_use]
+    pub fn left(&self) -> Vec<Cow<'static, str>> {
+        self.left.borrow().clone()
+    }
+
+    /// Waits until no reason is left.
+    pub async fn ready(&self) {
+        // Fails only when the sender is gone, and `self` holds it.
+        self.left.subscribe().wait_for(Vec::is_empty).await.ok();
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.set.left.send_modify(|left| {
+            if let Some(at) = left.iter().position(|r| *r == self.reason) {
+                left.remove(at);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn reasons_leave_with_their_guards() {
+        let readiness = Readiness::default();
+        readiness.ready().await;
+        let identity = readiness.wait_for("identity");
+        let (first, second) = (readiness.wait_for("probe"), readiness.wait_for("probe"));
+        drop(first);
+        assert_eq!(readiness.left(), ["identity", "probe"], "equal reasons are counted");
+        drop(identity);
+        let (waiting, ()) = tokio::join!(readiness.ready(), async { drop(second) });
+        assert_eq!((waiting, readiness.left().len()), ((), 0));
+    }
+}

@@ -1,0 +1,146 @@
+//! The status document: what `GET /v1/status` answers and `adit status` shows.
+//!
+//! Owned here, read by the command line, by tests and by people. Field names are part of the interface:
+//! they are added to, never changed; a reader skips what it does not know and takes a default for what is
+//! missing, so that a newer command reads an older daemon and the other way round.
+//!
+//! * [`links`], [`services`]: the parts. [`problems`]: what is wrong, worst first.
+//! * [`build`]: from what the process knows to the document, as a pure function.
+
+use std::collections::BTreeMap;
+
+use adit_core::code::Code;
+use serde::{Deserialize, Serialize};
+
+pub mod build;
+pub mod links;
+pub mod problems;
+pub mod services;
+
+pub use links::{Connection, Dials, Link, LinkState, PeerNode, ViewSource};
+pub use problems::{Problem, Severity};
+pub use services::{
+    Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort, Streams, Using,
+};
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    /// The node itself.
+    pub node: Node,
+    /// What is wrong, worst first; empty where all is well.
+    pub problems: Vec<Problem>,
+    /// The other clusters.
+    pub links: Vec<Link>,
+    /// Services of other clusters that can be used here.
+    pub imports: Vec<Import>,
+    /// Services of this cluster that others may use.
+    pub exports: Vec<Export>,
+    /// How streams ended since the process started.
+    pub streams: StreamSummary,
+}
+
+/// The node itself.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Node {
+    /// Its cluster.
+    pub cluster: String,
+    /// Its cluster's trust domain.
+    pub trust_domain: String,
+    /// Its name.
+    pub node: String,
+    /// Random per process: two boots of one node differ in it.
+    pub boot_id: String,
+    /// The version of the daemon.
+    pub version: String,
+    /// Its process ID.
+    pub pid: u32,
+    /// When the process started, RFC 3339 in UTC.
+    pub started: String,
+    /// For how long it has run.
+    pub uptime_seconds: u64,
+    /// Whether it may be sent work.
+    pub ready: bool,
+    /// Why it may not yet, oldest reason first.
+    pub waiting_for: Vec<String>,
+    /// Whether it is going away.
+    pub draining: bool,
+    /// The certificate that it shows.
+    pub certificate: Certificate,
+    /// The configuration that it runs on.
+    pub configuration: Configuration,
+    /// The level of its log.
+    pub log_level: String,
+    /// UDP addresses on which it answers peers.
+    pub listen: Vec<String>,
+}
+
+/// The certificate that a node shows to its peers.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Certificate {
+    /// Its SPIFFE ID.
+    pub id: String,
+    /// When it begins to be valid, RFC 3339 in UTC.
+    pub not_before: String,
+    /// When it ends, RFC 3339 in UTC.
+    pub not_after: String,
+    /// What is left of it; negative once it has ended.
+    pub seconds_left: i64,
+    /// What is left of its life, 0 to 1.
+    pub life_left: f64,
+    /// Why the newest file was not taken; the certificate above is an older one then.
+    pub error: Option<String>,
+}
+
+/// The configuration that a node runs on.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Configuration {
+    /// Its file.
+    pub path: String,
+    /// A digest of what was read.
+    pub digest: String,
+    /// When it was applied, RFC 3339 in UTC.
+    pub loaded_at: String,
+    /// Why the newest file was not taken; the configuration in use is the last good one then.
+    pub error: Option<String>,
+    /// What a reload cannot change and the newest file does, e.g. `node.listen`: it waits for a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// How streams ended since the process started.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StreamSummary {
+    /// Open now.
+    pub open: u64,
+    /// Ended or refused, by code.
+    pub by_code: BTreeMap<String, u64>,
+}
+
+/// Why something is as it is: a code of the closed list and a sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Reason {
+    /// A name of the closed list of codes.
+    pub code: String,
+    /// One sentence.
+    pub sentence: String,
+}
+
+impl Reason {
+    /// A code with a sentence of its own.
+    #[must_use]
+    pub fn new(code: Code, sentence: impl Into<String>) -> Self {
+        Self { code: code.to_string(), sentence: sentence.into() }
+    }
+}
+
+impl From<Code> for Reason {
+    fn from(code: Code) -> Self {
+        Self::new(code, code.text())
+    }
+}

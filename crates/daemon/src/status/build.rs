@@ -1,0 +1,270 @@
+//! From what the process knows to the status document, as a pure function.
+//!
+//! For each import and export it finds the *first* thing that is wrong, in the order in which a stream
+//! would meet it, so that what an operator repairs is the cause and not its last echo.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use adit_core::code::Code;
+use adit_core::name::ServiceName;
+use adit_core::policy::{Pattern, Target, WorkloadPattern};
+use adit_core::snapshot::{self, Snapshot};
+
+use super::services::{Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort};
+use super::{Link, LinkState, Node, Reason, Status, StreamSummary, Streams, Using, problems};
+
+/// What the process knows at one moment.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// About itself.
+    pub node: Node,
+    /// What it believes.
+    pub snapshot: &'a Snapshot,
+    /// About its links, as the transport sees them.
+    pub links: Vec<Link>,
+    /// Import addresses that could not be bound, and why.
+    pub not_listening: &'a BTreeMap<SocketAddr, String>,
+    /// About traffic, as the data path counted it.
+    pub traffic: Traffic,
+}
+
+/// What the data path counted.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Per imported port.
+    pub outbound: BTreeMap<Target, Streams>,
+    /// Per exported port.
+    pub inbound: BTreeMap<Target, Streams>,
+    /// Who uses each export now.
+    pub using: BTreeMap<ServiceName, Vec<Using>>,
+    /// How the last dial of each backend ended.
+    pub dials: BTreeMap<SocketAddr, Reason>,
+    /// How streams ended.
+    pub streams: StreamSummary,
+}
+
+/// The document.
+#[must_use]
+pub fn status(facts: Facts<'_>) -> Status {
+    let Facts { node, snapshot, links, not_listening, mut traffic } = facts;
+    let imports = snapshot
+        .imports
+        .iter()
+        .map(|i| import(i, snapshot, &links, not_listening, &traffic))
+        .collect();
+    let exports = snapshot.exports.values().map(|e| export(e, snapshot, &mut traffic)).collect();
+    let streams = traffic.streams;
+    let mut status = Status { node, links, imports, exports, streams, problems: Vec::new() };
+    status.problems = problems::find(&status);
+    status
+}
+
+fn import(
+    import: &snapshot::Import,
+    now: &Snapshot,
+    links: &[Link],
+    not_listening: &BTreeMap<SocketAddr, String>,
+    traffic: &Traffic,
+) -> Import {
+    let port = |p: &snapshot::ImportPort| {
+        let reason = import_reason(import, p, now, links, not_listening);
+        let target = Target { service: import.service.clone(), port: p.name.clone() };
+        ImportPort {
+            name: p.name.to_string(),
+            port: p.number,
+            listen: strings(&p.listen),
+            ready: reason.is_none(),
+            reason,
+            backends: peer_port(import, p, now)
+                .map(|p| p.ready.iter().map(|(n, c)| (n.to_string(), *c)).collect())
+                .unwrap_or_default(),
+            streams: traffic.outbound.get(&target).copied().unwrap_or_default(),
+        }
+    };
+    Import {
+        service: import.service.to_string(),
+        from: import.from.to_string(),
+        allow: import.allow.iter().map(pattern).collect(),
+        ports: import.ports.iter().map(port).collect(),
+    }
+}
+
+fn peer_port<'a>(
+    import: &snapshot::Import,
+    port: &snapshot::ImportPort,
+    now: &'a Snapshot,
+) -> Option<&'a snapshot::PeerPort> {
+    let export = now.views.get(&import.from)?.exports.get(&import.service)?;
+    export.ports.iter().find(|p| p.name == port.name)
+}
+
+/// The first thing that would stop a connection made now.
+fn import_reason(
+    import: &snapshot::Import,
+    port: &snapshot::ImportPort,
+    now: &Snapshot,
+    links: &[Link],
+    not_listening: &BTreeMap<SocketAddr, String>,
+) -> Option<Reason> {
+    let from = &import.from;
+    if let Some((address, why)) = port.listen.iter().find_map(|a| not_listening.get_key_value(a)) {
+        return Some(Reason::new(Code::LocalError, format!("cannot listen on {address}: {why}")));
+    }
+    let link = links.iter().find(|l| l.cluster == from.as_str());
+    if let Some(link) = link.filter(|l| l.state == LinkState::Down) {
+        let why = link.reason.as_ref().map_or("", |r| &r.sentence);
+        return Some(Reason::new(Code::LinkDown, format!("the link with {from} is down: {why}")));
+    }
+    let Some(view) = now.views.get(from) else {
+        return Some(Reason::new(
+            Code::LinkDown,
+            format!("nothing is known of cluster {from} yet"),
+        ));
+    };
+    let Some(export) = view.exports.get(&import.service) else {
+        let sentence = format!("{from} does not export {} to {}", import.service, now.this.cluster);
+        return Some(Reason::new(Code::ExportUnknown, sentence));
+    };
+    let Some(peer) = export.ports.iter().find(|p| p.name == port.name) else {
+        let names: Vec<_> = export.ports.iter().map(|p| format!("{:?}", p.name.as_str())).collect();
+        let sentence = format!(
+            "the export in {from} has no port named {:?}; it has {}",
+            port.name.as_str(),
+            names.join(", ")
+        );
+        return Some(Reason::new(Code::PortUnknown, sentence));
+    };
+    if !import.allow.iter().any(|ours| export.grants.iter().any(|theirs| overlap(ours, theirs))) {
+        let sentence = format!(
+            "nobody may use it: the import allows {} and the export in {from} grants {}",
+            list(&import.allow),
+            list(&export.grants)
+        );
+        return Some(Reason::new(Code::Denied, sentence));
+    }
+    if peer.ready.values().all(|n| *n == 0) {
+        return Some(Reason::new(Code::NoBackend, format!("{from} reports no ready backend")));
+    }
+    None
+}
+
+fn overlap(a: &WorkloadPattern, b: &WorkloadPattern) -> bool {
+    fn meet<T: PartialEq>(a: &Pattern<T>, b: &Pattern<T>) -> bool {
+        match (a, b) {
+            (Pattern::Exactly(a), Pattern::Exactly(b)) => a == b,
+            (Pattern::Any, _) | (_, Pattern::Any) => true,
+        }
+    }
+    meet(&a.namespace, &b.namespace) && meet(&a.service_account, &b.service_account)
+}
+
+fn export(export: &snapshot::Export, now: &Snapshot, traffic: &mut Traffic) -> Export {
+    let mut using = traffic.using.remove(&export.service).unwrap_or_default();
+    using.sort_by(|a, b| b.streams.cmp(&a.streams).then_with(|| a.source.cmp(&b.source)));
+    using.truncate(Export::MAX_USING);
+    let grant = |g: &adit_core::policy::Grant| Grant {
+        cluster: g.cluster.to_string(),
+        namespace: g.workloads.namespace.to_string(),
+        service_account: g.workloads.service_account.to_string(),
+    };
+    Export {
+        service: export.service.to_string(),
+        ports: export.ports.iter().map(|p| export_port(export, p, now, traffic)).collect(),
+        allow: export.allow.iter().map(grant).collect(),
+        hop: match export.hop {
+            snapshot::Hop::Any => "any".into(),
+            snapshot::Hop::SameNode => "sameNode".into(),
+        },
+        class: match export.class {
+            snapshot::Class::Interactive => "interactive".into(),
+            snapshot::Class::Bulk => "bulk".into(),
+        },
+        replay: export.replay,
+        using,
+    }
+}
+
+fn export_port(
+    export: &snapshot::Export,
+    port: &snapshot::ExportPort,
+    now: &Snapshot,
+    traffic: &Traffic,
+) -> ExportPort {
+    let backends: Vec<Backend> = port
+        .backends
+        .iter()
+        .map(|b| Backend {
+            address: b.address.to_string(),
+            node: b.node.to_string(),
+            state: match (now.may_dial(b), now.down.contains(&b.address)) {
+                (false, _) => BackendState::Forbidden,
+                (true, true) => BackendState::Down,
+                (true, false) => BackendState::Up,
+            },
+            last_dial: traffic.dials.get(&b.address).cloned(),
+        })
+        .collect();
+    let reason = export_reason(export, &backends, now);
+    let target = Target { service: export.service.clone(), port: port.name.clone() };
+    ExportPort {
+        name: port.name.to_string(),
+        port: port.number,
+        app_protocol: port.app_protocol.as_ref().map(ToString::to_string),
+        ready: reason.is_none(),
+        reason,
+        backends,
+        streams: traffic.inbound.get(&target).copied().unwrap_or_default(),
+    }
+}
+
+/// The first thing that would stop a stream that comes now, wherever it enters the cluster.
+fn export_reason(
+    export: &snapshot::Export,
+    backends: &[Backend],
+    now: &Snapshot,
+) -> Option<Reason> {
+    if export.allow.is_empty() {
+        return Some(Reason::new(Code::Denied, "nobody may use it: it has no allow"));
+    }
+    if backends.is_empty() {
+        return Some(Reason::new(Code::NoBackend, "it has no backend"));
+    }
+    let states: BTreeSet<&str> = backends.iter().map(|b| b.address.as_str()).collect();
+    if backends.iter().all(|b| b.state == BackendState::Forbidden) {
+        let all = states.into_iter().collect::<Vec<_>>().join(", ");
+        let sentence = format!("no backend has an address that may be dialled: {all}");
+        return Some(Reason::new(Code::BackendForbidden, sentence));
+    }
+    if backends.iter().all(|b| b.state != BackendState::Up) {
+        let last = backends.iter().find_map(|b| Some((b, b.last_dial.as_ref()?)));
+        let why =
+            last.map_or_else(String::new, |(b, r)| format!(": {}: {}", b.address, r.sentence));
+        return Some(Reason::new(Code::NoBackend, format!("no backend answers{why}")));
+    }
+    let here = now.this.node.as_str();
+    let elsewhere = backends.iter().all(|b| b.state != BackendState::Up || b.node != here);
+    if export.hop == snapshot::Hop::SameNode && elsewhere && now.siblings.is_empty() {
+        let sentence = format!("hop is sameNode and no backend runs on {here}, the only node");
+        return Some(Reason::new(Code::HopRefused, sentence));
+    }
+    None
+}
+
+fn strings<T: ToString>(all: &[T]) -> Vec<String> {
+    all.iter().map(ToString::to_string).collect()
+}
+
+fn pattern(p: &WorkloadPattern) -> String {
+    format!("{}/{}", p.namespace, p.service_account)
+}
+
+fn list(patterns: &[WorkloadPattern]) -> String {
+    if patterns.is_empty() {
+        return "nobody".into();
+    }
+    patterns.iter().map(pattern).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! Each thing that can be wrong with an import or an export, and which of two is told first.
+
+use std::sync::Arc;
+
+use adit_core::snapshot::{
+    Backend, Export, ExportPort, Import, ImportPort, PeerExport, PeerPort, This, View,
+};
+
+use super::super::Reason;
+use super::*;
+
+const FRAUD: &str = "trustusbank-bank-agents/fraud-bot";
+const TRIAGE: &str = "trustusbank-bank-agents/triage-bot";
+
+fn workloads(account: &str) -> WorkloadPattern {
+    WorkloadPattern {
+        namespace: "trustusbank-bank-agents".parse().unwrap(),
+        service_account: account.parse().unwrap(),
+    }
+}
+
+fn peer_export() -> PeerExport {
+    let port = PeerPort {
+        name: "http".parse().unwrap(),
+        number: 8080,
+        app_protocol: None,
+        ready: [("b1".parse().unwrap(), 2)].into(),
+    };
+    PeerExport {
+        ports: vec![port],
+        grants: vec![workloads("support-bot")],
+        hop: snapshot::Hop::Any,
+        class: snapshot::Class::Interactive,
+        replay: false,
+    }
+}
+
+/// Node e1 of `edge`, which imports fraud-bot from `bank` and exports triage-bot to it; all is well.
+fn edge() -> Snapshot {
+    let import = Import {
+        service: FRAUD.parse().unwrap(),
+        from: "bank".parse().unwrap(),
+        ports: vec![ImportPort {
+            name: "http".parse().unwrap(),
+            number: 8080,
+            listen: vec!["127.0.0.1:15080".parse().unwrap()],
+        }],
+        allow: vec![workloads("*")],
+    };
+    let backend = |address: &str| Backend {
+        address: address.parse().unwrap(),
+        node: "e1".parse().unwrap(),
+        written_out: true,
+    };
+    let export = Export {
+        service: TRIAGE.parse().unwrap(),
+        ports: vec![ExportPort {
+            name: "http".parse().unwrap(),
+            number: 8080,
+            app_protocol: None,
+            backends: vec![backend("10.244.0.9:8080"), backend("10.244.0.10:8080")],
+        }],
+        allow: vec![adit_core::policy::Grant {
+            cluster: "bank".parse().unwrap(),
+            workloads: workloads("fraud-bot"),
+        }],
+        hop: snapshot::Hop::Any,
+        class: snapshot::Class::Interactive,
+        replay: false,
+        probe: None,
+    };
+    let view = View {
+        exports: [(FRAUD.parse().unwrap(), Arc::new(peer_export()))].into(),
+        ..View::default()
+    };
+    Snapshot {
+        this: This {
+            cluster: "edge".parse().unwrap(),
+            trust_domain: "edge.trustusbank.example".parse().unwrap(),
+            node: "e1".parse().unwrap(),
+            advertise: Vec::new(),
+        },
+        siblings: BTreeMap::new(),
+        links: BTreeMap::new(),
+        imports: [import].into_iter().collect(),
+        exports: [(TRIAGE.parse().unwrap(), Arc::new(export))].into(),
+        workloads: Default::default(),
+        views: [("bank".parse().unwrap(), Arc::new(view))].into(),
+        down: BTreeSet::new(),
+        forbidden: BTreeSet::new(),
+    }
+}
+
+fn link(state: LinkState) -> Link {
+    let reason = (state != LinkState::Up)
+        .then(|| Reason::new(Code::LinkDown, "no answer from 172.18.2.2:7843"));
+    Link { cluster: "bank".into(), state, reason, ..Link::default() }
+}
+
+fn build(snapshot: &Snapshot, state: LinkState, not_listening: &[(&str, &str)]) -> Status {
+    let not_listening =
+        not_listening.iter().map(|(a, why)| (a.parse().unwrap(), (*why).to_owned())).collect();
+    let mut node = Node { ready: true, ..Node::default() };
+    node.certificate.life_left = 1.0;
+    status(Facts {
+        node,
+        snapshot,
+        links: vec![link(state)],
+        not_listening: &not_listening,
+        traffic: Traffic::default(),
+    })
+}
+
+fn import_code(status: &Status) -> &str {
+    status.imports[0].ports[0].reason.as_ref().map_or("ready", |r| &r.code)
+}
+
+fn export_code(status: &Status) -> &str {
+    status.exports[0].ports[0].reason.as_ref().map_or("ready", |r| &r.code)
+}
+
+fn change_view(snapshot: &mut Snapshot, change: impl FnOnce(&mut PeerExport)) {
+    let mut export = peer_export();
+    change(&mut export);
+    let view =
+        View { exports: [(FRAUD.parse().unwrap(), Arc::new(export))].into(), ..View::default() };
+    snapshot.views.insert("bank".parse().unwrap(), Arc::new(view));
+}
+
+fn change_export(snapshot: &mut Snapshot, change: impl FnOnce(&mut Export)) {
+    change(Arc::make_mut(snapshot.exports.values_mut().next().unwrap()));
+}
+
+#[test]
+fn all_well_is_told_as_such() {
+    let status = build(&edge(), LinkState::Up, &[]);
+    assert_eq!((import_code(&status), export_code(&status)), ("ready", "ready"));
+    assert_eq!(status.imports[0].ports[0].backends, [("b1".to_owned(), 2)].into());
+    assert_eq!(status.problems, []);
+}
+
+#[test]
+fn the_first_thing_wrong_with_an_import_is_told() {
+    // Each change breaks one more thing, from the last that a stream would meet to the first.
+    let mut now = edge();
+    change_view(&mut now, |e| e.ports[0].ready.clear());
+    assert_eq!(import_code(&build(&now, LinkState::Up, &[])), "no-backend");
+    change_view(&mut now, |e| {
+        e.ports[0].ready.clear();
+        e.grants = vec![WorkloadPattern { namespace: "other".parse().unwrap(), ..workloads("*") }];
+    });
+    let status = build(&now, LinkState::Up, &[]);
+    assert_eq!(import_code(&status), "denied");
+    let sentence = &status.imports[0].ports[0].reason.as_ref().unwrap().sentence;
+    assert!(
+        sentence.contains("trustusbank-bank-agents/*") && sentence.contains("other/*"),
+        "{sentence}"
+    );
+    change_view(&mut now, |e| {
+        e.grants.clear();
+        e.ports[0].name = "grpc".parse().unwrap();
+    });
+    let status = build(&now, LinkState::Up, &[]);
+    assert_eq!(import_code(&status), "port-unknown");
+    assert!(
+        status.problems[0].reason.sentence.contains("it has \"grpc\""),
+        "{:?}",
+        status.problems
+    );
+    now.views.insert("bank".parse().unwrap(), Arc::new(View::default()));
+    assert_eq!(import_code(&build(&now, LinkState::Up, &[])), "export-unknown");
+    now.views.clear();
+    let status = build(&now, LinkState::Up, &[]);
+    assert_eq!(import_code(&status), "link-down");
+    assert!(status.problems[0].reason.sentence.contains("nothing is known"));
+    let status = build(&now, LinkState::Down, &[]);
+    assert_eq!(import_code(&status), "link-down");
+    let about: Vec<_> = status.problems.iter().map(|p| p.about.as_str()).collect();
+    assert_eq!(about, ["link bank", "import trustusbank-bank-agents/fraud-bot:http"]);
+    let status = build(&now, LinkState::Down, &[("127.0.0.1:15080", "address in use")]);
+    assert_eq!(import_code(&status), "local-error");
+}
+
+#[test]
+fn a_view_that_outlives_its_link_makes_no_import_ready() {
+    assert_eq!(import_code(&build(&edge(), LinkState::Down, &[])), "link-down");
+    assert_eq!(import_code(&build(&edge(), LinkState::Degraded, &[])), "ready");
+}
+
+#[test]
+fn the_first_thing_wrong_with_an_export_is_told() {
+    let mut now = edge();
+    now.down.insert("10.244.0.9:8080".parse().unwrap());
+    let status = build(&now, LinkState::Up, &[]);
+    assert_eq!(export_code(&status), "ready");
+    assert_eq!(status.problems.len(), 1, "one of two is a warning: {:?}", status.problems);
+    now.down.insert("10.244.0.10:8080".parse().unwrap());
+    assert_eq!(export_code(&build(&now, LinkState::Up, &[])), "no-backend");
+
+    now.down.clear();
+    change_export(&mut now, |e| {
+        e.hop = snapshot::Hop::SameNode;
+        e.ports[0].backends.iter_mut().for_each(|b| b.node = "e2".parse().unwrap());
+    });
+    assert_eq!(export_code(&build(&now, LinkState::Up, &[])), "hop-refused");
+    now.siblings.insert("e2".parse().unwrap(), Vec::new());
+    assert_eq!(export_code(&build(&now, LinkState::Up, &[])), "ready");
+
+    now.forbidden
+        .extend(["10.244.0.9", "10.244.0.10"].map(|a| a.parse::<std::net::IpAddr>().unwrap()));
+    change_export(&mut now, |e| e.ports[0].backends.iter_mut().for_each(|b| b.written_out = false));
+    assert_eq!(export_code(&build(&now, LinkState::Up, &[])), "backend-forbidden");
+    change_export(&mut now, |e| e.ports[0].backends.clear());
+    assert_eq!(export_code(&build(&now, LinkState::Up, &[])), "no-backend");
+    change_export(&mut now, |e| e.allow.clear());
+    assert_eq!(export_code(&build(&now, LinkState::Up, &[])), "denied");
+}
+
+#[test]
+fn the_document_survives_a_round_trip_and_a_reader_of_another_version() {
+    let mut status = build(&edge(), LinkState::Degraded, &[]);
+    status.exports[0].using.push(Using { source: "a/b@bank".into(), asserted: true, streams: 2 });
+    let mut json = serde_json::to_value(&status).unwrap();
+    assert_eq!(serde_json::from_value::<Status>(json.clone()).unwrap(), status);
+    json["links"][0]["state"] = "resting".into();
+    json["links"][0]["mood"] = "new".into();
+    json["imports"][0].as_object_mut().unwrap().remove("allow");
+    let read: Status = serde_json::from_value(json).unwrap();
+    assert_eq!(read.links[0].state, LinkState::Unknown);
+}

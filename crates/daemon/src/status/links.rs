@@ -1,0 +1,115 @@
+//! The part of the status document about other clusters and the connections with their nodes.
+
+use serde::{Deserialize, Serialize};
+
+use super::Reason;
+
+/// The standing relation with another cluster.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Link {
+    /// The other cluster.
+    pub cluster: String,
+    /// Its trust domain.
+    pub trust_domain: String,
+    /// Whether it can be used.
+    pub state: LinkState,
+    /// Why it is not up.
+    pub reason: Option<Reason>,
+    /// Addresses and names from the configuration where dialling begins.
+    pub seeds: Vec<String>,
+    /// Where what is known of that cluster comes from.
+    pub view: Option<ViewSource>,
+    /// Its nodes.
+    pub nodes: Vec<PeerNode>,
+    /// How dialling it went.
+    pub dials: Dials,
+}
+
+/// Whether a link can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    /// Connected, with a view that is fresh.
+    Up,
+    /// In use, but something is missing: one hub of two, an old view.
+    Degraded,
+    /// Nothing can be sent.
+    Down,
+    /// A newer daemon says something else.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// Where a node has what it knows of another cluster from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ViewSource {
+    /// The hub that tells.
+    pub hub: String,
+    /// Its epoch: a new one begins with its process.
+    pub epoch: u64,
+    /// The last change taken in that epoch.
+    pub sequence: u64,
+    /// How old the view is.
+    pub age_seconds: u64,
+}
+
+/// A node of another cluster.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PeerNode {
+    /// Its name, proved by its certificate.
+    pub node: String,
+    /// Where it says it can be dialled.
+    pub addresses: Vec<String>,
+    /// Whether it is one of the hubs of its cluster for this link.
+    pub hub: bool,
+    /// The connections with it.
+    pub connections: Vec<Connection>,
+}
+
+/// One QUIC connection.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Connection {
+    /// `dialled` or `accepted`.
+    pub direction: String,
+    /// `interactive` or `bulk`.
+    pub lane: String,
+    /// The peer's address now.
+    pub remote: String,
+    /// The peer's boot ID.
+    pub boot_id: String,
+    /// Smoothed round-trip time.
+    pub rtt_ms: f64,
+    /// Packets lost of those sent, since it began, in percent.
+    pub loss_percent: f64,
+    /// The congestion window, in bytes.
+    pub congestion_window: u64,
+    /// The path's MTU as probed, in bytes of UDP payload.
+    pub mtu: u16,
+    /// How long it has existed.
+    pub age_seconds: u64,
+    /// Streams open on it.
+    pub streams: u64,
+    /// UDP payload received, in bytes.
+    pub bytes_in: u64,
+    /// UDP payload sent, in bytes.
+    pub bytes_out: u64,
+    /// Why it takes no new streams, where it does not.
+    pub closing: Option<Reason>,
+}
+
+/// How dialling a cluster went.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Dials {
+    /// Attempts since the process started.
+    pub attempts: u64,
+    /// Attempts since the last success.
+    pub failures: u64,
+    /// What the last failure said.
+    pub last_error: Option<String>,
+}

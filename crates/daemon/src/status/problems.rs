@@ -1,0 +1,216 @@
+//! What is wrong, worst first: the headline of `adit status` and its exit status.
+//!
+//! A pure function of the rest of the document. A cause stands before what follows from it: a link that is
+//! down before the imports that need it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BackendState, ExportPort, Link, LinkState, Reason, Status};
+
+/// Something that a person should look at.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Problem {
+    /// How bad.
+    pub severity: Severity,
+    /// What it is about, e.g. `link bank`.
+    pub about: String,
+    /// What is wrong with it.
+    #[serde(flatten)]
+    pub reason: Reason,
+}
+
+/// How bad a problem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something does not work.
+    Error,
+    /// All works, and something will not, or not as it should.
+    #[default]
+    #[serde(other)]
+    Warning,
+}
+
+/// Below this part of its life a certificate should have been renewed long ago (it is at one half).
+pub const CERTIFICATE_WARNS_AT: f64 = 0.33;
+
+/// All problems of a document, worst first.
+#[must_use]
+pub fn find(status: &Status) -> Vec<Problem> {
+    let mut all = Vec::new();
+    let mut add = |severity, about: String, code: &str, sentence: String| {
+        let reason = Reason { code: code.into(), sentence };
+        all.push(Problem { severity, about, reason });
+    };
+    node(status, &mut add);
+    for l in &status.links {
+        link(l, &mut add);
+    }
+    for import in &status.imports {
+        for port in import.ports.iter().filter(|p| !p.ready) {
+            let about = format!("import {}", with_port(&import.service, &port.name));
+            let reason = port.reason.clone().unwrap_or_default();
+            add(Severity::Error, about, &reason.code, reason.sentence);
+        }
+    }
+    for export in &status.exports {
+        for port in &export.ports {
+            export_port(&export.service, port, &mut add);
+        }
+        for grant in &export.allow {
+            if !status.links.iter().any(|l| l.cluster == grant.cluster) {
+                let sentence = format!(
+                    "it is granted to cluster {}, with which there is no link",
+                    grant.cluster
+                );
+                add(Severity::Warning, format!("export {}", export.service), "unlinked", sentence);
+            }
+        }
+    }
+    // Stable: within one severity, causes stay before what follows from them.
+    all.sort_by_key(|p| p.severity);
+    all
+}
+
+fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
+    let node = &status.node;
+    let (certificate, configuration) = (&node.certificate, &node.configuration);
+    if certificate.seconds_left < 0 {
+        let sentence = format!("it ended at {}; no peer accepts this node", certificate.not_after);
+        add(Severity::Error, "certificate".into(), "certificate-ended", sentence);
+    } else if certificate.life_left < CERTIFICATE_WARNS_AT {
+        let sentence = format!("it ends at {} and has not been renewed", certificate.not_after);
+        add(Severity::Warning, "certificate".into(), "certificate-ending", sentence);
+    }
+    if let Some(error) = &certificate.error {
+        let sentence = format!("the newest files were not taken: {error}");
+        add(Severity::Error, "certificate".into(), "identity-rejected", sentence);
+    }
+    if let Some(error) = &configuration.error {
+        let sentence =
+            format!("the newest file was not taken, the last good one is in use: {error}");
+        add(Severity::Error, "configuration".into(), "configuration-rejected", sentence);
+    }
+    if !configuration.needs_restart.is_empty() {
+        let sentence =
+            format!("{} changed, which needs a restart", configuration.needs_restart.join(", "));
+        add(Severity::Warning, "configuration".into(), "needs-restart", sentence);
+    }
+    if node.draining {
+        let sentence = format!("the node is going away; {} streams are left", status.streams.open);
+        add(Severity::Warning, "node".into(), "draining", sentence);
+    } else if !node.ready {
+        let sentence = format!("the node is not ready: {}", node.waiting_for.join(", "));
+        add(Severity::Error, "node".into(), "not-ready", sentence);
+    }
+}
+
+fn link(link: &Link, add: &mut impl FnMut(Severity, String, &str, String)) {
+    let severity = match link.state {
+        LinkState::Up | LinkState::Unknown => return,
+        LinkState::Degraded => Severity::Warning,
+        LinkState::Down => Severity::Error,
+    };
+    let reason = link.reason.clone().unwrap_or_default();
+    add(severity, format!("link {}", link.cluster), &reason.code, reason.sentence);
+}
+
+fn export_port(
+    service: &str,
+    port: &ExportPort,
+    add: &mut impl FnMut(Severity, String, &str, String),
+) {
+    let about = || format!("export {}", with_port(service, &port.name));
+    if !port.ready {
+        let reason = port.reason.clone().unwrap_or_default();
+        add(Severity::Error, about(), &reason.code, reason.sentence);
+        return;
+    }
+    for backend in &port.backends {
+        let (code, sentence) = match backend.state {
+            BackendState::Up | BackendState::Unknown => continue,
+            BackendState::Down => {
+                let last = backend.last_dial.clone().unwrap_or_default();
+                (last.code, format!("backend {} is down: {}", backend.address, last.sentence))
+            }
+            BackendState::Forbidden => (
+                "backend-forbidden".into(),
+                format!("backend {} has an address that may not be dialled", backend.address),
+            ),
+        };
+        add(Severity::Warning, about(), &code, sentence);
+    }
+}
+
+/// `SERVICE:PORT`, or the service alone where its port has no name.
+#[must_use]
+pub fn with_port(service: &str, port: &str) -> String {
+    if port.is_empty() { service.to_owned() } else { format!("{service}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Export, Grant, Import, ImportPort};
+    use super::*;
+
+    fn healthy() -> Status {
+        let mut status = Status::default();
+        status.node.ready = true;
+        status.node.certificate.life_left = 0.8;
+        status.node.certificate.seconds_left = 60_000;
+        status
+    }
+
+    #[test]
+    fn a_healthy_node_has_none() {
+        assert_eq!(find(&healthy()), []);
+    }
+
+    #[test]
+    fn causes_stand_before_what_follows_and_errors_before_warnings() {
+        let mut status = healthy();
+        let reason = Some(Reason { code: "link-down".into(), sentence: "no answer".into() });
+        status.node.certificate.life_left = 0.1;
+        status.links.push(Link {
+            cluster: "bank".into(),
+            state: LinkState::Down,
+            reason: reason.clone(),
+            ..Link::default()
+        });
+        let port = ImportPort { name: "http".into(), reason, ..ImportPort::default() };
+        status.imports.push(Import {
+            service: "a/b".into(),
+            ports: vec![port],
+            ..Import::default()
+        });
+        let grant = Grant { cluster: "gone".into(), ..Grant::default() };
+        status.exports.push(Export {
+            service: "a/c".into(),
+            allow: vec![grant],
+            ..Export::default()
+        });
+        let found: Vec<_> = find(&status).into_iter().map(|p| (p.severity, p.about)).collect();
+        let (error, warning) = (Severity::Error, Severity::Warning);
+        assert_eq!(
+            found,
+            [
+                (error, "link bank".to_owned()),
+                (error, "import a/b:http".to_owned()),
+                (warning, "certificate".to_owned()),
+                (warning, "export a/c".to_owned()),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bad_file_an_old_certificate_and_a_drain_are_told() {
+        let mut status = healthy();
+        status.node.configuration.error = Some("line 3: no".into());
+        status.node.certificate.seconds_left = -5;
+        status.node.draining = true;
+        status.node.ready = false;
+        let codes: Vec<_> = find(&status).into_iter().map(|p| p.reason.code).collect();
+        assert_eq!(codes, ["certificate-ended", "configuration-rejected", "draining"]);
+    }
+}

@@ -1,0 +1,156 @@
+//! The part of the status document about what is imported and exported.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Reason;
+
+/// A service of another cluster that can be used here.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Import {
+    /// `NAMESPACE/NAME`, as in the exporting cluster.
+    pub service: String,
+    /// The exporting cluster.
+    pub from: String,
+    /// Local workloads that may use it, as `NAMESPACE/ACCOUNT` patterns.
+    pub allow: Vec<String>,
+    /// Its ports.
+    pub ports: Vec<ImportPort>,
+}
+
+/// One port of an import.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ImportPort {
+    /// Its name in the exporting cluster; may be empty.
+    pub name: String,
+    /// Its number there.
+    pub port: u16,
+    /// Local addresses that stand for it.
+    pub listen: Vec<String>,
+    /// Whether a connection made now would be carried.
+    pub ready: bool,
+    /// The first thing that is wrong, where it would not.
+    pub reason: Option<Reason>,
+    /// Ready backends, per node of the exporting cluster.
+    pub backends: BTreeMap<String, u32>,
+    /// What it carried.
+    pub streams: Streams,
+}
+
+/// A service of this cluster that others may use.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Export {
+    /// `NAMESPACE/NAME`.
+    pub service: String,
+    /// Its ports.
+    pub ports: Vec<ExportPort>,
+    /// Who may use it.
+    pub allow: Vec<Grant>,
+    /// Where a stream may enter: `any` or `sameNode`.
+    pub hop: String,
+    /// Which lane its streams take: `interactive` or `bulk`.
+    pub class: String,
+    /// Whether a stream whose outcome is unknown may be sent again.
+    pub replay: bool,
+    /// Who uses it now, most streams first, at most [`Export::MAX_USING`].
+    pub using: Vec<Using>,
+}
+
+impl Export {
+    /// How many sources a document names.
+    pub const MAX_USING: usize = 20;
+}
+
+/// One port of an export.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ExportPort {
+    /// Its name; may be empty.
+    pub name: String,
+    /// The Service's port number.
+    pub port: u16,
+    /// The Service's `appProtocol`.
+    pub app_protocol: Option<String>,
+    /// Whether a stream that comes now would find a backend.
+    pub ready: bool,
+    /// The first thing that is wrong, where it would not.
+    pub reason: Option<Reason>,
+    /// What can be dialled for it.
+    pub backends: Vec<Backend>,
+    /// What it carried.
+    pub streams: Streams,
+}
+
+/// An address to dial for an export.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Backend {
+    /// Where it listens.
+    pub address: String,
+    /// The node that it runs on.
+    pub node: String,
+    /// Whether it answers.
+    pub state: BackendState,
+    /// How the last dial of it ended; absent until one was made.
+    pub last_dial: Option<Reason>,
+}
+
+/// Whether a backend answers, as this node's own dials and probes found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// Taken to answer: the last dial succeeded, or none was made yet.
+    Up,
+    /// The last dial failed; it is dialled again from time to time.
+    Down,
+    /// Its address may not be dialled.
+    Forbidden,
+    /// A newer daemon says something else.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// Who may use an export; `*` is any.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Grant {
+    /// The source's cluster.
+    pub cluster: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its ServiceAccount.
+    pub service_account: String,
+}
+
+/// A source that has streams open now.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Using {
+    /// `NAMESPACE/ACCOUNT@CLUSTER`.
+    pub source: String,
+    /// Whether the peer only asserts it: its cluster is proved, the workload within it is not.
+    pub asserted: bool,
+    /// How many streams it has open.
+    pub streams: u64,
+}
+
+/// What a port carried since the process started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Streams {
+    /// Open now.
+    pub open: u64,
+    /// All that were accepted.
+    pub total: u64,
+    /// All that were refused.
+    pub refused: u64,
+    /// Bytes from the opener of the connection to the service.
+    pub bytes_out: u64,
+    /// Bytes from the service to the opener.
+    pub bytes_in: u64,
+}
