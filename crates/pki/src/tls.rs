@@ -1,0 +1,119 @@
+//! How two nodes speak TLS: one version, no resumption, the identity of the moment.
+//!
+//! Both configurations stay for an endpoint's life. What changes is behind them: the identity in a
+//! [`Current`] that is read when a handshake begins, and the trust inside the [`PeerVerifier`]; so neither
+//! a renewed certificate nor a new bundle needs a new endpoint. QUIC's side of it (transport parameters,
+//! `QuicServerConfig::try_from`) is `adit-transport`'s.
+//!
+//! Resumption would let a peer back in without its certificate being looked at again, so there are no
+//! tickets, no stored sessions and no early data (RELIABILITY.md S5).
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+use rustls::{ClientConfig, ServerConfig, SignatureScheme};
+
+use crate::current::Current;
+use crate::identity::Identity;
+use crate::verify::PeerVerifier;
+
+/// The one application protocol. Versions of it are agreed on inside (hello), not here.
+pub const ALPN: &[u8] = b"adit";
+
+/// The only TLS version: QUIC knows no older one, and kube's stack compiles TLS 1.2 into rustls.
+const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// aws-lc-rs with what two nodes need, and never the process's default: nobody else's choice of
+/// features changes how nodes speak.
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        Arc::new(CryptoProvider {
+            // AES-128 first: every machine that Adit runs on has AES instructions, and QUIC's Initial
+            // packets need this suite anyway.
+            cipher_suites: vec![
+                aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+                aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+                aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            ],
+            // The first one's share is sent at once, so what is recorded today stays closed to a
+            // quantum computer. X25519 alone is for a build of a peer that lacks ML-KEM.
+            kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519],
+            ..aws_lc_rs::default_provider()
+        })
+    });
+    &PROVIDER
+}
+
+/// The system's clock, for everybody but simulations.
+#[must_use]
+pub fn system_clock() -> Arc<dyn TimeProvider> {
+    Arc::new(DefaultTimeProvider)
+}
+
+/// How this node is dialled: it presents what `identity` holds when a handshake begins and accepts whom
+/// `verifier` accepts. `clock` is what certificates are checked against.
+///
+/// # Errors
+/// rustls' own, where its build lacks TLS 1.3 or a suite; not met in practice.
+pub fn server_config(
+    identity: &Arc<Current<Identity>>,
+    verifier: &Arc<PeerVerifier>,
+    clock: &Arc<dyn TimeProvider>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = ServerConfig::builder_with_details(Arc::clone(provider()), Arc::clone(clock))
+        .with_protocol_versions(VERSIONS)?
+        .with_client_cert_verifier(Arc::clone(verifier) as _)
+        .with_cert_resolver(Arc::new(Presents(Arc::clone(identity))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.max_early_data_size = 0;
+    config.send_half_rtt_data = false;
+    Ok(Arc::new(config))
+}
+
+/// How this node dials: as [`server_config`]. The server name that a caller must give is neither sent nor
+/// looked at.
+///
+/// # Errors
+/// rustls' own, where its build lacks TLS 1.3 or a suite; not met in practice.
+pub fn client_config(
+    identity: &Arc<Current<Identity>>,
+    verifier: &Arc<PeerVerifier>,
+    clock: &Arc<dyn TimeProvider>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut config = ClientConfig::builder_with_details(Arc::clone(provider()), Arc::clone(clock))
+        .with_protocol_versions(VERSIONS)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(verifier) as _)
+        .with_client_cert_resolver(Arc::new(Presents(Arc::clone(identity))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.enable_sni = false;
+    Ok(Arc::new(config))
+}
+
+/// Presents the identity that is current when a handshake begins.
+#[derive(Debug)]
+struct Presents(Arc<Current<Identity>>);
+
+impl ResolvesServerCert for Presents {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.get().certified())
+    }
+}
+
+impl ResolvesClientCert for Presents {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.get().certified())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
