@@ -19,7 +19,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, UnixTime};
 use zeroize::Zeroizing;
 
-use crate::bundle::{Authority, AuthorityProblem, BundleError, TrustBundle};
+use crate::bundle::{self, Authority, AuthorityProblem, BundleError, TrustBundle};
 use crate::fields::{BadKey, Fields};
 use crate::pem::{self, PemError};
 use crate::time::in_words;
@@ -52,9 +52,6 @@ pub enum AuthorityError {
     /// Its certificate cannot be an authority's.
     #[error("the certificate {0}")]
     Problem(#[from] AuthorityProblem),
-    /// Its certificate does not say which trust domain it is for.
-    #[error("the certificate has no SPIFFE ID that says which trust domain it is for")]
-    NoTrustDomain,
     /// Its key's file is not one PEM private key.
     #[error("the authority's key is unusable: {0}")]
     Key(PemError),
@@ -177,18 +174,13 @@ impl ClusterAuthority {
     }
 
     fn new(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, AuthorityError> {
-        let fields = Fields::parse(&certificate).map_err(|_| AuthorityProblem::Malformed)?;
-        let uri = fields.uris.first().and_then(|uri| std::str::from_utf8(uri).ok());
-        let id: SpiffeId = uri
-            .ok_or(AuthorityError::NoTrustDomain)?
-            .parse()
-            .map_err(|e| AuthorityError::Problem(AuthorityProblem::Id(e)))?;
-        let domain = id.trust_domain().clone();
-        if !key.subject_public_key_info().ends_with(fields.spki) {
+        let domain = bundle::own_domain(&certificate)?;
+        let certificate = Authority::new(&domain, certificate)?;
+        if !key.subject_public_key_info().ends_with(&certificate.spki) {
             return Err(AuthorityError::Mismatch);
         }
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(crypto)?;
-        Ok(Self { certificate: Authority::new(&domain, certificate)?, domain, issuer })
+        let issuer = Issuer::from_ca_cert_der(certificate.certificate(), key).map_err(crypto)?;
+        Ok(Self { certificate, domain, issuer })
     }
 
     /// The trust domain that it signs for.

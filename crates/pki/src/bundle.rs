@@ -84,6 +84,9 @@ pub enum AuthorityProblem {
     /// Its URI is no SPIFFE ID.
     #[error("has a URI that is no SPIFFE ID: {0}")]
     Id(#[from] SpiffeError),
+    /// It does not say which trust domain it is for.
+    #[error("has no SPIFFE ID that says which trust domain it is for")]
+    NoTrustDomain,
     /// It has several URIs.
     #[error("has {0} URIs among its names, where one SPIFFE ID belongs")]
     SeveralIds(usize),
@@ -222,6 +225,19 @@ impl TrustBundle {
         Self::new(domain, pem::certificates(text)?)
     }
 
+    /// Reads PEM certificates of the trust domain that the first one's own SPIFFE ID names: for an
+    /// authority's own file, which nobody else wrote.
+    ///
+    /// # Errors
+    /// [`BundleError`], see there; [`AuthorityProblem::NoTrustDomain`] where it has no SPIFFE ID.
+    pub fn from_own_pem(text: &[u8]) -> Result<Self, BundleError> {
+        let certificates = pem::certificates(text)?;
+        let first = certificates.first().ok_or(BundleError::Empty)?;
+        let domain =
+            own_domain(first).map_err(|reason| BundleError::Authority { position: 1, reason })?;
+        Self::new(domain, certificates)
+    }
+
     /// Reads a SPIFFE bundle: a JWK set, of which the `x509-svid` keys are taken.
     ///
     /// # Errors
@@ -254,4 +270,22 @@ impl TrustBundle {
     pub fn to_spiffe(&self) -> String {
         jwks::write(self)
     }
+}
+
+/// The trust domain that an authority's certificate names as its own.
+pub(crate) fn own_domain(
+    certificate: &CertificateDer<'_>,
+) -> Result<TrustDomain, AuthorityProblem> {
+    let fields = Fields::parse(certificate).map_err(|_| AuthorityProblem::Malformed)?;
+    let uri = fields.uris.first().ok_or(AuthorityProblem::NoTrustDomain)?;
+    let uri = std::str::from_utf8(uri).map_err(|_| SpiffeError::Scheme)?;
+    Ok(uri.parse::<SpiffeId>()?.trust_domain().clone())
+}
+
+/// The certificates of a SPIFFE bundle, whoever they belong to: for looking, not for trusting.
+pub(crate) fn certificates_of_json(
+    text: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, BundleError> {
+    let (certificates, _) = jwks::read(text)?;
+    if certificates.is_empty() { Err(BundleError::Empty) } else { Ok(certificates) }
 }

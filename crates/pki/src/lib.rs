@@ -7,14 +7,16 @@
 //! * [`verify`]: is this certificate a peer's? [`trust`]: whom a node believes.
 //! * [`tls`]: how two nodes speak TLS. [`identity`]: what a node presents.
 //! * [`authority`]: making a cluster's authority and issuing nodes' certificates.
-//! * [`bundle`]: what clusters hand to each other.
+//! * [`bundle`]: what clusters hand to each other. [`inspect`]: what is in a certificate, for people.
 
 pub mod authority;
 pub mod bundle;
 mod current;
 mod der;
 mod fields;
+pub mod files;
 pub mod identity;
+pub mod inspect;
 pub mod pem;
 pub mod time;
 pub mod tls;

@@ -37,7 +37,7 @@ pub(crate) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
         return Err(PemError::PrivateKey);
     }
     if let Some(label) = labels.iter().find(|l| *l != "CERTIFICATE") {
-        return Err(PemError::Label(printable(label), "certificates"));
+        return Err(PemError::Label(printable(label, 40), "certificates"));
     }
     let certificates: Vec<_> =
         CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().map_err(damaged)?;
@@ -50,7 +50,7 @@ pub(crate) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, PemErro
     let is_key = |l: &String| l.ends_with("PRIVATE KEY");
     // `openssl ecparam -genkey` writes the curve in front of the key.
     if let Some(label) = labels.iter().find(|l| !is_key(l) && *l != "EC PARAMETERS") {
-        return Err(PemError::Label(printable(label), "private keys"));
+        return Err(PemError::Label(printable(label, 40), "private keys"));
     }
     match labels.iter().filter(|l| is_key(l)).count() {
         0 => Err(PemError::Empty),
@@ -93,9 +93,11 @@ fn damaged(error: rustls_pki_types::pem::Error) -> PemError {
     })
 }
 
-/// What a stranger wrote, fit for a terminal: 40 characters at most, no control characters.
-fn printable(text: &str) -> String {
-    text.chars().take(40).map(|c| if c.is_control() { '?' } else { c }).collect()
+/// What a stranger wrote, fit for a terminal: cut to `most` characters, without control characters and
+/// those that turn the direction of writing.
+pub(crate) fn printable(text: &str, most: usize) -> String {
+    let harmless = |c: char| c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric();
+    text.chars().take(most).map(|c| if harmless(c) { c } else { '?' }).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,238 @@
+//! The files that hold certificates and keys, and their permissions.
+//!
+//! Keys are written for their owner alone (0600) and read only if nobody else can read them. Nothing that
+//! exists is replaced unless the caller says so, and then as a whole (a new file renamed over the old
+//! one), so that a daemon that reloads never reads half a file. Names and layout of a node's folder:
+//! [`NODE_CHAIN`], [`NODE_KEY`], [`BUNDLE`].
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use adit_core::spiffe::{SpiffeId, TrustDomain};
+use rustls_pki_types::UnixTime;
+use zeroize::Zeroizing;
+
+use crate::authority::{AuthorityError, ClusterAuthority};
+use crate::bundle::{BundleError, TrustBundle};
+use crate::identity::{Identity, IdentityError};
+
+/// A node's certificate chain, leaf first.
+pub const NODE_CHAIN: &str = "node.pem";
+/// The key that belongs to it.
+pub const NODE_KEY: &str = "node.key.pem";
+/// The cluster's own trust bundle; in an authority's folder its one certificate.
+pub const BUNDLE: &str = "ca.pem";
+/// An authority's key.
+pub const AUTHORITY_KEY: &str = "ca.key.pem";
+
+/// The largest file that is read, in bytes: a generous bundle has a hundredth of it.
+pub const MAX_FILE: u64 = 1024 * 1024;
+
+/// Why a file could not be read or written as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The operating system's own reason.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// It is there already.
+    #[error("{} exists and is left as it is", .0.display())]
+    Exists(PathBuf),
+    /// Larger than [`MAX_FILE`].
+    #[error("{} is larger than {MAX_FILE} bytes", .0.display())]
+    TooLarge(PathBuf),
+    /// Others than its owner can read a key.
+    #[error(
+        "{path} holds a key and can be read by others (mode {mode:04o}): run chmod 600 {path}, and \
+         replace the key if anybody else may have read it", path = .path.display()
+    )]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It is no trust bundle of that trust domain.
+    #[error("{}: {error}", path.display())]
+    Bundle {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: BundleError,
+    },
+    /// The folder holds no usable authority.
+    #[error("{}: {error}", folder.display())]
+    Authority {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        error: AuthorityError,
+    },
+    /// The folder holds no usable identity.
+    #[error("{}: {error}", folder.display())]
+    Identity {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        error: IdentityError,
+    },
+}
+
+/// What becomes of a file that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and writing fails.
+    Keep,
+    /// It is replaced.
+    Replace,
+}
+
+/// Reads a file that is nobody's secret.
+///
+/// # Errors
+/// [`FileError::Io`], [`FileError::TooLarge`].
+pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    let mut bytes = Vec::new();
+    open(path)?.1.read_to_end(&mut bytes).map_err(io(path))?;
+    Ok(bytes)
+}
+
+/// Reads a key's file; the buffer is wiped when it is dropped.
+///
+/// # Errors
+/// As [`read`], and [`FileError::Open`] where others than its owner can read it.
+pub fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let (metadata, mut file) = open(path)?;
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(FileError::Open { path: path.to_owned(), mode });
+    }
+    // Sized at once: a buffer that grows leaves its old bytes behind. One more finds the end.
+    let size = usize::try_from(metadata.len()).unwrap_or(0);
+    let mut bytes = Zeroizing::new(vec![0; size + 1]);
+    let mut read = 0;
+    while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest).map_err(io(path))? {
+            0 => break,
+            n => read += n,
+        }
+    }
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// Writes a file that everybody may read (0644, less the process's umask).
+///
+/// # Errors
+/// [`FileError::Exists`], [`FileError::Io`].
+pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> Result<(), FileError> {
+    put(path, bytes, 0o644, existing)
+}
+
+/// Writes a file that only its owner may read (0600).
+///
+/// # Errors
+/// [`FileError::Exists`], [`FileError::Io`].
+pub fn write_key(path: &Path, bytes: &[u8], existing: Existing) -> Result<(), FileError> {
+    put(path, bytes, 0o600, existing)
+}
+
+/// Makes a folder for keys (0700) with its parents, unless it is there.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn make_folder(path: &Path) -> Result<(), FileError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io(path))
+}
+
+/// Reads a trust bundle of `domain`, PEM or SPIFFE JSON.
+///
+/// # Errors
+/// [`FileError`], see there.
+pub fn load_bundle(path: &Path, domain: &TrustDomain) -> Result<TrustBundle, FileError> {
+    TrustBundle::parse(domain.clone(), &read(path)?)
+        .map_err(|error| FileError::Bundle { path: path.to_owned(), error })
+}
+
+/// Reads a cluster's authority from its folder ([`BUNDLE`], [`AUTHORITY_KEY`]).
+///
+/// # Errors
+/// [`FileError`], see there.
+pub fn load_authority(folder: &Path) -> Result<ClusterAuthority, FileError> {
+    let certificate = read(&folder.join(BUNDLE))?;
+    let key = read_key(&folder.join(AUTHORITY_KEY))?;
+    ClusterAuthority::from_pem(&certificate, &key)
+        .map_err(|error| FileError::Authority { folder: folder.to_owned(), error })
+}
+
+/// Reads a node's identity and its cluster's own bundle from the node's folder ([`NODE_CHAIN`],
+/// [`NODE_KEY`], [`BUNDLE`]), checked at `now`. `nodes_by_id` as in [`crate::Trust`]; usually none.
+///
+/// # Errors
+/// [`FileError`], see there.
+pub fn load_node(
+    folder: &Path,
+    domain: &TrustDomain,
+    nodes_by_id: &BTreeSet<SpiffeId>,
+    now: UnixTime,
+) -> Result<(Identity, TrustBundle), FileError> {
+    let bundle = load_bundle(&folder.join(BUNDLE), domain)?;
+    let chain = read(&folder.join(NODE_CHAIN))?;
+    let key = read_key(&folder.join(NODE_KEY))?;
+    let identity = Identity::from_pem(&chain, &key, &bundle, nodes_by_id, now)
+        .map_err(|error| FileError::Identity { folder: folder.to_owned(), error })?;
+    Ok((identity, bundle))
+}
+
+fn io(path: &Path) -> impl Fn(io::Error) -> FileError {
+    move |error| FileError::Io { path: path.to_owned(), error }
+}
+
+fn open(path: &Path) -> Result<(fs::Metadata, File), FileError> {
+    let file = File::open(path).map_err(io(path))?;
+    let metadata = file.metadata().map_err(io(path))?;
+    // A folder opens and fails on the first read; a FIFO or device may never end.
+    if metadata.is_file() && metadata.len() > MAX_FILE {
+        return Err(FileError::TooLarge(path.to_owned()));
+    }
+    if !metadata.is_file() {
+        return Err(io(path)(io::Error::new(io::ErrorKind::InvalidInput, "not a file")));
+    }
+    Ok((metadata, file))
+}
+
+fn put(path: &Path, bytes: &[u8], mode: u32, existing: Existing) -> Result<(), FileError> {
+    if existing == Existing::Keep {
+        return match create(path, bytes, mode) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(FileError::Exists(path.to_owned()))
+            }
+            Err(error) => Err(io(path)(error)),
+            Ok(()) => Ok(()),
+        };
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    // One that a crash left behind is half a file and nobody's.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(&new)(error)),
+        _ => {}
+    }
+    create(&new, bytes, mode).map_err(io(&new))?;
+    fs::rename(&new, path).map_err(io(path))
+}
+
+/// `create_new` follows no link and opens nothing that exists, so the mode is the one given.
+fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
