@@ -1,3 +1,45 @@
 //! The adit binary: commands for people; one of them runs the daemon.
+//!
+//! Each command is a module with its arguments and a `run`; this file only chooses among them and turns
+//! what they return into an exit status: 0 done, 1 failed, 2 used wrongly or, where a command inspects
+//! something, found unusable. Logic that another program would need lives in the crates below.
 
-fn main() {}
+mod output;
+mod pki;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Carries A2A traffic between clusters over mutually authenticated QUIC.
+#[derive(Debug, Parser)]
+#[command(name = "adit", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit status: 0 done, 1 failed, 2 used wrongly (or, for commands that inspect \
+                        something, found unusable)."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Pki(pki::Args),
+}
+
+fn main() -> ExitCode {
+    // With several crypto providers in the graph rustls refuses to choose. Ours pass theirs explicitly;
+    // this is for libraries that ask for the process's default. An error says that there is one already.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        eprintln!("adit: another crypto provider is installed");
+        return ExitCode::FAILURE;
+    }
+    let done = match Cli::parse().command {
+        Command::Pki(args) => pki::run(args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("adit: {error:#}");
+        ExitCode::FAILURE
+    })
+}
