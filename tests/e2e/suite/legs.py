@@ -51,7 +51,7 @@ class Leg:
         transcript = self.transcript(exchange)
         # Only the client's own account has one form for all SDKs.
         if (wanted := expected(exchange, transcript["client"])) != transcript["client"]:
-            raise Failure(f"{self.name}: {exchange.name} is not as expected\n{difference(wanted, transcript['client'])}")
+            raise Failure(f"{exchange.name} is not as expected\n{difference(wanted, transcript['client'])}")
         return transcript
 
     def transcript(self, exchange: Exchange) -> dict:
@@ -76,7 +76,7 @@ class Leg:
     def pushed(self, path: str) -> list[dict]:
         posts = self.webhook.wait_for_end(path, seconds=30)
         if not posts or not all(post["token"] == "e2e-token" for post in posts):
-            raise Failure(f"{self.name}: the webhook got {json.dumps(posts, indent=1)}")
+            raise Failure(f"the webhook got {json.dumps(posts, indent=1)}")
         return posts
 
     def raw_card(self, path: str) -> dict:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import threading
 import time
+from http.client import HTTPException
 from pathlib import Path
 
 # Of a failing process, this many lines say why; more hides it.
@@ -102,7 +103,7 @@ def eventually(what: str, seconds: float, attempt):
         try:
             if result := attempt():
                 return result
-        except (OSError, ValueError) as error:
+        except (OSError, HTTPException) as error:
             reason = repr(error)
         time.sleep(0.05)
     raise Failure(f"{what}: not within {seconds:.0f} s, {reason}")

@@ -3,12 +3,13 @@
 Owns their configuration. Clients live on `edge`, agents on `bank`; the webhook is exported the other way.
 """
 
+import http.client
 import json
 import random
 import socket
 from pathlib import Path
 
-from .processes import Failure, Service, eventually, run, tail
+from .processes import Service, eventually, run, tail
 
 NAMESPACE = "trustusbank-bank-agents"
 PKI_SECONDS = 30
@@ -24,7 +25,7 @@ class Tunnel:
         self.network = f"127.{random.randint(64, 127)}.{random.randint(0, 255)}"
         self.services: list[tuple[str, str, dict[str, str], dict[str, str]]] = []
         self.nodes: dict[str, Service] = {}
-        self.status_ports: dict[str, str] = {}
+        self.metrics: dict[str, str] = {}
 
     def free_address(self, host: int, kind=socket.SOCK_STREAM) -> str:
         with socket.socket(socket.AF_INET, kind) as probe:
@@ -52,6 +53,8 @@ class Tunnel:
             )
         for cluster in self.nodes:
             eventually(f"node of {cluster} is ready", READY_SECONDS, lambda: self.is_ready(cluster))
+        for _, service, listen, _ in self.services:
+            eventually(f"import of {service} answers", READY_SECONDS, lambda: answer(listen["http"], "/"))
 
     def make_certificates(self):
         for cluster in ("edge", "bank"):
@@ -63,7 +66,7 @@ class Tunnel:
                 run([*pki, "bundle", "--ca", str(authority), "--out", str(bundle)], PKI_SECONDS)
 
     def configuration(self, cluster: str, other: str, quic: dict[str, str]) -> dict:
-        self.status_ports[cluster] = self.free_address(3)
+        self.metrics[cluster] = self.free_address(3)
         return {
             "cluster": cluster,
             "trustDomain": trust_domain(cluster),
@@ -104,13 +107,13 @@ class Tunnel:
                 "serviceAccount": "support-bot" if cluster == "edge" else "fraud-bot",
             }],
             "admin": {"socket": str(self.folder / f"{cluster}.sock")},
-            "metrics": {"listen": self.status_ports[cluster]},
+            "metrics": {"listen": self.metrics[cluster]},
             "log": {"level": "info", "format": "text"},
         }
 
     def is_ready(self, cluster: str) -> bool:
         self.nodes[cluster].check()
-        return True
+        return answer(self.metrics[cluster], "/readyz") == 200
 
     def logs(self) -> str:
         return "\n".join(f"--- {node.name}:\n{tail(node.log)}" for node in self.nodes.values())
@@ -118,6 +121,16 @@ class Tunnel:
     def stop(self):
         for node in self.nodes.values():
             node.stop()
+
+
+def answer(address: str, path: str) -> int:
+    """The HTTP status that somebody gives there."""
+    connection = http.client.HTTPConnection(address, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def trust_domain(cluster: str) -> str:
