@@ -1,1 +1,84 @@
 //! The operator's file: strict parsing with every error at once, and hot reload.
+//!
+//! * [`load`] reads a file into a [`Config`] or a [`Report`] of all that is wrong with it; [`check`]
+//!   also looks at the files that it refers to.
+//! * [`config`] is the reference of the format, field by field; [`EXAMPLE`] shows all of it.
+//!
+//! Owns what the file may say. Opens no socket and knows no certificate: it tells that a file changed,
+//! never what that means.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+pub use self::config::Config;
+pub use self::problem::{Kind, Place, Problem, Report, Severity};
+pub use self::source::MAX_BYTES;
+
+use crate::reader::{Item, Sink};
+use crate::sections::Around;
+use crate::source::Reference;
+
+pub mod config;
+mod problem;
+mod reader;
+mod sections;
+mod source;
+mod suggest;
+mod tree;
+mod value;
+
+/// A file with every key of the format, each commented.
+pub const EXAMPLE: &str = include_str!("../example.yaml");
+
+/// Reads the configuration in `file`: its values with all defaults filled in, and warnings.
+///
+/// # Errors
+/// Everything that is wrong with it, and the warnings as well.
+pub fn load(file: &Path) -> Result<(Config, Report), Report> {
+    let text = source::read(file).map_err(|problem| Report::new(file, vec![*problem]))?;
+    parse(&text, file)
+}
+
+/// Like [`load`], of text that has been read already; `file` is what it is called, and relative paths
+/// begin at its folder.
+///
+/// # Errors
+/// Everything that is wrong with it, and the warnings as well.
+pub fn parse(text: &[u8], file: &Path) -> Result<(Config, Report), Report> {
+    let (config, report, _) = read(text, file);
+    config.map(|config| (config, report.clone())).ok_or(report)
+}
+
+/// Everything that is wrong with the configuration in `file` and with the files that it refers to:
+/// trust bundles and identity have to be there and readable.
+#[must_use]
+pub fn check(file: &Path) -> Report {
+    match source::read(file) {
+        Err(problem) => Report::new(file, vec![*problem]),
+        Ok(text) => {
+            let (_, report, references) = read(&text, file);
+            let missing = references.iter().flat_map(source::missing);
+            Report::new(file, report.problems.into_iter().chain(missing).collect())
+        }
+    }
+}
+
+fn read(text: &[u8], file: &Path) -> (Option<Config>, Report, Vec<Reference>) {
+    let fail = |problem| (None, Report::new(file, vec![problem]), Vec::new());
+    let text = match source::decode(text) {
+        Ok(text) => text,
+        Err(problem) => return fail(*problem),
+    };
+    let tree = match tree::parse(text) {
+        Ok(tree) => tree,
+        Err((flaw, place)) => return fail(flaw.at(Severity::Error, "", place)),
+    };
+    let sink = Sink::default();
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let around = Around { base: Config::base(file), cores };
+    let config = sections::config(&Item::root(&sink, &tree), around);
+    let (problems, references) = sink.finish();
+    let report = Report::new(file, problems);
+    let good = report.errors().next().is_none();
+    (config.filter(|_| good), report, references)
+}

@@ -1,0 +1,251 @@
+//! What is wrong with a configuration file: one value per finding, all of them in one [`Report`].
+//!
+//! A finding says where it is, what was found, what was expected and, where we can guess it, what was
+//! meant. Whoever shows one decides on colours; the plain form of a line is
+//! `FILE:LINE:COL: links[1].addresses[0]: MESSAGE`. Who finds what: [`crate::tree`] (syntax),
+//! [`crate::reader`] (keys and types), [`crate::value`] (single values), [`crate::sections`] (rules).
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A place in the file. Lines and columns count from 1; columns count characters, not bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct Place {
+    /// The line.
+    pub line: u64,
+    /// The character in the line.
+    pub column: u64,
+}
+
+/// Whether a finding keeps the file from being used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The file is used, and probably does not do what was meant.
+    Warning,
+    /// The file is not used.
+    Error,
+}
+
+/// What sort of thing is wrong; for machines, which should not read messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The file, or one that it refers to, is missing or cannot be read.
+    Unreadable,
+    /// The file is not one document of YAML in UTF-8 within our bounds of size and depth.
+    Syntax,
+    /// A key that does not exist at this place.
+    UnknownKey,
+    /// A key that is written twice in one map.
+    DuplicateKey,
+    /// A key that must be there and is not, or has no value.
+    MissingKey,
+    /// A list where text was expected, and the like.
+    WrongType,
+    /// Text that does not follow its grammar: a name, an address, a duration.
+    Invalid,
+    /// A number, size or duration outside its bounds.
+    OutOfRange,
+    /// Two entries that name one thing: cluster, trust domain, service, port, address.
+    Duplicate,
+    /// A reference to a link or node that the file does not have.
+    UnknownName,
+    /// Values that are fine alone and wrong together.
+    Conflict,
+    /// Legal, and probably not what was meant.
+    Doubtful,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    /// Whether it keeps the file from being used.
+    pub severity: Severity,
+    /// What sort of thing is wrong.
+    pub kind: Kind,
+    /// Where in the file; none where the file could not be read at all.
+    pub place: Option<Place>,
+    /// Which value, as in `links[1].addresses[0]`; empty for the whole file.
+    pub path: String,
+    /// What was found and what was expected, on one line.
+    pub message: String,
+    /// What to do about it, or what was probably meant.
+    pub hint: Option<String>,
+}
+
+/// All findings in one file, in the order of the file.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// The file.
+    pub file: PathBuf,
+    /// The findings; at most [`Report::MAX`].
+    pub problems: Vec<Problem>,
+    /// How many more there were.
+    pub omitted: usize,
+}
+
+impl Report {
+    /// The most findings that are kept; what comes after them is only counted.
+    pub const MAX: usize = 1000;
+
+    pub(crate) fn new(file: &Path, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|p| (p.place, Reverse(p.severity)));
+        // An anchor that is used twice is read twice, and is wrong only once.
+        problems.dedup();
+        let omitted = problems.len().saturating_sub(Self::MAX);
+        problems.truncate(Self::MAX);
+        Self { file: file.to_owned(), problems, omitted }
+    }
+
+    /// The findings that keep the file from being used.
+    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|p| p.severity == Severity::Error)
+    }
+
+    /// The findings that do not.
+    pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|p| p.severity == Severity::Warning)
+    }
+
+    /// Where `problem` is, as `FILE:LINE:COL` or `FILE`, safe to print.
+    #[must_use]
+    pub fn location(&self, problem: &Problem) -> String {
+        let file = Printable(&self.file.to_string_lossy()).to_string();
+        match problem.place {
+            Some(Place { line, column }) => format!("{file}:{line}:{column}"),
+            None => file,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    /// One line for each finding, and one more, indented, for its hint.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, problem) in self.problems.iter().enumerate() {
+            let end = if n == 0 { "" } else { "\n" };
+            write!(f, "{end}{}: {problem}", self.location(problem))?;
+        }
+        match self.omitted {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Report {}
+
+impl fmt::Display for Problem {
+    /// The finding without its place.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.severity == Severity::Warning {
+            f.write_str("warning: ")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", Printable(&self.path))?;
+        }
+        write!(f, "{}", Printable(&self.message))?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n  hint: {}", Printable(hint)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Text of a stranger on its way to a terminal or log: control characters are written as escapes.
+struct Printable<'a>(&'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                // Controls, and the marks that reorder or hide text.
+                c if c.is_control() => write!(f, "{}", c.escape_default())?,
+                '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                    write!(f, "{}", c.escape_unicode())?;
+                }
+                c => write!(f, "{c}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a value, before it is known where the value stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Flaw {
+    pub(crate) kind: Kind,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Flaw {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(self, hint: impl Into<Option<String>>) -> Self {
+        Self { hint: hint.into(), ..self }
+    }
+
+    pub(crate) fn at(
+        self,
+        severity: Severity,
+        path: &str,
+        place: impl Into<Option<Place>>,
+    ) -> Problem {
+        Problem {
+            severity,
+            kind: self.kind,
+            place: place.into(),
+            path: path.to_owned(),
+            message: self.message,
+            hint: self.hint,
+        }
+    }
+}
+
+/// A value from the file, quoted and cut to a length that leaves a message readable.
+pub(crate) fn quoted(text: &str) -> String {
+    const LONGEST: usize = 80;
+    match text.char_indices().nth(LONGEST) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_reads_in_the_order_of_the_file_and_hides_no_control_characters() {
+        let at = |line, column| Place { line, column };
+        let report = Report::new(
+            Path::new("a\u{1b}.yaml"),
+            vec![
+                Flaw::new(Kind::Invalid, "late").at(Severity::Error, "b", at(2, 1)),
+                Flaw::new(Kind::Doubtful, "odd").at(Severity::Warning, "a", at(1, 4)),
+                Flaw::new(Kind::Invalid, "bad\u{202e}\n").hint("try".to_owned()).at(
+                    Severity::Error,
+                    "a",
+                    at(1, 4),
+                ),
+            ],
+        );
+        assert_eq!(
+            report.to_string(),
+            "a\\u{1b}.yaml:1:4: a: bad\\u{202e}\\n\n  hint: try\n\
+             a\\u{1b}.yaml:1:4: warning: a: odd\n\
+             a\\u{1b}.yaml:2:1: b: late"
+        );
+        assert_eq!((report.errors().count(), report.warnings().count()), (2, 1));
+    }
+
+    #[test]
+    fn long_values_are_cut() {
+        assert_eq!(quoted("a\"b"), r#""a\"b""#);
+        assert_eq!(quoted(&"é".repeat(100)), format!("\"{}\"…", "é".repeat(80)));
+    }
+}

@@ -1,0 +1,347 @@
+//! Typed access to the tree that goes on after an error, so that one pass finds all of them.
+//!
+//! An [`Item`] is a value that knows its path; a [`Fields`] is a map whose keys are asked for one by
+//! one. What was asked for *is* the format: at the end every other key is unknown. A value that is
+//! wrong is noted in the [`Sink`] and read as `None`. Which keys there are: [`crate::sections`].
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::problem::{Flaw, Kind, Place, Problem, Severity, quoted};
+use crate::source::{Reference, Want};
+use crate::suggest::closest;
+use crate::tree::{Node, Value};
+
+/// Where findings go.
+#[derive(Debug, Default)]
+pub(crate) struct Sink {
+    problems: RefCell<Vec<Problem>>,
+    unknown: RefCell<Vec<Unknown>>,
+    /// Each key that was asked for, and the section that it belongs to.
+    asked: RefCell<BTreeSet<(&'static str, String)>>,
+    references: RefCell<Vec<Reference>>,
+}
+
+#[derive(Debug)]
+struct Unknown {
+    key: String,
+    place: Place,
+    path: String,
+    known: Vec<&'static str>,
+}
+
+impl Sink {
+    fn note(&self, problem: Problem) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// All findings, and the files that are referred to. Unknown keys come last, since only now every
+    /// section's keys are known.
+    pub(crate) fn finish(self) -> (Vec<Problem>, Vec<Reference>) {
+        let mut problems = self.problems.into_inner();
+        let asked = self.asked.into_inner();
+        for Unknown { key, place, path, known } in self.unknown.into_inner() {
+            let expected = known.join(", ");
+            let hint = if key == "<<" {
+                Some("merge keys are not supported; write the keys out".to_owned())
+            } else if let Some(meant) = closest(&key, known) {
+                Some(format!("did you mean {meant}?"))
+            } else {
+                let elsewhere = asked.iter().find(|(k, _)| *k == key);
+                elsewhere.map(|(_, section)| match section.as_str() {
+                    "" => format!("{key} belongs at the top of the file"),
+                    section => format!("{key} belongs under {section}"),
+                })
+            };
+            let flaw = Flaw::new(Kind::UnknownKey, format!("unknown key: expected {expected}"));
+            problems.push(flaw.hint(hint).at(Severity::Error, &path, place));
+        }
+        (problems, self.references.into_inner())
+    }
+
+    /// Every key of the format, by its path without indices, as in `links[].addresses`.
+    #[cfg(test)]
+    pub(crate) fn asked(&self) -> BTreeSet<String> {
+        self.asked.borrow().iter().map(|(key, section)| join(section, key)).collect()
+    }
+}
+
+/// A value of the file.
+#[derive(Debug, Clone)]
+pub(crate) struct Item<'a> {
+    sink: &'a Sink,
+    node: &'a Node,
+    path: String,
+}
+
+impl<'a> Item<'a> {
+    pub(crate) fn root(sink: &'a Sink, node: &'a Node) -> Self {
+        Self { sink, node, path: String::new() }
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.node.place
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) fn error(&self, flaw: Flaw) {
+        self.sink.note(flaw.at(Severity::Error, &self.path, self.place()));
+    }
+
+    pub(crate) fn warn(&self, flaw: Flaw) {
+        self.sink.note(flaw.at(Severity::Warning, &self.path, self.place()));
+    }
+
+    /// Passes a value on, or notes what is wrong with it.
+    pub(crate) fn check<T>(&self, result: Result<T, Flaw>) -> Option<T> {
+        result.map_err(|flaw| self.error(flaw)).ok()
+    }
+
+    fn wrong_type(&self, expected: &str) -> Flaw {
+        let found = match &self.node.value {
+            Value::Empty => {
+                return Flaw::new(Kind::MissingKey, format!("no value: expected {expected}"));
+            }
+            Value::Literal(text) => text.clone(),
+            Value::Text(text) => quoted(text),
+            Value::List(_) => "a list".to_owned(),
+            Value::Map(_) => "a map".to_owned(),
+        };
+        Flaw::new(Kind::WrongType, format!("expected {expected}, found {found}"))
+    }
+
+    /// Text. What YAML takes for a number or boolean is text where text is wanted.
+    pub(crate) fn text(&self) -> Option<&'a str> {
+        match &self.node.value {
+            Value::Text(text) | Value::Literal(text) => Some(text),
+            Value::List(items) => {
+                let one =
+                    (items.len() == 1).then(|| "leave out the brackets or the dash".to_owned());
+                self.error(self.wrong_type("text").hint(one));
+                None
+            }
+            Value::Empty | Value::Map(_) => {
+                self.error(self.wrong_type("text"));
+                None
+            }
+        }
+    }
+
+    /// Text that `read` understands.
+    pub(crate) fn value<T>(&self, read: impl FnOnce(&str) -> Result<T, Flaw>) -> Option<T> {
+        self.check(read(self.text()?))
+    }
+
+    /// A number, which is written without quotes.
+    pub(crate) fn number<T>(&self, read: impl FnOnce(&str) -> Result<T, Flaw>) -> Option<T> {
+        match &self.node.value {
+            Value::Literal(text) => self.check(read(text)),
+            Value::Text(text) => {
+                let digits = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+                let hint = digits.then(|| format!("write {text} without quotes"));
+                self.error(self.wrong_type("a whole number").hint(hint));
+                None
+            }
+            Value::Empty | Value::List(_) | Value::Map(_) => {
+                self.error(self.wrong_type("a whole number"));
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn boolean(&self) -> Option<bool> {
+        let (word, literal) = match &self.node.value {
+            Value::Literal(text) => (text.to_lowercase(), true),
+            Value::Text(text) => (text.to_lowercase(), false),
+            Value::Empty | Value::List(_) | Value::Map(_) => (String::new(), false),
+        };
+        let meant = match word.as_str() {
+            "true" | "yes" | "on" => Some(true),
+            "false" | "no" | "off" => Some(false),
+            _ => None,
+        };
+        if literal && meant.is_some() {
+            return meant;
+        }
+        let hint = meant.map(|meant| format!("did you mean {meant} (without quotes)?"));
+        self.error(self.wrong_type("true or false").hint(hint));
+        None
+    }
+
+    /// A path; a relative one begins at `base`.
+    pub(crate) fn file(&self, base: &Path) -> Option<PathBuf> {
+        self.value(|text| match text {
+            "" => Err(Flaw::new(Kind::Invalid, "expected a path, found \"\"")),
+            text if text.contains(char::is_control) => Err(Flaw::new(
+                Kind::Invalid,
+                format!("{} is not a path: expected no control characters", quoted(text)),
+            )),
+            text => Ok(base.join(text)),
+        })
+    }
+
+    /// Remembers that the value refers to `file`.
+    pub(crate) fn refer(&self, file: &Path, want: Want) {
+        let (path, place) = (self.path.clone(), self.place());
+        let reference = Reference { path, place, file: file.to_owned(), want };
+        self.sink.references.borrow_mut().push(reference);
+    }
+
+    /// The entries of a list. A key without a value is an empty list.
+    pub(crate) fn list(&self) -> Option<Vec<Self>> {
+        match &self.node.value {
+            Value::Empty => Some(Vec::new()),
+            Value::List(items) => Some(self.entries(items)),
+            Value::Literal(text) | Value::Text(text) => {
+                let hint = format!("write [{}]", quoted(text));
+                self.error(self.wrong_type("a list").hint(hint));
+                None
+            }
+            Value::Map(_) => {
+                let hint = "begin each entry with a dash, or put the list in [ ]".to_owned();
+                self.error(self.wrong_type("a list").hint(hint));
+                None
+            }
+        }
+    }
+
+    /// The entries of a list, or the one value where there is no list.
+    pub(crate) fn one_or_more(&self) -> Option<Vec<Self>> {
+        match &self.node.value {
+            Value::Text(_) | Value::Literal(_) => Some(vec![self.clone()]),
+            Value::Empty | Value::List(_) | Value::Map(_) => self.list(),
+        }
+    }
+
+    fn entries(&self, items: &'a [Node]) -> Vec<Self> {
+        let entry = |(n, node)| Self { node, path: format!("{}[{n}]", self.path), ..*self };
+        items.iter().enumerate().map(entry).collect()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.node.value == Value::Empty
+    }
+
+    pub(crate) fn is_map(&self) -> bool {
+        matches!(self.node.value, Value::Map(_))
+    }
+
+    /// The keys of a map. A key without a value is an empty map.
+    pub(crate) fn fields(&self) -> Option<Fields<'a>> {
+        let entries = match &self.node.value {
+            Value::Empty => &[][..],
+            Value::Map(entries) => entries,
+            Value::List(_) | Value::Literal(_) | Value::Text(_) => {
+                self.error(self.wrong_type("a map of keys and values"));
+                return None;
+            }
+        };
+        let mut known: BTreeMap<&str, (Place, Item<'a>)> = BTreeMap::new();
+        for (key, node) in entries {
+            let (Value::Text(name) | Value::Literal(name)) = &key.value else {
+                let flaw = Flaw::new(Kind::WrongType, "a key is not text: expected NAME: VALUE");
+                self.sink.note(flaw.at(Severity::Error, &self.path, key.place));
+                continue;
+            };
+            let path = join(&self.path, &shown(name));
+            if let Some((first, _)) = known.get(name.as_str()) {
+                let message = format!("duplicate key: first written at line {}", first.line);
+                let flaw = Flaw::new(Kind::DuplicateKey, message);
+                self.sink.note(flaw.at(Severity::Error, &path, key.place));
+            } else {
+                known.insert(name, (key.place, Item { sink: self.sink, node, path }));
+            }
+        }
+        Some(Fields { item: self.clone(), known, asked: Vec::new() })
+    }
+}
+
+/// The keys of a map, to be asked for one by one.
+#[derive(Debug)]
+pub(crate) struct Fields<'a> {
+    item: Item<'a>,
+    known: BTreeMap<&'a str, (Place, Item<'a>)>,
+    asked: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    /// A key that may be left out.
+    pub(crate) fn optional(&mut self, key: &'static str) -> Option<Item<'a>> {
+        self.asked.push(key);
+        self.item.sink.asked.borrow_mut().insert((key, without_indices(&self.item.path)));
+        self.known.get(key).map(|(_, item)| item.clone())
+    }
+
+    /// A key that may not; `expected` says what its value is.
+    pub(crate) fn required(&mut self, key: &'static str, expected: &str) -> Option<Item<'a>> {
+        let item = self.optional(key);
+        if item.is_none() {
+            let flaw = Flaw::new(Kind::MissingKey, format!("missing: expected {expected}"));
+            let path = join(&self.item.path, key);
+            self.item.sink.note(flaw.at(Severity::Error, &path, self.item.place()));
+        }
+        item
+    }
+
+    /// A key that may be left out, whose value is itself a map; its keys are read in any case.
+    pub(crate) fn section(&mut self, key: &'static str) -> Option<Self> {
+        match self.optional(key) {
+            Some(item) => item.fields(),
+            None => Some(Self {
+                item: Item { path: join(&self.item.path, key), ..self.item.clone() },
+                known: BTreeMap::new(),
+                asked: Vec::new(),
+            }),
+        }
+    }
+
+    /// A key that may be left out, whose value is one of a few words.
+    pub(crate) fn choice<T: Copy + Default>(
+        &mut self,
+        key: &'static str,
+        choices: &[(&'static str, T)],
+    ) -> Option<T> {
+        match self.optional(key) {
+            Some(item) => item.value(|text| crate::value::choice(text, choices)),
+            None => Some(T::default()),
+        }
+    }
+
+    /// Notes the keys that nobody asked for.
+    pub(crate) fn finish(self) {
+        let mut unknown = self.item.sink.unknown.borrow_mut();
+        for (key, (place, item)) in self.known {
+            if !self.asked.contains(&key) {
+                let known = self.asked.clone();
+                unknown.push(Unknown { key: key.to_owned(), place, path: item.path, known });
+            }
+        }
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// A key of a stranger, as part of a path.
+fn shown(key: &str) -> String {
+    let plain = (1..=40).contains(&key.len())
+        && key.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'<'));
+    if plain { key.to_owned() } else { quoted(key) }
+}
+
+/// `links[1].addresses` to `links[].addresses`.
+fn without_indices(path: &str) -> String {
+    let mut inside = false;
+    let kept = |c: &char| {
+        let drop = inside && *c != ']';
+        inside = *c == '[' || (inside && *c != ']');
+        !drop
+    };
+    path.chars().filter(kept).collect()
+}

@@ -1,0 +1,101 @@
+//! The sections of the file, from the top down: which keys there are, and which rules span sections.
+//!
+//! Each section is read by one function that asks for its keys ([`crate::reader`]), reads their values
+//! ([`crate::value`]) and leaves in [`Known`] what later sections are checked against. All of them run
+//! whatever earlier ones found. What the fields mean is documented at [`crate::config`].
+
+mod known;
+mod nodes;
+mod process;
+mod services;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use self::known::Known;
+use crate::config::Config;
+use crate::problem::{Flaw, Kind};
+use crate::reader::Item;
+use crate::value;
+
+/// What the file does not say itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Around<'a> {
+    /// Where relative paths begin.
+    pub(crate) base: &'a Path,
+    /// How many cores this machine has.
+    pub(crate) cores: NonZeroUsize,
+}
+
+/// Reads the whole file. The answer counts only where the sink holds no error.
+pub(crate) fn config(root: &Item<'_>, around: Around<'_>) -> Option<Config> {
+    let known = &mut Known::default();
+    if root.is_empty() {
+        let message = "the file is empty: expected at least cluster, trustDomain and node";
+        root.error(Flaw::new(Kind::MissingKey, message));
+        return None;
+    }
+    let mut fields = root.fields()?;
+    let cluster = fields.required("cluster", "this cluster's name");
+    let trust_domain = fields.required("trustDomain", "the trust domain of this cluster's CA");
+    let node = fields.required("node", "name, listen and identity of this node");
+    let siblings = fields.optional("siblings");
+    let links = fields.optional("links");
+    let imports = fields.optional("imports");
+    let exports = fields.optional("exports");
+    let workloads = fields.optional("workloads");
+    let limits = fields.section("limits");
+    let admin = fields.section("admin");
+    let metrics = fields.optional("metrics");
+    let log = fields.section("log");
+    fields.finish();
+
+    known.own.cluster = cluster.and_then(|item| item.value(value::name));
+    known.own.trust_domain = trust_domain.and_then(|item| item.value(value::trust_domain));
+    let node_read = node.as_ref().and_then(|item| nodes::node(item, around, known));
+    let siblings = nodes::siblings(siblings, known);
+    let links = nodes::links(links, around.base, known);
+    if let (Some(item), Some(read)) = (&node, &node_read) {
+        let expected = siblings.iter().flatten().next().is_some() || !known.clusters.is_empty();
+        nodes::reachable(item, read, expected);
+    }
+    let imports = services::imports(imports, known);
+    let admin = admin.and_then(|fields| process::admin(fields, around.base, known));
+    let metrics = process::metrics(metrics, known);
+    // After everything that listens, since no backend may be one of our own listeners.
+    let exports = services::exports(exports, known);
+    let workloads = services::workloads(workloads);
+    let limits = limits.map(process::limits);
+    let log = log.and_then(process::log);
+    Some(Config {
+        cluster: known.own.cluster.clone()?,
+        trust_domain: known.own.trust_domain.clone()?,
+        node: node_read?,
+        siblings: siblings?,
+        links: links?,
+        imports: imports?,
+        exports: exports?,
+        workloads: workloads?,
+        limits: limits?,
+        admin: admin?,
+        metrics: metrics?,
+        log: log?,
+    })
+}
+
+/// Reads all of `items`, also after one that is wrong.
+fn each<'a, T>(
+    items: impl IntoIterator<Item = Item<'a>>,
+    read: impl FnMut(Item<'a>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let read: Vec<Option<T>> = items.into_iter().map(read).collect();
+    read.into_iter().collect()
+}
+
+/// The entries of a list that may be left out.
+fn entries<'a>(item: Option<&Item<'a>>) -> Option<Vec<Item<'a>>> {
+    item.map_or_else(|| Some(Vec::new()), Item::list)
+}
+
+#[cfg(test)]
+mod tests;

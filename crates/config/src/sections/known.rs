@@ -1,0 +1,201 @@
+//! What earlier sections said: names and addresses that are taken.
+//!
+//! Duplicates, unknown names and listeners in each other's way are found here, since each of them
+//! needs to know what came before.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::SocketAddr;
+
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::spiffe::TrustDomain;
+
+use crate::problem::{Flaw, Kind, Place};
+use crate::reader::Item;
+use crate::suggest::closest;
+
+/// What earlier sections said.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) own: Own,
+    /// The nodes of this cluster.
+    pub(super) nodes: Names,
+    /// The clusters of links.
+    pub(super) clusters: Names,
+    /// The services of imports.
+    pub(super) imported: Names,
+    pub(super) sockets: Sockets,
+}
+
+/// Who we are, as far as it could be read.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    pub(super) cluster: Option<ClusterName>,
+    pub(super) trust_domain: Option<TrustDomain>,
+    pub(super) node: Option<NodeName>,
+}
+
+impl Known {
+    /// A cluster that must be one of our links'.
+    pub(super) fn linked(&self, item: &Item<'_>, cluster: &ClusterName, use_of_own: &str) {
+        if self.own.cluster.as_ref() == Some(cluster) {
+            let message = format!("{cluster} is this cluster itself: expected a linked cluster");
+            item.error(Flaw::new(Kind::Conflict, message).hint(use_of_own.to_owned()));
+        } else {
+            self.clusters.expect(item, cluster, "link with cluster");
+        }
+    }
+}
+
+/// Values that may be used once each, and where they were.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    taken: BTreeMap<String, Place>,
+    /// An entry has no readable name, so that a name that is not among `taken` may be fine.
+    doubtful: bool,
+}
+
+impl Names {
+    /// Takes the name in `item`, unless it is taken. `None` marks an entry whose name is unreadable.
+    pub(super) fn claim<T: Display>(&mut self, named: Option<(&Item<'_>, &T)>, what: &str) {
+        let Some((item, name)) = named else {
+            self.doubtful = true;
+            return;
+        };
+        let name = name.to_string();
+        if let Some(first) = self.taken.get(&name) {
+            let message = format!("{what} {name} is already at line {}", first.line);
+            item.error(Flaw::new(Kind::Duplicate, message));
+        } else {
+            self.taken.insert(name, item.place());
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.taken.is_empty() && !self.doubtful
+    }
+
+    pub(super) fn place<T: Display>(&self, name: &T) -> Option<Place> {
+        self.taken.get(&name.to_string()).copied()
+    }
+
+    /// Expects the name in `item` to be taken.
+    pub(super) fn expect<T: Display>(&self, item: &Item<'_>, name: &T, what: &str) {
+        let name = name.to_string();
+        if self.doubtful || self.taken.contains_key(&name) {
+            return;
+        }
+        let names = || self.taken.keys().map(String::as_str);
+        let expected = match self.taken.len() {
+            0 => "there is none".to_owned(),
+            1..=5 => format!("expected {}", names().collect::<Vec<_>>().join(" or ")),
+            many => format!("expected one of {many}"),
+        };
+        let hint = closest(&name, names()).map(|meant| format!("did you mean {meant}?"));
+        let message = format!("no {what} {name:?}: {expected}");
+        item.error(Flaw::new(Kind::UnknownName, message).hint(hint));
+    }
+}
+
+/// What this node listens at, and where others are dialled.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    /// Our UDP addresses.
+    udp: Vec<Bound>,
+    /// Our TCP addresses.
+    tcp: Vec<Bound>,
+    /// The addresses of siblings and peers.
+    dialled: Names,
+}
+
+#[derive(Debug)]
+struct Bound {
+    address: SocketAddr,
+    path: String,
+    place: Place,
+}
+
+/// Where Kubernetes puts the NodePorts of Services, unless told otherwise.
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+
+impl Bound {
+    fn new(item: &Item<'_>, address: SocketAddr) -> Self {
+        Self { address, path: item.path().to_owned(), place: item.place() }
+    }
+
+    /// Whether the operating system would refuse to bind both. What an IPv6 wildcard does to IPv4
+    /// depends on the socket's options, which are not known here.
+    fn excludes(&self, other: SocketAddr) -> bool {
+        let mine = self.address;
+        let wildcard = mine.ip().is_unspecified() || other.ip().is_unspecified();
+        mine.port() == other.port()
+            && mine.port() != 0
+            && mine.is_ipv4() == other.is_ipv4()
+            && (mine.ip() == other.ip() || wildcard)
+    }
+}
+
+impl Sockets {
+    /// A UDP address of this node.
+    pub(super) fn bind_udp(&mut self, item: &Item<'_>, address: SocketAddr) {
+        bind(&mut self.udp, item, address);
+    }
+
+    /// A TCP address of this node.
+    pub(super) fn bind_tcp(&mut self, item: &Item<'_>, address: SocketAddr) {
+        bind(&mut self.tcp, item, address);
+    }
+
+    /// An address at which this node can be dialled, beside those it listens at.
+    pub(super) fn advertise(&mut self, item: &Item<'_>, address: SocketAddr) {
+        if !self.udp.iter().any(|bound| bound.address == address) {
+            self.udp.push(Bound::new(item, address));
+        }
+    }
+
+    /// An address of a sibling or peer: neither our own nor that of another one.
+    pub(super) fn dial<T: Display>(&mut self, item: &Item<'_>, address: &T) {
+        let text = address.to_string();
+        if let Some(own) = self.udp.iter().find(|bound| bound.address.to_string() == text) {
+            let message =
+                format!("{text} is this node itself ({}, line {})", own.path, own.place.line);
+            item.error(Flaw::new(Kind::Conflict, message));
+        } else {
+            self.dialled.claim(Some((item, address)), "address");
+        }
+    }
+
+    /// A backend on this node: not one of our own TCP listeners, or a stream would come back to us.
+    pub(super) fn backend(&self, item: &Item<'_>, address: SocketAddr) {
+        let own_ip = |ip| self.udp.iter().any(|bound| bound.address.ip() == ip);
+        let reaches = |bound: &&Bound| {
+            bound.address == address
+                || (bound.excludes(address) && (address.ip().is_loopback() || own_ip(address.ip())))
+        };
+        if let Some(own) = self.tcp.iter().find(reaches) {
+            let message = format!(
+                "{address} is this node's own listener ({}, line {}): a stream would come back to us",
+                own.path, own.place.line
+            );
+            item.error(Flaw::new(Kind::Conflict, message));
+        }
+    }
+}
+
+fn bind(bound: &mut Vec<Bound>, item: &Item<'_>, address: SocketAddr) {
+    if let Some(other) = bound.iter().find(|bound| bound.excludes(address)) {
+        let message = format!(
+            "{address} excludes {} ({}, line {})",
+            other.address, other.path, other.place.line
+        );
+        item.error(Flaw::new(Kind::Duplicate, message));
+        return;
+    }
+    if NODE_PORTS.contains(&address.port()) {
+        let message =
+            format!("port {} is in Kubernetes' NodePort range, 30000 to 32767", address.port());
+        let hint = "on a Kubernetes node a Service may take it; choose one outside the range";
+        item.warn(Flaw::new(Kind::Doubtful, message).hint(hint.to_owned()));
+    }
+    bound.push(Bound::new(item, address));
+}

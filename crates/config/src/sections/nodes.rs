@@ -1,0 +1,187 @@
+//! `node`, `siblings` and `links`: who we are, and whom we are connected with.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::View;
+use adit_core::spiffe::TrustDomain;
+
+use super::known::{Known, Names};
+use super::{Around, each, entries};
+use crate::config::{Link, Node};
+use crate::problem::{Flaw, Kind};
+use crate::reader::Item;
+use crate::source::Want;
+use crate::value;
+
+/// More endpoints than cores win nothing, and few machines have more.
+const MAX_ENDPOINTS: u16 = 64;
+/// Beyond four, one node's traffic was never what ran out of cores.
+const DEFAULT_ENDPOINTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+
+pub(super) fn node(item: &Item<'_>, around: Around<'_>, known: &mut Known) -> Option<Node> {
+    let mut fields = item.fields()?;
+    let name = fields.required("name", "this node's name").and_then(|item| {
+        let name: NodeName = item.value(value::name)?;
+        known.nodes.claim(Some((&item, &name)), "node");
+        Some(name)
+    });
+    known.own.node.clone_from(&name);
+    let listen = fields.required("listen", "IP:PORT, or a list of them").and_then(|item| {
+        let items = item.one_or_more()?;
+        if items.is_empty() {
+            item.error(Flaw::new(Kind::MissingKey, "expected at least one address"));
+        }
+        each(items, |item| {
+            let address = item.value(value::address)?;
+            known.sockets.bind_udp(&item, address);
+            Some(address)
+        })
+    });
+    let advertise = match fields.optional("advertise") {
+        Some(item) => advertise(&item, known),
+        None => listen
+            .as_ref()
+            .map(|listen| listen.iter().copied().filter(|a| value::dialable(*a).is_ok()).collect()),
+    };
+    let identity = fields.required("identity", "the folder of node.pem").and_then(|item| {
+        let folder = item.file(around.base)?;
+        item.refer(&folder, Want::Identity);
+        Some(folder)
+    });
+    let endpoints = match fields.optional("endpoints") {
+        Some(item) => item
+            .number(|text| value::number(text, &(1..=MAX_ENDPOINTS)))
+            .and_then(|n| NonZeroUsize::new(n.into())),
+        None => Some(around.cores.min(DEFAULT_ENDPOINTS)),
+    };
+    fields.finish();
+    Some(Node {
+        name: name?,
+        listen: listen?,
+        advertise: advertise?,
+        identity: identity?,
+        endpoints: endpoints?,
+    })
+}
+
+fn advertise(item: &Item<'_>, known: &mut Known) -> Option<Vec<SocketAddr>> {
+    let items = item.list()?;
+    if items.len() > View::MAX_ADDRESSES {
+        let message =
+            format!("{} addresses: expected at most {}", items.len(), View::MAX_ADDRESSES);
+        item.error(Flaw::new(Kind::OutOfRange, message));
+    }
+    let mut once = Names::default();
+    each(items, |item| {
+        let address = item.value(|text| value::address(text).and_then(value::dialable))?;
+        once.claim(Some((&item, &address)), "address");
+        known.sockets.advertise(&item, address);
+        Some(address)
+    })
+}
+
+/// Warns where others are meant to dial this node and cannot be told where.
+pub(super) fn reachable(item: &Item<'_>, node: &Node, others: bool) {
+    let wildcard = node.listen.iter().any(|a| a.ip().is_unspecified() && a.port() != 0);
+    if others && wildcard && node.advertise.is_empty() {
+        let message = "listens at a wildcard address and advertises none: nobody can be told where to dial this node";
+        let hint = "add advertise: [\"IP:PORT\"], unless this node only dials";
+        item.warn(Flaw::new(Kind::Doubtful, message).hint(hint.to_owned()));
+    }
+}
+
+pub(super) fn siblings(
+    item: Option<Item<'_>>,
+    known: &mut Known,
+) -> Option<BTreeMap<NodeName, Vec<SocketAddr>>> {
+    let read = each(entries(item.as_ref())?, |item| {
+        let mut fields = item.fields()?;
+        let name = fields.required("name", "the other node's name");
+        let name = name.and_then(|item| Some((item.value(value::name::<NodeName>)?, item)));
+        known.nodes.claim(name.as_ref().map(|(name, item)| (item, name)), "node");
+        let addresses = fields.optional("addresses");
+        let addresses = each(entries(addresses.as_ref())?, |item| {
+            let address = item.value(|text| value::address(text).and_then(value::dialable))?;
+            known.sockets.dial(&item, &address);
+            Some(address)
+        });
+        fields.finish();
+        Some((name?.0, addresses?))
+    });
+    read.map(|siblings| siblings.into_iter().collect())
+}
+
+pub(super) fn links(item: Option<Item<'_>>, base: &Path, known: &mut Known) -> Option<Vec<Link>> {
+    let items = match item {
+        None => Vec::new(),
+        Some(item) => item.list().or_else(|| {
+            // Nothing can be said about names of links that could not be read.
+            known.clusters.claim::<ClusterName>(None, "cluster");
+            None
+        })?,
+    };
+    let mut domains = Names::default();
+    each(items, |item| link(&item, base, known, &mut domains))
+}
+
+fn link(item: &Item<'_>, base: &Path, known: &mut Known, domains: &mut Names) -> Option<Link> {
+    let Some(mut fields) = item.fields() else {
+        known.clusters.claim::<ClusterName>(None, "cluster");
+        return None;
+    };
+    let cluster = fields.required("cluster", "the other cluster's name");
+    let cluster = cluster.and_then(|item| Some((item.value(value::name::<ClusterName>)?, item)));
+    let trust_domain = fields.required("trustDomain", "the other cluster's trust domain");
+    let trust_domain = trust_domain.and_then(|item| Some((item.value(value::trust_domain)?, item)));
+    let trust_bundle = fields.required("trustBundle", "a file with the other cluster's CA");
+    let trust_bundle = trust_bundle.and_then(|item| {
+        let file = item.file(base)?;
+        item.refer(&file, Want::Bundle);
+        Some(file)
+    });
+    let addresses = fields.optional("addresses");
+    let addresses = entries(addresses.as_ref()).and_then(|items| {
+        each(items, |item| {
+            let seed = item.value(value::seed)?;
+            known.sockets.dial(&item, &seed);
+            Some(seed)
+        })
+    });
+    fields.finish();
+
+    own_or_new_cluster(cluster.as_ref(), known);
+    own_or_new_domain(trust_domain.as_ref(), known, domains);
+    Some(Link {
+        cluster: cluster?.0,
+        trust_domain: trust_domain?.0,
+        trust_bundle: trust_bundle?,
+        addresses: addresses?,
+    })
+}
+
+fn own_or_new_cluster(cluster: Option<&(ClusterName, Item<'_>)>, known: &mut Known) {
+    match cluster {
+        Some((name, item)) if known.own.cluster.as_ref() == Some(name) => {
+            let message = format!("{name} is this cluster itself: expected another cluster");
+            let hint = "the other nodes of this cluster are its siblings";
+            item.error(Flaw::new(Kind::Conflict, message).hint(hint.to_owned()));
+        }
+        named => known.clusters.claim(named.map(|(name, item)| (item, name)), "cluster"),
+    }
+}
+
+fn own_or_new_domain(domain: Option<&(TrustDomain, Item<'_>)>, known: &Known, domains: &mut Names) {
+    match domain {
+        Some((name, item)) if known.own.trust_domain.as_ref() == Some(name) => {
+            let message = format!("{name} is this cluster's own trust domain: expected another");
+            let hint =
+                "each cluster has its own CA and trust domain, or either could speak for both";
+            item.error(Flaw::new(Kind::Conflict, message).hint(hint.to_owned()));
+        }
+        named => domains.claim(named.map(|(name, item)| (item, name)), "trust domain"),
+    }
+}

@@ -1,0 +1,284 @@
+//! `imports`, `exports` and `workloads`: what is used here, what others may use, and by whom.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use adit_core::name::{ClusterName, PortName, ServiceName};
+use adit_core::policy::{Grant, Pattern, WorkloadPattern};
+use adit_core::snapshot::{Backend, Class, Export, ExportPort, Hop, Import, ImportPort};
+use adit_core::spiffe::Workload;
+
+use super::known::{Known, Names};
+use super::{each, entries};
+use crate::problem::{Flaw, Kind};
+use crate::reader::{Fields, Item};
+use crate::value;
+
+const PROBE_INTERVAL: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+
+pub(super) fn imports(item: Option<Item<'_>>, known: &mut Known) -> Option<Vec<Import>> {
+    each(entries(item.as_ref())?, |item| import(&item, known))
+}
+
+fn import(item: &Item<'_>, known: &mut Known) -> Option<Import> {
+    let mut fields = item.fields()?;
+    let service = service(&mut fields).map(|(service, item)| {
+        known.imported.claim(Some((&item, &service)), "the import of");
+        service
+    });
+    let from = fields.required("from", "the cluster of a link").and_then(|item| {
+        let from = item.value(value::name::<ClusterName>)?;
+        known.linked(&item, &from, "services of this cluster are reached without Adit");
+        Some(from)
+    });
+    let ports = ports(&mut fields, |fields, name, number| {
+        let listen = fields.required("listen", "a local IP:PORT, or a list of them")?;
+        let items = listen.one_or_more()?;
+        if items.is_empty() {
+            listen.error(Flaw::new(Kind::MissingKey, "expected at least one address"));
+        }
+        let listen = each(items, |item| listener(&item, known));
+        Some(ImportPort { name: name?, number: number?, listen: listen? })
+    });
+    let allow = match fields.optional("allow") {
+        None => service.as_ref().map(|service| {
+            let namespace = Pattern::Exactly(service.namespace.clone());
+            vec![WorkloadPattern { namespace, service_account: Pattern::Any }]
+        }),
+        Some(item) => item.list().and_then(|items| {
+            if items.is_empty() {
+                nobody(&item);
+            }
+            each(items, |item| {
+                let mut fields = item.fields()?;
+                let workloads = workload_pattern(&mut fields);
+                fields.finish();
+                workloads
+            })
+        }),
+    };
+    fields.finish();
+    Some(Import { service: service?, from: from?, ports: ports?, allow: allow? })
+}
+
+/// An address that stands for a port of an import.
+fn listener(item: &Item<'_>, known: &mut Known) -> Option<SocketAddr> {
+    let address = item.value(value::address)?;
+    let wrong = if address.ip().is_unspecified() {
+        Some(format!("{address} is a wildcard: expected one address"))
+    } else if address.port() == 0 {
+        Some("port 0 is any free port: expected 1 to 65535".to_owned())
+    } else {
+        None
+    };
+    if let Some(message) = wrong {
+        let hint = "the local address of a connection says which import is meant";
+        item.error(Flaw::new(Kind::Invalid, message).hint(hint.to_owned()));
+        return None;
+    }
+    known.sockets.bind_tcp(item, address);
+    Some(address)
+}
+
+pub(super) fn exports(item: Option<Item<'_>>, known: &Known) -> Option<Vec<Export>> {
+    let mut services = Names::default();
+    each(entries(item.as_ref())?, |item| export(&item, known, &mut services))
+}
+
+fn export(item: &Item<'_>, known: &Known, services: &mut Names) -> Option<Export> {
+    let mut fields = item.fields()?;
+    let service = service(&mut fields).map(|(service, item)| {
+        services.claim(Some((&item, &service)), "the export of");
+        if let Some(import) = known.imported.place(&service) {
+            let message =
+                format!("{service} is imported (line {}): it cannot be exported too", import.line);
+            item.error(Flaw::new(Kind::Conflict, message));
+        }
+        service
+    });
+    let ports = ports(&mut fields, |fields, name, number| {
+        let app_protocol = match fields.optional("appProtocol") {
+            Some(item) => item.value(value::name).map(Some),
+            None => Some(None),
+        };
+        let backends = fields.required("backends", "a list of IP:PORT")?;
+        let backends = self::backends(&backends, known);
+        let app_protocol = app_protocol?;
+        Some(ExportPort { name: name?, number: number?, app_protocol, backends: backends? })
+    });
+    let allow = fields.optional("allow");
+    let allow = entries(allow.as_ref()).and_then(|items| {
+        if items.is_empty() {
+            nobody(allow.as_ref().unwrap_or(item));
+        }
+        each(items, |item| grant(&item, known))
+    });
+    let hop = fields.choice("hop", &[("any", Hop::Any), ("sameNode", Hop::SameNode)]);
+    let classes = [("interactive", Class::Interactive), ("bulk", Class::Bulk)];
+    let class = fields.choice("class", &classes);
+    let replay = fields.optional("replay").map_or(Some(false), |item| item.boolean());
+    let probe = match fields.optional("probe") {
+        None => Some(None),
+        Some(item) => item.fields().and_then(|mut fields| {
+            let interval = fields.required("interval", "a duration, such as 5s");
+            fields.finish();
+            interval?.value(|text| value::duration(text, &PROBE_INTERVAL)).map(Some)
+        }),
+    };
+    fields.finish();
+    Some(Export {
+        service: service?,
+        ports: ports?,
+        allow: allow?,
+        hop: hop?,
+        class: class?,
+        replay: replay?,
+        probe: probe?,
+    })
+}
+
+fn backends(list: &Item<'_>, known: &Known) -> Option<Vec<Backend>> {
+    let items = list.list()?;
+    if items.is_empty() {
+        let message = "no backends: every connection will be refused";
+        list.warn(Flaw::new(Kind::Doubtful, message));
+    }
+    let mut once = Names::default();
+    each(items, |item| {
+        if !item.is_map() {
+            return backend(&item, None, known, &mut once);
+        }
+        let mut fields = item.fields()?;
+        let address = fields.required("address", "the backend's IP:PORT");
+        let node = fields.optional("node");
+        fields.finish();
+        backend(&address?, node, known, &mut once)
+    })
+}
+
+fn backend(
+    item: &Item<'_>,
+    node: Option<Item<'_>>,
+    known: &Known,
+    once: &mut Names,
+) -> Option<Backend> {
+    let address = item.value(|text| value::address(text).and_then(value::dialable));
+    let node = match node {
+        None => known.own.node.clone(),
+        Some(item) => {
+            let node = item.value(value::name)?;
+            known.nodes.expect(&item, &node, "node of this cluster named");
+            Some(node)
+        }
+    };
+    let address = address?;
+    once.claim(Some((item, &address)), "backend");
+    if node == known.own.node || !address.ip().is_loopback() {
+        known.sockets.backend(item, address);
+    }
+    let link_local = match address.ip().to_canonical() {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    if link_local {
+        let message =
+            format!("{address} is link-local, where clouds keep their metadata and credentials");
+        item.warn(Flaw::new(Kind::Doubtful, message));
+    }
+    Some(Backend { address, node: node?, written_out: true })
+}
+
+fn grant(item: &Item<'_>, known: &Known) -> Option<Grant> {
+    let mut fields = item.fields()?;
+    let cluster = fields.required("cluster", "the cluster of a link").and_then(|item| {
+        let cluster = item.value(|text| {
+            let hint = (text == "*").then(|| "write one grant for each cluster".to_owned());
+            value::name::<ClusterName>(text).map_err(|flaw| flaw.hint(hint))
+        })?;
+        known.linked(&item, &cluster, "workloads of this cluster need no grant");
+        Some(cluster)
+    });
+    let workloads = workload_pattern(&mut fields);
+    fields.finish();
+    Some(Grant { cluster: cluster?, workloads: workloads? })
+}
+
+/// `namespace` and `serviceAccount`, each of which may be `*`.
+fn workload_pattern(fields: &mut Fields<'_>) -> Option<WorkloadPattern> {
+    let namespace = fields.required("namespace", "a namespace, or \"*\" for any");
+    let namespace = namespace.and_then(|item| item.value(value::name));
+    let account = fields.required("serviceAccount", "a ServiceAccount, or \"*\" for any");
+    let account = account.and_then(|item| item.value(value::name));
+    Some(WorkloadPattern { namespace: namespace?, service_account: account? })
+}
+
+fn nobody(item: &Item<'_>) {
+    let flaw = Flaw::new(Kind::Doubtful, "no allow: nobody may use it");
+    item.warn(flaw);
+}
+
+fn service<'a>(fields: &mut Fields<'a>) -> Option<(ServiceName, Item<'a>)> {
+    let item = fields.required("service", "NAMESPACE/NAME")?;
+    Some((item.value(value::name)?, item))
+}
+
+/// `ports`, with what imports and exports have in common: `name` and `port`, each once.
+fn ports<'a, T>(
+    fields: &mut Fields<'a>,
+    mut read: impl FnMut(&mut Fields<'a>, Option<PortName>, Option<u16>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let list = fields.required("ports", "a list of {name, port, …}")?;
+    let items = list.list()?;
+    if items.is_empty() {
+        list.error(Flaw::new(Kind::MissingKey, "expected at least one port"));
+    }
+    let single = items.len() == 1;
+    let (mut names, mut numbers) = (Names::default(), Names::default());
+    each(items, |item| {
+        let mut fields = item.fields()?;
+        let name = if single {
+            let unnamed = || "".parse::<PortName>().ok();
+            fields.optional("name").map_or_else(unnamed, |item| item.value(value::name))
+        } else {
+            let item = fields.required("name", "a name, since there are several ports");
+            item.and_then(|item| {
+                let name = item.value(value::name)?;
+                names.claim(Some((&item, &name)), "port");
+                Some(name)
+            })
+        };
+        let number = fields.required("port", "the Service's port number").and_then(|item| {
+            let number = item.number(|text| value::number(text, &(1..=u16::MAX)))?;
+            numbers.claim(Some((&item, &number)), "port");
+            Some(number)
+        });
+        let port = read(&mut fields, name, number);
+        fields.finish();
+        port
+    })
+}
+
+pub(super) fn workloads(item: Option<Item<'_>>) -> Option<HashMap<IpAddr, Workload>> {
+    let mut once = Names::default();
+    let read = each(entries(item.as_ref())?, |item| {
+        let mut fields = item.fields()?;
+        let address = fields.required("address", "the workload's IP address").and_then(|item| {
+            let address = item.value(value::ip)?.to_canonical();
+            if address.is_unspecified() || address.is_multicast() {
+                let message = format!("{address} is no workload's address");
+                item.error(Flaw::new(Kind::Invalid, message));
+            }
+            once.claim(Some((&item, &address)), "address");
+            Some(address)
+        });
+        let namespace = fields.required("namespace", "the workload's namespace");
+        let namespace = namespace.and_then(|item| item.value(value::name));
+        let account = fields.required("serviceAccount", "the workload's ServiceAccount");
+        let account = account.and_then(|item| item.value(value::name));
+        fields.finish();
+        Some((address?, Workload { namespace: namespace?, service_account: account? }))
+    });
+    read.map(|workloads| workloads.into_iter().collect())
+}

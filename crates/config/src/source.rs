@@ -1,0 +1,102 @@
+//! Files on their way in: read within bounds, decoded, or missing with a reason.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::problem::{Flaw, Kind, Place, Problem, Severity};
+
+/// The largest file that is read. A thousand exports fit several times.
+pub const MAX_BYTES: u64 = 1 << 20;
+
+/// A file or folder that the configuration refers to, and where it does so.
+#[derive(Debug)]
+pub(crate) struct Reference {
+    pub(crate) path: String,
+    pub(crate) place: Place,
+    pub(crate) file: PathBuf,
+    pub(crate) want: Want,
+}
+
+/// What a [`Reference`] has to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// A trust bundle.
+    Bundle,
+    /// The identity folder, with what has to be in it.
+    Identity,
+}
+
+/// Reads a configuration file.
+pub(crate) fn read(file: &Path) -> Result<Vec<u8>, Box<Problem>> {
+    let refuse = |flaw: Flaw| Box::new(flaw.at(Severity::Error, "", None));
+    let text = contents(file).map_err(refuse)?;
+    if text.len() as u64 > MAX_BYTES {
+        let message = "larger than 1 MiB: expected a configuration file";
+        return Err(refuse(Flaw::new(Kind::Syntax, message)));
+    }
+    Ok(text)
+}
+
+/// A regular file, up to one byte more than [`MAX_BYTES`].
+pub(crate) fn contents(file: &Path) -> Result<Vec<u8>, Flaw> {
+    let unreadable =
+        |error: io::Error| Flaw::new(Kind::Unreadable, format!("cannot read: {error}"));
+    // Looked at before it is opened: to open a named pipe would wait for its other end.
+    let kind = fs::metadata(file).map_err(unreadable)?.file_type();
+    if !kind.is_file() {
+        let found = if kind.is_dir() { "a folder" } else { "something else" };
+        let message = format!("cannot read: expected a file, found {found}");
+        return Err(Flaw::new(Kind::Unreadable, message));
+    }
+    let mut text = Vec::new();
+    let file = fs::File::open(file).map_err(unreadable)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?;
+    Ok(text)
+}
+
+/// UTF-8, or the place of the first byte that is not.
+pub(crate) fn decode(text: &[u8]) -> Result<&str, Box<Problem>> {
+    std::str::from_utf8(text).map_err(|error| {
+        let (good, bad) = text.split_at(error.valid_up_to());
+        let before = String::from_utf8_lossy(good);
+        let line = before.matches('\n').count() as u64 + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() as u64 + 1;
+        let byte = bad.first().copied().unwrap_or_default();
+        let message = format!("not UTF-8: found byte 0x{byte:02x}");
+        let wide = text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]);
+        let hint = wide.then(|| "it looks like UTF-16; save it as UTF-8".to_owned());
+        let flaw = Flaw::new(Kind::Syntax, message).hint(hint);
+        Box::new(flaw.at(Severity::Error, "", Place { line, column }))
+    })
+}
+
+/// What is missing of a file or folder that the configuration refers to.
+pub(crate) fn missing(reference: &Reference) -> Vec<Problem> {
+    let Reference { path, place, file, want } = reference;
+    let problem = |file: &Path, flaw: Flaw, hint: &str| {
+        let message = format!("{}: {}", file.display(), flaw.message);
+        let flaw = Flaw { message, ..flaw }.hint(hint.to_owned());
+        flaw.at(Severity::Error, path, *place)
+    };
+    let lacks = |file: &Path, hint| contents(file).err().map(|flaw| problem(file, flaw, hint));
+    match want {
+        Want::Bundle => {
+            let hint = "`adit pki bundle` on the other cluster writes it";
+            lacks(file, hint).into_iter().collect()
+        }
+        Want::Identity => {
+            let hint = "`adit pki issue` and `adit pki bundle` write it";
+            if !file.is_dir() {
+                let found = if file.exists() { "expected a folder" } else { "no such folder" };
+                let flaw = Flaw::new(Kind::Unreadable, found);
+                return vec![problem(file, flaw, hint)];
+            }
+            Config::IDENTITY_FILES.iter().filter_map(|name| lacks(&file.join(name), hint)).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
