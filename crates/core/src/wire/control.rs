@@ -6,7 +6,7 @@
 //!
 //! | message | fields |
 //! |---|---|
-//! | 1 hello | 1 lowest version, 3 highest version, 5 cluster, 7 node, 9 boot ID (16 bytes), 11 lane (0 interactive, 1 bulk), 2 capabilities (bits; none yet), 4 sender's clock (Unix time, ms) |
+//! | 1 hello | 1 lowest version, 3 highest version, 5 cluster, 7 node, 9 boot ID (16 bytes), 11 lane (0 interactive, 1 bulk), 2 capabilities (bits; none yet), 4 sender's clock (Unix time, ms), 6 the dialler's slot (absent for 0) |
 //! | 3 go-away | 1 code, 2 milliseconds after which to dial again |
 //! | 4 dial-me | 1 addresses to dial, 3 nonce that the dialler repeats; acted upon from a later version on |
 //! | 5 revoked, 7 proof | reserved |
@@ -65,6 +65,9 @@ pub struct Hello {
     pub lane: Class,
     /// The sender's clock, Unix time in milliseconds, for telling clock skew.
     pub clock_ms: u64,
+    /// Which of the dialler's parallel connections of one lane this is. A later connection of the same
+    /// node, boot ID, lane, dialler and slot takes the earlier one's place.
+    pub slot: u64,
 }
 
 /// The version to speak with a peer.
@@ -95,6 +98,9 @@ impl Control {
                     fields.integer(4, hello.clock_ms);
                 }
                 fields.text(5, hello.cluster.as_str());
+                if hello.slot != 0 {
+                    fields.integer(6, hello.slot);
+                }
                 fields.text(7, hello.node.as_str());
                 fields.bytes(9, &hello.boot);
                 fields.integer(11, lane_number(hello.lane));
@@ -172,7 +178,7 @@ impl Control {
 impl Hello {
     fn read(mut fields: Reader<'_>) -> Result<Self, WireError> {
         let (mut low, mut high, mut cluster, mut node, mut boot, mut lane) = Default::default();
-        let (mut capabilities, mut clock_ms) = (0, 0);
+        let (mut capabilities, mut clock_ms, mut slot) = (0, 0, 0);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 1 => low = Some(value.integer("version")?),
@@ -180,6 +186,7 @@ impl Hello {
                 3 => high = Some(value.integer("version")?),
                 4 => clock_ms = value.integer("clock")?,
                 5 => cluster = Some(value.name("cluster")?),
+                6 => slot = value.integer("slot")?,
                 7 => node = Some(value.name("node")?),
                 9 => boot = Some(value.array("boot ID")?),
                 11 => lane = Some(lane_of(value.integer("lane")?)?),
@@ -198,6 +205,7 @@ impl Hello {
             boot: boot.ok_or(WireError::Missing("boot ID"))?,
             lane: lane.ok_or(WireError::Missing("lane"))?,
             clock_ms,
+            slot,
         })
     }
 }
@@ -231,6 +239,7 @@ mod tests {
             boot: [9; 16],
             lane: Class::Bulk,
             clock_ms: 1_795_000_000_000,
+            slot: 3,
         }
     }
 
