@@ -5,9 +5,10 @@
 //!
 //! * [`name`], [`spiffe`], [`code`]: the words that everything else is made of.
 //! * [`snapshot`]: what a node believes; the data path reads nothing else.
-//! * [`policy`]: who may use what. [`choose`]: which hub, node or backend.
+//! * [`policy`]: who may use what. [`choose`]: which hub, node or backend. [`announce`]: what others are told.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
 
+pub mod announce;
 pub mod choose;
 pub mod code;
 pub mod name;
