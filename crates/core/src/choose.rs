@@ -1,5 +1,6 @@
 //! Choices: which nodes are hubs, which node or backend is tried first, how long to wait.
 //!
+//! [`links`] has those about standing connections, [`connections`] those among the ones that are there.
 //! Randomness is an argument, so that a test can try thousands of draws and a simulation can repeat one.
 
 use std::net::SocketAddr;
@@ -9,6 +10,9 @@ use crate::code::Code;
 use crate::name::{ClusterName, NodeName};
 use crate::policy::Permit;
 use crate::snapshot::{Backend, Hop, Snapshot};
+
+pub mod connections;
+pub mod links;
 
 /// How many nodes of a cluster hold its standing connections to one other cluster: one, and one more
 /// for when that one dies.

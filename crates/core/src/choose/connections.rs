@@ -1,0 +1,90 @@
+//! Choices among the connections with one node: which take new streams, and which of them a stream takes.
+//!
+//! Several connections with one node are normal: lanes, two directions, several workers, two
+//! generations during an upgrade. Nothing here ever asks for one to be closed.
+
+use crate::snapshot::Class;
+
+/// A connection with one node, as far as choosing goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// The peer's boot ID.
+    pub boot: [u8; 16],
+    /// What it is for.
+    pub lane: Class,
+    /// Whether we dialled it.
+    pub dialled: bool,
+    /// Which of its dialler's parallel connections of one lane it is.
+    pub slot: u64,
+    /// Our worker that drives it.
+    pub worker: usize,
+    /// Whether one side said that it takes nothing new.
+    pub draining: bool,
+    /// Streams that it carries.
+    pub streams: usize,
+}
+
+/// Why a connection takes no new streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Passed {
+    /// One side said that it is going away.
+    Draining,
+    /// The node was started again since: a later connection has another boot ID.
+    OlderBoot,
+    /// A later connection of the same boot ID, lane, dialler and slot took its place.
+    Replaced,
+}
+
+/// Why each of a node's connections takes no new streams; none where it does. `all` is in the order in
+/// which they were made, and holds only those that live.
+#[must_use]
+pub fn passed(all: &[Candidate]) -> Vec<Option<Passed>> {
+    let newest = all.iter().rev().find(|c| !c.draining).map(|c| c.boot);
+    let like = |c: &Candidate| (c.boot, c.lane, c.dialled, c.slot);
+    let judge = |(n, c): (usize, &Candidate)| match () {
+        () if c.draining => Some(Passed::Draining),
+        () if Some(c.boot) != newest => Some(Passed::OlderBoot),
+        () if all[n + 1..].iter().any(|l| !l.draining && like(l) == like(c)) => {
+            Some(Passed::Replaced)
+        }
+        () => None,
+    };
+    all.iter().enumerate().map(judge).collect()
+}
+
+/// The connections that a stream may take, best first, as indices into `all`: of its lane before the
+/// other; there its own worker's before another's, and the least busy of those. A draw breaks ties.
+#[must_use]
+pub fn order(all: &[Candidate], lane: Class, worker: usize, random: u64) -> Vec<usize> {
+    let passed = passed(all);
+    let mut usable: Vec<usize> = (0..all.len()).filter(|n| passed[*n].is_none()).collect();
+    if let Some(start) = random.checked_rem(usable.len() as u64) {
+        usable.rotate_left(usize::try_from(start).unwrap_or_default());
+    }
+    usable.sort_by_key(|n| (all[*n].lane != lane, all[*n].worker != worker, all[*n].streams));
+    usable
+}
+
+/// The slot of a connection that `worker`, of `workers`, is about to dial: the lowest of the worker's own
+/// that no usable connection has which we dialled in that lane. None where `limit` connections of the
+/// worker are there already.
+#[must_use]
+pub fn free_slot(
+    all: &[Candidate],
+    lane: Class,
+    worker: usize,
+    workers: usize,
+    limit: usize,
+) -> Option<u64> {
+    let passed = passed(all);
+    let taken = |slot: u64| {
+        let ours = |(n, c): (usize, &Candidate)| {
+            passed[n].is_none() && c.dialled && c.lane == lane && c.slot == slot
+        };
+        all.iter().enumerate().any(ours)
+    };
+    (0..limit).map(|n| (n * workers + worker) as u64).find(|slot| !taken(*slot))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+use super::*;
+use proptest::prelude::*;
+
+const OLD: [u8; 16] = [1; 16];
+const NEW: [u8; 16] = [2; 16];
+
+fn candidate(boot: [u8; 16], dialled: bool, slot: u64) -> Candidate {
+    Candidate {
+        boot,
+        lane: Class::Interactive,
+        dialled,
+        slot,
+        worker: 0,
+        draining: false,
+        streams: 0,
+    }
+}
+
+#[test]
+fn both_directions_lanes_and_slots_live_side_by_side() {
+    let bulk = Candidate { lane: Class::Bulk, ..candidate(NEW, true, 0) };
+    let all = [candidate(NEW, true, 0), candidate(NEW, false, 0), candidate(NEW, true, 1), bulk];
+    assert_eq!(passed(&all), [None; 4]);
+}
+
+#[test]
+fn a_later_one_of_the_same_kind_takes_the_earliers_place() {
+    let all = [candidate(NEW, true, 0), candidate(NEW, true, 1), candidate(NEW, true, 0)];
+    assert_eq!(passed(&all), [Some(Passed::Replaced), None, None]);
+}
+
+#[test]
+fn a_new_boot_ends_new_streams_to_the_old_until_it_is_gone_itself() {
+    let both = [candidate(OLD, true, 0), candidate(OLD, false, 0), candidate(NEW, false, 0)];
+    assert_eq!(passed(&both), [Some(Passed::OlderBoot), Some(Passed::OlderBoot), None]);
+    assert_eq!(passed(&both[..2]), [None, None]);
+}
+
+#[test]
+fn a_draining_newcomer_does_not_end_what_was_there() {
+    // An old process that drains may still be dialling while its successor serves.
+    let leaving = Candidate { draining: true, ..candidate(OLD, false, 0) };
+    assert_eq!(passed(&[candidate(NEW, false, 0), leaving]), [None, Some(Passed::Draining)]);
+    assert_eq!(passed(&[candidate(OLD, false, 0), leaving]), [None, Some(Passed::Draining)]);
+}
+
+#[test]
+fn a_stream_takes_its_own_lane_then_its_own_worker_then_the_least_busy() {
+    let at = |lane, worker, streams, slot| Candidate {
+        lane,
+        worker,
+        streams,
+        ..candidate(NEW, true, slot)
+    };
+    let all = [
+        at(Class::Bulk, 1, 0, 0),
+        at(Class::Interactive, 0, 0, 1),
+        at(Class::Interactive, 1, 9, 2),
+        at(Class::Interactive, 1, 4, 3),
+    ];
+    for random in 0..9 {
+        assert_eq!(order(&all, Class::Interactive, 1, random), [3, 2, 1, 0]);
+        assert_eq!(order(&all, Class::Bulk, 0, random)[0], 0);
+    }
+    assert!(order(&[], Class::Bulk, 0, 7).is_empty());
+}
+
+#[test]
+fn ties_are_drawn() {
+    let all = [candidate(NEW, true, 0), candidate(NEW, true, 1)];
+    let first = |random| order(&all, Class::Interactive, 0, random)[0];
+    assert_ne!(first(0), first(1));
+}
+
+#[test]
+fn slots_are_the_workers_own_and_a_lost_ones_is_taken_again() {
+    let free = |all: &[Candidate], worker| free_slot(all, Class::Interactive, worker, 4, 2);
+    assert_eq!(free(&[], 3), Some(3));
+    let one = [candidate(NEW, true, 3)];
+    assert_eq!((free(&one, 3), free(&one, 2)), (Some(7), Some(2)));
+    let two = [candidate(NEW, true, 3), candidate(NEW, true, 7)];
+    assert_eq!(free(&two, 3), None, "no more than the limit");
+    let leaving = [Candidate { draining: true, ..candidate(NEW, true, 3) }];
+    assert_eq!(free(&leaving, 3), Some(3));
+    let theirs = [candidate(NEW, false, 3)];
+    assert_eq!(free(&theirs, 3), Some(3), "the peer's slots are the peer's");
+}
+
+proptest! {
+    /// Whatever there is: as long as something does not drain, something takes new streams.
+    #[test]
+    fn something_is_always_usable(all in proptest::collection::vec((0u8..3, any::<bool>(), 0u64..3, any::<bool>()), 1..9)) {
+        let all: Vec<Candidate> = all
+            .into_iter()
+            .map(|(boot, dialled, slot, draining)| Candidate {
+                draining,
+                ..candidate([boot; 16], dialled, slot)
+            })
+            .collect();
+        let usable = order(&all, Class::Bulk, 0, 0);
+        prop_assert_eq!(usable.is_empty(), all.iter().all(|c| c.draining));
+        let boots: std::collections::BTreeSet<_> = usable.iter().map(|n| all[*n].boot).collect();
+        prop_assert!(boots.len() <= 1, "streams go to one process of a node");
+    }
+}

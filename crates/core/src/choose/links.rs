@@ -1,0 +1,126 @@
+//! Choices about links: with whom a node keeps standing connections, and from whom it learns.
+//!
+//! A hub for a peer cluster is connected with that cluster's hubs and learns from one of them; every
+//! other node is connected with its own hubs and learns from one of those. So what stands grows with the
+//! number of links, and with nodes plus nodes, never with nodes times nodes.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use super::{hubs, stable_hash};
+use crate::name::{ClusterName, NodeName};
+use crate::snapshot::{Link, Seed, Snapshot, View};
+
+/// With whom a standing connection is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// Any node of this cluster that its seeds lead to.
+    Seeds(ClusterName),
+    /// This node of this cluster; of our own cluster where it is a sibling.
+    Node(ClusterName, NodeName),
+}
+
+/// How a node stands with another cluster at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reach {
+    /// A connection with one of its nodes exists, whoever dialled it.
+    pub connected: bool,
+    /// None of our own hubs for it has been heard for so long that this node acts as one.
+    pub hubs_silent: bool,
+    /// What is known of it is too old, or nothing is.
+    pub stale: bool,
+}
+
+/// Whether this node is one of its cluster's hubs for `peer`.
+#[must_use]
+pub fn is_hub(now: &Snapshot, peer: &ClusterName) -> bool {
+    own_hubs(now, peer).contains(&&now.this.node)
+}
+
+/// This cluster's hubs for `peer`.
+#[must_use]
+pub fn own_hubs<'a>(now: &'a Snapshot, peer: &ClusterName) -> Vec<&'a NodeName> {
+    hubs(now.siblings.keys().chain([&now.this.node]), peer)
+}
+
+/// With whom this node keeps standing connections for the sake of `link`.
+#[must_use]
+pub fn standing(
+    now: &Snapshot,
+    link: &Link,
+    view: Option<&View>,
+    reach: Reach,
+) -> BTreeSet<Target> {
+    let ours = own_hubs(now, &link.cluster);
+    let named_hub = ours.contains(&&now.this.node);
+    let mut targets = BTreeSet::new();
+    if (named_hub || reach.hubs_silent) && !link.seeds.is_empty() {
+        let nodes = view.into_iter().flat_map(|v| &v.nodes);
+        let theirs = hubs(nodes.map(|(name, _)| name), &now.this.cluster);
+        let addresses = |n: &NodeName| view.and_then(|v| v.nodes.get(n));
+        let can_dial =
+            |n: &&&NodeName| addresses(n).is_some_and(|a| !dialable(a, &link.seeds).is_empty());
+        let node = |n: &&NodeName| Target::Node(link.cluster.clone(), (*n).clone());
+        targets.extend(theirs.iter().filter(can_dial).map(node));
+        if targets.is_empty() || !reach.connected {
+            targets.insert(Target::Seeds(link.cluster.clone()));
+        }
+    }
+    if !named_hub || reach.stale {
+        let others =
+            ours.into_iter().filter(|n| now.siblings.get(*n).is_some_and(|a| !a.is_empty()));
+        targets.extend(others.map(|n| Target::Node(now.this.cluster.clone(), n.clone())));
+    }
+    targets
+}
+
+/// From whom to learn about `peer`, best first, of those that are connected: `connected` holds the nodes
+/// of `peer` and of our own cluster (by cluster) with which there is a connection.
+///
+/// A hub asks the peer's hubs, then any node of the peer, then its fellow hub; another node asks its own
+/// hubs, then whoever of the peer happens to be connected. Among equals the order differs from node to
+/// node, so that the hubs share the work.
+#[must_use]
+pub fn sources(
+    now: &Snapshot,
+    peer: &ClusterName,
+    view: Option<&View>,
+    connected: &BTreeSet<(ClusterName, NodeName)>,
+) -> Vec<(ClusterName, NodeName)> {
+    let this = &now.this;
+    let ours = own_hubs(now, peer);
+    let theirs = hubs(view.into_iter().flat_map(|v| v.nodes.keys()), &this.cluster);
+    let rank = |(cluster, node): &(ClusterName, NodeName)| match () {
+        () if cluster == peer => Some(if theirs.contains(&node) { 0 } else { 1 }),
+        () if *cluster == this.cluster && ours.contains(&node) => {
+            Some(if ours.contains(&&this.node) { 2 } else { -1 })
+        }
+        () => None,
+    };
+    let mut all: Vec<_> = connected.iter().filter_map(|c| Some((rank(c)?, c))).collect();
+    all.sort_by_key(|(rank, (_, node))| (*rank, stable_hash([this.node.as_str(), node.as_str()])));
+    all.into_iter().map(|(_, c)| c.clone()).collect()
+}
+
+/// Those of a peer's announced addresses that may be dialled. Loopback and link-local ones mean another
+/// machine there than here, so they count only where our own seeds are such, too: on one machine.
+#[must_use]
+pub fn dialable(announced: &[SocketAddr], seeds: &[Seed]) -> Vec<SocketAddr> {
+    let near = |a: &SocketAddr| match a.ip().to_canonical() {
+        std::net::IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        std::net::IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    };
+    let never = |a: &SocketAddr| {
+        let ip = a.ip().to_canonical();
+        ip.is_unspecified() || ip.is_multicast() || a.port() == 0
+    };
+    let seeds_are_near = seeds.iter().any(|seed| match seed {
+        Seed::Address(address) => near(address),
+        Seed::Name { host, .. } => &**host == "localhost",
+    });
+    let may = |a: &&SocketAddr| !never(a) && (seeds_are_near || !near(a));
+    announced.iter().filter(may).copied().collect()
+}
+
+#[cfg(test)]
+mod tests;

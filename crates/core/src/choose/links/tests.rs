@@ -1,0 +1,144 @@
+use super::*;
+use crate::snapshot::tests::edge;
+use std::collections::BTreeMap;
+
+fn cluster(name: &str) -> ClusterName {
+    name.parse().unwrap()
+}
+
+fn bank() -> Link {
+    Link {
+        cluster: cluster("bank"),
+        trust_domain: "bank.trustusbank.example".parse().unwrap(),
+        seeds: vec![Seed::Address("172.18.2.2:7843".parse().unwrap())],
+    }
+}
+
+/// `edge` with six nodes, as its node `this` sees it.
+fn six(this: &str) -> Snapshot {
+    let mut now = edge();
+    let address = |n: usize| vec![format!("172.18.1.{n}:7843").parse().unwrap()];
+    let all = (1..=6).map(|n| (format!("e{n}").parse().unwrap(), address(n)));
+    now.siblings = all.collect();
+    now.this.node = this.parse().unwrap();
+    now.siblings.remove(&now.this.node);
+    now
+}
+
+fn bank_view() -> View {
+    let address = |n: usize| vec![format!("172.18.2.{n}:7843").parse().unwrap()];
+    let nodes = (1..=6).map(|n| (format!("b{n}").parse().unwrap(), address(n)));
+    View { nodes: nodes.collect(), exports: BTreeMap::new() }
+}
+
+fn everyone() -> Vec<Snapshot> {
+    (1..=6).map(|n| six(&format!("e{n}"))).collect()
+}
+
+const UP: Reach = Reach { connected: true, hubs_silent: false, stale: false };
+
+#[test]
+fn all_nodes_agree_on_their_hubs() {
+    let hubs: BTreeSet<Vec<String>> = everyone()
+        .iter()
+        .map(|now| own_hubs(now, &cluster("bank")).iter().map(|n| n.to_string()).collect())
+        .collect();
+    assert_eq!(hubs.len(), 1);
+    assert_eq!(everyone().iter().filter(|now| is_hub(now, &cluster("bank"))).count(), 2);
+}
+
+#[test]
+fn what_stands_is_hubs_times_hubs_and_others_times_hubs() {
+    let view = bank_view();
+    let (mut across, mut within) = (0, 0);
+    for now in everyone() {
+        for target in standing(&now, &bank(), Some(&view), UP) {
+            match target {
+                Target::Node(cluster, _) if cluster == now.this.cluster => within += 1,
+                Target::Node(..) => across += 1,
+                Target::Seeds(_) => panic!("a hub that is connected needs no seed"),
+            }
+        }
+    }
+    assert_eq!((across, within), (2 * 2, 4 * 2));
+}
+
+#[test]
+fn a_hub_begins_with_seeds_and_another_node_with_its_hubs() {
+    let nothing = Reach { stale: true, ..Reach::default() };
+    for now in everyone() {
+        let targets = standing(&now, &bank(), None, nothing);
+        let seeds = targets.contains(&Target::Seeds(cluster("bank")));
+        assert_eq!(seeds, is_hub(&now, &cluster("bank")));
+        let siblings = targets.len() - usize::from(seeds);
+        assert_eq!(siblings, if seeds { 1 } else { 2 }, "a hub that knows nothing asks its fellow");
+        let silent = Reach { hubs_silent: true, ..nothing };
+        let acting = standing(&now, &bank(), None, silent);
+        assert!(acting.contains(&Target::Seeds(cluster("bank"))), "nobody heard: dials itself");
+    }
+}
+
+#[test]
+fn a_hub_that_lost_all_connections_goes_back_to_the_seeds_too() {
+    let now = everyone().into_iter().find(|now| is_hub(now, &cluster("bank"))).unwrap();
+    let lost = Reach { connected: false, ..UP };
+    let targets = standing(&now, &bank(), Some(&bank_view()), lost);
+    assert_eq!(targets.len(), 3);
+    assert!(targets.contains(&Target::Seeds(cluster("bank"))));
+}
+
+#[test]
+fn a_link_without_seeds_is_dialled_by_the_other_side_only() {
+    let accepted = Link { seeds: vec![], ..bank() };
+    for now in everyone().iter().filter(|now| is_hub(now, &cluster("bank"))) {
+        assert!(standing(now, &accepted, Some(&bank_view()), UP).is_empty());
+    }
+}
+
+#[test]
+fn a_hub_asks_the_peers_hubs_first_and_another_node_its_own() {
+    let view = bank_view();
+    let bank = cluster("bank");
+    let peer_hubs = hubs(view.nodes.keys(), &cluster("edge"));
+    for now in everyone() {
+        let peers = view.nodes.keys().map(|n| (bank.clone(), n.clone()));
+        let siblings = now.siblings.keys().map(|n| (now.this.cluster.clone(), n.clone()));
+        let connected: BTreeSet<_> = peers.chain(siblings).collect();
+        let order = sources(&now, &bank, Some(&view), &connected);
+        let own = own_hubs(&now, &bank);
+        let is_own = |s: &(ClusterName, NodeName)| s.0 == now.this.cluster && own.contains(&&s.1);
+        if is_hub(&now, &bank) {
+            assert!(order[..2].iter().all(|s| s.0 == bank && peer_hubs.contains(&&s.1)));
+            assert_eq!(order.len(), 6 + 1);
+            assert!(is_own(&order[6]), "its fellow hub last");
+        } else {
+            assert!(order[..2].iter().all(is_own));
+            assert_eq!(order.len(), 2 + 6);
+        }
+        assert!(sources(&now, &bank, Some(&view), &BTreeSet::new()).is_empty());
+    }
+}
+
+#[test]
+fn near_addresses_are_dialled_on_one_machine_only() {
+    let addresses: Vec<SocketAddr> = [
+        "10.0.0.1:1",
+        "127.0.0.1:1",
+        "[::1]:1",
+        "169.254.0.9:1",
+        "[fe80::1]:1",
+        "[::ffff:127.0.0.1]:1",
+        "0.0.0.0:1",
+        "[::]:1",
+        "224.0.0.1:1",
+        "10.0.0.1:0",
+    ]
+    .map(|a| a.parse().unwrap())
+    .into();
+    assert_eq!(dialable(&addresses, &bank().seeds), addresses[..1]);
+    let here = [Seed::Address("127.0.0.9:5".parse().unwrap())];
+    assert_eq!(dialable(&addresses, &here), addresses[..6]);
+    let named = [Seed::Name { host: "localhost".into(), port: 5 }];
+    assert_eq!(dialable(&addresses, &named), addresses[..6]);
+    assert_eq!(dialable(&addresses, &[]), addresses[..1]);
+}
