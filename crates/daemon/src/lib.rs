@@ -5,6 +5,7 @@
 //! * [`status`]: the document that tells how a node is doing, and what is wrong first.
 //! * [`readiness`]: what is still awaited. [`telemetry`]: the log.
 
+pub mod admin;
 pub mod readiness;
 pub mod status;
 pub mod telemetry;

@@ -129,7 +129,7 @@ impl Log {
     }
 }
 
-fn parse(level: &str) -> Result<EnvFilter, LevelError> {
+pub(crate) fn parse(level: &str) -> Result<EnvFilter, LevelError> {
     let error = |why: String| LevelError { value: escape::text(level).into_owned(), why };
     if level.trim().is_empty() {
         return Err(error("it is empty".into()));

@@ -1,0 +1,18 @@
+//! The two HTTP servers of a node.
+//!
+//! * [`control`]: on a Unix socket (0600) or a loopback address; tells everything and changes things.
+//! * [`public`]: read-only, for the kubelet and Prometheus; tells no more than they need.
+//!
+//! Both run on a thread of their own, so that a node whose data path is busy still answers, and both treat
+//! who connects as a stranger: [`serve`] bounds headers, time and the number of connections. The Unix
+//! socket's file is [`socket`]'s; [`client`] is what `adit status` asks with.
+
+pub mod answer;
+pub mod client;
+pub mod control;
+pub mod public;
+pub mod serve;
+pub mod socket;
+
+#[cfg(test)]
+mod tests;

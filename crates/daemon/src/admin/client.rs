@@ -1,0 +1,169 @@
+//! Asks a node's admin server: what `adit status`, the demo and tests use.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::answer::Refusal;
+use crate::status::Status;
+
+/// The daemon answers from memory; a second is long, and a person waits.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// A document of ten thousand imports has some 5 MB.
+const MAX_BODY: usize = 64 * 1024 * 1024;
+
+/// Where an admin server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A Unix socket's path.
+    Socket(PathBuf),
+    /// A loopback address.
+    Tcp(SocketAddr),
+}
+
+impl Address {
+    /// Where a daemon is that was told nothing else.
+    pub const DEFAULT_SOCKET: &str = "/run/adit/admin.sock";
+
+    /// `IP:PORT` is an address; anything else is a path.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Socket(PathBuf::from(text)), Self::Tcp)
+    }
+}
+
+impl Default for Address {
+    fn default() -> Self {
+        Self::Socket(PathBuf::from(Self::DEFAULT_SOCKET))
+    }
+}
+
+impl From<&Path> for Address {
+    fn from(path: &Path) -> Self {
+        Self::Socket(path.to_owned())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Tcp(address) => address.fmt(f),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody is there, or nobody whom this user may ask.
+    #[error("cannot reach the daemon at {address}: {error}")]
+    Unreachable {
+        /// Where it was looked for.
+        address: Address,
+        /// What the operating system said.
+        error: io::Error,
+    },
+    /// Somebody is there who does not answer.
+    #[error("the daemon at {0} does not answer within 15 s")]
+    Silent(Address),
+    /// What came back is not an answer of an admin server.
+    #[error("what answers at {address} is not an adit daemon: {error}")]
+    NotAdit {
+        /// Where it was looked for.
+        address: Address,
+        /// What is wrong with the answer.
+        error: String,
+    },
+    /// The daemon said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The status document of the node at `address`.
+///
+/// # Errors
+/// Where nobody answers there, or it is no daemon.
+pub async fn status(address: &Address) -> Result<Status, ClientError> {
+    let body = request(address, Method::GET, "/v1/status", "").await?;
+    serde_json::from_slice(&body)
+        .map_err(|e| ClientError::NotAdit { address: address.clone(), error: e.to_string() })
+}
+
+/// Sends one request and gives back the body of a successful answer.
+///
+/// # Errors
+/// Where nobody answers, it is no daemon, or the daemon refuses.
+pub async fn request(
+    address: &Address,
+    method: Method,
+    path: &str,
+    body: &str,
+) -> Result<Bytes, ClientError> {
+    let exchange = async {
+        match address {
+            Address::Socket(socket) => match UnixStream::connect(socket).await {
+                Ok(stream) => exchange(address, stream, method, path, body).await,
+                Err(error) => Err(ClientError::Unreachable { address: address.clone(), error }),
+            },
+            Address::Tcp(tcp) => match TcpStream::connect(tcp).await {
+                Ok(stream) => exchange(address, stream, method, path, body).await,
+                Err(error) => Err(ClientError::Unreachable { address: address.clone(), error }),
+            },
+        }
+    };
+    tokio::time::timeout(TIMEOUT, exchange)
+        .await
+        .unwrap_or_else(|_| Err(ClientError::Silent(address.clone())))
+}
+
+async fn exchange(
+    address: &Address,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    method: Method,
+    path: &str,
+    body: &str,
+) -> Result<Bytes, ClientError> {
+    let odd = |error: &dyn fmt::Display| ClientError::NotAdit {
+        address: address.clone(),
+        error: error.to_string(),
+    };
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|e| odd(&e))?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost")
+        .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
+        .map_err(|e| odd(&e))?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(|e| odd(&e))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
+        Ok((status, body.map_err(|e| odd(&e))?.to_bytes()))
+    };
+    // The connection has to be driven for the answer to come; its own end is no news.
+    let driven = async {
+        drop(connection.await);
+        std::future::pending().await
+    };
+    let (status, body) =
+        tokio::select! { biased; answer = answer => answer?, never = driven => never };
+    if status.is_success() {
+        return Ok(body);
+    }
+    match serde_json::from_slice::<Refusal>(&body) {
+        Ok(refusal) if status != StatusCode::NOT_FOUND => Err(ClientError::Refused(refusal.error)),
+        Ok(_) | Err(_) => Err(odd(&format_args!("HTTP status {status}"))),
+    }
+}

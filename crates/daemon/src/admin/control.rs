@@ -1,0 +1,173 @@
+//! The admin server: tells everything about the node and changes what may be changed while it runs.
+//!
+//! `GET /v1/status`, `POST /v1/drain`, `POST /v1/reload`, `PUT /v1/log-level`. It decides nothing: each
+//! change is a [`Command`] to the process. On a Unix socket the file's mode says who may; on loopback a
+//! browser must be kept from being used by a page ([`guard_loopback`]).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use super::answer::{refuse, unknown_path, wrong_method};
+use crate::status::Status;
+use crate::telemetry::LevelError;
+
+const PATHS: &str = "GET /v1/status, POST /v1/drain, POST /v1/reload and PUT /v1/log-level";
+/// A log level is a line; nothing else has a body.
+const MAX_BODY: usize = 4096;
+/// Reading a file and applying it takes milliseconds.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What an operator asks the process to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Go away politely: what SIGTERM does.
+    Drain,
+    /// Read configuration and identity again now, and tell how that went: what SIGHUP does.
+    Reload(oneshot::Sender<Reloaded>),
+}
+
+/// How a reload went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reloaded {
+    /// It is in use; what changed, in a few words each. Empty where nothing did.
+    Applied {
+        /// What changed.
+        changes: Vec<String>,
+    },
+    /// It is not in use, and the last good one still is.
+    Rejected {
+        /// Every error, one a line.
+        error: String,
+    },
+}
+
+/// Takes a log level, or says why not.
+pub type SetLevel = dyn Fn(&str) -> Result<(), LevelError> + Send + Sync;
+
+/// What the server needs of the process.
+#[derive(Clone)]
+pub struct Controls {
+    /// The status document now.
+    pub status: Arc<dyn Fn() -> Status + Send + Sync>,
+    /// Changes the log level.
+    pub set_level: Arc<SetLevel>,
+    /// Takes commands; one place each suffices, because an operator waits for the answer.
+    pub commands: mpsc::Sender<Command>,
+}
+
+impl fmt::Debug for Controls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controls").finish_non_exhaustive()
+    }
+}
+
+/// The server's routes.
+pub fn router(controls: Controls) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/drain", post(drain))
+        .route("/v1/reload", post(reload))
+        .route("/v1/log-level", put(log_level))
+        .fallback(async || unknown_path(PATHS))
+        .method_not_allowed_fallback(async || wrong_method(PATHS))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(controls)
+}
+
+/// Keeps pages in a browser on this machine from using a server on loopback: no page's request (they
+/// carry `Origin`), and no name that merely resolves to loopback (DNS rebinding).
+pub fn guard_loopback(router: Router) -> Router {
+    router.layer(middleware::from_fn(async |request: Request, next: Next| {
+        let headers = request.headers();
+        let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+        if !is_loopback(host) {
+            return refuse(
+                StatusCode::FORBIDDEN,
+                "the Host header must be a loopback address or localhost",
+            );
+        }
+        if headers.contains_key(header::ORIGIN) {
+            return refuse(StatusCode::FORBIDDEN, "pages in a browser may not use this server");
+        }
+        next.run(request).await
+    }))
+}
+
+fn is_loopback(host: &str) -> bool {
+    use std::net::{IpAddr, SocketAddr};
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    name.eq_ignore_ascii_case("localhost")
+        || host.parse::<SocketAddr>().is_ok_and(|a| a.ip().is_loopback())
+        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|a| a.is_loopback())
+}
+
+async fn status(State(controls): State<Controls>) -> Response {
+    Json((controls.status)()).into_response()
+}
+
+async fn drain(State(controls): State<Controls>) -> Response {
+    match controls.commands.send(Command::Drain).await {
+        Ok(()) => {
+            (StatusCode::ACCEPTED, Json(serde_json::json!({"draining": true}))).into_response()
+        }
+        Err(_) => ending(),
+    }
+}
+
+async fn reload(State(controls): State<Controls>) -> Response {
+    let (answer, outcome) = oneshot::channel();
+    if controls.commands.send(Command::Reload(answer)).await.is_err() {
+        return ending();
+    }
+    match tokio::time::timeout(RELOAD_TIMEOUT, outcome).await {
+        Ok(Ok(Reloaded::Rejected { error })) => refuse(StatusCode::UNPROCESSABLE_ENTITY, error),
+        Ok(Ok(applied)) => Json(applied).into_response(),
+        Ok(Err(_)) => ending(),
+        Err(_) => refuse(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the reload has not ended within 10 s; see GET /v1/status",
+        ),
+    }
+}
+
+fn ending() -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "the process is ending")
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Level {
+    level: String,
+}
+
+async fn log_level(State(controls): State<Controls>, body: String) -> Response {
+    let level = if body.trim_start().starts_with('{') {
+        match serde_json::from_str::<Level>(&body) {
+            Ok(Level { level }) => level,
+            Err(error) => {
+                let sentence = format!("send a level, or {{\"level\": \"debug\"}}: {error}");
+                return refuse(StatusCode::BAD_REQUEST, sentence);
+            }
+        }
+    } else {
+        body.trim().to_owned()
+    };
+    match (controls.set_level)(&level) {
+        Ok(()) => {
+            tracing::info!(level, "log level changed");
+            Json(Level { level }).into_response()
+        }
+        Err(error) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
+    }
+}

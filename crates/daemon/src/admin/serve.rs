@@ -1,0 +1,150 @@
+//! One bounded HTTP server: accepts, serves, gives up on whoever is slow.
+//!
+//! Owns the limits. A stranger in the cluster can reach the public listener, and the kubelet restarts a pod
+//! whose probe is not answered: no address may take all connections, and none may hold one for long.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Connections of one server at a time.
+const MAX_CONNECTIONS: usize = 128;
+/// … and from one address. The kubelet and Prometheus need one or two each.
+const MAX_PER_ADDRESS: usize = 16;
+/// From the start of a connection, or the end of an answer, to the last byte of the next head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this a connection takes no further request…
+const LIFETIME: Duration = Duration::from_secs(60);
+/// … and after this more it is closed, whatever it is doing.
+const LAST_ANSWER: Duration = Duration::from_secs(15);
+/// The whole head of a request, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// Header lines of a request.
+const MAX_HEADERS: usize = 64;
+/// After a failed accept, which is about a lack of descriptors or memory.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Where a server listens; bound by whoever calls.
+#[derive(Debug)]
+pub enum Listener {
+    /// A Unix socket.
+    Unix(UnixListener),
+    /// A TCP socket.
+    Tcp(TcpListener),
+}
+
+/// Serves `router` until `stop`, then lets answers under way finish for a moment.
+pub async fn run(listener: Listener, router: Router, stop: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut per_address = HashMap::<IpAddr, usize>::new();
+    // Each task gives back the address that it served.
+    let mut tasks = JoinSet::<Option<IpAddr>>::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(ended) = tasks.join_next() => {
+                release(&mut per_address, ended.ok().flatten());
+                continue;
+            }
+            accepted = accept(&listener, &permits) => accepted,
+        };
+        let (permit, connection) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection to the admin server");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        let (router, stop) = (router.clone(), stop.clone());
+        match connection {
+            Accepted::Unix(stream) => drop(tasks.spawn(async move {
+                one(stream, router, stop).await;
+                drop(permit);
+                None
+            })),
+            Accepted::Tcp(stream, address) => {
+                let count = per_address.entry(address).or_default();
+                if *count >= MAX_PER_ADDRESS {
+                    tracing::debug!(%address, "too many connections to the admin server from one address");
+                    continue;
+                }
+                *count += 1;
+                tasks.spawn(async move {
+                    one(stream, router, stop).await;
+                    drop(permit);
+                    Some(address)
+                });
+            }
+        }
+    }
+    drop(listener);
+    let finished = async { while tasks.join_next().await.is_some() {} };
+    // Late ones are dropped with the set.
+    tokio::time::timeout(Duration::from_secs(2), finished).await.ok();
+}
+
+fn release(per_address: &mut HashMap<IpAddr, usize>, address: Option<IpAddr>) {
+    let Some(address) = address else { return };
+    if let Some(count) = per_address.get_mut(&address) {
+        *count -= 1;
+        if *count == 0 {
+            per_address.remove(&address);
+        }
+    }
+}
+
+enum Accepted {
+    Unix(tokio::net::UnixStream),
+    Tcp(tokio::net::TcpStream, IpAddr),
+}
+
+async fn accept(
+    listener: &Listener,
+    permits: &Arc<Semaphore>,
+) -> io::Result<(tokio::sync::OwnedSemaphorePermit, Accepted)> {
+    let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let accepted = match listener {
+        Listener::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
+        Listener::Tcp(listener) => {
+            let (stream, address) = listener.accept().await?;
+            Accepted::Tcp(stream, address.ip().to_canonical())
+        }
+    };
+    Ok((permit, accepted))
+}
+
+/// One connection, to its end. What goes wrong on it is the other side's to notice.
+pub(super) async fn one<S>(stream: S, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        biased;
+        _ended = connection.as_mut() => return,
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(LIFETIME) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::time::timeout(LAST_ANSWER, connection).await.ok();
+}
