@@ -1,0 +1,132 @@
+//! The metrics page: events counted as they happen, states read when the page is asked for.
+//!
+//! Events (streams ended, reloads, panics) are counters and histograms of the `metrics` crate, described by
+//! the crate that counts them. States (a link is up, bytes resident) are [`gauges`]: they are computed from
+//! the status document and from [`process`] at each scrape, so that none of them outlives what it
+//! describes. Every name, with its unit and labels, stands in METRICS.md, which a test holds against the
+//! code. Labels come from closed lists or from the operator's configuration, never from a peer.
+
+use metrics::{Unit, counter, describe_counter};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::status::Status;
+
+pub mod gauges;
+pub mod page;
+pub mod process;
+
+/// From half a millisecond, a warm stream on one machine, to an hour, a stream of events.
+const SECONDS: [f64; 16] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0,
+    3600.0,
+];
+/// From one small answer to a bulk transfer.
+const BYTES: [f64; 8] = [
+    256.0,
+    4096.0,
+    65_536.0,
+    1_048_576.0,
+    16_777_216.0,
+    268_435_456.0,
+    4_294_967_296.0,
+    68_719_476_736.0,
+];
+
+/// This process's metrics. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+/// Why there are no metrics.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up metrics: {0}")]
+pub struct MetricsError(#[from] BuildError);
+
+impl Metrics {
+    /// Sets up the metrics of this process and describes them all.
+    ///
+    /// # Errors
+    /// Where somebody else has done so before.
+    pub fn install() -> Result<Self, MetricsError> {
+        // No idle timeout: a handle that is taken once and kept would go on counting into nothing.
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+            .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES)?
+            .install_recorder()?;
+        describe();
+        Ok(Self { handle })
+    }
+
+    /// Moves what histograms were given into their buckets: without it their memory grows from scrape to
+    /// scrape. To be called every few seconds.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// The page.
+    #[must_use]
+    pub fn render(&self, status: &Status, process: &process::Process) -> String {
+        let mut page = page::Page::from(self.handle.render());
+        gauges::render(&mut page, status, process);
+        page.into_text()
+    }
+}
+
+/// Describes all that is counted, in this crate and below. The unit and the sentence are the reference.
+pub fn describe() {
+    describe_counter!(
+        RELOADS,
+        Unit::Count,
+        "Configuration files read, by what became of them: applied, unchanged, rejected"
+    );
+    describe_counter!(
+        IDENTITY_RELOADS,
+        Unit::Count,
+        "Identity and trust bundle files read, by what became of them: applied, unchanged, rejected"
+    );
+    describe_counter!(PANICS, Unit::Count, "Tasks that ended by a panic: each is a bug");
+}
+
+const RELOADS: &str = "adit_config_reloads_total";
+const IDENTITY_RELOADS: &str = "adit_identity_reloads_total";
+const PANICS: &str = "adit_panics_total";
+
+/// What became of a file that was read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in use.
+    Applied,
+    /// It says what was in use already.
+    Unchanged,
+    /// The last good one stays in use.
+    Rejected,
+}
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// Counts a configuration file that was read.
+pub fn config_read(outcome: Outcome) {
+    counter!(RELOADS, "outcome" => outcome.name()).increment(1);
+}
+
+/// Counts identity files that were read.
+pub fn identity_read(outcome: Outcome) {
+    counter!(IDENTITY_RELOADS, "outcome" => outcome.name()).increment(1);
+}
+
+/// Counts a panic.
+pub fn panicked() {
+    counter!(PANICS).increment(1);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! States, computed from the status document and from what the kernel knows, at each scrape.
+
+use std::iter::once;
+
+use super::page::Kind::{Counter, Gauge};
+use super::page::{Family, Page};
+use super::process::Process;
+use crate::status::{BackendState, LinkState, Severity, Status};
+
+macro_rules! families {
+    ($($name:ident = $text:literal, $kind:ident, $unit:literal, [$($label:literal),*], $help:literal;)*) => {
+        $(const $name: Family = Family { name: $text, kind: $kind, unit: $unit, labels: &[$($label),*], help: $help };)*
+        /// Every family that this module writes.
+        pub const ALL: &[Family] = &[$($name),*];
+    };
+}
+
+families! {
+    BUILD = "adit_build_info", Gauge, "", ["version"], "Always 1; the version of the daemon is its label";
+    UPTIME = "adit_uptime_seconds", Gauge, "seconds", [], "For how long the process has run";
+    READY = "adit_ready", Gauge, "", [], "Whether this node may be sent work";
+    DRAINING = "adit_draining", Gauge, "", [], "Whether this node is going away";
+    PROBLEMS = "adit_problems", Gauge, "count", ["severity"], "What a person should look at; adit status names each";
+    CONFIG_REJECTED = "adit_config_rejected", Gauge, "", [], "Whether the newest configuration file was rejected and an older one is in use";
+    CERTIFICATE = "adit_certificate_left_seconds", Gauge, "seconds", [], "What is left of this node's certificate; negative once it has ended";
+    RESIDENT = "adit_process_resident_bytes", Gauge, "bytes", [], "Resident memory";
+    DESCRIPTORS = "adit_process_descriptors", Gauge, "count", [], "Descriptors that are open";
+    MAX_DESCRIPTORS = "adit_process_max_descriptors", Gauge, "count", [], "Descriptors that may be open";
+    THREADS = "adit_process_threads", Gauge, "count", [], "Threads";
+    UDP_DROPS = "adit_udp_receive_drops_total", Counter, "count", [], "Datagrams that the kernel dropped because the buffer of a QUIC socket was full";
+    LOG_DROPPED = "adit_log_dropped_lines_total", Counter, "count", [], "Lines of the log that were dropped because its reader was too slow";
+    LINK_UP = "adit_link_up", Gauge, "", ["cluster"], "Whether the link can be used; a degraded one can";
+    LINK_DEGRADED = "adit_link_degraded", Gauge, "", ["cluster"], "Whether the link is in use with something missing";
+    VIEW_AGE = "adit_link_view_age_seconds", Gauge, "seconds", ["cluster"], "How old this node's view of the other cluster is; absent without one";
+    CONNECTIONS = "adit_link_connections", Gauge, "count", ["cluster", "lane", "direction"], "Open connections with nodes of the other cluster";
+    RTT = "adit_link_rtt_seconds", Gauge, "seconds", ["cluster"], "The least round-trip time among the link's connections; absent without one";
+    IMPORT_READY = "adit_import_ready", Gauge, "", ["service", "port"], "Whether a connection to the import made now would be carried";
+    IMPORT_BACKENDS = "adit_import_backends", Gauge, "count", ["service", "port"], "Ready backends that the exporting cluster reports";
+    EXPORT_READY = "adit_export_ready", Gauge, "", ["service", "port"], "Whether a stream to the export that comes now would find a backend";
+    EXPORT_BACKENDS = "adit_export_backends", Gauge, "count", ["service", "port", "state"], "Backends of the export by state: up, down, forbidden";
+    STREAMS_OPEN = "adit_streams_open", Gauge, "count", [], "Streams open now";
+}
+
+/// Adds all of them to the page.
+pub(super) fn render(page: &mut Page, status: &Status, process: &Process) {
+    node(page, status);
+    kernel(page, process);
+    links(page, status);
+    services(page, status);
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the format has no integers; seconds and bytes stay below 2^53"
+)]
+fn node(page: &mut Page, status: &Status) {
+    let node = &status.node;
+    let count = |s: Severity| status.problems.iter().filter(|p| p.severity == s).count() as f64;
+    page.family(&BUILD, [([node.version.as_str()], 1.0)]);
+    page.family(&UPTIME, one(node.uptime_seconds as f64));
+    page.family(&READY, one(flag(node.ready)));
+    page.family(&DRAINING, one(flag(node.draining)));
+    page.family(
+        &PROBLEMS,
+        [(["error"], count(Severity::Error)), (["warning"], count(Severity::Warning))],
+    );
+    page.family(&CONFIG_REJECTED, one(flag(node.configuration.error.is_some())));
+    page.family(&CERTIFICATE, one(node.certificate.seconds_left as f64));
+    page.family(&STREAMS_OPEN, one(status.streams.open as f64));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the format has no integers; bytes stay below 2^53")]
+fn kernel(page: &mut Page, process: &Process) {
+    for (family, value) in [
+        (&RESIDENT, process.resident),
+        (&DESCRIPTORS, process.descriptors),
+        (&MAX_DESCRIPTORS, process.max_descriptors),
+        (&THREADS, process.threads),
+        (&UDP_DROPS, process.udp_drops),
+        (&LOG_DROPPED, Some(process.log_dropped)),
+    ] {
+        page.family(family, value.into_iter().flat_map(|v| one(v as f64)));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the format has no integers; ages stay below 2^53")]
+fn links(page: &mut Page, status: &Status) {
+    let all = || status.links.iter();
+    let up = |s| matches!(s, LinkState::Up | LinkState::Degraded);
+    page.family(&LINK_UP, all().map(|l| ([l.cluster.as_str()], flag(up(l.state)))));
+    let degraded = |s| s == LinkState::Degraded;
+    page.family(&LINK_DEGRADED, all().map(|l| ([l.cluster.as_str()], flag(degraded(l.state)))));
+    let age =
+        all().filter_map(|l| Some(([l.cluster.as_str()], l.view.as_ref()?.age_seconds as f64)));
+    page.family(&VIEW_AGE, age);
+    let connections = all().flat_map(|l| {
+        ["interactive", "bulk"].into_iter().flat_map(move |lane| {
+            ["dialled", "accepted"].into_iter().map(move |direction| {
+                let these = l.nodes.iter().flat_map(|n| &n.connections);
+                let count = these.filter(|c| c.lane == lane && c.direction == direction).count();
+                ([l.cluster.as_str(), lane, direction], count as f64)
+            })
+        })
+    });
+    page.family(&CONNECTIONS, connections);
+    let rtt = all().filter_map(|l| {
+        let all = l.nodes.iter().flat_map(|n| &n.connections).map(|c| c.rtt_ms / 1000.0);
+        Some(([l.cluster.as_str()], all.min_by(f64::total_cmp)?))
+    });
+    page.family(&RTT, rtt);
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the format has no integers; counts stay below 2^53"
+)]
+fn services(page: &mut Page, status: &Status) {
+    let imports = || {
+        let ports = |i: &'_ crate::status::Import| i.ports.len();
+        status
+            .imports
+            .iter()
+            .flat_map(move |i| (0..ports(i)).map(move |n| (i.service.as_str(), &i.ports[n])))
+    };
+    page.family(
+        &IMPORT_READY,
+        imports().map(|(service, p)| ([service, p.name.as_str()], flag(p.ready))),
+    );
+    page.family(
+        &IMPORT_BACKENDS,
+        imports().map(|(service, p)| {
+            ([service, p.name.as_str()], p.backends.values().map(|n| f64::from(*n)).sum())
+        }),
+    );
+    let exports =
+        || status.exports.iter().flat_map(|e| e.ports.iter().map(move |p| (e.service.as_str(), p)));
+    page.family(
+        &EXPORT_READY,
+        exports().map(|(service, p)| ([service, p.name.as_str()], flag(p.ready))),
+    );
+    let states = [
+        ("up", BackendState::Up),
+        ("down", BackendState::Down),
+        ("forbidden", BackendState::Forbidden),
+    ];
+    page.family(
+        &EXPORT_BACKENDS,
+        exports().flat_map(|(service, p)| {
+            states.map(|(name, state)| {
+                let count = p.backends.iter().filter(|b| b.state == state).count();
+                ([service, p.name.as_str(), name], count as f64)
+            })
+        }),
+    );
+}
+
+fn one(value: f64) -> impl Iterator<Item = ([&'static str; 0], f64)> {
+    once(([], value))
+}
+
+const fn flag(is: bool) -> f64 {
+    if is { 1.0 } else { 0.0 }
+}

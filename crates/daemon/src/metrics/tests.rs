@@ -1,0 +1,143 @@
+//! METRICS.md says what the code says, and the page is what Prometheus reads.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, with_local_recorder,
+};
+
+use super::*;
+use crate::status::{Import, ImportPort, Link, LinkState};
+
+/// Notes what is described: name → (type, unit, sentence).
+#[derive(Default)]
+struct Described(Mutex<BTreeMap<String, (String, String, String)>>);
+
+impl Described {
+    fn note(&self, kind: &str, name: &KeyName, unit: Option<Unit>, help: &SharedString) {
+        let unit = unit.map_or("", |u| u.as_str()).to_owned();
+        let row = (kind.to_owned(), unit, help.to_string());
+        let old = self.0.lock().unwrap().insert(name.as_str().to_owned(), row);
+        assert_eq!(old, None, "{} is described twice", name.as_str());
+    }
+}
+
+impl Recorder for Described {
+    fn describe_counter(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+        self.note("counter", &name, unit, &help);
+    }
+
+    fn describe_gauge(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+        self.note("gauge", &name, unit, &help);
+    }
+
+    fn describe_histogram(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+        self.note("histogram", &name, unit, &help);
+    }
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[test]
+fn the_table_says_what_the_code_says() {
+    let described = Described::default();
+    with_local_recorder(&described, describe);
+    let mut described = described.0.into_inner().unwrap();
+    for family in gauges::ALL {
+        let kind = match family.kind {
+            page::Kind::Gauge => "gauge",
+            page::Kind::Counter => "counter",
+        };
+        let row = (kind.to_owned(), family.unit.to_owned(), family.help.to_owned());
+        let old = described.insert(family.name.to_owned(), row);
+        assert_eq!(old, None, "{} is described twice", family.name);
+    }
+
+    let table: Vec<Vec<&str>> = include_str!("../../METRICS.md")
+        .lines()
+        .filter(|l| l.starts_with("| `adit_"))
+        .map(|l| l.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let mut written = BTreeMap::new();
+    for row in &table {
+        let [name, kind, unit, labels, help] = row[..] else { panic!("not five cells: {row:?}") };
+        let name = name.trim_matches('`');
+        let unit = if unit == "–" { "" } else { unit };
+        let row = (kind.to_owned(), unit.to_owned(), help.to_owned());
+        assert_eq!(written.insert(name.to_owned(), row), None, "{name} stands there twice");
+        let labels: Vec<&str> =
+            labels.split(',').map(|l| l.trim().trim_matches('`')).filter(|l| *l != "–").collect();
+        if let Some(family) = gauges::ALL.iter().find(|f| f.name == name) {
+            assert_eq!(labels, family.labels, "{name}");
+        }
+    }
+    let names = |rows: &BTreeMap<String, _>| rows.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&written), names(&described), "METRICS.md (left) against the code (right)");
+    assert_eq!(written, described, "METRICS.md (left) against the code (right)");
+}
+
+#[test]
+fn names_tell_their_unit() {
+    let described = Described::default();
+    with_local_recorder(&described, describe);
+    let counted = described.0.into_inner().unwrap();
+    let all = counted
+        .iter()
+        .map(|(name, (kind, unit, _))| (name.as_str(), kind == "counter", unit.as_str()))
+        .chain(gauges::ALL.iter().map(|f| (f.name, f.kind == page::Kind::Counter, f.unit)));
+    for (name, counter, unit) in all {
+        assert!(name.starts_with("adit_"), "{name}");
+        assert_eq!(name.ends_with("_total"), counter, "{name}");
+        let stem = name.trim_end_matches("_total");
+        assert_eq!(stem.ends_with("_seconds"), unit == "seconds", "{name} in {unit}");
+        assert_eq!(stem.ends_with("_bytes"), unit == "bytes", "{name} in {unit}");
+    }
+}
+
+#[test]
+fn the_page_has_what_was_counted_and_what_is() {
+    let metrics = Metrics::install().unwrap();
+    config_read(Outcome::Rejected);
+    panicked();
+    let mut status = Status::default();
+    let link = |cluster: &str, state| Link { cluster: cluster.into(), state, ..Link::default() };
+    status.links = vec![link("bank", LinkState::Degraded), link("shop", LinkState::Down)];
+    let port = ImportPort {
+        name: "http".into(),
+        ready: true,
+        backends: [("b1".to_owned(), 2), ("b2".to_owned(), 1)].into(),
+        ..ImportPort::default()
+    };
+    status.imports = vec![Import { service: "a/b".into(), ports: vec![port], ..Import::default() }];
+    let page = metrics.render(&status, &process::Process::default());
+    for line in [
+        "adit_config_reloads_total{outcome=\"rejected\"} 1",
+        "# TYPE adit_panics_total counter",
+        "adit_panics_total 1",
+        "adit_link_up{cluster=\"bank\"} 1",
+        "adit_link_up{cluster=\"shop\"} 0",
+        "adit_link_connections{cluster=\"bank\",lane=\"bulk\",direction=\"accepted\"} 0",
+        "adit_import_ready{service=\"a/b\",port=\"http\"} 1",
+        "adit_import_backends{service=\"a/b\",port=\"http\"} 3",
+        "adit_log_dropped_lines_total 0",
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    }
+    assert!(!page.contains("adit_process_resident_bytes"), "what is not known is absent");
+
+    status.links.remove(1);
+    let page = metrics.render(&status, &process::Process::default());
+    assert!(!page.contains("shop"), "no series outlives its link");
+    metrics.upkeep();
+}
