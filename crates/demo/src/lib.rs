@@ -1,1 +1,146 @@
-//! Two clusters on loopback with real agents, told step by step.
+//! Two clusters on loopback with real agents, told step by step: `adit demo`.
+//!
+//! It is the product's own path, not a rehearsal of it: every node is a process of the `adit` binary
+//! with a configuration file, agents and callers speak A2A with the official SDK, and what is told was
+//! measured or read from the nodes' own logs and status. Each step is a check; the first that fails
+//! ends the story with its reason.
+//!
+//! * [`run`] is the whole of it. `story` tells and checks, in order.
+//! * `stage` makes certificates and configuration; `node` owns the child processes; `ports` holds
+//!   what they will listen on; `log` reads what they wrote.
+//! * `agents` and `caller` are the A2A workloads, which know nothing of Adit.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use rustls::crypto::aws_lc_rs;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+mod agents;
+mod caller;
+mod log;
+mod narrate;
+mod node;
+mod ports;
+mod stage;
+mod story;
+
+use self::narrate::Narrator;
+use self::story::World;
+
+/// How to start a node, given its configuration file: a command that becomes `adit node --config FILE`.
+/// Its input, output and process group are set by the demo. It has to see to it that the node ends when
+/// the calling thread's process is killed.
+pub type Launch = fn(&Path) -> std::process::Command;
+
+/// How the demo is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whether to leave after the last step instead of staying up.
+    pub once: bool,
+    /// Whether a terminal shows what is told.
+    pub colour: bool,
+    /// What to type to run this program, for the commands that a reader is told to try.
+    pub program: String,
+    /// How to start a node.
+    pub launch: Launch,
+}
+
+/// How the demo ended, if not by a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Every step held, and everything was ended again.
+    Told,
+    /// A signal ended it before the last step.
+    Interrupted,
+}
+
+/// Why the demo failed.
+#[derive(Debug, thiserror::Error)]
+#[error("step {step} ({title}) failed: {reason:#}")]
+pub struct Failed {
+    /// The number of the step; 0 before the first.
+    pub step: u32,
+    /// What the step was about.
+    pub title: &'static str,
+    /// What was not as it should be.
+    pub reason: anyhow::Error,
+    /// The folder with configuration and logs, which is kept.
+    pub kept: Option<PathBuf>,
+}
+
+/// Tells the story on `out` and returns when it has ended and every process that it started, too.
+///
+/// Installs aws-lc-rs as this process's crypto provider if there is none yet. Call it from the thread
+/// that lives as long as the process: a node ends with the thread that started it.
+///
+/// # Errors
+///
+/// The first step that did not hold.
+pub async fn run(options: &Options, out: Box<dyn Write + Send>) -> Result<End, Failed> {
+    // An error means that somebody has installed one already, which is as good.
+    aws_lc_rs::default_provider().install_default().ok();
+    let mut tell = Narrator::new(out, options.colour);
+    let mut world = match World::new() {
+        Ok(world) => world,
+        Err(reason) => return Err(Failed { step: 0, title: "Setting up", reason, kept: None }),
+    };
+    let told = play(&mut world, &mut tell, options).await;
+    let left = world.leave().await;
+    match told.and_then(|end| left.map(|()| end)) {
+        Ok(end) => {
+            drop(world);
+            if end == End::Told {
+                tell.plain("\nAll nodes have left; nothing is left behind.");
+            }
+            Ok(end)
+        }
+        Err(reason) => {
+            let (step, title) = tell.under_way();
+            Err(Failed { step, title, reason, kept: Some(world.keep()) })
+        }
+    }
+}
+
+async fn play(
+    world: &mut World,
+    tell: &mut Narrator,
+    options: &Options,
+) -> Result<End, anyhow::Error> {
+    let mut signals = Signals::new().context("signals cannot be received")?;
+    let told = tokio::select! {
+        told = Box::pin(story::tell(world, tell, options)) => told,
+        () = signals.any() => return Ok(End::Interrupted),
+    };
+    let cast = told?;
+    if !options.once {
+        story::hold(world, &cast, tell, options, signals.any()).await;
+    }
+    Ok(End::Told)
+}
+
+/// The signals with which people and supervisors end a program.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}

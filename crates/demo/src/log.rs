@@ -1,0 +1,144 @@
+//! What a node wrote into its log about the streams that it carried or refused.
+//!
+//! The story quotes these lines: why a caller was refused, which node a call went through, how many
+//! bytes it had. A line has a millisecond or two to arrive after the call has ended, so readers wait
+//! for it, with a deadline.
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use adit_daemon::telemetry::STREAM;
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep};
+
+/// How often the file is looked at again.
+const AGAIN: Duration = Duration::from_millis(2);
+/// How long a line may take to arrive.
+const ARRIVES: Duration = Duration::from_secs(5);
+
+/// One finished or refused stream, as the node tells it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Stream {
+    module: String,
+    /// `outbound` or `inbound`.
+    pub(crate) direction: String,
+    /// `NAMESPACE/ACCOUNT@CLUSTER`.
+    pub(crate) source: String,
+    /// Whether the source is only asserted by the peer.
+    pub(crate) asserted: bool,
+    /// `NAMESPACE/SERVICE:PORT`.
+    pub(crate) target: String,
+    /// The node of the other cluster.
+    pub(crate) peer_node: String,
+    /// How it ended, by the closed list of codes.
+    pub(crate) code: String,
+    /// Whether nothing was delivered.
+    pub(crate) refused: bool,
+    /// One sentence about the end.
+    pub(crate) reason: String,
+    /// Bytes of the answer.
+    pub(crate) bytes_in: u64,
+    /// Bytes of the question.
+    pub(crate) bytes_out: u64,
+}
+
+/// A log that is read from a place on.
+#[derive(Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    offset: u64,
+}
+
+impl Log {
+    /// The log at `path` from its present end on.
+    pub(crate) fn from_now(path: &Path) -> Self {
+        let offset = std::fs::metadata(path).map_or(0, |m| m.len());
+        Self { path: path.to_owned(), offset }
+    }
+
+    /// The log at `path` from its beginning on.
+    pub(crate) fn from_start(path: &Path) -> Self {
+        Self { path: path.to_owned(), offset: 0 }
+    }
+
+    /// Waits for the next stream that `wanted` accepts; others are passed over.
+    ///
+    /// # Errors
+    ///
+    /// When none arrives in time.
+    pub(crate) async fn stream(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&Stream) -> bool,
+    ) -> anyhow::Result<Stream> {
+        let deadline = Instant::now() + ARRIVES;
+        loop {
+            if let Some(found) = self.streams()?.into_iter().find(&wanted) {
+                return Ok(found);
+            }
+            if Instant::now() >= deadline {
+                bail!("{} has no line about {what}", self.path.display());
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// The streams of all whole lines that were written since the last look.
+    fn streams(&mut self) -> anyhow::Result<Vec<Stream>> {
+        let text = self.rest().with_context(|| format!("cannot read {}", self.path.display()))?;
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        self.offset += whole as u64;
+        Ok(text[..whole].lines().filter_map(stream).collect())
+    }
+
+    fn rest(&self) -> std::io::Result<String> {
+        let mut file = std::fs::File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+fn stream(line: &str) -> Option<Stream> {
+    serde_json::from_str::<Stream>(line).ok().filter(|s| s.module == STREAM)
+}
+
+/// The last lines of a log, for whoever has to know why a node ended.
+pub(crate) fn tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(3)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[tokio::test]
+    async fn streams_are_found_past_other_lines_and_once_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e1.log");
+        let line = |code: &str| format!("{{\"module\":\"{STREAM}\",\"code\":\"{code}\"}}\n");
+        fs::write(&path, line("finished")).unwrap();
+        let mut log = Log::from_now(&path);
+        let more = format!("not JSON\n{{\"module\":\"other\"}}\n{}{}", line("denied"), "{\"mod");
+        fs::write(&path, line("finished") + &more).unwrap();
+        let found = log.stream("a refusal", |_| true).await.unwrap();
+        assert_eq!(found.code, "denied");
+        assert!(log.streams().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_never_arrives_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e1.log");
+        fs::write(&path, "").unwrap();
+        let error = Log::from_now(&path).stream("a refusal", |_| true).await.unwrap_err();
+        assert!(error.to_string().ends_with("e1.log has no line about a refusal"), "{error}");
+    }
+}

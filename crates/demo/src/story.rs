@@ -1,0 +1,132 @@
+//! The steps, in order. Each says what it does, does it, and checks what came of it.
+//!
+//! * [`setup`]: clusters, agents, nodes, link. [`calls`]: what an agent of one cluster can do with an
+//!   agent of another. [`crash`]: a node is killed and comes back. [`sums`]: what it all cost.
+//! * [`hold`]: what a reader can try afterwards.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use tokio::time::timeout;
+
+use crate::Options;
+use crate::agents::Agents;
+use crate::agents::fraud::Pace;
+use crate::agents::triage::TriageBot;
+use crate::caller::Caller;
+use crate::narrate::Narrator;
+use crate::node::Node;
+use crate::stage::{Place, Service, Stage};
+
+mod calls;
+mod crash;
+mod hold;
+mod setup;
+mod sums;
+
+pub(crate) use self::hold::hold;
+
+/// How long anything may take that takes milliseconds when all is well.
+const SOON: Duration = Duration::from_secs(10);
+
+/// What has to be ended and removed, whatever becomes of the story.
+#[derive(Debug)]
+pub(crate) struct World {
+    stage: Stage,
+    /// Nodes that are not started yet.
+    places: Vec<Place>,
+    nodes: Vec<Node>,
+    agents: Agents,
+}
+
+/// Who plays.
+#[derive(Debug)]
+pub(crate) struct Cast {
+    services: Vec<Service>,
+    triage: TriageBot,
+    pace: Pace,
+    /// `support-bot` on `edge`, which finds the agents behind Adit.
+    support: Caller,
+    /// The same, as if it were in `bank`: for comparison.
+    direct: Caller,
+    /// `report-bot` on `edge`, which nobody granted anything.
+    report: Caller,
+}
+
+/// Tells the whole story.
+pub(crate) async fn tell(
+    world: &mut World,
+    tell: &mut Narrator,
+    options: &Options,
+) -> anyhow::Result<Cast> {
+    setup::clusters(world, tell)?;
+    let cast = setup::agents(world, tell).await?;
+    setup::nodes(world, tell, options).await?;
+    setup::link(world, tell).await?;
+    let fraud = calls::card(world, &cast, tell).await?;
+    calls::message(world, &fraud, tell).await?;
+    calls::events(&cast, &fraud, tell).await?;
+    calls::escalation(world, &cast, &fraud, tell).await?;
+    calls::refusal(world, &cast, tell).await?;
+    let killed = crash::kill(world, &cast, &fraud, tell).await?;
+    crash::restart(world, killed, tell).await?;
+    sums::sums(world, &cast, &fraud, tell).await?;
+    Ok(cast)
+}
+
+impl World {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            stage: Stage::new()?,
+            places: Vec::new(),
+            nodes: Vec::new(),
+            agents: Agents::default(),
+        })
+    }
+
+    /// The node of that name.
+    fn node(&mut self, name: &str) -> anyhow::Result<&mut Node> {
+        let found = self.nodes.iter_mut().find(|node| node.place.name == name);
+        found.with_context(|| format!("there is no node {name:?}"))
+    }
+
+    /// Ends all nodes.
+    ///
+    /// # Errors
+    ///
+    /// When one did not leave when asked, or not cleanly; all are ended nevertheless.
+    pub(crate) async fn leave(&mut self) -> anyhow::Result<()> {
+        let mut unclean = Vec::new();
+        for node in &mut self.nodes {
+            match node.stop().await {
+                Ok(Some(status)) if !status.success() => {
+                    unclean.push(format!("{} left with {status}", node.place.name));
+                }
+                Ok(_) => {}
+                Err(error) => unclean.push(error.to_string()),
+            }
+        }
+        if unclean.is_empty() { Ok(()) } else { Err(anyhow!("{}", unclean.join("; "))) }
+    }
+
+    /// Keeps all files and says where.
+    pub(crate) fn keep(mut self) -> PathBuf {
+        self.stage.keep();
+        self.stage.folder().to_owned()
+    }
+}
+
+/// Waits for what should come soon.
+async fn soon<T, E: Display>(
+    what: &str,
+    work: impl Future<Output = Result<T, E>>,
+) -> anyhow::Result<T> {
+    match timeout(SOON, work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(anyhow!("{what}: {error}")),
+        Err(_) => Err(anyhow!("{what}: nothing within {} s", SOON.as_secs())),
+    }
+}

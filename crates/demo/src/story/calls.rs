@@ -1,0 +1,171 @@
+//! What an agent of one cluster can do with an agent of another: read its card, ask, follow events, have
+//! it ask a third; and what becomes of a caller that nobody granted anything.
+
+use anyhow::{Context as _, bail, ensure};
+use futures_util::StreamExt as _;
+use tokio::time::{Instant, timeout};
+
+use super::{Cast, SOON, World, soon};
+use crate::agents::{Payment, fraud, host, triage};
+use crate::caller::{Conversation, words};
+use crate::log::{Log, Stream};
+use crate::narrate::{Bytes, Narrator, Took};
+use crate::node::root;
+
+/// The log of the node at which `support-bot`'s calls begin.
+fn listen(world: &mut World) -> anyhow::Result<Log> {
+    Ok(Log::from_now(&world.node("e1")?.place.log))
+}
+
+/// The next finished stream of `support-bot` in e1's log.
+pub(super) async fn carried(log: &mut Log) -> anyhow::Result<Stream> {
+    log.stream("the call", |s| s.direction == "outbound" && s.source.contains("/support-bot@"))
+        .await
+}
+
+fn via(stream: &Stream) -> String {
+    format!(
+        "{} out, {} in, by way of {}",
+        Bytes(stream.bytes_out),
+        Bytes(stream.bytes_in),
+        stream.peer_node
+    )
+}
+
+pub(super) async fn card(
+    world: &mut World,
+    cast: &Cast,
+    tell: &mut Narrator,
+) -> anyhow::Result<Conversation> {
+    tell.step("support-bot reads the card of fraud-bot");
+    let name = fraud::ABOUT.name;
+    tell.fact("support-bot", format_args!("GET http://{}/.well-known/agent-card.json", host(name)));
+    let mut log = listen(world)?;
+    let asked = Instant::now();
+    let fraud = soon("the card", cast.support.agent(name)).await?;
+    let took = asked.elapsed();
+    let stream = carried(&mut log).await?;
+    let card = &fraud.card;
+    let skills: Vec<&str> = card.skills.iter().map(|skill| skill.name.as_str()).collect();
+    tell.fact(
+        name,
+        format_args!(
+            "{:?}, skill {:?}, A2A {}",
+            card.description,
+            skills.join(", "),
+            card.supported_interfaces.first().map_or("?", |i| i.protocol_version.as_str())
+        ),
+    );
+    tell.holds(format_args!("after {}; {}", Took(took), via(&stream)));
+    let far = soon("the card's bytes", cast.support.card_bytes(name)).await?;
+    let near = soon("the card's bytes in bank", cast.direct.card_bytes(name)).await?;
+    ensure!(far == near, "the card read in edge differs from the one that is served in bank");
+    tell.holds(format_args!("its {} bytes are those that fraud-bot serves in bank", near.len()));
+    Ok(fraud)
+}
+
+pub(super) async fn message(
+    world: &mut World,
+    fraud: &Conversation,
+    tell: &mut Narrator,
+) -> anyhow::Result<()> {
+    tell.step("support-bot asks, fraud-bot answers");
+    let mut log = listen(world)?;
+    let payment = Payment { number: 4711, amount: 90 };
+    tell.fact("support-bot", payment.question());
+    let asked = Instant::now();
+    let answer = soon("the answer", fraud.ask(payment)).await?;
+    let took = asked.elapsed();
+    tell.fact("fraud-bot", &answer);
+    ensure!(answer == "payment 4711 is in order", "that is not what fraud-bot says");
+    let stream = carried(&mut log).await?;
+    tell.holds(format_args!("after {}; {}", Took(took), via(&stream)));
+
+    // What the other side made of the caller, in its own words.
+    let entered = world.node(&stream.peer_node)?.place.log.clone();
+    let mut log = Log::from_start(&entered);
+    let inbound = log.stream("the caller", |s| s.direction == "inbound").await?;
+    ensure!(
+        inbound.source.ends_with("/support-bot@edge") && inbound.asserted,
+        "{} takes the caller for {:?} (asserted: {})",
+        stream.peer_node,
+        inbound.source,
+        inbound.asserted
+    );
+    tell.holds(format_args!(
+        "{} knows the caller as {} (asserted: edge's certificate is proved, the workload is edge's word)",
+        stream.peer_node, inbound.source
+    ));
+    Ok(())
+}
+
+pub(super) async fn events(
+    cast: &Cast,
+    fraud: &Conversation,
+    tell: &mut Narrator,
+) -> anyhow::Result<()> {
+    tell.step("fraud-bot tells what it does while it does it (SSE)");
+    let payment = Payment { number: 4712, amount: 120 };
+    tell.fact("support-bot", payment.question());
+    let mut events = soon("the stream", fraud.follow(payment)).await?;
+    let (mut count, mut last) = (0, String::new());
+    loop {
+        let released = Instant::now();
+        cast.pace.step();
+        let Some(event) = timeout(SOON, events.next()).await.context("no event arrived")? else {
+            break;
+        };
+        last = words(&event.context("the stream broke")?);
+        count += 1;
+        tell.fact("fraud-bot", format_args!("{last}  (+{})", Took(released.elapsed())));
+    }
+    ensure!(last == "task is completed", "the stream ended with {last:?}");
+    tell.holds(format_args!(
+        "{count} events, each sent only after support-bot had read the one before"
+    ));
+    Ok(())
+}
+
+pub(super) async fn escalation(
+    world: &mut World,
+    cast: &Cast,
+    fraud: &Conversation,
+    tell: &mut Narrator,
+) -> anyhow::Result<()> {
+    tell.step("fraud-bot asks triage-bot in its own cluster before it answers");
+    let mut log = listen(world)?;
+    let before = cast.triage.cases();
+    let payment = Payment { number: 4713, amount: 25_000 };
+    tell.fact("support-bot", payment.question());
+    let asked = Instant::now();
+    let answer = soon("the answer", fraud.ask(payment)).await?;
+    let took = asked.elapsed();
+    tell.fact("fraud-bot", &answer);
+    let cases = cast.triage.cases();
+    ensure!(cases == before + 1, "triage-bot opened {} cases for it", cases - before);
+    let case = format!("{}: case T-{cases}: hold payment 4713", triage::ABOUT.name);
+    ensure!(answer.contains(&case), "the answer does not hold triage-bot's words ({case:?})");
+    let stream = carried(&mut log).await?;
+    tell.holds(format_args!("after {}; {}", Took(took), via(&stream)));
+    Ok(())
+}
+
+pub(super) async fn refusal(
+    world: &mut World,
+    cast: &Cast,
+    tell: &mut Narrator,
+) -> anyhow::Result<()> {
+    tell.step("report-bot, which nobody granted anything, is refused");
+    let mut log = listen(world)?;
+    let refused = timeout(SOON, cast.report.card_bytes(fraud::ABOUT.name)).await;
+    let Err(error) = refused.context("report-bot got neither an answer nor a refusal")? else {
+        bail!("report-bot was answered, though no grant names it");
+    };
+    tell.fact("report-bot", format_args!("sees: {}", root(&error)));
+    let line = log.stream("report-bot", |s| s.source.contains("/report-bot@")).await?;
+    tell.fact("e1's log", format_args!("code {}: {}", line.code, line.reason));
+    ensure!(line.refused && line.code == "denied", "that is not a refusal for want of a grant");
+    soon("support-bot, after that", cast.support.card_bytes(fraud::ABOUT.name)).await?;
+    tell.holds(format_args!("refused by {}; support-bot is still answered", line.source));
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! Afterwards: everything stays up for the reader to try, until a signal comes.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::interval;
+
+use super::{Cast, World};
+use crate::Options;
+use crate::agents::Payment;
+use crate::narrate::Narrator;
+use crate::stage::REPORT_BOT;
+
+/// How soon a reader learns that a node has ended.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Says what can be tried, and stays until `stop` ends.
+pub(crate) async fn hold(
+    world: &mut World,
+    cast: &Cast,
+    tell: &mut Narrator,
+    options: &Options,
+    stop: impl Future<Output = ()>,
+) {
+    invite(world, cast, tell, options);
+    let mut look = interval(LOOK);
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            _ = look.tick() => {
+                for node in &mut world.nodes {
+                    if let Some(status) = node.ended() {
+                        let name = node.place.name;
+                        tell.plain(format_args!("{name} has ended ({status}); the others stay up"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn invite(world: &World, cast: &Cast, tell: &mut Narrator, options: &Options) {
+    tell.plain("\nIt stays up until Ctrl-C. To try:");
+    let Some(fraud) = cast.services.first() else { return };
+    let url = format!("http://{}", fraud.import);
+    let card = a2a_server::WELL_KNOWN_AGENT_CARD_PATH;
+    let question = Payment { number: 4716, amount: 25_000 }.question();
+    let message = format!(
+        r#"{{"message":{{"messageId":"1","role":"ROLE_USER","parts":[{{"text":"{question}"}}]}}}}"#
+    );
+    tell.plain(format_args!("  # the card of fraud-bot, carried from bank\n  curl {url}{card}"));
+    tell.plain(format_args!(
+        "  # the same as report-bot: refused\n  curl --interface {REPORT_BOT} {url}{card}"
+    ));
+    tell.plain(format_args!(
+        "  # a question to fraud-bot, answered with events\n  curl -N -H 'A2A-Version: 1.0' -H 'Content-Type: application/json' \\\n    -d '{message}' {url}/message:stream"
+    ));
+    let program = &options.program;
+    for node in &world.nodes {
+        let (name, socket) = (node.place.name, node.place.socket.display());
+        tell.plain(format_args!("  # the status of {name}\n  {program} status --admin {socket}"));
+    }
+}

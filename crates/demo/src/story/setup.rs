@@ -1,0 +1,138 @@
+//! Clusters, agents, nodes, and the link between them.
+
+use adit_daemon::status::{LinkState, Status};
+use adit_pki::TrustBundle;
+use adit_pki::inspect::inspect;
+use anyhow::Context as _;
+use tokio::time::Instant;
+
+use super::{Cast, SOON, World};
+use crate::Options;
+use crate::agents::fraud::{self, FraudBot, Pace};
+use crate::agents::triage::{self, TriageBot};
+use crate::caller::Caller;
+use crate::narrate::{Narrator, Took};
+use crate::node::Node;
+use crate::stage::{self, CLUSTERS, FRAUD_BOT, REPORT_BOT, SUPPORT_BOT, TRIAGE_BOT};
+
+pub(super) fn clusters(world: &World, tell: &mut Narrator) -> anyhow::Result<()> {
+    tell.step("Two clusters make themselves an authority each and exchange trust bundles");
+    let bundles = world.stage.certificates(stage::now())?;
+    for (cluster, bundle) in CLUSTERS.into_iter().zip(&bundles) {
+        let other = if cluster == CLUSTERS[0] { CLUSTERS[1] } else { CLUSTERS[0] };
+        tell.fact(
+            cluster,
+            format_args!(
+                "spiffe://{}  SHA-256 {}…  → {other}",
+                bundle.domain(),
+                fingerprint(bundle)?
+            ),
+        );
+    }
+    tell.holds("certificates only were exchanged; the authorities' keys were never written");
+    Ok(())
+}
+
+/// The beginning of what `adit pki show` says of the bundle's one certificate: enough to compare by eye.
+fn fingerprint(bundle: &TrustBundle) -> anyhow::Result<String> {
+    let certificates = inspect(bundle.to_pem().as_bytes(), stage::now())?;
+    let info = certificates.first().context("a bundle without a certificate")?;
+    Ok(info.fingerprint.chars().take(16).collect())
+}
+
+pub(super) async fn agents(world: &mut World, tell: &mut Narrator) -> anyhow::Result<Cast> {
+    tell.step("Agents of the official Rust A2A SDK serve in bank; support-bot is in edge");
+    let (triage, pace) = (TriageBot::default(), Pace::new());
+    let triage_at = world.agents.serve(TRIAGE_BOT, &triage::ABOUT, triage.clone()).await?;
+    let cluster = Caller::new(FRAUD_BOT, &[(triage::ABOUT.name, triage_at)])?;
+    let bot = FraudBot { cluster, pace: pace.clone() };
+    let fraud_at = world.agents.serve(FRAUD_BOT, &fraud::ABOUT, bot).await?;
+    for (about, at) in [(&fraud::ABOUT, fraud_at), (&triage::ABOUT, triage_at)] {
+        tell.fact(about.name, format_args!("{at}  {}", about.description));
+    }
+    tell.fact("support-bot", format_args!("{SUPPORT_BOT}  has a grant for both"));
+    tell.fact("report-bot", format_args!("{REPORT_BOT}  has none"));
+
+    let (places, services) = world
+        .stage
+        .configure([(fraud::ABOUT.name, fraud_at, "b1"), (triage::ABOUT.name, triage_at, "b2")])?;
+    world.places = places;
+    let imports: Vec<_> = services.iter().map(|s| (s.name, s.import)).collect();
+    let backends: Vec<_> = services.iter().map(|s| (s.name, s.backend)).collect();
+    Ok(Cast {
+        triage,
+        pace,
+        support: Caller::new(SUPPORT_BOT, &imports)?,
+        direct: Caller::new(SUPPORT_BOT, &backends)?,
+        report: Caller::new(REPORT_BOT, &imports)?,
+        services,
+    })
+}
+
+pub(super) async fn nodes(
+    world: &mut World,
+    tell: &mut Narrator,
+    options: &Options,
+) -> anyhow::Result<()> {
+    tell.step("Three nodes start, each a process of this program with a file of its own");
+    let started = Instant::now();
+    for place in std::mem::take(&mut world.places) {
+        let mut node = Node::new(place, options.launch);
+        node.start()?;
+        world.nodes.push(node);
+    }
+    for node in &mut world.nodes {
+        let status = node.until("ready", SOON, |status| status.node.ready).await?;
+        let place = &node.place;
+        tell.fact(
+            place.name,
+            format_args!(
+                "pid {}  udp {}  adit node --config {}",
+                status.node.pid,
+                place.udp,
+                place.config.display()
+            ),
+        );
+    }
+    tell.holds(format_args!("all three are ready after {}", Took(started.elapsed())));
+    Ok(())
+}
+
+/// The names of the nodes of `cluster` with which there is a connection.
+pub(super) fn connected(status: &Status, cluster: &str) -> Vec<String> {
+    let link = status.links.iter().find(|link| link.cluster == cluster);
+    let nodes = link.into_iter().flat_map(|link| &link.nodes);
+    nodes.filter(|n| !n.connections.is_empty()).map(|n| n.node.clone()).collect()
+}
+
+/// Whether all of `bank` can be used from here.
+pub(super) fn linked(status: &Status) -> bool {
+    let up = status.links.iter().any(|l| l.cluster == "bank" && l.state == LinkState::Up);
+    let ready = status.imports.iter().flat_map(|i| &i.ports).all(|port| port.ready);
+    up && ready && connected(status, "bank").len() == 2
+}
+
+pub(super) async fn link(world: &mut World, tell: &mut Narrator) -> anyhow::Result<()> {
+    tell.step("edge links with bank: QUIC, TLS 1.3, both sides show certificates");
+    let asked = Instant::now();
+    let status = world.node("e1")?.until("linked with b1 and b2", SOON, linked).await?;
+    let waited = asked.elapsed();
+    let link = status.links.iter().find(|l| l.cluster == "bank").context("no link with bank")?;
+    for peer in &link.nodes {
+        let role = if peer.hub { "hub" } else { "node" };
+        let Some(connection) = peer.connections.first() else { continue };
+        tell.fact(
+            &format!("e1 ⇄ {}", peer.node),
+            format_args!(
+                "{role} at {}, {} by e1, RTT {:.2} ms",
+                connection.remote, connection.direction, connection.rtt_ms
+            ),
+        );
+    }
+    let seeds = link.seeds.join(", ");
+    tell.holds(format_args!(
+        "the link is up ({} after the nodes were ready); e1's file names only {seeds}",
+        Took(waited)
+    ));
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! What it cost: the same question with and without Adit, and what the node counted.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use tokio::time::Instant;
+
+use super::{Cast, World, soon};
+use crate::agents::{Payment, fraud};
+use crate::caller::Conversation;
+use crate::narrate::{Bytes, Narrator, Took};
+
+/// Enough for a median that repeats itself, in a fraction of a second.
+const CALLS: usize = 50;
+
+pub(super) async fn sums(
+    world: &mut World,
+    cast: &Cast,
+    far: &Conversation,
+    tell: &mut Narrator,
+) -> anyhow::Result<()> {
+    tell.step("What it cost");
+    let near = soon("the card in bank", cast.direct.agent(fraud::ABOUT.name)).await?;
+    let (mut direct, mut carried) = (Vec::new(), Vec::new());
+    // In turns, so that whatever else the machine does falls on both alike.
+    for _ in 0..CALLS {
+        direct.push(time(&near).await?);
+        carried.push(time(far).await?);
+    }
+    tell.fact(
+        "question",
+        format_args!(
+            "{} directly, {} through two nodes (median of {CALLS}, a connection each)",
+            Took(median(direct)),
+            Took(median(carried))
+        ),
+    );
+    let status = world.node("e1")?.status().await?;
+    let ports = || status.imports.iter().flat_map(|import| &import.ports);
+    let (out, into) = ports().fold((0, 0), |(out, into), port| {
+        (out + port.streams.bytes_out, into + port.streams.bytes_in)
+    });
+    let codes: Vec<String> =
+        status.streams.by_code.iter().map(|(code, count)| format!("{count} {code}")).collect();
+    tell.fact(
+        "e1",
+        format_args!("{} out, {} in; streams: {}", Bytes(out), Bytes(into), codes.join(", ")),
+    );
+    let finished = status.streams.by_code.get("finished").copied().unwrap_or_default();
+    ensure!(finished >= CALLS as u64, "e1 counted {finished} finished streams");
+    ensure!(status.streams.open == 0, "{} streams are still open", status.streams.open);
+    tell.holds("no stream is left open");
+    Ok(())
+}
+
+async fn time(conversation: &Conversation) -> anyhow::Result<Duration> {
+    let asked = Instant::now();
+    soon("an answer", conversation.ask(Payment { number: 4715, amount: 10 })).await?;
+    Ok(asked.elapsed())
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
