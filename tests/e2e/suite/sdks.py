@@ -7,8 +7,10 @@ digest of what made it, so that a changed pin makes a new one and a stale one is
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,8 +34,10 @@ class Sdk:
     """One SDK of the table."""
 
     name: str
-    title: str
-    install: callable
+    # What it is called where it is pinned, and the file that pins it.
+    package: str
+    pins: str
+    install: Callable
     # What this SDK cannot do, by case, and why: listed in the report, neither passed nor skipped.
     cannot: dict[str, str] = field(default_factory=dict)
     # What it does less of than the others, by case.
@@ -42,6 +46,14 @@ class Sdk:
     grpc_answer_limit: int | None = None
     agent: list[str] = field(default_factory=list)
     client: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Its package with the version that is pinned."""
+        pinned = re.search(
+            re.escape(self.package) + r'[^0-9\n]*v?([0-9][^\s",]*)', (HERE / self.name / self.pins).read_text()
+        )
+        return f"{self.package} {pinned[1]}"
 
     def ready(self):
         """Installs what is missing, and fills in the commands."""
@@ -108,11 +120,12 @@ def install_go(source: Path):
 MIB = 1 << 20
 
 SDKS = [
-    Sdk("python-1", "Python a2a-sdk 1.3.0", install_python),
-    Sdk("python-0.3", "Python a2a-sdk 0.3.26", install_python),
+    Sdk("python-1", "a2a-sdk", "requirements.txt", install_python),
+    Sdk("python-0.3", "a2a-sdk", "requirements.txt", install_python),
     Sdk(
         "javascript",
-        "JavaScript @a2a-js/sdk 1.3.0",
+        "@a2a-js/sdk",
+        "package.json",
         install_javascript,
         grpc_answer_limit=3 * MIB,
         notes={
@@ -122,8 +135,9 @@ SDKS = [
     ),
     Sdk(
         "go",
-        "Go a2a-go v0.3.15",
+        "github.com/a2aproject/a2a-go",
+        "go.mod",
         install_go,
-        cannot={"rest": "a2a-go v0.3.15 has the JSON-RPC and gRPC bindings only"},
+        cannot={"rest": "a2a-go 0.3 has the JSON-RPC and gRPC bindings only"},
     ),
 ]

@@ -62,8 +62,7 @@ class Tunnel:
             pki = [self.adit, "pki"]
             run([*pki, "init", "--trust-domain", trust_domain(cluster), "--dir", str(authority)], PKI_SECONDS)
             run([*pki, "issue", "--ca", str(authority), "--node", f"{cluster}-1", "--out", str(identity)], PKI_SECONDS)
-            for bundle in (identity / "ca.pem", self.folder / f"{cluster}.pem"):
-                run([*pki, "bundle", "--ca", str(authority), "--out", str(bundle)], PKI_SECONDS)
+            run([*pki, "bundle", "--ca", str(authority), "--out", str(self.folder / f"{cluster}.pem")], PKI_SECONDS)
 
     def configuration(self, cluster: str, other: str, quic: dict[str, str]) -> dict:
         self.metrics[cluster] = self.free_address(3)
