@@ -6,6 +6,7 @@
 //! * [`readiness`]: what is still awaited. [`telemetry`]: the log.
 
 pub mod admin;
+pub mod compose;
 pub mod metrics;
 pub mod readiness;
 pub mod status;

@@ -1,0 +1,233 @@
+//! Merges what is believed, from wherever it comes, into the one value that the data path reads.
+//!
+//! The operator's file, what peers say of themselves and which backends answer become a
+//! [`Snapshot`]: as a pure function ([`Base::of`], [`Base::snapshot`]) and as the task that publishes
+//! a new one when any of them changes ([`run`]). It decides nothing; `adit-core` does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use adit_config::Config;
+use adit_core::name::ClusterName;
+use adit_core::snapshot::{Link, Snapshot, This, View};
+use tokio::sync::watch;
+
+/// What linked clusters last said of themselves.
+pub type Views = Arc<BTreeMap<ClusterName, Arc<View>>>;
+/// Backends that do not answer at present.
+pub type Down = Arc<BTreeSet<SocketAddr>>;
+
+/// The part of a snapshot that follows from the configuration. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Base(Arc<Snapshot>);
+
+impl Base {
+    /// Of this configuration, on a node that can be dialled at `bound`. Where the file does not say what
+    /// to advertise, `bound` is advertised as far as others can use it; `own` are further addresses of this
+    /// node that no backend may have unless the operator wrote it out.
+    #[must_use]
+    pub fn of(config: &Config, bound: &[SocketAddr], own: &BTreeSet<IpAddr>) -> Self {
+        let node = &config.node;
+        let advertise = if node.advertise.is_empty() { bound } else { &node.advertise };
+        let usable = |a: &&SocketAddr| !a.ip().is_unspecified() && a.port() != 0;
+        let link = |l: &adit_config::config::Link| Link {
+            cluster: l.cluster.clone(),
+            trust_domain: l.trust_domain.clone(),
+            seeds: l.addresses.clone(),
+        };
+        let ours =
+            bound.iter().chain(&node.advertise).map(SocketAddr::ip).chain(own.iter().copied());
+        Self(Arc::new(Snapshot {
+            this: This {
+                cluster: config.cluster.clone(),
+                trust_domain: config.trust_domain.clone(),
+                node: node.name.clone(),
+                advertise: advertise
+                    .iter()
+                    .filter(usable)
+                    .take(View::MAX_ADDRESSES)
+                    .copied()
+                    .collect(),
+            },
+            siblings: config.siblings.clone(),
+            links: config.links.iter().map(|l| (l.cluster.clone(), Arc::new(link(l)))).collect(),
+            imports: config.imports.iter().cloned().collect(),
+            exports: config
+                .exports
+                .iter()
+                .map(|e| (e.service.clone(), Arc::new(e.clone())))
+                .collect(),
+            workloads: config.workloads.clone(),
+            views: BTreeMap::new(),
+            down: BTreeSet::new(),
+            forbidden: ours.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_unspecified()).collect(),
+        }))
+    }
+
+    /// With what peers and dials say. A view of a cluster without a link, and word of an address that is
+    /// nobody's backend, are left out: they are remains of a configuration that was.
+    #[must_use]
+    pub fn snapshot(&self, views: &Views, down: &Down) -> Snapshot {
+        let mut now = Snapshot::clone(&self.0);
+        let linked = views.iter().filter(|(cluster, _)| now.links.contains_key(cluster));
+        now.views = linked.map(|(cluster, view)| (cluster.clone(), view.clone())).collect();
+        if !down.is_empty() {
+            let backends = now.exports.values().flat_map(|e| &e.ports).flat_map(|p| &p.backends);
+            now.down = backends.map(|b| b.address).filter(|a| down.contains(a)).collect();
+        }
+        now
+    }
+}
+
+/// Where a snapshot's parts come from.
+#[derive(Debug)]
+pub struct Sources {
+    /// The configuration's part.
+    pub base: watch::Receiver<Base>,
+    /// What peers say of themselves.
+    pub views: watch::Receiver<Views>,
+    /// Which backends do not answer.
+    pub down: watch::Receiver<Down>,
+}
+
+impl Sources {
+    /// A snapshot of what the sources hold now.
+    #[must_use]
+    pub fn snapshot(&mut self) -> Snapshot {
+        let (base, views) =
+            (self.base.borrow_and_update().clone(), self.views.borrow_and_update().clone());
+        let down = self.down.borrow_and_update().clone();
+        base.snapshot(&views, &down)
+    }
+
+    /// Waits for a change; false where a source has ended, and the process with it.
+    async fn changed(&mut self) -> bool {
+        tokio::select! {
+            changed = self.base.changed() => changed.is_ok(),
+            changed = self.views.changed() => changed.is_ok(),
+            changed = self.down.changed() => changed.is_ok(),
+        }
+    }
+}
+
+/// Publishes a new snapshot whenever a source changes and what is believed with it.
+pub async fn run(mut sources: Sources, out: watch::Sender<Arc<Snapshot>>) {
+    while sources.changed().await {
+        let now = sources.snapshot();
+        out.send_if_modified(|old| {
+            let changed = **old != now;
+            if changed {
+                *old = Arc::new(now);
+            }
+            changed
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EDGE: &str = r#"
+cluster: edge
+trustDomain: edge.trustusbank.example
+node: {name: e1, listen: "0.0.0.0:7843", identity: /nowhere}
+links:
+  - {cluster: bank, trustDomain: bank.trustusbank.example, trustBundle: bank.pem, addresses: ["172.18.2.2:7843"]}
+imports:
+  - {service: trustusbank-bank-agents/fraud-bot, from: bank, ports: [{name: http, port: 8080, listen: "127.0.0.1:15080"}]}
+exports:
+  - service: trustusbank-bank-agents/triage-bot
+    ports: [{name: http, port: 8080, backends: ["10.244.0.9:8080"]}]
+    allow: [{cluster: bank, namespace: trustusbank-bank-agents, serviceAccount: fraud-bot}]
+workloads:
+  - {address: 127.0.1.10, namespace: trustusbank-bank-agents, serviceAccount: support-bot}
+"#;
+
+    fn config(text: &str) -> Config {
+        adit_config::parse(text.as_bytes(), std::path::Path::new("edge.yaml")).unwrap().0
+    }
+
+    fn base(config: &Config) -> Base {
+        Base::of(
+            config,
+            &["0.0.0.0:7843".parse().unwrap(), "127.0.0.1:7843".parse().unwrap()],
+            &BTreeSet::new(),
+        )
+    }
+
+    fn views(clusters: &[&str]) -> Views {
+        Arc::new(clusters.iter().map(|c| (c.parse().unwrap(), Arc::default())).collect())
+    }
+
+    fn down(addresses: &[&str]) -> Down {
+        Arc::new(addresses.iter().map(|a| a.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn everything_in_the_file_is_believed() {
+        let config = config(EDGE);
+        let now = base(&config).snapshot(&Views::default(), &Down::default());
+        assert_eq!(
+            now.this.advertise,
+            ["127.0.0.1:7843".parse().unwrap()],
+            "a wildcard is no address"
+        );
+        assert_eq!(now.links.len() + now.exports.len() + now.workloads.len(), 3);
+        let (import, port) = now.imports.at("127.0.0.1:15080".parse().unwrap()).unwrap();
+        assert_eq!((import.from.as_str(), port.number), ("bank", 8080));
+        assert_eq!(now.links.values().next().unwrap().seeds, config.links[0].addresses);
+        assert!(now.forbidden.contains(&"127.0.0.1".parse().unwrap()));
+        assert!(!now.forbidden.contains(&"0.0.0.0".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_the_operator_advertises_wins() {
+        let text = EDGE.replace("identity:", "advertise: [\"172.18.1.2:9\"], identity:");
+        let now = base(&config(&text)).snapshot(&Views::default(), &Down::default());
+        assert_eq!(now.this.advertise, ["172.18.1.2:9".parse().unwrap()]);
+        assert!(now.forbidden.contains(&"172.18.1.2".parse().unwrap()));
+    }
+
+    #[test]
+    fn remains_of_an_old_configuration_are_left_out() {
+        let base = base(&config(EDGE));
+        let now =
+            base.snapshot(&views(&["bank", "shop"]), &down(&["10.244.0.9:8080", "10.9.9.9:1"]));
+        assert_eq!(now.views.keys().map(ClusterName::as_str).collect::<Vec<_>>(), ["bank"]);
+        assert_eq!(now.down, ["10.244.0.9:8080".parse().unwrap()].into());
+    }
+
+    #[tokio::test]
+    async fn a_change_of_any_source_is_published_and_nothing_else_is() {
+        let (base_in, base_out) = watch::channel(base(&config(EDGE)));
+        let (views_in, views_out) = watch::channel(Views::default());
+        let (down_in, down_out) = watch::channel(Down::default());
+        let mut sources = Sources { base: base_out, views: views_out, down: down_out };
+        let (out, mut published) = watch::channel(Arc::new(sources.snapshot()));
+        let task = run(sources, out);
+        let script = async move {
+            views_in.send_replace(views(&["bank"]));
+            published.changed().await.unwrap();
+            assert_eq!(published.borrow_and_update().views.len(), 1);
+
+            // The word of another cluster's dials and views changes nothing here, and is not published:
+            // the next thing that is seen is the change after it.
+            views_in.send_replace(views(&["bank", "shop"]));
+            tokio::task::yield_now().await;
+            assert!(!published.has_changed().unwrap());
+            down_in.send_replace(down(&["10.244.0.9:8080"]));
+            published.changed().await.unwrap();
+            assert_eq!(published.borrow_and_update().down.len(), 1);
+
+            base_in
+                .send_replace(base(&config(&EDGE.replace("fraud-bot, from", "audit-bot, from"))));
+            published.changed().await.unwrap();
+            let now = published.borrow_and_update().clone();
+            assert_eq!(now.imports.iter().next().unwrap().service.name(), "audit-bot");
+            assert_eq!((now.views.len(), now.down.len()), (1, 1), "the rest stays");
+        };
+        tokio::join!(task, script);
+    }
+}
