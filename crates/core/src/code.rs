@@ -78,6 +78,14 @@ macro_rules! codes {
     };
 }
 
+impl Code {
+    /// Whether the code refuses: whoever gets it knows that nothing was delivered.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        matches!(self.number(), 0x10..0x30) && !matches!(self, Self::Unknown(_))
+    }
+}
+
 codes! {
     /// Both directions ended by an explicit finish.
     Finished = 0x00, "finished", None, false, "both sides finished";
@@ -194,7 +202,7 @@ mod tests {
     #[test]
     fn nothing_that_may_have_been_delivered_is_retryable() {
         for code in Code::ALL.iter().filter(|c| c.is_retryable()) {
-            assert!((0x10..0x30).contains(&code.number()), "{code} is not a refusal");
+            assert!(code.is_refusal(), "{code} is not a refusal");
         }
     }
 }

@@ -288,7 +288,8 @@ pub struct PeerPort {
 }
 
 impl Snapshot {
-    /// Whether `backend` may be dialled: its address is an ordinary one, or written out by the operator.
+    /// Whether `backend` may be dialled: its address is an ordinary one, or written out by the operator,
+    /// and in no case one that stands for an import.
     #[must_use]
     pub fn may_dial(&self, backend: &Backend) -> bool {
         let ip = backend.address.ip().to_canonical();
@@ -296,7 +297,9 @@ impl Snapshot {
             IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
-        let never = ip.is_unspecified() || ip.is_multicast();
+        // One of our own listeners as a backend would be a loop.
+        let never =
+            ip.is_unspecified() || ip.is_multicast() || self.imports.at(backend.address).is_some();
         let ordinary = !special && !ip.is_loopback() && !self.forbidden.contains(&ip);
         !never && (ordinary || backend.written_out)
     }

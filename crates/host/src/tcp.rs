@@ -71,6 +71,14 @@ pub fn reset_on_close(stream: &impl AsFd) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
+/// Sends FIN: nothing more will be written, and reading goes on.
+///
+/// # Errors
+/// Where the connection is broken already.
+pub fn finish(stream: &impl AsFd) -> io::Result<()> {
+    SockRef::from(stream).shutdown(std::net::Shutdown::Write)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

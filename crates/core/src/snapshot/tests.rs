@@ -91,7 +91,8 @@ fn special_addresses_are_dialled_only_when_written_out() {
         assert!(!edge.may_dial(&backend(special, false)), "{special}");
         assert!(edge.may_dial(&backend(special, true)), "{special}");
     }
-    for never in ["0.0.0.0:80", "[::]:80", "224.0.0.1:80", "[ff02::1]:80"] {
+    let listener = "127.0.0.1:15080";
+    for never in ["0.0.0.0:80", "[::]:80", "224.0.0.1:80", "[ff02::1]:80", listener] {
         assert!(!edge.may_dial(&backend(never, true)), "{never}");
     }
 }
