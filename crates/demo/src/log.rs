@@ -4,6 +4,7 @@
 //! bytes it had. A line has a millisecond or two to arrive after the call has ended, so readers wait
 //! for it, with a deadline.
 
+use std::collections::VecDeque;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,23 +46,18 @@ pub(crate) struct Stream {
     pub(crate) bytes_out: u64,
 }
 
-/// A log that is read from a place on.
+/// A log that is read on and on: no line is given twice.
 #[derive(Debug)]
 pub(crate) struct Log {
     path: PathBuf,
     offset: u64,
+    unread: VecDeque<Stream>,
 }
 
 impl Log {
-    /// The log at `path` from its present end on.
-    pub(crate) fn from_now(path: &Path) -> Self {
-        let offset = std::fs::metadata(path).map_or(0, |m| m.len());
-        Self { path: path.to_owned(), offset }
-    }
-
-    /// The log at `path` from its beginning on.
-    pub(crate) fn from_start(path: &Path) -> Self {
-        Self { path: path.to_owned(), offset: 0 }
+    /// The log at `path`, from its beginning on.
+    pub(crate) fn of(path: &Path) -> Self {
+        Self { path: path.to_owned(), offset: 0, unread: VecDeque::new() }
     }
 
     /// Waits for the next stream that `wanted` accepts; others are passed over.
@@ -76,8 +72,11 @@ impl Log {
     ) -> anyhow::Result<Stream> {
         let deadline = Instant::now() + ARRIVES;
         loop {
-            if let Some(found) = self.streams()?.into_iter().find(&wanted) {
-                return Ok(found);
+            self.read()?;
+            while let Some(stream) = self.unread.pop_front() {
+                if wanted(&stream) {
+                    return Ok(stream);
+                }
             }
             if Instant::now() >= deadline {
                 bail!("{} has no line about {what}", self.path.display());
@@ -86,12 +85,13 @@ impl Log {
         }
     }
 
-    /// The streams of all whole lines that were written since the last look.
-    fn streams(&mut self) -> anyhow::Result<Vec<Stream>> {
+    /// Reads all whole lines that were written since the last look.
+    fn read(&mut self) -> anyhow::Result<()> {
         let text = self.rest().with_context(|| format!("cannot read {}", self.path.display()))?;
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         self.offset += whole as u64;
-        Ok(text[..whole].lines().filter_map(stream).collect())
+        self.unread.extend(text[..whole].lines().filter_map(stream));
+        Ok(())
     }
 
     fn rest(&self) -> std::io::Result<String> {
@@ -124,13 +124,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("e1.log");
         let line = |code: &str| format!("{{\"module\":\"{STREAM}\",\"code\":\"{code}\"}}\n");
-        fs::write(&path, line("finished")).unwrap();
-        let mut log = Log::from_now(&path);
-        let more = format!("not JSON\n{{\"module\":\"other\"}}\n{}{}", line("denied"), "{\"mod");
-        fs::write(&path, line("finished") + &more).unwrap();
-        let found = log.stream("a refusal", |_| true).await.unwrap();
-        assert_eq!(found.code, "denied");
-        assert!(log.streams().unwrap().is_empty());
+        let text = format!("not JSON\n{{\"module\":\"other\"}}\n{}{{\"mod", line("denied"));
+        fs::write(&path, line("finished") + &text).unwrap();
+        let mut log = Log::of(&path);
+        assert_eq!(log.stream("a refusal", |s| s.code == "denied").await.unwrap().code, "denied");
+        fs::write(
+            &path,
+            line("finished") + &text + "ule\":1}\n" + &line("drained") + &line("revoked"),
+        )
+        .unwrap();
+        for code in ["drained", "revoked"] {
+            assert_eq!(log.stream("another", |_| true).await.unwrap().code, code);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -138,7 +143,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("e1.log");
         fs::write(&path, "").unwrap();
-        let error = Log::from_now(&path).stream("a refusal", |_| true).await.unwrap_err();
+        let error = Log::of(&path).stream("a refusal", |_| true).await.unwrap_err();
         assert!(error.to_string().ends_with("e1.log has no line about a refusal"), "{error}");
     }
 }

@@ -17,6 +17,7 @@ use crate::agents::Agents;
 use crate::agents::fraud::Pace;
 use crate::agents::triage::TriageBot;
 use crate::caller::Caller;
+use crate::log::Log;
 use crate::narrate::Narrator;
 use crate::node::Node;
 use crate::stage::{Place, Service, Stage};
@@ -54,6 +55,8 @@ pub(crate) struct Cast {
     direct: Caller,
     /// `report-bot` on `edge`, which nobody granted anything.
     report: Caller,
+    /// The log of the node where their calls begin.
+    log: Log,
 }
 
 /// Tells the whole story.
@@ -63,17 +66,17 @@ pub(crate) async fn tell(
     options: &Options,
 ) -> anyhow::Result<Cast> {
     setup::clusters(world, tell)?;
-    let cast = setup::agents(world, tell).await?;
+    let mut cast = setup::agents(world, tell).await?;
     setup::nodes(world, tell, options).await?;
     setup::link(world, tell).await?;
-    let fraud = calls::card(world, &cast, tell).await?;
-    calls::message(world, &fraud, tell).await?;
-    calls::events(&cast, &fraud, tell).await?;
-    calls::escalation(world, &cast, &fraud, tell).await?;
-    calls::refusal(world, &cast, tell).await?;
-    let killed = crash::kill(world, &cast, &fraud, tell).await?;
+    let fraud = calls::card(&mut cast, tell).await?;
+    calls::message(world, &mut cast, &fraud, tell).await?;
+    calls::events(&mut cast, &fraud, tell).await?;
+    calls::escalation(&mut cast, &fraud, tell).await?;
+    calls::refusal(&mut cast, tell).await?;
+    let killed = crash::kill(world, &mut cast, &fraud, tell).await?;
     crash::restart(world, killed, tell).await?;
-    sums::sums(world, &cast, &fraud, tell).await?;
+    sums::sums(world, &mut cast, &fraud, tell).await?;
     Ok(cast)
 }
 

@@ -12,14 +12,14 @@ use crate::log::{Log, Stream};
 use crate::narrate::{Bytes, Narrator, Took};
 use crate::node::root;
 
-/// The log of the node at which `support-bot`'s calls begin.
-fn listen(world: &mut World) -> anyhow::Result<Log> {
-    Ok(Log::from_now(&world.node("e1")?.place.log))
-}
+/// What the last event of a task that went well says.
+pub(super) const COMPLETED: &str = "task is completed";
 
-/// The next finished stream of `support-bot` in e1's log.
-pub(super) async fn carried(log: &mut Log) -> anyhow::Result<Stream> {
-    log.stream("the call", |s| s.direction == "outbound" && s.source.contains("/support-bot@"))
+/// The line about `support-bot`'s call that ended last, in the log of the node where it began. Each call
+/// has one, and each is waited for, so none is taken for another's.
+pub(super) async fn carried(cast: &mut Cast) -> anyhow::Result<Stream> {
+    cast.log
+        .stream("the call", |s| s.direction == "outbound" && s.source.contains("/support-bot@"))
         .await
 }
 
@@ -32,19 +32,14 @@ fn via(stream: &Stream) -> String {
     )
 }
 
-pub(super) async fn card(
-    world: &mut World,
-    cast: &Cast,
-    tell: &mut Narrator,
-) -> anyhow::Result<Conversation> {
+pub(super) async fn card(cast: &mut Cast, tell: &mut Narrator) -> anyhow::Result<Conversation> {
     tell.step("support-bot reads the card of fraud-bot");
     let name = fraud::ABOUT.name;
     tell.fact("support-bot", format_args!("GET http://{}/.well-known/agent-card.json", host(name)));
-    let mut log = listen(world)?;
     let asked = Instant::now();
     let fraud = soon("the card", cast.support.agent(name)).await?;
     let took = asked.elapsed();
-    let stream = carried(&mut log).await?;
+    let stream = carried(cast).await?;
     let card = &fraud.card;
     let skills: Vec<&str> = card.skills.iter().map(|skill| skill.name.as_str()).collect();
     tell.fact(
@@ -58,6 +53,7 @@ pub(super) async fn card(
     );
     tell.holds(format_args!("after {}; {}", Took(took), via(&stream)));
     let far = soon("the card's bytes", cast.support.card_bytes(name)).await?;
+    carried(cast).await?;
     let near = soon("the card's bytes in bank", cast.direct.card_bytes(name)).await?;
     ensure!(far == near, "the card read in edge differs from the one that is served in bank");
     tell.holds(format_args!("its {} bytes are those that fraud-bot serves in bank", near.len()));
@@ -66,11 +62,11 @@ pub(super) async fn card(
 
 pub(super) async fn message(
     world: &mut World,
+    cast: &mut Cast,
     fraud: &Conversation,
     tell: &mut Narrator,
 ) -> anyhow::Result<()> {
     tell.step("support-bot asks, fraud-bot answers");
-    let mut log = listen(world)?;
     let payment = Payment { number: 4711, amount: 90 };
     tell.fact("support-bot", payment.question());
     let asked = Instant::now();
@@ -78,12 +74,12 @@ pub(super) async fn message(
     let took = asked.elapsed();
     tell.fact("fraud-bot", &answer);
     ensure!(answer == "payment 4711 is in order", "that is not what fraud-bot says");
-    let stream = carried(&mut log).await?;
+    let stream = carried(cast).await?;
     tell.holds(format_args!("after {}; {}", Took(took), via(&stream)));
 
     // What the other side made of the caller, in its own words.
     let entered = world.node(&stream.peer_node)?.place.log.clone();
-    let mut log = Log::from_start(&entered);
+    let mut log = Log::of(&entered);
     let inbound = log.stream("the caller", |s| s.direction == "inbound").await?;
     ensure!(
         inbound.source.ends_with("/support-bot@edge") && inbound.asserted,
@@ -100,7 +96,7 @@ pub(super) async fn message(
 }
 
 pub(super) async fn events(
-    cast: &Cast,
+    cast: &mut Cast,
     fraud: &Conversation,
     tell: &mut Narrator,
 ) -> anyhow::Result<()> {
@@ -111,7 +107,9 @@ pub(super) async fn events(
     let (mut count, mut last) = (0, String::new());
     loop {
         let released = Instant::now();
-        cast.pace.step();
+        if last != COMPLETED {
+            cast.pace.step();
+        }
         let Some(event) = timeout(SOON, events.next()).await.context("no event arrived")? else {
             break;
         };
@@ -119,21 +117,21 @@ pub(super) async fn events(
         count += 1;
         tell.fact("fraud-bot", format_args!("{last}  (+{})", Took(released.elapsed())));
     }
-    ensure!(last == "task is completed", "the stream ended with {last:?}");
+    ensure!(last == COMPLETED, "the stream ended with {last:?}");
+    let stream = carried(cast).await?;
     tell.holds(format_args!(
-        "{count} events, each sent only after support-bot had read the one before"
+        "{count} events, each sent only after support-bot had read the one before; {}",
+        via(&stream)
     ));
     Ok(())
 }
 
 pub(super) async fn escalation(
-    world: &mut World,
-    cast: &Cast,
+    cast: &mut Cast,
     fraud: &Conversation,
     tell: &mut Narrator,
 ) -> anyhow::Result<()> {
     tell.step("fraud-bot asks triage-bot in its own cluster before it answers");
-    let mut log = listen(world)?;
     let before = cast.triage.cases();
     let payment = Payment { number: 4713, amount: 25_000 };
     tell.fact("support-bot", payment.question());
@@ -145,27 +143,23 @@ pub(super) async fn escalation(
     ensure!(cases == before + 1, "triage-bot opened {} cases for it", cases - before);
     let case = format!("{}: case T-{cases}: hold payment 4713", triage::ABOUT.name);
     ensure!(answer.contains(&case), "the answer does not hold triage-bot's words ({case:?})");
-    let stream = carried(&mut log).await?;
+    let stream = carried(cast).await?;
     tell.holds(format_args!("after {}; {}", Took(took), via(&stream)));
     Ok(())
 }
 
-pub(super) async fn refusal(
-    world: &mut World,
-    cast: &Cast,
-    tell: &mut Narrator,
-) -> anyhow::Result<()> {
+pub(super) async fn refusal(cast: &mut Cast, tell: &mut Narrator) -> anyhow::Result<()> {
     tell.step("report-bot, which nobody granted anything, is refused");
-    let mut log = listen(world)?;
     let refused = timeout(SOON, cast.report.card_bytes(fraud::ABOUT.name)).await;
     let Err(error) = refused.context("report-bot got neither an answer nor a refusal")? else {
         bail!("report-bot was answered, though no grant names it");
     };
     tell.fact("report-bot", format_args!("sees: {}", root(&error)));
-    let line = log.stream("report-bot", |s| s.source.contains("/report-bot@")).await?;
+    let line = cast.log.stream("report-bot", |s| s.source.contains("/report-bot@")).await?;
     tell.fact("e1's log", format_args!("code {}: {}", line.code, line.reason));
     ensure!(line.refused && line.code == "denied", "that is not a refusal for want of a grant");
     soon("support-bot, after that", cast.support.card_bytes(fraud::ABOUT.name)).await?;
+    carried(cast).await?;
     tell.holds(format_args!("refused by {}; support-bot is still answered", line.source));
     Ok(())
 }

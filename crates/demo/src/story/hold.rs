@@ -56,9 +56,9 @@ fn invite(world: &World, cast: &Cast, tell: &mut Narrator, options: &Options) {
     tell.plain(format_args!(
         "  # a question to fraud-bot, answered with events\n  curl -N -H 'A2A-Version: 1.0' -H 'Content-Type: application/json' \\\n    -d '{message}' {url}/message:stream"
     ));
-    let program = &options.program;
+    tell.plain("  # how each node is doing");
     for node in &world.nodes {
-        let (name, socket) = (node.place.name, node.place.socket.display());
-        tell.plain(format_args!("  # the status of {name}\n  {program} status --admin {socket}"));
+        let socket = node.place.socket.display();
+        tell.plain(format_args!("  {} status --admin {socket}", options.program));
     }
 }

@@ -11,6 +11,7 @@ use crate::Options;
 use crate::agents::fraud::{self, FraudBot, Pace};
 use crate::agents::triage::{self, TriageBot};
 use crate::caller::Caller;
+use crate::log::Log;
 use crate::narrate::{Narrator, Took};
 use crate::node::Node;
 use crate::stage::{self, CLUSTERS, FRAUD_BOT, REPORT_BOT, SUPPORT_BOT, TRIAGE_BOT};
@@ -56,6 +57,8 @@ pub(super) async fn agents(world: &mut World, tell: &mut Narrator) -> anyhow::Re
     let (places, services) = world
         .stage
         .configure([(fraud::ABOUT.name, fraud_at, "b1"), (triage::ABOUT.name, triage_at, "b2")])?;
+    let edge = places.iter().find(|place| place.cluster == "edge").context("edge has no node")?;
+    let log = Log::of(&edge.log);
     world.places = places;
     let imports: Vec<_> = services.iter().map(|s| (s.name, s.import)).collect();
     let backends: Vec<_> = services.iter().map(|s| (s.name, s.backend)).collect();
@@ -66,6 +69,7 @@ pub(super) async fn agents(world: &mut World, tell: &mut Narrator) -> anyhow::Re
         direct: Caller::new(SUPPORT_BOT, &backends)?,
         report: Caller::new(REPORT_BOT, &imports)?,
         services,
+        log,
     })
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use tokio::time::Instant;
 
+use super::calls::carried;
 use super::{Cast, World, soon};
 use crate::agents::{Payment, fraud};
 use crate::caller::Conversation;
@@ -15,24 +16,25 @@ const CALLS: usize = 50;
 
 pub(super) async fn sums(
     world: &mut World,
-    cast: &Cast,
+    cast: &mut Cast,
     far: &Conversation,
     tell: &mut Narrator,
 ) -> anyhow::Result<()> {
     tell.step("What it cost");
     let near = soon("the card in bank", cast.direct.agent(fraud::ABOUT.name)).await?;
-    let (mut direct, mut carried) = (Vec::new(), Vec::new());
+    let (mut direct, mut through) = (Vec::new(), Vec::new());
     // In turns, so that whatever else the machine does falls on both alike.
     for _ in 0..CALLS {
         direct.push(time(&near).await?);
-        carried.push(time(far).await?);
+        through.push(time(far).await?);
+        carried(cast).await?;
     }
     tell.fact(
         "question",
         format_args!(
             "{} directly, {} through two nodes (median of {CALLS}, a connection each)",
             Took(median(direct)),
-            Took(median(carried))
+            Took(median(through))
         ),
     );
     let status = world.node("e1")?.status().await?;
