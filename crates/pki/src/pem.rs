@@ -15,8 +15,8 @@ pub enum PemError {
     Empty,
     /// A private key where only certificates belong.
     #[error(
-        "there is a private key in it; keys never leave the machine they were made for: \
-         remove it from the file, and replace the key if anybody else has seen it"
+        "there is a private key in it, where only certificates belong; keys never leave the machine \
+         they were made for: if anybody else has seen this one, replace it"
     )]
     PrivateKey,
     /// A section of another kind.
