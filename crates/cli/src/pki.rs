@@ -40,8 +40,8 @@ const TOUR: &str = "Two clusters, from nothing:
   edge$ adit pki show   bank.pem                      # look at what they handed over
   bank$ …the same, the other way round
 
-Compare the fingerprints of handed-over bundles over a channel you trust (a call, a signed mail): whoever
-can swap a bundle on its way can act as that cluster.";
+Compare fingerprints of handed-over bundles over a channel you trust (a call, a signed mail):
+whoever can swap a bundle on its way can act as that cluster.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -67,7 +67,7 @@ struct Init {
     #[arg(long)]
     dir: PathBuf,
     /// How long the authority is valid
-    #[arg(long, value_name = "TIME", default_value = "1825d", value_parser = length)]
+    #[arg(long, value_name = "TIME", default_value = "1825d", value_parser = validity)]
     valid_for: Duration,
     /// What kind of key to make
     #[arg(long, value_name = "KIND", default_value = "p256")]
@@ -78,7 +78,7 @@ struct Init {
 ///
 /// Writes DIR/node.pem (the certificate), DIR/node.key.pem (its key, mode 0600) and DIR/ca.pem (the cluster's
 /// own trust bundle), which is the folder that `identity:` in a node's configuration names. The certificate
-/// says spiffe://TRUSTDOMAIN/adit/node/NAME. A daemon that runs takes a replaced certificate without a restart.
+/// says spiffe://TRUSTDOMAIN/adit/node/NAME.
 #[derive(Debug, clap::Args)]
 struct Issue {
     /// The authority's folder, as `adit pki init` wrote it
@@ -93,7 +93,7 @@ struct Issue {
     /// How long the certificate is valid, 1m to 90d: a number and s, m, h or d. Nothing renews a
     /// certificate that is kept in files, so the default leaves time for people; where something does,
     /// take 24h
-    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = length)]
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = ttl)]
     ttl: Duration,
     /// What kind of key to make
     #[arg(long, value_name = "KIND", default_value = "p256")]
@@ -163,8 +163,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn init(args: &Init) -> anyhow::Result<()> {
     let domain = args.trust_domain.clone();
     let authority =
-        ClusterAuthority::create(domain, args.key.into(), args.valid_for, UnixTime::now())
-            .context("--valid-for")?;
+        ClusterAuthority::create(domain, args.key.into(), args.valid_for, UnixTime::now())?;
     let (certificate, key) = (args.dir.join(files::BUNDLE), args.dir.join(files::AUTHORITY_KEY));
     refuse_existing(&[&certificate, &key], "an authority is never replaced: move it away first")?;
     files::make_folder(&args.dir)?;
@@ -252,8 +251,16 @@ fn refuse_existing(paths: &[&PathBuf], hint: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `90s`, `15m`, `24h`, `30d`.
-fn length(text: &str) -> Result<Duration, String> {
+fn ttl(text: &str) -> Result<Duration, String> {
+    length(text, authority::MAX_TTL)
+}
+
+fn validity(text: &str) -> Result<Duration, String> {
+    length(text, authority::MAX_VALIDITY)
+}
+
+/// `90s`, `15m`, `24h`, `30d`; at least what a certificate can live and at most `most`.
+fn length(text: &str, most: Duration) -> Result<Duration, String> {
     const RULE: &str = "write a number and a unit: 90s, 15m, 24h, 30d";
     let unit = match text.as_bytes().last() {
         Some(b's') => 1,
@@ -263,9 +270,11 @@ fn length(text: &str) -> Result<Duration, String> {
         _ => return Err(RULE.to_owned()),
     };
     let number: u64 = text[..text.len() - 1].parse().map_err(|_| RULE.to_owned())?;
-    let secs = number.checked_mul(unit).ok_or_else(|| "that is longer than time".to_owned())?;
-    if secs > authority::MAX_VALIDITY.as_secs() {
-        return Err(format!("{} is the longest", in_words(authority::MAX_VALIDITY)));
+    let length = Duration::from_secs(number.saturating_mul(unit));
+    let least = authority::MIN_TTL;
+    if (least..=most).contains(&length) {
+        Ok(length)
+    } else {
+        Err(format!("{} to {} are possible", in_words(least), in_words(most)))
     }
-    Ok(Duration::from_secs(secs))
 }
