@@ -1,1 +1,22 @@
 //! QUIC between nodes: connections, lanes, links and the state they carry.
+//!
+//! The lower half is quinn, made safe to rest on: [`endpoint`] binds, accepts and dials, [`stream`] is
+//! what carries bytes, [`tuning`] has the numbers, [`secret`] what outlives a process, [`tls`] who may
+//! take part, [`net`] the seam to the network. No type of quinn's is part of what other crates use, but
+//! for that seam.
+
+mod cid;
+pub mod endpoint;
+pub mod net;
+pub mod secret;
+mod socket;
+pub mod stream;
+pub mod tls;
+pub mod tuning;
+
+pub use self::endpoint::{Connection, Dial, Endpoints, Incoming, WeakConnection, Worker};
+pub use self::net::{Net, OsNet};
+pub use self::secret::NodeSecret;
+pub use self::stream::{RecvError, RecvStream, SendError, SendStream};
+pub use self::tls::Tls;
+pub use self::tuning::Tuning;

@@ -1,0 +1,140 @@
+//! A node's QUIC endpoints: one per worker where it is dialled, one per dial where it dials.
+//!
+//! * [`Endpoints`]: binds, accepts, dials, ends. * [`Incoming`]: a peer that knocks, after the limits.
+//! * [`Connection`]: an authenticated peer. * [`Worker`]: the runtime on which all of it lives.
+//!
+//! A worker's endpoint, its connections and their timers all run on that worker's runtime, so that a
+//! packet meets one core from the socket to the stream. Every dial has a socket and a source port of its
+//! own: a port that is used again meets the stale conntrack entry of the connection before
+//! (kubernetes#125467). Who may be a peer is `adit-pki`'s to say; what a peer may do is decided above.
+
+mod accept;
+mod bind;
+mod closed;
+mod connection;
+mod counters;
+mod dial;
+mod worker;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use adit_core::code::Code;
+use quinn::VarInt;
+use tokio_util::task::TaskTracker;
+
+use self::accept::Gate;
+pub use self::accept::{AcceptError, Incoming};
+pub use self::bind::BindError;
+pub use self::closed::{By, Closed};
+pub use self::connection::{Connection, OpenError, Stats, WeakConnection};
+pub use self::counters::Counters;
+pub use self::dial::{Dial, DialError};
+pub use self::worker::Worker;
+use crate::net::Net;
+use crate::secret::Keys;
+use crate::socket::{Leg, Passed};
+use crate::tls::Tls;
+use crate::tuning::Tuning;
+
+/// A node's QUIC endpoints. Cheap to clone; they live until the last clone and the last connection are
+/// gone.
+#[derive(Debug, Clone)]
+pub struct Endpoints(Arc<Shared>);
+
+struct Shared {
+    net: Arc<dyn Net>,
+    tuning: Tuning,
+    tls: Tls,
+    keys: Keys,
+    workers: Vec<Worker>,
+    /// For each worker, its endpoint on each listening address.
+    servers: Vec<Vec<quinn::Endpoint>>,
+    /// What peers are answered with, by the class that their first packet asks for.
+    answers: accept::Answers,
+    addresses: Vec<SocketAddr>,
+    legs: Vec<Arc<Leg>>,
+    /// The listening sockets, by the numbers that [`adit_host::udp::drops`] knows.
+    inodes: Vec<u64>,
+    gate: Arc<Gate>,
+    passed: Arc<Passed>,
+    /// The drivers of what was dialled.
+    dialled: TaskTracker,
+    /// Tokens that peers gave, so that the next dial need not prove its address again.
+    tokens: Arc<quinn::TokenMemoryCache>,
+    counters: counters::Dials,
+    /// Endpoints made so far, for [`Net::seed`].
+    made: AtomicU64,
+    /// Connections made so far, for [`Connection::id`].
+    connections: AtomicU64,
+    draining: AtomicBool,
+}
+
+impl Endpoints {
+    /// Where the node can be dialled, with the ports that the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.0.addresses
+    }
+
+    /// The workers, in the order of their indices.
+    #[must_use]
+    pub fn workers(&self) -> &[Worker] {
+        &self.0.workers
+    }
+
+    /// The numbers in force.
+    #[must_use]
+    pub fn tuning(&self) -> &Tuning {
+        &self.0.tuning
+    }
+
+    /// From here on every peer that knocks is refused; what is connected stays.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends every accepted connection with this code and text, and accepts no more. Dialled ones are
+    /// their holders' to close.
+    pub fn close(&self, code: Code, text: &str) {
+        for endpoint in self.0.servers.iter().flatten() {
+            endpoint.close(varint(code), text.as_bytes());
+        }
+    }
+
+    /// Waits until every connection, dialled or accepted, has told its peer that it is closed; `within`
+    /// at most, since a peer that is gone is waited for in vain (quinn needs three times its timeout).
+    ///
+    /// Without it a process that ends at once leaves its peers to their idle timeouts.
+    pub async fn idle(&self, within: Duration) {
+        let all = async {
+            for endpoint in self.0.servers.iter().flatten() {
+                endpoint.wait_idle().await;
+            }
+            self.0.dialled.close();
+            self.0.dialled.wait().await;
+            self.0.dialled.reopen();
+        };
+        // Late is as good as done: there is nothing more that could be tried.
+        drop(tokio::time::timeout(within, all).await);
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.0.counters()
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// A code as QUIC carries it.
+pub(crate) fn varint(code: Code) -> VarInt {
+    VarInt::from_u64(code.number()).unwrap_or(VarInt::MAX)
+}

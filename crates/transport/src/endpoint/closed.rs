@@ -1,0 +1,116 @@
+//! How a connection ended: one of our codes, a text for people, and whose doing it was.
+
+use std::fmt;
+
+use adit_core::code::Code;
+use quinn::{ConnectionError, TransportErrorCode};
+
+/// Whose doing the end of a connection was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum By {
+    /// This side closed it.
+    Us,
+    /// The peer closed it, or answered as one that does not know it.
+    Peer,
+    /// Nobody: the peer was not heard for too long.
+    Silence,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Why.
+    pub code: Code,
+    /// What whoever ended it had to say, for people: printable ASCII, [`Closed::MAX_TEXT`] bytes at
+    /// most. A peer's word, where it was the peer.
+    pub text: Box<str>,
+    /// Whose doing it was.
+    pub by: By,
+}
+
+impl Closed {
+    /// The longest text that is kept of a peer's, in bytes.
+    pub const MAX_TEXT: usize = 256;
+
+    pub(super) fn new(code: Code, text: &str, by: By) -> Self {
+        Self { code, text: printable(text.as_bytes()), by }
+    }
+
+    /// What quinn tells, in our words. `ours` is what this side closed the connection with, if it did.
+    pub(super) fn from_quinn(error: &ConnectionError, ours: Option<&Self>) -> Self {
+        match error {
+            ConnectionError::LocallyClosed => ours.cloned().unwrap_or_else(|| {
+                // Every handle was dropped: nobody has a use for it.
+                Self::new(Code::ConnectionUnused, "", By::Us)
+            }),
+            ConnectionError::ApplicationClosed(close) => {
+                let code = match close.error_code.into_inner() {
+                    // The same on the other side: quinn closes what nobody holds with 0.
+                    0 => Code::ConnectionUnused,
+                    number => Code::from_number(number),
+                };
+                Self { code, text: printable(&close.reason), by: By::Peer }
+            }
+            ConnectionError::ConnectionClosed(close) => Self {
+                code: transport_code(close.error_code),
+                text: printable(&close.reason),
+                by: By::Peer,
+            },
+            ConnectionError::TransportError(error) => {
+                Self::new(transport_code(error.code), &error.reason, By::Us)
+            }
+            ConnectionError::Reset => {
+                Self::new(Code::PeerRestarted, "the peer does not know this connection", By::Peer)
+            }
+            ConnectionError::TimedOut => Self::new(Code::ConnectionLost, "", By::Silence),
+            ConnectionError::VersionMismatch => {
+                Self::new(Code::VersionMismatch, "no QUIC version in common", By::Peer)
+            }
+            ConnectionError::CidsExhausted => {
+                Self::new(Code::LocalError, "no connection IDs are left", By::Us)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = match self.by {
+            By::Us => "closed here",
+            By::Peer => "closed by the peer",
+            By::Silence => "nothing heard from the peer",
+        };
+        write!(f, "{by}: {}", self.code)?;
+        if self.text.is_empty() { Ok(()) } else { write!(f, " ({})", self.text) }
+    }
+}
+
+/// Our code for an end that QUIC or TLS brought about (RFC 9000 §20.1, RFC 8446 §6).
+fn transport_code(code: TransportErrorCode) -> Code {
+    const CRYPTO: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
+    let number = u64::from(code);
+    if !CRYPTO.contains(&number) {
+        return match code {
+            TransportErrorCode::CONNECTION_REFUSED => Code::OverLimit,
+            TransportErrorCode::INTERNAL_ERROR => Code::Internal,
+            _ => Code::ProtocolError,
+        };
+    }
+    match number - CRYPTO.start() {
+        // certificate_revoked, certificate_expired
+        44 | 45 => Code::CertificateEnded,
+        // bad, unsupported and unknown certificate, unknown authority, access denied, none presented
+        42 | 43 | 46 | 48 | 49 | 116 => Code::IdentityMismatch,
+        // protocol_version, no_application_protocol
+        70 | 120 => Code::VersionMismatch,
+        _ => Code::ProtocolError,
+    }
+}
+
+/// At most [`Closed::MAX_TEXT`] bytes, and none that a terminal or a log would obey.
+fn printable(text: &[u8]) -> Box<str> {
+    text.iter()
+        .take(Closed::MAX_TEXT)
+        .map(|byte| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '?' })
+        .collect()
+}

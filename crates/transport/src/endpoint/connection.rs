@@ -1,0 +1,264 @@
+//! An authenticated connection with one peer.
+//!
+//! It knows who the peer is, as the handshake proved it, and how it ended; what is spoken on it is
+//! decided above. It lives as long as a handle or one of its streams does; a holder that only wants to
+//! know of it keeps a [`WeakConnection`].
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::snapshot::Class;
+use adit_core::spiffe::SpiffeId;
+use adit_pki::PeerIdentity;
+use quinn::ConnectionError;
+
+use super::closed::{By, Closed};
+use super::{Worker, varint};
+use crate::stream::{RecvStream, SendStream};
+
+/// An authenticated connection. Cheap to clone; every clone is the same connection.
+#[derive(Clone)]
+pub struct Connection(Arc<Inner>);
+
+/// A handle that does not keep its connection open.
+#[derive(Clone)]
+pub struct WeakConnection(Weak<Inner>);
+
+struct Inner {
+    quinn: quinn::Connection,
+    peer: PeerIdentity,
+    facts: Facts,
+    /// What this side closed it with.
+    ours: OnceLock<Closed>,
+}
+
+/// What is known of a connection besides its peer.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    pub(super) id: u64,
+    pub(super) class: Class,
+    pub(super) dialled: bool,
+    pub(super) worker: Worker,
+}
+
+/// Why no stream could be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The peer allowed no further stream in this time: its limit is reached.
+    #[error("the peer granted no stream within {0:?}")]
+    TimedOut(Duration),
+    /// The connection ended.
+    #[error("the connection ended: {0}")]
+    ConnectionLost(Code),
+}
+
+impl OpenError {
+    /// The reason as one of the list.
+    #[must_use]
+    pub fn code(self) -> Code {
+        match self {
+            Self::TimedOut(_) => Code::OpenTimeout,
+            Self::ConnectionLost(code) => code,
+        }
+    }
+}
+
+/// How a connection is doing; totals since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// The round trip, smoothed; a guess before the first one was measured.
+    pub rtt: Duration,
+    /// Bytes that may be in flight at once.
+    pub window: u64,
+    /// The largest datagram that the path is known to carry, in bytes of UDP payload.
+    pub mtu: u16,
+    /// Packets sent.
+    pub sent: u64,
+    /// Packets given up for lost; they were sent again in others.
+    pub lost: u64,
+    /// Times the congestion controller had to slow down.
+    pub congested: u64,
+    /// Times the path was found to swallow datagrams that it used to carry.
+    pub black_holes: u64,
+    /// UDP datagrams sent and received.
+    pub datagrams: (u64, u64),
+    /// UDP payload sent and received, in bytes.
+    pub bytes: (u64, u64),
+}
+
+impl Connection {
+    pub(super) fn new(quinn: quinn::Connection, peer: PeerIdentity, facts: Facts) -> Self {
+        Self(Arc::new(Inner { quinn, peer, facts, ours: OnceLock::new() }))
+    }
+
+    /// The peer's SPIFFE ID, as its certificate proved it.
+    #[must_use]
+    pub fn peer(&self) -> &SpiffeId {
+        &self.0.peer.id
+    }
+
+    /// What its certificate said: the ID, the node's name, and how long it is valid.
+    #[must_use]
+    pub fn identity(&self) -> &PeerIdentity {
+        &self.0.peer
+    }
+
+    /// Where the peer is now. A peer behind a NAT may move.
+    #[must_use]
+    pub fn remote(&self) -> SocketAddr {
+        let address = self.0.quinn.remote_address();
+        SocketAddr::new(address.ip().to_canonical(), address.port())
+    }
+
+    /// A number that no other connection of these endpoints has or had.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.0.facts.id
+    }
+
+    /// The traffic class that it is tuned for. The dialler chose it, and the acceptor learned it from
+    /// the first packet, which proves nothing: the hello must say the same.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.0.facts.class
+    }
+
+    /// Whether this side dialled.
+    #[must_use]
+    pub fn dialled(&self) -> bool {
+        self.0.facts.dialled
+    }
+
+    /// Where it lives, and where its streams are served best.
+    #[must_use]
+    pub fn worker(&self) -> &Worker {
+        &self.0.facts.worker
+    }
+
+    /// Opens a stream, as soon as the peer's limit allows one. The peer learns of it with its first
+    /// byte. `within` of zero asks whether there is room right now.
+    ///
+    /// # Errors
+    /// [`OpenError`], see there.
+    pub async fn open_bi(&self, within: Duration) -> Result<(SendStream, RecvStream), OpenError> {
+        // Without a limit this would wait for ever at the peer's (measured at quinn's default of 100).
+        let opened = tokio::time::timeout(within, self.0.quinn.open_bi()).await;
+        match opened.map_err(|_| OpenError::TimedOut(within))? {
+            Ok((send, recv)) => Ok(self.streams(send, recv)),
+            Err(error) => Err(OpenError::ConnectionLost(self.lost(&error))),
+        }
+    }
+
+    /// The next stream that the peer opens.
+    ///
+    /// # Errors
+    /// How the connection ended, after all streams that came before.
+    pub async fn accept_bi(&self) -> Result<(SendStream, RecvStream), Closed> {
+        match self.0.quinn.accept_bi().await {
+            Ok((send, recv)) => Ok(self.streams(send, recv)),
+            Err(error) => Err(self.explain(&error)),
+        }
+    }
+
+    /// How many streams the peer may have open at once from now on.
+    pub fn set_streams(&self, most: u32) {
+        self.0.quinn.set_max_concurrent_bi_streams(most.into());
+    }
+
+    /// Ends the connection at once. All its streams end with `code`, on both sides, and bytes that were
+    /// not yet acknowledged may be lost: finish and wait for [`SendStream::stopped`] first. The text is
+    /// for people; about 1 KiB of it reaches the peer.
+    pub fn close(&self, code: Code, text: &str) {
+        // quinn would let this replace the reason for which the connection has ended already.
+        if self.0.quinn.close_reason().is_some() {
+            return;
+        }
+        self.0.ours.get_or_init(|| Closed::new(code, text, By::Us));
+        self.0.quinn.close(varint(code), text.as_bytes());
+    }
+
+    /// Waits for the end.
+    pub async fn closed(&self) -> Closed {
+        let error = self.0.quinn.closed().await;
+        self.explain(&error)
+    }
+
+    /// How it ended; `None` while it lives.
+    #[must_use]
+    pub fn is_closed(&self) -> Option<Closed> {
+        self.0.quinn.close_reason().map(|error| self.explain(&error))
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let stats = self.0.quinn.stats();
+        Stats {
+            rtt: stats.path.rtt,
+            window: stats.path.cwnd,
+            mtu: stats.path.current_mtu,
+            sent: stats.path.sent_packets,
+            lost: stats.path.lost_packets,
+            congested: stats.path.congestion_events,
+            black_holes: stats.path.black_holes_detected,
+            datagrams: (stats.udp_tx.datagrams, stats.udp_rx.datagrams),
+            bytes: (stats.udp_tx.bytes, stats.udp_rx.bytes),
+        }
+    }
+
+    /// A handle that does not keep it open.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakConnection {
+        WeakConnection(Arc::downgrade(&self.0))
+    }
+
+    /// The code under which a stream learns that its connection is gone.
+    pub(crate) fn lost(&self, error: &ConnectionError) -> Code {
+        self.explain(error).code
+    }
+
+    fn explain(&self, error: &ConnectionError) -> Closed {
+        Closed::from_quinn(error, self.0.ours.get())
+    }
+
+    fn streams(
+        &self,
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+    ) -> (SendStream, RecvStream) {
+        (SendStream::new(send, self.clone()), RecvStream::new(recv, self.clone()))
+    }
+}
+
+impl WeakConnection {
+    /// The connection, if anybody else still has it.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Connection> {
+        self.0.upgrade().map(Connection)
+    }
+}
+
+impl PartialEq for Connection {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Connection {}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.id())
+            .field("peer", self.peer())
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for WeakConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("WeakConnection").field(&self.upgrade()).finish()
+    }
+}

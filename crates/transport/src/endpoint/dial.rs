@@ -1,0 +1,150 @@
+//! Dialling a peer, from a socket that no other connection has.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::snapshot::Class;
+use adit_core::spiffe::{SpiffeId, TrustDomain};
+use adit_pki::{PeerIdentity, VerifyError};
+use quinn::ClientConfig;
+use rustls::pki_types::CertificateDer;
+
+use super::closed::Closed;
+use super::connection::{Connection, Facts};
+use super::{Endpoints, Shared};
+use crate::cid;
+
+/// Whom to dial, and for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Dial<'a> {
+    /// Where.
+    pub address: SocketAddr,
+    /// Whose node must answer.
+    pub trust_domain: &'a TrustDomain,
+    /// What the connection will carry.
+    pub class: Class,
+}
+
+/// Why a dial did not become a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// No socket could be had.
+    #[error("no UDP socket to dial from: {0}")]
+    Socket(io::Error),
+    /// Nothing can be sent to this address.
+    #[error("{0} cannot be dialled")]
+    Address(SocketAddr),
+    /// Nobody answered, or not in time.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// The handshake failed.
+    #[error("{0}")]
+    Closed(Closed),
+    /// A node of another cluster answered.
+    #[error("{found} answered where a node of {expected} was expected")]
+    WrongCluster {
+        /// Whose node was to answer.
+        expected: TrustDomain,
+        /// Who answered.
+        found: SpiffeId,
+    },
+    /// The handshake succeeded and yet there is no readable identity; not met in practice.
+    #[error("the peer's certificate cannot be read: {0}")]
+    Identity(VerifyError),
+}
+
+impl DialError {
+    /// The reason as one of the list.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Socket(_) => Code::LocalError,
+            Self::Address(_) | Self::TimedOut(_) => Code::LinkDown,
+            Self::Closed(closed) => closed.code,
+            Self::WrongCluster { .. } | Self::Identity(_) => Code::IdentityMismatch,
+        }
+    }
+}
+
+impl Endpoints {
+    /// Dials a peer; the connection lives on this worker. May be cancelled.
+    ///
+    /// That it succeeds says that the peer is who it must be, not yet that the peer accepted us: in
+    /// TLS 1.3 the dialler is done first, and a refusal shows as the connection's end.
+    ///
+    /// # Errors
+    /// [`DialError`], see there.
+    ///
+    /// # Panics
+    /// Where there is no worker of that number.
+    pub async fn dial(&self, worker: usize, dial: Dial<'_>) -> Result<Connection, DialError> {
+        let dialled = self.0.dial(worker, dial).await;
+        let counters = &self.0.counters;
+        let counter = if dialled.is_ok() { &counters.connected } else { &counters.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        dialled
+    }
+}
+
+impl Shared {
+    async fn dial(&self, worker: usize, dial: Dial<'_>) -> Result<Connection, DialError> {
+        let connecting = self.begin(worker, dial)?;
+        let limit = self.tuning.admission.timeout;
+        let quinn = tokio::time::timeout(limit, connecting)
+            .await
+            .map_err(|_| DialError::TimedOut(limit))?
+            .map_err(|error| DialError::Closed(Closed::from_quinn(&error, None)))?;
+        let peer = identity(&quinn).map_err(DialError::Identity)?;
+        let worker = self.workers[worker].clone();
+        let facts = Facts { id: self.next_id(), class: dial.class, dialled: true, worker };
+        let connection = Connection::new(quinn, peer, facts);
+        let found = connection.peer();
+        if found.trust_domain() != dial.trust_domain {
+            let error = DialError::WrongCluster {
+                expected: dial.trust_domain.clone(),
+                found: found.clone(),
+            };
+            connection.close(Code::IdentityMismatch, &error.to_string());
+            return Err(error);
+        }
+        Ok(connection)
+    }
+
+    /// Sends the first flight. The endpoint is the connection's alone: nobody else holds it, so it ends
+    /// when the connection has.
+    fn begin(&self, worker: usize, dial: Dial<'_>) -> Result<quinn::Connecting, DialError> {
+        let worker = &self.workers[worker];
+        let address = SocketAddr::new(dial.address.ip().to_canonical(), dial.address.port());
+        let _context = worker.handle().enter();
+        let socket = self.net.dial(address, &self.socket_options()).map_err(DialError::Socket)?;
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            self.endpoint_config(worker),
+            None,
+            socket,
+            worker.runtime(&self.dialled),
+        )
+        .map_err(DialError::Socket)?;
+        let mut config = ClientConfig::new(Arc::clone(&self.tls.client) as _);
+        config
+            .transport_config(self.tuning.transport(dial.class))
+            .token_store(Arc::clone(&self.tokens) as _)
+            .initial_dst_cid_provider(Arc::new(move || cid::first_flight(dial.class)));
+        // The name is neither sent nor looked at, but tokens are kept under it: they are the node's.
+        endpoint
+            .connect_with(config, address, &address.ip().to_string())
+            .map_err(|_| DialError::Address(address))
+    }
+}
+
+/// Who the peer of a finished handshake is.
+pub(super) fn identity(quinn: &quinn::Connection) -> Result<PeerIdentity, VerifyError> {
+    let chain = quinn
+        .peer_identity()
+        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
+        .unwrap_or_default();
+    adit_pki::peer_id(&chain)
+}

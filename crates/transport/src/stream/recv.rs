@@ -1,0 +1,131 @@
+//! The receiving half of a stream.
+
+use adit_core::code::Code;
+use bytes::Bytes;
+use quinn::{ReadError, ResetError};
+
+use super::RecvError;
+use crate::endpoint::{Connection, varint};
+
+/// The receiving half of a stream. Dropped before its end was seen, it stops the sender with
+/// [`Code::Internal`].
+#[derive(Debug)]
+pub struct RecvStream {
+    inner: quinn::RecvStream,
+    connection: Connection,
+    /// How it ended, once it has. quinn answers a read after a reset with the end of the stream, which
+    /// would turn an error into a clean end for whoever asks twice.
+    end: Option<Result<(), RecvError>>,
+}
+
+impl RecvStream {
+    pub(crate) fn new(inner: quinn::RecvStream, connection: Connection) -> Self {
+        Self { inner, connection, end: None }
+    }
+
+    /// Reads what has arrived, in order and without copying, and returns how many of `chunks` it
+    /// replaced: at least one, `None` at the end. Waits until there is something.
+    ///
+    /// # Errors
+    /// [`RecvError`], see there. What arrived before a reset may be lost.
+    pub async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, RecvError> {
+        if let Some(end) = self.end {
+            return end.map(|()| None);
+        }
+        let read = self.inner.read_chunks(chunks).await;
+        self.note(read)
+    }
+
+    /// Reads the next piece, of at most `max` bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// [`RecvError`], see there.
+    pub async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, RecvError> {
+        if let Some(end) = self.end {
+            return end.map(|()| None);
+        }
+        let read = self.inner.read_chunk(max, true).await;
+        Ok(self.note(read)?.map(|chunk| chunk.bytes))
+    }
+
+    /// Copies what has arrived into `buffer`, and returns how many bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// [`RecvError`], see there.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, RecvError> {
+        if let Some(end) = self.end {
+            return end.map(|()| None);
+        }
+        let read = self.inner.read(buffer).await;
+        self.note(read)
+    }
+
+    /// Says that the rest is not wanted, and why. What arrives from here on is thrown away. Does
+    /// nothing where the stream has ended already.
+    pub fn stop(&mut self, code: Code) {
+        if self.end.is_none() {
+            self.end = Some(Err(RecvError::Ended));
+            // The only error is that it ended before.
+            drop(self.inner.stop(varint(code)));
+        }
+    }
+
+    /// Waits until the sender gives up, without reading: `Ok` where it finished instead and all was
+    /// read.
+    ///
+    /// # Errors
+    /// [`RecvError`]: a reset is one.
+    pub async fn received_reset(&mut self) -> Result<(), RecvError> {
+        if let Some(end) = self.end {
+            return end;
+        }
+        let error = match self.inner.received_reset().await {
+            Ok(None) => return Ok(()),
+            Ok(Some(code)) => RecvError::Reset(Code::from_number(code.into_inner())),
+            Err(ResetError::ConnectionLost(error)) => {
+                RecvError::ConnectionLost(self.connection.lost(&error))
+            }
+            // No early data is ever sent.
+            Err(ResetError::ZeroRttRejected) => RecvError::Ended,
+        };
+        self.end = Some(Err(error));
+        Err(error)
+    }
+
+    /// The stream's number, the same on both sides of its connection.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        quinn::VarInt::from(self.inner.id()).into_inner()
+    }
+
+    /// The connection that it belongs to.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Remembers how the stream ended, if this read was the last one.
+    fn note<T>(&mut self, read: Result<Option<T>, ReadError>) -> Result<Option<T>, RecvError> {
+        let read = read.map_err(|error| match error {
+            ReadError::Reset(code) => RecvError::Reset(Code::from_number(code.into_inner())),
+            ReadError::ConnectionLost(error) => {
+                RecvError::ConnectionLost(self.connection.lost(&error))
+            }
+            ReadError::ClosedStream
+            | ReadError::IllegalOrderedRead
+            | ReadError::ZeroRttRejected => RecvError::Ended,
+        });
+        match &read {
+            Ok(Some(_)) => {}
+            Ok(None) => self.end = Some(Ok(())),
+            Err(error) => self.end = Some(Err(*error)),
+        }
+        read
+    }
+}
+
+impl Drop for RecvStream {
+    fn drop(&mut self) {
+        self.stop(Code::Internal);
+    }
+}

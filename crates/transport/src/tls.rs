@@ -1,0 +1,55 @@
+//! The one place where TLS meets QUIC.
+//!
+//! What is presented and who is believed is `adit-pki`'s; here both configurations become quinn's. They
+//! stay for the endpoints' life: a renewed identity or a new bundle shows in the next handshake, because
+//! what was given here is read anew at each.
+
+use std::sync::Arc;
+
+use adit_pki::{Current, Identity, PeerVerifier};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::time_provider::TimeProvider;
+
+/// Why there can be no TLS: a build of rustls without TLS 1.3 or its AES suite. Not met in practice.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("TLS cannot be set up: {0}")]
+pub struct TlsError(String);
+
+/// How this node proves itself and whom it believes, ready for both directions. Cheap to clone.
+#[derive(Clone)]
+pub struct Tls {
+    pub(crate) server: Arc<QuicServerConfig>,
+    pub(crate) client: Arc<QuicClientConfig>,
+}
+
+impl Tls {
+    /// Presents what `identity` holds when a handshake begins, and accepts whom `verifier` accepts
+    /// then. `clock` is what certificates are checked against.
+    ///
+    /// # Errors
+    /// [`TlsError`], see there.
+    pub fn new(
+        identity: &Arc<Current<Identity>>,
+        verifier: &Arc<PeerVerifier>,
+        clock: &Arc<dyn TimeProvider>,
+    ) -> Result<Self, TlsError> {
+        let server = adit_pki::tls::server_config(identity, verifier, clock)
+            .map_err(|error| TlsError(error.to_string()))?;
+        let client = adit_pki::tls::client_config(identity, verifier, clock)
+            .map_err(|error| TlsError(error.to_string()))?;
+        Ok(Self {
+            server: Arc::new(server.try_into().map_err(suite)?),
+            client: Arc::new(client.try_into().map_err(suite)?),
+        })
+    }
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+fn suite(error: quinn::crypto::rustls::NoInitialCipherSuite) -> TlsError {
+    TlsError(error.to_string())
+}

@@ -1,0 +1,203 @@
+//! The numbers that decide how QUIC behaves, each with its reason.
+//!
+//! One [`Tuning`] per node; what differs between interactive and bulk connections is in its two
+//! [`Lane`]s. The operator's file may set any of them. What is fixed, and why, is in
+//! [`Tuning::transport`].
+
+mod congestion;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::snapshot::Class;
+use quinn::{AckFrequencyConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+use self::congestion::Factory;
+
+/// How a connection finds its rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Congestion {
+    /// BBR, under a ceiling of our own.
+    ///
+    /// Between clusters a loss is rarely a full queue. Measured over 50 ms with 1 % loss, 32 streams
+    /// on one connection: 601 to 612 requests a second of 640 with a p99 of 104 to 110 ms, and
+    /// 354 Mbit/s in bulk; CUBIC reached 338 with 254 ms, and 4 Mbit/s. Without loss the two are level
+    /// (475 and 480 Mbit/s). quinn calls its BBR experimental: while an application sends little, its
+    /// window grows without bound (quinn#2798), which the ceiling stops.
+    Bbr,
+    /// CUBIC (RFC 9438), for paths whose owner wants what TCP would do.
+    Cubic,
+}
+
+/// What differs between the connections of two traffic classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    /// Bytes that a peer may send on one stream before the reader has taken them. One stream's rate is
+    /// at most this much a round trip, and a stalled reader costs up to this much memory. There is no
+    /// window for the whole connection: a small one lets unread streams stop all others for ever
+    /// (measured).
+    pub stream_window: u32,
+    /// Bytes sent and not yet acknowledged, over all streams of a connection; writers wait beyond it. It
+    /// is memory of this node's, and the congestion window's ceiling.
+    pub send_window: u32,
+    /// How the rate is found.
+    pub congestion: Congestion,
+    /// Bytes that may be sent before anything is known of the path.
+    pub initial_window: u32,
+}
+
+/// The sizes of datagrams, as UDP payload in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mtu {
+    /// What a connection begins with. More than 1200 saves the search on paths that are known.
+    pub initial: u16,
+    /// What every path is trusted to carry; never less than 1200 (RFC 9000 §14).
+    pub min: u16,
+    /// Where the search ends, at most [`Mtu::MAX`]. It sizes the receive buffer too: an endpoint has
+    /// room for 2048 datagrams of it.
+    pub max: u16,
+}
+
+impl Mtu {
+    /// quinn sends batches of ten segments, and a batch beyond 65507 bytes is refused by the system
+    /// and silently lost: larger datagrams end in the smallest ones (measured).
+    pub const MAX: u16 = 6500;
+}
+
+/// Bounds on who may begin a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// While more handshakes than this are under way with peers that have not proved their address,
+    /// new ones are asked to prove it first (Retry), which costs them a round trip and us no memory.
+    pub retry_above: usize,
+    /// Handshakes under way at once, over all endpoints; more are refused.
+    pub handshakes: usize,
+    /// First packets that wait to be looked at; more are dropped unanswered.
+    pub waiting: usize,
+    /// Bytes kept for handshakes that wait, over all endpoints.
+    pub waiting_bytes: u32,
+    /// A handshake ends in this time or not at all; for our own dials, too.
+    pub timeout: Duration,
+}
+
+/// Everything that can be tuned. The defaults are for clusters some tens of milliseconds apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Requests, answers, events: a window small enough that nothing queues behind a transfer
+    /// (measured: RPC p50 of 1.8 ms beside two saturating flows, 5.2 ms with 1 MiB).
+    pub interactive: Lane,
+    /// Large transfers: a window for 1 Gbit/s at 60 ms.
+    pub bulk: Lane,
+    /// Streams that a peer may have open at once on one connection. Each costs some 40 bytes here
+    /// before it is used, on every connection.
+    pub streams: u32,
+    /// A silent connection says something after this long: below the 15 to 30 s for which NATs and
+    /// conntrack remember a UDP flow.
+    pub keep_alive: Duration,
+    /// A connection that hears nothing for this long is dead: three keep-alives, of which one may be
+    /// lost and one late. The lower of both sides' values holds.
+    pub idle_timeout: Duration,
+    /// The round trip that is assumed before one is measured. A lost first packet is sent again after
+    /// about twice this.
+    pub initial_rtt: Duration,
+    /// Datagram sizes.
+    pub mtu: Mtu,
+    /// Ask the peer to acknowledge only every so many packets. `None` is QUIC's two; ten saves 5 to
+    /// 10 % of CPU in bulk and coarsens what BBR sees.
+    pub ack_every: Option<u32>,
+    /// Hand packets to the system in batches (GSO). Off costs two thirds of the throughput (measured);
+    /// for network cards that break them.
+    pub segmentation_offload: bool,
+    /// Who may begin a handshake.
+    pub admission: Admission,
+    /// The least time between two stateless resets of one endpoint. They answer only packets with a
+    /// connection ID of ours, so this bounds how fast a restarted node ends its old connections: a
+    /// thousand a second.
+    pub reset_interval: Duration,
+    /// Receive buffer of a listening socket, in bytes; see [`adit_host::udp`].
+    pub receive_buffer: usize,
+    /// Send buffer of a listening socket, in bytes.
+    pub send_buffer: usize,
+    /// Which of several processes that share a listening address this is: 0 unless another process
+    /// handed its sockets over.
+    pub generation: u8,
+}
+
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const MIB: u32 = 1 << 20;
+
+impl Default for Tuning {
+    fn default() -> Self {
+        let interactive = Lane {
+            stream_window: MIB / 4,
+            send_window: 4 * MIB,
+            congestion: Congestion::Bbr,
+            // A request's body of some 50 KB fits the first flight; TCP's ten segments would not do.
+            initial_window: MIB / 16,
+        };
+        Self {
+            interactive,
+            bulk: Lane { stream_window: 8 * MIB, send_window: 16 * MIB, ..interactive },
+            streams: 1024,
+            keep_alive: KEEP_ALIVE,
+            idle_timeout: KEEP_ALIVE.saturating_mul(3),
+            initial_rtt: Duration::from_millis(50),
+            mtu: Mtu { initial: 1200, min: 1200, max: 1452 },
+            ack_every: None,
+            segmentation_offload: true,
+            admission: Admission {
+                retry_above: 128,
+                handshakes: 1024,
+                waiting: 1024,
+                waiting_bytes: 8 * MIB,
+                timeout: Duration::from_secs(10),
+            },
+            reset_interval: Duration::from_millis(1),
+            receive_buffer: 4 * MIB as usize,
+            send_buffer: 2 * MIB as usize,
+            generation: 0,
+        }
+    }
+}
+
+impl Tuning {
+    /// The lane of a traffic class.
+    #[must_use]
+    pub fn lane(&self, class: Class) -> &Lane {
+        match class {
+            Class::Interactive => &self.interactive,
+            Class::Bulk => &self.bulk,
+        }
+    }
+
+    /// quinn's settings for a connection of `class`. What is not said here stays at quinn's default,
+    /// and the connection's receive window must: see [`Lane::stream_window`].
+    pub(crate) fn transport(&self, class: Class) -> Arc<TransportConfig> {
+        let lane = self.lane(class);
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(self.mtu.max.min(Mtu::MAX));
+        let mut config = TransportConfig::default();
+        config
+            .stream_receive_window(lane.stream_window.into())
+            .send_window(lane.send_window.into())
+            .max_concurrent_bidi_streams(self.streams.into())
+            // Every stream of ours goes both ways, and nothing is worth losing.
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .datagram_receive_buffer_size(None)
+            .keep_alive_interval(Some(self.keep_alive))
+            // A value beyond 2^62 ms, which does not fit, is as good as none.
+            .max_idle_timeout(self.idle_timeout.try_into().ok())
+            .initial_rtt(self.initial_rtt)
+            .initial_mtu(self.mtu.initial.min(Mtu::MAX))
+            .min_mtu(self.mtu.min.min(Mtu::MAX))
+            .mtu_discovery_config(Some(discovery))
+            .enable_segmentation_offload(self.segmentation_offload)
+            .congestion_controller_factory(Arc::new(Factory::from(lane)));
+        if let Some(threshold) = self.ack_every {
+            let mut frequency = AckFrequencyConfig::default();
+            frequency.ack_eliciting_threshold(threshold.into());
+            config.ack_frequency_config(Some(frequency));
+        }
+        Arc::new(config)
+    }
+}

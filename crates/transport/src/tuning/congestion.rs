@@ -1,0 +1,149 @@
+//! quinn's congestion controllers under a ceiling.
+//!
+//! More than a lane's send window can never be in flight, so a larger congestion window says nothing;
+//! but quinn's pacer divides it by the round trip, and the window of an application that sends little
+//! grows without bound (quinn#2798). Remove the ceiling when quinn has BBRv3 (quinn#2481).
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+
+use quinn::congestion::{BbrConfig, Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn_proto::RttEstimator;
+
+use super::{Congestion, Lane};
+
+/// Makes a lane's controllers.
+pub(super) struct Factory {
+    inner: Inner,
+    ceiling: u64,
+}
+
+enum Inner {
+    Bbr(Arc<BbrConfig>),
+    Cubic(Arc<CubicConfig>),
+}
+
+impl From<&Lane> for Factory {
+    fn from(lane: &Lane) -> Self {
+        let inner = match lane.congestion {
+            Congestion::Bbr => {
+                let mut config = BbrConfig::default();
+                config.initial_window(lane.initial_window.into());
+                Inner::Bbr(Arc::new(config))
+            }
+            Congestion::Cubic => {
+                let mut config = CubicConfig::default();
+                config.initial_window(lane.initial_window.into());
+                Inner::Cubic(Arc::new(config))
+            }
+        };
+        Self { inner, ceiling: lane.send_window.into() }
+    }
+}
+
+impl ControllerFactory for Factory {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        let inner = match &self.inner {
+            Inner::Bbr(config) => Arc::clone(config).build(now, current_mtu),
+            Inner::Cubic(config) => Arc::clone(config).build(now, current_mtu),
+        };
+        Box::new(Capped { inner, ceiling: self.ceiling })
+    }
+}
+
+/// A controller whose window has a ceiling.
+struct Capped {
+    inner: Box<dyn Controller>,
+    ceiling: u64,
+}
+
+impl Controller for Capped {
+    fn window(&self) -> u64 {
+        self.inner.window().min(self.ceiling)
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window().min(self.ceiling)
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        let mut metrics = self.inner.metrics();
+        metrics.congestion_window = self.window();
+        metrics
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self { inner: self.inner.clone_box(), ceiling: self.ceiling })
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self.inner.into_any()
+    }
+
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.inner.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.inner.on_mtu_update(new_mtu);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tuning::Tuning;
+
+    fn build(congestion: Congestion, initial_window: u32, send_window: u32) -> Box<dyn Controller> {
+        let lane =
+            Lane { congestion, initial_window, send_window, ..Tuning::default().interactive };
+        Arc::new(Factory::from(&lane)).build(Instant::now(), 1200)
+    }
+
+    #[test]
+    fn a_window_never_passes_the_ceiling() {
+        for congestion in [Congestion::Bbr, Congestion::Cubic] {
+            let free = build(congestion, 60_000, 1 << 20);
+            assert_eq!(free.window(), 60_000);
+            let mut capped = build(congestion, 60_000, 50_000);
+            for n in 0..1000 {
+                capped.on_sent(Instant::now(), 1200, n);
+                assert_eq!(capped.window(), 50_000);
+            }
+            assert_eq!(capped.clone_box().window(), 50_000);
+            assert_eq!(capped.metrics().congestion_window, 50_000);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Clusters and nodes that exist only in a test.
+//!
+//! Keys are Ed25519, whose signatures have one length, so that a simulated handshake has the same
+//! packets every time. The calendar is tokio's clock, counted from [`EPOCH`].
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use adit_core::spiffe::TrustDomain;
+use adit_pki::{
+    ClusterAuthority, Current, Identity, KeyKind, PeerVerifier, Trust, TrustBundles, UnixTime,
+};
+use adit_transport::{NodeSecret, Tls};
+use rustls::time_provider::TimeProvider;
+use tokio::time::Instant;
+
+/// When every test begins, in seconds since 1970: 2026-11-21.
+pub const EPOCH: u64 = 1_795_219_200;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The calendar of tests.
+#[derive(Debug, Default)]
+pub struct Calendar(OnceLock<Instant>);
+
+impl TimeProvider for Calendar {
+    fn current_time(&self) -> Option<UnixTime> {
+        let begun = self.0.get_or_init(Instant::now);
+        let passed = begun.elapsed();
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(EPOCH) + passed))
+    }
+}
+
+/// The first second of every test.
+#[must_use]
+pub fn now() -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(EPOCH))
+}
+
+/// A cluster with an authority of its own.
+#[derive(Debug)]
+pub struct Cluster(ClusterAuthority);
+
+impl Cluster {
+    /// A cluster of this trust domain.
+    ///
+    /// # Panics
+    /// Where the name is no trust domain.
+    #[must_use]
+    pub fn new(trust_domain: &str) -> Self {
+        let domain = trust_domain.parse().expect("a trust domain");
+        let made = ClusterAuthority::create(domain, KeyKind::Ed25519, 365 * DAY, now());
+        Self(made.expect("an authority"))
+    }
+
+    /// Its trust domain.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        self.0.domain()
+    }
+
+    /// The identity of one of its nodes, as if issued `ago` before the test began, for a day.
+    ///
+    /// # Panics
+    /// Where the name is no node's.
+    #[must_use]
+    pub fn issue(&self, node: &str, ago: Duration) -> Identity {
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(EPOCH) - ago);
+        let name = node.parse().expect("a node's name");
+        let issued = self.0.issue(&name, KeyKind::Ed25519, DAY, at).expect("a certificate");
+        let bundle = self.0.bundle().expect("a bundle");
+        let (chain, key) = (issued.certificate.to_pem(), issued.key_pem());
+        Identity::from_pem(chain.as_bytes(), key.as_bytes(), &bundle, &BTreeSet::new(), at)
+            .expect("an identity")
+    }
+
+    /// A node of this cluster that believes it and `others`.
+    #[must_use]
+    pub fn node(&self, name: &str, others: &[&Self]) -> Node {
+        let node = Node {
+            identity: Arc::new(Current::new(self.issue(name, Duration::ZERO))),
+            verifier: Arc::new(PeerVerifier::new(Trust::default())),
+            secret: NodeSecret::from_bytes([7; 32]),
+        };
+        node.believe(others.iter().copied().chain([self]));
+        node
+    }
+}
+
+/// A node that can prove itself. Clones share what they present and whom they believe.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// What it presents.
+    pub identity: Arc<Current<Identity>>,
+    /// Whom it believes.
+    pub verifier: Arc<PeerVerifier>,
+    /// What outlives its restarts.
+    pub secret: NodeSecret,
+}
+
+impl Node {
+    /// Believes exactly these clusters from now on.
+    ///
+    /// # Panics
+    /// Where two of them have one trust domain.
+    pub fn believe<'a>(&self, clusters: impl IntoIterator<Item = &'a Cluster>) {
+        let bundles = clusters.into_iter().map(|c| c.0.bundle().expect("a bundle"));
+        let bundles = TrustBundles::new(bundles).expect("bundles of different clusters");
+        self.verifier.set_trust(bundles.into());
+    }
+
+    /// Its TLS. Each call has a calendar that begins at [`EPOCH`] when it is first asked.
+    ///
+    /// # Panics
+    /// Never in practice.
+    #[must_use]
+    pub fn tls(&self) -> Tls {
+        let calendar: Arc<dyn TimeProvider> = Arc::new(Calendar::default());
+        Tls::new(&self.identity, &self.verifier, &calendar).expect("TLS")
+    }
+}
