@@ -1,7 +1,14 @@
-//! What the suites share: networks that are simulated, and clusters that exist only in a test.
+//! What the suites share. Nothing here is a test.
 //!
-//! Nothing here is a test. [`net`] has two implementations of the transport's seam, [`identity`] makes
-//! nodes that can prove themselves to each other.
+//! * [`net`]: simulated networks, behind the transport's seam; [`identity`]: nodes that can prove
+//!   themselves to each other;
+//! * [`lab`]: hosts and cables without root; [`daemon`]: the real `adit`, started and asked;
+//! * [`workload`]: clients and backends whose every ending can be told apart;
+//! * [`prerequisite`]: `SKIP name: why`, and a failure in CI.
 
+pub mod daemon;
 pub mod identity;
+pub mod lab;
 pub mod net;
+pub mod prerequisite;
+pub mod workload;
