@@ -3,7 +3,7 @@
 //! A [`TrustBundle`] belongs to exactly one trust domain and is never merged with another
 //! (SPIFFE Trust Domain and Bundle §4). Whoever holds one holds authorities that may sign: leaf
 //! certificates, keys and authorities of other trust domains were refused when it was read. It never
-//! reads files; SPIFFE's JSON form is in [`self::jwks`], the set of all clusters' bundles in
+//! reads files; SPIFFE's JSON form is in `bundle/jwks.rs`, the set of all clusters' bundles in
 //! [`crate::trust`].
 
 mod jwks;
