@@ -10,7 +10,7 @@
 //!   what they will listen on; `log` reads what they wrote.
 //! * `agents` and `caller` are the A2A workloads, which know nothing of Adit.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -30,9 +30,25 @@ use self::narrate::Narrator;
 use self::story::World;
 
 /// How to start a node, given its configuration file: a command that becomes `adit node --config FILE`.
-/// Its input, output and process group are set by the demo. It has to see to it that the node ends when
-/// the calling thread's process is killed.
+/// Its input, output and process group are set by the demo. To end with the demo even if that is killed,
+/// it calls [`end_with_parent`] before it becomes the node.
 pub type Launch = fn(&Path) -> std::process::Command;
+
+/// Ties this process, and whatever it becomes by `exec`, to the process `parent` that started it: the
+/// kernel kills it when the thread that started it ends.
+///
+/// # Errors
+///
+/// When the kernel refuses, or `parent` has ended already.
+pub fn end_with_parent(parent: u32) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // Asked too late, the kernel says nothing: the parent is another process then.
+    if std::os::unix::process::parent_id() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::other("the demo has ended already"))
+    }
+}
 
 /// How the demo is run.
 #[derive(Debug, Clone)]
@@ -128,7 +144,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
