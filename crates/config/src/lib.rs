@@ -2,6 +2,7 @@
 //!
 //! * [`load`] reads a file into a [`Config`] or a [`Report`] of all that is wrong with it; [`check`]
 //!   also looks at the files that it refers to.
+//! * [`watch()`] follows a file that changes.
 //! * [`config`] is the reference of the format, field by field; [`EXAMPLE`] shows all of it.
 //!
 //! Owns what the file may say. Opens no socket and knows no certificate: it tells that a file changed,
@@ -13,6 +14,7 @@ use std::path::Path;
 pub use self::config::Config;
 pub use self::problem::{Kind, Place, Problem, Report, Severity};
 pub use self::source::MAX_BYTES;
+pub use self::watch::{Change, Watch, watch};
 
 use crate::reader::{Item, Sink};
 use crate::sections::Around;
@@ -26,6 +28,7 @@ mod source;
 mod suggest;
 mod tree;
 mod value;
+mod watch;
 
 /// A file with every key of the format, each commented.
 pub const EXAMPLE: &str = include_str!("../example.yaml");
