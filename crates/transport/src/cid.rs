@@ -16,8 +16,8 @@
 //! datagrams go, and from eliciting stateless resets: a forged one passes once in 2^32 datagrams, and
 //! all that it gains is to be handed to another core or answered by one reset.
 //!
-//! The PRF is SipHash-2-4. It runs twice on every packet received, so its price counts: measured here
-//! 23 ns for a whole ID, against 430 ns with HMAC-SHA256 (aws-lc-rs).
+//! The PRF is SipHash-2-4. It runs twice on a packet received, so its price counts: measured, 25 ns for
+//! both, against 260 ns for one HMAC-SHA256 of aws-lc-rs.
 
 use std::time::Duration;
 

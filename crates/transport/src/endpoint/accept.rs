@@ -119,7 +119,13 @@ impl Incoming {
         counter.fetch_add(1, Ordering::Relaxed);
         let (quinn, peer) = connected?;
         let worker = shared.workers[worker].clone();
-        let facts = Facts { id: shared.next_id(), class, dialled: false, worker };
+        let facts = Facts {
+            id: shared.next_id(),
+            class,
+            dialled: false,
+            worker,
+            streams: shared.tuning.streams,
+        };
         Ok(Connection::new(quinn, peer, facts))
     }
 

@@ -5,6 +5,7 @@
 //! know of it keeps a [`WeakConnection`].
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use quinn::ConnectionError;
 use super::closed::{By, Closed};
 use super::{Worker, varint};
 use crate::stream::{RecvStream, SendStream};
+use crate::tuning::Tuning;
 
 /// An authenticated connection. Cheap to clone; every clone is the same connection.
 #[derive(Clone)]
@@ -32,6 +34,16 @@ struct Inner {
     facts: Facts,
     /// What this side closed it with.
     ours: OnceLock<Closed>,
+    peers: PeerStreams,
+}
+
+/// The streams that the peer has opened.
+struct PeerStreams {
+    /// Halves of them that are still held here.
+    halves: AtomicU32,
+    /// How many the peer may have open at once, now and at most.
+    allowed: AtomicU32,
+    most: u32,
 }
 
 /// What is known of a connection besides its peer.
@@ -41,6 +53,8 @@ pub(super) struct Facts {
     pub(super) class: Class,
     pub(super) dialled: bool,
     pub(super) worker: Worker,
+    /// The most streams that the peer may have open at once.
+    pub(super) streams: u32,
 }
 
 /// Why no stream could be opened.
@@ -90,7 +104,12 @@ pub struct Stats {
 
 impl Connection {
     pub(super) fn new(quinn: quinn::Connection, peer: PeerIdentity, facts: Facts) -> Self {
-        Self(Arc::new(Inner { quinn, peer, facts, ours: OnceLock::new() }))
+        let peers = PeerStreams {
+            halves: AtomicU32::new(0),
+            allowed: AtomicU32::new(facts.streams.min(Tuning::STREAMS_AT_FIRST)),
+            most: facts.streams,
+        };
+        Self(Arc::new(Inner { quinn, peer, facts, ours: OnceLock::new(), peers }))
     }
 
     /// The peer's SPIFFE ID, as its certificate proved it.
@@ -157,14 +176,12 @@ impl Connection {
     /// How the connection ended, after all streams that came before.
     pub async fn accept_bi(&self) -> Result<(SendStream, RecvStream), Closed> {
         match self.0.quinn.accept_bi().await {
-            Ok((send, recv)) => Ok(self.streams(send, recv)),
+            Ok((send, recv)) => {
+                self.grow();
+                Ok(self.streams(send, recv))
+            }
             Err(error) => Err(self.explain(&error)),
         }
-    }
-
-    /// How many streams the peer may have open at once from now on.
-    pub fn set_streams(&self, most: u32) {
-        self.0.quinn.set_max_concurrent_bi_streams(most.into());
     }
 
     /// Ends the connection at once. All its streams end with `code`, on both sides, and bytes that were
@@ -217,6 +234,27 @@ impl Connection {
     /// The code under which a stream learns that its connection is gone.
     pub(crate) fn lost(&self, error: &ConnectionError) -> Code {
         self.explain(error).code
+    }
+
+    /// Counts a stream of the peer's, and lets it have more at once when it has used most of what it
+    /// was allowed. quinn pays for every stream that a peer may open, so the bound follows the use.
+    fn grow(&self) {
+        let peers = &self.0.peers;
+        let halves = peers.halves.fetch_add(2, Ordering::Relaxed) + 2;
+        let allowed = peers.allowed.load(Ordering::Relaxed);
+        if allowed < peers.most && halves / 2 >= allowed / 4 * 3 {
+            let more = allowed.saturating_mul(4).min(peers.most);
+            peers.allowed.store(more, Ordering::Relaxed);
+            self.0.quinn.set_max_concurrent_bi_streams(more.into());
+        }
+    }
+
+    /// One half of a stream is gone; `id` says whose stream it was (RFC 9000 §2.1).
+    pub(crate) fn half_gone(&self, id: quinn::StreamId) {
+        let by_dialler = id.initiator() == quinn::Side::Client;
+        if by_dialler != self.dialled() {
+            self.0.peers.halves.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn explain(&self, error: &ConnectionError) -> Closed {

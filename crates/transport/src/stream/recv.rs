@@ -127,5 +127,6 @@ impl RecvStream {
 impl Drop for RecvStream {
     fn drop(&mut self) {
         self.stop(Code::Internal);
+        self.connection.half_gone(self.inner.id());
     }
 }

@@ -131,5 +131,6 @@ impl Drop for SendStream {
         if !self.ended {
             self.reset(Code::Internal);
         }
+        self.connection.half_gone(self.inner.id());
     }
 }
