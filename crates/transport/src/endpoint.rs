@@ -35,7 +35,7 @@ pub use self::dial::{Dial, DialError};
 pub use self::worker::Worker;
 use crate::net::Net;
 use crate::secret::Keys;
-use crate::socket::{Leg, Passed};
+use crate::socket::{Leg, Passed, Scratch};
 use crate::tls::Tls;
 use crate::tuning::Tuning;
 
@@ -60,6 +60,8 @@ struct Shared {
     inodes: Vec<u64>,
     gate: Arc<Gate>,
     passed: Arc<Passed>,
+    /// For each worker, what its dials receive through.
+    scratches: Vec<Arc<Scratch>>,
     /// The drivers of what was dialled.
     dialled: TaskTracker,
     /// Tokens that peers gave, so that the next dial need not prove its address again.

@@ -15,6 +15,7 @@
 //! since that process is gone. A hand-over forwards it in [`Leg::elsewhere`] instead.
 
 mod inbox;
+mod thrifty;
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
@@ -28,6 +29,7 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
 use self::inbox::Inbox;
+pub(crate) use self::thrifty::{Scratch, Thrifty};
 use crate::cid::{self, CidKey, Route};
 
 /// What the legs of a node have passed among each other.
@@ -96,6 +98,9 @@ impl Leg {
     /// The buffer holds datagrams of one sender, `stride` bytes each but for the last (GRO); they need
     /// not all belong to one connection.
     fn sort(&self, buffer: &mut [u8], meta: &mut RecvMeta) {
+        if self.inboxes.len() == 1 {
+            return;
+        }
         let received = &buffer[..meta.len];
         // quinn takes a stride of nothing for one datagram, too.
         let stride = if meta.stride == 0 { meta.len.max(1) } else { meta.stride };
@@ -191,3 +196,6 @@ impl fmt::Debug for Leg {
         f.debug_struct("Leg").field("route", &self.route).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

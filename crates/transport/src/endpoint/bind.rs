@@ -65,6 +65,7 @@ impl Endpoints {
             tls,
             keys,
             servers: workers.iter().map(|_| Vec::new()).collect(),
+            scratches: workers.iter().map(|_| Arc::default()).collect(),
             workers,
             answers,
             addresses: Vec::new(),

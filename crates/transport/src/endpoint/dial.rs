@@ -17,6 +17,7 @@ use super::closed::Closed;
 use super::connection::{Connection, Facts};
 use super::{Endpoints, Shared};
 use crate::cid;
+use crate::socket::Thrifty;
 
 /// Whom to dial, and for what.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +101,13 @@ impl Shared {
             .map_err(|error| DialError::Closed(Closed::from_quinn(&error, None)))?;
         let peer = identity(&quinn).map_err(DialError::Identity)?;
         let worker = self.workers[worker].clone();
-        let facts = Facts { id: self.next_id(), class: dial.class, dialled: true, worker };
+        let facts = Facts {
+            id: self.next_id(),
+            class: dial.class,
+            dialled: true,
+            worker,
+            streams: self.tuning.streams,
+        };
         let connection = Connection::new(quinn, peer, facts);
         let found = connection.peer();
         if found.trust_domain() != dial.trust_domain {
@@ -121,10 +128,11 @@ impl Shared {
         let address = SocketAddr::new(dial.address.ip().to_canonical(), dial.address.port());
         let _context = worker.handle().enter();
         let socket = self.net.dial(address, &self.socket_options()).map_err(DialError::Socket)?;
+        let scratch = Arc::clone(&self.scratches[worker.index()]);
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             self.endpoint_config(worker),
             None,
-            socket,
+            Arc::new(Thrifty { socket, scratch }),
             worker.runtime(&self.dialled),
         )
         .map_err(DialError::Socket)?;
