@@ -6,6 +6,7 @@
 
 mod output;
 mod pki;
+mod status;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pki(pki::Args),
+    Status(status::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().command {
         Command::Pki(args) => pki::run(args),
+        Command::Status(args) => status::run(args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("adit: {error:#}");

@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod compose;
+pub mod human;
 pub mod metrics;
 pub mod readiness;
 pub mod status;

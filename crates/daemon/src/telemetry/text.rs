@@ -13,6 +13,7 @@ use tracing::Level;
 
 use super::layer::{Entry, Value};
 use super::{STREAM, escape};
+use crate::human::{bytes, span};
 
 pub(super) fn line(entry: &Entry, colour: bool) -> String {
     let mut out = String::with_capacity(160);
@@ -109,37 +110,6 @@ fn size(value: &Value) -> String {
     value.to_string()
 }
 
-/// A size for people, in binary units with at most one decimal.
-#[must_use]
-pub(crate) fn bytes(n: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if n < 1024 {
-        return format!("{n} B");
-    }
-    let power = (n.ilog2() / 10) as usize;
-    let unit = 1_u64 << (10 * power);
-    let tenths = u128::from(n) * 10 / u128::from(unit);
-    let name = UNITS[power - 1];
-    if tenths < 100 {
-        format!("{}.{} {name}", tenths / 10, tenths % 10)
-    } else {
-        format!("{} {name}", tenths / 10)
-    }
-}
-
-/// A span of time for people, from milliseconds.
-#[must_use]
-pub(crate) fn span(ms: u64) -> String {
-    let s = ms / 1000;
-    match s {
-        0 => format!("{ms} ms"),
-        1..60 => format!("{s}.{} s", ms % 1000 / 100),
-        60..3600 => format!("{} min {} s", s / 60, s % 60),
-        3600..86_400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
-        _ => format!("{} d {} h", s / 86_400, s % 86_400 / 3600),
-    }
-}
-
 pub(super) const fn level(level: Level) -> &'static str {
     match level {
         Level::ERROR => "error",
@@ -169,25 +139,5 @@ mod tests {
     fn stamps_are_rfc_3339_with_milliseconds() {
         let stamp = Stamp(Duration::from_millis(951_782_399_007)).to_string();
         assert_eq!(stamp, "2000-02-28T23:59:59.007Z");
-    }
-
-    #[test]
-    fn sizes_and_spans_are_short() {
-        let sizes = [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (10_240, "10 KiB"),
-            (u64::MAX, "15 EiB"),
-        ];
-        assert!(sizes.iter().all(|(n, s)| bytes(*n) == *s), "{:?}", sizes.map(|(n, _)| bytes(n)));
-        let spans = [
-            (7, "7 ms"),
-            (1250, "1.2 s"),
-            (61_000, "1 min 1 s"),
-            (7_260_000, "2 h 1 min"),
-            (90_000_000, "1 d 1 h"),
-        ];
-        assert!(spans.iter().all(|(n, s)| span(*n) == *s), "{:?}", spans.map(|(n, _)| span(n)));
     }
 }

@@ -1,0 +1,166 @@
+//! `adit status`: how a node is doing, and what is wrong first.
+//!
+//! Finds the daemon, asks it, and leaves the words to [`page`]. Exit status: 0 all is well, 1 something is
+//! not, 2 the daemon cannot be asked.
+
+mod page;
+mod tables;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use adit_config::config::Admin;
+use adit_daemon::admin::client::{self, Address, ClientError};
+use adit_daemon::telemetry::escape;
+
+use crate::output::print;
+
+/// Show how a node is doing: links, imports, exports, and what is wrong first
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 all is well, 1 something is not, 2 the daemon cannot be asked."
+)]
+pub(crate) struct Args {
+    /// The node's admin socket, or the loopback address that its admin server listens on
+    ///
+    /// Without it and without --config: /run/adit/admin.sock.
+    #[arg(long, env = "ADIT_ADMIN", value_name = "SOCKET|IP:PORT")]
+    admin: Option<String>,
+    /// The node's configuration file, which says where its admin server is
+    #[arg(long, value_name = "FILE", conflicts_with = "admin")]
+    config: Option<PathBuf>,
+    /// Print the whole status document
+    #[arg(long)]
+    json: bool,
+}
+
+/// The daemon cannot be asked.
+const UNREACHABLE: u8 = 2;
+
+/// Asks and shows.
+///
+/// # Errors
+/// Where the answer cannot be printed.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (address, origin) = match locate(&args) {
+        Ok(found) => found,
+        Err(report) => {
+            eprintln!("{report}\nadit: the configuration does not say where the daemon is");
+            return Ok(ExitCode::from(UNREACHABLE));
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = match runtime.block_on(client::status(&address)) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("adit: {}", escape::text(&error.to_string()));
+            eprintln!("  hint: {}", hint(&error, origin));
+            return Ok(ExitCode::from(UNREACHABLE));
+        }
+    };
+    if args.json {
+        print(&(serde_json::to_string_pretty(&status)? + "\n"))?;
+    } else {
+        print(&page::render(&status, tables::Style::of(&std::io::stdout())))?;
+    }
+    Ok(if status.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Who said where the daemon is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Default,
+    Option,
+    Config,
+}
+
+fn locate(args: &Args) -> Result<(Address, Origin), adit_config::Report> {
+    if let Some(admin) = &args.admin {
+        return Ok((Address::parse(admin), Origin::Option));
+    }
+    let Some(file) = &args.config else { return Ok((Address::default(), Origin::Default)) };
+    let (config, _) = adit_config::load(file)?;
+    let address = match config.admin {
+        Admin::Socket(path) => Address::Socket(path),
+        Admin::Listen(address) => Address::Tcp(address),
+    };
+    Ok((address, Origin::Config))
+}
+
+/// What to do about a daemon that cannot be asked.
+fn hint(error: &ClientError, origin: Origin) -> String {
+    use std::io::ErrorKind;
+    let cause = match error {
+        ClientError::Unreachable { error, .. } if error.kind() == ErrorKind::PermissionDenied => {
+            "only the user that runs the daemon may ask it: try sudo"
+        }
+        ClientError::Unreachable { error, .. } if error.kind() == ErrorKind::ConnectionRefused => {
+            "nobody listens there (any more): start adit node"
+        }
+        ClientError::Unreachable { .. } => "adit node seems not to be running here",
+        ClientError::Silent(_) => "it may be stopped (SIGSTOP) or starved; look at its log",
+        ClientError::NotAdit { .. } | ClientError::Refused(_) => {
+            "is this the admin socket, and not another server's or the metrics address?"
+        }
+    };
+    let place = match origin {
+        Origin::Default => {
+            "; if it listens elsewhere, name its socket with --admin or ADIT_ADMIN, or its file with --config"
+        }
+        Origin::Option => "; it was named by --admin or ADIT_ADMIN",
+        Origin::Config => "; it is where the configuration file puts it",
+    };
+    format!("{cause}{place}")
+}
+
+/// Whether standard output is a terminal for which colour was not declined (<https://no-color.org>).
+fn colour(out: &impl IsTerminal) -> bool {
+    out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(admin: Option<&str>, config: Option<PathBuf>) -> Args {
+        Args { admin: admin.map(str::to_owned), config, json: false }
+    }
+
+    #[test]
+    fn the_daemon_is_looked_for_where_it_was_said_to_be() {
+        let (address, origin) = locate(&args(None, None)).unwrap();
+        assert_eq!(
+            (address.to_string().as_str(), origin),
+            ("/run/adit/admin.sock", Origin::Default)
+        );
+        let (address, _) = locate(&args(Some("127.0.0.1:9901"), None)).unwrap();
+        assert!(matches!(address, Address::Tcp(_)));
+
+        let folder = std::env::temp_dir().join(format!("adit-status-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("edge.yaml");
+        std::fs::write(&file, "cluster: edge\ntrustDomain: e.example\nnode: {name: e1, listen: \"127.0.0.1:1\", identity: i}\nadmin: {socket: a.sock}\n").unwrap();
+        let (address, origin) = locate(&args(None, Some(file.clone()))).unwrap();
+        assert_eq!((address, origin), (Address::Socket(folder.join("a.sock")), Origin::Config));
+        std::fs::write(&file, "nonsense: true\n").unwrap();
+        assert!(locate(&args(None, Some(file))).is_err());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_hint_fits_the_trouble() {
+        let refused = |kind: std::io::ErrorKind| ClientError::Unreachable {
+            address: Address::default(),
+            error: kind.into(),
+        };
+        for (kind, word) in [
+            (std::io::ErrorKind::NotFound, "not to be running"),
+            (std::io::ErrorKind::PermissionDenied, "sudo"),
+            (std::io::ErrorKind::ConnectionRefused, "nobody listens"),
+        ] {
+            let hint = hint(&refused(kind), Origin::Default);
+            assert!(hint.contains(word) && hint.contains("ADIT_ADMIN"), "{hint}");
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! The status document as a page for people: what is wrong first, then the node, links and services.
+//!
+//! A pure function of the document. What is well is told briefly, what is not with its reason and code.
+
+use std::fmt::Write;
+
+use adit_daemon::human::{bytes, seconds};
+use adit_daemon::status::problems::with_port;
+use adit_daemon::status::{
+    BackendState, Import, ImportPort, Link, LinkState, Reason, Severity, Status, Streams,
+};
+use adit_daemon::telemetry::escape;
+use owo_colors::{AnsiColors, OwoColorize};
+
+use super::tables::{Mood, Style, cell, mood, number, table, text};
+
+/// The page.
+pub(super) fn render(status: &Status, style: Style) -> String {
+    let mut page = Page { text: String::new(), style };
+    page.headline(status);
+    page.node(status);
+    page.links(&status.links);
+    page.connections(&status.links);
+    page.imports(&status.imports);
+    page.exports(status);
+    page.backends(status);
+    page.users(status);
+    page.ends(status);
+    page.text
+}
+
+struct Page {
+    text: String,
+    style: Style,
+}
+
+impl Page {
+    fn line(&mut self, line: impl AsRef<str>) {
+        self.text.push_str(line.as_ref());
+        self.text.push('\n');
+    }
+
+    fn section(&mut self, name: &str, table: &comfy_table::Table) {
+        if !table.is_empty() {
+            let name = self.strong(name);
+            self.line(format!("\n{name}"));
+            self.text.push_str(&text(table));
+        }
+    }
+
+    fn strong(&self, word: &str) -> String {
+        if self.style.colour { word.bold().to_string() } else { word.to_owned() }
+    }
+
+    fn coloured(&self, word: &str, colour: AnsiColors) -> String {
+        if self.style.colour { word.color(colour).bold().to_string() } else { word.to_owned() }
+    }
+
+    fn headline(&mut self, status: &Status) {
+        let node = format!("{}/{}", status.node.cluster, status.node.node);
+        let node = self.strong(&escape::text(&node));
+        let verdict = match status.problems.as_slice() {
+            [] => self.coloured("all is well", AnsiColors::Green),
+            [one] if one.severity == Severity::Warning => {
+                self.coloured("works, with one thing to look at", AnsiColors::Yellow)
+            }
+            all if all.iter().all(|p| p.severity == Severity::Warning) => self.coloured(
+                &format!("works, with {} things to look at", all.len()),
+                AnsiColors::Yellow,
+            ),
+            [_] => self.coloured("one thing is wrong", AnsiColors::Red),
+            all => self.coloured(&format!("{} things are wrong", all.len()), AnsiColors::Red),
+        };
+        self.line(format!("{node}: {verdict}"));
+        for problem in &status.problems {
+            let (mark, colour) = match problem.severity {
+                Severity::Error => ("✗", AnsiColors::Red),
+                Severity::Warning => ("!", AnsiColors::Yellow),
+            };
+            let mark = self.coloured(mark, colour);
+            let (about, why) = (escape::text(&problem.about), because(&problem.reason));
+            self.line(format!("  {mark} {about}: {why}"));
+        }
+    }
+
+    fn node(&mut self, status: &Status) {
+        let node = &status.node;
+        let ready = match (node.ready, node.draining) {
+            (_, true) => "draining".to_owned(),
+            (true, _) => "ready".to_owned(),
+            (false, _) => format!("waiting for {}", node.waiting_for.join(", ")),
+        };
+        let boot: String = node.boot_id.chars().take(8).collect();
+        let digest: String = node.configuration.digest.chars().take(12).collect();
+        let left = u64::try_from(node.certificate.seconds_left);
+        let left = left.map_or_else(|_| "ended".to_owned(), |s| format!("{} left", seconds(s)));
+        let mut rows = table(self.style, &[]);
+        for (name, value) in [
+            (
+                "node",
+                format!(
+                    "{ready}, up {}, version {}, process {} (boot {boot}), log {}",
+                    seconds(node.uptime_seconds),
+                    node.version,
+                    node.pid,
+                    node.log_level
+                ),
+            ),
+            (
+                "identity",
+                format!("{}, until {} ({left})", node.certificate.id, node.certificate.not_after),
+            ),
+            (
+                "file",
+                format!(
+                    "{}, applied {} (sha256 {digest})",
+                    node.configuration.path, node.configuration.loaded_at
+                ),
+            ),
+            ("listens", node.listen.join(", ")),
+        ] {
+            rows.add_row([cell(name), cell(value)]);
+        }
+        self.text.push('\n');
+        self.text.push_str(&text(&rows));
+    }
+
+    fn links(&mut self, links: &[Link]) {
+        let mut rows =
+            table(self.style, &["LINK", "STATE", "VIEW FROM", "VIEW AGE", "NODES", "DIALS", "WHY"]);
+        for link in links {
+            let (word, how) = match link.state {
+                LinkState::Up => ("up", Mood::Well),
+                LinkState::Degraded => ("degraded", Mood::Doubtful),
+                LinkState::Down => ("down", Mood::Bad),
+                LinkState::Unknown => ("unknown", Mood::Plain),
+            };
+            let view = link.view.as_ref();
+            let from = view.map_or_else(
+                || "–".to_owned(),
+                |v| format!("{} ({}/{})", v.hub, v.epoch, v.sequence),
+            );
+            let age = view.map_or_else(|| "–".to_owned(), |v| seconds(v.age_seconds));
+            let dials = match link.dials.failures {
+                0 => link.dials.attempts.to_string(),
+                failed => format!("{} ({failed} failed since)", link.dials.attempts),
+            };
+            let mut why = link.reason.as_ref().map(because).unwrap_or_default();
+            if let Some(error) = link.dials.last_error.as_ref().filter(|_| link.dials.failures > 0)
+                && !why.contains(error.as_str())
+            {
+                why = if why.is_empty() {
+                    error.clone()
+                } else {
+                    format!("{why}; last dial: {error}")
+                };
+            }
+            rows.add_row([
+                cell(&link.cluster),
+                mood(word, how),
+                cell(from),
+                number(age),
+                number(link.nodes.len()),
+                number(dials),
+                cell(why),
+            ]);
+        }
+        self.section("Links", &rows);
+    }
+
+    fn connections(&mut self, links: &[Link]) {
+        let headings = [
+            "CONNECTION",
+            "LANE",
+            "WAY",
+            "REMOTE",
+            "RTT",
+            "LOSS",
+            "WINDOW",
+            "MTU",
+            "AGE",
+            "STREAMS",
+            "OUT",
+            "IN",
+        ];
+        let mut rows = table(self.style, &headings);
+        for (link, node) in links.iter().flat_map(|l| l.nodes.iter().map(move |n| (l, n))) {
+            let hub = if node.hub { " (hub)" } else { "" };
+            for c in &node.connections {
+                let mut name = format!("{}/{}{hub}", link.cluster, node.node);
+                if let Some(reason) = &c.closing {
+                    write!(name, ", closing: {}", reason.code).ok();
+                }
+                rows.add_row([
+                    cell(name),
+                    cell(&c.lane),
+                    cell(&c.direction),
+                    cell(&c.remote),
+                    number(format!("{:.1} ms", c.rtt_ms)),
+                    number(format!("{:.2} %", c.loss_percent)),
+                    number(bytes(c.congestion_window)),
+                    number(c.mtu),
+                    number(seconds(c.age_seconds)),
+                    number(c.streams),
+                    number(bytes(c.bytes_out)),
+                    number(bytes(c.bytes_in)),
+                ]);
+            }
+        }
+        self.section("Connections", &rows);
+    }
+
+    fn imports(&mut self, imports: &[Import]) {
+        let headings = [
+            "IMPORT", "FROM", "LISTENS", "READY", "BACKENDS", "OPEN", "TOTAL", "REFUSED", "OUT",
+            "IN",
+        ];
+        let mut rows = table(self.style, &headings);
+        for (import, port) in imports.iter().flat_map(|i| i.ports.iter().map(move |p| (i, p))) {
+            let mut row = vec![
+                cell(with_port(&import.service, &port.name)),
+                cell(&import.from),
+                cell(port.listen.join("\n")),
+                ready(port.ready, port.reason.as_ref()),
+                cell(backends(port)),
+            ];
+            row.extend(carried(&port.streams));
+            rows.add_row(row);
+        }
+        self.section("Imports", &rows);
+    }
+
+    fn exports(&mut self, status: &Status) {
+        let headings = [
+            "EXPORT",
+            "READY",
+            "GRANTED TO",
+            "ENTERS",
+            "LANE",
+            "OPEN",
+            "TOTAL",
+            "REFUSED",
+            "OUT",
+            "IN",
+        ];
+        let mut rows = table(self.style, &headings);
+        for (export, port) in
+            status.exports.iter().flat_map(|e| e.ports.iter().map(move |p| (e, p)))
+        {
+            let grants: Vec<_> = export
+                .allow
+                .iter()
+                .map(|g| format!("{}/{}@{}", g.namespace, g.service_account, g.cluster))
+                .collect();
+            let enters = if export.hop == "any" { "any node" } else { "backend's node" };
+            let mut row = vec![
+                cell(with_port(&export.service, &port.name)),
+                ready(port.ready, port.reason.as_ref()),
+                cell(if grants.is_empty() { "nobody".into() } else { grants.join("\n") }),
+                cell(enters),
+                cell(&export.class),
+            ];
+            row.extend(carried(&port.streams));
+            rows.add_row(row);
+        }
+        self.section("Exports", &rows);
+    }
+
+    fn backends(&mut self, status: &Status) {
+        let mut rows = table(self.style, &["BACKEND", "OF", "NODE", "STATE", "LAST DIAL"]);
+        for (export, port) in
+            status.exports.iter().flat_map(|e| e.ports.iter().map(move |p| (e, p)))
+        {
+            for backend in &port.backends {
+                let (word, how) = match backend.state {
+                    BackendState::Up => ("up", Mood::Well),
+                    BackendState::Down => ("down", Mood::Bad),
+                    BackendState::Forbidden => ("forbidden", Mood::Bad),
+                    BackendState::Unknown => ("unknown", Mood::Plain),
+                };
+                rows.add_row([
+                    cell(&backend.address),
+                    cell(with_port(&export.service, &port.name)),
+                    cell(&backend.node),
+                    mood(word, how),
+                    cell(backend.last_dial.as_ref().map_or_else(|| "–".to_owned(), because)),
+                ]);
+            }
+        }
+        self.section("Backends", &rows);
+    }
+
+    fn users(&mut self, status: &Status) {
+        let mut rows = table(self.style, &["SOURCE", "USES", "STREAMS", "IDENTITY"]);
+        for (export, using) in
+            status.exports.iter().flat_map(|e| e.using.iter().map(move |u| (e, u)))
+        {
+            let (word, how) = if using.asserted {
+                ("asserted by its cluster, not proven", Mood::Doubtful)
+            } else {
+                ("proven", Mood::Well)
+            };
+            let cells = [
+                cell(&using.source),
+                cell(&export.service),
+                number(using.streams),
+                mood(word, how),
+            ];
+            rows.add_row(cells);
+        }
+        self.section("In use by", &rows);
+    }
+
+    fn ends(&mut self, status: &Status) {
+        let ends: Vec<_> = status
+            .streams
+            .by_code
+            .iter()
+            .map(|(code, n)| format!("{n} {}", escape::text(code)))
+            .collect();
+        let ends =
+            if ends.is_empty() { String::new() } else { format!("; ended: {}", ends.join(", ")) };
+        let name = self.strong("Streams");
+        self.line(format!("\n{name}\n  {} open{ends}", status.streams.open));
+    }
+}
+
+/// A sentence with its code; both are text of strangers.
+fn because(reason: &Reason) -> String {
+    let text = match (reason.sentence.as_str(), reason.code.as_str()) {
+        ("", "") => "for no reason that was told".to_owned(),
+        (sentence, "") => sentence.to_owned(),
+        ("", code) => code.to_owned(),
+        (sentence, code) => format!("{sentence} ({code})"),
+    };
+    escape::text(&text).into_owned()
+}
+
+fn ready(ready: bool, reason: Option<&Reason>) -> comfy_table::Cell {
+    if ready {
+        mood("yes", Mood::Well)
+    } else {
+        mood(format!("no: {}", reason.map_or("unknown", |r| &r.code)), Mood::Bad)
+    }
+}
+
+fn backends(port: &ImportPort) -> String {
+    let each: Vec<_> = port.backends.iter().map(|(node, n)| format!("{n} on {node}")).collect();
+    if each.is_empty() { "none".into() } else { each.join(", ") }
+}
+
+fn carried(streams: &Streams) -> [comfy_table::Cell; 5] {
+    [
+        number(streams.open),
+        number(streams.total),
+        number(streams.refused),
+        number(bytes(streams.bytes_out)),
+        number(bytes(streams.bytes_in)),
+    ]
+}
+
+#[cfg(test)]
+mod tests;

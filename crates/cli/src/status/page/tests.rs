@@ -1,0 +1,194 @@
+//! What people see, for a node that is well, one that is not, and one that is told hostile things.
+
+use adit_daemon::status::{
+    Backend, Connection, Dials, Export, ExportPort, Grant, PeerNode, Problem, Using, ViewSource,
+};
+
+use super::*;
+
+const PLAIN: Style = Style { width: None, colour: false };
+
+/// Node e1 of `edge`, all well.
+fn edge() -> Status {
+    let mut status = Status::default();
+    let node = &mut status.node;
+    (node.cluster, node.node) = ("edge".into(), "e1".into());
+    node.ready = true;
+    node.uptime_seconds = 7260;
+    node.boot_id = "1a2b3c4d5e6f70819203a4b5c6d7e8f9".into();
+    node.certificate.seconds_left = 80_000;
+    let connection = Connection {
+        direction: "dialled".into(),
+        lane: "interactive".into(),
+        remote: "172.18.2.2:7843".into(),
+        rtt_ms: 1.234,
+        congestion_window: 12_000,
+        mtu: 1452,
+        streams: 2,
+        ..Connection::default()
+    };
+    let peer = PeerNode {
+        node: "b1".into(),
+        hub: true,
+        connections: vec![connection],
+        ..PeerNode::default()
+    };
+    status.links.push(Link {
+        cluster: "bank".into(),
+        state: LinkState::Up,
+        view: Some(ViewSource { hub: "b1".into(), epoch: 7, sequence: 42, age_seconds: 2 }),
+        nodes: vec![peer],
+        dials: Dials { attempts: 3, ..Dials::default() },
+        ..Link::default()
+    });
+    let streams = Streams { open: 2, total: 1203, refused: 4, bytes_out: 2048, bytes_in: 5 << 20 };
+    let port = ImportPort {
+        name: "http".into(),
+        port: 8080,
+        listen: vec!["127.0.0.1:15080".into()],
+        ready: true,
+        backends: [("b1".to_owned(), 2)].into(),
+        streams,
+        ..ImportPort::default()
+    };
+    status.imports.push(Import {
+        service: "agents/fraud-bot".into(),
+        from: "bank".into(),
+        ports: vec![port],
+        ..Import::default()
+    });
+    let backend = Backend {
+        address: "10.244.0.9:8080".into(),
+        node: "e1".into(),
+        state: BackendState::Up,
+        ..Backend::default()
+    };
+    status.exports.push(Export {
+        service: "agents/triage-bot".into(),
+        ports: vec![ExportPort { ready: true, backends: vec![backend], ..ExportPort::default() }],
+        allow: vec![Grant {
+            cluster: "bank".into(),
+            namespace: "agents".into(),
+            service_account: "*".into(),
+        }],
+        hop: "any".into(),
+        using: vec![Using { source: "agents/fraud-bot@bank".into(), asserted: true, streams: 1 }],
+        ..Export::default()
+    });
+    status.streams.open = 2;
+    status.streams.by_code = [("denied".to_owned(), 4), ("finished".to_owned(), 1199)].into();
+    status
+}
+
+fn problem(severity: Severity, about: &str, code: &str, sentence: &str) -> Problem {
+    let reason = Reason { code: code.into(), sentence: sentence.into() };
+    Problem { severity, about: about.into(), reason }
+}
+
+/// The cells of the line that begins with this text.
+fn row(page: &str, start: &str) -> Vec<String> {
+    let line = page.lines().find(|l| l.trim_start().starts_with(start));
+    let line = line.unwrap_or_else(|| panic!("no line begins with {start:?}:\n{page}"));
+    line.split("  ").map(str::trim).filter(|c| !c.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_healthy_node_is_told_on_one_page() {
+    let page = render(&edge(), PLAIN);
+    assert!(page.starts_with("edge/e1: all is well\n"), "{page}");
+    assert_eq!(row(&page, "bank "), ["bank", "up", "b1 (7/42)", "2 s", "1", "3"]);
+    let connection = row(&page, "bank/b1");
+    assert_eq!(connection[..4], ["bank/b1 (hub)", "interactive", "dialled", "172.18.2.2:7843"]);
+    assert_eq!(connection[4..8], ["1.2 ms", "0.00 %", "11 KiB", "1452"]);
+    assert_eq!(
+        row(&page, "agents/fraud-bot:http"),
+        [
+            "agents/fraud-bot:http",
+            "bank",
+            "127.0.0.1:15080",
+            "yes",
+            "2 on b1",
+            "2",
+            "1203",
+            "4",
+            "2.0 KiB",
+            "5.0 MiB"
+        ]
+    );
+    assert_eq!(row(&page, "10.244.0.9:8080")[3], "up");
+    assert_eq!(row(&page, "agents/fraud-bot@bank")[3], "asserted by its cluster, not proven");
+    assert!(page.contains("2 open; ended: 4 denied, 1199 finished"), "{page}");
+    assert!(page.contains("ready, up 2 h 1 min") && page.contains("(22 h 13 min left)"), "{page}");
+    assert!(page.lines().all(|l| l == l.trim_end()), "no blanks at the ends of lines");
+}
+
+#[test]
+fn what_is_wrong_stands_first() {
+    let mut status = edge();
+    status.problems = vec![
+        problem(Severity::Error, "link bank", "link-down", "no answer from 172.18.2.2:7843"),
+        problem(Severity::Warning, "certificate", "certificate-ending", "it ends soon"),
+    ];
+    status.links[0].state = LinkState::Down;
+    status.links[0].dials =
+        Dials { attempts: 9, failures: 5, last_error: Some("timed out".into()) };
+    let page = render(&status, PLAIN);
+    let head: Vec<_> = page.lines().take(3).collect();
+    assert_eq!(
+        head,
+        [
+            "edge/e1: 2 things are wrong",
+            "  ✗ link bank: no answer from 172.18.2.2:7843 (link-down)",
+            "  ! certificate: it ends soon (certificate-ending)",
+        ]
+    );
+    assert!(row(&page, "bank ").contains(&"9 (5 failed since)".to_owned()), "{page}");
+    assert!(page.contains("timed out"));
+    status.problems.remove(0);
+    assert!(render(&status, PLAIN).starts_with("edge/e1: works, with one thing to look at"));
+}
+
+#[test]
+fn an_empty_node_has_no_empty_tables() {
+    let page = render(&Status::default(), PLAIN);
+    for heading in ["LINK", "IMPORT", "EXPORT", "BACKEND", "SOURCE"] {
+        assert!(!page.contains(heading), "{page}");
+    }
+}
+
+#[test]
+fn lines_fit_the_terminal_and_colour_is_asked_for() {
+    let page = render(&edge(), Style { width: Some(100), colour: false });
+    let tables = page.lines().skip_while(|l| *l != "Links");
+    for line in tables {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+    assert!(!page.contains('\u{1b}'));
+    assert!(render(&edge(), Style { width: None, colour: true }).contains("\u{1b}["));
+}
+
+#[test]
+fn nothing_hostile_reaches_the_terminal() {
+    let hostile = "a\u{1b}[31m\u{9b}\u{202e}b\r";
+    let text = serde_json::to_string(&edge()).unwrap();
+    // Every string value of the document that is free text.
+    let mut status: Status = serde_json::from_str(&text.replace("fraud-bot", "evil")).unwrap();
+    status.problems = vec![problem(Severity::Error, hostile, hostile, hostile)];
+    status.node.cluster = hostile.into();
+    status.node.certificate.id = hostile.into();
+    status.node.configuration.path = hostile.into();
+    status.links[0].cluster = hostile.into();
+    status.links[0].reason = Some(Reason { code: hostile.into(), sentence: hostile.into() });
+    status.links[0].nodes[0].node = hostile.into();
+    status.links[0].nodes[0].connections[0].remote = hostile.into();
+    status.imports[0].service = hostile.into();
+    status.imports[0].ports[0].backends = [(hostile.to_owned(), 1)].into();
+    status.exports[0].using[0].source = hostile.into();
+    status.exports[0].ports[0].backends[0].last_dial =
+        Some(Reason { code: hostile.into(), sentence: hostile.into() });
+    status.streams.by_code = [(hostile.to_owned(), 1)].into();
+    let page = render(&status, PLAIN);
+    let lines = page.replace('\n', "");
+    assert!(!lines.chars().any(escape::is_hostile), "{page}");
+    assert!(page.contains("\\u{1b}"));
+}

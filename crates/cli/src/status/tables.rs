@@ -1,0 +1,96 @@
+//! How tables look: aligned columns without lines, as wide as the terminal, coloured only on one.
+
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+
+use adit_daemon::telemetry::escape;
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+
+/// What the output can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Style {
+    /// Columns of the terminal; none where lines need not fit.
+    pub(super) width: Option<u16>,
+    /// Whether colours are shown.
+    pub(super) colour: bool,
+}
+
+impl Style {
+    /// What fits `out`.
+    pub(super) fn of(out: &(impl IsTerminal + AsFd)) -> Self {
+        let width = out.is_terminal().then(|| Table::new().width()).flatten();
+        Self { width, colour: super::colour(out) }
+    }
+}
+
+/// How something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mood {
+    Well,
+    Doubtful,
+    Bad,
+    Plain,
+}
+
+impl Mood {
+    pub(super) const fn colour(self) -> Option<Color> {
+        match self {
+            Self::Well => Some(Color::Green),
+            Self::Doubtful => Some(Color::Yellow),
+            Self::Bad => Some(Color::Red),
+            Self::Plain => None,
+        }
+    }
+}
+
+/// A cell of text that may come from anywhere.
+pub(super) fn cell(text: impl AsRef<str>) -> Cell {
+    // Lines are wanted within a cell, and come from us alone.
+    let lines: Vec<_> = text.as_ref().split('\n').map(escape::text).collect();
+    Cell::new(lines.join("\n"))
+}
+
+/// A number or a size: to the right.
+pub(super) fn number(text: impl ToString) -> Cell {
+    Cell::new(text.to_string()).set_alignment(CellAlignment::Right)
+}
+
+/// A cell that says how something is.
+pub(super) fn mood(text: impl AsRef<str>, mood: Mood) -> Cell {
+    let cell = cell(text);
+    match mood.colour() {
+        Some(colour) => cell.fg(colour),
+        None => cell,
+    }
+}
+
+/// A table with these headings, rows to be added.
+pub(super) fn table(style: Style, headings: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if !headings.is_empty() {
+        table.set_header(headings.iter().map(Cell::new).collect::<Vec<_>>());
+    }
+    match style.width {
+        Some(width) => {
+            // Less the indentation.
+            table.set_width(width.saturating_sub(1).max(20));
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        None => {
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
+    }
+    if style.colour {
+        table.enforce_styling();
+    } else {
+        table.force_no_tty();
+    }
+    table
+}
+
+/// The table as lines, indented by two, without blanks at their ends.
+pub(super) fn text(table: &Table) -> String {
+    // Each line begins with the padding of its first cell.
+    table.lines().map(|line| format!(" {line}").trim_end().to_owned() + "\n").collect()
+}
