@@ -5,9 +5,11 @@
 //!
 //! * [`name`], [`spiffe`], [`code`]: the words that everything else is made of.
 //! * [`snapshot`]: what a node believes; the data path reads nothing else.
-//! * [`policy`]: who may use what. [`choose`]: which hub, node or backend. [`announce`]: what others are told.
+//! * [`policy`]: who may use what. [`choose`]: which hub, node or backend. [`announce`]: what others
+//!   are told. [`admission`]: who may be a peer.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
 
+pub mod admission;
 pub mod announce;
 pub mod choose;
 pub mod code;

@@ -1,0 +1,149 @@
+//! Who may be a peer: by the identity that its certificate proved, then by what its hello says.
+//!
+//! That the certificate is genuine has been checked before (`adit-pki`); here it is asked whether its
+//! holder has a place among this node's links, and whether what it says of itself fits.
+
+use crate::code::Code;
+use crate::name::{ClusterName, NodeName};
+use crate::snapshot::{Class, Snapshot};
+use crate::spiffe::{Role, SpiffeId};
+use crate::wire::control::{Hello, negotiate};
+
+/// Why a connection is closed before it is used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {reason}")]
+pub struct Refusal {
+    /// The code of its close.
+    pub code: Code,
+    /// For people on both sides: names only what both know.
+    pub reason: String,
+}
+
+impl Refusal {
+    fn identity(reason: String) -> Self {
+        Self { code: Code::IdentityMismatch, reason }
+    }
+}
+
+/// The node that holds `id`: of the cluster whose link has its trust domain, or of our own cluster.
+///
+/// # Errors
+/// [`Code::Unlinked`] for a trust domain that is neither; [`Code::IdentityMismatch`] where the holder is
+/// no node, or is this very node.
+pub fn peer(now: &Snapshot, id: &SpiffeId) -> Result<(ClusterName, NodeName), Refusal> {
+    let domain = id.trust_domain();
+    let linked = || now.links.values().find(|l| l.trust_domain == *domain).map(|l| &l.cluster);
+    let ours = (now.this.trust_domain == *domain).then_some(&now.this.cluster);
+    let cluster = ours.or_else(linked).ok_or_else(|| Refusal {
+        code: Code::Unlinked,
+        reason: format!("no link to trust domain {domain} is configured"),
+    })?;
+    let Ok(Role::Node(node)) = id.role() else {
+        return Err(Refusal::identity(format!("{id} is not a node, and only nodes are peers")));
+    };
+    if ours.is_some() && node == now.this.node {
+        return Err(Refusal::identity(format!("{id} is the node that was asked, itself")));
+    }
+    Ok((cluster.clone(), node))
+}
+
+/// The version to speak with the peer `(cluster, node)`, whose connection was made for `lane`.
+///
+/// # Errors
+/// [`Code::VersionMismatch`] with both sides' ranges; [`Code::IdentityMismatch`] where the hello names
+/// another cluster or node than the peer's certificate stands for; [`Code::ProtocolError`] where it
+/// names another lane.
+pub fn hello(
+    versions: (u64, u64),
+    (cluster, node): (&ClusterName, &NodeName),
+    lane: Class,
+    hello: &Hello,
+) -> Result<u64, Refusal> {
+    let version = negotiate(versions, hello.versions)
+        .map_err(|reason| Refusal { code: Code::VersionMismatch, reason })?;
+    if hello.cluster != *cluster || hello.node != *node {
+        return Err(Refusal::identity(format!(
+            "hello says node {} of cluster {}, but the certificate is that of node {node} of cluster {cluster}",
+            hello.node, hello.cluster
+        )));
+    }
+    if hello.lane != lane {
+        let reason = "the hello names another lane than the handshake".into();
+        return Err(Refusal { code: Code::ProtocolError, reason });
+    }
+    Ok(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{Link, tests::edge};
+    use std::sync::Arc;
+
+    fn linked() -> Snapshot {
+        let mut now = edge();
+        let bank = Link {
+            cluster: "bank".parse().unwrap(),
+            trust_domain: "bank.trustusbank.example".parse().unwrap(),
+            seeds: vec![],
+        };
+        now.links = [(bank.cluster.clone(), Arc::new(bank))].into();
+        now
+    }
+
+    fn ask(id: &str) -> Result<(String, String), Code> {
+        let found = peer(&linked(), &id.parse().unwrap()).map_err(|refusal| refusal.code)?;
+        Ok((found.0.to_string(), found.1.to_string()))
+    }
+
+    #[test]
+    fn nodes_of_linked_clusters_and_siblings_are_peers() {
+        let found = |cluster: &str, node: &str| Ok((cluster.into(), node.into()));
+        assert_eq!(ask("spiffe://bank.trustusbank.example/adit/node/b1"), found("bank", "b1"));
+        assert_eq!(ask("spiffe://edge.trustusbank.example/adit/node/e2"), found("edge", "e2"));
+    }
+
+    #[test]
+    fn nobody_else_is() {
+        for (id, code) in [
+            ("spiffe://lab.example/adit/node/l1", Code::Unlinked),
+            ("spiffe://bank.trustusbank.example/adit/controller", Code::IdentityMismatch),
+            ("spiffe://edge.trustusbank.example/adit/controller", Code::IdentityMismatch),
+            ("spiffe://bank.trustusbank.example/ns/a/sa/b", Code::IdentityMismatch),
+            ("spiffe://bank.trustusbank.example/else", Code::IdentityMismatch),
+            ("spiffe://edge.trustusbank.example/adit/node/e1", Code::IdentityMismatch),
+        ] {
+            assert_eq!(ask(id), Err(code), "{id}");
+        }
+        let mut now = linked();
+        now.links.clear();
+        let id = "spiffe://bank.trustusbank.example/adit/node/b1".parse().unwrap();
+        assert_eq!(peer(&now, &id).unwrap_err().code, Code::Unlinked, "the link was removed");
+    }
+
+    #[test]
+    fn a_hello_fits_its_certificate_and_its_connection() {
+        let (cluster, node) = ("bank".parse().unwrap(), "b1".parse().unwrap());
+        let good = Hello {
+            versions: (1, 3),
+            capabilities: 0,
+            cluster: "bank".parse().unwrap(),
+            node: "b1".parse().unwrap(),
+            boot: [0; 16],
+            lane: Class::Interactive,
+            clock_ms: 0,
+            slot: 0,
+        };
+        let check = |h: &Hello| hello((1, 2), (&cluster, &node), Class::Interactive, h);
+        assert_eq!(check(&good), Ok(2));
+        let refused = |h: Hello| check(&h).unwrap_err();
+        let newer = refused(Hello { versions: (3, 4), ..good.clone() });
+        assert_eq!(newer.code, Code::VersionMismatch);
+        assert!(newer.reason.contains("1 to 2") && newer.reason.contains("3 to 4"), "{newer}");
+        let other_node = refused(Hello { node: "b2".parse().unwrap(), ..good.clone() });
+        let other_cluster = refused(Hello { cluster: "shop".parse().unwrap(), ..good.clone() });
+        assert_eq!(other_node.code, Code::IdentityMismatch);
+        assert_eq!(other_cluster.code, Code::IdentityMismatch);
+        assert_eq!(refused(Hello { lane: Class::Bulk, ..good }).code, Code::ProtocolError);
+    }
+}
