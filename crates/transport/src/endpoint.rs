@@ -16,6 +16,7 @@ mod counters;
 mod dial;
 mod worker;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -91,6 +92,14 @@ impl Endpoints {
     #[must_use]
     pub fn tuning(&self) -> &Tuning {
         &self.0.tuning
+    }
+
+    /// The addresses of a DNS name, as the network's resolver has them now.
+    ///
+    /// # Errors
+    /// The resolver's: no such name, no answer.
+    pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        self.0.net.resolve(host, port).await
     }
 
     /// From here on every peer that knocks is refused; what is connected stays.

@@ -4,10 +4,14 @@
 //! what carries bytes, [`tuning`] has the numbers, [`secret`] what outlives a process, [`tls`] who may
 //! take part, [`net`] the seam to the network. No type of quinn's is part of what other crates use, but
 //! for that seam.
+//!
+//! The upper half is [`links`]: which connections there are, to whom ([`peer`]), and what is told on them.
 
 mod cid;
 pub mod endpoint;
+pub mod links;
 pub mod net;
+pub mod peer;
 pub mod secret;
 mod socket;
 pub mod stream;
@@ -15,7 +19,9 @@ pub mod tls;
 pub mod tuning;
 
 pub use self::endpoint::{Connection, Dial, Endpoints, Incoming, WeakConnection, Worker};
+pub use self::links::{Links, OpenError, Serve, Stream};
 pub use self::net::{Net, OsNet};
+pub use self::peer::PeerInfo;
 pub use self::secret::NodeSecret;
 pub use self::stream::{RecvError, RecvStream, SendError, SendStream};
 pub use self::tls::Tls;

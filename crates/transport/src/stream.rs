@@ -15,6 +15,9 @@ use adit_core::code::Code;
 pub use self::recv::RecvStream;
 pub use self::send::SendStream;
 
+/// Something that counts a stream for as long as it lives.
+pub(crate) type Held = std::sync::Arc<dyn std::fmt::Debug + Send + Sync>;
+
 /// Why nothing more can be sent on a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {

@@ -74,32 +74,41 @@ pub fn standing(
     targets
 }
 
+/// How well somebody is placed to tell about a cluster, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Rank {
+    /// Whom everything is meant to be learnt from: a hub of the peer's if we are one, else one of ours.
+    Proper,
+    /// Any node of the peer.
+    Peer,
+    /// Our fellow hub, which may reach whom we cannot.
+    Fellow,
+}
+
 /// From whom to learn about `peer`, best first, of those that are connected: `connected` holds the nodes
-/// of `peer` and of our own cluster (by cluster) with which there is a connection.
-///
-/// A hub asks the peer's hubs, then any node of the peer, then its fellow hub; another node asks its own
-/// hubs, then whoever of the peer happens to be connected. Among equals the order differs from node to
-/// node, so that the hubs share the work.
+/// of `peer` and of our own cluster (by cluster) with which there is a connection. Among equals the
+/// order differs from node to node, so that the hubs share the work.
 #[must_use]
 pub fn sources(
     now: &Snapshot,
     peer: &ClusterName,
     view: Option<&View>,
     connected: &BTreeSet<(ClusterName, NodeName)>,
-) -> Vec<(ClusterName, NodeName)> {
+) -> Vec<(Rank, (ClusterName, NodeName))> {
     let this = &now.this;
     let ours = own_hubs(now, peer);
     let theirs = hubs(view.into_iter().flat_map(|v| v.nodes.keys()), &this.cluster);
+    let is_hub = ours.contains(&&this.node);
     let rank = |(cluster, node): &(ClusterName, NodeName)| match () {
-        () if cluster == peer => Some(if theirs.contains(&node) { 0 } else { 1 }),
-        () if *cluster == this.cluster && ours.contains(&node) => {
-            Some(if ours.contains(&&this.node) { 2 } else { -1 })
-        }
-        () => None,
+        () if cluster == peer && is_hub && theirs.contains(&node) => Some(Rank::Proper),
+        () if cluster == peer => Some(Rank::Peer),
+        () if *cluster != this.cluster || !ours.contains(&node) => None,
+        () if is_hub => Some(Rank::Fellow),
+        () => Some(Rank::Proper),
     };
-    let mut all: Vec<_> = connected.iter().filter_map(|c| Some((rank(c)?, c))).collect();
+    let mut all: Vec<_> = connected.iter().filter_map(|c| Some((rank(c)?, c.clone()))).collect();
     all.sort_by_key(|(rank, (_, node))| (*rank, stable_hash([this.node.as_str(), node.as_str()])));
-    all.into_iter().map(|(_, c)| c.clone()).collect()
+    all
 }
 
 /// Those of a peer's announced addresses that may be dialled. Loopback and link-local ones mean another

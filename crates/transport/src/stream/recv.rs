@@ -4,7 +4,7 @@ use adit_core::code::Code;
 use bytes::Bytes;
 use quinn::{ReadError, ResetError};
 
-use super::RecvError;
+use super::{Held, RecvError};
 use crate::endpoint::{Connection, varint};
 
 /// The receiving half of a stream. Dropped before its end was seen, it stops the sender with
@@ -16,11 +16,17 @@ pub struct RecvStream {
     /// How it ended, once it has. quinn answers a read after a reset with the end of the stream, which
     /// would turn an error into a clean end for whoever asks twice.
     end: Option<Result<(), RecvError>>,
+    held: Option<Held>,
 }
 
 impl RecvStream {
     pub(crate) fn new(inner: quinn::RecvStream, connection: Connection) -> Self {
-        Self { inner, connection, end: None }
+        Self { inner, connection, end: None, held: None }
+    }
+
+    /// Keeps something for as long as this half lives: it is dropped with it.
+    pub(crate) fn hold(&mut self, what: Held) {
+        self.held = Some(what);
     }
 
     /// Reads what has arrived, in order and without copying, and returns how many of `chunks` it

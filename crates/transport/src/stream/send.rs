@@ -6,7 +6,7 @@ use adit_core::code::Code;
 use bytes::Bytes;
 use quinn::{StoppedError, WriteError};
 
-use super::SendError;
+use super::{Held, SendError};
 use crate::endpoint::{Connection, varint};
 
 /// The sending half of a stream. Dropped unfinished, it resets with [`Code::Internal`].
@@ -15,11 +15,17 @@ pub struct SendStream {
     inner: quinn::SendStream,
     connection: Connection,
     ended: bool,
+    held: Option<Held>,
 }
 
 impl SendStream {
     pub(crate) fn new(inner: quinn::SendStream, connection: Connection) -> Self {
-        Self { inner, connection, ended: false }
+        Self { inner, connection, ended: false, held: None }
+    }
+
+    /// Keeps something for as long as this half lives: it is dropped with it.
+    pub(crate) fn hold(&mut self, what: Held) {
+        self.held = Some(what);
     }
 
     /// Sends all of `bytes`, without copying them. What was taken is taken off the front of `bytes`, so

@@ -106,14 +106,15 @@ fn a_hub_asks_the_peers_hubs_first_and_another_node_its_own() {
         let connected: BTreeSet<_> = peers.chain(siblings).collect();
         let order = sources(&now, &bank, Some(&view), &connected);
         let own = own_hubs(&now, &bank);
-        let is_own = |s: &(ClusterName, NodeName)| s.0 == now.this.cluster && own.contains(&&s.1);
+        let ranks: Vec<Rank> = order.iter().map(|(rank, _)| *rank).collect();
+        let proper = order.iter().filter(|(rank, _)| *rank == Rank::Proper);
+        let proper: Vec<_> = proper.map(|(_, source)| source).collect();
         if is_hub(&now, &bank) {
-            assert!(order[..2].iter().all(|s| s.0 == bank && peer_hubs.contains(&&s.1)));
-            assert_eq!(order.len(), 6 + 1);
-            assert!(is_own(&order[6]), "its fellow hub last");
+            assert!(proper.iter().all(|s| s.0 == bank && peer_hubs.contains(&&s.1)));
+            assert_eq!(ranks, [&[Rank::Proper; 2][..], &[Rank::Peer; 4], &[Rank::Fellow]].concat());
         } else {
-            assert!(order[..2].iter().all(is_own));
-            assert_eq!(order.len(), 2 + 6);
+            assert!(proper.iter().all(|s| s.0 == now.this.cluster && own.contains(&&s.1)));
+            assert_eq!(ranks, [&[Rank::Proper; 2][..], &[Rank::Peer; 6]].concat());
         }
         assert!(sources(&now, &bank, Some(&view), &BTreeSet::new()).is_empty());
     }

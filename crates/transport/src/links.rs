@@ -1,0 +1,185 @@
+//! Links: the standing relations with other clusters, and streams over them.
+//!
+//! [`Links`] is what the rest of the process sees. Below it, each piece in a file of its own:
+//!
+//! * one connection: [`hello`] (who is there), [`session`] (from hello to end), [`accept`];
+//! * all connections: [`register`] (which there are), [`pool`] (which one a stream takes), [`drain`];
+//! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`standing`] (what is kept);
+//! * state: [`feeds`] (what we tell), [`publish`] (telling it), [`learn`] (hearing it), [`views`] (what
+//!   was heard).
+//!
+//! What is decided here is decided by functions of `adit_core` (`admission`, `announce`, `choose`). No
+//! byte of an application is looked at, and nothing is read of a data stream but its first byte.
+
+mod accept;
+mod dial;
+mod dials;
+mod drain;
+mod feeds;
+mod hello;
+mod learn;
+mod local;
+mod messages;
+mod metrics;
+mod pool;
+mod publish;
+mod register;
+mod session;
+mod shared;
+mod standing;
+mod status;
+mod views;
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::{Class, Snapshot};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+pub use self::dials::DialRecord;
+pub use self::local::{Clock, Local, Random, Settings};
+pub use self::metrics::describe as describe_metrics;
+use self::register::InUse;
+use self::shared::{Known, Shared, Stages, Work};
+pub use self::status::{ConnectionStatus, LinkState, LinkStatus, Status};
+pub use self::views::LinkView;
+use crate::endpoint::Endpoints;
+use crate::peer::PeerInfo;
+use crate::stream::{RecvStream, SendStream};
+
+/// A data stream. Its kind byte has been sent, or read; the stream header comes next.
+#[derive(Debug)]
+pub struct Stream {
+    /// Towards the peer.
+    pub send: SendStream,
+    /// From the peer.
+    pub recv: RecvStream,
+    /// Who is there.
+    pub peer: Arc<PeerInfo>,
+    /// The worker on which its connection lives, and on which it is served best.
+    pub worker: usize,
+}
+
+impl Stream {
+    /// While either half lives the connection counts as used.
+    fn new(mut send: SendStream, mut recv: RecvStream, using: InUse) -> Self {
+        let conn = using.conn();
+        let (peer, worker) = (Arc::clone(&conn.peer), conn.quic.worker().index());
+        let using = Arc::new(using);
+        send.hold(Arc::clone(&using) as _);
+        recv.hold(using);
+        Self { send, recv, peer, worker }
+    }
+}
+
+/// Serves the data streams that peers open.
+pub trait Serve: Send + Sync + 'static {
+    /// Serves one stream, from its header to its end. Runs on the stream's worker, in a task of its own;
+    /// what it leaves unfinished is reset.
+    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// Why no stream was opened. Nothing was sent, so another node may be tried where the code says so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct OpenError {
+    /// The reason, as one of the list.
+    pub code: Code,
+    /// For people: what was tried, and what it came to.
+    pub reason: String,
+}
+
+/// A node's links. Cheap to clone; they last until [`Links::drain`], and go on without a handle.
+#[derive(Clone)]
+pub struct Links(Arc<Shared>);
+
+impl Links {
+    /// Begins: accepts peers on all workers, and keeps the standing connections that `snapshot` asks for,
+    /// now and whenever it changes. What peers open is given to `serve`.
+    #[must_use]
+    pub fn start(
+        local: Local,
+        endpoints: Endpoints,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        serve: Arc<dyn Serve>,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            local,
+            endpoints,
+            known: Known { snapshot, views: Default::default(), feeds: Default::default() },
+            register: Default::default(),
+            work: Work {
+                tasks: TaskTracker::new(),
+                stages: Stages::default(),
+                serve,
+                dials: Default::default(),
+                metrics: Default::default(),
+            },
+        });
+        for worker in shared.endpoints.workers() {
+            let accepting = accept::run(Arc::clone(&shared), worker.index());
+            shared.work.tasks.spawn_on(accepting, worker.handle());
+        }
+        let first = shared.endpoints.workers()[0].handle();
+        shared.work.tasks.spawn_on(standing::supervise(Arc::clone(&shared)), first);
+        Self(shared)
+    }
+
+    /// Opens a data stream to `node` of `cluster`, for a caller on `worker`: over a connection that is
+    /// there, else over one that is dialled for it. A caller that waits may give up at any time.
+    ///
+    /// # Errors
+    /// [`OpenError`]. [`Code::LinkDown`] where the node cannot be reached, which is said at once where it is
+    /// known; [`Code::OpenTimeout`] where its connections have no room; [`Code::Draining`] where it, or
+    /// this node, is going away.
+    ///
+    /// # Panics
+    /// Where there is no worker of that number.
+    pub async fn open(
+        &self,
+        worker: usize,
+        cluster: &ClusterName,
+        node: &NodeName,
+        lane: Class,
+    ) -> Result<Stream, OpenError> {
+        self.0.open(worker, cluster, node, lane).await
+    }
+
+    /// The nodes of `cluster` with which there is a connection that takes new streams, in order of name.
+    #[must_use]
+    pub fn connected(&self, cluster: &ClusterName) -> Vec<NodeName> {
+        let connected = self.0.register.connected().into_iter();
+        connected.filter(|(c, _)| c == cluster).map(|(_, node)| node).collect()
+    }
+
+    /// What linked clusters say of themselves. Wakes at each change of a view or its source; that a view
+    /// was confirmed makes it younger silently.
+    #[must_use]
+    pub fn views(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, LinkView>>> {
+        self.0.known.views.subscribe()
+    }
+
+    /// How everything is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    /// Goes away: tells every peer, opens and accepts nothing new, waits up to `within` for the streams to
+    /// end, closes all connections and waits a few seconds at most for that to be heard. Returns how
+    /// many streams were broken: 0 where all ended by themselves.
+    pub async fn drain(&self, within: Duration) -> usize {
+        self.0.drain(within).await
+    }
+}
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Links").field("connected", &self.0.register.connected()).finish()
+    }
+}

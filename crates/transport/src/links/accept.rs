@@ -1,0 +1,37 @@
+//! Takes in peers that dialled us: handshake, hello, session.
+
+use std::sync::Arc;
+
+use super::shared::Shared;
+use super::{hello, session};
+use crate::endpoint::Incoming;
+
+/// Accepts at one worker until the node ends.
+pub(super) async fn run(shared: Arc<Shared>, worker: usize) {
+    let handle = shared.endpoints.workers()[worker].handle().clone();
+    let all = async {
+        while let Some(incoming) = shared.endpoints.accept(worker).await {
+            shared.work.tasks.spawn_on(admit(Arc::clone(&shared), incoming), &handle);
+        }
+    };
+    // Cancelled or out of endpoints: either way nobody is accepted any more.
+    let _ = shared.work.stages.ended.run_until_cancelled(all).await;
+}
+
+/// Takes in one.
+async fn admit(shared: Arc<Shared>, incoming: Incoming) {
+    let remote = incoming.remote();
+    let quic = match incoming.accept().await {
+        Ok(quic) => quic,
+        // Anybody can make a handshake fail, so it is not worth a warning; it is counted below.
+        Err(error) => return tracing::debug!(%remote, %error, "handshake failed"),
+    };
+    match hello::answer(&quic, &shared.local, &shared.now()).await {
+        Ok(greeted) => drop(session::begin(&shared, quic, greeted)),
+        Err(refusal) => {
+            tracing::warn!(%remote, peer = %quic.peer(), %refusal, "peer refused");
+            shared.work.metrics.refused(refusal.code);
+            quic.close(refusal.code, &refusal.reason);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Dials nodes and clusters: names are resolved, addresses raced, hellos exchanged.
+//!
+//! Owns one attempt. When to make another is [`super::standing`]'s and [`super::pool`]'s to decide, from
+//! what [`super::dials`] keeps.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::choose;
+use adit_core::choose::links::dialable;
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::{Class, Seed};
+use adit_core::spiffe::TrustDomain;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::dials::{DialFailure, Flight, Joined, Node, Outcome, Pilot};
+use super::register::Conn;
+use super::shared::Shared;
+use super::{hello, session};
+use crate::endpoint::{Connection, Dial, DialError};
+
+/// While one address does not answer, the next is tried beside it (RFC 8305 §5).
+const STAGGER: Duration = Duration::from_millis(250);
+/// How long any node of a cluster has to answer, all seeds together.
+const SEEDS: Duration = Duration::from_secs(5);
+/// How long the resolver has for a name.
+const RESOLVE: Duration = Duration::from_secs(2);
+/// More addresses than this are not tried in one attempt.
+const MOST: usize = 32;
+
+/// Whom an attempt is for.
+struct Wanted<'a> {
+    cluster: &'a ClusterName,
+    /// Any node of the cluster, if none.
+    node: Option<&'a NodeName>,
+    lane: Class,
+    worker: usize,
+    slot: u64,
+}
+
+impl Shared {
+    /// Where a node can be dialled; nothing where it is not for us to dial.
+    pub(super) fn addresses(&self, (cluster, node): &Node) -> Vec<SocketAddr> {
+        let now = self.now();
+        if *cluster == now.this.cluster {
+            return now.siblings.get(node).cloned().unwrap_or_default();
+        }
+        let Some(link) = now.links.get(cluster).filter(|link| !link.seeds.is_empty()) else {
+            return Vec::new();
+        };
+        let view = self.known.views.get(cluster);
+        let announced = view.as_ref().and_then(|v| v.view.nodes.get(node));
+        announced.map(|a| dialable(a, &link.seeds)).unwrap_or_default()
+    }
+
+    /// Joins or begins the dial to a node. A failure is remembered.
+    pub(super) fn fly(self: &Arc<Self>, flight: &Flight) -> tokio::sync::watch::Receiver<Outcome> {
+        match self.work.dials.join(flight) {
+            Joined::Passenger(outcome) => outcome,
+            Joined::Pilot(pilot, outcome) => {
+                let worker = self.endpoints.workers()[flight.worker].handle().clone();
+                self.work.tasks.spawn_on(Arc::clone(self).pilot(pilot), &worker);
+                outcome
+            }
+        }
+    }
+
+    async fn pilot(self: Arc<Self>, pilot: Pilot) {
+        let Flight { node, lane, worker } = pilot.flight.clone();
+        let result = self.dial_node(&node, lane, worker).await.map(drop);
+        match &result {
+            Ok(()) => self.work.dials.forget(&node),
+            Err(failure) => self.work.dials.remember(&node, failure.clone()),
+        }
+        pilot.land(result);
+    }
+
+    async fn dial_node(
+        self: &Arc<Self>,
+        node: &Node,
+        lane: Class,
+        worker: usize,
+    ) -> Result<Arc<Conn>, DialFailure> {
+        let workers = self.endpoints.workers().len();
+        let limit = self.local.settings.parallel;
+        let slot = self.register.free_slot(node, lane, (worker, workers), limit);
+        let slot = slot.ok_or_else(|| DialFailure {
+            code: Code::OverLimit,
+            text: format!("there are {limit} connections with node {} already", node.1),
+        })?;
+        let wanted = Wanted { cluster: &node.0, node: Some(&node.1), lane, worker, slot };
+        let addresses = choose::interleave(&self.addresses(node));
+        self.attempt(wanted, addresses, self.local.settings.dial_timeout).await
+    }
+
+    /// Dials a cluster from worker 0, by its seeds and then by whatever else is known of it: any of its
+    /// nodes will do. When this fails the cluster cannot be reached.
+    pub(super) async fn dial_seeds(
+        self: &Arc<Self>,
+        cluster: &ClusterName,
+    ) -> Result<Arc<Conn>, DialFailure> {
+        let seeds =
+            self.now().links.get(cluster).map(|link| link.seeds.clone()).unwrap_or_default();
+        let view = self.known.views.get(cluster);
+        let announced = view.iter().flat_map(|v| v.view.nodes.values());
+        let mut known = announced.flat_map(|a| dialable(a, &seeds)).collect::<Vec<_>>();
+        let mut addresses = self.resolve(&seeds).await;
+        // Many nodes lose a peer at once; they need not all come back by the same address.
+        for group in [&mut addresses, &mut known] {
+            if let Some(start) = (self.local.random)().checked_rem(group.len() as u64) {
+                group.rotate_left(usize::try_from(start).unwrap_or_default());
+            }
+        }
+        let mut addresses = choose::interleave(&addresses);
+        known.retain(|address| !addresses.contains(address));
+        addresses.extend(choose::interleave(&known));
+        let wanted = Wanted { cluster, node: None, lane: Class::Interactive, worker: 0, slot: 0 };
+        let result = self.attempt(wanted, addresses, SEEDS).await;
+        self.work.dials.set_unreachable(cluster, result.is_err());
+        result
+    }
+
+    /// The addresses of all seeds. A name is asked for anew each time; while there is no answer the last
+    /// one counts.
+    async fn resolve(&self, seeds: &[Seed]) -> Vec<SocketAddr> {
+        let each = seeds.iter().map(async |seed| match seed {
+            Seed::Address(address) => vec![*address],
+            Seed::Name { host, port } => {
+                let asked = timeout(RESOLVE, self.endpoints.resolve(host, *port)).await;
+                let answer = match asked {
+                    Ok(Ok(addresses)) if !addresses.is_empty() => Some(addresses),
+                    Ok(Ok(_)) | Err(_) => None,
+                    Ok(Err(error)) => {
+                        tracing::debug!(%host, %error, "a seed's name was not resolved");
+                        None
+                    }
+                };
+                self.work.dials.resolved((host.clone(), *port), answer).unwrap_or_default()
+            }
+        });
+        join_all(each).await.concat()
+    }
+
+    /// One attempt, counted.
+    async fn attempt(
+        self: &Arc<Self>,
+        wanted: Wanted<'_>,
+        mut addresses: Vec<SocketAddr>,
+        within: Duration,
+    ) -> Result<Arc<Conn>, DialFailure> {
+        addresses.truncate(MOST);
+        let mut failures = Vec::new();
+        let raced = timeout(within, self.race(&wanted, &addresses, &mut failures)).await;
+        let result = match raced {
+            Ok(Some(conn)) => Ok(conn),
+            Ok(None) => Err(failed(&wanted, &addresses, failures, None)),
+            Err(_) => Err(failed(&wanted, &addresses, failures, Some(within))),
+        };
+        let cluster = wanted.cluster;
+        self.work.dials.count(cluster, result.as_ref().map(drop));
+        self.work.metrics.dialled(cluster, result.as_ref().map(drop).map_err(|f| f.code));
+        match &result {
+            Ok(conn) => {
+                tracing::debug!(peer = %conn.peer.id, remote = %conn.peer.remote, "dialled")
+            }
+            Err(failure) => tracing::debug!(%cluster, error = %failure, "dial failed"),
+        }
+        result
+    }
+
+    /// Dials one address after the other, each beside those that have not answered yet. The first that
+    /// answers as the right peer wins; nobody else ever hears a hello. None where all failed.
+    async fn race(
+        self: &Arc<Self>,
+        wanted: &Wanted<'_>,
+        addresses: &[SocketAddr],
+        failures: &mut Vec<(SocketAddr, DialFailure)>,
+    ) -> Option<Arc<Conn>> {
+        let domain = &self.trust_domain(wanted.cluster)?;
+        let dial = |address: SocketAddr| async move {
+            let dial = Dial { address, trust_domain: domain, class: wanted.lane };
+            (address, self.endpoints.dial(wanted.worker, dial).await)
+        };
+        let mut queue = addresses.iter().copied();
+        let mut under_way = FuturesUnordered::new();
+        let mut next = Instant::now();
+        loop {
+            let more = queue.len() > 0;
+            if !more && under_way.is_empty() {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                Some((address, dialled)) = under_way.next() => {
+                    let ready = match dialled {
+                        Ok(quic) => self.greet(wanted, quic).await,
+                        Err(error) => Err(DialFailure::from(error)),
+                    };
+                    match ready {
+                        Ok(conn) => return Some(conn),
+                        Err(failure) => failures.push((address, failure)),
+                    }
+                    next = Instant::now();
+                }
+                () = sleep_until(next), if more => {
+                    under_way.extend(queue.next().map(dial));
+                    next = Instant::now() + STAGGER;
+                }
+            }
+        }
+    }
+
+    async fn greet(
+        self: &Arc<Self>,
+        wanted: &Wanted<'_>,
+        quic: Connection,
+    ) -> Result<Arc<Conn>, DialFailure> {
+        match hello::greet(&quic, &self.local, &self.now(), wanted.slot).await {
+            Ok(greeted) if wanted.node.is_some_and(|node| *node != greeted.peer.node) => {
+                quic.close(Code::ConnectionUnused, "another node was meant");
+                let text = format!("node {} answered", greeted.peer.node);
+                Err(DialFailure { code: Code::IdentityMismatch, text })
+            }
+            Ok(greeted) => Ok(session::begin(self, quic, greeted)),
+            Err(refusal) => {
+                quic.close(refusal.code, &refusal.reason);
+                Err(DialFailure { code: refusal.code, text: refusal.reason })
+            }
+        }
+    }
+
+    /// Whose certificate a node of `cluster` must have; none where the link is gone.
+    fn trust_domain(&self, cluster: &ClusterName) -> Option<TrustDomain> {
+        let now = self.now();
+        if *cluster == now.this.cluster {
+            return Some(now.this.trust_domain.clone());
+        }
+        now.links.get(cluster).map(|link| link.trust_domain.clone())
+    }
+}
+
+impl From<DialError> for DialFailure {
+    fn from(error: DialError) -> Self {
+        Self { code: error.code(), text: error.to_string() }
+    }
+}
+
+/// What a whole attempt's failures come to: the code of the first, and what each address said.
+fn failed(
+    wanted: &Wanted<'_>,
+    addresses: &[SocketAddr],
+    failures: Vec<(SocketAddr, DialFailure)>,
+    silent_for: Option<Duration>,
+) -> DialFailure {
+    let mut texts: Vec<String> = failures.iter().map(|(a, f)| format!("{a}: {}", f.text)).collect();
+    if let Some(silent_for) = silent_for {
+        let answered = |a: &SocketAddr| failures.iter().any(|(other, _)| other == a);
+        let silent = addresses.iter().filter(|a| !answered(a));
+        texts.extend(silent.map(|a| format!("{a}: no answer within {silent_for:?}")));
+    }
+    if texts.is_empty() {
+        texts.push(match wanted.node {
+            Some(node) => format!("there is no address at which node {node} can be dialled"),
+            None => format!("no seed of {} has an address", wanted.cluster),
+        });
+    }
+    let code = failures.first().map_or(Code::LinkDown, |(_, f)| f.code);
+    DialFailure { code, text: texts.join("; ") }
+}

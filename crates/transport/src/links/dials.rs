@@ -1,0 +1,197 @@
+//! What dialling came to: for status, and so that what is known to be dead is not dialled for every
+//! stream.
+//!
+//! Owns the dials to nodes that are under way (one at a time for each node, lane and worker), the failures
+//! of the last seconds, when a node that went away wants to be dialled again, and the last good
+//! answers of the resolver.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::Class;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::register::lock;
+
+/// A node, and its cluster.
+pub(super) type Node = (ClusterName, NodeName);
+
+/// A DNS name and a port.
+type DnsName = (Arc<str>, u16);
+
+/// For how long a node whose dial failed is not dialled again for a stream.
+const REMEMBERED: Duration = Duration::from_secs(3);
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct DialFailure {
+    pub(super) code: Code,
+    /// For people, with the addresses.
+    pub(super) text: String,
+}
+
+/// How dialling a cluster went, since the process began.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DialRecord {
+    /// Attempts.
+    pub attempts: u64,
+    /// Attempts since the last that succeeded.
+    pub failures: u64,
+    /// What the last failure said, with the addresses that were tried.
+    pub last_error: Option<String>,
+    /// Its code.
+    pub last_code: Option<Code>,
+    /// When a standing connection is dialled next, if one is wanting.
+    pub next: Option<Instant>,
+    /// Whether all that is known of the cluster was dialled in vain since it was last reached.
+    pub unreachable: bool,
+}
+
+/// What a dial under way will have come to.
+pub(super) type Outcome = Option<Result<(), DialFailure>>;
+
+/// One dial at a time for each of these.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Flight {
+    pub(super) node: Node,
+    pub(super) lane: Class,
+    pub(super) worker: usize,
+}
+
+/// What dialling came to.
+#[derive(Debug, Default)]
+pub(super) struct Dials {
+    records: Mutex<BTreeMap<ClusterName, DialRecord>>,
+    failed: Mutex<HashMap<Node, (Instant, DialFailure)>>,
+    not_before: Mutex<HashMap<Node, Instant>>,
+    flights: Mutex<HashMap<Flight, watch::Receiver<Outcome>>>,
+    names: Mutex<HashMap<DnsName, Vec<SocketAddr>>>,
+}
+
+impl Dials {
+    pub(super) fn record(&self, cluster: &ClusterName) -> DialRecord {
+        lock(&self.records).get(cluster).cloned().unwrap_or_default()
+    }
+
+    /// Forgets the clusters that `keep` does not want.
+    pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+        lock(&self.records).retain(|cluster, _| keep(cluster));
+    }
+
+    /// An attempt came to this.
+    pub(super) fn count(&self, cluster: &ClusterName, result: Result<(), &DialFailure>) {
+        let mut records = lock(&self.records);
+        let record = records.entry(cluster.clone()).or_default();
+        record.attempts += 1;
+        match result {
+            Ok(()) => (record.failures, record.unreachable) = (0, false),
+            Err(failure) => {
+                record.failures += 1;
+                record.last_error = Some(failure.text.clone());
+                record.last_code = Some(failure.code);
+            }
+        }
+    }
+
+    pub(super) fn set_unreachable(&self, cluster: &ClusterName, unreachable: bool) {
+        lock(&self.records).entry(cluster.clone()).or_default().unreachable = unreachable;
+    }
+
+    /// When a standing connection is dialled next; none once that is done.
+    pub(super) fn plan(&self, cluster: &ClusterName, next: Option<Instant>) {
+        lock(&self.records).entry(cluster.clone()).or_default().next = next;
+    }
+
+    /// Remembers for a while that a node cannot be dialled.
+    pub(super) fn remember(&self, node: &Node, failure: DialFailure) {
+        let now = Instant::now();
+        let mut failed = lock(&self.failed);
+        failed.retain(|_, (until, _)| *until > now);
+        failed.insert(node.clone(), (now + REMEMBERED, failure));
+    }
+
+    pub(super) fn forget(&self, node: &Node) {
+        lock(&self.failed).remove(node);
+    }
+
+    /// Why a node cannot be dialled, as found moments ago.
+    pub(super) fn remembered(&self, node: &Node) -> Option<DialFailure> {
+        let failed = lock(&self.failed);
+        failed.get(node).filter(|(until, _)| *until > Instant::now()).map(|(_, f)| f.clone())
+    }
+
+    /// The node asked not to be dialled before then.
+    pub(super) fn not_before(&self, node: Node, at: Instant) {
+        let now = Instant::now();
+        let mut not_before = lock(&self.not_before);
+        not_before.retain(|_, at| *at > now);
+        not_before.insert(node, at);
+    }
+
+    /// Until when the node is not to be dialled.
+    pub(super) fn wait_for(&self, node: &Node) -> Option<Instant> {
+        lock(&self.not_before).get(node).copied().filter(|at| *at > Instant::now())
+    }
+
+    /// Joins the flight that is under way, or has the caller begin one.
+    pub(super) fn join(self: &Arc<Self>, flight: &Flight) -> Joined {
+        let mut flights = lock(&self.flights);
+        if let Some(outcome) = flights.get(flight) {
+            return Joined::Passenger(outcome.clone());
+        }
+        let (tell, outcome) = watch::channel(None);
+        flights.insert(flight.clone(), outcome.clone());
+        Joined::Pilot(Pilot { dials: Arc::clone(self), flight: flight.clone(), tell }, outcome)
+    }
+
+    /// The resolver's answer for a name; what it said last, if it has none now.
+    pub(super) fn resolved(
+        &self,
+        name: DnsName,
+        answer: Option<Vec<SocketAddr>>,
+    ) -> Option<Vec<SocketAddr>> {
+        let mut names = lock(&self.names);
+        match answer {
+            Some(addresses) => {
+                names.insert(name, addresses.clone());
+                Some(addresses)
+            }
+            None => names.get(&name).cloned(),
+        }
+    }
+}
+
+/// Part of a dial.
+pub(super) enum Joined {
+    /// Somebody dials already.
+    Passenger(watch::Receiver<Outcome>),
+    /// The caller must.
+    Pilot(Pilot, watch::Receiver<Outcome>),
+}
+
+/// Whoever dials. Dropped without a landing, all passengers learn that.
+#[derive(Debug)]
+pub(super) struct Pilot {
+    dials: Arc<Dials>,
+    pub(super) flight: Flight,
+    tell: watch::Sender<Outcome>,
+}
+
+impl Pilot {
+    pub(super) fn land(self, result: Result<(), DialFailure>) {
+        lock(&self.dials.flights).remove(&self.flight);
+        self.tell.send_replace(Some(result));
+    }
+}
+
+impl Drop for Pilot {
+    fn drop(&mut self) {
+        lock(&self.dials.flights).remove(&self.flight);
+    }
+}

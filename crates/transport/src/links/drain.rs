@@ -1,0 +1,67 @@
+//! Ends all links politely: nothing new, what runs may finish, then an end that every peer hears.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::wire::control::Control;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::shared::Shared;
+
+/// After a go-away the peer should not be back before this process has gone or its successor serves.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often is looked whether streams are left.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the ends of connections may take to be heard, and tasks to notice.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What a node that drains says on every connection.
+pub(super) fn go_away() -> Control {
+    let retry_after_ms = u64::try_from(RETRY_AFTER.as_millis()).unwrap_or(u64::MAX);
+    Control::GoAway { code: Code::Draining, retry_after_ms }
+}
+
+impl Shared {
+    /// See [`super::Links::drain`].
+    pub(super) async fn drain(self: &Arc<Self>, within: Duration) -> usize {
+        self.work.stages.draining.cancel();
+        self.endpoints.drain();
+        for (conn, _) in self.register.all() {
+            conn.tell(go_away());
+            self.register.leave(&conn, Code::Draining);
+        }
+        let deadline = Instant::now() + within;
+        // What peers sent before they heard arrives within a round trip or so.
+        let all = self.register.all();
+        let slowest = all.iter().map(|(conn, _)| conn.quic.stats().rtt).max();
+        let heard = Instant::now() + slowest.unwrap_or_default().saturating_mul(3);
+        drop(all);
+        while Instant::now() < deadline && (self.streams() > 0 || Instant::now() < heard) {
+            sleep(LOOK.min(deadline - Instant::now())).await;
+        }
+        self.end().await
+    }
+
+    /// Ends everything now; says how many streams that broke.
+    async fn end(self: &Arc<Self>) -> usize {
+        let broken = self.streams();
+        let code = if broken == 0 { Code::Draining } else { Code::Drained };
+        self.work.stages.ended.cancel();
+        for (conn, _) in self.register.all() {
+            conn.quic.close(code, "");
+        }
+        self.endpoints.close(code, "");
+        self.endpoints.idle(FAREWELL).await;
+        self.work.tasks.close();
+        if timeout(FAREWELL, self.work.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.work.tasks.len(), "tasks of links did not end in time");
+        }
+        broken
+    }
+
+    /// Data streams on all connections.
+    fn streams(&self) -> usize {
+        self.register.all().iter().map(|(conn, _)| conn.doing().streams).sum()
+    }
+}

@@ -1,0 +1,219 @@
+//! Learns what a linked cluster says of itself: from one source at a time, another when that one ends or
+//! grows old.
+//!
+//! Who may be a source, and who is a better one, is [`adit_core::choose::links::sources`]'s to say. A
+//! source that failed rests for a while. Continues where it left off when it comes back to the same
+//! source; never merges what two said.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::choose;
+use adit_core::choose::links::Rank;
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::Class;
+use adit_core::wire::StreamKind;
+use adit_core::wire::header::DEADLINE;
+use adit_core::wire::state::replica::Marked;
+use adit_core::wire::state::{Message, Replica, Subscribe};
+use bytes::BytesMut;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::messages::Messages;
+use super::register::{InUse, What};
+use super::shared::Shared;
+use super::views::{LinkView, STALE};
+use crate::stream::SendStream;
+
+/// A node that tells, and its cluster.
+type Source = (ClusterName, NodeName);
+
+/// A source that has told nothing whole for so long is no source.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// Why a source was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Somebody better placed is connected.
+    Better,
+    /// The stream ended, could not be had, or brought nothing.
+    Ended(Code),
+    /// It knows nothing that is new enough.
+    Stale,
+}
+
+/// One link's learning.
+struct Learner {
+    shared: Arc<Shared>,
+    cluster: ClusterName,
+    /// Who told what we know, and where that was.
+    told: Option<(Source, Replica)>,
+    /// Sources that failed: how often, and until when they rest.
+    resting: BTreeMap<Source, (u32, Instant)>,
+}
+
+/// Learns about `cluster` until `stop`.
+pub(super) async fn learn(shared: Arc<Shared>, cluster: ClusterName, stop: CancellationToken) {
+    let mut learner = Learner { shared, cluster, told: None, resting: BTreeMap::new() };
+    // Cancelled or not, there is nothing to hand back.
+    let _ = stop.run_until_cancelled(learner.run()).await;
+}
+
+impl Learner {
+    async fn run(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut changes = shared.register.changes();
+        loop {
+            changes.mark_unchanged();
+            let sources = self.sources();
+            self.resting.retain(|source, _| sources.iter().any(|(_, s)| s == source));
+            let Some((_, source)) = sources.into_iter().find(|(_, s)| self.is_awake(s)) else {
+                let next = self.resting.values().map(|(_, until)| *until).min();
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+                }
+                continue;
+            };
+            let left = self.follow(&source).await;
+            tracing::debug!(link = %self.cluster, source = %source.1, ?left, "left a source");
+            if left != Left::Better {
+                let failed = self.resting.get(&source).map_or(0, |(n, _)| *n);
+                let wait = choose::backoff(failed, shared.local.unit());
+                self.resting.insert(source, (failed + 1, Instant::now() + wait));
+            }
+        }
+    }
+
+    fn sources(&self) -> Vec<(Rank, Source)> {
+        let shared = &self.shared;
+        let view = shared.known.views.get(&self.cluster);
+        let view = view.as_ref().map(|v| &*v.view);
+        let connected = shared.register.connected();
+        choose::links::sources(&shared.now(), &self.cluster, view, &connected)
+    }
+
+    fn is_awake(&self, source: &Source) -> bool {
+        self.resting.get(source).is_none_or(|(_, until)| *until <= Instant::now())
+    }
+
+    /// Whether somebody is connected who is better placed than `source`.
+    fn is_outdone(&self, source: &Source) -> bool {
+        let sources = self.sources();
+        let rank = sources.iter().find(|(_, s)| s == source).map(|(rank, _)| *rank);
+        let better =
+            |(other, s): &(Rank, Source)| rank.is_none_or(|r| *other < r) && self.is_awake(s);
+        sources.iter().any(better)
+    }
+
+    /// Hears one source until there is a reason to leave it.
+    async fn follow(&mut self, source: &Source) -> Left {
+        let shared = Arc::clone(&self.shared);
+        let (send, mut messages, mut replica, using) = match self.subscribe(source).await {
+            Ok(subscribed) => subscribed,
+            Err(code) => return Left::Ended(code),
+        };
+        let mut heard = false;
+        let left = self.hear(source, &mut messages, &mut replica, &mut heard).await;
+        messages.stop(Code::Finished);
+        drop((send, using));
+        shared.work.metrics.state_received(&source.0, messages.taken());
+        let usable = !matches!(left, Left::Ended(Code::ProtocolError));
+        if heard || self.told.as_ref().is_none_or(|(s, _)| s == source) {
+            self.told = usable.then(|| (source.clone(), replica));
+        }
+        left
+    }
+
+    async fn subscribe(
+        &mut self,
+        source: &Source,
+    ) -> Result<(SendStream, Messages<Message>, Replica, InUse), Code> {
+        let shared = &self.shared;
+        let choices =
+            shared.register.choices(source, Class::Interactive, 0, (shared.local.random)());
+        let best = choices.into_iter().next().ok_or(Code::LinkDown)?;
+        let using = best.conn.enter(What::State).ok_or(Code::Draining)?;
+        let opened = best.conn.quic.open_bi(DEADLINE).await;
+        let (mut send, recv) = opened.map_err(|e| e.code())?;
+        let replica = match &mut self.told {
+            Some((teller, replica)) if teller == source => std::mem::take(replica),
+            _ => Replica::default(),
+        };
+        let subscribe = Subscribe { cluster: self.cluster.clone(), have: replica.position() };
+        let mut bytes = BytesMut::from(&[StreamKind::State.byte()][..]);
+        Message::Subscribe(subscribe).encode(&mut bytes);
+        send.send_all(&bytes).await.map_err(|e| e.code())?;
+        Ok((send, Messages::new(recv, Message::decode), replica, using))
+    }
+
+    async fn hear(
+        &mut self,
+        source: &Source,
+        messages: &mut Messages<Message>,
+        replica: &mut Replica,
+        heard: &mut bool,
+    ) -> Left {
+        let mut changes = self.shared.register.changes();
+        let mut until = Instant::now() + FIRST;
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = messages.next() => match message {
+                    Ok(message) => message,
+                    Err(error) => return Left::Ended(error.code()),
+                },
+                _ = changes.changed() => {
+                    if self.is_outdone(source) {
+                        return Left::Better;
+                    }
+                    continue;
+                }
+                () = sleep_until(until) => return Left::Stale,
+            };
+            match replica.apply(message) {
+                Ok(Some(marked)) => {
+                    *heard = true;
+                    match self.take(source, marked) {
+                        Some(good_until) => until = good_until,
+                        None => return Left::Stale,
+                    }
+                    if self.is_outdone(source) {
+                        return Left::Better;
+                    }
+                }
+                // A large view takes its time, but it must go on.
+                Ok(None) if !*heard => until = Instant::now() + FIRST,
+                Ok(None) => {}
+                Err(_) => return Left::Ended(Code::ProtocolError),
+            }
+        }
+    }
+
+    /// Takes a view that `source` told, and says until when it is young enough; none where it is too old,
+    /// in which case it is taken only if what we have is older still.
+    fn take(&mut self, source: &Source, marked: Marked) -> Option<Instant> {
+        let shared = &self.shared;
+        let age = Duration::from_millis(marked.age_ms);
+        let received = Instant::now();
+        let old = shared.known.views.get(&self.cluster);
+        let older = old.is_none_or(|old| old.from == *source || old.age() > age);
+        if age > STALE && !older {
+            return None;
+        }
+        let Marked { view, position, .. } = marked;
+        let new = LinkView { view, position, from: source.clone(), age, received };
+        if source.0 == self.cluster {
+            shared.known.feeds.relay(&self.cluster, &new.view, &*shared.local.random);
+        }
+        shared.known.views.set(&self.cluster, new);
+        if age > STALE {
+            return None;
+        }
+        self.resting.remove(source);
+        Some(received + (STALE - age))
+    }
+}

@@ -1,0 +1,70 @@
+//! What links are told about this process when they begin.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::wire;
+
+use crate::peer::BootId;
+
+/// A source of random numbers. An argument, so that a simulation can repeat them.
+pub type Random = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// A calendar: Unix time in milliseconds.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What is this process's own.
+#[derive(Clone)]
+pub struct Local {
+    /// Random, once per process.
+    pub boot: BootId,
+    /// Where jitter and draws come from.
+    pub random: Random,
+    /// Told to peers, so that a skew of clocks can be seen.
+    pub clock: Clock,
+    /// What may be set.
+    pub settings: Settings,
+}
+
+/// What may be set about links. The defaults are what ships.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The lowest and highest protocol version to speak.
+    pub versions: (u64, u64),
+    /// A data connection that we dialled is closed when it has carried nothing for so long. More keeps
+    /// some 60 KiB each on both sides; less makes more streams wait for a handshake.
+    pub idle: Duration,
+    /// How long a stream waits for a connection to be dialled, names and hello included.
+    pub dial_timeout: Duration,
+    /// How long a stream waits for a connection to have room for it, before another one is tried.
+    pub open_timeout: Duration,
+    /// The most connections that one worker dials to one node in one lane; each takes as many streams as
+    /// the peer allows.
+    pub parallel: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            versions: wire::VERSIONS,
+            idle: Duration::from_secs(300),
+            dial_timeout: Duration::from_secs(2),
+            open_timeout: Duration::from_millis(500),
+            parallel: 4,
+        }
+    }
+}
+
+impl Local {
+    /// A draw from 0 to 1.
+    pub(super) fn unit(&self) -> f64 {
+        // 53 bits are what a double holds.
+        ((self.random)() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+impl std::fmt::Debug for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Local").field("boot", &self.boot).finish_non_exhaustive()
+    }
+}

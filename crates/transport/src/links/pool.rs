@@ -1,0 +1,200 @@
+//! Opens a stream to a node: on a connection that is there, or on one that is dialled for it.
+//!
+//! A connection of the stream's lane and worker is best; another worker's serves at once while our own
+//! is dialled for the next; another lane's serves where no connection of the right one can be had. Until
+//! a stream is handed out nothing of it has left this node, so every refusal may be tried elsewhere.
+
+use std::sync::Arc;
+
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::Class;
+use adit_core::wire::StreamKind;
+use tokio::time::timeout;
+
+use super::dials::{DialFailure, Flight, Node};
+use super::register::{Choice, What};
+use super::shared::Shared;
+use super::{OpenError, Stream};
+use crate::endpoint;
+use crate::stream::SendStream;
+
+/// A stream that is to be opened.
+struct Wish {
+    node: Node,
+    lane: Class,
+    worker: usize,
+}
+
+impl Shared {
+    /// See [`super::Links::open`].
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        worker: usize,
+        cluster: &ClusterName,
+        node: &NodeName,
+        lane: Class,
+    ) -> Result<Stream, OpenError> {
+        if self.work.stages.draining.is_cancelled() {
+            let reason = "this node is going away".to_owned();
+            return Err(OpenError { code: Code::Draining, reason });
+        }
+        let wish = Wish { node: (cluster.clone(), node.clone()), lane, worker };
+        let mut choices = self.choices(&wish);
+        let mut refused = None;
+        if !choices.first().is_some_and(|c| c.lane) {
+            // A dial that fails leaves what there is of the other lane.
+            refused = self.dial(&wish).await.err().map(OpenError::from);
+            choices = self.choices(&wish);
+        } else if !choices.first().is_some_and(|c| c.worker) && self.may_dial(&wish) {
+            // Nobody waits for it: it is for the streams to come.
+            drop(self.fly(&wish.flight()));
+        }
+        for choice in &choices {
+            match self.take(choice, Room::Now).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => refused = Some(error),
+            }
+        }
+        // All of them are full: a further one, or whichever has room first.
+        if choices.iter().any(|c| c.lane) && self.may_dial(&wish) && self.dial(&wish).await.is_ok()
+        {
+            choices = self.choices(&wish);
+        }
+        if let Some(best) = choices.first() {
+            return self.take(best, Room::Soon).await;
+        }
+        Err(refused.unwrap_or_else(|| OpenError {
+            code: Code::LinkDown,
+            reason: format!("no connection with node {node} of {cluster} takes new streams"),
+        }))
+    }
+
+    fn choices(&self, wish: &Wish) -> Vec<Choice> {
+        self.register.choices(&wish.node, wish.lane, wish.worker, (self.local.random)())
+    }
+
+    /// Whether dialling a node is worth a try: it can be dialled, does not want to be left alone, and was
+    /// not found dead moments ago.
+    fn may_dial(&self, wish: &Wish) -> bool {
+        !self.addresses(&wish.node).is_empty()
+            && self.work.dials.wait_for(&wish.node).is_none()
+            && self.work.dials.remembered(&wish.node).is_none()
+    }
+
+    /// Dials for a stream, together with all others that wait for the same.
+    async fn dial(self: &Arc<Self>, wish: &Wish) -> Result<(), DialFailure> {
+        let (cluster, node) = &wish.node;
+        if let Some(failure) = self.unreachable(cluster) {
+            return Err(failure);
+        }
+        if let Some(failure) = self.work.dials.remembered(&wish.node) {
+            return Err(failure);
+        }
+        if self.work.dials.wait_for(&wish.node).is_some() {
+            let text = format!("node {node} of {cluster} went away a moment ago");
+            return Err(DialFailure { code: Code::Draining, text });
+        }
+        if self.addresses(&wish.node).is_empty() {
+            let text =
+                format!("no address is known at which node {node} of {cluster} can be dialled");
+            return Err(DialFailure { code: Code::LinkDown, text });
+        }
+        let mut outcome = self.fly(&wish.flight());
+        let landed = timeout(self.local.settings.dial_timeout, outcome.wait_for(Option::is_some));
+        let failed = |code, text: &str| Err(DialFailure { code, text: text.to_owned() });
+        match landed.await {
+            Ok(Ok(result)) => result.clone().unwrap_or(Ok(())),
+            Ok(Err(_)) => failed(Code::Internal, "the dial ended without a result"),
+            Err(_) => failed(Code::LinkDown, "the dial takes too long"),
+        }
+    }
+
+    /// Why a whole cluster cannot be dialled, while that is known.
+    pub(super) fn unreachable(&self, cluster: &ClusterName) -> Option<DialFailure> {
+        let now = self.now();
+        if *cluster == now.this.cluster {
+            return None;
+        }
+        let down = |code, text| Some(DialFailure { code, text });
+        let Some(link) = now.links.get(cluster) else {
+            return down(Code::Unlinked, format!("there is no link with {cluster}"));
+        };
+        if self.register.connected().iter().any(|(c, _)| c == cluster) {
+            return None;
+        }
+        if link.seeds.is_empty() {
+            let text =
+                format!("no node of {cluster} is connected, and the link has no address to dial");
+            return down(Code::LinkDown, text);
+        }
+        let record = self.work.dials.record(cluster);
+        let stale = self.known.views.get(cluster).is_none_or(|view| view.is_stale());
+        if record.unreachable || (stale && record.failures > 0) {
+            let last = record.last_error.unwrap_or_default();
+            return down(Code::LinkDown, format!("no node of {cluster} can be reached: {last}"));
+        }
+        None
+    }
+
+    /// Opens a stream on a connection, and says there what it is for.
+    async fn take(&self, choice: &Choice, room: Room) -> Result<Stream, OpenError> {
+        let conn = &choice.conn;
+        let within = match room {
+            Room::Now => std::time::Duration::ZERO,
+            Room::Soon => self.local.settings.open_timeout,
+        };
+        let using = conn.enter(What::Data).ok_or_else(|| OpenError {
+            code: Code::Draining,
+            reason: format!("node {} is going away", conn.peer.node),
+        })?;
+        let (mut send, recv) = conn.quic.open_bi(within).await?;
+        // The first byte waits only while the connection's send window is full.
+        let said = timeout(self.local.settings.open_timeout, say_kind(&mut send)).await;
+        match said {
+            Ok(Ok(())) => Ok(Stream::new(send, recv, using)),
+            Ok(Err(error)) => Err(OpenError { code: error.code(), reason: error.to_string() }),
+            Err(_) => {
+                send.reset(Code::OpenTimeout);
+                let reason = format!("the connection with node {} is congested", conn.peer.node);
+                Err(OpenError { code: Code::OpenTimeout, reason })
+            }
+        }
+    }
+}
+
+/// Whether to wait for a connection to have room.
+#[derive(Debug, Clone, Copy)]
+enum Room {
+    Now,
+    Soon,
+}
+
+impl Wish {
+    fn flight(&self) -> Flight {
+        Flight { node: self.node.clone(), lane: self.lane, worker: self.worker }
+    }
+}
+
+async fn say_kind(send: &mut SendStream) -> Result<(), crate::stream::SendError> {
+    send.send_all(&[StreamKind::Data.byte()]).await
+}
+
+impl From<DialFailure> for OpenError {
+    fn from(failure: DialFailure) -> Self {
+        Self { code: refusal(failure.code), reason: failure.text }
+    }
+}
+
+impl From<endpoint::OpenError> for OpenError {
+    fn from(error: endpoint::OpenError) -> Self {
+        Self { code: refusal(error.code()), reason: error.to_string() }
+    }
+}
+
+/// The code under which a stream is refused for what happened to a connection. A stream that was never
+/// sent was refused, whatever ended the connection; so it may be tried elsewhere.
+fn refusal(code: Code) -> Code {
+    let is_refusal = code.is_retryable();
+    if is_refusal { code } else { Code::LinkDown }
+}

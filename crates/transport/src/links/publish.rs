@@ -1,0 +1,79 @@
+//! Serves a state stream: tells one subscriber a feed for as long as both live.
+//!
+//! What changed while the stream was busy is told once, by its latest value. While nothing changes a
+//! mark says every [`HEARTBEAT`] how old what was told is.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::wire::header::DEADLINE;
+use adit_core::wire::state::{Message, Subscribe};
+use bytes::BytesMut;
+use tokio::time::timeout;
+
+use super::messages::{MessageError, Messages};
+use super::register::InUse;
+use super::shared::Shared;
+use crate::stream::{RecvStream, SendStream};
+
+/// How often a subscriber hears something.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Serves a stream whose kind was read.
+pub(super) async fn serve(shared: &Shared, using: InUse, mut send: SendStream, recv: RecvStream) {
+    let mut messages = Messages::new(recv, Message::decode);
+    let Err(code) = tell(shared, &using, &mut send, &mut messages).await;
+    if code == Code::Finished && send.finish().is_ok() {
+        return;
+    }
+    send.reset(code);
+    messages.stop(code);
+}
+
+/// Tells until there is a reason not to.
+async fn tell(
+    shared: &Shared,
+    using: &InUse,
+    send: &mut SendStream,
+    messages: &mut Messages<Message>,
+) -> Result<Infallible, Code> {
+    let peer = &using.conn().peer;
+    let first = timeout(DEADLINE, messages.next()).await.map_err(|_| Code::HeaderTimeout)?;
+    let Message::Subscribe(Subscribe { cluster, mut have }) = first.map_err(|e| e.code())? else {
+        return Err(Code::ProtocolError);
+    };
+    let feed = shared.feed(peer, &cluster)?;
+    let mut bell = feed.bell();
+    let mut bytes = BytesMut::new();
+    loop {
+        bell.mark_unchanged();
+        let age = shared.age(peer, &cluster).ok_or(Code::LinkDown)?;
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let (news, position) = feed.since(have);
+        let mark = Message::Mark { sequence: position.1, age_ms };
+        for message in news.into_iter().chain([mark]) {
+            message.encode(&mut bytes);
+        }
+        shared.work.metrics.state_sent(&peer.cluster, bytes.len());
+        let mut rest = bytes.split().freeze();
+        tokio::select! {
+            biased;
+            () = feed.ended.cancelled() => return Err(Code::Unlinked),
+            sent = send.send(&mut rest) => sent.map_err(|e| e.code())?,
+        }
+        have = Some(position);
+        tokio::select! {
+            biased;
+            () = feed.ended.cancelled() => return Err(Code::Unlinked),
+            next = messages.next() => return Err(match next {
+                Err(MessageError::Finished) => Code::Finished,
+                Err(error) => error.code(),
+                // A subscriber says nothing after its first message.
+                Ok(_) => Code::ProtocolError,
+            }),
+            _ = bell.changed() => {}
+            () = tokio::time::sleep(HEARTBEAT) => {}
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! One connection, from its hello to its end.
+//!
+//! A session takes the peer's streams by their kind, speaks on the control stream, and closes a
+//! connection that we dialled and nothing uses. It runs on the connection's worker, and so does all that
+//! it starts. It never ends a connection that carries streams, but where the peer breaks the protocol.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::wire::StreamKind;
+use adit_core::wire::control::Control;
+use adit_core::wire::header::DEADLINE;
+use bytes::BytesMut;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::hello::Greeted;
+use super::messages::Messages;
+use super::register::{Conn, What};
+use super::shared::Shared;
+use super::{Stream, publish};
+use crate::endpoint::Connection;
+use crate::stream::{RecvStream, SendStream};
+
+/// Messages that wait to be written on a control stream: a go-away or two. Who adds more has a peer that
+/// does not read.
+const CONTROL_QUEUE: usize = 4;
+
+/// After saying that a connection is not used any more, how long its end waits for a stream that the
+/// peer began before it heard: many round trips.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// Puts a connection to use: registers it and starts its session.
+pub(super) fn begin(shared: &Arc<Shared>, quic: Connection, greeted: Greeted) -> Arc<Conn> {
+    let Greeted { peer, send, messages } = greeted;
+    let (queue, control) = mpsc::channel(CONTROL_QUEUE);
+    let conn = Conn::new(quic, Arc::new(peer), queue);
+    shared.register.insert(Arc::clone(&conn));
+    shared.work.metrics.opened(&conn.peer);
+    // What changed since the hello was checked has been acted upon for the connections known then.
+    shared.close_if_unlinked(&shared.now(), &conn);
+    if shared.work.stages.draining.is_cancelled() {
+        conn.tell(super::drain::go_away());
+        shared.register.leave(&conn, Code::Draining);
+    }
+    let session = Session { shared: Arc::clone(shared), conn: Arc::clone(&conn), send };
+    let worker = conn.quic.worker().handle().clone();
+    shared.work.tasks.spawn_on(session.run(messages, control), &worker);
+    conn
+}
+
+struct Session {
+    shared: Arc<Shared>,
+    conn: Arc<Conn>,
+    send: SendStream,
+}
+
+impl Session {
+    async fn run(mut self, mut incoming: Messages<Control>, mut queue: mpsc::Receiver<Control>) {
+        let conn = Arc::clone(&self.conn);
+        let mut idle = std::pin::pin!(self.shared.clone().leave_when_idle(Arc::clone(&conn)));
+        let closed = loop {
+            tokio::select! {
+                biased;
+                accepted = conn.quic.accept_bi() => match accepted {
+                    Ok((send, recv)) => self.serve(send, recv),
+                    Err(closed) => break closed,
+                },
+                message = incoming.next() => match message {
+                    Ok(message) => self.heard(message),
+                    // A lost connection shows at the next turn, with its reason.
+                    Err(error) => conn.quic.close(error.code(), &error.to_string()),
+                },
+                Some(message) = queue.recv() => self.say(&message).await,
+                () = &mut idle => conn.quic.close(Code::ConnectionUnused, ""),
+            }
+        };
+        self.shared.register.remove(&conn);
+        self.shared.work.metrics.closed(&conn.peer, closed.code);
+        tracing::debug!(peer = %conn.peer.id, lane = ?conn.peer.lane, %closed, "connection ended");
+    }
+
+    /// Serves a stream of the peer's, in a task of its own.
+    fn serve(&self, send: SendStream, recv: RecvStream) {
+        let (shared, conn) = (Arc::clone(&self.shared), Arc::clone(&self.conn));
+        let worker = conn.quic.worker().handle().clone();
+        self.shared.work.tasks.spawn_on(serve(shared, conn, send, recv), &worker);
+    }
+
+    fn heard(&self, message: Control) {
+        match message {
+            Control::GoAway { code, retry_after_ms } => {
+                self.shared.leaves(&self.conn, code, Duration::from_millis(retry_after_ms));
+            }
+            // From a later version on, a node that cannot dial asks to be dialled.
+            Control::DialMe { .. } => {}
+            Control::Hello(_) => self.conn.quic.close(Code::ProtocolError, "a second hello"),
+        }
+    }
+
+    async fn say(&mut self, message: &Control) {
+        let mut bytes = BytesMut::new();
+        message.encode(&mut bytes);
+        match timeout(DEADLINE, self.send.send_all(&bytes)).await {
+            Ok(Ok(())) => {}
+            // The connection is lost, which shows at the next turn.
+            Ok(Err(_)) => {}
+            Err(_) => self.conn.quic.close(Code::ProtocolError, "the control stream is not read"),
+        }
+    }
+}
+
+impl Shared {
+    /// The peer said that it takes nothing new on a connection.
+    fn leaves(&self, conn: &Conn, code: Code, retry_after: Duration) {
+        self.register.leave(conn, code);
+        if code != Code::ConnectionUnused {
+            let key = (conn.peer.cluster.clone(), conn.peer.node.clone());
+            self.work.dials.not_before(key, Instant::now() + retry_after);
+        }
+    }
+
+    /// Ends when a connection that we dialled has had no use for long enough, and the peer has had time
+    /// to hear so. Never ends for one that we accepted: that is its dialler's to close.
+    async fn leave_when_idle(self: Arc<Self>, conn: Arc<Conn>) {
+        if !conn.peer.dialled {
+            std::future::pending::<()>().await;
+        }
+        let idle = self.local.settings.idle;
+        while let Err(again) = conn.leave_if_idle(idle) {
+            tokio::select! {
+                () = sleep_until(again) => {}
+                () = conn.left() => {}
+            }
+        }
+        if conn.is_leaving() == Some(Code::ConnectionUnused) {
+            conn.tell(Control::GoAway { code: Code::ConnectionUnused, retry_after_ms: 0 });
+            self.register.leave(&conn, Code::ConnectionUnused);
+        }
+        while let Err(again) = conn.quiet_for(LINGER) {
+            sleep_until(again).await;
+        }
+    }
+}
+
+/// Serves one stream of a peer's according to its first byte.
+async fn serve(shared: Arc<Shared>, conn: Arc<Conn>, mut send: SendStream, mut recv: RecvStream) {
+    let mut kind = [0];
+    let code = match timeout(DEADLINE, recv.read(&mut kind)).await {
+        Ok(Ok(Some(_))) => match StreamKind::from_byte(kind[0]) {
+            Some(StreamKind::Data) => {
+                let using = conn.used(What::Data);
+                let stream = Stream::new(send, recv, using);
+                return shared.work.serve.serve(stream).await;
+            }
+            Some(StreamKind::State) => {
+                let using = conn.used(What::State);
+                return publish::serve(&shared, using, send, recv).await;
+            }
+            // There is one control stream, and this version knows no other kinds.
+            Some(StreamKind::Control) | None => Code::ProtocolError,
+        },
+        Ok(Ok(None)) => Code::ProtocolError,
+        Ok(Err(error)) => error.code(),
+        Err(_) => Code::HeaderTimeout,
+    };
+    send.reset(code);
+    recv.stop(code);
+}

@@ -1,0 +1,59 @@
+//! What all tasks of a node's links have in common.
+
+use std::sync::Arc;
+
+use adit_core::snapshot::Snapshot;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Serve;
+use super::dials::Dials;
+use super::feeds::Feeds;
+use super::local::Local;
+use super::metrics::Metrics;
+use super::register::Register;
+use super::views::Views;
+use crate::endpoint::Endpoints;
+
+/// A node's links, as its tasks see them.
+pub(super) struct Shared {
+    pub(super) local: Local,
+    pub(super) endpoints: Endpoints,
+    pub(super) known: Known,
+    pub(super) register: Register,
+    pub(super) work: Work,
+}
+
+/// What is known: by configuration, and of other clusters.
+pub(super) struct Known {
+    pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(super) views: Views,
+    /// What we tell.
+    pub(super) feeds: Feeds,
+}
+
+/// What is being done.
+pub(super) struct Work {
+    pub(super) tasks: TaskTracker,
+    pub(super) stages: Stages,
+    pub(super) serve: Arc<dyn Serve>,
+    pub(super) dials: Arc<Dials>,
+    pub(super) metrics: Metrics,
+}
+
+/// The two steps of an end.
+#[derive(Debug, Default)]
+pub(super) struct Stages {
+    /// Nothing new is begun.
+    pub(super) draining: CancellationToken,
+    /// Nothing goes on.
+    pub(super) ended: CancellationToken,
+}
+
+impl Shared {
+    /// What the node believes now.
+    pub(super) fn now(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.known.snapshot.borrow())
+    }
+}

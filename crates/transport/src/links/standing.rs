@@ -1,0 +1,254 @@
+//! Keeps what must stand: compares what should be with what is, and has the difference made good.
+//!
+//! With whom a connection should stand is [`adit_core::choose::links::standing`]'s to say. Here that is
+//! asked again at each change, a keeper is started for each target and a learner for each link, and what
+//! is linked no more is closed. A keeper dials, waits while the connection lives, and dials again with
+//! full jitter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::choose;
+use adit_core::choose::links::{Reach, Target, is_hub, own_hubs, standing};
+use adit_core::name::ClusterName;
+use adit_core::snapshot::{Class, Snapshot};
+use adit_core::{admission, code::Code};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::dials::Flight;
+use super::learn::learn;
+use super::shared::Shared;
+
+/// A node whose own hubs are all silent for so long acts as one.
+const HUB_SILENCE: Duration = Duration::from_secs(10);
+/// A connection that lived so long was a success, and the next dial's backoff begins anew.
+const SETTLED: Duration = Duration::from_secs(10);
+/// How often the passing of time alone is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What is kept going.
+struct Supervisor {
+    shared: Arc<Shared>,
+    /// When each link's own hubs were last connected.
+    heard: BTreeMap<ClusterName, Instant>,
+    keepers: BTreeMap<Target, CancellationToken>,
+    learners: BTreeMap<ClusterName, CancellationToken>,
+    /// What was last announced.
+    announced: Option<Arc<Snapshot>>,
+}
+
+/// Keeps all links of a node until it drains.
+pub(super) async fn supervise(shared: Arc<Shared>) {
+    let mut snapshot = shared.known.snapshot.clone();
+    let mut views = shared.known.views.subscribe();
+    let mut changes = shared.register.changes();
+    let draining = shared.work.stages.draining.clone();
+    let mut supervisor = Supervisor {
+        shared,
+        heard: BTreeMap::new(),
+        keepers: BTreeMap::new(),
+        learners: BTreeMap::new(),
+        announced: None,
+    };
+    loop {
+        snapshot.mark_unchanged();
+        views.mark_unchanged();
+        changes.mark_unchanged();
+        supervisor.reconcile();
+        tokio::select! {
+            biased;
+            () = draining.cancelled() => return,
+            Ok(()) = snapshot.changed() => {}
+            Ok(()) = views.changed() => {}
+            Ok(()) = changes.changed() => {}
+            () = sleep(TICK) => {}
+        }
+    }
+}
+
+impl Supervisor {
+    fn reconcile(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let now = shared.now();
+        if self.announced.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &now)) {
+            shared.known.feeds.announce(&now, &*shared.local.random);
+            shared.close_unlinked(&now);
+            shared.known.views.retain(|cluster| now.links.contains_key(cluster));
+            shared
+                .work
+                .dials
+                .retain(|cluster| now.links.contains_key(cluster) || *cluster == now.this.cluster);
+            self.heard.retain(|cluster, _| now.links.contains_key(cluster));
+            self.announced = Some(Arc::clone(&now));
+        }
+        let mut targets = BTreeSet::new();
+        for link in now.links.values() {
+            let reach = self.reach(&now, &link.cluster);
+            let view = shared.known.views.get(&link.cluster);
+            targets.extend(standing(&now, link, view.as_ref().map(|v| &*v.view), reach));
+            shared.work.metrics.link(&link.cluster, reach, view.as_ref());
+        }
+        shared.register.mark_standing(&targets);
+        self.keep(&targets);
+        self.learn(&now);
+    }
+
+    fn reach(&mut self, now: &Snapshot, cluster: &ClusterName) -> Reach {
+        let connected = self.shared.register.connected();
+        let hubs = own_hubs(now, cluster);
+        let is_own_hub = |(c, n): &(ClusterName, _)| *c == now.this.cluster && hubs.contains(&n);
+        let heard = self.heard.entry(cluster.clone()).or_insert_with(Instant::now);
+        if is_hub(now, cluster) || connected.iter().any(is_own_hub) {
+            *heard = Instant::now();
+        }
+        Reach {
+            connected: connected.iter().any(|(c, _)| c == cluster),
+            hubs_silent: heard.elapsed() >= HUB_SILENCE,
+            stale: self.shared.known.views.get(cluster).is_none_or(|view| view.is_stale()),
+        }
+    }
+
+    fn keep(&mut self, targets: &BTreeSet<Target>) {
+        self.keepers.retain(|target, stop| {
+            let wanted = targets.contains(target);
+            if !wanted {
+                stop.cancel();
+            }
+            wanted
+        });
+        for target in targets {
+            if !self.keepers.contains_key(target) {
+                let stop = self.spawn(|shared, stop| keep(shared, target.clone(), stop));
+                self.keepers.insert(target.clone(), stop);
+            }
+        }
+    }
+
+    fn learn(&mut self, now: &Snapshot) {
+        self.learners.retain(|cluster, stop| {
+            let linked = now.links.contains_key(cluster);
+            if !linked {
+                stop.cancel();
+            }
+            linked
+        });
+        for cluster in now.links.keys() {
+            if !self.learners.contains_key(cluster) {
+                let stop = self.spawn(|shared, stop| learn(shared, cluster.clone(), stop));
+                self.learners.insert(cluster.clone(), stop);
+            }
+        }
+    }
+
+    fn spawn<F>(&self, task: impl FnOnce(Arc<Shared>, CancellationToken) -> F) -> CancellationToken
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = self.shared.work.stages.draining.child_token();
+        let first = self.shared.endpoints.workers()[0].handle();
+        let task = task(Arc::clone(&self.shared), stop.clone());
+        self.shared.work.tasks.spawn_on(task, first);
+        stop
+    }
+}
+
+impl Shared {
+    /// Ends the connections with peers that may not be peers any more.
+    fn close_unlinked(&self, now: &Snapshot) {
+        for (conn, _) in self.register.all() {
+            self.close_if_unlinked(now, &conn);
+        }
+    }
+
+    pub(super) fn close_if_unlinked(&self, now: &Snapshot, conn: &super::register::Conn) {
+        let peer = &conn.peer;
+        match admission::peer(now, &peer.id) {
+            Ok((cluster, _)) if cluster == peer.cluster => {}
+            Ok(_) => conn.quic.close(Code::Unlinked, "the cluster has another name now"),
+            Err(refusal) => conn.quic.close(refusal.code, &refusal.reason),
+        }
+    }
+}
+
+/// Keeps a standing connection until `stop`.
+async fn keep(shared: Arc<Shared>, target: Target, stop: CancellationToken) {
+    let (Target::Seeds(cluster) | Target::Node(cluster, _)) = &target;
+    // Cancelled, whatever it was at.
+    let _: Option<()> = stop.run_until_cancelled(shared.keep(&target, cluster)).await;
+    shared.work.dials.plan(cluster, None);
+}
+
+impl Shared {
+    async fn keep(self: &Arc<Self>, target: &Target, cluster: &ClusterName) {
+        let mut changes = self.register.changes();
+        // Nothing is waited for before the very first dial.
+        let mut attempt: Option<u32> = None;
+        loop {
+            let since = Instant::now();
+            let served = self.wait_while(target, &mut changes, true).await;
+            if served {
+                let settled = since.elapsed() >= SETTLED;
+                attempt = attempt.filter(|_| !settled).or(Some(0));
+            }
+            let wait = attempt.map(|n| choose::backoff(n, self.local.unit()));
+            let at = self.dial_at(target, wait.unwrap_or_default());
+            self.work.dials.plan(cluster, Some(at));
+            tokio::select! {
+                biased;
+                _ = self.wait_while(target, &mut changes, false) => continue,
+                () = sleep_until(at) => {}
+            }
+            self.work.dials.plan(cluster, None);
+            self.dial_target(target).await;
+            attempt = Some(attempt.map_or(0, |n| n.saturating_add(1)));
+        }
+    }
+
+    /// Waits for as long as the target is served, or is not; says whether it had to wait at all.
+    async fn wait_while(
+        &self,
+        target: &Target,
+        changes: &mut watch::Receiver<u64>,
+        served: bool,
+    ) -> bool {
+        let mut waited = false;
+        loop {
+            changes.mark_unchanged();
+            if self.register.serving(target).is_some() != served {
+                return waited;
+            }
+            waited = true;
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// When a target is dialled that would be dialled after `wait`: later, where the node asked for it.
+    fn dial_at(&self, target: &Target, wait: Duration) -> Instant {
+        let at = Instant::now() + wait;
+        let asked = match target {
+            Target::Node(cluster, node) => {
+                self.work.dials.wait_for(&(cluster.clone(), node.clone()))
+            }
+            Target::Seeds(_) => None,
+        };
+        // Those who were asked together do not come together.
+        asked.map_or(at, |asked| at.max(asked + choose::backoff(0, self.local.unit())))
+    }
+
+    async fn dial_target(self: &Arc<Self>, target: &Target) {
+        match target {
+            Target::Seeds(cluster) => drop(self.dial_seeds(cluster).await),
+            Target::Node(cluster, node) => {
+                let node = (cluster.clone(), node.clone());
+                let flight = Flight { node, lane: Class::Interactive, worker: 0 };
+                // What it came to shows in the register.
+                drop(self.fly(&flight).wait_for(Option::is_some).await);
+            }
+        }
+    }
+}

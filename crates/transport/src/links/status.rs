@@ -1,0 +1,171 @@
+//! How links are doing, as plain values to show.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use adit_core::choose::connections::Passed;
+use adit_core::choose::{hubs, links};
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::{Link, Seed, Snapshot};
+use adit_core::spiffe::TrustDomain;
+
+use super::dials::DialRecord;
+use super::register::Conn;
+use super::shared::Shared;
+use super::views::LinkView;
+use crate::endpoint::Stats;
+use crate::peer::PeerInfo;
+
+/// All links, and the connections within our own cluster.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// One for each linked cluster, in order of name.
+    pub links: Vec<LinkStatus>,
+    /// Connections with siblings.
+    pub siblings: Vec<ConnectionStatus>,
+}
+
+/// Whether a link can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkState {
+    /// What is known of the cluster is fresh, and nothing is missing.
+    Up,
+    /// In use, but something is missing; the reason says what.
+    Degraded,
+    /// Nothing can be sent.
+    Down,
+}
+
+/// One link.
+#[derive(Debug, Clone)]
+pub struct LinkStatus {
+    /// The other cluster.
+    pub cluster: ClusterName,
+    /// Its trust domain.
+    pub trust_domain: TrustDomain,
+    /// Where dialling begins.
+    pub seeds: Vec<Seed>,
+    /// Whether it can be used.
+    pub state: LinkState,
+    /// Why it is not up.
+    pub reason: Option<(Code, String)>,
+    /// Whether this node is one of its cluster's hubs for it.
+    pub hub: bool,
+    /// How dialling goes.
+    pub dials: DialRecord,
+    /// What the cluster last said of itself.
+    pub view: Option<LinkView>,
+    /// The cluster's hubs for us, as far as known.
+    pub peer_hubs: Vec<NodeName>,
+    /// Connections with its nodes, oldest first.
+    pub connections: Vec<ConnectionStatus>,
+}
+
+/// One connection.
+#[derive(Debug, Clone)]
+pub struct ConnectionStatus {
+    /// Who is there, and which connection it is.
+    pub peer: PeerInfo,
+    /// Our worker that drives it.
+    pub worker: usize,
+    /// Where the peer is now.
+    pub remote: SocketAddr,
+    /// How long it has existed.
+    pub age: Duration,
+    /// Data streams that it carries, both ways.
+    pub streams: usize,
+    /// Whether it is kept for its own sake.
+    pub standing: bool,
+    /// Why it takes no new streams, if it does not.
+    pub passed: Option<Passed>,
+    /// How the path is doing.
+    pub stats: Stats,
+}
+
+impl Shared {
+    pub(super) fn status(&self) -> Status {
+        let now = self.now();
+        let mut by_cluster: BTreeMap<ClusterName, Vec<ConnectionStatus>> = BTreeMap::new();
+        for (conn, passed) in self.register.all() {
+            by_cluster
+                .entry(conn.peer.cluster.clone())
+                .or_default()
+                .push(connection(&conn, passed));
+        }
+        let siblings = by_cluster.remove(&now.this.cluster).unwrap_or_default();
+        let links = now.links.values().map(|link| {
+            let connections = by_cluster.remove(&link.cluster).unwrap_or_default();
+            self.link_status(&now, link, connections)
+        });
+        Status { links: links.collect(), siblings }
+    }
+
+    fn link_status(
+        &self,
+        now: &Snapshot,
+        link: &Link,
+        connections: Vec<ConnectionStatus>,
+    ) -> LinkStatus {
+        let view = self.known.views.get(&link.cluster);
+        let nodes = view.iter().flat_map(|v| v.view.nodes.keys());
+        let peer_hubs: Vec<NodeName> =
+            hubs(nodes, &now.this.cluster).into_iter().cloned().collect();
+        let mut status = LinkStatus {
+            cluster: link.cluster.clone(),
+            trust_domain: link.trust_domain.clone(),
+            seeds: link.seeds.clone(),
+            state: LinkState::Up,
+            reason: None,
+            hub: links::is_hub(now, &link.cluster),
+            dials: self.work.dials.record(&link.cluster),
+            view,
+            peer_hubs,
+            connections,
+        };
+        if let Some((state, code, reason)) = self.complaint(&status) {
+            (status.state, status.reason) = (state, Some((code, reason)));
+        }
+        status
+    }
+
+    /// What is wrong with a link.
+    fn complaint(&self, link: &LinkStatus) -> Option<(LinkState, Code, String)> {
+        if let Some(failure) = self.unreachable(&link.cluster) {
+            return Some((LinkState::Down, failure.code, failure.text));
+        }
+        let usable = |c: &&ConnectionStatus| c.passed.is_none();
+        let connected =
+            |n: &NodeName| link.connections.iter().filter(usable).any(|c| c.peer.node == *n);
+        let Some(view) = &link.view else {
+            let text = format!("nothing is known of {} yet", link.cluster);
+            return Some((LinkState::Down, Code::LinkDown, text));
+        };
+        let degraded = |text| Some((LinkState::Degraded, Code::LinkDown, text));
+        if view.is_stale() {
+            let age = view.age().as_secs();
+            return degraded(format!("what is known of {} is {age} s old", link.cluster));
+        }
+        let missing = link.peer_hubs.iter().find(|n| !connected(n))?;
+        if !link.hub {
+            return None;
+        }
+        let last = link.dials.last_error.as_deref().unwrap_or("it was not dialled yet");
+        degraded(format!("hub {missing} of {} is not connected: {last}", link.cluster))
+    }
+}
+
+fn connection(conn: &Conn, passed: Option<Passed>) -> ConnectionStatus {
+    let doing = conn.doing();
+    ConnectionStatus {
+        peer: PeerInfo::clone(&conn.peer),
+        worker: conn.quic.worker().index(),
+        remote: conn.quic.remote(),
+        age: conn.since.elapsed(),
+        streams: doing.streams,
+        standing: doing.standing,
+        passed,
+        stats: conn.quic.stats(),
+    }
+}

@@ -1,0 +1,85 @@
+//! What other clusters said of themselves, as heard last.
+//!
+//! One view for each link, from one source; views are never merged. It stays when its source is gone,
+//! and its age tells.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::View;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// A view older than this is taken from somebody else: three heartbeats.
+pub(super) const STALE: Duration = super::publish::HEARTBEAT.saturating_mul(3);
+
+/// What a cluster said of itself.
+#[derive(Debug, Clone)]
+pub struct LinkView {
+    /// The view.
+    pub view: Arc<View>,
+    /// Its number at who told it: epoch and sequence.
+    pub position: (u64, u64),
+    /// The node that told it, and its cluster: a hub of the peer's, or a sibling that passes it on.
+    pub from: (ClusterName, NodeName),
+    /// How old it was when it arrived.
+    pub age: Duration,
+    /// When it arrived.
+    pub received: Instant,
+}
+
+impl LinkView {
+    /// For how long nobody has known it to be true.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.age + self.received.elapsed()
+    }
+
+    /// Whether it is too old to be believed without looking for a better one.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.age() > STALE
+    }
+}
+
+/// All views.
+#[derive(Debug, Default)]
+pub(super) struct Views(watch::Sender<Arc<BTreeMap<ClusterName, LinkView>>>);
+
+impl Views {
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, LinkView>>> {
+        self.0.subscribe()
+    }
+
+    pub(super) fn get(&self, cluster: &ClusterName) -> Option<LinkView> {
+        self.0.borrow().get(cluster).cloned()
+    }
+
+    /// Takes a view. A mere heartbeat makes it younger without telling anybody.
+    pub(super) fn set(&self, cluster: &ClusterName, mut new: LinkView) {
+        self.0.send_if_modified(|all| {
+            let all = Arc::make_mut(all);
+            let old = all.get(cluster).filter(|old| old.from == new.from);
+            let same = old.filter(|old| old.position == new.position);
+            if let Some(same) = same {
+                new.view = Arc::clone(&same.view);
+            }
+            let changed = same.is_none();
+            all.insert(cluster.clone(), new);
+            changed
+        });
+    }
+
+    /// Forgets all but the clusters that `keep` wants.
+    pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+        self.0.send_if_modified(|all| {
+            let superfluous = all.keys().any(|cluster| !keep(cluster));
+            if superfluous {
+                Arc::make_mut(all).retain(|cluster, _| keep(cluster));
+            }
+            superfluous
+        });
+    }
+}

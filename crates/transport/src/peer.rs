@@ -1,0 +1,48 @@
+//! Whom a connection is with.
+//!
+//! Peers are nodes: of linked clusters, and siblings, which are the nodes of our own. What is here was
+//! proved by the handshake or fits what was proved; see [`adit_core::admission`].
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::Class;
+use adit_core::spiffe::SpiffeId;
+
+/// Random for each process of a node: tells a restart from a second connection. Shown as hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BootId(pub [u8; 16]);
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// The other end of one connection, and which of the connections with it this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Its cluster, as this node's configuration calls it; our own for a sibling.
+    pub cluster: ClusterName,
+    /// Its name, as its certificate proved it.
+    pub node: NodeName,
+    /// The SPIFFE ID that its certificate proved.
+    pub id: SpiffeId,
+    /// Its process.
+    pub boot: BootId,
+    /// What the connection is for.
+    pub lane: Class,
+    /// Whether we dialled it.
+    pub dialled: bool,
+    /// Which of its dialler's parallel connections of the lane it is.
+    pub slot: u64,
+    /// Where the peer was when the connection was made. A peer behind a NAT may move.
+    pub remote: SocketAddr,
+}
