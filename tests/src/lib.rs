@@ -2,6 +2,7 @@
 //!
 //! * [`net`]: simulated networks, behind the transport's seam; [`identity`]: nodes that can prove
 //!   themselves to each other;
+//! * [`sites`]: whole nodes with links, on any of these networks;
 //! * [`lab`]: hosts and cables without root; [`daemon`]: the real `adit`, started and asked;
 //! * [`workload`]: clients and backends whose every ending can be told apart;
 //! * [`prerequisite`]: `SKIP name: why`, and a failure in CI.
@@ -11,4 +12,5 @@ pub mod identity;
 pub mod lab;
 pub mod net;
 pub mod prerequisite;
+pub mod sites;
 pub mod workload;
