@@ -1,9 +1,10 @@
 //! The adit binary: commands for people; one of them runs the daemon.
 //!
 //! Each command is a module with its arguments and a `run`; this file only chooses among them and turns
-//! what they return into an exit status: 0 done, 1 failed, 2 used wrongly or, where a command inspects
-//! something, found unusable. Logic that another program would need lives in the crates below.
+//! what they return into an exit status: 0 done, 1 failed (`check`: the file has errors), 2 used wrongly
+//! (`pki show`: something is unusable). Logic that another program would need lives in the crates below.
 
+mod check;
 mod output;
 mod pki;
 mod status;
@@ -16,8 +17,8 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "adit", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit status: 0 done, 1 failed, 2 used wrongly (or, for commands that inspect \
-                        something, found unusable)."
+    after_help = "Exit status: 0 done, 1 failed (check: the file has errors), 2 used wrongly \
+                        (pki show: something is unusable)."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -26,6 +27,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Check(check::Args),
     Pki(pki::Args),
     Status(status::Args),
 }
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let done = match Cli::parse().command {
+        Command::Check(args) => check::run(&args),
         Command::Pki(args) => pki::run(args),
         Command::Status(args) => status::run(args),
     };

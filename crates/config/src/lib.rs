@@ -60,8 +60,7 @@ pub fn check(file: &Path) -> Report {
         Err(problem) => Report::new(file, vec![*problem]),
         Ok(text) => {
             let (_, report, references) = read(&text, file);
-            let missing = references.iter().flat_map(source::missing);
-            Report::new(file, report.problems.into_iter().chain(missing).collect())
+            report.with(references.iter().flat_map(source::missing))
         }
     }
 }

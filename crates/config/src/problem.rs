@@ -60,6 +60,7 @@ pub enum Kind {
 
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// Whether it keeps the file from being used.
     pub severity: Severity,
@@ -90,13 +91,18 @@ impl Report {
     /// The most findings that are kept; what comes after them is only counted.
     pub const MAX: usize = 1000;
 
-    pub(crate) fn new(file: &Path, mut problems: Vec<Problem>) -> Self {
-        problems.sort_by_key(|p| (p.place, Reverse(p.severity)));
-        // An anchor that is used twice is read twice, and is wrong only once.
-        problems.dedup();
-        let omitted = problems.len().saturating_sub(Self::MAX);
-        problems.truncate(Self::MAX);
-        Self { file: file.to_owned(), problems, omitted }
+    pub(crate) fn new(file: &Path, problems: Vec<Problem>) -> Self {
+        let nothing = Self { file: file.to_owned(), problems: Vec::new(), omitted: 0 };
+        nothing.with(problems)
+    }
+
+    /// The same with more findings.
+    pub(crate) fn with(mut self, problems: impl IntoIterator<Item = Problem>) -> Self {
+        self.problems.extend(problems);
+        self.problems.sort_by_key(|p| (p.place, Reverse(p.severity)));
+        self.omitted += self.problems.len().saturating_sub(Self::MAX);
+        self.problems.truncate(Self::MAX);
+        self
     }
 
     /// The findings that keep the file from being used.
@@ -109,10 +115,16 @@ impl Report {
         self.problems.iter().filter(|p| p.severity == Severity::Warning)
     }
 
+    /// What the file is called, safe to print.
+    #[must_use]
+    pub fn name(&self) -> String {
+        Printable(&self.file.to_string_lossy()).to_string()
+    }
+
     /// Where `problem` is, as `FILE:LINE:COL` or `FILE`, safe to print.
     #[must_use]
     pub fn location(&self, problem: &Problem) -> String {
-        let file = Printable(&self.file.to_string_lossy()).to_string();
+        let file = self.name();
         match problem.place {
             Some(Place { line, column }) => format!("{file}:{line}:{column}"),
             None => file,
@@ -241,6 +253,13 @@ mod tests {
              a\\u{1b}.yaml:2:1: b: late"
         );
         assert_eq!((report.errors().count(), report.warnings().count()), (2, 1));
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted_however_often_findings_come() {
+        let many = |n| vec![Flaw::new(Kind::Invalid, "bad").at(Severity::Error, "a", None); n];
+        let report = Report::new(Path::new("f"), many(Report::MAX + 1)).with(many(2));
+        assert_eq!((report.problems.len(), report.omitted), (Report::MAX, 3));
     }
 
     #[test]

@@ -29,6 +29,8 @@ struct Unknown {
     place: Place,
     path: String,
     known: Vec<&'static str>,
+    /// Those of them that are not written, of which one may have been meant.
+    absent: Vec<&'static str>,
 }
 
 impl Sink {
@@ -41,11 +43,11 @@ impl Sink {
     pub(crate) fn finish(self) -> (Vec<Problem>, Vec<Reference>) {
         let mut problems = self.problems.into_inner();
         let asked = self.asked.into_inner();
-        for Unknown { key, place, path, known } in self.unknown.into_inner() {
+        for Unknown { key, place, path, known, absent } in self.unknown.into_inner() {
             let expected = known.join(", ");
             let hint = if key == "<<" {
                 Some("merge keys are not supported; write the keys out".to_owned())
-            } else if let Some(meant) = closest(&key, known) {
+            } else if let Some(meant) = closest(&key, absent) {
                 Some(format!("did you mean {meant}?"))
             } else {
                 let elsewhere = asked.iter().find(|(k, _)| *k == key);
@@ -315,10 +317,13 @@ impl<'a> Fields<'a> {
     /// Notes the keys that nobody asked for.
     pub(crate) fn finish(self) {
         let mut unknown = self.item.sink.unknown.borrow_mut();
-        for (key, (place, item)) in self.known {
-            if !self.asked.contains(&key) {
+        let absent =
+            || self.asked.iter().copied().filter(|k| !self.known.contains_key(k)).collect();
+        for (key, (place, item)) in &self.known {
+            if !self.asked.contains(key) {
+                let (key, path) = ((*key).to_owned(), item.path.clone());
                 let known = self.asked.clone();
-                unknown.push(Unknown { key: key.to_owned(), place, path: item.path, known });
+                unknown.push(Unknown { key, place: *place, path, known, absent: absent() });
             }
         }
     }

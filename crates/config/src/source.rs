@@ -87,7 +87,7 @@ pub(crate) fn missing(reference: &Reference) -> Vec<Problem> {
             lacks(file, hint).into_iter().collect()
         }
         Want::Identity => {
-            let hint = "`adit pki issue` and `adit pki bundle` write it";
+            let hint = "`adit pki issue` writes it";
             if !file.is_dir() {
                 let found = if file.exists() { "expected a folder" } else { "no such folder" };
                 let flaw = Flaw::new(Kind::Unreadable, found);

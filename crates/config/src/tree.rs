@@ -58,7 +58,8 @@ fn explain(error: &Error, text: &str) -> (Flaw, Option<Place>) {
     let place =
         error.location().map(|l| Place { line: l.line().max(1), column: l.column().max(1) });
     // The library adds places to its text in its own way; ours goes in front.
-    let said = UserMessageFormatter.format_message(innermost(error)).into_owned();
+    let said: String =
+        UserMessageFormatter.format_message(innermost(error)).chars().take(200).collect();
     let here = place.and_then(|p| {
         let line = text.lines().nth(usize::try_from(p.line - 1).ok()?)?;
         line.chars().nth(usize::try_from(p.column - 1).ok()?)
@@ -73,7 +74,7 @@ fn explain(error: &Error, text: &str) -> (Flaw, Option<Place>) {
             syntax(format!("nested too deeply: expected at most {MAX_DEPTH} levels"))
         }
         Error::AliasReplayLimitExceeded { .. } | Error::Budget { .. } => {
-            syntax("too many values or aliases: expected fewer than 100000".into())
+            syntax("more values, anchors or aliases than any configuration needs".into())
         }
         Error::UnknownAnchor { .. } => {
             syntax("*NAME refers to an anchor &NAME, and there is none of that name".into())

@@ -111,7 +111,7 @@ fn follow<F: FnMut(Change) + Send + 'static>(
             "changes are noticed within 10 s, not at once: the system does not report them ({reason})"
         );
         let flaw = Flaw::new(Kind::Unreadable, message);
-        report.problems.push(flaw.at(Severity::Warning, "", None));
+        report = report.with([flaw.at(Severity::Warning, "", None)]);
     }
     let follower = Follower { eyes, bell: bell.clone(), seen, how, on_change };
     let thread = thread::Builder::new().name("config-watch".into()).spawn(|| follower.run());

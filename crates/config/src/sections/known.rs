@@ -47,6 +47,9 @@ impl Known {
     }
 }
 
+/// A file with more names than this does not get slow for the sake of hints.
+const MAX_CANDIDATES: usize = 256;
+
 /// Values that may be used once each, and where they were.
 #[derive(Debug, Default)]
 pub(super) struct Names {
@@ -91,7 +94,8 @@ impl Names {
             1..=5 => format!("expected {}", names().collect::<Vec<_>>().join(" or ")),
             many => format!("expected one of {many}"),
         };
-        let hint = closest(&name, names()).map(|meant| format!("did you mean {meant}?"));
+        let hint = closest(&name, names().take(MAX_CANDIDATES))
+            .map(|meant| format!("did you mean {meant}?"));
         let message = format!("no {what} {name:?}: {expected}");
         item.error(Flaw::new(Kind::UnknownName, message).hint(hint));
     }

@@ -45,7 +45,7 @@ fn check_looks_at_what_the_file_refers_to() {
     fs::write(&file, text).unwrap();
     let said = || check(&file).to_string().replace(&format!("{}/", dir.path().display()), "");
     const NONE: &str = "cannot read: No such file or directory (os error 2)";
-    const ID: &str = "  hint: `adit pki issue` and `adit pki bundle` write it";
+    const ID: &str = "  hint: `adit pki issue` writes it";
     const BUNDLE: &str = "  hint: `adit pki bundle` on the other cluster writes it";
     assert_eq!(
         said(),
