@@ -1,1 +1,23 @@
 //! TCP to stream and back: the path of one request.
+//!
+//! Read [`outbound`] for a connection that a local workload makes and [`inbound`] for a stream that a peer
+//! opens; each is one function from top to bottom. Both stand on:
+//!
+//! * [`copy`](mod@copy): bytes each way, with every kind of end; [`first_flight`]: a stream's opening;
+//! * [`flow`]: the record of each, exactly once; [`budget`]: memory of streams that stall;
+//! * [`backends`]: which backends answer; [`listeners`]: the sockets of imports;
+//! * [`tcp`]: what is needed of TCP, so that all this runs under simulation too.
+//!
+//! Nothing here knows QUIC, Kubernetes or a file: peers are reached through `adit_transport::Links`, and
+//! all that is believed is in one `adit_core::snapshot::Snapshot`.
+
+pub mod backends;
+pub mod budget;
+mod copy;
+mod first_flight;
+pub mod flow;
+pub mod inbound;
+pub mod listeners;
+pub mod node;
+pub mod outbound;
+pub mod tcp;

@@ -1,0 +1,181 @@
+//! Which backends answer, as this node's own dials found.
+//!
+//! A dial that fails puts its backend down at once: no stream is sent there, and peers are told. A
+//! backend that is down is dialled again by us, with backoff, until it answers; where its export asks for
+//! it, one that is up is probed as well. What is published is the set of those that are down.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::snapshot::Snapshot;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::tcp::Net;
+
+/// A backend that is down is dialled again after this, then after twice as long, and so on.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+/// The longest pause between two dials of a backend that is down.
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Dials whose outcome may wait to be taken. More are dropped: the next one says the same.
+const REPORTS: usize = 1024;
+/// Probes under way at once, so that a thousand backends that went down are no storm.
+const PROBES: usize = 32;
+
+/// Where dials report, and where what they found is read.
+#[derive(Debug, Clone)]
+pub struct Backends {
+    reports: mpsc::Sender<(SocketAddr, bool)>,
+    down: watch::Receiver<BTreeSet<SocketAddr>>,
+}
+
+/// The task that keeps the set; it runs until its token is cancelled.
+#[derive(Debug)]
+pub struct Keeper {
+    reports: mpsc::Receiver<(SocketAddr, bool)>,
+    down: watch::Sender<BTreeSet<SocketAddr>>,
+    dial_timeout: Duration,
+}
+
+/// A backend that is dialled by us: when next, and how often it has failed since it last answered.
+struct Watched {
+    next: Instant,
+    failures: u32,
+}
+
+impl Watched {
+    fn now() -> Self {
+        Self { next: Instant::now(), failures: 0 }
+    }
+}
+
+impl Backends {
+    /// All are taken to be well until a dial fails. `dial_timeout` bounds a probe.
+    #[must_use]
+    pub fn new(dial_timeout: Duration) -> (Self, Keeper) {
+        let (reports, inbox) = mpsc::channel(REPORTS);
+        let (sender, down) = watch::channel(BTreeSet::new());
+        (Self { reports, down }, Keeper { reports: inbox, down: sender, dial_timeout })
+    }
+
+    /// The backends that do not answer at present.
+    #[must_use]
+    pub fn down(&self) -> watch::Receiver<BTreeSet<SocketAddr>> {
+        self.down.clone()
+    }
+
+    /// Takes the outcome of a dial.
+    pub(crate) fn report(&self, backend: SocketAddr, answered: bool) {
+        if answered && !self.down.borrow().contains(&backend) {
+            return;
+        }
+        // A full queue loses nothing that the next dial would not say again.
+        self.reports.try_send((backend, answered)).ok();
+    }
+}
+
+impl Keeper {
+    /// Keeps the set for the backends of the current snapshot's exports.
+    pub async fn run<N: Net>(
+        mut self,
+        net: Arc<N>,
+        mut snapshot: watch::Receiver<Arc<Snapshot>>,
+        stop: CancellationToken,
+    ) {
+        let probes = TaskTracker::new();
+        let (found, mut finds) = mpsc::channel(PROBES);
+        let mut watched: BTreeMap<SocketAddr, Watched> = BTreeMap::new();
+        loop {
+            let plan = probe_intervals(&snapshot.borrow_and_update());
+            watched.retain(|address, _| plan.contains_key(address));
+            self.down.send_if_modified(|down| {
+                let before = down.len();
+                down.retain(|address| plan.contains_key(address));
+                down.len() != before
+            });
+            for (address, interval) in &plan {
+                if let Some(interval) = interval {
+                    let next = Instant::now() + *interval;
+                    watched.entry(*address).or_insert(Watched { next, failures: 0 });
+                }
+            }
+            let due = watched.values().map(|w| w.next).min();
+            let wake = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let (backend, answered) = tokio::select! {
+                () = stop.cancelled() => break,
+                changed = snapshot.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => break,
+                },
+                Some(report) = self.reports.recv() => report,
+                Some(find) = finds.recv() => find,
+                () = sleep_until(wake) => {
+                    let now = Instant::now();
+                    for (address, state) in watched.iter_mut().filter(|(_, w)| w.next <= now) {
+                        if probes.len() >= PROBES {
+                            break;
+                        }
+                        // Until its own outcome arrives.
+                        state.next = now + self.dial_timeout + LAST_RETRY;
+                        let (net, found, limit) = (net.clone(), found.clone(), self.dial_timeout);
+                        let address = *address;
+                        probes.spawn(async move {
+                            let dial = timeout(limit, net.dial(address)).await;
+                            found.send((address, matches!(dial, Ok(Ok(_))))).await.ok();
+                        });
+                    }
+                    continue;
+                }
+            };
+            let Some(interval) = plan.get(&backend) else { continue };
+            self.take(backend, answered);
+            match (answered, interval) {
+                (true, None) => drop(watched.remove(&backend)),
+                (true, Some(interval)) => {
+                    let next = Instant::now() + *interval;
+                    watched.insert(backend, Watched { next, failures: 0 });
+                }
+                (false, _) => {
+                    let entry = watched.entry(backend);
+                    let state = entry.or_insert_with(Watched::now);
+                    let pause = FIRST_RETRY.saturating_mul(1 << state.failures.min(8));
+                    state.next = Instant::now() + pause.min(LAST_RETRY);
+                    state.failures += 1;
+                }
+            }
+        }
+        probes.close();
+        probes.wait().await;
+    }
+
+    fn take(&self, backend: SocketAddr, answered: bool) {
+        let changed = self.down.send_if_modified(|down| {
+            if answered { down.remove(&backend) } else { down.insert(backend) }
+        });
+        if changed && answered {
+            tracing::info!(%backend, "backend answers again");
+        } else if changed {
+            tracing::warn!(%backend, "backend does not answer");
+        }
+    }
+}
+
+/// Every backend of every export, and how often it is to be probed while it is up.
+fn probe_intervals(now: &Snapshot) -> BTreeMap<SocketAddr, Option<Duration>> {
+    let mut plan = BTreeMap::new();
+    for export in now.exports.values() {
+        let allowed = |b: &&adit_core::snapshot::Backend| now.may_dial(b);
+        for backend in export.ports.iter().flat_map(|p| &p.backends).filter(allowed) {
+            let interval = plan.entry(backend.address).or_insert(export.probe);
+            *interval = match (*interval, export.probe) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+    }
+    plan
+}

@@ -1,0 +1,131 @@
+//! Bytes from TCP to stream and from stream to TCP, each way on its own.
+//!
+//! The contract: FIN becomes FIN and RST becomes RST. A direction that reached its end finishes, and the
+//! other goes on for as long as it likes; any other end of either direction is an error that resets all
+//! four. There are no queues: what the far side does not take is not read on the near side. There are
+//! no timers: an agent may think for ten minutes, and half an hour after its caller said all.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::task::Poll;
+
+use adit_core::code::Code;
+use adit_transport::{RecvStream, SendStream};
+use bytes::Bytes;
+use futures_util::poll;
+
+use crate::budget::PeerBudget;
+use crate::flow::Counter;
+use crate::tcp::{Room, Tcp};
+
+/// Chunks that one turn takes from a stream.
+const BATCH: usize = 32;
+
+/// What the opening of a flow leaves for the copy to finish.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    /// Read from TCP, and not yet written to the stream.
+    pub(crate) to_stream: VecDeque<Bytes>,
+    /// Whether TCP has already come to its end.
+    pub(crate) finished: bool,
+    /// Read from the stream, and not yet written to TCP.
+    pub(crate) to_tcp: Bytes,
+}
+
+/// Copies both ways until both have finished.
+///
+/// # Errors
+/// Why it ended otherwise; `reset` is the code of a TCP connection that broke. The caller resets what
+/// it owns.
+pub(crate) async fn copy<T: Tcp>(
+    tcp: &T,
+    send: &mut SendStream,
+    recv: &mut RecvStream,
+    left: Left,
+    reset: Code,
+    count: (&Counter, &Counter, &PeerBudget),
+) -> Result<(), Code> {
+    let (sent, received, budget) = count;
+    let Left { to_stream, finished, to_tcp } = left;
+    let forward = tcp_to_stream(tcp, send, to_stream, finished, sent, reset);
+    let backward = stream_to_tcp(tcp, recv, to_tcp, received, budget, reset);
+    tokio::select! {
+        biased;
+        both = futures_util::future::try_join(forward, backward) => both.map(|_| ()),
+        // Also where neither direction would notice: one waits for the peer, the other has finished.
+        () = tcp.broken() => Err(reset),
+    }
+}
+
+async fn tcp_to_stream<T: Tcp>(
+    tcp: &T,
+    send: &mut SendStream,
+    mut unsent: VecDeque<Bytes>,
+    mut finished: bool,
+    count: &Counter,
+    reset: Code,
+) -> Result<(), Code> {
+    let mut stopped = pin!(send.stopped());
+    let mut room = Room::new();
+    loop {
+        while let Some(next) = unsent.front_mut() {
+            send.send_some(std::slice::from_mut(next)).await.map_err(|e| e.code())?;
+            if next.is_empty() {
+                unsent.pop_front();
+            }
+        }
+        if finished {
+            break;
+        }
+        tokio::select! {
+            biased;
+            read = tcp.read(&mut room) => match read {
+                Ok(Some(bytes)) => {
+                    count.add(bytes.len());
+                    unsent.push_back(bytes);
+                }
+                Ok(None) => finished = true,
+                Err(_) => return Err(reset),
+            },
+            end = &mut stopped => return Err(end.err().map_or(Code::Internal, |e| e.code())),
+        }
+    }
+    drop(room);
+    // The opening may have said so already; whatever else is wrong, waiting tells.
+    send.finish().ok();
+    stopped.await.map_err(|e| e.code())
+}
+
+async fn stream_to_tcp<T: Tcp>(
+    tcp: &T,
+    recv: &mut RecvStream,
+    first: Bytes,
+    count: &Counter,
+    budget: &PeerBudget,
+    reset: Code,
+) -> Result<(), Code> {
+    count.add(first.len());
+    tcp.write(&mut [first]).await.map_err(|_| reset)?;
+    let mut chunks: [Bytes; BATCH] = Default::default();
+    loop {
+        let Some(filled) = recv.read_chunks(&mut chunks).await.map_err(|e| e.code())? else {
+            break;
+        };
+        let batch = &mut chunks[..filled];
+        count.add(batch.iter().map(Bytes::len).sum());
+        let mut write = pin!(tcp.write(batch));
+        if let Poll::Ready(written) = poll!(&mut write) {
+            written.map_err(|_| reset)?;
+            continue;
+        }
+        // The workload does not keep up: from here its stream holds up to a window of memory.
+        let stalled = budget.stall();
+        tokio::select! {
+            biased;
+            written = write => written.map_err(|_| reset)?,
+            Err(reset) = recv.received_reset() => return Err(reset.code()),
+            () = stalled.evicted() => return Err(Code::OverBudget),
+        }
+    }
+    tcp.finish().await.map_err(|_| reset)
+}

@@ -1,0 +1,303 @@
+//! The record of each flow: one TCP connection, one stream, and what became of them.
+//!
+//! A [`Flow`] is made when a connection or stream arrives and records itself when it is dropped, so that
+//! there is exactly one line, one count and one end for each, even where its task is cancelled. What it
+//! says of identity is what is known: the peer daemon's verified ID, the source as this node found it
+//! (outbound) or as the peer asserts it (inbound, and marked so).
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::policy::{Source, Target};
+use tokio::time::Instant;
+
+/// Which way a flow's connection was opened, as seen from this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// By a local workload.
+    Outbound,
+    /// By a peer's.
+    Inbound,
+}
+
+impl Direction {
+    /// As in logs and metric labels.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
+}
+
+/// Why a flow did not finish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The code on the wire, in metrics and in status.
+    pub code: Code,
+    /// For the operator: what exactly, in one sentence. Empty where the code says all.
+    pub reason: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+}
+
+impl From<Code> for Failure {
+    fn from(code: Code) -> Self {
+        Self { code, reason: String::new() }
+    }
+}
+
+impl From<adit_core::policy::Denial> for Failure {
+    fn from(denial: adit_core::policy::Denial) -> Self {
+        Self { code: denial.code, reason: denial.reason }
+    }
+}
+
+/// Bytes that one direction of a flow has carried, counted as they pass.
+#[derive(Debug)]
+pub struct Counter {
+    flow: AtomicU64,
+    total: metrics::Counter,
+}
+
+impl Counter {
+    fn new(direction: Direction, way: &'static str) -> Self {
+        let labels = [("direction", direction.name()), ("way", way)];
+        Self {
+            flow: AtomicU64::new(0),
+            total: metrics::counter!("adit_stream_bytes_total", &labels),
+        }
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        self.flow.fetch_add(bytes as u64, Relaxed);
+        self.total.increment(bytes as u64);
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.flow.load(Relaxed)
+    }
+}
+
+/// What is known of a flow.
+#[derive(Debug)]
+pub struct Flow {
+    flows: Flows,
+    direction: Direction,
+    started: Instant,
+    /// Joins both sides' lines.
+    pub(crate) id: [u8; 16],
+    /// The TCP connection's other end: the workload that asks, or the backend.
+    pub(crate) workload: Option<SocketAddr>,
+    pub(crate) source: Option<Source>,
+    pub(crate) target: Option<Target>,
+    pub(crate) peer: Option<(ClusterName, NodeName)>,
+    /// Whether another node than the backend's own was entered.
+    pub(crate) hop: bool,
+    /// Nodes or backends that refused before one took it.
+    pub(crate) retries: u32,
+    /// Bytes from TCP to the stream, and from the stream to TCP.
+    pub(crate) sent: Counter,
+    pub(crate) received: Counter,
+    group: Option<GroupKey>,
+    end: Result<(), Failure>,
+}
+
+/// All flows of a process: how many are open, how many ended and why.
+#[derive(Debug, Clone)]
+pub struct Flows(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limit: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    open: usize,
+    groups: BTreeMap<GroupKey, Group>,
+    ended: BTreeMap<(Direction, Code), u64>,
+}
+
+/// A direction, what was asked for, and the peer's cluster.
+pub type GroupKey = (Direction, Target, ClusterName);
+
+/// The flows of one target.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    /// Open at present.
+    pub open: u64,
+    /// Ended, ever.
+    pub ended: u64,
+    /// Of those, refused or broken.
+    pub failed: u64,
+    /// Bytes from local workloads to peers, of ended flows.
+    pub bytes_sent: u64,
+    /// Bytes from peers to local workloads, of ended flows.
+    pub bytes_received: u64,
+    /// Entered at another node than the backend's own.
+    pub hops: u64,
+    /// The newest failure.
+    pub last_failure: Option<(Code, String)>,
+}
+
+impl Flows {
+    /// None yet; more than `limit` open ones are refused.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Shared { limit, table: Mutex::default() }))
+    }
+
+    /// Begins the record of a new flow.
+    pub(crate) fn begin(&self, direction: Direction, id: [u8; 16]) -> Flow {
+        self.table().open += 1;
+        metrics::gauge!("adit_streams_open", "direction" => direction.name()).increment(1.0);
+        Flow {
+            flows: self.clone(),
+            direction,
+            started: Instant::now(),
+            id,
+            workload: None,
+            source: None,
+            target: None,
+            peer: None,
+            hop: false,
+            retries: 0,
+            sent: Counter::new(direction, "sent"),
+            received: Counter::new(direction, "received"),
+            group: None,
+            // What stands if the task ends without a word: it was cancelled or panicked.
+            end: Err(Code::Internal.into()),
+        }
+    }
+
+    /// How many flows are open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.table().open
+    }
+
+    /// The flows of each target, by direction and the peer's cluster.
+    #[must_use]
+    pub fn groups(&self) -> BTreeMap<GroupKey, Group> {
+        self.table().groups.clone()
+    }
+
+    /// How many flows ended with each code.
+    #[must_use]
+    pub fn ended(&self) -> BTreeMap<(Direction, Code), u64> {
+        self.table().ended.clone()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Flow {
+    /// Refuses the flow if there are too many.
+    ///
+    /// # Errors
+    /// [`Code::OverLimit`].
+    pub(crate) fn admit(&self) -> Result<(), Failure> {
+        let limit = self.flows.0.limit;
+        if self.flows.open() <= limit {
+            return Ok(());
+        }
+        Err(Failure::new(Code::OverLimit, format!("{limit} streams are open on this node")))
+    }
+
+    /// Counts the flow for a configured target. Never for one that only a peer has named: what is kept
+    /// must be bounded by our own configuration.
+    pub(crate) fn counts_for(&mut self, target: &Target, cluster: &ClusterName) {
+        let key = (self.direction, target.clone(), cluster.clone());
+        self.flows.table().groups.entry(key.clone()).or_default().open += 1;
+        self.target = Some(target.clone());
+        self.group = Some(key);
+    }
+
+    /// Sets how the flow ended; it is recorded when it is dropped.
+    pub(crate) fn end(mut self, end: Result<(), Failure>) {
+        self.end = end;
+    }
+
+    fn code(&self) -> Code {
+        self.end.as_ref().err().map_or(Code::Finished, |f| f.code)
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        let (direction, code) = (self.direction, self.code());
+        let duration = self.started.elapsed();
+        let mut table = self.flows.table();
+        table.open -= 1;
+        *table.ended.entry((direction, code)).or_default() += 1;
+        if let Some(group) = self.group.as_ref().and_then(|key| table.groups.get_mut(key)) {
+            group.open -= 1;
+            group.ended += 1;
+            group.bytes_sent += self.sent.bytes();
+            group.bytes_received += self.received.bytes();
+            group.hops += u64::from(self.hop);
+            if let Err(failure) = &self.end {
+                group.failed += 1;
+                group.last_failure = Some((failure.code, failure.reason.clone()));
+            }
+        }
+        drop(table);
+        metrics::gauge!("adit_streams_open", "direction" => direction.name()).decrement(1.0);
+        let labels = [("direction", direction.name()), ("code", code.name())];
+        metrics::counter!("adit_streams_ended_total", &labels).increment(1);
+        metrics::histogram!("adit_stream_seconds", "direction" => direction.name())
+            .record(duration.as_secs_f64());
+        self.log(code, duration);
+    }
+}
+
+impl Flow {
+    fn log(&self, code: Code, duration: Duration) {
+        let text = |value: Option<String>| value.unwrap_or_default();
+        let peer = self.peer.as_ref().map(|(cluster, node)| format!("{cluster}/{node}"));
+        let reason = self.end.as_ref().err().map_or("", |f| f.reason.as_str());
+        let id = self.id.iter().fold(String::with_capacity(32), |mut id, byte| {
+            // Writing to a string cannot fail.
+            write!(id, "{byte:02x}").ok();
+            id
+        });
+        tracing::info!(
+            target: "adit::stream",
+            direction = self.direction.name(),
+            code = code.name(),
+            source = text(self.source.as_ref().map(ToString::to_string)),
+            // An inbound source is what the peer's daemon says; that daemon's ID is what is verified.
+            source_is = if self.direction == Direction::Inbound { "asserted" } else { "known" },
+            service = text(self.target.as_ref().map(ToString::to_string)),
+            peer = text(peer),
+            workload = text(self.workload.map(|a| a.to_string())),
+            sent = self.sent.bytes(),
+            received = self.received.bytes(),
+            ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            hop = self.hop,
+            retries = self.retries,
+            flow = id,
+            reason,
+            "{}",
+            code.text()
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! From a local workload's TCP connection to a stream to a peer: the path of one request, top down.
+//!
+//! accept · identify · resolve · authorize · pick · open · copy · record. [`serve`] is one connection's
+//! life and [`carry`] the path; each step is a function below it, in order. What a step needs to decide
+//! is in `adit_core`; what the peer does with the stream is in [`crate::inbound`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use adit_core::choose::{self, Route};
+use adit_core::code::Code;
+use adit_core::name::NodeName;
+use adit_core::policy::{self, Permit, Target};
+use adit_core::snapshot::{Hop, Import, ImportPort, Snapshot};
+use adit_core::spiffe::Workload;
+use adit_core::wire::header::Header;
+use adit_transport::{Links, Stream};
+use tokio::time::timeout;
+
+use crate::copy::{Left, copy};
+use crate::first_flight::{FirstFlight, Outcome};
+use crate::flow::{Direction, Failure, Flow};
+use crate::node::Node;
+use crate::tcp::{Net, Tcp};
+
+/// How many nodes are tried for one stream.
+const ATTEMPTS: usize = 4;
+
+/// Where outbound streams go: through the peers that `links` reaches, from `worker`.
+#[derive(Debug)]
+pub(crate) struct Way {
+    pub(crate) links: Links,
+    pub(crate) worker: usize,
+}
+
+/// Serves one accepted connection, to its record.
+pub(crate) async fn serve<N: Net>(node: Arc<Node<N>>, way: Arc<Way>, tcp: N::Stream) {
+    let records = &node.records;
+    let mut flow = records.flows.begin(Direction::Outbound, records.random.flow_id());
+    let end = carry(&node, &way, &tcp, &mut flow).await;
+    if end.is_err() {
+        tcp.reset();
+    }
+    flow.end(end);
+}
+
+async fn carry<N: Net>(
+    node: &Node<N>,
+    way: &Way,
+    tcp: &N::Stream,
+    flow: &mut Flow,
+) -> Result<(), Failure> {
+    accept(tcp, flow)?;
+    let workload = identify(node, tcp.remote()).await?;
+    let now = node.now();
+    let (import, target) = resolve(&now, tcp.local(), flow)?;
+    let permit = authorize(&now, import, &target, &workload, flow)?;
+    let route = pick(node, &now, import, &permit)?;
+    let (mut stream, left) = open(way, tcp, &route, &permit, flow).await?;
+    let window = node.limits.window(route.class);
+    let budget = node.records.budget.of(&stream.peer.cluster, &stream.peer.node, window);
+    let count = (&flow.sent, &flow.received, &budget);
+    let (send, recv) = (&mut stream.send, &mut stream.recv);
+    let end = tokio::select! {
+        biased;
+        end = copy(tcp, send, recv, left, Code::SourceReset, count) => end.map_err(Failure::from),
+        withdrawn = node.withdrawn(&permit) => Err(withdrawn),
+    };
+    if let Err(failure) = &end {
+        reset(&mut stream, failure.code);
+    }
+    end
+}
+
+/// Notes where the connection comes from, and refuses it where there are too many.
+fn accept(tcp: &impl Tcp, flow: &mut Flow) -> Result<(), Failure> {
+    flow.workload = Some(tcp.remote());
+    flow.admit()
+}
+
+/// Finds the workload by its address. One that is not known yet is held: its cluster may show it a
+/// moment after it began to speak.
+async fn identify<N: Net>(node: &Node<N>, from: SocketAddr) -> Result<Workload, Failure> {
+    let known = |now: &Snapshot| now.workloads.get(&from.ip()).cloned();
+    let unknown = || {
+        let reason = format!("no workload is known by the address {}", from.ip());
+        Failure::new(Code::SourceUnknown, reason)
+    };
+    if let Some(workload) = known(&node.now()) {
+        return Ok(workload);
+    }
+    let hold = node.limits.unknown_source_hold;
+    let _held = node.records.random.held.try_acquire().map_err(|_| unknown())?;
+    let mut snapshot = node.snapshot.clone();
+    let arrives = snapshot.wait_for(|now| known(now).is_some());
+    match timeout(hold, arrives).await {
+        Ok(Ok(now)) => known(&now).ok_or_else(unknown),
+        _ => Err(unknown()),
+    }
+}
+
+/// Which import and port the connection was made to: its local address says.
+fn resolve<'a>(
+    now: &'a Snapshot,
+    local: SocketAddr,
+    flow: &mut Flow,
+) -> Result<(&'a Import, Target), Failure> {
+    let found: Option<(&Arc<Import>, &ImportPort)> = now.imports.at(local);
+    let (import, port) = found.ok_or_else(|| {
+        Failure::new(Code::ImportUnknown, format!("nothing is imported at {local}"))
+    })?;
+    let target = Target { service: import.service.clone(), port: port.name.clone() };
+    flow.counts_for(&target, &import.from);
+    Ok((import, target))
+}
+
+/// Asks policy, ours and what of the exporting side's has travelled here.
+fn authorize(
+    now: &Snapshot,
+    import: &Import,
+    target: &Target,
+    workload: &Workload,
+    flow: &mut Flow,
+) -> Result<Permit, Failure> {
+    let cluster = now.this.cluster.clone();
+    flow.source = Some(policy::Source { cluster, workload: workload.clone() });
+    Ok(policy::authorize_outbound(now, import, target, workload)?)
+}
+
+/// Picks the nodes to try: those with a ready backend, by weight.
+fn pick<N: Net>(
+    node: &Node<N>,
+    now: &Snapshot,
+    import: &Import,
+    permit: &Permit,
+) -> Result<Route, Failure> {
+    let draw = node.records.random.draw();
+    choose::route(now, &import.from, permit, draw).map_err(|code| {
+        let (service, from) = (&import.service, &import.from);
+        Failure::new(code, format!("{from} offers no ready backend of {service}"))
+    })
+}
+
+/// Opens a stream to the first node that takes it, with the connection's first bytes in the same flight.
+///
+/// Another node is tried only while that cannot deliver anything twice: after an explicit refusal, or
+/// while no byte of the workload has left. After that a lost connection is an unknown outcome, unless the
+/// export says that its service may be asked twice.
+async fn open<T: Tcp>(
+    way: &Way,
+    tcp: &T,
+    route: &Route,
+    permit: &Permit,
+    flow: &mut Flow,
+) -> Result<(Stream, Left), Failure> {
+    let header = Header {
+        target: permit.target().clone(),
+        source: permit.source().workload.clone(),
+        flow: Some(flow.id),
+        trace: None,
+    };
+    let mut first = FirstFlight::new(&header);
+    let mut tried: Vec<NodeName> = Vec::new();
+    let mut last = Failure::from(Code::LinkDown);
+    while let Some((next, hop)) = next_node(way, route, &tried) {
+        tried.push(next.clone());
+        (flow.peer, flow.hop) = (Some((route.cluster.clone(), next.clone())), hop);
+        let mut stream = match way.links.open(way.worker, &route.cluster, &next, route.class).await
+        {
+            Ok(stream) => stream,
+            Err(refused) => {
+                last = Failure::new(refused.code, refused.reason);
+                continue;
+            }
+        };
+        let failure = match first.send(tcp, &mut stream, &flow.sent).await {
+            Outcome::Reached(left) => return Ok((stream, left)),
+            Outcome::Refused(failure) if failure.code.is_retryable() => failure,
+            Outcome::Refused(failure) => return Err(failure),
+            Outcome::Lost(_) if first.is_empty() || route.replay => Code::ConnectionLost.into(),
+            Outcome::Lost(code) => {
+                reset(&mut stream, Code::UnknownOutcome);
+                let reason = format!("the connection to {}/{next} ended: {code}", route.cluster);
+                return Err(Failure::new(Code::UnknownOutcome, reason));
+            }
+            Outcome::SourceReset => {
+                reset(&mut stream, Code::SourceReset);
+                return Err(Code::SourceReset.into());
+            }
+        };
+        reset(&mut stream, failure.code);
+        flow.retries += 1;
+        last = failure;
+    }
+    Err(last)
+}
+
+/// The next node to try, and whether it is not the backend's own.
+fn next_node(way: &Way, route: &Route, tried: &[NodeName]) -> Option<(NodeName, bool)> {
+    if tried.len() >= ATTEMPTS {
+        return None;
+    }
+    let untried = |n: &&NodeName| !tried.contains(n);
+    if let Some(own) = route.nodes.iter().find(untried) {
+        return Some((own.clone(), false));
+    }
+    let connected = match route.hop {
+        Hop::Any => way.links.connected(&route.cluster),
+        Hop::SameNode => Vec::new(),
+    };
+    connected.iter().find(untried).map(|other| (other.clone(), true))
+}
+
+/// Ends both ways of a stream with a reason.
+fn reset(stream: &mut Stream, code: Code) {
+    stream.send.reset(code);
+    stream.recv.stop(code);
+}

@@ -1,0 +1,128 @@
+//! What the data path needs of TCP, and no more.
+//!
+//! Behind a trait, so that the same path runs over the operating system's TCP ([`os`]) and over a
+//! simulated one. All methods take `&self`: the two directions of a flow are two futures of one task
+//! that share the connection.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+
+pub mod os;
+
+/// One TCP connection.
+pub trait Tcp: Send + Sync + 'static {
+    /// Our end's address. On an accepted connection it says which import is meant.
+    fn local(&self) -> SocketAddr;
+
+    /// The other end's address. On an accepted connection it says which workload asks.
+    fn remote(&self) -> SocketAddr;
+
+    /// Waits until there is something to read, and only then allocates room for it. None at the end.
+    /// Cancel-safe: a dropped call has read nothing.
+    ///
+    /// # Errors
+    /// Those of the socket; a reset by the other end among them.
+    fn read(&self, room: &mut Room) -> impl Future<Output = io::Result<Option<Bytes>>> + Send;
+
+    /// Writes all chunks and leaves them empty.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    fn write(&self, chunks: &mut [Bytes]) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Says that nothing more will be written; reading goes on.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    fn finish(&self) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Waits until the connection is broken, whether or not anybody reads or writes.
+    fn broken(&self) -> impl Future<Output = ()> + Send;
+
+    /// From here on dropping the connection sends RST.
+    fn reset(&self);
+}
+
+/// Listens, and dials backends.
+pub trait Net: Send + Sync + 'static {
+    /// Its connections.
+    type Stream: Tcp;
+    /// Its listeners.
+    type Listener: Listener<Stream = Self::Stream>;
+
+    /// Listens at `address`. Must be called on the worker that will accept; with `shared` each of
+    /// several workers has a listener of its own there.
+    ///
+    /// # Errors
+    /// Those of the operating system: in use, not local, not permitted.
+    fn listen(&self, address: SocketAddr, shared: bool) -> io::Result<Self::Listener>;
+
+    /// Connects to `address`, for as long as the operating system tries.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    fn dial(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// A TCP listener.
+pub trait Listener: Send + Sync + 'static {
+    /// Its connections.
+    type Stream: Tcp;
+
+    /// Waits for the next connection.
+    ///
+    /// # Errors
+    /// Those of the operating system; out of descriptors among them.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// Room to read into, sized by what the last reads brought. An idle connection holds none.
+#[derive(Debug)]
+pub struct Room {
+    buffer: BytesMut,
+    size: usize,
+}
+
+impl Room {
+    /// The smallest room. An agent's request fits.
+    const MIN: usize = 2 * 1024;
+    /// The largest room. Larger ones measured no faster.
+    const MAX: usize = 64 * 1024;
+
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { buffer: BytesMut::new(), size: Self::MIN }
+    }
+
+    /// A buffer with capacity to read into.
+    pub fn get(&mut self) -> &mut BytesMut {
+        if self.buffer.capacity() - self.buffer.len() < Self::MIN {
+            self.buffer.reserve(self.size);
+        }
+        &mut self.buffer
+    }
+
+    /// What was read. Grows the next room when this one was filled.
+    pub fn take(&mut self) -> Bytes {
+        if self.buffer.len() == self.buffer.capacity() {
+            self.size = (self.size * 4).min(Self::MAX);
+        }
+        self.buffer.split().freeze()
+    }
+
+    /// Gives the memory back, because there is nothing to read.
+    pub fn release(&mut self) {
+        self.buffer = BytesMut::new();
+        self.size = Self::MIN.max(self.size / 2);
+    }
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self::new()
+    }
+}
