@@ -2,9 +2,11 @@
 //!
 //! * [`memory`]: everything in one runtime on tokio's paused clock; its links lose, delay and cut what a
 //!   test says, and its NATs forget ports. Fast and exact: the first choice.
+//! * [`pipe`]: TCP between workloads and their node, resets and half-closes included.
 //! * [`simulated`]: over turmoil, where hosts crash and come back and every run has a seed.
 
 pub mod memory;
+pub mod pipe;
 pub mod simulated;
 
 use std::net::SocketAddr;
