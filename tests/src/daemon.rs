@@ -139,9 +139,16 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
-    /// Starts it again after [`Daemon::kill`], with the same files.
-    pub fn restart(&mut self, host: Option<&Host>) {
+    /// [`Daemon::kill`], and starts it again with the same files.
+    pub fn bounce(&mut self, host: Option<&Host>) {
+        self.kill();
         self.child = spawn(host, &self.root, &self.name);
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Sends SIGTERM and waits for its end; gives the exit status.

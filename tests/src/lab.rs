@@ -14,28 +14,40 @@ use crate::prerequisite::skip;
 
 const INSIDE: &str = "ADIT_TEST_INSIDE_LAB";
 
-/// Runs `body` in a lab of its own. `name` is the test's own name, for starting it again.
+/// Runs a test's `body` in a lab of its own. `name` is the test's own name, for starting it again.
 ///
 /// # Panics
 /// Where the test fails inside.
 pub fn run(name: &str, body: impl FnOnce()) {
+    let again = [name, "--exact", "--nocapture", "--test-threads", "1"].map(String::from);
+    assert!(inside(name, &again, body), "{name} failed inside its namespaces");
+}
+
+/// Runs a program's `body` in a lab of its own; false where it failed.
+pub fn run_program(name: &str, body: impl FnOnce()) -> bool {
+    inside(name, &std::env::args().skip(1).collect::<Vec<_>>(), body)
+}
+
+fn inside(name: &str, args: &[String], body: impl FnOnce()) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         // A tmpfs of ours, so that named namespaces never touch the machine's own list.
         sh("mount", &["-t", "tmpfs", "tmpfs", "/run"]);
         sh("ip", &["link", "set", "lo", "up"]);
-        return body();
+        body();
+        return true;
     }
     if let Err(why) = probe() {
-        return skip(name, &why);
+        skip(name, &why);
+        return true;
     }
     let status = Command::new("unshare")
         .args(["-Urnm", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads", "1"])
+        .args(args)
         .env(INSIDE, "1")
         .status()
         .unwrap();
-    assert!(status.success(), "{name} failed inside its namespaces");
+    status.success()
 }
 
 /// Whether namespaces can be made here.

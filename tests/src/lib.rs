@@ -4,9 +4,13 @@
 //!   themselves to each other;
 //! * [`sites`]: whole nodes with links, on any of these networks;
 //! * [`lab`]: hosts and cables without root; [`daemon`]: the real `adit`, started and asked;
+//!   [`clusters`]: two clusters of it;
 //! * [`workload`]: clients and backends whose every ending can be told apart;
 //! * [`prerequisite`]: `SKIP name: why`, and a failure in CI.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
+
+pub mod clusters;
 pub mod daemon;
 pub mod identity;
 pub mod lab;

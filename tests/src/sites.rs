@@ -225,7 +225,7 @@ impl Serve for Echo {
             }
             // An echo that cannot finish has lost its connection, which its peer sees, too.
             if send.finish().is_ok() {
-                let _: Result<(), _> = send.stopped().await;
+                send.stopped().await.ok();
             }
         })
     }

@@ -2,6 +2,8 @@
 //!
 //! A wrong edge or a file that has grown beyond reading fails here, with the line to look at.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;

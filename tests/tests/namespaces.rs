@@ -3,110 +3,49 @@
 //! Pods reach a node-local address as they would behind kube-proxy; nodes reach each other over a bridge.
 //! What is proved here is what a simulation cannot show: FIN and RST in every order, byte for byte.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
+
 use std::net::{Shutdown, SocketAddr};
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use adit_tests::daemon::{Daemon, issue, make_authority};
-use adit_tests::lab::{self, Host, bridge};
+use adit_tests::clusters::{BACKEND, Clusters, IMPORT};
+use adit_tests::daemon::Daemon;
+use adit_tests::lab;
 use adit_tests::prerequisite::eventually;
 use adit_tests::workload::{Behaviour, End, backend, call, receive, reset_on_close, send};
-
-const IMPORT: &str = "198.18.0.7:15080";
-const BACKEND: &str = "10.244.2.9:8080";
 
 fn import() -> SocketAddr {
     IMPORT.parse().unwrap()
 }
 
-/// Both clusters, their pods and what the backend saw.
+/// Both clusters, and what the backend saw.
 struct Lab {
-    root: tempfile::TempDir,
-    edge1: Host,
-    bank1: Host,
-    bank2: Host,
-    support: Host,
-    stranger: Host,
+    clusters: Clusters,
     ends: Receiver<End>,
-    e1: Daemon,
-    b1: Daemon,
-    b2: Daemon,
-    _e2: Daemon,
 }
 
-fn edge(node: &str, sibling: &str, address: &str, other: &str) -> String {
-    format!(
-        r#"
-cluster: edge
-trustDomain: edge.test
-node: {{name: {node}, listen: "0.0.0.0:7843", advertise: ["{address}:7843"], identity: ROOT/{node}}}
-siblings: [{{name: {sibling}, addresses: ["{other}:7843"]}}]
-links:
-  - {{cluster: bank, trustDomain: bank.test, trustBundle: ROOT/bank.pem, addresses: ["172.18.2.2:7843", "172.18.2.3:7843"]}}
-imports:
-  - {{service: agents/fraud-bot, from: bank, ports: [{{name: http, port: 8080, listen: "{IMPORT}"}}]}}
-workloads:
-  - {{address: 10.244.1.10, namespace: agents, serviceAccount: support-bot}}
-  - {{address: 10.244.1.66, namespace: agents, serviceAccount: intern-bot}}
-admin: {{socket: ROOT/{node}.sock}}
-log: {{format: json}}
-"#
-    )
+impl Deref for Lab {
+    type Target = Clusters;
+
+    fn deref(&self) -> &Clusters {
+        &self.clusters
+    }
 }
 
-fn bank(node: &str, sibling: &str, address: &str, other: &str) -> String {
-    format!(
-        r#"
-cluster: bank
-trustDomain: bank.test
-node: {{name: {node}, listen: "0.0.0.0:7843", advertise: ["{address}:7843"], identity: ROOT/{node}}}
-siblings: [{{name: {sibling}, addresses: ["{other}:7843"]}}]
-links:
-  - {{cluster: edge, trustDomain: edge.test, trustBundle: ROOT/edge.pem, addresses: ["172.18.1.2:7843"]}}
-exports:
-  - service: agents/fraud-bot
-    ports: [{{name: http, port: 8080, backends: [{{address: "{BACKEND}", node: b1}}]}}]
-    allow: [{{cluster: edge, namespace: agents, serviceAccount: support-bot}}]
-admin: {{socket: ROOT/{node}.sock}}
-log: {{format: json}}
-"#
-    )
+impl DerefMut for Lab {
+    fn deref_mut(&mut self) -> &mut Clusters {
+        &mut self.clusters
+    }
 }
 
 impl Lab {
     fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        bridge("lan");
-        let host = |name: &str, address: &str| {
-            let host = Host::new(name);
-            host.plug("lan", &format!("{address}/16"));
-            host
-        };
-        let [edge1, edge2] = [host("edge1", "172.18.1.2"), host("edge2", "172.18.1.3")];
-        let [bank1, bank2] = [host("bank1", "172.18.2.2"), host("bank2", "172.18.2.3")];
-        for node in [&edge1, &edge2] {
-            node.ip(&["route", "add", "local", "198.18.0.0/15", "dev", "lo"]);
-        }
-        let support = edge1.pod("support", "10.244.1.10");
-        let stranger = edge1.pod("stranger", "10.244.1.66");
-        let fraud = bank1.pod("fraud", "10.244.2.9");
-        // Any node of a cluster reaches its pods.
-        bank1.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
-        bank2.ip(&["route", "add", "10.244.2.9/32", "via", "172.18.2.2"]);
-        let ends = fraud.enter(|| backend(BACKEND.parse().unwrap()));
-        make_authority(root.path(), "edge");
-        make_authority(root.path(), "bank");
-        let start = |host: &Host, cluster: &str, node: &str, config: String| {
-            issue(root.path(), cluster, node);
-            Daemon::start(Some(host), root.path(), node, &config)
-        };
-        let b1 = start(&bank1, "bank", "b1", bank("b1", "b2", "172.18.2.2", "172.18.2.3"));
-        let b2 = start(&bank2, "bank", "b2", bank("b2", "b1", "172.18.2.3", "172.18.2.2"));
-        let e1 = start(&edge1, "edge", "e1", edge("e1", "e2", "172.18.1.2", "172.18.1.3"));
-        let e2 = start(&edge2, "edge", "e2", edge("e2", "e1", "172.18.1.3", "172.18.1.2"));
-        e1.wait_for("the import is ready", |s| s["imports"][0]["ready"] == true);
-        Self { root, edge1, bank1, bank2, support, stranger, ends, e1, b1, b2, _e2: e2 }
+        let clusters = Clusters::start();
+        let ends = clusters.fraud.enter(|| backend(BACKEND.parse().unwrap()));
+        Self { clusters, ends }
     }
 
     fn backend_saw(&self) -> End {
@@ -260,8 +199,8 @@ fn a_killed_peer_resets_its_streams_and_the_other_node_serves() {
             receive_flood(&mut socket)
         });
         lab.b1.wait_for("the stream runs", |s| s["streams"]["open"] == 1);
-        lab.b1.kill();
-        lab.b1.restart(Some(&lab.bank1));
+        let bank1 = lab.bank1.clone();
+        lab.b1.bounce(Some(&bank1));
         assert!(running.join().unwrap(), "the running stream ended cleanly");
         eventually("a call is answered", 15, || {
             lab.support
