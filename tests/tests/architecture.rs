@@ -53,7 +53,7 @@ fn graph() -> BTreeMap<String, BTreeSet<String>> {
         let normal = dependencies.filter(|d| d["kind"].is_null());
         // A renamed dependency is known by the name that the code uses.
         normal
-            .map(|d| d["rename"].as_str().or(d["name"].as_str()).unwrap().to_owned())
+            .map(|d| d["rename"].as_str().or_else(|| d["name"].as_str()).unwrap().to_owned())
             .collect::<BTreeSet<_>>()
     };
     packages.iter().map(|p| (p["name"].as_str().unwrap().to_owned(), normal(p))).collect()
