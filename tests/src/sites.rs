@@ -163,7 +163,7 @@ impl Site {
 }
 
 /// Starts a node that believes `snapshot`, on the runtime of the caller. `boot` is its boot ID's last
-/// byte, and what its random draws begin from.
+/// byte.
 ///
 /// # Panics
 /// Where its address cannot be had.
@@ -182,17 +182,21 @@ pub fn start(
             .expect("endpoints");
     let (snapshot, believed) = watch::channel(Arc::new(snapshot));
     let echo = Arc::new(Echo::default());
-    let local = local(boot, settings);
+    let from = match listen.first().map(SocketAddr::ip) {
+        Some(IpAddr::V4(ip)) => u64::from(ip.to_bits()),
+        Some(IpAddr::V6(_)) | None => 0,
+    };
+    let local = local(boot, from, settings);
     let links = Links::start(local, endpoints.clone(), believed, Arc::clone(&echo) as _);
     Running { links, snapshot, echo, endpoints }
 }
 
-/// What is a process's own, repeatable.
+/// What is a process's own, repeatable: its draws begin from `boot` and `seed`.
 #[must_use]
-pub fn local(boot: u8, settings: Settings) -> Local {
+pub fn local(boot: u8, seed: u64, settings: Settings) -> Local {
     let mut id = [0; 16];
     id[15] = boot;
-    let state = AtomicU64::new(u64::from(boot) << 32 | 1);
+    let state = AtomicU64::new(u64::from(boot) << 32 ^ seed);
     let random = move || {
         // SplitMix64, which is enough for jitter and draws.
         let mut z = state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);

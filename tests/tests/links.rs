@@ -1,38 +1,81 @@
 //! Links on a network in memory and a paused clock.
+//!
+//! * [`state`]: what clusters learn of each other, from whom, and what that costs;
+//! * [`dialling`]: when, where and how often is dialled;
+//! * [`streams`]: which connection a stream takes, and what happens to it when connections come and go;
+//! * [`hostile`]: peers that are not what they say, or speak out of turn.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
 
+#[path = "links/dialling.rs"]
+mod dialling;
+#[path = "links/hostile.rs"]
+mod hostile;
+#[path = "links/state.rs"]
+mod state;
+#[path = "links/streams.rs"]
+mod streams;
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use adit_core::snapshot::Link;
 use adit_tests::net::memory::Memory;
-use adit_tests::sites::{Running, Site, eventually, start};
+use adit_tests::sites::{Running, Site, start};
 use adit_transport::Tuning;
 use adit_transport::links::Settings;
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-fn run(network: &Memory, site: &Site, n: u8, others: &[(&Site, &[u8])]) -> Running {
-    let believed: Vec<_> = others.iter().map(|(other, _)| &other.authority).collect();
-    let identity = site.authority.node(site.node(n).as_str(), &believed);
-    let links: Vec<_> = others.iter().map(|(other, seeds)| other.link(seeds)).collect();
-    let (settings, tuning) = (Settings::default(), Tuning::default());
-    start(network.host(site.ip(n)), &identity, site.snapshot(n, &links), n, settings, tuning)
+/// A network on which hosts can be cut off.
+pub(crate) struct World {
+    pub(crate) network: Memory,
+    cut: Arc<Mutex<Vec<IpAddr>>>,
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_link_comes_up_and_carries_a_stream_both_ways() {
-    let network = Memory::new(Duration::from_millis(10));
-    let (edge, bank) = (Site::new("edge", 1, 1), Site::new("bank", 2, 1));
-    let e1 = run(&network, &edge, 1, &[(&bank, &[1])]);
-    let b1 = run(&network, &bank, 1, &[(&edge, &[1])]);
-    eventually("both know each other", SECOND, || {
-        e1.view(&bank).is_some() && b1.view(&edge).is_some()
-    })
-    .await;
-    let view = e1.view(&bank).unwrap();
-    assert_eq!(view.view.nodes[&bank.node(1)], [bank.address(1)]);
-    assert_eq!(view.view.exports[&bank.service()].ports[0].ready[&bank.node(1)], 1);
-    e1.echo(&bank, &bank.node(1), &[7; 100_000]).await.unwrap();
-    b1.echo(&edge, &edge.node(1), &[8; 100_000]).await.unwrap();
-    assert_eq!(b1.echo.served()[0].id.as_str(), "spiffe://edge.example/adit/node/e1");
+impl World {
+    pub(crate) fn new() -> Self {
+        let network = Memory::new(Duration::from_millis(10));
+        let cut: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
+        let off = Arc::clone(&cut);
+        network.set_filter(move |(_, from, to, _), _| {
+            let off = off.lock().unwrap();
+            !off.contains(&from.ip()) && !off.contains(&to.ip())
+        });
+        Self { network, cut }
+    }
+
+    /// Nothing reaches these hosts or comes from them.
+    pub(crate) fn cut(&self, hosts: &[IpAddr]) {
+        *self.cut.lock().unwrap() = hosts.to_vec();
+    }
+
+    /// Starts a node that is linked with others, each with its seeds.
+    pub(crate) fn run(&self, site: &Site, n: u8, others: &[(&Site, &[u8])]) -> Running {
+        let links: Vec<Link> = others.iter().map(|(other, seeds)| other.link(seeds)).collect();
+        let others: Vec<&Site> = others.iter().map(|(other, _)| *other).collect();
+        self.run_with(site, n, &others, &links, Settings::default(), Tuning::default())
+    }
+
+    /// Starts a node that believes these clusters.
+    pub(crate) fn run_with(
+        &self,
+        site: &Site,
+        n: u8,
+        others: &[&Site],
+        links: &[Link],
+        settings: Settings,
+        tuning: Tuning,
+    ) -> Running {
+        let believed: Vec<_> = others.iter().map(|other| &other.authority).collect();
+        let identity = site.authority.node(site.node(n).as_str(), &believed);
+        let snapshot = site.snapshot(n, links);
+        start(self.network.host(site.ip(n)), &identity, snapshot, n, settings, tuning)
+    }
+}
+
+/// `edge` and `bank`, with so many nodes each.
+pub(crate) fn two(edge: u8, bank: u8) -> (Site, Site) {
+    (Site::new("edge", 1, edge), Site::new("bank", 2, bank))
 }

@@ -43,6 +43,9 @@ struct Wanted<'a> {
     slot: u64,
 }
 
+/// Where it failed, and how.
+type Failed = (String, DialFailure);
+
 impl Shared {
     /// Where a node can be dialled; nothing where it is not for us to dial.
     pub(super) fn addresses(&self, (cluster, node): &Node) -> Vec<SocketAddr> {
@@ -75,6 +78,8 @@ impl Shared {
         let result = self.dial_node(&node, lane, worker).await.map(drop);
         match &result {
             Ok(()) => self.work.dials.forget(&node),
+            // That we have enough says nothing of the node.
+            Err(failure) if failure.code == Code::OverLimit => {}
             Err(failure) => self.work.dials.remember(&node, failure.clone()),
         }
         pilot.land(result);
@@ -95,7 +100,7 @@ impl Shared {
         })?;
         let wanted = Wanted { cluster: &node.0, node: Some(&node.1), lane, worker, slot };
         let addresses = choose::interleave(&self.addresses(node));
-        self.attempt(wanted, addresses, self.local.settings.dial_timeout).await
+        self.attempt(wanted, addresses, Vec::new(), self.local.settings.dial_timeout).await
     }
 
     /// Dials a cluster from worker 0, by its seeds and then by whatever else is known of it: any of its
@@ -109,7 +114,8 @@ impl Shared {
         let view = self.known.views.get(cluster);
         let announced = view.iter().flat_map(|v| v.view.nodes.values());
         let mut known = announced.flat_map(|a| dialable(a, &seeds)).collect::<Vec<_>>();
-        let mut addresses = self.resolve(&seeds).await;
+        let mut failures = Vec::new();
+        let mut addresses = self.resolve(&seeds, &mut failures).await;
         // Many nodes lose a peer at once; they need not all come back by the same address.
         for group in [&mut addresses, &mut known] {
             if let Some(start) = (self.local.random)().checked_rem(group.len() as u64) {
@@ -119,31 +125,46 @@ impl Shared {
         let mut addresses = choose::interleave(&addresses);
         known.retain(|address| !addresses.contains(address));
         addresses.extend(choose::interleave(&known));
+        // Who asked to be left alone is, but the others may serve.
+        let resting = self.work.dials.resting(cluster);
+        let of = |node: &NodeName| view.as_ref().and_then(|v| v.view.nodes.get(node));
+        let rests = |address: &SocketAddr| {
+            let mut all = resting.iter();
+            all.any(|(n, at, _)| at == address || of(n).is_some_and(|a| a.contains(address)))
+        };
+        addresses.retain(|address| !rests(address));
         let wanted = Wanted { cluster, node: None, lane: Class::Interactive, worker: 0, slot: 0 };
-        let result = self.attempt(wanted, addresses, SEEDS).await;
+        let result = self.attempt(wanted, addresses, failures, SEEDS).await;
         self.work.dials.set_unreachable(cluster, result.is_err());
         result
     }
 
     /// The addresses of all seeds. A name is asked for anew each time; while there is no answer the last
     /// one counts.
-    async fn resolve(&self, seeds: &[Seed]) -> Vec<SocketAddr> {
+    async fn resolve(&self, seeds: &[Seed], failures: &mut Vec<Failed>) -> Vec<SocketAddr> {
         let each = seeds.iter().map(async |seed| match seed {
-            Seed::Address(address) => vec![*address],
+            Seed::Address(address) => Ok(vec![*address]),
             Seed::Name { host, port } => {
                 let asked = timeout(RESOLVE, self.endpoints.resolve(host, *port)).await;
                 let answer = match asked {
-                    Ok(Ok(addresses)) if !addresses.is_empty() => Some(addresses),
-                    Ok(Ok(_)) | Err(_) => None,
-                    Ok(Err(error)) => {
-                        tracing::debug!(%host, %error, "a seed's name was not resolved");
-                        None
-                    }
+                    Ok(Ok(addresses)) if addresses.is_empty() => Err("no addresses".to_owned()),
+                    Ok(answer) => answer.map_err(|error| error.to_string()),
+                    Err(_) => Err(format!("the resolver did not answer within {RESOLVE:?}")),
                 };
-                self.work.dials.resolved((host.clone(), *port), answer).unwrap_or_default()
+                let text = answer.as_ref().err().cloned().unwrap_or_default();
+                let known = self.work.dials.resolved((host.clone(), *port), answer.ok());
+                let failure = DialFailure { code: Code::LinkDown, text };
+                known.ok_or_else(|| (seed.to_string(), failure))
             }
         });
-        join_all(each).await.concat()
+        let mut addresses = Vec::new();
+        for answer in join_all(each).await {
+            match answer {
+                Ok(some) => addresses.extend(some),
+                Err(failed) => failures.push(failed),
+            }
+        }
+        addresses
     }
 
     /// One attempt, counted.
@@ -151,10 +172,10 @@ impl Shared {
         self: &Arc<Self>,
         wanted: Wanted<'_>,
         mut addresses: Vec<SocketAddr>,
+        mut failures: Vec<Failed>,
         within: Duration,
     ) -> Result<Arc<Conn>, DialFailure> {
         addresses.truncate(MOST);
-        let mut failures = Vec::new();
         let raced = timeout(within, self.race(&wanted, &addresses, &mut failures)).await;
         let result = match raced {
             Ok(Some(conn)) => Ok(conn),
@@ -179,7 +200,7 @@ impl Shared {
         self: &Arc<Self>,
         wanted: &Wanted<'_>,
         addresses: &[SocketAddr],
-        failures: &mut Vec<(SocketAddr, DialFailure)>,
+        failures: &mut Vec<Failed>,
     ) -> Option<Arc<Conn>> {
         let domain = &self.trust_domain(wanted.cluster)?;
         let dial = |address: SocketAddr| async move {
@@ -196,14 +217,15 @@ impl Shared {
             }
             tokio::select! {
                 biased;
-                Some((address, dialled)) = under_way.next() => {
+                Some(answer) = under_way.next() => {
+                    let (address, dialled): (SocketAddr, _) = answer;
                     let ready = match dialled {
                         Ok(quic) => self.greet(wanted, quic).await,
                         Err(error) => Err(DialFailure::from(error)),
                     };
                     match ready {
                         Ok(conn) => return Some(conn),
-                        Err(failure) => failures.push((address, failure)),
+                        Err(failure) => failures.push((address.to_string(), failure)),
                     }
                     next = Instant::now();
                 }
@@ -254,12 +276,12 @@ impl From<DialError> for DialFailure {
 fn failed(
     wanted: &Wanted<'_>,
     addresses: &[SocketAddr],
-    failures: Vec<(SocketAddr, DialFailure)>,
+    failures: Vec<Failed>,
     silent_for: Option<Duration>,
 ) -> DialFailure {
     let mut texts: Vec<String> = failures.iter().map(|(a, f)| format!("{a}: {}", f.text)).collect();
     if let Some(silent_for) = silent_for {
-        let answered = |a: &SocketAddr| failures.iter().any(|(other, _)| other == a);
+        let answered = |a: &SocketAddr| failures.iter().any(|(other, _)| *other == a.to_string());
         let silent = addresses.iter().filter(|a| !answered(a));
         texts.extend(silent.map(|a| format!("{a}: no answer within {silent_for:?}")));
     }

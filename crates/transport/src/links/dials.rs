@@ -69,7 +69,7 @@ pub(super) struct Flight {
 pub(super) struct Dials {
     records: Mutex<BTreeMap<ClusterName, DialRecord>>,
     failed: Mutex<HashMap<Node, (Instant, DialFailure)>>,
-    not_before: Mutex<HashMap<Node, Instant>>,
+    not_before: Mutex<HashMap<Node, (Instant, SocketAddr)>>,
     flights: Mutex<HashMap<Flight, watch::Receiver<Outcome>>>,
     names: Mutex<HashMap<DnsName, Vec<SocketAddr>>>,
 }
@@ -126,17 +126,25 @@ impl Dials {
         failed.get(node).filter(|(until, _)| *until > Instant::now()).map(|(_, f)| f.clone())
     }
 
-    /// The node asked not to be dialled before then.
-    pub(super) fn not_before(&self, node: Node, at: Instant) {
+    /// The node, which was here, asked not to be dialled before then.
+    pub(super) fn not_before(&self, node: Node, remote: SocketAddr, at: Instant) {
         let now = Instant::now();
         let mut not_before = lock(&self.not_before);
-        not_before.retain(|_, at| *at > now);
-        not_before.insert(node, at);
+        not_before.retain(|_, (at, _)| *at > now);
+        not_before.insert(node, (at, remote));
     }
 
     /// Until when the node is not to be dialled.
     pub(super) fn wait_for(&self, node: &Node) -> Option<Instant> {
-        lock(&self.not_before).get(node).copied().filter(|at| *at > Instant::now())
+        lock(&self.not_before).get(node).map(|(at, _)| *at).filter(|at| *at > Instant::now())
+    }
+
+    /// The nodes of a cluster that are not to be dialled now, and where they were.
+    pub(super) fn resting(&self, cluster: &ClusterName) -> Vec<(NodeName, SocketAddr, Instant)> {
+        let now = Instant::now();
+        let not_before = lock(&self.not_before);
+        let resting = not_before.iter().filter(|((c, _), (at, _))| c == cluster && *at > now);
+        resting.map(|((_, node), (at, remote))| (node.clone(), *remote, *at)).collect()
     }
 
     /// Joins the flight that is under way, or has the caller begin one.

@@ -112,18 +112,21 @@ impl Learner {
     /// Hears one source until there is a reason to leave it.
     async fn follow(&mut self, source: &Source) -> Left {
         let shared = Arc::clone(&self.shared);
-        let (send, mut messages, mut replica, using) = match self.subscribe(source).await {
+        let (mut send, mut messages, mut replica, using) = match self.subscribe(source).await {
             Ok(subscribed) => subscribed,
             Err(code) => return Left::Ended(code),
         };
         let mut heard = false;
         let left = self.hear(source, &mut messages, &mut replica, &mut heard).await;
-        messages.stop(Code::Finished);
-        drop((send, using));
+        let broken = left == Left::Ended(Code::ProtocolError);
+        messages.stop(if broken { Code::ProtocolError } else { Code::Finished });
+        // The only error is that the stream has ended.
+        if send.finish().is_ok() {
+            drop(using);
+        }
         shared.work.metrics.state_received(&source.0, messages.taken());
-        let usable = !matches!(left, Left::Ended(Code::ProtocolError));
         if heard || self.told.as_ref().is_none_or(|(s, _)| s == source) {
-            self.told = usable.then(|| (source.clone(), replica));
+            self.told = (!broken).then(|| (source.clone(), replica));
         }
         left
     }
@@ -136,7 +139,7 @@ impl Learner {
         let choices =
             shared.register.choices(source, Class::Interactive, 0, (shared.local.random)());
         let best = choices.into_iter().next().ok_or(Code::LinkDown)?;
-        let using = best.conn.enter(What::State).ok_or(Code::Draining)?;
+        let using = best.conn.enter(What::Learning).ok_or(Code::Draining)?;
         let opened = best.conn.quic.open_bi(DEADLINE).await;
         let (mut send, recv) = opened.map_err(|e| e.code())?;
         let replica = match &mut self.told {

@@ -20,6 +20,10 @@ use crate::stream::{RecvStream, SendStream};
 /// How often a subscriber hears something.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 
+/// State streams that a peer may have open on one connection: one for each cluster that it may hear, and
+/// some for the moments in which one takes another's place.
+const SPARE: usize = 4;
+
 /// Serves a stream whose kind was read.
 pub(super) async fn serve(shared: &Shared, using: InUse, mut send: SendStream, recv: RecvStream) {
     let mut messages = Messages::new(recv, Message::decode);
@@ -39,6 +43,9 @@ async fn tell(
     messages: &mut Messages<Message>,
 ) -> Result<Infallible, Code> {
     let peer = &using.conn().peer;
+    if using.conn().doing().telling > shared.now().links.len() + SPARE {
+        return Err(Code::OverLimit);
+    }
     let first = timeout(DEADLINE, messages.next()).await.map_err(|_| Code::HeaderTimeout)?;
     let Message::Subscribe(Subscribe { cluster, mut have }) = first.map_err(|e| e.code())? else {
         return Err(Code::ProtocolError);

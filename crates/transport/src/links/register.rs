@@ -38,8 +38,9 @@ struct Use {
     leaving: Option<Code>,
     /// Data streams, either way.
     streams: usize,
-    /// State streams, either way.
-    subscriptions: usize,
+    /// State streams of ours, and of the peer's.
+    learning: usize,
+    telling: usize,
     /// When it last carried something.
     last: Instant,
     /// Whether it is kept for its own sake.
@@ -50,6 +51,7 @@ struct Use {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Doing {
     pub(super) streams: usize,
+    pub(super) telling: usize,
     pub(super) standing: bool,
 }
 
@@ -62,8 +64,12 @@ pub(super) struct InUse {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
+    /// A data stream, whoever opened it.
     Data,
-    State,
+    /// A state stream on which we learn.
+    Learning,
+    /// A state stream on which the peer learns.
+    Telling,
 }
 
 impl Conn {
@@ -73,7 +79,8 @@ impl Conn {
         control: mpsc::Sender<Control>,
     ) -> Arc<Self> {
         let now = Instant::now();
-        let using = Use { leaving: None, streams: 0, subscriptions: 0, last: now, standing: false };
+        let using =
+            Use { leaving: None, streams: 0, learning: 0, telling: 0, last: now, standing: false };
         Arc::new(Self {
             quic,
             peer,
@@ -86,7 +93,7 @@ impl Conn {
 
     /// A use of it that the peer began: never refused.
     pub(super) fn used(self: &Arc<Self>, what: What) -> InUse {
-        lock(&self.using).begin(what);
+        *lock(&self.using).count(what) += 1;
         InUse { conn: Arc::clone(self), what }
     }
 
@@ -96,7 +103,7 @@ impl Conn {
         if using.leaving.is_some() {
             return None;
         }
-        using.begin(what);
+        *using.count(what) += 1;
         Some(InUse { conn: Arc::clone(self), what })
     }
 
@@ -131,7 +138,7 @@ impl Conn {
 
     pub(super) fn doing(&self) -> Doing {
         let using = lock(&self.using);
-        Doing { streams: using.streams, standing: using.standing }
+        Doing { streams: using.streams, telling: using.telling, standing: using.standing }
     }
 
     /// Has the session say it to the peer. A session that does not get to it has a peer that does not
@@ -155,17 +162,18 @@ impl Conn {
 }
 
 impl Use {
-    fn begin(&mut self, what: What) {
+    fn count(&mut self, what: What) -> &mut usize {
         match what {
-            What::Data => self.streams += 1,
-            What::State => self.subscriptions += 1,
+            What::Data => &mut self.streams,
+            What::Learning => &mut self.learning,
+            What::Telling => &mut self.telling,
         }
     }
 
     fn quiet_for(&self, time: Duration) -> Result<(), Instant> {
         let now = Instant::now();
         match () {
-            () if self.streams > 0 || self.subscriptions > 0 => Err(now + time),
+            () if self.streams + self.learning + self.telling > 0 => Err(now + time),
             () if self.last + time > now => Err(self.last + time),
             () => Ok(()),
         }
@@ -181,10 +189,7 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         let mut using = lock(&self.conn.using);
-        match self.what {
-            What::Data => using.streams -= 1,
-            What::State => using.subscriptions -= 1,
-        }
+        *using.count(self.what) -= 1;
         using.last = Instant::now();
     }
 }

@@ -31,6 +31,9 @@ const CONTROL_QUEUE: usize = 4;
 /// peer began before it heard: many round trips.
 const LINGER: Duration = Duration::from_secs(3);
 
+/// A peer that goes away cannot have us stay away for longer than this.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
 /// Puts a connection to use: registers it and starts its session.
 pub(super) fn begin(shared: &Arc<Shared>, quic: Connection, greeted: Greeted) -> Arc<Conn> {
     let Greeted { peer, send, messages } = greeted;
@@ -117,7 +120,8 @@ impl Shared {
         self.register.leave(conn, code);
         if code != Code::ConnectionUnused {
             let key = (conn.peer.cluster.clone(), conn.peer.node.clone());
-            self.work.dials.not_before(key, Instant::now() + retry_after);
+            let at = Instant::now() + retry_after.min(RETRY_AFTER);
+            self.work.dials.not_before(key, conn.quic.remote(), at);
         }
     }
 
@@ -155,7 +159,7 @@ async fn serve(shared: Arc<Shared>, conn: Arc<Conn>, mut send: SendStream, mut r
                 return shared.work.serve.serve(stream).await;
             }
             Some(StreamKind::State) => {
-                let using = conn.used(What::State);
+                let using = conn.used(What::Telling);
                 return publish::serve(&shared, using, send, recv).await;
             }
             // There is one control stream, and this version knows no other kinds.

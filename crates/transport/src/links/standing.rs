@@ -227,14 +227,21 @@ impl Shared {
         }
     }
 
-    /// When a target is dialled that would be dialled after `wait`: later, where the node asked for it.
+    /// When a target is dialled that would be dialled after `wait`: later, where the node asked for it, or
+    /// all nodes of the cluster that are known did.
     fn dial_at(&self, target: &Target, wait: Duration) -> Instant {
         let at = Instant::now() + wait;
         let asked = match target {
             Target::Node(cluster, node) => {
                 self.work.dials.wait_for(&(cluster.clone(), node.clone()))
             }
-            Target::Seeds(_) => None,
+            Target::Seeds(cluster) => {
+                let resting = self.work.dials.resting(cluster);
+                let view = self.known.views.get(cluster);
+                let known = view.iter().flat_map(|v| v.view.nodes.keys());
+                let all = known.clone().all(|node| resting.iter().any(|(n, ..)| n == node));
+                resting.iter().map(|(_, _, at)| *at).min().filter(|_| all)
+            }
         };
         // Those who were asked together do not come together.
         asked.map_or(at, |asked| at.max(asked + choose::backoff(0, self.local.unit())))

@@ -1,0 +1,279 @@
+//! Peers that are not what they say, or speak out of turn. Each is refused with the reason meant for it, and
+//! the node serves on.
+
+use std::sync::Arc;
+
+use adit_core::code::Code;
+use adit_core::snapshot::Class;
+use adit_core::wire::control::{Control, Hello};
+use adit_core::wire::state::{Message, Subscribe};
+use adit_tests::sites::{Running, Site, eventually};
+use adit_transport::links::Settings;
+use adit_transport::{Connection, Dial, Endpoints, RecvStream, SendStream, Tuning, Worker};
+use bytes::BytesMut;
+
+use crate::{SECOND, World, two};
+
+/// A peer that speaks as the test wants.
+struct Stranger {
+    endpoints: Endpoints,
+    site: Site,
+}
+
+impl Stranger {
+    /// Has a certificate for node `n` of `site`, and believes `edge`.
+    fn new(world: &World, site: Site, n: u8, edge: &Site) -> Self {
+        let identity = site.authority.node(site.node(n).as_str(), &[&edge.authority]);
+        let net = world.network.host(site.ip(n));
+        let workers = vec![Worker::current()];
+        let tls = identity.tls();
+        let tuning = Tuning::default();
+        let endpoints = Endpoints::bind(net, workers, &[], &identity.secret, tls, tuning).unwrap();
+        Self { endpoints, site }
+    }
+
+    async fn dial(&self, edge: &Site) -> Connection {
+        let dial = Dial {
+            address: edge.address(1),
+            trust_domain: edge.authority.trust_domain(),
+            class: Class::Interactive,
+        };
+        self.endpoints.dial(0, dial).await.unwrap()
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            versions: (1, 1),
+            capabilities: 0,
+            cluster: self.site.name.clone(),
+            node: self.site.node(1),
+            boot: [9; 16],
+            lane: Class::Interactive,
+            clock_ms: 0,
+            slot: 0,
+        }
+    }
+}
+
+async fn open(quic: &Connection, bytes: &[u8]) -> (SendStream, RecvStream) {
+    let (mut send, recv) = quic.open_bi(SECOND).await.unwrap();
+    send.send_all(bytes).await.unwrap();
+    (send, recv)
+}
+
+fn control(message: &Control) -> BytesMut {
+    let mut bytes = BytesMut::from(&[0][..]);
+    message.encode(&mut bytes);
+    bytes
+}
+
+fn state(message: &Message) -> BytesMut {
+    let mut bytes = BytesMut::from(&[1][..]);
+    message.encode(&mut bytes);
+    bytes
+}
+
+/// `edge`'s node, linked with a bank that is about to misbehave.
+fn victim(world: &World) -> (Running, Site, Stranger) {
+    let (edge, bank) = two(1, 1);
+    let e1 = world.run(&edge, 1, &[(&bank, &[])]);
+    let stranger = Stranger::new(world, bank, 1, &edge);
+    (e1, edge, stranger)
+}
+
+async fn refused(edge: &Site, stranger: &Stranger, hello: Hello) -> (Code, String) {
+    let quic = stranger.dial(edge).await;
+    let _control = open(&quic, &control(&Control::Hello(hello))).await;
+    let closed = quic.closed().await;
+    (closed.code, closed.text.into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hello_that_does_not_fit_is_refused_with_its_reason() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    let hello = || stranger.hello();
+    for (hello, code, texts) in [
+        (Hello { versions: (2, 3), ..hello() }, Code::VersionMismatch, ["1 to 1", "2 to 3"]),
+        (
+            Hello { node: "b2".parse().unwrap(), ..hello() },
+            Code::IdentityMismatch,
+            ["node b2", "node b1"],
+        ),
+        (
+            Hello { cluster: "lab".parse().unwrap(), ..hello() },
+            Code::IdentityMismatch,
+            ["cluster lab", "cluster bank"],
+        ),
+        (Hello { lane: Class::Bulk, ..hello() }, Code::ProtocolError, ["lane", "lane"]),
+    ] {
+        let (got, text) = refused(&edge, &stranger, hello).await;
+        assert_eq!(got, code, "{text}");
+        assert!(texts.iter().all(|part| text.contains(part)), "{text}");
+        assert!(e1.links.connected(&stranger.site.name).is_empty());
+    }
+    // Who is well-behaved is served.
+    let quic = stranger.dial(&edge).await;
+    let _control = open(&quic, &control(&Control::Hello(hello()))).await;
+    eventually("connected", SECOND, || !e1.links.connected(&stranger.site.name).is_empty()).await;
+    let (_send, mut recv) = open(&quic, b"\x02echo").await;
+    assert_eq!(recv.read_chunk(9).await.unwrap().unwrap(), "echo");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_peer_within_reach_is_spoken_with_in_our_version() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    let quic = stranger.dial(&edge).await;
+    let hello = Hello { versions: (1, 9), capabilities: 77, ..stranger.hello() };
+    let (_send, mut recv) = open(&quic, &control(&Control::Hello(hello))).await;
+    let answer = recv.read_chunk(999).await.unwrap().unwrap();
+    let Ok(Some((Some(Control::Hello(answer)), _))) = Control::decode(&answer) else { panic!() };
+    assert_eq!((answer.versions, answer.node), ((1, 1), edge.node(1)));
+    assert!(!e1.links.connected(&stranger.site.name).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dialler_learns_why_it_was_refused() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let newer = Settings { versions: (2, 3), ..Settings::default() };
+    let others = [&edge];
+    let _b1 = world.run_with(&bank, 1, &others, &[edge.link(&[])], newer, Tuning::default());
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    eventually("told", SECOND, || {
+        let reason = e1.links.status().links.remove(0).reason;
+        reason.is_some_and(|(_, text)| text.contains("1 to 1") && text.contains("2 to 3"))
+    })
+    .await;
+    // An older configuration there: it does not know us.
+    let (lab, shop) = (Site::new("lab", 5, 1), Site::new("shop", 6, 1));
+    let _s1 = world.run_with(&shop, 1, &[&lab], &[], Settings::default(), Tuning::default());
+    let l1 = world.run(&lab, 1, &[(&shop, &[1])]);
+    eventually("told", SECOND, || {
+        let reason = l1.links.status().links.remove(0).reason;
+        reason.is_some_and(|(_, text)| text.contains("no link to trust domain lab.example"))
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_or_the_wrong_thing_first_is_closed() {
+    let world = World::new();
+    let (_e1, edge, stranger) = victim(&world);
+    let began = tokio::time::Instant::now();
+    let silent = stranger.dial(&edge).await;
+    assert_eq!(silent.closed().await.code, Code::HeaderTimeout);
+    assert_eq!(began.elapsed().as_secs(), 3);
+
+    let slow = stranger.dial(&edge).await;
+    let hello = control(&Control::Hello(stranger.hello()));
+    let (mut send, _recv) = open(&slow, &hello[..1]).await;
+    let dripping = async {
+        for byte in &hello[1..] {
+            tokio::time::sleep(SECOND / 5).await;
+            if send.send_all(&[*byte]).await.is_err() {
+                break;
+            }
+        }
+        slow.closed().await.code
+    };
+    assert_eq!(dripping.await, Code::HeaderTimeout, "a byte at a time is no hello");
+
+    for first in [&b"\x02\x00"[..], b"\x01\x00", b"\x07\x00", b"\x00\x07\x00", b"\x00\x01\x60\x00"]
+    {
+        let quic = stranger.dial(&edge).await;
+        let _stream = open(&quic, first).await;
+        assert_eq!(quic.closed().await.code, Code::ProtocolError, "{first:?}");
+    }
+    let quic = stranger.dial(&edge).await;
+    let go_away = Control::GoAway { code: Code::Draining, retry_after_ms: 0 };
+    let _stream = open(&quic, &control(&go_away)).await;
+    assert_eq!(quic.closed().await.code, Code::ProtocolError, "not a hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_stream_ends_alone_and_a_bad_control_message_ends_the_connection() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    let quic = stranger.dial(&edge).await;
+    let (mut send, _recv) = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    eventually("connected", SECOND, || !e1.links.connected(&stranger.site.name).is_empty()).await;
+    let ended = async |bytes: &[u8]| {
+        let (_send, mut recv) = open(&quic, bytes).await;
+        loop {
+            match recv.read_chunk(9999).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Code::Finished,
+                Err(error) => return error.code(),
+            }
+        }
+    };
+    let subscribe = |cluster: &str| {
+        let cluster = cluster.parse().unwrap();
+        state(&Message::Subscribe(Subscribe { cluster, have: None }))
+    };
+    assert_eq!(ended(b"\x00").await, Code::ProtocolError, "a second control stream");
+    assert_eq!(ended(b"\x2a hello").await, Code::ProtocolError, "an unknown kind");
+    assert_eq!(ended(&subscribe("bank")).await, Code::Unlinked, "its own cluster");
+    assert_eq!(ended(&subscribe("lab")).await, Code::Unlinked, "somebody else's");
+    assert_eq!(ended(b"\x01\x05\x00").await, Code::ProtocolError, "no subscribe");
+    let twice = [&subscribe("edge")[..], &subscribe("edge")[1..]].concat();
+    assert_eq!(ended(&twice).await, Code::ProtocolError, "a second subscribe");
+    assert_eq!(ended(b"\x01").await, Code::HeaderTimeout, "a kind and nothing else");
+
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        streams.push(open(&quic, &subscribe("edge")).await);
+    }
+    let told = futures_util::future::join_all(streams.iter_mut().map(|(_, r)| r.read_chunk(9999)));
+    let (heard, over): (Vec<_>, Vec<_>) = told.await.into_iter().partition(Result::is_ok);
+    assert_eq!((heard.len(), over.len()), (5, 15), "one link and a few to spare");
+    assert!(over.iter().all(|e| e.as_ref().is_err_and(|e| e.code() == Code::OverLimit)));
+
+    // All of that broke nothing else.
+    let (_data, mut recv) = open(&quic, b"\x02echo").await;
+    assert_eq!(recv.read_chunk(9).await.unwrap().unwrap(), "echo");
+    // A message from the future that may be skipped is.
+    send.send_all(&[0x0a, 1, 0]).await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    assert!(quic.is_closed().is_none());
+    send.send_all(&[0x0b, 1, 0]).await.unwrap();
+    assert_eq!(quic.closed().await.code, Code::ProtocolError);
+    drop(e1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    let stranger = Arc::new(stranger);
+    let quic = stranger.dial(&edge).await;
+    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    // The node asks us for our view, since we are the only one it hears.
+    let told = [
+        state(&Message::Begin { epoch: 5, replaces: true }),
+        state(&Message::Node("b1".parse().unwrap(), vec![])),
+        state(&Message::Mark { sequence: 1, age_ms: 0 }),
+    ];
+    let view: Vec<u8> = told.iter().flat_map(|m| m[1..].to_vec()).collect();
+    let (mut send, mut recv) = quic.accept_bi().await.unwrap();
+    assert_eq!(recv.read_chunk(999).await.unwrap().unwrap()[0], 1);
+    send.send_all(&view).await.unwrap();
+    eventually("taken", SECOND, || e1.view(&stranger.site).is_some()).await;
+    send.send_all(b"\x0f\x00").await.unwrap();
+    let stopped = send.stopped().await.unwrap_err();
+    assert_eq!(stopped.code(), Code::ProtocolError);
+    assert_eq!(e1.view(&stranger.site).unwrap().view.nodes.len(), 1);
+    // It asks again, after a while, and from the beginning.
+    let (mut send, mut recv) = quic.accept_bi().await.unwrap();
+    let again = recv.read_chunk(999).await.unwrap().unwrap();
+    let Ok(Some((Some(Message::Subscribe(again)), _))) = Message::decode(&again[1..]) else {
+        panic!()
+    };
+    assert_eq!(again.have, None);
+    // A mark before anything began is nonsense, too.
+    send.send_all(&told[2][1..]).await.unwrap();
+    assert_eq!(send.stopped().await.unwrap_err().code(), Code::ProtocolError);
+    assert!(quic.is_closed().is_none(), "streams for data are not the worse for it");
+}
