@@ -123,7 +123,8 @@ pub struct Tuning {
     pub generation: u8,
 }
 
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A dead node is noticed after three of these, within ten seconds.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const MIB: u32 = 1 << 20;
 
 impl Default for Tuning {

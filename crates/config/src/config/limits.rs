@@ -36,8 +36,9 @@ pub struct Limits {
     /// `drain`, default 30s, 0s to 24h: how long streams may finish after SIGTERM before they are reset.
     /// A larger value delays the stop; Kubernetes needs a termination grace period above it.
     pub drain: Duration,
-    /// `unknownSourceHold`, default 10s, 0s to 1m: how long a connection from a source that is not known
-    /// yet is held before it is refused. A larger value costs a descriptor for that time.
+    /// `unknownSourceHold`, default 0s, 0s to 1m: how long a connection from a source that is not known
+    /// yet is held before it is refused. The file's own table of workloads is complete, so there is
+    /// nothing to wait for. A larger value costs a descriptor for that time.
     pub unknown_source_hold: Duration,
     /// `interactiveWindow`, default 256KiB, 16KiB to 64MiB: how many bytes one interactive stream may have
     /// under way. A larger value is faster over long paths and lets requests wait behind more bytes;
@@ -46,7 +47,7 @@ pub struct Limits {
     /// `bulkWindow`, default 8MiB, 64KiB to 1GiB: the same for streams of exports with `class: bulk`.
     /// Neither window is above `peerBuffer`.
     pub bulk_window: u64,
-    /// `keepAlive`, default 10s, 100ms to 1m: how often an idle connection to a peer is shown to be alive;
+    /// `keepAlive`, default 3s, 100ms to 1m: how often an idle connection to a peer is shown to be alive;
     /// three of them without an answer end it. A larger value costs fewer packets, finds a dead peer
     /// later and above 15s loses its place in the address translation of some networks.
     pub keep_alive: Duration,
@@ -111,10 +112,10 @@ impl Default for Limits {
             peer_buffer: 32 * MIB,
             process_buffer: 256 * MIB,
             drain: Duration::from_secs(30),
-            unknown_source_hold: Duration::from_secs(10),
+            unknown_source_hold: Duration::ZERO,
             interactive_window: 256 * KIB,
             bulk_window: 8 * MIB,
-            keep_alive: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(3),
             mtu: Mtu::default(),
         }
     }
