@@ -123,7 +123,9 @@ async fn stream_to_tcp<T: Tcp>(
         tokio::select! {
             biased;
             written = write => written.map_err(|_| reset)?,
-            Err(reset) = recv.received_reset() => return Err(reset.code()),
+            // That the peer gave up on the stream shows in the other direction, or when this one is read
+            // again; a connection that is gone would show nowhere.
+            closed = recv.connection().closed() => return Err(closed.code),
             () = stalled.evicted() => return Err(Code::OverBudget),
         }
     }

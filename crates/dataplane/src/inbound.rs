@@ -74,7 +74,7 @@ async fn reach<N: Net>(
         biased;
         tcp = dial(node, &now, &backends, flow) => tcp?,
         // The opener has given up; nobody waits for this dial.
-        Err(reset) = stream.recv.received_reset() => return Err(reset.code().into()),
+        Err(gone) = stream.send.stopped() => return Err(gone.code().into()),
     };
     Ok((tcp, first, permit, class))
 }

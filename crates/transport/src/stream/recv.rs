@@ -2,13 +2,17 @@
 
 use adit_core::code::Code;
 use bytes::Bytes;
-use quinn::{ReadError, ResetError};
+use quinn::ReadError;
 
 use super::{Held, RecvError};
 use crate::endpoint::{Connection, varint};
 
 /// The receiving half of a stream. Dropped before its end was seen, it stops the sender with
 /// [`Code::Internal`].
+///
+/// There is no waiting for a reset without reading: quinn 0.11.12 has one (`received_reset`), and keeps
+/// the waker of whoever stopped waiting until the connection ends, or panics where assertions are on.
+/// A sender that gives up stops its other direction as well ([`super::SendStream::stopped`]).
 #[derive(Debug)]
 pub struct RecvStream {
     inner: quinn::RecvStream,
@@ -74,28 +78,6 @@ impl RecvStream {
             // The only error is that it ended before.
             drop(self.inner.stop(varint(code)));
         }
-    }
-
-    /// Waits until the sender gives up, without reading: `Ok` where it finished instead and all was
-    /// read.
-    ///
-    /// # Errors
-    /// [`RecvError`]: a reset is one.
-    pub async fn received_reset(&mut self) -> Result<(), RecvError> {
-        if let Some(end) = self.end {
-            return end;
-        }
-        let error = match self.inner.received_reset().await {
-            Ok(None) => return Ok(()),
-            Ok(Some(code)) => RecvError::Reset(Code::from_number(code.into_inner())),
-            Err(ResetError::ConnectionLost(error)) => {
-                RecvError::ConnectionLost(self.connection.lost(&error))
-            }
-            // No early data is ever sent.
-            Err(ResetError::ZeroRttRejected) => RecvError::Ended,
-        };
-        self.end = Some(Err(error));
-        Err(error)
     }
 
     /// The stream's number, the same on both sides of its connection.
