@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use adit_core::code::Code;
 use adit_core::wire::header::{Answer, Header};
-use adit_transport::{RecvStream, SendStream, Stream};
+use adit_transport::{RecvError, RecvStream, SendStream, Stream};
 use bytes::{Bytes, BytesMut};
 
 use crate::copy::Left;
@@ -74,8 +74,9 @@ impl FirstFlight {
                 Outcome::Reached(Left { to_stream: unsent, finished: self.finished, to_tcp })
             }
             Ok((Answer { code, reason }, _)) => Outcome::Refused(Failure::new(code, reason)),
-            Err(code) if code.is_refusal() => Outcome::Refused(code.into()),
-            Err(code) => Outcome::Lost(code),
+            Err(RecvError::Reset(code)) if code.is_refusal() => Outcome::Refused(code.into()),
+            // Whatever its code, the end of a connection may have overtaken an answer.
+            Err(error) => Outcome::Lost(error.code()),
         }
     }
 
@@ -125,17 +126,18 @@ impl FirstFlight {
 }
 
 /// Reads the answer, and what came right behind it.
-async fn answer(recv: &mut RecvStream) -> Result<(Answer, Bytes), Code> {
+async fn answer(recv: &mut RecvStream) -> Result<(Answer, Bytes), RecvError> {
+    let nonsense = RecvError::Reset(Code::ProtocolError);
     let mut got = BytesMut::new();
     loop {
         let mut chunk = [Bytes::new()];
         // An end before the answer is none: the peer has not said what became of it.
-        recv.read_chunks(&mut chunk).await.map_err(|e| e.code())?.ok_or(Code::ProtocolError)?;
+        recv.read_chunks(&mut chunk).await?.ok_or(nonsense)?;
         got.extend_from_slice(&chunk[0]);
         match Answer::decode(&got) {
             Ok(Some((answer, taken))) => return Ok((answer, got.split_off(taken).freeze())),
             Ok(None) => {}
-            Err(_) => return Err(Code::ProtocolError),
+            Err(_) => return Err(nonsense),
         }
     }
 }
