@@ -112,7 +112,7 @@ impl Clusters {
         let b2 = start(&bank2, "bank", "b2", bank("b2", "b1", "172.18.2.3", "172.18.2.2"));
         let e1 = start(&edge1, "edge", "e1", edge("e1", "e2", "172.18.1.2", "172.18.1.3"));
         let e2 = start(&edge2, "edge", "e2", edge("e2", "e1", "172.18.1.3", "172.18.1.2"));
-        e1.wait_for("the import is ready", |s| s["imports"][0]["ready"] == true);
+        e1.wait_for("the import is ready", |s| s["imports"][0]["ports"][0]["ready"] == true);
         Self { root, edge1, bank1, bank2, support, stranger, fraud, e1, b1, b2, e2 }
     }
 }

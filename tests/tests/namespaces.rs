@@ -249,14 +249,17 @@ fn without_a_backend_callers_are_refused_at_once_and_served_when_it_returns() {
             || lab.support.enter(|| call(import(), Behaviour::Echo).map(|mut s| receive(&mut s)));
         assert!(matches!(refused(), Ok(End::Reset(0)) | Err(_)));
         lab.e1.wait_for("the import says why", |s| {
-            s["imports"][0]["ready"] == false && s["imports"][0].to_string().contains("no-backend")
+            s["imports"][0]["ports"][0]["ready"] == false
+                && s["imports"][0].to_string().contains("no-backend")
         });
         assert!(matches!(refused(), Ok(End::Reset(0)) | Err(_)));
         lab.log_has(&lab.e1, &["no-backend", "fraud-bot"]);
         lab.bank1.ip(&["route", "del", "unreachable", "10.244.2.9/32"]);
         lab.bank1.ip(&["link", "set", "v-fraud", "up"]);
         lab.bank1.ip(&["route", "replace", "10.244.2.9/32", "dev", "v-fraud"]);
-        lab.e1.wait_for("the import is ready again", |s| s["imports"][0]["ready"] == true);
+        lab.e1.wait_for("the import is ready again", |s| {
+            s["imports"][0]["ports"][0]["ready"] == true
+        });
         let end = lab.support.enter(|| {
             let mut socket = call(import(), Behaviour::AnswerAfterEnd(10)).unwrap();
             socket.shutdown(Shutdown::Write).unwrap();
