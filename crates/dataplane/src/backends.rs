@@ -5,16 +5,19 @@
 //! it, one that is up is probed as well. What is published is the set of those that are down.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use adit_core::code::Code;
 use adit_core::snapshot::Snapshot;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::flow::Failure;
 use crate::tcp::Net;
 
 /// A backend that is down is dialled again after this, then after twice as long, and so on.
@@ -31,13 +34,18 @@ const PROBES: usize = 32;
 pub struct Backends {
     reports: mpsc::Sender<(SocketAddr, bool)>,
     down: watch::Receiver<BTreeSet<SocketAddr>>,
+    last: Last,
 }
+
+/// How the last dial of each backend ended.
+type Last = Arc<Mutex<BTreeMap<SocketAddr, Result<(), Failure>>>>;
 
 /// The task that keeps the set; it runs until its token is cancelled.
 #[derive(Debug)]
 pub struct Keeper {
     reports: mpsc::Receiver<(SocketAddr, bool)>,
     down: watch::Sender<BTreeSet<SocketAddr>>,
+    last: Last,
     dial_timeout: Duration,
 }
 
@@ -59,7 +67,9 @@ impl Backends {
     pub fn new(dial_timeout: Duration) -> (Self, Keeper) {
         let (reports, inbox) = mpsc::channel(REPORTS);
         let (sender, down) = watch::channel(BTreeSet::new());
-        (Self { reports, down }, Keeper { reports: inbox, down: sender, dial_timeout })
+        let last = Last::default();
+        let keeper = Keeper { reports: inbox, down: sender, last: last.clone(), dial_timeout };
+        (Self { reports, down, last }, keeper)
     }
 
     /// The backends that do not answer at present.
@@ -68,14 +78,26 @@ impl Backends {
         self.down.clone()
     }
 
+    /// How the last dial of each backend of the snapshot's exports ended, where one was made.
+    #[must_use]
+    pub fn last(&self) -> BTreeMap<SocketAddr, Result<(), Failure>> {
+        lock(&self.last).clone()
+    }
+
     /// Takes the outcome of a dial.
-    pub(crate) fn report(&self, backend: SocketAddr, answered: bool) {
+    pub(crate) fn report(&self, backend: SocketAddr, outcome: Result<(), Failure>) {
+        let answered = outcome.is_ok();
+        lock(&self.last).insert(backend, outcome);
         if answered && !self.down.borrow().contains(&backend) {
             return;
         }
         // A full queue loses nothing that the next dial would not say again.
         self.reports.try_send((backend, answered)).ok();
     }
+}
+
+fn lock(last: &Last) -> MutexGuard<'_, BTreeMap<SocketAddr, Result<(), Failure>>> {
+    last.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Keeper {
@@ -92,6 +114,7 @@ impl Keeper {
         loop {
             let plan = probe_intervals(&snapshot.borrow_and_update());
             watched.retain(|address, _| plan.contains_key(address));
+            lock(&self.last).retain(|address, _| plan.contains_key(address));
             self.down.send_if_modified(|down| {
                 let before = down.len();
                 down.retain(|address| plan.contains_key(address));
@@ -122,10 +145,15 @@ impl Keeper {
                         // Until its own outcome arrives.
                         state.next = now + self.dial_timeout + LAST_RETRY;
                         let (net, found, limit) = (net.clone(), found.clone(), self.dial_timeout);
+                        let last = self.last.clone();
                         let address = *address;
                         probes.spawn(async move {
                             let dial = timeout(limit, net.dial(address)).await;
-                            found.send((address, matches!(dial, Ok(Ok(_))))).await.ok();
+                            let dial = dial.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                            let outcome = dial.map(drop).map_err(|e| dial_failure(address, &e).0);
+                            let answered = outcome.is_ok();
+                            lock(&last).insert(address, outcome);
+                            found.send((address, answered)).await.ok();
                         });
                     }
                     continue;
@@ -162,6 +190,19 @@ impl Keeper {
             tracing::warn!(%backend, "backend does not answer");
         }
     }
+}
+
+/// Why a dial failed, and whether the backend is to blame rather than this node.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the standard library's list is open")]
+pub(crate) fn dial_failure(backend: SocketAddr, error: &io::Error) -> (Failure, bool) {
+    use io::ErrorKind as Kind;
+    let (code, at_fault) = match error.kind() {
+        Kind::ConnectionRefused | Kind::ConnectionReset => (Code::BackendRefused, true),
+        Kind::TimedOut => (Code::BackendTimeout, true),
+        Kind::HostUnreachable | Kind::NetworkUnreachable => (Code::BackendUnreachable, true),
+        _ => (Code::LocalError, false),
+    };
+    (Failure::new(code, format!("backend {backend}: {error}")), at_fault)
 }
 
 /// Every backend of every export, and how often it is to be probed while it is up.

@@ -5,7 +5,7 @@
 //! says of identity is what is known: the peer daemon's verified ID, the source as this node found it
 //! (outbound) or as the peer asserts it (inbound, and marked so).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,8 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName};
-use adit_core::policy::{Source, Target};
+use adit_core::name::{ClusterName, NodeName, ServiceName};
+use adit_core::policy::{Permit, Source, Target};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use tokio::time::Instant;
 
 /// Which way a flow's connection was opened, as seen from this node.
@@ -75,10 +78,7 @@ pub struct Counter {
 impl Counter {
     fn new(direction: Direction, way: &'static str) -> Self {
         let labels = [("direction", direction.name()), ("way", way)];
-        Self {
-            flow: AtomicU64::new(0),
-            total: metrics::counter!("adit_stream_bytes_total", &labels),
-        }
+        Self { flow: AtomicU64::new(0), total: counter!(BYTES, &labels) }
     }
 
     pub(crate) fn add(&self, bytes: usize) {
@@ -113,6 +113,7 @@ pub struct Flow {
     pub(crate) sent: Counter,
     pub(crate) received: Counter,
     group: Option<GroupKey>,
+    user: Option<User>,
     end: Result<(), Failure>,
 }
 
@@ -131,7 +132,11 @@ struct Table {
     open: usize,
     groups: BTreeMap<GroupKey, Group>,
     ended: BTreeMap<(Direction, Code), u64>,
+    users: HashMap<User, u64>,
 }
+
+/// An export, and a source that policy let use it.
+pub type User = (ServiceName, Source);
 
 /// A direction, what was asked for, and the peer's cluster.
 pub type GroupKey = (Direction, Target, ClusterName);
@@ -144,7 +149,9 @@ pub struct Group {
     pub open: u64,
     /// Ended, ever.
     pub ended: u64,
-    /// Of those, refused or broken.
+    /// Of those, refused: nothing was delivered.
+    pub refused: u64,
+    /// Of those, broken after that.
     pub failed: u64,
     /// Bytes from local workloads to peers, of ended flows.
     pub bytes_sent: u64,
@@ -166,7 +173,7 @@ impl Flows {
     /// Begins the record of a new flow.
     pub(crate) fn begin(&self, direction: Direction, id: [u8; 16]) -> Flow {
         self.table().open += 1;
-        metrics::gauge!("adit_streams_open", "direction" => direction.name()).increment(1.0);
+        gauge!(OPEN, "direction" => direction.name()).increment(1.0);
         Flow {
             flows: self.clone(),
             direction,
@@ -181,6 +188,7 @@ impl Flows {
             sent: Counter::new(direction, "sent"),
             received: Counter::new(direction, "received"),
             group: None,
+            user: None,
             // What stands if the task ends without a word: it was cancelled or panicked.
             end: Err(Code::Internal.into()),
         }
@@ -202,6 +210,12 @@ impl Flows {
     #[must_use]
     pub fn ended(&self) -> BTreeMap<(Direction, Code), u64> {
         self.table().ended.clone()
+    }
+
+    /// Who has streams open to which export, and how many.
+    #[must_use]
+    pub fn users(&self) -> HashMap<User, u64> {
+        self.table().users.clone()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -231,6 +245,14 @@ impl Flow {
         self.group = Some(key);
     }
 
+    /// Counts the flow for its source. Never before policy allowed it: what is kept must be bounded by
+    /// flows that exist, not by names that a peer invents.
+    pub(crate) fn used_by(&mut self, permit: &Permit) {
+        let user = (permit.target().service.clone(), permit.source().clone());
+        *self.flows.table().users.entry(user.clone()).or_default() += 1;
+        self.user = Some(user);
+    }
+
     /// Sets how the flow ended; it is recorded when it is dropped.
     pub(crate) fn end(mut self, end: Result<(), Failure>) {
         self.end = end;
@@ -248,6 +270,14 @@ impl Drop for Flow {
         let mut table = self.flows.table();
         table.open -= 1;
         *table.ended.entry((direction, code)).or_default() += 1;
+        if let Some(user) = &self.user
+            && let Some(open) = table.users.get_mut(user)
+        {
+            *open -= 1;
+            if *open == 0 {
+                table.users.remove(user);
+            }
+        }
         if let Some(group) = self.group.as_ref().and_then(|key| table.groups.get_mut(key)) {
             group.open -= 1;
             group.ended += 1;
@@ -255,25 +285,33 @@ impl Drop for Flow {
             group.bytes_received += self.received.bytes();
             group.hops += u64::from(self.hop);
             if let Err(failure) = &self.end {
-                group.failed += 1;
+                group.refused += u64::from(failure.code.is_refusal());
+                group.failed += u64::from(!failure.code.is_refusal());
                 group.last_failure = Some((failure.code, failure.reason.clone()));
             }
         }
         drop(table);
-        metrics::gauge!("adit_streams_open", "direction" => direction.name()).decrement(1.0);
+        gauge!(OPEN, "direction" => direction.name()).decrement(1.0);
         let labels = [("direction", direction.name()), ("code", code.name())];
-        metrics::counter!("adit_streams_ended_total", &labels).increment(1);
-        metrics::histogram!("adit_stream_seconds", "direction" => direction.name())
-            .record(duration.as_secs_f64());
+        counter!(ENDED, &labels).increment(1);
+        histogram!(SECONDS, "direction" => direction.name()).record(duration.as_secs_f64());
         self.log(code, duration);
     }
 }
 
 impl Flow {
+    /// The one line of the flow. Its fields have fixed names, which people's tools and `adit demo` read;
+    /// what is not known is left out. Bytes are as the opener of the connection sees them.
     fn log(&self, code: Code, duration: Duration) {
-        let text = |value: Option<String>| value.unwrap_or_default();
-        let peer = self.peer.as_ref().map(|(cluster, node)| format!("{cluster}/{node}"));
-        let reason = self.end.as_ref().err().map_or("", |f| f.reason.as_str());
+        let (out, back) = match self.direction {
+            Direction::Outbound => (&self.sent, &self.received),
+            Direction::Inbound => (&self.received, &self.sent),
+        };
+        let (source_address, backend) = match self.direction {
+            Direction::Outbound => (self.workload, None),
+            Direction::Inbound => (None, self.workload),
+        };
+        let reason = self.end.as_ref().err().map(|f| f.reason.as_str()).filter(|r| !r.is_empty());
         let id = self.id.iter().fold(String::with_capacity(32), |mut id, byte| {
             // Writing to a string cannot fail.
             write!(id, "{byte:02x}").ok();
@@ -283,21 +321,41 @@ impl Flow {
             target: "adit::stream",
             direction = self.direction.name(),
             code = code.name(),
-            source = text(self.source.as_ref().map(ToString::to_string)),
+            refused = code.is_refusal(),
+            source = self.source.as_ref().map(display),
             // An inbound source is what the peer's daemon says; that daemon's ID is what is verified.
-            source_is = if self.direction == Direction::Inbound { "asserted" } else { "known" },
-            service = text(self.target.as_ref().map(ToString::to_string)),
-            peer = text(peer),
-            workload = text(self.workload.map(|a| a.to_string())),
-            sent = self.sent.bytes(),
-            received = self.received.bytes(),
-            ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            asserted = self.source.as_ref().map(|_| self.direction == Direction::Inbound),
+            address = source_address.map(display),
+            target = self.target.as_ref().map(display),
+            peer_cluster = self.peer.as_ref().map(|(cluster, _)| display(cluster)),
+            peer_node = self.peer.as_ref().map(|(_, node)| display(node)),
+            backend = backend.map(display),
+            reason,
+            bytes_out = out.bytes(),
+            bytes_in = back.bytes(),
+            duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             hop = self.hop,
             retries = self.retries,
             flow = id,
-            reason,
             "{}",
             code.text()
         );
     }
+}
+
+const BYTES: &str = "adit_stream_bytes_total";
+const OPEN: &str = "adit_streams_open";
+const ENDED: &str = "adit_streams_ended_total";
+const SECONDS: &str = "adit_stream_seconds";
+
+/// Describes what flows count to the recorder: once, after it is installed.
+pub(crate) fn describe() {
+    describe_counter!(
+        BYTES,
+        Unit::Bytes,
+        "Bytes carried, by direction and way: sent is from local workloads to peers"
+    );
+    describe_gauge!(OPEN, Unit::Count, "Streams open now");
+    describe_counter!(ENDED, Unit::Count, "Streams that ended or were refused, by code");
+    describe_histogram!(SECONDS, Unit::Seconds, "How long streams lasted, refused ones too");
 }

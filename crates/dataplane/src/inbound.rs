@@ -4,7 +4,6 @@
 //! [`carry`] the path; each step is a function below it, in order. The peer is authenticated and not
 //! trusted: it names a service, never an address, and speaks for workloads of its own cluster only.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use adit_transport::{PeerInfo, RecvStream, Serve, Stream};
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
+use crate::backends::dial_failure;
 use crate::copy::{Left, copy};
 use crate::flow::{Direction, Failure, Flow};
 use crate::node::Node;
@@ -69,6 +69,7 @@ async fn reach<N: Net>(
     let now = node.now();
     let class = resolve(&now, &header, &source, flow);
     let permit = policy::authorize_inbound(&now, &source, &header.target)?;
+    flow.used_by(&permit);
     let backends = pick(node, &now, &permit)?;
     let tcp = tokio::select! {
         biased;
@@ -152,37 +153,21 @@ async fn dial<N: Net>(
         flow.workload = Some(backend.address);
         match dialled {
             Ok(tcp) => {
-                node.records.backends.report(backend.address, true);
+                node.records.backends.report(backend.address, Ok(()));
                 flow.hop = backend.node != now.this.node;
                 return Ok(tcp);
             }
             Err(error) => {
-                let (code, at_fault) = dial_failure(&error);
+                let (failure, at_fault) = dial_failure(backend.address, &error);
                 if at_fault {
-                    node.records.backends.report(backend.address, false);
+                    node.records.backends.report(backend.address, Err(failure.clone()));
                 }
                 flow.retries += 1;
-                last = Failure::new(code, describe(backend.address, &error));
+                last = failure;
             }
         }
     }
     Err(last)
-}
-
-fn describe(backend: SocketAddr, error: &std::io::Error) -> String {
-    format!("backend {backend}: {error}")
-}
-
-/// The code of a failed dial, and whether the backend is to blame rather than this node.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the standard library's list is open")]
-fn dial_failure(error: &std::io::Error) -> (Code, bool) {
-    use std::io::ErrorKind as Kind;
-    match error.kind() {
-        Kind::ConnectionRefused | Kind::ConnectionReset => (Code::BackendRefused, true),
-        Kind::TimedOut => (Code::BackendTimeout, true),
-        Kind::HostUnreachable | Kind::NetworkUnreachable => (Code::BackendUnreachable, true),
-        _ => (Code::LocalError, false),
-    }
 }
 
 /// Writes the answer; a refusal is all there is to say, so it finishes the stream and wants no more.

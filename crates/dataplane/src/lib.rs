@@ -21,3 +21,9 @@ pub mod listeners;
 pub mod node;
 pub mod outbound;
 pub mod tcp;
+
+/// Describes all metrics of this crate to the recorder: once, after it is installed.
+pub fn describe_metrics() {
+    flow::describe();
+    listeners::describe();
+}

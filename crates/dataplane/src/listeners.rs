@@ -135,10 +135,21 @@ async fn accept<N: Net>(
         match listener.accept().await {
             Ok(tcp) => drop(flows.spawn(outbound::serve(node.clone(), way.clone(), tcp))),
             Err(error) => {
-                metrics::counter!("adit_accept_errors_total").increment(1);
+                metrics::counter!(ACCEPT_ERRORS).increment(1);
                 tracing::warn!(%error, "cannot accept a connection");
                 sleep(BACKOFF).await;
             }
         }
     }
+}
+
+const ACCEPT_ERRORS: &str = "adit_accept_errors_total";
+
+/// Describes what listeners count to the recorder: once, after it is installed.
+pub(crate) fn describe() {
+    metrics::describe_counter!(
+        ACCEPT_ERRORS,
+        metrics::Unit::Count,
+        "Connections to imports that could not be accepted: out of descriptors, most likely"
+    );
 }
