@@ -1,13 +1,11 @@
-//! What links count. Labels have closed sets of values: the clusters of the configuration, lanes,
+//! What links count; how they are doing is in their status. Labels have closed sets of values: the clusters of the configuration, lanes,
 //! directions and codes.
 
-use adit_core::choose::links::Reach;
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
 use adit_core::snapshot::Class;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
-use super::views::LinkView;
 use crate::peer::PeerInfo;
 
 const CONNECTIONS: &str = "adit_connections";
@@ -15,28 +13,34 @@ const CONNECTIONS_CLOSED: &str = "adit_connections_closed_total";
 const PEERS_REFUSED: &str = "adit_peers_refused_total";
 const DIALS: &str = "adit_dials_total";
 const STATE_BYTES: &str = "adit_state_bytes_total";
-const LINK_CONNECTED: &str = "adit_link_connected";
-const VIEW_AGE: &str = "adit_link_view_age_seconds";
 
 /// Describes this module's metrics to the recorder: once, after it is installed.
 pub fn describe() {
-    describe_gauge!(CONNECTIONS, "QUIC connections with peers, by link, lane and who dialled.");
+    describe_gauge!(
+        CONNECTIONS,
+        Unit::Count,
+        "QUIC connections with nodes of a cluster, our own among them, by lane and who dialled"
+    );
     describe_counter!(
         CONNECTIONS_CLOSED,
-        "QUIC connections that ended, by link, lane, who dialled and code."
+        Unit::Count,
+        "QUIC connections that ended, by lane, who dialled and code"
     );
-    describe_counter!(PEERS_REFUSED, "Peers that were verified and yet not wanted, by code.");
-    describe_counter!(DIALS, "Dials, by link and code; finished is a success.");
+    describe_counter!(
+        PEERS_REFUSED,
+        Unit::Count,
+        "Peers that were verified and yet not wanted, by code"
+    );
+    describe_counter!(
+        DIALS,
+        Unit::Count,
+        "Dials of a cluster's nodes, by code; finished is a success"
+    );
     describe_counter!(
         STATE_BYTES,
         Unit::Bytes,
-        "Bytes of state messages, by the other side's cluster and direction."
+        "Bytes of state messages, sent and received, by the other side's cluster"
     );
-    describe_gauge!(
-        LINK_CONNECTED,
-        "1 while this node has a connection with some node of the cluster."
-    );
-    describe_gauge!(VIEW_AGE, Unit::Seconds, "How long ago what is known of the cluster was true.");
 }
 
 /// Where links count.
@@ -75,15 +79,6 @@ impl Metrics {
     pub(super) fn state_received(&self, cluster: &ClusterName, bytes: u64) {
         counter!(STATE_BYTES, "link" => cluster.to_string(), "direction" => "received")
             .increment(bytes);
-    }
-
-    /// How a link is doing, as looked at regularly.
-    pub(super) fn link(&self, cluster: &ClusterName, reach: Reach, view: Option<&LinkView>) {
-        let connected = if reach.connected { 1.0 } else { 0.0 };
-        gauge!(LINK_CONNECTED, "link" => cluster.to_string()).set(connected);
-        if let Some(view) = view {
-            gauge!(VIEW_AGE, "link" => cluster.to_string()).set(view.age().as_secs_f64());
-        }
     }
 }
 

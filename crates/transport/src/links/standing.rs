@@ -89,7 +89,6 @@ impl Supervisor {
             let reach = self.reach(&now, &link.cluster);
             let view = shared.known.views.get(&link.cluster);
             targets.extend(standing(&now, link, view.as_ref().map(|v| &*v.view), reach));
-            shared.work.metrics.link(&link.cluster, reach, view.as_ref());
         }
         shared.register.mark_standing(&targets);
         self.keep(&targets);
