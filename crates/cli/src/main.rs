@@ -5,6 +5,7 @@
 //! (`pki show`: something is unusable). Logic that another program would need lives in the crates below.
 
 mod check;
+mod node;
 mod output;
 mod pki;
 mod status;
@@ -28,6 +29,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Args),
+    Node(node::Args),
     Pki(pki::Args),
     Status(status::Args),
 }
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().command {
         Command::Check(args) => check::run(&args),
+        Command::Node(args) => node::run(&args),
         Command::Pki(args) => pki::run(args),
         Command::Status(args) => status::run(args),
     };

@@ -5,18 +5,19 @@
 //! a new one when any of them changes ([`run`]). It decides nothing; `adit-core` does.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use adit_config::Config;
 use adit_core::name::ClusterName;
 use adit_core::snapshot::{Link, Snapshot, This, View};
+use adit_transport::links::LinkView;
 use tokio::sync::watch;
 
-/// What linked clusters last said of themselves.
-pub type Views = Arc<BTreeMap<ClusterName, Arc<View>>>;
+/// What linked clusters last said of themselves, and who told it.
+pub type Views = Arc<BTreeMap<ClusterName, LinkView>>;
 /// Backends that do not answer at present.
-pub type Down = Arc<BTreeSet<SocketAddr>>;
+pub type Down = BTreeSet<SocketAddr>;
 
 /// The part of a snapshot that follows from the configuration. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -24,10 +25,9 @@ pub struct Base(Arc<Snapshot>);
 
 impl Base {
     /// Of this configuration, on a node that can be dialled at `bound`. Where the file does not say what
-    /// to advertise, `bound` is advertised as far as others can use it; `own` are further addresses of this
-    /// node that no backend may have unless the operator wrote it out.
+    /// to advertise, `bound` is advertised as far as others can use it.
     #[must_use]
-    pub fn of(config: &Config, bound: &[SocketAddr], own: &BTreeSet<IpAddr>) -> Self {
+    pub fn of(config: &Config, bound: &[SocketAddr]) -> Self {
         let node = &config.node;
         let advertise = if node.advertise.is_empty() { bound } else { &node.advertise };
         let usable = |a: &&SocketAddr| !a.ip().is_unspecified() && a.port() != 0;
@@ -36,8 +36,7 @@ impl Base {
             trust_domain: l.trust_domain.clone(),
             seeds: l.addresses.clone(),
         };
-        let ours =
-            bound.iter().chain(&node.advertise).map(SocketAddr::ip).chain(own.iter().copied());
+        let ours = bound.iter().chain(&node.advertise).map(SocketAddr::ip);
         Self(Arc::new(Snapshot {
             this: This {
                 cluster: config.cluster.clone(),
@@ -71,7 +70,7 @@ impl Base {
     pub fn snapshot(&self, views: &Views, down: &Down) -> Snapshot {
         let mut now = Snapshot::clone(&self.0);
         let linked = views.iter().filter(|(cluster, _)| now.links.contains_key(cluster));
-        now.views = linked.map(|(cluster, view)| (cluster.clone(), view.clone())).collect();
+        now.views = linked.map(|(cluster, heard)| (cluster.clone(), heard.view.clone())).collect();
         if !down.is_empty() {
             let backends = now.exports.values().flat_map(|e| &e.ports).flat_map(|p| &p.backends);
             now.down = backends.map(|b| b.address).filter(|a| down.contains(a)).collect();
@@ -128,6 +127,8 @@ pub async fn run(mut sources: Sources, out: watch::Sender<Arc<Snapshot>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use tokio::time::Instant;
 
     const EDGE: &str = r#"
 cluster: edge
@@ -150,19 +151,22 @@ workloads:
     }
 
     fn base(config: &Config) -> Base {
-        Base::of(
-            config,
-            &["0.0.0.0:7843".parse().unwrap(), "127.0.0.1:7843".parse().unwrap()],
-            &BTreeSet::new(),
-        )
+        Base::of(config, &["0.0.0.0:7843".parse().unwrap(), "127.0.0.1:7843".parse().unwrap()])
     }
 
     fn views(clusters: &[&str]) -> Views {
-        Arc::new(clusters.iter().map(|c| (c.parse().unwrap(), Arc::default())).collect())
+        let heard = |c: &&str| LinkView {
+            view: Arc::default(),
+            position: (1, 1),
+            from: (c.parse().unwrap(), "b1".parse().unwrap()),
+            age: Duration::ZERO,
+            received: Instant::now(),
+        };
+        Arc::new(clusters.iter().map(|c| (c.parse().unwrap(), heard(c))).collect())
     }
 
     fn down(addresses: &[&str]) -> Down {
-        Arc::new(addresses.iter().map(|a| a.parse().unwrap()).collect())
+        addresses.iter().map(|a| a.parse().unwrap()).collect()
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod compose;
 pub mod human;
 pub mod metrics;
+pub mod process;
 pub mod readiness;
 pub mod status;
 pub mod telemetry;

@@ -9,6 +9,8 @@
 use metrics::{Unit, counter, describe_counter};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use self::gauges::Totals;
+use self::process::Process;
 use crate::status::Status;
 
 pub mod gauges;
@@ -66,15 +68,17 @@ impl Metrics {
 
     /// The page.
     #[must_use]
-    pub fn render(&self, status: &Status, process: &process::Process) -> String {
+    pub fn render(&self, status: &Status, process: &Process, totals: &Totals) -> String {
         let mut page = page::Page::from(self.handle.render());
-        gauges::render(&mut page, status, process);
+        gauges::render(&mut page, status, process, totals);
         page.into_text()
     }
 }
 
 /// Describes all that is counted, in this crate and below. The unit and the sentence are the reference.
 pub fn describe() {
+    adit_transport::links::describe_metrics();
+    adit_dataplane::describe_metrics();
     describe_counter!(
         RELOADS,
         Unit::Count,

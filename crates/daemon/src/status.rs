@@ -33,6 +33,8 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// The other clusters.
     pub links: Vec<Link>,
+    /// The other nodes of this cluster.
+    pub siblings: Vec<PeerNode>,
     /// Services of other clusters that can be used here.
     pub imports: Vec<Import>,
     /// Services of this cluster that others may use.

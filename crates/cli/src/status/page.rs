@@ -20,7 +20,7 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     page.headline(status);
     page.node(status);
     page.links(&status.links);
-    page.connections(&status.links);
+    page.connections(status);
     page.imports(&status.imports);
     page.exports(status);
     page.backends(status);
@@ -78,8 +78,10 @@ impl Page {
                 Severity::Warning => ("!", AnsiColors::Yellow),
             };
             let mark = self.coloured(mark, colour);
-            let (about, why) = (escape::text(&problem.about), because(&problem.reason));
-            self.line(format!("  {mark} {about}: {why}"));
+            // A file's errors come as one sentence of several lines.
+            let why: Vec<_> = problem.reason.sentence.lines().map(escape::text).collect();
+            let (about, code) = (escape::text(&problem.about), escape::text(&problem.reason.code));
+            self.line(format!("  {mark} {about}: {} ({code})", why.join("\n    ")));
         }
     }
 
@@ -168,7 +170,7 @@ impl Page {
         self.section("Links", &rows);
     }
 
-    fn connections(&mut self, links: &[Link]) {
+    fn connections(&mut self, status: &Status) {
         let headings = [
             "CONNECTION",
             "LANE",
@@ -184,10 +186,12 @@ impl Page {
             "IN",
         ];
         let mut rows = table(self.style, &headings);
-        for (link, node) in links.iter().flat_map(|l| l.nodes.iter().map(move |n| (l, n))) {
+        let peers = status.links.iter().flat_map(|l| l.nodes.iter().map(|n| (&l.cluster, n)));
+        let siblings = status.siblings.iter().map(|n| (&status.node.cluster, n));
+        for (cluster, node) in peers.chain(siblings) {
             let hub = if node.hub { " (hub)" } else { "" };
             for c in &node.connections {
-                let mut name = format!("{}/{}{hub}", link.cluster, node.node);
+                let mut name = format!("{cluster}/{}{hub}", node.node);
                 if let Some(reason) = &c.closing {
                     write!(name, ", closing: {}", reason.code).ok();
                 }
@@ -212,8 +216,18 @@ impl Page {
 
     fn imports(&mut self, imports: &[Import]) {
         let headings = [
-            "IMPORT", "FROM", "LISTENS", "READY", "BACKENDS", "OPEN", "TOTAL", "REFUSED", "OUT",
+            "IMPORT",
+            "FROM",
+            "LISTENS",
+            "READY",
+            "BACKENDS",
+            "OPEN",
+            "TOTAL",
+            "REFUSED",
+            "BROKEN",
+            "OUT",
             "IN",
+            "LAST FAILURE",
         ];
         let mut rows = table(self.style, &headings);
         for (import, port) in imports.iter().flat_map(|i| i.ports.iter().map(move |p| (i, p))) {
@@ -240,8 +254,10 @@ impl Page {
             "OPEN",
             "TOTAL",
             "REFUSED",
+            "BROKEN",
             "OUT",
             "IN",
+            "LAST FAILURE",
         ];
         let mut rows = table(self.style, &headings);
         for (export, port) in
@@ -349,13 +365,15 @@ fn backends(port: &ImportPort) -> String {
     if each.is_empty() { "none".into() } else { each.join(", ") }
 }
 
-fn carried(streams: &Streams) -> [comfy_table::Cell; 5] {
+fn carried(streams: &Streams) -> [comfy_table::Cell; 7] {
     [
         number(streams.open),
         number(streams.total),
         number(streams.refused),
+        number(streams.failed),
         number(bytes(streams.bytes_out)),
         number(bytes(streams.bytes_in)),
+        cell(streams.last_failure.as_ref().map_or_else(|| "–".to_owned(), because)),
     ]
 }
 

@@ -2,6 +2,8 @@
 
 use std::iter::once;
 
+use adit_transport::endpoint::Counters;
+
 use super::page::Kind::{Counter, Gauge};
 use super::page::{Family, Page};
 use super::process::Process;
@@ -29,22 +31,35 @@ families! {
     THREADS = "adit_process_threads", Gauge, "count", [], "Threads";
     UDP_DROPS = "adit_udp_receive_drops_total", Counter, "count", [], "Datagrams that the kernel dropped because the buffer of a QUIC socket was full";
     LOG_DROPPED = "adit_log_dropped_lines_total", Counter, "count", [], "Lines of the log that were dropped because its reader was too slow";
-    LINK_UP = "adit_link_up", Gauge, "", ["cluster"], "Whether the link can be used; a degraded one can";
-    LINK_DEGRADED = "adit_link_degraded", Gauge, "", ["cluster"], "Whether the link is in use with something missing";
-    VIEW_AGE = "adit_link_view_age_seconds", Gauge, "seconds", ["cluster"], "How old this node's view of the other cluster is; absent without one";
-    CONNECTIONS = "adit_link_connections", Gauge, "count", ["cluster", "lane", "direction"], "Open connections with nodes of the other cluster";
-    RTT = "adit_link_rtt_seconds", Gauge, "seconds", ["cluster"], "The least round-trip time among the link's connections; absent without one";
+    LINK_UP = "adit_link_up", Gauge, "", ["link"], "Whether the link can be used; a degraded one can";
+    LINK_DEGRADED = "adit_link_degraded", Gauge, "", ["link"], "Whether the link is in use with something missing";
+    VIEW_AGE = "adit_link_view_age_seconds", Gauge, "seconds", ["link"], "How old this node's view of the other cluster is; absent without one";
+    RTT = "adit_link_rtt_seconds", Gauge, "seconds", ["link"], "The least round-trip time among the link's connections; absent without one";
     IMPORT_READY = "adit_import_ready", Gauge, "", ["service", "port"], "Whether a connection to the import made now would be carried";
     IMPORT_BACKENDS = "adit_import_backends", Gauge, "count", ["service", "port"], "Ready backends that the exporting cluster reports";
     EXPORT_READY = "adit_export_ready", Gauge, "", ["service", "port"], "Whether a stream to the export that comes now would find a backend";
     EXPORT_BACKENDS = "adit_export_backends", Gauge, "count", ["service", "port", "state"], "Backends of the export by state: up, down, forbidden";
-    STREAMS_OPEN = "adit_streams_open", Gauge, "count", [], "Streams open now";
+    HANDSHAKES_OPEN = "adit_handshakes_open", Gauge, "count", [], "Handshakes of peers that dialled us, under way now";
+    HANDSHAKES = "adit_handshakes_total", Counter, "count", ["outcome"], "Handshakes of peers that dialled us, by outcome: accepted, failed, timed-out, retried (asked to prove the address), refused-busy, refused-draining";
+    HANDED = "adit_datagrams_handed_total", Counter, "count", ["outcome"], "Datagrams that arrived at another worker than their connection's, by outcome: delivered, dropped";
+    STALLED_STREAMS = "adit_stalled_streams", Gauge, "count", [], "Streams whose reader has stopped reading";
+    STALLED_BYTES = "adit_stalled_bytes", Gauge, "bytes", [], "Memory that is charged to stalled streams";
+}
+
+/// What the data side has counted by itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    /// At the QUIC endpoints.
+    pub endpoints: Counters,
+    /// Bytes charged to stalled streams, and how many those are.
+    pub stalled: (usize, usize),
 }
 
 /// Adds all of them to the page.
-pub(super) fn render(page: &mut Page, status: &Status, process: &Process) {
+pub(super) fn render(page: &mut Page, status: &Status, process: &Process, totals: &Totals) {
     node(page, status);
     kernel(page, process);
+    endpoints(page, totals);
     links(page, status);
     services(page, status);
 }
@@ -66,7 +81,6 @@ fn node(page: &mut Page, status: &Status) {
     );
     page.family(&CONFIG_REJECTED, one(flag(node.configuration.error.is_some())));
     page.family(&CERTIFICATE, one(node.certificate.seconds_left as f64));
-    page.family(&STREAMS_OPEN, one(status.streams.open as f64));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the format has no integers; bytes stay below 2^53")]
@@ -76,11 +90,33 @@ fn kernel(page: &mut Page, process: &Process) {
         (&DESCRIPTORS, process.descriptors),
         (&MAX_DESCRIPTORS, process.max_descriptors),
         (&THREADS, process.threads),
-        (&UDP_DROPS, process.udp_drops),
         (&LOG_DROPPED, Some(process.log_dropped)),
     ] {
         page.family(family, value.into_iter().flat_map(|v| one(v as f64)));
     }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the format has no integers; counts stay below 2^53"
+)]
+fn endpoints(page: &mut Page, totals: &Totals) {
+    let counted = &totals.endpoints;
+    page.family(&HANDSHAKES_OPEN, one(counted.handshakes as f64));
+    let outcomes = [
+        ("accepted", counted.accepted),
+        ("failed", counted.failed),
+        ("timed-out", counted.timed_out),
+        ("retried", counted.retried),
+        ("refused-busy", counted.refused_busy),
+        ("refused-draining", counted.refused_draining),
+    ];
+    page.family(&HANDSHAKES, outcomes.map(|(name, n)| ([name], n as f64)));
+    let handed = [("delivered", counted.handed), ("dropped", counted.handed_dropped)];
+    page.family(&HANDED, handed.map(|(name, n)| ([name], n as f64)));
+    page.family(&UDP_DROPS, counted.dropped.into_iter().flat_map(|n| one(n as f64)));
+    page.family(&STALLED_BYTES, one(totals.stalled.0 as f64));
+    page.family(&STALLED_STREAMS, one(totals.stalled.1 as f64));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the format has no integers; ages stay below 2^53")]
@@ -93,16 +129,6 @@ fn links(page: &mut Page, status: &Status) {
     let age =
         all().filter_map(|l| Some(([l.cluster.as_str()], l.view.as_ref()?.age_seconds as f64)));
     page.family(&VIEW_AGE, age);
-    let connections = all().flat_map(|l| {
-        ["interactive", "bulk"].into_iter().flat_map(move |lane| {
-            ["dialled", "accepted"].into_iter().map(move |direction| {
-                let these = l.nodes.iter().flat_map(|n| &n.connections);
-                let count = these.filter(|c| c.lane == lane && c.direction == direction).count();
-                ([l.cluster.as_str(), lane, direction], count as f64)
-            })
-        })
-    });
-    page.family(&CONNECTIONS, connections);
     let rtt = all().filter_map(|l| {
         let all = l.nodes.iter().flat_map(|n| &n.connections).map(|c| c.rtt_ms / 1000.0);
         Some(([l.cluster.as_str()], all.min_by(f64::total_cmp)?))

@@ -1,4 +1,4 @@
-//! What the kernel knows of this process: memory, descriptors, threads, lost datagrams.
+//! What the kernel knows of this process: memory, descriptors, threads.
 //!
 //! Read at each scrape. A value that cannot be read is absent rather than zero.
 
@@ -15,8 +15,6 @@ pub struct Process {
     pub max_descriptors: Option<u64>,
     /// Threads.
     pub threads: Option<u64>,
-    /// Datagrams that the kernel dropped because a QUIC socket's buffer was full.
-    pub udp_drops: Option<u64>,
     /// Lines of the log that were dropped.
     pub log_dropped: u64,
 }
@@ -24,14 +22,13 @@ pub struct Process {
 impl Process {
     /// Reads it from the kernel; what others count is given.
     #[must_use]
-    pub fn read(udp_drops: Option<u64>, log_dropped: u64) -> Self {
+    pub fn read(log_dropped: u64) -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         Self {
             resident: field(&status, "VmRSS:").map(|kib| kib * 1024),
             descriptors: descriptors::open().ok(),
             max_descriptors: Some(descriptors::limit().soft).filter(|n| *n != u64::MAX),
             threads: field(&status, "Threads:"),
-            udp_drops,
             log_dropped,
         }
     }
@@ -49,11 +46,11 @@ mod tests {
 
     #[test]
     fn this_process_has_memory_threads_and_descriptors() {
-        let process = Process::read(Some(3), 7);
+        let process = Process::read(7);
         assert!(process.resident.is_some_and(|n| n > 1 << 20), "{process:?}");
         assert!(process.threads.is_some_and(|n| n >= 1), "{process:?}");
         assert!(process.descriptors.is_some_and(|n| n >= 3), "{process:?}");
-        assert_eq!((process.udp_drops, process.log_dropped), (Some(3), 7));
+        assert_eq!(process.log_dropped, 7);
         assert_eq!(field("VmRSS:\t  12 kB\nThreads:\tx\n", "Threads:"), None);
     }
 }

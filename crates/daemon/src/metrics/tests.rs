@@ -120,14 +120,14 @@ fn the_page_has_what_was_counted_and_what_is() {
         ..ImportPort::default()
     };
     status.imports = vec![Import { service: "a/b".into(), ports: vec![port], ..Import::default() }];
-    let page = metrics.render(&status, &process::Process::default());
+    let page = metrics.render(&status, &Process::default(), &Totals::default());
     for line in [
         "adit_config_reloads_total{outcome=\"rejected\"} 1",
         "# TYPE adit_panics_total counter",
         "adit_panics_total 1",
-        "adit_link_up{cluster=\"bank\"} 1",
-        "adit_link_up{cluster=\"shop\"} 0",
-        "adit_link_connections{cluster=\"bank\",lane=\"bulk\",direction=\"accepted\"} 0",
+        "adit_link_up{link=\"bank\"} 1",
+        "adit_link_up{link=\"shop\"} 0",
+        "adit_handshakes_total{outcome=\"refused-busy\"} 0",
         "adit_import_ready{service=\"a/b\",port=\"http\"} 1",
         "adit_import_backends{service=\"a/b\",port=\"http\"} 3",
         "adit_log_dropped_lines_total 0",
@@ -137,7 +137,7 @@ fn the_page_has_what_was_counted_and_what_is() {
     assert!(!page.contains("adit_process_resident_bytes"), "what is not known is absent");
 
     status.links.remove(1);
-    let page = metrics.render(&status, &process::Process::default());
+    let page = metrics.render(&status, &Process::default(), &Totals::default());
     assert!(!page.contains("shop"), "no series outlives its link");
     metrics.upkeep();
 }

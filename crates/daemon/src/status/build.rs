@@ -12,7 +12,9 @@ use adit_core::policy::{Pattern, Target, WorkloadPattern};
 use adit_core::snapshot::{self, Snapshot};
 
 use super::services::{Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort};
-use super::{Link, LinkState, Node, Reason, Status, StreamSummary, Streams, Using, problems};
+use super::{
+    Link, LinkState, Node, PeerNode, Reason, Status, StreamSummary, Streams, Using, problems,
+};
 
 /// What the process knows at one moment.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub struct Facts<'a> {
     pub snapshot: &'a Snapshot,
     /// About its links, as the transport sees them.
     pub links: Vec<Link>,
+    /// About the other nodes of this cluster.
+    pub siblings: Vec<PeerNode>,
     /// Import addresses that could not be bound, and why.
     pub not_listening: &'a BTreeMap<SocketAddr, String>,
     /// About traffic, as the data path counted it.
@@ -47,7 +51,7 @@ pub struct Traffic {
 /// The document.
 #[must_use]
 pub fn status(facts: Facts<'_>) -> Status {
-    let Facts { node, snapshot, links, not_listening, mut traffic } = facts;
+    let Facts { node, snapshot, links, siblings, not_listening, mut traffic } = facts;
     let imports = snapshot
         .imports
         .iter()
@@ -55,7 +59,8 @@ pub fn status(facts: Facts<'_>) -> Status {
         .collect();
     let exports = snapshot.exports.values().map(|e| export(e, snapshot, &mut traffic)).collect();
     let streams = traffic.streams;
-    let mut status = Status { node, links, imports, exports, streams, problems: Vec::new() };
+    let mut status =
+        Status { node, links, siblings, imports, exports, streams, problems: Vec::new() };
     status.problems = problems::find(&status);
     status
 }
@@ -79,7 +84,7 @@ fn import(
             backends: peer_port(import, p, now)
                 .map(|p| p.ready.iter().map(|(n, c)| (n.to_string(), *c)).collect())
                 .unwrap_or_default(),
-            streams: traffic.outbound.get(&target).copied().unwrap_or_default(),
+            streams: traffic.outbound.get(&target).cloned().unwrap_or_default(),
         }
     };
     Import {
@@ -214,7 +219,7 @@ fn export_port(
         ready: reason.is_none(),
         reason,
         backends,
-        streams: traffic.inbound.get(&target).copied().unwrap_or_default(),
+        streams: traffic.inbound.get(&target).cloned().unwrap_or_default(),
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Link {
     pub seeds: Vec<String>,
     /// Where what is known of that cluster comes from.
     pub view: Option<ViewSource>,
+    /// Whether this node is one of its cluster's hubs for the link.
+    pub hub: bool,
     /// Its nodes.
     pub nodes: Vec<PeerNode>,
     /// How dialling it went.
@@ -46,7 +48,7 @@ pub enum LinkState {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ViewSource {
-    /// The hub that tells.
+    /// The node that tells: a hub of that cluster, or a sibling that passes on what its hub said.
     pub hub: String,
     /// Its epoch: a new one begins with its process.
     pub epoch: u64,
@@ -98,6 +100,8 @@ pub struct Connection {
     pub bytes_in: u64,
     /// UDP payload sent, in bytes.
     pub bytes_out: u64,
+    /// Whether it is kept for its own sake, not only while streams need it.
+    pub standing: bool,
     /// Why it takes no new streams, where it does not.
     pub closing: Option<Reason>,
 }
@@ -112,4 +116,6 @@ pub struct Dials {
     pub failures: u64,
     /// What the last failure said.
     pub last_error: Option<String>,
+    /// When the next standing connection is dialled, where one is wanting.
+    pub next_in_ms: Option<u64>,
 }

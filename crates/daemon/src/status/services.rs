@@ -140,17 +140,23 @@ pub struct Using {
 }
 
 /// What a port carried since the process started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Streams {
     /// Open now.
     pub open: u64,
-    /// All that were accepted.
+    /// All that there were, open, ended and refused ones.
     pub total: u64,
-    /// All that were refused.
+    /// Those that were refused: nothing of them was delivered.
     pub refused: u64,
-    /// Bytes from the opener of the connection to the service.
+    /// Those that broke later.
+    pub failed: u64,
+    /// Those that entered at another node than the backend's.
+    pub hops: u64,
+    /// Bytes from the opener of the connection to the service, of ended streams.
     pub bytes_out: u64,
-    /// Bytes from the service to the opener.
+    /// Bytes from the service to the opener, of ended streams.
     pub bytes_in: u64,
+    /// Why the last one that was refused or broke did not finish.
+    pub last_failure: Option<Reason>,
 }

@@ -41,7 +41,16 @@ fn edge() -> Status {
         dials: Dials { attempts: 3, ..Dials::default() },
         ..Link::default()
     });
-    let streams = Streams { open: 2, total: 1203, refused: 4, bytes_out: 2048, bytes_in: 5 << 20 };
+    let streams = Streams {
+        open: 2,
+        total: 1203,
+        refused: 4,
+        failed: 1,
+        bytes_out: 2048,
+        bytes_in: 5 << 20,
+        last_failure: Some(Reason { code: "denied".into(), sentence: "no grant".into() }),
+        ..Streams::default()
+    };
     let port = ImportPort {
         name: "http".into(),
         port: 8080,
@@ -111,8 +120,10 @@ fn a_healthy_node_is_told_on_one_page() {
             "2",
             "1203",
             "4",
+            "1",
             "2.0 KiB",
-            "5.0 MiB"
+            "5.0 MiB",
+            "no grant (denied)"
         ]
     );
     assert_eq!(row(&page, "10.244.0.9:8080")[3], "up");
@@ -130,8 +141,12 @@ fn what_is_wrong_stands_first() {
         problem(Severity::Warning, "certificate", "certificate-ending", "it ends soon"),
     ];
     status.links[0].state = LinkState::Down;
-    status.links[0].dials =
-        Dials { attempts: 9, failures: 5, last_error: Some("timed out".into()) };
+    status.links[0].dials = Dials {
+        attempts: 9,
+        failures: 5,
+        last_error: Some("timed out".into()),
+        ..Dials::default()
+    };
     let page = render(&status, PLAIN);
     let head: Vec<_> = page.lines().take(3).collect();
     assert_eq!(

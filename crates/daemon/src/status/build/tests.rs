@@ -106,6 +106,7 @@ fn build(snapshot: &Snapshot, state: LinkState, not_listening: &[(&str, &str)]) 
         node,
         snapshot,
         links: vec![link(state)],
+        siblings: Vec::new(),
         not_listening: &not_listening,
         traffic: Traffic::default(),
     })

@@ -1,0 +1,268 @@
+//! The process of one node, from its file to its exit status.
+//!
+//! [`run`] is the order in which things happen: read the file, know who we are and whom we believe, bind
+//! everything, start what carries, then serve until told otherwise ([`supervisor`]). What can be wrong at
+//! the start is told all at once, and nothing is left behind.
+//!
+//! Threads: `worker-N` for the data path ([`workers`]), `admin` for both HTTP servers ([`servers`]), `log`,
+//! `config-watch`, and the caller's for the supervisor.
+
+mod bind;
+mod changes;
+mod credentials;
+mod data;
+mod known;
+mod links;
+mod node;
+mod panics;
+mod servers;
+mod signals;
+mod supervisor;
+#[cfg(test)]
+mod testing;
+mod traffic;
+mod tuning;
+mod workers;
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use adit_config::config::LogFormat;
+use adit_config::{Change, Config, Report};
+use adit_pki::UnixTime;
+use adit_pki::tls::system_clock;
+use adit_transport::peer::BootId;
+use adit_transport::{NodeSecret, Tls, Worker};
+use tokio::sync::{mpsc, watch};
+
+use self::credentials::Credentials;
+use self::data::{DataSide, Witness};
+use self::known::{Changing, Fixed, Known};
+use self::node::Node;
+use self::servers::{Plan, Servers};
+use self::signals::Signals;
+pub use self::supervisor::Ended;
+use self::supervisor::{Events, Supervisor, describe, warn};
+use self::workers::Workers;
+use crate::admin::control::{self, Controls};
+use crate::admin::public::{self, Public};
+use crate::compose::{self, Base, Sources};
+use crate::metrics::{Metrics, process::Process};
+use crate::readiness::Readiness;
+use crate::telemetry::{Format, Log};
+
+/// Changes of files that may wait for the supervisor: each is a whole configuration.
+const CHANGES: usize = 4;
+/// Commands that may wait; an operator waits for the answer to each.
+const COMMANDS: usize = 4;
+/// What writing the last lines of the log may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Why a node did not start. Nothing of it is left running.
+#[derive(Debug)]
+pub enum StartError {
+    /// The file is not a configuration: all that is wrong with it.
+    Config(Report),
+    /// All that is wrong with the files that it refers to, or all that is in the way of listening.
+    Wrong(Vec<String>),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(report) => report.fmt(f),
+            Self::Wrong(all) => f.write_str(&all.join("\n")),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<String> for StartError {
+    fn from(error: String) -> Self {
+        Self::Wrong(vec![error])
+    }
+}
+
+/// Runs the node that `file` describes until it has drained.
+///
+/// Takes over the process: its signals, its panic hook, its log and its metrics.
+///
+/// # Errors
+/// All that keeps it from starting.
+pub fn run(file: &Path) -> Result<Ended, StartError> {
+    let started = Instant::now();
+    // The file is read again at every reload, and what it refers to is found from where it is.
+    let file = &std::path::absolute(file).map_err(cannot("find the current folder"))?;
+    let (tell, changes) = mpsc::channel(CHANGES);
+    // The receiver is gone only when the process ends.
+    let on_change = move |change| drop(tell.blocking_send(change));
+    let (config, report, watching) =
+        adit_config::watch(file, on_change).map_err(StartError::Config)?;
+    let log = start_log(&config)?;
+    let ended = start(file, config, &report, &log, started, changes);
+    drop(watching);
+    log.flush(LAST_WORDS);
+    ended
+}
+
+fn start_log(config: &Config) -> Result<Log, String> {
+    let format = match config.log.format {
+        LogFormat::Auto => Format::Auto,
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    Log::init(config.log.level.as_str(), format).map_err(|e| format!("log: {e}"))
+}
+
+/// From a good file to the end.
+fn start(
+    file: &Path,
+    config: Config,
+    report: &Report,
+    log: &Log,
+    started: Instant,
+    changes: mpsc::Receiver<Change>,
+) -> Result<Ended, StartError> {
+    panics::install();
+    warn(report);
+    let metrics = Metrics::install().map_err(|e| e.to_string())?;
+    match adit_host::descriptors::raise() {
+        Ok(limit) => tracing::debug!(descriptors = limit.soft, "descriptor limit raised"),
+        Err(error) => tracing::warn!(%error, "the descriptor limit stays as it is"),
+    }
+    let readiness = Readiness::default();
+    let starting = readiness.wait_for("start");
+
+    // Who we are comes before anything that others can reach.
+    let credentials = Credentials::load(&config, UnixTime::now()).map_err(StartError::Wrong)?;
+    let secret = NodeSecret::load_or_create(&config.node.identity).map_err(|e| e.to_string())?;
+    let tls = Tls::new(&credentials.identity, &credentials.verifier, &system_clock())
+        .map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(cannot("start the supervisor's runtime"))?;
+    let workers = Workers::start(config.node.endpoints.get()).map_err(cannot("start a worker"))?;
+    let handles = workers.handles().iter().zip(0..).map(|(h, n)| Worker::new(n, h.clone()));
+    let bound = bind::all(&config, handles.collect(), &secret, tls).map_err(StartError::Wrong)?;
+    let signals = {
+        let _context = runtime.enter();
+        Signals::catch().map_err(cannot("catch signals"))?
+    };
+
+    let ended = runtime.block_on(async {
+        let mut boot = [0; 16];
+        getrandom::fill(&mut boot).map_err(|e| format!("the system gave no random bytes: {e}"))?;
+        let listen = bound.endpoints.addresses().to_vec();
+        let base = Base::of(&config, &listen);
+        let first = Arc::new(base.snapshot(&Default::default(), &Default::default()));
+        let (base, bases) = watch::channel(base);
+        let (publish, snapshot) = watch::channel(first);
+        let (node, work) =
+            Node::start(BootId(boot), bound.endpoints, snapshot.clone(), &config.limits);
+        let sources = Sources { base: bases, views: node.views(), down: node.down() };
+
+        let known = Arc::new(Known {
+            fixed: Fixed {
+                boot_id: BootId(boot).to_string(),
+                started,
+                started_at: UnixTime::now(),
+                listen,
+            },
+            changing: Mutex::new(Changing {
+                config: Arc::new(config),
+                configuration: describe(file),
+                identity_error: None,
+            }),
+            draining: AtomicBool::new(false),
+            readiness: readiness.clone(),
+            credentials: Arc::new(credentials),
+            snapshot,
+            witness: node.witness(),
+            log: Some(log.clone()),
+        });
+        let (commands_in, commands) = mpsc::channel(COMMANDS);
+        let plan = plan(bound.admin, bound.public, &known, metrics, commands_in);
+        let servers = Servers::start(plan).map_err(cannot("start the admin server"))?;
+        announce(&known);
+        drop(starting);
+
+        let mut signals = signals;
+        let events = Events { signals: async move || signals.next().await, commands, changes };
+        let supervisor = Supervisor { file: file.to_owned(), data: node, known, base };
+        // Both last as long as the supervisor: composing until its sources end, the work until the drain.
+        let (supervising, beside) = (supervisor.run(events), async {
+            tokio::join!(compose::run(sources, publish), work.drive());
+            std::future::pending().await
+        });
+        let ended = tokio::select! { ended = supervising => ended, never = beside => never };
+        servers.stop();
+        Ok::<_, StartError>(ended)
+    })?;
+    if let Ended::Drained { .. } = ended {
+        workers.stop();
+    }
+    Ok(ended)
+}
+
+/// What the two servers serve.
+fn plan<W: Witness>(
+    admin: servers::Admin,
+    public: Option<std::net::TcpListener>,
+    known: &Arc<Known<W>>,
+    metrics: Metrics,
+    commands: mpsc::Sender<control::Command>,
+) -> Plan {
+    let (status, level) = (known.clone(), known.clone());
+    let controls = Controls {
+        status: Arc::new(move || status.status()),
+        set_level: Arc::new(move |l| level.log.as_ref().map_or(Ok(()), |log| log.set_level(l))),
+        commands,
+    };
+    let router = control::router(controls);
+    let router = match admin {
+        servers::Admin::Socket(_) => router,
+        servers::Admin::Tcp(_) => control::guard_loopback(router),
+    };
+    let (page, known) = (metrics.clone(), known.clone());
+    let readiness = known.readiness.clone();
+    let render = move || {
+        let dropped = known.log.as_ref().map(Log::dropped).unwrap_or_default();
+        page.render(&known.status(), &Process::read(dropped), &known.witness.totals())
+    };
+    let public_router = public::router(Public { readiness, metrics: Arc::new(render) });
+    Plan { admin: (admin, router), public: public.map(|l| (l, public_router)), metrics }
+}
+
+/// The first line of a running node.
+fn announce<W>(known: &Known<W>) {
+    let config = known.config();
+    let listen: Vec<_> = known.fixed.listen.iter().map(ToString::to_string).collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        id = %known.credentials.identity.get().id(),
+        boot = known.fixed.boot_id,
+        listen = listen.join(", "),
+        links = config.links.len(),
+        imports = config.imports.len(),
+        exports = config.exports.len(),
+        "node {}/{} is up",
+        config.cluster,
+        config.node.name,
+    );
+}
+
+fn cannot(what: &'static str) -> impl Fn(io::Error) -> String {
+    move |error| format!("cannot {what}: {error}")
+}
+
+/// SHA-256 as `sha256sum` writes it, so that an operator can compare.
+fn digest(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,112 @@
+//! Files that are right, wrong, swapped and renewed.
+
+use super::super::testing::{Ca, now};
+use super::*;
+
+/// Node e1 of `edge`, linked with `bank` and `shop`, all files right.
+struct Scene {
+    folder: tempfile::TempDir,
+    edge: Ca,
+    config: Config,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("edge.yaml");
+        let link = |c: &str| {
+            format!("  - {{cluster: {c}, trustDomain: {c}.example, trustBundle: {c}.pem}}\n")
+        };
+        let text = format!(
+            "cluster: edge\ntrustDomain: edge.example\nnode: {{name: e1, listen: \"127.0.0.1:7843\", identity: id}}\nlinks:\n{}{}",
+            link("bank"),
+            link("shop")
+        );
+        let (config, _) = adit_config::parse(text.as_bytes(), &file).unwrap();
+        let edge = Ca::of("edge");
+        edge.issue("e1", &folder.path().join("id"));
+        for cluster in ["bank", "shop"] {
+            Ca::of(cluster).bundle(&folder.path().join(format!("{cluster}.pem")));
+        }
+        Self { folder, edge, config }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn load(&self) -> Result<Credentials, Vec<String>> {
+        Credentials::load(&self.config, now())
+    }
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once() {
+    let scene = Scene::new();
+    assert!(scene.load().is_ok());
+    std::fs::write(scene.path("bank.pem"), "nonsense").unwrap();
+    std::fs::remove_file(scene.path("shop.pem")).unwrap();
+    std::fs::remove_file(scene.path("id/node.key.pem")).unwrap();
+    let errors = scene.load().unwrap_err();
+    assert_eq!(errors.len(), 3, "{errors:#?}");
+    for (error, word) in errors.iter().zip(["adit pki issue", "link bank", "link shop"]) {
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+#[test]
+fn another_nodes_certificate_is_not_ours() {
+    let scene = Scene::new();
+    scene.edge.issue("e2", &scene.path("id"));
+    let errors = scene.load().unwrap_err();
+    assert!(errors[0].contains("adit/node/e2") && errors[0].contains("adit/node/e1"), "{errors:?}");
+}
+
+#[test]
+fn one_bundle_for_two_clusters_is_refused() {
+    let scene = Scene::new();
+    // The mistake to expect: the wrong file copied.
+    scene.edge.bundle(&scene.path("bank.pem"));
+    assert!(scene.load().unwrap_err()[0].contains("bank"));
+}
+
+#[test]
+fn what_is_good_is_taken_and_what_is_bad_keeps_its_last_good_state() {
+    let scene = Scene::new();
+    let held = scene.load().unwrap();
+    let mut seen = held.changed.subscribe();
+    let unchanged = Reread { changed: false, errors: vec![] };
+    assert_eq!(held.reload(&scene.config, now()), unchanged);
+    assert!(!seen.has_changed().unwrap());
+
+    // A renewed certificate is taken although another file is broken …
+    let before = (held.identity.get(), held.verifier.trust());
+    scene.edge.issue("e1", &scene.path("id"));
+    std::fs::write(scene.path("bank.pem"), "half a fi").unwrap();
+    let reread = held.reload(&scene.config, now());
+    assert!(reread.changed && reread.errors.len() == 1, "{reread:?}");
+    assert_ne!(held.identity.get().chain(), before.0.chain());
+    // … and whose bundle that was is believed as before.
+    assert!(same(&held.verifier.trust().bundles, &before.1.bundles));
+    assert!(seen.has_changed().unwrap());
+    seen.mark_unchanged();
+
+    // A broken certificate keeps no new bundle out.
+    std::fs::write(scene.path("id/node.pem"), "").unwrap();
+    Ca::of("bank").bundle(&scene.path("bank.pem"));
+    let identity = held.identity.get();
+    let reread = held.reload(&scene.config, now());
+    assert!(reread.changed && reread.errors.len() == 1, "{reread:?}");
+    assert_eq!(held.identity.get().chain(), identity.chain());
+    assert!(!same(&held.verifier.trust().bundles, &before.1.bundles));
+    assert!(seen.has_changed().unwrap());
+}
+
+#[test]
+fn who_is_no_longer_linked_is_no_longer_believed() {
+    let mut scene = Scene::new();
+    let held = scene.load().unwrap();
+    scene.config.links.truncate(1);
+    assert_eq!(held.reload(&scene.config, now()), Reread { changed: true, errors: vec![] });
+    assert!(held.verifier.trust().bundles.get(&"shop.example".parse().unwrap()).is_none());
+}

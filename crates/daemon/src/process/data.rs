@@ -1,0 +1,38 @@
+//! The data side, as the process drives it: what it asks of links and data path, and nothing of how.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::metrics::gauges::Totals;
+use crate::status::build::Traffic;
+use crate::status::{Link, PeerNode};
+
+/// Links and data path of one node.
+pub(super) trait DataSide {
+    /// What the status asks; it is asked on another thread.
+    type Witness: Witness;
+
+    /// What can be asked about it.
+    fn witness(&self) -> Self::Witness;
+
+    /// Goes away: tells peers, refuses what is new, waits up to `within` for streams to end, then resets
+    /// what is left and ends all connections. Says how many streams that broke.
+    fn drain(&self, within: Duration) -> impl Future<Output = u64>;
+}
+
+/// What the status asks of links and data path.
+pub(super) trait Witness: Send + Sync + 'static {
+    /// The links, and the other nodes of this cluster, as the transport sees them.
+    fn links(&self) -> (Vec<Link>, Vec<PeerNode>);
+
+    /// What the data path counted, for the status.
+    fn traffic(&self) -> Traffic;
+
+    /// What it counted, for the metrics.
+    fn totals(&self) -> Totals;
+
+    /// Import addresses that could not be bound, and why.
+    fn not_listening(&self) -> BTreeMap<SocketAddr, String>;
+}

@@ -1,0 +1,123 @@
+//! What the process knows of itself, and the status document made from it.
+//!
+//! Written by the process, read by the admin server's thread; each lock is held for a copy.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use adit_config::Config;
+use adit_core::snapshot::Snapshot;
+use adit_pki::UnixTime;
+use adit_pki::time::rfc3339;
+use tokio::sync::watch;
+
+use super::credentials::Credentials;
+use super::data::Witness;
+use crate::readiness::Readiness;
+use crate::status::build::{Facts, status};
+use crate::status::{Certificate, Configuration, Node, Status};
+use crate::telemetry::Log;
+
+/// What stays as it is for the life of a process.
+#[derive(Debug)]
+pub(super) struct Fixed {
+    pub(super) boot_id: String,
+    pub(super) started: Instant,
+    pub(super) started_at: UnixTime,
+    /// UDP addresses as bound.
+    pub(super) listen: Vec<SocketAddr>,
+}
+
+/// What changes.
+#[derive(Debug)]
+pub(super) struct Changing {
+    /// In use.
+    pub(super) config: Arc<Config>,
+    /// As the status shows it.
+    pub(super) configuration: Configuration,
+    /// Why the newest identity files were not taken.
+    pub(super) identity_error: Option<String>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(super) struct Known<W> {
+    pub(super) fixed: Fixed,
+    pub(super) changing: Mutex<Changing>,
+    pub(super) draining: AtomicBool,
+    pub(super) readiness: Readiness,
+    pub(super) credentials: Arc<Credentials>,
+    pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(super) witness: W,
+    /// None in tests, where the log is somebody else's.
+    pub(super) log: Option<Log>,
+}
+
+impl<W> Known<W> {
+    /// Reads or changes what changes.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Changing) -> T) -> T {
+        act(&mut self.changing.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The configuration in use.
+    pub(super) fn config(&self) -> Arc<Config> {
+        self.with(|c| c.config.clone())
+    }
+
+    fn node(&self) -> Node {
+        let (config, configuration, error) =
+            self.with(|c| (c.config.clone(), c.configuration.clone(), c.identity_error.clone()));
+        let waiting_for: Vec<String> =
+            self.readiness.left().into_iter().map(|r| r.into_owned()).collect();
+        Node {
+            cluster: config.cluster.to_string(),
+            trust_domain: config.trust_domain.to_string(),
+            node: config.node.name.to_string(),
+            boot_id: self.fixed.boot_id.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started: rfc3339(self.fixed.started_at),
+            uptime_seconds: self.fixed.started.elapsed().as_secs(),
+            ready: waiting_for.is_empty(),
+            waiting_for,
+            draining: self.draining.load(Ordering::Relaxed),
+            certificate: certificate(&self.credentials, error, UnixTime::now()),
+            configuration,
+            log_level: self.log.as_ref().map(Log::level).unwrap_or_default(),
+            listen: self.fixed.listen.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl<W: Witness> Known<W> {
+    /// The status document now.
+    pub(super) fn status(&self) -> Status {
+        let snapshot = self.snapshot.borrow().clone();
+        let (links, siblings) = self.witness.links();
+        status(Facts {
+            node: self.node(),
+            snapshot: &snapshot,
+            links,
+            siblings,
+            not_listening: &self.witness.not_listening(),
+            traffic: self.witness.traffic(),
+        })
+    }
+}
+
+fn certificate(credentials: &Credentials, error: Option<String>, now: UnixTime) -> Certificate {
+    let identity = credentials.identity.get();
+    let (from, to) = (identity.not_before(), identity.not_after());
+    let left = to.as_secs().cast_signed() - now.as_secs().cast_signed();
+    let life = Duration::from_secs(to.as_secs().saturating_sub(from.as_secs()));
+    Certificate {
+        id: identity.id().to_string(),
+        not_before: rfc3339(from),
+        not_after: rfc3339(to),
+        seconds_left: left,
+        life_left: Duration::from_secs(left.max(0).cast_unsigned()).div_duration_f64(life).min(1.0),
+        error,
+    }
+}

@@ -1,0 +1,191 @@
+//! How links are doing, from the transport's words to the status document's.
+
+use std::collections::BTreeMap;
+
+use adit_core::choose::connections::Passed;
+use adit_core::code::Code;
+use adit_core::name::NodeName;
+use adit_core::snapshot::Class;
+use adit_transport::links::{ConnectionStatus, LinkState, LinkStatus};
+use tokio::time::Instant;
+
+use crate::status::{self, Connection, Dials, Link, PeerNode, Reason, ViewSource};
+
+/// One link.
+pub(super) fn link(from: &LinkStatus) -> Link {
+    let known = from.view.iter().flat_map(|heard| &heard.view.nodes);
+    let mut nodes: BTreeMap<&NodeName, PeerNode> = known
+        .map(|(node, a)| (node, PeerNode { addresses: strings(a), ..PeerNode::default() }))
+        .collect();
+    connect(&mut nodes, &from.connections);
+    for hub in &from.peer_hubs {
+        nodes.entry(hub).or_default().hub = true;
+    }
+    Link {
+        cluster: from.cluster.to_string(),
+        trust_domain: from.trust_domain.to_string(),
+        state: match from.state {
+            LinkState::Up => status::LinkState::Up,
+            LinkState::Degraded => status::LinkState::Degraded,
+            LinkState::Down => status::LinkState::Down,
+        },
+        reason: from.reason.as_ref().map(|(code, sentence)| Reason::new(*code, sentence)),
+        seeds: strings(&from.seeds),
+        view: from.view.as_ref().map(|heard| ViewSource {
+            hub: format!("{}/{}", heard.from.0, heard.from.1),
+            epoch: heard.position.0,
+            sequence: heard.position.1,
+            age_seconds: heard.age().as_secs(),
+        }),
+        hub: from.hub,
+        nodes: named(nodes),
+        dials: Dials {
+            attempts: from.dials.attempts,
+            failures: from.dials.failures,
+            last_error: from.dials.last_error.clone(),
+            next_in_ms: from.dials.next.map(|at| {
+                let left = at.saturating_duration_since(Instant::now()).as_millis();
+                u64::try_from(left).unwrap_or(u64::MAX)
+            }),
+        },
+    }
+}
+
+/// The nodes of our own cluster with which there are connections.
+pub(super) fn siblings(connections: &[ConnectionStatus]) -> Vec<PeerNode> {
+    let mut nodes = BTreeMap::new();
+    connect(&mut nodes, connections);
+    named(nodes)
+}
+
+fn connect<'a>(nodes: &mut BTreeMap<&'a NodeName, PeerNode>, all: &'a [ConnectionStatus]) {
+    for one in all {
+        nodes.entry(&one.peer.node).or_default().connections.push(connection(one));
+    }
+}
+
+fn named(nodes: BTreeMap<&NodeName, PeerNode>) -> Vec<PeerNode> {
+    nodes.into_iter().map(|(name, node)| PeerNode { node: name.to_string(), ..node }).collect()
+}
+
+fn connection(from: &ConnectionStatus) -> Connection {
+    let stats = &from.stats;
+    #[expect(clippy::cast_precision_loss, reason = "a share is wanted, not a count")]
+    let loss = if stats.sent == 0 { 0.0 } else { stats.lost as f64 * 100.0 / stats.sent as f64 };
+    Connection {
+        direction: if from.peer.dialled { "dialled" } else { "accepted" }.into(),
+        lane: match from.peer.lane {
+            Class::Interactive => "interactive".into(),
+            Class::Bulk => "bulk".into(),
+        },
+        remote: from.remote.to_string(),
+        boot_id: from.peer.boot.to_string(),
+        rtt_ms: stats.rtt.as_secs_f64() * 1000.0,
+        loss_percent: loss,
+        congestion_window: stats.window,
+        mtu: stats.mtu,
+        age_seconds: from.age.as_secs(),
+        streams: from.streams as u64,
+        bytes_in: stats.bytes.1,
+        bytes_out: stats.bytes.0,
+        standing: from.standing,
+        closing: from.passed.map(|passed| {
+            Reason::from(match passed {
+                Passed::Draining => Code::Draining,
+                Passed::OlderBoot => Code::PeerRestarted,
+                Passed::Replaced => Code::Replaced,
+            })
+        }),
+    }
+}
+
+fn strings<T: ToString>(all: &[T]) -> Vec<String> {
+    all.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use adit_core::snapshot::View;
+    use adit_transport::PeerInfo;
+    use adit_transport::endpoint::Stats;
+    use adit_transport::links::{DialRecord, LinkView};
+    use adit_transport::peer::BootId;
+
+    fn connected(node: &str, passed: Option<Passed>) -> ConnectionStatus {
+        let remote = "172.18.2.2:7843".parse().unwrap();
+        ConnectionStatus {
+            peer: PeerInfo {
+                cluster: "bank".parse().unwrap(),
+                node: node.parse().unwrap(),
+                id: format!("spiffe://bank.example/adit/node/{node}").parse().unwrap(),
+                boot: BootId([7; 16]),
+                lane: Class::Bulk,
+                dialled: true,
+                slot: 0,
+                remote,
+            },
+            worker: 0,
+            remote,
+            age: Duration::from_secs(5),
+            streams: 3,
+            standing: true,
+            passed,
+            stats: Stats {
+                rtt: Duration::from_micros(1500),
+                window: 12_000,
+                mtu: 1452,
+                sent: 200,
+                lost: 1,
+                congested: 0,
+                black_holes: 0,
+                datagrams: (0, 0),
+                bytes: (10, 20),
+            },
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn known_and_connected_nodes_are_one_list() {
+        let node = |n: &str| -> NodeName { n.parse().unwrap() };
+        let view = View {
+            nodes: [(node("b1"), vec!["172.18.2.2:7843".parse().unwrap()]), (node("b2"), vec![])]
+                .into(),
+            ..View::default()
+        };
+        let heard = LinkView {
+            view: Arc::new(view),
+            position: (7, 42),
+            from: ("bank".parse().unwrap(), node("b1")),
+            age: Duration::from_secs(2),
+            received: Instant::now(),
+        };
+        let next = Some(Instant::now() + Duration::from_millis(250));
+        let link = link(&LinkStatus {
+            cluster: "bank".parse().unwrap(),
+            trust_domain: "bank.example".parse().unwrap(),
+            seeds: vec![],
+            state: LinkState::Degraded,
+            reason: Some((Code::LinkDown, "hub b2 is not connected".into())),
+            hub: true,
+            dials: DialRecord { attempts: 4, next, ..DialRecord::default() },
+            view: Some(heard),
+            peer_hubs: vec![node("b1"), node("b2")],
+            connections: vec![connected("b1", None), connected("b3", Some(Passed::OlderBoot))],
+        });
+        let names: Vec<_> =
+            link.nodes.iter().map(|n| (n.node.as_str(), n.hub, n.connections.len())).collect();
+        assert_eq!(names, [("b1", true, 1), ("b2", true, 0), ("b3", false, 1)]);
+        let (first, third) = (&link.nodes[0].connections[0], &link.nodes[2].connections[0]);
+        assert_eq!((first.lane.as_str(), first.direction.as_str()), ("bulk", "dialled"));
+        assert_eq!((first.rtt_ms, first.loss_percent), (1.5, 0.5));
+        assert_eq!((first.bytes_out, first.bytes_in), (10, 20));
+        assert_eq!(third.closing.as_ref().unwrap().code, "peer-restarted");
+        let view = link.view.unwrap();
+        assert_eq!((view.hub.as_str(), view.age_seconds), ("bank/b1", 2));
+        assert_eq!(link.dials.next_in_ms, Some(250));
+    }
+}

@@ -1,0 +1,202 @@
+//! The data side of a node, composed: links, the data path over them, and what it keeps about backends.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use adit_config::config::Limits;
+use adit_core::snapshot::Snapshot;
+use adit_dataplane::backends::{Backends, Keeper};
+use adit_dataplane::budget::{Bounds, Budget};
+use adit_dataplane::flow::Flows;
+use adit_dataplane::inbound::Inbound;
+use adit_dataplane::listeners::Listeners;
+use adit_dataplane::node::{self, Random, Records};
+use adit_dataplane::tcp::os::OsNet;
+use adit_transport::links::{Local, Settings};
+use adit_transport::peer::BootId;
+use adit_transport::{Endpoints, Links};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::data::{DataSide, Witness};
+use super::{links, traffic};
+use crate::metrics::gauges::Totals;
+use crate::status::build::Traffic;
+use crate::status::{Link, PeerNode};
+
+/// Descriptors that are left to listeners, QUIC sockets, files and the admin servers, and the share of
+/// the rest that flows may take.
+const DESCRIPTORS_KEPT: u64 = 256;
+/// What flows may take of the descriptors, in percent: beyond it new ones are refused and admin answers.
+const DESCRIPTORS_FOR_FLOWS: u64 = 95;
+/// After the drain's deadline: what resetting the last flows may take.
+const RESET: Duration = Duration::from_secs(2);
+
+/// Links and data path, running.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    links: Links,
+    endpoints: Endpoints,
+    flows: Flows,
+    budget: Budget,
+    backends: Backends,
+    not_listening: watch::Receiver<BTreeMap<SocketAddr, String>>,
+    stop: Stop,
+}
+
+/// How the data side is ended, in this order.
+#[derive(Debug, Clone, Default)]
+struct Stop {
+    /// No connection is accepted any more.
+    accepting: CancellationToken,
+    /// What still runs is reset.
+    drained: CancellationToken,
+    /// Every flow's task.
+    tasks: TaskTracker,
+}
+
+/// What has to be driven for the data side to work; it ends with the node.
+pub(super) struct Work {
+    keeper: Keeper,
+    listeners: Listeners<OsNet>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    stop: CancellationToken,
+}
+
+impl Node {
+    /// Starts links; the rest begins when the work is driven.
+    pub(super) fn start(
+        boot: BootId,
+        endpoints: Endpoints,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        limits: &Limits,
+    ) -> (Self, Work) {
+        let stop = Stop::default();
+        let bounds =
+            Bounds { process: bytes(limits.process_buffer), peer: bytes(limits.peer_buffer) };
+        let (flows, budget) = (Flows::new(most_flows()), Budget::new(bounds));
+        let (backends, keeper) = Backends::new(limits.dial_timeout);
+        let records = Records {
+            flows: flows.clone(),
+            budget: budget.clone(),
+            backends: backends.clone(),
+            drained: stop.drained.clone(),
+            random: Random::new(random()),
+        };
+        let bounds = node::Limits {
+            header_deadline: limits.header_deadline,
+            dial_timeout: limits.dial_timeout,
+            unknown_source_hold: limits.unknown_source_hold,
+            interactive_window: bytes(limits.interactive_window),
+            bulk_window: bytes(limits.bulk_window),
+        };
+        let path = Arc::new(node::Node::new(snapshot.clone(), Arc::new(OsNet), records, bounds));
+        let local = Local {
+            boot,
+            random: Arc::new(random),
+            clock: Arc::new(unix_ms),
+            settings: Settings::default(),
+        };
+        let inbound = Arc::new(Inbound(path.clone()));
+        let links = Links::start(local, endpoints.clone(), snapshot.clone(), inbound);
+        let workers = endpoints.workers().iter().map(|w| w.handle().clone()).collect();
+        let listeners = Listeners::new(path, links.clone(), workers, stop.tasks.clone());
+        let not_listening = listeners.failures();
+        let work = Work { keeper, listeners, snapshot, stop: stop.accepting.clone() };
+        (Self { links, endpoints, flows, budget, backends, not_listening, stop }, work)
+    }
+
+    /// What linked clusters say of themselves.
+    pub(super) fn views(&self) -> watch::Receiver<crate::compose::Views> {
+        self.links.views()
+    }
+
+    /// Which backends do not answer.
+    pub(super) fn down(&self) -> watch::Receiver<crate::compose::Down> {
+        self.backends.down()
+    }
+}
+
+impl Work {
+    /// Keeps listeners and backends as the snapshot wants them, until the node drains.
+    pub(super) async fn drive(self) {
+        let keeper = self.keeper.run(Arc::new(OsNet), self.snapshot, self.stop.clone());
+        tokio::join!(keeper, self.listeners.run(self.stop));
+    }
+}
+
+impl DataSide for Node {
+    type Witness = Self;
+
+    fn witness(&self) -> Self {
+        self.clone()
+    }
+
+    async fn drain(&self, within: Duration) -> u64 {
+        let Stop { accepting, drained, tasks } = &self.stop;
+        accepting.cancel();
+        let mut reset = 0;
+        {
+            let mut ending = std::pin::pin!(self.links.drain(within + RESET));
+            tokio::select! {
+                biased;
+                broken = &mut ending => reset += broken,
+                () = tokio::time::sleep(within) => {
+                    reset += self.flows.open();
+                    drained.cancel();
+                    reset += ending.await;
+                }
+            }
+        }
+        // What waits for a source to become known, or for anything else, ends here.
+        drained.cancel();
+        tasks.close();
+        if tokio::time::timeout(RESET, tasks.wait()).await.is_err() {
+            tracing::error!(flows = tasks.len(), "flows are left that do not end");
+        }
+        reset as u64
+    }
+}
+
+impl Witness for Node {
+    fn links(&self) -> (Vec<Link>, Vec<PeerNode>) {
+        let status = self.links.status();
+        (status.links.iter().map(links::link).collect(), links::siblings(&status.siblings))
+    }
+
+    fn traffic(&self) -> Traffic {
+        traffic::traffic(&self.flows, &self.backends)
+    }
+
+    fn totals(&self) -> Totals {
+        Totals { endpoints: self.endpoints.counters(), stalled: self.budget.charged() }
+    }
+
+    fn not_listening(&self) -> BTreeMap<SocketAddr, String> {
+        self.not_listening.borrow().clone()
+    }
+}
+
+/// How many flows may be open: each has a descriptor, and some are kept for everything else.
+fn most_flows() -> usize {
+    let soft = adit_host::descriptors::limit().soft;
+    let flows = soft.saturating_sub(DESCRIPTORS_KEPT) / 100 * DESCRIPTORS_FOR_FLOWS;
+    usize::try_from(flows).unwrap_or(usize::MAX).max(1)
+}
+
+fn bytes(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+fn random() -> u64 {
+    // The system's source cannot fail once it has given the boot ID; jitter may be zero all the same.
+    getrandom::u64().unwrap_or_default()
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

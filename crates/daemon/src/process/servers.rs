@@ -1,0 +1,104 @@
+//! The thread of the admin and public servers, apart from the data path and from the supervisor.
+
+use std::io;
+use std::net::TcpListener;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::serve::{self, Listener};
+use crate::admin::socket::AdminSocket;
+use crate::metrics::Metrics;
+
+/// How often histograms are emptied into their buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The admin server's listener, as configured.
+#[derive(Debug)]
+pub(super) enum Admin {
+    /// A Unix socket.
+    Socket(AdminSocket),
+    /// Loopback.
+    Tcp(TcpListener),
+}
+
+/// Both servers, running.
+#[derive(Debug)]
+pub(super) struct Servers {
+    stop: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+/// What is served where.
+pub(super) struct Plan {
+    /// The admin server.
+    pub(super) admin: (Admin, Router),
+    /// The public one, where it is configured.
+    pub(super) public: Option<(TcpListener, Router)>,
+    /// What has to be kept up.
+    pub(super) metrics: Metrics,
+}
+
+impl Servers {
+    /// Starts serving; listeners are bound already.
+    ///
+    /// # Errors
+    /// Where the system gives no thread or no descriptor.
+    pub(super) fn start(plan: Plan) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
+            if let Err(error) = runtime.block_on(run(plan, stopped)) {
+                tracing::error!(%error, "the admin server cannot run");
+            }
+        })?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends both, after answers under way.
+    pub(super) fn stop(self) {
+        self.stop.cancel();
+        if self.thread.join().is_err() {
+            tracing::error!("the admin server's thread ended by a panic");
+        }
+    }
+}
+
+async fn run(plan: Plan, stop: CancellationToken) -> io::Result<()> {
+    let tasks = TaskTracker::new();
+    let (admin, router) = plan.admin;
+    // Held until the end: its file goes with it.
+    let mut socket = None;
+    let listener = match admin {
+        Admin::Socket(bound) => {
+            let listener =
+                socket.insert(bound).take_listener().ok_or(io::ErrorKind::NotConnected)?;
+            Listener::Unix(tokio::net::UnixListener::from_std(listener)?)
+        }
+        Admin::Tcp(listener) => tcp(listener)?,
+    };
+    tasks.spawn(serve::run(listener, router, stop.clone()));
+    if let Some((listener, router)) = plan.public {
+        tasks.spawn(serve::run(tcp(listener)?, router, stop.clone()));
+    }
+    let mut upkeep = tokio::time::interval(UPKEEP);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = upkeep.tick() => plan.metrics.upkeep(),
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+fn tcp(listener: TcpListener) -> io::Result<Listener> {
+    listener.set_nonblocking(true)?;
+    Ok(Listener::Tcp(tokio::net::TcpListener::from_std(listener)?))
+}

@@ -1,0 +1,255 @@
+//! The life of a running node: takes changes as they come, until it is asked to go away.
+//!
+//! One task, one event at a time, so that no two reloads meet. It decides nothing about traffic: it swaps
+//! values that others read, and at the end drains.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use adit_config::{Change, Config, Report};
+use adit_pki::UnixTime;
+use adit_pki::time::rfc3339;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::changes;
+use super::data::{DataSide, Witness};
+use super::known::Known;
+use super::signals::Wish;
+use crate::admin::control::{Command, Reloaded};
+use crate::compose::Base;
+use crate::metrics::{self, Outcome};
+use crate::status::Configuration;
+
+/// What resetting the last streams, and telling peers, may take beyond the drain's deadline.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// As asked; this many streams were reset because they had not ended in time.
+    Drained {
+        /// Streams that were reset.
+        reset: u64,
+    },
+    /// At once, by a second signal with this number.
+    AtOnce {
+        /// The signal.
+        signal: u8,
+    },
+}
+
+/// Where events come from.
+pub(super) struct Events<S> {
+    /// The next signal, for ever.
+    pub(super) signals: S,
+    /// From the admin server.
+    pub(super) commands: mpsc::Receiver<Command>,
+    /// From the files.
+    pub(super) changes: mpsc::Receiver<Change>,
+}
+
+/// The running node.
+pub(super) struct Supervisor<D: DataSide> {
+    pub(super) file: PathBuf,
+    pub(super) data: D,
+    pub(super) known: Arc<Known<D::Witness>>,
+    pub(super) base: watch::Sender<Base>,
+}
+
+impl<D: DataSide> Supervisor<D> {
+    /// Serves until a signal or an operator says otherwise, then drains.
+    pub(super) async fn run(mut self, mut events: Events<impl AsyncFnMut() -> Wish>) -> Ended {
+        loop {
+            tokio::select! {
+                biased;
+                wish = (events.signals)() => match wish {
+                    Wish::End(signal) => {
+                        tracing::info!(signal, "asked to end");
+                        break;
+                    }
+                    Wish::Reload => drop(self.reload()),
+                },
+                Some(command) = events.commands.recv() => match command {
+                    Command::Drain => {
+                        tracing::info!("asked to end by an operator");
+                        break;
+                    }
+                    // An operator who has gone needs no answer.
+                    Command::Reload(answer) => drop(answer.send(self.reload())),
+                },
+                Some(change) = events.changes.recv() => self.take(change),
+            }
+        }
+        self.drain(events).await
+    }
+
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Config(config, report) => {
+                self.apply(*config, &report);
+            }
+            Change::Refused(report) => self.refuse(&report),
+            Change::Files(files) => {
+                let files: Vec<_> = files.iter().map(|f| f.display().to_string()).collect();
+                tracing::info!(files = files.join(", "), "identity or trust files changed");
+                self.reread_credentials(&self.known.config());
+            }
+        }
+    }
+
+    /// Reads everything again, now.
+    fn reload(&mut self) -> Reloaded {
+        match adit_config::load(&self.file) {
+            Ok((config, report)) => self.apply(config, &report),
+            Err(report) => {
+                self.refuse(&report);
+                Reloaded::Rejected { error: report.to_string() }
+            }
+        }
+    }
+
+    fn refuse(&self, report: &Report) {
+        metrics::config_read(Outcome::Rejected);
+        for problem in report.errors() {
+            let (place, hint) = (report.location(problem), problem.hint.as_deref());
+            tracing::error!(key = problem.path, hint, "{place}: {}", problem.message);
+        }
+        tracing::error!("the configuration is not taken; the last good one stays");
+        self.known.with(|c| c.configuration.error = Some(report.to_string()));
+    }
+
+    /// Runs on `new` from now on, as far as a running process can.
+    fn apply(&mut self, new: Config, report: &Report) -> Reloaded {
+        warn(report);
+        let old = self.known.config();
+        let changes::Changes { config, applied, needs_restart } = changes::between(&old, &new);
+        let config = Arc::new(config);
+        self.known.with(|c| {
+            let old = std::mem::take(&mut c.configuration);
+            c.configuration = Configuration {
+                needs_restart: needs_restart.iter().map(|k| (*k).to_owned()).collect(),
+                ..describe(&self.file)
+            };
+            if applied.is_empty() {
+                c.configuration.loaded_at = old.loaded_at;
+            }
+            c.config = config.clone();
+        });
+        if !needs_restart.is_empty() {
+            tracing::warn!(keys = needs_restart.join(", "), "these changes need a restart");
+        }
+        // Trust before routes: nobody is dialled who could not be believed.
+        let errors = self.reread_credentials(&config);
+        if applied.is_empty() {
+            metrics::config_read(Outcome::Unchanged);
+        } else {
+            metrics::config_read(Outcome::Applied);
+            self.base.send_replace(Base::of(&config, &self.known.fixed.listen));
+            if let Some(log) = self.known.log.as_ref().filter(|_| config.log.level != old.log.level)
+                && let Err(error) = log.set_level(config.log.level.as_str())
+            {
+                tracing::error!(%error, "the log's level stays");
+            }
+            tracing::info!(changed = applied.join(", "), "configuration applied");
+        }
+        if errors.is_empty() {
+            Reloaded::Applied { changes: applied.iter().map(|s| (*s).to_owned()).collect() }
+        } else {
+            Reloaded::Rejected { error: errors.join("\n") }
+        }
+    }
+
+    fn reread_credentials(&self, config: &Config) -> Vec<String> {
+        let reread = self.known.credentials.reload(config, UnixTime::now());
+        metrics::identity_read(match (reread.errors.is_empty(), reread.changed) {
+            (false, _) => Outcome::Rejected,
+            (true, true) => Outcome::Applied,
+            (true, false) => Outcome::Unchanged,
+        });
+        for error in &reread.errors {
+            tracing::error!("the last good one stays: {error}");
+        }
+        if reread.changed {
+            let identity = self.known.credentials.identity.get();
+            tracing::info!(id = %identity.id(), not_after = rfc3339(identity.not_after()), "identity or trust replaced");
+        }
+        let error = (!reread.errors.is_empty()).then(|| reread.errors.join("\n"));
+        self.known.with(|c| c.identity_error = error);
+        reread.errors
+    }
+
+    /// Goes away: nothing new, what runs may finish until the deadline, the rest is reset.
+    async fn drain(self, mut events: Events<impl AsyncFnMut() -> Wish>) -> Ended {
+        let _draining = self.known.readiness.wait_for("draining");
+        self.known.draining.store(true, Ordering::Relaxed);
+        let deadline = self.known.config().limits.drain;
+        let open = self.open();
+        tracing::info!(open, deadline_s = deadline.as_secs(), "draining");
+
+        let ending = async {
+            match timeout(deadline + FAREWELL, self.data.drain(deadline)).await {
+                Ok(0) => Ended::Drained { reset: 0 },
+                Ok(reset) => {
+                    tracing::warn!(reset, "the drain deadline passed, and what was left was reset");
+                    Ended::Drained { reset }
+                }
+                Err(_) => {
+                    tracing::error!("streams or connections are left that do not end");
+                    Ended::Drained { reset: self.open() }
+                }
+            }
+        };
+        let interrupted = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    wish = (events.signals)() => {
+                        if let Wish::End(signal) = wish {
+                            tracing::warn!(signal, "asked again: ending at once");
+                            return Ended::AtOnce { signal };
+                        }
+                    }
+                    Some(command) = events.commands.recv() => if let Command::Reload(answer) = command {
+                        let error = "the node is going away and takes no configuration".to_owned();
+                        drop(answer.send(Reloaded::Rejected { error }));
+                    },
+                    // Otherwise the thread that watches would wait for room.
+                    Some(_) = events.changes.recv() => {}
+                }
+            }
+        };
+        let ended =
+            tokio::select! { biased; ended = ending => ended, ended = interrupted => ended };
+        tracing::info!(?ended, "ended");
+        ended
+    }
+
+    fn open(&self) -> u64 {
+        self.known.witness.traffic().streams.open
+    }
+}
+
+/// Logs what is odd about a file that is taken all the same.
+pub(super) fn warn(report: &Report) {
+    for problem in report.warnings() {
+        let (place, hint) = (report.location(problem), problem.hint.as_deref());
+        tracing::warn!(key = problem.path, hint, "{place}: {}", problem.message);
+    }
+}
+
+/// What the status says of a file that was just taken.
+pub(super) fn describe(file: &Path) -> Configuration {
+    Configuration {
+        path: file.display().to_string(),
+        // Between reading it for its values and for this it may have changed; that is reported, too.
+        digest: std::fs::read(file).map(|bytes| super::digest(&bytes)).unwrap_or_default(),
+        loaded_at: rfc3339(UnixTime::now()),
+        ..Configuration::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+//! A node's life against a data side that only notes what it is asked.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::super::credentials::Credentials;
+use super::super::known::{Changing, Fixed};
+use super::super::testing::{Ca, now};
+use super::*;
+use crate::metrics::gauges::Totals;
+use crate::readiness::Readiness;
+use crate::status::build::Traffic;
+use crate::status::{Link, PeerNode, Status};
+
+/// This many streams never end, not even when they are reset.
+const STUCK: u64 = 100;
+
+/// Notes what it is asked; has as many streams open as a test says.
+#[derive(Clone)]
+struct Fake {
+    open: Arc<watch::Sender<u64>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Fake {
+    fn note(&self, what: impl Into<String>) {
+        self.asked.lock().unwrap().push(what.into());
+    }
+}
+
+impl DataSide for Fake {
+    type Witness = Self;
+
+    fn witness(&self) -> Self {
+        self.clone()
+    }
+
+    async fn drain(&self, within: Duration) -> u64 {
+        self.note("go away");
+        let mut open = self.open.subscribe();
+        if timeout(within, open.wait_for(|n| *n == 0)).await.is_ok() {
+            return 0;
+        }
+        let reset = *self.open.borrow();
+        self.note("reset");
+        if reset >= STUCK {
+            std::future::pending().await
+        }
+        reset
+    }
+}
+
+impl Witness for Fake {
+    fn links(&self) -> (Vec<Link>, Vec<PeerNode>) {
+        Default::default()
+    }
+
+    fn traffic(&self) -> Traffic {
+        let mut traffic = Traffic::default();
+        traffic.streams.open = *self.open.borrow();
+        traffic
+    }
+
+    fn totals(&self) -> Totals {
+        Totals::default()
+    }
+
+    fn not_listening(&self) -> BTreeMap<SocketAddr, String> {
+        BTreeMap::new()
+    }
+}
+
+/// A node that runs, and the ends to talk to it.
+struct Scene {
+    folder: tempfile::TempDir,
+    fake: Fake,
+    known: Arc<Known<Fake>>,
+    snapshot: watch::Receiver<Base>,
+    changes: mpsc::Sender<Change>,
+    commands: mpsc::Sender<Command>,
+    signals: mpsc::Sender<Wish>,
+}
+
+const A: &str = "127.0.0.1:15080";
+const B: &str = "127.0.0.1:15081";
+
+fn text(imports: &[&str], more: &str) -> String {
+    let import = |(n, a): (usize, &&str)| {
+        format!(
+            "  - {{service: agents/a{n}, from: bank, ports: [{{name: http, port: 80, listen: \"{a}\"}}]}}\n"
+        )
+    };
+    let imports: String = imports.iter().enumerate().map(import).collect();
+    format!(
+        "cluster: edge\ntrustDomain: edge.example\nnode: {{name: e1, listen: \"127.0.0.1:7843\", identity: id}}\n\
+         links:\n  - {{cluster: bank, trustDomain: bank.example, trustBundle: bank.pem}}\nimports:\n{imports}{more}"
+    )
+}
+
+impl Scene {
+    /// Starts a node with these imports; its life is the future.
+    fn start(imports: &[&str], more: &str) -> (Self, impl Future<Output = Ended> + use<>) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("edge.yaml");
+        std::fs::write(&file, text(imports, more)).unwrap();
+        Ca::of("edge").issue("e1", &folder.path().join("id"));
+        Ca::of("bank").bundle(&folder.path().join("bank.pem"));
+        let config = Arc::new(adit_config::load(&file).unwrap().0);
+
+        let fake = Fake { open: Arc::default(), asked: Arc::default() };
+        let base = Base::of(&config, &[]);
+        let snapshot = Arc::new(base.snapshot(&Default::default(), &Default::default()));
+        let (base, bases) = watch::channel(base);
+        let known = Arc::new(Known {
+            fixed: Fixed {
+                boot_id: "00".into(),
+                started: Instant::now(),
+                started_at: now(),
+                listen: vec![],
+            },
+            changing: Mutex::new(Changing {
+                config: config.clone(),
+                configuration: describe(&file),
+                identity_error: None,
+            }),
+            draining: AtomicBool::new(false),
+            readiness: Readiness::default(),
+            credentials: Arc::new(Credentials::load(&config, now()).unwrap()),
+            snapshot: watch::channel(snapshot).1,
+            witness: fake.clone(),
+            log: None,
+        });
+        let supervisor = Supervisor { file, data: fake.clone(), known: known.clone(), base };
+        let (signals, mut wishes) = mpsc::channel(4);
+        let (commands, commands_in) = mpsc::channel(4);
+        let (changes, changes_in) = mpsc::channel(4);
+        let next = async move || match wishes.recv().await {
+            Some(wish) => wish,
+            None => std::future::pending().await,
+        };
+        let events = Events { signals: next, commands: commands_in, changes: changes_in };
+        let scene = Self { folder, fake, known, snapshot: bases, changes, commands, signals };
+        (scene, supervisor.run(events))
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.folder.path().join("edge.yaml"), text).unwrap();
+    }
+
+    /// What the watching thread would report of this text.
+    async fn change(&self, text: &str) {
+        self.write(text);
+        let change = match adit_config::load(&self.folder.path().join("edge.yaml")) {
+            Ok((config, report)) => Change::Config(Box::new(config), report),
+            Err(report) => Change::Refused(report),
+        };
+        self.changes.send(change).await.unwrap();
+        // Answered after it, since events are taken one by one.
+        self.settled().await;
+    }
+
+    async fn settled(&self) {
+        while self.changes.capacity() < self.changes.max_capacity() {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
+    }
+
+    async fn reload(&self) -> Reloaded {
+        let (answer, outcome) = oneshot::channel();
+        self.commands.send(Command::Reload(answer)).await.unwrap();
+        outcome.await.unwrap()
+    }
+
+    async fn end(&self) {
+        self.signals.send(Wish::End(15)).await.unwrap();
+    }
+
+    fn status(&self) -> Status {
+        self.known.status()
+    }
+
+    /// What would be listened on.
+    fn imports(&self) -> Vec<String> {
+        let now = self.snapshot.borrow().snapshot(&Default::default(), &Default::default());
+        let mut all: Vec<_> = now.imports.addresses().map(|a| a.to_string()).collect();
+        all.sort();
+        all
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.fake.asked.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_good_file_is_applied_and_touches_only_what_it_changes() {
+    let (scene, life) = Scene::start(&[A], "");
+    let script = async {
+        let before = scene.status().node.configuration;
+        scene.change(&text(&[A, B], "")).await;
+        assert_eq!(scene.imports(), [A, B]);
+        assert_ne!(scene.status().node.configuration.digest, before.digest);
+
+        assert_eq!(scene.reload().await, Reloaded::Applied { changes: vec![] }, "nothing is new");
+        scene.write(&text(&[B], ""));
+        assert_eq!(scene.reload().await, Reloaded::Applied { changes: vec!["imports".into()] });
+        assert_eq!(scene.imports(), [B]);
+        scene.write(&text(&[B], "metrics: {listen: \"127.0.0.1:9902\"}\n"));
+        assert_eq!(scene.reload().await, Reloaded::Applied { changes: vec![] });
+        assert_eq!(scene.status().node.configuration.needs_restart, ["metrics"]);
+        scene.end().await;
+    };
+    let (ended, ()) = tokio::join!(life, script);
+    assert_eq!(ended, Ended::Drained { reset: 0 });
+}
+
+#[tokio::test]
+async fn a_bad_file_is_told_and_the_last_good_one_stays() {
+    let (scene, life) = Scene::start(&[A], "");
+    let script = async {
+        scene.change(&text(&[A], "linsk: []\n")).await;
+        let error = scene.status().node.configuration.error.unwrap();
+        assert!(error.contains("linsk"), "{error}");
+        assert!(scene.status().problems.iter().any(|p| p.reason.code == "configuration-rejected"));
+        assert!(!scene.snapshot.has_changed().unwrap());
+        let Reloaded::Rejected { error: again } = scene.reload().await else { panic!("taken") };
+        assert_eq!(again, error);
+
+        scene.change(&text(&[A], "")).await;
+        assert_eq!(scene.status().node.configuration.error, None, "good again");
+        assert!(!scene.snapshot.has_changed().unwrap(), "and nothing else happened");
+        scene.end().await;
+    };
+    tokio::join!(life, script);
+}
+
+#[tokio::test]
+async fn renewed_files_are_taken_without_a_reload() {
+    let (scene, life) = Scene::start(&[], "");
+    let script = async {
+        let identity = scene.known.credentials.identity.get();
+        Ca::of("edge").issue("e1", &scene.folder.path().join("id"));
+        scene
+            .changes
+            .send(Change::Files(vec![scene.folder.path().join("id/node.pem")]))
+            .await
+            .unwrap();
+        scene.settled().await;
+        assert_ne!(scene.known.credentials.identity.get().chain(), identity.chain());
+        std::fs::write(scene.folder.path().join("id/node.pem"), "").unwrap();
+        assert!(matches!(scene.reload().await, Reloaded::Rejected { .. }));
+        assert!(scene.status().node.certificate.error.is_some());
+        scene.end().await;
+    };
+    tokio::join!(life, script);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_streams_and_resets_what_is_left_at_the_deadline() {
+    let (scene, life) = Scene::start(&[A], "limits: {drain: 20s}\n");
+    scene.fake.open.send_replace(3);
+    let begun = tokio::time::Instant::now();
+    let script = async {
+        scene.end().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(scene.asked(), ["go away"]);
+        assert_eq!(scene.status().node.waiting_for, ["draining"]);
+        let Reloaded::Rejected { error } = scene.reload().await else { panic!("taken") };
+        assert!(error.contains("going away"));
+        scene.signals.send(Wish::Reload).await.unwrap();
+        scene.fake.open.send_replace(2);
+    };
+    let (ended, ()) = tokio::join!(life, script);
+    assert_eq!(ended, Ended::Drained { reset: 2 });
+    assert_eq!(begun.elapsed().as_secs(), 20);
+    assert_eq!(scene.asked(), ["go away", "reset"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_with_the_last_stream() {
+    let (scene, life) = Scene::start(&[], "");
+    scene.fake.open.send_replace(1);
+    let begun = tokio::time::Instant::now();
+    let script = async {
+        scene.commands.send(Command::Drain).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        scene.fake.open.send_replace(0);
+    };
+    let (ended, ()) = tokio::join!(life, script);
+    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 0 }, 7));
+    assert_eq!(scene.asked(), ["go away"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_signal_ends_at_once_and_streams_that_do_not_end_hold_nothing_up() {
+    let (mut scene, life) = Scene::start(&[], "");
+    scene.fake.open.send_replace(1);
+    let script = async {
+        scene.end().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        scene.signals.send(Wish::End(2)).await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(life, script);
+    assert_eq!(ended, Ended::AtOnce { signal: 2 });
+
+    let begun = tokio::time::Instant::now();
+    let life;
+    (scene, life) = Scene::start(&[], "limits: {drain: 1s}\n");
+    scene.fake.open.send_replace(STUCK);
+    scene.end().await;
+    assert_eq!(life.await, Ended::Drained { reset: STUCK });
+    assert!(begun.elapsed() < Duration::from_secs(15));
+}

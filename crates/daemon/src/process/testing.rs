@@ -1,0 +1,43 @@
+//! A cluster's authority and what it issues, as `adit pki` would write it, for tests of the process.
+
+use std::path::Path;
+use std::time::Duration;
+
+use adit_core::name::NodeName;
+use adit_pki::files::{self, Existing};
+use adit_pki::{ClusterAuthority, KeyKind, UnixTime};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The time of these tests.
+pub(super) fn now() -> UnixTime {
+    UnixTime::now()
+}
+
+/// A cluster's authority.
+pub(super) struct Ca(ClusterAuthority);
+
+impl Ca {
+    pub(super) fn of(cluster: &str) -> Self {
+        let domain = format!("{cluster}.example").parse().unwrap();
+        Self(ClusterAuthority::create(domain, KeyKind::P256, 1000 * HOUR, now()).unwrap())
+    }
+
+    pub(super) fn bundle(&self, file: &Path) {
+        files::write(file, self.0.bundle().unwrap().to_pem().as_bytes(), Existing::Replace)
+            .unwrap();
+    }
+
+    /// What `adit pki issue` writes.
+    pub(super) fn issue(&self, node: &str, folder: &Path) {
+        let node: NodeName = node.parse().unwrap();
+        let issued = self.0.issue(&node, KeyKind::P256, HOUR, now()).unwrap();
+        files::make_folder(folder).unwrap();
+        let write = |name, bytes: &[u8]| {
+            files::write_key(&folder.join(name), bytes, Existing::Replace).unwrap()
+        };
+        write(files::NODE_CHAIN, issued.certificate.to_pem().as_bytes());
+        write(files::NODE_KEY, issued.key_pem().as_bytes());
+        self.bundle(&folder.join(files::BUNDLE));
+    }
+}

@@ -1,0 +1,93 @@
+//! The data path's threads: one runtime of one thread per QUIC endpoint, apart from everything else.
+//!
+//! A packet meets one core from the socket to the stream, and neither a slow scrape nor a reload takes its
+//! time. A task that panics ends alone; the runtime goes on.
+
+use std::io;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
+
+/// What a worker's last tasks may take to end after all streams and connections have.
+const LAST: Duration = Duration::from_secs(1);
+
+/// The threads. They end when this is told to, or dropped.
+#[derive(Debug)]
+pub(super) struct Workers {
+    handles: Vec<Handle>,
+    threads: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl Workers {
+    /// Starts `count` of them.
+    ///
+    /// # Errors
+    /// Where the system gives no thread or no descriptor.
+    pub(super) fn start(count: usize) -> io::Result<Self> {
+        let mut workers =
+            Self { handles: Vec::new(), threads: Vec::new(), stop: CancellationToken::new() };
+        for n in 0..count {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let (started, handle) = mpsc::sync_channel(1);
+            let stop = workers.stop.clone();
+            let thread =
+                std::thread::Builder::new().name(format!("worker-{n}")).spawn(move || {
+                    // Nobody is left to tell only where the process is ending already.
+                    started.send(runtime.handle().clone()).ok();
+                    runtime.block_on(stop.cancelled());
+                    runtime.shutdown_timeout(LAST);
+                })?;
+            workers.threads.push(thread);
+            workers.handles.push(handle.recv().map_err(io::Error::other)?);
+        }
+        Ok(workers)
+    }
+
+    /// The runtimes, in the order of their numbers.
+    pub(super) fn handles(&self) -> &[Handle] {
+        &self.handles
+    }
+
+    /// Ends all of them and waits; what still runs on them is dropped.
+    pub(super) fn stop(mut self) {
+        self.stop.cancel();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread ended by a panic");
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_one_task_and_nothing_else() {
+        let workers = Workers::start(2).unwrap();
+        let names = workers.handles().iter().map(|h| {
+            h.spawn(async { std::thread::current().name().unwrap_or_default().to_owned() })
+        });
+        let names = futures_util::future::join_all(names).await;
+        let names: Vec<_> = names.into_iter().map(Result::unwrap).collect();
+        assert_eq!(names, ["worker-0", "worker-1"]);
+
+        let first = workers.handles()[0].clone();
+        assert!(first.spawn(async { panic!("on purpose") }).await.unwrap_err().is_panic());
+        assert_eq!(first.spawn(async { 7 }).await.unwrap(), 7);
+        let endless = first.spawn(std::future::pending::<()>());
+        tokio::task::spawn_blocking(|| workers.stop()).await.unwrap();
+        assert!(endless.await.unwrap_err().is_cancelled());
+    }
+}
