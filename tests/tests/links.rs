@@ -32,23 +32,32 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) struct World {
     pub(crate) network: Memory,
     cut: Arc<Mutex<Vec<IpAddr>>>,
+    apart: Arc<Mutex<Vec<(IpAddr, IpAddr)>>>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let network = Memory::new(Duration::from_millis(10));
         let cut: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
-        let off = Arc::clone(&cut);
+        let apart: Arc<Mutex<Vec<(IpAddr, IpAddr)>>> = Arc::default();
+        let (off, divided) = (Arc::clone(&cut), Arc::clone(&apart));
         network.set_filter(move |(_, from, to, _), _| {
-            let off = off.lock().unwrap();
-            !off.contains(&from.ip()) && !off.contains(&to.ip())
+            let (off, divided) = (off.lock().unwrap(), divided.lock().unwrap());
+            let (from, to) = (from.ip(), to.ip());
+            let cut = off.contains(&from) || off.contains(&to);
+            !cut && !divided.contains(&(from, to)) && !divided.contains(&(to, from))
         });
-        Self { network, cut }
+        Self { network, cut, apart }
     }
 
     /// Nothing reaches these hosts or comes from them.
     pub(crate) fn cut(&self, hosts: &[IpAddr]) {
         *self.cut.lock().unwrap() = hosts.to_vec();
+    }
+
+    /// Nothing passes between these two hosts.
+    pub(crate) fn divide(&self, a: IpAddr, b: IpAddr) {
+        self.apart.lock().unwrap().push((a, b));
     }
 
     /// Starts a node that is linked with others, each with its seeds.

@@ -242,6 +242,8 @@ async fn an_idle_data_connection_goes_and_a_standing_one_stays() {
     assert_eq!(e1.links.connected(&bank.name).len(), 3);
     tokio::time::sleep(5 * SECOND).await;
     assert_eq!(e1.links.connected(&bank.name).len(), 2);
+    let standing = e1.links.status().links.remove(0).connections;
+    assert!(standing.iter().all(|c| c.standing && c.age > 1000 * SECOND), "and never went");
     let b = &banks[usize::from(other - 1)];
     assert!(b.links.status().links[0].connections.is_empty(), "its peer knows");
     // The next stream has it dialled again.

@@ -17,19 +17,20 @@ use crate::{SECOND, World, two};
 /// A peer that speaks as the test wants.
 struct Stranger {
     endpoints: Endpoints,
-    site: Site,
+    site: Arc<Site>,
+    node: u8,
 }
 
 impl Stranger {
     /// Has a certificate for node `n` of `site`, and believes `edge`.
-    fn new(world: &World, site: Site, n: u8, edge: &Site) -> Self {
+    fn new(world: &World, site: &Arc<Site>, n: u8, edge: &Site) -> Self {
         let identity = site.authority.node(site.node(n).as_str(), &[&edge.authority]);
         let net = world.network.host(site.ip(n));
         let workers = vec![Worker::current()];
         let tls = identity.tls();
         let tuning = Tuning::default();
         let endpoints = Endpoints::bind(net, workers, &[], &identity.secret, tls, tuning).unwrap();
-        Self { endpoints, site }
+        Self { endpoints, site: Arc::clone(site), node: n }
     }
 
     async fn dial(&self, edge: &Site) -> Connection {
@@ -46,7 +47,7 @@ impl Stranger {
             versions: (1, 1),
             capabilities: 0,
             cluster: self.site.name.clone(),
-            node: self.site.node(1),
+            node: self.site.node(self.node),
             boot: [9; 16],
             lane: Class::Interactive,
             clock_ms: 0,
@@ -77,7 +78,7 @@ fn state(message: &Message) -> BytesMut {
 fn victim(world: &World) -> (Running, Site, Stranger) {
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[])]);
-    let stranger = Stranger::new(world, bank, 1, &edge);
+    let stranger = Stranger::new(world, &Arc::new(bank), 1, &edge);
     (e1, edge, stranger)
 }
 
@@ -247,7 +248,6 @@ async fn a_bad_stream_ends_alone_and_a_bad_control_message_ends_the_connection()
 async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
     let world = World::new();
     let (e1, edge, stranger) = victim(&world);
-    let stranger = Arc::new(stranger);
     let quic = stranger.dial(&edge).await;
     let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
     // The node asks us for our view, since we are the only one it hears.
@@ -276,4 +276,56 @@ async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
     send.send_all(&told[2][1..]).await.unwrap();
     assert_eq!(send.stopped().await.unwrap_err().code(), Code::ProtocolError);
     assert!(quic.is_closed().is_none(), "streams for data are not the worse for it");
+}
+
+/// What a publisher says that has one node and whose view is so old.
+fn told(node: &str, age_ms: u64) -> Vec<u8> {
+    let messages = [
+        state(&Message::Begin { epoch: 5, replaces: true }),
+        state(&Message::Node(node.parse().unwrap(), vec![])),
+        state(&Message::Mark { sequence: 1, age_ms }),
+    ];
+    messages.iter().flat_map(|m| m[1..].to_vec()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_view_does_not_take_a_younger_ones_place() {
+    let world = World::new();
+    let (edge, bank) = two(1, 2);
+    let bank = Arc::new(bank);
+    let e1 = world.run(&edge, 1, &[(&bank, &[])]);
+    let connect = async |n: u8| {
+        let stranger = Stranger::new(&world, &bank, n, &edge);
+        let quic = stranger.dial(&edge).await;
+        let control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+        (quic, control, stranger)
+    };
+    let known = || e1.view(&bank).map(|v| v.view.nodes.keys().next().unwrap().to_string());
+    let first = connect(1).await;
+    let (mut send, _recv) = first.0.accept_bi().await.unwrap();
+    send.send_all(&told("young", 20_000)).await.unwrap();
+    eventually("taken", SECOND, || known().as_deref() == Some("young")).await;
+
+    let second = connect(2).await;
+    first.0.close(Code::ConnectionUnused, "");
+    let (mut send, _recv) = second.0.accept_bi().await.unwrap();
+    send.send_all(&told("old", 40_000)).await.unwrap();
+    assert!(send.stopped().await.is_err(), "left, since it knows nothing new enough");
+    assert_eq!(known().as_deref(), Some("young"), "what we knew was younger");
+
+    tokio::time::sleep(25 * SECOND).await;
+    assert!(e1.view(&bank).unwrap().age() > 40 * SECOND);
+    let taken = async {
+        loop {
+            let (mut send, _recv) = second.0.accept_bi().await.unwrap();
+            // It may have been given up while we slept.
+            if send.send_all(&told("old", 40_000)).await.is_ok() {
+                assert!(send.stopped().await.is_err(), "still not new enough to stay");
+            }
+        }
+    };
+    tokio::select! {
+        () = taken => {}
+        () = eventually("taken", 5 * SECOND, || known().as_deref() == Some("old")) => {}
+    }
 }

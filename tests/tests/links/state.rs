@@ -65,9 +65,16 @@ async fn every_node_learns_through_its_hubs_and_what_stands_is_not_nodes_times_n
         let this = node.snapshot.borrow().this.cluster.clone();
         assert_eq!(from == this, !hub, "a hub learns from the peer, another node from its hub");
         assert!(hub || status.links[0].connections.is_empty(), "only hubs are connected across");
+        let all = status.links[0].connections.iter().chain(&status.siblings);
+        for connection in all.filter(|c| c.peer.dialled) {
+            assert!(
+                connection.standing && connection.age > 390 * SECOND,
+                "it stands: {connection:?}"
+            );
+        }
         assert_eq!(status.links[0].state, LinkState::Up, "{:?}", status.links[0].reason);
     }
-    assert!((4..=8).contains(&across), "hubs with hubs, in one direction at least: {across}");
+    assert_eq!(across, 2 * 2 * 2, "two hubs with two hubs, dialled from both sides");
     assert_eq!(within, 2 * 4 * 2, "the four others of each cluster with its two hubs");
 }
 
@@ -182,6 +189,35 @@ async fn a_relayed_view_is_as_old_as_its_origin() {
         assert!(age >= 49 * SECOND, "a relay must not make a view younger: {age:?}");
     }
     drop(b1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_lost_its_reach_learns_from_its_fellow_and_passes_nothing_on() {
+    let world = World::new();
+    let (edge, bank) = two(3, 1);
+    let edges: Vec<Running> = (1..=3).map(|n| world.run(&edge, n, &[(&bank, &[1])])).collect();
+    let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    eventually("all know", 5 * SECOND, || edges.iter().all(|e| e.view(&bank).is_some())).await;
+    let is_hub = |e: &&Running| is_hub(&e.snapshot.borrow(), &bank.name);
+    let third = edges.iter().find(|e| !is_hub(e)).unwrap();
+    let told_by = third.view(&bank).unwrap().from;
+    let this = |e: &Running| (edge.name.clone(), e.snapshot.borrow().this.node.clone());
+    let blind = edges.iter().find(|e| this(e) == told_by).unwrap();
+    let seeing = edges.iter().filter(is_hub).find(|e| this(e) != told_by).unwrap();
+
+    world.divide(blind.endpoints.addresses()[0].ip(), bank.ip(1));
+    for listener in [blind, third] {
+        eventually("the other hub tells", 60 * SECOND, || {
+            listener.view(&bank).unwrap().from == this(seeing)
+        })
+        .await;
+    }
+    for _ in 0..100 {
+        tokio::time::sleep(SECOND).await;
+        let view = third.view(&bank).unwrap();
+        assert_eq!(view.from, this(seeing), "what the blind hub knows is hearsay");
+        assert!(view.age() < 12 * SECOND);
+    }
 }
 
 #[tokio::test(start_paused = true)]

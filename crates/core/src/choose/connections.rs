@@ -53,7 +53,9 @@ pub fn passed(all: &[Candidate]) -> Vec<Option<Passed>> {
 }
 
 /// The connections that a stream may take, best first, as indices into `all`: of its lane before the
-/// other; there its own worker's before another's, and the least busy of those. A draw breaks ties.
+/// other; there those that we dialled before those that the peer did, since only a dialler is told at
+/// once that the other side was started again; then its own worker's before another's, and the
+/// least busy of those. A draw breaks ties.
 #[must_use]
 pub fn order(all: &[Candidate], lane: Class, worker: usize, random: u64) -> Vec<usize> {
     let passed = passed(all);
@@ -61,7 +63,10 @@ pub fn order(all: &[Candidate], lane: Class, worker: usize, random: u64) -> Vec<
     if let Some(start) = random.checked_rem(usable.len() as u64) {
         usable.rotate_left(usize::try_from(start).unwrap_or_default());
     }
-    usable.sort_by_key(|n| (all[*n].lane != lane, all[*n].worker != worker, all[*n].streams));
+    usable.sort_by_key(|n| {
+        let c = &all[*n];
+        (c.lane != lane, !c.dialled, c.worker != worker, c.streams)
+    });
     usable
 }
 

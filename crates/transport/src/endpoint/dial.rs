@@ -138,7 +138,7 @@ impl Shared {
         .map_err(DialError::Socket)?;
         let mut config = ClientConfig::new(Arc::clone(&self.tls.client) as _);
         config
-            .transport_config(self.tuning.transport(dial.class))
+            .transport_config(self.tuning.dialling(dial.class))
             .token_store(Arc::clone(&self.tokens) as _)
             .initial_dst_cid_provider(Arc::new(move || cid::first_flight(dial.class)));
         // The name is neither sent nor looked at, but tokens are kept under it: they are the node's.

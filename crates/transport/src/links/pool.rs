@@ -1,8 +1,9 @@
 //! Opens a stream to a node: on a connection that is there, or on one that is dialled for it.
 //!
-//! A connection of the stream's lane and worker is best; another worker's serves at once while our own
-//! is dialled for the next; another lane's serves where no connection of the right one can be had. Until
-//! a stream is handed out nothing of it has left this node, so every refusal may be tried elsewhere.
+//! A connection that the stream's worker dialled in its lane is best; another worker's, or the peer's,
+//! serves at once while our own is dialled for the next; another lane's serves where no connection of
+//! the right one can be had. Until a stream is handed out nothing of it has left this node, so every
+//! refusal may be tried elsewhere.
 
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ impl Shared {
             // A dial that fails leaves what there is of the other lane.
             refused = self.dial(&wish).await.err().map(OpenError::from);
             choices = self.choices(&wish);
-        } else if !choices.first().is_some_and(|c| c.worker) && self.may_dial(&wish) {
+        } else if !choices.first().is_some_and(|c| c.own) && self.may_dial(&wish) {
             // Nobody waits for it: it is for the streams to come.
             drop(self.fly(&wish.flight()));
         }
@@ -56,13 +57,20 @@ impl Shared {
                 Err(error) => refused = Some(error),
             }
         }
-        // All of them are full: a further one, or whichever has room first.
+        // All of them are full. A peer grants more room as it is used, which takes a round trip.
+        if let Some(best) = choices.first() {
+            match self.take(best, Room::Soon).await {
+                Err(error) if error.code == Code::OpenTimeout => refused = Some(error),
+                other => return other,
+            }
+        }
+        // A further connection, if there may be one.
         if choices.iter().any(|c| c.lane) && self.may_dial(&wish) && self.dial(&wish).await.is_ok()
         {
-            choices = self.choices(&wish);
-        }
-        if let Some(best) = choices.first() {
-            return self.take(best, Room::Soon).await;
+            let tried = |c: &Choice| choices.iter().any(|o| Arc::ptr_eq(&o.conn, &c.conn));
+            if let Some(new) = self.choices(&wish).iter().find(|c| !tried(c)) {
+                return self.take(new, Room::Soon).await;
+            }
         }
         Err(refused.unwrap_or_else(|| OpenError {
             code: Code::LinkDown,

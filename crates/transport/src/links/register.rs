@@ -200,8 +200,8 @@ pub(super) struct Choice {
     pub(super) conn: Arc<Conn>,
     /// Whether it is of the stream's lane.
     pub(super) lane: bool,
-    /// Whether it is of the stream's worker.
-    pub(super) worker: bool,
+    /// Whether we dialled it from the stream's worker: the best there is.
+    pub(super) own: bool,
 }
 
 /// All connections.
@@ -259,7 +259,7 @@ impl Register {
         let choice = |n: usize| Choice {
             conn: Arc::clone(&all[n]),
             lane: candidates[n].lane == lane,
-            worker: candidates[n].worker == worker,
+            own: candidates[n].worker == worker && candidates[n].dialled,
         };
         order.into_iter().map(choice).collect()
     }
@@ -295,7 +295,8 @@ impl Register {
         usable.map(|(c, _)| (c.peer.cluster.clone(), c.peer.node.clone())).collect()
     }
 
-    /// The connection that serves `target`: it takes new streams, and is rather ours to keep.
+    /// The connection that serves `target`: one that we dialled and that takes new streams. One that the
+    /// peer dialled is the peer's to close, and does not tell us of its restart.
     pub(super) fn serving(&self, target: &Target) -> Option<Arc<Conn>> {
         let fits = |c: &Conn| match target {
             Target::Seeds(cluster) => c.peer.cluster == *cluster,
@@ -303,10 +304,8 @@ impl Register {
         };
         let all = self.all().into_iter();
         let usable = all.filter(|(_, passed)| passed.is_none()).map(|(c, _)| c);
-        // The peer closes what it dialled when it has no use for it; ours stays.
-        usable
-            .filter(|c| c.peer.lane == Class::Interactive && fits(c))
-            .min_by_key(|c| (!c.peer.dialled, c.peer.slot))
+        let ours = usable.filter(|c| c.peer.dialled && c.peer.lane == Class::Interactive);
+        ours.filter(|c| fits(c)).min_by_key(|c| c.peer.slot)
     }
 
     /// Marks the connections that are kept for their own sake: one for each target.

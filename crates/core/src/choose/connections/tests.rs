@@ -45,7 +45,7 @@ fn a_draining_newcomer_does_not_end_what_was_there() {
 }
 
 #[test]
-fn a_stream_takes_its_own_lane_then_its_own_worker_then_the_least_busy() {
+fn a_stream_takes_its_lane_then_what_we_dialled_then_its_worker_then_the_least_busy() {
     let at = |lane, worker, streams, slot| Candidate {
         lane,
         worker,
@@ -62,6 +62,8 @@ fn a_stream_takes_its_own_lane_then_its_own_worker_then_the_least_busy() {
         assert_eq!(order(&all, Class::Interactive, 1, random), [3, 2, 1, 0]);
         assert_eq!(order(&all, Class::Bulk, 0, random)[0], 0);
     }
+    let accepted = Candidate { dialled: false, ..at(Class::Interactive, 1, 0, 0) };
+    assert_eq!(order(&[accepted, all[1]], Class::Interactive, 1, 0), [1, 0], "ours first");
     assert!(order(&[], Class::Bulk, 0, 7).is_empty());
 }
 
