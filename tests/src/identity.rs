@@ -32,13 +32,12 @@ impl TimeProvider for Calendar {
     }
 }
 
-/// The first second of every test.
-#[must_use]
-pub fn now() -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(EPOCH))
+/// So long before every test began.
+fn before(ago: Duration) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(EPOCH) - ago)
 }
 
-/// A cluster with an authority of its own.
+/// A cluster with an authority of its own, made a month before the test.
 #[derive(Debug)]
 pub struct Cluster(ClusterAuthority);
 
@@ -50,7 +49,7 @@ impl Cluster {
     #[must_use]
     pub fn new(trust_domain: &str) -> Self {
         let domain = trust_domain.parse().expect("a trust domain");
-        let made = ClusterAuthority::create(domain, KeyKind::Ed25519, 365 * DAY, now());
+        let made = ClusterAuthority::create(domain, KeyKind::Ed25519, 365 * DAY, before(30 * DAY));
         Self(made.expect("an authority"))
     }
 
@@ -66,7 +65,7 @@ impl Cluster {
     /// Where the name is no node's.
     #[must_use]
     pub fn issue(&self, node: &str, ago: Duration) -> Identity {
-        let at = UnixTime::since_unix_epoch(Duration::from_secs(EPOCH) - ago);
+        let at = before(ago);
         let name = node.parse().expect("a node's name");
         let issued = self.0.issue(&name, KeyKind::Ed25519, DAY, at).expect("a certificate");
         let bundle = self.0.bundle().expect("a bundle");

@@ -1,7 +1,7 @@
 //! What the suites share. Nothing here is a test.
 //!
 //! * [`net`]: simulated networks, behind the transport's seam; [`identity`]: nodes that can prove
-//!   themselves to each other;
+//!   themselves to each other; [`pair`]: two such nodes, ready to connect;
 //! * [`sites`]: whole nodes with links, on any of these networks;
 //! * [`lab`]: hosts and cables without root; [`daemon`]: the real `adit`, started and asked;
 //!   [`clusters`]: two clusters of it;
@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod identity;
 pub mod lab;
 pub mod net;
+pub mod pair;
 pub mod prerequisite;
 pub mod sites;
 pub mod workload;

@@ -55,7 +55,7 @@ pub trait Net: fmt::Debug + Send + Sync + 'static {
         options: &SocketOptions,
     ) -> io::Result<Arc<dyn AsyncUdpSocket>>;
 
-    /// The addresses of a DNS name, in the resolver's order and without repetition.
+    /// The addresses of a DNS name, in the resolver's order.
     ///
     /// The system's resolver does not tell how long an answer holds, so callers ask again at each
     /// failed dial and keep the last good answer.
@@ -104,14 +104,6 @@ impl Net for OsNet {
     }
 
     fn resolve<'a>(&'a self, host: &'a str, port: u16) -> Resolving<'a> {
-        Box::pin(async move {
-            let mut addresses: Vec<SocketAddr> = Vec::new();
-            for address in tokio::net::lookup_host((host, port)).await? {
-                if !addresses.contains(&address) {
-                    addresses.push(address);
-                }
-            }
-            Ok(addresses)
-        })
+        Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
     }
 }

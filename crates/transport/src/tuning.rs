@@ -76,7 +76,8 @@ pub struct Admission {
     pub waiting: usize,
     /// Bytes kept for handshakes that wait, over all endpoints.
     pub waiting_bytes: u32,
-    /// A handshake ends in this time or not at all; for our own dials, too.
+    /// A handshake ends in this time or not at all; for our own dials, too. First packets that are
+    /// lost are sent again after 0.15, 0.45, 1.05, 2.25 and 4.65 seconds.
     pub timeout: Duration,
 }
 
@@ -96,10 +97,11 @@ pub struct Tuning {
     /// round trip that the other side was started again.
     pub keep_alive: Duration,
     /// A connection that hears nothing for this long is dead: three keep-alives, of which one may be
-    /// lost and one late. The lower of both sides' values holds.
+    /// lost and one late. The lower of both sides' values holds. After a cut QUIC tries again at
+    /// intervals that double, so a cut of more than half of this may end a connection in mid-transfer.
     pub idle_timeout: Duration,
     /// The round trip that is assumed before one is measured. A lost first packet is sent again after
-    /// about twice this.
+    /// three times this.
     pub initial_rtt: Duration,
     /// Datagram sizes.
     pub mtu: Mtu,
@@ -152,7 +154,7 @@ impl Default for Tuning {
                 handshakes: 1024,
                 waiting: 1024,
                 waiting_bytes: 8 * MIB,
-                timeout: Duration::from_secs(10),
+                timeout: Duration::from_secs(5),
             },
             reset_interval: Duration::from_millis(1),
             receive_buffer: 4 * MIB as usize,
@@ -218,5 +220,48 @@ impl Tuning {
             config.ack_frequency_config(Some(frequency));
         }
         config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(tuning: &Tuning, class: Class) -> String {
+        format!("{:?}", tuning.transport(class))
+    }
+
+    #[test]
+    fn lanes_differ_in_their_windows_only() {
+        let tuning = Tuning::default();
+        let (interactive, bulk) = (shown(&tuning, Class::Interactive), shown(&tuning, Class::Bulk));
+        assert!(interactive.contains("stream_receive_window: 262144"), "{interactive}");
+        assert!(bulk.contains("stream_receive_window: 8388608"), "{bulk}");
+        let same = bulk.replace("8388608", "262144").replace("16777216", "4194304");
+        assert_eq!(same, interactive);
+    }
+
+    #[test]
+    fn what_must_not_be_tuned_is_not() {
+        let shown = shown(&Tuning::default(), Class::Interactive);
+        for fixed in [
+            // The connection's window: a small one lets stalled readers stop all others.
+            " receive_window: 4611686018427387903",
+            "max_concurrent_uni_streams: 0",
+            "datagram_receive_buffer_size: None",
+            "max_concurrent_bidi_streams: 128",
+        ] {
+            assert!(shown.contains(fixed), "{fixed} is not in {shown}");
+        }
+    }
+
+    #[test]
+    fn datagrams_stay_below_what_can_be_sent_in_batches() {
+        let mtu = Mtu { initial: 8952, min: 8952, max: 8952 };
+        let shown = shown(&Tuning { mtu, ..Tuning::default() }, Class::Bulk);
+        assert!(!shown.contains("8952"), "{shown}");
+        for bound in ["initial_mtu: 6500", "min_mtu: 6500", "upper_bound: 6500"] {
+            assert!(shown.contains(bound), "{bound} is not in {shown}");
+        }
     }
 }

@@ -100,6 +100,12 @@ impl Memory {
         self.state().carry(from, to, datagram);
     }
 
+    /// How many sockets are open.
+    #[must_use]
+    pub fn sockets(&self) -> usize {
+        self.state().sockets.values().map(Vec::len).sum()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

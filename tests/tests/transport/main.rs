@@ -1,0 +1,15 @@
+//! The transport's lower half: streams, endpoints and the demultiplexer, as its users see them.
+//!
+//! * [`streams`], [`endings`], [`legs`], [`admission`], [`trust`]: on a network in memory and a paused
+//!   clock, so that times are exact. * [`crashes`]: over turmoil, where hosts die and come back.
+//!   * [`sockets`]: over the system's own sockets, with a runtime per worker.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
+
+mod admission;
+mod crashes;
+mod endings;
+mod legs;
+mod sockets;
+mod streams;
+mod trust;
