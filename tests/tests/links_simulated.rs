@@ -288,8 +288,7 @@ fn a_run_can_be_repeated() {
             Ok(())
         });
         sim.run().unwrap();
-        let log = log.lock().unwrap().clone();
-        log
+        log.lock().unwrap().clone()
     };
     let first = run();
     assert!(first.len() > 3, "{first:?}");
