@@ -132,18 +132,15 @@ impl Scene {
     }
 
     fn spawn(&self, node: &str, log: Stdio) -> Node {
-        let child = Command::new(env!("CARGO_BIN_EXE_adit"))
-            .args(["node", "--config", &format!("{node}.yaml")])
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Node {
-            child,
-            socket: self.path(&format!("{node}.sock")),
-            log: self.path(&format!("{node}.log")),
-        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+        command.args(["node", "--config", &format!("{node}.yaml")]);
+        self.run(command, node, log)
+    }
+
+    fn run(&self, mut command: Command, node: &str, log: Stdio) -> Node {
+        command.current_dir(self.folder.path()).stdin(Stdio::null()).stderr(log);
+        let (socket, log) = (self.path(&format!("{node}.sock")), self.path(&format!("{node}.log")));
+        Node { child: command.spawn().unwrap(), socket, log }
     }
 
     /// Both nodes and a backend that echoes, with the import ready.
@@ -407,6 +404,59 @@ fn a_change_of_the_file_is_applied_and_touches_no_stream() {
     b1.logged(&["adit::stream", "\"revoked\""]);
     let status = e1.until("the import knows", |s| !s.imports[0].ports[0].ready);
     assert_eq!(status.imports[0].ports[0].reason.as_ref().unwrap().code, "denied");
+}
+
+#[test]
+fn who_is_no_longer_believed_loses_connection_and_streams() {
+    let scene = Scene::new();
+    let (e1, _b1) = scene.both();
+    let mut stream = scene.granted();
+    // A renewed certificate of ours changes nothing for what runs.
+    let words = ["pki", "issue", "--ca", "edge-ca", "--node", "e1", "--out", "e1", "--overwrite"];
+    let before = e1.status().unwrap().node.certificate;
+    let (code, _, error) = adit(scene.folder.path(), &words);
+    assert_eq!(code, 0, "{error}");
+    e1.logged(&["identity or trust replaced"]);
+    assert_eq!(exchange(&mut stream, b"as before").unwrap(), b"as before");
+    assert_eq!(e1.status().unwrap().node.certificate.id, before.id);
+
+    // Another authority in bank's place: whoever showed the old one's certificate is a stranger now.
+    for words in [
+        &["pki", "init", "--trust-domain", "bank.test", "--dir", "new-ca"][..],
+        &["pki", "bundle", "--ca", "new-ca", "--out", "new.pem"],
+    ] {
+        assert_eq!(adit(scene.folder.path(), words).0, 0);
+    }
+    fs::rename(scene.path("new.pem"), scene.path("bank.pem")).unwrap();
+    assert_eq!(end(&mut stream), Err(ErrorKind::ConnectionReset));
+    let status = e1.until("the link is down", |s| s.links[0].state == LinkState::Down);
+    assert_eq!(status.imports[0].ports[0].reason.as_ref().unwrap().code, "link-down");
+}
+
+#[test]
+fn streams_beyond_the_descriptors_are_refused_and_admin_answers() {
+    let scene = Scene::new();
+    echo(scene.backend());
+    let _b1 = scene.start("b1");
+    let limited = "ulimit -n 400; exec \"$0\" node --config e1.yaml";
+    let log = fs::File::create(scene.path("e1.log")).unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", limited, env!("CARGO_BIN_EXE_adit")]);
+    let e1 = scene.run(command, "e1", Stdio::from(log));
+    e1.until("the import is ready", |s| !s.imports.is_empty() && s.imports[0].ports[0].ready);
+    let held: Vec<_> = (0..300)
+        .map_while(|_| {
+            let mut stream = scene.connect(3).ok()?;
+            exchange(&mut stream, b"x").is_ok().then_some(stream)
+        })
+        .collect();
+    assert!((100..200).contains(&held.len()), "{}", held.len());
+    let line = e1.logged(&["adit::stream", "over-limit"]);
+    assert!(line.contains("\"refused\":true"), "{line}");
+    assert!(e1.status().is_some() && scene.public("/livez").contains("200"));
+    drop(held);
+    e1.until("all have ended", |s| s.streams.open == 0);
+    scene.granted();
 }
 
 #[test]

@@ -38,6 +38,7 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Class, Snapshot};
+use adit_pki::{PeerVerifier, UnixTime};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -168,6 +169,22 @@ impl Links {
     #[must_use]
     pub fn status(&self) -> Status {
         self.0.status()
+    }
+
+    /// Ends the connections that rest on a certificate which has ended by `now` or which `verifier`, where it
+    /// is given, no longer believes. To be called every few seconds, and with the verifier whenever its
+    /// trust has changed. A connection does not learn that its peer's certificate was renewed.
+    pub fn recheck(&self, verifier: Option<&PeerVerifier>, now: UnixTime) {
+        for (conn, _) in self.0.register.all() {
+            let ended = now > conn.quic.identity().not_after;
+            let why = match verifier.map(|v| conn.quic.verify(v, now)) {
+                Some(Err(refusal)) => refusal.to_string(),
+                _ if ended => "its certificate has ended".to_owned(),
+                _ => continue,
+            };
+            tracing::warn!(peer = %conn.peer.id, "connection ended: {why}");
+            conn.quic.close(Code::CertificateEnded, &why);
+        }
     }
 
     /// Goes away: tells every peer, opens and accepts nothing new, waits up to `within` for the streams to

@@ -1,10 +1,14 @@
 //! What clusters learn of each other, from whom, and what that costs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_core::choose::links::is_hub;
+use adit_core::code::Code;
 use adit_core::name::ServiceName;
 use adit_core::snapshot::{Backend, Export, Link};
+use adit_pki::{PeerVerifier, Trust, UnixTime};
+use adit_tests::identity::EPOCH;
 use adit_tests::sites::{Running, Site, eventually};
 use adit_transport::Tuning;
 use adit_transport::links::{LinkState, Settings};
@@ -39,6 +43,32 @@ async fn a_link_comes_up_and_carries_a_stream_both_ways() {
     e1.echo(&bank, &bank.node(1), &[7; 100_000]).await.unwrap();
     b1.echo(&edge, &edge.node(1), &[8; 100_000]).await.unwrap();
     assert_eq!(b1.echo.served()[0].id.as_str(), "spiffe://edge.example/adit/node/e1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_with_the_certificate_or_the_trust_that_it_rests_on() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    eventually("bank is known", SECOND, || e1.view(&bank).is_some()).await;
+    // Certificates of tests are good for a day from the epoch on.
+    let at = |hours: u64| UnixTime::since_unix_epoch(Duration::from_secs(EPOCH + hours * 3600));
+    let nobody = PeerVerifier::new(Trust::default());
+    for (verifier, now, ends) in
+        [(None, at(23), false), (None, at(25), true), (Some(&nobody), at(1), true)]
+    {
+        let mut stream = e1.echo(&bank, &bank.node(1), b"before").await.unwrap();
+        e1.links.recheck(verifier, now);
+        let sent = stream.send.send_all(b"after").await;
+        let read = stream.recv.read_chunk(99).await;
+        if ends {
+            assert_eq!(read.unwrap_err().code(), Code::CertificateEnded);
+            tokio::time::sleep(SECOND).await;
+        } else {
+            assert!(sent.is_ok() && read.unwrap().unwrap() == "after");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -289,7 +319,7 @@ async fn links_appear_and_disappear_while_others_run() {
 
     e1.believe(|now| now.links.clear());
     let ended = stream.recv.read_chunk(99).await.unwrap_err();
-    assert_eq!(ended.code(), adit_core::code::Code::Unlinked);
+    assert_eq!(ended.code(), Code::Unlinked);
     eventually("b1 says why", SECOND, || {
         let link = b1.links.status().links.remove(0);
         link.state == LinkState::Down && link.reason.unwrap().1.contains("no node of edge")

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use adit_config::Config;
 use adit_pki::files::{self, FileError};
 use adit_pki::{Current, Identity, PeerVerifier, Trust, TrustBundle, TrustBundles, UnixTime};
-use tokio::sync::watch;
 
 /// What handshakes present and believe, replaced in place.
 #[derive(Debug)]
@@ -19,8 +18,6 @@ pub(super) struct Credentials {
     pub(super) identity: Arc<Current<Identity>>,
     /// Who is believed.
     pub(super) verifier: Arc<PeerVerifier>,
-    /// Counts changes of either; whoever holds connections checks them again at each.
-    pub(super) changed: watch::Sender<u64>,
 }
 
 /// How reading the files again went.
@@ -44,7 +41,6 @@ impl Credentials {
             (Ok((identity, _)), Ok((bundles, errors))) if errors.is_empty() => Ok(Self {
                 identity: Arc::new(Current::new(identity)),
                 verifier: Arc::new(PeerVerifier::new(Trust::from(bundles))),
-                changed: watch::Sender::new(0),
             }),
             (identity, bundles) => {
                 let mut errors: Vec<String> = identity.err().into_iter().collect();
@@ -81,9 +77,6 @@ impl Credentials {
                 }
             }
             Err(error) => errors.push(error),
-        }
-        if changed {
-            self.changed.send_modify(|n| *n += 1);
         }
         Reread { changed, errors }
     }

@@ -5,6 +5,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use adit_pki::PeerVerifier;
+
 use crate::metrics::gauges::Totals;
 use crate::status::build::Traffic;
 use crate::status::{Link, PeerNode};
@@ -16,6 +18,10 @@ pub(super) trait DataSide {
 
     /// What can be asked about it.
     fn witness(&self) -> Self::Witness;
+
+    /// Ends the connections whose certificate has ended; with a verifier whose trust has changed, also those
+    /// that it no longer believes.
+    fn recheck(&self, verifier: Option<&PeerVerifier>);
 
     /// Goes away: tells peers, refuses what is new, waits up to `within` for streams to end, then resets
     /// what is left and ends all connections. Says how many streams that broke.

@@ -14,6 +14,7 @@ use adit_dataplane::inbound::Inbound;
 use adit_dataplane::listeners::Listeners;
 use adit_dataplane::node::{self, Random, Records};
 use adit_dataplane::tcp::os::OsNet;
+use adit_pki::{PeerVerifier, UnixTime};
 use adit_transport::links::{Local, Settings};
 use adit_transport::peer::BootId;
 use adit_transport::{Endpoints, Links};
@@ -135,6 +136,10 @@ impl DataSide for Node {
         self.clone()
     }
 
+    fn recheck(&self, verifier: Option<&PeerVerifier>) {
+        self.links.recheck(verifier, UnixTime::now());
+    }
+
     async fn drain(&self, within: Duration) -> u64 {
         let Stop { accepting, drained, tasks } = &self.stop;
         accepting.cancel();
@@ -183,7 +188,7 @@ impl Witness for Node {
 /// How many flows may be open: each has a descriptor, and some are kept for everything else.
 fn most_flows() -> usize {
     let soft = adit_host::descriptors::limit().soft;
-    let flows = soft.saturating_sub(DESCRIPTORS_KEPT) / 100 * DESCRIPTORS_FOR_FLOWS;
+    let flows = soft.saturating_sub(DESCRIPTORS_KEPT).saturating_mul(DESCRIPTORS_FOR_FLOWS) / 100;
     usize::try_from(flows).unwrap_or(usize::MAX).max(1)
 }
 

@@ -12,7 +12,7 @@ use adit_config::{Change, Config, Report};
 use adit_pki::UnixTime;
 use adit_pki::time::rfc3339;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::changes;
 use super::data::{DataSide, Witness};
@@ -23,6 +23,8 @@ use crate::compose::Base;
 use crate::metrics::{self, Outcome};
 use crate::status::Configuration;
 
+/// How often is looked for connections whose certificate has ended.
+const RECHECK: Duration = Duration::from_secs(5);
 /// What resetting the last streams, and telling peers, may take beyond the drain's deadline.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -62,6 +64,8 @@ pub(super) struct Supervisor<D: DataSide> {
 impl<D: DataSide> Supervisor<D> {
     /// Serves until a signal or an operator says otherwise, then drains.
     pub(super) async fn run(mut self, mut events: Events<impl AsyncFnMut() -> Wish>) -> Ended {
+        let mut recheck = interval(RECHECK);
+        recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -81,6 +85,7 @@ impl<D: DataSide> Supervisor<D> {
                     Command::Reload(answer) => drop(answer.send(self.reload())),
                 },
                 Some(change) = events.changes.recv() => self.take(change),
+                _ = recheck.tick() => self.data.recheck(None),
             }
         }
         self.drain(events).await
@@ -173,6 +178,7 @@ impl<D: DataSide> Supervisor<D> {
             tracing::error!("the last good one stays: {error}");
         }
         if reread.changed {
+            self.data.recheck(Some(&self.known.credentials.verifier));
             let identity = self.known.credentials.identity.get();
             tracing::info!(id = %identity.id(), not_after = rfc3339(identity.not_after()), "identity or trust replaced");
         }

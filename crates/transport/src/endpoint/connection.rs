@@ -12,11 +12,11 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
 use adit_core::spiffe::SpiffeId;
-use adit_pki::PeerIdentity;
+use adit_pki::{PeerIdentity, PeerVerifier, UnixTime, Usage, VerifyError};
 use quinn::ConnectionError;
 
 use super::closed::{By, Closed};
-use super::{Worker, varint};
+use super::{Worker, dial, varint};
 use crate::stream::{RecvStream, SendStream};
 use crate::tuning::Tuning;
 
@@ -122,6 +122,17 @@ impl Connection {
     #[must_use]
     pub fn identity(&self) -> &PeerIdentity {
         &self.0.peer
+    }
+
+    /// Whether a handshake now would end as this connection's did: by a certificate that is believed.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn verify(&self, verifier: &PeerVerifier, now: UnixTime) -> Result<(), VerifyError> {
+        let chain = dial::chain(&self.0.quinn);
+        let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
+        let usage = if self.dialled() { Usage::ServerAuth } else { Usage::ClientAuth };
+        verifier.verify(leaf, intermediates, usage, now).map(drop)
     }
 
     /// Where the peer is now. A peer behind a NAT may move.

@@ -150,9 +150,11 @@ impl Shared {
 
 /// Who the peer of a finished handshake is.
 pub(super) fn identity(quinn: &quinn::Connection) -> Result<PeerIdentity, VerifyError> {
-    let chain = quinn
-        .peer_identity()
-        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
-        .unwrap_or_default();
-    adit_pki::peer_id(&chain)
+    adit_pki::peer_id(&chain(quinn))
+}
+
+/// What the peer of a finished handshake showed, leaf first.
+pub(super) fn chain(quinn: &quinn::Connection) -> Vec<CertificateDer<'static>> {
+    let any = quinn.peer_identity();
+    any.and_then(|any| any.downcast().ok()).map(|chain| *chain).unwrap_or_default()
 }

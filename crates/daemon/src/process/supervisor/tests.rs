@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use adit_pki::PeerVerifier;
 use tokio::sync::oneshot;
 
 use super::super::credentials::Credentials;
@@ -38,6 +39,12 @@ impl DataSide for Fake {
 
     fn witness(&self) -> Self {
         self.clone()
+    }
+
+    fn recheck(&self, verifier: Option<&PeerVerifier>) {
+        if verifier.is_some() {
+            self.note("recheck");
+        }
     }
 
     async fn drain(&self, within: Duration) -> u64 {
@@ -253,6 +260,7 @@ async fn renewed_files_are_taken_without_a_reload() {
             .unwrap();
         scene.settled().await;
         assert_ne!(scene.known.credentials.identity.get().chain(), identity.chain());
+        assert_eq!(scene.asked(), ["recheck"], "connections are held to what is believed now");
         std::fs::write(scene.folder.path().join("id/node.pem"), "").unwrap();
         assert!(matches!(scene.reload().await, Reloaded::Rejected { .. }));
         assert!(scene.status().node.certificate.error.is_some());
