@@ -69,27 +69,57 @@ class Service:
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            kill(self.process)
             self.process.wait()
 
 
 def run(command: list[str], seconds: float, **options) -> str:
     """Standard output of a child that ends by itself, or a Failure with all that it said."""
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, errors="replace", start_new_session=True, **options,
-    )
     try:
-        output, errors = child.communicate(timeout=seconds)
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, errors="replace", start_new_session=True, **options,
+        )
+    except OSError as error:
+        raise Failure(f"{command[0]} cannot be run: {error}") from None
+    with running_lock:
+        running.add(child)
+    why = ""
+    try:
+        output, errors = child.communicate(timeout=0 if giving_up.is_set() else seconds)
     except BaseException as stopped:
-        os.killpg(child.pid, signal.SIGKILL)
+        kill(child)
         output, errors = child.communicate()
         if not isinstance(stopped, subprocess.TimeoutExpired):
             raise
-        raise Failure(f"{command[0]} took longer than {seconds:.0f} s:\n{output}{last(errors)}") from None
-    if child.returncode != 0:
-        raise Failure(f"{command[0]} ended with {child.returncode}:\n{output}{last(errors)}")
+        why = f"took longer than {seconds:.0f} s"
+    finally:
+        with running_lock:
+            running.discard(child)
+    if why or child.returncode != 0:
+        raise Failure(f"{command[0]} {why or f'ended with {child.returncode}'}:\n{output}{last(errors)}")
     return output
+
+
+running: set[subprocess.Popen] = set()
+running_lock = threading.Lock()
+giving_up = threading.Event()
+
+
+def give_up():
+    """Ends every child of `run`, those to come too: the threads that wait for them come to their end."""
+    giving_up.set()
+    with running_lock:
+        for child in running:
+            kill(child)
+
+
+def kill(child: subprocess.Popen):
+    """Ends a child and all that it started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def last(text: str) -> str:

@@ -98,22 +98,32 @@ def install_python(source: Path):
 
 def install_javascript(source: Path):
     node, npm = need("node"), need("npm")
-    lock = source / "package-lock.json"
-    folder, mark = cached(source.name, run([node, "--version"], 30).encode(), lock.read_bytes())
-    # Modules are found beside the file that imports them: the programs go to the modules.
-    for file in source.iterdir():
-        shutil.copy(file, folder)
+    pins = [source / "package.json", source / "package-lock.json"]
+    folder, mark = cached(source.name, run([node, "--version"], 30).encode(), *(pin.read_bytes() for pin in pins))
     if not mark.exists():
+        for pin in pins:
+            shutil.copy(pin, folder)
         run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], INSTALL_SECONDS, cwd=folder)
         mark.touch()
-    return [node, str(folder / "agent.js")], [node, str(folder / "client.js")]
+    # Modules are found above the file that imports them: the programs go below the modules, where another
+    # run that has other programs does not meet them.
+    programs = [source / "agent.js", source / "client.js"]
+    digest = hashlib.sha256(b"".join(program.read_bytes() for program in programs)).hexdigest()[:16]
+    (folder / digest).mkdir(exist_ok=True)
+    for program in programs:
+        if not (folder / digest / program.name).exists():
+            shutil.copy(program, folder / digest)
+    return [node, str(folder / digest / "agent.js")], [node, str(folder / digest / "client.js")]
 
 
 def install_go(source: Path):
     go = need("go")
-    folder, _ = cached(source.name, run([go, "version"], 30).encode(), (source / "go.sum").read_bytes())
-    build = [go, "build", "-buildvcs=false", "-o", f"{folder}/", "./agent", "./client"]
-    run(build, INSTALL_SECONDS, cwd=source)
+    sources = [source / name for name in ("go.mod", "go.sum", "agent/main.go", "client/main.go")]
+    folder, mark = cached(source.name, run([go, "version"], 30).encode(), *(file.read_bytes() for file in sources))
+    if not mark.exists():
+        build = [go, "build", "-buildvcs=false", "-o", f"{folder}/", "./agent", "./client"]
+        run(build, INSTALL_SECONDS, cwd=source)
+        mark.touch()
     return [str(folder / "agent")], [str(folder / "client")]
 
 

@@ -9,11 +9,12 @@ import random
 import socket
 from pathlib import Path
 
-from .processes import Service, eventually, run, tail
+from .processes import Failure, Service, eventually, run, tail
 
 NAMESPACE = "trustusbank-bank-agents"
 PKI_SECONDS = 30
 READY_SECONDS = 30
+STATUS_SECONDS = 10
 
 
 class Tunnel:
@@ -115,7 +116,14 @@ class Tunnel:
         return answer(self.metrics[cluster], "/readyz") == 200
 
     def logs(self) -> str:
-        return "\n".join(f"--- {node.name}:\n{tail(node.log)}" for node in self.nodes.values())
+        return "\n".join(f"--- {node.name}:\n{tail(node.log)}\n{self.status(name)}" for name, node in self.nodes.items())
+
+    def status(self, cluster: str) -> str:
+        """What `adit status` shows of a node, or why it does not."""
+        try:
+            return run([self.adit, "status", "--admin", str(self.folder / f"{cluster}.sock")], STATUS_SECONDS)
+        except Failure as failure:
+            return str(failure)
 
     def stop(self):
         for node in self.nodes.values():
