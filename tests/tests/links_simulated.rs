@@ -161,6 +161,49 @@ fn a_restarted_peer_is_noticed_within_a_second_and_a_half() {
     }
 }
 
+/// A peer's process dies and stays away. It is known by its silence, on one connection for all of them:
+/// what comes next is refused at once, so that it can go elsewhere, and is never lost on another
+/// connection with the dead node.
+fn death(seed: u64, seeds: &'static [u8]) {
+    const CRASH: Duration = Duration::from_secs(5);
+    let run = Run::new(seed, 1, 0);
+    let mut sim = run.sim();
+    run.host(&mut sim, true, 1, seeds);
+    let (start, bank) = (run.starter(false, 1, &[1]), Arc::clone(&run.bank));
+    sim.client(run.edge.ip(1), async move {
+        let e1 = start();
+        until("known", 2 * SECOND, || e1.view(&bank).is_some()).await;
+        let ways = if seeds.is_empty() { 1 } else { 2 };
+        until("connected", 2 * SECOND, || e1.links.status().links[0].connections.len() == ways)
+            .await;
+        let mut stream = e1.echo(&bank, &bank.node(1), b"before").await.unwrap();
+        let ended = stream.recv.read_chunk(9).await.unwrap_err();
+        let noticed = turmoil::elapsed();
+        assert_eq!(ended.code(), Code::ConnectionLost);
+        assert!(noticed < CRASH + 8 * SECOND, "noticed at {noticed:?}");
+        let refused = e1.links.open(0, &bank.name, &bank.node(1), Class::Interactive).await;
+        assert!(refused.unwrap_err().code.is_retryable());
+        let after = turmoil::elapsed() - noticed;
+        assert!(after < SECOND / 10, "refused after {after:?}");
+        Ok(())
+    });
+    let mut crashed = false;
+    while !sim.step().unwrap() {
+        if !crashed && sim.elapsed() >= CRASH {
+            sim.crash(run.bank.ip(1));
+            crashed = true;
+        }
+    }
+}
+
+#[test]
+fn after_a_death_is_noticed_no_stream_waits_for_the_dead() {
+    for seed in seeds(0..3) {
+        named("after_a_death", seed, || death(seed, &[]));
+        named("after_a_death", seed, || death(seed, &[1]));
+    }
+}
+
 /// Until when things go wrong.
 const FAULTS: Duration = Duration::from_secs(25);
 /// How long everything may take to work again.

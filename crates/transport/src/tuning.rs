@@ -96,8 +96,9 @@ pub struct Tuning {
     /// conntrack remember a UDP flow. Who dialled it does so after a third, and so notices within that and a
     /// round trip that the other side was started again.
     pub keep_alive: Duration,
-    /// A connection that hears nothing for this long is dead: three keep-alives, of which one may be
-    /// lost and one late. The lower of both sides' values holds. After a cut QUIC tries again at
+    /// A connection is dead this long after the first keep-alive that nothing was heard since: two further
+    /// ones, of which one may be late, and more than their probes (QUIC counts from what is sent into
+    /// silence, RFC 9000 §10.1). The lower of both sides' values holds. After a cut QUIC tries again at
     /// intervals that double, so a cut of more than half of this may end a connection in mid-transfer.
     pub idle_timeout: Duration,
     /// The round trip that is assumed before one is measured. A lost first packet is sent again after
@@ -144,7 +145,7 @@ impl Default for Tuning {
             bulk: Lane { stream_window: 8 * MIB, send_window: 16 * MIB, ..interactive },
             streams: 1024,
             keep_alive: KEEP_ALIVE,
-            idle_timeout: KEEP_ALIVE.saturating_mul(3),
+            idle_timeout: KEEP_ALIVE.saturating_mul(2),
             initial_rtt: Duration::from_millis(50),
             mtu: Mtu { initial: 1200, min: 1200, max: 1452 },
             ack_every: None,

@@ -94,11 +94,12 @@ impl Limits {
     /// Above this, address translation on the way may forget an idle connection.
     pub const KEEP_ALIVE_ACROSS_NAT: Duration = Duration::from_secs(15);
 
-    /// How long a connection lives without a sign of life: three keep-alives, of which one may be lost
-    /// and one late.
+    /// How long a connection lives after the first keep-alive that nothing was heard since: two further
+    /// ones. QUIC counts from what is sent into silence (RFC 9000 §10.1), so three keep-alives of silence
+    /// end a connection.
     #[must_use]
     pub fn idle_timeout(&self) -> Duration {
-        self.keep_alive * 3
+        self.keep_alive * 2
     }
 }
 

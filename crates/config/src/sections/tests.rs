@@ -117,7 +117,7 @@ fn defaults_are_filled_in() {
     assert!(config.siblings.is_empty() && config.imports.is_empty() && config.exports.is_empty());
     assert!(config.links[0].addresses.is_empty() && config.workloads.is_empty());
     assert_eq!((config.limits.clone(), config.metrics), (Limits::default(), None));
-    assert_eq!(config.limits.idle_timeout(), Duration::from_secs(9));
+    assert_eq!(config.limits.idle_timeout(), Duration::from_secs(6));
     assert_eq!((config.admin, config.log), (Admin::default(), Log::default()));
 
     let config = good(format!(

@@ -20,6 +20,9 @@ pub struct Candidate {
     pub worker: usize,
     /// Whether one side said that it takes nothing new.
     pub draining: bool,
+    /// Whether another connection with the same boot of the node ended by silence, and nothing was heard
+    /// on this one since.
+    pub silent: bool,
     /// Streams that it carries.
     pub streams: usize,
 }
@@ -29,6 +32,8 @@ pub struct Candidate {
 pub enum Passed {
     /// One side said that it is going away.
     Draining,
+    /// The node has fallen silent: this one will end like another with it did, a little later.
+    Silent,
     /// The node was started again since: a later connection has another boot ID.
     OlderBoot,
     /// A later connection of the same boot ID, lane, dialler and slot took its place.
@@ -43,6 +48,7 @@ pub fn passed(all: &[Candidate]) -> Vec<Option<Passed>> {
     let like = |c: &Candidate| (c.boot, c.lane, c.dialled, c.slot);
     let judge = |(n, c): (usize, &Candidate)| match () {
         () if c.draining => Some(Passed::Draining),
+        () if c.silent => Some(Passed::Silent),
         () if Some(c.boot) != newest => Some(Passed::OlderBoot),
         () if all[n + 1..].iter().any(|l| !l.draining && like(l) == like(c)) => {
             Some(Passed::Replaced)

@@ -92,6 +92,7 @@ fn connection(from: &ConnectionStatus) -> Connection {
         closing: from.passed.map(|passed| {
             Reason::from(match passed {
                 Passed::Draining => Code::Draining,
+                Passed::Silent => Code::ConnectionLost,
                 Passed::OlderBoot => Code::PeerRestarted,
                 Passed::Replaced => Code::Replaced,
             })

@@ -41,7 +41,7 @@ mod tests {
             (tuning.interactive.stream_window, tuning.interactive.send_window),
             (64 << 20, 64 << 20)
         );
-        assert_eq!((tuning.keep_alive.as_secs(), tuning.idle_timeout.as_secs()), (4, 12));
+        assert_eq!((tuning.keep_alive.as_secs(), tuning.idle_timeout.as_secs()), (4, 8));
         assert_eq!((tuning.mtu.initial, tuning.mtu.max), (1200, 6500));
         assert_eq!(
             tuning.bulk,

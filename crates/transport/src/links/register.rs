@@ -45,6 +45,8 @@ struct Use {
     last: Instant,
     /// Whether it is kept for its own sake.
     standing: bool,
+    /// How many datagrams had come when its node was found to have fallen silent.
+    silent: Option<u64>,
 }
 
 /// What a connection is doing, for status.
@@ -79,8 +81,15 @@ impl Conn {
         control: mpsc::Sender<Control>,
     ) -> Arc<Self> {
         let now = Instant::now();
-        let using =
-            Use { leaving: None, streams: 0, learning: 0, telling: 0, last: now, standing: false };
+        let using = Use {
+            leaving: None,
+            streams: 0,
+            learning: 0,
+            telling: 0,
+            last: now,
+            standing: false,
+            silent: None,
+        };
         Arc::new(Self {
             quic,
             peer,
@@ -147,6 +156,11 @@ impl Conn {
         drop(self.control.try_send(message));
     }
 
+    /// How many datagrams came from the peer.
+    fn heard(&self) -> u64 {
+        self.quic.stats().datagrams.1
+    }
+
     fn candidate(&self) -> Candidate {
         let using = lock(&self.using);
         Candidate {
@@ -156,6 +170,7 @@ impl Conn {
             slot: self.peer.slot,
             worker: self.quic.worker().index(),
             draining: using.leaving.is_some(),
+            silent: using.silent.is_some_and(|heard| heard == self.heard()),
             streams: using.streams,
         }
     }
@@ -241,6 +256,19 @@ impl Register {
     pub(super) fn leave(&self, conn: &Conn, code: Code) {
         lock(&conn.using).leaving.get_or_insert(code);
         conn.left.notify_one();
+        self.changed();
+    }
+
+    /// A connection ended by silence: the others with that boot of the node take nothing new until
+    /// something is heard on them. Each of them would end the same way, but later, since no two count
+    /// from the same datagram; what is sent meanwhile would be lost.
+    pub(super) fn fell_silent(&self, lost: &Conn) {
+        let key = (lost.peer.cluster.clone(), lost.peer.node.clone());
+        for conn in lock(&self.nodes).get(&key).into_iter().flatten() {
+            if conn.peer.boot == lost.peer.boot {
+                lock(&conn.using).silent = Some(conn.heard());
+            }
+        }
         self.changed();
     }
 

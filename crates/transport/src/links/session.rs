@@ -15,12 +15,13 @@ use bytes::BytesMut;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::dials::DialFailure;
 use super::hello::Greeted;
 use super::messages::Messages;
 use super::register::{Conn, What};
 use super::shared::Shared;
 use super::{Stream, publish};
-use crate::endpoint::Connection;
+use crate::endpoint::{By, Connection};
 use crate::stream::{RecvStream, SendStream};
 
 /// Messages that wait to be written on a control stream: a go-away or two. Who adds more has a peer that
@@ -79,6 +80,9 @@ impl Session {
                 () = &mut idle => conn.quic.close(Code::ConnectionUnused, ""),
             }
         };
+        if closed.by == By::Silence {
+            self.shared.fell_silent(&conn);
+        }
         self.shared.register.remove(&conn);
         self.shared.work.metrics.closed(&conn.peer, closed.code);
         tracing::debug!(peer = %conn.peer.id, lane = ?conn.peer.lane, %closed, "connection ended");
@@ -123,6 +127,15 @@ impl Shared {
             let at = Instant::now() + retry_after.min(RETRY_AFTER);
             self.work.dials.not_before(key, conn.quic.remote(), at);
         }
+    }
+
+    /// The peer's node is dead or out of reach: streams need not wait for its silence on other connections,
+    /// nor for a dial. Whoever keeps standing connections dials it nevertheless.
+    fn fell_silent(&self, conn: &Conn) {
+        let key = (conn.peer.cluster.clone(), conn.peer.node.clone());
+        let text = format!("node {} of {} fell silent a moment ago", key.1, key.0);
+        self.work.dials.remember(&key, DialFailure { code: Code::LinkDown, text });
+        self.register.fell_silent(conn);
     }
 
     /// Ends when a connection that we dialled has had no use for long enough, and the peer has had time

@@ -12,6 +12,7 @@ fn candidate(boot: [u8; 16], dialled: bool, slot: u64) -> Candidate {
         slot,
         worker: 0,
         draining: false,
+        silent: false,
         streams: 0,
     }
 }
@@ -42,6 +43,14 @@ fn a_draining_newcomer_does_not_end_what_was_there() {
     let leaving = Candidate { draining: true, ..candidate(OLD, false, 0) };
     assert_eq!(passed(&[candidate(NEW, false, 0), leaving]), [None, Some(Passed::Draining)]);
     assert_eq!(passed(&[candidate(OLD, false, 0), leaving]), [None, Some(Passed::Draining)]);
+}
+
+#[test]
+fn what_has_fallen_silent_takes_nothing_and_stands_in_nobodys_way() {
+    let silent = |dialled| Candidate { silent: true, ..candidate(OLD, dialled, 0) };
+    assert_eq!(passed(&[silent(true), silent(false)]), [Some(Passed::Silent); 2]);
+    assert_eq!(order(&[silent(true), candidate(OLD, false, 0)], Class::Interactive, 0, 0), [1]);
+    assert_eq!(free_slot(&[silent(true)], Class::Interactive, 0, 1, 1), Some(0));
 }
 
 #[test]
