@@ -28,7 +28,9 @@ mod text;
 /// (`NAMESPACE/ACCOUNT@CLUSTER`), `asserted` (true while the source is only asserted by the peer),
 /// `address` (the client's), `target` (`NAMESPACE/SERVICE:PORT`), `peer_cluster`, `peer_node`, `backend`,
 /// `code` (a name of the closed list), `refused` (true where nothing was delivered), `reason` (a
-/// sentence), `bytes_in` and `bytes_out` (as the opener of the connection sees them), `duration_ms`.
+/// sentence), `bytes_in` and `bytes_out` (as the opener of the connection sees them), `duration_ms`, `hop`
+/// (true where another node than the backend's was entered), `retries` (nodes or backends that refused
+/// before), `flow` (joins the lines of both sides).
 pub const STREAM: &str = "adit::stream";
 
 /// How lines look.

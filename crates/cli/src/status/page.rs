@@ -138,10 +138,8 @@ impl Page {
                 LinkState::Unknown => ("unknown", Mood::Plain),
             };
             let view = link.view.as_ref();
-            let from = view.map_or_else(
-                || "–".to_owned(),
-                |v| format!("{} ({}/{})", v.hub, v.epoch, v.sequence),
-            );
+            let from = view
+                .map_or_else(|| "–".to_owned(), |v| format!("{}, change {}", v.hub, v.sequence));
             let age = view.map_or_else(|| "–".to_owned(), |v| seconds(v.age_seconds));
             let dials = match link.dials.failures {
                 0 => link.dials.attempts.to_string(),

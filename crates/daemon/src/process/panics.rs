@@ -26,3 +26,42 @@ fn hook(info: &PanicHookInfo<'_>) {
         "a task ended by a panic, which is a bug: {text}"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    /// In a process of its own, since the hook is the process's: this test runs itself again.
+    #[test]
+    fn a_panic_is_logged_and_counted_and_printed_nowhere_else() {
+        const CHILD: &str = "ADIT_TEST_PANICS";
+        if std::env::var_os(CHILD).is_none() {
+            let test =
+                "process::panics::tests::a_panic_is_logged_and_counted_and_printed_nowhere_else";
+            let out = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", test, "--nocapture"])
+                .env(CHILD, "1")
+                .output()
+                .unwrap();
+            let log = String::from_utf8(out.stderr).unwrap();
+            let lines: Vec<_> = log.lines().filter(|l| l.contains("on purpose")).collect();
+            assert!(out.status.success() && lines.len() == 1, "{log}");
+            let line: serde_json::Value = serde_json::from_str(lines[0]).unwrap();
+            assert_eq!(
+                line["message"],
+                "a task ended by a panic, which is a bug: on purpose\u{1b}"
+            );
+            assert!(line["place"].as_str().unwrap().contains("panics.rs"));
+            return;
+        }
+        let log = crate::telemetry::Log::init("info", crate::telemetry::Format::Json).unwrap();
+        let recorder = PrometheusBuilder::new().build_recorder();
+        install();
+        metrics::with_local_recorder(&recorder, || {
+            panic::catch_unwind(|| panic!("on purpose\u{1b}")).unwrap_err();
+        });
+        assert!(recorder.handle().render().contains("adit_panics_total 1"));
+        log.flush(std::time::Duration::from_secs(10));
+    }
+}

@@ -80,6 +80,12 @@ fn stream(out: &mut String, rest: &mut Vec<&(&str, Value)>) -> fmt::Result {
     if let Some(reason) = take("reason").map(ToString::to_string).filter(|r| !r.is_empty()) {
         write!(out, ": {}", escape::text(&reason))?;
     }
+    if take("hop") == Some(&Value::Bool(true)) {
+        out.write_str("; with an extra hop")?;
+    }
+    if let Some(retries) = take("retries").filter(|n| **n != Value::Unsigned(0)) {
+        write!(out, "; after {retries} refusals")?;
+    }
     let bytes = (take("bytes_out"), take("bytes_in"));
     if !refused && let (Some(sent), Some(received)) = bytes {
         write!(out, "; {} sent, {} received", size(sent), size(received))?;

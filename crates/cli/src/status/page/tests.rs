@@ -105,7 +105,7 @@ fn row(page: &str, start: &str) -> Vec<String> {
 fn a_healthy_node_is_told_on_one_page() {
     let page = render(&edge(), PLAIN);
     assert!(page.starts_with("edge/e1: all is well\n"), "{page}");
-    assert_eq!(row(&page, "bank "), ["bank", "up", "b1 (7/42)", "2 s", "1", "3"]);
+    assert_eq!(row(&page, "bank "), ["bank", "up", "b1, change 42", "2 s", "1", "3"]);
     let connection = row(&page, "bank/b1");
     assert_eq!(connection[..4], ["bank/b1 (hub)", "interactive", "dialled", "172.18.2.2:7843"]);
     assert_eq!(connection[4..8], ["1.2 ms", "0.00 %", "11 KiB", "1452"]);

@@ -56,6 +56,8 @@ fn a_finished_stream() {
         bytes_out = 350_u64,
         bytes_in = 12_345_u64,
         duration_ms = 41_u64,
+        hop = true,
+        retries = 2_u64,
         flow = 7_u64,
     );
 }
@@ -72,6 +74,8 @@ fn a_refused_stream() {
         reason = "no grant lets other/thief@edge use it",
         bytes_out = 0_u64,
         bytes_in = 0_u64,
+        hop = false,
+        retries = 0_u64,
         duration_ms = 0_u64,
     );
 }
@@ -85,7 +89,7 @@ fn a_stream_is_one_line_for_people() {
             tracing::warn!(target: "adit::stream", direction = "outbound", address = "10.0.0.9:4", code = "source-unknown", refused = true);
         }),
         [
-            "INFO  outbound trustusbank-bank-agents/support-bot@edge → trustusbank-bank-agents/fraud-bot:http via bank/b1: finished; 350 B sent, 12 KiB received in 41 ms flow=7",
+            "INFO  outbound trustusbank-bank-agents/support-bot@edge → trustusbank-bank-agents/fraud-bot:http via bank/b1: finished; with an extra hop; after 2 refusals; 350 B sent, 12 KiB received in 41 ms flow=7",
             "WARN  inbound other/thief@edge (asserted) → trustusbank-bank-agents/triage-bot:http: refused, denied: no grant lets other/thief@edge use it in 0 ms",
             "WARN  outbound 10.0.0.9:4 → unknown target: refused, source-unknown",
         ]
