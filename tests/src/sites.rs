@@ -176,10 +176,26 @@ pub fn start(
     settings: Settings,
     tuning: Tuning,
 ) -> Running {
+    start_on(vec![Worker::current()], net, node, snapshot, boot, settings, tuning)
+}
+
+/// Starts a node with these workers.
+///
+/// # Panics
+/// Where its address cannot be had.
+#[must_use]
+pub fn start_on(
+    workers: Vec<Worker>,
+    net: Arc<dyn Net>,
+    node: &crate::identity::Node,
+    snapshot: Snapshot,
+    boot: u8,
+    settings: Settings,
+    tuning: Tuning,
+) -> Running {
     let listen: Vec<SocketAddr> = snapshot.this.advertise.clone();
-    let endpoints =
-        Endpoints::bind(net, vec![Worker::current()], &listen, &node.secret, node.tls(), tuning)
-            .expect("endpoints");
+    let endpoints = Endpoints::bind(net, workers, &listen, &node.secret, node.tls(), tuning)
+        .expect("endpoints");
     let (snapshot, believed) = watch::channel(Arc::new(snapshot));
     let echo = Arc::new(Echo::default());
     let from = match listen.first().map(SocketAddr::ip) {
@@ -204,7 +220,11 @@ pub fn local(boot: u8, seed: u64, settings: Settings) -> Local {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     };
-    let clock = || crate::identity::EPOCH * 1000;
+    let begun = tokio::time::Instant::now();
+    let clock = move || {
+        let passed = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        crate::identity::EPOCH * 1000 + passed
+    };
     Local { boot: BootId(id), random: Arc::new(random), clock: Arc::new(clock), settings }
 }
 

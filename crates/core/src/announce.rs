@@ -24,6 +24,18 @@ pub fn view(now: &Snapshot, to: &ClusterName) -> View {
     View { nodes, exports }
 }
 
+/// Whether [`view`] may give something else for `now` than for `before`, to anybody. Most snapshots differ
+/// in what others told us, which nobody is told.
+#[must_use]
+pub fn may_differ(before: &Snapshot, now: &Snapshot) -> bool {
+    before.this != now.this
+        || before.siblings != now.siblings
+        || before.links.keys().ne(now.links.keys())
+        || before.exports != now.exports
+        || before.down != now.down
+        || before.forbidden != now.forbidden
+}
+
 /// An export as `to` may see it; none where no grant names that cluster.
 fn export(now: &Snapshot, export: &Export, to: &ClusterName) -> Option<PeerExport> {
     let ours = export.allow.iter().filter(|g| g.cluster == *to);
@@ -120,7 +132,14 @@ mod tests {
         let export = told.exports.values().next().unwrap();
         assert_eq!((export.hop, export.class, export.replay), (Hop::SameNode, Class::Bulk, true));
 
+        let mut heard = now.clone();
+        heard.views.clear();
+        heard.workloads.clear();
+        assert!(!may_differ(&now, &heard), "what others say is not told");
+
+        let before = now.clone();
         now.down = ["10.0.0.1:80".parse().unwrap(), "10.0.0.3:80".parse().unwrap()].into();
         assert_eq!(ready(&view(&now, &"bank".parse().unwrap())), counts(&[("e2", 1)]));
+        assert!(may_differ(&before, &now));
     }
 }

@@ -3,7 +3,7 @@
 //! [`Links`] is what the rest of the process sees. Below it, each piece in a file of its own:
 //!
 //! * one connection: [`hello`] (who is there), [`session`] (from hello to end), [`accept`];
-//! * all connections: [`register`] (which there are), [`pool`] (which one a stream takes), [`drain`];
+//! * all connections: [`register`] of [`conn`] (which there are), [`pool`] (which one a stream takes), [`drain`];
 //! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`standing`] (what is kept);
 //! * state: [`feeds`] (what we tell), [`publish`] (telling it), [`learn`] (hearing it), [`views`] (what
 //!   was heard).
@@ -12,6 +12,7 @@
 //! byte of an application is looked at, and nothing is read of a data stream but its first byte.
 
 mod accept;
+mod conn;
 mod dial;
 mod dials;
 mod drain;
@@ -42,10 +43,10 @@ use adit_pki::{PeerVerifier, UnixTime};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use self::conn::InUse;
 pub use self::dials::DialRecord;
 pub use self::local::{Clock, Local, Random, Settings};
 pub use self::metrics::describe as describe_metrics;
-use self::register::InUse;
 use self::shared::{Known, Shared, Stages, Work};
 pub use self::status::{ConnectionStatus, LinkState, LinkStatus, Status};
 pub use self::views::LinkView;
@@ -154,8 +155,7 @@ impl Links {
     /// The nodes of `cluster` with which there is a connection that takes new streams, in order of name.
     #[must_use]
     pub fn connected(&self, cluster: &ClusterName) -> Vec<NodeName> {
-        let connected = self.0.register.connected().into_iter();
-        connected.filter(|(c, _)| c == cluster).map(|(_, node)| node).collect()
+        self.0.register.connected(cluster)
     }
 
     /// What linked clusters say of themselves. Wakes at each change of a view or its source; that a view
@@ -197,6 +197,6 @@ impl Links {
 
 impl std::fmt::Debug for Links {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Links").field("connected", &self.0.register.connected()).finish()
+        f.debug_struct("Links").field("connections", &self.0.register.all().len()).finish()
     }
 }

@@ -278,6 +278,26 @@ async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
     assert!(quic.is_closed().is_none(), "streams for data are not the worse for it");
 }
 
+#[tokio::test(start_paused = true)]
+async fn connections_with_one_node_are_bounded_and_the_first_ones_live() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    let mut all = Vec::new();
+    for slot in 0..70 {
+        let quic = stranger.dial(&edge).await;
+        let hello = Hello { slot, ..stranger.hello() };
+        let control = open(&quic, &control(&Control::Hello(hello))).await;
+        all.push((quic, control));
+    }
+    tokio::time::sleep(SECOND).await;
+    let closed: Vec<Option<Code>> =
+        all.iter().map(|(quic, _)| quic.is_closed().map(|closed| closed.code)).collect();
+    assert_eq!(closed[..64], [None; 64]);
+    assert_eq!(closed[64..], [Some(Code::OverLimit); 6]);
+    let connections = e1.links.status().links.remove(0).connections;
+    assert!(connections.len() == 64 && connections.iter().all(|c| c.passed.is_none()));
+}
+
 /// What a publisher says that has one node and whose view is so old.
 fn told(node: &str, age_ms: u64) -> Vec<u8> {
     let messages = [

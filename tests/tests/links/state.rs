@@ -108,20 +108,30 @@ async fn every_node_learns_through_its_hubs_and_what_stands_is_not_nodes_times_n
     assert_eq!(within, 2 * 4 * 2, "the four others of each cluster with its two hubs");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_change_costs_the_record_that_changed_and_arrives_at_once() {
-    let world = World::new();
-    let (edge, bank) = two(1, 1);
-    let b1 = world.run(&bank, 1, &[(&edge, &[])]);
-    b1.believe(|now| {
-        let template = Export::clone(&now.exports[&bank.service()]);
+/// A thousand exports more than the one.
+fn export_a_thousand(node: &Running, of: &Site) {
+    node.believe(|now| {
+        let template = Export::clone(&now.exports[&of.service()]);
         for n in 0..1000 {
             let service: ServiceName = format!("agents/bot-{n}").parse().unwrap();
             let export = Export { service: service.clone(), ..template.clone() };
             now.exports.insert(service, Arc::new(export));
         }
     });
-    let bytes = || world.network.sent().iter().map(|(_, _, _, len)| len).sum::<usize>();
+}
+
+/// All that was sent so far, by anybody, as UDP payload.
+fn sent_bytes(world: &World) -> usize {
+    world.network.sent().iter().map(|(_, _, _, len)| len).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_costs_the_record_that_changed_and_arrives_at_once() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    export_a_thousand(&b1, &bank);
+    let bytes = || sent_bytes(&world);
     let before = bytes();
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     eventually("all is known", 60 * SECOND, || {
@@ -152,6 +162,29 @@ async fn a_change_costs_the_record_that_changed_and_arrives_at_once() {
     tokio::time::sleep(SECOND).await;
     let change = bytes() - before;
     assert!(whole > 60_000 && change < 600, "whole {whole} bytes, one change {change}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_continues_where_it_was() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    export_a_thousand(&b1, &bank);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    let known = || e1.view(&bank).map_or(0, |v| v.view.exports.len());
+    eventually("all is known", 60 * SECOND, || known() == 1001).await;
+    tokio::time::sleep(5 * SECOND).await;
+    world.cut(&[bank.ip(1)]);
+    tokio::time::sleep(60 * SECOND).await;
+    b1.believe(|now| {
+        now.exports.pop_first();
+    });
+    let before = sent_bytes(&world);
+    world.cut(&[]);
+    eventually("what changed is known", 40 * SECOND, || known() == 1000).await;
+    let bytes = sent_bytes(&world) - before;
+    // Handshakes of both sides, one of them perhaps for nothing, and one record.
+    assert!(bytes < 30_000, "{bytes} bytes to catch up");
 }
 
 #[tokio::test(start_paused = true)]

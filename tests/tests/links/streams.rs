@@ -1,13 +1,16 @@
 //! Which connection a stream takes, and what happens to it when connections come and go.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use adit_core::choose::connections::Passed;
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
-use adit_tests::sites::{Site, eventually, start};
-use adit_transport::links::{Links, Settings};
-use adit_transport::{Stream, Tuning};
+use adit_tests::sites::{Echo, Site, eventually, local, start, start_on};
+use adit_transport::links::{Links, Local, Settings};
+use adit_transport::{Endpoints, Stream, Tuning, Worker};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::{SECOND, World, two};
 
@@ -91,6 +94,74 @@ async fn a_full_connection_has_a_further_one_dialled_and_an_end_is_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_burst_waits_for_the_peer_to_grant_room_and_needs_no_further_connection() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    eventually("up", SECOND, || e1.view(&bank).is_some()).await;
+    let began = tokio::time::Instant::now();
+    let node = bank.node(1);
+    let burst = futures_util::future::join_all((0..600).map(|_| e1.echo(&bank, &node, b"x"))).await;
+    assert!(burst.iter().all(Result::is_ok));
+    assert!(began.elapsed() < SECOND / 2, "{:?}", began.elapsed());
+    assert_eq!(carried(&e1.links), [(Class::Interactive, true, 600)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_workers_connection_serves_at_once_and_the_own_one_later() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let workers = (0..2).map(|n| Worker::new(n, Handle::current())).collect();
+    let identity = edge.authority.node("e1", &[&bank.authority]);
+    let snapshot = edge.snapshot(1, &[bank.link(&[1])]);
+    let (settings, tuning) = (Settings::default(), Tuning::default());
+    let net = world.network.host(edge.ip(1));
+    let e1 = start_on(workers, net, &identity, snapshot, 1, settings, tuning);
+    let b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    eventually("up", SECOND, || e1.view(&bank).is_some()).await;
+
+    let node = bank.node(1);
+    let open = || e1.links.open(1, &bank.name, &node, Class::Interactive);
+    let began = tokio::time::Instant::now();
+    let borrowed = open().await.unwrap();
+    assert_eq!((borrowed.worker, began.elapsed().as_millis()), (0, 0), "nobody waits");
+    tokio::time::sleep(SECOND).await;
+    let own = open().await.unwrap();
+    assert_eq!((own.worker, own.peer.slot), (1, 1));
+    let connections = b1.links.status().links.remove(0).connections;
+    assert_eq!(connections.len(), 2, "one for each worker");
+    assert!(connections.iter().all(|c| c.passed.is_none()), "and neither took the other's place");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_with_the_certificate_that_it_rests_on() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    // All certificates are issued for a day, and this node's calendar is most of a day ahead.
+    let identity = edge.authority.node("e1", &[&bank.authority]);
+    let net = world.network.host(edge.ip(1));
+    let (workers, listen) = (vec![Worker::current()], [edge.address(1)]);
+    let (secret, tuning) = (&identity.secret, Tuning::default());
+    let endpoints = Endpoints::bind(net, workers, &listen, secret, identity.tls(), tuning).unwrap();
+    let usual = local(1, 1, Settings::default());
+    let clock = Arc::clone(&usual.clock);
+    let ahead = Local { clock: Arc::new(move || clock() + 86_400_000 - 100_000), ..usual };
+    let (_snapshot, believed) = watch::channel(Arc::new(edge.snapshot(1, &[bank.link(&[1])])));
+    let links = Links::start(ahead, endpoints, believed, Arc::new(Echo::default()));
+    eventually("up", SECOND, || !links.connected(&bank.name).is_empty()).await;
+
+    let began = tokio::time::Instant::now();
+    let opened = links.open(0, &bank.name, &bank.node(1), Class::Interactive).await;
+    let mut stream = opened.unwrap();
+    answered(&mut stream, "x").await;
+    let ended = stream.recv.read_chunk(9).await.unwrap_err();
+    assert_eq!(ended.code(), Code::CertificateEnded);
+    assert!((95..105).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_drains_takes_nothing_new_and_finishes_what_runs() {
     let world = World::new();
     let (edge, bank) = two(1, 2);
@@ -152,6 +223,8 @@ async fn a_node_that_went_away_is_dialled_again_when_it_wants_to_be() {
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
     eventually("up", SECOND, || e1.view(&bank).is_some()).await;
     let began = tokio::time::Instant::now();
+    let attempts = || e1.links.status().links[0].dials.attempts;
+    let before = attempts();
     b1.links.drain(SECOND).await;
     drop(b1);
     // Its sockets close with their drivers.
@@ -159,6 +232,7 @@ async fn a_node_that_went_away_is_dialled_again_when_it_wants_to_be() {
     let again = world.run(&bank, 1, &[(&edge, &[])]);
     eventually("back", 6 * SECOND, || e1.links.connected(&bank.name) == [bank.node(1)]).await;
     assert!(began.elapsed() >= SECOND, "{:?}", began.elapsed());
+    assert!(attempts() <= before + 2, "dialled {} times meanwhile", attempts() - before);
     e1.echo(&bank, &bank.node(1), b"x").await.unwrap();
     drop(again);
 }

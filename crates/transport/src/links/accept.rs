@@ -26,12 +26,10 @@ async fn admit(shared: Arc<Shared>, incoming: Incoming) {
         // Anybody can make a handshake fail, so it is not worth a warning; it is counted below.
         Err(error) => return tracing::debug!(%remote, %error, "handshake failed"),
     };
-    match hello::answer(&quic, &shared.local, &shared.now()).await {
-        Ok(greeted) => drop(session::begin(&shared, quic, greeted)),
-        Err(refusal) => {
-            tracing::warn!(%remote, peer = %quic.peer(), %refusal, "peer refused");
-            shared.work.metrics.refused(refusal.code);
-            quic.close(refusal.code, &refusal.reason);
-        }
+    let greeted = hello::answer(&quic, &shared.local, &shared.now()).await;
+    if let Err(refusal) = greeted.and_then(|g| session::begin(&shared, quic.clone(), g)) {
+        tracing::warn!(%remote, peer = %quic.peer(), %refusal, "peer refused");
+        shared.work.metrics.refused(refusal.code);
+        quic.close(refusal.code, &refusal.reason);
     }
 }

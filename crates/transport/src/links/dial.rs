@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::admission::Refusal;
 use adit_core::choose;
 use adit_core::choose::links::dialable;
 use adit_core::code::Code;
@@ -18,8 +19,8 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::conn::Conn;
 use super::dials::{DialFailure, Flight, Joined, Node, Outcome, Pilot};
-use super::register::Conn;
 use super::shared::Shared;
 use super::{hello, session};
 use crate::endpoint::{Connection, Dial, DialError};
@@ -242,18 +243,19 @@ impl Shared {
         wanted: &Wanted<'_>,
         quic: Connection,
     ) -> Result<Arc<Conn>, DialFailure> {
-        match hello::greet(&quic, &self.local, &self.now(), wanted.slot).await {
-            Ok(greeted) if wanted.node.is_some_and(|node| *node != greeted.peer.node) => {
-                quic.close(Code::ConnectionUnused, "another node was meant");
-                let text = format!("node {} answered", greeted.peer.node);
-                Err(DialFailure { code: Code::IdentityMismatch, text })
+        let begin = |greeted: hello::Greeted| {
+            let node = &greeted.peer.node;
+            if wanted.node.is_some_and(|wanted| wanted != node) {
+                let reason = format!("node {node} answered");
+                return Err(Refusal { code: Code::IdentityMismatch, reason });
             }
-            Ok(greeted) => Ok(session::begin(self, quic, greeted)),
-            Err(refusal) => {
-                quic.close(refusal.code, &refusal.reason);
-                Err(DialFailure { code: refusal.code, text: refusal.reason })
-            }
-        }
+            session::begin(self, quic.clone(), greeted)
+        };
+        let greeted = hello::greet(&quic, &self.local, &self.now(), wanted.slot).await;
+        greeted.and_then(begin).map_err(|Refusal { code, reason }| {
+            quic.close(code, &reason);
+            DialFailure { code, text: reason }
+        })
     }
 
     /// Whose certificate a node of `cluster` must have; none where the link is gone.

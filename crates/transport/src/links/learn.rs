@@ -19,11 +19,12 @@ use adit_core::wire::header::DEADLINE;
 use adit_core::wire::state::replica::Marked;
 use adit_core::wire::state::{Message, Replica, Subscribe};
 use bytes::BytesMut;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::conn::{InUse, What};
 use super::messages::Messages;
-use super::register::{InUse, What};
 use super::shared::Shared;
 use super::views::{LinkView, STALE};
 use crate::stream::SendStream;
@@ -55,6 +56,27 @@ struct Learner {
     resting: BTreeMap<Source, (u32, Instant)>,
 }
 
+/// Tells when another source may be better.
+struct Changes {
+    theirs: watch::Receiver<()>,
+    ours: watch::Receiver<()>,
+}
+
+impl Changes {
+    fn forget(&mut self) {
+        self.theirs.mark_unchanged();
+        self.ours.mark_unchanged();
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            Ok(()) = self.theirs.changed() => {}
+            Ok(()) = self.ours.changed() => {}
+            else => std::future::pending().await,
+        }
+    }
+}
+
 /// Learns about `cluster` until `stop`.
 pub(super) async fn learn(shared: Arc<Shared>, cluster: ClusterName, stop: CancellationToken) {
     let mut learner = Learner { shared, cluster, told: None, resting: BTreeMap::new() };
@@ -65,15 +87,15 @@ pub(super) async fn learn(shared: Arc<Shared>, cluster: ClusterName, stop: Cance
 impl Learner {
     async fn run(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let mut changes = shared.register.changes();
+        let mut changes = self.changes();
         loop {
-            changes.mark_unchanged();
+            changes.forget();
             let sources = self.sources();
             self.resting.retain(|source, _| sources.iter().any(|(_, s)| s == source));
             let Some((_, source)) = sources.into_iter().find(|(_, s)| self.is_awake(s)) else {
                 let next = self.resting.values().map(|(_, until)| *until).min();
                 tokio::select! {
-                    _ = changes.changed() => {}
+                    () = changes.wait() => {}
                     () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
                 }
                 continue;
@@ -88,12 +110,24 @@ impl Learner {
         }
     }
 
+    /// Who may be a source changes with the connections of two clusters: the peer and our own.
+    fn changes(&self) -> Changes {
+        let register = &self.shared.register;
+        let ours = self.shared.now().this.cluster.clone();
+        Changes { theirs: register.bell_of(&self.cluster), ours: register.bell_of(&ours) }
+    }
+
     fn sources(&self) -> Vec<(Rank, Source)> {
         let shared = &self.shared;
         let view = shared.known.views.get(&self.cluster);
         let view = view.as_ref().map(|v| &*v.view);
-        let connected = shared.register.connected();
-        choose::links::sources(&shared.now(), &self.cluster, view, &connected)
+        let now = shared.now();
+        let of = |cluster: &ClusterName| {
+            let nodes = shared.register.connected(cluster).into_iter();
+            nodes.map(|node| (cluster.clone(), node)).collect::<Vec<_>>()
+        };
+        let connected = of(&self.cluster).into_iter().chain(of(&now.this.cluster)).collect();
+        choose::links::sources(&now, &self.cluster, view, &connected)
     }
 
     fn is_awake(&self, source: &Source) -> bool {
@@ -160,7 +194,7 @@ impl Learner {
         replica: &mut Replica,
         heard: &mut bool,
     ) -> Left {
-        let mut changes = self.shared.register.changes();
+        let mut changes = self.changes();
         let mut until = Instant::now() + FIRST;
         loop {
             let message = tokio::select! {
@@ -169,7 +203,7 @@ impl Learner {
                     Ok(message) => message,
                     Err(error) => return Left::Ended(error.code()),
                 },
-                _ = changes.changed() => {
+                () = changes.wait() => {
                     if self.is_outdone(source) {
                         return Left::Better;
                     }

@@ -1,5 +1,6 @@
-//! What links count; how they are doing is in their status. Labels have closed sets of values: the clusters of the configuration, lanes,
-//! directions and codes.
+//! What links count; how they are doing is in their status.
+//!
+//! Labels have closed sets of values: the clusters of the configuration, lanes, directions and codes.
 
 use adit_core::code::Code;
 use adit_core::name::ClusterName;

@@ -13,8 +13,9 @@ use adit_core::snapshot::Class;
 use adit_core::wire::StreamKind;
 use tokio::time::timeout;
 
+use super::conn::What;
 use super::dials::{DialFailure, Flight, Node};
-use super::register::{Choice, What};
+use super::register::Choice;
 use super::shared::Shared;
 use super::{OpenError, Stream};
 use crate::endpoint;
@@ -128,7 +129,7 @@ impl Shared {
         let Some(link) = now.links.get(cluster) else {
             return down(Code::Unlinked, format!("there is no link with {cluster}"));
         };
-        if self.register.connected().iter().any(|(c, _)| c == cluster) {
+        if !self.register.connected(cluster).is_empty() {
             return None;
         }
         if link.seeds.is_empty() {

@@ -12,8 +12,8 @@ use adit_core::wire::state::{Message, Subscribe};
 use bytes::BytesMut;
 use tokio::time::timeout;
 
+use super::conn::InUse;
 use super::messages::{MessageError, Messages};
-use super::register::InUse;
 use super::shared::Shared;
 use crate::stream::{RecvStream, SendStream};
 

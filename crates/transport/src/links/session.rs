@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::admission::Refusal;
 use adit_core::code::Code;
 use adit_core::wire::StreamKind;
 use adit_core::wire::control::Control;
@@ -15,10 +16,10 @@ use bytes::BytesMut;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::conn::{Conn, What};
 use super::dials::DialFailure;
 use super::hello::Greeted;
 use super::messages::Messages;
-use super::register::{Conn, What};
 use super::shared::Shared;
 use super::{Stream, publish};
 use crate::endpoint::{By, Connection};
@@ -35,12 +36,26 @@ const LINGER: Duration = Duration::from_secs(3);
 /// A peer that goes away cannot have us stay away for longer than this.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
+/// How often the calendar is looked at.
+const CALENDAR: Duration = Duration::from_secs(30);
+
+/// Connections with one node at once, both ways: of several workers, in two lanes, in two generations.
+/// A peer that makes more is broken.
+const MOST: usize = 64;
+
 /// Puts a connection to use: registers it and starts its session.
-pub(super) fn begin(shared: &Arc<Shared>, quic: Connection, greeted: Greeted) -> Arc<Conn> {
+pub(super) fn begin(
+    shared: &Arc<Shared>,
+    quic: Connection,
+    greeted: Greeted,
+) -> Result<Arc<Conn>, Refusal> {
     let Greeted { peer, send, messages } = greeted;
     let (queue, control) = mpsc::channel(CONTROL_QUEUE);
     let conn = Conn::new(quic, Arc::new(peer), queue);
-    shared.register.insert(Arc::clone(&conn));
+    if !shared.register.insert(&conn, MOST) {
+        let reason = format!("there are {MOST} connections between the two nodes already");
+        return Err(Refusal { code: Code::OverLimit, reason });
+    }
     shared.work.metrics.opened(&conn.peer);
     // What changed since the hello was checked has been acted upon for the connections known then.
     shared.close_if_unlinked(&shared.now(), &conn);
@@ -51,7 +66,7 @@ pub(super) fn begin(shared: &Arc<Shared>, quic: Connection, greeted: Greeted) ->
     let session = Session { shared: Arc::clone(shared), conn: Arc::clone(&conn), send };
     let worker = conn.quic.worker().handle().clone();
     shared.work.tasks.spawn_on(session.run(messages, control), &worker);
-    conn
+    Ok(conn)
 }
 
 struct Session {
@@ -64,6 +79,7 @@ impl Session {
     async fn run(mut self, mut incoming: Messages<Control>, mut queue: mpsc::Receiver<Control>) {
         let conn = Arc::clone(&self.conn);
         let mut idle = std::pin::pin!(self.shared.clone().leave_when_idle(Arc::clone(&conn)));
+        let mut expired = std::pin::pin!(self.shared.clone().expires(Arc::clone(&conn)));
         let closed = loop {
             tokio::select! {
                 biased;
@@ -78,6 +94,9 @@ impl Session {
                 },
                 Some(message) = queue.recv() => self.say(&message).await,
                 () = &mut idle => conn.quic.close(Code::ConnectionUnused, ""),
+                () = &mut expired => {
+                    conn.quic.close(Code::CertificateEnded, "the certificate it rests on has ended");
+                }
             }
         };
         if closed.by == By::Silence {
@@ -136,6 +155,20 @@ impl Shared {
         let text = format!("node {} of {} fell silent a moment ago", key.1, key.0);
         self.work.dials.remember(&key, DialFailure { code: Code::LinkDown, text });
         self.register.fell_silent(conn);
+    }
+
+    /// Ends when the peer's certificate does: nothing rests on what is no longer vouched for. (From a
+    /// later version on a renewed one can be proved on the connection itself.)
+    async fn expires(self: Arc<Self>, conn: Arc<Conn>) {
+        let not_after = Duration::from_secs(conn.quic.identity().not_after.as_secs());
+        loop {
+            let now = Duration::from_millis((self.local.clock)());
+            match not_after.checked_sub(now).filter(|left| !left.is_zero()) {
+                // The calendar may be set, and stands still in no suspended machine.
+                Some(left) => tokio::time::sleep(left.min(CALENDAR)).await,
+                None => return,
+            }
+        }
     }
 
     /// Ends when a connection that we dialled has had no use for long enough, and the peer has had time

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::announce;
 use adit_core::choose;
 use adit_core::choose::links::{Reach, Target, is_hub, own_hubs, standing};
 use adit_core::name::ClusterName;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::conn::Conn;
 use super::dials::Flight;
 use super::learn::learn;
 use super::shared::Shared;
@@ -26,6 +28,8 @@ use super::shared::Shared;
 const HUB_SILENCE: Duration = Duration::from_secs(10);
 /// A connection that lived so long was a success, and the next dial's backoff begins anew.
 const SETTLED: Duration = Duration::from_secs(10);
+/// The least time between two looks.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How often the passing of time alone is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -36,28 +40,30 @@ struct Supervisor {
     heard: BTreeMap<ClusterName, Instant>,
     keepers: BTreeMap<Target, CancellationToken>,
     learners: BTreeMap<ClusterName, CancellationToken>,
-    /// What was last announced.
-    announced: Option<Arc<Snapshot>>,
+    /// What was looked at last.
+    seen: Option<Arc<Snapshot>>,
 }
 
 /// Keeps all links of a node until it drains.
 pub(super) async fn supervise(shared: Arc<Shared>) {
     let mut snapshot = shared.known.snapshot.clone();
     let mut views = shared.known.views.subscribe();
-    let mut changes = shared.register.changes();
+    let mut changes = shared.register.bell();
     let draining = shared.work.stages.draining.clone();
     let mut supervisor = Supervisor {
         shared,
         heard: BTreeMap::new(),
         keepers: BTreeMap::new(),
         learners: BTreeMap::new(),
-        announced: None,
+        seen: None,
     };
     loop {
         snapshot.mark_unchanged();
         views.mark_unchanged();
         changes.mark_unchanged();
         supervisor.reconcile();
+        // Many changes at once are one.
+        sleep(PAUSE).await;
         tokio::select! {
             biased;
             () = draining.cancelled() => return,
@@ -73,8 +79,10 @@ impl Supervisor {
     fn reconcile(&mut self) {
         let shared = Arc::clone(&self.shared);
         let now = shared.now();
-        if self.announced.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &now)) {
-            shared.known.feeds.announce(&now, &*shared.local.random);
+        if self.seen.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &now)) {
+            if self.seen.as_ref().is_none_or(|last| announce::may_differ(last, &now)) {
+                shared.known.feeds.announce(&now, &*shared.local.random);
+            }
             shared.close_unlinked(&now);
             shared.known.views.retain(|cluster| now.links.contains_key(cluster));
             shared
@@ -82,7 +90,7 @@ impl Supervisor {
                 .dials
                 .retain(|cluster| now.links.contains_key(cluster) || *cluster == now.this.cluster);
             self.heard.retain(|cluster, _| now.links.contains_key(cluster));
-            self.announced = Some(Arc::clone(&now));
+            self.seen = Some(Arc::clone(&now));
         }
         let mut targets = BTreeSet::new();
         for link in now.links.values() {
@@ -96,15 +104,15 @@ impl Supervisor {
     }
 
     fn reach(&mut self, now: &Snapshot, cluster: &ClusterName) -> Reach {
-        let connected = self.shared.register.connected();
+        let register = &self.shared.register;
         let hubs = own_hubs(now, cluster);
-        let is_own_hub = |(c, n): &(ClusterName, _)| *c == now.this.cluster && hubs.contains(&n);
+        let siblings = register.connected(&now.this.cluster);
         let heard = self.heard.entry(cluster.clone()).or_insert_with(Instant::now);
-        if is_hub(now, cluster) || connected.iter().any(is_own_hub) {
+        if is_hub(now, cluster) || siblings.iter().any(|n| hubs.contains(&n)) {
             *heard = Instant::now();
         }
         Reach {
-            connected: connected.iter().any(|(c, _)| c == cluster),
+            connected: !register.connected(cluster).is_empty(),
             hubs_silent: heard.elapsed() >= HUB_SILENCE,
             stale: self.shared.known.views.get(cluster).is_none_or(|view| view.is_stale()),
         }
@@ -162,7 +170,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn close_if_unlinked(&self, now: &Snapshot, conn: &super::register::Conn) {
+    pub(super) fn close_if_unlinked(&self, now: &Snapshot, conn: &Conn) {
         let peer = &conn.peer;
         match admission::peer(now, &peer.id) {
             Ok((cluster, _)) if cluster == peer.cluster => {}
@@ -182,7 +190,7 @@ async fn keep(shared: Arc<Shared>, target: Target, stop: CancellationToken) {
 
 impl Shared {
     async fn keep(self: &Arc<Self>, target: &Target, cluster: &ClusterName) {
-        let mut changes = self.register.changes();
+        let mut changes = self.register.bell_of(cluster);
         // Nothing is waited for before the very first dial.
         let mut attempt: Option<u32> = None;
         loop {
@@ -210,7 +218,7 @@ impl Shared {
     async fn wait_while(
         &self,
         target: &Target,
-        changes: &mut watch::Receiver<u64>,
+        changes: &mut watch::Receiver<()>,
         served: bool,
     ) -> bool {
         let mut waited = false;

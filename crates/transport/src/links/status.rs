@@ -11,8 +11,8 @@ use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Link, Seed, Snapshot};
 use adit_core::spiffe::TrustDomain;
 
+use super::conn::Conn;
 use super::dials::DialRecord;
-use super::register::Conn;
 use super::shared::Shared;
 use super::views::LinkView;
 use crate::endpoint::Stats;
