@@ -44,15 +44,14 @@ pub enum Passed {
 /// which they were made, and holds only those that live.
 #[must_use]
 pub fn passed(all: &[Candidate]) -> Vec<Option<Passed>> {
-    let newest = all.iter().rev().find(|c| !c.draining).map(|c| c.boot);
+    let lives = |c: &Candidate| !c.draining && !c.silent;
+    let newest = all.iter().rev().find(|c| lives(c)).map(|c| c.boot);
     let like = |c: &Candidate| (c.boot, c.lane, c.dialled, c.slot);
     let judge = |(n, c): (usize, &Candidate)| match () {
         () if c.draining => Some(Passed::Draining),
         () if c.silent => Some(Passed::Silent),
         () if Some(c.boot) != newest => Some(Passed::OlderBoot),
-        () if all[n + 1..].iter().any(|l| !l.draining && like(l) == like(c)) => {
-            Some(Passed::Replaced)
-        }
+        () if all[n + 1..].iter().any(|l| lives(l) && like(l) == like(c)) => Some(Passed::Replaced),
         () => None,
     };
     all.iter().enumerate().map(judge).collect()

@@ -96,16 +96,19 @@ impl Register {
 
     /// A connection ended by silence: the others with that boot of the node take nothing new until
     /// something is heard on them. Each of them would end the same way, but later, since no two count
-    /// from the same datagram; what is sent meanwhile would be lost.
-    pub(super) fn fell_silent(&self, lost: &Conn) {
+    /// from the same datagram; what is sent meanwhile would be lost. Says whether we dialled one of them.
+    pub(super) fn fell_silent(&self, lost: &Conn) -> bool {
         let peer = &lost.peer;
         let clusters = lock(&self.clusters);
         let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.get(&peer.node));
+        let mut dialled = false;
         for conn in all.into_iter().flatten().filter(|conn| conn.peer.boot == peer.boot) {
             conn.fell_silent();
+            dialled |= conn.peer.dialled && !std::ptr::eq(&**conn, lost);
         }
         drop(clusters);
         self.ring(&peer.cluster);
+        dialled
     }
 
     /// The connections that a stream to this node may take, best first.

@@ -149,12 +149,16 @@ impl Shared {
     }
 
     /// The peer's node is dead or out of reach: streams need not wait for its silence on other connections,
-    /// nor for a dial. Whoever keeps standing connections dials it nevertheless.
+    /// nor for a dial. Whoever keeps standing connections dials it nevertheless. A process that was
+    /// started again says nothing on what its predecessor had dialled, but would have said so on
+    /// what we had: only there does silence mean that a dial is in vain.
     fn fell_silent(&self, conn: &Conn) {
-        let key = (conn.peer.cluster.clone(), conn.peer.node.clone());
-        let text = format!("node {} of {} fell silent a moment ago", key.1, key.0);
-        self.work.dials.remember(&key, DialFailure { code: Code::LinkDown, text });
-        self.register.fell_silent(conn);
+        let dialled = self.register.fell_silent(conn);
+        if dialled || conn.peer.dialled {
+            let key = (conn.peer.cluster.clone(), conn.peer.node.clone());
+            let text = format!("node {} of {} fell silent a moment ago", key.1, key.0);
+            self.work.dials.remember(&key, DialFailure { code: Code::LinkDown, text });
+        }
     }
 
     /// Ends when the peer's certificate does: nothing rests on what is no longer vouched for. (From a

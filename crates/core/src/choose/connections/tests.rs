@@ -51,6 +51,8 @@ fn what_has_fallen_silent_takes_nothing_and_stands_in_nobodys_way() {
     assert_eq!(passed(&[silent(true), silent(false)]), [Some(Passed::Silent); 2]);
     assert_eq!(order(&[silent(true), candidate(OLD, false, 0)], Class::Interactive, 0, 0), [1]);
     assert_eq!(free_slot(&[silent(true)], Class::Interactive, 0, 1, 1), Some(0));
+    let older = candidate(NEW, true, 0);
+    assert_eq!(order(&[older, silent(true)], Class::Interactive, 0, 0), [0], "whatever its boot");
 }
 
 #[test]
@@ -98,18 +100,19 @@ fn slots_are_the_workers_own_and_a_lost_ones_is_taken_again() {
 }
 
 proptest! {
-    /// Whatever there is: as long as something does not drain, something takes new streams.
+    /// Whatever there is: as long as something neither drains nor is silent, something takes new streams.
     #[test]
-    fn something_is_always_usable(all in proptest::collection::vec((0u8..3, any::<bool>(), 0u64..3, any::<bool>()), 1..9)) {
+    fn something_is_always_usable(all in proptest::collection::vec((0u8..3, any::<bool>(), 0u64..3, 0u8..4), 1..9)) {
         let all: Vec<Candidate> = all
             .into_iter()
-            .map(|(boot, dialled, slot, draining)| Candidate {
-                draining,
+            .map(|(boot, dialled, slot, state)| Candidate {
+                draining: state == 1,
+                silent: state == 2,
                 ..candidate([boot; 16], dialled, slot)
             })
             .collect();
         let usable = order(&all, Class::Bulk, 0, 0);
-        prop_assert_eq!(usable.is_empty(), all.iter().all(|c| c.draining));
+        prop_assert_eq!(usable.is_empty(), all.iter().all(|c| c.draining || c.silent));
         let boots: std::collections::BTreeSet<_> = usable.iter().map(|n| all[*n].boot).collect();
         prop_assert!(boots.len() <= 1, "streams go to one process of a node");
     }
