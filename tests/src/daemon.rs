@@ -10,7 +10,8 @@ use std::time::Duration;
 use crate::lab::Host;
 use crate::prerequisite::eventually;
 
-/// The `adit` binary: `ADIT_BIN`, else the one that cargo built beside this test, built now if need be.
+/// The `adit` binary: `ADIT_BIN`, else the one beside this test, which `cargo test --workspace` has just
+/// built; built now where there is none.
 ///
 /// # Panics
 /// Where it cannot be built.
@@ -23,6 +24,9 @@ pub fn adit() -> &'static Path {
         // target/PROFILE/deps/this-test
         let this = std::env::current_exe().unwrap();
         let profile = this.ancestors().nth(2).unwrap();
+        if profile.join("adit").exists() {
+            return profile.join("adit");
+        }
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         build.args(["build", "--quiet", "--package", "adit-cli", "--bin", "adit"]);
         build.arg("--target-dir").arg(profile.parent().unwrap());
