@@ -5,6 +5,8 @@
 //! (`pki show`: something is unusable). Logic that another program would need lives in the crates below.
 
 mod check;
+#[cfg(feature = "demo")]
+mod demo;
 mod node;
 mod output;
 mod pki;
@@ -29,6 +31,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Args),
+    #[cfg(feature = "demo")]
+    Demo(demo::Args),
     Node(node::Args),
     Pki(pki::Args),
     Status(status::Args),
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().command {
         Command::Check(args) => check::run(&args),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(&args),
         Command::Node(args) => node::run(&args),
         Command::Pki(args) => pki::run(args),
         Command::Status(args) => status::run(args),

@@ -38,12 +38,21 @@ pub(crate) struct Stream {
     pub(crate) code: String,
     /// Whether nothing was delivered.
     pub(crate) refused: bool,
-    /// One sentence about the end.
-    pub(crate) reason: String,
+    /// What that code means, in one sentence.
+    message: String,
+    /// More about this end, where there is more.
+    reason: String,
     /// Bytes of the answer.
     pub(crate) bytes_in: u64,
     /// Bytes of the question.
     pub(crate) bytes_out: u64,
+}
+
+impl Stream {
+    /// Why it ended: what the node said of this very end, or what the code means.
+    pub(crate) fn why(&self) -> &str {
+        if self.reason.is_empty() { &self.message } else { &self.reason }
+    }
 }
 
 /// A log that is read on and on: no line is given twice.

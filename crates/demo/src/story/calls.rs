@@ -89,7 +89,7 @@ pub(super) async fn message(
         inbound.asserted
     );
     tell.holds(format_args!(
-        "{} knows the caller as {} (asserted: edge's certificate is proved, the workload is edge's word)",
+        "{} takes the caller for {} (asserted: edge is proved, its workload is its word)",
         stream.peer_node, inbound.source
     ));
     Ok(())
@@ -156,7 +156,10 @@ pub(super) async fn refusal(cast: &mut Cast, tell: &mut Narrator) -> anyhow::Res
     };
     tell.fact("report-bot", format_args!("sees: {}", root(&error)));
     let line = cast.log.stream("report-bot", |s| s.source.contains("/report-bot@")).await?;
-    tell.fact("e1's log", format_args!("code {}: {}", line.code, line.reason));
+    // Two sentences: what is so, and what would have to be written where.
+    let (what, remedy) = line.why().split_once("; ").unwrap_or_else(|| (line.why(), ""));
+    tell.fact("e1's log", format_args!("code {}: {what}", line.code));
+    tell.fact("", remedy);
     ensure!(line.refused && line.code == "denied", "that is not a refusal for want of a grant");
     soon("support-bot, after that", cast.support.card_bytes(fraud::ABOUT.name)).await?;
     carried(cast).await?;

@@ -39,6 +39,7 @@ pub(super) async fn kill(
     let pid = node.pid().unwrap_or_default();
     let killed = node.kill().await?;
     tell.fact("kill -9", format_args!("{carrier} (pid {pid}), which carries the stream"));
+    tell.fact("", "nobody says so: e1 has to notice the silence");
     let next = timeout(NOTICED, events.next()).await;
     let noticed = killed.elapsed();
     let next =
@@ -49,7 +50,7 @@ pub(super) async fn kill(
     let cut = carried(cast).await?;
     ensure!(cut.peer_node == carrier, "the stream that was cut went by way of {}", cut.peer_node);
     ensure!(cut.code != "finished", "e1 takes the stream that was cut for a finished one");
-    tell.fact("e1's log", format_args!("code {}: {}", cut.code, cut.reason));
+    tell.fact("e1's log", format_args!("code {}: {}", cut.code, cut.why()));
     tell.holds(format_args!(
         "noticed after {}: support-bot's stream was reset, not ended",
         Took(noticed)

@@ -1,6 +1,6 @@
 //! Clusters, agents, nodes, and the link between them.
 
-use adit_daemon::status::{LinkState, Status};
+use adit_daemon::status::{LinkState, PeerNode, Status};
 use adit_pki::TrustBundle;
 use adit_pki::inspect::inspect;
 use anyhow::Context as _;
@@ -42,17 +42,16 @@ fn fingerprint(bundle: &TrustBundle) -> anyhow::Result<String> {
 }
 
 pub(super) async fn agents(world: &mut World, tell: &mut Narrator) -> anyhow::Result<Cast> {
-    tell.step("Agents of the official Rust A2A SDK serve in bank; support-bot is in edge");
+    tell.step("Agents, made with the official Rust A2A SDK");
     let (triage, pace) = (TriageBot::default(), Pace::new());
     let triage_at = world.agents.serve(TRIAGE_BOT, &triage::ABOUT, triage.clone()).await?;
     let cluster = Caller::new(FRAUD_BOT, &[(triage::ABOUT.name, triage_at)])?;
     let bot = FraudBot { cluster, pace: pace.clone() };
     let fraud_at = world.agents.serve(FRAUD_BOT, &fraud::ABOUT, bot).await?;
-    for (about, at) in [(&fraud::ABOUT, fraud_at), (&triage::ABOUT, triage_at)] {
-        tell.fact(about.name, format_args!("{at}  {}", about.description));
-    }
-    tell.fact("support-bot", format_args!("{SUPPORT_BOT}  has a grant for both"));
-    tell.fact("report-bot", format_args!("{REPORT_BOT}  has none"));
+    tell.fact(fraud::ABOUT.name, format_args!("in bank, beside b1, at {fraud_at}"));
+    tell.fact(triage::ABOUT.name, format_args!("in bank, beside b2, at {triage_at}"));
+    tell.fact("support-bot", format_args!("in edge, at {SUPPORT_BOT}; bank grants it both agents"));
+    tell.fact("report-bot", format_args!("in edge, at {REPORT_BOT}; bank grants it nothing"));
 
     let (places, services) = world
         .stage
@@ -116,6 +115,12 @@ pub(super) fn linked(status: &Status) -> bool {
     up && ready && connected(status, "bank").len() == 2
 }
 
+/// The round trip to a node, on the best of the connections with it.
+pub(super) fn rtt(peer: &PeerNode) -> String {
+    let all = peer.connections.iter().map(|connection| connection.rtt_ms);
+    format!("RTT {:.2} ms", all.fold(f64::INFINITY, f64::min))
+}
+
 pub(super) async fn link(world: &mut World, tell: &mut Narrator) -> anyhow::Result<()> {
     tell.step("edge links with bank: QUIC, TLS 1.3, both sides show certificates");
     let asked = Instant::now();
@@ -124,13 +129,9 @@ pub(super) async fn link(world: &mut World, tell: &mut Narrator) -> anyhow::Resu
     let link = status.links.iter().find(|l| l.cluster == "bank").context("no link with bank")?;
     for peer in &link.nodes {
         let role = if peer.hub { "hub" } else { "node" };
-        let Some(connection) = peer.connections.first() else { continue };
         tell.fact(
             &format!("e1 ⇄ {}", peer.node),
-            format_args!(
-                "{role} at {}, {} by e1, RTT {:.2} ms",
-                connection.remote, connection.direction, connection.rtt_ms
-            ),
+            format_args!("{role} at {}, {}", peer.addresses.join(", "), rtt(peer)),
         );
     }
     let seeds = link.seeds.join(", ");

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use tokio::time::Instant;
 
 use super::calls::carried;
-use super::{Cast, World, soon};
+use super::{Cast, World, setup, soon};
 use crate::agents::{Payment, fraud};
 use crate::caller::Conversation;
 use crate::narrate::{Bytes, Narrator, Took};
@@ -48,6 +48,9 @@ pub(super) async fn sums(
         "e1",
         format_args!("{} out, {} in; streams: {}", Bytes(out), Bytes(into), codes.join(", ")),
     );
+    let peers = status.links.iter().flat_map(|link| &link.nodes);
+    let paths: Vec<String> = peers.map(|p| format!("{} {}", p.node, setup::rtt(p))).collect();
+    tell.fact("links", paths.join(", "));
     let finished = status.streams.by_code.get("finished").copied().unwrap_or_default();
     ensure!(finished >= CALLS as u64, "e1 counted {finished} finished streams");
     ensure!(status.streams.open == 0, "{} streams are still open", status.streams.open);
