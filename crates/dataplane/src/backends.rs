@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::flow::Failure;
-use crate::tcp::Net;
+use crate::tcp::{Net, Tcp};
 
 /// A backend that is down is dialled again after this, then after twice as long, and so on.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
@@ -150,7 +150,7 @@ impl Keeper {
                         probes.spawn(async move {
                             let dial = timeout(limit, net.dial(address)).await;
                             let dial = dial.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-                            let outcome = dial.map(drop).map_err(|e| dial_failure(address, &e).0);
+                            let outcome = dial.map(|tcp| tcp.settle()).map_err(|e| dial_failure(address, &e).0);
                             let answered = outcome.is_ok();
                             lock(&last).insert(address, outcome);
                             found.send((address, answered)).await.ok();

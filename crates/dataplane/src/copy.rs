@@ -32,11 +32,11 @@ pub(crate) struct Left {
     pub(crate) to_tcp: Bytes,
 }
 
-/// Copies both ways until both have finished.
+/// Copies both ways until both have finished, which settles the connection.
 ///
 /// # Errors
-/// Why it ended otherwise; `reset` is the code of a TCP connection that broke. The caller resets what
-/// it owns.
+/// Why it ended otherwise; `reset` is the code of a TCP connection that broke. The caller resets the
+/// stream; the connection is reset when it is dropped.
 pub(crate) async fn copy<T: Tcp>(
     tcp: &T,
     send: &mut SendStream,
@@ -51,7 +51,7 @@ pub(crate) async fn copy<T: Tcp>(
     let backward = stream_to_tcp(tcp, recv, to_tcp, received, budget, reset);
     tokio::select! {
         biased;
-        both = futures_util::future::try_join(forward, backward) => both.map(|_| ()),
+        both = futures_util::future::try_join(forward, backward) => both.map(|_| tcp.settle()),
         // Also where neither direction would notice: one waits for the peer, the other has finished.
         () = tcp.broken() => Err(reset),
     }

@@ -20,7 +20,7 @@ use crate::backends::dial_failure;
 use crate::copy::{Left, copy};
 use crate::flow::{Direction, Failure, Flow};
 use crate::node::Node;
-use crate::tcp::{Net, Tcp};
+use crate::tcp::Net;
 
 /// How many backends are dialled for one stream.
 const ATTEMPTS: usize = 4;
@@ -205,7 +205,6 @@ async fn run<N: Net>(
         withdrawn = node.withdrawn(permit) => Err(withdrawn),
     };
     if let Err(failure) = &end {
-        tcp.reset();
         stream.send.reset(failure.code);
         stream.recv.stop(failure.code);
     }

@@ -38,9 +38,6 @@ pub(crate) async fn serve<N: Net>(node: Arc<Node<N>>, way: Arc<Way>, tcp: N::Str
     let records = &node.records;
     let mut flow = records.flows.begin(Direction::Outbound, records.random.flow_id());
     let end = carry(&node, &way, &tcp, &mut flow).await;
-    if end.is_err() {
-        tcp.reset();
-    }
     flow.end(end);
 }
 

@@ -12,7 +12,8 @@ use bytes::{Bytes, BytesMut};
 
 pub mod os;
 
-/// One TCP connection.
+/// One TCP connection. Dropping it sends RST, and so does the end of the process, however it comes:
+/// only [`Tcp::settle`] allows an end that is none.
 pub trait Tcp: Send + Sync + 'static {
     /// Our end's address. On an accepted connection it says which import is meant.
     fn local(&self) -> SocketAddr;
@@ -42,8 +43,8 @@ pub trait Tcp: Send + Sync + 'static {
     /// Waits until the connection is broken, whether or not anybody reads or writes.
     fn broken(&self) -> impl Future<Output = ()> + Send;
 
-    /// From here on dropping the connection sends RST.
-    fn reset(&self);
+    /// Says that both directions have come to their ends: dropping the connection sends no RST.
+    fn settle(&self);
 }
 
 /// Listens, and dials backends.

@@ -62,13 +62,24 @@ pub fn tune(stream: &impl AsFd) -> io::Result<()> {
     )
 }
 
-/// From here on closing this socket sends RST and discards what was not yet sent: how a stream that
-/// did not end properly is shown to the application.
+/// From here on closing this socket sends RST and discards what was not yet sent, whoever closes it:
+/// the kernel does so for a process that was killed. Without it, such an end is a FIN, which the
+/// application takes for the end of a whole answer.
+///
+/// On a listener it is inherited by what is accepted (Linux: `sk_clone_lock` copies the flag).
 ///
 /// # Errors
 /// Where the socket is closed already.
 pub fn reset_on_close(stream: &impl AsFd) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+/// Takes [`reset_on_close`] back: both sides have said that they are done.
+///
+/// # Errors
+/// Where the socket is closed already.
+pub fn close_quietly(stream: &impl AsFd) -> io::Result<()> {
+    SockRef::from(stream).set_linger(None)
 }
 
 /// Sends FIN: nothing more will be written, and reading goes on.

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adit_dataplane::tcp::{Listener, Net, Room, Tcp};
@@ -26,6 +27,8 @@ pub struct Pipes(Arc<Mutex<HashMap<SocketAddr, mpsc::Sender<Pipe>>>>);
 pub struct Pipe {
     local: SocketAddr,
     remote: SocketAddr,
+    /// Whether dropping this end sends RST: a node's does until it is settled, a workload's when asked.
+    resets: AtomicBool,
     incoming: Arc<Queue>,
     outgoing: Arc<Queue>,
 }
@@ -42,8 +45,6 @@ struct State {
     bytes: VecDeque<u8>,
     finished: bool,
     reset: bool,
-    /// The writer's end asked for a reset instead of a finish.
-    reset_on_close: bool,
 }
 
 impl Queue {
@@ -74,22 +75,44 @@ impl Queue {
 }
 
 impl Pipes {
-    /// Connects as a workload whose address is `from`.
+    /// Connects as a workload whose address is `from`, to a node.
     ///
     /// # Errors
     /// Where nobody listens.
     pub async fn connect(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Pipe> {
+        self.join(from, to, Side::Accepting).await
+    }
+
+    /// Connects; the end on the `node`'s side resets unless it is settled.
+    async fn join(&self, from: SocketAddr, to: SocketAddr, node: Side) -> io::Result<Pipe> {
         let listener = {
             let listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             listeners.get(&to).cloned().ok_or(ErrorKind::ConnectionRefused)?
         };
         let (there, back) = (Arc::<Queue>::default(), Arc::<Queue>::default());
-        let accepted =
-            Pipe { local: to, remote: from, incoming: there.clone(), outgoing: back.clone() };
-        let connected = Pipe { local: from, remote: to, incoming: back, outgoing: there };
+        let accepted = Pipe {
+            local: to,
+            remote: from,
+            resets: AtomicBool::new(node == Side::Accepting),
+            incoming: there.clone(),
+            outgoing: back.clone(),
+        };
+        let connected = Pipe {
+            local: from,
+            remote: to,
+            resets: AtomicBool::new(node == Side::Connecting),
+            incoming: back,
+            outgoing: there,
+        };
         listener.send(accepted).await.map_err(|_| ErrorKind::ConnectionRefused)?;
         Ok(connected)
     }
+}
+
+#[derive(PartialEq, Eq)]
+enum Side {
+    Accepting,
+    Connecting,
 }
 
 impl Tcp for Pipe {
@@ -145,8 +168,15 @@ impl Tcp for Pipe {
         self.incoming.wait(|state| state.reset.then_some(())).await;
     }
 
-    fn reset(&self) {
-        self.outgoing.change(|state| state.reset_on_close = true);
+    fn settle(&self) {
+        self.resets.store(false, Relaxed);
+    }
+}
+
+impl Pipe {
+    /// From here on dropping the connection sends RST.
+    pub fn reset(&self) {
+        self.resets.store(true, Relaxed);
     }
 }
 
@@ -159,7 +189,7 @@ impl Drop for Pipe {
             unread
         });
         self.outgoing.change(|state| {
-            if state.reset_on_close || unread {
+            if self.resets.load(Relaxed) || unread {
                 state.reset = true;
             }
             state.finished = true;
@@ -186,7 +216,7 @@ impl Net for Pipes {
     }
 
     async fn dial(&self, address: SocketAddr) -> io::Result<Pipe> {
-        self.connect(SocketAddr::from(([10, 255, 255, 254], 1)), address).await
+        self.join(SocketAddr::from(([10, 255, 255, 254], 1)), address, Side::Connecting).await
     }
 }
 

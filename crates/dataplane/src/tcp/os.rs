@@ -102,9 +102,9 @@ impl Tcp for OsTcp {
         }
     }
 
-    fn reset(&self) {
-        // Fails only on a socket that is gone already, which needs no reset.
-        drop(adit_host::tcp::reset_on_close(&self.stream));
+    fn settle(&self) {
+        // Fails only on a socket that is gone already, which no longer sends anything.
+        drop(adit_host::tcp::close_quietly(&self.stream));
     }
 }
 
@@ -113,11 +113,15 @@ impl Net for OsNet {
     type Listener = TcpListener;
 
     fn listen(&self, address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-        TcpListener::from_std(adit_host::tcp::listen(address, shared)?)
+        let listener = adit_host::tcp::listen(address, shared)?;
+        // Handed down to what it accepts, so that there is no moment in which a kill would be an end.
+        adit_host::tcp::reset_on_close(&listener)?;
+        TcpListener::from_std(listener)
     }
 
     async fn dial(&self, address: SocketAddr) -> io::Result<OsTcp> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        adit_host::tcp::reset_on_close(&socket)?;
         OsTcp::new(socket.connect(address).await?)
     }
 }
@@ -131,6 +135,41 @@ impl Listener for TcpListener {
             // A connection that is gone before it could be looked at is nobody's.
             if let Ok(tcp) = OsTcp::new(stream) {
                 return Ok(tcp);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// What the other end reads when this end is dropped.
+    async fn end(tcp: OsTcp, mut other: TcpStream, settle: bool) -> io::Result<usize> {
+        if settle {
+            other.shutdown().await.unwrap();
+            assert_eq!(tcp.read(&mut Room::new()).await.unwrap(), None);
+            tcp.settle();
+        }
+        drop(tcp);
+        other.read(&mut [0; 8]).await
+    }
+
+    #[tokio::test]
+    async fn only_what_has_settled_ends_without_a_reset() {
+        let node = OsNet.listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for settle in [false, true] {
+            let client = TcpStream::connect(node.local_addr().unwrap()).await.unwrap();
+            let accepted = Listener::accept(&node).await.unwrap();
+            let dialled = OsNet.dial(backend.local_addr().unwrap()).await.unwrap();
+            let (server, _) = backend.accept().await.unwrap();
+            for (tcp, other) in [(accepted, client), (dialled, server)] {
+                let seen = end(tcp, other, settle).await.map_err(|e| e.kind());
+                let expected = if settle { Ok(0) } else { Err(ErrorKind::ConnectionReset) };
+                assert_eq!(seen, expected);
             }
         }
     }
