@@ -13,7 +13,7 @@ mod credentials;
 mod data;
 mod known;
 mod links;
-mod node;
+pub mod node;
 mod panics;
 mod servers;
 mod signals;
@@ -21,7 +21,7 @@ mod supervisor;
 #[cfg(test)]
 mod testing;
 mod traffic;
-mod tuning;
+pub mod tuning;
 mod workers;
 
 use std::fmt;
@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use adit_config::config::LogFormat;
 use adit_config::{Change, Config, Report};
+use adit_dataplane::tcp::os::OsNet;
 use adit_pki::UnixTime;
 use adit_pki::tls::system_clock;
 use adit_transport::peer::BootId;
@@ -163,8 +164,9 @@ fn start(
         let first = Arc::new(base.snapshot(&Default::default(), &Default::default()));
         let (base, bases) = watch::channel(base);
         let (publish, snapshot) = watch::channel(first);
+        let local = node::local(BootId(boot));
         let (node, work) =
-            Node::start(BootId(boot), bound.endpoints, snapshot.clone(), &config.limits);
+            Node::start(local, bound.endpoints, snapshot.clone(), &config.limits, OsNet);
         let sources = Sources { base: bases, views: node.views(), down: node.down() };
 
         let known = Arc::new(Known {

@@ -1,4 +1,7 @@
 //! The data side of a node, composed: links, the data path over them, and what it keeps about backends.
+//!
+//! What it runs over are arguments: endpoints, TCP, clock and draws. So a simulation runs this very
+//! composition.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,7 +16,7 @@ use adit_dataplane::flow::Flows;
 use adit_dataplane::inbound::Inbound;
 use adit_dataplane::listeners::Listeners;
 use adit_dataplane::node::{self, Random, Records};
-use adit_dataplane::tcp::os::OsNet;
+use adit_dataplane::tcp::Net;
 use adit_pki::{PeerVerifier, UnixTime};
 use adit_transport::links::{Local, Settings};
 use adit_transport::peer::BootId;
@@ -38,12 +41,17 @@ const RESET: Duration = Duration::from_secs(2);
 
 /// Links and data path, running.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    links: Links,
-    endpoints: Endpoints,
-    flows: Flows,
-    budget: Budget,
-    backends: Backends,
+pub struct Node {
+    /// Its links.
+    pub links: Links,
+    /// What they stand on.
+    pub endpoints: Endpoints,
+    /// Every stream.
+    pub flows: Flows,
+    /// What stalled ones hold.
+    pub budget: Budget,
+    /// Which backends answer.
+    pub backends: Backends,
     not_listening: watch::Receiver<BTreeMap<SocketAddr, String>>,
     stop: Stop,
 }
@@ -60,21 +68,25 @@ struct Stop {
 }
 
 /// What has to be driven for the data side to work; it ends with the node.
-pub(super) struct Work {
+#[derive(Debug)]
+pub struct Work<N: Net> {
+    net: Arc<N>,
     keeper: Keeper,
-    listeners: Listeners<OsNet>,
+    listeners: Listeners<N>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     stop: CancellationToken,
 }
 
 impl Node {
     /// Starts links; the rest begins when the work is driven.
-    pub(super) fn start(
-        boot: BootId,
+    #[must_use]
+    pub fn start<N: Net>(
+        local: Local,
         endpoints: Endpoints,
         snapshot: watch::Receiver<Arc<Snapshot>>,
         limits: &Limits,
-    ) -> (Self, Work) {
+        net: N,
+    ) -> (Self, Work<N>) {
         let stop = Stop::default();
         let bounds =
             Bounds { process: bytes(limits.process_buffer), peer: bytes(limits.peer_buffer) };
@@ -85,7 +97,7 @@ impl Node {
             budget: budget.clone(),
             backends: backends.clone(),
             drained: stop.drained.clone(),
-            random: Random::new(random()),
+            random: Random::new((local.random)()),
         };
         let bounds = node::Limits {
             header_deadline: limits.header_deadline,
@@ -94,53 +106,32 @@ impl Node {
             interactive_window: bytes(limits.interactive_window),
             bulk_window: bytes(limits.bulk_window),
         };
-        let path = Arc::new(node::Node::new(snapshot.clone(), Arc::new(OsNet), records, bounds));
-        let local = Local {
-            boot,
-            random: Arc::new(random),
-            clock: Arc::new(unix_ms),
-            settings: Settings::default(),
-        };
+        let net = Arc::new(net);
+        let path = Arc::new(node::Node::new(snapshot.clone(), net.clone(), records, bounds));
         let inbound = Arc::new(Inbound(path.clone()));
         let links = Links::start(local, endpoints.clone(), snapshot.clone(), inbound);
         let workers = endpoints.workers().iter().map(|w| w.handle().clone()).collect();
         let listeners = Listeners::new(path, links.clone(), workers, stop.tasks.clone());
         let not_listening = listeners.failures();
-        let work = Work { keeper, listeners, snapshot, stop: stop.accepting.clone() };
+        let work = Work { net, keeper, listeners, snapshot, stop: stop.accepting.clone() };
         (Self { links, endpoints, flows, budget, backends, not_listening, stop }, work)
     }
 
     /// What linked clusters say of themselves.
-    pub(super) fn views(&self) -> watch::Receiver<crate::compose::Views> {
+    #[must_use]
+    pub fn views(&self) -> watch::Receiver<crate::compose::Views> {
         self.links.views()
     }
 
     /// Which backends do not answer.
-    pub(super) fn down(&self) -> watch::Receiver<crate::compose::Down> {
+    #[must_use]
+    pub fn down(&self) -> watch::Receiver<crate::compose::Down> {
         self.backends.down()
     }
-}
 
-impl Work {
-    /// Keeps listeners and backends as the snapshot wants them, until the node drains.
-    pub(super) async fn drive(self) {
-        let keeper = self.keeper.run(Arc::new(OsNet), self.snapshot, self.stop.clone());
-        tokio::join!(keeper, self.listeners.run(self.stop));
-    }
-}
-
-impl DataSide for Node {
-    type Witness = Self;
-
-    fn witness(&self) -> Self {
-        self.clone()
-    }
-
-    fn recheck(&self, verifier: Option<&PeerVerifier>) {
-        self.links.recheck(verifier, UnixTime::now());
-    }
-
-    async fn drain(&self, within: Duration) -> u64 {
+    /// Goes away: tells peers, refuses what is new, waits up to `within` for streams to end, then resets
+    /// what is left and ends all connections. Says how many streams that broke.
+    pub async fn go_away(&self, within: Duration) -> u64 {
         let Stop { accepting, drained, tasks } = &self.stop;
         accepting.cancel();
         let mut reset = 0;
@@ -163,6 +154,30 @@ impl DataSide for Node {
             tracing::error!(flows = tasks.len(), "flows are left that do not end");
         }
         reset as u64
+    }
+}
+
+impl<N: Net> Work<N> {
+    /// Keeps listeners and backends as the snapshot wants them, until the node drains.
+    pub async fn drive(self) {
+        let keeper = self.keeper.run(self.net, self.snapshot, self.stop.clone());
+        tokio::join!(keeper, self.listeners.run(self.stop));
+    }
+}
+
+impl DataSide for Node {
+    type Witness = Self;
+
+    fn witness(&self) -> Self {
+        self.clone()
+    }
+
+    fn recheck(&self, verifier: Option<&PeerVerifier>) {
+        self.links.recheck(verifier, UnixTime::now());
+    }
+
+    async fn drain(&self, within: Duration) -> u64 {
+        self.go_away(within).await
     }
 }
 
@@ -194,6 +209,12 @@ fn most_flows() -> usize {
 
 fn bytes(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// What is this process's own: its boot ID, the system's random numbers and the system's clock.
+pub(super) fn local(boot: BootId) -> Local {
+    let (random, clock) = (Arc::new(random), Arc::new(unix_ms));
+    Local { boot, random, clock, settings: Settings::default() }
 }
 
 fn random() -> u64 {

@@ -4,7 +4,8 @@ use adit_config::config::Limits;
 use adit_transport::Tuning;
 
 /// What the file says, over the transport's defaults for what it does not.
-pub(super) fn tuning(limits: &Limits) -> Tuning {
+#[must_use]
+pub fn tuning(limits: &Limits) -> Tuning {
     let mut tuning = Tuning::default();
     // The file's bounds keep both within 32 bits.
     tuning.interactive.stream_window = u32::try_from(limits.interactive_window).unwrap_or(u32::MAX);
