@@ -2,7 +2,8 @@
 //!
 //! * [`net`]: simulated networks, behind the transport's seam; [`identity`]: nodes that can prove
 //!   themselves to each other; [`pair`]: two such nodes, ready to connect;
-//! * [`sites`]: whole nodes with links, on any of these networks;
+//! * [`sites`]: nodes with links and no more, on any of these networks; [`sim`]: whole nodes with their
+//!   data path, and the workloads on both sides;
 //! * [`lab`]: hosts and cables without root; [`daemon`]: the real `adit`, started and asked;
 //!   [`clusters`]: two clusters of it;
 //! * [`workload`]: clients and backends whose every ending can be told apart;
@@ -17,5 +18,6 @@ pub mod lab;
 pub mod net;
 pub mod pair;
 pub mod prerequisite;
+pub mod sim;
 pub mod sites;
 pub mod workload;

@@ -1,0 +1,137 @@
+//! Workloads whose every byte is known.
+//!
+//! What is said follows the pattern of [`crate::workload`], by position, in each direction: a byte that is lost,
+//! doubled or changed shows at once, and a short end by its length.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use adit_dataplane::tcp::{Listener, Net, Room, Tcp};
+use bytes::Bytes;
+
+use crate::net::pipe::{Accepting, Pipe, Pipes};
+pub use crate::workload::End;
+use crate::workload::pattern;
+
+/// One end of a workload's connection.
+#[derive(Debug)]
+pub struct Party {
+    pipe: Pipe,
+    room: Room,
+    said: u64,
+    heard: u64,
+}
+
+/// A backend's listening socket.
+#[derive(Debug)]
+pub struct Backend(Accepting);
+
+impl Backend {
+    /// Listens.
+    ///
+    /// # Panics
+    /// Where somebody does already.
+    #[must_use]
+    pub fn listen(pods: &Pipes, at: SocketAddr) -> Self {
+        Self(pods.listen(at, false).expect("a free address"))
+    }
+
+    /// The next connection.
+    ///
+    /// # Panics
+    /// Never in practice.
+    pub async fn accept(&self) -> Party {
+        Party::new(self.0.accept().await.expect("a listener"))
+    }
+}
+
+impl Party {
+    fn new(pipe: Pipe) -> Self {
+        Self { pipe, room: Room::new(), said: 0, heard: 0 }
+    }
+
+    /// Connects.
+    ///
+    /// # Panics
+    /// Where nobody listens.
+    pub async fn connect(pods: &Pipes, from: &str, to: SocketAddr) -> Self {
+        let from = from.parse().expect("an address");
+        Self::new(pods.connect(from, to).await.expect("a listener"))
+    }
+
+    /// Says the next `n` bytes.
+    ///
+    /// # Errors
+    /// Where the connection is broken.
+    pub async fn say(&mut self, n: u64) -> io::Result<()> {
+        let bytes: Bytes = (self.said..self.said + n).map(pattern).collect();
+        self.pipe.write(&mut [bytes]).await?;
+        self.said += n;
+        Ok(())
+    }
+
+    /// Says as much as is taken, in small pieces, until nothing has been for a minute. How much it is in all.
+    ///
+    /// # Panics
+    /// Where the connection is broken.
+    pub async fn fill(&mut self) -> u64 {
+        loop {
+            let mut piece = [(self.said..self.said + 1024).map(pattern).collect::<Bytes>()];
+            let write = self.pipe.write(&mut piece);
+            let taken = tokio::time::timeout(Duration::from_secs(60), write).await;
+            self.said += 1024 - piece[0].len() as u64;
+            match taken {
+                Ok(taken) => taken.expect("a connection"),
+                Err(_) => return self.said,
+            }
+        }
+    }
+
+    /// Waits until it has heard `total` bytes in all.
+    ///
+    /// # Panics
+    /// Where one of them is not the right one, or the connection ends before.
+    pub async fn hear(&mut self, total: u64) {
+        while self.heard < total {
+            let more = self.next().await;
+            assert_eq!(more.ok(), Some(true), "an end after {} bytes of {total}", self.heard);
+        }
+    }
+
+    /// Hears all there is, and says how it ended.
+    ///
+    /// # Panics
+    /// Where a byte is not the right one.
+    pub async fn end(&mut self) -> End {
+        loop {
+            match self.next().await {
+                Ok(true) => {}
+                Ok(false) => return End::Finished(self.heard),
+                Err(_) => return End::Reset(self.heard),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> io::Result<bool> {
+        let Some(bytes) = self.pipe.read(&mut self.room).await? else { return Ok(false) };
+        for byte in &bytes {
+            assert_eq!(*byte, pattern(self.heard), "byte {}", self.heard);
+            self.heard += 1;
+        }
+        Ok(true)
+    }
+
+    /// Says that this is all.
+    ///
+    /// # Panics
+    /// Never in practice.
+    pub async fn finish(&self) {
+        self.pipe.finish().await.expect("a connection");
+    }
+
+    /// Sends RST.
+    pub fn reset(self) {
+        self.pipe.reset();
+    }
+}

@@ -1,0 +1,93 @@
+//! One whole node, as the process composes it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use adit_config::Config;
+use adit_core::code::Code;
+use adit_core::snapshot::Snapshot;
+use adit_daemon::compose::{self, Base, Sources};
+use adit_daemon::process::node::Node;
+use adit_daemon::process::tuning::tuning;
+use adit_dataplane::flow::Direction;
+use adit_transport::links::Settings;
+use adit_transport::{Endpoints, Net, Worker};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::net::pipe::Pipes;
+use crate::sites::local;
+
+/// A node with its links and data path.
+#[derive(Debug)]
+pub struct Whole {
+    /// What the process has of it.
+    pub node: Node,
+    /// What it believes.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    base: watch::Sender<Base>,
+    listen: Vec<SocketAddr>,
+}
+
+fn read(text: &str) -> Config {
+    let (config, _) = adit_config::parse(text.as_bytes(), Path::new("node.yaml"))
+        .unwrap_or_else(|report| panic!("{report}\n{text}"));
+    config
+}
+
+impl Whole {
+    /// Starts a node on the caller's runtime, where all of it runs. `boot` is its boot ID's last byte; its
+    /// draws follow from that and `seed`.
+    ///
+    /// # Panics
+    /// Where `config` is no configuration, or an address cannot be had.
+    #[must_use]
+    pub fn start(
+        net: Arc<dyn Net>,
+        pods: &Pipes,
+        identity: &crate::identity::Node,
+        config: &str,
+        boot: u8,
+        seed: u64,
+    ) -> Self {
+        let config = read(config);
+        let listen = config.node.listen.clone();
+        let (workers, tuning) = (vec![Worker::current()], tuning(&config.limits));
+        let tls = identity.tls();
+        let endpoints = Endpoints::bind(net, workers, &listen, &identity.secret, tls, tuning);
+        let base = Base::of(&config, &listen);
+        let first = Arc::new(base.snapshot(&Default::default(), &Default::default()));
+        let (base, bases) = watch::channel(base);
+        let (publish, snapshot) = watch::channel(first);
+        let local = local(boot, seed, Settings::default());
+        let endpoints = endpoints.expect("endpoints");
+        let (node, work) =
+            Node::start(local, endpoints, snapshot.clone(), &config.limits, pods.clone());
+        let sources = Sources { base: bases, views: node.views(), down: node.down() };
+        let tasks = TaskTracker::new();
+        tasks.spawn(work.drive());
+        tasks.spawn(compose::run(sources, publish));
+        Self { node, snapshot, base, listen }
+    }
+
+    /// Takes another configuration, as after a reload.
+    ///
+    /// # Panics
+    /// Where `config` is no configuration.
+    pub fn configure(&self, config: &str) {
+        self.base.send_replace(Base::of(&read(config), &self.listen));
+    }
+
+    /// How many streams ended with each code.
+    #[must_use]
+    pub fn ended(&self, direction: Direction, code: Code) -> u64 {
+        self.node.flows.ended().get(&(direction, code)).copied().unwrap_or_default()
+    }
+
+    /// The newest failure of a stream with a known target.
+    #[must_use]
+    pub fn failure(&self) -> Option<(Code, String)> {
+        self.node.flows.groups().into_values().find_map(|group| group.last_failure)
+    }
+}

@@ -1,0 +1,22 @@
+//! Whole nodes in simulation: workloads, data path and links, with every byte and every end looked at.
+//!
+//! On a network in memory and a paused clock:
+//!
+//! * [`time`]: the first byte of an answer, an hour of silence, half-closes that last;
+//! * [`ends`]: every order in which both sides close, reset or vanish; [`once`]: what may be sent again;
+//! * [`pressure`]: readers that stall, windows, budgets; [`policy`]: who may, while it changes;
+//! * [`hostile`]: headers of every bad kind, floods; [`drain`]: nodes that go away.
+//!
+//! Over turmoil, with seeds: [`faults`].
+
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
+
+#[path = "simulation/ends.rs"]
+mod ends;
+#[path = "simulation/time.rs"]
+mod time;
+
+use std::time::Duration;
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const MS: Duration = Duration::from_millis(1);
