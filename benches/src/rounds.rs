@@ -1,0 +1,172 @@
+//! The run: rounds in which every subject has its turn, and what is said at the end.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::Options;
+use crate::figures::{self, Figure, QUIET, Sample};
+use crate::place::{Place, wanlink};
+use crate::process::{machine, most_connections, raise_descriptors};
+use crate::report;
+use crate::scenario::{self, Extent, Scenario, Where};
+use crate::subject::{Kind, Programs, Subject};
+
+/// As many as a node takes from one peer by default, less a few.
+const IDLE: usize = 8000;
+
+struct Bench {
+    /// Subjects that are up; before the places, so that they end first.
+    standing: Vec<(Where, Subject)>,
+    places: Vec<(Where, Place)>,
+    programs: Programs,
+    extent: Extent,
+    smoke: bool,
+    samples: Vec<Sample>,
+    /// What went wrong.
+    failures: Vec<String>,
+}
+
+/// Runs what the options say; false where something failed.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let wanted = |row: &str| options.rows.is_empty() || options.rows.iter().any(|r| r == row);
+    for row in &options.rows {
+        ensure!(figures::ALL.iter().any(|figure| figure.row == row), "there is no row {row}");
+    }
+    ensure!(options.seconds > 0.0 && options.rounds > 0, "there is nothing to measure");
+    raise_descriptors()?;
+    let (rounds, extent) = if options.smoke {
+        (1, Extent { seconds: 0.3, lossy_seconds: 0.3, idle: 200 })
+    } else {
+        let seconds = options.seconds;
+        (
+            options.rounds,
+            Extent { seconds, lossy_seconds: 4.0 * seconds, idle: most_connections().min(IDLE) },
+        )
+    };
+    let mut bench = Bench {
+        standing: Vec::new(),
+        places: vec![(Where::Loopback, Place::loopback()?)],
+        programs: Programs::find()?,
+        extent,
+        smoke: options.smoke,
+        samples: Vec::new(),
+        failures: Vec::new(),
+    };
+    let figures: Vec<&Figure> = figures::ALL.iter().filter(|f| wanted(f.row)).collect();
+    let wan = |s: Scenario| s.place() != Where::Loopback;
+    let mut scenarios: Vec<Scenario> = scenario::ALL
+        .into_iter()
+        .filter(|scenario| figures.iter().any(|figure| figure.scenario == *scenario))
+        .filter(|scenario| !(options.smoke && wan(*scenario)))
+        .collect();
+    if scenarios.iter().any(|scenario| wan(*scenario))
+        && let Err(why) = bench.lay_cables(options)
+    {
+        skip("rows over a WAN", &format!("{why:#}"), &mut bench.failures);
+        scenarios.retain(|scenario| !wan(*scenario));
+    }
+    for kind in
+        [Kind::HaproxyTcp, Kind::HaproxyMtls].into_iter().filter(|k| !bench.programs.have(*k))
+    {
+        skip(kind.name(), "haproxy is missing (apt-get install haproxy)", &mut bench.failures);
+    }
+    let began = Instant::now();
+    for round in 0..rounds {
+        for scenario in &scenarios {
+            bench.turn(round, *scenario);
+        }
+        eprintln!("round {} of {rounds}: {} s", round + 1, began.elapsed().as_secs());
+    }
+    let how = format!(
+        "{}; {rounds} rounds, {} s a load{}",
+        report::machine(),
+        extent.seconds,
+        if options.smoke { " (a smoke test: these numbers mean nothing)" } else { "" },
+    );
+    let lines: Vec<_> = figures
+        .iter()
+        .filter_map(|figure| Some((*figure, figure.spread(&bench.samples)?)))
+        .collect();
+    let count = figures.iter().filter(|figure| scenarios.contains(&figure.scenario)).count();
+    if bench.programs.have(Kind::HaproxyTcp) && lines.len() < count {
+        bench.failures.push(format!("{} of {count} figures have a number", lines.len()));
+    }
+    println!("{how}\n\n{}", report::tables(&lines, &bench.samples));
+    if let Some(folder) = &options.out {
+        report::write(folder, &lines, &bench.samples, &how)?;
+    }
+    for failure in &bench.failures {
+        println!("FAILED {failure}");
+    }
+    Ok(bench.failures.is_empty())
+}
+
+/// Says what cannot run here and why; a failure where nothing may be missing.
+fn skip(what: &str, why: &str, failures: &mut Vec<String>) {
+    println!("SKIP {what}: {why}");
+    if std::env::var("CI").is_ok_and(|ci| ci == "true") {
+        failures.push(format!("{what}: {why} (nothing may be skipped in CI)"));
+    }
+}
+
+impl Bench {
+    fn lay_cables(&mut self, options: &Options) -> Result<()> {
+        let wanlink = wanlink(options.wanlink.as_deref())?;
+        self.places.push((Where::Wan, Place::wan(&wanlink, "0")?));
+        self.places.push((Where::LossyWan, Place::wan(&wanlink, "0.01")?));
+        Ok(())
+    }
+
+    /// One round of one scenario. Every second round runs backwards, so that none is always first.
+    fn turn(&mut self, round: u32, scenario: Scenario) {
+        let have = |kind: &&Kind| self.programs.have(**kind);
+        let mut kinds: Vec<Kind> = scenario.subjects().iter().filter(have).copied().collect();
+        if round % 2 == 1 {
+            kinds.reverse();
+        }
+        for kind in kinds {
+            match self.measure(round, scenario, kind) {
+                Ok(sample) => self.samples.push(sample),
+                Err(error) => {
+                    let what = format!("{scenario:?} of {}: {error:#}", kind.name());
+                    eprintln!("{what}");
+                    self.failures.push(what);
+                    // What it left behind must not spoil what comes next.
+                    self.standing.retain(|(_, subject)| subject.kind != kind);
+                }
+            }
+        }
+    }
+
+    fn measure(&mut self, round: u32, scenario: Scenario, kind: Kind) -> Result<Sample> {
+        let at = scenario.place();
+        let place = self.places.iter().find(|(place, _)| *place == at);
+        let (_, place) = place.context("there is no such place")?;
+        let standing = |(place, subject): &(Where, Subject)| *place == at && subject.kind == kind;
+        let own;
+        let subject = if scenario.wants_fresh() {
+            own = Subject::start(kind, place, &self.programs)?;
+            &own
+        } else {
+            if !self.standing.iter().any(standing) {
+                self.standing.push((at, Subject::start(kind, place, &self.programs)?));
+            }
+            let found = self.standing.iter().find(|entry| standing(entry));
+            &found.context("it was started")?.1
+        };
+        let (began, (busy, ours)) = (Instant::now(), machine()?);
+        let values = scenario.run(place, subject, self.extent)?;
+        let (busy_after, ours_after) = machine()?;
+        let foreign = (busy_after - busy) - (ours_after - ours);
+        let foreign = (foreign / began.elapsed().as_secs_f64()).max(0.0);
+        if foreign > QUIET && !self.smoke {
+            eprintln!(
+                "round {}, {scenario:?} of {}: others took {foreign:.2} cores",
+                round + 1,
+                kind.name()
+            );
+        }
+        Ok(Sample { round, scenario, subject: kind, values, foreign })
+    }
+}
