@@ -11,8 +11,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
 
+#[path = "simulation/drain.rs"]
+mod drain;
 #[path = "simulation/ends.rs"]
 mod ends;
+#[path = "simulation/hostile.rs"]
+mod hostile;
+#[path = "simulation/once.rs"]
+mod once;
+#[path = "simulation/policy.rs"]
+mod policy;
+#[path = "simulation/pressure.rs"]
+mod pressure;
 #[path = "simulation/time.rs"]
 mod time;
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use adit_dataplane::tcp::{Listener, Net, Room, Tcp};
 use bytes::Bytes;
@@ -77,6 +78,8 @@ pub enum Asked {
     Reset,
     /// A clean end of anything but the right answer: what must never be.
     Wrong(usize),
+    /// Nothing at all, for a minute.
+    Never,
 }
 
 /// Asks with a request of this number and so many bytes.
@@ -100,9 +103,11 @@ pub async fn ask(pods: &Pipes, from: &str, to: SocketAddr, number: u64, len: u64
         }
         Ok::<_, io::Error>(())
     };
-    match tokio::try_join!(asking, hearing) {
-        Ok(_) if got == expected(&request) => Asked::Answered,
-        Ok(_) => Asked::Wrong(got.len()),
-        Err(_) => Asked::Reset,
+    let both = async { tokio::try_join!(asking, hearing) };
+    match tokio::time::timeout(Duration::from_secs(60), both).await {
+        Ok(Ok(_)) if got == expected(&request) => Asked::Answered,
+        Ok(Ok(_)) => Asked::Wrong(got.len()),
+        Ok(Err(_)) => Asked::Reset,
+        Err(_) => Asked::Never,
     }
 }

@@ -9,10 +9,15 @@ use std::time::Duration;
 
 use adit_dataplane::tcp::{Listener, Net, Room, Tcp};
 use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::time::timeout;
 
 use crate::net::pipe::{Accepting, Pipe, Pipes};
 pub use crate::workload::End;
 use crate::workload::pattern;
+
+/// How long anything here may take before a test is stuck, in its own time.
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// One end of a workload's connection.
 #[derive(Debug)]
@@ -40,9 +45,10 @@ impl Backend {
     /// The next connection.
     ///
     /// # Panics
-    /// Never in practice.
+    /// Where there is none for [`PATIENCE`].
     pub async fn accept(&self) -> Party {
-        Party::new(self.0.accept().await.expect("a listener"))
+        let next = timeout(PATIENCE, self.0.accept()).await.expect("a connection");
+        Party::new(next.expect("a listener"))
     }
 }
 
@@ -79,7 +85,7 @@ impl Party {
         loop {
             let mut piece = [(self.said..self.said + 1024).map(pattern).collect::<Bytes>()];
             let write = self.pipe.write(&mut piece);
-            let taken = tokio::time::timeout(Duration::from_secs(60), write).await;
+            let taken = timeout(Duration::from_secs(60), write).await;
             self.said += 1024 - piece[0].len() as u64;
             match taken {
                 Ok(taken) => taken.expect("a connection"),
@@ -114,7 +120,8 @@ impl Party {
     }
 
     async fn next(&mut self) -> io::Result<bool> {
-        let Some(bytes) = self.pipe.read(&mut self.room).await? else { return Ok(false) };
+        let next = timeout(PATIENCE, self.pipe.read(&mut self.room));
+        let Some(bytes) = next.await.expect("bytes or an end")? else { return Ok(false) };
         for byte in &bytes {
             assert_eq!(*byte, pattern(self.heard), "byte {}", self.heard);
             self.heard += 1;
@@ -128,6 +135,12 @@ impl Party {
     /// Never in practice.
     pub async fn finish(&self) {
         self.pipe.finish().await.expect("a connection");
+    }
+
+    /// Whether a reset has arrived.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.pipe.broken().now_or_never().is_some()
     }
 
     /// Sends RST.

@@ -1,0 +1,232 @@
+//! Peers with a certificate and bad manners. Each gets the reason meant for it, and the node serves on.
+//!
+//! Connections and hellos of that kind are in `links/hostile.rs`; here it is data streams.
+
+use adit_core::code::Code;
+use adit_core::name::ClusterName;
+use adit_core::snapshot::Class;
+use adit_core::wire::header::{Answer, Header, LIMIT};
+use adit_dataplane::flow::Direction;
+use adit_tests::sim::agent::{Asked, Delivered, ask, serve};
+use adit_tests::sim::{Plan, SUPPORT, Town, backend, import};
+use adit_tests::sites::{Running, eventually, start};
+use adit_transport::links::Settings;
+use adit_transport::{RecvStream, Stream, Tuning};
+use bytes::BytesMut;
+use tokio::time::{Instant, sleep};
+
+use crate::{MS, SECOND};
+
+/// A node of `edge` whose streams carry what the test wants.
+pub(crate) struct Peer {
+    running: Running,
+    bank: ClusterName,
+}
+
+impl Peer {
+    pub(crate) async fn start(town: &Town) -> Self {
+        let (edge, bank) = (&town.sites.edge, &town.sites.bank);
+        let snapshot = edge.snapshot(9, &[bank.link(&[1])]);
+        let (identity, net) = (town.sites.of_edge(9), town.network.host(edge.ip(9)));
+        let running = start(net, &identity, snapshot, 9, Settings::default(), Tuning::default());
+        let bank = bank.name.clone();
+        eventually("connected", SECOND, || !running.links.connected(&bank).is_empty()).await;
+        Self { running, bank }
+    }
+
+    async fn open(&self) -> Stream {
+        let node = "b1".parse().unwrap();
+        let opened = self.running.links.open(0, &self.bank, &node, Class::Interactive).await;
+        opened.unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    /// What is answered to these bytes, and the end of them if it is said.
+    pub(crate) async fn ask(&self, bytes: &[u8], finish: bool) -> Answer {
+        let mut stream = self.open().await;
+        stream.send.send_all(bytes).await.unwrap();
+        if finish {
+            stream.send.finish().unwrap();
+        }
+        answer(&mut stream.recv).await
+    }
+}
+
+async fn answer(recv: &mut RecvStream) -> Answer {
+    let mut got = BytesMut::new();
+    loop {
+        if let Some((answer, _)) = Answer::decode(&got).unwrap() {
+            return answer;
+        }
+        got.extend_from_slice(&recv.read_chunk(LIMIT).await.unwrap().unwrap());
+    }
+}
+
+/// A length in its shortest form, which is the only good one (RFC 9000 §16).
+fn length(n: usize) -> Vec<u8> {
+    if n < 64 { vec![n as u8] } else { vec![0x40 | (n >> 8) as u8, n as u8] }
+}
+
+/// A header of these fields, type and value, as they are.
+fn fields(fields: &[(u8, &[u8])]) -> Vec<u8> {
+    let field = |(kind, value): &(u8, &[u8])| [&[*kind][..], &length(value.len()), value].concat();
+    let body: Vec<u8> = fields.iter().flat_map(field).collect();
+    [length(body.len()), body].concat()
+}
+
+const SERVICE: (u8, &[u8]) = (1, b"agents/bank-bot");
+const PORT: (u8, &[u8]) = (3, b"http");
+const SOURCE: (u8, &[u8]) = (5, b"\0/ns/agents/sa/support-bot");
+
+/// A good header.
+pub(crate) fn header() -> Vec<u8> {
+    fields(&[SERVICE, PORT, SOURCE])
+}
+
+/// A town with an agent, and what it must be able to do after anything.
+async fn serving(plan: &Plan) -> (Town, Peer) {
+    let town = Town::start(plan).await;
+    serve(&town.pods, backend(1), &Delivered::default());
+    let peer = Peer::start(&town).await;
+    (town, peer)
+}
+
+async fn serves_on(town: &Town) {
+    assert_eq!(ask(&town.pods, SUPPORT, import(1), 1, 50_000).await, Asked::Answered);
+    let flows = &town.bank[0].node.flows;
+    eventually("nothing is left open", SECOND, || flows.open() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_that_ends_at_any_byte_is_refused_as_cut_short() {
+    let (town, peer) = serving(&Plan::default()).await;
+    let whole = header();
+    assert!(Header::decode(&whole).unwrap().is_some(), "the test's own header is good");
+    for len in 0..whole.len() {
+        let answer = peer.ask(&whole[..len], true).await;
+        assert_eq!(answer.code, Code::HeaderInvalid, "{len} bytes");
+        assert_eq!(answer.reason, "the stream ended in its header", "{len} bytes");
+    }
+    assert_eq!(peer.ask(&whole, true).await.code, Code::Finished);
+    serves_on(&town).await;
+    assert_eq!(town.bank[0].ended(Direction::Inbound, Code::HeaderInvalid), whole.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_that_breaks_a_rule_is_refused_with_that_rule() {
+    let (town, peer) = serving(&Plan::default()).await;
+    let (long, max) = ([b'a'; 600], 63);
+    let invalid = Code::HeaderInvalid;
+    let with = |field: (u8, &[u8])| fields(&[SERVICE, PORT, SOURCE, field]);
+    let of = |service: &[u8]| fields(&[(1, service), PORT, SOURCE]);
+    let from = |source: &[u8]| fields(&[SERVICE, PORT, (5, source)]);
+    for (what, bytes, code, text) in [
+        ("too long", with((16, &long)), invalid, "longer than 510 bytes"),
+        ("endless", vec![0xff; 64], invalid, "longer than 510 bytes"),
+        ("garbage", b"GET / HTTP/1.1\r\n".repeat(9), invalid, ""),
+        ("empty", vec![0], invalid, "service is missing"),
+        ("no source", fields(&[SERVICE, PORT]), invalid, "source is missing"),
+        ("an overlong length", [&[0x40, 3][..], b"\x01\x01a"].concat(), invalid, "shortest form"),
+        ("a field cut short", b"\x03\x01\x09a".to_vec(), invalid, "cut short"),
+        ("a field twice", fields(&[SERVICE, SERVICE, SOURCE]), invalid, "field 1 is repeated"),
+        (
+            "out of order",
+            fields(&[PORT, SERVICE, SOURCE]),
+            invalid,
+            "field 1 is repeated or out of order",
+        ),
+        ("an unknown critical field", with((21, b"x")), invalid, "critical type 21"),
+        ("bad UTF-8", of(b"agents/b\xffnk"), invalid, "service is not valid"),
+        ("a NUL", of(b"agents/bank\0bot"), invalid, "service is not valid"),
+        ("an address", of(b"10.0.0.1:8080"), invalid, "service is not valid"),
+        ("a path", of(b"../../bank-bot"), invalid, "service is not valid"),
+        ("a long name", of(&[b"agents/", &long[..=max]].concat()), invalid, "service is not valid"),
+        (
+            "a source that claims proof",
+            from(b"\x01/ns/agents/sa/support-bot"),
+            invalid,
+            "source is not valid",
+        ),
+        ("a node as source", from(b"\0/adit/node/e1"), invalid, "source is not valid"),
+        (
+            "an escaped source",
+            from(b"\0/ns/agents/sa/%73upport-bot"),
+            invalid,
+            "source is not valid",
+        ),
+        (
+            "a foreign source",
+            from(b"\0spiffe://bank.example/ns/a/sa/b"),
+            invalid,
+            "source is not valid",
+        ),
+        ("another service", of(b"agents/vault-bot"), Code::ExportUnknown, "not exported to edge"),
+        (
+            "another port",
+            fields(&[SERVICE, (3, b"ssh"), SOURCE]),
+            Code::PortUnknown,
+            "no such port",
+        ),
+        ("no port", fields(&[SERVICE, SOURCE]), Code::PortUnknown, "no such port"),
+        (
+            "who may not",
+            from(b"\0/ns/agents/sa/intern-bot"),
+            Code::Denied,
+            "allow: {cluster: edge, namespace: agents, serviceAccount: intern-bot}",
+        ),
+        ("a field of the future", with((30, b"x")), Code::Finished, ""),
+    ] {
+        let answer = peer.ask(&bytes, false).await;
+        assert_eq!(answer.code, code, "{what}: {}", answer.reason);
+        assert!(answer.reason.contains(text), "{what}: {}", answer.reason);
+    }
+    drop(peer);
+    town.cut(&[town.sites.edge.ip(9)]);
+    sleep(10 * SECOND).await;
+    serves_on(&town).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_has_until_its_deadline() {
+    for (limits, deadline) in [("{}", 3 * SECOND), ("{headerDeadline: 500ms}", SECOND / 2)] {
+        let limits = limits.to_owned();
+        let (town, peer) = serving(&Plan { limits, ..Plan::default() }).await;
+        for pace in [30 * SECOND, SECOND / 7] {
+            let (began, mut stream) = (Instant::now(), peer.open().await);
+            let Stream { send, recv, .. } = &mut stream;
+            let dripping = async {
+                for byte in header() {
+                    send.send_all(&[byte]).await.ok();
+                    sleep(pace).await;
+                }
+            };
+            let code = tokio::select! {
+                answer = answer(recv) => answer.code,
+                () = dripping => panic!("no answer"),
+            };
+            assert_eq!(code, Code::HeaderTimeout, "a byte each {pace:?}");
+            let took = began.elapsed();
+            assert!(took >= deadline && took < deadline + 60 * MS, "{took:?} of {deadline:?}");
+        }
+        serves_on(&town).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_streams_and_resets_holds_nobody_up() {
+    let (town, peer) = serving(&Plan::default()).await;
+    let whole = header();
+    for round in 0..10 {
+        let mut streams = Vec::new();
+        for n in 0..100 {
+            let mut stream = peer.open().await;
+            // Some say nothing, some a part, some all; then all are gone.
+            stream.send.send_all(&whole[..whole.len() * (n % 3) / 2]).await.unwrap();
+            streams.push(stream);
+        }
+        sleep(round * 3 * MS).await;
+        for mut stream in streams {
+            stream.send.reset(Code::SourceReset);
+        }
+    }
+    serves_on(&town).await;
+}

@@ -1,0 +1,166 @@
+//! Who may and who may not, while that changes: refusals that name the missing line, rights that end under way,
+//! addresses that are never dialled.
+
+use adit_core::code::Code;
+use adit_dataplane::flow::Direction;
+use adit_tests::sim::party::End;
+use adit_tests::sim::{INTERN, NOBODY, Plan, SUPPORT, Town, import};
+use tokio::time::{sleep, timeout};
+
+use crate::SECOND;
+use crate::hostile::{Peer, header};
+
+/// What a connection from `from` comes to at e1, and why, where that is told.
+async fn refused(town: &Town, from: &str) -> (Code, Option<String>) {
+    let mut client = town.connect(from).await;
+    drop(client.say(10).await);
+    assert_eq!(client.end().await, End::Reset(0));
+    let ended = town.edge[0].node.flows.ended();
+    let codes: Vec<_> = ended.into_keys().map(|(_, code)| code).collect();
+    assert_eq!(codes.len(), 1, "{codes:?}");
+    (codes[0], town.edge[0].failure().map(|(_, reason)| reason))
+}
+
+/// `edge`'s file, whose import is for this account only.
+fn own_allow(plan: &Plan, account: &str) -> String {
+    let allow = format!("from: bank, allow: [{{namespace: agents, serviceAccount: {account}}}]");
+    plan.edge(1).replace("from: bank", &allow)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_names_what_is_missing_and_dials_nobody() {
+    let plan = Plan::default();
+    let other = "[{cluster: edge, namespace: agents, serviceAccount: audit-bot}]".to_owned();
+    let nobody = Plan { allow: "[]".to_owned(), ..plan.clone() };
+    let somebody = Plan { allow: other, ..plan.clone() };
+    let none = Plan { backends: "[]".to_owned(), ..plan.clone() };
+    let grpc = plan.bank(1).replace("name: http", "name: grpc");
+    let own = own_allow(&plan, "audit-bot");
+    let line = "allow: {cluster: edge, namespace: agents, serviceAccount: support-bot}";
+    let own_line = "allow: {namespace: agents, serviceAccount: support-bot}";
+    let intern = "serviceAccount: intern-bot}";
+    for (what, from, edge, bank, code, text) in [
+        ("a workload without a grant", INTERN, None, None, Code::Denied, intern),
+        ("an address of nobody", NOBODY, None, None, Code::SourceUnknown, ""),
+        ("a grant for others", SUPPORT, None, Some(somebody.bank(1)), Code::Denied, line),
+        (
+            "no grant at all",
+            SUPPORT,
+            None,
+            Some(nobody.bank(1)),
+            Code::ExportUnknown,
+            "does not export to us",
+        ),
+        ("another port", SUPPORT, None, Some(grpc), Code::PortUnknown, "no such port"),
+        ("no backend", SUPPORT, None, Some(none.bank(1)), Code::NoBackend, "no ready backend"),
+        ("an import for others", SUPPORT, Some(own), None, Code::Denied, own_line),
+    ] {
+        let town = Town::start(&plan).await;
+        let backend = town.backend(1);
+        edge.iter().for_each(|text| town.edge[0].configure(text));
+        bank.iter().for_each(|text| town.bank[0].configure(text));
+        sleep(SECOND).await;
+        let (found, reason) = refused(&town, from).await;
+        assert_eq!(found, code, "{what}");
+        assert!(reason.unwrap_or_default().contains(text), "{what}: {:?}", town.edge[0].failure());
+        assert!(timeout(SECOND, backend.accept()).await.is_err(), "{what}");
+        assert_eq!(town.bank[0].node.flows.ended().len(), 0, "{what}: refused where it was asked");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_was_lost_refuses_at_once() {
+    let town = Town::start(&Plan::default()).await;
+    town.cut(&[town.sites.bank.ip(1)]);
+    sleep(60 * SECOND).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(refused(&town, SUPPORT).await.0, Code::LinkDown);
+    assert!(began.elapsed() < SECOND / 10, "{:?}", began.elapsed());
+    town.cut(&[]);
+    sleep(40 * SECOND).await;
+    let (mut client, mut server) = town.through(&town.backend(1)).await;
+    client.say(1).await.unwrap();
+    server.hear(1).await;
+}
+
+/// Both workloads have a stream under way; then `change` withdraws one's right, and nobody else's.
+async fn withdrawn(change: impl FnOnce(&Town, &Plan), code: (Code, Code), text: &str) {
+    let plan = Plan {
+        allow: "[{cluster: edge, namespace: agents, serviceAccount: intern-bot}, {cluster: edge, namespace: agents, serviceAccount: support-bot}]".to_owned(),
+        ..Plan::default()
+    };
+    let town = Town::start(&plan).await;
+    let backend = town.backend(1);
+    let (mut client, mut server) = town.through(&backend).await;
+    let mut intern = town.connect(INTERN).await;
+    let mut intern_server = backend.accept().await;
+    intern.say(100).await.unwrap();
+    intern_server.hear(100).await;
+    // A change that is none of theirs.
+    town.bank[0]
+        .configure(&Plan { export: "probe: {interval: 1m}".to_owned(), ..plan.clone() }.bank(1));
+    sleep(SECOND).await;
+    assert!(town.bank[0].node.flows.ended().is_empty());
+    change(&town, &plan);
+    assert_eq!((intern.end().await, intern_server.end().await), (End::Reset(0), End::Reset(100)));
+    sleep(SECOND).await;
+    assert_eq!(town.edge[0].ended(Direction::Outbound, code.0), 1, "{:?}", town.edge[0].failure());
+    assert_eq!(town.bank[0].ended(Direction::Inbound, code.1), 1, "{:?}", town.bank[0].failure());
+    let reasons = [town.edge[0].failure(), town.bank[0].failure()].map(|f| f.unwrap().1);
+    assert!(reasons.iter().any(|reason| reason.contains(text)), "{reasons:?}");
+    client.say(100).await.unwrap();
+    server.hear(100).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_right_that_is_withdrawn_ends_its_streams_with_the_missing_line_and_no_others() {
+    let export = |town: &Town, _: &Plan| town.bank[0].configure(&Plan::default().bank(1));
+    let line = "allow: {cluster: edge, namespace: agents, serviceAccount: intern-bot}";
+    withdrawn(export, (Code::Revoked, Code::Revoked), line).await;
+    let import = |town: &Town, plan: &Plan| {
+        town.edge[0].configure(&own_allow(plan, "support-bot"));
+    };
+    let line = "allow: {namespace: agents, serviceAccount: intern-bot}";
+    withdrawn(import, (Code::Revoked, Code::Revoked), line).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_that_is_gone_ends_its_streams_and_its_listener() {
+    let plan = Plan::default();
+    let town = Town::start(&plan).await;
+    let (mut client, _server) = town.through(&town.backend(1)).await;
+    let text = plan.edge(1);
+    let (before, after) = (text.find("imports:").unwrap(), text.find("workloads:").unwrap());
+    town.edge[0].configure(&format!("{}{}", &text[..before], &text[after..]));
+    assert_eq!(client.end().await, End::Reset(0));
+    let (code, reason) = town.edge[0].failure().unwrap();
+    assert_eq!(code, Code::Revoked);
+    assert!(reason.contains("no longer imported"), "{reason}");
+    assert!(town.pods.connect(SUPPORT.parse().unwrap(), import(1)).await.is_err());
+}
+
+/// Loopback, link-local addresses, the node's own: what an operator writes out is dialled, and the same from
+/// elsewhere never is, whoever asks.
+#[tokio::test(start_paused = true)]
+async fn forbidden_addresses_are_dialled_only_where_the_operator_wrote_them_out() {
+    for address in ["127.0.0.1:8080", "169.254.169.254:80", "10.0.2.1:8080"] {
+        let backends = format!("[\"{address}\"]");
+        let plan = Plan { backends, ..Plan::default() };
+        let town = Town::start(&plan).await;
+        let at = adit_tests::sim::party::Backend::listen(&town.pods, address.parse().unwrap());
+        drop(town.through(&at).await);
+        sleep(SECOND).await;
+        town.bank[0].believe(&plan.bank(1), |config| {
+            config.exports[0].ports[0].backends[0].written_out = false;
+        });
+        sleep(SECOND).await;
+        let mut client = town.connect(SUPPORT).await;
+        assert_eq!(client.end().await, End::Reset(0), "{address}");
+        let (code, reason) = town.edge[0].failure().unwrap();
+        assert_eq!(code, Code::NoBackend, "{address}: {reason}");
+        // Who does not keep to what was announced is refused over there.
+        let answer = Peer::start(&town).await.ask(&header(), false).await;
+        assert_eq!(answer.code, Code::BackendForbidden, "{address}: {}", answer.reason);
+        assert!(timeout(60 * SECOND, at.accept()).await.is_err(), "{address} was dialled");
+    }
+}

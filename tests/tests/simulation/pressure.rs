@@ -1,0 +1,117 @@
+//! Readers that stall: what they may hold, and whom they may hold up, which is nobody.
+
+use adit_core::code::Code;
+use adit_dataplane::flow::Direction;
+use adit_tests::sim::party::{Backend, End, Party};
+use adit_tests::sim::{Plan, SUPPORT, Town, import};
+use tokio::time::{Instant, sleep};
+
+use crate::SECOND;
+
+const KIB: u64 = 1024;
+/// An interactive stream's window.
+const WINDOW: u64 = 256 * KIB;
+/// A window, what each workload's TCP holds, and what a node has read and not yet sent.
+const HELD: std::ops::RangeInclusive<u64> = WINDOW..=WINDOW + 3 * 64 * KIB;
+
+/// A stream whose server never reads, with as much in it as goes in.
+async fn stalled(town: &Town, backend: &Backend, at: u8) -> (Party, Party) {
+    let mut client = Party::connect(&town.pods, SUPPORT, import(at)).await;
+    let server = backend.accept().await;
+    client.fill().await;
+    (client, server)
+}
+
+/// Sends much both ways, and says whether that took no more than a second.
+async fn goes_on(town: &Town, backend: &Backend) -> bool {
+    const MUCH: u64 = 400_000;
+    let began = Instant::now();
+    let (mut client, mut server) = town.through(backend).await;
+    tokio::join!(async { client.say(MUCH).await.unwrap() }, server.hear(MUCH));
+    tokio::join!(async { server.say(MUCH).await.unwrap() }, client.hear(MUCH));
+    began.elapsed() < SECOND
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_stalls_holds_a_window_and_loses_nothing() {
+    let town = Town::start(&Plan::default()).await;
+    let backend = town.backend(1);
+    for by_client in [true, false] {
+        let (client, server) = town.through(&backend).await;
+        let (mut writer, mut reader) = if by_client { (client, server) } else { (server, client) };
+        let said = writer.fill().await;
+        assert!(HELD.contains(&said), "{said} bytes under way");
+        let stalls = if by_client { &town.bank[0] } else { &town.edge[0] };
+        let window = usize::try_from(WINDOW).unwrap();
+        assert_eq!(stalls.node.budget.charged(), (window, 1), "charged where it stalls");
+        assert!(goes_on(&town, &backend).await, "another stream waits");
+        sleep(3600 * SECOND).await;
+        writer.finish().await;
+        assert_eq!(reader.end().await, End::Finished(said));
+        assert_eq!(stalls.node.budget.charged(), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_that_stall_do_not_stop_the_others_of_their_connection() {
+    let town = Town::start(&Plan::default()).await;
+    let backend = town.backend(1);
+    let mut all = Vec::new();
+    for _ in 0..40 {
+        all.push(stalled(&town, &backend, 1).await);
+    }
+    assert_eq!(town.edge[0].node.links.status().links[0].connections.len(), 1);
+    assert!(goes_on(&town, &backend).await, "another stream waits for forty that stall");
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_a_peers_budget_the_longest_stalled_of_it_ends_and_the_others_live() {
+    let limits = "{bulkWindow: 1MiB, peerBuffer: 1MiB, processBuffer: 16MiB}".to_owned();
+    let town = Town::start(&Plan { limits, ..Plan::default() }).await;
+    let backend = town.backend(1);
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        all.push(stalled(&town, &backend, 1).await);
+    }
+    sleep(3600 * SECOND).await;
+    assert_eq!(
+        town.bank[0].node.flows.ended().len(),
+        0,
+        "within the budget they may stall for ever"
+    );
+    all.push(stalled(&town, &backend, 1).await);
+    let (mut client, mut server) = all.remove(0);
+    assert_eq!(client.end().await, End::Reset(0));
+    assert!(matches!(server.end().await, End::Reset(_)));
+    assert_eq!(town.bank[0].ended(Direction::Inbound, Code::OverBudget), 1);
+    assert_eq!(town.edge[0].ended(Direction::Outbound, Code::OverBudget), 1);
+    for (mut client, mut server) in all {
+        let said = client.fill().await;
+        client.finish().await;
+        assert_eq!(server.end().await, End::Finished(said));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_process_budget_the_peer_that_holds_most_pays() {
+    let limits = "{bulkWindow: 1MiB, peerBuffer: 1MiB, processBuffer: 1MiB}".to_owned();
+    let town = Town::start(&Plan { nodes: (2, 1), limits, ..Plan::default() }).await;
+    let backend = town.backend(1);
+    let (mut light, light_server) = stalled(&town, &backend, 2).await;
+    let mut heavy = Vec::new();
+    for _ in 0..3 {
+        heavy.push(stalled(&town, &backend, 1).await);
+    }
+    assert_eq!(town.bank[0].node.flows.ended().len(), 0);
+    let also_light = stalled(&town, &backend, 2).await;
+    let (mut client, _server) = heavy.remove(0);
+    assert_eq!(client.end().await, End::Reset(0));
+    assert_eq!(town.edge[0].ended(Direction::Outbound, Code::OverBudget), 1);
+    assert_eq!(
+        town.edge[1].node.flows.ended().len(),
+        0,
+        "who holds less keeps the older ones, too"
+    );
+    light.fill().await;
+    drop((light_server, also_light));
+}
