@@ -4,7 +4,9 @@
 
 use serde::Serialize;
 
-use crate::scenario::Scenario::{self, *};
+use crate::scenario::Scenario::{
+    self, Bulk, Churn, FirstByte, Idle, LossyBulk, LossyRequests, Mixed, Parallel, Serial, Stalled,
+};
 use crate::subject::Kind::{self, Adit, AditJumbo, HaproxyMtls, HaproxyTcp};
 
 /// Foreign CPU, in cores, above which a round does not count where enough others do.
@@ -67,142 +69,29 @@ const ROUND_TRIP: Against = Against::Unit(50e3, "RTT");
 const SECONDS: Against = Against::Unit(1.0, "s/GB");
 use Better::{Higher, Lower};
 
-/// All, in the order of the table.
+/// All, in the order of the table: (row, what), (load, subject, value), against what, prototype, gate.
+#[rustfmt::skip]
 pub(crate) const ALL: [Figure; 20] = [
-    figure(
-        ("a1", "serial RPC, p50"),
-        (Serial, Adit, "p50_us"),
-        TCP,
-        Some((1.56, 1.56)),
-        (Lower, 1.4),
-    ),
-    figure(
-        ("a2", "serial RPC, p99"),
-        (Serial, Adit, "p99_us"),
-        TCP,
-        Some((1.35, 1.35)),
-        (Lower, 1.3),
-    ),
-    figure(
-        ("a3", "32 connections, p50"),
-        (Parallel, Adit, "p50_us"),
-        TCP,
-        Some((1.0, 1.2)),
-        (Lower, 1.0),
-    ),
-    figure(
-        ("a3", "32 connections, p99"),
-        (Parallel, Adit, "p99_us"),
-        TCP,
-        Some((1.05, 1.05)),
-        (Lower, 1.0),
-    ),
-    figure(
-        ("a4", "RPC beside 2 bulk flows, p99"),
-        (Mixed, Adit, "p99_us"),
-        TCP,
-        Some((0.22, 0.22)),
-        (Lower, 0.33),
-    ),
-    figure(
-        ("b", "new connections a second"),
-        (Churn, Adit, "per_second"),
-        TCP,
-        Some((1.04, 1.04)),
-        (Higher, 1.1),
-    ),
-    figure(
-        ("b", "new connections a second"),
-        (Churn, Adit, "per_second"),
-        MTLS,
-        Some((7.2, 7.2)),
-        (Higher, 7.0),
-    ),
+    figure(("a1", "serial RPC, p50"), (Serial, Adit, "p50_us"), TCP, Some((1.56, 1.56)), (Lower, 1.4)),
+    figure(("a2", "serial RPC, p99"), (Serial, Adit, "p99_us"), TCP, Some((1.35, 1.35)), (Lower, 1.3)),
+    figure(("a3", "32 connections, p50"), (Parallel, Adit, "p50_us"), TCP, Some((1.0, 1.2)), (Lower, 1.0)),
+    figure(("a3", "32 connections, p99"), (Parallel, Adit, "p99_us"), TCP, Some((1.05, 1.05)), (Lower, 1.0)),
+    figure(("a4", "RPC beside 2 bulk flows, p99"), (Mixed, Adit, "p99_us"), TCP, Some((0.22, 0.22)), (Lower, 0.33)),
+    figure(("b", "new connections a second"), (Churn, Adit, "per_second"), TCP, Some((1.04, 1.04)), (Higher, 1.1)),
+    figure(("b", "new connections a second"), (Churn, Adit, "per_second"), MTLS, Some((7.2, 7.2)), (Higher, 7.0)),
     figure(("c1", "bulk"), (Bulk, Adit, "mbit"), MTLS, Some((1.0, 1.0)), (Higher, 1.1)),
-    figure(
-        ("c2", "bulk, MTU 6500"),
-        (Bulk, AditJumbo, "mbit"),
-        MTLS,
-        Some((1.6, 1.6)),
-        (Higher, 1.5),
-    ),
-    figure(
-        ("d", "memory of 10k idle connections"),
-        (Idle, Adit, "rss_mb"),
-        MB,
-        Some((110.0, 110.0)),
-        (Lower, 66.0),
-    ),
-    figure(
-        ("d2", "kernel memory of the same"),
-        (Idle, Adit, "slab_mb"),
-        TCP,
-        Some((0.65, 0.65)),
-        (Lower, 0.67),
-    ),
-    figure(
-        ("e", "first byte at 50 ms RTT"),
-        (FirstByte, Adit, "p50_us"),
-        ROUND_TRIP,
-        Some((1.03, 1.03)),
-        (Lower, 1.05),
-    ),
-    figure(
-        ("f", "CPU for bulk"),
-        (Bulk, Adit, "cpu_s_per_gb"),
-        SECONDS,
-        Some((3.2, 3.2)),
-        (Lower, 2.8),
-    ),
-    figure(
-        ("f", "CPU for bulk, MTU 6500"),
-        (Bulk, AditJumbo, "cpu_s_per_gb"),
-        SECONDS,
-        Some((1.5, 1.85)),
-        (Lower, 1.8),
-    ),
-    figure(
-        ("f2", "CPU for an RPC"),
-        (Parallel, Adit, "cpu_us"),
-        Against::Unit(1.0, "us"),
-        Some((32.0, 40.0)),
-        (Lower, 35.0),
-    ),
-    figure(
-        ("g", "1 % loss, 50 ms: RPC p50"),
-        (LossyRequests, Adit, "p50_us"),
-        MS,
-        Some((50.9, 50.9)),
-        (Lower, 53.0),
-    ),
-    figure(
-        ("g", "1 % loss, 50 ms: RPC p99"),
-        (LossyRequests, Adit, "p99_us"),
-        MS,
-        Some((104.0, 110.0)),
-        (Lower, 125.0),
-    ),
-    figure(
-        ("g2", "1 % loss, 50 ms: bulk"),
-        (LossyBulk, Adit, "mbit"),
-        Against::Unit(1.0, "Mbit/s"),
-        Some((354.0, 367.0)),
-        (Higher, 250.0),
-    ),
-    figure(
-        ("h", "100 stalled readers: RPC p50"),
-        (Stalled, Adit, "slower"),
-        Against::Unit(1.0, "x unstalled"),
-        None,
-        (Lower, 1.2),
-    ),
-    figure(
-        ("h", "100 stalled readers: memory"),
-        (Stalled, Adit, "rss_mb"),
-        MB,
-        None,
-        (Lower, 64.0),
-    ),
+    figure(("c2", "bulk, MTU 6500"), (Bulk, AditJumbo, "mbit"), MTLS, Some((1.6, 1.6)), (Higher, 1.5)),
+    figure(("d", "memory of 10k idle connections"), (Idle, Adit, "rss_mb"), MB, Some((110.0, 110.0)), (Lower, 66.0)),
+    figure(("d2", "kernel memory of the same"), (Idle, Adit, "slab_mb"), TCP, Some((0.65, 0.65)), (Lower, 0.67)),
+    figure(("e", "first byte at 50 ms RTT"), (FirstByte, Adit, "p50_us"), ROUND_TRIP, Some((1.03, 1.03)), (Lower, 1.05)),
+    figure(("f", "CPU for bulk"), (Bulk, Adit, "cpu_s_per_gb"), SECONDS, Some((3.2, 3.2)), (Lower, 2.8)),
+    figure(("f", "CPU for bulk, MTU 6500"), (Bulk, AditJumbo, "cpu_s_per_gb"), SECONDS, Some((1.5, 1.85)), (Lower, 1.8)),
+    figure(("f2", "CPU for an RPC"), (Parallel, Adit, "cpu_us"), Against::Unit(1.0, "us"), Some((32.0, 40.0)), (Lower, 35.0)),
+    figure(("g", "1 % loss, 50 ms: RPC p50"), (LossyRequests, Adit, "p50_us"), MS, Some((50.9, 50.9)), (Lower, 53.0)),
+    figure(("g", "1 % loss, 50 ms: RPC p99"), (LossyRequests, Adit, "p99_us"), MS, Some((104.0, 110.0)), (Lower, 125.0)),
+    figure(("g2", "1 % loss, 50 ms: bulk"), (LossyBulk, Adit, "mbit"), Against::Unit(1.0, "Mbit/s"), Some((354.0, 367.0)), (Higher, 250.0)),
+    figure(("h", "100 stalled readers: RPC p50"), (Stalled, Adit, "slower"), Against::Unit(1.0, "x unstalled"), None, (Lower, 1.2)),
+    figure(("h", "100 stalled readers: memory"), (Stalled, Adit, "rss_mb"), MB, None, (Lower, 64.0)),
 ];
 
 /// One run of a scenario on a subject.

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::process::{Net, Process, run, which};
 
@@ -109,11 +109,15 @@ impl Place {
 /// A port that nothing uses now, over TCP or UDP. That nothing takes it before the daemon does is luck
 /// of one in thousands, which would fail loudly.
 pub(crate) fn free_port() -> Result<u16> {
-    let any = (Ipv4Addr::UNSPECIFIED, 0);
-    let tcp = std::net::TcpListener::bind(any)?;
-    let port = tcp.local_addr()?.port();
-    drop(std::net::UdpSocket::bind((any.0, port))?);
-    Ok(port)
+    let udp = |port| std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
+    for _ in 0..100 {
+        let tcp = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let port = tcp.local_addr()?.port();
+        if udp(port) {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free over both TCP and UDP")
 }
 
 /// The program `wanlink`: as told, or built from the rig that `ADIT_RIG` names.
