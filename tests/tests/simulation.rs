@@ -15,6 +15,8 @@
 mod drain;
 #[path = "simulation/ends.rs"]
 mod ends;
+#[path = "simulation/faults.rs"]
+mod faults;
 #[path = "simulation/hostile.rs"]
 mod hostile;
 #[path = "simulation/once.rs"]

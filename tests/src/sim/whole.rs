@@ -12,7 +12,7 @@ use adit_daemon::process::node::Node;
 use adit_daemon::process::tuning::tuning;
 use adit_dataplane::flow::Direction;
 use adit_transport::links::Settings;
-use adit_transport::{Endpoints, Net, Tuning, Worker};
+use adit_transport::{Endpoints, Net, Worker};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -51,26 +51,9 @@ impl Whole {
         boot: u8,
         seed: u64,
     ) -> Self {
-        Self::tuned(net, pods, identity, config, (boot, seed), |_| {})
-    }
-
-    /// The same, with something about the transport that no file says.
-    ///
-    /// # Panics
-    /// As there.
-    #[must_use]
-    pub fn tuned(
-        net: Arc<dyn Net>,
-        pods: &Pipes,
-        identity: &crate::identity::Node,
-        config: &str,
-        (boot, seed): (u8, u64),
-        tune: impl FnOnce(&mut Tuning),
-    ) -> Self {
         let config = read(config);
         let listen = config.node.listen.clone();
-        let (workers, mut tuning) = (vec![Worker::current()], tuning(&config.limits));
-        tune(&mut tuning);
+        let (workers, tuning) = (vec![Worker::current()], tuning(&config.limits));
         let tls = identity.tls();
         let endpoints = Endpoints::bind(net, workers, &listen, &identity.secret, tls, tuning);
         let base = Base::of(&config, &listen);
