@@ -114,6 +114,8 @@ pub struct Flow {
     pub(crate) received: Counter,
     group: Option<GroupKey>,
     user: Option<User>,
+    /// The cluster among whose flows it is counted.
+    of: Option<ClusterName>,
     end: Result<(), Failure>,
 }
 
@@ -133,6 +135,8 @@ struct Table {
     groups: BTreeMap<GroupKey, Group>,
     ended: BTreeMap<(Direction, Code), u64>,
     users: HashMap<User, u64>,
+    /// Open flows that peers began, by their cluster.
+    peers: HashMap<ClusterName, usize>,
 }
 
 /// An export, and a source that policy let use it.
@@ -189,6 +193,7 @@ impl Flows {
             received: Counter::new(direction, "received"),
             group: None,
             user: None,
+            of: None,
             // What stands if the task ends without a word: it was cancelled or panicked.
             end: Err(Code::Internal.into()),
         }
@@ -236,6 +241,25 @@ impl Flow {
         Err(Failure::new(Code::OverLimit, format!("{limit} streams are open on this node")))
     }
 
+    /// Counts the flow among those that nodes of `cluster` have begun, and refuses it if there are too many.
+    /// Only for a cluster that its certificate has proved.
+    ///
+    /// # Errors
+    /// [`Code::OverLimit`].
+    pub(crate) fn admit_of(&mut self, cluster: &ClusterName, limit: usize) -> Result<(), Failure> {
+        let mut table = self.flows.table();
+        let open = table.peers.entry(cluster.clone()).or_default();
+        *open += 1;
+        let over = *open > limit;
+        drop(table);
+        self.of = Some(cluster.clone());
+        if !over {
+            return Ok(());
+        }
+        let reason = format!("{cluster} has {limit} streams open on this node");
+        Err(Failure::new(Code::OverLimit, reason))
+    }
+
     /// Counts the flow for a configured target. Never for one that only a peer has named: what is kept
     /// must be bounded by our own configuration.
     pub(crate) fn counts_for(&mut self, target: &Target, cluster: &ClusterName) {
@@ -276,6 +300,14 @@ impl Drop for Flow {
             *open -= 1;
             if *open == 0 {
                 table.users.remove(user);
+            }
+        }
+        if let Some(cluster) = &self.of
+            && let Some(open) = table.peers.get_mut(cluster)
+        {
+            *open -= 1;
+            if *open == 0 {
+                table.peers.remove(cluster);
             }
         }
         if let Some(group) = self.group.as_ref().and_then(|key| table.groups.get_mut(key)) {

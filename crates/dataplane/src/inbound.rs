@@ -88,6 +88,7 @@ async fn accept<N: Net>(
 ) -> Result<(Header, Bytes), Failure> {
     flow.peer = Some((stream.peer.cluster.clone(), stream.peer.node.clone()));
     flow.admit()?;
+    flow.admit_of(&stream.peer.cluster, node.limits.streams_per_peer)?;
     let (header, first) = timeout(node.limits.header_deadline, header(&mut stream.recv))
         .await
         .unwrap_or_else(|_| Err(Code::HeaderTimeout.into()))?;

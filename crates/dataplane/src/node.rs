@@ -18,6 +18,8 @@ use crate::tcp::Net;
 /// Bounds of the data path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// How many streams the nodes of one peer cluster may have open here, over all connections.
+    pub streams_per_peer: usize,
     /// How long a stream's header may take.
     pub header_deadline: Duration,
     /// How long one dial of a backend may take.

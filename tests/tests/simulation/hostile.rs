@@ -230,3 +230,34 @@ async fn a_flood_of_streams_and_resets_holds_nobody_up() {
     }
     serves_on(&town).await;
 }
+
+/// As many streams as a cluster may have, and not one more; each connection has its own bound, and further
+/// ones are dialled for what goes beyond.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_has_as_many_streams_as_it_may_and_no_more() {
+    let limits = "{streamsPerConnection: 16, streamsPerPeer: 40}".to_owned();
+    let (town, peer) = serving(&Plan { limits, ..Plan::default() }).await;
+    let mut held = Vec::new();
+    for n in 0..40 {
+        let mut stream = peer.open().await;
+        stream.send.send_all(&header()).await.unwrap();
+        assert_eq!(answer(&mut stream.recv).await.code, Code::Finished, "stream {n}");
+        held.push(stream);
+    }
+    let connections = peer.running.links.status().links.remove(0).connections;
+    assert!(connections.len() >= 3, "{} connections", connections.len());
+    let refused = peer.ask(&header(), false).await;
+    assert_eq!(
+        (refused.code, refused.reason.as_str()),
+        (Code::OverLimit, "edge has 40 streams open on this node")
+    );
+    assert_eq!(
+        ask(&town.pods, SUPPORT, import(1), 1, 10).await,
+        Asked::Reset,
+        "its other nodes, too"
+    );
+    assert_eq!(town.edge[0].ended(Direction::Outbound, Code::OverLimit), 1);
+    drop(held);
+    sleep(SECOND).await;
+    serves_on(&town).await;
+}

@@ -100,6 +100,7 @@ impl Node {
             random: Random::new((local.random)()),
         };
         let bounds = node::Limits {
+            streams_per_peer: usize::try_from(limits.streams_per_peer).unwrap_or(usize::MAX),
             header_deadline: limits.header_deadline,
             dial_timeout: limits.dial_timeout,
             unknown_source_hold: limits.unknown_source_hold,
