@@ -70,7 +70,7 @@ pub struct Admission {
     /// While more handshakes than this are under way with peers that have not proved their address,
     /// new ones are asked to prove it first (Retry), which costs them a round trip and us no memory.
     pub retry_above: usize,
-    /// Handshakes under way at once, over all endpoints; more are refused.
+    /// Handshakes under way at once, over all endpoints; first packets beyond it are not answered.
     pub handshakes: usize,
     /// First packets that wait to be looked at; more are dropped unanswered.
     pub waiting: usize,

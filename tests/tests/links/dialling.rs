@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use adit_core::code::Code;
 use adit_core::name::NodeName;
-use adit_core::snapshot::{Link, Seed};
+use adit_core::snapshot::{Class, Link, Seed};
 use adit_tests::sites::{PORT, Running, Site, eventually};
 use adit_transport::Tuning;
 use adit_transport::links::{LinkState, Settings};
@@ -215,6 +216,24 @@ async fn a_dead_node_of_a_live_cluster_costs_one_dial_and_not_one_per_stream() {
     tokio::time::sleep(4 * SECOND).await;
     e1.echo(&bank, &node, b"x").await.unwrap();
     drop(banks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_refuses_costs_one_dial_and_not_one_per_stream() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    eventually("known", 5 * SECOND, || e1.view(&bank).is_some()).await;
+    // What is connected stays, and nothing new is let in.
+    b1.endpoints.drain();
+    let before = dials(&world, &edge, 1);
+    for _ in 0..50 {
+        let opened = e1.links.open(0, &bank.name, &bank.node(1), Class::Bulk).await.unwrap();
+        assert_eq!(opened.peer.lane, Class::Interactive, "what there is");
+    }
+    assert_eq!(dials(&world, &edge, 1), before + 1);
+    assert_eq!(e1.links.status().links[0].dials.last_code, Some(Code::Draining));
 }
 
 #[tokio::test(start_paused = true)]

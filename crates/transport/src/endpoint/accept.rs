@@ -2,7 +2,7 @@
 //!
 //! Anybody may send a first packet, from any address he likes to claim. So the number of handshakes
 //! under way is bounded; beyond a part of that, strangers must first prove their address (Retry), and
-//! beyond all of it they are refused. Every way in which an attempt ends is counted.
+//! beyond all of it they are not answered. Every way in which an attempt ends is counted.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,7 +82,8 @@ impl Endpoints {
             return Some(Incoming { quinn, class, place, worker, shared: Arc::clone(&self.0) });
         } else {
             gate.busy.fetch_add(1, Ordering::Relaxed);
-            quinn.refuse();
+            // A peer sends it again, and there may be a place by then; anybody else is not owed an answer.
+            quinn.ignore();
         }
         None
     }

@@ -91,7 +91,8 @@ fn transport_code(code: TransportErrorCode) -> Code {
     let number = u64::from(code);
     if !CRYPTO.contains(&number) {
         return match code {
-            TransportErrorCode::CONNECTION_REFUSED => Code::OverLimit,
+            // Who goes away refuses; who is merely busy does not answer.
+            TransportErrorCode::CONNECTION_REFUSED => Code::Draining,
             TransportErrorCode::INTERNAL_ERROR => Code::Internal,
             _ => Code::ProtocolError,
         };

@@ -19,7 +19,7 @@ pub struct Counters {
     pub timed_out: u64,
     /// First packets that were answered with the demand to prove the sender's address.
     pub retried: u64,
-    /// Peers refused because too many handshakes were under way.
+    /// First packets that were not answered because too many handshakes were under way.
     pub refused_busy: u64,
     /// Peers refused because the node is going away.
     pub refused_draining: u64,

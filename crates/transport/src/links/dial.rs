@@ -75,33 +75,24 @@ impl Shared {
     }
 
     async fn pilot(self: Arc<Self>, pilot: Pilot) {
-        let Flight { node, lane, worker } = pilot.flight.clone();
-        let result = self.dial_node(&node, lane, worker).await.map(drop);
-        match &result {
-            Ok(()) => self.work.dials.forget(&node),
-            // That we have enough says nothing of the node.
-            Err(failure) if failure.code == Code::OverLimit => {}
-            Err(failure) => self.work.dials.remember(&node, failure.clone()),
-        }
-        pilot.land(result);
-    }
-
-    async fn dial_node(
-        self: &Arc<Self>,
-        node: &Node,
-        lane: Class,
-        worker: usize,
-    ) -> Result<Arc<Conn>, DialFailure> {
+        let Flight { node, lane, worker } = &pilot.flight;
         let workers = self.endpoints.workers().len();
         let limit = self.local.settings.parallel;
-        let slot = self.register.free_slot(node, lane, (worker, workers), limit);
-        let slot = slot.ok_or_else(|| DialFailure {
-            code: Code::OverLimit,
-            text: format!("there are {limit} connections with node {} already", node.1),
-        })?;
+        let Some(slot) = self.register.free_slot(node, *lane, (*worker, workers), limit) else {
+            // That we have enough says nothing of the node: not remembered.
+            let text = format!("there are {limit} connections with node {} already", node.1);
+            return pilot.land(Err(DialFailure { code: Code::OverLimit, text }));
+        };
+        let (lane, worker) = (*lane, *worker);
         let wanted = Wanted { cluster: &node.0, node: Some(&node.1), lane, worker, slot };
         let addresses = choose::interleave(&self.addresses(node));
-        self.attempt(wanted, addresses, Vec::new(), self.local.settings.dial_timeout).await
+        let within = self.local.settings.dial_timeout;
+        let result = self.attempt(wanted, addresses, Vec::new(), within).await.map(drop);
+        match &result {
+            Ok(()) => self.work.dials.forget(node),
+            Err(failure) => self.work.dials.remember(node, failure.clone()),
+        }
+        pilot.land(result);
     }
 
     /// Dials a cluster from worker 0, by its seeds and then by whatever else is known of it: any of its
