@@ -279,23 +279,33 @@ async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_with_one_node_are_bounded_and_the_first_ones_live() {
+async fn connections_with_one_node_and_with_a_cluster_are_bounded_and_the_first_ones_live() {
+    const NODE: usize = 16 * 2 * 2 * 2;
+    const CLUSTER: usize = NODE + 5;
     let world = World::new();
-    let (e1, edge, stranger) = victim(&world);
+    let (edge, bank) = two(1, 2);
+    let settings = Settings { parallel: 1, per_cluster: CLUSTER, ..Settings::default() };
+    let e1 = world.run_with(&edge, 1, &[&bank], &[bank.link(&[])], settings, Tuning::default());
+    let bank = Arc::new(bank);
+    let strangers = [1, 2].map(|n| Stranger::new(&world, &bank, n, &edge));
     let mut all = Vec::new();
-    for slot in 0..70 {
-        let quic = stranger.dial(&edge).await;
-        let hello = Hello { slot, ..stranger.hello() };
-        let control = open(&quic, &control(&Control::Hello(hello))).await;
-        all.push((quic, control));
+    for (stranger, many) in strangers.iter().zip([NODE + 3, 9]) {
+        for slot in 0..many as u64 {
+            let quic = stranger.dial(&edge).await;
+            let hello = Hello { slot, ..stranger.hello() };
+            let control = open(&quic, &control(&Control::Hello(hello))).await;
+            all.push((quic, control));
+        }
+        tokio::time::sleep(SECOND).await;
     }
-    tokio::time::sleep(SECOND).await;
     let closed: Vec<Option<Code>> =
         all.iter().map(|(quic, _)| quic.is_closed().map(|closed| closed.code)).collect();
-    assert_eq!(closed[..64], [None; 64]);
-    assert_eq!(closed[64..], [Some(Code::OverLimit); 6]);
+    let (first, second) = closed.split_at(NODE + 3);
+    assert!(first[..NODE].iter().chain(&second[..5]).all(Option::is_none));
+    assert_eq!(first[NODE..], [Some(Code::OverLimit); 3], "enough with one node");
+    assert_eq!(second[5..], [Some(Code::OverLimit); 4], "enough with the cluster");
     let connections = e1.links.status().links.remove(0).connections;
-    assert!(connections.len() == 64 && connections.iter().all(|c| c.passed.is_none()));
+    assert!(connections.len() == CLUSTER && connections.iter().all(|c| c.passed.is_none()));
 }
 
 /// What a publisher says that has one node and whose view is so old.

@@ -41,6 +41,9 @@ pub struct Settings {
     /// The most connections that one worker dials to one node in one lane; each takes as many streams as
     /// the peer allows.
     pub parallel: usize,
+    /// The most connections with all nodes of one cluster, both ways; each costs some 60 KiB. More lets
+    /// larger clusters in; less is kinder to this node's memory when one of them goes mad.
+    pub per_cluster: usize,
 }
 
 impl Default for Settings {
@@ -51,6 +54,7 @@ impl Default for Settings {
             dial_timeout: Duration::from_secs(2),
             open_timeout: Duration::from_millis(500),
             parallel: 4,
+            per_cluster: 8192,
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use adit_core::admission::Refusal;
 use adit_core::choose::connections::{self, Candidate, Passed};
 use adit_core::choose::links::Target;
 use adit_core::code::Code;
@@ -26,6 +27,15 @@ pub(super) struct Choice {
     pub(super) lane: bool,
     /// Whether we dialled it from the stream's worker: the best there is.
     pub(super) own: bool,
+}
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Most {
+    /// With one node.
+    pub(super) node: usize,
+    /// With all nodes of one cluster.
+    pub(super) cluster: usize,
 }
 
 /// A cluster's connections: by node, in the order in which they were made.
@@ -59,19 +69,30 @@ impl Register {
         self.bell.send_replace(());
     }
 
-    /// Adds a connection, unless its node has `most` already.
-    pub(super) fn insert(&self, conn: &Arc<Conn>, most: usize) -> bool {
+    /// Adds a connection.
+    ///
+    /// # Errors
+    /// There are enough with its node, or with its cluster.
+    pub(super) fn insert(&self, conn: &Arc<Conn>, most: Most) -> Result<(), Refusal> {
         let peer = &conn.peer;
         let mut clusters = lock(&self.clusters);
         let nodes = clusters.entry(peer.cluster.clone()).or_default();
-        let all = nodes.entry(peer.node.clone()).or_default();
-        let room = all.len() < most;
-        if room {
-            all.push(Arc::clone(conn));
+        let with_node = nodes.get(&peer.node).map_or(0, Vec::len);
+        let with_cluster = nodes.values().map(Vec::len).sum::<usize>();
+        let full = |have, with| Refusal {
+            code: Code::OverLimit,
+            reason: format!("there are {have} connections with {with} already"),
+        };
+        if with_node >= most.node {
+            return Err(full(with_node, format!("node {} of {}", peer.node, peer.cluster)));
         }
+        if with_cluster >= most.cluster {
+            return Err(full(with_cluster, peer.cluster.to_string()));
+        }
+        nodes.entry(peer.node.clone()).or_default().push(Arc::clone(conn));
         drop(clusters);
         self.ring(&peer.cluster);
-        room
+        Ok(())
     }
 
     pub(super) fn remove(&self, conn: &Arc<Conn>) {

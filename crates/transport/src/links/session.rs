@@ -19,7 +19,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::conn::{Conn, What};
 use super::dials::DialFailure;
 use super::hello::Greeted;
+use super::local::Settings;
 use super::messages::Messages;
+use super::register::Most;
 use super::shared::Shared;
 use super::{Stream, publish};
 use crate::endpoint::{By, Connection};
@@ -39,9 +41,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How often the calendar is looked at.
 const CALENDAR: Duration = Duration::from_secs(30);
 
-/// Connections with one node at once, both ways: of several workers, in two lanes, in two generations.
-/// A peer that makes more is broken.
-const MOST: usize = 64;
+/// Workers that a peer's node is granted at least, since it may have more of them than this one.
+const WORKERS: usize = 16;
 
 /// Puts a connection to use: registers it and starts its session.
 pub(super) fn begin(
@@ -52,10 +53,7 @@ pub(super) fn begin(
     let Greeted { peer, send, messages } = greeted;
     let (queue, control) = mpsc::channel(CONTROL_QUEUE);
     let conn = Conn::new(quic, Arc::new(peer), queue);
-    if !shared.register.insert(&conn, MOST) {
-        let reason = format!("there are {MOST} connections between the two nodes already");
-        return Err(Refusal { code: Code::OverLimit, reason });
-    }
+    shared.register.insert(&conn, shared.most())?;
     shared.work.metrics.opened(&conn.peer);
     // What changed since the hello was checked has been acted upon for the connections known then.
     shared.close_if_unlinked(&shared.now(), &conn);
@@ -138,6 +136,14 @@ impl Session {
 }
 
 impl Shared {
+    /// How many connections there may be at once. With one node: from each of its workers and ours, in
+    /// both lanes, as many in parallel as we would make, in two generations. Who makes more is broken.
+    fn most(&self) -> Most {
+        let Settings { parallel, per_cluster, .. } = self.local.settings;
+        let workers = self.endpoints.workers().len().max(WORKERS);
+        Most { node: workers * 2 * parallel * 2 * 2, cluster: per_cluster }
+    }
+
     /// The peer said that it takes nothing new on a connection.
     fn leaves(&self, conn: &Conn, code: Code, retry_after: Duration) {
         self.register.leave(conn, code);
