@@ -3,6 +3,7 @@
 //! [`links`] has those about standing connections, [`connections`] those among the ones that are there.
 //! Randomness is an argument, so that a test can try thousands of draws and a simulation can repeat one.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub fn hubs<'a>(
     peer: &ClusterName,
 ) -> Vec<&'a NodeName> {
     let mut all: Vec<_> = members.into_iter().collect();
-    all.sort_by_key(|n| (std::cmp::Reverse(stable_hash([peer.as_str(), n.as_str()])), *n));
+    all.sort_by_cached_key(|n| (Reverse(stable_hash([peer.as_str(), n.as_str()])), *n));
     all.dedup();
     all.truncate(HUBS);
     all

@@ -308,6 +308,28 @@ async fn connections_with_one_node_and_with_a_cluster_are_bounded_and_the_first_
     assert!(connections.len() == CLUSTER && connections.iter().all(|c| c.passed.is_none()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_go_away_that_is_repeated_is_said_once() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    let stranger = Stranger::new(&world, &Arc::new(bank), 1, &edge);
+    let quic = stranger.dial(&edge).await;
+    let (mut send, _recv) = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let mut go_away = BytesMut::new();
+    Control::GoAway { code: Code::Draining, retry_after_ms: 60_000 }.encode(&mut go_away);
+    let attempts = || e1.links.status().links[0].dials.attempts;
+    // Nobody listens over there, so each attempt fails.
+    send.send_all(&go_away).await.unwrap();
+    tokio::time::sleep(40 * SECOND).await;
+    let before = attempts();
+    send.send_all(&go_away).await.unwrap();
+    tokio::time::sleep(15 * SECOND).await;
+    assert_eq!(attempts(), before, "it is left alone for a minute");
+    tokio::time::sleep(30 * SECOND).await;
+    assert!(attempts() >= before + 2, "and not for longer");
+}
+
 /// What a publisher says that has one node and whose view is so old.
 fn told(node: &str, age_ms: u64) -> Vec<u8> {
     let messages = [

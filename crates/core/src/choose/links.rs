@@ -107,7 +107,9 @@ pub fn sources(
         () => Some(Rank::Proper),
     };
     let mut all: Vec<_> = connected.iter().filter_map(|c| Some((rank(c)?, c.clone()))).collect();
-    all.sort_by_key(|(rank, (_, node))| (*rank, stable_hash([this.node.as_str(), node.as_str()])));
+    all.sort_by_cached_key(|(rank, (_, node))| {
+        (*rank, stable_hash([this.node.as_str(), node.as_str()]))
+    });
     all
 }
 

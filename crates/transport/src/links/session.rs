@@ -144,8 +144,12 @@ impl Shared {
         Most { node: workers * 2 * parallel * 2 * 2, cluster: per_cluster }
     }
 
-    /// The peer said that it takes nothing new on a connection.
+    /// The peer said that it takes nothing new on a connection. Said again it is no news: it neither wakes
+    /// anybody nor has us stay away for longer.
     fn leaves(&self, conn: &Conn, code: Code, retry_after: Duration) {
+        if conn.is_leaving().is_some() {
+            return;
+        }
         self.register.leave(conn, code);
         if code != Code::ConnectionUnused {
             let key = (conn.peer.cluster.clone(), conn.peer.node.clone());
