@@ -37,3 +37,6 @@ pub const LIMIT: usize = 128 * 1024;
 pub const MAX_NODES: usize = 5_000;
 /// The most exports that one view may hold.
 pub const MAX_EXPORTS: usize = 10_000;
+/// The most bytes that the records of one view may take on the wire: 1,600 for each of [`MAX_EXPORTS`].
+/// Whoever holds a view pays for it several times over, and passes it on.
+pub const MAX_BYTES: usize = 16 << 20;

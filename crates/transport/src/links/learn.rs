@@ -237,13 +237,14 @@ impl Learner {
         let age = Duration::from_millis(marked.age_ms);
         let received = Instant::now();
         let old = shared.known.views.get(&self.cluster);
-        let older = old.is_none_or(|old| old.from == *source || old.age() > age);
+        let older = old.as_ref().is_none_or(|old| old.from == *source || old.age() > age);
         if age > STALE && !older {
             return None;
         }
         let Marked { view, position, .. } = marked;
         let new = LinkView { view, position, from: source.clone(), age, received };
-        if source.0 == self.cluster {
+        // What is merely confirmed has been passed on.
+        if source.0 == self.cluster && old.is_none_or(|old| !old.is_confirmed_by(&new)) {
             shared.known.feeds.relay(&self.cluster, &new.view, &*shared.local.random);
         }
         shared.known.views.set(&self.cluster, new);

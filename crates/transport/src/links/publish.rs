@@ -24,6 +24,9 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 /// some for the moments in which one takes another's place.
 const SPARE: usize = 4;
 
+/// How much is encoded before it is sent, in bytes: a large view is not held once more for each subscriber.
+const PIECE: usize = 64 * 1024;
+
 /// Serves a stream whose kind was read.
 pub(super) async fn serve(shared: &Shared, using: InUse, mut send: SendStream, recv: RecvStream) {
     let mut messages = Messages::new(recv, Message::decode);
@@ -59,15 +62,19 @@ async fn tell(
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let (news, position) = feed.since(have);
         let mark = Message::Mark { sequence: position.1, age_ms };
-        for message in news.into_iter().chain([mark]) {
+        let mut news = news.into_iter().chain([mark]).peekable();
+        while let Some(message) = news.next() {
             message.encode(&mut bytes);
-        }
-        shared.work.metrics.state_sent(&peer.cluster, bytes.len());
-        let mut rest = bytes.split().freeze();
-        tokio::select! {
-            biased;
-            () = feed.ended.cancelled() => return Err(Code::Unlinked),
-            sent = send.send(&mut rest) => sent.map_err(|e| e.code())?,
+            if bytes.len() < PIECE && news.peek().is_some() {
+                continue;
+            }
+            shared.work.metrics.state_sent(&peer.cluster, bytes.len());
+            let mut piece = bytes.split().freeze();
+            tokio::select! {
+                biased;
+                () = feed.ended.cancelled() => return Err(Code::Unlinked),
+                sent = send.send(&mut piece) => sent.map_err(|e| e.code())?,
+            }
         }
         have = Some(position);
         tokio::select! {

@@ -37,6 +37,12 @@ impl LinkView {
         self.age + self.received.elapsed()
     }
 
+    /// Whether `new` only says that this is still so.
+    pub(super) fn is_confirmed_by(&self, new: &Self) -> bool {
+        let same = self.position == new.position || Arc::ptr_eq(&self.view, &new.view);
+        self.from == new.from && same
+    }
+
     /// Whether it is too old to be believed without looking for a better one.
     #[must_use]
     pub fn is_stale(&self) -> bool {
@@ -61,8 +67,7 @@ impl Views {
     pub(super) fn set(&self, cluster: &ClusterName, mut new: LinkView) {
         self.0.send_if_modified(|all| {
             let all = Arc::make_mut(all);
-            let old = all.get(cluster).filter(|old| old.from == new.from);
-            let same = old.filter(|old| old.position == new.position);
+            let same = all.get(cluster).filter(|old| old.is_confirmed_by(&new));
             if let Some(same) = same {
                 new.view = Arc::clone(&same.view);
             }

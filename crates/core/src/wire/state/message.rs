@@ -112,6 +112,14 @@ impl Message {
         put_run(out, &fields.take());
     }
 
+    /// How many bytes it takes on the wire.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        let mut bytes = BytesMut::new();
+        self.encode(&mut bytes);
+        bytes.len()
+    }
+
     /// Reads a message off the front of `input`, and says how many bytes it took; none while more bytes
     /// are needed. The message is none where it is one to be skipped.
     ///

@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use super::super::tlv::WireError;
 use super::message::Message;
-use super::{MAX_EXPORTS, MAX_NODES};
+use super::{MAX_BYTES, MAX_EXPORTS, MAX_NODES};
 use crate::snapshot::View;
 
 /// A view as told by one publisher so far.
 #[derive(Debug, Default)]
 pub struct Replica {
     view: View,
+    /// What the view's records take on the wire.
+    bytes: usize,
+    /// The view as it was handed on last, while it is still that.
+    marked: Option<Arc<View>>,
     epoch: Option<u64>,
     position: Option<(u64, u64)>,
 }
@@ -45,11 +49,12 @@ impl Replica {
         if self.epoch.is_none() && !matches!(message, Message::Begin { replaces: true, .. }) {
             return Err(WireError::Unexpected("nothing has begun"));
         }
+        let length = message.length();
         match message {
             Message::Subscribe(_) => return Err(WireError::Unexpected("subscribe")),
             Message::Begin { epoch, replaces } => {
                 if replaces {
-                    self.view = View::default();
+                    (self.view, self.bytes, self.marked) = (View::default(), 0, None);
                 } else if self.epoch != Some(epoch) {
                     return Err(WireError::Unexpected("begin of another epoch"));
                 }
@@ -57,28 +62,40 @@ impl Replica {
                 self.position = None;
             }
             Message::Node(name, addresses) => {
-                self.view.nodes.insert(name, addresses);
+                let old = self.view.nodes.insert(name.clone(), addresses);
+                self.weigh(length, old.map(|old| Message::Node(name, old)));
             }
             Message::NodeGone(name) => {
-                self.view.nodes.remove(&name);
+                let old = self.view.nodes.remove(&name);
+                self.weigh(0, old.map(|old| Message::Node(name, old)));
             }
             Message::Export(service, export) => {
-                self.view.exports.insert(service, export);
+                let old = self.view.exports.insert(service.clone(), export);
+                self.weigh(length, old.map(|old| Message::Export(service, old)));
             }
             Message::ExportGone(service) => {
-                self.view.exports.remove(&service);
+                let old = self.view.exports.remove(&service);
+                self.weigh(0, old.map(|old| Message::Export(service, old)));
             }
             Message::Mark { sequence, age_ms } => {
                 let position = (self.epoch.unwrap_or_default(), sequence);
                 self.position = Some(position);
-                let view = Arc::new(self.view.clone());
-                return Ok(Some(Marked { view, position, age_ms }));
+                let view = self.marked.get_or_insert_with(|| Arc::new(self.view.clone()));
+                return Ok(Some(Marked { view: Arc::clone(view), position, age_ms }));
             }
         }
-        if self.view.nodes.len() > MAX_NODES || self.view.exports.len() > MAX_EXPORTS {
+        let View { nodes, exports } = &self.view;
+        if nodes.len() > MAX_NODES || exports.len() > MAX_EXPORTS || self.bytes > MAX_BYTES {
             return Err(WireError::Invalid("size of the view"));
         }
         Ok(None)
+    }
+
+    /// A record of this length took another's place.
+    fn weigh(&mut self, new: usize, old: Option<Message>) {
+        self.bytes += new;
+        self.bytes -= old.map_or(0, |record| record.length());
+        self.marked = None;
     }
 }
 

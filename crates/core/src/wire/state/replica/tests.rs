@@ -117,6 +117,48 @@ fn a_view_is_bounded() {
     assert_eq!(refused, Some(MAX_EXPORTS));
 }
 
+#[test]
+fn a_views_bytes_are_bounded_by_what_it_holds_and_not_by_what_was_told() {
+    let mut replica = Replica::default();
+    let begin = Message::Begin { epoch: 1, replaces: true };
+    replica.apply(begin.clone()).unwrap();
+    let (_, mut export) = view().exports.pop_first().unwrap();
+    let ready = (0..2000).map(|n| (format!("node-{n:04}").parse().unwrap(), 1));
+    Arc::make_mut(&mut export).ports[0].ready = ready.collect();
+    let service = |n: usize| format!("a/b{n:05}").parse().unwrap();
+    let record = |n: usize| Message::Export(service(n), Arc::clone(&export));
+    let fit = MAX_BYTES / record(0).length();
+    assert!((100..1000).contains(&fit), "{fit} of {} bytes", record(0).length());
+    let other = |n: usize| {
+        let mut export = PeerExport::clone(&export);
+        export.ports[0].number += u16::try_from(n).unwrap();
+        Message::Export(service(0), Arc::new(export))
+    };
+    for n in 0..fit {
+        replica.apply(record(n)).unwrap();
+        replica.apply(other(n)).unwrap();
+    }
+    assert!(replica.apply(record(fit)).is_err(), "full");
+    // What is gone makes room, and so does a new beginning.
+    replica.apply(Message::ExportGone(service(fit))).unwrap();
+    replica.apply(Message::ExportGone(service(0))).unwrap();
+    replica.apply(record(fit)).unwrap();
+    replica.apply(begin).unwrap();
+    assert_eq!(replica.bytes, 0);
+}
+
+#[test]
+fn a_mark_without_a_change_costs_no_copy() {
+    let (mut publisher, mut replica) = (Publisher::new(5), Replica::default());
+    publisher.update(&view());
+    let first = deliver(&mut replica, publisher.since(None), 1).1.unwrap().view;
+    let second = deliver(&mut replica, vec![], 2).1.unwrap().view;
+    assert!(Arc::ptr_eq(&first, &second));
+    publisher.update(&with_ready(&view(), 9));
+    let fourth = deliver(&mut replica, publisher.since(None), 4).1.unwrap().view;
+    assert_eq!(*fourth, with_ready(&view(), 9));
+}
+
 fn all_messages() -> Vec<Message> {
     let (service, export) = view().exports.pop_first().unwrap();
     let (node, addresses) = view().nodes.pop_first().unwrap();
