@@ -89,8 +89,9 @@ pub struct Tuning {
     pub interactive: Lane,
     /// Large transfers: a window for 1 Gbit/s at 60 ms.
     pub bulk: Lane,
-    /// Streams that a peer may have open at once on one connection, at most: a connection begins with
-    /// [`Tuning::STREAMS_AT_FIRST`], and gets more as it uses them.
+    /// Streams for data that a peer may have open at once on one connection, at most, besides
+    /// [`Tuning::OWN_STREAMS`]. A connection begins with [`Tuning::STREAMS_AT_FIRST`] of both, and gets
+    /// more as it uses them.
     pub streams: u32,
     /// A silent connection says something after this long: below the 15 to 30 s for which NATs and
     /// conntrack remember a UDP flow. Who dialled it does so after a third, and so notices within that and a
@@ -170,6 +171,15 @@ impl Tuning {
     /// (measured), used or not, which at 1024 would be twice what the rest of a connection takes.
     pub const STREAMS_AT_FIRST: u32 = 128;
 
+    /// Streams on which nodes speak with each other: control, and state of several clusters or in the
+    /// moment in which one stream takes another's place.
+    pub const OWN_STREAMS: u32 = 8;
+
+    /// All streams that a peer may have open at once on one connection, at most.
+    pub(crate) fn all_streams(&self) -> u32 {
+        self.streams.saturating_add(Self::OWN_STREAMS)
+    }
+
     /// The lane of a traffic class.
     #[must_use]
     pub fn lane(&self, class: Class) -> &Lane {
@@ -202,7 +212,7 @@ impl Tuning {
         config
             .stream_receive_window(lane.stream_window.into())
             .send_window(lane.send_window.into())
-            .max_concurrent_bidi_streams(self.streams.min(Self::STREAMS_AT_FIRST).into())
+            .max_concurrent_bidi_streams(self.all_streams().min(Self::STREAMS_AT_FIRST).into())
             // Every stream of ours goes both ways, and nothing is worth losing.
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)

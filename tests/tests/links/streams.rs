@@ -65,8 +65,9 @@ async fn a_full_connection_has_a_further_one_dialled_and_an_end_is_an_end() {
     eventually("up", SECOND, || e1.view(&bank).is_some()).await;
     let began = tokio::time::Instant::now();
     let mut streams = Vec::new();
-    // One stream of the first connection is the control stream, another one state.
-    for n in 0..6 + 7 + 7 {
+    // Beside the eight there are eight for the nodes' own use. One of them is the control stream, another
+    // one state; the rest serves for data, too.
+    for n in 0..14 + 15 + 15 {
         streams
             .push(e1.echo(&bank, &bank.node(1), b"x").await.unwrap_or_else(|e| panic!("{n}: {e}")));
     }
@@ -83,7 +84,7 @@ async fn a_full_connection_has_a_further_one_dialled_and_an_end_is_an_end() {
     assert_eq!(refused.code, Code::OpenTimeout);
     assert!(refused.code.is_retryable() && began.elapsed() <= SECOND);
     // Room comes back as streams end: QUIC grants it an eighth of the limit at a time.
-    for mut done in streams.drain(17..) {
+    for mut done in streams.drain(41..) {
         done.send.finish().unwrap();
         assert_eq!(done.recv.read_chunk(9).await.unwrap(), None);
     }
@@ -91,6 +92,19 @@ async fn a_full_connection_has_a_further_one_dialled_and_an_end_is_an_end() {
         answered(stream, "still there").await;
     }
     e1.echo(&bank, &bank.node(1), b"x").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_allows_one_stream_can_be_linked_with_and_used() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let one = Tuning { streams: 1, ..Tuning::default() };
+    let settings = Settings::default();
+    let e1 = world.run_with(&edge, 1, &[&bank], &[bank.link(&[1])], settings, one);
+    let b1 = world.run_with(&bank, 1, &[&edge], &[edge.link(&[])], settings, one);
+    eventually("up", SECOND, || e1.view(&bank).is_some() && b1.view(&edge).is_some()).await;
+    e1.echo(&bank, &bank.node(1), b"x").await.unwrap();
+    b1.echo(&edge, &edge.node(1), b"x").await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -235,7 +235,7 @@ async fn a_flood_of_streams_and_resets_holds_nobody_up() {
 /// ones are dialled for what goes beyond.
 #[tokio::test(start_paused = true)]
 async fn a_cluster_has_as_many_streams_as_it_may_and_no_more() {
-    let limits = "{streamsPerConnection: 16, streamsPerPeer: 40}".to_owned();
+    let limits = "{streamsPerConnection: 8, streamsPerPeer: 40}".to_owned();
     let (town, peer) = serving(&Plan { limits, ..Plan::default() }).await;
     let mut held = Vec::new();
     for n in 0..40 {

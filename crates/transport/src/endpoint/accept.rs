@@ -125,7 +125,7 @@ impl Incoming {
             class,
             dialled: false,
             worker,
-            streams: shared.tuning.streams,
+            streams: shared.tuning.all_streams(),
         };
         Ok(Connection::new(quinn, peer, facts))
     }

@@ -106,7 +106,7 @@ impl Shared {
             class: dial.class,
             dialled: true,
             worker,
-            streams: self.tuning.streams,
+            streams: self.tuning.all_streams(),
         };
         let connection = Connection::new(quinn, peer, facts);
         let found = connection.peer();
