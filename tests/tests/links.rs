@@ -37,7 +37,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let network = Memory::new(Duration::from_millis(10));
+        Self::far(Duration::from_millis(10))
+    }
+
+    /// Datagrams are so long under way.
+    pub(crate) fn far(delay: Duration) -> Self {
+        let network = Memory::new(delay);
         let cut: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
         let apart: Arc<Mutex<Vec<(IpAddr, IpAddr)>>> = Arc::default();
         let (off, divided) = (Arc::clone(&cut), Arc::clone(&apart));

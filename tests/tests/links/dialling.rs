@@ -237,6 +237,24 @@ async fn a_node_that_refuses_costs_one_dial_and_not_one_per_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dial_over_a_long_path_lasts_longer_than_a_stream_waits_for_it() {
+    let world = World::far(SECOND / 2);
+    let (edge, bank) = two(1, 1);
+    let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    eventually("known", 10 * SECOND, || e1.view(&bank).is_some()).await;
+    let open = async || e1.links.open(0, &bank.name, &bank.node(1), Class::Bulk).await.unwrap();
+    let (before, began) = (dials(&world, &edge, 1), tokio::time::Instant::now());
+    assert_eq!(open().await.peer.lane, Class::Interactive, "what there is");
+    assert_eq!(began.elapsed().as_secs(), 2);
+    assert_eq!(open().await.peer.lane, Class::Interactive);
+    assert_eq!(began.elapsed().as_secs(), 2, "nobody waits for what takes so long already");
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(open().await.peer.lane, Class::Bulk);
+    assert_eq!(dials(&world, &edge, 1), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_data_connection_goes_and_a_standing_one_stays() {
     let world = World::new();
     let (edge, bank) = two(1, 3);

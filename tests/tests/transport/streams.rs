@@ -174,7 +174,7 @@ async fn a_stream_beyond_the_limit_times_out_and_does_not_hang() {
     let pair = Pair::new(Tuning { streams: 4, ..Tuning::default() }, 1);
     let (edge, bank) = pair.connect().await;
     let mut open = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..4 + Tuning::OWN_STREAMS {
         open.push(stream(&edge, &bank).await);
     }
     let begun = Instant::now();
@@ -193,7 +193,7 @@ async fn the_bound_on_streams_grows_with_its_use() {
     let pair = pair();
     let (edge, bank) = pair.connect().await;
     let mut open = Vec::new();
-    for _ in 0..Tuning::default().streams {
+    for _ in 0..Tuning::default().streams + Tuning::OWN_STREAMS {
         open.push(stream(&edge, &bank).await);
     }
     assert_eq!(edge.open_bi(SOON).await.unwrap_err(), OpenError::TimedOut(SOON));

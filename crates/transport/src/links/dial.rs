@@ -20,15 +20,13 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::conn::Conn;
-use super::dials::{DialFailure, Flight, Joined, Node, Outcome, Pilot};
+use super::dials::{DialFailure, Flight, Joined, Node, Pilot, Underway};
 use super::shared::Shared;
 use super::{hello, session};
 use crate::endpoint::{Connection, Dial, DialError};
 
 /// While one address does not answer, the next is tried beside it (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
-/// How long any node of a cluster has to answer, all seeds together.
-const SEEDS: Duration = Duration::from_secs(5);
 /// How long the resolver has for a name.
 const RESOLVE: Duration = Duration::from_secs(2);
 /// More addresses than this are not tried in one attempt.
@@ -63,13 +61,13 @@ impl Shared {
     }
 
     /// Joins or begins the dial to a node. A failure is remembered.
-    pub(super) fn fly(self: &Arc<Self>, flight: &Flight) -> tokio::sync::watch::Receiver<Outcome> {
+    pub(super) fn fly(self: &Arc<Self>, flight: &Flight) -> Underway {
         match self.work.dials.join(flight) {
-            Joined::Passenger(outcome) => outcome,
-            Joined::Pilot(pilot, outcome) => {
+            Joined::Passenger(underway) => underway,
+            Joined::Pilot(pilot, underway) => {
                 let worker = self.endpoints.workers()[flight.worker].handle().clone();
                 self.work.tasks.spawn_on(Arc::clone(self).pilot(pilot), &worker);
-                outcome
+                underway
             }
         }
     }
@@ -86,8 +84,7 @@ impl Shared {
         let (lane, worker) = (*lane, *worker);
         let wanted = Wanted { cluster: &node.0, node: Some(&node.1), lane, worker, slot };
         let addresses = choose::interleave(&self.addresses(node));
-        let within = self.local.settings.dial_timeout;
-        let result = self.attempt(wanted, addresses, Vec::new(), within).await.map(drop);
+        let result = self.attempt(wanted, addresses, Vec::new()).await.map(drop);
         match &result {
             Ok(()) => self.work.dials.forget(node),
             Err(failure) => self.work.dials.remember(node, failure.clone()),
@@ -126,7 +123,7 @@ impl Shared {
         };
         addresses.retain(|address| !rests(address));
         let wanted = Wanted { cluster, node: None, lane: Class::Interactive, worker: 0, slot: 0 };
-        let result = self.attempt(wanted, addresses, failures, SEEDS).await;
+        let result = self.attempt(wanted, addresses, failures).await;
         self.work.dials.set_unreachable(cluster, result.is_err());
         result
     }
@@ -165,9 +162,10 @@ impl Shared {
         wanted: Wanted<'_>,
         mut addresses: Vec<SocketAddr>,
         mut failures: Vec<Failed>,
-        within: Duration,
     ) -> Result<Arc<Conn>, DialFailure> {
         addresses.truncate(MOST);
+        // All addresses and the hello together have as long as one handshake.
+        let within = self.endpoints.tuning().admission.timeout;
         let raced = timeout(within, self.race(&wanted, &addresses, &mut failures)).await;
         let result = match raced {
             Ok(Some(conn)) => Ok(conn),

@@ -14,7 +14,7 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::Class;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::register::lock;
 
@@ -54,7 +54,33 @@ pub struct DialRecord {
 }
 
 /// What a dial under way will have come to.
-pub(super) type Outcome = Option<Result<(), DialFailure>>;
+type Outcome = Option<Result<(), DialFailure>>;
+
+/// A dial under way.
+#[derive(Debug, Clone)]
+pub(super) struct Underway {
+    began: Instant,
+    outcome: watch::Receiver<Outcome>,
+}
+
+impl Underway {
+    /// Waits for its end.
+    pub(super) async fn ended(mut self) {
+        drop(self.outcome.wait_for(Option::is_some).await);
+    }
+
+    /// Waits for what it comes to, until it has taken so long at most: none then.
+    pub(super) async fn landed(mut self, within: Duration) -> Option<Result<(), DialFailure>> {
+        let landed = timeout_at(self.began + within, self.outcome.wait_for(Option::is_some));
+        match landed.await.ok()? {
+            Ok(result) => result.clone(),
+            Err(_) => {
+                let text = "the dial ended without a result".to_owned();
+                Some(Err(DialFailure { code: Code::Internal, text }))
+            }
+        }
+    }
+}
 
 /// One dial at a time for each of these.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,7 +96,7 @@ pub(super) struct Dials {
     records: Mutex<BTreeMap<ClusterName, DialRecord>>,
     failed: Mutex<HashMap<Node, (Instant, DialFailure)>>,
     not_before: Mutex<HashMap<Node, (Instant, SocketAddr)>>,
-    flights: Mutex<HashMap<Flight, watch::Receiver<Outcome>>>,
+    flights: Mutex<HashMap<Flight, Underway>>,
     names: Mutex<HashMap<DnsName, Vec<SocketAddr>>>,
 }
 
@@ -150,12 +176,13 @@ impl Dials {
     /// Joins the flight that is under way, or has the caller begin one.
     pub(super) fn join(self: &Arc<Self>, flight: &Flight) -> Joined {
         let mut flights = lock(&self.flights);
-        if let Some(outcome) = flights.get(flight) {
-            return Joined::Passenger(outcome.clone());
+        if let Some(underway) = flights.get(flight) {
+            return Joined::Passenger(underway.clone());
         }
         let (tell, outcome) = watch::channel(None);
-        flights.insert(flight.clone(), outcome.clone());
-        Joined::Pilot(Pilot { dials: Arc::clone(self), flight: flight.clone(), tell }, outcome)
+        let underway = Underway { began: Instant::now(), outcome };
+        flights.insert(flight.clone(), underway.clone());
+        Joined::Pilot(Pilot { dials: Arc::clone(self), flight: flight.clone(), tell }, underway)
     }
 
     /// The resolver's answer for a name; what it said last, if it has none now.
@@ -178,9 +205,9 @@ impl Dials {
 /// Part of a dial.
 pub(super) enum Joined {
     /// Somebody dials already.
-    Passenger(watch::Receiver<Outcome>),
+    Passenger(Underway),
     /// The caller must.
-    Pilot(Pilot, watch::Receiver<Outcome>),
+    Pilot(Pilot, Underway),
 }
 
 /// Whoever dials. Dropped without a landing, all passengers learn that.

@@ -34,8 +34,9 @@ pub struct Settings {
     /// A data connection that we dialled is closed when it has carried nothing for so long. More keeps
     /// some 60 KiB each on both sides; less makes more streams wait for a handshake.
     pub idle: Duration,
-    /// How long a stream waits for a connection to be dialled, names and hello included.
-    pub dial_timeout: Duration,
+    /// How long a stream waits for a connection to be dialled, from when the dial began. The dial goes on
+    /// for as long as a handshake may take, for the streams to come.
+    pub dial_wait: Duration,
     /// How long a stream waits for a connection to have room for it, before another one is tried.
     pub open_timeout: Duration,
     /// The most connections that one worker dials to one node in one lane; each takes as many streams as
@@ -51,7 +52,7 @@ impl Default for Settings {
         Self {
             versions: wire::VERSIONS,
             idle: Duration::from_secs(300),
-            dial_timeout: Duration::from_secs(2),
+            dial_wait: Duration::from_secs(2),
             open_timeout: Duration::from_millis(500),
             parallel: 4,
             per_cluster: 8192,

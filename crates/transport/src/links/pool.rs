@@ -109,14 +109,11 @@ impl Shared {
                 format!("no address is known at which node {node} of {cluster} can be dialled");
             return Err(DialFailure { code: Code::LinkDown, text });
         }
-        let mut outcome = self.fly(&wish.flight());
-        let landed = timeout(self.local.settings.dial_timeout, outcome.wait_for(Option::is_some));
-        let failed = |code, text: &str| Err(DialFailure { code, text: text.to_owned() });
-        match landed.await {
-            Ok(Ok(result)) => result.clone().unwrap_or(Ok(())),
-            Ok(Err(_)) => failed(Code::Internal, "the dial ended without a result"),
-            Err(_) => failed(Code::LinkDown, "the dial takes too long"),
-        }
+        let landed = self.fly(&wish.flight()).landed(self.local.settings.dial_wait).await;
+        landed.unwrap_or_else(|| {
+            let text = format!("the dial of node {node} of {cluster} takes too long");
+            Err(DialFailure { code: Code::LinkDown, text })
+        })
     }
 
     /// Why a whole cluster cannot be dialled, while that is known.

@@ -261,7 +261,7 @@ impl Shared {
                 let node = (cluster.clone(), node.clone());
                 let flight = Flight { node, lane: Class::Interactive, worker: 0 };
                 // What it came to shows in the register.
-                drop(self.fly(&flight).wait_for(Option::is_some).await);
+                self.fly(&flight).ended().await;
             }
         }
     }
