@@ -161,11 +161,25 @@ async fn a_dialler_learns_why_it_was_refused() {
 #[tokio::test(start_paused = true)]
 async fn who_says_nothing_or_the_wrong_thing_first_is_closed() {
     let world = World::new();
-    let (_e1, edge, stranger) = victim(&world);
+    let (edge, bank) = two(1, 1);
+    let settings = Settings { header_deadline: 7 * SECOND, ..Settings::default() };
+    let _e1 = world.run_with(&edge, 1, &[&bank], &[bank.link(&[])], settings, Tuning::default());
+    let stranger = Stranger::new(&world, &Arc::new(bank), 1, &edge);
     let began = tokio::time::Instant::now();
     let silent = stranger.dial(&edge).await;
     assert_eq!(silent.closed().await.code, Code::HeaderTimeout);
-    assert_eq!(began.elapsed().as_secs(), 3);
+    assert_eq!(began.elapsed().as_secs(), 7);
+
+    let quic = stranger.dial(&edge).await;
+    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    // A stream begins to exist with those that were opened after it.
+    for first in [&b""[..], b"\x01"] {
+        let began = tokio::time::Instant::now();
+        let (_send, mut recv) = open(&quic, first).await;
+        let _later = open(&quic, b"\x02echo").await;
+        let ended = recv.read_chunk(9).await.unwrap_err().code();
+        assert_eq!((ended, began.elapsed().as_secs()), (Code::HeaderTimeout, 7), "{first:?}");
+    }
 
     let slow = stranger.dial(&edge).await;
     let hello = control(&Control::Hello(stranger.hello()));

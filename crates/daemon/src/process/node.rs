@@ -110,7 +110,8 @@ impl Node {
         let net = Arc::new(net);
         let path = Arc::new(node::Node::new(snapshot.clone(), net.clone(), records, bounds));
         let inbound = Arc::new(Inbound(path.clone()));
-        let links = Links::start(local, endpoints.clone(), snapshot.clone(), inbound);
+        let settings = Settings { header_deadline: limits.header_deadline, ..local.settings };
+        let links = Links::start(Local { settings, ..local }, endpoints.clone(), snapshot.clone(), inbound);
         let workers = endpoints.workers().iter().map(|w| w.handle().clone()).collect();
         let listeners = Listeners::new(path, links.clone(), workers, stop.tasks.clone());
         let not_listening = listeners.failures();

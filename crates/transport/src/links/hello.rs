@@ -1,7 +1,7 @@
 //! The first words of a connection, both ways, and whether they are believed.
 //!
 //! The dialler opens the control stream and says who it is; the acceptor answers in kind. Each has
-//! [`DEADLINE`]. What a hello must say is [`adit_core::admission`]'s; how a refusal travels is the
+//! [`super::Settings::header_deadline`]. What a hello must say is [`adit_core::admission`]'s; how a refusal travels is the
 //! caller's: it closes the connection with the code and the text.
 
 use adit_core::admission::{self, Refusal};
@@ -10,7 +10,6 @@ use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Class, Snapshot};
 use adit_core::wire::StreamKind;
 use adit_core::wire::control::{Control, Hello};
-use adit_core::wire::header::DEADLINE;
 use bytes::BytesMut;
 use tokio::time::timeout;
 
@@ -37,13 +36,13 @@ pub(super) async fn greet(
 ) -> Result<Greeted, Refusal> {
     let (cluster, node) = admission::peer(now, quic.peer())?;
     let exchange = async {
-        let opened = quic.open_bi(DEADLINE).await;
+        let opened = quic.open_bi(local.settings.header_deadline).await;
         let (mut send, recv) = opened.map_err(|e| refusal(e.code(), &e))?;
         say(&mut send, Some(StreamKind::Control), ours(local, now, quic.class(), slot)).await?;
         let (hello, messages) = listen(recv).await?;
         Ok((send, hello, messages))
     };
-    let (send, hello, messages) = in_time(quic, exchange).await?;
+    let (send, hello, messages) = in_time(quic, local, exchange).await?;
     let peer = check(quic, local, cluster, node, &hello, slot)?;
     Ok(Greeted { peer, send, messages })
 }
@@ -66,9 +65,9 @@ pub(super) async fn answer(
         let (hello, messages) = listen(recv).await?;
         Ok((send, hello, messages))
     };
-    let (mut send, hello, messages) = in_time(quic, hearing).await?;
+    let (mut send, hello, messages) = in_time(quic, local, hearing).await?;
     let peer = check(quic, local, cluster, node, &hello, hello.slot)?;
-    in_time(quic, say(&mut send, None, ours(local, now, hello.lane, hello.slot))).await?;
+    in_time(quic, local, say(&mut send, None, ours(local, now, hello.lane, hello.slot))).await?;
     Ok(Greeted { peer, send, messages })
 }
 
@@ -126,10 +125,11 @@ fn check(
 /// Bounds one side's hello. A connection that ends meanwhile says why better than its streams do.
 async fn in_time<T>(
     quic: &Connection,
+    local: &Local,
     exchange: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, Refusal> {
     let late = |_| Err(refusal(Code::HeaderTimeout, &"no hello within the deadline"));
-    let result = timeout(DEADLINE, exchange).await.unwrap_or_else(late);
+    let result = timeout(local.settings.header_deadline, exchange).await.unwrap_or_else(late);
     match (result, quic.is_closed()) {
         (Err(_), Some(closed)) => Err(refusal(closed.code, &closed)),
         (result, _) => result,

@@ -34,6 +34,8 @@ pub struct Settings {
     /// A data connection that we dialled is closed when it has carried nothing for so long. More keeps
     /// some 60 KiB each on both sides; less makes more streams wait for a handshake.
     pub idle: Duration,
+    /// How long a peer may take for its hello, for a stream's kind, and for what it subscribes to.
+    pub header_deadline: Duration,
     /// How long a stream waits for a connection to be dialled, from when the dial began. The dial goes on
     /// for as long as a handshake may take, for the streams to come.
     pub dial_wait: Duration,
@@ -52,6 +54,7 @@ impl Default for Settings {
         Self {
             versions: wire::VERSIONS,
             idle: Duration::from_secs(300),
+            header_deadline: wire::header::DEADLINE,
             dial_wait: Duration::from_secs(2),
             open_timeout: Duration::from_millis(500),
             parallel: 4,

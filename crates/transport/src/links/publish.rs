@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::wire::header::DEADLINE;
 use adit_core::wire::state::{Message, Subscribe};
 use bytes::BytesMut;
 use tokio::time::timeout;
@@ -49,7 +48,8 @@ async fn tell(
     if using.conn().doing().telling > shared.now().links.len() + SPARE {
         return Err(Code::OverLimit);
     }
-    let first = timeout(DEADLINE, messages.next()).await.map_err(|_| Code::HeaderTimeout)?;
+    let deadline = shared.local.settings.header_deadline;
+    let first = timeout(deadline, messages.next()).await.map_err(|_| Code::HeaderTimeout)?;
     let Message::Subscribe(Subscribe { cluster, mut have }) = first.map_err(|e| e.code())? else {
         return Err(Code::ProtocolError);
     };

@@ -211,7 +211,8 @@ impl Shared {
 /// Serves one stream of a peer's according to its first byte.
 async fn serve(shared: Arc<Shared>, conn: Arc<Conn>, mut send: SendStream, mut recv: RecvStream) {
     let mut kind = [0];
-    let code = match timeout(DEADLINE, recv.read(&mut kind)).await {
+    let deadline = shared.local.settings.header_deadline;
+    let code = match timeout(deadline, recv.read(&mut kind)).await {
         Ok(Ok(Some(_))) => match StreamKind::from_byte(kind[0]) {
             Some(StreamKind::Data) => {
                 let using = conn.used(What::Data);
