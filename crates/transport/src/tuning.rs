@@ -72,6 +72,10 @@ pub struct Admission {
     pub retry_above: usize,
     /// Handshakes under way at once, over all endpoints; first packets beyond it are not answered.
     pub handshakes: usize,
+    /// The same for peers that have proved their address, from one IPv4 address or one IPv6 network of 64
+    /// bits: nobody keeps all others out by beginning handshakes that he does not go on with. (What is not
+    /// proved is not counted so: anybody could claim a friend's address.)
+    pub per_source: usize,
     /// First packets that wait to be looked at; more are dropped unanswered.
     pub waiting: usize,
     /// Bytes kept for handshakes that wait, over all endpoints.
@@ -154,6 +158,7 @@ impl Default for Tuning {
             admission: Admission {
                 retry_above: 128,
                 handshakes: 1024,
+                per_source: 64,
                 waiting: 1024,
                 waiting_bytes: 8 * MIB,
                 timeout: Duration::from_secs(5),

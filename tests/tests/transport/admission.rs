@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_tests::pair::{BANK, EDGE, Pair, stream};
+use adit_tests::pair::{BANK, EDGE, Pair, bind, stream};
 use adit_transport::Tuning;
 use adit_transport::endpoint::{AcceptError, DialError};
 use tokio::task::JoinSet;
@@ -117,6 +117,38 @@ async fn handshakes_beyond_the_bound_wait_until_there_is_room() {
     let counters = pair.bank.counters();
     assert!(counters.refused_busy > 0, "{counters:?}");
     assert_eq!((counters.accepted, counters.handshakes), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_source_does_not_take_the_places_of_others() {
+    let mut tuning = Tuning::default();
+    (tuning.admission.retry_above, tuning.admission.per_source) = (0, 2);
+    let pair = Pair::new(tuning, 1);
+    let friend = pair.clusters.0.node("e2", &[&pair.clusters.1]);
+    let friend = bind(&pair.network, "10.0.1.2".parse().unwrap(), &friend, 1, tuning);
+    let knocking = async {
+        let all = (0..5).map(|_| pair.edge.dial(0, pair.dial()));
+        futures_util::future::join_all(all).await
+    };
+    let held = async {
+        // Held and not answered: they are handshakes under way.
+        let mut held = Vec::new();
+        let soon = Duration::from_millis(300);
+        while let Ok(incoming) = tokio::time::timeout(soon, pair.bank.accept(0)).await {
+            held.push(incoming.unwrap());
+        }
+        assert_eq!(held.len(), 2);
+        let accept = async { pair.bank.accept(0).await.unwrap().accept().await };
+        let (dialled, accepted) = tokio::join!(friend.dial(0, pair.dial()), accept);
+        assert!(dialled.is_ok() && accepted.is_ok());
+        drop(held);
+        // What was not answered comes again.
+        pair.bank.accept(0).await.unwrap().accept().await.unwrap();
+    };
+    tokio::select! {
+        _ = knocking => panic!("somebody was let in late"),
+        () = held => {}
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,7 +111,8 @@ impl Node {
         let path = Arc::new(node::Node::new(snapshot.clone(), net.clone(), records, bounds));
         let inbound = Arc::new(Inbound(path.clone()));
         let settings = Settings { header_deadline: limits.header_deadline, ..local.settings };
-        let links = Links::start(Local { settings, ..local }, endpoints.clone(), snapshot.clone(), inbound);
+        let links =
+            Links::start(Local { settings, ..local }, endpoints.clone(), snapshot.clone(), inbound);
         let workers = endpoints.workers().iter().map(|w| w.handle().clone()).collect();
         let listeners = Listeners::new(path, links.clone(), workers, stop.tasks.clone());
         let not_listening = listeners.failures();

@@ -1,12 +1,15 @@
 //! Peers that knock: who is let in to a handshake, and what becomes of it.
 //!
 //! Anybody may send a first packet, from any address he likes to claim. So the number of handshakes
-//! under way is bounded; beyond a part of that, strangers must first prove their address (Retry), and
+//! under way is bounded; beyond a part of that, strangers must first prove their address (Retry), of one
+//! network only so many are let in, and
 //! beyond all of it they are not answered. Every way in which an attempt ends is counted.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use adit_core::snapshot::Class;
@@ -77,7 +80,7 @@ impl Endpoints {
             gate.retried.fetch_add(1, Ordering::Relaxed);
             // An address that is not proved can always be asked to; the error would be that it cannot.
             drop(quinn.retry());
-        } else if let Some(place) = Gate::enter(gate, proved, bounds) {
+        } else if let Some(place) = Gate::enter(gate, quinn.remote_address().ip(), proved, bounds) {
             let class = cid::class_of(&quinn.orig_dst_cid());
             return Some(Incoming { quinn, class, place, worker, shared: Arc::clone(&self.0) });
         } else {
@@ -172,6 +175,8 @@ impl Answers {
 pub(super) struct Gate {
     handshakes: AtomicUsize,
     unproved: AtomicUsize,
+    /// Of those that are proved, how many are from each network.
+    sources: Mutex<HashMap<IpAddr, usize>>,
     pub(super) accepted: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) timed_out: AtomicU64,
@@ -182,12 +187,23 @@ pub(super) struct Gate {
 
 impl Gate {
     /// A place among the handshakes under way, if one is free.
-    fn enter(gate: &Arc<Self>, proved: bool, bounds: &Admission) -> Option<Place> {
+    fn enter(gate: &Arc<Self>, ip: IpAddr, proved: bool, bounds: &Admission) -> Option<Place> {
+        let source = proved.then(|| network(ip));
         gate.unproved.fetch_add(usize::from(!proved), Ordering::Relaxed);
         let before = gate.handshakes.fetch_add(1, Ordering::Relaxed);
+        let same = source.map_or(0, |source| {
+            let mut sources = gate.sources();
+            let same = sources.entry(source).or_insert(0);
+            *same += 1;
+            *same
+        });
         // Registered first and checked after: dropping it gives the place back.
-        let place = Place { gate: Arc::clone(gate), proved };
-        (before < bounds.handshakes).then_some(place)
+        let place = Place { gate: Arc::clone(gate), source };
+        (before < bounds.handshakes && same <= bounds.per_source).then_some(place)
+    }
+
+    fn sources(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn under_way(&self) -> usize {
@@ -199,12 +215,43 @@ impl Gate {
 #[derive(Debug)]
 struct Place {
     gate: Arc<Gate>,
-    proved: bool,
+    /// Whence, where that is proved.
+    source: Option<IpAddr>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.gate.handshakes.fetch_sub(1, Ordering::Relaxed);
-        self.gate.unproved.fetch_sub(usize::from(!self.proved), Ordering::Relaxed);
+        self.gate.unproved.fetch_sub(usize::from(self.source.is_none()), Ordering::Relaxed);
+        if let Some(source) = self.source
+            && let Entry::Occupied(mut same) = self.gate.sources().entry(source)
+        {
+            *same.get_mut() -= 1;
+            if *same.get() == 0 {
+                same.remove();
+            }
+        }
+    }
+}
+
+/// What one owner of addresses has: an IPv4 address, or an IPv6 network of 64 bits.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_in_ipv6_are_one_source_and_in_ipv4_they_are_not() {
+        let network = |ip: &str| network(ip.parse().unwrap()).to_string();
+        assert_eq!(network("2001:db8:1:2:a::1"), network("2001:db8:1:2:b::9"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+        assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
     }
 }
