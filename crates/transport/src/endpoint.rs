@@ -30,7 +30,7 @@ use self::accept::Gate;
 pub use self::accept::{AcceptError, Incoming};
 pub use self::bind::BindError;
 pub use self::closed::{By, Closed};
-pub use self::connection::{Connection, OpenError, Stats, WeakConnection};
+pub use self::connection::{Connection, OpenError, Stats};
 pub use self::counters::Counters;
 pub use self::dial::{Dial, DialError};
 pub use self::worker::Worker;
@@ -67,7 +67,6 @@ struct Shared {
     dialled: TaskTracker,
     /// Tokens that peers gave, so that the next dial need not prove its address again.
     tokens: Arc<quinn::TokenMemoryCache>,
-    counters: counters::Dials,
     /// Endpoints made so far, for [`Net::seed`].
     made: AtomicU64,
     /// Connections made so far, for [`Connection::id`].
@@ -90,7 +89,7 @@ impl Endpoints {
 
     /// The numbers in force.
     #[must_use]
-    pub fn tuning(&self) -> &Tuning {
+    pub(crate) fn tuning(&self) -> &Tuning {
         &self.0.tuning
     }
 

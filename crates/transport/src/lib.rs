@@ -18,7 +18,7 @@ pub mod stream;
 pub mod tls;
 pub mod tuning;
 
-pub use self::endpoint::{Connection, Dial, Endpoints, Incoming, WeakConnection, Worker};
+pub use self::endpoint::{Connection, Dial, Endpoints, Incoming, Worker};
 pub use self::links::{Links, OpenError, Serve, Stream};
 pub use self::net::{Net, OsNet};
 pub use self::peer::PeerInfo;

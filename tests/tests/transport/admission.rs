@@ -71,7 +71,6 @@ async fn handshakes_that_lead_nowhere_end() {
     assert!(begun.elapsed() < limit + Duration::from_secs(1));
     let counters = pair.bank.counters();
     assert_eq!((counters.timed_out, counters.handshakes), (1, 0));
-    assert_eq!(pair.edge.counters().dials_failed, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,7 +94,6 @@ async fn handshakes_beyond_the_bound_wait_until_there_is_room() {
     let waiting = async {
         // Held and not answered: it is a handshake under way.
         let first = pair.bank.accept(0).await.unwrap();
-        assert!(!first.proved());
         assert_eq!(first.remote().ip(), EDGE);
         let second = tokio::time::timeout(Duration::from_secs(1), pair.bank.accept(0)).await;
         assert!(second.is_err());

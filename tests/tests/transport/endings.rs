@@ -45,12 +45,11 @@ async fn a_close_reaches_the_peer_with_its_code_and_text() {
 async fn a_connection_that_nobody_holds_is_closed_as_unused() {
     let pair = pair();
     let (edge, bank) = pair.connect().await;
-    let weak = edge.downgrade();
     let ((send, recv), _theirs) = stream(&edge, &bank).await;
     drop(edge);
-    assert!(weak.upgrade().is_some(), "its streams hold it");
+    tokio::time::sleep(10 * DELAY).await;
+    assert_eq!(bank.is_closed(), None, "its streams hold it");
     drop((send, recv));
-    assert!(weak.upgrade().is_none());
     assert_eq!(bank.closed().await, closed(Code::ConnectionUnused, "", By::Peer));
 }
 
@@ -149,6 +148,6 @@ async fn figures_are_told() {
     assert!(edge.rtt >= 2 * DELAY && edge.rtt < 4 * DELAY, "{edge:?}");
     assert!(edge.bytes.0 > 100_000 && bank.bytes.1 > 100_000, "{edge:?} {bank:?}");
     assert!(edge.sent > 70 && edge.datagrams.0 > 70 && bank.datagrams.1 > 70, "{edge:?} {bank:?}");
-    assert_eq!((edge.lost, edge.black_holes), (0, 0));
+    assert_eq!(edge.lost, 0);
     assert!(edge.mtu >= 1200 && edge.window > 0);
 }

@@ -141,8 +141,6 @@ mod tests {
                 mtu: 1452,
                 sent: 200,
                 lost: 1,
-                congested: 0,
-                black_holes: 0,
                 datagrams: (0, 0),
                 bytes: (10, 20),
             },

@@ -93,17 +93,11 @@ impl Endpoints {
 }
 
 impl Incoming {
-    /// Where the peer claims to be; see [`Incoming::proved`].
+    /// Where the peer claims to be.
     #[must_use]
     pub fn remote(&self) -> SocketAddr {
         let address = self.quinn.remote_address();
         SocketAddr::new(address.ip().to_canonical(), address.port())
-    }
-
-    /// Whether the peer has proved that it receives what is sent to its address.
-    #[must_use]
-    pub fn proved(&self) -> bool {
-        self.quinn.remote_address_validated()
     }
 
     /// Does the handshake.
@@ -131,11 +125,6 @@ impl Incoming {
             streams: shared.tuning.all_streams(),
         };
         Ok(Connection::new(quinn, peer, facts))
-    }
-
-    /// Tells the peer that it is not wanted.
-    pub fn refuse(self) {
-        self.quinn.refuse();
     }
 }
 

@@ -11,7 +11,7 @@ use quinn::{EndpointConfig, ServerConfig, TimeSource, TokenMemoryCache};
 use tokio_util::task::TaskTracker;
 
 use super::accept::Answers;
-use super::{Endpoints, Shared, Worker, counters};
+use super::{Endpoints, Shared, Worker};
 use crate::cid::{Generator, Route};
 use crate::net::{Listening, Net, SocketOptions};
 use crate::secret::{Keys, NodeSecret};
@@ -75,7 +75,6 @@ impl Endpoints {
             passed: Arc::new(Passed::default()),
             dialled: TaskTracker::new(),
             tokens: Arc::new(TokenMemoryCache::default()),
-            counters: counters::Dials::default(),
             made: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             draining: AtomicBool::new(false),

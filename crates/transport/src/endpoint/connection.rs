@@ -1,12 +1,11 @@
 //! An authenticated connection with one peer.
 //!
 //! It knows who the peer is, as the handshake proved it, and how it ended; what is spoken on it is
-//! decided above. It lives as long as a handle or one of its streams does; a holder that only wants to
-//! know of it keeps a [`WeakConnection`].
+//! decided above. It lives as long as a handle or one of its streams does.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use adit_core::code::Code;
@@ -23,10 +22,6 @@ use crate::tuning::Tuning;
 /// An authenticated connection. Cheap to clone; every clone is the same connection.
 #[derive(Clone)]
 pub struct Connection(Arc<Inner>);
-
-/// A handle that does not keep its connection open.
-#[derive(Clone)]
-pub struct WeakConnection(Weak<Inner>);
 
 struct Inner {
     quinn: quinn::Connection,
@@ -92,10 +87,6 @@ pub struct Stats {
     pub sent: u64,
     /// Packets given up for lost; they were sent again in others.
     pub lost: u64,
-    /// Times the congestion controller had to slow down.
-    pub congested: u64,
-    /// Times the path was found to swallow datagrams that it used to carry.
-    pub black_holes: u64,
     /// UDP datagrams sent and received.
     pub datagrams: (u64, u64),
     /// UDP payload sent and received, in bytes.
@@ -229,17 +220,9 @@ impl Connection {
             mtu: stats.path.current_mtu,
             sent: stats.path.sent_packets,
             lost: stats.path.lost_packets,
-            congested: stats.path.congestion_events,
-            black_holes: stats.path.black_holes_detected,
             datagrams: (stats.udp_tx.datagrams, stats.udp_rx.datagrams),
             bytes: (stats.udp_tx.bytes, stats.udp_rx.bytes),
         }
-    }
-
-    /// A handle that does not keep it open.
-    #[must_use]
-    pub fn downgrade(&self) -> WeakConnection {
-        WeakConnection(Arc::downgrade(&self.0))
     }
 
     /// The code under which a stream learns that its connection is gone.
@@ -281,14 +264,6 @@ impl Connection {
     }
 }
 
-impl WeakConnection {
-    /// The connection, if anybody else still has it.
-    #[must_use]
-    pub fn upgrade(&self) -> Option<Connection> {
-        self.0.upgrade().map(Connection)
-    }
-}
-
 impl PartialEq for Connection {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -303,11 +278,5 @@ impl std::fmt::Debug for Connection {
             .field("id", &self.id())
             .field("peer", self.peer())
             .finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for WeakConnection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("WeakConnection").field(&self.upgrade()).finish()
     }
 }

@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use quinn::AsyncUdpSocket;
-
 use super::Shared;
 
 /// Totals since the endpoints were bound, but for [`Counters::handshakes`].
@@ -23,10 +21,6 @@ pub struct Counters {
     pub refused_busy: u64,
     /// Peers refused because the node is going away.
     pub refused_draining: u64,
-    /// Dials that became connections.
-    pub dialled: u64,
-    /// Dials that did not.
-    pub dials_failed: u64,
     /// Datagrams that reached their connection over another worker's socket.
     pub handed: u64,
     /// Datagrams that should have and were dropped, because too many waited.
@@ -34,21 +28,12 @@ pub struct Counters {
     /// Datagrams that the system dropped because the sockets' buffers were full; `None` where it does
     /// not tell.
     pub dropped: Option<u64>,
-    /// Listening sockets whose segmentation offload was given up after the network card failed it.
-    pub without_offload: u64,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Dials {
-    pub(super) connected: AtomicU64,
-    pub(super) failed: AtomicU64,
 }
 
 impl Shared {
     pub(super) fn counters(&self) -> Counters {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let gate = &self.gate;
-        let without = self.legs.iter().filter(|leg| leg.max_transmit_segments() == 1).count();
         Counters {
             handshakes: gate.under_way() as u64,
             accepted: load(&gate.accepted),
@@ -57,12 +42,9 @@ impl Shared {
             retried: load(&gate.retried),
             refused_busy: load(&gate.busy),
             refused_draining: load(&gate.draining),
-            dialled: load(&self.counters.connected),
-            dials_failed: load(&self.counters.failed),
             handed: load(&self.passed.handed),
             handed_dropped: load(&self.passed.dropped),
             dropped: adit_host::udp::drops(&self.inodes).into_iter().flatten().reduce(|a, b| a + b),
-            without_offload: without as u64,
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use adit_core::code::Code;
@@ -83,30 +82,21 @@ impl Endpoints {
     /// # Panics
     /// Where there is no worker of that number.
     pub async fn dial(&self, worker: usize, dial: Dial<'_>) -> Result<Connection, DialError> {
-        let dialled = self.0.dial(worker, dial).await;
-        let counters = &self.0.counters;
-        let counter = if dialled.is_ok() { &counters.connected } else { &counters.failed };
-        counter.fetch_add(1, Ordering::Relaxed);
-        dialled
-    }
-}
-
-impl Shared {
-    async fn dial(&self, worker: usize, dial: Dial<'_>) -> Result<Connection, DialError> {
-        let connecting = self.begin(worker, dial)?;
-        let limit = self.tuning.admission.timeout;
+        let shared = &self.0;
+        let connecting = shared.begin(worker, dial)?;
+        let limit = shared.tuning.admission.timeout;
         let quinn = tokio::time::timeout(limit, connecting)
             .await
             .map_err(|_| DialError::TimedOut(limit))?
             .map_err(|error| DialError::Closed(Closed::from_quinn(&error, None)))?;
         let peer = identity(&quinn).map_err(DialError::Identity)?;
-        let worker = self.workers[worker].clone();
+        let worker = shared.workers[worker].clone();
         let facts = Facts {
-            id: self.next_id(),
+            id: shared.next_id(),
             class: dial.class,
             dialled: true,
             worker,
-            streams: self.tuning.all_streams(),
+            streams: shared.tuning.all_streams(),
         };
         let connection = Connection::new(quinn, peer, facts);
         let found = connection.peer();
@@ -120,7 +110,9 @@ impl Shared {
         }
         Ok(connection)
     }
+}
 
+impl Shared {
     /// Sends the first flight. The endpoint is the connection's alone: nobody else holds it, so it ends
     /// when the connection has.
     fn begin(&self, worker: usize, dial: Dial<'_>) -> Result<quinn::Connecting, DialError> {

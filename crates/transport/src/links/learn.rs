@@ -146,7 +146,7 @@ impl Learner {
     /// Hears one source until there is a reason to leave it.
     async fn follow(&mut self, source: &Source) -> Left {
         let shared = Arc::clone(&self.shared);
-        let (mut send, mut messages, mut replica, using) = match self.subscribe(source).await {
+        let (mut send, mut messages, mut replica, _using) = match self.subscribe(source).await {
             Ok(subscribed) => subscribed,
             Err(code) => return Left::Ended(code),
         };
@@ -155,9 +155,7 @@ impl Learner {
         let broken = left == Left::Ended(Code::ProtocolError);
         messages.stop(if broken { Code::ProtocolError } else { Code::Finished });
         // The only error is that the stream has ended.
-        if send.finish().is_ok() {
-            drop(using);
-        }
+        send.finish().ok();
         shared.work.metrics.state_received(&source.0, messages.taken());
         if heard || self.told.as_ref().is_none_or(|(s, _)| s == source) {
             self.told = (!broken).then(|| (source.clone(), replica));

@@ -20,7 +20,7 @@ pub struct Local {
     pub boot: BootId,
     /// Where jitter and draws come from.
     pub random: Random,
-    /// Told to peers, so that a skew of clocks can be seen.
+    /// Told to peers, so that a later version can show how clocks differ; this one does not look at theirs.
     pub clock: Clock,
     /// What may be set.
     pub settings: Settings,

@@ -102,13 +102,6 @@ impl SendStream {
         }
     }
 
-    /// Streams of a higher priority go first whenever a packet is made; 0 unless set. A strict order:
-    /// a busy stream starves those below it. It cannot help bytes that have already left.
-    pub fn set_priority(&self, priority: i32) {
-        // The only error is that the stream ended, which leaves nothing to order.
-        drop(self.inner.set_priority(priority));
-    }
-
     /// The stream's number, the same on both sides of its connection.
     #[must_use]
     pub fn id(&self) -> u64 {
