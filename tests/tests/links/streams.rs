@@ -1,16 +1,14 @@
 //! Which connection a stream takes, and what happens to it when connections come and go.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use adit_core::choose::connections::Passed;
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
-use adit_tests::sites::{Echo, Site, eventually, local, start, start_on};
-use adit_transport::links::{Links, Local, Settings};
-use adit_transport::{Endpoints, Stream, Tuning, Worker};
+use adit_tests::sites::{Site, eventually, start, start_on};
+use adit_transport::links::{Links, Settings};
+use adit_transport::{Stream, Tuning, Worker};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use crate::{SECOND, World, two};
 
@@ -146,33 +144,6 @@ async fn another_workers_connection_serves_at_once_and_the_own_one_later() {
     let connections = b1.links.status().links.remove(0).connections;
     assert_eq!(connections.len(), 2, "one for each worker");
     assert!(connections.iter().all(|c| c.passed.is_none()), "and neither took the other's place");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_connection_ends_with_the_certificate_that_it_rests_on() {
-    let world = World::new();
-    let (edge, bank) = two(1, 1);
-    let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
-    // All certificates are issued for a day, and this node's calendar is most of a day ahead.
-    let identity = edge.authority.node("e1", &[&bank.authority]);
-    let net = world.network.host(edge.ip(1));
-    let (workers, listen) = (vec![Worker::current()], [edge.address(1)]);
-    let (secret, tuning) = (&identity.secret, Tuning::default());
-    let endpoints = Endpoints::bind(net, workers, &listen, secret, identity.tls(), tuning).unwrap();
-    let usual = local(1, 1, Settings::default());
-    let clock = Arc::clone(&usual.clock);
-    let ahead = Local { clock: Arc::new(move || clock() + 86_400_000 - 100_000), ..usual };
-    let (_snapshot, believed) = watch::channel(Arc::new(edge.snapshot(1, &[bank.link(&[1])])));
-    let links = Links::start(ahead, endpoints, believed, Arc::new(Echo::default()));
-    eventually("up", SECOND, || !links.connected(&bank.name).is_empty()).await;
-
-    let began = tokio::time::Instant::now();
-    let opened = links.open(0, &bank.name, &bank.node(1), Class::Interactive).await;
-    let mut stream = opened.unwrap();
-    answered(&mut stream, "x").await;
-    let ended = stream.recv.read_chunk(9).await.unwrap_err();
-    assert_eq!(ended.code(), Code::CertificateEnded);
-    assert!((95..105).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,9 +38,6 @@ const LINGER: Duration = Duration::from_secs(3);
 /// A peer that goes away cannot have us stay away for longer than this.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// How often the calendar is looked at.
-const CALENDAR: Duration = Duration::from_secs(30);
-
 /// Workers that a peer's node is granted at least, since it may have more of them than this one.
 const WORKERS: usize = 16;
 
@@ -77,7 +74,6 @@ impl Session {
     async fn run(mut self, mut incoming: Messages<Control>, mut queue: mpsc::Receiver<Control>) {
         let conn = Arc::clone(&self.conn);
         let mut idle = std::pin::pin!(self.shared.clone().leave_when_idle(Arc::clone(&conn)));
-        let mut expired = std::pin::pin!(self.shared.clone().expires(Arc::clone(&conn)));
         let closed = loop {
             tokio::select! {
                 biased;
@@ -92,9 +88,6 @@ impl Session {
                 },
                 Some(message) = queue.recv() => self.say(&message).await,
                 () = &mut idle => conn.quic.close(Code::ConnectionUnused, ""),
-                () = &mut expired => {
-                    conn.quic.close(Code::CertificateEnded, "the certificate it rests on has ended");
-                }
             }
         };
         if closed.by == By::Silence {
@@ -168,20 +161,6 @@ impl Shared {
             let key = (conn.peer.cluster.clone(), conn.peer.node.clone());
             let text = format!("node {} of {} fell silent a moment ago", key.1, key.0);
             self.work.dials.remember(&key, DialFailure { code: Code::LinkDown, text });
-        }
-    }
-
-    /// Ends when the peer's certificate does: nothing rests on what is no longer vouched for. (From a
-    /// later version on a renewed one can be proved on the connection itself.)
-    async fn expires(self: Arc<Self>, conn: Arc<Conn>) {
-        let not_after = Duration::from_secs(conn.quic.identity().not_after.as_secs());
-        loop {
-            let now = Duration::from_millis((self.local.clock)());
-            match not_after.checked_sub(now).filter(|left| !left.is_zero()) {
-                // The calendar may be set, and stands still in no suspended machine.
-                Some(left) => tokio::time::sleep(left.min(CALENDAR)).await,
-                None => return,
-            }
         }
     }
 
