@@ -275,6 +275,15 @@ async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
     assert_eq!(recv.read_chunk(999).await.unwrap().unwrap()[0], 1);
     send.send_all(&view).await.unwrap();
     eventually("taken", SECOND, || e1.view(&stranger.site).is_some()).await;
+    // Marks without a change make it younger, and wake nobody, however they are numbered.
+    let mut views = e1.links.views();
+    views.mark_unchanged();
+    tokio::time::sleep(SECOND).await;
+    let mark = Message::Mark { sequence: 2, age_ms: 0 };
+    send.send_all(&state(&mark)[1..]).await.unwrap();
+    tokio::time::sleep(SECOND / 2).await;
+    assert!(e1.view(&stranger.site).unwrap().age() < SECOND);
+    assert!(!views.has_changed().unwrap());
     send.send_all(b"\x0f\x00").await.unwrap();
     let stopped = send.stopped().await.unwrap_err();
     assert_eq!(stopped.code(), Code::ProtocolError);
