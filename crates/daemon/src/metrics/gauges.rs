@@ -40,7 +40,7 @@ families! {
     EXPORT_READY = "adit_export_ready", Gauge, "", ["service", "port"], "Whether a stream to the export that comes now would find a backend";
     EXPORT_BACKENDS = "adit_export_backends", Gauge, "count", ["service", "port", "state"], "Backends of the export by state: up, down, forbidden";
     HANDSHAKES_OPEN = "adit_handshakes_open", Gauge, "count", [], "Handshakes of peers that dialled us, under way now";
-    HANDSHAKES = "adit_handshakes_total", Counter, "count", ["outcome"], "Handshakes of peers that dialled us, by outcome: accepted, failed, timed-out, retried (asked to prove the address), refused-busy, refused-draining";
+    HANDSHAKES = "adit_handshakes_total", Counter, "count", ["outcome"], "Handshakes of peers that dialled us, by outcome: accepted, failed, timed-out, retried (asked to prove the address), refused-busy (not answered), refused-draining";
     HANDED = "adit_datagrams_handed_total", Counter, "count", ["outcome"], "Datagrams that arrived at another worker than their connection's, by outcome: delivered, dropped";
     STALLED_STREAMS = "adit_stalled_streams", Gauge, "count", [], "Streams whose reader has stopped reading";
     STALLED_BYTES = "adit_stalled_bytes", Gauge, "bytes", [], "Memory that is charged to stalled streams";
