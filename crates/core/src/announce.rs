@@ -5,11 +5,13 @@
 //! that very cluster, with those grants only; never a backend's address. How it is told is
 //! [`crate::wire::state`]'s.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::choose;
-use crate::name::ClusterName;
-use crate::snapshot::{Export, PeerExport, PeerPort, Snapshot, View};
+use crate::name::{ClusterName, NodeName};
+use crate::snapshot::{Export, ExportPort, PeerExport, PeerPort, Snapshot, View};
+use crate::wire::state::Message;
 
 /// Our cluster as `to` may see it.
 #[must_use]
@@ -36,18 +38,40 @@ pub fn may_differ(before: &Snapshot, now: &Snapshot) -> bool {
         || before.forbidden != now.forbidden
 }
 
+/// Whether an export fits into the one message that would tell `to` of it, whichever backends are well.
+#[must_use]
+pub fn fits(export: &Export, to: &ClusterName) -> bool {
+    let ports = export.ports.iter().map(|port| {
+        let mut ready = BTreeMap::new();
+        for backend in &port.backends {
+            *ready.entry(backend.node.clone()).or_insert(0) += 1;
+        }
+        (port, ready)
+    });
+    told(export, ports, to)
+        .is_none_or(|told| Message::Export(export.service.clone(), told.into()).fits())
+}
+
 /// An export as `to` may see it; none where no grant names that cluster.
 fn export(now: &Snapshot, export: &Export, to: &ClusterName) -> Option<PeerExport> {
+    told(export, export.ports.iter().map(|port| (port, choose::ready(now, port))), to)
+}
+
+fn told<'a>(
+    export: &Export,
+    ports: impl Iterator<Item = (&'a ExportPort, BTreeMap<NodeName, u32>)>,
+    to: &ClusterName,
+) -> Option<PeerExport> {
     let ours = export.allow.iter().filter(|g| g.cluster == *to);
     let grants: Vec<_> = ours.map(|g| g.workloads.clone()).collect();
     if grants.is_empty() {
         return None;
     }
-    let ports = export.ports.iter().map(|port| PeerPort {
+    let ports = ports.map(|(port, ready)| PeerPort {
         name: port.name.clone(),
         number: port.number,
         app_protocol: port.app_protocol.clone(),
-        ready: choose::ready(now, port),
+        ready,
     });
     Some(PeerExport {
         ports: ports.collect(),
@@ -62,8 +86,7 @@ fn export(now: &Snapshot, export: &Export, to: &ClusterName) -> Option<PeerExpor
 mod tests {
     use super::*;
     use crate::policy::{Grant, WorkloadPattern};
-    use crate::snapshot::{Backend, Class, ExportPort, Hop, tests::edge};
-    use std::collections::BTreeMap;
+    use crate::snapshot::{Backend, Class, Hop, tests::edge};
 
     fn pattern(account: &str) -> WorkloadPattern {
         let namespace = "agents".parse().unwrap();

@@ -1,13 +1,16 @@
 //! `imports`, `exports` and `workloads`: what is used here, what others may use, and by whom.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use adit_core::announce;
 use adit_core::name::{ClusterName, PortName, ServiceName};
 use adit_core::policy::{Grant, Pattern, WorkloadPattern};
 use adit_core::snapshot::{Backend, Class, Export, ExportPort, Hop, Import, ImportPort};
 use adit_core::spiffe::Workload;
+use adit_core::wire::state::message::{MAX_GRANTS, MAX_PORTS};
+use adit_core::wire::state::{self as wire, MAX_EXPORTS};
 
 use super::known::{Known, Names};
 use super::{each, entries};
@@ -84,7 +87,25 @@ fn listener(item: &Item<'_>, known: &mut Known) -> Option<SocketAddr> {
 
 pub(super) fn exports(item: Option<Item<'_>>, known: &Known) -> Option<Vec<Export>> {
     let mut services = Names::default();
-    each(entries(item.as_ref())?, |item| export(&item, known, &mut services))
+    let items = entries(item.as_ref())?;
+    if let Some(item) = item.as_ref().filter(|_| items.len() > MAX_EXPORTS) {
+        let message = format!("{} exports: a cluster has {MAX_EXPORTS} at most", items.len());
+        item.error(Flaw::new(Kind::OutOfRange, message));
+    }
+    each(items, |item| export(&item, known, &mut services))
+}
+
+/// What cannot be told to a peer in one message would end the link.
+fn told(item: &Item<'_>, export: &Export) {
+    let clusters: BTreeSet<_> = export.allow.iter().map(|grant| &grant.cluster).collect();
+    for cluster in clusters.into_iter().filter(|cluster| !announce::fits(export, cluster)) {
+        let message = format!(
+            "too large to be told to cluster {cluster}: at most {MAX_PORTS} ports, {MAX_GRANTS} grants, {} KiB in all",
+            wire::LIMIT / 1024
+        );
+        let hint = "one grant with \"*\" stands for many".to_owned();
+        item.error(Flaw::new(Kind::OutOfRange, message).hint(hint));
+    }
 }
 
 fn export(item: &Item<'_>, known: &Known, services: &mut Names) -> Option<Export> {
@@ -128,7 +149,7 @@ fn export(item: &Item<'_>, known: &Known, services: &mut Names) -> Option<Export
         }),
     };
     fields.finish();
-    Some(Export {
+    let export = Export {
         service: service?,
         ports: ports?,
         allow: allow?,
@@ -136,7 +157,9 @@ fn export(item: &Item<'_>, known: &Known, services: &mut Names) -> Option<Export
         class: class?,
         replay: replay?,
         probe: probe?,
-    })
+    };
+    told(item, &export);
+    Some(export)
 }
 
 fn backends(list: &Item<'_>, known: &Known) -> Option<Vec<Backend>> {

@@ -740,3 +740,21 @@ proptest! {
         answered(&EXAMPLE.as_bytes()[..at])?;
     }
 }
+
+#[test]
+fn what_a_peer_would_not_take_is_refused_here() {
+    let export = |grants: usize| {
+        let grant = |n| format!("{{cluster: bank, namespace: a, serviceAccount: s{n}}}");
+        let grants: Vec<_> = (0..grants).map(grant).collect();
+        format!(
+            "exports:\n  - {{service: a/b, ports: [{{port: 1, backends: [\"10.0.0.1:1\"]}}], allow: [{}]}}\n",
+            grants.join(", ")
+        )
+    };
+    good(format!("{GOOD}{}", export(500)));
+    let too_many = said(format!("{GOOD}{}", export(501)));
+    assert!(
+        too_many.contains("f:6:5: exports[0]: too large to be told to cluster bank"),
+        "{too_many}"
+    );
+}

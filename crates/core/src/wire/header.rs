@@ -1,7 +1,7 @@
 //! The header of a data stream and the answer to it.
 //!
-//! Each is its length, then fields; at most [`LIMIT`] bytes in all, within [`DEADLINE`]. The opener's first
-//! bytes follow its header in the same flight; the acceptor's follow its answer. The answer is sent when
+//! Each is its length, then fields; at most [`LIMIT`] bytes in all, the header within [`DEADLINE`]. The
+//! opener's first bytes follow its header in the same flight; the acceptor's follow its answer. The answer is sent when
 //! the backend's TCP connection stands, or when it is clear that none will.
 //!
 //! | header field | | value |

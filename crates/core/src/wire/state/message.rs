@@ -24,9 +24,10 @@ const NODE_GONE: u64 = 9;
 const EXPORT_GONE: u64 = 11;
 const MARK: u64 = 13;
 
-/// The most ports of one export, and the most grants for one cluster.
-const MAX_PORTS: usize = 100;
-const MAX_GRANTS: usize = 500;
+/// The most ports of one export.
+pub const MAX_PORTS: usize = 100;
+/// The most grants of an export to one cluster.
+pub const MAX_GRANTS: usize = 500;
 
 const SAME_NODE: u64 = 1;
 const BULK: u64 = 2;
@@ -118,6 +119,14 @@ impl Message {
         let mut bytes = BytesMut::new();
         self.encode(&mut bytes);
         bytes.len()
+    }
+
+    /// Whether a reader takes the message: none of its lists is too long, nor is it as a whole.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        let mut bytes = BytesMut::new();
+        self.encode(&mut bytes);
+        Self::decode(&bytes).is_ok()
     }
 
     /// Reads a message off the front of `input`, and says how many bytes it took; none while more bytes
