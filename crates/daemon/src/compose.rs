@@ -7,12 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_config::Config;
 use adit_core::name::ClusterName;
 use adit_core::snapshot::{Link, Snapshot, This, View};
 use adit_transport::links::LinkView;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 /// What linked clusters last said of themselves, and who told it.
 pub type Views = Arc<BTreeMap<ClusterName, LinkView>>;
@@ -110,6 +112,10 @@ impl Sources {
     }
 }
 
+/// The least time between two snapshots: each costs a look at every open stream's right, and a peer can
+/// change what it says as often as it likes.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Publishes a new snapshot whenever a source changes and what is believed with it.
 pub async fn run(mut sources: Sources, out: watch::Sender<Arc<Snapshot>>) {
     while sources.changed().await {
@@ -121,13 +127,13 @@ pub async fn run(mut sources: Sources, out: watch::Sender<Arc<Snapshot>>) {
             }
             changed
         });
+        sleep(PAUSE).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::time::Instant;
 
     const EDGE: &str = r#"
@@ -219,7 +225,7 @@ workloads:
             // The word of another cluster's dials and views changes nothing here, and is not published:
             // the next thing that is seen is the change after it.
             views_in.send_replace(views(&["bank", "shop"]));
-            tokio::task::yield_now().await;
+            sleep(2 * PAUSE).await;
             assert!(!published.has_changed().unwrap());
             down_in.send_replace(down(&["10.244.0.9:8080"]));
             published.changed().await.unwrap();

@@ -12,7 +12,7 @@ use adit_config::{Change, Config, Report};
 use adit_pki::UnixTime;
 use adit_pki::time::rfc3339;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::changes;
 use super::data::{DataSide, Witness};
@@ -63,7 +63,7 @@ pub(super) struct Supervisor<D: DataSide> {
 
 impl<D: DataSide> Supervisor<D> {
     /// Serves until a signal or an operator says otherwise, then drains.
-    pub(super) async fn run(mut self, mut events: Events<impl AsyncFnMut() -> Wish>) -> Ended {
+    pub(super) async fn run(self, mut events: Events<impl AsyncFnMut() -> Wish>) -> Ended {
         let mut recheck = interval(RECHECK);
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -88,10 +88,10 @@ impl<D: DataSide> Supervisor<D> {
                 _ = recheck.tick() => self.data.recheck(None),
             }
         }
-        self.drain(events).await
+        self.drain(events, recheck).await
     }
 
-    fn take(&mut self, change: Change) {
+    fn take(&self, change: Change) {
         match change {
             Change::Config(config, report) => {
                 self.apply(*config, &report);
@@ -106,7 +106,7 @@ impl<D: DataSide> Supervisor<D> {
     }
 
     /// Reads everything again, now.
-    fn reload(&mut self) -> Reloaded {
+    fn reload(&self) -> Reloaded {
         match adit_config::load(&self.file) {
             Ok((config, report)) => self.apply(config, &report),
             Err(report) => {
@@ -127,7 +127,7 @@ impl<D: DataSide> Supervisor<D> {
     }
 
     /// Runs on `new` from now on, as far as a running process can.
-    fn apply(&mut self, new: Config, report: &Report) -> Reloaded {
+    fn apply(&self, new: Config, report: &Report) -> Reloaded {
         warn(report);
         let old = self.known.config();
         let changes::Changes { config, applied, needs_restart } = changes::between(&old, &new);
@@ -187,8 +187,13 @@ impl<D: DataSide> Supervisor<D> {
         reread.errors
     }
 
-    /// Goes away: nothing new, what runs may finish until the deadline, the rest is reset.
-    async fn drain(self, mut events: Events<impl AsyncFnMut() -> Wish>) -> Ended {
+    /// Goes away: nothing new, what runs may finish until the deadline, the rest is reset. Meanwhile the
+    /// operator's word counts: what loses its right ends.
+    async fn drain(
+        self,
+        mut events: Events<impl AsyncFnMut() -> Wish>,
+        mut recheck: Interval,
+    ) -> Ended {
         let _draining = self.known.readiness.wait_for("draining");
         self.known.draining.store(true, Ordering::Relaxed);
         let deadline = self.known.config().limits.drain;
@@ -213,17 +218,19 @@ impl<D: DataSide> Supervisor<D> {
                 tokio::select! {
                     biased;
                     wish = (events.signals)() => {
-                        if let Wish::End(signal) = wish {
-                            tracing::warn!(signal, "asked again: ending at once");
-                            return Ended::AtOnce { signal };
+                        match wish {
+                            Wish::End(signal) => {
+                                tracing::warn!(signal, "asked again: ending at once");
+                                return Ended::AtOnce { signal };
+                            }
+                            Wish::Reload => drop(self.reload()),
                         }
                     }
                     Some(command) = events.commands.recv() => if let Command::Reload(answer) = command {
-                        let error = "the node is going away and takes no configuration".to_owned();
-                        drop(answer.send(Reloaded::Rejected { error }));
+                        drop(answer.send(self.reload()));
                     },
-                    // Otherwise the thread that watches would wait for room.
-                    Some(_) = events.changes.recv() => {}
+                    Some(change) = events.changes.recv() => self.take(change),
+                    _ = recheck.tick() => self.data.recheck(None),
                 }
             }
         };
