@@ -27,6 +27,9 @@ pub enum Behaviour {
     Flood,
     /// Neither reads nor writes.
     Stall,
+    /// Answers that many bytes and closes with most of the request unread, which the kernel turns into a
+    /// reset: what a server does whose limit is passed (413).
+    AnswerUnread(u32),
 }
 
 impl Behaviour {
@@ -39,6 +42,7 @@ impl Behaviour {
             Self::ResetAfterEnd(n) => (4, n),
             Self::Flood => (5, 0),
             Self::Stall => (6, 0),
+            Self::AnswerUnread(n) => (7, n),
         };
         let n = n.to_be_bytes();
         [kind, n[0], n[1], n[2], n[3]]
@@ -53,6 +57,7 @@ impl Behaviour {
             3 => Self::Reset(n),
             4 => Self::ResetAfterEnd(n),
             5 => Self::Flood,
+            7 => Self::AnswerUnread(n),
             _ => Self::Stall,
         }
     }
@@ -164,6 +169,10 @@ fn behave(mut socket: TcpStream, ends: &Sender<End>) {
         }
         Behaviour::Flood => while send(&mut socket, 1 << 20).is_ok() {},
         Behaviour::Stall => std::thread::sleep(PATIENCE),
+        Behaviour::AnswerUnread(n) => {
+            socket.read_exact(&mut [0; 100]).ok();
+            send(&mut socket, n.into()).ok();
+        }
     }
 }
 
@@ -190,8 +199,16 @@ fn echo(socket: &mut TcpStream) -> End {
 /// Those of connecting and of the first write.
 pub fn call(to: SocketAddr, behaviour: Behaviour) -> std::io::Result<TcpStream> {
     let mut socket = TcpStream::connect_timeout(&to, PATIENCE)?;
+    command(&mut socket, behaviour)?;
+    Ok(socket)
+}
+
+/// Tells the backend what to do, on a connection that stands.
+///
+/// # Errors
+/// Those of the socket.
+pub fn command(socket: &mut TcpStream, behaviour: Behaviour) -> std::io::Result<()> {
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_nodelay(true)?;
-    socket.write_all(&behaviour.encode())?;
-    Ok(socket)
+    socket.write_all(&behaviour.encode())
 }

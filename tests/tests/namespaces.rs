@@ -15,7 +15,8 @@ use adit_tests::clusters::{BACKEND, Clusters, IMPORT};
 use adit_tests::daemon::Daemon;
 use adit_tests::lab;
 use adit_tests::prerequisite::eventually;
-use adit_tests::workload::{Behaviour, End, backend, call, receive, reset_on_close, send};
+use adit_tests::workload::{Behaviour, End, backend, call, command, receive, reset_on_close, send};
+use socket2::{Domain, Socket, Type};
 
 fn import() -> SocketAddr {
     IMPORT.parse().unwrap()
@@ -267,5 +268,52 @@ fn without_a_backend_callers_are_refused_at_once_and_served_when_it_returns() {
         });
         assert_eq!(end, End::Finished(10));
         assert!(Path::new(lab.root.path()).exists() && lab.bank2.enter(|| true));
+    });
+}
+
+#[test]
+fn an_answer_to_a_request_that_was_not_read_arrives_whole() {
+    lab::run("an_answer_to_a_request_that_was_not_read_arrives_whole", || {
+        let lab = Lab::new();
+        for _ in 0..20 {
+            let end = lab.support.enter(|| {
+                let mut socket = call(import(), Behaviour::AnswerUnread(5000)).unwrap();
+                let mut writer = socket.try_clone().unwrap();
+                let sending = std::thread::spawn(move || send(&mut writer, 200_000));
+                match receive(&mut socket) {
+                    // Who writes into the reset takes the error, and a reader finds an end behind it.
+                    End::Finished(n) if sending.join().unwrap().is_err() => End::Reset(n),
+                    end @ (End::Finished(_) | End::Reset(_)) => end,
+                }
+            });
+            assert_eq!(end, End::Reset(5000));
+        }
+    });
+}
+
+#[test]
+fn a_node_that_goes_away_leaves_what_it_has_sent() {
+    lab::run("a_node_that_goes_away_leaves_what_it_has_sent", || {
+        let mut lab = Lab::new();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let reading = lab.support.spawn(move || {
+            // A small buffer, so that most of it waits in e1, whose window is 262,144 bytes.
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_recv_buffer_size(4096).unwrap();
+            socket.connect(&import().into()).unwrap();
+            let mut socket = std::net::TcpStream::from(socket);
+            command(&mut socket, Behaviour::AnswerAfterEnd(270_000)).unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            wait.recv().unwrap();
+            receive(&mut socket)
+        });
+        lab.b1.wait_for("b1 has sent all", |s| {
+            s["streams"]["open"] == 0 && s["streams"]["byCode"]["finished"] == 1
+        });
+        lab.e1.wait_for("e1 has not", |s| s["streams"]["open"] == 1);
+        assert!(lab.b1.terminate().success());
+        go.send(()).unwrap();
+        assert_eq!(reading.join().unwrap(), End::Finished(270_000));
+        lab.e1.wait_for("it finished here, too", |s| s["streams"]["byCode"]["finished"] == 1);
     });
 }

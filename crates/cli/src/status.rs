@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use adit_config::config::Admin;
 use adit_daemon::admin::client::{self, Address, ClientError};
+use adit_daemon::status::Severity;
 use adit_daemon::telemetry::escape;
 
 use crate::output::print;
@@ -64,7 +65,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         print(&page::render(&status, tables::Style::of(&std::io::stdout())))?;
     }
-    Ok(if status.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let well = status.problems.iter().all(|p| p.severity == Severity::Notice);
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Who said where the daemon is.

@@ -136,7 +136,8 @@ impl Keeper {
                 },
                 Some(report) = self.reports.recv() => report,
                 Some(find) = finds.recv() => find,
-                () = sleep_until(wake) => {
+                // With all probes out, an outcome is what there is to wait for.
+                () = sleep_until(wake), if probes.len() < PROBES => {
                     let now = Instant::now();
                     for (address, state) in watched.iter_mut().filter(|(_, w)| w.next <= now) {
                         if probes.len() >= PROBES {
@@ -200,7 +201,9 @@ pub(crate) fn dial_failure(backend: SocketAddr, error: &io::Error) -> (Failure, 
         Kind::ConnectionRefused | Kind::ConnectionReset => (Code::BackendRefused, true),
         Kind::TimedOut => (Code::BackendTimeout, true),
         Kind::HostUnreachable | Kind::NetworkUnreachable => (Code::BackendUnreachable, true),
-        _ => (Code::LocalError, false),
+        Kind::PermissionDenied => (Code::BackendUnreachable, false),
+        // Out of descriptors, ports or memory. Nothing was delivered, and another node may have some.
+        _ => (Code::OverLimit, false),
     };
     (Failure::new(code, format!("backend {backend}: {error}")), at_fault)
 }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::ClusterName;
 use tokio::sync::Notify;
 
 /// The budgets of one process.
@@ -21,7 +21,7 @@ pub struct Budget(Arc<Mutex<Ledger>>);
 pub struct Bounds {
     /// What all stalled streams together may hold.
     pub process: usize,
-    /// What the stalled streams of one peer node may hold.
+    /// What the stalled streams of one peer cluster may hold, however many nodes it has.
     pub peer: usize,
 }
 
@@ -31,10 +31,8 @@ struct Ledger {
     charged: usize,
     next: u64,
     /// What each peer is charged, and its stalled streams by age.
-    peers: HashMap<Peer, Account>,
+    peers: HashMap<ClusterName, Account>,
 }
-
-type Peer = (ClusterName, NodeName);
 
 #[derive(Debug, Default)]
 struct Account {
@@ -52,7 +50,7 @@ struct Stalled {
 #[derive(Debug)]
 pub struct PeerBudget {
     budget: Budget,
-    peer: Peer,
+    peer: ClusterName,
     window: usize,
 }
 
@@ -72,10 +70,10 @@ impl Budget {
         Self(Arc::new(Mutex::new(ledger)))
     }
 
-    /// A stream of `peer` whose window is `window` bytes.
+    /// A stream with `peer` whose window is `window` bytes.
     #[must_use]
-    pub fn of(&self, cluster: &ClusterName, node: &NodeName, window: usize) -> PeerBudget {
-        PeerBudget { budget: self.clone(), peer: (cluster.clone(), node.clone()), window }
+    pub fn of(&self, peer: &ClusterName, window: usize) -> PeerBudget {
+        PeerBudget { budget: self.clone(), peer: peer.clone(), window }
     }
 
     /// What stalled streams are charged at present, in bytes, and how many they are.
@@ -111,7 +109,7 @@ impl PeerBudget {
 }
 
 impl Ledger {
-    fn enforce(&mut self, peer: &Peer) {
+    fn enforce(&mut self, peer: &ClusterName) {
         while self.peers.get(peer).is_some_and(|a| a.charged > self.bounds.peer) {
             self.evict_oldest(&peer.clone());
         }
@@ -123,7 +121,7 @@ impl Ledger {
         }
     }
 
-    fn evict_oldest(&mut self, peer: &Peer) {
+    fn evict_oldest(&mut self, peer: &ClusterName) {
         let oldest = self.peers.get(peer).and_then(|a| a.stalled.keys().next().copied());
         let stalled = oldest.and_then(|number| self.release(peer, number));
         if let Some(evict) = stalled.and_then(|s| s.evict.upgrade()) {
@@ -131,7 +129,7 @@ impl Ledger {
         }
     }
 
-    fn release(&mut self, peer: &Peer, number: u64) -> Option<Stalled> {
+    fn release(&mut self, peer: &ClusterName, number: u64) -> Option<Stalled> {
         let account = self.peers.get_mut(peer)?;
         let stalled = account.stalled.remove(&number)?;
         account.charged -= stalled.window;
@@ -165,8 +163,8 @@ mod tests {
         Budget::new(Bounds { process, peer })
     }
 
-    fn of(budget: &Budget, node: &str, window: usize) -> PeerBudget {
-        budget.of(&"bank".parse().unwrap(), &node.parse().unwrap(), window)
+    fn of(budget: &Budget, peer: &str, window: usize) -> PeerBudget {
+        budget.of(&peer.parse().unwrap(), window)
     }
 
     fn evicted(stall: &Stall<'_>) -> bool {
@@ -176,7 +174,7 @@ mod tests {
     #[test]
     fn what_goes_on_gives_its_charge_back() {
         let budget = budget(100, 100);
-        let stream = of(&budget, "b1", 60);
+        let stream = of(&budget, "bank", 60);
         for _ in 0..10 {
             let stall = stream.stall();
             assert!(!evicted(&stall));
@@ -187,7 +185,7 @@ mod tests {
     #[test]
     fn the_longest_stalled_of_the_spent_peer_pays() {
         let budget = budget(1000, 100);
-        let (a, b) = (of(&budget, "b1", 40), of(&budget, "b2", 40));
+        let (a, b) = (of(&budget, "bank", 40), of(&budget, "shop", 40));
         let other = b.stall();
         let (first, second, third) = (a.stall(), a.stall(), a.stall());
         assert!(evicted(&first) && !evicted(&second) && !evicted(&third) && !evicted(&other));
@@ -199,7 +197,7 @@ mod tests {
     #[test]
     fn the_heaviest_peer_pays_for_the_process() {
         let budget = budget(100, 80);
-        let (a, b) = (of(&budget, "b1", 35), of(&budget, "b2", 35));
+        let (a, b) = (of(&budget, "bank", 35), of(&budget, "shop", 35));
         let (heavy1, heavy2) = (a.stall(), a.stall());
         let light = b.stall();
         assert!(evicted(&heavy1) && !evicted(&heavy2) && !evicted(&light));

@@ -2,17 +2,19 @@
 //!
 //! The contract: FIN becomes FIN and RST becomes RST. A direction that reached its end finishes, and the
 //! other goes on for as long as it likes; any other end of either direction is an error that resets all
-//! four. There are no queues: what the far side does not take is not read on the near side. There are
-//! no timers: an agent may think for ten minutes, and half an hour after its caller said all.
+//! four. There are no queues: what the far side does not take is not read on the near side. No timer ends
+//! a flow: an agent may think for ten minutes, and half an hour after its caller said all.
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_transport::{RecvStream, SendStream};
 use bytes::Bytes;
 use futures_util::poll;
+use tokio::time::{Instant, timeout_at};
 
 use crate::budget::PeerBudget;
 use crate::flow::Counter;
@@ -47,14 +49,34 @@ pub(crate) async fn copy<T: Tcp>(
 ) -> Result<(), Code> {
     let (sent, received, budget) = count;
     let Left { to_stream, finished, to_tcp } = left;
-    let forward = tcp_to_stream(tcp, send, to_stream, finished, sent, reset);
-    let backward = stream_to_tcp(tcp, recv, to_tcp, received, budget, reset);
-    tokio::select! {
-        biased;
-        both = futures_util::future::try_join(forward, backward) => both.map(|_| tcp.settle()),
-        // Also where neither direction would notice: one waits for the peer, the other has finished.
-        () = tcp.broken() => Err(reset),
+    let mut last = None;
+    let end = {
+        let forward = tcp_to_stream(tcp, send, to_stream, finished, (sent, &mut last), reset);
+        let backward = stream_to_tcp(tcp, recv, to_tcp, received, budget, reset);
+        tokio::select! {
+            biased;
+            both = futures_util::future::try_join(forward, backward) => both.map(|_| tcp.settle()),
+            // Also where neither direction would notice: one waits for the peer, the other has finished.
+            () = tcp.broken() => Err(reset),
+        }
+    };
+    if end == Err(reset) {
+        linger(send, last).await;
     }
+    end
+}
+
+/// Lets what TCP brought before it broke arrive, `last` of it sent at that time: a server may answer,
+/// and close without having read all of the request (413 and the like), which the kernel makes a reset.
+/// A reset of the stream would overtake the answer, and QUIC has no way to order one behind it
+/// (RESET_STREAM_AT is a draft). Three round trips, and what a lost packet's probe is late
+/// (RFC 9002 §6.2.1, with the default max_ack_delay).
+pub(crate) async fn linger(send: &mut SendStream, last: Option<Instant>) {
+    const PROBE: Duration = Duration::from_millis(30);
+    let Some(last) = last else { return };
+    let until = last + send.connection().stats().rtt * 3 + PROBE;
+    // Ends with the peer's interest, or with the connection.
+    timeout_at(until, send.stopped()).await.ok();
 }
 
 async fn tcp_to_stream<T: Tcp>(
@@ -62,7 +84,7 @@ async fn tcp_to_stream<T: Tcp>(
     send: &mut SendStream,
     mut unsent: VecDeque<Bytes>,
     mut finished: bool,
-    count: &Counter,
+    (count, last): (&Counter, &mut Option<Instant>),
     reset: Code,
 ) -> Result<(), Code> {
     let mut stopped = pin!(send.stopped());
@@ -70,6 +92,7 @@ async fn tcp_to_stream<T: Tcp>(
     loop {
         while let Some(next) = unsent.front_mut() {
             send.send_some(std::slice::from_mut(next)).await.map_err(|e| e.code())?;
+            *last = Some(Instant::now());
             if next.is_empty() {
                 unsent.pop_front();
             }
@@ -114,6 +137,14 @@ async fn stream_to_tcp<T: Tcp>(
         let batch = &mut chunks[..filled];
         count.add(batch.iter().map(Bytes::len).sum());
         let mut write = pin!(tcp.write(batch));
+        // A peer that went away politely had its streams acknowledged: what is here is whole.
+        let gone = async {
+            let code = recv.connection().closed().await.code;
+            if matches!(code, Code::Draining | Code::ConnectionUnused) {
+                return std::future::pending().await;
+            }
+            code
+        };
         if let Poll::Ready(written) = poll!(&mut write) {
             written.map_err(|_| reset)?;
             continue;
@@ -125,7 +156,7 @@ async fn stream_to_tcp<T: Tcp>(
             written = write => written.map_err(|_| reset)?,
             // That the peer gave up on the stream shows in the other direction, or when this one is read
             // again; a connection that is gone would show nowhere.
-            closed = recv.connection().closed() => return Err(closed.code),
+            code = gone => return Err(code),
             () = stalled.evicted() => return Err(Code::OverBudget),
         }
     }

@@ -56,6 +56,14 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The end of a flow that had been taken. A connection that ended because its node refuses new work has
+    /// not refused this: something was delivered.
+    pub(crate) fn broken(code: Code) -> Self {
+        if code.is_refusal() { Self::new(Code::ConnectionLost, code.text()) } else { code.into() }
+    }
+}
+
 impl From<Code> for Failure {
     fn from(code: Code) -> Self {
         Self { code, reason: String::new() }
@@ -155,6 +163,8 @@ pub struct Group {
     pub ended: u64,
     /// Of those, refused: nothing was delivered.
     pub refused: u64,
+    /// Of those, the ones since a flow was last not refused.
+    pub refused_in_a_row: u64,
     /// Of those, broken after that.
     pub failed: u64,
     /// Bytes from local workloads to peers, of ended flows.
@@ -256,7 +266,8 @@ impl Flow {
         if !over {
             return Ok(());
         }
-        let reason = format!("{cluster} has {limit} streams open on this node");
+        let reason =
+            format!("{cluster} has {limit} streams open here, which is limits.streamsPerPeer");
         Err(Failure::new(Code::OverLimit, reason))
     }
 
@@ -293,7 +304,9 @@ impl Drop for Flow {
         let duration = self.started.elapsed();
         let mut table = self.flows.table();
         table.open -= 1;
-        *table.ended.entry((direction, code)).or_default() += 1;
+        // Numbers that only a peer knows are one: what is kept must be bounded by our own list.
+        let known = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
+        *table.ended.entry((direction, known)).or_default() += 1;
         if let Some(user) = &self.user
             && let Some(open) = table.users.get_mut(user)
         {
@@ -316,6 +329,7 @@ impl Drop for Flow {
             group.bytes_sent += self.sent.bytes();
             group.bytes_received += self.received.bytes();
             group.hops += u64::from(self.hop);
+            group.refused_in_a_row = if code.is_refusal() { group.refused_in_a_row + 1 } else { 0 };
             if let Err(failure) = &self.end {
                 group.refused += u64::from(failure.code.is_refusal());
                 group.failed += u64::from(!failure.code.is_refusal());
@@ -390,4 +404,27 @@ pub(crate) fn describe() {
     describe_gauge!(OPEN, Unit::Count, "Streams open now");
     describe_counter!(ENDED, Unit::Count, "Streams that ended or were refused, by code");
     describe_histogram!(SECONDS, Unit::Seconds, "How long streams lasted, refused ones too");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_until_one_is_taken() {
+        let flows = Flows::new(9);
+        let target =
+            Target { service: "agents/fraud-bot".parse().unwrap(), port: "http".parse().unwrap() };
+        let end = |end: Result<(), Code>| {
+            let mut flow = flows.begin(Direction::Outbound, [0; 16]);
+            flow.counts_for(&target, &"bank".parse().unwrap());
+            flow.end(end.map_err(Failure::from));
+            flows.groups().values().next().unwrap().refused_in_a_row
+        };
+        assert_eq!(end(Err(Code::Denied)), 1);
+        assert_eq!(end(Err(Code::NoBackend)), 2);
+        assert_eq!(end(Err(Code::BackendReset)), 0, "it had been taken");
+        assert_eq!(end(Err(Code::Denied)), 1);
+        assert_eq!(end(Ok(())), 0);
+    }
 }

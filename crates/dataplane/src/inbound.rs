@@ -10,7 +10,7 @@ use std::sync::Arc;
 use adit_core::choose;
 use adit_core::code::Code;
 use adit_core::policy::{self, Permit, Source};
-use adit_core::snapshot::{Backend, Class, Snapshot};
+use adit_core::snapshot::{Backend, Snapshot};
 use adit_core::wire::header::{Answer, Header};
 use adit_transport::{PeerInfo, RecvStream, Serve, Stream};
 use bytes::{Bytes, BytesMut};
@@ -48,9 +48,7 @@ async fn carry<N: Net>(
     flow: &mut Flow,
 ) -> Result<(), Failure> {
     match reach(node, stream, flow).await {
-        Ok((tcp, first, permit, class)) => {
-            run(node, &tcp, stream, first, &permit, class, flow).await
-        }
+        Ok((tcp, first, permit)) => run(node, &tcp, stream, first, &permit, flow).await,
         Err(failure) => {
             answer(stream, &Answer::refused(failure.code, &failure.reason)).await;
             Err(failure)
@@ -63,11 +61,11 @@ async fn reach<N: Net>(
     node: &Node<N>,
     stream: &mut Stream,
     flow: &mut Flow,
-) -> Result<(N::Stream, Bytes, Permit, Class), Failure> {
+) -> Result<(N::Stream, Bytes, Permit), Failure> {
     let (header, first) = accept(node, stream, flow).await?;
     let source = vouch(&stream.peer, &header, flow);
     let now = node.now();
-    let class = resolve(&now, &header, &source, flow);
+    resolve(&now, &header, &source, flow);
     let permit = policy::authorize_inbound(&now, &source, &header.target)?;
     flow.used_by(&permit);
     let backends = pick(node, &now, &permit)?;
@@ -77,7 +75,7 @@ async fn reach<N: Net>(
         // The opener has given up; nobody waits for this dial.
         Err(gone) = stream.send.stopped() => return Err(gone.code().into()),
     };
-    Ok((tcp, first, permit, class))
+    Ok((tcp, first, permit))
 }
 
 /// Reads the header, within its deadline and bound, and what came right behind it.
@@ -120,16 +118,13 @@ fn vouch(peer: &PeerInfo, header: &Header, flow: &mut Flow) -> Source {
 }
 
 /// Notes the target; only one that is exported to the peer's cluster is counted by name.
-fn resolve(now: &Snapshot, header: &Header, source: &Source, flow: &mut Flow) -> Class {
+fn resolve(now: &Snapshot, header: &Header, source: &Source, flow: &mut Flow) {
     flow.target = Some(header.target.clone());
     let export = now.exports.get(&header.target.service);
     let shown = |grant: &policy::Grant| grant.cluster == source.cluster;
-    match export.filter(|e| e.port(&header.target.port).is_some()) {
-        Some(export) if export.allow.iter().any(shown) => {
-            flow.counts_for(&header.target, &source.cluster);
-            export.class
-        }
-        _ => Class::Interactive,
+    let here = export.filter(|e| e.port(&header.target.port).is_some());
+    if here.is_some_and(|e| e.allow.iter().any(shown)) {
+        flow.counts_for(&header.target, &source.cluster);
     }
 }
 
@@ -191,19 +186,18 @@ async fn run<N: Net>(
     stream: &mut Stream,
     first: Bytes,
     permit: &Permit,
-    class: Class,
     flow: &Flow,
 ) -> Result<(), Failure> {
     answer(stream, &Answer::reached()).await;
-    let budget =
-        node.records.budget.of(&stream.peer.cluster, &stream.peer.node, node.limits.window(class));
+    let window = node.limits.window(stream.recv.connection().class());
+    let budget = node.records.budget.of(&stream.peer.cluster, window);
     let count = (&flow.sent, &flow.received, &budget);
     let left = Left { to_tcp: first, ..Left::default() };
     let (send, recv) = (&mut stream.send, &mut stream.recv);
     let end = tokio::select! {
         biased;
-        end = copy(tcp, send, recv, left, Code::BackendReset, count) => end.map_err(Failure::from),
         withdrawn = node.withdrawn(permit) => Err(withdrawn),
+        end = copy(tcp, send, recv, left, Code::BackendReset, count) => end.map_err(Failure::broken),
     };
     if let Err(failure) = &end {
         stream.send.reset(failure.code);

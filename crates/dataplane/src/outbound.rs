@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_core::choose::{self, Route};
 use adit_core::code::Code;
@@ -17,7 +18,7 @@ use adit_core::wire::header::Header;
 use adit_transport::{Links, Stream};
 use tokio::time::timeout;
 
-use crate::copy::{Left, copy};
+use crate::copy::{Left, copy, linger};
 use crate::first_flight::{FirstFlight, Outcome};
 use crate::flow::{Direction, Failure, Flow};
 use crate::node::Node;
@@ -25,6 +26,9 @@ use crate::tcp::{Net, Tcp};
 
 /// How many nodes are tried for one stream.
 const ATTEMPTS: usize = 4;
+/// How long a node may take to answer a header: longer than its own attempts at backends do, unless its
+/// operator lets it wait for longer.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Where outbound streams go: through the peers that `links` reaches, from `worker`.
 #[derive(Debug)]
@@ -53,15 +57,19 @@ async fn carry<N: Net>(
     let (import, target) = resolve(&now, tcp.local(), flow)?;
     let permit = authorize(&now, import, &target, &workload, flow)?;
     let route = pick(node, &now, import, &permit)?;
-    let (mut stream, left) = open(way, tcp, &route, &permit, flow).await?;
-    let window = node.limits.window(route.class);
-    let budget = node.records.budget.of(&stream.peer.cluster, &stream.peer.node, window);
+    let (mut stream, left) = tokio::select! {
+        biased;
+        withdrawn = node.withdrawn(&permit) => return Err(withdrawn),
+        opened = open(way, tcp, &route, &permit, flow) => opened?,
+    };
+    let window = node.limits.window(stream.recv.connection().class());
+    let budget = node.records.budget.of(&stream.peer.cluster, window);
     let count = (&flow.sent, &flow.received, &budget);
     let (send, recv) = (&mut stream.send, &mut stream.recv);
     let end = tokio::select! {
         biased;
-        end = copy(tcp, send, recv, left, Code::SourceReset, count) => end.map_err(Failure::from),
         withdrawn = node.withdrawn(&permit) => Err(withdrawn),
+        end = copy(tcp, send, recv, left, Code::SourceReset, count) => end.map_err(Failure::broken),
     };
     if let Err(failure) = &end {
         reset(&mut stream, failure.code);
@@ -89,10 +97,14 @@ async fn identify<N: Net>(node: &Node<N>, from: SocketAddr) -> Result<Workload, 
     let hold = node.limits.unknown_source_hold;
     let _held = node.records.random.held.try_acquire().map_err(|_| unknown())?;
     let mut snapshot = node.snapshot.clone();
-    let arrives = snapshot.wait_for(|now| known(now).is_some());
-    match timeout(hold, arrives).await {
-        Ok(Ok(now)) => known(&now).ok_or_else(unknown),
-        _ => Err(unknown()),
+    let arrives = timeout(hold, snapshot.wait_for(|now| known(now).is_some()));
+    tokio::select! {
+        biased;
+        () = node.records.drained.cancelled() => Err(Code::Drained.into()),
+        arrived = arrives => match arrived {
+            Ok(Ok(now)) => known(&now).ok_or_else(unknown),
+            _ => Err(unknown()),
+        }
     }
 }
 
@@ -170,7 +182,8 @@ async fn open<T: Tcp>(
                 continue;
             }
         };
-        let failure = match first.send(tcp, &mut stream, &flow.sent).await {
+        let outcome = timeout(ANSWER, first.send(tcp, &mut stream, &flow.sent)).await;
+        let failure = match outcome.unwrap_or(Outcome::Lost(Code::BackendTimeout)) {
             Outcome::Reached(left) => return Ok((stream, left)),
             Outcome::Refused(failure) if failure.code.is_retryable() => failure,
             Outcome::Refused(failure) => return Err(failure),
@@ -181,6 +194,7 @@ async fn open<T: Tcp>(
                 return Err(Failure::new(Code::UnknownOutcome, reason));
             }
             Outcome::SourceReset => {
+                linger(&mut stream.send, first.last_sent()).await;
                 reset(&mut stream, Code::SourceReset);
                 return Err(Code::SourceReset.into());
             }
@@ -192,20 +206,24 @@ async fn open<T: Tcp>(
     Err(last)
 }
 
-/// The next node to try, and whether it is not the backend's own.
+/// The next node to try, and whether it is not the backend's own: first one that has a backend, then one
+/// that is connected and may pass the stream on, and last one with which no connection can be had, which
+/// says why.
 fn next_node(way: &Way, route: &Route, tried: &[NodeName]) -> Option<(NodeName, bool)> {
     if tried.len() >= ATTEMPTS {
         return None;
     }
     let untried = |n: &&NodeName| !tried.contains(n);
-    if let Some(own) = route.nodes.iter().find(untried) {
-        return Some((own.clone(), false));
+    let mut own = route.nodes.iter().filter(untried);
+    if let Some(near) = own.clone().find(|n| way.links.may_reach(&route.cluster, n)) {
+        return Some((near.clone(), false));
     }
     let connected = match route.hop {
         Hop::Any => way.links.connected(&route.cluster),
         Hop::SameNode => Vec::new(),
     };
-    connected.iter().find(untried).map(|other| (other.clone(), true))
+    let other = connected.iter().find(untried).map(|other| (other.clone(), true));
+    other.or_else(|| own.next().map(|far| (far.clone(), false)))
 }
 
 /// Ends both ways of a stream with a reason.

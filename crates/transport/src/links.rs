@@ -158,6 +158,13 @@ impl Links {
         self.0.register.connected(cluster)
     }
 
+    /// Whether a stream to this node is worth a try: it is connected, or it can be dialled and was not found
+    /// dead moments ago.
+    #[must_use]
+    pub fn may_reach(&self, cluster: &ClusterName, node: &NodeName) -> bool {
+        self.0.may_reach(cluster, node)
+    }
+
     /// What linked clusters say of themselves. Wakes at each change of a view or its source; that a view
     /// was confirmed makes it younger silently.
     #[must_use]

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use adit_daemon::human::{bytes, seconds};
 use adit_daemon::status::problems::with_port;
 use adit_daemon::status::{
-    BackendState, Import, ImportPort, Link, LinkState, Reason, Severity, Status, Streams,
+    BackendState, Import, ImportPort, Link, LinkState, Problem, Reason, Severity, Status, Streams,
 };
 use adit_daemon::telemetry::escape;
 use owo_colors::{AnsiColors, OwoColorize};
@@ -59,7 +59,9 @@ impl Page {
     fn headline(&mut self, status: &Status) {
         let node = format!("{}/{}", status.node.cluster, status.node.node);
         let node = self.strong(&escape::text(&node));
-        let verdict = match status.problems.as_slice() {
+        let wrong = |p: &&Problem| p.severity != Severity::Notice;
+        let wrong: Vec<_> = status.problems.iter().filter(wrong).collect();
+        let verdict = match wrong.as_slice() {
             [] => self.coloured("all is well", AnsiColors::Green),
             [one] if one.severity == Severity::Warning => {
                 self.coloured("works, with one thing to look at", AnsiColors::Yellow)
@@ -76,6 +78,7 @@ impl Page {
             let (mark, colour) = match problem.severity {
                 Severity::Error => ("✗", AnsiColors::Red),
                 Severity::Warning => ("!", AnsiColors::Yellow),
+                Severity::Notice => ("·", AnsiColors::Default),
             };
             let mark = self.coloured(mark, colour);
             // A file's errors come as one sentence of several lines.

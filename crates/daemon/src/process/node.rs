@@ -74,7 +74,8 @@ pub struct Work<N: Net> {
     keeper: Keeper,
     listeners: Listeners<N>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
-    stop: CancellationToken,
+    accepting: CancellationToken,
+    drained: CancellationToken,
 }
 
 impl Node {
@@ -116,7 +117,8 @@ impl Node {
         let workers = endpoints.workers().iter().map(|w| w.handle().clone()).collect();
         let listeners = Listeners::new(path, links.clone(), workers, stop.tasks.clone());
         let not_listening = listeners.failures();
-        let work = Work { net, keeper, listeners, snapshot, stop: stop.accepting.clone() };
+        let (accepting, drained) = (stop.accepting.clone(), stop.drained.clone());
+        let work = Work { net, keeper, listeners, snapshot, accepting, drained };
         (Self { links, endpoints, flows, budget, backends, not_listening, stop }, work)
     }
 
@@ -161,10 +163,11 @@ impl Node {
 }
 
 impl<N: Net> Work<N> {
-    /// Keeps listeners and backends as the snapshot wants them, until the node drains.
+    /// Keeps listeners as the snapshot wants them until the node drains, and backends until it has: what is
+    /// still open then is still subject to policy, which follows from what backends say, too.
     pub async fn drive(self) {
-        let keeper = self.keeper.run(self.net, self.snapshot, self.stop.clone());
-        tokio::join!(keeper, self.listeners.run(self.stop));
+        let keeper = self.keeper.run(self.net, self.snapshot, self.drained);
+        tokio::join!(keeper, self.listeners.run(self.accepting));
     }
 }
 

@@ -50,6 +50,7 @@ fn add(streams: &mut Streams, direction: Direction, group: Group) {
     streams.open += group.open;
     streams.total += group.open + group.ended;
     streams.refused += group.refused;
+    streams.refused_in_a_row += group.refused_in_a_row;
     streams.failed += group.failed;
     streams.hops += group.hops;
     streams.bytes_out += out;
@@ -71,6 +72,7 @@ mod tests {
             open: 1,
             ended: 5,
             refused: 2,
+            refused_in_a_row: 1,
             failed: 1,
             bytes_sent: 10,
             bytes_received: 20,

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendState, ExportPort, Link, LinkState, Reason, Status};
+use super::{BackendState, ExportPort, Link, LinkState, Reason, Status, Streams};
 
 /// Something that a person should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,16 +20,18 @@ pub struct Problem {
     pub reason: Reason,
 }
 
-/// How bad a problem is.
+/// How bad a problem is, worst first by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Something does not work.
-    Error,
+    Error = 0,
+    /// All is as it was told to be, which may not be as somebody thinks: it refuses them.
+    Notice = 2,
     /// All works, and something will not, or not as it should.
     #[default]
     #[serde(other)]
-    Warning,
+    Warning = 1,
 }
 
 /// Below this part of its life a certificate should have been renewed long ago (it is at one half).
@@ -48,10 +50,14 @@ pub fn find(status: &Status) -> Vec<Problem> {
         link(l, &mut add);
     }
     for import in &status.imports {
-        for port in import.ports.iter().filter(|p| !p.ready) {
+        for port in &import.ports {
             let about = format!("import {}", with_port(&import.service, &port.name));
-            let reason = port.reason.clone().unwrap_or_default();
-            add(Severity::Error, about, &reason.code, reason.sentence);
+            if port.ready {
+                refused(about, &port.streams, &mut add);
+            } else {
+                let reason = port.reason.clone().unwrap_or_default();
+                add(Severity::Error, about, &reason.code, reason.sentence);
+            }
         }
     }
     for export in &status.exports {
@@ -116,6 +122,18 @@ fn link(link: &Link, add: &mut impl FnMut(Severity, String, &str, String)) {
     add(severity, format!("link {}", link.cluster), &reason.code, reason.sentence);
 }
 
+/// A port that is ready, and refuses all the same: who is refused has no right to it, or has too many.
+fn refused(about: String, streams: &Streams, add: &mut impl FnMut(Severity, String, &str, String)) {
+    let Some(last) = streams.last_failure.as_ref().filter(|_| streams.refused_in_a_row > 0) else {
+        return;
+    };
+    let count = match streams.refused_in_a_row {
+        1 => "the last stream was refused".to_owned(),
+        n => format!("the last {n} streams were refused"),
+    };
+    add(Severity::Notice, about, &last.code, format!("{count}: {}", last.sentence));
+}
+
 fn export_port(
     service: &str,
     port: &ExportPort,
@@ -127,6 +145,7 @@ fn export_port(
         add(Severity::Error, about(), &reason.code, reason.sentence);
         return;
     }
+    refused(about(), &port.streams, add);
     for backend in &port.backends {
         let (code, sentence) = match backend.state {
             BackendState::Up | BackendState::Unknown => continue,
@@ -212,5 +231,28 @@ mod tests {
         status.node.ready = false;
         let codes: Vec<_> = find(&status).into_iter().map(|p| p.reason.code).collect();
         assert_eq!(codes, ["certificate-ended", "configuration-rejected", "draining"]);
+    }
+
+    #[test]
+    fn a_port_that_is_ready_and_refuses_is_told_until_it_takes_a_stream() {
+        let denied = Reason { code: "denied".into(), sentence: "no grant for agents/x".into() };
+        let mut streams =
+            Streams { refused_in_a_row: 3, last_failure: Some(denied), ..Streams::default() };
+        let found = |streams: &Streams| {
+            let mut status = healthy();
+            let port =
+                ImportPort { ready: true, streams: streams.clone(), ..ImportPort::default() };
+            status.imports.push(Import {
+                service: "a/b".into(),
+                ports: vec![port],
+                ..Import::default()
+            });
+            find(&status)
+        };
+        let told = found(&streams).pop().unwrap();
+        assert_eq!((told.severity, told.reason.code.as_str()), (Severity::Notice, "denied"));
+        assert_eq!(told.reason.sentence, "the last 3 streams were refused: no grant for agents/x");
+        streams.refused_in_a_row = 0;
+        assert_eq!(found(&streams), []);
     }
 }

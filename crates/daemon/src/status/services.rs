@@ -149,6 +149,8 @@ pub struct Streams {
     pub total: u64,
     /// Those that were refused: nothing of them was delivered.
     pub refused: u64,
+    /// Of those, the ones since a stream was last taken.
+    pub refused_in_a_row: u64,
     /// Those that broke later.
     pub failed: u64,
     /// Those that entered at another node than the backend's.

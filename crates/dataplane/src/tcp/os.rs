@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::{Buf, Bytes};
 use tokio::io::Interest;
@@ -22,6 +23,8 @@ pub struct OsTcp {
     stream: TcpStream,
     local: SocketAddr,
     remote: SocketAddr,
+    /// A write failed. The system tells of a reset once: a reader would see an end behind it.
+    failed: AtomicBool,
 }
 
 impl OsTcp {
@@ -30,7 +33,20 @@ impl OsTcp {
         let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
         let local = canonical(stream.local_addr()?);
         let remote = canonical(stream.peer_addr()?);
-        Ok(Self { stream, local, remote })
+        Ok(Self { stream, local, remote, failed: AtomicBool::new(false) })
+    }
+
+    /// Notes a failed write, and waits until what came before the break can be read: the write may know of
+    /// it before the reader has been woken for an answer.
+    async fn failed(&self, error: io::Error) -> io::Error {
+        self.failed.store(true, Relaxed);
+        while let Ok(ready) = self.stream.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        error
     }
 }
 
@@ -47,6 +63,9 @@ impl Tcp for OsTcp {
         loop {
             self.stream.readable().await?;
             match self.stream.try_read_buf(room.get()) {
+                Ok(0) if self.failed.load(Relaxed) => {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
                 Ok(0) => return Ok(None),
                 Ok(_) => return Ok(Some(room.take())),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => room.release(),
@@ -70,7 +89,7 @@ impl Tcp for OsTcp {
                     self.stream.writable().await?;
                     continue;
                 }
-                Err(e) => return Err(e),
+                Err(e) => return Err(self.failed(e).await),
             };
             for chunk in left {
                 let step = written.min(chunk.len());

@@ -48,7 +48,7 @@ impl Shared {
             // A dial that fails leaves what there is of the other lane.
             refused = self.dial(&wish).await.err().map(OpenError::from);
             choices = self.choices(&wish);
-        } else if !choices.first().is_some_and(|c| c.own) && self.may_dial(&wish) {
+        } else if !choices.first().is_some_and(|c| c.own) && self.may_dial(&wish.node) {
             // Nobody waits for it: it is for the streams to come.
             drop(self.fly(&wish.flight()));
         }
@@ -66,7 +66,9 @@ impl Shared {
             }
         }
         // A further connection, if there may be one.
-        if choices.iter().any(|c| c.lane) && self.may_dial(&wish) && self.dial(&wish).await.is_ok()
+        if choices.iter().any(|c| c.lane)
+            && self.may_dial(&wish.node)
+            && self.dial(&wish).await.is_ok()
         {
             let tried = |c: &Choice| choices.iter().any(|o| Arc::ptr_eq(&o.conn, &c.conn));
             if let Some(new) = self.choices(&wish).iter().find(|c| !tried(c)) {
@@ -85,10 +87,16 @@ impl Shared {
 
     /// Whether dialling a node is worth a try: it can be dialled, does not want to be left alone, and was
     /// not found dead moments ago.
-    fn may_dial(&self, wish: &Wish) -> bool {
-        !self.addresses(&wish.node).is_empty()
-            && self.work.dials.wait_for(&wish.node).is_none()
-            && self.work.dials.remembered(&wish.node).is_none()
+    fn may_dial(&self, node: &Node) -> bool {
+        !self.addresses(node).is_empty()
+            && self.work.dials.wait_for(node).is_none()
+            && self.work.dials.remembered(node).is_none()
+    }
+
+    /// See [`super::Links::may_reach`].
+    pub(super) fn may_reach(&self, cluster: &ClusterName, node: &NodeName) -> bool {
+        self.register.connected(cluster).contains(node)
+            || self.may_dial(&(cluster.clone(), node.clone()))
     }
 
     /// Dials for a stream, together with all others that wait for the same.

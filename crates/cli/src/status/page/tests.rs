@@ -134,6 +134,15 @@ fn a_healthy_node_is_told_on_one_page() {
 }
 
 #[test]
+fn a_refusal_that_was_told_to_be_is_told_and_not_wrong() {
+    let mut status = edge();
+    status.problems = vec![problem(Severity::Notice, "import a/b", "denied", "no grant")];
+    let page = render(&status, PLAIN);
+    let head: Vec<_> = page.lines().take(2).collect();
+    assert_eq!(head, ["edge/e1: all is well", "  · import a/b: no grant (denied)"]);
+}
+
+#[test]
 fn what_is_wrong_stands_first() {
     let mut status = edge();
     status.problems = vec![
