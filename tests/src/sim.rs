@@ -46,6 +46,8 @@ pub struct Plan {
     pub export: String,
     /// `limits` of both.
     pub limits: String,
+    /// Whether `edge` can dial `bank`. Otherwise `bank` dials, and announces nothing that can be dialled.
+    pub dials: bool,
 }
 
 impl Default for Plan {
@@ -58,6 +60,7 @@ impl Default for Plan {
             allow: "[{cluster: edge, namespace: agents, serviceAccount: support-bot}]".to_owned(),
             export: String::new(),
             limits: "{}".to_owned(),
+            dials: true,
         }
     }
 }
@@ -74,7 +77,8 @@ impl Plan {
     /// The file of `edge`'s `n`-th node.
     #[must_use]
     pub fn edge(&self, n: u8) -> String {
-        let seeds: Vec<_> = (1..=self.nodes.1).map(|n| format!("\"10.0.2.{n}:7843\"")).collect();
+        let banks = if self.dials { self.nodes.1 } else { 0 };
+        let seeds: Vec<_> = (1..=banks).map(|n| format!("\"10.0.2.{n}:7843\"")).collect();
         format!(
             r#"{}
 links: [{{cluster: bank, trustDomain: bank.example, trustBundle: bank.pem, addresses: [{}]}}]
@@ -95,7 +99,7 @@ workloads:
     pub fn bank(&self, n: u8) -> String {
         format!(
             r#"{}
-links: [{{cluster: edge, trustDomain: edge.example, trustBundle: edge.pem, addresses: []}}]
+links: [{{cluster: edge, trustDomain: edge.example, trustBundle: edge.pem, addresses: [{}]}}]
 exports:
   - service: agents/bank-bot
     ports: [{{name: http, port: 8080, backends: {}}}]
@@ -103,6 +107,7 @@ exports:
     {}
 "#,
             self.head("bank", 2, n, self.nodes.1),
+            if self.dials { "" } else { "\"10.0.1.1:7843\"" },
             self.backends,
             self.allow,
             self.export
@@ -115,9 +120,11 @@ exports:
         let sibling = |s: u8| format!("{{name: {}, addresses: [{}]}}", name(s), at(s));
         let siblings: Vec<_> = (1..=nodes).filter(|s| *s != n).map(sibling).collect();
         format!(
-            "cluster: {cluster}\ntrustDomain: {cluster}.example\nnode: {{name: {}, listen: {}, identity: /none}}\nsiblings: [{}]\nlimits: {}",
+            "cluster: {cluster}\ntrustDomain: {cluster}.example\nnode: {{name: {}, listen: {}, advertise: [{}], identity: /none}}\nsiblings: [{}]\nlimits: {}",
             name(n),
             at(n),
+            // A loopback address means another machine there than here, and is not dialled.
+            if self.dials || nth == 1 { at(n) } else { "\"127.0.0.1:7843\"".to_owned() },
             siblings.join(", "),
             self.limits
         )

@@ -118,3 +118,24 @@ async fn while_no_byte_has_left_another_node_is_tried() {
     assert!(timeout(SECOND, one.accept()).await.is_err());
     assert!(town.edge[0].node.flows.ended().is_empty(), "all live");
 }
+
+/// One side can be dialled; the streams of the other run over the connections that exist, and hop.
+#[tokio::test(start_paused = true)]
+async fn whoever_cannot_dial_is_served_over_the_connections_that_exist() {
+    let banks = 1..=12;
+    let backend_of = |n: u8| format!("{{address: 10.244.2.{n}:8080, node: b{n}}}");
+    let backends = format!("[{}]", banks.clone().map(backend_of).collect::<Vec<_>>().join(", "));
+    let plan = Plan { nodes: (1, 12), backends, dials: false, ..Plan::default() };
+    let town = Town::start(&plan).await;
+    let delivered = Delivered::default();
+    for n in banks {
+        serve(&town.pods, backend(n), &delivered);
+    }
+    for number in 0..50 {
+        let asked = ask(&town.pods, SUPPORT, import(1), number, 5000).await;
+        assert_eq!(asked, Asked::Answered, "request {number}");
+    }
+    assert_eq!(delivered.all(), (0..50).map(|n| (n, 1)).collect());
+    let hubs = town.edge[0].node.links.connected(&town.sites.bank.name).len();
+    assert!(hubs < 12, "all are connected, which shows nothing");
+}
