@@ -11,6 +11,9 @@ pub const IMPORT: &str = "198.18.0.7:15080";
 /// Where the service's pod listens.
 pub const BACKEND: &str = "10.244.2.9:8080";
 
+/// Where each node serves metrics, on its own host.
+pub const METRICS: &str = "127.0.0.1:9902";
+
 /// Both clusters and their pods.
 #[derive(Debug)]
 pub struct Clusters {
@@ -53,6 +56,7 @@ workloads:
   - {{address: 10.244.1.10, namespace: agents, serviceAccount: support-bot}}
   - {{address: 10.244.1.66, namespace: agents, serviceAccount: intern-bot}}
 admin: {{socket: ROOT/{node}.sock}}
+metrics: {{listen: "{METRICS}"}}
 log: {{format: json}}
 "#
     )
@@ -72,6 +76,7 @@ exports:
     ports: [{{name: http, port: 8080, backends: [{{address: "{BACKEND}", node: b1}}]}}]
     allow: [{{cluster: edge, namespace: agents, serviceAccount: support-bot}}]
 admin: {{socket: ROOT/{node}.sock}}
+metrics: {{listen: "{METRICS}"}}
 log: {{format: json}}
 "#
     )

@@ -1,11 +1,12 @@
 //! Many streams through two clusters while peers are killed and cables cut at random.
 //!
 //! `soak --streams 100000 --gigabytes 20` starts two clusters of two nodes in namespaces and sends short
-//! and bulk streams through them; meanwhile it kills nodes with SIGKILL, starts them again and cuts
-//! cables. Every stream says how much it sends and wants: it must end with all of it, right to the byte,
-//! or with a reset; a request may arrive at the backend once at most. When the faults have stopped all
-//! must work again, and the daemons must hold no stream, and no more descriptors, tasks or memory than
-//! before. Prints one line of result and exits with 1 at any violation.
+//! and bulk streams through them, until so many and so much have arrived whole; meanwhile it kills nodes
+//! with SIGKILL, starts them again and cuts cables. Every stream says how much it sends and wants: it must
+//! end with all of it, right to the byte, or with a reset; a request may arrive at the backend once at
+//! most. When the faults have stopped all must work again, and the daemons must hold no stream, and no
+//! more descriptors, tasks or memory than before. Prints one line of result and exits with 1 at any
+//! violation.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
 
@@ -17,8 +18,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use adit_tests::clusters::{BACKEND, Clusters, IMPORT};
-use adit_tests::lab;
+use adit_tests::clusters::{BACKEND, Clusters, IMPORT, METRICS};
+use adit_tests::daemon::Daemon;
+use adit_tests::lab::{self, Host};
 use adit_tests::prerequisite::eventually;
 
 /// A prime, so that no power of two of bytes lost or doubled goes unnoticed.
@@ -31,12 +33,15 @@ static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 /// Streams at a time.
 const SHORT_AT_ONCE: usize = 48;
 const BULK_AT_ONCE: usize = 3;
-/// Each bulk stream's size.
-const BULK: u64 = 256 << 20;
+/// Each bulk stream's size, each way.
+const BULK: u64 = 32 << 20;
+/// The mean time between two faults: most streams live, and none can be sure to.
+const PAUSE_MS: u64 = 3000;
 
 #[derive(Default)]
 struct Tally {
     finished: AtomicU64,
+    refused: AtomicU64,
     reset: AtomicU64,
     bytes: AtomicU64,
     violations: AtomicU64,
@@ -102,11 +107,13 @@ fn receive(socket: &mut TcpStream) -> Option<(u64, bool)> {
     }
 }
 
-/// One stream, from the client's side.
-fn carry(order: Order, tally: &Tally) {
+/// One stream, from the client's side. Says whether all of it arrived.
+fn carry(order: Order, tally: &Tally) -> bool {
     let Ok(mut socket) = TcpStream::connect(IMPORT.parse::<SocketAddr>().unwrap()) else {
-        tally.reset.fetch_add(1, Relaxed);
-        return;
+        // The node is being started again.
+        tally.refused.fetch_add(1, Relaxed);
+        std::thread::sleep(Duration::from_millis(20));
+        return false;
     };
     socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
     let mut writer = socket.try_clone().unwrap();
@@ -119,17 +126,20 @@ fn carry(order: Order, tally: &Tally) {
     let sent = sending.join().unwrap();
     match received {
         None => tally.violation(&format!("{order:?}: a wrong byte in the answer")),
-        Some((n, true)) if n != order.down || sent.is_err() => {
-            tally.violation(&format!("{order:?}: a clean end after {n} bytes, {sent:?}"));
-        }
-        Some((n, true)) => {
-            tally.finished.fetch_add(1, Relaxed);
-            tally.bytes.fetch_add(n + order.up, Relaxed);
-        }
-        Some((_, false)) => {
+        // The system tells of a reset once: a writer that took the error leaves an end to the reader.
+        Some((_, clean)) if !clean || sent.is_err() => {
             tally.reset.fetch_add(1, Relaxed);
         }
+        Some((n, _)) if n != order.down => {
+            tally.violation(&format!("{order:?}: a clean end after {n} bytes"));
+        }
+        Some((n, _)) => {
+            tally.finished.fetch_add(1, Relaxed);
+            tally.bytes.fetch_add(n + order.up, Relaxed);
+            return true;
+        }
     }
+    false
 }
 
 fn backend(tally: Arc<Tally>) {
@@ -158,11 +168,11 @@ fn backend(tally: Arc<Tally>) {
 }
 
 /// Kills and cuts until told to stop; gives how often.
-fn faults(clusters: &mut Clusters, seed: u64, pause: Duration, over: &AtomicBool) -> u64 {
+fn faults(clusters: &mut Clusters, seed: u64, over: &AtomicBool) -> u64 {
     let (mut draw, mut count) = (seed, 0);
     while !over.load(Relaxed) {
-        std::thread::sleep(pause);
         draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis((draw >> 20) % (2 * PAUSE_MS)));
         count += 1;
         match draw >> 61 {
             0 | 1 => clusters.b1.bounce(Some(&clusters.bank1)),
@@ -184,11 +194,22 @@ fn cut(host: &str, time: Duration) {
 }
 
 /// Descriptors, tasks and resident memory (KiB) of a daemon.
-fn footprint(pid: u32) -> (usize, u64) {
+fn footprint(daemon: &Daemon, host: &Host) -> (usize, usize, u64) {
+    let pid = daemon.pid();
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let rss = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
-    (fds, rss.trim().trim_end_matches(" kB").parse().unwrap())
+    let metrics = host.enter(|| {
+        let mut socket = TcpStream::connect(METRICS.parse::<SocketAddr>().unwrap()).unwrap();
+        socket
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut page = String::new();
+        socket.read_to_string(&mut page).unwrap();
+        page
+    });
+    let tasks = metrics.lines().find_map(|l| l.strip_prefix("adit_tasks ")).unwrap();
+    (fds, tasks.trim().parse().unwrap(), rss.trim().trim_end_matches(" kB").parse().unwrap())
 }
 
 fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
@@ -207,27 +228,25 @@ fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
     });
     let began = Instant::now();
     let next = Arc::new(AtomicU64::new(0));
+    let (short_done, bulk_done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let bulk = (gigabytes * 1e9 / BULK as f64 / 2.0).ceil() as u64;
     let mut threads = Vec::new();
     for worker in 0..SHORT_AT_ONCE + BULK_AT_ONCE {
         let (next, tally) = (next.clone(), tally.clone());
         let is_bulk = worker >= SHORT_AT_ONCE;
+        let (done, goal) = if is_bulk { (&bulk_done, bulk) } else { (&short_done, streams) };
+        let done = done.clone();
         threads.push(clusters.support.spawn(move || {
-            let bulk_bytes = AtomicU64::new(0);
-            loop {
+            while done.load(Relaxed) < goal {
                 let id = next.fetch_add(1, Relaxed);
                 let order = if is_bulk {
-                    if bulk_bytes.fetch_add(1, Relaxed) * BULK_AT_ONCE as u64 >= bulk {
-                        return;
-                    }
-                    Order { id: id | 1 << 40, up: BULK, down: BULK }
+                    Order { id, up: BULK, down: BULK }
                 } else {
-                    if id >= streams {
-                        return;
-                    }
                     Order { id, up: id * 7919 % 20_000, down: id * 104_729 % 50_000 }
                 };
-                carry(order, &tally);
+                if carry(order, &tally) {
+                    done.fetch_add(1, Relaxed);
+                }
             }
         }));
     }
@@ -237,7 +256,7 @@ fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
         threads.into_iter().for_each(|t| t.join().unwrap());
         waiting.store(true, Relaxed);
     });
-    let count = faults(&mut clusters, seed, Duration::from_millis(1500), &over);
+    let count = faults(&mut clusters, seed, &over);
     waiter.join().unwrap();
 
     // The faults are over: everything must work again, and nothing be left.
@@ -247,13 +266,24 @@ fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
         clusters.support.enter(move || carry(Order { id, up: 10, down: 10 }, &seen));
         (after.finished.load(Relaxed) >= 1).then_some(())
     });
-    for daemon in [&clusters.e1, &clusters.b1, &clusters.b2] {
+    let nodes = [
+        (&clusters.e1, &clusters.edge1),
+        (&clusters.b1, &clusters.bank1),
+        (&clusters.b2, &clusters.bank2),
+    ];
+    for (daemon, host) in nodes {
         daemon.wait_for("no stream is left", |s| s["streams"]["open"] == 0);
-        let (fds, rss) = footprint(daemon.pid());
-        println!("{}: {fds} descriptors, {rss} KiB resident at the end", daemon.name());
+        let (fds, tasks, rss) = footprint(daemon, host);
+        println!(
+            "{}: {fds} descriptors, {tasks} tasks, {rss} KiB resident at the end",
+            daemon.name()
+        );
         // At rest a node has its sockets, its epolls and some standing connections.
         if fds > 80 {
             tally.violation(&format!("{} holds {fds} descriptors", daemon.name()));
+        }
+        if tasks > 100 {
+            tally.violation(&format!("{} holds {tasks} tasks", daemon.name()));
         }
         if rss > 120 * 1024 {
             tally.violation(&format!("{} holds {rss} KiB", daemon.name()));
@@ -261,9 +291,10 @@ fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
     }
     let load = |n: &AtomicU64| n.load(Relaxed);
     println!(
-        "soak: {} streams finished, {} reset, {:.2} GB, {count} faults, {} violations in {:.0} s (seed {seed})",
+        "soak: {} streams finished, {} reset, {} not accepted, {:.2} GB, {count} faults, {} violations in {:.0} s (seed {seed})",
         load(&tally.finished),
         load(&tally.reset),
+        load(&tally.refused),
         load(&tally.bytes) as f64 / 1e9,
         load(&tally.violations),
         began.elapsed().as_secs_f64(),

@@ -42,6 +42,7 @@ families! {
     HANDSHAKES_OPEN = "adit_handshakes_open", Gauge, "count", [], "Handshakes of peers that dialled us, under way now";
     HANDSHAKES = "adit_handshakes_total", Counter, "count", ["outcome"], "Handshakes of peers that dialled us, by outcome: accepted, failed, timed-out, retried (asked to prove the address), refused-busy (not answered), refused-draining";
     HANDED = "adit_datagrams_handed_total", Counter, "count", ["outcome"], "Datagrams that arrived at another worker than their connection's, by outcome: delivered, dropped";
+    TASKS = "adit_tasks", Gauge, "count", [], "Tasks on the workers: some for the node, each connection and each stream";
     STALLED_STREAMS = "adit_stalled_streams", Gauge, "count", [], "Streams whose reader has stopped reading";
     STALLED_BYTES = "adit_stalled_bytes", Gauge, "bytes", [], "Memory that is charged to stalled streams";
 }
@@ -51,6 +52,8 @@ families! {
 pub struct Totals {
     /// At the QUIC endpoints.
     pub endpoints: Counters,
+    /// Tasks that are alive on the workers.
+    pub tasks: usize,
     /// Bytes charged to stalled streams, and how many those are.
     pub stalled: (usize, usize),
 }
@@ -77,7 +80,11 @@ fn node(page: &mut Page, status: &Status) {
     page.family(&DRAINING, one(flag(node.draining)));
     page.family(
         &PROBLEMS,
-        [(["error"], count(Severity::Error)), (["warning"], count(Severity::Warning))],
+        [
+            (["error"], count(Severity::Error)),
+            (["warning"], count(Severity::Warning)),
+            (["notice"], count(Severity::Notice)),
+        ],
     );
     page.family(&CONFIG_REJECTED, one(flag(node.configuration.error.is_some())));
     page.family(&CERTIFICATE, one(node.certificate.seconds_left as f64));
@@ -115,6 +122,7 @@ fn endpoints(page: &mut Page, totals: &Totals) {
     let handed = [("delivered", counted.handed), ("dropped", counted.handed_dropped)];
     page.family(&HANDED, handed.map(|(name, n)| ([name], n as f64)));
     page.family(&UDP_DROPS, counted.dropped.into_iter().flat_map(|n| one(n as f64)));
+    page.family(&TASKS, one(totals.tasks as f64));
     page.family(&STALLED_BYTES, one(totals.stalled.0 as f64));
     page.family(&STALLED_STREAMS, one(totals.stalled.1 as f64));
 }

@@ -198,7 +198,12 @@ impl Witness for Node {
     }
 
     fn totals(&self) -> Totals {
-        Totals { endpoints: self.endpoints.counters(), stalled: self.budget.charged() }
+        let tasks = self.endpoints.workers().iter().map(|w| w.handle().metrics().num_alive_tasks());
+        Totals {
+            endpoints: self.endpoints.counters(),
+            tasks: tasks.sum(),
+            stalled: self.budget.charged(),
+        }
     }
 
     fn not_listening(&self) -> BTreeMap<SocketAddr, String> {
