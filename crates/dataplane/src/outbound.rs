@@ -51,10 +51,10 @@ async fn carry<N: Net>(
     tcp: &N::Stream,
     flow: &mut Flow,
 ) -> Result<(), Failure> {
-    accept(tcp, flow)?;
+    accept(node, tcp, flow)?;
     let workload = identify(node, tcp.remote()).await?;
     let now = node.now();
-    let (import, target) = resolve(&now, tcp.local(), flow)?;
+    let (import, target) = resolve(&now, tcp.local())?;
     let permit = authorize(&now, import, &target, &workload, flow)?;
     let route = pick(node, &now, import, &permit)?;
     let (mut stream, left) = tokio::select! {
@@ -77,9 +77,13 @@ async fn carry<N: Net>(
     end
 }
 
-/// Notes where the connection comes from, and refuses it where there are too many.
-fn accept(tcp: &impl Tcp, flow: &mut Flow) -> Result<(), Failure> {
+/// Notes where the connection comes from and what it was made to, so that its end counts there however
+/// early it comes, and refuses it where there are too many.
+fn accept<N: Net>(node: &Node<N>, tcp: &impl Tcp, flow: &mut Flow) -> Result<(), Failure> {
     flow.workload = Some(tcp.remote());
+    if let Ok((import, target)) = resolve(&node.now(), tcp.local()) {
+        flow.counts_for(&target, &import.from);
+    }
     flow.admit()
 }
 
@@ -109,17 +113,12 @@ async fn identify<N: Net>(node: &Node<N>, from: SocketAddr) -> Result<Workload, 
 }
 
 /// Which import and port the connection was made to: its local address says.
-fn resolve<'a>(
-    now: &'a Snapshot,
-    local: SocketAddr,
-    flow: &mut Flow,
-) -> Result<(&'a Import, Target), Failure> {
+fn resolve(now: &Snapshot, local: SocketAddr) -> Result<(&Import, Target), Failure> {
     let found: Option<(&Arc<Import>, &ImportPort)> = now.imports.at(local);
     let (import, port) = found.ok_or_else(|| {
         Failure::new(Code::ImportUnknown, format!("nothing is imported at {local}"))
     })?;
     let target = Target { service: import.service.clone(), port: port.name.clone() };
-    flow.counts_for(&target, &import.from);
     Ok((import, target))
 }
 
