@@ -8,7 +8,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A burst of refused streams fits; 4,096 lines of 500 bytes are 2 MB.
 const QUEUE: usize = 4096;
@@ -56,11 +56,19 @@ impl Sink {
 
     /// Waits until all lines handed over before are written, at most `limit`.
     pub(super) fn flush(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
         let (done, wait) = sync_channel(1);
-        if self.queue.try_send(Item::Flush(done)).is_ok() {
-            // Late or broken: the process ends all the same.
-            wait.recv_timeout(limit).ok();
+        let mut ask = Item::Flush(done);
+        // A queue that is full has most to lose.
+        while let Err(TrySendError::Full(back)) = self.queue.try_send(ask) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            ask = back;
+            std::thread::park_timeout(Duration::from_millis(1));
         }
+        // Late or broken: the process ends all the same.
+        wait.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok();
     }
 }
 
