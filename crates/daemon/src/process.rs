@@ -11,6 +11,7 @@ mod bind;
 mod changes;
 mod credentials;
 mod data;
+mod herald;
 mod known;
 mod links;
 pub mod node;
@@ -120,6 +121,12 @@ fn start_log(config: &Config) -> Result<Log, String> {
     Log::init(config.log.level.as_str(), format).map_err(|e| format!("log: {e}"))
 }
 
+/// What is wrong with the identity and the trust bundles that a good file names, as the node would say it.
+#[must_use]
+pub fn wrong_credentials(config: &Config) -> Vec<String> {
+    Credentials::load(config, UnixTime::now()).err().unwrap_or_default()
+}
+
 /// From a good file to the end.
 fn start(
     file: &Path,
@@ -196,10 +203,11 @@ fn start(
 
         let mut signals = signals;
         let events = Events { signals: async move || signals.next().await, commands, changes };
+        let heard = known.clone();
         let supervisor = Supervisor { file: file.to_owned(), data: node, known, base };
         // Both last as long as the supervisor: composing until its sources end, the work until the drain.
         let (supervising, beside) = (supervisor.run(events), async {
-            tokio::join!(compose::run(sources, publish), work.drive());
+            tokio::join!(compose::run(sources, publish), work.drive(), herald::watch(heard));
             std::future::pending().await
         });
         let ended = tokio::select! { ended = supervising => ended, never = beside => never };

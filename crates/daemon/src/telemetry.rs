@@ -142,7 +142,8 @@ pub(crate) fn parse(level: &str) -> Result<EnvFilter, LevelError> {
             return Err(error(format!("{word:?} is neither a level nor TARGET=LEVEL")));
         }
     }
-    EnvFilter::builder().parse(level).map_err(|e| error(e.to_string()))
+    // What it warns of are single datagrams without a route, by the hundred and without a name; links say it.
+    EnvFilter::builder().parse(format!("quinn_udp=error,{level}")).map_err(|e| error(e.to_string()))
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ use crate::status::Configuration;
 
 /// How often is looked for connections whose certificate has ended.
 const RECHECK: Duration = Duration::from_secs(5);
+/// How long a node that must end at once takes to say so to its peers.
+const PARTING: Duration = Duration::from_millis(300);
 /// What resetting the last streams, and telling peers, may take beyond the drain's deadline.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -150,6 +152,7 @@ impl<D: DataSide> Supervisor<D> {
         let errors = self.reread_credentials(&config);
         if applied.is_empty() {
             metrics::config_read(Outcome::Unchanged);
+            tracing::info!("configuration read: it is good, and nothing in it has changed");
         } else {
             metrics::config_read(Outcome::Applied);
             self.base.send_replace(Base::of(&config, &self.known.fixed.listen));
@@ -183,7 +186,11 @@ impl<D: DataSide> Supervisor<D> {
             tracing::info!(id = %identity.id(), not_after = rfc3339(identity.not_after()), "identity or trust replaced");
         }
         let error = (!reread.errors.is_empty()).then(|| reread.errors.join("\n"));
-        self.known.with(|c| c.identity_error = error);
+        let good = error.is_none();
+        let before = self.known.with(|c| std::mem::replace(&mut c.identity_error, error));
+        if good && before.is_some() {
+            tracing::info!("identity and trust files are good again");
+        }
         reread.errors
     }
 
@@ -236,6 +243,10 @@ impl<D: DataSide> Supervisor<D> {
         };
         let ended =
             tokio::select! { biased; ended = ending => ended, ended = interrupted => ended };
+        if let Ended::AtOnce { .. } = ended {
+            // Peers are told, or their callers would wait until silence says so.
+            timeout(PARTING, self.data.drain(Duration::ZERO)).await.ok();
+        }
         tracing::info!(?ended, "ended");
         ended
     }

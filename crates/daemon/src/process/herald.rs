@@ -1,0 +1,110 @@
+//! Says in the log when a link comes up or goes down, and why: what status says, at the time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::data::Witness;
+use super::known::Known;
+use crate::status::{Link, LinkState};
+
+/// How often states are looked at.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Looks at the links for as long as it is polled. A node that goes away lets its links go without a word.
+pub(super) async fn watch<W: Witness>(known: Arc<Known<W>>) {
+    let mut told = Told::default();
+    loop {
+        sleep(PERIOD).await;
+        if known.draining.load(Relaxed) {
+            return;
+        }
+        for Line { link, state, code, sentence } in told.changes(&known.witness.links().0) {
+            match state {
+                LinkState::Up => tracing::info!(link, "link {link} is up"),
+                LinkState::Degraded => {
+                    tracing::warn!(link, code, "link {link} is degraded: {sentence}");
+                }
+                LinkState::Down | LinkState::Unknown => {
+                    tracing::warn!(link, code, "link {link} is down: {sentence}");
+                }
+            }
+        }
+    }
+}
+
+/// What was said of each link last.
+#[derive(Debug, Default)]
+struct Told(BTreeMap<String, Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    told: Option<LinkState>,
+    /// What it was at the last look: trouble that is over by the next one is not told.
+    last: LinkState,
+}
+
+/// One thing to say.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    link: String,
+    state: LinkState,
+    code: String,
+    sentence: String,
+}
+
+impl Told {
+    fn changes(&mut self, links: &[Link]) -> Vec<Line> {
+        self.0.retain(|name, _| links.iter().any(|l| l.cluster == *name));
+        let mut lines = Vec::new();
+        for link in links {
+            let first = || Seen { told: None, last: LinkState::Unknown };
+            let seen = self.0.entry(link.cluster.clone()).or_insert_with(first);
+            let settled = link.state == LinkState::Up || seen.last == link.state;
+            seen.last = link.state;
+            if !settled || seen.told == Some(link.state) {
+                continue;
+            }
+            seen.told = Some(link.state);
+            let reason = link.reason.clone().unwrap_or_default();
+            lines.push(Line {
+                link: link.cluster.clone(),
+                state: link.state,
+                code: reason.code,
+                sentence: reason.sentence,
+            });
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Reason;
+
+    fn link(state: LinkState) -> Vec<Link> {
+        let reason = Some(Reason { code: "link-down".into(), sentence: "no answer".into() });
+        vec![Link { cluster: "bank".into(), state, reason, ..Link::default() }]
+    }
+
+    #[test]
+    fn each_change_that_lasts_is_told_once() {
+        let mut told = Told::default();
+        let mut states = |state| {
+            let lines = told.changes(&link(state));
+            lines.into_iter().map(|l| l.state).collect::<Vec<_>>()
+        };
+        assert_eq!(states(LinkState::Down), [], "it may be up in a moment");
+        assert_eq!(states(LinkState::Down), [LinkState::Down]);
+        assert_eq!(states(LinkState::Down), []);
+        assert_eq!(states(LinkState::Up), [LinkState::Up]);
+        assert_eq!(states(LinkState::Degraded), []);
+        assert_eq!(states(LinkState::Up), [], "it was over by the next look");
+        assert_eq!(states(LinkState::Degraded), []);
+        assert_eq!(states(LinkState::Degraded), [LinkState::Degraded]);
+    }
+}
