@@ -1,12 +1,13 @@
 //! `adit check`: what is wrong with a configuration file, all of it at once.
 //!
-//! What is looked at and what is said about it is decided in `adit-config`; here are colours and JSON.
+//! What is looked at and what is said about it is decided in `adit-config`, and for the files that it refers
+//! to where the node reads them; here are colours and JSON.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adit_config::{Report, Severity};
+use adit_config::{Kind, Problem, Report, Severity};
 use owo_colors::{OwoColorize as _, Style};
 
 use crate::output::print;
@@ -14,7 +15,7 @@ use crate::output::print;
 /// Check a node's configuration file, without starting anything
 ///
 /// Says everything that is wrong with FILE at once: where it is, what was expected and, where that can be
-/// guessed, what was meant. The files that it refers to (identity, trust bundles) have to be there. A
+/// guessed, what was meant. The files that it refers to (identity, trust bundles) have to be there, and good. A
 /// running node takes a changed FILE by itself, so check it before you put it in place.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -34,7 +35,21 @@ pub(crate) struct Args {
 /// # Errors
 /// Only where the answer cannot be printed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let report = adit_config::check(&args.file);
+    let mut report = adit_config::check(&args.file);
+    if report.errors().next().is_none()
+        && let Ok((config, _)) = adit_config::load(&args.file)
+    {
+        // Read as the node reads them, so that what is said here is what it would say.
+        let wrong = adit_daemon::process::wrong_credentials(&config);
+        report.problems.extend(wrong.into_iter().map(|message| Problem {
+            severity: Severity::Error,
+            kind: Kind::Unreadable,
+            place: None,
+            path: String::new(),
+            message,
+            hint: None,
+        }));
+    }
     let usable = report.errors().next().is_none();
     let coloured = std::io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());

@@ -15,7 +15,7 @@ fn check(folder: &Path, words: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn a_file_can_be_used_once_all_that_it_refers_to_is_there() {
+fn a_file_can_be_used_once_all_that_it_refers_to_is_there_and_good() {
     let dir = tempfile::tempdir().unwrap();
     let text = adit_config::EXAMPLE.replace("/var/lib/adit", "id");
     fs::write(dir.path().join("edge.yaml"), text).unwrap();
@@ -33,6 +33,23 @@ fn a_file_can_be_used_once_all_that_it_refers_to_is_there() {
     for file in ["bundles/bank.pem", "id/node.pem", "id/node.key.pem", "id/ca.pem"] {
         fs::write(dir.path().join(file), "").unwrap();
     }
+    let (status, said) = check(dir.path(), &["edge.yaml"]);
+    assert_eq!(status, 1, "{said}");
+    assert!(said.contains("trust bundle of link bank: bundles/bank.pem"), "{said}");
+
+    let pki = |words: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+        command.arg("pki").args(words.split(' ')).current_dir(dir.path());
+        assert!(command.status().unwrap().success(), "{words}");
+    };
+    pki("init --trust-domain bank.trustusbank.example --dir bank");
+    pki("bundle --ca bank --out bundles/bank.pem --overwrite");
+    pki("init --trust-domain edge.trustusbank.example --dir edge");
+    fs::remove_dir_all(dir.path().join("id")).unwrap();
+    pki("issue --ca edge --node e2 --out id");
+    let (status, said) = check(dir.path(), &["edge.yaml"]);
+    assert!(status == 1 && said.contains("e2"), "another node's certificate: {said}");
+    pki("issue --ca edge --node e1 --out id --overwrite");
     assert_eq!(check(dir.path(), &["edge.yaml"]), (0, "edge.yaml can be used\n".to_owned()));
 }
 
