@@ -1,7 +1,7 @@
 //! Peers that are not what they say, or speak out of turn. Each is refused with the reason meant for it, and
 //! the node serves on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
@@ -11,6 +11,7 @@ use adit_tests::sites::{Running, Site, eventually};
 use adit_transport::links::Settings;
 use adit_transport::{Connection, Dial, Endpoints, RecvStream, SendStream, Tuning, Worker};
 use bytes::BytesMut;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::{SECOND, World, two};
 
@@ -119,6 +120,42 @@ async fn a_hello_that_does_not_fit_is_refused_with_its_reason() {
     eventually("connected", SECOND, || !e1.links.connected(&stranger.site.name).is_empty()).await;
     let (_send, mut recv) = open(&quic, b"\x02echo").await;
     assert_eq!(recv.read_chunk(9).await.unwrap().unwrap(), "echo");
+}
+
+/// A log in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_is_warned_of_and_who_closes_a_spare_is_not() {
+    let log = Log::default();
+    let to = log.clone();
+    let warnings = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_ansi(false)
+        .with_writer(move || to.clone())
+        .set_default();
+    let world = World::new();
+    let (_e1, edge, stranger) = victim(&world);
+    let quic = stranger.dial(&edge).await;
+    quic.close(Code::ConnectionUnused, "");
+    quic.closed().await;
+    let hello = Hello { node: "b2".parse().unwrap(), ..stranger.hello() };
+    refused(&edge, &stranger, hello).await;
+    drop(warnings);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(log.matches("peer refused").count(), 1, "{log}");
+    assert!(log.contains("identity-mismatch"), "{log}");
 }
 
 #[tokio::test(start_paused = true)]

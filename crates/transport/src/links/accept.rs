@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use adit_core::code::Code;
+
 use super::shared::Shared;
 use super::{hello, session};
-use crate::endpoint::Incoming;
+use crate::endpoint::{By, Incoming};
 
 /// Accepts at one worker until the node ends.
 pub(super) async fn run(shared: Arc<Shared>, worker: usize) {
@@ -28,8 +30,16 @@ async fn admit(shared: Arc<Shared>, incoming: Incoming) {
     };
     let greeted = hello::answer(&quic, &shared.local, &shared.now()).await;
     if let Err(refusal) = greeted.and_then(|g| session::begin(&shared, quic.clone(), g)) {
+        // A dialler that was served elsewhere meanwhile closes what it has no use for: nobody was refused.
+        if quic.is_closed().is_some_and(|closed| closed.by == By::Peer && is_spare(closed.code)) {
+            return tracing::debug!(%remote, peer = %quic.peer(), %refusal, "spare connection");
+        }
         tracing::warn!(%remote, peer = %quic.peer(), %refusal, "peer refused");
         shared.work.metrics.refused(refusal.code);
         quic.close(refusal.code, &refusal.reason);
     }
+}
+
+fn is_spare(code: Code) -> bool {
+    matches!(code, Code::ConnectionUnused | Code::Replaced)
 }
