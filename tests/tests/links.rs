@@ -3,6 +3,7 @@
 //! * [`state`]: what clusters learn of each other, from whom, and what that costs;
 //! * [`dialling`]: when, where and how often is dialled;
 //! * [`streams`]: which connection a stream takes, and what happens to it when connections come and go;
+//! * [`losses`]: what is said of a link that lost a connection;
 //! * [`hostile`]: peers that are not what they say, or speak out of turn.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
@@ -11,6 +12,8 @@
 mod dialling;
 #[path = "links/hostile.rs"]
 mod hostile;
+#[path = "links/losses.rs"]
+mod losses;
 #[path = "links/state.rs"]
 mod state;
 #[path = "links/streams.rs"]

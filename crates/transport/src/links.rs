@@ -4,7 +4,8 @@
 //!
 //! * one connection: [`hello`] (who is there), [`session`] (from hello to end), [`accept`];
 //! * all connections: [`register`] of [`conn`] (which there are), [`pool`] (which one a stream takes), [`drain`];
-//! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`standing`] (what is kept);
+//! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`losses`] (what was lost),
+//!   [`standing`] (what is kept);
 //! * state: [`feeds`] (what we tell), [`publish`] (telling it), [`learn`] (hearing it), [`views`] (what
 //!   was heard).
 //!
@@ -20,6 +21,7 @@ mod feeds;
 mod hello;
 mod learn;
 mod local;
+mod losses;
 mod messages;
 mod metrics;
 mod pool;

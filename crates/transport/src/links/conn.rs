@@ -12,6 +12,7 @@ use adit_core::wire::control::Control;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use super::dials::Node;
 use super::register::lock;
 use crate::endpoint::Connection;
 use crate::peer::PeerInfo;
@@ -94,6 +95,11 @@ impl Conn {
             using: Mutex::new(using),
             left: Notify::new(),
         })
+    }
+
+    /// With whom it is.
+    pub(super) fn node(&self) -> Node {
+        (self.peer.cluster.clone(), self.peer.node.clone())
     }
 
     /// A use of it that the peer began: never refused.

@@ -47,6 +47,8 @@ pub struct DialRecord {
     pub last_error: Option<String>,
     /// Its code.
     pub last_code: Option<Code>,
+    /// When that was.
+    pub failed: Option<Instant>,
     /// When a standing connection is dialled next, if one is wanting.
     pub next: Option<Instant>,
     /// Whether all that is known of the cluster was dialled in vain since it was last reached.
@@ -100,6 +102,22 @@ pub(super) struct Dials {
     names: Mutex<HashMap<DnsName, Vec<SocketAddr>>>,
 }
 
+impl DialRecord {
+    /// Why there is no connection: how the last one was lost, `lost` in words, and what dialling came to since.
+    pub(super) fn why(&self, lost: Option<(Instant, String)>) -> Option<String> {
+        let error = self.last_error.clone();
+        match lost {
+            None => error,
+            Some((at, lost)) => {
+                Some(match error.filter(|_| self.failed.is_some_and(|f| f >= at)) {
+                    Some(error) => format!("{lost}; {error}"),
+                    None => lost,
+                })
+            }
+        }
+    }
+}
+
 impl Dials {
     pub(super) fn record(&self, cluster: &ClusterName) -> DialRecord {
         lock(&self.records).get(cluster).cloned().unwrap_or_default()
@@ -121,6 +139,7 @@ impl Dials {
                 record.failures += 1;
                 record.last_error = Some(failure.text.clone());
                 record.last_code = Some(failure.code);
+                record.failed = Some(Instant::now());
             }
         }
     }

@@ -11,7 +11,7 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::Class;
 use adit_core::wire::StreamKind;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::conn::What;
 use super::dials::{DialFailure, Flight, Node};
@@ -87,7 +87,7 @@ impl Shared {
 
     /// Whether dialling a node is worth a try: it can be dialled, does not want to be left alone, and was
     /// not found dead moments ago.
-    fn may_dial(&self, node: &Node) -> bool {
+    pub(super) fn may_dial(&self, node: &Node) -> bool {
         !self.addresses(node).is_empty()
             && self.work.dials.wait_for(node).is_none()
             && self.work.dials.remembered(node).is_none()
@@ -138,17 +138,25 @@ impl Shared {
             return None;
         }
         if link.seeds.is_empty() {
-            let text =
-                format!("no node of {cluster} is connected, and the link has no address to dial");
+            let lost = self.lost(cluster).map(|(_, lost)| format!("; {lost}")).unwrap_or_default();
+            let text = format!(
+                "no node of {cluster} is connected, and the link has no address to dial{lost}"
+            );
             return down(Code::LinkDown, text);
         }
         let record = self.work.dials.record(cluster);
         let stale = self.known.views.get(cluster).is_none_or(|view| view.is_stale());
         if record.unreachable || (stale && record.failures > 0) {
-            let last = record.last_error.unwrap_or_default();
-            return down(Code::LinkDown, format!("no node of {cluster} can be reached: {last}"));
+            let why = record.why(self.lost(cluster)).unwrap_or_default();
+            return down(Code::LinkDown, format!("no node of {cluster} can be reached: {why}"));
         }
         None
+    }
+
+    /// When and how the last of a cluster's nodes was lost.
+    pub(super) fn lost(&self, cluster: &ClusterName) -> Option<(Instant, String)> {
+        let (node, loss) = self.register.losses.last(cluster)?;
+        Some((loss.at, format!("node {node}: {loss}")))
     }
 
     /// Opens a stream on a connection, and says there what it is for.

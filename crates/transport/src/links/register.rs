@@ -1,7 +1,8 @@
 //! All connections with peers.
 //!
 //! Owns the order in which they were made, and says when one comes, goes or begins to leave: to those who
-//! care for its cluster, and to those who care for any. Which one is chosen is
+//! care for its cluster, and to those who care for any. Notes how a node was lost with which none is
+//! usable any more. Which one is chosen is
 //! [`adit_core::choose::connections`]' to decide; who makes and ends them is [`super::session`],
 //! [`super::dial`] and [`super::standing`].
 
@@ -18,6 +19,8 @@ use tokio::sync::watch;
 
 use super::conn::Conn;
 use super::dials::Node;
+use super::losses::{How, Losses};
+use crate::endpoint::Closed;
 
 /// A connection that a stream may take.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ type Nodes = BTreeMap<NodeName, Vec<Arc<Conn>>>;
 #[derive(Debug, Default)]
 pub(super) struct Register {
     clusters: Mutex<BTreeMap<ClusterName, Nodes>>,
+    /// Written while `clusters` is locked, so that who finds no connection finds the reason.
+    pub(super) losses: Losses,
     /// Rung at each change among a cluster's connections.
     bells: Mutex<HashMap<ClusterName, watch::Sender<()>>>,
     /// Rung at each change.
@@ -90,14 +95,17 @@ impl Register {
             return Err(full(with_cluster, peer.cluster.to_string()));
         }
         nodes.entry(peer.node.clone()).or_default().push(Arc::clone(conn));
+        self.losses.forget(&conn.node());
         drop(clusters);
         self.ring(&peer.cluster);
         Ok(())
     }
 
-    pub(super) fn remove(&self, conn: &Arc<Conn>) {
+    /// Removes a connection that ended like this.
+    pub(super) fn remove(&self, conn: &Arc<Conn>, closed: &Closed) {
         let peer = &conn.peer;
         let mut clusters = lock(&self.clusters);
+        let was = is_usable(&clusters, conn);
         if let Some(nodes) = clusters.get_mut(&peer.cluster) {
             if let Some(all) = nodes.get_mut(&peer.node) {
                 all.retain(|c| !Arc::ptr_eq(c, conn));
@@ -105,8 +113,23 @@ impl Register {
             nodes.retain(|_, all| !all.is_empty());
         }
         clusters.retain(|_, nodes| !nodes.is_empty());
+        if was && !is_usable(&clusters, conn) && closed.code != Code::ConnectionUnused {
+            self.losses.lost(&conn.node(), How::Ended(closed.clone()));
+        }
         drop(clusters);
         self.ring(&peer.cluster);
+    }
+
+    /// The peer said that it takes nothing new on the connection.
+    pub(super) fn peer_leaves(&self, conn: &Conn, code: Code) {
+        let clusters = lock(&self.clusters);
+        let was = is_usable(&clusters, conn);
+        conn.leave(code);
+        if was && !is_usable(&clusters, conn) && code != Code::ConnectionUnused {
+            self.losses.lost(&conn.node(), How::Leaving);
+        }
+        drop(clusters);
+        self.ring(&conn.peer.cluster);
     }
 
     /// Has the connection take no new streams of ours.
@@ -118,14 +141,18 @@ impl Register {
     /// A connection ended by silence: the others with that boot of the node take nothing new until
     /// something is heard on them. Each of them would end the same way, but later, since no two count
     /// from the same datagram; what is sent meanwhile would be lost. Says whether we dialled one of them.
-    pub(super) fn fell_silent(&self, lost: &Conn) -> bool {
+    pub(super) fn fell_silent(&self, lost: &Conn, closed: &Closed) -> bool {
         let peer = &lost.peer;
         let clusters = lock(&self.clusters);
+        let was = is_usable(&clusters, lost);
         let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.get(&peer.node));
         let mut dialled = false;
         for conn in all.into_iter().flatten().filter(|conn| conn.peer.boot == peer.boot) {
             conn.fell_silent();
             dialled |= conn.peer.dialled && !std::ptr::eq(&**conn, lost);
+        }
+        if was && !is_usable(&clusters, lost) {
+            self.losses.lost(&lost.node(), How::Ended(closed.clone()));
         }
         drop(clusters);
         self.ring(&peer.cluster);
@@ -218,6 +245,12 @@ fn judged(all: &[Arc<Conn>]) -> impl Iterator<Item = (Arc<Conn>, Option<Passed>)
 
 fn usable(all: &[Arc<Conn>]) -> impl Iterator<Item = Arc<Conn>> {
     judged(all).filter(|(_, passed)| passed.is_none()).map(|(conn, _)| conn)
+}
+
+/// Whether some connection with the same node takes new streams.
+fn is_usable(clusters: &BTreeMap<ClusterName, Nodes>, conn: &Conn) -> bool {
+    let all = clusters.get(&conn.peer.cluster).and_then(|nodes| nodes.get(&conn.peer.node));
+    all.is_some_and(|all| usable(all).next().is_some())
 }
 
 /// No lock here is held across anything that could panic half-way.

@@ -24,7 +24,7 @@ use super::messages::Messages;
 use super::register::Most;
 use super::shared::Shared;
 use super::{Stream, publish};
-use crate::endpoint::{By, Connection};
+use crate::endpoint::{By, Closed, Connection};
 use crate::stream::{RecvStream, SendStream};
 
 /// Messages that wait to be written on a control stream: a go-away or two. Who adds more has a peer that
@@ -91,9 +91,9 @@ impl Session {
             }
         };
         if closed.by == By::Silence {
-            self.shared.fell_silent(&conn);
+            self.shared.fell_silent(&conn, &closed);
         }
-        self.shared.register.remove(&conn);
+        self.shared.register.remove(&conn, &closed);
         self.shared.work.metrics.closed(&conn.peer, closed.code);
         tracing::debug!(peer = %conn.peer.id, lane = ?conn.peer.lane, %closed, "connection ended");
     }
@@ -143,9 +143,9 @@ impl Shared {
         if conn.is_leaving().is_some() {
             return;
         }
-        self.register.leave(conn, code);
+        self.register.peer_leaves(conn, code);
         if code != Code::ConnectionUnused {
-            let key = (conn.peer.cluster.clone(), conn.peer.node.clone());
+            let key = conn.node();
             let at = Instant::now() + retry_after.min(RETRY_AFTER);
             self.work.dials.not_before(key, conn.quic.remote(), at);
         }
@@ -155,10 +155,10 @@ impl Shared {
     /// nor for a dial. Whoever keeps standing connections dials it nevertheless. A process that was
     /// started again says nothing on what its predecessor had dialled, but would have said so on
     /// what we had: only there does silence mean that a dial is in vain.
-    fn fell_silent(&self, conn: &Conn) {
-        let dialled = self.register.fell_silent(conn);
+    fn fell_silent(&self, conn: &Conn, closed: &Closed) {
+        let dialled = self.register.fell_silent(conn, closed);
         if dialled || conn.peer.dialled {
-            let key = (conn.peer.cluster.clone(), conn.peer.node.clone());
+            let key = conn.node();
             let text = format!("node {} of {} fell silent a moment ago", key.1, key.0);
             self.work.dials.remember(&key, DialFailure { code: Code::LinkDown, text });
         }

@@ -151,8 +151,13 @@ impl Shared {
         if !link.hub {
             return None;
         }
-        let last = link.dials.last_error.as_deref().unwrap_or("it was not dialled yet");
-        degraded(format!("hub {missing} of {} is not connected: {last}", link.cluster))
+        if self.work.stages.draining.is_cancelled() {
+            return degraded("this node is going away".to_owned());
+        }
+        let loss = self.register.losses.of(&(link.cluster.clone(), missing.clone()));
+        let why = link.dials.why(loss.map(|loss| (loss.at, loss.to_string())));
+        let why = why.unwrap_or_else(|| "it was not dialled yet".to_owned());
+        degraded(format!("hub {missing} of {} is not connected: {why}", link.cluster))
     }
 }
 
