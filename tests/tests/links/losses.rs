@@ -1,6 +1,9 @@
 //! What is said of a link once a connection that it had is gone.
 
-use adit_tests::sites::{Running, eventually};
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_tests::sites::{Running, Site, eventually};
 use adit_transport::links::{LinkState, LinkStatus};
 
 use crate::{SECOND, World, two};
@@ -15,6 +18,61 @@ fn reason(of: &Running) -> String {
 
 async fn up(of: &Running) {
     eventually("up", 40 * SECOND, || link(of).state == LinkState::Up).await;
+}
+
+async fn lost(of: &Running, site: &Site) {
+    eventually("lost", 10 * SECOND, || of.links.connected(&site.name).is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_whose_only_node_died_is_down_from_then_on_until_it_is_back() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    up(&e1).await;
+    tokio::time::sleep(60 * SECOND).await;
+    world.cut(&[bank.ip(1)]);
+    lost(&e1, &bank).await;
+    let text = reason(&e1);
+    assert!(text.contains("node b1: its connection ended 0 s ago"), "{text}");
+    assert!(text.contains("connection-lost"), "{text}");
+    while link(&e1).dials.failures < 2 {
+        assert_eq!(link(&e1).state, LinkState::Down, "{}", reason(&e1));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(reason(&e1).contains("no answer within 5s"), "what came later: {}", reason(&e1));
+    world.cut(&[]);
+    up(&e1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_whose_only_node_goes_away_is_down_at_once_and_says_so() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    up(&e1).await;
+    // An outage that is over is no reason for the next.
+    world.cut(&[bank.ip(1)]);
+    eventually("in vain", 40 * SECOND, || link(&e1).dials.last_error.is_some()).await;
+    world.cut(&[]);
+    up(&e1).await;
+    tokio::time::sleep(60 * SECOND).await;
+    let stream = e1.echo(&bank, &bank.node(1), b"long").await.unwrap();
+    let notice = async {
+        lost(&e1, &bank).await;
+        let refused = e1.links.open(0, &bank.name, &bank.node(1), stream.peer.lane).await;
+        assert_eq!(refused.unwrap_err().code, Code::Draining);
+        for connections in [1, 0] {
+            eventually("ends", 10 * SECOND, || link(&e1).connections.len() == connections).await;
+            assert_eq!(link(&e1).state, LinkState::Down, "{}", reason(&e1));
+            let text = reason(&e1);
+            assert!(text.contains("node b1: it said ") && text.contains("going away"), "{text}");
+            assert!(!text.contains("no answer"), "{text}");
+        }
+    };
+    tokio::join!(b1.links.drain(5 * SECOND), notice);
 }
 
 #[tokio::test(start_paused = true)]
@@ -46,4 +104,29 @@ async fn a_hub_that_was_lost_is_missing_for_the_reason_for_which_it_was_lost() {
         assert_eq!(reason(&e1), "this node is going away");
     };
     tokio::join!(e1.links.drain(SECOND), notice);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_needs_no_connection_does_not_call_the_link_down() {
+    let world = World::new();
+    let (edge, bank) = two(3, 2);
+    let _banks = [1, 2].map(|n| world.run(&bank, n, &[(&edge, &[])]));
+    let edges = [1, 2, 3].map(|n| world.run(&edge, n, &[(&bank, &[1, 2])]));
+    for e in &edges {
+        up(e).await;
+    }
+    tokio::time::sleep(60 * SECOND).await;
+    let other = edges.iter().find(|e| !link(e).hub).unwrap();
+    other.echo(&bank, &bank.node(1), b"x").await.unwrap();
+    assert_eq!(other.links.connected(&bank.name), [bank.node(1)]);
+    // The other node can be dialled.
+    world.cut(&[bank.ip(1)]);
+    lost(other, &bank).await;
+    assert_eq!(link(other).state, LinkState::Up, "{}", reason(other));
+    other.echo(&bank, &bank.node(2), b"x").await.unwrap();
+    world.cut(&[]);
+    // What is closed because nothing uses it is not lost.
+    tokio::time::sleep(400 * SECOND).await;
+    assert!(other.links.connected(&bank.name).is_empty());
+    assert_eq!(link(other).state, LinkState::Up, "{}", reason(other));
 }

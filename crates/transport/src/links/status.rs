@@ -12,7 +12,7 @@ use adit_core::snapshot::{Link, Seed, Snapshot};
 use adit_core::spiffe::TrustDomain;
 
 use super::conn::Conn;
-use super::dials::DialRecord;
+use super::dials::{DialFailure, DialRecord};
 use super::shared::Shared;
 use super::views::LinkView;
 use crate::endpoint::Stats;
@@ -132,7 +132,7 @@ impl Shared {
 
     /// What is wrong with a link.
     fn complaint(&self, link: &LinkStatus) -> Option<(LinkState, Code, String)> {
-        if let Some(failure) = self.unreachable(&link.cluster) {
+        if let Some(failure) = self.unreachable(&link.cluster).or_else(|| self.cut_off(link)) {
             return Some((LinkState::Down, failure.code, failure.text));
         }
         let usable = |c: &&ConnectionStatus| c.passed.is_none();
@@ -158,6 +158,22 @@ impl Shared {
         let why = link.dials.why(loss.map(|loss| (loss.at, loss.to_string())));
         let why = why.unwrap_or_else(|| "it was not dialled yet".to_owned());
         degraded(format!("hub {missing} of {} is not connected: {why}", link.cluster))
+    }
+
+    /// Why nothing can be sent although dialling has not failed yet: the last usable connection was lost, and
+    /// a stream to any node that is known would be refused. What a hub lost it dials again, and
+    /// until then it is lost; anybody else dials when a stream asks for it.
+    fn cut_off(&self, link: &LinkStatus) -> Option<DialFailure> {
+        let cluster = &link.cluster;
+        let lost = self.lost(cluster).filter(|_| self.register.connected(cluster).is_empty())?;
+        let mut known = link.view.iter().flat_map(|v| v.view.nodes.keys());
+        let is_gone = |node: &NodeName| {
+            let node = (cluster.clone(), node.clone());
+            (link.hub && self.register.losses.of(&node).is_some()) || !self.may_dial(&node)
+        };
+        let why = link.dials.why(Some(lost)).filter(|_| known.all(is_gone))?;
+        let text = format!("no node of {cluster} is connected: {why}");
+        Some(DialFailure { code: Code::LinkDown, text })
     }
 }
 
