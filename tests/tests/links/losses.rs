@@ -130,3 +130,16 @@ async fn a_node_that_needs_no_connection_does_not_call_the_link_down() {
     assert!(other.links.connected(&bank.name).is_empty());
     assert_eq!(link(other).state, LinkState::Up, "{}", reason(other));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_refused_is_told_in_our_words_only() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let impostor = Site::new("bank", 2, 1);
+    let _b1 = world.run(&impostor, 1, &[(&edge, &[])]);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    eventually("in vain", 10 * SECOND, || link(&e1).dials.failures > 0).await;
+    let expected = "10.0.2.1:7843: its certificate is refused: wrong-signature: an authority of \
+                    bank.example has the issuer's name, and another key signed the certificate";
+    assert_eq!(link(&e1).dials.last_error.unwrap(), expected);
+}

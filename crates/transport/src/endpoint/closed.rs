@@ -1,5 +1,6 @@
 //! How a connection ended: one of our codes, a text for people, and whose doing it was.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use adit_core::code::Code;
@@ -36,6 +37,11 @@ impl Closed {
         Self { code, text: printable(text.as_bytes()), by }
     }
 
+    /// Why this side refused the peer's certificate, if that is what ended the connection.
+    pub(crate) fn refused_certificate(&self) -> Option<&str> {
+        self.text.strip_prefix(REFUSED).filter(|_| self.by == By::Us)
+    }
+
     /// What quinn tells, in our words. `ours` is what this side closed the connection with, if it did.
     pub(super) fn from_quinn(error: &ConnectionError, ours: Option<&Self>) -> Self {
         match error {
@@ -53,11 +59,11 @@ impl Closed {
             }
             ConnectionError::ConnectionClosed(close) => Self {
                 code: transport_code(close.error_code),
-                text: printable(&close.reason),
+                text: printable(in_our_words(&String::from_utf8_lossy(&close.reason)).as_bytes()),
                 by: By::Peer,
             },
             ConnectionError::TransportError(error) => {
-                Self::new(transport_code(error.code), &error.reason, By::Us)
+                Self::new(transport_code(error.code), &in_our_words(&error.reason), By::Us)
             }
             ConnectionError::Reset => {
                 Self::new(Code::PeerRestarted, "the peer does not know this connection", By::Peer)
@@ -83,6 +89,20 @@ impl fmt::Display for Closed {
         write!(f, "{by}: {}", self.code)?;
         if self.text.is_empty() { Ok(()) } else { write!(f, " ({})", self.text) }
     }
+}
+
+/// What begins the text where a certificate was refused.
+const REFUSED: &str = "the certificate is refused: ";
+
+/// What rustls says of a certificate without what it wraps around the verifier's words: it shows an error
+/// that is not its own by its `Debug`. The other side of the connection is told rustls' words.
+fn in_our_words(reason: &str) -> Cow<'_, str> {
+    let Some(why) = reason.strip_prefix("invalid peer certificate: ") else {
+        return reason.into();
+    };
+    let bare =
+        why.strip_prefix("Other(OtherError(").map(|why| why.strip_suffix("))").unwrap_or(why));
+    format!("{REFUSED}{}", bare.unwrap_or(why)).into()
 }
 
 /// Our code for an end that QUIC or TLS brought about (RFC 9000 §20.1, RFC 8446 §6).

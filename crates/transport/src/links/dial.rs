@@ -259,7 +259,16 @@ impl Shared {
 
 impl From<DialError> for DialFailure {
     fn from(error: DialError) -> Self {
-        Self { code: error.code(), text: error.to_string() }
+        let refused = match &error {
+            DialError::Closed(closed) => closed.refused_certificate(),
+            DialError::Socket(_)
+            | DialError::Address(_)
+            | DialError::TimedOut(_)
+            | DialError::WrongCluster { .. }
+            | DialError::Identity(_) => None,
+        };
+        let text = refused.map(|why| format!("its certificate is refused: {why}"));
+        Self { code: error.code(), text: text.unwrap_or_else(|| error.to_string()) }
     }
 }
 
