@@ -41,7 +41,14 @@ async fn a_refusal_names_what_is_missing_and_dials_nobody() {
     let intern = "serviceAccount: intern-bot}";
     for (what, from, edge, bank, code, text) in [
         ("a workload without a grant", INTERN, None, None, Code::Denied, intern),
-        ("an address of nobody", NOBODY, None, None, Code::SourceUnknown, ""),
+        (
+            "an address of nobody",
+            NOBODY,
+            None,
+            None,
+            Code::SourceUnknown,
+            "no workload is known by",
+        ),
         ("a grant for others", SUPPORT, None, Some(somebody.bank(1)), Code::Denied, line),
         (
             "no grant at all",
@@ -63,6 +70,8 @@ async fn a_refusal_names_what_is_missing_and_dials_nobody() {
         let (found, reason) = refused(&town, from).await;
         assert_eq!(found, code, "{what}");
         assert!(reason.unwrap_or_default().contains(text), "{what}: {:?}", town.edge[0].failure());
+        let counted = town.edge[0].node.flows.groups().values().map(|g| g.refused).sum::<u64>();
+        assert_eq!(counted, 1, "{what}: it counts for its import");
         assert!(timeout(SECOND, backend.accept()).await.is_err(), "{what}");
         assert_eq!(town.bank[0].node.flows.ended().len(), 0, "{what}: refused where it was asked");
     }
