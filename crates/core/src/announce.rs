@@ -41,13 +41,7 @@ pub fn may_differ(before: &Snapshot, now: &Snapshot) -> bool {
 /// Whether an export fits into the one message that would tell `to` of it, whichever backends are well.
 #[must_use]
 pub fn fits(export: &Export, to: &ClusterName) -> bool {
-    let ports = export.ports.iter().map(|port| {
-        let mut ready = BTreeMap::new();
-        for backend in &port.backends {
-            *ready.entry(backend.node.clone()).or_insert(0) += 1;
-        }
-        (port, ready)
-    });
+    let ports = export.ports.iter().map(|port| (port, choose::per_node(&port.backends)));
     told(export, ports, to)
         .is_none_or(|told| Message::Export(export.service.clone(), told.into()).fits())
 }

@@ -4,6 +4,7 @@
 //! Randomness is an argument, so that a test can try thousands of draws and a simulation can repeat one.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -139,13 +140,17 @@ pub fn backends(now: &Snapshot, permit: &Permit, random: u64) -> Result<Vec<Back
 }
 
 /// How many backends of a port are ready, per node: what is told to importing clusters.
-pub fn ready(
-    now: &Snapshot,
-    port: &crate::snapshot::ExportPort,
-) -> std::collections::BTreeMap<NodeName, u32> {
-    let mut counts = std::collections::BTreeMap::new();
+pub fn ready(now: &Snapshot, port: &crate::snapshot::ExportPort) -> BTreeMap<NodeName, u32> {
     let is_ready = |b: &&Backend| !now.down.contains(&b.address) && now.may_dial(b);
-    for backend in port.backends.iter().filter(is_ready) {
+    per_node(port.backends.iter().filter(is_ready))
+}
+
+/// How many of these backends each node runs.
+pub(crate) fn per_node<'a>(
+    backends: impl IntoIterator<Item = &'a Backend>,
+) -> BTreeMap<NodeName, u32> {
+    let mut counts = BTreeMap::new();
+    for backend in backends {
         *counts.entry(backend.node.clone()).or_insert(0) += 1;
     }
     counts
