@@ -12,7 +12,7 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
 use adit_tests::identity::Node;
-use adit_tests::net::simulated::{Simulated, Trace};
+use adit_tests::net::simulated::{Simulated, Trace, run_with};
 use adit_tests::sites::{Running, Site, start};
 use adit_transport::Tuning;
 use adit_transport::links::{LinkState, Settings};
@@ -143,14 +143,10 @@ fn restart(seed: u64, seeds: &'static [u8]) {
         until("known again", SECOND, || e1.links.status().links[0].state == LinkState::Up).await;
         Ok(())
     });
-    let mut crashed = false;
-    while !sim.step().unwrap() {
-        if !crashed && sim.elapsed() >= CRASH {
-            sim.crash(run.bank.ip(1));
-            sim.bounce(run.bank.ip(1));
-            crashed = true;
-        }
-    }
+    run_with(&mut sim, CRASH, |sim| {
+        sim.crash(run.bank.ip(1));
+        sim.bounce(run.bank.ip(1));
+    });
 }
 
 #[test]
@@ -187,13 +183,7 @@ fn death(seed: u64, seeds: &'static [u8]) {
         assert!(after < SECOND / 10, "refused after {after:?}");
         Ok(())
     });
-    let mut crashed = false;
-    while !sim.step().unwrap() {
-        if !crashed && sim.elapsed() >= CRASH {
-            sim.crash(run.bank.ip(1));
-            crashed = true;
-        }
-    }
+    run_with(&mut sim, CRASH, |sim| sim.crash(run.bank.ip(1)));
 }
 
 #[test]

@@ -24,6 +24,19 @@ use super::memory::AlwaysWritable;
 /// What happened on a simulated network, for all hosts together.
 pub type Trace = Arc<Mutex<Vec<Sent>>>;
 
+/// Runs a simulation to its end, and has `act` change it once, when `at` has passed.
+///
+/// # Panics
+/// Where one of its clients fails.
+pub fn run_with(sim: &mut turmoil::Sim<'_>, at: Duration, act: impl FnOnce(&mut turmoil::Sim<'_>)) {
+    let mut act = Some(act);
+    while !sim.step().unwrap() {
+        if let Some(act) = act.take_if(|_| sim.elapsed() >= at) {
+            act(sim);
+        }
+    }
+}
+
 /// The network as one simulated host sees it.
 pub struct Simulated {
     host: IpAddr,

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use adit_tests::net::pipe::Pipes;
-use adit_tests::net::simulated::{Simulated, Trace};
+use adit_tests::net::simulated::{Simulated, Trace, run_with};
 use adit_tests::sim::agent::{Asked, Delivered, ask, serve};
 use adit_tests::sim::party::{Backend, End, Party};
 use adit_tests::sim::whole::Whole;
@@ -230,13 +230,7 @@ fn crash(seed: u64, of_bank: bool) {
         assert!(turmoil::elapsed() < CRASH + 10 * SECOND);
         Ok(())
     });
-    let mut crashed = false;
-    while !run.sim.step().unwrap() {
-        if !crashed && run.sim.elapsed() >= CRASH {
-            run.sim.crash(victim.get().unwrap());
-            crashed = true;
-        }
-    }
+    run_with(&mut run.sim, CRASH, |sim| sim.crash(victim.get().unwrap()));
 }
 
 #[test]
