@@ -111,7 +111,7 @@ impl PeerBudget {
 impl Ledger {
     fn enforce(&mut self, peer: &ClusterName) {
         while self.peers.get(peer).is_some_and(|a| a.charged > self.bounds.peer) {
-            self.evict_oldest(&peer.clone());
+            self.evict_oldest(peer);
         }
         while self.charged > self.bounds.process {
             // The peer that holds most pays, so that one cannot starve the others.

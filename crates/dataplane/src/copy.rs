@@ -14,7 +14,7 @@ use adit_core::code::Code;
 use adit_transport::{RecvStream, SendStream};
 use bytes::Bytes;
 use futures_util::poll;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::budget::PeerBudget;
 use crate::flow::Counter;
@@ -49,9 +49,8 @@ pub(crate) async fn copy<T: Tcp>(
 ) -> Result<(), Code> {
     let (sent, received, budget) = count;
     let Left { to_stream, finished, to_tcp } = left;
-    let mut last = None;
     let end = {
-        let forward = tcp_to_stream(tcp, send, to_stream, finished, (sent, &mut last), reset);
+        let forward = tcp_to_stream(tcp, send, to_stream, finished, sent, reset);
         let backward = stream_to_tcp(tcp, recv, to_tcp, received, budget, reset);
         tokio::select! {
             biased;
@@ -61,19 +60,19 @@ pub(crate) async fn copy<T: Tcp>(
         }
     };
     if end == Err(reset) {
-        linger(send, last).await;
+        linger(send).await;
     }
     end
 }
 
-/// Lets what TCP brought before it broke arrive, `last` of it sent at that time: a server may answer,
+/// Lets what TCP brought before it broke arrive: a server may answer,
 /// and close without having read all of the request (413 and the like), which the kernel makes a reset.
 /// A reset of the stream would overtake the answer, and QUIC has no way to order one behind it
 /// (RESET_STREAM_AT is a draft). Three round trips, and what a lost packet's probe is late
 /// (RFC 9002 §6.2.1, with the default max_ack_delay).
-pub(crate) async fn linger(send: &mut SendStream, last: Option<Instant>) {
+pub(crate) async fn linger(send: &SendStream) {
     const PROBE: Duration = Duration::from_millis(30);
-    let Some(last) = last else { return };
+    let Some(last) = send.last_sent() else { return };
     let until = last + send.connection().stats().rtt * 3 + PROBE;
     // Ends with the peer's interest, or with the connection.
     timeout_at(until, send.stopped()).await.ok();
@@ -84,7 +83,7 @@ async fn tcp_to_stream<T: Tcp>(
     send: &mut SendStream,
     mut unsent: VecDeque<Bytes>,
     mut finished: bool,
-    (count, last): (&Counter, &mut Option<Instant>),
+    count: &Counter,
     reset: Code,
 ) -> Result<(), Code> {
     let mut stopped = pin!(send.stopped());
@@ -92,7 +91,6 @@ async fn tcp_to_stream<T: Tcp>(
     loop {
         while let Some(next) = unsent.front_mut() {
             send.send_some(std::slice::from_mut(next)).await.map_err(|e| e.code())?;
-            *last = Some(Instant::now());
             if next.is_empty() {
                 unsent.pop_front();
             }

@@ -11,7 +11,6 @@ use adit_core::code::Code;
 use adit_core::wire::header::{Answer, Header};
 use adit_transport::{RecvError, RecvStream, SendStream, Stream};
 use bytes::{Bytes, BytesMut};
-use tokio::time::Instant;
 
 use crate::copy::Left;
 use crate::flow::{Counter, Failure};
@@ -29,8 +28,6 @@ pub(crate) struct FirstFlight {
     len: usize,
     /// Whether it has said that this is all.
     finished: bool,
-    /// When something last went out.
-    last: Option<Instant>,
 }
 
 /// What became of one attempt.
@@ -50,17 +47,12 @@ impl FirstFlight {
     pub(crate) fn new(header: &Header) -> Self {
         let mut bytes = BytesMut::new();
         header.encode(&mut bytes);
-        Self { header: bytes.freeze(), said: Vec::new(), len: 0, finished: false, last: None }
+        Self { header: bytes.freeze(), said: Vec::new(), len: 0, finished: false }
     }
 
     /// Whether no byte of the workload has left this node.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
-    }
-
-    /// When something last went out.
-    pub(crate) fn last_sent(&self) -> Option<Instant> {
-        self.last
     }
 
     /// Sends all that has been said so far and what is said meanwhile, until the peer answers.
@@ -108,7 +100,6 @@ impl FirstFlight {
                     },
                     () = tcp.broken() => return,
                 }
-                self.last = Some(Instant::now());
                 if next.is_empty() {
                     unsent.pop_front();
                 }

@@ -193,7 +193,7 @@ async fn open<T: Tcp>(
                 return Err(Failure::new(Code::UnknownOutcome, reason));
             }
             Outcome::SourceReset => {
-                linger(&mut stream.send, first.last_sent()).await;
+                linger(&stream.send).await;
                 reset(&mut stream, Code::SourceReset);
                 return Err(Code::SourceReset.into());
             }

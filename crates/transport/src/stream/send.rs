@@ -5,6 +5,7 @@ use std::future::Future;
 use adit_core::code::Code;
 use bytes::Bytes;
 use quinn::{StoppedError, WriteError};
+use tokio::time::Instant;
 
 use super::{Held, SendError};
 use crate::endpoint::{Connection, varint};
@@ -15,12 +16,13 @@ pub struct SendStream {
     inner: quinn::SendStream,
     connection: Connection,
     ended: bool,
+    last: Option<Instant>,
     held: Option<Held>,
 }
 
 impl SendStream {
     pub(crate) fn new(inner: quinn::SendStream, connection: Connection) -> Self {
-        Self { inner, connection, ended: false, held: None }
+        Self { inner, connection, ended: false, last: None, held: None }
     }
 
     /// Keeps something for as long as this half lives: it is dropped with it.
@@ -52,9 +54,18 @@ impl SendStream {
             return Ok(0);
         }
         match self.inner.write_chunks(chunks).await {
-            Ok(written) => Ok(written.bytes),
+            Ok(written) => {
+                self.last = Some(Instant::now());
+                Ok(written.bytes)
+            }
             Err(error) => Err(self.error(error)),
         }
+    }
+
+    /// When [`SendStream::send_some`] last sent something.
+    #[must_use]
+    pub fn last_sent(&self) -> Option<Instant> {
+        self.last
     }
 
     /// Copies and sends all of `bytes`: for short messages. A cancelled call may have sent a part.
