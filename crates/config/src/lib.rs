@@ -20,6 +20,7 @@ use crate::reader::{Item, Sink};
 use crate::sections::Around;
 use crate::source::Reference;
 
+pub mod cluster;
 pub mod config;
 mod problem;
 mod reader;

@@ -1,0 +1,197 @@
+//! A whole cluster's configuration, as the operator writes it into a ConfigMap.
+//!
+//! Where a node's file ([`crate::config`]) writes out addresses, backends and workloads, this says only what
+//! no API server knows: who we are linked with, what is exported to whom, what may be imported, and whose
+//! annotations count. Each key of the ConfigMap that ends in `.yaml` is a fragment of one document; lists of
+//! all fragments are joined, and what is no list stands in one of them. So that two owners (a GitOps
+//! repository and `adit link`, say) keep their own keys and never meet. Keys are named in camelCase.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use adit_core::name::{AppProtocol, ClusterName, Namespace, PortName, ServiceName};
+use adit_core::policy::{Grant, WorkloadPattern};
+use adit_core::snapshot::{Class, Hop, Seed};
+use adit_core::spiffe::TrustDomain;
+
+use crate::config::{Limits, Log};
+
+/// One cluster's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// `cluster`, required: this cluster's name, as its peers call it. An RFC 1123 label.
+    pub cluster: ClusterName,
+    /// `trustDomain`, default `CLUSTER.adit.internal`: the SPIFFE trust domain of this cluster's own CA. It
+    /// cannot be changed once the CA is made.
+    pub trust_domain: TrustDomain,
+    /// `links`, default none: the clusters that this one is linked with.
+    pub links: Vec<ClusterLink>,
+    /// `exports`, default none: Services of this cluster that others may use.
+    pub exports: Vec<ExportRule>,
+    /// `imports`, default none: Services of linked clusters that can be used here.
+    pub imports: Vec<ImportRule>,
+    /// `optIn`, default none: namespaces in which annotations count.
+    pub opt_in: Vec<OptIn>,
+    /// `network`: addresses and ports on the nodes.
+    pub network: Network,
+    /// `limits`: as in a node's file, but that `unknownSourceHold` is 10 s by default.
+    pub limits: Limits,
+    /// `log`: as in a node's file.
+    pub log: Log,
+}
+
+/// The standing relation with another cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterLink {
+    /// `cluster`, required: the other cluster's name.
+    pub cluster: ClusterName,
+    /// `trustDomain`, required: its SPIFFE trust domain.
+    pub trust_domain: TrustDomain,
+    /// `trustBundle`, required: its CA certificates themselves, PEM or SPIFFE JSON.
+    pub trust_bundle: String,
+    /// `addresses`, default none: where to begin; empty where only they can dial.
+    pub addresses: Vec<Seed>,
+    /// `import.namespaces`, default none: in which namespaces what it exports to us is imported by itself,
+    /// each a name, or a pattern with `*`. Namespaces of Kubernetes (`kube-*`) and our own are never matched by a
+    /// pattern.
+    pub import: Vec<NamePattern>,
+    /// `import.createServices`, default `false`: whether such an import gets a Service where there is none.
+    pub create_services: bool,
+}
+
+/// Services that others may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportRule {
+    /// `service` (`NAMESPACE/NAME`) or `select` (`namespaces`, `labels`): which Services.
+    pub services: Services,
+    /// `allow`: who may use them, as in a node's file. Default nobody.
+    pub allow: Vec<Grant>,
+    /// `appProtocol`, default what the Service says: a value for all ports, or a map from port names.
+    pub app_protocol: AppProtocols,
+    /// `hop`, as in a node's file.
+    pub hop: Hop,
+    /// `class`, as in a node's file.
+    pub class: Class,
+    /// `replay`, as in a node's file.
+    pub replay: bool,
+    /// `probe.interval`, as in a node's file.
+    pub probe: Option<std::time::Duration>,
+}
+
+/// Which Services a rule is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Services {
+    /// This one.
+    Named(ServiceName),
+    /// All that have these labels, in namespaces that fit one of the patterns.
+    Selected {
+        /// `namespaces`, required, at least one.
+        namespaces: Vec<NamePattern>,
+        /// `labels`, required, at least one: all of them with exactly these values.
+        labels: BTreeMap<String, String>,
+    },
+}
+
+/// What ports speak, where the Service does not say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AppProtocols {
+    /// As the Service says.
+    #[default]
+    Own,
+    /// All ports this.
+    All(AppProtocol),
+    /// These ports this.
+    Ports(BTreeMap<PortName, AppProtocol>),
+}
+
+/// A Service of a linked cluster that can be used here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportRule {
+    /// `service`, required: `NAMESPACE/NAME`, as in the exporting cluster. Imported once at most.
+    pub service: ServiceName,
+    /// `from`, required: the cluster of a link.
+    pub from: ClusterName,
+    /// `allow`: which local workloads may use it. Default: all of the import's own namespace.
+    pub allow: Option<Vec<WorkloadPattern>>,
+    /// `createService`, default `true`: whether it gets a Service where there is none.
+    pub create_service: bool,
+}
+
+/// Namespaces whose annotations (`adit.dev/…`) count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OptIn {
+    /// `namespaces`, required, at least one.
+    pub namespaces: Vec<NamePattern>,
+    /// `exportTo`, default none: the clusters to which their Services may be exported by annotation.
+    pub export_to: Vec<ClusterName>,
+    /// `importFrom`, default none: the clusters from which they may import by annotation.
+    pub import_from: Vec<ClusterName>,
+}
+
+/// A namespace's name, or a pattern in which `*` stands for any characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NamePattern(String);
+
+impl NamePattern {
+    /// Whether `namespace` fits. A pattern with `*` never fits one of Kubernetes' own (`kube-*`) nor ours.
+    #[must_use]
+    pub fn matches(&self, namespace: &Namespace) -> bool {
+        let name = namespace.as_str();
+        if !self.0.contains('*') {
+            return self.0 == name;
+        }
+        if name.starts_with("kube-") || name == "adit-system" {
+            return false;
+        }
+        fits(&self.0, name)
+    }
+
+    /// The pattern as written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether `name` is `pattern` with some text for each `*`.
+fn fits(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut left) = name.strip_prefix(first) else { return false };
+    let mut pieces: Vec<&str> = rest.split('*').collect();
+    let last = pieces.pop().unwrap_or_default();
+    for piece in pieces {
+        let Some(at) = left.find(piece) else { return false };
+        left = &left[at + piece.len()..];
+    }
+    left.ends_with(last)
+}
+
+/// Addresses and ports on the nodes; the same on all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// `mode`, default `localRange`: what stands for an import on a node.
+    pub mode: Mode,
+    /// `range`, default `198.18.0.0/15`: the node-local IPv4 range, /8 to /30.
+    pub range: (std::net::Ipv4Addr, u8),
+    /// `range6`, default `fd00:ad17::/64`: the node-local IPv6 range, /48 to /124.
+    pub range6: (std::net::Ipv6Addr, u8),
+    /// `port`, default 7843: the UDP port of QUIC on every node.
+    pub port: u16,
+    /// `listenerPort`, default 15080: the TCP port at which nodes take connections to an import's first
+    /// port; its n-th port has the n-th after it. Below 30000 less 64, where NodePorts begin.
+    pub listener_port: u16,
+    /// `metrics`, default `127.0.0.1:7844`: where each node serves `/livez`, `/readyz` and `/metrics`.
+    pub metrics: SocketAddr,
+}
+
+/// What stands for an import on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// `localRange`: an address of a range that is local to every node.
+    #[default]
+    LocalRange,
+    /// `nodeAddress`: the addresses of the nodes themselves, with ports of our own for each import. For platforms
+    /// on which a node-local range is not possible. A workload's source address may be lost on the way, and
+    /// slices change with the nodes.
+    NodeAddress,
+}

@@ -1,0 +1,269 @@
+//! Adit's own objects, and the names by which its parts know each other's.
+//!
+//! Three cluster-scoped kinds, all written by the controller and by nobody else, hold what must last and
+//! be seen: [`Link`], [`Import`] and [`Export`]. People write the ConfigMap [`CONFIG_MAP`], annotations and
+//! labels; nodes read all of it. `adit crds` prints the definitions, and `daemonset/crds` holds them.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where all that is not cluster-scoped lives.
+pub const NAMESPACE: &str = "adit-system";
+/// The operator's configuration. Each of its keys is a fragment of one document.
+pub const CONFIG_MAP: &str = "adit";
+/// This cluster's trust bundle, made by the controller: key [`TRUST_BUNDLE_KEY`].
+pub const TRUST_CONFIG_MAP: &str = "adit-trust";
+/// PEM certificates, no keys.
+pub const TRUST_BUNDLE_KEY: &str = "ca.pem";
+/// The Secret of this cluster's CA, of type `kubernetes.io/tls`: `tls.crt`, `tls.key`.
+pub const CA_SECRET: &str = "adit-ca";
+/// The headless Service of the nodes, by which they find each other. Also their ServiceAccount and
+/// DaemonSet.
+pub const NODE: &str = "adit-node";
+/// The controller's ServiceAccount and Deployment, and the Lease by which one of its pods is active.
+pub const CONTROLLER: &str = "adit-controller";
+/// The signer that nodes name in their certificate requests.
+pub const SIGNER: &str = "adit.dev/node";
+/// Says on every object that we made it.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "adit-controller");
+/// Says on an EndpointSlice who writes it.
+pub const SLICE_MANAGED_BY: (&str, &str) =
+    ("endpointslice.kubernetes.io/managed-by", "adit-controller.adit.dev");
+/// The Service of an EndpointSlice.
+pub const SLICE_SERVICE: &str = "kubernetes.io/service-name";
+
+/// Annotations by which an owner of a Service, or of a kagent Agent, asks for something. They count only in
+/// namespaces for which the administrator's configuration says so (`optIn`).
+pub mod annotation {
+    /// On a Service: the clusters that it is exported to, separated by commas.
+    pub const EXPORT: &str = "adit.dev/export";
+    /// On a Service that is exported: who may use it, as `CLUSTER/NAMESPACE/SERVICEACCOUNT` separated by
+    /// commas; `*` is any namespace or ServiceAccount.
+    pub const ALLOW: &str = "adit.dev/allow";
+    /// On a Service that is exported: what its ports speak, as `PORTNAME=VALUE` separated by commas, or one
+    /// VALUE for all; for Services that do not say so themselves.
+    pub const APP_PROTOCOL: &str = "adit.dev/app-protocol";
+    /// On a Service: the cluster whose Service of the same name stands behind it.
+    pub const IMPORT_FROM: &str = "adit.dev/import-from";
+}
+
+/// A namespaced name as it stands in an object.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRef {
+    /// The namespace.
+    pub namespace: String,
+    /// The Service's own name.
+    pub name: String,
+}
+
+impl ServiceRef {
+    /// The name of the cluster-scoped object that stands for it: neither part has a dot.
+    #[must_use]
+    pub fn object_name(&self) -> String {
+        format!("{}.{}", self.namespace, self.name)
+    }
+}
+
+/// Some workloads of a cluster that the context names; `*` is any.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Workloads {
+    /// Their namespace, or `*`.
+    pub namespace: String,
+    /// Their ServiceAccount, or `*`.
+    pub service_account: String,
+}
+
+/// One line of who may use an export.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Grant {
+    /// The cluster of the workloads.
+    pub cluster: String,
+    /// Which of them.
+    #[serde(flatten)]
+    pub workloads: Workloads,
+}
+
+/// A Service of a linked cluster that can be used here. Its name is `NAMESPACE.NAME`.
+#[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "adit.dev",
+    version = "v1alpha1",
+    kind = "Import",
+    plural = "imports",
+    status = "ImportStatus",
+    category = "adit",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"From","type":"string","jsonPath":".spec.from"}"#,
+    printcolumn = r#"{"name":"Address","type":"string","jsonPath":".spec.addresses[0]"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportSpec {
+    /// The Service, named as in the exporting cluster.
+    pub service: ServiceRef,
+    /// The exporting cluster.
+    pub from: String,
+    /// Node-local addresses that stand for it, one for each IP family of its Service. Given once.
+    pub addresses: Vec<String>,
+    /// Its ports.
+    #[serde(default)]
+    pub ports: Vec<ImportPort>,
+    /// Which local workloads may use it.
+    #[serde(default)]
+    pub allow: Vec<Workloads>,
+    /// Set (RFC 3339) when it is imported no more: nodes ignore it, and its addresses rest until a day
+    /// later, when the object goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released_at: Option<String>,
+}
+
+/// One port of an import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportPort {
+    /// Its name in the exporting cluster; may be empty.
+    #[serde(default)]
+    pub name: String,
+    /// Its number there.
+    pub number: u16,
+    /// What it speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_protocol: Option<String>,
+    /// The port that nodes listen at.
+    pub listen: u16,
+}
+
+/// What is known of an import.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportStatus {
+    /// `Ready`: whether a request is served.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// A Service of this cluster that others may use. Its name is `NAMESPACE.NAME`.
+#[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "adit.dev",
+    version = "v1alpha1",
+    kind = "Export",
+    plural = "exports",
+    status = "ExportStatus",
+    category = "adit",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Valid","type":"string","jsonPath":".status.conditions[?(@.type=='Valid')].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Valid')].reason"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ExportSpec {
+    /// The Service.
+    pub service: ServiceRef,
+    /// Its TCP ports.
+    #[serde(default)]
+    pub ports: Vec<ExportPort>,
+    /// Who may use it.
+    #[serde(default)]
+    pub allow: Vec<Grant>,
+    /// Where a stream may enter this cluster: `any` (default) or `sameNode`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hop: Option<String>,
+    /// Which lane its streams take: `interactive` (default) or `bulk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Whether a stream of unknown outcome may be sent again.
+    #[serde(default)]
+    pub replay: bool,
+    /// How often backends are probed while they are well, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_ms: Option<u64>,
+}
+
+/// One port of an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExportPort {
+    /// Its name; empty for the one port of a Service that names none.
+    #[serde(default)]
+    pub name: String,
+    /// The Service's port number.
+    pub number: u16,
+    /// What it speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_protocol: Option<String>,
+}
+
+/// What is known of an export.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExportStatus {
+    /// `Valid`: whether its Service exists and can be exported.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// The standing relation with another cluster. Its name is the other cluster's.
+#[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "adit.dev",
+    version = "v1alpha1",
+    kind = "Link",
+    plural = "links",
+    status = "LinkStatus",
+    category = "adit",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"TrustDomain","type":"string","jsonPath":".spec.trustDomain"}"#,
+    printcolumn = r#"{"name":"Up","type":"string","jsonPath":".status.conditions[?(@.type=='Up')].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Up')].reason"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkSpec {
+    /// Its trust domain.
+    pub trust_domain: String,
+    /// Where its nodes were last heard to be, 16 at most: seeds beside those of the configuration.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+}
+
+/// What is known of a link.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkStatus {
+    /// `Up`: whether a node of ours has heard that cluster of late.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// A condition as Kubernetes has it (`metav1.Condition`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// What it is about.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// One CamelCase word for machines.
+    pub reason: String,
+    /// One sentence for people.
+    pub message: String,
+    /// When `status` last changed, RFC 3339.
+    pub last_transition_time: String,
+    /// The `metadata.generation` that it was made for.
+    #[serde(default)]
+    pub observed_generation: i64,
+}
