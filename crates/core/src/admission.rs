@@ -25,7 +25,8 @@ impl Refusal {
     }
 }
 
-/// The node that holds `id`: of the cluster whose link has its trust domain, or of our own cluster.
+/// The node that holds `id`: of the cluster whose link has its trust domain, or of our own cluster. Our own
+/// cluster's controller counts as one that listens ([`NodeName::controller`]); another's is nobody.
 ///
 /// # Errors
 /// [`Code::Unlinked`] for a trust domain that is neither; [`Code::IdentityMismatch`] where the holder is
@@ -38,8 +39,12 @@ pub fn peer(now: &Snapshot, id: &SpiffeId) -> Result<(ClusterName, NodeName), Re
         code: Code::Unlinked,
         reason: format!("no link to trust domain {domain} is configured"),
     })?;
-    let Ok(Role::Node(node)) = id.role() else {
-        return Err(Refusal::identity(format!("{id} is not a node, and only nodes are peers")));
+    let node = match id.role() {
+        Ok(Role::Node(node)) if !node.is_controller() => node,
+        Ok(Role::Controller) if ours.is_some() => NodeName::controller(),
+        Ok(Role::Node(_) | Role::Controller | Role::Workload(_)) | Err(_) => {
+            return Err(Refusal::identity(format!("{id} is not a node, and only nodes are peers")));
+        }
     };
     if ours.is_some() && node == now.this.node {
         return Err(Refusal::identity(format!("{id} is the node that was asked, itself")));
@@ -104,11 +109,19 @@ mod tests {
     }
 
     #[test]
+    fn our_own_controller_listens_and_no_node_passes_for_it() {
+        let controller = "controller.adit.internal";
+        let ours = ask("spiffe://edge.trustusbank.example/adit/controller");
+        assert_eq!(ours, Ok(("edge".into(), controller.into())));
+        let posing = format!("spiffe://edge.trustusbank.example/adit/node/{controller}");
+        assert_eq!(ask(&posing), Err(Code::IdentityMismatch));
+    }
+
+    #[test]
     fn nobody_else_is() {
         for (id, code) in [
             ("spiffe://lab.example/adit/node/l1", Code::Unlinked),
             ("spiffe://bank.trustusbank.example/adit/controller", Code::IdentityMismatch),
-            ("spiffe://edge.trustusbank.example/adit/controller", Code::IdentityMismatch),
             ("spiffe://bank.trustusbank.example/ns/a/sa/b", Code::IdentityMismatch),
             ("spiffe://bank.trustusbank.example/else", Code::IdentityMismatch),
             ("spiffe://edge.trustusbank.example/adit/node/e1", Code::IdentityMismatch),

@@ -113,6 +113,21 @@ name! {
     /// A node of a cluster; a Kubernetes node name where there is one. An RFC 1123 subdomain.
     NodeName, "node name", SUBDOMAIN_RULE, is_subdomain
 }
+impl NodeName {
+    /// What a cluster's controller is called among its nodes. It is none of them: it listens to their hubs
+    /// and carries nothing. No machine has this name: `.internal` is nobody's domain.
+    #[must_use]
+    pub fn controller() -> Self {
+        Self("controller.adit.internal".into())
+    }
+
+    /// Whether it is the controller's.
+    #[must_use]
+    pub fn is_controller(&self) -> bool {
+        *self == Self::controller()
+    }
+}
+
 name! {
     /// A Kubernetes namespace. An RFC 1123 label.
     Namespace, "namespace", LABEL_RULE, is_label

@@ -55,6 +55,12 @@ impl TrustDomain {
     pub fn node_id(&self, node: &NodeName) -> SpiffeId {
         SpiffeId { text: format!("spiffe://{self}/adit/node/{node}").into(), domain: self.clone() }
     }
+
+    /// The ID `spiffe://TRUSTDOMAIN/adit/controller`.
+    #[must_use]
+    pub fn controller_id(&self) -> SpiffeId {
+        SpiffeId { text: format!("spiffe://{self}/adit/controller").into(), domain: self.clone() }
+    }
 }
 
 impl FromStr for TrustDomain {

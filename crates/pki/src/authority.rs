@@ -16,6 +16,7 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
     SanType, SerialNumber,
 };
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, UnixTime};
 use zeroize::Zeroizing;
 
@@ -93,7 +94,7 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    fn generate(self) -> Result<KeyPair, AuthorityError> {
+    pub(crate) fn generate(self) -> Result<KeyPair, AuthorityError> {
         KeyPair::generate_for(match self {
             Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
             Self::Ed25519 => &rcgen::PKCS_ED25519,
@@ -219,8 +220,47 @@ impl ClusterAuthority {
         ttl: Duration,
         now: UnixTime,
     ) -> Result<IssuedNode, AuthorityError> {
+        self.issue_as(self.domain.node_id(node), kind, ttl, now)
+    }
+
+    /// The same for the cluster's controller, which listens to its nodes.
+    ///
+    /// # Errors
+    /// As [`ClusterAuthority::issue`].
+    pub fn issue_controller(
+        &self,
+        kind: KeyKind,
+        ttl: Duration,
+        now: UnixTime,
+    ) -> Result<IssuedNode, AuthorityError> {
+        self.issue_as(self.domain.controller_id(), kind, ttl, now)
+    }
+
+    /// As [`ClusterAuthority::sign_request`], for a request in PEM, as Kubernetes carries them.
+    ///
+    /// # Errors
+    /// As there; [`AuthorityError::Request`] also where it is not one PEM request.
+    pub fn sign_pem_request(
+        &self,
+        pem: &[u8],
+        node: &NodeName,
+        ttl: Duration,
+        now: UnixTime,
+    ) -> Result<IssuedCertificate, AuthorityError> {
+        let request = CertificateSigningRequestDer::from_pem_slice(pem)
+            .map_err(|e| AuthorityError::Request(e.to_string()))?;
+        self.sign_request(&request, node, ttl, now)
+    }
+
+    fn issue_as(
+        &self,
+        id: SpiffeId,
+        kind: KeyKind,
+        ttl: Duration,
+        now: UnixTime,
+    ) -> Result<IssuedNode, AuthorityError> {
         let key = kind.generate()?;
-        Ok(IssuedNode { certificate: self.sign(node, &key, ttl, now)?, key })
+        Ok(IssuedNode { certificate: self.sign(id, &key, ttl, now)?, key })
     }
 
     /// Signs the key of a PKCS #10 request as `node`'s. Whatever else the request asks for (names,
@@ -237,12 +277,12 @@ impl ClusterAuthority {
     ) -> Result<IssuedCertificate, AuthorityError> {
         let request = CertificateSigningRequestParams::from_der(request)
             .map_err(|e| AuthorityError::Request(e.to_string()))?;
-        self.sign(node, &request.public_key, ttl, now)
+        self.sign(self.domain.node_id(node), &request.public_key, ttl, now)
     }
 
     fn sign(
         &self,
-        node: &NodeName,
+        id: SpiffeId,
         key: &impl PublicKeyData,
         ttl: Duration,
         now: UnixTime,
@@ -251,7 +291,6 @@ impl ClusterAuthority {
         if !self.certificate.is_current(now) {
             return Err(AuthorityError::NotCurrent);
         }
-        let id = self.domain.node_id(node);
         let not_after = after(now, ttl).min(self.certificate.not_after);
         let mut params = template(id.as_str(), now, not_after)?;
         params.is_ca = IsCa::ExplicitNoCa;
@@ -327,12 +366,12 @@ fn after(now: UnixTime, length: Duration) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().saturating_add(length.as_secs())))
 }
 
-fn key_pem(key: &KeyPair) -> Zeroizing<String> {
+pub(crate) fn key_pem(key: &KeyPair) -> Zeroizing<String> {
     let der = Zeroizing::new(key.serialize_der());
     Zeroizing::new(pem::encode("PRIVATE KEY", &der))
 }
 
-fn crypto(error: impl fmt::Display) -> AuthorityError {
+pub(crate) fn crypto(error: impl fmt::Display) -> AuthorityError {
     AuthorityError::Crypto(error.to_string())
 }
 

@@ -6,7 +6,7 @@
 //!
 //! * [`verify`]: is this certificate a peer's? [`trust`]: whom a node believes.
 //! * [`tls`]: how two nodes speak TLS. [`identity`]: what a node presents.
-//! * [`authority`]: making a cluster's authority and issuing nodes' certificates.
+//! * [`authority`]: making a cluster's authority and issuing nodes' certificates. [`SigningRequest`]: asking for one.
 //! * [`bundle`]: what clusters hand to each other. [`inspect`]: what is in a certificate, for people.
 
 pub mod authority;
@@ -18,6 +18,7 @@ pub mod files;
 pub mod identity;
 pub mod inspect;
 pub mod pem;
+mod request;
 pub mod time;
 pub mod tls;
 pub mod trust;
@@ -29,5 +30,6 @@ pub use self::authority::{ClusterAuthority, KeyKind};
 pub use self::bundle::TrustBundle;
 pub use self::current::Current;
 pub use self::identity::Identity;
+pub use self::request::SigningRequest;
 pub use self::trust::{Trust, TrustBundles};
 pub use self::verify::{PeerIdentity, PeerVerifier, Usage, VerifyError, peer_id};

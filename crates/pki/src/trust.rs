@@ -78,7 +78,8 @@ impl TrustBundles {
 pub struct Trust {
     /// Every cluster's bundle.
     pub bundles: TrustBundles,
-    /// Whole IDs that are accepted as nodes although their path does not say so: identities brought
+    /// Whole IDs that are accepted as nodes although their path does not say so: our own cluster's
+    /// controller, which listens to its nodes, and identities brought
     /// from elsewhere, such as the one ID that SPIRE gives to all pods of a DaemonSet. All that share
     /// such an ID are one to us: none of them can be refused alone.
     pub nodes_by_id: BTreeSet<SpiffeId>,

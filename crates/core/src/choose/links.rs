@@ -40,7 +40,8 @@ pub fn is_hub(now: &Snapshot, peer: &ClusterName) -> bool {
 /// This cluster's hubs for `peer`.
 #[must_use]
 pub fn own_hubs<'a>(now: &'a Snapshot, peer: &ClusterName) -> Vec<&'a NodeName> {
-    hubs(now.siblings.keys().chain([&now.this.node]), peer)
+    let this = Some(&now.this.node).filter(|node| !node.is_controller());
+    hubs(now.siblings.keys().chain(this), peer)
 }
 
 /// With whom this node keeps standing connections for the sake of `link`.
@@ -54,7 +55,8 @@ pub fn standing(
     let ours = own_hubs(now, &link.cluster);
     let named_hub = ours.contains(&&now.this.node);
     let mut targets = BTreeSet::new();
-    if (named_hub || reach.hubs_silent) && !link.seeds.is_empty() {
+    let may_dial = !now.this.node.is_controller() && !link.seeds.is_empty();
+    if (named_hub || reach.hubs_silent) && may_dial {
         let nodes = view.into_iter().flat_map(|v| &v.nodes);
         let theirs = hubs(nodes.map(|(name, _)| name), &now.this.cluster);
         let addresses = |n: &NodeName| view.and_then(|v| v.nodes.get(n));

@@ -1,9 +1,13 @@
 //! What an authority makes: the profile, byte by byte where it matters, and its bounds.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use adit_pki::authority::{AuthorityError, BACKDATE, MAX_TTL, MAX_VALIDITY, MIN_TTL};
-use adit_pki::{ClusterAuthority, KeyKind, Usage};
+use adit_pki::{
+    ClusterAuthority, Identity, KeyKind, PeerVerifier, SigningRequest, Trust, TrustBundles, Usage,
+    VerifyError,
+};
 use rcgen::{CertificateParams, IsCa, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -82,7 +86,7 @@ fn a_long_trust_domain_has_room() {
 #[test]
 fn serial_numbers_differ_and_are_of_one_length() {
     let ca = authority(KeyKind::P256);
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for _ in 0..50 {
         let issued = ca.issue(&"e1".parse().unwrap(), KeyKind::P256, HOURS(1), at(NOW)).unwrap();
         let serial = parse(&issued.certificate.chain[0]).raw_serial().to_vec();
@@ -94,7 +98,7 @@ fn serial_numbers_differ_and_are_of_one_length() {
 /// Simulations repeat themselves exactly only if nothing on the wire changes its length.
 #[test]
 fn ed25519_certificates_have_one_size() {
-    let sizes: std::collections::BTreeSet<_> = (0..50)
+    let sizes: BTreeSet<_> = (0..50)
         .map(|_| {
             let ca = authority(KeyKind::Ed25519);
             let issued =
@@ -135,6 +139,40 @@ fn a_leaf_does_not_outlive_its_authority() {
     assert!(matches!(late, Err(AuthorityError::NotCurrent)));
     let early = issue(NOW - HOUR);
     assert!(matches!(early, Err(AuthorityError::NotCurrent)));
+}
+
+/// What a node asks for by itself is signed as asked, and belongs to the key that it kept.
+#[test]
+fn a_node_asks_with_its_own_key() {
+    let ca = authority(KeyKind::P256);
+    let (node, bundle) = ("e1".parse().unwrap(), ca.bundle().unwrap());
+    let id = domain("edge.example").node_id(&node);
+    let request = SigningRequest::new(&id, KeyKind::P256).unwrap();
+    let pem = request.pem().as_bytes();
+    let issued = ca.sign_pem_request(pem, &node, HOURS(24), at(NOW)).unwrap();
+    let (chain, none) = (issued.to_pem(), BTreeSet::new());
+    let kept = request.key_pem();
+    let identity = Identity::from_pem(chain.as_bytes(), kept.as_bytes(), &bundle, &none, at(NOW));
+    assert_eq!(*identity.unwrap().id(), id);
+    let other = SigningRequest::new(&id, KeyKind::P256).unwrap().key_pem();
+    let mixed = Identity::from_pem(chain.as_bytes(), other.as_bytes(), &bundle, &none, at(NOW));
+    assert!(mixed.is_err());
+    let error = ca.sign_pem_request(b"none", &node, HOURS(24), at(NOW)).unwrap_err();
+    assert!(matches!(error, AuthorityError::Request(_)), "{error}");
+}
+
+/// The controller is believed by its own cluster's nodes, which say so, and by nobody else.
+#[test]
+fn a_controller_is_accepted_where_it_is_named() {
+    let ca = authority(KeyKind::P256);
+    let issued = ca.issue_controller(KeyKind::P256, HOURS(24), at(NOW)).unwrap().certificate;
+    let bundles = || TrustBundles::new([ca.bundle().unwrap()]).unwrap();
+    let named = [domain("edge.example").controller_id()].into();
+    let ours = PeerVerifier::new(Trust { bundles: bundles(), nodes_by_id: named });
+    let theirs = PeerVerifier::new(bundles().into());
+    assert!(ours.verify(&issued.chain[0], &[], Usage::ClientAuth, at(NOW)).is_ok());
+    let refused = theirs.verify(&issued.chain[0], &[], Usage::ClientAuth, at(NOW));
+    assert!(matches!(refused, Err(VerifyError::Controller(_))));
 }
 
 /// Of a request only the key is believed, and only after it has signed the request.

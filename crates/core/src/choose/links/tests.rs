@@ -121,6 +121,30 @@ fn a_hub_asks_the_peers_hubs_first_and_another_node_its_own() {
 }
 
 #[test]
+fn the_controller_listens_to_hubs_and_is_none() {
+    let mut now = six("e1");
+    let hubs: Vec<NodeName> = {
+        let all = everyone();
+        own_hubs(&all[0], &cluster("bank")).into_iter().cloned().collect()
+    };
+    now.siblings.insert("e1".parse().unwrap(), vec!["172.18.1.1:7843".parse().unwrap()]);
+    now.this.node = NodeName::controller();
+    // Of a hundred peers it would be a hub for some, were it a node.
+    for n in 0..100 {
+        assert!(!is_hub(&now, &cluster(&format!("peer{n}"))));
+    }
+    let lost = Reach { connected: false, hubs_silent: true, stale: true };
+    let own = |n: &NodeName| Target::Node(cluster("edge"), n.clone());
+    let expected: BTreeSet<_> = hubs.iter().map(own).collect();
+    assert_eq!(
+        standing(&now, &bank(), Some(&bank_view()), lost),
+        expected,
+        "it dials no other cluster"
+    );
+    assert_eq!(standing(&now, &bank(), None, UP), expected);
+}
+
+#[test]
 fn near_addresses_are_dialled_on_one_machine_only() {
     let addresses: Vec<SocketAddr> = [
         "10.0.0.1:1",
