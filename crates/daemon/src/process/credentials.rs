@@ -40,7 +40,7 @@ impl Credentials {
         match (read.identity, bundles) {
             (Ok((identity, _)), Ok((bundles, errors))) if errors.is_empty() => Ok(Self {
                 identity: Arc::new(Current::new(identity)),
-                verifier: Arc::new(PeerVerifier::new(trust(config, bundles))),
+                verifier: Arc::new(PeerVerifier::new(believed(config, bundles))),
             }),
             (identity, bundles) => {
                 let mut errors: Vec<String> = identity.err().into_iter().collect();
@@ -72,7 +72,7 @@ impl Credentials {
             Ok((bundles, more)) => {
                 errors.extend(more);
                 if !same(&bundles, &trust.bundles) {
-                    self.verifier.set_trust(trust(config, bundles));
+                    self.verifier.set_trust(believed(config, bundles));
                     changed = true;
                 }
             }
@@ -83,7 +83,7 @@ impl Credentials {
 }
 
 /// Who is believed: the nodes of all bundles, and the controller of our own.
-fn trust(config: &Config, bundles: TrustBundles) -> Trust {
+fn believed(config: &Config, bundles: TrustBundles) -> Trust {
     Trust { bundles, nodes_by_id: [config.trust_domain.controller_id()].into() }
 }
 
