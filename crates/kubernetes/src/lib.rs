@@ -4,5 +4,7 @@
 //! node ever depends on it. It turns objects into values of [`adit_core`] and [`adit_config`] and back.
 //!
 //! * [`api`]: our own objects and the names of everything.
+//! * [`watches`]: what the API server holds of a kind, kept through its failures.
 
 pub mod api;
+pub mod watches;

@@ -1,0 +1,470 @@
+//! What the API server holds of one kind, as far as is known: level-triggered.
+//!
+//! A [`Store`] keeps all objects that a [`Selection`] names (chosen by the server, so that what is not ours
+//! costs nothing) and rings a [`Bell`] when they change. Who hears it looks at all of it again; no event is
+//! ever handed on, so none can be missed. The last good content stays through errors, `410 Gone`, stalls
+//! and new lists: it is replaced by a whole one or not at all.
+//!
+//! kube's own watcher is not used: it does not tell when it recovers, so that nobody could say how old the
+//! content is, and it waits for a list that never ends.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+/// The most objects in one answer to a list.
+const PAGE: u32 = 500;
+/// How long one page of a list, or the beginning of a watch, may take.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long the server keeps a watch open.
+const WATCH_SECONDS: u32 = 290;
+/// A watch in which nothing comes for so long is dead: the API server sends a bookmark each minute.
+const SILENCE: Duration = Duration::from_secs(90);
+/// What is waited after a first failure; twice as long after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(400);
+/// A kind that was there and is not known any more is believed to be gone after this time: API servers that
+/// start, or lose touch with their definitions, say so too.
+const KIND_GONE: Duration = Duration::from_secs(60);
+/// The most that is waited after a failure.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Names in a selector may have this many bytes: a request's line is limited.
+const LONGEST_SELECTOR: usize = 40_000;
+
+/// Rings when any of the stores that share it has changed, or has begun or ceased to be up to date.
+#[derive(Debug, Clone, Default)]
+pub struct Bell(watch::Sender<u64>);
+
+impl Bell {
+    /// Rings.
+    pub fn ring(&self) {
+        self.0.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Hears it from now on: wait with [`watch::Receiver::changed`].
+    #[must_use]
+    pub fn listen(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
+/// Which objects of a kind; all of them by default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Selection {
+    /// A label selector, as `kubectl -l` takes it.
+    pub labels: Option<String>,
+    /// A field selector, as `kubectl --field-selector` takes it.
+    pub fields: Option<String>,
+    /// None at all: nothing is asked of the server.
+    pub none: bool,
+}
+
+impl Selection {
+    /// Those with labels that fit.
+    #[must_use]
+    pub fn labels(selector: impl Into<String>) -> Self {
+        Self { labels: Some(selector.into()), ..Self::default() }
+    }
+
+    /// Those with fields that fit.
+    #[must_use]
+    pub fn fields(selector: impl Into<String>) -> Self {
+        Self { fields: Some(selector.into()), ..Self::default() }
+    }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self::fields(format!("metadata.name={name}"))
+    }
+
+    /// The EndpointSlices of Services with these names, whatever their namespace. All slices where the
+    /// names are too many for a request.
+    #[must_use]
+    pub fn slices_of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut names: Vec<&str> = names.into_iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        if names.is_empty() {
+            return Self { none: true, ..Self::default() };
+        }
+        // A comma takes three bytes in a request.
+        if names.iter().map(|n| n.len() + 3).sum::<usize>() > LONGEST_SELECTOR {
+            return Self::labels(crate::api::SLICE_SERVICE);
+        }
+        Self::labels(format!("{} in ({})", crate::api::SLICE_SERVICE, names.join(",")))
+    }
+}
+
+/// Since when, and why, a store could not be refreshed.
+#[derive(Debug, Clone)]
+pub struct Stale {
+    /// Since when.
+    pub since: Instant,
+    /// The last failure, for people.
+    pub reason: String,
+}
+
+type Key = (Option<String>, String);
+
+/// All objects of one kind that a selection names, as far as is known. Cheap to clone.
+pub struct Store<K>(Arc<Inner<K>>);
+
+struct Inner<K> {
+    content: Mutex<Content<K>>,
+    selection: watch::Sender<Selection>,
+    bell: Bell,
+}
+
+struct Content<K> {
+    objects: BTreeMap<Key, Arc<K>>,
+    /// The selection that `objects` is the answer to; none before the first list.
+    of: Option<Selection>,
+    stale: Option<Stale>,
+}
+
+impl<K> Store<K>
+where
+    K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+{
+    /// A store, and the task that keeps it: whoever drops the task leaves the store as it is. For
+    /// metadata alone, `K` is [`kube::core::PartialObjectMeta`] of the kind.
+    ///
+    /// A kind that the server does not know has no objects.
+    pub fn new(
+        api: Api<K>,
+        selection: Selection,
+        bell: &Bell,
+    ) -> (Self, impl Future<Output = ()> + Send + use<K>) {
+        let content = Content { objects: BTreeMap::new(), of: None, stale: None };
+        let (selection, selected) = watch::channel(selection);
+        let inner = Inner { content: Mutex::new(content), selection, bell: bell.clone() };
+        let store = Self(Arc::new(inner));
+        (store.clone(), keep(api, store, selected))
+    }
+
+    /// Selects others. The content stays until theirs has come.
+    pub fn select(&self, selection: Selection) {
+        self.0.selection.send_if_modified(|now| {
+            let differs = *now != selection;
+            *now = selection;
+            differs
+        });
+    }
+
+    /// Whether it holds all that is selected now: it was listed at least once since it was.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let content = self.content();
+        content.of.as_ref() == Some(&*self.0.selection.borrow())
+    }
+
+    /// Whether it was ever listed.
+    #[must_use]
+    pub fn was_listed(&self) -> bool {
+        self.content().of.is_some()
+    }
+
+    /// All objects, in order of namespace and name.
+    #[must_use]
+    pub fn objects(&self) -> Vec<Arc<K>> {
+        self.content().objects.values().cloned().collect()
+    }
+
+    /// The object of that namespace (none for what has no namespace) and name.
+    #[must_use]
+    pub fn get(&self, namespace: Option<&str>, name: &str) -> Option<Arc<K>> {
+        self.content().objects.get(&(namespace.map(Into::into), name.into())).cloned()
+    }
+
+    /// Since when it could not be refreshed; none while it is up to date.
+    #[must_use]
+    pub fn stale(&self) -> Option<Stale> {
+        self.content().stale.clone()
+    }
+
+    /// Takes what the server answered to a write of ours, so that it is not written again before the
+    /// watch brings it.
+    pub fn put(&self, object: K) {
+        self.apply(object);
+    }
+
+    /// Forgets what the server has deleted at our word.
+    pub fn forget(&self, namespace: Option<&str>, name: &str) {
+        self.content().objects.remove(&(namespace.map(Into::into), name.into()));
+        self.0.bell.ring();
+    }
+
+    fn content(&self) -> MutexGuard<'_, Content<K>> {
+        self.0.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&self, mut object: K) {
+        // Nobody here reads them, and they are often the larger half of an object.
+        object.meta_mut().managed_fields = None;
+        let mut content = self.content();
+        let key = key(&object);
+        let newer = content.objects.get(&key).is_none_or(|old| !is_older(&object, old));
+        if newer {
+            content.objects.insert(key, Arc::new(object));
+            drop(content);
+            self.0.bell.ring();
+        }
+    }
+
+    fn delete(&self, object: &K) {
+        let mut content = self.content();
+        let key = key(object);
+        // One that was made again since has another UID.
+        let same = content.objects.get(&key).is_some_and(|o| o.uid() == object.uid());
+        if same {
+            content.objects.remove(&key);
+            drop(content);
+            self.0.bell.ring();
+        }
+    }
+
+    fn replace(&self, objects: Vec<K>, of: Selection) {
+        let mut fresh = BTreeMap::new();
+        for mut object in objects {
+            object.meta_mut().managed_fields = None;
+            fresh.insert(key(&object), Arc::new(object));
+        }
+        let mut content = self.content();
+        content.objects = fresh;
+        content.of = Some(of);
+        content.stale = None;
+        drop(content);
+        self.0.bell.ring();
+    }
+
+    /// Whether a kind that the server does not know leaves nothing.
+    fn may_be_emptied(&self) -> bool {
+        let content = self.content();
+        let empty = content.objects.is_empty();
+        empty || content.stale.as_ref().is_some_and(|stale| stale.since.elapsed() > KIND_GONE)
+    }
+
+    fn refreshed(&self) {
+        if self.content().stale.take().is_some() {
+            self.0.bell.ring();
+        }
+    }
+
+    fn failed(&self, reason: String) {
+        let mut content = self.content();
+        let first = content.stale.is_none();
+        let since = content.stale.take().map_or_else(Instant::now, |stale| stale.since);
+        content.stale = Some(Stale { since, reason });
+        drop(content);
+        if first {
+            self.0.bell.ring();
+        }
+    }
+}
+
+impl<K> Clone for Store<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K> fmt::Debug for Store<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("selection", &*self.0.selection.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a pass over the API server ended.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the API server does not know what we have seen last")]
+    Gone,
+    #[error("the API server does not know this kind")]
+    NoSuchKind,
+    #[error("the API server did not answer within {} s", ANSWER.as_secs())]
+    Silent,
+    #[error("{0}")]
+    Client(#[from] kube::Error),
+    #[error("the watch ended: {0}")]
+    Status(String),
+    #[error("the list has no resource version")]
+    NoVersion,
+}
+
+impl Failure {
+    /// How long the server asks us to wait.
+    fn asked(&self) -> Duration {
+        let Self::Client(kube::Error::Api(status)) = self else { return Duration::ZERO };
+        let asked = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+        Duration::from_secs(u64::from(asked)).min(LONGEST_PAUSE)
+    }
+}
+
+async fn keep<K>(api: Api<K>, store: Store<K>, mut selected: watch::Receiver<Selection>)
+where
+    K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+{
+    let mut version = None;
+    let mut failures = 0;
+    loop {
+        let selection = selected.borrow_and_update().clone();
+        let began = Instant::now();
+        let ended = tokio::select! {
+            ended = pass(&api, &store, &selection, &mut version) => ended,
+            _ = selected.changed() => {
+                version = None;
+                continue;
+            }
+        };
+        let asked = match ended {
+            Ok(()) => {
+                // A server that ends every watch at once must not be asked without a pause.
+                failures = if began.elapsed() > FIRST_PAUSE { 0 } else { failures + 1 };
+                Duration::ZERO
+            }
+            Err(failure) => {
+                if began.elapsed() > LONGEST_PAUSE {
+                    failures = 0;
+                }
+                failures += 1;
+                if matches!(failure, Failure::Gone | Failure::NoSuchKind) {
+                    version = None;
+                }
+                if matches!(failure, Failure::NoSuchKind) && store.may_be_emptied() {
+                    store.replace(Vec::new(), selection);
+                } else if !matches!(failure, Failure::Gone) {
+                    let url = api.resource_url();
+                    tracing::debug!(error = %failure, url, "the API server could not be watched");
+                    store.failed(failure.to_string());
+                }
+                failure.asked()
+            }
+        };
+        if failures > 0 {
+            tokio::select! {
+                () = sleep(pause(failures).max(asked)) => {}
+                _ = selected.changed() => version = None,
+            }
+        }
+    }
+}
+
+/// Lists where nothing is known, then watches until the watch ends.
+async fn pass<K>(
+    api: &Api<K>,
+    store: &Store<K>,
+    selection: &Selection,
+    version: &mut Option<String>,
+) -> Result<(), Failure>
+where
+    K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+{
+    if selection.none {
+        store.replace(Vec::new(), selection.clone());
+        return std::future::pending().await;
+    }
+    let mut from = match version.take() {
+        Some(version) => version,
+        None => {
+            let (objects, version) = list(api, selection).await?;
+            store.replace(objects, selection.clone());
+            version
+        }
+    };
+    let params = WatchParams {
+        label_selector: selection.labels.clone(),
+        field_selector: selection.fields.clone(),
+        timeout: Some(WATCH_SECONDS),
+        bookmarks: true,
+        send_initial_events: false,
+    };
+    let events = timeout(ANSWER, api.watch(&params, &from)).await;
+    // Whatever ends the watch, it can go on from the last thing seen; but for `Gone`.
+    *version = Some(from.clone());
+    let mut events = std::pin::pin!(events.map_err(|_| Failure::Silent)?.map_err(gone)?);
+    store.refreshed();
+    while let Ok(event) = timeout(SILENCE, events.next()).await {
+        match event {
+            None => return Ok(()),
+            Some(Err(error)) => return Err(gone(error)),
+            Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                from = object.resource_version().unwrap_or(from);
+                store.apply(object);
+            }
+            Some(Ok(WatchEvent::Deleted(object))) => {
+                from = object.resource_version().unwrap_or(from);
+                store.delete(&object);
+            }
+            Some(Ok(WatchEvent::Bookmark(bookmark))) => from = bookmark.metadata.resource_version,
+            Some(Ok(WatchEvent::Error(status))) if status.code == 410 => return Err(Failure::Gone),
+            Some(Ok(WatchEvent::Error(status))) => return Err(Failure::Status(status.to_string())),
+        }
+        *version = Some(from.clone());
+    }
+    Ok(())
+}
+
+async fn list<K>(api: &Api<K>, selection: &Selection) -> Result<(Vec<K>, String), Failure>
+where
+    K: Clone + DeserializeOwned + fmt::Debug,
+{
+    let mut objects = Vec::new();
+    let mut params = ListParams {
+        label_selector: selection.labels.clone(),
+        field_selector: selection.fields.clone(),
+        limit: Some(PAGE),
+        ..ListParams::default()
+    };
+    loop {
+        let page = timeout(ANSWER, api.list(&params)).await.map_err(|_| Failure::Silent)?;
+        let page = page.map_err(gone)?;
+        objects.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => {
+                let version = page.metadata.resource_version.filter(|v| !v.is_empty());
+                return Ok((objects, version.ok_or(Failure::NoVersion)?));
+            }
+        }
+    }
+}
+
+fn gone(error: kube::Error) -> Failure {
+    let code = if let kube::Error::Api(status) = &error { status.code } else { 0 };
+    match code {
+        410 => Failure::Gone,
+        // Only a kind is asked for here, never an object.
+        404 => Failure::NoSuchKind,
+        _ => Failure::Client(error),
+    }
+}
+
+/// Half to one and a half times the pause after so many failures, so that many clients that lost one
+/// server do not come back together.
+fn pause(failures: u32) -> Duration {
+    let pause =
+        FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(LONGEST_PAUSE);
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    pause.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX))
+}
+
+fn key<K: Resource>(object: &K) -> Key {
+    (object.namespace(), object.name_any())
+}
+
+/// Whether `a` is an older version of `b`: after a write of ours the watch still brings what was before.
+/// Versions of the API server's own store are numbers that grow; others are never older.
+fn is_older<K: Resource>(a: &K, b: &K) -> bool {
+    let number = |o: &K| o.resource_version().and_then(|v| v.parse::<u64>().ok());
+    a.uid() == b.uid() && matches!((number(a), number(b)), (Some(a), Some(b)) if a < b)
+}
