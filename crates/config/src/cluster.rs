@@ -7,21 +7,34 @@
 //! repository and `adit link`, say) keep their own keys and never meet. Keys are named in camelCase.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 
-use adit_core::name::{AppProtocol, ClusterName, Namespace, PortName, ServiceName};
+use adit_core::name::{AppProtocol, ClusterName, NameError, Namespace, PortName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop, Seed};
-use adit_core::spiffe::TrustDomain;
+use adit_core::spiffe::{SpiffeError, TrustDomain};
 
 use crate::config::{Limits, Log};
+
+pub use self::node::NodeFacts;
+pub use self::read::{Fragment, parse, parse_fragment};
+pub use self::report::ClusterReport;
+
+mod node;
+mod read;
+pub mod render;
+mod report;
+
+/// A ConfigMap's fragment with every key of the format, each commented.
+pub const EXAMPLE: &str = include_str!("../cluster-example.yaml");
 
 /// One cluster's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
     /// `cluster`, required: this cluster's name, as its peers call it. An RFC 1123 label.
     pub cluster: ClusterName,
-    /// `trustDomain`, default `CLUSTER.adit.internal`: the SPIFFE trust domain of this cluster's own CA. It
+    /// `trustDomain`, default [`CLUSTER.adit.internal`](default_trust_domain): the SPIFFE trust domain of this cluster's own CA. It
     /// cannot be changed once the CA is made.
     pub trust_domain: TrustDomain,
     /// `links`, default none: the clusters that this one is linked with.
@@ -38,6 +51,14 @@ pub struct ClusterConfig {
     pub limits: Limits,
     /// `log`: as in a node's file.
     pub log: Log,
+}
+
+/// The trust domain of a cluster that names none.
+///
+/// # Errors
+/// None for any name there is: a label and our own suffix always make a trust domain.
+pub fn default_trust_domain(cluster: &ClusterName) -> Result<TrustDomain, SpiffeError> {
+    format!("{cluster}.adit.internal").parse()
 }
 
 /// The standing relation with another cluster.
@@ -132,6 +153,35 @@ pub struct OptIn {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamePattern(String);
 
+impl std::str::FromStr for NamePattern {
+    type Err = NameError;
+
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        // What is left of a pattern without its stars is part of a name.
+        let plain = s.replace('*', "");
+        let part = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        let fits = if s.contains('*') {
+            s.len() <= 63 && plain.bytes().all(part)
+        } else {
+            s.parse::<Namespace>().is_ok()
+        };
+        if fits {
+            return Ok(Self(s.to_owned()));
+        }
+        Err(NameError {
+            kind: "namespace or pattern",
+            value: s.chars().take(300).collect(),
+            rule: "1 to 63 of a-z, 0-9 and '-', and '*' for any of them",
+        })
+    }
+}
+
+impl std::fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl NamePattern {
     /// Whether `namespace` fits. A pattern with `*` never fits one of Kubernetes' own (`kube-*`) nor ours.
     #[must_use]
@@ -172,9 +222,9 @@ pub struct Network {
     /// `mode`, default `localRange`: what stands for an import on a node.
     pub mode: Mode,
     /// `range`, default `198.18.0.0/15`: the node-local IPv4 range, /8 to /30.
-    pub range: (std::net::Ipv4Addr, u8),
+    pub range: (Ipv4Addr, u8),
     /// `range6`, default `fd00:ad17::/64`: the node-local IPv6 range, /48 to /124.
-    pub range6: (std::net::Ipv6Addr, u8),
+    pub range6: (Ipv6Addr, u8),
     /// `port`, default 7843: the UDP port of QUIC on every node.
     pub port: u16,
     /// `listenerPort`, default 15080: the TCP port at which nodes take connections to an import's first
@@ -182,6 +232,30 @@ pub struct Network {
     pub listener_port: u16,
     /// `metrics`, default `127.0.0.1:7844`: where each node serves `/livez`, `/readyz` and `/metrics`.
     pub metrics: SocketAddr,
+}
+
+impl Network {
+    /// Bounds of the length of [`range`](Self::range).
+    pub const RANGE: RangeInclusive<u8> = 8..=30;
+    /// Bounds of the length of [`range6`](Self::range6).
+    pub const RANGE6: RangeInclusive<u8> = 48..=124;
+    /// How many ports an import may have on a node, and so how many from `listener_port` on are ours.
+    pub const LISTENER_PORTS: u16 = 64;
+    /// Bounds of [`listener_port`](Self::listener_port): none of them is a NodePort.
+    pub const LISTENER_PORT: RangeInclusive<u16> = 1024..=30_000 - Self::LISTENER_PORTS;
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            range: (Ipv4Addr::new(198, 18, 0, 0), 15),
+            range6: (Ipv6Addr::new(0xfd00, 0xad17, 0, 0, 0, 0, 0, 0), 64),
+            port: 7843,
+            listener_port: 15_080,
+            metrics: SocketAddr::from((Ipv4Addr::LOCALHOST, 7844)),
+        }
+    }
 }
 
 /// What stands for an import on a node.

@@ -4,6 +4,7 @@
 //!   also looks at the files that it refers to.
 //! * [`watch()`] follows a file that changes.
 //! * [`config`] is the reference of the format, field by field; [`EXAMPLE`] shows all of it.
+//! * [`cluster`] is the same for a whole cluster, whose file is a ConfigMap; [`parse_cluster`] reads it.
 //!
 //! Owns what the file may say. Opens no socket and knows no certificate: it tells that a file changed,
 //! never what that means.
@@ -11,6 +12,7 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+pub use self::cluster::{ClusterConfig, ClusterReport, parse as parse_cluster};
 pub use self::config::Config;
 pub use self::problem::{Kind, Place, Problem, Report, Severity};
 pub use self::source::MAX_BYTES;

@@ -16,6 +16,8 @@ use crate::tree::{Node, Value};
 /// Where findings go.
 #[derive(Debug, Default)]
 pub(crate) struct Sink {
+    /// What the text is called, where there are several.
+    name: String,
     problems: RefCell<Vec<Problem>>,
     unknown: RefCell<Vec<Unknown>>,
     /// Each key that was asked for, and the section that it belongs to.
@@ -34,6 +36,19 @@ struct Unknown {
 }
 
 impl Sink {
+    /// For one text of several.
+    pub(crate) fn of(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
+
+    /// Lets each of them know which keys all others were asked for: a key may belong into another text.
+    pub(crate) fn share(sinks: &[Self]) {
+        let all: BTreeSet<_> = sinks.iter().flat_map(|s| s.asked.borrow().clone()).collect();
+        for sink in sinks {
+            sink.asked.replace(all.clone());
+        }
+    }
+
     fn note(&self, problem: Problem) {
         self.problems.borrow_mut().push(problem);
     }
@@ -69,6 +84,25 @@ impl Sink {
     }
 }
 
+/// Where something was said before.
+#[derive(Debug, Clone)]
+pub(crate) struct Spot {
+    text: String,
+    line: u64,
+}
+
+impl Spot {
+    /// As one who reads `item` has to be told: `at line 3`, or `in KEY at line 3` where that is another text.
+    pub(crate) fn seen_from(&self, item: &Item<'_>) -> String {
+        let Self { text, line } = self;
+        if *text == item.sink.name {
+            format!("at line {line}")
+        } else {
+            format!("in {text} at line {line}")
+        }
+    }
+}
+
 /// A value of the file.
 #[derive(Debug, Clone)]
 pub(crate) struct Item<'a> {
@@ -84,6 +118,10 @@ impl<'a> Item<'a> {
 
     pub(crate) fn place(&self) -> Place {
         self.node.place
+    }
+
+    pub(crate) fn spot(&self) -> Spot {
+        Spot { text: self.sink.name.clone(), line: self.place().line }
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -235,6 +273,15 @@ impl<'a> Item<'a> {
 
     /// The keys of a map. A key without a value is an empty map.
     pub(crate) fn fields(&self) -> Option<Fields<'a>> {
+        Some(Fields { item: self.clone(), known: self.keys()?, asked: Vec::new() })
+    }
+
+    /// The keys and values of a map whose keys are not ours to name.
+    pub(crate) fn map(&self) -> Option<Vec<(&'a str, Self)>> {
+        Some(self.keys()?.into_iter().map(|(key, (_, item))| (key, item)).collect())
+    }
+
+    fn keys(&self) -> Option<BTreeMap<&'a str, (Place, Self)>> {
         let entries = match &self.node.value {
             Value::Empty => &[][..],
             Value::Map(entries) => entries,
@@ -243,7 +290,7 @@ impl<'a> Item<'a> {
                 return None;
             }
         };
-        let mut known: BTreeMap<&str, (Place, Item<'a>)> = BTreeMap::new();
+        let mut known: BTreeMap<&str, (Place, Self)> = BTreeMap::new();
         for (key, node) in entries {
             let (Value::Text(name) | Value::Literal(name)) = &key.value else {
                 let flaw = Flaw::new(Kind::WrongType, "a key is not text: expected NAME: VALUE");
@@ -256,10 +303,10 @@ impl<'a> Item<'a> {
                 let flaw = Flaw::new(Kind::DuplicateKey, message);
                 self.sink.note(flaw.at(Severity::Error, &path, key.place));
             } else {
-                known.insert(name, (key.place, Item { sink: self.sink, node, path }));
+                known.insert(name, (key.place, Self { sink: self.sink, node, path }));
             }
         }
-        Some(Fields { item: self.clone(), known, asked: Vec::new() })
+        Some(known)
     }
 }
 

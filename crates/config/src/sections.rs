@@ -4,8 +4,9 @@
 //! ([`crate::value`]) and leaves in [`Known`] what later sections are checked against. All of them run
 //! whatever earlier ones found. What the fields mean is documented at [`crate::config`].
 
+pub(crate) mod cluster;
 mod known;
-mod nodes;
+pub(crate) mod nodes;
 mod process;
 mod services;
 
@@ -13,7 +14,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use self::known::Known;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::problem::{Flaw, Kind};
 use crate::reader::Item;
 use crate::value;
@@ -27,7 +28,7 @@ pub(crate) struct Around<'a> {
     pub(crate) cores: NonZeroUsize,
 }
 
-/// Reads the whole file. The answer counts only where the sink holds no error.
+/// Reads the whole file of a node. The answer counts only where the sink holds no error.
 pub(crate) fn config(root: &Item<'_>, around: Around<'_>) -> Option<Config> {
     let known = &mut Known::default();
     if root.is_empty() {
@@ -65,7 +66,7 @@ pub(crate) fn config(root: &Item<'_>, around: Around<'_>) -> Option<Config> {
     // After everything that listens, since no backend may be one of our own listeners.
     let exports = services::exports(exports, known);
     let workloads = services::workloads(workloads);
-    let limits = limits.map(process::limits);
+    let limits = limits.map(|fields| process::limits(fields, Limits::default()));
     let log = log.and_then(process::log);
     Some(Config {
         cluster: known.own.cluster.clone()?,

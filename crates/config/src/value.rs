@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use adit_core::name::NameError;
+use adit_core::name::{NameError, Namespace};
 use adit_core::snapshot::Seed;
 use adit_core::spiffe::{SpiffeError, TrustDomain};
 
@@ -149,6 +149,93 @@ pub(crate) fn ip(text: &str) -> Result<IpAddr, Flaw> {
         };
         invalid(format!("{} is not an IP address", quoted(text))).hint(hint)
     })
+}
+
+/// `ADDRESS/LENGTH`, an IPv4 range that can be local to a node.
+pub(crate) fn range4(text: &str, lengths: &RangeInclusive<u8>) -> Result<(Ipv4Addr, u8), Flaw> {
+    let (ip, length) = range::<Ipv4Addr>(text, "198.18.0.0/15", lengths)?;
+    let cut = |ip: Ipv4Addr| {
+        Ipv4Addr::from(u32::from(ip) & u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0))
+    };
+    let first = cut(ip);
+    begins(text, ip, first, length)?;
+    let link_local = first == cut(Ipv4Addr::new(169, 254, 0, 0)) || first.is_link_local();
+    let top = first.octets()[0];
+    if link_local || matches!(top, 0 | 127 | 224..) {
+        return Err(taken(text));
+    }
+    Ok((ip, length))
+}
+
+/// The same for IPv6.
+pub(crate) fn range6(text: &str, lengths: &RangeInclusive<u8>) -> Result<(Ipv6Addr, u8), Flaw> {
+    let (ip, length) = range::<Ipv6Addr>(text, "fd00:ad17::/64", lengths)?;
+    let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+    let first = Ipv6Addr::from(u128::from(ip) & mask);
+    begins(text, ip, first, length)?;
+    // `::` has the loopback address and the mapped ones.
+    let low = u128::from(first) & mask == 0;
+    if first.is_unicast_link_local() || first.is_multicast() || low {
+        return Err(taken(text));
+    }
+    Ok((ip, length))
+}
+
+fn range<T: FromStr>(
+    text: &str,
+    example: &str,
+    lengths: &RangeInclusive<u8>,
+) -> Result<(T, u8), Flaw> {
+    let wrong = || {
+        invalid(format!("{} is not a range: expected ADDRESS/LENGTH as {example}", quoted(text)))
+    };
+    let (ip, length) = text.split_once('/').ok_or_else(wrong)?;
+    Ok((ip.parse().map_err(|_| wrong())?, number(length, lengths)?))
+}
+
+/// A range is written as its first address, or what was meant is not clear.
+fn begins<T: PartialEq + Display>(text: &str, ip: T, first: T, length: u8) -> Result<(), Flaw> {
+    if ip == first {
+        return Ok(());
+    }
+    Err(invalid(format!("{text} does not begin at its first address"))
+        .hint(format!("did you mean {first}/{length}?")))
+}
+
+fn taken(text: &str) -> Flaw {
+    invalid(format!("{text} has a meaning of its own in IP: expected a range that nobody uses"))
+}
+
+/// The key of a Kubernetes label.
+pub(crate) fn label_key(text: &str) -> Result<String, Flaw> {
+    let (prefix, name) = text.split_once('/').map_or((None, text), |(p, n)| (Some(p), n));
+    let dns = |prefix: &str| {
+        prefix.len() <= 253 && prefix.split('.').all(|l| l.parse::<Namespace>().is_ok())
+    };
+    if label(name) && !name.is_empty() && prefix.is_none_or(dns) {
+        return Ok(text.to_owned());
+    }
+    Err(invalid(format!("{} is not the key of a label: expected [PREFIX/]NAME", quoted(text))))
+}
+
+/// The value of a Kubernetes label.
+pub(crate) fn label_value(text: &str) -> Result<String, Flaw> {
+    if label(text) {
+        return Ok(text.to_owned());
+    }
+    Err(invalid(format!(
+        "{} is not the value of a label: expected at most 63 letters, digits, '-', '_' and '.'",
+        quoted(text)
+    )))
+}
+
+fn label(text: &str) -> bool {
+    let edge = |c: Option<&u8>| c.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
 }
 
 const DURATION: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];

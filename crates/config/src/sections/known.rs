@@ -11,7 +11,7 @@ use adit_core::name::{ClusterName, NodeName};
 use adit_core::spiffe::TrustDomain;
 
 use crate::problem::{Flaw, Kind, Place};
-use crate::reader::Item;
+use crate::reader::{Item, Spot};
 use crate::suggest::closest;
 
 /// What earlier sections said.
@@ -25,6 +25,8 @@ pub(super) struct Known {
     /// The services of imports.
     pub(super) imported: Names,
     pub(super) sockets: Sockets,
+    /// A link may be made after what needs it, so that a cluster without one is only doubtful.
+    pub(super) links_may_follow: bool,
 }
 
 /// Who we are, as far as it could be read.
@@ -41,8 +43,8 @@ impl Known {
         if self.own.cluster.as_ref() == Some(cluster) {
             let message = format!("{cluster} is this cluster itself: expected a linked cluster");
             item.error(Flaw::new(Kind::Conflict, message).hint(use_of_own.to_owned()));
-        } else {
-            self.clusters.expect(item, cluster, "link with cluster");
+        } else if let Some(flaw) = self.clusters.lacks(cluster, "link with cluster") {
+            if self.links_may_follow { item.warn(flaw) } else { item.error(flaw) }
         }
     }
 }
@@ -53,7 +55,7 @@ const MAX_CANDIDATES: usize = 256;
 /// Values that may be used once each, and where they were.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    taken: BTreeMap<String, Place>,
+    taken: BTreeMap<String, Spot>,
     /// An entry has no readable name, so that a name that is not among `taken` may be fine.
     doubtful: bool,
 }
@@ -67,10 +69,10 @@ impl Names {
         };
         let name = name.to_string();
         if let Some(first) = self.taken.get(&name) {
-            let message = format!("{what} {name} is already at line {}", first.line);
+            let message = format!("{what} {name} is already {}", first.seen_from(item));
             item.error(Flaw::new(Kind::Duplicate, message));
         } else {
-            self.taken.insert(name, item.place());
+            self.taken.insert(name, item.spot());
         }
     }
 
@@ -78,15 +80,22 @@ impl Names {
         self.taken.is_empty() && !self.doubtful
     }
 
-    pub(super) fn place<T: Display>(&self, name: &T) -> Option<Place> {
-        self.taken.get(&name.to_string()).copied()
+    pub(super) fn spot<T: Display>(&self, name: &T) -> Option<&Spot> {
+        self.taken.get(&name.to_string())
     }
 
     /// Expects the name in `item` to be taken.
     pub(super) fn expect<T: Display>(&self, item: &Item<'_>, name: &T, what: &str) {
+        if let Some(flaw) = self.lacks(name, what) {
+            item.error(flaw);
+        }
+    }
+
+    /// What is wrong where `name` has to be taken and is not.
+    fn lacks<T: Display>(&self, name: &T, what: &str) -> Option<Flaw> {
         let name = name.to_string();
         if self.doubtful || self.taken.contains_key(&name) {
-            return;
+            return None;
         }
         let names = || self.taken.keys().map(String::as_str);
         let expected = match self.taken.len() {
@@ -97,7 +106,7 @@ impl Names {
         let hint = closest(&name, names().take(MAX_CANDIDATES))
             .map(|meant| format!("did you mean {meant}?"));
         let message = format!("no {what} {name:?}: {expected}");
-        item.error(Flaw::new(Kind::UnknownName, message).hint(hint));
+        Some(Flaw::new(Kind::UnknownName, message).hint(hint))
     }
 }
 

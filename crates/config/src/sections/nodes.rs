@@ -6,14 +6,14 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use adit_core::name::{ClusterName, NodeName};
-use adit_core::snapshot::View;
+use adit_core::snapshot::{Seed, View};
 use adit_core::spiffe::TrustDomain;
 
 use super::known::{Known, Names};
 use super::{Around, each, entries};
 use crate::config::{Link, Node};
 use crate::problem::{Flaw, Kind};
-use crate::reader::Item;
+use crate::reader::{Fields, Item};
 use crate::source::Want;
 use crate::value;
 
@@ -21,6 +21,11 @@ use crate::value;
 const MAX_ENDPOINTS: u16 = 64;
 /// Beyond four, one node's traffic was never what ran out of cores.
 const DEFAULT_ENDPOINTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+
+/// As many endpoints as a machine with so many cores gets.
+pub(crate) fn default_endpoints(cores: NonZeroUsize) -> NonZeroUsize {
+    cores.min(DEFAULT_ENDPOINTS)
+}
 
 pub(super) fn node(item: &Item<'_>, around: Around<'_>, known: &mut Known) -> Option<Node> {
     let mut fields = item.fields()?;
@@ -56,7 +61,7 @@ pub(super) fn node(item: &Item<'_>, around: Around<'_>, known: &mut Known) -> Op
         Some(item) => item
             .number(|text| value::number(text, &(1..=MAX_ENDPOINTS)))
             .and_then(|n| NonZeroUsize::new(n.into())),
-        None => Some(around.cores.min(DEFAULT_ENDPOINTS)),
+        None => Some(default_endpoints(around.cores)),
     };
     fields.finish();
     Some(Node {
@@ -119,30 +124,50 @@ pub(super) fn links(item: Option<Item<'_>>, base: &Path, known: &mut Known) -> O
     let items = match item {
         None => Vec::new(),
         Some(item) => item.list().or_else(|| {
-            // Nothing can be said about names of links that could not be read.
-            known.clusters.claim::<ClusterName>(None, "cluster");
+            unreadable(known);
             None
         })?,
     };
     let mut domains = Names::default();
-    each(items, |item| link(&item, base, known, &mut domains))
+    each(items, |item| {
+        let Some(mut fields) = item.fields() else {
+            unreadable(known);
+            return None;
+        };
+        let end = other_end(&mut fields, known, &mut domains);
+        let trust_bundle = fields.required("trustBundle", "a file with the other cluster's CA");
+        let trust_bundle = trust_bundle.and_then(|item| {
+            let file = item.file(base)?;
+            item.refer(&file, Want::Bundle);
+            Some(file)
+        });
+        fields.finish();
+        let OtherEnd { cluster, trust_domain, addresses } = end?;
+        Some(Link { cluster, trust_domain, trust_bundle: trust_bundle?, addresses })
+    })
 }
 
-fn link(item: &Item<'_>, base: &Path, known: &mut Known, domains: &mut Names) -> Option<Link> {
-    let Some(mut fields) = item.fields() else {
-        known.clusters.claim::<ClusterName>(None, "cluster");
-        return None;
-    };
+/// A link that could not be read: nothing can be said any more about names that seem to have none.
+pub(super) fn unreadable(known: &mut Known) {
+    known.clusters.claim::<ClusterName>(None, "cluster");
+}
+
+/// Who is linked with, and where: the same wherever links are written.
+pub(super) struct OtherEnd {
+    pub(super) cluster: ClusterName,
+    pub(super) trust_domain: TrustDomain,
+    pub(super) addresses: Vec<Seed>,
+}
+
+pub(super) fn other_end(
+    fields: &mut Fields<'_>,
+    known: &mut Known,
+    domains: &mut Names,
+) -> Option<OtherEnd> {
     let cluster = fields.required("cluster", "the other cluster's name");
     let cluster = cluster.and_then(|item| Some((item.value(value::name::<ClusterName>)?, item)));
     let trust_domain = fields.required("trustDomain", "the other cluster's trust domain");
     let trust_domain = trust_domain.and_then(|item| Some((item.value(value::trust_domain)?, item)));
-    let trust_bundle = fields.required("trustBundle", "a file with the other cluster's CA");
-    let trust_bundle = trust_bundle.and_then(|item| {
-        let file = item.file(base)?;
-        item.refer(&file, Want::Bundle);
-        Some(file)
-    });
     let addresses = fields.optional("addresses");
     let addresses = entries(addresses.as_ref()).and_then(|items| {
         each(items, |item| {
@@ -151,16 +176,10 @@ fn link(item: &Item<'_>, base: &Path, known: &mut Known, domains: &mut Names) ->
             Some(seed)
         })
     });
-    fields.finish();
 
     own_or_new_cluster(cluster.as_ref(), known);
     own_or_new_domain(trust_domain.as_ref(), known, domains);
-    Some(Link {
-        cluster: cluster?.0,
-        trust_domain: trust_domain?.0,
-        trust_bundle: trust_bundle?,
-        addresses: addresses?,
-    })
+    Some(OtherEnd { cluster: cluster?.0, trust_domain: trust_domain?.0, addresses: addresses? })
 }
 
 fn own_or_new_cluster(cluster: Option<&(ClusterName, Item<'_>)>, known: &mut Known) {

@@ -12,8 +12,8 @@ use crate::reader::{Fields, Item};
 use crate::value;
 
 /// A limit that is wrong keeps its default: the sink knows, and later rules have something to compare.
-pub(super) fn limits(mut fields: Fields<'_>) -> Limits {
-    let mut limits = Limits::default();
+pub(super) fn limits(mut fields: Fields<'_>, defaults: Limits) -> Limits {
+    let mut limits = defaults;
     let f = &mut fields;
     let bounds = Limits::STREAMS_PER_CONNECTION;
     number(f, "streamsPerConnection", &bounds, &mut limits.streams_per_connection);

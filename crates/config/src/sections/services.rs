@@ -31,11 +31,7 @@ fn import(item: &Item<'_>, known: &mut Known) -> Option<Import> {
         known.imported.claim(Some((&item, &service)), "the import of");
         service
     });
-    let from = fields.required("from", "the cluster of a link").and_then(|item| {
-        let from = item.value(value::name::<ClusterName>)?;
-        known.linked(&item, &from, "services of this cluster are reached without Adit");
-        Some(from)
-    });
+    let from = from(&mut fields, known);
     let ports = ports(&mut fields, |fields, name, number| {
         let listen = fields.required("listen", "a local IP:PORT, or a list of them")?;
         let items = listen.one_or_more()?;
@@ -50,20 +46,32 @@ fn import(item: &Item<'_>, known: &mut Known) -> Option<Import> {
             let namespace = Pattern::Exactly(service.namespace.clone());
             vec![WorkloadPattern { namespace, service_account: Pattern::Any }]
         }),
-        Some(item) => item.list().and_then(|items| {
-            if items.is_empty() {
-                nobody(&item);
-            }
-            each(items, |item| {
-                let mut fields = item.fields()?;
-                let workloads = workload_pattern(&mut fields);
-                fields.finish();
-                workloads
-            })
-        }),
+        Some(item) => workload_patterns(&item),
     };
     fields.finish();
     Some(Import { service: service?, from: from?, ports: ports?, allow: allow? })
+}
+
+/// The exporting cluster.
+pub(super) fn from(fields: &mut Fields<'_>, known: &Known) -> Option<ClusterName> {
+    let item = fields.required("from", "the cluster of a link")?;
+    let from = item.value(value::name::<ClusterName>)?;
+    known.linked(&item, &from, "services of this cluster are reached without Adit");
+    Some(from)
+}
+
+/// Local workloads that may use an import.
+pub(super) fn workload_patterns(item: &Item<'_>) -> Option<Vec<WorkloadPattern>> {
+    let items = item.list()?;
+    if items.is_empty() {
+        nobody(item);
+    }
+    each(items, |item| {
+        let mut fields = item.fields()?;
+        let workloads = workload_pattern(&mut fields);
+        fields.finish();
+        workloads
+    })
 }
 
 /// An address that stands for a port of an import.
@@ -96,7 +104,7 @@ pub(super) fn exports(item: Option<Item<'_>>, known: &Known) -> Option<Vec<Expor
 }
 
 /// What cannot be told to a peer in one message would end the link.
-fn told(item: &Item<'_>, export: &Export) {
+pub(super) fn told(item: &Item<'_>, export: &Export) {
     let clusters: BTreeSet<_> = export.allow.iter().map(|grant| &grant.cluster).collect();
     for cluster in clusters.into_iter().filter(|cluster| !announce::fits(export, cluster)) {
         let message = format!(
@@ -111,12 +119,7 @@ fn told(item: &Item<'_>, export: &Export) {
 fn export(item: &Item<'_>, known: &Known, services: &mut Names) -> Option<Export> {
     let mut fields = item.fields()?;
     let service = service(&mut fields).map(|(service, item)| {
-        services.claim(Some((&item, &service)), "the export of");
-        if let Some(import) = known.imported.place(&service) {
-            let message =
-                format!("{service} is imported (line {}): it cannot be exported too", import.line);
-            item.error(Flaw::new(Kind::Conflict, message));
-        }
+        exported(&item, &service, known, services);
         service
     });
     let ports = ports(&mut fields, |fields, name, number| {
@@ -129,10 +132,44 @@ fn export(item: &Item<'_>, known: &Known, services: &mut Names) -> Option<Export
         let app_protocol = app_protocol?;
         Some(ExportPort { name: name?, number: number?, app_protocol, backends: backends? })
     });
+    let terms = terms(item, &mut fields, known);
+    fields.finish();
+    let Terms { allow, hop, class, replay, probe } = terms?;
+    let export = Export { service: service?, ports: ports?, allow, hop, class, replay, probe };
+    told(item, &export);
+    Some(export)
+}
+
+/// A service that is exported: once, and not imported.
+pub(super) fn exported(
+    item: &Item<'_>,
+    service: &ServiceName,
+    known: &Known,
+    services: &mut Names,
+) {
+    services.claim(Some((item, service)), "the export of");
+    if let Some(import) = known.imported.spot(service) {
+        let at = import.seen_from(item);
+        let message = format!("{service} is imported {at}: it cannot be exported too");
+        item.error(Flaw::new(Kind::Conflict, message));
+    }
+}
+
+/// What an export says beside which service it is: the same wherever exports are written.
+pub(super) struct Terms {
+    pub(super) allow: Vec<Grant>,
+    pub(super) hop: Hop,
+    pub(super) class: Class,
+    pub(super) replay: bool,
+    pub(super) probe: Option<Duration>,
+}
+
+/// The keys of [`Terms`]; `export` is where they stand.
+pub(super) fn terms(export: &Item<'_>, fields: &mut Fields<'_>, known: &Known) -> Option<Terms> {
     let allow = fields.optional("allow");
     let allow = entries(allow.as_ref()).and_then(|items| {
         if items.is_empty() {
-            nobody(allow.as_ref().unwrap_or(item));
+            nobody(allow.as_ref().unwrap_or(export));
         }
         each(items, |item| grant(&item, known))
     });
@@ -148,18 +185,7 @@ fn export(item: &Item<'_>, known: &Known, services: &mut Names) -> Option<Export
             interval?.value(|text| value::duration(text, &PROBE_INTERVAL)).map(Some)
         }),
     };
-    fields.finish();
-    let export = Export {
-        service: service?,
-        ports: ports?,
-        allow: allow?,
-        hop: hop?,
-        class: class?,
-        replay: replay?,
-        probe: probe?,
-    };
-    told(item, &export);
-    Some(export)
+    Some(Terms { allow: allow?, hop: hop?, class: class?, replay: replay?, probe: probe? })
 }
 
 fn backends(list: &Item<'_>, known: &Known) -> Option<Vec<Backend>> {
@@ -242,7 +268,7 @@ fn nobody(item: &Item<'_>) {
     item.warn(flaw);
 }
 
-fn service<'a>(fields: &mut Fields<'a>) -> Option<(ServiceName, Item<'a>)> {
+pub(super) fn service<'a>(fields: &mut Fields<'a>) -> Option<(ServiceName, Item<'a>)> {
     let item = fields.required("service", "NAMESPACE/NAME")?;
     Some((item.value(value::name)?, item))
 }

@@ -80,22 +80,24 @@ fn the_example_means_what_it_says() {
     assert_eq!(config.log, Log::default(), "the example shows the defaults");
 }
 
+/// The paths of all keys in `node`, without indices.
+pub(super) fn keys(node: &Node, path: &str, found: &mut BTreeSet<String>) {
+    match &node.value {
+        Value::List(items) => items.iter().for_each(|i| keys(i, &format!("{path}[]"), found)),
+        Value::Map(entries) => {
+            for (key, node) in entries {
+                let Value::Text(key) = &key.value else { panic!("{key:?}") };
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                keys(node, &path, found);
+                found.insert(path);
+            }
+        }
+        Value::Empty | Value::Literal(_) | Value::Text(_) => {}
+    }
+}
+
 #[test]
 fn the_example_has_every_key_of_the_format() {
-    fn keys(node: &Node, path: &str, found: &mut BTreeSet<String>) {
-        match &node.value {
-            Value::List(items) => items.iter().for_each(|i| keys(i, &format!("{path}[]"), found)),
-            Value::Map(entries) => {
-                for (key, node) in entries {
-                    let Value::Text(key) = &key.value else { panic!("{key:?}") };
-                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                    keys(node, &path, found);
-                    found.insert(path);
-                }
-            }
-            Value::Empty | Value::Literal(_) | Value::Text(_) => {}
-        }
-    }
     let tree = tree::parse(EXAMPLE).unwrap();
     let sink = Sink::default();
     let around = Around { base: Path::new(""), cores: NonZeroUsize::MIN };
@@ -204,7 +206,7 @@ f:8:17: links[0].addresses[0]: "10.0.0.300:7843" is not an address: expected IP:
 f:8:49: links[0].addresses[2]: address bank:7843 is already at line 8
 f:9:15: links[1].cluster: cluster bank is already at line 5
 f:9:34: links[1].trustDomain: trust domain bank is already at line 6
-f:9:60: links[1].adresses: unknown key: expected cluster, trustDomain, trustBundle, addresses
+f:9:60: links[1].adresses: unknown key: expected cluster, trustDomain, addresses, trustBundle
   hint: did you mean addresses?
 f:11:27: imports[0].from: no link with cluster "bnak": expected bank
   hint: did you mean bank?
@@ -215,7 +217,7 @@ f:12:14: imports[1].service: the import of ns/a is already at line 11
 f:15:7: imports[1].ports: expected a list, found a map
   hint: begin each entry with a dash, or put the list in [ ]
 f:17:5: warning: exports[0]: no allow: nobody may use it
-f:17:14: exports[0].service: ns/a is imported (line 11): it cannot be exported too
+f:17:14: exports[0].service: ns/a is imported at line 11: it cannot be exported too
 f:18:20: exports[0].ports[0].port: expected a whole number, found "8080"
   hint: write 8080 without quotes
 f:18:38: warning: exports[0].ports[0].backends: no backends: every connection will be refused

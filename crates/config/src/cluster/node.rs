@@ -1,0 +1,71 @@
+//! One node's part of a cluster's configuration, for the process that runs from either.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use adit_core::name::NodeName;
+use adit_core::snapshot::View;
+
+use super::ClusterConfig;
+use crate::config::{Admin, Config, Link, Node};
+use crate::sections::nodes::default_endpoints;
+
+/// What a node knows of itself and the ConfigMap does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: NodeName,
+    /// Its IP addresses, where others dial it.
+    pub addresses: Vec<IpAddr>,
+    /// The folder of its certificate and key.
+    pub identity: PathBuf,
+    /// The folder of the linked clusters' trust bundles, `CLUSTER.pem` each.
+    pub bundles: PathBuf,
+}
+
+impl ClusterConfig {
+    /// The configuration of one node, as a file would have it. Siblings, imports, exports and workloads are
+    /// left out: the API server tells them.
+    #[must_use]
+    pub fn node(&self, facts: NodeFacts) -> Config {
+        let NodeFacts { name, addresses, identity, bundles } = facts;
+        let port = self.network.port;
+        // The IPv6 wildcard carries IPv4 as well, and two sockets for one port would exclude each other.
+        let any: IpAddr = if addresses.iter().any(IpAddr::is_ipv6) {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
+        let advertise =
+            addresses.iter().map(|ip| SocketAddr::new(*ip, port)).take(View::MAX_ADDRESSES);
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let links = self.links.iter().map(|link| Link {
+            cluster: link.cluster.clone(),
+            trust_domain: link.trust_domain.clone(),
+            trust_bundle: bundles.join(format!("{}.pem", link.cluster)),
+            addresses: link.addresses.clone(),
+        });
+        Config {
+            cluster: self.cluster.clone(),
+            trust_domain: self.trust_domain.clone(),
+            node: Node {
+                name,
+                listen: vec![SocketAddr::new(any, port)],
+                advertise: advertise.collect(),
+                identity,
+                endpoints: default_endpoints(cores),
+            },
+            siblings: BTreeMap::new(),
+            links: links.collect(),
+            imports: Vec::new(),
+            exports: Vec::new(),
+            workloads: HashMap::new(),
+            limits: self.limits.clone(),
+            admin: Admin::default(),
+            metrics: Some(self.network.metrics),
+            log: self.log,
+        }
+    }
+}

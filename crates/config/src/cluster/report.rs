@@ -1,0 +1,51 @@
+//! What is wrong with a ConfigMap's document: a report for each of its fragments.
+
+use std::fmt;
+
+use crate::problem::{Problem, Report};
+
+/// All findings in one document. In a fragment's report the file is the fragment's key.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct ClusterReport {
+    /// Of each fragment, in the order of their keys.
+    pub fragments: Vec<Report>,
+    /// Whether the document does not say `cluster`, which is no error but a cluster that nobody has named
+    /// yet: nodes and controller wait.
+    pub unnamed: bool,
+}
+
+impl ClusterReport {
+    /// What people are told where [`unnamed`](Self::unnamed) says so.
+    pub const UNNAMED: &str = "this cluster has no name yet: `adit link` gives it one, or write `cluster: NAME` into \
+         key cluster.yaml of the ConfigMap";
+
+    /// The findings that keep the document from being used.
+    pub fn errors(&self) -> impl Iterator<Item = (&Report, &Problem)> {
+        self.fragments.iter().flat_map(|report| report.errors().map(move |p| (report, p)))
+    }
+
+    /// The findings that do not.
+    pub fn warnings(&self) -> impl Iterator<Item = (&Report, &Problem)> {
+        self.fragments.iter().flat_map(|report| report.warnings().map(move |p| (report, p)))
+    }
+
+    /// Whether there is nothing to say.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.unnamed && self.fragments.iter().all(|report| report.problems.is_empty())
+    }
+}
+
+impl fmt::Display for ClusterReport {
+    /// The fragments' reports one after the other, and last that there is no name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reports = self.fragments.iter().filter(|report| !report.problems.is_empty());
+        let mut lines: Vec<_> = reports.map(Report::to_string).collect();
+        if self.unnamed {
+            lines.push(Self::UNNAMED.to_owned());
+        }
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for ClusterReport {}

@@ -1,0 +1,392 @@
+//! The ConfigMap's document: its fragments as one, and each of its sections.
+//!
+//! Lists of all fragments are joined, and what is no list stands in one of them. A link, export or import
+//! is read here as far as it differs from a node's file; what they share is in the files beside. What the
+//! fields mean is documented at [`crate::cluster`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use adit_core::name::{ClusterName, PortName};
+use adit_core::snapshot::Export;
+use adit_core::spiffe::TrustDomain;
+
+use super::known::{Known, Names};
+use super::nodes::{self, OtherEnd};
+use super::services::{self, Terms};
+use super::{each, entries, process};
+use crate::cluster::{
+    AppProtocols, ClusterConfig, ClusterLink, ExportRule, ImportRule, Mode, NamePattern, Network,
+    OptIn, Services, default_trust_domain,
+};
+use crate::config::{Limits, Log};
+use crate::problem::{Flaw, Kind};
+use crate::reader::{Fields, Item};
+use crate::value;
+
+/// An API server shows a pod's address half a second after its process began, or much later where a hook is slow.
+const UNKNOWN_SOURCE_HOLD: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What could be read of a document, each section by itself.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    /// Whether the document surely does not say `cluster`.
+    pub(crate) unnamed: bool,
+    pub(crate) links: Option<Vec<ClusterLink>>,
+    pub(crate) exports: Option<Vec<ExportRule>>,
+    pub(crate) imports: Option<Vec<ImportRule>>,
+    cluster: Option<ClusterName>,
+    trust_domain: Option<TrustDomain>,
+    opt_in: Option<Vec<OptIn>>,
+    network: Option<Network>,
+    limits: Option<Limits>,
+    log: Option<Log>,
+}
+
+impl Parts {
+    /// The whole of it, where all was read.
+    pub(crate) fn config(self) -> Option<ClusterConfig> {
+        Some(ClusterConfig {
+            cluster: self.cluster?,
+            trust_domain: self.trust_domain?,
+            links: self.links?,
+            exports: self.exports?,
+            imports: self.imports?,
+            opt_in: self.opt_in?,
+            network: self.network?,
+            limits: self.limits?,
+            log: self.log?,
+        })
+    }
+}
+
+/// The fragments of one document.
+struct Document<'a>(Vec<Fields<'a>>);
+
+impl<'a> Document<'a> {
+    /// A key that stands in one fragment at most.
+    fn one(&mut self, key: &'static str) -> Option<Item<'a>> {
+        let items: Vec<_> = self.0.iter_mut().filter_map(|f| f.optional(key)).collect();
+        let mut items = items.into_iter();
+        let first = items.next()?;
+        for second in items {
+            let at = first.spot().seen_from(&second);
+            let message = format!("{key} is already {at}");
+            let hint = "what is no list stands in one fragment only; take one of them out";
+            second.error(Flaw::new(Kind::Conflict, message).hint(hint.to_owned()));
+        }
+        Some(first)
+    }
+
+    /// A map that stands in one fragment at most. Its keys are read in any case.
+    fn section(&mut self, key: &'static str) -> Option<Fields<'a>> {
+        match self.one(key) {
+            Some(item) => item.fields(),
+            None => self.0.first_mut()?.section(key),
+        }
+    }
+
+    /// The lists of all fragments.
+    fn lists(&mut self, key: &'static str) -> Vec<Item<'a>> {
+        self.0.iter_mut().filter_map(|fields| fields.optional(key)).collect()
+    }
+
+    fn finish(self) {
+        self.0.into_iter().for_each(Fields::finish);
+    }
+}
+
+/// Reads all fragments; `whole` says whether there is none that could not be read at all.
+pub(crate) fn read(fragments: &[Item<'_>], whole: bool) -> Parts {
+    let known = &mut Known { links_may_follow: true, ..Known::default() };
+    let maps: Vec<_> = fragments.iter().filter(|item| !item.is_empty()).map(Item::fields).collect();
+    let whole = whole && maps.iter().all(Option::is_some);
+    if !whole {
+        nodes::unreadable(known);
+    }
+    let mut document = Document(maps.into_iter().flatten().collect());
+    let cluster = document.one("cluster");
+    let trust_domain = document.one("trustDomain");
+    let links = document.lists("links");
+    let exports = document.lists("exports");
+    let imports = document.lists("imports");
+    let opt_in = document.lists("optIn");
+    let network = document.section("network");
+    let limits = document.section("limits");
+    let log = document.section("log");
+    document.finish();
+
+    let unnamed = whole && cluster.is_none();
+    known.own.cluster = cluster.and_then(|item| item.value(value::name));
+    known.own.trust_domain = match trust_domain {
+        Some(item) => item.value(value::trust_domain),
+        None => known.own.cluster.as_ref().and_then(|name| default_trust_domain(name).ok()),
+    };
+    let links = self::links(&links, known);
+    let imports = joined(&imports, |item| import(&item, known));
+    let mut services = Names::default();
+    let exports = joined(&exports, |item| export(&item, known, &mut services));
+    let opt_in = joined(&opt_in, |item| self::opt_in(&item, known));
+    let defaults = Limits { unknown_source_hold: UNKNOWN_SOURCE_HOLD, ..Limits::default() };
+    Parts {
+        unnamed,
+        links,
+        exports,
+        imports,
+        cluster: known.own.cluster.clone(),
+        trust_domain: known.own.trust_domain.clone(),
+        opt_in,
+        network: network.and_then(self::network),
+        limits: limits.map(|fields| process::limits(fields, defaults)),
+        log: log.and_then(process::log),
+    }
+}
+
+/// Reads the entries of all lists, also after one that is wrong.
+fn joined<'a, T>(
+    lists: &[Item<'a>],
+    mut read: impl FnMut(Item<'a>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let each_list: Vec<_> = lists.iter().map(|list| each(list.list()?, &mut read)).collect();
+    each_list
+        .into_iter()
+        .collect::<Option<Vec<_>>>()
+        .map(|lists| lists.into_iter().flatten().collect())
+}
+
+fn links(lists: &[Item<'_>], known: &mut Known) -> Option<Vec<ClusterLink>> {
+    let mut domains = Names::default();
+    let read = joined(lists, |item| {
+        let mut fields = item.fields()?;
+        let end = nodes::other_end(&mut fields, known, &mut domains);
+        let bundle = fields.required("trustBundle", "the other cluster's CA certificates, PEM");
+        let bundle = bundle.and_then(|item| item.value(trust_bundle));
+        let import = fields.section("import").and_then(link_import);
+        fields.finish();
+        let OtherEnd { cluster, trust_domain, addresses } = end?;
+        let (import, create_services) = import?;
+        let trust_bundle = bundle?;
+        Some(ClusterLink {
+            cluster,
+            trust_domain,
+            trust_bundle,
+            addresses,
+            import,
+            create_services,
+        })
+    });
+    if read.is_none() {
+        nodes::unreadable(known);
+    }
+    read
+}
+
+/// Certificates are looked at by whoever uses them; here they only have to be there.
+fn trust_bundle(text: &str) -> Result<String, Flaw> {
+    if text.trim().is_empty() {
+        let message =
+            "expected the other cluster's CA certificates (PEM or SPIFFE JSON), found nothing";
+        return Err(Flaw::new(Kind::Invalid, message));
+    }
+    Ok(text.to_owned())
+}
+
+fn link_import(mut fields: Fields<'_>) -> Option<(Vec<NamePattern>, bool)> {
+    let namespaces = fields.optional("namespaces");
+    let namespaces = each(entries(namespaces.as_ref())?, |item| item.value(value::name));
+    let create = fields.optional("createServices").map_or(Some(false), |item| item.boolean());
+    fields.finish();
+    Some((namespaces?, create?))
+}
+
+fn import(item: &Item<'_>, known: &mut Known) -> Option<ImportRule> {
+    let mut fields = item.fields()?;
+    let service = services::service(&mut fields).map(|(service, item)| {
+        known.imported.claim(Some((&item, &service)), "the import of");
+        service
+    });
+    let from = services::from(&mut fields, known);
+    let allow = match fields.optional("allow") {
+        None => Some(None),
+        Some(item) => services::workload_patterns(&item).map(Some),
+    };
+    let create = fields.optional("createService").map_or(Some(true), |item| item.boolean());
+    fields.finish();
+    Some(ImportRule { service: service?, from: from?, allow: allow?, create_service: create? })
+}
+
+fn export(item: &Item<'_>, known: &Known, taken: &mut Names) -> Option<ExportRule> {
+    let mut fields = item.fields()?;
+    let services = services(item, &mut fields, known, taken);
+    let app_protocol = match fields.optional("appProtocol") {
+        None => Some(AppProtocols::Own),
+        Some(item) => app_protocols(&item),
+    };
+    let terms = services::terms(item, &mut fields, known);
+    fields.finish();
+    let Terms { allow, hop, class, replay, probe } = terms?;
+    let services = services?;
+    if let Services::Named(service) = &services {
+        let (service, allow) = (service.clone(), allow.clone());
+        let ports = Vec::new();
+        services::told(item, &Export { service, ports, allow, hop, class, replay, probe });
+    }
+    Some(ExportRule { services, allow, app_protocol: app_protocol?, hop, class, replay, probe })
+}
+
+/// `service` or `select`.
+fn services(
+    item: &Item<'_>,
+    fields: &mut Fields<'_>,
+    known: &Known,
+    taken: &mut Names,
+) -> Option<Services> {
+    let service = fields.optional("service");
+    let select = fields.optional("select");
+    let named = service.as_ref().map(|item| {
+        let service = item.value(value::name)?;
+        services::exported(item, &service, known, taken);
+        Some(Services::Named(service))
+    });
+    let selected = select.as_ref().map(self::select);
+    match (named, selected) {
+        (Some(named), None) => named,
+        (None, Some(selected)) => selected,
+        (Some(_), Some(_)) => {
+            let flaw = Flaw::new(Kind::Conflict, "expected either service or select, found both");
+            select?.error(flaw);
+            None
+        }
+        (None, None) => {
+            let message = "missing: expected service (NAMESPACE/NAME) or select";
+            item.error(Flaw::new(Kind::MissingKey, message));
+            None
+        }
+    }
+}
+
+fn select(item: &Item<'_>) -> Option<Services> {
+    let mut fields = item.fields()?;
+    let namespaces = namespaces(&mut fields);
+    let labels = fields.required("labels", "KEY: VALUE of at least one label").and_then(|item| {
+        let labels = item.map()?;
+        if labels.is_empty() {
+            item.error(Flaw::new(Kind::MissingKey, "expected at least one label"));
+        }
+        let read = |(key, item): (&str, Item<'_>)| {
+            let key = item.check(value::label_key(key));
+            let value = item.value(value::label_value);
+            Some((key?, value?))
+        };
+        let read: Vec<_> = labels.into_iter().map(read).collect();
+        read.into_iter().collect::<Option<BTreeMap<_, _>>>()
+    });
+    fields.finish();
+    Some(Services::Selected { namespaces: namespaces?, labels: labels? })
+}
+
+/// `namespaces`, of which there has to be one.
+fn namespaces(fields: &mut Fields<'_>) -> Option<Vec<NamePattern>> {
+    let list = fields.required("namespaces", "a list of names, or of patterns with \"*\"")?;
+    let items = list.one_or_more()?;
+    if items.is_empty() {
+        list.error(Flaw::new(Kind::MissingKey, "expected at least one namespace"));
+    }
+    each(items, |item| item.value(value::name))
+}
+
+fn app_protocols(item: &Item<'_>) -> Option<AppProtocols> {
+    if !item.is_map() {
+        return item.value(value::name).map(AppProtocols::All);
+    }
+    let read = |(key, item): (&str, Item<'_>)| {
+        let port = item.check(value::name::<PortName>(key));
+        let protocol = item.value(value::name);
+        Some((port?, protocol?))
+    };
+    let read: Vec<_> = item.map()?.into_iter().map(read).collect();
+    read.into_iter().collect::<Option<_>>().map(AppProtocols::Ports)
+}
+
+fn opt_in(item: &Item<'_>, known: &Known) -> Option<OptIn> {
+    let mut fields = item.fields()?;
+    let namespaces = namespaces(&mut fields);
+    let export_to = fields.optional("exportTo");
+    let import_from = fields.optional("importFrom");
+    fields.finish();
+    let export = clusters(export_to.as_ref(), known);
+    let import = clusters(import_from.as_ref(), known);
+    let (export_to, import_from) = (export?, import?);
+    if export_to.is_empty() && import_from.is_empty() {
+        let message = "neither exportTo nor importFrom: annotations there still count for nothing";
+        item.warn(Flaw::new(Kind::Doubtful, message));
+    }
+    Some(OptIn { namespaces: namespaces?, export_to, import_from })
+}
+
+/// Clusters that are linked, or will be.
+fn clusters(item: Option<&Item<'_>>, known: &Known) -> Option<Vec<ClusterName>> {
+    let items = item.map_or_else(|| Some(Vec::new()), Item::one_or_more)?;
+    each(items, |item| {
+        let cluster = item.value(value::name::<ClusterName>)?;
+        known.linked(&item, &cluster, "name the other cluster");
+        Some(cluster)
+    })
+}
+
+fn network(mut fields: Fields<'_>) -> Option<Network> {
+    let default = Network::default();
+    let modes = [("localRange", Mode::LocalRange), ("nodeAddress", Mode::NodeAddress)];
+    let mode = fields.choice("mode", &modes);
+    let range = fields.optional("range").map_or(Some(default.range), |item| {
+        item.value(|text| value::range4(text, &Network::RANGE))
+    });
+    let range6 = fields.optional("range6").map_or(Some(default.range6), |item| {
+        item.value(|text| value::range6(text, &Network::RANGE6))
+    });
+    let port = fields.optional("port").map_or(Some(default.port), |item| {
+        item.number(|text| value::number(text, &(1..=u16::MAX)))
+    });
+    let listener = fields.optional("listenerPort");
+    let listener_port = listener.as_ref().map_or(Some(default.listener_port), |item| {
+        item.number(|text| value::number(text, &Network::LISTENER_PORT))
+    });
+    let metrics_item = fields.optional("metrics");
+    let metrics = metrics_item.as_ref().map_or(Some(default.metrics), |item| {
+        item.value(|text| value::address(text).and_then(served))
+    });
+    fields.finish();
+    let (listener_port, metrics) = (listener_port?, metrics?);
+    let ours = listener_port..listener_port + Network::LISTENER_PORTS;
+    if let Some(item) = metrics_item.or(listener)
+        && ours.contains(&metrics.port())
+    {
+        let message = format!(
+            "the port of metrics ({}) is one of those from listenerPort on ({} to {})",
+            metrics.port(),
+            ours.start,
+            ours.end - 1
+        );
+        item.error(Flaw::new(Kind::Conflict, message));
+    }
+    Some(Network {
+        mode: mode?,
+        range: range?,
+        range6: range6?,
+        port: port?,
+        listener_port,
+        metrics,
+    })
+}
+
+/// A server's address has a port that clients can know.
+fn served(address: SocketAddr) -> Result<SocketAddr, Flaw> {
+    if address.port() == 0 {
+        let message = "port 0 is any free port: expected 1 to 65535";
+        return Err(Flaw::new(Kind::OutOfRange, message));
+    }
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests;
