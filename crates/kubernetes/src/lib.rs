@@ -3,8 +3,14 @@
 //! The place of all code that knows the Kubernetes API, so that neither the data path nor the file-driven
 //! node ever depends on it. It turns objects into values of [`adit_core`] and [`adit_config`] and back.
 //!
-//! * [`api`]: our own objects and the names of everything.
+//! * [`api`]: our own objects and the names of everything. [`configuration`]: the operator's, checked.
+//! * [`node`]: what a node watches and asks for. [`client`]: how the API server is reached.
 //! * [`watches`]: what the API server holds of a kind, kept through its failures.
 
 pub mod api;
+pub mod client;
+pub mod configuration;
+pub mod node;
 pub mod watches;
+
+pub use kube::Client;

@@ -1,8 +1,9 @@
 //! What is wrong with a ConfigMap's document: a report for each of its fragments.
 
 use std::fmt;
+use std::path::Path;
 
-use crate::problem::{Problem, Report};
+use crate::problem::{Flaw, Kind, Problem, Report, Severity};
 
 /// All findings in one document. In a fragment's report the file is the fragment's key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
@@ -27,6 +28,12 @@ impl ClusterReport {
     /// The findings that do not.
     pub fn warnings(&self) -> impl Iterator<Item = (&Report, &Problem)> {
         self.fragments.iter().flat_map(|report| report.warnings().map(move |p| (report, p)))
+    }
+
+    /// Adds what somebody else found wrong with the document as a whole.
+    pub fn refuse(&mut self, message: impl Into<String>) {
+        let flaw = Flaw::new(Kind::Invalid, message).at(Severity::Error, "", None);
+        self.fragments.push(Report::new(Path::new("ConfigMap"), vec![flaw]));
     }
 
     /// Whether there is nothing to say.

@@ -1,0 +1,41 @@
+//! The node's side: what it watches, what it makes of it, and how it asks for its certificate.
+//!
+//! [`observed`] is all that a node has seen of its cluster, as one value that also lies on its disk;
+//! [`state`] turns it into what the data path understands; [`watch`] keeps it up to date; [`certificate`]
+//! asks the controller for a certificate.
+
+pub mod certificate;
+pub mod observed;
+pub mod state;
+pub mod watch;
+
+use std::net::IpAddr;
+
+use adit_core::name::NodeName;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::{Api, Client};
+
+use crate::api::{NAMESPACE, NODE};
+
+/// Where a node runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The Kubernetes node.
+    pub node: NodeName,
+    /// Its addresses, where siblings and peers can dial it.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Whether Adit leaves this cluster: the DaemonSet that runs this node is gone, or the rights to see it are,
+/// which are taken away together with it.
+///
+/// # Errors
+/// Where the API server cannot be asked.
+pub async fn is_leaving(client: &Client) -> Result<bool, kube::Error> {
+    let all: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
+    match all.get(NODE).await {
+        Ok(found) => Ok(found.metadata.deletion_timestamp.is_some()),
+        Err(kube::Error::Api(answer)) if matches!(answer.code, 401 | 403 | 404) => Ok(true),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,135 @@
+//! A node's certificate: asked for with a key that never leaves the node, through the API server.
+//!
+//! The request names our own signer; the controller finds out from the API server's word, not from ours,
+//! that it comes from this very node's pod, and signs it. Meanwhile there is nothing to do but wait.
+
+use std::time::Duration;
+
+use adit_core::name::NodeName;
+use adit_core::spiffe::TrustDomain;
+use adit_pki::authority::AuthorityError;
+use adit_pki::{KeyKind, SigningRequest};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest, CertificateSigningRequestSpec, CertificateSigningRequestStatus,
+};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
+use tokio::time::{Instant, sleep};
+
+use crate::api::{NAMESPACE, SIGNER};
+
+/// How long a certificate is asked for: it is renewed at half of that.
+pub const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often an open request is looked at, at first and at most.
+const LOOK: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+/// A request that nobody has answered for so long is made anew: it may be somebody's who is gone.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A certificate and its key, as PEM.
+pub struct Issued {
+    /// The chain, leaf first.
+    pub chain: Vec<u8>,
+    /// The key.
+    pub key: zeroize::Zeroizing<String>,
+}
+
+impl std::fmt::Debug for Issued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Issued").finish_non_exhaustive()
+    }
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// No key or request could be made.
+    #[error(transparent)]
+    Key(#[from] AuthorityError),
+    /// The API server refused, or cannot be reached.
+    #[error("CertificateSigningRequest: {0}")]
+    Api(#[from] kube::Error),
+    /// The controller said no.
+    #[error("certificate request {name} was denied: {message}")]
+    Denied {
+        /// The request.
+        name: String,
+        /// Why.
+        message: String,
+    },
+    /// Nobody has answered.
+    #[error("certificate request {0} has no answer; is the controller running?")]
+    Unanswered(String),
+}
+
+/// Asks for a certificate of `node` and waits for it, a minute at most.
+///
+/// # Errors
+/// See [`RequestError`]; worth another attempt, all of them.
+pub async fn request(
+    client: &Client,
+    domain: &TrustDomain,
+    node: &NodeName,
+) -> Result<Issued, RequestError> {
+    let request = SigningRequest::new(&domain.node_id(node), KeyKind::P256)?;
+    let owner = Api::<Namespace>::all(client.clone()).get(NAMESPACE).await?;
+    let all: Api<CertificateSigningRequest> = Api::all(client.clone());
+    let made = all.create(&PostParams::default(), &object(&request, node, &owner)).await?;
+    let (name, until) = (made.name_any(), Instant::now() + PATIENCE);
+    let mut wait = LOOK.0;
+    while Instant::now() < until {
+        sleep(wait).await;
+        wait = (wait * 2).min(LOOK.1);
+        let now = all.get(&name).await?;
+        if let Some(answer) = now.status.as_ref().and_then(answer) {
+            return answer
+                .map(|chain| Issued { chain, key: request.key_pem() })
+                .map_err(|message| RequestError::Denied { name, message });
+        }
+    }
+    Err(RequestError::Unanswered(name))
+}
+
+fn object(
+    request: &SigningRequest,
+    node: &NodeName,
+    owner: &Namespace,
+) -> CertificateSigningRequest {
+    let owner = OwnerReference {
+        api_version: "v1".into(),
+        kind: "Namespace".into(),
+        name: NAMESPACE.into(),
+        uid: owner.uid().unwrap_or_default(),
+        ..OwnerReference::default()
+    };
+    CertificateSigningRequest {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("adit-node-{node}-")),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: CertificateSigningRequestSpec {
+            request: ByteString(request.pem().as_bytes().to_vec()),
+            signer_name: SIGNER.into(),
+            expiration_seconds: i32::try_from(LIFE.as_secs()).ok(),
+            usages: Some(
+                ["digital signature", "client auth", "server auth"].map(str::to_owned).into(),
+            ),
+            ..CertificateSigningRequestSpec::default()
+        },
+        status: None,
+    }
+}
+
+/// The certificate, or why there will be none; nothing while it is open.
+fn answer(status: &CertificateSigningRequestStatus) -> Option<Result<Vec<u8>, String>> {
+    let no = status.conditions.iter().flatten().find(|c| matches!(&*c.type_, "Denied" | "Failed"));
+    if let Some(no) = no {
+        let reason = no.message.clone().or_else(|| no.reason.clone());
+        return Some(Err(reason.unwrap_or_else(|| "no reason was given".into())));
+    }
+    let certificate = status.certificate.as_ref().filter(|c| !c.0.is_empty())?;
+    Some(Ok(certificate.0.clone()))
+}

@@ -1,0 +1,127 @@
+//! What a node has seen of its cluster, with no more of each object than it needs.
+//!
+//! It is kept on disk as JSON, so that a node that starts while the API server is away serves what it knew.
+//! No field holds a secret.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{ExportSpec, ImportSpec, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef};
+
+/// All of it. Keys are names of objects, as `NAMESPACE/NAME` where they have a namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observed {
+    /// The data of ConfigMap [`crate::api::CONFIG_MAP`].
+    pub config: BTreeMap<String, String>,
+    /// This cluster's trust bundle, PEM; none before the controller has made one.
+    pub bundle: Option<String>,
+    /// By cluster: where its nodes were last heard to be.
+    pub links: BTreeMap<String, Vec<String>>,
+    /// What is imported.
+    pub imports: BTreeMap<String, ImportSpec>,
+    /// What is exported.
+    pub exports: BTreeMap<String, ExportSpec>,
+    /// The EndpointSlices of exported Services, of the nodes' own Service, and of the API server.
+    pub slices: BTreeMap<String, Slice>,
+    /// This node's pods.
+    pub pods: BTreeMap<String, Workload>,
+}
+
+/// An EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slice {
+    /// Its Service.
+    pub service: ServiceRef,
+    /// TCP ports by name, empty where unnamed.
+    pub ports: Vec<(String, u16)>,
+    /// What is behind it.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// Where it is. Of several addresses the first counts, as it does for kube-proxy.
+    pub address: IpAddr,
+    /// The node that it runs on, where it is a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Whether new connections may go there.
+    pub ready: bool,
+}
+
+/// A pod of this node that can open connections of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    /// Tells it from another pod of the same name.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The ServiceAccount that it runs as.
+    pub service_account: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Slice {
+    /// What matters of a slice; none where it belongs to no Service, or is our own: what stands for an
+    /// import is nobody's backend.
+    #[must_use]
+    pub fn of(slice: &EndpointSlice) -> Option<Self> {
+        let labels = slice.labels();
+        let (key, ours) = SLICE_MANAGED_BY;
+        if labels.get(key).is_some_and(|by| by == ours) {
+            return None;
+        }
+        let service =
+            ServiceRef { namespace: slice.namespace()?, name: labels.get(SLICE_SERVICE)?.clone() };
+        let ports = slice.ports.iter().flatten();
+        let tcp = ports.filter(|p| p.protocol.as_deref().is_none_or(|p| p == "TCP"));
+        let port = |p: &k8s_openapi::api::discovery::v1::EndpointPort| {
+            Some((p.name.clone().unwrap_or_default(), u16::try_from(p.port?).ok()?))
+        };
+        let endpoint = |e: &k8s_openapi::api::discovery::v1::Endpoint| {
+            Some(Endpoint {
+                address: e.addresses.first()?.parse().ok()?,
+                node: e.node_name.clone(),
+                // Not said means ready (EndpointConditions).
+                ready: e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true),
+            })
+        };
+        Some(Self {
+            service,
+            ports: tcp.filter_map(port).collect(),
+            endpoints: slice.endpoints.iter().filter_map(endpoint).collect(),
+        })
+    }
+}
+
+impl Workload {
+    /// What matters of a pod; none where it has no address of its own (yet), or has ended: its address is
+    /// free for the next one then.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
+        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if ended || spec.host_network == Some(true) {
+            return None;
+        }
+        let addresses: Vec<IpAddr> =
+            status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect();
+        (!addresses.is_empty()).then(|| Self {
+            uid: pod.uid().unwrap_or_default(),
+            namespace: pod.namespace().unwrap_or_default(),
+            service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
+            addresses,
+        })
+    }
+}

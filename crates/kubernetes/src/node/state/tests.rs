@@ -1,0 +1,203 @@
+use super::*;
+use serde_json::json;
+
+use crate::node::observed;
+
+fn place() -> Place {
+    Place { node: "b1".parse().unwrap(), addresses: vec!["172.18.2.2".parse().unwrap()] }
+}
+
+/// `bank`, linked with `edge`.
+fn config() -> ClusterConfig {
+    let link = "links: [{cluster: edge, trustDomain: edge.adit.internal, trustBundle: PEM}]";
+    let fragment = format!("cluster: bank\n{link}\n");
+    adit_config::parse_cluster(&[("cluster.yaml".to_owned(), fragment)].into()).unwrap().0
+}
+
+fn slice(service: &str, ports: serde_json::Value, endpoints: serde_json::Value) -> Slice {
+    let slice = json!({
+        "metadata": {"name": "x", "namespace": "agents", "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
+    });
+    Slice::of(&serde_json::from_value(slice).unwrap()).unwrap()
+}
+
+fn export() -> ExportSpec {
+    serde_json::from_value(json!({
+        "service": {"namespace": "agents", "name": "fraud-bot"},
+        "ports": [{"name": "http", "number": 8080, "appProtocol": "kgateway.dev/a2a"}],
+        "allow": [
+            {"cluster": "edge", "namespace": "agents", "serviceAccount": "support-bot"},
+            {"cluster": "gone", "namespace": "*", "serviceAccount": "*"},
+        ],
+    }))
+    .unwrap()
+}
+
+fn import() -> ImportSpec {
+    serde_json::from_value(json!({
+        "service": {"namespace": "agents", "name": "support-bot"}, "from": "edge",
+        "addresses": ["198.18.0.7", "fd00:ad17::7"],
+        "ports": [{"name": "http", "number": 80, "listen": 15080}, {"name": "grpc", "number": 81, "listen": 15081}],
+        "allow": [{"namespace": "agents", "serviceAccount": "*"}],
+    }))
+    .unwrap()
+}
+
+fn pod(uid: &str, ip: &str, account: &str) -> (String, observed::Workload) {
+    let workload = observed::Workload {
+        uid: uid.into(),
+        namespace: "agents".into(),
+        service_account: account.into(),
+        addresses: vec![ip.parse().unwrap()],
+    };
+    (format!("agents/{uid}"), workload)
+}
+
+fn of(seen: &Observed) -> NodeState {
+    state(seen, &config(), &place())
+}
+
+#[test]
+fn backends_are_the_ready_endpoints_of_the_ports_name() {
+    let ports = json!([{"name": "http", "port": 9000}, {"name": "metrics", "port": 9100}]);
+    let pods = json!([
+        {"addresses": ["10.244.0.5"], "nodeName": "b2"},
+        {"addresses": ["10.244.0.6"], "nodeName": "b1", "conditions": {"ready": false, "serving": true}},
+        {"addresses": ["10.96.7.7"], "conditions": {"ready": true}},
+    ]);
+    let other = slice("triage-bot", json!([{"name": "http", "port": 1}]), pods.clone());
+    let seen = Observed {
+        exports: [("agents.fraud-bot".into(), export())].into(),
+        slices: [("1".into(), slice("fraud-bot", ports, pods)), ("2".into(), other)].into(),
+        ..Observed::default()
+    };
+    let now = of(&seen);
+    let [export] = now.exports.as_slice() else { panic!("{now:?}") };
+    let found: Vec<_> =
+        export.ports[0].backends.iter().map(|b| (b.address.to_string(), b.node.as_str())).collect();
+    // What is no pod is dialled by whoever takes the stream.
+    assert_eq!(found, [("10.96.7.7:9000".into(), "b1"), ("10.244.0.5:9000".into(), "b2")]);
+    assert!(export.ports[0].backends.iter().all(|b| !b.written_out));
+    assert_eq!(export.allow.len(), 1, "who is not linked has no grant");
+    assert_eq!(now.problems, [""; 0]);
+}
+
+#[test]
+fn an_import_listens_at_its_addresses_until_it_is_given_up() {
+    let mut seen = Observed { imports: [("x".into(), import())].into(), ..Observed::default() };
+    let listen = |seen: &Observed| -> Vec<String> {
+        let now = of(seen);
+        let ports = now.imports.iter().flat_map(|i| &i.ports);
+        ports.flat_map(|p| &p.listen).map(ToString::to_string).collect()
+    };
+    let both =
+        ["198.18.0.7:15080", "[fd00:ad17::7]:15080", "198.18.0.7:15081", "[fd00:ad17::7]:15081"];
+    assert_eq!(listen(&seen), both);
+    let change =
+        |seen: &mut Observed, f: fn(&mut ImportSpec)| f(seen.imports.get_mut("x").unwrap());
+    change(&mut seen, |i| i.addresses.clear());
+    assert_eq!(listen(&seen), ["172.18.2.2:15080", "172.18.2.2:15081"], "at the node's own");
+    change(&mut seen, |i| i.from = "gone".into());
+    assert_eq!(listen(&seen), [""; 0], "no link");
+    change(&mut seen, |i| i.from = "edge".into());
+    change(&mut seen, |i| i.released_at = Some("2026-11-21T17:00:00Z".into()));
+    assert_eq!(listen(&seen), [""; 0], "given up");
+}
+
+#[test]
+fn an_object_that_makes_no_sense_leaves_the_others_alone() {
+    let bad = ExportSpec { hop: Some("sideways".into()), ..export() };
+    let mut worse = import();
+    worse.addresses = vec!["here".into()];
+    let seen = Observed {
+        exports: [("a.bad".into(), bad), ("agents.fraud-bot".into(), export())].into(),
+        imports: [("a.worse".into(), worse), ("x".into(), import())].into(),
+        ..Observed::default()
+    };
+    let now = of(&seen);
+    assert_eq!((now.exports.len(), now.imports.len(), now.problems.len()), (1, 1, 2));
+    assert!(now.problems[0].starts_with("import a.worse is left out"), "{:?}", now.problems);
+    assert!(now.problems[1].contains("sideways"), "{:?}", now.problems);
+}
+
+#[test]
+fn an_address_that_two_claim_is_nobodys() {
+    let two = |a, b| Observed { pods: [a, b].into(), ..Observed::default() };
+    let apart = of(&two(pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.6", "y")));
+    assert_eq!(apart.workloads.len(), 2);
+    let disputed = of(&two(pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.5", "y")));
+    assert!(disputed.workloads.is_empty());
+    let same = of(&two(pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.5", "x")));
+    assert_eq!(same.workloads.len(), 1, "who it is does not hang on which of them it is");
+}
+
+#[test]
+fn a_pod_counts_while_it_runs_and_has_an_address_of_its_own() {
+    let of = |phase: &str, host: bool, ips: serde_json::Value| {
+        let pod = json!({
+            "metadata": {"name": "p", "namespace": "agents", "uid": "1"},
+            "spec": {"containers": [], "hostNetwork": host},
+            "status": {"phase": phase, "podIPs": ips},
+        });
+        observed::Workload::of(&serde_json::from_value(pod).unwrap())
+    };
+    let ip = json!([{"ip": "10.244.0.5"}]);
+    assert_eq!(of("Running", false, ip.clone()).unwrap().service_account, "default");
+    assert!(of("Pending", false, ip.clone()).is_some(), "it may speak before it is Running");
+    assert!(of("Succeeded", false, ip.clone()).is_none());
+    assert!(of("Failed", false, ip.clone()).is_none());
+    assert!(of("Running", true, ip).is_none());
+    assert!(of("Pending", false, json!([])).is_none());
+}
+
+#[test]
+fn siblings_are_the_other_nodes_and_the_api_server_is_nobodys_backend() {
+    let named = |namespace: &str, name: &str, endpoints| {
+        let mut s = slice(name, json!([{"name": "", "port": 1}]), endpoints);
+        s.service.namespace = namespace.into();
+        (format!("{namespace}/{name}"), s)
+    };
+    let nodes = json!([
+        {"addresses": ["172.18.2.2"], "nodeName": "b1"},
+        {"addresses": ["172.18.2.3"], "nodeName": "b2", "conditions": {"ready": false}},
+    ]);
+    let server = json!([{"addresses": ["172.18.2.1"]}]);
+    let seen = Observed {
+        slices: [named(NAMESPACE, NODE, nodes), named("default", "kubernetes", server)].into(),
+        links: [("edge".into(), vec!["172.18.1.2:7843".into(), "junk".into()])].into(),
+        ..Observed::default()
+    };
+    let now = of(&seen);
+    assert_eq!(
+        now.siblings,
+        [("b2".parse().unwrap(), vec!["172.18.2.3:7843".parse().unwrap()])].into()
+    );
+    assert_eq!(now.forbidden, ["172.18.2.1".parse().unwrap()].into());
+    assert_eq!(now.seeds.values().next().unwrap().len(), 1);
+}
+
+#[test]
+fn our_own_slice_is_nobodys_backend() {
+    let slice = json!({
+        "metadata": {"name": "x", "namespace": "agents", "labels": {
+            "kubernetes.io/service-name": "a", "endpointslice.kubernetes.io/managed-by": SLICE_MANAGED_BY_US}},
+        "addressType": "IPv4", "endpoints": [{"addresses": ["198.18.0.7"]}],
+    });
+    assert_eq!(Slice::of(&serde_json::from_value(slice).unwrap()), None);
+}
+
+const SLICE_MANAGED_BY_US: &str = crate::api::SLICE_MANAGED_BY.1;
+
+#[test]
+fn what_was_seen_survives_the_disk() {
+    let seen = Observed {
+        exports: [("e".into(), export())].into(),
+        imports: [("i".into(), import())].into(),
+        pods: [pod("1", "10.244.0.5", "x")].into(),
+        bundle: Some("PEM".into()),
+        ..Observed::default()
+    };
+    let text = serde_json::to_string(&seen).unwrap();
+    assert_eq!(serde_json::from_str::<Observed>(&text).unwrap(), seen);
+}

@@ -1,0 +1,165 @@
+//! Keeps what a node has seen up to date.
+//!
+//! Everything is chosen on the server's side, so that what a node costs it grows with what is exported and
+//! imported, and with the node's own pods, never with the cluster. A part that could not be listed yet
+//! stays as it was before, which at first is what lay on the disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Api, Client, Resource, ResourceExt};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::Place;
+use super::observed::{Observed, Slice, Workload};
+use crate::api::{
+    CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP,
+};
+use crate::watches::{Bell, Selection, Store};
+
+/// Changes that come within this time are one.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// All that is watched.
+struct Stores {
+    config: Store<ConfigMap>,
+    trust: Store<ConfigMap>,
+    links: Store<Link>,
+    imports: Store<Import>,
+    exports: Store<Export>,
+    slices: Store<EndpointSlice>,
+    pods: Store<Pod>,
+}
+
+/// Publishes what is seen from `place` at each change, for as long as it is driven. `out` holds what was
+/// seen last.
+pub async fn run(client: Client, place: Place, out: watch::Sender<Arc<Observed>>) {
+    let bell = Bell::default();
+    let ours: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
+    let (config, a) = Store::new(ours.clone(), Selection::named(CONFIG_MAP), &bell);
+    let (trust, b) = Store::new(ours, Selection::named(TRUST_CONFIG_MAP), &bell);
+    let (links, c) = Store::new(Api::all(client.clone()), Selection::default(), &bell);
+    let (imports, d) = Store::new(Api::all(client.clone()), Selection::default(), &bell);
+    let (exports, e) = Store::new(Api::all(client.clone()), Selection::default(), &bell);
+    let (slices, f) = Store::new(Api::all(client.clone()), slices_of(&out.borrow()), &bell);
+    let here = Selection::fields(format!("spec.nodeName={}", place.node));
+    let (pods, g) = Store::new(Api::all(client), here, &bell);
+    let stores = Stores { config, trust, links, imports, exports, slices, pods };
+    let watching = future::join(future::join5(a, b, c, d, e), future::join(f, g));
+    tokio::select! {
+        _ = watching => {}
+        () = publish(&stores, &bell, &out) => {}
+    }
+}
+
+async fn publish(stores: &Stores, bell: &Bell, out: &watch::Sender<Arc<Observed>>) {
+    let mut changed = bell.listen();
+    let mut stale = false;
+    loop {
+        changed.mark_unchanged();
+        let now = stores.observe(&out.borrow());
+        stores.slices.select(slices_of(&now));
+        out.send_if_modified(|old| {
+            let differs = **old != now;
+            if differs {
+                *old = Arc::new(now);
+            }
+            differs
+        });
+        stores.tell(&mut stale);
+        if changed.changed().await.is_err() {
+            return;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// The slices that matter: those of exported Services, of our own nodes, and of the API server, which is
+/// nobody's backend.
+fn slices_of(seen: &Observed) -> Selection {
+    let exported = seen.exports.values().map(|e| &*e.service.name);
+    Selection::slices_of(exported.chain([NODE, "kubernetes"]))
+}
+
+impl Stores {
+    /// What is seen now, with `last` where nothing could be seen yet.
+    fn observe(&self, last: &Observed) -> Observed {
+        let mut now = last.clone();
+        if let Some(data) = listed(&self.config) {
+            let data = data.into_iter().find(|c| c.name_any() == CONFIG_MAP);
+            now.config = data.and_then(|c| c.data.clone()).unwrap_or_default();
+        }
+        if let Some(data) = listed(&self.trust) {
+            let data = data.into_iter().find(|c| c.name_any() == TRUST_CONFIG_MAP);
+            let bundle = data.and_then(|c| c.data.as_ref()?.get(TRUST_BUNDLE_KEY).cloned());
+            // One that is being made anew does not take away what we believe.
+            now.bundle = bundle.or(now.bundle);
+        }
+        if let Some(links) = listed(&self.links) {
+            let addresses = |l: Arc<Link>| (l.name_any(), l.spec.addresses.clone());
+            now.links = links.into_iter().map(addresses).collect();
+        }
+        if let Some(imports) = listed(&self.imports) {
+            now.imports = imports.into_iter().map(|i| (i.name_any(), i.spec.clone())).collect();
+        }
+        if let Some(exports) = listed(&self.exports) {
+            now.exports = exports.into_iter().map(|e| (e.name_any(), e.spec.clone())).collect();
+        }
+        if let Some(slices) = listed(&self.slices) {
+            now.slices = parts(slices, Slice::of);
+        }
+        if let Some(pods) = listed(&self.pods) {
+            now.pods = parts(pods, Workload::of);
+        }
+        now
+    }
+
+    /// Says once that the API server is away, and once that it is back.
+    fn tell(&self, was: &mut bool) {
+        let all = [
+            self.config.stale(),
+            self.trust.stale(),
+            self.links.stale(),
+            self.imports.stale(),
+            self.exports.stale(),
+            self.slices.stale(),
+            self.pods.stale(),
+        ];
+        let stale = all.into_iter().flatten().min_by_key(|s| s.since);
+        match (&stale, *was) {
+            (Some(stale), false) => {
+                tracing::warn!(
+                    reason = stale.reason,
+                    "the API server does not answer; what was seen last stays in force"
+                );
+            }
+            (None, true) => tracing::info!("the API server answers again"),
+            _ => {}
+        }
+        *was = stale.is_some();
+    }
+}
+
+fn listed<K>(store: &Store<K>) -> Option<Vec<Arc<K>>>
+where
+    K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    store.was_listed().then(|| store.objects())
+}
+
+/// What matters of objects with a namespace, by their names.
+fn parts<K: ResourceExt, T>(
+    objects: Vec<Arc<K>>,
+    of: impl Fn(&K) -> Option<T>,
+) -> BTreeMap<String, T> {
+    let one = |object: Arc<K>| {
+        let name = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
+        Some((name, of(&object)?))
+    };
+    objects.into_iter().filter_map(one).collect()
+}
