@@ -5,6 +5,7 @@
 //! (`pki show`: something is unusable). Logic that another program would need lives in the crates below.
 
 mod check;
+mod crds;
 #[cfg(feature = "demo")]
 mod demo;
 mod node;
@@ -31,6 +32,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Args),
+    #[command(hide = true)]
+    Crds(crds::Args),
     #[cfg(feature = "demo")]
     Demo(demo::Args),
     Node(node::Args),
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().command {
         Command::Check(args) => check::run(&args),
+        Command::Crds(args) => crds::run(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),
         Command::Node(args) => node::run(&args),

@@ -68,6 +68,16 @@ pub fn check(file: &Path) -> Report {
     }
 }
 
+/// A value as YAML, for programs that print what `kubectl` or another of ours is to read.
+///
+/// # Errors
+/// Where the value has no form in YAML, such as a map whose keys are lists.
+pub fn to_yaml<T: serde::Serialize>(
+    value: &T,
+) -> Result<String, impl std::error::Error + Send + Sync + use<T>> {
+    tree::write(value)
+}
+
 fn read(text: &[u8], file: &Path) -> (Option<Config>, Report, Vec<Reference>) {
     let fail = |problem| (None, Report::new(file, vec![problem]), Vec::new());
     let text = match source::decode(text) {

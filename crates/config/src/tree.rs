@@ -54,6 +54,12 @@ pub(crate) fn parse(text: &str) -> Result<Node, (Flaw, Option<Place>)> {
     }
 }
 
+/// Writes one document. Text of several lines stands as it is.
+pub(crate) fn write<T: serde::Serialize>(value: &T) -> Result<String, serde_saphyr::ser::Error> {
+    let options = serde_saphyr::ser_options! { compact_list_indent: false };
+    serde_saphyr::to_string_with_options(value, options)
+}
+
 fn explain(error: &Error, text: &str) -> (Flaw, Option<Place>) {
     let place =
         error.location().map(|l| Place { line: l.line().max(1), column: l.column().max(1) });

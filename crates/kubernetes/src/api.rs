@@ -4,7 +4,8 @@
 //! be seen: [`Link`], [`Import`] and [`Export`]. People write the ConfigMap [`CONFIG_MAP`], annotations and
 //! labels; nodes read all of it. `adit crds` prints the definitions, and `daemonset/crds` holds them.
 
-use kube::CustomResource;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,12 @@ pub mod annotation {
     pub const APP_PROTOCOL: &str = "adit.dev/app-protocol";
     /// On a Service: the cluster whose Service of the same name stands behind it.
     pub const IMPORT_FROM: &str = "adit.dev/import-from";
+}
+
+/// The definitions of our kinds.
+#[must_use]
+pub fn definitions() -> [CustomResourceDefinition; 3] {
+    [Link::crd(), Import::crd(), Export::crd()]
 }
 
 /// A namespaced name as it stands in an object.
