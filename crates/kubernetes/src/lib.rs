@@ -6,10 +6,12 @@
 //! * [`api`]: our own objects and the names of everything. [`configuration`]: the operator's, checked.
 //! * [`node`]: what a node watches and asks for. [`client`]: how the API server is reached.
 //! * [`watches`]: what the API server holds of a kind, kept through its failures.
+//! * [`controller`]: the active one of a cluster, which writes all that there is to write.
 
 pub mod api;
 pub mod client;
 pub mod configuration;
+pub mod controller;
 pub mod node;
 pub mod watches;
 

@@ -1,0 +1,155 @@
+//! `adit controller`: keeps the cluster's objects as the configuration and our nodes say.
+//!
+//! One of several pods is active, by a Lease. It makes or reads the CA, signs its nodes' certificates,
+//! keeps Link, Export and Import objects, and the Services and EndpointSlices of imports. What nodes hear of
+//! linked clusters reaches it through [`Peers`], which the process feeds; it tells the process through
+//! [`Observer`] whom to listen to.
+//!
+//! Each round looks at all there is (`stores`), makes a plan (`plan`, a pure function) and writes the
+//! differences (`write`). Rounds begin when anything changes; that many changes come at once is one round.
+
+mod addresses;
+mod authority;
+mod conditions;
+mod events;
+mod exports;
+mod imports;
+mod lease;
+mod plan;
+mod readiness;
+mod round;
+mod signer;
+mod slices;
+mod stores;
+mod world;
+mod write;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use adit_config::cluster::ClusterConfig;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::View;
+use adit_pki::{Identity, TrustBundle};
+use kube::Client;
+use kube::api::Api;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::lease::Candidate;
+
+/// What our own nodes hear of linked clusters.
+#[derive(Debug, Clone, Default)]
+pub struct Peers {
+    /// Whether any node of ours tells us anything now.
+    pub reporting: bool,
+    /// Each cluster that was heard of.
+    pub clusters: BTreeMap<ClusterName, Heard>,
+}
+
+/// What was heard of one cluster.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// What it last said of itself.
+    pub view: Arc<View>,
+    /// Whether that is young enough to be believed.
+    pub live: bool,
+}
+
+/// What is needed in order to listen to our own nodes.
+#[derive(Debug, Clone)]
+pub struct Observer {
+    /// The configuration in use.
+    pub config: Arc<ClusterConfig>,
+    /// Our own identity, `spiffe://TRUSTDOMAIN/adit/controller`; renewed at half of its life.
+    pub identity: Arc<Identity>,
+    /// This cluster's trust bundle.
+    pub bundle: TrustBundle,
+    /// Our nodes and where they can be dialled.
+    pub siblings: BTreeMap<NodeName, Vec<SocketAddr>>,
+}
+
+/// Who we are.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Our pod's name.
+    pub pod_name: String,
+    /// Our pod's UID.
+    pub pod_uid: String,
+    /// The namespace that we run in.
+    pub namespace: String,
+}
+
+/// What a controller is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// Another one is active, or will be.
+    #[default]
+    Standby,
+    /// Active, and reading what the cluster holds.
+    Reading,
+    /// Active, and waiting for a configuration that can be used.
+    Waiting,
+    /// Active.
+    Active,
+}
+
+/// What a controller is doing, and what keeps it from doing more.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ControllerState {
+    /// What it is doing.
+    pub phase: Phase,
+    /// What is wrong now; for people.
+    pub trouble: Option<String>,
+}
+
+/// Why a controller could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// It runs where its objects are not.
+    #[error(
+        "the controller runs in namespace {0}, but all that belongs to it is in {namespace}: \
+         install it there",
+        namespace = crate::api::NAMESPACE
+    )]
+    Namespace(String),
+}
+
+/// Runs until `stop`; then gives the lease back.
+///
+/// # Errors
+/// [`ControllerError`] where it cannot begin. Whatever happens later is retried, and told through `state`.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    observer: watch::Sender<Option<Arc<Observer>>>,
+    peers: watch::Receiver<Arc<Peers>>,
+    state: watch::Sender<ControllerState>,
+    stop: CancellationToken,
+) -> Result<(), ControllerError> {
+    if settings.namespace != crate::api::NAMESPACE {
+        return Err(ControllerError::Namespace(settings.namespace));
+    }
+    let identity = format!("{}_{}", settings.pod_name, settings.pod_uid);
+    let lease = Candidate::new(Api::namespaced(client.clone(), &settings.namespace), identity);
+    while !stop.is_cancelled() {
+        state.send_replace(ControllerState::default());
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = lease.acquire() => {}
+        }
+        tracing::info!("this controller is active");
+        let rounds =
+            round::Rounds::new(client.clone(), &settings, observer.clone(), peers.clone(), &state);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = lease.keep() => tracing::warn!("the lease was lost, another controller may be active"),
+            () = rounds.run(&lease) => {}
+        }
+        observer.send_replace(None);
+    }
+    lease.release().await;
+    state.send_replace(ControllerState::default());
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! Node-local addresses, and listener ports where nodes' own addresses stand for imports: given once, kept.
+//!
+//! The lowest free one is given. One that an import had stays its own until the Import object goes, a day
+//! after it is imported no more: what still has it cached must not reach another Service.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The addresses of a range that may be given.
+#[derive(Debug, Clone)]
+pub(super) struct Pool {
+    first: u128,
+    last: u128,
+    v6: bool,
+    taken: BTreeSet<u128>,
+    next: u128,
+}
+
+impl Pool {
+    /// Those of an IPv4 range. Its first and last are left out: some programs take them for something else.
+    pub(super) fn v4((network, length): (Ipv4Addr, u8)) -> Self {
+        let size = 1_u128 << (32 - u32::from(length.min(32)));
+        let first = u128::from(network.to_bits()) & !(size - 1);
+        Self::new(first, size, false)
+    }
+
+    /// Those of an IPv6 range.
+    pub(super) fn v6((network, length): (Ipv6Addr, u8)) -> Self {
+        let size = 1_u128 << (128 - u32::from(length.clamp(1, 128)));
+        let first = network.to_bits() & !(size - 1);
+        Self::new(first, size, true)
+    }
+
+    fn new(first: u128, size: u128, v6: bool) -> Self {
+        let last = first.saturating_add(size.saturating_sub(2));
+        Self { first: first + 1, last, v6, taken: BTreeSet::new(), next: first + 1 }
+    }
+
+    /// Takes this very address; not if it is another range's, or taken.
+    fn take(&mut self, address: IpAddr) -> bool {
+        let bits = match address {
+            IpAddr::V4(ip) if !self.v6 => u128::from(ip.to_bits()),
+            IpAddr::V6(ip) if self.v6 => ip.to_bits(),
+            IpAddr::V4(_) | IpAddr::V6(_) => return false,
+        };
+        (self.first..=self.last).contains(&bits) && self.taken.insert(bits)
+    }
+
+    /// Takes the lowest that is free.
+    fn lowest(&mut self) -> Option<IpAddr> {
+        while self.next <= self.last {
+            let bits = self.next;
+            self.next += 1;
+            if self.taken.insert(bits) {
+                return Some(if self.v6 {
+                    Ipv6Addr::from_bits(bits).into()
+                } else {
+                    Ipv4Addr::from_bits(u32::try_from(bits).ok()?).into()
+                });
+            }
+        }
+        None
+    }
+}
+
+/// Which families of addresses an import needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Families {
+    pub(super) v4: bool,
+    pub(super) v6: bool,
+}
+
+/// What an import has been given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Given {
+    /// IPv4 first.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Whether one that it needs was not to be had.
+    pub(super) exhausted: bool,
+}
+
+/// Gives addresses to all that `need` them; `held` is what Import objects have, also those that rest.
+pub(super) fn give(
+    (mut v4, mut v6): (Pool, Pool),
+    held: &BTreeMap<String, Vec<IpAddr>>,
+    need: &BTreeMap<String, Families>,
+) -> BTreeMap<String, Given> {
+    let mut kept: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+    // All that is held first, so that nothing new takes it. Of two that hold one, the first keeps it.
+    for (name, addresses) in held {
+        for address in addresses {
+            if v4.take(*address) || v6.take(*address) {
+                kept.entry(name).or_default().push(*address);
+            }
+        }
+    }
+    let mut given = BTreeMap::new();
+    for (name, families) in need {
+        let mut mine = kept.remove(name.as_str()).unwrap_or_default();
+        let mut exhausted = false;
+        let mut want = |is: fn(&IpAddr) -> bool, pool: &mut Pool, wanted: bool| {
+            if wanted && !mine.iter().any(is) {
+                match pool.lowest() {
+                    Some(address) => mine.push(address),
+                    None => exhausted = true,
+                }
+            }
+        };
+        want(IpAddr::is_ipv4, &mut v4, families.v4);
+        want(IpAddr::is_ipv6, &mut v6, families.v6);
+        mine.sort_unstable();
+        given.insert(name.clone(), Given { addresses: mine, exhausted });
+    }
+    given
+}
+
+/// Gives each import `need[name]` listener ports of its own from `first` on, below `end`; fewer where there
+/// are no more. Ports that it holds stay its own, in their places.
+pub(super) fn give_ports(
+    (first, end): (u16, u16),
+    held: &BTreeMap<String, Vec<u16>>,
+    need: &BTreeMap<String, usize>,
+) -> BTreeMap<String, Vec<u16>> {
+    let mut taken: BTreeSet<u16> = BTreeSet::new();
+    let mut kept: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
+    for (name, ports) in held {
+        for port in ports {
+            if (first..end).contains(port) && taken.insert(*port) {
+                kept.entry(name).or_default().push(*port);
+            }
+        }
+    }
+    let mut given = BTreeMap::new();
+    for (name, count) in need {
+        let mut mine = kept.remove(name.as_str()).unwrap_or_default();
+        mine.truncate(*count);
+        while mine.len() < *count {
+            let Some(port) = (first..end).find(|port| !taken.contains(port)) else { break };
+            taken.insert(port);
+            mine.push(port);
+        }
+        given.insert(name.clone(), mine);
+    }
+    given
+}

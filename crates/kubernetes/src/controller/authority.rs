@@ -1,0 +1,164 @@
+//! The cluster's CA: made at first start, or brought by the operator; its bundle, and our own identity.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use adit_core::spiffe::TrustDomain;
+use adit_pki::authority::{AuthorityError, DEFAULT_TTL, DEFAULT_VALIDITY};
+use adit_pki::bundle::BundleError;
+use adit_pki::identity::IdentityError;
+use adit_pki::{ClusterAuthority, Identity, KeyKind, TrustBundle, UnixTime};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
+
+use super::lease::within;
+use super::stores::Stores;
+use crate::api::{CA_SECRET, MANAGED_BY, NAMESPACE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP};
+
+/// Why there is no CA to work with.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CaError {
+    #[error("Secret {CA_SECRET} cannot be used: {0}")]
+    Unusable(#[from] AuthorityError),
+    #[error("Secret {CA_SECRET} has no {0}")]
+    Missing(&'static str),
+    #[error(
+        "Secret {CA_SECRET} is the CA of trust domain {found}, but the configuration says {wanted}: \
+         set trustDomain to {found}, or replace the Secret, which ends all links until their other \
+         ends have the new bundle"
+    )]
+    TrustDomain { found: TrustDomain, wanted: TrustDomain },
+    #[error("the bundle cannot be made: {0}")]
+    Bundle(#[from] BundleError),
+    #[error("our own certificate cannot be made: {0}")]
+    Identity(#[from] IdentityError),
+    #[error("{0}")]
+    Client(#[from] kube::Error),
+}
+
+/// The CA and what was made with it.
+#[derive(Debug)]
+pub(super) struct Ca {
+    pub(super) authority: ClusterAuthority,
+    pub(super) bundle: TrustBundle,
+    pub(super) identity: Arc<Identity>,
+    of: Arc<Secret>,
+}
+
+impl Ca {
+    /// The CA as the Secret has it now; `before` is kept while nothing has changed and our own certificate
+    /// is young enough.
+    pub(super) async fn current(
+        before: Option<Self>,
+        client: &Client,
+        stores: &Stores,
+        domain: &TrustDomain,
+        now: UnixTime,
+    ) -> Result<Self, CaError> {
+        let secret = match stores.secret.get(Some(NAMESPACE), CA_SECRET) {
+            Some(secret) => secret,
+            None => Arc::new(make(client, stores, domain, now).await?),
+        };
+        let same = before.filter(|ca| ca.of.data == secret.data && ca.authority.domain() == domain);
+        match same.filter(|ca| is_young(&ca.identity, now)) {
+            Some(ca) => Ok(ca),
+            None => Self::read(secret, domain, now),
+        }
+    }
+
+    fn read(secret: Arc<Secret>, wanted: &TrustDomain, now: UnixTime) -> Result<Self, CaError> {
+        let entry = |key| {
+            let data = secret.data.as_ref().and_then(|data| data.get(key));
+            data.map(|bytes| bytes.0.as_slice()).ok_or(CaError::Missing(key))
+        };
+        let authority = ClusterAuthority::from_pem(entry("tls.crt")?, entry("tls.key")?)?;
+        if authority.domain() != wanted {
+            let found = authority.domain().clone();
+            return Err(CaError::TrustDomain { found, wanted: wanted.clone() });
+        }
+        let bundle = authority.bundle()?;
+        let own = authority.issue_controller(KeyKind::P256, DEFAULT_TTL, now)?;
+        let key = own.key();
+        let ours = BTreeSet::from([wanted.controller_id()]);
+        let identity = Identity::new(own.certificate.chain, key, &bundle, &ours, now)?;
+        Ok(Self { authority, bundle, identity: Arc::new(identity), of: secret })
+    }
+}
+
+fn is_young(identity: &Identity, now: UnixTime) -> bool {
+    let (from, to) = (identity.not_before().as_secs(), identity.not_after().as_secs());
+    now.as_secs() < from + to.saturating_sub(from) / 2
+}
+
+/// Makes a CA. By `create`, so that of two that try one fails, and takes the other's.
+async fn make(
+    client: &Client,
+    stores: &Stores,
+    domain: &TrustDomain,
+    now: UnixTime,
+) -> Result<Secret, CaError> {
+    let made = ClusterAuthority::create(domain.clone(), KeyKind::P256, DEFAULT_VALIDITY, now)?;
+    let certificate = made.bundle()?.to_pem();
+    let mut secret = Secret {
+        type_: Some("kubernetes.io/tls".into()),
+        data: Some(
+            [
+                ("tls.crt".into(), ByteString(certificate.into_bytes())),
+                ("tls.key".into(), ByteString(made.key_pem().as_bytes().to_vec())),
+            ]
+            .into(),
+        ),
+        ..Secret::default()
+    };
+    secret.metadata.name = Some(CA_SECRET.into());
+    secret.metadata.labels = Some([(MANAGED_BY.0.into(), MANAGED_BY.1.into())].into());
+    let api = Api::<Secret>::namespaced(client.clone(), NAMESPACE);
+    let secret = match within(api.create(&PostParams::default(), &secret)).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => within(api.get(CA_SECRET)).await?,
+        created => {
+            let created = created?;
+            tracing::info!(trust_domain = %domain, "made this cluster's CA, Secret {CA_SECRET}");
+            created
+        }
+    };
+    stores.secret.put(secret.clone());
+    Ok(secret)
+}
+
+/// Writes the bundle to where nodes and `adit link` read it.
+///
+/// # Errors
+/// Those of the API server.
+pub(super) async fn publish(
+    client: &Client,
+    stores: &Stores,
+    bundle: &TrustBundle,
+) -> Result<(), kube::Error> {
+    let pem = bundle.to_pem();
+    let api = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE);
+    let params = PostParams::default();
+    let written = match stores.trust.get(Some(NAMESPACE), TRUST_CONFIG_MAP) {
+        Some(stored) => {
+            let data = stored.data.as_ref();
+            if data.and_then(|data| data.get(TRUST_BUNDLE_KEY)) == Some(&pem) {
+                return Ok(());
+            }
+            let mut fresh = (*stored).clone();
+            fresh.data.get_or_insert_default().insert(TRUST_BUNDLE_KEY.into(), pem);
+            within(api.replace(&fresh.name_any(), &params, &fresh)).await?
+        }
+        None => {
+            let mut fresh = ConfigMap {
+                data: Some([(TRUST_BUNDLE_KEY.into(), pem)].into()),
+                ..Default::default()
+            };
+            fresh.metadata.name = Some(TRUST_CONFIG_MAP.into());
+            fresh.metadata.labels = Some([(MANAGED_BY.0.into(), MANAGED_BY.1.into())].into());
+            within(api.create(&params, &fresh)).await?
+        }
+    };
+    stores.trust.put(written);
+    Ok(())
+}

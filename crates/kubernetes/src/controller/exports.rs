@@ -1,0 +1,306 @@
+//! Which Services of this cluster others may use, and what is wrong where one cannot be used.
+//!
+//! A rule that names a Service counts more than one that selects it by labels, and either counts more than
+//! an annotation. Annotations count in namespaces that the administrator opened, for the clusters that he
+//! opened them to. Whatever cannot be offered is kept as an Export that grants nobody anything, so that it
+//! can be seen why.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use adit_config::cluster::{AppProtocols, ClusterConfig, ExportRule, Services};
+use adit_core::name::{AppProtocol, ClusterName, PortName, ServiceName};
+use adit_core::policy::{Grant, WorkloadPattern};
+use adit_core::snapshot::{Class, Hop};
+use k8s_openapi::api::core::v1::Service;
+
+use super::world::{Said, World, service_ref, tcp_ports, unusable};
+use crate::api::{self, ExportPort, ExportSpec, annotation};
+
+/// One export, as it should stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Resolved {
+    pub(super) spec: ExportSpec,
+    pub(super) verdict: Verdict,
+}
+
+/// Whether something is as it was meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) good: bool,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+impl Verdict {
+    pub(super) fn good(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { good: true, reason, message: message.into() }
+    }
+
+    pub(super) fn bad(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { good: false, reason, message: message.into() }
+    }
+}
+
+/// All exports by Service, and what annotations ask for and may not.
+pub(super) struct Exports {
+    pub(super) all: BTreeMap<ServiceName, Resolved>,
+    pub(super) refused: BTreeMap<ServiceName, String>,
+}
+
+/// Resolves them. `imported` are Services that stand for another cluster's: they are never exported.
+pub(super) fn resolve(
+    config: &ClusterConfig,
+    world: &World,
+    imported: &BTreeSet<ServiceName>,
+) -> Exports {
+    let mut exports = Exports { all: BTreeMap::new(), refused: BTreeMap::new() };
+    for (service, offer) in offers(config, world, &mut exports.refused) {
+        let resolved = offer.resolve(&service, world, imported.contains(&service));
+        exports.all.insert(service, resolved);
+    }
+    exports
+}
+
+/// The Services that somebody wants to export, whether or not they can be.
+pub(super) fn wanted(config: &ClusterConfig, world: &World) -> BTreeMap<ServiceName, Strength> {
+    let offers = offers(config, world, &mut BTreeMap::new());
+    offers.into_iter().map(|(service, offer)| (service, offer.strength)).collect()
+}
+
+/// How plainly an export was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strength {
+    /// By name in the configuration.
+    Named,
+    /// By labels or an annotation.
+    Implied,
+}
+
+struct Offer {
+    strength: Strength,
+    allow: Vec<Grant>,
+    protocols: AppProtocols,
+    rule: Option<ExportRule>,
+    trouble: Option<String>,
+}
+
+fn offers(
+    config: &ClusterConfig,
+    world: &World,
+    refused: &mut BTreeMap<ServiceName, String>,
+) -> BTreeMap<ServiceName, Offer> {
+    let mut offers = BTreeMap::new();
+    for rule in &config.exports {
+        if let Services::Named(service) = &rule.services {
+            offers.entry(service.clone()).or_insert_with(|| Offer::of(rule, Strength::Named));
+        }
+    }
+    for service in world.services.keys() {
+        if offers.contains_key(service) {
+            continue;
+        }
+        let said = world.said_of(service);
+        if let Some(rule) = config.exports.iter().find(|rule| selects(rule, service, said)) {
+            offers.insert(service.clone(), Offer::of(rule, Strength::Implied));
+        } else if let Some(asked) = said.annotation(annotation::EXPORT) {
+            match annotated(config, service, asked, said) {
+                Ok(offer) => drop(offers.insert(service.clone(), offer)),
+                Err(why) => drop(refused.insert(service.clone(), why)),
+            }
+        }
+    }
+    offers
+}
+
+fn selects(rule: &ExportRule, service: &ServiceName, said: Said<'_>) -> bool {
+    match &rule.services {
+        Services::Named(_) => false,
+        Services::Selected { namespaces, labels } => {
+            namespaces.iter().any(|n| n.matches(&service.namespace)) && said.has_labels(labels)
+        }
+    }
+}
+
+/// What annotations ask for, cut down to what the namespace may.
+fn annotated(
+    config: &ClusterConfig,
+    service: &ServiceName,
+    asked: &str,
+    said: Said<'_>,
+) -> Result<Offer, String> {
+    let namespace = &service.namespace;
+    let mine = config.opt_in.iter().filter(|o| o.namespaces.iter().any(|n| n.matches(namespace)));
+    let open: BTreeSet<&ClusterName> = mine.flat_map(|o| &o.export_to).collect();
+    let mut trouble = Vec::new();
+    let mut to = BTreeSet::new();
+    for name in items(asked) {
+        match name.parse::<ClusterName>() {
+            Ok(cluster) if open.contains(&cluster) => drop(to.insert(cluster)),
+            Ok(cluster) => trouble.push(format!(
+                "namespace {namespace} may not export to {cluster} by annotation (optIn.exportTo)"
+            )),
+            Err(error) => trouble.push(format!("{}: {error}", annotation::EXPORT)),
+        }
+    }
+    if to.is_empty() {
+        return Err(trouble.join("; "));
+    }
+    let mut allow = Vec::new();
+    for entry in said.annotation(annotation::ALLOW).into_iter().flat_map(items) {
+        match grant(entry) {
+            Ok(grant) if to.contains(&grant.cluster) => allow.push(grant),
+            Ok(grant) => trouble.push(format!(
+                "{}: {entry}: it is not exported to {}",
+                annotation::ALLOW,
+                grant.cluster
+            )),
+            Err(error) => trouble.push(format!("{}: {entry}: {error}", annotation::ALLOW)),
+        }
+    }
+    let protocols =
+        said.annotation(annotation::APP_PROTOCOL).map_or(Ok(AppProtocols::Own), |text| {
+            protocols(text).map_err(|error| format!("{}: {error}", annotation::APP_PROTOCOL))
+        });
+    let protocols = protocols.unwrap_or_else(|error| {
+        trouble.push(error);
+        AppProtocols::Own
+    });
+    let trouble = (!trouble.is_empty()).then(|| trouble.join("; "));
+    Ok(Offer { strength: Strength::Implied, allow, protocols, rule: None, trouble })
+}
+
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// `CLUSTER/NAMESPACE/SERVICEACCOUNT`.
+fn grant(text: &str) -> Result<Grant, String> {
+    let mut parts = text.split('/');
+    let (Some(cluster), Some(namespace), Some(account), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err("write CLUSTER/NAMESPACE/SERVICEACCOUNT".into());
+    };
+    let workloads = WorkloadPattern {
+        namespace: namespace.parse().map_err(text_of)?,
+        service_account: account.parse().map_err(text_of)?,
+    };
+    Ok(Grant { cluster: cluster.parse().map_err(text_of)?, workloads })
+}
+
+/// `PORT=VALUE,…`, or one value for all.
+fn protocols(text: &str) -> Result<AppProtocols, String> {
+    if !text.contains('=') {
+        return text.trim().parse().map(AppProtocols::All).map_err(text_of);
+    }
+    let mut ports = BTreeMap::new();
+    for item in items(text) {
+        let (port, value) = item.split_once('=').ok_or("write PORTNAME=VALUE")?;
+        let port: PortName = port.trim().parse().map_err(text_of)?;
+        ports.insert(port, value.trim().parse().map_err(text_of)?);
+    }
+    Ok(AppProtocols::Ports(ports))
+}
+
+fn text_of(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+impl Offer {
+    fn of(rule: &ExportRule, strength: Strength) -> Self {
+        Self {
+            strength,
+            allow: rule.allow.clone(),
+            protocols: rule.app_protocol.clone(),
+            rule: Some(rule.clone()),
+            trouble: None,
+        }
+    }
+
+    fn resolve(&self, service: &ServiceName, world: &World, imported: bool) -> Resolved {
+        let object = world.services.get(service);
+        let ports = offered(service, object.map(|o| &**o), imported, &self.protocols);
+        let (ports, verdict) = match ports {
+            Err(verdict) => (Vec::new(), verdict),
+            Ok(ports) => {
+                let note = match (&self.trouble, self.allow.is_empty()) {
+                    (Some(trouble), _) => Verdict::bad("BadAnnotation", trouble),
+                    (None, true) => Verdict::good(
+                        "NobodyAllowed",
+                        format!("{service} is exported, and no grant lets anybody use it"),
+                    ),
+                    (None, false) => Verdict::good("Exported", format!("{service} is exported")),
+                };
+                (ports, note)
+            }
+        };
+        let rule = self.rule.as_ref();
+        // What has no port must not be announced either.
+        let allow = if ports.is_empty() { Vec::new() } else { self.allow.clone() };
+        let spec = ExportSpec {
+            service: service_ref(service),
+            ports,
+            allow: allow.iter().map(api_grant).collect(),
+            hop: rule.filter(|r| r.hop == Hop::SameNode).map(|_| "sameNode".into()),
+            class: rule.filter(|r| r.class == Class::Bulk).map(|_| "bulk".into()),
+            replay: rule.is_some_and(|r| r.replay),
+            probe_ms: rule
+                .and_then(|r| r.probe)
+                .map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)),
+        };
+        Resolved { spec, verdict }
+    }
+}
+
+/// The ports under which a Service can be offered.
+fn offered(
+    service: &ServiceName,
+    object: Option<&Service>,
+    imported: bool,
+    protocols: &AppProtocols,
+) -> Result<Vec<ExportPort>, Verdict> {
+    let object = object
+        .ok_or_else(|| Verdict::bad("NoService", format!("there is no Service {service}")))?;
+    if imported {
+        let message =
+            format!("{service} stands for another cluster's Service, and is not passed on");
+        return Err(Verdict::bad("Imported", message));
+    }
+    if let Some(why) = unusable(object) {
+        let message = format!("{service} cannot be exported: {why}");
+        return Err(Verdict::bad("UnsupportedService", message));
+    }
+    let ports: Vec<ExportPort> = tcp_ports(object)
+        .filter_map(|port| {
+            let name: PortName = port.name.as_deref().unwrap_or_default().parse().ok()?;
+            let own = port.app_protocol.as_deref().and_then(|p| p.parse::<AppProtocol>().ok());
+            let told = match protocols {
+                AppProtocols::Own => None,
+                AppProtocols::All(protocol) => Some(protocol.clone()),
+                AppProtocols::Ports(ports) => ports.get(&name).cloned(),
+            };
+            Some(ExportPort {
+                name: name.to_string(),
+                number: u16::try_from(port.port).ok()?,
+                app_protocol: own.or(told).map(|p| p.to_string()),
+            })
+        })
+        .collect();
+    if ports.is_empty() {
+        let message = format!("{service} has no TCP port, and only TCP is carried");
+        return Err(Verdict::bad("NoTcpPort", message));
+    }
+    Ok(ports)
+}
+
+fn api_grant(grant: &Grant) -> api::Grant {
+    api::Grant { cluster: grant.cluster.to_string(), workloads: api_workloads(&grant.workloads) }
+}
+
+/// As it stands in our objects.
+pub(super) fn api_workloads(pattern: &WorkloadPattern) -> api::Workloads {
+    api::Workloads {
+        namespace: pattern.namespace.to_string(),
+        service_account: pattern.service_account.to_string(),
+    }
+}

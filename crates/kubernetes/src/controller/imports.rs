@@ -1,0 +1,173 @@
+//! Which Services of linked clusters are imported, and why.
+//!
+//! A rule that names a Service counts more than an annotation, and either counts more than what a link
+//! imports by itself. Of several links that would import one Service by themselves, the first by name does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use adit_config::cluster::{ClusterConfig, ClusterLink};
+use adit_core::name::{ClusterName, ServiceName};
+use adit_core::snapshot::PeerExport;
+
+use super::Peers;
+use super::exports::{Strength, api_workloads};
+use super::world::World;
+use crate::api::{Workloads, annotation};
+
+/// One import, as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// The exporting cluster.
+    pub(super) from: ClusterName,
+    /// Who may use it.
+    pub(super) allow: Vec<Workloads>,
+    /// Whether it gets a Service where there is none.
+    pub(super) create_service: bool,
+    /// Other clusters that would be imported from as well.
+    pub(super) others: Vec<ClusterName>,
+}
+
+/// All imports by Service, and what annotations ask for and may not.
+#[derive(Debug, Default)]
+pub(super) struct Imports {
+    pub(super) all: BTreeMap<ServiceName, Wanted>,
+    pub(super) refused: BTreeMap<ServiceName, String>,
+    /// Services that may be imported once it is known that nobody here serves them.
+    pub(super) candidates: BTreeSet<ServiceName>,
+}
+
+/// Decides. `exported` are the Services of this cluster that somebody wants to export.
+pub(super) fn decide(
+    config: &ClusterConfig,
+    world: &World,
+    peers: &Peers,
+    exported: &BTreeMap<ServiceName, Strength>,
+) -> Imports {
+    let mut imports = Imports::default();
+    for rule in &config.imports {
+        let own = || vec![everybody_in(&rule.service)];
+        let allow = rule.allow.as_ref().map_or_else(own, |a| a.iter().map(api_workloads).collect());
+        let wanted = Wanted {
+            from: rule.from.clone(),
+            allow,
+            create_service: rule.create_service,
+            others: Vec::new(),
+        };
+        imports.all.entry(rule.service.clone()).or_insert(wanted);
+    }
+    for service in world.services.keys() {
+        let given_away = exported.get(service) == Some(&Strength::Named);
+        if given_away || imports.all.contains_key(service) {
+            continue;
+        }
+        let Some(asked) = world.said_of(service).annotation(annotation::IMPORT_FROM) else {
+            continue;
+        };
+        match annotated(config, service, asked.trim()) {
+            Ok(wanted) => drop(imports.all.insert(service.clone(), wanted)),
+            Err(why) => drop(imports.refused.insert(service.clone(), why)),
+        }
+    }
+    let named: BTreeSet<ServiceName> = imports.all.keys().cloned().collect();
+    let mut links: Vec<&ClusterLink> = config.links.iter().collect();
+    links.sort_by(|a, b| a.cluster.cmp(&b.cluster));
+    for link in links {
+        for service in automatic(link, world, peers, exported, &mut imports.candidates) {
+            if named.contains(&service) {
+                continue;
+            }
+            let wanted = imports.all.entry(service.clone()).or_insert_with(|| Wanted {
+                from: link.cluster.clone(),
+                allow: vec![everybody_in(&service)],
+                create_service: link.create_services,
+                others: Vec::new(),
+            });
+            if wanted.from != link.cluster {
+                wanted.others.push(link.cluster.clone());
+            }
+        }
+    }
+    imports
+}
+
+fn annotated(config: &ClusterConfig, service: &ServiceName, asked: &str) -> Result<Wanted, String> {
+    let from: ClusterName =
+        asked.parse().map_err(|error| format!("{}: {error}", annotation::IMPORT_FROM))?;
+    let namespace = &service.namespace;
+    let mine = |o: &&_| opened(o, service);
+    if !config.opt_in.iter().filter(mine).any(|o| o.import_from.contains(&from)) {
+        return Err(format!(
+            "namespace {namespace} may not import from {from} by annotation (optIn.importFrom)"
+        ));
+    }
+    let allow = vec![everybody_in(service)];
+    Ok(Wanted { from, allow, create_service: false, others: Vec::new() })
+}
+
+fn opened(opt_in: &adit_config::cluster::OptIn, service: &ServiceName) -> bool {
+    opt_in.namespaces.iter().any(|n| n.matches(&service.namespace))
+}
+
+/// What a link imports by itself: what is exported to us in its namespaces, for Services that wait for it.
+/// While that cluster cannot be heard, what was imported from it stays.
+fn automatic(
+    link: &ClusterLink,
+    world: &World,
+    peers: &Peers,
+    exported: &BTreeMap<ServiceName, Strength>,
+    candidates: &mut BTreeSet<ServiceName>,
+) -> BTreeSet<ServiceName> {
+    if link.import.is_empty() {
+        return BTreeSet::new();
+    }
+    let fits = |s: &ServiceName| link.import.iter().any(|n| n.matches(&s.namespace));
+    let imported = |service: &ServiceName| {
+        let import = world.imports.get(&super::world::service_ref(service).object_name());
+        import.is_some_and(|i| i.spec.from == link.cluster.as_str() && i.spec.released_at.is_none())
+    };
+    let heard = peers.clusters.get(&link.cluster).filter(|heard| heard.live && peers.reporting);
+    let Some(heard) = heard else {
+        let names = world.imports.values().filter_map(|import| {
+            let service = &import.spec.service;
+            format!("{}/{}", service.namespace, service.name).parse::<ServiceName>().ok()
+        });
+        return names.filter(|s| fits(s) && imported(s)).collect();
+    };
+    let offered = || heard.view.exports.iter().filter(|(service, _)| fits(service));
+    candidates
+        .extend(offered().map(|(s, _)| s).filter(|s| world.services.contains_key(*s)).cloned());
+    offered()
+        .filter(|(service, export)| {
+            imported(service) || may_begin(link, world, service, export, exported)
+        })
+        .map(|(service, _)| service.clone())
+        .collect()
+}
+
+/// Whether a Service that is not imported yet may be, without anybody having named it.
+fn may_begin(
+    link: &ClusterLink,
+    world: &World,
+    service: &ServiceName,
+    export: &PeerExport,
+    exported: &BTreeMap<ServiceName, Strength>,
+) -> bool {
+    // Two clusters that export one Service by the same labels would take turns while it has no backend in
+    // either: the one that has a backend is the one to import from.
+    let ready = || export.ports.iter().any(|p| p.ready.values().any(|n| *n > 0));
+    let ours_to_give = match exported.get(service) {
+        Some(Strength::Named) => true,
+        Some(Strength::Implied) => !ready(),
+        None => false,
+    };
+    let waits = if world.services.contains_key(service) {
+        world.known.contains(service.name()) && !world.served.contains(service)
+    } else {
+        link.create_services && world.namespaces.contains(service.namespace.as_str())
+    };
+    waits && !ours_to_give
+}
+
+fn everybody_in(service: &ServiceName) -> Workloads {
+    Workloads { namespace: service.namespace.to_string(), service_account: "*".into() }
+}

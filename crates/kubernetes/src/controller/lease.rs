@@ -1,0 +1,184 @@
+//! One controller at a time: a Lease.
+//!
+//! A holder believes that it holds for [`TRUST`] from the moment at which it began a renewal that worked,
+//! which is shorter than anybody else waits ([`LEASE`]) by more than one write may take; so two never write
+//! at once, however slow the API server answers. Others' clocks are not believed: a lease has run out when
+//! we saw it unchanged for its whole length.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::api::CONTROLLER;
+
+/// How long others wait for a holder that is silent.
+pub(super) const LEASE: Duration = Duration::from_secs(15);
+/// How long a holder believes in its last renewal.
+const TRUST: Duration = Duration::from_secs(10);
+/// How often it renews.
+const RENEW: Duration = Duration::from_secs(3);
+/// How often others look.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long one request may take, for the lease or for a write.
+pub(super) const REQUEST: Duration = Duration::from_secs(4);
+
+/// One who wants the lease.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    api: Api<Lease>,
+    identity: String,
+    until: Mutex<Option<Instant>>,
+}
+
+impl Candidate {
+    pub(super) fn new(api: Api<Lease>, identity: String) -> Self {
+        Self { api, identity, until: Mutex::new(None) }
+    }
+
+    /// Whether we hold it now. To be asked before each write.
+    pub(super) fn is_held(&self) -> bool {
+        self.until().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Waits until we hold it.
+    pub(super) async fn acquire(&self) {
+        let mut seen: Option<(LeaseSpec, Instant)> = None;
+        loop {
+            match self.try_acquire(&mut seen).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "the lease could not be asked for"),
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Keeps it; returns when it is lost.
+    pub(super) async fn keep(&self) {
+        loop {
+            sleep(RENEW).await;
+            if let Err(error) = self.renew().await {
+                tracing::debug!(%error, "the lease could not be renewed");
+            }
+            if !self.is_held() {
+                return;
+            }
+        }
+    }
+
+    /// Gives it back, so that another need not wait.
+    pub(super) async fn release(&self) {
+        let held = self.is_held();
+        self.set(None);
+        let released = async {
+            let Some(mut lease) = self.api.get_opt(CONTROLLER).await? else { return Ok(()) };
+            if lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref())
+                == Some(&self.identity)
+            {
+                let spec = lease.spec.get_or_insert_default();
+                spec.holder_identity = Some(String::new());
+                spec.lease_duration_seconds = Some(1);
+                self.api.replace(CONTROLLER, &PostParams::default(), &lease).await?;
+            }
+            Ok::<_, kube::Error>(())
+        };
+        if held && !matches!(timeout(REQUEST, released).await, Ok(Ok(()))) {
+            tracing::debug!("the lease could not be given back, others wait until it runs out");
+        }
+    }
+
+    async fn try_acquire(
+        &self,
+        seen: &mut Option<(LeaseSpec, Instant)>,
+    ) -> Result<bool, kube::Error> {
+        let now = Instant::now();
+        let lease = within(self.api.get_opt(CONTROLLER)).await?;
+        let spec = lease.as_ref().and_then(|l| l.spec.clone()).unwrap_or_default();
+        let holder = spec.holder_identity.clone().unwrap_or_default();
+        if !holder.is_empty() && holder != self.identity {
+            let length = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
+            let length = length.map_or(LEASE, Duration::from_secs);
+            match seen {
+                Some((before, since)) if *before == spec => {
+                    if now.duration_since(*since) <= length {
+                        return Ok(false);
+                    }
+                }
+                Some(_) | None => {
+                    *seen = Some((spec, now));
+                    return Ok(false);
+                }
+            }
+        }
+        self.write(lease, now).await
+    }
+
+    async fn renew(&self) -> Result<(), kube::Error> {
+        let now = Instant::now();
+        let lease = within(self.api.get_opt(CONTROLLER)).await?;
+        let holder = lease.as_ref().and_then(|l| l.spec.as_ref()?.holder_identity.as_deref());
+        if holder.is_some_and(|h| h != self.identity) {
+            self.set(None);
+            return Ok(());
+        }
+        self.write(lease, now).await.map(drop)
+    }
+
+    /// Writes ourselves into the lease as it was read; not if it has changed since.
+    async fn write(&self, lease: Option<Lease>, began: Instant) -> Result<bool, kube::Error> {
+        let now = MicroTime(Timestamp::now());
+        let exists = lease.is_some();
+        let mut lease = lease.unwrap_or_else(|| Lease {
+            metadata: ObjectMeta { name: Some(CONTROLLER.into()), ..ObjectMeta::default() },
+            spec: None,
+        });
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_ref() != Some(&self.identity) {
+            spec.holder_identity = Some(self.identity.clone());
+            spec.acquire_time = Some(now.clone());
+            spec.lease_transitions =
+                Some(spec.lease_transitions.map_or(0, |n| n.saturating_add(1)));
+        }
+        spec.lease_duration_seconds = i32::try_from(LEASE.as_secs()).ok();
+        spec.renew_time = Some(now);
+        let params = PostParams::default();
+        let written = if exists {
+            within(self.api.replace(CONTROLLER, &params, &lease)).await
+        } else {
+            within(self.api.create(&params, &lease)).await
+        };
+        match written {
+            Ok(_) => {
+                self.set(Some(began + TRUST));
+                Ok(true)
+            }
+            // Somebody else was first.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn until(&self) -> Option<Instant> {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, until: Option<Instant>) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+}
+
+/// What comes of a request, unless it takes too long.
+pub(super) async fn within<T>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    timeout(REQUEST, request).await.unwrap_or_else(|_| {
+        let silent =
+            std::io::Error::new(std::io::ErrorKind::TimedOut, "the API server did not answer");
+        Err(kube::Error::Service(silent.into()))
+    })
+}

@@ -1,0 +1,180 @@
+//! What has to be written, so that the cluster stands as the configuration and our nodes say.
+//!
+//! A function of the [`World`] and of what is remembered in [`Memory`]; where all stands as it should it
+//! writes nothing. An object that depends on another is planned only once that one is stored: who writes a
+//! plan may write it in any order, or in part, and a controller that dies between two writes leaves nothing
+//! that contradicts itself.
+
+mod export;
+mod import;
+mod link;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use adit_config::cluster::ClusterConfig;
+use adit_core::name::{ClusterName, ServiceName};
+use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+use tokio::time::Instant;
+
+use super::readiness::Steady;
+use super::world::World;
+use super::{Peers, exports, imports};
+use crate::api::{Export, Import, Link};
+
+/// What a plan is made from, beside the world.
+#[derive(Debug)]
+pub(super) struct Now<'a> {
+    pub(super) config: &'a ClusterConfig,
+    /// What is wrong with the configuration as it is written; `config` is the last that was good.
+    pub(super) trouble: Option<&'a str>,
+    pub(super) peers: &'a Peers,
+    pub(super) at: Instant,
+    pub(super) clock: Timestamp,
+}
+
+impl Now<'_> {
+    /// The time as it stands in objects, in whole seconds.
+    pub(super) fn text(&self) -> String {
+        Timestamp::from_second(self.clock.as_second()).unwrap_or(self.clock).to_string()
+    }
+}
+
+/// What has been seen before.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    imports: BTreeMap<(ServiceName, ClusterName), Steady>,
+    links: BTreeMap<ClusterName, Steady>,
+}
+
+/// One write.
+#[derive(Debug, Clone)]
+pub(super) enum Change<K> {
+    Create(Box<K>),
+    Replace(Box<K>),
+    Status(Box<K>),
+    Delete(Arc<K>),
+}
+
+impl<K: Resource<DynamicType = ()>> Change<K> {
+    /// The kind, namespace and name of what is written.
+    pub(super) fn key(&self) -> Key {
+        let object: &K = match self {
+            Self::Create(object) | Self::Replace(object) | Self::Status(object) => object,
+            Self::Delete(object) => object,
+        };
+        let kind = K::kind(&()).into_owned();
+        Key { kind, namespace: object.namespace(), name: object.name_any() }
+    }
+}
+
+/// What a write is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) kind: String,
+    pub(super) namespace: Option<String>,
+    pub(super) name: String,
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ", self.kind)?;
+        self.namespace.iter().try_for_each(|n| write!(f, "{n}/"))?;
+        f.write_str(&self.name)
+    }
+}
+
+/// A write of any kind.
+#[derive(Debug, Clone)]
+pub(super) enum Write {
+    Service(Change<Service>),
+    Slice(Change<EndpointSlice>),
+    Import(Change<Import>),
+    Export(Change<Export>),
+    Link(Change<Link>),
+}
+
+impl Write {
+    pub(super) fn key(&self) -> Key {
+        match self {
+            Self::Service(change) => change.key(),
+            Self::Slice(change) => change.key(),
+            Self::Import(change) => change.key(),
+            Self::Export(change) => change.key(),
+            Self::Link(change) => change.key(),
+        }
+    }
+}
+
+/// Something that an operator must know of an object.
+#[derive(Debug, Clone)]
+pub(super) struct Complaint {
+    pub(super) about: ObjectReference,
+    pub(super) reason: String,
+    pub(super) note: String,
+}
+
+/// All that is to be done.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) writes: Vec<Write>,
+    pub(super) complaints: Vec<Complaint>,
+    /// When to look again though nothing changes.
+    pub(super) wake: Option<Instant>,
+    /// The Services of which it matters whether somebody here serves them.
+    pub(super) watched: BTreeSet<ServiceName>,
+}
+
+impl Plan {
+    fn wake_at(&mut self, at: Option<Instant>) {
+        self.wake = self.wake.into_iter().chain(at).min();
+    }
+
+    fn complain(&mut self, about: ObjectReference, reason: &str, note: &str) {
+        self.complaints.push(Complaint { about, reason: reason.into(), note: note.into() });
+    }
+}
+
+/// Makes the plan.
+pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
+    let mut plan = Plan::default();
+    let exported = exports::wanted(now.config, world);
+    let imports = imports::decide(now.config, world, now.peers, &exported);
+    let mut not_ours_to_give: BTreeSet<_> = imports.all.keys().cloned().collect();
+    plan.watched = &not_ours_to_give | &imports.candidates;
+    not_ours_to_give.extend(world.slices.values().filter_map(|s| World::service_of(s)));
+    let exports = exports::resolve(now.config, world, &not_ours_to_give);
+
+    link::plan(world, now, memory, &mut plan);
+    export::plan(world, now, &exports.all, &mut plan);
+    import::plan(world, now, &imports.all, memory, &mut plan);
+    for (service, why) in exports.refused.iter().chain(&imports.refused) {
+        plan.complain(about_service(world, service), "NotPermitted", why);
+    }
+    plan
+}
+
+fn about_service(world: &World, service: &ServiceName) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Service".into()),
+        namespace: Some(service.namespace.to_string()),
+        name: Some(service.name().into()),
+        uid: world.services.get(service).and_then(|s| s.uid()),
+        ..ObjectReference::default()
+    }
+}
+
+/// The metadata of a cluster-scoped object of ours.
+fn ours(world: &World, name: &str) -> kube::core::ObjectMeta {
+    let (label, value) = crate::api::MANAGED_BY;
+    kube::core::ObjectMeta {
+        name: Some(name.into()),
+        labels: Some([(label.into(), value.into())].into()),
+        owner_references: world.owner.as_ref().map(|o| vec![o.clone()]),
+        ..kube::core::ObjectMeta::default()
+    }
+}

@@ -1,0 +1,388 @@
+//! Import objects, their stub Services and EndpointSlices.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use adit_config::cluster::Mode;
+use adit_core::name::ServiceName;
+use adit_core::snapshot::PeerExport;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointPort;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+
+use super::{Change, Memory, Now, Plan, Write, about_service, ours};
+use crate::api::{Import, ImportPort, ImportSpec, ImportStatus};
+use crate::controller::addresses::{self, Given, Pool};
+use crate::controller::exports::Verdict;
+use crate::controller::imports::Wanted;
+use crate::controller::readiness::Steady;
+use crate::controller::slices::{self, Behind};
+use crate::controller::world::{World, is_ours, service_ref};
+use crate::controller::{Peers, conditions};
+
+/// The most ports of one import.
+const MOST_PORTS: usize = 64;
+/// Where NodePorts begin: none of our ports may be among them.
+const FIRST_NODE_PORT: u16 = 30_000;
+/// How long the addresses of an import that ended rest.
+const REST: SignedDuration = SignedDuration::from_hours(24);
+
+pub(super) fn plan(
+    world: &World,
+    now: &Now<'_>,
+    wanted: &BTreeMap<ServiceName, Wanted>,
+    memory: &mut Memory,
+    plan: &mut Plan,
+) {
+    memory
+        .imports
+        .retain(|(service, from), _| wanted.get(service).is_some_and(|w| w.from == *from));
+    let (given, mut ports) = give(world, now, wanted);
+    let mut slices = BTreeSet::new();
+    let mut stubs = BTreeSet::new();
+    for (service, want) in wanted {
+        let name = service_ref(service).object_name();
+        let one = One {
+            world,
+            now,
+            service,
+            want,
+            stored: world.imports.get(&name),
+            given: given.get(&name).cloned().unwrap_or_default(),
+            ports: ports.remove(&name).unwrap_or_default(),
+            name,
+        };
+        if want.create_service {
+            stubs.insert(service);
+        }
+        one.plan(memory, plan, &mut slices);
+    }
+    for (service, object) in &world.services {
+        if is_ours(object) && !stubs.contains(service) {
+            plan.writes.push(Write::Service(Change::Delete(object.clone())));
+        }
+    }
+    for (key, slice) in &world.slices {
+        if !slices.contains(key) {
+            plan.writes.push(Write::Slice(Change::Delete(slice.clone())));
+        }
+    }
+    let kept: BTreeSet<String> = wanted.keys().map(|s| service_ref(s).object_name()).collect();
+    for (name, stored) in &world.imports {
+        if !kept.contains(name) {
+            plan.writes.extend(release(stored, now).map(Write::Import));
+        }
+    }
+}
+
+/// What becomes of an import that nobody wants any more.
+fn release(stored: &Arc<Import>, now: &Now<'_>) -> Option<Change<Import>> {
+    let since = stored.spec.released_at.as_ref().and_then(|t| t.parse::<Timestamp>().ok());
+    match since {
+        Some(since) if now.clock.duration_since(since) >= REST => {
+            Some(Change::Delete(stored.clone()))
+        }
+        Some(_) => None,
+        None => {
+            let mut object = (**stored).clone();
+            object.spec.released_at = Some(now.text());
+            Some(Change::Replace(Box::new(object)))
+        }
+    }
+}
+
+/// The addresses and ports of all imports.
+fn give(
+    world: &World,
+    now: &Now<'_>,
+    wanted: &BTreeMap<ServiceName, Wanted>,
+) -> (BTreeMap<String, Given>, BTreeMap<String, Vec<ImportPort>>) {
+    let network = &now.config.network;
+    let local = network.mode == Mode::LocalRange;
+    let held = |import: &Import| -> Vec<IpAddr> {
+        import.spec.addresses.iter().filter_map(|a| a.parse().ok()).collect()
+    };
+    let held: BTreeMap<String, Vec<IpAddr>> =
+        world.imports.iter().map(|(name, import)| (name.clone(), held(import))).collect();
+    let mut need = BTreeMap::new();
+    let mut ports = BTreeMap::new();
+    for (service, want) in wanted {
+        let name = service_ref(service).object_name();
+        let families = world.services.get(service).map(|s| slices::families(s));
+        let families = families.filter(|_| local).unwrap_or_default();
+        need.insert(name.clone(), families);
+        ports.insert(name.clone(), ports_of(world.imports.get(&name), now, service, want));
+    }
+    let pools = (Pool::v4(network.range), Pool::v6(network.range6));
+    let given = if local {
+        addresses::give(pools, &held, &need)
+    } else {
+        need.keys().map(|name| (name.clone(), Given::default())).collect()
+    };
+    if local {
+        for ports in ports.values_mut() {
+            for (n, port) in (0..).zip(ports) {
+                port.listen = network.listener_port.saturating_add(n);
+            }
+        }
+    } else {
+        let held = world.imports.iter().map(|(name, import)| {
+            (name.clone(), import.spec.ports.iter().map(|p| p.listen).collect())
+        });
+        let count = ports.iter().map(|(name, ports)| (name.clone(), ports.len())).collect();
+        let bounds = (network.listener_port, FIRST_NODE_PORT);
+        let mut listen = addresses::give_ports(bounds, &held.collect(), &count);
+        for (name, ports) in &mut ports {
+            let mine = listen.remove(name).unwrap_or_default();
+            ports.truncate(mine.len());
+            for (port, listen) in ports.iter_mut().zip(mine) {
+                port.listen = listen;
+            }
+        }
+    }
+    (given, ports)
+}
+
+/// The ports as the exporting side tells them; as it told them last where it does not now.
+fn ports_of(
+    stored: Option<&Arc<Import>>,
+    now: &Now<'_>,
+    service: &ServiceName,
+    want: &Wanted,
+) -> Vec<ImportPort> {
+    let Some(export) = told(now.peers, service, want) else {
+        let same = stored.filter(|import| import.spec.from == want.from.as_str());
+        return same.map(|import| import.spec.ports.clone()).unwrap_or_default();
+    };
+    let port = |port: &adit_core::snapshot::PeerPort| ImportPort {
+        name: port.name.to_string(),
+        number: port.number,
+        app_protocol: port.app_protocol.as_ref().map(ToString::to_string),
+        listen: 0,
+    };
+    export.ports.iter().take(MOST_PORTS).map(port).collect()
+}
+
+/// The export as it was heard; none where its cluster cannot be heard now, or does not export it.
+fn told<'a>(peers: &'a Peers, service: &ServiceName, want: &Wanted) -> Option<&'a PeerExport> {
+    let heard = peers.clusters.get(&want.from).filter(|h| h.live && peers.reporting)?;
+    heard.view.exports.get(service).map(|export| &**export)
+}
+
+/// One import and all that belongs to it.
+struct One<'a> {
+    world: &'a World,
+    now: &'a Now<'a>,
+    service: &'a ServiceName,
+    want: &'a Wanted,
+    stored: Option<&'a Arc<Import>>,
+    given: Given,
+    ports: Vec<ImportPort>,
+    name: String,
+}
+
+impl One<'_> {
+    fn plan(self, memory: &mut Memory, plan: &mut Plan, kept: &mut BTreeSet<(String, String)>) {
+        let stub = self.world.services.get(self.service);
+        self.plan_stub(stub, plan);
+        let spec = ImportSpec {
+            service: service_ref(self.service),
+            from: self.want.from.to_string(),
+            addresses: self.given.addresses.iter().map(ToString::to_string).collect(),
+            ports: self.ports.clone(),
+            allow: self.want.allow.clone(),
+            released_at: None,
+        };
+        let verdict = self.verdict(memory, plan);
+        let filled = stub.map(|stub| slices::slice_ports(stub, &self.ports)).unwrap_or_default();
+        let blocked = self.blocked(stub, &filled);
+        let Some(stored) = self.stored.filter(|stored| stored.spec == spec) else {
+            // Its slices wait until its addresses are on record, and stay as they are until then.
+            self.keep_slices(kept);
+            let change = match self.stored {
+                Some(stored) => Change::Replace(Box::new(Import { spec, ..(**stored).clone() })),
+                None => {
+                    let metadata = ours(self.world, &self.name);
+                    Change::Create(Box::new(Import { metadata, spec, status: None }))
+                }
+            };
+            plan.writes.push(Write::Import(change));
+            return;
+        };
+        if !self.world.known.contains(self.service.name()) {
+            self.keep_slices(kept);
+        } else if let (Some(stub), None) = (stub, &blocked) {
+            self.plan_slices(stub, &filled, self.is_ready(memory), plan, kept);
+        }
+        if let Some(blocked) = &blocked {
+            let about = about_service(self.world, self.service);
+            plan.complain(about, blocked.reason, &blocked.message);
+        }
+        self.plan_status(stored, blocked.or(verdict), plan);
+    }
+
+    fn plan_stub(&self, stub: Option<&Arc<Service>>, plan: &mut Plan) {
+        if !self.want.create_service || self.ports.is_empty() {
+            return;
+        }
+        let change = match stub {
+            None if self.world.namespaces.contains(self.service.namespace.as_str()) => {
+                let owner = self.world.owner.as_ref();
+                let stub = slices::stub(self.service, &self.want.from, &self.ports, owner);
+                Some(Change::Create(Box::new(stub)))
+            }
+            Some(stub) if is_ours(stub) => {
+                slices::corrected(stub, &self.ports).map(|s| Change::Replace(Box::new(s)))
+            }
+            None | Some(_) => None,
+        };
+        plan.writes.extend(change.map(Write::Service));
+    }
+
+    fn plan_slices(
+        &self,
+        stub: &Service,
+        ports: &[EndpointPort],
+        ready: bool,
+        plan: &mut Plan,
+        kept: &mut BTreeSet<(String, String)>,
+    ) {
+        let behind = match self.now.config.network.mode {
+            Mode::LocalRange => Behind::Local(&self.given.addresses),
+            Mode::NodeAddress => Behind::Nodes(&self.world.nodes),
+        };
+        let owner = self.world.owner.as_ref();
+        for slice in slices::slices(self.service, stub, ports, behind, ready, owner) {
+            let key = (slice.namespace().unwrap_or_default(), slice.name_any());
+            match self.world.slices.get(&key) {
+                None => plan.writes.push(Write::Slice(Change::Create(Box::new(slice)))),
+                Some(stored) if slices::same(stored, &slice) => {}
+                // The family of a slice cannot be changed.
+                Some(stored) if stored.address_type != slice.address_type => continue,
+                Some(stored) => {
+                    let mut fixed = slice;
+                    fixed.metadata.resource_version = stored.resource_version();
+                    plan.writes.push(Write::Slice(Change::Replace(Box::new(fixed))));
+                }
+            }
+            kept.insert(key);
+        }
+    }
+
+    fn keep_slices(&self, kept: &mut BTreeSet<(String, String)>) {
+        let namespace = self.service.namespace.as_str();
+        let names = slices::NAMES.map(|suffix| format!("{}{suffix}", self.service.name()));
+        kept.extend(names.map(|name| (namespace.to_owned(), name)));
+    }
+
+    fn plan_status(&self, stored: &Import, verdict: Option<Verdict>, plan: &mut Plan) {
+        let before = stored.status.as_ref().map_or(&[][..], |s| s.conditions.as_slice());
+        let generation = stored.metadata.generation;
+        let clock = self.now.text();
+        let mut fresh = before.to_vec();
+        if let Some(verdict) = verdict {
+            fresh = conditions::set(&fresh, "Ready", &verdict, generation, &clock);
+        }
+        if self.want.others.is_empty() {
+            fresh = conditions::clear(&fresh, "Conflict");
+        } else {
+            let others: Vec<&str> = self.want.others.iter().map(|c| c.as_str()).collect();
+            let message = format!(
+                "{} is imported from {}; {} would give it too (name one in imports)",
+                self.service,
+                self.want.from,
+                others.join(", ")
+            );
+            plan.complain(about_service(self.world, self.service), "SeveralClusters", &message);
+            let conflict = Verdict::good("SeveralClusters", message);
+            fresh = conditions::set(&fresh, "Conflict", &conflict, generation, &clock);
+        }
+        if fresh != before {
+            let status = Some(ImportStatus { conditions: fresh });
+            let object = Import { status, ..stored.clone() };
+            plan.writes.push(Write::Import(Change::Status(Box::new(object))));
+        }
+    }
+
+    fn is_ready(&self, memory: &Memory) -> bool {
+        memory
+            .imports
+            .get(&(self.service.clone(), self.want.from.clone()))
+            .is_some_and(Steady::value)
+    }
+
+    /// What stands in the way here, whatever the other side does.
+    fn blocked(&self, stub: Option<&Arc<Service>>, filled: &[EndpointPort]) -> Option<Verdict> {
+        let (service, from) = (self.service, &self.want.from);
+        if !self.now.config.links.iter().any(|l| l.cluster == *from) {
+            return Some(Verdict::bad("NotLinked", format!("there is no link to {from}")));
+        }
+        let Some(stub) = stub else {
+            if !self.world.namespaces.contains(service.namespace.as_str()) {
+                let message = format!("there is no namespace {}", service.namespace);
+                return Some(Verdict::bad("NoNamespace", message));
+            }
+            // Without its ports no Service can be made; what the other side says is the reason then.
+            let waits = self.want.create_service && self.ports.is_empty();
+            let message = format!("there is no Service {service}");
+            return (!waits).then(|| Verdict::bad("NoService", message));
+        };
+        if let Some(why) = slices::unfillable(stub) {
+            let message = format!("{service} cannot stand for an import: {why}");
+            return Some(Verdict::bad("UnsupportedService", message));
+        }
+        if self.world.served.contains(service) {
+            let message = format!("{service} has ready endpoints of its own");
+            return Some(Verdict::bad("ServiceHasOwnEndpoints", message));
+        }
+        if self.given.exhausted {
+            let message = "no address of the node-local range is free (network.range, range6)";
+            return Some(Verdict::bad("AddressesExhausted", message));
+        }
+        if filled.is_empty() && !self.ports.is_empty() {
+            let message = format!("{service} has no port that {from} exports, by name or number");
+            return Some(Verdict::bad("NoMatchingPort", message));
+        }
+        None
+    }
+
+    /// What the other side says; none where nobody tells and something was said before.
+    fn verdict(&self, memory: &mut Memory, plan: &mut Plan) -> Option<Verdict> {
+        let (service, from) = (self.service, &self.want.from);
+        let conditions = self.stored.and_then(|i| i.status.as_ref());
+        let before = conditions.and_then(|s| conditions::find(&s.conditions, "Ready"));
+        let before = before.filter(|_| {
+            let same =
+                |i: &&Arc<Import>| i.spec.released_at.is_none() && i.spec.from == from.as_str();
+            self.stored.filter(same).is_some()
+        });
+        let peers = self.now.peers;
+        let ready = told(peers, service, self.want)
+            .map(|e| e.ports.iter().any(|p| p.ready.values().any(|n| *n > 0)));
+        let seen = peers.reporting.then(|| ready == Some(true));
+        let steady = memory
+            .imports
+            .entry((service.clone(), from.clone()))
+            .or_insert_with(|| Steady::new(before.is_some_and(|c| c.status == "True")));
+        plan.wake_at(steady.see(seen, self.now.at));
+        if steady.value() {
+            return Some(Verdict::good("Ready", format!("{from} serves {service}")));
+        }
+        if seen.is_none() {
+            let message = "no node of ours has told what it hears yet";
+            return before.is_none().then(|| Verdict::bad("NotReporting", message));
+        }
+        let live = peers.clusters.get(from).is_some_and(|heard| heard.live);
+        Some(match (live, ready) {
+            (false, _) => Verdict::bad("LinkDown", format!("no node of ours hears {from}")),
+            (true, None) => {
+                Verdict::bad("NotExported", format!("{from} does not export {service} to us"))
+            }
+            (true, Some(_)) => {
+                Verdict::bad("NoBackend", format!("{from} has no ready backend of {service}"))
+            }
+        })
+    }
+}

@@ -1,0 +1,314 @@
+//! The rounds of an active controller: wait for a change, look at all, write what differs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_config::ClusterReport;
+use adit_config::cluster::ClusterConfig;
+use adit_core::name::NodeName;
+use adit_pki::UnixTime;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Client, ResourceExt};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::authority::{self, Ca};
+use super::events::Reporter;
+use super::lease::Candidate;
+use super::plan::{Complaint, Key, Memory, Now, plan};
+use super::stores::Stores;
+use super::write::{Failures, write};
+use super::{ControllerState, Observer, Peers, Phase, Settings, signer};
+use crate::api::{CA_SECRET, CONFIG_MAP, NAMESPACE};
+use crate::watches::{Bell, Selection};
+
+/// How long changes are gathered before a round begins.
+const GATHER: Duration = Duration::from_millis(50);
+/// A round begins after this time though nothing has changed: for what changes by time alone.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long the CA is not asked for again after it could not be used.
+const CA_PAUSE: Duration = Duration::from_secs(5);
+
+/// All that rounds know from one to the next.
+pub(super) struct Rounds<'a> {
+    client: Client,
+    bell: Bell,
+    /// End with the rounds.
+    _tasks: JoinSet<()>,
+    stores: Stores,
+    observer: watch::Sender<Option<Arc<Observer>>>,
+    peers: watch::Receiver<Arc<Peers>>,
+    state: &'a watch::Sender<ControllerState>,
+    config: Configuration,
+    ca: Option<Ca>,
+    memory: Memory,
+    writes: Failures,
+    answers: Failures,
+    reporter: Reporter,
+    /// The names that others' slices are asked for, and those that they are known of.
+    asked: Arc<BTreeSet<String>>,
+    known: Arc<BTreeSet<String>>,
+}
+
+/// The configuration as it was last good, and as it is written.
+#[derive(Debug, Default)]
+struct Configuration {
+    data: Option<BTreeMap<String, String>>,
+    good: Option<Arc<ClusterConfig>>,
+    unnamed: bool,
+    trouble: Option<String>,
+}
+
+impl Configuration {
+    /// Reads it again where it has changed.
+    fn read(&mut self, data: BTreeMap<String, String>) {
+        if self.data.as_ref() == Some(&data) {
+            return;
+        }
+        (self.unnamed, self.trouble) = match adit_config::parse_cluster(&data) {
+            Ok((config, report)) => {
+                for line in report.to_string().lines() {
+                    tracing::warn!("{line}");
+                }
+                self.good = Some(Arc::new(config));
+                (false, None)
+            }
+            Err(report) => (report.unnamed, Some(first_of(&report))),
+        };
+        self.data = Some(data);
+    }
+}
+
+fn first_of(report: &ClusterReport) -> String {
+    let mut errors = report.errors();
+    match errors.next() {
+        Some((fragment, problem)) => {
+            let more = match errors.count() {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            format!("{}: {problem}{more}", fragment.location(problem))
+        }
+        None => ClusterReport::UNNAMED.into(),
+    }
+}
+
+/// When the next round must begin at the latest, and whether it need not wait for more changes.
+struct Next {
+    at: Option<Instant>,
+    at_once: bool,
+}
+
+impl<'a> Rounds<'a> {
+    pub(super) fn new(
+        client: Client,
+        settings: &Settings,
+        observer: watch::Sender<Option<Arc<Observer>>>,
+        peers: watch::Receiver<Arc<Peers>>,
+        state: &'a watch::Sender<ControllerState>,
+    ) -> Self {
+        let bell = Bell::default();
+        let mut tasks = JoinSet::new();
+        let stores = Stores::watch(&client, &bell, &mut tasks);
+        let reporter = Reporter::new(client.clone(), settings.pod_name.clone());
+        Self {
+            client,
+            bell,
+            _tasks: tasks,
+            stores,
+            observer,
+            peers,
+            state,
+            config: Configuration::default(),
+            ca: None,
+            memory: Memory::default(),
+            writes: Failures::default(),
+            answers: Failures::default(),
+            reporter,
+            asked: Arc::default(),
+            known: Arc::default(),
+        }
+    }
+
+    /// Runs until dropped.
+    pub(super) async fn run(mut self, lease: &Candidate) {
+        let mut changed = self.bell.listen();
+        loop {
+            changed.borrow_and_update();
+            let now = Instant::now();
+            let next = self.round(lease).await;
+            if next.at_once {
+                continue;
+            }
+            let latest = next.at.map_or(now + IDLE, |at| at.min(now + IDLE));
+            tokio::select! {
+                _ = changed.changed() => sleep(GATHER).await,
+                heard = self.peers.changed() => match heard {
+                    Ok(()) => sleep(GATHER).await,
+                    // The process has stopped listening; it is about to end.
+                    Err(_) => sleep_until(latest).await,
+                },
+                () = sleep_until(latest) => {}
+            }
+        }
+    }
+
+    async fn round(&mut self, lease: &Candidate) -> Next {
+        let wait = |at| Next { at, at_once: false };
+        let unknown = self.stores.unknown();
+        if !unknown.is_empty() {
+            let stale = self.stores.stale().map(|why| format!(": {why}")).unwrap_or_default();
+            let trouble = format!("waiting for the API server's {}{stale}", unknown.join(", "));
+            self.tell(Phase::Reading, Some(trouble));
+            return wait(None);
+        }
+        let data = self.stores.config.get(Some(NAMESPACE), CONFIG_MAP);
+        self.config.read(data.and_then(|map| map.data.clone()).unwrap_or_default());
+        let mut complaints = Vec::new();
+        if let Some(trouble) = self.config.trouble.as_ref().filter(|_| !self.config.unnamed) {
+            complaints.push(about(CONFIG_MAP, "ConfigMap", "BadConfiguration", trouble));
+        }
+        let Some(config) = self.config.good.clone() else {
+            self.reporter.tell(&complaints).await;
+            self.tell(Phase::Waiting, self.config.trouble.clone());
+            return wait(None);
+        };
+        if !lease.is_held() {
+            return wait(Some(Instant::now() + GATHER));
+        }
+        let ca_trouble = self.authority(&config).await;
+        if let Some(trouble) = &ca_trouble {
+            complaints.push(about(CA_SECRET, "Secret", "UnusableCa", trouble));
+        }
+        let answered = self.sign(lease, &mut complaints).await;
+        self.publish(&config);
+
+        if self.stores.others.is_complete() {
+            self.known = self.asked.clone();
+        }
+        let world = self.stores.world(self.known.clone());
+        let peers = self.peers.borrow_and_update().clone();
+        let now = Now {
+            config: &config,
+            trouble: self.config.trouble.as_deref(),
+            peers: &peers,
+            at: Instant::now(),
+            clock: Timestamp::now(),
+        };
+        let plan = plan(&world, &now, &mut self.memory);
+        let names: BTreeSet<String> = plan.watched.iter().map(|s| s.name().to_owned()).collect();
+        if *self.asked != names {
+            self.stores.others.select(Selection::slices_of(names.iter().map(String::as_str)));
+            self.asked = Arc::new(names);
+        }
+        let failures = &mut self.writes;
+        let written = write(&self.client, &self.stores, lease, plan.writes, failures).await;
+        complaints.extend(plan.complaints);
+        self.reporter.tell(&complaints).await;
+        let trouble = ca_trouble.clone().or_else(|| self.config.trouble.clone());
+        let trouble = trouble.or_else(|| self.writes.worst()).or_else(|| self.stores.stale());
+        self.tell(Phase::Active, trouble);
+        let at = Instant::now();
+        let again = [
+            plan.wake,
+            self.writes.next(at),
+            self.answers.next(at),
+            ca_trouble.map(|_| at + CA_PAUSE),
+        ];
+        Next { at: again.into_iter().flatten().min(), at_once: written + answered > 0 }
+    }
+
+    /// Has the CA; says why not.
+    async fn authority(&mut self, config: &ClusterConfig) -> Option<String> {
+        let (domain, now) = (&config.trust_domain, UnixTime::now());
+        match Ca::current(self.ca.take(), &self.client, &self.stores, domain, now).await {
+            Ok(ca) => {
+                let ca = self.ca.insert(ca);
+                let published = authority::publish(&self.client, &self.stores, &ca.bundle).await;
+                published.err().map(|error| error.to_string())
+            }
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// Answers nodes' requests; returns how many were answered.
+    async fn sign(&mut self, lease: &Candidate, complaints: &mut Vec<Complaint>) -> usize {
+        let Some(ca) = &self.ca else { return 0 };
+        let requests = self.stores.requests.objects();
+        let open: Vec<_> = requests.into_iter().filter(|r| signer::is_open(r)).collect();
+        let key =
+            |name: String| Key { kind: "CertificateSigningRequest".into(), namespace: None, name };
+        self.answers.retain(|key| open.iter().any(|r| r.name_any() == key.name));
+        let mut answered = 0;
+        for request in open {
+            let key = key(request.name_any());
+            if !self.answers.allow(&key, Instant::now()) || !lease.is_held() {
+                continue;
+            }
+            let answer = signer::answer(&self.client, &self.stores, &ca.authority, &request).await;
+            answered += usize::from(answer.is_ok());
+            let result = answer.map(|refusal| {
+                if let Some(why) = refusal {
+                    let mut complaint = about(&key.name, &key.kind, "Denied", &why);
+                    complaint.about.api_version = Some("certificates.k8s.io/v1".into());
+                    complaint.about.namespace = None;
+                    complaints.push(complaint);
+                }
+            });
+            self.answers.note(key, result, Instant::now());
+        }
+        answered
+    }
+
+    /// Tells the process whom to listen to, where that has changed.
+    fn publish(&self, config: &Arc<ClusterConfig>) {
+        let fresh = self.ca.as_ref().map(|ca| {
+            let port = config.network.port;
+            let siblings = self.stores.nodes().into_iter().map(|(node, addresses)| {
+                (node, addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+            });
+            Arc::new(Observer {
+                config: config.clone(),
+                identity: ca.identity.clone(),
+                bundle: ca.bundle.clone(),
+                siblings: siblings.collect::<BTreeMap<NodeName, Vec<SocketAddr>>>(),
+            })
+        });
+        // What was published stays while the CA cannot be asked for.
+        let Some(fresh) = fresh else { return };
+        self.observer.send_if_modified(|now| {
+            let same = now.as_ref().is_some_and(|now| {
+                Arc::ptr_eq(&now.config, &fresh.config)
+                    && Arc::ptr_eq(&now.identity, &fresh.identity)
+                    && now.siblings == fresh.siblings
+            });
+            *now = Some(fresh);
+            !same
+        });
+    }
+
+    fn tell(&self, phase: Phase, trouble: Option<String>) {
+        let fresh = ControllerState { phase, trouble };
+        self.state.send_if_modified(|now| {
+            let differs = *now != fresh;
+            *now = fresh;
+            differs
+        });
+    }
+}
+
+/// A complaint about an object in our own namespace.
+fn about(name: &str, kind: &str, reason: &str, note: &str) -> Complaint {
+    let about = ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some(kind.into()),
+        namespace: Some(NAMESPACE.into()),
+        name: Some(name.into()),
+        ..ObjectReference::default()
+    };
+    Complaint { about, reason: reason.into(), note: note.into() }
+}

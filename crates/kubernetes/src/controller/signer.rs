@@ -1,0 +1,178 @@
+//! Nodes' certificates: each request is checked against the very pod that made it, then signed or denied.
+//!
+//! What a request says of itself is not believed. Who made it the API server wrote into it: the
+//! ServiceAccount, and the pod and node that its token is bound to; what that pod is, the API server says.
+
+use std::time::Duration;
+
+use adit_core::name::NodeName;
+use adit_pki::authority::{DEFAULT_TTL, IssuedCertificate, MIN_TTL};
+use adit_pki::{ClusterAuthority, UnixTime};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest as Request, CertificateSigningRequestCondition as Condition,
+};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
+
+use super::lease::within;
+use super::stores::Stores;
+use crate::api::{NAMESPACE, NODE, SIGNER};
+
+/// The shortest life that a request may ask for: Kubernetes' own bound.
+const SHORTEST: Duration = Duration::from_secs(600);
+
+/// Who made a request, as the API server says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claims {
+    pub(super) node: NodeName,
+    pub(super) pod: String,
+    pub(super) uid: String,
+}
+
+/// Whether a request still waits for us.
+pub(super) fn is_open(request: &Request) -> bool {
+    let status = request.status.as_ref();
+    let certificate = status.and_then(|s| s.certificate.as_ref()).is_some_and(|c| !c.0.is_empty());
+    request.spec.signer_name == SIGNER
+        && !certificate
+        && !has(request, "Denied")
+        && !has(request, "Failed")
+}
+
+fn has(request: &Request, kind: &str) -> bool {
+    let conditions = request.status.as_ref().and_then(|s| s.conditions.as_deref());
+    conditions.unwrap_or_default().iter().any(|c| c.type_ == kind && c.status == "True")
+}
+
+/// Reads who made a request.
+///
+/// # Errors
+/// One sentence: why it is none that a node of ours makes.
+pub(super) fn claims(request: &Request) -> Result<Claims, String> {
+    let spec = &request.spec;
+    let ours = format!("system:serviceaccount:{NAMESPACE}:{NODE}");
+    let user = spec.username.as_deref().unwrap_or_default();
+    if user != ours {
+        return Err(format!("made by {user}; only {ours} may ask for a node's certificate"));
+    }
+    let mut usages = spec.usages.clone().unwrap_or_default();
+    usages.sort();
+    if usages != ["client auth", "digital signature", "server auth"] {
+        return Err("usages must be digital signature, client auth and server auth".into());
+    }
+    let extra = |key: &str| {
+        let name = format!("authentication.kubernetes.io/{key}");
+        match spec.extra.as_ref().and_then(|e| e.get(&name)).map(Vec::as_slice) {
+            Some([one]) => Ok(one.clone()),
+            Some(_) | None => Err(format!("its token is not bound to a pod on a node: no {name}")),
+        }
+    };
+    let node: NodeName =
+        extra("node-name")?.parse().map_err(|e: adit_core::name::NameError| e.to_string())?;
+    if node.is_controller() {
+        return Err(format!("{node} is a name that no node may have"));
+    }
+    Ok(Claims { node, pod: extra("pod-name")?, uid: extra("pod-uid")? })
+}
+
+/// Checks that the pod which made a request is a node's daemon.
+///
+/// # Errors
+/// One sentence: what it is instead.
+pub(super) fn confirm(claims: &Claims, pod: Option<&Pod>) -> Result<(), String> {
+    let Claims { node, pod: name, uid } = claims;
+    let pod = pod.filter(|p| p.uid().as_ref() == Some(uid));
+    let pod = pod.ok_or_else(|| format!("there is no pod {name} with UID {uid} in {NAMESPACE}"))?;
+    let runs_on = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+    if runs_on != node.as_str() {
+        return Err(format!("pod {name} runs on node {runs_on:?}, not on {node}"));
+    }
+    let daemon = |o: &k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| {
+        o.kind == "DaemonSet" && o.name == NODE && o.controller == Some(true)
+    };
+    if !pod.owner_references().iter().any(daemon) {
+        return Err(format!("pod {name} is not one of DaemonSet {NODE}"));
+    }
+    Ok(())
+}
+
+/// Answers a request.
+///
+/// # Errors
+/// Those of the API server; the request stays open then.
+pub(super) async fn answer(
+    client: &Client,
+    stores: &Stores,
+    authority: &ClusterAuthority,
+    request: &Request,
+) -> Result<Option<String>, kube::Error> {
+    let api = Api::<Request>::all(client.clone());
+    let (params, name) = (PostParams::default(), request.name_any());
+    let answer = match claims(request) {
+        Err(why) => Err(why),
+        Ok(claims) => {
+            let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
+            let pod = within(pods.get_opt(&claims.pod)).await?;
+            confirm(&claims, pod.as_ref()).and_then(|()| {
+                let signed = sign(authority, request, &claims.node);
+                signed.map(|s| (claims.node, s)).map_err(|e| e.to_string())
+            })
+        }
+    };
+    let mut fresh = request.clone();
+    match answer {
+        Err(why) if has(request, "Approved") => {
+            // Somebody approved it by hand; that cannot be taken back, but we do not sign it.
+            add(&mut fresh, "Failed", "NotOurNode", &why);
+            stores.requests.put(within(api.replace_status(&name, &params, &fresh)).await?);
+            Ok(Some(why))
+        }
+        Err(why) => {
+            add(&mut fresh, "Denied", "NotOurNode", &why);
+            let replaced = api.replace_subresource("approval", &name, &params, &fresh);
+            stores.requests.put(within(replaced).await?);
+            Ok(Some(why))
+        }
+        Ok((node, signed)) => {
+            if !has(request, "Approved") {
+                let message = format!("the request is that of the daemon on node {node}");
+                add(&mut fresh, "Approved", "OurNode", &message);
+                let replaced = api.replace_subresource("approval", &name, &params, &fresh);
+                fresh = within(replaced).await?;
+            }
+            let status = fresh.status.get_or_insert_default();
+            status.certificate = Some(ByteString(signed.to_pem().into_bytes()));
+            stores.requests.put(within(api.replace_status(&name, &params, &fresh)).await?);
+            tracing::info!(%node, request = name, "signed a node's certificate");
+            Ok(None)
+        }
+    }
+}
+
+fn sign(
+    authority: &ClusterAuthority,
+    request: &Request,
+    node: &NodeName,
+) -> Result<IssuedCertificate, adit_pki::authority::AuthorityError> {
+    let asked = request.spec.expiration_seconds.and_then(|s| u64::try_from(s).ok());
+    let life = asked.map_or(DEFAULT_TTL, Duration::from_secs);
+    let life = life.clamp(SHORTEST.max(MIN_TTL), DEFAULT_TTL);
+    authority.sign_pem_request(&request.spec.request.0, node, life, UnixTime::now())
+}
+
+fn add(request: &mut Request, kind: &str, reason: &str, message: &str) {
+    let now = Some(Time(Timestamp::now()));
+    let condition = Condition {
+        type_: kind.into(),
+        status: "True".into(),
+        reason: Some(reason.into()),
+        message: Some(message.into()),
+        last_update_time: now.clone(),
+        last_transition_time: now,
+    };
+    request.status.get_or_insert_default().conditions.get_or_insert_default().push(condition);
+}

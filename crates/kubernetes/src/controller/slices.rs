@@ -1,0 +1,206 @@
+//! The stub Service and EndpointSlices of an import, as they should stand.
+//!
+//! kube-proxy finds a Service's endpoints by port *name*: a slice's ports have the names that the stub's
+//! ports have, whatever the exporting side calls them, and the rest from the exporting side.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use adit_core::name::{ClusterName, NodeName, ServiceName};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use super::addresses::Families;
+use super::world::tcp_ports;
+use crate::api::{ImportPort, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE};
+
+/// On a Service that we made: the cluster that it was made for.
+pub(super) const MADE_FOR: &str = "adit.dev/imported-from";
+/// The most endpoints of one slice.
+const MOST_ENDPOINTS: usize = 1000;
+
+/// What follows a Service's name in the names of its slices.
+pub(super) const NAMES: [&str; 2] = ["-adit-ipv4", "-adit-ipv6"];
+
+/// What the endpoints of an import are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Behind<'a> {
+    /// Its node-local addresses.
+    Local(&'a [IpAddr]),
+    /// All nodes.
+    Nodes(&'a BTreeMap<NodeName, Vec<IpAddr>>),
+}
+
+/// The Service of an import that has none.
+pub(super) fn stub(
+    service: &ServiceName,
+    from: &ClusterName,
+    ports: &[ImportPort],
+    owner: Option<&OwnerReference>,
+) -> Service {
+    let mut metadata = made(service, service.name().into(), owner);
+    metadata.annotations = Some([(MADE_FOR.into(), from.to_string())].into());
+    let spec = ServiceSpec {
+        ports: Some(stub_ports(ports)),
+        // One family where the cluster has one, both where it has both.
+        ip_family_policy: Some("PreferDualStack".into()),
+        ..ServiceSpec::default()
+    };
+    Service { metadata, spec: Some(spec), status: None }
+}
+
+/// A Service of ours with the ports that it should have; none where it has them.
+pub(super) fn corrected(stub: &Service, ports: &[ImportPort]) -> Option<Service> {
+    let wanted = stub_ports(ports);
+    let face = |p: &ServicePort| {
+        let name = p.name.clone().unwrap_or_default();
+        let protocol = p.protocol.clone().unwrap_or_else(|| "TCP".into());
+        (name, p.port, protocol, p.app_protocol.clone())
+    };
+    let current = stub.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
+    let selects =
+        stub.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty());
+    if current.iter().map(face).eq(wanted.iter().map(face)) && !selects {
+        return None;
+    }
+    let mut fixed = stub.clone();
+    let spec = fixed.spec.get_or_insert_default();
+    spec.ports = Some(wanted);
+    spec.selector = None;
+    Some(fixed)
+}
+
+fn stub_ports(ports: &[ImportPort]) -> Vec<ServicePort> {
+    let port = |p: &ImportPort| ServicePort {
+        name: (!p.name.is_empty()).then(|| p.name.clone()),
+        port: p.number.into(),
+        protocol: Some("TCP".into()),
+        app_protocol: p.app_protocol.clone(),
+        ..ServicePort::default()
+    };
+    ports.iter().map(port).collect()
+}
+
+/// The families of a Service's addresses.
+pub(super) fn families(service: &Service) -> Families {
+    let families = service.spec.as_ref().and_then(|s| s.ip_families.as_deref()).unwrap_or_default();
+    let has = |family: &str| families.iter().any(|f| f == family);
+    Families { v4: has("IPv4"), v6: has("IPv6") }
+}
+
+/// Whether endpoints of ours can stand behind a Service.
+pub(super) fn unfillable(service: &Service) -> Option<&'static str> {
+    let headless = service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None");
+    // Its clients would connect to the addresses in our slice with the Service's port, not with ours.
+    super::world::unusable(service).or_else(|| headless.then_some("it has no cluster IP"))
+}
+
+/// The ports of the slices of `service`: each of its ports that the import has, by name, else by number;
+/// where both have only one, that one.
+pub(super) fn slice_ports(service: &Service, ports: &[ImportPort]) -> Vec<EndpointPort> {
+    let own: Vec<&ServicePort> = tcp_ports(service).collect();
+    let only = (own.len() == 1 && ports.len() == 1).then(|| ports.first()).flatten();
+    own.into_iter()
+        .filter_map(|port| {
+            let name = port.name.as_deref().unwrap_or_default();
+            let by_name = ports.iter().find(|p| !name.is_empty() && p.name == name);
+            let by_number = || ports.iter().find(|p| i32::from(p.number) == port.port);
+            let import = by_name.or_else(by_number).or(only)?;
+            Some(EndpointPort {
+                name: Some(name.into()),
+                port: Some(import.listen.into()),
+                protocol: Some("TCP".into()),
+                app_protocol: import.app_protocol.clone(),
+            })
+        })
+        .collect()
+}
+
+/// The slices of `service`: one for each of its families that there are addresses of.
+pub(super) fn slices(
+    name: &ServiceName,
+    service: &Service,
+    ports: &[EndpointPort],
+    behind: Behind<'_>,
+    ready: bool,
+    owner: Option<&OwnerReference>,
+) -> Vec<EndpointSlice> {
+    let families = families(service);
+    let all = [("IPv4", NAMES[0], families.v4), ("IPv6", NAMES[1], families.v6)];
+    let mut slices = Vec::new();
+    for (address_type, suffix, _) in all.into_iter().filter(|(_, _, wanted)| *wanted) {
+        let fits = |a: &&IpAddr| a.is_ipv4() == (address_type == "IPv4");
+        let endpoints: Vec<Endpoint> = match behind {
+            Behind::Local(addresses) => {
+                addresses.iter().filter(fits).map(|a| endpoint(a, ready)).collect()
+            }
+            Behind::Nodes(nodes) => nodes
+                .iter()
+                .filter_map(|(node, addresses)| {
+                    Some((node.to_string(), addresses.iter().find(fits)?))
+                })
+                .take(MOST_ENDPOINTS)
+                .map(|(node, address)| Endpoint {
+                    node_name: Some(node.clone()),
+                    hints: Some(EndpointHints {
+                        for_nodes: Some(vec![ForNode { name: node }]),
+                        for_zones: None,
+                    }),
+                    ..endpoint(address, ready)
+                })
+                .collect(),
+        };
+        if endpoints.is_empty() {
+            continue;
+        }
+        let mut metadata = made(name, format!("{}{suffix}", name.name()), owner);
+        let labels = metadata.labels.get_or_insert_default();
+        labels.insert(SLICE_SERVICE.into(), name.name().into());
+        labels.insert(SLICE_MANAGED_BY.0.into(), SLICE_MANAGED_BY.1.into());
+        let ports = Some(ports.to_vec());
+        slices.push(EndpointSlice {
+            metadata,
+            address_type: address_type.into(),
+            endpoints,
+            ports,
+        });
+    }
+    slices
+}
+
+fn endpoint(address: &IpAddr, ready: bool) -> Endpoint {
+    let conditions =
+        EndpointConditions { ready: Some(ready), serving: Some(ready), terminating: Some(false) };
+    Endpoint {
+        addresses: vec![address.to_string()],
+        conditions: Some(conditions),
+        ..Endpoint::default()
+    }
+}
+
+/// Whether a slice stands as it should.
+pub(super) fn same(stored: &EndpointSlice, wanted: &EndpointSlice) -> bool {
+    let has = |want: &Option<BTreeMap<String, String>>| {
+        let labels = stored.metadata.labels.as_ref();
+        want.iter().flatten().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v))
+    };
+    stored.address_type == wanted.address_type
+        && stored.endpoints == wanted.endpoints
+        && stored.ports == wanted.ports
+        && has(&wanted.metadata.labels)
+        && stored.metadata.owner_references == wanted.metadata.owner_references
+}
+
+/// What all that we make in namespaces has in common.
+fn made(service: &ServiceName, name: String, owner: Option<&OwnerReference>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(service.namespace.to_string()),
+        labels: Some([(MANAGED_BY.0.into(), MANAGED_BY.1.into())].into()),
+        owner_references: owner.map(|o| vec![o.clone()]),
+        ..ObjectMeta::default()
+    }
+}

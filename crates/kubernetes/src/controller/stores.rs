@@ -1,0 +1,171 @@
+//! All that an active controller watches, and the world as it shows there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use adit_core::name::{NodeName, ServiceName};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::{GroupVersionKind, PartialObjectMeta};
+use kube::{Client, ResourceExt};
+use tokio::task::JoinSet;
+
+use super::world::{World, has_ready_endpoint, is_our_slice, service_name};
+use crate::api::{
+    CA_SECRET, CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, SIGNER, SLICE_MANAGED_BY,
+    SLICE_SERVICE, TRUST_CONFIG_MAP,
+};
+use crate::watches::{Bell, Selection, Store};
+
+/// One store of each kind.
+#[derive(Debug, Clone)]
+pub(super) struct Stores {
+    pub(super) services: Store<Service>,
+    pub(super) agents: Store<PartialObjectMeta<DynamicObject>>,
+    pub(super) namespaces: Store<PartialObjectMeta<Namespace>>,
+    /// Ours.
+    pub(super) slices: Store<EndpointSlice>,
+    /// Of the Services that we import, or may.
+    pub(super) others: Store<EndpointSlice>,
+    /// Of our own nodes.
+    pub(super) nodes: Store<EndpointSlice>,
+    pub(super) links: Store<Link>,
+    pub(super) imports: Store<Import>,
+    pub(super) exports: Store<Export>,
+    pub(super) config: Store<ConfigMap>,
+    pub(super) trust: Store<ConfigMap>,
+    pub(super) secret: Store<Secret>,
+    pub(super) requests: Store<CertificateSigningRequest>,
+}
+
+impl Stores {
+    /// Begins to watch; ends with `tasks`.
+    pub(super) fn watch(client: &Client, bell: &Bell, tasks: &mut JoinSet<()>) -> Self {
+        let all = Selection::default;
+        let ours = |name| Selection::named(name);
+        macro_rules! store {
+            ($api:expr, $selection:expr) => {{
+                let (store, task) = Store::new($api, $selection, bell);
+                tasks.spawn(task);
+                store
+            }};
+        }
+        let kind = GroupVersionKind::gvk("kagent.dev", "v1alpha2", "Agent");
+        let agent = ApiResource::from_gvk_with_plural(&kind, "agents");
+        let system = |name| Selection::labels(format!("{SLICE_SERVICE}={name}"));
+        let (by, us) = SLICE_MANAGED_BY;
+        Self {
+            services: store!(Api::all(client.clone()), all()),
+            agents: store!(Api::all_with(client.clone(), &agent), all()),
+            namespaces: store!(Api::all(client.clone()), all()),
+            slices: store!(Api::all(client.clone()), Selection::labels(format!("{by}={us}"))),
+            others: store!(Api::all(client.clone()), Selection::slices_of([])),
+            nodes: store!(Api::namespaced(client.clone(), NAMESPACE), system(NODE)),
+            links: store!(Api::all(client.clone()), all()),
+            imports: store!(Api::all(client.clone()), all()),
+            exports: store!(Api::all(client.clone()), all()),
+            config: store!(Api::namespaced(client.clone(), NAMESPACE), ours(CONFIG_MAP)),
+            trust: store!(Api::namespaced(client.clone(), NAMESPACE), ours(TRUST_CONFIG_MAP)),
+            secret: store!(Api::namespaced(client.clone(), NAMESPACE), ours(CA_SECRET)),
+            requests: store!(
+                Api::all(client.clone()),
+                Selection::fields(format!("spec.signerName={SIGNER}"))
+            ),
+        }
+    }
+
+    /// What was never listed yet; nothing may be decided before all was.
+    pub(super) fn unknown(&self) -> Vec<&'static str> {
+        [
+            (self.services.was_listed(), "Services"),
+            (self.agents.was_listed(), "Agents"),
+            (self.namespaces.was_listed(), "Namespaces"),
+            (self.slices.was_listed() && self.nodes.was_listed(), "EndpointSlices"),
+            (self.links.was_listed(), "Links"),
+            (self.imports.was_listed(), "Imports"),
+            (self.exports.was_listed(), "Exports"),
+            (self.config.was_listed() && self.trust.was_listed(), "ConfigMaps"),
+            (self.secret.was_listed(), "Secrets"),
+            (self.requests.was_listed(), "CertificateSigningRequests"),
+        ]
+        .into_iter()
+        .filter_map(|(known, what)| (!known).then_some(what))
+        .collect()
+    }
+
+    /// Of the first that cannot be refreshed: why.
+    pub(super) fn stale(&self) -> Option<String> {
+        let stale = [
+            self.services.stale(),
+            self.slices.stale(),
+            self.others.stale(),
+            self.imports.stale(),
+            self.exports.stale(),
+            self.config.stale(),
+        ];
+        stale.into_iter().flatten().next().map(|stale| stale.reason)
+    }
+
+    /// The world as it is known now. `known` are the names that `others` was last complete for.
+    pub(super) fn world(&self, known: Arc<BTreeSet<String>>) -> World {
+        let service = |s: Arc<Service>| Some((service_name(&s.metadata, &s.name_any())?, s));
+        let namespaces = self.namespaces.objects();
+        let owner = namespaces.iter().find(|n| n.name_any() == NAMESPACE);
+        World {
+            services: self.services.objects().into_iter().filter_map(service).collect(),
+            agents: self.agents.objects().iter().filter_map(|a| meta(a)).collect(),
+            namespaces: namespaces
+                .iter()
+                .filter(|n| n.metadata.deletion_timestamp.is_none())
+                .map(|n| n.name_any())
+                .collect(),
+            slices: self
+                .slices
+                .objects()
+                .into_iter()
+                .map(|s| ((s.namespace().unwrap_or_default(), s.name_any()), s))
+                .collect(),
+            known,
+            served: self.served(),
+            imports: self.imports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
+            exports: self.exports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
+            links: self.links.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
+            nodes: self.nodes(),
+            owner: owner.map(|namespace| OwnerReference {
+                api_version: "v1".into(),
+                kind: "Namespace".into(),
+                name: NAMESPACE.into(),
+                uid: namespace.uid().unwrap_or_default(),
+                ..OwnerReference::default()
+            }),
+        }
+    }
+
+    /// Our own nodes' addresses.
+    pub(super) fn nodes(&self) -> BTreeMap<NodeName, Vec<IpAddr>> {
+        let mut nodes: BTreeMap<NodeName, BTreeSet<IpAddr>> = BTreeMap::new();
+        for slice in self.nodes.objects() {
+            for endpoint in &slice.endpoints {
+                let name = endpoint.node_name.as_deref().and_then(|name| name.parse().ok());
+                let Some(node) = name else { continue };
+                let addresses = endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok());
+                nodes.entry(node).or_default().extend(addresses);
+            }
+        }
+        nodes.into_iter().map(|(node, all)| (node, all.into_iter().collect())).collect()
+    }
+
+    fn served(&self) -> BTreeSet<ServiceName> {
+        let others = self.others.objects();
+        let theirs = others.iter().filter(|s| !is_our_slice(s) && has_ready_endpoint(s));
+        theirs.filter_map(|s| World::service_of(s)).collect()
+    }
+}
+
+fn meta(agent: &PartialObjectMeta<DynamicObject>) -> Option<(ServiceName, kube::core::ObjectMeta)> {
+    Some((service_name(&agent.metadata, &agent.name_any())?, agent.metadata.clone()))
+}

@@ -1,0 +1,123 @@
+//! What the cluster holds at one moment, found by Service.
+//!
+//! The pure parts ([`super::exports`], [`super::imports`], [`super::plan`]) read this and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use adit_core::name::{NodeName, ServiceName};
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::ResourceExt;
+
+use crate::api::{Export, Import, Link, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef};
+
+/// All that the plan is made from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct World {
+    /// All Services.
+    pub(super) services: BTreeMap<ServiceName, Arc<Service>>,
+    /// What kagent's Agents say of themselves.
+    pub(super) agents: BTreeMap<ServiceName, ObjectMeta>,
+    /// Namespaces in which objects can be made.
+    pub(super) namespaces: BTreeSet<String>,
+    /// EndpointSlices that we wrote, by namespace and name.
+    pub(super) slices: BTreeMap<(String, String), Arc<EndpointSlice>>,
+    /// Names of Services of which it is known whether they are `served`.
+    pub(super) known: Arc<BTreeSet<String>>,
+    /// Services that have a ready endpoint which is not from us.
+    pub(super) served: BTreeSet<ServiceName>,
+    /// By name of the object.
+    pub(super) imports: BTreeMap<String, Arc<Import>>,
+    /// By name of the object.
+    pub(super) exports: BTreeMap<String, Arc<Export>>,
+    /// By name of the object.
+    pub(super) links: BTreeMap<String, Arc<Link>>,
+    /// Our own nodes and their addresses.
+    pub(super) nodes: BTreeMap<NodeName, Vec<IpAddr>>,
+    /// Who owns all that we make, so that it goes with the installation.
+    pub(super) owner: Option<OwnerReference>,
+}
+
+impl World {
+    /// The labels and annotations that count for a Service. Where a kagent Agent stands behind it, the
+    /// Agent's annotations do: kagent copies them to the Service late, and never takes them off again.
+    pub(super) fn said_of(&self, service: &ServiceName) -> Said<'_> {
+        let object = self.services.get(service).map(|s| &s.metadata);
+        let agent = self.agents.get(service).filter(|_| {
+            let owners = object.and_then(|o| o.owner_references.as_deref()).unwrap_or_default();
+            owners.iter().any(|o| o.kind == "Agent" && o.name == service.name())
+        });
+        Said { object, agent }
+    }
+
+    /// The Service that a slice of ours is for.
+    pub(super) fn service_of(slice: &EndpointSlice) -> Option<ServiceName> {
+        let name = slice.labels().get(SLICE_SERVICE)?;
+        service_name(&slice.metadata, name)
+    }
+}
+
+/// What is said of a Service, by itself or by its Agent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Said<'a> {
+    object: Option<&'a ObjectMeta>,
+    agent: Option<&'a ObjectMeta>,
+}
+
+impl<'a> Said<'a> {
+    /// An annotation.
+    pub(super) fn annotation(&self, key: &str) -> Option<&'a str> {
+        let annotations = self.agent.or(self.object)?.annotations.as_ref()?;
+        annotations.get(key).map(String::as_str)
+    }
+
+    /// Whether it has all of these labels; an Agent's count beside its Service's.
+    pub(super) fn has_labels(&self, wanted: &BTreeMap<String, String>) -> bool {
+        let has = |meta: Option<&ObjectMeta>, key: &String, value: &String| {
+            meta.and_then(|m| m.labels.as_ref()?.get(key)) == Some(value)
+        };
+        wanted.iter().all(|(k, v)| has(self.agent, k, v) || has(self.object, k, v))
+    }
+}
+
+/// The Service `name` in the namespace of `meta`.
+pub(super) fn service_name(meta: &ObjectMeta, name: &str) -> Option<ServiceName> {
+    format!("{}/{name}", meta.namespace.as_deref()?).parse().ok()
+}
+
+/// As it stands in our objects.
+pub(super) fn service_ref(service: &ServiceName) -> ServiceRef {
+    ServiceRef { namespace: service.namespace.to_string(), name: service.name().to_owned() }
+}
+
+/// Whether we made this Service and nobody took it over: an Agent of its name would.
+pub(super) fn is_ours(service: &Service) -> bool {
+    service.labels().get(MANAGED_BY.0).is_some_and(|v| v == MANAGED_BY.1)
+        && service.owner_references().iter().all(|o| o.controller != Some(true))
+}
+
+/// Whether we wrote this slice.
+pub(super) fn is_our_slice(slice: &EndpointSlice) -> bool {
+    slice.labels().get(SLICE_MANAGED_BY.0).is_some_and(|v| v == SLICE_MANAGED_BY.1)
+}
+
+/// Whether somebody answers there.
+pub(super) fn has_ready_endpoint(slice: &EndpointSlice) -> bool {
+    let ready = |c: &k8s_openapi::api::discovery::v1::EndpointConditions| c.ready != Some(false);
+    slice.endpoints.iter().any(|e| e.conditions.as_ref().is_none_or(ready))
+}
+
+/// The TCP ports of a Service.
+pub(super) fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    let ports = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
+    ports.iter().filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP")
+}
+
+/// Why a Service can be neither exported nor imported, whatever its name stands for.
+pub(super) fn unusable(service: &Service) -> Option<&'static str> {
+    let spec = service.spec.as_ref()?;
+    (spec.type_.as_deref() == Some("ExternalName")).then_some("it is an ExternalName")
+}

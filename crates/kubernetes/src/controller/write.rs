@@ -1,0 +1,195 @@
+//! Writes a plan: several objects at a time, each for itself.
+//!
+//! An object that cannot be written waits, longer each time, while all others go on. What came of a write is
+//! put into the stores, so that the next plan knows it before the watch brings it. A conflict is no failure:
+//! somebody else wrote, and the next plan is made from what they wrote.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::lease::{Candidate, within};
+use super::plan::{Change, Key, Write};
+use super::stores::Stores;
+use crate::watches::Store;
+
+/// How many writes are under way at a time.
+const AT_ONCE: usize = 8;
+/// What is waited after the first failure to write an object; twice as long after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The most that is waited.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// What is waited after a conflict: the watch brings what the other wrote.
+const CONFLICT: Duration = Duration::from_millis(100);
+
+/// Objects that could not be written of late.
+#[derive(Debug, Default)]
+pub(super) struct Failures(BTreeMap<Key, Failure>);
+
+#[derive(Debug)]
+struct Failure {
+    times: u32,
+    until: Instant,
+    why: String,
+}
+
+impl Failures {
+    /// Whether an object may be written now.
+    pub(super) fn allow(&self, key: &Key, now: Instant) -> bool {
+        self.0.get(key).is_none_or(|failure| failure.until <= now)
+    }
+
+    /// Takes note of what came of a write.
+    pub(super) fn note(&mut self, key: Key, result: Result<(), kube::Error>, now: Instant) {
+        let Err(error) = result else {
+            self.0.remove(&key);
+            return;
+        };
+        let (mut code, mut asked) = (0, Duration::ZERO);
+        if let kube::Error::Api(status) = &error {
+            code = status.code;
+            let seconds = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+            asked = Duration::from_secs(seconds.into());
+        }
+        let failure = self.0.entry(key.clone()).or_insert(Failure {
+            times: 0,
+            until: now,
+            why: String::new(),
+        });
+        let pause = if code == 409 && failure.times == 0 {
+            CONFLICT
+        } else {
+            FIRST_PAUSE.saturating_mul(1 << failure.times.min(12)).max(asked)
+        };
+        failure.times += 1;
+        failure.until = now + pause.min(LONGEST_PAUSE);
+        failure.why = error.to_string();
+        if code == 409 {
+            tracing::debug!(%key, %error, "somebody else wrote it");
+        } else {
+            tracing::warn!(%key, %error, "could not be written, tried again later");
+        }
+    }
+
+    /// When the first of them may be tried again.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        self.0.values().map(|failure| failure.until).filter(|until| *until > now).min()
+    }
+
+    /// Forgets those that nothing is to be done with any more.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&Key) -> bool) {
+        self.0.retain(|key, _| wanted(key));
+    }
+
+    /// One that fails again and again, for people.
+    pub(super) fn worst(&self) -> Option<String> {
+        let worst = self.0.iter().max_by_key(|(_, failure)| failure.times)?;
+        (worst.1.times > 2).then(|| format!("{}: {}", worst.0, worst.1.why))
+    }
+}
+
+/// Writes; returns how many objects were written. Stops where the lease is lost.
+pub(super) async fn write(
+    client: &Client,
+    stores: &Stores,
+    lease: &Candidate,
+    writes: Vec<Write>,
+    failures: &mut Failures,
+) -> usize {
+    let now = Instant::now();
+    failures.retain(|key| writes.iter().any(|write| write.key() == *key));
+    let ready =
+        writes.into_iter().map(|w| (w.key(), w)).filter(|(key, _)| failures.allow(key, now));
+    let ready: Vec<_> = ready.collect();
+    let mut results = stream::iter(ready)
+        .map(|(key, write)| async move {
+            let done = if lease.is_held() { Some(one(client, stores, write).await) } else { None };
+            (key, done)
+        })
+        .buffer_unordered(AT_ONCE);
+    let mut written = 0;
+    while let Some((key, done)) = results.next().await {
+        let Some(result) = done else { continue };
+        written += usize::from(result.is_ok());
+        failures.note(key, result, Instant::now());
+    }
+    written
+}
+
+async fn one(client: &Client, stores: &Stores, write: Write) -> Result<(), kube::Error> {
+    match write {
+        Write::Service(change) => namespaced(client, &stores.services, change).await,
+        Write::Slice(change) => namespaced(client, &stores.slices, change).await,
+        Write::Import(change) => cluster(client, &stores.imports, change).await,
+        Write::Export(change) => cluster(client, &stores.exports, change).await,
+        Write::Link(change) => cluster(client, &stores.links, change).await,
+    }
+}
+
+async fn namespaced<K>(
+    client: &Client,
+    store: &Store<K>,
+    change: Change<K>,
+) -> Result<(), kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let namespace = change.key().namespace.unwrap_or_default();
+    apply(Api::namespaced(client.clone(), &namespace), store, change).await
+}
+
+async fn cluster<K>(client: &Client, store: &Store<K>, change: Change<K>) -> Result<(), kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    apply(Api::all(client.clone()), store, change).await
+}
+
+async fn apply<K>(api: Api<K>, store: &Store<K>, change: Change<K>) -> Result<(), kube::Error>
+where
+    K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let params = PostParams::default();
+    let written = match &change {
+        Change::Create(object) => within(api.create(&params, object)).await?,
+        Change::Replace(object) => within(api.replace(&object.name_any(), &params, object)).await?,
+        Change::Status(object) => {
+            within(api.replace_status(&object.name_any(), &params, object)).await?
+        }
+        Change::Delete(object) => {
+            let this =
+                Preconditions { uid: object.uid(), resource_version: object.resource_version() };
+            let params = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+            let deleted = within(api.delete(&object.name_any(), &params)).await;
+            if !matches!(&deleted, Err(kube::Error::Api(status)) if status.code == 404) {
+                deleted?;
+            }
+            store.forget(object.namespace().as_deref(), &object.name_any());
+            return Ok(());
+        }
+    };
+    store.put(written);
+    Ok(())
+}
