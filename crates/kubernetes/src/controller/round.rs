@@ -69,7 +69,7 @@ impl Configuration {
         if self.data.as_ref() == Some(&data) {
             return;
         }
-        (self.unnamed, self.trouble) = match adit_config::parse_cluster(&data) {
+        (self.unnamed, self.trouble) = match crate::configuration::read(&data) {
             Ok((config, report)) => {
                 for line in report.to_string().lines() {
                     tracing::warn!("{line}");
