@@ -6,11 +6,14 @@
 
 mod check;
 mod crds;
+mod declare;
 #[cfg(feature = "demo")]
 mod demo;
+mod link;
 mod node;
 mod output;
 mod pki;
+mod reach;
 mod status;
 
 use std::process::ExitCode;
@@ -36,9 +39,13 @@ enum Command {
     Crds(crds::Args),
     #[cfg(feature = "demo")]
     Demo(demo::Args),
+    Export(declare::ExportArgs),
+    Import(declare::ImportArgs),
+    Link(link::LinkArgs),
     Node(node::Args),
     Pki(pki::Args),
     Status(status::Args),
+    Unlink(link::UnlinkArgs),
 }
 
 fn main() -> ExitCode {
@@ -53,9 +60,13 @@ fn main() -> ExitCode {
         Command::Crds(args) => crds::run(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),
+        Command::Export(args) => declare::export(&args),
+        Command::Import(args) => declare::import(&args),
+        Command::Link(args) => link::link(&args),
         Command::Node(args) => node::run(&args),
         Command::Pki(args) => pki::run(args),
         Command::Status(args) => status::run(args),
+        Command::Unlink(args) => link::unlink(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("adit: {error:#}");

@@ -3,6 +3,7 @@
 //! Finds the daemon, asks it, and leaves the words to [`page`]. Exit status: 0 all is well, 1 something is
 //! not, 2 the daemon cannot be asked.
 
+mod cluster;
 mod page;
 mod tables;
 
@@ -16,8 +17,9 @@ use adit_daemon::status::Severity;
 use adit_daemon::telemetry::escape;
 
 use crate::output::print;
+use crate::reach::Kubeconfig;
 
-/// Show how a node is doing: links, imports, exports, and what is wrong first
+/// Show how a node or a cluster is doing: links, imports, exports, and what is wrong first
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit status: 0 all is well, 1 something is not, 2 the daemon cannot be asked."
@@ -31,6 +33,11 @@ pub(crate) struct Args {
     /// The node's configuration file, which says where its admin server is
     #[arg(long, value_name = "FILE", conflicts_with = "admin")]
     config: Option<PathBuf>,
+    /// Ask a cluster's API server instead, by its kubeconfig context; may be given several times
+    #[arg(long, value_name = "CONTEXT", conflicts_with = "config")]
+    context: Vec<String>,
+    #[command(flatten)]
+    kubeconfig: Kubeconfig,
     /// Print the whole status document
     #[arg(long)]
     json: bool,
@@ -44,6 +51,9 @@ const UNREACHABLE: u8 = 2;
 /// # Errors
 /// Where the answer cannot be printed.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if !args.context.is_empty() {
+        return cluster::run(&args.context, &args.kubeconfig, args.json);
+    }
     let (address, origin) = match locate(&args) {
         Ok(found) => found,
         Err(report) => {
@@ -126,7 +136,8 @@ mod tests {
     use super::*;
 
     fn args(admin: Option<&str>, config: Option<PathBuf>) -> Args {
-        Args { admin: admin.map(str::to_owned), config, json: false }
+        let (context, kubeconfig) = (Vec::new(), Kubeconfig::default());
+        Args { admin: admin.map(str::to_owned), config, context, kubeconfig, json: false }
     }
 
     #[test]

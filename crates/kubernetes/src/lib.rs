@@ -5,14 +5,21 @@
 //!
 //! * [`api`]: our own objects and the names of everything. [`configuration`]: the operator's, checked.
 //! * [`node`]: what a node watches and asks for. [`client`]: how the API server is reached.
+//! * For the operator's commands: [`context`] and [`edit`] reach and change a cluster's ConfigMap, [`join`] links
+//!   clusters, [`declare`] exports and imports, [`report`] tells how a cluster is.
 //! * [`watches`]: what the API server holds of a kind, kept through its failures.
 //! * [`controller`]: the active one of a cluster, which writes all that there is to write.
 
 pub mod api;
 pub mod client;
 pub mod configuration;
+pub mod context;
 pub mod controller;
+pub mod declare;
+pub mod edit;
+pub mod join;
 pub mod node;
+pub mod report;
 pub mod watches;
 
 pub use kube::Client;

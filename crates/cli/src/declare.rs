@@ -1,0 +1,240 @@
+//! `adit export` and `adit import`: one Service's declaration, made or taken back.
+
+use std::process::ExitCode;
+
+use adit_core::name::{AppProtocol, ClusterName, NameError, Namespace, ServiceName};
+use adit_core::policy::WorkloadPattern;
+use adit_kubernetes::context::Context;
+use adit_kubernetes::declare::{self, ExportWish, ImportWish};
+use adit_kubernetes::edit::{Edited, edit};
+
+use crate::reach::{One, block_on, tell};
+
+/// Let workloads of a linked cluster use a Service of this one
+///
+/// Adds to what was said of the Service before; with --remove it takes grants away, and without any left the
+/// export.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    service: Which,
+    /// The cluster whose workloads may use it; may be given several times
+    #[arg(long, value_name = "CLUSTER", value_delimiter = ',', required_unless_present = "remove")]
+    to: Vec<ClusterName>,
+    /// A ServiceAccount there that may use it, NAMESPACE/NAME or NAME in the Service's own namespace; "*" is any. May
+    /// be given several times
+    #[arg(
+        long,
+        value_name = "SERVICEACCOUNT",
+        value_delimiter = ',',
+        required_unless_present = "remove"
+    )]
+    allow: Vec<String>,
+    /// What its ports speak, such as kgateway.dev/a2a, for a Service that does not say so itself
+    #[arg(long, value_name = "PROTOCOL")]
+    app_protocol: Option<AppProtocol>,
+    /// Take back the grants that --to and --allow name; without them the export
+    #[arg(long)]
+    remove: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Use a Service of a linked cluster under its own name here
+///
+/// Not needed where the link imports by itself (`adit link --import`).
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImportArgs {
+    #[command(flatten)]
+    service: Which,
+    /// The cluster that exports it
+    #[arg(long, value_name = "CLUSTER", required_unless_present = "remove")]
+    from: Option<ClusterName>,
+    /// A local ServiceAccount that may use it, NAMESPACE/NAME or NAME in the Service's own namespace; "*" is any. May
+    /// be given several times. Without it all of the Service's namespace
+    #[arg(long, value_name = "SERVICEACCOUNT", value_delimiter = ',')]
+    allow: Vec<String>,
+    /// Only fill a Service that is there; make none
+    #[arg(long)]
+    no_create_service: bool,
+    /// Import it no more
+    #[arg(long, conflicts_with_all = ["allow", "no_create_service"])]
+    remove: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// The Service, NAMESPACE/NAME, or NAME with --namespace
+    #[arg(value_name = "SERVICE")]
+    service: String,
+    /// Its namespace
+    #[arg(long, short, value_name = "NAMESPACE")]
+    namespace: Option<Namespace>,
+}
+
+#[derive(Debug, clap::Args)]
+struct How {
+    #[command(flatten)]
+    one: One,
+    /// Print the YAML of the ConfigMap instead, for a repository; write nothing
+    #[arg(long)]
+    print: bool,
+}
+
+impl Which {
+    fn name(&self) -> anyhow::Result<ServiceName> {
+        let text = &self.service;
+        match (&self.namespace, text.split_once('/')) {
+            (None, None) => {
+                anyhow::bail!("which namespace? write NAMESPACE/{text}, or add --namespace")
+            }
+            (Some(given), Some((written, _))) if given.as_str() != written => {
+                anyhow::bail!("{text} is not in namespace {given}: leave out one of them")
+            }
+            (Some(given), None) => Ok(format!("{given}/{text}").parse()?),
+            (_, Some(_)) => Ok(text.parse()?),
+        }
+    }
+}
+
+fn workloads(texts: &[String], service: &ServiceName) -> Result<Vec<WorkloadPattern>, NameError> {
+    texts.iter().map(|text| declare::workloads(text, &service.namespace)).collect()
+}
+
+/// Exports.
+///
+/// # Errors
+/// All that is in the way.
+pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    let service = args.service.name()?;
+    let wish = ExportWish {
+        allow: workloads(&args.allow, &service)?,
+        service,
+        to: args.to.clone(),
+        app_protocol: args.app_protocol.clone(),
+        remove: args.remove,
+    };
+    block_on(async {
+        let (context, paper) = (args.how.one.connect().await?, args.how.print);
+        let edited =
+            edit(&context, paper, |document| declare::export(&context.name, document, &wish))
+                .await?;
+        let verb = if wish.remove { "takes back" } else { "lets" };
+        let to: Vec<_> = wish.to.iter().map(ClusterName::as_str).collect();
+        let done = match (&to[..], wish.remove) {
+            ([], _) => format!("{} is not exported any more", wish.service),
+            (to, true) => format!("{verb} what {} was granted on {}", to.join(", "), wish.service),
+            (to, false) => {
+                format!(
+                    "{verb} {} of {} use {}",
+                    args.allow.join(", "),
+                    to.join(", "),
+                    wish.service
+                )
+            }
+        };
+        tell(&context, &edited, paper, &done)?;
+        if !wish.remove {
+            warn(&context, &edited, &wish.to);
+            if !declare::exists(&context, &wish.service).await? {
+                let Context { name, .. } = &context;
+                eprintln!("warning: there is no Service {} in context {name} yet", wish.service);
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Imports.
+///
+/// # Errors
+/// All that is in the way.
+pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
+    let service = args.service.name()?;
+    let wish = ImportWish {
+        allow: workloads(&args.allow, &service)?,
+        service,
+        from: args.from.clone(),
+        create_service: args.no_create_service.then_some(false),
+        remove: args.remove,
+    };
+    block_on(async {
+        let (context, paper) = (args.how.one.connect().await?, args.how.print);
+        let edited =
+            edit(&context, paper, |document| declare::import(&context.name, document, &wish))
+                .await?;
+        let done = match &wish.from {
+            Some(from) if !wish.remove => format!("imports {} from {from}", wish.service),
+            _ => format!("imports {} no more", wish.service),
+        };
+        tell(&context, &edited, paper, &done)?;
+        if !wish.remove {
+            warn(&context, &edited, wish.from.as_slice());
+            if wish.create_service == Some(false)
+                && !declare::exists(&context, &wish.service).await?
+            {
+                let Context { name, .. } = &context;
+                eprintln!(
+                    "warning: there is no Service {} in context {name} to fill",
+                    wish.service
+                );
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Says what is declared and cannot work yet.
+fn warn(context: &Context, edited: &Edited, clusters: &[ClusterName]) {
+    let Context { name, .. } = context;
+    match edited.after.read() {
+        Ok((config, _)) => {
+            let linked = |cluster: &ClusterName| config.links.iter().any(|l| l.cluster == *cluster);
+            for cluster in clusters.iter().filter(|cluster| !linked(cluster)) {
+                eprintln!("warning: context {name} is not linked with {cluster} yet: adit link");
+            }
+        }
+        Err(report) => eprintln!(
+            "warning: context {name}: this does not count until the configuration is mended:\n{report}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Export {
+        #[command(flatten)]
+        args: ExportArgs,
+    }
+
+    #[test]
+    fn a_service_has_one_namespace() {
+        let read = |text: &str| {
+            let words = format!("export --to bank --allow a {text}");
+            Export::try_parse_from(words.split_whitespace()).unwrap().args.service.name()
+        };
+        for good in ["n/s", "s -n n", "n/s --namespace n"] {
+            assert_eq!(read(good).unwrap().to_string(), "n/s", "{good}");
+        }
+        for bad in ["s", "n/s -n m", "n/S", "n/s/t"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_export_says_to_whom_unless_it_is_taken_back() {
+        let read = |text: &str| Export::try_parse_from(format!("export {text}").split_whitespace());
+        assert!(read("n/s --remove").is_ok());
+        assert_eq!(read("n/s --to a --to b --allow x,y").unwrap().args.allow, ["x", "y"]);
+        for bad in ["n/s", "n/s --to a", "n/s --allow a", "--to a --allow b"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! `adit link` and `adit unlink`: joins two clusters, or one with a bundle that was carried here.
+//!
+//! Which steps there are, and in which order; each is taken in [`adit_kubernetes::join`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use adit_config::cluster::{ClusterLink, NamePattern, render};
+use adit_core::name::ClusterName;
+use adit_kubernetes::context::Context;
+use adit_kubernetes::edit::{Changes, Edited, edit};
+use adit_kubernetes::join::{self, ImportWish, Named};
+use anyhow::Context as _;
+use tokio::time::Instant;
+
+use crate::output::print;
+use crate::reach::{Kubeconfig, One, block_on, tell};
+
+/// Join two clusters: exchange their trust bundles and addresses, and wait until both say the link is up
+///
+/// Names a cluster after its context where it has no name yet. Gives neither cluster access to the other's
+/// API, and exports nothing: that is said by `adit export`. Run again, it changes nothing.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct LinkArgs {
+    #[command(subcommand)]
+    by_hand: Option<ByHand>,
+    /// The one cluster's kubeconfig context
+    #[arg(required = true, value_name = "CONTEXT_A")]
+    a: Option<String>,
+    /// The other's
+    #[arg(required = true, value_name = "CONTEXT_B")]
+    b: Option<String>,
+    /// What the first cluster is called, if it has no name yet; otherwise named after its context
+    #[arg(long, value_name = "NAME")]
+    name_a: Option<ClusterName>,
+    /// The same for the second
+    #[arg(long, value_name = "NAME")]
+    name_b: Option<ClusterName>,
+    #[command(flatten)]
+    import: ImportArgs,
+    /// Print the YAML of both ConfigMaps instead, for a repository; write nothing
+    #[arg(long)]
+    print: bool,
+    /// How long to wait for CAs and for the link, in seconds or as 60s, 2m
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    wait: Duration,
+    #[command(flatten)]
+    kubeconfig: Kubeconfig,
+}
+
+/// What of the other cluster's exports is imported by itself.
+#[derive(Debug, clap::Args)]
+struct ImportArgs {
+    /// Namespaces in which what the other cluster exports is imported by itself, separated by commas; "*" stands
+    /// for any characters. At the first time "*"
+    #[arg(long, value_name = "NAMESPACES", value_delimiter = ',')]
+    import: Vec<NamePattern>,
+    /// Make a Service where such an import has none; otherwise only Services that are there are filled
+    #[arg(long)]
+    create_services: bool,
+    /// Import nothing by itself
+    #[arg(long, conflicts_with_all = ["import", "create_services"])]
+    no_import: bool,
+}
+
+impl ImportArgs {
+    fn wish(&self) -> ImportWish {
+        let namespaces = (!self.import.is_empty()).then(|| self.import.clone());
+        if self.no_import {
+            return ImportWish { namespaces: Some(Vec::new()), create_services: Some(false) };
+        }
+        ImportWish { namespaces, create_services: self.create_services.then_some(true) }
+    }
+}
+
+/// Without access to both clusters: carry a bundle by hand, each way
+#[derive(Debug, clap::Subcommand)]
+enum ByHand {
+    /// Write what another cluster has to know of this one: name, trust domain, CA certificates, addresses
+    Export {
+        #[command(flatten)]
+        one: One,
+        /// The file; without it standard output
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// What this cluster is called, if it has no name yet
+        #[arg(long, value_name = "NAME")]
+        name: Option<ClusterName>,
+        /// How long to wait for its CA
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+        wait: Duration,
+    },
+    /// Link a cluster with the one that a bundle is of
+    Import {
+        /// What `adit link export` wrote on the other side
+        file: PathBuf,
+        #[command(flatten)]
+        one: One,
+        /// What this cluster is called, if it has no name yet
+        #[arg(long, value_name = "NAME")]
+        name: Option<ClusterName>,
+        #[command(flatten)]
+        import: ImportArgs,
+        /// Print the YAML of the ConfigMap instead, for a repository; write nothing
+        #[arg(long)]
+        print: bool,
+    },
+}
+
+/// Undo adit link: two clusters, or one of them, do not know each other any more
+///
+/// Open streams between them end. Clusters keep their names.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnlinkArgs {
+    /// Both kubeconfig contexts; leave them out for --context and --cluster
+    #[arg(value_name = "CONTEXT", num_args = 2, required_unless_present = "cluster")]
+    contexts: Vec<String>,
+    /// Without access to both: the other cluster's name
+    #[arg(long, value_name = "CLUSTER", conflicts_with = "contexts")]
+    cluster: Option<ClusterName>,
+    #[command(flatten)]
+    one: One,
+    /// Print what would change; write nothing
+    #[arg(long)]
+    print: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        _ => {
+            return Err(
+                "expected a whole number of seconds (s) or minutes (m), as in 60s".to_owned()
+            );
+        }
+    };
+    let number: u64 = number.parse().map_err(|_| "expected a time, as in 60s or 2m".to_owned())?;
+    Ok(Duration::from_secs(number.saturating_mul(factor).min(86_400)))
+}
+
+/// Links.
+///
+/// # Errors
+/// All that is in the way.
+pub(crate) fn link(args: &LinkArgs) -> anyhow::Result<ExitCode> {
+    match (&args.by_hand, &args.a, &args.b) {
+        (Some(ByHand::Export { one, output, name, wait }), _, _) => {
+            block_on(export(one, output.as_ref(), name.as_ref(), *wait))?;
+        }
+        (Some(ByHand::Import { file, one, name, import, print }), _, _) => {
+            block_on(bring(file, one, name.as_ref(), &import.wish(), *print))?;
+        }
+        (None, Some(a), Some(b)) => block_on(both(args, a, b))?,
+        (None, _, _) => anyhow::bail!("expected two contexts"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
+    let a = args.kubeconfig.connect(Some(a)).await?;
+    let b = args.kubeconfig.connect(Some(b)).await?;
+    let name_a = join::named(&a.name, &a.document().await?, args.name_a.as_ref())?;
+    let name_b = join::named(&b.name, &b.document().await?, args.name_b.as_ref())?;
+    join::distinct(&name_a, &name_b)?;
+    let unnamed: Vec<_> =
+        [(&a, &name_a), (&b, &name_b)].into_iter().filter(|(_, n)| !n.changes.is_empty()).collect();
+    if args.print && !unnamed.is_empty() {
+        for (context, named) in unnamed {
+            tell(
+                context,
+                &Edited { changes: named.changes.clone(), ..Edited::default() },
+                true,
+                "",
+            )?;
+            print("---\n")?;
+        }
+        return print(
+            "# A CA is made when its cluster has a name. Apply this, and run the same command again for the links.\n",
+        );
+    }
+    for (context, named) in unnamed {
+        name(context, named).await?;
+    }
+    let deadline = Instant::now() + args.wait;
+    let bundle_a = join::bundle(&a, &name_a, deadline).await?;
+    let bundle_b = join::bundle(&b, &name_b, deadline).await?;
+    let wish = args.import.wish();
+    let first = one_side(&a, &bundle_b, &wish, args.print).await?;
+    if args.print {
+        print("---\n")?;
+    }
+    let second = one_side(&b, &bundle_a, &wish, args.print).await?;
+    if args.print {
+        return Ok(());
+    }
+    let deadline = Instant::now() + args.wait;
+    join::wait_until_up(&a, &bundle_b.cluster, deadline).await?;
+    join::wait_until_up(&b, &bundle_a.cluster, deadline).await?;
+    print(&format!("{} and {} are linked: both say the link is up\n", name_a.name, name_b.name))?;
+    if first || second {
+        let hint = "next: `adit export NAMESPACE/NAME --context CONTEXT --to CLUSTER --allow SERVICEACCOUNT`\n";
+        print(hint)?;
+    }
+    Ok(())
+}
+
+async fn name(context: &Context, named: &Named) -> anyhow::Result<()> {
+    let edited = join::name(context, named).await?;
+    let done = format!("named this cluster {}, trust domain {}", named.name, named.trust_domain);
+    tell(context, &edited, false, &done)
+}
+
+/// Writes one side's link; says whether there was anything to change.
+async fn one_side(
+    context: &Context,
+    other: &ClusterLink,
+    wish: &ImportWish,
+    paper: bool,
+) -> anyhow::Result<bool> {
+    let edited =
+        edit(context, paper, |document| join::link(&context.name, document, other, wish)).await?;
+    let addresses: Vec<_> = other.addresses.iter().map(ToString::to_string).collect();
+    let addresses = if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") };
+    let done = format!("linked with {}, to be dialled at {addresses}", other.cluster);
+    tell(context, &edited, paper, &done)?;
+    if let Ok((config, _)) = edited.after.read()
+        && !edited.changes.is_empty()
+        && !paper
+    {
+        let imports = join::import_in_words(&config, &other.cluster);
+        print(&format!("context {}: imports {imports}\n", context.name))?;
+    }
+    Ok(!edited.changes.is_empty())
+}
+
+async fn export(
+    one: &One,
+    output: Option<&PathBuf>,
+    wish: Option<&ClusterName>,
+    wait: Duration,
+) -> anyhow::Result<()> {
+    let context = one.connect().await?;
+    let named = join::named(&context.name, &context.document().await?, wish)?;
+    if !named.changes.is_empty() {
+        let edited = join::name(&context, &named).await?;
+        if !edited.changes.is_empty() {
+            eprintln!("context {}: named this cluster {}", context.name, named.name);
+        }
+    }
+    let bundle = join::bundle(&context, &named, Instant::now() + wait).await?;
+    let text = format!(
+        "# Cluster {} as others link with it: adit link import FILE --context THEIRS. Holds no secret; carry it so\n\
+         # that nobody can change it on the way.\n{}",
+        bundle.cluster,
+        render::link(&bundle)
+    );
+    match output {
+        None => print(&text),
+        Some(file) => {
+            std::fs::write(file, text)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+            print(&format!(
+                "wrote {}; on the other side: adit link import {0} --context CONTEXT\n",
+                file.display()
+            ))
+        }
+    }
+}
+
+async fn bring(
+    file: &PathBuf,
+    one: &One,
+    wish: Option<&ClusterName>,
+    import: &ImportWish,
+    paper: bool,
+) -> anyhow::Result<()> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let other = join::read_bundle(&text)?;
+    let context = one.connect().await?;
+    let named = join::named(&context.name, &context.document().await?, wish)?;
+    let there = Named {
+        name: other.cluster.clone(),
+        trust_domain: other.trust_domain.clone(),
+        changes: Changes::new(),
+    };
+    if named.name == there.name {
+        let Named { name, .. } = &named;
+        anyhow::bail!(
+            "the bundle is of a cluster called {name}, and so is the one of context {}\n  hint: take the other \
+             side's bundle, or another --name if this cluster has none yet",
+            context.name
+        );
+    }
+    join::distinct(&named, &there)?;
+    if paper && !named.changes.is_empty() {
+        tell(&context, &Edited { changes: named.changes.clone(), ..Edited::default() }, true, "")?;
+        print("---\n")?;
+    } else if !named.changes.is_empty() {
+        name(&context, &named).await?;
+    }
+    one_side(&context, &other, import, paper).await?;
+    if !paper {
+        print(
+            "the link comes up when the other side has this cluster's bundle too: adit link export\n",
+        )?;
+    }
+    Ok(())
+}
+
+/// Unlinks.
+///
+/// # Errors
+/// All that is in the way.
+pub(crate) fn unlink(args: &UnlinkArgs) -> anyhow::Result<ExitCode> {
+    block_on(async {
+        match (&args.contexts[..], &args.cluster) {
+            ([a, b], _) => {
+                let a = args.one.kubeconfig.connect(Some(a)).await?;
+                let b = args.one.kubeconfig.connect(Some(b)).await?;
+                let name_a = join::named(&a.name, &a.document().await?, None)?.name;
+                let name_b = join::named(&b.name, &b.document().await?, None)?.name;
+                forget(&a, &name_b, args.print).await?;
+                if args.print {
+                    print("---\n")?;
+                }
+                forget(&b, &name_a, args.print).await?;
+            }
+            (_, Some(cluster)) => forget(&args.one.connect().await?, cluster, args.print).await?,
+            _ => anyhow::bail!("expected two contexts, or --cluster"),
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+async fn forget(context: &Context, other: &ClusterName, paper: bool) -> anyhow::Result<()> {
+    let edited =
+        edit(context, paper, |document| join::unlink(&context.name, document, other)).await?;
+    tell(context, &edited, paper, &format!("not linked with {other} any more"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Link {
+        #[command(flatten)]
+        args: LinkArgs,
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Unlink {
+        #[command(flatten)]
+        args: UnlinkArgs,
+    }
+
+    #[test]
+    fn two_contexts_or_a_bundle() {
+        let link = |text: &str| Link::try_parse_from(format!("link {text}").split_whitespace());
+        let both = link("a b --import team-*,x --wait 2m").unwrap().args;
+        assert_eq!((both.a.as_deref(), both.b.as_deref()), (Some("a"), Some("b")));
+        assert_eq!(both.wait, Duration::from_secs(120));
+        assert_eq!(both.import.wish().namespaces.unwrap().len(), 2);
+        assert!(both.import.wish().create_services.is_none(), "what is there is kept");
+        assert_eq!(
+            link("a b --no-import").unwrap().args.import.wish().namespaces,
+            Some(Vec::new())
+        );
+        assert!(matches!(
+            link("export --context a").unwrap().args.by_hand,
+            Some(ByHand::Export { .. })
+        ));
+        assert!(matches!(link("import f").unwrap().args.by_hand, Some(ByHand::Import { .. })));
+        for wrong in [
+            "",
+            "a",
+            "a b c",
+            "a b --import X",
+            "a b --no-import --create-services",
+            "a b --wait 1h",
+        ] {
+            assert!(link(wrong).is_err(), "{wrong}");
+        }
+        let unlink =
+            |text: &str| Unlink::try_parse_from(format!("unlink {text}").split_whitespace());
+        assert_eq!(unlink("a b").unwrap().args.contexts, ["a", "b"]);
+        assert!(unlink("--context a --cluster b").unwrap().args.cluster.is_some());
+        for wrong in ["", "a", "a b --cluster c"] {
+            assert!(unlink(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `adit status --context C`: clusters as their API servers show them. What is wrong comes first.
+
+use std::process::ExitCode;
+
+use adit_daemon::telemetry::escape;
+use adit_kubernetes::report::{self, ClusterStatus, Item, Pods};
+
+use super::UNREACHABLE;
+use super::tables::{Mood, Style, cell, mood, table, text};
+use crate::output::print;
+use crate::reach::{Kubeconfig, block_on};
+
+/// Asks one cluster or several, and shows them.
+///
+/// # Errors
+/// Where the answer cannot be printed.
+pub(super) fn run(
+    contexts: &[String],
+    kubeconfig: &Kubeconfig,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let asked = block_on(async {
+        let mut asked = Vec::new();
+        for name in contexts {
+            let context = kubeconfig.connect(Some(name)).await?;
+            asked.push(Box::pin(report::ask(&context)).await?);
+        }
+        Ok(asked)
+    });
+    let clusters = match asked {
+        Ok(clusters) => clusters,
+        Err(error) => {
+            eprintln!("adit: {error:#}");
+            return Ok(ExitCode::from(UNREACHABLE));
+        }
+    };
+    if json {
+        print(&(serde_json::to_string_pretty(&clusters)? + "\n"))?;
+    } else {
+        let style = Style::of(&std::io::stdout());
+        let pages: Vec<_> = clusters.iter().map(|cluster| page(cluster, style)).collect();
+        print(&pages.join("\n"))?;
+    }
+    let well = clusters.iter().all(ClusterStatus::well);
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn page(status: &ClusterStatus, style: Style) -> String {
+    let name = status.cluster.as_deref().unwrap_or("(no usable configuration)");
+    let pods = |Pods { ready, total, .. }| format!("{ready}/{total}");
+    let mut page = format!(
+        "cluster {}, context {}: controller {}, nodes {}\n",
+        escape::text(name),
+        escape::text(&status.context),
+        pods(status.controller),
+        pods(status.nodes)
+    );
+    let mut wrong = table(style, &[]);
+    for problem in status.problems() {
+        wrong.add_row([mood("wrong", Mood::Bad), cell(problem)]);
+    }
+    for warning in &status.warnings {
+        wrong.add_row([mood("doubtful", Mood::Doubtful), cell(warning)]);
+    }
+    if wrong.row_count() > 0 {
+        page += &text(&wrong);
+    }
+    for (what, items) in
+        [("LINKS", &status.links), ("EXPORTS", &status.exports), ("IMPORTS", &status.imports)]
+    {
+        page += &section(what, items, style);
+    }
+    page
+}
+
+fn section(what: &str, items: &[Item], style: Style) -> String {
+    if items.is_empty() {
+        return format!("\n{what}: none\n");
+    }
+    let mut rows = table(style, &[]);
+    for item in items {
+        let how = match &item.problem {
+            Some(problem) => mood(problem, Mood::Bad),
+            None => mood("well", Mood::Well),
+        };
+        rows.add_row([cell(&item.name), cell(&item.detail), how]);
+    }
+    format!("\n{what}\n{}", text(&rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_says_what_is_wrong_before_what_is_well() {
+        let pods = Pods { installed: true, ready: 1, total: 2 };
+        let item = |name: &str, problem: Option<&str>| Item {
+            name: name.to_owned(),
+            detail: "from bank".to_owned(),
+            problem: problem.map(str::to_owned),
+        };
+        let status = ClusterStatus {
+            context: "kind-edge".to_owned(),
+            cluster: Some("edge".to_owned()),
+            controller: pods,
+            nodes: Pods { ready: 2, ..pods },
+            errors: vec!["a.yaml:1:2: bad\u{1b}".to_owned()],
+            warnings: Vec::new(),
+            links: Vec::new(),
+            exports: Vec::new(),
+            imports: vec![item("n/b", Some("nobody there (Why)")), item("n/a", None)],
+        };
+        let page = page(&status, Style { width: None, colour: false });
+        assert_eq!(
+            page,
+            "cluster edge, context kind-edge: controller 1/2, nodes 2/2\n  \
+             wrong  a.yaml:1:2: bad\\u{1b}\n  \
+             wrong  1 of 2 controller pods are ready\n\n\
+             LINKS: none\n\nEXPORTS: none\n\nIMPORTS\n  \
+             n/b  from bank  nobody there (Why)\n  \
+             n/a  from bank  well\n"
+        );
+    }
+}

@@ -1,0 +1,235 @@
+//! A cluster as its operator reaches it: a context of a kubeconfig, and the ConfigMap there.
+//!
+//! For the commands alone; nodes and controller use [`crate::client`]. Each key of the ConfigMap is written by
+//! itself, and only if nobody has written the ConfigMap since it was read, so that commands never undo what
+//! others wrote.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use adit_config::cluster::{ClusterConfig, ClusterReport};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use serde_json::json;
+
+use crate::api::{CONFIG_MAP, NAMESPACE};
+use crate::configuration;
+
+/// Who writes, as the API server records it.
+pub const FIELD_MANAGER: &str = "adit-cli";
+/// Somebody waits at a terminal.
+const CONNECT: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// Why a cluster cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ContextError {
+    /// The kubeconfig does not lead to a cluster.
+    #[error(
+        "{context} cannot be used: {error}\n  hint: `kubectl config get-contexts` lists what there is; \
+         --kubeconfig or KUBECONFIG names another file"
+    )]
+    Kubeconfig {
+        /// The context.
+        context: String,
+        /// What is wrong with it.
+        error: Box<KubeconfigError>,
+    },
+    /// A request failed.
+    #[error("context {context}: cannot {doing}: {error}\n  hint: {}", hint(context, error))]
+    Request {
+        /// The context.
+        context: String,
+        /// What was wanted.
+        doing: String,
+        /// Why not.
+        error: Box<kube::Error>,
+    },
+    /// There is no namespace of ours.
+    #[error(
+        "context {context}: Adit is not installed there (no namespace {NAMESPACE})\n  hint: `kubectl --context \
+         {context} apply --server-side -k` Adit's manifests first"
+    )]
+    NotInstalled {
+        /// The context.
+        context: String,
+    },
+}
+
+fn hint(context: &str, error: &kube::Error) -> String {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list is open and long")]
+    match error {
+        kube::Error::Api(status) if status.code == 403 => {
+            format!(
+                "the user of context {context} lacks the right; ask that cluster's administrator"
+            )
+        }
+        kube::Error::Api(status) if status.code == 401 => {
+            format!("log in again: the API server does not know the user of context {context}")
+        }
+        kube::Error::Api(status) if status.code == 404 => {
+            "is Adit's current version installed there?".to_owned()
+        }
+        _ => format!("try `kubectl --context {context} version`; is that cluster up?"),
+    }
+}
+
+/// A cluster that can be asked.
+#[derive(Clone)]
+pub struct Context {
+    /// What the operator calls it.
+    pub name: String,
+    client: Client,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Context").field(&self.name).finish()
+    }
+}
+
+/// The ConfigMap's data as it was read.
+#[derive(Debug, Clone, Default)]
+pub struct Document {
+    /// The fragments by key.
+    pub data: BTreeMap<String, String>,
+    /// Which version of the ConfigMap; none where there is no ConfigMap.
+    version: Option<String>,
+}
+
+impl Document {
+    /// What it says, or what is wrong with it.
+    ///
+    /// # Errors
+    /// See [`configuration::read`].
+    pub fn read(&self) -> Result<(ClusterConfig, ClusterReport), ClusterReport> {
+        configuration::read(&self.data)
+    }
+
+    /// The same with some keys set, and others (`None`) taken away.
+    #[must_use]
+    pub fn with(&self, changes: &BTreeMap<String, Option<String>>) -> Self {
+        let mut document = self.clone();
+        for (key, text) in changes {
+            match text {
+                Some(text) => document.data.insert(key.clone(), text.clone()),
+                None => document.data.remove(key),
+            };
+        }
+        document
+    }
+}
+
+impl Context {
+    /// The context `name` of a kubeconfig, or the current one. Without a file: as kubectl finds it.
+    ///
+    /// # Errors
+    /// Where the kubeconfig has no such context, or one that leads nowhere.
+    pub async fn connect(file: Option<&Path>, name: Option<&str>) -> Result<Self, ContextError> {
+        let shown =
+            name.map_or_else(|| "the current context".to_owned(), |n| format!("context {n}"));
+        let wrong = |error: KubeconfigError| ContextError::Kubeconfig {
+            context: shown.clone(),
+            error: error.into(),
+        };
+        let kubeconfig =
+            file.map_or_else(Kubeconfig::read, Kubeconfig::read_from).map_err(wrong)?;
+        let context = name.map(str::to_owned).or_else(|| kubeconfig.current_context.clone());
+        let name = context.clone().unwrap_or_default();
+        let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+        let mut config =
+            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?;
+        config.connect_timeout = Some(CONNECT);
+        config.read_timeout = Some(ANSWER);
+        let client = Client::try_from(config).map_err(|error| ContextError::Request {
+            context: name.clone(),
+            doing: "make a client".to_owned(),
+            error: error.into(),
+        })?;
+        Ok(Self { name, client })
+    }
+
+    /// For objects of the whole cluster.
+    pub(crate) fn all<K: kube::Resource<DynamicType = ()>>(&self) -> Api<K> {
+        Api::all(self.client.clone())
+    }
+
+    /// For objects in our namespace.
+    pub(crate) fn ours<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        self.within(NAMESPACE)
+    }
+
+    /// For objects in a namespace.
+    pub(crate) fn within<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Says what was wanted where a request fails.
+    pub(crate) fn failed(&self, doing: &str) -> impl FnOnce(kube::Error) -> ContextError + use<> {
+        let (context, doing) = (self.name.clone(), doing.to_owned());
+        move |error| ContextError::Request { context, doing, error: error.into() }
+    }
+
+    /// The ConfigMap as it is now.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or Adit is not installed.
+    pub async fn document(&self) -> Result<Document, ContextError> {
+        let map = self.ours::<ConfigMap>().get_opt(CONFIG_MAP).await;
+        if let Some(map) = map.map_err(self.failed("read ConfigMap adit-system/adit"))? {
+            let version = map.metadata.resource_version;
+            return Ok(Document { data: map.data.unwrap_or_default(), version });
+        }
+        let namespace = self.all::<Namespace>().get_opt(NAMESPACE).await;
+        match namespace.map_err(self.failed("read namespace adit-system"))? {
+            Some(_) => Ok(Document::default()),
+            None => Err(ContextError::NotInstalled { context: self.name.clone() }),
+        }
+    }
+
+    /// Writes the changes that there are, if the ConfigMap is still as `document` has it; says whether it is.
+    ///
+    /// # Errors
+    /// Where the API server refuses.
+    pub async fn write(
+        &self,
+        document: &Document,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<bool, ContextError> {
+        let maps = self.ours::<ConfigMap>();
+        let done = match &document.version {
+            Some(version) => {
+                let patch = json!({"metadata": {"resourceVersion": version}, "data": changes});
+                let parameters = PatchParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..Default::default()
+                };
+                maps.patch(CONFIG_MAP, &parameters, &Patch::Merge(&patch)).await
+            }
+            None => {
+                let mut map = ConfigMap::default();
+                map.metadata.name = Some(CONFIG_MAP.to_owned());
+                map.data = Some(document.with(changes).data);
+                let parameters = PostParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..Default::default()
+                };
+                maps.create(&parameters, &map).await
+            }
+        };
+        match done {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(self.failed("write ConfigMap adit-system/adit")(error)),
+        }
+    }
+}

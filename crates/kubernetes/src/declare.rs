@@ -1,0 +1,289 @@
+//! What is exported to whom and imported by whom, declared one Service at a time.
+//!
+//! Each Service has a key of its own. A declaration adds to what its key says; taking back takes away what is
+//! named, and the key with the last of it.
+
+use std::collections::BTreeSet;
+
+use adit_config::cluster::{
+    AppProtocols, ExportRule, Fragment, ImportRule, Services, parse_fragment, render,
+};
+use adit_core::name::{AppProtocol, ClusterName, Namespace, ServiceName};
+use adit_core::policy::{Grant, Pattern, WorkloadPattern};
+use adit_core::snapshot::{Class, Hop};
+use k8s_openapi::api::core::v1::Service;
+
+use crate::context::{Context, ContextError, Document};
+use crate::edit::{Changes, EditError};
+
+/// A wish about an export.
+#[derive(Debug, Clone)]
+pub struct ExportWish {
+    /// The Service.
+    pub service: ServiceName,
+    /// To whom.
+    pub to: Vec<ClusterName>,
+    /// Which workloads there.
+    pub allow: Vec<WorkloadPattern>,
+    /// What its ports speak, where that is said.
+    pub app_protocol: Option<AppProtocol>,
+    /// Take these grants away, or without any the export.
+    pub remove: bool,
+}
+
+/// A wish about an import.
+#[derive(Debug, Clone)]
+pub struct ImportWish {
+    /// The Service.
+    pub service: ServiceName,
+    /// From where; none only where it is taken away.
+    pub from: Option<ClusterName>,
+    /// Which local workloads may use it, where that is said.
+    pub allow: Vec<WorkloadPattern>,
+    /// Whether a Service is created, where that is said.
+    pub create_service: Option<bool>,
+    /// Take it away.
+    pub remove: bool,
+}
+
+/// `NAMESPACE/SERVICEACCOUNT`, or `SERVICEACCOUNT` in `namespace`; `*` is any.
+///
+/// # Errors
+/// Where a part is no such name.
+pub fn workloads(
+    text: &str,
+    namespace: &Namespace,
+) -> Result<WorkloadPattern, adit_core::name::NameError> {
+    let (namespace, account) = match text.split_once('/') {
+        Some((namespace, account)) => (namespace.parse()?, account),
+        None => (Pattern::Exactly(namespace.clone()), text),
+    };
+    Ok(WorkloadPattern { namespace, service_account: account.parse()? })
+}
+
+/// The key of an export.
+#[must_use]
+pub fn export_key(service: &ServiceName) -> String {
+    format!("export-{}.{}.yaml", service.namespace, service.name())
+}
+
+/// The key of an import.
+#[must_use]
+pub fn import_key(service: &ServiceName) -> String {
+    format!("import-{}.{}.yaml", service.namespace, service.name())
+}
+
+/// The changes that make an export as it is wished.
+///
+/// # Errors
+/// Where it stands in a key of somebody else, or its own key is wrong.
+pub fn export(context: &str, document: &Document, wish: &ExportWish) -> Result<Changes, EditError> {
+    let key = export_key(&wish.service);
+    let is_it =
+        |rule: &ExportRule| matches!(&rule.services, Services::Named(s) if *s == wish.service);
+    let has = |fragment: &Fragment| fragment.exports.iter().any(is_it);
+    elsewhere(context, document, &key, &format!("the export of {}", wish.service), has)?;
+    let present = own(context, document, &key)?.exports.into_iter().find(is_it);
+    let grants: BTreeSet<Grant> = wish
+        .to
+        .iter()
+        .flat_map(|cluster| {
+            let grant =
+                |w: &WorkloadPattern| Grant { cluster: cluster.clone(), workloads: w.clone() };
+            wish.allow.iter().map(grant)
+        })
+        .collect();
+    let Some(mut rule) = present.or_else(|| (!wish.remove).then(|| fresh(&wish.service))) else {
+        return Ok(Changes::new());
+    };
+    if let Some(protocol) = &wish.app_protocol {
+        rule.app_protocol = AppProtocols::All(protocol.clone());
+    }
+    if wish.remove {
+        let all_of = |cluster: &ClusterName| wish.to.is_empty() || wish.to.contains(cluster);
+        let every = wish.allow.is_empty();
+        rule.allow
+            .retain(|g| !(all_of(&g.cluster) && (every || wish.allow.contains(&g.workloads))));
+        if rule.allow.is_empty() {
+            return Ok(Changes::from([(key, None)]));
+        }
+    } else {
+        let old: BTreeSet<_> = rule.allow.iter().cloned().collect();
+        rule.allow.extend(grants.into_iter().filter(|grant| !old.contains(grant)));
+    }
+    Ok(Changes::from([(key, Some(render::export(&rule)))]))
+}
+
+fn fresh(service: &ServiceName) -> ExportRule {
+    ExportRule {
+        services: Services::Named(service.clone()),
+        allow: Vec::new(),
+        app_protocol: AppProtocols::Own,
+        hop: Hop::default(),
+        class: Class::default(),
+        replay: false,
+        probe: None,
+    }
+}
+
+/// The changes that make an import as it is wished.
+///
+/// # Errors
+/// Where it stands in a key of somebody else, or its own key is wrong.
+pub fn import(context: &str, document: &Document, wish: &ImportWish) -> Result<Changes, EditError> {
+    let key = import_key(&wish.service);
+    let is_it = |rule: &ImportRule| rule.service == wish.service;
+    let has = |fragment: &Fragment| fragment.imports.iter().any(is_it);
+    elsewhere(context, document, &key, &format!("the import of {}", wish.service), has)?;
+    let present = own(context, document, &key)?.imports.into_iter().find(is_it);
+    if wish.remove {
+        return Ok(present.map(|_| Changes::from([(key, None)])).unwrap_or_default());
+    }
+    let Some(from) = wish.from.clone().or_else(|| present.as_ref().map(|p| p.from.clone())) else {
+        return Ok(Changes::new());
+    };
+    let (old, create) = present.map_or((None, true), |p| (p.allow, p.create_service));
+    let allow = if wish.allow.is_empty() {
+        old
+    } else {
+        let mut allow = old.unwrap_or_default();
+        allow.extend(wish.allow.iter().cloned());
+        let mut seen = BTreeSet::new();
+        allow.retain(|pattern| seen.insert(pattern.clone()));
+        Some(allow)
+    };
+    let create_service = wish.create_service.unwrap_or(create);
+    let rule = ImportRule { service: wish.service.clone(), from, allow, create_service };
+    Ok(Changes::from([(key, Some(render::import(&rule)))]))
+}
+
+/// What a key of ours says so far.
+fn own(context: &str, document: &Document, key: &str) -> Result<Fragment, EditError> {
+    let Some(text) = document.data.get(key) else { return Ok(Fragment::default()) };
+    parse_fragment(key, text).map_err(|report| EditError::Configuration {
+        context: context.to_owned(),
+        what: "its own key is wrong already; mend it first:",
+        report: report.into(),
+    })
+}
+
+/// Refuses what is declared in another key.
+fn elsewhere(
+    context: &str,
+    document: &Document,
+    own: &str,
+    what: &str,
+    has: impl Fn(&Fragment) -> bool,
+) -> Result<(), EditError> {
+    let others = document.data.iter().filter(|(key, _)| key.ends_with(".yaml") && *key != own);
+    for (key, text) in others {
+        if parse_fragment(key, text).is_ok_and(|fragment| has(&fragment)) {
+            let (context, what) = (context.to_owned(), what.to_owned());
+            return Err(EditError::Elsewhere { context, what, key: key.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a Service is there.
+///
+/// # Errors
+/// Where the API server does not say.
+pub async fn exists(context: &Context, service: &ServiceName) -> Result<bool, ContextError> {
+    let services = context.within::<Service>(service.namespace.as_str());
+    let found = services.get_opt(service.name()).await;
+    Ok(found.map_err(context.failed(&format!("read Service {service}")))?.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patterns(texts: &[&str]) -> Vec<WorkloadPattern> {
+        let here = "n".parse().unwrap();
+        texts.iter().map(|text| workloads(text, &here).unwrap()).collect()
+    }
+
+    fn wish(to: &[&str], allow: &[&str], remove: bool) -> ExportWish {
+        ExportWish {
+            service: "n/s".parse().unwrap(),
+            to: to.iter().map(|name| name.parse().unwrap()).collect(),
+            allow: patterns(allow),
+            app_protocol: None,
+            remove,
+        }
+    }
+
+    fn after(document: &Document, changes: &Changes) -> (Document, Vec<String>) {
+        let document = document.with(changes);
+        let rules = document.data.get("export-n.s.yaml").map(|text| {
+            let rule = parse_fragment("k.yaml", text).unwrap().exports.remove(0);
+            let shown = |g: &Grant| {
+                let WorkloadPattern { namespace, service_account } = &g.workloads;
+                format!("{}:{namespace}/{service_account}", g.cluster)
+            };
+            rule.allow.iter().map(shown).collect()
+        });
+        (document, rules.unwrap_or_default())
+    }
+
+    #[test]
+    fn grants_add_up_and_are_taken_back_one_by_one() {
+        let mut document = Document::default();
+        let mut step = |wish: &ExportWish| {
+            let changes = export("c", &document, wish).unwrap();
+            let (next, grants) = after(&document, &changes);
+            document = next;
+            grants
+        };
+        assert_eq!(step(&wish(&["bank"], &["a"], false)), ["bank:n/a"]);
+        assert_eq!(step(&wish(&["bank"], &["a"], false)), ["bank:n/a"]);
+        let all = ["bank:n/a", "bank:m/*", "edge:m/*"];
+        assert_eq!(step(&wish(&["edge", "bank"], &["m/*"], false)), all);
+        assert_eq!(step(&wish(&["bank"], &["m/*"], true)), ["bank:n/a", "edge:m/*"]);
+        assert_eq!(step(&wish(&["bank"], &[], true)), ["edge:m/*"]);
+        assert_eq!(step(&wish(&["bank"], &[], true)), ["edge:m/*"]);
+        assert!(step(&wish(&["edge"], &[], true)).is_empty());
+        assert!(document.data.is_empty(), "the key goes with the last grant");
+        assert!(export("c", &document, &wish(&[], &[], true)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_others_declared_is_not_touched() {
+        let text = "exports: [{service: n/s}]\nimports: [{service: n/t, from: bank}]".to_owned();
+        let document = Document::default().with(&[("gitops.yaml".to_owned(), Some(text))].into());
+        let refused = export("c", &document, &wish(&["bank"], &["a"], false));
+        assert!(matches!(refused, Err(EditError::Elsewhere { key, .. }) if key == "gitops.yaml"));
+        let wish = ImportWish {
+            service: "n/t".parse().unwrap(),
+            from: None,
+            allow: Vec::new(),
+            create_service: None,
+            remove: true,
+        };
+        assert!(matches!(import("c", &document, &wish), Err(EditError::Elsewhere { .. })));
+    }
+
+    #[test]
+    fn an_import_keeps_what_is_not_said_again() {
+        let wish = |from: Option<&str>, allow: &[&str], create_service, remove| ImportWish {
+            service: "n/s".parse().unwrap(),
+            from: from.map(|name| name.parse().unwrap()),
+            allow: patterns(allow),
+            create_service,
+            remove,
+        };
+        let none = Document::default();
+        let first = import("c", &none, &wish(Some("bank"), &["a"], Some(false), false)).unwrap();
+        let document = none.with(&first);
+        let same = import("c", &document, &wish(Some("bank"), &[], None, false)).unwrap();
+        assert_eq!(same, first);
+        let more = import("c", &document, &wish(Some("bank"), &["*/b"], None, false)).unwrap();
+        let text = more["import-n.s.yaml"].clone().unwrap();
+        let rule = parse_fragment("k.yaml", &text).unwrap().imports.remove(0);
+        assert_eq!((rule.allow, rule.create_service), (Some(patterns(&["a", "*/b"])), false));
+        let gone = import("c", &document, &wish(None, &[], None, true)).unwrap();
+        assert!(document.with(&gone).data.is_empty());
+        assert!(import("c", &none, &wish(None, &[], None, true)).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,159 @@
+//! Changes of the ConfigMap: worked out from what is there, checked as a whole, written or printed.
+//!
+//! A change is a function from the document to the keys that become different. It is called again where
+//! somebody else wrote in between, and never brings an error that was not there before.
+
+use std::collections::BTreeMap;
+
+use adit_config::ClusterReport;
+
+use crate::api::{CONFIG_MAP, NAMESPACE};
+use crate::context::{Context, ContextError, Document};
+
+/// Keys and their new text; `None` takes a key away.
+pub type Changes = BTreeMap<String, Option<String>>;
+
+/// How often somebody else may write in between.
+const ATTEMPTS: u32 = 10;
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// The cluster cannot be asked.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// What is there, or would be, has errors.
+    #[error("context {context}: {what}\n{report}")]
+    Configuration {
+        /// The context.
+        context: String,
+        /// Whether it is so already.
+        what: &'static str,
+        /// All of them.
+        report: Box<ClusterReport>,
+    },
+    /// It stands in a key that is not the commands' own.
+    #[error(
+        "context {context}: {what} is declared in key {key} of the ConfigMap, which this command does not touch\n  \
+         hint: change it there, or take it out there first"
+    )]
+    Elsewhere {
+        /// The context.
+        context: String,
+        /// What it is about.
+        what: String,
+        /// Where it stands.
+        key: String,
+    },
+    /// Others write all the time.
+    #[error("context {0}: the ConfigMap changes all the time; try again")]
+    Busy(String),
+}
+
+/// What a change came to.
+#[derive(Debug, Clone, Default)]
+pub struct Edited {
+    /// What is different now; nothing where all was so already.
+    pub changes: Changes,
+    /// What the document says after it, warnings included.
+    pub after: Document,
+}
+
+/// Makes a change, or with `dry` only works it out.
+///
+/// # Errors
+/// [`EditError`], see there.
+pub async fn edit(
+    context: &Context,
+    dry: bool,
+    change: impl Fn(&Document) -> Result<Changes, EditError>,
+) -> Result<Edited, EditError> {
+    for _ in 0..ATTEMPTS {
+        let document = context.document().await?;
+        let changes = news(&document, change(&document)?);
+        let after = document.with(&changes);
+        refuse_errors(context, &document, &after)?;
+        if changes.is_empty() || dry || context.write(&document, &changes).await? {
+            return Ok(Edited { changes, after });
+        }
+    }
+    Err(EditError::Busy(context.name.clone()))
+}
+
+/// Those of the changes that make a difference.
+fn news(document: &Document, changes: Changes) -> Changes {
+    changes.into_iter().filter(|(key, text)| document.data.get(key) != text.as_ref()).collect()
+}
+
+fn refuse_errors(context: &Context, before: &Document, after: &Document) -> Result<(), EditError> {
+    let errors = |document: &Document| match document.read() {
+        Ok(_) => (0, None),
+        Err(report) => (report.errors().count(), Some(report)),
+    };
+    match (errors(before), errors(after)) {
+        ((before, _), (now, Some(report))) if now > before => Err(EditError::Configuration {
+            context: context.name.clone(),
+            what: "this would make the configuration wrong, so nothing was changed:",
+            report: report.into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The manifest that makes the same changes, for a repository. Keys that are taken away are only named.
+#[must_use]
+pub fn manifest(context: &str, changes: &Changes) -> String {
+    let name = changes.keys().next_back().map_or("", |key| key.trim_end_matches(".yaml"));
+    let mut text = format!(
+        "# For context {context}. Keys of others stay as they are if it has a field manager of its own:\n\
+         # kubectl --context {context} apply --server-side --field-manager adit-{} -f FILE\n",
+        name.chars().take(100).collect::<String>()
+    );
+    for (key, _) in changes.iter().filter(|(_, text)| text.is_none()) {
+        text += &format!("# Key {key} goes: take it out of what declares it.\n");
+    }
+    text += &format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {CONFIG_MAP}\n  namespace: {NAMESPACE}\n"
+    );
+    let kept: Vec<_> =
+        changes.iter().filter_map(|(key, text)| Some((key, text.as_ref()?))).collect();
+    text += if kept.is_empty() { "data: {}\n" } else { "data:\n" };
+    for (key, value) in kept {
+        text += &format!("  {key}: |\n");
+        // Fragments of ours are plain lines.
+        text.extend(value.lines().map(|line| format!("    {line}\n")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_holds_the_fragment_as_it_is() {
+        let changes = Changes::from([
+            ("cluster.yaml".to_owned(), Some("cluster: edge\n".to_owned())),
+            ("link-bank.yaml".to_owned(), Some("links:\n  - cluster: bank\n".to_owned())),
+            ("old.yaml".to_owned(), None),
+        ]);
+        let text = manifest("kind-edge", &changes);
+        assert!(text.contains("--context kind-edge") && text.contains("# Key old.yaml goes"));
+        assert!(text.ends_with(
+            "data:\n  cluster.yaml: |\n    cluster: edge\n  link-bank.yaml: |\n    links:\n      - cluster: bank\n"
+        ));
+    }
+
+    #[test]
+    fn what_is_so_already_is_no_change() {
+        let text = |s: &str| Some(s.to_owned());
+        let mut document = Document::default();
+        document.data.insert("a.yaml".into(), "x".into());
+        let wanted = Changes::from([
+            ("a.yaml".to_owned(), text("x")),
+            ("b.yaml".to_owned(), text("y")),
+            ("c.yaml".to_owned(), None),
+        ]);
+        assert_eq!(news(&document, wanted), Changes::from([("b.yaml".to_owned(), text("y"))]));
+    }
+}

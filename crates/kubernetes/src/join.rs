@@ -1,0 +1,412 @@
+//! Joining two clusters: each learns the other's name, trust bundle and where to begin, and nothing else.
+//!
+//! What is exchanged is public: no key, and no access to the other's API server. A bundle that is carried by
+//! hand is the very fragment that the other side's ConfigMap gets ([`adit_config::cluster::render::link`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use adit_config::cluster::{
+    ClusterConfig, ClusterLink, NamePattern, default_trust_domain, parse_fragment, render,
+};
+use adit_core::name::ClusterName;
+use adit_core::snapshot::{Seed, View};
+use adit_core::spiffe::TrustDomain;
+use adit_pki::TrustBundle;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::ListParams;
+use tokio::time::{Instant, sleep};
+
+use crate::api::{Link, NODE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP};
+use crate::context::{Context, ContextError, Document};
+use crate::edit::{Changes, EditError, Edited, edit};
+
+/// The key that names a cluster.
+pub const CLUSTER_KEY: &str = "cluster.yaml";
+/// How often is looked again at what is waited for.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Why clusters were not joined.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// A ConfigMap could not be changed.
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    /// Both have one name.
+    #[error(
+        "both clusters would be called {0}\n  hint: name one of them with --name-a or --name-b; a cluster that has a \
+         name keeps it"
+    )]
+    SameName(ClusterName),
+    /// Both have one trust domain.
+    #[error(
+        "both clusters have trust domain {0}: either could speak for the other\n  hint: write another trustDomain \
+         into one side's ConfigMap before its CA is made"
+    )]
+    SameTrustDomain(TrustDomain),
+    /// It is called otherwise already.
+    #[error(
+        "context {context}: this cluster is called {name} already\n  hint: leave the option out"
+    )]
+    NamedOtherwise {
+        /// The context.
+        context: String,
+        /// Its name.
+        name: ClusterName,
+    },
+    /// No name can be made of the context's.
+    #[error(
+        "no cluster name can be made of context {0:?}\n  hint: choose one with --name-a or --name-b"
+    )]
+    NoName(String),
+    /// Something did not come in time.
+    #[error("context {context}: {what}\n  hint: {hint}")]
+    Waited {
+        /// The context.
+        context: String,
+        /// What is missing.
+        what: String,
+        /// Where to look.
+        hint: String,
+    },
+    /// A file is no bundle.
+    #[error(
+        "this is no bundle of a cluster: {0}\n  hint: `adit link export` on the other side writes one"
+    )]
+    NoBundle(String),
+}
+
+impl From<ContextError> for JoinError {
+    fn from(error: ContextError) -> Self {
+        Self::Edit(error.into())
+    }
+}
+
+/// What of the other cluster's exports is imported by itself; `None` keeps what is there.
+#[derive(Debug, Clone, Default)]
+pub struct ImportWish {
+    /// The namespaces.
+    pub namespaces: Option<Vec<NamePattern>>,
+    /// Whether Services are created.
+    pub create_services: Option<bool>,
+}
+
+/// The key of a link.
+#[must_use]
+pub fn link_key(other: &ClusterName) -> String {
+    format!("link-{other}.yaml")
+}
+
+/// A cluster's name from its context's: `kind-edge` is `edge`.
+#[must_use]
+pub fn name_of_context(context: &str) -> Option<ClusterName> {
+    let last = context.rsplit(['/', '@', ':']).find(|part| !part.is_empty())?;
+    let lower = last.strip_prefix("kind-").unwrap_or(last).to_lowercase();
+    let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
+    let label: String = lower.chars().map(plain).collect();
+    let label = label.trim_matches('-');
+    let label = label.get(..63).unwrap_or(label).trim_matches('-');
+    label.parse().ok()
+}
+
+/// Who a cluster is, before it has a CA.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// Its name.
+    pub name: ClusterName,
+    /// Its trust domain.
+    pub trust_domain: TrustDomain,
+    /// What has to be written, where it has no name yet.
+    pub changes: Changes,
+}
+
+/// The name that a cluster has, or is to get: `wish`, or one after its context.
+///
+/// # Errors
+/// Where its configuration is wrong, or no name can be had.
+pub fn named(
+    context: &str,
+    document: &Document,
+    wish: Option<&ClusterName>,
+) -> Result<Named, JoinError> {
+    match document.read() {
+        Ok((config, _)) => match wish {
+            Some(wish) if *wish != config.cluster => {
+                Err(JoinError::NamedOtherwise { context: context.to_owned(), name: config.cluster })
+            }
+            _ => Ok(Named {
+                name: config.cluster,
+                trust_domain: config.trust_domain,
+                changes: Changes::new(),
+            }),
+        },
+        Err(report) if report.unnamed && report.errors().next().is_none() => {
+            let unnameable = || JoinError::NoName(context.to_owned());
+            let name = wish.cloned().or_else(|| name_of_context(context)).ok_or_else(unnameable)?;
+            let trust_domain = default_trust_domain(&name).map_err(|_| unnameable())?;
+            let text = render::cluster(&name, &trust_domain);
+            let changes = Changes::from([(CLUSTER_KEY.to_owned(), Some(text))]);
+            Ok(Named { name, trust_domain, changes })
+        }
+        Err(report) => Err(EditError::Configuration {
+            context: context.to_owned(),
+            what: "the configuration is wrong already; mend it first:",
+            report: report.into(),
+        }
+        .into()),
+    }
+}
+
+/// That two clusters can be told apart.
+///
+/// # Errors
+/// Where they cannot.
+pub fn distinct(a: &Named, b: &Named) -> Result<(), JoinError> {
+    if a.name == b.name {
+        return Err(JoinError::SameName(a.name.clone()));
+    }
+    if a.trust_domain == b.trust_domain {
+        return Err(JoinError::SameTrustDomain(a.trust_domain.clone()));
+    }
+    Ok(())
+}
+
+/// Gives a cluster its name, where it has none.
+///
+/// # Errors
+/// Where that cannot be written.
+pub async fn name(context: &Context, named: &Named) -> Result<Edited, JoinError> {
+    Ok(edit(context, false, |_| Ok(named.changes.clone())).await?)
+}
+
+/// What another cluster has to know of this one, once its controller has made the CA and its nodes run;
+/// waited for until `deadline`.
+///
+/// # Errors
+/// Where that does not come in time.
+pub async fn bundle(
+    context: &Context,
+    named: &Named,
+    deadline: Instant,
+) -> Result<ClusterLink, JoinError> {
+    let trust_bundle = trust_bundle(context, named, deadline).await?;
+    let addresses = loop {
+        let port = context.document().await?.read().map_or(7843, |(c, _)| c.network.port);
+        let addresses = addresses(context, port).await?;
+        if !addresses.is_empty() {
+            break addresses;
+        }
+        if Instant::now() >= deadline {
+            return Err(JoinError::Waited {
+                context: context.name.clone(),
+                what: "no pod of DaemonSet adit-node has been given a node, so there is nothing to dial".into(),
+                hint: format!(
+                    "kubectl --context {} -n adit-system describe daemonset adit-node",
+                    context.name
+                ),
+            });
+        }
+        sleep(AGAIN).await;
+    };
+    Ok(ClusterLink {
+        cluster: named.name.clone(),
+        trust_domain: named.trust_domain.clone(),
+        trust_bundle,
+        addresses,
+        import: Vec::new(),
+        create_services: false,
+    })
+}
+
+async fn trust_bundle(
+    context: &Context,
+    named: &Named,
+    deadline: Instant,
+) -> Result<String, JoinError> {
+    loop {
+        let map = context.ours::<ConfigMap>().get_opt(TRUST_CONFIG_MAP).await;
+        let map = map.map_err(context.failed("read ConfigMap adit-system/adit-trust"))?;
+        let text = map.and_then(|map| map.data?.remove(TRUST_BUNDLE_KEY));
+        let trouble = match text.filter(|text| !text.trim().is_empty()) {
+            None => {
+                "its controller has published no trust bundle (ConfigMap adit-trust)".to_owned()
+            }
+            Some(text) => match TrustBundle::parse(named.trust_domain.clone(), text.as_bytes()) {
+                Ok(_) => return Ok(text),
+                Err(error) => format!("ConfigMap adit-trust holds no trust bundle: {error}"),
+            },
+        };
+        if Instant::now() >= deadline {
+            let hint = format!(
+                "kubectl --context {} -n adit-system logs deployment/adit-controller",
+                context.name
+            );
+            return Err(JoinError::Waited { context: context.name.clone(), what: trouble, hint });
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Where the nodes that run our pods can be dialled: of each its first address, then the next.
+async fn addresses(context: &Context, port: u16) -> Result<Vec<Seed>, JoinError> {
+    let pods = context.ours::<Pod>().list(&ListParams::default()).await;
+    let pods = pods.map_err(context.failed("list the pods in namespace adit-system"))?;
+    Ok(seeds(&pods.items, port))
+}
+
+fn seeds(pods: &[Pod], port: u16) -> Vec<Seed> {
+    let of_node = |pod: &&Pod| {
+        let owners = pod.metadata.owner_references.iter().flatten();
+        owners.into_iter().any(|owner| owner.kind == "DaemonSet" && owner.name == NODE)
+    };
+    let mut nodes: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+    for pod in pods.iter().filter(of_node) {
+        let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) else {
+            continue;
+        };
+        let Some(status) = &pod.status else { continue };
+        let several = status.host_ips.iter().flatten().map(|ip| ip.ip.as_str());
+        let addresses: Vec<IpAddr> =
+            several.chain(status.host_ip.as_deref()).filter_map(|ip| ip.parse().ok()).collect();
+        nodes.insert(node, addresses);
+    }
+    let most = nodes.values().map(Vec::len).max().unwrap_or(0);
+    let in_turn = (0..most).flat_map(|n| nodes.values().filter_map(move |a| a.get(n)));
+    let mut seen = BTreeSet::new();
+    let once = in_turn.filter(|ip| seen.insert(**ip));
+    once.take(View::MAX_ADDRESSES).map(|ip| Seed::Address(SocketAddr::new(*ip, port))).collect()
+}
+
+/// The changes by which a cluster is linked with another. What its link says of imports already is kept
+/// unless wished otherwise.
+///
+/// # Errors
+/// Where the link stands in a key of somebody else, and is another.
+pub fn link(
+    context: &str,
+    document: &Document,
+    other: &ClusterLink,
+    wish: &ImportWish,
+) -> Result<Changes, EditError> {
+    let key = link_key(&other.cluster);
+    let present = document.data.get(&key).and_then(|text| {
+        let links = parse_fragment(&key, text).ok()?.links;
+        links.into_iter().find(|link| link.cluster == other.cluster)
+    });
+    if present.is_none()
+        && let Some((key, link)) = find_link(document, &other.cluster)
+    {
+        let same = link.trust_bundle.trim() == other.trust_bundle.trim()
+            && link.trust_domain == other.trust_domain;
+        if same && wish.namespaces.is_none() && wish.create_services.is_none() {
+            return Ok(Changes::new());
+        }
+        let what = format!("the link with {}", other.cluster);
+        return Err(EditError::Elsewhere { context: context.to_owned(), what, key });
+    }
+    let (import, create) = present.map_or_else(
+        || ("*".parse().into_iter().collect(), false),
+        |link| (link.import, link.create_services),
+    );
+    let link = ClusterLink {
+        import: wish.namespaces.clone().unwrap_or(import),
+        create_services: wish.create_services.unwrap_or(create),
+        ..other.clone()
+    };
+    Ok(Changes::from([(key, Some(render::link(&link)))]))
+}
+
+/// The key in which a link stands.
+fn find_link(document: &Document, other: &ClusterName) -> Option<(String, ClusterLink)> {
+    document.data.iter().filter(|(key, _)| key.ends_with(".yaml")).find_map(|(key, text)| {
+        let links = parse_fragment(key, text).ok()?.links;
+        let link = links.into_iter().find(|link| link.cluster == *other)?;
+        Some((key.clone(), link))
+    })
+}
+
+/// The changes by which a cluster is linked with another no more.
+///
+/// # Errors
+/// Where the link stands in a key of somebody else.
+pub fn unlink(
+    context: &str,
+    document: &Document,
+    other: &ClusterName,
+) -> Result<Changes, EditError> {
+    let key = link_key(other);
+    match find_link(document, other) {
+        Some((place, _)) if place != key => {
+            let what = format!("the link with {other}");
+            Err(EditError::Elsewhere { context: context.to_owned(), what, key: place })
+        }
+        _ => Ok(Changes::from([(key, None)])),
+    }
+}
+
+/// The bundle in a file that was carried here.
+///
+/// # Errors
+/// Where there is none, or a bad one.
+pub fn read_bundle(text: &str) -> Result<ClusterLink, JoinError> {
+    let fragment = parse_fragment("bundle.yaml", text)
+        .map_err(|report| JoinError::NoBundle(report.to_string()))?;
+    let [link] = <[ClusterLink; 1]>::try_from(fragment.links)
+        .map_err(|links| JoinError::NoBundle(format!("it has {} links", links.len())))?;
+    TrustBundle::parse(link.trust_domain.clone(), link.trust_bundle.as_bytes())
+        .map_err(|error| JoinError::NoBundle(format!("its certificates are bad: {error}")))?;
+    Ok(link)
+}
+
+/// Waits until a cluster says that its link with `other` is up.
+///
+/// # Errors
+/// Where it does not by `deadline`, with what it says instead.
+pub async fn wait_until_up(
+    context: &Context,
+    other: &ClusterName,
+    deadline: Instant,
+) -> Result<(), JoinError> {
+    loop {
+        let link = context.all::<Link>().get_opt(other.as_str()).await;
+        let link = link.map_err(context.failed(&format!("read Link {other}")))?;
+        let conditions = link.and_then(|link| link.status).map(|status| status.conditions);
+        let up = conditions.and_then(|all| all.into_iter().find(|c| c.kind == "Up"));
+        let what = match up {
+            Some(up) if up.status == "True" => return Ok(()),
+            Some(up) => format!("the link with {other} is not up: {} ({})", up.message, up.reason),
+            None => format!("its controller says nothing of the link with {other} yet"),
+        };
+        if Instant::now() >= deadline {
+            let hint = format!(
+                "what was written stays, so it may still come up; `adit status --context {}` says how it is. Does UDP \
+                 pass between the nodes?",
+                context.name
+            );
+            return Err(JoinError::Waited { context: context.name.clone(), what, hint });
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// What is imported by itself over a link, in words.
+#[must_use]
+pub fn import_in_words(config: &ClusterConfig, other: &ClusterName) -> String {
+    let Some(link) = config.links.iter().find(|link| link.cluster == *other) else {
+        return "nothing".to_owned();
+    };
+    if link.import.is_empty() {
+        return "nothing by itself; use `adit import`".to_owned();
+    }
+    let namespaces: Vec<_> = link.import.iter().map(NamePattern::as_str).collect();
+    let services = if link.create_services {
+        "Services are created where there are none"
+    } else {
+        "into Services that are there and have no endpoints of their own"
+    };
+    format!("what it exports to us, in namespaces {}, {services}", namespaces.join(", "))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! What is worked out from what is there.
+
+use adit_config::cluster::parse_fragment;
+use serde_json::json;
+
+use super::*;
+
+fn document(fragments: &[(&str, &str)]) -> Document {
+    let changes =
+        fragments.iter().map(|(key, text)| ((*key).to_owned(), Some((*text).to_owned()))).collect();
+    Document::default().with(&changes)
+}
+
+fn bank() -> ClusterLink {
+    let text = "links: [{cluster: bank, trustDomain: b.example, trustBundle: \"pem\\n\", addresses: [\"10.0.0.1:1\"]}]";
+    parse_fragment("f.yaml", text).unwrap().links.remove(0)
+}
+
+#[test]
+fn names_come_from_contexts() {
+    for (context, name) in [
+        ("kind-edge", Some("edge")),
+        ("bank", Some("bank")),
+        ("arn:aws:eks:eu-1:123:cluster/Prod_A", Some("prod-a")),
+        ("admin@cluster.example", Some("cluster-example")),
+        ("gke_project_zone_name", Some("gke-project-zone-name")),
+        ("--", None),
+        ("", None),
+        ("日本", None),
+    ] {
+        assert_eq!(name_of_context(context).as_ref().map(ClusterName::as_str), name, "{context}");
+    }
+    assert_eq!(name_of_context(&"a-".repeat(60)).unwrap().as_str().len(), 63);
+}
+
+#[test]
+fn a_name_once_given_stays() {
+    let edge = "edge".parse().unwrap();
+    let fresh = named("kind-x", &document(&[]), None).unwrap();
+    assert_eq!((fresh.name.as_str(), fresh.trust_domain.as_str()), ("x", "x.adit.internal"));
+    assert_eq!(
+        fresh.changes[CLUSTER_KEY].as_deref(),
+        Some("cluster: x\ntrustDomain: x.adit.internal\n")
+    );
+    let old = document(&[("a.yaml", "cluster: old\n")]);
+    assert!(named("x", &old, None).unwrap().changes.is_empty());
+    assert!(matches!(named("x", &old, Some(&edge)), Err(JoinError::NamedOtherwise { .. })));
+    assert!(matches!(named("--", &document(&[]), None), Err(JoinError::NoName(_))));
+    let wrong = document(&[("a.yaml", "cluster: Old\n")]);
+    assert!(matches!(
+        named("x", &wrong, None),
+        Err(JoinError::Edit(EditError::Configuration { .. }))
+    ));
+    assert!(matches!(distinct(&fresh, &fresh.clone()), Err(JoinError::SameName(_))));
+}
+
+#[test]
+fn a_link_keeps_what_it_says_of_imports() {
+    let none = ImportWish::default();
+    let first = link("c", &document(&[]), &bank(), &none).unwrap();
+    let text = first["link-bank.yaml"].clone().unwrap();
+    assert!(text.contains("namespaces: [\"*\"]\n      createServices: false"), "{text}");
+
+    let there = document(&[("link-bank.yaml", &text)]);
+    assert_eq!(link("c", &there, &bank(), &none).unwrap(), first, "the second time is the same");
+    let namespaces = Some(vec!["team-*".parse().unwrap()]);
+    let wish = ImportWish { namespaces, create_services: Some(true) };
+    let second = link("c", &there, &bank(), &wish).unwrap()["link-bank.yaml"].clone().unwrap();
+    assert!(second.contains("[\"team-*\"]\n      createServices: true"), "{second}");
+    let third = link("c", &document(&[("link-bank.yaml", &second)]), &bank(), &none).unwrap();
+    assert_eq!(third["link-bank.yaml"].as_ref(), Some(&second));
+
+    let elsewhere = document(&[("gitops.yaml", &text)]);
+    assert!(link("c", &elsewhere, &bank(), &none).unwrap().is_empty());
+    let other = ClusterLink { trust_bundle: "other".into(), ..bank() };
+    assert!(matches!(link("c", &elsewhere, &other, &none), Err(EditError::Elsewhere { .. })));
+    assert!(matches!(unlink("c", &elsewhere, &bank().cluster), Err(EditError::Elsewhere { .. })));
+    let gone = unlink("c", &there, &bank().cluster).unwrap();
+    assert_eq!(gone, Changes::from([("link-bank.yaml".to_owned(), None)]));
+}
+
+#[test]
+fn seeds_are_the_nodes_of_our_own_pods_each_in_turn() {
+    let pod = |node: &str, owner: &str, ips: &[&str]| -> Pod {
+        let ips: Vec<_> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+        serde_json::from_value(json!({
+            "metadata": {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": owner, "uid": "u"}]},
+            "spec": {"nodeName": node, "containers": []},
+            "status": {"hostIP": ips.first().map(|ip| ip["ip"].clone()), "hostIPs": ips},
+        }))
+        .unwrap()
+    };
+    let pods = [
+        pod("b", NODE, &["10.0.0.2"]),
+        pod("a", NODE, &["10.0.0.1", "fd00::1"]),
+        pod("c", "other", &["10.0.0.3"]),
+        pod("d", NODE, &[]),
+    ];
+    let seeds: Vec<_> = seeds(&pods, 7).iter().map(Seed::to_string).collect();
+    assert_eq!(seeds, ["10.0.0.1:7", "10.0.0.2:7", "[fd00::1]:7"]);
+    let many: Vec<_> =
+        (0..20).map(|n| pod(&format!("n{n}"), NODE, &[&format!("10.0.1.{n}")])).collect();
+    assert_eq!(super::seeds(&many, 7).len(), View::MAX_ADDRESSES);
+}
+
+#[test]
+fn a_file_that_is_no_bundle_is_refused() {
+    for text in
+        ["", "links: []", "links: [{cluster: a, trustDomain: a, trustBundle: x}]", "a: b: c"]
+    {
+        assert!(matches!(read_bundle(text), Err(JoinError::NoBundle(_))), "{text}");
+    }
+}

@@ -1,0 +1,287 @@
+//! What a cluster believes of itself, from its API server: for `adit status` with a context.
+//!
+//! Each thing has the first that is wrong with it, in words; what is wrong comes first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use adit_config::cluster::{ClusterConfig, Services};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+use kube::api::ListParams;
+use serde::Serialize;
+
+use crate::api::{
+    CONTROLLER, Condition, Export, Import, Link, NODE, SLICE_MANAGED_BY, SLICE_SERVICE,
+};
+use crate::context::{Context, ContextError, Document};
+
+/// One cluster.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// The context that it was asked by.
+    pub context: String,
+    /// Its name; none where it has none yet, or its configuration is wrong.
+    pub cluster: Option<String>,
+    /// The pods of its controller.
+    pub controller: Pods,
+    /// The pods of its nodes.
+    pub nodes: Pods,
+    /// What is wrong with its configuration, each with key, line and column.
+    pub errors: Vec<String>,
+    /// What is doubtful there.
+    pub warnings: Vec<String>,
+    /// Its links.
+    pub links: Vec<Item>,
+    /// What it exports.
+    pub exports: Vec<Item>,
+    /// What it imports.
+    pub imports: Vec<Item>,
+}
+
+/// How many pods there should be, and how many are ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Pods {
+    /// Whether what makes them is there.
+    pub installed: bool,
+    /// Ready ones.
+    pub ready: i32,
+    /// All that should be.
+    pub total: i32,
+}
+
+/// One link, export or import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Item {
+    /// Its name: a cluster, or `NAMESPACE/NAME`.
+    pub name: String,
+    /// What is known of it, in a word or two: to whom, from where, at which address.
+    pub detail: String,
+    /// The first thing that is wrong with it.
+    pub problem: Option<String>,
+}
+
+impl ClusterStatus {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn well(&self) -> bool {
+        let items = self.links.iter().chain(&self.exports).chain(&self.imports);
+        self.problems().is_empty() && items.into_iter().all(|item| item.problem.is_none())
+    }
+
+    /// What is wrong with the cluster as a whole.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.errors.clone();
+        for (what, pods) in [("controller", self.controller), ("node", self.nodes)] {
+            let Pods { installed, ready, total } = pods;
+            if !installed {
+                problems.push(format!("adit-{what} is not installed"));
+            } else if total == 0 {
+                problems.push(format!("adit-{what} has no pods"));
+            } else if ready < total {
+                problems.push(format!("{ready} of {total} {what} pods are ready"));
+            }
+        }
+        problems
+    }
+}
+
+/// Asks a cluster.
+///
+/// # Errors
+/// Where it cannot be asked.
+pub async fn ask(context: &Context) -> Result<ClusterStatus, ContextError> {
+    let document = context.document().await?;
+    let all = ListParams::default();
+    let slices = all.clone().labels(&format!("{}={}", SLICE_MANAGED_BY.0, SLICE_MANAGED_BY.1));
+    let deployment = context.ours::<Deployment>().get_opt(CONTROLLER).await;
+    let daemon_set = context.ours::<DaemonSet>().get_opt(NODE).await;
+    let seen = Seen {
+        controller: pods_of_deployment(
+            deployment.map_err(context.failed("read Deployment adit-controller"))?.as_ref(),
+        ),
+        nodes: pods_of_daemon_set(
+            daemon_set.map_err(context.failed("read DaemonSet adit-node"))?.as_ref(),
+        ),
+        links: context.all::<Link>().list(&all).await.map_err(context.failed("list Links"))?.items,
+        exports: context
+            .all::<Export>()
+            .list(&all)
+            .await
+            .map_err(context.failed("list Exports"))?
+            .items,
+        imports: context
+            .all::<Import>()
+            .list(&all)
+            .await
+            .map_err(context.failed("list Imports"))?
+            .items,
+        slices: context
+            .all::<EndpointSlice>()
+            .list(&slices)
+            .await
+            .map_err(context.failed("list EndpointSlices"))?
+            .items,
+    };
+    Ok(status(&context.name, &document, &seen))
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+struct Seen {
+    controller: Pods,
+    nodes: Pods,
+    links: Vec<Link>,
+    exports: Vec<Export>,
+    imports: Vec<Import>,
+    slices: Vec<EndpointSlice>,
+}
+
+fn pods_of_deployment(deployment: Option<&Deployment>) -> Pods {
+    let Some(deployment) = deployment else { return Pods::default() };
+    let ready = deployment.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0);
+    let total = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    Pods { installed: true, ready, total }
+}
+
+fn pods_of_daemon_set(set: Option<&DaemonSet>) -> Pods {
+    let Some(set) = set else { return Pods::default() };
+    let numbers = set.status.as_ref().map(|s| (s.number_ready, s.desired_number_scheduled));
+    let (ready, total) = numbers.unwrap_or_default();
+    Pods { installed: true, ready, total }
+}
+
+fn status(context: &str, document: &Document, seen: &Seen) -> ClusterStatus {
+    let (config, report) = match document.read() {
+        Ok((config, report)) => (Some(config), report),
+        Err(report) => (None, report),
+    };
+    let said = |(fragment, problem): (&adit_config::Report, &adit_config::Problem)| {
+        format!("{}: {problem}", fragment.location(problem))
+    };
+    let mut errors: Vec<_> = report.errors().map(said).collect();
+    if report.unnamed {
+        errors.push(adit_config::ClusterReport::UNNAMED.to_owned());
+    }
+    ClusterStatus {
+        context: context.to_owned(),
+        cluster: config.as_ref().map(|config| config.cluster.to_string()),
+        controller: seen.controller,
+        nodes: seen.nodes,
+        errors,
+        warnings: report.warnings().map(said).collect(),
+        links: worst_first(links(config.as_ref(), seen)),
+        exports: worst_first(exports(config.as_ref(), seen)),
+        imports: worst_first(imports(config.as_ref(), seen)),
+    }
+}
+
+fn worst_first(mut items: Vec<Item>) -> Vec<Item> {
+    items.sort_by(|a, b| (a.problem.is_none(), &a.name).cmp(&(b.problem.is_none(), &b.name)));
+    items
+}
+
+/// What a condition that should be true says instead.
+fn untrue(conditions: Option<&Vec<Condition>>, kind: &str) -> Option<String> {
+    match conditions.into_iter().flatten().find(|condition| condition.kind == kind) {
+        Some(condition) if condition.status == "True" => None,
+        Some(condition) => Some(format!("{} ({})", condition.message, condition.reason)),
+        None => Some("the controller has said nothing of it yet".to_owned()),
+    }
+}
+
+const NOT_TAKEN_UP: &str = "declared, and not taken up by the controller yet";
+
+fn links(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
+    let mut items: BTreeMap<String, Item> = BTreeMap::new();
+    for link in &seen.links {
+        let conditions = link.status.as_ref().map(|status| &status.conditions);
+        let name = link.name_any();
+        let (detail, problem) = (link.spec.trust_domain.clone(), untrue(conditions, "Up"));
+        items.insert(name.clone(), Item { name, detail, problem });
+    }
+    for link in config.into_iter().flat_map(|config| &config.links) {
+        let name = link.cluster.to_string();
+        items.entry(name.clone()).or_insert_with(|| Item {
+            name,
+            detail: link.trust_domain.to_string(),
+            problem: Some(NOT_TAKEN_UP.to_owned()),
+        });
+    }
+    items.into_values().collect()
+}
+
+fn exports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
+    let mut items: BTreeMap<String, Item> = BTreeMap::new();
+    for export in &seen.exports {
+        let name = format!("{}/{}", export.spec.service.namespace, export.spec.service.name);
+        let clusters: BTreeSet<_> = export.spec.allow.iter().map(|g| g.cluster.as_str()).collect();
+        let clusters: Vec<_> = clusters.into_iter().collect();
+        let detail = if clusters.is_empty() {
+            "to nobody".into()
+        } else {
+            format!("to {}", clusters.join(", "))
+        };
+        let conditions = export.status.as_ref().map(|status| &status.conditions);
+        items.insert(name.clone(), Item { name, detail, problem: untrue(conditions, "Valid") });
+    }
+    for rule in config.into_iter().flat_map(|config| &config.exports) {
+        let Services::Named(service) = &rule.services else { continue };
+        let name = service.to_string();
+        items.entry(name.clone()).or_insert_with(|| Item {
+            name,
+            detail: String::new(),
+            problem: Some(NOT_TAKEN_UP.to_owned()),
+        });
+    }
+    items.into_values().collect()
+}
+
+fn imports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
+    let mut items: BTreeMap<String, Item> = BTreeMap::new();
+    for import in seen.imports.iter().filter(|import| import.spec.released_at.is_none()) {
+        let (namespace, name) = (&import.spec.service.namespace, &import.spec.service.name);
+        let of_it = |slice: &&EndpointSlice| {
+            slice.namespace().as_ref() == Some(namespace)
+                && slice.labels().get(SLICE_SERVICE) == Some(name)
+        };
+        let slices: Vec<_> = seen.slices.iter().filter(of_it).collect();
+        let ready = |slice: &&EndpointSlice| {
+            let conditions = slice.endpoints.iter().filter_map(|e| e.conditions.as_ref());
+            conditions.into_iter().any(|c| c.ready == Some(true))
+        };
+        let conditions = import.status.as_ref().map(|status| &status.conditions);
+        let problem = untrue(conditions, "Ready").or_else(|| {
+            if slices.is_empty() {
+                Some(format!(
+                    "ready, and its Service {namespace}/{name} has no EndpointSlice of ours"
+                ))
+            } else if !slices.iter().any(ready) {
+                Some("ready, and its EndpointSlice says it is not".to_owned())
+            } else {
+                None
+            }
+        });
+        let addresses: BTreeSet<_> =
+            slices.iter().flat_map(|s| &s.endpoints).flat_map(|e| &e.addresses).cloned().collect();
+        let addresses: Vec<_> = addresses.into_iter().collect();
+        let at = if addresses.is_empty() { "no slice".to_owned() } else { addresses.join(", ") };
+        let name = format!("{namespace}/{name}");
+        let detail = format!("from {} at {at}", import.spec.from);
+        items.insert(name.clone(), Item { name, detail, problem });
+    }
+    for rule in config.into_iter().flat_map(|config| &config.imports) {
+        let name = rule.service.to_string();
+        items.entry(name.clone()).or_insert_with(|| Item {
+            name,
+            detail: format!("from {}", rule.from),
+            problem: Some(NOT_TAKEN_UP.to_owned()),
+        });
+    }
+    items.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests;
