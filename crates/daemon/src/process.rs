@@ -98,6 +98,7 @@ impl From<String> for StartError {
 /// All that keeps it from starting.
 pub fn run(file: &Path) -> Result<Ended, StartError> {
     let started = Instant::now();
+    adit_host::capabilities::raise().map_err(cannot("take capabilities into use"))?;
     // The file is read again at every reload, and what it refers to is found from where it is.
     let file = &std::path::absolute(file).map_err(cannot("find the current folder"))?;
     let (tell, changes) = mpsc::channel(CHANGES);
@@ -173,7 +174,7 @@ fn start(
         let (publish, snapshot) = watch::channel(first);
         let local = node::local(BootId(boot));
         let (node, work) =
-            Node::start(local, bound.endpoints, snapshot.clone(), &config.limits, OsNet);
+            Node::start(local, bound.endpoints, snapshot.clone(), &config.limits, OsNet::default());
         let sources = Sources { base: bases, views: node.views(), down: node.down() };
 
         let known = Arc::new(Known {

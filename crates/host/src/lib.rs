@@ -1,10 +1,13 @@
-//! What the operating system gives: sockets, buffers and descriptors.
+//! What the operating system gives: sockets, buffers, descriptors and routes.
 //!
 //! It owns the options that decide whether a burst is lost ([`udp`]), whether a dead neighbour is
-//! noticed and a reset arrives as one ([`tcp`]), and how many descriptors there are
-//! ([`descriptors`]). It knows no policy, no QUIC and no runtime: what it makes are plain
-//! non-blocking sockets of the standard library, for the caller to register where it likes.
+//! noticed and a reset arrives as one ([`tcp`]), how many descriptors there are ([`descriptors`]),
+//! which addresses are this node's alone ([`routes`]), and the privilege for that
+//! ([`capabilities`]). It knows no policy and no QUIC; its sockets are plain non-blocking ones of the
+//! standard library, for the caller to register where it likes.
 
+pub mod capabilities;
 pub mod descriptors;
+pub mod routes;
 pub mod tcp;
 pub mod udp;

@@ -36,10 +36,31 @@ pub const KEEPALIVE_PROBES: u32 = 6;
 /// # Errors
 /// Those of `socket`, `bind` and `listen`: the address is taken, is not local, or needs privilege.
 pub fn listen(address: SocketAddr, share_port: bool) -> io::Result<TcpListener> {
+    open(address, share_port, false)
+}
+
+/// Opens a listener as [`listen`] does, for an address of the node-local range ([`crate::routes`]), which
+/// the kernel takes for nobody's: it lets only `IP_TRANSPARENT` sockets bind it and answer from it. Such a
+/// socket binds any address, so one that is not local either is not noticed here.
+///
+/// # Errors
+/// Those of `socket`, `bind` and `listen`; without `CAP_NET_ADMIN` it says so.
+pub fn listen_transparent(address: SocketAddr, share_port: bool) -> io::Result<TcpListener> {
+    open(address, share_port, true)
+}
+
+fn open(address: SocketAddr, share_port: bool, transparent: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if share_port {
         socket.set_reuse_port(true)?;
+    }
+    if transparent {
+        // On an IPv6 socket as well: there is one flag for both (Linux: `ipv6_setsockopt` hands it on).
+        socket.set_ip_transparent_v4(true).map_err(|error| {
+            let hint = "a listener in the node-local range needs the capability CAP_NET_ADMIN";
+            io::Error::new(error.kind(), format!("{error}: {hint}"))
+        })?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -15,7 +15,10 @@ const VECTORS: usize = 32;
 
 /// TCP as tokio gives it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct OsNet;
+pub struct OsNet {
+    /// Whether listeners are in the node-local range (`adit_host::routes`), which wants privilege.
+    pub local_range: bool,
+}
 
 /// A TCP connection of the operating system.
 #[derive(Debug)]
@@ -137,7 +140,11 @@ impl Net for OsNet {
     type Listener = TcpListener;
 
     fn listen(&self, address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-        let listener = adit_host::tcp::listen(address, shared)?;
+        let listener = if self.local_range {
+            adit_host::tcp::listen_transparent(address, shared)
+        } else {
+            adit_host::tcp::listen(address, shared)
+        }?;
         // Handed down to what it accepts, so that there is no moment in which a kill would be an end.
         adit_host::tcp::reset_on_close(&listener)?;
         TcpListener::from_std(listener)
@@ -183,12 +190,13 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_has_settled_ends_without_a_reset() {
-        let node = OsNet.listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let net = OsNet::default();
+        let node = net.listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for settle in [false, true] {
             let client = TcpStream::connect(node.local_addr().unwrap()).await.unwrap();
             let accepted = Listener::accept(&node).await.unwrap();
-            let dialled = OsNet.dial(backend.local_addr().unwrap()).await.unwrap();
+            let dialled = net.dial(backend.local_addr().unwrap()).await.unwrap();
             let (server, _) = backend.accept().await.unwrap();
             for (tcp, other) in [(accepted, client), (dialled, server)] {
                 let seen = end(tcp, other, settle).await.map_err(|e| e.kind());

@@ -1,0 +1,164 @@
+//! The node-local range: addresses that are local to this node, for its pods and itself, and for nobody else.
+//!
+//! A route `local RANGE` in table local would answer the whole neighbourhood, since the rule of that table
+//! comes before any that could guard it. So the range has a routing table of its own, and rules around it
+//! (for each IP family of the node):
+//!
+//! ```text
+//! ip rule add pref 1983 iif UPLINK to RANGE blackhole      # for each uplink
+//! ip rule add pref 1984 to RANGE lookup 1984
+//! ip route add local RANGE dev lo table 1984 src NODEADDRESS
+//! ```
+//!
+//! An uplink is an interface that carries an address of the node or a default route; what comes in by any
+//! other is taken for a pod's. Without `src` the node's own connections fail with `ENETUNREACH`.
+//!
+//! **Invariant:** we touch what carries our routing protocol number ([`PROTOCOL`]) and nothing else.
+//!
+//! What the kernel does not do for addresses that only such a table has (seen on Linux 6.18):
+//!
+//! * A plain `bind` fails; listeners are [`crate::tcp::listen_transparent`].
+//! * Without a listener an IPv4 address stays silent, so a client waits instead of being refused: the reset's
+//!   source is looked up in table local, where it is not. IPv6 looks nothing up, and refuses.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+mod entry;
+mod netlink;
+mod watch;
+
+pub use self::watch::Watch;
+
+use self::entry::{Entry, Prefix};
+use self::netlink::{Kernel, with_kernel};
+
+/// The routing table that holds the range.
+pub const TABLE: u32 = 1984;
+/// The preference of the rules that guard the range; they come before [`LOOKUP_PREFERENCE`].
+pub const GUARD_PREFERENCE: u32 = 1983;
+/// The preference of the rules that lead to [`TABLE`].
+pub const LOOKUP_PREFERENCE: u32 = 1984;
+/// Marks rules and routes as ours (`proto 173` in what `ip` prints). Other routing daemons have other numbers.
+pub const PROTOCOL: u8 = 173;
+
+/// What is to be local, for each IP family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LocalRange {
+    /// The IPv4 range: any address of it, and the length of its prefix.
+    pub v4: Option<(Ipv4Addr, u8)>,
+    /// The IPv6 range, likewise.
+    pub v6: Option<(Ipv6Addr, u8)>,
+}
+
+impl LocalRange {
+    /// The ranges of those families that the node itself has an address of.
+    fn prefixes(&self, node: &[IpAddr]) -> Vec<Prefix> {
+        let v4 = self.v4.map(|(address, length)| Prefix::new(address.into(), length));
+        let v6 = self.v6.map(|(address, length)| Prefix::new(address.into(), length));
+        let has = |prefix: &Prefix| node.iter().any(|a| a.is_ipv4() == prefix.address.is_ipv4());
+        v4.into_iter().chain(v6).filter(has).collect()
+    }
+}
+
+/// What had to be changed, as `ip` would print it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// What was missing.
+    pub added: Vec<String>,
+    /// What was ours and wanted no more.
+    pub removed: Vec<String>,
+}
+
+impl Changes {
+    /// Whether all was as it should be.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty()
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let added = self.added.iter().map(|text| ("added", text));
+        let removed = self.removed.iter().map(|text| ("removed", text));
+        for (n, (verb, text)) in added.chain(removed).enumerate() {
+            let comma = if n > 0 { ", " } else { "" };
+            write!(f, "{comma}{verb} {text}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes `range` local to the node that has the addresses `node`, guards it, and removes what an earlier call
+/// made and is wanted no more. Changes nothing where all is as it should be.
+///
+/// A family of which the node has no address is left out: there are no pods of it either.
+///
+/// # Errors
+/// Those of netlink, with what was tried; without `CAP_NET_ADMIN` it says so.
+pub async fn ensure(range: &LocalRange, node: &[IpAddr]) -> io::Result<Changes> {
+    with_kernel(async |kernel| {
+        let interfaces = kernel.interfaces(node).await?;
+        let mut wanted = BTreeSet::new();
+        for to in range.prefixes(node) {
+            wanted.insert(Entry::Lookup { to });
+            wanted.insert(Entry::Local { to, source: interfaces.source(node, &to) });
+            for iif in interfaces.uplinks.iter().cloned() {
+                wanted.insert(Entry::Guard { to, iif });
+            }
+        }
+        converge(kernel, &wanted).await
+    })
+    .await
+}
+
+/// Removes all that [`ensure`] ever made here.
+///
+/// # Errors
+/// Those of netlink, with what was tried.
+pub async fn remove() -> io::Result<Changes> {
+    with_kernel(async |kernel| converge(kernel, &BTreeSet::new()).await).await
+}
+
+async fn converge(kernel: &Kernel, wanted: &BTreeSet<Entry>) -> io::Result<Changes> {
+    let found = kernel.ours().await?;
+    let missing =
+        wanted.iter().filter(|entry| !found.iter().any(|f| f.entry.as_ref() == Some(*entry)));
+    let stale = found.iter().filter(|f| f.entry.as_ref().is_none_or(|e| !wanted.contains(e)));
+    let mut changes = Changes::default();
+    // Guards, the least of entries, are the first to come and the last to go, so that no address is ever
+    // local and open. A route with another source must go before its successor can come.
+    let (guards, rest): (Vec<_>, Vec<_>) =
+        stale.partition(|f| matches!(f.entry, Some(Entry::Guard { .. })));
+    for old in rest {
+        kernel.delete(old).await?;
+        changes.removed.push(old.to_string());
+    }
+    for entry in missing {
+        if kernel.add(entry).await? {
+            changes.added.push(entry.to_string());
+        }
+    }
+    for old in guards {
+        kernel.delete(old).await?;
+        changes.removed.push(old.to_string());
+    }
+    Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_worker_may_do_it() {
+        fn send<T: Send>(_: &T) {}
+        let range = LocalRange::default();
+        send(&ensure(&range, &[]));
+        send(&remove());
+        send(&async { Watch::new()?.changed().await });
+    }
+}

@@ -1,0 +1,226 @@
+//! Rules and routes as values: to be compared, printed, and told to the kernel.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kernel has dozens of attributes, and every release adds some"
+)]
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::{AddressFamily, route::RouteHeader};
+
+use super::{GUARD_PREFERENCE, LOOKUP_PREFERENCE, PROTOCOL, TABLE};
+
+/// The index of the loopback device in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Prefix {
+    /// Its first address.
+    pub(super) address: IpAddr,
+    pub(super) length: u8,
+}
+
+impl Prefix {
+    /// The range of that length that `address` is in.
+    pub(super) fn new(address: IpAddr, length: u8) -> Self {
+        let address = match address {
+            IpAddr::V4(a) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(a.to_bits() & mask))
+            }
+            IpAddr::V6(a) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(length.min(128))).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(a.to_bits() & mask))
+            }
+        };
+        Self { address, length }
+    }
+
+    fn family(&self) -> AddressFamily {
+        if self.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// A rule or route of ours. In the order in which they are made.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Entry {
+    /// What comes in by an uplink for the range is dropped.
+    Guard { to: Prefix, iif: String },
+    /// The range is local; the node's own connections come from `source`.
+    Local { to: Prefix, source: Option<IpAddr> },
+    /// Whoever else wants the range is led to our table.
+    Lookup { to: Prefix },
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guard { to, iif } => write!(f, "rule iif {iif} to {to} blackhole"),
+            Self::Local { to, source: Some(source) } => {
+                write!(f, "route local {to} dev lo table {TABLE} src {source}")
+            }
+            Self::Local { to, source: None } => write!(f, "route local {to} dev lo table {TABLE}"),
+            Self::Lookup { to } => write!(f, "rule to {to} lookup {TABLE}"),
+        }
+    }
+}
+
+/// What the kernel is told.
+pub(super) enum Message {
+    Rule(RuleMessage),
+    Route(RouteMessage),
+}
+
+impl Entry {
+    pub(super) fn message(&self) -> Message {
+        match self {
+            Self::Guard { to, iif } => {
+                let mut message = rule(to, GUARD_PREFERENCE, RuleAction::Blackhole);
+                message.attributes.push(RuleAttribute::Iifname(iif.clone()));
+                Message::Rule(message)
+            }
+            Self::Lookup { to } => {
+                let mut message = rule(to, LOOKUP_PREFERENCE, RuleAction::ToTable);
+                message.attributes.push(RuleAttribute::Table(TABLE));
+                Message::Rule(message)
+            }
+            Self::Local { to, source } => {
+                let mut message = RouteMessage::default();
+                message.header = RouteHeader {
+                    address_family: to.family(),
+                    destination_prefix_length: to.length,
+                    protocol: RouteProtocol::Other(PROTOCOL),
+                    scope: RouteScope::Host,
+                    kind: RouteType::Local,
+                    ..RouteHeader::default()
+                };
+                message.attributes = vec![
+                    RouteAttribute::Table(TABLE),
+                    RouteAttribute::Destination(to.address.into()),
+                    RouteAttribute::Oif(LOOPBACK),
+                ];
+                let source = source.map(|a| RouteAttribute::PrefSource(a.into()));
+                message.attributes.extend(source);
+                Message::Route(message)
+            }
+        }
+    }
+
+    /// The rule of ours that the kernel shows; None where it is one that we would not make so.
+    pub(super) fn of_rule(message: &RuleMessage) -> Option<Self> {
+        let (mut to, mut preference, mut table, mut iif) = (None, None, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RuleAttribute::Destination(address) => {
+                    to = Some(Prefix { address: *address, length: message.header.dst_len });
+                }
+                RuleAttribute::Priority(n) => preference = Some(*n),
+                RuleAttribute::Table(n) => table = Some(*n),
+                RuleAttribute::Iifname(name) => iif = Some(name.clone()),
+                RuleAttribute::Source(_)
+                | RuleAttribute::Oifname(_)
+                | RuleAttribute::FwMark(_)
+                | RuleAttribute::IpProtocol(_)
+                | RuleAttribute::SourcePortRange(_)
+                | RuleAttribute::DestinationPortRange(_)
+                | RuleAttribute::UidRange(_) => return None,
+                _ => {}
+            }
+        }
+        match (message.header.action, preference?, iif) {
+            (RuleAction::Blackhole, GUARD_PREFERENCE, Some(iif)) => {
+                Some(Self::Guard { to: to?, iif })
+            }
+            (RuleAction::ToTable, LOOKUP_PREFERENCE, None) if table == Some(TABLE) => {
+                Some(Self::Lookup { to: to? })
+            }
+            _ => None,
+        }
+    }
+
+    /// The route of ours that the kernel shows; None where it is one that we would not make so.
+    pub(super) fn of_route(message: &RouteMessage) -> Option<Self> {
+        let (mut to, mut source, mut oif) = (None, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(address) => to = ip(address),
+                RouteAttribute::PrefSource(address) => source = ip(address),
+                RouteAttribute::Oif(index) => oif = Some(*index),
+                _ => {}
+            }
+        }
+        let length = message.header.destination_prefix_length;
+        (message.header.kind == RouteType::Local && oif == Some(LOOPBACK))
+            .then_some(Self::Local { to: Prefix { address: to?, length }, source })
+    }
+}
+
+fn rule(to: &Prefix, preference: u32, action: RuleAction) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = to.family();
+    message.header.dst_len = to.length;
+    message.header.action = action;
+    message.attributes = vec![
+        RuleAttribute::Destination(to.address),
+        RuleAttribute::Priority(preference),
+        RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
+    ];
+    message
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
+        RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_to_the_kernel_is_recognised_again() {
+        let v4 = Prefix::new("198.19.3.4".parse().unwrap(), 15);
+        assert_eq!(v4.to_string(), "198.18.0.0/15");
+        let v6 = Prefix::new("fd00:ad17::1".parse().unwrap(), 64);
+        for to in [v4, v6] {
+            for entry in [
+                Entry::Guard { to, iif: "eth0".into() },
+                Entry::Local { to, source: None },
+                Entry::Local { to, source: Some(to.address) },
+                Entry::Lookup { to },
+            ] {
+                let again = match entry.message() {
+                    Message::Rule(message) => Entry::of_rule(&message),
+                    Message::Route(message) => Entry::of_route(&message),
+                };
+                assert_eq!(again, Some(entry));
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_that_we_would_not_make_so_is_not_taken_for_ours() {
+        let to = Prefix::new("198.18.0.0".parse().unwrap(), 15);
+        let Message::Rule(mut message) = (Entry::Lookup { to }).message() else { unreachable!() };
+        message.attributes.push(RuleAttribute::FwMark(7));
+        assert_eq!(Entry::of_rule(&message), None);
+        let message = rule(&to, GUARD_PREFERENCE, RuleAction::Blackhole);
+        assert_eq!(Entry::of_rule(&message), None, "a guard that drops everybody");
+    }
+}

@@ -1,0 +1,245 @@
+//! The kernel's side of it: what is there, and changing it.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kernel has dozens of attributes, and every release adds some"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::pin;
+
+use futures_util::future::{Either, select};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+};
+use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+
+use super::entry::{Entry, Message, Prefix};
+use super::{GUARD_PREFERENCE, LOOKUP_PREFERENCE, PROTOCOL, TABLE};
+
+/// Runs `work` on a connection to the kernel that lasts as long.
+pub(super) async fn with_kernel<T>(
+    work: impl AsyncFnOnce(&Kernel) -> io::Result<T>,
+) -> io::Result<T> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let kernel = Kernel(handle);
+    match select(pin!(work(&kernel)), connection).await {
+        Either::Left((done, _)) => done,
+        Either::Right(((), _)) => Err(io::Error::other("the kernel closed the netlink connection")),
+    }
+}
+
+pub(super) struct Kernel(Handle);
+
+/// A rule or route of ours that the kernel has.
+pub(super) struct Found {
+    /// What it is; None where we would not make it so.
+    pub(super) entry: Option<Entry>,
+    /// As the kernel has it, which is also how to delete it.
+    message: Message,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.entry, &self.message) {
+            (Some(entry), _) => entry.fmt(f),
+            (None, Message::Rule(_)) => f.write_str("a rule that is not as we make it"),
+            (None, Message::Route(_)) => f.write_str("a route that is not as we make it"),
+        }
+    }
+}
+
+/// What the node's interfaces say.
+pub(super) struct Interfaces {
+    /// The names of those by which strangers come in.
+    pub(super) uplinks: BTreeSet<String>,
+    /// All addresses that an interface carries.
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Interfaces {
+    /// Where the node's own connections into the range come from: an address of the node that it really
+    /// carries, since the kernel takes no other.
+    pub(super) fn source(&self, node: &[IpAddr], to: &Prefix) -> Option<IpAddr> {
+        let fits = |a: &&IpAddr| a.is_ipv4() == to.address.is_ipv4() && self.addresses.contains(a);
+        node.iter().find(fits).copied()
+    }
+}
+
+impl Kernel {
+    pub(super) async fn interfaces(&self, node: &[IpAddr]) -> io::Result<Interfaces> {
+        let mut names = BTreeMap::new();
+        for link in all("links", self.0.link().get().execute()).await? {
+            let name = link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            });
+            if !link.header.flags.contains(LinkFlags::Loopback) {
+                names.extend(name.map(|name| (link.header.index, name)));
+            }
+        }
+        let mut uplinks = BTreeSet::new();
+        let mut addresses = BTreeSet::new();
+        for message in all("addresses", self.0.address().get().execute()).await? {
+            for attribute in message.attributes {
+                // On a point-to-point device the first is the other end's.
+                let (AddressAttribute::Local(address) | AddressAttribute::Address(address)) =
+                    attribute
+                else {
+                    continue;
+                };
+                addresses.insert(address);
+                if node.contains(&address) {
+                    uplinks.insert(message.header.index);
+                }
+            }
+        }
+        for route in self.routes().await? {
+            let default = route.header.destination_prefix_length == 0
+                && table(&route) == u32::from(RouteHeader::RT_TABLE_MAIN)
+                && route.header.kind == RouteType::Unicast;
+            if default {
+                uplinks.extend(outgoing(&route));
+            }
+        }
+        let uplinks = uplinks.iter().filter_map(|index| names.get(index).cloned()).collect();
+        Ok(Interfaces { uplinks, addresses })
+    }
+
+    /// What carries our mark.
+    pub(super) async fn ours(&self) -> io::Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let family = family(&version);
+            let rules = all("rules", self.0.rule().get(version).execute()).await?;
+            // A kernel without that family answers with all that it has.
+            for message in rules.into_iter().filter(|m| m.header.family == family && is_ours(m)) {
+                let entry = Entry::of_rule(&message);
+                found.push(Found { entry, message: Message::Rule(message) });
+            }
+        }
+        for message in self.routes().await? {
+            if table(&message) == TABLE && message.header.protocol == RouteProtocol::Other(PROTOCOL)
+            {
+                let entry = Entry::of_route(&message);
+                found.push(Found { entry, message: Message::Route(message) });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn routes(&self) -> io::Result<Vec<RouteMessage>> {
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let mut routes = Vec::new();
+        for request in [v4, v6] {
+            let family = request.header.address_family;
+            let of_family = all("routes", self.0.route().get(request).execute()).await?;
+            routes.extend(of_family.into_iter().filter(|r| r.header.address_family == family));
+        }
+        Ok(routes)
+    }
+
+    /// Adds it; false where somebody else was faster.
+    pub(super) async fn add(&self, entry: &Entry) -> io::Result<bool> {
+        let done = match entry.message() {
+            Message::Route(message) => self.0.route().add(message).execute().await,
+            Message::Rule(message) => {
+                let mut request = self.0.rule().add();
+                *request.message_mut() = message;
+                request.execute().await
+            }
+        };
+        match done.map_err(|e| cause(&e)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(failed("add", entry, &error)),
+        }
+    }
+
+    /// Deletes it, where it is not gone already.
+    pub(super) async fn delete(&self, found: &Found) -> io::Result<()> {
+        let done = match &found.message {
+            Message::Route(message) => self.0.route().del(message.clone()).execute().await,
+            Message::Rule(message) => self.0.rule().del(message.clone()).execute().await,
+        };
+        match done.map_err(|e| cause(&e)) {
+            Ok(()) => Ok(()),
+            Err(e) if [Some(ENOENT), Some(ESRCH)].contains(&e.raw_os_error()) => Ok(()),
+            Err(error) => Err(failed("remove", found, &error)),
+        }
+    }
+}
+
+/// What deleting a rule answers where there is none, and a route likewise.
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+
+fn family(version: &IpVersion) -> AddressFamily {
+    match version {
+        IpVersion::V4 => AddressFamily::Inet,
+        IpVersion::V6 => AddressFamily::Inet6,
+    }
+}
+
+fn is_ours(rule: &RuleMessage) -> bool {
+    let has = |wanted: &dyn Fn(&RuleAttribute) -> bool| rule.attributes.iter().any(wanted);
+    has(&|a| *a == RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)))
+        && has(&|a| [GUARD_PREFERENCE, LOOKUP_PREFERENCE].map(RuleAttribute::Priority).contains(a))
+}
+
+/// The route's table, whose number does not fit the header where it is above 255.
+fn table(route: &RouteMessage) -> u32 {
+    let attribute = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    attribute.unwrap_or_else(|| route.header.table.into())
+}
+
+/// The interfaces that a route leads to.
+fn outgoing(route: &RouteMessage) -> Vec<u32> {
+    let mut found = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => found.push(*index),
+            RouteAttribute::MultiPath(hops) => found.extend(hops.iter().map(|h| h.interface_index)),
+            _ => {}
+        }
+    }
+    found
+}
+
+async fn all<T>(
+    what: &str,
+    stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> io::Result<Vec<T>> {
+    pin!(stream)
+        .map(|item| item.map_err(|e| cause(&e)))
+        .try_collect()
+        .await
+        .map_err(|e| failed("list", &what, &e))
+}
+
+fn cause(error: &rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+fn failed(verb: &str, what: &dyn fmt::Display, error: &io::Error) -> io::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => " (it needs the capability CAP_NET_ADMIN)",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("cannot {verb} {what}: {error}{hint}"))
+}
