@@ -13,15 +13,26 @@ pub(crate) struct Args {}
 /// # Errors
 /// Only where they cannot be printed.
 pub(crate) fn run(_: &Args) -> anyhow::Result<ExitCode> {
+    print(&documents()?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn documents() -> anyhow::Result<String> {
     let definitions = adit_kubernetes::api::definitions();
     let documents = definitions.iter().map(adit_config::to_yaml);
     let documents: Vec<String> = documents.collect::<Result<_, _>>()?;
-    print(&documents.join("---\n"))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(documents.join("---\n"))
 }
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_manifests_have_what_is_printed() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../daemonset/crds/crds.yaml");
+        let current = std::fs::read_to_string(path).unwrap() == super::documents().unwrap();
+        assert!(current, "adit crds > daemonset/crds/crds.yaml");
+    }
+
     #[test]
     fn definitions_come_back_from_what_is_printed() {
         for definition in adit_kubernetes::api::definitions() {
