@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use adit_config::ClusterReport;
 use adit_core::name::{AppProtocol, ClusterName, NameError, Namespace, ServiceName};
 use adit_core::policy::WorkloadPattern;
 use adit_kubernetes::context::Context;
@@ -195,6 +196,9 @@ fn warn(context: &Context, edited: &Edited, clusters: &[ClusterName]) {
             for cluster in clusters.iter().filter(|cluster| !linked(cluster)) {
                 eprintln!("warning: context {name} is not linked with {cluster} yet: adit link");
             }
+        }
+        Err(report) if report.unnamed && report.errors().next().is_none() => {
+            eprintln!("warning: context {name}: {}", ClusterReport::UNNAMED);
         }
         Err(report) => eprintln!(
             "warning: context {name}: this does not count until the configuration is mended:\n{report}"

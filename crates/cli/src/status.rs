@@ -1,6 +1,7 @@
 //! `adit status`: how a node is doing, and what is wrong first.
 //!
-//! Finds the daemon, asks it, and leaves the words to [`page`]. Exit status: 0 all is well, 1 something is
+//! Finds the daemon, asks it, and leaves the words to [`page`]; with a context it asks an API server instead
+//! ([`cluster`]). Exit status: 0 all is well, 1 something is
 //! not, 2 the daemon cannot be asked.
 
 mod cluster;
@@ -22,7 +23,7 @@ use crate::reach::Kubeconfig;
 /// Show how a node or a cluster is doing: links, imports, exports, and what is wrong first
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 all is well, 1 something is not, 2 the daemon cannot be asked."
+    after_help = "Exit status: 0 all is well, 1 something is not, 2 the daemon, or a cluster, cannot be asked."
 )]
 pub(crate) struct Args {
     /// The node's admin socket, or the loopback address that its admin server listens on

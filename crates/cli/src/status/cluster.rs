@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use adit_daemon::telemetry::escape;
+use adit_kubernetes::context::ContextError;
 use adit_kubernetes::report::{self, ClusterStatus, Item, Pods};
 
 use super::UNREACHABLE;
@@ -22,18 +23,22 @@ pub(super) fn run(
     let asked = block_on(async {
         let mut asked = Vec::new();
         for name in contexts {
-            let context = kubeconfig.connect(Some(name)).await?;
-            asked.push(Box::pin(report::ask(&context)).await?);
+            asked.push(Box::pin(ask(kubeconfig, name)).await);
         }
         Ok(asked)
-    });
-    let clusters = match asked {
-        Ok(clusters) => clusters,
-        Err(error) => {
-            eprintln!("adit: {error:#}");
-            return Ok(ExitCode::from(UNREACHABLE));
+    })?;
+    // One cluster that is away hides nothing of the other.
+    let mut clusters = Vec::new();
+    let mut unreachable = false;
+    for cluster in asked {
+        match cluster {
+            Ok(cluster) => clusters.push(cluster),
+            Err(error) => {
+                unreachable = true;
+                eprintln!("adit: {error}");
+            }
         }
-    };
+    }
     if json {
         print(&(serde_json::to_string_pretty(&clusters)? + "\n"))?;
     } else {
@@ -41,8 +46,16 @@ pub(super) fn run(
         let pages: Vec<_> = clusters.iter().map(|cluster| page(cluster, style)).collect();
         print(&pages.join("\n"))?;
     }
-    let well = clusters.iter().all(ClusterStatus::well);
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match (unreachable, clusters.iter().all(ClusterStatus::well)) {
+        (true, _) => ExitCode::from(UNREACHABLE),
+        (false, true) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::FAILURE,
+    })
+}
+
+async fn ask(kubeconfig: &Kubeconfig, name: &str) -> Result<ClusterStatus, ContextError> {
+    let context = kubeconfig.connect(Some(name)).await?;
+    Box::pin(report::ask(&context)).await
 }
 
 fn page(status: &ClusterStatus, style: Style) -> String {
