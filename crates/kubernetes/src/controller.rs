@@ -145,7 +145,7 @@ pub async fn run(
         tokio::select! {
             () = stop.cancelled() => {}
             () = lease.keep() => tracing::warn!("the lease was lost, another controller may be active"),
-            () = rounds.run(&lease) => {}
+            () = Box::pin(rounds.run(&lease)) => {}
         }
         observer.send_replace(None);
     }
@@ -153,3 +153,6 @@ pub async fn run(
     state.send_replace(ControllerState::default());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

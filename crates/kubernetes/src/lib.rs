@@ -23,3 +23,6 @@ pub mod report;
 pub mod watches;
 
 pub use kube::Client;
+
+#[cfg(test)]
+mod tests;

@@ -468,3 +468,6 @@ fn is_older<K: Resource>(a: &K, b: &K) -> bool {
     let number = |o: &K| o.resource_version().and_then(|v| v.parse::<u64>().ok());
     a.uid() == b.uid() && matches!((number(a), number(b)), (Some(a), Some(b)) if a < b)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,395 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, View};
+use adit_pki::{ClusterAuthority, KeyKind, SigningRequest, UnixTime};
+use k8s_openapi::ByteString;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::tests::{Fault, Server, eventually};
+
+const CONFIGS: &str = "/configmaps";
+const SERVICES: &str = "/services";
+const SLICES: &str = "discovery.k8s.io/endpointslices";
+const IMPORTS: &str = "adit.dev/imports";
+const EXPORTS: &str = "adit.dev/exports";
+const LINKS: &str = "adit.dev/links";
+const EVENTS: &str = "events.k8s.io/events";
+const REQUESTS: &str = "certificates.k8s.io/certificatesigningrequests";
+
+/// A cluster `edge`, linked with `bank`, whose agents/fraud-bot it imports; and its controllers.
+struct Stage {
+    server: Server,
+    peers: watch::Sender<Arc<Peers>>,
+    observers: Vec<watch::Receiver<Option<Arc<Observer>>>>,
+    tasks: JoinSet<()>,
+}
+
+fn bundle_of(cluster: &str) -> String {
+    let domain = format!("{cluster}.adit.internal").parse().unwrap();
+    let year = Duration::from_secs(365 * 24 * 3600);
+    let ca = ClusterAuthority::create(domain, KeyKind::P256, year, UnixTime::now()).unwrap();
+    ca.bundle().unwrap().to_pem()
+}
+
+fn config(more: &str) -> Value {
+    let bundle = bundle_of("bank").replace('\n', "\n      ");
+    let text = format!(
+        "cluster: edge\nlinks:\n  - cluster: bank\n    trustDomain: bank.adit.internal\n    \
+         trustBundle: |\n      {bundle}\n{more}"
+    );
+    json!({"metadata": {"name": "adit", "namespace": "adit-system"}, "data": {"cluster.yaml": text}})
+}
+
+const IMPORT: &str = "imports:\n  - service: agents/fraud-bot\n    from: bank\n";
+
+impl Stage {
+    fn new(more: &str) -> Self {
+        let server = Server::default();
+        for name in ["adit-system", "agents"] {
+            server.put("/namespaces", json!({"metadata": {"name": name}}));
+        }
+        server.put(CONFIGS, config(more));
+        let peers = watch::Sender::new(Arc::new(Peers::default()));
+        Self { server, peers, observers: Vec::new(), tasks: JoinSet::new() }
+    }
+
+    fn start(&mut self, pod: &str) -> CancellationToken {
+        let stop = CancellationToken::new();
+        let settings =
+            Settings { pod_name: pod.into(), pod_uid: "1".into(), namespace: "adit-system".into() };
+        let observer = watch::Sender::new(None);
+        self.observers.push(observer.subscribe());
+        let (client, peers) = (self.server.client(), self.peers.subscribe());
+        let (state, ended) = (watch::Sender::default(), stop.clone());
+        let mut told: watch::Receiver<ControllerState> = state.subscribe();
+        let name = pod.to_owned();
+        // Shown where a test fails.
+        self.tasks.spawn(async move {
+            while told.changed().await.is_ok() {
+                println!("{name}: {:?}", *told.borrow_and_update());
+            }
+        });
+        self.tasks.spawn(async move {
+            run(client, settings, observer, peers, state, ended).await.unwrap();
+        });
+        stop
+    }
+
+    /// What bank says: fraud-bot with so many backends; none where it is not exported.
+    fn hear(&self, ready: Option<u32>) {
+        let mut view = View::default();
+        view.nodes.insert("b1".parse().unwrap(), vec!["172.18.2.2:7843".parse().unwrap()]);
+        if let Some(ready) = ready {
+            let port = PeerPort {
+                name: "http".parse().unwrap(),
+                number: 8080,
+                app_protocol: Some("kgateway.dev/a2a".parse().unwrap()),
+                ready: [("b1".parse().unwrap(), ready)].into(),
+            };
+            let export = PeerExport {
+                ports: vec![port],
+                grants: vec![],
+                hop: Hop::Any,
+                class: Class::Interactive,
+                replay: false,
+            };
+            view.exports.insert("agents/fraud-bot".parse().unwrap(), Arc::new(export));
+        }
+        let heard = Heard { view: Arc::new(view), live: true };
+        let clusters = [("bank".parse().unwrap(), heard)].into();
+        self.peers.send_replace(Arc::new(Peers { reporting: true, clusters }));
+    }
+
+    fn slice(&self) -> Option<Value> {
+        self.server.get(SLICES, "agents", "fraud-bot-adit-ipv4")
+    }
+
+    /// Whether the slice is there, and ready or not.
+    fn ready(&self) -> Option<bool> {
+        self.slice()?["endpoints"][0]["conditions"]["ready"].as_bool()
+    }
+
+    fn condition(&self, collection: &str, name: &str, kind: &str) -> Option<(String, String)> {
+        let object = self.server.get(collection, "", name)?;
+        let all = object["status"]["conditions"].as_array()?.clone();
+        let one = all.into_iter().find(|c| c["type"] == kind)?;
+        Some((one["status"].as_str()?.into(), one["reason"].as_str()?.into()))
+    }
+
+    fn import_says(&self, status: &str, reason: &str) -> bool {
+        let says = self.condition(IMPORTS, "agents.fraud-bot", "Ready");
+        says == Some((status.into(), reason.into()))
+    }
+
+    /// Writes so far, but for those of the lease.
+    fn writes(&self) -> Vec<String> {
+        self.server.requests(|r| !r.starts_with("GET") && !r.contains("/leases"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_gets_its_service_address_and_slice_and_then_nothing_more_is_written() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(2));
+    eventually("slice", || stage.ready() == Some(true)).await;
+    eventually("condition", || stage.import_says("True", "Ready")).await;
+    let slice = stage.slice().unwrap();
+    assert_eq!(slice["endpoints"][0]["addresses"], json!(["198.18.0.1"]));
+    let port = json!([{"name": "http", "port": 15080, "protocol": "TCP",
+        "appProtocol": "kgateway.dev/a2a"}]);
+    assert_eq!(slice["ports"], port);
+    assert_eq!(slice["metadata"]["ownerReferences"][0]["name"], "adit-system");
+    let stub = stage.server.get(SERVICES, "agents", "fraud-bot").unwrap();
+    assert_eq!(stub["spec"]["ports"][0]["port"], 8080);
+    assert!(stub["spec"]["selector"].is_null());
+    let link = stage.server.get(LINKS, "", "bank").unwrap();
+    assert_eq!(link["spec"]["addresses"], json!(["172.18.2.2:7843"]));
+    eventually("link", || {
+        stage.condition(LINKS, "bank", "Up") == Some(("True".into(), "LinkUp".into()))
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = stage.writes();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(stage.writes(), before, "nothing has changed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ready_tells_the_truth_after_a_while_and_stays_while_nobody_reports() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    stage.hear(Some(0));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(stage.ready(), Some(true), "two seconds are no news");
+    eventually("not ready", || stage.import_says("False", "NoBackend")).await;
+    assert_eq!(stage.ready(), Some(false));
+    stage.hear(None);
+    eventually("withdrawn", || stage.import_says("False", "NotExported")).await;
+    stage.hear(Some(1));
+    eventually("ready again", || stage.ready() == Some(true)).await;
+    stage.peers.send_replace(Arc::new(Peers::default()));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(stage.ready(), Some(true), "nobody looks");
+    assert!(stage.import_says("True", "Ready"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_ours_comes_back_and_what_was_asked_for_goes_with_the_wish() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    stage.server.delete(SLICES, "agents", "fraud-bot-adit-ipv4");
+    stage.server.delete(SERVICES, "agents", "fraud-bot");
+    eventually("both again", || {
+        stage.ready() == Some(true) && stage.server.get(SERVICES, "agents", "fraud-bot").is_some()
+    })
+    .await;
+    stage.server.put(CONFIGS, config(""));
+    eventually("release", || {
+        let import = stage.server.get(IMPORTS, "", "agents.fraud-bot").unwrap();
+        import["spec"]["releasedAt"].is_string()
+    })
+    .await;
+    eventually("all gone", || stage.server.all(SERVICES).is_empty() && stage.slice().is_none())
+        .await;
+    stage.server.put(CONFIGS, config(IMPORT));
+    eventually("its old address", || {
+        stage.slice().is_some_and(|s| s["endpoints"][0]["addresses"][0] == "198.18.0.1")
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_of_somebody_else_is_filled_and_never_edited_or_deleted() {
+    let mut stage = Stage::new(IMPORT);
+    let theirs = json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "theirs"},
+        "spec": {"ports": [{"port": 80}], "selector": {"kagent": "fraud-bot"}, "ipFamilies": ["IPv4"]}});
+    stage.server.put(SERVICES, theirs);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    assert_eq!(stage.slice().unwrap()["ports"][0]["name"], "", "as the stub calls its port");
+    // Somebody scales the stub up.
+    let own = json!({"metadata": {"name": "fraud-bot-x", "namespace": "agents",
+        "labels": {"kubernetes.io/service-name": "fraud-bot"}}, "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.244.0.9"], "conditions": {"ready": true}}]});
+    stage.server.put(SLICES, own);
+    eventually("withdrawn", || stage.slice().is_none()).await;
+    eventually("told", || stage.import_says("False", "ServiceHasOwnEndpoints")).await;
+    eventually("an Event", || {
+        stage.server.all(EVENTS).iter().any(|e| e["reason"] == "ServiceHasOwnEndpoints")
+    })
+    .await;
+    stage.server.delete(SLICES, "agents", "fraud-bot-x");
+    eventually("filled again", || stage.ready() == Some(true)).await;
+    stage.server.put(CONFIGS, config(""));
+    eventually("slice gone", || stage.slice().is_none()).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let edits = stage.writes().into_iter().filter(|w| w.contains("/services/fraud-bot"));
+    assert_eq!(edits.collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_written_holds_up_no_other() {
+    let both = format!("{IMPORT}  - service: agents/other\n    from: bank\n");
+    let mut stage = Stage::new(&both);
+    stage.server.fail(|method, path| {
+        (method == "POST" && path.contains("endpointslices")).then_some(Fault::Status(429))
+    });
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("the other's condition", || {
+        let says = stage.condition(IMPORTS, "agents.other", "Ready");
+        says == Some(("False".into(), "NotExported".into()))
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let tries = stage.server.requests(|r| r.starts_with("POST") && r.contains("endpointslices"));
+    assert!((3..20).contains(&tries.len()), "with pauses: {}", tries.len());
+    stage.server.heal();
+    eventually("slice", || stage.ready() == Some(true)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_is_read_again() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    // The watch says nothing for a while, so that what is stored here is old.
+    let mut slice = stage.slice().unwrap();
+    slice["endpoints"][0]["addresses"] = json!(["198.18.0.99"]);
+    slice["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+    stage.server.put(SLICES, slice);
+    eventually("as it should be", || {
+        stage.slice().unwrap()["endpoints"][0]["addresses"][0] == "198.18.0.1"
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_controllers_one_writes_and_the_other_takes_over() {
+    let mut stage = Stage::new(IMPORT);
+    let first = stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    stage.start("two");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(stage.observers[0].borrow().is_some());
+    assert!(stage.observers[1].borrow().is_none(), "the other waits");
+    first.cancel();
+    let began = tokio::time::Instant::now();
+    eventually("hand-over", || stage.observers[1].borrow().is_some()).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(stage.observers[0].borrow().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lost_the_lease_writes_no_more() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    // The API server no longer answers about the lease; all else works.
+    stage.server.fail(|_, path| path.contains("/leases").then_some(Fault::Silence));
+    tokio::time::sleep(lease::LEASE).await;
+    let before = stage.writes();
+    stage.server.delete(SLICES, "agents", "fraud-bot-adit-ipv4");
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(stage.writes(), before);
+    assert!(stage.observers[0].borrow().is_none());
+    stage.server.heal();
+    eventually("again", || stage.ready() == Some(true)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_configuration_is_told_and_the_last_good_one_stays() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    stage.server.put(CONFIGS, config("importz: []\n"));
+    let bad = || stage.condition(LINKS, "bank", "Configured");
+    eventually("told", || bad() == Some(("False".into(), "BadConfiguration".into()))).await;
+    let events = stage.server.all(EVENTS);
+    let event = events.iter().find(|e| e["reason"] == "BadConfiguration").unwrap();
+    assert_eq!(event["regarding"]["name"], "adit");
+    let note = event["note"].as_str().unwrap();
+    assert!(note.starts_with("cluster.yaml:") && note.contains("importz"), "{note}");
+    assert_eq!(stage.ready(), Some(true));
+    stage.server.put(CONFIGS, config(IMPORT));
+    eventually("good", || bad() == Some(("True".into(), "Configured".into()))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn exports_are_resolved_and_kept() {
+    let exports = "exports:\n  - service: agents/triage-bot\n    allow:\n      - cluster: bank\n        \
+                   namespace: agents\n        serviceAccount: support-bot\n";
+    let mut stage = Stage::new(exports);
+    stage.start("one");
+    let valid = || stage.condition(EXPORTS, "agents.triage-bot", "Valid");
+    eventually("no Service", || valid() == Some(("False".into(), "NoService".into()))).await;
+    stage.server.put(
+        SERVICES,
+        json!({"metadata": {"name": "triage-bot", "namespace": "agents"},
+            "spec": {"ports": [{"name": "http", "port": 8080}, {"name": "dns", "port": 53, "protocol": "UDP"}]}}),
+    );
+    eventually("valid", || valid() == Some(("True".into(), "Exported".into()))).await;
+    let export = stage.server.get(EXPORTS, "", "agents.triage-bot").unwrap();
+    assert_eq!(export["spec"]["ports"], json!([{"name": "http", "number": 8080}]));
+    assert_eq!(export["spec"]["allow"][0]["serviceAccount"], "support-bot");
+    stage.server.put(CONFIGS, config(""));
+    eventually("gone", || stage.server.all(EXPORTS).is_empty()).await;
+}
+
+fn request(name: &str, node: &str, pod: &str) -> Value {
+    let id = format!("spiffe://edge.adit.internal/adit/node/{node}").parse().unwrap();
+    let request = SigningRequest::new(&id, KeyKind::P256).unwrap();
+    let pem = ByteString(request.pem().as_bytes().to_vec());
+    json!({"metadata": {"name": name}, "spec": {"signerName": "adit.dev/node", "request": pem,
+        "usages": ["digital signature", "client auth", "server auth"], "expirationSeconds": 86400,
+        "username": "system:serviceaccount:adit-system:adit-node",
+        "extra": {"authentication.kubernetes.io/node-name": [node],
+            "authentication.kubernetes.io/pod-name": [pod],
+            "authentication.kubernetes.io/pod-uid": ["uid-of-pod"]}}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_own_pods_get_certificates_and_nobody_else() {
+    let mut stage = Stage::new("");
+    let owner = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "adit-node",
+        "uid": "d", "controller": true}]);
+    let pod = json!({"metadata": {"name": "adit-node-1", "namespace": "adit-system",
+        "uid": "uid-of-pod", "ownerReferences": owner}, "spec": {"nodeName": "e1", "containers": []}});
+    stage.server.put("/pods", pod);
+    stage.server.put(REQUESTS, request("good", "e1", "adit-node-1"));
+    stage.server.put(REQUESTS, request("wrong-node", "e2", "adit-node-1"));
+    stage.server.put(REQUESTS, request("no-pod", "e1", "adit-node-9"));
+    let mut stranger = request("stranger", "e1", "adit-node-1");
+    stranger["spec"]["username"] = "system:serviceaccount:agents:default".into();
+    stage.server.put(REQUESTS, stranger);
+    stage.start("one");
+    let request = |name: &str| stage.server.get(REQUESTS, "", name).unwrap();
+    eventually("certificate", || request("good")["status"]["certificate"].is_string()).await;
+    assert_eq!(request("good")["status"]["conditions"][0]["type"], "Approved");
+    for (bad, why) in [
+        ("wrong-node", "runs on node"),
+        ("no-pod", "there is no pod"),
+        ("stranger", "only system:serviceaccount:adit-system:adit-node"),
+    ] {
+        let condition = || request(bad)["status"]["conditions"][0].clone();
+        eventually(bad, || condition()["type"] == "Denied").await;
+        assert!(condition()["message"].as_str().unwrap().contains(why), "{}", condition());
+        assert!(request(bad)["status"]["certificate"].is_null());
+    }
+    let bundle = stage.server.get(CONFIGS, "adit-system", "adit-trust").unwrap();
+    assert!(bundle["data"]["ca.pem"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE"));
+    assert!(stage.server.get("/secrets", "adit-system", "adit-ca").is_some());
+}

@@ -1,0 +1,135 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::tests::{Fault, Server, eventually};
+
+const MAPS: &str = "/configmaps";
+
+fn map(name: &str) -> serde_json::Value {
+    json!({"metadata": {"name": name, "namespace": "a"}})
+}
+
+fn watched(server: &Server) -> (Store<ConfigMap>, Bell, JoinSet<()>) {
+    let bell = Bell::default();
+    let (store, task) = Store::new(Api::all(server.client()), Selection::default(), &bell);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task);
+    (store, bell, tasks)
+}
+
+fn names(store: &Store<ConfigMap>) -> Vec<String> {
+    store.objects().iter().map(|o| o.name_any()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_is_seen_and_rings() {
+    let server = Server::default();
+    server.put(MAPS, map("one"));
+    let (store, bell, _tasks) = watched(&server);
+    eventually("first list", || names(&store) == ["one"]).await;
+    eventually("watch", || !server.requests(|r| r.contains("watch=")).is_empty()).await;
+    let mut heard = bell.listen();
+    server.put(MAPS, map("two"));
+    heard.changed().await.unwrap();
+    assert_eq!(names(&store), ["one", "two"]);
+    server.delete(MAPS, "a", "one");
+    eventually("deletion", || names(&store) == ["two"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn gone_lists_again_and_never_empties() {
+    let server = Server::default();
+    server.put(MAPS, map("one"));
+    let (store, _bell, _tasks) = watched(&server);
+    eventually("watch", || !server.requests(|r| r.contains("watch=")).is_empty()).await;
+    // The list that follows is slow, then fails; what was known stays meanwhile.
+    server.fail(|_, path| (!path.contains("watch=")).then_some(Fault::Status(500)));
+    server.expire_watches();
+    server.put(MAPS, map("two"));
+    eventually("staleness", || store.stale().is_some()).await;
+    assert_eq!(names(&store), ["one"]);
+    server.heal();
+    eventually("recovery", || names(&store) == ["one", "two"]).await;
+    assert!(store.stale().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_never_ends_is_given_up_and_tried_again() {
+    let server = Server::default();
+    server.put(MAPS, map("one"));
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = asked.clone();
+    server.fail(move |_, _| (count.fetch_add(1, Ordering::Relaxed) == 0).then_some(Fault::Silence));
+    let (store, _bell, _tasks) = watched(&server);
+    eventually("second list", || store.is_complete()).await;
+    assert_eq!(names(&store), ["one"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_stalls_is_begun_again_where_it_was() {
+    let server = Server::default();
+    server.put(MAPS, map("one"));
+    let stalled = Arc::new(AtomicU32::new(0));
+    let count = stalled.clone();
+    server.fail(move |_, path| {
+        (path.contains("watch=") && count.fetch_add(1, Ordering::Relaxed) == 0)
+            .then_some(Fault::Stall)
+    });
+    let (store, _bell, _tasks) = watched(&server);
+    eventually("stalled watch", || stalled.load(Ordering::Relaxed) == 1).await;
+    sleep(SILENCE + Duration::from_secs(1)).await;
+    eventually("second watch", || stalled.load(Ordering::Relaxed) > 1).await;
+    server.put(MAPS, map("two"));
+    eventually("change", || names(&store) == ["one", "two"]).await;
+    let lists = server.requests(|r| !r.contains("watch="));
+    assert_eq!(lists.len(), 1, "a stall is no reason to list again: {lists:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_selection_replaces_the_content_at_once_or_not_at_all() {
+    let server = Server::default();
+    server.put(MAPS, map("one"));
+    server.put(MAPS, map("two"));
+    let (store, _bell, _tasks) = watched(&server);
+    eventually("all", || names(&store).len() == 2).await;
+    server.fail(|_, path| (!path.contains("watch=")).then_some(Fault::Status(429)));
+    store.select(Selection::named("two"));
+    eventually("refusal", || store.stale().is_some()).await;
+    assert_eq!(names(&store).len(), 2);
+    assert!(!store.is_complete());
+    server.heal();
+    eventually("selection", || store.is_complete()).await;
+    assert_eq!(names(&store), ["two"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_unknown_has_no_objects() {
+    let server = Server::default();
+    server.fail(|_, _| Some(Fault::Status(404)));
+    let (store, _bell, _tasks) = watched(&server);
+    eventually("empty", || store.is_complete()).await;
+    server.heal();
+    server.put(MAPS, map("one"));
+    eventually("kind", || names(&store) == ["one"]).await;
+    // One that was known and is not any more may be an API server that starts.
+    server.fail(|_, _| Some(Fault::Status(404)));
+    server.expire_watches();
+    eventually("staleness", || store.stale().is_some()).await;
+    assert_eq!(names(&store), ["one"]);
+    sleep(KIND_GONE).await;
+    eventually("end", || names(&store).is_empty()).await;
+}
+
+#[test]
+fn a_selector_of_many_names_is_given_up() {
+    assert!(Selection::slices_of([]).none);
+    let few = Selection::slices_of(["b", "a", "b"]).labels;
+    assert_eq!(few.as_deref(), Some("kubernetes.io/service-name in (a,b)"));
+    let many: Vec<String> = (0..2000).map(|n| format!("a-rather-long-name-{n}")).collect();
+    let many = Selection::slices_of(many.iter().map(String::as_str)).labels;
+    assert_eq!(many.as_deref(), Some("kubernetes.io/service-name"));
+}
