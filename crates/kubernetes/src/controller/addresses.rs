@@ -143,3 +143,80 @@ pub(super) fn give_ports(
     }
     given
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pools(length: u8) -> (Pool, Pool) {
+        let v4 = Pool::v4(("198.18.0.0".parse().unwrap(), length));
+        (v4, Pool::v6(("fd00:ad17::".parse().unwrap(), 120)))
+    }
+
+    fn held(all: &[(&str, &[&str])]) -> BTreeMap<String, Vec<IpAddr>> {
+        let parse = |a: &&str| a.parse().unwrap();
+        all.iter().map(|(n, a)| ((*n).to_owned(), a.iter().map(parse).collect())).collect()
+    }
+
+    fn need(names: &[&str], v4: bool, v6: bool) -> BTreeMap<String, Families> {
+        names.iter().map(|n| ((*n).to_owned(), Families { v4, v6 })).collect()
+    }
+
+    fn texts(given: &Given) -> Vec<String> {
+        given.addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_lowest_free_is_given_and_what_is_held_stays() {
+        let held = held(&[("b", &["198.18.0.1"]), ("resting", &["198.18.0.2"])]);
+        let given = give(pools(29), &held, &need(&["a", "b"], true, true));
+        assert_eq!(texts(&given["a"]), ["198.18.0.3", "fd00:ad17::1"]);
+        assert_eq!(texts(&given["b"]), ["198.18.0.1", "fd00:ad17::2"]);
+    }
+
+    #[test]
+    fn a_range_that_is_full_gives_nothing() {
+        let given = give(pools(30), &BTreeMap::new(), &need(&["a", "b", "c"], true, false));
+        assert_eq!(texts(&given["b"]), ["198.18.0.2"]);
+        assert_eq!(given["c"], Given { addresses: vec![], exhausted: true });
+    }
+
+    #[test]
+    fn what_is_of_another_range_or_held_twice_is_given_anew() {
+        let held = held(&[("a", &["10.0.0.1"]), ("b", &["198.18.0.5"]), ("c", &["198.18.0.5"])]);
+        let given = give(pools(24), &held, &need(&["a", "b", "c"], true, false));
+        assert_eq!(texts(&given["a"]), ["198.18.0.1"]);
+        assert_eq!(texts(&given["b"]), ["198.18.0.5"]);
+        assert_eq!(texts(&given["c"]), ["198.18.0.2"]);
+    }
+
+    #[test]
+    fn ports_are_each_imports_own() {
+        let held = BTreeMap::from([("b".to_owned(), vec![15080])]);
+        let need = BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1), ("c".to_owned(), 9)]);
+        let given = give_ports((15080, 15085), &held, &need);
+        assert_eq!(given["a"], [15081, 15082]);
+        assert_eq!(given["b"], [15080]);
+        assert_eq!(given["c"], [15083, 15084]);
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_shares_and_nobody_moves(first in proptest::collection::btree_set("[a-f]", 0..6),
+                                          then in proptest::collection::btree_set("[a-f]", 0..6)) {
+            let families = |names: &BTreeSet<String>| -> BTreeMap<_, _> {
+                names.iter().map(|n| (n.clone(), Families { v4: true, v6: false })).collect()
+            };
+            let before = give(pools(28), &BTreeMap::new(), &families(&first));
+            let held = before.iter().map(|(n, g)| (n.clone(), g.addresses.clone())).collect();
+            let after = give(pools(28), &held, &families(&then));
+            for name in first.intersection(&then) {
+                prop_assert_eq!(&before[name], &after[name]);
+            }
+            let new = after.iter().filter(|(name, _)| !first.contains(*name)).map(|(_, g)| g);
+            let all: Vec<_> = before.values().chain(new).flat_map(|g| &g.addresses).collect();
+            prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+        }
+    }
+}

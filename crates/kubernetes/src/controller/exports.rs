@@ -304,3 +304,6 @@ pub(super) fn api_workloads(pattern: &WorkloadPattern) -> api::Workloads {
         service_account: pattern.service_account.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;
