@@ -171,3 +171,6 @@ fn may_begin(
 fn everybody_in(service: &ServiceName) -> Workloads {
     Workloads { namespace: service.namespace.to_string(), service_account: "*".into() }
 }
+
+#[cfg(test)]
+mod tests;
