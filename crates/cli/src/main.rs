@@ -5,6 +5,7 @@
 //! (`pki show`: something is unusable). Logic that another program would need lives in the crates below.
 
 mod check;
+mod controller;
 mod crds;
 mod declare;
 #[cfg(feature = "demo")]
@@ -13,6 +14,7 @@ mod link;
 mod node;
 mod output;
 mod pki;
+mod prepare;
 mod reach;
 mod status;
 
@@ -37,6 +39,7 @@ enum Command {
     Check(check::Args),
     #[command(hide = true)]
     Crds(crds::Args),
+    Controller(controller::Args),
     #[cfg(feature = "demo")]
     Demo(demo::Args),
     Export(declare::ExportArgs),
@@ -44,6 +47,7 @@ enum Command {
     Link(link::LinkArgs),
     Node(node::Args),
     Pki(pki::Args),
+    Prepare(prepare::Args),
     Status(status::Args),
     Unlink(link::UnlinkArgs),
 }
@@ -58,13 +62,15 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Check(args) => check::run(&args),
         Command::Crds(args) => crds::run(&args),
+        Command::Controller(args) => controller::run(args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),
         Command::Export(args) => declare::export(&args),
         Command::Import(args) => declare::import(&args),
         Command::Link(args) => link::link(&args),
-        Command::Node(args) => node::run(&args),
+        Command::Node(args) => node::run(args),
         Command::Pki(args) => pki::run(args),
+        Command::Prepare(args) => prepare::run(&args),
         Command::Status(args) => status::run(args),
         Command::Unlink(args) => link::unlink(&args),
     };

@@ -3,10 +3,13 @@
 //! Exit status: 0 it has drained, 1 it could not start (with everything that was in the way), 128 + N it
 //! was ended at once by signal N, the second one.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adit_daemon::process::{self, Ended};
+use adit_core::name::NodeName;
+use adit_daemon::process::{self, Ended, InCluster};
+use adit_kubernetes::node::Place;
 
 /// Run a node: carry streams between this cluster and those it is linked with
 ///
@@ -20,16 +23,37 @@ use adit_daemon::process::{self, Ended};
 )]
 pub(crate) struct Args {
     /// The node's configuration file; adit check FILE says what is wrong with one
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "kubernetes")]
+    config: Option<PathBuf>,
+    /// Run as what the cluster around this pod says, instead of a file
+    #[arg(long, conflicts_with = "config", requires = "node_name", requires = "node_ips")]
+    kubernetes: bool,
+    /// With --kubernetes: the folder of what the node keeps over restarts
+    #[arg(long, value_name = "FOLDER", default_value = "/var/lib/adit")]
+    state: PathBuf,
+    /// With --kubernetes: the name of this node
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node_name: Option<NodeName>,
+    /// With --kubernetes: the addresses of this node
+    #[arg(long, env = "NODE_IPS", value_name = "IP,…", value_delimiter = ',')]
+    node_ips: Vec<IpAddr>,
 }
 
 /// Runs it until it has drained.
 ///
 /// # Errors
 /// All that keeps it from starting.
-pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    Ok(match process::run(&args.config) {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let ended = match (args.config, args.node_name) {
+        (Some(file), _) => process::run(&file),
+        (None, Some(node)) => {
+            let place = Place { node, addresses: args.node_ips };
+            process::run_in_cluster(InCluster { state: args.state, place })
+        }
+        // What the arguments' rules leave out.
+        (None, None) => anyhow::bail!("either --config FILE or --kubernetes with --node-name"),
+    };
+    Ok(match ended {
         Ok(Ended::Drained { .. }) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce { signal }) => ExitCode::from(128 + signal),
         Err(error) => {

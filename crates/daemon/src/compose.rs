@@ -1,8 +1,8 @@
 //! Merges what is believed, from wherever it comes, into the one value that the data path reads.
 //!
-//! The operator's file, what peers say of themselves and which backends answer become a
-//! [`Snapshot`]: as a pure function ([`Base::of`], [`Base::snapshot`]) and as the task that publishes
-//! a new one when any of them changes ([`run`]). It decides nothing; `adit-core` does.
+//! The configuration, what Kubernetes adds to it, what peers say of themselves and which backends answer
+//! become a [`Snapshot`]: as a pure function ([`Base::of`], [`Base::with`], [`Base::snapshot`]) and as the
+//! task that publishes a new one when any of them changes ([`run`]). It decides nothing; `adit-core` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use adit_config::Config;
 use adit_core::name::ClusterName;
-use adit_core::snapshot::{Link, Snapshot, This, View};
+use adit_core::snapshot::{Export, Link, Seed, Snapshot, This, View};
+use adit_kubernetes::node::state::NodeState;
 use adit_transport::links::LinkView;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -66,6 +67,27 @@ impl Base {
         }))
     }
 
+    /// With what Kubernetes adds. Where nodes of linked clusters were last heard to be is a seed like those
+    /// of the configuration, and comes after them.
+    #[must_use]
+    pub fn with(&self, cluster: &NodeState) -> Self {
+        let mut all = Snapshot::clone(&self.0);
+        all.siblings.extend(cluster.siblings.clone());
+        all.imports =
+            all.imports.iter().map(|i| (**i).clone()).chain(cluster.imports.clone()).collect();
+        let export = |e: &Export| (e.service.clone(), Arc::new(e.clone()));
+        all.exports.extend(cluster.exports.iter().map(export));
+        all.workloads.extend(cluster.workloads.clone());
+        all.forbidden.extend(&cluster.forbidden);
+        for (peer, addresses) in &cluster.seeds {
+            let Some(link) = all.links.get_mut(peer) else { continue };
+            let known: BTreeSet<Seed> = link.seeds.iter().cloned().collect();
+            let new = addresses.iter().copied().map(Seed::Address).filter(|s| !known.contains(s));
+            Arc::make_mut(link).seeds.extend(new);
+        }
+        Self(Arc::new(all))
+    }
+
     /// With what peers and dials say. A view of a cluster without a link, and word of an address that is
     /// nobody's backend, are left out: they are remains of a configuration that was.
     #[must_use]
@@ -84,31 +106,67 @@ impl Base {
 /// Where a snapshot's parts come from.
 #[derive(Debug)]
 pub struct Sources {
-    /// The configuration's part.
-    pub base: watch::Receiver<Base>,
-    /// What peers say of themselves.
-    pub views: watch::Receiver<Views>,
-    /// Which backends do not answer.
-    pub down: watch::Receiver<Down>,
+    base: watch::Receiver<Base>,
+    cluster: Option<watch::Receiver<Arc<NodeState>>>,
+    views: watch::Receiver<Views>,
+    down: watch::Receiver<Down>,
+    /// The first two together, as they were last.
+    merged: Base,
 }
 
 impl Sources {
+    /// The configuration's part, what Kubernetes adds (where the node runs there), what peers say of
+    /// themselves, and which backends do not answer.
+    #[must_use]
+    pub fn new(
+        mut base: watch::Receiver<Base>,
+        mut cluster: Option<watch::Receiver<Arc<NodeState>>>,
+        views: watch::Receiver<Views>,
+        down: watch::Receiver<Down>,
+    ) -> Self {
+        let merged = merge(&mut base, cluster.as_mut());
+        Self { base, cluster, views, down, merged }
+    }
+
     /// A snapshot of what the sources hold now.
     #[must_use]
     pub fn snapshot(&mut self) -> Snapshot {
-        let (base, views) =
-            (self.base.borrow_and_update().clone(), self.views.borrow_and_update().clone());
+        // A source that has ended has nothing new.
+        let is_new = self.base.has_changed().unwrap_or(false)
+            || self.cluster.as_ref().is_some_and(|c| c.has_changed().unwrap_or(false));
+        if is_new {
+            self.merged = merge(&mut self.base, self.cluster.as_mut());
+        }
+        let views = self.views.borrow_and_update().clone();
         let down = self.down.borrow_and_update().clone();
-        base.snapshot(&views, &down)
+        self.merged.snapshot(&views, &down)
     }
 
     /// Waits for a change; false where a source has ended, and the process with it.
     async fn changed(&mut self) -> bool {
+        let cluster = async {
+            match &mut self.cluster {
+                Some(cluster) => cluster.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             changed = self.base.changed() => changed.is_ok(),
+            changed = cluster => changed.is_ok(),
             changed = self.views.changed() => changed.is_ok(),
             changed = self.down.changed() => changed.is_ok(),
         }
+    }
+}
+
+fn merge(
+    base: &mut watch::Receiver<Base>,
+    cluster: Option<&mut watch::Receiver<Arc<NodeState>>>,
+) -> Base {
+    let base = base.borrow_and_update().clone();
+    match cluster {
+        Some(cluster) => base.with(&cluster.borrow_and_update()),
+        None => base,
     }
 }
 
@@ -134,6 +192,7 @@ pub async fn run(mut sources: Sources, out: watch::Sender<Arc<Snapshot>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use adit_core::spiffe::Workload;
     use tokio::time::Instant;
 
     const EDGE: &str = r#"
@@ -167,6 +226,7 @@ workloads:
             from: (c.parse().unwrap(), "b1".parse().unwrap()),
             age: Duration::ZERO,
             received: Instant::now(),
+            lost: false,
         };
         Arc::new(clusters.iter().map(|c| (c.parse().unwrap(), heard(c))).collect())
     }
@@ -201,6 +261,50 @@ workloads:
     }
 
     #[test]
+    fn kubernetes_adds_to_the_file() {
+        let pod: Workload =
+            Workload { namespace: "a".parse().unwrap(), service_account: "b".parse().unwrap() };
+        let seed = "172.18.2.2:7843".parse().unwrap();
+        let cluster = NodeState {
+            siblings: [("e2".parse().unwrap(), vec![])].into(),
+            workloads: [("10.244.0.5".parse().unwrap(), pod)].into(),
+            seeds: [
+                ("bank".parse().unwrap(), vec![seed, "172.18.2.3:7843".parse().unwrap()]),
+                ("gone".parse().unwrap(), vec![seed]),
+            ]
+            .into(),
+            forbidden: ["172.18.1.1".parse().unwrap()].into(),
+            ..NodeState::default()
+        };
+        let base = base(&config(EDGE)).with(&cluster);
+        let now = base.snapshot(&Views::default(), &Down::default());
+        let seeds: Vec<String> =
+            now.links.values().flat_map(|l| &l.seeds).map(ToString::to_string).collect();
+        assert_eq!(seeds, ["172.18.2.2:7843", "172.18.2.3:7843"]);
+        assert_eq!((now.siblings.len(), now.workloads.len()), (1, 2));
+        assert_eq!((now.imports.iter().count(), now.exports.len()), (1, 1));
+        assert!(now.forbidden.contains(&"172.18.1.1".parse().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_change_in_kubernetes_is_published() {
+        let (_base, base) = watch::channel(base(&config(EDGE)));
+        let (cluster, state) = watch::channel(Arc::new(NodeState::default()));
+        let (_views, views) = watch::channel(Views::default());
+        let (_down, down) = watch::channel(Down::default());
+        let mut sources = Sources::new(base, Some(state), views, down);
+        let (out, mut published) = watch::channel(Arc::new(sources.snapshot()));
+        let script = async move {
+            let node = ("e2".parse().unwrap(), vec![]);
+            let state = NodeState { siblings: [node].into(), ..NodeState::default() };
+            cluster.send_replace(Arc::new(state));
+            published.changed().await.unwrap();
+            assert_eq!(published.borrow_and_update().siblings.len(), 1);
+        };
+        tokio::select! { () = run(sources, out) => panic!("it ended"), () = script => {} }
+    }
+
+    #[test]
     fn remains_of_an_old_configuration_are_left_out() {
         let base = base(&config(EDGE));
         let now =
@@ -214,7 +318,7 @@ workloads:
         let (base_in, base_out) = watch::channel(base(&config(EDGE)));
         let (views_in, views_out) = watch::channel(Views::default());
         let (down_in, down_out) = watch::channel(Down::default());
-        let mut sources = Sources { base: base_out, views: views_out, down: down_out };
+        let mut sources = Sources::new(base_out, None, views_out, down_out);
         let (out, mut published) = watch::channel(Arc::new(sources.snapshot()));
         let task = run(sources, out);
         let script = async move {

@@ -66,6 +66,12 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
+    /// What was counted, alone: of a process that is no node.
+    #[must_use]
+    pub fn events(&self) -> String {
+        self.handle.render()
+    }
+
     /// The page.
     #[must_use]
     pub fn render(&self, status: &Status, process: &Process, totals: &Totals) -> String {

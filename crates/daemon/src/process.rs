@@ -1,21 +1,26 @@
-//! The process of one node, from its file to its exit status.
+//! The process of one node, from its configuration to its exit status.
 //!
-//! [`run`] is the order in which things happen: read the file, know who we are and whom we believe, bind
-//! everything, start what carries, then serve until told otherwise ([`supervisor`]). What can be wrong at
-//! the start is told all at once, and nothing is left behind.
+//! [`run`] and [`run_in_cluster`] differ in where the configuration comes from ([`origin`]); after that both
+//! go the same way: know who we are and whom we believe, bind everything, start what carries, then serve
+//! until told otherwise ([`supervisor`]). What can be wrong at the start is told all at once, and nothing is
+//! left behind.
 //!
 //! Threads: `worker-N` for the data path ([`workers`]), `admin` for both HTTP servers ([`servers`]), `log`,
 //! `config-watch`, and the caller's for the supervisor.
 
 mod bind;
 mod changes;
+mod cluster;
+pub mod controller;
 mod credentials;
 mod data;
 mod herald;
 mod known;
 mod links;
 pub mod node;
+mod origin;
 mod panics;
+mod range;
 mod servers;
 mod signals;
 mod supervisor;
@@ -32,23 +37,30 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use adit_config::cluster::Mode;
 use adit_config::config::LogFormat;
 use adit_config::{Change, Config, Report};
 use adit_dataplane::tcp::os::OsNet;
+use adit_kubernetes::node::state::NodeState;
 use adit_pki::UnixTime;
 use adit_pki::tls::system_clock;
 use adit_transport::peer::BootId;
 use adit_transport::{NodeSecret, Tls, Worker};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
+pub use self::cluster::Options as InCluster;
+use self::cluster::Prepared;
 use self::credentials::Credentials;
 use self::data::{DataSide, Witness};
 use self::known::{Changing, Fixed, Known};
 use self::node::Node;
+use self::origin::{Input, Origin};
+use self::range::Range;
 use self::servers::{Plan, Servers};
-use self::signals::Signals;
+use self::signals::{Signals, Wish};
 pub use self::supervisor::Ended;
-use self::supervisor::{Events, Supervisor, describe, warn};
+use self::supervisor::{Events, Supervisor, all, warn};
 use self::workers::Workers;
 use crate::admin::control::{self, Controls};
 use crate::admin::public::{self, Public};
@@ -67,8 +79,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Why a node did not start. Nothing of it is left running.
 #[derive(Debug)]
 pub enum StartError {
-    /// The file is not a configuration: all that is wrong with it.
-    Config(Report),
+    /// The configuration is none: all that is wrong with it, file by file.
+    Config(Vec<Report>),
     /// All that is wrong with the files that it refers to, or all that is in the way of listening.
     Wrong(Vec<String>),
 }
@@ -76,7 +88,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(report) => report.fmt(f),
+            Self::Config(reports) => f.write_str(&all(reports)),
             Self::Wrong(all) => f.write_str(&all.join("\n")),
         }
     }
@@ -101,25 +113,102 @@ pub fn run(file: &Path) -> Result<Ended, StartError> {
     adit_host::capabilities::raise().map_err(cannot("take capabilities into use"))?;
     // The file is read again at every reload, and what it refers to is found from where it is.
     let file = &std::path::absolute(file).map_err(cannot("find the current folder"))?;
-    let (tell, changes) = mpsc::channel(CHANGES);
+    let (tell, inputs) = mpsc::channel(CHANGES);
     // The receiver is gone only when the process ends.
-    let on_change = move |change| drop(tell.blocking_send(change));
+    let on_change = move |change: Change| drop(tell.blocking_send(change.into()));
     let (config, report, watching) =
-        adit_config::watch(file, on_change).map_err(StartError::Config)?;
-    let log = start_log(&config)?;
-    let ended = start(file, config, &report, &log, started, changes);
+        adit_config::watch(file, on_change).map_err(|r| StartError::Config(vec![r]))?;
+    let log = start_log(&config.log)?;
+    let runtime = runtime()?;
+    let origin = Origin::File(file.clone());
+    let beginning = Beginning {
+        started,
+        origin,
+        config,
+        reports: vec![report],
+        inputs,
+        cluster: None,
+        readiness: Readiness::default(),
+        net: OsNet::default(),
+    };
+    let ended = start(&runtime, beginning, &log);
     drop(watching);
     log.flush(LAST_WORDS);
     ended
 }
 
-fn start_log(config: &Config) -> Result<Log, String> {
-    let format = match config.log.format {
+/// Runs the node that the cluster around it describes until it has drained. Waits for a name and a
+/// certificate first; a signal ends that.
+///
+/// Takes over the process as [`run`] does.
+///
+/// # Errors
+/// All that keeps it from starting and that waiting will not mend.
+pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
+    let started = Instant::now();
+    // Before the first thread, since threads inherit them.
+    adit_host::capabilities::raise().map_err(cannot("take capabilities into use"))?;
+    let log = start_log(&adit_config::config::Log::default())?;
+    let runtime = runtime()?;
+    let state_folder = options.state.clone();
+    let prepared = runtime.block_on(async {
+        let mut signals = Signals::catch().map_err(cannot("catch signals"))?;
+        tokio::select! {
+            prepared = cluster::prepare(options) => prepared.map(Some),
+            signal = ended(&mut signals) => {
+                tracing::info!(signal, "asked to end before the node could start");
+                Ok(None)
+            }
+        }
+    })?;
+    let Some(Prepared { client, cluster, settings, config, reports, state }) = prepared else {
+        return Ok(Ended::Drained { reset: 0 });
+    };
+    let _context = runtime.enter();
+    let (tell, inputs) = mpsc::channel(CHANGES);
+    let (out, state) = watch::channel(Arc::new(state));
+    let readiness = Readiness::default();
+    let local = settings.network.mode == Mode::LocalRange;
+    let range = runtime.block_on(Range::take(&settings.network, &config.node, &readiness))?;
+    let renewing = cluster::certificate::renew(client.clone(), config.clone(), tell.clone());
+    runtime.spawn(renewing);
+    let known = (settings, config.clone());
+    runtime.spawn(cluster::follow(cluster.clone(), known, tell, out));
+    let origin = Origin::Cluster(cluster);
+    let cluster = Some(state);
+    let net = OsNet { local_range: local };
+    let beginning = Beginning { started, origin, config, reports, inputs, cluster, readiness, net };
+    let ended = start(&runtime, beginning, &log);
+    if ended.is_ok() {
+        runtime.block_on(range.leave(&client, &state_folder));
+    }
+    log.flush(LAST_WORDS);
+    ended
+}
+
+/// The signal that asks to go away.
+async fn ended(signals: &mut Signals) -> u8 {
+    loop {
+        if let Wish::End(signal) = signals.next().await {
+            return signal;
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime, String> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(cannot("start the supervisor's runtime"))
+}
+
+fn start_log(wanted: &adit_config::config::Log) -> Result<Log, String> {
+    let format = match wanted.format {
         LogFormat::Auto => Format::Auto,
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    Log::init(config.log.level.as_str(), format).map_err(|e| format!("log: {e}"))
+    Log::init(wanted.level.as_str(), format).map_err(|e| format!("log: {e}"))
 }
 
 /// What is wrong with the identity and the trust bundles that a good file names, as the node would say it.
@@ -128,23 +217,29 @@ pub fn wrong_credentials(config: &Config) -> Vec<String> {
     Credentials::load(config, UnixTime::now()).err().unwrap_or_default()
 }
 
-/// From a good file to the end.
-fn start(
-    file: &Path,
-    config: Config,
-    report: &Report,
-    log: &Log,
+/// What a node begins with.
+struct Beginning {
     started: Instant,
-    changes: mpsc::Receiver<Change>,
-) -> Result<Ended, StartError> {
+    origin: Origin,
+    config: Config,
+    reports: Vec<Report>,
+    inputs: mpsc::Receiver<Input>,
+    /// What Kubernetes adds, where the node runs there.
+    cluster: Option<watch::Receiver<Arc<NodeState>>>,
+    readiness: Readiness,
+    net: OsNet,
+}
+
+/// From a good configuration to the end.
+fn start(runtime: &Runtime, beginning: Beginning, log: &Log) -> Result<Ended, StartError> {
+    let Beginning { started, origin, config, reports, inputs, cluster, readiness, net } = beginning;
     panics::install();
-    warn(report);
+    warn(&reports);
     let metrics = Metrics::install().map_err(|e| e.to_string())?;
     match adit_host::descriptors::raise() {
         Ok(limit) => tracing::debug!(descriptors = limit.soft, "descriptor limit raised"),
         Err(error) => tracing::warn!(%error, "the descriptor limit stays as it is"),
     }
-    let readiness = Readiness::default();
     let starting = readiness.wait_for("start");
 
     // Who we are comes before anything that others can reach.
@@ -152,10 +247,6 @@ fn start(
     let secret = NodeSecret::load_or_create(&config.node.identity).map_err(|e| e.to_string())?;
     let tls = Tls::new(&credentials.identity, &credentials.verifier, &system_clock())
         .map_err(|e| e.to_string())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(cannot("start the supervisor's runtime"))?;
     let workers = Workers::start(config.node.endpoints.get()).map_err(cannot("start a worker"))?;
     let handles = workers.handles().iter().zip(0..).map(|(h, n)| Worker::new(n, h.clone()));
     let bound = bind::all(&config, handles.collect(), &secret, tls).map_err(StartError::Wrong)?;
@@ -169,13 +260,14 @@ fn start(
         getrandom::fill(&mut boot).map_err(|e| format!("the system gave no random bytes: {e}"))?;
         let listen = bound.endpoints.addresses().to_vec();
         let base = Base::of(&config, &listen);
-        let first = Arc::new(base.snapshot(&Default::default(), &Default::default()));
+        let first = cluster.as_ref().map_or_else(|| base.clone(), |c| base.with(&c.borrow()));
+        let first = Arc::new(first.snapshot(&Default::default(), &Default::default()));
         let (base, bases) = watch::channel(base);
         let (publish, snapshot) = watch::channel(first);
         let local = node::local(BootId(boot));
         let (node, work) =
-            Node::start(local, bound.endpoints, snapshot.clone(), &config.limits, OsNet::default());
-        let sources = Sources { base: bases, views: node.views(), down: node.down() };
+            Node::start(local, bound.endpoints, snapshot.clone(), &config.limits, net);
+        let sources = Sources::new(bases, cluster, node.views(), node.down());
 
         let known = Arc::new(Known {
             fixed: Fixed {
@@ -186,7 +278,7 @@ fn start(
             },
             changing: Mutex::new(Changing {
                 config: Arc::new(config),
-                configuration: describe(file),
+                configuration: origin.describe(),
                 identity_error: None,
             }),
             draining: AtomicBool::new(false),
@@ -203,9 +295,9 @@ fn start(
         drop(starting);
 
         let mut signals = signals;
-        let events = Events { signals: async move || signals.next().await, commands, changes };
+        let events = Events { signals: async move || signals.next().await, commands, inputs };
         let heard = known.clone();
-        let supervisor = Supervisor { file: file.to_owned(), data: node, known, base };
+        let supervisor = Supervisor { origin, data: node, known, base };
         // Both last as long as the supervisor: composing until its sources end, the work until the drain.
         let (supervising, beside) = (supervisor.run(events), async {
             tokio::join!(compose::run(sources, publish), work.drive(), herald::watch(heard));

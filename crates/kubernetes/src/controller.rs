@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use self::lease::Candidate;
 
 /// What our own nodes hear of linked clusters.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peers {
     /// Whether any node of ours tells us anything now.
     pub reporting: bool,
@@ -49,7 +49,7 @@ pub struct Peers {
 }
 
 /// What was heard of one cluster.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
     /// What it last said of itself.
     pub view: Arc<View>,

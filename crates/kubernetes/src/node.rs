@@ -13,7 +13,8 @@ use std::net::IpAddr;
 
 use adit_core::name::NodeName;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client, ResourceExt};
 
 use crate::api::{NAMESPACE, NODE};
 
@@ -24,6 +25,14 @@ pub struct Place {
     pub node: NodeName,
     /// Its addresses, where siblings and peers can dial it.
     pub addresses: Vec<IpAddr>,
+}
+
+/// The UID of Adit's namespace, which is another one after it was installed anew.
+///
+/// # Errors
+/// Where the API server cannot be asked.
+pub async fn installation(client: &Client) -> Result<Option<String>, kube::Error> {
+    Ok(Api::<Namespace>::all(client.clone()).get(NAMESPACE).await?.uid())
 }
 
 /// Whether Adit leaves this cluster: the DaemonSet that runs this node is gone, or the rights to see it are,

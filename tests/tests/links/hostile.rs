@@ -305,7 +305,7 @@ async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
     let told = [
         state(&Message::Begin { epoch: 5, replaces: true }),
         state(&Message::Node("b1".parse().unwrap(), vec![])),
-        state(&Message::Mark { sequence: 1, age_ms: 0 }),
+        state(&Message::Mark { sequence: 1, age_ms: 0, lost: false }),
     ];
     let view: Vec<u8> = told.iter().flat_map(|m| m[1..].to_vec()).collect();
     let (mut send, mut recv) = quic.accept_bi().await.unwrap();
@@ -316,7 +316,7 @@ async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
     let mut views = e1.links.views();
     views.mark_unchanged();
     tokio::time::sleep(SECOND).await;
-    let mark = Message::Mark { sequence: 2, age_ms: 0 };
+    let mark = Message::Mark { sequence: 2, age_ms: 0, lost: false };
     send.send_all(&state(&mark)[1..]).await.unwrap();
     tokio::time::sleep(SECOND / 2).await;
     assert!(e1.view(&stranger.site).unwrap().age() < SECOND);
@@ -395,7 +395,7 @@ fn told(node: &str, age_ms: u64) -> Vec<u8> {
     let messages = [
         state(&Message::Begin { epoch: 5, replaces: true }),
         state(&Message::Node(node.parse().unwrap(), vec![])),
-        state(&Message::Mark { sequence: 1, age_ms }),
+        state(&Message::Mark { sequence: 1, age_ms, lost: false }),
     ];
     messages.iter().flat_map(|m| m[1..].to_vec()).collect()
 }

@@ -284,6 +284,30 @@ async fn a_hub_that_lost_its_reach_learns_from_its_fellow_and_passes_nothing_on(
 }
 
 #[tokio::test(start_paused = true)]
+async fn others_hear_from_the_hubs_that_a_cluster_is_lost_before_its_view_is_old() {
+    let world = World::new();
+    let (edge, bank) = two(4, 1);
+    let edges: Vec<Running> = (1..=4).map(|n| world.run(&edge, n, &[(&bank, &[1])])).collect();
+    let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
+    eventually("all know", 5 * SECOND, || edges.iter().all(|e| e.view(&bank).is_some())).await;
+    let others: Vec<_> =
+        edges.iter().filter(|e| !is_hub(&e.snapshot.borrow(), &bank.name)).collect();
+    assert_eq!(others.len(), 2);
+    let lost = |e: &&Running| e.view(&bank).unwrap().lost;
+    assert!(!others.iter().any(lost));
+    world.cut(&[bank.ip(1)]);
+    let hubs_know = || {
+        let hubs = edges.iter().filter(|e| is_hub(&e.snapshot.borrow(), &bank.name));
+        hubs.map(|e| e.links.connected(&bank.name).len()).sum::<usize>() == 0
+    };
+    eventually("the hubs know", 20 * SECOND, hubs_know).await;
+    eventually("the others hear", 3 * SECOND, || others.iter().all(lost)).await;
+    assert!(others.iter().all(|e| !e.view(&bank).unwrap().is_stale()), "and it is not old yet");
+    world.cut(&[]);
+    eventually("and that it is back", 60 * SECOND, || !others.iter().any(lost)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_whose_hubs_are_silent_acts_as_one_until_they_are_back() {
     let world = World::new();
     let (edge, bank) = two(3, 1);

@@ -161,6 +161,7 @@ mod tests {
             from: ("bank".parse().unwrap(), node("b1")),
             age: Duration::from_secs(2),
             received: Instant::now(),
+            lost: false,
         };
         let next = Some(Instant::now() + Duration::from_millis(250));
         let link = link(&LinkStatus {

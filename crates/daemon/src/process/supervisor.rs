@@ -3,12 +3,11 @@
 //! One task, one event at a time, so that no two reloads meet. It decides nothing about traffic: it swaps
 //! values that others read, and at the end drains.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use adit_config::{Change, Config, Report};
+use adit_config::{Config, Report};
 use adit_pki::UnixTime;
 use adit_pki::time::rfc3339;
 use tokio::sync::{mpsc, watch};
@@ -17,6 +16,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use super::changes;
 use super::data::{DataSide, Witness};
 use super::known::Known;
+use super::origin::{Input, Loaded, Origin};
 use super::signals::Wish;
 use crate::admin::control::{Command, Reloaded};
 use crate::compose::Base;
@@ -51,13 +51,13 @@ pub(super) struct Events<S> {
     pub(super) signals: S,
     /// From the admin server.
     pub(super) commands: mpsc::Receiver<Command>,
-    /// From the files.
-    pub(super) changes: mpsc::Receiver<Change>,
+    /// From where the configuration comes.
+    pub(super) inputs: mpsc::Receiver<Input>,
 }
 
 /// The running node.
 pub(super) struct Supervisor<D: DataSide> {
-    pub(super) file: PathBuf,
+    pub(super) origin: Origin,
     pub(super) data: D,
     pub(super) known: Arc<Known<D::Witness>>,
     pub(super) base: watch::Sender<Base>,
@@ -86,20 +86,17 @@ impl<D: DataSide> Supervisor<D> {
                     // An operator who has gone needs no answer.
                     Command::Reload(answer) => drop(answer.send(self.reload())),
                 },
-                Some(change) = events.changes.recv() => self.take(change),
+                Some(input) = events.inputs.recv() => self.take(input),
                 _ = recheck.tick() => self.data.recheck(None),
             }
         }
         self.drain(events, recheck).await
     }
 
-    fn take(&self, change: Change) {
-        match change {
-            Change::Config(config, report) => {
-                self.apply(*config, &report);
-            }
-            Change::Refused(report) => self.refuse(&report),
-            Change::Files(files) => {
+    fn take(&self, input: Input) {
+        match input {
+            Input::Config(loaded) => drop(self.load(loaded)),
+            Input::Files(files) => {
                 let files: Vec<_> = files.iter().map(|f| f.display().to_string()).collect();
                 tracing::info!(files = files.join(", "), "identity or trust files changed");
                 self.reread_credentials(&self.known.config());
@@ -109,28 +106,31 @@ impl<D: DataSide> Supervisor<D> {
 
     /// Reads everything again, now.
     fn reload(&self) -> Reloaded {
-        match adit_config::load(&self.file) {
-            Ok((config, report)) => self.apply(config, &report),
-            Err(report) => {
-                self.refuse(&report);
-                Reloaded::Rejected { error: report.to_string() }
-            }
+        self.load(self.origin.load())
+    }
+
+    fn load(&self, loaded: Loaded) -> Reloaded {
+        match loaded {
+            Ok((config, reports)) => self.apply(config, &reports),
+            Err(reports) => self.refuse(&reports),
         }
     }
 
-    fn refuse(&self, report: &Report) {
+    fn refuse(&self, reports: &[Report]) -> Reloaded {
         metrics::config_read(Outcome::Rejected);
-        for problem in report.errors() {
+        for (report, problem) in reports.iter().flat_map(|r| r.errors().map(move |p| (r, p))) {
             let (place, hint) = (report.location(problem), problem.hint.as_deref());
             tracing::error!(key = problem.path, hint, "{place}: {}", problem.message);
         }
         tracing::error!("the configuration is not taken; the last good one stays");
-        self.known.with(|c| c.configuration.error = Some(report.to_string()));
+        let error = all(reports);
+        self.known.with(|c| c.configuration.error = Some(error.clone()));
+        Reloaded::Rejected { error }
     }
 
     /// Runs on `new` from now on, as far as a running process can.
-    fn apply(&self, new: Config, report: &Report) -> Reloaded {
-        warn(report);
+    fn apply(&self, new: Config, reports: &[Report]) -> Reloaded {
+        warn(reports);
         let old = self.known.config();
         let changes::Changes { config, applied, needs_restart } = changes::between(&old, &new);
         let config = Arc::new(config);
@@ -138,7 +138,7 @@ impl<D: DataSide> Supervisor<D> {
             let old = std::mem::take(&mut c.configuration);
             c.configuration = Configuration {
                 needs_restart: needs_restart.iter().map(|k| (*k).to_owned()).collect(),
-                ..describe(&self.file)
+                ..self.origin.describe()
             };
             if applied.is_empty() {
                 c.configuration.loaded_at = old.loaded_at;
@@ -236,7 +236,7 @@ impl<D: DataSide> Supervisor<D> {
                     Some(command) = events.commands.recv() => if let Command::Reload(answer) = command {
                         drop(answer.send(self.reload()));
                     },
-                    Some(change) = events.changes.recv() => self.take(change),
+                    Some(input) = events.inputs.recv() => self.take(input),
                     _ = recheck.tick() => self.data.recheck(None),
                 }
             }
@@ -256,23 +256,18 @@ impl<D: DataSide> Supervisor<D> {
     }
 }
 
-/// Logs what is odd about a file that is taken all the same.
-pub(super) fn warn(report: &Report) {
-    for problem in report.warnings() {
+/// Logs what is odd about a configuration that is taken all the same.
+pub(super) fn warn(reports: &[Report]) {
+    for (report, problem) in reports.iter().flat_map(|r| r.warnings().map(move |p| (r, p))) {
         let (place, hint) = (report.location(problem), problem.hint.as_deref());
         tracing::warn!(key = problem.path, hint, "{place}: {}", problem.message);
     }
 }
 
-/// What the status says of a file that was just taken.
-pub(super) fn describe(file: &Path) -> Configuration {
-    Configuration {
-        path: file.display().to_string(),
-        // Between reading it for its values and for this it may have changed; that is reported, too.
-        digest: std::fs::read(file).map(|bytes| super::digest(&bytes)).unwrap_or_default(),
-        loaded_at: rfc3339(UnixTime::now()),
-        ..Configuration::default()
-    }
+/// All that reports say.
+pub(super) fn all(reports: &[Report]) -> String {
+    let said: Vec<String> = reports.iter().map(Report::to_string).collect();
+    said.join("\n")
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ use crate::api::{ExportSpec, ImportSpec, SLICE_MANAGED_BY, SLICE_SERVICE, Servic
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Observed {
+    /// The UID of Adit's namespace: what was seen of another installation is nothing to this one.
+    #[serde(default)]
+    pub installation: Option<String>,
     /// The data of ConfigMap [`crate::api::CONFIG_MAP`].
     pub config: BTreeMap<String, String>,
     /// This cluster's trust bundle, PEM; none before the controller has made one.

@@ -117,6 +117,27 @@ impl Shared {
         relayed.ok_or(Code::LinkDown)
     }
 
+    /// Whether we have no connection with the cluster that `peer` hears about. Our own is never lost.
+    pub(super) fn has_lost(&self, peer: &PeerInfo, about: &ClusterName) -> bool {
+        let own = peer.cluster == *about || *about == self.now().this.cluster;
+        !own && self.register.connected(about).is_empty()
+    }
+
+    /// Waits until [`Self::has_lost`] is no more what it `was`.
+    pub(super) async fn turns(
+        &self,
+        peer: &PeerInfo,
+        about: &ClusterName,
+        was: bool,
+        connections: &mut watch::Receiver<()>,
+    ) {
+        while self.has_lost(peer, about) == was {
+            if connections.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// How old what `peer` hears about `about` is now; none where it may not be passed on. What was
     /// learnt from a sibling is not told to siblings: so nothing goes round in circles.
     pub(super) fn age(&self, peer: &PeerInfo, about: &ClusterName) -> Option<Duration> {

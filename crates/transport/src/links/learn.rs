@@ -134,6 +134,11 @@ impl Learner {
         self.resting.get(source).is_none_or(|(_, until)| *until <= Instant::now())
     }
 
+    /// Whether there is somebody else to ask.
+    fn has_other(&self, source: &Source) -> bool {
+        self.sources().iter().any(|(_, other)| other != source && self.is_awake(other))
+    }
+
     /// Whether somebody is connected who is better placed than `source`.
     fn is_outdone(&self, source: &Source) -> bool {
         let sources = self.sources();
@@ -239,14 +244,15 @@ impl Learner {
         if age > STALE && !older {
             return None;
         }
-        let Marked { view, position, .. } = marked;
-        let new = LinkView { view, position, from: source.clone(), age, received };
+        let Marked { view, position, lost, .. } = marked;
+        let new = LinkView { view, position, from: source.clone(), age, received, lost };
         // What is merely confirmed has been passed on.
         if source.0 == self.cluster && old.is_none_or(|old| !old.is_confirmed_by(&new)) {
             shared.known.feeds.relay(&self.cluster, &new.view, &*shared.local.random);
         }
         shared.known.views.set(&self.cluster, new);
-        if age > STALE {
+        // Somebody else may still be connected with it. Where nobody is, they are asked in turn.
+        if age > STALE || (lost && self.has_other(source)) {
             return None;
         }
         self.resting.remove(source);

@@ -55,13 +55,16 @@ async fn tell(
     };
     let feed = shared.feed(peer, &cluster)?;
     let mut bell = feed.bell();
+    let mut connections = shared.register.bell_of(&cluster);
     let mut bytes = BytesMut::new();
     loop {
         bell.mark_unchanged();
+        connections.mark_unchanged();
         let age = shared.age(peer, &cluster).ok_or(Code::LinkDown)?;
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let (news, position) = feed.since(have);
-        let mark = Message::Mark { sequence: position.1, age_ms };
+        let lost = shared.has_lost(peer, &cluster);
+        let mark = Message::Mark { sequence: position.1, age_ms, lost };
         let mut news = news.into_iter().chain([mark]).peekable();
         while let Some(message) = news.next() {
             message.encode(&mut bytes);
@@ -87,6 +90,7 @@ async fn tell(
                 Ok(_) => Code::ProtocolError,
             }),
             _ = bell.changed() => {}
+            () = shared.turns(peer, &cluster, lost, &mut connections) => {}
             () = tokio::time::sleep(HEARTBEAT) => {}
         }
     }

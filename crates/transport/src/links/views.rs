@@ -28,6 +28,8 @@ pub struct LinkView {
     pub age: Duration,
     /// When it arrived.
     pub received: Instant,
+    /// Whether who told it has lost that cluster: what it says was true, and may not be any more.
+    pub lost: bool,
 }
 
 impl LinkView {
@@ -40,7 +42,7 @@ impl LinkView {
     /// Whether `new` only says that this is still so.
     pub(super) fn is_confirmed_by(&self, new: &Self) -> bool {
         let same = self.position == new.position || Arc::ptr_eq(&self.view, &new.view);
-        self.from == new.from && same
+        self.from == new.from && same && self.lost == new.lost
     }
 
     /// Whether it is too old to be believed without looking for a better one.

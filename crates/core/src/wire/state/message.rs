@@ -68,6 +68,8 @@ pub enum Message {
         sequence: u64,
         /// How long ago it was known to be true, in milliseconds.
         age_ms: u64,
+        /// Whether who tells it has no connection with that cluster now.
+        lost: bool,
     },
 }
 
@@ -104,8 +106,12 @@ impl Message {
                 fields.text(1, &service.to_string());
                 EXPORT_GONE
             }
-            Self::Mark { sequence, age_ms } => {
-                fields.integer(1, *sequence).integer(3, *age_ms);
+            Self::Mark { sequence, age_ms, lost } => {
+                fields.integer(1, *sequence);
+                if *lost {
+                    fields.integer(2, 1);
+                }
+                fields.integer(3, *age_ms);
                 MARK
             }
         };
@@ -153,10 +159,7 @@ impl Message {
             NODE_GONE => Some(Self::NodeGone(one_name(body, "node")?)),
             EXPORT => Some(read_export(body)?),
             EXPORT_GONE => Some(Self::ExportGone(one_name(body, "service")?)),
-            MARK => {
-                let [sequence, age_ms] = two_integers(body, "mark")?;
-                Some(Self::Mark { sequence, age_ms })
-            }
+            MARK => Some(Self::read_mark(body)?),
             other => {
                 Reader::unknown(other)?;
                 None
@@ -178,6 +181,21 @@ impl Message {
         }
         let cluster = cluster.ok_or(WireError::Missing("cluster"))?;
         Ok(Self::Subscribe(Subscribe { cluster, have: epoch.zip(sequence) }))
+    }
+
+    fn read_mark(body: &[u8]) -> Result<Self, WireError> {
+        let (mut sequence, mut age_ms, mut lost) = (None, None, false);
+        let mut fields = Reader::new(body);
+        while let Some((kind, value)) = fields.next()? {
+            match kind {
+                1 => sequence = Some(value.integer("mark")?),
+                2 => lost = value.integer("mark")? != 0,
+                3 => age_ms = Some(value.integer("mark")?),
+                other => Reader::unknown(other)?,
+            }
+        }
+        let both = sequence.zip(age_ms).ok_or(WireError::Missing("mark"))?;
+        Ok(Self::Mark { sequence: both.0, age_ms: both.1, lost })
     }
 
     fn read_node(body: &[u8]) -> Result<Self, WireError> {

@@ -31,6 +31,8 @@ pub struct Marked {
     pub position: (u64, u64),
     /// How long ago it was known to be true when it was sent, in milliseconds.
     pub age_ms: u64,
+    /// Whether who told it had lost that cluster.
+    pub lost: bool,
 }
 
 impl Replica {
@@ -77,11 +79,11 @@ impl Replica {
                 let old = self.view.exports.remove(&service);
                 self.weigh(0, old.map(|old| Message::Export(service, old)));
             }
-            Message::Mark { sequence, age_ms } => {
+            Message::Mark { sequence, age_ms, lost } => {
                 let position = (self.epoch.unwrap_or_default(), sequence);
                 self.position = Some(position);
                 let view = self.marked.get_or_insert_with(|| Arc::new(self.view.clone()));
-                return Ok(Some(Marked { view: Arc::clone(view), position, age_ms }));
+                return Ok(Some(Marked { view: Arc::clone(view), position, age_ms, lost }));
             }
         }
         let View { nodes, exports } = &self.view;

@@ -88,7 +88,7 @@ struct Scene {
     fake: Fake,
     known: Arc<Known<Fake>>,
     snapshot: watch::Receiver<Base>,
-    changes: mpsc::Sender<Change>,
+    changes: mpsc::Sender<Input>,
     commands: mpsc::Sender<Command>,
     signals: mpsc::Sender<Wish>,
 }
@@ -118,6 +118,7 @@ impl Scene {
         Ca::of("edge").issue("e1", &folder.path().join("id"));
         Ca::of("bank").bundle(&folder.path().join("bank.pem"));
         let config = Arc::new(adit_config::load(&file).unwrap().0);
+        let origin = Origin::File(file);
 
         let fake = Fake { open: Arc::default(), asked: Arc::default() };
         let base = Base::of(&config, &[]);
@@ -132,7 +133,7 @@ impl Scene {
             },
             changing: Mutex::new(Changing {
                 config: config.clone(),
-                configuration: describe(&file),
+                configuration: origin.describe(),
                 identity_error: None,
             }),
             draining: AtomicBool::new(false),
@@ -142,7 +143,7 @@ impl Scene {
             witness: fake.clone(),
             log: None,
         });
-        let supervisor = Supervisor { file, data: fake.clone(), known: known.clone(), base };
+        let supervisor = Supervisor { origin, data: fake.clone(), known: known.clone(), base };
         let (signals, mut wishes) = mpsc::channel(4);
         let (commands, commands_in) = mpsc::channel(4);
         let (changes, changes_in) = mpsc::channel(4);
@@ -150,7 +151,7 @@ impl Scene {
             Some(wish) => wish,
             None => std::future::pending().await,
         };
-        let events = Events { signals: next, commands: commands_in, changes: changes_in };
+        let events = Events { signals: next, commands: commands_in, inputs: changes_in };
         let scene = Self { folder, fake, known, snapshot: bases, changes, commands, signals };
         (scene, supervisor.run(events))
     }
@@ -162,11 +163,8 @@ impl Scene {
     /// What the watching thread would report of this text.
     async fn change(&self, text: &str) {
         self.write(text);
-        let change = match adit_config::load(&self.folder.path().join("edge.yaml")) {
-            Ok((config, report)) => Change::Config(Box::new(config), report),
-            Err(report) => Change::Refused(report),
-        };
-        self.changes.send(change).await.unwrap();
+        let origin = Origin::File(self.folder.path().join("edge.yaml"));
+        self.changes.send(Input::Config(origin.load())).await.unwrap();
         // Answered after it, since events are taken one by one.
         self.settled().await;
     }
@@ -255,7 +253,7 @@ async fn renewed_files_are_taken_without_a_reload() {
         Ca::of("edge").issue("e1", &scene.folder.path().join("id"));
         scene
             .changes
-            .send(Change::Files(vec![scene.folder.path().join("id/node.pem")]))
+            .send(Input::Files(vec![scene.folder.path().join("id/node.pem")]))
             .await
             .unwrap();
         scene.settled().await;

@@ -26,7 +26,8 @@ fn deliver(
     sequence: u64,
 ) -> (usize, Option<Marked>) {
     let mut bytes = BytesMut::new();
-    for message in messages.into_iter().chain([Message::Mark { sequence, age_ms: 0 }]) {
+    for message in messages.into_iter().chain([Message::Mark { sequence, age_ms: 0, lost: false }])
+    {
         message.encode(&mut bytes);
     }
     let (sent, mut last) = (bytes.len(), None);
@@ -94,7 +95,7 @@ fn another_epoch_or_a_forgotten_past_starts_anew() {
 
 #[test]
 fn messages_out_of_place_are_refused() {
-    let mark = Message::Mark { sequence: 1, age_ms: 0 };
+    let mark = Message::Mark { sequence: 1, age_ms: 0, lost: false };
     assert!(Replica::default().apply(mark).is_err());
     let later = Message::Begin { epoch: 1, replaces: false };
     assert!(Replica::default().apply(later).is_err());
@@ -170,7 +171,8 @@ fn all_messages() -> Vec<Message> {
         Message::NodeGone(node),
         Message::Export(service.clone(), export),
         Message::ExportGone(service),
-        Message::Mark { sequence: 70_000, age_ms: 12 },
+        Message::Mark { sequence: 70_000, age_ms: 12, lost: false },
+        Message::Mark { sequence: 1, age_ms: 0, lost: true },
     ]
 }
 

@@ -1,0 +1,130 @@
+//! The process of `adit controller`: leads or stands by, and listens to the cluster's own nodes.
+//!
+//! What it decides and writes is [`adit_kubernetes::controller`]'s. Here it gets its ears: as an observer it
+//! connects with our own nodes' hubs, and hears from them what linked clusters say. It accepts nobody's
+//! streams and dials no other cluster.
+
+mod ears;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_kubernetes::controller::{self, ControllerState, Peers, Settings};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::signals::Signals;
+use super::{Ended, LAST_WORDS, StartError, cannot, ended, panics, runtime, start_log};
+use crate::admin::public::{self, Public};
+use crate::admin::serve::{self, Listener};
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+
+/// What giving up the lead and the connections may take.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// How often histograms are emptied into their buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// As what a controller runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its pod.
+    pub settings: Settings,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub listen: SocketAddr,
+}
+
+/// Runs the controller until it is asked to end.
+///
+/// Takes over the process: its signals, its panic hook, its log and its metrics.
+///
+/// # Errors
+/// All that keeps it from starting.
+pub fn run(options: Options) -> Result<Ended, StartError> {
+    let log = start_log(&adit_config::config::Log::default())?;
+    panics::install();
+    let metrics = Metrics::install().map_err(|e| e.to_string())?;
+    let ended = runtime()?.block_on(serve(options, metrics));
+    log.flush(LAST_WORDS);
+    ended
+}
+
+async fn serve(options: Options, metrics: Metrics) -> Result<Ended, StartError> {
+    let mut signals = Signals::catch().map_err(cannot("catch signals"))?;
+    let listener = tokio::net::TcpListener::bind(options.listen)
+        .await
+        .map_err(|e| format!("cannot listen on {}: {e}", options.listen))?;
+    let client = adit_kubernetes::client::in_cluster().map_err(|e| e.to_string())?;
+    let readiness = Readiness::default();
+    let page = metrics.clone();
+    let router = public::router(Public {
+        readiness: readiness.clone(),
+        metrics: Arc::new(move || page.events()),
+    });
+    let stop = CancellationToken::new();
+    let server = serve::run(Listener::Tcp(listener), router, stop.child_token());
+
+    let (observer, observers) = watch::channel(None);
+    let (peers, heard) = watch::channel(Arc::new(Peers::default()));
+    let (state, states) = watch::channel(ControllerState::default());
+    let lead = stop.child_token();
+    let controller =
+        controller::run(client, options.settings, observer, heard, state, lead.clone());
+    let beside = async {
+        tokio::join!(ears::listen(observers, peers), tell(states), upkeep(metrics), server,);
+    };
+    let mut controller = std::pin::pin!(controller);
+    let mut beside = std::pin::pin!(beside);
+    let signal = tokio::select! {
+        signal = ended(&mut signals) => signal,
+        result = &mut controller => return Err(match result {
+            Ok(()) => "the controller ended by itself".to_owned(),
+            Err(error) => error.to_string(),
+        }.into()),
+        () = &mut beside => return Err("a part of the controller ended by itself".to_owned().into()),
+    };
+    tracing::info!(signal, "asked to end");
+    lead.cancel();
+    let farewell = async {
+        tokio::select! {
+            result = controller => if let Err(error) = result {
+                tracing::warn!(%error, "the controller did not end cleanly");
+            },
+            () = beside => {}
+        }
+    };
+    if timeout(FAREWELL, farewell).await.is_err() {
+        tracing::warn!("the controller did not give up its lead in time");
+    }
+    Ok(Ended::Drained { reset: 0 })
+}
+
+/// A controller is ready while it leads or stands by. What it waits for, and what is wrong, is logged: a
+/// controller that is not ready is no better for it.
+async fn tell(mut states: watch::Receiver<ControllerState>) {
+    let mut told = ControllerState::default();
+    loop {
+        let state = states.borrow_and_update().clone();
+        if state.phase != told.phase {
+            tracing::info!(phase = ?state.phase, "the controller's part");
+        }
+        match &state.trouble {
+            Some(trouble) if state.trouble != told.trouble => tracing::warn!("{trouble}"),
+            None if told.trouble.is_some() => tracing::info!("nothing is wrong any more"),
+            Some(_) | None => {}
+        }
+        told = state;
+        if states.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+async fn upkeep(metrics: Metrics) {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        metrics.upkeep();
+    }
+}

@@ -1,0 +1,120 @@
+//! The node-local range of a node on Kubernetes: taken before it starts, kept while it runs, and left
+//! behind when it ends, unless Adit leaves the cluster.
+//!
+//! Between two lives of the daemon the range has to stay: without it, what pods send to an import would
+//! leave the node in plain text, towards wherever its default route leads.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use adit_config::cluster::{Mode, Network};
+use adit_config::config::Node;
+use adit_host::routes::{self, LocalRange, Watch};
+use adit_kubernetes::{Client, node};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::cluster;
+use crate::readiness::Readiness;
+
+/// How often is looked without a reason.
+const POLL: Duration = Duration::from_secs(10);
+/// What asking whether Adit leaves may take.
+const ASK: Duration = Duration::from_secs(5);
+
+/// The range, kept by a task.
+#[derive(Debug)]
+pub(super) struct Range {
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl Range {
+    /// Makes it so, and keeps it so on the current runtime. While it is not, the node is not ready.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub(super) async fn take(
+        network: &Network,
+        node: &Node,
+        readiness: &Readiness,
+    ) -> Result<Self, String> {
+        if network.mode == Mode::NodeAddress {
+            // What an earlier configuration made.
+            routes::remove().await.map_err(explain)?;
+            return Ok(Self { keeper: None });
+        }
+        let range = LocalRange { v4: Some(network.range), v6: Some(network.range6) };
+        let addresses: Vec<IpAddr> = node.advertise.iter().map(|a| a.ip()).collect();
+        ensure(&range, &addresses).await.map_err(explain)?;
+        let keeper = tokio::spawn(keep(range, addresses, readiness.clone()));
+        Ok(Self { keeper: Some(keeper) })
+    }
+
+    /// Takes it away, and what is kept in `folder`, if Adit leaves the cluster: its DaemonSet is gone.
+    pub(super) async fn leave(self, client: &Client, folder: &Path) {
+        if let Some(keeper) = self.keeper {
+            keeper.abort();
+        }
+        match timeout(ASK, node::is_leaving(client)).await {
+            Ok(Ok(true)) => {
+                match routes::remove().await {
+                    Ok(_) => tracing::info!("Adit leaves the cluster: the range is taken away"),
+                    Err(error) => tracing::error!(%error, "the node-local range is left behind"),
+                }
+                if let Err(error) = cluster::forget(folder) {
+                    tracing::error!("{error}");
+                }
+            }
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the node-local range stays"),
+            Err(_) => tracing::warn!("the API server does not answer: the node-local range stays"),
+        }
+    }
+}
+
+async fn keep(range: LocalRange, addresses: Vec<IpAddr>, readiness: Readiness) {
+    let mut watch = None;
+    let mut missing = None;
+    loop {
+        if watch.is_none() {
+            watch = Watch::new()
+                .inspect_err(|error| tracing::warn!(%error, "routes are looked at every 10 s only"))
+                .ok();
+        }
+        let changed = async {
+            match &mut watch {
+                Some(watch) => watch.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        // Whether something was heard or not, it is looked again.
+        if let Ok(Err(error)) = timeout(POLL, changed).await {
+            tracing::warn!(%error, "changes of routes are not heard");
+            watch = None;
+            sleep(POLL).await;
+        }
+        match ensure(&range, &addresses).await {
+            Ok(()) => missing = None,
+            Err(error) if missing.is_none() => {
+                tracing::error!(%error, "the node-local range is not as it should be");
+                missing = Some(readiness.wait_for("the node-local range"));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+async fn ensure(range: &LocalRange, addresses: &[IpAddr]) -> io::Result<()> {
+    let changes = routes::ensure(range, addresses).await?;
+    if !changes.is_empty() {
+        let (added, removed) = (changes.added.join(", "), changes.removed.join(", "));
+        tracing::info!(added, removed, "the node-local range");
+    }
+    Ok(())
+}
+
+fn explain(error: io::Error) -> String {
+    format!("the node-local range: {error}")
+}
