@@ -144,17 +144,19 @@ impl Sources {
 
     /// Waits for a change; false where a source has ended, and the process with it.
     async fn changed(&mut self) -> bool {
-        let cluster = async {
-            match &mut self.cluster {
-                Some(cluster) => cluster.changed().await,
+        let Self { base, cluster, views, down, .. } = self;
+        let told = async {
+            match cluster {
+                Some(cluster) => cluster.changed().await.map(|()| cluster.mark_changed()),
                 None => std::future::pending().await,
             }
         };
+        // Hearing of these two is not yet having merged them.
         tokio::select! {
-            changed = self.base.changed() => changed.is_ok(),
-            changed = cluster => changed.is_ok(),
-            changed = self.views.changed() => changed.is_ok(),
-            changed = self.down.changed() => changed.is_ok(),
+            changed = base.changed() => changed.map(|()| base.mark_changed()).is_ok(),
+            changed = told => changed.is_ok(),
+            changed = views.changed() => changed.is_ok(),
+            changed = down.changed() => changed.is_ok(),
         }
     }
 }
