@@ -48,6 +48,7 @@ use adit_transport::peer::BootId;
 use adit_transport::{NodeSecret, Tls, Worker};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 pub use self::cluster::Options as InCluster;
 use self::cluster::Prepared;
@@ -56,7 +57,6 @@ use self::data::{DataSide, Witness};
 use self::known::{Changing, Fixed, Known};
 use self::node::Node;
 use self::origin::{Input, Origin};
-use self::range::Range;
 use self::servers::{Plan, Servers};
 use self::signals::{Signals, Wish};
 pub use self::supervisor::Ended;
@@ -150,37 +150,44 @@ pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
     adit_host::capabilities::raise().map_err(cannot("take capabilities into use"))?;
     let log = start_log(&adit_config::config::Log::default())?;
     let runtime = runtime()?;
-    let state_folder = options.state.clone();
+    let folder = options.state.clone();
+    // They end with the node, which ends before the runtime does.
+    let mut tasks = JoinSet::new();
+    let _context = runtime.enter();
+    let client = adit_kubernetes::client::in_cluster().map_err(|e| e.to_string())?;
     let prepared = runtime.block_on(async {
         let mut signals = Signals::catch().map_err(cannot("catch signals"))?;
         tokio::select! {
-            prepared = cluster::prepare(options) => prepared.map(Some),
+            prepared = cluster::prepare(&client, options, &mut tasks) => prepared.map(Some),
             signal = ended(&mut signals) => {
                 tracing::info!(signal, "asked to end before the node could start");
+                range::leave(&client, &folder).await;
                 Ok(None)
             }
         }
     })?;
-    let Some(Prepared { client, cluster, settings, config, reports, state }) = prepared else {
+    let Some(Prepared { cluster, settings, config, reports, state }) = prepared else {
+        log.flush(LAST_WORDS);
         return Ok(Ended::Drained { reset: 0 });
     };
-    let _context = runtime.enter();
     let (tell, inputs) = mpsc::channel(CHANGES);
     let (out, state) = watch::channel(Arc::new(state));
     let readiness = Readiness::default();
     let local = settings.network.mode == Mode::LocalRange;
-    let range = runtime.block_on(Range::take(&settings.network, &config.node, &readiness))?;
+    let taken = range::take(&settings.network, &config.node, &readiness, &mut tasks);
+    runtime.block_on(taken)?;
     let renewing = cluster::certificate::renew(client.clone(), config.clone(), tell.clone());
-    runtime.spawn(renewing);
+    tasks.spawn(renewing);
     let known = (settings, config.clone());
-    runtime.spawn(cluster::follow(cluster.clone(), known, tell, out));
+    tasks.spawn(cluster::follow(cluster.clone(), known, tell, out));
     let origin = Origin::Cluster(cluster);
     let cluster = Some(state);
     let net = OsNet { local_range: local };
     let beginning = Beginning { started, origin, config, reports, inputs, cluster, readiness, net };
     let ended = start(&runtime, beginning, &log);
+    runtime.block_on(tasks.shutdown());
     if ended.is_ok() {
-        runtime.block_on(range.leave(&client, &state_folder));
+        runtime.block_on(range::leave(&client, &folder));
     }
     log.flush(LAST_WORDS);
     ended

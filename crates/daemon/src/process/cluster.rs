@@ -20,6 +20,7 @@ use adit_kubernetes::node::state::{NodeState, state};
 use adit_kubernetes::node::{Place, installation, watch as seeing};
 use adit_pki::files::{self, Existing};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::origin::{Input, Loaded};
@@ -67,7 +68,7 @@ impl Cluster {
     /// Reads the configuration as it is now.
     pub(super) fn load(&self) -> Loaded {
         let seen = self.seen.borrow().clone();
-        self.read(&seen).map(|(_, config, reports)| (config, reports)).map_err(refused)
+        self.read(&seen).map(|(_, config, reports)| (Box::new(config), reports)).map_err(refused)
     }
 
     /// SHA-256 over all fragments, in the order of their keys.
@@ -102,18 +103,19 @@ fn refused(mut report: ClusterReport) -> Vec<Report> {
     report.fragments
 }
 
-/// Waits until a node can start: its cluster has a name, and it a certificate.
+/// Waits until a node can start: its cluster has a name, and it a certificate. What is seen is kept up to
+/// date by one of `tasks`.
 ///
 /// # Errors
 /// What waiting will not mend: a folder that cannot be written, no API server to ask in this place.
-pub(super) async fn prepare(options: Options) -> Result<Prepared, String> {
+pub(super) async fn prepare(options: Options, tasks: &mut JoinSet<()>) -> Result<Prepared, String> {
     let folder = &options.state;
     files::make_folder(folder).map_err(|e| e.to_string())?;
     files::make_folder(&folder.join(BUNDLES)).map_err(|e| e.to_string())?;
     let client = adit_kubernetes::client::in_cluster().map_err(|e| e.to_string())?;
     let last = remembered(&client, folder).await?;
     let (out, seen) = watch::channel(Arc::new(last));
-    tokio::spawn(seeing::run(client.clone(), options.place.clone(), out));
+    tasks.spawn(seeing::run(client.clone(), options.place.clone(), out));
 
     let cluster = Arc::new(Cluster { options, seen: seen.clone() });
     let (settings, config, reports) = named(&cluster, seen.clone()).await;
@@ -127,10 +129,9 @@ pub(super) async fn prepare(options: Options) -> Result<Prepared, String> {
 /// What was seen last of this installation. What another one left here goes, its certificate with it.
 async fn remembered(client: &Client, folder: &Path) -> Result<Observed, String> {
     let mut last = read_seen(&folder.join(SEEN));
-    let now = match timeout(ASK, installation(client)).await {
-        Ok(Ok(now)) => now,
-        // Away or not: it was this one, as far as is known.
-        Ok(Err(_)) | Err(_) => return Ok(last),
+    let Ok(Ok(now)) = timeout(ASK, installation(client)).await else {
+        // It was this one, as far as is known.
+        return Ok(last);
     };
     if last.installation != now {
         forget(folder)?;
@@ -242,7 +243,7 @@ pub(super) async fn follow(
                         tracing::error!("trust bundles: {error}");
                     }
                     (settings, config) = (new_settings, new_config.clone());
-                    Ok((new_config, reports))
+                    Ok((Box::new(new_config), reports))
                 }
                 Err(report) => Err(refused(report)),
             };
@@ -269,7 +270,7 @@ pub(super) async fn follow(
             differs
         });
         last = now;
-        write_at = write_at.or(Some(Instant::now() + WRITE));
+        write_at = write_at.or_else(|| Some(Instant::now() + WRITE));
     }
 }
 

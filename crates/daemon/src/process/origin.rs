@@ -20,7 +20,7 @@ pub(super) enum Origin {
 }
 
 /// A configuration, and what is odd about it; or all that is wrong with it.
-pub(super) type Loaded = Result<(Config, Vec<Report>), Vec<Report>>;
+pub(super) type Loaded = Result<(Box<Config>, Vec<Report>), Vec<Report>>;
 
 /// What has changed.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) enum Input {
 impl From<Change> for Input {
     fn from(change: Change) -> Self {
         match change {
-            Change::Config(config, report) => Self::Config(Ok((*config, vec![report]))),
+            Change::Config(config, report) => Self::Config(Ok((config, vec![report]))),
             Change::Refused(report) => Self::Config(Err(vec![report])),
             Change::Files(files) => Self::Files(files),
         }
@@ -46,7 +46,7 @@ impl Origin {
     pub(super) fn load(&self) -> Loaded {
         match self {
             Self::File(file) => adit_config::load(file)
-                .map(|(config, report)| (config, vec![report]))
+                .map(|(config, report)| (Box::new(config), vec![report]))
                 .map_err(|report| vec![report]),
             Self::Cluster(cluster) => cluster.load(),
         }

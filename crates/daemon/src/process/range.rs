@@ -13,7 +13,7 @@ use adit_config::cluster::{Mode, Network};
 use adit_config::config::Node;
 use adit_host::routes::{self, LocalRange, Watch};
 use adit_kubernetes::{Client, node};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::cluster;
@@ -24,53 +24,43 @@ const POLL: Duration = Duration::from_secs(10);
 /// What asking whether Adit leaves may take.
 const ASK: Duration = Duration::from_secs(5);
 
-/// The range, kept by a task.
-#[derive(Debug)]
-pub(super) struct Range {
-    keeper: Option<JoinHandle<()>>,
+/// Makes it so, and has one of `tasks` keep it so. While it is not, the node is not ready.
+///
+/// # Errors
+/// What the operating system said.
+pub(super) async fn take(
+    network: &Network,
+    node: &Node,
+    readiness: &Readiness,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), String> {
+    if network.mode == Mode::NodeAddress {
+        // What an earlier configuration made.
+        return routes::remove().await.map(drop).map_err(explain);
+    }
+    let range = LocalRange { v4: Some(network.range), v6: Some(network.range6) };
+    let addresses: Vec<IpAddr> = node.advertise.iter().map(|a| a.ip()).collect();
+    ensure(&range, &addresses).await.map_err(explain)?;
+    tasks.spawn(keep(range, addresses, readiness.clone()));
+    Ok(())
 }
 
-impl Range {
-    /// Makes it so, and keeps it so on the current runtime. While it is not, the node is not ready.
-    ///
-    /// # Errors
-    /// What the operating system said.
-    pub(super) async fn take(
-        network: &Network,
-        node: &Node,
-        readiness: &Readiness,
-    ) -> Result<Self, String> {
-        if network.mode == Mode::NodeAddress {
-            // What an earlier configuration made.
-            routes::remove().await.map_err(explain)?;
-            return Ok(Self { keeper: None });
-        }
-        let range = LocalRange { v4: Some(network.range), v6: Some(network.range6) };
-        let addresses: Vec<IpAddr> = node.advertise.iter().map(|a| a.ip()).collect();
-        ensure(&range, &addresses).await.map_err(explain)?;
-        let keeper = tokio::spawn(keep(range, addresses, readiness.clone()));
-        Ok(Self { keeper: Some(keeper) })
-    }
-
-    /// Takes it away, and what is kept in `folder`, if Adit leaves the cluster: its DaemonSet is gone.
-    pub(super) async fn leave(self, client: &Client, folder: &Path) {
-        if let Some(keeper) = self.keeper {
-            keeper.abort();
-        }
-        match timeout(ASK, node::is_leaving(client)).await {
-            Ok(Ok(true)) => {
-                match routes::remove().await {
-                    Ok(_) => tracing::info!("Adit leaves the cluster: the range is taken away"),
-                    Err(error) => tracing::error!(%error, "the node-local range is left behind"),
-                }
-                if let Err(error) = cluster::forget(folder) {
-                    tracing::error!("{error}");
-                }
+/// Takes it away, and what is kept in `folder`, if Adit leaves the cluster: its DaemonSet is gone. Nobody
+/// keeps the range any more.
+pub(super) async fn leave(client: &Client, folder: &Path) {
+    match timeout(ASK, node::is_leaving(client)).await {
+        Ok(Ok(true)) => {
+            match routes::remove().await {
+                Ok(_) => tracing::info!("Adit leaves the cluster: the range is taken away"),
+                Err(error) => tracing::error!(%error, "the node-local range is left behind"),
             }
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the node-local range stays"),
-            Err(_) => tracing::warn!("the API server does not answer: the node-local range stays"),
+            if let Err(error) = cluster::forget(folder) {
+                tracing::error!("{error}");
+            }
         }
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the node-local range stays"),
+        Err(_) => tracing::warn!("the API server does not answer: the node-local range stays"),
     }
 }
 

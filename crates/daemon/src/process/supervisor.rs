@@ -111,7 +111,7 @@ impl<D: DataSide> Supervisor<D> {
 
     fn load(&self, loaded: Loaded) -> Reloaded {
         match loaded {
-            Ok((config, reports)) => self.apply(config, &reports),
+            Ok((config, reports)) => self.apply(*config, &reports),
             Err(reports) => self.refuse(&reports),
         }
     }
