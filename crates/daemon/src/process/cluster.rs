@@ -52,7 +52,6 @@ pub(super) struct Cluster {
 
 /// A node that can start.
 pub(super) struct Prepared {
-    pub(super) client: Client,
     pub(super) cluster: Arc<Cluster>,
     pub(super) settings: ClusterConfig,
     pub(super) config: Config,
@@ -107,13 +106,16 @@ fn refused(mut report: ClusterReport) -> Vec<Report> {
 /// date by one of `tasks`.
 ///
 /// # Errors
-/// What waiting will not mend: a folder that cannot be written, no API server to ask in this place.
-pub(super) async fn prepare(options: Options, tasks: &mut JoinSet<()>) -> Result<Prepared, String> {
+/// What waiting will not mend: a folder that cannot be written.
+pub(super) async fn prepare(
+    client: &Client,
+    options: Options,
+    tasks: &mut JoinSet<()>,
+) -> Result<Prepared, String> {
     let folder = &options.state;
     files::make_folder(folder).map_err(|e| e.to_string())?;
     files::make_folder(&folder.join(BUNDLES)).map_err(|e| e.to_string())?;
-    let client = adit_kubernetes::client::in_cluster().map_err(|e| e.to_string())?;
-    let last = remembered(&client, folder).await?;
+    let last = remembered(client, folder).await?;
     let (out, seen) = watch::channel(Arc::new(last));
     tasks.spawn(seeing::run(client.clone(), options.place.clone(), out));
 
@@ -121,9 +123,9 @@ pub(super) async fn prepare(options: Options, tasks: &mut JoinSet<()>) -> Result
     let (settings, config, reports) = named(&cluster, seen.clone()).await;
     bundled(seen.clone(), &config).await?;
     write_bundles(&config, &settings)?;
-    certificate::have(&client, &config).await?;
+    certificate::have(client, &config).await?;
     let state = cluster.state(&seen.borrow(), &settings);
-    Ok(Prepared { client, cluster, settings, config, reports, state })
+    Ok(Prepared { cluster, settings, config, reports, state })
 }
 
 /// What was seen last of this installation. What another one left here goes, its certificate with it.
