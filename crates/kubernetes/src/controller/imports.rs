@@ -2,6 +2,8 @@
 //!
 //! A rule that names a Service counts more than an annotation, and either counts more than what a link
 //! imports by itself. Of several links that would import one Service by themselves, the first by name does.
+//! A link imports by itself only what nobody here ever served: else a linked cluster that exports the right
+//! name would get the callers of whatever is down here for a moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +36,8 @@ pub(super) struct Imports {
     pub(super) refused: BTreeMap<ServiceName, String>,
     /// Services that may be imported once it is known that nobody here serves them.
     pub(super) candidates: BTreeSet<ServiceName>,
+    /// What a link would import by itself, were it not that somebody here served it.
+    pub(super) served_here: BTreeMap<ServiceName, ClusterName>,
 }
 
 /// Decides. `exported` are the Services of this cluster that somebody wants to export.
@@ -72,7 +76,7 @@ pub(super) fn decide(
     let mut links: Vec<&ClusterLink> = config.links.iter().collect();
     links.sort_by(|a, b| a.cluster.cmp(&b.cluster));
     for link in links {
-        for service in automatic(link, world, peers, exported, &mut imports.candidates) {
+        for service in automatic(link, world, peers, exported, &mut imports) {
             if named.contains(&service) {
                 continue;
             }
@@ -87,6 +91,7 @@ pub(super) fn decide(
             }
         }
     }
+    imports.served_here.retain(|service, _| !imports.all.contains_key(service));
     imports
 }
 
@@ -115,7 +120,7 @@ fn automatic(
     world: &World,
     peers: &Peers,
     exported: &BTreeMap<ServiceName, Strength>,
-    candidates: &mut BTreeSet<ServiceName>,
+    imports: &mut Imports,
 ) -> BTreeSet<ServiceName> {
     if link.import.is_empty() {
         return BTreeSet::new();
@@ -123,7 +128,10 @@ fn automatic(
     let fits = |s: &ServiceName| link.import.iter().any(|n| n.matches(&s.namespace));
     let imported = |service: &ServiceName| {
         let import = world.imports.get(&super::world::service_ref(service).object_name());
-        import.is_some_and(|i| i.spec.from == link.cluster.as_str() && i.spec.released_at.is_none())
+        let import = import.filter(|i| i.spec.from == link.cluster.as_str());
+        // What is served here ends, and what we export and once served is ours again.
+        let ours = exported.contains_key(service) && world.was_served(service);
+        import.is_some_and(|i| i.spec.released_at.is_none()) && !world.is_served(service) && !ours
     };
     let heard = peers.clusters.get(&link.cluster).filter(|heard| heard.live && peers.reporting);
     let Some(heard) = heard else {
@@ -134,8 +142,11 @@ fn automatic(
         return names.filter(|s| fits(s) && imported(s)).collect();
     };
     let offered = || heard.view.exports.iter().filter(|(service, _)| fits(service));
-    candidates
-        .extend(offered().map(|(s, _)| s).filter(|s| world.services.contains_key(*s)).cloned());
+    let here = offered().map(|(s, _)| s).filter(|s| world.services.contains_key(*s));
+    imports.candidates.extend(here.cloned());
+    let idle = |s: &&ServiceName| world.was_served(s) && !world.is_served(s) && !imported(s);
+    let idle = offered().map(|(s, _)| s).filter(idle).filter(|s| !exported.contains_key(*s));
+    imports.served_here.extend(idle.map(|s| (s.clone(), link.cluster.clone())));
     offered()
         .filter(|(service, export)| {
             imported(service) || may_begin(link, world, service, export, exported)
@@ -161,7 +172,7 @@ fn may_begin(
         None => false,
     };
     let waits = if world.services.contains_key(service) {
-        world.known.contains(service.name()) && !world.served.contains(service)
+        world.known.contains(service.name()) && !world.was_served(service)
     } else {
         link.create_services && world.namespaces.contains(service.namespace.as_str())
     };

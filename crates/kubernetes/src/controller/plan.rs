@@ -151,6 +151,13 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
     link::plan(world, now, memory, &mut plan);
     export::plan(world, now, &exports.all, &mut plan);
     import::plan(world, now, &imports.all, memory, &mut plan);
+    for (service, from) in &imports.served_here {
+        let note = format!(
+            "{from} exports {service}, which this cluster has served itself, so it is not imported unasked: \
+             `adit import {service} --from {from}` says that {from} is to serve it"
+        );
+        plan.complain(about_service(world, service), "ServedHere", &note);
+    }
     for (service, why) in exports.refused.iter().chain(&imports.refused) {
         plan.complain(about_service(world, service), "NotPermitted", why);
     }

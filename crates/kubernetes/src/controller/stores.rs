@@ -14,7 +14,7 @@ use kube::core::{GroupVersionKind, PartialObjectMeta};
 use kube::{Client, ResourceExt};
 use tokio::task::JoinSet;
 
-use super::world::{World, has_ready_endpoint, is_our_slice, service_name};
+use super::world::{Serving, World, is_our_slice, service_name};
 use crate::api::{
     CA_SECRET, CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, SIGNER, SLICE_MANAGED_BY,
     SLICE_SERVICE, TRUST_CONFIG_MAP,
@@ -130,7 +130,7 @@ impl Stores {
                 .map(|s| ((s.namespace().unwrap_or_default(), s.name_any()), s))
                 .collect(),
             known,
-            served: self.served(),
+            serving: self.serving(),
             imports: self.imports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
             exports: self.exports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
             links: self.links.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
@@ -159,10 +159,16 @@ impl Stores {
         nodes.into_iter().map(|(node, all)| (node, all.into_iter().collect())).collect()
     }
 
-    fn served(&self) -> BTreeSet<ServiceName> {
-        let others = self.others.objects();
-        let theirs = others.iter().filter(|s| !is_our_slice(s) && has_ready_endpoint(s));
-        theirs.filter_map(|s| World::service_of(s)).collect()
+    fn serving(&self) -> BTreeMap<ServiceName, Serving> {
+        let mut serving = BTreeMap::new();
+        for slice in self.others.objects().iter().filter(|s| !is_our_slice(s)) {
+            let (Some(service), Some(says)) = (World::service_of(slice), Serving::of(slice)) else {
+                continue;
+            };
+            let known = serving.entry(service).or_insert(says);
+            *known = says.max(*known);
+        }
+        serving
     }
 }
 

@@ -27,8 +27,8 @@ pub(super) struct World {
     pub(super) slices: BTreeMap<(String, String), Arc<EndpointSlice>>,
     /// Names of Services of which it is known whether they are `served`.
     pub(super) known: Arc<BTreeSet<String>>,
-    /// Services that have a ready endpoint which is not from us.
-    pub(super) served: BTreeSet<ServiceName>,
+    /// Services that have, or had, endpoints which are not from us.
+    pub(super) serving: BTreeMap<ServiceName, Serving>,
     /// By name of the object.
     pub(super) imports: BTreeMap<String, Arc<Import>>,
     /// By name of the object.
@@ -53,10 +53,49 @@ impl World {
         Said { object, agent }
     }
 
+    /// Whether a Service has a ready endpoint that is not from us.
+    pub(super) fn is_served(&self, service: &ServiceName) -> bool {
+        self.serving.get(service) == Some(&Serving::Ready)
+    }
+
+    /// Whether a Service was ever meant to be served by this cluster: what its clients expect there is not for
+    /// another cluster to be, unless somebody says so. One without a selector waits for somebody to fill it.
+    pub(super) fn was_served(&self, service: &ServiceName) -> bool {
+        let Some(serving) = self.serving.get(service) else { return false };
+        let spec = self.services.get(service).and_then(|s| s.spec.as_ref());
+        let selects = spec.and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty());
+        selects || *serving > Serving::Once
+    }
+
     /// The Service that a slice of ours is for.
     pub(super) fn service_of(slice: &EndpointSlice) -> Option<ServiceName> {
         let name = slice.labels().get(SLICE_SERVICE)?;
         service_name(&slice.metadata, name)
+    }
+}
+
+/// What a Service's endpoints say that are not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Serving {
+    /// There were some once.
+    Once,
+    /// There are some, and none is ready.
+    Unready,
+    /// One is ready.
+    Ready,
+}
+
+impl Serving {
+    /// What one slice says. The API server counts a slice's generation up when its endpoints change: one that
+    /// is empty and was never changed never had any.
+    pub(super) fn of(slice: &EndpointSlice) -> Option<Self> {
+        if has_ready_endpoint(slice) {
+            Some(Self::Ready)
+        } else if !slice.endpoints.is_empty() {
+            Some(Self::Unready)
+        } else {
+            (slice.metadata.generation > Some(1)).then_some(Self::Once)
+        }
     }
 }
 
@@ -105,7 +144,7 @@ pub(super) fn is_our_slice(slice: &EndpointSlice) -> bool {
 }
 
 /// Whether somebody answers there.
-pub(super) fn has_ready_endpoint(slice: &EndpointSlice) -> bool {
+fn has_ready_endpoint(slice: &EndpointSlice) -> bool {
     let ready = |c: &k8s_openapi::api::discovery::v1::EndpointConditions| c.ready != Some(false);
     slice.endpoints.iter().any(|e| e.conditions.as_ref().is_none_or(ready))
 }

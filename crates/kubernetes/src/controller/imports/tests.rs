@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Service;
 
 use super::*;
 use crate::controller::Heard;
+use crate::controller::world::Serving;
 
 fn bot() -> ServiceName {
     "team-a/bot".parse().unwrap()
@@ -82,7 +83,7 @@ fn of_two_clusters_the_first_by_name_is_imported_from_and_the_other_named() {
 fn a_service_that_is_served_here_or_not_known_of_is_not_imported_by_itself() {
     let bank = peers(&["bank"], 1);
     let mut served = world(&[]);
-    served.served.insert(bot());
+    served.serving.insert(bot(), Serving::Ready);
     assert_eq!(from(&config(""), &served, &bank), None);
     let mut unknown = world(&[]);
     unknown.known = Arc::default();
@@ -105,4 +106,62 @@ fn two_clusters_that_export_the_same_labels_do_not_take_turns() {
     let named = BTreeMap::from([(bot(), Strength::Named)]);
     let imports = decide(&config(""), &world(&[]), &peers(&["bank"], 1), &named);
     assert!(imports.all.is_empty(), "ours was exported by name");
+}
+
+/// A Service whose pods a selector names, and the Import that stands for it.
+fn imported(serving: Option<Serving>) -> World {
+    let mut world = world(&[]);
+    let service: Service = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "bot", "namespace": "team-a"}, "spec": {"selector": {"app": "bot"}}}))
+    .unwrap();
+    world.services.insert(bot(), Arc::new(service));
+    world.serving.extend(serving.map(|s| (bot(), s)));
+    let import = serde_json::json!({"apiVersion": "adit.dev/v1alpha1", "kind": "Import",
+        "metadata": {"name": "team-a.bot"}, "spec": {"service": {"namespace": "team-a", "name": "bot"},
+            "from": "bank", "addresses": ["198.18.0.1"]}});
+    let import = serde_json::from_value(import).unwrap();
+    world.imports.insert("team-a.bot".into(), Arc::new(import));
+    world
+}
+
+#[test]
+fn what_was_ever_served_here_is_imported_by_nobodys_accident() {
+    let bank = peers(&["bank"], 1);
+    for (serving, begins) in [
+        (None, true),
+        (Some(Serving::Once), false),
+        (Some(Serving::Unready), false),
+        (Some(Serving::Ready), false),
+    ] {
+        let mut world = imported(serving);
+        world.imports.clear();
+        assert_eq!(from(&config(""), &world, &bank).is_some(), begins, "{serving:?}");
+        let told = decide(&config(""), &world, &bank, &BTreeMap::new()).served_here;
+        let is_down = !begins && serving != Some(Serving::Ready);
+        assert_eq!(told.contains_key(&bot()), is_down, "{serving:?}");
+        let rule = "imports:\n  - service: team-a/bot\n    from: lab\n";
+        assert_eq!(from(&config(rule), &world, &bank).as_deref(), Some("lab"), "somebody said so");
+        // Without a selector it waits for somebody to fill it; who did is not there any more.
+        world.services = self::world(&[]).services;
+        let begins = serving <= Some(Serving::Once);
+        assert_eq!(from(&config(""), &world, &bank).is_some(), begins, "{serving:?}");
+    }
+}
+
+#[test]
+fn an_import_by_itself_ends_when_it_is_served_here_and_gives_back_what_we_export() {
+    let ours = BTreeMap::from([(bot(), Strength::Implied)]);
+    for peers in [peers(&["bank"], 1), peers(&["lab"], 1)] {
+        let goes_on = |serving: Option<Serving>, exported: &BTreeMap<ServiceName, Strength>| {
+            decide(&config(""), &imported(serving), &peers, exported)
+                .all
+                .get(&bot())
+                .is_some_and(|w| w.from.as_str() == "bank")
+        };
+        assert!(goes_on(None, &BTreeMap::new()));
+        assert!(goes_on(Some(Serving::Unready), &BTreeMap::new()), "its pods only begin");
+        assert!(!goes_on(Some(Serving::Ready), &BTreeMap::new()));
+        assert!(goes_on(None, &ours), "nobody here has served it yet");
+        assert!(!goes_on(Some(Serving::Once), &ours));
+    }
 }

@@ -333,7 +333,7 @@ impl One<'_> {
             let message = format!("{service} cannot stand for an import: {why}");
             return Some(Verdict::bad("UnsupportedService", message));
         }
-        if self.world.served.contains(service) {
+        if self.world.is_served(service) {
             let message = format!("{service} has ready endpoints of its own");
             return Some(Verdict::bad("ServiceHasOwnEndpoints", message));
         }
