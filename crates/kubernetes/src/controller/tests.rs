@@ -194,7 +194,8 @@ async fn what_is_ours_comes_back_and_what_was_asked_for_goes_with_the_wish() {
     stage.server.put(CONFIGS, config(""));
     eventually("release", || {
         let import = stage.server.get(IMPORTS, "", "agents.fraud-bot").unwrap();
-        import["spec"]["releasedAt"].is_string()
+        let ready = &import["status"]["conditions"][0];
+        import["spec"]["releasedAt"].is_string() && ready["reason"] == "Released"
     })
     .await;
     eventually("all gone", || stage.server.all(SERVICES).is_empty() && stage.slice().is_none())

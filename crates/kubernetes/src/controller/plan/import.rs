@@ -84,13 +84,27 @@ fn release(stored: &Arc<Import>, now: &Now<'_>) -> Option<Change<Import>> {
         Some(since) if now.clock.duration_since(since) >= REST => {
             Some(Change::Delete(stored.clone()))
         }
-        Some(_) => None,
+        Some(_) => rest(stored, now),
         None => {
             let mut object = (**stored).clone();
             object.spec.released_at = Some(now.text());
             Some(Change::Replace(Box::new(object)))
         }
     }
+}
+
+/// Says of an import that ended that it did, once.
+fn rest(stored: &Import, now: &Now<'_>) -> Option<Change<Import>> {
+    let before = stored.status.as_ref().map_or(&[][..], |s| s.conditions.as_slice());
+    let message =
+        format!("{} does not export it to us, or nothing here asks for it", stored.spec.from);
+    let verdict = Verdict::bad("Released", message);
+    let fresh = conditions::clear(before, "Conflict");
+    let fresh = conditions::set(&fresh, "Ready", &verdict, stored.metadata.generation, &now.text());
+    (fresh != before).then(|| {
+        let status = Some(ImportStatus { conditions: fresh });
+        Change::Status(Box::new(Import { status, ..stored.clone() }))
+    })
 }
 
 /// The addresses and ports of all imports.
