@@ -118,8 +118,8 @@ def card(http_address, grpc_address):
     )
 
 
-async def serve(options):
-    listener = socket.create_server((options.listen, 0))
+async def serve(options, commands):
+    listener = socket.create_server((options.listen, options.port))
     http_address = f"{options.listen}:{listener.getsockname()[1]}"
     grpc_server = grpc.aio.server(
         options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -129,7 +129,7 @@ async def serve(options):
     agent_card = card(options.advertise_http or http_address, options.advertise_grpc or grpc_address)
     push_configs = InMemoryPushNotificationConfigStore()
     handler = DefaultRequestHandler(
-        agent_executor=Commands(),
+        agent_executor=commands,
         task_store=InMemoryTaskStore(),
         agent_card=agent_card,
         push_config_store=push_configs,
@@ -149,17 +149,18 @@ async def serve(options):
     await server.serve(sockets=[listener])
 
 
-async def main():
+async def main(commands):
     parser = argparse.ArgumentParser()
     parser.add_argument("--listen", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="for HTTP; any, by default")
     parser.add_argument("--advertise-http", help="HOST:PORT the card shows instead of the bound one")
     parser.add_argument("--advertise-grpc", help="the same for gRPC")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     # The driver holds our standard input; its end, however it ends, is ours.
     asyncio.get_running_loop().run_in_executor(None, lambda: (sys.stdin.buffer.read(), os._exit(0)))
-    await serve(options)
+    await serve(options, commands)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(Commands()))

@@ -1,0 +1,182 @@
+"""The TrustUsBank agents and their clients as Kubernetes objects, the image they run from, and how clients ask.
+
+Owns names and shapes: a stub and an agent look as kagent's controller makes them.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from .cluster import Failure, eventually, here, run
+
+NAMESPACE = "trustusbank-bank-agents"
+IMAGE = "localhost/adit-test/agent:1"
+PORT = 8080
+# Where the base image's Python finds its wheels.
+PLATFORMS = ["manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64"]
+
+
+def url(name: str) -> str:
+    """What kagent's callers use."""
+    return f"http://{name}.{NAMESPACE}:{PORT}"
+
+
+def labels(name: str) -> dict:
+    return {"app": "kagent", "kagent": name, "app.kubernetes.io/managed-by": "kagent", "app.kubernetes.io/name": name}
+
+
+def thing(api, kind, name, **fields):
+    meta = {"name": name, "namespace": NAMESPACE} | fields.pop("meta", {})
+    return {"apiVersion": api, "kind": kind, "metadata": meta, **fields}
+
+
+def service(name, **meta):
+    spec = {
+        "selector": {"app": "kagent", "kagent": name},
+        "ports": [{"name": "http", "port": PORT, "targetPort": PORT, "appProtocol": "kgateway.dev/a2a"}],
+    }
+    return thing("v1", "Service", name, meta={"labels": labels(name)} | meta, spec=spec)
+
+
+def deployment(name, replicas, command, image=IMAGE, probe=True):
+    container = {
+        # Standard input stays open: an agent of tests/e2e ends with it.
+        "name": "kagent", "image": image, "imagePullPolicy": "IfNotPresent", "command": command, "stdin": True,
+        "ports": [{"name": "http", "containerPort": PORT}],
+    }
+    if probe:
+        container["readinessProbe"] = {"tcpSocket": {"port": PORT}, "periodSeconds": 1}
+    apart = [{
+        "weight": 1,
+        "podAffinityTerm": {
+            "topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"kagent": name}},
+        },
+    }]
+    pod = {
+        "serviceAccountName": name, "terminationGracePeriodSeconds": 5, "containers": [container],
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": apart}},
+        # A killed node's pods go elsewhere while the test still looks.
+        "tolerations": [
+            {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
+            for key in ("not-ready", "unreachable")
+        ],
+    }
+    selector = {"app": "kagent", "kagent": name}
+    return thing("apps/v1", "Deployment", name, meta={"labels": labels(name)}, spec={
+        "replicas": replicas, "selector": {"matchLabels": selector},
+        "template": {"metadata": {"labels": labels(name)}, "spec": pod},
+    })
+
+
+def account(name):
+    return thing("v1", "ServiceAccount", name)
+
+
+def namespace():
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+
+
+def agent(name, replicas=1):
+    """A real agent, whose card says the name by which kagent's callers know it."""
+    where = f"{name}.{NAMESPACE}:{PORT}"
+    command = ["python3", "/app/bank.py", "--listen", "0.0.0.0", "--port", str(PORT), "--advertise-http", where]
+    return [account(name), service(name), deployment(name, replicas, command)]
+
+
+def stub(name):
+    """What stands for a remote agent: an empty Deployment, and a Service that selects nothing."""
+    return [account(name), deployment(name, 0, ["/pause"], image="localhost/rig/pause:1", probe=False), service(name)]
+
+
+def client(name):
+    """A pod that waits for what the suite has it do."""
+    spec = {
+        "serviceAccountName": name, "terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "client", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": ["sleep", "infinity"]}],
+    }
+    return [account(name), thing("v1", "Pod", name, spec=spec)]
+
+
+def build(rig) -> Path:
+    """The archive of the agents' image."""
+    pins = here("tests/e2e/python-1/requirements.txt")
+    cache = Path.home() / ".cache/adit-e2e" / ("rig-" + hashlib.sha256(pins.read_bytes()).hexdigest()[:16])
+    if not (cache / ".finished").exists():
+        shutil.rmtree(cache, ignore_errors=True)
+        options = [word for platform in PLATFORMS for word in ("--platform", platform)]
+        options += ["--python-version", "3.11", "--only-binary", ":all:", "--target", cache / "site"]
+        run(sys.executable, "-m", "pip", "install", "--quiet", *options, "-r", pins)
+        (cache / ".finished").touch()
+    rig("python-base")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(cache / "site", f"{folder}/site", copy_function=shutil.copy)
+        programs = [pins.parent / "agent.py", pins.parent / "client.py", *here("tests/rig/agent").glob("*.py")]
+        for program in programs:
+            shutil.copy(program, folder)
+        base = "BASE=localhost/rig/python:3.11"
+        return rig("build", IMAGE, folder, "-f", here("tests/rig/agent/Dockerfile"), "--build-arg", base).strip()
+
+
+# Asking.
+
+
+def fetch(cluster, pod="support-bot", name="fraud-bot", seconds=60) -> dict:
+    """One request for an agent's card over a new connection: {"body"} or {"error"}, and {"seconds"}."""
+    card = url(name) + "/.well-known/agent-card.json"
+    return json.loads(cluster.exec(NAMESPACE, pod, "python3", "/app/steady.py", card, seconds=seconds))
+
+
+def served(cluster, **who) -> dict:
+    """An answer, or a Failure."""
+    result = fetch(cluster, **who)
+    if "error" in result:
+        raise Failure(f"{who.get('pod', 'support-bot')}: {result['error']} after {result['seconds']} s")
+    return result
+
+
+def refused(cluster, **who) -> dict:
+    """A refusal, or a Failure."""
+    result = fetch(cluster, **who)
+    if "body" in result:
+        raise Failure(f"{who.get('pod', 'support-bot')} got an answer: {result['body'][:100]}")
+    return result
+
+
+def converse(cluster, exchange, params, pod="support-bot", name="fraud-bot") -> dict:
+    """One exchange of the SDK's client: its transcript."""
+    given = json.dumps({"binding": "JSONRPC"} | params)
+    return json.loads(cluster.exec(NAMESPACE, pod, "python3", "/app/client.py", url(name), exchange, given))
+
+
+class Steady:
+    """A client that asks all the while, in its pod, so that it does not depend on any API server."""
+
+    def __init__(self, cluster, pod="support-bot", name="fraud-bot", pause=0.1):
+        self.cluster, self.pod, self.file = cluster, pod, f"/tmp/{uuid.uuid4().hex}"
+        card = url(name) + "/.well-known/agent-card.json"
+        self.start = f"nohup python3 /app/steady.py {card} {self.file} {pause} >/dev/null 2>&1 &"
+
+    def __enter__(self):
+        self.cluster.exec(NAMESPACE, self.pod, "sh", "-c", self.start)
+        time.sleep(1)
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind:
+            self.cluster.exec(NAMESPACE, self.pod, "touch", self.file + ".stop", check=False)
+            return
+        self.cluster.exec(NAMESPACE, self.pod, "touch", self.file + ".stop")
+        read = eventually("the client has stopped", lambda: self.cluster.exec(NAMESPACE, self.pod, "cat", self.file + ".json"))
+        seen = json.loads(read)
+        self.asked, self.slowest, self.failures = seen["asked"], seen["slowest"], seen["failures"]
+
+    def say(self) -> str:
+        kinds = {}
+        for failure in self.failures:
+            kinds[failure["error"]] = kinds.get(failure["error"], 0) + 1
+        return f"{self.asked} requests, {len(self.failures)} failed{' ' + str(kinds) if kinds else ''}, slowest {self.slowest:.2f} s"

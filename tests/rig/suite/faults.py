@@ -1,0 +1,309 @@
+"""What breaks, and what a client sees of it meanwhile."""
+
+import contextlib
+import json
+import time
+import uuid
+
+from . import agents
+from .agents import NAMESPACE, Steady, converse, refused, served
+from .cluster import Failure, Skip, check, eventually
+from .world import SYSTEM
+
+# How long a single daemon may be away while it is replaced: its container's end and start.
+REPLACED_SECONDS = 15
+# After which a backend on a dead machine is not dialled any more, at the latest.
+DETECTED_SECONDS = 30
+
+
+def processes(world, cluster, part):
+    """The containers of a part of Adit on the rig's nodes: (pod, node, its process there)."""
+    found = []
+    for pod in cluster.get("pods", "-n", SYSTEM, "-l", f"app.kubernetes.io/name=adit-{part}"):
+        [status] = [one for one in pod["status"].get("containerStatuses", []) if one["name"] == part]
+        container, node = status["containerID"].removeprefix("containerd://"), pod["spec"]["nodeName"]
+        tasks = world.on(node, "ctr", "-n", "k8s.io", "tasks", "ls").splitlines()
+        [pid] = [line.split()[1] for line in tasks if line.startswith(container)]
+        found.append((pod["metadata"]["name"], node, pid))
+    return found
+
+
+@contextlib.contextmanager
+def long_stream(world, seconds):
+    """One stream of an agent that lasts longer than what happens meanwhile; a Failure unless it comes whole."""
+    file = f"/tmp/{uuid.uuid4().hex}"
+    given = json.dumps({"binding": "JSONRPC", "count": seconds * 5, "interval_ms": 200, "gate": 0})
+    asks = f"python3 /app/client.py {agents.url('fraud-bot')} stream '{given}'"
+    command = f"nohup sh -c \"$0; touch {file}.end\" >{file} 2>&1 &".replace("$0", asks.replace('"', '\\"'))
+    world.edge.exec(NAMESPACE, "support-bot", "sh", "-c", command)
+    began = time.monotonic()
+    yield
+    left = seconds - (time.monotonic() - began)
+    check(left > 0, f"what happened took longer than the stream of {seconds} s")
+    ended = lambda: world.edge.exec(NAMESPACE, "support-bot", "ls", file + ".end", check=False).returncode == 0
+    eventually("the stream has ended", ended, left + 30)
+    said = world.edge.exec(NAMESPACE, "support-bot", "cat", file)
+    check(f'"artifact chunk {seconds * 5 - 1}"' in said and '"completed"' in said, said[-2000:])
+
+
+def restart(cluster, *things, namespace=SYSTEM):
+    for thing in things:
+        cluster.kubectl("-n", namespace, "rollout", "restart", thing)
+    for thing in things:
+        cluster.rolled_out(namespace, thing)
+
+
+def agents_restart(world):
+    """A rolling restart of the agents fails no request."""
+    with Steady(world.edge) as steady:
+        restart(world.bank, "deployment/fraud-bot", namespace=NAMESPACE)
+        time.sleep(6)
+    check(not steady.failures, steady.say())
+    return steady.say()
+
+
+def controllers_restart(world):
+    """A rolling restart of both controllers is not seen: no request fails, a stream goes on, slices stay."""
+    before = slices(world)
+    with long_stream(world, 60), Steady(world.edge) as steady:
+        for cluster in world.both:
+            restart(cluster, "deployment/adit-controller")
+        time.sleep(5)
+    check(not steady.failures, steady.say())
+    check(slices(world) == before, f"slices changed from {before} to {slices(world)}")
+    return f"{steady.say()}; a stream of 60 s came whole; slices unchanged"
+
+
+def exporting_nodes_restart(world):
+    """A rolling restart of the exporting side's nodes, of which there are two, fails no new request."""
+    with Steady(world.edge) as steady:
+        restart(world.bank, "daemonset/adit-node")
+        time.sleep(5)
+    check(not steady.failures, steady.say())
+    return steady.say()
+
+
+def importing_node_restarts(world):
+    """While the caller's only node is replaced its requests are refused or wait, for seconds, and then go on."""
+    with Steady(world.edge) as steady:
+        restart(world.edge, "daemonset/adit-node")
+        time.sleep(5)
+    moments = [failure["at"] for failure in steady.failures]
+    away = max(moments) - min(moments) if moments else 0
+    check(away < REPLACED_SECONDS, f"failed for {away:.1f} s: {steady.say()}")
+    served(world.edge)
+    return f"{steady.say()}; failures within {away:.1f} s"
+
+
+def slices(world):
+    """What our slices say, and their versions."""
+    return sorted(
+        (one["metadata"]["namespace"], one["metadata"]["name"], one["metadata"]["resourceVersion"], str(one["endpoints"]))
+        for one in world.slices(world.edge)
+    )
+
+
+def leader(cluster):
+    lease = cluster.get("lease", "-n", SYSTEM, "adit-controller")
+    return lease["spec"].get("holderIdentity") or ""
+
+
+def leader_killed(world):
+    """The active controller's pod is killed: the other takes over, writes nothing anew, and goes on with the work."""
+    before, old = slices(world), leader(world.edge)
+    pods = [name.removeprefix("pod/") for name in world.edge.names("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=adit-controller")]
+    victim = [pod for pod in pods if old.startswith(pod)]
+    check(len(victim) == 1, f"the Lease's holder {old!r} is none of {pods}")
+    began = time.monotonic()
+    world.edge.kubectl("-n", SYSTEM, "delete", "pod", victim[0], "--grace-period=0", "--force")
+    eventually("another leads", lambda: leader(world.edge) not in ("", old))
+    seconds = time.monotonic() - began
+    check(slices(world) == before, f"slices changed from {before} to {slices(world)}")
+    several_imports(world, 1)
+    world.edge.rolled_out(SYSTEM, "deployment/adit-controller")
+    return f"another leads after {seconds:.1f} s; slices unchanged; a new import is made"
+
+
+def two_leaders(world):
+    """The active controller stands still past its Lease and wakes up beside its successor: no address is given twice."""
+    before, old = slices(world), leader(world.edge)
+    [(pod, node, pid)] = [one for one in processes(world, world.edge, "controller") if old.startswith(one[0])]
+    world.on(node, "kill", "-STOP", pid)
+    try:
+        began = time.monotonic()
+        eventually("another leads", lambda: leader(world.edge) not in ("", old))
+        seconds = time.monotonic() - began
+        check(slices(world) == before, f"slices changed from {before} to {slices(world)}")
+        with making(world, 20) as names:
+            world.on(node, "kill", "-CONT", pid)
+            all_ready(world, names)
+            time.sleep(3)
+            distinct(world, names)
+    finally:
+        world.on(node, "kill", "-CONT", pid, check=False)
+    eventually("its pod is ready", lambda: world.edge.rolled_out(SYSTEM, "deployment/adit-controller") is None)
+    check(slices(world) == before, f"slices changed from {before} to {slices(world)}")
+    return f"another led after {seconds:.1f} s; 20 imports made while both ran have an address each; slices unchanged"
+
+
+def several_imports(world, count):
+    with making(world, count) as names:
+        all_ready(world, names)
+        distinct(world, names)
+
+
+@contextlib.contextmanager
+def making(world, count):
+    """Further agents without pods on bank, and stubs for them on edge; gone again at the end."""
+    names = [f"extra-{number}" for number in range(count)]
+    fragment = "exports:\n" + "".join(
+        f"  - service: {NAMESPACE}/{name}\n    allow:\n      - {{cluster: edge, namespace: {NAMESPACE}, serviceAccount: support-bot}}\n"
+        for name in names
+    )
+    configure(world.bank, "zz-extra.yaml", fragment)
+    items = {"apiVersion": "v1", "kind": "List", "items": [agents.service(name) for name in names]}
+    for cluster in world.both:
+        cluster.create(items)
+    yield names
+    for cluster in world.both:
+        cluster.delete("-n", NAMESPACE, *(f"service/{name}" for name in names))
+    configure(world.bank, "zz-extra.yaml", None)
+    eventually("their slices are gone", lambda: not set(names) & {owner(one) for one in world.slices(world.edge)})
+
+
+def configure(cluster, key, fragment):
+    patch = json.dumps({"data": {key: fragment}})
+    cluster.kubectl("-n", SYSTEM, "patch", "configmap", "adit", "--type=merge", "-p", patch)
+
+
+def owner(found):
+    return found["metadata"]["labels"]["kubernetes.io/service-name"]
+
+
+def all_ready(world, names):
+    wanted = set(names)
+    eventually("every stub has its slice", lambda: wanted <= {owner(one) for one in world.slices(world.edge)})
+
+
+def distinct(world, names):
+    given = [address for one in world.edge.get("import.adit.dev") for address in one["spec"]["addresses"]]
+    check(len(given) == len(set(given)) >= len(names), f"addresses: {sorted(given)}")
+
+
+def made_again(world):
+    """Services and namespaces go and come back, in several orders: it works again, and no slice is left over."""
+    bank, edge = world.bank, world.edge
+    fraud_bot, stub = agents.service("fraud-bot"), agents.service("fraud-bot")
+    # Clients would look for the old address for as long as their DNS remembers it.
+    stub["spec"]["clusterIP"] = edge.get("-n", NAMESPACE, "service", "fraud-bot")["spec"]["clusterIP"]
+
+    def here():
+        return [owner(one) for one in world.slices(edge)]
+
+    def gone(cluster):
+        cluster.delete("-n", NAMESPACE, "service/fraud-bot")
+
+    def slice_gone():
+        eventually("the slice is gone", lambda: not here())
+
+    def stub_again():
+        gone(edge), slice_gone(), edge.create(stub)
+
+    def export_again():
+        gone(bank)
+        eventually("callers are refused", lambda: refused(edge))
+        bank.create(fraud_bot)
+
+    def both_stub_first():
+        gone(bank), gone(edge), slice_gone(), edge.create(stub), bank.create(fraud_bot)
+
+    def both_export_first():
+        gone(edge), gone(bank), slice_gone(), bank.create(fraud_bot), edge.create(stub)
+
+    def at_once():
+        gone(edge), edge.create(stub), gone(bank), bank.create(fraud_bot)
+
+    def exporting_namespace():
+        bank.delete("namespace", NAMESPACE)
+        eventually("callers are refused", lambda: refused(edge))
+        bank.create(agents.namespace(), *agents.agent("fraud-bot", replicas=2))
+        bank.rolled_out(NAMESPACE, "deployment/fraud-bot")
+
+    def importing_namespace():
+        edge.delete("namespace", NAMESPACE)
+        slice_gone()
+        edge.create(agents.namespace(), stub, *agents.client("support-bot"), *agents.client("stranger"))
+        for pod in ("support-bot", "stranger"):
+            edge.wait(NAMESPACE, f"pod/{pod}")
+
+    took = []
+    for order in (stub_again, export_again, both_stub_first, both_export_first, at_once, exporting_namespace, importing_namespace):
+        try:
+            order()
+            began = time.monotonic()
+            eventually("it is served again", lambda: served(edge))
+            world.imported()
+            check(here() == ["fraud-bot"], f"slices of {here()}")
+        except Failure as failure:
+            raise Failure(f"{order.__name__}: {failure}") from None
+        took.append(f"{order.__name__} {time.monotonic() - began:.1f} s")
+    return "served again after: " + ", ".join(took)
+
+
+def api_server_away(world, seconds=60):
+    """The API server of edge stands still under traffic: nothing fails; a daemon that is killed starts from its disk."""
+    [pid] = world.on("edge-1", "pgrep", "-f", "kube apiserver").split()
+    [(_, node, daemon)] = processes(world, world.edge, "node")
+    with Steady(world.edge) as steady:
+        world.on("edge-1", "kill", "-STOP", pid)
+        try:
+            stopped = time.time()
+            time.sleep(seconds)
+            killed = time.time()
+            world.on(node, "kill", "-KILL", daemon)
+            time.sleep(REPLACED_SECONDS + 5)
+        finally:
+            world.on("edge-1", "kill", "-CONT", pid)
+        back = time.time()
+        eventually("the API server answers", lambda: world.edge.kubectl("get", "--raw", "/readyz") == "ok")
+    early = [failure for failure in steady.failures if failure["at"] < killed]
+    check(not early, f"failed before the daemon was killed: {early[:3]}; {steady.say()}")
+    moments = [failure["at"] - killed for failure in steady.failures]
+    check(max(moments, default=0) < REPLACED_SECONDS, f"failed until {max(moments, default=0):.1f} s after the kill: {steady.say()}")
+    eventually("all is well again", lambda: served(world.edge) and world.imported())
+    world.installed()
+    away = f"failures up to {max(moments):.1f} s after the daemon's kill" if moments else "none"
+    return f"away {back - stopped:.0f} s: {steady.say()}; {away}"
+
+
+def api_server_away_long(world):
+    """The same for five minutes."""
+    return api_server_away(world, 300)
+
+
+def node_killed(world):
+    """A machine with a backend loses power: calls go to the other one, and to both when it is back."""
+    if not world.rig_program:
+        raise Skip("only the rig (ADIT_RIG) cuts a machine's power")
+    eventually("both answer", lambda: len(answering(world, 6)) == 2)
+    with Steady(world.edge) as steady:
+        killed = time.time()
+        world.rig("kill", "bank-2")
+        try:
+            time.sleep(DETECTED_SECONDS + 5)
+            left = answering(world, 4)
+        finally:
+            world.rig("start", "bank-2")
+        world.bank.wait(None, "node/bank-2")
+    moments = [failure["at"] - killed for failure in steady.failures]
+    check(len(left) == 1, f"answered by {left}")
+    check(max(moments, default=0) < DETECTED_SECONDS, f"failed until {max(moments, default=0):.1f} s: {steady.say()}")
+    world.bank.rolled_out(NAMESPACE, "deployment/fraud-bot")
+    world.installed()
+    eventually("both answer again", lambda: len(answering(world, 6)) == 2)
+    return f"{steady.say()}; the last failure {max(moments, default=0):.1f} s after the cut; both answer again"
+
+
+def answering(world, times):
+    """Which pods answer."""
+    return {converse(world.edge, "send", {"text": "where"})["answer"] for _ in range(times)}

@@ -1,0 +1,249 @@
+"""The TrustUsBank scenario: what it promises while nothing breaks."""
+
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from . import agents
+from .agents import NAMESPACE, converse, fetch, refused, served
+from .cluster import Skip, check, condition, eventually, run
+from .world import IMPORT, OURS, OVERLAY, SYSTEM
+
+# What the issue promises for an empty pair of clusters.
+PROMISED_SECONDS = 120
+
+
+def from_nothing(world):
+    """Four commands make the scenario answer, within two minutes of an empty pair of clusters."""
+    began = time.monotonic()
+    for cluster in world.both:
+        world.install(cluster)
+    linked = world.link()
+    for cluster in world.both:
+        cluster.create(agents.namespace())
+    world.bank.create(*agents.agent("fraud-bot", replicas=2))
+    world.edge.create(*agents.stub("fraud-bot"), *agents.client("support-bot"), *agents.client("stranger"))
+    world.export("fraud-bot", "--allow", "support-bot")
+    for pod in ("support-bot", "stranger"):
+        world.edge.wait(NAMESPACE, f"pod/{pod}")
+    eventually("support-bot gets an answer", lambda: served(world.edge))
+    seconds = time.monotonic() - began
+    check(seconds < PROMISED_SECONDS, f"took {seconds:.0f} s")
+    check("up" in linked.lower(), f"adit link says nothing of the link: {linked}")
+    world.bank.rolled_out(NAMESPACE, "deployment/fraud-bot")
+    world.installed()
+    return f"first answer {seconds:.0f} s after the first command"
+
+
+def restore(world):
+    """The scenario as `from_nothing` has made it, after a case that failed halfway."""
+    for cluster in world.both:
+        world.install(cluster)
+    world.bank.create(*agents.agent("fraud-bot", replicas=2))
+    world.edge.create(*agents.stub("fraud-bot"))
+    world.export("fraud-bot", "--allow", "support-bot")
+    world.bank.rolled_out(NAMESPACE, "deployment/fraud-bot")
+    world.installed()
+    eventually("it is served again", lambda: served(world.edge))
+
+
+def agents_converse(world):
+    """A client of the SDK gets card, message and stream."""
+    card = converse(world.edge, "card", {"path": "/.well-known/agent-card.json"})["card"]
+    check(card["supportedInterfaces"][0]["url"] == agents.url("fraud-bot") + "/", card)
+    answer = converse(world.edge, "send", {"text": "echo hello from edge"})["answer"]
+    check(answer == "message echo hello from edge", answer)
+    # Without a gate, which a second connection would have to open, at perhaps another agent.
+    streamed = converse(world.edge, "stream", {"count": 20, "interval_ms": 50, "gate": 0})
+    chunks = [f"artifact chunk {number}" for number in range(20)]
+    check([word for word in streamed["events"] if word.startswith("artifact")] == chunks, streamed)
+    check(streamed["result"]["state"] == "completed", streamed)
+    return "card unchanged, a message, a stream of 20 artifacts"
+
+
+def nothing_in_clear(world):
+    """Between the clusters there is QUIC on one UDP port, and no agent byte in clear."""
+    if not world.rig_program:
+        raise Skip("only on the rig there is a device that all traffic between the clusters passes")
+    marker = f"marker{uuid.uuid4().hex}"
+    with TemporaryDirectory() as folder:
+        between, inside = Path(folder) / "wan", Path(folder) / "pods"
+        # This machine's own kubectl crosses the same link.
+        captures = [
+            capture("rig-lan-edge", "wan", between, "ip and not host 172.18.0.1"),
+            capture("rig-edge-1", "any", inside, "tcp port 8080"),
+        ]
+        time.sleep(1)
+        try:
+            answer = converse(world.edge, "send", {"text": f"echo {marker}"})["answer"]
+            time.sleep(1)
+        finally:
+            for tcpdump in captures:
+                tcpdump.terminate()
+                tcpdump.wait()
+        check(marker in answer, answer)
+        check(marker.encode() in inside.read_bytes(), "the capture of the pods' side does not show the marker either")
+        for secret in (marker, "fraud-bot", "agent-card"):
+            check(secret.encode() not in between.read_bytes(), f"{secret!r} crosses in clear")
+        total = len(packets(between, ""))
+        others = packets(between, "not (udp port 7843)")
+        check(total > 10, f"only {total} packets crossed")
+        check(not others, "other traffic crosses:\n" + "\n".join(others[:10]))
+    return f"{total} packets crossed, all UDP 7843; marker seen at the pod, not between the clusters"
+
+
+def capture(netns, device, file, expression):
+    command = ["ip", "netns", "exec", netns, "tcpdump", "-U", "-s", "0", "-ni", device, "-w", file, expression]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def packets(file, expression):
+    return run("tcpdump", "-nr", file, expression).splitlines()
+
+
+def not_granted(world):
+    """A pod without a grant is refused, and its node says why."""
+    result = refused(world.edge, pod="stranger")
+    check(result["seconds"] < 5, f"refused only after {result['seconds']} s")
+    reason = f"no grant lets {NAMESPACE}/stranger@edge use {NAMESPACE}/fraud-bot"
+    eventually("adit status on the node says so", lambda: reason in world.node_status(world.edge), 15)
+    served(world.edge)
+    return f"stranger: {result['error']} after {result['seconds']} s; status: {reason!r}"
+
+
+def withdrawn(world):
+    """Removing the export withdraws the import: the slice goes, the condition says so."""
+    before = world.imported()["spec"]["addresses"]
+    world.withdraw("fraud-bot")
+    began = time.monotonic()
+    eventually("the slice is gone", lambda: not world.slices(world.edge))
+    seconds = time.monotonic() - began
+    result = refused(world.edge)
+
+    def says():
+        found = world.edge.get("import.adit.dev", IMPORT)
+        return found["spec"].get("releasedAt") and condition(found, "Ready")[0] == "False" and condition(found, "Ready")
+
+    status, reason, message = eventually("the Import says so", says)
+    world.export("fraud-bot", "--allow", "support-bot")
+    after = world.imported()["spec"]["addresses"]
+    eventually("it is served again", lambda: served(world.edge))
+    check(before == after, f"the address changed from {before} to {after}")
+    return f"slice gone after {seconds:.1f} s, {result['error']}; Ready={status} {reason}: {message}; same address again"
+
+
+def no_backend(world):
+    """When every pod of the agent is gone callers are refused at once, and served again when one returns."""
+    world.bank.scale(NAMESPACE, "fraud-bot", 0)
+    eventually("the pods are gone", lambda: not world.bank.names("pods", "-n", NAMESPACE, "-l", "kagent=fraud-bot"))
+
+    def says():
+        status, reason, message = condition(world.edge.get("import.adit.dev", IMPORT), "Ready")
+        return status == "False" and f"Ready=False {reason}: {message}"
+
+    said = eventually("the Import says so", says, 15)
+    result = refused(world.edge)
+    check(result["seconds"] < 2, f"refused only after {result['seconds']} s")
+    problem = [one["problem"] for one in world.status(world.edge)["imports"]]
+    check(any(problem), f"adit status finds nothing wrong: {problem}")
+    world.bank.scale(NAMESPACE, "fraud-bot", 2)
+    world.bank.rolled_out(NAMESPACE, "deployment/fraud-bot")
+    began = time.monotonic()
+    eventually("it is served again", lambda: served(world.edge))
+    again = time.monotonic() - began
+    world.imported()
+    return f"{result['error']} after {result['seconds']} s; {said}; served {again:.1f} s after the pods were ready"
+
+
+def there_and_back(world):
+    """edge → bank → edge: an agent asks its neighbour, and posts a notification to a webhook on edge."""
+    world.bank.create(*agents.agent("triage-bot"))
+    hook = agents.deployment("webhook", 1, ["python3", "/app/webhook.py"])
+    world.edge.create(*agents.stub("triage-bot"), agents.account("webhook"), agents.service("webhook"), hook)
+    world.bank.rolled_out(NAMESPACE, "deployment/triage-bot")
+    world.edge.rolled_out(NAMESPACE, "deployment/webhook")
+    world.export("triage-bot", "--allow", "support-bot")
+    world.export("webhook", "--allow", "fraud-bot", owner=world.edge, to="bank")
+    # No Service of that name on bank: this makes one.
+    world.adit("import", f"{NAMESPACE}/webhook", "--from", "edge", "--context", world.bank.context)
+    world.imported("webhook", world.bank)
+    world.imported("triage-bot")
+    eventually("triage-bot answers", lambda: served(world.edge, name="triage-bot"))
+
+    escalated = converse(world.edge, "send", {"text": f"escalate {agents.url('triage-bot')} echo help"})["answer"]
+    check(escalated == "message escalated message echo help", escalated)
+    token = uuid.uuid4().hex
+    pushed = converse(world.edge, "push", {"webhook": agents.url("webhook") + "/hook", "token": token, "count": 3})
+    check(pushed["result"]["state"] == "completed", pushed)
+
+    def posts():
+        found = fetch(world.edge, name="webhook").get("body", "")
+        return found.count(token) and '"TASK_STATE_COMPLETED"' in found and found.count(token)
+
+    count = eventually("the webhook has been told of the end", posts)
+    world.adit("import", f"{NAMESPACE}/webhook", "--remove", "--context", world.bank.context)
+    eventually("its Service is gone from bank", lambda: not world.bank.names("service", "-n", NAMESPACE, "webhook", "--ignore-not-found"))
+    for name, owner in (("triage-bot", world.bank), ("webhook", world.edge)):
+        world.withdraw(name, owner)
+        owner.delete("-n", NAMESPACE, f"deployment/{name}", f"service/{name}")
+    world.edge.delete("-n", NAMESPACE, "service/triage-bot", "deployment/triage-bot")
+    return f"escalated to triage-bot; {count} notifications reached the webhook"
+
+
+def nothing_by_hand(world):
+    """No NodePort, no LoadBalancer; slices of stubs are Adit's; what is applied or linked again changes nothing."""
+    for cluster in world.both:
+        kinds = {one["spec"]["type"] for one in cluster.get("services", "-A")}
+        check(kinds == {"ClusterIP"}, f"{cluster.name} has Services of types {kinds}")
+    slices = world.edge.get("endpointslices", "-n", NAMESPACE, "-l", "kubernetes.io/service-name=fraud-bot")
+    full = [one for one in slices if one.get("endpoints")]
+    key, value = OURS.split("=")
+    check([one["metadata"]["labels"][key] for one in full] == [value], full)
+
+    def versions():
+        kinds = "daemonset,deployment,configmap,serviceaccount,service,networkpolicy"
+        return {
+            (cluster.name, one["kind"], one["metadata"]["name"]): one["metadata"].get("generation") or one["metadata"]["resourceVersion"]
+            for cluster in world.both for one in cluster.get(kinds, "-n", SYSTEM)
+        }
+
+    before = versions()
+    for cluster in world.both:
+        cluster.kubectl("apply", "--server-side", "-k", OVERLAY)
+    said = world.link()
+    exported = world.export("fraud-bot", "--allow", "support-bot")
+    after = versions()
+    changed = [key for key in before if before[key] != after.get(key)]
+    check(not changed, f"changed: {changed}")
+    for what in (said, exported):
+        check("nothing to change" in what.lower(), what)
+    return f"{len(full)} slice, ours; {len(before)} objects unchanged; link and export: nothing to change"
+
+
+def bad_configuration(world):
+    """A ConfigMap with an error changes nothing; condition, Event and status say so; mended, all is well."""
+    bad = '{"data": {"zz-test.yaml": "exports:\\n  - service: nowhere\\n    alow: []\\n"}}'
+    world.bank.kubectl("-n", SYSTEM, "patch", "configmap", "adit", "--type=merge", "-p", bad)
+    try:
+        wrong = eventually("adit status says so", lambda: world.status(world.bank)["errors"])
+        check("zz-test.yaml" in str(wrong), wrong)
+
+        def event():
+            found = world.bank.get("events.events.k8s.io", "-A")
+            return [one["note"] for one in found if "zz-test.yaml" in one.get("note", "")]
+
+        notes = eventually("an Event says so", event)
+        said = eventually("nodes say so", lambda: [
+            line.strip() for line in world.node_status(world.bank).splitlines() if "zz-test.yaml" in line
+        ])
+        served(world.edge)
+        refused(world.edge, pod="stranger")
+    finally:
+        mended = '{"data": {"zz-test.yaml": null}}'
+        world.bank.kubectl("-n", SYSTEM, "patch", "configmap", "adit", "--type=merge", "-p", mended)
+    eventually("adit status finds nothing wrong", lambda: not world.status(world.bank)["errors"])
+    eventually("nodes find nothing wrong", lambda: "zz-test.yaml" not in world.node_status(world.bank))
+    served(world.edge)
+    return f"served all the while; status: {wrong[0]!r}; Event: {notes[0]!r}; node: {said[0]!r}"
