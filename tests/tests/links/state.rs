@@ -279,7 +279,8 @@ async fn a_hub_that_lost_its_reach_learns_from_its_fellow_and_passes_nothing_on(
         tokio::time::sleep(SECOND).await;
         let view = third.view(&bank).unwrap();
         assert_eq!(view.from, this(seeing), "what the blind hub knows is hearsay");
-        assert!(view.age() < 12 * SECOND);
+        // Two heartbeats, the origin's and the hub's, which do not keep step.
+        assert!(view.age() < 22 * SECOND, "{:?}", view.age());
     }
 }
 

@@ -241,18 +241,19 @@ impl Learner {
         let received = Instant::now();
         let old = shared.known.views.get(&self.cluster);
         let older = old.as_ref().is_none_or(|old| old.from == *source || old.age() > age);
-        if age > STALE && !older {
+        let Marked { view, position, lost, .. } = marked;
+        // Somebody else may still be connected with it. Where nobody is, they are asked in turn.
+        let is_hearsay = age > STALE || (lost && self.has_other(source));
+        if is_hearsay && !older {
             return None;
         }
-        let Marked { view, position, lost, .. } = marked;
         let new = LinkView { view, position, from: source.clone(), age, received, lost };
         // What is merely confirmed has been passed on.
         if source.0 == self.cluster && old.is_none_or(|old| !old.is_confirmed_by(&new)) {
             shared.known.feeds.relay(&self.cluster, &new.view, &*shared.local.random);
         }
         shared.known.views.set(&self.cluster, new);
-        // Somebody else may still be connected with it. Where nobody is, they are asked in turn.
-        if age > STALE || (lost && self.has_other(source)) {
+        if is_hearsay {
             return None;
         }
         self.resting.remove(source);
