@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_config::Config;
+use adit_core::choose::links::dialable;
 use adit_core::name::ClusterName;
 use adit_core::snapshot::{Export, Link, Seed, Snapshot, This, View};
 use adit_kubernetes::node::state::NodeState;
@@ -82,7 +83,9 @@ impl Base {
         for (peer, addresses) in &cluster.seeds {
             let Some(link) = all.links.get_mut(peer) else { continue };
             let known: BTreeSet<Seed> = link.seeds.iter().cloned().collect();
-            let new = addresses.iter().copied().map(Seed::Address).filter(|s| !known.contains(s));
+            // What a peer said of itself may not lead into this machine or this network.
+            let learned = dialable(addresses, &link.seeds).into_iter().map(Seed::Address);
+            let new: Vec<Seed> = learned.filter(|s| !known.contains(s)).collect();
             Arc::make_mut(link).seeds.extend(new);
         }
         Self(Arc::new(all))
@@ -271,7 +274,10 @@ workloads:
             siblings: [("e2".parse().unwrap(), vec![])].into(),
             workloads: [("10.244.0.5".parse().unwrap(), pod)].into(),
             seeds: [
-                ("bank".parse().unwrap(), vec![seed, "172.18.2.3:7843".parse().unwrap()]),
+                (
+                    "bank".parse().unwrap(),
+                    ["172.18.2.3:7843", "127.0.0.1:7"].map(|a| a.parse().unwrap()).into(),
+                ),
                 ("gone".parse().unwrap(), vec![seed]),
             ]
             .into(),

@@ -194,6 +194,10 @@ pub struct ExportSpec {
     /// Whether a stream of unknown outcome may be sent again.
     #[serde(default)]
     pub replay: bool,
+    /// Whether endpoints that are no pods of its namespace are dialled, too: an administrator named this very
+    /// Service, and not a label or an annotation.
+    #[serde(default)]
+    pub any_endpoint: bool,
     /// How often backends are probed while they are well, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe_ms: Option<u64>,

@@ -10,6 +10,7 @@ pub mod state;
 pub mod watch;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use adit_core::name::NodeName;
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -17,6 +18,10 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt};
 
 use crate::api::{NAMESPACE, NODE};
+
+/// How often rights must be denied to be believed gone, and the pause after each time.
+const DENIALS: u32 = 3;
+const DENIED: Duration = Duration::from_secs(1);
 
 /// Where a node runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,15 +41,22 @@ pub async fn installation(client: &Client) -> Result<Option<String>, kube::Error
 }
 
 /// Whether Adit leaves this cluster: the DaemonSet that runs this node is gone, or the rights to see it are,
-/// which are taken away together with it.
+/// which are taken away together with it. Since an API server that has just started denies rights, too, a
+/// denial counts when it lasts.
 ///
 /// # Errors
 /// Where the API server cannot be asked.
 pub async fn is_leaving(client: &Client) -> Result<bool, kube::Error> {
     let all: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
-    match all.get(NODE).await {
-        Ok(found) => Ok(found.metadata.deletion_timestamp.is_some()),
-        Err(kube::Error::Api(answer)) if matches!(answer.code, 401 | 403 | 404) => Ok(true),
-        Err(error) => Err(error),
+    for _ in 0..DENIALS {
+        match all.get(NODE).await {
+            Ok(found) => return Ok(found.metadata.deletion_timestamp.is_some()),
+            Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(true),
+            Err(kube::Error::Api(answer)) if matches!(answer.code, 401 | 403) => {
+                tokio::time::sleep(DENIED).await;
+            }
+            Err(error) => return Err(error),
+        }
     }
+    Ok(true)
 }

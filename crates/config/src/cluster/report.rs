@@ -32,8 +32,17 @@ impl ClusterReport {
 
     /// Adds what somebody else found wrong with the document as a whole.
     pub fn refuse(&mut self, message: impl Into<String>) {
-        let flaw = Flaw::new(Kind::Invalid, message).at(Severity::Error, "", None);
-        self.fragments.push(Report::new(Path::new("ConfigMap"), vec![flaw]));
+        self.add(Flaw::new(Kind::Invalid, message), Severity::Error);
+    }
+
+    /// Adds what somebody else found odd about the document as a whole.
+    pub fn warn(&mut self, message: impl Into<String>) {
+        self.add(Flaw::new(Kind::Doubtful, message), Severity::Warning);
+    }
+
+    fn add(&mut self, flaw: Flaw, severity: Severity) {
+        let problem = flaw.at(severity, "", None);
+        self.fragments.push(Report::new(Path::new("ConfigMap"), vec![problem]));
     }
 
     /// Whether there is nothing to say.

@@ -7,12 +7,13 @@
 
 pub(super) mod certificate;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use adit_config::cluster::{ClusterConfig, NodeFacts};
+use adit_config::cluster::{ClusterConfig, Network, NodeFacts};
 use adit_config::{ClusterReport, Config, Report};
 use adit_kubernetes::Client;
 use adit_kubernetes::node::observed::Observed;
@@ -38,6 +39,11 @@ pub struct Options {
 const SEEN: &str = "seen.json";
 /// The folder with other clusters' bundles.
 const BUNDLES: &str = "bundles";
+/// What the first look at everything may take before a node begins with what it has.
+const LISTED: Duration = Duration::from_secs(10);
+/// What is said of a change that sockets, routes and rules do not follow.
+const RESTART: &str = "network: changes count when the nodes are restarted: \
+    kubectl -n adit-system rollout restart daemonset/adit-node";
 /// What asking the API server may take before what was seen last counts.
 const ASK: Duration = Duration::from_secs(5);
 /// What was seen is written this long after it changed.
@@ -48,11 +54,15 @@ const WRITE: Duration = Duration::from_secs(1);
 pub(super) struct Cluster {
     options: Options,
     seen: watch::Receiver<Arc<Observed>>,
+    /// What sockets, routes and rules were made from.
+    network: OnceLock<Network>,
 }
 
 /// A node that can start.
 pub(super) struct Prepared {
     pub(super) cluster: Arc<Cluster>,
+    /// The fragments that it begins with, and what they say.
+    pub(super) good: BTreeMap<String, String>,
     pub(super) settings: ClusterConfig,
     pub(super) config: Config,
     pub(super) reports: Vec<Report>,
@@ -67,7 +77,9 @@ impl Cluster {
     /// Reads the configuration as it is now.
     pub(super) fn load(&self) -> Loaded {
         let seen = self.seen.borrow().clone();
-        self.read(&seen).map(|(_, config, reports)| (Box::new(config), reports)).map_err(refused)
+        self.read(&seen.config)
+            .map(|(_, config, reports)| (Box::new(config), reports))
+            .map_err(refused)
     }
 
     /// SHA-256 over all fragments, in the order of their keys.
@@ -77,8 +89,15 @@ impl Cluster {
         super::digest(&all)
     }
 
-    fn read(&self, seen: &Observed) -> Result<(ClusterConfig, Config, Vec<Report>), ClusterReport> {
-        let (settings, report) = adit_kubernetes::configuration::read(&seen.config)?;
+    fn read(
+        &self,
+        fragments: &BTreeMap<String, String>,
+    ) -> Result<(ClusterConfig, Config, Vec<Report>), ClusterReport> {
+        let (mut settings, mut report) = adit_kubernetes::configuration::read(fragments)?;
+        if let Some(network) = self.network.get().filter(|n| **n != settings.network) {
+            settings.network = network.clone();
+            report.warn(RESTART);
+        }
         let Options { state, place } = &self.options;
         let config = settings.node(NodeFacts {
             name: place.node.clone(),
@@ -116,28 +135,41 @@ pub(super) async fn prepare(
     files::make_folder(folder).map_err(|e| e.to_string())?;
     files::make_folder(&folder.join(BUNDLES)).map_err(|e| e.to_string())?;
     let last = remembered(client, folder).await?;
+    let good = last.config.clone();
     let (out, seen) = watch::channel(Arc::new(last));
     tasks.spawn(seeing::run(client.clone(), options.place.clone(), out));
 
-    let cluster = Arc::new(Cluster { options, seen: seen.clone() });
-    let (settings, config, reports) = named(&cluster, seen.clone()).await;
+    // An API server that is away is not waited for; what it has is, so that a peer is told nothing but that.
+    if timeout(LISTED, complete(seen.clone())).await.is_err() {
+        tracing::warn!("the API server does not answer; beginning with what was seen last");
+    }
+
+    let cluster = Arc::new(Cluster { options, seen: seen.clone(), network: OnceLock::new() });
+    let (settings, config, reports, good) = named(&cluster, seen.clone(), &good).await;
+    cluster.network.get_or_init(|| settings.network.clone());
     bundled(seen.clone(), &config).await?;
     write_bundles(&config, &settings)?;
     certificate::have(client, &config).await?;
     let state = cluster.state(&seen.borrow(), &settings);
-    Ok(Prepared { cluster, settings, config, reports, state })
+    Ok(Prepared { cluster, good, settings, config, reports, state })
 }
 
 /// What was seen last of this installation. What another one left here goes, its certificate with it.
 async fn remembered(client: &Client, folder: &Path) -> Result<Observed, String> {
     let mut last = read_seen(&folder.join(SEEN));
+    let run = run();
+    if last.run != run {
+        // Addresses are given anew when a machine starts.
+        last.pods.clear();
+        last.run = run;
+    }
     let Ok(Ok(now)) = timeout(ASK, installation(client)).await else {
         // It was this one, as far as is known.
         return Ok(last);
     };
     if last.installation != now {
         forget(folder)?;
-        last = Observed { installation: now, ..Observed::default() };
+        last = Observed { installation: now, run: last.run, ..Observed::default() };
     }
     Ok(last)
 }
@@ -153,6 +185,11 @@ pub(super) fn forget(folder: &Path) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The kernel's name for this run of the machine.
+fn run() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// What was seen last, or nothing: a file that cannot be read is as good as none.
@@ -171,18 +208,28 @@ fn read_seen(file: &Path) -> Observed {
     })
 }
 
-/// Waits for a configuration that can be used.
+/// Waits for a configuration that can be used. While the present one cannot, the one that was last good will
+/// do.
 async fn named(
     cluster: &Cluster,
     mut seen: watch::Receiver<Arc<Observed>>,
-) -> (ClusterConfig, Config, Vec<Report>) {
+    good: &BTreeMap<String, String>,
+) -> (ClusterConfig, Config, Vec<Report>, BTreeMap<String, String>) {
     let mut told = None;
     loop {
         let now = seen.borrow_and_update().clone();
-        let wrong = match cluster.read(&now) {
-            Ok(read) => return read,
+        let wrong = match cluster.read(&now.config) {
+            Ok((settings, config, reports)) => {
+                return (settings, config, reports, now.config.clone());
+            }
             Err(report) => report.to_string(),
         };
+        if let Ok((settings, config, mut reports)) = cluster.read(good) {
+            let mut report = ClusterReport::default();
+            report.warn(format!("the last good one is in force, since this one is wrong: {wrong}"));
+            reports.extend(report.fragments);
+            return (settings, config, reports, good.clone());
+        }
         if told.as_ref() != Some(&wrong) {
             tracing::warn!("waiting for {}: {wrong}", Cluster::NAME);
             told = Some(wrong);
@@ -207,6 +254,12 @@ async fn bundled(mut seen: watch::Receiver<Arc<Observed>>, config: &Config) -> R
     }
 }
 
+async fn complete(mut seen: watch::Receiver<Arc<Observed>>) {
+    while !seen.borrow_and_update().is_complete {
+        wait(&mut seen).await;
+    }
+}
+
 async fn wait(seen: &mut watch::Receiver<Arc<Observed>>) {
     if seen.changed().await.is_err() {
         // Nothing more will be seen; whoever waits for this is ended from outside.
@@ -218,12 +271,15 @@ async fn wait(seen: &mut watch::Receiver<Arc<Observed>>) {
 /// configuration is told, too, and the last good one stays.
 pub(super) async fn follow(
     cluster: Arc<Cluster>,
+    mut good: BTreeMap<String, String>,
     (mut settings, mut config): (ClusterConfig, Config),
     tell: mpsc::Sender<Input>,
     out: watch::Sender<Arc<NodeState>>,
 ) {
     let mut seen = cluster.seen.clone();
-    let mut last: Arc<Observed> = seen.borrow_and_update().clone();
+    let mut last: Arc<Observed> = Arc::default();
+    // What the node began with is told once more, in case that it is not what there is now.
+    seen.mark_changed();
     let mut problems: Vec<String> = Vec::new();
     let mut write_at = Some(Instant::now());
     loop {
@@ -233,14 +289,15 @@ pub(super) async fn follow(
             },
             () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() => {
                 write_at = None;
-                remember(&cluster.options.state.join(SEEN), &last);
+                remember(&cluster.options.state.join(SEEN), &last, &good);
                 continue;
             }
         }
         let now = seen.borrow_and_update().clone();
         if now.config != last.config {
-            let input = match cluster.read(&now) {
+            let input = match cluster.read(&now.config) {
                 Ok((new_settings, new_config, reports)) => {
+                    good.clone_from(&now.config);
                     if let Err(error) = write_bundles(&new_config, &new_settings) {
                         tracing::error!("trust bundles: {error}");
                     }
@@ -276,7 +333,8 @@ pub(super) async fn follow(
     }
 }
 
-fn remember(file: &Path, seen: &Observed) {
+fn remember(file: &Path, seen: &Observed, good: &BTreeMap<String, String>) {
+    let seen = &Observed { config: good.clone(), ..seen.clone() };
     let written = serde_json::to_vec(seen)
         .map_err(|e| e.to_string())
         .and_then(|text| files::write(file, &text, Existing::Replace).map_err(|e| e.to_string()));

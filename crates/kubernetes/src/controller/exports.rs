@@ -244,6 +244,7 @@ impl Offer {
             hop: rule.filter(|r| r.hop == Hop::SameNode).map(|_| "sameNode".into()),
             class: rule.filter(|r| r.class == Class::Bulk).map(|_| "bulk".into()),
             replay: rule.is_some_and(|r| r.replay),
+            any_endpoint: self.strength == Strength::Named,
             probe_ms: rule
                 .and_then(|r| r.probe)
                 .map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)),

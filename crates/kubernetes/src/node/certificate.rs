@@ -24,8 +24,8 @@ use crate::api::{NAMESPACE, SIGNER};
 /// How long a certificate is asked for: it is renewed at half of that.
 pub const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often an open request is looked at, at first and at most.
-const LOOK: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// A request that nobody has answered for so long is made anew: it may be somebody's who is gone.
+const LOOK: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How often is said that a request has no answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A certificate and its key, as PEM.
@@ -59,12 +59,10 @@ pub enum RequestError {
         /// Why.
         message: String,
     },
-    /// Nobody has answered.
-    #[error("certificate request {0} has no answer; is the controller running?")]
-    Unanswered(String),
 }
 
-/// Asks for a certificate of `node` and waits for it, a minute at most.
+/// Asks for a certificate of `node` and waits for it, however long that takes: another request would only be
+/// one more to answer.
 ///
 /// # Errors
 /// See [`RequestError`]; worth another attempt, all of them.
@@ -77,19 +75,29 @@ pub async fn request(
     let owner = Api::<Namespace>::all(client.clone()).get(NAMESPACE).await?;
     let all: Api<CertificateSigningRequest> = Api::all(client.clone());
     let made = all.create(&PostParams::default(), &object(&request, node, &owner)).await?;
-    let (name, until) = (made.name_any(), Instant::now() + PATIENCE);
+    let (name, mut patience) = (made.name_any(), Instant::now() + PATIENCE);
     let mut wait = LOOK.0;
-    while Instant::now() < until {
+    loop {
         sleep(wait).await;
         wait = (wait * 2).min(LOOK.1);
-        let now = all.get(&name).await?;
+        if Instant::now() > patience {
+            tracing::warn!(
+                request = name,
+                "no answer to the certificate request; does the controller run?"
+            );
+            patience = Instant::now() + PATIENCE;
+        }
+        let now = match all.get(&name).await {
+            // An API server that is away comes back, and with it the request.
+            Err(error) if !matches!(error, kube::Error::Api(_)) => continue,
+            found => found?,
+        };
         if let Some(answer) = now.status.as_ref().and_then(answer) {
             return answer
                 .map(|chain| Issued { chain, key: request.key_pem() })
                 .map_err(|message| RequestError::Denied { name, message });
         }
     }
-    Err(RequestError::Unanswered(name))
 }
 
 fn object(

@@ -20,7 +20,13 @@ pub struct Observed {
     /// The UID of Adit's namespace: what was seen of another installation is nothing to this one.
     #[serde(default)]
     pub installation: Option<String>,
-    /// The data of ConfigMap [`crate::api::CONFIG_MAP`].
+    /// The machine's run in which it was seen: pods of an earlier one have other addresses now.
+    #[serde(default)]
+    pub run: String,
+    /// Whether all of it was listed since the process began.
+    #[serde(skip)]
+    pub is_complete: bool,
+    /// The data of ConfigMap [`crate::api::CONFIG_MAP`]; on disk, as it was last good.
     pub config: BTreeMap<String, String>,
     /// This cluster's trust bundle, PEM; none before the controller has made one.
     pub bundle: Option<String>,
@@ -54,6 +60,9 @@ pub struct Slice {
 pub struct Endpoint {
     /// Where it is. Of several addresses the first counts, as it does for kube-proxy.
     pub address: IpAddr,
+    /// Whether it says that it is a pod of its Service's namespace.
+    #[serde(default)]
+    pub pod: bool,
     /// The node that it runs on, where it is a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
@@ -95,6 +104,9 @@ impl Slice {
         let endpoint = |e: &k8s_openapi::api::discovery::v1::Endpoint| {
             Some(Endpoint {
                 address: e.addresses.first()?.parse().ok()?,
+                pod: e.target_ref.as_ref().is_some_and(|r| {
+                    r.kind.as_deref() == Some("Pod") && r.namespace == slice.namespace()
+                }),
                 node: e.node_name.clone(),
                 // Not said means ready (EndpointConditions).
                 ready: e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true),

@@ -7,14 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use adit_config::cluster::ClusterConfig;
+use adit_config::cluster::{ClusterConfig, Mode, Network};
 use adit_core::name::{ClusterName, NodeName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{Backend, Class, Export, ExportPort, Hop, Import, ImportPort};
 use adit_core::spiffe::Workload;
 
 use super::Place;
-use super::observed::{Observed, Slice};
+use super::observed::{Endpoint, Observed, Slice};
 use crate::api::{ExportSpec, ImportSpec, NAMESPACE, NODE, ServiceRef, Workloads};
 
 /// What the cluster adds to a node's configuration.
@@ -49,12 +49,19 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
         let service = ServiceRef { namespace: namespace.into(), name: name.into() };
         slices.get(&service).into_iter().flatten().copied().collect::<Vec<_>>()
     };
+    let own = of(NAMESPACE, NODE);
+    let nodes: BTreeSet<IpAddr> =
+        own.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
+    let may_serve = |endpoint: &Endpoint, spec: &ExportSpec| {
+        let ours = nodes.contains(&endpoint.address) || in_range(endpoint.address, &config.network);
+        !ours && (endpoint.pod || spec.any_endpoint)
+    };
     let mut tell = |kind: &str, name: &str, problem: String| {
         problems.push(format!("{kind} {name} is left out: {problem}"));
     };
     let mut imports = Vec::new();
     for (name, spec) in &seen.imports {
-        match import(spec, place, &linked) {
+        match import(spec, config.network.mode, place, &linked) {
             Ok(import) => imports.extend(import),
             Err(problem) => tell("import", name, problem),
         }
@@ -62,14 +69,15 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
     let mut exports = Vec::new();
     for (name, spec) in &seen.exports {
         let behind = of(&spec.service.namespace, &spec.service.name);
-        match export(spec, &behind, place, &linked) {
+        let serving = |e: &Endpoint| may_serve(e, spec);
+        match export(spec, &behind, &serving, place, &linked) {
             Ok(export) => exports.push(export),
             Err(problem) => tell("export", name, problem),
         }
     }
     let api_server = of("default", "kubernetes");
     NodeState {
-        siblings: siblings(&of(NAMESPACE, NODE), config.network.port, place),
+        siblings: siblings(&own, config.network.port, place),
         imports,
         exports,
         workloads: workloads(seen),
@@ -82,6 +90,7 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
 /// An import of a linked cluster; none where it was given up.
 fn import(
     spec: &ImportSpec,
+    mode: Mode,
     place: &Place,
     linked: &BTreeSet<&ClusterName>,
 ) -> Result<Option<Import>, String> {
@@ -93,8 +102,12 @@ fn import(
         return Ok(None);
     }
     let given: Vec<IpAddr> = spec.addresses.iter().map(|a| parse(a)).collect::<Result<_, _>>()?;
-    // Without addresses of its own it is found at the node's, by its ports alone.
-    let addresses = if given.is_empty() { &place.addresses } else { &given };
+    let addresses = match mode {
+        // One that has no address yet is found nowhere.
+        Mode::LocalRange => &given,
+        // It is found at the node's, by its ports alone.
+        Mode::NodeAddress => &place.addresses,
+    };
     let port = |p: &crate::api::ImportPort| {
         Ok::<_, String>(ImportPort {
             name: parse(&p.name)?,
@@ -113,6 +126,7 @@ fn import(
 fn export(
     spec: &ExportSpec,
     slices: &[&Slice],
+    may_serve: &impl Fn(&Endpoint) -> bool,
     place: &Place,
     linked: &BTreeSet<&ClusterName>,
 ) -> Result<Export, String> {
@@ -121,7 +135,7 @@ fn export(
             name: parse(&p.name)?,
             number: p.number,
             app_protocol: p.app_protocol.as_deref().map(parse).transpose()?,
-            backends: backends(&p.name, slices, place),
+            backends: backends(&p.name, slices, may_serve, place),
         })
     };
     let mut allow = Vec::new();
@@ -151,13 +165,32 @@ fn export(
     })
 }
 
+/// Whether an address stands for imports: as a backend it would be a loop.
+fn in_range(address: IpAddr, network: &Network) -> bool {
+    match address {
+        IpAddr::V4(ip) => {
+            let (range, prefix) = network.range;
+            (ip.to_bits() ^ range.to_bits()).leading_zeros() >= u32::from(prefix)
+        }
+        IpAddr::V6(ip) => {
+            let (range, prefix) = network.range6;
+            (ip.to_bits() ^ range.to_bits()).leading_zeros() >= u32::from(prefix)
+        }
+    }
+}
+
 /// The ready endpoints of one port. One that is no pod runs on no node: whoever takes the stream dials it.
-fn backends(port: &str, slices: &[&Slice], place: &Place) -> Vec<Backend> {
+fn backends(
+    port: &str,
+    slices: &[&Slice],
+    may_serve: &impl Fn(&Endpoint) -> bool,
+    place: &Place,
+) -> Vec<Backend> {
     let mut all = BTreeSet::new();
     for slice in slices {
         let numbers = slice.ports.iter().filter(|(name, _)| name == port).map(|(_, n)| *n);
         for number in numbers {
-            for endpoint in slice.endpoints.iter().filter(|e| e.ready) {
+            for endpoint in slice.endpoints.iter().filter(|e| e.ready && may_serve(e)) {
                 let node = endpoint.node.as_deref().and_then(|n| n.parse().ok());
                 all.insert(Backend {
                     address: SocketAddr::new(endpoint.address, number),

@@ -116,6 +116,14 @@ impl Stores {
         if let Some(pods) = listed(&self.pods) {
             now.pods = parts(pods, Workload::of);
         }
+        now.is_complete = self.config.was_listed()
+            && self.trust.was_listed()
+            && self.links.was_listed()
+            && self.imports.was_listed()
+            && self.exports.was_listed()
+            && self.slices.is_complete()
+            && self.pods.was_listed();
+        now.is_complete |= last.is_complete;
         now
     }
 

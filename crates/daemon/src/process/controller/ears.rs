@@ -13,7 +13,7 @@ use adit_core::snapshot::{Imports, Link, Snapshot, This};
 use adit_kubernetes::controller::{Heard, Observer, Peers};
 use adit_pki::tls::system_clock;
 use adit_pki::{Current, Identity, PeerVerifier, Trust, TrustBundles};
-use adit_transport::links::Serve;
+use adit_transport::links::{LinkView, Serve};
 use adit_transport::peer::BootId;
 use adit_transport::{Endpoints, Links, NodeSecret, OsNet, Stream, Tls, Worker};
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ use crate::process::tuning::tuning;
 
 /// How often the passing of time is looked at: what is heard grows old.
 const TICK: Duration = Duration::from_secs(1);
+/// A cluster that no hub of ours told of for so long is not known: they do every ten seconds.
+const SILENCE: Duration = Duration::from_secs(30);
 /// What is waited before ears that could not be had are tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 /// What saying goodbye may take.
@@ -135,12 +137,11 @@ impl Ears {
     fn tell(&self, peers: &watch::Sender<Arc<Peers>>) {
         let reporting = !self.links.status().siblings.is_empty();
         let heard = self.links.views().borrow().clone();
-        let one = |view: &adit_transport::links::LinkView| Heard {
-            view: view.view.clone(),
-            live: !view.lost && !view.is_stale(),
-        };
+        let one = |view: &LinkView| Heard { view: view.view.clone(), live: !view.lost };
+        // What nobody has confirmed or denied of late is not known, whatever it was.
+        let told = heard.iter().filter(|(_, view)| view.received.elapsed() < SILENCE);
         let clusters: BTreeMap<_, _> =
-            heard.iter().map(|(cluster, view)| (cluster.clone(), one(view))).collect();
+            told.map(|(cluster, view)| (cluster.clone(), one(view))).collect();
         peers.send_if_modified(|old| {
             let now = Peers { reporting, clusters };
             let differs = **old != now;

@@ -61,23 +61,32 @@ fn of(seen: &Observed) -> NodeState {
 #[test]
 fn backends_are_the_ready_endpoints_of_the_ports_name() {
     let ports = json!([{"name": "http", "port": 9000}, {"name": "metrics", "port": 9100}]);
+    let pod = json!({"kind": "Pod", "namespace": "agents", "name": "x"});
     let pods = json!([
-        {"addresses": ["10.244.0.5"], "nodeName": "b2"},
-        {"addresses": ["10.244.0.6"], "nodeName": "b1", "conditions": {"ready": false, "serving": true}},
+        {"addresses": ["10.244.0.5"], "nodeName": "b2", "targetRef": pod},
+        {"addresses": ["10.244.0.6"], "nodeName": "b1", "targetRef": pod, "conditions": {"ready": false, "serving": true}},
         {"addresses": ["10.96.7.7"], "conditions": {"ready": true}},
     ]);
     let other = slice("triage-bot", json!([{"name": "http", "port": 1}]), pods.clone());
-    let seen = Observed {
+    let mut seen = Observed {
         exports: [("agents.fraud-bot".into(), export())].into(),
         slices: [("1".into(), slice("fraud-bot", ports, pods)), ("2".into(), other)].into(),
         ..Observed::default()
     };
+    let found = |now: &NodeState| -> Vec<(String, String)> {
+        let [export] = now.exports.as_slice() else { panic!("{now:?}") };
+        let backends = export.ports[0].backends.iter();
+        backends.map(|b| (b.address.to_string(), b.node.to_string())).collect()
+    };
+    let pod = ("10.244.0.5:9000".to_owned(), "b2".to_owned());
+    assert_eq!(found(&of(&seen)), std::slice::from_ref(&pod));
+    // What is no pod is dialled where an administrator named the Service, by whoever takes the stream.
+    for export in seen.exports.values_mut() {
+        export.any_endpoint = true;
+    }
     let now = of(&seen);
+    assert_eq!(found(&now), [("10.96.7.7:9000".into(), "b1".into()), pod]);
     let [export] = now.exports.as_slice() else { panic!("{now:?}") };
-    let found: Vec<_> =
-        export.ports[0].backends.iter().map(|b| (b.address.to_string(), b.node.as_str())).collect();
-    // What is no pod is dialled by whoever takes the stream.
-    assert_eq!(found, [("10.96.7.7:9000".into(), "b1"), ("10.244.0.5:9000".into(), "b2")]);
     assert!(export.ports[0].backends.iter().all(|b| !b.written_out));
     assert_eq!(export.allow.len(), 1, "who is not linked has no grant");
     assert_eq!(now.problems, [""; 0]);
@@ -97,7 +106,13 @@ fn an_import_listens_at_its_addresses_until_it_is_given_up() {
     let change =
         |seen: &mut Observed, f: fn(&mut ImportSpec)| f(seen.imports.get_mut("x").unwrap());
     change(&mut seen, |i| i.addresses.clear());
-    assert_eq!(listen(&seen), ["172.18.2.2:15080", "172.18.2.2:15081"], "at the node's own");
+    assert_eq!(listen(&seen), [""; 0], "it has no address yet");
+    let mut config = config();
+    config.network.mode = Mode::NodeAddress;
+    let now = state(&seen, &config, &place());
+    let own: Vec<_> = now.imports[0].ports.iter().flat_map(|p| &p.listen).collect();
+    assert_eq!(own, [&"172.18.2.2:15080".parse().unwrap(), &"172.18.2.2:15081".parse().unwrap()]);
+    change(&mut seen, |i| i.addresses.push("198.18.0.7".into()));
     change(&mut seen, |i| i.from = "gone".into());
     assert_eq!(listen(&seen), [""; 0], "no link");
     change(&mut seen, |i| i.from = "edge".into());
@@ -149,6 +164,29 @@ fn a_pod_counts_while_it_runs_and_has_an_address_of_its_own() {
     assert!(of("Failed", false, ip.clone()).is_none());
     assert!(of("Running", true, ip).is_none());
     assert!(of("Pending", false, json!([])).is_none());
+}
+
+#[test]
+fn nodes_and_our_own_range_are_nobodys_backends() {
+    let ports = json!([{"name": "http", "port": 9000}]);
+    let forged = json!([
+        {"addresses": ["172.18.2.2"]}, {"addresses": ["172.18.2.3"]},
+        {"addresses": ["198.19.255.254"]}, {"addresses": ["198.20.0.1"]},
+    ]);
+    let nodes = json!([
+        {"addresses": ["172.18.2.2"], "nodeName": "b1"}, {"addresses": ["172.18.2.3"], "nodeName": "b2"},
+    ]);
+    let mut own = slice(NODE, json!([]), nodes);
+    own.service.namespace = NAMESPACE.into();
+    let named = ExportSpec { any_endpoint: true, ..export() };
+    let seen = Observed {
+        exports: [("agents.fraud-bot".into(), named)].into(),
+        slices: [("1".into(), slice("fraud-bot", ports, forged)), ("2".into(), own)].into(),
+        ..Observed::default()
+    };
+    let now = of(&seen);
+    let found: Vec<_> = now.exports[0].ports[0].backends.iter().map(|b| b.address).collect();
+    assert_eq!(found, ["198.20.0.1:9000".parse().unwrap()]);
 }
 
 #[test]
