@@ -49,39 +49,46 @@ pub(super) struct Ca {
 
 impl Ca {
     /// The CA as the Secret has it now; `before` is kept while nothing has changed and our own certificate
-    /// is young enough.
+    /// is young enough. Where there is no configuration to name a `domain` it is the one that the Secret
+    /// says, and none where there is no Secret.
     pub(super) async fn current(
         before: Option<Self>,
         client: &Client,
         stores: &Stores,
-        domain: &TrustDomain,
+        domain: Option<&TrustDomain>,
         now: UnixTime,
-    ) -> Result<Self, CaError> {
-        let secret = match stores.secret.get(Some(NAMESPACE), CA_SECRET) {
-            Some(secret) => secret,
-            None => Arc::new(make(client, stores, domain, now).await?),
+    ) -> Result<Option<Self>, CaError> {
+        let secret = match (stores.secret.get(Some(NAMESPACE), CA_SECRET), domain) {
+            (Some(secret), _) => secret,
+            (None, Some(domain)) => Arc::new(make(client, stores, domain, now).await?),
+            (None, None) => return Ok(None),
         };
-        let same = before.filter(|ca| ca.of.data == secret.data && ca.authority.domain() == domain);
+        let fits = |ca: &Self| domain.is_none_or(|domain| ca.authority.domain() == domain);
+        let same = before.filter(|ca| ca.of.data == secret.data && fits(ca));
         match same.filter(|ca| is_young(&ca.identity, now)) {
-            Some(ca) => Ok(ca),
-            None => Self::read(secret, domain, now),
+            Some(ca) => Ok(Some(ca)),
+            None => Self::read(secret, domain, now).map(Some),
         }
     }
 
-    fn read(secret: Arc<Secret>, wanted: &TrustDomain, now: UnixTime) -> Result<Self, CaError> {
+    fn read(
+        secret: Arc<Secret>,
+        wanted: Option<&TrustDomain>,
+        now: UnixTime,
+    ) -> Result<Self, CaError> {
         let entry = |key| {
             let data = secret.data.as_ref().and_then(|data| data.get(key));
             data.map(|bytes| bytes.0.as_slice()).ok_or(CaError::Missing(key))
         };
         let authority = ClusterAuthority::from_pem(entry("tls.crt")?, entry("tls.key")?)?;
-        if authority.domain() != wanted {
-            let found = authority.domain().clone();
+        let found = authority.domain().clone();
+        if let Some(wanted) = wanted.filter(|wanted| found != **wanted) {
             return Err(CaError::TrustDomain { found, wanted: wanted.clone() });
         }
         let bundle = authority.bundle()?;
         let own = authority.issue_controller(KeyKind::P256, DEFAULT_TTL, now)?;
         let key = own.key();
-        let ours = BTreeSet::from([wanted.controller_id()]);
+        let ours = BTreeSet::from([found.controller_id()]);
         let identity = Identity::new(own.certificate.chain, key, &bundle, &ours, now)?;
         Ok(Self { authority, bundle, identity: Arc::new(identity), of: secret })
     }

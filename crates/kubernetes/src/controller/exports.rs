@@ -47,6 +47,15 @@ pub(super) struct Exports {
     pub(super) refused: BTreeMap<ServiceName, String>,
 }
 
+impl Exports {
+    /// Whether an Export stays as it is though nobody is known to want it: its Agent cannot be asked.
+    pub(super) fn is_kept(&self, world: &World, stored: &api::Export) -> bool {
+        let service = &stored.spec.service;
+        let service = format!("{}/{}", service.namespace, service.name).parse::<ServiceName>();
+        service.is_ok_and(|s| !self.all.contains_key(&s) && world.is_undecided(&s))
+    }
+}
+
 /// Resolves them. `imported` are Services that stand for another cluster's: they are never exported.
 pub(super) fn resolve(
     config: &ClusterConfig,
@@ -96,7 +105,7 @@ fn offers(
         }
     }
     for service in world.services.keys() {
-        if offers.contains_key(service) {
+        if offers.contains_key(service) || world.is_undecided(service) {
             continue;
         }
         let said = world.said_of(service);

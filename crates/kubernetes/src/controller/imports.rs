@@ -13,8 +13,8 @@ use adit_core::snapshot::PeerExport;
 
 use super::Peers;
 use super::exports::{Strength, api_workloads};
-use super::world::World;
-use crate::api::{Workloads, annotation};
+use super::world::{World, is_ours};
+use crate::api::{Import, Workloads, annotation};
 
 /// One import, as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +64,12 @@ pub(super) fn decide(
         if given_away || imports.all.contains_key(service) {
             continue;
         }
+        if world.is_undecided(service) {
+            let as_it_was =
+                world.import_of(service).and_then(|import| kept(world, service, import));
+            imports.all.extend(as_it_was.map(|wanted| (service.clone(), wanted)));
+            continue;
+        }
         let Some(asked) = world.said_of(service).annotation(annotation::IMPORT_FROM) else {
             continue;
         };
@@ -93,6 +99,16 @@ pub(super) fn decide(
     }
     imports.served_here.retain(|service, _| !imports.all.contains_key(service));
     imports
+}
+
+/// An import as it was.
+fn kept(world: &World, service: &ServiceName, import: &Import) -> Option<Wanted> {
+    Some(Wanted {
+        from: import.spec.from.parse().ok()?,
+        allow: import.spec.allow.clone(),
+        create_service: world.services.get(service).is_some_and(|s| is_ours(s)),
+        others: Vec::new(),
+    })
 }
 
 fn annotated(config: &ClusterConfig, service: &ServiceName, asked: &str) -> Result<Wanted, String> {
@@ -127,11 +143,10 @@ fn automatic(
     }
     let fits = |s: &ServiceName| link.import.iter().any(|n| n.matches(&s.namespace));
     let imported = |service: &ServiceName| {
-        let import = world.imports.get(&super::world::service_ref(service).object_name());
-        let import = import.filter(|i| i.spec.from == link.cluster.as_str());
+        let import = world.import_of(service).filter(|i| i.spec.from == link.cluster.as_str());
         // What is served here ends, and what we export and once served is ours again.
         let ours = exported.contains_key(service) && world.was_served(service);
-        import.is_some_and(|i| i.spec.released_at.is_none()) && !world.is_served(service) && !ours
+        import.is_some() && !world.is_served(service) && !ours
     };
     let heard = peers.clusters.get(&link.cluster).filter(|heard| heard.live && peers.reporting);
     let Some(heard) = heard else {
@@ -176,7 +191,7 @@ fn may_begin(
     } else {
         link.create_services && world.namespaces.contains(service.namespace.as_str())
     };
-    waits && !ours_to_give
+    waits && !ours_to_give && !world.is_undecided(service)
 }
 
 fn everybody_in(service: &ServiceName) -> Workloads {

@@ -149,7 +149,7 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
     let exports = exports::resolve(now.config, world, &not_ours_to_give);
 
     link::plan(world, now, memory, &mut plan);
-    export::plan(world, now, &exports.all, &mut plan);
+    export::plan(world, now, &exports, &mut plan);
     import::plan(world, now, &imports.all, memory, &mut plan);
     for (service, from) in &imports.served_here {
         let note = format!(

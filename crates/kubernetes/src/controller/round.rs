@@ -33,6 +33,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// How long the CA is not asked for again after it could not be used.
 const CA_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long kagent's Agents are waited for when all else is known.
+const AGENTS: Duration = Duration::from_secs(10);
+
 /// All that rounds know from one to the next.
 pub(super) struct Rounds<'a> {
     client: Client,
@@ -49,6 +52,8 @@ pub(super) struct Rounds<'a> {
     writes: Failures,
     answers: Failures,
     reporter: Reporter,
+    /// Since when all is known that must be.
+    known_since: Option<Instant>,
     /// The names that others' slices are asked for, and those that they are known of.
     asked: Arc<BTreeSet<String>>,
     known: Arc<BTreeSet<String>>,
@@ -129,6 +134,7 @@ impl<'a> Rounds<'a> {
             writes: Failures::default(),
             answers: Failures::default(),
             reporter,
+            known_since: None,
             asked: Arc::default(),
             known: Arc::default(),
         }
@@ -158,7 +164,25 @@ impl<'a> Rounds<'a> {
     }
 
     async fn round(&mut self, lease: &Candidate) -> Next {
-        let wait = |at| Next { at, at_once: false };
+        if !lease.is_held() {
+            return Next { at: Some(Instant::now() + GATHER), at_once: false };
+        }
+        let mut complaints = Vec::new();
+        if self.stores.config.was_listed() {
+            let data = self.stores.config.get(Some(NAMESPACE), CONFIG_MAP);
+            self.config.read(data.and_then(|map| map.data.clone()).unwrap_or_default());
+        }
+        // Certificates come first, and wait for nothing else: they end.
+        let ca_trouble = self.authority().await;
+        if let Some(trouble) = &ca_trouble {
+            complaints.push(about(CA_SECRET, "Secret", "UnusableCa", trouble));
+        }
+        let answered = self.sign(lease, &mut complaints).await;
+        let at = Instant::now();
+        let again = ca_trouble.as_ref().map(|_| at + CA_PAUSE);
+        let again = self.answers.next(at).into_iter().chain(again).min();
+        let wait = |at| Next { at: again.into_iter().chain(at).min(), at_once: answered > 0 };
+
         let unknown = self.stores.unknown();
         if !unknown.is_empty() {
             let stale = self.stores.stale().map(|why| format!(": {why}")).unwrap_or_default();
@@ -166,9 +190,12 @@ impl<'a> Rounds<'a> {
             self.tell(Phase::Reading, Some(trouble));
             return wait(None);
         }
-        let data = self.stores.config.get(Some(NAMESPACE), CONFIG_MAP);
-        self.config.read(data.and_then(|map| map.data.clone()).unwrap_or_default());
-        let mut complaints = Vec::new();
+        let agents_trouble = self.stores.agents_trouble();
+        let end = *self.known_since.get_or_insert(at) + AGENTS;
+        if let Some(trouble) = agents_trouble.clone().filter(|_| at < end) {
+            self.tell(Phase::Reading, Some(trouble));
+            return wait(Some(end));
+        }
         if let Some(trouble) = self.config.trouble.as_ref().filter(|_| !self.config.unnamed) {
             complaints.push(about(CONFIG_MAP, "ConfigMap", "BadConfiguration", trouble));
         }
@@ -177,14 +204,6 @@ impl<'a> Rounds<'a> {
             self.tell(Phase::Waiting, self.config.trouble.clone());
             return wait(None);
         };
-        if !lease.is_held() {
-            return wait(Some(Instant::now() + GATHER));
-        }
-        let ca_trouble = self.authority(&config).await;
-        if let Some(trouble) = &ca_trouble {
-            complaints.push(about(CA_SECRET, "Secret", "UnusableCa", trouble));
-        }
-        let answered = self.sign(lease, &mut complaints).await;
         self.publish(&config);
 
         if self.stores.others.is_complete() {
@@ -209,30 +228,30 @@ impl<'a> Rounds<'a> {
         let written = write(&self.client, &self.stores, lease, plan.writes, failures).await;
         complaints.extend(plan.complaints);
         self.reporter.tell(&complaints).await;
-        let trouble = ca_trouble.clone().or_else(|| self.config.trouble.clone());
+        let trouble = ca_trouble.or_else(|| self.config.trouble.clone());
         let trouble = trouble.or_else(|| self.writes.worst()).or_else(|| self.stores.stale());
-        self.tell(Phase::Active, trouble);
-        let at = Instant::now();
-        let again = [
-            plan.wake,
-            self.writes.next(at),
-            self.answers.next(at),
-            ca_trouble.map(|_| at + CA_PAUSE),
-        ];
-        Next { at: again.into_iter().flatten().min(), at_once: written + answered > 0 }
+        self.tell(Phase::Active, trouble.or(agents_trouble));
+        let again =
+            again.into_iter().chain(plan.wake).chain(self.writes.next(Instant::now())).min();
+        Next { at: again, at_once: written + answered > 0 }
     }
 
     /// Has the CA; says why not.
-    async fn authority(&mut self, config: &ClusterConfig) -> Option<String> {
-        let (domain, now) = (&config.trust_domain, UnixTime::now());
-        match Ca::current(self.ca.take(), &self.client, &self.stores, domain, now).await {
-            Ok(ca) => {
-                let ca = self.ca.insert(ca);
-                let published = authority::publish(&self.client, &self.stores, &ca.bundle).await;
-                published.err().map(|error| error.to_string())
-            }
-            Err(error) => Some(error.to_string()),
+    async fn authority(&mut self) -> Option<String> {
+        if !self.stores.can_sign() {
+            return None;
         }
+        // Without a configuration, and without what was published before, nothing is made or published.
+        let good = self.config.good.as_ref().filter(|_| self.stores.trust.was_listed());
+        let (domain, now) = (good.map(|config| &config.trust_domain), UnixTime::now());
+        let before = self.ca.take();
+        match Ca::current(before, &self.client, &self.stores, domain, now).await {
+            Ok(ca) => self.ca = ca,
+            Err(error) => return Some(error.to_string()),
+        }
+        let bundle = &self.ca.as_ref().filter(|_| domain.is_some())?.bundle;
+        let published = authority::publish(&self.client, &self.stores, bundle).await;
+        published.err().map(|error| error.to_string())
     }
 
     /// Answers nodes' requests; returns how many were answered.

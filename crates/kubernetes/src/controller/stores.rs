@@ -78,11 +78,16 @@ impl Stores {
         }
     }
 
-    /// What was never listed yet; nothing may be decided before all was.
+    /// Whether nodes' requests can be answered: nothing else is needed for that.
+    pub(super) fn can_sign(&self) -> bool {
+        self.secret.was_listed() && self.requests.was_listed()
+    }
+
+    /// What was never listed yet; nothing else may be decided before all was. Agents are not among it: they
+    /// are somebody else's kind.
     pub(super) fn unknown(&self) -> Vec<&'static str> {
         [
             (self.services.was_listed(), "Services"),
-            (self.agents.was_listed(), "Agents"),
             (self.namespaces.was_listed(), "Namespaces"),
             (self.slices.was_listed() && self.nodes.was_listed(), "EndpointSlices"),
             (self.links.was_listed(), "Links"),
@@ -95,6 +100,14 @@ impl Stores {
         .into_iter()
         .filter_map(|(known, what)| (!known).then_some(what))
         .collect()
+    }
+
+    /// Why it is not known what Agents there are.
+    pub(super) fn agents_trouble(&self) -> Option<String> {
+        let why = self.agents.stale().map(|s| format!(": {}", s.reason)).unwrap_or_default();
+        (!self.agents.was_listed()).then(|| {
+            format!("kagent's Agents cannot be listed, what they may ask for stays as it was{why}")
+        })
     }
 
     /// Of the first that cannot be refreshed: why.
@@ -118,6 +131,7 @@ impl Stores {
         World {
             services: self.services.objects().into_iter().filter_map(service).collect(),
             agents: self.agents.objects().iter().filter_map(|a| meta(a)).collect(),
+            agents_unknown: !self.agents.was_listed(),
             namespaces: namespaces
                 .iter()
                 .filter(|n| n.metadata.deletion_timestamp.is_none())

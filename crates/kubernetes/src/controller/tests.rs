@@ -350,6 +350,42 @@ async fn exports_are_resolved_and_kept() {
     eventually("gone", || stage.server.all(EXPORTS).is_empty()).await;
 }
 
+/// An Agent that exports itself, and the Service that kagent made for it.
+fn agent(server: &Server) {
+    let meta = json!({"name": "bot", "namespace": "agents",
+        "annotations": {"adit.dev/export": "bank", "adit.dev/allow": "bank/*/*"}});
+    server.put("kagent.dev/agents", json!({"metadata": meta}));
+    let owner = json!([{"apiVersion": "kagent.dev/v1alpha2", "kind": "Agent", "name": "bot",
+        "uid": "1", "controller": true}]);
+    server.put(
+        SERVICES,
+        json!({"metadata": {"name": "bot", "namespace": "agents", "ownerReferences": owner},
+            "spec": {"ports": [{"name": "http", "port": 8080}], "ipFamilies": ["IPv4"]}}),
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn agents_that_cannot_be_listed_hold_up_nothing_and_lose_nothing() {
+    let open = "optIn:\n  - namespaces: [agents]\n    exportTo: [bank]\n";
+    let mut stage = Stage::new(open);
+    agent(&stage.server);
+    let first = stage.start("one");
+    eventually("export", || stage.server.get(EXPORTS, "", "agents.bot").is_some()).await;
+    first.cancel();
+    stage.server.fail(|_, path| path.contains("kagent.dev").then_some(Fault::Status(500)));
+    stage.server.put(CONFIGS, config(&format!("{open}{IMPORT}")));
+    stage.start("two");
+    stage.hear(Some(1));
+    eventually("import", || stage.ready() == Some(true)).await;
+    assert!(
+        stage.server.get(EXPORTS, "", "agents.bot").is_some(),
+        "nobody can say it is not wanted"
+    );
+    stage.server.delete("kagent.dev/agents", "agents", "bot");
+    stage.server.heal();
+    eventually("its end", || stage.server.get(EXPORTS, "", "agents.bot").is_none()).await;
+}
+
 fn request(name: &str, node: &str, pod: &str) -> Value {
     let id = format!("spiffe://edge.adit.internal/adit/node/{node}").parse().unwrap();
     let request = SigningRequest::new(&id, KeyKind::P256).unwrap();
@@ -362,14 +398,34 @@ fn request(name: &str, node: &str, pod: &str) -> Value {
             "authentication.kubernetes.io/pod-uid": ["uid-of-pod"]}}})
 }
 
-#[tokio::test(start_paused = true)]
-async fn nodes_own_pods_get_certificates_and_nobody_else() {
-    let mut stage = Stage::new("");
+/// The daemon on node e1.
+fn put_pod(server: &Server) {
     let owner = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "adit-node",
         "uid": "d", "controller": true}]);
     let pod = json!({"metadata": {"name": "adit-node-1", "namespace": "adit-system",
         "uid": "uid-of-pod", "ownerReferences": owner}, "spec": {"nodeName": "e1", "containers": []}});
-    stage.server.put("/pods", pod);
+    server.put("/pods", pod);
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificates_need_the_ca_and_nothing_else() {
+    let mut stage = Stage::new("");
+    put_pod(&stage.server);
+    let first = stage.start("one");
+    eventually("CA", || stage.server.get("/secrets", "adit-system", "adit-ca").is_some()).await;
+    first.cancel();
+    stage.server.put(CONFIGS, config("importz: []\n"));
+    stage.server.fail(|_, path| path.contains("/services").then_some(Fault::Status(500)));
+    stage.server.put(REQUESTS, request("good", "e1", "adit-node-1"));
+    stage.start("two");
+    let answer = || stage.server.get(REQUESTS, "", "good").unwrap();
+    eventually("certificate", || answer()["status"]["certificate"].is_string()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_own_pods_get_certificates_and_nobody_else() {
+    let mut stage = Stage::new("");
+    put_pod(&stage.server);
     stage.server.put(REQUESTS, request("good", "e1", "adit-node-1"));
     stage.server.put(REQUESTS, request("wrong-node", "e2", "adit-node-1"));
     stage.server.put(REQUESTS, request("no-pod", "e1", "adit-node-9"));

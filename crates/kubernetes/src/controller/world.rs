@@ -21,6 +21,8 @@ pub(super) struct World {
     pub(super) services: BTreeMap<ServiceName, Arc<Service>>,
     /// What kagent's Agents say of themselves.
     pub(super) agents: BTreeMap<ServiceName, ObjectMeta>,
+    /// Whether it is not known what Agents there are: what they may have asked for stays as it was.
+    pub(super) agents_unknown: bool,
     /// Namespaces in which objects can be made.
     pub(super) namespaces: BTreeSet<String>,
     /// EndpointSlices that we wrote, by namespace and name.
@@ -46,11 +48,25 @@ impl World {
     /// Agent's annotations do: kagent copies them to the Service late, and never takes them off again.
     pub(super) fn said_of(&self, service: &ServiceName) -> Said<'_> {
         let object = self.services.get(service).map(|s| &s.metadata);
-        let agent = self.agents.get(service).filter(|_| {
-            let owners = object.and_then(|o| o.owner_references.as_deref()).unwrap_or_default();
-            owners.iter().any(|o| o.kind == "Agent" && o.name == service.name())
-        });
+        let agent = self.agents.get(service).filter(|_| self.is_agents(service));
         Said { object, agent }
+    }
+
+    /// Whether it cannot be known now what counts for a Service: its Agent would say.
+    pub(super) fn is_undecided(&self, service: &ServiceName) -> bool {
+        self.agents_unknown && self.is_agents(service)
+    }
+
+    fn is_agents(&self, service: &ServiceName) -> bool {
+        let object = self.services.get(service);
+        let mut owners = object.iter().flat_map(|o| o.owner_references());
+        owners.any(|o| o.kind == "Agent" && o.name == service.name())
+    }
+
+    /// The Import that stands for a Service, unless it was released.
+    pub(super) fn import_of(&self, service: &ServiceName) -> Option<&Import> {
+        let import = self.imports.get(&service_ref(service).object_name())?;
+        import.spec.released_at.is_none().then_some(&**import)
     }
 
     /// Whether a Service has a ready endpoint that is not from us.

@@ -1,23 +1,16 @@
 //! Export objects: one for each Service that somebody wants to export.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use adit_core::name::ServiceName;
+use std::collections::BTreeSet;
 
 use super::{Change, Now, Plan, Write, about_service, ours};
 use crate::api::{Export, ExportStatus};
 use crate::controller::conditions;
-use crate::controller::exports::Resolved;
+use crate::controller::exports::{Exports, Resolved};
 use crate::controller::world::World;
 
-pub(super) fn plan(
-    world: &World,
-    now: &Now<'_>,
-    wanted: &BTreeMap<ServiceName, Resolved>,
-    plan: &mut Plan,
-) {
+pub(super) fn plan(world: &World, now: &Now<'_>, exports: &Exports, plan: &mut Plan) {
     let mut named = BTreeSet::new();
-    for (service, resolved) in wanted {
+    for (service, resolved) in &exports.all {
         let name = resolved.spec.service.object_name();
         if !resolved.verdict.good {
             let about = about_service(world, service);
@@ -27,7 +20,7 @@ pub(super) fn plan(
         named.insert(name);
     }
     for (name, stored) in &world.exports {
-        if !named.contains(name) {
+        if !named.contains(name) && !exports.is_kept(world, stored) {
             plan.writes.push(Write::Export(Change::Delete(stored.clone())));
         }
     }
