@@ -20,11 +20,11 @@ class Skip(Exception):
     """A case that cannot run here, and why."""
 
 
-def run(*command, given=None, seconds=600, check=True, **options):
+def run(*command, given=None, seconds=600, check=True, text=True, **options):
     """Standard output of a command; a Failure with all that it said when it fails. Unchecked, what became of it."""
     try:
         done = subprocess.run(
-            [str(word) for word in command], capture_output=True, text=True, input=given, timeout=seconds, **options
+            [str(word) for word in command], capture_output=True, text=text, input=given, timeout=seconds, **options
         )
     except subprocess.TimeoutExpired:
         raise Failure(f"{' '.join(map(str, command))}: took longer than {seconds} s") from None
