@@ -33,6 +33,8 @@ const IDLE: Duration = Duration::from_secs(30);
 /// How long the CA is not asked for again after it could not be used.
 const CA_PAUSE: Duration = Duration::from_secs(5);
 
+/// The most requests for certificates that are answered in one round: what else there is must not wait.
+const ANSWERS: usize = 50;
 /// How long kagent's Agents are waited for when all else is known.
 const AGENTS: Duration = Duration::from_secs(10);
 
@@ -254,21 +256,24 @@ impl<'a> Rounds<'a> {
         published.err().map(|error| error.to_string())
     }
 
-    /// Answers nodes' requests; returns how many were answered.
+    /// Answers nodes' requests, some at a time; returns how many were answered.
     async fn sign(&mut self, lease: &Candidate, complaints: &mut Vec<Complaint>) -> usize {
         let Some(ca) = &self.ca else { return 0 };
-        let requests = self.stores.requests.objects();
-        let open: Vec<_> = requests.into_iter().filter(|r| signer::is_open(r)).collect();
         let key =
             |name: String| Key { kind: "CertificateSigningRequest".into(), namespace: None, name };
-        self.answers.retain(|key| open.iter().any(|r| r.name_any() == key.name));
+        let mut queue = signer::in_order(self.stores.requests.objects());
+        let open: BTreeSet<String> = queue.iter().map(|(r, _)| r.name_any()).collect();
+        self.answers.retain(|key| open.contains(&key.name));
         let mut answered = 0;
-        for request in open {
-            let key = key(request.name_any());
-            if !self.answers.allow(&key, Instant::now()) || !lease.is_held() {
-                continue;
+        queue.retain(|(r, _)| self.answers.allow(&key(r.name_any()), Instant::now()));
+        for (request, superseded) in queue.into_iter().take(ANSWERS) {
+            if !lease.is_held() {
+                break;
             }
-            let answer = signer::answer(&self.client, &self.stores, &ca.authority, &request).await;
+            let key = key(request.name_any());
+            let (client, stores) = (&self.client, &self.stores);
+            let answer =
+                signer::answer(client, stores, &ca.authority, &request, superseded).await;
             answered += usize::from(answer.is_ok());
             let result = answer.map(|refusal| {
                 if let Some(why) = refusal {

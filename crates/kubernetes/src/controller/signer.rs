@@ -3,6 +3,8 @@
 //! What a request says of itself is not believed. Who made it the API server wrote into it: the
 //! ServiceAccount, and the pod and node that its token is bound to; what that pod is, the API server says.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::name::NodeName;
@@ -34,7 +36,7 @@ pub(super) struct Claims {
 }
 
 /// Whether a request still waits for us.
-pub(super) fn is_open(request: &Request) -> bool {
+fn is_open(request: &Request) -> bool {
     let status = request.status.as_ref();
     let certificate = status.and_then(|s| s.certificate.as_ref()).is_some_and(|c| !c.0.is_empty());
     request.spec.signer_name == SIGNER
@@ -46,6 +48,28 @@ pub(super) fn is_open(request: &Request) -> bool {
 fn has(request: &Request, kind: &str) -> bool {
     let conditions = request.status.as_ref().and_then(|s| s.conditions.as_deref());
     conditions.unwrap_or_default().iter().any(|c| c.type_ == kind && c.status == "True")
+}
+
+/// The open ones of all requests, in the order in which they are to be answered, and of each whether it is superseded: the
+/// newest of each node first, for which it waits, then all that nobody waits for any more. A node that was not
+/// answered asks again and again; those that heap up so must not keep it from its certificate.
+pub(super) fn in_order(all: Vec<Arc<Request>>) -> Vec<(Arc<Request>, bool)> {
+    let mut newest: BTreeMap<NodeName, Arc<Request>> = BTreeMap::new();
+    let mut rest = Vec::new();
+    let age = |r: &Request| (r.metadata.creation_timestamp.clone(), r.name_any());
+    for request in all {
+        let Ok(claims) = claims(&request) else {
+            rest.push((request, false));
+            continue;
+        };
+        let older = match newest.get(&claims.node) {
+            Some(known) if age(known) > age(&request) => Some(request),
+            Some(_) | None => newest.insert(claims.node, request),
+        };
+        rest.extend(older.map(|r| (r, true)));
+    }
+    let queue = newest.into_values().map(|r| (r, false)).chain(rest);
+    queue.filter(|(request, _)| is_open(request)).collect()
 }
 
 /// Reads who made a request.
@@ -100,7 +124,7 @@ pub(super) fn confirm(claims: &Claims, pod: Option<&Pod>) -> Result<(), String> 
     Ok(())
 }
 
-/// Answers a request.
+/// Answers a request; one that is `superseded` with no. Returns what an operator must know of it.
 ///
 /// # Errors
 /// Those of the API server; the request stays open then.
@@ -109,10 +133,12 @@ pub(super) async fn answer(
     stores: &Stores,
     authority: &ClusterAuthority,
     request: &Request,
+    superseded: bool,
 ) -> Result<Option<String>, kube::Error> {
     let api = Api::<Request>::all(client.clone());
     let (params, name) = (PostParams::default(), request.name_any());
     let answer = match claims(request) {
+        Ok(_) if superseded => Err("its node has made another request since".into()),
         Err(why) => Err(why),
         Ok(claims) => {
             let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
@@ -124,18 +150,19 @@ pub(super) async fn answer(
         }
     };
     let mut fresh = request.clone();
+    let reason = if superseded { "Superseded" } else { "NotOurNode" };
     match answer {
         Err(why) if has(request, "Approved") => {
             // Somebody approved it by hand; that cannot be taken back, but we do not sign it.
-            add(&mut fresh, "Failed", "NotOurNode", &why);
+            add(&mut fresh, "Failed", reason, &why);
             stores.requests.put(within(api.replace_status(&name, &params, &fresh)).await?);
-            Ok(Some(why))
+            Ok((!superseded).then_some(why))
         }
         Err(why) => {
-            add(&mut fresh, "Denied", "NotOurNode", &why);
+            add(&mut fresh, "Denied", reason, &why);
             let replaced = api.replace_subresource("approval", &name, &params, &fresh);
             stores.requests.put(within(replaced).await?);
-            Ok(Some(why))
+            Ok((!superseded).then_some(why))
         }
         Ok((node, signed)) => {
             if !has(request, "Approved") {

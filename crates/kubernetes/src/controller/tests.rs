@@ -428,7 +428,7 @@ async fn nodes_own_pods_get_certificates_and_nobody_else() {
     put_pod(&stage.server);
     stage.server.put(REQUESTS, request("good", "e1", "adit-node-1"));
     stage.server.put(REQUESTS, request("wrong-node", "e2", "adit-node-1"));
-    stage.server.put(REQUESTS, request("no-pod", "e1", "adit-node-9"));
+    stage.server.put(REQUESTS, request("no-pod", "e3", "adit-node-9"));
     let mut stranger = request("stranger", "e1", "adit-node-1");
     stranger["spec"]["username"] = "system:serviceaccount:agents:default".into();
     stage.server.put(REQUESTS, stranger);
@@ -449,4 +449,31 @@ async fn nodes_own_pods_get_certificates_and_nobody_else() {
     let bundle = stage.server.get(CONFIGS, "adit-system", "adit-trust").unwrap();
     assert!(bundle["data"]["ca.pem"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE"));
     assert!(stage.server.get("/secrets", "adit-system", "adit-ca").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heap_of_old_requests_keeps_no_node_from_its_certificate() {
+    let mut stage = Stage::new("");
+    put_pod(&stage.server);
+    for n in 0..200 {
+        let mut old = request(&format!("old-{n:03}"), "e1", "adit-node-1");
+        old["metadata"]["creationTimestamp"] = format!("2026-01-01T00:{:02}:00Z", n % 60).into();
+        stage.server.put(REQUESTS, old);
+    }
+    let mut new = request("z-new", "e1", "adit-node-1");
+    new["metadata"]["creationTimestamp"] = "2026-01-01T01:00:00Z".into();
+    stage.server.put(REQUESTS, new);
+    stage.start("one");
+    let answer = |name: &str| stage.server.get(REQUESTS, "", name).unwrap()["status"].clone();
+    eventually("certificate", || answer("z-new")["certificate"].is_string()).await;
+    eventually("end of the heap", || {
+        (0..200).all(|n| answer(&format!("old-{n:03}"))["conditions"][0]["reason"] == "Superseded")
+    })
+    .await;
+    let answers = stage.server.requests(|r| r.starts_with("PUT") && r.contains("certificatesign"));
+    assert!(answers[0].contains("z-new"), "the one that is waited for comes first: {}", answers[0]);
+    let all = stage.server.requests(|r| r.contains("/links") || r.contains("certificatesign"));
+    let link = all.iter().position(|r| r.starts_with("POST") && r.contains("/links")).unwrap();
+    let before = all[..link].iter().filter(|r| r.starts_with("PUT")).count();
+    assert!(before <= 60, "other writes do not wait for all of them: {before}");
 }
