@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     Silence,
     /// A watch that is accepted and brings nothing.
     Stall,
+    /// Success, though all stays as it was.
+    Unchanged,
 }
 
 type Answer = UnsyncBoxBody<bytes::Bytes, Infallible>;
@@ -187,6 +189,10 @@ impl Server {
         match fault {
             Some(Fault::Status(code)) => return json_answer(code, &status(code)),
             Some(Fault::Silence) => return std::future::pending().await,
+            Some(Fault::Unchanged) => {
+                let (code, answer) = self.inner().serve(&Method::GET, &query, Value::Null);
+                return json_answer(code, &answer);
+            }
             Some(Fault::Stall) => return stream_answer(stream::pending().boxed()),
             None => {}
         }

@@ -477,3 +477,24 @@ async fn a_heap_of_old_requests_keeps_no_node_from_its_certificate() {
     let before = all[..link].iter().filter(|r| r.starts_with("PUT")).count();
     assert!(before <= 60, "other writes do not wait for all of them: {before}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stored_otherwise_than_it_is_written_is_written_with_pauses() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    // Not for ever: without pauses no time would pass.
+    let mut left = 500;
+    stage.server.fail(move |method, path| {
+        let keeps = method == "PUT" && path.contains("endpointslices") && left > 0;
+        left -= i32::from(keeps);
+        keeps.then_some(Fault::Unchanged)
+    });
+    let mut slice = stage.slice().unwrap();
+    slice["endpoints"][0]["addresses"] = json!(["198.18.0.99"]);
+    stage.server.put(SLICES, slice);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let tries = stage.server.requests(|r| r.starts_with("PUT") && r.contains("endpointslices"));
+    assert!((5..20).contains(&tries.len()), "{}", tries.len());
+}

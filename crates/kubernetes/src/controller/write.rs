@@ -2,7 +2,8 @@
 //!
 //! An object that cannot be written waits, longer each time, while all others go on. What came of a write is
 //! put into the stores, so that the next plan knows it before the watch brings it. A conflict is no failure:
-//! somebody else wrote, and the next plan is made from what they wrote.
+//! somebody else wrote, and the next plan is made from what they wrote. A write that succeeds and is wanted
+//! again at once, and again, is one: something there stores another thing than we write.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -29,6 +30,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What is waited after a conflict: the watch brings what the other wrote.
 const CONFLICT: Duration = Duration::from_millis(100);
+/// So many writes of an object may follow each other at once: it is made, gets what depends on others, and its
+/// status.
+const IN_A_ROW: u32 = 4;
 
 /// Objects that could not be written of late.
 #[derive(Debug, Default)]
@@ -37,6 +41,8 @@ pub(super) struct Failures(BTreeMap<Key, Failure>);
 #[derive(Debug)]
 struct Failure {
     times: u32,
+    /// Writes since the last plan that did not want one.
+    written: u32,
     until: Instant,
     why: String,
 }
@@ -49,8 +55,22 @@ impl Failures {
 
     /// Takes note of what came of a write.
     pub(super) fn note(&mut self, key: Key, result: Result<(), kube::Error>, now: Instant) {
+        let failure = self.0.entry(key.clone()).or_insert(Failure {
+            times: 0,
+            written: 0,
+            until: now,
+            why: String::new(),
+        });
         let Err(error) = result else {
-            self.0.remove(&key);
+            failure.written += 1;
+            failure.times = failure.written.saturating_sub(IN_A_ROW);
+            failure.until = now;
+            if failure.times > 0 {
+                failure.until += pause(failure.times - 1);
+                failure.why = "what is written is not what is stored then: does a webhook or a \
+                               policy change it?"
+                    .into();
+            }
             return;
         };
         let (mut code, mut asked) = (0, Duration::ZERO);
@@ -59,15 +79,10 @@ impl Failures {
             let seconds = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
             asked = Duration::from_secs(seconds.into());
         }
-        let failure = self.0.entry(key.clone()).or_insert(Failure {
-            times: 0,
-            until: now,
-            why: String::new(),
-        });
         let pause = if code == 409 && failure.times == 0 {
             CONFLICT
         } else {
-            FIRST_PAUSE.saturating_mul(1 << failure.times.min(12)).max(asked)
+            pause(failure.times).max(asked)
         };
         failure.times += 1;
         failure.until = now + pause.min(LONGEST_PAUSE);
@@ -94,6 +109,11 @@ impl Failures {
         let worst = self.0.iter().max_by_key(|(_, failure)| failure.times)?;
         (worst.1.times > 2).then(|| format!("{}: {}", worst.0, worst.1.why))
     }
+}
+
+/// What is waited after so many failures before the last.
+fn pause(times: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << times.min(12)).min(LONGEST_PAUSE)
 }
 
 /// Writes; returns how many objects were written. Stops where the lease is lost.
