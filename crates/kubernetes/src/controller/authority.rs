@@ -1,6 +1,6 @@
 //! The cluster's CA: made at first start, or brought by the operator; its bundle, and our own identity.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use adit_core::spiffe::TrustDomain;
@@ -30,12 +30,25 @@ pub(super) enum CaError {
          ends have the new bundle"
     )]
     TrustDomain { found: TrustDomain, wanted: TrustDomain },
+    #[error(
+        "Secret {CA_SECRET} is gone, but nodes and linked clusters believe the CA that it held \
+         (ConfigMap {TRUST_CONFIG_MAP}): put it back from a backup; or delete the ConfigMap, too, to have a \
+         new CA made, which ends all links until their other ends have the new bundle"
+    )]
+    Lost,
     #[error("the bundle cannot be made: {0}")]
     Bundle(#[from] BundleError),
     #[error("our own certificate cannot be made: {0}")]
     Identity(#[from] IdentityError),
     #[error("{0}")]
     Client(#[from] kube::Error),
+}
+
+impl CaError {
+    /// One word for machines.
+    pub(super) fn reason(&self) -> &'static str {
+        if matches!(self, Self::Lost) { "CaMissing" } else { "UnusableCa" }
+    }
 }
 
 /// The CA and what was made with it.
@@ -52,22 +65,32 @@ impl Ca {
     /// is young enough. Where there is no configuration to name a `domain` it is the one that the Secret
     /// says, and none where there is no Secret.
     pub(super) async fn current(
-        before: Option<Self>,
+        before: Option<&Arc<Self>>,
         client: &Client,
         stores: &Stores,
         domain: Option<&TrustDomain>,
         now: UnixTime,
-    ) -> Result<Option<Self>, CaError> {
+    ) -> Result<Option<Arc<Self>>, CaError> {
         let secret = match (stores.secret.get(Some(NAMESPACE), CA_SECRET), domain) {
             (Some(secret), _) => secret,
-            (None, Some(domain)) => Arc::new(make(client, stores, domain, now).await?),
+            (None, Some(domain)) => {
+                let secret = match published(stores) {
+                    None => made(domain, now)?,
+                    // Whoever deleted it did not mean to end all links.
+                    Some(bundle) => match before.filter(|ca| ca.bundle.to_pem() == bundle) {
+                        Some(ca) => anew(ca.of.data.clone()),
+                        None => return Err(CaError::Lost),
+                    },
+                };
+                Arc::new(create(client, stores, &secret, domain).await?)
+            }
             (None, None) => return Ok(None),
         };
-        let fits = |ca: &Self| domain.is_none_or(|domain| ca.authority.domain() == domain);
+        let fits = |ca: &Arc<Self>| domain.is_none_or(|domain| ca.authority.domain() == domain);
         let same = before.filter(|ca| ca.of.data == secret.data && fits(ca));
         match same.filter(|ca| is_young(&ca.identity, now)) {
-            Some(ca) => Ok(Some(ca)),
-            None => Self::read(secret, domain, now).map(Some),
+            Some(ca) => Ok(Some(ca.clone())),
+            None => Self::read(secret, domain, now).map(|ca| Some(Arc::new(ca))),
         }
     }
 
@@ -99,34 +122,42 @@ fn is_young(identity: &Identity, now: UnixTime) -> bool {
     now.as_secs() < from + to.saturating_sub(from) / 2
 }
 
-/// Makes a CA. By `create`, so that of two that try one fails, and takes the other's.
-async fn make(
-    client: &Client,
-    stores: &Stores,
-    domain: &TrustDomain,
-    now: UnixTime,
-) -> Result<Secret, CaError> {
+/// The bundle that nodes and linked clusters were given.
+fn published(stores: &Stores) -> Option<String> {
+    let stored = stores.trust.get(Some(NAMESPACE), TRUST_CONFIG_MAP)?;
+    let bundle = stored.data.as_ref()?.get(TRUST_BUNDLE_KEY)?;
+    (!bundle.trim().is_empty()).then(|| bundle.clone())
+}
+
+/// Makes a CA.
+fn made(domain: &TrustDomain, now: UnixTime) -> Result<Secret, CaError> {
     let made = ClusterAuthority::create(domain.clone(), KeyKind::P256, DEFAULT_VALIDITY, now)?;
-    let certificate = made.bundle()?.to_pem();
-    let mut secret = Secret {
-        type_: Some("kubernetes.io/tls".into()),
-        data: Some(
-            [
-                ("tls.crt".into(), ByteString(certificate.into_bytes())),
-                ("tls.key".into(), ByteString(made.key_pem().as_bytes().to_vec())),
-            ]
-            .into(),
-        ),
-        ..Secret::default()
-    };
+    let certificate = ByteString(made.bundle()?.to_pem().into_bytes());
+    let key = ByteString(made.key_pem().as_bytes().to_vec());
+    Ok(anew(Some([("tls.crt".into(), certificate), ("tls.key".into(), key)].into())))
+}
+
+/// The Secret with this content.
+fn anew(data: Option<BTreeMap<String, ByteString>>) -> Secret {
+    let mut secret = Secret { type_: Some("kubernetes.io/tls".into()), data, ..Secret::default() };
     secret.metadata.name = Some(CA_SECRET.into());
     secret.metadata.labels = Some([(MANAGED_BY.0.into(), MANAGED_BY.1.into())].into());
+    secret
+}
+
+/// Writes the Secret. By `create`, so that of two that try one fails, and takes the other's.
+async fn create(
+    client: &Client,
+    stores: &Stores,
+    secret: &Secret,
+    domain: &TrustDomain,
+) -> Result<Secret, CaError> {
     let api = Api::<Secret>::namespaced(client.clone(), NAMESPACE);
-    let secret = match within(api.create(&PostParams::default(), &secret)).await {
+    let secret = match within(api.create(&PostParams::default(), secret)).await {
         Err(kube::Error::Api(status)) if status.code == 409 => within(api.get(CA_SECRET)).await?,
         created => {
             let created = created?;
-            tracing::info!(trust_domain = %domain, "made this cluster's CA, Secret {CA_SECRET}");
+            tracing::info!(trust_domain = %domain, "wrote this cluster's CA, Secret {CA_SECRET}");
             created
         }
     };

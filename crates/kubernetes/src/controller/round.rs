@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::authority::{self, Ca};
+use super::authority::{self, Ca, CaError};
 use super::events::Reporter;
 use super::lease::Candidate;
 use super::plan::{Complaint, Key, Memory, Now, plan};
@@ -49,7 +49,9 @@ pub(super) struct Rounds<'a> {
     peers: watch::Receiver<Arc<Peers>>,
     state: &'a watch::Sender<ControllerState>,
     config: Configuration,
-    ca: Option<Ca>,
+    /// The CA in use; and the last that was, so that it can be put back.
+    ca: Option<Arc<Ca>>,
+    last_ca: Option<Arc<Ca>>,
     memory: Memory,
     writes: Failures,
     answers: Failures,
@@ -132,6 +134,7 @@ impl<'a> Rounds<'a> {
             state,
             config: Configuration::default(),
             ca: None,
+            last_ca: None,
             memory: Memory::default(),
             writes: Failures::default(),
             answers: Failures::default(),
@@ -175,10 +178,11 @@ impl<'a> Rounds<'a> {
             self.config.read(data.and_then(|map| map.data.clone()).unwrap_or_default());
         }
         // Certificates come first, and wait for nothing else: they end.
-        let ca_trouble = self.authority().await;
-        if let Some(trouble) = &ca_trouble {
-            complaints.push(about(CA_SECRET, "Secret", "UnusableCa", trouble));
-        }
+        let ca_trouble = self.authority().await.err().map(|error| {
+            let trouble = error.to_string();
+            complaints.push(about(CA_SECRET, "Secret", error.reason(), &trouble));
+            trouble
+        });
         let answered = self.sign(lease, &mut complaints).await;
         let at = Instant::now();
         let again = ca_trouble.as_ref().map(|_| at + CA_PAUSE);
@@ -239,21 +243,23 @@ impl<'a> Rounds<'a> {
     }
 
     /// Has the CA; says why not.
-    async fn authority(&mut self) -> Option<String> {
+    async fn authority(&mut self) -> Result<(), CaError> {
         if !self.stores.can_sign() {
-            return None;
+            return Ok(());
         }
         // Without a configuration, and without what was published before, nothing is made or published.
         let good = self.config.good.as_ref().filter(|_| self.stores.trust.was_listed());
         let (domain, now) = (good.map(|config| &config.trust_domain), UnixTime::now());
-        let before = self.ca.take();
-        match Ca::current(before, &self.client, &self.stores, domain, now).await {
-            Ok(ca) => self.ca = ca,
-            Err(error) => return Some(error.to_string()),
+        self.ca = None;
+        let before = self.last_ca.as_ref();
+        let ca = Ca::current(before, &self.client, &self.stores, domain, now).await?;
+        self.ca.clone_from(&ca);
+        let Some(ca) = ca else { return Ok(()) };
+        if domain.is_some() {
+            authority::publish(&self.client, &self.stores, &ca.bundle).await?;
         }
-        let bundle = &self.ca.as_ref().filter(|_| domain.is_some())?.bundle;
-        let published = authority::publish(&self.client, &self.stores, bundle).await;
-        published.err().map(|error| error.to_string())
+        self.last_ca = Some(ca);
+        Ok(())
     }
 
     /// Answers nodes' requests, some at a time; returns how many were answered.
@@ -272,8 +278,7 @@ impl<'a> Rounds<'a> {
             }
             let key = key(request.name_any());
             let (client, stores) = (&self.client, &self.stores);
-            let answer =
-                signer::answer(client, stores, &ca.authority, &request, superseded).await;
+            let answer = signer::answer(client, stores, &ca.authority, &request, superseded).await;
             answered += usize::from(answer.is_ok());
             let result = answer.map(|refusal| {
                 if let Some(why) = refusal {

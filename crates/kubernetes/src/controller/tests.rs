@@ -498,3 +498,25 @@ async fn what_is_stored_otherwise_than_it_is_written_is_written_with_pauses() {
     let tries = stage.server.requests(|r| r.starts_with("PUT") && r.contains("endpointslices"));
     assert!((5..20).contains(&tries.len()), "{}", tries.len());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_others_believe_is_put_back_and_never_made_anew() {
+    let mut stage = Stage::new("");
+    let first = stage.start("one");
+    let server = stage.server.clone();
+    let secret = || server.get("/secrets", "adit-system", "adit-ca");
+    let bundle = || server.get(CONFIGS, "adit-system", "adit-trust");
+    eventually("CA", || bundle().is_some()).await;
+    let (ca, trust) = (secret().unwrap(), bundle().unwrap());
+    stage.server.delete("/secrets", "adit-system", "adit-ca");
+    eventually("the same again", || secret().is_some_and(|s| s["data"] == ca["data"])).await;
+    first.cancel();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stage.server.delete("/secrets", "adit-system", "adit-ca");
+    stage.start("two");
+    let told = || stage.server.all(EVENTS).iter().any(|e| e["reason"] == "CaMissing");
+    eventually("complaint", told).await;
+    assert_eq!((secret(), bundle()), (None, Some(trust)));
+    stage.server.delete(CONFIGS, "adit-system", "adit-trust");
+    eventually("a new one, as was asked for", || secret().is_some() && bundle().is_some()).await;
+}
