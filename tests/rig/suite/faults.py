@@ -33,9 +33,8 @@ def long_stream(world, seconds):
     """One stream of an agent that lasts longer than what happens meanwhile; a Failure unless it comes whole."""
     file = f"/tmp/{uuid.uuid4().hex}"
     given = json.dumps({"binding": "JSONRPC", "count": seconds * 5, "interval_ms": 200, "gate": 0})
-    asks = f"python3 /app/client.py {agents.url('fraud-bot')} stream '{given}'"
-    command = f"nohup sh -c \"$0; touch {file}.end\" >{file} 2>&1 &".replace("$0", asks.replace('"', '\\"'))
-    world.edge.exec(NAMESPACE, "support-bot", "sh", "-c", command)
+    asks = f"python3 /app/client.py {agents.url('fraud-bot')} stream {json.dumps(given)}"
+    world.edge.exec(NAMESPACE, "support-bot", "sh", "-c", f"nohup sh -c '{asks}; touch {file}.end' >{file} 2>&1 &")
     began = time.monotonic()
     yield
     left = seconds - (time.monotonic() - began)
