@@ -8,61 +8,67 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, PostParams};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::lease::within;
 use super::plan::Complaint;
 
 /// The longest text of an Event, in bytes.
 const LONGEST_NOTE: usize = 1024;
-/// The most Events that are made in one round, so that a wrong rule for a thousand Services is no flood.
+/// The most Events that wait to be written, so that a wrong rule for a thousand Services is no flood.
 const MOST: usize = 50;
+
+async fn write(client: Client, mut posted: mpsc::Receiver<(String, Event)>) {
+    while let Some((namespace, event)) = posted.recv().await {
+        let api = Api::<Event>::namespaced(client.clone(), &namespace);
+        if let Err(error) = within(api.create(&PostParams::default(), &event)).await {
+            tracing::debug!(%error, reason = event.reason, "an Event could not be written");
+        }
+    }
+}
 
 type Topic = (Option<String>, Option<String>, Option<String>, String);
 
 /// Tells, and remembers what it told.
 pub(super) struct Reporter {
-    client: Client,
+    post: mpsc::Sender<(String, Event)>,
     instance: String,
     told: BTreeMap<Topic, String>,
 }
 
 impl Reporter {
-    pub(super) fn new(client: Client, instance: String) -> Self {
-        Self { client, instance, told: BTreeMap::new() }
+    /// A reporter, whose Events are written by one of `tasks`: no round waits for them.
+    pub(super) fn new(client: Client, instance: String, tasks: &mut JoinSet<()>) -> Self {
+        let (post, posted) = mpsc::channel(MOST);
+        tasks.spawn(write(client, posted));
+        Self { post, instance, told: BTreeMap::new() }
     }
 
     /// Tells what is new among all that is wrong now; what has ended may be told again later.
-    pub(super) async fn tell(&mut self, complaints: &[Complaint]) {
+    pub(super) fn tell(&mut self, complaints: &[Complaint]) {
         let mut now = BTreeMap::new();
-        let mut fresh = Vec::new();
         for complaint in complaints {
             let Complaint { about, reason, note } = complaint;
             let topic =
                 (about.kind.clone(), about.namespace.clone(), about.name.clone(), reason.clone());
             let before = self.told.get(&topic);
             if before != Some(note) {
-                if fresh.len() == MOST {
+                // Where too many wait to be written, it is told in a later round.
+                if self.post.try_send(self.event(about, reason, note)).is_err() {
                     continue;
                 }
-                fresh.push(complaint);
+                tracing::warn!(
+                    about = about.name,
+                    namespace = about.namespace,
+                    kind = about.kind,
+                    reason,
+                    "{note}"
+                );
             }
             now.insert(topic, note.clone());
         }
         self.told = now;
-        for Complaint { about, reason, note } in fresh {
-            tracing::warn!(
-                about = about.name,
-                namespace = about.namespace,
-                kind = about.kind,
-                reason,
-                "{note}"
-            );
-            let (namespace, event) = self.event(about, reason, note);
-            let api = Api::<Event>::namespaced(self.client.clone(), &namespace);
-            if let Err(error) = within(api.create(&PostParams::default(), &event)).await {
-                tracing::debug!(%error, reason, "an Event could not be written");
-            }
-        }
     }
 
     fn event(&self, about: &ObjectReference, reason: &str, note: &str) -> (String, Event) {

@@ -123,7 +123,7 @@ impl<'a> Rounds<'a> {
         let bell = Bell::default();
         let mut tasks = JoinSet::new();
         let stores = Stores::watch(&client, &bell, &mut tasks);
-        let reporter = Reporter::new(client.clone(), settings.pod_name.clone());
+        let reporter = Reporter::new(client.clone(), settings.pod_name.clone(), &mut tasks);
         Self {
             client,
             bell,
@@ -206,7 +206,7 @@ impl<'a> Rounds<'a> {
             complaints.push(about(CONFIG_MAP, "ConfigMap", "BadConfiguration", trouble));
         }
         let Some(config) = self.config.good.clone() else {
-            self.reporter.tell(&complaints).await;
+            self.reporter.tell(&complaints);
             self.tell(Phase::Waiting, self.config.trouble.clone());
             return wait(None);
         };
@@ -233,7 +233,7 @@ impl<'a> Rounds<'a> {
         let failures = &mut self.writes;
         let written = write(&self.client, &self.stores, lease, plan.writes, failures).await;
         complaints.extend(plan.complaints);
-        self.reporter.tell(&complaints).await;
+        self.reporter.tell(&complaints);
         let trouble = ca_trouble.or_else(|| self.config.trouble.clone());
         let trouble = trouble.or_else(|| self.writes.worst()).or_else(|| self.stores.stale());
         self.tell(Phase::Active, trouble.or(agents_trouble));
