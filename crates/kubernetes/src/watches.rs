@@ -30,8 +30,8 @@ const WATCH_SECONDS: u32 = 290;
 const SILENCE: Duration = Duration::from_secs(90);
 /// What is waited after a first failure; twice as long after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(400);
-/// A kind that was there and is not known any more is believed to be gone after this time: API servers that
-/// start, or lose touch with their definitions, say so too.
+/// A kind that must be there and is not known is believed to be gone after this time: API servers that start, or
+/// lose touch with their definitions, say so too.
 const KIND_GONE: Duration = Duration::from_secs(60);
 /// The most that is waited after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -121,6 +121,7 @@ struct Inner<K> {
     content: Mutex<Content<K>>,
     selection: watch::Sender<Selection>,
     bell: Bell,
+    optional: bool,
 }
 
 struct Content<K> {
@@ -137,15 +138,33 @@ where
     /// A store, and the task that keeps it: whoever drops the task leaves the store as it is. For
     /// metadata alone, `K` is [`kube::core::PartialObjectMeta`] of the kind.
     ///
-    /// A kind that the server does not know has no objects.
+    /// A kind that the server does not know for a minute has no objects.
     pub fn new(
         api: Api<K>,
         selection: Selection,
         bell: &Bell,
     ) -> (Self, impl Future<Output = ()> + Send + use<K>) {
+        Self::begin(api, selection, bell, false)
+    }
+
+    /// The same of somebody else's kind, which may well be absent: then it has no objects from the start.
+    pub fn optional(
+        api: Api<K>,
+        selection: Selection,
+        bell: &Bell,
+    ) -> (Self, impl Future<Output = ()> + Send + use<K>) {
+        Self::begin(api, selection, bell, true)
+    }
+
+    fn begin(
+        api: Api<K>,
+        selection: Selection,
+        bell: &Bell,
+        optional: bool,
+    ) -> (Self, impl Future<Output = ()> + Send + use<K>) {
         let content = Content { objects: BTreeMap::new(), of: None, stale: None };
         let (selection, selected) = watch::channel(selection);
-        let inner = Inner { content: Mutex::new(content), selection, bell: bell.clone() };
+        let inner = Inner { content: Mutex::new(content), selection, bell: bell.clone(), optional };
         let store = Self(Arc::new(inner));
         (store.clone(), keep(api, store, selected))
     }
@@ -248,8 +267,8 @@ where
     /// Whether a kind that the server does not know leaves nothing.
     fn may_be_emptied(&self) -> bool {
         let content = self.content();
-        let empty = content.objects.is_empty();
-        empty || content.stale.as_ref().is_some_and(|stale| stale.since.elapsed() > KIND_GONE)
+        let known = content.of.is_some() || self.0.optional;
+        (known && content.objects.is_empty()) || content.stale.as_ref().is_some_and(|stale| stale.since.elapsed() > KIND_GONE)
     }
 
     fn refreshed(&self) {

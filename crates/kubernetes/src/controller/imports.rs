@@ -6,15 +6,42 @@
 //! name would get the callers of whatever is down here for a moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, ClusterLink};
 use adit_core::name::{ClusterName, ServiceName};
 use adit_core::snapshot::PeerExport;
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
+use tokio::time::Instant;
 
 use super::Peers;
 use super::exports::{Strength, api_workloads};
+use super::readiness::GRACE;
+use super::slices::MADE_FOR;
 use super::world::{World, is_ours};
 use crate::api::{Import, Workloads, annotation};
+
+/// How long a Service that we made stays when what stands behind it is exported no more: with it goes the
+/// address that its clients have.
+const STUB_REST: Duration = Duration::from_secs(60);
+
+/// Since when what a cluster exported to us is not among what it says that it does. It may be there again in a
+/// moment: a node of theirs has only just begun, or its Service was made anew.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    since: BTreeMap<(ClusterName, ServiceName), Instant>,
+    before: BTreeMap<(ClusterName, ServiceName), Instant>,
+}
+
+impl Missing {
+    fn since(&mut self, cluster: &ClusterName, service: &ServiceName, now: Instant) -> Instant {
+        let key = (cluster.clone(), service.clone());
+        let since = self.before.get(&key).copied().unwrap_or(now);
+        *self.since.entry(key).or_insert(since)
+    }
+}
 
 /// One import, as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +56,14 @@ pub(super) struct Wanted {
     pub(super) others: Vec<ClusterName>,
 }
 
+/// What is said of a Service that is not imported for that it is, or was, served here.
+pub(super) fn served_here(service: &ServiceName, from: &ClusterName) -> String {
+    format!(
+        "{from} exports {service}, which this cluster has served itself, so it is not imported unasked: \
+         `adit import {service} --from {from}` says that {from} is to serve it"
+    )
+}
+
 /// All imports by Service, and what annotations ask for and may not.
 #[derive(Debug, Default)]
 pub(super) struct Imports {
@@ -36,7 +71,11 @@ pub(super) struct Imports {
     pub(super) refused: BTreeMap<ServiceName, String>,
     /// Services that may be imported once it is known that nobody here serves them.
     pub(super) candidates: BTreeSet<ServiceName>,
-    /// What a link would import by itself, were it not that somebody here served it.
+    /// Services that we made and that stay for now, imported or not.
+    pub(super) stubs: BTreeSet<ServiceName>,
+    /// When to decide again though nothing changes.
+    pub(super) wake: Option<Instant>,
+    /// What a link would import by itself, were it not that somebody here serves it, or did.
     pub(super) served_here: BTreeMap<ServiceName, ClusterName>,
 }
 
@@ -46,7 +85,9 @@ pub(super) fn decide(
     world: &World,
     peers: &Peers,
     exported: &BTreeMap<ServiceName, Strength>,
+    (missing, now): (&mut Missing, Instant),
 ) -> Imports {
+    missing.before = std::mem::take(&mut missing.since);
     let mut imports = Imports::default();
     for rule in &config.imports {
         let own = || vec![everybody_in(&rule.service)];
@@ -82,7 +123,7 @@ pub(super) fn decide(
     let mut links: Vec<&ClusterLink> = config.links.iter().collect();
     links.sort_by(|a, b| a.cluster.cmp(&b.cluster));
     for link in links {
-        for service in automatic(link, world, peers, exported, &mut imports) {
+        for service in automatic(link, world, peers, exported, &mut imports, (missing, now)) {
             if named.contains(&service) {
                 continue;
             }
@@ -137,6 +178,7 @@ fn automatic(
     peers: &Peers,
     exported: &BTreeMap<ServiceName, Strength>,
     imports: &mut Imports,
+    (missing, now): (&mut Missing, Instant),
 ) -> BTreeSet<ServiceName> {
     if link.import.is_empty() {
         return BTreeSet::new();
@@ -149,25 +191,43 @@ fn automatic(
         import.is_some() && !world.is_served(service) && !ours
     };
     let heard = peers.clusters.get(&link.cluster).filter(|heard| heard.live && peers.reporting);
-    let Some(heard) = heard else {
-        let names = world.imports.values().filter_map(|import| {
-            let service = &import.spec.service;
-            format!("{}/{}", service.namespace, service.name).parse::<ServiceName>().ok()
-        });
-        return names.filter(|s| fits(s) && imported(s)).collect();
+    let names = world.imports.values().filter_map(|import| {
+        let service = &import.spec.service;
+        format!("{}/{}", service.namespace, service.name).parse::<ServiceName>().ok()
+    });
+    let mut standing: BTreeSet<ServiceName> = names.filter(|s| fits(s) && imported(s)).collect();
+    let made = |(s, object): &(&ServiceName, &Arc<Service>)| {
+        let made_for = object.annotations().get(MADE_FOR);
+        let ours = is_ours(object) && made_for.is_some_and(|c| c == link.cluster.as_str());
+        link.create_services && ours && fits(s)
     };
+    let made = world.services.iter().filter(made).map(|(service, _)| service);
+    let mut stubs: BTreeSet<ServiceName> = made.cloned().collect();
+    let Some(heard) = heard else {
+        imports.stubs.append(&mut stubs);
+        return standing;
+    };
+    let mut lasts = |service: &ServiceName, rest: Duration| {
+        if heard.view.exports.contains_key(service) {
+            return true;
+        }
+        let end = missing.since(&link.cluster, service, now) + rest;
+        let lasts = now < end;
+        imports.wake = imports.wake.into_iter().chain(lasts.then_some(end)).min();
+        lasts
+    };
+    standing.retain(|service| lasts(service, GRACE));
+    stubs.retain(|service| lasts(service, STUB_REST));
+    imports.stubs.append(&mut stubs);
     let offered = || heard.view.exports.iter().filter(|(service, _)| fits(service));
     let here = offered().map(|(s, _)| s).filter(|s| world.services.contains_key(*s));
     imports.candidates.extend(here.cloned());
-    let idle = |s: &&ServiceName| world.was_served(s) && !world.is_served(s) && !imported(s);
+    let idle = |s: &&ServiceName| world.was_served(s) && !imported(s);
     let idle = offered().map(|(s, _)| s).filter(idle).filter(|s| !exported.contains_key(*s));
     imports.served_here.extend(idle.map(|s| (s.clone(), link.cluster.clone())));
-    offered()
-        .filter(|(service, export)| {
-            imported(service) || may_begin(link, world, service, export, exported)
-        })
-        .map(|(service, _)| service.clone())
-        .collect()
+    let begins = offered().filter(|(s, export)| may_begin(link, world, s, export, exported));
+    standing.extend(begins.map(|(service, _)| service.clone()));
+    standing
 }
 
 /// Whether a Service that is not imported yet may be, without anybody having named it.

@@ -48,6 +48,7 @@ impl Now<'_> {
 pub(super) struct Memory {
     imports: BTreeMap<(ServiceName, ClusterName), Steady>,
     links: BTreeMap<ClusterName, Steady>,
+    missing: imports::Missing,
 }
 
 /// One write.
@@ -142,7 +143,9 @@ impl Plan {
 pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
     let mut plan = Plan::default();
     let exported = exports::wanted(now.config, world);
-    let imports = imports::decide(now.config, world, now.peers, &exported);
+    let missing = (&mut memory.missing, now.at);
+    let imports = imports::decide(now.config, world, now.peers, &exported, missing);
+    plan.wake_at(imports.wake);
     let mut not_ours_to_give: BTreeSet<_> = imports.all.keys().cloned().collect();
     plan.watched = &not_ours_to_give | &imports.candidates;
     not_ours_to_give.extend(world.slices.values().filter_map(|s| World::service_of(s)));
@@ -150,13 +153,13 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
 
     link::plan(world, now, memory, &mut plan);
     export::plan(world, now, &exports, &mut plan);
-    import::plan(world, now, &imports.all, memory, &mut plan);
+    import::plan(world, now, &imports, memory, &mut plan);
     for (service, from) in &imports.served_here {
-        let note = format!(
-            "{from} exports {service}, which this cluster has served itself, so it is not imported unasked: \
-             `adit import {service} --from {from}` says that {from} is to serve it"
-        );
-        plan.complain(about_service(world, service), "ServedHere", &note);
+        // While it is served nobody misses anything.
+        if !world.is_served(service) {
+            let note = imports::served_here(service, from);
+            plan.complain(about_service(world, service), "ServedHere", &note);
+        }
     }
     for (service, why) in exports.refused.iter().chain(&imports.refused) {
         plan.complain(about_service(world, service), "NotPermitted", why);

@@ -56,11 +56,13 @@ impl Stores {
         }
         let kind = GroupVersionKind::gvk("kagent.dev", "v1alpha2", "Agent");
         let agent = ApiResource::from_gvk_with_plural(&kind, "agents");
+        let (agents, task) = Store::optional(Api::all_with(client.clone(), &agent), all(), bell);
+        tasks.spawn(task);
         let system = |name| Selection::labels(format!("{SLICE_SERVICE}={name}"));
         let (by, us) = SLICE_MANAGED_BY;
         Self {
             services: store!(Api::all(client.clone()), all()),
-            agents: store!(Api::all_with(client.clone(), &agent), all()),
+            agents,
             namespaces: store!(Api::all(client.clone()), all()),
             slices: store!(Api::all(client.clone()), Selection::labels(format!("{by}={us}"))),
             others: store!(Api::all(client.clone()), Selection::slices_of([])),

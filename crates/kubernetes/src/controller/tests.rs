@@ -520,3 +520,30 @@ async fn a_ca_that_others_believe_is_put_back_and_never_made_anew() {
     stage.server.delete(CONFIGS, "adit-system", "adit-trust");
     eventually("a new one, as was asked for", || secret().is_some() && bundle().is_some()).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_cluster_does_not_say_for_a_moment_ends_nothing() {
+    let more = "    import: {namespaces: [agents], createServices: true}\n";
+    let mut stage = Stage::new(more);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    let service = || stage.server.get(SERVICES, "agents", "fraud-bot").map(|s| s["metadata"]["uid"].clone());
+    let first = service();
+    stage.hear(None);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(stage.ready(), Some(true));
+    eventually("end", || stage.slice().is_none()).await;
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert_eq!(service(), first, "its address is known to clients");
+    stage.hear(Some(1));
+    eventually("ready again", || stage.ready() == Some(true)).await;
+    assert_eq!(service(), first);
+    stage.hear(None);
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    assert_eq!(service(), None);
+    stage.hear(Some(1));
+    eventually("anew", || stage.ready() == Some(true)).await;
+    stage.server.put(CONFIGS, config(""));
+    eventually("end with the wish", || service().is_none()).await;
+}

@@ -110,7 +110,10 @@ async fn another_selection_replaces_the_content_at_once_or_not_at_all() {
 async fn a_kind_that_is_unknown_has_no_objects() {
     let server = Server::default();
     server.fail(|_, _| Some(Fault::Status(404)));
-    let (store, _bell, _tasks) = watched(&server);
+    let bell = Bell::default();
+    let (store, task) = Store::optional(Api::all(server.client()), Selection::default(), &bell);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task);
     eventually("empty", || store.is_complete()).await;
     server.heal();
     server.put(MAPS, map("one"));
@@ -132,4 +135,14 @@ fn a_selector_of_many_names_is_given_up() {
     let many: Vec<String> = (0..2000).map(|n| format!("a-rather-long-name-{n}")).collect();
     let many = Selection::slices_of(many.iter().map(String::as_str)).labels;
     assert_eq!(many.as_deref(), Some("kubernetes.io/service-name"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_must_be_there_is_waited_for() {
+    let server = Server::default();
+    server.fail(|_, _| Some(Fault::Status(404)));
+    let (store, _bell, _tasks) = watched(&server);
+    sleep(Duration::from_secs(30)).await;
+    assert!(!store.was_listed(), "the API server has only just begun");
+    eventually("end of patience", || store.was_listed()).await;
 }

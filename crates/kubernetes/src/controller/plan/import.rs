@@ -16,7 +16,7 @@ use super::{Change, Memory, Now, Plan, Write, about_service, ours};
 use crate::api::{Import, ImportPort, ImportSpec, ImportStatus};
 use crate::controller::addresses::{self, Given, Pool};
 use crate::controller::exports::Verdict;
-use crate::controller::imports::Wanted;
+use crate::controller::imports::{Imports, Wanted, served_here};
 use crate::controller::readiness::Steady;
 use crate::controller::slices::{self, Behind};
 use crate::controller::world::{World, is_ours, service_ref};
@@ -32,16 +32,17 @@ const REST: SignedDuration = SignedDuration::from_hours(24);
 pub(super) fn plan(
     world: &World,
     now: &Now<'_>,
-    wanted: &BTreeMap<ServiceName, Wanted>,
+    imports: &Imports,
     memory: &mut Memory,
     plan: &mut Plan,
 ) {
+    let wanted = &imports.all;
     memory
         .imports
         .retain(|(service, from), _| wanted.get(service).is_some_and(|w| w.from == *from));
     let (given, mut ports) = give(world, now, wanted);
     let mut slices = BTreeSet::new();
-    let mut stubs = BTreeSet::new();
+    let mut stubs: BTreeSet<&ServiceName> = imports.stubs.iter().collect();
     for (service, want) in wanted {
         let name = service_ref(service).object_name();
         let one = One {
@@ -70,21 +71,29 @@ pub(super) fn plan(
         }
     }
     let kept: BTreeSet<String> = wanted.keys().map(|s| service_ref(s).object_name()).collect();
+    let served: BTreeMap<String, Verdict> = imports
+        .served_here
+        .iter()
+        .map(|(service, from)| {
+            let verdict = Verdict::bad("ServedHere", served_here(service, from));
+            (service_ref(service).object_name(), verdict)
+        })
+        .collect();
     for (name, stored) in &world.imports {
         if !kept.contains(name) {
-            plan.writes.extend(release(stored, now).map(Write::Import));
+            plan.writes.extend(release(stored, served.get(name), now).map(Write::Import));
         }
     }
 }
 
 /// What becomes of an import that nobody wants any more.
-fn release(stored: &Arc<Import>, now: &Now<'_>) -> Option<Change<Import>> {
+fn release(stored: &Arc<Import>, why: Option<&Verdict>, now: &Now<'_>) -> Option<Change<Import>> {
     let since = stored.spec.released_at.as_ref().and_then(|t| t.parse::<Timestamp>().ok());
     match since {
         Some(since) if now.clock.duration_since(since) >= REST => {
             Some(Change::Delete(stored.clone()))
         }
-        Some(_) => rest(stored, now),
+        Some(_) => rest(stored, why, now),
         None => {
             let mut object = (**stored).clone();
             object.spec.released_at = Some(now.text());
@@ -94,11 +103,11 @@ fn release(stored: &Arc<Import>, now: &Now<'_>) -> Option<Change<Import>> {
 }
 
 /// Says of an import that ended that it did, once.
-fn rest(stored: &Import, now: &Now<'_>) -> Option<Change<Import>> {
+fn rest(stored: &Import, why: Option<&Verdict>, now: &Now<'_>) -> Option<Change<Import>> {
     let before = stored.status.as_ref().map_or(&[][..], |s| s.conditions.as_slice());
     let message =
         format!("{} does not export it to us, or nothing here asks for it", stored.spec.from);
-    let verdict = Verdict::bad("Released", message);
+    let verdict = why.cloned().unwrap_or_else(|| Verdict::bad("Released", message));
     let fresh = conditions::clear(before, "Conflict");
     let fresh = conditions::set(&fresh, "Ready", &verdict, stored.metadata.generation, &now.text());
     (fresh != before).then(|| {
