@@ -44,7 +44,7 @@ use self::lease::Candidate;
 pub struct Peers {
     /// Whether any node of ours tells us anything now.
     pub reporting: bool,
-    /// Each cluster that was heard of.
+    /// Each cluster of which a node of ours has told of late. Of one that is not here nobody knows anything.
     pub clusters: BTreeMap<ClusterName, Heard>,
 }
 
@@ -53,7 +53,7 @@ pub struct Peers {
 pub struct Heard {
     /// What it last said of itself.
     pub view: Arc<View>,
-    /// Whether that is young enough to be believed.
+    /// Whether it can be heard: not where a node of ours says that it has lost that cluster.
     pub live: bool,
 }
 

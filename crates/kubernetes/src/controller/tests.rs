@@ -176,6 +176,12 @@ async fn ready_tells_the_truth_after_a_while_and_stays_while_nobody_reports() {
     stage.peers.send_replace(Arc::new(Peers::default()));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(stage.ready(), Some(true), "nobody looks");
+    let silent = Peers { reporting: true, ..Peers::default() };
+    stage.peers.send_replace(Arc::new(silent));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(stage.ready(), Some(true), "nobody looks there");
+    let up = stage.condition(LINKS, "bank", "Up").unwrap();
+    assert_eq!(up, ("True".into(), "LinkUp".into()));
     assert!(stage.import_says("True", "Ready"));
 }
 

@@ -384,7 +384,9 @@ impl One<'_> {
         let peers = self.now.peers;
         let ready = told(peers, service, self.want)
             .map(|e| e.ports.iter().any(|p| p.ready.values().any(|n| *n > 0)));
-        let seen = peers.reporting.then(|| ready == Some(true));
+        // That nobody says anything of the cluster is no news about it.
+        let heard = peers.clusters.get(from).filter(|_| peers.reporting);
+        let seen = heard.map(|_| ready == Some(true));
         let steady = memory
             .imports
             .entry((service.clone(), from.clone()))
@@ -394,10 +396,14 @@ impl One<'_> {
             return Some(Verdict::good("Ready", format!("{from} serves {service}")));
         }
         if seen.is_none() {
-            let message = "no node of ours has told what it hears yet";
-            return before.is_none().then(|| Verdict::bad("NotReporting", message));
+            let verdict = if peers.reporting {
+                Verdict::bad("LinkDown", format!("no node of ours has heard {from} yet"))
+            } else {
+                Verdict::bad("NotReporting", "no node of ours has told what it hears yet")
+            };
+            return before.is_none_or(|c| c.reason == "NotReporting").then_some(verdict);
         }
-        let live = peers.clusters.get(from).is_some_and(|heard| heard.live);
+        let live = heard.is_some_and(|heard| heard.live);
         Some(match (live, ready) {
             (false, _) => Verdict::bad("LinkDown", format!("no node of ours hears {from}")),
             (true, None) => {

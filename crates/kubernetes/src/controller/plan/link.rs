@@ -37,7 +37,8 @@ fn one(world: &World, now: &Now<'_>, link: &ClusterLink, memory: &mut Memory, pl
     let before = conditions::find(conditions, "Up");
 
     let heard = now.peers.clusters.get(&link.cluster);
-    let live = now.peers.reporting.then(|| heard.is_some_and(|h| h.live));
+    // That nobody says anything of the cluster is no news about it.
+    let live = heard.filter(|_| now.peers.reporting).map(|h| h.live);
     let steady = memory
         .links
         .entry(link.cluster.clone())
@@ -45,7 +46,7 @@ fn one(world: &World, now: &Now<'_>, link: &ClusterLink, memory: &mut Memory, pl
     plan.wake_at(steady.see(live, now.at));
     let up = if steady.value() {
         Some(Verdict::good("LinkUp", format!("nodes of ours hear {name}")))
-    } else if live.is_some() {
+    } else if now.peers.reporting {
         Some(Verdict::bad("LinkDown", format!("no node of ours hears {name}")))
     } else if before.is_none() {
         Some(Verdict::bad("NotReporting", "no node of ours has told what it hears yet"))
