@@ -114,32 +114,32 @@ pub(super) fn give(
     given
 }
 
-/// Gives each import `need[name]` listener ports of its own from `first` on, below `end`; fewer where there
-/// are no more. Ports that it holds stay its own, in their places.
+/// Gives each import a listener port of its own for each of the ports that `need[import]` names, from `first`
+/// on, below `end`; none where there are no more. A port keeps the one that it holds, and a new one gets none
+/// that is held: who still connects to it must not reach another port.
 pub(super) fn give_ports(
     (first, end): (u16, u16),
-    held: &BTreeMap<String, Vec<u16>>,
-    need: &BTreeMap<String, usize>,
-) -> BTreeMap<String, Vec<u16>> {
+    held: &BTreeMap<String, BTreeMap<String, u16>>,
+    need: &BTreeMap<String, Vec<String>>,
+) -> BTreeMap<String, BTreeMap<String, u16>> {
     let mut taken: BTreeSet<u16> = BTreeSet::new();
-    let mut kept: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
-    for (name, ports) in held {
-        for port in ports {
-            if (first..end).contains(port) && taken.insert(*port) {
-                kept.entry(name).or_default().push(*port);
+    let mut kept: BTreeMap<(&str, &str), u16> = BTreeMap::new();
+    for (import, ports) in held {
+        for (port, listen) in ports {
+            if (first..end).contains(listen) && taken.insert(*listen) {
+                kept.insert((import, port), *listen);
             }
         }
     }
-    let mut given = BTreeMap::new();
-    for (name, count) in need {
-        let mut mine = kept.remove(name.as_str()).unwrap_or_default();
-        mine.truncate(*count);
-        while mine.len() < *count {
-            let Some(port) = (first..end).find(|port| !taken.contains(port)) else { break };
-            taken.insert(port);
-            mine.push(port);
+    let mut given: BTreeMap<String, BTreeMap<String, u16>> = BTreeMap::new();
+    for (import, ports) in need {
+        let mine = given.entry(import.clone()).or_default();
+        for port in ports {
+            let free = || (first..end).find(|listen| !taken.contains(listen));
+            let listen = kept.get(&(import, port)).copied().or_else(free);
+            taken.extend(listen);
+            mine.extend(listen.map(|listen| (port.clone(), listen)));
         }
-        given.insert(name.clone(), mine);
     }
     given
 }
@@ -193,12 +193,25 @@ mod tests {
 
     #[test]
     fn ports_are_each_imports_own() {
-        let held = BTreeMap::from([("b".to_owned(), vec![15080])]);
-        let need = BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1), ("c".to_owned(), 9)]);
+        let held = BTreeMap::from([("b".to_owned(), [("http".to_owned(), 15080)].into())]);
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let need = BTreeMap::from([
+            ("a".to_owned(), names(&["http", "grpc"])),
+            ("b".to_owned(), names(&["admin", "http"])),
+            ("c".to_owned(), names(&["1", "2", "3"])),
+        ]);
         let given = give_ports((15080, 15085), &held, &need);
-        assert_eq!(given["a"], [15081, 15082]);
-        assert_eq!(given["b"], [15080]);
-        assert_eq!(given["c"], [15083, 15084]);
+        let of = |import: &str| given[import].iter().map(|(n, p)| (n.as_str(), *p)).collect::<Vec<_>>();
+        assert_eq!(of("a"), [("grpc", 15082), ("http", 15081)]);
+        assert_eq!(of("b"), [("admin", 15083), ("http", 15080)], "what it has it keeps");
+        assert_eq!(of("c"), [("1", 15084)], "there are no more");
+    }
+
+    #[test]
+    fn a_new_port_gets_none_that_another_had_until_now() {
+        let held = BTreeMap::from([("a".to_owned(), [("http".to_owned(), 15080)].into())]);
+        let need = BTreeMap::from([("a".to_owned(), vec!["admin".to_owned()])]);
+        assert_eq!(give_ports((15080, 15090), &held, &need)["a"]["admin"], 15081);
     }
 
     proptest! {

@@ -24,6 +24,8 @@ use crate::controller::{Peers, conditions};
 
 /// The most ports of one import.
 const MOST_PORTS: usize = 64;
+/// So many listener ports an import has where they are its own: its ports, and those that they had before.
+const LOCAL_PORTS: u16 = 128;
 /// Where NodePorts begin: none of our ports may be among them.
 const FIRST_NODE_PORT: u16 = 30_000;
 /// How long the addresses of an import that ended rest.
@@ -139,30 +141,42 @@ fn give(
         ports.insert(name.clone(), ports_of(world.imports.get(&name), now, service, want));
     }
     let pools = (Pool::v4(network.range), Pool::v6(network.range6));
-    let given = if local {
+    let mut given = if local {
         addresses::give(pools, &held, &need)
     } else {
         need.keys().map(|name| (name.clone(), Given::default())).collect()
     };
-    if local {
-        for ports in ports.values_mut() {
-            for (n, port) in (0..).zip(ports) {
-                port.listen = network.listener_port.saturating_add(n);
-            }
-        }
+    let held = world.imports.iter().map(|(name, import)| {
+        let ports = import.spec.ports.iter().map(|p| (p.name.clone(), p.listen));
+        (name.clone(), ports.collect::<BTreeMap<_, _>>())
+    });
+    let held: BTreeMap<_, _> = held.collect();
+    let names = |ports: &Vec<ImportPort>| ports.iter().map(|p| p.name.clone()).collect();
+    let wanted: BTreeMap<String, Vec<String>> =
+        ports.iter().map(|(name, ports)| (name.clone(), names(ports))).collect();
+    let first = network.listener_port;
+    let listen = if local {
+        // Each has addresses of its own, and so all ports.
+        let bounds = (first, first.saturating_add(LOCAL_PORTS));
+        let only = |name: &String, names: &Vec<String>| {
+            let mine = held.get(name).map(|ports| (name.clone(), ports.clone()));
+            let need = BTreeMap::from([(name.clone(), names.clone())]);
+            addresses::give_ports(bounds, &mine.into_iter().collect(), &need)
+        };
+        wanted.iter().flat_map(|(name, names)| only(name, names)).collect()
     } else {
-        let held = world.imports.iter().map(|(name, import)| {
-            (name.clone(), import.spec.ports.iter().map(|p| p.listen).collect())
+        addresses::give_ports((first, FIRST_NODE_PORT), &held, &wanted)
+    };
+    for (name, ports) in &mut ports {
+        let mine = listen.get(name);
+        let count = ports.len();
+        ports.retain_mut(|port| {
+            let listen = mine.and_then(|mine| mine.get(&port.name));
+            port.listen = listen.copied().unwrap_or_default();
+            listen.is_some()
         });
-        let count = ports.iter().map(|(name, ports)| (name.clone(), ports.len())).collect();
-        let bounds = (network.listener_port, FIRST_NODE_PORT);
-        let mut listen = addresses::give_ports(bounds, &held.collect(), &count);
-        for (name, ports) in &mut ports {
-            let mine = listen.remove(name).unwrap_or_default();
-            ports.truncate(mine.len());
-            for (port, listen) in ports.iter_mut().zip(mine) {
-                port.listen = listen;
-            }
+        if let Some(given) = given.get_mut(name).filter(|_| ports.len() < count) {
+            given.exhausted = true;
         }
     }
     (given, ports)
@@ -361,8 +375,16 @@ impl One<'_> {
             return Some(Verdict::bad("ServiceHasOwnEndpoints", message));
         }
         if self.given.exhausted {
-            let message = "no address of the node-local range is free (network.range, range6)";
-            return Some(Verdict::bad("AddressesExhausted", message));
+            return Some(match self.now.config.network.mode {
+                Mode::LocalRange => Verdict::bad(
+                    "AddressesExhausted",
+                    "no address of the node-local range is free (network.range, range6)",
+                ),
+                Mode::NodeAddress => Verdict::bad(
+                    "PortsExhausted",
+                    "no port is free between network.listenerPort and the NodePorts",
+                ),
+            });
         }
         if filled.is_empty() && !self.ports.is_empty() {
             let message = format!("{service} has no port that {from} exports, by name or number");
