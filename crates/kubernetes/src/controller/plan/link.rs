@@ -1,8 +1,11 @@
 //! Link objects: one for each configured link, with what was heard of it.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use adit_config::cluster::ClusterLink;
+use adit_core::choose::links::dialable;
+use adit_core::snapshot::{Seed, View};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
 
@@ -27,6 +30,17 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory, plan: &mut
             plan.writes.push(Write::Link(Change::Delete(stored.clone())));
         }
     }
+}
+
+/// Where to find that cluster when nothing else is known any more: an address of each of its nodes in turn.
+/// They become seeds, which are dialled as they are, so that none is taken that would not be dialled else.
+fn learned(view: &View, configured: &[Seed]) -> Vec<SocketAddr> {
+    let nodes: Vec<Vec<SocketAddr>> =
+        view.nodes.values().map(|announced| dialable(announced, configured)).collect();
+    let most = nodes.iter().map(Vec::len).max().unwrap_or_default();
+    let mut seen = BTreeSet::new();
+    let in_turn = (0..most).flat_map(|n| nodes.iter().filter_map(move |node| node.get(n)));
+    in_turn.copied().filter(|address| seen.insert(*address)).take(MOST_ADDRESSES).collect()
 }
 
 fn one(world: &World, now: &Now<'_>, link: &ClusterLink, memory: &mut Memory, plan: &mut Plan) {
@@ -56,11 +70,13 @@ fn one(world: &World, now: &Now<'_>, link: &ClusterLink, memory: &mut Memory, pl
 
     let mut addresses = stored.map(|l| l.spec.addresses.clone()).unwrap_or_default();
     if let Some(heard) = heard.filter(|h| h.live && now.peers.reporting) {
-        let all: BTreeSet<_> = heard.view.nodes.values().flatten().collect();
-        if !all.is_empty() {
-            addresses = all.into_iter().take(MOST_ADDRESSES).map(ToString::to_string).collect();
+        let learned = learned(&heard.view, &link.addresses);
+        if !learned.is_empty() {
+            addresses = learned.iter().map(ToString::to_string).collect();
         }
     }
+    // What an earlier version believed goes, too.
+    addresses.retain(|a| a.parse().is_ok_and(|a| !dialable(&[a], &link.addresses).is_empty()));
     let spec = LinkSpec { trust_domain: link.trust_domain.to_string(), addresses };
     let Some(stored) = stored else {
         let object = Link { metadata: ours(world, name), spec, status: None };
@@ -100,5 +116,26 @@ fn one(world: &World, now: &Now<'_>, link: &ClusterLink, memory: &mut Memory, pl
         let status = Some(LinkStatus { conditions: fresh });
         let object = Link { status, ..(**stored).clone() };
         plan.writes.push(Write::Link(Change::Status(Box::new(object))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_learned_is_of_all_nodes_and_nothing_that_lies_near() {
+        let mut view = View::default();
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let many: Vec<SocketAddr> = (1..=20).map(|n| address(&format!("10.0.0.{n}:7843"))).collect();
+        view.nodes.insert("a".parse().unwrap(), many);
+        let near = ["127.0.0.1:7", "169.254.169.254:80", "10.0.1.1:7843"].map(address);
+        view.nodes.insert("b".parse().unwrap(), near.to_vec());
+        let configured = Seed::Address(address("10.0.0.1:7843"));
+        let learned = learned(&view, &[configured]);
+        assert_eq!(learned.len(), MOST_ADDRESSES);
+        assert_eq!(learned[..2], ["10.0.0.1:7843", "10.0.1.1:7843"].map(address));
+        assert!(learned.iter().all(|a| !a.ip().is_loopback()), "{learned:?}");
+        assert!(!learned.contains(&address("169.254.169.254:80")), "{learned:?}");
     }
 }
