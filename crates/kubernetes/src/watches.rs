@@ -268,7 +268,8 @@ where
     fn may_be_emptied(&self) -> bool {
         let content = self.content();
         let known = content.of.is_some() || self.0.optional;
-        (known && content.objects.is_empty()) || content.stale.as_ref().is_some_and(|stale| stale.since.elapsed() > KIND_GONE)
+        (known && content.objects.is_empty())
+            || content.stale.as_ref().is_some_and(|stale| stale.since.elapsed() > KIND_GONE)
     }
 
     fn refreshed(&self) {

@@ -201,7 +201,8 @@ mod tests {
             ("c".to_owned(), names(&["1", "2", "3"])),
         ]);
         let given = give_ports((15080, 15085), &held, &need);
-        let of = |import: &str| given[import].iter().map(|(n, p)| (n.as_str(), *p)).collect::<Vec<_>>();
+        let of =
+            |import: &str| given[import].iter().map(|(n, p)| (n.as_str(), *p)).collect::<Vec<_>>();
         assert_eq!(of("a"), [("grpc", 15082), ("http", 15081)]);
         assert_eq!(of("b"), [("admin", 15083), ("http", 15080)], "what it has it keeps");
         assert_eq!(of("c"), [("1", 15084)], "there are no more");

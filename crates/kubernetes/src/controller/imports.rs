@@ -23,6 +23,9 @@ use super::slices::MADE_FOR;
 use super::world::{World, is_ours};
 use crate::api::{Import, Workloads, annotation};
 
+/// The most that is imported by itself from one cluster: each takes an address, a listener on each node, and an
+/// address of the cluster's where its Service is made.
+pub(super) const MOST: usize = 1000;
 /// How long a Service that we made stays when what stands behind it is exported no more: with it goes the
 /// address that its clients have.
 const STUB_REST: Duration = Duration::from_secs(60);
@@ -73,6 +76,8 @@ pub(super) struct Imports {
     pub(super) candidates: BTreeSet<ServiceName>,
     /// Services that we made and that stay for now, imported or not.
     pub(super) stubs: BTreeSet<ServiceName>,
+    /// How many more a cluster exports to us than are imported by themselves.
+    pub(super) too_many: BTreeMap<ClusterName, usize>,
     /// When to decide again though nothing changes.
     pub(super) wake: Option<Instant>,
     /// What a link would import by itself, were it not that somebody here serves it, or did.
@@ -123,9 +128,18 @@ pub(super) fn decide(
     let mut links: Vec<&ClusterLink> = config.links.iter().collect();
     links.sort_by(|a, b| a.cluster.cmp(&b.cluster));
     for link in links {
-        for service in automatic(link, world, peers, exported, &mut imports, (missing, now)) {
+        let all = automatic(link, world, peers, exported, &mut imports, (missing, now));
+        let mut count = 0;
+        for service in all {
             if named.contains(&service) {
                 continue;
+            }
+            if !imports.all.contains_key(&service) {
+                if count == MOST {
+                    *imports.too_many.entry(link.cluster.clone()).or_default() += 1;
+                    continue;
+                }
+                count += 1;
             }
             let wanted = imports.all.entry(service.clone()).or_insert_with(|| Wanted {
                 from: link.cluster.clone(),
@@ -179,9 +193,9 @@ fn automatic(
     exported: &BTreeMap<ServiceName, Strength>,
     imports: &mut Imports,
     (missing, now): (&mut Missing, Instant),
-) -> BTreeSet<ServiceName> {
+) -> Vec<ServiceName> {
     if link.import.is_empty() {
-        return BTreeSet::new();
+        return Vec::new();
     }
     let fits = |s: &ServiceName| link.import.iter().any(|n| n.matches(&s.namespace));
     let imported = |service: &ServiceName| {
@@ -195,7 +209,7 @@ fn automatic(
         let service = &import.spec.service;
         format!("{}/{}", service.namespace, service.name).parse::<ServiceName>().ok()
     });
-    let mut standing: BTreeSet<ServiceName> = names.filter(|s| fits(s) && imported(s)).collect();
+    let mut standing: Vec<ServiceName> = names.filter(|s| fits(s) && imported(s)).collect();
     let made = |(s, object): &(&ServiceName, &Arc<Service>)| {
         let made_for = object.annotations().get(MADE_FOR);
         let ours = is_ours(object) && made_for.is_some_and(|c| c == link.cluster.as_str());
@@ -225,7 +239,9 @@ fn automatic(
     let idle = |s: &&ServiceName| world.was_served(s) && !imported(s);
     let idle = offered().map(|(s, _)| s).filter(idle).filter(|s| !exported.contains_key(*s));
     imports.served_here.extend(idle.map(|s| (s.clone(), link.cluster.clone())));
-    let begins = offered().filter(|(s, export)| may_begin(link, world, s, export, exported));
+    // What is imported already comes first: where there are too many it is not for what is new to end it.
+    let begins =
+        offered().filter(|(s, export)| !imported(s) && may_begin(link, world, s, export, exported));
     standing.extend(begins.map(|(service, _)| service.clone()));
     standing
 }

@@ -80,17 +80,21 @@ impl Stage {
 
     /// What bank says: fraud-bot with so many backends; none where it is not exported.
     fn hear(&self, ready: Option<u32>) {
+        self.hear_ports(&[("http", 8080)], ready);
+    }
+
+    fn hear_ports(&self, ports: &[(&str, u16)], ready: Option<u32>) {
         let mut view = View::default();
         view.nodes.insert("b1".parse().unwrap(), vec!["172.18.2.2:7843".parse().unwrap()]);
         if let Some(ready) = ready {
-            let port = PeerPort {
-                name: "http".parse().unwrap(),
-                number: 8080,
+            let port = |(name, number): &(&str, u16)| PeerPort {
+                name: name.parse().unwrap(),
+                number: *number,
                 app_protocol: Some("kgateway.dev/a2a".parse().unwrap()),
                 ready: [("b1".parse().unwrap(), ready)].into(),
             };
             let export = PeerExport {
-                ports: vec![port],
+                ports: ports.iter().map(port).collect(),
                 grants: vec![],
                 hop: Hop::Any,
                 class: Class::Interactive,
@@ -534,7 +538,8 @@ async fn what_a_cluster_does_not_say_for_a_moment_ends_nothing() {
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
-    let service = || stage.server.get(SERVICES, "agents", "fraud-bot").map(|s| s["metadata"]["uid"].clone());
+    let service =
+        || stage.server.get(SERVICES, "agents", "fraud-bot").map(|s| s["metadata"]["uid"].clone());
     let first = service();
     stage.hear(None);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -552,4 +557,28 @@ async fn what_a_cluster_does_not_say_for_a_moment_ends_nothing() {
     eventually("anew", || stage.ready() == Some(true)).await;
     stage.server.put(CONFIGS, config(""));
     eventually("end with the wish", || service().is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_service_can_have_is_told_and_not_tried() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear_ports(&[("http", 8080), ("admin", 8080)], Some(1));
+    eventually("told", || stage.import_says("False", "BadExport")).await;
+    assert_eq!(stage.server.get(SERVICES, "agents", "fraud-bot"), None);
+    stage.hear_ports(&[("http", 8080), ("admin", 8081)], Some(1));
+    eventually("mended", || stage.ready() == Some(true)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_keeps_its_listener_when_others_come_before_it() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    stage.hear_ports(&[("admin", 9000), ("http", 8080)], Some(1));
+    let ports = || stage.slice().unwrap()["ports"].as_array().unwrap().clone();
+    eventually("both", || ports().len() == 2).await;
+    let port = |name: &str| ports().iter().find(|p| p["name"] == name).unwrap()["port"].clone();
+    assert_eq!((port("http"), port("admin")), (json!(15080), json!(15081)));
 }

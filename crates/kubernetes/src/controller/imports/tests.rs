@@ -172,3 +172,22 @@ fn an_import_by_itself_ends_when_it_is_served_here_and_gives_back_what_we_export
         assert!(!goes_on(Some(Serving::Once), &ours));
     }
 }
+
+#[test]
+fn one_cluster_takes_only_so_much_room() {
+    let mut all = world(&[]);
+    let mut bank = peers(&["bank"], 1);
+    let heard = bank.clusters.values_mut().next().unwrap();
+    let mut view = View::default();
+    let export = heard.view.exports[&bot()].clone();
+    for n in 0..MOST + 5 {
+        let service: ServiceName = format!("team-a/bot-{n}").parse().unwrap();
+        all.services.insert(service.clone(), Arc::new(Service::default()));
+        view.exports.insert(service, export.clone());
+    }
+    all.known = Arc::new(all.services.keys().map(|s| s.name().to_owned()).collect());
+    heard.view = Arc::new(view);
+    let imports = decide(&config(""), &all, &bank, &BTreeMap::new());
+    assert_eq!(imports.all.len(), MOST);
+    assert_eq!(imports.too_many, [("bank".parse().unwrap(), 5)].into());
+}

@@ -261,7 +261,7 @@ impl One<'_> {
     }
 
     fn plan_stub(&self, stub: Option<&Arc<Service>>, plan: &mut Plan) {
-        if !self.want.create_service || self.ports.is_empty() {
+        if !self.want.create_service || self.ports.is_empty() || self.unfit().is_some() {
             return;
         }
         let change = match stub {
@@ -276,6 +276,23 @@ impl One<'_> {
             None | Some(_) => None,
         };
         plan.writes.extend(change.map(Write::Service));
+    }
+
+    /// Why no Service can be made as the other side says: the API server would refuse it.
+    fn unfit(&self) -> Option<&'static str> {
+        let names: BTreeSet<&str> = self.ports.iter().map(|p| p.name.as_str()).collect();
+        let numbers: BTreeSet<u16> = self.ports.iter().map(|p| p.number).collect();
+        let count = self.ports.len();
+        if self.service.name().starts_with(|c: char| !c.is_ascii_lowercase()) {
+            Some("the name of a Service begins with a letter")
+        } else if numbers.contains(&0) {
+            Some("a port has the number 0")
+        } else if count > 1 && names.contains("") {
+            Some("of several ports each must have a name")
+        } else {
+            let twice = names.len().min(numbers.len()) < count;
+            twice.then_some("two ports have one number, or one name")
+        }
     }
 
     fn plan_slices(
@@ -355,6 +372,11 @@ impl One<'_> {
         let (service, from) = (self.service, &self.want.from);
         if !self.now.config.links.iter().any(|l| l.cluster == *from) {
             return Some(Verdict::bad("NotLinked", format!("there is no link to {from}")));
+        }
+        let makes = self.want.create_service && stub.is_none_or(|stub| is_ours(stub));
+        if let Some(why) = self.unfit().filter(|_| makes) {
+            let message = format!("no Service can be made as {from} exports {service}: {why}");
+            return Some(Verdict::bad("BadExport", message));
         }
         let Some(stub) = stub else {
             if !self.world.namespaces.contains(service.namespace.as_str()) {

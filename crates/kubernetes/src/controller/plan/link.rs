@@ -1,10 +1,11 @@
 //! Link objects: one for each configured link, with what was heard of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use adit_config::cluster::ClusterLink;
 use adit_core::choose::links::dialable;
+use adit_core::name::ClusterName;
 use adit_core::snapshot::{Seed, View};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
@@ -13,17 +14,25 @@ use super::{Change, Memory, Now, Plan, Write, ours};
 use crate::api::{Link, LinkSpec, LinkStatus};
 use crate::controller::conditions;
 use crate::controller::exports::Verdict;
+use crate::controller::imports::MOST;
 use crate::controller::readiness::Steady;
 use crate::controller::world::World;
 
 /// The most addresses that are learned of one cluster.
 const MOST_ADDRESSES: usize = 16;
 
-pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory, plan: &mut Plan) {
+pub(super) fn plan(
+    world: &World,
+    now: &Now<'_>,
+    too_many: &BTreeMap<ClusterName, usize>,
+    memory: &mut Memory,
+    plan: &mut Plan,
+) {
     let configured = &now.config.links;
     memory.links.retain(|cluster, _| configured.iter().any(|l| l.cluster == *cluster));
     for link in configured {
-        one(world, now, link, memory, plan);
+        let left_out = too_many.get(&link.cluster).copied();
+        one(world, now, (link, left_out), memory, plan);
     }
     for (name, stored) in &world.links {
         if !configured.iter().any(|l| l.cluster.as_str() == name) {
@@ -43,7 +52,13 @@ fn learned(view: &View, configured: &[Seed]) -> Vec<SocketAddr> {
     in_turn.copied().filter(|address| seen.insert(*address)).take(MOST_ADDRESSES).collect()
 }
 
-fn one(world: &World, now: &Now<'_>, link: &ClusterLink, memory: &mut Memory, plan: &mut Plan) {
+fn one(
+    world: &World,
+    now: &Now<'_>,
+    (link, left_out): (&ClusterLink, Option<usize>),
+    memory: &mut Memory,
+    plan: &mut Plan,
+) {
     let name = link.cluster.as_str();
     let stored = world.links.get(name);
     let conditions =
@@ -99,19 +114,31 @@ fn one(world: &World, now: &Now<'_>, link: &ClusterLink, memory: &mut Memory, pl
     let generation = stored.metadata.generation;
     let clock = now.text();
     let mut fresh = conditions::set(conditions, "Configured", &configured, generation, &clock);
+    let about = || ObjectReference {
+        api_version: Some("adit.dev/v1alpha1".into()),
+        kind: Some("Link".into()),
+        name: Some(name.into()),
+        uid: stored.uid(),
+        ..ObjectReference::default()
+    };
     if let Some(up) = up {
         fresh = conditions::set(&fresh, "Up", &up, generation, &clock);
         if up.reason == "LinkDown" {
-            let about = ObjectReference {
-                api_version: Some("adit.dev/v1alpha1".into()),
-                kind: Some("Link".into()),
-                name: Some(name.into()),
-                uid: stored.uid(),
-                ..ObjectReference::default()
-            };
-            plan.complain(about, up.reason, &up.message);
+            plan.complain(about(), up.reason, &up.message);
         }
     }
+    fresh = match left_out {
+        None => conditions::clear(&fresh, "TooManyImports"),
+        Some(count) => {
+            let message = format!(
+                "{name} exports {count} Services more than the {MOST} that are imported from one cluster by \
+                 themselves: name those that are wanted in imports, or fewer namespaces in import.namespaces"
+            );
+            plan.complain(about(), "TooManyImports", &message);
+            let verdict = Verdict::good("TooManyImports", message);
+            conditions::set(&fresh, "TooManyImports", &verdict, generation, &clock)
+        }
+    };
     if fresh != conditions {
         let status = Some(LinkStatus { conditions: fresh });
         let object = Link { status, ..(**stored).clone() };
@@ -127,7 +154,8 @@ mod tests {
     fn what_is_learned_is_of_all_nodes_and_nothing_that_lies_near() {
         let mut view = View::default();
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let many: Vec<SocketAddr> = (1..=20).map(|n| address(&format!("10.0.0.{n}:7843"))).collect();
+        let many: Vec<SocketAddr> =
+            (1..=20).map(|n| address(&format!("10.0.0.{n}:7843"))).collect();
         view.nodes.insert("a".parse().unwrap(), many);
         let near = ["127.0.0.1:7", "169.254.169.254:80", "10.0.1.1:7843"].map(address);
         view.nodes.insert("b".parse().unwrap(), near.to_vec());
