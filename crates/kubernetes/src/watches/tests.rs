@@ -144,5 +144,6 @@ async fn a_kind_that_must_be_there_is_waited_for() {
     let (store, _bell, _tasks) = watched(&server);
     sleep(Duration::from_secs(30)).await;
     assert!(!store.was_listed(), "the API server has only just begun");
+    sleep(KIND_GONE).await;
     eventually("end of patience", || store.was_listed()).await;
 }
