@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use adit_config::cluster::Mode;
 use adit_core::name::{ClusterName, NodeName, ServiceName};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{
@@ -34,11 +35,21 @@ pub(super) enum Behind<'a> {
     Nodes(&'a BTreeMap<NodeName, Vec<IpAddr>>),
 }
 
+/// Whose endpoints a Service that we made leads to: where those are nodes, to the caller's own. No other node
+/// knows who calls.
+fn traffic(mode: Mode) -> &'static str {
+    match mode {
+        Mode::LocalRange => "Cluster",
+        Mode::NodeAddress => "Local",
+    }
+}
+
 /// The Service of an import that has none.
 pub(super) fn stub(
     service: &ServiceName,
     from: &ClusterName,
     ports: &[ImportPort],
+    mode: Mode,
     owner: Option<&OwnerReference>,
 ) -> Service {
     let mut metadata = made(service, service.name().into(), owner);
@@ -47,13 +58,14 @@ pub(super) fn stub(
         ports: Some(stub_ports(ports)),
         // One family where the cluster has one, both where it has both.
         ip_family_policy: Some("PreferDualStack".into()),
+        internal_traffic_policy: Some(traffic(mode).into()),
         ..ServiceSpec::default()
     };
     Service { metadata, spec: Some(spec), status: None }
 }
 
 /// A Service of ours with the ports that it should have; none where it has them.
-pub(super) fn corrected(stub: &Service, ports: &[ImportPort]) -> Option<Service> {
+pub(super) fn corrected(stub: &Service, ports: &[ImportPort], mode: Mode) -> Option<Service> {
     let wanted = stub_ports(ports);
     let face = |p: &ServicePort| {
         let name = p.name.clone().unwrap_or_default();
@@ -63,13 +75,16 @@ pub(super) fn corrected(stub: &Service, ports: &[ImportPort]) -> Option<Service>
     let current = stub.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
     let selects =
         stub.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty());
-    if current.iter().map(face).eq(wanted.iter().map(face)) && !selects {
+    let policy = stub.spec.as_ref().and_then(|s| s.internal_traffic_policy.as_deref());
+    let leads = policy.unwrap_or("Cluster") == traffic(mode);
+    if current.iter().map(face).eq(wanted.iter().map(face)) && !selects && leads {
         return None;
     }
     let mut fixed = stub.clone();
     let spec = fixed.spec.get_or_insert_default();
     spec.ports = Some(wanted);
     spec.selector = None;
+    spec.internal_traffic_policy = Some(traffic(mode).into());
     Some(fixed)
 }
 

@@ -582,3 +582,18 @@ async fn a_port_keeps_its_listener_when_others_come_before_it() {
     let port = |name: &str| ports().iter().find(|p| p["name"] == name).unwrap()["port"].clone();
     assert_eq!((port("http"), port("admin")), (json!(15080), json!(15081)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_nodes_stand_for_an_import_each_serves_its_own_pods() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    let server = stage.server.clone();
+    let policy = || {
+        let stub = server.get(SERVICES, "agents", "fraud-bot")?;
+        stub["spec"]["internalTrafficPolicy"].as_str().map(str::to_owned)
+    };
+    eventually("any node", || policy().as_deref() == Some("Cluster")).await;
+    stage.server.put(CONFIGS, config(&format!("{IMPORT}network: {{mode: nodeAddress}}\n")));
+    eventually("its own", || policy().as_deref() == Some("Local")).await;
+}

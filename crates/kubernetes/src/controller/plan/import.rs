@@ -264,14 +264,15 @@ impl One<'_> {
         if !self.want.create_service || self.ports.is_empty() || self.unfit().is_some() {
             return;
         }
+        let mode = self.now.config.network.mode;
         let change = match stub {
             None if self.world.namespaces.contains(self.service.namespace.as_str()) => {
                 let owner = self.world.owner.as_ref();
-                let stub = slices::stub(self.service, &self.want.from, &self.ports, owner);
+                let stub = slices::stub(self.service, &self.want.from, &self.ports, mode, owner);
                 Some(Change::Create(Box::new(stub)))
             }
             Some(stub) if is_ours(stub) => {
-                slices::corrected(stub, &self.ports).map(|s| Change::Replace(Box::new(s)))
+                slices::corrected(stub, &self.ports, mode).map(|s| Change::Replace(Box::new(s)))
             }
             None | Some(_) => None,
         };
