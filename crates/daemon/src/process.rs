@@ -14,6 +14,7 @@ mod cluster;
 pub mod controller;
 mod credentials;
 mod data;
+mod fitness;
 mod herald;
 mod known;
 mod links;
@@ -307,7 +308,12 @@ fn start(runtime: &Runtime, beginning: Beginning, log: &Log) -> Result<Ended, St
         let supervisor = Supervisor { origin, data: node, known, base };
         // Both last as long as the supervisor: composing until its sources end, the work until the drain.
         let (supervising, beside) = (supervisor.run(events), async {
-            tokio::join!(compose::run(sources, publish), work.drive(), herald::watch(heard));
+            tokio::join!(
+                compose::run(sources, publish),
+                work.drive(),
+                herald::watch(heard.clone()),
+                fitness::watch(heard),
+            );
             std::future::pending().await
         });
         let ended = tokio::select! { ended = supervising => ended, never = beside => never };

@@ -26,6 +26,7 @@ const STUCK: u64 = 100;
 struct Fake {
     open: Arc<watch::Sender<u64>>,
     asked: Arc<Mutex<Vec<String>>>,
+    deaf: Arc<Mutex<BTreeMap<SocketAddr, String>>>,
 }
 
 impl Fake {
@@ -78,7 +79,7 @@ impl Witness for Fake {
     }
 
     fn not_listening(&self) -> BTreeMap<SocketAddr, String> {
-        BTreeMap::new()
+        self.deaf.lock().unwrap().clone()
     }
 }
 
@@ -120,7 +121,7 @@ impl Scene {
         let config = Arc::new(adit_config::load(&file).unwrap().0);
         let origin = Origin::File(file);
 
-        let fake = Fake { open: Arc::default(), asked: Arc::default() };
+        let fake = Fake { open: Arc::default(), asked: Arc::default(), deaf: Arc::default() };
         let base = Base::of(&config, &[]);
         let snapshot = Arc::new(base.snapshot(&Default::default(), &Default::default()));
         let (base, bases) = watch::channel(base);
@@ -326,4 +327,24 @@ async fn a_second_signal_ends_at_once_and_streams_that_do_not_end_hold_nothing_u
     scene.end().await;
     assert_eq!(life.await, Ended::Drained { reset: STUCK });
     assert!(begun.elapsed() < Duration::from_secs(15));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_cannot_listen_is_not_ready_until_it_can() {
+    let (scene, _life) = Scene::start(&[A], "");
+    let left = || scene.known.readiness.left();
+    let script = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(left().is_empty());
+        scene.fake.deaf.lock().unwrap().insert(A.parse().unwrap(), "taken".into());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(left(), ["listeners"]);
+        scene.fake.deaf.lock().unwrap().clear();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(left().is_empty());
+    };
+    tokio::select! {
+        () = super::super::fitness::watch(scene.known.clone()) => {}
+        () = script => {}
+    }
 }
