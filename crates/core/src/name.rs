@@ -168,7 +168,7 @@ impl FromStr for ServiceName {
     type Err = NameError;
 
     fn from_str(s: &str) -> Result<Self, NameError> {
-        const RULE: &str = "write NAMESPACE/NAME, each 1 to 63 of a-z, 0-9 and '-'";
+        const RULE: &str = "NAMESPACE/NAME, each 1 to 63 of a-z, 0-9 and '-'";
         let error = || NameError::new("service", s, RULE);
         let (namespace, name) = s.split_once('/').ok_or_else(error)?;
         if !is_label(name) {

@@ -39,13 +39,14 @@ pub struct Options {
 const SEEN: &str = "seen.json";
 /// The folder with other clusters' bundles.
 const BUNDLES: &str = "bundles";
-/// What the first look at everything may take before a node begins with what it has.
+/// What the first look at everything may take before a node begins with what it has; a node that has
+/// something takes [`ASK`].
 const LISTED: Duration = Duration::from_secs(10);
 /// What is said of a change that sockets, routes and rules do not follow.
 const RESTART: &str = "network: changes count when the nodes are restarted: \
     kubectl -n adit-system rollout restart daemonset/adit-node";
 /// What asking the API server may take before what was seen last counts.
-const ASK: Duration = Duration::from_secs(5);
+const ASK: Duration = Duration::from_secs(2);
 /// What was seen is written this long after it changed.
 const WRITE: Duration = Duration::from_secs(1);
 
@@ -140,7 +141,8 @@ pub(super) async fn prepare(
     tasks.spawn(seeing::run(client.clone(), options.place.clone(), out));
 
     // An API server that is away is not waited for; what it has is, so that a peer is told nothing but that.
-    if timeout(LISTED, complete(seen.clone())).await.is_err() {
+    let patience = if good.is_empty() { LISTED } else { ASK };
+    if timeout(patience, complete(seen.clone())).await.is_err() {
         tracing::warn!("the API server does not answer; beginning with what was seen last");
     }
 

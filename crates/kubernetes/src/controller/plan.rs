@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::readiness::Steady;
 use super::world::World;
+use super::world::service_ref;
 use super::{Peers, exports, imports};
 use crate::api::{Export, Import, Link};
 
@@ -167,7 +168,16 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
     plan
 }
 
+/// A Service, as what an Event is about. Where there is not even its namespace, in which an Event would stand, its Import is meant.
 fn about_service(world: &World, service: &ServiceName) -> ObjectReference {
+    if !world.namespaces.contains(service.namespace.as_str()) {
+        return ObjectReference {
+            api_version: Some("adit.dev/v1alpha1".into()),
+            kind: Some("Import".into()),
+            name: Some(service_ref(service).object_name()),
+            ..ObjectReference::default()
+        };
+    }
     ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Service".into()),
