@@ -182,16 +182,20 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Publishes a new snapshot whenever a source changes and what is believed with it.
 pub async fn run(mut sources: Sources, out: watch::Sender<Arc<Snapshot>>) {
     while sources.changed().await {
-        let now = sources.snapshot();
-        out.send_if_modified(|old| {
-            let changed = **old != now;
-            if changed {
-                *old = Arc::new(now);
-            }
-            changed
-        });
+        publish(&out, sources.snapshot());
         sleep(PAUSE).await;
     }
+}
+
+/// Publishes a value, unless it is what was published last.
+pub(crate) fn publish<T: PartialEq>(out: &watch::Sender<Arc<T>>, now: T) {
+    out.send_if_modified(|last| {
+        let differs = **last != now;
+        if differs {
+            *last = Arc::new(now);
+        }
+        differs
+    });
 }
 
 #[cfg(test)]

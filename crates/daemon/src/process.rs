@@ -167,7 +167,7 @@ pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
             }
         }
     })?;
-    let Some(Prepared { cluster, good, settings, config, reports, state }) = prepared else {
+    let Some(Prepared { cluster, begun, settings, config, reports, state }) = prepared else {
         log.flush(LAST_WORDS);
         return Ok(Ended::Drained { reset: 0 });
     };
@@ -180,7 +180,7 @@ pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
     let renewing = cluster::certificate::renew(client.clone(), config.clone(), tell.clone());
     tasks.spawn(renewing);
     let known = (settings, config.clone());
-    tasks.spawn(cluster::follow(cluster.clone(), good, known, tell, out));
+    tasks.spawn(cluster::follow(cluster.clone(), begun, known, tell, out));
     let origin = Origin::Cluster(cluster);
     let cluster = Some(state);
     let net = OsNet { local_range: local };

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::origin::{Input, Loaded};
+use crate::compose::publish;
 
 /// Where and as what a node runs.
 #[derive(Debug, Clone)]
@@ -62,8 +63,8 @@ pub(super) struct Cluster {
 /// A node that can start.
 pub(super) struct Prepared {
     pub(super) cluster: Arc<Cluster>,
-    /// The fragments that it begins with, and what they say.
-    pub(super) good: BTreeMap<String, String>,
+    /// What it begins with, with a configuration that is good.
+    pub(super) begun: Arc<Observed>,
     pub(super) settings: ClusterConfig,
     pub(super) config: Config,
     pub(super) reports: Vec<Report>,
@@ -149,11 +150,13 @@ pub(super) async fn prepare(
     let cluster = Arc::new(Cluster { options, seen: seen.clone(), network: OnceLock::new() });
     let (settings, config, reports, good) = named(&cluster, seen.clone(), &good).await;
     cluster.network.get_or_init(|| settings.network.clone());
-    bundled(seen.clone(), &config).await?;
+    let bundle = bundled(seen.clone(), &config).await?;
     write_bundles(&config, &settings)?;
     certificate::have(client, &config).await?;
-    let state = cluster.state(&seen.borrow(), &settings);
-    Ok(Prepared { cluster, good, settings, config, reports, state })
+    let now = seen.borrow().as_ref().clone();
+    let begun = Arc::new(Observed { config: good, bundle: Some(bundle), ..now });
+    let state = cluster.state(&begun, &settings);
+    Ok(Prepared { cluster, begun, settings, config, reports, state })
 }
 
 /// What was seen last of this installation. What another one left here goes, its certificate with it.
@@ -241,12 +244,16 @@ async fn named(
 }
 
 /// Waits for this cluster's own trust bundle, and writes it where the node reads it.
-async fn bundled(mut seen: watch::Receiver<Arc<Observed>>, config: &Config) -> Result<(), String> {
+async fn bundled(
+    mut seen: watch::Receiver<Arc<Observed>>,
+    config: &Config,
+) -> Result<String, String> {
     let mut told = false;
     loop {
         let bundle = seen.borrow_and_update().bundle.clone();
         if let Some(bundle) = bundle {
-            return write(&config.node.identity.join(files::BUNDLE), &bundle);
+            write(&config.node.identity.join(files::BUNDLE), &bundle)?;
+            return Ok(bundle);
         }
         if !told {
             tracing::info!("waiting for the controller to make this cluster's CA");
@@ -269,18 +276,18 @@ async fn wait(seen: &mut watch::Receiver<Arc<Observed>>) {
     }
 }
 
-/// Takes what is seen from now on: the configuration through `tell`, the rest through `out`. A bad
+/// Takes what is seen after `last`: the configuration through `tell`, the rest through `out`. A bad
 /// configuration is told, too, and the last good one stays.
 pub(super) async fn follow(
     cluster: Arc<Cluster>,
-    mut good: BTreeMap<String, String>,
+    mut last: Arc<Observed>,
     (mut settings, mut config): (ClusterConfig, Config),
     tell: mpsc::Sender<Input>,
     out: watch::Sender<Arc<NodeState>>,
 ) {
     let mut seen = cluster.seen.clone();
-    let mut last: Arc<Observed> = Arc::default();
-    // What the node began with is told once more, in case that it is not what there is now.
+    let mut good = last.config.clone();
+    // What there is now may not be what the node began with.
     seen.mark_changed();
     let mut problems: Vec<String> = Vec::new();
     let mut write_at = Some(Instant::now());
@@ -325,11 +332,7 @@ pub(super) async fn follow(
             }
             problems.clone_from(&state.problems);
         }
-        out.send_if_modified(|old| {
-            let differs = **old != state;
-            *old = Arc::new(state);
-            differs
-        });
+        publish(&out, state);
         last = now;
         write_at = write_at.or_else(|| Some(Instant::now() + WRITE));
     }

@@ -134,15 +134,21 @@ fn own(config: &Config, now: UnixTime) -> Result<(Identity, TrustBundle), String
     let (folder, domain) = (&config.node.identity, &config.trust_domain);
     let (identity, bundle) = files::load_node(folder, domain, &BTreeSet::new(), now)
         .map_err(|e| format!("identity: {e}; adit pki issue makes one"))?;
-    let expected = domain.node_id(&config.node.name);
-    if *identity.id() != expected {
-        let folder = folder.display();
-        return Err(format!(
-            "identity: {folder} holds the certificate of {}, and the configuration says that this node is {expected}",
-            identity.id()
-        ));
-    }
+    belongs(config, &identity).map_err(|e| format!("identity: {e}"))?;
     Ok((identity, bundle))
+}
+
+/// Whether an identity is the one that the configuration wants.
+pub(super) fn belongs(config: &Config, identity: &Identity) -> Result<(), String> {
+    let expected = config.trust_domain.node_id(&config.node.name);
+    if *identity.id() == expected {
+        return Ok(());
+    }
+    Err(format!(
+        "{} holds the certificate of {}, and the configuration says that this node is {expected}",
+        config.node.identity.display(),
+        identity.id()
+    ))
 }
 
 fn same(a: &TrustBundles, b: &TrustBundles) -> bool {

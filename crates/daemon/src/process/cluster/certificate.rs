@@ -10,6 +10,7 @@ use adit_pki::{Identity, UnixTime};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::process::credentials;
 use crate::process::origin::Input;
 
 /// What is waited after a certificate could not be had, at first and at most.
@@ -83,12 +84,8 @@ fn identity(config: &Config) -> Result<Identity, String> {
     let (folder, domain) = (&config.node.identity, &config.trust_domain);
     let loaded = files::load_node(folder, domain, &Default::default(), UnixTime::now());
     let (identity, _) = loaded.map_err(|e| e.to_string())?;
-    let expected = domain.node_id(&config.node.name);
-    if *identity.id() == expected {
-        Ok(identity)
-    } else {
-        Err(format!("the certificate here is that of {}", identity.id()))
-    }
+    credentials::belongs(config, &identity)?;
+    Ok(identity)
 }
 
 /// Why there is no new certificate.

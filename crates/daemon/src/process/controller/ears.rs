@@ -19,6 +19,7 @@ use adit_transport::{Endpoints, Links, NodeSecret, OsNet, Stream, Tls, Worker};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::compose::publish;
 use crate::process::node;
 use crate::process::tuning::tuning;
 
@@ -123,13 +124,7 @@ impl Ears {
         if same {
             self.identity.set((*observer.identity).clone());
             self.verifier.set_trust(trust);
-            self.snapshot.send_if_modified(|old| {
-                let differs = **old != now;
-                if differs {
-                    *old = Arc::new(now);
-                }
-                differs
-            });
+            publish(&self.snapshot, now);
         }
         same
     }
@@ -142,14 +137,7 @@ impl Ears {
         let told = heard.iter().filter(|(_, view)| view.received.elapsed() < SILENCE);
         let clusters: BTreeMap<_, _> =
             told.map(|(cluster, view)| (cluster.clone(), one(view))).collect();
-        peers.send_if_modified(|old| {
-            let now = Peers { reporting, clusters };
-            let differs = **old != now;
-            if differs {
-                *old = Arc::new(now);
-            }
-            differs
-        });
+        publish(peers, Peers { reporting, clusters });
     }
 }
 
