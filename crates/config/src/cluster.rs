@@ -61,6 +61,13 @@ pub fn default_trust_domain(cluster: &ClusterName) -> Result<TrustDomain, Spiffe
     format!("{cluster}.adit.internal").parse()
 }
 
+impl ClusterConfig {
+    /// The opt-ins that a namespace is among.
+    pub fn opted_in(&self, namespace: &Namespace) -> impl Iterator<Item = &OptIn> {
+        self.opt_in.iter().filter(|o| NamePattern::any(&o.namespaces, namespace))
+    }
+}
+
 /// The standing relation with another cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterLink {
@@ -194,6 +201,12 @@ impl NamePattern {
             return false;
         }
         fits(&self.0, name)
+    }
+
+    /// Whether `namespace` fits one of `patterns`.
+    #[must_use]
+    pub fn any(patterns: &[Self], namespace: &Namespace) -> bool {
+        patterns.iter().any(|pattern| pattern.matches(namespace))
     }
 
     /// The pattern as written.

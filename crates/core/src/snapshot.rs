@@ -274,6 +274,14 @@ pub struct PeerExport {
     pub replay: bool,
 }
 
+impl PeerExport {
+    /// Whether any of its ports has a ready backend.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.ports.iter().any(|port| port.ready.values().any(|ready| *ready > 0))
+    }
+}
+
 /// A port as its cluster announces it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerPort {

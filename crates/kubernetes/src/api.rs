@@ -4,6 +4,7 @@
 //! be seen: [`Link`], [`Import`] and [`Export`]. People write the ConfigMap [`CONFIG_MAP`], annotations and
 //! labels; nodes read all of it. `adit crds` prints the definitions, and `daemonset/crds` holds them.
 
+use adit_core::name::{NameError, ServiceName};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
@@ -73,6 +74,14 @@ impl ServiceRef {
     pub fn object_name(&self) -> String {
         format!("{}.{}", self.namespace, self.name)
     }
+
+    /// As the rest of Adit names it.
+    ///
+    /// # Errors
+    /// Where it is no name of a Service.
+    pub fn parse(&self) -> Result<ServiceName, NameError> {
+        format!("{}/{}", self.namespace, self.name).parse()
+    }
 }
 
 /// Some workloads of a cluster that the context names; `*` is any.
@@ -107,7 +116,7 @@ pub struct Grant {
     version = "v1alpha1",
     kind = "Import",
     plural = "imports",
-    status = "ImportStatus",
+    status = "Status",
     category = "adit",
     derive = "PartialEq",
     printcolumn = r#"{"name":"From","type":"string","jsonPath":".spec.from"}"#,
@@ -152,15 +161,6 @@ pub struct ImportPort {
     pub listen: u16,
 }
 
-/// What is known of an import.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ImportStatus {
-    /// `Ready`: whether a request is served.
-    #[serde(default)]
-    pub conditions: Vec<Condition>,
-}
-
 /// A Service of this cluster that others may use. Its name is `NAMESPACE.NAME`.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -168,7 +168,7 @@ pub struct ImportStatus {
     version = "v1alpha1",
     kind = "Export",
     plural = "exports",
-    status = "ExportStatus",
+    status = "Status",
     category = "adit",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Valid","type":"string","jsonPath":".status.conditions[?(@.type=='Valid')].status"}"#,
@@ -217,15 +217,6 @@ pub struct ExportPort {
     pub app_protocol: Option<String>,
 }
 
-/// What is known of an export.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ExportStatus {
-    /// `Valid`: whether its Service exists and can be exported.
-    #[serde(default)]
-    pub conditions: Vec<Condition>,
-}
-
 /// The standing relation with another cluster. Its name is the other cluster's.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -233,7 +224,7 @@ pub struct ExportStatus {
     version = "v1alpha1",
     kind = "Link",
     plural = "links",
-    status = "LinkStatus",
+    status = "Status",
     category = "adit",
     derive = "PartialEq",
     printcolumn = r#"{"name":"TrustDomain","type":"string","jsonPath":".spec.trustDomain"}"#,
@@ -250,13 +241,23 @@ pub struct LinkSpec {
     pub addresses: Vec<String>,
 }
 
-/// What is known of a link.
+/// What is known of one of our objects.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct LinkStatus {
-    /// `Up`: whether a node of ours has heard that cluster of late.
+pub struct Status {
+    /// Of a Link `Up`, whether a node of ours has heard that cluster of late, and `Configured`; of an Export
+    /// `Valid`, whether its Service exists and can be exported; of an Import `Ready`, whether a request is
+    /// served.
     #[serde(default)]
     pub conditions: Vec<Condition>,
+}
+
+impl Status {
+    /// The conditions of an object that may have none yet.
+    #[must_use]
+    pub fn conditions(status: Option<&Self>) -> &[Condition] {
+        status.map_or(&[], |status| &status.conditions)
+    }
 }
 
 /// A condition as Kubernetes has it (`metav1.Condition`).

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, ClusterReport};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::api::{CONFIG_MAP, NAMESPACE};
@@ -171,6 +172,19 @@ impl Context {
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// All objects of a kind that `parameters` choose; `what` is what people call them.
+    pub(crate) async fn list<K>(
+        &self,
+        parameters: &ListParams,
+        what: &str,
+    ) -> Result<Vec<K>, ContextError>
+    where
+        K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let listed = self.all::<K>().list(parameters).await;
+        listed.map(|list| list.items).map_err(self.failed(&format!("list {what}")))
     }
 
     /// Says what was wanted where a request fails.

@@ -48,6 +48,20 @@ pub struct Peers {
     pub clusters: BTreeMap<ClusterName, Heard>,
 }
 
+impl Peers {
+    /// What is heard of a cluster now; none where nobody tells, which is no news about it.
+    #[must_use]
+    pub fn heard(&self, cluster: &ClusterName) -> Option<&Heard> {
+        self.clusters.get(cluster).filter(|_| self.reporting)
+    }
+
+    /// What a cluster that is not lost says of itself.
+    #[must_use]
+    pub fn live(&self, cluster: &ClusterName) -> Option<&View> {
+        self.heard(cluster).filter(|heard| heard.live).map(|heard| &*heard.view)
+    }
+}
+
 /// What was heard of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {

@@ -12,7 +12,7 @@ use kube::api::ListParams;
 use serde::Serialize;
 
 use crate::api::{
-    CONTROLLER, Condition, Export, Import, Link, NODE, SLICE_MANAGED_BY, SLICE_SERVICE,
+    CONTROLLER, Condition, Export, Import, Link, NODE, SLICE_MANAGED_BY, SLICE_SERVICE, Status,
 };
 use crate::context::{Context, ContextError, Document};
 
@@ -105,25 +105,10 @@ pub async fn ask(context: &Context) -> Result<ClusterStatus, ContextError> {
         nodes: pods_of_daemon_set(
             daemon_set.map_err(context.failed("read DaemonSet adit-node"))?.as_ref(),
         ),
-        links: context.all::<Link>().list(&all).await.map_err(context.failed("list Links"))?.items,
-        exports: context
-            .all::<Export>()
-            .list(&all)
-            .await
-            .map_err(context.failed("list Exports"))?
-            .items,
-        imports: context
-            .all::<Import>()
-            .list(&all)
-            .await
-            .map_err(context.failed("list Imports"))?
-            .items,
-        slices: context
-            .all::<EndpointSlice>()
-            .list(&slices)
-            .await
-            .map_err(context.failed("list EndpointSlices"))?
-            .items,
+        links: context.list(&all, "Links").await?,
+        exports: context.list(&all, "Exports").await?,
+        imports: context.list(&all, "Imports").await?,
+        slices: context.list(&slices, "EndpointSlices").await?,
     };
     Ok(status(&context.name, &document, &seen))
 }
@@ -184,8 +169,8 @@ fn worst_first(mut items: Vec<Item>) -> Vec<Item> {
 }
 
 /// What a condition that should be true says instead.
-fn untrue(conditions: Option<&Vec<Condition>>, kind: &str) -> Option<String> {
-    match conditions.into_iter().flatten().find(|condition| condition.kind == kind) {
+fn untrue(conditions: &[Condition], kind: &str) -> Option<String> {
+    match conditions.iter().find(|condition| condition.kind == kind) {
         Some(condition) if condition.status == "True" => None,
         Some(condition) => Some(format!("{} ({})", condition.message, condition.reason)),
         None => Some("the controller has said nothing of it yet".to_owned()),
@@ -197,7 +182,7 @@ const NOT_TAKEN_UP: &str = "declared, and not taken up by the controller yet";
 fn links(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
     let mut items: BTreeMap<String, Item> = BTreeMap::new();
     for link in &seen.links {
-        let conditions = link.status.as_ref().map(|status| &status.conditions);
+        let conditions = Status::conditions(link.status.as_ref());
         let name = link.name_any();
         let (detail, problem) = (link.spec.trust_domain.clone(), untrue(conditions, "Up"));
         items.insert(name.clone(), Item { name, detail, problem });
@@ -224,7 +209,7 @@ fn exports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
         } else {
             format!("to {}", clusters.join(", "))
         };
-        let conditions = export.status.as_ref().map(|status| &status.conditions);
+        let conditions = Status::conditions(export.status.as_ref());
         items.insert(name.clone(), Item { name, detail, problem: untrue(conditions, "Valid") });
     }
     for rule in config.into_iter().flat_map(|config| &config.exports) {
@@ -252,7 +237,7 @@ fn imports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
             let conditions = slice.endpoints.iter().filter_map(|e| e.conditions.as_ref());
             conditions.into_iter().any(|c| c.ready == Some(true))
         };
-        let conditions = import.status.as_ref().map(|status| &status.conditions);
+        let conditions = Status::conditions(import.status.as_ref());
         let problem = untrue(conditions, "Ready").or_else(|| {
             if slices.is_empty() {
                 Some(format!(

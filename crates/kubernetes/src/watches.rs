@@ -55,6 +55,11 @@ impl Bell {
     }
 }
 
+/// What can be kept in a store.
+pub trait Object: Resource + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static {}
+
+impl<K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static> Object for K {}
+
 /// Which objects of a kind; all of them by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
@@ -131,10 +136,7 @@ struct Content<K> {
     stale: Option<Stale>,
 }
 
-impl<K> Store<K>
-where
-    K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
-{
+impl<K: Object> Store<K> {
     /// A store, and the task that keeps it: whoever drops the task leaves the store as it is. For
     /// metadata alone, `K` is [`kube::core::PartialObjectMeta`] of the kind.
     ///
@@ -189,6 +191,12 @@ where
     #[must_use]
     pub fn was_listed(&self) -> bool {
         self.content().of.is_some()
+    }
+
+    /// All objects; none before it was ever listed.
+    #[must_use]
+    pub fn listed(&self) -> Option<Vec<Arc<K>>> {
+        self.was_listed().then(|| self.objects())
     }
 
     /// All objects, in order of namespace and name.
@@ -332,7 +340,7 @@ impl Failure {
 
 async fn keep<K>(api: Api<K>, store: Store<K>, mut selected: watch::Receiver<Selection>)
 where
-    K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+    K: Object,
 {
     let mut version = None;
     let mut failures = 0;
@@ -387,7 +395,7 @@ async fn pass<K>(
     version: &mut Option<String>,
 ) -> Result<(), Failure>
 where
-    K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+    K: Object,
 {
     if selection.none {
         store.replace(Vec::new(), selection.clone());

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use adit_config::cluster::{AppProtocols, ClusterConfig, ExportRule, Services};
+use adit_config::cluster::{AppProtocols, ClusterConfig, ExportRule, NamePattern, Services};
 use adit_core::name::{AppProtocol, ClusterName, PortName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop};
@@ -50,8 +50,7 @@ pub(super) struct Exports {
 impl Exports {
     /// Whether an Export stays as it is though nobody is known to want it: its Agent cannot be asked.
     pub(super) fn is_kept(&self, world: &World, stored: &api::Export) -> bool {
-        let service = &stored.spec.service;
-        let service = format!("{}/{}", service.namespace, service.name).parse::<ServiceName>();
+        let service = stored.spec.service.parse();
         service.is_ok_and(|s| !self.all.contains_key(&s) && world.is_undecided(&s))
     }
 }
@@ -125,7 +124,7 @@ fn selects(rule: &ExportRule, service: &ServiceName, said: Said<'_>) -> bool {
     match &rule.services {
         Services::Named(_) => false,
         Services::Selected { namespaces, labels } => {
-            namespaces.iter().any(|n| n.matches(&service.namespace)) && said.has_labels(labels)
+            NamePattern::any(namespaces, &service.namespace) && said.has_labels(labels)
         }
     }
 }
@@ -138,8 +137,8 @@ fn annotated(
     said: Said<'_>,
 ) -> Result<Offer, String> {
     let namespace = &service.namespace;
-    let mine = config.opt_in.iter().filter(|o| o.namespaces.iter().any(|n| n.matches(namespace)));
-    let open: BTreeSet<&ClusterName> = mine.flat_map(|o| &o.export_to).collect();
+    let open: BTreeSet<&ClusterName> =
+        config.opted_in(namespace).flat_map(|o| &o.export_to).collect();
     let mut trouble = Vec::new();
     let mut to = BTreeSet::new();
     for name in items(asked) {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_config::cluster::{ClusterConfig, ClusterLink};
+use adit_config::cluster::{ClusterConfig, ClusterLink, NamePattern};
 use adit_core::name::{ClusterName, ServiceName};
 use adit_core::snapshot::PeerExport;
 use k8s_openapi::api::core::v1::Service;
@@ -170,18 +170,13 @@ fn annotated(config: &ClusterConfig, service: &ServiceName, asked: &str) -> Resu
     let from: ClusterName =
         asked.parse().map_err(|error| format!("{}: {error}", annotation::IMPORT_FROM))?;
     let namespace = &service.namespace;
-    let mine = |o: &&_| opened(o, service);
-    if !config.opt_in.iter().filter(mine).any(|o| o.import_from.contains(&from)) {
+    if !config.opted_in(namespace).any(|o| o.import_from.contains(&from)) {
         return Err(format!(
             "namespace {namespace} may not import from {from} by annotation (optIn.importFrom)"
         ));
     }
     let allow = vec![everybody_in(service)];
     Ok(Wanted { from, allow, create_service: false, others: Vec::new() })
-}
-
-fn opened(opt_in: &adit_config::cluster::OptIn, service: &ServiceName) -> bool {
-    opt_in.namespaces.iter().any(|n| n.matches(&service.namespace))
 }
 
 /// What a link imports by itself: what is exported to us in its namespaces, for Services that wait for it.
@@ -197,18 +192,14 @@ fn automatic(
     if link.import.is_empty() {
         return Vec::new();
     }
-    let fits = |s: &ServiceName| link.import.iter().any(|n| n.matches(&s.namespace));
+    let fits = |s: &ServiceName| NamePattern::any(&link.import, &s.namespace);
     let imported = |service: &ServiceName| {
         let import = world.import_of(service).filter(|i| i.spec.from == link.cluster.as_str());
         // What is served here ends, and what we export and once served is ours again.
         let ours = exported.contains_key(service) && world.was_served(service);
         import.is_some() && !world.is_served(service) && !ours
     };
-    let heard = peers.clusters.get(&link.cluster).filter(|heard| heard.live && peers.reporting);
-    let names = world.imports.values().filter_map(|import| {
-        let service = &import.spec.service;
-        format!("{}/{}", service.namespace, service.name).parse::<ServiceName>().ok()
-    });
+    let names = world.imports.values().filter_map(|import| import.spec.service.parse().ok());
     let mut standing: Vec<ServiceName> = names.filter(|s| fits(s) && imported(s)).collect();
     let made = |(s, object): &(&ServiceName, &Arc<Service>)| {
         let made_for = object.annotations().get(MADE_FOR);
@@ -217,12 +208,12 @@ fn automatic(
     };
     let made = world.services.iter().filter(made).map(|(service, _)| service);
     let mut stubs: BTreeSet<ServiceName> = made.cloned().collect();
-    let Some(heard) = heard else {
+    let Some(view) = peers.live(&link.cluster) else {
         imports.stubs.append(&mut stubs);
         return standing;
     };
     let mut lasts = |service: &ServiceName, rest: Duration| {
-        if heard.view.exports.contains_key(service) {
+        if view.exports.contains_key(service) {
             return true;
         }
         let end = missing.since(&link.cluster, service, now) + rest;
@@ -233,7 +224,7 @@ fn automatic(
     standing.retain(|service| lasts(service, GRACE));
     stubs.retain(|service| lasts(service, STUB_REST));
     imports.stubs.append(&mut stubs);
-    let offered = || heard.view.exports.iter().filter(|(service, _)| fits(service));
+    let offered = || view.exports.iter().filter(|(service, _)| fits(service));
     let here = offered().map(|(s, _)| s).filter(|s| world.services.contains_key(*s));
     imports.candidates.extend(here.cloned());
     let idle = |s: &&ServiceName| world.was_served(s) && !imported(s);
@@ -256,10 +247,9 @@ fn may_begin(
 ) -> bool {
     // Two clusters that export one Service by the same labels would take turns while it has no backend in
     // either: the one that has a backend is the one to import from.
-    let ready = || export.ports.iter().any(|p| p.ready.values().any(|n| *n > 0));
     let ours_to_give = match exported.get(service) {
         Some(Strength::Named) => true,
-        Some(Strength::Implied) => !ready(),
+        Some(Strength::Implied) => !export.is_served(),
         None => false,
     };
     let waits = if world.services.contains_key(service) {

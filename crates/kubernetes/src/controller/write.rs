@@ -6,7 +6,6 @@
 //! again at once, and again, is one: something there stores another thing than we write.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -14,13 +13,12 @@ use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::lease::{Candidate, within};
 use super::plan::{Change, Key, Write};
 use super::stores::Stores;
-use crate::watches::Store;
+use crate::watches::{Object, Store};
 
 /// How many writes are under way at a time.
 const AT_ONCE: usize = 8;
@@ -160,14 +158,7 @@ async fn namespaced<K>(
     change: Change<K>,
 ) -> Result<(), kube::Error>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Object + Serialize + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     let namespace = change.key().namespace.unwrap_or_default();
     apply(Api::namespaced(client.clone(), &namespace), store, change).await
@@ -175,21 +166,14 @@ where
 
 async fn cluster<K>(client: &Client, store: &Store<K>, change: Change<K>) -> Result<(), kube::Error>
 where
-    K: Resource<DynamicType = (), Scope = ClusterResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Object + Serialize + Resource<DynamicType = (), Scope = ClusterResourceScope>,
 {
     apply(Api::all(client.clone()), store, change).await
 }
 
 async fn apply<K>(api: Api<K>, store: &Store<K>, change: Change<K>) -> Result<(), kube::Error>
 where
-    K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K: Object + Serialize,
 {
     let params = PostParams::default();
     let written = match &change {

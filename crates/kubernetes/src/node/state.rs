@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, Mode, Network};
-use adit_core::name::{ClusterName, NodeName, ServiceName};
+use adit_core::name::{ClusterName, NodeName};
 use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{Backend, Class, Export, ExportPort, Hop, Import, ImportPort};
 use adit_core::spiffe::Workload;
@@ -116,7 +116,7 @@ fn import(
         })
     };
     Ok(Some(Import {
-        service: service(&spec.service)?,
+        service: spec.service.parse().map_err(|e| e.to_string())?,
         from,
         ports: spec.ports.iter().map(port).collect::<Result<_, _>>()?,
         allow: spec.allow.iter().map(workload_pattern).collect::<Result<_, _>>()?,
@@ -147,7 +147,7 @@ fn export(
         }
     }
     Ok(Export {
-        service: service(&spec.service)?,
+        service: spec.service.parse().map_err(|e| e.to_string())?,
         ports: spec.ports.iter().map(port).collect::<Result<_, _>>()?,
         allow,
         hop: match spec.hop.as_deref() {
@@ -247,10 +247,6 @@ fn seeds(
         linked.contains(&cluster).then_some((cluster, addresses))
     };
     seen.links.iter().filter_map(one).collect()
-}
-
-fn service(service: &ServiceRef) -> Result<ServiceName, String> {
-    parse(&format!("{}/{}", service.namespace, service.name))
 }
 
 fn workload_pattern(w: &Workloads) -> Result<WorkloadPattern, String> {

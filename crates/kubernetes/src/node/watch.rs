@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -90,30 +90,30 @@ impl Stores {
     /// What is seen now, with `last` where nothing could be seen yet.
     fn observe(&self, last: &Observed) -> Observed {
         let mut now = last.clone();
-        if let Some(data) = listed(&self.config) {
+        if let Some(data) = self.config.listed() {
             let data = data.into_iter().find(|c| c.name_any() == CONFIG_MAP);
             now.config = data.and_then(|c| c.data.clone()).unwrap_or_default();
         }
-        if let Some(data) = listed(&self.trust) {
+        if let Some(data) = self.trust.listed() {
             let data = data.into_iter().find(|c| c.name_any() == TRUST_CONFIG_MAP);
             let bundle = data.and_then(|c| c.data.as_ref()?.get(TRUST_BUNDLE_KEY).cloned());
             // One that is being made anew does not take away what we believe.
             now.bundle = bundle.or(now.bundle);
         }
-        if let Some(links) = listed(&self.links) {
+        if let Some(links) = self.links.listed() {
             let addresses = |l: Arc<Link>| (l.name_any(), l.spec.addresses.clone());
             now.links = links.into_iter().map(addresses).collect();
         }
-        if let Some(imports) = listed(&self.imports) {
+        if let Some(imports) = self.imports.listed() {
             now.imports = imports.into_iter().map(|i| (i.name_any(), i.spec.clone())).collect();
         }
-        if let Some(exports) = listed(&self.exports) {
+        if let Some(exports) = self.exports.listed() {
             now.exports = exports.into_iter().map(|e| (e.name_any(), e.spec.clone())).collect();
         }
-        if let Some(slices) = listed(&self.slices) {
+        if let Some(slices) = self.slices.listed() {
             now.slices = parts(slices, Slice::of);
         }
-        if let Some(pods) = listed(&self.pods) {
+        if let Some(pods) = self.pods.listed() {
             now.pods = parts(pods, Workload::of);
         }
         now.is_complete = self.config.was_listed()
@@ -151,13 +151,6 @@ impl Stores {
         }
         *was = stale.is_some();
     }
-}
-
-fn listed<K>(store: &Store<K>) -> Option<Vec<Arc<K>>>
-where
-    K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
-{
-    store.was_listed().then(|| store.objects())
 }
 
 /// What matters of objects with a namespace, by their names.

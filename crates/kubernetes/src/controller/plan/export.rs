@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Change, Now, Plan, Write, about_service, ours};
-use crate::api::{Export, ExportStatus};
+use crate::api::{Export, Status};
 use crate::controller::conditions;
 use crate::controller::exports::{Exports, Resolved};
 use crate::controller::world::World;
@@ -35,11 +35,11 @@ fn one(world: &World, now: &Now<'_>, name: &str, wanted: &Resolved) -> Option<Ch
     if stored.spec != spec {
         return Some(Change::Replace(Box::new(Export { spec, ..(**stored).clone() })));
     }
-    let conditions = stored.status.as_ref().map_or(&[][..], |status| status.conditions.as_slice());
+    let conditions = Status::conditions(stored.status.as_ref());
     let generation = stored.metadata.generation;
     let fresh = conditions::set(conditions, "Valid", &wanted.verdict, generation, &now.text());
     (fresh != conditions).then(|| {
-        let status = Some(ExportStatus { conditions: fresh });
+        let status = Some(Status { conditions: fresh });
         Change::Status(Box::new(Export { status, ..(**stored).clone() }))
     })
 }

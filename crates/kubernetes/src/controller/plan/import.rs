@@ -13,7 +13,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use super::{Change, Memory, Now, Plan, Write, about_service, ours};
-use crate::api::{Import, ImportPort, ImportSpec, ImportStatus};
+use crate::api::{Import, ImportPort, ImportSpec, Status};
 use crate::controller::addresses::{self, Given, Pool};
 use crate::controller::exports::Verdict;
 use crate::controller::imports::{Imports, Wanted, served_here};
@@ -106,14 +106,14 @@ fn release(stored: &Arc<Import>, why: Option<&Verdict>, now: &Now<'_>) -> Option
 
 /// Says of an import that ended that it did, once.
 fn rest(stored: &Import, why: Option<&Verdict>, now: &Now<'_>) -> Option<Change<Import>> {
-    let before = stored.status.as_ref().map_or(&[][..], |s| s.conditions.as_slice());
+    let before = Status::conditions(stored.status.as_ref());
     let message =
         format!("{} does not export it to us, or nothing here asks for it", stored.spec.from);
     let verdict = why.cloned().unwrap_or_else(|| Verdict::bad("Released", message));
     let fresh = conditions::clear(before, "Conflict");
     let fresh = conditions::set(&fresh, "Ready", &verdict, stored.metadata.generation, &now.text());
     (fresh != before).then(|| {
-        let status = Some(ImportStatus { conditions: fresh });
+        let status = Some(Status { conditions: fresh });
         Change::Status(Box::new(Import { status, ..stored.clone() }))
     })
 }
@@ -204,8 +204,7 @@ fn ports_of(
 
 /// The export as it was heard; none where its cluster cannot be heard now, or does not export it.
 fn told<'a>(peers: &'a Peers, service: &ServiceName, want: &Wanted) -> Option<&'a PeerExport> {
-    let heard = peers.clusters.get(&want.from).filter(|h| h.live && peers.reporting)?;
-    heard.view.exports.get(service).map(|export| &**export)
+    peers.live(&want.from)?.exports.get(service).map(|export| &**export)
 }
 
 /// One import and all that belongs to it.
@@ -333,7 +332,7 @@ impl One<'_> {
     }
 
     fn plan_status(&self, stored: &Import, verdict: Option<Verdict>, plan: &mut Plan) {
-        let before = stored.status.as_ref().map_or(&[][..], |s| s.conditions.as_slice());
+        let before = Status::conditions(stored.status.as_ref());
         let generation = stored.metadata.generation;
         let clock = self.now.text();
         let mut fresh = before.to_vec();
@@ -355,7 +354,7 @@ impl One<'_> {
             fresh = conditions::set(&fresh, "Conflict", &conflict, generation, &clock);
         }
         if fresh != before {
-            let status = Some(ImportStatus { conditions: fresh });
+            let status = Some(Status { conditions: fresh });
             let object = Import { status, ..stored.clone() };
             plan.writes.push(Write::Import(Change::Status(Box::new(object))));
         }
@@ -419,18 +418,17 @@ impl One<'_> {
     /// What the other side says; none where nobody tells and something was said before.
     fn verdict(&self, memory: &mut Memory, plan: &mut Plan) -> Option<Verdict> {
         let (service, from) = (self.service, &self.want.from);
-        let conditions = self.stored.and_then(|i| i.status.as_ref());
-        let before = conditions.and_then(|s| conditions::find(&s.conditions, "Ready"));
+        let conditions = Status::conditions(self.stored.and_then(|i| i.status.as_ref()));
+        let before = conditions::find(conditions, "Ready");
         let before = before.filter(|_| {
             let same =
                 |i: &&Arc<Import>| i.spec.released_at.is_none() && i.spec.from == from.as_str();
             self.stored.filter(same).is_some()
         });
         let peers = self.now.peers;
-        let ready = told(peers, service, self.want)
-            .map(|e| e.ports.iter().any(|p| p.ready.values().any(|n| *n > 0)));
+        let ready = told(peers, service, self.want).map(PeerExport::is_served);
         // That nobody says anything of the cluster is no news about it.
-        let heard = peers.clusters.get(from).filter(|_| peers.reporting);
+        let heard = peers.heard(from);
         let seen = heard.map(|_| ready == Some(true));
         let steady = memory
             .imports

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
 
 use super::{Change, Memory, Now, Plan, Write, ours};
-use crate::api::{Link, LinkSpec, LinkStatus};
+use crate::api::{Link, LinkSpec, Status};
 use crate::controller::conditions;
 use crate::controller::exports::Verdict;
 use crate::controller::imports::MOST;
@@ -61,13 +61,10 @@ fn one(
 ) {
     let name = link.cluster.as_str();
     let stored = world.links.get(name);
-    let conditions =
-        stored.and_then(|l| l.status.as_ref()).map_or(&[][..], |s| s.conditions.as_slice());
+    let conditions = Status::conditions(stored.and_then(|l| l.status.as_ref()));
     let before = conditions::find(conditions, "Up");
 
-    let heard = now.peers.clusters.get(&link.cluster);
-    // That nobody says anything of the cluster is no news about it.
-    let live = heard.filter(|_| now.peers.reporting).map(|h| h.live);
+    let live = now.peers.heard(&link.cluster).map(|heard| heard.live);
     let steady = memory
         .links
         .entry(link.cluster.clone())
@@ -84,8 +81,8 @@ fn one(
     };
 
     let mut addresses = stored.map(|l| l.spec.addresses.clone()).unwrap_or_default();
-    if let Some(heard) = heard.filter(|h| h.live && now.peers.reporting) {
-        let learned = learned(&heard.view, &link.addresses);
+    if let Some(view) = now.peers.live(&link.cluster) {
+        let learned = learned(view, &link.addresses);
         if !learned.is_empty() {
             addresses = learned.iter().map(ToString::to_string).collect();
         }
@@ -140,7 +137,7 @@ fn one(
         }
     };
     if fresh != conditions {
-        let status = Some(LinkStatus { conditions: fresh });
+        let status = Some(Status { conditions: fresh });
         let object = Link { status, ..(**stored).clone() };
         plan.writes.push(Write::Link(Change::Status(Box::new(object))));
     }
