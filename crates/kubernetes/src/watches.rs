@@ -8,7 +8,7 @@
 //! kube's own watcher is not used: it does not tell when it recovers, so that nobody could say how old the
 //! content is, and it waits for a list that never ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// The most objects in one answer to a list.
 const PAGE: u32 = 500;
@@ -30,6 +30,8 @@ const WATCH_SECONDS: u32 = 290;
 const SILENCE: Duration = Duration::from_secs(90);
 /// What is waited after a first failure; twice as long after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(400);
+/// Another selection is listed so long after the one before, at the earliest.
+const SETTLE: Duration = Duration::from_secs(1);
 /// A kind that must be there and is not known is believed to be gone after this time: API servers that start, or
 /// lose touch with their definitions, say so too.
 const KIND_GONE: Duration = Duration::from_secs(60);
@@ -69,6 +71,8 @@ pub struct Selection {
     pub fields: Option<String>,
     /// None at all: nothing is asked of the server.
     pub none: bool,
+    /// Of EndpointSlices, the names of the Services whose they are.
+    pub services: Arc<BTreeSet<String>>,
 }
 
 impl Selection {
@@ -94,17 +98,20 @@ impl Selection {
     /// names are too many for a request.
     #[must_use]
     pub fn slices_of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut names: Vec<&str> = names.into_iter().collect();
-        names.sort_unstable();
-        names.dedup();
+        let names: BTreeSet<&str> = names.into_iter().collect();
+        let services = Arc::new(names.iter().map(|name| (*name).to_owned()).collect());
+        let selection = Self { services, ..Self::default() };
         if names.is_empty() {
-            return Self { none: true, ..Self::default() };
+            return Self { none: true, ..selection };
         }
+        let names: Vec<&str> = names.into_iter().collect();
         // A comma takes three bytes in a request.
-        if names.iter().map(|n| n.len() + 3).sum::<usize>() > LONGEST_SELECTOR {
-            return Self::labels(crate::api::SLICE_SERVICE);
-        }
-        Self::labels(format!("{} in ({})", crate::api::SLICE_SERVICE, names.join(",")))
+        let labels = if names.iter().map(|n| n.len() + 3).sum::<usize>() > LONGEST_SELECTOR {
+            crate::api::SLICE_SERVICE.to_owned()
+        } else {
+            format!("{} in ({})", crate::api::SLICE_SERVICE, names.join(","))
+        };
+        Self { labels: Some(labels), ..selection }
     }
 }
 
@@ -185,6 +192,12 @@ impl<K: Object> Store<K> {
     pub fn is_complete(&self) -> bool {
         let content = self.content();
         content.of.as_ref() == Some(&*self.0.selection.borrow())
+    }
+
+    /// What it holds: all that was selected when it was listed last, kept up to date since.
+    #[must_use]
+    pub fn holds(&self) -> Option<Selection> {
+        self.content().of.clone()
     }
 
     /// Whether it was ever listed.
@@ -346,13 +359,13 @@ where
     let mut failures = 0;
     loop {
         let selection = selected.borrow_and_update().clone();
+        if store.holds().as_ref() != Some(&selection) {
+            version = None;
+        }
         let began = Instant::now();
         let ended = tokio::select! {
             ended = pass(&api, &store, &selection, &mut version) => ended,
-            _ = selected.changed() => {
-                version = None;
-                continue;
-            }
+            () = another(&store, &selection, &mut selected, began) => continue,
         };
         let asked = match ended {
             Ok(()) => {
@@ -381,9 +394,28 @@ where
         if failures > 0 {
             tokio::select! {
                 () = sleep(pause(failures).max(asked)) => {}
-                _ = selected.changed() => version = None,
+                _ = selected.changed() => {}
             }
         }
+    }
+}
+
+/// Waits until another selection is to be listed. One that changes all the time must not keep the server busy
+/// with lists, nor cancel each list before it is whole.
+async fn another<K: Object>(
+    store: &Store<K>,
+    selection: &Selection,
+    selected: &mut watch::Receiver<Selection>,
+    began: Instant,
+) {
+    // The sender is the store's own.
+    drop(selected.changed().await);
+    if selection.none {
+        return;
+    }
+    sleep_until(began + SETTLE).await;
+    while store.holds().as_ref() != Some(selection) {
+        sleep(SETTLE).await;
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use adit_config::ClusterReport;
 use adit_config::cluster::ClusterConfig;
-use adit_core::name::NodeName;
+use adit_core::name::{NodeName, ServiceName};
 use adit_pki::UnixTime;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
@@ -58,9 +58,6 @@ pub(super) struct Rounds<'a> {
     reporter: Reporter,
     /// Since when all is known that must be.
     known_since: Option<Instant>,
-    /// The names that others' slices are asked for, and those that they are known of.
-    asked: Arc<BTreeSet<String>>,
-    known: Arc<BTreeSet<String>>,
 }
 
 /// The configuration as it was last good, and as it is written.
@@ -140,8 +137,6 @@ impl<'a> Rounds<'a> {
             answers: Failures::default(),
             reporter,
             known_since: None,
-            asked: Arc::default(),
-            known: Arc::default(),
         }
     }
 
@@ -212,10 +207,7 @@ impl<'a> Rounds<'a> {
         };
         self.publish(&config);
 
-        if self.stores.others.is_complete() {
-            self.known = self.asked.clone();
-        }
-        let world = self.stores.world(self.known.clone());
+        let world = self.stores.world();
         let peers = self.peers.borrow_and_update().clone();
         let now = Now {
             config: &config,
@@ -225,11 +217,8 @@ impl<'a> Rounds<'a> {
             clock: Timestamp::now(),
         };
         let plan = plan(&world, &now, &mut self.memory);
-        let names: BTreeSet<String> = plan.watched.iter().map(|s| s.name().to_owned()).collect();
-        if *self.asked != names {
-            self.stores.others.select(Selection::slices_of(names.iter().map(String::as_str)));
-            self.asked = Arc::new(names);
-        }
+        let names = plan.watched.iter().map(ServiceName::name);
+        self.stores.others.select(Selection::slices_of(names));
         let failures = &mut self.writes;
         let written = write(&self.client, &self.stores, lease, plan.writes, failures).await;
         complaints.extend(plan.complaints);

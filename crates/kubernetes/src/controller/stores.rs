@@ -125,8 +125,8 @@ impl Stores {
         stale.into_iter().flatten().next().map(|stale| stale.reason)
     }
 
-    /// The world as it is known now. `known` are the names that `others` was last complete for.
-    pub(super) fn world(&self, known: Arc<BTreeSet<String>>) -> World {
+    /// The world as it is known now.
+    pub(super) fn world(&self) -> World {
         let service = |s: Arc<Service>| Some((service_name(&s.metadata, &s.name_any())?, s));
         let namespaces = self.namespaces.objects();
         let owner = namespaces.iter().find(|n| n.name_any() == NAMESPACE);
@@ -145,7 +145,7 @@ impl Stores {
                 .into_iter()
                 .map(|s| ((s.namespace().unwrap_or_default(), s.name_any()), s))
                 .collect(),
-            known,
+            known: self.others.holds().map(|selection| selection.services).unwrap_or_default(),
             serving: self.serving(),
             imports: self.imports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
             exports: self.exports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),

@@ -107,6 +107,28 @@ async fn another_selection_replaces_the_content_at_once_or_not_at_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_selection_that_changes_all_the_time_is_listed_now_and_then() {
+    let server = Server::default();
+    server.put(MAPS, map("one"));
+    let (store, _bell, _tasks) = watched(&server);
+    eventually("all", || store.is_complete()).await;
+    for number in 0..100 {
+        store.select(Selection::named(&format!("n{number}")));
+        sleep(Duration::from_millis(100)).await;
+    }
+    eventually("the last", || store.is_complete()).await;
+    let lists = server.requests(|r| !r.contains("watch=")).len();
+    assert!((10..=13).contains(&lists), "{lists} lists in ten seconds");
+    assert_eq!(store.holds(), Some(Selection::named("n99")));
+    // One that has settled is listed at once.
+    sleep(SETTLE).await;
+    let began = Instant::now();
+    store.select(Selection::named("one"));
+    eventually("one", || names(&store) == ["one"]).await;
+    assert!(began.elapsed() < SETTLE / 2, "after {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_kind_that_is_unknown_has_no_objects() {
     let server = Server::default();
     server.fail(|_, _| Some(Fault::Status(404)));
