@@ -100,6 +100,18 @@ pub(super) enum Write {
 }
 
 impl Write {
+    /// Which comes first: what clients wait for, then what that waits for, then what is only told.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Self::Slice(_) => 0,
+            Self::Service(_) => 1,
+            Self::Export(Change::Status(_))
+            | Self::Import(Change::Status(_))
+            | Self::Link(Change::Status(_)) => 3,
+            Self::Export(_) | Self::Import(_) | Self::Link(_) => 2,
+        }
+    }
+
     pub(super) fn key(&self) -> Key {
         match self {
             Self::Service(change) => change.key(),

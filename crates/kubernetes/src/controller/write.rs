@@ -5,7 +5,7 @@
 //! somebody else wrote, and the next plan is made from what they wrote. A write that succeeds and is wanted
 //! again at once, and again, is one: something there stores another thing than we write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -22,6 +22,8 @@ use crate::watches::{Object, Store};
 
 /// How many writes are under way at a time.
 const AT_ONCE: usize = 8;
+/// How long one plan is written: what has changed since is planned then.
+const LONGEST: Duration = Duration::from_millis(500);
 /// What is waited after the first failure to write an object; twice as long after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The most that is waited.
@@ -114,7 +116,7 @@ fn pause(times: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << times.min(12)).min(LONGEST_PAUSE)
 }
 
-/// Writes; returns how many objects were written. Stops where the lease is lost.
+/// Writes, for so long as the plan is fresh and the lease is held; returns how many objects were written.
 pub(super) async fn write(
     client: &Client,
     stores: &Stores,
@@ -123,13 +125,16 @@ pub(super) async fn write(
     failures: &mut Failures,
 ) -> usize {
     let now = Instant::now();
-    failures.retain(|key| writes.iter().any(|write| write.key() == *key));
-    let ready =
-        writes.into_iter().map(|w| (w.key(), w)).filter(|(key, _)| failures.allow(key, now));
-    let ready: Vec<_> = ready.collect();
+    let wanted: BTreeSet<Key> = writes.iter().map(Write::key).collect();
+    failures.retain(|key| wanted.contains(key));
+    let ready = writes.into_iter().map(|write| (write.key(), write));
+    let mut ready: Vec<_> = ready.filter(|(key, _)| failures.allow(key, now)).collect();
+    // What clients wait for comes first.
+    ready.sort_by_key(|(_, write)| write.rank());
     let mut results = stream::iter(ready)
         .map(|(key, write)| async move {
-            let done = if lease.is_held() { Some(one(client, stores, write).await) } else { None };
+            let goes_on = lease.is_held() && now.elapsed() < LONGEST;
+            let done = if goes_on { Some(one(client, stores, write).await) } else { None };
             (key, done)
         })
         .buffer_unordered(AT_ONCE);
