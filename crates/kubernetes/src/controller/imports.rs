@@ -25,7 +25,7 @@ use crate::api::{Import, Workloads, annotation};
 
 /// The most that is imported by itself from one cluster: each takes an address, a listener on each node, and an
 /// address of the cluster's where its Service is made.
-pub(super) const MOST: usize = 1000;
+pub(super) const MOST: usize = 2500;
 /// How long a Service that we made stays when what stands behind it is exported no more: with it goes the
 /// address that its clients have.
 const STUB_REST: Duration = Duration::from_secs(60);
@@ -225,6 +225,8 @@ fn automatic(
     stubs.retain(|service| lasts(service, STUB_REST));
     imports.stubs.append(&mut stubs);
     let offered = || view.exports.iter().filter(|(service, _)| fits(service));
+    // Before their Services are there, so that these need not wait once they come.
+    imports.candidates.extend(offered().map(|(s, _)| s).take(MOST).cloned());
     let here = offered().map(|(s, _)| s).filter(|s| world.services.contains_key(*s));
     imports.candidates.extend(here.cloned());
     let idle = |s: &&ServiceName| world.was_served(s) && !imported(s);
