@@ -1,14 +1,16 @@
 """Adit comes, changes and goes."""
 
 import io
+import json
 import tarfile
 import tempfile
 import time
 from pathlib import Path
 
 from . import agents, scenario
-from .agents import NAMESPACE, Steady, served
+from .agents import NAMESPACE, Steady, refused, served
 from .cluster import Failure, Skip, check, eventually, here, run
+from .faults import configure, restart
 from .world import OURS, SYSTEM
 
 MANIFESTS = ["daemonset/base", "daemonset/crds", "daemonset/overlays"]
@@ -93,6 +95,59 @@ def upgraded(world):
     check(kept(world) == before, f"was {before}, is {kept(world)}")
     check(not steady.failures, steady.say())
     return f"from {previous}: {steady.say()}; configuration, CAs, addresses and slices as before"
+
+
+def node_addresses(world):
+    """Imports at the nodes' own addresses, on a cluster of two nodes: pods of each are known by name and served."""
+    bank, edge = world.bank, world.edge
+    edge.create(agents.account("webhook"), agents.service("webhook"), agents.deployment("webhook", 1, ["python3", "/app/webhook.py"]))
+    edge.rolled_out(NAMESPACE, "deployment/webhook")
+    world.export("webhook", "--allow", "caller", owner=edge, to="bank")
+    nodes = {one["metadata"]["name"]: one["status"]["addresses"][0]["address"] for one in bank.get("nodes")}
+    check(len(nodes) == 2, f"nodes of bank: {nodes}")
+    for node in nodes:
+        for name in ("caller", "other"):
+            account, pod = agents.client(name)
+            pod["metadata"]["name"], pod["spec"]["nodeName"] = f"{name}-{node}", node
+            bank.create(account, pod)
+    before = slice_addresses(bank, str([f"{ip}/32" for ip in nodes.values()]))
+    configure(bank, "zz-network.yaml", "network: {mode: nodeAddress}\n")
+    try:
+        eventually("nodes say that it takes a restart", lambda: "restarted" in world.node_status(bank))
+        restart(bank, "daemonset/adit-node")
+        world.adit("import", f"{NAMESPACE}/webhook", "--from", "edge", "--context", bank.context)
+        world.imported("webhook", bank)
+        [filled] = world.slices(bank)
+        found = {one["nodeName"]: one["addresses"] for one in filled["endpoints"]}
+        check(found == {node: [ip] for node, ip in nodes.items()}, found)
+        for node in nodes:
+            pods = (f"caller-{node}", f"other-{node}")
+            for pod in pods:
+                bank.wait(NAMESPACE, f"pod/{pod}")
+            eventually(f"a pod of {node} is served", lambda: served(bank, pod=pods[0], name="webhook"))
+            for _ in range(6):
+                served(bank, pod=pods[0], name="webhook")
+            refused(bank, pod=pods[1], name="webhook")
+            bank.delete("-n", NAMESPACE, *(f"pod/{pod}" for pod in pods))
+        eventually("what bank exports is served", lambda: served(edge))
+    finally:
+        world.adit("import", f"{NAMESPACE}/webhook", "--remove", "--context", bank.context)
+        configure(bank, "zz-network.yaml", None)
+        slice_addresses(bank, before)
+        restart(bank, "daemonset/adit-node")
+        world.withdraw("webhook", edge)
+        edge.delete("-n", NAMESPACE, "service/webhook", "deployment/webhook")
+    eventually("it is served again", lambda: served(edge))
+    return f"endpoints {sorted(found.items())}; each node's pods are served by their own node"
+
+
+def slice_addresses(cluster, ranges):
+    """Has our slices lead into these ranges; gives those of before."""
+    policy = ["validatingadmissionpolicy", "adit-slice-addresses"]
+    before = cluster.get(*policy)["spec"]["variables"][0]["expression"]
+    patch = [{"op": "replace", "path": "/spec/variables/0/expression", "value": ranges}]
+    cluster.kubectl("patch", *policy, "--type=json", "-p", json.dumps(patch))
+    return before
 
 
 def kept(world):

@@ -1,0 +1,139 @@
+"""How clusters are joined without access to both, and how Services come to be exported and imported."""
+
+import tempfile
+from pathlib import Path
+
+from .agents import NAMESPACE, refused, served
+from .cluster import check, condition, eventually
+from .faults import configure
+from .world import IMPORT
+
+OPEN, CLOSED = "team-open", "team-closed"
+TO_EDGE = {"adit.dev/export": "edge", "adit.dev/allow": f"edge/{NAMESPACE}/support-bot"}
+FROM_BANK = {"adit.dev/import-from": "bank"}
+AGENT_KIND = "agents.kagent.dev"
+
+
+def linked_by_hand(world):
+    """Unlinked, nothing is left of a link; bundles carried by hand join the clusters anew, with no imports by themselves."""
+    said = world.adit("unlink", world.edge.context, world.bank.context)
+    for cluster in world.both:
+        eventually("its Link is gone", lambda: not cluster.names("link.adit.dev"))
+    eventually("the slice is gone", lambda: not world.slices(world.edge))
+    refused(world.edge)
+    check("nothing to change" in world.adit("unlink", world.edge.context, world.bank.context).lower(), "unlink again changes something")
+    with tempfile.TemporaryDirectory() as folder:
+        for here, there, more in ((world.bank, world.edge, ["--no-import"]), (world.edge, world.bank, [])):
+            bundle = Path(folder) / here.name
+            world.adit("link", "export", "--context", here.context, "--output", bundle)
+            check("PRIVATE KEY" not in bundle.read_text(), "the bundle has a key in it")
+            for _ in range(2):
+                imported = world.adit("link", "import", bundle, "--context", there.context, *more)
+            check("nothing to change" in imported.lower(), imported)
+
+    def up():
+        return all(condition(cluster.get("link.adit.dev", other.name), "Up")[0] == "True" for cluster, other in (world.both, world.both[::-1]))
+
+    eventually("both Links are up", up)
+    check(not world.slices(world.edge), "imported by itself, which --no-import forbids")
+    return said.strip().splitlines()[-1] + "; bundles joined them again; nothing imported by itself"
+
+
+def opted_in(world):
+    """Annotations of Services and Agents, and labels, export and import where an administrator lets them, and nowhere else."""
+    bank, edge = world.bank, world.edge
+    theirs = not bank.names("crd", AGENT_KIND, "--ignore-not-found")
+    if theirs:
+        bank.create(agent_definition())
+        eventually("Agents are known", lambda: bank.names(AGENT_KIND, "-A") is not None)
+    for cluster in world.both:
+        cluster.create(*({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in (OPEN, CLOSED)))
+    configure(bank, "zz-open.yaml", f"optIn:\n  - {{namespaces: [{OPEN}], exportTo: [edge]}}\n"
+              f"exports:\n  - select: {{namespaces: [{CLOSED}], labels: {{kagenti.io/type: agent}}}}\n"
+              f"    allow: [{{cluster: edge, namespace: {NAMESPACE}, serviceAccount: support-bot}}]\n")
+    configure(edge, "zz-open.yaml", f"optIn:\n  - {{namespaces: [{OPEN}, {NAMESPACE}], importFrom: [bank]}}\n")
+    try:
+        exported = exports_by_annotation(world)
+        imported = imports_by_annotation(world)
+    finally:
+        for cluster in world.both:
+            cluster.delete("namespace", OPEN, CLOSED)
+            configure(cluster, "zz-open.yaml", None)
+        edge.kubectl("-n", NAMESPACE, "annotate", "service", "fraud-bot", "adit.dev/import-from-", check=False)
+        if theirs:
+            bank.delete("crd", AGENT_KIND)
+        world.adit("link", edge.context, bank.context, "--import", "*")
+    eventually("it is served again", lambda: served(edge))
+    eventually("their slices are gone", lambda: len(world.slices(edge)) == 1)
+    return f"{exported}; {imported}"
+
+
+def exports_by_annotation(world):
+    bank = world.bank
+    bank.create(service("annotated", OPEN, annotations=TO_EDGE))
+    bank.create(service("annotated", CLOSED, annotations=TO_EDGE))
+    bank.create(service("labelled", CLOSED, labels={"kagenti.io/type": "agent"}))
+    # Like kagent's controller, which makes the Service of an Agent and copies nothing at first.
+    bank.create(agent("by-agent", OPEN, TO_EDGE))
+    uid = bank.get(AGENT_KIND, "-n", OPEN, "by-agent")["metadata"]["uid"]
+    owner = {"apiVersion": "kagent.dev/v1alpha2", "kind": "Agent", "name": "by-agent", "uid": uid, "controller": True}
+    bank.create(service("by-agent", OPEN, ownerReferences=[owner]))
+    wanted = {f"{OPEN}.annotated", f"{OPEN}.by-agent", f"{CLOSED}.labelled", IMPORT}
+    found = lambda: {one.split("/", 1)[1] for one in bank.names("export.adit.dev")}
+    eventually(f"exactly {sorted(wanted)} are exported", lambda: found() == wanted)
+    told = eventually("an Event says why the other is not", lambda: [
+        one["note"] for one in bank.get("events.events.k8s.io", "-n", CLOSED)
+        if one["reason"] == "NotPermitted" and one["regarding"]["name"] == "annotated"
+    ])
+    bank.create(agent("by-agent", OPEN, {}))
+    eventually("an Agent's export ends with its annotation", lambda: found() == wanted - {f"{OPEN}.by-agent"})
+    return f"3 exported; Event: {told[0]!r}"
+
+
+def imports_by_annotation(world):
+    edge = world.edge
+    edge.kubectl("-n", NAMESPACE, "annotate", "service", "fraud-bot", *(f"{key}={value}" for key, value in FROM_BANK.items()))
+    world.imported()
+    eventually("it is served", lambda: served(edge))
+    # Ports of every shape; on the importing side a Service may name and number its own otherwise.
+    edge.create(service("annotated", OPEN, annotations=FROM_BANK))
+    edge.create(service("labelled", CLOSED, annotations=FROM_BANK))
+    [filled] = eventually("the stub has its slice", lambda: world.slices(edge, "-n", OPEN))
+    ports = sorted((port.get("name"), port.get("appProtocol")) for port in filled["ports"])
+    check(ports == [("a2a", "kgateway.dev/a2a"), ("metrics", None)], filled["ports"])
+    check(len({port["port"] for port in filled["ports"]}) == 2, filled["ports"])
+    check(not world.slices(edge, "-n", CLOSED), "a namespace that was not opened has imported")
+    told = eventually("an Event says why the other is not", lambda: [
+        one["note"] for one in edge.get("events.events.k8s.io", "-n", CLOSED) if one["reason"] == "NotPermitted"
+    ])
+    edge.kubectl("-n", NAMESPACE, "annotate", "service", "fraud-bot", "adit.dev/import-from-")
+    eventually("its slice is gone", lambda: not world.slices(edge, "-n", NAMESPACE))
+    return f"imported with ports {ports}; Event: {told[0]!r}"
+
+
+def service(name, namespace, **meta):
+    """One with two ports of which one says what it speaks, and no pods."""
+    ports = [
+        {"name": "a2a", "port": 8080, "appProtocol": "kgateway.dev/a2a"},
+        {"name": "metrics", "port": 9090, "targetPort": 9091},
+    ]
+    metadata = {"name": name, "namespace": namespace} | meta
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": ports}}
+
+
+def agent(name, namespace, annotations):
+    metadata = {"name": name, "namespace": namespace, "annotations": annotations}
+    return {"apiVersion": "kagent.dev/v1alpha2", "kind": "Agent", "metadata": metadata, "spec": {"type": "BYO"}}
+
+
+def agent_definition():
+    """kagent's kind, as far as its metadata goes."""
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1alpha2", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": AGENT_KIND},
+        "spec": {
+            "group": "kagent.dev", "scope": "Namespaced", "versions": [version],
+            "names": {"plural": "agents", "singular": "agent", "kind": "Agent", "listKind": "AgentList"},
+        },
+    }
