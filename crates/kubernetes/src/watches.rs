@@ -35,6 +35,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// A kind that must be there and is not known is believed to be gone after this time: API servers that start, or
 /// lose touch with their definitions, say so too.
 const KIND_GONE: Duration = Duration::from_secs(60);
+/// Such a kind is asked for as after so many failures, at most: every three seconds.
+const KIND_FAILURES: u32 = 4;
 /// The most that is waited after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Names in a selector may have this many bytes: a request's line is limited.
@@ -141,6 +143,8 @@ struct Content<K> {
     /// The selection that `objects` is the answer to; none before the first list.
     of: Option<Selection>,
     stale: Option<Stale>,
+    /// Since when the server says, whenever it answers, that it does not know the kind.
+    unknown: Option<Instant>,
 }
 
 impl<K: Object> Store<K> {
@@ -171,7 +175,7 @@ impl<K: Object> Store<K> {
         bell: &Bell,
         optional: bool,
     ) -> (Self, impl Future<Output = ()> + Send + use<K>) {
-        let content = Content { objects: BTreeMap::new(), of: None, stale: None };
+        let content = Content { objects: BTreeMap::new(), of: None, stale: None, unknown: None };
         let (selection, selected) = watch::channel(selection);
         let inner = Inner { content: Mutex::new(content), selection, bell: bell.clone(), optional };
         let store = Self(Arc::new(inner));
@@ -271,13 +275,19 @@ impl<K: Object> Store<K> {
         }
     }
 
-    fn replace(&self, objects: Vec<K>, of: Selection) {
+    /// Takes a list of `version`. What we wrote after it was made stays: the watch that follows says what
+    /// became of it.
+    fn replace(&self, objects: Vec<K>, version: Option<&str>, of: Selection) {
         let mut fresh = BTreeMap::new();
         for mut object in objects {
             object.meta_mut().managed_fields = None;
             fresh.insert(key(&object), Arc::new(object));
         }
         let mut content = self.content();
+        let version: Option<u64> = version.and_then(|v| v.parse().ok());
+        let later = |o: &K| version.is_some_and(|version| number(o) > Some(version));
+        let written = std::mem::take(&mut content.objects).into_iter().filter(|(_, o)| later(o));
+        fresh.extend(written);
         content.objects = fresh;
         content.of = Some(of);
         content.stale = None;
@@ -285,16 +295,24 @@ impl<K: Object> Store<K> {
         self.0.bell.ring();
     }
 
-    /// Whether a kind that the server does not know leaves nothing.
-    fn may_be_emptied(&self) -> bool {
-        let content = self.content();
-        let known = content.of.is_some() || self.0.optional;
-        (known && content.objects.is_empty())
-            || content.stale.as_ref().is_some_and(|stale| stale.since.elapsed() > KIND_GONE)
+    /// Takes note of whether the server knows the kind; gives whether one that it does not know leaves nothing.
+    fn may_be_emptied(&self, known: bool) -> bool {
+        let mut content = self.content();
+        if known {
+            content.unknown = None;
+            return false;
+        }
+        let since = *content.unknown.get_or_insert_with(Instant::now);
+        let expected = content.of.is_some() || self.0.optional;
+        (expected && content.objects.is_empty()) || since.elapsed() > KIND_GONE
     }
 
     fn refreshed(&self) {
-        if self.content().stale.take().is_some() {
+        let mut content = self.content();
+        content.unknown = None;
+        let was_stale = content.stale.take().is_some();
+        drop(content);
+        if was_stale {
             self.0.bell.ring();
         }
     }
@@ -381,8 +399,13 @@ where
                 if matches!(failure, Failure::Gone | Failure::NoSuchKind) {
                     version = None;
                 }
-                if matches!(failure, Failure::NoSuchKind) && store.may_be_emptied() {
-                    store.replace(Vec::new(), selection);
+                let known = !matches!(failure, Failure::NoSuchKind);
+                if !known && !store.0.optional {
+                    // It must be there, and may be in a moment.
+                    failures = failures.min(KIND_FAILURES);
+                }
+                if store.may_be_emptied(known) {
+                    store.replace(Vec::new(), None, selection);
                 } else if !matches!(failure, Failure::Gone) {
                     let url = api.resource_url();
                     tracing::debug!(error = %failure, url, "the API server could not be watched");
@@ -430,14 +453,14 @@ where
     K: Object,
 {
     if selection.none {
-        store.replace(Vec::new(), selection.clone());
+        store.replace(Vec::new(), None, selection.clone());
         return std::future::pending().await;
     }
     let mut from = match version.take() {
         Some(version) => version,
         None => {
             let (objects, version) = list(api, selection).await?;
-            store.replace(objects, selection.clone());
+            store.replace(objects, Some(&version), selection.clone());
             version
         }
     };
@@ -525,8 +548,11 @@ fn key<K: Resource>(object: &K) -> Key {
 /// Whether `a` is an older version of `b`: after a write of ours the watch still brings what was before.
 /// Versions of the API server's own store are numbers that grow; others are never older.
 fn is_older<K: Resource>(a: &K, b: &K) -> bool {
-    let number = |o: &K| o.resource_version().and_then(|v| v.parse::<u64>().ok());
     a.uid() == b.uid() && matches!((number(a), number(b)), (Some(a), Some(b)) if a < b)
+}
+
+fn number<K: Resource>(object: &K) -> Option<u64> {
+    object.resource_version()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -169,3 +169,46 @@ async fn a_kind_that_must_be_there_is_waited_for() {
     sleep(KIND_GONE).await;
     eventually("end of patience", || store.was_listed()).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_word_of_a_server_that_was_away_empties_nothing() {
+    let server = Server::default();
+    server.put(MAPS, map("one"));
+    let (store, _bell, _tasks) = watched(&server);
+    eventually("first list", || names(&store) == ["one"]).await;
+    let away = Arc::new(AtomicU32::new(500));
+    let says = away.clone();
+    server.fail(move |_, _| Some(Fault::Status(says.load(Ordering::Relaxed) as u16)));
+    server.expire_watches();
+    sleep(KIND_GONE * 5).await;
+    away.store(404, Ordering::Relaxed);
+    sleep(KIND_GONE - Duration::from_secs(1)).await;
+    assert_eq!(names(&store), ["one"]);
+    server.heal();
+    server.put(MAPS, map("two"));
+    let began = Instant::now();
+    eventually("recovery", || names(&store) == ["one", "two"]).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(6),
+        "asked again only after {:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_older_than_what_we_wrote_does_not_undo_it() {
+    let server = Server::default();
+    server.put(MAPS, map("one"));
+    let (store, _bell, _tasks) = watched(&server);
+    eventually("first list", || names(&store) == ["one"]).await;
+    let [one] = &store.objects()[..] else { panic!("one object") };
+    let version = number(&**one).unwrap() + 10;
+    let mut ours = (**one).clone();
+    ours.metadata.name = Some("ours".into());
+    ours.metadata.resource_version = Some(version.to_string());
+    store.put(ours);
+    server.expire_watches();
+    server.put(MAPS, map("two"));
+    eventually("second list", || names(&store).contains(&"two".to_owned())).await;
+    assert_eq!(names(&store), ["one", "ours", "two"]);
+}
