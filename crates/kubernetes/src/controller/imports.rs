@@ -1,7 +1,8 @@
 //! Which Services of linked clusters are imported, and why.
 //!
 //! A rule that names a Service counts more than an annotation, and either counts more than what a link
-//! imports by itself. Of several links that would import one Service by themselves, the first by name does.
+//! imports by itself. Of several links that would import one Service by themselves, the one that does goes on,
+//! and else the first by name begins.
 //! A link imports by itself only what nobody here ever served: else a linked cluster that exports the right
 //! name would get the callers of whatever is down here for a moment.
 
@@ -127,23 +128,28 @@ pub(super) fn decide(
     let named: BTreeSet<ServiceName> = imports.all.keys().cloned().collect();
     let mut links: Vec<&ClusterLink> = config.links.iter().collect();
     links.sort_by(|a, b| a.cluster.cmp(&b.cluster));
+    let mut offers = Vec::new();
     for link in links {
-        let all = automatic(link, world, peers, exported, &mut imports, (missing, now));
-        let mut count = 0;
-        for service in all {
-            if named.contains(&service) {
-                continue;
-            }
-            if !imports.all.contains_key(&service) {
-                if count == MOST {
+        let offer = automatic(link, world, peers, exported, &mut imports, (missing, now));
+        offers.push((link, offer));
+    }
+    // What stands comes first, whichever its cluster: what another begins to export is not for it to take.
+    let standing = offers.iter().map(|(link, offer)| (*link, &offer.standing));
+    let all = standing.chain(offers.iter().map(|(link, offer)| (*link, &offer.begins)));
+    let mut counts: BTreeMap<&ClusterName, usize> = BTreeMap::new();
+    for (link, services) in all {
+        let count = counts.entry(&link.cluster).or_default();
+        for service in services.iter().filter(|service| !named.contains(service)) {
+            if !imports.all.contains_key(service) {
+                if *count == MOST {
                     *imports.too_many.entry(link.cluster.clone()).or_default() += 1;
                     continue;
                 }
-                count += 1;
+                *count += 1;
             }
             let wanted = imports.all.entry(service.clone()).or_insert_with(|| Wanted {
                 from: link.cluster.clone(),
-                allow: vec![everybody_in(&service)],
+                allow: vec![everybody_in(service)],
                 create_service: link.create_services,
                 others: Vec::new(),
             });
@@ -179,6 +185,14 @@ fn annotated(config: &ClusterConfig, service: &ServiceName, asked: &str) -> Resu
     Ok(Wanted { from, allow, create_service: false, others: Vec::new() })
 }
 
+/// What a link imports by itself.
+#[derive(Default)]
+struct Offer {
+    /// What is imported from it already.
+    standing: Vec<ServiceName>,
+    begins: Vec<ServiceName>,
+}
+
 /// What a link imports by itself: what is exported to us in its namespaces, for Services that wait for it.
 /// While that cluster cannot be heard, what was imported from it stays.
 fn automatic(
@@ -188,9 +202,9 @@ fn automatic(
     exported: &BTreeMap<ServiceName, Strength>,
     imports: &mut Imports,
     (missing, now): (&mut Missing, Instant),
-) -> Vec<ServiceName> {
+) -> Offer {
     if link.import.is_empty() {
-        return Vec::new();
+        return Offer::default();
     }
     let fits = |s: &ServiceName| NamePattern::any(&link.import, &s.namespace);
     let imported = |service: &ServiceName| {
@@ -210,7 +224,7 @@ fn automatic(
     let mut stubs: BTreeSet<ServiceName> = made.cloned().collect();
     let Some(view) = peers.live(&link.cluster) else {
         imports.stubs.append(&mut stubs);
-        return standing;
+        return Offer { standing, begins: Vec::new() };
     };
     let mut lasts = |service: &ServiceName, rest: Duration| {
         if view.exports.contains_key(service) {
@@ -232,11 +246,10 @@ fn automatic(
     let idle = |s: &&ServiceName| world.was_served(s) && !imported(s);
     let idle = offered().map(|(s, _)| s).filter(idle).filter(|s| !exported.contains_key(*s));
     imports.served_here.extend(idle.map(|s| (s.clone(), link.cluster.clone())));
-    // What is imported already comes first: where there are too many it is not for what is new to end it.
     let begins =
         offered().filter(|(s, export)| !imported(s) && may_begin(link, world, s, export, exported));
-    standing.extend(begins.map(|(service, _)| service.clone()));
-    standing
+    let begins = begins.map(|(service, _)| service.clone()).collect();
+    Offer { standing, begins }
 }
 
 /// Whether a Service that is not imported yet may be, without anybody having named it.

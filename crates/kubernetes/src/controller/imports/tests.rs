@@ -88,6 +88,18 @@ fn of_two_clusters_the_first_by_name_is_imported_from_and_the_other_named() {
 }
 
 #[test]
+fn what_is_imported_from_one_cluster_no_other_takes() {
+    let standing = imported(None);
+    let mut config = config("");
+    config.links[0].cluster = "aaa".parse().unwrap();
+    let both = peers(&["aaa", "bank"], 1);
+    assert_eq!(from(&config, &standing, &both).as_deref(), Some("bank"));
+    assert_eq!(from(&config, &world(&[]), &both).as_deref(), Some("aaa"), "the first begins");
+    let imports = decide(&config, &standing, &both, &BTreeMap::new());
+    assert_eq!(imports.all[&bot()].others, ["aaa".parse().unwrap()]);
+}
+
+#[test]
 fn a_service_that_is_served_here_or_not_known_of_is_not_imported_by_itself() {
     let bank = peers(&["bank"], 1);
     let mut served = world(&[]);
