@@ -15,6 +15,7 @@ mod events;
 mod exports;
 mod imports;
 mod lease;
+mod network;
 mod plan;
 mod readiness;
 mod round;

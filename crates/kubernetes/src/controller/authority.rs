@@ -17,6 +17,10 @@ use super::lease::within;
 use super::stores::Stores;
 use crate::api::{CA_SECRET, MANAGED_BY, NAMESPACE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP};
 
+/// The Secret's entry with further CA certificates that are believed: the next one, before it signs, and the last
+/// one, for as long as its certificates live.
+const ALSO_TRUSTED: &str = "also-trusted.pem";
+
 /// Why there is no CA to work with.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CaError {
@@ -36,7 +40,7 @@ pub(super) enum CaError {
          new CA made, which ends all links until their other ends have the new bundle"
     )]
     Lost,
-    #[error("the bundle cannot be made: {0}")]
+    #[error("the bundle cannot be made of tls.crt and {ALSO_TRUSTED} of Secret {CA_SECRET}: {0}")]
     Bundle(#[from] BundleError),
     #[error("our own certificate cannot be made: {0}")]
     Identity(#[from] IdentityError),
@@ -108,7 +112,11 @@ impl Ca {
         if let Some(wanted) = wanted.filter(|wanted| found != **wanted) {
             return Err(CaError::TrustDomain { found, wanted: wanted.clone() });
         }
-        let bundle = authority.bundle()?;
+        let mut pem = authority.bundle()?.to_pem();
+        if let Some(more) = secret.data.as_ref().and_then(|data| data.get(ALSO_TRUSTED)) {
+            pem.push_str(&String::from_utf8_lossy(&more.0));
+        }
+        let bundle = TrustBundle::from_pem(found.clone(), pem.as_bytes())?;
         let own = authority.issue_controller(KeyKind::P256, DEFAULT_TTL, now)?;
         let key = own.key();
         let ours = BTreeSet::from([found.controller_id()]);
@@ -124,9 +132,7 @@ fn is_young(identity: &Identity, now: UnixTime) -> bool {
 
 /// The bundle that nodes and linked clusters were given.
 fn published(stores: &Stores) -> Option<String> {
-    let stored = stores.trust.get(Some(NAMESPACE), TRUST_CONFIG_MAP)?;
-    let bundle = stored.data.as_ref()?.get(TRUST_BUNDLE_KEY)?;
-    (!bundle.trim().is_empty()).then(|| bundle.clone())
+    record(stores).remove(TRUST_BUNDLE_KEY).filter(|bundle| !bundle.trim().is_empty())
 }
 
 /// Makes a CA.
@@ -165,33 +171,31 @@ async fn create(
     Ok(secret)
 }
 
-/// Writes the bundle to where nodes and `adit link` read it.
+/// What ConfigMap [`TRUST_CONFIG_MAP`] holds.
+pub(super) fn record(stores: &Stores) -> BTreeMap<String, String> {
+    let stored = stores.trust.get(Some(NAMESPACE), TRUST_CONFIG_MAP);
+    stored.and_then(|stored| stored.data.clone()).unwrap_or_default()
+}
+
+/// Writes the ConfigMap that nodes and `adit link` read the bundle from, where it is not so already.
 ///
 /// # Errors
 /// Those of the API server.
 pub(super) async fn publish(
     client: &Client,
     stores: &Stores,
-    bundle: &TrustBundle,
+    data: BTreeMap<String, String>,
 ) -> Result<(), kube::Error> {
-    let pem = bundle.to_pem();
     let api = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE);
     let params = PostParams::default();
     let written = match stores.trust.get(Some(NAMESPACE), TRUST_CONFIG_MAP) {
+        Some(stored) if stored.data.as_ref() == Some(&data) => return Ok(()),
         Some(stored) => {
-            let data = stored.data.as_ref();
-            if data.and_then(|data| data.get(TRUST_BUNDLE_KEY)) == Some(&pem) {
-                return Ok(());
-            }
-            let mut fresh = (*stored).clone();
-            fresh.data.get_or_insert_default().insert(TRUST_BUNDLE_KEY.into(), pem);
+            let fresh = ConfigMap { data: Some(data), ..(*stored).clone() };
             within(api.replace(&fresh.name_any(), &params, &fresh)).await?
         }
         None => {
-            let mut fresh = ConfigMap {
-                data: Some([(TRUST_BUNDLE_KEY.into(), pem)].into()),
-                ..Default::default()
-            };
+            let mut fresh = ConfigMap { data: Some(data), ..Default::default() };
             fresh.metadata.name = Some(TRUST_CONFIG_MAP.into());
             fresh.metadata.labels = Some([(MANAGED_BY.0.into(), MANAGED_BY.1.into())].into());
             within(api.create(&params, &fresh)).await?

@@ -20,6 +20,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
+use super::network::Move;
 use super::readiness::Steady;
 use super::world::World;
 use super::world::service_ref;
@@ -33,6 +34,8 @@ pub(super) struct Now<'a> {
     /// What is wrong with the configuration as it is written; `config` is the last that was good.
     pub(super) trouble: Option<&'a str>,
     pub(super) peers: &'a Peers,
+    /// Whether the nodes have the network that `config` says.
+    pub(super) moves: Move,
     pub(super) at: Instant,
     pub(super) clock: Timestamp,
 }
@@ -166,7 +169,14 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
 
     link::plan(world, now, &imports.too_many, memory, &mut plan);
     export::plan(world, now, &exports, &mut plan);
-    import::plan(world, now, &imports, memory, &mut plan);
+    match now.moves {
+        Move::None => import::plan(world, now, &imports, memory, &mut plan),
+        Move::Waits => {}
+        Move::Goes => {
+            let all = world.slices.values().map(|s| Write::Slice(Change::Delete(s.clone())));
+            plan.writes.extend(all);
+        }
+    }
     for (service, from) in &imports.served_here {
         // While it is served nobody misses anything.
         if !world.is_served(service) {

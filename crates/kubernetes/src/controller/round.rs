@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_config::ClusterReport;
-use adit_config::cluster::ClusterConfig;
+use adit_config::cluster::{ClusterConfig, Network};
 use adit_core::name::{NodeName, ServiceName};
 use adit_pki::UnixTime;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -19,11 +19,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::authority::{self, Ca, CaError};
 use super::events::Reporter;
 use super::lease::Candidate;
+use super::network::{self, Move};
 use super::plan::{Complaint, Key, Memory, Now, plan};
 use super::stores::Stores;
 use super::write::{Failures, write};
 use super::{ControllerState, Observer, Peers, Phase, Settings, signer};
-use crate::api::{CA_SECRET, CONFIG_MAP, NAMESPACE};
+use crate::api::{CA_SECRET, CONFIG_MAP, NAMESPACE, TRUST_BUNDLE_KEY};
 use crate::watches::{Bell, Selection};
 
 /// How long changes are gathered before a round begins.
@@ -205,7 +206,12 @@ impl<'a> Rounds<'a> {
             self.tell(Phase::Waiting, self.config.trouble.clone());
             return wait(None);
         };
-        self.publish(&config);
+        let moves = self.network(&config.network).await;
+        if moves == Move::None {
+            self.publish(&config);
+        }
+        complaints
+            .extend(moves.note().map(|n| about(CONFIG_MAP, "ConfigMap", "NetworkChanges", n)));
 
         let world = self.stores.world();
         let peers = self.peers.borrow_and_update().clone();
@@ -213,17 +219,21 @@ impl<'a> Rounds<'a> {
             config: &config,
             trouble: self.config.trouble.as_deref(),
             peers: &peers,
+            moves,
             at: Instant::now(),
             clock: Timestamp::now(),
         };
         let plan = plan(&world, &now, &mut self.memory);
+        tracing::debug!(writes = plan.writes.len(), took = ?at.elapsed(), "planned");
         let names = plan.watched.iter().map(ServiceName::name);
         self.stores.others.select(Selection::slices_of(names));
         let failures = &mut self.writes;
         let written = write(&self.client, &self.stores, lease, plan.writes, failures).await;
+        tracing::debug!(written, took = ?at.elapsed(), "wrote");
         complaints.extend(plan.complaints);
         self.reporter.tell(&complaints);
         let trouble = ca_trouble.or_else(|| self.config.trouble.clone());
+        let trouble = trouble.or_else(|| moves.note().map(str::to_owned));
         let trouble = trouble.or_else(|| self.writes.worst()).or_else(|| self.stores.stale());
         self.tell(Phase::Active, trouble.or(agents_trouble));
         let again =
@@ -245,10 +255,26 @@ impl<'a> Rounds<'a> {
         self.ca.clone_from(&ca);
         let Some(ca) = ca else { return Ok(()) };
         if domain.is_some() {
-            authority::publish(&self.client, &self.stores, &ca.bundle).await?;
+            let mut data = authority::record(&self.stores);
+            data.insert(TRUST_BUNDLE_KEY.into(), ca.bundle.to_pem());
+            authority::publish(&self.client, &self.stores, data).await?;
         }
         self.last_ca = Some(ca);
         Ok(())
+    }
+
+    /// Looks whether the nodes have the network that the configuration says, and keeps the record of it.
+    async fn network(&self, wanted: &Network) -> Move {
+        let record = authority::record(&self.stores);
+        let (moves, fresh) = network::step(&record, wanted, &self.stores.node_pods());
+        // Without a bundle there is nothing to keep it beside, and no node that has begun.
+        if fresh != record
+            && record.contains_key(TRUST_BUNDLE_KEY)
+            && let Err(error) = authority::publish(&self.client, &self.stores, fresh).await
+        {
+            tracing::warn!(%error, "what network the nodes have is not on record yet");
+        }
+        moves
     }
 
     /// Answers nodes' requests, some at a time; returns how many were answered.

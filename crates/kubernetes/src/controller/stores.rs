@@ -175,6 +175,13 @@ impl Stores {
         nodes.into_iter().map(|(node, all)| (node, all.into_iter().collect())).collect()
     }
 
+    /// Our own nodes' pods, by UID.
+    pub(super) fn node_pods(&self) -> BTreeSet<String> {
+        let slices = self.nodes.objects();
+        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+        endpoints.filter_map(|endpoint| endpoint.target_ref.as_ref()?.uid.clone()).collect()
+    }
+
     fn serving(&self) -> BTreeMap<ServiceName, Serving> {
         let mut serving = BTreeMap::new();
         for slice in self.others.objects().iter().filter(|s| !is_our_slice(s)) {

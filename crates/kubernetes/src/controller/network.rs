@@ -1,0 +1,132 @@
+//! A change of the nodes' network, which must not send clients to addresses that a node does not keep.
+//!
+//! A node has the network that it began with. When the configuration names another one, imports stay as they
+//! are until the first node has begun anew; from then on no slice stands, until the last has: the address of an
+//! import is kept, and guarded, by every node or given to nobody. What is in force stands in ConfigMap
+//! [`TRUST_CONFIG_MAP`], beside the bundle, so that a controller that begins meanwhile goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use adit_config::cluster::Network;
+
+#[cfg(doc)]
+use crate::api::TRUST_CONFIG_MAP;
+
+/// The keys of the ConfigMap: what is in force; what it changes to; and the nodes' pods, by UID, that began before.
+const IN_FORCE: &str = "network";
+const NEXT: &str = "network.next";
+const BEFORE: &str = "network.before";
+
+/// What may be done with imports now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Move {
+    /// All that is to be done.
+    None,
+    /// Nothing: the nodes have another network than the configuration says.
+    Waits,
+    /// No slice may stand: some nodes have the one, some the other.
+    Goes,
+}
+
+impl Move {
+    /// What an operator must know of it.
+    pub(super) fn note(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Waits => Some(
+                "network is not what the nodes have: imports stay as they are until the nodes are restarted \
+                 (kubectl -n adit-system rollout restart daemonset/adit-node), and pause until the last node is",
+            ),
+            Self::Goes => Some(
+                "network changes: imports pause until the last node is restarted (kubectl -n adit-system \
+                 rollout status daemonset/adit-node)",
+            ),
+        }
+    }
+}
+
+type Data = BTreeMap<String, String>;
+
+/// Looks at what is on record, at the configuration and at the nodes' pods that there are; gives the record as
+/// it should be.
+pub(super) fn step(record: &Data, wanted: &Network, pods: &BTreeSet<String>) -> (Move, Data) {
+    let wanted = text(wanted);
+    let mut fresh = record.clone();
+    let settle = |mut record: Data| {
+        record.insert(IN_FORCE.into(), wanted.clone());
+        record.remove(NEXT);
+        record.remove(BEFORE);
+        (Move::None, record)
+    };
+    let before: BTreeSet<String> =
+        record.get(BEFORE).map(|b| b.split(' ').map(str::to_owned).collect()).unwrap_or_default();
+    let has_begun = pods.iter().any(|pod| !before.contains(pod));
+    let is_over = pods.iter().all(|pod| !before.contains(pod));
+    match (record.get(IN_FORCE), record.get(NEXT)) {
+        (None, _) => settle(fresh),
+        (Some(now), None) if *now == wanted => (Move::None, fresh),
+        // Taken back before any node had heard of it.
+        (Some(now), Some(_)) if *now == wanted && !has_begun => settle(fresh),
+        (Some(_), Some(next)) if *next == wanted && is_over => settle(fresh),
+        (Some(_), Some(next)) if *next == wanted => {
+            (if has_begun { Move::Goes } else { Move::Waits }, fresh)
+        }
+        (Some(_), next) => {
+            // Of those that are there now nobody knows which they have, once there was another change.
+            let goes = next.is_some() && has_begun;
+            fresh.insert(NEXT.into(), wanted.clone());
+            fresh.insert(BEFORE.into(), pods.iter().cloned().collect::<Vec<_>>().join(" "));
+            (if goes { Move::Goes } else { Move::Waits }, fresh)
+        }
+    }
+}
+
+/// What of a network matters to more than one node.
+fn text(network: &Network) -> String {
+    let Network { mode, range, range6, port, listener_port, metrics: _ } = network;
+    format!("{mode:?} {}/{} {}/{} {port} {listener_port}", range.0, range.1, range6.0, range6.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(port: u16) -> Network {
+        Network { port, ..Network::default() }
+    }
+
+    fn pods(all: &[&str]) -> BTreeSet<String> {
+        all.iter().map(|pod| (*pod).to_owned()).collect()
+    }
+
+    #[test]
+    fn slices_go_while_some_nodes_have_the_old_network_and_some_the_new() {
+        let (first, record) = step(&Data::new(), &network(1), &pods(&["a", "b"]));
+        assert_eq!(first, Move::None);
+        assert_eq!(step(&record, &network(1), &pods(&["a", "c"])), (Move::None, record.clone()));
+        let (waits, record) = step(&record, &network(2), &pods(&["a", "b"]));
+        assert_eq!(waits, Move::Waits);
+        for (now, says) in [
+            (["a", "b"], Move::Waits),
+            (["a", "c"], Move::Goes),
+            (["d", "c"], Move::None),
+            (["e", "f"], Move::None),
+        ] {
+            assert_eq!(step(&record, &network(2), &pods(&now)).0, says, "{now:?}");
+        }
+        let (_, settled) = step(&record, &network(2), &pods(&["d", "c"]));
+        assert_eq!(step(&settled, &network(2), &pods(&["d", "c"])), (Move::None, settled.clone()));
+    }
+
+    #[test]
+    fn what_is_taken_back_before_a_node_has_begun_anew_changes_nothing() {
+        let (_, record) = step(&Data::new(), &network(1), &pods(&["a", "b"]));
+        let (_, changed) = step(&record, &network(2), &pods(&["a", "b"]));
+        assert_eq!(step(&changed, &network(1), &pods(&["a", "b"])), (Move::None, record));
+        // Later it is a change like any other: who has which, nobody knows.
+        let (goes, back) = step(&changed, &network(1), &pods(&["a", "c"]));
+        assert_eq!(goes, Move::Goes);
+        assert_eq!(step(&back, &network(1), &pods(&["a", "d"])).0, Move::Goes);
+        assert_eq!(step(&back, &network(1), &pods(&["d", "e"])).0, Move::None);
+    }
+}
