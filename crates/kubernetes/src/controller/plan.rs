@@ -36,6 +36,8 @@ pub(super) struct Now<'a> {
     pub(super) peers: &'a Peers,
     /// Whether the nodes have the network that `config` says.
     pub(super) moves: Move,
+    /// What could not be written of late, and why.
+    pub(super) failing: BTreeMap<Key, String>,
     pub(super) at: Instant,
     pub(super) clock: Timestamp,
 }

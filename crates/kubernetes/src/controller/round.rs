@@ -9,6 +9,7 @@ use adit_config::ClusterReport;
 use adit_config::cluster::{ClusterConfig, Network};
 use adit_core::name::{NodeName, ServiceName};
 use adit_pki::UnixTime;
+use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
@@ -22,7 +23,7 @@ use super::lease::Candidate;
 use super::network::{self, Move};
 use super::plan::{Complaint, Key, Memory, Now, plan};
 use super::stores::Stores;
-use super::write::{Failures, write};
+use super::write::{AT_ONCE, Failures, write};
 use super::{ControllerState, Observer, Peers, Phase, Settings, signer};
 use crate::api::{CA_SECRET, CONFIG_MAP, NAMESPACE, TRUST_BUNDLE_KEY};
 use crate::watches::{Bell, Selection};
@@ -220,6 +221,7 @@ impl<'a> Rounds<'a> {
             trouble: self.config.trouble.as_deref(),
             peers: &peers,
             moves,
+            failing: self.writes.failing(),
             at: Instant::now(),
             clock: Timestamp::now(),
         };
@@ -287,13 +289,16 @@ impl<'a> Rounds<'a> {
         self.answers.retain(|key| open.contains(&key.name));
         let mut answered = 0;
         queue.retain(|(r, _)| self.answers.allow(&key(r.name_any()), Instant::now()));
-        for (request, superseded) in queue.into_iter().take(ANSWERS) {
-            if !lease.is_held() {
-                break;
-            }
-            let key = key(request.name_any());
-            let (client, stores) = (&self.client, &self.stores);
-            let answer = signer::answer(client, stores, &ca.authority, &request, superseded).await;
+        let (client, stores, authority) = (&self.client, &self.stores, &ca.authority);
+        let mut answers = stream::iter(queue.into_iter().take(ANSWERS))
+            .map(|(request, superseded)| async move {
+                let held = lease.is_held();
+                let answer = signer::answer(client, stores, authority, &request, superseded);
+                (request.name_any(), if held { Some(answer.await) } else { None })
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some((name, answer)) = answers.next().await {
+            let (key, Some(answer)) = (key(name), answer) else { continue };
             answered += usize::from(answer.is_ok());
             let result = answer.map(|refusal| {
                 if let Some(why) = refusal {

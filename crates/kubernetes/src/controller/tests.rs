@@ -264,8 +264,10 @@ async fn an_object_that_cannot_be_written_holds_up_no_other() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     let tries = stage.server.requests(|r| r.starts_with("POST") && r.contains("endpointslices"));
     assert!((3..20).contains(&tries.len()), "with pauses: {}", tries.len());
+    assert!(stage.import_says("False", "SliceNotWritten"), "nobody is served yet");
     stage.server.heal();
     eventually("slice", || stage.ready() == Some(true)).await;
+    eventually("condition", || stage.import_says("True", "Ready")).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -481,7 +483,8 @@ async fn a_heap_of_old_requests_keeps_no_node_from_its_certificate() {
     })
     .await;
     let answers = stage.server.requests(|r| r.starts_with("PUT") && r.contains("certificatesign"));
-    assert!(answers[0].contains("z-new"), "the one that is waited for comes first: {}", answers[0]);
+    let first = answers.iter().position(|r| r.contains("z-new")).unwrap();
+    assert!(first < 8, "the one that is waited for is among the first: {first}");
     let all = stage.server.requests(|r| r.contains("/links") || r.contains("certificatesign"));
     let link = all.iter().position(|r| r.starts_with("POST") && r.contains("/links")).unwrap();
     let before = all[..link].iter().filter(|r| r.starts_with("PUT")).count();
@@ -594,6 +597,33 @@ async fn where_nodes_stand_for_an_import_each_serves_its_own_pods() {
         stub["spec"]["internalTrafficPolicy"].as_str().map(str::to_owned)
     };
     eventually("any node", || policy().as_deref() == Some("Cluster")).await;
+    eventually("ready", || stage.ready() == Some(true)).await;
+    let pods = |uids: [&str; 2]| {
+        let endpoint = |(n, uid): (usize, &&str)| {
+            json!({"addresses": [format!("172.18.1.{n}")],
+            "nodeName": format!("n{n}"), "targetRef": {"kind": "Pod", "uid": uid}})
+        };
+        let endpoints: Vec<Value> = uids.iter().enumerate().map(endpoint).collect();
+        server.put(
+            SLICES,
+            json!({"metadata": {"name": "adit-node-1", "namespace": "adit-system",
+            "labels": {"kubernetes.io/service-name": "adit-node"}},
+            "addressType": "IPv4", "ports": [], "endpoints": endpoints}),
+        );
+    };
+    pods(["a", "b"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
     stage.server.put(CONFIGS, config(&format!("{IMPORT}network: {{mode: nodeAddress}}\n")));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(stage.ready(), Some(true), "as long as no node has begun anew");
+    pods(["a", "c"]);
+    eventually("no slice", || stage.slice().is_none()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(stage.slice().is_none(), "one node has still the old network");
+    pods(["d", "c"]);
     eventually("its own", || policy().as_deref() == Some("Local")).await;
+    eventually("nodes", || {
+        stage.slice().is_some_and(|s| s["endpoints"].as_array().unwrap().len() == 2)
+    })
+    .await;
 }

@@ -21,7 +21,7 @@ use super::stores::Stores;
 use crate::watches::{Object, Store};
 
 /// How many writes are under way at a time.
-const AT_ONCE: usize = 8;
+pub(super) const AT_ONCE: usize = 8;
 /// How long one plan is written: what has changed since is planned then.
 const LONGEST: Duration = Duration::from_millis(500);
 /// What is waited after the first failure to write an object; twice as long after each further one.
@@ -102,6 +102,12 @@ impl Failures {
     /// Forgets those that nothing is to be done with any more.
     pub(super) fn retain(&mut self, wanted: impl Fn(&Key) -> bool) {
         self.0.retain(|key, _| wanted(key));
+    }
+
+    /// What fails, and not for that somebody else only just wrote it; and why.
+    pub(super) fn failing(&self) -> BTreeMap<Key, String> {
+        let failing = self.0.iter().filter(|(_, failure)| failure.times > 1);
+        failing.map(|(key, failure)| (key.clone(), failure.why.clone())).collect()
     }
 
     /// One that fails again and again, for people.

@@ -247,11 +247,24 @@ impl One<'_> {
             plan.writes.push(Write::Import(change));
             return;
         };
+        let mut unwritten = None;
         if !self.world.known.contains(self.service.name()) {
             self.keep_slices(kept);
         } else if let (Some(stub), None) = (stub, &blocked) {
+            let planned = plan.writes.len();
             self.plan_slices(stub, &filled, self.is_ready(memory), plan, kept);
+            let writes = &plan.writes[planned..];
+            unwritten = writes.iter().find_map(|write| self.now.failing.get(&write.key()));
+            if !writes.is_empty() && unwritten.is_none() {
+                // What it is told of stands first.
+                return;
+            }
         }
+        let unwritten = unwritten.map(|why| {
+            let message = format!("the EndpointSlice of {} cannot be written: {why}", self.service);
+            Verdict::bad("SliceNotWritten", message)
+        });
+        let blocked = blocked.or(unwritten);
         if let Some(blocked) = &blocked {
             let about = about_service(self.world, self.service);
             plan.complain(about, blocked.reason, &blocked.message);
