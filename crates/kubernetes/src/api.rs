@@ -50,6 +50,20 @@ pub mod annotation {
     pub const IMPORT_FROM: &str = "adit.dev/import-from";
 }
 
+/// On the controller's Lease: what is wrong with the one that holds it; for people.
+pub const TROUBLE: &str = "adit.dev/trouble";
+/// The longest text that is written for people, in bytes: what an Event may have.
+const LONGEST_TEXT: usize = 1024;
+
+/// As much of a text as is written into an object.
+pub(crate) fn shortened(text: &str) -> &str {
+    let mut end = text.len().min(LONGEST_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// The definitions of our kinds.
 #[must_use]
 pub fn definitions() -> [CustomResourceDefinition; 3] {

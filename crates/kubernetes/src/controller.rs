@@ -147,7 +147,8 @@ pub async fn run(
         return Err(ControllerError::Namespace(settings.namespace));
     }
     let identity = format!("{}_{}", settings.pod_name, settings.pod_uid);
-    let lease = Candidate::new(Api::namespaced(client.clone(), &settings.namespace), identity);
+    let leases = Api::namespaced(client.clone(), &settings.namespace);
+    let lease = Candidate::new(leases, identity, state.subscribe());
     while !stop.is_cancelled() {
         state.send_replace(ControllerState::default());
         tokio::select! {

@@ -3,18 +3,31 @@
 //! Each thing has the first that is wrong with it, in words; what is wrong comes first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, Services};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest as Request;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::api::ListParams;
 use serde::Serialize;
+use tokio::time::sleep;
 
 use crate::api::{
-    CONTROLLER, Condition, Export, Import, Link, NODE, SLICE_MANAGED_BY, SLICE_SERVICE, Status,
+    CONTROLLER, Condition, Export, Import, Link, NODE, SIGNER, SLICE_MANAGED_BY, SLICE_SERVICE,
+    Status, TROUBLE,
 };
 use crate::context::{Context, ContextError, Document};
+
+/// How long a node's request may go without an answer before it is told of.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(60);
+/// After this time a lease that its holder renews is another one.
+const RENEWED: Duration = Duration::from_secs(6);
+/// So many nodes without a certificate are told of, each by itself.
+const NODES_SHOWN: usize = 10;
 
 /// One cluster.
 #[derive(Debug, Clone, Serialize)]
@@ -32,6 +45,8 @@ pub struct ClusterStatus {
     pub errors: Vec<String>,
     /// What is doubtful there.
     pub warnings: Vec<String>,
+    /// What is wrong with what is active there: the controller, and the nodes' certificates.
+    pub troubles: Vec<String>,
     /// Its links.
     pub links: Vec<Item>,
     /// What it exports.
@@ -84,6 +99,7 @@ impl ClusterStatus {
                 problems.push(format!("{ready} of {total} {what} pods are ready"));
             }
         }
+        problems.extend(self.troubles.iter().cloned());
         problems
     }
 }
@@ -95,13 +111,18 @@ impl ClusterStatus {
 pub async fn ask(context: &Context) -> Result<ClusterStatus, ContextError> {
     let document = context.document().await?;
     let all = ListParams::default();
+    let ours = all.clone().fields(&format!("spec.signerName={SIGNER}"));
     let slices = all.clone().labels(&format!("{}={}", SLICE_MANAGED_BY.0, SLICE_MANAGED_BY.1));
     let deployment = context.ours::<Deployment>().get_opt(CONTROLLER).await;
     let daemon_set = context.ours::<DaemonSet>().get_opt(NODE).await;
+    let deployment = deployment.map_err(context.failed("read Deployment adit-controller"))?;
+    let (lease, silent) = lease(context).await?;
     let seen = Seen {
-        controller: pods_of_deployment(
-            deployment.map_err(context.failed("read Deployment adit-controller"))?.as_ref(),
-        ),
+        at: Timestamp::now(),
+        controller: pods_of_deployment(deployment.as_ref()),
+        lease,
+        silent,
+        requests: context.list(&ours, "CertificateSigningRequests").await?,
         nodes: pods_of_daemon_set(
             daemon_set.map_err(context.failed("read DaemonSet adit-node"))?.as_ref(),
         ),
@@ -113,10 +134,48 @@ pub async fn ask(context: &Context) -> Result<ClusterStatus, ContextError> {
     Ok(status(&context.name, &document, &seen))
 }
 
+/// The controller's lease, and whether its holder is silent. Our clock need not be that of the cluster: what
+/// looks too old is looked at again.
+async fn lease(context: &Context) -> Result<(Option<Lease>, bool), ContextError> {
+    let read = async || {
+        let lease = context.ours::<Lease>().get_opt(CONTROLLER).await;
+        lease.map_err(context.failed("read Lease adit-controller"))
+    };
+    let before = read().await?;
+    if holder(before.as_ref()).is_none() || is_fresh(before.as_ref(), Timestamp::now()) {
+        return Ok((before, false));
+    }
+    sleep(RENEWED).await;
+    let now = read().await?;
+    let silent = now == before;
+    Ok((now, silent))
+}
+
+/// Who holds a lease.
+fn holder(lease: Option<&Lease>) -> Option<&str> {
+    let identity = lease?.spec.as_ref()?.holder_identity.as_deref()?;
+    let pod = identity.rsplit_once('_').map_or(identity, |(pod, _)| pod);
+    (!pod.is_empty()).then_some(pod)
+}
+
+/// Whether a lease was renewed within its own length.
+fn is_fresh(lease: Option<&Lease>, now: Timestamp) -> bool {
+    let spec = lease.and_then(|lease| lease.spec.as_ref());
+    let renewed = spec.and_then(|spec| spec.renew_time.as_ref());
+    let length = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or_default();
+    let length = SignedDuration::from_secs(length.into());
+    renewed.is_some_and(|renewed| now.duration_since(renewed.0).abs() <= length)
+}
+
 /// What was read.
 #[derive(Debug, Default)]
 struct Seen {
+    at: Timestamp,
     controller: Pods,
+    lease: Option<Lease>,
+    /// Whether who holds the lease does not renew it.
+    silent: bool,
+    requests: Vec<Request>,
     nodes: Pods,
     links: Vec<Link>,
     exports: Vec<Export>,
@@ -150,6 +209,8 @@ fn status(context: &str, document: &Document, seen: &Seen) -> ClusterStatus {
     if report.unnamed {
         errors.push(adit_config::ClusterReport::UNNAMED.to_owned());
     }
+    let mut troubles: Vec<_> = controller(seen, &errors).into_iter().collect();
+    troubles.extend(certificates(seen));
     ClusterStatus {
         context: context.to_owned(),
         cluster: config.as_ref().map(|config| config.cluster.to_string()),
@@ -157,10 +218,74 @@ fn status(context: &str, document: &Document, seen: &Seen) -> ClusterStatus {
         nodes: seen.nodes,
         errors,
         warnings: report.warnings().map(said).collect(),
+        troubles,
         links: worst_first(links(config.as_ref(), seen)),
         exports: worst_first(exports(config.as_ref(), seen)),
         imports: worst_first(imports(config.as_ref(), seen)),
     }
+}
+
+/// What is wrong with the controller, but for what is said already.
+fn controller(seen: &Seen, errors: &[String]) -> Option<String> {
+    if !seen.controller.installed {
+        return None;
+    }
+    let lease = seen.lease.as_ref();
+    let Some(pod) = holder(lease) else {
+        return Some(format!("no controller is active (nobody holds Lease {CONTROLLER})"));
+    };
+    if seen.silent {
+        let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref());
+        let since = renewed.map(|time| format!(" since {}", time.0)).unwrap_or_default();
+        return Some(format!(
+            "no controller is active ({pod} has not renewed Lease {CONTROLLER}{since})"
+        ));
+    }
+    let trouble = lease?.annotations().get(TROUBLE)?;
+    let said = errors.iter().any(|error| trouble.starts_with(error.as_str()));
+    (!said).then(|| format!("the controller says: {trouble}"))
+}
+
+/// The nodes that wait for a certificate, or were refused one: by the last request of each.
+fn certificates(seen: &Seen) -> Vec<String> {
+    let node = |request: &Request| {
+        let extra = request.spec.extra.as_ref();
+        let node = extra.and_then(|e| e.get("authentication.kubernetes.io/node-name")?.first());
+        node.map_or_else(|| format!("of request {}", request.name_any()), Clone::clone)
+    };
+    let age = |request: &Request| (request.creation_timestamp(), request.name_any());
+    let mut last: BTreeMap<String, &Request> = BTreeMap::new();
+    for request in &seen.requests {
+        let known = last.entry(node(request)).or_insert(request);
+        if age(known) < age(request) {
+            *known = request;
+        }
+    }
+    let mut troubles: Vec<_> = last
+        .iter()
+        .filter_map(|(node, request)| refused_or_waits(node, request, seen.at))
+        .collect();
+    let more = troubles.len().saturating_sub(NODES_SHOWN);
+    if more > 0 {
+        troubles.truncate(NODES_SHOWN);
+        troubles.push(format!("{more} nodes more wait for a certificate, or were refused one"));
+    }
+    troubles
+}
+
+fn refused_or_waits(node: &str, request: &Request, now: Timestamp) -> Option<String> {
+    let (name, status) = (request.name_any(), request.status.as_ref());
+    if status.and_then(|s| s.certificate.as_ref()).is_some_and(|c| !c.0.is_empty()) {
+        return None;
+    }
+    let all = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    if let Some(no) = all.iter().find(|c| matches!(&*c.type_, "Denied" | "Failed")) {
+        let why = no.message.as_deref().or(no.reason.as_deref()).unwrap_or("no reason was given");
+        return Some(format!("node {node} was refused a certificate: {why} ({name})"));
+    }
+    let since = request.creation_timestamp()?.0;
+    (now.duration_since(since) >= PATIENCE)
+        .then(|| format!("node {node} waits for a certificate since {since} ({name})"))
 }
 
 fn worst_first(mut items: Vec<Item>) -> Vec<Item> {
@@ -177,6 +302,12 @@ fn untrue(conditions: &[Condition], kind: &str) -> Option<String> {
     }
 }
 
+/// What a condition says that is there only while something is wrong.
+fn said(conditions: &[Condition], kind: &str) -> Option<String> {
+    let condition = conditions.iter().find(|c| c.kind == kind && c.status == "True")?;
+    Some(format!("{} ({})", condition.message, condition.reason))
+}
+
 const NOT_TAKEN_UP: &str = "declared, and not taken up by the controller yet";
 
 fn links(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
@@ -184,7 +315,8 @@ fn links(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
     for link in &seen.links {
         let conditions = Status::conditions(link.status.as_ref());
         let name = link.name_any();
-        let (detail, problem) = (link.spec.trust_domain.clone(), untrue(conditions, "Up"));
+        let problem = untrue(conditions, "Up").or_else(|| said(conditions, "TooManyImports"));
+        let detail = link.spec.trust_domain.clone();
         items.insert(name.clone(), Item { name, detail, problem });
     }
     for link in config.into_iter().flat_map(|config| &config.links) {
@@ -246,7 +378,7 @@ fn imports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
             } else if !slices.iter().any(ready) {
                 Some("ready, and its EndpointSlice says it is not".to_owned())
             } else {
-                None
+                said(conditions, "Conflict")
             }
         });
         let addresses: BTreeSet<_> =

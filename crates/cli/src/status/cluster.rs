@@ -120,6 +120,7 @@ mod tests {
             nodes: Pods { ready: 2, ..pods },
             errors: vec!["a.yaml:1:2: bad\u{1b}".to_owned()],
             warnings: Vec::new(),
+            troubles: vec!["no controller is active".to_owned()],
             links: Vec::new(),
             exports: Vec::new(),
             imports: vec![item("n/b", Some("nobody there (Why)")), item("n/a", None)],
@@ -129,7 +130,8 @@ mod tests {
             page,
             "cluster edge, context kind-edge: controller 1/2, nodes 2/2\n  \
              wrong  a.yaml:1:2: bad\\u{1b}\n  \
-             wrong  1 of 2 controller pods are ready\n\n\
+             wrong  1 of 2 controller pods are ready\n  \
+             wrong  no controller is active\n\n\
              LINKS: none\n\nEXPORTS: none\n\nIMPORTS\n  \
              n/b  from bank  nobody there (Why)\n  \
              n/a  from bank  well\n"

@@ -13,9 +13,8 @@ use tokio::task::JoinSet;
 
 use super::lease::within;
 use super::plan::Complaint;
+use crate::api::shortened;
 
-/// The longest text of an Event, in bytes.
-const LONGEST_NOTE: usize = 1024;
 /// The most Events that wait to be written, so that a wrong rule for a thousand Services is no flood.
 const MOST: usize = 50;
 
@@ -76,10 +75,6 @@ impl Reporter {
         // Events of what has no namespace belong into this one.
         let namespace = about.namespace.clone().unwrap_or_else(|| "default".into());
         let random = getrandom::u64().unwrap_or_default();
-        let mut end = note.len().min(LONGEST_NOTE);
-        while !note.is_char_boundary(end) {
-            end -= 1;
-        }
         let event = Event {
             metadata: ObjectMeta {
                 name: Some(format!("{name}.{random:016x}")),
@@ -92,7 +87,7 @@ impl Reporter {
             action: Some("Reconcile".into()),
             reason: Some(reason.into()),
             regarding: Some(about.clone()),
-            note: Some(note[..end].into()),
+            note: Some(shortened(note).into()),
             type_: Some("Warning".into()),
             ..Event::default()
         };

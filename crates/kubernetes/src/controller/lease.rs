@@ -4,6 +4,8 @@
 //! which is shorter than anybody else waits ([`LEASE`]) by more than one write may take; so two never write
 //! at once, however slow the API server answers. Others' clocks are not believed: a lease has run out when
 //! we saw it unchanged for its whole length.
+//!
+//! With each renewal goes what is wrong with the holder, for `adit status` to read: no write more.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,9 +14,11 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::api::CONTROLLER;
+use super::ControllerState;
+use crate::api::{CONTROLLER, TROUBLE, shortened};
 
 /// How long others wait for a holder that is silent.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
@@ -32,12 +36,18 @@ pub(super) const REQUEST: Duration = Duration::from_secs(4);
 pub(super) struct Candidate {
     api: Api<Lease>,
     identity: String,
+    state: watch::Receiver<ControllerState>,
     until: Mutex<Option<Instant>>,
 }
 
 impl Candidate {
-    pub(super) fn new(api: Api<Lease>, identity: String) -> Self {
-        Self { api, identity, until: Mutex::new(None) }
+    /// One that tells of `state` while it holds the lease.
+    pub(super) fn new(
+        api: Api<Lease>,
+        identity: String,
+        state: watch::Receiver<ControllerState>,
+    ) -> Self {
+        Self { api, identity, state, until: Mutex::new(None) }
     }
 
     /// Whether we hold it now. To be asked before each write.
@@ -137,6 +147,11 @@ impl Candidate {
             metadata: ObjectMeta { name: Some(CONTROLLER.into()), ..ObjectMeta::default() },
             spec: None,
         });
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        match &self.state.borrow().trouble {
+            Some(trouble) => annotations.insert(TROUBLE.into(), shortened(trouble).into()),
+            None => annotations.remove(TROUBLE),
+        };
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_ref() != Some(&self.identity) {
             spec.holder_identity = Some(self.identity.clone());

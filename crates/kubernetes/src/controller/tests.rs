@@ -16,6 +16,7 @@ const SLICES: &str = "discovery.k8s.io/endpointslices";
 const IMPORTS: &str = "adit.dev/imports";
 const EXPORTS: &str = "adit.dev/exports";
 const LINKS: &str = "adit.dev/links";
+const LEASES: &str = "coordination.k8s.io/leases";
 const EVENTS: &str = "events.k8s.io/events";
 const REQUESTS: &str = "certificates.k8s.io/certificatesigningrequests";
 
@@ -339,6 +340,24 @@ async fn a_bad_configuration_is_told_and_the_last_good_one_stays() {
     assert_eq!(stage.ready(), Some(true));
     stage.server.put(CONFIGS, config(IMPORT));
     eventually("good", || bad() == Some(("True".into(), "Configured".into()))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_tells_what_is_wrong_with_its_holder() {
+    let mut stage = Stage::new("importz: []\n");
+    stage.server.fail(|_, path| path.contains("/services").then_some(Fault::Status(500)));
+    stage.start("one");
+    let server = stage.server.clone();
+    let told = || {
+        let lease = server.get(LEASES, "adit-system", "adit-controller")?;
+        lease["metadata"]["annotations"]["adit.dev/trouble"].as_str().map(str::to_owned)
+    };
+    let says = |what: &str| told().is_some_and(|trouble| trouble.contains(what));
+    eventually("reading", || says("waiting for the API server's Services")).await;
+    server.heal();
+    eventually("waiting", || says("importz")).await;
+    server.put(CONFIGS, config(""));
+    eventually("well", || told().is_none()).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,6 +30,21 @@ fn slice(name: &str, ready: bool) -> EndpointSlice {
     .unwrap()
 }
 
+fn lease(holder: &str, trouble: Option<&str>) -> Lease {
+    let annotations: BTreeMap<_, _> = trouble.map(|t| (TROUBLE, t)).into_iter().collect();
+    serde_json::from_value(json!({
+        "metadata": {"name": "adit-controller", "annotations": annotations},
+        "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": "2026-01-01T12:00:00.000000Z"},
+    }))
+    .unwrap()
+}
+
+/// An installation in which nothing is wrong.
+fn well() -> Seen {
+    let lease = Some(lease("adit-controller-1_uid", None));
+    Seen { controller: pods(), nodes: pods(), lease, ..Seen::default() }
+}
+
 fn pods() -> Pods {
     Pods { installed: true, ready: 2, total: 2 }
 }
@@ -37,8 +52,6 @@ fn pods() -> Pods {
 #[test]
 fn what_is_wrong_comes_first_and_says_why() {
     let seen = Seen {
-        controller: pods(),
-        nodes: pods(),
         imports: vec![
             import("a", "True", None),
             import("b", "False", None),
@@ -47,7 +60,7 @@ fn what_is_wrong_comes_first_and_says_why() {
             import("gone", "False", Some("t")),
         ],
         slices: vec![slice("a", true), slice("c", false)],
-        ..Seen::default()
+        ..well()
     };
     let text = "cluster: edge\nimports: [{service: n/e, from: bank}, {service: n/a, from: bank}]\n\
                 links: [{cluster: bank, trustDomain: b.example, trustBundle: x}]";
@@ -73,8 +86,7 @@ fn what_is_wrong_comes_first_and_says_why() {
 fn what_is_declared_and_not_there_is_said() {
     let text = "cluster: edge\nimports: [{service: n/e, from: bank}]\n\
                 exports: [{service: n/x, allow: [{cluster: bank, namespace: n, serviceAccount: s}]}]";
-    let seen = Seen { controller: pods(), nodes: pods(), ..Seen::default() };
-    let status = status("c", &document(text), &seen);
+    let status = status("c", &document(text), &well());
     assert!(status.errors.is_empty() && status.problems().is_empty());
     assert_eq!(status.warnings.len(), 2, "the link is missing");
     assert_eq!(status.imports[0].problem.as_deref(), Some(NOT_TAKEN_UP));
@@ -90,9 +102,99 @@ fn a_cluster_without_a_name_or_pods_is_not_well() {
     assert!(problems[0].contains("no name yet"), "{problems:?}");
     assert_eq!(problems[1..], ["adit-controller is not installed", "adit-node is not installed"]);
     let some = Pods { installed: true, ready: 1, total: 2 };
-    let seen = Seen { controller: some, nodes: pods(), ..Seen::default() };
+    let seen = Seen { controller: some, ..well() };
     let status = super::status("c", &document("cluster: edge"), &seen);
     assert_eq!(status.problems(), ["1 of 2 controller pods are ready"]);
-    let seen = Seen { controller: pods(), nodes: pods(), ..Seen::default() };
-    assert!(super::status("c", &document("cluster: edge"), &seen).well());
+    assert!(super::status("c", &document("cluster: edge"), &well()).well());
+}
+
+#[test]
+fn what_is_wrong_with_the_controller_is_said_though_its_pods_are_ready() {
+    let problems = |lease: Option<Lease>, silent: bool, text: &str| {
+        let status = status("c", &document(text), &Seen { lease, silent, ..well() });
+        assert!(!status.well());
+        status.problems()
+    };
+    let nobody = "no controller is active (nobody holds Lease adit-controller)";
+    assert_eq!(problems(None, false, "cluster: edge"), [nobody]);
+    assert_eq!(problems(Some(lease("", Some("old"))), false, "cluster: edge"), [nobody]);
+    let silent = problems(well().lease, true, "cluster: edge");
+    let gone = "no controller is active (adit-controller-1 has not renewed Lease adit-controller since 2026-01-01T12:00:00Z)";
+    assert_eq!(silent, [gone]);
+    let said = |trouble| Some(lease("adit-controller-1_uid", Some(trouble)));
+    let lost = problems(said("Secret adit-ca is gone"), false, "cluster: edge");
+    assert_eq!(lost, ["the controller says: Secret adit-ca is gone"]);
+    // What is wrong with the configuration is said once.
+    let wrong = "cluster: edge\nimportz: []";
+    let first = problems(well().lease, false, wrong);
+    let both = problems(said(&format!("{} (and 1 more)", first[0])), false, wrong);
+    assert_eq!(both, first);
+}
+
+#[test]
+fn a_lease_is_fresh_for_its_own_length_whichever_clock_is_ahead() {
+    let fresh = |clock: &str| is_fresh(well().lease.as_ref(), clock.parse().unwrap());
+    assert!(fresh("2026-01-01T12:00:15Z") && fresh("2026-01-01T11:59:45Z"));
+    assert!(!fresh("2026-01-01T12:00:16Z") && !fresh("2026-01-01T11:59:44Z"));
+}
+
+fn request(name: &str, node: &str, made: &str, status: Value) -> Request {
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "creationTimestamp": made},
+        "spec": {"signerName": "adit.dev/node", "request": "", "extra": {"authentication.kubernetes.io/node-name": [node]}},
+        "status": status,
+    }))
+    .unwrap()
+}
+
+#[test]
+fn nodes_without_a_certificate_are_named_by_their_last_request() {
+    let denied = json!({"conditions": [{"type": "Denied", "status": "True", "reason": "NotOurNode", "message": "no pod"}]});
+    let signed = json!({"certificate": "QQ=="});
+    let (old, new) = ("2026-01-01T11:00:00Z", "2026-01-01T12:00:00Z");
+    let requests = vec![
+        request("r1", "n1", old, denied.clone()),
+        request("r2", "n1", new, signed),
+        request("r3", "n2", new, denied),
+        request("r4", "n3", old, json!({})),
+        request("r5", "n4", new, json!({})),
+    ];
+    let at = "2026-01-01T12:00:30Z".parse().unwrap();
+    let seen = Seen { requests, at, ..well() };
+    let status = status("c", &document("cluster: edge"), &seen);
+    assert_eq!(
+        status.problems(),
+        [
+            "node n2 was refused a certificate: no pod (r3)",
+            "node n3 waits for a certificate since 2026-01-01T11:00:00Z (r4)"
+        ]
+    );
+}
+
+#[test]
+fn conditions_that_are_there_only_when_something_is_wrong_are_read() {
+    let with = |mut conditions: Vec<Condition>, kind: &str| {
+        let mut more = conditions[0].clone();
+        more.kind = kind.into();
+        conditions.push(more);
+        Some(Status { conditions })
+    };
+    let good = import("a", "True", None);
+    let conditions = Status::conditions(good.status.as_ref()).to_vec();
+    let status_of_link =
+        with(serde_json::from_value(condition("Up", "True")).unwrap(), "TooManyImports");
+    let link: Link = serde_json::from_value(json!({
+        "apiVersion": "adit.dev/v1alpha1", "kind": "Link", "metadata": {"name": "bank"},
+        "spec": {"trustDomain": "b.example"}, "status": status_of_link,
+    }))
+    .unwrap();
+    let seen = Seen {
+        links: vec![link],
+        imports: vec![Import { status: with(conditions, "Conflict"), ..good }],
+        slices: vec![slice("a", true)],
+        ..well()
+    };
+    let status = status("c", &document("cluster: edge"), &seen);
+    assert_eq!(status.links[0].problem.as_deref(), Some("so it is (Why)"));
+    assert_eq!(status.imports[0].problem.as_deref(), Some("so it is (Why)"));
 }
