@@ -1,14 +1,21 @@
-"""A thousand imports: how soon a slice follows a change, and what a node takes. Figures are printed, counts are checked."""
+"""A thousand imports, five thousand Pods: how soon a slice follows a change, what a node takes, what the API server is asked.
 
+Figures are printed, counts are checked.
+"""
+
+import json
+import re
 import statistics
 import subprocess
 import threading
 import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 from . import agents
 from .agents import NAMESPACE, served
-from .cluster import check, eventually
-from .faults import configure, processes
+from .cluster import Skip, check, eventually
+from .faults import configure, processes, restart
 
 SCALE = "adit-scale"
 COUNT = 1000
@@ -96,6 +103,100 @@ def measure(world, stubs, slices):
     check(len(given) == len(set(given)) > COUNT, "an address is given twice")
     return f"exported in {exported:.1f} s, imported in {imported:.1f} s; change → slice in the burst {say(burst)}; " \
         f"one by one at {COUNT} imports {say(single)}; {memory(world)}"
+
+
+PODS = 5000
+CHANGES = 500
+
+
+def big_cluster(world):
+    """Five thousand Pods of others cost neither node nor controller anything: what they are told by the API server does not grow."""
+    if not world.rig_program:
+        raise Skip("only the rig (ADIT_RIG) lets a test count what a process receives")
+    bank = world.bank
+    bank.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SCALE}})
+    try:
+        few = beginning(world)
+        with Proxy(bank) as proxy:
+            proxy.all("POST", "pods", (pod(number) for number in range(PODS)))
+            check(len(bank.names("pods", "-n", SCALE)) == PODS, "not all Pods were made")
+            many = beginning(world)
+            before = received(world)
+            proxy.all("PUT", "pods", (pod(number, changed="yes") for number in range(CHANGES)))
+            time.sleep(10)
+            after = received(world)
+    finally:
+        bank.delete("namespace", SCALE)
+    said = []
+    for part in few:
+        check(many[part] < few[part] * 1.5 + 65536, f"{part} received {few[part]} bytes at its start, {many[part]} beside {PODS} Pods")
+        grown = after[part] - before[part]
+        # What they tell each other meanwhile: Leases, bookmarks.
+        check(grown < 65536, f"{part} received {grown} bytes while {CHANGES} Pods of others changed")
+        said.append(f"{part}: {few[part] / 1024:.0f} KiB at its start, {many[part] / 1024:.0f} KiB beside {PODS} Pods, "
+                    f"{grown / 1024:.1f} KiB while {CHANGES} of them changed")
+    return "; ".join(said)
+
+
+def beginning(world):
+    """What node and leading controller of bank have received when they have just begun."""
+    restart(world.bank, "daemonset/adit-node", "deployment/adit-controller")
+    eventually("it is served", lambda: served(world.edge))
+    time.sleep(10)
+    return received(world)
+
+
+def received(world):
+    """Bytes that processes of bank received from the API server over the connections that they have, by part; of several the most."""
+    found = {}
+    for part in ("node", "controller"):
+        for _, node, pid in processes(world, world.bank, part):
+            lines = world.on(node, "nsenter", "-t", pid, "-n", "ss", "-Htinp", "state", "established").splitlines()
+            total = 0
+            for head, detail in zip(lines, lines[1:]):
+                if f"pid={pid}," in head and re.search(r":(443|6443)\s", head):
+                    total += sum(int(n) for n in re.findall(r"bytes_received:(\d+)", detail))
+            found[part] = max(total, found.get(part, 0))
+    check(all(found.values()), f"no connection to the API server was found: {found}")
+    return found
+
+
+def pod(number, **labels):
+    """One that nobody schedules."""
+    container = {"name": "nothing", "image": "localhost/nothing:1"}
+    spec = {"schedulerName": "nobody", "containers": [container], "serviceAccountName": "default"}
+    metadata = {"name": f"pod-{number}", "labels": {"app": "nothing"} | labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+class Proxy:
+    """Many requests in a short time, which kubectl would spread over minutes."""
+
+    def __init__(self, cluster):
+        command = ["kubectl", "--context", cluster.context, "proxy", "--port=0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline().rsplit(":", 1)[1])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+    def all(self, method, plural, objects):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda thing: self.one(method, plural, thing), objects))
+
+    def one(self, method, plural, thing):
+        name = "/" + thing["metadata"]["name"] if method == "PUT" else ""
+        url = f"http://127.0.0.1:{self.port}/api/v1/namespaces/{SCALE}/{plural}{name}"
+        if method == "PUT":
+            stored = json.load(urllib.request.urlopen(url))
+            stored["metadata"]["labels"] = thing["metadata"]["labels"]
+            thing = stored
+        request = urllib.request.Request(url, json.dumps(thing).encode(), {"Content-Type": "application/json"}, method=method)
+        urllib.request.urlopen(request).close()
 
 
 def listening(world):
