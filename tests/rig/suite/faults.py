@@ -294,6 +294,22 @@ def api_server_away(world, seconds=60):
     return f"away {back - stopped:.0f} s: {steady.say()}; the killed daemon served from its disk after {replaced:.1f} s"
 
 
+def api_servers_restart(world):
+    """Both API servers die and begin anew: no request fails, nothing is written anew, and changes count again."""
+    before = slices(world)
+    with Steady(world.edge) as steady:
+        for cluster, node in ((world.edge, "edge-1"), (world.bank, "bank-1")):
+            [pid] = world.on(node, "pgrep", "-f", "kube apiserver").split()
+            world.on(node, "kill", "-KILL", pid)
+            eventually("it answers again", lambda: cluster.kubectl("get", "--raw", "/readyz") == "ok")
+        # Longer than watches wait before they are begun again.
+        time.sleep(20)
+    check(not steady.failures, steady.say())
+    check(slices(world) == before, f"slices changed from {before} to {slices(world)}")
+    several_imports(world, 2)
+    return f"{steady.say()}; slices unchanged; new imports are made"
+
+
 def api_server_away_long(world):
     """The same for five minutes."""
     return api_server_away(world, 300)

@@ -235,6 +235,12 @@ def bad_configuration(world):
             return [one["note"] for one in found if "zz-test.yaml" in one.get("note", "")]
 
         notes = eventually("an Event says so", event)
+
+        def untrue():
+            status, reason, message = condition(world.bank.get("link.adit.dev", "edge"), "Configured")
+            return status == "False" and "zz-test.yaml" in message and reason
+
+        reason = eventually("a condition says so", untrue)
         said = eventually("nodes say so", lambda: [
             line.strip() for line in world.node_status(world.bank).splitlines() if "zz-test.yaml" in line
         ])
@@ -246,4 +252,4 @@ def bad_configuration(world):
     eventually("adit status finds nothing wrong", lambda: not world.status(world.bank)["errors"])
     eventually("nodes find nothing wrong", lambda: "zz-test.yaml" not in world.node_status(world.bank))
     served(world.edge)
-    return f"served all the while; status: {wrong[0]!r}; Event: {notes[0]!r}; node: {said[0]!r}"
+    return f"served all the while; status: {wrong[0]!r}; Event: {notes[0]!r}; Configured=False {reason}; node: {said[0]!r}"

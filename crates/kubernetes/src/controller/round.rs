@@ -29,7 +29,7 @@ use crate::api::{CA_SECRET, CONFIG_MAP, NAMESPACE, TRUST_BUNDLE_KEY};
 use crate::watches::{Bell, Selection};
 
 /// How long changes are gathered before a round begins.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(20);
 /// A round begins after this time though nothing has changed: for what changes by time alone.
 const IDLE: Duration = Duration::from_secs(30);
 /// How long the CA is not asked for again after it could not be used.
