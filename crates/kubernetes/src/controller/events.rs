@@ -1,8 +1,8 @@
-//! Events: what an operator must know, told once and not in each round.
+//! Events: what an operator must know, told once and not in each round, and again while it lasts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
@@ -10,6 +10,7 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::lease::within;
 use super::plan::Complaint;
@@ -17,46 +18,82 @@ use crate::api::shortened;
 
 /// The most Events that wait to be written, so that a wrong rule for a thousand Services is no flood.
 const MOST: usize = 50;
+/// What lasts is told again after this time: Kubernetes keeps an Event for an hour.
+const LASTING: Duration = Duration::from_secs(30 * 60);
+/// What is waited before an Event that could not be written is tried again.
+const AGAIN: Duration = Duration::from_secs(20);
 
-async fn write(client: Client, mut posted: mpsc::Receiver<(String, Event)>) {
-    while let Some((namespace, event)) = posted.recv().await {
+/// What a complaint is about, and its reason.
+type Topic = (Option<String>, Option<String>, Option<String>, String);
+
+fn topic(complaint: &Complaint) -> Topic {
+    let Complaint { about, reason, .. } = complaint;
+    (about.kind.clone(), about.namespace.clone(), about.name.clone(), reason.clone())
+}
+
+/// Writes Events, and says of each whether it was written.
+async fn write(
+    client: Client,
+    instance: String,
+    mut posted: mpsc::Receiver<Complaint>,
+    written: mpsc::Sender<(Complaint, bool)>,
+) {
+    while let Some(complaint) = posted.recv().await {
+        let (namespace, event) = event(&instance, &complaint);
         let api = Api::<Event>::namespaced(client.clone(), &namespace);
-        if let Err(error) = within(api.create(&PostParams::default(), &event)).await {
+        let done = within(api.create(&PostParams::default(), &event)).await;
+        if let Err(error) = &done {
             tracing::debug!(%error, reason = event.reason, "an Event could not be written");
+        }
+        if written.send((complaint, done.is_ok())).await.is_err() {
+            return;
         }
     }
 }
 
-type Topic = (Option<String>, Option<String>, Option<String>, String);
+/// What is known of telling one complaint.
+struct Telling {
+    complaint: Complaint,
+    since: Instant,
+    /// Whether it was told.
+    written: bool,
+    /// When to tell it next; none while its Event is on its way.
+    next: Option<Instant>,
+}
 
 /// Tells, and remembers what it told.
 pub(super) struct Reporter {
-    post: mpsc::Sender<(String, Event)>,
-    instance: String,
-    told: BTreeMap<Topic, String>,
+    post: mpsc::Sender<Complaint>,
+    written: mpsc::Receiver<(Complaint, bool)>,
+    topics: BTreeMap<Topic, Telling>,
 }
 
 impl Reporter {
     /// A reporter, whose Events are written by one of `tasks`: no round waits for them.
     pub(super) fn new(client: Client, instance: String, tasks: &mut JoinSet<()>) -> Self {
         let (post, posted) = mpsc::channel(MOST);
-        tasks.spawn(write(client, posted));
-        Self { post, instance, told: BTreeMap::new() }
+        let (say, written) = mpsc::channel(MOST);
+        tasks.spawn(write(client, instance, posted, say));
+        Self { post, written, topics: BTreeMap::new() }
     }
 
-    /// Tells what is new among all that is wrong now; what has ended may be told again later.
+    /// Tells what is new among all that is wrong now, and again what lasts; what has ended may be told again
+    /// later. What could not be told yet is, though it is over: a refusal is wrong for a moment only.
     pub(super) fn tell(&mut self, complaints: &[Complaint]) {
-        let mut now = BTreeMap::new();
+        let now = Instant::now();
+        while let Ok((complaint, done)) = self.written.try_recv() {
+            let telling = self.topics.get_mut(&topic(&complaint));
+            if let Some(telling) = telling.filter(|t| t.complaint.note == complaint.note) {
+                telling.written |= done;
+                telling.next = Some(now + if done { LASTING } else { AGAIN });
+            }
+        }
+        let mut lasting = BTreeSet::new();
         for complaint in complaints {
             let Complaint { about, reason, note } = complaint;
-            let topic =
-                (about.kind.clone(), about.namespace.clone(), about.name.clone(), reason.clone());
-            let before = self.told.get(&topic);
-            if before != Some(note) {
-                // Where too many wait to be written, it is told in a later round.
-                if self.post.try_send(self.event(about, reason, note)).is_err() {
-                    continue;
-                }
+            let topic = topic(complaint);
+            lasting.insert(topic.clone());
+            if self.topics.get(&topic).is_none_or(|before| before.complaint.note != *note) {
                 tracing::warn!(
                     about = about.name,
                     namespace = about.namespace,
@@ -64,33 +101,48 @@ impl Reporter {
                     reason,
                     "{note}"
                 );
+                let complaint = complaint.clone();
+                let fresh = Telling { complaint, since: now, written: false, next: Some(now) };
+                self.topics.insert(topic, fresh);
             }
-            now.insert(topic, note.clone());
         }
-        self.told = now;
+        self.topics.retain(|topic, telling| {
+            lasting.contains(topic) || (!telling.written && now < telling.since + LASTING)
+        });
+        for telling in self.topics.values_mut() {
+            if telling.next.is_none_or(|next| now < next) {
+                continue;
+            }
+            // Where too many wait to be written, it is told in a later round.
+            let Ok(place) = self.post.try_reserve() else { break };
+            place.send(telling.complaint.clone());
+            telling.next = None;
+        }
     }
+}
 
-    fn event(&self, about: &ObjectReference, reason: &str, note: &str) -> (String, Event) {
-        let name = about.name.as_deref().unwrap_or("adit");
-        // Events of what has no namespace belong into this one.
-        let namespace = about.namespace.clone().unwrap_or_else(|| "default".into());
-        let random = getrandom::u64().unwrap_or_default();
-        let event = Event {
-            metadata: ObjectMeta {
-                name: Some(format!("{name}.{random:016x}")),
-                namespace: Some(namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            event_time: Some(MicroTime(Timestamp::now())),
-            reporting_controller: Some("adit.dev/controller".into()),
-            reporting_instance: Some(self.instance.clone()),
-            action: Some("Reconcile".into()),
-            reason: Some(reason.into()),
-            regarding: Some(about.clone()),
-            note: Some(shortened(note).into()),
-            type_: Some("Warning".into()),
-            ..Event::default()
-        };
-        (namespace, event)
-    }
+/// An Event, and the namespace that it belongs into.
+fn event(instance: &str, complaint: &Complaint) -> (String, Event) {
+    let Complaint { about, reason, note } = complaint;
+    let name = about.name.as_deref().unwrap_or("adit");
+    // Events of what has no namespace belong into this one.
+    let namespace = about.namespace.clone().unwrap_or_else(|| "default".into());
+    let random = getrandom::u64().unwrap_or_default();
+    let event = Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{random:016x}")),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(Timestamp::now())),
+        reporting_controller: Some("adit.dev/controller".into()),
+        reporting_instance: Some(instance.into()),
+        action: Some("Reconcile".into()),
+        reason: Some(reason.clone()),
+        regarding: Some(about.clone()),
+        note: Some(shortened(note).into()),
+        type_: Some("Warning".into()),
+        ..Event::default()
+    };
+    (namespace, event)
 }

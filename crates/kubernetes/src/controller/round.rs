@@ -190,13 +190,15 @@ impl<'a> Rounds<'a> {
         if !unknown.is_empty() {
             let stale = self.stores.stale().map(|why| format!(": {why}")).unwrap_or_default();
             let trouble = format!("waiting for the API server's {}{stale}", unknown.join(", "));
-            self.tell(Phase::Reading, Some(trouble));
+            self.reporter.tell(&complaints);
+            self.tell(Phase::Reading, ca_trouble.or(Some(trouble)));
             return wait(None);
         }
         let agents_trouble = self.stores.agents_trouble();
         let end = *self.known_since.get_or_insert(at) + AGENTS;
         if let Some(trouble) = agents_trouble.clone().filter(|_| at < end) {
-            self.tell(Phase::Reading, Some(trouble));
+            self.reporter.tell(&complaints);
+            self.tell(Phase::Reading, ca_trouble.or(Some(trouble)));
             return wait(Some(end));
         }
         if let Some(trouble) = self.config.trouble.as_ref().filter(|_| !self.config.unnamed) {
@@ -204,7 +206,7 @@ impl<'a> Rounds<'a> {
         }
         let Some(config) = self.config.good.clone() else {
             self.reporter.tell(&complaints);
-            self.tell(Phase::Waiting, self.config.trouble.clone());
+            self.tell(Phase::Waiting, ca_trouble.or_else(|| self.config.trouble.clone()));
             return wait(None);
         };
         let moves = self.network(&config.network).await;

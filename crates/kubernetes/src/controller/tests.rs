@@ -342,6 +342,47 @@ async fn a_bad_configuration_is_told_and_the_last_good_one_stays() {
     eventually("good", || bad() == Some(("True".into(), "Configured".into()))).await;
 }
 
+fn events(server: &Server, reason: &str) -> usize {
+    server.all(EVENTS).iter().filter(|e| e["reason"] == reason).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lasts_is_told_again_and_what_cannot_be_told_is_later() {
+    let mut stage = Stage::new("importz: []\n");
+    put_pod(&stage.server);
+    let first = stage.start("one");
+    eventually("told", || events(&stage.server, "BadConfiguration") == 1).await;
+    tokio::time::sleep(Duration::from_secs(29 * 60)).await;
+    assert_eq!(events(&stage.server, "BadConfiguration"), 1);
+    tokio::time::sleep(Duration::from_secs(3 * 60)).await;
+    assert_eq!(events(&stage.server, "BadConfiguration"), 2, "Kubernetes forgets in an hour");
+    stage.server.put(CONFIGS, config(""));
+    eventually("CA", || stage.server.get("/secrets", "adit-system", "adit-ca").is_some()).await;
+    first.cancel();
+    // What is wrong for a moment is told as well, once Events can be written again.
+    stage.server.fail(|_, path| path.contains("/events").then_some(Fault::Status(429)));
+    stage.server.put(REQUESTS, request("wrong-node", "e2", "adit-node-1"));
+    stage.server.put(CONFIGS, config("exportz: []\n"));
+    stage.start("two");
+    tokio::time::sleep(Duration::from_secs(5 * 60)).await;
+    assert_eq!(events(&stage.server, "Denied"), 0);
+    stage.server.heal();
+    tokio::time::sleep(Duration::from_secs(5 * 60)).await;
+    assert_eq!(events(&stage.server, "Denied"), 1);
+    assert_eq!(events(&stage.server, "BadConfiguration"), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_certificates_is_told_while_all_else_is_read() {
+    let mut stage = Stage::new("");
+    let trust = json!({"metadata": {"name": "adit-trust", "namespace": "adit-system"},
+        "data": {"ca.pem": bundle_of("edge")}});
+    stage.server.put(CONFIGS, trust);
+    stage.server.fail(|_, path| path.contains("/services").then_some(Fault::Status(500)));
+    stage.start("one");
+    eventually("told", || events(&stage.server, "CaMissing") == 1).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_lease_tells_what_is_wrong_with_its_holder() {
     let mut stage = Stage::new("importz: []\n");
