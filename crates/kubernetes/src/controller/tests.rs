@@ -249,6 +249,26 @@ async fn a_service_of_somebody_else_is_filled_and_never_edited_or_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_was_taken_over_is_left_alone() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    let mut stub = stage.server.get(SERVICES, "agents", "fraud-bot").unwrap();
+    stub["metadata"]["labels"] = json!({});
+    stub["spec"]["ports"] = json!([{"port": 80}]);
+    stage.server.put(SERVICES, stub);
+    let named = || stage.slice().is_some_and(|s| s["ports"][0]["name"] == "");
+    eventually("filled as its owner has it", named).await;
+    stage.server.put(CONFIGS, config(""));
+    eventually("slice gone", || stage.slice().is_none()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let edits = stage.writes().into_iter().filter(|w| w.contains("/services/fraud-bot"));
+    assert_eq!(edits.collect::<Vec<_>>(), Vec::<String>::new());
+    assert!(stage.server.get(SERVICES, "agents", "fraud-bot").is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_object_that_cannot_be_written_holds_up_no_other() {
     let both = format!("{IMPORT}  - service: agents/other\n    from: bank\n");
     let mut stage = Stage::new(&both);
