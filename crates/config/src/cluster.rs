@@ -241,7 +241,7 @@ pub struct Network {
     /// `port`, default 7843: the UDP port of QUIC on every node.
     pub port: u16,
     /// `listenerPort`, default 15080: the TCP port at which nodes take connections to an import's first
-    /// port; its n-th port has the n-th after it. Below 30000 less 64, where NodePorts begin.
+    /// port; its n-th port has the n-th after it. Below 30000 less 128, since NodePorts begin there.
     pub listener_port: u16,
     /// `metrics`, default `127.0.0.1:7844`: where each node serves `/livez`, `/readyz` and `/metrics`.
     pub metrics: SocketAddr,
@@ -252,8 +252,9 @@ impl Network {
     pub const RANGE: RangeInclusive<u8> = 8..=30;
     /// Bounds of the length of [`range6`](Self::range6).
     pub const RANGE6: RangeInclusive<u8> = 48..=124;
-    /// How many ports an import may have on a node, and so how many from `listener_port` on are ours.
-    pub const LISTENER_PORTS: u16 = 64;
+    /// How many ports from [`listener_port`](Self::listener_port) on are ours: those of an import, and those
+    /// that it had until its ports changed.
+    pub const LISTENER_PORTS: u16 = 128;
     /// Bounds of [`listener_port`](Self::listener_port): none of them is a NodePort.
     pub const LISTENER_PORT: RangeInclusive<u16> = 1024..=30_000 - Self::LISTENER_PORTS;
 }

@@ -208,19 +208,19 @@ fn what_is_wrong_is_said_all_at_once_with_its_place() {
          f.yaml:6:3: warning: optIn[1]: neither exportTo nor importFrom: annotations there still count for nothing",
     );
     after(
-        "network:\n  mode: local\n  range: 198.18.3.0/15\n  range6: fe80::/64\n  port: 70000\n  listenerPort: 29937\n  metrics: 127.0.0.1:0\n",
+        "network:\n  mode: local\n  range: 198.18.3.0/15\n  range6: fe80::/64\n  port: 70000\n  listenerPort: 29873\n  metrics: 127.0.0.1:0\n",
         "f.yaml:2:9: network.mode: \"local\" is not one of localRange, nodeAddress\n  hint: did you mean localRange?\n\
          f.yaml:3:10: network.range: 198.18.3.0/15 does not begin at its first address\n  hint: did you mean 198.18.0.0/15?\n\
          f.yaml:4:11: network.range6: fe80::/64 has a meaning of its own in IP: expected a range that nobody uses\n\
          f.yaml:5:9: network.port: 70000 is out of range: expected 1 to 65535\n\
-         f.yaml:6:17: network.listenerPort: 29937 is out of range: expected 1024 to 29936\n\
+         f.yaml:6:17: network.listenerPort: 29873 is out of range: expected 1024 to 29872\n\
          f.yaml:7:12: network.metrics: port 0 is any free port: expected 1 to 65535",
     );
     after(
-        "network: {range: 127.0.0.0/8, range6: '::/48', listenerPort: 7800, metrics: '127.0.0.1:7863'}",
+        "network: {range: 127.0.0.0/8, range6: '::/48', listenerPort: 7800, metrics: '127.0.0.1:7927'}",
         "f.yaml:1:18: network.range: 127.0.0.0/8 has a meaning of its own in IP: expected a range that nobody uses\n\
          f.yaml:1:39: network.range6: ::/48 has a meaning of its own in IP: expected a range that nobody uses\n\
-         f.yaml:1:77: network.metrics: the port of metrics (7863) is one of those from listenerPort on (7800 to 7863)",
+         f.yaml:1:77: network.metrics: the port of metrics (7927) is one of those from listenerPort on (7800 to 7927)",
     );
     after(
         "network: {range: 198.18.0.0, range6: fd00::/47}",

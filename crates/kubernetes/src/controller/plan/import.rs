@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use adit_config::cluster::Mode;
+use adit_config::cluster::{Mode, Network};
 use adit_core::name::ServiceName;
 use adit_core::snapshot::PeerExport;
 use k8s_openapi::api::core::v1::Service;
@@ -24,8 +24,6 @@ use crate::controller::{Peers, conditions};
 
 /// The most ports of one import.
 const MOST_PORTS: usize = 64;
-/// So many listener ports an import has where they are its own: its ports, and those that they had before.
-const LOCAL_PORTS: u16 = 128;
 /// Where NodePorts begin: none of our ports may be among them.
 const FIRST_NODE_PORT: u16 = 30_000;
 /// How long the addresses of an import that ended rest.
@@ -157,7 +155,7 @@ fn give(
     let first = network.listener_port;
     let listen = if local {
         // Each has addresses of its own, and so all ports.
-        let bounds = (first, first.saturating_add(LOCAL_PORTS));
+        let bounds = (first, first.saturating_add(Network::LISTENER_PORTS));
         let only = |name: &String, names: &Vec<String>| {
             let mine = held.get(name).map(|ports| (name.clone(), ports.clone()));
             let need = BTreeMap::from([(name.clone(), names.clone())]);
