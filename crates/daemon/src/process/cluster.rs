@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, Network, NodeFacts};
 use adit_config::{ClusterReport, Config, Report};
+use adit_core::name::NodeName;
 use adit_kubernetes::Client;
 use adit_kubernetes::node::observed::Observed;
 use adit_kubernetes::node::state::{NodeState, state};
@@ -136,7 +137,7 @@ pub(super) async fn prepare(
     let folder = &options.state;
     files::make_folder(folder).map_err(|e| e.to_string())?;
     files::make_folder(&folder.join(BUNDLES)).map_err(|e| e.to_string())?;
-    let last = remembered(client, folder).await?;
+    let last = remembered(client, folder, &options.place.node).await?;
     let good = last.config.clone();
     let (out, seen) = watch::channel(Arc::new(last));
     tasks.spawn(seeing::run(client.clone(), options.place.clone(), out));
@@ -160,14 +161,9 @@ pub(super) async fn prepare(
 }
 
 /// What was seen last of this installation. What another one left here goes, its certificate with it.
-async fn remembered(client: &Client, folder: &Path) -> Result<Observed, String> {
+async fn remembered(client: &Client, folder: &Path, node: &NodeName) -> Result<Observed, String> {
     let mut last = read_seen(&folder.join(SEEN));
-    let run = run();
-    if last.run != run {
-        // Addresses are given anew when a machine starts.
-        last.pods.clear();
-        last.run = run;
-    }
+    last.begin(run(), node);
     let Ok(Ok(now)) = timeout(ASK, installation(client)).await else {
         // It was this one, as far as is known.
         return Ok(last);

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use adit_core::name::NodeName;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
@@ -20,7 +21,7 @@ pub struct Observed {
     /// The UID of Adit's namespace: what was seen of another installation is nothing to this one.
     #[serde(default)]
     pub installation: Option<String>,
-    /// The machine's run in which it was seen: pods of an earlier one have other addresses now.
+    /// The machine's run in which it was seen.
     #[serde(default)]
     pub run: String,
     /// Whether all of it was listed since the process began.
@@ -84,6 +85,21 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
 }
 
+impl Observed {
+    /// Forgets what another run of the machine has made untrue: pods on `node` have other addresses now,
+    /// and theirs may be others'.
+    pub fn begin(&mut self, run: String, node: &NodeName) {
+        if self.run == run {
+            return;
+        }
+        self.pods.clear();
+        for slice in self.slices.values_mut() {
+            slice.endpoints.retain(|e| e.node.as_deref() != Some(node.as_str()));
+        }
+        self.run = run;
+    }
+}
+
 impl Slice {
     /// What matters of a slice; none where it belongs to no Service, or is our own: what stands for an
     /// import is nobody's backend.
@@ -138,5 +154,47 @@ impl Workload {
             service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
             addresses,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_restart_of_the_machine_no_address_on_it_counts() {
+        let (here, there) = ("n1", "n2");
+        let endpoint = |address: &str, node: Option<&str>| Endpoint {
+            address: address.parse().unwrap(),
+            pod: true,
+            node: node.map(str::to_owned),
+            ready: true,
+        };
+        let endpoints = vec![
+            endpoint("10.0.1.5", Some(here)),
+            endpoint("10.0.2.5", Some(there)),
+            endpoint("10.0.9.9", None),
+        ];
+        let service = ServiceRef { namespace: "ml".into(), name: "bot".into() };
+        let slice = Slice { service, ports: vec![], endpoints: endpoints.clone() };
+        let workload = Workload {
+            uid: "u".into(),
+            namespace: "ml".into(),
+            service_account: "bot".into(),
+            addresses: vec!["10.0.1.5".parse().unwrap()],
+        };
+        let mut seen = Observed {
+            run: "one".into(),
+            slices: [("ml/bot-1".to_owned(), slice)].into(),
+            pods: [("ml/bot".to_owned(), workload)].into(),
+            ..Observed::default()
+        };
+        let before = seen.clone();
+        seen.begin("one".into(), &here.parse().unwrap());
+        assert_eq!(seen, before);
+        seen.begin("two".into(), &here.parse().unwrap());
+        assert_eq!(seen.slices["ml/bot-1"].endpoints, endpoints[1..]);
+        assert!(seen.pods.is_empty());
+        assert_eq!(seen.run, "two");
     }
 }
