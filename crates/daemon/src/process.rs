@@ -177,8 +177,8 @@ pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
     let local = settings.network.mode == Mode::LocalRange;
     let taken = range::take(&settings.network, &config.node, &readiness, &mut tasks);
     runtime.block_on(taken)?;
-    let renewing = cluster::certificate::renew(client.clone(), config.clone(), tell.clone());
-    tasks.spawn(renewing);
+    let (renewer, settled) = (client.clone(), config.clone());
+    tasks.spawn(cluster::certificate::renew(renewer, cluster.clone(), settled, tell.clone()));
     let known = (settings, config.clone());
     tasks.spawn(cluster::follow(cluster.clone(), begun, known, tell, out));
     let origin = Origin::Cluster(cluster);

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use adit_core::name::NodeName;
+use adit_kubernetes::node::certificate::Issued;
 use adit_pki::files::{self, Existing};
 use adit_pki::{ClusterAuthority, KeyKind, UnixTime};
 
-const HOUR: Duration = Duration::from_secs(3600);
+/// How long a certificate of [`Ca::issue`] lasts.
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 /// The time of these tests.
 pub(super) fn now() -> UnixTime {
@@ -18,9 +20,18 @@ pub(super) fn now() -> UnixTime {
 pub(super) struct Ca(ClusterAuthority);
 
 impl Ca {
+    /// One that has been there for some days.
     pub(super) fn of(cluster: &str) -> Self {
         let domain = format!("{cluster}.example").parse().unwrap();
-        Self(ClusterAuthority::create(domain, KeyKind::P256, 1000 * HOUR, now()).unwrap())
+        let begun = Duration::from_secs(now().as_secs()) - 100 * HOUR;
+        let begun = UnixTime::since_unix_epoch(begun);
+        Self(ClusterAuthority::create(domain, KeyKind::P256, 1000 * HOUR, begun).unwrap())
+    }
+
+    /// What a controller gives.
+    pub(super) fn certify(&self, node: &str, life: Duration, now: UnixTime) -> Issued {
+        let issued = self.0.issue(&node.parse().unwrap(), KeyKind::P256, life, now).unwrap();
+        Issued { chain: issued.certificate.to_pem().into(), key: issued.key_pem() }
     }
 
     pub(super) fn bundle(&self, file: &Path) {

@@ -1,20 +1,35 @@
 //! The certificate of a node on Kubernetes: had before it starts, and renewed at half of its life.
+//!
+//! One that was given is looked at before it replaces another. Where this node's clock and the controller's
+//! differ it may be of no use here, and the next one would not be better: each attempt in vain is followed
+//! by a pause.
 
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_config::Config;
 use adit_kubernetes::Client;
-use adit_kubernetes::node::certificate::request;
+use adit_kubernetes::node::certificate::{Issued, request};
+use adit_pki::authority::BACKDATE;
 use adit_pki::files::{self, Existing};
+use adit_pki::inspect::inspect;
+use adit_pki::time::rfc3339;
 use adit_pki::{Identity, UnixTime};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::Cluster;
 use crate::process::credentials;
 use crate::process::origin::Input;
 
-/// What is waited after a certificate could not be had, at first and at most.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// What is waited after the first attempt in vain; twice as long after each that follows.
+const AGAIN: Duration = Duration::from_secs(1);
+/// What is waited at most after a certificate could not be had.
+const REFUSED: Duration = Duration::from_secs(60);
+/// What is waited at most after one was given that is of no use: the API server keeps each for an hour.
+const USELESS: Duration = Duration::from_secs(10 * 60);
 /// The longest nap between two looks at the clock: a machine that was asleep finds its certificate old.
 const NAP: Duration = Duration::from_secs(60);
 
@@ -23,50 +38,67 @@ const NAP: Duration = Duration::from_secs(60);
 /// # Errors
 /// Where it cannot be kept.
 pub(crate) async fn have(client: &Client, config: &Config) -> Result<(), String> {
-    let mut pause = AGAIN.0;
-    while let Err(reason) = identity(config) {
+    let mut pause = AGAIN;
+    while let Err(reason) = identity(config, UnixTime::now()) {
         tracing::info!(reason, "asking for a certificate");
-        match obtain(client, config).await {
-            Ok(()) => match identity(config) {
-                Ok(_) => return Ok(()),
-                Err(error) => {
-                    tracing::error!("the certificate that was given is of no use: {error}")
-                }
-            },
+        match obtain(config, &UnixTime::now, &asking(client)).await {
+            Ok(_) => return Ok(()),
             Err(Failure::Disk(error)) => return Err(error),
-            Err(Failure::Request(error)) => tracing::warn!("no certificate yet: {error}"),
+            Err(failure) => {
+                tracing::warn!("no certificate yet: {failure}");
+                failure.pause(&mut pause).await;
+            }
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(AGAIN.1);
     }
     Ok(())
 }
 
-/// Renews it for as long as the node runs.
-pub(crate) async fn renew(client: Client, config: Config, tell: mpsc::Sender<Input>) {
+/// Renews it for as long as the node runs, `config` being what it began with.
+pub(crate) async fn renew(
+    client: Client,
+    cluster: Arc<Cluster>,
+    config: Config,
+    tell: mpsc::Sender<Input>,
+) {
     let draw = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
-    let mut pause = AGAIN.0;
+    // A trust domain that was changed together with its CA: the old one's certificates are no more.
+    let present = || cluster.load().ok().map(|(config, _)| *config);
+    keep_renewed(config, present, draw, UnixTime::now, asking(&client), tell).await;
+}
+
+async fn keep_renewed<A: Future<Output = Asked>>(
+    mut config: Config,
+    present: impl Fn() -> Option<Config>,
+    draw: f64,
+    now: impl Fn() -> UnixTime,
+    ask: impl Fn(Config) -> A,
+    tell: mpsc::Sender<Input>,
+) {
+    let mut pause = AGAIN;
     loop {
-        if let Ok(identity) = identity(&config)
-            && let Some(left) = until_renewal(&identity, draw, UnixTime::now())
-        {
+        config = present().unwrap_or(config);
+        let left = |identity: &Identity| until_renewal(identity, draw, now());
+        if let Some(left) = identity(&config, now()).ok().as_ref().and_then(left) {
+            pause = AGAIN;
             sleep(left.min(NAP)).await;
             continue;
         }
-        match obtain(&client, &config).await {
-            Ok(()) => {
-                pause = AGAIN.0;
+        let failure = match obtain(&config, &now, &ask).await {
+            Ok(issued) => {
                 let files = [files::NODE_CHAIN, files::NODE_KEY];
                 let files = files.map(|name| config.node.identity.join(name)).into();
                 // The receiver is gone only when the process ends.
                 drop(tell.send(Input::Files(files)).await);
+                match identity(&config, now()).as_ref().map(left) {
+                    Ok(Some(_)) => continue,
+                    Ok(None) => useless("it has to be renewed already", &issued, now()),
+                    Err(why) => useless(why, &issued, now()),
+                }
             }
-            Err(Failure::Disk(error) | Failure::Request(error)) => {
-                tracing::warn!("the certificate is not renewed yet: {error}");
-                sleep(pause).await;
-                pause = (pause * 2).min(AGAIN.1);
-            }
-        }
+            Err(failure) => failure,
+        };
+        tracing::warn!("the certificate is not renewed yet: {failure}");
+        failure.pause(&mut pause).await;
     }
 }
 
@@ -80,54 +112,99 @@ fn until_renewal(identity: &Identity, draw: f64, now: UnixTime) -> Option<Durati
 }
 
 /// The one on disk, where it can be used.
-fn identity(config: &Config) -> Result<Identity, String> {
+fn identity(config: &Config, now: UnixTime) -> Result<Identity, String> {
     let (folder, domain) = (&config.node.identity, &config.trust_domain);
-    let loaded = files::load_node(folder, domain, &Default::default(), UnixTime::now());
+    let loaded = files::load_node(folder, domain, &Default::default(), now);
     let (identity, _) = loaded.map_err(|e| e.to_string())?;
     credentials::belongs(config, &identity)?;
     Ok(identity)
+}
+
+/// Whether the one that was given can be used.
+fn accepted(config: &Config, issued: &Issued, now: UnixTime) -> Result<(), String> {
+    let bundle = config.node.identity.join(files::BUNDLE);
+    let bundle = files::load_bundle(&bundle, &config.trust_domain).map_err(|e| e.to_string())?;
+    let key = issued.key.as_bytes();
+    let identity = Identity::from_pem(&issued.chain, key, &bundle, &Default::default(), now)
+        .map_err(|e| e.to_string())?;
+    credentials::belongs(config, &identity)
 }
 
 /// Why there is no new certificate.
 enum Failure {
     /// Nobody gave one.
     Request(String),
+    /// One was given that is of no use.
+    Useless(String),
     /// It could not be kept.
     Disk(String),
 }
 
-async fn obtain(client: &Client, config: &Config) -> Result<(), Failure> {
-    let issued = request(client, &config.trust_domain, &config.node.name)
-        .await
-        .map_err(|e| Failure::Request(e.to_string()))?;
+impl Failure {
+    /// Waits until it is worth another attempt.
+    async fn pause(&self, pause: &mut Duration) {
+        let most = match self {
+            Self::Request(_) | Self::Disk(_) => REFUSED,
+            Self::Useless(_) => USELESS,
+        };
+        sleep(*pause).await;
+        *pause = (*pause * 2).min(most);
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Request(text) | Self::Useless(text) | Self::Disk(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// What is wrong with a certificate that was just given; more often than not the clocks are.
+fn useless(why: &str, issued: &Issued, now: UnixTime) -> Failure {
+    let leaf = inspect(&issued.chain, now).ok().and_then(|chain| chain.into_iter().next());
+    let signed = leaf.map_or_else(String::new, |leaf| {
+        let at = Duration::from_secs(leaf.not_before.as_secs()) + BACKDATE;
+        let (theirs, ours) = (rfc3339(UnixTime::since_unix_epoch(at)), rfc3339(now));
+        format!(
+            " (it was signed at {theirs} by the controller's clock; by this node's it is {ours})"
+        )
+    });
+    Failure::Useless(format!("the one that was given is of no use: {why}{signed}"))
+}
+
+/// What came of asking for a certificate.
+type Asked = Result<Issued, String>;
+
+fn asking(
+    client: &Client,
+) -> impl Fn(Config) -> Pin<Box<dyn Future<Output = Asked> + Send>> + use<> {
+    let client = client.clone();
+    move |config| {
+        let client = client.clone();
+        Box::pin(async move {
+            let issued = request(&client, &config.trust_domain, &config.node.name).await;
+            issued.map_err(|e| e.to_string())
+        })
+    }
+}
+
+/// Asks for one, and keeps it where it can be used: one that still can is not given up for one that cannot.
+async fn obtain<A: Future<Output = Asked>>(
+    config: &Config,
+    now: &impl Fn() -> UnixTime,
+    ask: &impl Fn(Config) -> A,
+) -> Result<Issued, Failure> {
+    let issued = ask(config.clone()).await.map_err(Failure::Request)?;
+    let now = now();
+    accepted(config, &issued, now).map_err(|why| useless(&why, &issued, now))?;
     let write = |name, bytes: &[u8]| {
         let file = config.node.identity.join(name);
         files::write_key(&file, bytes, Existing::Replace).map_err(|e| Failure::Disk(e.to_string()))
     };
     write(files::NODE_KEY, issued.key.as_bytes())?;
-    write(files::NODE_CHAIN, &issued.chain)
+    write(files::NODE_CHAIN, &issued.chain)?;
+    Ok(issued)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::process::testing::{Ca, now};
-
-    #[test]
-    fn a_certificate_is_renewed_around_half_of_its_life() {
-        let folder = tempfile::tempdir().unwrap();
-        Ca::of("edge").issue("e1", folder.path());
-        let domain = "edge.example".parse().unwrap();
-        let (identity, _) =
-            files::load_node(folder.path(), &domain, &Default::default(), now()).unwrap();
-        let (from, to) = (identity.not_before().as_secs(), identity.not_after().as_secs());
-        let at = |share: f64, draw: f64| {
-            let passed = Duration::from_secs(to - from).mul_f64(share);
-            let then = UnixTime::since_unix_epoch(Duration::from_secs(from) + passed);
-            until_renewal(&identity, draw, then).is_none()
-        };
-        assert!(!at(0.0, 0.0) && !at(0.44, 0.0), "too early");
-        assert!(at(0.46, 0.0) && !at(0.46, 1.0), "not all at once");
-        assert!(at(0.56, 1.0) && at(2.0, 0.5));
-    }
-}
+mod tests;
