@@ -33,7 +33,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(Ended::Drained { .. }) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce { signal }) => ExitCode::from(128 + signal),
         Err(error) => {
-            eprintln!("{error}\nadit: the controller did not start");
+            let what = if error.had_started() { "ended" } else { "did not start" };
+            eprintln!("{error}\nadit: the controller {what}");
             ExitCode::FAILURE
         }
     })

@@ -43,13 +43,13 @@ use adit_config::config::LogFormat;
 use adit_config::{Change, Config, Report};
 use adit_dataplane::tcp::os::OsNet;
 use adit_kubernetes::node::state::NodeState;
+use adit_kubernetes::tasks::Tasks;
 use adit_pki::UnixTime;
 use adit_pki::tls::system_clock;
 use adit_transport::peer::BootId;
 use adit_transport::{NodeSecret, Tls, Worker};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 
 pub use self::cluster::Options as InCluster;
 use self::cluster::Prepared;
@@ -77,13 +77,23 @@ const COMMANDS: usize = 4;
 /// What writing the last lines of the log may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Why a node did not start. Nothing of it is left running.
+/// Why a node did not start, or did not go on. Nothing of it is left running.
 #[derive(Debug)]
 pub enum StartError {
     /// The configuration is none: all that is wrong with it, file by file.
     Config(Vec<Report>),
     /// All that is wrong with the files that it refers to, or all that is in the way of listening.
     Wrong(Vec<String>),
+    /// It ran, until a part of it was dead: the rest would go on as if nothing had changed.
+    Broken(String),
+}
+
+impl StartError {
+    /// Whether it had started before that.
+    #[must_use]
+    pub fn had_started(&self) -> bool {
+        matches!(self, Self::Broken(_))
+    }
 }
 
 impl fmt::Display for StartError {
@@ -91,6 +101,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Config(reports) => f.write_str(&all(reports)),
             Self::Wrong(all) => f.write_str(&all.join("\n")),
+            Self::Broken(what) => f.write_str(what),
         }
     }
 }
@@ -132,7 +143,7 @@ pub fn run(file: &Path) -> Result<Ended, StartError> {
         readiness: Readiness::default(),
         net: OsNet::default(),
     };
-    let ended = start(&runtime, beginning, &log);
+    let ended = start(&runtime, beginning, &mut Tasks::default(), &log);
     drop(watching);
     log.flush(LAST_WORDS);
     ended
@@ -152,8 +163,8 @@ pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
     let log = start_log(&adit_config::config::Log::default())?;
     let runtime = runtime()?;
     let folder = options.state.clone();
-    // They end with the node, which ends before the runtime does.
-    let mut tasks = JoinSet::new();
+    // They end with the node, and it with the first of them.
+    let mut tasks = Tasks::default();
     let _context = runtime.enter();
     let client = adit_kubernetes::client::in_cluster().map_err(|e| e.to_string())?;
     let prepared = runtime.block_on(async {
@@ -178,14 +189,16 @@ pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
     let taken = range::take(&settings.network, &config.node, &readiness, &mut tasks);
     runtime.block_on(taken)?;
     let (renewer, settled) = (client.clone(), config.clone());
-    tasks.spawn(cluster::certificate::renew(renewer, cluster.clone(), settled, tell.clone()));
+    let renewing = cluster::certificate::renew(renewer, cluster.clone(), settled, tell.clone());
+    tasks.spawn("renewing the certificate", renewing);
     let known = (settings, config.clone());
-    tasks.spawn(cluster::follow(cluster.clone(), begun, known, tell, out));
+    let following = cluster::follow(cluster.clone(), begun, known, tell, out);
+    tasks.spawn("following the cluster", following);
     let origin = Origin::Cluster(cluster);
     let cluster = Some(state);
     let net = OsNet { local_range: local };
     let beginning = Beginning { started, origin, config, reports, inputs, cluster, readiness, net };
-    let ended = start(&runtime, beginning, &log);
+    let ended = start(&runtime, beginning, &mut tasks, &log);
     runtime.block_on(tasks.shutdown());
     if ended.is_ok() {
         runtime.block_on(range::leave(&client, &folder));
@@ -238,8 +251,13 @@ struct Beginning {
     net: OsNet,
 }
 
-/// From a good configuration to the end.
-fn start(runtime: &Runtime, beginning: Beginning, log: &Log) -> Result<Ended, StartError> {
+/// From a good configuration to the end, which is also that of any of `tasks`.
+fn start(
+    runtime: &Runtime,
+    beginning: Beginning,
+    tasks: &mut Tasks,
+    log: &Log,
+) -> Result<Ended, StartError> {
     let Beginning { started, origin, config, reports, inputs, cluster, readiness, net } = beginning;
     panics::install();
     warn(&reports);
@@ -316,9 +334,13 @@ fn start(runtime: &Runtime, beginning: Beginning, log: &Log) -> Result<Ended, St
             );
             std::future::pending().await
         });
-        let ended = tokio::select! { ended = supervising => ended, never = beside => never };
+        let ended = tokio::select! {
+            ended = supervising => Ok(ended),
+            never = beside => never,
+            which = tasks.ended() => Err(StartError::Broken(which.to_string())),
+        };
         servers.stop();
-        Ok::<_, StartError>(ended)
+        ended
     })?;
     if let Ended::Drained { .. } = ended {
         workers.stop();

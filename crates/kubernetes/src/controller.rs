@@ -39,6 +39,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::lease::Candidate;
+use self::round::Rounds;
+use crate::tasks::{TaskEnded, Tasks};
 
 /// What our own nodes hear of linked clusters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -119,7 +121,7 @@ pub struct ControllerState {
     pub trouble: Option<String>,
 }
 
-/// Why a controller could not run.
+/// Why a controller could not run, or not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
     /// It runs where its objects are not.
@@ -129,12 +131,16 @@ pub enum ControllerError {
         namespace = crate::api::NAMESPACE
     )]
     Namespace(String),
+    /// A part of it is dead, and the rest would go on as if nothing had changed.
+    #[error(transparent)]
+    Ended(#[from] TaskEnded),
 }
 
 /// Runs until `stop`; then gives the lease back.
 ///
 /// # Errors
-/// [`ControllerError`] where it cannot begin. Whatever happens later is retried, and told through `state`.
+/// [`ControllerError`] where it cannot begin, or a part of it ends by itself. Whatever else happens later is
+/// retried, and told through `state`.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -149,25 +155,29 @@ pub async fn run(
     let identity = format!("{}_{}", settings.pod_name, settings.pod_uid);
     let leases = Api::namespaced(client.clone(), &settings.namespace);
     let lease = Candidate::new(leases, identity, state.subscribe());
-    while !stop.is_cancelled() {
+    let mut ended = Ok(());
+    while !stop.is_cancelled() && ended.is_ok() {
         state.send_replace(ControllerState::default());
         tokio::select! {
             () = stop.cancelled() => break,
             () = lease.acquire() => {}
         }
         tracing::info!("this controller is active");
-        let rounds =
-            round::Rounds::new(client.clone(), &settings, observer.clone(), peers.clone(), &state);
+        // They end with the rounds.
+        let mut tasks = Tasks::default();
+        let (tell, hear) = (observer.clone(), peers.clone());
+        let rounds = Rounds::new(client.clone(), &settings, tell, hear, &state, &mut tasks);
         tokio::select! {
             () = stop.cancelled() => {}
             () = lease.keep() => tracing::warn!("the lease was lost, another controller may be active"),
             () = Box::pin(rounds.run(&lease)) => {}
+            which = tasks.ended() => ended = Err(which.into()),
         }
         observer.send_replace(None);
     }
     lease.release().await;
     state.send_replace(ControllerState::default());
-    Ok(())
+    ended
 }
 
 #[cfg(test)]

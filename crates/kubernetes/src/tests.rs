@@ -24,6 +24,8 @@ pub(crate) enum Fault {
     Stall,
     /// Success, though all stays as it was.
     Unchanged,
+    /// None: whoever asks panics.
+    Panic,
 }
 
 type Answer = UnsyncBoxBody<bytes::Bytes, Infallible>;
@@ -193,6 +195,7 @@ impl Server {
                 let (code, answer) = self.inner().serve(&Method::GET, &query, Value::Null);
                 return json_answer(code, &answer);
             }
+            Some(Fault::Panic) => panic!("as this test wants it"),
             Some(Fault::Stall) => return stream_answer(stream::pending().boxed()),
             None => {}
         }

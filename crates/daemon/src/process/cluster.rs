@@ -20,9 +20,9 @@ use adit_kubernetes::Client;
 use adit_kubernetes::node::observed::Observed;
 use adit_kubernetes::node::state::{NodeState, state};
 use adit_kubernetes::node::{Place, installation, watch as seeing};
+use adit_kubernetes::tasks::Tasks;
 use adit_pki::files::{self, Existing};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::origin::{Input, Loaded};
@@ -128,11 +128,11 @@ fn refused(mut report: ClusterReport) -> Vec<Report> {
 /// date by one of `tasks`.
 ///
 /// # Errors
-/// What waiting will not mend: a folder that cannot be written.
+/// What waiting will not mend: a folder that cannot be written, a task that ended.
 pub(super) async fn prepare(
     client: &Client,
     options: Options,
-    tasks: &mut JoinSet<()>,
+    tasks: &mut Tasks,
 ) -> Result<Prepared, String> {
     let folder = &options.state;
     files::make_folder(folder).map_err(|e| e.to_string())?;
@@ -140,8 +140,20 @@ pub(super) async fn prepare(
     let last = remembered(client, folder, &options.place.node).await?;
     let good = last.config.clone();
     let (out, seen) = watch::channel(Arc::new(last));
-    tasks.spawn(seeing::run(client.clone(), options.place.clone(), out));
+    tasks.spawn("watching the cluster", seeing::run(client.clone(), options.place.clone(), out));
+    tokio::select! {
+        prepared = begin(client, options, seen, good) => prepared,
+        ended = tasks.ended() => Err(ended.to_string()),
+    }
+}
 
+/// Waits for all that is needed among what is `seen`; `good` was the configuration when it was last seen.
+async fn begin(
+    client: &Client,
+    options: Options,
+    seen: watch::Receiver<Arc<Observed>>,
+    good: BTreeMap<String, String>,
+) -> Result<Prepared, String> {
     // An API server that is away is not waited for; what it has is, so that a peer is told nothing but that.
     let patience = if good.is_empty() { LISTED } else { ASK };
     if timeout(patience, complete(seen.clone())).await.is_err() {

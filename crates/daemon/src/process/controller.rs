@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_kubernetes::controller::{self, ControllerState, Peers, Settings};
+use adit_kubernetes::controller::{self, ControllerError, ControllerState, Peers, Settings};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -80,10 +80,13 @@ async fn serve(options: Options, metrics: Metrics) -> Result<Ended, StartError> 
     let signal = tokio::select! {
         signal = ended(&mut signals) => signal,
         result = &mut controller => return Err(match result {
-            Ok(()) => "the controller ended by itself".to_owned(),
-            Err(error) => error.to_string(),
-        }.into()),
-        () = &mut beside => return Err("a part of the controller ended by itself".to_owned().into()),
+            Ok(()) => StartError::Broken("the controller ended by itself".to_owned()),
+            Err(ControllerError::Ended(which)) => StartError::Broken(which.to_string()),
+            Err(error @ ControllerError::Namespace(_)) => error.to_string().into(),
+        }),
+        () = &mut beside => {
+            return Err(StartError::Broken("a part of the controller ended by itself".to_owned()));
+        }
     };
     tracing::info!(signal, "asked to end");
     lead.cancel();

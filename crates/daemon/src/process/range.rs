@@ -12,8 +12,8 @@ use std::time::Duration;
 use adit_config::cluster::{Mode, Network};
 use adit_config::config::Node;
 use adit_host::routes::{self, LocalRange, Watch};
+use adit_kubernetes::tasks::Tasks;
 use adit_kubernetes::{Client, node};
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::cluster;
@@ -32,7 +32,7 @@ pub(super) async fn take(
     network: &Network,
     node: &Node,
     readiness: &Readiness,
-    tasks: &mut JoinSet<()>,
+    tasks: &mut Tasks,
 ) -> Result<(), String> {
     if network.mode == Mode::NodeAddress {
         // What an earlier configuration made.
@@ -41,7 +41,7 @@ pub(super) async fn take(
     let range = LocalRange { v4: Some(network.range), v6: Some(network.range6) };
     let addresses: Vec<IpAddr> = node.advertise.iter().map(|a| a.ip()).collect();
     ensure(&range, &addresses).await.map_err(explain)?;
-    tasks.spawn(keep(range, addresses, readiness.clone()));
+    tasks.spawn("keeping the node-local range", keep(range, addresses, readiness.clone()));
     Ok(())
 }
 

@@ -9,12 +9,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::lease::within;
 use super::plan::Complaint;
 use crate::api::shortened;
+use crate::tasks::Tasks;
 
 /// The most Events that wait to be written, so that a wrong rule for a thousand Services is no flood.
 const MOST: usize = 50;
@@ -70,10 +70,10 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// A reporter, whose Events are written by one of `tasks`: no round waits for them.
-    pub(super) fn new(client: Client, instance: String, tasks: &mut JoinSet<()>) -> Self {
+    pub(super) fn new(client: Client, instance: String, tasks: &mut Tasks) -> Self {
         let (post, posted) = mpsc::channel(MOST);
         let (say, written) = mpsc::channel(MOST);
-        tasks.spawn(write(client, instance, posted, say));
+        tasks.spawn("writing Events", write(client, instance, posted, say));
         Self { post, written, topics: BTreeMap::new() }
     }
 

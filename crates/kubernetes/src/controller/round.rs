@@ -14,7 +14,6 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::authority::{self, Ca, CaError};
@@ -26,6 +25,7 @@ use super::stores::Stores;
 use super::write::{AT_ONCE, Failures, write};
 use super::{ControllerState, Observer, Peers, Phase, Settings, signer};
 use crate::api::{CA_SECRET, CONFIG_MAP, NAMESPACE, TRUST_BUNDLE_KEY};
+use crate::tasks::Tasks;
 use crate::watches::{Bell, Selection};
 
 /// How long changes are gathered before a round begins.
@@ -44,8 +44,6 @@ const AGENTS: Duration = Duration::from_secs(10);
 pub(super) struct Rounds<'a> {
     client: Client,
     bell: Bell,
-    /// End with the rounds.
-    _tasks: JoinSet<()>,
     stores: Stores,
     observer: watch::Sender<Option<Arc<Observer>>>,
     peers: watch::Receiver<Arc<Peers>>,
@@ -112,21 +110,21 @@ struct Next {
 }
 
 impl<'a> Rounds<'a> {
+    /// Rounds over what some of `tasks` watch.
     pub(super) fn new(
         client: Client,
         settings: &Settings,
         observer: watch::Sender<Option<Arc<Observer>>>,
         peers: watch::Receiver<Arc<Peers>>,
         state: &'a watch::Sender<ControllerState>,
+        tasks: &mut Tasks,
     ) -> Self {
         let bell = Bell::default();
-        let mut tasks = JoinSet::new();
-        let stores = Stores::watch(&client, &bell, &mut tasks);
-        let reporter = Reporter::new(client.clone(), settings.pod_name.clone(), &mut tasks);
+        let stores = Stores::watch(&client, &bell, tasks);
+        let reporter = Reporter::new(client.clone(), settings.pod_name.clone(), tasks);
         Self {
             client,
             bell,
-            _tasks: tasks,
             stores,
             observer,
             peers,

@@ -12,14 +12,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::{GroupVersionKind, PartialObjectMeta};
 use kube::{Client, ResourceExt};
-use tokio::task::JoinSet;
 
 use super::world::{Serving, World, is_our_slice, service_name};
 use crate::api::{
     CA_SECRET, CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, SIGNER, SLICE_MANAGED_BY,
     SLICE_SERVICE, TRUST_CONFIG_MAP,
 };
+use crate::tasks::Tasks;
 use crate::watches::{Bell, Selection, Store};
+
+/// What the tasks are called.
+const WATCHING: &str = "watching the cluster";
 
 /// One store of each kind.
 #[derive(Debug, Clone)]
@@ -44,20 +47,20 @@ pub(super) struct Stores {
 
 impl Stores {
     /// Begins to watch; ends with `tasks`.
-    pub(super) fn watch(client: &Client, bell: &Bell, tasks: &mut JoinSet<()>) -> Self {
+    pub(super) fn watch(client: &Client, bell: &Bell, tasks: &mut Tasks) -> Self {
         let all = Selection::default;
         let ours = |name| Selection::named(name);
         macro_rules! store {
             ($api:expr, $selection:expr) => {{
                 let (store, task) = Store::new($api, $selection, bell);
-                tasks.spawn(task);
+                tasks.spawn(WATCHING, task);
                 store
             }};
         }
         let kind = GroupVersionKind::gvk("kagent.dev", "v1alpha2", "Agent");
         let agent = ApiResource::from_gvk_with_plural(&kind, "agents");
         let (agents, task) = Store::optional(Api::all_with(client.clone(), &agent), all(), bell);
-        tasks.spawn(task);
+        tasks.spawn(WATCHING, task);
         let system = |name| Selection::labels(format!("{SLICE_SERVICE}={name}"));
         let (by, us) = SLICE_MANAGED_BY;
         Self {

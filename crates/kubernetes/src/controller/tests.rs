@@ -46,6 +46,10 @@ fn config(more: &str) -> Value {
 
 const IMPORT: &str = "imports:\n  - service: agents/fraud-bot\n    from: bank\n";
 
+fn settings(pod: &str) -> Settings {
+    Settings { pod_name: pod.into(), pod_uid: "1".into(), namespace: "adit-system".into() }
+}
+
 impl Stage {
     fn new(more: &str) -> Self {
         let server = Server::default();
@@ -59,8 +63,7 @@ impl Stage {
 
     fn start(&mut self, pod: &str) -> CancellationToken {
         let stop = CancellationToken::new();
-        let settings =
-            Settings { pod_name: pod.into(), pod_uid: "1".into(), namespace: "adit-system".into() };
+        let settings = settings(pod);
         let observer = watch::Sender::new(None);
         self.observers.push(observer.subscribe());
         let (client, peers) = (self.server.client(), self.peers.subscribe());
@@ -706,4 +709,18 @@ async fn where_nodes_stand_for_an_import_each_serves_its_own_pods() {
         stage.slice().is_some_and(|s| s["endpoints"].as_array().unwrap().len() == 2)
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_watch_the_whole_controller_ends() {
+    let stage = Stage::new(IMPORT);
+    stage.server.fail(|_, path| path.contains("/services").then_some(Fault::Panic));
+    let (client, peers) = (stage.server.client(), stage.peers.subscribe());
+    let (observer, state) = (watch::Sender::new(None), watch::Sender::default());
+    let running = run(client, settings("one"), observer, peers, state, CancellationToken::new());
+    let ended = tokio::time::timeout(Duration::from_secs(600), running).await;
+    assert_eq!(
+        ended.unwrap().unwrap_err().to_string(),
+        "watching the cluster ended by a panic, which is a bug"
+    );
 }
