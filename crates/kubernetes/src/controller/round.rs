@@ -21,6 +21,7 @@ use super::events::Reporter;
 use super::lease::Candidate;
 use super::network::{self, Move};
 use super::plan::{Complaint, Key, Memory, Now, plan};
+use super::signer::Unanswered;
 use super::stores::Stores;
 use super::write::{AT_ONCE, Failures, write};
 use super::{ControllerState, Observer, Peers, Phase, Settings, signer};
@@ -300,14 +301,23 @@ impl<'a> Rounds<'a> {
         while let Some((name, answer)) = answers.next().await {
             let (key, Some(answer)) = (key(name), answer) else { continue };
             answered += usize::from(answer.is_ok());
-            let result = answer.map(|refusal| {
-                if let Some(why) = refusal {
+            let result = match answer {
+                Ok(Some(why)) => {
                     let mut complaint = about(&key.name, &key.kind, "Denied", &why);
                     complaint.about.api_version = Some("certificates.k8s.io/v1".into());
                     complaint.about.namespace = None;
                     complaints.push(complaint);
+                    Ok(())
                 }
-            });
+                Ok(None) => Ok(()),
+                Err(Unanswered::Api(error)) => Err(error),
+                Err(Unanswered::Ca(error)) => {
+                    let error = CaError::from(error);
+                    let complaint = about(CA_SECRET, "Secret", error.reason(), &error.to_string());
+                    complaints.push(complaint);
+                    Err(kube::Error::Service(error.into()))
+                }
+            };
             self.answers.note(key, result, Instant::now());
         }
         answered

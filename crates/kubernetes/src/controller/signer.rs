@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::name::NodeName;
-use adit_pki::authority::{DEFAULT_TTL, IssuedCertificate, MIN_TTL};
+use adit_pki::authority::{AuthorityError, DEFAULT_TTL, IssuedCertificate, MIN_TTL};
 use adit_pki::{ClusterAuthority, UnixTime};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
@@ -33,6 +33,38 @@ pub(super) struct Claims {
     pub(super) node: NodeName,
     pub(super) pod: String,
     pub(super) uid: String,
+}
+
+/// Why a request is denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// One word for machines.
+    pub(super) reason: &'static str,
+    /// One sentence.
+    pub(super) why: String,
+}
+
+impl Refusal {
+    /// It was not made by a node of ours.
+    fn stranger(why: impl Into<String>) -> Self {
+        Self { reason: "NotOurNode", why: why.into() }
+    }
+
+    /// Whoever made it, it asks for what nobody can have.
+    fn bad(why: impl Into<String>) -> Self {
+        Self { reason: "BadRequest", why: why.into() }
+    }
+}
+
+/// Why a request stays open.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unanswered {
+    /// The API server refused, or cannot be reached.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    /// The CA cannot sign now, which is no fault of the request.
+    #[error(transparent)]
+    Ca(AuthorityError),
 }
 
 /// Whether a request still waits for us.
@@ -75,30 +107,35 @@ pub(super) fn in_order(all: Vec<Arc<Request>>) -> Vec<(Arc<Request>, bool)> {
 /// Reads who made a request.
 ///
 /// # Errors
-/// One sentence: why it is none that a node of ours makes.
-pub(super) fn claims(request: &Request) -> Result<Claims, String> {
+/// Why it is none that a node of ours makes.
+pub(super) fn claims(request: &Request) -> Result<Claims, Refusal> {
     let spec = &request.spec;
     let ours = format!("system:serviceaccount:{NAMESPACE}:{NODE}");
     let user = spec.username.as_deref().unwrap_or_default();
     if user != ours {
-        return Err(format!("made by {user}; only {ours} may ask for a node's certificate"));
+        let why = format!("made by {user}; only {ours} may ask for a node's certificate");
+        return Err(Refusal::stranger(why));
     }
     let mut usages = spec.usages.clone().unwrap_or_default();
     usages.sort();
     if usages != ["client auth", "digital signature", "server auth"] {
-        return Err("usages must be digital signature, client auth and server auth".into());
+        let why = "usages must be digital signature, client auth and server auth";
+        return Err(Refusal::bad(why));
     }
     let extra = |key: &str| {
         let name = format!("authentication.kubernetes.io/{key}");
         match spec.extra.as_ref().and_then(|e| e.get(&name)).map(Vec::as_slice) {
             Some([one]) => Ok(one.clone()),
-            Some(_) | None => Err(format!("its token is not bound to a pod on a node: no {name}")),
+            Some(_) | None => {
+                let why = format!("its token is not bound to a pod on a node: no {name}");
+                Err(Refusal::stranger(why))
+            }
         }
     };
-    let node: NodeName =
-        extra("node-name")?.parse().map_err(|e: adit_core::name::NameError| e.to_string())?;
+    let node = extra("node-name")?.parse::<NodeName>();
+    let node = node.map_err(|e| Refusal::bad(e.to_string()))?;
     if node.is_controller() {
-        return Err(format!("{node} is a name that no node may have"));
+        return Err(Refusal::bad(format!("{node} is a name that no node may have")));
     }
     Ok(Claims { node, pod: extra("pod-name")?, uid: extra("pod-uid")? })
 }
@@ -127,38 +164,42 @@ pub(super) fn confirm(claims: &Claims, pod: Option<&Pod>) -> Result<(), String> 
 /// Answers a request; one that is `superseded` with no. Returns what an operator must know of it.
 ///
 /// # Errors
-/// Those of the API server; the request stays open then.
+/// Those of the API server, and of the CA; the request stays open then.
 pub(super) async fn answer(
     client: &Client,
     stores: &Stores,
     authority: &ClusterAuthority,
     request: &Request,
     superseded: bool,
-) -> Result<Option<String>, kube::Error> {
+) -> Result<Option<String>, Unanswered> {
     let api = Api::<Request>::all(client.clone());
     let (params, name) = (PostParams::default(), request.name_any());
     let answer = match claims(request) {
-        Ok(_) if superseded => Err("its node has made another request since".into()),
-        Err(why) => Err(why),
+        Ok(_) if superseded => Err(Refusal {
+            reason: "Superseded",
+            why: "its node has made another request since".into(),
+        }),
+        Err(refusal) => Err(refusal),
         Ok(claims) => {
             let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
             let pod = within(pods.get_opt(&claims.pod)).await?;
-            confirm(&claims, pod.as_ref()).and_then(|()| {
-                let signed = sign(authority, request, &claims.node);
-                signed.map(|s| (claims.node, s)).map_err(|e| e.to_string())
-            })
+            match confirm(&claims, pod.as_ref()).map(|()| sign(authority, request, &claims.node)) {
+                Err(why) => Err(Refusal::stranger(why)),
+                Ok(Ok(signed)) => Ok((claims.node, signed)),
+                Ok(Err(AuthorityError::Request(why))) => Err(Refusal::bad(why)),
+                Ok(Err(error)) => return Err(Unanswered::Ca(error)),
+            }
         }
     };
     let mut fresh = request.clone();
-    let reason = if superseded { "Superseded" } else { "NotOurNode" };
     match answer {
-        Err(why) if has(request, "Approved") => {
+        Err(Refusal { reason, why }) if has(request, "Approved") => {
             // Somebody approved it by hand; that cannot be taken back, but we do not sign it.
             add(&mut fresh, "Failed", reason, &why);
             stores.requests.put(within(api.replace_status(&name, &params, &fresh)).await?);
             Ok((!superseded).then_some(why))
         }
-        Err(why) => {
+        Err(Refusal { reason, why }) => {
             add(&mut fresh, "Denied", reason, &why);
             let replaced = api.replace_subresource("approval", &name, &params, &fresh);
             stores.requests.put(within(replaced).await?);
@@ -184,7 +225,7 @@ fn sign(
     authority: &ClusterAuthority,
     request: &Request,
     node: &NodeName,
-) -> Result<IssuedCertificate, adit_pki::authority::AuthorityError> {
+) -> Result<IssuedCertificate, AuthorityError> {
     let asked = request.spec.expiration_seconds.and_then(|s| u64::try_from(s).ok());
     let life = asked.map_or(DEFAULT_TTL, Duration::from_secs);
     let life = life.clamp(SHORTEST.max(MIN_TTL), DEFAULT_TTL);

@@ -527,23 +527,77 @@ async fn nodes_own_pods_get_certificates_and_nobody_else() {
     let mut stranger = request("stranger", "e1", "adit-node-1");
     stranger["spec"]["username"] = "system:serviceaccount:agents:default".into();
     stage.server.put(REQUESTS, stranger);
+    let mut usages = request("usages", "e1", "adit-node-1");
+    usages["spec"]["usages"] = json!(["client auth"]);
+    usages["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
+    stage.server.put(REQUESTS, usages);
     stage.start("one");
     let request = |name: &str| stage.server.get(REQUESTS, "", name).unwrap();
     eventually("certificate", || request("good")["status"]["certificate"].is_string()).await;
     assert_eq!(request("good")["status"]["conditions"][0]["type"], "Approved");
-    for (bad, why) in [
-        ("wrong-node", "runs on node"),
-        ("no-pod", "there is no pod"),
-        ("stranger", "only system:serviceaccount:adit-system:adit-node"),
+    for (bad, reason, why) in [
+        ("wrong-node", "NotOurNode", "runs on node"),
+        ("no-pod", "NotOurNode", "there is no pod"),
+        ("stranger", "NotOurNode", "only system:serviceaccount:adit-system:adit-node"),
+        ("usages", "BadRequest", "usages must be"),
     ] {
         let condition = || request(bad)["status"]["conditions"][0].clone();
         eventually(bad, || condition()["type"] == "Denied").await;
         assert!(condition()["message"].as_str().unwrap().contains(why), "{}", condition());
+        assert_eq!(condition()["reason"], reason);
         assert!(request(bad)["status"]["certificate"].is_null());
     }
     let bundle = stage.server.get(CONFIGS, "adit-system", "adit-trust").unwrap();
     assert!(bundle["data"]["ca.pem"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE"));
     assert!(stage.server.get("/secrets", "adit-system", "adit-ca").is_some());
+}
+
+/// What a CA that was made at some time for an hour answers to a request.
+async fn answered_by_a_ca_of(server: &Server, made: UnixTime, request: Value) -> String {
+    let domain = "edge.adit.internal".parse().unwrap();
+    let hour = Duration::from_secs(3600);
+    let ca = ClusterAuthority::create(domain, KeyKind::P256, hour, made).unwrap();
+    let (client, mut tasks) = (server.client(), JoinSet::new());
+    let stores = stores::Stores::watch(&client, &crate::watches::Bell::default(), &mut tasks);
+    let request = serde_json::from_value(server.put(REQUESTS, request)).unwrap();
+    match signer::answer(&client, &stores, &ca, &request, false).await {
+        Ok(refusal) => refusal.unwrap_or_default(),
+        Err(error) => format!("{error:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_cannot_sign_now_is_no_fault_of_the_request() {
+    let server = Server::default();
+    put_pod(&server);
+    let good = request("good", "e1", "adit-node-1");
+    let yesterday =
+        UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs() - 86400));
+    let said = answered_by_a_ca_of(&server, yesterday, good.clone()).await;
+    assert_eq!(said, "Ca(NotCurrent)");
+    let stored = server.get(REQUESTS, "", "good").unwrap();
+    assert!(stored["status"].is_null(), "it stays open: {stored}");
+    assert_eq!(answered_by_a_ca_of(&server, UnixTime::now(), good).await, "");
+    let mut unreadable = request("unreadable", "e1", "adit-node-1");
+    unreadable["spec"]["request"] = json!(ByteString(b"no PEM".to_vec()));
+    let said = answered_by_a_ca_of(&server, UnixTime::now(), unreadable).await;
+    assert!(!said.is_empty());
+    let stored = server.get(REQUESTS, "", "unreadable").unwrap();
+    assert_eq!(stored["status"]["conditions"][0]["reason"], "BadRequest");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_goes_back_beyond_the_ca_is_trouble_with_the_ca() {
+    let (client, mut tasks) = (Server::default().client(), JoinSet::new());
+    let stores = stores::Stores::watch(&client, &crate::watches::Bell::default(), &mut tasks);
+    let domain = "edge.adit.internal".parse().unwrap();
+    let now = UnixTime::now();
+    let current = authority::Ca::current(None, &client, &stores, Some(&domain), now);
+    let ca = current.await.unwrap();
+    let yesterday = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() - 86400));
+    let before = ca.as_ref();
+    let then = authority::Ca::current(before, &client, &stores, Some(&domain), yesterday).await;
+    assert_eq!(then.unwrap_err().reason(), "UnusableCa");
 }
 
 #[tokio::test(start_paused = true)]
