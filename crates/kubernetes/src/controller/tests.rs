@@ -557,7 +557,7 @@ async fn answered_by_a_ca_of(server: &Server, made: UnixTime, request: Value) ->
     let domain = "edge.adit.internal".parse().unwrap();
     let hour = Duration::from_secs(3600);
     let ca = ClusterAuthority::create(domain, KeyKind::P256, hour, made).unwrap();
-    let (client, mut tasks) = (server.client(), JoinSet::new());
+    let (client, mut tasks) = (server.client(), Tasks::default());
     let stores = stores::Stores::watch(&client, &crate::watches::Bell::default(), &mut tasks);
     let request = serde_json::from_value(server.put(REQUESTS, request)).unwrap();
     match signer::answer(&client, &stores, &ca, &request, false).await {
@@ -588,7 +588,7 @@ async fn a_ca_that_cannot_sign_now_is_no_fault_of_the_request() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_goes_back_beyond_the_ca_is_trouble_with_the_ca() {
-    let (client, mut tasks) = (Server::default().client(), JoinSet::new());
+    let (client, mut tasks) = (Server::default().client(), Tasks::default());
     let stores = stores::Stores::watch(&client, &crate::watches::Bell::default(), &mut tasks);
     let domain = "edge.adit.internal".parse().unwrap();
     let now = UnixTime::now();
