@@ -119,11 +119,45 @@ fn where_nobody_listens_ipv6_refuses_and_ipv4_is_silent() {
 }
 
 #[test]
+fn no_packet_for_the_range_leaves_the_node() {
+    lab::run("no_packet_for_the_range_leaves_the_node", || {
+        let lab = Lab::new();
+        // The neighbour has the very addresses, and all of the pod's traffic is led there, as some CNIs do.
+        lab.neighbour.ip(&["addr", "add", "198.18.0.7/32", "dev", "lo"]);
+        lab.neighbour.ip(&["addr", "add", "fd00:ad17::7/128", "dev", "lo", "nodad"]);
+        lab.neighbour.ip(&["route", "add", "10.244.1.5/32", "via", "172.18.0.2"]);
+        lab.neighbour.ip(&["route", "add", "fd44::/64", "via", "fc00::2"]);
+        lab.neighbour.enter(|| [V4, V6].map(serve));
+        lab.node.enter(|| {
+            for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                std::fs::write(format!("/proc/sys/net/{family}"), "1").unwrap();
+            }
+        });
+        lab.node.ip(&["route", "add", "default", "via", "172.18.0.3", "table", "2"]);
+        lab.node.ip(&["rule", "add", "pref", "512", "from", "10.244.1.5", "lookup", "2"]);
+        lab.node.ip(&["-6", "route", "add", "default", "via", "fc00::3", "table", "2"]);
+        lab.node.ip(&["-6", "rule", "add", "pref", "110", "from", "fd44::5", "lookup", "2"]);
+        let ask = |address: &'static str| lab.pod.enter(move || ask(address));
+        assert_eq!([ask(V4), ask(V6)].map(|a| a.is_ok()), [true, true], "the neighbour");
+        lab.ensure(range());
+        assert_eq!(ask(V6), Err(ErrorKind::ConnectionRefused), "nobody listens on the node");
+        lab.node.enter(|| [V4, V6].map(serve));
+        assert_eq!(ask(V4), Ok("10.244.1.5".into()));
+        assert_eq!(ask(V6), Ok("fd44::5".into()));
+        // As while the route is made anew.
+        lab.node.ip(&["route", "del", "local", "198.18.0.0/15", "table", "1984"]);
+        lab.node.ip(&["-6", "route", "del", "local", "fd00:ad17::/64", "table", "1984"]);
+        assert_eq!(ask(V4), Err(ErrorKind::HostUnreachable));
+        assert_eq!(ask(V6), Err(ErrorKind::NetworkUnreachable));
+    });
+}
+
+#[test]
 fn nothing_is_made_twice_and_what_is_lost_is_put_back_at_once() {
     lab::run("nothing_is_made_twice_and_what_is_lost_is_put_back_at_once", || {
         let lab = Lab::new();
         let first = lab.ensure(range());
-        assert_eq!((first.added.len(), first.removed.len()), (6, 0), "{first}");
+        assert_eq!((first.added.len(), first.removed.len()), (8, 0), "{first}");
         assert!(lab.ensure(range()).is_empty());
         let whole = lab.routing();
 
@@ -143,11 +177,16 @@ fn nothing_is_made_twice_and_what_is_lost_is_put_back_at_once() {
                 })
             })
         };
-        assert_eq!(after(&["route", "flush", "table", "1984"]), added(route));
+        assert_eq!(
+            after(&["route", "del", "local", "198.18.0.0/15", "table", "1984"]),
+            added(route)
+        );
+        let flushed = after(&["route", "flush", "table", "1984"]).added;
+        assert_eq!(flushed, ["route unreachable 198.18.0.0/15 table 1984", route]);
         let lookup = "rule to fd00:ad17::/64 lookup 1984";
-        assert_eq!(after(&["-6", "rule", "del", "pref", "1984"]), added(lookup));
+        assert_eq!(after(&["-6", "rule", "del", "pref", "104"]), added(lookup));
         let guard = "rule iif eth0 to 198.18.0.0/15 blackhole";
-        assert_eq!(after(&["rule", "del", "pref", "1983"]), added(guard));
+        assert_eq!(after(&["rule", "del", "pref", "103"]), added(guard));
         assert_eq!(lab.routing(), whole);
 
         // A second uplink comes, by its default route, and goes.
@@ -158,12 +197,18 @@ fn nothing_is_made_twice_and_what_is_lost_is_put_back_at_once() {
         assert!(guards.to_string().contains("added rule iif wan0 to 198.18.0.0/15 blackhole"));
         assert_eq!(after(&["link", "del", "wan0"]).removed.len(), 2);
 
+        // What a version of us with other preferences has left.
+        let old = ["rule", "add", "pref", "1984", "to", "198.18.0.0/15", "lookup", "1984"];
+        let changes = after(&[&old[..], &["protocol", "173"]].concat());
+        assert_eq!(changes.removed, ["a rule that is not as we make it"]);
+        assert_eq!(lab.routing(), whole);
+
         // Another range, another family, another address of the node.
         let only_v4 = LocalRange { v6: None, ..range() };
-        assert_eq!(lab.ensure(only_v4).removed.len(), 3);
+        assert_eq!(lab.ensure(only_v4).removed.len(), 4);
         let other = LocalRange { v4: Some(("100.64.0.0".parse().unwrap(), 10)), v6: None };
         let changes = lab.ensure(other);
-        assert_eq!((changes.added.len(), changes.removed.len()), (3, 3), "{changes}");
+        assert_eq!((changes.added.len(), changes.removed.len()), (4, 4), "{changes}");
         assert!(lab.ensure(other).is_empty());
         lab.node.ip(&["addr", "add", "172.18.0.9/24", "dev", "eth0"]);
         let source = lab.node.enter(move || {
@@ -181,13 +226,13 @@ fn nothing_is_made_twice_and_what_is_lost_is_put_back_at_once() {
 fn removing_leaves_what_others_made() {
     lab::run("removing_leaves_what_others_made", || {
         let lab = Lab::new();
-        lab.node.ip(&["rule", "add", "pref", "1983", "to", "203.0.113.0/24", "lookup", "main"]);
+        lab.node.ip(&["rule", "add", "pref", "103", "to", "203.0.113.0/24", "lookup", "main"]);
         lab.node.ip(&["route", "add", "203.0.113.0/24", "dev", "eth0", "table", "1984"]);
         let before = lab.routing();
         lab.ensure(range());
         assert_ne!(lab.routing(), before);
         let remove = || block_on(routes::remove()).unwrap();
-        assert_eq!(lab.node.enter(remove).removed.len(), 6);
+        assert_eq!(lab.node.enter(remove).removed.len(), 8);
         assert_eq!(lab.routing(), before);
         assert!(lab.node.enter(remove).is_empty());
     });

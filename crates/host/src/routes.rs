@@ -5,10 +5,13 @@
 //! (for each IP family of the node):
 //!
 //! ```text
-//! ip rule add pref 1983 iif UPLINK to RANGE blackhole      # for each uplink
-//! ip rule add pref 1984 to RANGE lookup 1984
+//! ip rule add pref 103 iif UPLINK to RANGE blackhole      # for each uplink
+//! ip rule add pref 104 to RANGE lookup 1984
 //! ip route add local RANGE dev lo table 1984 src NODEADDRESS
+//! ip route add unreachable RANGE table 1984 metric 4278198272
 //! ```
+//!
+//! While the local route is made anew the other one answers, so that nothing leaves the node instead.
 //!
 //! An uplink is an interface that carries an address of the node or a default route; what comes in by any
 //! other is taken for a pod's. Without `src` the node's own connections fail with `ENETUNREACH`.
@@ -38,9 +41,16 @@ use self::netlink::{Kernel, with_kernel};
 /// The routing table that holds the range.
 pub const TABLE: u32 = 1984;
 /// The preference of the rules that guard the range; they come before [`LOOKUP_PREFERENCE`].
-pub const GUARD_PREFERENCE: u32 = 1983;
+///
+/// Both are less than those of the rules by which CNIs lead whatever comes from a pod into a table of its
+/// own, past ours: 109 to 112 of Cilium (`linux_defaults.RulePriorityEgress` and others), 512 to 1536 of
+/// Amazon's and those like it (`toContainerRulePriority`, `fromContainerRulePriority`). Cilium moves the
+/// rule for table local to 100, and others' rules before that are known to be in its way.
+pub const GUARD_PREFERENCE: u32 = 103;
 /// The preference of the rules that lead to [`TABLE`].
-pub const LOOKUP_PREFERENCE: u32 = 1984;
+pub const LOOKUP_PREFERENCE: u32 = 104;
+/// The metric of the routes that answer where the local one is not: as bad as that of others who do the same.
+const LAST_METRIC: u32 = 4_278_198_272;
 /// Marks rules and routes as ours (`proto 173` in what `ip` prints). Other routing daemons have other numbers.
 pub const PROTOCOL: u8 = 173;
 
@@ -105,6 +115,7 @@ pub async fn ensure(range: &LocalRange, node: &[IpAddr]) -> io::Result<Changes> 
         let mut wanted = BTreeSet::new();
         for to in range.prefixes(node) {
             wanted.insert(Entry::Lookup { to });
+            wanted.insert(Entry::Unreachable { to });
             wanted.insert(Entry::Local { to, source: interfaces.source(node, &to) });
             for iif in interfaces.uplinks.iter().cloned() {
                 wanted.insert(Entry::Guard { to, iif });
@@ -129,10 +140,11 @@ async fn converge(kernel: &Kernel, wanted: &BTreeSet<Entry>) -> io::Result<Chang
         wanted.iter().filter(|entry| !found.iter().any(|f| f.entry.as_ref() == Some(*entry)));
     let stale = found.iter().filter(|f| f.entry.as_ref().is_none_or(|e| !wanted.contains(e)));
     let mut changes = Changes::default();
-    // Guards, the least of entries, are the first to come and the last to go, so that no address is ever
-    // local and open. A route with another source must go before its successor can come.
-    let (guards, rest): (Vec<_>, Vec<_>) =
-        stale.partition(|f| matches!(f.entry, Some(Entry::Guard { .. })));
+    // What keeps others out and what is ours in, the least of entries, is the first to come and the last to
+    // go, so that no address is ever local and open. A route with another source must go before its
+    // successor can come.
+    let (guards, rest): (Vec<_>, Vec<_>) = stale
+        .partition(|f| matches!(f.entry, Some(Entry::Guard { .. } | Entry::Unreachable { .. })));
     for old in rest {
         kernel.delete(old).await?;
         changes.removed.push(old.to_string());

@@ -65,7 +65,7 @@ def machine_leftovers(world, machine):
     left = []
     for family in ("-4", "-6"):
         rules = world.on(machine, "ip", family, "rule").splitlines()
-        left += [rule for rule in rules if rule.startswith(("1983:", "1984:"))]
+        left += [rule for rule in rules if rule.startswith(("103:", "104:"))]
         left += world.on(machine, "ip", family, "route", "show", "table", "1984", check=False).stdout.splitlines()
     return left + [line for line in world.on(machine, "ss", "-Hlun").splitlines() if ":7843" in line]
 

@@ -14,7 +14,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, route::RouteHeader};
 
-use super::{GUARD_PREFERENCE, LOOKUP_PREFERENCE, PROTOCOL, TABLE};
+use super::{GUARD_PREFERENCE, LAST_METRIC, LOOKUP_PREFERENCE, PROTOCOL, TABLE};
 
 /// The index of the loopback device in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -59,6 +59,8 @@ impl fmt::Display for Prefix {
 pub(super) enum Entry {
     /// What comes in by an uplink for the range is dropped.
     Guard { to: Prefix, iif: String },
+    /// Where the range is not local there is no way to it.
+    Unreachable { to: Prefix },
     /// The range is local; the node's own connections come from `source`.
     Local { to: Prefix, source: Option<IpAddr> },
     /// Whoever else wants the range is led to our table.
@@ -69,6 +71,7 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Guard { to, iif } => write!(f, "rule iif {iif} to {to} blackhole"),
+            Self::Unreachable { to } => write!(f, "route unreachable {to} table {TABLE}"),
             Self::Local { to, source: Some(source) } => {
                 write!(f, "route local {to} dev lo table {TABLE} src {source}")
             }
@@ -97,21 +100,14 @@ impl Entry {
                 message.attributes.push(RuleAttribute::Table(TABLE));
                 Message::Rule(message)
             }
+            Self::Unreachable { to } => {
+                let mut message = route(to, RouteType::Unreachable, RouteScope::Universe);
+                message.attributes.push(RouteAttribute::Priority(LAST_METRIC));
+                Message::Route(message)
+            }
             Self::Local { to, source } => {
-                let mut message = RouteMessage::default();
-                message.header = RouteHeader {
-                    address_family: to.family(),
-                    destination_prefix_length: to.length,
-                    protocol: RouteProtocol::Other(PROTOCOL),
-                    scope: RouteScope::Host,
-                    kind: RouteType::Local,
-                    ..RouteHeader::default()
-                };
-                message.attributes = vec![
-                    RouteAttribute::Table(TABLE),
-                    RouteAttribute::Destination(to.address.into()),
-                    RouteAttribute::Oif(LOOPBACK),
-                ];
+                let mut message = route(to, RouteType::Local, RouteScope::Host);
+                message.attributes.push(RouteAttribute::Oif(LOOPBACK));
                 let source = source.map(|a| RouteAttribute::PrefSource(a.into()));
                 message.attributes.extend(source);
                 Message::Route(message)
@@ -153,19 +149,38 @@ impl Entry {
 
     /// The route of ours that the kernel shows; None where it is one that we would not make so.
     pub(super) fn of_route(message: &RouteMessage) -> Option<Self> {
-        let (mut to, mut source, mut oif) = (None, None, None);
+        let (mut to, mut source, mut oif, mut metric) = (None, None, None, None);
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(address) => to = ip(address),
                 RouteAttribute::PrefSource(address) => source = ip(address),
                 RouteAttribute::Oif(index) => oif = Some(*index),
+                RouteAttribute::Priority(n) => metric = Some(*n),
                 _ => {}
             }
         }
-        let length = message.header.destination_prefix_length;
-        (message.header.kind == RouteType::Local && oif == Some(LOOPBACK))
-            .then_some(Self::Local { to: Prefix { address: to?, length }, source })
+        let to = Prefix { address: to?, length: message.header.destination_prefix_length };
+        match message.header.kind {
+            RouteType::Local if oif == Some(LOOPBACK) => Some(Self::Local { to, source }),
+            RouteType::Unreachable if metric == Some(LAST_METRIC) => Some(Self::Unreachable { to }),
+            _ => None,
+        }
     }
+}
+
+fn route(to: &Prefix, kind: RouteType, scope: RouteScope) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: to.family(),
+        destination_prefix_length: to.length,
+        protocol: RouteProtocol::Other(PROTOCOL),
+        scope,
+        kind,
+        ..RouteHeader::default()
+    };
+    message.attributes =
+        vec![RouteAttribute::Table(TABLE), RouteAttribute::Destination(to.address.into())];
+    message
 }
 
 fn rule(to: &Prefix, preference: u32, action: RuleAction) -> RuleMessage {
@@ -201,6 +216,7 @@ mod tests {
         for to in [v4, v6] {
             for entry in [
                 Entry::Guard { to, iif: "eth0".into() },
+                Entry::Unreachable { to },
                 Entry::Local { to, source: None },
                 Entry::Local { to, source: Some(to.address) },
                 Entry::Lookup { to },

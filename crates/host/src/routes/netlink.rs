@@ -23,7 +23,7 @@ use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
 use super::entry::{Entry, Message, Prefix};
-use super::{GUARD_PREFERENCE, LOOKUP_PREFERENCE, PROTOCOL, TABLE};
+use super::{PROTOCOL, TABLE};
 
 /// Runs `work` on a connection to the kernel that lasts as long.
 pub(super) async fn with_kernel<T>(
@@ -191,9 +191,7 @@ fn family(version: &IpVersion) -> AddressFamily {
 }
 
 fn is_ours(rule: &RuleMessage) -> bool {
-    let has = |wanted: &dyn Fn(&RuleAttribute) -> bool| rule.attributes.iter().any(wanted);
-    has(&|a| *a == RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)))
-        && has(&|a| [GUARD_PREFERENCE, LOOKUP_PREFERENCE].map(RuleAttribute::Priority).contains(a))
+    rule.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)))
 }
 
 /// The route's table, whose number does not fit the header where it is above 255.
