@@ -403,7 +403,7 @@ pub fn import_in_words(config: &ClusterConfig, other: &ClusterName) -> String {
     let services = if link.create_services {
         "Services are created where there are none"
     } else {
-        "into Services that are there and have no endpoints of their own"
+        "into Services that are there and never had an endpoint of their own"
     };
     format!("what it exports to us, in namespaces {}, {services}", namespaces.join(", "))
 }

@@ -53,7 +53,8 @@ impl Now<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     imports: BTreeMap<(ServiceName, ClusterName), Steady>,
-    links: BTreeMap<ClusterName, Steady>,
+    /// And since when each is known.
+    links: BTreeMap<ClusterName, (Steady, Instant)>,
     missing: imports::Missing,
 }
 

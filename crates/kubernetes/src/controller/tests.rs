@@ -272,6 +272,33 @@ async fn a_service_that_was_taken_over_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fresh_link_is_no_complaint_before_it_could_be_heard() {
+    let mut stage = Stage::new("");
+    stage.start("one");
+    let silent = Peers { reporting: true, ..Peers::default() };
+    stage.peers.send_replace(Arc::new(silent.clone()));
+    let down = Some(("False".into(), "LinkDown".into()));
+    eventually("said", || stage.condition(LINKS, "bank", "Up") == down).await;
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    stage.hear(None);
+    let up = || stage.condition(LINKS, "bank", "Up").is_some_and(|(status, _)| status == "True");
+    eventually("up", up).await;
+    assert_eq!(events(&stage.server, "LinkDown"), 0);
+    // One that is lost is told of at once.
+    let mut lost = (**stage.peers.borrow()).clone();
+    lost.clusters.values_mut().for_each(|heard| heard.live = false);
+    stage.peers.send_replace(Arc::new(lost));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(events(&stage.server, "LinkDown"), 1);
+    // And one that never comes up, after a while.
+    let mut other = Stage::new("");
+    other.start("one");
+    other.peers.send_replace(Arc::new(silent));
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(events(&other.server, "LinkDown"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_object_that_cannot_be_written_holds_up_no_other() {
     let both = format!("{IMPORT}  - service: agents/other\n    from: bank\n");
     let mut stage = Stage::new(&both);
@@ -647,6 +674,9 @@ async fn what_is_stored_otherwise_than_it_is_written_is_written_with_pauses() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     let tries = stage.server.requests(|r| r.starts_with("PUT") && r.contains("endpointslices"));
     assert!((5..20).contains(&tries.len()), "{}", tries.len());
+    let lease = stage.server.get(LEASES, "adit-system", "adit-controller").unwrap();
+    let trouble = lease["metadata"]["annotations"]["adit.dev/trouble"].as_str().unwrap().to_owned();
+    assert!(trouble.contains("apply the definitions of this version"), "{trouble}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -67,8 +67,9 @@ impl Failures {
             failure.until = now;
             if failure.times > 0 {
                 failure.until += pause(failure.times - 1);
-                failure.why = "what is written is not what is stored then: does a webhook or a \
-                               policy change it?"
+                failure.why = "what is written is not what is stored then: apply the definitions of \
+                               this version (daemonset/crds), since older ones drop what they do not \
+                               know; else a webhook or a policy changes it"
                     .into();
             }
             return;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use adit_config::cluster::ClusterLink;
 use adit_core::choose::links::dialable;
@@ -18,6 +19,8 @@ use crate::controller::imports::MOST;
 use crate::controller::readiness::Steady;
 use crate::controller::world::World;
 
+/// How long a cluster that was never heard may take until that is a complaint: the first connection takes its time.
+const FIRST: Duration = Duration::from_secs(60);
 /// The most addresses that are learned of one cluster.
 const MOST_ADDRESSES: usize = 16;
 
@@ -65,10 +68,10 @@ fn one(
     let before = conditions::find(conditions, "Up");
 
     let live = now.peers.heard(&link.cluster).map(|heard| heard.live);
-    let steady = memory
+    let (steady, since) = memory
         .links
         .entry(link.cluster.clone())
-        .or_insert_with(|| Steady::new(before.is_some_and(|c| c.status == "True")));
+        .or_insert_with(|| (Steady::new(before.is_some_and(|c| c.status == "True")), now.at));
     plan.wake_at(steady.see(live, now.at));
     let up = if steady.value() {
         Some(Verdict::good("LinkUp", format!("nodes of ours hear {name}")))
@@ -120,7 +123,7 @@ fn one(
     };
     if let Some(up) = up {
         fresh = conditions::set(&fresh, "Up", &up, generation, &clock);
-        if up.reason == "LinkDown" {
+        if up.reason == "LinkDown" && (live.is_some() || now.at >= *since + FIRST) {
             plan.complain(about(), up.reason, &up.message);
         }
     }
