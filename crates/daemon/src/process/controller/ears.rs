@@ -1,6 +1,7 @@
 //! Hears from our own nodes what linked clusters say of themselves.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
@@ -57,6 +58,8 @@ pub(super) async fn listen(
 
 /// What one identity of a cluster listens with.
 struct Ears {
+    /// The address that was wanted; what is bound may be of the other family.
+    wanted: IpAddr,
     links: Links,
     identity: Arc<Current<Identity>>,
     verifier: Arc<PeerVerifier>,
@@ -71,26 +74,17 @@ impl Ears {
         let secret = NodeSecret::random().map_err(|e| e.to_string())?;
         let mut boot = [0; 16];
         getrandom::fill(&mut boot).map_err(|e| e.to_string())?;
-        let addresses = observer.siblings.values().flatten();
-        // The IPv6 wildcard reaches both families, where there are both.
-        let any: IpAddr = if addresses.clone().any(SocketAddr::is_ipv6) {
-            Ipv6Addr::UNSPECIFIED.into()
-        } else {
-            Ipv4Addr::UNSPECIFIED.into()
+        let wanted = wildcard(observer);
+        let bind = |any| {
+            let (net, workers) = (Arc::new(OsNet), vec![Worker::current()]);
+            let listen = [SocketAddr::new(any, 0)];
+            Endpoints::bind(net, workers, &listen, &secret, tls.clone(), tuning(&Limits::default()))
         };
-        let endpoints = Endpoints::bind(
-            Arc::new(OsNet),
-            vec![Worker::current()],
-            &[SocketAddr::new(any, 0)],
-            &secret,
-            tls,
-            tuning(&Limits::default()),
-        )
-        .map_err(|e| e.to_string())?;
+        let endpoints = bound(wanted, bind).map_err(|e| e.to_string())?;
         let (snapshot, snapshots) = watch::channel(Arc::new(believed(observer)));
         let local = node::local(BootId(boot));
         let links = Links::start(local, endpoints, snapshots, Arc::new(Deaf));
-        Ok(Self { links, identity, verifier, snapshot })
+        Ok(Self { wanted, links, identity, verifier, snapshot })
     }
 
     /// Hears until the observer is another, or none.
@@ -116,10 +110,12 @@ impl Ears {
         observers.mark_changed();
     }
 
-    /// Takes what has changed about the same cluster; false where it is another one.
+    /// Takes what has changed about the same cluster; false where it is another one, or one that these ears
+    /// cannot hear.
     fn take(&self, observer: &Observer) -> bool {
         let now = believed(observer);
-        let same = self.snapshot.borrow().this == now.this;
+        let fits = observer.siblings.is_empty() || wildcard(observer) == self.wanted;
+        let same = fits && self.snapshot.borrow().this == now.this;
         let Ok(trust) = trust(observer) else { return false };
         if same {
             self.identity.set((*observer.identity).clone());
@@ -138,6 +134,29 @@ impl Ears {
         let clusters: BTreeMap<_, _> =
             told.map(|(cluster, view)| (cluster.clone(), one(view))).collect();
         publish(peers, Peers { reporting, clusters });
+    }
+}
+
+/// From where all of our nodes can be reached: the IPv6 wildcard does for both families, where there are both.
+fn wildcard(observer: &Observer) -> IpAddr {
+    if observer.siblings.values().flatten().any(SocketAddr::is_ipv6) {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    }
+}
+
+/// Binds what is wanted; a pod without IPv6 hears at least the nodes that have IPv4.
+fn bound<T, E: fmt::Display>(
+    wanted: IpAddr,
+    bind: impl Fn(IpAddr) -> Result<T, E>,
+) -> Result<T, E> {
+    match bind(wanted) {
+        Err(error) if wanted.is_ipv6() => {
+            tracing::warn!(%error, "nodes are heard over IPv4 only");
+            bind(Ipv4Addr::UNSPECIFIED.into())
+        }
+        done => done,
     }
 }
 
@@ -182,5 +201,47 @@ impl Serve for Deaf {
         // What is dropped unfinished is reset.
         drop(stream);
         Box::pin(std::future::ready(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_pki::files;
+
+    use super::*;
+    use crate::process::testing::{Ca, now};
+
+    fn observer(siblings: &[&str]) -> Observer {
+        let folder = tempfile::tempdir().unwrap();
+        Ca::of("edge").issue("e1", folder.path());
+        let text = "cluster: edge\ntrustDomain: edge.example\n".to_owned();
+        let config = adit_config::parse_cluster(&[("c.yaml".to_owned(), text)].into()).unwrap().0;
+        let (identity, bundle) =
+            files::load_node(folder.path(), &config.trust_domain, &BTreeSet::new(), now()).unwrap();
+        let addresses = siblings.iter().map(|a| a.parse().unwrap()).collect();
+        let siblings = BTreeMap::from([("e1".parse().unwrap(), addresses)]);
+        Observer { config: Arc::new(config), identity: Arc::new(identity), bundle, siblings }
+    }
+
+    #[tokio::test]
+    async fn nodes_of_another_family_take_other_ears() {
+        let mut unknown = observer(&[]);
+        unknown.siblings.clear();
+        let ears = Ears::new(&unknown).unwrap();
+        assert!(ears.take(&observer(&["172.18.0.2:7843"])));
+        assert!(!ears.take(&observer(&["172.18.0.2:7843", "[fc00::2]:7843"])));
+        assert!(ears.take(&unknown), "nobody is no reason");
+    }
+
+    #[test]
+    fn without_ipv6_the_rest_is_heard() {
+        let without = |any: IpAddr| if any.is_ipv6() { Err("no such family") } else { Ok(any) };
+        let v4 = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+        assert_eq!(bound(Ipv6Addr::UNSPECIFIED.into(), without), Ok(v4));
+        assert_eq!(
+            bound(Ipv6Addr::UNSPECIFIED.into(), Ok::<_, &str>),
+            Ok(Ipv6Addr::UNSPECIFIED.into())
+        );
+        assert_eq!(bound(v4, |_| Err::<(), _>("taken")), Err("taken"));
     }
 }
