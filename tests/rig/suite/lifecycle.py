@@ -113,7 +113,7 @@ def node_addresses(world):
     before = slice_addresses(bank, str([f"{ip}/32" for ip in nodes.values()]))
     configure(bank, "zz-network.yaml", "network: {mode: nodeAddress}\n")
     try:
-        eventually("nodes say that it takes a restart", lambda: "restarted" in world.node_status(bank))
+        eventually("nodes say that it takes a restart", lambda: "needs a restart" in world.node_status(bank))
         restart(bank, "daemonset/adit-node")
         world.adit("import", f"{NAMESPACE}/webhook", "--from", "edge", "--context", bank.context)
         world.imported("webhook", bank)

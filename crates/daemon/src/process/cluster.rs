@@ -92,6 +92,16 @@ impl Cluster {
         super::digest(&all)
     }
 
+    /// What has changed and does not count before a restart, as the ConfigMap names it.
+    pub(super) fn needs_restart(&self) -> Vec<String> {
+        let seen = self.seen.borrow().clone();
+        let present = adit_kubernetes::configuration::read(&seen.config);
+        let differs = present.is_ok_and(|(settings, _)| {
+            self.network.get().is_some_and(|network| *network != settings.network)
+        });
+        differs.then(|| "network".to_owned()).into_iter().collect()
+    }
+
     fn read(
         &self,
         fragments: &BTreeMap<String, String>,
@@ -369,3 +379,6 @@ fn write(file: &Path, text: &str) -> Result<(), String> {
     }
     files::write(file, text.as_bytes(), Existing::Replace).map_err(|e| e.to_string())
 }
+
+#[cfg(test)]
+mod tests;

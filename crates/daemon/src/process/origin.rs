@@ -54,6 +54,10 @@ impl Origin {
 
     /// What the status says of a configuration that was just taken.
     pub(super) fn describe(&self) -> Configuration {
+        let needs_restart = match self {
+            Self::File(_) => Vec::new(),
+            Self::Cluster(cluster) => cluster.needs_restart(),
+        };
         let (path, digest) = match self {
             // Between reading it for its values and for this it may have changed; that is reported, too.
             Self::File(file) => {
@@ -65,6 +69,7 @@ impl Origin {
         Configuration {
             path,
             digest,
+            needs_restart,
             loaded_at: rfc3339(UnixTime::now()),
             ..Configuration::default()
         }

@@ -21,7 +21,6 @@ use super::signals::Wish;
 use crate::admin::control::{Command, Reloaded};
 use crate::compose::Base;
 use crate::metrics::{self, Outcome};
-use crate::status::Configuration;
 
 /// How often is looked for connections whose certificate has ended.
 const RECHECK: Duration = Duration::from_secs(5);
@@ -136,10 +135,8 @@ impl<D: DataSide> Supervisor<D> {
         let config = Arc::new(config);
         self.known.with(|c| {
             let old = std::mem::take(&mut c.configuration);
-            c.configuration = Configuration {
-                needs_restart: needs_restart.iter().map(|k| (*k).to_owned()).collect(),
-                ..self.origin.describe()
-            };
+            c.configuration = self.origin.describe();
+            c.configuration.needs_restart.extend(needs_restart.iter().map(|k| (*k).to_owned()));
             if applied.is_empty() {
                 c.configuration.loaded_at = old.loaded_at;
             }
