@@ -23,6 +23,7 @@ use adit_kubernetes::node::{Place, installation, watch as seeing};
 use adit_kubernetes::tasks::Tasks;
 use adit_pki::files::{self, Existing};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::origin::{Input, Loaded};
@@ -309,16 +310,21 @@ pub(super) async fn follow(
     seen.mark_changed();
     let mut problems: Vec<String> = Vec::new();
     let mut write_at = Some(Instant::now());
+    let mut writing = JoinSet::new();
     loop {
         tokio::select! {
             changed = seen.changed() => if changed.is_err() {
                 std::future::pending::<Infallible>().await;
             },
-            () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() => {
+            // One after the other, and beside: the disk may be slow.
+            () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() && writing.is_empty() => {
                 write_at = None;
-                remember(&cluster.options.state.join(SEEN), &last, &good);
+                let (file, seen) = (cluster.options.state.join(SEEN), last.clone());
+                let good = good.clone();
+                writing.spawn_blocking(move || remember(&file, &seen, &good));
                 continue;
             }
+            Some(_) = writing.join_next() => continue,
         }
         let now = seen.borrow_and_update().clone();
         if now.config != last.config {

@@ -30,3 +30,23 @@ fn that_a_network_waits_for_a_restart_is_said_as_long_as_it_does() {
     tell.send_replace(seen("cluster: edge\n"));
     assert!(origin.describe().needs_restart.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_last_is_kept_with_the_last_good_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tell, cluster) = cluster(folder.path(), "cluster: edge\n");
+    let begun = tell.borrow().clone();
+    let (settings, config, _) = cluster.read(&begun.config).unwrap();
+    let (inputs, _inputs) = mpsc::channel(10);
+    let (out, _state) = watch::channel(Arc::new(cluster.state(&begun, &settings)));
+    let known = (settings, config);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow(Arc::new(cluster), begun, known, inputs, out));
+    let good = "cluster: edge\nlog: {level: debug}\n";
+    for (run, text) in [("one", good), ("two", "cluster: [\n")] {
+        tell.send_replace(Arc::new(Observed { run: run.into(), ..seen(text).as_ref().clone() }));
+        tokio::time::sleep(3 * WRITE).await;
+        let kept = read_seen(&folder.path().join(SEEN));
+        assert_eq!((&*kept.run, &*kept.config["cluster.yaml"]), (run, good));
+    }
+}
