@@ -6,8 +6,10 @@
 //! [`TRUST_CONFIG_MAP`], beside the bundle, so that a controller that begins meanwhile goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use adit_config::cluster::Network;
+use tokio::time::Instant;
 
 #[cfg(doc)]
 use crate::api::TRUST_CONFIG_MAP;
@@ -47,36 +49,68 @@ impl Move {
 
 type Data = BTreeMap<String, String>;
 
-/// Looks at what is on record, at the configuration and at the nodes' pods that there are; gives the record as
-/// it should be.
-pub(super) fn step(record: &Data, wanted: &Network, pods: &BTreeSet<String>) -> (Move, Data) {
-    let wanted = text(wanted);
-    let mut fresh = record.clone();
-    let settle = |mut record: Data| {
-        record.insert(IN_FORCE.into(), wanted.clone());
-        record.remove(NEXT);
-        record.remove(BEFORE);
-        (Move::None, record)
-    };
-    let before: BTreeSet<String> =
-        record.get(BEFORE).map(|b| b.split(' ').map(str::to_owned).collect()).unwrap_or_default();
-    let has_begun = pods.iter().any(|pod| !before.contains(pod));
-    let is_over = pods.iter().all(|pod| !before.contains(pod));
-    match (record.get(IN_FORCE), record.get(NEXT)) {
-        (None, _) => settle(fresh),
-        (Some(now), None) if *now == wanted => (Move::None, fresh),
-        // Taken back before any node had heard of it.
-        (Some(now), Some(_)) if *now == wanted && !has_begun => settle(fresh),
-        (Some(_), Some(next)) if *next == wanted && is_over => settle(fresh),
-        (Some(_), Some(next)) if *next == wanted => {
-            (if has_begun { Move::Goes } else { Move::Waits }, fresh)
-        }
-        (Some(_), next) => {
-            // Of those that are there now nobody knows which they have, once there was another change.
-            let goes = next.is_some() && has_begun;
-            fresh.insert(NEXT.into(), wanted.clone());
-            fresh.insert(BEFORE.into(), pods.iter().cloned().collect::<Vec<_>>().join(" "));
-            (if goes { Move::Goes } else { Move::Waits }, fresh)
+/// How long no pod of before is left, on fewer nodes than there were, before that is believed: the last one may
+/// only just be replaced.
+const REST: Duration = Duration::from_secs(60);
+
+/// A node's pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pod {
+    pub(super) uid: String,
+    /// Whether it keeps the network that it began with.
+    pub(super) ready: bool,
+}
+
+/// Follows a change.
+#[derive(Debug, Default)]
+pub(super) struct Mover {
+    /// Since when all pods that there are have begun anew.
+    renewed: Option<Instant>,
+}
+
+impl Mover {
+    /// Looks at what is on record, at the configuration and at the nodes' pods that there are; gives the record
+    /// as it should be.
+    pub(super) fn step(
+        &mut self,
+        record: &Data,
+        wanted: &Network,
+        pods: &BTreeSet<Pod>,
+        now: Instant,
+    ) -> (Move, Data) {
+        let wanted = text(wanted);
+        let mut fresh = record.clone();
+        let settle = |mut record: Data| {
+            record.insert(IN_FORCE.into(), wanted.clone());
+            record.remove(NEXT);
+            record.remove(BEFORE);
+            (Move::None, record)
+        };
+        let before: BTreeSet<&str> =
+            record.get(BEFORE).map(|b| b.split_whitespace().collect()).unwrap_or_default();
+        let is_new = |pod: &Pod| !before.contains(&*pod.uid);
+        let has_begun = pods.iter().any(is_new);
+        let is_renewed = pods.iter().all(|pod| is_new(pod) && pod.ready);
+        self.renewed = is_renewed.then(|| self.renewed.unwrap_or(now));
+        let has_rested = self.renewed.is_some_and(|since| now >= since + REST);
+        let is_over = is_renewed && (pods.len() >= before.len() || has_rested);
+        match (record.get(IN_FORCE), record.get(NEXT)) {
+            (None, _) => settle(fresh),
+            (Some(now), None) if *now == wanted => (Move::None, fresh),
+            // Taken back before any node had heard of it.
+            (Some(now), Some(_)) if *now == wanted && !has_begun => settle(fresh),
+            (Some(_), Some(next)) if *next == wanted && is_over => settle(fresh),
+            (Some(_), Some(next)) if *next == wanted => {
+                (if has_begun { Move::Goes } else { Move::Waits }, fresh)
+            }
+            (Some(_), next) => {
+                // Of those that are there now nobody knows which they have, once there was another change.
+                let goes = next.is_some() && has_begun;
+                let there: Vec<&str> = pods.iter().map(|pod| &*pod.uid).collect();
+                fresh.insert(NEXT.into(), wanted.clone());
+                fresh.insert(BEFORE.into(), there.join(" "));
+                (if goes { Move::Goes } else { Move::Waits }, fresh)
+            }
         }
     }
 }
@@ -95,38 +129,64 @@ mod tests {
         Network { port, ..Network::default() }
     }
 
-    fn pods(all: &[&str]) -> BTreeSet<String> {
-        all.iter().map(|pod| (*pod).to_owned()).collect()
+    /// What comes of these pods, of which one that begins with a capital is not ready.
+    fn step(record: &Data, wanted: &Network, pods: &[&str]) -> (Move, Data) {
+        Mover::default().step(record, wanted, &all(pods), Instant::now())
+    }
+
+    fn all(pods: &[&str]) -> BTreeSet<Pod> {
+        let pod = |name: &&str| Pod {
+            uid: name.to_ascii_lowercase(),
+            ready: name.starts_with(|c: char| c.is_ascii_lowercase()),
+        };
+        pods.iter().map(pod).collect()
     }
 
     #[test]
     fn slices_go_while_some_nodes_have_the_old_network_and_some_the_new() {
-        let (first, record) = step(&Data::new(), &network(1), &pods(&["a", "b"]));
+        let (first, record) = step(&Data::new(), &network(1), &["a", "b"]);
         assert_eq!(first, Move::None);
-        assert_eq!(step(&record, &network(1), &pods(&["a", "c"])), (Move::None, record.clone()));
-        let (waits, record) = step(&record, &network(2), &pods(&["a", "b"]));
+        assert_eq!(step(&record, &network(1), &["a", "c"]), (Move::None, record.clone()));
+        let (waits, record) = step(&record, &network(2), &["a", "b"]);
         assert_eq!(waits, Move::Waits);
         for (now, says) in [
             (["a", "b"], Move::Waits),
-            (["a", "c"], Move::Goes),
+            (["a", "C"], Move::Goes),
+            (["d", "C"], Move::Goes),
             (["d", "c"], Move::None),
             (["e", "f"], Move::None),
         ] {
-            assert_eq!(step(&record, &network(2), &pods(&now)).0, says, "{now:?}");
+            assert_eq!(step(&record, &network(2), &now).0, says, "{now:?}");
         }
-        let (_, settled) = step(&record, &network(2), &pods(&["d", "c"]));
-        assert_eq!(step(&settled, &network(2), &pods(&["d", "c"])), (Move::None, settled.clone()));
+        let (_, settled) = step(&record, &network(2), &["d", "c"]);
+        assert_eq!(step(&settled, &network(2), &["d", "c"]), (Move::None, settled.clone()));
+    }
+
+    #[test]
+    fn a_node_that_is_missing_is_waited_for_a_while() {
+        let (_, record) = step(&Data::new(), &network(1), &["a", "b"]);
+        let (_, record) = step(&record, &network(2), &["a", "b"]);
+        let (mut mover, began) = (Mover::default(), Instant::now());
+        let mut after = |seconds, pods: &[&str]| {
+            let now = began + Duration::from_secs(seconds);
+            mover.step(&record, &network(2), &all(pods), now).0
+        };
+        assert_eq!(after(0, &["c"]), Move::Goes, "the other's successor is not there yet");
+        assert_eq!(after(50, &["c", "D"]), Move::Goes);
+        assert_eq!(after(70, &["c"]), Move::Goes, "from then on");
+        assert_eq!(after(129, &["c"]), Move::Goes);
+        assert_eq!(after(130, &["c"]), Move::None, "its machine is gone");
     }
 
     #[test]
     fn what_is_taken_back_before_a_node_has_begun_anew_changes_nothing() {
-        let (_, record) = step(&Data::new(), &network(1), &pods(&["a", "b"]));
-        let (_, changed) = step(&record, &network(2), &pods(&["a", "b"]));
-        assert_eq!(step(&changed, &network(1), &pods(&["a", "b"])), (Move::None, record));
+        let (_, record) = step(&Data::new(), &network(1), &["a", "b"]);
+        let (_, changed) = step(&record, &network(2), &["a", "b"]);
+        assert_eq!(step(&changed, &network(1), &["a", "b"]), (Move::None, record));
         // Later it is a change like any other: who has which, nobody knows.
-        let (goes, back) = step(&changed, &network(1), &pods(&["a", "c"]));
+        let (goes, back) = step(&changed, &network(1), &["a", "c"]);
         assert_eq!(goes, Move::Goes);
-        assert_eq!(step(&back, &network(1), &pods(&["a", "d"])).0, Move::Goes);
-        assert_eq!(step(&back, &network(1), &pods(&["d", "e"])).0, Move::None);
+        assert_eq!(step(&back, &network(1), &["a", "d"]).0, Move::Goes);
+        assert_eq!(step(&back, &network(1), &["d", "e"]).0, Move::None);
     }
 }

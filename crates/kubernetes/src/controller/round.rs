@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::authority::{self, Ca, CaError};
 use super::events::Reporter;
 use super::lease::Candidate;
-use super::network::{self, Move};
+use super::network::{Move, Mover};
 use super::plan::{Complaint, Key, Memory, Now, plan};
 use super::signer::Unanswered;
 use super::stores::Stores;
@@ -54,6 +54,7 @@ pub(super) struct Rounds<'a> {
     ca: Option<Arc<Ca>>,
     last_ca: Option<Arc<Ca>>,
     memory: Memory,
+    mover: Mover,
     writes: Failures,
     answers: Failures,
     reporter: Reporter,
@@ -134,6 +135,7 @@ impl<'a> Rounds<'a> {
             ca: None,
             last_ca: None,
             memory: Memory::default(),
+            mover: Mover::default(),
             writes: Failures::default(),
             answers: Failures::default(),
             reporter,
@@ -267,9 +269,10 @@ impl<'a> Rounds<'a> {
     }
 
     /// Looks whether the nodes have the network that the configuration says, and keeps the record of it.
-    async fn network(&self, wanted: &Network) -> Move {
+    async fn network(&mut self, wanted: &Network) -> Move {
         let record = authority::record(&self.stores);
-        let (moves, fresh) = network::step(&record, wanted, &self.stores.node_pods());
+        let pods = self.stores.node_pods();
+        let (moves, fresh) = self.mover.step(&record, wanted, &pods, Instant::now());
         // Without a bundle there is nothing to keep it beside, and no node that has begun.
         if fresh != record
             && record.contains_key(TRUST_BUNDLE_KEY)

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use adit_core::name::{NodeName, ServiceName};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::{GroupVersionKind, PartialObjectMeta};
 use kube::{Client, ResourceExt};
 
+use super::network::Pod;
 use super::world::{Serving, World, is_our_slice, service_name};
 use crate::api::{
     CA_SECRET, CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, SIGNER, SLICE_MANAGED_BY,
@@ -178,11 +179,18 @@ impl Stores {
         nodes.into_iter().map(|(node, all)| (node, all.into_iter().collect())).collect()
     }
 
-    /// Our own nodes' pods, by UID.
-    pub(super) fn node_pods(&self) -> BTreeSet<String> {
+    /// Our own nodes' pods; without those that are about to end, or that a dead machine cannot end.
+    pub(super) fn node_pods(&self) -> BTreeSet<Pod> {
         let slices = self.nodes.objects();
-        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
-        endpoints.filter_map(|endpoint| endpoint.target_ref.as_ref()?.uid.clone()).collect()
+        let pod = |endpoint: &Endpoint| {
+            let says = endpoint.conditions.as_ref();
+            // `ready` is always true: their addresses are published whether or not they are.
+            let ready = says.and_then(|c| c.serving) != Some(false);
+            let going = !ready && says.and_then(|c| c.terminating) == Some(true);
+            let uid = endpoint.target_ref.as_ref()?.uid.clone()?;
+            (!going).then_some(Pod { uid, ready })
+        };
+        slices.iter().flat_map(|slice| &slice.endpoints).filter_map(pod).collect()
     }
 
     fn serving(&self) -> BTreeMap<ServiceName, Serving> {
