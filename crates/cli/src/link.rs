@@ -79,6 +79,9 @@ impl ImportArgs {
 #[derive(Debug, clap::Subcommand)]
 enum ByHand {
     /// Write what another cluster has to know of this one: name, trust domain, CA certificates, addresses
+    ///
+    /// Names a cluster after its context where it has no name yet, and changes nothing else. What it writes holds
+    /// no secret; compare it with its sender's over a way that you trust.
     Export {
         #[command(flatten)]
         one: One,
@@ -93,6 +96,9 @@ enum ByHand {
         wait: Duration,
     },
     /// Link a cluster with the one that a bundle is of
+    ///
+    /// The link comes up when the other side has this cluster's bundle, too. A bundle of later (another CA, other
+    /// addresses) takes the place of the one before.
     Import {
         /// What `adit link export` wrote on the other side
         file: PathBuf,
@@ -111,11 +117,16 @@ enum ByHand {
 
 /// Undo adit link: two clusters, or one of them, do not know each other any more
 ///
-/// Open streams between them end. Clusters keep their names.
+/// Open streams between them end. Clusters keep their names. What names the other cluster in exports and imports
+/// stays, and counts again once they are linked.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UnlinkArgs {
     /// Both kubeconfig contexts; leave them out for --context and --cluster
-    #[arg(value_name = "CONTEXT", num_args = 2, required_unless_present = "cluster")]
+    #[arg(
+        value_names = ["CONTEXT_A", "CONTEXT_B"],
+        num_args = 2,
+        required_unless_present = "cluster"
+    )]
     contexts: Vec<String>,
     /// Without access to both: the other cluster's name
     #[arg(long, value_name = "CLUSTER", conflicts_with = "contexts")]

@@ -119,7 +119,8 @@ fn hint(error: &ClientError, origin: Origin) -> String {
     };
     let place = match origin {
         Origin::Default => {
-            "; if it listens elsewhere, name its socket with --admin or ADIT_ADMIN, or its file with --config"
+            "; if it listens elsewhere, name its socket with --admin or ADIT_ADMIN, or its file with --config; \
+             for a cluster, name its kubeconfig context with --context"
         }
         Origin::Option => "; it was named by --admin or ADIT_ADMIN",
         Origin::Config => "; it is where the configuration file puts it",

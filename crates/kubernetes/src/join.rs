@@ -57,7 +57,8 @@ pub enum JoinError {
     },
     /// No name can be made of the context's.
     #[error(
-        "no cluster name can be made of context {0:?}\n  hint: choose one with --name-a or --name-b"
+        "no cluster name can be made of context {0:?}\n  hint: choose one with --name-a or --name-b; with --name \
+         where there is one context"
     )]
     NoName(String),
     /// Something did not come in time.
@@ -380,8 +381,9 @@ pub async fn wait_until_up(
         };
         if Instant::now() >= deadline {
             let hint = format!(
-                "what was written stays, so it may still come up; `adit status --context {}` says how it is. Does UDP \
-                 pass between the nodes?",
+                "what was written stays, so it may still come up: `adit status --context {0}`. Why it does not, a node \
+                 says: `kubectl --context {0} -n adit-system exec ds/adit-node -- /adit status`. Does UDP pass between \
+                 the nodes?",
                 context.name
             );
             return Err(JoinError::Waited { context: context.name.clone(), what, hint });
