@@ -67,6 +67,8 @@ def machine_leftovers(world, machine):
         rules = world.on(machine, "ip", family, "rule").splitlines()
         left += [rule for rule in rules if rule.startswith(("103:", "104:"))]
         left += world.on(machine, "ip", family, "route", "show", "table", "1984", check=False).stdout.splitlines()
+    kept = world.on(machine, "ls", "-A", f"/var/lib/adit/{machine}").split()
+    left += [name for name in kept if name != "node.secret"]
     return left + [line for line in world.on(machine, "ss", "-Hlun").splitlines() if ":7843" in line]
 
 

@@ -147,8 +147,8 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, String> {
     let folder = &options.state;
     files::make_folder(folder).map_err(|e| e.to_string())?;
-    files::make_folder(&folder.join(BUNDLES)).map_err(|e| e.to_string())?;
     let last = remembered(client, folder, &options.place.node).await?;
+    files::make_folder(&folder.join(BUNDLES)).map_err(|e| e.to_string())?;
     let good = last.config.clone();
     let (out, seen) = watch::channel(Arc::new(last));
     tasks.spawn("watching the cluster", seeing::run(client.clone(), options.place.clone(), out));
@@ -200,15 +200,20 @@ async fn remembered(client: &Client, folder: &Path, node: &NodeName) -> Result<O
 
 /// Removes all that is kept, but for what tells peers of a restart.
 pub(super) fn forget(folder: &Path) -> Result<(), String> {
-    for name in [SEEN, files::NODE_CHAIN, files::NODE_KEY, files::BUNDLE] {
-        match std::fs::remove_file(folder.join(name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(format!("cannot remove {}: {error}", folder.join(name).display()));
-            }
-            _ => {}
+    let gone = |path: PathBuf, result: std::io::Result<()>| match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", path.display()))
         }
+        _ => Ok(()),
+    };
+    for name in [SEEN, files::NODE_CHAIN, files::NODE_KEY, files::BUNDLE] {
+        let file = folder.join(name);
+        let result = std::fs::remove_file(&file);
+        gone(file, result)?;
     }
-    Ok(())
+    let bundles = folder.join(BUNDLES);
+    let result = std::fs::remove_dir_all(&bundles);
+    gone(bundles, result)
 }
 
 /// The kernel's name for this run of the machine.
