@@ -142,10 +142,13 @@ async fn converge(kernel: &Kernel, wanted: &BTreeSet<Entry>) -> io::Result<Chang
     let mut changes = Changes::default();
     // What keeps others out and what is ours in, the least of entries, is the first to come and the last to
     // go, so that no address is ever local and open. A route with another source must go before its
-    // successor can come.
-    let (guards, rest): (Vec<_>, Vec<_>) = stale
+    // successor can come; all else goes after.
+    let (locals, rest): (Vec<_>, Vec<_>) =
+        stale.partition(|f| matches!(f.entry, Some(Entry::Local { .. })));
+    let (guards, rest): (Vec<_>, Vec<_>) = rest
+        .into_iter()
         .partition(|f| matches!(f.entry, Some(Entry::Guard { .. } | Entry::Unreachable { .. })));
-    for old in rest {
+    for old in locals {
         kernel.delete(old).await?;
         changes.removed.push(old.to_string());
     }
@@ -154,7 +157,7 @@ async fn converge(kernel: &Kernel, wanted: &BTreeSet<Entry>) -> io::Result<Chang
             changes.added.push(entry.to_string());
         }
     }
-    for old in guards {
+    for old in rest.into_iter().chain(guards) {
         kernel.delete(old).await?;
         changes.removed.push(old.to_string());
     }
