@@ -96,6 +96,11 @@ impl Selection {
         Self::fields(format!("metadata.name={name}"))
     }
 
+    /// Whether it is the same request to the server.
+    fn asks_the_same(&self, other: &Self) -> bool {
+        (&self.labels, &self.fields, self.none) == (&other.labels, &other.fields, other.none)
+    }
+
     /// The EndpointSlices of Services with these names, whatever their namespace. All slices where the
     /// names are too many for a request.
     #[must_use]
@@ -377,7 +382,7 @@ where
     let mut failures = 0;
     loop {
         let selection = selected.borrow_and_update().clone();
-        if store.holds().as_ref() != Some(&selection) {
+        if !store.holds().is_some_and(|of| of.asks_the_same(&selection)) {
             version = None;
         }
         let began = Instant::now();
@@ -431,14 +436,24 @@ async fn another<K: Object>(
     selected: &mut watch::Receiver<Selection>,
     began: Instant,
 ) {
-    // The sender is the store's own.
-    drop(selected.changed().await);
-    if selection.none {
-        return;
-    }
-    sleep_until(began + SETTLE).await;
-    while store.holds().as_ref() != Some(selection) {
-        sleep(SETTLE).await;
+    let is_held = || store.holds().is_some_and(|of| of.asks_the_same(selection));
+    loop {
+        // The sender is the store's own.
+        drop(selected.changed().await);
+        if selection.none {
+            return;
+        }
+        sleep_until(began + SETTLE).await;
+        while !is_held() {
+            sleep(SETTLE).await;
+        }
+        let now = selected.borrow_and_update().clone();
+        if !now.asks_the_same(selection) {
+            return;
+        }
+        // The same objects, for other names: those that are held are the answer.
+        store.content().of = Some(now);
+        store.0.bell.ring();
     }
 }
 

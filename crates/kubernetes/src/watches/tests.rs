@@ -212,3 +212,23 @@ async fn a_list_that_is_older_than_what_we_wrote_does_not_undo_it() {
     eventually("second list", || names(&store).contains(&"two".to_owned())).await;
     assert_eq!(names(&store), ["one", "ours", "two"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn other_names_for_the_same_request_cost_no_list() {
+    let server = Server::default();
+    let slices = Api::<k8s_openapi::api::discovery::v1::EndpointSlice>::all(server.client());
+    let many: Vec<String> = (0..2000).map(|n| format!("a-rather-long-name-{n}")).collect();
+    let first = |count| Selection::slices_of(many[..count].iter().map(String::as_str));
+    let (store, task) = Store::new(slices, first(1990), &Bell::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task);
+    eventually("first list", || store.is_complete()).await;
+    for count in 1991..2000 {
+        store.select(first(count));
+        eventually("other names", || store.is_complete()).await;
+    }
+    assert_eq!(server.requests(|r| !r.contains("watch=")).len(), 1);
+    store.select(first(1));
+    eventually("another request", || store.is_complete()).await;
+    assert_eq!(server.requests(|r| !r.contains("watch=")).len(), 2);
+}
