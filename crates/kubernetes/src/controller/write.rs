@@ -53,6 +53,11 @@ impl Failures {
         self.0.get(key).is_none_or(|failure| failure.until <= now)
     }
 
+    /// Whether the last write of an object failed.
+    fn failed(&self, key: &Key) -> bool {
+        self.0.get(key).is_some_and(|failure| failure.times > 0)
+    }
+
     /// Takes note of what came of a write.
     pub(super) fn note(&mut self, key: Key, result: Result<(), kube::Error>, now: Instant) {
         let failure = self.0.entry(key.clone()).or_insert(Failure {
@@ -136,8 +141,8 @@ pub(super) async fn write(
     failures.retain(|key| wanted.contains(key));
     let ready = writes.into_iter().map(|write| (write.key(), write));
     let mut ready: Vec<_> = ready.filter(|(key, _)| failures.allow(key, now)).collect();
-    // What clients wait for comes first.
-    ready.sort_by_key(|(_, write)| write.rank());
+    // What failed before keeps nothing else waiting; of the rest, what clients wait for comes first.
+    ready.sort_by_key(|(key, write)| (failures.failed(key), write.rank()));
     let mut results = stream::iter(ready)
         .map(|(key, write)| async move {
             let goes_on = lease.is_held() && now.elapsed() < LONGEST;
