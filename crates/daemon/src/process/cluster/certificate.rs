@@ -33,15 +33,29 @@ const USELESS: Duration = Duration::from_secs(10 * 60);
 /// The longest nap between two looks at the clock: a machine that was asleep finds its certificate old.
 const NAP: Duration = Duration::from_secs(60);
 
-/// Makes sure that there is a certificate that can be used.
+/// Makes sure that there is a certificate that can be used; `present` has the configuration as it is at each
+/// attempt, and the bundle of the CA that signs then.
 ///
 /// # Errors
-/// Where it cannot be kept.
-pub(crate) async fn have(client: &Client, config: &Config) -> Result<(), String> {
+/// Where it cannot be kept, and those of `present`.
+pub(crate) async fn have(
+    client: &Client,
+    present: impl AsyncFn() -> Result<Config, String>,
+) -> Result<(), String> {
+    had(present, UnixTime::now, asking(client)).await
+}
+
+async fn had<A: Future<Output = Asked>>(
+    present: impl AsyncFn() -> Result<Config, String>,
+    now: impl Fn() -> UnixTime,
+    ask: impl Fn(Config) -> A,
+) -> Result<(), String> {
     let mut pause = AGAIN;
-    while let Err(reason) = identity(config, UnixTime::now()) {
+    loop {
+        let config = present().await?;
+        let Err(reason) = identity(&config, now()) else { return Ok(()) };
         tracing::info!(reason, "asking for a certificate");
-        match obtain(config, &UnixTime::now, &asking(client)).await {
+        match obtain(&config, &now, &ask).await {
             Ok(_) => return Ok(()),
             Err(Failure::Disk(error)) => return Err(error),
             Err(failure) => {
@@ -50,7 +64,6 @@ pub(crate) async fn have(client: &Client, config: &Config) -> Result<(), String>
             }
         }
     }
-    Ok(())
 }
 
 /// Renews it for as long as the node runs, `config` being what it began with.

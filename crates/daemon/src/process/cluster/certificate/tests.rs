@@ -136,3 +136,21 @@ async fn after_a_change_of_the_trust_domain_one_is_asked_for_there() {
     assert_eq!(outcome.asked, ["other.example".parse().unwrap()]);
     assert_eq!(outcome.told, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_waits_for_its_first_takes_the_ca_that_replaces_another() {
+    let (scene, next) = (Scene::new(), Ca::of("edge"));
+    let attempts = RefCell::new(0);
+    let present = async || {
+        *attempts.borrow_mut() += 1;
+        if *attempts.borrow() == 3 {
+            next.bundle(&scene.folder.path().join(files::BUNDLE));
+        }
+        Ok(scene.config("edge.example"))
+    };
+    let ask = async |_: Config| Ok(next.certify("e1", DAY, scene.begun));
+    let had = had(present, || scene.begun, ask);
+    timeout(HOUR, had).await.expect("of use in the end").unwrap();
+    assert_eq!(*attempts.borrow(), 3);
+    assert!(identity(&scene.config("edge.example"), scene.begun).is_ok());
+}
