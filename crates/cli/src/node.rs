@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// With --kubernetes: the addresses of this node
     #[arg(long, env = "NODE_IPS", value_name = "IP,…", value_delimiter = ',')]
     node_ips: Vec<IpAddr>,
+    /// With --kubernetes: the UID of this pod
+    #[arg(long, env = "POD_UID", value_name = "UID", default_value = "")]
+    pod_uid: String,
 }
 
 /// Runs it until it has drained.
@@ -48,7 +51,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         (Some(file), _) => process::run(&file),
         (None, Some(node)) => {
             let place = Place { node, addresses: args.node_ips };
-            process::run_in_cluster(InCluster { state: args.state, place })
+            process::run_in_cluster(InCluster { state: args.state, place, pod: args.pod_uid })
         }
         // What the arguments' rules leave out.
         (None, None) => anyhow::bail!("either --config FILE or --kubernetes with --node-name"),

@@ -259,6 +259,43 @@ impl Network {
     pub const LISTENER_PORT: RangeInclusive<u16> = 1024..=30_000 - Self::LISTENER_PORTS;
 }
 
+impl Network {
+    /// What of it matters to more than one node, in one line for machines; [`from_line`](Self::from_line) reads it.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Self { mode, range, range6, port, listener_port, metrics: _ } = self;
+        let mode = match mode {
+            Mode::LocalRange => LOCAL_RANGE,
+            Mode::NodeAddress => NODE_ADDRESS,
+        };
+        let (v4, v6) = (format!("{} {}", range.0, range.1), format!("{} {}", range6.0, range6.1));
+        format!("{mode} {v4} {v6} {port} {listener_port}")
+    }
+
+    /// Reads what [`line`](Self::line) gave; the rest is that of `self`.
+    #[must_use]
+    pub fn from_line(&self, line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let mut next = || words.next();
+        let mode = match next()? {
+            LOCAL_RANGE => Mode::LocalRange,
+            NODE_ADDRESS => Mode::NodeAddress,
+            _ => return None,
+        };
+        Some(Self {
+            mode,
+            range: (next()?.parse().ok()?, next()?.parse().ok()?),
+            range6: (next()?.parse().ok()?, next()?.parse().ok()?),
+            port: next()?.parse().ok()?,
+            listener_port: next()?.parse().ok()?,
+            metrics: self.metrics,
+        })
+    }
+}
+
+const LOCAL_RANGE: &str = "localRange";
+const NODE_ADDRESS: &str = "nodeAddress";
+
 impl Default for Network {
     fn default() -> Self {
         Self {

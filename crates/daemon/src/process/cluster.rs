@@ -36,12 +36,16 @@ pub struct Options {
     pub state: PathBuf,
     /// The Kubernetes node.
     pub place: Place,
+    /// The UID of the pod.
+    pub pod: String,
 }
 
 /// The file with what was seen last.
 const SEEN: &str = "seen.json";
 /// The folder with other clusters' bundles.
 const BUNDLES: &str = "bundles";
+/// The file with the network that this pod began with: a pod's containers come and go, and all have the same.
+const NETWORK: &str = "network";
 /// What the first look at everything may take before a node begins with what it has; a node that has
 /// something takes [`ASK`].
 const LISTED: Duration = Duration::from_secs(10);
@@ -112,7 +116,7 @@ impl Cluster {
             settings.network = network.clone();
             report.warn(RESTART);
         }
-        let Options { state, place } = &self.options;
+        let Options { state, place, pod: _ } = &self.options;
         let config = settings.node(NodeFacts {
             name: place.node.clone(),
             addresses: place.addresses.clone(),
@@ -172,15 +176,35 @@ async fn begin(
     }
 
     let cluster = Arc::new(Cluster { options, seen: seen.clone(), network: OnceLock::new() });
+    let (settings, config, _, good) = named(&cluster, seen.clone(), &good).await;
+    let network = pinned(&cluster.options, &settings.network)?;
+    cluster.network.get_or_init(|| network);
+    bundled(seen.clone(), &config).await?;
+    // A CA may be replaced meanwhile, because it cannot sign.
+    let present = async || {
+        bundled(seen.clone(), &config).await?;
+        Ok(cluster.load().map_or_else(|_| config.clone(), |(config, _)| *config))
+    };
+    certificate::have(client, present).await?;
     let (settings, config, reports, good) = named(&cluster, seen.clone(), &good).await;
-    cluster.network.get_or_init(|| settings.network.clone());
     let bundle = bundled(seen.clone(), &config).await?;
     write_bundles(&config, &settings)?;
-    certificate::have(client, &config).await?;
     let now = seen.borrow().as_ref().clone();
     let begun = Arc::new(Observed { config: good, bundle: Some(bundle), ..now });
     let state = cluster.state(&begun, &settings);
     Ok(Prepared { cluster, begun, settings, config, reports, state })
+}
+
+/// The network that the pod began with, kept for its next container.
+fn pinned(options: &Options, wanted: &Network) -> Result<Network, String> {
+    let file = options.state.join(NETWORK);
+    let kept = std::fs::read_to_string(&file).unwrap_or_default();
+    let of_this_pod = kept.split_once('\n').filter(|(pod, _)| *pod == options.pod);
+    if let Some(network) = of_this_pod.and_then(|(_, line)| wanted.from_line(line)) {
+        return Ok(network);
+    }
+    write(&file, &format!("{}\n{}", options.pod, wanted.line()))?;
+    Ok(wanted.clone())
 }
 
 /// What was seen last of this installation. What another one left here goes, its certificate with it.
@@ -206,7 +230,7 @@ pub(super) fn forget(folder: &Path) -> Result<(), String> {
         }
         _ => Ok(()),
     };
-    for name in [SEEN, files::NODE_CHAIN, files::NODE_KEY, files::BUNDLE] {
+    for name in [SEEN, NETWORK, files::NODE_CHAIN, files::NODE_KEY, files::BUNDLE] {
         let file = folder.join(name);
         let result = std::fs::remove_file(&file);
         gone(file, result)?;

@@ -1,8 +1,8 @@
 //! A change of the nodes' network, which must not send clients to addresses that a node does not keep.
 //!
-//! A node has the network that it began with. When the configuration names another one, imports stay as they
-//! are until the first node has begun anew; from then on no slice stands, until the last has: the address of an
-//! import is kept, and guarded, by every node or given to nobody. What is in force stands in ConfigMap
+//! A node has the network that it began with. When the configuration names another one, all goes on with the one
+//! before until the first node has begun anew; from then on no slice stands, until the last has: the address of
+//! an import is kept, and guarded, by every node or given to nobody. What is in force stands in ConfigMap
 //! [`TRUST_CONFIG_MAP`], beside the bundle, so that a controller that begins meanwhile goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,17 +14,19 @@ use tokio::time::Instant;
 #[cfg(doc)]
 use crate::api::TRUST_CONFIG_MAP;
 
-/// The keys of the ConfigMap: what is in force; what it changes to; and the nodes' pods, by UID, that began before.
+/// The keys of the ConfigMap: what is in force; what it changes to; the nodes' pods, by UID, that began before;
+/// and, once it was so, that some nodes have the one and some another.
 const IN_FORCE: &str = "network";
 const NEXT: &str = "network.next";
 const BEFORE: &str = "network.before";
+const MIXED: &str = "network.mixed";
 
 /// What may be done with imports now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Move {
     /// All that is to be done.
     None,
-    /// Nothing: the nodes have another network than the configuration says.
+    /// All, with the network that is in force: no node has the one that the configuration says.
     Waits,
     /// No slice may stand: some nodes have the one, some the other.
     Goes,
@@ -36,12 +38,13 @@ impl Move {
         match self {
             Self::None => None,
             Self::Waits => Some(
-                "network is not what the nodes have: imports stay as they are until the nodes are restarted \
-                 (kubectl -n adit-system rollout restart daemonset/adit-node), and pause until the last node is",
+                "network is not what the nodes have, and does not count until they are restarted (kubectl -n \
+                 adit-system rollout restart daemonset/adit-node); imports pause from the first to the last of them",
             ),
             Self::Goes => Some(
-                "network changes: imports pause until the last node is restarted (kubectl -n adit-system \
-                 rollout status daemonset/adit-node)",
+                "network changes: imports pause until the last node is restarted (kubectl -n adit-system rollout \
+                 status daemonset/adit-node); where all are and this stays, a node was restarted before the change \
+                 was seen here: restart them once more",
             ),
         }
     }
@@ -78,12 +81,13 @@ impl Mover {
         pods: &BTreeSet<Pod>,
         now: Instant,
     ) -> (Move, Data) {
-        let wanted = text(wanted);
+        let wanted = wanted.line();
         let mut fresh = record.clone();
         let settle = |mut record: Data| {
             record.insert(IN_FORCE.into(), wanted.clone());
             record.remove(NEXT);
             record.remove(BEFORE);
+            record.remove(MIXED);
             (Move::None, record)
         };
         let before: BTreeSet<&str> =
@@ -94,31 +98,34 @@ impl Mover {
         self.renewed = is_renewed.then(|| self.renewed.unwrap_or(now));
         let has_rested = self.renewed.is_some_and(|since| now >= since + REST);
         let is_over = is_renewed && (pods.len() >= before.len() || has_rested);
+        let mixed = record.get(NEXT).is_some() && (has_begun || record.contains_key(MIXED));
+        let on = |mut record: Data| {
+            if mixed {
+                record.insert(MIXED.into(), "true".into());
+            }
+            (if mixed { Move::Goes } else { Move::Waits }, record)
+        };
         match (record.get(IN_FORCE), record.get(NEXT)) {
             (None, _) => settle(fresh),
             (Some(now), None) if *now == wanted => (Move::None, fresh),
             // Taken back before any node had heard of it.
-            (Some(now), Some(_)) if *now == wanted && !has_begun => settle(fresh),
+            (Some(now), Some(_)) if *now == wanted && !mixed => settle(fresh),
             (Some(_), Some(next)) if *next == wanted && is_over => settle(fresh),
-            (Some(_), Some(next)) if *next == wanted => {
-                (if has_begun { Move::Goes } else { Move::Waits }, fresh)
-            }
-            (Some(_), next) => {
+            (Some(_), Some(next)) if *next == wanted => on(fresh),
+            _ => {
                 // Of those that are there now nobody knows which they have, once there was another change.
-                let goes = next.is_some() && has_begun;
                 let there: Vec<&str> = pods.iter().map(|pod| &*pod.uid).collect();
                 fresh.insert(NEXT.into(), wanted.clone());
                 fresh.insert(BEFORE.into(), there.join(" "));
-                (if goes { Move::Goes } else { Move::Waits }, fresh)
+                on(fresh)
             }
         }
     }
 }
 
-/// What of a network matters to more than one node.
-fn text(network: &Network) -> String {
-    let Network { mode, range, range6, port, listener_port, metrics: _ } = network;
-    format!("{mode:?} {}/{} {}/{} {port} {listener_port}", range.0, range.1, range6.0, range6.1)
+/// The network that the nodes have, where the record says another one than is wanted.
+pub(super) fn in_force(record: &Data, wanted: &Network) -> Option<Network> {
+    wanted.from_line(record.get(IN_FORCE)?).filter(|network| network != wanted)
 }
 
 #[cfg(test)]
@@ -186,7 +193,11 @@ mod tests {
         // Later it is a change like any other: who has which, nobody knows.
         let (goes, back) = step(&changed, &network(1), &["a", "c"]);
         assert_eq!(goes, Move::Goes);
+        let (goes, still) = step(&back, &network(1), &["a", "c"]);
+        assert_eq!((goes, &still), (Move::Goes, &back), "as long as nobody is restarted");
         assert_eq!(step(&back, &network(1), &["a", "d"]).0, Move::Goes);
-        assert_eq!(step(&back, &network(1), &["d", "e"]).0, Move::None);
+        assert_eq!(step(&back, &network(3), &["a", "c"]).0, Move::Goes, "nor by a third");
+        let (none, settled) = step(&back, &network(1), &["d", "e"]);
+        assert_eq!((none, settled.contains_key(MIXED)), (Move::None, false));
     }
 }

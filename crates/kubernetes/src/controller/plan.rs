@@ -34,7 +34,7 @@ pub(super) struct Now<'a> {
     /// What is wrong with the configuration as it is written; `config` is the last that was good.
     pub(super) trouble: Option<&'a str>,
     pub(super) peers: &'a Peers,
-    /// Whether the nodes have the network that `config` says.
+    /// Whether all nodes have the network that `config` says.
     pub(super) moves: Move,
     /// What could not be written of late, and why.
     pub(super) failing: BTreeMap<Key, String>,
@@ -173,8 +173,7 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
     link::plan(world, now, &imports.too_many, memory, &mut plan);
     export::plan(world, now, &exports, &mut plan);
     match now.moves {
-        Move::None => import::plan(world, now, &imports, memory, &mut plan),
-        Move::Waits => {}
+        Move::None | Move::Waits => import::plan(world, now, &imports, memory, &mut plan),
         Move::Goes => {
             let all = world.slices.values().map(|s| Write::Slice(Change::Delete(s.clone())));
             plan.writes.extend(all);

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::authority::{self, Ca, CaError};
 use super::events::Reporter;
 use super::lease::Candidate;
-use super::network::{Move, Mover};
+use super::network::{self, Move, Mover};
 use super::plan::{Complaint, Key, Memory, Now, plan};
 use super::signer::Unanswered;
 use super::stores::Stores;
@@ -210,10 +210,12 @@ impl<'a> Rounds<'a> {
             self.tell(Phase::Waiting, ca_trouble.or_else(|| self.config.trouble.clone()));
             return wait(None);
         };
-        let moves = self.network(&config.network).await;
-        if moves == Move::None {
-            self.publish(&config);
-        }
+        let (moves, in_force) = self.network(&config.network).await;
+        let config = match in_force {
+            Some(network) => Arc::new(ClusterConfig { network, ..(*config).clone() }),
+            None => config,
+        };
+        self.publish(&config);
         complaints
             .extend(moves.note().map(|n| about(CONFIG_MAP, "ConfigMap", "NetworkChanges", n)));
 
@@ -268,11 +270,13 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
-    /// Looks whether the nodes have the network that the configuration says, and keeps the record of it.
-    async fn network(&mut self, wanted: &Network) -> Move {
+    /// Looks whether the nodes have the network that the configuration says, and keeps the record of it; gives the
+    /// one that counts now, where it is another.
+    async fn network(&mut self, wanted: &Network) -> (Move, Option<Network>) {
         let record = authority::record(&self.stores);
         let pods = self.stores.node_pods();
         let (moves, fresh) = self.mover.step(&record, wanted, &pods, Instant::now());
+        let in_force = network::in_force(&fresh, wanted);
         // Without a bundle there is nothing to keep it beside, and no node that has begun.
         if fresh != record
             && record.contains_key(TRUST_BUNDLE_KEY)
@@ -280,7 +284,7 @@ impl<'a> Rounds<'a> {
         {
             tracing::warn!(%error, "what network the nodes have is not on record yet");
         }
-        moves
+        (moves, in_force)
     }
 
     /// Answers nodes' requests, some at a time; returns how many were answered.
@@ -344,7 +348,7 @@ impl<'a> Rounds<'a> {
         let Some(fresh) = fresh else { return };
         self.observer.send_if_modified(|now| {
             let same = now.as_ref().is_some_and(|now| {
-                Arc::ptr_eq(&now.config, &fresh.config)
+                now.config == fresh.config
                     && Arc::ptr_eq(&now.identity, &fresh.identity)
                     && now.siblings == fresh.siblings
             });

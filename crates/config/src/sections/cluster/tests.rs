@@ -289,3 +289,21 @@ fn a_node_gets_its_part() {
     assert_eq!(dual.node.listen, ["[::]:7000".parse().unwrap()], "it carries IPv4 as well");
     assert_eq!(dual.node.advertise[1], "[fd00::2]:7000".parse().unwrap());
 }
+
+#[test]
+fn a_network_survives_its_line() {
+    for network in [
+        Network::default(),
+        Network {
+            mode: Mode::NodeAddress,
+            range: ([100, 64, 0, 0].into(), 10),
+            range6: ("fd42::".parse().unwrap(), 64),
+            port: 1,
+            listener_port: 20_000,
+            ..Network::default()
+        },
+    ] {
+        assert_eq!(Network::default().from_line(&network.line()), Some(network));
+    }
+    assert_eq!(Network::default().from_line("localRange 198.18.0.0"), None);
+}

@@ -12,7 +12,7 @@ fn cluster(folder: &Path, text: &str) -> (watch::Sender<Arc<Observed>>, Cluster)
     let (tell, seen) = watch::channel(seen(text));
     let place =
         Place { node: "n1".parse().unwrap(), addresses: vec!["172.18.0.2".parse().unwrap()] };
-    let options = Options { state: folder.to_owned(), place };
+    let options = Options { state: folder.to_owned(), place, pod: "one".into() };
     (tell, Cluster { options, seen, network: OnceLock::new() })
 }
 
@@ -49,4 +49,19 @@ async fn what_was_seen_last_is_kept_with_the_last_good_configuration() {
         let kept = read_seen(&folder.path().join(SEEN));
         assert_eq!((&*kept.run, &*kept.config["cluster.yaml"]), (run, good));
     }
+}
+
+#[test]
+fn the_containers_of_a_pod_have_one_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_tell, mut cluster) = cluster(folder.path(), "cluster: edge\n");
+    let (first, next) = (Network::default(), Network { port: 9, ..Network::default() });
+    for wanted in [&first, &next] {
+        assert_eq!(pinned(&cluster.options, wanted).unwrap(), first, "though it was changed");
+    }
+    cluster.options.pod = "another".into();
+    assert_eq!(pinned(&cluster.options, &next).unwrap(), next);
+    assert_eq!(pinned(&cluster.options, &first).unwrap(), next);
+    forget(folder.path()).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
