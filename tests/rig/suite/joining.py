@@ -1,6 +1,7 @@
 """How clusters are joined without access to both, and how Services come to be exported and imported."""
 
 import tempfile
+import time
 from pathlib import Path
 
 from .agents import NAMESPACE, refused, served
@@ -35,6 +36,8 @@ def linked_by_hand(world):
         return all(condition(cluster.get("link.adit.dev", other.name), "Up")[0] == "True" for cluster, other in (world.both, world.both[::-1]))
 
     eventually("both Links are up", up)
+    # Longer than an import takes.
+    time.sleep(5)
     check(not world.slices(world.edge), "imported by itself, which --no-import forbids")
     return said.strip().splitlines()[-1] + "; bundles joined them again; nothing imported by itself"
 

@@ -112,15 +112,19 @@ def node_addresses(world):
             account, pod = agents.client(name)
             pod["metadata"]["name"], pod["spec"]["nodeName"] = f"{name}-{node}", node
             bank.create(account, pod)
+    world.adit("import", f"{NAMESPACE}/webhook", "--from", "edge", "--context", bank.context)
+    world.imported("webhook", bank)
     before = slice_addresses(bank, str([f"{ip}/32" for ip in nodes.values()]))
     configure(bank, "zz-network.yaml", "network: {mode: nodeAddress}\n")
     try:
         eventually("nodes say that it takes a restart", lambda: "needs a restart" in world.node_status(bank))
-        restart(bank, "daemonset/adit-node")
-        world.adit("import", f"{NAMESPACE}/webhook", "--from", "edge", "--context", bank.context)
+        check(world.slices(bank), "slices went though no node has the new network")
+        bank.kubectl("-n", SYSTEM, "rollout", "restart", "daemonset/adit-node")
+        eventually("no slice stands while nodes differ", lambda: not world.slices(bank), pause=0.05)
+        bank.rolled_out(SYSTEM, "daemonset/adit-node")
+        filled = eventually("slices stand again", lambda: world.slices(bank))
         world.imported("webhook", bank)
-        [filled] = world.slices(bank)
-        found = {one["nodeName"]: one["addresses"] for one in filled["endpoints"]}
+        found = {one["nodeName"]: one["addresses"] for one in filled[0]["endpoints"]}
         check(found == {node: [ip] for node, ip in nodes.items()}, found)
         for node in nodes:
             pods = (f"caller-{node}", f"other-{node}")
