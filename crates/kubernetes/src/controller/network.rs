@@ -69,6 +69,8 @@ pub(super) struct Pod {
 pub(super) struct Mover {
     /// Since when all pods that there are have begun anew.
     renewed: Option<Instant>,
+    /// Whether all was in force when it was looked at last: who begins anew from then on is seen.
+    calm: bool,
 }
 
 impl Mover {
@@ -81,7 +83,18 @@ impl Mover {
         pods: &BTreeSet<Pod>,
         now: Instant,
     ) -> (Move, Data) {
-        let wanted = wanted.line();
+        let (moves, fresh) = self.look(record, wanted.line(), pods, now);
+        self.calm = moves == Move::None;
+        (moves, fresh)
+    }
+
+    fn look(
+        &mut self,
+        record: &Data,
+        wanted: String,
+        pods: &BTreeSet<Pod>,
+        now: Instant,
+    ) -> (Move, Data) {
         let mut fresh = record.clone();
         let settle = |mut record: Data| {
             record.insert(IN_FORCE.into(), wanted.clone());
@@ -98,7 +111,10 @@ impl Mover {
         self.renewed = is_renewed.then(|| self.renewed.unwrap_or(now));
         let has_rested = self.renewed.is_some_and(|since| now >= since + REST);
         let is_over = is_renewed && (pods.len() >= before.len() || has_rested);
-        let mixed = record.get(NEXT).is_some() && (has_begun || record.contains_key(MIXED));
+        // Nobody looked while it was changed: who has begun since, nobody knows.
+        let unseen = record.get(NEXT).is_none() && !self.calm;
+        let mixed =
+            unseen || (record.contains_key(NEXT) && (has_begun || record.contains_key(MIXED)));
         let on = |mut record: Data| {
             if mixed {
                 record.insert(MIXED.into(), "true".into());
@@ -138,7 +154,8 @@ mod tests {
 
     /// What comes of these pods, of which one that begins with a capital is not ready.
     fn step(record: &Data, wanted: &Network, pods: &[&str]) -> (Move, Data) {
-        Mover::default().step(record, wanted, &all(pods), Instant::now())
+        let mut mover = Mover { calm: true, ..Mover::default() };
+        mover.step(record, wanted, &all(pods), Instant::now())
     }
 
     fn all(pods: &[&str]) -> BTreeSet<Pod> {
@@ -183,6 +200,18 @@ mod tests {
         assert_eq!(after(70, &["c"]), Move::Goes, "from then on");
         assert_eq!(after(129, &["c"]), Move::Goes);
         assert_eq!(after(130, &["c"]), Move::None, "its machine is gone");
+    }
+
+    #[test]
+    fn what_changed_while_nobody_looked_is_not_trusted() {
+        let (_, record) = step(&Data::new(), &network(1), &["a", "b"]);
+        let look = |record: &Data, pods: &[&str]| {
+            Mover::default().step(record, &network(2), &all(pods), Instant::now())
+        };
+        let (goes, record) = look(&record, &["c", "d"]);
+        assert_eq!(goes, Move::Goes, "they may have either");
+        assert_eq!(look(&record, &["c", "d"]).0, Move::Goes);
+        assert_eq!(look(&record, &["e", "f"]).0, Move::None);
     }
 
     #[test]
