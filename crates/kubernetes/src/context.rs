@@ -60,6 +60,14 @@ pub enum ContextError {
     },
 }
 
+impl ContextError {
+    /// Whether it is a right that is lacking, for this one request.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Request { error, .. } if matches!(&**error, kube::Error::Api(status) if status.code == 403))
+    }
+}
+
 fn hint(context: &str, error: &kube::Error) -> String {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list is open and long")]
     match error {

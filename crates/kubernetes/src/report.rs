@@ -116,13 +116,16 @@ pub async fn ask(context: &Context) -> Result<ClusterStatus, ContextError> {
     let deployment = context.ours::<Deployment>().get_opt(CONTROLLER).await;
     let daemon_set = context.ours::<DaemonSet>().get_opt(NODE).await;
     let deployment = deployment.map_err(context.failed("read Deployment adit-controller"))?;
-    let (lease, silent) = lease(context).await?;
+    let mut unread = Vec::new();
+    let lease = readable(lease(context).await, &mut unread)?;
+    let requests = context.list(&ours, "CertificateSigningRequests").await;
+    let requests = readable(requests, &mut unread)?.unwrap_or_default();
     let seen = Seen {
         at: Timestamp::now(),
         controller: pods_of_deployment(deployment.as_ref()),
         lease,
-        silent,
-        requests: context.list(&ours, "CertificateSigningRequests").await?,
+        requests,
+        unread,
         nodes: pods_of_daemon_set(
             daemon_set.map_err(context.failed("read DaemonSet adit-node"))?.as_ref(),
         ),
@@ -132,6 +135,20 @@ pub async fn ask(context: &Context) -> Result<ClusterStatus, ContextError> {
         slices: context.list(&slices, "EndpointSlices").await?,
     };
     Ok(status(&context.name, &document, &seen))
+}
+
+/// What not everybody may read who may read the rest.
+fn readable<T>(
+    read: Result<T, ContextError>,
+    unread: &mut Vec<String>,
+) -> Result<Option<T>, ContextError> {
+    match read {
+        Err(error) if error.is_forbidden() => {
+            unread.push(error.to_string());
+            Ok(None)
+        }
+        read => read.map(Some),
+    }
 }
 
 /// The controller's lease, and whether its holder is silent. Our clock need not be that of the cluster: what
@@ -172,10 +189,11 @@ fn is_fresh(lease: Option<&Lease>, now: Timestamp) -> bool {
 struct Seen {
     at: Timestamp,
     controller: Pods,
-    lease: Option<Lease>,
-    /// Whether who holds the lease does not renew it.
-    silent: bool,
+    /// The controller's lease, and whether who holds it does not renew it; none where it may not be read.
+    lease: Option<(Option<Lease>, bool)>,
     requests: Vec<Request>,
+    /// What may not be read.
+    unread: Vec<String>,
     nodes: Pods,
     links: Vec<Link>,
     exports: Vec<Export>,
@@ -217,7 +235,7 @@ fn status(context: &str, document: &Document, seen: &Seen) -> ClusterStatus {
         controller: seen.controller,
         nodes: seen.nodes,
         errors,
-        warnings: report.warnings().map(said).collect(),
+        warnings: report.warnings().map(said).chain(seen.unread.iter().cloned()).collect(),
         troubles,
         links: worst_first(links(config.as_ref(), seen)),
         exports: worst_first(exports(config.as_ref(), seen)),
@@ -230,11 +248,12 @@ fn controller(seen: &Seen, errors: &[String]) -> Option<String> {
     if !seen.controller.installed {
         return None;
     }
-    let lease = seen.lease.as_ref();
+    let (lease, silent) = seen.lease.as_ref()?;
+    let lease = lease.as_ref();
     let Some(pod) = holder(lease) else {
         return Some(format!("no controller is active (nobody holds Lease {CONTROLLER})"));
     };
-    if seen.silent {
+    if *silent {
         let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref());
         let since = renewed.map(|time| format!(" since {}", time.0)).unwrap_or_default();
         return Some(format!(

@@ -41,7 +41,7 @@ fn lease(holder: &str, trouble: Option<&str>) -> Lease {
 
 /// An installation in which nothing is wrong.
 fn well() -> Seen {
-    let lease = Some(lease("adit-controller-1_uid", None));
+    let lease = Some((Some(lease("adit-controller-1_uid", None)), false));
     Seen { controller: pods(), nodes: pods(), lease, ..Seen::default() }
 }
 
@@ -111,14 +111,14 @@ fn a_cluster_without_a_name_or_pods_is_not_well() {
 #[test]
 fn what_is_wrong_with_the_controller_is_said_though_its_pods_are_ready() {
     let problems = |lease: Option<Lease>, silent: bool, text: &str| {
-        let status = status("c", &document(text), &Seen { lease, silent, ..well() });
+        let status = status("c", &document(text), &Seen { lease: Some((lease, silent)), ..well() });
         assert!(!status.well());
         status.problems()
     };
     let nobody = "no controller is active (nobody holds Lease adit-controller)";
     assert_eq!(problems(None, false, "cluster: edge"), [nobody]);
     assert_eq!(problems(Some(lease("", Some("old"))), false, "cluster: edge"), [nobody]);
-    let silent = problems(well().lease, true, "cluster: edge");
+    let silent = problems(Some(lease("adit-controller-1_uid", None)), true, "cluster: edge");
     let gone = "no controller is active (adit-controller-1 has not renewed Lease adit-controller since 2026-01-01T12:00:00Z)";
     assert_eq!(silent, [gone]);
     let said = |trouble| Some(lease("adit-controller-1_uid", Some(trouble)));
@@ -126,14 +126,15 @@ fn what_is_wrong_with_the_controller_is_said_though_its_pods_are_ready() {
     assert_eq!(lost, ["the controller says: Secret adit-ca is gone"]);
     // What is wrong with the configuration is said once.
     let wrong = "cluster: edge\nimportz: []";
-    let first = problems(well().lease, false, wrong);
+    let first = problems(Some(lease("adit-controller-1_uid", None)), false, wrong);
     let both = problems(said(&format!("{} (and 1 more)", first[0])), false, wrong);
     assert_eq!(both, first);
 }
 
 #[test]
 fn a_lease_is_fresh_for_its_own_length_whichever_clock_is_ahead() {
-    let fresh = |clock: &str| is_fresh(well().lease.as_ref(), clock.parse().unwrap());
+    let fresh =
+        |clock: &str| is_fresh(Some(&lease("adit-controller-1_uid", None)), clock.parse().unwrap());
     assert!(fresh("2026-01-01T12:00:15Z") && fresh("2026-01-01T11:59:45Z"));
     assert!(!fresh("2026-01-01T12:00:16Z") && !fresh("2026-01-01T11:59:44Z"));
 }
@@ -197,4 +198,12 @@ fn conditions_that_are_there_only_when_something_is_wrong_are_read() {
     let status = status("c", &document("cluster: edge"), &seen);
     assert_eq!(status.links[0].problem.as_deref(), Some("so it is (Why)"));
     assert_eq!(status.imports[0].problem.as_deref(), Some("so it is (Why)"));
+}
+
+#[test]
+fn what_may_not_be_read_is_a_warning_and_no_more() {
+    let seen = Seen { lease: None, unread: vec!["cannot list".to_owned()], ..well() };
+    let status = status("c", &document("cluster: edge"), &seen);
+    assert!(status.well(), "{:?}", status.problems());
+    assert_eq!(status.warnings, ["cannot list"]);
 }
