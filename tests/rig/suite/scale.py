@@ -13,7 +13,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 from . import agents
-from .agents import NAMESPACE, served
+from .agents import NAMESPACE, Steady, served
 from .cluster import Skip, check, eventually
 from .faults import configure, processes, restart
 
@@ -103,6 +103,34 @@ def measure(world, stubs, slices):
     check(len(given) == len(set(given)) > COUNT, "an address is given twice")
     return f"exported in {exported:.1f} s, imported in {imported:.1f} s; change → slice in the burst {say(burst)}; " \
         f"one by one at {COUNT} imports {say(single)}; {memory(world)}"
+
+
+TIMES = 5
+
+
+def backend_gone(world):
+    """How soon no new stream reaches a backend after the API server said that the last one goes."""
+    took = []
+    for _ in range(TIMES):
+        unready = []
+        command = ["kubectl", "--context", world.bank.context, "-n", NAMESPACE, "get", "endpointslices", "-w", "--no-headers"]
+        command += ["-l", "kubernetes.io/service-name=fraud-bot", "-o", "custom-columns=READY:.endpoints[*].conditions.ready"]
+        watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        noted = lambda: [unready.append(time.time()) for line in watch.stdout if "true" not in line]
+        threading.Thread(target=noted, daemon=True).start()
+        with Steady(world.edge, pause=0.01) as steady:
+            world.bank.scale(NAMESPACE, "fraud-bot", 0)
+            eventually("no backend is ready", lambda: unready)
+            time.sleep(2)
+        watch.terminate()
+        watch.wait()
+        check(steady.failures, "nothing was refused")
+        took.append(steady.failures[0]["at"] - unready[0])
+        world.bank.scale(NAMESPACE, "fraud-bot", 2)
+        world.bank.rolled_out(NAMESPACE, "deployment/fraud-bot")
+        eventually("it is served again", lambda: served(world.edge))
+    world.imported()
+    return "refused after " + ", ".join(f"{seconds * 1000:.0f} ms" for seconds in took)
 
 
 PODS = 5000
