@@ -257,17 +257,12 @@ impl Network {
     pub const LISTENER_PORTS: u16 = 128;
     /// Bounds of [`listener_port`](Self::listener_port): none of them is a NodePort.
     pub const LISTENER_PORT: RangeInclusive<u16> = 1024..=30_000 - Self::LISTENER_PORTS;
-}
 
-impl Network {
     /// What of it matters to more than one node, in one line for machines; [`from_line`](Self::from_line) reads it.
     #[must_use]
     pub fn line(&self) -> String {
         let Self { mode, range, range6, port, listener_port, metrics: _ } = self;
-        let mode = match mode {
-            Mode::LocalRange => LOCAL_RANGE,
-            Mode::NodeAddress => NODE_ADDRESS,
-        };
+        let mode = mode.name();
         let (v4, v6) = (format!("{} {}", range.0, range.1), format!("{} {}", range6.0, range6.1));
         format!("{mode} {v4} {v6} {port} {listener_port}")
     }
@@ -277,13 +272,9 @@ impl Network {
     pub fn from_line(&self, line: &str) -> Option<Self> {
         let mut words = line.split_whitespace();
         let mut next = || words.next();
-        let mode = match next()? {
-            LOCAL_RANGE => Mode::LocalRange,
-            NODE_ADDRESS => Mode::NodeAddress,
-            _ => return None,
-        };
+        let mode = next()?;
         Some(Self {
-            mode,
+            mode: Mode::ALL.into_iter().find(|known| known.name() == mode)?,
             range: (next()?.parse().ok()?, next()?.parse().ok()?),
             range6: (next()?.parse().ok()?, next()?.parse().ok()?),
             port: next()?.parse().ok()?,
@@ -292,9 +283,6 @@ impl Network {
         })
     }
 }
-
-const LOCAL_RANGE: &str = "localRange";
-const NODE_ADDRESS: &str = "nodeAddress";
 
 impl Default for Network {
     fn default() -> Self {
@@ -319,4 +307,18 @@ pub enum Mode {
     /// on which a node-local range is not possible. A workload's source address may be lost on the way, and
     /// slices change with the nodes.
     NodeAddress,
+}
+
+impl Mode {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::LocalRange, Self::NodeAddress];
+
+    /// As the configuration writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LocalRange => "localRange",
+            Self::NodeAddress => "nodeAddress",
+        }
+    }
 }

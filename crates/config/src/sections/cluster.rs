@@ -336,7 +336,7 @@ fn clusters(item: Option<&Item<'_>>, known: &Known) -> Option<Vec<ClusterName>> 
 
 fn network(mut fields: Fields<'_>) -> Option<Network> {
     let default = Network::default();
-    let modes = [("localRange", Mode::LocalRange), ("nodeAddress", Mode::NodeAddress)];
+    let modes = Mode::ALL.map(|mode| (mode.name(), mode));
     let mode = fields.choice("mode", &modes);
     let range = fields.optional("range").map_or(Some(default.range), |item| {
         item.value(|text| value::range4(text, &Network::RANGE))

@@ -101,10 +101,13 @@ impl Cluster {
     pub(super) fn needs_restart(&self) -> Vec<String> {
         let seen = self.seen.borrow().clone();
         let present = adit_kubernetes::configuration::read(&seen.config);
-        let differs = present.is_ok_and(|(settings, _)| {
-            self.network.get().is_some_and(|network| *network != settings.network)
-        });
+        let differs = present.is_ok_and(|(settings, _)| self.other_network(&settings).is_some());
         differs.then(|| "network".to_owned()).into_iter().collect()
+    }
+
+    /// What the node has, where `settings` say another one.
+    fn other_network(&self, settings: &ClusterConfig) -> Option<&Network> {
+        self.network.get().filter(|network| **network != settings.network)
     }
 
     fn read(
@@ -112,7 +115,7 @@ impl Cluster {
         fragments: &BTreeMap<String, String>,
     ) -> Result<(ClusterConfig, Config, Vec<Report>), ClusterReport> {
         let (mut settings, mut report) = adit_kubernetes::configuration::read(fragments)?;
-        if let Some(network) = self.network.get().filter(|n| **n != settings.network) {
+        if let Some(network) = self.other_network(&settings) {
             settings.network = network.clone();
             report.warn(RESTART);
         }
@@ -179,7 +182,6 @@ async fn begin(
     let (settings, config, _, good) = named(&cluster, seen.clone(), &good).await;
     let network = pinned(&cluster.options, &settings.network)?;
     cluster.network.get_or_init(|| network);
-    bundled(seen.clone(), &config).await?;
     // A CA may be replaced meanwhile, because it cannot sign.
     let present = async || {
         bundled(seen.clone(), &config).await?;
