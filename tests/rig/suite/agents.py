@@ -93,6 +93,11 @@ def stub(name):
     return [account(name), deployment(name, 0, ["/pause"], image="localhost/rig/pause:1", probe=False), service(name)]
 
 
+def webhook():
+    """A pod that is told of by notifications, and shows what it was told."""
+    return [account("webhook"), service("webhook"), deployment("webhook", 1, ["python3", "/app/webhook.py"])]
+
+
 def client(name):
     """A pod that waits for what the suite has it do."""
     spec = {

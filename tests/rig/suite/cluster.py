@@ -74,6 +74,9 @@ class Cluster:
     def names(self, kind, *args):
         return self.kubectl("get", kind, "-o", "name", *args).split()
 
+    def events(self, namespace=None):
+        return self.get("events.events.k8s.io", *(["-n", namespace] if namespace else ["-A"]))
+
     def create(self, *things):
         for thing in things:
             self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=json.dumps(thing))

@@ -39,12 +39,20 @@ def linked_by_hand(world):
     # Longer than an import takes.
     time.sleep(5)
     check(not world.slices(world.edge), "imported by itself, which --no-import forbids")
+    import_by_itself(world, "--import", "*")
+    eventually("it is served again", lambda: served(world.edge))
     return said.strip().splitlines()[-1] + "; bundles joined them again; nothing imported by itself"
+
+
+def import_by_itself(world, *what):
+    world.adit("link", world.edge.context, world.bank.context, *what)
 
 
 def opted_in(world):
     """Annotations of Services and Agents, and labels, export and import where an administrator lets them, and nowhere else."""
     bank, edge = world.bank, world.edge
+    import_by_itself(world, "--no-import")
+    eventually("the slice is gone", lambda: not world.slices(edge))
     theirs = not bank.names("crd", AGENT_KIND, "--ignore-not-found")
     if theirs:
         bank.create(agent_definition())
@@ -65,7 +73,7 @@ def opted_in(world):
         edge.kubectl("-n", NAMESPACE, "annotate", "service", "fraud-bot", "adit.dev/import-from-", check=False)
         if theirs:
             bank.delete("crd", AGENT_KIND)
-        world.adit("link", edge.context, bank.context, "--import", "*")
+        import_by_itself(world, "--import", "*")
     eventually("it is served again", lambda: served(edge))
     eventually("their slices are gone", lambda: len(world.slices(edge)) == 1)
     return f"{exported}; {imported}"
@@ -85,7 +93,7 @@ def exports_by_annotation(world):
     found = lambda: {one.split("/", 1)[1] for one in bank.names("export.adit.dev")}
     eventually(f"exactly {sorted(wanted)} are exported", lambda: found() == wanted)
     told = eventually("an Event says why the other is not", lambda: [
-        one["note"] for one in bank.get("events.events.k8s.io", "-n", CLOSED)
+        one["note"] for one in bank.events(CLOSED)
         if one["reason"] == "NotPermitted" and one["regarding"]["name"] == "annotated"
     ])
     bank.create(agent("by-agent", OPEN, {}))
@@ -107,7 +115,7 @@ def imports_by_annotation(world):
     check(len({port["port"] for port in filled["ports"]}) == 2, filled["ports"])
     check(not world.slices(edge, "-n", CLOSED), "a namespace that was not opened has imported")
     told = eventually("an Event says why the other is not", lambda: [
-        one["note"] for one in edge.get("events.events.k8s.io", "-n", CLOSED) if one["reason"] == "NotPermitted"
+        one["note"] for one in edge.events(CLOSED) if one["reason"] == "NotPermitted"
     ])
     edge.kubectl("-n", NAMESPACE, "annotate", "service", "fraud-bot", "adit.dev/import-from-")
     eventually("its slice is gone", lambda: not world.slices(edge, "-n", NAMESPACE))

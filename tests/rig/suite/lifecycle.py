@@ -102,7 +102,7 @@ def upgraded(world):
 def node_addresses(world):
     """Imports at the nodes' own addresses, on a cluster of two nodes: pods of each are known by name and served."""
     bank, edge = world.bank, world.edge
-    edge.create(agents.account("webhook"), agents.service("webhook"), agents.deployment("webhook", 1, ["python3", "/app/webhook.py"]))
+    edge.create(*agents.webhook())
     edge.rolled_out(NAMESPACE, "deployment/webhook")
     world.export("webhook", "--allow", "caller", owner=edge, to="bank")
     nodes = {one["metadata"]["name"]: one["status"]["addresses"][0]["address"] for one in bank.get("nodes")}

@@ -25,25 +25,38 @@ BURST_SECONDS = 300
 
 
 class Watch:
-    """When each object of a kind was first seen, and last gone."""
+    """The lines that `kubectl get -w` prints, and when each came."""
 
-    def __init__(self, cluster, kind):
-        self.seen: dict[str, float] = {}
-        command = ["kubectl", "--context", cluster.context, "-n", SCALE, "get", kind, "-w", "--no-headers"]
-        command += ["--output-watch-events", "-o", "custom-columns=TYPE:.type,NAME:.object.metadata.name"]
+    def __init__(self, cluster, namespace, *what):
+        self.lines: list[tuple[float, str]] = []
+        command = ["kubectl", "--context", cluster.context, "-n", namespace, "get", "-w", "--no-headers", *what]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):
         for line in self.process.stdout:
-            now = time.monotonic()
-            event, name = line.split()
-            if event == "ADDED":
-                self.seen[name] = now
+            self.note(time.time(), line)
+
+    def note(self, when, line):
+        self.lines.append((when, line))
 
     def stop(self):
         self.process.terminate()
         self.process.wait()
+
+
+class Made(Watch):
+    """When each object of a kind was made."""
+
+    def __init__(self, cluster, kind):
+        self.seen: dict[str, float] = {}
+        columns = "custom-columns=TYPE:.type,NAME:.object.metadata.name"
+        super().__init__(cluster, SCALE, kind, "--output-watch-events", "-o", columns)
+
+    def note(self, when, line):
+        event, name = line.split()
+        if event == "ADDED":
+            self.seen[name] = when
 
 
 def services(first, last):
@@ -63,7 +76,7 @@ def thousand_imports(world):
     rule = f"exports:\n  - select:\n      namespaces: [{SCALE}]\n      labels: {{kagenti.io/type: agent}}\n" \
         f"    allow:\n      - {{cluster: edge, namespace: {NAMESPACE}, serviceAccount: support-bot}}\n"
     configure(world.bank, "zz-scale.yaml", rule)
-    watches = stubs, slices = Watch(world.edge, "services"), Watch(world.edge, "endpointslices")
+    watches = stubs, slices = Made(world.edge, "services"), Made(world.edge, "endpointslices")
     try:
         said = measure(world, stubs.seen, slices.seen)
     finally:
@@ -112,20 +125,17 @@ def backend_gone(world):
     """How soon no new stream reaches a backend after the API server said that the last one goes."""
     took = []
     for _ in range(TIMES):
-        unready = []
-        command = ["kubectl", "--context", world.bank.context, "-n", NAMESPACE, "get", "endpointslices", "-w", "--no-headers"]
-        command += ["-l", "kubernetes.io/service-name=fraud-bot", "-o", "custom-columns=READY:.endpoints[*].conditions.ready"]
-        watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        noted = lambda: [unready.append(time.time()) for line in watch.stdout if "true" not in line]
-        threading.Thread(target=noted, daemon=True).start()
+        columns = "custom-columns=READY:.endpoints[*].conditions.ready"
+        selector = "kubernetes.io/service-name=fraud-bot"
+        watch = Watch(world.bank, NAMESPACE, "endpointslices", "-l", selector, "-o", columns)
+        unready = lambda: [when for when, line in watch.lines if "true" not in line]
         with Steady(world.edge, pause=0.01) as steady:
             world.bank.scale(NAMESPACE, "fraud-bot", 0)
-            eventually("no backend is ready", lambda: unready)
+            eventually("no backend is ready", unready)
             time.sleep(2)
-        watch.terminate()
-        watch.wait()
+        watch.stop()
         check(steady.failures, "nothing was refused")
-        took.append(steady.failures[0]["at"] - unready[0])
+        took.append(steady.failures[0]["at"] - unready()[0])
         world.bank.scale(NAMESPACE, "fraud-bot", 2)
         world.bank.rolled_out(NAMESPACE, "deployment/fraud-bot")
         eventually("it is served again", lambda: served(world.edge))

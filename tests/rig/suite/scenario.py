@@ -160,8 +160,7 @@ def no_backend(world):
 def there_and_back(world):
     """edge → bank → edge: an agent asks its neighbour, and posts a notification to a webhook on edge."""
     world.bank.create(*agents.agent("triage-bot"))
-    hook = agents.deployment("webhook", 1, ["python3", "/app/webhook.py"])
-    world.edge.create(*agents.stub("triage-bot"), agents.account("webhook"), agents.service("webhook"), hook)
+    world.edge.create(*agents.stub("triage-bot"), *agents.webhook())
     world.bank.rolled_out(NAMESPACE, "deployment/triage-bot")
     world.edge.rolled_out(NAMESPACE, "deployment/webhook")
     world.export("triage-bot", "--allow", "support-bot")
@@ -230,11 +229,9 @@ def bad_configuration(world):
         wrong = eventually("adit status says so", lambda: world.status(world.bank)["errors"])
         check("zz-test.yaml" in str(wrong), wrong)
 
-        def event():
-            found = world.bank.get("events.events.k8s.io", "-A")
-            return [one["note"] for one in found if "zz-test.yaml" in one.get("note", "")]
-
-        notes = eventually("an Event says so", event)
+        notes = eventually("an Event says so", lambda: [
+            one["note"] for one in world.bank.events() if "zz-test.yaml" in one.get("note", "")
+        ])
 
         def untrue():
             status, reason, message = condition(world.bank.get("link.adit.dev", "edge"), "Configured")
