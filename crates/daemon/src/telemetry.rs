@@ -131,6 +131,11 @@ impl Log {
     }
 }
 
+/// Libraries' warnings that tell an operator nothing: single datagrams without a route, by the hundred and
+/// without a name, where links say it; and tokens of a peer that dialled before we started again, which then
+/// dials without one.
+const QUIET: &str = "quinn_udp=error,quinn_proto::bloom_token_log=error";
+
 pub(crate) fn parse(level: &str) -> Result<EnvFilter, LevelError> {
     let error = |why: String| LevelError { value: escape::text(level).into_owned(), why };
     if level.trim().is_empty() {
@@ -142,8 +147,7 @@ pub(crate) fn parse(level: &str) -> Result<EnvFilter, LevelError> {
             return Err(error(format!("{word:?} is neither a level nor TARGET=LEVEL")));
         }
     }
-    // What it warns of are single datagrams without a route, by the hundred and without a name; links say it.
-    EnvFilter::builder().parse(format!("quinn_udp=error,{level}")).map_err(|e| error(e.to_string()))
+    EnvFilter::builder().parse(format!("{QUIET},{level}")).map_err(|e| error(e.to_string()))
 }
 
 #[cfg(test)]
