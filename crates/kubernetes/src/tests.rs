@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use http::{Method, Request, Response};
@@ -26,6 +27,8 @@ pub(crate) enum Fault {
     Unchanged,
     /// None: whoever asks panics.
     Panic,
+    /// What it would be otherwise, after so long.
+    Late(Duration),
 }
 
 type Answer = UnsyncBoxBody<bytes::Bytes, Infallible>;
@@ -197,6 +200,7 @@ impl Server {
             }
             Some(Fault::Panic) => panic!("as this test wants it"),
             Some(Fault::Stall) => return stream_answer(stream::pending().boxed()),
+            Some(Fault::Late(late)) => tokio::time::sleep(late).await,
             None => {}
         }
         let bytes = body.collect().await.unwrap().to_bytes();
@@ -319,7 +323,7 @@ pub(crate) async fn eventually(what: &str, so: impl Fn() -> bool) {
         if so() {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{what}: not within a minute");
 }

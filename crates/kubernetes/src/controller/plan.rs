@@ -111,11 +111,18 @@ impl Write {
         match self {
             Self::Slice(_) => 0,
             Self::Service(_) => 1,
-            Self::Export(Change::Status(_))
-            | Self::Import(Change::Status(_))
-            | Self::Link(Change::Status(_)) => 3,
-            Self::Export(_) | Self::Import(_) | Self::Link(_) => 2,
+            Self::Export(_) | Self::Import(_) | Self::Link(_) => 2 + u8::from(self.is_told()),
         }
+    }
+
+    /// Whether it only tells how something is.
+    pub(super) fn is_told(&self) -> bool {
+        matches!(
+            self,
+            Self::Export(Change::Status(_))
+                | Self::Import(Change::Status(_))
+                | Self::Link(Change::Status(_))
+        )
     }
 
     pub(super) fn key(&self) -> Key {

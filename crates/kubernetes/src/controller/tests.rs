@@ -322,6 +322,26 @@ async fn an_object_that_cannot_be_written_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_does_not_wait_until_all_is_told() {
+    let others = (0..400).map(|n| format!("  - service: agents/other-{n}\n    from: bank\n"));
+    let mut stage = Stage::new(&format!("{IMPORT}{}", others.collect::<String>()));
+    let is_told = |path: &str| path.contains("/imports/") && path.contains("/status");
+    stage
+        .server
+        .fail(move |_, path| is_told(path).then_some(Fault::Late(Duration::from_millis(100))));
+    let told = |stage: &Stage| stage.server.requests(is_told).len();
+    stage.hear(None);
+    stage.start("one");
+    eventually("telling", || told(&stage) > 0).await;
+    let before = told(&stage);
+    stage.hear(Some(1));
+    eventually("slice", || stage.ready() == Some(true)).await;
+    let meanwhile = told(&stage) - before;
+    assert!(meanwhile < 100, "{meanwhile} were told first, of 400");
+    eventually("all is told", || told(&stage) >= 400).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_conflict_is_read_again() {
     let mut stage = Stage::new(IMPORT);
     stage.start("one");

@@ -22,8 +22,10 @@ use crate::watches::{Object, Store};
 
 /// How many writes are under way at a time.
 pub(super) const AT_ONCE: usize = 8;
-/// How long one plan is written: what has changed since is planned then.
+/// How long clients' part of one plan is written: what has changed since is planned then.
 const LONGEST: Duration = Duration::from_millis(500);
+/// How long the rest is, for which no client waits; but something of it each time.
+const REST: Duration = Duration::from_millis(100);
 /// What is waited after the first failure to write an object; twice as long after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The most that is waited.
@@ -143,18 +145,23 @@ pub(super) async fn write(
     let mut ready: Vec<_> = ready.filter(|(key, _)| failures.allow(key, now)).collect();
     // What failed before keeps nothing else waiting; of the rest, what clients wait for comes first.
     ready.sort_by_key(|(key, write)| (failures.failed(key), write.rank()));
-    let mut results = stream::iter(ready)
-        .map(|(key, write)| async move {
-            let goes_on = lease.is_held() && now.elapsed() < LONGEST;
-            let done = if goes_on { Some(one(client, stores, write).await) } else { None };
-            (key, done)
-        })
-        .buffer_unordered(AT_ONCE);
+    let (urgent, rest): (Vec<_>, Vec<_>) =
+        ready.into_iter().partition(|(key, write)| !failures.failed(key) && !write.is_told());
     let mut written = 0;
-    while let Some((key, done)) = results.next().await {
-        let Some(result) = done else { continue };
-        written += usize::from(result.is_ok());
-        failures.note(key, result, Instant::now());
+    for (part, longest) in [(urgent, LONGEST), (rest, REST)] {
+        let began = Instant::now();
+        let mut results = stream::iter(part)
+            .map(|(key, write)| async move {
+                let goes_on = lease.is_held() && began.elapsed() < longest;
+                let done = if goes_on { Some(one(client, stores, write).await) } else { None };
+                (key, done)
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some((key, done)) = results.next().await {
+            let Some(result) = done else { continue };
+            written += usize::from(result.is_ok());
+            failures.note(key, result, Instant::now());
+        }
     }
     written
 }
