@@ -23,7 +23,7 @@ use super::network::{self, Move, Mover};
 use super::plan::{Complaint, Key, Memory, Now, plan};
 use super::signer::Unanswered;
 use super::stores::Stores;
-use super::write::{AT_ONCE, Failures, Writer};
+use super::write::{AT_ONCE, Failures, write};
 use super::{ControllerState, Observer, Peers, Phase, Settings, signer};
 use crate::api::{CA_SECRET, CONFIG_MAP, NAMESPACE, TRUST_BUNDLE_KEY};
 use crate::tasks::Tasks;
@@ -55,7 +55,7 @@ pub(super) struct Rounds<'a> {
     last_ca: Option<Arc<Ca>>,
     memory: Memory,
     mover: Mover,
-    writer: Writer,
+    writes: Failures,
     answers: Failures,
     reporter: Reporter,
     /// Since when all is known that must be.
@@ -124,7 +124,6 @@ impl<'a> Rounds<'a> {
         let bell = Bell::default();
         let stores = Stores::watch(&client, &bell, tasks);
         let reporter = Reporter::new(client.clone(), settings.pod_name.clone(), tasks);
-        let writer = Writer::new(client.clone());
         Self {
             client,
             bell,
@@ -137,7 +136,7 @@ impl<'a> Rounds<'a> {
             last_ca: None,
             memory: Memory::default(),
             mover: Mover::default(),
-            writer,
+            writes: Failures::default(),
             answers: Failures::default(),
             reporter,
             known_since: None,
@@ -227,7 +226,7 @@ impl<'a> Rounds<'a> {
             trouble: self.config.trouble.as_deref(),
             peers: &peers,
             moves,
-            failing: self.writer.failures.failing(),
+            failing: self.writes.failing(),
             at: Instant::now(),
             clock: Timestamp::now(),
         };
@@ -235,20 +234,17 @@ impl<'a> Rounds<'a> {
         tracing::debug!(writes = plan.writes.len(), took = ?at.elapsed(), "planned");
         let names = plan.watched.iter().map(ServiceName::name);
         self.stores.others.select(Selection::slices_of(names));
-        let written = self.writer.write(&self.stores, lease, plan.writes).await;
+        let failures = &mut self.writes;
+        let written = write(&self.client, &self.stores, lease, plan.writes, failures).await;
         tracing::debug!(written, took = ?at.elapsed(), "wrote");
         complaints.extend(plan.complaints);
         self.reporter.tell(&complaints);
         let trouble = ca_trouble.or_else(|| self.config.trouble.clone());
         let trouble = trouble.or_else(|| moves.note().map(str::to_owned));
-        let trouble =
-            trouble.or_else(|| self.writer.failures.worst()).or_else(|| self.stores.stale());
+        let trouble = trouble.or_else(|| self.writes.worst()).or_else(|| self.stores.stale());
         self.tell(Phase::Active, trouble.or(agents_trouble));
-        let again = again
-            .into_iter()
-            .chain(plan.wake)
-            .chain(self.writer.failures.next(Instant::now()))
-            .min();
+        let again =
+            again.into_iter().chain(plan.wake).chain(self.writes.next(Instant::now())).min();
         Next { at: again, at_once: written + answered > 0 }
     }
 

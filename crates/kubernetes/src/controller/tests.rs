@@ -88,36 +88,24 @@ impl Stage {
     }
 
     fn hear_ports(&self, ports: &[(&str, u16)], ready: Option<u32>) {
-        self.hear_exports(
-            ready.map(|_| "agents/fraud-bot".into()),
-            ports,
-            ready.unwrap_or_default(),
-        );
-    }
-
-    fn hear_exports(
-        &self,
-        services: impl IntoIterator<Item = String>,
-        ports: &[(&str, u16)],
-        ready: u32,
-    ) {
         let mut view = View::default();
         view.nodes.insert("b1".parse().unwrap(), vec!["172.18.2.2:7843".parse().unwrap()]);
-        let port = |(name, number): &(&str, u16)| PeerPort {
-            name: name.parse().unwrap(),
-            number: *number,
-            app_protocol: Some("kgateway.dev/a2a".parse().unwrap()),
-            ready: [("b1".parse().unwrap(), ready)].into(),
-        };
-        let export = Arc::new(PeerExport {
-            ports: ports.iter().map(port).collect(),
-            grants: vec![],
-            hop: Hop::Any,
-            class: Class::Interactive,
-            replay: false,
-        });
-        let named = |service: String| (service.parse().unwrap(), export.clone());
-        view.exports = services.into_iter().map(named).collect();
+        if let Some(ready) = ready {
+            let port = |(name, number): &(&str, u16)| PeerPort {
+                name: name.parse().unwrap(),
+                number: *number,
+                app_protocol: Some("kgateway.dev/a2a".parse().unwrap()),
+                ready: [("b1".parse().unwrap(), ready)].into(),
+            };
+            let export = PeerExport {
+                ports: ports.iter().map(port).collect(),
+                grants: vec![],
+                hop: Hop::Any,
+                class: Class::Interactive,
+                replay: false,
+            };
+            view.exports.insert("agents/fraud-bot".parse().unwrap(), Arc::new(export));
+        }
         let heard = Heard { view: Arc::new(view), live: true };
         let clusters = [("bank".parse().unwrap(), heard)].into();
         self.peers.send_replace(Arc::new(Peers { reporting: true, clusters }));
@@ -333,45 +321,24 @@ async fn an_object_that_cannot_be_written_holds_up_no_other() {
     eventually("condition", || stage.import_says("True", "Ready")).await;
 }
 
-fn is_told(request: &str) -> bool {
-    request.contains("/imports/") && request.contains("/status")
-}
-
-/// The stage with 400 more imports than bank exports, which has begun to tell so, each write in 100 ms.
-async fn telling() -> Stage {
-    let others = (0..400).map(|n| format!("  - service: agents/other-{n}\n    from: bank\n"));
-    let mut stage = Stage::new(&format!("{IMPORT}{}", others.collect::<String>()));
-    stage.server.fail(|method, path| {
-        let late = method != "GET" && !path.contains("/leases");
-        late.then_some(Fault::Late(Duration::from_millis(100)))
-    });
-    stage.hear(None);
-    stage.start("one");
-    eventually("telling", || !stage.server.requests(is_told).is_empty()).await;
-    stage
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_client_does_not_wait_until_all_is_told() {
-    let stage = telling().await;
-    let before = stage.server.requests(is_told).len();
+    let others = (0..400).map(|n| format!("  - service: agents/other-{n}\n    from: bank\n"));
+    let mut stage = Stage::new(&format!("{IMPORT}{}", others.collect::<String>()));
+    let is_told = |path: &str| path.contains("/imports/") && path.contains("/status");
+    stage
+        .server
+        .fail(move |_, path| is_told(path).then_some(Fault::Late(Duration::from_millis(100))));
+    let told = |stage: &Stage| stage.server.requests(is_told).len();
+    stage.hear(None);
+    stage.start("one");
+    eventually("telling", || told(&stage) > 0).await;
+    let before = told(&stage);
     stage.hear(Some(1));
     eventually("slice", || stage.ready() == Some(true)).await;
-    let told = stage.server.requests(is_told).len() - before;
-    assert!(told < 50, "{told} were told first, of 400");
-    eventually("all is told", || stage.server.requests(is_told).len() >= 400).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_told_has_its_turn_while_clients_part_goes_on() {
-    let stage = telling().await;
-    let before = stage.server.requests(is_told).len();
-    for exported in 0..100 {
-        stage.hear_exports((0..exported).map(|n| format!("agents/other-{n}")), &[("a", 1)], 1);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let told = stage.server.requests(is_told).len() - before;
-    assert!(told > 50, "{told} were told in five seconds");
+    let meanwhile = told(&stage) - before;
+    assert!(meanwhile < 100, "{meanwhile} were told first, of 400");
+    eventually("all is told", || told(&stage) >= 400).await;
 }
 
 #[tokio::test(start_paused = true)]

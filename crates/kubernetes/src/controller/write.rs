@@ -24,10 +24,8 @@ use crate::watches::{Object, Store};
 pub(super) const AT_ONCE: usize = 8;
 /// How long clients' part of one plan is written: what has changed since is planned then.
 const LONGEST: Duration = Duration::from_millis(500);
-/// How long the rest is, for which no client waits.
+/// How long the rest is, for which no client waits; but something of it each time.
 const REST: Duration = Duration::from_millis(100);
-/// How long the rest waits for its turn while clients' part goes on.
-const TURN: Duration = Duration::from_millis(400);
 /// What is waited after the first failure to write an object; twice as long after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The most that is waited.
@@ -132,70 +130,40 @@ fn pause(times: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << times.min(12)).min(LONGEST_PAUSE)
 }
 
-/// Writes plans.
-pub(super) struct Writer {
-    client: Client,
-    /// What could not be written of late.
-    pub(super) failures: Failures,
-    /// When the last turn of what no client waits for ended.
-    rested: Instant,
-}
-
-impl Writer {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, failures: Failures::default(), rested: Instant::now() }
-    }
-
-    /// Writes, for so long as the plan is fresh and the lease is held; returns how many objects were written.
-    /// Where that is any, a further plan is due at once: not all need have had its turn.
-    pub(super) async fn write(
-        &mut self,
-        stores: &Stores,
-        lease: &Candidate,
-        writes: Vec<Write>,
-    ) -> usize {
-        let now = Instant::now();
-        let wanted: BTreeSet<Key> = writes.iter().map(Write::key).collect();
-        self.failures.retain(|key| wanted.contains(key));
-        let ready = writes.into_iter().map(|write| (write.key(), write));
-        let mut ready: Vec<_> = ready.filter(|(key, _)| self.failures.allow(key, now)).collect();
-        // What failed before keeps nothing else waiting; of the rest, what clients wait for comes first.
-        ready.sort_by_key(|(key, write)| (self.failures.failed(key), write.rank()));
-        let is_urgent = |key: &Key, write: &Write| !self.failures.failed(key) && !write.is_told();
-        let (urgent, rest): (Vec<_>, Vec<_>) =
-            ready.into_iter().partition(|(key, write)| is_urgent(key, write));
-        let written = self.write_for(LONGEST, stores, lease, urgent).await;
-        if written > 0 && self.rested.elapsed() < TURN {
-            return written;
-        }
-        let more = self.write_for(REST, stores, lease, rest).await;
-        self.rested = Instant::now();
-        written + more
-    }
-
-    async fn write_for(
-        &mut self,
-        longest: Duration,
-        stores: &Stores,
-        lease: &Candidate,
-        writes: Vec<(Key, Write)>,
-    ) -> usize {
-        let (began, client) = (Instant::now(), &self.client);
-        let mut results = stream::iter(writes)
+/// Writes, for so long as the plan is fresh and the lease is held; returns how many objects were written.
+pub(super) async fn write(
+    client: &Client,
+    stores: &Stores,
+    lease: &Candidate,
+    writes: Vec<Write>,
+    failures: &mut Failures,
+) -> usize {
+    let now = Instant::now();
+    let wanted: BTreeSet<Key> = writes.iter().map(Write::key).collect();
+    failures.retain(|key| wanted.contains(key));
+    let ready = writes.into_iter().map(|write| (write.key(), write));
+    let mut ready: Vec<_> = ready.filter(|(key, _)| failures.allow(key, now)).collect();
+    // What failed before keeps nothing else waiting; of the rest, what clients wait for comes first.
+    ready.sort_by_key(|(key, write)| (failures.failed(key), write.rank()));
+    let (urgent, rest): (Vec<_>, Vec<_>) =
+        ready.into_iter().partition(|(key, write)| !failures.failed(key) && !write.is_told());
+    let mut written = 0;
+    for (part, longest) in [(urgent, LONGEST), (rest, REST)] {
+        let began = Instant::now();
+        let mut results = stream::iter(part)
             .map(|(key, write)| async move {
                 let goes_on = lease.is_held() && began.elapsed() < longest;
                 let done = if goes_on { Some(one(client, stores, write).await) } else { None };
                 (key, done)
             })
             .buffer_unordered(AT_ONCE);
-        let mut written = 0;
         while let Some((key, done)) = results.next().await {
             let Some(result) = done else { continue };
             written += usize::from(result.is_ok());
-            self.failures.note(key, result, Instant::now());
+            failures.note(key, result, Instant::now());
         }
-        written
     }
+    written
 }
 
 async fn one(client: &Client, stores: &Stores, write: Write) -> Result<(), kube::Error> {
