@@ -159,11 +159,14 @@ def converse(cluster, exchange, params, pod="support-bot", name="fraud-bot") -> 
 
 
 class Steady:
-    """A client that asks all the while, in its pod, so that it does not depend on any API server."""
+    """A client that asks all the while, in its pod, so that it does not depend on any API server.
 
-    def __init__(self, cluster, pod="support-bot", name="fraud-bot", pause=0.1):
+    With the Service's address as `host` it does not depend on DNS either.
+    """
+
+    def __init__(self, cluster, pod="support-bot", name="fraud-bot", pause=0.1, host=None):
         self.cluster, self.pod, self.file = cluster, pod, f"/tmp/{uuid.uuid4().hex}"
-        card = url(name) + "/.well-known/agent-card.json"
+        card = (f"http://{host}:{PORT}" if host else url(name)) + "/.well-known/agent-card.json"
         self.start = f"nohup python3 /app/steady.py {card} {self.file} {pause} >/dev/null 2>&1 &"
 
     def __enter__(self):

@@ -200,7 +200,7 @@ def made_again(world):
     bank, edge = world.bank, world.edge
     fraud_bot, stub = agents.service("fraud-bot"), agents.service("fraud-bot")
     # Clients would look for the old address for as long as their DNS remembers it.
-    stub["spec"]["clusterIP"] = edge.get("-n", NAMESPACE, "service", "fraud-bot")["spec"]["clusterIP"]
+    stub["spec"]["clusterIP"] = cluster_ip(edge)
 
     def filled():
         return [owner(one) for one in world.slices(edge)]
@@ -255,13 +255,18 @@ def made_again(world):
     return "served again after: " + ", ".join(took)
 
 
+def cluster_ip(cluster):
+    return cluster.get("service", "-n", NAMESPACE, "fraud-bot")["spec"]["clusterIP"]
+
+
 def api_server_away(world, seconds=60):
     """The API server of edge stands still under traffic: nothing fails; a daemon that is killed starts from its disk."""
     [pid] = world.on("edge-1", "pgrep", "-f", "kube apiserver").split()
     [(_, node, daemon)] = processes(world, world.edge, "node")
-    # From the client's network, by the Service's address, without kubectl and without DNS.
+    # From the client's network, by the Service's address, without kubectl and without DNS: when the API server is
+    # back, nodes that it has not heard of are NotReady for a moment, and so is DNS.
     client = process(world, world.edge.get("pod", "-n", NAMESPACE, "support-bot"), "client")
-    address = world.edge.get("service", "-n", NAMESPACE, "fraud-bot")["spec"]["clusterIP"]
+    address = cluster_ip(world.edge)
     card = f"http://{address}:{agents.PORT}/.well-known/agent-card.json"
     ask = ["timeout", "3", "nsenter", "-t", client, "-n", "python3", here("tests/rig/agent/steady.py"), card]
 
@@ -270,7 +275,7 @@ def api_server_away(world, seconds=60):
         check('"body"' in said, said or "no answer within 3 s")
         return True
 
-    with Steady(world.edge) as steady:
+    with Steady(world.edge, host=address) as steady:
         world.on("edge-1", "kill", "-STOP", pid)
         try:
             stopped = time.time()
@@ -299,7 +304,7 @@ def api_server_away(world, seconds=60):
 def api_servers_restart(world):
     """Both API servers die and begin anew: no request fails, nothing is written anew, and changes count again."""
     before = slices(world)
-    with Steady(world.edge) as steady:
+    with Steady(world.edge, host=cluster_ip(world.edge)) as steady:
         for cluster, node in ((world.edge, "edge-1"), (world.bank, "bank-1")):
             [pid] = world.on(node, "pgrep", "-f", "kube apiserver").split()
             world.on(node, "kill", "-KILL", pid)
