@@ -39,19 +39,15 @@ def linked_by_hand(world):
     # Longer than an import takes.
     time.sleep(5)
     check(not world.slices(world.edge), "imported by itself, which --no-import forbids")
-    import_by_itself(world, "--import", "*")
+    world.link("--import", "*")
     eventually("it is served again", lambda: served(world.edge))
     return said.strip().splitlines()[-1] + "; bundles joined them again; nothing imported by itself"
-
-
-def import_by_itself(world, *what):
-    world.adit("link", world.edge.context, world.bank.context, *what)
 
 
 def opted_in(world):
     """Annotations of Services and Agents, and labels, export and import where an administrator lets them, and nowhere else."""
     bank, edge = world.bank, world.edge
-    import_by_itself(world, "--no-import")
+    world.link("--no-import")
     eventually("the slice is gone", lambda: not world.slices(edge))
     theirs = not bank.names("crd", AGENT_KIND, "--ignore-not-found")
     if theirs:
@@ -73,7 +69,7 @@ def opted_in(world):
         edge.kubectl("-n", NAMESPACE, "annotate", "service", "fraud-bot", "adit.dev/import-from-", check=False)
         if theirs:
             bank.delete("crd", AGENT_KIND)
-        import_by_itself(world, "--import", "*")
+        world.link("--import", "*")
     eventually("it is served again", lambda: served(edge))
     eventually("their slices are gone", lambda: len(world.slices(edge)) == 1)
     return f"{exported}; {imported}"

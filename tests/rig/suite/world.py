@@ -78,9 +78,9 @@ class World:
         owner = owner or self.bank
         return self.adit("export", f"{agents.NAMESPACE}/{service}", "--context", owner.context, "--remove")
 
-    def link(self):
+    def link(self, *args):
         names = ["--name-a", "edge", "--name-b", "bank"]
-        return self.adit("link", self.edge.context, self.bank.context, *names)
+        return self.adit("link", self.edge.context, self.bank.context, *names, *args)
 
     def status(self, cluster) -> dict:
         """What `adit status --context` says of a cluster, which is well or not."""
