@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use adit_core::snapshot::Class;
+use adit_transport::budget::{Bounds, BufferBudget};
 use adit_transport::endpoint::{AcceptError, DialError};
 use adit_transport::{Connection, Dial, Endpoints, RecvStream, SendStream, Tuning, Worker};
 use tokio::runtime::Handle;
@@ -33,6 +34,9 @@ pub struct Pair {
     pub edge: Endpoints,
     /// Bank's.
     pub bank: Endpoints,
+    /// What each may hold for the other.
+    pub budgets: (BufferBudget, BufferBudget),
+    tuning: Tuning,
 }
 
 impl Pair {
@@ -47,7 +51,8 @@ impl Pair {
         let nodes = (clusters.0.node("e1", &[&clusters.1]), clusters.1.node("b1", &[&clusters.0]));
         let edge = bind(&network, EDGE, &nodes.0, 1, tuning);
         let bank = bind(&network, BANK, &nodes.1, workers, tuning);
-        Self { network, clusters, nodes, edge, bank }
+        let budget = || BufferBudget::new(Bounds { process: 1 << 30, peer: 256 << 20 });
+        Self { network, clusters, nodes, edge, bank, budgets: (budget(), budget()), tuning }
     }
 
     /// What edge dials bank with.
@@ -71,7 +76,18 @@ impl Pair {
             let incoming = futures_util::future::select_all(each).await.0;
             incoming.expect("the endpoints are open").accept().await
         };
-        tokio::join!(self.edge.dial(0, dial), accept)
+        let (edge, bank) = tokio::join!(self.edge.dial(0, dial), accept);
+        // As links do once they know who is there.
+        let (at_edge, at_bank) = &self.budgets;
+        for (conn, budget, peer) in
+            [(edge.as_ref().ok(), at_edge, "bank"), (bank.as_ref().ok(), at_bank, "edge")]
+        {
+            if let Some(conn) = conn {
+                let cluster = peer.parse().expect("a name");
+                conn.charge_to(budget, &cluster, &self.tuning, conn.class());
+            }
+        }
+        (edge, bank)
     }
 
     /// A connection, as both ends see it: edge's end first.

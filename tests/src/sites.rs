@@ -15,7 +15,7 @@ use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{
     Backend, Class, Export, ExportPort, Hop, Imports, Link, Seed, Snapshot, This,
 };
-use adit_transport::links::{LinkView, Links, Local, Serve, Settings, Stream};
+use adit_transport::links::{LinkView, Links, Local, Serve, Served, Settings, Stream};
 use adit_transport::peer::{BootId, PeerInfo};
 use adit_transport::{Endpoints, Net, Tuning, Worker};
 use tokio::sync::watch;
@@ -237,20 +237,21 @@ impl Echo {
 }
 
 impl Serve for Echo {
-    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = Served> + Send>> {
         let served = Arc::clone(&stream.peer);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(served);
         let Stream { mut send, mut recv, .. } = stream;
         Box::pin(async move {
             while let Ok(Some(mut chunk)) = recv.read_chunk(usize::MAX).await {
                 if send.send(&mut chunk).await.is_err() {
-                    return;
+                    return Served::Used;
                 }
             }
             // An echo that cannot finish has lost its connection, which its peer sees, too.
             if send.finish().is_ok() {
                 send.stopped().await.ok();
             }
+            Served::Used
         })
     }
 }

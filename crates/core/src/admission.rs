@@ -3,6 +3,8 @@
 //! That the certificate is genuine has been checked before (`adit-pki`); here it is asked whether its
 //! holder has a place among this node's links, and whether what it says of itself fits.
 
+pub mod pace;
+
 use crate::code::Code;
 use crate::name::{ClusterName, NodeName};
 use crate::snapshot::{Class, Snapshot};

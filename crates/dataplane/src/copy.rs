@@ -11,12 +11,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use adit_core::code::Code;
+use adit_transport::budget::Stall;
 use adit_transport::{RecvStream, SendStream};
 use bytes::Bytes;
 use futures_util::poll;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::budget::PeerBudget;
 use crate::flow::Counter;
 use crate::tcp::{Room, Tcp};
 
@@ -45,13 +45,13 @@ pub(crate) async fn copy<T: Tcp>(
     recv: &mut RecvStream,
     left: Left,
     reset: Code,
-    count: (&Counter, &Counter, &PeerBudget),
+    count: (&Counter, &Counter),
 ) -> Result<(), Code> {
-    let (sent, received, budget) = count;
+    let (sent, received) = count;
     let Left { to_stream, finished, to_tcp } = left;
     let end = {
         let forward = tcp_to_stream(tcp, send, to_stream, finished, sent, reset);
-        let backward = stream_to_tcp(tcp, recv, to_tcp, received, budget, reset);
+        let backward = stream_to_tcp(tcp, recv, to_tcp, received, reset);
         tokio::select! {
             biased;
             both = futures_util::future::try_join(forward, backward) => both.map(|_| tcp.settle()),
@@ -122,19 +122,33 @@ async fn stream_to_tcp<T: Tcp>(
     recv: &mut RecvStream,
     first: Bytes,
     count: &Counter,
-    budget: &PeerBudget,
     reset: Code,
 ) -> Result<(), Code> {
     count.add(first.len());
     tcp.write(&mut [first]).await.map_err(|_| reset)?;
     let mut chunks: [Bytes; BATCH] = Default::default();
+    let mut stall = StreamStall::default();
     loop {
-        let Some(filled) = recv.read_chunks(&mut chunks).await.map_err(|e| e.code())? else {
+        let filled = {
+            let mut read = pin!(recv.read_chunks(&mut chunks));
+            match poll!(&mut read) {
+                Poll::Ready(filled) => filled,
+                Poll::Pending => {
+                    stall.drained();
+                    read.await
+                }
+            }
+        };
+        let Some(filled) = filled.map_err(|e| e.code())? else {
             break;
         };
         let batch = &mut chunks[..filled];
         count.add(batch.iter().map(Bytes::len).sum());
         let mut write = pin!(tcp.write(batch));
+        if let Poll::Ready(written) = poll!(&mut write) {
+            written.map_err(|_| reset)?;
+            continue;
+        }
         // A peer that went away politely had its streams acknowledged: what is here is whole.
         let gone = async {
             let code = recv.connection().closed().await.code;
@@ -143,20 +157,54 @@ async fn stream_to_tcp<T: Tcp>(
             }
             code
         };
-        if let Poll::Ready(written) = poll!(&mut write) {
-            written.map_err(|_| reset)?;
-            continue;
-        }
-        // The workload does not keep up: from here its stream holds up to a window of memory.
-        let stalled = budget.stall();
         tokio::select! {
             biased;
             written = write => written.map_err(|_| reset)?,
             // That the peer gave up on the stream shows in the other direction, or when this one is read
             // again; a connection that is gone would show nowhere.
             code = gone => return Err(code),
-            () = stalled.evicted() => return Err(Code::OverBudget),
+            () = stall.evicted(recv) => return Err(Code::OverBudget),
         }
+        stall.went_on();
     }
     tcp.finish().await.map_err(|_| reset)
+}
+
+/// The reader of a stream that does not keep up has so long before the stream counts as stalled. What it holds
+/// meanwhile is within its connection's window.
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// A stream that stalled stays charged for so long, even if all it held was taken: what its peer was granted
+/// for it cannot be taken back at once, and a stream that stalls again and again must not be granted more each time.
+const STALL_CHARGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a stream is charged while its reader does not keep up.
+#[derive(Debug, Default)]
+struct StreamStall(Option<(Stall, Instant)>);
+
+impl StreamStall {
+    /// Waits until the stream is to be reset for its memory.
+    async fn evicted(&mut self, recv: &RecvStream) {
+        if self.0.is_none() {
+            sleep(STALL_TIMEOUT).await;
+            self.0 = recv.stall().map(|stall| (stall, Instant::now()));
+        }
+        match &self.0 {
+            Some((stall, _)) => stall.evicted().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn went_on(&mut self) {
+        if let Some((stall, _)) = &mut self.0 {
+            stall.went_on();
+        }
+    }
+
+    /// All that had arrived was taken.
+    fn drained(&mut self) {
+        if self.0.as_ref().is_some_and(|(_, since)| since.elapsed() >= STALL_CHARGE_TIMEOUT) {
+            self.0 = None;
+        }
+    }
 }

@@ -5,9 +5,12 @@
 //! says of identity is what is known: the peer daemon's verified ID, the source as this node found it
 //! (outbound) or as the peer asserts it (inbound, and marked so).
 
+mod log_limit;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +22,9 @@ use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use tokio::time::Instant;
+
+use self::log_limit::LogLimit;
+use crate::shares::{Places, Taken};
 
 /// Which way a flow's connection was opened, as seen from this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -122,8 +128,8 @@ pub struct Flow {
     pub(crate) received: Counter,
     group: Option<GroupKey>,
     user: Option<User>,
-    /// The cluster among whose flows it is counted.
-    of: Option<ClusterName>,
+    /// The cluster or workload among whose flows it is counted.
+    of: Option<Opener>,
     end: Result<(), Failure>,
 }
 
@@ -133,19 +139,44 @@ pub struct Flows(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    limit: usize,
+    places: Places,
     table: Mutex<Table>,
+    log_limit: LogLimit,
+}
+
+/// Who opened a flow, as far as its share of the places goes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Opener {
+    /// The nodes of a cluster that its certificate has proved.
+    Peer(ClusterName),
+    /// Whoever speaks from this address.
+    Workload(IpAddr),
 }
 
 #[derive(Debug, Default)]
 struct Table {
     open: usize,
+    /// Of those, the ones that peers began.
+    inbound: usize,
     groups: BTreeMap<GroupKey, Group>,
     ended: BTreeMap<(Direction, Code), u64>,
-    users: HashMap<User, u64>,
-    /// Open flows that peers began, by their cluster.
-    peers: HashMap<ClusterName, usize>,
+    users: HashMap<User, usize>,
+    /// Open flows by who began them.
+    openers: HashMap<Opener, usize>,
+    /// Refusals that are being written, by the cluster that gets them.
+    refusals: HashMap<ClusterName, usize>,
 }
+
+/// A refusal that is being written, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct PendingRefusal {
+    flows: Flows,
+    cluster: ClusterName,
+}
+
+/// Refusals of one peer cluster that may wait to be written. An honest peer has room for each at once, but on
+/// a congested connection.
+const MAX_PENDING_REFUSALS: usize = 256;
 
 /// An export, and a source that policy let use it.
 pub type User = (ServiceName, Source);
@@ -178,15 +209,19 @@ pub struct Group {
 }
 
 impl Flows {
-    /// None yet; more than `limit` open ones are refused.
+    /// None yet; more than there are places for are refused.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Shared { limit, table: Mutex::default() }))
+    pub fn new(places: Places) -> Self {
+        let (table, log_limit) = (Mutex::default(), LogLimit::new());
+        Self(Arc::new(Shared { places, table, log_limit }))
     }
 
     /// Begins the record of a new flow.
     pub(crate) fn begin(&self, direction: Direction, id: [u8; 16]) -> Flow {
-        self.table().open += 1;
+        let mut table = self.table();
+        table.open += 1;
+        table.inbound += usize::from(direction == Direction::Inbound);
+        drop(table);
         gauge!(OPEN, "direction" => direction.name()).increment(1.0);
         Flow {
             flows: self.clone(),
@@ -215,6 +250,26 @@ impl Flows {
         self.table().open
     }
 
+    /// A place among the refusals that wait to be written to a peer; `None` if there are enough.
+    pub(crate) fn begin_refusal(&self, cluster: &ClusterName) -> Option<PendingRefusal> {
+        let mut table = self.table();
+        let pending = table.refusals.entry(cluster.clone()).or_default();
+        if *pending >= MAX_PENDING_REFUSALS {
+            return None;
+        }
+        *pending += 1;
+        drop(table);
+        Some(PendingRefusal { flows: self.clone(), cluster: cluster.clone() })
+    }
+
+    /// Logs every few seconds how many lines were left out, until it is dropped.
+    pub async fn log_unlogged(&self) {
+        loop {
+            tokio::time::sleep(UNLOGGED_INTERVAL).await;
+            self.0.log_limit.log_unlogged();
+        }
+    }
+
     /// The flows of each target, by direction and the peer's cluster.
     #[must_use]
     pub fn groups(&self) -> BTreeMap<GroupKey, Group> {
@@ -229,7 +284,7 @@ impl Flows {
 
     /// Who has streams open to which export, and how many.
     #[must_use]
-    pub fn users(&self) -> HashMap<User, u64> {
+    pub fn users(&self) -> HashMap<User, usize> {
         self.table().users.clone()
     }
 
@@ -239,36 +294,47 @@ impl Flows {
 }
 
 impl Flow {
-    /// Refuses the flow if there are too many.
+    /// Counts the flow among those of the workload at this address, and refuses it if there are too many.
     ///
     /// # Errors
     /// [`Code::OverLimit`].
-    pub(crate) fn admit(&self) -> Result<(), Failure> {
-        let limit = self.flows.0.limit;
-        if self.flows.open() <= limit {
-            return Ok(());
-        }
-        Err(Failure::new(Code::OverLimit, format!("{limit} streams are open on this node")))
+    pub(crate) fn admit_workload(&mut self, from: IpAddr) -> Result<(), Failure> {
+        let taken = self.count_for(Opener::Workload(from.to_canonical()));
+        self.flows.0.places.admit_workload(taken)
     }
 
-    /// Counts the flow among those that nodes of `cluster` have begun, and refuses it if there are too many.
-    /// Only for a cluster that its certificate has proved.
+    /// Counts the flow among those that nodes of `cluster` have begun, and refuses it if there are too many:
+    /// more than `limit`, or than its share beside so many linked `clusters`. Only for a cluster that its
+    /// certificate has proved.
     ///
     /// # Errors
     /// [`Code::OverLimit`].
-    pub(crate) fn admit_of(&mut self, cluster: &ClusterName, limit: usize) -> Result<(), Failure> {
-        let mut table = self.flows.table();
-        let open = table.peers.entry(cluster.clone()).or_default();
-        *open += 1;
-        let over = *open > limit;
-        drop(table);
-        self.of = Some(cluster.clone());
-        if !over {
-            return Ok(());
+    pub(crate) fn admit_peer(
+        &mut self,
+        cluster: &ClusterName,
+        limit: usize,
+        clusters: usize,
+    ) -> Result<(), Failure> {
+        let taken = self.count_for(Opener::Peer(cluster.clone()));
+        if taken.own > limit {
+            let reason =
+                format!("{cluster} has {limit} streams open here, which is limits.streamsPerPeer");
+            return Err(Failure::new(Code::OverLimit, reason));
         }
-        let reason =
-            format!("{cluster} has {limit} streams open here, which is limits.streamsPerPeer");
-        Err(Failure::new(Code::OverLimit, reason))
+        let lent = |promised| self.flows.table().lent(promised);
+        self.flows.0.places.admit_peer(taken, clusters, lent)
+    }
+
+    fn count_for(&mut self, opener: Opener) -> Taken {
+        let mut table = self.flows.table();
+        let own = table.openers.entry(opener.clone()).or_default();
+        *own += 1;
+        let own = *own;
+        let (all, inbound) = (table.open, table.inbound);
+        drop(table);
+        self.of = Some(opener);
+        let direction = if self.direction == Direction::Inbound { inbound } else { all - inbound };
+        Taken { all, direction, own }
     }
 
     /// Counts the flow for a configured target. Never for one that only a peer has named: what is kept
@@ -298,30 +364,48 @@ impl Flow {
     }
 }
 
+impl Table {
+    /// By how much all peer clusters together exceed what is promised to each.
+    fn lent(&self, promised: usize) -> usize {
+        let of = |(opener, open): (&Opener, &usize)| match opener {
+            Opener::Peer(_) => open.saturating_sub(promised),
+            Opener::Workload(_) => 0,
+        };
+        self.openers.iter().map(of).sum()
+    }
+}
+
+/// One less of these; what has none is not kept.
+fn count_down<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+impl Drop for PendingRefusal {
+    fn drop(&mut self) {
+        count_down(&mut self.flows.table().refusals, &self.cluster);
+    }
+}
+
 impl Drop for Flow {
     fn drop(&mut self) {
         let (direction, code) = (self.direction, self.code());
         let duration = self.started.elapsed();
         let mut table = self.flows.table();
         table.open -= 1;
+        table.inbound -= usize::from(direction == Direction::Inbound);
         // Numbers that only a peer knows are one: what is kept must be bounded by our own list.
         let known = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
         *table.ended.entry((direction, known)).or_default() += 1;
-        if let Some(user) = &self.user
-            && let Some(open) = table.users.get_mut(user)
-        {
-            *open -= 1;
-            if *open == 0 {
-                table.users.remove(user);
-            }
+        if let Some(user) = &self.user {
+            count_down(&mut table.users, user);
         }
-        if let Some(cluster) = &self.of
-            && let Some(open) = table.peers.get_mut(cluster)
-        {
-            *open -= 1;
-            if *open == 0 {
-                table.peers.remove(cluster);
-            }
+        if let Some(opener) = &self.of {
+            count_down(&mut table.openers, opener);
         }
         if let Some(group) = self.group.as_ref().and_then(|key| table.groups.get_mut(key)) {
             group.open -= 1;
@@ -348,7 +432,17 @@ impl Drop for Flow {
 impl Flow {
     /// The one line of the flow. Its fields have fixed names, which people's tools and `adit demo` read;
     /// what is not known is left out. Bytes are as the opener of the connection sees them.
+    ///
+    /// Of those that came to nothing only some are logged: see [`LogLimit`].
     fn log(&self, code: Code, duration: Duration) {
+        let mut unlogged = 0;
+        if code != Code::Finished {
+            let cluster = self.peer.as_ref().map(|(cluster, _)| cluster);
+            let Some(left_out) = self.flows.0.log_limit.admit(self.direction, code, cluster) else {
+                return;
+            };
+            unlogged = left_out;
+        }
         let (out, back) = match self.direction {
             Direction::Outbound => (&self.sent, &self.received),
             Direction::Inbound => (&self.received, &self.sent),
@@ -382,12 +476,16 @@ impl Flow {
             duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             hop = self.hop,
             retries = self.retries,
+            unlogged = (unlogged > 0).then_some(unlogged),
             flow = id,
             "{}",
             code.text()
         );
     }
 }
+
+/// How often the number of lines that were left out is logged.
+const UNLOGGED_INTERVAL: Duration = Duration::from_secs(10);
 
 const BYTES: &str = "adit_stream_bytes_total";
 const OPEN: &str = "adit_streams_open";
@@ -412,7 +510,7 @@ mod tests {
 
     #[test]
     fn refusals_are_counted_until_one_is_taken() {
-        let flows = Flows::new(9);
+        let flows = Flows::new(Places { all: 9 });
         let target =
             Target { service: "agents/fraud-bot".parse().unwrap(), port: "http".parse().unwrap() };
         let end = |end: Result<(), Code>| {

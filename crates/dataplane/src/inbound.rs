@@ -1,57 +1,90 @@
 //! From a peer's stream to a local backend's TCP connection: the path of one request, top down.
 //!
 //! accept · vouch · resolve · authorize · pick · dial · copy · record. [`serve`] is one stream's life and
-//! [`carry`] the path; each step is a function below it, in order. The peer is authenticated and not
+//! [`reach`] the path to a backend; each step is a function below it, in order. The peer is authenticated and not
 //! trusted: it names a service, never an address, and speaks for workloads of its own cluster only.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_core::choose;
 use adit_core::code::Code;
 use adit_core::policy::{self, Permit, Source};
 use adit_core::snapshot::{Backend, Snapshot};
 use adit_core::wire::header::{Answer, Header};
-use adit_transport::{PeerInfo, RecvStream, Serve, Stream};
+use adit_transport::links::Served;
+use adit_transport::{PeerInfo, RecvStream, SendError, SendStream, Serve, Stream};
 use bytes::{Bytes, BytesMut};
-use tokio::time::timeout;
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::backends::dial_failure;
-use crate::copy::{Left, copy};
+use crate::copy::{Left, STALL_TIMEOUT, copy};
 use crate::flow::{Direction, Failure, Flow};
 use crate::node::Node;
 use crate::tcp::Net;
 
 /// How many backends are dialled for one stream.
 const ATTEMPTS: usize = 4;
+/// A stream that its opener gives up so soon after it was taken, and that nothing came back on, was opened in
+/// vain.
+const EARLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves what peers open.
 #[derive(Debug)]
 pub struct Inbound<N: Net>(pub Arc<Node<N>>);
 
 impl<N: Net> Serve for Inbound<N> {
-    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = Served> + Send>> {
         Box::pin(serve(self.0.clone(), stream))
     }
 }
 
-/// Serves one data stream of a peer, to its record.
-async fn serve<N: Net>(node: Arc<Node<N>>, mut stream: Stream) {
-    let mut flow = node.records.flows.begin(Direction::Inbound, [0; 16]);
-    let end = carry(&node, &mut stream, &mut flow).await;
-    flow.end(end);
+/// Why a stream came to nothing before it was carried.
+enum Unreached {
+    /// It is refused; the opener is told.
+    Refused(Failure),
+    /// The opener gave it up, or its connection is gone: nobody is left to be told.
+    GivenUp(Code),
 }
 
-async fn carry<N: Net>(
-    node: &Node<N>,
-    stream: &mut Stream,
-    flow: &mut Flow,
-) -> Result<(), Failure> {
-    match reach(node, stream, flow).await {
-        Ok((tcp, first, permit)) => run(node, &tcp, stream, first, &permit, flow).await,
-        Err(failure) => {
-            answer(stream, &Answer::refused(failure.code, &failure.reason)).await;
-            Err(failure)
+impl<F: Into<Failure>> From<F> for Unreached {
+    fn from(failure: F) -> Self {
+        Self::Refused(failure.into())
+    }
+}
+
+/// Serves one data stream of a peer, to its record.
+async fn serve<N: Net>(node: Arc<Node<N>>, mut stream: Stream) -> Served {
+    let mut flow = node.records.flows.begin(Direction::Inbound, [0; 16]);
+    match reach(&node, &mut stream, &mut flow).await {
+        Ok((tcp, first, permit)) => {
+            let reached = Instant::now();
+            let end = carry(&node, &tcp, &mut stream, first, &permit, &flow).await;
+            // Given up so soon that nothing came of it: the backend was dialled in vain.
+            let in_vain = end.as_ref().err().filter(|_| {
+                gave_up(&stream) && flow.sent.bytes() == 0 && reached.elapsed() < EARLY_TIMEOUT
+            });
+            let served = in_vain.map_or(Served::Used, |f| lost_or_in_vain(&stream, f.code));
+            if let Err(failure) = &end {
+                stream.send.reset(failure.code);
+                stream.recv.stop(failure.code);
+            }
+            flow.end(end);
+            served
+        }
+        Err(Unreached::Refused(failure)) => {
+            // What is refused takes nobody's place while the opener is told.
+            flow.end(Err(failure.clone()));
+            refuse(&node, &mut stream, &failure).await;
+            Served::refused(failure.code)
+        }
+        Err(Unreached::GivenUp(code)) => {
+            flow.end(Err(code.into()));
+            stream.send.reset(code);
+            stream.recv.stop(code);
+            lost_or_in_vain(&stream, code)
         }
     }
 }
@@ -61,7 +94,7 @@ async fn reach<N: Net>(
     node: &Node<N>,
     stream: &mut Stream,
     flow: &mut Flow,
-) -> Result<(N::Stream, Bytes, Permit), Failure> {
+) -> Result<(N::Stream, Bytes, Permit), Unreached> {
     let (header, first) = accept(node, stream, flow).await?;
     let source = vouch(&stream.peer, &header, flow);
     let now = node.now();
@@ -71,11 +104,33 @@ async fn reach<N: Net>(
     let backends = pick(node, &now, &permit)?;
     let tcp = tokio::select! {
         biased;
+        withdrawn = node.withdrawn(&permit) => return Err(before_delivery(withdrawn).into()),
         tcp = dial(node, &now, &backends, flow) => tcp?,
         // The opener has given up; nobody waits for this dial.
-        Err(gone) = stream.send.stopped() => return Err(gone.code().into()),
+        Err(gone) = stream.send.stopped() => return Err(Unreached::GivenUp(gone.code())),
+        // What arrives meanwhile is not taken, and must not stop the connection's other streams.
+        () = hold(&stream.recv) => return Err(Code::OverLimit.into()),
     };
     Ok((tcp, first, permit))
+}
+
+/// The refusal of a stream that would have been reset for this, had it been under way.
+fn before_delivery(withdrawn: Failure) -> Failure {
+    let code = match withdrawn.code {
+        Code::Revoked => Code::Denied,
+        Code::Drained => Code::Draining,
+        other => other,
+    };
+    Failure { code, ..withdrawn }
+}
+
+/// Charges what arrives and is not taken, and returns when the budget wants it back.
+async fn hold(recv: &RecvStream) {
+    sleep(STALL_TIMEOUT).await;
+    match recv.stall() {
+        Some(stall) => stall.evicted().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Reads the header, within its deadline and bound, and what came right behind it.
@@ -83,10 +138,10 @@ async fn accept<N: Net>(
     node: &Node<N>,
     stream: &mut Stream,
     flow: &mut Flow,
-) -> Result<(Header, Bytes), Failure> {
+) -> Result<(Header, Bytes), Unreached> {
     flow.peer = Some((stream.peer.cluster.clone(), stream.peer.node.clone()));
-    flow.admit()?;
-    flow.admit_of(&stream.peer.cluster, node.limits.streams_per_peer)?;
+    let clusters = node.now().links.len();
+    flow.admit_peer(&stream.peer.cluster, node.limits.streams_per_peer, clusters)?;
     let (header, first) = timeout(node.limits.header_deadline, header(&mut stream.recv))
         .await
         .unwrap_or_else(|_| Err(Code::HeaderTimeout.into()))?;
@@ -94,17 +149,18 @@ async fn accept<N: Net>(
     Ok((header, first))
 }
 
-async fn header(recv: &mut RecvStream) -> Result<(Header, Bytes), Failure> {
+async fn header(recv: &mut RecvStream) -> Result<(Header, Bytes), Unreached> {
     let mut got = BytesMut::new();
     loop {
         let mut chunk = [Bytes::new()];
         let end = || Failure::new(Code::HeaderInvalid, "the stream ended in its header");
-        recv.read_chunks(&mut chunk).await.map_err(|e| Failure::from(e.code()))?.ok_or_else(end)?;
+        let read = recv.read_chunks(&mut chunk).await;
+        read.map_err(|e| Unreached::GivenUp(e.code()))?.ok_or_else(end)?;
         got.extend_from_slice(&chunk[0]);
         match Header::decode(&got) {
             Ok(Some((header, taken))) => return Ok((header, got.split_off(taken).freeze())),
             Ok(None) => {}
-            Err(error) => return Err(Failure::new(Code::HeaderInvalid, error.to_string())),
+            Err(error) => return Err(Failure::new(Code::HeaderInvalid, error.to_string()).into()),
         }
     }
 }
@@ -166,21 +222,32 @@ async fn dial<N: Net>(
     Err(last)
 }
 
-/// Writes the answer; a refusal is all there is to say, so it finishes the stream and wants no more.
-async fn answer(stream: &mut Stream, answer: &Answer) {
-    let mut bytes = BytesMut::new();
-    answer.encode(&mut bytes);
-    let mut bytes = bytes.freeze();
-    // Whoever has gone needs no answer.
-    let sent = stream.send.send(&mut bytes).await;
-    if sent.is_ok() && answer.code != Code::Finished {
-        stream.send.finish().ok();
-        stream.recv.stop(answer.code);
+/// Tells the opener that its stream is refused, and why. What it sent is thrown away first. One that leaves
+/// no room for the answer, or whose cluster has many such streams, gets a reset with the code alone.
+async fn refuse<N: Net>(node: &Node<N>, stream: &mut Stream, failure: &Failure) {
+    stream.recv.stop(failure.code);
+    let answer = Answer::refused(failure.code, &failure.reason);
+    let told = match node.records.flows.begin_refusal(&stream.peer.cluster) {
+        Some(_pending) => {
+            let told =
+                timeout(node.limits.header_deadline, answer_with(&mut stream.send, &answer)).await;
+            matches!(told, Ok(Ok(())))
+        }
+        None => false,
+    };
+    if !told || stream.send.finish().is_err() {
+        stream.send.reset(failure.code);
     }
 }
 
+async fn answer_with(send: &mut SendStream, answer: &Answer) -> Result<(), SendError> {
+    let mut bytes = BytesMut::new();
+    answer.encode(&mut bytes);
+    send.send(&mut bytes.freeze()).await
+}
+
 /// Says that the backend was reached, and copies until both ways are done.
-async fn run<N: Net>(
+async fn carry<N: Net>(
     node: &Node<N>,
     tcp: &N::Stream,
     stream: &mut Stream,
@@ -188,20 +255,34 @@ async fn run<N: Net>(
     permit: &Permit,
     flow: &Flow,
 ) -> Result<(), Failure> {
-    answer(stream, &Answer::reached()).await;
-    let window = node.limits.window(stream.recv.connection().class());
-    let budget = node.records.budget.of(&stream.peer.cluster, window);
-    let count = (&flow.sent, &flow.received, &budget);
-    let left = Left { to_tcp: first, ..Left::default() };
-    let (send, recv) = (&mut stream.send, &mut stream.recv);
-    let end = tokio::select! {
+    let copied = async {
+        let answer = Answer::reached();
+        tokio::select! {
+            biased;
+            // Whoever has gone needs no answer; how it went shows when its bytes are read.
+            _gone = answer_with(&mut stream.send, &answer) => {}
+            () = hold(&stream.recv) => return Err(Code::OverBudget),
+        }
+        let count = (&flow.sent, &flow.received);
+        let left = Left { to_tcp: first, ..Left::default() };
+        let (send, recv) = (&mut stream.send, &mut stream.recv);
+        copy(tcp, send, recv, left, Code::BackendReset, count).await
+    };
+    tokio::select! {
         biased;
         withdrawn = node.withdrawn(permit) => Err(withdrawn),
-        end = copy(tcp, send, recv, left, Code::BackendReset, count) => end.map_err(Failure::broken),
-    };
-    if let Err(failure) = &end {
-        stream.send.reset(failure.code);
-        stream.recv.stop(failure.code);
+        end = copied => end.map_err(Failure::broken),
     }
-    end
+}
+
+/// Whether the opener reset the stream, or wants no more of it.
+fn gave_up(stream: &Stream) -> bool {
+    let stopped = stream.send.stopped().now_or_never();
+    stream.recv.was_reset() || matches!(stopped, Some(Err(SendError::Stopped(_))))
+}
+
+/// A stream that ended with its connection was not given up.
+fn lost_or_in_vain(stream: &Stream, code: Code) -> Served {
+    let is_lost = stream.recv.connection().is_closed().is_some();
+    if is_lost { Served::Used } else { Served::InVain(code) }
 }

@@ -4,7 +4,7 @@
 //! opens; each is one function from top to bottom. Both stand on:
 //!
 //! * [`copy`](mod@copy): bytes each way, with every kind of end; [`first_flight`]: a stream's opening;
-//! * [`flow`]: the record of each, exactly once; [`budget`]: memory of streams that stall;
+//! * [`flow`]: the record of each, exactly once; [`shares`]: who may have how many;
 //! * [`backends`]: which backends answer; [`listeners`]: the sockets of imports;
 //! * [`tcp`]: what is needed of TCP, so that all this runs under simulation too.
 //!
@@ -12,7 +12,6 @@
 //! all that is believed is in one `adit_core::snapshot::Snapshot`.
 
 pub mod backends;
-pub mod budget;
 mod copy;
 mod first_flight;
 pub mod flow;
@@ -20,6 +19,7 @@ pub mod inbound;
 pub mod listeners;
 pub mod node;
 pub mod outbound;
+pub mod shares;
 pub mod tcp;
 
 /// Describes all metrics of this crate to the recorder: once, after it is installed.

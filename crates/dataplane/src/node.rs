@@ -1,17 +1,18 @@
 //! What both directions of the data path share, and nothing that belongs to one flow.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::policy::Permit;
-use adit_core::snapshot::{Class, Snapshot};
-use tokio::sync::{Semaphore, watch};
+use adit_core::snapshot::Snapshot;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::backends::Backends;
-use crate::budget::Budget;
 use crate::flow::{Failure, Flows};
 use crate::tcp::Net;
 
@@ -27,23 +28,12 @@ pub struct Limits {
     /// How long a connection from an address that nobody is known by is held before it is refused. Zero
     /// where the table of workloads is complete.
     pub unknown_source_hold: Duration,
-    /// Received bytes that a stalled interactive stream may hold.
-    pub interactive_window: usize,
-    /// Received bytes that a stalled bulk stream may hold.
-    pub bulk_window: usize,
-}
-
-impl Limits {
-    pub(crate) fn window(&self, class: Class) -> usize {
-        match class {
-            Class::Interactive => self.interactive_window,
-            Class::Bulk => self.bulk_window,
-        }
-    }
 }
 
 /// Connections from unknown sources that are held at once.
 const HELD: usize = 1024;
+/// The same from one address: a pod that begins to speak before its cluster shows it has a few.
+const HELD_OF_ADDRESS: usize = 32;
 
 /// The data path of one node.
 #[derive(Debug)]
@@ -59,34 +49,71 @@ pub struct Node<N: Net> {
 pub struct Records {
     /// Every flow.
     pub flows: Flows,
-    /// What stalled flows may hold.
-    pub budget: Budget,
     /// Which backends answer.
     pub backends: Backends,
     /// Cancelled when the drain deadline has passed: what still runs is reset.
     pub drained: CancellationToken,
     /// Draws and flow IDs.
     pub random: Random,
+    /// Connections that wait for their source to become known.
+    pub held: HeldSources,
+}
+
+/// Connections from unknown sources that are held, by address.
+#[derive(Debug, Default)]
+pub struct HeldSources(Mutex<HashMap<IpAddr, usize>>);
+
+/// One connection that is held, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct HeldSource<'a> {
+    all: &'a HeldSources,
+    from: IpAddr,
+}
+
+impl HeldSources {
+    /// A place for one more from this address, if there is one.
+    pub(crate) fn try_hold(&self, from: IpAddr) -> Option<HeldSource<'_>> {
+        let mut held = self.lock();
+        let all: usize = held.values().sum();
+        let same = held.get(&from).copied().unwrap_or_default();
+        if all >= HELD || same >= HELD_OF_ADDRESS {
+            return None;
+        }
+        held.insert(from, same + 1);
+        Some(HeldSource { all: self, from })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for HeldSource<'_> {
+    fn drop(&mut self) {
+        let mut held = self.all.lock();
+        if let Some(same) = held.get_mut(&self.from) {
+            *same -= 1;
+            if *same == 0 {
+                held.remove(&self.from);
+            }
+        }
+    }
 }
 
 /// Draws for choices and flow IDs; not for keys. Seeded, so that a simulation repeats.
 #[derive(Debug)]
-pub struct Random {
-    state: AtomicU64,
-    /// One for each connection from an unknown source that may be held.
-    pub(crate) held: Semaphore,
-}
+pub struct Random(AtomicU64);
 
 impl Random {
     /// Draws that follow from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { state: AtomicU64::new(seed), held: Semaphore::new(HELD) }
+        Self(AtomicU64::new(seed))
     }
 
     /// The next draw (SplitMix64).
     pub(crate) fn draw(&self) -> u64 {
-        let mut z = self.state.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed);
+        let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -133,5 +160,26 @@ impl<N: Net> Node<N> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_does_not_take_all_places_of_unknown_sources() {
+        let held = HeldSources::default();
+        let from = |n: u8| IpAddr::from([10, 244, 0, n]);
+        let mut of_one = Vec::new();
+        while let Some(hold) = held.try_hold(from(1)) {
+            of_one.push(hold);
+        }
+        assert_eq!(of_one.len(), HELD_OF_ADDRESS);
+        let others: Vec<_> = (2..=255).flat_map(|n| [from(n); 9]).collect();
+        let holds: Vec<_> = others.iter().filter_map(|ip| held.try_hold(*ip)).collect();
+        assert_eq!(holds.len(), HELD - HELD_OF_ADDRESS);
+        drop((of_one, holds));
+        assert!(held.lock().is_empty(), "no address is kept");
     }
 }

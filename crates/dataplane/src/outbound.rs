@@ -62,9 +62,7 @@ async fn carry<N: Net>(
         withdrawn = node.withdrawn(&permit) => return Err(withdrawn),
         opened = open(way, tcp, &route, &permit, flow) => opened?,
     };
-    let window = node.limits.window(stream.recv.connection().class());
-    let budget = node.records.budget.of(&stream.peer.cluster, window);
-    let count = (&flow.sent, &flow.received, &budget);
+    let count = (&flow.sent, &flow.received);
     let (send, recv) = (&mut stream.send, &mut stream.recv);
     let end = tokio::select! {
         biased;
@@ -84,7 +82,7 @@ fn accept<N: Net>(node: &Node<N>, tcp: &impl Tcp, flow: &mut Flow) -> Result<(),
     if let Ok((import, target)) = resolve(&node.now(), tcp.local()) {
         flow.counts_for(&target, &import.from);
     }
-    flow.admit()
+    flow.admit_workload(tcp.remote().ip())
 }
 
 /// Finds the workload by its address. One that is not known yet is held: its cluster may show it a
@@ -99,7 +97,7 @@ async fn identify<N: Net>(node: &Node<N>, from: SocketAddr) -> Result<Workload, 
         return Ok(workload);
     }
     let hold = node.limits.unknown_source_hold;
-    let _held = node.records.random.held.try_acquire().map_err(|_| unknown())?;
+    let _held = node.records.held.try_hold(from.ip()).ok_or_else(unknown)?;
     let mut snapshot = node.snapshot.clone();
     let arrives = timeout(hold, snapshot.wait_for(|now| known(now).is_some()));
     tokio::select! {

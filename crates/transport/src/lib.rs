@@ -5,8 +5,11 @@
 //! take part, [`net`] the seam to the network. No type of quinn's is part of what other crates use, but
 //! for that seam.
 //!
+//! [`budget`] bounds what peers may have this node hold.
+//!
 //! The upper half is [`links`]: which connections there are, to whom ([`peer`]), and what is told on them.
 
+pub mod budget;
 mod cid;
 pub mod endpoint;
 pub mod links;
@@ -18,6 +21,7 @@ pub mod stream;
 pub mod tls;
 pub mod tuning;
 
+pub use self::budget::BufferBudget;
 pub use self::endpoint::{Connection, Dial, Endpoints, Incoming, Worker};
 pub use self::links::{Links, OpenError, Serve, Stream};
 pub use self::net::{Net, OsNet};

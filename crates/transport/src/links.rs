@@ -2,7 +2,7 @@
 //!
 //! [`Links`] is what the rest of the process sees. Below it, each piece in a file of its own:
 //!
-//! * one connection: [`hello`] (who is there), [`session`] (from hello to end), [`accept`];
+//! * one connection: [`hello`] (who is there), [`session`] (from hello to end), [`accept`], [`misuse`] (what its peer opens in vain);
 //! * all connections: [`register`] of [`conn`] (which there are), [`pool`] (which one a stream takes), [`drain`];
 //! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`losses`] (what was lost),
 //!   [`standing`] (what is kept);
@@ -24,6 +24,7 @@ mod local;
 mod losses;
 mod messages;
 mod metrics;
+mod misuse;
 mod pool;
 mod publish;
 mod register;
@@ -49,9 +50,11 @@ use self::conn::InUse;
 pub use self::dials::DialRecord;
 pub use self::local::{Clock, Local, Random, Settings};
 pub use self::metrics::describe as describe_metrics;
+pub use self::misuse::MisuseStatus;
 use self::shared::{Known, Shared, Stages, Work};
 pub use self::status::{ConnectionStatus, LinkState, LinkStatus, Status};
 pub use self::views::LinkView;
+use crate::budget::BufferBudget;
 use crate::endpoint::Endpoints;
 use crate::peer::PeerInfo;
 use crate::stream::{RecvStream, SendStream};
@@ -85,7 +88,36 @@ impl Stream {
 pub trait Serve: Send + Sync + 'static {
     /// Serves one stream, from its header to its end. Runs on the stream's worker, in a task of its own;
     /// what it leaves unfinished is reset.
-    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = Served> + Send>>;
+}
+
+/// What came of a peer's stream, as far as the peer answers for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// It was carried, or failed by nobody's fault or ours.
+    Used,
+    /// The peer's node opened it in vain: it asked for what it may not have, broke the protocol, or gave
+    /// up. A node that does much of that is asked to stay away, and then closed.
+    InVain(Code),
+}
+
+impl Served {
+    /// What a refusal by this side comes to: in vain, where the peer asked for what it may not have or
+    /// broke the protocol. That a backend is gone, or this node goes away, is not the peer's doing.
+    #[must_use]
+    pub fn refused(code: Code) -> Self {
+        let is_in_vain = matches!(
+            code,
+            Code::Denied
+                | Code::ExportUnknown
+                | Code::PortUnknown
+                | Code::HeaderInvalid
+                | Code::HeaderTimeout
+                | Code::SourceForeign
+                | Code::OverLimit
+        );
+        if is_in_vain { Self::InVain(code) } else { Self::Used }
+    }
 }
 
 /// Why no stream was opened. Nothing was sent, so another node may be tried where the code says so.
@@ -112,6 +144,7 @@ impl Links {
         snapshot: watch::Receiver<Arc<Snapshot>>,
         serve: Arc<dyn Serve>,
     ) -> Self {
+        let budget = BufferBudget::new(local.settings.buffers);
         let shared = Arc::new(Shared {
             local,
             endpoints,
@@ -123,6 +156,8 @@ impl Links {
                 serve,
                 dials: Default::default(),
                 metrics: Default::default(),
+                budget,
+                misuse: Default::default(),
             },
         });
         for worker in shared.endpoints.workers() {
@@ -172,6 +207,12 @@ impl Links {
     #[must_use]
     pub fn views(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, LinkView>>> {
         self.0.known.views.subscribe()
+    }
+
+    /// What peers may have this node hold at present, in bytes.
+    #[must_use]
+    pub fn buffers(&self) -> &BufferBudget {
+        &self.0.work.budget
     }
 
     /// How everything is doing.

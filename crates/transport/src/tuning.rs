@@ -13,6 +13,7 @@ use adit_core::snapshot::Class;
 use quinn::{AckFrequencyConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use self::congestion::Factory;
+use crate::budget::{Pair, WindowLimits};
 
 /// How a connection finds its rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +34,11 @@ pub enum Congestion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lane {
     /// Bytes that a peer may send on one stream before the reader has taken them. One stream's rate is
-    /// at most this much a round trip, and a stalled reader costs up to this much memory. There is no
-    /// window for the whole connection: a small one lets unread streams stop all others for ever
-    /// (measured).
+    /// at most this much a round trip, and a stalled reader costs up to this much memory. The window of
+    /// the whole connection follows use: see [`crate::budget`].
     pub stream_window: u32,
-    /// Bytes sent and not yet acknowledged, over all streams of a connection; writers wait beyond it. It
-    /// is memory of this node's, and the congestion window's ceiling.
+    /// Bytes sent and not yet acknowledged, over all streams of a connection, once it has been used as
+    /// much; writers wait beyond it. It is memory of this node's, and the congestion window's ceiling.
     pub send_window: u32,
     /// How the rate is found.
     pub congestion: Congestion,
@@ -180,6 +180,33 @@ impl Tuning {
     /// moment in which one stream takes another's place.
     pub const OWN_STREAMS: u32 = 8;
 
+    /// Both windows of a new connection, in bytes: what anybody who finishes a handshake may have this
+    /// node hold on it before it is known who that is, and what a connection keeps whose peer has spent
+    /// its budget. Hello and header take less than a kilobyte.
+    pub const WINDOW_AT_FIRST: u32 = 32 << 10;
+
+    /// The receive window of a connection whose peer is known, in bytes: two interactive streams that
+    /// stall, until what they hold is charged and the window grows by it. Some hundred connections of one
+    /// peer cluster have it within the default budget.
+    pub const BASE_RECEIVE_WINDOW: u32 = MIB / 2;
+
+    /// The same for what is sent: a first flight, twice.
+    pub const BASE_SEND_WINDOW: u32 = MIB / 8;
+
+    /// The sizes that the windows of a connection may have. One in the bulk lane with a peer that has
+    /// nothing to carry in bulk is treated as `Interactive`: the dialler chooses the lane.
+    pub(crate) fn windows(&self, class: Class) -> WindowLimits {
+        let lane = self.lane(class);
+        let first = u64::from(Self::WINDOW_AT_FIRST);
+        let send = u64::from(lane.send_window).max(first);
+        let most = Pair { receive: send.max(u64::from(lane.stream_window) * 2), send };
+        let base = Pair {
+            receive: u64::from(Self::BASE_RECEIVE_WINDOW).min(most.receive),
+            send: u64::from(Self::BASE_SEND_WINDOW).min(most.send),
+        };
+        WindowLimits { first, base, most }
+    }
+
     /// All streams that a peer may have open at once on one connection, at most.
     pub(crate) fn all_streams(&self) -> u32 {
         self.streams.saturating_add(Self::OWN_STREAMS)
@@ -194,8 +221,8 @@ impl Tuning {
         }
     }
 
-    /// quinn's settings for a connection of `class`. What is not said here stays at quinn's default,
-    /// and the connection's receive window must: see [`Lane::stream_window`].
+    /// quinn's settings for a connection of `class`. What is not said here stays at quinn's default. The
+    /// windows are those of a peer that is not known yet: see [`crate::budget`].
     pub(crate) fn transport(&self, class: Class) -> Arc<TransportConfig> {
         Arc::new(self.config(class))
     }
@@ -216,7 +243,8 @@ impl Tuning {
         let mut config = TransportConfig::default();
         config
             .stream_receive_window(lane.stream_window.into())
-            .send_window(lane.send_window.into())
+            .receive_window(Self::WINDOW_AT_FIRST.into())
+            .send_window(Self::WINDOW_AT_FIRST.into())
             .max_concurrent_bidi_streams(self.all_streams().min(Self::STREAMS_AT_FIRST).into())
             // Every stream of ours goes both ways, and nothing is worth losing.
             .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -253,16 +281,19 @@ mod tests {
         let (interactive, bulk) = (shown(&tuning, Class::Interactive), shown(&tuning, Class::Bulk));
         assert!(interactive.contains("stream_receive_window: 262144"), "{interactive}");
         assert!(bulk.contains("stream_receive_window: 8388608"), "{bulk}");
-        let same = bulk.replace("8388608", "262144").replace("16777216", "4194304");
-        assert_eq!(same, interactive);
+        assert_eq!(bulk.replace("8388608", "262144"), interactive);
+        let most = |class| tuning.windows(class).most;
+        assert_eq!(most(Class::Interactive), Pair { receive: 4 << 20, send: 4 << 20 });
+        assert_eq!(most(Class::Bulk), Pair { receive: 16 << 20, send: 16 << 20 });
     }
 
     #[test]
     fn what_must_not_be_tuned_is_not() {
         let shown = shown(&Tuning::default(), Class::Interactive);
         for fixed in [
-            // The connection's window: a small one lets stalled readers stop all others.
-            " receive_window: 4611686018427387903",
+            // Before a peer is known it can have next to nothing held here.
+            " receive_window: 32768",
+            " send_window: 32768",
             "max_concurrent_uni_streams: 0",
             "datagram_receive_buffer_size: None",
             "max_concurrent_bidi_streams: 128",

@@ -90,7 +90,8 @@ async fn a_restart_is_noticed_with_the_secret_and_only_with_it() {
         let (edge, bank) = pair.connect().await;
         let ((mut send, _recv), theirs) = stream(&edge, &bank).await;
         // kill -9: nothing is sent any more, and the next process has the address.
-        let Pair { network, bank: endpoints, mut nodes, edge: _edge, clusters: _clusters } = pair;
+        let Pair { network, bank: endpoints, mut nodes, edge: _edge, clusters: _clusters, .. } =
+            pair;
         network.set_filter(|(_, from, ..), _| from.ip() != BANK);
         endpoints.close(Code::Internal, "");
         drop((bank, theirs));

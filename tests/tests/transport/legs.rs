@@ -100,7 +100,8 @@ async fn the_acceptor_knows_the_class_from_the_first_packet() {
             assert_eq!((edge.class(), bank.class()), (class, class));
             // What may be sent before the reader reads is the lane's window.
             for (from, to) in [(&edge, &bank), (&bank, &edge)] {
-                let (mut ours, _theirs) = stream(from, to).await;
+                let (mut ours, theirs) = stream(from, to).await;
+                let _stall = theirs.1.stall();
                 let mut rest = Bytes::from(vec![0; 16 << 20]);
                 let sending = ours.0.send(&mut rest);
                 assert!(tokio::time::timeout(Duration::from_secs(20), sending).await.is_err());

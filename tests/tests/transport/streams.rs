@@ -218,10 +218,11 @@ async fn the_bound_on_streams_grows_with_its_use() {
 async fn stalled_readers_do_not_stop_the_others() {
     let pair = pair();
     let (edge, bank) = pair.connect().await;
-    let mut stalled = Vec::new();
+    let (mut stalled, mut stalls) = (Vec::new(), Vec::new());
     for _ in 0..100 {
         let (mut ours, theirs) = stream(&edge, &bank).await;
         // Beyond the window, so that each would take more if it could.
+        stalls.push(theirs.1.stall());
         assert!(timeout(SOON, ours.0.send(&mut body(1 << 20))).await.is_err());
         stalled.push((ours, theirs));
     }
@@ -229,6 +230,31 @@ async fn stalled_readers_do_not_stop_the_others() {
     send.send(&mut body(10_000)).await.unwrap();
     send.finish().unwrap();
     assert!(timeout(SOON, read_all(&mut there)).await.unwrap().unwrap() == body(10_000));
+    let charges = pair.budgets.1.charges();
+    assert_eq!((charges.streams, charges.stalled), (100, 100 << 18));
+    drop(stalls);
+    assert_eq!(pair.budgets.1.charges().stalled, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_takes_is_held_up_to_the_connections_window_and_no_more() {
+    for class in [Class::Interactive, Class::Bulk] {
+        let pair = pair();
+        let (edge, bank) = pair.try_connect(Dial { class, ..pair.dial() }).await;
+        let (edge, bank) = (edge.unwrap(), bank.unwrap());
+        let mut sent = 0;
+        let mut streams = Vec::new();
+        for _ in 0..64 {
+            // Once the window is full, not even a stream's first byte arrives.
+            let Ok((mut ours, theirs)) = timeout(SOON, stream(&edge, &bank)).await else { break };
+            let mut rest = body(1 << 20);
+            assert!(timeout(SOON, ours.0.send(&mut rest)).await.is_err());
+            sent += (1 << 20) - rest.len();
+            streams.push((ours, theirs));
+        }
+        let most = Tuning::BASE_RECEIVE_WINDOW + Tuning::BASE_SEND_WINDOW;
+        assert!(sent <= most as usize, "{class:?}: {sent} bytes are held");
+    }
 }
 
 /// Between clusters a lost datagram is rarely a full queue, so it must not be taken for one: CUBIC needs

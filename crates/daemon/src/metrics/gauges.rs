@@ -2,6 +2,7 @@
 
 use std::iter::once;
 
+use adit_transport::budget::Charges;
 use adit_transport::endpoint::Counters;
 
 use super::page::Kind::{Counter, Gauge};
@@ -45,6 +46,7 @@ families! {
     TASKS = "adit_tasks", Gauge, "count", [], "Tasks on the workers: some for the node, each connection and each stream";
     STALLED_STREAMS = "adit_stalled_streams", Gauge, "count", [], "Streams whose reader has stopped reading";
     STALLED_BYTES = "adit_stalled_bytes", Gauge, "bytes", [], "Memory that is charged to stalled streams";
+    WINDOW_BYTES = "adit_window_bytes", Gauge, "bytes", [], "Memory that connections with peers may take while no stream stalls, beyond what each begins with";
 }
 
 /// What the data side has counted by itself.
@@ -54,8 +56,8 @@ pub struct Totals {
     pub endpoints: Counters,
     /// Tasks that are alive on the workers.
     pub tasks: usize,
-    /// Bytes charged to stalled streams, and how many those are.
-    pub stalled: (usize, usize),
+    /// What peers may have this node hold.
+    pub buffers: Charges,
 }
 
 /// Adds all of them to the page.
@@ -123,8 +125,9 @@ fn endpoints(page: &mut Page, totals: &Totals) {
     page.family(&HANDED, handed.map(|(name, n)| ([name], n as f64)));
     page.family(&UDP_DROPS, counted.dropped.into_iter().flat_map(|n| one(n as f64)));
     page.family(&TASKS, one(totals.tasks as f64));
-    page.family(&STALLED_BYTES, one(totals.stalled.0 as f64));
-    page.family(&STALLED_STREAMS, one(totals.stalled.1 as f64));
+    page.family(&STALLED_BYTES, one(totals.buffers.stalled as f64));
+    page.family(&STALLED_STREAMS, one(totals.buffers.streams as f64));
+    page.family(&WINDOW_BYTES, one(totals.buffers.windows as f64));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the format has no integers; ages stay below 2^53")]

@@ -11,13 +11,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use adit_config::config::Limits;
 use adit_core::snapshot::Snapshot;
 use adit_dataplane::backends::{Backends, Keeper};
-use adit_dataplane::budget::{Bounds, Budget};
 use adit_dataplane::flow::Flows;
 use adit_dataplane::inbound::Inbound;
 use adit_dataplane::listeners::Listeners;
-use adit_dataplane::node::{self, Random, Records};
+use adit_dataplane::node::{self, HeldSources, Random, Records};
+use adit_dataplane::shares::Places;
 use adit_dataplane::tcp::Net;
 use adit_pki::{PeerVerifier, UnixTime};
+use adit_transport::budget::Bounds;
 use adit_transport::links::{Local, Settings};
 use adit_transport::peer::BootId;
 use adit_transport::{Endpoints, Links};
@@ -48,8 +49,6 @@ pub struct Node {
     pub endpoints: Endpoints,
     /// Every stream.
     pub flows: Flows,
-    /// What stalled ones hold.
-    pub budget: Budget,
     /// Which backends answer.
     pub backends: Backends,
     not_listening: watch::Receiver<BTreeMap<SocketAddr, String>>,
@@ -73,6 +72,7 @@ pub struct Work<N: Net> {
     net: Arc<N>,
     keeper: Keeper,
     listeners: Listeners<N>,
+    flows: Flows,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     accepting: CancellationToken,
     drained: CancellationToken,
@@ -89,37 +89,37 @@ impl Node {
         net: N,
     ) -> (Self, Work<N>) {
         let stop = Stop::default();
-        let bounds =
-            Bounds { process: bytes(limits.process_buffer), peer: bytes(limits.peer_buffer) };
-        let (flows, budget) = (Flows::new(most_flows()), Budget::new(bounds));
+        let flows = Flows::new(Places { all: most_flows() });
         let (backends, keeper) = Backends::new(limits.dial_timeout);
         let records = Records {
             flows: flows.clone(),
-            budget: budget.clone(),
             backends: backends.clone(),
             drained: stop.drained.clone(),
             random: Random::new((local.random)()),
+            held: HeldSources::default(),
         };
         let bounds = node::Limits {
             streams_per_peer: usize::try_from(limits.streams_per_peer).unwrap_or(usize::MAX),
             header_deadline: limits.header_deadline,
             dial_timeout: limits.dial_timeout,
             unknown_source_hold: limits.unknown_source_hold,
-            interactive_window: bytes(limits.interactive_window),
-            bulk_window: bytes(limits.bulk_window),
         };
         let net = Arc::new(net);
         let path = Arc::new(node::Node::new(snapshot.clone(), net.clone(), records, bounds));
         let inbound = Arc::new(Inbound(path.clone()));
-        let settings = Settings { header_deadline: limits.header_deadline, ..local.settings };
+        let buffers =
+            Bounds { process: bytes(limits.process_buffer), peer: bytes(limits.peer_buffer) };
+        let header_deadline = limits.header_deadline;
+        let settings = Settings { header_deadline, buffers, ..local.settings };
         let links =
             Links::start(Local { settings, ..local }, endpoints.clone(), snapshot.clone(), inbound);
         let workers = endpoints.workers().iter().map(|w| w.handle().clone()).collect();
         let listeners = Listeners::new(path, links.clone(), workers, stop.tasks.clone());
         let not_listening = listeners.failures();
         let (accepting, drained) = (stop.accepting.clone(), stop.drained.clone());
-        let work = Work { net, keeper, listeners, snapshot, accepting, drained };
-        (Self { links, endpoints, flows, budget, backends, not_listening, stop }, work)
+        let work =
+            Work { net, keeper, listeners, flows: flows.clone(), snapshot, accepting, drained };
+        (Self { links, endpoints, flows, backends, not_listening, stop }, work)
     }
 
     /// What linked clusters say of themselves.
@@ -167,7 +167,11 @@ impl<N: Net> Work<N> {
     /// still open then is still subject to policy, which follows from what backends say, too.
     pub async fn drive(self) {
         let keeper = self.keeper.run(self.net, self.snapshot, self.drained);
-        tokio::join!(keeper, self.listeners.run(self.accepting));
+        let work = async { tokio::join!(keeper, self.listeners.run(self.accepting)) };
+        tokio::select! {
+            _ = work => {}
+            () = self.flows.log_unlogged() => {}
+        }
     }
 }
 
@@ -202,7 +206,7 @@ impl Witness for Node {
         Totals {
             endpoints: self.endpoints.counters(),
             tasks: tasks.sum(),
-            stalled: self.budget.charged(),
+            buffers: self.links.buffers().charges(),
         }
     }
 

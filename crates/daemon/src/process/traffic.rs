@@ -20,7 +20,7 @@ pub(super) fn traffic(flows: &Flows, backends: &Backends) -> Traffic {
     }
     for ((service, source), streams) in flows.users() {
         // Until peers prove workloads, only the peer's cluster is proved of what it says.
-        let using = Using { source: source.to_string(), asserted: true, streams };
+        let using = Using { source: source.to_string(), asserted: true, streams: streams as u64 };
         all.using.entry(service).or_default().push(using);
     }
     for (backend, outcome) in backends.last() {

@@ -123,6 +123,7 @@ impl Incoming {
             dialled: false,
             worker,
             streams: shared.tuning.all_streams(),
+            stream_window: shared.tuning.lane(class).stream_window,
         };
         Ok(Connection::new(quinn, peer, facts))
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use adit_core::code::Code;
+use adit_core::name::ClusterName;
 use adit_core::snapshot::Class;
 use adit_core::spiffe::SpiffeId;
 use adit_pki::{PeerIdentity, PeerVerifier, UnixTime, Usage, VerifyError};
@@ -16,6 +17,7 @@ use quinn::ConnectionError;
 
 use super::closed::{By, Closed};
 use super::{Worker, dial, varint};
+use crate::budget::{BufferBudget, ConnectionWindows, Windowed};
 use crate::stream::{RecvStream, SendStream};
 use crate::tuning::Tuning;
 
@@ -30,6 +32,8 @@ struct Inner {
     /// What this side closed it with.
     ours: OnceLock<Closed>,
     peers: PeerStreams,
+    /// What it may hold, once it is known whose it is.
+    windows: OnceLock<ConnectionWindows>,
 }
 
 /// The streams that the peer has opened.
@@ -50,6 +54,8 @@ pub(super) struct Facts {
     pub(super) worker: Worker,
     /// The most streams that the peer may have open at once.
     pub(super) streams: u32,
+    /// The bytes that the peer may send on one stream before they are taken.
+    pub(super) stream_window: u32,
 }
 
 /// Why no stream could be opened.
@@ -100,7 +106,14 @@ impl Connection {
             allowed: AtomicU32::new(facts.streams.min(Tuning::STREAMS_AT_FIRST)),
             most: facts.streams,
         };
-        Self(Arc::new(Inner { quinn, peer, facts, ours: OnceLock::new(), peers }))
+        Self(Arc::new(Inner {
+            quinn,
+            peer,
+            facts,
+            ours: OnceLock::new(),
+            peers,
+            windows: OnceLock::new(),
+        }))
     }
 
     /// The peer's SPIFFE ID, as its certificate proved it.
@@ -225,6 +238,53 @@ impl Connection {
         }
     }
 
+    /// Charges what it may hold to the budget of its peer's cluster, from now on and once, and lets it have
+    /// as much as a connection of `class` may: `Interactive` unless the peer has something to carry in
+    /// bulk. Until then it may hold [`Tuning::WINDOW_AT_FIRST`].
+    pub fn charge_to(
+        &self,
+        budget: &BufferBudget,
+        cluster: &ClusterName,
+        tuning: &Tuning,
+        class: Class,
+    ) {
+        self.0.windows.get_or_init(|| {
+            let limits = tuning.windows(class);
+            ConnectionWindows::new(&self.0.quinn, budget.clone(), cluster.clone(), limits)
+        });
+    }
+
+    /// Its windows, where its peer is known, and what sets them.
+    pub(crate) fn windows(&self) -> Option<(&ConnectionWindows, &quinn::Connection)> {
+        Some((self.0.windows.get()?, &self.0.quinn))
+    }
+
+    /// Changes how large its windows may become.
+    pub(crate) fn limit_windows(&self, tuning: &Tuning, class: Class) {
+        if let Some((windows, _)) = self.windows() {
+            windows.limit(tuning.windows(class));
+        }
+    }
+
+    /// The bytes that the peer may send on one stream before they are taken.
+    pub(crate) fn stream_window(&self) -> u64 {
+        self.0.facts.stream_window.into()
+    }
+
+    /// Bytes that the peer sent were taken.
+    pub(crate) fn taken(&self, bytes: usize) {
+        if let Some((windows, quinn)) = self.windows() {
+            windows.taken(quinn, bytes as u64);
+        }
+    }
+
+    /// Bytes were given to it to send.
+    pub(crate) fn sent(&self, bytes: usize) {
+        if let Some((windows, quinn)) = self.windows() {
+            windows.sent(quinn, bytes as u64);
+        }
+    }
+
     /// The code under which a stream learns that its connection is gone.
     pub(crate) fn lost(&self, error: &ConnectionError) -> Code {
         self.explain(error).code
@@ -278,5 +338,20 @@ impl std::fmt::Debug for Connection {
             .field("id", &self.id())
             .field("peer", self.peer())
             .finish_non_exhaustive()
+    }
+}
+
+impl Windowed for quinn::Connection {
+    fn set_receive_window(&self, bytes: u64) {
+        // A value that does not fit is as good as none.
+        self.set_receive_window(quinn::VarInt::from_u64(bytes).unwrap_or(quinn::VarInt::MAX));
+    }
+
+    fn set_send_window(&self, bytes: u64) {
+        self.set_send_window(bytes);
+    }
+
+    fn rtt(&self) -> Duration {
+        self.rtt()
     }
 }

@@ -97,6 +97,7 @@ impl Endpoints {
             dialled: true,
             worker,
             streams: shared.tuning.all_streams(),
+            stream_window: shared.tuning.lane(dial.class).stream_window,
         };
         let connection = Connection::new(quinn, peer, facts);
         let found = connection.peer();

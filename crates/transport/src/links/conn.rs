@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::dials::Node;
+use super::misuse::ConnectionMisuse;
 use super::register::lock;
 use crate::endpoint::Connection;
 use crate::peer::PeerInfo;
@@ -27,6 +28,8 @@ pub(super) struct Conn {
     control: mpsc::Sender<Control>,
     using: Mutex<Use>,
     left: Notify,
+    /// What its peer opened in vain.
+    pub(super) misuse: Mutex<ConnectionMisuse>,
 }
 
 #[derive(Debug)]
@@ -94,6 +97,7 @@ impl Conn {
             control,
             using: Mutex::new(using),
             left: Notify::new(),
+            misuse: Mutex::default(),
         })
     }
 

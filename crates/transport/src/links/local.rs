@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use adit_core::wire;
 
+use crate::budget::Bounds;
 use crate::peer::BootId;
 
 /// A source of random numbers. An argument, so that a simulation can repeat them.
@@ -47,6 +48,8 @@ pub struct Settings {
     /// The most connections with all nodes of one cluster, both ways; each costs some 60 KiB. More lets
     /// larger clusters in; less is kinder to this node's memory when one of them goes mad.
     pub per_cluster: usize,
+    /// What peers may have this node hold, in bytes; see [`crate::budget`].
+    pub buffers: Bounds,
 }
 
 impl Default for Settings {
@@ -59,6 +62,7 @@ impl Default for Settings {
             open_timeout: Duration::from_millis(500),
             parallel: 4,
             per_cluster: 8192,
+            buffers: Bounds { process: 256 << 20, peer: 32 << 20 },
         }
     }
 }

@@ -13,6 +13,7 @@ const CONNECTIONS: &str = "adit_connections";
 const CONNECTIONS_CLOSED: &str = "adit_connections_closed_total";
 const PEERS_REFUSED: &str = "adit_peers_refused_total";
 const DIALS: &str = "adit_dials_total";
+const IN_VAIN: &str = "adit_peer_streams_in_vain_total";
 const STATE_BYTES: &str = "adit_state_bytes_total";
 
 /// Describes this module's metrics to the recorder: once, after it is installed.
@@ -36,6 +37,11 @@ pub fn describe() {
         DIALS,
         Unit::Count,
         "Dials of a cluster's nodes, by code; finished is a success"
+    );
+    describe_counter!(
+        IN_VAIN,
+        Unit::Count,
+        "Streams that a cluster's nodes opened in vain, by code: refused to them by right, against the protocol, or given up by them"
     );
     describe_counter!(
         STATE_BYTES,
@@ -65,6 +71,12 @@ impl Metrics {
 
     pub(super) fn refused(&self, code: Code) {
         counter!(PEERS_REFUSED, "code" => code.name()).increment(1);
+    }
+
+    pub(super) fn in_vain(&self, cluster: &ClusterName, code: Code) {
+        // Numbers that only a peer knows are one.
+        let code = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
+        counter!(IN_VAIN, "link" => cluster.to_string(), "code" => code.name()).increment(1);
     }
 
     pub(super) fn dialled(&self, cluster: &ClusterName, result: Result<(), Code>) {

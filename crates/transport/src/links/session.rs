@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use adit_core::admission::Refusal;
 use adit_core::code::Code;
+use adit_core::snapshot::{Class, Export, Snapshot};
 use adit_core::wire::StreamKind;
 use adit_core::wire::control::Control;
 use adit_core::wire::header::DEADLINE;
@@ -23,7 +24,7 @@ use super::local::Settings;
 use super::messages::Messages;
 use super::register::Most;
 use super::shared::Shared;
-use super::{Stream, publish};
+use super::{Served, Stream, publish};
 use crate::endpoint::{By, Closed, Connection};
 use crate::stream::{RecvStream, SendStream};
 
@@ -48,9 +49,15 @@ pub(super) fn begin(
     greeted: Greeted,
 ) -> Result<Arc<Conn>, Refusal> {
     let Greeted { peer, send, messages } = greeted;
+    if !peer.dialled {
+        shared.work.misuse.admit(&peer.cluster, &peer.node)?;
+    }
     let (queue, control) = mpsc::channel(CONTROL_QUEUE);
     let conn = Conn::new(quic, Arc::new(peer), queue);
     shared.register.insert(&conn, shared.most())?;
+    let class = shared.window_class(&shared.now(), &conn);
+    let (budget, tuning) = (&shared.work.budget, shared.endpoints.tuning());
+    conn.quic.charge_to(budget, &conn.peer.cluster, tuning, class);
     shared.work.metrics.opened(&conn.peer);
     // What changed since the hello was checked has been acted upon for the connections known then.
     shared.close_if_unlinked(&shared.now(), &conn);
@@ -137,6 +144,19 @@ impl Shared {
         Most { node: workers * 2 * parallel * 2 * 2, cluster: per_cluster }
     }
 
+    /// The class as which a connection's windows grow. The dialler chooses the lane, so large ones are only for
+    /// who has something to carry in bulk: an export of ours that the peer's cluster was granted, or an import
+    /// of ours, which we dial for ourselves.
+    pub(super) fn window_class(&self, now: &Snapshot, conn: &Conn) -> Class {
+        let peer = &conn.peer;
+        let is_granted = |export: &Export| {
+            export.class == Class::Bulk && export.allow.iter().any(|g| g.cluster == peer.cluster)
+        };
+        let is_bulk = peer.lane == Class::Bulk
+            && (peer.dialled || now.exports.values().any(|export| is_granted(export)));
+        if is_bulk { Class::Bulk } else { Class::Interactive }
+    }
+
     /// The peer said that it takes nothing new on a connection. Said again it is no news: it neither wakes
     /// anybody nor has us stay away for longer.
     fn leaves(&self, conn: &Conn, code: Code, retry_after: Duration) {
@@ -196,7 +216,10 @@ async fn serve(shared: Arc<Shared>, conn: Arc<Conn>, mut send: SendStream, mut r
             Some(StreamKind::Data) => {
                 let using = conn.used(What::Data);
                 let stream = Stream::new(send, recv, using);
-                return shared.work.serve.serve(stream).await;
+                if let Served::InVain(code) = shared.work.serve.serve(stream).await {
+                    shared.in_vain(&conn, code);
+                }
+                return;
             }
             Some(StreamKind::State) => {
                 let using = conn.used(What::Telling);
@@ -211,4 +234,7 @@ async fn serve(shared: Arc<Shared>, conn: Arc<Conn>, mut send: SendStream, mut r
     };
     send.reset(code);
     recv.stop(code);
+    if conn.quic.is_closed().is_none() {
+        shared.in_vain(&conn, code);
+    }
 }

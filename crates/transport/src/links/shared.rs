@@ -12,8 +12,10 @@ use super::dials::Dials;
 use super::feeds::Feeds;
 use super::local::Local;
 use super::metrics::Metrics;
+use super::misuse::MisuseTable;
 use super::register::Register;
 use super::views::Views;
+use crate::budget::BufferBudget;
 use crate::endpoint::Endpoints;
 
 /// A node's links, as its tasks see them.
@@ -40,6 +42,10 @@ pub(super) struct Work {
     pub(super) serve: Arc<dyn Serve>,
     pub(super) dials: Arc<Dials>,
     pub(super) metrics: Metrics,
+    /// What connections may hold.
+    pub(super) budget: BufferBudget,
+    /// What peers did in vain.
+    pub(super) misuse: MisuseTable,
 }
 
 /// The two steps of an end.

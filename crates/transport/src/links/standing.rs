@@ -87,6 +87,14 @@ impl Supervisor {
             shared.known.views.retain(|cluster| now.links.contains_key(cluster));
             shared
                 .work
+                .misuse
+                .retain(|cluster| now.links.contains_key(cluster) || *cluster == now.this.cluster);
+            for (conn, _) in shared.register.all() {
+                let class = shared.window_class(&now, &conn);
+                conn.quic.limit_windows(shared.endpoints.tuning(), class);
+            }
+            shared
+                .work
                 .dials
                 .retain(|cluster| now.links.contains_key(cluster) || *cluster == now.this.cluster);
             self.heard.retain(|cluster, _| now.links.contains_key(cluster));

@@ -13,8 +13,10 @@ use adit_core::spiffe::TrustDomain;
 
 use super::conn::Conn;
 use super::dials::{DialFailure, DialRecord};
+use super::misuse::MisuseStatus;
 use super::shared::Shared;
 use super::views::LinkView;
+use crate::budget::Charges;
 use crate::endpoint::Stats;
 use crate::peer::PeerInfo;
 
@@ -61,6 +63,10 @@ pub struct LinkStatus {
     pub peer_hubs: Vec<NodeName>,
     /// Connections with its nodes, oldest first.
     pub connections: Vec<ConnectionStatus>,
+    /// What its nodes opened in vain.
+    pub misuse: MisuseStatus,
+    /// What it may have this node hold at present, in bytes.
+    pub buffers: Charges,
 }
 
 /// One connection.
@@ -123,6 +129,8 @@ impl Shared {
             view,
             peer_hubs,
             connections,
+            misuse: self.work.misuse.status(&link.cluster),
+            buffers: self.work.budget.charges_of(&link.cluster),
         };
         if let Some((state, code, reason)) = self.complaint(&status) {
             (status.state, status.reason) = (state, Some((code, reason)));

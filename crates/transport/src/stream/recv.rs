@@ -5,6 +5,7 @@ use bytes::Bytes;
 use quinn::ReadError;
 
 use super::{Held, RecvError};
+use crate::budget::Stall;
 use crate::endpoint::{Connection, varint};
 
 /// The receiving half of a stream. Dropped before its end was seen, it stops the sender with
@@ -43,7 +44,10 @@ impl RecvStream {
             return end.map(|()| None);
         }
         let read = self.inner.read_chunks(chunks).await;
-        self.note(read)
+        let read = self.note(read)?;
+        let bytes = chunks[..read.unwrap_or_default()].iter().map(Bytes::len).sum();
+        self.connection.taken(bytes);
+        Ok(read)
     }
 
     /// Reads the next piece, of at most `max` bytes; `None` at the end.
@@ -55,7 +59,9 @@ impl RecvStream {
             return end.map(|()| None);
         }
         let read = self.inner.read_chunk(max, true).await;
-        Ok(self.note(read)?.map(|chunk| chunk.bytes))
+        let bytes = self.note(read)?.map(|chunk| chunk.bytes);
+        self.connection.taken(bytes.as_ref().map_or(0, Bytes::len));
+        Ok(bytes)
     }
 
     /// Copies what has arrived into `buffer`, and returns how many bytes; `None` at the end.
@@ -67,7 +73,9 @@ impl RecvStream {
             return end.map(|()| None);
         }
         let read = self.inner.read(buffer).await;
-        self.note(read)
+        let read = self.note(read)?;
+        self.connection.taken(read.unwrap_or_default());
+        Ok(read)
     }
 
     /// Says that the rest is not wanted, and why. What arrives from here on is thrown away. Does
@@ -78,6 +86,20 @@ impl RecvStream {
             // The only error is that it ended before.
             drop(self.inner.stop(varint(code)));
         }
+    }
+
+    /// Whether it ended by the peer's reset, as far as it was read.
+    #[must_use]
+    pub fn was_reset(&self) -> bool {
+        matches!(self.end, Some(Err(RecvError::Reset(_))))
+    }
+
+    /// Says that nobody will take what arrives for a while, for as long as the result lives: the other
+    /// streams of the connection go on, and what this one may hold is charged to the peer. `None` where
+    /// the connection's peer is not known yet.
+    #[must_use]
+    pub fn stall(&self) -> Option<Stall> {
+        Stall::begin(&self.connection, self.connection.stream_window())
     }
 
     /// The stream's number, the same on both sides of its connection.

@@ -56,6 +56,7 @@ impl SendStream {
         match self.inner.write_chunks(chunks).await {
             Ok(written) => {
                 self.last = Some(Instant::now());
+                self.connection.sent(written.bytes);
                 Ok(written.bytes)
             }
             Err(error) => Err(self.error(error)),
@@ -73,7 +74,9 @@ impl SendStream {
     /// # Errors
     /// [`SendError`], see there.
     pub async fn send_all(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        self.inner.write_all(bytes).await.map_err(|error| self.error(error))
+        self.inner.write_all(bytes).await.map_err(|error| self.error(error))?;
+        self.connection.sent(bytes.len());
+        Ok(())
     }
 
     /// Says that everything was sent: the reader will see the end, after the last byte. This only

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_config::config::Limits;
+use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::snapshot::{Imports, Link, Snapshot, This};
 use adit_kubernetes::controller::{Heard, Observer, Peers};
 use adit_pki::tls::system_clock;
 use adit_pki::{Current, Identity, PeerVerifier, Trust, TrustBundles};
-use adit_transport::links::{LinkView, Serve};
+use adit_transport::links::{LinkView, Serve, Served};
 use adit_transport::peer::BootId;
 use adit_transport::{Endpoints, Links, NodeSecret, OsNet, Stream, Tls, Worker};
 use tokio::sync::watch;
@@ -197,10 +198,10 @@ fn believed(observer: &Observer) -> Snapshot {
 struct Deaf;
 
 impl Serve for Deaf {
-    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = Served> + Send>> {
         // What is dropped unfinished is reset.
         drop(stream);
-        Box::pin(std::future::ready(()))
+        Box::pin(std::future::ready(Served::InVain(Code::ExportUnknown)))
     }
 }
 

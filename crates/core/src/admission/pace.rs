@@ -1,0 +1,69 @@
+//! How often something may happen: a burst at once, and so many a second after that.
+
+use std::time::Duration;
+
+/// What is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// How many may come at once.
+    pub burst: u32,
+    /// How many more may come with each second.
+    pub per_second: u32,
+}
+
+/// A token bucket, kept as the moment at which it would be full again (the generic cell rate algorithm,
+/// ITU-T I.371). It costs one number, and what is allowed may differ from one question to the next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pace {
+    full_at: Duration,
+}
+
+impl Pace {
+    /// Takes a token, if there is one. `now` is the time since any fixed moment, and never goes back.
+    pub fn take(&mut self, now: Duration, allowed: Allowance) -> bool {
+        let each = Duration::from_secs(1) / allowed.per_second.max(1);
+        let full_at = self.full_at.max(now) + each;
+        let fits = full_at - now <= each.saturating_mul(allowed.burst);
+        if fits {
+            self.full_at = full_at;
+        }
+        fits
+    }
+
+    /// Gives a token back that was taken and not used.
+    pub fn give_back(&mut self, allowed: Allowance) {
+        let each = Duration::from_secs(1) / allowed.per_second.max(1);
+        self.full_at = self.full_at.saturating_sub(each);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_at_once_and_the_rest_at_its_rate() {
+        let allowed = Allowance { burst: 5, per_second: 2 };
+        let mut pace = Pace::default();
+        let mut taken = |ms| pace.take(Duration::from_millis(ms), allowed);
+        assert_eq!((0..9).filter(|_| taken(1000)).count(), 5);
+        assert_eq!([1499, 1500, 1501].map(&mut taken), [false, true, false]);
+        assert_eq!((0..9).filter(|_| taken(60_000)).count(), 5, "no more is saved than a burst");
+    }
+
+    #[test]
+    fn nothing_is_allowed_where_the_burst_is_none() {
+        let none = Allowance { burst: 0, per_second: 0 };
+        assert!(!Pace::default().take(Duration::from_secs(9), none));
+    }
+
+    #[test]
+    fn what_was_given_back_may_be_taken_again() {
+        let allowed = Allowance { burst: 1, per_second: 1 };
+        let mut pace = Pace::default();
+        let now = Duration::from_secs(3);
+        assert!(pace.take(now, allowed) && !pace.take(now, allowed));
+        pace.give_back(allowed);
+        assert!(pace.take(now, allowed));
+    }
+}

@@ -1,0 +1,111 @@
+//! How many lines of one kind are logged: the first ones, then some a second, and the number of the others.
+//!
+//! Whoever is refused ten thousand times a second must not fill a disk. A line for each stream that was
+//! carried stays: those cost the sender more than us.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use adit_core::admission::pace::{Allowance, Pace};
+use adit_core::code::Code;
+use adit_core::name::ClusterName;
+use tokio::time::Instant;
+
+use super::Direction;
+
+/// Lines of one kind that are logged.
+const ALLOWED: Allowance = Allowance { burst: 100, per_second: 5 };
+
+/// Lines that say the same but for the stream: direction, code and the peer's cluster. All of them have
+/// closed sets of values.
+type LineKind = (Direction, Code, Option<ClusterName>);
+
+/// Bounds the lines of streams that came to nothing.
+#[derive(Debug)]
+pub(super) struct LogLimit {
+    began: Instant,
+    kinds: Mutex<BTreeMap<LineKind, LineCount>>,
+}
+
+#[derive(Debug, Default)]
+struct LineCount {
+    pace: Pace,
+    unlogged: u64,
+}
+
+impl LogLimit {
+    pub(super) fn new() -> Self {
+        Self { began: Instant::now(), kinds: Mutex::default() }
+    }
+
+    /// Whether a line may be logged, and how many of its kind were not since the last one.
+    pub(super) fn admit(
+        &self,
+        direction: Direction,
+        code: Code,
+        cluster: Option<&ClusterName>,
+    ) -> Option<u64> {
+        // Numbers that only a peer knows are one.
+        let code = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
+        let mut kinds = self.kinds();
+        let count = kinds.entry((direction, code, cluster.cloned())).or_default();
+        if count.pace.take(self.began.elapsed(), ALLOWED) {
+            return Some(std::mem::take(&mut count.unlogged));
+        }
+        count.unlogged += 1;
+        None
+    }
+
+    /// Logs how many lines of each kind were left out, where that has not been said.
+    pub(super) fn log_unlogged(&self) {
+        for ((direction, code, cluster), count) in self.kinds().iter_mut() {
+            let unlogged = std::mem::take(&mut count.unlogged);
+            if unlogged > 0 {
+                tracing::info!(
+                    target: "adit::stream",
+                    direction = direction.name(),
+                    code = code.name(),
+                    peer_cluster = cluster.as_ref().map(tracing::field::display),
+                    unlogged,
+                    "{unlogged} more streams ended like this"
+                );
+            }
+        }
+    }
+
+    fn kinds(&self) -> MutexGuard<'_, BTreeMap<LineKind, LineCount>> {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_one_kind_is_counted_and_others_are_logged() {
+        let limit = LogLimit::new();
+        let bank: ClusterName = "bank".parse().unwrap();
+        let denied = || limit.admit(Direction::Inbound, Code::Denied, Some(&bank));
+        let logged = (0..10_000).filter(|_| denied().is_some()).count();
+        assert_eq!(logged, ALLOWED.burst as usize);
+        assert_eq!(limit.admit(Direction::Outbound, Code::Denied, Some(&bank)), Some(0));
+        assert_eq!(limit.admit(Direction::Inbound, Code::Denied, None), Some(0));
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(denied(), Some(10_000 - 100), "the next line says how many were left out");
+        assert_eq!(denied(), Some(0));
+    }
+
+    #[test]
+    fn numbers_that_a_peer_invents_are_one_kind() {
+        let limit = LogLimit::new();
+        for n in 0x1000..0x2000 {
+            limit.admit(Direction::Inbound, Code::Unknown(n), None);
+        }
+        assert_eq!(limit.kinds().len(), 1);
+    }
+}

@@ -1,0 +1,170 @@
+//! Who may have how many of a node's streams open.
+//!
+//! Peers and local workloads do not trust each other, nor do the peers or the workloads among
+//! themselves, so none can take what another needs. A quarter of all places is left to each direction. Of
+//! the inbound ones a half is promised to the linked clusters in equal parts; the other half is for whoever
+//! comes first, of which one cluster has no more than a half once others ask.
+
+use adit_core::code::Code;
+
+use crate::flow::Failure;
+
+/// How many streams a node may have open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Places {
+    /// In all.
+    pub all: usize,
+}
+
+/// What is open, with the stream that asks for a place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// In all.
+    pub(crate) all: usize,
+    /// In the stream's direction.
+    pub(crate) direction: usize,
+    /// By the stream's own cluster, or workload.
+    pub(crate) own: usize,
+}
+
+impl Places {
+    /// What one direction may have at most.
+    #[must_use]
+    pub fn direction(self) -> usize {
+        (self.all - self.all / 4).max(1)
+    }
+
+    /// What each of so many linked clusters has for certain.
+    pub(crate) fn promised(self, clusters: usize) -> usize {
+        self.direction() / 2 / clusters.max(1)
+    }
+
+    /// Whether a peer cluster may open a further stream. `lent` says by how much all `clusters` together
+    /// exceed what is promised to them; it is asked only where places are few.
+    ///
+    /// # Errors
+    /// [`Code::OverLimit`], with the limit.
+    pub(crate) fn admit_peer(
+        self,
+        taken: Taken,
+        clusters: usize,
+        lent: impl FnOnce(usize) -> usize,
+    ) -> Result<(), Failure> {
+        self.admit_in_all(taken)?;
+        let half = (self.direction() / 2).max(1);
+        let promised = self.promised(clusters);
+        if taken.direction <= half || taken.own <= promised {
+            return Ok(());
+        }
+        if taken.own > half / 2 || lent(promised) > half {
+            let (direction, own) = (taken.direction, taken.own);
+            return Err(over(format!(
+                "peers have {direction} streams open on this node, {own} of them its own cluster's, \
+                 and the others' places are kept"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether a local workload may open a further stream.
+    ///
+    /// # Errors
+    /// [`Code::OverLimit`], with the limit.
+    pub(crate) fn admit_workload(self, taken: Taken) -> Result<(), Failure> {
+        self.admit_in_all(taken)?;
+        let half = (self.direction() / 2).max(1);
+        let most = if taken.direction <= half { half } else { (half / 2).max(1) };
+        if taken.own > most {
+            return Err(over(format!("the workload has {most} streams open on this node")));
+        }
+        Ok(())
+    }
+
+    fn admit_in_all(self, taken: Taken) -> Result<(), Failure> {
+        let most = self.direction();
+        match () {
+            () if taken.all > self.all => {
+                Err(over(format!("{} streams are open on this node", self.all)))
+            }
+            () if taken.direction > most => Err(over(format!(
+                "{most} streams of this direction are open on this node; the rest of {} is kept for the other",
+                self.all
+            ))),
+            () => Ok(()),
+        }
+    }
+}
+
+fn over(reason: String) -> Failure {
+    Failure::new(Code::OverLimit, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACES: Places = Places { all: 800 };
+
+    /// Opens streams of each cluster in turn until none gets a place, and says how many each has.
+    fn fill(mut have: Vec<usize>, asking: &[usize], clusters: usize) -> Vec<usize> {
+        loop {
+            let mut admitted = false;
+            for &n in asking {
+                let direction = have.iter().sum::<usize>() + 1;
+                let taken = Taken { all: direction, direction, own: have[n] + 1 };
+                let lent = |promised: usize| {
+                    let of = |(i, n_open): (usize, &usize)| {
+                        (n_open + usize::from(i == n)).saturating_sub(promised)
+                    };
+                    have.iter().enumerate().map(of).sum()
+                };
+                if PLACES.admit_peer(taken, clusters, lent).is_ok() {
+                    have[n] += 1;
+                    admitted = true;
+                }
+            }
+            if !admitted {
+                return have;
+            }
+        }
+    }
+
+    #[test]
+    fn one_cluster_alone_has_half_of_what_peers_may_have() {
+        assert_eq!(fill(vec![0, 0], &[0], 2), [300, 0]);
+    }
+
+    #[test]
+    fn what_is_promised_is_there_whatever_the_others_took() {
+        let hostile = fill(vec![0; 5], &[0, 1, 2, 3], 5);
+        let with_honest = fill(hostile.clone(), &[4], 5);
+        assert!(hostile.iter().sum::<usize>() <= 600);
+        assert!(with_honest[4] >= PLACES.promised(5), "{with_honest:?}");
+    }
+
+    #[test]
+    fn peers_leave_a_quarter_to_local_workloads_and_the_other_way() {
+        let full = Taken { all: 600, direction: 600, own: 1 };
+        assert!(PLACES.admit_peer(full, 1, |_| 0).is_ok());
+        let more = Taken { all: 601, direction: 601, own: 1 };
+        assert!(PLACES.admit_peer(more, 1, |_| 0).is_err());
+        assert!(PLACES.admit_workload(more).is_err());
+        assert!(PLACES.admit_workload(Taken { all: 601, direction: 1, own: 1 }).is_ok());
+        assert!(PLACES.admit_workload(Taken { all: 801, direction: 1, own: 1 }).is_err());
+    }
+
+    #[test]
+    fn one_workload_does_not_take_the_places_of_the_others() {
+        let alone = |own| PLACES.admit_workload(Taken { all: own, direction: own, own });
+        assert!(alone(300).is_ok() && alone(301).is_err());
+        let beside = |own| PLACES.admit_workload(Taken { all: 400, direction: 400, own });
+        assert!(beside(150).is_ok() && beside(151).is_err());
+    }
+
+    #[test]
+    fn a_node_with_one_place_gives_it() {
+        let one = Taken { all: 1, direction: 1, own: 1 };
+        assert!(Places { all: 1 }.admit_workload(one).is_ok());
+        assert!(Places { all: 1 }.admit_peer(one, 1, |_| 0).is_ok());
+    }
+}

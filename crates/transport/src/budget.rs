@@ -1,0 +1,82 @@
+//! How many bytes peers may have this node hold.
+//!
+//! QUIC lets a peer send whatever its windows allow, whether or not anybody takes it. So the windows *are*
+//! the memory that a peer may claim, gaps included (RFC 9000 §4.1 counts the highest offset), and this
+//! module keeps their sum within bounds:
+//!
+//! * every connection begins with [`Tuning::WINDOW_AT_FIRST`] and, once its peer is known, is given its
+//!   [`Tuning::BASE_RECEIVE_WINDOW`] where the peer's budget has room for it;
+//! * it grows while what arrives is *taken* fast enough that the window is what holds it back
+//!   ([`windows`]); a peer whose streams are all refused has nothing taken, and gets no more;
+//! * a stream whose reader stalls would fill the connection's window and stop all others (measured). So the
+//!   window grows by what the stalled stream may hold, and that is charged to the peer. When the budget
+//!   is spent, the stream that has stalled for longest is reset
+//!   ([`Code::OverBudget`](adit_core::code::Code::OverBudget)). While there is budget a stream may stall
+//!   for as long as it likes.
+//!
+//! Windows and stalled streams have a budget of the same size each, so that neither starves the other.
+//!
+//! [`Tuning::WINDOW_AT_FIRST`]: crate::Tuning::WINDOW_AT_FIRST
+//! [`Tuning::BASE_RECEIVE_WINDOW`]: crate::Tuning::BASE_RECEIVE_WINDOW
+
+mod ledger;
+mod windows;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use adit_core::name::ClusterName;
+use tokio::sync::Notify;
+
+use self::ledger::Ledger;
+pub use self::ledger::{Bounds, Charges};
+pub use self::windows::Stall;
+pub(crate) use self::windows::{ConnectionWindows, Pair, WindowLimits, Windowed};
+
+/// The budgets of one process. Cheap to clone; every clone is the same.
+#[derive(Debug, Clone)]
+pub struct BufferBudget(Arc<Mutex<Ledger>>);
+
+impl BufferBudget {
+    /// Nothing is charged yet.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Self(Arc::new(Mutex::new(Ledger::new(bounds))))
+    }
+
+    /// Everything that is charged at present.
+    #[must_use]
+    pub fn charges(&self) -> Charges {
+        self.ledger().charges()
+    }
+
+    /// The charges of one peer cluster.
+    #[must_use]
+    pub fn charges_of(&self, cluster: &ClusterName) -> Charges {
+        self.ledger().charges_of(cluster)
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // The ledger is only ever changed by code that cannot panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Charges a window of `bytes`, if there is room for it.
+    fn try_reserve(&self, cluster: &ClusterName, bytes: usize) -> bool {
+        self.ledger().try_reserve(cluster, bytes)
+    }
+
+    /// Charges a window whether or not there is room: it is granted already.
+    fn reserve(&self, cluster: &ClusterName, bytes: usize) {
+        self.ledger().reserve(cluster, bytes);
+    }
+
+    fn release(&self, cluster: &ClusterName, bytes: usize) {
+        self.ledger().release(cluster, bytes);
+    }
+
+    /// Charges a stalled stream of `bytes`; `evict` is notified when its memory is wanted back. Returns
+    /// its number, and whether the connection's window may grow by as much.
+    fn stall(&self, cluster: &ClusterName, bytes: usize, evict: &Arc<Notify>) -> (u64, bool) {
+        self.ledger().stall(cluster, bytes, Arc::downgrade(evict))
+    }
+}

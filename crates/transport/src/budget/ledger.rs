@@ -1,0 +1,263 @@
+//! Who is charged how much: sums, bounds, and which stalled stream pays when a bound is passed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Weak;
+
+use adit_core::name::ClusterName;
+use tokio::sync::Notify;
+
+/// Bounds, in bytes. Each holds for windows and for stalled streams on their own, so that a peer can
+/// claim twice as much at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// All peers together.
+    pub process: usize,
+    /// The nodes of one peer cluster, however many they are.
+    pub peer: usize,
+}
+
+/// Bytes that are charged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Charges {
+    /// Bytes that connections may hold while everything goes well, beyond what each begins with.
+    pub windows: usize,
+    /// Bytes that stalled streams may hold.
+    pub stalled: usize,
+    /// Streams that are stalled.
+    pub streams: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Ledger {
+    bounds: Bounds,
+    windows: usize,
+    stalled: usize,
+    next: u64,
+    accounts: HashMap<ClusterName, Account>,
+}
+
+/// The charges of one peer cluster.
+#[derive(Debug, Default)]
+struct Account {
+    windows: usize,
+    stalled: usize,
+    /// Stalled streams, the longest stalled first.
+    streams: BTreeMap<u64, StalledStream>,
+}
+
+#[derive(Debug)]
+struct StalledStream {
+    bytes: usize,
+    evict: Weak<Notify>,
+}
+
+impl Account {
+    fn is_empty(&self) -> bool {
+        self.windows == 0 && self.streams.is_empty()
+    }
+
+    fn charges(&self) -> Charges {
+        Charges { windows: self.windows, stalled: self.stalled, streams: self.streams.len() }
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { bounds, windows: 0, stalled: 0, next: 0, accounts: HashMap::new() }
+    }
+
+    pub(super) fn charges(&self) -> Charges {
+        let streams = self.accounts.values().map(|account| account.streams.len()).sum();
+        Charges { windows: self.windows, stalled: self.stalled, streams }
+    }
+
+    pub(super) fn charges_of(&self, cluster: &ClusterName) -> Charges {
+        self.accounts.get(cluster).map(Account::charges).unwrap_or_default()
+    }
+
+    pub(super) fn try_reserve(&mut self, cluster: &ClusterName, bytes: usize) -> bool {
+        let windows = self.accounts.get(cluster).map_or(0, |account| account.windows);
+        let has_room = windows.saturating_add(bytes) <= self.bounds.peer
+            && self.windows.saturating_add(bytes) <= self.bounds.process;
+        if has_room {
+            self.reserve(cluster, bytes);
+        }
+        has_room
+    }
+
+    pub(super) fn reserve(&mut self, cluster: &ClusterName, bytes: usize) {
+        self.windows += bytes;
+        self.accounts.entry(cluster.clone()).or_default().windows += bytes;
+    }
+
+    pub(super) fn release(&mut self, cluster: &ClusterName, bytes: usize) {
+        let Some(account) = self.accounts.get_mut(cluster) else { return };
+        account.windows -= bytes;
+        self.windows -= bytes;
+        self.forget_if_empty(cluster);
+    }
+
+    pub(super) fn stall(
+        &mut self,
+        cluster: &ClusterName,
+        bytes: usize,
+        evict: Weak<Notify>,
+    ) -> (u64, bool) {
+        let number = self.next;
+        self.next += 1;
+        self.stalled += bytes;
+        let account = self.accounts.entry(cluster.clone()).or_default();
+        account.stalled += bytes;
+        account.streams.insert(number, StalledStream { bytes, evict });
+        // What was granted for streams that stall no more is charged as a window until it is used up. A
+        // peer that has too much of that could use it twice.
+        let may_grow = account.windows <= self.bounds.peer && self.windows <= self.bounds.process;
+        self.enforce(cluster);
+        (number, may_grow)
+    }
+
+    /// A stalled stream went on for a moment: it is the youngest again. `None` where it was evicted.
+    pub(super) fn went_on(&mut self, cluster: &ClusterName, number: u64) -> Option<u64> {
+        let account = self.accounts.get_mut(cluster)?;
+        let stream = account.streams.remove(&number)?;
+        let number = self.next;
+        self.next += 1;
+        account.streams.insert(number, stream);
+        Some(number)
+    }
+
+    /// A stream stalls no more.
+    pub(super) fn unstall(&mut self, cluster: &ClusterName, number: u64) {
+        self.remove(cluster, number);
+        self.forget_if_empty(cluster);
+    }
+
+    fn enforce(&mut self, cluster: &ClusterName) {
+        while self.accounts.get(cluster).is_some_and(|a| a.stalled > self.bounds.peer) {
+            self.evict_oldest(cluster);
+        }
+        while self.stalled > self.bounds.process {
+            // The peer that holds most pays, so that one cannot starve the others.
+            let heaviest = self.accounts.iter().max_by_key(|(_, account)| account.stalled);
+            let Some(heaviest) = heaviest.map(|(cluster, _)| cluster.clone()) else { return };
+            self.evict_oldest(&heaviest);
+        }
+    }
+
+    fn evict_oldest(&mut self, cluster: &ClusterName) {
+        let account = self.accounts.get(cluster);
+        let oldest = account.and_then(|account| account.streams.keys().next().copied());
+        let stream = oldest.and_then(|number| self.remove(cluster, number));
+        if let Some(evict) = stream.and_then(|stream| stream.evict.upgrade()) {
+            evict.notify_one();
+        }
+    }
+
+    fn remove(&mut self, cluster: &ClusterName, number: u64) -> Option<StalledStream> {
+        let account = self.accounts.get_mut(cluster)?;
+        let stream = account.streams.remove(&number)?;
+        account.stalled -= stream.bytes;
+        self.stalled -= stream.bytes;
+        Some(stream)
+    }
+
+    fn forget_if_empty(&mut self, cluster: &ClusterName) {
+        if self.accounts.get(cluster).is_some_and(Account::is_empty) {
+            self.accounts.remove(cluster);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// A ledger, and stalled streams by cluster.
+    struct Book(Ledger);
+
+    impl Book {
+        fn new(process: usize, peer: usize) -> Self {
+            Self(Ledger::new(Bounds { process, peer }))
+        }
+
+        fn stall(&mut self, cluster: &str, bytes: usize) -> (u64, Arc<Notify>) {
+            let evict = Arc::new(Notify::new());
+            let (number, _) =
+                self.0.stall(&cluster.parse().unwrap(), bytes, Arc::downgrade(&evict));
+            (number, evict)
+        }
+    }
+
+    fn evicted((_, evict): &(u64, Arc<Notify>)) -> bool {
+        evict.notified().now_or_never().is_some()
+    }
+
+    #[test]
+    fn a_stream_that_goes_on_gives_its_charge_back() {
+        let mut book = Book::new(100, 100);
+        for _ in 0..10 {
+            let stall = book.stall("bank", 60);
+            assert!(!evicted(&stall));
+            book.0.unstall(&"bank".parse().unwrap(), stall.0);
+        }
+        assert_eq!(book.0.charges(), Charges::default());
+        assert!(book.0.accounts.is_empty(), "nothing is kept of a peer that holds nothing");
+    }
+
+    #[test]
+    fn the_longest_stalled_stream_of_the_spent_peer_pays() {
+        let mut book = Book::new(1000, 100);
+        let other = book.stall("shop", 40);
+        let (first, second, third) =
+            (book.stall("bank", 40), book.stall("bank", 40), book.stall("bank", 40));
+        assert!(evicted(&first) && !evicted(&second) && !evicted(&third) && !evicted(&other));
+        assert_eq!((book.0.charges().stalled, book.0.charges().streams), (120, 3));
+    }
+
+    #[test]
+    fn a_stream_that_went_on_for_a_moment_is_not_the_longest_stalled() {
+        let mut book = Book::new(1000, 100);
+        let bank = "bank".parse().unwrap();
+        let (first, second) = (book.stall("bank", 40), book.stall("bank", 40));
+        assert!(book.0.went_on(&bank, first.0).is_some());
+        let third = book.stall("bank", 40);
+        assert!(!evicted(&first) && evicted(&second) && !evicted(&third));
+        assert_eq!(book.0.went_on(&bank, second.0), None, "it was evicted");
+    }
+
+    #[test]
+    fn the_heaviest_peer_pays_for_the_process() {
+        let mut book = Book::new(100, 80);
+        let (heavy1, heavy2) = (book.stall("bank", 35), book.stall("bank", 35));
+        let light = book.stall("shop", 35);
+        assert!(evicted(&heavy1) && !evicted(&heavy2) && !evicted(&light));
+    }
+
+    #[test]
+    fn windows_have_bounds_of_their_own() {
+        let mut book = Book::new(100, 60);
+        let (bank, shop) = ("bank".parse().unwrap(), "shop".parse().unwrap());
+        assert!(book.0.try_reserve(&bank, 60) && !book.0.try_reserve(&bank, 1));
+        assert!(book.0.try_reserve(&shop, 40) && !book.0.try_reserve(&shop, 1), "the process's");
+        let stall = book.stall("bank", 60);
+        assert!(!evicted(&stall), "a busy peer has room for a stalled stream");
+        book.0.release(&bank, 60);
+        book.0.release(&shop, 40);
+        assert_eq!(book.0.charges().windows, 0);
+        assert!(book.0.try_reserve(&bank, 60));
+    }
+
+    #[test]
+    fn a_peer_with_more_windows_than_its_bound_gets_no_more_for_stalls() {
+        let mut book = Book::new(1000, 60);
+        let bank: ClusterName = "bank".parse().unwrap();
+        let evict = Arc::new(Notify::new());
+        assert!(book.0.stall(&bank, 10, Arc::downgrade(&evict)).1);
+        book.0.reserve(&bank, 61);
+        assert!(!book.0.stall(&bank, 10, Arc::downgrade(&evict)).1);
+    }
+}

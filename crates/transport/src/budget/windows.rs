@@ -1,0 +1,384 @@
+//! One connection's windows: what its peer may have under way, and what that is charged.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use adit_core::name::ClusterName;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::BufferBudget;
+
+/// A connection as far as its windows go: quinn's, but in unit tests.
+pub(crate) trait Windowed {
+    /// Sets how many bytes the peer may have sent that were not taken here.
+    fn set_receive_window(&self, bytes: u64);
+    /// Sets how many bytes may wait here for the peer's acknowledgement.
+    fn set_send_window(&self, bytes: u64);
+    /// The round trip, smoothed.
+    fn rtt(&self) -> Duration;
+}
+
+/// Sizes of a connection's windows, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WindowLimits {
+    /// What both windows were when the connection was made; nobody is charged for it.
+    pub(crate) first: u64,
+    /// What they become once the peer is known, if its budget has room.
+    pub(crate) base: Pair,
+    /// What they never exceed, but for stalled streams.
+    pub(crate) most: Pair,
+}
+
+/// The same for both windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pair {
+    pub(crate) receive: u64,
+    pub(crate) send: u64,
+}
+
+/// The windows of one connection. Gives everything back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct ConnectionWindows {
+    budget: BufferBudget,
+    cluster: ClusterName,
+    /// What nobody is charged for.
+    first: u64,
+    received: Progress,
+    sent: Progress,
+    state: Mutex<WindowState>,
+}
+
+/// Bytes since a window was looked at last.
+#[derive(Debug)]
+struct Progress {
+    bytes: AtomicU64,
+    /// When this many have passed the window is looked at again.
+    look_at: AtomicU64,
+}
+
+#[derive(Debug)]
+struct WindowState {
+    /// What the windows may become.
+    most: Pair,
+    /// The receive window without what stalled streams add.
+    receive: u64,
+    send: u64,
+    /// What stalled streams add to the receive window.
+    stalled: u64,
+    /// What the peer may still use of windows that shrank: quinn takes nothing back, but gives the next
+    /// bytes no new credit. Charged as window until then.
+    owed: u64,
+    receive_looked: Instant,
+    send_looked: Instant,
+}
+
+impl Progress {
+    fn new(look_at: u64) -> Self {
+        Self { bytes: AtomicU64::new(0), look_at: AtomicU64::new(look_at) }
+    }
+
+    /// Counts bytes, and says how many there were since the last look if it is time for the next one.
+    fn add(&self, bytes: u64) -> Option<u64> {
+        let sum = self.bytes.fetch_add(bytes, Relaxed) + bytes;
+        (sum >= self.look_at.load(Relaxed)).then(|| self.bytes.swap(0, Relaxed))
+    }
+}
+
+impl ConnectionWindows {
+    /// Takes over the windows of a connection whose peer's cluster is known from here on.
+    pub(crate) fn new(
+        conn: &impl Windowed,
+        budget: BufferBudget,
+        cluster: ClusterName,
+        limits: WindowLimits,
+    ) -> Self {
+        let WindowLimits { first, base, most } = limits;
+        let extra = base.receive.saturating_sub(first) + base.send.saturating_sub(first);
+        let has_room = budget.try_reserve(&cluster, bytes(extra));
+        let Pair { receive, send } =
+            if has_room { base } else { Pair { receive: first, send: first } };
+        if has_room {
+            conn.set_receive_window(receive);
+            conn.set_send_window(send);
+        }
+        let now = Instant::now();
+        let state = WindowState {
+            most,
+            receive,
+            send,
+            stalled: 0,
+            owed: 0,
+            receive_looked: now,
+            send_looked: now,
+        };
+        Self {
+            budget,
+            cluster,
+            first,
+            received: Progress::new(receive / 2),
+            sent: Progress::new(send),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Changes what the windows may become. One that is larger already stays so.
+    pub(crate) fn limit(&self, limits: WindowLimits) {
+        self.state().most = limits.most;
+    }
+
+    /// Bytes that came from the peer were taken.
+    ///
+    /// Half a window within two round trips means that the window is what holds the peer back, and it is
+    /// doubled; so it follows the product of rate and round trip (as TCP's receivers do: Semke, Mahdavi,
+    /// Mathis, "Automatic TCP Buffer Tuning", 1998).
+    pub(crate) fn taken(&self, conn: &impl Windowed, count: u64) {
+        let Some(taken) = self.received.add(count) else { return };
+        let mut state = self.state();
+        let settled = taken.min(state.owed);
+        state.owed -= settled;
+        self.budget.release(&self.cluster, bytes(settled));
+        let now = Instant::now();
+        let is_held_back = now.duration_since(state.receive_looked) <= conn.rtt() * 2;
+        state.receive_looked = now;
+        let most = state.most.receive;
+        if is_held_back && self.grow(&mut state.receive, most) {
+            conn.set_receive_window(state.receive + state.stalled);
+        }
+        self.received.look_at.store(state.receive / 2, Relaxed);
+    }
+
+    /// Bytes were given to the connection to send. A whole window within two round trips means that the
+    /// peer acknowledges as fast as the window lets it, which is the proof that it deserves a larger one.
+    pub(crate) fn sent(&self, conn: &impl Windowed, count: u64) {
+        if self.sent.add(count).is_none() {
+            return;
+        }
+        let mut state = self.state();
+        let now = Instant::now();
+        let is_held_back = now.duration_since(state.send_looked) <= conn.rtt() * 2;
+        state.send_looked = now;
+        let most = state.most.send;
+        if is_held_back && self.grow(&mut state.send, most) {
+            conn.set_send_window(state.send);
+        }
+        self.sent.look_at.store(state.send, Relaxed);
+    }
+
+    /// Doubles a window, within its limit and the peer's budget.
+    fn grow(&self, window: &mut u64, most: u64) -> bool {
+        let more = (*window).min(most.saturating_sub(*window));
+        let grows = more > 0 && self.budget.try_reserve(&self.cluster, bytes(more));
+        if grows {
+            *window += more;
+        }
+        grows
+    }
+
+    /// A stream of the connection stalls that may hold `window` bytes: the others get as much again.
+    fn begin_stall(&self, conn: &impl Windowed, window: u64) -> (u64, u64, Arc<Notify>) {
+        let evict = Arc::new(Notify::new());
+        let (number, may_grow) = self.budget.stall(&self.cluster, bytes(window), &evict);
+        let added = if may_grow { window } else { 0 };
+        if may_grow {
+            let mut state = self.state();
+            state.stalled += added;
+            conn.set_receive_window(state.receive + state.stalled);
+        }
+        (number, added, evict)
+    }
+
+    fn end_stall(&self, conn: &impl Windowed, number: u64, added: u64) {
+        self.budget.ledger().unstall(&self.cluster, number);
+        if added == 0 {
+            return;
+        }
+        let mut state = self.state();
+        state.stalled -= added;
+        state.owed += added;
+        self.budget.reserve(&self.cluster, bytes(added));
+        conn.set_receive_window(state.receive + state.stalled);
+    }
+
+    fn state(&self) -> MutexGuard<'_, WindowState> {
+        // No code that holds it can panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ConnectionWindows {
+    fn drop(&mut self) {
+        let (first, state) = (self.first, self.state());
+        let windows = state.receive.saturating_sub(first) + state.send.saturating_sub(first);
+        self.budget.release(&self.cluster, bytes(windows + state.owed));
+    }
+}
+
+/// A stream that is stalled, for as long as this lives.
+#[derive(Debug)]
+pub struct Stall {
+    conn: crate::Connection,
+    number: u64,
+    added: u64,
+    evict: Arc<Notify>,
+}
+
+impl Stall {
+    /// A stream of `conn` whose reader does not keep up and which may hold `window` bytes. `None` where
+    /// the connection has no budget: its peer is not known yet.
+    pub(crate) fn begin(conn: &crate::Connection, window: u64) -> Option<Self> {
+        let (windows, quinn) = conn.windows()?;
+        let (number, added, evict) = windows.begin_stall(quinn, window);
+        Some(Self { conn: conn.clone(), number, added, evict })
+    }
+
+    /// Waits until the budget wants this stream's memory back.
+    pub async fn evicted(&self) {
+        self.evict.notified().await;
+    }
+
+    /// The reader took something: from here on others have stalled for longer. The charge stays, because
+    /// what the peer was granted for the stall stays granted.
+    pub fn went_on(&mut self) {
+        let Some((windows, _)) = self.conn.windows() else { return };
+        let number = windows.budget.ledger().went_on(&windows.cluster, self.number);
+        self.number = number.unwrap_or(self.number);
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        if let Some((windows, quinn)) = self.conn.windows() {
+            windows.end_stall(quinn, self.number, self.added);
+        }
+    }
+}
+
+fn bytes(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::budget::{Bounds, Charges};
+
+    const KIB: u64 = 1024;
+    const RTT: Duration = Duration::from_millis(50);
+
+    #[derive(Default)]
+    struct Fake {
+        receive: Cell<u64>,
+        send: Cell<u64>,
+    }
+
+    impl Windowed for Fake {
+        fn set_receive_window(&self, bytes: u64) {
+            self.receive.set(bytes);
+        }
+        fn set_send_window(&self, bytes: u64) {
+            self.send.set(bytes);
+        }
+        fn rtt(&self) -> Duration {
+            RTT
+        }
+    }
+
+    const LIMITS: WindowLimits = WindowLimits {
+        first: 32 * KIB,
+        base: Pair { receive: 512 * KIB, send: 128 * KIB },
+        most: Pair { receive: 4096 * KIB, send: 1024 * KIB },
+    };
+    const BASE: usize = (480 + 96) * 1024;
+
+    fn begin(peer: u64) -> (Fake, BufferBudget, ConnectionWindows) {
+        let budget = BufferBudget::new(Bounds { process: 1 << 30, peer: bytes(peer) });
+        let conn = Fake::default();
+        let windows =
+            ConnectionWindows::new(&conn, budget.clone(), "bank".parse().unwrap(), LIMITS);
+        (conn, budget, windows)
+    }
+
+    fn charged(budget: &BufferBudget) -> usize {
+        budget.charges().windows
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_follows_what_is_taken_up_to_its_limit_and_is_charged() {
+        let (conn, budget, windows) = begin(16 << 20);
+        assert_eq!((conn.receive.get(), conn.send.get()), (512 * KIB, 128 * KIB));
+        assert_eq!(charged(&budget), BASE);
+        for expected in [1024, 2048, 4096, 4096] {
+            advance(RTT).await;
+            windows.taken(&conn, conn.receive.get() / 2);
+            assert_eq!(conn.receive.get(), expected * KIB);
+        }
+        windows.sent(&conn, conn.send.get());
+        assert_eq!(conn.send.get(), 128 * KIB, "that took long");
+        for expected in [256, 512, 1024, 1024] {
+            advance(RTT).await;
+            windows.sent(&conn, conn.send.get());
+            assert_eq!(conn.send.get(), expected * KIB);
+        }
+        let most = bytes(LIMITS.most.receive + LIMITS.most.send - 2 * LIMITS.first);
+        assert_eq!(charged(&budget), most);
+        drop(windows);
+        assert_eq!(budget.charges(), Charges::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_slow_or_whose_bytes_nobody_takes_gets_no_more() {
+        let (conn, budget, windows) = begin(16 << 20);
+        for _ in 0..100 {
+            advance(RTT * 3).await;
+            windows.taken(&conn, 256 * KIB);
+            windows.sent(&conn, 128 * KIB);
+        }
+        assert_eq!(charged(&budget), BASE);
+        assert_eq!(conn.receive.get(), 512 * KIB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_for_which_there_is_no_room_keeps_what_it_began_with() {
+        let (conn, budget, windows) = begin(256 * KIB);
+        assert_eq!((conn.receive.get(), conn.send.get()), (0, 0), "nothing is set");
+        windows.taken(&conn, 16 * KIB);
+        assert_eq!(conn.receive.get(), 64 * KIB, "it grows like any other");
+        drop(windows);
+        assert_eq!(budget.charges(), Charges::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_granted_for_a_stall_is_charged_until_it_is_used_up() {
+        let (conn, budget, windows) = begin(1 << 20);
+        let window = 256 * KIB;
+        let (number, added, _evict) = windows.begin_stall(&conn, window);
+        assert_eq!(conn.receive.get(), 768 * KIB, "the others have as much as before");
+        assert_eq!((budget.charges().stalled, charged(&budget)), (bytes(window), BASE));
+        windows.end_stall(&conn, number, added);
+        assert_eq!(conn.receive.get(), 512 * KIB);
+        assert_eq!((budget.charges().stalled, charged(&budget)), (0, BASE + bytes(window)));
+        advance(RTT * 9).await;
+        windows.taken(&conn, 256 * KIB);
+        assert_eq!(charged(&budget), BASE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stalls_that_come_and_go_do_not_add_up_to_more_than_the_budget() {
+        let (conn, budget, windows) = begin(1 << 20);
+        let mut granted = conn.receive.get();
+        for _ in 0..1000 {
+            let (number, added, _evict) = windows.begin_stall(&conn, 256 * KIB);
+            granted += added;
+            windows.end_stall(&conn, number, added);
+        }
+        assert!(granted <= 512 * KIB + (1 << 20) + 256 * KIB, "{granted} bytes were granted");
+        drop(windows);
+        assert_eq!(budget.charges(), Charges::default());
+    }
+}

@@ -1,0 +1,237 @@
+//! Streams that peers open in vain: counted, and bounded by asking their nodes to stay away.
+//!
+//! A stream is opened in vain where the peer gets nothing for it and could have known ([`super::Served`]), or
+//! gave it up itself. An honest node does that now and then: its view is older than a change of policy, its
+//! callers hang up. One that does it thousands of times costs a task, a refusal and a line each time. So each
+//! connection and each cluster has an allowance; whoever passes it is told to go away for a while
+//! ([`STAY_AWAY_TIMEOUT`]), which an honest node obeys and loses no stream by; a node that goes on is closed. Its
+//! new connections are refused for as long.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use adit_core::admission::Refusal;
+use adit_core::admission::pace::{Allowance, Pace};
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::wire::control::Control;
+use tokio::time::Instant;
+
+use super::conn::Conn;
+use super::register::lock;
+use super::shared::Shared;
+use crate::peer::PeerInfo;
+
+/// What one connection may open in vain. A cluster whose policy just changed has some hundred
+/// milliseconds to hear of it, at thousands of streams a second.
+const ALLOWED_OF_CONNECTION: Allowance = Allowance { burst: 2000, per_second: 500 };
+/// What all nodes of one cluster together may.
+const ALLOWED_OF_CLUSTER: Allowance = Allowance { burst: 8000, per_second: 2000 };
+/// Streams in vain on a connection whose peer was asked to stay away, after which it is closed: more than are under
+/// way when it hears of it.
+const PATIENCE: u32 = 1000;
+/// How long a node is to stay away, from when it is asked.
+const STAY_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Nodes of one cluster that are remembered as asked to stay away. More than a cluster has that fits its allowance.
+const MAX_REMEMBERED: usize = 64;
+
+/// What peers opened in vain, by cluster.
+#[derive(Debug, Default)]
+pub(super) struct MisuseTable(Mutex<BTreeMap<ClusterName, ClusterMisuse>>);
+
+#[derive(Debug, Default)]
+struct ClusterMisuse {
+    began: Option<Instant>,
+    pace: Pace,
+    /// Nodes that are to stay away, and until when.
+    away: BTreeMap<NodeName, Instant>,
+    status: MisuseStatus,
+}
+
+/// What one connection opened in vain.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionMisuse {
+    pace: Pace,
+    /// Streams in vain since the peer was asked to stay away; `None` while it was not.
+    since_asked: Option<u32>,
+}
+
+/// What the nodes of a cluster opened in vain, since the link began.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MisuseStatus {
+    /// Streams.
+    pub streams: u64,
+    /// How often one of its nodes was asked to stay away.
+    pub asked: u64,
+    /// How many of its connections were closed since it went on.
+    pub closed: u64,
+    /// The node that was asked last, when, and the code of its last stream.
+    pub last: Option<(NodeName, Instant, Code)>,
+}
+
+/// What follows from one more stream in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Consequence {
+    Nothing,
+    StayAway,
+    Close,
+}
+
+impl MisuseTable {
+    /// Notes a stream in vain.
+    fn note(&self, peer: &PeerInfo, of_conn: &mut ConnectionMisuse, code: Code) -> Consequence {
+        let now = Instant::now();
+        let mut table = lock(&self.0);
+        let cluster = table.entry(peer.cluster.clone()).or_default();
+        let since = now - *cluster.began.get_or_insert(now);
+        cluster.status.streams += 1;
+        let fits = of_conn.pace.take(since, ALLOWED_OF_CONNECTION)
+            & cluster.pace.take(since, ALLOWED_OF_CLUSTER);
+        let consequence = match &mut of_conn.since_asked {
+            None if fits => return Consequence::Nothing,
+            None => {
+                of_conn.since_asked = Some(0);
+                cluster.status.asked += 1;
+                Consequence::StayAway
+            }
+            Some(streams) => {
+                *streams += 1;
+                if *streams < PATIENCE {
+                    return Consequence::Nothing;
+                }
+                cluster.status.closed += 1;
+                *streams = 0;
+                Consequence::Close
+            }
+        };
+        cluster.away.retain(|_, until| *until > now);
+        if cluster.away.len() < MAX_REMEMBERED || cluster.away.contains_key(&peer.node) {
+            cluster.away.insert(peer.node.clone(), now + STAY_AWAY_TIMEOUT);
+        }
+        cluster.status.last = Some((peer.node.clone(), now, code));
+        consequence
+    }
+
+    /// Refuses a node that dials although it was asked to stay away.
+    ///
+    /// # Errors
+    /// [`Code::OverLimit`].
+    pub(super) fn admit(&self, cluster: &ClusterName, node: &NodeName) -> Result<(), Refusal> {
+        let table = lock(&self.0);
+        let until = table.get(cluster).and_then(|c| c.away.get(node)).copied();
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        match left.filter(|left| !left.is_zero()) {
+            None => Ok(()),
+            Some(left) => Err(Refusal {
+                code: Code::OverLimit,
+                reason: format!(
+                    "node {node} of {cluster} opened too many streams in vain and was asked to stay away; \
+                     it may dial again in {} s",
+                    left.as_secs() + 1
+                ),
+            }),
+        }
+    }
+
+    /// What the nodes of a cluster opened in vain.
+    pub(super) fn status(&self, cluster: &ClusterName) -> MisuseStatus {
+        lock(&self.0).get(cluster).map(|c| c.status.clone()).unwrap_or_default()
+    }
+
+    /// Forgets all but the clusters that `keep` wants.
+    pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+        lock(&self.0).retain(|cluster, _| keep(cluster));
+    }
+}
+
+impl Shared {
+    /// A stream of the peer's was in vain.
+    pub(super) fn in_vain(&self, conn: &Conn, code: Code) {
+        self.work.metrics.in_vain(&conn.peer.cluster, code);
+        let consequence = self.work.misuse.note(&conn.peer, &mut lock(&conn.misuse), code);
+        let (peer, text) = (&conn.peer.id, "too many streams were opened in vain");
+        match consequence {
+            Consequence::Nothing => {}
+            Consequence::StayAway => {
+                tracing::warn!(%peer, code = code.name(), "peer asked to stay away: {text}");
+                let retry_after_ms = STAY_AWAY_TIMEOUT.as_millis().try_into().unwrap_or(u64::MAX);
+                conn.tell(Control::GoAway { code: Code::OverLimit, retry_after_ms });
+                self.register.leave(conn, Code::OverLimit);
+            }
+            Consequence::Close => {
+                tracing::warn!(%peer, code = code.name(), "connection ended: {text}");
+                conn.quic.close(Code::OverLimit, text);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::peer::BootId;
+
+    fn peer(cluster: &str, node: &str) -> PeerInfo {
+        PeerInfo {
+            cluster: cluster.parse().unwrap(),
+            node: node.parse().unwrap(),
+            id: format!("spiffe://{cluster}.example/adit/node/{node}").parse().unwrap(),
+            boot: BootId([0; 16]),
+            lane: adit_core::snapshot::Class::Interactive,
+            dialled: false,
+            slot: 0,
+            remote: "192.0.2.1:7843".parse().unwrap(),
+        }
+    }
+
+    /// What so many streams in vain on one connection lead to.
+    fn flood(table: &MisuseTable, peer: &PeerInfo, streams: u32) -> Vec<Consequence> {
+        let mut of_conn = ConnectionMisuse::default();
+        let each = (0..streams).map(|_| table.note(peer, &mut of_conn, Code::Denied));
+        each.filter(|c| *c != Consequence::Nothing).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_asked_to_stay_away_and_closed_if_it_goes_on() {
+        let (table, bank) = (MisuseTable::default(), peer("bank", "b1"));
+        let burst = ALLOWED_OF_CONNECTION.burst;
+        assert_eq!(flood(&table, &bank, burst), [], "a burst passes");
+        assert_eq!(flood(&table, &bank, burst + 1), [Consequence::StayAway]);
+        assert_eq!(
+            flood(&table, &bank, burst + 1 + PATIENCE),
+            [Consequence::StayAway, Consequence::Close]
+        );
+        let refused = table.admit(&bank.cluster, &bank.node).unwrap_err();
+        assert_eq!(refused.code, Code::OverLimit);
+        assert!(refused.reason.contains("node b1 of bank"), "{}", refused.reason);
+        assert_eq!(table.admit(&bank.cluster, &"b2".parse().unwrap()), Ok(()));
+        advance(STAY_AWAY_TIMEOUT).await;
+        assert_eq!(table.admit(&bank.cluster, &bank.node), Ok(()));
+        let status = table.status(&bank.cluster);
+        assert_eq!((status.asked, status.closed), (2, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_connections_of_one_cluster_share_an_allowance_and_another_has_its_own() {
+        let table = MisuseTable::default();
+        let nodes: Vec<_> = (0..20).map(|n| peer("bank", &format!("b{n}"))).collect();
+        let asked: usize =
+            nodes.iter().map(|n| flood(&table, n, ALLOWED_OF_CONNECTION.burst).len()).sum();
+        assert!(asked >= 15, "{asked} of 20 were asked");
+        assert_eq!(flood(&table, &peer("shop", "s1"), ALLOWED_OF_CONNECTION.burst), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invented_names_take_no_memory() {
+        let table = MisuseTable::default();
+        for n in 0..1000 {
+            flood(&table, &peer("bank", &format!("b{n}")), 100);
+        }
+        let bank = &lock(&table.0)[&"bank".parse().unwrap()];
+        assert!(bank.away.len() <= MAX_REMEMBERED, "{} names", bank.away.len());
+        assert_eq!(bank.status.streams, 100_000);
+    }
+}
