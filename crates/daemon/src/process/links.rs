@@ -1,15 +1,18 @@
 //! How links are doing, from the transport's words to the status document's.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use adit_core::choose::connections::Passed;
 use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::snapshot::Class;
-use adit_transport::links::{ConnectionStatus, LinkState, LinkStatus};
+use adit_transport::links::{ConnectionStatus, LinkState, LinkStatus, MisuseStatus};
 use tokio::time::Instant;
 
-use crate::status::{self, Connection, Dials, Link, PeerNode, Reason, ViewSource};
+use crate::status::{
+    self, Connection, Dials, InVain, LastInVain, Link, PeerNode, Reason, ViewSource,
+};
 
 /// One link.
 pub(super) fn link(from: &LinkStatus) -> Link {
@@ -37,6 +40,8 @@ pub(super) fn link(from: &LinkStatus) -> Link {
             sequence: heard.position.1,
             age_seconds: heard.age().as_secs(),
         }),
+        in_vain: in_vain(&from.misuse),
+        held_bytes: (from.buffers.windows + from.buffers.stalled) as u64,
         hub: from.hub,
         nodes: named(nodes),
         dials: Dials {
@@ -49,6 +54,19 @@ pub(super) fn link(from: &LinkStatus) -> Link {
             }),
         },
     }
+}
+
+/// For how long a node that was asked to stay away is named.
+const NAMED_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn in_vain(misuse: &MisuseStatus) -> InVain {
+    let recent = misuse.last.as_ref().filter(|(_, at, _)| at.elapsed() < NAMED_TIMEOUT);
+    let last = recent.map(|(node, at, code)| LastInVain {
+        node: node.to_string(),
+        code: code.to_string(),
+        seconds_ago: at.elapsed().as_secs(),
+    });
+    InVain { streams: misuse.streams, asked: misuse.asked, closed: misuse.closed, last }
 }
 
 /// The nodes of our own cluster with which there are connections.
@@ -108,10 +126,10 @@ fn strings<T: ToString>(all: &[T]) -> Vec<String> {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::time::Duration;
 
     use adit_core::snapshot::View;
     use adit_transport::PeerInfo;
+    use adit_transport::budget::Charges;
     use adit_transport::endpoint::Stats;
     use adit_transport::links::{DialRecord, LinkView};
     use adit_transport::peer::BootId;
@@ -174,6 +192,13 @@ mod tests {
             dials: DialRecord { attempts: 4, next, ..DialRecord::default() },
             view: Some(heard),
             peer_hubs: vec![node("b1"), node("b2")],
+            misuse: MisuseStatus {
+                streams: 3001,
+                asked: 1,
+                closed: 0,
+                last: Some((node("b3"), Instant::now(), Code::Denied)),
+            },
+            buffers: Charges { windows: 100, stalled: 20, streams: 1 },
             connections: vec![connected("b1", None), connected("b3", Some(Passed::OlderBoot))],
         });
         let names: Vec<_> =
@@ -187,5 +212,8 @@ mod tests {
         let view = link.view.unwrap();
         assert_eq!((view.hub.as_str(), view.age_seconds), ("bank/b1", 2));
         assert_eq!(link.dials.next_in_ms, Some(250));
+        let last = link.in_vain.last.unwrap();
+        assert_eq!((last.node.as_str(), last.code.as_str()), ("b3", "denied"));
+        assert_eq!((link.in_vain.streams, link.held_bytes), (3001, 120));
     }
 }

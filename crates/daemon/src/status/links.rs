@@ -20,6 +20,10 @@ pub struct Link {
     pub seeds: Vec<String>,
     /// Where what is known of that cluster comes from.
     pub view: Option<ViewSource>,
+    /// Streams that its nodes opened in vain.
+    pub in_vain: InVain,
+    /// Bytes that it may have this node hold: windows of its connections, and streams that stall.
+    pub held_bytes: u64,
     /// Whether this node is one of its cluster's hubs for the link.
     pub hub: bool,
     /// Its nodes.
@@ -56,6 +60,33 @@ pub struct ViewSource {
     pub sequence: u64,
     /// How old the view is.
     pub age_seconds: u64,
+}
+
+/// Streams that the nodes of a cluster opened in vain: refused to them by right, against the protocol, or given
+/// up by them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InVain {
+    /// How many.
+    pub streams: u64,
+    /// How often one of its nodes was asked to stay away for a while.
+    pub asked: u64,
+    /// Connections that were closed since a node went on.
+    pub closed: u64,
+    /// Which node was asked last, and why; absent where that is long ago.
+    pub last: Option<LastInVain>,
+}
+
+/// The node that was asked last to stay away.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LastInVain {
+    /// Its name.
+    pub node: String,
+    /// The code of its last stream.
+    pub code: String,
+    /// How long ago, in seconds.
+    pub seconds_ago: u64,
 }
 
 /// A node of another cluster.

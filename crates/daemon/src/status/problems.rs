@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendState, ExportPort, Link, LinkState, Reason, Status, Streams};
+use super::{BackendState, ExportPort, InVain, Link, LinkState, Reason, Status, Streams};
 
 /// Something that a person should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -113,6 +113,15 @@ fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
 }
 
 fn link(link: &Link, add: &mut impl FnMut(Severity, String, &str, String)) {
+    if let Some(last) = &link.in_vain.last {
+        let InVain { streams, asked, closed, .. } = link.in_vain;
+        let sentence = format!(
+            "node {} of {} opens streams in vain ({}) and was asked to stay away: {streams} streams, asked \
+             {asked} times, {closed} connections closed; `denied.nodes` keeps it out",
+            last.node, link.cluster, last.code
+        );
+        add(Severity::Warning, format!("link {}", link.cluster), "over-limit", sentence);
+    }
     let severity = match link.state {
         LinkState::Up | LinkState::Unknown => return,
         LinkState::Degraded => Severity::Warning,
@@ -170,7 +179,7 @@ pub fn with_port(service: &str, port: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Export, Grant, Import, ImportPort};
+    use super::super::{Export, Grant, Import, ImportPort, LastInVain};
     use super::*;
 
     fn healthy() -> Status {
@@ -220,6 +229,20 @@ mod tests {
                 (warning, "export a/c".to_owned()),
             ]
         );
+    }
+
+    #[test]
+    fn a_node_that_opens_streams_in_vain_is_named() {
+        let mut status = healthy();
+        let last = LastInVain { node: "b3".into(), code: "denied".into(), seconds_ago: 4 };
+        let in_vain = InVain { streams: 3001, asked: 1, closed: 2, last: Some(last) };
+        let state = LinkState::Up;
+        status.links.push(Link { cluster: "bank".into(), state, in_vain, ..Link::default() });
+        let [problem] = &find(&status)[..] else { panic!("one problem is found") };
+        assert_eq!((problem.severity, problem.about.as_str()), (Severity::Warning, "link bank"));
+        for part in ["b3", "denied", "3001 streams", "2 connections"] {
+            assert!(problem.reason.sentence.contains(part), "{part}: {problem:?}");
+        }
     }
 
     #[test]
