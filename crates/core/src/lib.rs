@@ -6,9 +6,10 @@
 //! * [`name`], [`spiffe`], [`code`]: the words that everything else is made of.
 //! * [`snapshot`]: what a node believes; the data path reads nothing else.
 //! * [`policy`]: who may use what. [`choose`]: which hub, node or backend. [`announce`]: what others
-//!   are told. [`admission`]: who may be a peer.
+//!   are told. [`admission`]: who may be a peer. [`address`]: which addresses are nobody's workload.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
 
+pub mod address;
 pub mod admission;
 pub mod announce;
 pub mod choose;

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::address;
 use crate::name::{AppProtocol, ClusterName, NodeName, PortName, ServiceName};
 use crate::policy::{Grant, WorkloadPattern};
 use crate::spiffe::{TrustDomain, Workload};
@@ -32,7 +33,8 @@ pub struct Snapshot {
     /// Backends that do not answer at present, as this node's own dials and probes found.
     pub down: BTreeSet<SocketAddr>,
     /// Addresses that no backend may have unless the operator wrote it out: this node's own, the API
-    /// server's. Loopback, link-local, multicast and unspecified addresses are always among them.
+    /// server's. Those of [`address::is_special`] are always among them; multicast and unspecified addresses,
+    /// written out or not.
     pub forbidden: BTreeSet<IpAddr>,
 }
 
@@ -300,15 +302,13 @@ impl Snapshot {
     /// and in no case one that stands for an import.
     #[must_use]
     pub fn may_dial(&self, backend: &Backend) -> bool {
-        let ip = backend.address.ip().to_canonical();
-        let special = match ip {
-            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-            IpAddr::V6(ip) => ip.is_unicast_link_local(),
-        };
+        // Compared as what a packet to it may end at, in whatever form it is written.
+        let ip = address::carried(backend.address.ip());
+        let at = SocketAddr::new(ip, backend.address.port());
         // One of our own listeners as a backend would be a loop.
-        let never =
-            ip.is_unspecified() || ip.is_multicast() || self.imports.at(backend.address).is_some();
-        let ordinary = !special && !ip.is_loopback() && !self.forbidden.contains(&ip);
+        let never = ip.is_unspecified() || ip.is_multicast() || self.imports.at(at).is_some();
+        let forbidden = [ip, backend.address.ip()].iter().any(|ip| self.forbidden.contains(ip));
+        let ordinary = !address::is_special(ip) && !forbidden;
         !never && (ordinary || backend.written_out)
     }
 }

@@ -1,9 +1,10 @@
 //! The node's side: what it watches, what it makes of it, and how it asks for its certificate.
 //!
 //! [`observed`] is all that a node has seen of its cluster, as one value that also lies on its disk;
-//! [`state`] turns it into what the data path understands; [`watch`] keeps it up to date; [`certificate`]
-//! asks the controller for a certificate.
+//! [`state`] turns it into what the data path understands, by what [`backends`] believes of EndpointSlices;
+//! [`watch`] keeps it up to date; [`certificate`] asks the controller for a certificate.
 
+mod backends;
 pub mod certificate;
 pub mod observed;
 pub mod state;

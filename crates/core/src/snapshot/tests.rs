@@ -87,12 +87,17 @@ fn special_addresses_are_dialled_only_when_written_out() {
         "[::ffff:127.0.0.1]:80",
         "[::ffff:172.18.1.2]:80",
         "255.255.255.255:80",
+        "[fd00:ec2::254]:80",
+        "168.63.129.16:80",
+        "[64:ff9b::a9fe:a9fe]:80",
+        "[2002:ac12:102::]:80",
     ] {
         assert!(!edge.may_dial(&backend(special, false)), "{special}");
         assert!(edge.may_dial(&backend(special, true)), "{special}");
     }
-    let listener = "127.0.0.1:15080";
-    for never in ["0.0.0.0:80", "[::]:80", "224.0.0.1:80", "[ff02::1]:80", listener] {
+    let listeners = ["127.0.0.1:15080", "[::ffff:127.0.0.1]:15080"];
+    let nowhere = ["0.0.0.0:80", "[::]:80", "[::ffff:0.0.0.0]:80", "224.0.0.1:80", "[ff02::1]:80"];
+    for never in nowhere.into_iter().chain(listeners) {
         assert!(!edge.may_dial(&backend(never, true)), "{never}");
     }
 }

@@ -3,11 +3,11 @@
 //! It is kept on disk as JSON, so that a node that starts while the API server is away serves what it knew.
 //! No field holds a secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use adit_core::name::NodeName;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,9 @@ pub struct Observed {
     pub slices: BTreeMap<String, Slice>,
     /// This node's pods.
     pub pods: BTreeMap<String, Workload>,
+    /// The prefixes of Services' addresses, as the cluster's ServiceCIDRs name them.
+    #[serde(default)]
+    pub service_ranges: BTreeSet<String>,
 }
 
 /// An EndpointSlice.
@@ -59,12 +62,12 @@ pub struct Slice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// Where it is. Of several addresses the first counts, as it does for kube-proxy.
+    /// Where it is, in its canonical form. Of several addresses the first counts, as it does for kube-proxy.
     pub address: IpAddr,
-    /// Whether it says that it is a pod of its Service's namespace.
+    /// Whether it says that it is a pod of its Service's namespace: nobody has checked.
     #[serde(default)]
     pub pod: bool,
-    /// The node that it runs on, where it is a pod.
+    /// The node that it says it runs on: nobody has checked that either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// Whether new connections may go there.
@@ -81,8 +84,11 @@ pub struct Workload {
     pub namespace: String,
     /// The ServiceAccount that it runs as.
     pub service_account: String,
-    /// Its addresses.
+    /// Its addresses, in their canonical form.
     pub addresses: Vec<IpAddr>,
+    /// Whether it is about to end: another pod may have its addresses already.
+    #[serde(default)]
+    pub ending: bool,
 }
 
 impl Observed {
@@ -119,7 +125,7 @@ impl Slice {
         };
         let endpoint = |e: &k8s_openapi::api::discovery::v1::Endpoint| {
             Some(Endpoint {
-                address: e.addresses.first()?.parse().ok()?,
+                address: canonical(e.addresses.first()?)?,
                 pod: e.target_ref.as_ref().is_some_and(|r| {
                     r.kind.as_deref() == Some("Pod") && r.namespace == slice.namespace()
                 }),
@@ -136,25 +142,41 @@ impl Slice {
     }
 }
 
+fn canonical(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
+
 impl Workload {
     /// What matters of a pod; none where it has no address of its own (yet), or has ended: its address is
-    /// free for the next one then.
+    /// free for the next one then. One that is being deleted has ended with the last of its containers, which
+    /// is before its phase says so.
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {
         let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
-        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let ending = pod.metadata.deletion_timestamp.is_some();
+        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+            || (ending && is_silent(status));
         if ended || spec.host_network == Some(true) {
             return None;
         }
         let addresses: Vec<IpAddr> =
-            status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect();
+            status.pod_ips.iter().flatten().filter_map(|ip| canonical(&ip.ip)).collect();
         (!addresses.is_empty()).then(|| Self {
             uid: pod.uid().unwrap_or_default(),
             namespace: pod.namespace().unwrap_or_default(),
             service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
             addresses,
+            ending,
         })
     }
+}
+
+/// Whether all of a pod's containers have ended, and there were some.
+fn is_silent(status: &PodStatus) -> bool {
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    let before = status.init_container_statuses.as_deref().unwrap_or_default();
+    let ended = |c: &ContainerStatus| c.state.as_ref().is_some_and(|s| s.terminated.is_some());
+    !containers.is_empty() && containers.iter().chain(before).all(ended)
 }
 
 #[cfg(test)]
@@ -182,6 +204,7 @@ mod tests {
             namespace: "ml".into(),
             service_account: "bot".into(),
             addresses: vec!["10.0.1.5".parse().unwrap()],
+            ending: false,
         };
         let mut seen = Observed {
             run: "one".into(),

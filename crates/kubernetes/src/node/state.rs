@@ -7,14 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use adit_config::cluster::{ClusterConfig, Mode, Network};
+use adit_config::cluster::{ClusterConfig, Mode};
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::policy::{Grant, WorkloadPattern};
-use adit_core::snapshot::{Backend, Class, Export, ExportPort, Hop, Import, ImportPort};
+use adit_core::snapshot::{Class, Export, ExportPort, Hop, Import, ImportPort};
 use adit_core::spiffe::Workload;
 
 use super::Place;
-use super::observed::{Endpoint, Observed, Slice};
+use super::backends::{self, Known};
+use super::observed::{Observed, Slice};
 use crate::api::{ExportSpec, ImportSpec, NAMESPACE, NODE, ServiceRef, Workloads};
 
 /// What the cluster adds to a node's configuration.
@@ -50,12 +51,9 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
         slices.get(&service).into_iter().flatten().copied().collect::<Vec<_>>()
     };
     let own = of(NAMESPACE, NODE);
-    let nodes: BTreeSet<IpAddr> =
-        own.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
-    let may_serve = |endpoint: &Endpoint, spec: &ExportSpec| {
-        let ours = nodes.contains(&endpoint.address) || in_range(endpoint.address, &config.network);
-        !ours && (endpoint.pod || spec.any_endpoint)
-    };
+    let siblings = siblings(&own, config.network.port, place);
+    let workloads = workloads(seen);
+    let known = Known::new(seen, &config.network, place, &own, &siblings, &workloads);
     let mut tell = |kind: &str, name: &str, problem: String| {
         problems.push(format!("{kind} {name} is left out: {problem}"));
     };
@@ -67,20 +65,28 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
         }
     }
     let mut exports = Vec::new();
+    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
     for (name, spec) in &seen.exports {
         let behind = of(&spec.service.namespace, &spec.service.name);
-        let serving = |e: &Endpoint| may_serve(e, spec);
-        match export(spec, &behind, &serving, place, &linked) {
+        let left = left.entry(&spec.service.namespace).or_insert(backends::MOST);
+        match export(spec, &behind, &known, left, &linked) {
             Ok(export) => exports.push(export),
             Err(problem) => tell("export", name, problem),
         }
     }
+    for (namespace, _) in left.into_iter().filter(|(_, left)| *left == 0) {
+        problems.push(format!(
+            "namespace {namespace}: its exports have more than {} backends, the rest is left out: \
+             export fewer of its Services, or fewer of their ports",
+            backends::MOST
+        ));
+    }
     let api_server = of("default", "kubernetes");
     NodeState {
-        siblings: siblings(&own, config.network.port, place),
+        siblings,
         imports,
         exports,
-        workloads: workloads(seen),
+        workloads,
         seeds: seeds(seen, &linked),
         forbidden: api_server.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect(),
         problems,
@@ -126,16 +132,16 @@ fn import(
 fn export(
     spec: &ExportSpec,
     slices: &[&Slice],
-    may_serve: &impl Fn(&Endpoint) -> bool,
-    place: &Place,
+    known: &Known<'_>,
+    left: &mut usize,
     linked: &BTreeSet<&ClusterName>,
 ) -> Result<Export, String> {
-    let port = |p: &crate::api::ExportPort| {
+    let mut port = |p: &crate::api::ExportPort| {
         Ok::<_, String>(ExportPort {
             name: parse(&p.name)?,
             number: p.number,
             app_protocol: p.app_protocol.as_deref().map(parse).transpose()?,
-            backends: backends(&p.name, slices, may_serve, place),
+            backends: known.backends(&p.name, spec, slices, left),
         })
     };
     let mut allow = Vec::new();
@@ -148,9 +154,11 @@ fn export(
     }
     Ok(Export {
         service: spec.service.parse().map_err(|e| e.to_string())?,
-        ports: spec.ports.iter().map(port).collect::<Result<_, _>>()?,
+        ports: spec.ports.iter().map(&mut port).collect::<Result<_, _>>()?,
         allow,
+        // Only the node of a pod knows whose address it is.
         hop: match spec.hop.as_deref() {
+            None | Some("any") if !spec.any_endpoint => Hop::SameNode,
             None | Some("any") => Hop::Any,
             Some("sameNode") => Hop::SameNode,
             Some(other) => return Err(format!("hop is any or sameNode, not {other:?}")),
@@ -165,44 +173,6 @@ fn export(
     })
 }
 
-/// Whether an address stands for imports: as a backend it would be a loop.
-fn in_range(address: IpAddr, network: &Network) -> bool {
-    match address {
-        IpAddr::V4(ip) => {
-            let (range, prefix) = network.range;
-            (ip.to_bits() ^ range.to_bits()).leading_zeros() >= u32::from(prefix)
-        }
-        IpAddr::V6(ip) => {
-            let (range, prefix) = network.range6;
-            (ip.to_bits() ^ range.to_bits()).leading_zeros() >= u32::from(prefix)
-        }
-    }
-}
-
-/// The ready endpoints of one port. One that is no pod runs on no node: whoever takes the stream dials it.
-fn backends(
-    port: &str,
-    slices: &[&Slice],
-    may_serve: &impl Fn(&Endpoint) -> bool,
-    place: &Place,
-) -> Vec<Backend> {
-    let mut all = BTreeSet::new();
-    for slice in slices {
-        let numbers = slice.ports.iter().filter(|(name, _)| name == port).map(|(_, n)| *n);
-        for number in numbers {
-            for endpoint in slice.endpoints.iter().filter(|e| e.ready && may_serve(e)) {
-                let node = endpoint.node.as_deref().and_then(|n| n.parse().ok());
-                all.insert(Backend {
-                    address: SocketAddr::new(endpoint.address, number),
-                    node: node.unwrap_or_else(|| place.node.clone()),
-                    written_out: false,
-                });
-            }
-        }
-    }
-    all.into_iter().collect()
-}
-
 fn siblings(slices: &[&Slice], port: u16, place: &Place) -> BTreeMap<NodeName, Vec<SocketAddr>> {
     let mut all: BTreeMap<NodeName, Vec<SocketAddr>> = BTreeMap::new();
     // One that is not ready may still be reached, and one that starts up has to be found.
@@ -215,26 +185,27 @@ fn siblings(slices: &[&Slice], port: u16, place: &Place) -> BTreeMap<NodeName, V
     all
 }
 
-/// Pods by address. An address that two workloads claim is nobody's until one is gone: whoever speaks from
-/// it waits, and is refused before it is mistaken for the other.
+/// Pods by address. One that is about to end has no claim to an address that another has: it was given on.
+/// An address that two others claim is nobody's until one is gone: whoever speaks from it waits, and is refused
+/// before it is mistaken for the other.
 fn workloads(seen: &Observed) -> HashMap<IpAddr, Workload> {
-    let mut all: HashMap<IpAddr, Option<Workload>> = HashMap::new();
+    let mut all: HashMap<IpAddr, (bool, Option<Workload>)> = HashMap::new();
     for pod in seen.pods.values() {
         let workload = match (pod.namespace.parse(), pod.service_account.parse()) {
             (Ok(namespace), Ok(service_account)) => Workload { namespace, service_account },
             _ => continue,
         };
+        let claim = (pod.ending, Some(workload));
         for address in &pod.addresses {
-            let known = all.entry(*address);
-            let same = |w: &mut Option<Workload>| {
-                if w.as_ref() != Some(&workload) {
-                    *w = None;
-                }
-            };
-            known.and_modify(same).or_insert_with(|| Some(workload.clone()));
+            let known = all.entry(*address).or_insert_with(|| claim.clone());
+            if (known.0, pod.ending) == (true, false) {
+                known.clone_from(&claim);
+            } else if known.0 == pod.ending && known.1 != claim.1 {
+                known.1 = None;
+            }
         }
     }
-    all.into_iter().filter_map(|(address, workload)| Some((address, workload?))).collect()
+    all.into_iter().filter_map(|(address, (_, workload))| Some((address, workload?))).collect()
 }
 
 fn seeds(

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -34,6 +35,8 @@ struct Stores {
     exports: Store<Export>,
     slices: Store<EndpointSlice>,
     pods: Store<Pod>,
+    /// A kind that older clusters do not have.
+    ranges: Store<ServiceCIDR>,
 }
 
 /// Publishes what is seen from `place` at each change, for as long as it is driven. `out` holds what was
@@ -48,9 +51,10 @@ pub async fn run(client: Client, place: Place, out: watch::Sender<Arc<Observed>>
     let (exports, e) = Store::new(Api::all(client.clone()), Selection::default(), &bell);
     let (slices, f) = Store::new(Api::all(client.clone()), slices_of(&out.borrow()), &bell);
     let here = Selection::fields(format!("spec.nodeName={}", place.node));
-    let (pods, g) = Store::new(Api::all(client), here, &bell);
-    let stores = Stores { config, trust, links, imports, exports, slices, pods };
-    let watching = future::join(future::join5(a, b, c, d, e), future::join(f, g));
+    let (pods, g) = Store::new(Api::all(client.clone()), here, &bell);
+    let (ranges, h) = Store::optional(Api::all(client), Selection::default(), &bell);
+    let stores = Stores { config, trust, links, imports, exports, slices, pods, ranges };
+    let watching = future::join(future::join5(a, b, c, d, e), future::join3(f, g, h));
     tokio::select! {
         _ = watching => {}
         () = publish(&stores, &bell, &out) => {}
@@ -116,13 +120,19 @@ impl Stores {
         if let Some(pods) = self.pods.listed() {
             now.pods = parts(pods, Workload::of);
         }
+        if let Some(ranges) = self.ranges.listed() {
+            let prefixes = |r: Arc<ServiceCIDR>| r.spec.clone().and_then(|s| s.cidrs);
+            now.service_ranges = ranges.into_iter().filter_map(prefixes).flatten().collect();
+        }
         now.is_complete = self.config.was_listed()
             && self.trust.was_listed()
             && self.links.was_listed()
             && self.imports.was_listed()
             && self.exports.was_listed()
             && self.slices.is_complete()
-            && self.pods.was_listed();
+            && self.pods.was_listed()
+            // Where they may not be listed, nothing waits for them.
+            && (self.ranges.was_listed() || self.ranges.stale().is_some());
         now.is_complete |= last.is_complete;
         now
     }

@@ -50,6 +50,7 @@ fn pod(uid: &str, ip: &str, account: &str) -> (String, observed::Workload) {
         namespace: "agents".into(),
         service_account: account.into(),
         addresses: vec![ip.parse().unwrap()],
+        ending: false,
     };
     (format!("agents/{uid}"), workload)
 }
@@ -68,9 +69,12 @@ fn backends_are_the_ready_endpoints_of_the_ports_name() {
         {"addresses": ["10.96.7.7"], "conditions": {"ready": true}},
     ]);
     let other = slice("triage-bot", json!([{"name": "http", "port": 1}]), pods.clone());
+    let mut own = slice(NODE, json!([]), json!([{"addresses": ["172.18.2.3"], "nodeName": "b2"}]));
+    own.service.namespace = NAMESPACE.into();
+    let behind = slice("fraud-bot", ports, pods);
     let mut seen = Observed {
         exports: [("agents.fraud-bot".into(), export())].into(),
-        slices: [("1".into(), slice("fraud-bot", ports, pods)), ("2".into(), other)].into(),
+        slices: [("1".into(), behind), ("2".into(), other), ("3".into(), own)].into(),
         ..Observed::default()
     };
     let found = |now: &NodeState| -> Vec<(String, String)> {
@@ -143,6 +147,17 @@ fn an_address_that_two_claim_is_nobodys() {
     assert_eq!(apart.workloads.len(), 2);
     let disputed = of(&two(pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.5", "y")));
     assert!(disputed.workloads.is_empty());
+    // An address is given on before the API server knows that the pod which had it is gone.
+    for ended in [0, 1] {
+        let mut pods = [pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.5", "y")];
+        pods[ended].1.ending = true;
+        let now = of(&Observed { pods: pods.clone().into(), ..Observed::default() });
+        let [owner] = now.workloads.values().collect::<Vec<_>>()[..] else { panic!("{now:?}") };
+        assert_eq!(owner.service_account.as_str(), ["y", "x"][ended]);
+        pods[1 - ended].1.ending = true;
+        let both = of(&Observed { pods: pods.into(), ..Observed::default() });
+        assert!(both.workloads.is_empty(), "either may have it still");
+    }
     let same = of(&two(pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.5", "x")));
     assert_eq!(same.workloads.len(), 1, "who it is does not hang on which of them it is");
 }
@@ -164,6 +179,30 @@ fn a_pod_counts_while_it_runs_and_has_an_address_of_its_own() {
     assert!(of("Failed", false, ip.clone()).is_none());
     assert!(of("Running", true, ip).is_none());
     assert!(of("Pending", false, json!([])).is_none());
+}
+
+#[test]
+fn a_pod_that_is_deleted_counts_until_its_last_container_has_ended() {
+    let of = |deleted: bool, ended: [bool; 2]| {
+        let state = |ended| {
+            if ended { json!({"terminated": {"exitCode": 0}}) } else { json!({"running": {}}) }
+        };
+        let status = |name, ended| json!([{"name": name, "state": state(ended), "image": "", "imageID": "", "ready": false, "restartCount": 0}]);
+        let mut pod = json!({
+            "metadata": {"name": "p", "namespace": "agents", "uid": "1"},
+            "spec": {"containers": []},
+            "status": {"phase": "Running", "podIPs": [{"ip": "::ffff:10.244.0.5"}],
+                "containerStatuses": status("bot", ended[0]), "initContainerStatuses": status("sidecar", ended[1])},
+        });
+        if deleted {
+            pod["metadata"]["deletionTimestamp"] = "2026-11-21T17:00:00Z".into();
+        }
+        observed::Workload::of(&serde_json::from_value(pod).unwrap()).map(|w| w.ending)
+    };
+    assert_eq!(of(false, [true, true]), Some(false), "its containers begin again");
+    assert_eq!(of(true, [false, true]), Some(true));
+    assert_eq!(of(true, [true, false]), Some(true), "a sidecar still speaks");
+    assert_eq!(of(true, [true, true]), None);
 }
 
 #[test]

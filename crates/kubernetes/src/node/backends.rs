@@ -1,0 +1,135 @@
+//! What is behind an export: which endpoints a node believes, and where it has them run.
+//!
+//! Who may write EndpointSlices in a namespace writes into them what he likes: the API server checks neither an
+//! address, nor a node's name, nor whose pod it is. So the backends of an export that a tenant can make, by a
+//! label or an annotation, are pods of its own namespace that this node has seen itself; what is said to run
+//! on another node is only counted for it, and that node looks at its own pods. An export that an administrator
+//! named may lead anywhere else, but in no case to what [`Known::is_forbidden`] has.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use adit_config::cluster::Network;
+use adit_core::address;
+use adit_core::name::NodeName;
+use adit_core::snapshot::Backend;
+use adit_core::spiffe::Workload;
+
+use super::Place;
+use super::observed::{Endpoint, Observed, Slice};
+use crate::api::ExportSpec;
+
+/// The most backends of one namespace's exports together, each port of each endpoint being one: 5,000 pods with
+/// four ports. All nodes keep them, and look at all of them whenever one changes.
+pub(super) const MOST: usize = 20_000;
+
+/// What a node knows by itself, or by those who are believed.
+pub(super) struct Known<'a> {
+    place: &'a Place,
+    /// The other nodes that have a daemon.
+    siblings: &'a BTreeMap<NodeName, Vec<SocketAddr>>,
+    /// Whose pod of this node has an address.
+    workloads: &'a HashMap<IpAddr, Workload>,
+    /// Addresses of nodes, this one among them.
+    nodes: BTreeSet<IpAddr>,
+    /// Prefixes that stand for imports, and those of Services.
+    ranges: Vec<(IpAddr, u8)>,
+}
+
+impl<'a> Known<'a> {
+    /// `own` are the slices of the nodes' own Service.
+    pub(super) fn new(
+        seen: &Observed,
+        network: &Network,
+        place: &'a Place,
+        own: &[&Slice],
+        siblings: &'a BTreeMap<NodeName, Vec<SocketAddr>>,
+        workloads: &'a HashMap<IpAddr, Workload>,
+    ) -> Self {
+        let others = own.iter().flat_map(|s| &s.endpoints).map(|e| e.address);
+        let here = place.addresses.iter().map(IpAddr::to_canonical);
+        let (range, range6) = (network.range, network.range6);
+        let ours = [(range.0.into(), range.1), (range6.0.into(), range6.1)];
+        let services = seen.service_ranges.iter().filter_map(|text| prefix(text));
+        Self {
+            place,
+            siblings,
+            workloads,
+            nodes: others.chain(here).collect(),
+            ranges: ours.into_iter().chain(services).collect(),
+        }
+    }
+
+    /// Whether an address is nobody's backend, whoever named the Service: one of a node, of the range that stands for
+    /// imports (it would be a loop), of the Services' range, or one that [`address::is_special`] has.
+    fn is_forbidden(&self, ip: IpAddr) -> bool {
+        let carried = address::carried(ip);
+        let known =
+            |ip| self.nodes.contains(&ip) || self.ranges.iter().any(|range| within(ip, *range));
+        known(ip) || known(carried) || address::is_special(ip)
+    }
+
+    /// The node that dials an endpoint of this export; none where nobody does.
+    fn dialled_by(&self, endpoint: &Endpoint, spec: &ExportSpec) -> Option<NodeName> {
+        if self.is_forbidden(endpoint.address) {
+            return None;
+        }
+        let here = Some(self.place.node.clone());
+        let owner = self.workloads.get(&endpoint.address);
+        if owner.is_some_and(|pod| pod.namespace.as_str() == spec.service.namespace) {
+            return here;
+        }
+        let node = endpoint.node.as_deref().and_then(|name| name.parse().ok());
+        match node.filter(|node| self.siblings.contains_key(node)) {
+            Some(sibling) => (endpoint.pod || spec.any_endpoint).then_some(sibling),
+            // On no node that has a daemon: by whoever takes the stream, where an administrator named it.
+            None => here.filter(|_| spec.any_endpoint),
+        }
+    }
+
+    /// The ready endpoints of the port of that name, `left` at most, which it counts down.
+    pub(super) fn backends(
+        &self,
+        port: &str,
+        spec: &ExportSpec,
+        slices: &[&Slice],
+        left: &mut usize,
+    ) -> Vec<Backend> {
+        let mut all = BTreeSet::new();
+        for slice in slices {
+            let numbers = slice.ports.iter().filter(|(name, _)| name == port).map(|(_, n)| *n);
+            for number in numbers {
+                for endpoint in slice.endpoints.iter().filter(|e| e.ready) {
+                    let Some(node) = self.dialled_by(endpoint, spec) else { continue };
+                    if *left == 0 {
+                        return all.into_iter().collect();
+                    }
+                    let address = SocketAddr::new(endpoint.address, number);
+                    *left -= usize::from(all.insert(Backend { address, node, written_out: false }));
+                }
+            }
+        }
+        all.into_iter().collect()
+    }
+}
+
+/// `ADDRESS/LENGTH`.
+fn prefix(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, length) = text.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    let length = length.parse().ok()?;
+    (length <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, length))
+}
+
+/// Whether an address has that prefix.
+fn within(address: IpAddr, (range, prefix): (IpAddr, u8)) -> bool {
+    let same = match (address, range) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        _ => return false,
+    };
+    same >= u32::from(prefix)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! What a tenant's EndpointSlices can have a node dial, by what the data path would be given.
+
+use std::sync::Arc;
+
+use adit_config::cluster::ClusterConfig;
+use adit_core::choose;
+use adit_core::code::Code;
+use adit_core::name::ClusterName;
+use adit_core::policy::{self, Source, Target};
+use adit_core::snapshot::{Hop, Snapshot, This};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::{ImportSpec, NAMESPACE, NODE};
+use crate::node::observed;
+use crate::node::state::{NodeState, state};
+
+/// Node b1 of `bank`, with sibling b2; beside pods of two namespaces it has one on the host's network.
+fn seen() -> Observed {
+    let mut seen = Observed::default();
+    for (namespace, name, ip, host) in [
+        ("agents", "bot", "10.244.1.5", false),
+        ("payroll", "ledger", "10.244.1.6", false),
+        ("agents", "agent-on-host", "172.18.2.9", true),
+    ] {
+        let pod = json!({
+            "metadata": {"name": name, "namespace": namespace, "uid": name},
+            "spec": {"containers": [], "hostNetwork": host},
+            "status": {"phase": "Running", "podIPs": [{"ip": ip}]},
+        });
+        let pod = observed::Workload::of(&serde_json::from_value(pod).unwrap());
+        seen.pods.extend(pod.map(|pod| (format!("{namespace}/{name}"), pod)));
+    }
+    put(
+        &mut seen,
+        NAMESPACE,
+        NODE,
+        json!([endpoint("172.18.2.2", "b1"), endpoint("172.18.2.3", "b2")]),
+    );
+    let import: ImportSpec = serde_json::from_value(json!({
+        "service": {"namespace": "agents", "name": "remote"}, "from": "edge", "addresses": ["198.18.0.7"],
+        "ports": [{"name": "http", "number": 80, "listen": 15080}],
+    }))
+    .unwrap();
+    seen.imports.insert("agents.remote".into(), import);
+    seen.service_ranges = ["10.96.0.0/12".to_owned(), "fd00:96::/112".to_owned()].into();
+    let export: ExportSpec = serde_json::from_value(json!({
+        "service": {"namespace": "agents", "name": "bot"}, "ports": [{"name": "http", "number": 80}],
+        "allow": [{"cluster": "edge", "namespace": "*", "serviceAccount": "*"}],
+    }))
+    .unwrap();
+    seen.exports.insert("agents.bot".into(), export);
+    seen
+}
+
+/// As a tenant may write it: a pod of his, on that node.
+fn endpoint(address: &str, node: &str) -> Value {
+    json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true},
+        "targetRef": {"kind": "Pod", "namespace": "agents", "name": "bot"}})
+}
+
+fn put(seen: &mut Observed, namespace: &str, service: &str, endpoints: Value) {
+    let slice = json!({
+        "metadata": {"name": "x", "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 15080}], "endpoints": endpoints,
+    });
+    let slice = Slice::of(&serde_json::from_value(slice).unwrap()).unwrap();
+    seen.slices.insert(format!("{namespace}/{service}"), slice);
+}
+
+fn believed(seen: &Observed) -> NodeState {
+    let link = "links: [{cluster: edge, trustDomain: edge.adit.internal, trustBundle: PEM}]";
+    let fragment = [("cluster.yaml".to_owned(), format!("cluster: bank\n{link}\n"))];
+    let config: ClusterConfig = adit_config::parse_cluster(&fragment.into()).unwrap().0;
+    let place =
+        Place { node: "b1".parse().unwrap(), addresses: vec!["172.18.2.2".parse().unwrap()] };
+    state(seen, &config, &place)
+}
+
+/// What the data path of b1 reads, its own interfaces' addresses among it.
+fn snapshot(now: NodeState) -> Snapshot {
+    Snapshot {
+        this: This {
+            cluster: "bank".parse().unwrap(),
+            trust_domain: "bank.adit.internal".parse().unwrap(),
+            node: "b1".parse().unwrap(),
+            advertise: vec![],
+        },
+        siblings: now.siblings,
+        links: BTreeMap::new(),
+        imports: now.imports.into_iter().collect(),
+        exports: now.exports.into_iter().map(|e| (e.service.clone(), Arc::new(e))).collect(),
+        workloads: now.workloads,
+        views: BTreeMap::new(),
+        down: BTreeSet::new(),
+        forbidden: now.forbidden,
+    }
+}
+
+/// What b1 dials for a stream that asks for the export, or with what it refuses it.
+fn dials(seen: &Observed) -> Result<Vec<String>, Code> {
+    let now = snapshot(believed(seen));
+    let workload =
+        Workload { namespace: "any".parse().unwrap(), service_account: "any".parse().unwrap() };
+    let source = Source { cluster: "edge".parse().unwrap(), workload };
+    let target = Target { service: "agents/bot".parse().unwrap(), port: "http".parse().unwrap() };
+    let permit = policy::authorize_inbound(&now, &source, &target).unwrap();
+    let backends = choose::backends(&now, &permit, 0)?;
+    Ok(backends.iter().map(|b| b.address.to_string()).collect())
+}
+
+/// How many backends edge is told of, by node.
+fn told(seen: &Observed) -> Vec<(String, u32)> {
+    let edge: ClusterName = "edge".parse().unwrap();
+    let view = adit_core::announce::view(&snapshot(believed(seen)), &edge);
+    let export = view.exports.values().next().unwrap();
+    export.ports[0].ready.iter().map(|(node, n)| (node.to_string(), *n)).collect()
+}
+
+/// What is dialled where a tenant's slice has `address`, as a pod of this node.
+fn forged(address: &str) -> Result<Vec<String>, Code> {
+    let mut seen = seen();
+    put(&mut seen, "agents", "bot", json!([endpoint(address, "b1")]));
+    dials(&seen)
+}
+
+#[test]
+fn a_pod_of_the_services_namespace_is_dialled() {
+    assert_eq!(forged("10.244.1.5"), Ok(vec!["10.244.1.5:15080".into()]));
+}
+
+#[test]
+fn the_api_server_is_not_dialled_by_its_cluster_ip() {
+    assert_eq!(forged("10.96.0.1"), Err(Code::NoBackend));
+}
+
+#[test]
+fn the_kubelet_is_not_dialled_by_the_address_of_the_pods_bridge() {
+    assert_eq!(forged("10.244.1.1"), Err(Code::NoBackend));
+}
+
+#[test]
+fn a_pod_of_another_namespace_is_not_dialled() {
+    assert_eq!(forged("10.244.1.6"), Err(Code::NoBackend));
+}
+
+#[test]
+fn metadata_over_ipv6_is_not_dialled() {
+    assert_eq!(forged("fd00:ec2::254"), Err(Code::NoBackend));
+}
+
+#[test]
+fn a_sibling_is_not_dialled_by_its_mapped_address() {
+    assert_eq!(forged("::ffff:172.18.2.3"), Err(Code::NoBackend));
+}
+
+#[test]
+fn our_own_listener_is_not_dialled_by_its_mapped_address() {
+    assert_eq!(forged("::ffff:198.18.0.7"), Err(Code::NoBackend));
+}
+
+#[test]
+fn a_pod_on_the_hosts_network_is_not_dialled() {
+    assert_eq!(forged("172.18.2.9"), Err(Code::NoBackend));
+}
+
+#[test]
+fn a_pod_of_another_node_is_counted_for_it_and_dialled_by_it_alone() {
+    let mut seen = seen();
+    let both = json!([endpoint("10.244.1.5", "b1"), endpoint("10.244.2.5", "b2")]);
+    put(&mut seen, "agents", "bot", both);
+    assert_eq!(dials(&seen), Ok(vec!["10.244.1.5:15080".into()]));
+    assert_eq!(told(&seen), [("b1".into(), 1), ("b2".into(), 1)]);
+    put(&mut seen, "agents", "bot", json!([endpoint("10.244.2.5", "b2")]));
+    assert_eq!(dials(&seen), Err(Code::HopRefused));
+    assert!(believed(&seen).exports.iter().all(|e| e.hop == Hop::SameNode));
+    // An administrator's word is that any node may.
+    seen.exports.values_mut().for_each(|e| e.any_endpoint = true);
+    assert_eq!(dials(&seen), Ok(vec!["10.244.2.5:15080".into()]));
+}
+
+#[test]
+fn an_invented_node_is_told_to_nobody() {
+    let mut seen = seen();
+    let mut all: Vec<Value> = (0..999).map(|n| endpoint("10.244.3.5", &format!("x{n}"))).collect();
+    all.push(endpoint("10.244.1.5", "x1000"));
+    put(&mut seen, "agents", "bot", all.into());
+    assert_eq!(told(&seen), [("b1".into(), 1)], "its own pod runs where it was seen");
+    // What an administrator named is reached from here, where its node has no daemon.
+    seen.exports.values_mut().for_each(|e| e.any_endpoint = true);
+    assert_eq!(told(&seen), [("b1".into(), 2)]);
+}
+
+#[test]
+fn an_export_by_name_leads_anywhere_but_to_nodes_services_and_clouds() {
+    let mut seen = seen();
+    seen.exports.values_mut().for_each(|e| e.any_endpoint = true);
+    for never in [
+        "10.96.0.1",
+        "10.111.255.254",
+        "fd00:96::1",
+        "172.18.2.2",
+        "172.18.2.3",
+        "::ffff:172.18.2.3",
+        "198.19.0.1",
+        "64:ff9b::198.18.0.7",
+        "fd00:ec2::254",
+        "169.254.169.254",
+        "127.0.0.1",
+        "::ffff:127.0.0.1",
+        "fe80::1",
+        "224.0.0.1",
+        "0.0.0.0",
+    ] {
+        put(&mut seen, "agents", "bot", json!([endpoint(never, "b1")]));
+        assert!(dials(&seen).is_err(), "{never}: {:?}", dials(&seen));
+    }
+    for other in ["192.0.2.7", "10.244.1.6", "10.112.0.1"] {
+        put(&mut seen, "agents", "bot", json!([endpoint(other, "b1")]));
+        assert_eq!(dials(&seen), Ok(vec![format!("{other}:15080")]));
+    }
+}
+
+#[test]
+fn the_backends_of_a_namespace_are_bounded_and_say_so() {
+    let mut seen = seen();
+    for slice in 0..21 {
+        let address = |n: usize| format!("10.{}.{}.{}", slice + 1, n / 250, n % 250);
+        let all: Vec<Value> = (0..1000).map(|n| endpoint(&address(n), "b2")).collect();
+        put(&mut seen, "agents", "bot", all.into());
+        let one = seen.slices.remove("agents/bot").unwrap();
+        seen.slices.insert(format!("agents/{slice}"), one);
+    }
+    let now = believed(&seen);
+    assert_eq!(now.exports[0].ports[0].backends.len(), MOST);
+    let [problem] = now.problems.as_slice() else { panic!("{:?}", now.problems) };
+    assert!(problem.contains("namespace agents") && problem.contains("20000"), "{problem}");
+}
