@@ -134,6 +134,15 @@ pub async fn remove() -> io::Result<Changes> {
     with_kernel(async |kernel| converge(kernel, &BTreeSet::new()).await).await
 }
 
+/// The addresses that this machine's interfaces carry now, those of the pods' bridge among them: what listens
+/// there is the machine itself. Needs no capability.
+///
+/// # Errors
+/// Those of netlink, with what was tried.
+pub async fn own_addresses() -> io::Result<BTreeSet<IpAddr>> {
+    with_kernel(async |kernel| kernel.own().await).await
+}
+
 async fn converge(kernel: &Kernel, wanted: &BTreeSet<Entry>) -> io::Result<Changes> {
     let found = kernel.ours().await?;
     let missing =
@@ -174,6 +183,7 @@ mod tests {
         let range = LocalRange::default();
         send(&ensure(&range, &[]));
         send(&remove());
+        send(&own_addresses());
         send(&async { Watch::new()?.changed().await });
     }
 }

@@ -7,15 +7,17 @@
 
 pub(super) mod certificate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, Network, NodeFacts};
 use adit_config::{ClusterReport, Config, Report};
 use adit_core::name::NodeName;
+use adit_host::routes;
 use adit_kubernetes::Client;
 use adit_kubernetes::node::observed::Observed;
 use adit_kubernetes::node::state::{NodeState, state};
@@ -64,6 +66,8 @@ pub(super) struct Cluster {
     seen: watch::Receiver<Arc<Observed>>,
     /// What sockets, routes and rules were made from.
     network: OnceLock<Network>,
+    /// The addresses of this machine's interfaces, as they were known last.
+    own: Mutex<BTreeSet<IpAddr>>,
 }
 
 /// A node that can start.
@@ -129,9 +133,25 @@ impl Cluster {
         Ok((settings, config, report.fragments))
     }
 
-    fn state(&self, seen: &Observed, settings: &ClusterConfig) -> NodeState {
-        state(seen, settings, &self.options.place)
+    /// With what only the machine knows: its own addresses are nobody's backend. They are asked for each time,
+    /// since the pods' network gets its bridge with the first pod.
+    async fn state(&self, seen: &Observed, settings: &ClusterConfig) -> NodeState {
+        let mut now = state(seen, settings, &self.options.place);
+        let found = routes::own_addresses().await;
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Ok(found) => *own = found,
+            Err(error) => tracing::warn!(%error, "this machine's addresses are not known anew"),
+        }
+        now.forbidden.extend(own.iter());
+        now.forbidden.extend(api_server());
+        now
     }
+}
+
+/// The cluster's address of its API server, which the kubelet tells every pod.
+fn api_server() -> Option<IpAddr> {
+    std::env::var("KUBERNETES_SERVICE_HOST").ok()?.parse().ok()
 }
 
 /// A report that stands for a document without a name, too.
@@ -178,7 +198,12 @@ async fn begin(
         tracing::warn!("the API server does not answer; beginning with what was seen last");
     }
 
-    let cluster = Arc::new(Cluster { options, seen: seen.clone(), network: OnceLock::new() });
+    let cluster = Arc::new(Cluster {
+        options,
+        seen: seen.clone(),
+        network: OnceLock::new(),
+        own: Mutex::default(),
+    });
     let (settings, config, _, good) = named(&cluster, seen.clone(), &good).await;
     let network = pinned(&cluster.options, &settings.network)?;
     cluster.network.get_or_init(|| network);
@@ -193,7 +218,7 @@ async fn begin(
     write_bundles(&config, &settings)?;
     let now = seen.borrow().as_ref().clone();
     let begun = Arc::new(Observed { config: good, bundle: Some(bundle), ..now });
-    let state = cluster.state(&begun, &settings);
+    let state = cluster.state(&begun, &settings).await;
     Ok(Prepared { cluster, begun, settings, config, reports, state })
 }
 
@@ -380,7 +405,7 @@ pub(super) async fn follow(
                 Err(error) => tracing::error!("{error}"),
             }
         }
-        let state = cluster.state(&now, &settings);
+        let state = cluster.state(&now, &settings).await;
         if state.problems != problems {
             for problem in state.problems.iter().filter(|p| !problems.contains(p)) {
                 tracing::error!("{problem}");

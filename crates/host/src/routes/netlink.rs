@@ -114,6 +114,24 @@ impl Kernel {
         Ok(Interfaces { uplinks, addresses })
     }
 
+    /// The addresses of this machine's own interfaces.
+    pub(super) async fn own(&self) -> io::Result<BTreeSet<IpAddr>> {
+        let mut own = BTreeSet::new();
+        for message in all("addresses", self.0.address().get().execute()).await? {
+            let (mut local, mut address) = (None, None);
+            for attribute in message.attributes {
+                match attribute {
+                    AddressAttribute::Local(ip) => local = Some(ip),
+                    // On a point-to-point device that is the other end's, which may be a pod's.
+                    AddressAttribute::Address(ip) => address = Some(ip),
+                    _ => {}
+                }
+            }
+            own.extend(local.or(address));
+        }
+        Ok(own)
+    }
+
     /// What carries our mark.
     pub(super) async fn ours(&self) -> io::Result<Vec<Found>> {
         let mut found = Vec::new();

@@ -13,7 +13,7 @@ fn cluster(folder: &Path, text: &str) -> (watch::Sender<Arc<Observed>>, Cluster)
     let place =
         Place { node: "n1".parse().unwrap(), addresses: vec!["172.18.0.2".parse().unwrap()] };
     let options = Options { state: folder.to_owned(), place, pod: "one".into() };
-    (tell, Cluster { options, seen, network: OnceLock::new() })
+    (tell, Cluster { options, seen, network: OnceLock::new(), own: Mutex::default() })
 }
 
 #[test]
@@ -38,7 +38,7 @@ async fn what_was_seen_last_is_kept_with_the_last_good_configuration() {
     let begun = tell.borrow().clone();
     let (settings, config, _) = cluster.read(&begun.config).unwrap();
     let (inputs, _inputs) = mpsc::channel(10);
-    let (out, _state) = watch::channel(Arc::new(cluster.state(&begun, &settings)));
+    let (out, _state) = watch::channel(Arc::new(cluster.state(&begun, &settings).await));
     let known = (settings, config);
     let mut tasks = JoinSet::new();
     tasks.spawn(follow(Arc::new(cluster), begun, known, inputs, out));
@@ -49,6 +49,15 @@ async fn what_was_seen_last_is_kept_with_the_last_good_configuration() {
         let kept = read_seen(&folder.path().join(SEEN));
         assert_eq!((&*kept.run, &*kept.config["cluster.yaml"]), (run, good));
     }
+}
+
+#[tokio::test]
+async fn the_machines_own_addresses_are_nobodys_backend() {
+    let (tell, cluster) = cluster(Path::new("/var/lib/adit"), "cluster: edge\n");
+    let seen = tell.borrow().clone();
+    let (settings, ..) = cluster.read(&seen.config).unwrap();
+    let state = cluster.state(&seen, &settings).await;
+    assert!(state.forbidden.contains(&"127.0.0.1".parse().unwrap()), "{:?}", state.forbidden);
 }
 
 #[test]
