@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::snapshot::Snapshot;
+use adit_core::snapshot::{Hop, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -208,11 +208,15 @@ pub(crate) fn dial_failure(backend: SocketAddr, error: &io::Error) -> (Failure, 
     (Failure::new(code, format!("backend {backend}: {error}")), at_fault)
 }
 
-/// Every backend of every export, and how often it is to be probed while it is up.
+/// Every backend that this node may dial, and how often it is to be probed while it is up. What runs on another
+/// node is that node's to dial where the export says so, unless the operator wrote its address out.
 fn probe_intervals(now: &Snapshot) -> BTreeMap<SocketAddr, Option<Duration>> {
     let mut plan = BTreeMap::new();
     for export in now.exports.values() {
-        let allowed = |b: &&adit_core::snapshot::Backend| now.may_dial(b);
+        let allowed = |b: &&adit_core::snapshot::Backend| {
+            let ours = export.hop == Hop::Any || b.written_out || b.node == now.this.node;
+            ours && now.may_dial(b)
+        };
         for backend in export.ports.iter().flat_map(|p| &p.backends).filter(allowed) {
             let interval = plan.entry(backend.address).or_insert(export.probe);
             *interval = match (*interval, export.probe) {

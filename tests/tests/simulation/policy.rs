@@ -2,6 +2,7 @@
 //! addresses that are never dialled.
 
 use adit_core::code::Code;
+use adit_core::snapshot::Hop;
 use adit_dataplane::flow::Direction;
 use adit_tests::sim::party::End;
 use adit_tests::sim::{INTERN, NOBODY, Plan, SUPPORT, Town, import};
@@ -171,5 +172,22 @@ async fn forbidden_addresses_are_dialled_only_where_the_operator_wrote_them_out(
         let answer = Peer::start(&town).await.ask(&header(), false).await;
         assert_eq!(answer.code, Code::BackendForbidden, "{address}: {}", answer.reason);
         assert!(timeout(60 * SECOND, at.accept()).await.is_err(), "{address} was dialled");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_of_another_node_is_not_probed_where_streams_stay_on_its_node() {
+    let plan = Plan::default();
+    let town = Town::start(&plan).await;
+    let backend = town.backend(1);
+    for (hop, is_probed) in [(Hop::SameNode, false), (Hop::Any, true)] {
+        town.bank[0].believe(&plan.bank(1), |config| {
+            let export = &mut config.exports[0];
+            (export.hop, export.probe) = (hop, Some(SECOND));
+            for backend in export.ports.iter_mut().flat_map(|port| &mut port.backends) {
+                (backend.node, backend.written_out) = ("b9".parse().unwrap(), false);
+            }
+        });
+        assert_eq!(timeout(10 * SECOND, backend.accept()).await.is_ok(), is_probed, "{hop:?}");
     }
 }
