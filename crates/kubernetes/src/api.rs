@@ -199,7 +199,8 @@ pub struct ExportSpec {
     /// Who may use it.
     #[serde(default)]
     pub allow: Vec<Grant>,
-    /// Where a stream may enter this cluster: `any` (default) or `sameNode`.
+    /// Where a stream may enter this cluster: `any` (default) or `sameNode`. Without `anyEndpoint` it is `sameNode`
+    /// in any case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hop: Option<String>,
     /// Which lane its streams take: `interactive` (default) or `bulk`.
@@ -208,7 +209,7 @@ pub struct ExportSpec {
     /// Whether a stream of unknown outcome may be sent again.
     #[serde(default)]
     pub replay: bool,
-    /// Whether endpoints that are no pods of its namespace are dialled, too: an administrator named this very
+    /// Whether a node dials more than its own pods of the Service's namespace: an administrator named this very
     /// Service, and not a label or an annotation.
     #[serde(default)]
     pub any_endpoint: bool,

@@ -1,7 +1,7 @@
 //! Conditions: what is said of an object, and since when.
 
 use super::exports::Verdict;
-use crate::api::Condition;
+use crate::api::{Condition, shortened};
 
 /// `conditions` with the one of `kind` set. Its time stays while its status does.
 pub(super) fn set(
@@ -18,7 +18,7 @@ pub(super) fn set(
         kind: kind.into(),
         status: status.into(),
         reason: verdict.reason.into(),
-        message: verdict.message.clone(),
+        message: shortened(&verdict.message).to_owned(),
         last_transition_time: since.into(),
         observed_generation: generation.unwrap_or_default(),
     };

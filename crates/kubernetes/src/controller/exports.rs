@@ -11,7 +11,7 @@ use adit_config::cluster::{AppProtocols, ClusterConfig, ExportRule, NamePattern,
 use adit_core::name::{AppProtocol, ClusterName, PortName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 
 use super::world::{Said, World, service_ref, tcp_ports, unusable};
 use crate::api::{self, ExportPort, ExportSpec, annotation};
@@ -41,10 +41,12 @@ impl Verdict {
     }
 }
 
-/// All exports by Service, and what annotations ask for and may not.
+/// All exports by Service, what annotations ask for and may not, and what there is no place for.
+#[derive(Default)]
 pub(super) struct Exports {
     pub(super) all: BTreeMap<ServiceName, Resolved>,
     pub(super) refused: BTreeMap<ServiceName, String>,
+    pub(super) left_out: BTreeMap<ServiceName, String>,
 }
 
 impl Exports {
@@ -61,8 +63,10 @@ pub(super) fn resolve(
     world: &World,
     imported: &BTreeSet<ServiceName>,
 ) -> Exports {
-    let mut exports = Exports { all: BTreeMap::new(), refused: BTreeMap::new() };
-    for (service, offer) in offers(config, world, &mut exports.refused) {
+    let mut exports = Exports::default();
+    let mut offers = offers(config, world, &mut exports.refused);
+    limits::fit(&mut offers, world, &mut exports);
+    for (service, offer) in offers {
         let resolved = offer.resolve(&service, world, imported.contains(&service));
         exports.all.insert(service, resolved);
     }
@@ -153,10 +157,10 @@ fn annotated(
     if to.is_empty() {
         return Err(trouble.join("; "));
     }
-    let mut allow = Vec::new();
+    let mut allow = BTreeSet::new();
     for entry in said.annotation(annotation::ALLOW).into_iter().flat_map(items) {
         match grant(entry) {
-            Ok(grant) if to.contains(&grant.cluster) => allow.push(grant),
+            Ok(grant) if to.contains(&grant.cluster) => drop(allow.insert(grant)),
             Ok(grant) => trouble.push(format!(
                 "{}: {entry}: it is not exported to {}",
                 annotation::ALLOW,
@@ -174,6 +178,7 @@ fn annotated(
         AppProtocols::Own
     });
     let trouble = (!trouble.is_empty()).then(|| trouble.join("; "));
+    let allow = allow.into_iter().collect();
     Ok(Offer { strength: Strength::Implied, allow, protocols, rule: None, trouble })
 }
 
@@ -228,6 +233,10 @@ impl Offer {
     fn resolve(&self, service: &ServiceName, world: &World, imported: bool) -> Resolved {
         let object = world.services.get(service);
         let ports = offered(service, object.map(|o| &**o), imported, &self.protocols);
+        let ports = ports.and_then(|ports| {
+            let wrong = limits::untellable(service, &ports, &self.allow);
+            wrong.map_or(Ok(ports), Err)
+        });
         let (ports, verdict) = match ports {
             Err(verdict) => (Vec::new(), verdict),
             Ok(ports) => {
@@ -249,7 +258,10 @@ impl Offer {
             service: service_ref(service),
             ports,
             allow: allow.iter().map(api_grant).collect(),
-            hop: rule.filter(|r| r.hop == Hop::SameNode).map(|_| "sameNode".into()),
+            // Only the node of a pod knows whose address it is, and a tenant may have written any.
+            hop: (self.strength == Strength::Implied
+                || rule.is_some_and(|r| r.hop == Hop::SameNode))
+            .then(|| "sameNode".into()),
             class: rule.filter(|r| r.class == Class::Bulk).map(|_| "bulk".into()),
             replay: rule.is_some_and(|r| r.replay),
             any_endpoint: self.strength == Strength::Named,
@@ -279,22 +291,25 @@ fn offered(
         let message = format!("{service} cannot be exported: {why}");
         return Err(Verdict::bad("UnsupportedService", message));
     }
-    let ports: Vec<ExportPort> = tcp_ports(object)
-        .filter_map(|port| {
-            let name: PortName = port.name.as_deref().unwrap_or_default().parse().ok()?;
-            let own = port.app_protocol.as_deref().and_then(|p| p.parse::<AppProtocol>().ok());
-            let told = match protocols {
-                AppProtocols::Own => None,
-                AppProtocols::All(protocol) => Some(protocol.clone()),
-                AppProtocols::Ports(ports) => ports.get(&name).cloned(),
-            };
-            Some(ExportPort {
-                name: name.to_string(),
-                number: u16::try_from(port.port).ok()?,
-                app_protocol: own.or(told).map(|p| p.to_string()),
-            })
+    let port = |port: &ServicePort| {
+        let text = port.name.as_deref().unwrap_or_default();
+        let name: PortName = text.parse().map_err(text_of)?;
+        let own = port.app_protocol.as_deref().map(str::parse::<AppProtocol>).transpose();
+        let told = match protocols {
+            AppProtocols::Own => None,
+            AppProtocols::All(protocol) => Some(protocol.clone()),
+            AppProtocols::Ports(ports) => ports.get(&name).cloned(),
+        };
+        Ok(ExportPort {
+            name: text.to_owned(),
+            number: u16::try_from(port.port).map_err(text_of)?,
+            app_protocol: own.map_err(text_of)?.or(told).map(|p| p.to_string()),
         })
-        .collect();
+    };
+    let ports: Result<Vec<ExportPort>, String> = tcp_ports(object).map(port).collect();
+    let ports = ports.map_err(|why| {
+        Verdict::bad("BadPort", format!("{service} cannot be exported: one of its ports: {why}"))
+    })?;
     if ports.is_empty() {
         let message = format!("{service} has no TCP port, and only TCP is carried");
         return Err(Verdict::bad("NoTcpPort", message));
@@ -314,5 +329,6 @@ pub(super) fn api_workloads(pattern: &WorkloadPattern) -> api::Workloads {
     }
 }
 
+pub(super) mod limits;
 #[cfg(test)]
 mod tests;

@@ -149,6 +149,8 @@ pub(super) struct Complaint {
 pub(super) struct Plan {
     pub(super) writes: Vec<Write>,
     pub(super) complaints: Vec<Complaint>,
+    /// What the status has to say of it.
+    pub(super) trouble: Option<String>,
     /// When to look again though nothing changes.
     pub(super) wake: Option<Instant>,
     /// The Services of which it matters whether somebody here serves them.
@@ -196,7 +198,47 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
     for (service, why) in exports.refused.iter().chain(&imports.refused) {
         plan.complain(about_service(world, service), "NotPermitted", why);
     }
+    for (service, why) in &exports.left_out {
+        plan.complain(about_service(world, service), "TooManyExports", why);
+    }
+    plan.trouble = exports::limits::summary(&exports.left_out);
+    plan.complaints = bounded(plan.complaints);
     plan
+}
+
+/// The most complaints with one reason that are told each by itself in one namespace: its tenants can make as many
+/// as they like, and others' wait behind them.
+const COMPLAINTS: usize = 20;
+
+/// At most [`COMPLAINTS`] of each namespace and reason, and one that says how many more there are.
+fn bounded(all: Vec<Complaint>) -> Vec<Complaint> {
+    let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut few = Vec::new();
+    for complaint in all {
+        let namespace = complaint.about.namespace.clone().unwrap_or_default();
+        let count = counts.entry((namespace, complaint.reason.clone())).or_default();
+        *count += 1;
+        if *count <= COMPLAINTS || complaint.about.namespace.is_none() {
+            few.push(complaint);
+        }
+    }
+    for ((namespace, reason), count) in counts {
+        if namespace.is_empty() || count <= COMPLAINTS {
+            continue;
+        }
+        let note = format!(
+            "{reason} is said of {count} objects in namespace {namespace}: {COMPLAINTS} of them are told, each by itself"
+        );
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Namespace".into()),
+            namespace: Some(namespace.clone()),
+            name: Some(namespace),
+            ..ObjectReference::default()
+        };
+        few.push(Complaint { about, reason, note });
+    }
+    few
 }
 
 /// A Service, as what an Event is about. Where there is not even its namespace, in which an Event would stand, its Import is meant.

@@ -242,7 +242,7 @@ impl<'a> Rounds<'a> {
         let trouble = ca_trouble.or_else(|| self.config.trouble.clone());
         let trouble = trouble.or_else(|| moves.note().map(str::to_owned));
         let trouble = trouble.or_else(|| self.writes.worst()).or_else(|| self.stores.stale());
-        self.tell(Phase::Active, trouble.or(agents_trouble));
+        self.tell(Phase::Active, trouble.or(agents_trouble).or(plan.trouble));
         let again =
             again.into_iter().chain(plan.wake).chain(self.writes.next(Instant::now())).min();
         Next { at: again, at_once: written + answered > 0 }

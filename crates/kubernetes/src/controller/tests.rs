@@ -492,6 +492,86 @@ async fn exports_are_resolved_and_kept() {
     eventually("gone", || stage.server.all(EXPORTS).is_empty()).await;
 }
 
+/// A tenant's Service that exports itself to bank.
+fn tenants(name: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "tenant",
+            "annotations": {"adit.dev/export": "bank", "adit.dev/allow": "bank/*/*"}},
+        "spec": {"ports": [{"name": "http", "port": 8080}]}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_tenant_exports_beyond_all_bounds_is_left_out_and_others_come_and_go() {
+    let rules = |named: &str| {
+        format!("optIn:\n  - namespaces: [tenant, agents]\n    exportTo: [bank]\n{named}")
+    };
+    let named = "exports:\n  - service: agents/named\n    allow:\n      - cluster: bank\n        \
+                 namespace: agents\n        serviceAccount: support-bot\n";
+    let mut stage = Stage::new(&rules(named));
+    stage.server.put("/namespaces", json!({"metadata": {"name": "tenant"}}));
+    let mut ports = tenants("ports");
+    let many = (1..=101).map(|n| json!({"name": format!("p{n}"), "port": n}));
+    ports["spec"]["ports"] = many.collect();
+    stage.server.put(SERVICES, ports);
+    let mut grants = tenants("grants");
+    let many: Vec<String> = (0..501).map(|n| format!("bank/a/b{n}")).collect();
+    grants["metadata"]["annotations"]["adit.dev/allow"] = many.join(",").into();
+    stage.server.put(SERVICES, grants);
+    let first_above = exports::limits::NAMESPACE_EXPORTS - 2;
+    for n in 0..first_above + 30 {
+        stage.server.put(SERVICES, tenants(&format!("z-{n:04}")));
+    }
+    for name in ["named", "annotated"] {
+        let mut other = tenants(name);
+        other["metadata"]["namespace"] = "agents".into();
+        if name == "named" {
+            other["metadata"]["annotations"] = json!({});
+        }
+        stage.server.put(SERVICES, other);
+    }
+    stage.start("one");
+    let valid = |name: &str| {
+        let (status, reason) = stage.condition(EXPORTS, name, "Valid")?;
+        let export = stage.server.get(EXPORTS, "", name)?;
+        let told = export["spec"]["allow"].as_array().is_some_and(|allow| !allow.is_empty());
+        Some((status == "True", reason, told))
+    };
+    for (name, is_told, reason) in [
+        ("agents.named", true, "Exported"),
+        ("agents.annotated", true, "Exported"),
+        ("tenant.ports", false, "TooManyPorts"),
+        ("tenant.grants", false, "TooManyGrants"),
+    ] {
+        eventually(name, || valid(name) == Some((is_told, reason.into(), is_told))).await;
+    }
+    let of_tenant = || {
+        let all = stage.server.all(EXPORTS).into_iter();
+        all.filter(|e| e["spec"]["service"]["namespace"] == "tenant").count()
+    };
+    eventually("all that may be", || of_tenant() == exports::limits::NAMESPACE_EXPORTS).await;
+    let last = format!("tenant.z-{:04}", first_above);
+    assert_eq!(stage.server.get(EXPORTS, "", &last), None);
+    // On the Services, some of them, and on their namespace; and for the administrator.
+    eventually("Events", || events(&stage.server, "TooManyExports") == 21).await;
+    eventually("a line in the status", || {
+        let lease = stage.server.get(LEASES, "adit-system", "adit-controller").unwrap();
+        let trouble = lease["metadata"]["annotations"]["adit.dev/trouble"].to_string();
+        trouble.contains("30 Services of namespace tenant are not exported")
+    })
+    .await;
+    // Others' go as they came, and a place that is free is taken.
+    stage.server.delete(SERVICES, "agents", "annotated");
+    stage.server.put(CONFIGS, config(&rules("")));
+    stage.server.delete(SERVICES, "tenant", "z-0000");
+    eventually("withdrawn", || {
+        ["agents.named", "agents.annotated", "tenant.z-0000"]
+            .iter()
+            .all(|name| stage.server.get(EXPORTS, "", name).is_none())
+    })
+    .await;
+    eventually("its place", || stage.server.get(EXPORTS, "", &last).is_some()).await;
+    assert_eq!(of_tenant(), exports::limits::NAMESPACE_EXPORTS);
+}
+
 /// An Agent that exports itself, and the Service that kagent made for it.
 fn agent(server: &Server) {
     let meta = json!({"name": "bot", "namespace": "agents",

@@ -107,3 +107,138 @@ fn what_cannot_be_exported_says_why_and_allows_nobody() {
         assert_eq!(export.spec.allow.is_empty(), !export.verdict.good, "{reason}");
     }
 }
+
+/// Says "bank may use it" by an annotation.
+fn open_to_bank() -> Value {
+    json!({"adit.dev/export": "bank", "adit.dev/allow": "bank/*/*"})
+}
+
+#[test]
+fn what_no_cluster_could_be_told_is_left_out_and_says_what_to_do() {
+    let ports = |count: usize, more: &str| -> Value {
+        (0..count).map(|n| json!({"name": format!("p{n}{more}"), "port": n + 1})).collect()
+    };
+    let grants = |count: usize, more: &str| {
+        let all: Vec<String> = (0..count).map(|n| format!("bank/{more}/{more}{n}")).collect();
+        all.join(",")
+    };
+    let long = "x".repeat(58);
+    let subdomain = [long.as_str(); 4].join(".");
+    let protocol = json!([{"name": "http", "port": 80, "appProtocol": format!("{subdomain}/a2a")}]);
+    let large: Vec<String> = (0..500).map(|n| format!("bank/{long}/{subdomain}{n}")).collect();
+    let few = "bank/*/*".to_owned();
+    for (ports, allow, reason, says) in [
+        (ports(101, ""), few.clone(), "TooManyPorts", "101 TCP ports, and an export 100 at most"),
+        (ports(1, ""), grants(501, "a"), "TooManyGrants", "501 grants for bank"),
+        (ports(100, &"y".repeat(50)), large.join(","), "TooLarge", "128 KiB at most"),
+        (protocol, few.clone(), "BadPort", "is not a valid appProtocol"),
+        (ports(100, ""), few.clone(), "Exported", "is exported"),
+        (ports(1, ""), grants(500, "a"), "Exported", "is exported"),
+        // Said often, it is one grant.
+        (ports(1, ""), vec![few; 501].join(","), "Exported", "is exported"),
+    ] {
+        let mut one =
+            service(json!({}), json!({"adit.dev/export": "bank", "adit.dev/allow": allow}));
+        one["spec"]["ports"] = ports;
+        let mut other = service(json!({}), open_to_bank());
+        other["metadata"]["name"] = "other".into();
+        let config = config(&format!("{LINK}{OPEN}"));
+        let exports = resolve(&config, &world(&[one, other]), &BTreeSet::new());
+        let export = &exports.all[&bot()];
+        assert_eq!(export.verdict.reason, reason);
+        assert!(export.verdict.message.contains(says), "{}", export.verdict.message);
+        let told = (export.spec.ports.is_empty(), export.spec.allow.is_empty());
+        assert_eq!(told, (!export.verdict.good, !export.verdict.good), "{reason}");
+        assert!(exports.all[&"team-a/other".parse().unwrap()].verdict.good);
+    }
+}
+
+/// `count` Services of a namespace that ask for an export, made in that year.
+fn many(namespace: &str, count: usize, year: u16) -> Vec<Value> {
+    let one = |n: usize| {
+        let mut one = service(json!({}), open_to_bank());
+        one["metadata"]["namespace"] = namespace.into();
+        one["metadata"]["name"] = format!("bot-{n:05}").into();
+        one["metadata"]["creationTimestamp"] = format!("{year}-01-01T00:00:00Z").into();
+        one
+    };
+    (0..count).map(one).collect()
+}
+
+/// Writes what was resolved, as the controller does: what it made is there in the next round.
+fn stored(world: &mut World, exports: &Exports, year: u16) {
+    for resolved in exports.all.values() {
+        let name = resolved.spec.service.object_name();
+        let mut made = api::Export::new(&name, resolved.spec.clone());
+        let time = json!(format!("{year}-01-01T00:00:00Z"));
+        made.metadata.creation_timestamp = serde_json::from_value(time).unwrap();
+        world.exports.entry(name).or_insert_with(|| Arc::new(made));
+    }
+}
+
+fn of_namespace(exports: &Exports, namespace: &str) -> usize {
+    exports.all.keys().filter(|service| service.namespace.as_str() == namespace).count()
+}
+
+#[test]
+fn no_namespace_takes_the_places_of_others() {
+    let named = "exports:\n  - service: team-a/bot-19999\n    allow: [{cluster: bank, namespace: a, serviceAccount: x}]\n";
+    let config = config(&format!("{LINK}{OPEN}{named}"));
+    let mut services = many("team-z", 3, 2026);
+    services.extend(many("team-a", 20_000, 2025));
+    let mut world = world(&services);
+    let exports = resolve(&config, &world, &BTreeSet::new());
+    assert_eq!(of_namespace(&exports, "team-z"), 3);
+    assert_eq!(of_namespace(&exports, "team-a"), limits::NAMESPACE_EXPORTS + 1, "one is named");
+    assert_eq!(exports.left_out.len(), 20_000 - limits::NAMESPACE_EXPORTS - 1);
+    assert!(exports.left_out.values().all(|why| why.contains("2000 Services at most")));
+    let line = limits::summary(&exports.left_out).unwrap();
+    assert!(line.starts_with("17999 Services of namespace team-a are not exported"), "{line}");
+    // What is withdrawn is withdrawn all the same, and what waits takes the place.
+    stored(&mut world, &exports, 2026);
+    let gone: Vec<ServiceName> =
+        ["team-z/bot-00001", "team-a/bot-00000"].map(|s| s.parse().unwrap()).into();
+    gone.iter().for_each(|service| drop(world.services.remove(service)));
+    let exports = resolve(&config, &world, &BTreeSet::new());
+    assert!(gone.iter().all(|service| !exports.all.contains_key(service)));
+    assert_eq!(of_namespace(&exports, "team-a"), limits::NAMESPACE_EXPORTS + 1);
+}
+
+#[test]
+fn a_newcomer_takes_nobodys_place() {
+    let config = config(&format!("{LINK}{OPEN}"));
+    let mut services: Vec<Value> = ["team-b", "team-c", "team-d", "team-e"]
+        .iter()
+        .flat_map(|n| many(n, 2_000, 2026))
+        .collect();
+    services.extend(many("team-y", 1_999, 2026));
+    let mut before = world(&services);
+    let first = resolve(&config, &before, &BTreeSet::new());
+    assert_eq!((first.all.len(), first.left_out.len()), (9_999, 0));
+    stored(&mut before, &first, 2026);
+    // Of Services that are older than all of them, and whose names come first, there is room for one.
+    before.services.extend(world(&many("team-a", 2, 2001)).services);
+    let now = resolve(&config, &before, &BTreeSet::new());
+    assert_eq!((now.all.len(), now.left_out.len()), (10_000, 1));
+    assert!(first.all.keys().all(|service| now.all.contains_key(service)));
+    let why = &now.left_out[&"team-a/bot-00001".parse().unwrap()];
+    assert!(why.contains("a cluster exports 10000 Services at most"), "{why}");
+}
+
+#[test]
+fn what_a_tenant_exports_is_entered_at_its_pods_node() {
+    let rule = |services: &str| {
+        config(&format!(
+            "{LINK}exports:\n  - {services}\n    hop: any\n    allow: [{{cluster: bank, namespace: a, serviceAccount: x}}]\n"
+        ))
+    };
+    let world = world(&[service(json!({"type": "agent"}), json!({}))]);
+    let selected = rule("select: {namespaces: [team-a], labels: {type: agent}}");
+    for (config, any, hop) in
+        [(selected, false, Some("sameNode")), (rule("service: team-a/bot"), true, None)]
+    {
+        let exports = resolve(&config, &world, &BTreeSet::new());
+        let spec = &exports.all[&bot()].spec;
+        assert_eq!((spec.any_endpoint, spec.hop.as_deref()), (any, hop));
+    }
+}

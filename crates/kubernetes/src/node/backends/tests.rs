@@ -86,7 +86,7 @@ fn snapshot(now: NodeState) -> Snapshot {
             node: "b1".parse().unwrap(),
             advertise: vec![],
         },
-        siblings: now.siblings,
+        siblings: now.siblings.into_iter().collect(),
         links: BTreeMap::new(),
         imports: now.imports.into_iter().collect(),
         exports: now.exports.into_iter().map(|e| (e.service.clone(), Arc::new(e))).collect(),
