@@ -263,3 +263,21 @@ fn without_privilege_the_error_says_what_is_missing() {
         });
     });
 }
+
+#[test]
+fn a_machine_knows_its_own_addresses_and_the_device_of_each_pod() {
+    lab::run("a_machine_knows_its_own_addresses_and_the_device_of_each_pod", || {
+        let lab = Lab::new();
+        let look = || lab.node.enter(|| block_on(routes::surroundings()).unwrap());
+        let pod: IpAddr = "10.244.1.5".parse().unwrap();
+        let before = look();
+        for own in ["127.0.0.1", "172.18.0.2", "fc00::2", "10.244.255.1", "fd44::1"] {
+            assert!(before.own.contains(&own.parse().unwrap()), "{own}: {before:?}");
+        }
+        assert!(!before.own.contains(&pod) && before.devices.contains_key(&pod), "{before:?}");
+        lab.node.ip(&["link", "del", "v-pod"]);
+        assert!(!look().devices.contains_key(&pod));
+        lab.node.pod("next", "10.244.1.5");
+        assert_ne!(look().devices[&pod], before.devices[&pod], "another pod's device");
+    });
+}

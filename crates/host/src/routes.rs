@@ -24,7 +24,7 @@
 //! * Without a listener an IPv4 address stays silent, so a client waits instead of being refused: the reset's
 //!   source is looked up in table local, where it is not. IPv6 looks nothing up, and refuses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -134,13 +134,23 @@ pub async fn remove() -> io::Result<Changes> {
     with_kernel(async |kernel| converge(kernel, &BTreeSet::new()).await).await
 }
 
-/// The addresses that this machine's interfaces carry now, those of the pods' bridge among them: what listens
-/// there is the machine itself. Needs no capability.
+/// What this machine is in its network, and what is right beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Surroundings {
+    /// The addresses that its interfaces carry, those of the pods' bridge among them: what listens there is the
+    /// machine itself.
+    pub own: BTreeSet<IpAddr>,
+    /// By address that has a route for itself alone, as pods have in most networks: the index of the device that
+    /// leads there. Each pod has a device of its own, and the kernel counts indexes up.
+    pub devices: BTreeMap<IpAddr, u32>,
+}
+
+/// What they are now. Needs no capability.
 ///
 /// # Errors
 /// Those of netlink, with what was tried.
-pub async fn own_addresses() -> io::Result<BTreeSet<IpAddr>> {
-    with_kernel(async |kernel| kernel.own().await).await
+pub async fn surroundings() -> io::Result<Surroundings> {
+    with_kernel(async |kernel| kernel.surroundings().await).await
 }
 
 async fn converge(kernel: &Kernel, wanted: &BTreeSet<Entry>) -> io::Result<Changes> {
@@ -183,7 +193,7 @@ mod tests {
         let range = LocalRange::default();
         send(&ensure(&range, &[]));
         send(&remove());
-        send(&own_addresses());
+        send(&surroundings());
         send(&async { Watch::new()?.changed().await });
     }
 }

@@ -6,8 +6,9 @@
 //! a certificate: it waits for both ([`prepare`]), and says so.
 
 pub(super) mod certificate;
+mod neighbourhood;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use std::time::Duration;
 use adit_config::cluster::{ClusterConfig, Network, NodeFacts};
 use adit_config::{ClusterReport, Config, Report};
 use adit_core::name::NodeName;
-use adit_host::routes;
+use adit_host::routes::{self, Watch};
 use adit_kubernetes::Client;
 use adit_kubernetes::node::observed::Observed;
 use adit_kubernetes::node::state::{NodeState, state};
@@ -28,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use self::neighbourhood::Neighbourhood;
 use super::origin::{Input, Loaded};
 use crate::compose::publish;
 
@@ -66,8 +68,8 @@ pub(super) struct Cluster {
     seen: watch::Receiver<Arc<Observed>>,
     /// What sockets, routes and rules were made from.
     network: OnceLock<Network>,
-    /// The addresses of this machine's interfaces, as they were known last.
-    own: Mutex<BTreeSet<IpAddr>>,
+    /// What this machine says of its pods, as it was known last.
+    neighbourhood: Mutex<Neighbourhood>,
 }
 
 /// A node that can start.
@@ -133,17 +135,17 @@ impl Cluster {
         Ok((settings, config, report.fragments))
     }
 
-    /// With what only the machine knows: its own addresses are nobody's backend. They are asked for each time,
-    /// since the pods' network gets its bridge with the first pod.
+    /// With what only the machine knows. It is asked each time, since the pods' network gets its bridge with the
+    /// first pod.
     async fn state(&self, seen: &Observed, settings: &ClusterConfig) -> NodeState {
-        let mut now = state(seen, settings, &self.options.place);
-        let found = routes::own_addresses().await;
-        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = routes::surroundings().await;
+        let mut known = self.neighbourhood.lock().unwrap_or_else(PoisonError::into_inner);
         match found {
-            Ok(found) => *own = found,
-            Err(error) => tracing::warn!(%error, "this machine's addresses are not known anew"),
+            Ok(found) => known.surroundings = found,
+            Err(error) => tracing::warn!(%error, "what is around this machine is not known anew"),
         }
-        now.forbidden.extend(own.iter());
+        let mut now = state(&known.held(seen), settings, &self.options.place);
+        now.forbidden.extend(&known.surroundings.own);
         now.forbidden.extend(api_server());
         now
     }
@@ -202,7 +204,7 @@ async fn begin(
         options,
         seen: seen.clone(),
         network: OnceLock::new(),
-        own: Mutex::default(),
+        neighbourhood: Mutex::default(),
     });
     let (settings, config, _, good) = named(&cluster, seen.clone(), &good).await;
     let network = pinned(&cluster.options, &settings.network)?;
@@ -367,8 +369,11 @@ pub(super) async fn follow(
     let mut problems: Vec<String> = Vec::new();
     let mut write_at = Some(Instant::now());
     let mut writing = JoinSet::new();
+    let mut network = Watch::new().ok();
     loop {
         tokio::select! {
+            // A pod's device may have gone, which the API server says later.
+            () = neighbourhood::changed(&mut network) => {}
             changed = seen.changed() => if changed.is_err() {
                 std::future::pending::<Infallible>().await;
             },
@@ -413,8 +418,10 @@ pub(super) async fn follow(
             problems.clone_from(&state.problems);
         }
         publish(&out, state);
+        if !Arc::ptr_eq(&now, &last) {
+            write_at = write_at.or_else(|| Some(Instant::now() + WRITE));
+        }
         last = now;
-        write_at = write_at.or_else(|| Some(Instant::now() + WRITE));
     }
 }
 

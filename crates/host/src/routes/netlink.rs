@@ -17,13 +17,13 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
 use super::entry::{Entry, Message, Prefix};
-use super::{PROTOCOL, TABLE};
+use super::{PROTOCOL, Surroundings, TABLE};
 
 /// Runs `work` on a connection to the kernel that lasts as long.
 pub(super) async fn with_kernel<T>(
@@ -114,9 +114,9 @@ impl Kernel {
         Ok(Interfaces { uplinks, addresses })
     }
 
-    /// The addresses of this machine's own interfaces.
-    pub(super) async fn own(&self) -> io::Result<BTreeSet<IpAddr>> {
-        let mut own = BTreeSet::new();
+    /// What this machine is, and what is right beside it.
+    pub(super) async fn surroundings(&self) -> io::Result<Surroundings> {
+        let mut found = Surroundings::default();
         for message in all("addresses", self.0.address().get().execute()).await? {
             let (mut local, mut address) = (None, None);
             for attribute in message.attributes {
@@ -127,9 +127,23 @@ impl Kernel {
                     _ => {}
                 }
             }
-            own.extend(local.or(address));
+            found.own.extend(local.or(address));
         }
-        Ok(own)
+        for route in self.routes().await? {
+            let whole = if route.header.address_family == AddressFamily::Inet { 32 } else { 128 };
+            let leads_to_one = route.header.destination_prefix_length == whole
+                && table(&route) == u32::from(RouteHeader::RT_TABLE_MAIN)
+                && route.header.kind == RouteType::Unicast;
+            let to = route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+                _ => None,
+            });
+            if let (true, Some(ip), [device]) = (leads_to_one, to, outgoing(&route).as_slice()) {
+                found.devices.insert(ip, *device);
+            }
+        }
+        Ok(found)
     }
 
     /// What carries our mark.

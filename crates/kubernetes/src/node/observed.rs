@@ -89,6 +89,9 @@ pub struct Workload {
     /// Whether it is about to end: another pod may have its addresses already.
     #[serde(default)]
     pub ending: bool,
+    /// When the last of its containers began (RFC 3339): a pod whose network is made anew begins all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<String>,
 }
 
 impl Observed {
@@ -167,8 +170,16 @@ impl Workload {
             service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
             addresses,
             ending,
+            begun: begun(status),
         })
     }
+}
+
+/// When the last of a pod's containers began.
+fn begun(status: &PodStatus) -> Option<String> {
+    let running = |c: &ContainerStatus| c.state.as_ref()?.running.as_ref()?.started_at.clone();
+    let last = status.container_statuses.iter().flatten().filter_map(running).max();
+    last.map(|time| time.0.to_string())
 }
 
 /// Whether all of a pod's containers have ended, and there were some.
@@ -205,6 +216,7 @@ mod tests {
             service_account: "bot".into(),
             addresses: vec!["10.0.1.5".parse().unwrap()],
             ending: false,
+            begun: None,
         };
         let mut seen = Observed {
             run: "one".into(),

@@ -13,7 +13,7 @@ fn cluster(folder: &Path, text: &str) -> (watch::Sender<Arc<Observed>>, Cluster)
     let place =
         Place { node: "n1".parse().unwrap(), addresses: vec!["172.18.0.2".parse().unwrap()] };
     let options = Options { state: folder.to_owned(), place, pod: "one".into() };
-    (tell, Cluster { options, seen, network: OnceLock::new(), own: Mutex::default() })
+    (tell, Cluster { options, seen, network: OnceLock::new(), neighbourhood: Mutex::default() })
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn pod(uid: &str, ip: &str, account: &str) -> (String, observed::Workload) {
         service_account: account.into(),
         addresses: vec![ip.parse().unwrap()],
         ending: false,
+        begun: None,
     };
     (format!("agents/{uid}"), workload)
 }
