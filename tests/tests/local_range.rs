@@ -277,7 +277,7 @@ fn a_machine_knows_its_own_addresses_and_the_device_of_each_pod() {
         assert!(!before.own.contains(&pod) && before.devices.contains_key(&pod), "{before:?}");
         lab.node.ip(&["link", "del", "v-pod"]);
         assert!(!look().devices.contains_key(&pod));
-        lab.node.pod("next", "10.244.1.5");
+        let _next = lab.node.pod("next", "10.244.1.5");
         assert_ne!(look().devices[&pod], before.devices[&pod], "another pod's device");
     });
 }
