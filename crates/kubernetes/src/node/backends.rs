@@ -74,17 +74,19 @@ impl<'a> Known<'a> {
         if self.is_forbidden(endpoint.address) {
             return None;
         }
-        let here = Some(self.place.node.clone());
-        let owner = self.workloads.get(&endpoint.address);
-        if owner.is_some_and(|pod| pod.namespace.as_str() == spec.service.namespace) {
-            return here;
+        let here = &self.place.node;
+        let named = endpoint.node.as_deref().and_then(|name| name.parse::<NodeName>().ok());
+        let known = named.filter(|node| node == here || self.siblings.contains_key(node));
+        if spec.any_endpoint {
+            // On no node that has a daemon: by whoever takes the stream.
+            return Some(known.unwrap_or_else(|| here.clone()));
         }
-        let node = endpoint.node.as_deref().and_then(|name| name.parse().ok());
-        match node.filter(|node| self.siblings.contains_key(node)) {
-            Some(sibling) => (endpoint.pod || spec.any_endpoint).then_some(sibling),
-            // On no node that has a daemon: by whoever takes the stream, where an administrator named it.
-            None => here.filter(|_| spec.any_endpoint),
-        }
+        // Which node it is counted for hangs on what is said alone, so that all nodes say the same.
+        let owner = || self.workloads.get(&endpoint.address).map(|pod| pod.namespace.as_str());
+        let is_right = |node: &NodeName| {
+            endpoint.pod && (node != here || owner() == Some(&*spec.service.namespace))
+        };
+        known.filter(is_right)
     }
 
     /// The ready endpoints of the port of that name, `left` at most, which it counts down.
