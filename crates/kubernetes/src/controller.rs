@@ -9,6 +9,7 @@
 //! differences (`write`). Rounds begin when anything changes; that many changes come at once is one round.
 
 mod addresses;
+mod agent;
 mod authority;
 mod conditions;
 mod events;

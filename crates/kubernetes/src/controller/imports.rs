@@ -3,8 +3,9 @@
 //! A rule that names a Service counts more than an annotation, and either counts more than what a link
 //! imports by itself. Of several links that would import one Service by themselves, the one that does goes on,
 //! and else the first by name begins.
-//! A link imports by itself only what nobody here ever served: else a linked cluster that exports the right
-//! name would get the callers of whatever is down here for a moment.
+//! A link imports by itself only into namespaces that were opened to it, and there only into Services that cannot
+//! have pods of their own and that nobody here ever served: else a linked cluster that exports the right name
+//! would get the callers of whatever is down here for a moment, or has not yet begun.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 
 use super::Peers;
-use super::exports::{Strength, api_workloads};
+use super::exports::{Strength, Verdict, api_workloads};
 use super::readiness::GRACE;
 use super::slices::MADE_FOR;
 use super::world::{World, is_ours};
@@ -60,12 +61,20 @@ pub(super) struct Wanted {
     pub(super) others: Vec<ClusterName>,
 }
 
-/// What is said of a Service that is not imported for that it is, or was, served here.
-pub(super) fn served_here(service: &ServiceName, from: &ClusterName) -> String {
-    format!(
-        "{from} exports {service}, which this cluster has served itself, so it is not imported unasked: \
-         `adit import {service} --from {from}` says that {from} is to serve it"
-    )
+/// Why a Service that a linked cluster exports is not imported by itself.
+fn only_by_name(world: &World, service: &ServiceName, from: &ClusterName) -> Verdict {
+    let by_name = format!("`adit import {service} --from {from}` says that {from} is to serve it");
+    if world.was_served(service) {
+        let message = format!(
+            "{from} exports {service}, which this cluster has served itself, so it is not imported unasked: {by_name}"
+        );
+        return Verdict::bad("ServedHere", message);
+    }
+    let message = format!(
+        "{from} exports {service}, whose Service here has a selector and so may have pods of its own; it is not imported \
+         unasked: {by_name} (by itself it is filled without a selector, or if a kagent Agent with replicas: 0 owns it)"
+    );
+    Verdict::bad("HasSelector", message)
 }
 
 /// All imports by Service, and what annotations ask for and may not.
@@ -81,8 +90,8 @@ pub(super) struct Imports {
     pub(super) too_many: BTreeMap<ClusterName, usize>,
     /// When to decide again though nothing changes.
     pub(super) wake: Option<Instant>,
-    /// What a link would import by itself, were it not that somebody here serves it, or did.
-    pub(super) served_here: BTreeMap<ServiceName, ClusterName>,
+    /// Services of opened namespaces that a linked cluster exports and that are imported by name only, and why.
+    pub(super) only_by_name: BTreeMap<ServiceName, Verdict>,
 }
 
 /// Decides. `exported` are the Services of this cluster that somebody wants to export.
@@ -158,7 +167,7 @@ pub(super) fn decide(
             }
         }
     }
-    imports.served_here.retain(|service, _| !imports.all.contains_key(service));
+    imports.only_by_name.retain(|service, _| !imports.all.contains_key(service));
     imports
 }
 
@@ -209,9 +218,11 @@ fn automatic(
     let fits = |s: &ServiceName| NamePattern::any(&link.import, &s.namespace);
     let imported = |service: &ServiceName| {
         let import = world.import_of(service).filter(|i| i.spec.from == link.cluster.as_str());
-        // What is served here ends, and what we export and once served is ours again.
+        // Who gets an endpoint of their own, ready or not, is served by it and by nobody else from then on; and
+        // what we export and once served is ours again.
         let ours = exported.contains_key(service) && world.was_served(service);
-        import.is_some() && !world.is_served(service) && !ours
+        let fillable = world.is_stub(service) || !world.services.contains_key(service);
+        import.is_some() && fillable && !world.has_endpoints(service) && !ours
     };
     let names = world.imports.values().filter_map(|import| import.spec.service.parse().ok());
     let mut standing: Vec<ServiceName> = names.filter(|s| fits(s) && imported(s)).collect();
@@ -243,9 +254,14 @@ fn automatic(
     imports.candidates.extend(offered().map(|(s, _)| s).take(MOST).cloned());
     let here = offered().map(|(s, _)| s).filter(|s| world.services.contains_key(*s));
     imports.candidates.extend(here.cloned());
-    let idle = |s: &&ServiceName| world.was_served(s) && !imported(s);
-    let idle = offered().map(|(s, _)| s).filter(idle).filter(|s| !exported.contains_key(*s));
-    imports.served_here.extend(idle.map(|s| (s.clone(), link.cluster.clone())));
+    let idle = |s: &&ServiceName| {
+        let known = world.services.contains_key(*s) && world.known.contains(s.name());
+        let waits_for_a_name = world.was_served(s) || (known && !world.is_stub(s));
+        waits_for_a_name && !imported(s) && !world.is_undecided(s) && !exported.contains_key(*s)
+    };
+    let idle = offered().map(|(s, _)| s).filter(idle);
+    let why = |s: &ServiceName| (s.clone(), only_by_name(world, s, &link.cluster));
+    imports.only_by_name.extend(idle.map(why));
     let begins =
         offered().filter(|(s, export)| !imported(s) && may_begin(link, world, s, export, exported));
     let begins = begins.map(|(service, _)| service.clone()).collect();
@@ -268,7 +284,8 @@ fn may_begin(
         None => false,
     };
     let waits = if world.services.contains_key(service) {
-        world.known.contains(service.name()) && !world.was_served(service)
+        let known = world.known.contains(service.name());
+        known && world.is_stub(service) && !world.was_served(service)
     } else {
         link.create_services && world.namespaces.contains(service.namespace.as_str())
     };

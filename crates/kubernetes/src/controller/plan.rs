@@ -188,11 +188,10 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
             plan.writes.extend(all);
         }
     }
-    for (service, from) in &imports.served_here {
+    for (service, why) in &imports.only_by_name {
         // While it is served nobody misses anything.
         if !world.is_served(service) {
-            let note = imports::served_here(service, from);
-            plan.complain(about_service(world, service), "ServedHere", &note);
+            plan.complain(about_service(world, service), why.reason, &why.message);
         }
     }
     for (service, why) in exports.refused.iter().chain(&imports.refused) {

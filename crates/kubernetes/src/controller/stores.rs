@@ -9,10 +9,11 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, ApiResource, DynamicObject};
-use kube::core::{GroupVersionKind, PartialObjectMeta};
+use kube::api::Api;
+use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 
+use super::agent::{self, KagentAgent};
 use super::network::Pod;
 use super::world::{Serving, World, is_our_slice, service_name};
 use crate::api::{
@@ -29,7 +30,7 @@ const WATCHING: &str = "watching the cluster";
 #[derive(Debug, Clone)]
 pub(super) struct Stores {
     pub(super) services: Store<Service>,
-    pub(super) agents: Store<PartialObjectMeta<DynamicObject>>,
+    pub(super) agents: Store<KagentAgent>,
     pub(super) namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Ours.
     pub(super) slices: Store<EndpointSlice>,
@@ -58,9 +59,8 @@ impl Stores {
                 store
             }};
         }
-        let kind = GroupVersionKind::gvk("kagent.dev", "v1alpha2", "Agent");
-        let agent = ApiResource::from_gvk_with_plural(&kind, "agents");
-        let (agents, task) = Store::optional(Api::all_with(client.clone(), &agent), all(), bell);
+        let kind = agent::resource();
+        let (agents, task) = Store::optional(Api::all_with(client.clone(), &kind), all(), bell);
         tasks.spawn(WATCHING, task);
         let system = |name| Selection::labels(format!("{SLICE_SERVICE}={name}"));
         let (by, us) = SLICE_MANAGED_BY;
@@ -134,9 +134,11 @@ impl Stores {
         let service = |s: Arc<Service>| Some((service_name(&s.metadata, &s.name_any())?, s));
         let namespaces = self.namespaces.objects();
         let owner = namespaces.iter().find(|n| n.name_any() == NAMESPACE);
+        let (agents, agents_without_pods) = agent::agents(&self.agents);
         World {
             services: self.services.objects().into_iter().filter_map(service).collect(),
-            agents: self.agents.objects().iter().filter_map(|a| meta(a)).collect(),
+            agents,
+            agents_without_pods,
             agents_unknown: !self.agents.was_listed(),
             namespaces: namespaces
                 .iter()
@@ -204,8 +206,4 @@ impl Stores {
         }
         serving
     }
-}
-
-fn meta(agent: &PartialObjectMeta<DynamicObject>) -> Option<(ServiceName, kube::core::ObjectMeta)> {
-    Some((service_name(&agent.metadata, &agent.name_any())?, agent.metadata.clone()))
 }

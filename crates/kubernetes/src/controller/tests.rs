@@ -232,10 +232,7 @@ async fn a_service_of_somebody_else_is_filled_and_never_edited_or_deleted() {
     eventually("ready", || stage.ready() == Some(true)).await;
     assert_eq!(stage.slice().unwrap()["ports"][0]["name"], "", "as the stub calls its port");
     // Somebody scales the stub up.
-    let own = json!({"metadata": {"name": "fraud-bot-x", "namespace": "agents",
-        "labels": {"kubernetes.io/service-name": "fraud-bot"}}, "addressType": "IPv4",
-        "endpoints": [{"addresses": ["10.244.0.9"], "conditions": {"ready": true}}]});
-    stage.server.put(SLICES, own);
+    stage.server.put(SLICES, own_slice(false));
     eventually("withdrawn", || stage.slice().is_none()).await;
     eventually("told", || stage.import_says("False", "ServiceHasOwnEndpoints")).await;
     eventually("an Event", || {
@@ -249,6 +246,79 @@ async fn a_service_of_somebody_else_is_filled_and_never_edited_or_deleted() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let edits = stage.writes().into_iter().filter(|w| w.contains("/services/fraud-bot"));
     assert_eq!(edits.collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+/// A slice of the Service's own pod.
+fn own_slice(ready: bool) -> Value {
+    json!({"metadata": {"name": "fraud-bot-x", "namespace": "agents",
+        "labels": {"kubernetes.io/service-name": "fraud-bot"}}, "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.244.0.9"], "conditions": {"ready": ready}}]})
+}
+
+/// Opens all namespaces to bank.
+const OPENED: &str = "    import: {namespaces: [\"*\"]}\n";
+
+/// The Service and the Agent of kagent's stub, which is to have so many pods.
+fn kagents_stub(server: &Server, replicas: u32) {
+    let spec =
+        json!({"type": "BYO", "byo": {"deployment": {"image": "none", "replicas": replicas}}});
+    let agent =
+        json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "a"}, "spec": spec});
+    server.put("kagent.dev/agents", agent);
+    let owner = json!([{"apiVersion": "kagent.dev/v1alpha2", "kind": "Agent", "name": "fraud-bot",
+        "uid": "a", "controller": true}]);
+    server.put(
+        SERVICES,
+        json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "s", "ownerReferences": owner},
+            "spec": {"ports": [{"name": "http", "port": 8080}], "ipFamilies": ["IPv4"],
+                "selector": {"app": "kagent", "kagent": "fraud-bot"}}}),
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn kagents_stub_is_filled_by_itself_until_its_agent_gets_pods() {
+    let mut stage = Stage::new(OPENED);
+    kagents_stub(&stage.server, 0);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    kagents_stub(&stage.server, 1);
+    eventually("withdrawn before a pod is there", || stage.slice().is_none()).await;
+    eventually("told", || stage.import_says("False", "HasSelector")).await;
+    eventually("an Event", || events(&stage.server, "HasSelector") == 1).await;
+    kagents_stub(&stage.server, 0);
+    eventually("filled again", || stage.ready() == Some(true)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_with_a_selector_is_not_filled_unasked() {
+    let mut stage = Stage::new(OPENED);
+    let theirs = json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "theirs"},
+        "spec": {"ports": [{"port": 80}], "selector": {"app": "web"}, "ipFamilies": ["IPv4"]}});
+    stage.server.put(SERVICES, theirs);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("an Event", || events(&stage.server, "HasSelector") == 1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((stage.slice(), stage.server.all(IMPORTS)), (None, vec![]));
+    stage.server.put(CONFIGS, config(&format!("{OPENED}{IMPORT}")));
+    eventually("somebody named it", || stage.ready() == Some(true)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_changes_ports_all_the_time_keeps_no_slice_beside_own_endpoints() {
+    let mut stage = Stage::new(IMPORT);
+    kagents_stub(&stage.server, 0);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    // No record of ours is ever what the next round wants.
+    stage.server.fail(|method, path| {
+        (method == "PUT" && path.contains("/imports")).then_some(Fault::Status(500))
+    });
+    stage.hear_ports(&[("http", 8081)], Some(1));
+    stage.server.put(SLICES, own_slice(false));
+    eventually("withdrawn", || stage.slice().is_none()).await;
 }
 
 #[tokio::test(start_paused = true)]

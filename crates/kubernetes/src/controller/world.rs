@@ -12,6 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::ResourceExt;
 
+use super::agent;
 use crate::api::{Export, Import, Link, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef};
 
 /// All that the plan is made from.
@@ -21,6 +22,8 @@ pub(super) struct World {
     pub(super) services: BTreeMap<ServiceName, Arc<Service>>,
     /// What kagent's Agents say of themselves.
     pub(super) agents: BTreeMap<ServiceName, ObjectMeta>,
+    /// Those of them that run without any pod.
+    pub(super) agents_without_pods: BTreeSet<ServiceName>,
     /// Whether it is not known what Agents there are: what they may have asked for stays as it was.
     pub(super) agents_unknown: bool,
     /// Namespaces in which objects can be made.
@@ -63,6 +66,24 @@ impl World {
         owners.any(|o| o.kind == "Agent" && o.name == service.name())
     }
 
+    /// True if a Service cannot have pods of its own: it selects none, or those of a kagent Agent that runs without
+    /// any. Such a one stands there to be filled.
+    pub(super) fn is_stub(&self, service: &ServiceName) -> bool {
+        let Some(object) = self.services.get(service) else { return false };
+        let selector = object.spec.as_ref().and_then(|s| s.selector.as_ref());
+        let Some(selector) = selector.filter(|selector| !selector.is_empty()) else { return true };
+        let selects_the_agents = selector.get("kagent").is_some_and(|v| v == service.name());
+        let uid = self.agents.get(service).and_then(|agent| agent.uid.as_ref());
+        let is_the_agents = object.owner_references().iter().any(|owner| {
+            let group = owner.api_version.split('/').next();
+            owner.controller == Some(true)
+                && (group, owner.kind.as_str()) == (Some(agent::GROUP), "Agent")
+                && owner.name == service.name()
+                && Some(&owner.uid) == uid
+        });
+        selects_the_agents && is_the_agents && self.agents_without_pods.contains(service)
+    }
+
     /// The Import that stands for a Service, unless it was released.
     pub(super) fn import_of(&self, service: &ServiceName) -> Option<&Import> {
         let import = self.imports.get(&service_ref(service).object_name())?;
@@ -72,6 +93,11 @@ impl World {
     /// Whether a Service has a ready endpoint that is not from us.
     pub(super) fn is_served(&self, service: &ServiceName) -> bool {
         self.serving.get(service) == Some(&Serving::Ready)
+    }
+
+    /// True if a Service has an endpoint that is not from us, ready or not.
+    pub(super) fn has_endpoints(&self, service: &ServiceName) -> bool {
+        self.serving.get(service).is_some_and(|serving| *serving > Serving::Once)
     }
 
     /// Whether a Service was ever meant to be served by this cluster: what its clients expect there is not for

@@ -128,13 +128,18 @@ fn two_clusters_that_export_the_same_labels_do_not_take_turns() {
     assert!(imports.all.is_empty(), "ours was exported by name");
 }
 
-/// A Service whose pods a selector names, and the Import that stands for it.
+/// A Service whose pods a selector names, as kagent makes it for an Agent, and the Import that stands for it.
 fn imported(serving: Option<Serving>) -> World {
     let mut world = world(&[]);
     let service: Service = serde_json::from_value(serde_json::json!({
-        "metadata": {"name": "bot", "namespace": "team-a"}, "spec": {"selector": {"app": "bot"}}}))
+        "metadata": {"name": "bot", "namespace": "team-a", "ownerReferences": [{"apiVersion": "kagent.dev/v1alpha2",
+            "kind": "Agent", "name": "bot", "uid": "u", "controller": true}]},
+        "spec": {"selector": {"app": "kagent", "kagent": "bot"}}}))
     .unwrap();
     world.services.insert(bot(), Arc::new(service));
+    let agent = kube::core::ObjectMeta { uid: Some("u".into()), ..Default::default() };
+    world.agents.insert(bot(), agent);
+    world.agents_without_pods.insert(bot());
     world.serving.extend(serving.map(|s| (bot(), s)));
     let import = serde_json::json!({"apiVersion": "adit.dev/v1alpha1", "kind": "Import",
         "metadata": {"name": "team-a.bot"}, "spec": {"service": {"namespace": "team-a", "name": "bot"},
@@ -142,6 +147,53 @@ fn imported(serving: Option<Serving>) -> World {
     let import = serde_json::from_value(import).unwrap();
     world.imports.insert("team-a.bot".into(), Arc::new(import));
     world
+}
+
+/// The same, with another Service.
+fn changed(world: &World, change: impl FnOnce(&mut Service)) -> World {
+    let mut world = world.clone();
+    let mut service = (*world.services[&bot()]).clone();
+    change(&mut service);
+    world.services.insert(bot(), Arc::new(service));
+    world
+}
+
+#[test]
+fn a_service_that_may_have_pods_is_imported_by_name_only() {
+    let bank = peers(&["bank"], 1);
+    let stub = imported(None);
+    let mut runs = stub.clone();
+    runs.agents_without_pods.clear();
+    let mut of_an_agent_before = stub.clone();
+    of_an_agent_before.agents.get_mut(&bot()).unwrap().uid = Some("another".into());
+    let nobodys = changed(&stub, |s| s.metadata.owner_references = None);
+    let selects_others = changed(&stub, |s| {
+        let selector = [("app".to_owned(), "web".to_owned())];
+        s.spec.as_mut().unwrap().selector = Some(selector.into());
+    });
+    let only_names = changed(&stub, |s| {
+        s.metadata.owner_references.as_mut().unwrap()[0].controller = None;
+    });
+    for (which, mut world, fillable) in [
+        ("a stub of kagent's", stub, true),
+        ("an Agent that runs", runs, false),
+        ("an Agent of another life", of_an_agent_before, false),
+        ("of nobody", nobodys, false),
+        ("pods of others", selects_others, false),
+        ("an owner in name", only_names, false),
+    ] {
+        assert_eq!(from(&config(""), &world, &bank).is_some(), fillable, "goes on: {which}");
+        world.imports.clear();
+        assert_eq!(from(&config(""), &world, &bank).is_some(), fillable, "begins: {which}");
+        let told = decide(&config(""), &world, &bank, &BTreeMap::new()).only_by_name;
+        let reason = told.get(&bot()).map(|why| why.reason);
+        assert_eq!(reason, (!fillable).then_some("HasSelector"), "{which}");
+        let rule = "imports:\n  - service: team-a/bot\n    from: lab\n";
+        assert_eq!(from(&config(rule), &world, &bank).as_deref(), Some("lab"), "{which}");
+        world.known = Arc::default();
+        let told = decide(&config(""), &world, &bank, &BTreeMap::new()).only_by_name;
+        assert!(told.is_empty(), "nothing is known of its endpoints yet: {which}");
+    }
 }
 
 #[test]
@@ -156,8 +208,9 @@ fn what_was_ever_served_here_is_imported_by_nobodys_accident() {
         let mut world = imported(serving);
         world.imports.clear();
         assert_eq!(from(&config(""), &world, &bank).is_some(), begins, "{serving:?}");
-        let told = decide(&config(""), &world, &bank, &BTreeMap::new()).served_here;
-        assert_eq!(told.contains_key(&bot()), !begins, "{serving:?}");
+        let told = decide(&config(""), &world, &bank, &BTreeMap::new()).only_by_name;
+        let reason = told.get(&bot()).map(|why| why.reason);
+        assert_eq!(reason, (!begins).then_some("ServedHere"), "{serving:?}");
         let rule = "imports:\n  - service: team-a/bot\n    from: lab\n";
         assert_eq!(from(&config(rule), &world, &bank).as_deref(), Some("lab"), "somebody said so");
         // Without a selector it waits for somebody to fill it; who did is not there any more.
@@ -168,7 +221,7 @@ fn what_was_ever_served_here_is_imported_by_nobodys_accident() {
 }
 
 #[test]
-fn an_import_by_itself_ends_when_it_is_served_here_and_gives_back_what_we_export() {
+fn an_import_by_itself_ends_at_the_first_own_endpoint_and_gives_back_what_we_export() {
     let ours = BTreeMap::from([(bot(), Strength::Implied)]);
     for peers in [peers(&["bank"], 1), peers(&["lab"], 1)] {
         let goes_on = |serving: Option<Serving>, exported: &BTreeMap<ServiceName, Strength>| {
@@ -178,7 +231,7 @@ fn an_import_by_itself_ends_when_it_is_served_here_and_gives_back_what_we_export
                 .is_some_and(|w| w.from.as_str() == "bank")
         };
         assert!(goes_on(None, &BTreeMap::new()));
-        assert!(goes_on(Some(Serving::Unready), &BTreeMap::new()), "its pods only begin");
+        assert!(!goes_on(Some(Serving::Unready), &BTreeMap::new()), "its pods only begin");
         assert!(!goes_on(Some(Serving::Ready), &BTreeMap::new()));
         assert!(goes_on(None, &ours), "nobody here has served it yet");
         assert!(!goes_on(Some(Serving::Once), &ours));

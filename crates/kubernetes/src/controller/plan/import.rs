@@ -16,7 +16,7 @@ use super::{Change, Memory, Now, Plan, Write, about_service, ours};
 use crate::api::{Import, ImportPort, ImportSpec, Status};
 use crate::controller::addresses::{self, Given, Pool};
 use crate::controller::exports::Verdict;
-use crate::controller::imports::{Imports, Wanted, served_here};
+use crate::controller::imports::{Imports, Wanted};
 use crate::controller::readiness::Steady;
 use crate::controller::slices::{self, Behind};
 use crate::controller::world::{World, is_ours, service_ref};
@@ -71,17 +71,12 @@ pub(super) fn plan(
         }
     }
     let kept: BTreeSet<String> = wanted.keys().map(|s| service_ref(s).object_name()).collect();
-    let served: BTreeMap<String, Verdict> = imports
-        .served_here
-        .iter()
-        .map(|(service, from)| {
-            let verdict = Verdict::bad("ServedHere", served_here(service, from));
-            (service_ref(service).object_name(), verdict)
-        })
-        .collect();
+    let why = imports.only_by_name.iter();
+    let why: BTreeMap<String, &Verdict> =
+        why.map(|(service, verdict)| (service_ref(service).object_name(), verdict)).collect();
     for (name, stored) in &world.imports {
         if !kept.contains(name) {
-            plan.writes.extend(release(stored, served.get(name), now).map(Write::Import));
+            plan.writes.extend(release(stored, why.get(name).copied(), now).map(Write::Import));
         }
     }
 }
@@ -233,8 +228,11 @@ impl One<'_> {
         let filled = stub.map(|stub| slices::slice_ports(stub, &self.ports)).unwrap_or_default();
         let blocked = self.blocked(stub, &filled);
         let Some(stored) = self.stored.filter(|stored| stored.spec == spec) else {
-            // Its slices wait until its addresses are on record, and stay as they are until then.
-            self.keep_slices(kept);
+            // Its slices wait until its addresses are on record, and stay as they are until then; but for those that
+            // another's endpoints take the place of: who changes the record again and again must not keep them.
+            if !self.world.has_endpoints(self.service) {
+                self.keep_slices(kept);
+            }
             let change = match self.stored {
                 Some(stored) => Change::Replace(Box::new(Import { spec, ..(**stored).clone() })),
                 None => {
@@ -403,8 +401,8 @@ impl One<'_> {
             let message = format!("{service} cannot stand for an import: {why}");
             return Some(Verdict::bad("UnsupportedService", message));
         }
-        if self.world.is_served(service) {
-            let message = format!("{service} has ready endpoints of its own");
+        if self.world.has_endpoints(service) {
+            let message = format!("{service} has endpoints of its own");
             return Some(Verdict::bad("ServiceHasOwnEndpoints", message));
         }
         if self.given.exhausted {
