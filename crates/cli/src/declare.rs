@@ -43,7 +43,7 @@ pub(crate) struct ExportArgs {
 
 /// Use a Service of a linked cluster under its own name here
 ///
-/// Not needed where the link imports by itself (`adit link --import`).
+/// Not needed for stubs in namespaces that are open to that cluster (`adit link --import`).
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
     #[command(flatten)]

@@ -2,13 +2,16 @@
 //!
 //! Which steps there are, and in which order; each is taken in [`adit_kubernetes::join`].
 
+mod question;
+
+use std::io::{stderr, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use adit_config::cluster::{ClusterLink, NamePattern, render};
 use adit_core::name::ClusterName;
-use adit_kubernetes::context::Context;
+use adit_kubernetes::context::{Context, Document};
 use adit_kubernetes::edit::{Changes, Edited, edit};
 use adit_kubernetes::join::{self, ImportWish, Named};
 use anyhow::Context as _;
@@ -20,7 +23,9 @@ use crate::reach::{Kubeconfig, One, block_on, tell};
 /// Join two clusters: exchange their trust bundles and addresses, and wait until both say the link is up
 ///
 /// Names a cluster after its context where it has no name yet. Gives neither cluster access to the other's
-/// API, and exports nothing: that is said by `adit export`. Run again, it changes nothing.
+/// API, and exports nothing: that is said by `adit export`. Asks once, on a terminal, which namespaces are open to
+/// what the other cluster exports; --import says it beforehand, and without either none is. Run again, it changes
+/// nothing.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct LinkArgs {
@@ -53,14 +58,16 @@ pub(crate) struct LinkArgs {
 /// What of the other cluster's exports is imported by itself.
 #[derive(Debug, clap::Args)]
 struct ImportArgs {
-    /// Namespaces in which what the other cluster exports is imported by itself, separated by commas; "*" stands
-    /// for any characters. At the first time "*"
+    /// Namespaces that are open to the other cluster, separated by commas; "*" stands for any characters, and alone
+    /// for all. What it exports there fills Services of the same name that cannot have pods of their own: without a
+    /// selector, or of a kagent Agent with replicas: 0. At first none
     #[arg(long, value_name = "NAMESPACES", value_delimiter = ',')]
     import: Vec<NamePattern>,
-    /// Make a Service where such an import has none; otherwise only Services that are there are filled
+    /// Make a Service in those namespaces where such an import has none; otherwise only Services that are there are
+    /// filled
     #[arg(long)]
     create_services: bool,
-    /// Import nothing by itself
+    /// Import nothing by itself; do not ask
     #[arg(long, conflicts_with_all = ["import", "create_services"])]
     no_import: bool,
 }
@@ -73,6 +80,24 @@ impl ImportArgs {
         }
         ImportWish { namespaces, create_services: self.create_services.then_some(true) }
     }
+}
+
+/// What is wished of a cluster's link with `other`: it is asked for once, where a new link says nothing.
+fn asked(
+    wish: &ImportWish,
+    document: &Document,
+    other: &ClusterName,
+    answer: &mut Option<Vec<NamePattern>>,
+) -> anyhow::Result<ImportWish> {
+    let mut wish = wish.clone();
+    if wish.namespaces.is_some() || join::is_linked(document, other) {
+        return Ok(wish);
+    }
+    if answer.is_none() && question::can_ask() {
+        *answer = Some(question::ask(&mut stdin().lock(), &mut stderr())?);
+    }
+    wish.namespaces.clone_from(answer);
+    Ok(wish)
 }
 
 /// Without access to both clusters: carry a bundle by hand, each way
@@ -197,15 +222,17 @@ async fn both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
     for (context, named) in unnamed {
         name(context, named).await?;
     }
+    let (wish, mut answer) = (args.import.wish(), None);
+    let wish_a = asked(&wish, &a.document().await?, &name_b.name, &mut answer)?;
+    let wish_b = asked(&wish, &b.document().await?, &name_a.name, &mut answer)?;
     let deadline = Instant::now() + args.wait;
     let bundle_a = join::bundle(&a, &name_a, deadline).await?;
     let bundle_b = join::bundle(&b, &name_b, deadline).await?;
-    let wish = args.import.wish();
-    let first = one_side(&a, &bundle_b, &wish, args.print).await?;
+    let first = one_side(&a, &bundle_b, &wish_a, args.print).await?;
     if args.print {
         print("---\n")?;
     }
-    let second = one_side(&b, &bundle_a, &wish, args.print).await?;
+    let second = one_side(&b, &bundle_a, &wish_b, args.print).await?;
     if args.print {
         return Ok(());
     }
@@ -244,7 +271,7 @@ async fn one_side(
         && !paper
     {
         let imports = join::import_in_words(&config, &other.cluster);
-        print(&format!("context {}: imports {imports}\n", context.name))?;
+        print(&format!("context {}: {imports}\n", context.name))?;
     }
     Ok(!edited.changes.is_empty())
 }
@@ -315,7 +342,8 @@ async fn bring(
     } else if !named.changes.is_empty() {
         name(&context, &named).await?;
     }
-    one_side(&context, &other, import, paper).await?;
+    let import = asked(import, &context.document().await?, &other.cluster, &mut None)?;
+    one_side(&context, &other, &import, paper).await?;
     if !paper {
         print(
             "the link comes up when the other side has this cluster's bundle too: adit link export\n",
@@ -356,56 +384,4 @@ async fn forget(context: &Context, other: &ClusterName, paper: bool) -> anyhow::
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-
-    #[derive(Debug, clap::Parser)]
-    struct Link {
-        #[command(flatten)]
-        args: LinkArgs,
-    }
-
-    #[derive(Debug, clap::Parser)]
-    struct Unlink {
-        #[command(flatten)]
-        args: UnlinkArgs,
-    }
-
-    #[test]
-    fn two_contexts_or_a_bundle() {
-        let link = |text: &str| Link::try_parse_from(format!("link {text}").split_whitespace());
-        let both = link("a b --import team-*,x --wait 2m").unwrap().args;
-        assert_eq!((both.a.as_deref(), both.b.as_deref()), (Some("a"), Some("b")));
-        assert_eq!(both.wait, Duration::from_secs(120));
-        assert_eq!(both.import.wish().namespaces.unwrap().len(), 2);
-        assert!(both.import.wish().create_services.is_none(), "what is there is kept");
-        assert_eq!(
-            link("a b --no-import").unwrap().args.import.wish().namespaces,
-            Some(Vec::new())
-        );
-        assert!(matches!(
-            link("export --context a").unwrap().args.by_hand,
-            Some(ByHand::Export { .. })
-        ));
-        assert!(matches!(link("import f").unwrap().args.by_hand, Some(ByHand::Import { .. })));
-        for wrong in [
-            "",
-            "a",
-            "a b c",
-            "a b --import X",
-            "a b --no-import --create-services",
-            "a b --wait 1h",
-        ] {
-            assert!(link(wrong).is_err(), "{wrong}");
-        }
-        let unlink =
-            |text: &str| Unlink::try_parse_from(format!("unlink {text}").split_whitespace());
-        assert_eq!(unlink("a b").unwrap().args.contexts, ["a", "b"]);
-        assert!(unlink("--context a --cluster b").unwrap().args.cluster.is_some());
-        for wrong in ["", "a", "a b --cluster c"] {
-            assert!(unlink(wrong).is_err(), "{wrong}");
-        }
-    }
-}
+mod tests;

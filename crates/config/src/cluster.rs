@@ -79,9 +79,9 @@ pub struct ClusterLink {
     pub trust_bundle: String,
     /// `addresses`, default none: where to begin; empty where only they can dial.
     pub addresses: Vec<Seed>,
-    /// `import.namespaces`, default none: in which namespaces what it exports to us is imported by itself,
-    /// each a name, or a pattern with `*`. Namespaces of Kubernetes (`kube-*`) and our own are never matched by a
-    /// pattern.
+    /// `import.namespaces`, default none: the namespaces that are open to it. There, what it exports to us is imported
+    /// by itself into Services that cannot have pods of their own. Each is a name, or a pattern with `*`; namespaces
+    /// of Kubernetes (`kube-*`) and our own are never matched by a pattern.
     pub import: Vec<NamePattern>,
     /// `import.createServices`, default `false`: whether such an import gets a Service where there is none.
     pub create_services: bool,

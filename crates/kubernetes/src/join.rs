@@ -84,10 +84,11 @@ impl From<ContextError> for JoinError {
     }
 }
 
-/// What of the other cluster's exports is imported by itself; `None` keeps what is there.
+/// What of the other cluster's exports is imported by itself; `None` keeps what is there, which is nothing
+/// at first.
 #[derive(Debug, Clone, Default)]
 pub struct ImportWish {
-    /// The namespaces.
+    /// The namespaces that are open to it.
     pub namespaces: Option<Vec<NamePattern>>,
     /// Whether Services are created.
     pub create_services: Option<bool>,
@@ -306,16 +307,20 @@ pub fn link(
         let what = format!("the link with {}", other.cluster);
         return Err(EditError::Elsewhere { context: context.to_owned(), what, key });
     }
-    let (import, create) = present.map_or_else(
-        || ("*".parse().into_iter().collect(), false),
-        |link| (link.import, link.create_services),
-    );
+    // A cluster that nobody has said anything of gets no Service to fill.
+    let (import, create) = present.map(|l| (l.import, l.create_services)).unwrap_or_default();
     let link = ClusterLink {
         import: wish.namespaces.clone().unwrap_or(import),
         create_services: wish.create_services.unwrap_or(create),
         ..other.clone()
     };
     Ok(Changes::from([(key, Some(render::link(&link)))]))
+}
+
+/// True if a cluster is linked with another already, whichever key says so.
+#[must_use]
+pub fn is_linked(document: &Document, other: &ClusterName) -> bool {
+    find_link(document, other).is_some()
 }
 
 /// The key in which a link stands.
@@ -392,22 +397,32 @@ pub async fn wait_until_up(
     }
 }
 
-/// What is imported by itself over a link, in words.
+/// Which Services a linked cluster may fill by what it exports, in words.
 #[must_use]
 pub fn import_in_words(config: &ClusterConfig, other: &ClusterName) -> String {
-    let Some(link) = config.links.iter().find(|link| link.cluster == *other) else {
-        return "nothing".to_owned();
+    let link = config.links.iter().find(|link| link.cluster == *other);
+    let Some(link) = link.filter(|link| !link.import.is_empty()) else {
+        return format!(
+            "{other} may fill no Service by itself, only those that `adit import` names; \
+             `adit link … --import NAMESPACES` opens namespaces to it"
+        );
     };
-    if link.import.is_empty() {
-        return "nothing by itself; use `adit import`".to_owned();
-    }
     let namespaces: Vec<_> = link.import.iter().map(NamePattern::as_str).collect();
-    let services = if link.create_services {
-        "Services are created where there are none"
-    } else {
-        "into Services that are there and never had an endpoint of their own"
+    let all = link.import.iter().any(|pattern| pattern.as_str() == "*");
+    let which = match &namespaces[..] {
+        _ if all => "all namespaces but kube-* and adit-system".to_owned(),
+        [one] if !one.contains('*') => format!("namespace {one}"),
+        several => format!("namespaces {}", several.join(", ")),
     };
-    format!("what it exports to us, in namespaces {}, {services}", namespaces.join(", "))
+    let made = if link.create_services {
+        "; where there is no Service of that name, one is made"
+    } else {
+        ""
+    };
+    format!(
+        "by what it exports {other} may fill Services in {which} that cannot have pods of their own (without a selector, \
+         or a kagent Agent's with replicas: 0) and never had an endpoint{made}; others only if `adit import` names them"
+    )
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ from .cluster import Failure, eventually, here, run
 NAMESPACE = "trustusbank-bank-agents"
 IMAGE = "localhost/adit-test/agent:1"
 PORT = 8080
+AGENT_KIND = "agents.kagent.dev"
+# On a definition that is the tests' own.
+OF_TEST = "adit-test"
 # Where the base image's Python finds its wheels.
 PLATFORMS = ["manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64"]
 
@@ -88,9 +91,48 @@ def agent(name, replicas=1):
     return [account(name), service(name), deployment(name, replicas, command)]
 
 
-def stub(name):
-    """What stands for a remote agent: an empty Deployment, and a Service that selects nothing."""
-    return [account(name), deployment(name, 0, ["/pause"], image="localhost/rig/pause:1", probe=False), service(name)]
+def stub(cluster, name, **spec):
+    """What stands for a remote agent, made as kagent's controller does for an Agent without replicas."""
+    given = {"type": "BYO", "description": name, "byo": {"deployment": {"image": "none", "replicas": 0}}}
+    cluster.create(thing("kagent.dev/v1alpha2", "Agent", name, spec=given), account(name))
+    filled = stub_service(cluster, name)
+    filled["spec"] |= spec
+    cluster.create(deployment(name, 0, ["/pause"], image="localhost/rig/pause:1", probe=False), filled)
+
+
+def stub_service(cluster, name):
+    """The Service of a stub: it selects nothing, and its Agent owns it."""
+    uid = cluster.get(AGENT_KIND, "-n", NAMESPACE, name)["metadata"]["uid"]
+    owner = {"apiVersion": "kagent.dev/v1alpha2", "kind": "Agent", "name": name, "uid": uid, "controller": True}
+    return service(name, ownerReferences=[owner])
+
+
+def open_service(name):
+    """One without a selector, which waits for somebody to fill it."""
+    made = service(name)
+    del made["spec"]["selector"]
+    return made
+
+
+def define_agents(cluster):
+    """Makes kagent's kind known, where it is not."""
+    if not cluster.names("crd", AGENT_KIND, "--ignore-not-found"):
+        cluster.create(agent_definition())
+        cluster.wait(None, f"crd/{AGENT_KIND}", "Established")
+
+
+def agent_definition():
+    """kagent's kind, as far as anybody here looks at it."""
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1alpha2", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": AGENT_KIND, "labels": {OF_TEST: "yes"}},
+        "spec": {
+            "group": "kagent.dev", "scope": "Namespaced", "versions": [version],
+            "names": {"plural": "agents", "singular": "agent", "kind": "Agent", "listKind": "AgentList"},
+        },
+    }
 
 
 def webhook():

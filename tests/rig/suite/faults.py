@@ -166,9 +166,8 @@ def making(world, count):
         for name in names
     )
     configure(world.bank, "zz-extra.yaml", fragment)
-    items = {"apiVersion": "v1", "kind": "List", "items": [agents.service(name) for name in names]}
-    for cluster in world.both:
-        cluster.create(items)
+    for cluster, make in ((world.bank, agents.service), (world.edge, agents.open_service)):
+        cluster.create({"apiVersion": "v1", "kind": "List", "items": [make(name) for name in names]})
     yield names
     for cluster in world.both:
         cluster.delete("-n", NAMESPACE, *(f"service/{name}" for name in names))
@@ -198,9 +197,9 @@ def distinct(world, names):
 def made_again(world):
     """Services and namespaces go and come back, in several orders: it works again, and no slice is left over."""
     bank, edge = world.bank, world.edge
-    fraud_bot, stub = agents.service("fraud-bot"), agents.service("fraud-bot")
+    fraud_bot, stub = agents.service("fraud-bot"), agents.stub_service(edge, "fraud-bot")
     # Clients would look for the old address for as long as their DNS remembers it.
-    stub["spec"]["clusterIP"] = cluster_ip(edge)
+    address = stub["spec"]["clusterIP"] = cluster_ip(edge)
 
     def filled():
         return [owner(one) for one in world.slices(edge)]
@@ -237,7 +236,9 @@ def made_again(world):
     def importing_namespace():
         edge.delete("namespace", NAMESPACE)
         slice_gone()
-        edge.create(agents.namespace(), stub, *agents.client("support-bot"), *agents.client("stranger"))
+        edge.create(agents.namespace())
+        agents.stub(edge, "fraud-bot", clusterIP=address)
+        edge.create(*agents.client("support-bot"), *agents.client("stranger"))
         for pod in ("support-bot", "stranger"):
             edge.wait(NAMESPACE, f"pod/{pod}")
 

@@ -4,7 +4,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .agents import NAMESPACE, refused, served
+from .agents import AGENT_KIND, NAMESPACE, agent_definition, refused, served
 from .cluster import check, condition, eventually
 from .faults import configure
 from .world import IMPORT
@@ -12,7 +12,6 @@ from .world import IMPORT
 OPEN, CLOSED = "team-open", "team-closed"
 TO_EDGE = {"adit.dev/export": "edge", "adit.dev/allow": f"edge/{NAMESPACE}/support-bot"}
 FROM_BANK = {"adit.dev/import-from": "bank"}
-AGENT_KIND = "agents.kagent.dev"
 
 
 def linked_by_hand(world):
@@ -28,8 +27,10 @@ def linked_by_hand(world):
             bundle = Path(folder) / here.name
             world.adit("link", "export", "--context", here.context, "--output", bundle)
             check("PRIVATE KEY" not in bundle.read_text(), "the bundle has a key in it")
-            for _ in range(2):
-                imported = world.adit("link", "import", bundle, "--context", there.context, *more)
+            # Without a terminal nobody is asked, and nothing is opened.
+            imported = world.adit("link", "import", bundle, "--context", there.context, *more)
+            check(f"{here.name} may fill no Service by itself" in imported, imported)
+            imported = world.adit("link", "import", bundle, "--context", there.context, *more)
             check("nothing to change" in imported.lower(), imported)
 
     def up():
@@ -38,7 +39,7 @@ def linked_by_hand(world):
     eventually("both Links are up", up)
     # Longer than an import takes.
     time.sleep(5)
-    check(not world.slices(world.edge), "imported by itself, which --no-import forbids")
+    check(not world.slices(world.edge), "imported by itself into a namespace that nobody opened")
     world.link("--import", "*")
     eventually("it is served again", lambda: served(world.edge))
     return said.strip().splitlines()[-1] + "; bundles joined them again; nothing imported by itself"
@@ -132,15 +133,3 @@ def agent(name, namespace, annotations):
     metadata = {"name": name, "namespace": namespace, "annotations": annotations}
     return {"apiVersion": "kagent.dev/v1alpha2", "kind": "Agent", "metadata": metadata, "spec": {"type": "BYO"}}
 
-
-def agent_definition():
-    """kagent's kind, as far as its metadata goes."""
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = {"name": "v1alpha2", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": AGENT_KIND},
-        "spec": {
-            "group": "kagent.dev", "scope": "Namespaced", "versions": [version],
-            "names": {"plural": "agents", "singular": "agent", "kind": "Agent", "listKind": "AgentList"},
-        },
-    }

@@ -42,7 +42,7 @@ def install_again(world):
     began = time.monotonic()
     for cluster in world.both:
         world.install(cluster)
-    world.link()
+    world.link("--import", NAMESPACE)
     scenario.restore(world)
     return time.monotonic() - began
 
@@ -81,7 +81,7 @@ def upgraded(world):
             world.remove(cluster)
         for cluster in world.both:
             world.install(cluster, Path(folder) / "daemonset/overlays/kind")
-    world.link()
+    world.link("--import", NAMESPACE)
     world.export("fraud-bot", "--allow", "support-bot")
     eventually("the previous version serves", lambda: served(world.edge))
     before = kept(world)

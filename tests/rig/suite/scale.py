@@ -59,10 +59,10 @@ class Made(Watch):
             self.seen[name] = when
 
 
-def services(first, last):
+def services(first, last, make=agents.service):
     items = []
     for number in range(first, last):
-        one = agents.service(f"agent-{number}")
+        one = make(f"agent-{number}")
         one["metadata"] |= {"namespace": SCALE, "labels": SELECTED}
         items.append(one)
     return {"apiVersion": "v1", "kind": "List", "items": items}
@@ -70,6 +70,7 @@ def services(first, last):
 
 def thousand_imports(world):
     """A thousand Services are exported by a label and imported in a burst; then one by one."""
+    world.link("--import", "*")
     space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SCALE}}
     for cluster in world.both:
         cluster.create(space)
@@ -97,7 +98,7 @@ def measure(world, stubs, slices):
     eventually("all are exported", lambda: len(world.bank.names("export.adit.dev")) == COUNT + 1, BURST_SECONDS)
     exported = time.monotonic() - began
     began = time.monotonic()
-    world.edge.create(services(0, COUNT))
+    world.edge.create(services(0, COUNT, agents.open_service))
     eventually("all have a slice", lambda: len(ours()) == COUNT, BURST_SECONDS)
     imported = time.monotonic() - began
     burst = delays(stubs, slices, (f"agent-{number}" for number in range(COUNT)))
@@ -109,7 +110,7 @@ def measure(world, stubs, slices):
     eventually("these are exported", lambda: len(world.bank.names("export.adit.dev")) == COUNT + SINGLE + 1)
     time.sleep(5)
     for number in range(COUNT, COUNT + SINGLE):
-        world.edge.create(services(number, number + 1))
+        world.edge.create(services(number, number + 1, agents.open_service))
         eventually("it has a slice", lambda: f"agent-{number}" in ours(), pause=0.05)
     single = delays(stubs, slices, (f"agent-{number}" for number in range(COUNT, COUNT + SINGLE)))
     given = [address for one in world.edge.get("import.adit.dev") for address in one["spec"]["addresses"]]

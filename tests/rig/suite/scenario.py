@@ -17,14 +17,18 @@ PROMISED_SECONDS = 120
 
 def from_nothing(world):
     """Four commands make the scenario answer, within two minutes of an empty pair of clusters."""
+    # Where kagent runs its kind is there.
+    agents.define_agents(world.edge)
     began = time.monotonic()
     for cluster in world.both:
         world.install(cluster)
-    linked = world.link()
+    linked = world.link("--import", NAMESPACE)
+    check(f"may fill Services in namespace {NAMESPACE} that cannot have pods" in linked, linked)
     for cluster in world.both:
         cluster.create(agents.namespace())
     world.bank.create(*agents.agent("fraud-bot", replicas=2))
-    world.edge.create(*agents.stub("fraud-bot"), *agents.client("support-bot"), *agents.client("stranger"))
+    agents.stub(world.edge, "fraud-bot")
+    world.edge.create(*agents.client("support-bot"), *agents.client("stranger"))
     world.export("fraud-bot", "--allow", "support-bot")
     for pod in ("support-bot", "stranger"):
         world.edge.wait(NAMESPACE, f"pod/{pod}")
@@ -42,7 +46,7 @@ def restore(world):
     for cluster in world.both:
         world.install(cluster)
     world.bank.create(*agents.agent("fraud-bot", replicas=2))
-    world.edge.create(*agents.stub("fraud-bot"))
+    agents.stub(world.edge, "fraud-bot")
     world.export("fraud-bot", "--allow", "support-bot")
     world.bank.rolled_out(NAMESPACE, "deployment/fraud-bot")
     world.installed()
@@ -160,7 +164,8 @@ def no_backend(world):
 def there_and_back(world):
     """edge → bank → edge: an agent asks its neighbour, and posts a notification to a webhook on edge."""
     world.bank.create(*agents.agent("triage-bot"))
-    world.edge.create(*agents.stub("triage-bot"), *agents.webhook())
+    agents.stub(world.edge, "triage-bot")
+    world.edge.create(*agents.webhook())
     world.bank.rolled_out(NAMESPACE, "deployment/triage-bot")
     world.edge.rolled_out(NAMESPACE, "deployment/webhook")
     world.export("triage-bot", "--allow", "support-bot")
@@ -187,7 +192,7 @@ def there_and_back(world):
     for name, owner in (("triage-bot", world.bank), ("webhook", world.edge)):
         world.withdraw(name, owner)
         owner.delete("-n", NAMESPACE, f"deployment/{name}", f"service/{name}")
-    world.edge.delete("-n", NAMESPACE, "service/triage-bot", "deployment/triage-bot")
+    world.edge.delete("-n", NAMESPACE, f"{agents.AGENT_KIND}/triage-bot", "service/triage-bot", "deployment/triage-bot")
     return f"escalated to triage-bot; {count} notifications reached the webhook"
 
 

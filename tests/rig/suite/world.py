@@ -131,6 +131,7 @@ class World:
         for cluster in self.both:
             self.remove(cluster)
             cluster.delete("namespace", agents.NAMESPACE)
+            cluster.delete("crd", "-l", agents.OF_TEST)
 
     def diagnosis(self) -> str:
         """What there is to see after a failure."""

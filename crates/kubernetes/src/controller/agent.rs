@@ -21,9 +21,9 @@ pub(super) type KagentAgent = Object<Option<AgentSpec>, NotUsed>;
 /// The part of an Agent's spec that is kept. Any spec can be read: one that is of another shape says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(from = "Value")]
-pub struct AgentSpec {
+pub(super) struct AgentSpec {
     /// Its Deployment is to have no pod (`replicas: 0`); one that says nothing has one.
-    pub without_pods: bool,
+    pub(super) without_pods: bool,
 }
 
 impl From<Value> for AgentSpec {

@@ -59,7 +59,7 @@ fn a_link_keeps_what_it_says_of_imports() {
     let none = ImportWish::default();
     let first = link("c", &document(&[]), &bank(), &none).unwrap();
     let text = first["link-bank.yaml"].clone().unwrap();
-    assert!(text.contains("namespaces: [\"*\"]\n      createServices: false"), "{text}");
+    assert!(!text.contains("import"), "nobody has opened a namespace to it: {text}");
 
     let there = document(&[("link-bank.yaml", &text)]);
     assert_eq!(link("c", &there, &bank(), &none).unwrap(), first, "the second time is the same");
@@ -70,13 +70,44 @@ fn a_link_keeps_what_it_says_of_imports() {
     let third = link("c", &document(&[("link-bank.yaml", &second)]), &bank(), &none).unwrap();
     assert_eq!(third["link-bank.yaml"].as_ref(), Some(&second));
 
+    // As `adit link` wrote it until it asked.
+    let old = second.replace("team-*", "*").replace("true", "false");
+    let there = document(&[("link-bank.yaml", &old)]);
+    assert_eq!(link("c", &there, &bank(), &none).unwrap()["link-bank.yaml"].as_ref(), Some(&old));
+    let wish = ImportWish { namespaces: Some(Vec::new()), create_services: Some(false) };
+    assert_eq!(link("c", &there, &bank(), &wish).unwrap(), first, "--no-import closes them");
+
     let elsewhere = document(&[("gitops.yaml", &text)]);
+    let edge = "edge".parse().unwrap();
+    assert!(is_linked(&elsewhere, &bank().cluster) && !is_linked(&elsewhere, &edge));
     assert!(link("c", &elsewhere, &bank(), &none).unwrap().is_empty());
     let other = ClusterLink { trust_bundle: "other".into(), ..bank() };
     assert!(matches!(link("c", &elsewhere, &other, &none), Err(EditError::Elsewhere { .. })));
     assert!(matches!(unlink("c", &elsewhere, &bank().cluster), Err(EditError::Elsewhere { .. })));
-    let gone = unlink("c", &there, &bank().cluster).unwrap();
+    let gone = unlink("c", &document(&[("link-bank.yaml", &text)]), &bank().cluster).unwrap();
     assert_eq!(gone, Changes::from([("link-bank.yaml".to_owned(), None)]));
+}
+
+#[test]
+fn it_is_said_which_services_the_other_cluster_may_fill() {
+    let said = |import: &str| {
+        let text = format!(
+            "cluster: edge\nlinks:\n  - {{cluster: bank, trustDomain: b.example, trustBundle: x, import: {import}}}\n"
+        );
+        let config = adit_config::parse_cluster(&[("cluster.yaml".to_owned(), text)].into());
+        import_in_words(&config.unwrap().0, &"bank".parse().unwrap())
+    };
+    let nothing = said("{}");
+    assert!(nothing.starts_with("bank may fill no Service by itself"), "{nothing}");
+    for (import, which) in [
+        ("{namespaces: [a]}", "Services in namespace a that cannot have pods"),
+        ("{namespaces: [a, 'b-*']}", "Services in namespaces a, b-* that cannot have pods"),
+        ("{namespaces: [a, '*']}", "in all namespaces but kube-* and adit-system that cannot"),
+        ("{namespaces: [a], createServices: true}", "one is made; others only if `adit import`"),
+    ] {
+        let said = said(import);
+        assert!(said.contains(which), "{said}");
+    }
 }
 
 #[test]

@@ -1,0 +1,42 @@
+use clap::Parser as _;
+
+use super::*;
+
+#[derive(Debug, clap::Parser)]
+struct Link {
+    #[command(flatten)]
+    args: LinkArgs,
+}
+
+#[derive(Debug, clap::Parser)]
+struct Unlink {
+    #[command(flatten)]
+    args: UnlinkArgs,
+}
+
+#[test]
+fn two_contexts_or_a_bundle() {
+    let link = |text: &str| Link::try_parse_from(format!("link {text}").split_whitespace());
+    let both = link("a b --import team-*,x --wait 2m").unwrap().args;
+    assert_eq!((both.a.as_deref(), both.b.as_deref()), (Some("a"), Some("b")));
+    assert_eq!(both.wait, Duration::from_secs(120));
+    assert_eq!(both.import.wish().namespaces.unwrap().len(), 2);
+    assert!(both.import.wish().create_services.is_none(), "what is there is kept");
+    assert_eq!(link("a b --no-import").unwrap().args.import.wish().namespaces, Some(Vec::new()));
+    assert!(matches!(
+        link("export --context a").unwrap().args.by_hand,
+        Some(ByHand::Export { .. })
+    ));
+    assert!(matches!(link("import f").unwrap().args.by_hand, Some(ByHand::Import { .. })));
+    for wrong in
+        ["", "a", "a b c", "a b --import X", "a b --no-import --create-services", "a b --wait 1h"]
+    {
+        assert!(link(wrong).is_err(), "{wrong}");
+    }
+    let unlink = |text: &str| Unlink::try_parse_from(format!("unlink {text}").split_whitespace());
+    assert_eq!(unlink("a b").unwrap().args.contexts, ["a", "b"]);
+    assert!(unlink("--context a --cluster b").unwrap().args.cluster.is_some());
+    for wrong in ["", "a", "a b --cluster c"] {
+        assert!(unlink(wrong).is_err(), "{wrong}");
+    }
+}
