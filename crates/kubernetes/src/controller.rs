@@ -18,6 +18,7 @@ mod imports;
 mod lease;
 mod network;
 mod plan;
+mod ports;
 mod readiness;
 mod round;
 mod signer;

@@ -6,6 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// Where NodePorts begin: none of our ports may be among them.
+pub(super) const FIRST_NODE_PORT: u16 = 30_000;
+
 /// The addresses of a range that may be given.
 #[derive(Debug, Clone)]
 pub(super) struct Pool {

@@ -7,6 +7,8 @@
 //! have pods of their own and that nobody here ever served: else a linked cluster that exports the right name
 //! would get the callers of whatever is down here for a moment, or has not yet begun.
 
+mod quota;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +17,21 @@ use adit_config::cluster::{ClusterConfig, ClusterLink, NamePattern};
 use adit_core::name::{ClusterName, ServiceName};
 use adit_core::snapshot::PeerExport;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
+use self::quota::{ImportCost, LinkQuotas, LinkRoom, MAX_IMPORTS};
 use super::Peers;
 use super::exports::{Strength, Verdict, api_workloads};
+use super::ports::PortUse;
 use super::readiness::GRACE;
 use super::slices::MADE_FOR;
 use super::world::{World, is_ours};
 use crate::api::{Import, Workloads, annotation};
 
-/// The most that is imported by itself from one cluster: each takes an address, a listener on each node, and an
-/// address of the cluster's where its Service is made.
-pub(super) const MOST: usize = 2500;
+pub(super) use self::quota::LeftOut;
+
 /// How long a Service that we made stays when what stands behind it is exported no more: with it goes the
 /// address that its clients have.
 const STUB_REST: Duration = Duration::from_secs(60);
@@ -57,8 +61,18 @@ pub(super) struct Wanted {
     pub(super) allow: Vec<Workloads>,
     /// Whether it gets a Service where there is none.
     pub(super) create_service: bool,
+    /// True if the configuration names it.
+    pub(super) named: bool,
     /// Other clusters that would be imported from as well.
     pub(super) others: Vec<ClusterName>,
+}
+
+impl Wanted {
+    /// Which ports of an export are used.
+    pub(super) fn port_use<'a>(&self, world: &'a World, service: &ServiceName) -> PortUse<'a> {
+        let service = world.services.get(service).map(|service| &**service);
+        PortUse { service, makes: self.create_service, named: self.named }
+    }
 }
 
 /// Why a Service that a linked cluster exports is not imported by itself.
@@ -86,23 +100,41 @@ pub(super) struct Imports {
     pub(super) candidates: BTreeSet<ServiceName>,
     /// Services that we made and that stay for now, imported or not.
     pub(super) stubs: BTreeSet<ServiceName>,
-    /// How many more a cluster exports to us than are imported by themselves.
-    pub(super) too_many: BTreeMap<ClusterName, usize>,
+    /// What a cluster exports to us beyond the room that it gets.
+    pub(super) left_out: BTreeMap<ClusterName, LeftOut>,
     /// When to decide again though nothing changes.
     pub(super) wake: Option<Instant>,
     /// Services of opened namespaces that a linked cluster exports and that are imported by name only, and why.
     pub(super) only_by_name: BTreeMap<ServiceName, Verdict>,
 }
 
-/// Decides. `exported` are the Services of this cluster that somebody wants to export.
-pub(super) fn decide(
-    config: &ClusterConfig,
-    world: &World,
-    peers: &Peers,
-    exported: &BTreeMap<ServiceName, Strength>,
-    (missing, now): (&mut Missing, Instant),
-) -> Imports {
+/// What is remembered from one decision to the next.
+#[derive(Debug, Default)]
+pub(super) struct ImportHistory {
+    missing: Missing,
+    quotas: LinkQuotas,
+}
+
+/// What counts for a decision.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ImportFacts<'a> {
+    pub(super) config: &'a ClusterConfig,
+    pub(super) world: &'a World,
+    pub(super) peers: &'a Peers,
+    /// The Services of this cluster that somebody wants to export.
+    pub(super) exported: &'a BTreeMap<ServiceName, Strength>,
+    pub(super) at: Instant,
+    pub(super) clock: Timestamp,
+}
+
+type Rooms<'a> = BTreeMap<ClusterName, LinkRoom<'a>>;
+
+/// Decides.
+pub(super) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> Imports {
+    let ImportFacts { config, world, at, clock, .. } = facts;
+    let ImportHistory { missing, quotas } = history;
     missing.before = std::mem::take(&mut missing.since);
+    let mut rooms = quotas.rooms(config, world, (at, clock));
     let mut imports = Imports::default();
     for rule in &config.imports {
         let own = || vec![everybody_in(&rule.service)];
@@ -111,10 +143,25 @@ pub(super) fn decide(
             from: rule.from.clone(),
             allow,
             create_service: rule.create_service,
+            named: true,
             others: Vec::new(),
         };
         imports.all.entry(rule.service.clone()).or_insert(wanted);
     }
+    by_annotation(facts, &mut rooms, &mut imports);
+    by_links(facts, missing, &mut rooms, &mut imports);
+    for (cluster, room) in rooms {
+        let (left_out, wake) = room.close(at);
+        imports.left_out.extend(left_out.map(|left_out| (cluster, left_out)));
+        imports.wake = imports.wake.into_iter().chain(wake).min();
+    }
+    imports.only_by_name.retain(|service, _| !imports.all.contains_key(service));
+    imports
+}
+
+/// Adds what Services ask for themselves.
+fn by_annotation(facts: ImportFacts<'_>, rooms: &mut Rooms<'_>, imports: &mut Imports) {
+    let ImportFacts { config, world, exported, .. } = facts;
     for service in world.services.keys() {
         let given_away = exported.get(service) == Some(&Strength::Named);
         if given_away || imports.all.contains_key(service) {
@@ -129,46 +176,72 @@ pub(super) fn decide(
         let Some(asked) = world.said_of(service).annotation(annotation::IMPORT_FROM) else {
             continue;
         };
-        match annotated(config, service, asked.trim()) {
+        let wanted = annotated(config, service, asked.trim()).and_then(|wanted| {
+            let from = &wanted.from;
+            let room = rooms.get_mut(from).ok_or_else(|| format!("there is no link to {from}"))?;
+            let cost = cost(facts, service, &wanted);
+            let full =
+                || format!("there is no room for more imports from {from}: its Link says why");
+            if room.admit(service, cost) { Ok(wanted) } else { Err(full()) }
+        });
+        match wanted {
             Ok(wanted) => drop(imports.all.insert(service.clone(), wanted)),
             Err(why) => drop(imports.refused.insert(service.clone(), why)),
         }
     }
+}
+
+/// Adds what links import by themselves.
+fn by_links(
+    facts: ImportFacts<'_>,
+    missing: &mut Missing,
+    rooms: &mut Rooms<'_>,
+    imports: &mut Imports,
+) {
+    let ImportFacts { config, world, peers, exported, at, .. } = facts;
     let named: BTreeSet<ServiceName> = imports.all.keys().cloned().collect();
     let mut links: Vec<&ClusterLink> = config.links.iter().collect();
     links.sort_by(|a, b| a.cluster.cmp(&b.cluster));
     let mut offers = Vec::new();
     for link in links {
-        let offer = automatic(link, world, peers, exported, &mut imports, (missing, now));
+        let offer = automatic(link, world, peers, exported, imports, (missing, at));
         offers.push((link, offer));
     }
     // What stands comes first, whichever its cluster: what another begins to export is not for it to take.
     let standing = offers.iter().map(|(link, offer)| (*link, &offer.standing));
     let all = standing.chain(offers.iter().map(|(link, offer)| (*link, &offer.begins)));
-    let mut counts: BTreeMap<&ClusterName, usize> = BTreeMap::new();
     for (link, services) in all {
-        let count = counts.entry(&link.cluster).or_default();
+        let Some(room) = rooms.get_mut(&link.cluster) else { continue };
         for service in services.iter().filter(|service| !named.contains(service)) {
-            if !imports.all.contains_key(service) {
-                if *count == MOST {
-                    *imports.too_many.entry(link.cluster.clone()).or_default() += 1;
-                    continue;
+            if let Some(wanted) = imports.all.get_mut(service) {
+                if wanted.from != link.cluster {
+                    wanted.others.push(link.cluster.clone());
                 }
-                *count += 1;
+                continue;
             }
-            let wanted = imports.all.entry(service.clone()).or_insert_with(|| Wanted {
+            let wanted = Wanted {
                 from: link.cluster.clone(),
                 allow: vec![everybody_in(service)],
                 create_service: link.create_services,
+                named: false,
                 others: Vec::new(),
-            });
-            if wanted.from != link.cluster {
-                wanted.others.push(link.cluster.clone());
+            };
+            if room.admit(service, cost(facts, service, &wanted)) {
+                imports.all.insert(service.clone(), wanted);
             }
         }
     }
-    imports.only_by_name.retain(|service, _| !imports.all.contains_key(service));
-    imports
+}
+
+/// The cost of an import that nobody named.
+fn cost(facts: ImportFacts<'_>, service: &ServiceName, wanted: &Wanted) -> ImportCost {
+    let stored = facts.world.import_of(service).filter(|i| i.spec.from == wanted.from.as_str());
+    let told = facts.peers.live(&wanted.from).and_then(|view| view.exports.get(service));
+    let ports = match told {
+        Some(export) => wanted.port_use(facts.world, service).of_export(export).used.len(),
+        None => stored.map_or(0, |import| import.spec.ports.len()),
+    };
+    ImportCost { ports, stands: stored.is_some() }
 }
 
 /// An import as it was.
@@ -177,6 +250,7 @@ fn kept(world: &World, service: &ServiceName, import: &Import) -> Option<Wanted>
         from: import.spec.from.parse().ok()?,
         allow: import.spec.allow.clone(),
         create_service: world.services.get(service).is_some_and(|s| is_ours(s)),
+        named: false,
         others: Vec::new(),
     })
 }
@@ -191,7 +265,7 @@ fn annotated(config: &ClusterConfig, service: &ServiceName, asked: &str) -> Resu
         ));
     }
     let allow = vec![everybody_in(service)];
-    Ok(Wanted { from, allow, create_service: false, others: Vec::new() })
+    Ok(Wanted { from, allow, create_service: false, named: false, others: Vec::new() })
 }
 
 /// What a link imports by itself.
@@ -251,7 +325,7 @@ fn automatic(
     imports.stubs.append(&mut stubs);
     let offered = || view.exports.iter().filter(|(service, _)| fits(service));
     // Before their Services are there, so that these need not wait once they come.
-    imports.candidates.extend(offered().map(|(s, _)| s).take(MOST).cloned());
+    imports.candidates.extend(offered().map(|(s, _)| s).take(MAX_IMPORTS).cloned());
     let here = offered().map(|(s, _)| s).filter(|s| world.services.contains_key(*s));
     imports.candidates.extend(here.cloned());
     let idle = |s: &&ServiceName| {

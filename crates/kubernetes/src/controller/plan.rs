@@ -55,7 +55,7 @@ pub(super) struct Memory {
     imports: BTreeMap<(ServiceName, ClusterName), Steady>,
     /// And since when each is known.
     links: BTreeMap<ClusterName, (Steady, Instant)>,
-    missing: imports::Missing,
+    decisions: imports::ImportHistory,
 }
 
 /// One write.
@@ -171,15 +171,22 @@ impl Plan {
 pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
     let mut plan = Plan::default();
     let exported = exports::wanted(now.config, world);
-    let missing = (&mut memory.missing, now.at);
-    let imports = imports::decide(now.config, world, now.peers, &exported, missing);
+    let facts = imports::ImportFacts {
+        config: now.config,
+        world,
+        peers: now.peers,
+        exported: &exported,
+        at: now.at,
+        clock: now.clock,
+    };
+    let imports = imports::decide(facts, &mut memory.decisions);
     plan.wake_at(imports.wake);
     let mut not_ours_to_give: BTreeSet<_> = imports.all.keys().cloned().collect();
     plan.watched = &not_ours_to_give | &imports.candidates;
     not_ours_to_give.extend(world.slices.values().filter_map(|s| World::service_of(s)));
     let exports = exports::resolve(now.config, world, &not_ours_to_give);
 
-    link::plan(world, now, &imports.too_many, memory, &mut plan);
+    link::plan(world, now, &imports.left_out, memory, &mut plan);
     export::plan(world, now, &exports, &mut plan);
     match now.moves {
         Move::None | Move::Waits => import::plan(world, now, &imports, memory, &mut plan),

@@ -116,22 +116,28 @@ pub(super) fn unfillable(service: &Service) -> Option<&'static str> {
 /// The ports of the slices of `service`: each of its ports that the import has, by name, else by number;
 /// where both have only one, that one.
 pub(super) fn slice_ports(service: &Service, ports: &[ImportPort]) -> Vec<EndpointPort> {
+    let port = |(own, import): (&ServicePort, &ImportPort)| EndpointPort {
+        name: Some(own.name.clone().unwrap_or_default()),
+        port: Some(import.listen.into()),
+        protocol: Some("TCP".into()),
+        app_protocol: import.app_protocol.clone(),
+    };
+    matches(service, ports).map(port).collect()
+}
+
+/// The ports of `service` that the import has, each with the one that stands behind it.
+pub(super) fn matches<'a>(
+    service: &'a Service,
+    ports: &'a [ImportPort],
+) -> impl Iterator<Item = (&'a ServicePort, &'a ImportPort)> {
     let own: Vec<&ServicePort> = tcp_ports(service).collect();
     let only = (own.len() == 1 && ports.len() == 1).then(|| ports.first()).flatten();
-    own.into_iter()
-        .filter_map(|port| {
-            let name = port.name.as_deref().unwrap_or_default();
-            let by_name = ports.iter().find(|p| !name.is_empty() && p.name == name);
-            let by_number = || ports.iter().find(|p| i32::from(p.number) == port.port);
-            let import = by_name.or_else(by_number).or(only)?;
-            Some(EndpointPort {
-                name: Some(name.into()),
-                port: Some(import.listen.into()),
-                protocol: Some("TCP".into()),
-                app_protocol: import.app_protocol.clone(),
-            })
-        })
-        .collect()
+    own.into_iter().filter_map(move |port| {
+        let name = port.name.as_deref().unwrap_or_default();
+        let by_name = ports.iter().find(|p| !name.is_empty() && p.name == name);
+        let by_number = || ports.iter().find(|p| i32::from(p.number) == port.port);
+        Some((port, by_name.or_else(by_number).or(only)?))
+    })
 }
 
 /// The slices of `service`: one for each of its families that there are addresses of.

@@ -4,6 +4,7 @@ use std::time::Duration;
 use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, View};
 use adit_pki::{ClusterAuthority, KeyKind, SigningRequest, UnixTime};
 use k8s_openapi::ByteString;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -921,6 +922,100 @@ async fn a_port_keeps_its_listener_when_others_come_before_it() {
     eventually("both", || ports().len() == 2).await;
     let port = |name: &str| ports().iter().find(|p| p["name"] == name).unwrap()["port"].clone();
     assert_eq!((port("http"), port("admin")), (json!(15080), json!(15081)));
+}
+
+/// A Service without a selector, with these ports.
+fn stub_with(server: &Server, ports: &[&str]) {
+    let port = |(n, name): (usize, &&str)| json!({"name": name, "port": 80 + n});
+    let ports: Vec<Value> = ports.iter().enumerate().map(port).collect();
+    server.put(
+        SERVICES,
+        json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "theirs"},
+            "spec": {"ports": ports, "ipFamilies": ["IPv4"]}}),
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_has_the_ports_of_its_service_and_no_more() {
+    let mut stage = Stage::new(OPENED);
+    stub_with(&stage.server, &["p7"]);
+    stage.start("one");
+    let names: Vec<String> = (0..64).map(|n| format!("p{n}")).collect();
+    let ports: Vec<(&str, u16)> = names.iter().zip(9000..).map(|(name, n)| (&**name, n)).collect();
+    stage.hear_ports(&ports, Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    let on_record = || {
+        let import = stage.server.get(IMPORTS, "", "agents.fraud-bot").unwrap();
+        let ports = import["spec"]["ports"].as_array().unwrap().clone();
+        ports.iter().map(|p| p["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(on_record(), ["p7"]);
+    // A tenant's Service of a hundred ports gets some, and gives them back.
+    let many: Vec<String> = (0..100).map(|n| format!("p{n}")).collect();
+    stub_with(&stage.server, &many.iter().map(|n| &**n).collect::<Vec<_>>());
+    let in_slice = || stage.slice().unwrap()["ports"].as_array().unwrap().len();
+    eventually("sixteen", || in_slice() == 16).await;
+    assert_eq!(on_record().len(), 16);
+    eventually("an Event", || events(&stage.server, "TooManyPorts") == 1).await;
+    stub_with(&stage.server, &["p7"]);
+    eventually("one again", || in_slice() == 1 && on_record() == ["p7"]).await;
+    stage.server.delete(SERVICES, "agents", "fraud-bot");
+    eventually("none", || on_record().is_empty() && stage.slice().is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_is_on_record_before_and_until_after_a_slice_names_it() {
+    let mut stage = Stage::new(OPENED);
+    stub_with(&stage.server, &["http"]);
+    stage.start("one");
+    stage.hear_ports(&[("http", 80), ("admin", 81)], Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    let on_record = || {
+        let import = stage.server.get(IMPORTS, "", "agents.fraud-bot").unwrap();
+        import["spec"]["ports"].as_array().unwrap().len()
+    };
+    let in_slice = || stage.slice().unwrap()["ports"].as_array().unwrap().len();
+    // While the records cannot be written, no slice names what nodes do not listen for.
+    let imports = |method: &http::Method, path: &str| method == "PUT" && path.contains("/imports");
+    stage.server.fail(move |method, path| imports(method, path).then_some(Fault::Status(500)));
+    stub_with(&stage.server, &["http", "admin"]);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((on_record(), in_slice()), (1, 1));
+    stage.server.heal();
+    eventually("two", || (on_record(), in_slice()) == (2, 2)).await;
+    // While the slice cannot be written, nodes listen for what it names.
+    stage.server.fail(|method, path| {
+        (method == "PUT" && path.contains("endpointslices")).then_some(Fault::Status(500))
+    });
+    stub_with(&stage.server, &["http"]);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((on_record(), in_slice()), (2, 2));
+    stage.server.heal();
+    eventually("one", || (on_record(), in_slice()) == (1, 1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_link_gets_no_more_of_stands_on_it() {
+    let more = "    import: {namespaces: [agents], createServices: true}\nnetwork: {range: 198.18.0.0/29}\n";
+    let mut stage = Stage::new(more);
+    // Six addresses, of which five have been used up by names that came and went.
+    for n in 1..=5 {
+        let spec = json!({"service": {"namespace": "agents", "name": format!("old-{n}")}, "from": "bank",
+            "addresses": [format!("198.18.0.{n}")], "releasedAt": Timestamp::now().to_string()});
+        stage
+            .server
+            .put(IMPORTS, json!({"metadata": {"name": format!("agents.old-{n}")}, "spec": spec}));
+    }
+    stage.start("one");
+    stage.hear(Some(1));
+    let says = || stage.condition(LINKS, "bank", "TooManyImports");
+    let full = Some(("True".to_owned(), "ShareOfRangeUsed".to_owned()));
+    eventually("said", || says() == full).await;
+    eventually("an Event", || events(&stage.server, "ShareOfRangeUsed") == 1).await;
+    assert_eq!(stage.server.all(IMPORTS).len(), 5);
+    stage.server.put(CONFIGS, config(&format!("{more}{IMPORT}")));
+    eventually("what is named finds room", || stage.ready() == Some(true)).await;
+    eventually("nothing is wrong", || says().is_none()).await;
 }
 
 #[tokio::test(start_paused = true)]

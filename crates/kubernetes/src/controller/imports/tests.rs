@@ -59,7 +59,19 @@ fn decide(
     peers: &Peers,
     exported: &BTreeMap<ServiceName, Strength>,
 ) -> Imports {
-    super::decide(config, world, peers, exported, (&mut Missing::default(), Instant::now()))
+    decide_at(config, world, peers, exported, Timestamp::now(), &mut ImportHistory::default())
+}
+
+fn decide_at(
+    config: &ClusterConfig,
+    world: &World,
+    peers: &Peers,
+    exported: &BTreeMap<ServiceName, Strength>,
+    clock: Timestamp,
+    history: &mut ImportHistory,
+) -> Imports {
+    let facts = ImportFacts { config, world, peers, exported, at: Instant::now(), clock };
+    super::decide(facts, history)
 }
 
 fn from(config: &ClusterConfig, world: &World, peers: &Peers) -> Option<String> {
@@ -236,23 +248,4 @@ fn an_import_by_itself_ends_at_the_first_own_endpoint_and_gives_back_what_we_exp
         assert!(goes_on(None, &ours), "nobody here has served it yet");
         assert!(!goes_on(Some(Serving::Once), &ours));
     }
-}
-
-#[test]
-fn one_cluster_takes_only_so_much_room() {
-    let mut all = world(&[]);
-    let mut bank = peers(&["bank"], 1);
-    let heard = bank.clusters.values_mut().next().unwrap();
-    let mut view = View::default();
-    let export = heard.view.exports[&bot()].clone();
-    for n in 0..MOST + 5 {
-        let service: ServiceName = format!("team-a/bot-{n}").parse().unwrap();
-        all.services.insert(service.clone(), Arc::new(Service::default()));
-        view.exports.insert(service, export.clone());
-    }
-    all.known = Arc::new(all.services.keys().map(|s| s.name().to_owned()).collect());
-    heard.view = Arc::new(view);
-    let imports = decide(&config(""), &all, &bank, &BTreeMap::new());
-    assert_eq!(imports.all.len(), MOST);
-    assert_eq!(imports.too_many, [("bank".parse().unwrap(), 5)].into());
 }

@@ -17,15 +17,12 @@ use crate::api::{Import, ImportPort, ImportSpec, Status};
 use crate::controller::addresses::{self, Given, Pool};
 use crate::controller::exports::Verdict;
 use crate::controller::imports::{Imports, Wanted};
+use crate::controller::ports::{self, ImportPorts};
 use crate::controller::readiness::Steady;
 use crate::controller::slices::{self, Behind};
 use crate::controller::world::{World, is_ours, service_ref};
 use crate::controller::{Peers, conditions};
 
-/// The most ports of one import.
-const MOST_PORTS: usize = 64;
-/// Where NodePorts begin: none of our ports may be among them.
-const FIRST_NODE_PORT: u16 = 30_000;
 /// How long the addresses of an import that ended rest.
 const REST: SignedDuration = SignedDuration::from_hours(24);
 
@@ -116,7 +113,7 @@ fn give(
     world: &World,
     now: &Now<'_>,
     wanted: &BTreeMap<ServiceName, Wanted>,
-) -> (BTreeMap<String, Given>, BTreeMap<String, Vec<ImportPort>>) {
+) -> (BTreeMap<String, Given>, BTreeMap<String, ImportPorts>) {
     let network = &now.config.network;
     let local = network.mode == Mode::LocalRange;
     let held = |import: &Import| -> Vec<IpAddr> {
@@ -131,7 +128,7 @@ fn give(
         let families = world.services.get(service).map(|s| slices::families(s));
         let families = families.filter(|_| local).unwrap_or_default();
         need.insert(name.clone(), families);
-        ports.insert(name.clone(), ports_of(world.imports.get(&name), now, service, want));
+        ports.insert(name.clone(), ports_of(world, now, service, want));
     }
     let pools = (Pool::v4(network.range), Pool::v6(network.range6));
     let mut given = if local {
@@ -144,7 +141,7 @@ fn give(
         (name.clone(), ports.collect::<BTreeMap<_, _>>())
     });
     let held: BTreeMap<_, _> = held.collect();
-    let names = |ports: &Vec<ImportPort>| ports.iter().map(|p| p.name.clone()).collect();
+    let names = |ports: &ImportPorts| ports.all().into_iter().map(|p| p.name).collect();
     let wanted: BTreeMap<String, Vec<String>> =
         ports.iter().map(|(name, ports)| (name.clone(), names(ports))).collect();
     let first = network.listener_port;
@@ -158,41 +155,39 @@ fn give(
         };
         wanted.iter().flat_map(|(name, names)| only(name, names)).collect()
     } else {
-        addresses::give_ports((first, FIRST_NODE_PORT), &held, &wanted)
+        addresses::give_ports((first, addresses::FIRST_NODE_PORT), &held, &wanted)
     };
     for (name, ports) in &mut ports {
         let mine = listen.get(name);
-        let count = ports.len();
-        ports.retain_mut(|port| {
+        let count = ports.used.len();
+        let listens = |port: &mut ImportPort| {
             let listen = mine.and_then(|mine| mine.get(&port.name));
             port.listen = listen.copied().unwrap_or_default();
             listen.is_some()
-        });
-        if let Some(given) = given.get_mut(name).filter(|_| ports.len() < count) {
+        };
+        ports.used.retain_mut(listens);
+        ports.retained.retain_mut(listens);
+        if let Some(given) = given.get_mut(name).filter(|_| ports.used.len() < count) {
             given.exhausted = true;
         }
     }
     (given, ports)
 }
 
-/// The ports as the exporting side tells them; as it told them last where it does not now.
-fn ports_of(
-    stored: Option<&Arc<Import>>,
-    now: &Now<'_>,
-    service: &ServiceName,
-    want: &Wanted,
-) -> Vec<ImportPort> {
-    let Some(export) = told(now.peers, service, want) else {
-        let same = stored.filter(|import| import.spec.from == want.from.as_str());
-        return same.map(|import| import.spec.ports.clone()).unwrap_or_default();
+/// The ports as the exporting side tells them, or told them last where it does not now, as far as they are used.
+fn ports_of(world: &World, now: &Now<'_>, service: &ServiceName, want: &Wanted) -> ImportPorts {
+    let stored = world.imports.get(&service_ref(service).object_name());
+    let stored = stored.filter(|import| import.spec.from == want.from.as_str());
+    let uses = want.port_use(world, service);
+    let mut ports = match (told(now.peers, service, want), stored) {
+        (Some(export), _) => uses.of_export(export),
+        (None, Some(stored)) => uses.of(stored.spec.ports.clone()),
+        (None, None) => ImportPorts::default(),
     };
-    let port = |port: &adit_core::snapshot::PeerPort| ImportPort {
-        name: port.name.to_string(),
-        number: port.number,
-        app_protocol: port.app_protocol.as_ref().map(ToString::to_string),
-        listen: 0,
-    };
-    export.ports.iter().take(MOST_PORTS).map(port).collect()
+    if let Some(stored) = stored {
+        ports.retained = ports::retained(world, service, stored, &ports.used);
+    }
+    ports
 }
 
 /// The export as it was heard; none where its cluster cannot be heard now, or does not export it.
@@ -208,7 +203,7 @@ struct One<'a> {
     want: &'a Wanted,
     stored: Option<&'a Arc<Import>>,
     given: Given,
-    ports: Vec<ImportPort>,
+    ports: ImportPorts,
     name: String,
 }
 
@@ -220,12 +215,22 @@ impl One<'_> {
             service: service_ref(self.service),
             from: self.want.from.to_string(),
             addresses: self.given.addresses.iter().map(ToString::to_string).collect(),
-            ports: self.ports.clone(),
+            ports: self.ports.all(),
             allow: self.want.allow.clone(),
             released_at: None,
         };
         let verdict = self.verdict(memory, plan);
-        let filled = stub.map(|stub| slices::slice_ports(stub, &self.ports)).unwrap_or_default();
+        if self.ports.left_out > 0 {
+            let (service, count) = (self.service, self.ports.used.len());
+            let message = format!(
+                "{service} has {} ports more than the {count} of an import{}",
+                self.ports.left_out,
+                if self.want.named { "" } else { " that imports do not name" }
+            );
+            plan.complain(about_service(self.world, service), "TooManyPorts", &message);
+        }
+        let filled =
+            stub.map(|stub| slices::slice_ports(stub, &self.ports.used)).unwrap_or_default();
         let blocked = self.blocked(stub, &filled);
         let Some(stored) = self.stored.filter(|stored| stored.spec == spec) else {
             // Its slices wait until its addresses are on record, and stay as they are until then; but for those that
@@ -269,19 +274,19 @@ impl One<'_> {
     }
 
     fn plan_stub(&self, stub: Option<&Arc<Service>>, plan: &mut Plan) {
-        if !self.want.create_service || self.ports.is_empty() || self.unfit().is_some() {
+        if !self.want.create_service || self.ports.used.is_empty() || self.unfit().is_some() {
             return;
         }
         let mode = self.now.config.network.mode;
         let change = match stub {
             None if self.world.namespaces.contains(self.service.namespace.as_str()) => {
                 let owner = self.world.owner.as_ref();
-                let stub = slices::stub(self.service, &self.want.from, &self.ports, mode, owner);
+                let stub =
+                    slices::stub(self.service, &self.want.from, &self.ports.used, mode, owner);
                 Some(Change::Create(Box::new(stub)))
             }
-            Some(stub) if is_ours(stub) => {
-                slices::corrected(stub, &self.ports, mode).map(|s| Change::Replace(Box::new(s)))
-            }
+            Some(stub) if is_ours(stub) => slices::corrected(stub, &self.ports.used, mode)
+                .map(|s| Change::Replace(Box::new(s))),
             None | Some(_) => None,
         };
         plan.writes.extend(change.map(Write::Service));
@@ -289,9 +294,10 @@ impl One<'_> {
 
     /// Why no Service can be made as the other side says: the API server would refuse it.
     fn unfit(&self) -> Option<&'static str> {
-        let names: BTreeSet<&str> = self.ports.iter().map(|p| p.name.as_str()).collect();
-        let numbers: BTreeSet<u16> = self.ports.iter().map(|p| p.number).collect();
-        let count = self.ports.len();
+        let ports = &self.ports.used;
+        let names: BTreeSet<&str> = ports.iter().map(|p| p.name.as_str()).collect();
+        let numbers: BTreeSet<u16> = ports.iter().map(|p| p.number).collect();
+        let count = ports.len();
         if self.service.name().starts_with(|c: char| !c.is_ascii_lowercase()) {
             Some("the name of a Service begins with a letter")
         } else if numbers.contains(&0) {
@@ -393,7 +399,7 @@ impl One<'_> {
                 return Some(Verdict::bad("NoNamespace", message));
             }
             // Without its ports no Service can be made; what the other side says is the reason then.
-            let waits = self.want.create_service && self.ports.is_empty();
+            let waits = self.want.create_service && self.ports.used.is_empty();
             let message = format!("there is no Service {service}");
             return (!waits).then(|| Verdict::bad("NoService", message));
         };
@@ -417,7 +423,8 @@ impl One<'_> {
                 ),
             });
         }
-        if filled.is_empty() && !self.ports.is_empty() {
+        let offers = told(self.now.peers, service, self.want).is_some_and(|e| !e.ports.is_empty());
+        if filled.is_empty() && offers {
             let message = format!("{service} has no port that {from} exports, by name or number");
             return Some(Verdict::bad("NoMatchingPort", message));
         }

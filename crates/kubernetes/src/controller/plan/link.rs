@@ -15,7 +15,7 @@ use super::{Change, Memory, Now, Plan, Write, ours};
 use crate::api::{Link, LinkSpec, Status};
 use crate::controller::conditions;
 use crate::controller::exports::Verdict;
-use crate::controller::imports::MOST;
+use crate::controller::imports::LeftOut;
 use crate::controller::readiness::Steady;
 use crate::controller::world::World;
 
@@ -27,14 +27,14 @@ const MOST_ADDRESSES: usize = 16;
 pub(super) fn plan(
     world: &World,
     now: &Now<'_>,
-    too_many: &BTreeMap<ClusterName, usize>,
+    left_out: &BTreeMap<ClusterName, LeftOut>,
     memory: &mut Memory,
     plan: &mut Plan,
 ) {
     let configured = &now.config.links;
     memory.links.retain(|cluster, _| configured.iter().any(|l| l.cluster == *cluster));
     for link in configured {
-        let left_out = too_many.get(&link.cluster).copied();
+        let left_out = left_out.get(&link.cluster).copied();
         one(world, now, (link, left_out), memory, plan);
     }
     for (name, stored) in &world.links {
@@ -58,7 +58,7 @@ fn learned(view: &View, configured: &[Seed]) -> Vec<SocketAddr> {
 fn one(
     world: &World,
     now: &Now<'_>,
-    (link, left_out): (&ClusterLink, Option<usize>),
+    (link, left_out): (&ClusterLink, Option<LeftOut>),
     memory: &mut Memory,
     plan: &mut Plan,
 ) {
@@ -129,13 +129,10 @@ fn one(
     }
     fresh = match left_out {
         None => conditions::clear(&fresh, "TooManyImports"),
-        Some(count) => {
-            let message = format!(
-                "{name} exports {count} Services more than the {MOST} that are imported from one cluster by \
-                 themselves: name those that are wanted in imports, or fewer namespaces in import.namespaces"
-            );
-            plan.complain(about(), "TooManyImports", &message);
-            let verdict = Verdict::good("TooManyImports", message);
+        Some(left_out) => {
+            let (reason, message) = left_out.verdict(&link.cluster);
+            plan.complain(about(), reason, &message);
+            let verdict = Verdict::good(reason, message);
             conditions::set(&fresh, "TooManyImports", &verdict, generation, &clock)
         }
     };

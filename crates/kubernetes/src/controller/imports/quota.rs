@@ -1,0 +1,275 @@
+//! The room that one linked cluster gets here unasked: what it exports takes addresses, listeners and writes.
+//!
+//! Whoever may have Services made by the names that it exports could otherwise use up the range of addresses
+//! within an hour, since an address rests for a day, and keep the API server busy. What the configuration names
+//! is the operator's own word and is never counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use adit_config::cluster::{ClusterConfig, Mode};
+use adit_core::name::{ClusterName, ServiceName};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use tokio::time::Instant;
+
+use super::super::addresses::FIRST_NODE_PORT;
+use super::super::slices;
+use super::super::world::{World, is_ours, service_ref};
+
+/// The most imports of one cluster that nobody named.
+pub(in super::super) const MAX_IMPORTS: usize = 2500;
+/// The most ports that these have together: each is a listener for every worker of every node.
+const MAX_PORTS: usize = 2 * MAX_IMPORTS;
+/// The most Services that one cluster may have made at once: as many as it may have imports.
+const MAX_MADE: u32 = 2500;
+/// One more may be made each time so long has passed, 500 in an hour. With [`MAX_MADE`] that is 14,500 addresses
+/// in a day, which is less than its share of the default range.
+const MADE_INTERVAL: Duration = Duration::from_millis(7_200);
+
+/// What an import would cost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ImportCost {
+    /// Its ports.
+    pub(super) ports: usize,
+    /// True if it stands already.
+    pub(super) stands: bool,
+}
+
+/// The imports that one cluster does not get, by the limit that is in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in super::super) struct LeftOut {
+    imports: usize,
+    addresses: usize,
+    made: usize,
+    share: usize,
+}
+
+impl LeftOut {
+    /// The one word for it, and a sentence that names cluster, limit and what to do.
+    pub(in super::super) fn verdict(&self, cluster: &ClusterName) -> (&'static str, String) {
+        let Self { imports, addresses, made, share } = *self;
+        let mut said = Vec::new();
+        if imports > 0 {
+            said.push((
+                "TooManyImports",
+                format!(
+                    "{cluster} exports {imports} Services more than the {MAX_IMPORTS} (with {MAX_PORTS} ports) that are \
+                     imported from one cluster by themselves"
+                ),
+            ));
+        }
+        if addresses > 0 {
+            said.push((
+                "ShareOfRangeUsed",
+                format!(
+                    "{addresses} exports of {cluster} get no address: its imports, those that ended within a day among \
+                     them, hold the {share} that one cluster gets of network.range by itself"
+                ),
+            ));
+        }
+        if made > 0 {
+            said.push((
+                "TooManyServicesMade",
+                format!(
+                    "{made} exports of {cluster} wait for their Services: one cluster has {MAX_MADE} made at once and \
+                     then {} an hour (import.createServices)",
+                    3_600_000 / MADE_INTERVAL.as_millis()
+                ),
+            ));
+        }
+        let reason = said.first().map_or("TooManyImports", |(reason, _)| reason);
+        let said: Vec<String> = said.into_iter().map(|(_, text)| text).collect();
+        let what_to_do =
+            "name those that are wanted in imports, or fewer namespaces in import.namespaces";
+        (reason, format!("{}: {what_to_do}", said.join("; ")))
+    }
+}
+
+/// The Services that one cluster has had made of late.
+#[derive(Debug)]
+struct MadeServices {
+    /// How many more may be made now.
+    left: u32,
+    /// Since when that is so.
+    since: Instant,
+    /// Those that may be made and are not on record yet.
+    admitted: BTreeSet<ServiceName>,
+}
+
+impl MadeServices {
+    fn refill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.since).as_millis();
+        let fresh = u32::try_from(passed / MADE_INTERVAL.as_millis()).unwrap_or(MAX_MADE);
+        self.left = self.left.saturating_add(fresh).min(MAX_MADE);
+        self.since += MADE_INTERVAL.saturating_mul(fresh);
+        if self.left == MAX_MADE {
+            self.since = now;
+        }
+    }
+}
+
+/// What every linked cluster has had made, across rounds. Begins with what the Import objects tell.
+#[derive(Debug, Default)]
+pub(super) struct LinkQuotas(BTreeMap<ClusterName, MadeServices>);
+
+/// The room of one cluster in one round.
+#[derive(Debug)]
+pub(super) struct LinkRoom<'a> {
+    world: &'a World,
+    made: &'a mut MadeServices,
+    /// Addresses, or in mode `nodeAddress` ports, that it holds, and how many it may.
+    held: usize,
+    share: usize,
+    by_ports: bool,
+    imports: usize,
+    ports: usize,
+    admitted: BTreeSet<ServiceName>,
+    left_out: LeftOut,
+}
+
+impl LinkQuotas {
+    /// The room of each configured link.
+    pub(super) fn rooms<'a>(
+        &'a mut self,
+        config: &ClusterConfig,
+        world: &'a World,
+        (at, clock): (Instant, Timestamp),
+    ) -> BTreeMap<ClusterName, LinkRoom<'a>> {
+        let linked: BTreeSet<&ClusterName> = config.links.iter().map(|l| &l.cluster).collect();
+        self.0.retain(|cluster, _| linked.contains(cluster));
+        let named: BTreeSet<String> =
+            config.imports.iter().map(|r| service_ref(&r.service).object_name()).collect();
+        for cluster in &linked {
+            let begin = || MadeServices {
+                left: left_by_record(world, cluster, &named, clock),
+                since: at,
+                admitted: BTreeSet::new(),
+            };
+            self.0.entry((*cluster).clone()).or_insert_with(begin).refill(at);
+        }
+        let by_ports = config.network.mode == Mode::NodeAddress;
+        let share = share(config, world);
+        let mut held: BTreeMap<&str, usize> = BTreeMap::new();
+        for import in unnamed(world, &named) {
+            let units = if by_ports { import.spec.ports.len() } else { 1 };
+            *held.entry(&import.spec.from).or_default() += units;
+        }
+        let room = |(cluster, made): (&ClusterName, &'a mut MadeServices)| {
+            let held = held.get(cluster.as_str()).copied().unwrap_or_default();
+            let left_out = LeftOut { share, ..LeftOut::default() };
+            let (imports, ports, admitted) = (0, 0, BTreeSet::new());
+            let room =
+                LinkRoom { world, made, held, share, by_ports, imports, ports, admitted, left_out };
+            (cluster.clone(), room)
+        };
+        self.0.iter_mut().map(room).collect()
+    }
+}
+
+impl LinkRoom<'_> {
+    /// Takes the room of one import, where there is some.
+    pub(super) fn admit(&mut self, service: &ServiceName, cost: ImportCost) -> bool {
+        if self.imports >= MAX_IMPORTS || self.ports + cost.ports > MAX_PORTS {
+            self.left_out.imports += 1;
+            return false;
+        }
+        let on_record = self.world.imports.contains_key(&service_ref(service).object_name());
+        let units = match (cost.stands || on_record, self.by_ports) {
+            (true, _) => 0,
+            (false, true) => cost.ports,
+            (false, false) => 1,
+        };
+        if units > 0 && self.held + units > self.share {
+            self.left_out.addresses += 1;
+            return false;
+        }
+        let makes = !cost.stands && !self.world.services.contains_key(service);
+        if makes && !self.may_make(service) {
+            self.left_out.made += 1;
+            return false;
+        }
+        self.held += units;
+        self.imports += 1;
+        self.ports += cost.ports;
+        true
+    }
+
+    /// Each is counted once, however many rounds its record takes.
+    fn may_make(&mut self, service: &ServiceName) -> bool {
+        if !self.made.admitted.contains(service) {
+            let Some(left) = self.made.left.checked_sub(1) else { return false };
+            self.made.left = left;
+        }
+        self.admitted.insert(service.clone());
+        true
+    }
+
+    /// Closes the round. Gives what was left out, if anything, and when to look again though nothing changes.
+    pub(super) fn close(self, now: Instant) -> (Option<LeftOut>, Option<Instant>) {
+        let Self { made, admitted, left_out, .. } = self;
+        made.admitted = admitted;
+        let any = left_out.imports + left_out.addresses + left_out.made > 0;
+        let wake = (left_out.made > 0).then(|| (made.since + MADE_INTERVAL).max(now));
+        (any.then_some(left_out), wake)
+    }
+}
+
+/// The Import objects that the configuration does not name, with those that rest.
+fn unnamed<'a>(
+    world: &'a World,
+    named: &BTreeSet<String>,
+) -> impl Iterator<Item = &'a crate::api::Import> {
+    let other = world.imports.iter().filter(move |(name, _)| !named.contains(*name));
+    other.map(|(_, import)| &**import)
+}
+
+/// How many Services a cluster may have made now, by the Import objects that there are. Each lasts for a day
+/// after it has ended, and so tells of all that was made in this time.
+fn left_by_record(
+    world: &World,
+    cluster: &ClusterName,
+    named: &BTreeSet<String>,
+    clock: Timestamp,
+) -> u32 {
+    let filled_a_stub = |import: &crate::api::Import| {
+        let service = import.spec.service.parse().ok();
+        service.and_then(|s| world.services.get(&s)).is_some_and(|s| !is_ours(s))
+    };
+    let ours = unnamed(world, named)
+        .filter(|import| import.spec.from == cluster.as_str() && !filled_a_stub(import));
+    let mut made: Vec<i64> =
+        ours.filter_map(|import| Some(import.creation_timestamp()?.0.as_millisecond())).collect();
+    made.sort_unstable();
+    let interval = i64::try_from(MADE_INTERVAL.as_millis()).unwrap_or(i64::MAX);
+    // In milliseconds of waiting that were used up.
+    let all = interval.saturating_mul(i64::from(MAX_MADE));
+    let (mut used, mut last) = (0_i64, made.first().copied().unwrap_or_default());
+    for at in made.into_iter().map(Some).chain([None]) {
+        let now = at.unwrap_or_else(|| clock.as_millisecond());
+        used = used.saturating_sub(now.saturating_sub(last).max(0)).max(0);
+        last = now;
+        used = used.saturating_add(if at.is_some() { interval } else { 0 }).min(all);
+    }
+    u32::try_from((all - used) / interval).unwrap_or_default()
+}
+
+/// The most addresses (in mode `nodeAddress` ports) of one cluster: a quarter of all while others are linked, and
+/// three quarters where none is, so that what is named finds room.
+fn share(config: &ClusterConfig, world: &World) -> usize {
+    let network = &config.network;
+    let of_range =
+        |bits: u8| 1_usize.checked_shl(u32::from(bits)).unwrap_or(usize::MAX).saturating_sub(2);
+    let all = match network.mode {
+        Mode::NodeAddress => usize::from(FIRST_NODE_PORT - network.listener_port),
+        Mode::LocalRange => {
+            let v4 = of_range(32 - network.range.1.min(32));
+            let has_v6 = world.services.values().any(|service| slices::families(service).v6);
+            if has_v6 { v4.min(of_range(128 - network.range6.1.min(128))) } else { v4 }
+        }
+    };
+    if config.links.len() > 1 { (all / 4).max(1) } else { all - all / 4 }
+}
+
+#[cfg(test)]
+mod tests;

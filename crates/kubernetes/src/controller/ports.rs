@@ -1,0 +1,97 @@
+//! The ports of an import: those that its Service has, since each costs every node a listener for each worker.
+//!
+//! **Invariant:** a port is on record before a slice names it, and stays there until none does any more. Nodes
+//! listen for what is on record.
+
+use std::collections::BTreeSet;
+
+use adit_core::name::ServiceName;
+use adit_core::snapshot::{PeerExport, PeerPort};
+use k8s_openapi::api::core::v1::Service;
+
+use super::slices;
+use super::world::{World, is_ours};
+use crate::api::{Import, ImportPort};
+
+/// The most ports of an import that the configuration names.
+const MAX_PORTS: usize = 64;
+/// The most of one that nobody named.
+const MAX_PORTS_UNNAMED: usize = 16;
+
+/// What an import is to a Service.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PortUse<'a> {
+    /// The Service, where it is there.
+    pub(super) service: Option<&'a Service>,
+    /// True if the Service is made as the export says.
+    pub(super) makes: bool,
+    /// True if the configuration names the import.
+    pub(super) named: bool,
+}
+
+/// The ports of an import.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct ImportPorts {
+    /// Those that are served.
+    pub(super) used: Vec<ImportPort>,
+    /// Those that a slice still names, though nobody should use them.
+    pub(super) retained: Vec<ImportPort>,
+    /// How many more would be used, were it not for the limit.
+    pub(super) left_out: usize,
+}
+
+impl ImportPorts {
+    /// All of them, as they stand on record.
+    pub(super) fn all(&self) -> Vec<ImportPort> {
+        self.used.iter().chain(&self.retained).cloned().collect()
+    }
+}
+
+impl PortUse<'_> {
+    /// The ports of `export` that are used.
+    pub(super) fn of_export(self, export: &PeerExport) -> ImportPorts {
+        let port = |port: &PeerPort| ImportPort {
+            name: port.name.to_string(),
+            number: port.number,
+            app_protocol: port.app_protocol.as_ref().map(ToString::to_string),
+            listen: 0,
+        };
+        self.of(export.ports.iter().map(port).collect())
+    }
+
+    /// Those of `offered` that are used.
+    pub(super) fn of(self, offered: Vec<ImportPort>) -> ImportPorts {
+        let mut used = match self.service {
+            Some(service) if !(self.makes && is_ours(service)) => {
+                let names: BTreeSet<String> = slices::matches(service, &offered)
+                    .map(|(_, import)| import.name.clone())
+                    .collect();
+                offered.into_iter().filter(|port| names.contains(&port.name)).collect()
+            }
+            None if !self.makes => Vec::new(),
+            Some(_) | None => offered,
+        };
+        let most = if self.named { MAX_PORTS } else { MAX_PORTS_UNNAMED };
+        let left_out = used.len().saturating_sub(most);
+        used.truncate(most);
+        ImportPorts { used, retained: Vec::new(), left_out }
+    }
+}
+
+/// Those of a stored import that a slice of ours names, but for `used`.
+pub(super) fn retained(
+    world: &World,
+    service: &ServiceName,
+    stored: &Import,
+    used: &[ImportPort],
+) -> Vec<ImportPort> {
+    let key =
+        |suffix: &&str| (service.namespace.to_string(), format!("{}{suffix}", service.name()));
+    let slices = slices::NAMES.iter().filter_map(|suffix| world.slices.get(&key(suffix)));
+    let named: BTreeSet<i32> =
+        slices.flat_map(|slice| slice.ports.iter().flatten()).filter_map(|p| p.port).collect();
+    let stays = |port: &&ImportPort| {
+        named.contains(&i32::from(port.listen)) && !used.iter().any(|u| u.name == port.name)
+    };
+    stored.spec.ports.iter().filter(stays).cloned().collect()
+}
