@@ -2,7 +2,8 @@
 //!
 //! Each worker has a listener of its own for each address, so that a connection stays on the core that
 //! accepted it. A change of the snapshot opens and closes only what changed. An address that cannot be
-//! listened at is tried again, and said in [`Listeners::failures`].
+//! listened at is tried again, and said in [`Listeners::failures`]. There are never more than a share of the
+//! process's descriptors, however many ports imports have; what is open stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,6 +22,13 @@ use crate::node::Node;
 use crate::outbound::{self, Way};
 use crate::tcp::{Listener, Net};
 
+/// The most listening sockets of a node, all workers' together: 10,000 imports of two ports and both families take
+/// as many with three workers.
+const MAX_SOCKETS: usize = 131_072;
+/// The share of the process's descriptors that listening sockets may take: one in so many.
+const DESCRIPTOR_SHARE: u64 = 4;
+/// The most addresses that are named in the log at a time.
+const MAX_LOGGED: usize = 8;
 /// How long until an address that could not be listened at is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long to wait after accepting has failed: out of descriptors, most likely.
@@ -54,6 +62,7 @@ impl<N: Net> Listeners<N> {
     pub async fn run(self, stop: CancellationToken) {
         let mut snapshot = self.node.snapshot.clone();
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
+        let most = most_addresses(adit_host::descriptors::limit().soft, self.workers.len());
         loop {
             let wanted: BTreeSet<SocketAddr> =
                 snapshot.borrow_and_update().imports.addresses().collect();
@@ -65,8 +74,13 @@ impl<N: Net> Listeners<N> {
                 keep
             });
             let mut failed = BTreeMap::new();
-            for address in wanted {
-                if open.contains_key(&address) {
+            let room = most.saturating_sub(open.len());
+            for (n, address) in beginning(&wanted, &open).into_iter().enumerate() {
+                if n >= room {
+                    let why = format!(
+                        "cannot listen at {address}: this node listens at {most} addresses, the most that it may"
+                    );
+                    failed.insert(address, why);
                     continue;
                 }
                 let token = stop.child_token();
@@ -92,8 +106,13 @@ impl<N: Net> Listeners<N> {
 
     fn tell(&self, failed: BTreeMap<SocketAddr, String>) {
         self.failures.send_if_modified(|known| {
-            for (_, text) in failed.iter().filter(|(address, _)| !known.contains_key(address)) {
+            let new = || failed.iter().filter(|(address, _)| !known.contains_key(address));
+            for (_, text) in new().take(MAX_LOGGED) {
                 tracing::error!("{text}");
+            }
+            let more = new().count().saturating_sub(MAX_LOGGED);
+            if more > 0 {
+                tracing::error!(more, "there are more addresses that cannot be listened at");
             }
             let changed = *known != failed;
             *known = failed;
@@ -125,6 +144,21 @@ impl<N: Net> Listeners<N> {
     }
 }
 
+/// How many addresses may be listened at, by a process with so many descriptors.
+fn most_addresses(descriptors: u64, workers: usize) -> usize {
+    let share = usize::try_from(descriptors / DESCRIPTOR_SHARE).unwrap_or(usize::MAX);
+    (share.min(MAX_SOCKETS) / workers.max(1)).max(1)
+}
+
+/// The addresses that are not listened at yet: the first port of every import before the second of any, so that
+/// one with many takes nobody's first.
+fn beginning<T>(wanted: &BTreeSet<SocketAddr>, open: &BTreeMap<SocketAddr, T>) -> Vec<SocketAddr> {
+    let mut all: Vec<SocketAddr> =
+        wanted.iter().filter(|address| !open.contains_key(address)).copied().collect();
+    all.sort_by_key(SocketAddr::port);
+    all
+}
+
 async fn accept<N: Net>(
     node: Arc<Node<N>>,
     way: Arc<Way>,
@@ -152,4 +186,29 @@ pub(crate) fn describe() {
         metrics::Unit::Count,
         "Connections to imports that could not be accepted: out of descriptors, most likely"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_leave_descriptors_for_connections() {
+        assert_eq!(most_addresses(1_048_576, 4), 32_768);
+        assert_eq!(most_addresses(1024, 4), 64);
+        assert_eq!(most_addresses(10, 4), 1);
+    }
+
+    #[test]
+    fn first_ports_come_before_second_ones_and_what_is_open_stays() {
+        let address = |text: &&str| text.parse::<SocketAddr>().unwrap();
+        let all = ["198.18.0.1:15080", "198.18.0.1:15081", "198.18.0.2:15080", "[fd00::1]:15080"];
+        let wanted = all.iter().map(address).collect();
+        let open = BTreeMap::from([(address(&"198.18.0.1:15081"), ())]);
+        let begins: Vec<String> =
+            beginning(&wanted, &open).iter().map(ToString::to_string).collect();
+        assert_eq!(begins, ["198.18.0.1:15080", "198.18.0.2:15080", "[fd00::1]:15080"]);
+        let begins = beginning(&wanted, &BTreeMap::<SocketAddr, ()>::new());
+        assert_eq!(begins.last(), Some(&address(&"198.18.0.1:15081")));
+    }
 }
