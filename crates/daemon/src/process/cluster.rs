@@ -10,7 +10,9 @@ mod neighbourhood;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fs::Permissions;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -176,6 +178,7 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, String> {
     let folder = &options.state;
     files::make_folder(folder).map_err(|e| e.to_string())?;
+    close_to_others(folder);
     let last = remembered(client, folder, &options.place.node).await?;
     files::make_folder(&folder.join(BUNDLES)).map_err(|e| e.to_string())?;
     let good = last.config.clone();
@@ -184,6 +187,17 @@ pub(super) async fn prepare(
     tokio::select! {
         prepared = begin(client, options, seen, good) => prepared,
         ended = tasks.ended() => Err(ended.to_string()),
+    }
+}
+
+/// Closes the folder to everybody else, where an earlier version left it open: a key lies in it.
+fn close_to_others(folder: &Path) {
+    let closed = std::fs::metadata(folder).and_then(|found| {
+        let open = found.permissions().mode() & 0o077 != 0;
+        if open { std::fs::set_permissions(folder, Permissions::from_mode(0o700)) } else { Ok(()) }
+    });
+    if let Err(error) = closed {
+        tracing::warn!(%error, folder = %folder.display(), "cannot be closed to others: chmod 700");
     }
 }
 
