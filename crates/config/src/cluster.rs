@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
+use adit_core::denied::DenyEntry;
 use adit_core::name::{AppProtocol, ClusterName, NameError, Namespace, PortName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop, Seed};
@@ -45,6 +46,8 @@ pub struct ClusterConfig {
     pub imports: Vec<ImportRule>,
     /// `optIn`, default none: namespaces in which annotations count.
     pub opt_in: Vec<OptIn>,
+    /// `denied`, default nobody: as in a node's file. The lists of all fragments are joined.
+    pub denied: Vec<DenyEntry>,
     /// `network`: addresses and ports on the nodes.
     pub network: Network,
     /// `limits`: as in a node's file, but that `unknownSourceHold` is 10 s by default.

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use adit_core::denied::DenyEntry;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Export, Import, Seed};
 use adit_core::spiffe::{TrustDomain, Workload};
@@ -66,6 +67,16 @@ pub struct Config {
     /// `workloads`, default none: who opens connections here, by source address. In an entry `address`,
     /// `namespace` and `serviceAccount`, all required. A source that is not among them is refused.
     pub workloads: HashMap<IpAddr, Workload>,
+    /// `denied`, default nobody: who is refused, whatever a certificate proves. New connections are refused,
+    /// those that are there are closed when the entry is read. An entry is plain text, or a map with the
+    /// text under a key and a `reason` (one line, for the log and the status; peers are not told):
+    ///
+    /// * `clusters`: names (`cluster`). Such a link counts as none. Not this cluster's own.
+    /// * `nodes`: `CLUSTER/NODE` (`node`), also of this cluster: its siblings refuse it.
+    /// * `serials`: serial numbers of certificates (`serial`), in hexadecimal; with `cluster`, of that cluster only.
+    ///   Whoever rests on such a certificate is refused: a node's own, an intermediate's or a CA's.
+    /// * `keys`: the SHA-256 of a SubjectPublicKeyInfo (`key`), in hexadecimal; whoever rests on such a key.
+    pub denied: Vec<DenyEntry>,
     /// `limits`: what the node spends on its peers, and how long it waits for them.
     pub limits: Limits,
     /// `admin`: where the admin server listens. It answers `adit status` and takes changes, so it is
@@ -109,6 +120,9 @@ pub struct Link {
     /// `trustBundle`, required: the file with its CA certificates, PEM or SPIFFE JSON. Read again
     /// when it changes.
     pub trust_bundle: PathBuf,
+    /// Where a copy is kept of what was good last, for a start while `trust_bundle` is not; none in a node's own
+    /// file.
+    pub last_bundle: Option<PathBuf>,
     /// `addresses`, default none: where to begin, any of its nodes. `IP:PORT` or `NAME:PORT`; a name is
     /// resolved again at each failure. Empty where only they dial us.
     pub addresses: Vec<Seed>,

@@ -5,6 +5,7 @@
 //! whatever earlier ones found. What the fields mean is documented at [`crate::config`].
 
 pub(crate) mod cluster;
+mod denied;
 mod known;
 pub(crate) mod nodes;
 mod process;
@@ -45,6 +46,7 @@ pub(crate) fn config(root: &Item<'_>, around: Around<'_>) -> Option<Config> {
     let imports = fields.optional("imports");
     let exports = fields.optional("exports");
     let workloads = fields.optional("workloads");
+    let denied = fields.optional("denied");
     let limits = fields.section("limits");
     let admin = fields.section("admin");
     let metrics = fields.optional("metrics");
@@ -66,6 +68,7 @@ pub(crate) fn config(root: &Item<'_>, around: Around<'_>) -> Option<Config> {
     // After everything that listens, since no backend may be one of our own listeners.
     let exports = services::exports(exports, known);
     let workloads = services::workloads(workloads);
+    let denied = denied::denied(denied.as_slice(), known);
     let limits = limits.map(|fields| process::limits(fields, Limits::default()));
     let log = log.and_then(process::log);
     Some(Config {
@@ -77,6 +80,7 @@ pub(crate) fn config(root: &Item<'_>, around: Around<'_>) -> Option<Config> {
         imports: imports?,
         exports: exports?,
         workloads: workloads?,
+        denied: denied?,
         limits: limits?,
         admin: admin?,
         metrics: metrics?,

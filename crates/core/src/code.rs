@@ -165,6 +165,8 @@ codes! {
     PeerRestarted = 0x46, "peer-restarted", Network, false, "the peer was started again";
     /// The peer's certificate ended or was revoked.
     CertificateEnded = 0x47, "certificate-ended", Configuration, false, "the peer's certificate is no longer valid";
+    /// The peer's identity, or a certificate or key that it rests on, is on the deny list.
+    DeniedIdentity = 0x48, "denied-identity", Configuration, false, "the peer's identity is denied by configuration";
 }
 
 impl fmt::Display for Code {

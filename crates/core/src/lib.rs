@@ -6,7 +6,8 @@
 //! * [`name`], [`spiffe`], [`code`]: the words that everything else is made of.
 //! * [`snapshot`]: what a node believes; the data path reads nothing else.
 //! * [`policy`]: who may use what. [`choose`]: which hub, node or backend. [`announce`]: what others
-//!   are told. [`admission`]: who may be a peer. [`address`]: which addresses are nobody's workload.
+//!   are told. [`admission`]: who may be a peer. [`denied`]: who may not, whatever he proves.
+//!   [`address`]: which addresses are nobody's workload.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
 
 pub mod address;
@@ -14,6 +15,7 @@ pub mod admission;
 pub mod announce;
 pub mod choose;
 pub mod code;
+pub mod denied;
 pub mod name;
 pub mod policy;
 pub mod snapshot;

@@ -21,7 +21,8 @@ pub struct NodeFacts {
     pub addresses: Vec<IpAddr>,
     /// The folder of its certificate and key.
     pub identity: PathBuf,
-    /// The folder of the linked clusters' trust bundles, `CLUSTER.pem` each.
+    /// The folder of the linked clusters' trust bundles: `CLUSTER.pem` each, and `TRUSTDOMAIN.last.pem` with what
+    /// was good last.
     pub bundles: PathBuf,
 }
 
@@ -45,6 +46,7 @@ impl ClusterConfig {
             cluster: link.cluster.clone(),
             trust_domain: link.trust_domain.clone(),
             trust_bundle: bundles.join(format!("{}.pem", link.cluster)),
+            last_bundle: Some(bundles.join(format!("{}.last.pem", link.trust_domain))),
             addresses: link.addresses.clone(),
         });
         Config {
@@ -62,6 +64,7 @@ impl ClusterConfig {
             imports: Vec::new(),
             exports: Vec::new(),
             workloads: HashMap::new(),
+            denied: self.denied.clone(),
             limits: self.limits.clone(),
             admin: Admin::default(),
             metrics: Some(self.network.metrics),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use adit_core::denied::DenyEntry;
 use adit_core::name::{ClusterName, PortName};
 use adit_core::snapshot::Export;
 use adit_core::spiffe::TrustDomain;
@@ -14,7 +15,7 @@ use adit_core::spiffe::TrustDomain;
 use super::known::{Known, Names};
 use super::nodes::{self, OtherEnd};
 use super::services::{self, Terms};
-use super::{each, entries, process};
+use super::{denied, each, entries, process};
 use crate::cluster::{
     AppProtocols, ClusterConfig, ClusterLink, ExportRule, ImportRule, Mode, NamePattern, Network,
     OptIn, Services, default_trust_domain,
@@ -38,6 +39,7 @@ pub(crate) struct Parts {
     cluster: Option<ClusterName>,
     trust_domain: Option<TrustDomain>,
     opt_in: Option<Vec<OptIn>>,
+    denied: Option<Vec<DenyEntry>>,
     network: Option<Network>,
     limits: Option<Limits>,
     log: Option<Log>,
@@ -53,6 +55,7 @@ impl Parts {
             exports: self.exports?,
             imports: self.imports?,
             opt_in: self.opt_in?,
+            denied: self.denied?,
             network: self.network?,
             limits: self.limits?,
             log: self.log?,
@@ -111,6 +114,7 @@ pub(crate) fn read(fragments: &[Item<'_>], whole: bool) -> Parts {
     let exports = document.lists("exports");
     let imports = document.lists("imports");
     let opt_in = document.lists("optIn");
+    let denied = document.lists("denied");
     let network = document.section("network");
     let limits = document.section("limits");
     let log = document.section("log");
@@ -136,6 +140,7 @@ pub(crate) fn read(fragments: &[Item<'_>], whole: bool) -> Parts {
         cluster: known.own.cluster.clone(),
         trust_domain: known.own.trust_domain.clone(),
         opt_in,
+        denied: denied::denied(&denied, known),
         network: network.and_then(self::network),
         limits: limits.map(|fields| process::limits(fields, defaults)),
         log: log.and_then(process::log),

@@ -47,6 +47,14 @@ impl Known {
             if self.links_may_follow { item.warn(flaw) } else { item.error(flaw) }
         }
     }
+
+    /// A cluster that may have no link, but then no name like one that has.
+    pub(super) fn mistaken(&self, item: &Item<'_>, cluster: &ClusterName) {
+        let lacks = self.clusters.lacks(cluster, "link with cluster");
+        if let Some(flaw) = lacks.filter(|flaw| flaw.hint.is_some()) {
+            item.warn(flaw);
+        }
+    }
 }
 
 /// A file with more names than this does not get slow for the sake of hints.

@@ -143,7 +143,8 @@ pub(super) fn links(item: Option<Item<'_>>, base: &Path, known: &mut Known) -> O
         });
         fields.finish();
         let OtherEnd { cluster, trust_domain, addresses } = end?;
-        Some(Link { cluster, trust_domain, trust_bundle: trust_bundle?, addresses })
+        let trust_bundle = trust_bundle?;
+        Some(Link { cluster, trust_domain, trust_bundle, last_bundle: None, addresses })
     })
 }
 

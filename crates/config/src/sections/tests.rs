@@ -198,7 +198,7 @@ metrics: {listen: "0.0.0.0:31000"}
     let expected = r#"f:1:1: trustDomain: missing: expected the trust domain of this cluster's CA
 f:1:10: cluster: "Edge" is not a valid cluster name: expected 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit
   hint: did you mean "edge"?
-f:2:1: trustdomain: unknown key: expected cluster, trustDomain, node, siblings, links, imports, exports, workloads, limits, admin, metrics, log
+f:2:1: trustdomain: unknown key: expected cluster, trustDomain, node, siblings, links, imports, exports, workloads, denied, limits, admin, metrics, log
   hint: did you mean trustDomain?
 f:3:45: node.listen[1]: "10.0.0.300:7843" is not an address: expected IP:PORT
 f:3:73: node.identity: no value: expected text
@@ -272,7 +272,7 @@ fn types_and_keys() {
         ),
         (
             "listen: x",
-            "f:5:1: listen: unknown key: expected cluster, trustDomain, node, siblings, links, imports, exports, workloads, limits, admin, metrics, log\n  hint: listen belongs under admin",
+            "f:5:1: listen: unknown key: expected cluster, trustDomain, node, siblings, links, imports, exports, workloads, denied, limits, admin, metrics, log\n  hint: listen belongs under admin",
         ),
         (
             "limits: {cluster: x}",
@@ -759,4 +759,74 @@ fn what_a_peer_would_not_take_is_refused_here() {
         too_many.contains("f:6:5: exports[0]: too large to be told to cluster bank"),
         "{too_many}"
     );
+}
+
+#[test]
+fn who_is_denied_is_read_in_both_forms() {
+    let key = "ab".repeat(32);
+    let config = good(format!(
+        "{GOOD}denied:\n  clusters: [lab, {{cluster: bank, reason: \"broken into\"}}]\n  nodes: [edge/e2, bank/b1]\n  \
+         serials: [12, 1e5, {{serial: \"00:AB\", cluster: bank}}]\n  keys: [{key}]\n"
+    ));
+    let all: Vec<_> = config.denied.iter().map(|entry| entry.peer.to_string()).collect();
+    assert_eq!(
+        all,
+        [
+            "denied.clusters: lab",
+            "denied.clusters: bank",
+            "denied.nodes: edge/e2",
+            "denied.nodes: bank/b1",
+            "denied.serials: 12",
+            "denied.serials: 01e5",
+            "denied.serials: ab of bank",
+            &format!("denied.keys: {key}"),
+        ]
+    );
+    assert_eq!(config.denied[1].reason.as_deref(), Some("broken into"));
+    assert_eq!(good(format!("{GOOD}denied:\n")), good(GOOD));
+}
+
+#[test]
+fn who_is_denied_by_mistake_is_said() {
+    for (rest, expected) in [
+        (
+            "denied: {clusters: [edge]}",
+            "f:5:21: denied.clusters[0]: edge is this cluster itself: its nodes would refuse each other\n  \
+             hint: a single node of it is denied under denied.nodes",
+        ),
+        (
+            "denied: {nodes: [edge/e1]}",
+            "f:5:18: warning: denied.nodes[0]: e1 is this node itself: only others can refuse it\n  \
+             hint: its siblings need the same entry",
+        ),
+        (
+            "denied: {clusters: [bnak]}",
+            "f:5:21: warning: denied.clusters[0]: no link with cluster \"bnak\": expected bank\n  \
+             hint: did you mean bank?",
+        ),
+        (
+            "denied: {nodes: [b1]}",
+            "f:5:18: denied.nodes[0]: \"b1\" is not a node: expected CLUSTER/NODE",
+        ),
+        (
+            "denied: {serials: [\"0x12\", {cluster: bank}]}",
+            "f:5:20: denied.serials[0]: \"0x12\" is not a valid serial number: expected 1 to 40 hexadecimal digits, as `adit pki show` prints them\n\
+             f:5:28: denied.serials[1].serial: missing: expected whom to deny",
+        ),
+        (
+            "denied: {keys: [abcd]}",
+            "f:5:17: denied.keys[0]: \"abcd\" is not a valid hash of a key: expected 64 hexadecimal digits, the SHA-256 of a SubjectPublicKeyInfo, as `adit pki show` prints it",
+        ),
+        (
+            "denied: {serials: [12, \"00:12\"]}",
+            "f:5:24: denied.serials[1]: the entry denied.serials: 12 is already at line 5",
+        ),
+        (
+            "denied: {clusters: [{cluster: lab, reason: \"a\\nb\"}]}",
+            "f:5:44: denied.clusters[0].reason: expected one line of 200 characters at most",
+        ),
+        ("denied: [lab]", "f:5:9: denied: expected a map of keys and values, found a list"),
+    ] {
+        after_good(rest, expected);
+    }
 }

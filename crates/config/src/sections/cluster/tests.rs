@@ -142,7 +142,7 @@ fn fragments_are_one_document() {
         (
             "keepAlive: 1s\n",
             "z.yaml:1:1: keepAlive: unknown key: expected cluster, trustDomain, links, exports, imports, optIn, \
-             network, limits, log\n  hint: keepAlive belongs under limits",
+             denied, network, limits, log\n  hint: keepAlive belongs under limits",
         ),
     ] {
         assert_eq!(said([NAME, LINK, ("z.yaml", rest)]), expected);
@@ -306,4 +306,37 @@ fn a_network_survives_its_line() {
         assert_eq!(Network::default().from_line(&network.line()), Some(network));
     }
     assert_eq!(Network::default().from_line("localRange 198.18.0.0"), None);
+}
+
+#[test]
+fn denied_of_all_fragments_are_one_list() {
+    let config = good([
+        NAME,
+        LINK,
+        ("a.yaml", "denied: {clusters: [bank], nodes: [edge/e1]}\n"),
+        ("b.yaml", "denied: {nodes: [{node: bank/b1, reason: lost}]}\n"),
+    ]);
+    let said = |config: &ClusterConfig| -> Vec<_> {
+        config.denied.iter().map(|entry| entry.peer.to_string()).collect()
+    };
+    let all = ["denied.clusters: bank", "denied.nodes: edge/e1", "denied.nodes: bank/b1"];
+    assert_eq!(said(&config), all);
+    let facts = NodeFacts {
+        name: "e1".parse().unwrap(),
+        addresses: vec![],
+        identity: "/i".into(),
+        bundles: "/b".into(),
+    };
+    assert_eq!(config.node(facts).denied, config.denied);
+    assert_eq!(
+        self::said([
+            NAME,
+            LINK,
+            ("a.yaml", "denied: {nodes: [bank/b1]}\n"),
+            ("b.yaml", "denied: {nodes: [bank/b1], clusters: [edge]}\n")
+        ]),
+        "b.yaml:1:18: denied.nodes[0]: the entry denied.nodes: bank/b1 is already in a.yaml at line 1\n\
+         b.yaml:1:39: denied.clusters[0]: edge is this cluster itself: its nodes would refuse each other\n  \
+         hint: a single node of it is denied under denied.nodes"
+    );
 }
