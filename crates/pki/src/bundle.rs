@@ -18,6 +18,10 @@ use crate::pem::{self, PemError};
 /// one may cost a signature check per handshake.
 pub const MAX_AUTHORITIES: usize = 16;
 
+/// The largest bundle, in bytes as it was written: as many authorities with keys of RSA-4096 have a quarter of it.
+/// Neither its size nor its count of certificates is an invitation to work.
+pub const MAX_BUNDLE: usize = 256 * 1024;
+
 /// Why bytes are not a trust bundle of the trust domain that they were given for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
@@ -39,8 +43,11 @@ pub enum BundleError {
     /// No authority in it.
     #[error("there is no authority in it, so nobody could be believed")]
     Empty,
+    /// Larger than [`MAX_BUNDLE`].
+    #[error("it has {0} bytes, more than {MAX_BUNDLE}")]
+    TooLarge(usize),
     /// More authorities than [`MAX_AUTHORITIES`].
-    #[error("there are {0} authorities in it, more than {MAX_AUTHORITIES}")]
+    #[error("there are {0} certificates in it, more than {MAX_AUTHORITIES}")]
     TooMany(usize),
     /// One of the certificates is unusable.
     #[error("certificate {position} of it {reason}")]
@@ -184,23 +191,25 @@ impl TrustBundle {
         certificates: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, BundleError> {
         let mut authorities: Vec<Authority> = Vec::new();
-        for (i, certificate) in certificates.into_iter().enumerate() {
+        let mut certificates = certificates.into_iter().enumerate();
+        while let Some((i, certificate)) = certificates.next() {
             if authorities.iter().any(|known| known.certificate == certificate) {
                 continue;
+            }
+            if authorities.len() == MAX_AUTHORITIES {
+                // Read no further: those that follow are only counted.
+                return Err(BundleError::TooMany(i + 1 + certificates.count()));
             }
             authorities.push(
                 Authority::new(&domain, certificate)
                     .map_err(|reason| BundleError::Authority { position: i + 1, reason })?,
             );
         }
-        match authorities.len() {
-            0 => Err(BundleError::Empty),
-            1..=MAX_AUTHORITIES => {
-                let anchors = authorities.iter().map(|a| a.anchor.clone()).collect();
-                Ok(Self { domain, authorities, anchors, sequence: None })
-            }
-            many => Err(BundleError::TooMany(many)),
+        if authorities.is_empty() {
+            return Err(BundleError::Empty);
         }
+        let anchors = authorities.iter().map(|a| a.anchor.clone()).collect();
+        Ok(Self { domain, authorities, anchors, sequence: None })
     }
 
     /// Reads a bundle of `domain`, PEM or SPIFFE JSON by what its first character says.
@@ -208,6 +217,9 @@ impl TrustBundle {
     /// # Errors
     /// [`BundleError`], see there.
     pub fn parse(domain: TrustDomain, bytes: &[u8]) -> Result<Self, BundleError> {
+        if bytes.len() > MAX_BUNDLE {
+            return Err(BundleError::TooLarge(bytes.len()));
+        }
         match bytes.trim_ascii_start() {
             [b'{', ..] => Self::from_spiffe(domain, bytes),
             text if text.is_ascii() || std::str::from_utf8(text).is_ok() => {
@@ -251,6 +263,19 @@ impl TrustBundle {
     #[must_use]
     pub fn domain(&self) -> &TrustDomain {
         &self.domain
+    }
+
+    /// Whether one of its authorities is valid at `now`; where none is, nobody can be believed by it.
+    #[must_use]
+    pub fn is_current(&self, now: UnixTime) -> bool {
+        self.authorities.iter().any(|authority| authority.is_current(now))
+    }
+
+    /// Whether both are of one trust domain and have the same certificates in the same order.
+    #[must_use]
+    pub fn is_same<'a>(&'a self, other: &'a Self) -> bool {
+        let certificates = |b: &'a Self| b.authorities.iter().map(Authority::certificate);
+        self.domain == other.domain && certificates(self).eq(certificates(other))
     }
 
     /// The authorities; at least one.

@@ -5,6 +5,8 @@
 //! key that is too short) or tell when it ends. Where both read the same field they are compared. See
 //! [`crate::verify`] for the decision, [`crate::inspect`] for what people are shown.
 
+use adit_core::denied::{CertSerial, KeyHash};
+use aws_lc_rs::digest;
 use rustls_pki_types::UnixTime;
 
 use crate::der::{self, Reader};
@@ -16,6 +18,8 @@ pub(crate) struct Malformed;
 
 /// What [`Fields::parse`] found; borrowed from the certificate.
 pub(crate) struct Fields<'a> {
+    /// The serial number's INTEGER.
+    serial: &'a [u8],
     pub(crate) not_before: UnixTime,
     pub(crate) not_after: UnixTime,
     /// The SubjectPublicKeyInfo's contents: the same bytes mean the same key.
@@ -94,13 +98,14 @@ impl<'a> Fields<'a> {
         let mut certificate = Reader::new(outer.expect(der::SEQUENCE)?);
         let mut tbs = Reader::new(certificate.expect(der::SEQUENCE)?);
         tbs.expect(VERSION)?;
-        tbs.expect(der::INTEGER)?;
+        let serial = tbs.expect(der::INTEGER)?;
         tbs.expect(der::SEQUENCE)?;
         tbs.expect(der::SEQUENCE)?;
         let mut validity = Reader::new(tbs.expect(der::SEQUENCE)?);
         tbs.expect(der::SEQUENCE)?;
         let spki = tbs.expect(der::SEQUENCE)?;
         let mut fields = Self {
+            serial,
             not_before: read_time(&mut validity)?,
             not_after: read_time(&mut validity)?,
             spki,
@@ -127,6 +132,27 @@ impl<'a> Fields<'a> {
             }
         }
         (outer.is_empty() && tbs.is_empty() && validity.is_empty()).then_some(fields)
+    }
+
+    /// The serial number, as the deny list knows it.
+    pub(crate) fn serial(&self) -> CertSerial {
+        CertSerial::from_bytes(self.serial)
+    }
+
+    /// The hash of the key, as the deny list and other tools know it: of the whole SubjectPublicKeyInfo.
+    pub(crate) fn key_hash(&self) -> KeyHash {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        // The reader takes the shortest form of a length only, so that this is what was read.
+        match u16::try_from(self.spki.len()).map(u16::to_be_bytes) {
+            Ok([0, low @ ..0x80]) => hash.update(&[der::SEQUENCE, low]),
+            Ok([0, low]) => hash.update(&[der::SEQUENCE, 0x81, low]),
+            Ok([high, low]) => hash.update(&[der::SEQUENCE, 0x82, high, low]),
+            Err(_) => {}
+        }
+        hash.update(self.spki);
+        let mut value = [0; 32];
+        value.copy_from_slice(hash.finish().as_ref());
+        KeyHash(value)
     }
 
     fn extension(&mut self, id: &[u8], value: &'a [u8]) -> Option<()> {

@@ -82,7 +82,9 @@ impl Identity {
         if bundles.insert(bundle.clone()).is_err() {
             return Err(VerifyError::UnknownTrustDomain(bundle.domain().clone()).into());
         }
-        let verifier = PeerVerifier::new(Trust { bundles, nodes_by_id: nodes_by_id.clone() });
+        let nodes_by_id = nodes_by_id.clone();
+        let trust = Trust { bundles, nodes_by_id, ..Trust::default() };
+        let verifier = PeerVerifier::new(trust);
         verifier.verify(leaf, intermediates, Usage::ServerAuth, now)?;
         let peer = verifier.verify(leaf, intermediates, Usage::ClientAuth, now)?;
 

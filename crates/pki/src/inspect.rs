@@ -41,8 +41,10 @@ pub struct CertInfo {
     pub subject: String,
     /// Its issuer.
     pub issuer: String,
-    /// Its serial number, in hexadecimal.
+    /// Its serial number, in hexadecimal, as `denied.serials` takes it.
     pub serial: String,
+    /// The SHA-256 of its key (of the whole SubjectPublicKeyInfo), in hexadecimal, as `denied.keys` takes it.
+    pub key_sha256: String,
     /// The SHA-256 of the certificate, in hexadecimal.
     pub fingerprint: String,
     /// May it sign other certificates?
@@ -108,6 +110,7 @@ fn one(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<CertInfo> {
         subject: printable(&parsed.subject().to_string(), 200),
         issuer: printable(&parsed.issuer().to_string(), 200),
         serial: parsed.raw_serial_as_string(),
+        key_sha256: fields.key_hash().to_string(),
         fingerprint: hex(digest::digest(&digest::SHA256, certificate).as_ref()),
         authority: fields.ca,
         id: if let [Some(id)] = uris.as_slice() { Some(id.clone()) } else { None },

@@ -4,7 +4,7 @@
 //! keys, and there is no shared root. This crate never reads the clock (it takes `now`), knows no sockets,
 //! and touches files only in [`files`].
 //!
-//! * [`verify`]: is this certificate a peer's? [`trust`]: whom a node believes.
+//! * [`verify`]: is this certificate a peer's? [`trust`]: whom a node believes. [`deny`]: whom it refuses all the same.
 //! * [`tls`]: how two nodes speak TLS. [`identity`]: what a node presents.
 //! * [`authority`]: making a cluster's authority and issuing nodes' certificates. [`SigningRequest`]: asking for one.
 //! * [`bundle`]: what clusters hand to each other. [`inspect`]: what is in a certificate, for people.
@@ -12,6 +12,7 @@
 pub mod authority;
 pub mod bundle;
 mod current;
+pub mod deny;
 mod der;
 mod fields;
 pub mod files;
@@ -29,7 +30,8 @@ pub use rustls_pki_types::UnixTime;
 pub use self::authority::{ClusterAuthority, KeyKind};
 pub use self::bundle::TrustBundle;
 pub use self::current::Current;
+pub use self::deny::DenyList;
 pub use self::identity::Identity;
 pub use self::request::SigningRequest;
 pub use self::trust::{Trust, TrustBundles};
-pub use self::verify::{PeerIdentity, PeerVerifier, Usage, VerifyError, peer_id};
+pub use self::verify::{PeerIdentity, PeerVerifier, Refused, Usage, VerifyError, peer_id};

@@ -6,8 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use adit_core::spiffe::{SpiffeId, TrustDomain};
+use rustls_pki_types::UnixTime;
 
 use crate::bundle::TrustBundle;
+use crate::deny::DenyList;
+use crate::time::rfc3339;
 
 /// Why bundles cannot be used together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +26,9 @@ pub enum TrustError {
          either (was one bundle given for both clusters?)"
     )]
     Shared(TrustDomain, TrustDomain),
+    /// None of a bundle's authorities is valid now.
+    #[error("no authority of {0} is valid at {at}, so that none of its nodes could be believed", at = rfc3339(*.1))]
+    NotCurrent(TrustDomain, UnixTime),
 }
 
 /// One trust bundle per trust domain.
@@ -61,6 +67,63 @@ impl TrustBundles {
         Ok(())
     }
 
+    /// What is believed after all bundles were read again: each by itself, so that a bad one keeps no other from
+    /// being taken. `read` has them in order of precedence, our own first; none for one that cannot be read.
+    ///
+    /// A bundle that cannot be taken keeps what `self`, the last state, has of its trust domain, if anything.
+    /// Where two have a key in common, the one that had it last keeps it, else the earlier of `read`: nobody
+    /// takes another's place by handing out the other's certificate as his own.
+    #[must_use]
+    pub fn renewed(
+        &self,
+        read: Vec<(TrustDomain, Option<TrustBundle>)>,
+        now: UnixTime,
+    ) -> (Self, Vec<TrustError>) {
+        let mut errors = Vec::new();
+        let mut wanted: Vec<TrustBundle> = Vec::new();
+        for (domain, new) in read {
+            let last = self.get(&domain);
+            let ended = new.as_ref().is_some_and(|new| !new.is_current(now));
+            if ended {
+                errors.push(TrustError::NotCurrent(domain, now));
+            }
+            let stays = last.filter(|last| !ended || last.is_current(now)).cloned();
+            wanted.extend(if ended { stays.or(new) } else { new.or(stays) });
+        }
+        // Stable: within one rank, the order of `read`.
+        let mut ranked: Vec<_> = wanted.iter().enumerate().collect();
+        ranked.sort_by_key(|(nth, bundle)| match () {
+            () if *nth == 0 => 0,
+            () if self.get(bundle.domain()).is_some_and(|last| last.is_same(bundle)) => 1,
+            () if !self.has_of_another(bundle, &wanted) => 2,
+            () => 3,
+        });
+        let mut all = Self::default();
+        for (_, bundle) in ranked {
+            if let Err(error) = all.insert(bundle.clone()) {
+                errors.push(error);
+                // Where that is in the way as well, nobody is believed.
+                self.get(bundle.domain()).cloned().and_then(|last| all.insert(last).ok());
+            }
+        }
+        (all, errors)
+    }
+
+    /// Whether `bundle` has a key that was last another's, among the trust domains of `wanted`.
+    fn has_of_another(&self, bundle: &TrustBundle, wanted: &[TrustBundle]) -> bool {
+        let others = wanted.iter().filter(|other| other.domain() != bundle.domain());
+        let mut keys =
+            others.filter_map(|other| self.get(other.domain())).flat_map(|last| last.authorities());
+        keys.any(|theirs| bundle.authorities().iter().any(|ours| ours.spki == theirs.spki))
+    }
+
+    /// Whether both have the same bundles.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len()
+            && self.0.values().zip(other.0.values()).all(|(a, b)| a.is_same(b))
+    }
+
     /// The bundle of a trust domain.
     #[must_use]
     pub fn get(&self, domain: &TrustDomain) -> Option<&TrustBundle> {
@@ -83,10 +146,12 @@ pub struct Trust {
     /// from elsewhere, such as the one ID that SPIRE gives to all pods of a DaemonSet. All that share
     /// such an ID are one to us: none of them can be refused alone.
     pub nodes_by_id: BTreeSet<SpiffeId>,
+    /// Who is refused all the same.
+    pub denied: DenyList,
 }
 
 impl From<TrustBundles> for Trust {
     fn from(bundles: TrustBundles) -> Self {
-        Self { bundles, nodes_by_id: BTreeSet::new() }
+        Self { bundles, ..Self::default() }
     }
 }

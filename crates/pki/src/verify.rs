@@ -3,16 +3,20 @@
 //! [`PeerVerifier`] serves both directions of a handshake. A certificate is verified by `webpki` against
 //! the bundle *of the trust domain inside its own SPIFFE ID*, and never against any other; it has exactly
 //! one URI among its names, byte for byte a SPIFFE ID, and that ID is a node's. Server names are ignored:
-//! peers are known by identity, not by address. Revocation is not here; what a peer may do is policy.
+//! peers are known by identity, not by address. Last of all the deny list is asked, about the identity and
+//! about each certificate and key of the path. What a peer may do is policy.
 //!
 //! * [`VerifyError`]: every way to be refused. * [`crate::trust`]: whom a node believes.
 
 mod error;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use adit_core::denied::DeniedPeer;
 use adit_core::name::NodeName;
 use adit_core::spiffe::{Role, SpiffeId};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -24,6 +28,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use crate::bundle::TrustBundle;
 use crate::current::Current;
+use crate::deny::DenyList;
 use crate::fields::{BadKey, Fields, KeyUsage as KeyUsageBits};
 use crate::trust::Trust;
 
@@ -56,12 +61,31 @@ pub struct PeerIdentity {
     pub not_after: UnixTime,
 }
 
+/// What an entry of the deny list has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// How often it refused, at handshakes and where connections were checked again.
+    pub times: u64,
+    /// Whom it refused last.
+    pub last: SpiffeId,
+}
+
+impl Refused {
+    fn of(last: &SpiffeId) -> Self {
+        Self { times: 0, last: last.clone() }
+    }
+}
+
 /// What is told of every refusal.
 type Observer = dyn Fn(&VerifyError) + Send + Sync;
 
 /// Accepts the nodes of known clusters, and nobody else.
 pub struct PeerVerifier {
     trust: Current<Trust>,
+    /// Counts the changes of `trust`.
+    epoch: AtomicU64,
+    /// How often each entry of the deny list has refused, and whom last; of entries only that are in force.
+    refused: Mutex<BTreeMap<DeniedPeer, Refused>>,
     algorithms: WebPkiSupportedAlgorithms,
     observer: Option<Box<Observer>>,
 }
@@ -72,7 +96,13 @@ impl PeerVerifier {
     pub fn new(trust: Trust) -> Self {
         let algorithms =
             rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        Self { trust: Current::new(trust), algorithms, observer: None }
+        Self {
+            trust: Current::new(trust),
+            epoch: AtomicU64::new(0),
+            refused: Mutex::default(),
+            algorithms,
+            observer: None,
+        }
     }
 
     /// Calls `observer` with every refusal, for metrics: rustls hands on only its text. It is called
@@ -86,7 +116,27 @@ impl PeerVerifier {
     /// Believes whom `trust` names, from the next handshake on. Connections that exist are the
     /// caller's to re-check, with [`PeerVerifier::verify`].
     pub fn set_trust(&self, trust: Trust) {
+        self.refusals().retain(|peer, _| trust.denied.has(peer));
         self.trust.set(trust);
+        // After it: who sees the new number sees the new trust.
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often an entry of the deny list has refused a peer since it is in force, and whom last.
+    #[must_use]
+    pub fn refused(&self, peer: &DeniedPeer) -> Option<Refused> {
+        self.refusals().get(peer).cloned()
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, BTreeMap<DeniedPeer, Refused>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often the trust has changed. A handshake that began at another number may rest on trust that is
+    /// gone, and is to be checked again where its connection is put to use.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     /// Whom it believes now.
@@ -127,14 +177,38 @@ impl PeerVerifier {
         let trust = self.trust.get();
         let peer = read_identity(leaf)?;
         accept_role(&peer, &trust)?;
+        let verdict = self.judge(&trust, &peer, (leaf, intermediates), usage, now);
+        if let Err(VerifyError::Denied(entry)) = &verdict {
+            let mut refused = self.refusals();
+            let one = refused.entry(entry.peer.clone()).or_insert_with(|| Refused::of(&peer.id));
+            *one = Refused { times: one.times + 1, last: peer.id.clone() };
+        }
+        verdict.map(|()| peer)
+    }
+
+    /// Whether the path is good, and nothing of it denied.
+    fn judge(
+        &self,
+        trust: &Trust,
+        peer: &PeerIdentity,
+        (leaf, intermediates): (&CertificateDer<'_>, &[CertificateDer<'_>]),
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<(), VerifyError> {
         let domain = peer.id.trust_domain();
         let bundle = trust
             .bundles
             .get(domain)
             .ok_or_else(|| VerifyError::UnknownTrustDomain(domain.clone()))?;
-        verify_path(leaf, intermediates, bundle, self.algorithms, usage, now)?;
+        let by = Against { bundle, denied: &trust.denied, algorithms: self.algorithms };
+        verify_path(leaf, intermediates, by, usage, now)?;
         check_leaf(leaf, usage)?;
-        Ok(peer)
+        // Last, so that only who holds a certificate of the cluster learns of it.
+        let shown = std::iter::once(leaf).chain(intermediates).map(|shown| &shown[..]);
+        match trust.denied.among(&peer.id, shown) {
+            Some(entry) => Err(VerifyError::Denied(entry)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -192,16 +266,23 @@ fn accept_role(peer: &PeerIdentity, trust: &Trust) -> Result<(), VerifyError> {
     })
 }
 
-/// A path from the leaf to an authority of `bundle`, all of it valid now.
+/// What a path is verified against.
+#[derive(Clone, Copy)]
+struct Against<'a> {
+    bundle: &'a TrustBundle,
+    denied: &'a DenyList,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// A path from the leaf to an authority of the bundle that is not denied, all of it valid now.
 fn verify_path(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-    bundle: &TrustBundle,
-    algorithms: WebPkiSupportedAlgorithms,
+    Against { bundle, denied, algorithms }: Against<'_>,
     usage: Usage,
     now: UnixTime,
 ) -> Result<(), VerifyError> {
-    let not_current = Cell::new(None);
+    let (not_current, refused) = (Cell::new(None), OnceCell::new());
     // webpki takes anchors as they are: their validity and path length are checked here.
     let check_anchor = |path: &webpki::VerifiedPath<'_>| {
         let position = bundle.anchors.iter().position(|a| std::ptr::eq(a, path.anchor()));
@@ -210,6 +291,10 @@ fn verify_path(
             .ok_or(webpki::Error::UnknownIssuer)?;
         if !authority.is_current(now) {
             not_current.set(Some((authority.not_before, authority.not_after)));
+            return Err(webpki::Error::UnknownIssuer);
+        }
+        if let Some(entry) = denied.certificate(bundle.domain(), authority.certificate()) {
+            refused.get_or_init(|| entry);
             return Err(webpki::Error::UnknownIssuer);
         }
         let length = path.intermediate_certificates().count();
@@ -241,6 +326,9 @@ fn verify_path(
             .map(drop)
         })
         .map_err(|error| match (not_current.get(), error) {
+            (_, webpki::Error::UnknownIssuer) if refused.get().is_some() => {
+                refused.into_inner().map_or(VerifyError::Malformed, VerifyError::Denied)
+            }
             (Some((not_before, not_after)), webpki::Error::UnknownIssuer) => {
                 let domain = bundle.domain().clone();
                 VerifyError::AuthorityNotCurrent { domain, not_before, not_after }

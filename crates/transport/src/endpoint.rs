@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use adit_core::code::Code;
+use adit_pki::PeerVerifier;
 use quinn::VarInt;
 use tokio_util::task::TaskTracker;
 
@@ -91,6 +92,11 @@ impl Endpoints {
     #[must_use]
     pub(crate) fn tuning(&self) -> &Tuning {
         &self.0.tuning
+    }
+
+    /// Who decides about peers.
+    pub(crate) fn verifier(&self) -> &PeerVerifier {
+        &self.0.tls.verifier
     }
 
     /// The addresses of a DNS name, as the network's resolver has them now.

@@ -34,7 +34,7 @@ mod standing;
 mod status;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -225,15 +225,25 @@ impl Links {
     /// is given, no longer believes. To be called every few seconds, and with the verifier whenever its
     /// trust has changed. A connection does not learn that its peer's certificate was renewed.
     pub fn recheck(&self, verifier: Option<&PeerVerifier>, now: UnixTime) {
+        let mut told: BTreeMap<String, (usize, BTreeSet<String>)> = BTreeMap::new();
         for (conn, _) in self.0.register.all() {
             let ended = now > conn.quic.identity().not_after;
-            let why = match verifier.map(|v| conn.quic.verify(v, now)) {
-                Some(Err(refusal)) => refusal.to_string(),
-                _ if ended => "its certificate has ended".to_owned(),
-                _ => continue,
-            };
-            tracing::warn!(peer = %conn.peer.id, "connection ended: {why}");
-            conn.quic.close(Code::CertificateEnded, &why);
+            let verified = verifier.map_or(Ok(()), |v| conn.quic.verify(v, now));
+            if let Err(refusal) = &verified {
+                let (count, peers) = told.entry(refusal.to_string()).or_default();
+                *count += 1;
+                peers.insert(conn.peer.id.to_string());
+                conn.disbelieve(refusal);
+            } else if ended {
+                let why = "its certificate has ended";
+                tracing::warn!(peer = %conn.peer.id, "connection ended: {why}");
+                conn.quic.close(Code::CertificateEnded, why);
+            }
+        }
+        // One line for each reason, however many connections rest on it: an entry of the deny list, a bundle.
+        for (why, (count, peers)) in told {
+            let peers = peers.into_iter().collect::<Vec<_>>().join(", ");
+            tracing::warn!(peers, connections = count, "connections ended: {why}");
         }
     }
 

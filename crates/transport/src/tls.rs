@@ -20,6 +20,8 @@ pub struct TlsError(String);
 pub struct Tls {
     pub(crate) server: Arc<QuicServerConfig>,
     pub(crate) client: Arc<QuicClientConfig>,
+    /// Who decides in both.
+    pub(crate) verifier: Arc<PeerVerifier>,
 }
 
 impl Tls {
@@ -40,6 +42,7 @@ impl Tls {
         Ok(Self {
             server: Arc::new(server.try_into().map_err(suite)?),
             client: Arc::new(client.try_into().map_err(suite)?),
+            verifier: Arc::clone(verifier),
         })
     }
 }

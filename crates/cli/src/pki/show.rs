@@ -80,6 +80,7 @@ fn as_text(all: &[CertInfo], now: UnixTime) -> Result<String, std::fmt::Error> {
             ("subject", &info.subject),
             ("issuer", &info.issuer),
             ("serial", &info.serial),
+            ("key hash", &info.key_sha256),
             ("sha-256", &info.fingerprint),
         ];
         writeln!(text, "{}. {}", i + 1, holder(info))?;
@@ -115,6 +116,7 @@ fn as_json(all: &[CertInfo]) -> String {
                 "subject": info.subject,
                 "issuer": info.issuer,
                 "serial": info.serial,
+                "keySha256": info.key_sha256,
                 "sha256": info.fingerprint,
                 "usable": !info.is_unusable(),
                 "findings": findings,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use adit_core::denied::DenyEntry;
 use adit_core::spiffe::{SpiffeError, SpiffeId, TrustDomain};
 use rustls_pki_types::UnixTime;
 
@@ -113,6 +114,10 @@ pub enum VerifyError {
     /// An authority's name constraints, which are not supported for URIs.
     #[error("an authority has name constraints, which cannot be checked for SPIFFE IDs")]
     NameConstraints,
+    /// On the deny list: the identity, or a certificate or key of the path. The operator's reason is not
+    /// part of the text.
+    #[error("it is denied by configuration ({})", _0.peer)]
+    Denied(Arc<DenyEntry>),
 }
 
 /// What a certificate must allow, seen from who checks it.
@@ -134,6 +139,9 @@ impl fmt::Display for Usage {
 }
 
 impl VerifyError {
+    /// The [`label`](Self::label) of [`Denied`](Self::Denied), with which the text of such a refusal begins on the wire.
+    pub const DENIED: &str = "denied";
+
     /// A word for metrics and structured logs; one of a closed list.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -162,6 +170,7 @@ impl VerifyError {
             Self::WeakKey(_) => "weak-key",
             Self::Algorithm => "algorithm",
             Self::NameConstraints => "name-constraints",
+            Self::Denied(_) => Self::DENIED,
         }
     }
 

@@ -168,7 +168,8 @@ fn a_controller_is_accepted_where_it_is_named() {
     let issued = ca.issue_controller(KeyKind::P256, HOURS(24), at(NOW)).unwrap().certificate;
     let bundles = || TrustBundles::new([ca.bundle().unwrap()]).unwrap();
     let named = [domain("edge.example").controller_id()].into();
-    let ours = PeerVerifier::new(Trust { bundles: bundles(), nodes_by_id: named });
+    let ours = Trust { bundles: bundles(), nodes_by_id: named, ..Trust::default() };
+    let ours = PeerVerifier::new(ours);
     let theirs = PeerVerifier::new(bundles().into());
     assert!(ours.verify(&issued.chain[0], &[], Usage::ClientAuth, at(NOW)).is_ok());
     let refused = theirs.verify(&issued.chain[0], &[], Usage::ClientAuth, at(NOW));

@@ -1,7 +1,7 @@
 //! What is a trust bundle, and what is refused before anybody is believed for it.
 
 use adit_core::spiffe::SpiffeError;
-use adit_pki::bundle::{AuthorityProblem, BundleError, MAX_AUTHORITIES, TrustBundle};
+use adit_pki::bundle::{AuthorityProblem, BundleError, MAX_AUTHORITIES, MAX_BUNDLE, TrustBundle};
 use adit_pki::pem::PemError;
 use adit_pki::trust::TrustError;
 use adit_pki::{ClusterAuthority, KeyKind, TrustBundles};
@@ -9,7 +9,7 @@ use rcgen::{CertificateParams, KeyPair, KeyUsagePurpose};
 use rustls_pki_types::CertificateDer;
 
 use crate::cluster::Cluster;
-use crate::forge::{Forge, NOW, at, ca_params, domain, uri};
+use crate::forge::{Forge, NOW, at, bundles, ca_params, domain, uri};
 
 const BANK: &str = "bank.example";
 
@@ -170,6 +170,101 @@ fn repeated_ones_count_once_and_many_are_refused() {
     assert!(many(MAX_AUTHORITIES).is_ok());
     let error = many(MAX_AUTHORITIES + 1).unwrap_err();
     assert_eq!(error, BundleError::TooMany(MAX_AUTHORITIES + 1));
+}
+
+/// What is beyond the bounds is not looked at, however much of it there is.
+#[test]
+fn a_bundle_costs_no_more_than_a_large_one() {
+    let pem = "# nothing\n".repeat(MAX_BUNDLE / 10 + 1);
+    assert_eq!(parse(&pem).unwrap_err(), BundleError::TooLarge(pem.len()));
+    let good = (0..=MAX_AUTHORITIES).map(|_| Forge::new(BANK).certificate);
+    let noise = (0..10_000).map(|_| CertificateDer::from(vec![0x30; 9]));
+    let error = TrustBundle::new(domain(BANK), good.chain(noise)).unwrap_err();
+    assert_eq!(error, BundleError::TooMany(MAX_AUTHORITIES + 1 + 10_000));
+}
+
+/// One cluster's bundle, read again while two others' are as they were or new.
+struct Reload {
+    last: TrustBundles,
+}
+
+impl Reload {
+    fn read(&self, read: Vec<(&str, Option<TrustBundle>)>) -> (TrustBundles, Vec<TrustError>) {
+        let read = read.into_iter().map(|(name, bundle)| (domain(name), bundle)).collect();
+        self.last.renewed(read, at(NOW))
+    }
+}
+
+const EDGE: &str = "edge.example";
+const SHOP: &str = "shop.example";
+
+fn unmarked() -> Forge {
+    let mut params = ca_params(BANK);
+    // An authority need not say whose it is, so that it fits into any bundle.
+    params.subject_alt_names.clear();
+    Forge::with(params)
+}
+
+#[test]
+fn one_bad_bundle_keeps_no_other_as_it_was() {
+    let [edge, bank, shop] = [EDGE, BANK, SHOP].map(Forge::new);
+    let reload =
+        Reload { last: bundles([edge.bundle(EDGE), bank.bundle(BANK), shop.bundle(SHOP)]) };
+    let next = Forge::new(BANK);
+    let own = || (EDGE, Some(edge.bundle(EDGE)));
+
+    // shop's cannot be read: bank's old authority is withdrawn all the same.
+    let (now, errors) = reload.read(vec![own(), (SHOP, None), (BANK, Some(next.bundle(BANK)))]);
+    assert_eq!(errors, []);
+    assert!(now.get(&domain(BANK)).unwrap().is_same(&next.bundle(BANK)));
+    assert!(now.get(&domain(SHOP)).unwrap().is_same(&shop.bundle(SHOP)));
+
+    // shop's has nothing that is valid.
+    let mut old = ca_params(SHOP);
+    old.not_after = old.not_before + std::time::Duration::from_secs(60);
+    let old = Forge::with(old).bundle(SHOP);
+    let (now, errors) =
+        reload.read(vec![own(), (SHOP, Some(old.clone())), (BANK, Some(next.bundle(BANK)))]);
+    assert_eq!(errors, [TrustError::NotCurrent(domain(SHOP), at(NOW))]);
+    assert!(now.get(&domain(BANK)).unwrap().is_same(&next.bundle(BANK)));
+    assert!(now.get(&domain(SHOP)).unwrap().is_same(&shop.bundle(SHOP)));
+    // Where there was no better one it is taken, and says at each handshake what is wrong with it.
+    let (now, errors) =
+        Reload { last: TrustBundles::default() }.read(vec![own(), (SHOP, Some(old))]);
+    assert_eq!((now.iter().count(), errors.len()), (2, 1));
+}
+
+/// A neighbour puts another's certificate into its own bundle: only its own change is not taken.
+#[test]
+fn nobody_takes_anothers_key() {
+    let (edge, bank, shop) = (Forge::new(EDGE), unmarked(), Forge::new(SHOP));
+    let reload =
+        Reload { last: bundles([edge.bundle(EDGE), bank.bundle(BANK), shop.bundle(SHOP)]) };
+    let own = || (EDGE, Some(edge.bundle(EDGE)));
+    let both = |name, a: &Forge, b: &Forge| {
+        TrustBundle::new(domain(name), [a.certificate.clone(), b.certificate.clone()]).unwrap()
+    };
+    let stolen = both(SHOP, &shop, &bank);
+    let rotating = both(BANK, &bank, &Forge::new(BANK));
+    for banks in [bank.bundle(BANK), rotating] {
+        let read = vec![own(), (SHOP, Some(stolen.clone())), (BANK, Some(banks.clone()))];
+        let (now, errors) = reload.read(read);
+        assert_eq!(errors, [TrustError::Shared(domain(BANK), domain(SHOP))]);
+        assert!(now.get(&domain(BANK)).unwrap().is_same(&banks));
+        assert!(now.get(&domain(SHOP)).unwrap().is_same(&shop.bundle(SHOP)));
+    }
+    // A key that another has given up may be had.
+    let given_up = Forge::new(BANK).bundle(BANK);
+    let read = vec![own(), (SHOP, Some(stolen.clone())), (BANK, Some(given_up))];
+    let (now, errors) = reload.read(read);
+    assert_eq!((now.iter().count(), errors), (3, vec![]));
+    assert!(now.get(&domain(SHOP)).unwrap().is_same(&stolen));
+    // With no past to go by, the earlier one is believed.
+    let first = Reload { last: TrustBundles::default() };
+    let (now, errors) =
+        first.read(vec![own(), (BANK, Some(bank.bundle(BANK))), (SHOP, Some(stolen))]);
+    assert_eq!((now.iter().count(), errors.len()), (2, 1));
+    assert!(now.get(&domain(BANK)).is_some());
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod authority;
 mod bad_certificates;
 mod bundles;
 mod cluster;
+mod denied;
 mod forge;
 mod handshake;
 mod identities;

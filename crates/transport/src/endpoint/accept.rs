@@ -106,6 +106,7 @@ impl Incoming {
     /// [`AcceptError`], see there.
     pub async fn accept(self) -> Result<Connection, AcceptError> {
         let Self { quinn, class, place, worker, shared } = self;
+        let epoch = shared.tls.verifier.epoch();
         let connected = shake_hands(quinn, class, &shared).await;
         // Whatever it came to, it is no handshake under way any more.
         drop(place);
@@ -122,6 +123,7 @@ impl Incoming {
             class,
             dialled: false,
             worker,
+            epoch,
             streams: shared.tuning.all_streams(),
             stream_window: shared.tuning.lane(class).stream_window,
         };

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use adit_core::code::Code;
+use adit_pki::VerifyError;
 use quinn::{ConnectionError, TransportErrorCode};
 
 /// Whose doing the end of a connection was.
@@ -42,6 +43,14 @@ impl Closed {
         self.text.strip_prefix(REFUSED).filter(|_| self.by == By::Us)
     }
 
+    /// An end that QUIC or TLS brought about. TLS has no alert for a verifier's own verdict, so that one of the deny
+    /// list shows in the text, on both sides.
+    fn of_transport(code: TransportErrorCode, text: &str, by: By) -> Self {
+        let verdict = text.strip_prefix(REFUSED).and_then(|why| why.split(':').next());
+        let is_denied = verdict == Some(VerifyError::DENIED);
+        Self::new(if is_denied { Code::DeniedIdentity } else { transport_code(code) }, text, by)
+    }
+
     /// What quinn tells, in our words. `ours` is what this side closed the connection with, if it did.
     pub(super) fn from_quinn(error: &ConnectionError, ours: Option<&Self>) -> Self {
         match error {
@@ -57,13 +66,12 @@ impl Closed {
                 };
                 Self { code, text: printable(&close.reason), by: By::Peer }
             }
-            ConnectionError::ConnectionClosed(close) => Self {
-                code: transport_code(close.error_code),
-                text: printable(in_our_words(&String::from_utf8_lossy(&close.reason)).as_bytes()),
-                by: By::Peer,
-            },
+            ConnectionError::ConnectionClosed(close) => {
+                let reason = String::from_utf8_lossy(&close.reason);
+                Self::of_transport(close.error_code, &in_our_words(&reason), By::Peer)
+            }
             ConnectionError::TransportError(error) => {
-                Self::new(transport_code(error.code), &in_our_words(&error.reason), By::Us)
+                Self::of_transport(error.code, &in_our_words(&error.reason), By::Us)
             }
             ConnectionError::Reset => {
                 Self::new(Code::PeerRestarted, "the peer does not know this connection", By::Peer)

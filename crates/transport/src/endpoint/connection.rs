@@ -52,6 +52,8 @@ pub(super) struct Facts {
     pub(super) class: Class,
     pub(super) dialled: bool,
     pub(super) worker: Worker,
+    /// The verifier's epoch before the handshake.
+    pub(super) epoch: u64,
     /// The most streams that the peer may have open at once.
     pub(super) streams: u32,
     /// The bytes that the peer may send on one stream before they are taken.
@@ -137,6 +139,18 @@ impl Connection {
         let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
         let usage = if self.dialled() { Usage::ServerAuth } else { Usage::ClientAuth };
         verifier.verify(leaf, intermediates, usage, now).map(drop)
+    }
+
+    /// Whether its certificate is still believed, where trust has changed since its handshake began.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(crate) fn verify_anew(
+        &self,
+        verifier: &PeerVerifier,
+        now: UnixTime,
+    ) -> Result<(), VerifyError> {
+        if verifier.epoch() == self.0.facts.epoch { Ok(()) } else { self.verify(verifier, now) }
     }
 
     /// Where the peer is now. A peer behind a NAT may move.

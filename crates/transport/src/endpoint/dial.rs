@@ -83,6 +83,7 @@ impl Endpoints {
     /// Where there is no worker of that number.
     pub async fn dial(&self, worker: usize, dial: Dial<'_>) -> Result<Connection, DialError> {
         let shared = &self.0;
+        let epoch = shared.tls.verifier.epoch();
         let connecting = shared.begin(worker, dial)?;
         let limit = shared.tuning.admission.timeout;
         let quinn = tokio::time::timeout(limit, connecting)
@@ -96,6 +97,7 @@ impl Endpoints {
             class: dial.class,
             dialled: true,
             worker,
+            epoch,
             streams: shared.tuning.all_streams(),
             stream_window: shared.tuning.lane(dial.class).stream_window,
         };

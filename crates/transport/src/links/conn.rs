@@ -9,6 +9,7 @@ use std::time::Duration;
 use adit_core::choose::connections::Candidate;
 use adit_core::code::Code;
 use adit_core::wire::control::Control;
+use adit_pki::VerifyError;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
@@ -104,6 +105,13 @@ impl Conn {
     /// With whom it is.
     pub(super) fn node(&self) -> Node {
         (self.peer.cluster.clone(), self.peer.node.clone())
+    }
+
+    /// Ends it because its peer's certificate is not believed any more.
+    pub(super) fn disbelieve(&self, refusal: &VerifyError) {
+        let is_denied = refusal.label() == VerifyError::DENIED;
+        let code = if is_denied { Code::DeniedIdentity } else { Code::CertificateEnded };
+        self.quic.close(code, &refusal.to_string());
     }
 
     /// A use of it that the peer began: never refused.

@@ -61,6 +61,7 @@ pub(super) fn begin(
     shared.work.metrics.opened(&conn.peer);
     // What changed since the hello was checked has been acted upon for the connections known then.
     shared.close_if_unlinked(&shared.now(), &conn);
+    shared.close_if_disbelieved(&conn);
     if shared.work.stages.draining.is_cancelled() {
         conn.tell(super::drain::go_away());
         shared.register.leave(&conn, Code::Draining);

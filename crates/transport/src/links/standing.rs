@@ -15,6 +15,7 @@ use adit_core::choose::links::{Reach, Target, is_hub, own_hubs, standing};
 use adit_core::name::ClusterName;
 use adit_core::snapshot::{Class, Snapshot};
 use adit_core::{admission, code::Code};
+use adit_pki::UnixTime;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -184,6 +185,18 @@ impl Shared {
             Ok((cluster, _)) if cluster == peer.cluster => {}
             Ok(_) => conn.quic.close(Code::Unlinked, "the cluster has another name now"),
             Err(refusal) => conn.quic.close(refusal.code, &refusal.reason),
+        }
+    }
+}
+
+impl Shared {
+    /// Ends a connection whose certificate is not believed any more: trust may have changed between its handshake
+    /// and now, and whoever acted on that did not see it yet.
+    pub(super) fn close_if_disbelieved(&self, conn: &Conn) {
+        let now = UnixTime::since_unix_epoch(Duration::from_millis((self.local.clock)()));
+        if let Err(refusal) = conn.quic.verify_anew(self.endpoints.verifier(), now) {
+            tracing::warn!(peer = %conn.peer.id, "connection ended: {refusal}");
+            conn.disbelieve(&refusal);
         }
     }
 }
