@@ -3,11 +3,14 @@
 //! * [`state`]: what clusters learn of each other, from whom, and what that costs;
 //! * [`dialling`]: when, where and how often is dialled;
 //! * [`streams`]: which connection a stream takes, and what happens to it when connections come and go;
+//! * [`denied`]: whom the deny list ends, and when;
 //! * [`losses`]: what is said of a link that lost a connection;
 //! * [`hostile`]: peers that are not what they say, or speak out of turn.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
 
+#[path = "links/denied.rs"]
+mod denied;
 #[path = "links/dialling.rs"]
 mod dialling;
 #[path = "links/hostile.rs"]

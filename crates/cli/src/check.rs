@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adit_config::{Kind, Problem, Report, Severity};
+use adit_core::denied::DenyEntry;
 use owo_colors::{OwoColorize as _, Style};
 
 use crate::output::print;
@@ -25,7 +26,7 @@ use crate::output::print;
 pub(crate) struct Args {
     /// The configuration file, YAML
     file: PathBuf,
-    /// Print one JSON object: file, usable, problems (severity, kind, place, path, message, hint)
+    /// Print one JSON object: file, usable, problems (severity, kind, place, path, message, hint), denied
     #[arg(long)]
     json: bool,
 }
@@ -36,9 +37,11 @@ pub(crate) struct Args {
 /// Only where the answer cannot be printed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut report = adit_config::check(&args.file);
+    let mut denied = Vec::new();
     if report.errors().next().is_none()
         && let Ok((config, _)) = adit_config::load(&args.file)
     {
+        denied.clone_from(&config.denied);
         // Read as the node reads them, so that what is said here is what it would say.
         let wrong = adit_daemon::process::wrong_credentials(&config);
         report.problems.extend(wrong.into_iter().map(|message| Problem {
@@ -53,7 +56,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let usable = report.errors().next().is_none();
     let coloured = std::io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    print(&if args.json { as_json(&report, usable)? } else { as_text(&report, usable, coloured) })?;
+    print(&if args.json {
+        as_json(&report, usable, &denied)?
+    } else {
+        as_denied(&denied) + &as_text(&report, usable, coloured)
+    })?;
     Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -62,10 +69,30 @@ struct Answer<'a> {
     usable: bool,
     #[serde(flatten)]
     report: &'a Report,
+    denied: Vec<Denied<'a>>,
 }
 
-fn as_json(report: &Report, usable: bool) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(&Answer { usable, report })? + "\n")
+#[derive(serde::Serialize)]
+struct Denied<'a> {
+    entry: String,
+    reason: Option<&'a str>,
+}
+
+fn as_json(report: &Report, usable: bool, denied: &[DenyEntry]) -> anyhow::Result<String> {
+    let denied = denied
+        .iter()
+        .map(|e| Denied { entry: e.peer.to_string(), reason: e.reason.as_deref() })
+        .collect();
+    Ok(serde_json::to_string_pretty(&Answer { usable, report, denied })? + "\n")
+}
+
+/// Who would be refused: a list that nobody should have to look for.
+fn as_denied(denied: &[DenyEntry]) -> String {
+    let one = |entry: &DenyEntry| match &entry.reason {
+        Some(reason) => format!("{} ({reason})\n", entry.peer),
+        None => format!("{}\n", entry.peer),
+    };
+    denied.iter().map(one).collect()
 }
 
 fn as_text(report: &Report, usable: bool, coloured: bool) -> String {
@@ -130,9 +157,21 @@ mod tests {
     }
 
     #[test]
+    fn who_is_denied_is_said() {
+        let (config, report) =
+            adit_config::parse(adit_config::EXAMPLE.as_bytes(), "f".as_ref()).unwrap();
+        let said = as_denied(&config.denied);
+        assert!(said.contains("\ndenied.nodes: edge/e9 (its disk was stolen)\n"), "{said}");
+        let json = as_json(&report, true, &config.denied).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["denied"][0]["entry"], "denied.clusters: lab");
+    }
+
+    #[test]
     fn machines_read_json() {
         let bad = report("cluster: Edge\n");
-        let json: serde_json::Value = serde_json::from_str(&as_json(&bad, false).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&as_json(&bad, false, &[]).unwrap()).unwrap();
         assert_eq!(json["usable"], false);
         assert_eq!(json["file"], "f\u{7}.yaml");
         let first = &json["problems"][0];

@@ -50,7 +50,10 @@ fn a_file_can_be_used_once_all_that_it_refers_to_is_there_and_good() {
     let (status, said) = check(dir.path(), &["edge.yaml"]);
     assert!(status == 1 && said.contains("e2"), "another node's certificate: {said}");
     pki("issue --ca edge --node e1 --out id --overwrite");
-    assert_eq!(check(dir.path(), &["edge.yaml"]), (0, "edge.yaml can be used\n".to_owned()));
+    let (status, said) = check(dir.path(), &["edge.yaml"]);
+    assert_eq!(status, 0, "{said}");
+    assert!(said.starts_with("denied.clusters: lab\n"), "whom it denies comes first: {said}");
+    assert!(said.ends_with("\nedge.yaml can be used\n"), "{said}");
 }
 
 #[test]

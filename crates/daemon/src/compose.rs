@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use adit_config::Config;
 use adit_core::choose::links::dialable;
-use adit_core::name::ClusterName;
+use adit_core::denied::{DeniedPeer, is_cluster_denied};
+use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Export, Link, Seed, Snapshot, This, View};
 use adit_kubernetes::node::state::NodeState;
 use adit_transport::links::LinkView;
@@ -25,7 +26,11 @@ pub type Down = BTreeSet<SocketAddr>;
 
 /// The part of a snapshot that follows from the configuration. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Base(Arc<Snapshot>);
+pub struct Base {
+    snapshot: Arc<Snapshot>,
+    /// The nodes that are denied by name, by cluster: whoever tells of one, it is not there.
+    denied: Arc<BTreeMap<ClusterName, BTreeSet<NodeName>>>,
+}
 
 impl Base {
     /// Of this configuration, on a node that can be dialled at `bound`. Where the file does not say what
@@ -41,7 +46,17 @@ impl Base {
             seeds: l.addresses.clone(),
         };
         let ours = bound.iter().chain(&node.advertise).map(SocketAddr::ip);
-        Self(Arc::new(Snapshot {
+        // A link with a cluster that is denied is none.
+        let linked =
+            |l: &&adit_config::config::Link| !is_cluster_denied(&config.denied, &l.cluster);
+        let links = config.links.iter().filter(linked);
+        let mut denied: BTreeMap<ClusterName, BTreeSet<NodeName>> = BTreeMap::new();
+        for entry in &config.denied {
+            if let DeniedPeer::Node(cluster, node) = &entry.peer {
+                denied.entry(cluster.clone()).or_default().insert(node.clone());
+            }
+        }
+        let snapshot = Snapshot {
             this: This {
                 cluster: config.cluster.clone(),
                 trust_domain: config.trust_domain.clone(),
@@ -54,7 +69,7 @@ impl Base {
                     .collect(),
             },
             siblings: config.siblings.clone(),
-            links: config.links.iter().map(|l| (l.cluster.clone(), Arc::new(link(l)))).collect(),
+            links: links.map(|l| (l.cluster.clone(), Arc::new(link(l)))).collect(),
             imports: config.imports.iter().cloned().collect(),
             exports: config
                 .exports
@@ -65,14 +80,23 @@ impl Base {
             views: BTreeMap::new(),
             down: BTreeSet::new(),
             forbidden: ours.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_unspecified()).collect(),
-        }))
+        };
+        Self { snapshot: Arc::new(snapshot), denied: Arc::new(denied) }.without_denied_siblings()
+    }
+
+    /// Nobody is sent to a sibling that is denied, and no peer is told of it.
+    fn without_denied_siblings(mut self) -> Self {
+        if let Some(denied) = self.denied.get(&self.snapshot.this.cluster) {
+            Arc::make_mut(&mut self.snapshot).siblings.retain(|node, _| !denied.contains(node));
+        }
+        self
     }
 
     /// With what Kubernetes adds. Where nodes of linked clusters were last heard to be is a seed like those
     /// of the configuration, and comes after them.
     #[must_use]
     pub fn with(&self, cluster: &NodeState) -> Self {
-        let mut all = Snapshot::clone(&self.0);
+        let mut all = Snapshot::clone(&self.snapshot);
         all.siblings.extend(cluster.siblings.clone());
         all.imports =
             all.imports.iter().map(|i| (**i).clone()).chain(cluster.imports.clone()).collect();
@@ -88,22 +112,46 @@ impl Base {
             let new: Vec<Seed> = learned.filter(|s| !known.contains(s)).collect();
             Arc::make_mut(link).seeds.extend(new);
         }
-        Self(Arc::new(all))
+        let denied = self.denied.clone();
+        Self { snapshot: Arc::new(all), denied }.without_denied_siblings()
     }
 
     /// With what peers and dials say. A view of a cluster without a link, and word of an address that is
     /// nobody's backend, are left out: they are remains of a configuration that was.
     #[must_use]
     pub fn snapshot(&self, views: &Views, down: &Down) -> Snapshot {
-        let mut now = Snapshot::clone(&self.0);
+        let mut now = Snapshot::clone(&self.snapshot);
         let linked = views.iter().filter(|(cluster, _)| now.links.contains_key(cluster));
-        now.views = linked.map(|(cluster, heard)| (cluster.clone(), heard.view.clone())).collect();
+        let view = |cluster, view: &Arc<View>| match self.denied.get(cluster) {
+            Some(denied) => without(view, denied),
+            None => view.clone(),
+        };
+        now.views =
+            linked.map(|(cluster, heard)| (cluster.clone(), view(cluster, &heard.view))).collect();
         if !down.is_empty() {
             let backends = now.exports.values().flat_map(|e| &e.ports).flat_map(|p| &p.backends);
             now.down = backends.map(|b| b.address).filter(|a| down.contains(a)).collect();
         }
         now
     }
+}
+
+/// A view without the nodes that are denied; copied only where it has one of them.
+fn without(view: &Arc<View>, denied: &BTreeSet<NodeName>) -> Arc<View> {
+    if !denied.iter().any(|node| view.nodes.contains_key(node)) {
+        return view.clone();
+    }
+    let mut view = View::clone(view);
+    view.nodes.retain(|node, _| !denied.contains(node));
+    for export in view.exports.values_mut() {
+        let served = |node: &NodeName| denied.contains(node);
+        if export.ports.iter().any(|port| port.ready.keys().any(served)) {
+            for port in &mut Arc::make_mut(export).ports {
+                port.ready.retain(|node, _| !denied.contains(node));
+            }
+        }
+    }
+    Arc::new(view)
 }
 
 /// Where a snapshot's parts come from.
@@ -259,6 +307,42 @@ workloads:
         assert_eq!(now.links.values().next().unwrap().seeds, config.links[0].addresses);
         assert!(now.forbidden.contains(&"127.0.0.1".parse().unwrap()));
         assert!(!now.forbidden.contains(&"0.0.0.0".parse().unwrap()));
+    }
+
+    #[test]
+    fn who_is_denied_is_not_there_whoever_tells_of_it() {
+        let denied = "denied: {nodes: [edge/e2, bank/b2], clusters: [shop]}\n";
+        let shop = "links:\n  - {cluster: shop, trustDomain: shop.example, trustBundle: s.pem}\n";
+        let config = config(&(EDGE.replace("links:\n", shop) + denied));
+        let siblings = ["e2", "e3"].map(|n| (n.parse().unwrap(), vec![])).into();
+        let cluster = NodeState { siblings, ..NodeState::default() };
+        let mut views = BTreeMap::clone(&views(&["bank", "shop"]));
+        let export = adit_core::snapshot::PeerExport {
+            ports: vec![adit_core::snapshot::PeerPort {
+                name: "http".parse().unwrap(),
+                number: 80,
+                app_protocol: None,
+                ready: ["b1", "b2"].map(|n| (n.parse().unwrap(), 1)).into(),
+            }],
+            grants: vec![],
+            hop: adit_core::snapshot::Hop::Any,
+            class: adit_core::snapshot::Class::Interactive,
+            replay: false,
+        };
+        let view = View {
+            nodes: ["b1", "b2"].map(|n| (n.parse().unwrap(), vec![])).into(),
+            exports: [("a/b".parse().unwrap(), Arc::new(export))].into(),
+        };
+        views.values_mut().for_each(|heard| heard.view = Arc::new(view.clone()));
+        let now = base(&config).with(&cluster).snapshot(&Arc::new(views), &Down::default());
+        let names = |all: Vec<String>| all.join(" ");
+        assert_eq!(names(now.siblings.keys().map(ToString::to_string).collect()), "e3");
+        assert_eq!(names(now.links.keys().map(ToString::to_string).collect()), "bank");
+        assert_eq!(names(now.views.keys().map(ToString::to_string).collect()), "bank");
+        let [bank] = &now.views.values().collect::<Vec<_>>()[..] else { panic!() };
+        assert_eq!(names(bank.nodes.keys().map(ToString::to_string).collect()), "b1");
+        let ready = &bank.exports.values().next().unwrap().ports[0].ready;
+        assert_eq!(names(ready.keys().map(ToString::to_string).collect()), "b1");
     }
 
     #[test]

@@ -235,7 +235,7 @@ fn start_log(wanted: &adit_config::config::Log) -> Result<Log, String> {
 /// What is wrong with the identity and the trust bundles that a good file names, as the node would say it.
 #[must_use]
 pub fn wrong_credentials(config: &Config) -> Vec<String> {
-    Credentials::load(config, UnixTime::now()).err().unwrap_or_default()
+    Credentials::load(config, UnixTime::now()).map_or_else(|errors| errors, |(_, errors)| errors)
 }
 
 /// What a node begins with.
@@ -269,7 +269,9 @@ fn start(
     let starting = readiness.wait_for("start");
 
     // Who we are comes before anything that others can reach.
-    let credentials = Credentials::load(&config, UnixTime::now()).map_err(StartError::Wrong)?;
+    let (credentials, untaken) =
+        Credentials::load(&config, UnixTime::now()).map_err(StartError::Wrong)?;
+    untaken.iter().for_each(|error| tracing::error!("{error}"));
     let secret = NodeSecret::load_or_create(&config.node.identity).map_err(|e| e.to_string())?;
     let tls = Tls::new(&credentials.identity, &credentials.verifier, &system_clock())
         .map_err(|e| e.to_string())?;
@@ -305,7 +307,7 @@ fn start(
             changing: Mutex::new(Changing {
                 config: Arc::new(config),
                 configuration: origin.describe(),
-                identity_error: None,
+                identity_error: (!untaken.is_empty()).then(|| untaken.join("\n")),
             }),
             draining: AtomicBool::new(false),
             readiness: readiness.clone(),

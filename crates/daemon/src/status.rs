@@ -35,6 +35,8 @@ pub struct Status {
     pub links: Vec<Link>,
     /// The other nodes of this cluster.
     pub siblings: Vec<PeerNode>,
+    /// Who is refused by configuration.
+    pub denied: Vec<Denied>,
     /// Services of other clusters that can be used here.
     pub imports: Vec<Import>,
     /// Services of this cluster that others may use.
@@ -111,6 +113,22 @@ pub struct Configuration {
     pub error: Option<String>,
     /// What a reload cannot change and the newest file does, e.g. `node.listen`: it waits for a restart.
     pub needs_restart: Vec<String>,
+}
+
+/// One entry of the deny list, and what it has done.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Denied {
+    /// The entry, e.g. `denied.nodes: bank/b1`.
+    pub entry: String,
+    /// The operator's reason, where there is one.
+    pub reason: Option<String>,
+    /// How often it refused a peer since it is in force: a handshake, or a connection that was there.
+    pub refused: u64,
+    /// Whom it refused last.
+    pub last: Option<String>,
+    /// Whether it is about this node itself, which others refuse and it does not.
+    pub this_node: bool,
 }
 
 /// How streams ended since the process started.

@@ -113,9 +113,9 @@ impl Document {
     /// What it says, or what is wrong with it.
     ///
     /// # Errors
-    /// See [`configuration::read`].
+    /// See [`configuration::check`].
     pub fn read(&self) -> Result<(ClusterConfig, ClusterReport), ClusterReport> {
-        configuration::read(&self.data)
+        configuration::check(&self.data)
     }
 
     /// The same with some keys set, and others (`None`) taken away.

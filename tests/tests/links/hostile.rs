@@ -16,15 +16,15 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::{SECOND, World, two};
 
 /// A peer that speaks as the test wants.
-struct Stranger {
+pub(crate) struct Stranger {
     endpoints: Endpoints,
-    site: Arc<Site>,
+    pub(crate) site: Arc<Site>,
     node: u8,
 }
 
 impl Stranger {
     /// Has a certificate for node `n` of `site`, and believes `edge`.
-    fn new(world: &World, site: &Arc<Site>, n: u8, edge: &Site) -> Self {
+    pub(crate) fn new(world: &World, site: &Arc<Site>, n: u8, edge: &Site) -> Self {
         let identity = site.authority.node(site.node(n).as_str(), &[&edge.authority]);
         let net = world.network.host(site.ip(n));
         let workers = vec![Worker::current()];
@@ -34,7 +34,7 @@ impl Stranger {
         Self { endpoints, site: Arc::clone(site), node: n }
     }
 
-    async fn dial(&self, edge: &Site) -> Connection {
+    pub(crate) async fn dial(&self, edge: &Site) -> Connection {
         let dial = Dial {
             address: edge.address(1),
             trust_domain: edge.authority.trust_domain(),
@@ -43,7 +43,7 @@ impl Stranger {
         self.endpoints.dial(0, dial).await.unwrap()
     }
 
-    fn hello(&self) -> Hello {
+    pub(crate) fn hello(&self) -> Hello {
         Hello {
             versions: (1, 1),
             capabilities: 0,
@@ -57,13 +57,13 @@ impl Stranger {
     }
 }
 
-async fn open(quic: &Connection, bytes: &[u8]) -> (SendStream, RecvStream) {
+pub(crate) async fn open(quic: &Connection, bytes: &[u8]) -> (SendStream, RecvStream) {
     let (mut send, recv) = quic.open_bi(SECOND).await.unwrap();
     send.send_all(bytes).await.unwrap();
     (send, recv)
 }
 
-fn control(message: &Control) -> BytesMut {
+pub(crate) fn control(message: &Control) -> BytesMut {
     let mut bytes = BytesMut::from(&[0][..]);
     message.encode(&mut bytes);
     bytes

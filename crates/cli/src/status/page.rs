@@ -7,7 +7,8 @@ use std::fmt::Write;
 use adit_daemon::human::{bytes, seconds};
 use adit_daemon::status::problems::with_port;
 use adit_daemon::status::{
-    BackendState, Import, ImportPort, Link, LinkState, Problem, Reason, Severity, Status, Streams,
+    BackendState, Denied, Import, ImportPort, Link, LinkState, Problem, Reason, Severity, Status,
+    Streams,
 };
 use adit_daemon::telemetry::escape;
 use owo_colors::{AnsiColors, OwoColorize};
@@ -21,6 +22,7 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     page.node(status);
     page.links(&status.links);
     page.connections(status);
+    page.denied(&status.denied);
     page.imports(&status.imports);
     page.exports(status);
     page.backends(status);
@@ -128,6 +130,18 @@ impl Page {
         }
         self.text.push('\n');
         self.text.push_str(&text(&rows));
+    }
+
+    fn denied(&mut self, denied: &[Denied]) {
+        let mut rows = table(self.style, &["DENIED", "WHY", "REFUSED", "LAST"]);
+        for entry in denied {
+            let last = entry.last.as_deref().unwrap_or("–");
+            let reason = entry.reason.as_deref().unwrap_or("–");
+            let how = if entry.refused > 0 { Mood::Doubtful } else { Mood::Plain };
+            let refused = mood(entry.refused.to_string(), how);
+            rows.add_row([cell(&entry.entry), cell(reason), refused, cell(last)]);
+        }
+        self.section("Denied", &rows);
     }
 
     fn links(&mut self, links: &[Link]) {

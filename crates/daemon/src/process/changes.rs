@@ -61,6 +61,7 @@ pub(super) fn between(old: &Config, new: &Config) -> Changes {
         ("imports", config.imports != old.imports),
         ("exports", config.exports != old.exports),
         ("workloads", config.workloads != old.workloads),
+        ("denied", config.denied != old.denied),
         ("limits", config.limits != old.limits),
         ("log", config.log != old.log),
     ];
@@ -75,7 +76,7 @@ fn all_keys(config: &Config) {
     #[rustfmt::skip]
     let Config {
         cluster: _, trust_domain: _, node, siblings: _, links: _, imports: _, exports: _, workloads: _,
-        limits, admin: _, metrics: _, log,
+        denied: _, limits, admin: _, metrics: _, log,
     } = config;
     let Node { name: _, listen: _, advertise: _, identity: _, endpoints: _ } = node;
     let Log { level: _, format: _ } = log;

@@ -8,7 +8,7 @@
 pub(super) mod certificate;
 mod neighbourhood;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fs::Permissions;
 use std::net::IpAddr;
@@ -22,10 +22,12 @@ use adit_config::{ClusterReport, Config, Report};
 use adit_core::name::NodeName;
 use adit_host::routes::{self, Watch};
 use adit_kubernetes::Client;
+use adit_kubernetes::configuration;
 use adit_kubernetes::node::observed::Observed;
 use adit_kubernetes::node::state::{NodeState, state};
 use adit_kubernetes::node::{Place, installation, watch as seeing};
 use adit_kubernetes::tasks::Tasks;
+use adit_pki::UnixTime;
 use adit_pki::files::{self, Existing};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -108,7 +110,7 @@ impl Cluster {
     /// What has changed and does not count before a restart, as the ConfigMap names it.
     pub(super) fn needs_restart(&self) -> Vec<String> {
         let seen = self.seen.borrow().clone();
-        let present = adit_kubernetes::configuration::read(&seen.config);
+        let present = configuration::read(&seen.config);
         let differs = present.is_ok_and(|(settings, _)| self.other_network(&settings).is_some());
         differs.then(|| "network".to_owned()).into_iter().collect()
     }
@@ -122,7 +124,7 @@ impl Cluster {
         &self,
         fragments: &BTreeMap<String, String>,
     ) -> Result<(ClusterConfig, Config, Vec<Report>), ClusterReport> {
-        let (mut settings, mut report) = adit_kubernetes::configuration::read(fragments)?;
+        let (mut settings, mut report) = configuration::read(fragments)?;
         if let Some(network) = self.other_network(&settings) {
             settings.network = network.clone();
             report.warn(RESTART);
@@ -449,10 +451,26 @@ fn remember(file: &Path, seen: &Observed, good: &BTreeMap<String, String>) {
     }
 }
 
-/// Other clusters' bundles, as files.
+/// Other clusters' bundles, as files; and beside each what was good last. Nothing stays of clusters that are linked no
+/// more: who is linked anew begins anew.
 fn write_bundles(config: &Config, settings: &ClusterConfig) -> Result<(), String> {
-    let mut links = config.links.iter().zip(&settings.links);
-    links.try_for_each(|(link, from)| write(&link.trust_bundle, &from.trust_bundle))
+    let mut ours = BTreeSet::new();
+    for (link, from) in config.links.iter().zip(&settings.links) {
+        write(&link.trust_bundle, &from.trust_bundle)?;
+        let good = configuration::bundle(from).is_ok_and(|b| b.is_current(UnixTime::now()));
+        if let Some(last) = link.last_bundle.as_ref().filter(|_| good) {
+            write(last, &from.trust_bundle)?;
+        }
+        ours.extend(link.last_bundle.iter().chain([&link.trust_bundle]));
+    }
+    let files = std::fs::read_dir(config.node.identity.join(BUNDLES)).into_iter().flatten();
+    for file in files.filter_map(Result::ok).map(|file| file.path()) {
+        if file.extension().is_some_and(|e| e == "pem") && !ours.contains(&file) {
+            std::fs::remove_file(&file)
+                .map_err(|e| format!("cannot remove {}: {e}", file.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a public file, unless it is so already.

@@ -1,15 +1,18 @@
 //! Who this node is and whom it believes, read from files at the start and again when they change.
 //!
-//! At the start everything has to be right. Later each part stands for itself: a bad file of one link keeps
-//! neither a renewed certificate nor another link's new bundle from being taken, and what it was read as
-//! last stays.
+//! At the start this node's own files have to be right. Beyond that each part stands for itself: a bad file of one
+//! link keeps neither a renewed certificate nor another link's new bundle from being taken, and what it was
+//! read as last stays.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use adit_config::Config;
+use adit_config::config::Link;
 use adit_pki::files::{self, FileError};
-use adit_pki::{Current, Identity, PeerVerifier, Trust, TrustBundle, TrustBundles, UnixTime};
+use adit_pki::{
+    Current, DenyList, Identity, PeerVerifier, Trust, TrustBundle, TrustBundles, UnixTime,
+};
 
 /// What handshakes present and believe, replaced in place.
 #[derive(Debug)]
@@ -30,26 +33,21 @@ pub(super) struct Reread {
 }
 
 impl Credentials {
-    /// Reads all files.
+    /// Reads all files. A trust bundle that cannot be taken is told and leaves out its own link alone.
     ///
     /// # Errors
-    /// Everything that is wrong with them.
-    pub(super) fn load(config: &Config, now: UnixTime) -> Result<Self, Vec<String>> {
+    /// What is wrong with this node's own files; then with all others as well.
+    pub(super) fn load(config: &Config, now: UnixTime) -> Result<(Self, Vec<String>), Vec<String>> {
         let read = Read::new(config, now);
-        let bundles = read.bundles(|_| None);
-        match (read.identity, bundles) {
-            (Ok((identity, _)), Ok((bundles, errors))) if errors.is_empty() => Ok(Self {
-                identity: Arc::new(Current::new(identity)),
-                verifier: Arc::new(PeerVerifier::new(believed(config, bundles))),
-            }),
-            (identity, bundles) => {
-                let mut errors: Vec<String> = identity.err().into_iter().collect();
-                match bundles {
-                    Ok((_, more)) => errors.extend(more),
-                    Err(error) => errors.push(error),
-                }
-                Err(errors)
+        let kept = read.kept(config);
+        let (bundles, errors) = read.bundles(&kept, now);
+        match read.identity {
+            Ok((identity, _)) => {
+                let verifier = PeerVerifier::new(believed(config, bundles));
+                let identity = Arc::new(Current::new(identity));
+                Ok((Self { identity, verifier: Arc::new(verifier) }, errors))
             }
+            Err(error) => Err(std::iter::once(error).chain(errors).collect()),
         }
     }
 
@@ -57,34 +55,32 @@ impl Credentials {
     pub(super) fn reload(&self, config: &Config, now: UnixTime) -> Reread {
         let read = Read::new(config, now);
         let trust = self.verifier.trust();
-        let bundles = read.bundles(|domain| trust.bundles.get(domain).cloned());
+        let (bundles, mut errors) = read.bundles(&trust.bundles, now);
         let mut changed = false;
-        let mut errors = Vec::new();
         match read.identity {
             Ok((identity, _)) if identity.chain() != self.identity.get().chain() => {
                 self.identity.set(identity);
                 changed = true;
             }
             Ok(_) => {}
-            Err(error) => errors.push(error),
+            Err(error) => errors.insert(0, error),
         }
-        match bundles {
-            Ok((bundles, more)) => {
-                errors.extend(more);
-                if !same(&bundles, &trust.bundles) {
-                    self.verifier.set_trust(believed(config, bundles));
-                    changed = true;
-                }
-            }
-            Err(error) => errors.push(error),
+        let believed = believed(config, bundles);
+        if !believed.bundles.is_same(&trust.bundles) || believed.denied != trust.denied {
+            self.verifier.set_trust(believed);
+            changed = true;
         }
         Reread { changed, errors }
     }
 }
 
-/// Who is believed: the nodes of all bundles, and the controller of our own.
+/// Who is believed: the nodes of all bundles and the controller of our own, but for those who are denied.
 fn believed(config: &Config, bundles: TrustBundles) -> Trust {
-    Trust { bundles, nodes_by_id: [config.trust_domain.controller_id()].into() }
+    let own = (&config.cluster, &config.trust_domain);
+    let links = config.links.iter().map(|link| (&link.cluster, &link.trust_domain));
+    let domains: BTreeMap<_, _> = links.chain([own]).collect();
+    let denied = DenyList::new(&config.denied, |cluster| domains.get(cluster).copied().cloned());
+    Trust { bundles, nodes_by_id: [config.trust_domain.controller_id()].into(), denied }
 }
 
 /// What the files say.
@@ -96,8 +92,7 @@ struct Read<'a> {
 
 impl<'a> Read<'a> {
     fn new(config: &'a Config, now: UnixTime) -> Self {
-        let bundle =
-            |l: &adit_config::config::Link| files::load_bundle(&l.trust_bundle, &l.trust_domain);
+        let bundle = |l: &Link| files::load_bundle(&l.trust_bundle, &l.trust_domain);
         Self {
             config,
             identity: own(config, now),
@@ -105,27 +100,32 @@ impl<'a> Read<'a> {
         }
     }
 
-    /// All bundles together, `last` for what could not be read, and what that was.
-    fn bundles(
-        &self,
-        last: impl Fn(&adit_core::spiffe::TrustDomain) -> Option<TrustBundle>,
-    ) -> Result<(TrustBundles, Vec<String>), String> {
-        let own = match &self.identity {
-            Ok((_, bundle)) => Some(bundle.clone()),
-            Err(_) => last(&self.config.trust_domain),
+    /// What is kept of bundles for a start, where they cannot be taken as they are.
+    fn kept(&self, config: &Config) -> TrustBundles {
+        let kept = |link: &Link| {
+            let file = link.last_bundle.as_ref()?;
+            files::load_bundle(file, &link.trust_domain).ok()
         };
-        let mut all: Vec<TrustBundle> = own.into_iter().collect();
+        let mut all = TrustBundles::default();
+        // They were in force together; one that is in the way now is done without.
+        config.links.iter().filter_map(kept).for_each(|bundle| drop(all.insert(bundle)));
+        all
+    }
+
+    /// All bundles together, what `last` has for those that cannot be taken, and why each cannot.
+    fn bundles(&self, last: &TrustBundles, now: UnixTime) -> (TrustBundles, Vec<String>) {
+        let own = self.identity.as_ref().ok().map(|(_, bundle)| bundle.clone());
+        let mut all = vec![(self.config.trust_domain.clone(), own)];
         let mut errors = Vec::new();
         for (link, read) in self.config.links.iter().zip(&self.links) {
-            match read {
-                Ok(bundle) => all.push(bundle.clone()),
-                Err(error) => {
-                    errors.push(format!("trust bundle of link {}: {error}", link.cluster));
-                    all.extend(last(&link.trust_domain));
-                }
+            if let Err(error) = read {
+                errors.push(format!("trust bundle of link {}: {error}", link.cluster));
             }
+            all.push((link.trust_domain.clone(), read.as_ref().ok().cloned()));
         }
-        Ok((TrustBundles::new(all).map_err(|e| format!("trust bundles: {e}"))?, errors))
+        let (bundles, more) = last.renewed(all, now);
+        errors.extend(more.iter().map(|e| format!("trust bundles: {e}")));
+        (bundles, errors)
     }
 }
 
@@ -149,16 +149,6 @@ pub(super) fn belongs(config: &Config, identity: &Identity) -> Result<(), String
         config.node.identity.display(),
         identity.id()
     ))
-}
-
-fn same(a: &TrustBundles, b: &TrustBundles) -> bool {
-    let flat = |all: &TrustBundles| -> Vec<_> {
-        let one = |b: &TrustBundle| -> Vec<_> {
-            b.authorities().iter().map(|a| (b.domain().clone(), a.certificate().clone())).collect()
-        };
-        all.iter().flat_map(one).collect()
-    };
-    flat(a) == flat(b)
 }
 
 #[cfg(test)]

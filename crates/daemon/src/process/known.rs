@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use adit_config::Config;
+use adit_core::denied::DenyEntry;
 use adit_core::snapshot::Snapshot;
 use adit_pki::UnixTime;
 use adit_pki::time::rfc3339;
@@ -17,7 +18,7 @@ use super::credentials::Credentials;
 use super::data::Witness;
 use crate::readiness::Readiness;
 use crate::status::build::{Facts, status};
-use crate::status::{Certificate, Configuration, Node, Status};
+use crate::status::{Certificate, Configuration, Denied, Node, Status};
 use crate::telemetry::Log;
 
 /// What stays as it is for the life of a process.
@@ -101,10 +102,30 @@ impl<W: Witness> Known<W> {
             snapshot: &snapshot,
             links,
             siblings,
+            denied: denied(&self.config(), &self.credentials),
             not_listening: &self.witness.not_listening(),
             traffic: self.witness.traffic(),
         })
     }
+}
+
+/// The deny list, and what each of its entries has done.
+fn denied(config: &Config, credentials: &Credentials) -> Vec<Denied> {
+    let verifier = &credentials.verifier;
+    let identity = credentials.identity.get();
+    let chain = identity.chain().iter().map(|certificate| &certificate[..]);
+    let ours = verifier.trust().denied.among(identity.id(), chain);
+    let one = |entry: &DenyEntry| {
+        let refused = verifier.refused(&entry.peer);
+        Denied {
+            entry: entry.peer.to_string(),
+            reason: entry.reason.as_deref().map(str::to_owned),
+            refused: refused.as_ref().map_or(0, |refused| refused.times),
+            last: refused.map(|refused| refused.last.to_string()),
+            this_node: ours.as_ref().is_some_and(|ours| ours.peer == entry.peer),
+        }
+    };
+    config.denied.iter().map(one).collect()
 }
 
 fn certificate(credentials: &Credentials, error: Option<String>, now: UnixTime) -> Certificate {

@@ -13,7 +13,8 @@ use adit_core::snapshot::{self, Snapshot};
 
 use super::services::{Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort};
 use super::{
-    Link, LinkState, Node, PeerNode, Reason, Status, StreamSummary, Streams, Using, problems,
+    Denied, Link, LinkState, Node, PeerNode, Reason, Status, StreamSummary, Streams, Using,
+    problems,
 };
 
 /// What the process knows at one moment.
@@ -27,6 +28,8 @@ pub struct Facts<'a> {
     pub links: Vec<Link>,
     /// About the other nodes of this cluster.
     pub siblings: Vec<PeerNode>,
+    /// Whom it refuses.
+    pub denied: Vec<Denied>,
     /// Import addresses that could not be bound, and why.
     pub not_listening: &'a BTreeMap<SocketAddr, String>,
     /// About traffic, as the data path counted it.
@@ -51,18 +54,34 @@ pub struct Traffic {
 /// The document.
 #[must_use]
 pub fn status(facts: Facts<'_>) -> Status {
-    let Facts { node, snapshot, links, siblings, not_listening, mut traffic } = facts;
-    let imports = snapshot
+    let Facts { node, snapshot, links, siblings, denied, not_listening, mut traffic } = facts;
+    let imports: Vec<Import> = snapshot
         .imports
         .iter()
         .map(|i| import(i, snapshot, &links, not_listening, &traffic))
         .collect();
     let exports = snapshot.exports.values().map(|e| export(e, snapshot, &mut traffic)).collect();
+    let imports = refuse(imports, &denied);
     let streams = traffic.streams;
     let mut status =
-        Status { node, links, siblings, imports, exports, streams, problems: Vec::new() };
+        Status { node, links, siblings, denied, imports, exports, streams, problems: Vec::new() };
     status.problems = problems::find(&status);
     status
+}
+
+/// Nothing is imported from a cluster that is denied; that comes before all else that may be wrong.
+fn refuse(mut imports: Vec<Import>, denied: &[Denied]) -> Vec<Import> {
+    for import in &mut imports {
+        let whole = format!("denied.clusters: {}", import.from);
+        if denied.iter().any(|entry| entry.entry == whole) {
+            let sentence = format!("cluster {} is denied by configuration", import.from);
+            for port in &mut import.ports {
+                port.ready = false;
+                port.reason = Some(Reason::new(Code::DeniedIdentity, sentence.clone()));
+            }
+        }
+    }
+    imports
 }
 
 fn import(

@@ -49,6 +49,10 @@ pub fn find(status: &Status) -> Vec<Problem> {
     for l in &status.links {
         link(l, &mut add);
     }
+    for entry in status.denied.iter().filter(|entry| entry.this_node) {
+        let sentence = format!("this node is on the deny list ({}): others refuse it", entry.entry);
+        add(Severity::Error, "node".into(), "denied-identity", sentence);
+    }
     for import in &status.imports {
         for port in &import.ports {
             let about = format!("import {}", with_port(&import.service, &port.name));
@@ -65,7 +69,9 @@ pub fn find(status: &Status) -> Vec<Problem> {
             export_port(&export.service, port, &mut add);
         }
         for grant in &export.allow {
-            if !status.links.iter().any(|l| l.cluster == grant.cluster) {
+            let whole = format!("denied.clusters: {}", grant.cluster);
+            let is_denied = status.denied.iter().any(|d| d.entry == whole);
+            if !is_denied && !status.links.iter().any(|l| l.cluster == grant.cluster) {
                 let sentence = format!(
                     "it is granted to cluster {}, with which there is no link",
                     grant.cluster

@@ -74,3 +74,42 @@ fn the_containers_of_a_pod_have_one_network() {
     forget(folder.path()).unwrap();
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+/// A ConfigMap in which one bundle of two is none: the other one counts, what was good is kept, and it is said.
+#[test]
+fn one_bad_bundle_of_a_config_map_keeps_nothing_else_from_being_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    files::make_folder(&folder.path().join(BUNDLES)).unwrap();
+    let (_tell, cluster) = cluster(folder.path(), "cluster: edge\n");
+    let pem = |name: &str| {
+        let file = folder.path().join("fresh");
+        crate::process::testing::Ca::of(name).bundle(&file);
+        std::fs::read_to_string(file).unwrap()
+    };
+    let take = |links: &[(&str, &str)]| {
+        let link = |(name, pem): &(&str, &str)| {
+            let pem = pem.trim_end().replace('\n', "\n      ");
+            format!(
+                "- cluster: {name}\n  trustDomain: {name}.example\n  trustBundle: |\n      {pem}\n"
+            )
+        };
+        let links: String = links.iter().map(link).collect();
+        let fragments = [("c.yaml".to_owned(), format!("cluster: edge\nlinks:\n{links}"))].into();
+        let (settings, config, reports) = cluster.read(&fragments).unwrap();
+        write_bundles(&config, &settings).unwrap();
+        (config, reports.iter().map(Report::to_string).collect::<String>())
+    };
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(BUNDLES).join(name));
+    let (bank, shop, next) = (pem("bank"), pem("shop"), pem("shop"));
+    let (config, said) = take(&[("bank", &bank), ("shop", &shop)]);
+    assert_eq!((config.links.len(), said.as_str()), (2, ""));
+    let (config, said) = take(&[("bank", "half a certi"), ("shop", &next)]);
+    assert!(said.contains("trust bundle of link bank"), "{said}");
+    assert_eq!(config.links.len(), 2);
+    assert_eq!(read("bank.example.last.pem").unwrap(), bank);
+    assert_eq!(read("shop.pem").unwrap(), next);
+    assert_eq!(read("shop.example.last.pem").unwrap(), next);
+    // Who is linked no more is forgotten.
+    take(&[("shop", &next)]);
+    assert!(read("bank.pem").is_err() && read("bank.example.last.pem").is_err());
+}

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use adit_config::config::Limits;
 use adit_core::code::Code;
-use adit_core::name::NodeName;
+use adit_core::denied::{is_cluster_denied, nodes_of};
+use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Imports, Link, Snapshot, This};
 use adit_kubernetes::controller::{Heard, Observer, Peers};
 use adit_pki::tls::system_clock;
-use adit_pki::{Current, Identity, PeerVerifier, Trust, TrustBundles};
+use adit_pki::{Current, DenyList, Identity, PeerVerifier, Trust, TrustBundles, UnixTime};
 use adit_transport::links::{LinkView, Serve, Served};
 use adit_transport::peer::BootId;
 use adit_transport::{Endpoints, Links, NodeSecret, OsNet, Stream, Tls, Worker};
@@ -120,7 +121,12 @@ impl Ears {
         let Ok(trust) = trust(observer) else { return false };
         if same {
             self.identity.set((*observer.identity).clone());
-            self.verifier.set_trust(trust);
+            if trust.denied != self.verifier.trust().denied {
+                self.verifier.set_trust(trust);
+                self.links.recheck(Some(&self.verifier), UnixTime::now());
+            } else {
+                self.verifier.set_trust(trust);
+            }
             publish(&self.snapshot, now);
         }
         same
@@ -161,10 +167,12 @@ fn bound<T, E: fmt::Display>(
     }
 }
 
-/// Our own nodes alone are believed: what linked clusters say, they tell.
+/// Our own nodes alone are believed, but for those who are denied: what linked clusters say, they tell.
 fn trust(observer: &Observer) -> Result<Trust, String> {
     let bundles = TrustBundles::new([observer.bundle.clone()]).map_err(|e| e.to_string())?;
-    Ok(Trust::from(bundles))
+    let config = &observer.config;
+    let ours = |c: &ClusterName| (*c == config.cluster).then(|| config.trust_domain.clone());
+    Ok(Trust { denied: DenyList::new(&config.denied, ours), ..bundles.into() })
 }
 
 /// What the observer believes: our own nodes, and with whom they are linked. It has no seeds, since it dials
@@ -176,6 +184,13 @@ fn believed(observer: &Observer) -> Snapshot {
         trust_domain: l.trust_domain.clone(),
         seeds: Vec::new(),
     };
+    let denied =
+        |l: &&adit_config::cluster::ClusterLink| is_cluster_denied(&config.denied, &l.cluster);
+    let links = config.links.iter().filter(|l| !denied(l));
+    let mut siblings = observer.siblings.clone();
+    for node in nodes_of(&config.denied, &config.cluster) {
+        siblings.remove(node);
+    }
     Snapshot {
         this: This {
             cluster: config.cluster.clone(),
@@ -183,8 +198,8 @@ fn believed(observer: &Observer) -> Snapshot {
             node: NodeName::controller(),
             advertise: Vec::new(),
         },
-        siblings: observer.siblings.clone(),
-        links: config.links.iter().map(|l| (l.cluster.clone(), Arc::new(link(l)))).collect(),
+        siblings,
+        links: links.map(|l| (l.cluster.clone(), Arc::new(link(l)))).collect(),
         imports: Imports::default(),
         exports: BTreeMap::new(),
         workloads: HashMap::new(),

@@ -36,7 +36,10 @@ impl Scene {
     }
 
     fn load(&self) -> Result<Credentials, Vec<String>> {
-        Credentials::load(&self.config, now())
+        match Credentials::load(&self.config, now())? {
+            (credentials, errors) if errors.is_empty() => Ok(credentials),
+            (_, errors) => Err(errors),
+        }
     }
 }
 
@@ -85,7 +88,7 @@ fn what_is_good_is_taken_and_what_is_bad_keeps_its_last_good_state() {
     assert!(reread.changed && reread.errors.len() == 1, "{reread:?}");
     assert_ne!(held.identity.get().chain(), before.0.chain());
     // … and whose bundle that was is believed as before.
-    assert!(same(&held.verifier.trust().bundles, &before.1.bundles));
+    assert!(held.verifier.trust().bundles.is_same(&before.1.bundles));
 
     // A broken certificate keeps no new bundle out.
     std::fs::write(scene.path("id/node.pem"), "").unwrap();
@@ -94,7 +97,7 @@ fn what_is_good_is_taken_and_what_is_bad_keeps_its_last_good_state() {
     let reread = held.reload(&scene.config, now());
     assert!(reread.changed && reread.errors.len() == 1, "{reread:?}");
     assert_eq!(held.identity.get().chain(), identity.chain());
-    assert!(!same(&held.verifier.trust().bundles, &before.1.bundles));
+    assert!(!held.verifier.trust().bundles.is_same(&before.1.bundles));
 }
 
 #[test]
@@ -104,4 +107,46 @@ fn who_is_no_longer_linked_is_no_longer_believed() {
     scene.config.links.truncate(1);
     assert_eq!(held.reload(&scene.config, now()), Reread { changed: true, errors: vec![] });
     assert!(held.verifier.trust().bundles.get(&"shop.example".parse().unwrap()).is_none());
+}
+
+#[test]
+fn a_bad_bundle_leaves_out_its_own_link_alone_and_what_was_kept_serves_for_a_start() {
+    let mut scene = Scene::new();
+    let domains = |held: &Credentials| -> Vec<_> {
+        held.verifier.trust().bundles.iter().map(|b| b.domain().to_string()).collect()
+    };
+    std::fs::write(scene.path("bank.pem"), "nonsense").unwrap();
+    let (held, errors) = Credentials::load(&scene.config, now()).unwrap();
+    assert!(errors.len() == 1 && errors[0].contains("link bank"), "{errors:?}");
+    assert_eq!(domains(&held), ["edge.example", "shop.example"]);
+
+    let kept = scene.path("bank.example.last.pem");
+    Ca::of("bank").bundle(&kept);
+    scene.config.links[0].last_bundle = Some(kept);
+    let (held, errors) = Credentials::load(&scene.config, now()).unwrap();
+    assert_eq!((errors.len(), domains(&held).len()), (1, 3));
+
+    // Neither does one that has a key of another's, and others' authorities are withdrawn meanwhile.
+    std::fs::copy(scene.path("id/ca.pem"), scene.path("bank.pem")).unwrap();
+    let shop = held.verifier.trust().bundles.get(&"shop.example".parse().unwrap()).cloned();
+    Ca::of("shop").bundle(&scene.path("shop.pem"));
+    let reread = held.reload(&scene.config, now());
+    assert!(reread.changed && reread.errors.len() == 1, "{reread:?}");
+    let now_shop = held.verifier.trust().bundles.get(&"shop.example".parse().unwrap()).cloned();
+    assert!(!now_shop.unwrap().is_same(&shop.unwrap()));
+}
+
+#[test]
+fn an_entry_of_the_deny_list_is_a_change_of_trust() {
+    let mut scene = Scene::new();
+    let held = scene.load().unwrap();
+    let peer = adit_core::denied::DeniedPeer::Cluster("bank".parse().unwrap());
+    scene.config.denied.push(adit_core::denied::DenyEntry { peer, reason: None });
+    assert_eq!(held.reload(&scene.config, now()), Reread { changed: true, errors: vec![] });
+    let id = "spiffe://bank.example/adit/node/b1".parse().unwrap();
+    assert!(held.verifier.trust().denied.among(&id, []).is_some());
+    assert_eq!(held.reload(&scene.config, now()), Reread { changed: false, errors: vec![] });
+    scene.config.denied.clear();
+    assert_eq!(held.reload(&scene.config, now()), Reread { changed: true, errors: vec![] });
+    assert!(held.verifier.trust().denied.is_empty());
 }

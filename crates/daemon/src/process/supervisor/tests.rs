@@ -139,7 +139,7 @@ impl Scene {
             }),
             draining: AtomicBool::new(false),
             readiness: Readiness::default(),
-            credentials: Arc::new(Credentials::load(&config, now()).unwrap()),
+            credentials: Arc::new(Credentials::load(&config, now()).unwrap().0),
             snapshot: watch::channel(snapshot).1,
             witness: fake.clone(),
             log: None,

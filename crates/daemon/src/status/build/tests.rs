@@ -107,6 +107,7 @@ fn build(snapshot: &Snapshot, state: LinkState, not_listening: &[(&str, &str)]) 
         snapshot,
         links: vec![link(state)],
         siblings: Vec::new(),
+        denied: Vec::new(),
         not_listening: &not_listening,
         traffic: Traffic::default(),
     })
@@ -228,4 +229,23 @@ fn the_document_survives_a_round_trip_and_a_reader_of_another_version() {
     json["imports"][0].as_object_mut().unwrap().remove("allow");
     let read: Status = serde_json::from_value(json).unwrap();
     assert_eq!(read.links[0].state, LinkState::Unknown);
+}
+
+#[test]
+fn what_comes_from_a_denied_cluster_is_not_ready_and_says_so() {
+    let snapshot = edge();
+    let denied = |entry: &str| vec![Denied { entry: entry.into(), ..Denied::default() }];
+    let status = |denied| {
+        status(Facts {
+            node: Node { ready: true, ..Node::default() },
+            snapshot: &snapshot,
+            links: vec![link(LinkState::Up)],
+            siblings: Vec::new(),
+            denied,
+            not_listening: &BTreeMap::new(),
+            traffic: Traffic::default(),
+        })
+    };
+    assert_eq!(import_code(&status(denied("denied.clusters: bank"))), "denied-identity");
+    assert_eq!(import_code(&status(denied("denied.clusters: shop"))), "ready");
 }
