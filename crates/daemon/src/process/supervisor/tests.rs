@@ -268,6 +268,29 @@ async fn renewed_files_are_taken_without_a_reload() {
     tokio::join!(life, script);
 }
 
+#[tokio::test]
+async fn who_is_denied_is_refused_and_rechecked_when_the_file_says_so() {
+    let (scene, life) = Scene::start(&[A], "");
+    let script = async {
+        let denied = "denied: {clusters: [{cluster: bank, reason: broken into}]}\n";
+        scene.change(&text(&[A], denied)).await;
+        assert_eq!(scene.asked(), ["recheck"]);
+        let id = "spiffe://bank.example/adit/node/b1".parse().unwrap();
+        let refuses = || scene.known.credentials.verifier.trust().denied.among(&id, []).is_some();
+        assert!(refuses());
+        let shown = scene.status().denied;
+        assert_eq!((shown.len(), shown[0].entry.as_str()), (1, "denied.clusters: bank"));
+        assert_eq!(shown[0].reason.as_deref(), Some("broken into"));
+        // A file with a mistake takes nobody off the list.
+        scene.change(&text(&[A], "denied: {clusters: [edge]}\n")).await;
+        assert!(refuses() && scene.asked().len() == 1);
+        scene.change(&text(&[A], "")).await;
+        assert!(!refuses());
+        scene.end().await;
+    };
+    tokio::join!(life, script);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_streams_and_resets_what_is_left_at_the_deadline() {
     let (scene, life) = Scene::start(&[A], "limits: {drain: 20s}\n");
