@@ -14,6 +14,7 @@ use crate::policy::Permit;
 use crate::snapshot::{Backend, Hop, Snapshot};
 
 pub mod connections;
+mod draw;
 pub mod links;
 
 /// How many nodes of a cluster hold its standing connections to one other cluster: one, and one more
@@ -42,19 +43,33 @@ pub fn hubs<'a>(
     members: impl IntoIterator<Item = &'a NodeName>,
     peer: &ClusterName,
 ) -> Vec<&'a NodeName> {
-    let mut all: Vec<_> = members.into_iter().collect();
-    all.sort_by_cached_key(|n| (Reverse(stable_hash([peer.as_str(), n.as_str()])), *n));
-    all.dedup();
-    all.truncate(HUBS);
-    all
+    let mut best: Vec<(Reverse<u64>, &NodeName)> = Vec::with_capacity(HUBS + 1);
+    for member in members {
+        let ranked = (Reverse(stable_hash([peer.as_str(), member.as_str()])), member);
+        // There are two of them and may be thousands of members: nothing else is kept or sorted.
+        if let Err(at) = best.binary_search(&ranked) {
+            best.insert(at, ranked);
+            best.truncate(HUBS);
+        }
+    }
+    best.into_iter().map(|(_, node)| node).collect()
 }
+
+/// How many nodes a route names at most: several times as many as are tried, since some of them may be
+/// known to be out of reach.
+pub const ROUTE_NODES: usize = 16;
+
+/// A node counts as one with so many ready backends at most: far more than a machine runs, and too few to
+/// make all other nodes' share vanish.
+pub const MAX_READY: u32 = 10_000;
 
 /// The nodes of the exporting cluster to try for a stream, best first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The exporting cluster.
     pub cluster: ClusterName,
-    /// Nodes that run a ready backend: each is drawn with the weight of its ready backends.
+    /// Nodes that run a ready backend: each is drawn with the weight of its ready backends. There are
+    /// [`ROUTE_NODES`] at most.
     pub nodes: Vec<NodeName>,
     /// Whether any other connected node will do when none of those can be reached.
     pub hop: Hop,
@@ -64,7 +79,8 @@ pub struct Route {
     pub replay: bool,
 }
 
-/// Picks the nodes to try for an outbound stream.
+/// Picks the nodes to try for an outbound stream, among those that the cluster announces: what it says of
+/// the backends of any other node is ignored.
 ///
 /// # Errors
 /// [`Code::LinkDown`] while nothing is known of the cluster, [`Code::NoBackend`] where it reports no ready
@@ -79,25 +95,9 @@ pub fn route(
     let target = permit.target();
     let export = view.exports.get(&target.service).ok_or(Code::ExportUnknown)?;
     let port = export.ports.iter().find(|p| p.name == target.port).ok_or(Code::PortUnknown)?;
-    let mut left: Vec<_> = port.ready.iter().filter(|(_, n)| **n > 0).collect();
-    let mut nodes = Vec::with_capacity(left.len());
-    let mut random = random;
-    while !left.is_empty() {
-        let total: u64 = left.iter().map(|(_, n)| u64::from(**n)).sum();
-        random = mix(random.wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let mut ticket = random % total;
-        let winner = left
-            .iter()
-            .position(|(_, n)| match ticket.checked_sub(u64::from(**n)) {
-                Some(rest) => {
-                    ticket = rest;
-                    false
-                }
-                None => true,
-            })
-            .unwrap_or_default();
-        nodes.push(left.swap_remove(winner).0.clone());
-    }
+    let ready = port.ready.iter().map(|(node, n)| (node, (*n).min(MAX_READY)));
+    let winners = draw::draw(ready, ROUTE_NODES, random, |node| view.nodes.contains_key(node));
+    let nodes: Vec<NodeName> = winners.into_iter().cloned().collect();
     if nodes.is_empty() {
         return Err(Code::NoBackend);
     }

@@ -3,6 +3,8 @@
 //! Several connections with one node are normal: lanes, two directions, several workers, two
 //! generations during an upgrade. Nothing here ever asks for one to be closed.
 
+use std::collections::BTreeSet;
+
 use crate::snapshot::Class;
 
 /// A connection with one node, as far as choosing goes.
@@ -27,6 +29,15 @@ pub struct Candidate {
     pub streams: usize,
 }
 
+impl Candidate {
+    /// Whether it neither drains nor is silent. Among a node's connections some take new streams exactly
+    /// where one of them lives.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        !self.draining && !self.silent
+    }
+}
+
 /// Why a connection takes no new streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Passed {
@@ -44,17 +55,21 @@ pub enum Passed {
 /// which they were made, and holds only those that live.
 #[must_use]
 pub fn passed(all: &[Candidate]) -> Vec<Option<Passed>> {
-    let lives = |c: &Candidate| !c.draining && !c.silent;
-    let newest = all.iter().rev().find(|c| lives(c)).map(|c| c.boot);
-    let like = |c: &Candidate| (c.boot, c.lane, c.dialled, c.slot);
-    let judge = |(n, c): (usize, &Candidate)| match () {
-        () if c.draining => Some(Passed::Draining),
-        () if c.silent => Some(Passed::Silent),
-        () if Some(c.boot) != newest => Some(Passed::OlderBoot),
-        () if all[n + 1..].iter().any(|l| lives(l) && like(l) == like(c)) => Some(Passed::Replaced),
-        () => None,
+    let newest = all.iter().rev().find(|c| c.lives()).map(|c| c.boot);
+    let mut later = BTreeSet::new();
+    let mut judge = |c: &Candidate| {
+        let is_last = !c.lives() || later.insert((c.lane, c.dialled, c.slot, c.boot));
+        match () {
+            () if c.draining => Some(Passed::Draining),
+            () if c.silent => Some(Passed::Silent),
+            () if Some(c.boot) != newest => Some(Passed::OlderBoot),
+            () if !is_last => Some(Passed::Replaced),
+            () => None,
+        }
     };
-    all.iter().enumerate().map(judge).collect()
+    let mut passed: Vec<Option<Passed>> = all.iter().rev().map(&mut judge).collect();
+    passed.reverse();
+    passed
 }
 
 /// The connections that a stream may take, best first, as indices into `all`: of its lane before the
@@ -87,13 +102,10 @@ pub fn free_slot(
     limit: usize,
 ) -> Option<u64> {
     let passed = passed(all);
-    let taken = |slot: u64| {
-        let ours = |(n, c): (usize, &Candidate)| {
-            passed[n].is_none() && c.dialled && c.lane == lane && c.slot == slot
-        };
-        all.iter().enumerate().any(ours)
-    };
-    (0..limit).map(|n| (n * workers + worker) as u64).find(|slot| !taken(*slot))
+    let usable = all.iter().zip(&passed).filter(|(_, passed)| passed.is_none()).map(|(c, _)| c);
+    let ours = usable.filter(|c| c.dialled && c.lane == lane);
+    let taken: BTreeSet<u64> = ours.map(|c| c.slot).collect();
+    (0..limit).map(|n| (n * workers + worker) as u64).find(|slot| !taken.contains(slot))
 }
 
 #[cfg(test)]

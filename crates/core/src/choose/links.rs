@@ -60,8 +60,7 @@ pub fn standing(
         let nodes = view.into_iter().flat_map(|v| &v.nodes);
         let theirs = hubs(nodes.map(|(name, _)| name), &now.this.cluster);
         let addresses = |n: &NodeName| view.and_then(|v| v.nodes.get(n));
-        let can_dial =
-            |n: &&&NodeName| addresses(n).is_some_and(|a| !dialable(a, &link.seeds).is_empty());
+        let can_dial = |n: &&&NodeName| addresses(n).is_some_and(|a| is_dialable(a, &link.seeds));
         let node = |n: &&NodeName| Target::Node(link.cluster.clone(), (*n).clone());
         targets.extend(theirs.iter().filter(can_dial).map(node));
         if targets.is_empty() || !reach.connected {
@@ -119,20 +118,36 @@ pub fn sources(
 /// machine there than here, so they count only where our own seeds are such, too: on one machine.
 #[must_use]
 pub fn dialable(announced: &[SocketAddr], seeds: &[Seed]) -> Vec<SocketAddr> {
-    let near = |a: &SocketAddr| match a.ip().to_canonical() {
+    let seeds_are_near = are_near(seeds);
+    announced.iter().filter(|a| may_dial(a, seeds_are_near)).copied().collect()
+}
+
+/// Whether any of a peer's announced addresses may be dialled; see [`dialable`].
+#[must_use]
+pub fn is_dialable(announced: &[SocketAddr], seeds: &[Seed]) -> bool {
+    let mut far = announced.iter().filter(|a| may_dial(a, true));
+    // Most addresses need no look at the seeds.
+    far.any(|a| !is_near(a) || are_near(seeds))
+}
+
+fn may_dial(address: &SocketAddr, seeds_are_near: bool) -> bool {
+    let ip = address.ip().to_canonical();
+    let never = ip.is_unspecified() || ip.is_multicast() || address.port() == 0;
+    !never && (seeds_are_near || !is_near(address))
+}
+
+fn is_near(address: &SocketAddr) -> bool {
+    match address.ip().to_canonical() {
         std::net::IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
         std::net::IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
-    };
-    let never = |a: &SocketAddr| {
-        let ip = a.ip().to_canonical();
-        ip.is_unspecified() || ip.is_multicast() || a.port() == 0
-    };
-    let seeds_are_near = seeds.iter().any(|seed| match seed {
-        Seed::Address(address) => near(address),
+    }
+}
+
+fn are_near(seeds: &[Seed]) -> bool {
+    seeds.iter().any(|seed| match seed {
+        Seed::Address(address) => is_near(address),
         Seed::Name { host, .. } => &**host == "localhost",
-    });
-    let may = |a: &&SocketAddr| !never(a) && (seeds_are_near || !near(a));
-    announced.iter().filter(may).copied().collect()
+    })
 }
 
 #[cfg(test)]

@@ -73,6 +73,51 @@ fn no_ready_backend_and_no_view_are_told_apart() {
     assert_eq!(route(&edge, &bank, &permit, 0), Err(Code::LinkDown));
 }
 
+/// `edge` with a bank whose export is ready at `ready`, and which announces the first `announced` of those.
+fn edge_with(ready: &[(NodeName, u32)], announced: usize) -> Snapshot {
+    let mut edge = edge();
+    let bank: ClusterName = "bank".parse().unwrap();
+    let mut view = (*edge.views[&bank]).clone();
+    view.nodes = ready[..announced].iter().map(|(n, _)| (n.clone(), vec![])).collect();
+    for export in view.exports.values_mut() {
+        std::sync::Arc::make_mut(export).ports[0].ready = ready.iter().cloned().collect();
+    }
+    edge.views.insert(bank, view.into());
+    edge
+}
+
+#[test]
+fn backends_on_nodes_that_are_not_announced_do_not_count() {
+    let bank = "bank".parse().unwrap();
+    let ready: Vec<_> = nodes(5000).into_iter().map(|n| (n, u32::MAX)).collect();
+    let few = edge_with(&ready, 3);
+    let announced: BTreeSet<_> = ready[..3].iter().map(|(n, _)| n.clone()).collect();
+    let mut drawn = BTreeSet::new();
+    for seed in 0..50 {
+        let route = route(&few, &bank, &permit(&few), seed).unwrap();
+        assert!(!route.nodes.is_empty() && route.nodes.iter().all(|n| announced.contains(n)));
+        drawn.extend(route.nodes);
+    }
+    assert_eq!(drawn, announced);
+    let none = edge_with(&ready, 0);
+    assert_eq!(route(&none, &bank, &permit(&none), 0), Err(Code::NoBackend));
+}
+
+#[test]
+fn a_route_names_a_few_nodes_of_thousands_and_one_nodes_boast_does_not_take_all_streams() {
+    let bank = "bank".parse().unwrap();
+    let boast = |i: usize| if i == 0 { u32::MAX } else { 10 };
+    let ready: Vec<_> = nodes(4990).into_iter().enumerate().map(|(i, n)| (n, boast(i))).collect();
+    let edge = edge_with(&ready, 4990);
+    let permit = permit(&edge);
+    let routes = (0..300).map(|seed| route(&edge, &bank, &permit, seed).unwrap().nodes);
+    let routes: Vec<_> = routes.collect();
+    assert!(routes.iter().all(|nodes| nodes.len() == ROUTE_NODES));
+    let first = routes.iter().filter(|nodes| nodes[0] == ready[0].0).count();
+    // It counts as 10,000 of 59,890 backends.
+    assert!((25..=80).contains(&first), "{first} of 300");
+}
+
 #[test]
 fn addresses_take_turns_by_family() {
     let list: Vec<SocketAddr> =

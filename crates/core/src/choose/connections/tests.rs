@@ -99,7 +99,36 @@ fn slots_are_the_workers_own_and_a_lost_ones_is_taken_again() {
     assert_eq!(free(&theirs, 3), Some(3), "the peer's slots are the peer's");
 }
 
+/// What [`passed`] must say, in the words of its reasons, however long that takes.
+fn passed_in_words(all: &[Candidate]) -> Vec<Option<Passed>> {
+    let newest = all.iter().rev().find(|c| c.lives()).map(|c| c.boot);
+    let like = |c: &Candidate| (c.boot, c.lane, c.dialled, c.slot);
+    let judge = |(n, c): (usize, &Candidate)| match () {
+        () if c.draining => Some(Passed::Draining),
+        () if c.silent => Some(Passed::Silent),
+        () if Some(c.boot) != newest => Some(Passed::OlderBoot),
+        () if all[n + 1..].iter().any(|l| l.lives() && like(l) == like(c)) => {
+            Some(Passed::Replaced)
+        }
+        () => None,
+    };
+    all.iter().enumerate().map(judge).collect()
+}
+
 proptest! {
+    #[test]
+    fn one_pass_says_what_looking_at_each_pair_would(
+        all in proptest::collection::vec((0u8..3, any::<bool>(), 0u64..3, 0u8..5), 0..20),
+    ) {
+        let of = |(boot, dialled, slot, state)| Candidate {
+            draining: state == 1,
+            silent: state == 2,
+            ..candidate([boot; 16], dialled, slot)
+        };
+        let all: Vec<Candidate> = all.into_iter().map(of).collect();
+        prop_assert_eq!(passed(&all), passed_in_words(&all));
+    }
+
     /// Whatever there is: as long as something neither drains nor is silent, something takes new streams.
     #[test]
     fn something_is_always_usable(all in proptest::collection::vec((0u8..3, any::<bool>(), 0u64..3, 0u8..4), 1..9)) {
@@ -113,7 +142,7 @@ proptest! {
             .collect();
         let usable = order(&all, Class::Bulk, 0, 0);
         prop_assert_eq!(usable.is_empty(), all.iter().all(|c| c.draining || c.silent));
-        let boots: std::collections::BTreeSet<_> = usable.iter().map(|n| all[*n].boot).collect();
+        let boots: BTreeSet<_> = usable.iter().map(|n| all[*n].boot).collect();
         prop_assert!(boots.len() <= 1, "streams go to one process of a node");
     }
 }
