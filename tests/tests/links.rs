@@ -5,7 +5,8 @@
 //! * [`streams`]: which connection a stream takes, and what happens to it when connections come and go;
 //! * [`denied`]: whom the deny list ends, and when;
 //! * [`losses`]: what is said of a link that lost a connection;
-//! * [`hostile`]: peers that are not what they say, or speak out of turn.
+//! * [`hostile`]: peers that are not what they say, or speak out of turn;
+//! * [`seats`]: peers that make more connections than anybody needs.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
 
@@ -17,6 +18,8 @@ mod dialling;
 mod hostile;
 #[path = "links/losses.rs"]
 mod losses;
+#[path = "links/seats.rs"]
+mod seats;
 #[path = "links/state.rs"]
 mod state;
 #[path = "links/streams.rs"]

@@ -1,7 +1,11 @@
 //! Who may be a peer: by the identity that its certificate proved, then by what its hello says.
 //!
 //! That the certificate is genuine has been checked before (`adit-pki`); here it is asked whether its
-//! holder has a place among this node's links, and whether what it says of itself fits.
+//! holder has a place among this node's links, and whether what it says of itself fits. How many places
+//! there are is in [`places`], and how fast they may be taken in [`pace`].
+
+pub mod pace;
+pub mod places;
 
 pub mod pace;
 

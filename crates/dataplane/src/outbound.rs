@@ -210,17 +210,16 @@ fn next_node(way: &Way, route: &Route, tried: &[NodeName]) -> Option<(NodeName, 
     if tried.len() >= ATTEMPTS {
         return None;
     }
-    let untried = |n: &&NodeName| !tried.contains(n);
-    let mut own = route.nodes.iter().filter(untried);
-    if let Some(near) = own.clone().find(|n| way.links.may_reach(&route.cluster, n)) {
+    let own: Vec<&NodeName> = route.nodes.iter().filter(|n| !tried.contains(n)).collect();
+    if let Some(near) = way.links.first_in_reach(&route.cluster, &own) {
         return Some((near.clone(), false));
     }
-    let connected = match route.hop {
-        Hop::Any => way.links.connected(&route.cluster),
-        Hop::SameNode => Vec::new(),
+    let other = match route.hop {
+        Hop::Any => way.links.other_connected(&route.cluster, tried),
+        Hop::SameNode => None,
     };
-    let other = connected.iter().find(untried).map(|other| (other.clone(), true));
-    other.or_else(|| own.next().map(|far| (far.clone(), false)))
+    let far = || own.first().map(|far| (NodeName::clone(far), false));
+    other.map(|other| (other, true)).or_else(far)
 }
 
 /// Ends both ways of a stream with a reason.

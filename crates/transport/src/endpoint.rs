@@ -14,6 +14,7 @@ mod closed;
 mod connection;
 mod counters;
 mod dial;
+mod gate;
 mod worker;
 
 use std::io;
@@ -27,13 +28,13 @@ use adit_pki::PeerVerifier;
 use quinn::VarInt;
 use tokio_util::task::TaskTracker;
 
-use self::accept::Gate;
 pub use self::accept::{AcceptError, Incoming};
 pub use self::bind::BindError;
 pub use self::closed::{By, Closed};
 pub use self::connection::{Connection, OpenError, Stats};
 pub use self::counters::Counters;
 pub use self::dial::{Dial, DialError};
+use self::gate::Gate;
 pub use self::worker::Worker;
 use crate::net::Net;
 use crate::secret::Keys;

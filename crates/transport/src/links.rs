@@ -2,10 +2,12 @@
 //!
 //! [`Links`] is what the rest of the process sees. Below it, each piece in a file of its own:
 //!
-//! * one connection: [`hello`] (who is there), [`session`] (from hello to end), [`accept`], [`misuse`] (what its peer opens in vain);
-//! * all connections: [`register`] of [`conn`] (which there are), [`pool`] (which one a stream takes), [`drain`];
+//! * one connection: [`hello`] (who is there), [`session`] (from hello to end), [`accept`],
+//!   [`misuse`] (what its peer opens in vain);
+//! * all connections: [`register`] of [`conn`] (which there are), [`seats`] (how many there may be),
+//!   [`pool`] (which one a stream takes), [`drain`];
 //! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`losses`] (what was lost),
-//!   [`standing`] (what is kept);
+//!   both in [`recent`] (how much of it is kept), [`standing`] (what is kept);
 //! * state: [`feeds`] (what we tell), [`publish`] (telling it), [`learn`] (hearing it), [`views`] (what
 //!   was heard).
 //!
@@ -27,7 +29,9 @@ mod metrics;
 mod misuse;
 mod pool;
 mod publish;
+mod recent;
 mod register;
+mod seats;
 mod session;
 mod shared;
 mod standing;
@@ -195,11 +199,23 @@ impl Links {
         self.0.register.connected(cluster)
     }
 
-    /// Whether a stream to this node is worth a try: it is connected, or it can be dialled and was not found
-    /// dead moments ago.
+    /// The first of these nodes of `cluster` to which a stream is worth a try: it is connected, or it can
+    /// be dialled and was not found dead moments ago. One look at all connections answers for all of
+    /// them; how many there are does not matter.
     #[must_use]
-    pub fn may_reach(&self, cluster: &ClusterName, node: &NodeName) -> bool {
-        self.0.may_reach(cluster, node)
+    pub fn first_in_reach<'a>(
+        &self,
+        cluster: &ClusterName,
+        nodes: &[&'a NodeName],
+    ) -> Option<&'a NodeName> {
+        self.0.first_in_reach(cluster, nodes)
+    }
+
+    /// A node of `cluster` with which there is a connection that takes new streams: the first by name that
+    /// is not one of `except`.
+    #[must_use]
+    pub fn other_connected(&self, cluster: &ClusterName, except: &[NodeName]) -> Option<NodeName> {
+        self.0.register.other_connected(cluster, except)
     }
 
     /// What linked clusters say of themselves. Wakes at each change of a view or its source; that a view

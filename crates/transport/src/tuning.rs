@@ -9,6 +9,7 @@ mod congestion;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::admission::pace::Allowance;
 use adit_core::snapshot::Class;
 use quinn::{AckFrequencyConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
 
@@ -72,6 +73,14 @@ pub struct Admission {
     pub retry_above: usize,
     /// Handshakes under way at once, over all endpoints; first packets beyond it are not answered.
     pub handshakes: usize,
+    /// How many of these are for addresses at which nodes of linked clusters are known to be, in equal
+    /// parts; strangers get no more than what is left.
+    pub reserved: usize,
+    /// How fast handshakes may begin, over all endpoints, that hold no reserved place. Each takes a
+    /// millisecond or two of a processor: all that this lets strangers take is a tenth of one.
+    pub strangers: Allowance,
+    /// How fast one cluster's may begin that hold a place of its part: its nodes may all come back at once.
+    pub known: Allowance,
     /// The same for peers that have proved their address, from one IPv4 address or one IPv6 network of 64
     /// bits: nobody keeps all others out by beginning handshakes that he does not go on with. (What is not
     /// proved is not counted so: anybody could claim a friend's address.)
@@ -158,6 +167,9 @@ impl Default for Tuning {
             admission: Admission {
                 retry_above: 128,
                 handshakes: 1024,
+                reserved: 512,
+                strangers: Allowance { burst: 1024, per_second: 64 },
+                known: Allowance { burst: 1024, per_second: 32 },
                 per_source: 64,
                 waiting: 1024,
                 waiting_bytes: 8 * MIB,

@@ -150,6 +150,46 @@ async fn one_source_does_not_take_the_places_of_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn strangers_at_many_addresses_do_not_take_the_places_of_known_peers() {
+    let mut tuning = Tuning::default();
+    let admission = &mut tuning.admission;
+    (admission.retry_above, admission.per_source) = (0, 4);
+    (admission.handshakes, admission.reserved) = (20, 10);
+    let pair = Pair::new(tuning, 1);
+    let strangers: Vec<_> = (0..5)
+        .map(|n| {
+            let node = pair.clusters.0.node("e9", &[&pair.clusters.1]);
+            bind(&pair.network, std::net::IpAddr::from([10, 9, 9, n]), &node, 1, tuning)
+        })
+        .collect();
+    let knocking = async {
+        let all = strangers.iter().flat_map(|s| (0..4).map(|_| s.dial(0, pair.dial())));
+        futures_util::future::join_all(all).await
+    };
+    let held = async {
+        // Held and not answered: they are handshakes under way.
+        let mut held = Vec::new();
+        let soon = Duration::from_millis(300);
+        while let Ok(incoming) = tokio::time::timeout(soon, pair.bank.accept(0)).await {
+            held.push(incoming.unwrap());
+        }
+        assert_eq!(held.len(), 10, "what is not reserved");
+        pair.bank.know(&"edge".parse().unwrap(), [EDGE]);
+        let accept = async {
+            let friend = pair.bank.accept(0).await.unwrap();
+            assert_eq!(friend.remote().ip(), EDGE);
+            friend.accept().await
+        };
+        let (dialled, accepted) = tokio::join!(pair.edge.dial(0, pair.dial()), accept);
+        assert!(dialled.is_ok() && accepted.is_ok());
+    };
+    tokio::select! {
+        _ = knocking => panic!("somebody was let in late"),
+        () = held => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_drains_takes_nothing_new_and_keeps_what_it_has() {
     let pair = Pair::new(Tuning::default(), 1);
     let (edge, bank) = pair.connect().await;

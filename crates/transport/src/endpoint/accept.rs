@@ -2,15 +2,15 @@
 //!
 //! Anybody may send a first packet, from any address he likes to claim. So the number of handshakes
 //! under way is bounded; beyond a part of that, strangers must first prove their address (Retry), of one
-//! network only so many are let in, and
-//! beyond all of it they are not answered. Every way in which an attempt ends is counted.
+//! network only so many are let in, and beyond all of it they are not answered: see [`super::gate`].
+//! Every way in which an attempt ends is counted.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use adit_core::name::ClusterName;
 
 use adit_core::snapshot::Class;
 use adit_pki::VerifyError;
@@ -18,9 +18,9 @@ use quinn::ServerConfig;
 
 use super::closed::Closed;
 use super::connection::{Connection, Facts};
+use super::gate::{Gate, Place, Verdict};
 use super::{Endpoints, Shared};
 use crate::cid;
-use crate::tuning::Admission;
 
 /// A peer that knocks, within the limits. Dropping it refuses.
 #[derive(Debug)]
@@ -76,19 +76,43 @@ impl Endpoints {
         if self.0.draining.load(Ordering::Relaxed) {
             gate.draining.fetch_add(1, Ordering::Relaxed);
             quinn.refuse();
-        } else if !proved && gate.unproved.load(Ordering::Relaxed) >= bounds.retry_above {
-            gate.retried.fetch_add(1, Ordering::Relaxed);
-            // An address that is not proved can always be asked to; the error would be that it cannot.
-            drop(quinn.retry());
-        } else if let Some(place) = Gate::enter(gate, quinn.remote_address().ip(), proved, bounds) {
-            let class = cid::class_of(&quinn.orig_dst_cid());
-            return Some(Incoming { quinn, class, place, worker, shared: Arc::clone(&self.0) });
-        } else {
-            gate.busy.fetch_add(1, Ordering::Relaxed);
-            // A peer sends it again, and there may be a place by then; anybody else is not owed an answer.
-            quinn.ignore();
+            return None;
+        }
+        match Gate::enter(gate, quinn.remote_address().ip(), proved, bounds) {
+            Verdict::Enter(place) => {
+                let class = cid::class_of(&quinn.orig_dst_cid());
+                let shared = Arc::clone(&self.0);
+                return Some(Incoming { quinn, class, place, worker, shared });
+            }
+            Verdict::Prove => {
+                gate.retried.fetch_add(1, Ordering::Relaxed);
+                // An address that is not proved can always be asked to; the error would be that it cannot.
+                drop(quinn.retry());
+            }
+            Verdict::Ignore => {
+                gate.busy.fetch_add(1, Ordering::Relaxed);
+                // A peer sends it again, and there may be a place by then; anybody else is not owed an
+                // answer.
+                quinn.ignore();
+            }
         }
         None
+    }
+
+    /// The nodes of `cluster` are at these addresses now: handshakes from there have places that no
+    /// stranger takes. What was said of it before is void.
+    pub fn know(&self, cluster: &ClusterName, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.0.gate.know(cluster, addresses);
+    }
+
+    /// A node of `cluster` has proved who it is, from this address, which is known for an hour from now.
+    pub fn met(&self, cluster: &ClusterName, address: IpAddr) {
+        self.0.gate.met(cluster, address);
+    }
+
+    /// Forgets the addresses of all clusters but those that `keep` wants.
+    pub fn know_only(&self, keep: impl Fn(&ClusterName) -> bool) {
+        self.0.gate.know_only(keep);
     }
 }
 
@@ -159,91 +183,5 @@ impl Answers {
             Class::Interactive => &self.interactive,
             Class::Bulk => &self.bulk,
         })
-    }
-}
-
-/// How many handshakes are under way, over all endpoints of a node, and what became of the others.
-#[derive(Debug, Default)]
-pub(super) struct Gate {
-    handshakes: AtomicUsize,
-    unproved: AtomicUsize,
-    /// Of those that are proved, how many are from each network.
-    sources: Mutex<HashMap<IpAddr, usize>>,
-    pub(super) accepted: AtomicU64,
-    pub(super) failed: AtomicU64,
-    pub(super) timed_out: AtomicU64,
-    pub(super) retried: AtomicU64,
-    pub(super) busy: AtomicU64,
-    pub(super) draining: AtomicU64,
-}
-
-impl Gate {
-    /// A place among the handshakes under way, if one is free.
-    fn enter(gate: &Arc<Self>, ip: IpAddr, proved: bool, bounds: &Admission) -> Option<Place> {
-        let source = proved.then(|| network(ip));
-        gate.unproved.fetch_add(usize::from(!proved), Ordering::Relaxed);
-        let before = gate.handshakes.fetch_add(1, Ordering::Relaxed);
-        let same = source.map_or(0, |source| {
-            let mut sources = gate.sources();
-            let same = sources.entry(source).or_insert(0);
-            *same += 1;
-            *same
-        });
-        // Registered first and checked after: dropping it gives the place back.
-        let place = Place { gate: Arc::clone(gate), source };
-        (before < bounds.handshakes && same <= bounds.per_source).then_some(place)
-    }
-
-    fn sources(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn under_way(&self) -> usize {
-        self.handshakes.load(Ordering::Relaxed)
-    }
-}
-
-/// One handshake under way.
-#[derive(Debug)]
-struct Place {
-    gate: Arc<Gate>,
-    /// Whence, where that is proved.
-    source: Option<IpAddr>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.gate.handshakes.fetch_sub(1, Ordering::Relaxed);
-        self.gate.unproved.fetch_sub(usize::from(self.source.is_none()), Ordering::Relaxed);
-        if let Some(source) = self.source
-            && let Entry::Occupied(mut same) = self.gate.sources().entry(source)
-        {
-            *same.get_mut() -= 1;
-            if *same.get() == 0 {
-                same.remove();
-            }
-        }
-    }
-}
-
-/// What one owner of addresses has: an IPv4 address, or an IPv6 network of 64 bits.
-fn network(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn neighbours_in_ipv6_are_one_source_and_in_ipv4_they_are_not() {
-        let network = |ip: &str| network(ip.parse().unwrap()).to_string();
-        assert_eq!(network("2001:db8:1:2:a::1"), network("2001:db8:1:2:b::9"));
-        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
-        assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
-        assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
     }
 }

@@ -28,8 +28,15 @@ async fn admit(shared: Arc<Shared>, incoming: Incoming) {
         // Anybody can make a handshake fail, so it is not worth a warning; it is counted below.
         Err(error) => return tracing::debug!(%remote, %error, "handshake failed"),
     };
-    let greeted = hello::answer(&quic, &shared.local, &shared.now()).await;
-    if let Err(refusal) = greeted.and_then(|g| session::begin(&shared, quic.clone(), g)) {
+    // Before anything is said: who has no place is told so, and costs nothing more.
+    let taken_in = match shared.seat(&quic) {
+        Ok(seat) => {
+            let greeted = hello::answer(&quic, &shared.local, &shared.now()).await;
+            greeted.and_then(|g| session::begin(&shared, quic.clone(), g, seat))
+        }
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = taken_in {
         // A dialler that was served elsewhere meanwhile closes what it has no use for: nobody was refused.
         if quic.is_closed().is_some_and(|closed| closed.by == By::Peer && is_spare(closed.code)) {
             return tracing::debug!(%remote, peer = %quic.peer(), %refusal, "spare connection");

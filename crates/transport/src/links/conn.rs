@@ -102,6 +102,15 @@ impl Conn {
         })
     }
 
+    /// Whether the same process of the same node dialled both in one lane and slot, or we did both.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let kind = |conn: &Self| {
+            let peer = &conn.peer;
+            (peer.boot, peer.lane, peer.dialled, peer.slot)
+        };
+        kind(self) == kind(other)
+    }
+
     /// With whom it is.
     pub(super) fn node(&self) -> Node {
         (self.peer.cluster.clone(), self.peer.node.clone())

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use adit_core::admission::Refusal;
 use adit_core::choose;
-use adit_core::choose::links::dialable;
+use adit_core::choose::links::{dialable, is_dialable};
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Class, Seed};
@@ -60,6 +60,35 @@ impl Shared {
         announced.map(|a| dialable(a, &link.seeds)).unwrap_or_default()
     }
 
+    /// The first of these nodes that can be dialled, does not want to be left alone, and was not found dead
+    /// moments ago.
+    pub(super) fn first_dialable<'a>(
+        &self,
+        cluster: &ClusterName,
+        nodes: &[&'a NodeName],
+    ) -> Option<&'a NodeName> {
+        if nodes.is_empty() {
+            return None;
+        }
+        let now = self.now();
+        let link = now.links.get(cluster).filter(|link| !link.seeds.is_empty());
+        let view = self.known.views.get(cluster);
+        let has_address = |node: &NodeName| {
+            if *cluster == now.this.cluster {
+                return now.siblings.get(node).is_some_and(|a| !a.is_empty());
+            }
+            let announced = view.as_ref().and_then(|v| v.view.nodes.get(node));
+            link.zip(announced).is_some_and(|(link, a)| is_dialable(a, &link.seeds))
+        };
+        let may_be = |node: &&&NodeName| {
+            let key = (cluster.clone(), NodeName::clone(node));
+            has_address(node)
+                && self.work.dials.wait_for(&key).is_none()
+                && self.work.dials.remembered(&key).is_none()
+        };
+        nodes.iter().find(may_be).copied()
+    }
+
     /// Joins or begins the dial to a node. A failure is remembered.
     pub(super) fn fly(self: &Arc<Self>, flight: &Flight) -> Underway {
         match self.work.dials.join(flight) {
@@ -87,7 +116,10 @@ impl Shared {
         let result = self.attempt(wanted, addresses, Vec::new()).await.map(drop);
         match &result {
             Ok(()) => self.work.dials.forget(node),
-            Err(failure) => self.work.dials.remember(node, failure.clone()),
+            Err(failure) => {
+                let is_announced = self.is_announced(node);
+                self.work.dials.remember(node, is_announced, failure.clone());
+            }
         }
         pilot.land(result);
     }
@@ -232,19 +264,21 @@ impl Shared {
         wanted: &Wanted<'_>,
         quic: Connection,
     ) -> Result<Arc<Conn>, DialFailure> {
+        let refused = |Refusal { code, reason }: Refusal| {
+            quic.close(code, &reason);
+            DialFailure { code, text: reason }
+        };
+        let seat = self.seat(&quic).map_err(refused)?;
         let begin = |greeted: hello::Greeted| {
             let node = &greeted.peer.node;
             if wanted.node.is_some_and(|wanted| wanted != node) {
                 let reason = format!("node {node} answered");
                 return Err(Refusal { code: Code::IdentityMismatch, reason });
             }
-            session::begin(self, quic.clone(), greeted)
+            session::begin(self, quic.clone(), greeted, seat)
         };
         let greeted = hello::greet(&quic, &self.local, &self.now(), wanted.slot).await;
-        greeted.and_then(begin).map_err(|Refusal { code, reason }| {
-            quic.close(code, &reason);
-            DialFailure { code, text: reason }
-        })
+        greeted.and_then(begin).map_err(refused)
     }
 
     /// Whose certificate a node of `cluster` must have; none where the link is gone.

@@ -16,16 +16,19 @@ use adit_core::snapshot::Class;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::recent::Recent;
 use super::register::lock;
 
 /// A node, and its cluster.
 pub(super) type Node = (ClusterName, NodeName);
 
 /// A DNS name and a port.
-type DnsName = (Arc<str>, u16);
+pub(super) type DnsName = (Arc<str>, u16);
 
 /// For how long a node whose dial failed is not dialled again for a stream.
 const REMEMBERED: Duration = Duration::from_secs(3);
+/// For how long it is kept that a node is not to be dialled: nobody can ask for more.
+const LEFT_ALONE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,13 +96,27 @@ pub(super) struct Flight {
 }
 
 /// What dialling came to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Dials {
     records: Mutex<BTreeMap<ClusterName, DialRecord>>,
-    failed: Mutex<HashMap<Node, (Instant, DialFailure)>>,
-    not_before: Mutex<HashMap<Node, (Instant, SocketAddr)>>,
+    /// Until when, and why.
+    failed: Recent<(Instant, DialFailure)>,
+    /// Until when, and where the node was.
+    not_before: Recent<(Instant, SocketAddr)>,
     flights: Mutex<HashMap<Flight, Underway>>,
     names: Mutex<HashMap<DnsName, Vec<SocketAddr>>>,
+}
+
+impl Default for Dials {
+    fn default() -> Self {
+        Self {
+            records: Mutex::default(),
+            failed: Recent::new(REMEMBERED),
+            not_before: Recent::new(LEFT_ALONE_TIMEOUT),
+            flights: Mutex::default(),
+            names: Mutex::default(),
+        }
+    }
 }
 
 impl DialRecord {
@@ -126,6 +143,8 @@ impl Dials {
     /// Forgets the clusters that `keep` does not want.
     pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
         lock(&self.records).retain(|cluster, _| keep(cluster));
+        self.failed.retain(&keep);
+        self.not_before.retain(&keep);
     }
 
     /// An attempt came to this.
@@ -154,42 +173,48 @@ impl Dials {
     }
 
     /// Remembers for a while that a node cannot be dialled.
-    pub(super) fn remember(&self, node: &Node, failure: DialFailure) {
-        let now = Instant::now();
-        let mut failed = lock(&self.failed);
-        failed.retain(|_, (until, _)| *until > now);
-        failed.insert(node.clone(), (now + REMEMBERED, failure));
+    pub(super) fn remember(
+        &self,
+        (cluster, node): &Node,
+        is_announced: bool,
+        failure: DialFailure,
+    ) {
+        self.failed.note(cluster, node, is_announced, (Instant::now() + REMEMBERED, failure));
     }
 
-    pub(super) fn forget(&self, node: &Node) {
-        lock(&self.failed).remove(node);
+    pub(super) fn forget(&self, (cluster, node): &Node) {
+        self.failed.forget(cluster, node);
     }
 
     /// Why a node cannot be dialled, as found moments ago.
-    pub(super) fn remembered(&self, node: &Node) -> Option<DialFailure> {
-        let failed = lock(&self.failed);
-        failed.get(node).filter(|(until, _)| *until > Instant::now()).map(|(_, f)| f.clone())
+    pub(super) fn remembered(&self, (cluster, node): &Node) -> Option<DialFailure> {
+        let (until, failure) = self.failed.get(cluster, node)?;
+        Some(failure).filter(|_| until > Instant::now())
     }
 
     /// The node, which was here, asked not to be dialled before then.
-    pub(super) fn not_before(&self, node: Node, remote: SocketAddr, at: Instant) {
-        let now = Instant::now();
-        let mut not_before = lock(&self.not_before);
-        not_before.retain(|_, (at, _)| *at > now);
-        not_before.insert(node, (at, remote));
+    pub(super) fn not_before(
+        &self,
+        (cluster, node): &Node,
+        is_announced: bool,
+        remote: SocketAddr,
+        at: Instant,
+    ) {
+        self.not_before.note(cluster, node, is_announced, (at, remote));
     }
 
     /// Until when the node is not to be dialled.
-    pub(super) fn wait_for(&self, node: &Node) -> Option<Instant> {
-        lock(&self.not_before).get(node).map(|(at, _)| *at).filter(|at| *at > Instant::now())
+    pub(super) fn wait_for(&self, (cluster, node): &Node) -> Option<Instant> {
+        let (at, _) = self.not_before.get(cluster, node)?;
+        Some(at).filter(|at| *at > Instant::now())
     }
 
     /// The nodes of a cluster that are not to be dialled now, and where they were.
     pub(super) fn resting(&self, cluster: &ClusterName) -> Vec<(NodeName, SocketAddr, Instant)> {
         let now = Instant::now();
-        let not_before = lock(&self.not_before);
-        let resting = not_before.iter().filter(|((c, _), (at, _))| c == cluster && *at > now);
-        resting.map(|((_, node), (at, remote))| (node.clone(), *remote, *at)).collect()
+        let noted = self.not_before.all(cluster).into_iter();
+        let resting = noted.map(|(node, (at, remote))| (node, remote, at));
+        resting.filter(|(_, _, at)| *at > now).collect()
     }
 
     /// Joins the flight that is under way, or has the caller begin one.
@@ -202,6 +227,11 @@ impl Dials {
         let underway = Underway { began: Instant::now(), outcome };
         flights.insert(flight.clone(), underway.clone());
         Joined::Pilot(Pilot { dials: Arc::clone(self), flight: flight.clone(), tell }, underway)
+    }
+
+    /// Where a name led when it was resolved last.
+    pub(super) fn led_to(&self, name: &DnsName) -> Vec<SocketAddr> {
+        lock(&self.names).get(name).cloned().unwrap_or_default()
     }
 
     /// The resolver's answer for a name; what it said last, if it has none now.

@@ -120,7 +120,7 @@ impl Shared {
     /// Whether we have no connection with the cluster that `peer` hears about. Our own is never lost.
     pub(super) fn has_lost(&self, peer: &PeerInfo, about: &ClusterName) -> bool {
         let own = peer.cluster == *about || *about == self.now().this.cluster;
-        !own && self.register.connected(about).is_empty()
+        !own && !self.register.is_connected(about)
     }
 
     /// Waits until [`Self::has_lost`] is no more what it `was`.

@@ -45,9 +45,10 @@ pub struct Settings {
     /// The most connections that one worker dials to one node in one lane; each takes as many streams as
     /// the peer allows.
     pub parallel: usize,
-    /// The most connections with all nodes of one cluster, both ways; each costs some 60 KiB. More lets
-    /// larger clusters in; less is kinder to this node's memory when one of them goes mad.
-    pub per_cluster: usize,
+    /// The most connections with nodes of all linked clusters, both ways; each costs some 60 KiB. One
+    /// cluster gets a quarter of them at most. More lets larger clusters in; less is kinder to this
+    /// node's memory when one of them goes mad.
+    pub connections: usize,
     /// What peers may have this node hold, in bytes; see [`crate::budget`].
     pub buffers: Bounds,
 }
@@ -61,7 +62,7 @@ impl Default for Settings {
             dial_wait: Duration::from_secs(2),
             open_timeout: Duration::from_millis(500),
             parallel: 4,
-            per_cluster: 8192,
+            connections: 8192,
             buffers: Bounds { process: 256 << 20, peer: 32 << 20 },
         }
     }

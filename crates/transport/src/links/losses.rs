@@ -3,16 +3,14 @@
 //! Owns the last loss of each node until it is connected again. When a node counts as lost is
 //! [`super::register`]'s to say. A connection that was closed because nothing used it is no loss.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use adit_core::name::{ClusterName, NodeName};
 use tokio::time::Instant;
 
 use super::dials::Node;
-use super::register::lock;
+use super::recent::Recent;
 use crate::endpoint::Closed;
 
 /// Losses older than this are forgotten when there is a new one: nodes come and go for good.
@@ -34,37 +32,41 @@ pub(super) struct Loss {
     how: How,
 }
 
-/// The last loss of each node that is not connected since.
-#[derive(Debug, Default)]
-pub(super) struct Losses(Mutex<HashMap<ClusterName, BTreeMap<NodeName, Loss>>>);
+/// The last loss of each node that is not connected since, as far as [`Recent`] keeps them.
+#[derive(Debug)]
+pub(super) struct Losses(Recent<Loss>);
+
+impl Default for Losses {
+    fn default() -> Self {
+        Self(Recent::new(KEPT))
+    }
+}
 
 impl Losses {
-    /// The node has no usable connection any more.
-    pub(super) fn lost(&self, (cluster, node): &Node, how: How) {
-        let now = Instant::now();
-        let mut losses = lock(&self.0);
-        losses.values_mut().for_each(|of| of.retain(|_, loss| loss.at + KEPT > now));
-        losses.retain(|_, of| !of.is_empty());
-        losses.entry(cluster.clone()).or_default().insert(node.clone(), Loss { at: now, how });
+    /// The node has no usable connection any more. It counts for less where its cluster does not announce
+    /// it.
+    pub(super) fn lost(&self, (cluster, node): &Node, is_announced: bool, how: How) {
+        self.0.note(cluster, node, is_announced, Loss { at: Instant::now(), how });
     }
 
     /// The node is connected.
     pub(super) fn forget(&self, (cluster, node): &Node) {
-        if let Some(of) = lock(&self.0).get_mut(cluster) {
-            of.remove(node);
-        }
+        self.0.forget(cluster, node);
+    }
+
+    /// Forgets the clusters that `keep` does not want.
+    pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+        self.0.retain(keep);
     }
 
     /// How this node was lost.
     pub(super) fn of(&self, (cluster, node): &Node) -> Option<Loss> {
-        lock(&self.0).get(cluster)?.get(node).cloned()
+        self.0.get(cluster, node)
     }
 
     /// The last loss among a cluster's nodes.
     pub(super) fn last(&self, cluster: &ClusterName) -> Option<(NodeName, Loss)> {
-        let losses = lock(&self.0);
-        let last = losses.get(cluster)?.iter().max_by_key(|(_, loss)| loss.at)?;
-        Some((last.0.clone(), last.1.clone()))
+        self.0.last(cluster)
     }
 }
 

@@ -88,15 +88,18 @@ impl Shared {
     /// Whether dialling a node is worth a try: it can be dialled, does not want to be left alone, and was
     /// not found dead moments ago.
     pub(super) fn may_dial(&self, node: &Node) -> bool {
-        !self.addresses(node).is_empty()
-            && self.work.dials.wait_for(node).is_none()
-            && self.work.dials.remembered(node).is_none()
+        self.first_dialable(&node.0, &[&node.1]).is_some()
     }
 
-    /// See [`super::Links::may_reach`].
-    pub(super) fn may_reach(&self, cluster: &ClusterName, node: &NodeName) -> bool {
-        self.register.connected(cluster).contains(node)
-            || self.may_dial(&(cluster.clone(), node.clone()))
+    /// See [`super::Links::first_in_reach`].
+    pub(super) fn first_in_reach<'a>(
+        &self,
+        cluster: &ClusterName,
+        nodes: &[&'a NodeName],
+    ) -> Option<&'a NodeName> {
+        let connected = self.register.first_connected(cluster, nodes);
+        let before = &nodes[..connected.unwrap_or(nodes.len())];
+        self.first_dialable(cluster, before).or_else(|| connected.map(|n| nodes[n]))
     }
 
     /// Dials for a stream, together with all others that wait for the same.
@@ -134,7 +137,7 @@ impl Shared {
         let Some(link) = now.links.get(cluster) else {
             return down(Code::Unlinked, format!("there is no link with {cluster}"));
         };
-        if !self.register.connected(cluster).is_empty() {
+        if self.register.is_connected(cluster) {
             return None;
         }
         if link.seeds.is_empty() {

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use adit_core::admission::Refusal;
 use adit_core::choose::connections::{self, Candidate, Passed};
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use super::conn::Conn;
 use super::dials::Node;
 use super::losses::{How, Losses};
+use super::seats::Seats;
 use crate::endpoint::Closed;
 
 /// A connection that a stream may take.
@@ -32,17 +34,46 @@ pub(super) struct Choice {
     pub(super) own: bool,
 }
 
-/// How many connections there may be.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Most {
-    /// With one node.
-    pub(super) node: usize,
-    /// With all nodes of one cluster.
-    pub(super) cluster: usize,
+/// Connections of one boot, lane, dialler and slot that there may be: the one that takes streams, and one
+/// whose place it took while it carried some.
+const MAX_ALIKE: usize = 2;
+
+/// A connection that another of its kind took the place of ends once nothing has used it for so long: who
+/// dialled it has had time to send what it began to.
+const REPLACED_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A cluster's connections.
+#[derive(Debug, Default)]
+struct Nodes {
+    /// By node, in the order in which they were made. No node is without one.
+    all: BTreeMap<NodeName, Vec<Arc<Conn>>>,
+    /// The nodes with which some connection is not leaving; on it the node may still have fallen silent.
+    open: BTreeSet<NodeName>,
 }
 
-/// A cluster's connections: by node, in the order in which they were made.
-type Nodes = BTreeMap<NodeName, Vec<Arc<Conn>>>;
+impl Nodes {
+    /// Has `open` follow what became of a node's connections.
+    fn follow(&mut self, node: &NodeName) {
+        let all = self.all.get(node);
+        if all.is_some_and(|all| all.iter().any(|conn| conn.is_leaving().is_none())) {
+            self.open.insert(node.clone());
+        } else {
+            self.open.remove(node);
+        }
+        if all.is_some_and(Vec::is_empty) {
+            self.all.remove(node);
+        }
+    }
+
+    /// The nodes with which some connection takes new streams, in order of name.
+    fn connected(&self) -> impl Iterator<Item = &NodeName> {
+        self.open.iter().filter(|node| self.is_connected(node))
+    }
+
+    fn is_connected(&self, node: &NodeName) -> bool {
+        self.all.get(node).is_some_and(|all| is_usable(all))
+    }
+}
 
 /// All connections.
 #[derive(Debug, Default)]
@@ -50,6 +81,8 @@ pub(super) struct Register {
     clusters: Mutex<BTreeMap<ClusterName, Nodes>>,
     /// Written while `clusters` is locked, so that who finds no connection finds the reason.
     pub(super) losses: Losses,
+    /// How many there may be.
+    pub(super) seats: Arc<Seats>,
     /// Rung at each change among a cluster's connections.
     bells: Mutex<HashMap<ClusterName, watch::Sender<()>>>,
     /// Rung at each change.
@@ -74,85 +107,109 @@ impl Register {
         self.bell.send_replace(());
     }
 
-    /// Adds a connection.
+    /// Adds a connection, whose dialler has so many slots. What it takes the place of ends, unless it is
+    /// in use.
     ///
     /// # Errors
-    /// There are enough with its node, or with its cluster.
-    pub(super) fn insert(&self, conn: &Arc<Conn>, most: Most) -> Result<(), Refusal> {
+    /// It is of no slot, or there are enough of its kind.
+    pub(super) fn insert(&self, conn: &Arc<Conn>, slots: usize) -> Result<(), Refusal> {
         let peer = &conn.peer;
+        let over = |what| {
+            let reason = format!("node {} of {} {what}", peer.node, peer.cluster);
+            Err(Refusal { code: Code::OverLimit, reason })
+        };
+        if !peer.dialled && usize::try_from(peer.slot).map_or(true, |slot| slot >= slots) {
+            return over(format!("names slot {} of {slots}", peer.slot));
+        }
         let mut clusters = lock(&self.clusters);
         let nodes = clusters.entry(peer.cluster.clone()).or_default();
-        let with_node = nodes.get(&peer.node).map_or(0, Vec::len);
-        let with_cluster = nodes.values().map(Vec::len).sum::<usize>();
-        let full = |have, with| Refusal {
-            code: Code::OverLimit,
-            reason: format!("there are {have} connections with {with} already"),
-        };
-        if with_node >= most.node {
-            return Err(full(with_node, format!("node {} of {}", peer.node, peer.cluster)));
+        let before = nodes.all.get(&peer.node).map(Vec::as_slice).unwrap_or_default();
+        let alike = before.iter().filter(|c| c.is_like(conn) && c.quic.is_closed().is_none());
+        let (mut ends, mut stays): (Vec<_>, Vec<_>) =
+            alike.cloned().partition(|c| c.quiet_for(REPLACED_TIMEOUT).is_ok());
+        // What we learn on it can be learnt elsewhere; only an application's streams are worth keeping it.
+        if stays.len() >= MAX_ALIKE {
+            let spare = stays.iter().position(|c| c.doing().streams == 0);
+            ends.extend(spare.map(|n| stays.remove(n)));
         }
-        if with_cluster >= most.cluster {
-            return Err(full(with_cluster, peer.cluster.to_string()));
+        if stays.len() >= MAX_ALIKE {
+            return over(format!("has {} connections of slot {}", stays.len(), peer.slot));
         }
-        nodes.entry(peer.node.clone()).or_default().push(Arc::clone(conn));
+        nodes.all.entry(peer.node.clone()).or_default().push(Arc::clone(conn));
+        nodes.follow(&peer.node);
         self.losses.forget(&conn.node());
         drop(clusters);
         self.ring(&peer.cluster);
+        ends.iter().for_each(|old| old.quic.close(Code::Replaced, ""));
         Ok(())
     }
 
-    /// Removes a connection that ended like this.
-    pub(super) fn remove(&self, conn: &Arc<Conn>, closed: &Closed) {
+    /// Removes a connection that ended like this. How a node was lost is kept for longer where its cluster
+    /// announces it.
+    pub(super) fn remove(&self, conn: &Arc<Conn>, closed: &Closed, is_announced: bool) {
         let peer = &conn.peer;
         let mut clusters = lock(&self.clusters);
-        let was = is_usable(&clusters, conn);
         if let Some(nodes) = clusters.get_mut(&peer.cluster) {
-            if let Some(all) = nodes.get_mut(&peer.node) {
+            let was = nodes.is_connected(&peer.node);
+            if let Some(all) = nodes.all.get_mut(&peer.node) {
                 all.retain(|c| !Arc::ptr_eq(c, conn));
             }
-            nodes.retain(|_, all| !all.is_empty());
-        }
-        clusters.retain(|_, nodes| !nodes.is_empty());
-        if was && !is_usable(&clusters, conn) && closed.code != Code::ConnectionUnused {
-            self.losses.lost(&conn.node(), How::Ended(closed.clone()));
+            nodes.follow(&peer.node);
+            if was && !nodes.is_connected(&peer.node) && closed.code != Code::ConnectionUnused {
+                self.losses.lost(&conn.node(), is_announced, How::Ended(closed.clone()));
+            }
+            if nodes.all.is_empty() {
+                clusters.remove(&peer.cluster);
+            }
         }
         drop(clusters);
         self.ring(&peer.cluster);
     }
 
     /// The peer said that it takes nothing new on the connection.
-    pub(super) fn peer_leaves(&self, conn: &Conn, code: Code) {
-        let clusters = lock(&self.clusters);
-        let was = is_usable(&clusters, conn);
+    pub(super) fn peer_leaves(&self, conn: &Conn, code: Code, is_announced: bool) {
+        let peer = &conn.peer;
+        let mut clusters = lock(&self.clusters);
+        let was = clusters.get(&peer.cluster).is_some_and(|n| n.is_connected(&peer.node));
         conn.leave(code);
-        if was && !is_usable(&clusters, conn) && code != Code::ConnectionUnused {
-            self.losses.lost(&conn.node(), How::Leaving);
+        if let Some(nodes) = clusters.get_mut(&peer.cluster) {
+            nodes.follow(&peer.node);
+            if was && !nodes.is_connected(&peer.node) && code != Code::ConnectionUnused {
+                self.losses.lost(&conn.node(), is_announced, How::Leaving);
+            }
         }
         drop(clusters);
-        self.ring(&conn.peer.cluster);
+        self.ring(&peer.cluster);
     }
 
     /// Has the connection take no new streams of ours.
     pub(super) fn leave(&self, conn: &Conn, code: Code) {
+        let peer = &conn.peer;
+        let mut clusters = lock(&self.clusters);
         conn.leave(code);
-        self.ring(&conn.peer.cluster);
+        if let Some(nodes) = clusters.get_mut(&peer.cluster) {
+            nodes.follow(&peer.node);
+        }
+        drop(clusters);
+        self.ring(&peer.cluster);
     }
 
     /// A connection ended by silence: the others with that boot of the node take nothing new until
     /// something is heard on them. Each of them would end the same way, but later, since no two count
     /// from the same datagram; what is sent meanwhile would be lost. Says whether we dialled one of them.
-    pub(super) fn fell_silent(&self, lost: &Conn, closed: &Closed) -> bool {
+    pub(super) fn fell_silent(&self, lost: &Conn, closed: &Closed, is_announced: bool) -> bool {
         let peer = &lost.peer;
         let clusters = lock(&self.clusters);
-        let was = is_usable(&clusters, lost);
-        let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.get(&peer.node));
+        let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.all.get(&peer.node));
+        let all = all.map(Vec::as_slice).unwrap_or_default();
+        let was = is_usable(all);
         let mut dialled = false;
-        for conn in all.into_iter().flatten().filter(|conn| conn.peer.boot == peer.boot) {
+        for conn in all.iter().filter(|conn| conn.peer.boot == peer.boot) {
             conn.fell_silent();
             dialled |= conn.peer.dialled && !std::ptr::eq(&**conn, lost);
         }
-        if was && !is_usable(&clusters, lost) {
-            self.losses.lost(&lost.node(), How::Ended(closed.clone()));
+        if was && !is_usable(all) {
+            self.losses.lost(&lost.node(), is_announced, How::Ended(closed.clone()));
         }
         drop(clusters);
         self.ring(&peer.cluster);
@@ -168,7 +225,7 @@ impl Register {
         random: u64,
     ) -> Vec<Choice> {
         let clusters = lock(&self.clusters);
-        let Some(all) = clusters.get(cluster).and_then(|nodes| nodes.get(node)) else {
+        let Some(all) = clusters.get(cluster).and_then(|nodes| nodes.all.get(node)) else {
             return Vec::new();
         };
         let candidates = candidates(all);
@@ -190,7 +247,7 @@ impl Register {
         limit: usize,
     ) -> Option<u64> {
         let clusters = lock(&self.clusters);
-        let all = clusters.get(cluster).and_then(|nodes| nodes.get(node));
+        let all = clusters.get(cluster).and_then(|nodes| nodes.all.get(node));
         let all = candidates(all.map(Vec::as_slice).unwrap_or_default());
         connections::free_slot(&all, lane, worker, workers, limit)
     }
@@ -198,17 +255,40 @@ impl Register {
     /// All connections, each with the reason for which it takes no new streams, if it does not.
     pub(super) fn all(&self) -> Vec<(Arc<Conn>, Option<Passed>)> {
         let clusters = lock(&self.clusters);
-        clusters.values().flat_map(|nodes| nodes.values()).flat_map(|all| judged(all)).collect()
+        clusters.values().flat_map(|nodes| nodes.all.values()).flat_map(|all| judged(all)).collect()
     }
 
     /// The nodes of `cluster` with which there is a connection that takes new streams, in order of name.
     pub(super) fn connected(&self, cluster: &ClusterName) -> Vec<NodeName> {
         let clusters = lock(&self.clusters);
-        let nodes = clusters.get(cluster).into_iter().flatten();
-        nodes
-            .filter(|(_, all)| usable(all).next().is_some())
-            .map(|(node, _)| node.clone())
-            .collect()
+        clusters.get(cluster).into_iter().flat_map(Nodes::connected).cloned().collect()
+    }
+
+    /// Whether there is a connection that takes new streams with any node of `cluster`.
+    pub(super) fn is_connected(&self, cluster: &ClusterName) -> bool {
+        lock(&self.clusters).get(cluster).is_some_and(|nodes| nodes.connected().next().is_some())
+    }
+
+    /// The position of the first of these nodes with which there is a connection that takes new streams.
+    pub(super) fn first_connected(
+        &self,
+        cluster: &ClusterName,
+        among: &[&NodeName],
+    ) -> Option<usize> {
+        let clusters = lock(&self.clusters);
+        let nodes = clusters.get(cluster)?;
+        among.iter().position(|node| nodes.is_connected(node))
+    }
+
+    /// The first node of `cluster` by name, but for `except`, with which there is a connection that takes
+    /// new streams.
+    pub(super) fn other_connected(
+        &self,
+        cluster: &ClusterName,
+        except: &[NodeName],
+    ) -> Option<NodeName> {
+        let clusters = lock(&self.clusters);
+        clusters.get(cluster)?.connected().find(|node| !except.contains(node)).cloned()
     }
 
     /// The connection that serves `target`: one that we dialled and that takes new streams. One that the
@@ -220,8 +300,8 @@ impl Register {
             usable(all).filter(ours).min_by_key(|c| c.peer.slot)
         };
         match target {
-            Target::Seeds(cluster) => clusters.get(cluster)?.values().find_map(best),
-            Target::Node(cluster, node) => clusters.get(cluster)?.get(node).and_then(best),
+            Target::Seeds(cluster) => clusters.get(cluster)?.all.values().find_map(best),
+            Target::Node(cluster, node) => clusters.get(cluster)?.all.get(node).and_then(best),
         }
     }
 
@@ -229,7 +309,7 @@ impl Register {
     pub(super) fn mark_standing(&self, targets: &BTreeSet<Target>) {
         let kept = targets.iter().filter_map(|t| self.serving(t)).map(|c| c.quic.id());
         let kept: HashSet<u64> = kept.collect();
-        for conn in lock(&self.clusters).values().flat_map(|nodes| nodes.values()).flatten() {
+        for conn in lock(&self.clusters).values().flat_map(|nodes| nodes.all.values()).flatten() {
             conn.set_standing(kept.contains(&conn.quic.id()));
         }
     }
@@ -247,10 +327,9 @@ fn usable(all: &[Arc<Conn>]) -> impl Iterator<Item = Arc<Conn>> {
     judged(all).filter(|(_, passed)| passed.is_none()).map(|(conn, _)| conn)
 }
 
-/// Whether some connection with the same node takes new streams.
-fn is_usable(clusters: &BTreeMap<ClusterName, Nodes>, conn: &Conn) -> bool {
-    let all = clusters.get(&conn.peer.cluster).and_then(|nodes| nodes.get(&conn.peer.node));
-    all.is_some_and(|all| usable(all).next().is_some())
+/// Whether one of a node's connections takes new streams.
+fn is_usable(all: &[Arc<Conn>]) -> bool {
+    all.iter().any(|conn| conn.candidate().lives())
 }
 
 /// No lock here is held across anything that could panic half-way.

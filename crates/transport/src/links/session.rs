@@ -20,9 +20,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::conn::{Conn, What};
 use super::dials::DialFailure;
 use super::hello::Greeted;
-use super::local::Settings;
 use super::messages::Messages;
-use super::register::Most;
+use super::seats::Seat;
 use super::shared::Shared;
 use super::{Served, Stream, publish};
 use crate::endpoint::{By, Closed, Connection};
@@ -39,14 +38,12 @@ const LINGER: Duration = Duration::from_secs(3);
 /// A peer that goes away cannot have us stay away for longer than this.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Workers that a peer's node is granted at least, since it may have more of them than this one.
-const WORKERS: usize = 16;
-
-/// Puts a connection to use: registers it and starts its session.
+/// Puts a connection to use, which has its seat: registers it and starts its session.
 pub(super) fn begin(
     shared: &Arc<Shared>,
     quic: Connection,
     greeted: Greeted,
+    seat: Seat,
 ) -> Result<Arc<Conn>, Refusal> {
     let Greeted { peer, send, messages } = greeted;
     if !peer.dialled {
@@ -54,7 +51,8 @@ pub(super) fn begin(
     }
     let (queue, control) = mpsc::channel(CONTROL_QUEUE);
     let conn = Conn::new(quic, Arc::new(peer), queue);
-    shared.register.insert(&conn, shared.most())?;
+    shared.register.insert(&conn, shared.slots())?;
+    shared.endpoints.met(&conn.peer.cluster, conn.peer.remote.ip());
     let class = shared.window_class(&shared.now(), &conn);
     let (budget, tuning) = (&shared.work.budget, shared.endpoints.tuning());
     conn.quic.charge_to(budget, &conn.peer.cluster, tuning, class);
@@ -66,7 +64,8 @@ pub(super) fn begin(
         conn.tell(super::drain::go_away());
         shared.register.leave(&conn, Code::Draining);
     }
-    let session = Session { shared: Arc::clone(shared), conn: Arc::clone(&conn), send };
+    let session =
+        Session { shared: Arc::clone(shared), conn: Arc::clone(&conn), send, _seat: seat };
     let worker = conn.quic.worker().handle().clone();
     shared.work.tasks.spawn_on(session.run(messages, control), &worker);
     Ok(conn)
@@ -76,6 +75,8 @@ struct Session {
     shared: Arc<Shared>,
     conn: Arc<Conn>,
     send: SendStream,
+    /// Given back with the session's end.
+    _seat: Seat,
 }
 
 impl Session {
@@ -101,7 +102,8 @@ impl Session {
         if closed.by == By::Silence {
             self.shared.fell_silent(&conn, &closed);
         }
-        self.shared.register.remove(&conn, &closed);
+        let is_announced = self.shared.is_announced(&conn.node());
+        self.shared.register.remove(&conn, &closed, is_announced);
         self.shared.work.metrics.closed(&conn.peer, closed.code);
         tracing::debug!(peer = %conn.peer.id, lane = ?conn.peer.lane, %closed, "connection ended");
     }
@@ -137,14 +139,6 @@ impl Session {
 }
 
 impl Shared {
-    /// How many connections there may be at once. With one node: from each of its workers and ours, in
-    /// both lanes, as many in parallel as we would make, in two generations. Who makes more is broken.
-    fn most(&self) -> Most {
-        let Settings { parallel, per_cluster, .. } = self.local.settings;
-        let workers = self.endpoints.workers().len().max(WORKERS);
-        Most { node: workers * 2 * parallel * 2 * 2, cluster: per_cluster }
-    }
-
     /// The class as which a connection's windows grow. The dialler chooses the lane, so large ones are only for
     /// who has something to carry in bulk: an export of ours that the peer's cluster was granted, or an import
     /// of ours, which we dial for ourselves.
@@ -164,11 +158,12 @@ impl Shared {
         if conn.is_leaving().is_some() {
             return;
         }
-        self.register.peer_leaves(conn, code);
+        let key = conn.node();
+        let is_announced = self.is_announced(&key);
+        self.register.peer_leaves(conn, code, is_announced);
         if code != Code::ConnectionUnused {
-            let key = conn.node();
             let at = Instant::now() + retry_after.min(RETRY_AFTER);
-            self.work.dials.not_before(key, conn.quic.remote(), at);
+            self.work.dials.not_before(&key, is_announced, conn.quic.remote(), at);
         }
     }
 
@@ -177,11 +172,13 @@ impl Shared {
     /// started again says nothing on what its predecessor had dialled, but would have said so on
     /// what we had: only there does silence mean that a dial is in vain.
     fn fell_silent(&self, conn: &Conn, closed: &Closed) {
-        let dialled = self.register.fell_silent(conn, closed);
+        let key = conn.node();
+        let is_announced = self.is_announced(&key);
+        let dialled = self.register.fell_silent(conn, closed, is_announced);
         if dialled || conn.peer.dialled {
-            let key = conn.node();
             let text = format!("node {} of {} fell silent a moment ago", key.1, key.0);
-            self.work.dials.remember(&key, DialFailure { code: Code::LinkDown, text });
+            let failure = DialFailure { code: Code::LinkDown, text };
+            self.work.dials.remember(&key, is_announced, failure);
         }
     }
 

@@ -13,7 +13,7 @@ use adit_core::announce;
 use adit_core::choose;
 use adit_core::choose::links::{Reach, Target, is_hub, own_hubs, standing};
 use adit_core::name::ClusterName;
-use adit_core::snapshot::{Class, Snapshot};
+use adit_core::snapshot::{Class, Seed, Snapshot};
 use adit_core::{admission, code::Code};
 use adit_pki::UnixTime;
 use tokio::sync::watch;
@@ -31,6 +31,8 @@ const HUB_SILENCE: Duration = Duration::from_secs(10);
 const SETTLED: Duration = Duration::from_secs(10);
 /// The least time between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
+/// The least time between two accounts of where peers are: a peer's view may change all the time.
+const ADDRESSES_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the passing of time alone is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -43,6 +45,8 @@ struct Supervisor {
     learners: BTreeMap<ClusterName, CancellationToken>,
     /// What was looked at last.
     seen: Option<Arc<Snapshot>>,
+    /// When the endpoints were told last where peers are.
+    told_addresses: Option<Instant>,
 }
 
 /// Keeps all links of a node until it drains.
@@ -57,6 +61,7 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
         keepers: BTreeMap::new(),
         learners: BTreeMap::new(),
         seen: None,
+        told_addresses: None,
     };
     loop {
         snapshot.mark_unchanged();
@@ -98,8 +103,16 @@ impl Supervisor {
                 .work
                 .dials
                 .retain(|cluster| now.links.contains_key(cluster) || *cluster == now.this.cluster);
+            let is_ours = |c: &ClusterName| now.links.contains_key(c) || *c == now.this.cluster;
+            shared.register.losses.retain(is_ours);
+            shared.register.seats.retain(is_ours);
+            shared.endpoints.know_only(is_ours);
             self.heard.retain(|cluster, _| now.links.contains_key(cluster));
             self.seen = Some(Arc::clone(&now));
+        }
+        if self.told_addresses.is_none_or(|at| at.elapsed() >= ADDRESSES_INTERVAL) {
+            self.told_addresses = Some(Instant::now());
+            shared.tell_addresses(&now);
         }
         let mut targets = BTreeSet::new();
         for link in now.links.values() {
@@ -121,7 +134,7 @@ impl Supervisor {
             *heard = Instant::now();
         }
         Reach {
-            connected: !register.connected(cluster).is_empty(),
+            connected: register.is_connected(cluster),
             hubs_silent: heard.elapsed() >= HUB_SILENCE,
             stale: self.shared.known.views.get(cluster).is_none_or(|view| view.is_stale()),
         }
@@ -172,6 +185,23 @@ impl Supervisor {
 }
 
 impl Shared {
+    /// Tells the endpoints where nodes of our own cluster and of linked ones are: by configuration first,
+    /// which no peer can fill up, then by what each announces.
+    fn tell_addresses(&self, now: &Snapshot) {
+        let siblings = now.siblings.values().flatten().map(|address| address.ip());
+        self.endpoints.know(&now.this.cluster, siblings);
+        for link in now.links.values() {
+            let seeds = link.seeds.iter().flat_map(|seed| match seed {
+                Seed::Address(address) => vec![*address],
+                Seed::Name { host, port } => self.work.dials.led_to(&(host.clone(), *port)),
+            });
+            let view = self.known.views.get(&link.cluster);
+            let announced = view.iter().flat_map(|v| v.view.nodes.values()).flatten().copied();
+            let all = seeds.chain(announced).map(|address| address.ip());
+            self.endpoints.know(&link.cluster, all);
+        }
+    }
+
     /// Ends the connections with peers that may not be peers any more.
     fn close_unlinked(&self, now: &Snapshot) {
         for (conn, _) in self.register.all() {

@@ -173,7 +173,7 @@ impl Shared {
     /// until then it is lost; anybody else dials when a stream asks for it.
     fn cut_off(&self, link: &LinkStatus) -> Option<DialFailure> {
         let cluster = &link.cluster;
-        let lost = self.lost(cluster).filter(|_| self.register.connected(cluster).is_empty())?;
+        let lost = self.lost(cluster).filter(|_| !self.register.is_connected(cluster))?;
         let mut known = link.view.iter().flat_map(|v| v.view.nodes.keys());
         let is_gone = |node: &NodeName| {
             let node = (cluster.clone(), node.clone());

@@ -1,0 +1,130 @@
+use super::*;
+use crate::tuning::Tuning;
+
+fn bounds() -> Admission {
+    Tuning::default().admission
+}
+
+fn cluster(name: &str) -> ClusterName {
+    name.parse().unwrap()
+}
+
+fn stranger(n: u32) -> IpAddr {
+    IpAddr::V4((0x0a00_0000 + n).into())
+}
+
+const FRIEND: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+/// As many as are let in, of `many` from each of the sources.
+fn flood(gate: &Arc<Gate>, sources: u32, many: usize, proved: bool) -> Vec<Place> {
+    let mut held = Vec::new();
+    for source in 0..sources {
+        for _ in 0..many {
+            if let Verdict::Enter(place) = Gate::enter(gate, stranger(source), proved, &bounds()) {
+                held.push(place);
+            }
+        }
+    }
+    held
+}
+
+fn enters(gate: &Arc<Gate>, ip: IpAddr) -> Option<Place> {
+    match Gate::enter(gate, ip, true, &bounds()) {
+        Verdict::Enter(place) => Some(place),
+        Verdict::Prove | Verdict::Ignore => None,
+    }
+}
+
+#[test]
+fn neighbours_in_ipv6_are_one_source_and_in_ipv4_they_are_not() {
+    let network = |ip: &str| network(ip.parse().unwrap()).to_string();
+    assert_eq!(network("2001:db8:1:2:a::1"), network("2001:db8:1:2:b::9"));
+    assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+    assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
+    assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn seventeen_strangers_with_all_their_places_do_not_keep_a_known_peer_out() {
+    let gate = Arc::new(Gate::default());
+    gate.know(&cluster("bank"), [FRIEND]);
+    gate.met(&cluster("shop"), "2001:db8::1".parse().unwrap());
+    let held = flood(&gate, 17, 64, true);
+    assert_eq!(held.len(), bounds().handshakes - bounds().reserved);
+    assert!(enters(&gate, stranger(99)).is_none(), "a stranger is kept out");
+    let friends: Vec<_> = (0..20).map_while(|_| enters(&gate, FRIEND)).collect();
+    assert_eq!(friends.len(), 20);
+    assert!(enters(&gate, "2001:db8::77".parse().unwrap()).is_some(), "of the same network");
+    // Who is known and has not proved that he is there is asked to, rather than not answered.
+    let unproved = Gate::enter(&gate, FRIEND, false, &bounds());
+    assert!(matches!(unproved, Verdict::Prove), "{unproved:?}");
+    drop((held, friends));
+    assert_eq!(gate.under_way(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_says_it_is_everywhere_gets_its_own_part_and_no_other() {
+    let gate = Arc::new(Gate::default());
+    gate.know(&cluster("bank"), [FRIEND]);
+    // It announces the addresses of the flood, and the friend's.
+    gate.know(&cluster("evil"), (0..100_000).map(stranger).chain([FRIEND]));
+    let held = flood(&gate, 100, 64, true);
+    let Admission { handshakes, reserved, .. } = bounds();
+    assert_eq!(held.len(), handshakes - reserved / 2, "the common part, and its own");
+    let friends: Vec<_> = (0..64).map_while(|_| enters(&gate, FRIEND)).collect();
+    assert_eq!(friends.len(), 64);
+    drop((held, friends));
+    let state = gate.state();
+    assert!(state.clusters.values().all(|known| known.held == 0) && state.sources.is_empty());
+    assert_eq!(state.clusters[&cluster("evil")].announced.len(), MAX_ANNOUNCED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_that_are_merely_claimed_take_no_reserved_place() {
+    let gate = Arc::new(Gate::default());
+    gate.know(&cluster("bank"), [FRIEND]);
+    let mut held = Vec::new();
+    loop {
+        match Gate::enter(&gate, FRIEND, false, &bounds()) {
+            Verdict::Enter(place) => held.push(place),
+            Verdict::Prove => break,
+            Verdict::Ignore => panic!("a friend is not answered"),
+        }
+    }
+    assert_eq!(held.len(), bounds().retry_above);
+    assert!(gate.state().clusters[&cluster("bank")].held == 0);
+    assert!(enters(&gate, FRIEND).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn handshakes_that_end_at_once_are_bounded_by_the_second() {
+    let gate = Arc::new(Gate::default());
+    gate.know(&cluster("bank"), [FRIEND]);
+    let Admission { strangers, known, .. } = bounds();
+    // Each ends before the next begins, so places are never few.
+    let begun =
+        |ip: &dyn Fn(u32) -> IpAddr| (0..5000).filter(|n| enters(&gate, ip(*n)).is_some()).count();
+    assert_eq!(begun(&stranger), strangers.burst as usize);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(begun(&stranger), strangers.per_second as usize);
+    assert_eq!(begun(&|_| FRIEND), known.burst as usize, "the known have their own");
+    // A stranger that has not proved its address is asked to, and costs no handshake.
+    assert!(matches!(Gate::enter(&gate, stranger(1), false, &bounds()), Verdict::Prove));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_node_was_met_is_remembered_for_a_while_and_for_some() {
+    let gate = Arc::new(Gate::default());
+    let bank = cluster("bank");
+    for n in 0..100_000 {
+        tokio::time::advance(Duration::from_micros(1)).await;
+        gate.met(&bank, stranger(n));
+    }
+    let known = |n| gate.state().clusters[&bank].is_at(stranger(n));
+    assert_eq!(gate.state().clusters[&bank].met.len(), MAX_MET);
+    assert!(known(99_999) && !known(0));
+    tokio::time::advance(MET_TIMEOUT).await;
+    assert!(!known(99_999));
+    gate.know_only(|_| false);
+    assert!(gate.state().clusters.is_empty());
+}
