@@ -113,7 +113,7 @@ async fn a_cluster_of_invented_names_neither_fills_the_node_nor_keeps_an_honest_
     assert!(ended.iter().all(|code| *code == Code::OverLimit));
     let honest = world.run(&shop, 1, &[(&edge, &[1])]);
     eventually("the honest peer", SECOND, || e1.links.connected(&shop.name).len() == 1).await;
-    eventually("known", SECOND, || honest.view(&edge).is_some()).await;
+    eventually("known", 5 * SECOND, || honest.view(&edge).is_some()).await;
     honest.echo(&edge, &edge.node(1), b"hello").await.unwrap();
 }
 
@@ -136,6 +136,7 @@ async fn a_cluster_that_connects_without_end_is_told_to_stop_before_its_hello() 
     assert!((50..=180).contains(&closed), "a burst and so many a second: {closed} refused");
     let honest = world.run(&shop, 1, &[(&edge, &[1])]);
     eventually("the honest peer", SECOND, || e1.links.connected(&shop.name).len() == 1).await;
+    eventually("known", 5 * SECOND, || honest.view(&edge).is_some()).await;
     honest.echo(&edge, &edge.node(1), b"hello").await.unwrap();
     // After a while it may come again.
     tokio::time::sleep(2 * SECOND).await;
