@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use adit_core::name::{ClusterName, NodeName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
+use adit_core::shared_map::SharedMap;
 use adit_core::snapshot::{
     Backend, Class, Export, ExportPort, Hop, Imports, Link, Seed, Snapshot, This,
 };
@@ -107,7 +108,7 @@ impl Site {
     /// Never in practice.
     #[must_use]
     pub fn snapshot(&self, n: u8, links: &[Link]) -> Snapshot {
-        let mut siblings: BTreeMap<_, _> = self.members().collect();
+        let mut siblings: SharedMap<_, _> = self.members().collect();
         siblings.remove(&self.node(n));
         let anybody = WorkloadPattern {
             namespace: "*".parse().expect("a pattern"),

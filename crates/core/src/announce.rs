@@ -2,28 +2,107 @@
 //!
 //! A function of the snapshot alone, so that all hubs of a cluster say the same and a change of policy is
 //! told as soon as it is believed. Told are the members and, of the exports, those that have a grant for
-//! that very cluster, with those grants only; never a backend's address. How it is told is
-//! [`crate::wire::state`]'s.
+//! that very cluster, with those grants only; never a backend's address. What a reader would refuse is left
+//! out, and said to be: one export that cannot be told is no reason not to hear of the others. How it is
+//! told is [`crate::wire::state`]'s.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::choose;
-use crate::name::{ClusterName, NodeName};
+use crate::name::{ClusterName, Namespace, NodeName, ServiceName};
+use crate::shared_map::SharedMap;
 use crate::snapshot::{Export, ExportPort, PeerExport, PeerPort, Snapshot, View};
-use crate::wire::state::Message;
+use crate::wire::WireError;
+use crate::wire::state::export::{flaw, once_each};
+use crate::wire::state::{MAX_BYTES, MAX_EXPORTS, MAX_NODES, Omission, Omissions, RecordKey, size};
+
+/// What one other cluster is told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Announcement {
+    /// What it is told: a view that any reader takes as a whole.
+    pub view: View,
+    /// What it is not told although it has a right to it, and why.
+    pub omitted: Omissions,
+}
 
 /// Our cluster as `to` may see it.
 #[must_use]
 pub fn view(now: &Snapshot, to: &ClusterName) -> View {
+    announcement(now, to).view
+}
+
+/// Our cluster as `to` may see it, and what of it does not fit. Where not all exports do, each namespace has
+/// its first told before any has its second: no tenant takes the place of another.
+#[must_use]
+pub fn announcement(now: &Snapshot, to: &ClusterName) -> Announcement {
+    let mut omitted = Omissions::default();
+    let nodes = members(now, &mut omitted);
+    let taken: usize = nodes.iter().map(|(name, a)| size::node(name, a)).sum();
+    let mut exports = Vec::new();
+    for (service, export) in &now.exports {
+        let Some(told) = self::export(now, export, to) else { continue };
+        match flaw(&told, service) {
+            None => exports.push((service.clone(), size::export(service, &told), told)),
+            Some(why) => omitted.add(Some(RecordKey::Export(service.clone())), why.into()),
+        }
+    }
+    let left = MAX_BYTES.saturating_sub(taken);
+    let size: usize = exports.iter().map(|(_, size, _)| size).sum();
+    if exports.len() > MAX_EXPORTS || size > left {
+        exports = some(exports, left, &mut omitted);
+    }
+    let exports = exports.into_iter().map(|(service, _, export)| (service, Arc::new(export)));
+    Announcement { view: View { nodes, exports: exports.collect() }, omitted }
+}
+
+/// The nodes that are told: all, up to the most that a view may have.
+fn members(
+    now: &Snapshot,
+    omitted: &mut Omissions,
+) -> SharedMap<NodeName, Vec<std::net::SocketAddr>> {
     let mut nodes = now.siblings.clone();
     nodes.insert(now.this.node.clone(), now.this.advertise.clone());
-    let exports = now
-        .exports
-        .iter()
-        .filter_map(|(service, e)| Some((service.clone(), Arc::new(export(now, e, to)?))))
-        .collect();
-    View { nodes, exports }
+    let long = |a: &Vec<_>| a.len() > View::MAX_ADDRESSES;
+    if nodes.values().any(long) {
+        nodes.values_mut().for_each(|a| a.truncate(View::MAX_ADDRESSES));
+    }
+    let surplus: Vec<NodeName> = nodes.keys().skip(MAX_NODES).cloned().collect();
+    for name in surplus {
+        nodes.remove(&name);
+        omitted.add(Some(RecordKey::Node(name)), Omission::Nodes);
+    }
+    nodes
+}
+
+/// An export that would be told, and its size.
+type Sized = (ServiceName, usize, PeerExport);
+
+/// As many exports as there is room for, namespaces in turns.
+fn some(all: Vec<Sized>, mut left: usize, omitted: &mut Omissions) -> Vec<Sized> {
+    let mut counts: BTreeMap<Namespace, usize> = BTreeMap::new();
+    let turn = |one: Sized| {
+        let count = counts.entry(one.0.namespace.clone()).or_default();
+        *count += 1;
+        (*count, one)
+    };
+    let mut turns: Vec<(usize, Sized)> = all.into_iter().map(turn).collect();
+    // Stable: within one turn by name, as before.
+    turns.sort_by_key(|(turn, _)| *turn);
+    let mut some = Vec::new();
+    for (_, one) in turns {
+        let why = match left.checked_sub(one.1) {
+            _ if some.len() == MAX_EXPORTS => Omission::Exports,
+            None => Omission::Bytes,
+            Some(rest) => {
+                left = rest;
+                some.push(one);
+                continue;
+            }
+        };
+        omitted.add(Some(RecordKey::Export(one.0)), why);
+    }
+    some
 }
 
 /// Whether [`view`] may give something else for `now` than for `before`, to anybody. Most snapshots differ
@@ -41,9 +120,14 @@ pub fn may_differ(before: &Snapshot, now: &Snapshot) -> bool {
 /// Whether an export fits into the one message that would tell `to` of it, whichever backends are well.
 #[must_use]
 pub fn fits(export: &Export, to: &ClusterName) -> bool {
+    why_not(export, to).is_none()
+}
+
+/// Why [`fits`] says no, in words that end a sentence about the export.
+#[must_use]
+pub fn why_not(export: &Export, to: &ClusterName) -> Option<WireError> {
     let ports = export.ports.iter().map(|port| (port, choose::per_node(&port.backends)));
-    told(export, ports, to)
-        .is_none_or(|told| Message::Export(export.service.clone(), told.into()).fits())
+    flaw(&told(export, ports, to)?, &export.service)
 }
 
 /// An export as `to` may see it; none where no grant names that cluster.
@@ -57,15 +141,16 @@ fn told<'a>(
     to: &ClusterName,
 ) -> Option<PeerExport> {
     let ours = export.allow.iter().filter(|g| g.cluster == *to);
-    let grants: Vec<_> = ours.map(|g| g.workloads.clone()).collect();
+    let mut grants: Vec<_> = ours.map(|g| g.workloads.clone()).collect();
     if grants.is_empty() {
         return None;
     }
+    once_each(&mut grants);
     let ports = ports.map(|(port, ready)| PeerPort {
         name: port.name.clone(),
         number: port.number,
         app_protocol: port.app_protocol.clone(),
-        ready,
+        ready: ready.into_iter().collect(),
     });
     Some(PeerExport {
         ports: ports.collect(),
@@ -78,9 +163,14 @@ fn told<'a>(
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
     use crate::policy::{Grant, WorkloadPattern};
-    use crate::snapshot::{Backend, Class, Hop, tests::edge};
+    use crate::snapshot::{Backend, Class, Hop, ReadyCounts, tests::edge};
+    use crate::wire::state::export::{MAX_GRANTS, MAX_PORTS};
+    use crate::wire::state::replica::Marked;
+    use crate::wire::state::{Heard, Message, Publisher, Replica};
 
     fn pattern(account: &str) -> WorkloadPattern {
         let namespace = "agents".parse().unwrap();
@@ -142,7 +232,7 @@ mod tests {
         assert_eq!(nodes, ["e1", "e2"]);
         assert_eq!(told.nodes[&"e1".parse().unwrap()], now.this.advertise);
         let ready = |view: &View| view.exports.values().next().unwrap().ports[0].ready.clone();
-        let counts = |pairs: &[(&str, u32)]| -> BTreeMap<_, _> {
+        let counts = |pairs: &[(&str, u32)]| -> ReadyCounts {
             pairs.iter().map(|(n, c)| (n.parse().unwrap(), *c)).collect()
         };
         assert_eq!(ready(&told), counts(&[("e1", 1), ("e2", 2)]));
@@ -158,5 +248,102 @@ mod tests {
         now.down = ["10.0.0.1:80".parse().unwrap(), "10.0.0.3:80".parse().unwrap()].into();
         assert_eq!(ready(&view(&now, &"bank".parse().unwrap())), counts(&[("e2", 1)]));
         assert!(may_differ(&before, &now));
+    }
+
+    /// `exporting` with these exports alone, each with so many ports and grants.
+    fn with(exports: &[(&str, usize, usize)]) -> Snapshot {
+        let mut now = exporting();
+        let (_, template) = now.exports.pop_first().unwrap();
+        now.exports = exports
+            .iter()
+            .map(|(service, ports, grants)| {
+                let port = |n| {
+                    let name = format!("p{n}").parse().unwrap();
+                    ExportPort { name, ..template.ports[0].clone() }
+                };
+                let export = Export {
+                    service: service.parse().unwrap(),
+                    ports: (0..*ports).map(port).collect(),
+                    allow: (0..*grants).map(|n| grant("bank", &format!("bot-{n}"))).collect(),
+                    ..Export::clone(&template)
+                };
+                (export.service.clone(), Arc::new(export))
+            })
+            .collect();
+        now
+    }
+
+    /// Tells a replica, over the codec, and returns what it makes of it.
+    fn read(view: &View) -> Marked {
+        let (mut publisher, mut replica) = (Publisher::new(1), Replica::default());
+        publisher.update(view);
+        let mut bytes = BytesMut::new();
+        let mark = Message::Mark { sequence: 1, age_ms: 0, lost: false };
+        publisher.since(None).iter().chain([&mark]).for_each(|m| m.encode(&mut bytes));
+        let (mut rest, mut last) = (&bytes[..], None);
+        while let Some((heard, taken)) = Heard::decode(rest).unwrap() {
+            rest = &rest[taken..];
+            last = replica.hear(heard.unwrap()).unwrap().or(last);
+        }
+        last.unwrap()
+    }
+
+    #[test]
+    fn what_a_reader_would_refuse_is_not_told_and_the_rest_is() {
+        let now = with(&[
+            ("a/fits", MAX_PORTS, MAX_GRANTS),
+            ("b/ports", MAX_PORTS + 1, 1),
+            ("c/grants", 1, MAX_GRANTS + 1),
+            ("d/fits", 1, 1),
+        ]);
+        let told = announcement(&now, &"bank".parse().unwrap());
+        let names: Vec<_> = told.view.exports.keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["a/fits", "d/fits"]);
+        assert_eq!(
+            told.omitted.to_string(),
+            "export b/ports (it has more than 100 ports), export c/grants (it has more than 500 grants)"
+        );
+        let read = read(&told.view);
+        assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
+        let fits: Vec<bool> =
+            now.exports.values().map(|e| fits(e, &"bank".parse().unwrap())).collect();
+        assert_eq!(fits, [true, false, false, true]);
+        assert_eq!(announcement(&now, &"lab".parse().unwrap()).omitted.count(), 0, "no grant");
+    }
+
+    #[test]
+    fn a_namespace_that_exports_too_much_takes_no_other_s_place() {
+        let names: Vec<String> = (0..MAX_EXPORTS)
+            .map(|n| format!("a/{n:05}"))
+            .chain((0..5).map(|n| format!("z/{n}")))
+            .collect();
+        let exports: Vec<_> = names.iter().map(|name| (&**name, 1, 1)).collect();
+        let now = with(&exports);
+        let told = announcement(&now, &"bank".parse().unwrap());
+        assert_eq!((told.view.exports.len(), told.omitted.count()), (MAX_EXPORTS, 5));
+        assert_eq!(told.view.exports.keys().filter(|s| s.namespace.as_str() == "z").count(), 5);
+        let text = told.omitted.to_string();
+        assert!(text.starts_with("export a/09995 (a view has 10000 exports at most)"), "{text}");
+        assert_eq!(announcement(&now, &"bank".parse().unwrap()), told, "again the same");
+        let read = read(&told.view);
+        assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
+    }
+
+    #[test]
+    fn a_view_that_is_too_large_is_cut_to_what_a_reader_takes() {
+        let names: Vec<String> = (0..200).map(|n| format!("n{n:03}/bot")).collect();
+        let exports: Vec<_> = names.iter().map(|name| (&**name, MAX_PORTS, MAX_GRANTS)).collect();
+        let mut now = with(&exports);
+        let many = |node: usize| (format!("n{node}").parse().unwrap(), vec![]);
+        now.siblings.extend((0..MAX_NODES + 3).map(many));
+        let told = announcement(&now, &"bank".parse().unwrap());
+        let View { nodes, exports } = &told.view;
+        assert_eq!(nodes.len(), MAX_NODES);
+        let size = nodes.iter().map(|(n, a)| size::node(n, a)).sum::<usize>()
+            + exports.iter().map(|(s, e)| size::export(s, e)).sum::<usize>();
+        assert!((MAX_BYTES - (1 << 20)..=MAX_BYTES).contains(&size), "{size}");
+        assert!(told.omitted.count() > 5 && told.omitted.lack_room());
+        let read = read(&told.view);
+        assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
     }
 }

@@ -4,7 +4,8 @@
 //! other crates ask, and act on the answer.
 //!
 //! * [`name`], [`spiffe`], [`code`]: the words that everything else is made of.
-//! * [`snapshot`]: what a node believes; the data path reads nothing else.
+//! * [`snapshot`]: what a node believes; the data path reads nothing else. [`shared_map`]: why a copy of it
+//!   costs nothing.
 //! * [`policy`]: who may use what. [`choose`]: which hub, node or backend. [`announce`]: what others
 //!   are told. [`admission`]: who may be a peer. [`denied`]: who may not, whatever he proves.
 //!   [`address`]: which addresses are nobody's workload.
@@ -18,6 +19,7 @@ pub mod code;
 pub mod denied;
 pub mod name;
 pub mod policy;
+pub mod shared_map;
 pub mod snapshot;
 pub mod spiffe;
 pub mod wire;

@@ -1,7 +1,8 @@
 //! What a node believes, as one immutable value.
 //!
 //! The operator's file, what Kubernetes says and what hubs say are merged into a [`Snapshot`]; the data
-//! path reads a snapshot and nothing else. Whoever publishes one publishes a whole new one.
+//! path reads a snapshot and nothing else. Whoever publishes one publishes a whole new one, which shares with
+//! the one before it what has not changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use crate::address;
 use crate::name::{AppProtocol, ClusterName, NodeName, PortName, ServiceName};
 use crate::policy::{Grant, WorkloadPattern};
+use crate::shared_map::SharedMap;
 use crate::spiffe::{TrustDomain, Workload};
 
 /// What a node believes at one moment.
@@ -19,13 +21,13 @@ pub struct Snapshot {
     /// Who we are.
     pub this: This,
     /// The other nodes of this cluster and where they can be dialled.
-    pub siblings: BTreeMap<NodeName, Vec<SocketAddr>>,
+    pub siblings: SharedMap<NodeName, Vec<SocketAddr>>,
     /// The clusters that this one is linked with.
     pub links: BTreeMap<ClusterName, Arc<Link>>,
     /// The services of other clusters that can be used here.
     pub imports: Imports,
     /// The services of this cluster that others may use.
-    pub exports: BTreeMap<ServiceName, Arc<Export>>,
+    pub exports: SharedMap<ServiceName, Arc<Export>>,
     /// Who opens connections here, by source address.
     pub workloads: HashMap<IpAddr, Workload>,
     /// What each linked cluster last said of itself.
@@ -111,9 +113,12 @@ pub struct ImportPort {
     pub listen: Vec<SocketAddr>,
 }
 
-/// All imports, found by service or by the local address of an accepted connection.
+/// All imports, found by service or by the local address of an accepted connection. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Imports {
+pub struct Imports(Arc<Tables>);
+
+#[derive(Debug, PartialEq, Eq, Default)]
+struct Tables {
     by_service: BTreeMap<ServiceName, Arc<Import>>,
     by_address: HashMap<SocketAddr, (Arc<Import>, usize)>,
 }
@@ -122,30 +127,36 @@ impl Imports {
     /// The import of a service.
     #[must_use]
     pub fn get(&self, service: &ServiceName) -> Option<&Arc<Import>> {
-        self.by_service.get(service)
+        self.0.by_service.get(service)
     }
 
     /// The import and port that a local address stands for.
     #[must_use]
     pub fn at(&self, local: SocketAddr) -> Option<(&Arc<Import>, &ImportPort)> {
-        let (import, port) = self.by_address.get(&local)?;
+        let (import, port) = self.0.by_address.get(&local)?;
         Some((import, &import.ports[*port]))
     }
 
     /// All of them, in order of name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Import>> {
-        self.by_service.values()
+        self.0.by_service.values()
+    }
+
+    /// Whether both are one and the same value: never true of two that differ.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// All local addresses that stand for a port.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.by_address.keys().copied()
+        self.0.by_address.keys().copied()
     }
 }
 
 impl FromIterator<Import> for Imports {
     fn from_iter<I: IntoIterator<Item = Import>>(imports: I) -> Self {
-        let mut all = Self::default();
+        let mut all = Tables::default();
         for import in imports.into_iter().map(Arc::new) {
             for (n, port) in import.ports.iter().enumerate() {
                 for address in &port.listen {
@@ -154,7 +165,7 @@ impl FromIterator<Import> for Imports {
             }
             all.by_service.insert(import.service.clone(), import);
         }
-        all
+        Self(Arc::new(all))
     }
 }
 
@@ -251,9 +262,9 @@ pub enum Class {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct View {
     /// Its nodes and where they can be dialled.
-    pub nodes: BTreeMap<NodeName, Vec<SocketAddr>>,
+    pub nodes: SharedMap<NodeName, Vec<SocketAddr>>,
     /// What it exports to us.
-    pub exports: BTreeMap<ServiceName, Arc<PeerExport>>,
+    pub exports: SharedMap<ServiceName, Arc<PeerExport>>,
 }
 
 impl View {
@@ -294,7 +305,72 @@ pub struct PeerPort {
     /// Its `appProtocol`.
     pub app_protocol: Option<AppProtocol>,
     /// How many ready backends each node runs; nodes without one are left out.
-    pub ready: BTreeMap<NodeName, u32>,
+    pub ready: ReadyCounts,
+}
+
+/// How many ready backends each node runs, in order of node. Cheap to clone, and as small as can be: a view
+/// holds one for each port.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReadyCounts(Arc<[(NodeName, u32)]>);
+
+impl ReadyCounts {
+    /// The nodes and their counts, in order of node.
+    pub fn iter(&self) -> impl Iterator<Item = (&NodeName, &u32)> + Clone {
+        self.0.iter().map(|(node, count)| (node, count))
+    }
+
+    /// The counts, in order of node.
+    pub fn values(&self) -> impl Iterator<Item = &u32> + Clone {
+        self.0.iter().map(|(_, count)| count)
+    }
+
+    /// The count of a node, where it has one.
+    #[must_use]
+    pub fn get(&self, node: &NodeName) -> Option<&u32> {
+        let at = self.0.binary_search_by(|(n, _)| n.cmp(node)).ok()?;
+        self.0.get(at).map(|(_, count)| count)
+    }
+
+    /// Whether both are one and the same list in memory.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// How many nodes have one.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no node has one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Sets the count of a node. Copies all of them.
+    pub fn insert(&mut self, node: NodeName, count: u32) {
+        let others = self.iter().map(|(n, c)| (n.clone(), *c));
+        *self = others.chain([(node, count)]).collect();
+    }
+
+    /// Removes all counts.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl FromIterator<(NodeName, u32)> for ReadyCounts {
+    fn from_iter<I: IntoIterator<Item = (NodeName, u32)>>(counts: I) -> Self {
+        Self(counts.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect())
+    }
+}
+
+impl<const N: usize> From<[(NodeName, u32); N]> for ReadyCounts {
+    fn from(counts: [(NodeName, u32); N]) -> Self {
+        counts.into_iter().collect()
+    }
 }
 
 impl Snapshot {

@@ -68,7 +68,7 @@ impl Base {
                     .copied()
                     .collect(),
             },
-            siblings: config.siblings.clone(),
+            siblings: config.siblings.clone().into(),
             links: links.map(|l| (l.cluster.clone(), Arc::new(link(l)))).collect(),
             imports: config.imports.iter().cloned().collect(),
             exports: config
@@ -120,6 +120,21 @@ impl Base {
     /// nobody's backend, are left out: they are remains of a configuration that was.
     #[must_use]
     pub fn snapshot(&self, views: &Views, down: &Down) -> Snapshot {
+        self.with_down(down).with_views(views)
+    }
+
+    /// With what dials say: a look at every backend.
+    fn with_down(&self, down: &Down) -> Self {
+        let mut now = Snapshot::clone(&self.snapshot);
+        if !down.is_empty() {
+            let backends = now.exports.values().flat_map(|e| &e.ports).flat_map(|p| &p.backends);
+            now.down = backends.map(|b| b.address).filter(|a| down.contains(a)).collect();
+        }
+        Self { snapshot: Arc::new(now), denied: self.denied.clone() }
+    }
+
+    /// With what peers say. They say it as often as they like, so it costs one look at each link.
+    fn with_views(&self, views: &Views) -> Snapshot {
         let mut now = Snapshot::clone(&self.snapshot);
         let linked = views.iter().filter(|(cluster, _)| now.links.contains_key(cluster));
         let view = |cluster, view: &Arc<View>| match self.denied.get(cluster) {
@@ -128,10 +143,6 @@ impl Base {
         };
         now.views =
             linked.map(|(cluster, heard)| (cluster.clone(), view(cluster, &heard.view))).collect();
-        if !down.is_empty() {
-            let backends = now.exports.values().flat_map(|e| &e.ports).flat_map(|p| &p.backends);
-            now.down = backends.map(|b| b.address).filter(|a| down.contains(a)).collect();
-        }
         now
     }
 }
@@ -163,6 +174,8 @@ pub struct Sources {
     down: watch::Receiver<Down>,
     /// The first two together, as they were last.
     merged: Base,
+    /// The same with the last, where neither has changed since.
+    settled: Option<Base>,
 }
 
 impl Sources {
@@ -176,7 +189,7 @@ impl Sources {
         down: watch::Receiver<Down>,
     ) -> Self {
         let merged = merge(&mut base, cluster.as_mut());
-        Self { base, cluster, views, down, merged }
+        Self { base, cluster, views, down, merged, settled: None }
     }
 
     /// A snapshot of what the sources hold now.
@@ -188,9 +201,13 @@ impl Sources {
         if is_new {
             self.merged = merge(&mut self.base, self.cluster.as_mut());
         }
+        if is_new || self.down.has_changed().unwrap_or(false) {
+            self.settled = None;
+        }
         let views = self.views.borrow_and_update().clone();
-        let down = self.down.borrow_and_update().clone();
-        self.merged.snapshot(&views, &down)
+        let Self { merged, down, .. } = self;
+        let settled = || merged.with_down(&down.borrow_and_update());
+        self.settled.get_or_insert_with(settled).with_views(&views)
     }
 
     /// Waits for a change; false where a source has ended, and the process with it.
@@ -202,12 +219,12 @@ impl Sources {
                 None => std::future::pending().await,
             }
         };
-        // Hearing of these two is not yet having merged them.
+        // Hearing of these is not yet having merged them.
         tokio::select! {
             changed = base.changed() => changed.map(|()| base.mark_changed()).is_ok(),
             changed = told => changed.is_ok(),
             changed = views.changed() => changed.is_ok(),
-            changed = down.changed() => changed.is_ok(),
+            changed = down.changed() => changed.map(|()| down.mark_changed()).is_ok(),
         }
     }
 }
@@ -223,8 +240,8 @@ fn merge(
     }
 }
 
-/// The least time between two snapshots: each costs a look at every open stream's right, and a peer can
-/// change what it says as often as it likes.
+/// The least time between two snapshots: each wakes whoever acts on one, and any of many peers can have
+/// one made.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Publishes a new snapshot whenever a source changes and what is believed with it.

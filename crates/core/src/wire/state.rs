@@ -20,14 +20,22 @@
 //! A port is: 1 name (absent if unnamed), 3 number, 4 appProtocol, 5 list of ready counts; a count is
 //! 1 node, 3 number. A grant is: 1 namespace, 3 service account; each absent for "any".
 //!
+//! A reader skips a node or an export that breaks a bound or a grammar, and forgets what it knew of it; it
+//! also leaves out what would make the view larger than it may be. The rest it takes. Only what is not
+//! framed as it must be, or out of place, ends the stream.
+//!
 //! Pod addresses never travel; a source's identity and a port's name do. [`replica`] reads, [`publisher`]
-//! writes; the codec is [`message`].
+//! writes; the codec is [`message`] and [`export`]; what is left out is [`omissions`].
 
+pub mod export;
 pub mod message;
+pub mod omissions;
 pub mod publisher;
 pub mod replica;
+pub mod size;
 
-pub use message::{Message, Subscribe};
+pub use message::{Heard, Message, Subscribe};
+pub use omissions::{Omission, Omissions, RecordKey};
 pub use publisher::Publisher;
 pub use replica::Replica;
 
@@ -37,6 +45,14 @@ pub const LIMIT: usize = 128 * 1024;
 pub const MAX_NODES: usize = 5_000;
 /// The most exports that one view may hold.
 pub const MAX_EXPORTS: usize = 10_000;
-/// The most bytes that the records of one view may take on the wire: 1,600 for each of [`MAX_EXPORTS`].
-/// Whoever holds a view pays for it several times over, and passes it on.
+/// The most memory that one view may take in a process that holds it, in bytes as [`size`] counts them: 1,600
+/// for each of [`MAX_EXPORTS`]. Whoever holds a view pays for it, for its successor while that is being told,
+/// and passes it on.
 pub const MAX_BYTES: usize = 16 << 20;
+
+/// The most that a subscriber has to take off the stream for a whole view of the largest size, in bytes with
+/// [`MESSAGE_COST`]: a view takes less on the wire than in memory.
+pub const WHOLE_VIEW_COST: usize = MAX_BYTES + (MAX_NODES + MAX_EXPORTS + 2) * MESSAGE_COST;
+/// What a message counts for besides its bytes where messages are counted: hearing one costs the
+/// reader as much as some hundred bytes, however short it is.
+pub const MESSAGE_COST: usize = 256;

@@ -31,6 +31,12 @@ pub enum WireError {
     /// A field's value breaks its grammar or bounds.
     #[error("{0} is not valid")]
     Invalid(&'static str),
+    /// A list has more items than it may.
+    #[error("it has more than {1} {0}")]
+    TooMany(&'static str, usize),
+    /// Two items of a list have what only one may have.
+    #[error("two of its {0} have one name")]
+    Repeated(&'static str),
     /// A message arrived where it has no place.
     #[error("unexpected message: {0}")]
     Unexpected(&'static str),
@@ -204,10 +210,12 @@ impl<'a> Value<'a> {
         while !rest.is_empty() {
             let run = get_run(&mut rest, self.0.len())?.ok_or(WireError::Truncated)?;
             if items.len() == limit {
-                return Err(WireError::Invalid(what));
+                return Err(WireError::TooMany(what, limit));
             }
             items.push(item(Value(run))?);
         }
+        // What is read is kept.
+        items.shrink_to_fit();
         Ok(items)
     }
 }

@@ -1,6 +1,5 @@
 use super::*;
 use crate::snapshot::tests::edge;
-use std::collections::BTreeMap;
 
 fn cluster(name: &str) -> ClusterName {
     name.parse().unwrap()
@@ -28,7 +27,7 @@ fn six(this: &str) -> Snapshot {
 fn bank_view() -> View {
     let address = |n: usize| vec![format!("172.18.2.{n}:7843").parse().unwrap()];
     let nodes = (1..=6).map(|n| (format!("b{n}").parse().unwrap(), address(n)));
-    View { nodes: nodes.collect(), exports: BTreeMap::new() }
+    View { nodes: nodes.collect(), ..View::default() }
 }
 
 fn everyone() -> Vec<Snapshot> {

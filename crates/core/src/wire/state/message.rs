@@ -1,6 +1,5 @@
 //! The codec of the state stream's messages.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -8,13 +7,14 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::super::tlv::{
-    Reader, Value, WireError, Writer, address, get_run, get_varint, put_run, put_varint,
-    read_address,
+    Reader, WireError, Writer, address, get_run, get_varint, put_run, put_varint, read_address,
 };
-use super::{LIMIT, MAX_NODES};
-use crate::name::{ClusterName, NameError, NodeName, PortName, ServiceName};
-use crate::policy::{Pattern, WorkloadPattern};
-use crate::snapshot::{Class, Hop, PeerExport, PeerPort, View};
+use super::LIMIT;
+pub use super::export::{MAX_GRANTS, MAX_PORTS};
+use super::export::{read_export, write_export};
+use super::omissions::RecordKey;
+use crate::name::{ClusterName, NodeName, ServiceName};
+use crate::snapshot::{PeerExport, View};
 
 const SUBSCRIBE: u64 = 1;
 const BEGIN: u64 = 3;
@@ -23,15 +23,6 @@ const EXPORT: u64 = 7;
 const NODE_GONE: u64 = 9;
 const EXPORT_GONE: u64 = 11;
 const MARK: u64 = 13;
-
-/// The most ports of one export.
-pub const MAX_PORTS: usize = 100;
-/// The most grants of an export to one cluster.
-pub const MAX_GRANTS: usize = 500;
-
-const SAME_NODE: u64 = 1;
-const BULK: u64 = 2;
-const REPLAY: u64 = 4;
 
 /// Asks for a cluster's view from where the subscriber left off.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +62,48 @@ pub enum Message {
         /// Whether who tells it has no connection with that cluster now.
         lost: bool,
     },
+}
+
+/// What a reader makes of a message that is framed as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// A message.
+    Message(Message),
+    /// A record that breaks a bound or a grammar: to be left out, and the rest is heard on. Which one it was
+    /// is known where its name is one.
+    Flawed(Option<RecordKey>, WireError),
+}
+
+impl Heard {
+    /// Reads a message off the front of `input` as [`Message::decode`] does, but is lenient with a node or
+    /// an export that is wrong in itself.
+    ///
+    /// # Errors
+    /// What is wrong with the framing, or with a message that others depend on.
+    pub fn decode(input: &[u8]) -> Result<Option<(Option<Self>, usize)>, WireError> {
+        let mut rest = input;
+        let Some(kind) = get_varint(&mut rest)? else { return Ok(None) };
+        let Some(body) = get_run(&mut rest, LIMIT)? else { return Ok(None) };
+        let heard = match (Message::read(kind, body), kind) {
+            (Ok(message), _) => message.map(Self::Message),
+            (Err(why), NODE | NODE_GONE) => {
+                Some(Self::Flawed(first_name(body).map(RecordKey::Node), why))
+            }
+            (Err(why), EXPORT | EXPORT_GONE) => {
+                Some(Self::Flawed(first_name(body).map(RecordKey::Export), why))
+            }
+            (Err(error), _) => return Err(error),
+        };
+        Ok(Some((heard, input.len() - rest.len())))
+    }
+}
+
+/// The name that a record's first field gives, whatever comes after it.
+fn first_name<T: FromStr>(body: &[u8]) -> Option<T> {
+    match Reader::new(body).next() {
+        Ok(Some((1, value))) => value.name("name").ok(),
+        _ => None,
+    }
 }
 
 impl Message {
@@ -119,22 +152,6 @@ impl Message {
         put_run(out, &fields.take());
     }
 
-    /// How many bytes it takes on the wire.
-    #[must_use]
-    pub fn length(&self) -> usize {
-        let mut bytes = BytesMut::new();
-        self.encode(&mut bytes);
-        bytes.len()
-    }
-
-    /// Whether a reader takes the message: none of its lists is too long, nor is it as a whole.
-    #[must_use]
-    pub fn fits(&self) -> bool {
-        let mut bytes = BytesMut::new();
-        self.encode(&mut bytes);
-        Self::decode(&bytes).is_ok()
-    }
-
     /// Reads a message off the front of `input`, and says how many bytes it took; none while more bytes
     /// are needed. The message is none where it is one to be skipped.
     ///
@@ -144,7 +161,11 @@ impl Message {
         let mut rest = input;
         let Some(kind) = get_varint(&mut rest)? else { return Ok(None) };
         let Some(body) = get_run(&mut rest, LIMIT)? else { return Ok(None) };
-        let message = match kind {
+        Ok(Some((Self::read(kind, body)?, input.len() - rest.len())))
+    }
+
+    fn read(kind: u64, body: &[u8]) -> Result<Option<Self>, WireError> {
+        Ok(match kind {
             SUBSCRIBE => Some(Self::read_subscribe(body)?),
             BEGIN => {
                 let [epoch, replaces] = two_integers(body, "begin")?;
@@ -157,15 +178,17 @@ impl Message {
             }
             NODE => Some(Self::read_node(body)?),
             NODE_GONE => Some(Self::NodeGone(one_name(body, "node")?)),
-            EXPORT => Some(read_export(body)?),
+            EXPORT => {
+                let (service, export) = read_export(body)?;
+                Some(Self::Export(service, export))
+            }
             EXPORT_GONE => Some(Self::ExportGone(one_name(body, "service")?)),
             MARK => Some(Self::read_mark(body)?),
             other => {
                 Reader::unknown(other)?;
                 None
             }
-        };
-        Ok(Some((message, input.len() - rest.len())))
+        })
     }
 
     fn read_subscribe(body: &[u8]) -> Result<Self, WireError> {
@@ -239,128 +262,4 @@ fn one_name<T: FromStr>(body: &[u8], what: &'static str) -> Result<T, WireError>
         }
     }
     name.ok_or(WireError::Missing(what))
-}
-
-fn write_export(fields: &mut Writer, service: &ServiceName, export: &PeerExport) {
-    let flags = [
-        (export.hop == Hop::SameNode, SAME_NODE),
-        (export.class == Class::Bulk, BULK),
-        (export.replay, REPLAY),
-    ];
-    let flags = flags.into_iter().filter(|(on, _)| *on).map(|(_, bit)| bit).sum();
-    fields.text(1, &service.to_string());
-    fields.list(3, export.ports.iter().map(port));
-    fields.list(5, export.grants.iter().map(grant));
-    if flags != 0 {
-        fields.integer(6, flags);
-    }
-}
-
-fn port(port: &PeerPort) -> BytesMut {
-    let mut fields = Writer::default();
-    if !port.name.as_str().is_empty() {
-        fields.text(1, port.name.as_str());
-    }
-    fields.integer(3, u64::from(port.number));
-    if let Some(protocol) = &port.app_protocol {
-        fields.text(4, protocol.as_str());
-    }
-    let count = |(node, count): (&NodeName, &u32)| {
-        Writer::default().text(1, node.as_str()).integer(3, u64::from(*count)).take()
-    };
-    fields.list(5, port.ready.iter().map(count)).take()
-}
-
-fn grant(grant: &WorkloadPattern) -> BytesMut {
-    let mut fields = Writer::default();
-    if let Pattern::Exactly(namespace) = &grant.namespace {
-        fields.text(1, namespace.as_str());
-    }
-    if let Pattern::Exactly(account) = &grant.service_account {
-        fields.text(3, account.as_str());
-    }
-    fields.take()
-}
-
-fn read_export(body: &[u8]) -> Result<Message, WireError> {
-    let (mut service, mut ports, mut grants, mut flags) = (None, None, None, 0);
-    let mut fields = Reader::new(body);
-    while let Some((kind, value)) = fields.next()? {
-        match kind {
-            1 => service = Some(value.name("service")?),
-            3 => ports = Some(value.list(MAX_PORTS, "ports", read_port)?),
-            5 => grants = Some(value.list(MAX_GRANTS, "grants", read_grant)?),
-            6 => flags = value.integer("flags")?,
-            other => Reader::unknown(other)?,
-        }
-    }
-    let ports = ports.ok_or(WireError::Missing("ports"))?;
-    let named_twice = |(n, p): (usize, &PeerPort)| ports[..n].iter().any(|q| q.name == p.name);
-    if ports.iter().enumerate().any(named_twice) {
-        return Err(WireError::Invalid("ports"));
-    }
-    let export = PeerExport {
-        grants: grants.ok_or(WireError::Missing("grants"))?,
-        hop: if flags & SAME_NODE != 0 { Hop::SameNode } else { Hop::Any },
-        class: if flags & BULK != 0 { Class::Bulk } else { Class::Interactive },
-        replay: flags & REPLAY != 0,
-        ports,
-    };
-    Ok(Message::Export(service.ok_or(WireError::Missing("service"))?, Arc::new(export)))
-}
-
-fn read_port(value: Value<'_>) -> Result<PeerPort, WireError> {
-    let (mut name, mut number, mut app_protocol, mut ready) = (None, None, None, None);
-    let mut fields = Reader::new(value.0);
-    while let Some((kind, value)) = fields.next()? {
-        match kind {
-            1 => name = Some(value.name::<PortName>("port")?),
-            3 => number = u16::try_from(value.integer("port number")?).ok(),
-            4 => app_protocol = Some(value.name("appProtocol")?),
-            5 => ready = Some(value.list(MAX_NODES, "ready", read_count)?),
-            other => Reader::unknown(other)?,
-        }
-    }
-    let unnamed = || "".parse().map_err(|_| WireError::Invalid("port"));
-    let counts = ready.ok_or(WireError::Missing("ready"))?;
-    Ok(PeerPort {
-        name: name.map_or_else(unnamed, Ok)?,
-        number: number.filter(|n| *n != 0).ok_or(WireError::Invalid("port number"))?,
-        app_protocol,
-        ready: counts.into_iter().collect::<BTreeMap<_, _>>(),
-    })
-}
-
-fn read_count(value: Value<'_>) -> Result<(NodeName, u32), WireError> {
-    let (mut node, mut count) = (None, None);
-    let mut fields = Reader::new(value.0);
-    while let Some((kind, value)) = fields.next()? {
-        match kind {
-            1 => node = Some(value.name("node")?),
-            3 => count = u32::try_from(value.integer("count")?).ok(),
-            other => Reader::unknown(other)?,
-        }
-    }
-    node.zip(count).ok_or(WireError::Invalid("ready"))
-}
-
-fn read_grant(value: Value<'_>) -> Result<WorkloadPattern, WireError> {
-    let (mut namespace, mut service_account) = (Pattern::Any, Pattern::Any);
-    let mut fields = Reader::new(value.0);
-    while let Some((kind, value)) = fields.next()? {
-        match kind {
-            1 => namespace = exactly(value, "namespace")?,
-            3 => service_account = exactly(value, "service account")?,
-            other => Reader::unknown(other)?,
-        }
-    }
-    Ok(WorkloadPattern { namespace, service_account })
-}
-
-/// A name, and not the `*` that a pattern's own text form would allow: "any" is told by absence.
-fn exactly<T>(value: Value<'_>, what: &'static str) -> Result<Pattern<T>, WireError>
-where
-    T: FromStr<Err = NameError>,
-{
-    value.name(what).map(Pattern::Exactly)
 }

@@ -1,40 +1,32 @@
 //! Tells a view to subscribers, incrementally.
 //!
-//! One publisher serves all subscribers of one view. It keeps each record's latest value and the number
-//! of its last change; a subscriber that names what it has is sent what changed since, and one that comes
-//! from another epoch, or from before the oldest tombstone, is sent the whole.
+//! One publisher serves all subscribers of one view. It keeps the view, and for each record the number of
+//! its last change; a subscriber that names what it has is sent what changed since, and one that comes
+//! from another epoch, or from before the oldest tombstone, is sent the whole. A change costs what
+//! changed: what two views share is not looked at, and what did not change is not asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::message::Message;
-use crate::name::{NodeName, ServiceName};
+use super::omissions::RecordKey;
 use crate::snapshot::View;
 
 /// How many records that are gone are remembered. A subscriber that missed more starts anew.
 const TOMBSTONES: usize = 1024;
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Node(NodeName),
-    Export(ServiceName),
-}
-
-impl Key {
-    fn gone(&self) -> Message {
-        match self {
-            Self::Node(name) => Message::NodeGone(name.clone()),
-            Self::Export(service) => Message::ExportGone(service.clone()),
-        }
-    }
-}
 
 /// The records of one view, and when each last changed.
 #[derive(Debug)]
 pub struct Publisher {
     epoch: u64,
     sequence: u64,
-    /// The number of the last change, and the record; none where it is gone.
-    records: BTreeMap<Key, (u64, Option<Message>)>,
+    view: View,
+    /// The number of each record's last change, also of those that are gone.
+    changed: BTreeMap<RecordKey, u64>,
+    /// The same, by number.
+    log: BTreeMap<u64, BTreeSet<RecordKey>>,
+    /// Those that are gone, oldest first.
+    gone: BTreeSet<(u64, RecordKey)>,
     /// Changes up to this one may have lost their tombstones.
     forgotten: u64,
 }
@@ -43,7 +35,15 @@ impl Publisher {
     /// A publisher of nothing yet. `epoch` is random and below 2^62.
     #[must_use]
     pub fn new(epoch: u64) -> Self {
-        Self { epoch, sequence: 0, records: BTreeMap::new(), forgotten: 0 }
+        Self {
+            epoch,
+            sequence: 0,
+            view: View::default(),
+            changed: BTreeMap::new(),
+            log: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            forgotten: 0,
+        }
     }
 
     /// The epoch and number of the newest change.
@@ -54,46 +54,51 @@ impl Publisher {
 
     /// Takes the view as it is now; says whether anything changed.
     pub fn update(&mut self, view: &View) -> bool {
-        let nodes = view.nodes.iter().map(|(n, a)| {
-            let addresses = a.iter().take(View::MAX_ADDRESSES).copied().collect();
-            (Key::Node(n.clone()), Message::Node(n.clone(), addresses))
-        });
-        let exports = view
-            .exports
-            .iter()
-            .map(|(s, e)| (Key::Export(s.clone()), Message::Export(s.clone(), e.clone())));
-        let now: BTreeMap<Key, Message> = nodes.chain(exports).collect();
+        let old = std::mem::replace(&mut self.view, view.clone());
+        let nodes = old.nodes.changes(&view.nodes);
+        let nodes = nodes.map(|(n, now)| (RecordKey::Node(n.clone()), now.is_none()));
+        let exports = old.exports.changes(&view.exports);
+        let exports = exports.map(|(s, now)| (RecordKey::Export(s.clone()), now.is_none()));
         let next = self.sequence + 1;
-        let mut changed = false;
-        for (key, (at, record)) in &mut self.records {
-            if record.is_some() && !now.contains_key(key) {
-                (*at, *record) = (next, None);
-                changed = true;
-            }
-        }
-        for (key, message) in now {
-            let record = self.records.entry(key).or_insert((0, None));
-            if record.1.as_ref() != Some(&message) {
-                *record = (next, Some(message));
-                changed = true;
-            }
-        }
-        if changed {
+        for (key, gone) in nodes.chain(exports) {
             self.sequence = next;
-            self.forget();
+            self.note(key, gone);
         }
-        changed
+        self.forget();
+        self.sequence == next
     }
 
-    /// Drops the oldest tombstones beyond [`TOMBSTONES`].
+    /// A record changed just now, or went.
+    fn note(&mut self, key: RecordKey, gone: bool) {
+        let at = self.sequence;
+        if let Some(before) = self.changed.insert(key.clone(), at) {
+            self.unlog(before, &key);
+            self.gone.remove(&(before, key.clone()));
+        }
+        if gone {
+            self.gone.insert((at, key.clone()));
+        }
+        self.log.entry(at).or_default().insert(key);
+    }
+
+    fn unlog(&mut self, at: u64, key: &RecordKey) {
+        if let Some(keys) = self.log.get_mut(&at) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.log.remove(&at);
+            }
+        }
+    }
+
+    /// Drops the oldest tombstones beyond [`TOMBSTONES`], and all of the same change.
     fn forget(&mut self) {
-        let mut gone: Vec<u64> =
-            self.records.values().filter(|(_, r)| r.is_none()).map(|(at, _)| *at).collect();
-        if let Some(excess) = gone.len().checked_sub(TOMBSTONES + 1) {
-            gone.sort_unstable();
-            self.forgotten = gone[excess];
-            let forgotten = self.forgotten;
-            self.records.retain(|_, (at, record)| record.is_some() || *at > forgotten);
+        while let Some((at, key)) = self.gone.first().cloned()
+            && (self.gone.len() > TOMBSTONES || at <= self.forgotten)
+        {
+            self.forgotten = at;
+            self.changed.remove(&key);
+            self.unlog(at, &key);
+            self.gone.pop_first();
         }
     }
 
@@ -104,16 +109,34 @@ impl Publisher {
         let known = have.filter(|(epoch, sequence)| {
             *epoch == self.epoch && (self.forgotten..=self.sequence).contains(sequence)
         });
-        let replaces = known.is_none();
-        let from = known.map_or(0, |(_, sequence)| sequence);
-        if !replaces && from == self.sequence {
-            return Vec::new();
+        let begin = Message::Begin { epoch: self.epoch, replaces: known.is_none() };
+        match known {
+            Some((_, sequence)) if sequence == self.sequence => Vec::new(),
+            Some((_, sequence)) => {
+                let changed = self.log.range(sequence + 1..).flat_map(|(_, keys)| keys);
+                [begin].into_iter().chain(changed.map(|key| self.record(key))).collect()
+            }
+            None => {
+                let View { nodes, exports } = &self.view;
+                let nodes = nodes.iter().map(|(n, a)| Message::Node(n.clone(), a.clone()));
+                let export =
+                    |(s, e): (&_, &Arc<_>)| Message::Export(Clone::clone(s), Arc::clone(e));
+                [begin].into_iter().chain(nodes).chain(exports.iter().map(export)).collect()
+            }
         }
-        let changed = self
-            .records
-            .iter()
-            .filter(|(_, (at, record))| if replaces { record.is_some() } else { *at > from })
-            .map(|(key, (_, record))| record.clone().unwrap_or_else(|| key.gone()));
-        [Message::Begin { epoch: self.epoch, replaces }].into_iter().chain(changed).collect()
+    }
+
+    /// A record as it is now.
+    fn record(&self, key: &RecordKey) -> Message {
+        match key {
+            RecordKey::Node(name) => match self.view.nodes.get(name) {
+                Some(addresses) => Message::Node(name.clone(), addresses.clone()),
+                None => Message::NodeGone(name.clone()),
+            },
+            RecordKey::Export(service) => match self.view.exports.get(service) {
+                Some(export) => Message::Export(service.clone(), Arc::clone(export)),
+                None => Message::ExportGone(service.clone()),
+            },
+        }
     }
 }

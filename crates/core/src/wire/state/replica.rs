@@ -1,25 +1,45 @@
 //! Holds what a publisher told, and hands it on only when it is consistent.
 //!
-//! The publisher is a peer: authenticated, not trusted. What it says is bounded, and a message out of
-//! place ends the stream.
+//! The publisher is a peer: authenticated, not trusted. What it says is bounded; what breaks a bound is left
+//! out, and a message out of place ends the stream. A record costs itself, whatever the view holds: the view
+//! that a mark gives shares with the one before it what has not changed.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::super::tlv::WireError;
-use super::message::Message;
-use super::{MAX_BYTES, MAX_EXPORTS, MAX_NODES};
-use crate::snapshot::View;
+use super::message::{Heard, Message};
+use super::omissions::{Omission, Omissions, RecordKey};
+use super::{MAX_BYTES, MAX_EXPORTS, MAX_NODES, size};
+use crate::name::{Namespace, NodeName, ServiceName};
+use crate::policy::Pattern;
+use crate::shared_map::SharedMap;
+use crate::snapshot::{PeerExport, ReadyCounts, View};
+
+/// The most namespaces of which one copy serves all records.
+const NAMESPACES: usize = 1024;
 
 /// A view as told by one publisher so far.
 #[derive(Debug, Default)]
 pub struct Replica {
     view: View,
-    /// What the view's records take on the wire.
+    /// What the view's records take, as [`size`] counts.
     bytes: usize,
+    omitted: Arc<Omissions>,
     /// The view as it was handed on last, while it is still that.
     marked: Option<Arc<View>>,
+    shared: Shared,
     epoch: Option<u64>,
     position: Option<(u64, u64)>,
+}
+
+/// What records have in common, so that it is held once.
+#[derive(Debug, Default)]
+struct Shared {
+    namespaces: BTreeSet<Namespace>,
+    /// Of the port before.
+    ready: ReadyCounts,
 }
 
 /// A consistent view, as of a publisher's mark.
@@ -27,6 +47,8 @@ pub struct Replica {
 pub struct Marked {
     /// The view.
     pub view: Arc<View>,
+    /// What was told and is not in it.
+    pub omitted: Arc<Omissions>,
     /// The publisher's epoch and sequence.
     pub position: (u64, u64),
     /// How long ago it was known to be true when it was sent, in milliseconds.
@@ -36,68 +58,174 @@ pub struct Marked {
 }
 
 impl Replica {
-    /// The epoch and sequence of the last mark: what to ask to continue from.
+    /// The epoch and sequence of the last mark: what to ask to continue from. None also where something was
+    /// left out that there may be room for by now: all of it has to be told again.
     #[must_use]
     pub fn position(&self) -> Option<(u64, u64)> {
-        self.position
+        self.position.filter(|_| !self.omitted.lack_room())
     }
 
-    /// Takes the next message; a mark gives the view.
+    /// Takes what was heard next; a mark gives the view.
     ///
     /// # Errors
-    /// [`WireError::Unexpected`] for a message out of place, [`WireError::Invalid`] where the view grows
-    /// beyond its bounds. The replica is of no use after an error.
+    /// As [`Self::apply`].
+    pub fn hear(&mut self, heard: Heard) -> Result<Option<Marked>, WireError> {
+        match heard {
+            Heard::Message(message) => self.apply(message),
+            Heard::Flawed(..) if self.epoch.is_none() => {
+                Err(WireError::Unexpected("nothing has begun"))
+            }
+            Heard::Flawed(key, why) => {
+                self.omit(key, why.into());
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes the next message; a mark gives the view. A record for which there is no room is left out.
+    ///
+    /// # Errors
+    /// [`WireError::Unexpected`] for a message out of place. The replica is of no use after an error.
     pub fn apply(&mut self, message: Message) -> Result<Option<Marked>, WireError> {
         if self.epoch.is_none() && !matches!(message, Message::Begin { replaces: true, .. }) {
             return Err(WireError::Unexpected("nothing has begun"));
         }
-        let length = message.length();
         match message {
             Message::Subscribe(_) => return Err(WireError::Unexpected("subscribe")),
             Message::Begin { epoch, replaces } => {
                 if replaces {
-                    (self.view, self.bytes, self.marked) = (View::default(), 0, None);
+                    *self = Self::default();
                 } else if self.epoch != Some(epoch) {
                     return Err(WireError::Unexpected("begin of another epoch"));
                 }
                 self.epoch = Some(epoch);
                 self.position = None;
             }
-            Message::Node(name, addresses) => {
-                let old = self.view.nodes.insert(name.clone(), addresses);
-                self.weigh(length, old.map(|old| Message::Node(name, old)));
-            }
-            Message::NodeGone(name) => {
-                let old = self.view.nodes.remove(&name);
-                self.weigh(0, old.map(|old| Message::Node(name, old)));
-            }
-            Message::Export(service, export) => {
-                let old = self.view.exports.insert(service.clone(), export);
-                self.weigh(length, old.map(|old| Message::Export(service, old)));
-            }
-            Message::ExportGone(service) => {
-                let old = self.view.exports.remove(&service);
-                self.weigh(0, old.map(|old| Message::Export(service, old)));
-            }
+            Message::Node(name, addresses) => self.insert_node(name, addresses),
+            Message::NodeGone(name) => self.remove(&RecordKey::Node(name)),
+            Message::Export(service, export) => self.insert_export(service, export),
+            Message::ExportGone(service) => self.remove(&RecordKey::Export(service)),
             Message::Mark { sequence, age_ms, lost } => {
                 let position = (self.epoch.unwrap_or_default(), sequence);
                 self.position = Some(position);
                 let view = self.marked.get_or_insert_with(|| Arc::new(self.view.clone()));
-                return Ok(Some(Marked { view: Arc::clone(view), position, age_ms, lost }));
+                let (view, omitted) = (Arc::clone(view), Arc::clone(&self.omitted));
+                return Ok(Some(Marked { view, omitted, position, age_ms, lost }));
             }
-        }
-        let View { nodes, exports } = &self.view;
-        if nodes.len() > MAX_NODES || exports.len() > MAX_EXPORTS || self.bytes > MAX_BYTES {
-            return Err(WireError::Invalid("size of the view"));
         }
         Ok(None)
     }
 
-    /// A record of this length took another's place.
-    fn weigh(&mut self, new: usize, old: Option<Message>) {
-        self.bytes += new;
-        self.bytes -= old.map_or(0, |record| record.length());
+    fn insert_node(&mut self, name: NodeName, addresses: Vec<SocketAddr>) {
+        let old = self.view.nodes.get(&name);
+        if old == Some(&addresses) {
+            return;
+        }
+        let sizes = (size::node(&name, &addresses), old.map(|old| size::node(&name, old)));
+        let key = RecordKey::Node(name.clone());
+        match self.room(sizes, self.view.nodes.len() < MAX_NODES, Omission::Nodes) {
+            Ok(()) => {
+                self.weigh(&key, sizes);
+                self.view.nodes.insert(name, addresses);
+            }
+            Err(full) => self.omit(Some(key), full),
+        }
+    }
+
+    fn insert_export(&mut self, mut service: ServiceName, mut export: Arc<PeerExport>) {
+        let old = self.view.exports.get(&service);
+        if old == Some(&export) {
+            return;
+        }
+        let old = old.map(|old| size::export(&service, old));
+        let sizes = (size::export(&service, &export), old);
+        let key = RecordKey::Export(service.clone());
+        match self.room(sizes, self.view.exports.len() < MAX_EXPORTS, Omission::Exports) {
+            Ok(()) => {
+                self.weigh(&key, sizes);
+                self.shared.namespace(&mut service.namespace);
+                if let Some(export) = Arc::get_mut(&mut export) {
+                    self.shared.export(export, &self.view.nodes);
+                }
+                self.view.exports.insert(service, export);
+            }
+            Err(full) => self.omit(Some(key), full),
+        }
+    }
+
+    /// Whether a record may take the place of another, by their sizes, or have one of its own.
+    fn room(
+        &self,
+        (new, old): (usize, Option<usize>),
+        one_more: bool,
+        most: Omission,
+    ) -> Result<(), Omission> {
+        if old.is_none() && !one_more {
+            return Err(most);
+        }
+        let after = self.bytes - old.unwrap_or_default() + new;
+        if after > MAX_BYTES { Err(Omission::Bytes) } else { Ok(()) }
+    }
+
+    /// A record of this size takes another's place.
+    fn weigh(&mut self, key: &RecordKey, (new, old): (usize, Option<usize>)) {
+        self.bytes = self.bytes - old.unwrap_or_default() + new;
         self.marked = None;
+        if !self.omitted.is_empty() {
+            Arc::make_mut(&mut self.omitted).remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: &RecordKey) {
+        let old = match key {
+            RecordKey::Node(name) => self.view.nodes.remove(name).map(|old| size::node(name, &old)),
+            RecordKey::Export(service) => {
+                self.view.exports.remove(service).map(|old| size::export(service, &old))
+            }
+        };
+        if old.is_some() {
+            self.weigh(key, (0, old));
+        } else if !self.omitted.is_empty() {
+            Arc::make_mut(&mut self.omitted).remove(key);
+        }
+    }
+
+    /// Leaves a record out. What it said before is true no more, and nothing is granted by mistake.
+    fn omit(&mut self, key: Option<RecordKey>, why: Omission) {
+        if let Some(key) = &key {
+            self.remove(key);
+        }
+        Arc::make_mut(&mut self.omitted).add(key, why);
+    }
+}
+
+impl Shared {
+    /// Has an export use what others have already: its nodes' names, namespaces, and equal counts.
+    fn export(&mut self, export: &mut PeerExport, nodes: &SharedMap<NodeName, Vec<SocketAddr>>) {
+        for port in &mut export.ports {
+            if port.ready != self.ready {
+                let known =
+                    |name: &NodeName| nodes.get_key_value(name).map(|(known, _)| known.clone());
+                let count = |(name, n): (&NodeName, &u32)| {
+                    (known(name).unwrap_or_else(|| name.clone()), *n)
+                };
+                self.ready = port.ready.iter().map(count).collect();
+            }
+            port.ready = self.ready.clone();
+        }
+        for grant in &mut export.grants {
+            if let Pattern::Exactly(namespace) = &mut grant.namespace {
+                self.namespace(namespace);
+            }
+        }
+    }
+
+    fn namespace(&mut self, name: &mut Namespace) {
+        if let Some(known) = self.namespaces.get(name) {
+            *name = known.clone();
+        } else if self.namespaces.len() < NAMESPACES {
+            self.namespaces.insert(name.clone());
+        }
     }
 }
 

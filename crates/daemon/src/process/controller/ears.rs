@@ -12,6 +12,7 @@ use adit_config::config::Limits;
 use adit_core::code::Code;
 use adit_core::denied::{is_cluster_denied, nodes_of};
 use adit_core::name::{ClusterName, NodeName};
+use adit_core::shared_map::SharedMap;
 use adit_core::snapshot::{Imports, Link, Snapshot, This};
 use adit_kubernetes::controller::{Heard, Observer, Peers};
 use adit_pki::tls::system_clock;
@@ -198,10 +199,10 @@ fn believed(observer: &Observer) -> Snapshot {
             node: NodeName::controller(),
             advertise: Vec::new(),
         },
-        siblings,
+        siblings: siblings.into(),
         links: links.map(|l| (l.cluster.clone(), Arc::new(link(l)))).collect(),
         imports: Imports::default(),
-        exports: BTreeMap::new(),
+        exports: SharedMap::new(),
         workloads: HashMap::new(),
         views: BTreeMap::new(),
         down: BTreeSet::new(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use adit_core::shared_map::SharedMap;
 use adit_core::snapshot::{
     Backend, Export, ExportPort, Import, ImportPort, PeerExport, PeerPort, This, View,
 };
@@ -80,7 +81,7 @@ fn edge() -> Snapshot {
             node: "e1".parse().unwrap(),
             advertise: Vec::new(),
         },
-        siblings: BTreeMap::new(),
+        siblings: SharedMap::new(),
         links: BTreeMap::new(),
         imports: [import].into_iter().collect(),
         exports: [(TRIAGE.parse().unwrap(), Arc::new(export))].into(),

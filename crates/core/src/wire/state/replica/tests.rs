@@ -1,7 +1,8 @@
+mod bounds;
+
 use super::super::{LIMIT, Publisher, Subscribe};
 use super::*;
 use crate::name::ServiceName;
-use crate::snapshot::PeerExport;
 use bytes::BytesMut;
 use proptest::prelude::*;
 
@@ -107,45 +108,18 @@ fn messages_out_of_place_are_refused() {
 }
 
 #[test]
-fn a_view_is_bounded() {
-    let mut replica = Replica::default();
-    replica.apply(Message::Begin { epoch: 1, replaces: true }).unwrap();
-    let (_, export): (_, Arc<PeerExport>) = view().exports.pop_first().unwrap();
-    let flood = (0..).map(|n| format!("a/b{n}").parse().unwrap());
-    let refused = flood
-        .map(|service| replica.apply(Message::Export(service, export.clone())))
-        .position(|result| result.is_err());
-    assert_eq!(refused, Some(MAX_EXPORTS));
-}
-
-#[test]
-fn a_views_bytes_are_bounded_by_what_it_holds_and_not_by_what_was_told() {
-    let mut replica = Replica::default();
-    let begin = Message::Begin { epoch: 1, replaces: true };
-    replica.apply(begin.clone()).unwrap();
-    let (_, mut export) = view().exports.pop_first().unwrap();
-    let ready = (0..2000).map(|n| (format!("node-{n:04}").parse().unwrap(), 1));
-    Arc::make_mut(&mut export).ports[0].ready = ready.collect();
-    let service = |n: usize| format!("a/b{n:05}").parse().unwrap();
-    let record = |n: usize| Message::Export(service(n), Arc::clone(&export));
-    let fit = MAX_BYTES / record(0).length();
-    assert!((100..1000).contains(&fit), "{fit} of {} bytes", record(0).length());
-    let other = |n: usize| {
-        let mut export = PeerExport::clone(&export);
-        export.ports[0].number += u16::try_from(n).unwrap();
-        Message::Export(service(0), Arc::new(export))
-    };
-    for n in 0..fit {
-        replica.apply(record(n)).unwrap();
-        replica.apply(other(n)).unwrap();
-    }
-    assert!(replica.apply(record(fit)).is_err(), "full");
-    // What is gone makes room, and so does a new beginning.
-    replica.apply(Message::ExportGone(service(fit))).unwrap();
-    replica.apply(Message::ExportGone(service(0))).unwrap();
-    replica.apply(record(fit)).unwrap();
-    replica.apply(begin).unwrap();
-    assert_eq!(replica.bytes, 0);
+fn a_record_that_went_and_came_back_is_told_as_it_is() {
+    let mut publisher = Publisher::new(5);
+    publisher.update(&view());
+    let have = Some(publisher.position());
+    publisher.update(&View::default());
+    let gone = publisher.since(have);
+    assert_eq!(gone.len(), 1 + view().nodes.len() + view().exports.len());
+    publisher.update(&view());
+    let back = publisher.since(have);
+    let is_gone = |m: &Message| matches!(m, Message::NodeGone(_) | Message::ExportGone(_));
+    assert_eq!((back.len(), back.iter().any(is_gone)), (gone.len(), false));
+    assert_eq!(publisher.since(Some(publisher.position())), []);
 }
 
 #[test]

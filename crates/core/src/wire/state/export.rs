@@ -1,0 +1,189 @@
+//! The codec of one export, and what bounds it.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::super::tlv::{Reader, Value, WireError, Writer};
+use super::{LIMIT, MAX_NODES, size};
+use crate::name::{NameError, NodeName, PortName, ServiceName};
+use crate::policy::{Pattern, WorkloadPattern};
+use crate::snapshot::{Class, Hop, PeerExport, PeerPort};
+
+/// The most ports of one export.
+pub const MAX_PORTS: usize = 100;
+/// The most grants of an export to one cluster.
+pub const MAX_GRANTS: usize = 500;
+
+const SAME_NODE: u64 = 1;
+const BULK: u64 = 2;
+const REPLAY: u64 = 4;
+
+pub(super) fn write_export(fields: &mut Writer, service: &ServiceName, export: &PeerExport) {
+    let flags = [
+        (export.hop == Hop::SameNode, SAME_NODE),
+        (export.class == Class::Bulk, BULK),
+        (export.replay, REPLAY),
+    ];
+    let flags = flags.into_iter().filter(|(on, _)| *on).map(|(_, bit)| bit).sum();
+    fields.text(1, &service.to_string());
+    fields.list(3, export.ports.iter().map(port));
+    fields.list(5, export.grants.iter().map(grant));
+    if flags != 0 {
+        fields.integer(6, flags);
+    }
+}
+
+fn port(port: &PeerPort) -> BytesMut {
+    let mut fields = Writer::default();
+    if !port.name.as_str().is_empty() {
+        fields.text(1, port.name.as_str());
+    }
+    fields.integer(3, u64::from(port.number));
+    if let Some(protocol) = &port.app_protocol {
+        fields.text(4, protocol.as_str());
+    }
+    let count = |(node, count): (&NodeName, &u32)| {
+        Writer::default().text(1, node.as_str()).integer(3, u64::from(*count)).take()
+    };
+    fields.list(5, port.ready.iter().map(count)).take()
+}
+
+fn grant(grant: &WorkloadPattern) -> BytesMut {
+    let mut fields = Writer::default();
+    if let Pattern::Exactly(namespace) = &grant.namespace {
+        fields.text(1, namespace.as_str());
+    }
+    if let Pattern::Exactly(account) = &grant.service_account {
+        fields.text(3, account.as_str());
+    }
+    fields.take()
+}
+
+pub(super) fn read_export(body: &[u8]) -> Result<(ServiceName, Arc<PeerExport>), WireError> {
+    let (mut service, mut ports, mut grants, mut flags) = (None, None, None, 0);
+    let mut fields = Reader::new(body);
+    while let Some((kind, value)) = fields.next()? {
+        match kind {
+            1 => service = Some(value.name("service")?),
+            3 => ports = Some(value.list(MAX_PORTS, "ports", read_port)?),
+            5 => grants = Some(value.list(MAX_GRANTS, "grants", read_grant)?),
+            6 => flags = value.integer("flags")?,
+            other => Reader::unknown(other)?,
+        }
+    }
+    let ports = ports.ok_or(WireError::Missing("ports"))?;
+    if named_twice(&ports) {
+        return Err(WireError::Repeated("ports"));
+    }
+    let mut grants = grants.ok_or(WireError::Missing("grants"))?;
+    once_each(&mut grants);
+    let export = PeerExport {
+        grants,
+        hop: if flags & SAME_NODE != 0 { Hop::SameNode } else { Hop::Any },
+        class: if flags & BULK != 0 { Class::Bulk } else { Class::Interactive },
+        replay: flags & REPLAY != 0,
+        ports,
+    };
+    Ok((service.ok_or(WireError::Missing("service"))?, Arc::new(export)))
+}
+
+/// Removes what is there already. A grant that is said again grants nothing more, and would be the cheapest way
+/// to fill a reader's memory.
+pub(crate) fn once_each(grants: &mut Vec<WorkloadPattern>) {
+    let mut seen = BTreeSet::new();
+    let again: Vec<bool> = grants.iter().map(|grant| !seen.insert(grant)).collect();
+    let mut again = again.into_iter();
+    grants.retain(|_| !again.next().unwrap_or_default());
+    grants.shrink_to_fit();
+}
+
+fn named_twice(ports: &[PeerPort]) -> bool {
+    let before = |(n, p): (usize, &PeerPort)| ports[..n].iter().any(|q| q.name == p.name);
+    ports.iter().enumerate().any(before)
+}
+
+/// What a reader would refuse of an export that has valid names; none where it takes it.
+pub(crate) fn flaw(export: &PeerExport, service: &ServiceName) -> Option<WireError> {
+    let PeerExport { ports, grants, .. } = export;
+    if ports.len() > MAX_PORTS {
+        return Some(WireError::TooMany("ports", MAX_PORTS));
+    }
+    if grants.len() > MAX_GRANTS {
+        return Some(WireError::TooMany("grants", MAX_GRANTS));
+    }
+    if ports.iter().any(|port| port.ready.len() > MAX_NODES) {
+        return Some(WireError::TooMany("nodes with a ready backend", MAX_NODES));
+    }
+    if ports.iter().any(|port| port.number == 0) {
+        return Some(WireError::Invalid("port number"));
+    }
+    if named_twice(ports) {
+        return Some(WireError::Repeated("ports"));
+    }
+    // On the wire it takes less than in memory, which is counted faster.
+    if size::export(service, export) <= LIMIT {
+        return None;
+    }
+    let mut fields = Writer::default();
+    write_export(&mut fields, service, export);
+    (fields.take().len() > LIMIT).then_some(WireError::TooLong(LIMIT))
+}
+
+fn read_port(value: Value<'_>) -> Result<PeerPort, WireError> {
+    let (mut name, mut number, mut app_protocol, mut ready) = (None, None, None, None);
+    let mut fields = Reader::new(value.0);
+    while let Some((kind, value)) = fields.next()? {
+        match kind {
+            1 => name = Some(value.name::<PortName>("port")?),
+            3 => number = u16::try_from(value.integer("port number")?).ok(),
+            4 => app_protocol = Some(value.name("appProtocol")?),
+            5 => ready = Some(value.list(MAX_NODES, "nodes with a ready backend", read_count)?),
+            other => Reader::unknown(other)?,
+        }
+    }
+    let unnamed = || "".parse().map_err(|_| WireError::Invalid("port"));
+    let counts = ready.ok_or(WireError::Missing("ready"))?;
+    Ok(PeerPort {
+        name: name.map_or_else(unnamed, Ok)?,
+        number: number.filter(|n| *n != 0).ok_or(WireError::Invalid("port number"))?,
+        app_protocol,
+        ready: counts.into_iter().collect(),
+    })
+}
+
+fn read_count(value: Value<'_>) -> Result<(NodeName, u32), WireError> {
+    let (mut node, mut count) = (None, None);
+    let mut fields = Reader::new(value.0);
+    while let Some((kind, value)) = fields.next()? {
+        match kind {
+            1 => node = Some(value.name("node")?),
+            3 => count = u32::try_from(value.integer("count")?).ok(),
+            other => Reader::unknown(other)?,
+        }
+    }
+    node.zip(count).ok_or(WireError::Invalid("ready"))
+}
+
+fn read_grant(value: Value<'_>) -> Result<WorkloadPattern, WireError> {
+    let (mut namespace, mut service_account) = (Pattern::Any, Pattern::Any);
+    let mut fields = Reader::new(value.0);
+    while let Some((kind, value)) = fields.next()? {
+        match kind {
+            1 => namespace = exactly(value, "namespace")?,
+            3 => service_account = exactly(value, "service account")?,
+            other => Reader::unknown(other)?,
+        }
+    }
+    Ok(WorkloadPattern { namespace, service_account })
+}
+
+/// A name, and not the `*` that a pattern's own text form would allow: "any" is told by absence.
+fn exactly<T>(value: Value<'_>, what: &'static str) -> Result<Pattern<T>, WireError>
+where
+    T: FromStr<Err = NameError>,
+{
+    value.name(what).map(Pattern::Exactly)
+}
