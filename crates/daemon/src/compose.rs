@@ -296,6 +296,7 @@ workloads:
     fn views(clusters: &[&str]) -> Views {
         let heard = |c: &&str| LinkView {
             view: Arc::default(),
+            omitted: Arc::default(),
             position: (1, 1),
             from: (c.parse().unwrap(), "b1".parse().unwrap()),
             age: Duration::ZERO,

@@ -17,7 +17,9 @@ pub mod links;
 pub mod problems;
 pub mod services;
 
-pub use links::{Connection, Dials, InVain, LastInVain, Link, LinkState, PeerNode, ViewSource};
+pub use links::{
+    Connection, Dials, InVain, LastInVain, LeftOut, Link, LinkState, PeerNode, ViewSource,
+};
 pub use problems::{Problem, Severity};
 pub use services::{
     Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort, Streams, Using,

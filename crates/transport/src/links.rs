@@ -8,13 +8,14 @@
 //!   [`pool`] (which one a stream takes), [`drain`];
 //! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`losses`] (what was lost),
 //!   both in [`recent`] (how much of it is kept), [`standing`] (what is kept);
-//! * state: [`feeds`] (what we tell), [`publish`] (telling it), [`learn`] (hearing it), [`views`] (what
-//!   was heard).
+//! * state: [`feeds`] (what we tell), [`publish`] (telling it), [`learn`] (hearing it), [`allowance`] (how
+//!   much of it), [`views`] (what was heard).
 //!
 //! What is decided here is decided by functions of `adit_core` (`admission`, `announce`, `choose`). No
 //! byte of an application is looked at, and nothing is read of a data stream but its first byte.
 
 mod accept;
+mod allowance;
 mod conn;
 mod dial;
 mod dials;
@@ -47,6 +48,7 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Class, Snapshot};
 use adit_pki::{PeerVerifier, UnixTime};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -140,7 +142,11 @@ pub struct Links(Arc<Shared>);
 
 impl Links {
     /// Begins: accepts peers on all workers, and keeps the standing connections that `snapshot` asks for,
-    /// now and whenever it changes. What peers open is given to `serve`.
+    /// now and whenever it changes. What peers open is given to `serve`. What carries no data, state above
+    /// all, runs on the runtime of the caller, which is not a worker's where data must not wait for it.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     #[must_use]
     pub fn start(
         local: Local,
@@ -156,6 +162,7 @@ impl Links {
             register: Default::default(),
             work: Work {
                 tasks: TaskTracker::new(),
+                control: Handle::current(),
                 stages: Stages::default(),
                 serve,
                 dials: Default::default(),
@@ -168,8 +175,8 @@ impl Links {
             let accepting = accept::run(Arc::clone(&shared), worker.index());
             shared.work.tasks.spawn_on(accepting, worker.handle());
         }
-        let first = shared.endpoints.workers()[0].handle();
-        shared.work.tasks.spawn_on(standing::supervise(Arc::clone(&shared)), first);
+        let supervising = standing::supervise(Arc::clone(&shared));
+        shared.work.tasks.spawn_on(supervising, &shared.work.control);
         Self(shared)
     }
 

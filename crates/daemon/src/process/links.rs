@@ -7,11 +7,12 @@ use adit_core::choose::connections::Passed;
 use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::snapshot::Class;
+use adit_core::wire::state::Omissions;
 use adit_transport::links::{ConnectionStatus, LinkState, LinkStatus, MisuseStatus};
 use tokio::time::Instant;
 
 use crate::status::{
-    self, Connection, Dials, InVain, LastInVain, Link, PeerNode, Reason, ViewSource,
+    self, Connection, Dials, InVain, LastInVain, LeftOut, Link, PeerNode, Reason, ViewSource,
 };
 
 /// One link.
@@ -42,6 +43,8 @@ pub(super) fn link(from: &LinkStatus) -> Link {
         }),
         in_vain: in_vain(&from.misuse),
         held_bytes: (from.buffers.windows + from.buffers.stalled) as u64,
+        unheard: from.view.as_ref().and_then(|heard| left_out(&heard.omitted)),
+        untold: left_out(&from.untold),
         hub: from.hub,
         nodes: named(nodes),
         dials: Dials {
@@ -67,6 +70,11 @@ fn in_vain(misuse: &MisuseStatus) -> InVain {
         seconds_ago: at.elapsed().as_secs(),
     });
     InVain { streams: misuse.streams, asked: misuse.asked, closed: misuse.closed, last }
+}
+
+fn left_out(omitted: &Omissions) -> Option<LeftOut> {
+    let sentence = || omitted.to_string();
+    (!omitted.is_empty()).then(|| LeftOut { count: omitted.count(), sentence: sentence() })
 }
 
 /// The nodes of our own cluster with which there are connections.
@@ -128,6 +136,7 @@ mod tests {
     use std::sync::Arc;
 
     use adit_core::snapshot::View;
+    use adit_core::wire::state::{Omission, RecordKey};
     use adit_transport::PeerInfo;
     use adit_transport::budget::Charges;
     use adit_transport::endpoint::Stats;
@@ -173,8 +182,12 @@ mod tests {
                 .into(),
             ..View::default()
         };
+        let mut omitted = Omissions::default();
+        let bad = RecordKey::Export("a/b".parse().unwrap());
+        omitted.add(Some(bad), Omission::Exports);
         let heard = LinkView {
             view: Arc::new(view),
+            omitted: Arc::new(omitted),
             position: (7, 42),
             from: ("bank".parse().unwrap(), node("b1")),
             age: Duration::from_secs(2),
@@ -191,6 +204,7 @@ mod tests {
             hub: true,
             dials: DialRecord { attempts: 4, next, ..DialRecord::default() },
             view: Some(heard),
+            untold: Arc::default(),
             peer_hubs: vec![node("b1"), node("b2")],
             misuse: MisuseStatus {
                 streams: 3001,
@@ -215,5 +229,8 @@ mod tests {
         let last = link.in_vain.last.unwrap();
         assert_eq!((last.node.as_str(), last.code.as_str()), ("b3", "denied"));
         assert_eq!((link.in_vain.streams, link.held_bytes), (3001, 120));
+        let (unheard, untold) = (link.unheard.unwrap(), link.untold);
+        let text = "export a/b (a view has 10000 exports at most)";
+        assert_eq!((unheard.count, unheard.sentence.as_str(), untold), (1, text, None));
     }
 }

@@ -24,6 +24,10 @@ pub struct Link {
     pub in_vain: InVain,
     /// Bytes that it may have this node hold: windows of its connections, and streams that stall.
     pub held_bytes: u64,
+    /// What of that cluster's view this node leaves out, because it breaks a bound.
+    pub unheard: Option<LeftOut>,
+    /// What that cluster is not told of ours, because it does not fit.
+    pub untold: Option<LeftOut>,
     /// Whether this node is one of its cluster's hubs for the link.
     pub hub: bool,
     /// Its nodes.
@@ -87,6 +91,16 @@ pub struct LastInVain {
     pub code: String,
     /// How long ago, in seconds.
     pub seconds_ago: u64,
+}
+
+/// Exports and nodes that are left out of a view.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LeftOut {
+    /// How many, at least.
+    pub count: u64,
+    /// The first few, each with the bound that it breaks.
+    pub sentence: String,
 }
 
 /// A node of another cluster.

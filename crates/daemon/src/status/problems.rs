@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendState, ExportPort, InVain, Link, LinkState, Reason, Status, Streams};
+use super::{BackendState, ExportPort, InVain, LeftOut, Link, LinkState, Reason, Status, Streams};
 
 /// Something that a person should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -118,6 +118,7 @@ fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
     }
 }
 
+/// A link, and what is left out of the views that pass over it.
 fn link(link: &Link, add: &mut impl FnMut(Severity, String, &str, String)) {
     if let Some(last) = &link.in_vain.last {
         let InVain { streams, asked, closed, .. } = link.in_vain;
@@ -128,6 +129,21 @@ fn link(link: &Link, add: &mut impl FnMut(Severity, String, &str, String)) {
         );
         add(Severity::Warning, format!("link {}", link.cluster), "over-limit", sentence);
     }
+    let cluster = &link.cluster;
+    let mut left_out = |what: &Option<LeftOut>, code, which: String| {
+        if let Some(LeftOut { count, sentence }) = what {
+            add(
+                Severity::Warning,
+                format!("link {cluster}"),
+                code,
+                format!("{which} ({count}): {sentence}"),
+            );
+        }
+    };
+    let of = format!("some of what {cluster} says of itself is left out");
+    left_out(&link.unheard, "view-cut", of);
+    let to = format!("some of what {cluster} has a right to know of this cluster is not told");
+    left_out(&link.untold, "announcement-cut", to);
     let severity = match link.state {
         LinkState::Up | LinkState::Unknown => return,
         LinkState::Degraded => Severity::Warning,
@@ -249,6 +265,27 @@ mod tests {
         for part in ["b3", "denied", "3001 streams", "2 connections"] {
             assert!(problem.reason.sentence.contains(part), "{part}: {problem:?}");
         }
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_view_is_told_with_the_peer_and_the_bound() {
+        let mut status = healthy();
+        let sentence = "export a/b (it has more than 100 ports)".to_owned();
+        status.links.push(Link {
+            cluster: "bank".into(),
+            state: LinkState::Up,
+            unheard: Some(LeftOut { count: 1, sentence: sentence.clone() }),
+            untold: Some(LeftOut { count: 2, sentence }),
+            ..Link::default()
+        });
+        let found = find(&status);
+        assert!(found.iter().all(|p| p.severity == Severity::Warning && p.about == "link bank"));
+        let codes: Vec<_> = found.iter().map(|p| p.reason.code.as_str()).collect();
+        assert_eq!(codes, ["view-cut", "announcement-cut"]);
+        assert_eq!(
+            found[0].reason.sentence,
+            "some of what bank says of itself is left out (1): export a/b (it has more than 100 ports)"
+        );
     }
 
     #[test]

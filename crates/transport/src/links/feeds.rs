@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adit_core::announce;
+use adit_core::announce::{self, Announcement};
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
 use adit_core::snapshot::{Snapshot, View};
-use adit_core::wire::state::{Message, Publisher};
+use adit_core::wire::state::{Message, Omissions, Publisher};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,8 @@ use crate::peer::PeerInfo;
 #[derive(Debug)]
 pub(super) struct Feed {
     publisher: Mutex<Publisher>,
+    /// What is left out of the view.
+    omitted: Mutex<Arc<Omissions>>,
     bell: watch::Sender<()>,
     /// Nobody may hear it any more.
     pub(super) ended: CancellationToken,
@@ -33,12 +35,30 @@ impl Feed {
     fn new(random: u64) -> Arc<Self> {
         // Sequences of two publishers must not be taken for one's.
         let publisher = Mutex::new(Publisher::new(random >> 2));
-        Arc::new(Self { publisher, bell: watch::Sender::new(()), ended: CancellationToken::new() })
+        Arc::new(Self {
+            publisher,
+            omitted: Mutex::default(),
+            bell: watch::Sender::new(()),
+            ended: CancellationToken::new(),
+        })
     }
 
     fn update(&self, view: &View) {
         if lock(&self.publisher).update(view) {
             self.bell.send_replace(());
+        }
+    }
+
+    /// Tells our own cluster as `to` may see it, and warns of what it cannot be told.
+    fn announce(&self, now: &Snapshot, to: &ClusterName) {
+        let Announcement { view, omitted } = announce::announcement(now, to);
+        self.update(&view);
+        let mut known = lock(&self.omitted);
+        if **known != omitted {
+            if !omitted.is_empty() {
+                tracing::warn!(link = %to, count = omitted.count(), "not told to {to}: {omitted}");
+            }
+            *known = Arc::new(omitted);
         }
     }
 
@@ -68,7 +88,7 @@ impl Feeds {
     /// more. `random` gives epochs.
     pub(super) fn announce(&self, now: &Snapshot, random: impl Fn() -> u64) {
         for cluster in now.links.keys() {
-            self.own(now, cluster, &random).update(&announce::view(now, cluster));
+            self.own(now, cluster, &random).announce(now, cluster);
         }
         for feeds in [&self.own, &self.relayed] {
             lock(feeds).retain(|cluster, feed| {
@@ -89,12 +109,17 @@ impl Feeds {
         feed.update(view);
     }
 
+    /// What of our own cluster `to` is not told.
+    pub(super) fn omitted(&self, to: &ClusterName) -> Arc<Omissions> {
+        lock(&self.own).get(to).map(|feed| Arc::clone(&lock(&feed.omitted))).unwrap_or_default()
+    }
+
     /// Our own cluster as `to` hears it, made when somebody asks first.
     fn own(&self, now: &Snapshot, to: &ClusterName, random: impl Fn() -> u64) -> Arc<Feed> {
         let mut own = lock(&self.own);
         let new = || {
             let feed = Feed::new(random());
-            feed.update(&announce::view(now, to));
+            feed.announce(now, to);
             feed
         };
         Arc::clone(own.entry(to.clone()).or_insert_with(new))

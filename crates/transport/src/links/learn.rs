@@ -14,15 +14,17 @@ use adit_core::choose::links::Rank;
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::Class;
-use adit_core::wire::StreamKind;
 use adit_core::wire::header::DEADLINE;
 use adit_core::wire::state::replica::Marked;
-use adit_core::wire::state::{Message, Replica, Subscribe};
+use adit_core::wire::state::{Heard, Message, Replica, Subscribe};
+use adit_core::wire::{StreamKind, WireError};
 use bytes::BytesMut;
 use tokio::sync::watch;
+use tokio::task::consume_budget;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::allowance::Allowance;
 use super::conn::{InUse, What};
 use super::messages::Messages;
 use super::shared::Shared;
@@ -31,6 +33,13 @@ use crate::stream::SendStream;
 
 /// A node that tells, and its cluster.
 type Source = (ClusterName, NodeName);
+
+/// The least time between two views of one link that are handed on: whoever acts on views has the same work
+/// however often a peer changes its mind. After a pause the first is handed on at once.
+const HAND_ON_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The least time between two warnings of one link that something is left out: a peer has as many as it likes.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A source that has told nothing whole for so long is no source.
 const FIRST: Duration = Duration::from_secs(5);
@@ -54,6 +63,23 @@ struct Learner {
     told: Option<(Source, Replica)>,
     /// Sources that failed: how often, and until when they rest.
     resting: BTreeMap<Source, (u32, Instant)>,
+    /// How much is heard.
+    allowance: Allowance,
+    /// When it was last said in the log that something is left out.
+    warned: Option<Instant>,
+    /// When a view was handed on last.
+    handed_on: Option<Instant>,
+}
+
+/// What a source has told so far.
+struct Hearing {
+    replica: Replica,
+    /// Whether it told anything whole.
+    heard: bool,
+    /// The newest view, until it is handed on, and when it arrived.
+    waiting: Option<(Marked, Instant)>,
+    /// When the source is given up unless it says more.
+    until: Instant,
 }
 
 /// Tells when another source may be better.
@@ -79,7 +105,15 @@ impl Changes {
 
 /// Learns about `cluster` until `stop`.
 pub(super) async fn learn(shared: Arc<Shared>, cluster: ClusterName, stop: CancellationToken) {
-    let mut learner = Learner { shared, cluster, told: None, resting: BTreeMap::new() };
+    let mut learner = Learner {
+        shared,
+        cluster,
+        told: None,
+        resting: BTreeMap::new(),
+        allowance: Allowance::new(),
+        warned: None,
+        handed_on: None,
+    };
     // Cancelled or not, there is nothing to hand back.
     let _ = stop.run_until_cancelled(learner.run()).await;
 }
@@ -151,12 +185,18 @@ impl Learner {
     /// Hears one source until there is a reason to leave it.
     async fn follow(&mut self, source: &Source) -> Left {
         let shared = Arc::clone(&self.shared);
-        let (mut send, mut messages, mut replica, _using) = match self.subscribe(source).await {
+        let (mut send, mut messages, replica, _using) = match self.subscribe(source).await {
             Ok(subscribed) => subscribed,
             Err(code) => return Left::Ended(code),
         };
-        let mut heard = false;
-        let left = self.hear(source, &mut messages, &mut replica, &mut heard).await;
+        let until = Instant::now() + FIRST;
+        let mut hearing = Hearing { replica, heard: false, waiting: None, until };
+        let mut left = self.hear(source, &mut messages, &mut hearing).await;
+        // What was said before the end is true nevertheless.
+        if self.hand_on(source, &mut hearing.waiting).is_err() && left == Left::Better {
+            left = Left::Stale;
+        }
+        let Hearing { replica, heard, .. } = hearing;
         let broken = left == Left::Ended(Code::ProtocolError);
         messages.stop(if broken { Code::ProtocolError } else { Code::Finished });
         // The only error is that the stream has ended.
@@ -171,7 +211,7 @@ impl Learner {
     async fn subscribe(
         &mut self,
         source: &Source,
-    ) -> Result<(SendStream, Messages<Message>, Replica, InUse), Code> {
+    ) -> Result<(SendStream, Messages<Heard>, Replica, InUse), Code> {
         let shared = &self.shared;
         let choices =
             shared.register.choices(source, Class::Interactive, 0, (shared.local.random)());
@@ -187,76 +227,110 @@ impl Learner {
         let mut bytes = BytesMut::from(&[StreamKind::State.byte()][..]);
         Message::Subscribe(subscribe).encode(&mut bytes);
         send.send_all(&bytes).await.map_err(|e| e.code())?;
-        Ok((send, Messages::new(recv, Message::decode), replica, using))
+        Ok((send, Messages::new(recv, Heard::decode), replica, using))
     }
 
     async fn hear(
         &mut self,
         source: &Source,
-        messages: &mut Messages<Message>,
-        replica: &mut Replica,
-        heard: &mut bool,
+        messages: &mut Messages<Heard>,
+        hearing: &mut Hearing,
     ) -> Left {
         let mut changes = self.changes();
-        let mut until = Instant::now() + FIRST;
         loop {
-            let message = tokio::select! {
+            // A peer that never pauses is heard in turns with everybody else.
+            consume_budget().await;
+            let held = self.allowance.exhausted_until();
+            let due = self.handed_on.map_or_else(Instant::now, |at| at + HAND_ON_INTERVAL);
+            let before = messages.taken();
+            tokio::select! {
                 biased;
-                message = messages.next() => match message {
-                    Ok(message) => message,
-                    Err(error) => return Left::Ended(error.code()),
-                },
+                () = sleep_until(due), if hearing.waiting.is_some() => {
+                    if self.hand_on(source, &mut hearing.waiting).is_err() {
+                        return Left::Stale;
+                    }
+                    if self.is_outdone(source) {
+                        return Left::Better;
+                    }
+                }
+                () = sleep_until(held.unwrap_or(due)), if held.is_some() => {
+                    // That it was not heard is not its silence.
+                    hearing.until = hearing.until.max(Instant::now() + FIRST);
+                }
+                message = messages.next(), if held.is_none() => {
+                    let message = match message {
+                        Ok(message) => message,
+                        Err(error) => return Left::Ended(error.code()),
+                    };
+                    self.allowance.spend(messages.taken() - before);
+                    if hearing.take(message).is_err() {
+                        return Left::Ended(Code::ProtocolError);
+                    }
+                }
                 () = changes.wait() => {
                     if self.is_outdone(source) {
                         return Left::Better;
                     }
-                    continue;
                 }
-                () = sleep_until(until) => return Left::Stale,
-            };
-            match replica.apply(message) {
-                Ok(Some(marked)) => {
-                    *heard = true;
-                    match self.take(source, marked) {
-                        Some(good_until) => until = good_until,
-                        None => return Left::Stale,
-                    }
-                    if self.is_outdone(source) {
-                        return Left::Better;
-                    }
-                }
-                // A large view takes its time, but it must go on.
-                Ok(None) if !*heard => until = Instant::now() + FIRST,
-                Ok(None) => {}
-                Err(_) => return Left::Ended(Code::ProtocolError),
+                () = sleep_until(hearing.until), if held.is_none() => return Left::Stale,
             }
         }
     }
 
-    /// Takes a view that `source` told, and says until when it is young enough; none where it is too old,
-    /// in which case it is taken only if what we have is older still.
-    fn take(&mut self, source: &Source, marked: Marked) -> Option<Instant> {
+    /// Hands on the view that waits, if one does. Fails where it is too old: then it is taken only if what we
+    /// have is older still, and the source is to be left.
+    fn hand_on(
+        &mut self,
+        source: &Source,
+        waiting: &mut Option<(Marked, Instant)>,
+    ) -> Result<(), Left> {
+        let Some((marked, received)) = waiting.take() else { return Ok(()) };
+        self.handed_on = Some(Instant::now());
         let shared = &self.shared;
         let age = Duration::from_millis(marked.age_ms);
-        let received = Instant::now();
         let old = shared.known.views.get(&self.cluster);
         let older = old.as_ref().is_none_or(|old| old.from == *source || old.age() > age);
-        let Marked { view, position, lost, .. } = marked;
+        let Marked { view, omitted, position, lost, .. } = marked;
         // Somebody else may still be connected with it. Where nobody is, they are asked in turn.
         let is_hearsay = age > STALE || (lost && self.has_other(source));
         if is_hearsay && !older {
-            return None;
+            return Err(Left::Stale);
         }
-        let new = LinkView { view, position, from: source.clone(), age, received, lost };
+        let is_news = old.as_ref().map(|old| &old.omitted) != Some(&omitted);
+        let said = self.warned.is_some_and(|at| at.elapsed() < WARN_INTERVAL);
+        if !omitted.is_empty() && is_news && !said {
+            self.warned = Some(Instant::now());
+            let (link, count) = (&self.cluster, omitted.count());
+            tracing::warn!(%link, count, "of what {link} says some is left out: {omitted}");
+        }
+        let new = LinkView { view, omitted, position, from: source.clone(), age, received, lost };
         // What is merely confirmed has been passed on.
         if source.0 == self.cluster && old.is_none_or(|old| !old.is_confirmed_by(&new)) {
             shared.known.feeds.relay(&self.cluster, &new.view, &*shared.local.random);
         }
         shared.known.views.set(&self.cluster, new);
         if is_hearsay {
-            return None;
+            return Err(Left::Stale);
         }
         self.resting.remove(source);
-        Some(received + (STALE - age))
+        Ok(())
+    }
+}
+
+impl Hearing {
+    /// Takes what was heard next.
+    fn take(&mut self, message: Heard) -> Result<(), WireError> {
+        match self.replica.hear(message)? {
+            Some(marked) => {
+                let (age, now) = (Duration::from_millis(marked.age_ms), Instant::now());
+                self.until = now + STALE.saturating_sub(age);
+                self.heard = true;
+                self.waiting = Some((marked, now));
+            }
+            // A large view takes its time, but it must go on.
+            None if !self.heard => self.until = Instant::now() + FIRST,
+            None => {}
+        }
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! mark says every [`HEARTBEAT`] how old what was told is.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
@@ -27,9 +28,14 @@ const SPARE: usize = 4;
 const PIECE: usize = 64 * 1024;
 
 /// Serves a stream whose kind was read.
-pub(super) async fn serve(shared: &Shared, using: InUse, mut send: SendStream, recv: RecvStream) {
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    using: InUse,
+    mut send: SendStream,
+    recv: RecvStream,
+) {
     let mut messages = Messages::new(recv, Message::decode);
-    let Err(code) = tell(shared, &using, &mut send, &mut messages).await;
+    let Err(code) = tell(&shared, &using, &mut send, &mut messages).await;
     if code == Code::Finished && send.finish().is_ok() {
         return;
     }

@@ -221,7 +221,10 @@ async fn serve(shared: Arc<Shared>, conn: Arc<Conn>, mut send: SendStream, mut r
             }
             Some(StreamKind::State) => {
                 let using = conn.used(What::Telling);
-                return publish::serve(&shared, using, send, recv).await;
+                // A large view is told without a worker's waiting for it.
+                let (tasks, control) = (shared.work.tasks.clone(), shared.work.control.clone());
+                tasks.spawn_on(publish::serve(shared, using, send, recv), &control);
+                return;
             }
             // There is one control stream, and this version knows no other kinds.
             Some(StreamKind::Control) | None => Code::ProtocolError,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use adit_core::snapshot::Snapshot;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +39,8 @@ pub(super) struct Known {
 /// What is being done.
 pub(super) struct Work {
     pub(super) tasks: TaskTracker,
+    /// Where runs what carries no data.
+    pub(super) control: Handle,
     pub(super) stages: Stages,
     pub(super) serve: Arc<dyn Serve>,
     pub(super) dials: Arc<Dials>,

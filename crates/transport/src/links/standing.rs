@@ -177,9 +177,8 @@ impl Supervisor {
         F: Future<Output = ()> + Send + 'static,
     {
         let stop = self.shared.work.stages.draining.child_token();
-        let first = self.shared.endpoints.workers()[0].handle();
         let task = task(Arc::clone(&self.shared), stop.clone());
-        self.shared.work.tasks.spawn_on(task, first);
+        self.shared.work.tasks.spawn_on(task, &self.shared.work.control);
         stop
     }
 }

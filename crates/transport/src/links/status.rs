@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::choose::connections::Passed;
@@ -10,6 +11,7 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Link, Seed, Snapshot};
 use adit_core::spiffe::TrustDomain;
+use adit_core::wire::state::Omissions;
 
 use super::conn::Conn;
 use super::dials::{DialFailure, DialRecord};
@@ -59,6 +61,8 @@ pub struct LinkStatus {
     pub dials: DialRecord,
     /// What the cluster last said of itself.
     pub view: Option<LinkView>,
+    /// What of ours it is not told, because it does not fit.
+    pub untold: Arc<Omissions>,
     /// The cluster's hubs for us, as far as known.
     pub peer_hubs: Vec<NodeName>,
     /// Connections with its nodes, oldest first.
@@ -127,6 +131,7 @@ impl Shared {
             hub: links::is_hub(now, &link.cluster),
             dials: self.work.dials.record(&link.cluster),
             view,
+            untold: self.known.feeds.omitted(&link.cluster),
             peer_hubs,
             connections,
             misuse: self.work.misuse.status(&link.cluster),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::View;
+use adit_core::wire::state::Omissions;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -20,6 +21,8 @@ pub(super) const STALE: Duration = super::publish::HEARTBEAT.saturating_mul(3);
 pub struct LinkView {
     /// The view.
     pub view: Arc<View>,
+    /// What was told and is not in it: it breaks a bound.
+    pub omitted: Arc<Omissions>,
     /// Its number at who told it: epoch and sequence.
     pub position: (u64, u64),
     /// The node that told it, and its cluster: a hub of the peer's, or a sibling that passes it on.
