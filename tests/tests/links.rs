@@ -6,7 +6,8 @@
 //! * [`denied`]: whom the deny list ends, and when;
 //! * [`losses`]: what is said of a link that lost a connection;
 //! * [`hostile`]: peers that are not what they say, or speak out of turn;
-//! * [`seats`]: peers that make more connections than anybody needs.
+//! * [`seats`]: peers that make more connections than anybody needs;
+//! * [`floods`]: peers that say too much.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
 
@@ -14,6 +15,8 @@
 mod denied;
 #[path = "links/dialling.rs"]
 mod dialling;
+#[path = "links/floods.rs"]
+mod floods;
 #[path = "links/hostile.rs"]
 mod hostile;
 #[path = "links/losses.rs"]

@@ -6,13 +6,14 @@
 //! a value that the next step of the data path needs; a refusal is a [`Denial`] that says which rule
 //! was missing, in the words of the configuration file.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::code::Code;
 use crate::name::{ClusterName, NameError, Namespace, PortName, ServiceAccount, ServiceName};
-use crate::snapshot::{Export, Import, Snapshot};
+use crate::snapshot::{Export, Import, Snapshot, View};
 use crate::spiffe::Workload;
 
 /// A name, or `*` for any.
@@ -141,7 +142,49 @@ enum Via {
     Export,
 }
 
+/// What a permit rests on, besides its holder: when that has not changed the permit has not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PermitBasis {
+    /// Our own export of a service.
+    Export(ServiceName),
+    /// Our import of a service, and that cluster's export of it.
+    Import(ClusterName, ServiceName),
+}
+
+/// On what the permits rest that have to be asked again when `now` is believed after `before`. What both
+/// share is not looked at.
+#[must_use]
+pub fn touched(before: &Snapshot, now: &Snapshot) -> BTreeSet<PermitBasis> {
+    let exports = before.exports.changes(&now.exports).map(|(s, _)| s.clone());
+    let mut all: BTreeSet<_> = exports.map(PermitBasis::Export).collect();
+    if !before.imports.is_same(&now.imports) {
+        for (one, other) in [(before, now), (now, before)] {
+            let same = |i: &&Arc<Import>| other.imports.get(&i.service).is_some_and(|o| o == *i);
+            let differ = one.imports.iter().filter(|import| !same(import));
+            all.extend(differ.map(|i| PermitBasis::Import(i.from.clone(), i.service.clone())));
+        }
+    }
+    let nothing = Arc::<View>::default();
+    for cluster in before.views.keys().chain(now.views.keys()) {
+        let old = before.views.get(cluster).unwrap_or(&nothing);
+        let new = now.views.get(cluster).unwrap_or(&nothing);
+        let changes = old.exports.changes(&new.exports);
+        all.extend(changes.map(|(s, _)| PermitBasis::Import(cluster.clone(), s.clone())));
+    }
+    all
+}
+
 impl Permit {
+    /// What it rests on.
+    #[must_use]
+    pub fn basis(&self) -> PermitBasis {
+        let service = self.target.service.clone();
+        match &self.via {
+            Via::Export => PermitBasis::Export(service),
+            Via::Import { from } => PermitBasis::Import(from.clone(), service),
+        }
+    }
+
     /// The source that was allowed.
     #[must_use]
     pub fn source(&self) -> &Source {

@@ -19,6 +19,7 @@ pub mod inbound;
 pub mod listeners;
 pub mod node;
 pub mod outbound;
+mod rights;
 pub mod shares;
 pub mod tcp;
 

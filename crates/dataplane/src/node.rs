@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backends::Backends;
 use crate::flow::{Failure, Flows};
+use crate::rights::Rights;
 use crate::tcp::Net;
 
 /// Bounds of the data path.
@@ -42,6 +43,7 @@ pub struct Node<N: Net> {
     pub(crate) net: Arc<N>,
     pub(crate) records: Records,
     pub(crate) limits: Limits,
+    rights: Rights,
 }
 
 /// What is kept about flows and backends, and the means to end the former.
@@ -135,7 +137,7 @@ impl<N: Net> Node<N> {
         records: Records,
         limits: Limits,
     ) -> Self {
-        Self { snapshot, net, records, limits }
+        Self { snapshot, net, records, limits, rights: Rights::default() }
     }
 
     /// What is believed now.
@@ -146,20 +148,22 @@ impl<N: Net> Node<N> {
     /// Waits until the flow must end although nothing is wrong with it: policy has changed, or the node
     /// has waited long enough for it.
     pub(crate) async fn withdrawn(&self, permit: &Permit) -> Failure {
-        let mut snapshot = self.snapshot.clone();
+        let mut bell = self.rights.bell(permit.basis());
         loop {
-            if let Err(denial) = permit.recheck(&snapshot.borrow_and_update().clone()) {
+            bell.mark_unchanged();
+            if let Err(denial) = permit.recheck(&self.now()) {
                 return Failure { code: Code::Revoked, reason: denial.reason };
             }
             tokio::select! {
                 () = self.records.drained.cancelled() => return Code::Drained.into(),
-                changed = snapshot.changed() => if changed.is_err() {
-                    // A snapshot that will never change again withdraws nothing.
-                    self.records.drained.cancelled().await;
-                    return Code::Drained.into();
-                }
+                Ok(()) = bell.changed() => {}
             }
         }
+    }
+
+    /// Withdraws rights as snapshots are published, until `stop`: to be driven for as long as flows live.
+    pub async fn withdraw(&self, stop: CancellationToken) {
+        self.rights.ring(self.snapshot.clone(), stop).await;
     }
 }
 

@@ -82,7 +82,7 @@ fn state(message: &Message) -> BytesMut {
 }
 
 /// `edge`'s node, linked with a bank that is about to misbehave.
-fn victim(world: &World) -> (Running, Site, Stranger) {
+pub(crate) fn victim(world: &World) -> (Running, Site, Stranger) {
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[])]);
     let stranger = Stranger::new(world, &Arc::new(bank), 1, &edge);

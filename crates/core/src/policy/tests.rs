@@ -145,3 +145,38 @@ fn a_permit_is_asked_again() {
     bank.exports.clear();
     assert_eq!(inward.recheck(&bank).unwrap_err().code, Code::ExportUnknown);
 }
+
+#[test]
+fn only_the_permits_that_rest_on_what_changed_are_asked_again() {
+    let before = crate::snapshot::tests::edge();
+    assert!(touched(&before, &before.clone()).is_empty());
+    let (bank, view) = before.views.first_key_value().unwrap();
+    let (service, export) = view.exports.first_key_value().unwrap();
+    let other: ServiceName = "agents/other".parse().unwrap();
+    let basis =
+        |cluster: &ClusterName, s: &ServiceName| PermitBasis::Import(cluster.clone(), s.clone());
+
+    // Another cluster is heard, and this one says more: no permit of the first export is touched.
+    let shop: ClusterName = "shop".parse().unwrap();
+    let mut now = before.clone();
+    let more = Arc::make_mut(now.views.get_mut(bank).unwrap());
+    more.exports.insert(other.clone(), export.clone());
+    more.nodes.clear();
+    now.views.insert(shop.clone(), view.clone());
+    now.down.insert("10.0.0.1:80".parse().unwrap());
+    assert_eq!(touched(&before, &now), [basis(bank, &other), basis(&shop, service)].into());
+
+    // A grant less, a view less, an import less.
+    let mut now = before.clone();
+    let less = Arc::make_mut(now.views.get_mut(bank).unwrap());
+    Arc::make_mut(less.exports.get_mut(service).unwrap()).grants.clear();
+    assert_eq!(touched(&before, &now), [basis(bank, service)].into());
+    let changes: [fn(&mut Snapshot); 2] =
+        [|now| now.views.clear(), |now| now.imports = Default::default()];
+    for change in changes {
+        let mut now = before.clone();
+        change(&mut now);
+        assert_eq!(touched(&before, &now), [basis(bank, service)].into());
+        assert_eq!(touched(&now, &before), [basis(bank, service)].into());
+    }
+}

@@ -70,6 +70,7 @@ struct Stop {
 #[derive(Debug)]
 pub struct Work<N: Net> {
     net: Arc<N>,
+    path: Arc<node::Node<N>>,
     keeper: Keeper,
     listeners: Listeners<N>,
     flows: Flows,
@@ -114,11 +115,13 @@ impl Node {
         let links =
             Links::start(Local { settings, ..local }, endpoints.clone(), snapshot.clone(), inbound);
         let workers = endpoints.workers().iter().map(|w| w.handle().clone()).collect();
-        let listeners = Listeners::new(path, links.clone(), workers, stop.tasks.clone());
+        let listeners = Listeners::new(path.clone(), links.clone(), workers, stop.tasks.clone());
         let not_listening = listeners.failures();
         let (accepting, drained) = (stop.accepting.clone(), stop.drained.clone());
-        let work =
-            Work { net, keeper, listeners, flows: flows.clone(), snapshot, accepting, drained };
+        let work = {
+            let flows = flows.clone();
+            Work { net, path, keeper, listeners, flows, snapshot, accepting, drained }
+        };
         (Self { links, endpoints, flows, backends, not_listening, stop }, work)
     }
 
@@ -163,11 +166,12 @@ impl Node {
 }
 
 impl<N: Net> Work<N> {
-    /// Keeps listeners as the snapshot wants them until the node drains, and backends until it has: what is
+    /// Keeps listeners as the snapshot wants them until the node drains, and rights and backends until it has: what is
     /// still open then is still subject to policy, which follows from what backends say, too.
     pub async fn drive(self) {
+        let rights = self.path.withdraw(self.drained.clone());
         let keeper = self.keeper.run(self.net, self.snapshot, self.drained);
-        let work = async { tokio::join!(keeper, self.listeners.run(self.accepting)) };
+        let work = async { tokio::join!(rights, keeper, self.listeners.run(self.accepting)) };
         tokio::select! {
             _ = work => {}
             () = self.flows.log_unlogged() => {}

@@ -1,0 +1,144 @@
+//! A peer that changes what it says as often as it can, and one of whose exports is no export.
+
+use std::sync::Arc;
+
+use adit_core::policy::{Pattern, WorkloadPattern};
+use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, ReadyCounts};
+use adit_core::wire::control::Control;
+use adit_core::wire::state::{MESSAGE_COST, Message, WHOLE_VIEW_COST};
+use adit_tests::sites::eventually;
+use bytes::BytesMut;
+
+use super::hostile::{control, open, victim};
+use crate::{SECOND, World};
+
+/// An export with so many grants.
+fn export(number: u16, grants: usize) -> Arc<PeerExport> {
+    let port = PeerPort {
+        name: "http".parse().unwrap(),
+        number,
+        app_protocol: None,
+        ready: ReadyCounts::default(),
+    };
+    let grant = |n| WorkloadPattern {
+        namespace: Pattern::Exactly(format!("n{n}").parse().unwrap()),
+        service_account: Pattern::Any,
+    };
+    Arc::new(PeerExport {
+        ports: vec![port],
+        grants: (0..grants).map(grant).collect(),
+        hop: Hop::Any,
+        class: Class::Interactive,
+        replay: false,
+    })
+}
+
+fn service(n: usize) -> adit_core::name::ServiceName {
+    format!("a/b{n:04}").parse().unwrap()
+}
+
+fn mark(sequence: u64) -> Message {
+    Message::Mark { sequence, age_ms: 0, lost: false }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_that_changes_without_a_pause_is_handed_on_four_times_a_second() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    let quic = stranger.dial(&edge).await;
+    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let (mut send, _recv) = quic.accept_bi().await.unwrap();
+    let mut bytes = BytesMut::new();
+    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    (0..1000).for_each(|n| Message::Export(service(n), export(80, 490)).encode(&mut bytes));
+    mark(1).encode(&mut bytes);
+    assert!(bytes.len() > 3_000_000, "{}", bytes.len());
+    send.send_all(&bytes).await.unwrap();
+    eventually("all is known", 10 * SECOND, || e1.view(&stranger.site).is_some()).await;
+    tokio::time::sleep(SECOND).await;
+
+    let mut views = e1.links.views();
+    views.mark_unchanged();
+    let (site, count) = (Arc::clone(&stranger.site), Arc::new(std::sync::Mutex::new(0)));
+    let counted = Arc::clone(&count);
+    let counting = tokio::spawn(async move {
+        while views.changed().await.is_ok() {
+            views.borrow_and_update();
+            *counted.lock().unwrap() += 1;
+        }
+    });
+    for n in 0..500 {
+        let mut bytes = BytesMut::new();
+        Message::Export(service(n), export(81, 1)).encode(&mut bytes);
+        mark(2 + n as u64).encode(&mut bytes);
+        send.send_all(&bytes).await.unwrap();
+        if n == 0 {
+            tokio::time::sleep(SECOND / 50).await;
+            assert_eq!(*count.lock().unwrap(), 1, "the first after a pause is handed on at once");
+        } else {
+            tokio::time::sleep(SECOND / 50).await;
+        }
+    }
+    tokio::time::sleep(SECOND).await;
+    counting.abort();
+    let handed = *count.lock().unwrap();
+    assert!((35..=43).contains(&handed), "{handed} views in ten seconds");
+    let view = e1.view(&site).unwrap();
+    assert!(view.view.exports.values().take(500).all(|e| e.ports[0].number == 81), "the last, too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_says_too_much_is_not_read_and_goes_on_later() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    let quic = stranger.dial(&edge).await;
+    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let (mut send, _recv) = quic.accept_bi().await.unwrap();
+    let mut bytes = BytesMut::new();
+    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    (0..500).for_each(|n| Message::Export(service(n), export(80, 400)).encode(&mut bytes));
+    mark(1).encode(&mut bytes);
+    let cost = bytes.len() + 502 * MESSAGE_COST;
+    let began = tokio::time::Instant::now();
+    // The same view told anew, time and again: what it cost is not forgotten with it.
+    let times = 4 * WHOLE_VIEW_COST / cost / 3;
+    for _ in 0..times {
+        send.send_all(&bytes).await.unwrap();
+    }
+    let took = began.elapsed().as_secs_f64();
+    let least = (times * cost - WHOLE_VIEW_COST) as f64 / f64::from(1 << 20);
+    assert!(took > 0.8 * least && took < least + 20.0, "{took} s, at least {least} s");
+    eventually("all is heard", 30 * SECOND, || {
+        e1.view(&stranger.site).is_some_and(|v| v.view.exports.len() == 500)
+    })
+    .await;
+    assert!(quic.is_closed().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_export_is_left_out_and_said_and_withdrawals_go_on() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    let quic = stranger.dial(&edge).await;
+    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let (mut send, _recv) = quic.accept_bi().await.unwrap();
+    let mut bytes = BytesMut::new();
+    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    Message::Export(service(1), export(80, 1)).encode(&mut bytes);
+    Message::Export(service(2), export(80, 501)).encode(&mut bytes);
+    Message::Export(service(3), export(80, 1)).encode(&mut bytes);
+    mark(1).encode(&mut bytes);
+    send.send_all(&bytes).await.unwrap();
+    let names = || -> Vec<String> {
+        let view = e1.view(&stranger.site);
+        view.iter().flat_map(|v| v.view.exports.keys()).map(ToString::to_string).collect()
+    };
+    eventually("the good ones are known", SECOND, || names() == ["a/b0001", "a/b0003"]).await;
+    let omitted = e1.links.status().links[0].view.as_ref().unwrap().omitted.clone();
+    assert_eq!(omitted.to_string(), "export a/b0002 (it has more than 500 grants)");
+    let mut bytes = BytesMut::new();
+    Message::ExportGone(service(1)).encode(&mut bytes);
+    mark(2).encode(&mut bytes);
+    send.send_all(&bytes).await.unwrap();
+    eventually("the withdrawal is heard", SECOND, || names() == ["a/b0003"]).await;
+}
