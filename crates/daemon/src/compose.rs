@@ -156,9 +156,10 @@ fn without(view: &Arc<View>, denied: &BTreeSet<NodeName>) -> Arc<View> {
     view.nodes.retain(|node, _| !denied.contains(node));
     for export in view.exports.values_mut() {
         let served = |node: &NodeName| denied.contains(node);
-        if export.ports.iter().any(|port| port.ready.keys().any(served)) {
+        if export.ports.iter().any(|port| port.ready.iter().any(|(node, _)| served(node))) {
             for port in &mut Arc::make_mut(export).ports {
-                port.ready.retain(|node, _| !denied.contains(node));
+                let others = port.ready.iter().filter(|(node, _)| !denied.contains(*node));
+                port.ready = others.map(|(node, count)| (node.clone(), *count)).collect();
             }
         }
     }
@@ -360,7 +361,7 @@ workloads:
         let [bank] = &now.views.values().collect::<Vec<_>>()[..] else { panic!() };
         assert_eq!(names(bank.nodes.keys().map(ToString::to_string).collect()), "b1");
         let ready = &bank.exports.values().next().unwrap().ports[0].ready;
-        assert_eq!(names(ready.keys().map(ToString::to_string).collect()), "b1");
+        assert_eq!(names(ready.iter().map(|(node, _)| node.to_string()).collect()), "b1");
     }
 
     #[test]

@@ -148,7 +148,7 @@ fn a_permit_is_asked_again() {
 
 #[test]
 fn only_the_permits_that_rest_on_what_changed_are_asked_again() {
-    let before = crate::snapshot::tests::edge();
+    let before = edge();
     assert!(touched(&before, &before.clone()).is_empty());
     let (bank, view) = before.views.first_key_value().unwrap();
     let (service, export) = view.exports.first_key_value().unwrap();
