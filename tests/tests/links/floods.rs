@@ -61,7 +61,8 @@ async fn a_view_that_changes_without_a_pause_is_handed_on_four_times_a_second() 
     views.mark_unchanged();
     let (site, count) = (Arc::clone(&stranger.site), Arc::new(std::sync::Mutex::new(0)));
     let counted = Arc::clone(&count);
-    let counting = tokio::spawn(async move {
+    let mut counting = tokio::task::JoinSet::new();
+    counting.spawn(async move {
         while views.changed().await.is_ok() {
             views.borrow_and_update();
             *counted.lock().unwrap() += 1;
@@ -80,7 +81,7 @@ async fn a_view_that_changes_without_a_pause_is_handed_on_four_times_a_second() 
         }
     }
     tokio::time::sleep(SECOND).await;
-    counting.abort();
+    drop(counting);
     let handed = *count.lock().unwrap();
     assert!((35..=43).contains(&handed), "{handed} views in ten seconds");
     let view = e1.view(&site).unwrap();
