@@ -43,7 +43,9 @@ fn what_differs_is_found_without_a_look_at_what_does_not() {
     let mut now = before.clone();
     now.insert(4_000, Counted(1));
     // So many that a chunk is split.
-    (0..50).for_each(|n| drop(now.insert(8_001 + 2 * n, Counted(0))));
+    for n in 0..50 {
+        now.insert(8_001 + 2 * n, Counted(0));
+    }
     now.remove(&12_000);
     let changes: Vec<u32> = before.changes(&now).map(|(key, _)| *key).collect();
     assert_eq!(changes.len(), 52);

@@ -233,10 +233,8 @@ fn a_record_takes_little_more_in_memory_than_on_the_wire() {
         (export.ports, export.grants) = (ports, grants);
         let mut bytes = BytesMut::new();
         Message::Export(service.clone(), Arc::new(export.clone())).encode(&mut bytes);
-        let read = match Message::decode(&bytes).unwrap().unwrap().0.unwrap() {
-            Message::Export(_, read) => read,
-            other => panic!("{other:?}"),
-        };
+        let message = Message::decode(&bytes).unwrap().unwrap().0;
+        let Some(Message::Export(_, read)) = message else { panic!("{message:?}") };
         let times = size::export(&service, &read) as f64 / bytes.len() as f64;
         assert!((1.0..16.0).contains(&times) || read.grants.len() == 1, "{what}: {times} times");
         assert!(times < 16.0, "{what}: {times} times");
