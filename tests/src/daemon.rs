@@ -21,9 +21,10 @@ pub fn adit() -> &'static Path {
         if let Some(path) = std::env::var_os("ADIT_BIN") {
             return path.into();
         }
-        // target/PROFILE/deps/this-test
+        // target/PROFILE/deps/this-test, or a program right in target/PROFILE
         let this = std::env::current_exe().unwrap();
-        let profile = this.ancestors().nth(2).unwrap();
+        let beside = this.parent().unwrap();
+        let profile = if beside.ends_with("deps") { beside.parent().unwrap() } else { beside };
         if profile.join("adit").exists() {
             return profile.join("adit");
         }
@@ -98,16 +99,7 @@ impl Daemon {
     /// The status document; none while the daemon does not answer.
     #[must_use]
     pub fn status(&self) -> Option<serde_json::Value> {
-        let mut socket = UnixStream::connect(self.root.join(format!("{}.sock", self.name))).ok()?;
-        socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        socket
-            .write_all(b"GET /v1/status HTTP/1.1\r\nhost: adit\r\nconnection: close\r\n\r\n")
-            .ok()?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).ok()?;
-        let start = answer.find('{')?;
-        let end = answer.rfind('}')?;
-        serde_json::from_str(&answer[start..=end]).ok()
+        status_at(&self.root.join(format!("{}.sock", self.name)))
     }
 
     /// Waits until the status document satisfies `wanted`.
@@ -161,6 +153,19 @@ impl Daemon {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.child.wait().unwrap()
     }
+}
+
+/// The status document at an admin socket; none where nobody answers there.
+#[must_use]
+pub fn status_at(socket: &Path) -> Option<serde_json::Value> {
+    let mut socket = UnixStream::connect(socket).ok()?;
+    socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    socket.write_all(b"GET /v1/status HTTP/1.1\r\nhost: adit\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).ok()?;
+    let start = answer.find('{')?;
+    let end = answer.rfind('}')?;
+    serde_json::from_str(&answer[start..=end]).ok()
 }
 
 fn spawn(host: Option<&Host>, root: &Path, name: &str) -> Child {

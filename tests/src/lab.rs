@@ -92,6 +92,12 @@ impl Host {
         host
     }
 
+    /// One that was made before.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self { name: name.into() }
+    }
+
     /// A cable to `bridge` in the lab's own namespace, as `eth0` with `address` (CIDR).
     pub fn plug(&self, bridge: &str, address: &str) {
         let port = format!("p-{}", self.name);

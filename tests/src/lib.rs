@@ -6,6 +6,7 @@
 //!   data path, and the workloads on both sides;
 //! * [`lab`]: hosts and cables without root; [`daemon`]: the real `adit`, started and asked;
 //!   [`clusters`]: two clusters of it;
+//! * [`hostile`]: a linked cluster that attacks, and a court that judges its victim;
 //! * [`workload`]: clients and backends whose every ending can be told apart;
 //! * [`prerequisite`]: `SKIP name: why`, and a failure in CI.
 
@@ -13,6 +14,7 @@
 
 pub mod clusters;
 pub mod daemon;
+pub mod hostile;
 pub mod identity;
 pub mod lab;
 pub mod net;

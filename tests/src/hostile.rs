@@ -1,0 +1,18 @@
+//! A hostile peer, and a court that says whether its victim held.
+//!
+//! * [`client`]: a cluster with valid certificates that keeps to nothing else; [`forge`]: packets that no
+//!   honest stack sends; [`attacks`]: what is done with them;
+//! * [`stage`]: the victim, an honest cluster and a hostile one on hosts of their own; [`load`]: honest
+//!   traffic with its times; [`footprint`]: what the victim costs its machine;
+//! * [`judge`]: one attack beside honest traffic, before, during and after.
+//!
+//! The enemy is a process of its own, so that its processor time is told from the victim's: the program
+//! `hostile`, started as `hostile attack NAME`.
+
+pub mod attacks;
+pub mod client;
+pub mod footprint;
+pub mod forge;
+pub mod judge;
+pub mod load;
+pub mod stage;

@@ -1,0 +1,237 @@
+//! What a hostile cluster does: each attack a function of an [`Enemy`] and a [`Pace`].
+//!
+//! * [`streams`]: streams that are refused, reset, unfinished, or empty;
+//! * [`windows`]: bytes that nobody takes, in both directions;
+//! * [`state`]: views that flap, grow, and invent; * [`connections`]: handshakes, hellos, control messages;
+//! * [`strangers`]: what needs no certificate.
+//!
+//! Each goes on for [`Pace::seconds`] and leaves by closing nothing politely. It counts what it did, so that
+//! a victim is not praised for an attack that never took place.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::client::{Conn, Enemy, Manners};
+
+pub mod connections;
+pub mod state;
+pub mod strangers;
+pub mod streams;
+pub mod windows;
+
+/// How long an attack goes on, and how much of its full size it has.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// When it ends.
+    pub until: Instant,
+    /// For how long it goes on.
+    pub seconds: f64,
+    /// From 0 to 1.
+    pub part: f64,
+}
+
+impl Pace {
+    /// So many of `full`, at least one.
+    #[must_use]
+    pub fn of(&self, full: usize) -> usize {
+        ((full as f64 * self.part) as usize).max(1)
+    }
+
+    /// Whether it goes on.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        Instant::now() < self.until
+    }
+
+    /// Waits for the end.
+    pub async fn end(&self) {
+        tokio::time::sleep_until(self.until).await;
+    }
+}
+
+/// What an attack counts.
+#[derive(Debug, Default)]
+pub struct Counts(Mutex<BTreeMap<String, u64>>);
+
+impl Counts {
+    /// Counts so many more.
+    pub fn add(&self, what: &str, n: u64) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get_mut(what) {
+            Some(counted) => *counted += n,
+            None => drop(all.insert(what.to_owned(), n)),
+        }
+    }
+
+    /// All so far.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<String, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Means {
+    /// Connects as the node of that number, and counts how that ends.
+    ///
+    /// # Errors
+    /// Why the victim did not take it.
+    pub async fn connect(&self, nth: usize, manners: &Manners, slot: u64) -> Result<Conn, String> {
+        match self.enemy.connect(&self.enemy.node(nth), manners, slot).await {
+            Ok(conn) => {
+                self.counts.add("connections", 1);
+                let (quinn, counts) = (conn.quinn.clone(), Arc::clone(&self.counts));
+                drop(tokio::spawn(async move {
+                    counts.add(&format!("closed: {}", quinn.closed().await), 1);
+                }));
+                Ok(conn)
+            }
+            Err(why) => {
+                self.counts.add("connections refused", 1);
+                self.counts.add(&format!("refused: {why}"), 1);
+                Err(why)
+            }
+        }
+    }
+}
+
+/// Everything that an attack has.
+#[derive(Clone)]
+pub struct Means {
+    /// Who attacks.
+    pub enemy: Arc<Enemy>,
+    /// How much.
+    pub pace: Pace,
+    /// What was done.
+    pub counts: Arc<Counts>,
+}
+
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// One attack.
+#[derive(Clone, Copy)]
+pub struct Attack {
+    /// For `--only`.
+    pub name: &'static str,
+    /// In one sentence.
+    pub what: &'static str,
+    /// What it must have counted at least one of, or it did not take place.
+    pub proof: &'static str,
+    /// Which part of it the gate runs, and for how many seconds.
+    pub short: Option<(f64, f64)>,
+    /// Does it.
+    pub run: fn(Means) -> Running,
+}
+
+macro_rules! attacks {
+    ($($name:literal, $run:path, $proof:literal, $short:expr, $what:literal;)*) => {
+        /// All of them.
+        pub const ALL: &[Attack] = &[$(Attack {
+            name: $name,
+            what: $what,
+            proof: $proof,
+            short: $short,
+            run: |means| Box::pin($run(means)),
+        }),*];
+    };
+}
+
+attacks! {
+    "unwritable-refusals", streams::unwritable_refusals, "streams", Some((0.5, 4.0)),
+        "19,000 refused streams whose answers cannot be written";
+    "refused-fast", streams::refused_fast, "refused", Some((1.0, 2.0)),
+        "refused as fast as possible";
+    "resets-before-kind", streams::resets_before_kind, "resets", Some((1.0, 2.0)),
+        "streams that are reset before their kind byte, as fast as possible";
+    "resets-after-kind", streams::resets_after_kind, "resets", None,
+        "the same after the kind byte";
+    "resets-after-header", streams::resets_after_header, "resets", Some((1.0, 2.0)),
+        "the same after a granted header: each may dial a backend";
+    "empty-streams", streams::empty_streams, "streams", Some((1.0, 1.0)),
+        "streams of nothing: finished at once, after the kind, after an empty header";
+    "slow-headers", streams::slow_headers, "streams", Some((0.3, 4.0)),
+        "4,000 streams that send one byte of header a second";
+    "idle-granted", streams::idle_granted, "streams", None,
+        "9,000 granted streams that say nothing";
+
+    "unread-refused-bulk", windows::unread_refused_bulk, "streams", Some((0.2, 4.0)),
+        "200 refused streams filled to bulk windows";
+    "unread-refused", windows::unread_refused, "streams", None,
+        "2,000 refused streams filled to interactive windows";
+    "unread-dialling", windows::unread_dialling, "streams", Some((0.2, 3.0)),
+        "200 streams filled while their backend is dialled, anew whenever one ends";
+    "unread-granted", windows::unread_granted, "streams", None,
+        "2,000 granted streams filled to windows whose backend does not read";
+    "gap", windows::gap, "streams", Some((0.2, 3.0)),
+        "200 granted bulk streams filled behind a byte that never comes";
+    "crumbs", windows::crumbs, "streams", None,
+        "900 granted streams of a thousand single bytes each, with gaps";
+    "batched-crumbs", windows::batched_crumbs, "streams", Some((0.5, 3.0)),
+        "900 granted streams of single bytes, each of which keeps the whole batch of packets that it came in";
+    "unread-answers", windows::unread_answers, "streams", Some((0.3, 3.0)),
+        "64 bulk connections that grant all and read nothing of endless answers";
+    "unacknowledged-answers", windows::unacknowledged_answers, "streams", Some((0.3, 3.0)),
+        "64 bulk connections that read endless answers and acknowledge nothing";
+    "slow-reader", windows::slow_reader, "streams", None,
+        "1,000 granted streams of endless answers, each read at 1 KB/s";
+
+    "flapping-view", state::flapping_view, "changes", Some((1.0, 3.0)),
+        "50 changes a second of a view of 5.3 MB";
+    "begin-floods", state::begin_floods, "changes", Some((1.0, 2.0)),
+        "a small view that is begun anew as fast as possible";
+    "wide-view", state::wide_view, "bytes", Some((1.0, 3.0)),
+        "a view of many ports, grants and counts: largest in memory for its bytes, begun anew again and again";
+    "invented-nodes", state::invented_nodes, "connections", Some((0.3, 3.0)),
+        "4,990 invented ready nodes, 500 connections, and a workload that uses what they announce";
+    "dial-backs", state::dial_backs, "changes", Some((1.0, 3.0)),
+        "nodes announced at loopback, metadata, pod and node addresses of the victim's";
+    "subscribe-storm", state::subscribe_storm, "subscribed", None,
+        "subscriptions that end and begin as fast as possible, and some that are never read";
+
+    "many-connections", connections::many_connections, "connections", Some((0.2, 3.0)),
+        "1,000 connections of as many invented nodes, made anew when they end";
+    "duplicate-hellos", connections::duplicate_hellos, "hellos", Some((1.0, 2.0)),
+        "one node's hello again and again, on connections that stay";
+    "silent-connections", connections::silent_connections, "connections", None,
+        "500 connections that never say hello, made anew when they end";
+    "control-floods", connections::control_floods, "messages", Some((1.0, 2.0)),
+        "go-aways, dial-mes and unknown messages without end";
+    "frame-noise", connections::frame_noise, "bytes", Some((1.0, 2.0)),
+        "packets full of path challenges, pings, window updates and stops";
+
+    "handshakes-17", strangers::handshakes, "knocks", Some((1.0, 3.0)),
+        "handshakes from 17 addresses without a certificate, which fail or never go on";
+    "spoofed-initials", strangers::spoofed_initials, "initials", Some((0.25, 3.0)),
+        "20,000 first packets a second from spoofed addresses";
+}
+
+/// Makes `n` connections, at most some at a time, as so many nodes.
+pub(crate) async fn connect(means: &Means, n: usize, names: usize, manners: &Manners) -> Vec<Conn> {
+    const AT_ONCE: usize = 16;
+    let (mut making, mut made) = (JoinSet::new(), Vec::new());
+    let mut next = 0;
+    while (next < n && means.pace.goes_on()) || !making.is_empty() {
+        while next < n && making.len() < AT_ONCE && means.pace.goes_on() {
+            let (means, manners) = (means.clone(), manners.clone());
+            let (nth, slot) = (next % names, (next / names) as u64);
+            making.spawn(async move { means.connect(nth, &manners, slot).await });
+            next += 1;
+        }
+        match making.join_next().await {
+            Some(Ok(Ok(conn))) => made.push(conn),
+            // Counted already.
+            Some(_) => {}
+            None => break,
+        }
+    }
+    made
+}
+
+/// Waits a moment.
+pub(crate) async fn ms(n: u64) {
+    tokio::time::sleep(Duration::from_millis(n)).await;
+}

@@ -1,0 +1,260 @@
+//! Views that flap, grow, and invent.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use adit_core::name::{NodeName, ServiceName};
+use adit_core::policy::{Pattern, WorkloadPattern};
+use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort};
+use adit_core::wire::StreamKind;
+use adit_core::wire::state::{Message, Subscribe};
+use bytes::BytesMut;
+use quinn::SendStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
+
+use super::{Means, connect, ms};
+use crate::hostile::client::{Conn, Manners};
+use crate::hostile::stage::LURE;
+
+/// Exports of a large view; with eight grants each takes some 530 bytes.
+const EXPORTS: usize = 10_000;
+const NODES: usize = 4_990;
+
+/// Serves what the victim asks for on `conn`, by `tell`, until the end.
+async fn told<F>(means: Means, conn: Conn, tell: fn(Means, SendStream) -> F)
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let mut telling = JoinSet::new();
+    while let Ok(Ok((send, mut recv))) = timeout_at(means.pace.until, conn.quinn.accept_bi()).await
+    {
+        let means = means.clone();
+        telling.spawn(async move {
+            // The kind and a subscription to our own cluster: what it has already does not matter.
+            let asked = recv.read_chunk(1000, true).await;
+            if matches!(asked, Ok(Some(chunk)) if chunk.bytes.first() == Some(&StreamKind::State.byte())) {
+                means.counts.add("subscribed", 1);
+                tell(means, send).await.ok();
+            }
+        });
+    }
+    means.pace.end().await;
+}
+
+/// A victim that closes is met again.
+async fn teller<F>(means: Means, tell: fn(Means, SendStream) -> F)
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    while means.pace.goes_on() {
+        match means.connect(0, &Manners::default().bulk_window(), 0).await {
+            Ok(conn) => {
+                let closed = conn.quinn.clone();
+                tokio::select! {
+                    () = told(means.clone(), conn, tell) => {}
+                    _ = closed.closed() => {}
+                }
+            }
+            Err(_) => ms(200).await,
+        }
+        ms(200).await;
+    }
+}
+
+impl Manners {
+    fn bulk_window(mut self) -> Self {
+        self.send_window = 1 << 30;
+        self
+    }
+}
+
+async fn say(means: &Means, send: &mut SendStream, messages: &[Message]) -> Result<(), String> {
+    let mut bytes = BytesMut::new();
+    for message in messages {
+        message.encode(&mut bytes);
+    }
+    let sent = timeout_at(means.pace.until, send.write_all(&bytes)).await;
+    means.counts.add("bytes", bytes.len() as u64);
+    sent.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+}
+
+fn mark(sequence: u64) -> Message {
+    Message::Mark { sequence, age_ms: 0, lost: false }
+}
+
+fn service(nth: usize) -> ServiceName {
+    format!("agents/export-{nth:05}").parse().unwrap()
+}
+
+fn any() -> WorkloadPattern {
+    WorkloadPattern { namespace: Pattern::Any, service_account: Pattern::Any }
+}
+
+fn export(grants: Vec<WorkloadPattern>, ready: BTreeMap<NodeName, u32>) -> Arc<PeerExport> {
+    let port = PeerPort { name: "http".parse().unwrap(), number: 8080, app_protocol: None, ready };
+    let (hop, class) = (Hop::Any, Class::Interactive);
+    Arc::new(PeerExport { ports: vec![port], grants, hop, class, replay: false })
+}
+
+/// An export of some 530 bytes.
+fn weighty(means: &Means, nth: usize, ready: u32) -> Message {
+    let grant = |n| WorkloadPattern {
+        namespace: Pattern::Exactly(format!("a-namespace-of-some-length-{n}").parse().unwrap()),
+        service_account: Pattern::Exactly(format!("an-account-of-length-{n}").parse().unwrap()),
+    };
+    let ready = [(means.enemy.node(0).parse().unwrap(), ready)].into();
+    Message::Export(service(nth), export((0..8).map(grant).collect(), ready))
+}
+
+fn node(means: &Means, nth: usize) -> Message {
+    let address: SocketAddr = ([172, 18, 3, 2], 7843).into();
+    Message::Node(means.enemy.node(nth).parse().unwrap(), vec![address])
+}
+
+/// See [`super::ALL`].
+pub async fn flapping_view(means: Means) {
+    teller(means, |means, mut send| async move {
+        let mut whole = vec![Message::Begin { epoch: 1, replaces: true }, node(&means, 0)];
+        whole.extend((0..EXPORTS).map(|nth| weighty(&means, nth, 1)));
+        whole.push(mark(1));
+        say(&means, &mut send, &whole).await?;
+        drop(whole);
+        for sequence in 2.. {
+            if !means.pace.goes_on() {
+                break;
+            }
+            let change = weighty(&means, sequence as usize % EXPORTS, sequence as u32);
+            say(&means, &mut send, &[change, mark(sequence)]).await?;
+            means.counts.add("changes", 1);
+            ms(20).await;
+        }
+        Ok(())
+    })
+    .await;
+}
+
+/// See [`super::ALL`].
+pub async fn begin_floods(means: Means) {
+    teller(means, |means, mut send| async move {
+        for sequence in 1.. {
+            if !means.pace.goes_on() {
+                break;
+            }
+            let begin = Message::Begin { epoch: sequence, replaces: true };
+            let lure = Message::Export(LURE.parse().unwrap(), export(vec![any()], BTreeMap::new()));
+            say(
+                &means,
+                &mut send,
+                &[begin, node(&means, sequence as usize % NODES), lure, mark(sequence)],
+            )
+            .await?;
+            means.counts.add("changes", 1);
+        }
+        Ok(())
+    })
+    .await;
+}
+
+/// See [`super::ALL`].
+pub async fn wide_view(means: Means) {
+    teller(means, |means, mut send| async move {
+        for sequence in 1.. {
+            if !means.pace.goes_on() {
+                break;
+            }
+            // A grant to anybody takes one byte, and an entry of two names when it is read.
+            let wide = export(vec![any(); 500], BTreeMap::new());
+            let mut whole = vec![Message::Begin { epoch: sequence, replaces: true }];
+            whole.extend((0..EXPORTS).map(|nth| Message::Export(service(nth), Arc::clone(&wide))));
+            whole.push(mark(sequence));
+            say(&means, &mut send, &whole).await?;
+            means.counts.add("changes", 1);
+            ms(500).await;
+        }
+        Ok(())
+    })
+    .await;
+}
+
+/// See [`super::ALL`].
+pub async fn invented_nodes(means: Means) {
+    let n = means.pace.of(500);
+    let all = connect(&means, n, n, &Manners::default().bulk_window()).await;
+    let mut telling = JoinSet::new();
+    // Whichever the victim asks.
+    for conn in all {
+        telling.spawn(told(means.clone(), conn, |means, mut send| async move {
+            let name = |nth| means.enemy.node(nth).parse().unwrap();
+            let ready = (0..NODES).map(|nth| (name(nth), 9)).collect();
+            let mut whole = vec![Message::Begin { epoch: 1, replaces: true }];
+            whole.extend((0..NODES).map(|nth| node(&means, nth)));
+            whole.push(Message::Export(LURE.parse().unwrap(), export(vec![any()], ready)));
+            whole.push(mark(1));
+            say(&means, &mut send, &whole).await?;
+            means.counts.add("changes", 1);
+            means.pace.end().await;
+            Ok(())
+        }));
+    }
+    telling.join_all().await;
+}
+
+/// Where nothing of another cluster's may lead: the victim's loopback, the metadata service of clouds, a pod
+/// and the node itself.
+pub const BACK: [&str; 4] =
+    ["127.0.0.1:5353", "169.254.169.254:5353", "10.244.2.9:5353", "172.18.2.2:5353"];
+
+/// See [`super::ALL`].
+pub async fn dial_backs(means: Means) {
+    teller(means, |means, mut send| async move {
+        for sequence in 1.. {
+            if !means.pace.goes_on() {
+                break;
+            }
+            let mut whole = vec![Message::Begin { epoch: sequence, replaces: true }];
+            let names = (0..100).map(|nth| format!("x{sequence}-{nth}"));
+            let addresses: Vec<SocketAddr> = BACK.iter().map(|a| a.parse().unwrap()).collect();
+            whole.extend(
+                names.clone().map(|n| Message::Node(n.parse().unwrap(), addresses.clone())),
+            );
+            let ready = names.map(|n| (n.parse().unwrap(), 1)).collect();
+            whole.push(Message::Export(LURE.parse().unwrap(), export(vec![any()], ready)));
+            whole.push(mark(sequence));
+            say(&means, &mut send, &whole).await?;
+            means.counts.add("changes", 1);
+            ms(1000).await;
+        }
+        Ok(())
+    })
+    .await;
+}
+
+/// See [`super::ALL`].
+pub async fn subscribe_storm(means: Means) {
+    let subscribe = || {
+        let mut bytes = BytesMut::from(&[StreamKind::State.byte()][..]);
+        let cluster = "bank".parse().unwrap();
+        Message::Subscribe(Subscribe { cluster, have: None }).encode(&mut bytes);
+        bytes
+    };
+    let all = connect(&means, 8, 1, &Manners::default()).await;
+    let mut running = JoinSet::new();
+    for conn in all {
+        let means = means.clone();
+        running.spawn(async move {
+            let mut unread = Vec::new();
+            for _ in 0..3 {
+                unread.push(conn.begin(&subscribe()).await);
+            }
+            while means.pace.goes_on() {
+                let Ok((mut send, mut recv)) = conn.begin(&subscribe()).await else { return };
+                means.counts.add("subscribed", 1);
+                let _first = timeout_at(means.pace.until, recv.read_chunk(1 << 16, true)).await;
+                send.finish().ok();
+            }
+        });
+    }
+    running.join_all().await;
+}
