@@ -9,6 +9,19 @@
 //! The enemy is a process of its own, so that its processor time is told from the victim's: the program
 //! `hostile`, started as `hostile attack NAME`.
 
+/// Says no more of a type than its name: what is in it has nothing to show.
+macro_rules! opaque {
+    ($($name:ty),*) => {$(
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(stringify!($name))
+            }
+        }
+    )*};
+}
+
+opaque!(client::Manners, client::Enemy, forge::Forger, load::Load, stage::Stage, judge::Court);
+
 pub mod attacks;
 pub mod client;
 pub mod footprint;

@@ -1,6 +1,6 @@
 //! Attacks a real node with everything that a linked cluster can do, and prints what became of it.
 //!
-//! `hostile [--only NAME,NAME] [--seconds N] [--memory MIB] [--short]` runs each attack beside honest
+//! `hostile [--only NAME,NAME] [--seconds N] [--recovery N] [--memory MIB] [--short]` runs each attack beside honest
 //! traffic and prints a table; its exit status says whether the victim held in every row. `--list` names
 //! them. `--memory` bounds the victim by a control group (default 256; 0 for no bound). `--short` judges
 //! counts, memory and the way back only, as the gate does.
@@ -19,9 +19,12 @@ use adit_tests::hostile::client::Enemy;
 use adit_tests::hostile::judge::{Court, Form, Trial};
 use adit_tests::lab;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
 
 /// The victim's memory in MiB.
 const MEMORY: u64 = 256;
+/// The way back may take so many seconds.
+const RECOVERY: f64 = 30.0;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -50,10 +53,10 @@ fn main() -> ExitCode {
     };
     let memory = number("--memory").map_or(MEMORY, |n| n as u64);
     let short = args.iter().any(|a| a == "--short");
-    let seconds = number("--seconds");
+    let (seconds, recovery) = (number("--seconds"), number("--recovery").unwrap_or(RECOVERY));
     let mut held = true;
     let ran = lab::run_program("hostile", || {
-        held = run(&chosen, seconds, short, Some(memory).filter(|n| *n > 0));
+        held = run(&chosen, (seconds, recovery), short, Some(memory).filter(|n| *n > 0));
     });
     if ran && held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -62,14 +65,19 @@ fn find(name: &str) -> &'static Attack {
     ALL.iter().find(|a| a.name == name).unwrap_or_else(|| panic!("no attack is called {name}"))
 }
 
-fn run(chosen: &[&Attack], seconds: Option<f64>, short: bool, memory: Option<u64>) -> bool {
+fn run(
+    chosen: &[&Attack],
+    (seconds, recovery): (Option<f64>, f64),
+    short: bool,
+    memory: Option<u64>,
+) -> bool {
     let program = std::env::current_exe().unwrap();
     let mut court = Court::open(memory, Path::new(&program));
     println!("{}", Trial::COLUMNS);
     let mut held = true;
     for attack in chosen {
         let (part, default) = if short { attack.short.unwrap_or((0.2, 2.0)) } else { (1.0, 12.0) };
-        let form = Form { seconds: seconds.unwrap_or(default), part, timed: !short };
+        let form = Form { seconds: seconds.unwrap_or(default), part, recovery, timed: !short };
         let trial = court.try_attack(attack, form);
         println!("{}", trial.row());
         eprintln!("    {}", trial.details());
@@ -89,12 +97,15 @@ fn attack_now(attack: &Attack, root: &str, target: &str, seconds: f64, part: f64
     runtime.block_on(async move {
         let enemy = Enemy::load(Path::new(root), "mallory", "bank", target.parse().unwrap());
         let until = Instant::now() + Duration::from_secs_f64(seconds);
-        let means = Means { enemy: Arc::new(enemy), pace: Pace { until, seconds, part }, counts };
-        // What waits for the victim waits no longer than this.
-        let running = tokio::spawn((attack.run)(means));
-        drop(timeout(Duration::from_secs_f64(seconds + 1.0), running).await);
+        let pace = Pace { until, seconds, part };
+        let watchers = TaskTracker::new();
+        let means = Means { enemy: Arc::new(enemy), pace, counts, watchers };
+        // A moment before it would end by itself, so that nobody says goodbye.
+        let patience = Duration::from_secs_f64((seconds - 0.03).max(0.1));
+        let mut running = (attack.run)(means);
+        drop(timeout(patience, &mut running).await);
+        println!("{}", serde_json::to_string(&counted.all()).unwrap());
+        let this = rustix::process::getpid();
+        rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
     });
-    println!("{}", serde_json::to_string(&counted.all()).unwrap());
-    // Nobody says goodbye.
-    std::process::exit(0);
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::client::{Conn, Enemy, Manners};
 
@@ -85,7 +86,7 @@ impl Means {
             Ok(conn) => {
                 self.counts.add("connections", 1);
                 let (quinn, counts) = (conn.quinn.clone(), Arc::clone(&self.counts));
-                drop(tokio::spawn(async move {
+                drop(self.watchers.spawn(async move {
                     counts.add(&format!("closed: {}", quinn.closed().await), 1);
                 }));
                 Ok(conn)
@@ -100,7 +101,7 @@ impl Means {
 }
 
 /// Everything that an attack has.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Means {
     /// Who attacks.
     pub enemy: Arc<Enemy>,
@@ -108,12 +109,14 @@ pub struct Means {
     pub pace: Pace,
     /// What was done.
     pub counts: Arc<Counts>,
+    /// Tasks that wait for connections to end.
+    pub watchers: TaskTracker,
 }
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One attack.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Attack {
     /// For `--only`.
     pub name: &'static str,
@@ -141,71 +144,71 @@ macro_rules! attacks {
 }
 
 attacks! {
-    "unwritable-refusals", streams::unwritable_refusals, "streams", Some((0.5, 4.0)),
+    "unwritable-refusals", streams::unwritable_refusals, "streams", Some((0.5, 3.0)),
         "19,000 refused streams whose answers cannot be written";
-    "refused-fast", streams::refused_fast, "refused", Some((1.0, 2.0)),
+    "refused-fast", streams::refused_fast, "refused", Some((1.0, 1.0)),
         "refused as fast as possible";
-    "resets-before-kind", streams::resets_before_kind, "resets", Some((1.0, 2.0)),
+    "resets-before-kind", streams::resets_before_kind, "resets", Some((1.0, 1.0)),
         "streams that are reset before their kind byte, as fast as possible";
     "resets-after-kind", streams::resets_after_kind, "resets", None,
         "the same after the kind byte";
-    "resets-after-header", streams::resets_after_header, "resets", Some((1.0, 2.0)),
+    "resets-after-header", streams::resets_after_header, "resets", None,
         "the same after a granted header: each may dial a backend";
     "empty-streams", streams::empty_streams, "streams", Some((1.0, 1.0)),
         "streams of nothing: finished at once, after the kind, after an empty header";
-    "slow-headers", streams::slow_headers, "streams", Some((0.3, 4.0)),
+    "slow-headers", streams::slow_headers, "streams", Some((0.2, 3.5)),
         "4,000 streams that send one byte of header a second";
     "idle-granted", streams::idle_granted, "streams", None,
         "9,000 granted streams that say nothing";
 
-    "unread-refused-bulk", windows::unread_refused_bulk, "streams", Some((0.2, 4.0)),
+    "unread-refused-bulk", windows::unread_refused_bulk, "streams", Some((0.2, 2.0)),
         "200 refused streams filled to bulk windows";
     "unread-refused", windows::unread_refused, "streams", None,
         "2,000 refused streams filled to interactive windows";
-    "unread-dialling", windows::unread_dialling, "streams", Some((0.2, 3.0)),
+    "unread-dialling", windows::unread_dialling, "streams", Some((0.2, 2.0)),
         "200 streams filled while their backend is dialled, anew whenever one ends";
     "unread-granted", windows::unread_granted, "streams", None,
         "2,000 granted streams filled to windows whose backend does not read";
-    "gap", windows::gap, "streams", Some((0.2, 3.0)),
+    "gap", windows::gap, "streams", Some((0.2, 2.0)),
         "200 granted bulk streams filled behind a byte that never comes";
     "crumbs", windows::crumbs, "streams", None,
         "900 granted streams of a thousand single bytes each, with gaps";
-    "batched-crumbs", windows::batched_crumbs, "streams", Some((0.5, 3.0)),
+    "batched-crumbs", windows::batched_crumbs, "streams", Some((0.5, 2.5)),
         "900 granted streams of single bytes, each of which keeps the whole batch of packets that it came in";
-    "unread-answers", windows::unread_answers, "streams", Some((0.3, 3.0)),
+    "unread-answers", windows::unread_answers, "streams", None,
         "64 bulk connections that grant all and read nothing of endless answers";
-    "unacknowledged-answers", windows::unacknowledged_answers, "streams", Some((0.3, 3.0)),
+    "unacknowledged-answers", windows::unacknowledged_answers, "streams", Some((0.3, 2.0)),
         "64 bulk connections that read endless answers and acknowledge nothing";
     "slow-reader", windows::slow_reader, "streams", None,
         "1,000 granted streams of endless answers, each read at 1 KB/s";
 
-    "flapping-view", state::flapping_view, "changes", Some((1.0, 3.0)),
+    "flapping-view", state::flapping_view, "changes", Some((1.0, 2.5)),
         "50 changes a second of a view of 5.3 MB";
-    "begin-floods", state::begin_floods, "changes", Some((1.0, 2.0)),
+    "begin-floods", state::begin_floods, "changes", None,
         "a small view that is begun anew as fast as possible";
-    "wide-view", state::wide_view, "bytes", Some((1.0, 3.0)),
+    "wide-view", state::wide_view, "bytes", Some((1.0, 2.0)),
         "a view of many ports, grants and counts: largest in memory for its bytes, begun anew again and again";
-    "invented-nodes", state::invented_nodes, "connections", Some((0.3, 3.0)),
+    "invented-nodes", state::invented_nodes, "connections", Some((0.3, 2.5)),
         "4,990 invented ready nodes, 500 connections, and a workload that uses what they announce";
-    "dial-backs", state::dial_backs, "changes", Some((1.0, 3.0)),
+    "dial-backs", state::dial_backs, "changes", Some((1.0, 1.5)),
         "nodes announced at loopback, metadata, pod and node addresses of the victim's";
     "subscribe-storm", state::subscribe_storm, "subscribed", None,
         "subscriptions that end and begin as fast as possible, and some that are never read";
 
-    "many-connections", connections::many_connections, "connections", Some((0.2, 3.0)),
+    "many-connections", connections::many_connections, "connections", Some((0.2, 2.0)),
         "1,000 connections of as many invented nodes, made anew when they end";
-    "duplicate-hellos", connections::duplicate_hellos, "hellos", Some((1.0, 2.0)),
+    "duplicate-hellos", connections::duplicate_hellos, "hellos", Some((1.0, 1.0)),
         "one node's hello again and again, on connections that stay";
     "silent-connections", connections::silent_connections, "connections", None,
         "500 connections that never say hello, made anew when they end";
-    "control-floods", connections::control_floods, "messages", Some((1.0, 2.0)),
+    "control-floods", connections::control_floods, "messages", Some((1.0, 1.0)),
         "go-aways, dial-mes and unknown messages without end";
-    "frame-noise", connections::frame_noise, "bytes", Some((1.0, 2.0)),
+    "frame-noise", connections::frame_noise, "bytes", None,
         "packets full of path challenges, pings, window updates and stops";
 
-    "handshakes-17", strangers::handshakes, "knocks", Some((1.0, 3.0)),
+    "handshakes-17", strangers::handshakes, "knocks", Some((1.0, 2.0)),
         "handshakes from 17 addresses without a certificate, which fail or never go on";
-    "spoofed-initials", strangers::spoofed_initials, "initials", Some((0.25, 3.0)),
+    "spoofed-initials", strangers::spoofed_initials, "initials", Some((0.25, 1.5)),
         "20,000 first packets a second from spoofed addresses";
 }
 

@@ -116,6 +116,7 @@ pub struct Enemy {
 }
 
 /// A connection that the victim has taken.
+#[derive(Debug)]
 pub struct Conn {
     /// The connection.
     pub quinn: quinn::Connection,

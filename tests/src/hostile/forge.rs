@@ -103,7 +103,7 @@ fn frame(packet: &[u8], at: &mut usize) -> Option<Frame> {
         _ => return None,
     };
     *at += run;
-    (*at <= packet.len()).then(|| Frame { kind, at: start..*at, stream })
+    (*at <= packet.len()).then_some(Frame { kind, at: start..*at, stream })
 }
 
 /// The bytes of data streams at these offsets are never sent.
@@ -153,7 +153,7 @@ pub fn batched_crumbs(from: u64, ids: u64) -> Rewrite {
         let packet = nth.fetch_add(1, Relaxed);
         let (turn, mut out) = (packet / BATCH, vec![PING]);
         let one = crumb(4 + 4 * (turn % ids), from + 1 + 2 * (turn / ids % 1000));
-        if packet % BATCH == 0 && one.len() < room {
+        if packet.is_multiple_of(BATCH) && one.len() < room {
             out.extend(one);
         }
         Some(out)

@@ -75,9 +75,10 @@ pub fn agent(host: &Host, address: &str) {
     });
     drop(on(host, move || async move {
         let listener = TcpListener::from_std(listener).unwrap();
+        let obeying = tokio_util::task::TaskTracker::new();
         loop {
             match listener.accept().await {
-                Ok((socket, _)) => drop(tokio::spawn(obey(socket))),
+                Ok((socket, _)) => drop(obeying.spawn(obey(socket))),
                 // Out of descriptors: those of others end.
                 Err(_) => sleep(Duration::from_millis(10)).await,
             }

@@ -147,7 +147,7 @@ impl Stage {
         }
         issue(root.path(), "bank", "b1");
         issue(root.path(), "edge", "e1");
-        let cage = memory.and_then(|mebibytes| cage(mebibytes));
+        let cage = memory.and_then(cage);
         let victim = start(&bank, root.path(), "b1", BANK, cage.as_ref());
         let neighbour = start(&edge, root.path(), "e1", EDGE, None);
         let stage =
