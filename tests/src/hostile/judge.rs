@@ -19,6 +19,8 @@ use super::footprint::Footprint;
 use super::load::{Account, Load};
 use super::stage::{Stage, VICTIM};
 
+/// What an allocator keeps of a process that has been busy for the first time, in KiB.
+const WARM: u64 = 16 << 10;
 /// How long streams may be open after all traffic has ended.
 const RECOVERY: Duration = Duration::from_secs(30);
 /// How an attack is run.
@@ -176,7 +178,7 @@ impl Court {
 
     fn wait_for_base(&self, trial: &mut Trial) {
         let began = Instant::now();
-        let most_rss = trial.base.rss + trial.base.rss / 5;
+        let most_rss = trial.base.rss + (trial.base.rss / 5).max(WARM);
         let open = |_: &Footprint| open_streams(&self.stage).unwrap_or(u64::MAX);
         while let Some(now) = self.victim() {
             (trial.after, trial.open_streams) = (now, open(&now));

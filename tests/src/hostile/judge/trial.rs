@@ -13,7 +13,7 @@ const MEMORY: u64 = 128 << 10;
 /// The same for who has no certificate.
 const STRANGERS_MEMORY: u64 = 32 << 10;
 /// A percentile below this is not worth comparing.
-const LEAST_P99: Duration = Duration::from_millis(10);
+const LEAST_P99: Duration = Duration::from_millis(20);
 
 /// What was measured of one attack.
 #[derive(Debug, Clone, Default)]
