@@ -5,7 +5,7 @@
 //! them. `--memory` bounds the victim by a control group (default 256; 0 for no bound). `--short` judges
 //! counts, memory and the way back only, as the gate does.
 //!
-//! `hostile attack NAME --root DIR --target ADDRESS --seconds N --part P` is the enemy's own process.
+//! `hostile attack NAME --root DIR --target ADDRESS --seconds N --part P [--goodbye]` is the enemy's own process.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
 
@@ -37,7 +37,9 @@ fn main() -> ExitCode {
         let attack = find(&args[1]);
         let (seconds, part) =
             (number("--seconds").unwrap_or(10.0), number("--part").unwrap_or(1.0));
-        attack_now(attack, &text("--root").unwrap(), &text("--target").unwrap(), seconds, part);
+        let (root, target) = (text("--root").unwrap(), text("--target").unwrap());
+        let goodbye = args.iter().any(|a| a == "--goodbye");
+        attack_now(attack, (&root, &target), (seconds, part), goodbye);
         return ExitCode::SUCCESS;
     }
     if args.iter().any(|a| a == "--list") {
@@ -89,7 +91,12 @@ fn run(
 }
 
 /// The enemy's process: attacks, and prints what it counted.
-fn attack_now(attack: &Attack, root: &str, target: &str, seconds: f64, part: f64) {
+fn attack_now(
+    attack: &Attack,
+    (root, target): (&str, &str),
+    (seconds, part): (f64, f64),
+    goodbye: bool,
+) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let counts = Arc::new(Counts::default());
@@ -99,11 +106,15 @@ fn attack_now(attack: &Attack, root: &str, target: &str, seconds: f64, part: f64
         let until = Instant::now() + Duration::from_secs_f64(seconds);
         let pace = Pace { until, seconds, part };
         let watchers = TaskTracker::new();
-        let means = Means { enemy: Arc::new(enemy), pace, counts, watchers };
-        // A moment before it would end by itself, so that nobody says goodbye.
+        let enemy = Arc::new(enemy);
+        let means = Means { enemy: Arc::clone(&enemy), pace, counts, watchers };
+        // A moment before it would end by itself, so that nobody says goodbye who is not told to.
         let patience = Duration::from_secs_f64((seconds - 0.03).max(0.1));
         let mut running = (attack.run)(means);
         drop(timeout(patience, &mut running).await);
+        if goodbye {
+            enemy.say_goodbye().await;
+        }
         println!("{}", serde_json::to_string(&counted.all()).unwrap());
         let this = rustix::process::getpid();
         rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();

@@ -144,7 +144,7 @@ macro_rules! attacks {
 }
 
 attacks! {
-    "unwritable-refusals", streams::unwritable_refusals, "streams", Some((0.5, 3.0)),
+    "unwritable-refusals", streams::unwritable_refusals, "streams", Some((1.0, 4.0)),
         "19,000 refused streams whose answers cannot be written";
     "refused-fast", streams::refused_fast, "refused", Some((1.0, 1.0)),
         "refused as fast as possible";
@@ -173,7 +173,7 @@ attacks! {
         "200 granted bulk streams filled behind a byte that never comes";
     "crumbs", windows::crumbs, "streams", None,
         "900 granted streams of a thousand single bytes each, with gaps";
-    "batched-crumbs", windows::batched_crumbs, "streams", Some((0.5, 2.5)),
+    "batched-crumbs", windows::batched_crumbs, "streams", Some((1.0, 2.5)),
         "900 granted streams of single bytes, each of which keeps the whole batch of packets that it came in";
     "unread-answers", windows::unread_answers, "streams", None,
         "64 bulk connections that grant all and read nothing of endless answers";

@@ -167,6 +167,16 @@ impl Enemy {
         }
     }
 
+    /// Closes all connections, and lets the victim hear so.
+    pub async fn say_goodbye(&self) {
+        let all =
+            std::mem::take(&mut *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner));
+        for endpoint in &all {
+            endpoint.close(VarInt::from_u32(0x40), b"");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
     /// The name of an invented node.
     #[must_use]
     pub fn node(&self, nth: usize) -> String {

@@ -165,6 +165,8 @@ impl Court {
             .arg(self.stage.root.path())
             .args(["--target", VICTIM, "--seconds", &form.seconds.to_string()])
             .args(["--part", &form.part.to_string()])
+            // One attack follows another: the victim need not wait for the silence of the last.
+            .args((!form.timed).then_some("--goodbye"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
