@@ -93,7 +93,8 @@ fn any() -> WorkloadPattern {
 }
 
 fn export(grants: Vec<WorkloadPattern>, ready: BTreeMap<NodeName, u32>) -> Arc<PeerExport> {
-    let port = PeerPort { name: "http".parse().unwrap(), number: 8080, app_protocol: None, ready };
+    let (name, ready) = ("http".parse().unwrap(), ready.into_iter().collect());
+    let port = PeerPort { name, number: 8080, app_protocol: None, ready };
     let (hop, class) = (Hop::Any, Class::Interactive);
     Arc::new(PeerExport { ports: vec![port], grants, hop, class, replay: false })
 }
