@@ -116,11 +116,7 @@ async fn reach<N: Net>(
 
 /// The refusal of a stream that would have been reset for this, had it been under way.
 fn before_delivery(withdrawn: Failure) -> Failure {
-    let code = match withdrawn.code {
-        Code::Revoked => Code::Denied,
-        Code::Drained => Code::Draining,
-        other => other,
-    };
+    let code = if withdrawn.code == Code::Drained { Code::Draining } else { Code::Denied };
     Failure { code, ..withdrawn }
 }
 
