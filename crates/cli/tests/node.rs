@@ -450,7 +450,8 @@ fn streams_beyond_the_descriptors_are_refused_and_admin_answers() {
             exchange(&mut stream, b"x").is_ok().then_some(stream)
         })
         .collect();
-    assert!((100..200).contains(&held.len()), "{}", held.len());
+    // Of some 136 places a quarter is kept for peers, and of the rest one for other workloads.
+    assert!((70..90).contains(&held.len()), "{}", held.len());
     let line = e1.logged(&["adit::stream", "over-limit"]);
     assert!(line.contains("\"refused\":true"), "{line}");
     assert!(e1.status().is_some() && scene.public("/livez").contains("200"));

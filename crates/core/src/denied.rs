@@ -84,7 +84,9 @@ impl FromStr for KeyHash {
 
     fn from_str(s: &str) -> Result<Self, NameError> {
         const RULE: &str = "64 hexadecimal digits, the SHA-256 of a SubjectPublicKeyInfo, as `adit pki show` prints it";
-        let bytes = hex(s).and_then(|bytes| bytes.try_into().ok());
+        // A digit that was lost in copying is no leading zero.
+        let digits = s.chars().filter(|c| *c != ':').count();
+        let bytes = hex(s).filter(|_| digits == 64).and_then(|bytes| bytes.try_into().ok());
         bytes.map(Self).ok_or_else(|| NameError::new("hash of a key", s, RULE))
     }
 }

@@ -53,7 +53,8 @@ impl Places {
         self.admit_in_all(taken)?;
         let half = (self.direction() / 2).max(1);
         let promised = self.promised(clusters);
-        if taken.direction <= half || taken.own <= promised {
+        // Where there is one link alone, nobody else asks.
+        if clusters <= 1 || taken.direction <= half || taken.own <= promised {
             return Ok(());
         }
         if taken.own > half / 2 || lent(promised) > half {
@@ -72,10 +73,13 @@ impl Places {
     /// [`Code::OverLimit`], with the limit.
     pub(crate) fn admit_workload(self, taken: Taken) -> Result<(), Failure> {
         self.admit_in_all(taken)?;
-        let half = (self.direction() / 2).max(1);
-        let most = if taken.direction <= half { half } else { (half / 2).max(1) };
-        if taken.own > most {
-            return Err(over(format!("the workload has {most} streams open on this node")));
+        let quarter = self.direction() / 4;
+        let is_last = taken.direction > self.direction() - quarter;
+        if is_last && taken.own > quarter.max(1) {
+            let own = taken.own - 1;
+            return Err(over(format!(
+                "the workload has {own} streams open on this node, and the last places are kept for others"
+            )));
         }
         Ok(())
     }
@@ -156,9 +160,14 @@ mod tests {
     #[test]
     fn one_workload_does_not_take_the_places_of_the_others() {
         let alone = |own| PLACES.admit_workload(Taken { all: own, direction: own, own });
-        assert!(alone(300).is_ok() && alone(301).is_err());
-        let beside = |own| PLACES.admit_workload(Taken { all: 400, direction: 400, own });
+        assert!(alone(450).is_ok() && alone(451).is_err());
+        let beside = |own| PLACES.admit_workload(Taken { all: 600, direction: 600, own });
         assert!(beside(150).is_ok() && beside(151).is_err());
+    }
+
+    #[test]
+    fn the_only_cluster_that_is_linked_has_all_that_peers_may_have() {
+        assert_eq!(fill(vec![0], &[0], 1), [600]);
     }
 
     #[test]
