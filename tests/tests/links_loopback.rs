@@ -51,10 +51,13 @@ fn streams_of_every_worker_cross_and_a_drain_leaves_nothing() {
     let (ours, theirs) = (runtimes(), runtimes());
     let (e, b) = (bind(&ours, &edge, &bank), bind(&theirs, &bank, &edge));
     let (at_e, at_b) = (e.addresses().to_vec(), b.addresses().to_vec());
-    let e1 = start(e, &edge, &bank, &at_b, 1);
-    let b1 = start(b, &bank, &edge, &at_e, 2);
     let (node, bulk) = (bank.node(1), bank.node(1));
     let waiting = Runtime::new().unwrap();
+    let (e1, b1) = {
+        // What is no worker's runs here.
+        let _entered = waiting.enter();
+        (start(e, &edge, &bank, &at_b, 1), start(b, &bank, &edge, &at_e, 2))
+    };
     waiting.block_on(async {
         eventually("both know each other", 10 * SECOND, || {
             e1.view(&bank).is_some() && b1.view(&edge).is_some()

@@ -374,6 +374,15 @@ impl<const N: usize> From<[(NodeName, u32); N]> for ReadyCounts {
 }
 
 impl Snapshot {
+    /// Whether an address is one of our own: this machine's or a node's, or a workload's. A peer that announces
+    /// one as a node of its own is not to have us knock there. Loopback is nobody's: it is shared where
+    /// clusters are on one machine.
+    #[must_use]
+    pub fn is_inside(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        !ip.is_loopback() && (self.forbidden.contains(&ip) || self.workloads.contains_key(&ip))
+    }
+
     /// Whether `backend` may be dialled: its address is an ordinary one, or written out by the operator,
     /// and in no case one that stands for an import.
     #[must_use]

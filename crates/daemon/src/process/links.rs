@@ -69,7 +69,13 @@ fn in_vain(misuse: &MisuseStatus) -> InVain {
         code: code.to_string(),
         seconds_ago: at.elapsed().as_secs(),
     });
-    InVain { streams: misuse.streams, asked: misuse.asked, closed: misuse.closed, last }
+    InVain {
+        streams: misuse.streams,
+        asked: misuse.asked,
+        closed: misuse.closed,
+        refused_connections: misuse.refused,
+        last,
+    }
 }
 
 fn left_out(omitted: &Omissions) -> Option<LeftOut> {
@@ -210,6 +216,7 @@ mod tests {
                 streams: 3001,
                 asked: 1,
                 closed: 0,
+                refused: 9,
                 last: Some((node("b3"), Instant::now(), Code::Denied)),
             },
             buffers: Charges { windows: 100, stalled: 20, streams: 1 },

@@ -77,6 +77,8 @@ pub struct InVain {
     pub asked: u64,
     /// Connections that were closed since a node went on.
     pub closed: u64,
+    /// Connections that were refused, because there are enough or they come too often.
+    pub refused_connections: u64,
     /// Which node was asked last, and why; absent where that is long ago.
     pub last: Option<LastInVain>,
 }

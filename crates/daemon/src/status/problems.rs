@@ -121,10 +121,11 @@ fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
 /// A link, and what is left out of the views that pass over it.
 fn link(link: &Link, add: &mut impl FnMut(Severity, String, &str, String)) {
     if let Some(last) = &link.in_vain.last {
-        let InVain { streams, asked, closed, .. } = link.in_vain;
+        let InVain { streams, asked, closed, refused_connections, .. } = link.in_vain;
         let sentence = format!(
-            "node {} of {} opens streams in vain ({}) and was asked to stay away: {streams} streams, asked \
-             {asked} times, {closed} connections closed; `denied.nodes` keeps it out",
+            "node {} of {} asks for more than it may have ({}): {streams} streams in vain, asked {asked} times \
+             to stay away, {closed} connections closed and {refused_connections} refused; `denied.nodes` keeps \
+             it out",
             last.node, link.cluster, last.code
         );
         add(Severity::Warning, format!("link {}", link.cluster), "over-limit", sentence);
@@ -257,12 +258,13 @@ mod tests {
     fn a_node_that_opens_streams_in_vain_is_named() {
         let mut status = healthy();
         let last = LastInVain { node: "b3".into(), code: "denied".into(), seconds_ago: 4 };
-        let in_vain = InVain { streams: 3001, asked: 1, closed: 2, last: Some(last) };
+        let last = Some(last);
+        let in_vain = InVain { streams: 3001, asked: 1, closed: 2, refused_connections: 7, last };
         let state = LinkState::Up;
         status.links.push(Link { cluster: "bank".into(), state, in_vain, ..Link::default() });
         let [problem] = &find(&status)[..] else { panic!("one problem is found") };
         assert_eq!((problem.severity, problem.about.as_str()), (Severity::Warning, "link bank"));
-        for part in ["b3", "denied", "3001 streams", "2 connections"] {
+        for part in ["b3", "denied", "3001 streams", "2 connections closed", "7 refused"] {
             assert!(problem.reason.sentence.contains(part), "{part}: {problem:?}");
         }
     }

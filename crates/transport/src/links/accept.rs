@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use adit_core::admission;
 use adit_core::code::Code;
 
 use super::shared::Shared;
@@ -41,7 +42,14 @@ async fn admit(shared: Arc<Shared>, incoming: Incoming) {
         if quic.is_closed().is_some_and(|closed| closed.by == By::Peer && is_spare(closed.code)) {
             return tracing::debug!(%remote, peer = %quic.peer(), %refusal, "spare connection");
         }
-        tracing::warn!(%remote, peer = %quic.peer(), %refusal, "peer refused");
+        // A cluster without a link is nobody whose lines could be counted; its handshakes are few.
+        let peer = admission::peer(&shared.now(), quic.peer());
+        let is_logged = peer.map_or(true, |(cluster, node)| {
+            shared.work.misuse.note_refused(&cluster, &node, refusal.code)
+        });
+        if is_logged {
+            tracing::warn!(%remote, peer = %quic.peer(), %refusal, "peer refused");
+        }
         shared.work.metrics.refused(refusal.code);
         quic.close(refusal.code, &refusal.reason);
     }

@@ -57,7 +57,9 @@ impl Shared {
         };
         let view = self.known.views.get(cluster);
         let announced = view.as_ref().and_then(|v| v.view.nodes.get(node));
-        announced.map(|a| dialable(a, &link.seeds)).unwrap_or_default()
+        let mut addresses = announced.map(|a| dialable(a, &link.seeds)).unwrap_or_default();
+        addresses.retain(|address| !now.is_inside(address.ip()));
+        addresses
     }
 
     /// The first of these nodes that can be dialled, does not want to be left alone, and was not found dead

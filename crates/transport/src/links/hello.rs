@@ -4,6 +4,7 @@
 //! [`super::Settings::header_deadline`]. What a hello must say is [`adit_core::admission`]'s; how a refusal travels is the
 //! caller's: it closes the connection with the code and the text.
 
+use adit_core::admission::pace::Allowance;
 use adit_core::admission::{self, Refusal};
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
@@ -18,6 +19,10 @@ use super::messages::Messages;
 use crate::endpoint::Connection;
 use crate::peer::{BootId, PeerInfo};
 use crate::stream::{RecvStream, SendStream};
+
+/// Control messages that a peer may send on one connection: a hello, a go-away, and from later versions on a
+/// dial-me for each node, now and then.
+const ALLOWED_MESSAGES: Allowance = Allowance { burst: 256, per_second: 16 };
 
 /// A connection whose both ends know each other.
 #[derive(Debug)]
@@ -92,7 +97,7 @@ async fn say(send: &mut SendStream, kind: Option<StreamKind>, hello: Hello) -> R
 }
 
 async fn listen(recv: RecvStream) -> Result<(Hello, Messages<Control>), Refusal> {
-    let mut messages = Messages::new(recv, Control::decode);
+    let mut messages = Messages::limited(recv, Control::decode, ALLOWED_MESSAGES);
     match messages.next().await.map_err(|e| refusal(e.code(), &e))? {
         Control::Hello(hello) => Ok((hello, messages)),
         Control::GoAway { .. } | Control::DialMe { .. } => {

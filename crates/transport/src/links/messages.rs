@@ -3,9 +3,11 @@
 //! Owns the bytes that have arrived and are not yet a whole message: at most one message and one
 //! piece. What the messages are, and how long they may be, is `adit_core::wire`'s.
 
+use adit_core::admission::pace::{Allowance, Pace};
 use adit_core::code::Code;
 use adit_core::wire::WireError;
 use bytes::{Buf, BytesMut};
+use tokio::time::Instant;
 
 use crate::stream::{RecvError, RecvStream};
 
@@ -30,13 +32,16 @@ pub(super) enum MessageError {
     /// The peer finished the stream within a message.
     #[error("the peer finished the stream within a message")]
     CutShort,
+    /// More messages came than a peer ever has to say.
+    #[error("too many messages came at once")]
+    TooMany,
 }
 
 impl MessageError {
     /// The reason as one of the list.
     pub(super) fn code(&self) -> Code {
         match self {
-            Self::Wire(_) | Self::CutShort => Code::ProtocolError,
+            Self::Wire(_) | Self::CutShort | Self::TooMany => Code::ProtocolError,
             Self::Stream(error) => error.code(),
             Self::Finished => Code::Finished,
         }
@@ -50,12 +55,27 @@ pub(super) struct Messages<T> {
     unread: BytesMut,
     decode: Decode<T>,
     taken: u64,
+    limit: Option<MessageLimit>,
+}
+
+/// How many messages may come; those that are skipped count, too.
+#[derive(Debug)]
+struct MessageLimit {
+    allowed: Allowance,
+    pace: Pace,
+    began: Instant,
 }
 
 impl<T> Messages<T> {
     /// Reads `recv` from here on.
     pub(super) fn new(recv: RecvStream, decode: Decode<T>) -> Self {
-        Self { recv, unread: BytesMut::new(), decode, taken: 0 }
+        Self { recv, unread: BytesMut::new(), decode, taken: 0, limit: None }
+    }
+
+    /// The same, and takes no more messages than are `allowed`.
+    pub(super) fn limited(recv: RecvStream, decode: Decode<T>, allowed: Allowance) -> Self {
+        let limit = MessageLimit { allowed, pace: Pace::default(), began: Instant::now() };
+        Self { limit: Some(limit), ..Self::new(recv, decode) }
     }
 
     /// The next message; those that are to be skipped are. Nothing is lost when it is cancelled.
@@ -64,6 +84,11 @@ impl<T> Messages<T> {
             if let Some((message, taken)) = (self.decode)(&self.unread)? {
                 self.unread.advance(taken);
                 self.taken += taken as u64;
+                if let Some(MessageLimit { allowed, pace, began }) = &mut self.limit
+                    && !pace.take(began.elapsed(), *allowed)
+                {
+                    return Err(MessageError::TooMany);
+                }
                 match message {
                     Some(message) => return Ok(message),
                     None => continue,

@@ -31,6 +31,8 @@ const ALLOWED_OF_CLUSTER: Allowance = Allowance { burst: 8000, per_second: 2000 
 /// Streams in vain on a connection whose peer was asked to stay away, after which it is closed: more than are under
 /// way when it hears of it.
 const PATIENCE: u32 = 1000;
+/// Lines about refused connections of one cluster.
+const ALLOWED_LINES: Allowance = Allowance { burst: 50, per_second: 1 };
 /// How long a node is to stay away, from when it is asked.
 const STAY_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Nodes of one cluster that are remembered as asked to stay away. More than a cluster has that fits its allowance.
@@ -44,6 +46,8 @@ pub(super) struct MisuseTable(Mutex<BTreeMap<ClusterName, ClusterMisuse>>);
 struct ClusterMisuse {
     began: Option<Instant>,
     pace: Pace,
+    /// Of the lines about its connections that were refused.
+    lines: Pace,
     /// Nodes that are to stay away, and until when.
     away: BTreeMap<NodeName, Instant>,
     status: MisuseStatus,
@@ -66,7 +70,9 @@ pub struct MisuseStatus {
     pub asked: u64,
     /// How many of its connections were closed since it went on.
     pub closed: u64,
-    /// The node that was asked last, when, and the code of its last stream.
+    /// How many of its connections were refused, because it has enough of them or makes them too often.
+    pub refused: u64,
+    /// The node that was asked or refused last, when, and the code.
     pub last: Option<(NodeName, Instant, Code)>,
 }
 
@@ -88,6 +94,9 @@ impl MisuseTable {
         cluster.status.streams += 1;
         let fits = of_conn.pace.take(since, ALLOWED_OF_CONNECTION)
             & cluster.pace.take(since, ALLOWED_OF_CLUSTER);
+        if code == Code::OverLimit {
+            cluster.status.last = Some((peer.node.clone(), now, code));
+        }
         let consequence = match &mut of_conn.since_asked {
             None if fits => return Consequence::Nothing,
             None => {
@@ -132,6 +141,19 @@ impl MisuseTable {
                 ),
             }),
         }
+    }
+
+    /// Notes that a connection with a node was refused. Whether that is to be logged.
+    pub(super) fn note_refused(&self, cluster: &ClusterName, node: &NodeName, code: Code) -> bool {
+        let now = Instant::now();
+        let mut table = lock(&self.0);
+        let cluster = table.entry(cluster.clone()).or_default();
+        let since = now - *cluster.began.get_or_insert(now);
+        if code == Code::OverLimit {
+            cluster.status.refused += 1;
+            cluster.status.last = Some((node.clone(), now, code));
+        }
+        cluster.lines.take(since, ALLOWED_LINES)
     }
 
     /// What the nodes of a cluster opened in vain.
