@@ -374,13 +374,23 @@ impl<const N: usize> From<[(NodeName, u32); N]> for ReadyCounts {
 }
 
 impl Snapshot {
-    /// Whether an address is one of our own: this machine's or a node's, or a workload's. A peer that announces
-    /// one as a node of its own is not to have us knock there. Loopback is nobody's: it is shared where
-    /// clusters are on one machine.
+    /// Whether an address is one of our own: this machine's or a node's, a workload's or a backend's. A peer
+    /// that announces one as a node of its own is not to have us knock there. Loopback is nobody's: it is
+    /// shared where clusters are on one machine. Looks at everything: once for a dial, not for a stream.
     #[must_use]
     pub fn is_inside(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        !ip.is_loopback() && (self.forbidden.contains(&ip) || self.workloads.contains_key(&ip))
+        let is = |address: &SocketAddr| address.ip().to_canonical() == ip;
+        let is_backend = || {
+            let mut ports = self.exports.values().flat_map(|export| &export.ports);
+            ports.any(|port| port.backends.iter().any(|backend| is(&backend.address)))
+        };
+        let is_sibling = || self.siblings.values().flatten().any(is);
+        !ip.is_loopback()
+            && (self.forbidden.contains(&ip)
+                || self.workloads.contains_key(&ip)
+                || is_sibling()
+                || is_backend())
     }
 
     /// Whether `backend` may be dialled: its address is an ordinary one, or written out by the operator,

@@ -101,3 +101,35 @@ fn special_addresses_are_dialled_only_when_written_out() {
         assert!(!edge.may_dial(&backend(never, true)), "{never}");
     }
 }
+
+#[test]
+fn our_own_addresses_are_no_place_to_knock_at_for_a_peer() {
+    let mut edge = edge();
+    edge.siblings = [("e2".parse().unwrap(), vec!["172.18.1.3:7843".parse().unwrap()])].into();
+    let port = ExportPort {
+        name: "http".parse().unwrap(),
+        number: 80,
+        app_protocol: None,
+        backends: vec![backend("10.244.9.9:8080", false)],
+    };
+    let export = Export {
+        service: "agents/bank-bot".parse().unwrap(),
+        ports: vec![port],
+        allow: vec![],
+        hop: Hop::Any,
+        class: Class::Interactive,
+        replay: false,
+        probe: None,
+    };
+    edge.exports = [(export.service.clone(), Arc::new(export))].into();
+    let support = Workload {
+        namespace: "agents".parse().unwrap(),
+        service_account: "support-bot".parse().unwrap(),
+    };
+    edge.workloads = [("10.244.1.10".parse().unwrap(), support)].into();
+    let inside = |ip: &str| edge.is_inside(ip.parse().unwrap());
+    for ours in ["172.18.1.2", "::ffff:172.18.1.2", "172.18.1.3", "10.244.9.9", "10.244.1.10"] {
+        assert!(inside(ours), "{ours}");
+    }
+    assert!(!inside("172.18.2.2") && !inside("127.0.0.1"));
+}

@@ -132,8 +132,8 @@ impl Shared {
         self: &Arc<Self>,
         cluster: &ClusterName,
     ) -> Result<Arc<Conn>, DialFailure> {
-        let seeds =
-            self.now().links.get(cluster).map(|link| link.seeds.clone()).unwrap_or_default();
+        let now = self.now();
+        let seeds = now.links.get(cluster).map(|link| link.seeds.clone()).unwrap_or_default();
         let view = self.known.views.get(cluster);
         let announced = view.iter().flat_map(|v| v.view.nodes.values());
         let mut known = announced.flat_map(|a| dialable(a, &seeds)).collect::<Vec<_>>();
@@ -147,7 +147,9 @@ impl Shared {
         }
         let mut addresses = choose::interleave(&addresses);
         known.retain(|address| !addresses.contains(address));
-        addresses.extend(choose::interleave(&known));
+        // Only so many are tried, and each look costs.
+        let some = choose::interleave(&known).into_iter().take(4 * MOST);
+        addresses.extend(some.filter(|address| !now.is_inside(address.ip())).take(MOST));
         // Who asked to be left alone is, but the others may serve.
         let resting = self.work.dials.resting(cluster);
         let of = |node: &NodeName| view.as_ref().and_then(|v| v.view.nodes.get(node));
