@@ -67,7 +67,7 @@ def opted_in(world):
         for cluster in world.both:
             cluster.delete("namespace", OPEN, CLOSED)
             configure(cluster, "zz-open.yaml", None)
-        edge.kubectl("-n", NAMESPACE, "annotate", "service", "fraud-bot", "adit.dev/import-from-", check=False)
+        edge.kubectl("-n", NAMESPACE, "annotate", AGENT_KIND, "fraud-bot", "adit.dev/import-from-", check=False)
         if theirs:
             bank.delete("crd", AGENT_KIND)
         world.link("--import", "*")
@@ -100,7 +100,8 @@ def exports_by_annotation(world):
 
 def imports_by_annotation(world):
     edge = world.edge
-    edge.kubectl("-n", NAMESPACE, "annotate", "service", "fraud-bot", *(f"{key}={value}" for key, value in FROM_BANK.items()))
+    # The Agent that owns the Service has the word: kagent's controller takes back what is written on the Service.
+    edge.kubectl("-n", NAMESPACE, "annotate", AGENT_KIND, "fraud-bot", *(f"{key}={value}" for key, value in FROM_BANK.items()))
     world.imported()
     eventually("it is served", lambda: served(edge))
     # Ports of every shape; on the importing side a Service may name and number its own otherwise.
@@ -114,7 +115,7 @@ def imports_by_annotation(world):
     told = eventually("an Event says why the other is not", lambda: [
         one["note"] for one in edge.events(CLOSED) if one["reason"] == "NotPermitted"
     ])
-    edge.kubectl("-n", NAMESPACE, "annotate", "service", "fraud-bot", "adit.dev/import-from-")
+    edge.kubectl("-n", NAMESPACE, "annotate", AGENT_KIND, "fraud-bot", "adit.dev/import-from-")
     eventually("its slice is gone", lambda: not world.slices(edge, "-n", NAMESPACE))
     return f"imported with ports {ports}; Event: {told[0]!r}"
 
