@@ -202,6 +202,24 @@ impl Town {
     /// # Panics
     /// Where that takes more than ten seconds.
     pub async fn start(plan: &Plan) -> Self {
+        let town = Self::begin(plan);
+        let known = |e: &Whole| e.snapshot.borrow().views.contains_key(&town.sites.bank.name);
+        eventually("all are known", Duration::from_secs(10), || town.edge.iter().all(known)).await;
+        // With both hubs: from here on a stream finds a warm link.
+        let of = &town.sites.bank.name;
+        let hubs = usize::from(plan.nodes.1.min(2));
+        let warm = |e: &Whole| e.node.links.connected(of).len() >= hubs;
+        let all_warm = || town.edge.iter().all(warm);
+        eventually("all are connected", Duration::from_secs(10), all_warm).await;
+        town
+    }
+
+    /// Starts all nodes, and waits for nothing.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    #[must_use]
+    pub fn begin(plan: &Plan) -> Self {
         let (network, pods, sites) = (Memory::new(plan.delay), Pipes::default(), Sites::new(plan));
         let off = Arc::<Mutex<Off>>::default();
         let now = Arc::clone(&off);
@@ -221,16 +239,7 @@ impl Town {
         let edge: Vec<_> = (1..=edges)
             .map(|n| start(host(&sites.edge, n), sites.of_edge(n), plan.edge(n), n))
             .collect();
-        let town = Self { network, pods, sites, edge, bank, off };
-        let known = |e: &Whole| e.snapshot.borrow().views.contains_key(&town.sites.bank.name);
-        eventually("all are known", Duration::from_secs(10), || town.edge.iter().all(known)).await;
-        // With both hubs: from here on a stream finds a warm link.
-        let of = &town.sites.bank.name;
-        let hubs = usize::from(banks.min(2));
-        let warm = |e: &Whole| e.node.links.connected(of).len() >= hubs;
-        let all_warm = || town.edge.iter().all(warm);
-        eventually("all are connected", Duration::from_secs(10), all_warm).await;
-        town
+        Self { network, pods, sites, edge, bank, off }
     }
 
     /// Nothing reaches these hosts or comes from them.

@@ -5,7 +5,7 @@
 //! * [`time`]: the first byte of an answer, an hour of silence, half-closes that last;
 //! * [`ends`]: every order in which both sides close, reset or vanish; [`once`]: what may be sent again;
 //! * [`pressure`]: readers that stall, windows, budgets; [`policy`]: who may, while it changes;
-//! * [`hostile`]: headers of every bad kind, floods; [`drain`]: nodes that go away.
+//! * [`hostile`]: headers of every bad kind, floods; [`drain`]: nodes that go away; [`mod@start`]: nodes that come.
 //!
 //! Over turmoil, with seeds: [`faults`].
 
@@ -25,6 +25,8 @@ mod once;
 mod policy;
 #[path = "simulation/pressure.rs"]
 mod pressure;
+#[path = "simulation/start.rs"]
+mod start;
 #[path = "simulation/time.rs"]
 mod time;
 

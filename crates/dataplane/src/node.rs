@@ -10,6 +10,7 @@ use adit_core::code::Code;
 use adit_core::policy::Permit;
 use adit_core::snapshot::Snapshot;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backends::Backends;
@@ -43,6 +44,7 @@ pub struct Node<N: Net> {
     pub(crate) net: Arc<N>,
     pub(crate) records: Records,
     pub(crate) limits: Limits,
+    pub(crate) started: Instant,
     rights: Rights,
 }
 
@@ -137,7 +139,8 @@ impl<N: Net> Node<N> {
         records: Records,
         limits: Limits,
     ) -> Self {
-        Self { snapshot, net, records, limits, rights: Rights::default() }
+        let started = Instant::now();
+        Self { snapshot, net, records, limits, started, rights: Rights::default() }
     }
 
     /// What is believed now.

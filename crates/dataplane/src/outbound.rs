@@ -26,6 +26,8 @@ use crate::tcp::{Net, Tcp};
 
 /// How many nodes are tried for one stream.
 const ATTEMPTS: usize = 4;
+/// How long after its start a node lets connections wait for the first word of the exporting cluster.
+const FIRST_VIEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may take to answer a header: longer than its own attempts at backends do, unless its
 /// operator lets it wait for longer.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -53,7 +55,7 @@ async fn carry<N: Net>(
 ) -> Result<(), Failure> {
     accept(node, tcp, flow)?;
     let workload = identify(node, tcp.remote()).await?;
-    let now = node.now();
+    let now = first_view(node, tcp.local()).await;
     let (import, target) = resolve(&now, tcp.local())?;
     let permit = authorize(&now, import, &target, &workload, flow)?;
     let route = pick(node, &now, import, &permit)?;
@@ -108,6 +110,27 @@ async fn identify<N: Net>(node: &Node<N>, from: SocketAddr) -> Result<Workload, 
             _ => Err(unknown()),
         }
     }
+}
+
+/// Waits until the exporting cluster has told something, on a node that has just started: connections may
+/// have waited for it, and a moment later they would be carried.
+async fn first_view<N: Net>(node: &Node<N>, local: SocketAddr) -> Arc<Snapshot> {
+    let now = node.now();
+    let waits = |now: &Snapshot| {
+        let from = now.imports.at(local).map(|(import, _)| &import.from);
+        from.is_some_and(|from| now.links.contains_key(from) && !now.views.contains_key(from))
+    };
+    let left = FIRST_VIEW_TIMEOUT.saturating_sub(node.started.elapsed());
+    if left.is_zero() || !waits(&now) {
+        return now;
+    }
+    let mut snapshot = node.snapshot.clone();
+    tokio::select! {
+        biased;
+        () = node.records.drained.cancelled() => {}
+        _arrived = timeout(left, snapshot.wait_for(|now| !waits(now))) => {}
+    }
+    node.now()
 }
 
 /// Which import and port the connection was made to: its local address says.

@@ -1,0 +1,40 @@
+//! A node that has just started: connections that waited for it wait for its first view, too.
+
+use adit_core::code::Code;
+use adit_dataplane::flow::Direction;
+use adit_tests::sim::agent::{Asked, Delivered, ask, serve};
+use adit_tests::sim::{Plan, SUPPORT, Town, backend, import};
+use tokio::time::{Instant, sleep};
+
+use crate::{MS, SECOND};
+
+/// Both ends as they begin, with the imports' addresses bound and nothing else done.
+async fn beginning(plan: &Plan, is_cut: bool) -> Town {
+    let town = Town::begin(plan);
+    if is_cut {
+        town.cut(&[town.sites.bank.ip(1)]);
+    }
+    serve(&town.pods, backend(1), &Delivered::default());
+    sleep(MS).await;
+    assert!(town.edge[0].snapshot.borrow().views.is_empty(), "nothing has been heard yet");
+    town
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_comes_before_the_first_view_is_carried_after_it() {
+    let town = beginning(&Plan::default(), false).await;
+    assert_eq!(ask(&town.pods, SUPPORT, import(1), 1, 5_000).await, Asked::Answered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_view_comes_it_is_refused_five_seconds_after_the_start_and_later_ones_at_once() {
+    let began = Instant::now();
+    let town = beginning(&Plan::default(), true).await;
+    assert_eq!(ask(&town.pods, SUPPORT, import(1), 1, 5_000).await, Asked::Reset);
+    let waited = began.elapsed();
+    assert!(waited >= 5 * SECOND && waited < 6 * SECOND, "{waited:?}");
+    let again = Instant::now();
+    assert_eq!(ask(&town.pods, SUPPORT, import(1), 2, 5_000).await, Asked::Reset);
+    assert!(again.elapsed() < 100 * MS, "{:?}", again.elapsed());
+    assert_eq!(town.edge[0].ended(Direction::Outbound, Code::LinkDown), 2);
+}
