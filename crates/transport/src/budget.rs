@@ -14,7 +14,8 @@
 //!   ([`Code::OverBudget`](adit_core::code::Code::OverBudget)). While there is budget a stream may stall
 //!   for as long as it likes.
 //!
-//! Windows and stalled streams have a budget of the same size each, so that neither starves the other.
+//! Windows and stalled streams have a budget of the same size each, so that neither starves the other: a
+//! peer's is [`Bounds::peer`] for each, and of [`Bounds::process`] each has a half.
 //!
 //! [`Tuning::WINDOW_AT_FIRST`]: crate::Tuning::WINDOW_AT_FIRST
 //! [`Tuning::BASE_RECEIVE_WINDOW`]: crate::Tuning::BASE_RECEIVE_WINDOW
@@ -40,7 +41,8 @@ impl BufferBudget {
     /// Nothing is charged yet.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self(Arc::new(Mutex::new(Ledger::new(bounds))))
+        let Bounds { process, peer } = bounds;
+        Self(Arc::new(Mutex::new(Ledger::new(Bounds { process: process / 2, peer }))))
     }
 
     /// Everything that is charged at present.

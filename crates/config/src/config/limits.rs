@@ -26,12 +26,12 @@ pub struct Limits {
     /// `dialTimeout`, default 5s, 100ms to 1m: how long a backend may take to accept, and a peer's node
     /// to finish its handshake. A larger value keeps callers waiting before another is tried.
     pub dial_timeout: Duration,
-    /// `peerBuffer`, default 32MiB, 1MiB to 16GiB: how many bytes may wait for the streams of one peer
-    /// cluster; a stalled stream is charged its window. A larger value costs that much memory for each
-    /// peer that stalls.
+    /// `peerBuffer`, default 32MiB, 1MiB to 16GiB: how many bytes may wait for the stalled streams of one
+    /// peer cluster, each charged its window; the windows of its connections, which follow their use, may take
+    /// as much again. A larger value costs twice that much memory for each peer that stalls.
     pub peer_buffer: u64,
-    /// `processBuffer`, default 256MiB, 1MiB to 64GiB: the same for all peers together. Not less than
-    /// `peerBuffer`.
+    /// `processBuffer`, default 256MiB, 1MiB to 64GiB: both for all peers together, a half for each. Not
+    /// less than `peerBuffer`.
     pub process_buffer: u64,
     /// `drain`, default 30s, 0s to 24h: how long streams may finish after SIGTERM before they are reset.
     /// A larger value delays the stop; Kubernetes needs a termination grace period above it.

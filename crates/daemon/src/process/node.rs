@@ -37,6 +37,10 @@ use crate::status::{Link, PeerNode};
 const DESCRIPTORS_KEPT: u64 = 256;
 /// What flows may take of the descriptors, in percent: beyond it new ones are refused and admin answers.
 const DESCRIPTORS_FOR_FLOWS: u64 = 95;
+/// The most flows, whatever the descriptors: with what each costs (some 7 KiB idle, up to 40 KiB with small
+/// pieces behind gaps) they are what a node's memory limit has room for. A container often has a million
+/// descriptors.
+const MAX_FLOWS: usize = 32_768;
 /// After the drain's deadline: what resetting the last flows may take.
 const RESET: Duration = Duration::from_secs(2);
 
@@ -223,7 +227,7 @@ impl Witness for Node {
 fn most_flows() -> usize {
     let soft = adit_host::descriptors::limit().soft;
     let flows = soft.saturating_sub(DESCRIPTORS_KEPT).saturating_mul(DESCRIPTORS_FOR_FLOWS) / 100;
-    usize::try_from(flows).unwrap_or(usize::MAX).max(1)
+    usize::try_from(flows).unwrap_or(usize::MAX).clamp(1, MAX_FLOWS)
 }
 
 fn bytes(n: u64) -> usize {

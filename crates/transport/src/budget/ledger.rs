@@ -6,13 +6,12 @@ use std::sync::Weak;
 use adit_core::name::ClusterName;
 use tokio::sync::Notify;
 
-/// Bounds, in bytes. Each holds for windows and for stalled streams on their own, so that a peer can
-/// claim twice as much at most.
+/// Bounds, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// All peers together.
+    /// All peers together, windows and stalled streams.
     pub process: usize,
-    /// The nodes of one peer cluster, however many they are.
+    /// The stalled streams of one peer cluster, however many nodes it has; its windows have as much again.
     pub peer: usize,
 }
 
@@ -29,6 +28,7 @@ pub struct Charges {
 
 #[derive(Debug)]
 pub(super) struct Ledger {
+    /// For windows, and once more for stalled streams.
     bounds: Bounds,
     windows: usize,
     stalled: usize,
