@@ -174,8 +174,8 @@ async fn stream_to_tcp<T: Tcp>(
 /// meanwhile is within its connection's window.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// A stream that stalled stays charged for so long, even if all it held was taken: what its peer was granted
-/// for it cannot be taken back at once, and a stream that stalls again and again must not be granted more each time.
+/// A stream that stalled keeps what its peer was granted for it for so long, even if all it held was taken: it
+/// cannot be taken back at once, and a stream that stalls again and again must not be granted more each time.
 const STALL_CHARGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a stream is charged while its reader does not keep up.
@@ -185,9 +185,10 @@ struct StreamStall(Option<(Stall, Instant)>);
 impl StreamStall {
     /// Waits until the stream is to be reset for its memory.
     async fn evicted(&mut self, recv: &RecvStream) {
-        if self.0.is_none() {
-            sleep(STALL_TIMEOUT).await;
-            self.0 = recv.stall().map(|stall| (stall, Instant::now()));
+        sleep(STALL_TIMEOUT).await;
+        match &mut self.0 {
+            Some((stall, _)) => stall.stalled_again(),
+            None => self.0 = recv.stall().map(|stall| (stall, Instant::now())),
         }
         match &self.0 {
             Some((stall, _)) => stall.evicted().await,

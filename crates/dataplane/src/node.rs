@@ -45,6 +45,8 @@ pub struct Node<N: Net> {
     pub(crate) records: Records,
     pub(crate) limits: Limits,
     pub(crate) started: Instant,
+    /// What was believed when it began: no stream was permitted by anything older.
+    first: Arc<Snapshot>,
     rights: Rights,
 }
 
@@ -140,7 +142,8 @@ impl<N: Net> Node<N> {
         limits: Limits,
     ) -> Self {
         let started = Instant::now();
-        Self { snapshot, net, records, limits, started, rights: Rights::default() }
+        let first = snapshot.borrow().clone();
+        Self { snapshot, net, records, limits, started, first, rights: Rights::default() }
     }
 
     /// What is believed now.
@@ -166,7 +169,7 @@ impl<N: Net> Node<N> {
 
     /// Withdraws rights as snapshots are published, until `stop`: to be driven for as long as flows live.
     pub async fn withdraw(&self, stop: CancellationToken) {
-        self.rights.ring(self.snapshot.clone(), stop).await;
+        self.rights.ring(self.snapshot.clone(), self.first.clone(), stop).await;
     }
 }
 

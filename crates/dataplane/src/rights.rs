@@ -25,18 +25,20 @@ impl Rights {
     pub(crate) async fn ring(
         &self,
         mut snapshot: watch::Receiver<Arc<Snapshot>>,
+        mut before: Arc<Snapshot>,
         stop: CancellationToken,
     ) {
-        // What was published before the first stream asked is what it begins with.
-        let mut before = snapshot.borrow_and_update().clone();
         loop {
+            // Before anything is waited for: streams may have been permitted since `before`.
+            let now = snapshot.borrow_and_update().clone();
+            if !Arc::ptr_eq(&before, &now) {
+                self.compare(&before, &now);
+                before = now;
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = snapshot.changed() => if changed.is_err() { return },
             }
-            let now = snapshot.borrow_and_update().clone();
-            self.compare(&before, &now);
-            before = now;
         }
     }
 

@@ -198,7 +198,7 @@ impl Tuning {
     pub const WINDOW_AT_FIRST: u32 = 32 << 10;
 
     /// The receive window of a connection whose peer is known, in bytes: two interactive streams that
-    /// stall, until what they hold is charged and the window grows by it. Some hundred connections of one
+    /// stall, until what they hold is charged and the window grows by it. Some fifty connections of one
     /// peer cluster have it within the default budget.
     pub const BASE_RECEIVE_WINDOW: u32 = MIB / 2;
 

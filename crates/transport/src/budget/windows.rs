@@ -189,16 +189,40 @@ impl ConnectionWindows {
         (number, added, evict)
     }
 
-    fn end_stall(&self, conn: &impl Windowed, number: u64, added: u64) {
+    /// The stream goes on: what it was granted is a window from here on, and nobody resets it for that.
+    fn pause_stall(&self, number: u64, added: u64) {
         self.budget.ledger().unstall(&self.cluster, number);
+        self.budget.reserve(&self.cluster, bytes(added));
+    }
+
+    /// The stream stalls again, with what it was granted before.
+    fn resume_stall(&self, window: u64, added: u64, evict: &Arc<Notify>) -> u64 {
+        self.budget.release(&self.cluster, bytes(added));
+        self.budget.stall(&self.cluster, bytes(window), evict).0
+    }
+
+    /// A stall has ended that was paused, so what it was granted is charged as a window already.
+    fn end_stall(&self, conn: &impl Windowed, added: u64) {
         if added == 0 {
             return;
         }
         let mut state = self.state();
         state.stalled -= added;
         state.owed += added;
-        self.budget.reserve(&self.cluster, bytes(added));
         conn.set_receive_window(state.receive + state.stalled);
+    }
+
+    /// Bytes were thrown away with their stream: quinn takes them off what is owed, as if they had been taken.
+    pub(crate) fn discarded(&self, count: u64) {
+        let mut state = self.state();
+        let settled = count.min(state.owed);
+        state.owed -= settled;
+        self.budget.release(&self.cluster, bytes(settled));
+    }
+
+    /// Whether there is anything that thrown away bytes would settle.
+    pub(crate) fn owes(&self) -> bool {
+        self.state().owed > 0
     }
 
     fn state(&self) -> MutexGuard<'_, WindowState> {
@@ -219,10 +243,16 @@ impl Drop for ConnectionWindows {
 #[derive(Debug)]
 pub struct Stall {
     conn: crate::Connection,
-    number: u64,
+    /// Its number among those that are stalled, while it is.
+    number: Option<u64>,
+    window: u64,
     added: u64,
     evict: Arc<Notify>,
 }
+
+/// Where a peer's windows are spent, a stalled stream gets nothing for its connection's others, which it may
+/// stop. So it has only this long.
+const UNGRANTED_STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Stall {
     /// A stream of `conn` whose reader does not keep up and which may hold `window` bytes. `None` where
@@ -230,27 +260,43 @@ impl Stall {
     pub(crate) fn begin(conn: &crate::Connection, window: u64) -> Option<Self> {
         let (windows, quinn) = conn.windows()?;
         let (number, added, evict) = windows.begin_stall(quinn, window);
-        Some(Self { conn: conn.clone(), number, added, evict })
+        Some(Self { conn: conn.clone(), number: Some(number), window, added, evict })
     }
 
     /// Waits until the budget wants this stream's memory back.
     pub async fn evicted(&self) {
-        self.evict.notified().await;
+        if self.added > 0 {
+            return self.evict.notified().await;
+        }
+        // Either way its time is over.
+        drop(tokio::time::timeout(UNGRANTED_STALL_TIMEOUT, self.evict.notified()).await);
     }
 
-    /// The reader took something: from here on others have stalled for longer. The charge stays, because
-    /// what the peer was granted for the stall stays granted.
+    /// The reader took something: the stream is not reset for its memory any more. What its peer was granted
+    /// stays granted, and charged.
     pub fn went_on(&mut self) {
         let Some((windows, _)) = self.conn.windows() else { return };
-        let number = windows.budget.ledger().went_on(&windows.cluster, self.number);
-        self.number = number.unwrap_or(self.number);
+        if let Some(number) = self.number.take() {
+            windows.pause_stall(number, self.added);
+            // An eviction that it has escaped is not to be found later.
+            self.evict = Arc::new(Notify::new());
+        }
+    }
+
+    /// The reader takes nothing again.
+    pub fn stalled_again(&mut self) {
+        let Some((windows, _)) = self.conn.windows() else { return };
+        if self.number.is_none() {
+            self.number = Some(windows.resume_stall(self.window, self.added, &self.evict));
+        }
     }
 }
 
 impl Drop for Stall {
     fn drop(&mut self) {
+        self.went_on();
         if let Some((windows, quinn)) = self.conn.windows() {
-            windows.end_stall(quinn, self.number, self.added);
+            windows.end_stall(quinn, self.added);
         }
     }
 }
@@ -360,12 +406,31 @@ mod tests {
         let (number, added, _evict) = windows.begin_stall(&conn, window);
         assert_eq!(conn.receive.get(), 768 * KIB, "the others have as much as before");
         assert_eq!((budget.charges().stalled, charged(&budget)), (bytes(window), BASE));
-        windows.end_stall(&conn, number, added);
+        windows.pause_stall(number, added);
+        assert_eq!(conn.receive.get(), 768 * KIB, "what it was granted stays granted");
+        windows.end_stall(&conn, added);
         assert_eq!(conn.receive.get(), 512 * KIB);
         assert_eq!((budget.charges().stalled, charged(&budget)), (0, BASE + bytes(window)));
+        windows.discarded(100 * KIB);
+        assert_eq!(charged(&budget), BASE + 156 * 1024, "what a stream held is settled with it");
         advance(RTT * 9).await;
         windows.taken(&conn, 256 * KIB);
         assert_eq!(charged(&budget), BASE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_went_on_is_not_evicted_and_stalls_again_for_what_it_has() {
+        let (conn, budget, windows) = begin(1 << 20);
+        let window = 512 * KIB;
+        let (number, added, evict) = windows.begin_stall(&conn, window);
+        windows.pause_stall(number, added);
+        let others: Vec<_> = (0..3).map(|_| windows.begin_stall(&conn, window)).collect();
+        assert_eq!(budget.charges().streams, 2, "the oldest that still stalls was evicted");
+        assert!(futures_util::FutureExt::now_or_never(evict.notified()).is_none());
+        let granted = conn.receive.get();
+        windows.resume_stall(window, added, &evict);
+        assert_eq!(conn.receive.get(), granted, "nothing more is granted for it");
+        drop(others);
     }
 
     #[tokio::test(start_paused = true)]
@@ -375,7 +440,8 @@ mod tests {
         for _ in 0..1000 {
             let (number, added, _evict) = windows.begin_stall(&conn, 256 * KIB);
             granted += added;
-            windows.end_stall(&conn, number, added);
+            windows.pause_stall(number, added);
+            windows.end_stall(&conn, added);
         }
         assert!(granted <= 512 * KIB + (1 << 20) + 256 * KIB, "{granted} bytes were granted");
         drop(windows);

@@ -3,11 +3,13 @@
 //! Owns the bytes that have arrived and are not yet a whole message: at most one message and one
 //! piece. What the messages are, and how long they may be, is `adit_core::wire`'s.
 
+use std::time::Duration;
+
 use adit_core::admission::pace::{Allowance, Pace};
 use adit_core::code::Code;
 use adit_core::wire::WireError;
 use bytes::{Buf, BytesMut};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::stream::{RecvError, RecvStream};
 
@@ -55,8 +57,14 @@ pub(super) struct Messages<T> {
     unread: BytesMut,
     decode: Decode<T>,
     taken: u64,
+    skipped: u32,
     limit: Option<MessageLimit>,
 }
+
+/// Messages that are skipped without a pause; see [`Messages::skip`].
+const SKIPPED_AT_ONCE: u32 = 64;
+/// The pause after them.
+const SKIP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How many messages may come; those that are skipped count, too.
 #[derive(Debug)]
@@ -69,7 +77,7 @@ struct MessageLimit {
 impl<T> Messages<T> {
     /// Reads `recv` from here on.
     pub(super) fn new(recv: RecvStream, decode: Decode<T>) -> Self {
-        Self { recv, unread: BytesMut::new(), decode, taken: 0, limit: None }
+        Self { recv, unread: BytesMut::new(), decode, taken: 0, skipped: 0, limit: None }
     }
 
     /// The same, and takes no more messages than are `allowed`.
@@ -91,14 +99,23 @@ impl<T> Messages<T> {
                 }
                 match message {
                     Some(message) => return Ok(message),
-                    None => continue,
+                    None => self.skip().await,
                 }
+                continue;
             }
             match self.recv.read_chunk(PIECE).await? {
                 Some(bytes) => self.unread.extend_from_slice(&bytes),
                 None if self.unread.is_empty() => return Err(MessageError::Finished),
                 None => return Err(MessageError::CutShort),
             }
+        }
+    }
+
+    /// A later version may say what this one skips, but that costs, and nobody who counts messages sees it.
+    async fn skip(&mut self) {
+        self.skipped += 1;
+        if self.skipped.is_multiple_of(SKIPPED_AT_ONCE) {
+            sleep(SKIP_INTERVAL).await;
         }
     }
 

@@ -28,11 +28,17 @@ use crate::peer::PeerInfo;
 const ALLOWED_OF_CONNECTION: Allowance = Allowance { burst: 2000, per_second: 500 };
 /// What all nodes of one cluster together may.
 const ALLOWED_OF_CLUSTER: Allowance = Allowance { burst: 8000, per_second: 2000 };
+/// Within this a connection is never asked to stay away, even if its cluster has spent its allowance: it is not
+/// the one that spends it.
+const NEVER_ASKED_WITHIN: Allowance = Allowance { burst: 200, per_second: 50 };
 /// Streams in vain on a connection whose peer was asked to stay away, after which it is closed: more than are under
 /// way when it hears of it.
 const PATIENCE: u32 = 1000;
 /// Lines about refused connections of one cluster.
 const ALLOWED_LINES: Allowance = Allowance { burst: 50, per_second: 1 };
+/// Subscriptions to state by the nodes of a linked cluster: two hubs make one each, or every node while those are
+/// silent.
+const ALLOWED_SUBSCRIPTIONS: Allowance = Allowance { burst: 1024, per_second: 32 };
 /// How long a node is to stay away, from when it is asked.
 const STAY_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Nodes of one cluster that are remembered as asked to stay away. More than a cluster has that fits its allowance.
@@ -48,6 +54,7 @@ struct ClusterMisuse {
     pace: Pace,
     /// Of the lines about its connections that were refused.
     lines: Pace,
+    subscriptions: Pace,
     /// Nodes that are to stay away, and until when.
     away: BTreeMap<NodeName, Instant>,
     status: MisuseStatus,
@@ -57,6 +64,8 @@ struct ClusterMisuse {
 #[derive(Debug, Default)]
 pub(super) struct ConnectionMisuse {
     pace: Pace,
+    /// Of [`NEVER_ASKED_WITHIN`].
+    little: Pace,
     /// Streams in vain since the peer was asked to stay away; `None` while it was not.
     since_asked: Option<u32>,
 }
@@ -92,8 +101,9 @@ impl MisuseTable {
         let cluster = table.entry(peer.cluster.clone()).or_default();
         let since = now - *cluster.began.get_or_insert(now);
         cluster.status.streams += 1;
-        let fits = of_conn.pace.take(since, ALLOWED_OF_CONNECTION)
-            & cluster.pace.take(since, ALLOWED_OF_CLUSTER);
+        let of_cluster = cluster.pace.take(since, ALLOWED_OF_CLUSTER);
+        let is_little = of_conn.little.take(since, NEVER_ASKED_WITHIN);
+        let fits = of_conn.pace.take(since, ALLOWED_OF_CONNECTION) && (of_cluster || is_little);
         if code == Code::OverLimit {
             cluster.status.last = Some((peer.node.clone(), now, code));
         }
@@ -154,6 +164,15 @@ impl MisuseTable {
             cluster.status.last = Some((node.clone(), now, code));
         }
         cluster.lines.take(since, ALLOWED_LINES)
+    }
+
+    /// Whether a cluster's nodes may subscribe to state once more: each costs a whole view.
+    pub(super) fn may_subscribe(&self, cluster: &ClusterName) -> bool {
+        let now = Instant::now();
+        let mut table = lock(&self.0);
+        let cluster = table.entry(cluster.clone()).or_default();
+        let since = now - *cluster.began.get_or_insert(now);
+        cluster.subscriptions.take(since, ALLOWED_SUBSCRIPTIONS)
     }
 
     /// What the nodes of a cluster opened in vain.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::wire::state::{Message, Subscribe};
 use bytes::BytesMut;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::conn::InUse;
 use super::messages::{MessageError, Messages};
@@ -24,6 +24,12 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 /// some for the moments in which one takes another's place.
 const SPARE: usize = 4;
 
+/// How long a subscriber may take for a piece. What waits for it is held here.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A subscription that ends so soon, other than by a finish, was made in vain.
+const EARLY_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How much is encoded before it is sent, in bytes: a large view is not held once more for each subscriber.
 const PIECE: usize = 64 * 1024;
 
@@ -34,10 +40,15 @@ pub(super) async fn serve(
     mut send: SendStream,
     recv: RecvStream,
 ) {
+    let began = Instant::now();
     let mut messages = Messages::new(recv, Message::decode);
     let Err(code) = tell(&shared, &using, &mut send, &mut messages).await;
     if code == Code::Finished && send.finish().is_ok() {
         return;
+    }
+    let conn = using.conn();
+    if began.elapsed() < EARLY_TIMEOUT && conn.quic.is_closed().is_none() {
+        shared.in_vain(conn, code);
     }
     send.reset(code);
     messages.stop(code);
@@ -59,6 +70,10 @@ async fn tell(
     let Message::Subscribe(Subscribe { cluster, mut have }) = first.map_err(|e| e.code())? else {
         return Err(Code::ProtocolError);
     };
+    let is_sibling = peer.cluster == shared.now().this.cluster;
+    if !is_sibling && !shared.work.misuse.may_subscribe(&peer.cluster) {
+        return Err(Code::OverLimit);
+    }
     let feed = shared.feed(peer, &cluster)?;
     let mut bell = feed.bell();
     let mut connections = shared.register.bell_of(&cluster);
@@ -82,7 +97,9 @@ async fn tell(
             tokio::select! {
                 biased;
                 () = feed.ended.cancelled() => return Err(Code::Unlinked),
-                sent = send.send(&mut piece) => sent.map_err(|e| e.code())?,
+                sent = timeout(PIECE_TIMEOUT, send.send(&mut piece)) => {
+                    sent.map_err(|_| Code::HeaderTimeout)?.map_err(|e| e.code())?;
+                }
             }
         }
         have = Some(position);

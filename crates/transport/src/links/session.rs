@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use adit_core::admission::Refusal;
 use adit_core::code::Code;
-use adit_core::snapshot::{Class, Export, Snapshot};
+use adit_core::name::ClusterName;
+use adit_core::snapshot::{Class, Export};
 use adit_core::wire::StreamKind;
 use adit_core::wire::control::Control;
 use adit_core::wire::header::DEADLINE;
@@ -53,7 +54,9 @@ pub(super) fn begin(
     let conn = Conn::new(quic, Arc::new(peer), queue);
     shared.register.insert(&conn, shared.slots())?;
     shared.endpoints.met(&conn.peer.cluster, conn.peer.remote.ip());
-    let class = shared.window_class(&shared.now(), &conn);
+    let class = Shared::window_class(&conn, |peer| {
+        shared.now().exports.values().any(|export| bulk_grants(export).any(|c| c == peer))
+    });
     let (budget, tuning) = (&shared.work.budget, shared.endpoints.tuning());
     conn.quic.charge_to(budget, &conn.peer.cluster, tuning, class);
     shared.work.metrics.opened(&conn.peer);
@@ -142,13 +145,12 @@ impl Shared {
     /// The class as which a connection's windows grow. The dialler chooses the lane, so large ones are only for
     /// who has something to carry in bulk: an export of ours that the peer's cluster was granted, or an import
     /// of ours, which we dial for ourselves.
-    pub(super) fn window_class(&self, now: &Snapshot, conn: &Conn) -> Class {
+    pub(super) fn window_class(
+        conn: &Conn,
+        is_granted: impl FnOnce(&ClusterName) -> bool,
+    ) -> Class {
         let peer = &conn.peer;
-        let is_granted = |export: &Export| {
-            export.class == Class::Bulk && export.allow.iter().any(|g| g.cluster == peer.cluster)
-        };
-        let is_bulk = peer.lane == Class::Bulk
-            && (peer.dialled || now.exports.values().any(|export| is_granted(export)));
+        let is_bulk = peer.lane == Class::Bulk && (peer.dialled || is_granted(&peer.cluster));
         if is_bulk { Class::Bulk } else { Class::Interactive }
     }
 
@@ -203,6 +205,12 @@ impl Shared {
             sleep_until(again).await;
         }
     }
+}
+
+/// The clusters that may use an export in bulk.
+pub(super) fn bulk_grants(export: &Export) -> impl Iterator<Item = &ClusterName> {
+    let grants = if export.class == Class::Bulk { &export.allow[..] } else { &[] };
+    grants.iter().map(|grant| &grant.cluster)
 }
 
 /// Serves one stream of a peer's according to its first byte.

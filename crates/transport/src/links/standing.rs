@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::conn::Conn;
 use super::dials::Flight;
 use super::learn::learn;
+use super::session::bulk_grants;
 use super::shared::Shared;
 
 /// A node whose own hubs are all silent for so long acts as one.
@@ -95,9 +96,13 @@ impl Supervisor {
                 .work
                 .misuse
                 .retain(|cluster| now.links.contains_key(cluster) || *cluster == now.this.cluster);
-            for (conn, _) in shared.register.all() {
-                let class = shared.window_class(&now, &conn);
-                conn.quic.limit_windows(shared.endpoints.tuning(), class);
+            if self.seen.as_ref().is_none_or(|last| !last.exports.is_same(&now.exports)) {
+                let bulk: BTreeSet<&ClusterName> =
+                    now.exports.values().flat_map(|export| bulk_grants(export)).collect();
+                for (conn, _) in shared.register.all() {
+                    let class = Shared::window_class(&conn, |peer| bulk.contains(peer));
+                    conn.quic.limit_windows(shared.endpoints.tuning(), class);
+                }
             }
             shared
                 .work

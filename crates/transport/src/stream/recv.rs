@@ -2,6 +2,7 @@
 
 use adit_core::code::Code;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use quinn::ReadError;
 
 use super::{Held, RecvError};
@@ -82,6 +83,7 @@ impl RecvStream {
     /// nothing where the stream has ended already.
     pub fn stop(&mut self, code: Code) {
         if self.end.is_none() {
+            self.discard();
             self.end = Some(Err(RecvError::Ended));
             // The only error is that it ended before.
             drop(self.inner.stop(varint(code)));
@@ -100,6 +102,18 @@ impl RecvStream {
     #[must_use]
     pub fn stall(&self) -> Option<Stall> {
         Stall::begin(&self.connection, self.connection.stream_window())
+    }
+
+    /// Takes what has arrived off the stream that is about to be stopped, where it counts how much that is:
+    /// quinn does not tell.
+    fn discard(&mut self) {
+        let conn = self.connection.clone();
+        let Some((windows, _)) = conn.windows().filter(|(windows, _)| windows.owes()) else {
+            return;
+        };
+        while let Some(Ok(Some(chunk))) = self.inner.read_chunk(usize::MAX, true).now_or_never() {
+            windows.discarded(chunk.bytes.len() as u64);
+        }
     }
 
     /// The stream's number, the same on both sides of its connection.
