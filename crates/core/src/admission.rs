@@ -4,9 +4,8 @@
 //! holder has a place among this node's links, and whether what it says of itself fits. How many places
 //! there are is in [`places`], and how fast they may be taken in [`pace`].
 
-pub mod places;
-
 pub mod pace;
+pub mod places;
 
 use crate::code::Code;
 use crate::name::{ClusterName, NodeName};
