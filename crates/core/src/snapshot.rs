@@ -270,6 +270,19 @@ pub struct View {
 impl View {
     /// The most addresses that one node may announce.
     pub const MAX_ADDRESSES: usize = 16;
+
+    /// True if any port of this export of its has a ready backend.
+    #[must_use]
+    pub fn serves(&self, export: &PeerExport) -> bool {
+        export.ports.iter().any(|port| self.serves_port(port))
+    }
+
+    /// True if a node that the cluster announces has a ready backend of this port. What it says of the backends of
+    /// any other node is ignored: no stream could be sent there.
+    #[must_use]
+    pub fn serves_port(&self, port: &PeerPort) -> bool {
+        port.ready.iter().any(|(node, ready)| *ready > 0 && self.nodes.contains_key(node))
+    }
 }
 
 /// An export as its cluster announces it to one importing cluster.
@@ -285,14 +298,6 @@ pub struct PeerExport {
     pub class: Class,
     /// Whether a stream of unknown outcome may be sent again.
     pub replay: bool,
-}
-
-impl PeerExport {
-    /// Whether any of its ports has a ready backend.
-    #[must_use]
-    pub fn is_served(&self) -> bool {
-        self.ports.iter().any(|port| port.ready.values().any(|ready| *ready > 0))
-    }
 }
 
 /// A port as its cluster announces it.

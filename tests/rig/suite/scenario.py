@@ -118,24 +118,46 @@ def not_granted(world):
 
 
 def withdrawn(world):
-    """Removing the export withdraws the import: the slice goes, the condition says so."""
+    """Removing the export leaves the import in sight: refused, not ready, with its reason, until somebody deletes it."""
     before = world.imported()["spec"]["addresses"]
     world.withdraw("fraud-bot")
     began = time.monotonic()
-    eventually("the slice is gone", lambda: not world.slices(world.edge))
+    said = eventually("the Import says so", lambda: not_ready(world, "Withdrawn"), 10)
+    metric = eventually("the metric is 0", lambda: import_ready(world) in ("0", "unknown") and import_ready(world), 10)
     seconds = time.monotonic() - began
+    told = eventually("an Event says so", lambda: told_of(world.edge, "Withdrawn"), 10)
     result = refused(world.edge)
-
-    def says():
-        found = world.edge.get("import.adit.dev", IMPORT)
-        return found["spec"].get("releasedAt") and condition(found, "Ready")[0] == "False" and condition(found, "Ready")
-
-    status, reason, message = eventually("the Import says so", says)
+    check(result["seconds"] < 2, f"refused only after {result['seconds']} s")
+    problems = [one["problem"] or "" for one in world.status(world.edge)["imports"]]
+    check(any("(Withdrawn)" in problem for problem in problems), f"adit status does not say it: {problems}")
     world.export("fraud-bot", "--allow", "support-bot")
     after = world.imported()["spec"]["addresses"]
     eventually("it is served again", lambda: served(world.edge))
     check(before == after, f"the address changed from {before} to {after}")
-    return f"slice gone after {seconds:.1f} s, {result['error']}; Ready={status} {reason}: {message}; same address again"
+    return (
+        f"said {seconds:.1f} s after, {result['error']}; {said}; adit_import_ready {metric}; "
+        f"{told} Event; same address again"
+    )
+
+
+def not_ready(world, *reasons):
+    """What the Import says, once it is one of these reasons for which it is not ready."""
+    status, reason, message = condition(world.edge.get("import.adit.dev", IMPORT), "Ready")
+    return status == "False" and reason in reasons and f"Ready={status} {reason}: {message}"
+
+
+def told_of(cluster, reason):
+    """How many Events about the agent have this reason."""
+    return sum(event.get("reason") == reason for event in cluster.events(NAMESPACE))
+
+
+def import_ready(world):
+    """The metric `adit_import_ready` of the agent on a node of edge, where this machine can read it."""
+    if not world.rig_program:
+        return "unknown"
+    page = world.on(world.edge.names("nodes")[0].split("/")[1], "curl", "-s", "http://127.0.0.1:7844/metrics")
+    lines = [line for line in page.splitlines() if line.startswith("adit_import_ready{") and "fraud-bot" in line]
+    return lines[0].split()[-1] if lines else "absent"
 
 
 def no_backend(world):

@@ -100,9 +100,7 @@ fn import(
             listen: strings(&p.listen),
             ready: reason.is_none(),
             reason,
-            backends: peer_port(import, p, now)
-                .map(|p| p.ready.iter().map(|(n, c)| (n.to_string(), *c)).collect())
-                .unwrap_or_default(),
+            backends: ready_backends(import, p, now).unwrap_or_default(),
             streams: traffic.outbound.get(&target).cloned().unwrap_or_default(),
         }
     };
@@ -114,13 +112,17 @@ fn import(
     }
 }
 
-fn peer_port<'a>(
+/// The ready backends of a port by node, as far as their nodes are announced.
+fn ready_backends(
     import: &snapshot::Import,
     port: &snapshot::ImportPort,
-    now: &'a Snapshot,
-) -> Option<&'a snapshot::PeerPort> {
-    let export = now.views.get(&import.from)?.exports.get(&import.service)?;
-    export.ports.iter().find(|p| p.name == port.name)
+    now: &Snapshot,
+) -> Option<BTreeMap<String, u32>> {
+    let view = now.views.get(&import.from)?;
+    let export = view.exports.get(&import.service)?;
+    let peer = export.ports.iter().find(|p| p.name == port.name)?;
+    let ready = peer.ready.iter().filter(|(node, _)| view.nodes.contains_key(node));
+    Some(ready.map(|(node, count)| (node.to_string(), *count)).collect())
 }
 
 /// The first thing that would stop a connection made now.
@@ -167,7 +169,7 @@ fn import_reason(
         );
         return Some(Reason::new(Code::Denied, sentence));
     }
-    if peer.ready.values().all(|n| *n == 0) {
+    if !view.serves_port(peer) {
         return Some(Reason::new(Code::NoBackend, format!("{from} reports no ready backend")));
     }
     None

@@ -7,6 +7,7 @@
 //! have pods of their own and that nobody here ever served: else a linked cluster that exports the right name
 //! would get the callers of whatever is down here for a moment, or has not yet begun.
 
+mod kept;
 mod quota;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, ClusterLink, NamePattern};
 use adit_core::name::{ClusterName, ServiceName};
-use adit_core::snapshot::PeerExport;
+use adit_core::snapshot::{PeerExport, View};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -30,6 +31,7 @@ use super::slices::MADE_FOR;
 use super::world::{World, is_ours};
 use crate::api::{Import, Workloads, annotation};
 
+pub(super) use self::kept::{SERVED, was_ready};
 pub(super) use self::quota::LeftOut;
 
 /// How long a Service that we made stays when what stands behind it is exported no more: with it goes the
@@ -219,17 +221,32 @@ fn by_links(
                 }
                 continue;
             }
-            let wanted = Wanted {
-                from: link.cluster.clone(),
-                allow: vec![everybody_in(service)],
-                create_service: link.create_services,
-                named: false,
-                others: Vec::new(),
-            };
+            let wanted = automatically(link, service);
             if room.admit(service, cost(facts, service, &wanted)) {
                 imports.all.insert(service.clone(), wanted);
             }
         }
+    }
+    // Last: a cluster that exports such a Service now serves it rather than one that does no longer.
+    for (link, offer) in offers {
+        let Some(room) = rooms.get_mut(&link.cluster) else { continue };
+        for service in kept::oldest_first(world, offer.missed) {
+            let wanted = automatically(link, &service);
+            if !imports.all.contains_key(&service) && room.keep(cost(facts, &service, &wanted)) {
+                imports.all.insert(service, wanted);
+            }
+        }
+    }
+}
+
+/// An import that a link asks for by itself.
+fn automatically(link: &ClusterLink, service: &ServiceName) -> Wanted {
+    Wanted {
+        from: link.cluster.clone(),
+        allow: vec![everybody_in(service)],
+        create_service: link.create_services,
+        named: false,
+        others: Vec::new(),
     }
 }
 
@@ -274,6 +291,8 @@ struct Offer {
     /// What is imported from it already.
     standing: Vec<ServiceName>,
     begins: Vec<ServiceName>,
+    /// What was served from it here, and is not exported any more.
+    missed: Vec<ServiceName>,
 }
 
 /// What a link imports by itself: what is exported to us in its namespaces, for Services that wait for it.
@@ -299,7 +318,7 @@ fn automatic(
         import.is_some() && fillable && !world.has_endpoints(service) && !ours
     };
     let names = world.imports.values().filter_map(|import| import.spec.service.parse().ok());
-    let mut standing: Vec<ServiceName> = names.filter(|s| fits(s) && imported(s)).collect();
+    let standing: Vec<ServiceName> = names.filter(|s| fits(s) && imported(s)).collect();
     let made = |(s, object): &(&ServiceName, &Arc<Service>)| {
         let made_for = object.annotations().get(MADE_FOR);
         let ours = is_ours(object) && made_for.is_some_and(|c| c == link.cluster.as_str());
@@ -309,7 +328,7 @@ fn automatic(
     let mut stubs: BTreeSet<ServiceName> = made.cloned().collect();
     let Some(view) = peers.live(&link.cluster) else {
         imports.stubs.append(&mut stubs);
-        return Offer { standing, begins: Vec::new() };
+        return Offer { standing, ..Offer::default() };
     };
     let mut lasts = |service: &ServiceName, rest: Duration| {
         if view.exports.contains_key(service) {
@@ -320,7 +339,9 @@ fn automatic(
         imports.wake = imports.wake.into_iter().chain(lasts.then_some(end)).min();
         lasts
     };
-    standing.retain(|service| lasts(service, GRACE));
+    let (standing, mut missed): (Vec<_>, Vec<_>) =
+        standing.into_iter().partition(|service| lasts(service, GRACE));
+    missed.retain(|service| kept::is_missed(world, service));
     stubs.retain(|service| lasts(service, STUB_REST));
     imports.stubs.append(&mut stubs);
     let offered = || view.exports.iter().filter(|(service, _)| fits(service));
@@ -336,25 +357,24 @@ fn automatic(
     let idle = offered().map(|(s, _)| s).filter(idle);
     let why = |s: &ServiceName| (s.clone(), only_by_name(world, s, &link.cluster));
     imports.only_by_name.extend(idle.map(why));
-    let begins =
-        offered().filter(|(s, export)| !imported(s) && may_begin(link, world, s, export, exported));
+    let begins = offered()
+        .filter(|(s, export)| !imported(s) && may_begin(link, world, (view, s, export), exported));
     let begins = begins.map(|(service, _)| service.clone()).collect();
-    Offer { standing, begins }
+    Offer { standing, begins, missed }
 }
 
 /// Whether a Service that is not imported yet may be, without anybody having named it.
 fn may_begin(
     link: &ClusterLink,
     world: &World,
-    service: &ServiceName,
-    export: &PeerExport,
+    (view, service, export): (&View, &ServiceName, &PeerExport),
     exported: &BTreeMap<ServiceName, Strength>,
 ) -> bool {
     // Two clusters that export one Service by the same labels would take turns while it has no backend in
     // either: the one that has a backend is the one to import from.
     let ours_to_give = match exported.get(service) {
         Some(Strength::Named) => true,
-        Some(Strength::Implied) => !export.is_served(),
+        Some(Strength::Implied) => !view.serves(export),
         None => false,
     };
     let waits = if world.services.contains_key(service) {

@@ -36,6 +36,14 @@ fn peer_export() -> PeerExport {
     }
 }
 
+/// What bank says of itself: one node, and this export.
+fn view(export: PeerExport) -> View {
+    View {
+        nodes: [("b1".parse().unwrap(), vec![])].into(),
+        exports: [(FRAUD.parse().unwrap(), Arc::new(export))].into(),
+    }
+}
+
 /// Node e1 of `edge`, which imports fraud-bot from `bank` and exports triage-bot to it; all is well.
 fn edge() -> Snapshot {
     let import = Import {
@@ -70,10 +78,7 @@ fn edge() -> Snapshot {
         replay: false,
         probe: None,
     };
-    let view = View {
-        exports: [(FRAUD.parse().unwrap(), Arc::new(peer_export()))].into(),
-        ..View::default()
-    };
+    let view = view(peer_export());
     Snapshot {
         this: This {
             cluster: "edge".parse().unwrap(),
@@ -125,8 +130,7 @@ fn export_code(status: &Status) -> &str {
 fn change_view(snapshot: &mut Snapshot, change: impl FnOnce(&mut PeerExport)) {
     let mut export = peer_export();
     change(&mut export);
-    let view =
-        View { exports: [(FRAUD.parse().unwrap(), Arc::new(export))].into(), ..View::default() };
+    let view = view(export);
     snapshot.views.insert("bank".parse().unwrap(), Arc::new(view));
 }
 
@@ -148,6 +152,10 @@ fn the_first_thing_wrong_with_an_import_is_told() {
     let mut now = edge();
     change_view(&mut now, |e| e.ports[0].ready.clear());
     assert_eq!(import_code(&build(&now, LinkState::Up, &[])), "no-backend");
+    change_view(&mut now, |e| e.ports[0].ready = [("b2".parse().unwrap(), 1)].into());
+    let status = build(&now, LinkState::Up, &[]);
+    assert_eq!(import_code(&status), "no-backend", "b2 is not announced");
+    assert!(status.imports[0].ports[0].backends.is_empty());
     change_view(&mut now, |e| {
         e.ports[0].ready.clear();
         e.grants = vec![WorkloadPattern { namespace: "other".parse().unwrap(), ..workloads("*") }];

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::super::addresses::FIRST_NODE_PORT;
 use super::super::slices;
 use super::super::world::{World, is_ours, service_ref};
+use super::kept::{MAX_KEPT, MAX_KEPT_PORTS};
 
 /// The most imports of one cluster that nobody named.
 pub(in super::super) const MAX_IMPORTS: usize = 2500;
@@ -42,13 +43,14 @@ pub(in super::super) struct LeftOut {
     imports: usize,
     addresses: usize,
     made: usize,
+    kept: usize,
     share: usize,
 }
 
 impl LeftOut {
     /// The one word for it, and a sentence that names cluster, limit and what to do.
     pub(in super::super) fn verdict(&self, cluster: &ClusterName) -> (&'static str, String) {
-        let Self { imports, addresses, made, share } = *self;
+        let Self { imports, addresses, made, kept, share } = *self;
         let mut said = Vec::new();
         if imports > 0 {
             said.push((
@@ -75,6 +77,15 @@ impl LeftOut {
                     "{made} exports of {cluster} wait for their Services: one cluster has {MAX_MADE} made at once and \
                      then {} an hour (import.createServices)",
                     3_600_000 / MADE_INTERVAL.as_millis()
+                ),
+            ));
+        }
+        if kept > 0 {
+            said.push((
+                "TooManyWithdrawn",
+                format!(
+                    "{cluster} has withdrawn {kept} exports more than the {MAX_KEPT} that stay listed once they were \
+                     served here; delete Imports that are wanted no longer"
                 ),
             ));
         }
@@ -124,6 +135,8 @@ pub(super) struct LinkRoom<'a> {
     by_ports: bool,
     imports: usize,
     ports: usize,
+    /// Withdrawn imports that stay listed, and their ports.
+    kept: (usize, usize),
     admitted: BTreeSet<ServiceName>,
     left_out: LeftOut,
 }
@@ -158,9 +171,19 @@ impl LinkQuotas {
         let room = |(cluster, made): (&ClusterName, &'a mut MadeServices)| {
             let held = held.get(cluster.as_str()).copied().unwrap_or_default();
             let left_out = LeftOut { share, ..LeftOut::default() };
-            let (imports, ports, admitted) = (0, 0, BTreeSet::new());
-            let room =
-                LinkRoom { world, made, held, share, by_ports, imports, ports, admitted, left_out };
+            let (imports, ports, kept, admitted) = (0, 0, (0, 0), BTreeSet::new());
+            let room = LinkRoom {
+                world,
+                made,
+                held,
+                share,
+                by_ports,
+                imports,
+                ports,
+                kept,
+                admitted,
+                left_out,
+            };
             (cluster.clone(), room)
         };
         self.0.iter_mut().map(room).collect()
@@ -195,6 +218,18 @@ impl LinkRoom<'_> {
         true
     }
 
+    /// Takes the room of one that is withdrawn and stays listed. Room of its own: what the cluster begins to export
+    /// must not push out what is missed.
+    pub(super) fn keep(&mut self, cost: ImportCost) -> bool {
+        let (imports, ports) = self.kept;
+        if imports >= MAX_KEPT || ports + cost.ports > MAX_KEPT_PORTS {
+            self.left_out.kept += 1;
+            return false;
+        }
+        self.kept = (imports + 1, ports + cost.ports);
+        true
+    }
+
     /// Each is counted once, however many rounds its record takes.
     fn may_make(&mut self, service: &ServiceName) -> bool {
         if !self.made.admitted.contains(service) {
@@ -209,7 +244,7 @@ impl LinkRoom<'_> {
     pub(super) fn close(self, now: Instant) -> (Option<LeftOut>, Option<Instant>) {
         let Self { made, admitted, left_out, .. } = self;
         made.admitted = admitted;
-        let any = left_out.imports + left_out.addresses + left_out.made > 0;
+        let any = left_out.imports + left_out.addresses + left_out.made + left_out.kept > 0;
         let wake = (left_out.made > 0).then(|| (made.since + MADE_INTERVAL).max(now));
         (any.then_some(left_out), wake)
     }

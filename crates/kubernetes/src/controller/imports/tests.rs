@@ -47,7 +47,8 @@ fn peers(clusters: &[&str], ready: u32) -> Peers {
         class: Class::Interactive,
         replay: false,
     };
-    let view = View { exports: [(bot(), Arc::new(export))].into(), ..View::default() };
+    let nodes = [("n1".parse().unwrap(), vec![])].into();
+    let view = View { nodes, exports: [(bot(), Arc::new(export))].into() };
     let heard = Heard { view: Arc::new(view), live: true };
     let clusters = clusters.iter().map(|c| (c.parse().unwrap(), heard.clone())).collect();
     Peers { reporting: true, clusters }

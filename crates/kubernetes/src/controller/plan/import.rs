@@ -16,7 +16,7 @@ use super::{Change, Memory, Now, Plan, Write, about_service, ours};
 use crate::api::{Import, ImportPort, ImportSpec, Status};
 use crate::controller::addresses::{self, Given, Pool};
 use crate::controller::exports::Verdict;
-use crate::controller::imports::{Imports, Wanted};
+use crate::controller::imports::{Imports, SERVED, Wanted, was_ready};
 use crate::controller::ports::{self, ImportPorts};
 use crate::controller::readiness::Steady;
 use crate::controller::slices::{self, Behind};
@@ -100,7 +100,7 @@ fn rest(stored: &Import, why: Option<&Verdict>, now: &Now<'_>) -> Option<Change<
     let message =
         format!("{} does not export it to us, or nothing here asks for it", stored.spec.from);
     let verdict = why.cloned().unwrap_or_else(|| Verdict::bad("Released", message));
-    let fresh = conditions::clear(before, "Conflict");
+    let fresh = conditions::clear(&conditions::clear(before, "Conflict"), SERVED);
     let fresh = conditions::set(&fresh, "Ready", &verdict, stored.metadata.generation, &now.text());
     (fresh != before).then(|| {
         let status = Some(Status { conditions: fresh });
@@ -352,6 +352,12 @@ impl One<'_> {
         let clock = self.now.text();
         let mut fresh = before.to_vec();
         if let Some(verdict) = verdict {
+            if verdict.good && conditions::find(before, SERVED).is_none() {
+                let message =
+                    format!("requests for {} were served by {}", self.service, self.want.from);
+                let served = Verdict::good("WasReady", message);
+                fresh = conditions::set(&fresh, SERVED, &served, generation, &clock);
+            }
             fresh = conditions::set(&fresh, "Ready", &verdict, generation, &clock);
         }
         if self.want.others.is_empty() {
@@ -442,7 +448,8 @@ impl One<'_> {
             self.stored.filter(same).is_some()
         });
         let peers = self.now.peers;
-        let ready = told(peers, service, self.want).map(PeerExport::is_served);
+        let ready = told(peers, service, self.want)
+            .map(|export| peers.live(from).is_some_and(|view| view.serves(export)));
         // That nobody says anything of the cluster is no news about it.
         let heard = peers.heard(from);
         let seen = heard.map(|_| ready == Some(true));
@@ -465,6 +472,15 @@ impl One<'_> {
         let live = heard.is_some_and(|heard| heard.live);
         Some(match (live, ready) {
             (false, _) => Verdict::bad("LinkDown", format!("no node of ours hears {from}")),
+            (true, None) if self.stored.is_some_and(|import| was_ready(import)) => {
+                let message = format!(
+                    "{from} has withdrawn its export of {service}, which was served here: `adit export` there offers it \
+                     again, and `kubectl delete import {}` here says that it is wanted no longer",
+                    self.name
+                );
+                plan.complain(about_service(self.world, service), "Withdrawn", &message);
+                Verdict::bad("Withdrawn", message)
+            }
             (true, None) => {
                 Verdict::bad("NotExported", format!("{from} does not export {service} to us"))
             }

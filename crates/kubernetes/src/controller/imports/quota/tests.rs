@@ -45,7 +45,8 @@ fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> Peers {
         replay: false,
     });
     let exports = services.map(|service| (service, export.clone())).collect();
-    let view = Arc::new(View { exports, ..View::default() });
+    let nodes = [("n1".parse().unwrap(), vec![])].into();
+    let view = Arc::new(View { nodes, exports });
     Peers { reporting: true, clusters: [(bank(), Heard { view, live: true })].into() }
 }
 
@@ -197,4 +198,39 @@ fn services_that_ask_by_annotation_share_the_room() {
     let imports = decide(&config, &here, &nobody, &mut ImportHistory::default());
     assert_eq!(imports.all.len(), 0, "of a cluster that nobody is linked with there is nothing");
     assert!(imports.refused.values().all(|why| why.contains("no link to gone")));
+}
+
+/// The record of an import of a stub that was served for so many seconds until now.
+fn served(world: &mut World, service: &ServiceName, ago: i64) {
+    let made = Timestamp::from_second(NOW - ago).unwrap().to_string();
+    let name = service_ref(service).object_name();
+    let condition = json!({"type": "Served", "status": "True", "reason": "WasReady", "message": "",
+        "lastTransitionTime": made});
+    let import = json!({"apiVersion": "adit.dev/v1alpha1", "kind": "Import",
+        "metadata": {"name": name, "creationTimestamp": made}, "spec": {"service": service_ref(service),
+            "from": "bank", "addresses": ["198.18.0.1"], "ports": [{"name": "p0", "number": 80, "listen": 15080}]},
+        "status": {"conditions": [condition]}});
+    world.imports.insert(name, Arc::new(serde_json::from_value(import).unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_what_a_cluster_withdraws_the_oldest_stay_listed_and_no_new_name_pushes_them_out() {
+    let config = config("{namespaces: [team-a]}", LAB);
+    let mut here = world();
+    stubs(&mut here, services(0..MAX_IMPORTS + MAX_KEPT + 50), 1);
+    for (age, service) in (1..).zip(services(0..MAX_KEPT + 50)) {
+        served(&mut here, &service, age);
+    }
+    let (mut history, nothing) = (ImportHistory::default(), peers(services(0..0), 1));
+    let first = decide(&config, &here, &nothing, &mut history);
+    assert_eq!(first.all.len(), MAX_KEPT + 50, "for a moment it is no news");
+    tokio::time::advance(Duration::from_secs(4)).await;
+    let later = decide(&config, &here, &nothing, &mut history);
+    let kept: BTreeSet<_> = later.all.keys().cloned().collect();
+    assert_eq!(kept, services(50..MAX_KEPT + 50).collect(), "those that have stood for longest");
+    assert_eq!((later.left_out[&bank()].kept, reason(&later)), (50, Some("TooManyWithdrawn")));
+    let begin = || services(MAX_KEPT + 50..MAX_IMPORTS + MAX_KEPT + 50);
+    let others = decide(&config, &here, &peers(begin(), 1), &mut history);
+    assert_eq!(others.all.len(), MAX_IMPORTS + MAX_KEPT);
+    assert!(kept.iter().all(|service| others.all.contains_key(service)));
 }
