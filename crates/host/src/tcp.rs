@@ -95,6 +95,18 @@ pub fn reset_on_close(stream: &impl AsFd) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
+/// From here on an urgent byte (`MSG_OOB`) stays in its place among the others. Without it the system takes
+/// the byte out of the stream, where a reader of ordinary data never sees it: telnet and FTP send such bytes.
+/// That it was urgent is not handed on.
+///
+/// On a listener it is inherited by what is accepted, as the flag of [`reset_on_close`] is.
+///
+/// # Errors
+/// Where the socket is closed already.
+pub fn keep_urgent_inline(stream: &impl AsFd) -> io::Result<()> {
+    SockRef::from(stream).set_out_of_band_inline(true)
+}
+
 /// Takes [`reset_on_close`] back: both sides have said that they are done.
 ///
 /// # Errors

@@ -147,12 +147,14 @@ impl Net for OsNet {
         }?;
         // Handed down to what it accepts, so that there is no moment in which a kill would be an end.
         adit_host::tcp::reset_on_close(&listener)?;
+        adit_host::tcp::keep_urgent_inline(&listener)?;
         TcpListener::from_std(listener)
     }
 
     async fn dial(&self, address: SocketAddr) -> io::Result<OsTcp> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         adit_host::tcp::reset_on_close(&socket)?;
+        adit_host::tcp::keep_urgent_inline(&socket)?;
         OsTcp::new(socket.connect(address).await?)
     }
 }
@@ -174,6 +176,7 @@ impl Listener for TcpListener {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::SendFlags;
     use std::io::ErrorKind;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -203,6 +206,28 @@ mod tests {
                 let expected = if settle { Ok(0) } else { Err(ErrorKind::ConnectionReset) };
                 assert_eq!(seen, expected);
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_urgent_byte_stays_in_its_place_on_both_legs() {
+        let net = OsNet::default();
+        let node = net.listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(node.local_addr().unwrap()).await.unwrap();
+        let accepted = Listener::accept(&node).await.unwrap();
+        let dialled = net.dial(backend.local_addr().unwrap()).await.unwrap();
+        let (server, _) = backend.accept().await.unwrap();
+        for (tcp, mut other) in [(accepted, client), (dialled, server)] {
+            other.write_all(b"before").await.unwrap();
+            assert_eq!(rustix::net::send(&other, b"!", SendFlags::OOB).unwrap(), 1);
+            other.write_all(b"after").await.unwrap();
+            other.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            while let Some(bytes) = tcp.read(&mut Room::new()).await.unwrap() {
+                got.extend_from_slice(&bytes);
+            }
+            assert_eq!(String::from_utf8(got).unwrap(), "before!after");
         }
     }
 }
