@@ -12,7 +12,7 @@ use std::time::Duration;
 use adit_core::name::NodeName;
 use adit_core::spiffe::TrustDomain;
 use adit_pki::authority::{self, ClusterAuthority, KeyKind};
-use adit_pki::files::{self, Existing};
+use adit_pki::files::{self, Existing, FileError};
 use adit_pki::time::{in_words, rfc3339};
 use adit_pki::{TrustBundle, UnixTime};
 use anyhow::{Context, bail};
@@ -170,7 +170,7 @@ fn init(args: &Init) -> anyhow::Result<()> {
     // The key first: a certificate without its key would look like a whole authority.
     files::write_key(&key, authority.key_pem().as_bytes(), Existing::Keep)?;
     let pem = authority.bundle()?.to_pem();
-    files::write(&certificate, pem.as_bytes(), Existing::Keep)?;
+    with_key(&key, Existing::Keep, || files::write(&certificate, pem.as_bytes(), Existing::Keep))?;
     print(&format!(
         "{}: certificate of trust domain {}, valid until {}\n\
          {}: its key; whoever has it can act as any node of this cluster\n",
@@ -193,7 +193,8 @@ fn issue(args: &Issue) -> anyhow::Result<()> {
     files::make_folder(&args.out)?;
     hand_bundle(&ca, &args.out.join(files::BUNDLE))?;
     files::write_key(&key, node.key_pem().as_bytes(), existing)?;
-    files::write(&chain, node.certificate.to_pem().as_bytes(), existing)?;
+    let pem = node.certificate.to_pem();
+    with_key(&key, existing, || files::write(&chain, pem.as_bytes(), existing))?;
     let left = node.certificate.not_after.as_secs().saturating_sub(now.as_secs());
     print(&format!(
         "{}: {}, valid until {} ({} from now)\n{}: its key\n",
@@ -203,6 +204,20 @@ fn issue(args: &Issue) -> anyhow::Result<()> {
         in_words(Duration::from_secs(left)),
         key.display(),
     ))
+}
+
+/// Writes what belongs to a key that has just been made, and takes the key away again where that fails: alone it
+/// is of no use, and would stand in the way of the next attempt.
+fn with_key(
+    key: &Path,
+    existing: Existing,
+    write: impl FnOnce() -> Result<(), FileError>,
+) -> anyhow::Result<()> {
+    let written = write();
+    if written.is_err() && existing == Existing::Keep {
+        std::fs::remove_file(key).ok();
+    }
+    Ok(written?)
 }
 
 /// Puts the cluster's bundle into a node's folder. One that is there and knows the authority stays: it

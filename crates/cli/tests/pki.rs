@@ -40,6 +40,28 @@ impl Place {
         fs::metadata(self.path(name)).unwrap().permissions().mode() & 0o777
     }
 
+    /// Runs `adit` where no file can grow beyond `limit` bytes, as on a full disk; what it says.
+    fn adit_on_full_disk(&self, limit: u32, words: &str) -> (i32, String) {
+        // The signal that comes with the limit would kill.
+        let script = r#"trap '' XFSZ; exec prlimit --fsize="$LIMIT" "$0" "$@""#;
+        let output = Command::new("sh")
+            .args(["-c", script, env!("CARGO_BIN_EXE_adit")])
+            .args(words.split_whitespace())
+            .env("LIMIT", limit.to_string())
+            .current_dir(self.0.path())
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// Names in a folder of this place.
+    fn names(&self, folder: &str) -> Vec<String> {
+        let name = |e: std::io::Result<fs::DirEntry>| e.unwrap().file_name().into_string().unwrap();
+        let mut all: Vec<_> = fs::read_dir(self.path(folder)).unwrap().map(name).collect();
+        all.sort();
+        all
+    }
+
     /// Runs `adit pki` with these words. Whatever it prints, no line of a key in this place is in it.
     fn pki(&self, words: &str) -> Done {
         let output = Command::new(env!("CARGO_BIN_EXE_adit"))
@@ -355,4 +377,31 @@ fn a_reader_that_leaves_is_no_failure() {
         .output()
         .unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_that_is_in_the_way_afterwards() {
+    let place = Place::new();
+    let (init, issue) = ("init --trust-domain edge.example --dir ca", "issue --ca ca --node e1 --out e1");
+    // Not even the key fits; then the key does, and the certificate does not.
+    for limit in [0, 512] {
+        let (status, said) = place.adit_on_full_disk(limit, &format!("pki {init}"));
+        assert!(status != 0 && said.contains("File too large"), "{limit}: {said}");
+        assert_eq!(place.names("ca"), [""; 0], "{limit}");
+    }
+    assert_eq!(place.pki(init).status, 0);
+    for limit in [0, 512] {
+        let (status, said) = place.adit_on_full_disk(limit, &format!("pki {issue}"));
+        assert!(status != 0 && said.contains("File too large"), "{limit}: {said}");
+        assert_eq!(place.names("e1"), [""; 0], "{limit}");
+    }
+    assert_eq!(place.pki(issue).status, 0);
+
+    let config = "cluster: edge\ntrustDomain: edge.example\nnode: {name: e1, listen: \"127.0.0.1:0\", identity: e1}\n";
+    fs::write(place.path("edge.yaml"), config).unwrap();
+    for _ in 0..3 {
+        let (status, said) = place.adit_on_full_disk(0, "node --config edge.yaml");
+        assert!(status != 0 && said.contains("e1/node.secret: File too large"), "{said}");
+    }
+    assert_eq!(place.names("e1"), ["ca.pem", "node.key.pem", "node.pem"]);
 }

@@ -1,8 +1,8 @@
 //! The files that hold certificates and keys, and their permissions.
 //!
 //! Keys are written for their owner alone (0600) and read only if nobody else can read them. Nothing that
-//! exists is replaced unless the caller says so, and then as a whole (a new file renamed over the old
-//! one), so that a daemon that reloads never reads half a file. Names and layout of a node's folder:
+//! exists is replaced unless the caller says so. A file appears whole or not at all, new or in place of an old
+//! one, so that a daemon that reloads never reads half a file and a full disk leaves none. Names and layout of a node's folder:
 //! [`NODE_CHAIN`], [`NODE_KEY`], [`BUNDLE`].
 
 use std::collections::BTreeSet;
@@ -208,26 +208,48 @@ fn open(path: &Path) -> Result<(fs::Metadata, File), FileError> {
     Ok((metadata, file))
 }
 
+/// The whole file under another name first, and that is removed whatever fails: a full disk must leave neither
+/// half a file, which would stand in the way of the next attempt, nor drafts without end.
 fn put(path: &Path, bytes: &[u8], mode: u32, existing: Existing) -> Result<(), FileError> {
-    if existing == Existing::Keep {
-        return match create(path, bytes, mode) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(FileError::Exists(path.to_owned()))
-            }
-            Err(error) => Err(io(path)(error)),
-            Ok(()) => Ok(()),
+    let draft = draft_of(path, existing).map_err(io(path))?;
+    let placed = create(&draft, bytes, mode).and_then(|()| match existing {
+        // A link, unlike a rename, never replaces what is there.
+        Existing::Keep => fs::hard_link(&draft, path),
+        Existing::Replace => fs::rename(&draft, path),
+    });
+    // One that was renamed is gone, and one that cannot be removed keeps nobody from going on.
+    fs::remove_file(&draft).ok();
+    placed.and_then(|()| sync_folder(path)).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => FileError::Exists(path.to_owned()),
+        _ => io(path)(error),
+    })
+}
+
+/// Where a file is written before it takes the name `path`. Of several processes that make a new file at once
+/// each has its own; whoever replaces one also removes what a crash left behind.
+fn draft_of(path: &Path, existing: Existing) -> io::Result<PathBuf> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    if existing == Existing::Replace {
+        name.push(".new");
+        let draft = path.with_file_name(name);
+        return match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(draft),
         };
     }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
-    // One that a crash left behind is half a file and nobody's.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(&new)(error)),
-        _ => {}
-    }
-    create(&new, bytes, mode).map_err(io(&new))?;
-    fs::rename(&new, path).map_err(io(path))
+    let mut unique = [0; 8];
+    let random = aws_lc_rs::rand::fill(&mut unique);
+    random.map_err(|_| io::Error::other("the system gave no random bytes"))?;
+    name.push(format!(".{:016x}", u64::from_ne_bytes(unique)));
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    Ok(path.with_file_name(hidden))
+}
+
+/// Makes a new name last beyond a power cut.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// `create_new` follows no link and opens nothing that exists, so the mode is the one given.

@@ -38,14 +38,6 @@ pub enum SecretError {
         /// How many bytes it has.
         found: usize,
     },
-    /// The folder takes no new file.
-    #[error("{path}: {error}")]
-    Create {
-        /// Which file.
-        path: String,
-        /// Why.
-        error: io::Error,
-    },
     /// The system gave no random bytes.
     #[error("the system gave no random bytes: {0}")]
     Random(getrandom::Error),
@@ -67,7 +59,7 @@ impl NodeSecret {
         let path = folder.join(FILE);
         match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Self::random()?.store(folder, &path)?;
+                Self::random()?.store(&path)?;
             }
             // Whatever else may be wrong with it, reading will say.
             Ok(_) | Err(_) => {}
@@ -98,22 +90,11 @@ impl NodeSecret {
     }
 
     /// Puts the secret in its place unless another process was first, which is as good.
-    fn store(&self, folder: &Path, path: &Path) -> Result<(), SecretError> {
-        let create = |error| SecretError::Create { path: path.display().to_string(), error };
-        let mut unique = [0; 8];
-        getrandom::fill(&mut unique).map_err(SecretError::Random)?;
-        let draft = folder.join(format!(".{FILE}.{:016x}", u64::from_ne_bytes(unique)));
-        files::write_key(&draft, &*self.0, Existing::Keep)?;
-        // A link neither replaces what is there nor shows half a file, which a rename and a plain
-        // write would.
-        let linked = fs::hard_link(&draft, path);
-        let removed = fs::remove_file(&draft);
-        match linked {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other.map_err(create)?,
+    fn store(&self, path: &Path) -> Result<(), SecretError> {
+        match files::write_key(path, &*self.0, Existing::Keep) {
+            Err(FileError::Exists(_)) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        removed.map_err(create)?;
-        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(create)
     }
 
     pub(crate) fn keys(&self) -> Keys {
