@@ -382,7 +382,8 @@ fn a_reader_that_leaves_is_no_failure() {
 #[test]
 fn a_full_disk_leaves_nothing_that_is_in_the_way_afterwards() {
     let place = Place::new();
-    let (init, issue) = ("init --trust-domain edge.example --dir ca", "issue --ca ca --node e1 --out e1");
+    let (init, issue) =
+        ("init --trust-domain edge.example --dir ca", "issue --ca ca --node e1 --out e1");
     // Not even the key fits; then the key does, and the certificate does not.
     for limit in [0, 512] {
         let (status, said) = place.adit_on_full_disk(limit, &format!("pki {init}"));

@@ -219,9 +219,11 @@ fn put(path: &Path, bytes: &[u8], mode: u32, existing: Existing) -> Result<(), F
     });
     // One that was renamed is gone, and one that cannot be removed keeps nobody from going on.
     fs::remove_file(&draft).ok();
-    placed.and_then(|()| sync_folder(path)).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => FileError::Exists(path.to_owned()),
-        _ => io(path)(error),
+    placed.and_then(|()| sync_folder(path)).map_err(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            return FileError::Exists(path.to_owned());
+        }
+        io(path)(error)
     })
 }
 
@@ -249,7 +251,7 @@ fn draft_of(path: &Path, existing: Existing) -> io::Result<PathBuf> {
 /// Makes a new name last beyond a power cut.
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 /// `create_new` follows no link and opens nothing that exists, so the mode is the one given.
