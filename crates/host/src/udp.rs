@@ -63,6 +63,14 @@ pub fn bind(address: SocketAddr, options: &Options) -> io::Result<Bound> {
     Ok(Bound { socket: socket.into(), receive_buffer, send_buffer })
 }
 
+/// Lets further sockets have the address of one that is bound already, if they ask for it, too.
+///
+/// # Errors
+/// The system's: it is no socket.
+pub fn share(socket: &impl AsFd) -> io::Result<()> {
+    socket2::SockRef::from(socket).set_reuse_port(true)
+}
+
 /// The number by which the system's tables know a socket; give it to [`drops`].
 ///
 /// # Errors

@@ -15,12 +15,15 @@ mod connection;
 mod counters;
 mod dial;
 mod gate;
+mod handover;
+mod listen;
 mod worker;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use adit_core::code::Code;
@@ -35,10 +38,11 @@ pub use self::connection::{Connection, OpenError, Stats};
 pub use self::counters::Counters;
 pub use self::dial::{Dial, DialError};
 use self::gate::Gate;
+pub use self::handover::UdpInheritance;
 pub use self::worker::Worker;
 use crate::net::Net;
 use crate::secret::Keys;
-use crate::socket::{Leg, Passed, Scratch};
+use crate::socket::{ElderProcesses, Leg, Passed, Scratch};
 use crate::tls::Tls;
 use crate::tuning::Tuning;
 
@@ -59,6 +63,15 @@ struct Shared {
     answers: accept::Answers,
     addresses: Vec<SocketAddr>,
     legs: Vec<Arc<Leg>>,
+    /// Endpoints on inherited addresses at which this process does not listen any more: they read for the
+    /// processes that still have connections there.
+    retired: Vec<quinn::Endpoint>,
+    /// The listening sockets once more, by their addresses, for a successor.
+    sockets: Vec<(SocketAddr, Vec<OwnedFd>)>,
+    elders: Arc<ElderProcesses>,
+    /// Another process reads the listening sockets.
+    aside: Arc<AtomicBool>,
+    forwarded: Mutex<Option<handover::ForwardedInbox>>,
     /// The listening sockets, by the numbers that [`adit_host::udp::drops`] knows.
     inodes: Vec<u64>,
     gate: Arc<Gate>,

@@ -7,7 +7,8 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -30,6 +31,8 @@ pub struct Listening {
     pub inode: Option<u64>,
     /// The receive buffer that was granted, in bytes, where that can be less than was asked for.
     pub receive_buffer: Option<usize>,
+    /// The same socket once more, for a process that takes it over, where the network is the system's.
+    pub descriptor: Option<OwnedFd>,
 }
 
 /// A network: sockets and names.
@@ -44,6 +47,15 @@ pub trait Net: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// The system's: the address is taken, is not local, or needs privilege.
     fn listen(&self, address: SocketAddr, options: &SocketOptions) -> io::Result<Listening>;
+
+    /// Takes over a socket that another process listened at before: [`Listening::descriptor`] of its.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] where the network is not the system's; else it is no UDP socket.
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Listening> {
+        drop(socket);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Binds a socket to dial `remote` from, at a port that was not used a moment ago.
     ///
@@ -77,6 +89,15 @@ pub trait Net: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+fn listening(socket: UdpSocket, receive_buffer: Option<usize>) -> io::Result<Listening> {
+    Ok(Listening {
+        inode: udp::inode(&socket).ok(),
+        receive_buffer,
+        descriptor: Some(socket.as_fd().try_clone_to_owned()?),
+        socket: quinn::TokioRuntime.wrap_udp_socket(socket)?,
+    })
+}
+
 /// The operating system's network.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsNet;
@@ -84,11 +105,13 @@ pub struct OsNet;
 impl Net for OsNet {
     fn listen(&self, address: SocketAddr, options: &SocketOptions) -> io::Result<Listening> {
         let bound = udp::bind(address, options)?;
-        Ok(Listening {
-            inode: udp::inode(&bound.socket).ok(),
-            receive_buffer: Some(bound.receive_buffer),
-            socket: quinn::TokioRuntime.wrap_udp_socket(bound.socket)?,
-        })
+        listening(bound.socket, Some(bound.receive_buffer))
+    }
+
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Listening> {
+        let socket = UdpSocket::from(socket);
+        socket.set_nonblocking(true)?;
+        listening(socket, None)
     }
 
     fn dial(

@@ -167,7 +167,7 @@ impl Net for Host {
     fn listen(&self, address: SocketAddr, options: &SocketOptions) -> io::Result<Listening> {
         let local = SocketAddr::new(self.address, address.port());
         let socket = self.network.bind(local, options.share_port)?;
-        Ok(Listening { socket, inode: None, receive_buffer: None })
+        Ok(Listening { socket, inode: None, receive_buffer: None, descriptor: None })
     }
 
     fn dial(&self, _: SocketAddr, _: &SocketOptions) -> io::Result<Arc<dyn AsyncUdpSocket>> {

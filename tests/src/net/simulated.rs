@@ -67,7 +67,7 @@ impl Simulated {
 impl Net for Simulated {
     fn listen(&self, address: SocketAddr, _: &SocketOptions) -> io::Result<Listening> {
         let socket = self.bind(address.port())?;
-        Ok(Listening { socket, inode: None, receive_buffer: None })
+        Ok(Listening { socket, inode: None, receive_buffer: None, descriptor: None })
     }
 
     fn dial(&self, _: SocketAddr, _: &SocketOptions) -> io::Result<Arc<dyn AsyncUdpSocket>> {

@@ -2,13 +2,14 @@
 //!
 //! * [`streams`], [`endings`], [`legs`], [`admission`], [`trust`]: on a network in memory and a paused
 //!   clock, so that times are exact. * [`crashes`]: over turmoil, where hosts die and come back.
-//!   * [`sockets`]: over the system's own sockets, with a runtime per worker.
+//!   * [`sockets`], [`handover`]: over the system's own sockets, with a runtime per worker.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
 
 mod admission;
 mod crashes;
 mod endings;
+mod handover;
 mod legs;
 mod sockets;
 mod streams;

@@ -43,6 +43,7 @@ families! {
     HANDSHAKES_OPEN = "adit_handshakes_open", Gauge, "count", [], "Handshakes of peers that dialled us, under way now";
     HANDSHAKES = "adit_handshakes_total", Counter, "count", ["outcome"], "Handshakes of peers that dialled us, by outcome: accepted, failed, timed-out, retried (asked to prove the address), refused-busy (not answered), refused-draining";
     HANDED = "adit_datagrams_handed_total", Counter, "count", ["outcome"], "Datagrams that arrived at another worker than their connection's, by outcome: delivered, dropped";
+    FORWARDED = "adit_datagrams_forwarded_total", Counter, "count", ["outcome"], "Datagrams of connections that an older process of this node still has, by outcome: sent to it, dropped because it is behind or gone, received from a younger process";
     TASKS = "adit_tasks", Gauge, "count", [], "Tasks on the workers: some for the node, each connection and each stream";
     STALLED_STREAMS = "adit_stalled_streams", Gauge, "count", [], "Streams whose reader has stopped reading";
     STALLED_BYTES = "adit_stalled_bytes", Gauge, "bytes", [], "Memory that is charged to stalled streams";
@@ -123,6 +124,12 @@ fn endpoints(page: &mut Page, totals: &Totals) {
     page.family(&HANDSHAKES, outcomes.map(|(name, n)| ([name], n as f64)));
     let handed = [("delivered", counted.handed), ("dropped", counted.handed_dropped)];
     page.family(&HANDED, handed.map(|(name, n)| ([name], n as f64)));
+    let forwarded = [
+        ("sent", counted.forwarded),
+        ("dropped", counted.forward_dropped),
+        ("received", counted.received),
+    ];
+    page.family(&FORWARDED, forwarded.map(|(name, n)| ([name], n as f64)));
     page.family(&UDP_DROPS, counted.dropped.into_iter().flat_map(|n| one(n as f64)));
     page.family(&TASKS, one(totals.tasks as f64));
     page.family(&STALLED_BYTES, one(totals.buffers.stalled as f64));

@@ -74,9 +74,17 @@ impl Endpoints {
         let (gate, bounds) = (&self.0.gate, &self.0.tuning.admission);
         let proved = quinn.remote_address_validated();
         if self.0.draining.load(Ordering::Relaxed) {
-            gate.draining.fetch_add(1, Ordering::Relaxed);
-            quinn.refuse();
-            return None;
+            if !self.0.is_aside() {
+                gate.draining.fetch_add(1, Ordering::Relaxed);
+                quinn.refuse();
+                return None;
+            }
+            // It is sent again, and that one reaches the successor. A client that was asked to prove its
+            // address here goes on here: its packets have an ID of this process.
+            if quinn.may_retry() {
+                quinn.ignore();
+                return None;
+            }
         }
         match Gate::enter(gate, quinn.remote_address().ip(), proved, bounds) {
             Verdict::Enter(place) => {

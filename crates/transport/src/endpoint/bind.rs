@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use adit_core::snapshot::Class;
@@ -11,11 +11,11 @@ use quinn::{EndpointConfig, ServerConfig, TimeSource, TokenMemoryCache};
 use tokio_util::task::TaskTracker;
 
 use super::accept::Answers;
-use super::{Endpoints, Shared, Worker};
+use super::{Endpoints, Shared, UdpInheritance, Worker, listen};
 use crate::cid::{Generator, Route};
-use crate::net::{Listening, Net, SocketOptions};
+use crate::net::{Net, SocketOptions};
 use crate::secret::{Keys, NodeSecret};
-use crate::socket::{Leg, Passed};
+use crate::socket::{ElderProcesses, Passed};
 use crate::tls::Tls;
 use crate::tuning::{Mtu, Tuning};
 
@@ -33,6 +33,9 @@ pub enum BindError {
     /// Workers are not numbered 0, 1, 2, … or there is none.
     #[error("workers must be numbered from 0 without a gap, and there must be one")]
     Workers,
+    /// What another process handed over is of no use.
+    #[error("the UDP sockets that the process before handed over cannot be used: {0}")]
+    Inherited(io::Error),
 }
 
 /// Of one handshake that waits, this much is kept: a first flight is two or three datagrams.
@@ -54,9 +57,40 @@ impl Endpoints {
         tls: Tls,
         tuning: Tuning,
     ) -> Result<Self, BindError> {
+        Self::bind_after(net, workers, listen, secret, tls, tuning, None)
+    }
+
+    /// The same after another process of this node, whose sockets are taken over by their addresses; further
+    /// ones are bound. Endpoints with an inheritance read nothing before [`Endpoints::resume`], so that the
+    /// giver can step aside first.
+    ///
+    /// The generation is the next one that nobody has, whatever `tuning` says. An inherited address that is
+    /// not in `listen` any more is read for older processes, and nobody is accepted there. The secret must be
+    /// the giver's.
+    ///
+    /// # Errors
+    /// [`BindError`], see there. What was inherited is closed.
+    pub fn bind_after(
+        net: Arc<dyn Net>,
+        workers: Vec<Worker>,
+        listen: &[SocketAddr],
+        secret: &NodeSecret,
+        tls: Tls,
+        mut tuning: Tuning,
+        inherited: Option<UdpInheritance>,
+    ) -> Result<Self, BindError> {
         if workers.is_empty() || workers.iter().enumerate().any(|(i, w)| i != w.index()) {
             return Err(BindError::Workers);
         }
+        let aside = inherited.is_some();
+        if let Some(inherited) = &inherited {
+            tuning.generation = inherited.next().ok_or_else(|| {
+                BindError::Inherited(io::Error::other("every generation has a living process"))
+            })?;
+        }
+        let (mut sockets, elders) =
+            inherited.map(|inherited| (inherited.sockets, inherited.elders)).unwrap_or_default();
+        let elders = ElderProcesses::new(elders).map_err(BindError::Inherited)?;
         let keys = secret.keys();
         let answers = answers(&net, &keys, &tls, &tuning, workers.len() * listen.len());
         let mut shared = Shared {
@@ -70,6 +104,11 @@ impl Endpoints {
             answers,
             addresses: Vec::new(),
             legs: Vec::new(),
+            retired: Vec::new(),
+            sockets: Vec::new(),
+            elders: Arc::new(elders),
+            aside: Arc::new(AtomicBool::new(aside)),
+            forwarded: Mutex::new(None),
             inodes: Vec::new(),
             gate: Arc::default(),
             passed: Arc::new(Passed::default()),
@@ -81,58 +120,17 @@ impl Endpoints {
         };
         for address in listen {
             shared
-                .listen(*address)
+                .listen(*address, listen::take(&mut sockets, *address))
                 .map_err(|error| BindError::Listen { address: *address, error })?;
+        }
+        for (_, sockets) in sockets {
+            shared.retire(sockets).map_err(BindError::Inherited)?;
         }
         Ok(Self(Arc::new(shared)))
     }
 }
 
 impl Shared {
-    /// Binds one address on every worker.
-    fn listen(&mut self, address: SocketAddr) -> io::Result<()> {
-        let share_port = self.workers.len() > 1;
-        let options = SocketOptions { share_port, ..self.socket_options() };
-        if share_port && address.port() != 0 {
-            let _context = self.workers[0].handle().enter();
-            drop(self.net.listen(address, &SocketOptions { share_port: false, ..options })?);
-        }
-        let mut bound = address;
-        let mut sockets = Vec::new();
-        for worker in &self.workers {
-            let _context = worker.handle().enter();
-            let Listening { socket, inode, receive_buffer } = self.net.listen(bound, &options)?;
-            bound = socket.local_addr()?;
-            sockets.push(socket);
-            self.inodes.extend(inode);
-            if let Some(granted) = receive_buffer.filter(|_| worker.index() == 0)
-                && granted < options.receive_buffer
-            {
-                tracing::warn!(
-                    %address,
-                    wanted = options.receive_buffer,
-                    granted,
-                    "the UDP receive buffer is smaller than wanted, so bursts will be lost: \
-                     raise net.core.rmem_max, or grant CAP_NET_ADMIN"
-                );
-            }
-        }
-        let legs = Leg::join(sockets, self.tuning.generation, &self.keys.cid, &self.passed);
-        for (worker, leg) in self.workers.iter().zip(legs) {
-            let _context = worker.handle().enter();
-            let endpoint = quinn::Endpoint::new_with_abstract_socket(
-                self.endpoint_config(worker),
-                Some(ServerConfig::clone(&self.answers.interactive)),
-                Arc::clone(&leg) as _,
-                worker.runtime(&TaskTracker::new()),
-            )?;
-            self.servers[worker.index()].push(endpoint);
-            self.legs.push(leg);
-        }
-        self.addresses.push(bound);
-        Ok(())
-    }
-
     /// What all endpoints of this node have in common.
     pub(super) fn endpoint_config(&self, worker: &Worker) -> EndpointConfig {
         let route = Route { generation: self.tuning.generation, core: worker.core() };

@@ -25,6 +25,12 @@ pub struct Counters {
     pub handed: u64,
     /// Datagrams that should have and were dropped, because too many waited.
     pub handed_dropped: u64,
+    /// Datagrams that were forwarded to an older process of this node, which still has their connections.
+    pub forwarded: u64,
+    /// Datagrams that should have been and were dropped, because that process is behind or gone.
+    pub forward_dropped: u64,
+    /// Datagrams that a younger process forwarded to this one.
+    pub received: u64,
     /// Datagrams that the system dropped because the sockets' buffers were full; `None` where it does
     /// not tell.
     pub dropped: Option<u64>,
@@ -44,6 +50,9 @@ impl Shared {
             refused_draining: load(&gate.draining),
             handed: load(&self.passed.handed),
             handed_dropped: load(&self.passed.dropped),
+            forwarded: load(&self.passed.forwarded),
+            forward_dropped: load(&self.passed.forward_dropped),
+            received: load(&self.passed.received),
             dropped: adit_host::udp::drops(&self.inodes).into_iter().flatten().reduce(|a, b| a + b),
         }
     }

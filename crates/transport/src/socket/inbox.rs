@@ -63,6 +63,11 @@ impl Inbox {
         taken
     }
 
+    /// Has the reader look again at what it may receive.
+    pub(super) fn wake(&self) {
+        self.reader.wake();
+    }
+
     /// Has the reader woken by the next datagram. `false` where one came before that was arranged.
     #[must_use]
     pub(super) fn wait(&self, cx: &Context<'_>) -> bool {

@@ -1,24 +1,30 @@
 //! Legs, inboxes and the thrifty socket over a socket that receives what a test says.
 
 use std::collections::VecDeque;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
 use std::task::{Wake, Waker};
 
 use proptest::prelude::*;
+use quinn::udp::EcnCodepoint;
 
 use super::inbox::CAPACITY;
 use super::*;
 
 /// A message as the system would deliver it: datagrams of one size, but for the last.
-type Message = (Vec<u8>, usize);
+type Message = (Vec<u8>, usize, Option<EcnCodepoint>);
 
 #[derive(Debug, Default)]
 struct Script(Mutex<VecDeque<Message>>);
 
 impl Script {
     fn deliver(&self, datagrams: &[Vec<u8>]) {
+        self.deliver_marked(datagrams, None);
+    }
+
+    fn deliver_marked(&self, datagrams: &[Vec<u8>], ecn: Option<EcnCodepoint>) {
         let stride = datagrams[0].len();
-        self.0.lock().unwrap().push_back((datagrams.concat(), stride));
+        self.0.lock().unwrap().push_back((datagrams.concat(), stride, ecn));
     }
 }
 
@@ -32,9 +38,10 @@ impl AsyncUdpSocket for Script {
         let mut script = self.0.lock().unwrap();
         let mut n = 0;
         while n < bufs.len() {
-            let Some((bytes, stride)) = script.pop_front() else { break };
+            let Some((bytes, stride, ecn)) = script.pop_front() else { break };
             bufs[n][..bytes.len()].copy_from_slice(&bytes);
-            meta[n] = RecvMeta { len: bytes.len(), stride, addr: from(), ..RecvMeta::default() };
+            let len = bytes.len();
+            meta[n] = RecvMeta { len, stride, addr: from(), ecn, dst_ip: None };
             n += 1;
         }
         if n == 0 { Poll::Pending } else { Poll::Ready(Ok(n)) }
@@ -65,6 +72,16 @@ fn key() -> CidKey {
     CidKey::new(&[1; 16], &[2; 16])
 }
 
+fn context(passed: &Arc<Passed>) -> LegContext {
+    LegContext {
+        generation: 0,
+        key: key(),
+        passed: Arc::clone(passed),
+        elders: Arc::default(),
+        aside: Arc::default(),
+    }
+}
+
 struct Legs {
     scripts: Vec<Arc<Script>>,
     legs: Vec<Arc<Leg>>,
@@ -74,8 +91,8 @@ struct Legs {
 fn legs(count: usize) -> Legs {
     let scripts: Vec<_> = (0..count).map(|_| Arc::new(Script::default())).collect();
     let passed = Arc::new(Passed::default());
-    let sockets = scripts.iter().map(|s| Arc::clone(s) as _).collect();
-    Legs { legs: Leg::join(sockets, 0, &key(), &passed), scripts, passed }
+    let sockets = scripts.iter().map(|s| vec![Arc::clone(s) as _]).collect();
+    Legs { legs: Leg::join(sockets, from(), &context(&passed)), scripts, passed }
 }
 
 /// A datagram for a connection of `core`, told apart by `tag`.
@@ -182,7 +199,135 @@ fn a_thrifty_socket_asks_for_little_and_delivers_all() {
     assert_eq!(drain(&thrifty, Waker::noop(), size), sent);
 }
 
+/// What waits at an elder's end, frame by frame: its datagrams, and what is said of them.
+fn forwarded(elder: &UnixDatagram) -> Vec<(Vec<Vec<u8>>, RecvMeta)> {
+    let mut frame = vec![0; LONGEST_FRAME];
+    let next = || {
+        let len = elder.recv(&mut frame).ok()?;
+        let (listening, datagrams, meta) = read_frame(&frame[..len]).unwrap();
+        assert_eq!(listening, from());
+        Some((datagrams.chunks(meta.stride).map(<[u8]>::to_vec).collect(), meta))
+    };
+    std::iter::from_fn(next).collect()
+}
+
+fn of_generation(generation: u8, tag: u8, len: usize) -> Vec<u8> {
+    let mut bytes = [&[0x40][..], &key().seal(Route { generation, core: 0 }, [tag; 6])].concat();
+    bytes.resize(len, tag);
+    bytes
+}
+
+/// A leg of generation 2 whose elders are 0 and 1, and their ends.
+fn with_elders() -> (Arc<Script>, Arc<Leg>, Arc<Passed>, [UnixDatagram; 2]) {
+    let pairs = [(); 2].map(|()| adit_host::relay::pair(1 << 22).unwrap());
+    let inherited =
+        pairs.iter().zip(0..).map(|((sender, _), g)| (g, sender.try_clone().unwrap().into()));
+    let elders = ElderProcesses::new(inherited.collect()).unwrap();
+    let (script, passed) = (Arc::new(Script::default()), Arc::new(Passed::default()));
+    let context = LegContext { generation: 2, elders: Arc::new(elders), ..context(&passed) };
+    let legs = Leg::join(vec![vec![Arc::clone(&script) as _]], from(), &context);
+    (script, Arc::clone(&legs[0]), passed, pairs.map(|(_, receiver)| receiver))
+}
+
+#[test]
+fn only_ids_with_a_mac_of_ours_reach_an_elder() {
+    let (script, leg, passed, elders) = with_elders();
+    let mut forged = of_generation(0, 1, 100);
+    forged[4] ^= 1;
+    let stays = [forged, of_generation(2, 1, 100), of_generation(3, 1, 100)];
+    script.deliver(&stays);
+    assert_eq!(receive(&leg), stays);
+    assert!(elders.iter().all(|elder| forwarded(elder).is_empty()));
+    assert_eq!(passed.forwarded.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn an_elder_that_reads_nothing_loses_its_own_datagrams_only() {
+    let (script, leg, passed, _elders) = with_elders();
+    for _ in 0..20_000 {
+        script.deliver(&[of_generation(0, 1, 1200), of_generation(2, 1, 1200)]);
+    }
+    assert_eq!(receive(&leg).len(), 20_000);
+    let sent = passed.forwarded.load(Ordering::Relaxed);
+    assert!((50..19_000).contains(&sent), "{sent}");
+    assert_eq!(passed.forward_dropped.load(Ordering::Relaxed), 20_000 - sent);
+}
+
+#[test]
+fn what_belongs_to_an_elder_that_has_ended_is_answered_here() {
+    let (script, leg, passed, elders) = with_elders();
+    drop(elders);
+    for _ in 0..3 {
+        script.deliver(&[of_generation(1, 1, 100)]);
+    }
+    // The first shows that nobody is there, and is lost.
+    assert_eq!(receive(&leg), [of_generation(1, 1, 100), of_generation(1, 1, 100)]);
+    assert_eq!(passed.forward_dropped.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn who_has_stepped_aside_reads_its_inbox_only() {
+    let Legs { scripts, legs, passed } = legs(2);
+    let aside = Arc::clone(&legs[0].context.aside);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    aside.store(true, Ordering::Release);
+    scripts[0].deliver(&[datagram(0, 1, 50)]);
+    assert!(drain(&*legs[0], &waker, 1500).is_empty());
+
+    // It comes by any leg of the address, and goes by its core; other generations' is not taken.
+    let meta = RecvMeta { addr: from(), stride: 60, ..RecvMeta::default() };
+    let run = [datagram(0, 2, 60), datagram(1, 3, 60), of_generation(1, 4, 60), datagram(0, 5, 30)];
+    legs[1].take_in(&run.concat(), &meta);
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    assert_eq!(drain(&*legs[0], &waker, 1500), [datagram(0, 2, 60), datagram(0, 5, 30)]);
+    assert_eq!(receive(&legs[1]), [datagram(1, 3, 60)]);
+    assert_eq!(passed.received.load(Ordering::Relaxed), 3);
+    assert_eq!(passed.dropped.load(Ordering::Relaxed), 1);
+
+    aside.store(false, Ordering::Release);
+    legs[0].wake();
+    assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+    assert_eq!(drain(&*legs[0], &waker, 1500), [datagram(0, 1, 50)]);
+}
+
 proptest! {
+    /// Datagrams of one client for several processes: each gets its own, whole and in order, in as few
+    /// frames as the batch has runs.
+    #[test]
+    fn batches_of_several_generations_are_parted(
+        generations in proptest::collection::vec(0u8..3, 1..45),
+        len in 20usize..1400,
+        last in 14usize..1400,
+        ecn in 0u8..4,
+    ) {
+        let (script, leg, passed, elders) = with_elders();
+        let end = generations.len() - 1;
+        let sent: Vec<_> = generations.iter().enumerate().map(|(i, generation)| {
+            of_generation(*generation, i as u8, if i == end { last.min(len) } else { len })
+        }).collect();
+        let of = |wanted: u8| -> Vec<_> {
+            let own = sent.iter().zip(&generations).filter(|(_, g)| **g == wanted);
+            own.map(|(datagram, _)| datagram.clone()).collect()
+        };
+        script.deliver_marked(&sent, EcnCodepoint::from_bits(ecn));
+        prop_assert_eq!(receive(&leg), of(2));
+        let runs = generations.chunk_by(|a, b| a == b).filter(|run| run[0] != 2).count();
+        let mut frames = 0;
+        for (elder, generation) in elders.iter().zip(0..) {
+            let got = forwarded(elder);
+            frames += got.len();
+            for (_, meta) in &got {
+                prop_assert_eq!((meta.addr, meta.ecn), (from(), EcnCodepoint::from_bits(ecn)));
+            }
+            let got: Vec<_> = got.into_iter().flat_map(|(datagrams, _)| datagrams).collect();
+            prop_assert_eq!(got, of(generation));
+        }
+        prop_assert_eq!(frames, runs);
+        let count = generations.iter().filter(|g| **g != 2).count() as u64;
+        prop_assert_eq!(passed.forwarded.load(Ordering::Relaxed), count);
+    }
+
     /// Whatever a batch mixes, every datagram arrives once, whole, in order and at its leg.
     #[test]
     fn mixed_batches_are_parted(

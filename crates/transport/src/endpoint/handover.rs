@@ -1,0 +1,138 @@
+//! Handing a node's sockets to the process that follows it.
+//!
+//! The giver [bequeaths](Endpoints::bequeath) its sockets, [steps aside](Endpoints::step_aside) once its
+//! successor is there to read them, and lives on for its connections: their packets reach the successor,
+//! which forwards them. The taker is made by [`Endpoints::bind_after`] and reads nothing before it
+//! [begins](Endpoints::resume). So there is one reader at any time; what arrives between the two waits in the
+//! system's buffers. See [`crate::socket`] for who gets which datagram.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Endpoints, Shared};
+use crate::socket::{LONGEST_FRAME, Leg, read_frame};
+
+/// The sockets of one generation, for the process that follows it.
+#[derive(Debug)]
+pub struct UdpInheritance {
+    /// The giver's generation.
+    pub generation: u8,
+    /// For each listening address its sockets, in the order of the giver's workers.
+    pub sockets: Vec<(SocketAddr, Vec<OwnedFd>)>,
+    /// Where each older generation that still lives receives its datagrams, the giver's own included.
+    pub elders: Vec<(u8, OwnedFd)>,
+}
+
+impl UdpInheritance {
+    /// The generation that follows: none of one that lives, so that nobody gets its packets. `None` where
+    /// all are taken.
+    pub(super) fn next(&self) -> Option<u8> {
+        let taken = |generation| {
+            generation == self.generation
+                || self.elders.iter().any(|(elder, _)| *elder == generation)
+        };
+        (1..=u8::MAX)
+            .map(|n| self.generation.wrapping_add(n))
+            .find(|generation| !taken(*generation))
+    }
+}
+
+/// Where this process receives what its successors forward.
+#[derive(Debug)]
+pub(super) struct ForwardedInbox {
+    sender: UnixDatagram,
+    _reader: AbortOnDropHandle<()>,
+}
+
+/// Frames that are read before the legs may take their datagrams: together they fit an inbox.
+const AT_ONCE: usize = 8;
+
+impl Endpoints {
+    /// Which of the processes that share the listening addresses this is.
+    #[must_use]
+    pub fn generation(&self) -> u8 {
+        self.0.tuning.generation
+    }
+
+    /// All that a successor needs to serve this node's addresses and to leave this process its connections.
+    /// May be called again, for another successor.
+    ///
+    /// # Errors
+    /// There is no descriptor left, or the network is not the system's.
+    pub fn bequeath(&self) -> io::Result<UdpInheritance> {
+        let shared = &self.0;
+        let sockets = shared.sockets.iter().map(|(address, sockets)| {
+            let sockets = sockets.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+            Ok((*address, sockets))
+        });
+        let sockets = sockets.collect::<io::Result<_>>()?;
+        let mut elders = shared.elders.bequeath()?;
+        elders.push((self.generation(), self.forwarded()?));
+        Ok(UdpInheritance { generation: self.generation(), sockets, elders })
+    }
+
+    /// Stops reading the listening sockets, on which this process only sends from now on; what belongs to
+    /// its connections comes from its successor. What it dialled has sockets of its own and is not touched.
+    pub fn step_aside(&self) {
+        self.look_again(true);
+    }
+
+    /// Reads the listening sockets: at a taker, after its giver has stepped aside; at a giver, if its
+    /// successor came to nothing.
+    pub fn resume(&self) {
+        self.look_again(false);
+    }
+
+    fn look_again(&self, aside: bool) {
+        self.0.aside.store(aside, Ordering::Release);
+        for leg in &self.0.legs {
+            leg.wake();
+        }
+    }
+
+    /// The end at which successors send what is this process's.
+    fn forwarded(&self) -> io::Result<OwnedFd> {
+        let mut inbox = self.0.forwarded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inbox) = &*inbox {
+            return inbox.sender.as_fd().try_clone_to_owned();
+        }
+        let (sender, receiver) = adit_host::relay::pair(self.0.tuning.receive_buffer)?;
+        let handed = sender.as_fd().try_clone_to_owned()?;
+        let runtime = self.0.workers[0].handle();
+        let receiver = {
+            let _context = runtime.enter();
+            tokio::net::UnixDatagram::from_std(receiver)?
+        };
+        let reader = AbortOnDropHandle::new(runtime.spawn(read(receiver, self.0.legs.clone())));
+        *inbox = Some(ForwardedInbox { sender, _reader: reader });
+        Ok(handed)
+    }
+}
+
+/// Takes in what successors forward.
+async fn read(receiver: tokio::net::UnixDatagram, legs: Vec<Arc<Leg>>) {
+    let mut frame = vec![0; LONGEST_FRAME];
+    loop {
+        for _ in 0..AT_ONCE {
+            let Ok(len) = receiver.recv(&mut frame).await else { return };
+            let Some((listening, datagrams, meta)) = read_frame(&frame[..len]) else { continue };
+            if let Some(leg) = legs.iter().find(|leg| leg.listening() == listening) {
+                leg.take_in(datagrams, &meta);
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Shared {
+    /// Whether another process reads the listening sockets.
+    pub(super) fn is_aside(&self) -> bool {
+        self.aside.load(Ordering::Acquire)
+    }
+}
