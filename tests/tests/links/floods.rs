@@ -117,6 +117,39 @@ async fn a_peer_that_says_too_much_is_not_read_and_goes_on_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_that_are_skipped_cost_a_peer_as_much_as_others() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    let quic = stranger.dial(&edge).await;
+    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let (mut send, _recv) = quic.accept_bi().await.unwrap();
+    let mut bytes = BytesMut::new();
+    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    mark(1).encode(&mut bytes);
+    send.send_all(&bytes).await.unwrap();
+    eventually("heard", SECOND, || e1.view(&stranger.site).is_some()).await;
+    // As many small messages as pass at once; then some that may be skipped.
+    let began = tokio::time::Instant::now();
+    let mut gone = BytesMut::new();
+    Message::NodeGone("b9".parse().unwrap()).encode(&mut gone);
+    send.send_all(&gone.repeat(WHOLE_VIEW_COST / (MESSAGE_COST + gone.len()))).await.unwrap();
+    let (skipped, times) = ([&[0x0a, 60][..], &[0; 60]].concat(), 40_000);
+    send.send_all(&skipped.repeat(times)).await.unwrap();
+    bytes.clear();
+    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    Message::Export(service(1), export(80, 1)).encode(&mut bytes);
+    mark(2).encode(&mut bytes);
+    send.send_all(&bytes).await.unwrap();
+    eventually("the rest is heard", 60 * SECOND, || {
+        e1.view(&stranger.site).is_some_and(|v| v.view.exports.len() == 1)
+    })
+    .await;
+    let least = (times * (MESSAGE_COST + skipped.len())) as f64 / f64::from(1 << 20);
+    let took = began.elapsed().as_secs_f64();
+    assert!(took > 0.8 * least && took < least + 2.0, "{took} s of {least} s");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_bad_export_is_left_out_and_said_and_withdrawals_go_on() {
     let world = World::new();
     let (e1, edge, stranger) = victim(&world);

@@ -134,6 +134,43 @@ async fn a_cluster_that_connects_without_end_is_told_to_stop_before_its_hello() 
         quic.close(Code::ConnectionUnused, "");
     }
     assert!((50..=180).contains(&closed), "a burst and so many a second: {closed} refused");
+    // Whom it has announced and who has no connection is let in all the same, once in a while: just after the
+    // pace let one in.
+    let mut passed = false;
+    loop {
+        let quic = dials.dial(&edge).await;
+        tokio::time::sleep(SECOND / 20).await;
+        let refused = quic.is_closed().is_some();
+        quic.close(Code::ConnectionUnused, "");
+        if refused && passed {
+            break;
+        }
+        passed = !refused;
+    }
+    let b3 = Stranger::new(&world, &bank, 3, &edge);
+    let mut all = Vec::new();
+    for slot in 0..3 {
+        all.push(connect(&b3, &edge, 1, slot).await);
+    }
+    let invented = Stranger::named(&world, &bank, 4, "invented", &edge);
+    all.push(connect(&invented, &edge, 1, 0).await);
+    tokio::time::sleep(SECOND / 10).await;
+    let ended: Vec<_> = all.iter().map(|(quic, _)| quic.is_closed().is_some()).collect();
+    assert_eq!(
+        ended,
+        [false, true, true, true],
+        "its first, and neither its second nor an invented one's"
+    );
+    all[0].0.close(Code::ConnectionUnused, "");
+    tokio::time::sleep(SECOND / 10).await;
+    let (mut closed, began) = (0, tokio::time::Instant::now());
+    while began.elapsed() < 20 * SECOND {
+        let quic = b3.dial(&edge).await;
+        tokio::time::sleep(SECOND / 20).await;
+        closed += usize::from(quic.is_closed().is_some_and(|c| c.code == Code::OverLimit));
+        quic.close(Code::ConnectionUnused, "");
+    }
+    assert!(closed > 100, "it cannot pass by coming and going: {closed} refused");
     let honest = world.run(&shop, 1, &[(&edge, &[1])]);
     eventually("the honest peer", SECOND, || e1.links.connected(&shop.name).len() == 1).await;
     eventually("known", 5 * SECOND, || honest.view(&edge).is_some()).await;

@@ -21,9 +21,21 @@ pub struct Pace {
 impl Pace {
     /// Takes a token, if there is one. `now` is the time since any fixed moment, and never goes back.
     pub fn take(&mut self, now: Duration, allowed: Allowance) -> bool {
-        let each = Duration::from_secs(1) / allowed.per_second.max(1);
+        self.take_each(now, Duration::from_secs(1) / allowed.per_second.max(1), allowed.burst)
+    }
+
+    /// Takes a token of one of so many sharers, each of whom has an equal part of what is allowed, and may take
+    /// one at once. At least one sharer is assumed.
+    pub fn take_share(&mut self, now: Duration, allowed: Allowance, sharers: u32) -> bool {
+        let sharers = sharers.max(1);
+        let each = Duration::from_secs(1).saturating_mul(sharers) / allowed.per_second.max(1);
+        let burst = if allowed.burst == 0 { 0 } else { (allowed.burst / sharers).max(1) };
+        self.take_each(now, each, burst)
+    }
+
+    fn take_each(&mut self, now: Duration, each: Duration, burst: u32) -> bool {
         let full_at = self.full_at.max(now) + each;
-        let fits = full_at - now <= each.saturating_mul(allowed.burst);
+        let fits = full_at - now <= each.saturating_mul(burst);
         if fits {
             self.full_at = full_at;
         }
@@ -55,6 +67,19 @@ mod tests {
     fn nothing_is_allowed_where_the_burst_is_none() {
         let none = Allowance { burst: 0, per_second: 0 };
         assert!(!Pace::default().take(Duration::from_secs(9), none));
+    }
+
+    #[test]
+    fn sharers_have_equal_parts_of_burst_and_rate_and_one_token_at_least() {
+        let allowed = Allowance { burst: 10, per_second: 4 };
+        let taken = |pace: &mut Pace, now: u64, sharers| {
+            (0..99).filter(|_| pace.take_share(Duration::from_secs(now), allowed, sharers)).count()
+        };
+        let mut pace = Pace::default();
+        assert_eq!([taken(&mut pace, 0, 5), taken(&mut pace, 5, 5)], [2, 2]);
+        let mut crowd = Pace::default();
+        assert_eq!([0, 24, 25].map(|now| taken(&mut crowd, now, 100)), [1, 0, 1]);
+        assert_eq!(taken(&mut Pace::default(), 0, 0), 10, "a lone one has it all");
     }
 
     #[test]

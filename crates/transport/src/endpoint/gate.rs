@@ -4,7 +4,10 @@
 //! part for each cluster, so that neither strangers nor one of the clusters keep the others out. Anybody
 //! may claim any address; so a reserved place is for who has proved his, and whoever could get one is
 //! asked to. A handshake costs a millisecond or two of a processor, so what is begun in a second is
-//! bounded, too.
+//! bounded, too. Of that, too, strangers who have proved where they are have equal parts ([`shares`]), which
+//! those who merely claim an address cannot take.
+
+mod shares;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,10 +15,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use adit_core::admission::pace::Pace;
+use adit_core::admission::pace::{Allowance, Pace};
 use adit_core::name::ClusterName;
 use tokio::time::Instant;
 
+use self::shares::Shares;
 use crate::tuning::Admission;
 
 /// Networks of one cluster at which one of its nodes was met, that are remembered at most.
@@ -47,6 +51,8 @@ struct State {
     /// Those that hold no reserved place.
     common: usize,
     common_pace: Pace,
+    unproved_pace: Pace,
+    shares: Shares,
     /// Of those that are proved, how many are from each network.
     sources: HashMap<IpAddr, usize>,
     clusters: BTreeMap<ClusterName, Known>,
@@ -103,8 +109,9 @@ impl Gate {
         let now = gate.begun.elapsed();
         let mut state = gate.state();
         let source = proved.then(|| network(ip));
-        if let Some(source) = source {
-            let same = state.sources.get(&source).copied().unwrap_or_default();
+        let same =
+            source.and_then(|source| state.sources.get(&source).copied()).unwrap_or_default();
+        if source.is_some() {
             if same >= bounds.per_source || state.all >= bounds.handshakes {
                 return Verdict::Ignore;
             }
@@ -112,7 +119,12 @@ impl Gate {
             return Verdict::Prove;
         }
         let reserved = source.and_then(|source| state.reserve(source, now, bounds));
-        if reserved.is_none() && !state.take_common(now, bounds) {
+        let common = match source {
+            _ if reserved.is_some() => true,
+            Some(_) => state.take_share(ip, same, now, bounds),
+            None => state.take_unproved(now, bounds),
+        };
+        if !common {
             return if proved { Verdict::Ignore } else { Verdict::Prove };
         }
         state.all += 1;
@@ -173,6 +185,32 @@ impl State {
             }
         }
         None
+    }
+
+    /// Takes a place that is for anybody, in the part of one who has proved where he is and holds as many as
+    /// are the `same` as his. Once half are taken nobody has more of the other half than his part.
+    fn take_share(&mut self, ip: IpAddr, same: usize, now: Duration, bounds: &Admission) -> bool {
+        // Who knocks has a part, whether there is a place or not.
+        let lot = self.shares.knock(ip, now);
+        let half = bounds.handshakes.saturating_sub(bounds.reserved) / 2;
+        let part = (half / self.shares.sharers() as usize).max(1);
+        if (self.common >= half && same >= part) || !self.take_common(now, bounds) {
+            return false;
+        }
+        let is_due = self.shares.take(lot, now, bounds.strangers);
+        if !is_due {
+            self.common -= 1;
+            self.common_pace.give_back(bounds.strangers);
+        }
+        is_due
+    }
+
+    /// Takes a place that is for anybody, for one who may be anywhere: of a quarter of what may be begun, so
+    /// that those who have proved where they are have theirs.
+    fn take_unproved(&mut self, now: Duration, bounds: &Admission) -> bool {
+        let Allowance { burst, per_second } = bounds.strangers;
+        let quarter = Allowance { burst: burst / 4, per_second: per_second / 4 };
+        self.unproved_pace.take(now, quarter) && self.take_common(now, bounds)
     }
 
     /// Takes a place that is for anybody.

@@ -211,7 +211,7 @@ impl Learner {
     async fn subscribe(
         &mut self,
         source: &Source,
-    ) -> Result<(SendStream, Messages<Heard>, Replica, InUse), Code> {
+    ) -> Result<(SendStream, Messages<Option<Heard>>, Replica, InUse), Code> {
         let shared = &self.shared;
         let choices =
             shared.register.choices(source, Class::Interactive, 0, (shared.local.random)());
@@ -227,13 +227,13 @@ impl Learner {
         let mut bytes = BytesMut::from(&[StreamKind::State.byte()][..]);
         Message::Subscribe(subscribe).encode(&mut bytes);
         send.send_all(&bytes).await.map_err(|e| e.code())?;
-        Ok((send, Messages::new(recv, Heard::decode), replica, using))
+        Ok((send, Messages::new(recv, decode), replica, using))
     }
 
     async fn hear(
         &mut self,
         source: &Source,
-        messages: &mut Messages<Heard>,
+        messages: &mut Messages<Option<Heard>>,
         hearing: &mut Hearing,
     ) -> Left {
         let mut changes = self.changes();
@@ -263,6 +263,7 @@ impl Learner {
                         Err(error) => return Left::Ended(error.code()),
                     };
                     self.allowance.spend(messages.taken() - before);
+                    let Some(message) = message else { continue };
                     if hearing.take(message).is_err() {
                         return Left::Ended(Code::ProtocolError);
                     }
@@ -315,6 +316,14 @@ impl Learner {
         self.resting.remove(source);
         Ok(())
     }
+}
+
+/// What was read, none where it is to be skipped, and its length.
+type Read = (Option<Option<Heard>>, usize);
+
+/// Reads a message, also one that is to be skipped: that costs as much.
+fn decode(input: &[u8]) -> Result<Option<Read>, WireError> {
+    Ok(Heard::decode(input)?.map(|(heard, taken)| (Some(heard), taken)))
 }
 
 impl Hearing {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use adit_core::admission::pace::Pace;
 use adit_core::admission::places::{self, Asking, Bounds, Full};
@@ -24,6 +25,9 @@ use crate::endpoint::Connection;
 /// Workers that a peer's node is granted at least, since it may have more of them than this one.
 const WORKERS: usize = 16;
 
+/// How often an announced node without a connection is let in although its cluster's nodes connect too often.
+const RETURN_INTERVAL: Duration = Duration::from_secs(5);
+
 /// All seats.
 #[derive(Debug)]
 pub(super) struct Seats {
@@ -38,6 +42,8 @@ struct Taken {
     strangers: usize,
     nodes: HashMap<NodeName, usize>,
     pace: Pace,
+    /// When an announced node was let in beyond the pace, lately: it had no connection.
+    returned: HashMap<NodeName, Duration>,
 }
 
 /// One connection's seat. Dropping it gives it back.
@@ -79,7 +85,9 @@ impl Seats {
         let lent = linked.map(|(_, taken)| taken.all.saturating_sub(promised)).sum();
         let taken = clusters.entry(cluster.clone()).or_default();
         let allowed = places::connecting(applicant.members);
-        if applicant.knocks && !taken.pace.take(self.begun.elapsed(), allowed) {
+        let since = self.begun.elapsed();
+        if applicant.knocks && !taken.pace.take(since, allowed) && !taken.returns(applicant, since)
+        {
             return over(format!("nodes of {cluster} connect too often"));
         }
         let asking = Asking {
@@ -122,6 +130,28 @@ impl Seats {
     /// Forgets the clusters that `keep` does not want and that have no seat any more.
     pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
         lock(&self.clusters).retain(|cluster, taken| taken.all > 0 || keep(cluster));
+    }
+}
+
+impl Taken {
+    /// Whether this is the first connection of an announced node after a while. Where all of a cluster's nodes
+    /// come back at once, with several connections each, nobody's second keeps out another's first. No more
+    /// names are remembered than are announced.
+    fn returns(&mut self, applicant: &Applicant<'_>, now: Duration) -> bool {
+        let (_, node) = applicant.node;
+        // While it is not known who is announced, everybody counts as it.
+        let is_member = applicant.is_announced && applicant.members > 0;
+        if !is_member || self.nodes.contains_key(node) {
+            return false;
+        }
+        if self.returned.len() >= applicant.members {
+            self.returned.retain(|_, at| *at + RETURN_INTERVAL > now);
+        }
+        let is_due = self.returned.get(node).is_none_or(|at| *at + RETURN_INTERVAL <= now);
+        if is_due {
+            self.returned.insert(node.clone(), now);
+        }
+        is_due
     }
 }
 

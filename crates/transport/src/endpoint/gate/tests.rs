@@ -128,3 +128,73 @@ async fn where_a_node_was_met_is_remembered_for_a_while_and_for_some() {
     gate.know_only(|_| false);
     assert!(gate.state().clusters.is_empty());
 }
+
+/// Has `sources` strangers who have proved where they are knock twenty times a second each, and hold what they
+/// get until it times out; counts how often a `peer` that nobody knows gets in that knocks once a second.
+async fn besieged(sources: u32, seconds: u32, peer: impl Fn(u32) -> IpAddr) -> Vec<bool> {
+    let gate = Arc::new(Gate::default());
+    let mut held = std::collections::VecDeque::new();
+    let mut entered = Vec::new();
+    for tick in 0..seconds * 20 {
+        for source in 0..sources {
+            held.extend(enters(&gate, stranger(source)).map(|place| (Instant::now(), place)));
+            // Some of whom nobody knows where they are, too.
+            if let Verdict::Enter(place) = Gate::enter(&gate, stranger(source), false, &bounds()) {
+                held.push_back((Instant::now(), place));
+            }
+        }
+        if tick % 20 == 19 {
+            entered.push(enters(&gate, peer(tick)).is_some());
+        }
+        tokio::time::advance(Duration::from_millis(50)).await;
+        while held.front().is_some_and(|(at, _)| at.elapsed() >= bounds().timeout) {
+            held.pop_front();
+        }
+    }
+    entered
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_nobody_knows_yet_has_its_share_under_a_flood() {
+    let behind = |_| IpAddr::from([203, 0, 113, 7]);
+    for (sources, within) in [(17, 1), (60, 2), (250, 6)] {
+        let entered = besieged(sources, 40, behind).await;
+        // What the flood takes before any share is known comes back when it times out.
+        let later = &entered[12..];
+        let longest = later.split(|entered| *entered).map(<[bool]>::len).max().unwrap_or(99);
+        assert!(longest <= within, "{sources} strangers: out for {longest} s in a row: {later:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_that_are_merely_claimed_leave_those_who_prove_theirs_their_pace() {
+    let gate = Arc::new(Gate::default());
+    let mut begun = 0;
+    for second in 0..60 {
+        for source in 0..1000 {
+            // Each ends at once.
+            let entered = Gate::enter(&gate, stranger(source), false, &bounds());
+            begun += usize::from(matches!(entered, Verdict::Enter(_)));
+        }
+        assert!(enters(&gate, FRIEND).is_some(), "after {second} s");
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    let Admission { strangers, .. } = bounds();
+    assert!(begun <= (strangers.burst / 4 + 60 * strangers.per_second / 4) as usize, "{begun}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shares_take_the_same_memory_whoever_knocks() {
+    let gate = Arc::new(Gate::default());
+    for n in 0..100_000 {
+        enters(&gate, stranger(n));
+        enters(&gate, Ipv6Addr::from_bits(u128::from(n) << 70).into());
+    }
+    let size = |gate: &Gate| format!("{:?}", gate.state().shares).len();
+    let before = size(&gate);
+    assert!(before < 1 << 20, "{before}");
+    assert!(gate.state().shares.sharers() > 4000 && gate.state().sources.is_empty());
+    tokio::time::advance(Duration::from_secs(10)).await;
+    enters(&gate, FRIEND);
+    assert_eq!(gate.state().shares.sharers(), 1, "who knocks no more has no share");
+}
