@@ -398,6 +398,16 @@ impl Snapshot {
                 || is_backend())
     }
 
+    /// True if an address is one of this machine, of a sibling's or of the API server's, which no pod with a network
+    /// of its own can have. Whoever speaks from there runs on the host's network. Asked only of addresses that no
+    /// workload is known by.
+    #[must_use]
+    pub fn is_machine(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        let is = |address: &SocketAddr| address.ip().to_canonical() == ip;
+        ip.is_loopback() || self.forbidden.contains(&ip) || self.siblings.values().flatten().any(is)
+    }
+
     /// Whether `backend` may be dialled: its address is an ordinary one, or written out by the operator,
     /// and in no case one that stands for an import.
     #[must_use]

@@ -4,7 +4,7 @@
 //! life and [`carry`] the path; each step is a function below it, in order. What a step needs to decide
 //! is in `adit_core`; what the peer does with the stream is in [`crate::inbound`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ fn accept<N: Net>(node: &Node<N>, tcp: &impl Tcp, flow: &mut Flow) -> Result<(),
 }
 
 /// Finds the workload by its address. One that is not known yet is held: its cluster may show it a
-/// moment after it began to speak.
+/// moment after it began to speak. The address of a machine is none that a pod will ever have.
 async fn identify<N: Net>(node: &Node<N>, from: SocketAddr) -> Result<Workload, Failure> {
     let known = |now: &Snapshot| now.workloads.get(&from.ip()).cloned();
     let unknown = || {
@@ -97,6 +97,9 @@ async fn identify<N: Net>(node: &Node<N>, from: SocketAddr) -> Result<Workload, 
     };
     if let Some(workload) = known(&node.now()) {
         return Ok(workload);
+    }
+    if node.now().is_machine(from.ip()) {
+        return Err(on_host_network(from.ip()));
     }
     let hold = node.limits.unknown_source_hold;
     let _held = node.records.held.try_hold(from.ip()).ok_or_else(unknown)?;
@@ -110,6 +113,16 @@ async fn identify<N: Net>(node: &Node<N>, from: SocketAddr) -> Result<Workload, 
             _ => Err(unknown()),
         }
     }
+}
+
+/// Why nobody on the network of a machine is served.
+fn on_host_network(ip: IpAddr) -> Failure {
+    let reason = format!(
+        "{ip} is an address of a node: what runs on its host network (hostNetwork: true, a probe of the kubelet, a process \
+         of the machine), or has that address by the way that it came, has no identity and cannot be allowed anything; \
+         call from a pod with its own network"
+    );
+    Failure::new(Code::SourceUnknown, reason)
 }
 
 /// Waits until the exporting cluster has told something, on a node that has just started: connections may

@@ -194,6 +194,13 @@ def refused(cluster, **who) -> dict:
     return result
 
 
+def crowd(cluster, count, pod="support-bot", name="fraud-bot") -> dict:
+    """So many callers at once: {"ends": how many of each kind, "slowest": seconds}."""
+    # By address: a thousand questions to DNS are another test.
+    address = cluster.get("service", "-n", NAMESPACE, name)["spec"]["clusterIP"]
+    return json.loads(cluster.exec(NAMESPACE, pod, "python3", "/app/crowd.py", address, PORT, count))
+
+
 def converse(cluster, exchange, params, pod="support-bot", name="fraud-bot") -> dict:
     """One exchange of the SDK's client: its transcript."""
     given = json.dumps({"binding": "JSONRPC"} | params)

@@ -1,5 +1,6 @@
 """The TrustUsBank scenario: what it promises while nothing breaks."""
 
+import json
 import subprocess
 import time
 import uuid
@@ -11,6 +12,9 @@ from .agents import NAMESPACE, converse, fetch, refused, served
 from .cluster import Skip, check, condition, eventually, run
 from .world import IMPORT, OURS, OVERLAY, SYSTEM
 
+# Many more than the kernel refuses in a second, and how long all of them may take on a busy machine of two cores.
+CROWD = 1000
+CROWD_SECONDS = 5
 # What the issue promises for an empty pair of clusters.
 PROMISED_SECONDS = 120
 
@@ -117,6 +121,26 @@ def not_granted(world):
     return f"stranger: {result['error']} after {result['seconds']} s; status: {reason!r}"
 
 
+def host_network(world):
+    """A pod on the host's network, whose address is its node's, is refused at once, and log and status say why."""
+    _, pod = agents.client("support-bot")
+    pod["metadata"]["name"] = name = "on-host"
+    pod["spec"] |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
+    world.edge.create(pod)
+    try:
+        world.edge.wait(NAMESPACE, f"pod/{name}")
+        result = refused(world.edge, pod=name)
+        check(result["seconds"] < 5, f"refused only after {result['seconds']} s")
+        reason = "is an address of a node"
+        eventually("adit status on the node says so", lambda: reason in world.node_status(world.edge), 15)
+        logged = [line for line in world.node_log(world.edge).splitlines() if reason in line]
+        check(any("source-unknown" in line for line in logged), world.node_log(world.edge))
+    finally:
+        world.edge.delete("-n", NAMESPACE, f"pod/{name}")
+    served(world.edge)
+    return f"{result['error']} after {result['seconds']} s; source-unknown: {reason}"
+
+
 def withdrawn(world):
     """Removing the export leaves the import in sight: refused, not ready, with its reason, until somebody deletes it."""
     before = world.imported()["spec"]["addresses"]
@@ -161,7 +185,7 @@ def import_ready(world):
 
 
 def no_backend(world):
-    """When every pod of the agent is gone callers are refused at once, and served again when one returns."""
+    """When every pod of the agent is gone a thousand callers are refused at once, and served again when one returns."""
     world.bank.scale(NAMESPACE, "fraud-bot", 0)
     eventually("the pods are gone", lambda: not world.bank.names("pods", "-n", NAMESPACE, "-l", "kagent=fraud-bot"))
 
@@ -172,6 +196,7 @@ def no_backend(world):
     said = eventually("the Import says so", says, 15)
     result = refused(world.edge)
     check(result["seconds"] < 2, f"refused only after {result['seconds']} s")
+    at_once = crowd_is_refused(world, f"bank offers no ready backend of {NAMESPACE}/fraud-bot")
     problem = [one["problem"] for one in world.status(world.edge)["imports"]]
     check(any(problem), f"adit status finds nothing wrong: {problem}")
     world.bank.scale(NAMESPACE, "fraud-bot", 2)
@@ -180,7 +205,31 @@ def no_backend(world):
     eventually("it is served again", lambda: served(world.edge))
     again = time.monotonic() - began
     world.imported()
-    return f"{result['error']} after {result['seconds']} s; {said}; served {again:.1f} s after the pods were ready"
+    return f"{result['error']} after {result['seconds']} s; {at_once}; {said}; served {again:.1f} s after the pods were ready"
+
+
+def crowd_is_refused(world, reason) -> str:
+    """A thousand callers at once reach our listener, though no endpoint is ready, and are refused by it with this reason."""
+    [filled] = world.slices(world.edge, "-n", NAMESPACE)
+    [conditions] = [one["conditions"] for one in filled["endpoints"]]
+    check(conditions == {"ready": False, "serving": True, "terminating": True}, conditions)
+    # kube-proxy has been told, and has it.
+    eventually("callers reach the listener", lambda: "eset" in refused(world.edge)["error"])
+    before = refusals(world)
+    seen = agents.crowd(world.edge, CROWD)
+    check(seen["ends"] == {"ECONNRESET": CROWD}, seen)
+    check(seen["slowest"] < CROWD_SECONDS, seen)
+    check(refusals(world) == before + CROWD, f"{refusals(world) - before} were counted of {CROWD}")
+    logged = world.node_log(world.edge)
+    check(reason in logged, f"no line says {reason!r}:\n{logged}")
+    return f"{CROWD} at once: {seen['ends']}, the last after {seen['slowest']} s, all counted"
+
+
+def refusals(world) -> int:
+    """How many callers the node of edge has refused."""
+    imports = json.loads(world.node_status(world.edge, None, "--json"))["imports"]
+    [ours] = [one for one in imports if one["service"] == f"{NAMESPACE}/fraud-bot"]
+    return sum(port["streams"]["refused"] for port in ours["ports"])
 
 
 def there_and_back(world):

@@ -89,12 +89,17 @@ class World:
             raise Failure(f"adit status --context {cluster.context}: {done.stderr}")
         return json.loads(done.stdout)[0]
 
-    def node_status(self, cluster, node=None) -> str:
+    def node_status(self, cluster, node=None, *args) -> str:
         pods = cluster.get("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=adit-node")
         [pod] = [p for p in pods if p["spec"]["nodeName"] == (node or p["spec"]["nodeName"])][:1]
         return cluster.kubectl(
-            "-n", SYSTEM, "exec", pod["metadata"]["name"], "-c", "node", "--", "/adit", "status", check=False
+            "-n", SYSTEM, "exec", pod["metadata"]["name"], "-c", "node", "--", "/adit", "status", *args, check=False
         ).stdout
+
+    def node_log(self, cluster) -> str:
+        """What its nodes have logged of late."""
+        selector = "app.kubernetes.io/name=adit-node"
+        return cluster.kubectl("-n", SYSTEM, "logs", "-l", selector, "-c", "node", "--tail=300", "--since=60s")
 
     def slices(self, cluster, *args):
         """The slices that are ours."""

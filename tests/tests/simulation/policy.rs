@@ -4,9 +4,10 @@
 use adit_core::code::Code;
 use adit_core::snapshot::Hop;
 use adit_dataplane::flow::Direction;
-use adit_tests::sim::party::End;
+use adit_tests::sim::party::{End, Party};
 use adit_tests::sim::{INTERN, NOBODY, Plan, SUPPORT, Town, import};
-use tokio::time::{sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::SECOND;
 use crate::hostile::{Peer, header};
@@ -83,7 +84,7 @@ async fn a_link_that_was_lost_refuses_at_once() {
     let town = Town::start(&Plan::default()).await;
     town.cut(&[town.sites.bank.ip(1)]);
     sleep(60 * SECOND).await;
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     assert_eq!(refused(&town, SUPPORT).await.0, Code::LinkDown);
     assert!(began.elapsed() < SECOND / 10, "{:?}", began.elapsed());
     town.cut(&[]);
@@ -91,6 +92,65 @@ async fn a_link_that_was_lost_refuses_at_once() {
     let (mut client, mut server) = town.through(&town.backend(1)).await;
     client.say(1).await.unwrap();
     server.hear(1).await;
+}
+
+/// A thousand callers at once, while there is no backend and while there is no link: each is refused at once, for that
+/// reason and for no other. The next one after that is carried.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_at_once_are_refused_at_once_for_the_reason_that_there_is() {
+    let plan = Plan::default();
+    let none = Plan { backends: "[]".to_owned(), ..plan.clone() };
+    for code in [Code::NoBackend, Code::LinkDown] {
+        let town = Town::start(&plan).await;
+        let backend = town.backend(1);
+        if code == Code::NoBackend {
+            town.bank[0].configure(&none.bank(1));
+            sleep(SECOND).await;
+        } else {
+            town.cut(&[town.sites.bank.ip(1)]);
+            sleep(60 * SECOND).await;
+        }
+        let began = Instant::now();
+        let mut callers = JoinSet::new();
+        for n in 0..1000 {
+            let (pods, from) = (town.pods.clone(), format!("10.244.1.10:{}", 40_000 + n));
+            callers.spawn(async move {
+                let mut client = Party::connect(&pods, &from, import(1)).await;
+                client.end().await
+            });
+        }
+        let ends = callers.join_all().await;
+        assert!(began.elapsed() < SECOND, "{code}: {:?}", began.elapsed());
+        assert!(ends.iter().all(|end| *end == End::Reset(0)), "{code}: {ends:?}");
+        assert_eq!(town.edge[0].ended(Direction::Outbound, code), 1000, "{code}");
+        let group = town.edge[0].node.flows.groups().into_values().next().unwrap();
+        assert_eq!((group.refused, group.open), (1000, 0), "{code}");
+        town.bank[0].configure(&plan.bank(1));
+        town.cut(&[]);
+        sleep(40 * SECOND).await;
+        let (mut client, mut server) = town.through(&backend).await;
+        client.say(1).await.unwrap();
+        server.hear(1).await;
+    }
+}
+
+/// Whoever speaks from an address that no pod can have is not held as a pod is that its cluster will show in a moment.
+#[tokio::test(start_paused = true)]
+async fn who_is_on_the_network_of_a_node_is_refused_at_once_and_an_unknown_pod_later() {
+    let limits = "{unknownSourceHold: 10s}".to_owned();
+    let town = Town::start(&Plan { limits, nodes: (2, 1), ..Plan::default() }).await;
+    for (what, from, seconds, text) in [
+        ("a pod that nobody knows", NOBODY, 10, "no workload is known by"),
+        ("this node", "10.0.1.1:40000", 0, "10.0.1.1 is an address of a node"),
+        ("its loopback", "127.0.0.1:40000", 0, "127.0.0.1 is an address of a node"),
+        ("another node", "10.0.1.2:40000", 0, "10.0.1.2 is an address of a node"),
+    ] {
+        let began = Instant::now();
+        let (code, reason) = refused(&town, from).await;
+        assert_eq!(code, Code::SourceUnknown, "{what}");
+        assert_eq!(began.elapsed().as_secs(), seconds, "{what}");
+        assert!(reason.unwrap_or_default().contains(text), "{what}: {:?}", town.edge[0].failure());
+    }
 }
 
 /// Both workloads have a stream under way; then `change` withdraws one's right, and nobody else's.

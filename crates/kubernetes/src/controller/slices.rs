@@ -192,9 +192,12 @@ pub(super) fn slices(
     slices
 }
 
+/// An endpoint of ours. While the import is not ready it stays the one that kube-proxy leads to, so that callers reach
+/// our listener and are refused by it, at once and at any rate: without one, the kernel refuses them by ICMP, once a
+/// second, and the others hang. Kubernetes has words for an endpoint to be used only where none is ready (KEP-1669).
 fn endpoint(address: &IpAddr, ready: bool) -> Endpoint {
     let conditions =
-        EndpointConditions { ready: Some(ready), serving: Some(ready), terminating: Some(false) };
+        EndpointConditions { ready: Some(ready), serving: Some(true), terminating: Some(!ready) };
     Endpoint {
         addresses: vec![address.to_string()],
         conditions: Some(conditions),

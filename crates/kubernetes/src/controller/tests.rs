@@ -179,7 +179,10 @@ async fn ready_tells_the_truth_after_a_while_and_stays_while_nobody_reports() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(stage.ready(), Some(true), "two seconds are no news");
     eventually("not ready", || stage.import_says("False", "NoBackend")).await;
-    assert_eq!(stage.ready(), Some(false));
+    let slice = stage.slice().unwrap();
+    let said = &slice["endpoints"][0]["conditions"];
+    // What kube-proxy goes on using where nothing is ready, so that our listener refuses.
+    assert_eq!(*said, json!({"ready": false, "serving": true, "terminating": true}));
     stage.hear(None);
     eventually("withdrawn", || stage.import_says("False", "Withdrawn")).await;
     stage.hear(Some(1));
