@@ -99,6 +99,8 @@ pub struct Import {
     pub ports: Vec<ImportPort>,
     /// Which local workloads may use it.
     pub allow: Vec<WorkloadPattern>,
+    /// What serves in its place in this cluster, in words: whoever asks for the Service is not led here.
+    pub displaced_by: Option<String>,
 }
 
 /// One port of an import.

@@ -153,6 +153,9 @@ pub struct ImportSpec {
     /// Which local workloads may use it.
     #[serde(default)]
     pub allow: Vec<Workloads>,
+    /// What serves in its place in this cluster, in words: nobody is led to the import meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub displaced_by: Option<String>,
     /// Set (RFC 3339) when it is imported no more: nodes ignore it, and its addresses rest until a day
     /// later, when the object goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

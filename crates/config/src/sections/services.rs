@@ -49,7 +49,13 @@ fn import(item: &Item<'_>, known: &mut Known) -> Option<Import> {
         Some(item) => workload_patterns(&item),
     };
     fields.finish();
-    Some(Import { service: service?, from: from?, ports: ports?, allow: allow? })
+    Some(Import {
+        service: service?,
+        from: from?,
+        ports: ports?,
+        allow: allow?,
+        displaced_by: None,
+    })
 }
 
 /// The exporting cluster.

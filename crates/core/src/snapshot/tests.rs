@@ -33,6 +33,7 @@ pub(crate) fn edge() -> Snapshot {
             namespace: "trustusbank-bank-agents".parse().unwrap(),
             service_account: "*".parse().unwrap(),
         }],
+        displaced_by: None,
     };
     let view = View {
         nodes: nodes

@@ -137,6 +137,10 @@ fn import_reason(
     if let Some((address, why)) = port.listen.iter().find_map(|a| not_listening.get_key_value(a)) {
         return Some(Reason::new(Code::LocalError, format!("cannot listen on {address}: {why}")));
     }
+    if let Some(by) = &import.displaced_by {
+        let sentence = format!("{by} serves in its place here, and nobody is led to {from}");
+        return Some(Reason::new(Code::ImportUnknown, sentence));
+    }
     let link = links.iter().find(|l| l.cluster == from.as_str());
     if let Some(link) = link.filter(|l| l.state == LinkState::Down) {
         let why = link.reason.as_ref().map_or("", |r| &r.sentence);

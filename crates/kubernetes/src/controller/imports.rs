@@ -311,11 +311,12 @@ fn automatic(
     let fits = |s: &ServiceName| NamePattern::any(&link.import, &s.namespace);
     let imported = |service: &ServiceName| {
         let import = world.import_of(service).filter(|i| i.spec.from == link.cluster.as_str());
-        // Who gets an endpoint of their own, ready or not, is served by it and by nobody else from then on; and
-        // what we export and once served is ours again.
+        // Who gets pods of their own is served by them and by nobody else from then on; and what we export and once
+        // served is ours again. Others' endpoints in a Service that can have no pods are nobody's word: it is not
+        // filled beside them, and stays an import that is not ready and says so.
         let ours = exported.contains_key(service) && world.was_served(service);
         let fillable = world.is_stub(service) || !world.services.contains_key(service);
-        import.is_some() && fillable && !world.has_endpoints(service) && !ours
+        import.is_some() && fillable && !ours
     };
     let names = world.imports.values().filter_map(|import| import.spec.service.parse().ok());
     let standing: Vec<ServiceName> = names.filter(|s| fits(s) && imported(s)).collect();

@@ -15,7 +15,7 @@ use kube::{Client, ResourceExt};
 
 use super::agent::{self, KagentAgent};
 use super::network::Pod;
-use super::world::{Serving, World, is_our_slice, service_name};
+use super::world::{Serving, World, displacing, is_our_slice, service_name};
 use crate::api::{
     CA_SECRET, CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, SIGNER, SLICE_MANAGED_BY,
     SLICE_SERVICE, TRUST_CONFIG_MAP,
@@ -135,6 +135,7 @@ impl Stores {
         let namespaces = self.namespaces.objects();
         let owner = namespaces.iter().find(|n| n.name_any() == NAMESPACE);
         let (agents, agents_without_pods) = agent::agents(&self.agents);
+        let (serving, served_by) = self.serving();
         World {
             services: self.services.objects().into_iter().filter_map(service).collect(),
             agents,
@@ -152,7 +153,8 @@ impl Stores {
                 .map(|s| ((s.namespace().unwrap_or_default(), s.name_any()), s))
                 .collect(),
             known: self.others.holds().map(|selection| selection.services).unwrap_or_default(),
-            serving: self.serving(),
+            serving,
+            served_by,
             imports: self.imports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
             exports: self.exports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
             links: self.links.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
@@ -195,15 +197,22 @@ impl Stores {
         slices.iter().flat_map(|slice| &slice.endpoints).filter_map(pod).collect()
     }
 
-    fn serving(&self) -> BTreeMap<ServiceName, Serving> {
-        let mut serving = BTreeMap::new();
+    /// What others' slices say of each Service, and the first of them by name that has endpoints.
+    fn serving(&self) -> (BTreeMap<ServiceName, Serving>, BTreeMap<ServiceName, String>) {
+        let (mut serving, mut by) = (BTreeMap::new(), BTreeMap::<ServiceName, String>::new());
         for slice in self.others.objects().iter().filter(|s| !is_our_slice(s)) {
             let (Some(service), Some(says)) = (World::service_of(slice), Serving::of(slice)) else {
                 continue;
             };
+            if let Some(text) = displacing(slice) {
+                let first = by.entry(service.clone()).or_insert_with(|| text.clone());
+                if text < *first {
+                    *first = text;
+                }
+            }
             let known = serving.entry(service).or_insert(says);
             *known = says.max(*known);
         }
-        serving
+        (serving, by)
     }
 }

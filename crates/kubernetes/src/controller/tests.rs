@@ -296,6 +296,48 @@ async fn kagents_stub_is_filled_by_itself_until_its_agent_gets_pods() {
     eventually("filled again", || stage.ready() == Some(true)).await;
 }
 
+/// A mesh, another operator or somebody by hand fills what was imported by itself: nothing is led to bank then, and the
+/// import stays and says so, until they are gone, or the Import is: that is how somebody says that it was meant.
+#[tokio::test(start_paused = true)]
+async fn an_import_that_others_endpoints_take_the_place_of_stays_and_says_so() {
+    for ready in [true, false] {
+        let mut stage = Stage::new(OPENED);
+        kagents_stub(&stage.server, 0);
+        stage.start("one");
+        stage.hear(Some(1));
+        eventually("ready", || stage.ready() == Some(true)).await;
+        let address = |s: &Stage| {
+            let import = s.server.get(IMPORTS, "", "agents.fraud-bot")?;
+            import["spec"]["releasedAt"].is_null().then(|| import["spec"]["addresses"].clone())
+        };
+        let before = address(&stage).unwrap();
+        stage.server.put(SLICES, own_slice(ready));
+        eventually("not led there", || stage.slice().is_none()).await;
+        eventually("told", || stage.import_says("False", "ServiceHasOwnEndpoints")).await;
+        eventually("an Event", || events(&stage.server, "ServiceHasOwnEndpoints") == 1).await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(stage.import_says("False", "ServiceHasOwnEndpoints"));
+        let import = stage.server.get(IMPORTS, "", "agents.fraud-bot").unwrap();
+        let by = import["spec"]["displacedBy"].as_str().unwrap();
+        assert_eq!(by, "EndpointSlice fraud-bot-x (which nobody says to manage)", "for nodes");
+        let told = import["status"]["conditions"][0]["message"].as_str().unwrap();
+        assert!(
+            told.contains(by) && told.contains("kubectl delete import.adit.dev agents.fraud-bot")
+        );
+        assert_eq!(told.contains("none of them ready"), !ready);
+        stage.server.delete(SLICES, "agents", "fraud-bot-x");
+        eventually("filled again", || stage.ready() == Some(true)).await;
+        assert_eq!(address(&stage), Some(before), "clients know its address");
+        let import = stage.server.get(IMPORTS, "", "agents.fraud-bot").unwrap();
+        assert!(import["spec"]["displacedBy"].is_null());
+        stage.server.put(SLICES, own_slice(ready));
+        eventually("told again", || stage.import_says("False", "ServiceHasOwnEndpoints")).await;
+        stage.server.delete(IMPORTS, "", "agents.fraud-bot");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(stage.server.all(IMPORTS), Vec::<Value>::new(), "somebody said so");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_service_with_a_selector_is_not_filled_unasked() {
     let mut stage = Stage::new(OPENED);

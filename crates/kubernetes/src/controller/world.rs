@@ -34,6 +34,8 @@ pub(super) struct World {
     pub(super) known: Arc<BTreeSet<String>>,
     /// Services that have, or had, endpoints which are not from us.
     pub(super) serving: BTreeMap<ServiceName, Serving>,
+    /// What those endpoints are from, where there are some: an EndpointSlice and who manages it, in words.
+    pub(super) served_by: BTreeMap<ServiceName, String>,
     /// By name of the object.
     pub(super) imports: BTreeMap<String, Arc<Import>>,
     /// By name of the object.
@@ -114,6 +116,17 @@ impl World {
         let name = slice.labels().get(SLICE_SERVICE)?;
         service_name(&slice.metadata, name)
     }
+}
+
+/// A slice that is not ours and has endpoints, in words; none where it has none.
+pub(super) fn displacing(slice: &EndpointSlice) -> Option<String> {
+    if slice.endpoints.is_empty() {
+        return None;
+    }
+    let by = slice.labels().get(SLICE_MANAGED_BY.0);
+    let by =
+        by.map_or_else(|| "which nobody says to manage".into(), |by| format!("managed by {by}"));
+    Some(format!("EndpointSlice {} ({by})", slice.name_any()))
 }
 
 /// What a Service's endpoints say that are not ours.

@@ -126,6 +126,7 @@ fn import(
         from,
         ports: spec.ports.iter().map(port).collect::<Result<_, _>>()?,
         allow: spec.allow.iter().map(workload_pattern).collect::<Result<_, _>>()?,
+        displaced_by: spec.displaced_by.clone(),
     }))
 }
 

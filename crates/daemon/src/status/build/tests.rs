@@ -55,6 +55,7 @@ fn edge() -> Snapshot {
             listen: vec!["127.0.0.1:15080".parse().unwrap()],
         }],
         allow: vec![workloads("*")],
+        displaced_by: None,
     };
     let backend = |address: &str| Backend {
         address: address.parse().unwrap(),
@@ -190,6 +191,17 @@ fn the_first_thing_wrong_with_an_import_is_told() {
     assert_eq!(about, ["link bank", "import trustusbank-bank-agents/fraud-bot:http"]);
     let status = build(&now, LinkState::Down, &[("127.0.0.1:15080", "address in use")]);
     assert_eq!(import_code(&status), "local-error");
+}
+
+#[test]
+fn an_import_that_is_displaced_is_not_ready_however_well_the_other_side_is() {
+    let mut now = edge();
+    let mut import = (**now.imports.iter().next().unwrap()).clone();
+    import.displaced_by = Some("EndpointSlice by-hand".into());
+    now.imports = [import].into_iter().collect();
+    let status = build(&now, LinkState::Up, &[]);
+    assert_eq!(import_code(&status), "import-unknown");
+    assert!(status.problems[0].reason.sentence.contains("EndpointSlice by-hand"), "{status:?}");
 }
 
 #[test]

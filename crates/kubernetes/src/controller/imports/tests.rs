@@ -234,7 +234,7 @@ fn what_was_ever_served_here_is_imported_by_nobodys_accident() {
 }
 
 #[test]
-fn an_import_by_itself_ends_at_the_first_own_endpoint_and_gives_back_what_we_export() {
+fn an_import_by_itself_outlasts_others_endpoints_and_gives_back_what_we_export() {
     let ours = BTreeMap::from([(bot(), Strength::Implied)]);
     for peers in [peers(&["bank"], 1), peers(&["lab"], 1)] {
         let goes_on = |serving: Option<Serving>, exported: &BTreeMap<ServiceName, Strength>| {
@@ -244,9 +244,12 @@ fn an_import_by_itself_ends_at_the_first_own_endpoint_and_gives_back_what_we_exp
                 .is_some_and(|w| w.from.as_str() == "bank")
         };
         assert!(goes_on(None, &BTreeMap::new()));
-        assert!(!goes_on(Some(Serving::Unready), &BTreeMap::new()), "its pods only begin");
-        assert!(!goes_on(Some(Serving::Ready), &BTreeMap::new()));
+        // It is not filled beside them, and says so.
+        assert!(goes_on(Some(Serving::Unready), &BTreeMap::new()));
+        assert!(goes_on(Some(Serving::Ready), &BTreeMap::new()));
         assert!(goes_on(None, &ours), "nobody here has served it yet");
-        assert!(!goes_on(Some(Serving::Once), &ours));
+        for serving in [Serving::Once, Serving::Unready, Serving::Ready] {
+            assert!(!goes_on(Some(serving), &ours), "{serving:?}");
+        }
     }
 }

@@ -217,6 +217,7 @@ impl One<'_> {
             addresses: self.given.addresses.iter().map(ToString::to_string).collect(),
             ports: self.ports.all(),
             allow: self.want.allow.clone(),
+            displaced_by: self.world.served_by.get(self.service).cloned(),
             released_at: None,
         };
         let verdict = self.verdict(memory, plan);
@@ -414,8 +415,7 @@ impl One<'_> {
             return Some(Verdict::bad("UnsupportedService", message));
         }
         if self.world.has_endpoints(service) {
-            let message = format!("{service} has endpoints of its own");
-            return Some(Verdict::bad("ServiceHasOwnEndpoints", message));
+            return Some(self.displaced());
         }
         if self.given.exhausted {
             return Some(match self.now.config.network.mode {
@@ -435,6 +435,24 @@ impl One<'_> {
             return Some(Verdict::bad("NoMatchingPort", message));
         }
         None
+    }
+
+    /// Somebody else's endpoints stand in the Service. They came after us, perhaps, and by whose wish nobody has said:
+    /// that stays told until somebody does.
+    fn displaced(&self) -> Verdict {
+        let (service, from) = (self.service, &self.want.from);
+        let by = self.world.served_by.get(service).map_or("its own endpoints", String::as_str);
+        let ready = if self.world.is_served(service) { "" } else { ", none of them ready" };
+        let wish = if self.want.named {
+            format!("`adit import {service} --remove`")
+        } else {
+            format!("`kubectl delete import.adit.dev {}`", self.name)
+        };
+        let message = format!(
+            "{service} has endpoints of its own{ready}: {by}; so {from} does not serve it. Delete them, or say that this is \
+             meant: {wish}"
+        );
+        Verdict::bad("ServiceHasOwnEndpoints", message)
     }
 
     /// What the other side says; none where nobody tells and something was said before.
