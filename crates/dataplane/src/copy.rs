@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use adit_transport::budget::Stall;
 use adit_transport::{RecvStream, SendStream};
 use bytes::Bytes;
 use futures_util::poll;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::flow::Counter;
@@ -50,8 +52,10 @@ pub(crate) async fn copy<T: Tcp>(
     let (sent, received) = count;
     let Left { to_stream, finished, to_tcp } = left;
     let end = {
-        let forward = tcp_to_stream(tcp, send, to_stream, finished, sent, reset);
-        let backward = stream_to_tcp(tcp, recv, to_tcp, received, reset);
+        let deaf = Deafness::default();
+        let unsent = Unsent { chunks: to_stream, finished };
+        let forward = tcp_to_stream(tcp, send, unsent, &deaf, sent, reset);
+        let backward = stream_to_tcp(tcp, recv, to_tcp, &deaf, received, reset);
         tokio::select! {
             biased;
             both = futures_util::future::try_join(forward, backward) => both.map(|_| tcp.settle()),
@@ -70,7 +74,7 @@ pub(crate) async fn copy<T: Tcp>(
 /// A reset of the stream would overtake the answer, and QUIC has no way to order one behind it
 /// (RESET_STREAM_AT is a draft). Three round trips, and what a lost packet's probe is late
 /// (RFC 9002 §6.2.1, with the default max_ack_delay).
-pub(crate) async fn linger(send: &SendStream) {
+pub(crate) async fn linger(send: &mut SendStream) {
     const PROBE: Duration = Duration::from_millis(30);
     let Some(last) = send.last_sent() else { return };
     let until = last + send.connection().stats().rtt * 3 + PROBE;
@@ -78,15 +82,44 @@ pub(crate) async fn linger(send: &SendStream) {
     timeout_at(until, send.stopped()).await.ok();
 }
 
+/// Whether the direction from the peer would not notice that the peer has given up: it has ended, or its
+/// reader does not keep up. Otherwise a reset says so there, at once.
+#[derive(Debug, Default)]
+struct Deafness {
+    is_deaf: AtomicBool,
+    changed: Notify,
+}
+
+impl Deafness {
+    fn set(&self, is_deaf: bool) {
+        self.is_deaf.store(is_deaf, Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    async fn begins(&self) {
+        // Both directions are one task's, so nothing happens between look and wait.
+        while !self.is_deaf.load(Relaxed) {
+            self.changed.notified().await;
+        }
+    }
+}
+
+/// What TCP has brought and the stream has not yet taken.
+struct Unsent {
+    chunks: VecDeque<Bytes>,
+    /// Whether that is all there will be.
+    finished: bool,
+}
+
 async fn tcp_to_stream<T: Tcp>(
     tcp: &T,
     send: &mut SendStream,
-    mut unsent: VecDeque<Bytes>,
-    mut finished: bool,
+    unsent: Unsent,
+    deaf: &Deafness,
     count: &Counter,
     reset: Code,
 ) -> Result<(), Code> {
-    let mut stopped = pin!(send.stopped());
+    let Unsent { chunks: mut unsent, mut finished } = unsent;
     let mut room = Room::new();
     loop {
         while let Some(next) = unsent.front_mut() {
@@ -98,6 +131,10 @@ async fn tcp_to_stream<T: Tcp>(
         if finished {
             break;
         }
+        let given_up = async {
+            deaf.begins().await;
+            send.stopped().await
+        };
         tokio::select! {
             biased;
             read = tcp.read(&mut room) => match read {
@@ -108,19 +145,20 @@ async fn tcp_to_stream<T: Tcp>(
                 Ok(None) => finished = true,
                 Err(_) => return Err(reset),
             },
-            end = &mut stopped => return Err(end.err().map_or(Code::Internal, |e| e.code())),
+            end = given_up => return Err(end.err().map_or(Code::Internal, |e| e.code())),
         }
     }
     drop(room);
     // The opening may have said so already; whatever else is wrong, waiting tells.
     send.finish().ok();
-    stopped.await.map_err(|e| e.code())
+    send.stopped().await.map_err(|e| e.code())
 }
 
 async fn stream_to_tcp<T: Tcp>(
     tcp: &T,
     recv: &mut RecvStream,
     first: Bytes,
+    deaf: &Deafness,
     count: &Counter,
     reset: Code,
 ) -> Result<(), Code> {
@@ -163,10 +201,12 @@ async fn stream_to_tcp<T: Tcp>(
             // That the peer gave up on the stream shows in the other direction, or when this one is read
             // again; a connection that is gone would show nowhere.
             code = gone => return Err(code),
-            () = stall.evicted(recv) => return Err(Code::OverBudget),
+            () = stall.evicted(recv, deaf) => return Err(Code::OverBudget),
         }
+        deaf.set(false);
         stall.went_on();
     }
+    deaf.set(true);
     tcp.finish().await.map_err(|_| reset)
 }
 
@@ -184,8 +224,9 @@ struct StreamStall(Option<(Stall, Instant)>);
 
 impl StreamStall {
     /// Waits until the stream is to be reset for its memory.
-    async fn evicted(&mut self, recv: &RecvStream) {
+    async fn evicted(&mut self, recv: &RecvStream, deaf: &Deafness) {
         sleep(STALL_TIMEOUT).await;
+        deaf.set(true);
         match &mut self.0 {
             Some((stall, _)) => stall.stalled_again(),
             None => self.0 = recv.stall().map(|stall| (stall, Instant::now())),

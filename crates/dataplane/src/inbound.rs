@@ -16,7 +16,6 @@ use adit_core::wire::header::{Answer, Header};
 use adit_transport::links::Served;
 use adit_transport::{PeerInfo, RecvStream, SendError, SendStream, Serve, Stream};
 use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backends::dial_failure;
@@ -64,7 +63,7 @@ async fn serve<N: Net>(node: Arc<Node<N>>, mut stream: Stream) -> Served {
             let end = carry(&node, &tcp, &mut stream, first, &permit, &flow).await;
             // Given up so soon that nothing came of it: the backend was dialled in vain.
             let in_vain = end.as_ref().err().filter(|_| {
-                gave_up(&stream) && flow.sent.bytes() == 0 && reached.elapsed() < EARLY_TIMEOUT
+                gave_up(&mut stream) && flow.sent.bytes() == 0 && reached.elapsed() < EARLY_TIMEOUT
             });
             let served = in_vain.map_or(Served::Used, |f| lost_or_in_vain(&stream, f.code));
             if let Err(failure) = &end {
@@ -272,9 +271,8 @@ async fn carry<N: Net>(
 }
 
 /// Whether the opener reset the stream, or wants no more of it.
-fn gave_up(stream: &Stream) -> bool {
-    let stopped = stream.send.stopped().now_or_never();
-    stream.recv.was_reset() || matches!(stopped, Some(Err(SendError::Stopped(_))))
+fn gave_up(stream: &mut Stream) -> bool {
+    stream.recv.was_reset() || matches!(stream.send.look(), Some(Err(SendError::Stopped(_))))
 }
 
 /// A stream that ended with its connection was not given up.

@@ -227,7 +227,7 @@ async fn open<T: Tcp>(
                 return Err(Failure::new(Code::UnknownOutcome, reason));
             }
             Outcome::SourceReset => {
-                linger(&stream.send).await;
+                linger(&mut stream.send).await;
                 reset(&mut stream, Code::SourceReset);
                 return Err(Code::SourceReset.into());
             }

@@ -31,6 +31,10 @@ pub struct Memory(Arc<Mutex<State>>);
 struct State {
     begun: Instant,
     delay: Duration,
+    /// Bytes a second that fit through to each host, and how long they may wait for it, …
+    rate: Option<(u32, Duration)>,
+    /// … and until when what was sent to a host takes.
+    busy: HashMap<IpAddr, Instant>,
     sockets: HashMap<SocketAddr, Vec<Arc<Mutex<Mailbox>>>>,
     /// Where senders seem to be, by where they are.
     nat: HashMap<SocketAddr, SocketAddr>,
@@ -53,6 +57,8 @@ impl Memory {
         Self(Arc::new(Mutex::new(State {
             begun: Instant::now(),
             delay,
+            rate: None,
+            busy: HashMap::new(),
             sockets: HashMap::new(),
             nat: HashMap::new(),
             names: HashMap::new(),
@@ -71,6 +77,12 @@ impl Memory {
     /// Datagrams take this long from now on; those under way keep their time.
     pub fn set_delay(&self, delay: Duration) {
         self.state().delay = delay;
+    }
+
+    /// So many bytes a second fit through to each host from now on. What would wait for longer than
+    /// `queue` is lost.
+    pub fn set_rate(&self, bytes_a_second: u32, queue: Duration) {
+        self.state().rate = Some((bytes_a_second, queue));
     }
 
     /// Carries only what `filter` allows from now on.
@@ -93,6 +105,11 @@ impl Memory {
     #[must_use]
     pub fn sent(&self) -> Vec<Sent> {
         self.state().sent.clone()
+    }
+
+    /// Forgets what was sent so far.
+    pub fn forget_sent(&self) {
+        self.state().sent = Vec::new();
     }
 
     /// Puts a datagram on the network as if `from` had sent it.
@@ -142,12 +159,35 @@ impl State {
         if !carried || hidden || sockets.is_empty() {
             return;
         }
+        let Some(through) = Self::queue(&mut self.busy, self.rate, to.ip(), datagram.len()) else {
+            return;
+        };
         let chosen = &sockets[usize::from(from.port()) % sockets.len()];
         let mut mailbox = chosen.lock().unwrap_or_else(PoisonError::into_inner);
-        mailbox.arriving.push_back((now + self.delay, from, datagram.into()));
+        mailbox.arriving.push_back((through + self.delay, from, datagram.into()));
         if let Some(reader) = mailbox.reader.take() {
             reader.wake();
         }
+    }
+}
+
+/// Links of limited rate.
+impl State {
+    /// When a datagram is through the link to a host; `None` where its queue is full.
+    fn queue(
+        busy: &mut HashMap<IpAddr, Instant>,
+        rate: Option<(u32, Duration)>,
+        to: IpAddr,
+        len: usize,
+    ) -> Option<Instant> {
+        let now = Instant::now();
+        let Some((rate, queue)) = rate else { return Some(now) };
+        let until = busy.entry(to).or_insert(now);
+        if *until > now + queue {
+            return None;
+        }
+        *until = (*until).max(now) + Duration::from_secs(1) * u32::try_from(len).ok()? / rate;
+        Some(*until)
     }
 }
 

@@ -82,10 +82,18 @@ impl Party {
     /// # Panics
     /// Where the connection is broken.
     pub async fn fill(&mut self) -> u64 {
+        self.fill_for(Duration::from_secs(60)).await
+    }
+
+    /// The same until nothing has been taken for this long.
+    ///
+    /// # Panics
+    /// Where the connection is broken.
+    pub async fn fill_for(&mut self, quiet: Duration) -> u64 {
         loop {
             let mut piece = [(self.said..self.said + 1024).map(pattern).collect::<Bytes>()];
             let write = self.pipe.write(&mut piece);
-            let taken = timeout(Duration::from_secs(60), write).await;
+            let taken = timeout(quiet, write).await;
             self.said += 1024 - piece[0].len() as u64;
             match taken {
                 Ok(taken) => taken.expect("a connection"),

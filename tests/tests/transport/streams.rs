@@ -93,9 +93,8 @@ async fn a_reader_that_is_dropped_stops_the_sender() {
     let pair = pair();
     let (edge, bank) = pair.connect().await;
     let ((mut send, _recv), (_back, there)) = stream(&edge, &bank).await;
-    let stopped = send.stopped();
     drop(there);
-    assert_eq!(stopped.await, Err(SendError::Stopped(Code::Internal)));
+    assert_eq!(send.stopped().await, Err(SendError::Stopped(Code::Internal)));
     assert_eq!(send.send(&mut body(1)).await, Err(SendError::Stopped(Code::Internal)));
 }
 

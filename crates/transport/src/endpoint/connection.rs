@@ -252,6 +252,11 @@ impl Connection {
         }
     }
 
+    /// How many streams of ours the peer has stopped so far.
+    pub(crate) fn stops_received(&self) -> u64 {
+        self.0.quinn.stats().frame_rx.stop_sending
+    }
+
     /// Charges what it may hold to the budget of its peer's cluster, from now on and once, and lets it have
     /// as much as a connection of `class` may: `Interactive` unless the peer has something to carry in
     /// bulk. Until then it may hold [`Tuning::WINDOW_AT_FIRST`].

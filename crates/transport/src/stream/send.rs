@@ -1,11 +1,18 @@
 //! The sending half of a stream.
+//!
+//! quinn would tell by an event when the peer stops a stream or has acknowledged all of it
+//! (`quinn::SendStream::stopped`). But what it tells with stays in the connection's tables until one of
+//! the two has come, and neither comes once the stream is reset here (quinn 0.11.12): some hundred bytes
+//! for each, for as long as the connection lives. So [`SendStream::stopped`] looks, at growing intervals,
+//! and is for where nothing else would tell: a peer that gives up resets its own direction as well.
 
-use std::future::Future;
+use std::time::Duration;
 
 use adit_core::code::Code;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use quinn::{StoppedError, WriteError};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Held, SendError};
 use crate::endpoint::{Connection, varint};
@@ -17,12 +24,19 @@ pub struct SendStream {
     connection: Connection,
     ended: bool,
     last: Option<Instant>,
+    /// How many streams the peer had stopped on the connection when this one was looked at last.
+    stops_seen: u64,
     held: Option<Held>,
 }
 
+/// [`SendStream::stopped`] looks for the second time after this or a round trip, whichever is longer, …
+const FIRST_LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// … and then after twice the time, up to this.
+const MAX_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 impl SendStream {
     pub(crate) fn new(inner: quinn::SendStream, connection: Connection) -> Self {
-        Self { inner, connection, ended: false, last: None, held: None }
+        Self { inner, connection, ended: false, last: None, stops_seen: 0, held: None }
     }
 
     /// Keeps something for as long as this half lives: it is dropped with it.
@@ -98,22 +112,59 @@ impl SendStream {
     }
 
     /// Waits until nothing more will happen: `Ok` once the peer has acknowledged everything up to the
-    /// end, an error once it wants no more or the connection is gone. The future borrows nothing and
-    /// may be polled beside other operations; on a stream that is not finished it tells of the errors
-    /// only. Acknowledged means that the peer's node has the bytes, not that anybody read them.
-    pub fn stopped(&self) -> impl Future<Output = Result<(), SendError>> + Send + Sync + 'static {
-        let (stopped, connection) = (self.inner.stopped(), self.connection.clone());
-        async move {
-            match stopped.await {
-                Ok(None) => Ok(()),
-                Ok(Some(code)) => Err(SendError::Stopped(Code::from_number(code.into_inner()))),
-                Err(StoppedError::ConnectionLost(error)) => {
-                    Err(SendError::ConnectionLost(connection.lost(&error)))
-                }
-                // No early data is ever sent.
-                Err(StoppedError::ZeroRttRejected) => Err(SendError::Ended),
+    /// end, an error once it wants no more or the connection is gone. On a stream that is not finished it
+    /// tells of the errors only. Acknowledged means that the peer's node has the bytes, not that anybody
+    /// read them. The end of the connection is noticed at once, everything else at the next look, a second
+    /// late at most. May be cancelled.
+    ///
+    /// # Errors
+    /// [`SendError`], see there.
+    pub async fn stopped(&mut self) -> Result<(), SendError> {
+        let connection = self.connection.clone();
+        let mut interval = connection.stats().rtt.max(FIRST_LOOK_INTERVAL);
+        loop {
+            if let Some(end) = self.look() {
+                return end;
             }
+            // Either way it is time to look.
+            drop(timeout(interval, connection.closed()).await);
+            interval = (interval * 2).min(MAX_LOOK_INTERVAL);
         }
+    }
+
+    /// The same without waiting: `None` where something may still happen.
+    pub fn look(&mut self) -> Option<Result<(), SendError>> {
+        if self.connection.is_closed().is_some() {
+            return self.told();
+        }
+        if self.ended {
+            // quinn forgets a stream once all of it is acknowledged, and takes a second end of one for good
+            // where the peer has stopped it meanwhile.
+            let is_over = self.inner.priority().is_err() || self.inner.finish().is_ok();
+            return if is_over { self.told() } else { None };
+        }
+        let stops = self.connection.stops_received();
+        if stops == self.stops_seen {
+            return None;
+        }
+        self.stops_seen = stops;
+        // Nothing is written, but quinn tells whether it could be.
+        let written = self.inner.write_chunks(&mut []).now_or_never()?;
+        written.err().map(|error| Err(self.error(error)))
+    }
+
+    /// What quinn tells of a stream of which it knows that nothing more will happen: so it keeps nothing to
+    /// tell it with.
+    fn told(&self) -> Option<Result<(), SendError>> {
+        Some(match self.inner.stopped().now_or_never()? {
+            Ok(None) => Ok(()),
+            Ok(Some(code)) => Err(SendError::Stopped(Code::from_number(code.into_inner()))),
+            Err(StoppedError::ConnectionLost(error)) => {
+                Err(SendError::ConnectionLost(self.connection.lost(&error)))
+            }
+            // No early data is ever sent.
+            Err(StoppedError::ZeroRttRejected) => Err(SendError::Ended),
+        })
     }
 
     /// The stream's number, the same on both sides of its connection.
