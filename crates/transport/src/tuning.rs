@@ -5,6 +5,7 @@
 //! [`Tuning::transport`].
 
 mod congestion;
+mod path;
 
 use std::sync::Arc;
 use std::time::Duration;

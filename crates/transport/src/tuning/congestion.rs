@@ -1,8 +1,11 @@
-//! quinn's congestion controllers under a ceiling.
+//! quinn's congestion controllers under a ceiling, and BBR for paths that change.
 //!
 //! More than a lane's send window can never be in flight, so a larger congestion window says nothing;
 //! but quinn's pacer divides it by the round trip, and the window of an application that sends little
 //! grows without bound (quinn#2798). Remove the ceiling when quinn has BBRv3 (quinn#2481).
+//!
+//! BBR's window is for the least round trip that there ever was. Where the path is longer now, the window is at
+//! least what [`PathEstimate`] says.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -11,6 +14,7 @@ use std::time::Instant;
 use quinn::congestion::{BbrConfig, Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
 
+use super::path::PathEstimate;
 use super::{Congestion, Lane};
 
 /// Makes a lane's controllers.
@@ -44,23 +48,32 @@ impl From<&Lane> for Factory {
 
 impl ControllerFactory for Factory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        let inner = match &self.inner {
-            Inner::Bbr(config) => Arc::clone(config).build(now, current_mtu),
-            Inner::Cubic(config) => Arc::clone(config).build(now, current_mtu),
+        let (inner, path) = match &self.inner {
+            Inner::Bbr(config) => {
+                (Arc::clone(config).build(now, current_mtu), Some(PathEstimate::default()))
+            }
+            Inner::Cubic(config) => (Arc::clone(config).build(now, current_mtu), None),
         };
-        Box::new(Capped { inner, ceiling: self.ceiling })
+        Box::new(Capped { inner, path, ceiling: self.ceiling })
     }
 }
 
-/// A controller whose window has a ceiling.
+/// A controller whose window has a ceiling, and grows with the path.
 struct Capped {
     inner: Box<dyn Controller>,
+    /// What the controller does not know of the path, where it needs to.
+    path: Option<PathEstimate>,
     ceiling: u64,
 }
 
 impl Controller for Capped {
     fn window(&self) -> u64 {
-        self.inner.window().min(self.ceiling)
+        let window = self.inner.window();
+        let Some(path) = &self.path else { return window.min(self.ceiling) };
+        let longer = path.window().map(|needed| needed.max(self.inner.initial_window()));
+        let window = window.max(longer.unwrap_or_default()).min(self.ceiling);
+        // BBR's is twice what the path holds.
+        if path.is_probing() { window / 2 } else { window }
     }
 
     fn initial_window(&self) -> u64 {
@@ -74,7 +87,7 @@ impl Controller for Capped {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inner: self.inner.clone_box(), ceiling: self.ceiling })
+        Box::new(Self { inner: self.inner.clone_box(), path: self.path, ceiling: self.ceiling })
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -93,6 +106,9 @@ impl Controller for Capped {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        if let Some(path) = &mut self.path {
+            path.acknowledged((now, sent), bytes, app_limited, rtt.min());
+        }
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
