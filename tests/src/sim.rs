@@ -211,7 +211,17 @@ impl Town {
         let warm = |e: &Whole| e.node.links.connected(of).len() >= hubs;
         let all_warm = || town.edge.iter().all(warm);
         eventually("all are connected", Duration::from_secs(10), all_warm).await;
+        town.answer_probes(plan).await;
         town
+    }
+
+    /// All backends answer until each node has probed its own: what a test does with them comes after.
+    async fn answer_probes(&self, plan: &Plan) {
+        let words = plan.backends.split(|c: char| !matches!(c, '0'..='9' | '.' | ':'));
+        let addresses = words.filter_map(|word| word.trim_start_matches(':').parse().ok());
+        let listening: Vec<_> = addresses.map(|at| Backend::listen(&self.pods, at)).collect();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        drop(listening);
     }
 
     /// Starts all nodes, and waits for nothing.

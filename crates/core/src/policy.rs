@@ -33,6 +33,14 @@ impl<T: PartialEq> Pattern<T> {
             Self::Exactly(n) => n == name,
         }
     }
+
+    /// True if some name fits both.
+    pub fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exactly(a), Self::Exactly(b)) => a == b,
+            (Self::Any, _) | (_, Self::Any) => true,
+        }
+    }
 }
 
 impl<T: FromStr<Err = NameError>> FromStr for Pattern<T> {
@@ -82,6 +90,18 @@ impl WorkloadPattern {
     pub fn matches(&self, workload: &Workload) -> bool {
         self.namespace.matches(&workload.namespace)
             && self.service_account.matches(&workload.service_account)
+    }
+
+    /// True if some workload fits both.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        self.namespace.meets(&other.namespace) && self.service_account.meets(&other.service_account)
+    }
+}
+
+impl fmt::Display for WorkloadPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.service_account)
     }
 }
 

@@ -1,33 +1,35 @@
 //! Which backends answer, as this node's own dials found.
 //!
-//! A dial that fails puts its backend down at once: no stream is sent there, and peers are told. A
-//! backend that is down is dialled again by us, with backoff, until it answers; where its export asks for
-//! it, one that is up is probed as well. What is published is the set of those that are down.
+//! A dial that fails puts its backend down at once: no stream is sent there, and peers are told. Each backend that
+//! nobody has dialled is probed once, so that peers need not find out; one that is down again and again, with
+//! backoff, until it answers; where its export asks for it, one that is up as well. What is published is the set of
+//! those that are down.
+
+mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use adit_core::code::Code;
+use adit_core::name::Namespace;
 use adit_core::snapshot::{Hop, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::schedule::{MAX_PROBES, Planned, ProbeSchedule};
 use crate::flow::Failure;
 use crate::tcp::{Net, Tcp};
 
-/// A backend that is down is dialled again after this, then after twice as long, and so on.
-const FIRST_RETRY: Duration = Duration::from_millis(250);
-/// The longest pause between two dials of a backend that is down.
-const LAST_RETRY: Duration = Duration::from_secs(5);
 /// Dials whose outcome may wait to be taken. More are dropped: the next one says the same.
 const REPORTS: usize = 1024;
-/// Probes under way at once, so that a thousand backends that went down are no storm.
-const PROBES: usize = 32;
+/// The least time between two accounts of what probes found: each has the snapshot made anew, and peers told.
+const ACCOUNT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where dials report, and where what they found is read.
 #[derive(Debug, Clone)]
@@ -49,16 +51,11 @@ pub struct Keeper {
     dial_timeout: Duration,
 }
 
-/// A backend that is dialled by us: when next, and how often it has failed since it last answered.
-struct Watched {
-    next: Instant,
-    failures: u32,
-}
-
-impl Watched {
-    fn now() -> Self {
-        Self { next: Instant::now(), failures: 0 }
-    }
+/// What a probe found, and in which namespace it counted. `None` is no news: this node could not dial.
+struct Found {
+    backend: SocketAddr,
+    namespace: Namespace,
+    answered: Option<bool>,
 }
 
 impl Backends {
@@ -84,11 +81,17 @@ impl Backends {
         lock(&self.last).clone()
     }
 
+    /// How the last dial of one backend failed; `None` where it did not, or none was made.
+    pub(crate) fn failure(&self, backend: SocketAddr) -> Option<Failure> {
+        lock(&self.last).get(&backend)?.as_ref().err().cloned()
+    }
+
     /// Takes the outcome of a dial.
     pub(crate) fn report(&self, backend: SocketAddr, outcome: Result<(), Failure>) {
         let answered = outcome.is_ok();
-        lock(&self.last).insert(backend, outcome);
-        if answered && !self.down.borrow().contains(&backend) {
+        let is_first = lock(&self.last).insert(backend, outcome).is_none();
+        // The first makes a probe needless.
+        if answered && !is_first && !self.down.borrow().contains(&backend) {
             return;
         }
         // A full queue loses nothing that the next dial would not say again.
@@ -109,71 +112,38 @@ impl Keeper {
         stop: CancellationToken,
     ) {
         let probes = TaskTracker::new();
-        let (found, mut finds) = mpsc::channel(PROBES);
-        let mut watched: BTreeMap<SocketAddr, Watched> = BTreeMap::new();
+        let (found, mut finds) = mpsc::channel(MAX_PROBES);
+        let mut schedule = ProbeSchedule::default();
+        let (mut untold, mut tell_at) = (Vec::new(), Instant::now());
+        self.plan(&mut schedule, &snapshot.borrow_and_update());
         loop {
-            let plan = probe_intervals(&snapshot.borrow_and_update());
-            watched.retain(|address, _| plan.contains_key(address));
-            lock(&self.last).retain(|address, _| plan.contains_key(address));
-            self.down.send_if_modified(|down| {
-                let before = down.len();
-                down.retain(|address| plan.contains_key(address));
-                down.len() != before
-            });
-            for (address, interval) in &plan {
-                if let Some(interval) = interval {
-                    let next = Instant::now() + *interval;
-                    watched.entry(*address).or_insert(Watched { next, failures: 0 });
-                }
-            }
-            let due = watched.values().map(|w| w.next).min();
-            let wake = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
-            let (backend, answered) = tokio::select! {
+            let probe_at = schedule.next();
+            let far = || Instant::now() + Duration::from_secs(3600);
+            tokio::select! {
                 () = stop.cancelled() => break,
-                changed = snapshot.changed() => match changed {
-                    Ok(()) => continue,
-                    Err(_) => break,
-                },
-                Some(report) = self.reports.recv() => report,
-                Some(find) = finds.recv() => find,
-                // With all probes out, an outcome is what there is to wait for.
-                () = sleep_until(wake), if probes.len() < PROBES => {
-                    let now = Instant::now();
-                    for (address, state) in watched.iter_mut().filter(|(_, w)| w.next <= now) {
-                        if probes.len() >= PROBES {
-                            break;
-                        }
-                        // Until its own outcome arrives.
-                        state.next = now + self.dial_timeout + LAST_RETRY;
-                        let (net, found, limit) = (net.clone(), found.clone(), self.dial_timeout);
-                        let last = self.last.clone();
-                        let address = *address;
-                        probes.spawn(async move {
-                            let dial = timeout(limit, net.dial(address)).await;
-                            let dial = dial.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-                            let outcome = dial.map(|tcp| tcp.settle()).map_err(|e| dial_failure(address, &e).0);
-                            let answered = outcome.is_ok();
-                            lock(&last).insert(address, outcome);
-                            found.send((address, answered)).await.ok();
-                        });
+                changed = snapshot.changed() => {
+                    if changed.is_err() {
+                        break;
                     }
-                    continue;
+                    self.plan(&mut schedule, &snapshot.borrow_and_update());
                 }
-            };
-            let Some(interval) = plan.get(&backend) else { continue };
-            self.take(backend, answered);
-            match (answered, interval) {
-                (true, None) => drop(watched.remove(&backend)),
-                (true, Some(interval)) => {
-                    let next = Instant::now() + *interval;
-                    watched.insert(backend, Watched { next, failures: 0 });
+                Some((backend, answered)) = self.reports.recv() => {
+                    schedule.learn(backend, Some(answered), Instant::now());
+                    self.take(&schedule, [(backend, answered)]);
                 }
-                (false, _) => {
-                    let entry = watched.entry(backend);
-                    let state = entry.or_insert_with(Watched::now);
-                    let pause = FIRST_RETRY.saturating_mul(1 << state.failures.min(8));
-                    state.next = Instant::now() + pause.min(LAST_RETRY);
-                    state.failures += 1;
+                Some(Found { backend, namespace, answered }) = finds.recv() => {
+                    schedule.end(&namespace);
+                    schedule.learn(backend, answered, Instant::now());
+                    untold.extend(answered.map(|answered| (backend, answered)));
+                }
+                () = sleep_until(tell_at), if !untold.is_empty() => {
+                    self.take(&schedule, untold.drain(..));
+                    tell_at = Instant::now() + ACCOUNT_INTERVAL;
+                }
+                () = sleep_until(probe_at.unwrap_or_else(far)), if probe_at.is_some() => {
+                    while let Some(next) = schedule.start(Instant::now()) {
+                        probes.spawn(self.probe(&net, next, found.clone()));
+                    }
                 }
             }
         }
@@ -181,15 +151,63 @@ impl Keeper {
         probes.wait().await;
     }
 
-    fn take(&self, backend: SocketAddr, answered: bool) {
-        let changed = self.down.send_if_modified(|down| {
-            if answered { down.remove(&backend) } else { down.insert(backend) }
+    /// Forgets what is nobody's backend any more, and takes up what is new.
+    fn plan(&self, schedule: &mut ProbeSchedule, now: &Snapshot) {
+        let plan = planned(now);
+        let mut last = lock(&self.last);
+        last.retain(|address, _| plan.contains_key(address));
+        schedule.plan(&plan, |address| last.contains_key(address), Instant::now());
+        drop(last);
+        self.down.send_if_modified(|down| {
+            let before = down.len();
+            down.retain(|address| plan.contains_key(address));
+            down.len() != before
         });
-        if changed && answered {
-            tracing::info!(%backend, "backend answers again");
-        } else if changed {
-            tracing::warn!(%backend, "backend does not answer");
+    }
+
+    /// Dials one backend, and says what came of it.
+    fn probe<N: Net>(
+        &self,
+        net: &Arc<N>,
+        (backend, namespace): (SocketAddr, Namespace),
+        found: mpsc::Sender<Found>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (net, last, limit) = (net.clone(), self.last.clone(), self.dial_timeout);
+        async move {
+            let dial = timeout(limit, net.dial(backend)).await;
+            let dial = dial.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let dial = dial.map(|tcp| tcp.settle()).map_err(|e| dial_failure(backend, &e));
+            let answered = match dial {
+                Ok(()) => {
+                    lock(&last).insert(backend, Ok(()));
+                    Some(true)
+                }
+                Err((failure, true)) => {
+                    lock(&last).insert(backend, Err(failure));
+                    Some(false)
+                }
+                Err((_, false)) => None,
+            };
+            found.send(Found { backend, namespace, answered }).await.ok();
         }
+    }
+
+    /// Takes what dials found of backends that this node may still dial.
+    fn take(&self, schedule: &ProbeSchedule, all: impl IntoIterator<Item = (SocketAddr, bool)>) {
+        self.down.send_if_modified(|down| {
+            let mut changed = false;
+            for (backend, answered) in all.into_iter().filter(|(b, _)| schedule.has(*b)) {
+                if answered && down.remove(&backend) {
+                    tracing::info!(%backend, "backend answers again");
+                } else if !answered && down.insert(backend) {
+                    tracing::warn!(%backend, "backend does not answer");
+                } else {
+                    continue;
+                }
+                changed = true;
+            }
+            changed
+        });
     }
 }
 
@@ -210,7 +228,7 @@ pub(crate) fn dial_failure(backend: SocketAddr, error: &io::Error) -> (Failure, 
 
 /// Every backend that this node may dial, and how often it is to be probed while it is up. What runs on another
 /// node is that node's to dial where the export says so, unless the operator wrote its address out.
-fn probe_intervals(now: &Snapshot) -> BTreeMap<SocketAddr, Option<Duration>> {
+fn planned(now: &Snapshot) -> BTreeMap<SocketAddr, Planned> {
     let mut plan = BTreeMap::new();
     for export in now.exports.values() {
         let allowed = |b: &&adit_core::snapshot::Backend| {
@@ -218,8 +236,10 @@ fn probe_intervals(now: &Snapshot) -> BTreeMap<SocketAddr, Option<Duration>> {
             ours && now.may_dial(b)
         };
         for backend in export.ports.iter().flat_map(|p| &p.backends).filter(allowed) {
-            let interval = plan.entry(backend.address).or_insert(export.probe);
-            *interval = match (*interval, export.probe) {
+            let namespace = || export.service.namespace.clone();
+            let new = || Planned { namespace: namespace(), interval: export.probe };
+            let planned: &mut Planned = plan.entry(backend.address).or_insert_with(new);
+            planned.interval = match (planned.interval, export.probe) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };

@@ -174,6 +174,15 @@ impl Tcp for Pipe {
 }
 
 impl Pipe {
+    /// True if the other end closed the connection without a byte, as whoever only looks does.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        let incoming = self.incoming.lock();
+        let nothing_came = incoming.bytes.is_empty() && !incoming.reset;
+        drop(incoming);
+        nothing_came && self.outgoing.lock().reset
+    }
+
     /// From here on dropping the connection sends RST.
     pub fn reset(&self) {
         self.resets.store(true, Relaxed);

@@ -42,13 +42,26 @@ impl Backend {
         Self(pods.listen(at, false).expect("a free address"))
     }
 
-    /// The next connection.
+    /// The next connection, a probe's or another.
+    ///
+    /// # Panics
+    /// Where nobody listens any more.
+    pub async fn touched(&self) {
+        self.0.accept().await.expect("a listener");
+    }
+
+    /// The next connection that is no probe.
     ///
     /// # Panics
     /// Where there is none for [`PATIENCE`].
     pub async fn accept(&self) -> Party {
-        let next = timeout(PATIENCE, self.0.accept()).await.expect("a connection");
-        Party::new(next.expect("a listener"))
+        loop {
+            let next = timeout(PATIENCE, self.0.accept()).await.expect("a connection");
+            let pipe = next.expect("a listener");
+            if !pipe.is_abandoned() {
+                return Party::new(pipe);
+            }
+        }
     }
 }
 

@@ -4,8 +4,10 @@ use adit_core::code::Code;
 use adit_dataplane::flow::Direction;
 use adit_tests::sim::agent::{Asked, Delivered, ask, serve};
 use adit_tests::sim::{Plan, SUPPORT, Town, backend, import};
+use adit_tests::sites::eventually;
 use tokio::time::{Instant, sleep};
 
+use crate::hostile::{Peer, header};
 use crate::{MS, SECOND};
 
 /// Both ends as they begin, with the imports' addresses bound and nothing else done.
@@ -37,4 +39,22 @@ async fn where_no_view_comes_it_is_refused_five_seconds_after_the_start_and_late
     assert_eq!(ask(&town.pods, SUPPORT, import(1), 2, 5_000).await, Asked::Reset);
     assert!(again.elapsed() < 100 * MS, "{:?}", again.elapsed());
     assert_eq!(town.edge[0].ended(Direction::Outbound, Code::LinkDown), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_export_that_nothing_answers_for_is_not_ready_before_anybody_has_asked() {
+    let town = Town::begin(&Plan::default());
+    let ready = || {
+        let now = town.edge[0].snapshot.borrow().clone();
+        let view = now.views.get(&town.sites.bank.name)?;
+        Some(view.exports.values().any(|export| view.serves(export)))
+    };
+    eventually("bank has found out, and told", 5 * SECOND, || ready() == Some(false)).await;
+    assert!(town.bank[0].node.flows.ended().is_empty(), "no stream was needed for it");
+    // A peer that asks all the same hears how it is.
+    let answer = Peer::start(&town).await.ask(&header(), false).await;
+    assert_eq!(answer.code, Code::BackendRefused, "{answer:?}");
+    serve(&town.pods, backend(1), &Delivered::default());
+    eventually("it is back", 10 * SECOND, || ready() == Some(true)).await;
+    assert_eq!(ask(&town.pods, SUPPORT, import(1), 1, 5_000).await, Asked::Answered);
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use adit_core::code::Code;
 use adit_core::name::ServiceName;
-use adit_core::policy::{Pattern, Target, WorkloadPattern};
+use adit_core::policy::{Target, WorkloadPattern};
 use adit_core::snapshot::{self, Snapshot};
 
 use super::services::{Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort};
@@ -107,7 +107,7 @@ fn import(
     Import {
         service: import.service.to_string(),
         from: import.from.to_string(),
-        allow: import.allow.iter().map(pattern).collect(),
+        allow: strings(&import.allow),
         ports: import.ports.iter().map(port).collect(),
     }
 }
@@ -165,7 +165,7 @@ fn import_reason(
         );
         return Some(Reason::new(Code::PortUnknown, sentence));
     };
-    if !import.allow.iter().any(|ours| export.grants.iter().any(|theirs| overlap(ours, theirs))) {
+    if !import.allow.iter().any(|ours| export.grants.iter().any(|theirs| ours.meets(theirs))) {
         let sentence = format!(
             "nobody may use it: the import allows {} and the export in {from} grants {}",
             list(&import.allow),
@@ -177,16 +177,6 @@ fn import_reason(
         return Some(Reason::new(Code::NoBackend, format!("{from} reports no ready backend")));
     }
     None
-}
-
-fn overlap(a: &WorkloadPattern, b: &WorkloadPattern) -> bool {
-    fn meet<T: PartialEq>(a: &Pattern<T>, b: &Pattern<T>) -> bool {
-        match (a, b) {
-            (Pattern::Exactly(a), Pattern::Exactly(b)) => a == b,
-            (Pattern::Any, _) | (_, Pattern::Any) => true,
-        }
-    }
-    meet(&a.namespace, &b.namespace) && meet(&a.service_account, &b.service_account)
 }
 
 fn export(export: &snapshot::Export, now: &Snapshot, traffic: &mut Traffic) -> Export {
@@ -267,10 +257,12 @@ fn export_reason(
         return Some(Reason::new(Code::BackendForbidden, sentence));
     }
     if backends.iter().all(|b| b.state != BackendState::Up) {
-        let last = backends.iter().find_map(|b| Some((b, b.last_dial.as_ref()?)));
-        let why =
-            last.map_or_else(String::new, |(b, r)| format!(": {}: {}", b.address, r.sentence));
-        return Some(Reason::new(Code::NoBackend, format!("no backend answers{why}")));
+        let down = backends.iter().filter(|b| b.state == BackendState::Down);
+        let Some(last) = down.into_iter().find_map(|b| b.last_dial.as_ref()) else {
+            return Some(Reason::new(Code::NoBackend, "no backend answers"));
+        };
+        let sentence = format!("no backend answers: {}", last.sentence);
+        return Some(Reason { code: last.code.clone(), sentence });
     }
     let here = now.this.node.as_str();
     let elsewhere = backends.iter().all(|b| b.state != BackendState::Up || b.node != here);
@@ -285,15 +277,11 @@ fn strings<T: ToString>(all: &[T]) -> Vec<String> {
     all.iter().map(ToString::to_string).collect()
 }
 
-fn pattern(p: &WorkloadPattern) -> String {
-    format!("{}/{}", p.namespace, p.service_account)
-}
-
 fn list(patterns: &[WorkloadPattern]) -> String {
     if patterns.is_empty() {
         return "nobody".into();
     }
-    patterns.iter().map(pattern).collect::<Vec<_>>().join(", ")
+    strings(patterns).join(", ")
 }
 
 #[cfg(test)]

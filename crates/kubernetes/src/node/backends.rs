@@ -69,15 +69,21 @@ impl<'a> Known<'a> {
         known(ip) || known(carried) || address::is_special(ip)
     }
 
-    /// The node that dials an endpoint of this export; none where nobody does.
+    /// The addresses in these slices that are nobody's backend. They stay among the backends, so that it can be said
+    /// why they are not dialled.
+    pub(super) fn forbidden<'s>(&self, slices: &[&'s Slice]) -> impl Iterator<Item = IpAddr> + 's {
+        let ready = slices.iter().flat_map(|slice| &slice.endpoints).filter(|e| e.ready);
+        let found: Vec<IpAddr> =
+            ready.map(|e| e.address).filter(|a| self.is_forbidden(*a)).collect();
+        found.into_iter()
+    }
+
+    /// The node that an endpoint of this export counts for; none where nobody dials it.
     fn dialled_by(&self, endpoint: &Endpoint, spec: &ExportSpec) -> Option<NodeName> {
-        if self.is_forbidden(endpoint.address) {
-            return None;
-        }
         let here = &self.place.node;
         let named = endpoint.node.as_deref().and_then(|name| name.parse::<NodeName>().ok());
         let known = named.filter(|node| node == here || self.siblings.contains_key(node));
-        if spec.any_endpoint {
+        if spec.any_endpoint || self.is_forbidden(endpoint.address) {
             // On no node that has a daemon: by whoever takes the stream.
             return Some(known.unwrap_or_else(|| here.clone()));
         }

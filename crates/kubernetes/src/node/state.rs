@@ -31,7 +31,8 @@ pub struct NodeState {
     pub workloads: HashMap<IpAddr, Workload>,
     /// Where linked clusters' nodes were last heard to be.
     pub seeds: BTreeMap<ClusterName, Vec<SocketAddr>>,
-    /// Addresses that are nobody's backend: the API server's.
+    /// Addresses that are nobody's backend: the API server's, and those behind exports that are a node's, a Service's
+    /// or an import's.
     pub forbidden: BTreeSet<IpAddr>,
     /// What was left out, and why.
     pub problems: Vec<String>,
@@ -64,13 +65,19 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
             Err(problem) => tell("import", name, problem),
         }
     }
+    let api_server = of("default", "kubernetes");
+    let mut forbidden: BTreeSet<IpAddr> =
+        api_server.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
     let mut exports = Vec::new();
     let mut left: BTreeMap<&str, usize> = BTreeMap::new();
     for (name, spec) in &seen.exports {
         let behind = of(&spec.service.namespace, &spec.service.name);
         let left = left.entry(&spec.service.namespace).or_insert(backends::MOST);
         match export(spec, &behind, &known, left, &linked) {
-            Ok(export) => exports.push(export),
+            Ok(export) => {
+                forbidden.extend(known.forbidden(&behind));
+                exports.push(export);
+            }
             Err(problem) => tell("export", name, problem),
         }
     }
@@ -81,14 +88,13 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
             backends::MOST
         ));
     }
-    let api_server = of("default", "kubernetes");
     NodeState {
         siblings,
         imports,
         exports,
         workloads,
         seeds: seeds(seen, &linked),
-        forbidden: api_server.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect(),
+        forbidden,
         problems,
     }
 }

@@ -219,6 +219,20 @@ fn the_first_thing_wrong_with_an_export_is_told() {
     assert_eq!(status.problems.len(), 1, "one of two is a warning: {:?}", status.problems);
     now.down.insert("10.244.0.10:8080".parse().unwrap());
     assert_eq!(export_code(&build(&now, LinkState::Up, &[])), "no-backend");
+    for code in [Code::BackendRefused, Code::BackendTimeout] {
+        let mut traffic = Traffic::default();
+        traffic.dials.insert("10.244.0.10:8080".parse().unwrap(), Reason::from(code));
+        let facts = Facts {
+            node: Node { ready: true, ..Node::default() },
+            snapshot: &now,
+            links: vec![link(LinkState::Up)],
+            siblings: Vec::new(),
+            denied: Vec::new(),
+            not_listening: &BTreeMap::new(),
+            traffic,
+        };
+        assert_eq!(export_code(&super::status(facts)), code.name());
+    }
 
     now.down.clear();
     change_export(&mut now, |e| {
