@@ -321,6 +321,12 @@ fn untrue(conditions: &[Condition], kind: &str) -> Option<String> {
     }
 }
 
+/// What a condition says that is false; nothing where it is not there.
+fn says_no(conditions: &[Condition], kind: &str) -> Option<String> {
+    let condition = conditions.iter().find(|c| c.kind == kind && c.status == "False")?;
+    Some(format!("{} ({})", condition.message, condition.reason))
+}
+
 /// What a condition says that is there only while something is wrong.
 fn said(conditions: &[Condition], kind: &str) -> Option<String> {
     let condition = conditions.iter().find(|c| c.kind == kind && c.status == "True")?;
@@ -335,7 +341,9 @@ fn links(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
         let conditions = Status::conditions(link.status.as_ref());
         let name = link.name_any();
         let problem = untrue(conditions, "Up").or_else(|| said(conditions, "TooManyImports"));
-        let detail = link.spec.trust_domain.clone();
+        // A cluster may export what nobody here wants: that is no problem.
+        let unused = said(conditions, "NotImported").map(|said| format!("; {said}"));
+        let detail = link.spec.trust_domain.clone() + &unused.unwrap_or_default();
         items.insert(name.clone(), Item { name, detail, problem });
     }
     for link in config.into_iter().flat_map(|config| &config.links) {
@@ -361,7 +369,10 @@ fn exports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
             format!("to {}", clusters.join(", "))
         };
         let conditions = Status::conditions(export.status.as_ref());
-        items.insert(name.clone(), Item { name, detail, problem: untrue(conditions, "Valid") });
+        let problem = untrue(conditions, "Valid")
+            .or_else(|| says_no(conditions, "Linked"))
+            .or_else(|| says_no(conditions, "Ready"));
+        items.insert(name.clone(), Item { name, detail, problem });
     }
     for rule in config.into_iter().flat_map(|config| &config.exports) {
         let Services::Named(service) = &rule.services else { continue };

@@ -9,6 +9,7 @@
 
 mod kept;
 mod quota;
+mod unused;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -104,6 +105,8 @@ pub(super) struct Imports {
     pub(super) stubs: BTreeSet<ServiceName>,
     /// What a cluster exports to us beyond the room that it gets.
     pub(super) left_out: BTreeMap<ClusterName, LeftOut>,
+    /// What a cluster exports to us and nothing here imports, in a sentence that says how to.
+    pub(super) unused: BTreeMap<ClusterName, String>,
     /// When to decide again though nothing changes.
     pub(super) wake: Option<Instant>,
     /// Services of opened namespaces that a linked cluster exports and that are imported by name only, and why.
@@ -115,6 +118,7 @@ pub(super) struct Imports {
 pub(super) struct ImportHistory {
     missing: Missing,
     quotas: LinkQuotas,
+    unused: unused::UnusedExports,
 }
 
 /// What counts for a decision.
@@ -134,7 +138,7 @@ type Rooms<'a> = BTreeMap<ClusterName, LinkRoom<'a>>;
 /// Decides.
 pub(super) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> Imports {
     let ImportFacts { config, world, at, clock, .. } = facts;
-    let ImportHistory { missing, quotas } = history;
+    let ImportHistory { missing, quotas, unused } = history;
     missing.before = std::mem::take(&mut missing.since);
     let mut rooms = quotas.rooms(config, world, (at, clock));
     let mut imports = Imports::default();
@@ -158,6 +162,7 @@ pub(super) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> Imp
         imports.wake = imports.wake.into_iter().chain(wake).min();
     }
     imports.only_by_name.retain(|service, _| !imports.all.contains_key(service));
+    unused.tell(facts, &mut imports);
     imports
 }
 

@@ -186,7 +186,7 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
     not_ours_to_give.extend(world.slices.values().filter_map(|s| World::service_of(s)));
     let exports = exports::resolve(now.config, world, &not_ours_to_give);
 
-    link::plan(world, now, &imports.left_out, memory, &mut plan);
+    link::plan(world, now, &imports, memory, &mut plan);
     export::plan(world, now, &exports, &mut plan);
     match now.moves {
         Move::None | Move::Waits => import::plan(world, now, &imports, memory, &mut plan),

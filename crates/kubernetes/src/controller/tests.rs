@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, View};
 use adit_pki::{ClusterAuthority, KeyKind, SigningRequest, UnixTime};
 use k8s_openapi::ByteString;
@@ -46,6 +47,10 @@ fn config(more: &str) -> Value {
 }
 
 const IMPORT: &str = "imports:\n  - service: agents/fraud-bot\n    from: bank\n";
+
+pub(super) fn anybody() -> WorkloadPattern {
+    WorkloadPattern { namespace: "*".parse().unwrap(), service_account: "*".parse().unwrap() }
+}
 
 fn settings(pod: &str) -> Settings {
     Settings { pod_name: pod.into(), pod_uid: "1".into(), namespace: "adit-system".into() }
@@ -100,7 +105,7 @@ impl Stage {
             };
             let export = PeerExport {
                 ports: ports.iter().map(port).collect(),
-                grants: vec![],
+                grants: vec![anybody()],
                 hop: Hop::Any,
                 class: Class::Interactive,
                 replay: false,
@@ -606,6 +611,13 @@ async fn exports_are_resolved_and_kept() {
     let export = stage.server.get(EXPORTS, "", "agents.triage-bot").unwrap();
     assert_eq!(export["spec"]["ports"], json!([{"name": "http", "number": 8080}]));
     assert_eq!(export["spec"]["allow"][0]["serviceAccount"], "support-bot");
+    let linked = || stage.condition(EXPORTS, "agents.triage-bot", "Linked");
+    eventually("linked", || linked() == Some(("True".into(), "Linked".into()))).await;
+    let no_link = json!({"metadata": {"name": "adit", "namespace": "adit-system"},
+        "data": {"cluster.yaml": format!("cluster: edge\n{exports}")}});
+    stage.server.put(CONFIGS, no_link);
+    eventually("told", || linked() == Some(("False".into(), "NotLinked".into()))).await;
+    eventually("an Event", || events(&stage.server, "NotLinked") == 1).await;
     stage.server.put(CONFIGS, config(""));
     eventually("gone", || stage.server.all(EXPORTS).is_empty()).await;
 }

@@ -207,3 +207,28 @@ fn what_may_not_be_read_is_a_warning_and_no_more() {
     assert!(status.well(), "{:?}", status.problems());
     assert_eq!(status.warnings, ["cannot list"]);
 }
+
+#[test]
+fn an_export_to_whom_no_link_leads_is_not_well() {
+    let export = |kind: &str, status: &str| -> Export {
+        let mut conditions = condition("Valid", "True");
+        conditions
+            .as_array_mut()
+            .unwrap()
+            .extend(condition(kind, status).as_array().unwrap().clone());
+        serde_json::from_value(json!({
+            "apiVersion": "adit.dev/v1alpha1", "kind": "Export", "metadata": {"name": "n.a"},
+            "spec": {"service": {"namespace": "n", "name": "a"},
+                "allow": [{"cluster": "bank", "namespace": "*", "serviceAccount": "*"}]},
+            "status": {"conditions": conditions},
+        }))
+        .unwrap()
+    };
+    let problem = |kind: &str, status: &str| {
+        let seen = Seen { exports: vec![export(kind, status)], ..well() };
+        super::status("c", &document("cluster: edge"), &seen).exports[0].problem.clone()
+    };
+    assert_eq!(problem("Linked", "False").as_deref(), Some("so it is (Why)"));
+    assert_eq!(problem("Ready", "False").as_deref(), Some("so it is (Why)"));
+    assert_eq!(problem("Linked", "True"), None);
+}

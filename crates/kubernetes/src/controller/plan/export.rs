@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use adit_core::name::ServiceName;
+
 use super::{Change, Now, Plan, Write, about_service, ours};
 use crate::api::{Export, Status};
 use crate::controller::conditions;
-use crate::controller::exports::{Exports, Resolved};
+use crate::controller::exports::{Exports, Resolved, Verdict};
 use crate::controller::world::World;
 
 pub(super) fn plan(world: &World, now: &Now<'_>, exports: &Exports, plan: &mut Plan) {
@@ -16,7 +18,11 @@ pub(super) fn plan(world: &World, now: &Now<'_>, exports: &Exports, plan: &mut P
             let about = about_service(world, service);
             plan.complain(about, resolved.verdict.reason, &resolved.verdict.message);
         }
-        plan.writes.extend(one(world, now, &name, resolved).map(Write::Export));
+        let linked = linked(service, resolved, now);
+        if let Some(verdict) = linked.as_ref().filter(|verdict| !verdict.good) {
+            plan.complain(about_service(world, service), verdict.reason, &verdict.message);
+        }
+        plan.writes.extend(one(world, now, &name, resolved, linked).map(Write::Export));
         named.insert(name);
     }
     for (name, stored) in &world.exports {
@@ -26,7 +32,31 @@ pub(super) fn plan(world: &World, now: &Now<'_>, exports: &Exports, plan: &mut P
     }
 }
 
-fn one(world: &World, now: &Now<'_>, name: &str, wanted: &Resolved) -> Option<Change<Export>> {
+/// True where every cluster that an export is granted to is linked; `None` where it is granted to none.
+fn linked(service: &ServiceName, wanted: &Resolved, now: &Now<'_>) -> Option<Verdict> {
+    let granted: BTreeSet<&str> = wanted.spec.allow.iter().map(|g| g.cluster.as_str()).collect();
+    let is_linked =
+        |cluster: &&str| now.config.links.iter().any(|l| l.cluster.as_str() == *cluster);
+    let (linked, strangers): (Vec<&str>, Vec<&str>) = granted.into_iter().partition(is_linked);
+    if strangers.is_empty() {
+        let message = || format!("{service} is exported to {}", linked.join(", "));
+        return (!linked.is_empty()).then(|| Verdict::good("Linked", message()));
+    }
+    let strangers = strangers.join(", ");
+    let message = format!(
+        "{service} is granted to {strangers}, and there is no link to {strangers}: `adit link` makes one, and \
+         `adit export {service} --remove` takes the export back"
+    );
+    Some(Verdict::bad("NotLinked", message))
+}
+
+fn one(
+    world: &World,
+    now: &Now<'_>,
+    name: &str,
+    wanted: &Resolved,
+    linked: Option<Verdict>,
+) -> Option<Change<Export>> {
     let spec = wanted.spec.clone();
     let Some(stored) = world.exports.get(name) else {
         let object = Export { metadata: ours(world, name), spec, status: None };
@@ -38,6 +68,10 @@ fn one(world: &World, now: &Now<'_>, name: &str, wanted: &Resolved) -> Option<Ch
     let conditions = Status::conditions(stored.status.as_ref());
     let generation = stored.metadata.generation;
     let fresh = conditions::set(conditions, "Valid", &wanted.verdict, generation, &now.text());
+    let fresh = match linked {
+        Some(linked) => conditions::set(&fresh, "Linked", &linked, generation, &now.text()),
+        None => conditions::clear(&fresh, "Linked"),
+    };
     (fresh != conditions).then(|| {
         let status = Some(Status { conditions: fresh });
         Change::Status(Box::new(Export { status, ..(**stored).clone() }))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use adit_config::cluster::{Mode, Network};
 use adit_core::name::ServiceName;
+use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::PeerExport;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointPort;
@@ -13,7 +14,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use super::{Change, Memory, Now, Plan, Write, about_service, ours};
-use crate::api::{Import, ImportPort, ImportSpec, Status};
+use crate::api::{Import, ImportPort, ImportSpec, Status, Workloads};
 use crate::controller::addresses::{self, Given, Pool};
 use crate::controller::exports::Verdict;
 use crate::controller::imports::{Imports, SERVED, Wanted, was_ready};
@@ -455,6 +456,33 @@ impl One<'_> {
         Verdict::bad("ServiceHasOwnEndpoints", message)
     }
 
+    /// That no workload may use it, because those that it is for here are none of those that it is granted to there; and
+    /// the line that mends it.
+    fn never_meet(&self, export: &PeerExport) -> Option<String> {
+        let pattern = |allowed: &Workloads| {
+            Some(WorkloadPattern {
+                namespace: allowed.namespace.parse().ok()?,
+                service_account: allowed.service_account.parse().ok()?,
+            })
+        };
+        let ours: Vec<WorkloadPattern> = self.want.allow.iter().filter_map(pattern).collect();
+        if ours.iter().any(|ours| export.grants.iter().any(|theirs| ours.meets(theirs))) {
+            return None;
+        }
+        let list = |patterns: &[WorkloadPattern]| match patterns {
+            [] => "nobody".to_owned(),
+            some => some.iter().take(5).map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
+        let (service, from) = (self.service, &self.want.from);
+        Some(format!(
+            "nobody may use {service}: here it is for {}, and {from} grants it to {}; \
+             `adit import {service} --from {from} --allow NAMESPACE/SERVICEACCOUNT` says whom it is for, and \
+             `adit export {service} --allow` there whom it is granted to",
+            list(&ours),
+            list(&export.grants),
+        ))
+    }
+
     /// What the other side says; none where nobody tells and something was said before.
     fn verdict(&self, memory: &mut Memory, plan: &mut Plan) -> Option<Verdict> {
         let (service, from) = (self.service, &self.want.from);
@@ -476,6 +504,12 @@ impl One<'_> {
             .entry((service.clone(), from.clone()))
             .or_insert_with(|| Steady::new(before.is_some_and(|c| c.status == "True")));
         plan.wake_at(steady.see(seen, self.now.at));
+        if let Some(export) = told(peers, service, self.want).filter(|_| steady.value())
+            && let Some(message) = self.never_meet(export)
+        {
+            plan.complain(about_service(self.world, service), "NobodyAllowed", &message);
+            return Some(Verdict::bad("NobodyAllowed", message));
+        }
         if steady.value() {
             return Some(Verdict::good("Ready", format!("{from} serves {service}")));
         }

@@ -1,12 +1,11 @@
 //! Link objects: one for each configured link, with what was heard of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use adit_config::cluster::ClusterLink;
 use adit_core::choose::links::dialable;
-use adit_core::name::ClusterName;
 use adit_core::snapshot::{Seed, View};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
@@ -15,7 +14,7 @@ use super::{Change, Memory, Now, Plan, Write, ours};
 use crate::api::{Link, LinkSpec, Status};
 use crate::controller::conditions;
 use crate::controller::exports::Verdict;
-use crate::controller::imports::LeftOut;
+use crate::controller::imports::Imports;
 use crate::controller::readiness::Steady;
 use crate::controller::world::World;
 
@@ -27,15 +26,14 @@ const MOST_ADDRESSES: usize = 16;
 pub(super) fn plan(
     world: &World,
     now: &Now<'_>,
-    left_out: &BTreeMap<ClusterName, LeftOut>,
+    imports: &Imports,
     memory: &mut Memory,
     plan: &mut Plan,
 ) {
     let configured = &now.config.links;
     memory.links.retain(|cluster, _| configured.iter().any(|l| l.cluster == *cluster));
     for link in configured {
-        let left_out = left_out.get(&link.cluster).copied();
-        one(world, now, (link, left_out), memory, plan);
+        one(world, now, (link, imports), memory, plan);
     }
     for (name, stored) in &world.links {
         if !configured.iter().any(|l| l.cluster.as_str() == name) {
@@ -58,7 +56,7 @@ fn learned(view: &View, configured: &[Seed]) -> Vec<SocketAddr> {
 fn one(
     world: &World,
     now: &Now<'_>,
-    (link, left_out): (&ClusterLink, Option<LeftOut>),
+    (link, imports): (&ClusterLink, &Imports),
     memory: &mut Memory,
     plan: &mut Plan,
 ) {
@@ -127,13 +125,20 @@ fn one(
             plan.complain(about(), up.reason, &up.message);
         }
     }
-    fresh = match left_out {
+    fresh = match imports.left_out.get(&link.cluster) {
         None => conditions::clear(&fresh, "TooManyImports"),
         Some(left_out) => {
             let (reason, message) = left_out.verdict(&link.cluster);
             plan.complain(about(), reason, &message);
             let verdict = Verdict::good(reason, message);
             conditions::set(&fresh, "TooManyImports", &verdict, generation, &clock)
+        }
+    };
+    fresh = match imports.unused.get(&link.cluster) {
+        None => conditions::clear(&fresh, "NotImported"),
+        Some(message) => {
+            let verdict = Verdict::good("NotImported", message);
+            conditions::set(&fresh, "NotImported", &verdict, generation, &clock)
         }
     };
     if fresh != conditions {

@@ -86,3 +86,57 @@ async fn backends_of_a_node_that_is_not_announced_serve_nobody() {
     stage.peers.send_replace(Arc::new(peers));
     eventually("told", || stage.import_says("False", "NoBackend")).await;
 }
+
+/// What bank says, with other grants.
+fn granted_to(stage: &Stage, account: &str) {
+    stage.hear(Some(1));
+    let mut peers = (**stage.peers.borrow()).clone();
+    let bank = peers.clusters.values_mut().next().unwrap();
+    let mut view = (*bank.view).clone();
+    let export = view.exports.values_mut().next().unwrap();
+    let grant = WorkloadPattern { service_account: account.parse().unwrap(), ..anybody() };
+    Arc::make_mut(export).grants = vec![grant];
+    bank.view = Arc::new(view);
+    stage.peers.send_replace(Arc::new(peers));
+}
+
+#[tokio::test(start_paused = true)]
+async fn grants_that_never_meet_are_told_with_the_line_that_mends_them() {
+    let rule = "imports:\n  - service: agents/fraud-bot\n    from: bank\n    \
+                allow: [{namespace: agents, serviceAccount: support-bot}]\n";
+    let mut stage = Stage::new(rule);
+    stage.start("one");
+    granted_to(&stage, "audit-bot");
+    eventually("told", || stage.import_says("False", "NobodyAllowed")).await;
+    eventually("an Event", || events(&stage.server, "NobodyAllowed") == 1).await;
+    let import = stage.server.get(IMPORTS, "", "agents.fraud-bot").unwrap();
+    let message = import["status"]["conditions"].to_string();
+    for part in
+        ["for agents/support-bot", "grants it to */audit-bot", "adit import agents/fraud-bot"]
+    {
+        assert!(message.contains(part), "{message}");
+    }
+    granted_to(&stage, "support-bot");
+    eventually("well", || stage.import_says("True", "Ready")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_export_that_nothing_imports_is_named_with_the_line_that_imports_it() {
+    let mut stage = Stage::new("");
+    stage.start("one");
+    stage.hear(Some(1));
+    let said = || stage.condition(LINKS, "bank", "NotImported");
+    eventually("told", || said() == Some(("True".into(), "NotImported".into()))).await;
+    let link = stage.server.get(LINKS, "", "bank").unwrap()["status"].to_string();
+    assert!(link.contains("`adit import agents/fraud-bot --from bank`"), "{link}");
+    // Whoever exports other names all the time has not each of them written.
+    let before = stage.writes().len();
+    for round in 0..20 {
+        stage.hear((round % 2 == 0).then_some(1));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(stage.writes().len() - before <= 2, "{:?}", &stage.writes()[before..]);
+    stage.server.put(CONFIGS, config(IMPORT));
+    stage.hear(Some(1));
+    eventually("not any more", || said().is_none()).await;
+}
