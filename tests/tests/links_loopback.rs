@@ -9,11 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::snapshot::{Class, Link, Seed};
+use adit_tests::identity::Node;
 use adit_tests::sites::{Echo, Running, Site, eventually, local};
-use adit_transport::links::{Links, Settings};
+use adit_transport::endpoint::UdpInheritance;
+use adit_transport::links::{Links, Settings, Stream};
 use adit_transport::{Endpoints, OsNet, Tuning, Worker};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 const SECOND: Duration = Duration::from_secs(1);
 const WORKERS: u8 = 2;
@@ -27,11 +31,19 @@ fn runtimes() -> Vec<Runtime> {
 
 fn bind(runtimes: &[Runtime], site: &Site, other: &Site) -> Endpoints {
     let identity = site.authority.node(site.node(1).as_str(), &[&other.authority]);
+    bind_as(&identity, runtimes, "127.0.0.1:0".parse().unwrap(), None)
+}
+
+fn bind_as(
+    node: &Node,
+    runtimes: &[Runtime],
+    listen: SocketAddr,
+    inherited: Option<UdpInheritance>,
+) -> Endpoints {
     let workers = (0..WORKERS).zip(runtimes).map(|(n, r)| Worker::new(n, r.handle().clone()));
-    let listen: [SocketAddr; 1] = ["127.0.0.1:0".parse().unwrap()];
-    let tls = identity.tls();
-    let (secret, tuning) = (&identity.secret, Tuning::default());
-    Endpoints::bind(Arc::new(OsNet), workers.collect(), &listen, secret, tls, tuning).unwrap()
+    let (workers, tls, tuning) = (workers.collect(), node.tls(), Tuning::default());
+    let net = Arc::new(OsNet);
+    Endpoints::bind_after(net, workers, &[listen], &node.secret, tls, tuning, inherited).unwrap()
 }
 
 fn start(endpoints: Endpoints, site: &Site, other: &Site, seeds: &[SocketAddr], n: u8) -> Running {
@@ -95,4 +107,134 @@ fn streams_of_every_worker_cross_and_a_drain_leaves_nothing() {
     for runtime in ours.into_iter().chain(theirs) {
         runtime.shutdown_timeout(SECOND);
     }
+}
+
+/// What a user sees while bank's process is followed by another: new streams every few milliseconds, and the
+/// link's state.
+#[derive(Debug, Default)]
+struct Seen {
+    failed: Vec<String>,
+    states: BTreeSet<String>,
+    streams: usize,
+}
+
+async fn use_link(edge: &Running, bank: &Site, stop: &CancellationToken) -> Seen {
+    let mut seen = Seen::default();
+    while !stop.is_cancelled() {
+        let asked = timeout(SECOND, edge.echo(bank, &bank.node(1), b"anybody there?")).await;
+        match asked {
+            Ok(Ok(mut stream)) => {
+                stream.send.finish().unwrap();
+                seen.streams += 1;
+            }
+            Ok(Err(error)) => seen.failed.push(error),
+            Err(_) => seen.failed.push("more than a second".to_owned()),
+        }
+        let link = edge.links.status().links.remove(0);
+        seen.states.insert(format!("{:?} {:?}", link.state, link.reason));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    seen
+}
+
+/// A stream that is there before, during and after: says something every ten milliseconds.
+async fn converse(mut stream: Stream, stop: &CancellationToken) -> usize {
+    let mut said = 0;
+    while !stop.is_cancelled() {
+        stream.send.send_all(&[7; 500]).await.unwrap();
+        let mut got = 0;
+        while got < 500 {
+            got += stream.recv.read_chunk(usize::MAX).await.unwrap().expect("an echo").len();
+        }
+        said += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stream.send.finish().unwrap();
+    assert_eq!(stream.recv.read_chunk(usize::MAX).await.unwrap(), None);
+    said
+}
+
+/// `dials`: whether edge knows where to dial bank, or waits to be dialled.
+fn a_process_is_followed(dials: bool) {
+    let (edge, bank) = (Site::new("edge", 1, 1), Site::new("bank", 2, 1));
+    let runtimes = [runtimes(), runtimes(), runtimes()];
+    let e = bind(&runtimes[0], &edge, &bank);
+    let identity = bank.authority.node(bank.node(1).as_str(), &[&edge.authority]);
+    let b1 = bind_as(&identity, &runtimes[1], "127.0.0.1:0".parse().unwrap(), None);
+    let (at_e, at_b) = (e.addresses().to_vec(), b1.addresses().to_vec());
+    let waiting = Runtime::new().unwrap();
+    let _entered = waiting.enter();
+    let edge1 = start(e, &edge, &bank, if dials { &at_b } else { &[] }, 1);
+    let older = start(b1, &bank, &edge, &at_e, 2);
+    waiting.block_on(async {
+        eventually("both know each other", 10 * SECOND, || {
+            edge1.view(&bank).is_some() && older.view(&edge).is_some()
+        })
+        .await;
+        let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+        let node = bank.node(1);
+        let mut long = Vec::new();
+        for _ in 0..50 {
+            long.push(edge1.echo(&bank, &node, b"hello").await.unwrap());
+        }
+        let talking = futures_util::future::join_all(long.into_iter().map(|s| converse(s, &end)));
+        let story = async {
+            // Who is connected for a moment only is not believed.
+            tokio::time::sleep(4 * SECOND).await;
+            let inherited = Some(older.endpoints.bequeath().unwrap());
+            let b2 = bind_as(&identity, &runtimes[2], at_b[0], inherited);
+            let newer = start(b2, &bank, &edge, &at_e, 3);
+            older.endpoints.step_aside();
+            newer.endpoints.resume();
+            let draining = older.links.drain(20 * SECOND);
+            let after = async {
+                tokio::time::sleep(7 * SECOND).await;
+                let connections = edge1.links.status().links.remove(0).connections;
+                let (new, old): (Vec<_>, Vec<_>) =
+                    connections.into_iter().partition(|c| c.peer.boot.0[15] == 3);
+                assert!(new.iter().any(|c| c.passed.is_none() && c.streams == 0), "{new:?}");
+                assert!(old.iter().all(|c| c.passed.is_some()), "{old:?}");
+                assert_eq!(old.iter().map(|c| c.streams).sum::<usize>(), 50, "{old:?}");
+                let served = newer.echo.served().len();
+                stop.cancel();
+                tokio::time::sleep(SECOND).await;
+                end.cancel();
+                served
+            };
+            let (broken, served) = tokio::join!(draining, after);
+            assert_eq!(broken, 0);
+            assert!(served > 100, "{served}");
+            eventually("nothing is left of the old process", 10 * SECOND, || {
+                let connections = edge1.links.status().links.remove(0).connections;
+                connections.iter().all(|c| c.peer.boot.0[15] == 3)
+            })
+            .await;
+            newer
+        };
+        let (seen, said, newer) = tokio::join!(use_link(&edge1, &bank, &stop), talking, story);
+        assert_eq!(seen.failed, Vec::<String>::new(), "of {}", seen.streams);
+        assert!(seen.streams > 500, "{seen:?}");
+        assert_eq!(seen.states.into_iter().collect::<Vec<_>>(), ["Up None"]);
+        assert!(said.iter().all(|said| *said > 300), "{said:?}");
+        let learnt = edge1.view(&bank).unwrap();
+        assert!(learnt.age() < 10 * SECOND);
+        let counted = newer.endpoints.counters();
+        assert!(counted.forwarded > 1000 || !dials, "{counted:?}");
+        assert_eq!(edge1.links.drain(10 * SECOND).await, 0);
+        assert_eq!(newer.links.drain(10 * SECOND).await, 0);
+    });
+    drop((edge1, older));
+    for runtime in runtimes.into_iter().flatten() {
+        runtime.shutdown_timeout(SECOND);
+    }
+}
+
+#[test]
+fn a_process_is_followed_without_a_stream_refused_or_reset() {
+    a_process_is_followed(true);
+}
+
+#[test]
+fn a_process_that_only_dials_is_followed_without_a_stream_refused_or_reset() {
+    a_process_is_followed(false);
 }

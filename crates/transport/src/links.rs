@@ -5,7 +5,7 @@
 //! * one connection: [`hello`] (who is there), [`session`] (from hello to end), [`accept`],
 //!   [`misuse`] (what its peer opens in vain);
 //! * all connections: [`register`] of [`conn`] (which there are), [`seats`] (how many there may be),
-//!   [`pool`] (which one a stream takes), [`drain`];
+//!   [`pool`] (which one a stream takes), [`drain`], [`successor`] (a node's next process);
 //! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`losses`] (what was lost),
 //!   both in [`recent`] (how much of it is kept), [`standing`] (what is kept);
 //! * state: [`feeds`] (what we tell), [`publish`] (telling it), [`learn`] (hearing it), [`allowance`] (how
@@ -37,6 +37,7 @@ mod session;
 mod shared;
 mod standing;
 mod status;
+mod successor;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -130,8 +130,14 @@ async fn read(receiver: tokio::net::UnixDatagram, legs: Vec<Arc<Leg>>) {
     }
 }
 
-impl Shared {
+impl Endpoints {
     /// Whether another process reads the listening sockets.
+    pub(crate) fn is_aside(&self) -> bool {
+        self.0.is_aside()
+    }
+}
+
+impl Shared {
     pub(super) fn is_aside(&self) -> bool {
         self.aside.load(Ordering::Acquire)
     }

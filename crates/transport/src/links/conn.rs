@@ -48,6 +48,8 @@ struct Use {
     standing: bool,
     /// How many datagrams had come when its node was found to have fallen silent.
     silent: Option<u64>,
+    /// Whether its peer's successor is waited for.
+    awaiting: bool,
 }
 
 /// What a connection is doing, for status.
@@ -90,6 +92,7 @@ impl Conn {
             last: now,
             standing: false,
             silent: None,
+            awaiting: false,
         };
         Arc::new(Self {
             quic,
@@ -177,6 +180,11 @@ impl Conn {
     pub(super) fn leave(&self, code: Code) {
         lock(&self.using).leaving.get_or_insert(code);
         self.left.notify_one();
+    }
+
+    /// Its peer's successor is waited for from here on; says whether it was not before.
+    pub(super) fn await_successor(&self) -> bool {
+        !std::mem::replace(&mut lock(&self.using).awaiting, true)
     }
 
     /// Whether it is kept for its own sake from here on.

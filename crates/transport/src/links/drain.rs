@@ -16,19 +16,21 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long the ends of connections may take to be heard, and tasks to notice.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// What a node that drains says on every connection.
-pub(super) fn go_away() -> Control {
-    let retry_after_ms = u64::try_from(RETRY_AFTER.as_millis()).unwrap_or(u64::MAX);
-    Control::GoAway { code: Code::Draining, retry_after_ms }
-}
-
 impl Shared {
+    /// What a node that drains says on every connection. Where a successor serves already, peers are to come
+    /// at once: see [`super::successor`].
+    pub(super) fn go_away(&self) -> Control {
+        let wait = if self.endpoints.is_aside() { Duration::ZERO } else { RETRY_AFTER };
+        let retry_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        Control::GoAway { code: Code::Draining, retry_after_ms }
+    }
+
     /// See [`super::Links::drain`].
     pub(super) async fn drain(self: &Arc<Self>, within: Duration) -> usize {
         self.work.stages.draining.cancel();
         self.endpoints.drain();
         for (conn, _) in self.register.all() {
-            conn.tell(go_away());
+            conn.tell(self.go_away());
             self.register.leave(&conn, Code::Draining);
         }
         let deadline = Instant::now() + within;

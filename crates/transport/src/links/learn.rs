@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::allowance::Allowance;
-use super::conn::{InUse, What};
+use super::conn::{Conn, InUse, What};
 use super::messages::Messages;
 use super::shared::Shared;
 use super::views::{LinkView, STALE};
@@ -185,13 +185,13 @@ impl Learner {
     /// Hears one source until there is a reason to leave it.
     async fn follow(&mut self, source: &Source) -> Left {
         let shared = Arc::clone(&self.shared);
-        let (mut send, mut messages, replica, _using) = match self.subscribe(source).await {
+        let (mut send, mut messages, replica, using) = match self.subscribe(source).await {
             Ok(subscribed) => subscribed,
             Err(code) => return Left::Ended(code),
         };
         let until = Instant::now() + FIRST;
         let mut hearing = Hearing { replica, heard: false, waiting: None, until };
-        let mut left = self.hear(source, &mut messages, &mut hearing).await;
+        let mut left = self.hear(source, using.conn(), &mut messages, &mut hearing).await;
         // What was said before the end is true nevertheless.
         if self.hand_on(source, &mut hearing.waiting).is_err() && left == Left::Better {
             left = Left::Stale;
@@ -233,6 +233,7 @@ impl Learner {
     async fn hear(
         &mut self,
         source: &Source,
+        on: &Conn,
         messages: &mut Messages<Option<Heard>>,
         hearing: &mut Hearing,
     ) -> Left {
@@ -269,7 +270,10 @@ impl Learner {
                     }
                 }
                 () = changes.wait() => {
-                    if self.is_outdone(source) {
+                    // The source's next process knows better than one that has handed over.
+                    let is_followed =
+                        on.is_leaving().is_some() && self.shared.register.is_followed(on);
+                    if is_followed || self.is_outdone(source) {
                         return Left::Better;
                     }
                 }

@@ -21,6 +21,10 @@ use super::{OpenError, Stream};
 use crate::endpoint;
 use crate::stream::SendStream;
 
+/// Dials that one stream waits for. The first may meet a process that hands over at that moment; its
+/// successor answers the next.
+const DIALS: usize = 2;
+
 /// A stream that is to be opened.
 struct Wish {
     node: Node,
@@ -46,8 +50,13 @@ impl Shared {
         let mut refused = None;
         if !choices.first().is_some_and(|c| c.lane) {
             // A dial that fails leaves what there is of the other lane.
-            refused = self.dial(&wish).await.err().map(OpenError::from);
-            choices = self.choices(&wish);
+            for _ in 0..DIALS {
+                refused = self.dial(&wish).await.err().map(OpenError::from);
+                choices = self.choices(&wish);
+                if refused.is_some() || !choices.is_empty() {
+                    break;
+                }
+            }
         } else if !choices.first().is_some_and(|c| c.own) && self.may_dial(&wish.node) {
             // Nobody waits for it: it is for the streams to come.
             drop(self.fly(&wish.flight()));

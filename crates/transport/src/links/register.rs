@@ -216,6 +216,14 @@ impl Register {
         dialled
     }
 
+    /// Whether another process of the connection's node takes new streams.
+    pub(super) fn is_followed(&self, conn: &Conn) -> bool {
+        let peer = &conn.peer;
+        let clusters = lock(&self.clusters);
+        let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.all.get(&peer.node));
+        all.is_some_and(|all| all.iter().any(|c| c.peer.boot != peer.boot && c.candidate().lives()))
+    }
+
     /// The connections that a stream to this node may take, best first.
     pub(super) fn choices(
         &self,

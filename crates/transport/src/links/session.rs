@@ -64,7 +64,7 @@ pub(super) fn begin(
     shared.close_if_unlinked(&shared.now(), &conn);
     shared.close_if_disbelieved(&conn);
     if shared.work.stages.draining.is_cancelled() {
-        conn.tell(super::drain::go_away());
+        conn.tell(shared.go_away());
         shared.register.leave(&conn, Code::Draining);
     }
     let session =
@@ -156,8 +156,11 @@ impl Shared {
 
     /// The peer said that it takes nothing new on a connection. Said again it is no news: it neither wakes
     /// anybody nor has us stay away for longer.
-    fn leaves(&self, conn: &Conn, code: Code, retry_after: Duration) {
+    fn leaves(self: &Arc<Self>, conn: &Arc<Conn>, code: Code, retry_after: Duration) {
         if conn.is_leaving().is_some() {
+            return;
+        }
+        if code == Code::Draining && retry_after.is_zero() && self.meet_successor(conn) {
             return;
         }
         let key = conn.node();
@@ -177,7 +180,9 @@ impl Shared {
         let key = conn.node();
         let is_announced = self.is_announced(&key);
         let dialled = self.register.fell_silent(conn, closed, is_announced);
-        if dialled || conn.peer.dialled {
+        // A process that had handed over has died: its successor lives.
+        let has_other = self.register.is_followed(conn);
+        if (dialled || conn.peer.dialled) && !has_other {
             let text = format!("node {} of {} fell silent a moment ago", key.1, key.0);
             let failure = DialFailure { code: Code::LinkDown, text };
             self.work.dials.remember(&key, is_announced, failure);

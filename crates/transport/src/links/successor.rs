@@ -1,0 +1,61 @@
+//! A peer's process that goes away while its successor serves already: the new one is met before the old
+//! one is left, so that neither a stream nor the link's status ever finds the node without a connection.
+//!
+//! A go-away that asks for no pause says so. The old process serves what is opened meanwhile. A peer that
+//! says it of a connection just made is not believed: it could have us dial without end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use tokio::time::timeout;
+
+use super::conn::Conn;
+use super::dials::Flight;
+use super::shared::Shared;
+
+/// How long a connection goes on taking streams while its peer's successor is not met.
+const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection must have lived for so long that its successor is dialled for it.
+const SETTLED_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Shared {
+    /// Begins to look for the successor of a connection's process, and leaves the connection once it is met or
+    /// has not been for a while. `false` where it is to be left now.
+    pub(super) fn meet_successor(self: &Arc<Self>, conn: &Arc<Conn>) -> bool {
+        if self.register.is_followed(conn) || conn.since.elapsed() < SETTLED_TIMEOUT {
+            return false;
+        }
+        if conn.await_successor() {
+            let (shared, conn) = (Arc::clone(self), Arc::clone(conn));
+            self.work.tasks.spawn_on(shared.leave_for_successor(conn), &self.work.control);
+        }
+        true
+    }
+
+    async fn leave_for_successor(self: Arc<Self>, conn: Arc<Conn>) {
+        let key = conn.node();
+        let mut changes = self.register.bell_of(&key.0);
+        let meeting = async {
+            if self.may_dial(&key) {
+                let worker = conn.quic.worker().index();
+                let flight = Flight { node: key.clone(), lane: conn.peer.lane, worker };
+                // What it came to shows in the register.
+                self.fly(&flight).ended().await;
+            }
+            // It may dial us, too.
+            while !self.register.is_followed(&conn) && changes.changed().await.is_ok() {}
+        };
+        let ended = self.work.stages.ended.clone();
+        let met = async {
+            tokio::select! {
+                _ = timeout(SUCCESSOR_TIMEOUT, meeting) => {}
+                _ = conn.quic.closed() => {}
+            }
+        };
+        if ended.run_until_cancelled(met).await.is_some() {
+            let is_announced = self.is_announced(&key);
+            self.register.peer_leaves(&conn, Code::Draining, is_announced);
+        }
+    }
+}
