@@ -5,6 +5,7 @@
 //! * [`streams`]: which connection a stream takes, and what happens to it when connections come and go;
 //! * [`denied`]: whom the deny list ends, and when;
 //! * [`losses`]: what is said of a link that lost a connection;
+//! * [`doubled`]: two processes that have one name;
 //! * [`hostile`]: peers that are not what they say, or speak out of turn;
 //! * [`seats`]: peers that make more connections than anybody needs;
 //! * [`floods`]: peers that say too much.
@@ -15,6 +16,8 @@
 mod denied;
 #[path = "links/dialling.rs"]
 mod dialling;
+#[path = "links/doubled.rs"]
+mod doubled;
 #[path = "links/floods.rs"]
 mod floods;
 #[path = "links/hostile.rs"]

@@ -13,6 +13,7 @@ use adit_core::code::Code;
 use serde::{Deserialize, Serialize};
 
 pub mod build;
+pub mod doubled;
 pub mod links;
 pub mod problems;
 pub mod services;

@@ -5,7 +5,8 @@
 //! * one connection: [`hello`] (who is there), [`session`] (from hello to end), [`accept`],
 //!   [`misuse`] (what its peer opens in vain);
 //! * all connections: [`register`] of [`conn`] (which there are), [`seats`] (how many there may be),
-//!   [`pool`] (which one a stream takes), [`drain`], [`successor`] (a node's next process);
+//!   [`pool`] (which one a stream takes), [`drain`], [`successor`] (a node's next
+//!   process), [`doubled`] (one that has two);
 //! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`losses`] (what was lost),
 //!   both in [`recent`] (how much of it is kept), [`standing`] (what is kept);
 //! * state: [`feeds`] (what we tell), [`publish`] (telling it), [`learn`] (hearing it), [`allowance`] (how
@@ -19,6 +20,7 @@ mod allowance;
 mod conn;
 mod dial;
 mod dials;
+mod doubled;
 mod drain;
 mod feeds;
 mod hello;

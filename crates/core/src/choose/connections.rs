@@ -45,7 +45,7 @@ pub enum Passed {
     Draining,
     /// The node has fallen silent: this one will end like another with it did, a little later.
     Silent,
-    /// The node was started again since: a later connection has another boot ID.
+    /// The node was started again since: another boot ID was seen first after this one's.
     OlderBoot,
     /// A later connection of the same boot ID, lane, dialler and slot took its place.
     Replaced,
@@ -55,7 +55,7 @@ pub enum Passed {
 /// which they were made, and holds only those that live.
 #[must_use]
 pub fn passed(all: &[Candidate]) -> Vec<Option<Passed>> {
-    let newest = all.iter().rev().find(|c| c.lives()).map(|c| c.boot);
+    let newest = newest(all);
     let mut later = BTreeSet::new();
     let mut judge = |c: &Candidate| {
         let is_last = !c.lives() || later.insert((c.lane, c.dialled, c.slot, c.boot));
@@ -70,6 +70,18 @@ pub fn passed(all: &[Candidate]) -> Vec<Option<Passed>> {
     let mut passed: Vec<Option<Passed>> = all.iter().rev().map(&mut judge).collect();
     passed.reverse();
     passed
+}
+
+/// The boot that came last, of those that live: a process that connects again is not newer for it, so that
+/// two at once (a hand-over, a copied identity) do not take each other's streams in turns.
+fn newest(all: &[Candidate]) -> Option<[u8; 16]> {
+    let living: BTreeSet<[u8; 16]> = all.iter().filter(|c| c.lives()).map(|c| c.boot).collect();
+    if living.len() < 2 {
+        return living.first().copied();
+    }
+    let mut met = BTreeSet::new();
+    let firsts = all.iter().map(|c| c.boot).filter(|boot| met.insert(*boot));
+    firsts.filter(|boot| living.contains(boot)).last()
 }
 
 /// The connections that a stream may take, best first, as indices into `all`: of its lane before the

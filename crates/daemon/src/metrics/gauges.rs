@@ -8,7 +8,7 @@ use adit_transport::endpoint::Counters;
 use super::page::Kind::{Counter, Gauge};
 use super::page::{Family, Page};
 use super::process::Process;
-use crate::status::{BackendState, LinkState, Severity, Status};
+use crate::status::{BackendState, LinkState, Severity, Status, doubled};
 
 macro_rules! families {
     ($($name:ident = $text:literal, $kind:ident, $unit:literal, [$($label:literal),*], $help:literal;)*) => {
@@ -34,6 +34,7 @@ families! {
     LOG_DROPPED = "adit_log_dropped_lines_total", Counter, "count", [], "Lines of the log that were dropped because its reader was too slow";
     LINK_UP = "adit_link_up", Gauge, "", ["link"], "Whether the link can be used; a degraded one can";
     LINK_DEGRADED = "adit_link_degraded", Gauge, "", ["link"], "Whether the link is in use with something missing";
+    LINK_DOUBLED = "adit_link_doubled_nodes", Gauge, "count", ["link"], "Nodes of the other cluster whose name two living processes have";
     VIEW_AGE = "adit_link_view_age_seconds", Gauge, "seconds", ["link"], "How old this node's view of the other cluster is; absent without one";
     RTT = "adit_link_rtt_seconds", Gauge, "seconds", ["link"], "The least round-trip time among the link's connections; absent without one";
     IMPORT_READY = "adit_import_ready", Gauge, "", ["service", "port"], "Whether a connection to the import made now would be carried";
@@ -144,6 +145,8 @@ fn links(page: &mut Page, status: &Status) {
     page.family(&LINK_UP, all().map(|l| ([l.cluster.as_str()], flag(up(l.state)))));
     let degraded = |s| s == LinkState::Degraded;
     page.family(&LINK_DEGRADED, all().map(|l| ([l.cluster.as_str()], flag(degraded(l.state)))));
+    let twice = all().map(|l| ([l.cluster.as_str()], doubled::count(l) as f64));
+    page.family(&LINK_DOUBLED, twice);
     let age =
         all().filter_map(|l| Some(([l.cluster.as_str()], l.view.as_ref()?.age_seconds as f64)));
     page.family(&VIEW_AGE, age);

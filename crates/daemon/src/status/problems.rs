@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::doubled;
 use super::{BackendState, ExportPort, InVain, LeftOut, Link, LinkState, Reason, Status, Streams};
 
 /// Something that a person should look at.
@@ -48,6 +49,12 @@ pub fn find(status: &Status) -> Vec<Problem> {
     node(status, &mut add);
     for l in &status.links {
         link(l, &mut add);
+        if let Some(sentence) = doubled::complaint(&l.cluster, &l.nodes) {
+            add(Severity::Error, format!("link {}", l.cluster), "node-doubled", sentence);
+        }
+    }
+    if let Some(sentence) = doubled::complaint("this cluster", &status.siblings) {
+        add(Severity::Error, "siblings".into(), "node-doubled", sentence);
     }
     for entry in status.denied.iter().filter(|entry| entry.this_node) {
         let sentence = format!("this node is on the deny list ({}): others refuse it", entry.entry);

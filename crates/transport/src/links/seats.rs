@@ -27,8 +27,6 @@ const WORKERS: usize = 16;
 
 /// How often an announced node without a connection is let in although its cluster's nodes connect too often.
 const RETURN_INTERVAL: Duration = Duration::from_secs(5);
-/// Processes of one node that live at once: the newest, and those that finish what they carry.
-const GENERATIONS: usize = 3;
 
 /// All seats.
 #[derive(Debug)]
@@ -208,8 +206,9 @@ impl Shared {
         self.endpoints.workers().len().max(WORKERS) * parallel
     }
 
-    /// With one node there may be both lanes' connections, in as many generations as may live at once.
+    /// With one node there may be both lanes' connections, in two generations; with more of them where it has
+    /// fewer workers than [`WORKERS`], as most have.
     fn bounds(&self) -> Bounds {
-        Bounds { all: self.local.settings.connections, node: self.slots() * 2 * GENERATIONS }
+        Bounds { all: self.local.settings.connections, node: self.slots() * 2 * 2 }
     }
 }

@@ -48,6 +48,8 @@ struct Supervisor {
     seen: Option<Arc<Snapshot>>,
     /// When the endpoints were told last where peers are.
     told_addresses: Option<Instant>,
+    /// When it was said of a cluster last that one of its nodes has two processes.
+    warned: BTreeMap<ClusterName, Instant>,
 }
 
 /// Keeps all links of a node until it drains.
@@ -63,6 +65,7 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
         learners: BTreeMap::new(),
         seen: None,
         told_addresses: None,
+        warned: BTreeMap::new(),
     };
     loop {
         snapshot.mark_unchanged();
@@ -118,6 +121,7 @@ impl Supervisor {
         if self.told_addresses.is_none_or(|at| at.elapsed() >= ADDRESSES_INTERVAL) {
             self.told_addresses = Some(Instant::now());
             shared.tell_addresses(&now);
+            shared.warn_of_doubled(&mut self.warned);
         }
         let mut targets = BTreeSet::new();
         for link in now.links.values() {

@@ -46,6 +46,17 @@ fn a_draining_newcomer_does_not_end_what_was_there() {
 }
 
 #[test]
+fn of_two_processes_that_both_go_on_the_one_that_came_last_stays_the_newer() {
+    let (old, new) = (candidate(OLD, true, 0), candidate(NEW, true, 0));
+    let again = candidate(OLD, false, 0);
+    let older = Some(Passed::OlderBoot);
+    assert_eq!(passed(&[old, new, again]), [older, None, older]);
+    let unused = Candidate { draining: true, ..new };
+    let all = [old, unused, again, candidate(NEW, false, 0)];
+    assert_eq!(passed(&all), [older, Some(Passed::Draining), older, None]);
+}
+
+#[test]
 fn what_has_fallen_silent_takes_nothing_and_stands_in_nobodys_way() {
     let silent = |dialled| Candidate { silent: true, ..candidate(OLD, dialled, 0) };
     assert_eq!(passed(&[silent(true), silent(false)]), [Some(Passed::Silent); 2]);
@@ -101,7 +112,9 @@ fn slots_are_the_workers_own_and_a_lost_ones_is_taken_again() {
 
 /// What [`passed`] must say, in the words of its reasons, however long that takes.
 fn passed_in_words(all: &[Candidate]) -> Vec<Option<Passed>> {
-    let newest = all.iter().rev().find(|c| c.lives()).map(|c| c.boot);
+    let since = |boot| all.iter().position(|c| c.boot == boot);
+    let living = all.iter().filter(|c| c.lives()).map(|c| c.boot);
+    let newest = living.max_by_key(|boot| since(*boot));
     let like = |c: &Candidate| (c.boot, c.lane, c.dialled, c.slot);
     let judge = |(n, c): (usize, &Candidate)| match () {
         () if c.draining => Some(Passed::Draining),
