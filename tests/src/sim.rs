@@ -28,6 +28,8 @@ use crate::sites::{Site, eventually};
 pub const SUPPORT: &str = "10.244.1.10:40000";
 /// Who is known and may not.
 pub const INTERN: &str = "10.244.1.66:40000";
+/// Of another namespace; who may use the import where [`Plan::allow`] says so.
+pub const VANDAL: &str = "10.244.1.77:40000";
 /// Of whom nobody knows.
 pub const NOBODY: &str = "10.244.1.99:40000";
 
@@ -87,6 +89,7 @@ imports:
 workloads:
   - {{address: 10.244.1.10, namespace: agents, serviceAccount: support-bot}}
   - {{address: 10.244.1.66, namespace: agents, serviceAccount: intern-bot}}
+  - {{address: 10.244.1.77, namespace: vandals, serviceAccount: support-bot}}
 "#,
             self.head("edge", 1, n, self.nodes.0),
             seeds.join(", "),

@@ -279,7 +279,7 @@ mod tests {
         publisher.update(view);
         let mut bytes = BytesMut::new();
         let mark = Message::Mark { sequence: 1, age_ms: 0, lost: false };
-        publisher.since(None).iter().chain([&mark]).for_each(|m| m.encode(&mut bytes));
+        publisher.since(None).chain([mark]).for_each(|m| m.encode(&mut bytes));
         let (mut rest, mut last) = (&bytes[..], None);
         while let Some((heard, taken)) = Heard::decode(rest).unwrap() {
             rest = &rest[taken..];

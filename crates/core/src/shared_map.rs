@@ -270,6 +270,39 @@ impl<K, V> fmt::Debug for Entries<'_, K, V> {
     }
 }
 
+/// The entries of a map that is gone, or changed meanwhile: a copy that is walked through costs its chunks as
+/// they were, and nothing for each entry.
+#[derive(Debug)]
+pub struct OwnedEntries<K, V> {
+    chunks: Arc<Vec<Chunk<K, V>>>,
+    chunk: usize,
+    at: usize,
+}
+
+impl<K: Clone, V: Clone> Iterator for OwnedEntries<K, V> {
+    type Item = (K, V);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let chunk = self.chunks.get(self.chunk)?;
+            if let Some(entry) = chunk.get(self.at) {
+                self.at += 1;
+                return Some(entry.clone());
+            }
+            (self.chunk, self.at) = (self.chunk + 1, 0);
+        }
+    }
+}
+
+impl<K: Clone, V: Clone> IntoIterator for SharedMap<K, V> {
+    type Item = (K, V);
+    type IntoIter = OwnedEntries<K, V>;
+
+    fn into_iter(self) -> OwnedEntries<K, V> {
+        OwnedEntries { chunks: self.chunks, chunk: 0, at: 0 }
+    }
+}
+
 /// What differs between two maps, in order of key: the newer value, or none where there is none any more.
 pub struct Changes<'a, K, V> {
     old: Place<'a, K, V>,

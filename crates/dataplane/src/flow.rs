@@ -6,6 +6,7 @@
 //! (outbound) or as the peer asserts it (inbound, and marked so).
 
 mod log_limit;
+mod vain;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -16,14 +17,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName, ServiceName};
+use adit_core::name::{ClusterName, Namespace, NodeName, ServiceName};
 use adit_core::policy::{Permit, Source, Target};
+use adit_core::spiffe::Workload;
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use tokio::time::Instant;
 
 use self::log_limit::LogLimit;
+use self::vain::VainStreams;
 use crate::shares::{Places, Taken};
 
 /// Which way a flow's connection was opened, as seen from this node.
@@ -142,6 +145,7 @@ struct Shared {
     places: Places,
     table: Mutex<Table>,
     log_limit: LogLimit,
+    vain: VainStreams,
 }
 
 /// Who opened a flow, as far as its share of the places goes.
@@ -212,8 +216,8 @@ impl Flows {
     /// None yet; more than there are places for are refused.
     #[must_use]
     pub fn new(places: Places) -> Self {
-        let (table, log_limit) = (Mutex::default(), LogLimit::new());
-        Self(Arc::new(Shared { places, table, log_limit }))
+        let (table, log_limit, vain) = (Mutex::default(), LogLimit::new(), VainStreams::new());
+        Self(Arc::new(Shared { places, table, log_limit, vain }))
     }
 
     /// Begins the record of a new flow.
@@ -301,6 +305,23 @@ impl Flow {
     pub(crate) fn admit_workload(&mut self, from: IpAddr) -> Result<(), Failure> {
         let taken = self.count_for(Opener::Workload(from.to_canonical()));
         self.flows.0.places.admit_workload(taken)
+    }
+
+    /// Refuses a flow whose workload opens too many in vain. Only once it is known which that is.
+    ///
+    /// # Errors
+    /// [`Code::OverLimit`].
+    pub(crate) fn admit_source(&self, to: &ClusterName, source: &Workload) -> Result<(), Failure> {
+        self.flows.0.vain.admit(&(to.clone(), source.namespace.clone()))
+    }
+
+    /// Which cluster took this for a stream in vain, if one did, and of which namespace's.
+    fn vain_of(&self) -> Option<(ClusterName, Namespace)> {
+        let (cluster, _) = self.peer.as_ref().filter(|_| self.direction == Direction::Outbound)?;
+        let unanswered = self.received.bytes() == 0;
+        let in_vain = unanswered && vain::is_in_vain(self.code(), self.started.elapsed());
+        let source = self.source.as_ref().filter(|_| in_vain)?;
+        Some((cluster.clone(), source.workload.namespace.clone()))
     }
 
     /// Counts the flow among those that nodes of `cluster` have begun, and refuses it if there are too many:
@@ -395,6 +416,9 @@ impl Drop for Flow {
     fn drop(&mut self) {
         let (direction, code) = (self.direction, self.code());
         let duration = self.started.elapsed();
+        if let Some(debtor) = self.vain_of() {
+            self.flows.0.vain.note(&debtor);
+        }
         let mut table = self.flows.table();
         table.open -= 1;
         table.inbound -= usize::from(direction == Direction::Inbound);

@@ -156,7 +156,8 @@ fn resolve(now: &Snapshot, local: SocketAddr) -> Result<(&Import, Target), Failu
     Ok((import, target))
 }
 
-/// Asks policy, ours and what of the exporting side's has travelled here.
+/// Asks policy, ours and what of the exporting side's has travelled here, and refuses whose streams come to
+/// nothing too often.
 fn authorize(
     now: &Snapshot,
     import: &Import,
@@ -166,7 +167,9 @@ fn authorize(
 ) -> Result<Permit, Failure> {
     let cluster = now.this.cluster.clone();
     flow.source = Some(policy::Source { cluster, workload: workload.clone() });
-    Ok(policy::authorize_outbound(now, import, target, workload)?)
+    let permit = policy::authorize_outbound(now, import, target, workload)?;
+    flow.admit_source(&import.from, workload)?;
+    Ok(permit)
 }
 
 /// Picks the nodes to try: those with a ready backend, by weight.

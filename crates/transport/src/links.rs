@@ -59,7 +59,7 @@ use self::conn::InUse;
 pub use self::dials::DialRecord;
 pub use self::local::{Clock, Local, Random, Settings};
 pub use self::metrics::describe as describe_metrics;
-pub use self::misuse::MisuseStatus;
+pub use self::misuse::{MisuseStatus, NEVER_ASKED_WITHIN};
 use self::shared::{Known, Shared, Stages, Work};
 pub use self::status::{ConnectionStatus, LinkState, LinkStatus, Status};
 pub use self::views::LinkView;

@@ -78,7 +78,8 @@ pub struct Admission {
     /// parts; strangers get no more than what is left.
     pub reserved: usize,
     /// How fast handshakes may begin, over all endpoints, that hold no reserved place. Each takes a
-    /// millisecond or two of a processor: all that this lets strangers take is a tenth of one.
+    /// millisecond or two of a processor: all that this lets strangers take is a tenth of one. It is less
+    /// than what ends in [`Admission::timeout`], so that places are never all taken for long.
     pub strangers: Allowance,
     /// How fast one cluster's may begin that hold a place of its part: its nodes may all come back at once.
     pub known: Allowance,
@@ -168,8 +169,9 @@ impl Default for Tuning {
             admission: Admission {
                 retry_above: 128,
                 handshakes: 1024,
-                reserved: 512,
-                strangers: Allowance { burst: 1024, per_second: 64 },
+                // Each costs some 80 KiB (measured): strangers have 20 MiB at most.
+                reserved: 768,
+                strangers: Allowance { burst: 256, per_second: 48 },
                 known: Allowance { burst: 1024, per_second: 32 },
                 per_source: 64,
                 waiting: 1024,

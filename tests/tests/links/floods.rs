@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use adit_core::code::Code;
 use adit_core::policy::{Pattern, WorkloadPattern};
-use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, ReadyCounts};
+use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, ReadyCounts, Snapshot};
 use adit_core::wire::control::Control;
-use adit_core::wire::state::{MESSAGE_COST, Message, WHOLE_VIEW_COST};
+use adit_core::wire::state::{MESSAGE_COST, Message, Subscribe, WHOLE_VIEW_COST};
 use adit_tests::sites::eventually;
 use bytes::BytesMut;
 
@@ -147,6 +148,43 @@ async fn messages_that_are_skipped_cost_a_peer_as_much_as_others() {
     let least = (times * (MESSAGE_COST + skipped.len())) as f64 / f64::from(1 << 20);
     let took = began.elapsed().as_secs_f64();
     assert!(took > 0.8 * least && took < least + 2.0, "{took} s of {least} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_subscribes_and_takes_nothing_is_given_up_after_a_while() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    // More to tell than fits any window.
+    e1.snapshot.send_modify(|now| {
+        let mut more = Snapshot::clone(now);
+        let one = Arc::clone(more.exports.first_key_value().unwrap().1);
+        let named = |n| {
+            let mut export = (*one).clone();
+            export.service = service(n);
+            (export.service.clone(), Arc::new(export))
+        };
+        more.exports = (0..9000).map(named).collect();
+        *now = Arc::new(more);
+    });
+    tokio::time::sleep(SECOND).await;
+    let quic = stranger.dial(&edge).await;
+    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let mut subscribe = BytesMut::from(&[1][..]);
+    Message::Subscribe(Subscribe { cluster: edge.name.clone(), have: None }).encode(&mut subscribe);
+    let (_send, mut recv) = open(&quic, &subscribe).await;
+    tokio::time::sleep(14 * SECOND).await;
+    let ended = async {
+        loop {
+            match recv.read_chunk(1 << 20).await {
+                Ok(Some(_)) => {}
+                Ok(None) => break None,
+                Err(error) => break Some(error.code()),
+            }
+        }
+    };
+    let ended = tokio::time::timeout(5 * SECOND, ended).await;
+    assert_eq!(ended, Ok(Some(Code::HeaderTimeout)), "what waits for it is held here");
+    assert!(quic.is_closed().is_none());
 }
 
 #[tokio::test(start_paused = true)]

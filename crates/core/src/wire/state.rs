@@ -36,7 +36,7 @@ pub mod size;
 
 pub use message::{Heard, Message, Subscribe};
 pub use omissions::{Omission, Omissions, RecordKey};
-pub use publisher::Publisher;
+pub use publisher::{News, Publisher};
 pub use replica::Replica;
 
 /// The longest message, in bytes of fields: an export with ready backends on some 3,000 nodes.

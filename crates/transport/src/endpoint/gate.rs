@@ -1,6 +1,6 @@
 //! Who is let in to a handshake: places, and how fast they may be taken.
 //!
-//! Half of the places are reserved for addresses at which a linked cluster's nodes are known to be, in a
+//! Most of the places are reserved for addresses at which a linked cluster's nodes are known to be, in a
 //! part for each cluster, so that neither strangers nor one of the clusters keep the others out. Anybody
 //! may claim any address; so a reserved place is for who has proved his, and whoever could get one is
 //! asked to. A handshake costs a millisecond or two of a processor, so what is begun in a second is
@@ -50,8 +50,9 @@ struct State {
     unproved: usize,
     /// Those that hold no reserved place.
     common: usize,
-    common_pace: Pace,
+    /// Of those, how fast they may begin: for peers that have not proved their address, and for those who have.
     unproved_pace: Pace,
+    proved_pace: Pace,
     shares: Shares,
     /// Of those that are proved, how many are from each network.
     sources: HashMap<IpAddr, usize>,
@@ -194,33 +195,40 @@ impl State {
         let lot = self.shares.knock(ip, now);
         let half = bounds.handshakes.saturating_sub(bounds.reserved) / 2;
         let part = (half / self.shares.sharers() as usize).max(1);
-        if (self.common >= half && same >= part) || !self.take_common(now, bounds) {
+        if !self.is_free(bounds) || (self.common >= half && same >= part) {
             return false;
         }
-        let is_due = self.shares.take(lot, now, bounds.strangers);
-        if !is_due {
-            self.common -= 1;
-            self.common_pace.give_back(bounds.strangers);
+        let allowed = part_of(bounds.strangers);
+        if !self.proved_pace.take(now, allowed) {
+            return false;
+        }
+        let is_due = self.shares.take(lot, now, allowed);
+        if is_due {
+            self.common += 1;
+        } else {
+            self.proved_pace.give_back(allowed);
         }
         is_due
     }
 
-    /// Takes a place that is for anybody, for one who may be anywhere: of a quarter of what may be begun, so
-    /// that those who have proved where they are have theirs.
+    /// Takes a place that is for anybody, for one who may be anywhere: of what may be begun those who have
+    /// proved where they are have their own half.
     fn take_unproved(&mut self, now: Duration, bounds: &Admission) -> bool {
-        let Allowance { burst, per_second } = bounds.strangers;
-        let quarter = Allowance { burst: burst / 4, per_second: per_second / 4 };
-        self.unproved_pace.take(now, quarter) && self.take_common(now, bounds)
-    }
-
-    /// Takes a place that is for anybody.
-    fn take_common(&mut self, now: Duration, bounds: &Admission) -> bool {
-        let most = bounds.handshakes.saturating_sub(bounds.reserved).max(1);
-        let free = self.common < most && self.all < bounds.handshakes;
-        let taken = free && self.common_pace.take(now, bounds.strangers);
+        let taken = self.is_free(bounds) && self.unproved_pace.take(now, part_of(bounds.strangers));
         self.common += usize::from(taken);
         taken
     }
+
+    /// Whether there is a place that is for anybody.
+    fn is_free(&self, bounds: &Admission) -> bool {
+        let most = bounds.handshakes.saturating_sub(bounds.reserved).max(1);
+        self.common < most && self.all < bounds.handshakes
+    }
+}
+
+/// What those have who have proved where they are, and those who have not.
+fn part_of(Allowance { burst, per_second }: Allowance) -> Allowance {
+    Allowance { burst: burst.div_ceil(2), per_second: per_second.div_ceil(2) }
 }
 
 impl Known {

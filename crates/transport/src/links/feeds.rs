@@ -12,7 +12,7 @@ use adit_core::announce::{self, Announcement};
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
 use adit_core::snapshot::{Snapshot, View};
-use adit_core::wire::state::{Message, Omissions, Publisher};
+use adit_core::wire::state::{News, Omissions, Publisher};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -68,7 +68,7 @@ impl Feed {
     }
 
     /// What a subscriber at `have` does not know yet, and where it is then.
-    pub(super) fn since(&self, have: Option<(u64, u64)>) -> (Vec<Message>, (u64, u64)) {
+    pub(super) fn since(&self, have: Option<(u64, u64)>) -> (News, (u64, u64)) {
         let publisher = lock(&self.publisher);
         (publisher.since(have), publisher.position())
     }

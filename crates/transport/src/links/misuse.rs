@@ -30,7 +30,7 @@ const ALLOWED_OF_CONNECTION: Allowance = Allowance { burst: 2000, per_second: 50
 const ALLOWED_OF_CLUSTER: Allowance = Allowance { burst: 8000, per_second: 2000 };
 /// Within this a connection is never asked to stay away, even if its cluster has spent its allowance: it is not
 /// the one that spends it.
-const NEVER_ASKED_WITHIN: Allowance = Allowance { burst: 200, per_second: 50 };
+pub const NEVER_ASKED_WITHIN: Allowance = Allowance { burst: 200, per_second: 50 };
 /// Streams in vain on a connection whose peer was asked to stay away, after which it is closed: more than are under
 /// way when it hears of it.
 const PATIENCE: u32 = 1000;
@@ -274,5 +274,16 @@ mod tests {
         let bank = &lock(&table.0)[&"bank".parse().unwrap()];
         assert!(bank.away.len() <= MAX_REMEMBERED, "{} names", bank.away.len());
         assert_eq!(bank.status.streams, 100_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_subscribes_as_often_as_its_nodes_need_and_another_has_its_own_pace() {
+        let table = MisuseTable::default();
+        let (bank, shop) = (peer("bank", "b1").cluster, peer("shop", "s1").cluster);
+        let subscribed = |of| (0..5000).filter(|_| table.may_subscribe(of)).count();
+        assert_eq!(subscribed(&bank), ALLOWED_SUBSCRIPTIONS.burst as usize);
+        assert_eq!(subscribed(&shop), ALLOWED_SUBSCRIPTIONS.burst as usize);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(subscribed(&bank), ALLOWED_SUBSCRIPTIONS.per_second as usize);
     }
 }

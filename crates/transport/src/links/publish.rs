@@ -86,7 +86,7 @@ async fn tell(
         let (news, position) = feed.since(have);
         let lost = shared.has_lost(peer, &cluster);
         let mark = Message::Mark { sequence: position.1, age_ms, lost };
-        let mut news = news.into_iter().chain([mark]).peekable();
+        let mut news = news.chain([mark]).peekable();
         while let Some(message) = news.next() {
             message.encode(&mut bytes);
             if bytes.len() < PIECE && news.peek().is_some() {

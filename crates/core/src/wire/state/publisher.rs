@@ -6,14 +6,51 @@
 //! changed: what two views share is not looked at, and what did not change is not asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::message::Message;
 use super::omissions::RecordKey;
-use crate::snapshot::View;
+use crate::name::{NodeName, ServiceName};
+use crate::shared_map::OwnedEntries;
+use crate::snapshot::{PeerExport, View};
 
 /// How many records that are gone are remembered. A subscriber that missed more starts anew.
 const TOMBSTONES: usize = 1024;
+
+/// Records that a subscriber may have missed and still be told only those. What is told to a slow one waits
+/// for it, and must not be a copy of a view.
+pub const MAX_MISSED: usize = TOMBSTONES;
+
+/// Messages for one subscriber, made as it takes them. Besides at most [`MAX_MISSED`] of them it holds a
+/// view as it was, which costs no more than what has changed since.
+#[derive(Debug)]
+pub struct News {
+    begin: Option<Message>,
+    missed: std::vec::IntoIter<Message>,
+    nodes: OwnedEntries<NodeName, Vec<SocketAddr>>,
+    exports: OwnedEntries<ServiceName, Arc<PeerExport>>,
+}
+
+impl News {
+    fn whole(view: &View) -> Self {
+        let View { nodes, exports } = view.clone();
+        let (nodes, exports) = (nodes.into_iter(), exports.into_iter());
+        Self { begin: None, missed: Vec::new().into_iter(), nodes, exports }
+    }
+}
+
+impl Iterator for News {
+    type Item = Message;
+
+    fn next(&mut self) -> Option<Message> {
+        let Self { begin, missed, nodes, exports } = self;
+        let node = |(name, addresses)| Message::Node(name, addresses);
+        let export = |(service, export)| Message::Export(service, export);
+        let first = begin.take().or_else(|| missed.next());
+        first.or_else(|| nodes.next().map(node)).or_else(|| exports.next().map(export))
+    }
+}
 
 /// The records of one view, and when each last changed.
 #[derive(Debug)]
@@ -103,27 +140,32 @@ impl Publisher {
     }
 
     /// What a subscriber that has `have` needs to be up to date, but for the closing
-    /// [`Message::Mark`], whose age the caller knows. Empty where it is up to date already.
+    /// [`Message::Mark`], whose age the caller knows. Empty where it is up to date already. One that
+    /// missed more than [`MAX_MISSED`] records is told the whole.
     #[must_use]
-    pub fn since(&self, have: Option<(u64, u64)>) -> Vec<Message> {
-        let known = have.filter(|(epoch, sequence)| {
-            *epoch == self.epoch && (self.forgotten..=self.sequence).contains(sequence)
-        });
-        let begin = Message::Begin { epoch: self.epoch, replaces: known.is_none() };
-        match known {
-            Some((_, sequence)) if sequence == self.sequence => Vec::new(),
-            Some((_, sequence)) => {
-                let changed = self.log.range(sequence + 1..).flat_map(|(_, keys)| keys);
-                [begin].into_iter().chain(changed.map(|key| self.record(key))).collect()
-            }
-            None => {
-                let View { nodes, exports } = &self.view;
-                let nodes = nodes.iter().map(|(n, a)| Message::Node(n.clone(), a.clone()));
-                let export =
-                    |(s, e): (&_, &Arc<_>)| Message::Export(Clone::clone(s), Arc::clone(e));
-                [begin].into_iter().chain(nodes).chain(exports.iter().map(export)).collect()
-            }
+    pub fn since(&self, have: Option<(u64, u64)>) -> News {
+        let (begin, missed) = match self.missed(have) {
+            Some(missed) if missed.is_empty() => (None, missed),
+            Some(missed) => (Some(self.begin(false)), missed),
+            None => return News { begin: Some(self.begin(true)), ..News::whole(&self.view) },
+        };
+        let messages: Vec<_> = missed.iter().map(|key| self.record(key)).collect();
+        News { begin, missed: messages.into_iter(), ..News::whole(&View::default()) }
+    }
+
+    fn begin(&self, replaces: bool) -> Message {
+        Message::Begin { epoch: self.epoch, replaces }
+    }
+
+    /// The records that changed since, unless that is unknown or they are too many.
+    fn missed(&self, have: Option<(u64, u64)>) -> Option<Vec<&RecordKey>> {
+        let (epoch, sequence) = have?;
+        if epoch != self.epoch || !(self.forgotten..=self.sequence).contains(&sequence) {
+            return None;
         }
+        let missed = self.log.range(sequence + 1..).flat_map(|(_, keys)| keys);
+        let missed: Vec<_> = missed.take(MAX_MISSED + 1).collect();
+        (missed.len() <= MAX_MISSED).then_some(missed)
     }
 
     /// A record as it is now.

@@ -40,6 +40,17 @@ fn deliver(
     (sent, last)
 }
 
+/// An export that says so many backends are ready.
+fn export(count: u32) -> Arc<PeerExport> {
+    let (_, export) = with_ready(&view(), count).exports.pop_first().unwrap();
+    export
+}
+
+/// All that a subscriber is told.
+fn since(publisher: &Publisher, have: Option<(u64, u64)>) -> Vec<Message> {
+    publisher.since(have).collect()
+}
+
 #[test]
 fn a_change_costs_the_record_that_changed() {
     let (mut publisher, mut replica) = (Publisher::new(5), Replica::default());
@@ -50,16 +61,16 @@ fn a_change_costs_the_record_that_changed() {
         big.exports.insert(service, template.clone());
     }
     assert!(publisher.update(&big));
-    let (whole, first) = deliver(&mut replica, publisher.since(None), 1);
+    let (whole, first) = deliver(&mut replica, since(&publisher, None), 1);
     assert_eq!(*first.unwrap().view, big);
 
     let changed = with_ready(&big, 9);
     assert!(publisher.update(&changed) && !publisher.update(&changed));
-    let news = publisher.since(replica.position());
+    let news = since(&publisher, replica.position());
     let (one, second) = deliver(&mut replica, news, 2);
     assert_eq!(*second.unwrap().view, changed);
     assert!(whole > 90_000 && one < 200, "whole {whole} bytes, one change {one}");
-    assert!(publisher.since(replica.position()).is_empty());
+    assert!(since(&publisher, replica.position()).is_empty());
 }
 
 #[test]
@@ -70,7 +81,7 @@ fn changes_are_coalesced_by_key() {
     for count in 3..50 {
         publisher.update(&with_ready(&view(), count));
     }
-    assert_eq!(publisher.since(have).len(), 2, "begin and the one record");
+    assert_eq!(since(&publisher, have).len(), 2, "begin and the one record");
 }
 
 #[test]
@@ -78,7 +89,7 @@ fn another_epoch_or_a_forgotten_past_starts_anew() {
     let mut publisher = Publisher::new(5);
     publisher.update(&view());
     for have in [None, Some((4, 1)), Some((5, 7))] {
-        let first = publisher.since(have).remove(0);
+        let first = since(&publisher, have).remove(0);
         assert_eq!(first, Message::Begin { epoch: 5, replaces: true });
     }
     let long_ago = Some(publisher.position());
@@ -87,9 +98,9 @@ fn another_epoch_or_a_forgotten_past_starts_anew() {
         view.nodes.insert(format!("n{round}").parse().unwrap(), vec![]);
         publisher.update(&view);
     }
-    assert_eq!(publisher.since(long_ago)[0], Message::Begin { epoch: 5, replaces: true });
+    assert_eq!(since(&publisher, long_ago)[0], Message::Begin { epoch: 5, replaces: true });
     let (epoch, sequence) = publisher.position();
-    let recent = publisher.since(Some((epoch, sequence - 1)));
+    let recent = since(&publisher, Some((epoch, sequence - 1)));
     assert_eq!(recent[0], Message::Begin { epoch: 5, replaces: false });
     assert_eq!(recent.len(), 3, "one node came and one went");
 }
@@ -113,24 +124,24 @@ fn a_record_that_went_and_came_back_is_told_as_it_is() {
     publisher.update(&view());
     let have = Some(publisher.position());
     publisher.update(&View::default());
-    let gone = publisher.since(have);
+    let gone = since(&publisher, have);
     assert_eq!(gone.len(), 1 + view().nodes.len() + view().exports.len());
     publisher.update(&view());
-    let back = publisher.since(have);
+    let back = since(&publisher, have);
     let is_gone = |m: &Message| matches!(m, Message::NodeGone(_) | Message::ExportGone(_));
     assert_eq!((back.len(), back.iter().any(is_gone)), (gone.len(), false));
-    assert_eq!(publisher.since(Some(publisher.position())), []);
+    assert_eq!(since(&publisher, Some(publisher.position())), []);
 }
 
 #[test]
 fn a_mark_without_a_change_costs_no_copy() {
     let (mut publisher, mut replica) = (Publisher::new(5), Replica::default());
     publisher.update(&view());
-    let first = deliver(&mut replica, publisher.since(None), 1).1.unwrap().view;
+    let first = deliver(&mut replica, since(&publisher, None), 1).1.unwrap().view;
     let second = deliver(&mut replica, vec![], 2).1.unwrap().view;
     assert!(Arc::ptr_eq(&first, &second));
     publisher.update(&with_ready(&view(), 9));
-    let fourth = deliver(&mut replica, publisher.since(None), 4).1.unwrap().view;
+    let fourth = deliver(&mut replica, since(&publisher, None), 4).1.unwrap().view;
     assert_eq!(*fourth, with_ready(&view(), 9));
 }
 
@@ -211,10 +222,39 @@ proptest! {
             }
             publisher.update(&view);
             if tell {
-                let news = publisher.since(replica.position());
+                let news = since(&publisher, replica.position());
                 let (_, marked) = deliver(&mut replica, news, publisher.position().1);
                 prop_assert_eq!(&*marked.unwrap().view, &view);
             }
         }
     }
+}
+
+#[test]
+fn a_hundred_slow_subscribers_hold_one_view() {
+    let view = |count: u32| View {
+        exports: (0..10_000).map(|n| (format!("a/b{n}").parse().unwrap(), export(count))).collect(),
+        ..View::default()
+    };
+    let mut publisher = Publisher::new(5);
+    publisher.update(&view(1));
+    let old = publisher.position();
+    let newer = view(2);
+    publisher.update(&newer);
+    let shared = |newer: &View| Arc::strong_count(newer.exports.values().last().unwrap());
+    let before = shared(&newer);
+    // New ones, and some that say that they have missed all of it.
+    let mut slow: Vec<_> = (0..100).map(|n| publisher.since((n % 2 == 1).then_some(old))).collect();
+    for news in &mut slow {
+        let first = news.next();
+        assert_eq!(first, Some(Message::Begin { epoch: 5, replaces: true }), "too much was missed");
+        news.next();
+    }
+    assert_eq!(shared(&newer), before, "no subscriber holds a record of its own");
+    // What changes meanwhile is not in what they are told: that ends with the mark of the older view.
+    publisher.update(&view(3));
+    let told: Vec<_> = slow.pop().unwrap().collect();
+    assert_eq!(told.len(), 10_000 - 1);
+    let is_old = |m: &Message| matches!(m, Message::Export(_, e) if *e == export(2));
+    assert!(told.iter().all(is_old));
 }
