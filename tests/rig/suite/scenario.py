@@ -189,11 +189,8 @@ def no_backend(world):
     world.bank.scale(NAMESPACE, "fraud-bot", 0)
     eventually("the pods are gone", lambda: not world.bank.names("pods", "-n", NAMESPACE, "-l", "kagent=fraud-bot"))
 
-    def says():
-        status, reason, message = condition(world.edge.get("import.adit.dev", IMPORT), "Ready")
-        return status == "False" and f"Ready=False {reason}: {message}"
-
-    said = eventually("the Import says so", says, 15)
+    said = eventually("the Import says so", lambda: not_ready(world, "NoBackend"), 10)
+    metric = eventually("the metric is 0", lambda: import_ready(world) in ("0", "unknown") and import_ready(world), 10)
     result = refused(world.edge)
     check(result["seconds"] < 2, f"refused only after {result['seconds']} s")
     at_once = crowd_is_refused(world, f"bank offers no ready backend of {NAMESPACE}/fraud-bot")
@@ -205,7 +202,10 @@ def no_backend(world):
     eventually("it is served again", lambda: served(world.edge))
     again = time.monotonic() - began
     world.imported()
-    return f"{result['error']} after {result['seconds']} s; {at_once}; {said}; served {again:.1f} s after the pods were ready"
+    return (
+        f"{result['error']} after {result['seconds']} s; {at_once}; {said}; adit_import_ready {metric}; "
+        f"served {again:.1f} s after the pods were ready"
+    )
 
 
 def crowd_is_refused(world, reason) -> str:
