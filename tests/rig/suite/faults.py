@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 
-from . import agents
+from . import agents, scenario
 from .agents import NAMESPACE, Steady, converse, refused, served
 from .cluster import Failure, Skip, check, eventually, here
 from .world import SYSTEM
@@ -344,6 +344,31 @@ def node_killed(world):
     world.installed()
     eventually("both answer again", lambda: len(answering(world, 6)) == 2)
     return f"{steady.say()}; the last failure {last:.1f} s after the cut; both answer again"
+
+
+def no_backend_nftables(world):
+    """What `no_backend` says, with the other mode of kube-proxy on the importing node."""
+    if not world.rig_program:
+        raise Skip("only the rig (ADIT_RIG) lets a test change kube-proxy")
+    before = proxy_mode(world, "nftables")
+    try:
+        eventually("its rules are there", lambda: "fraud-bot" in world.on("edge-1", "nft", "list", "table", "ip", "kube-proxy", check=False).stdout)
+        eventually("it is served", lambda: served(world.edge))
+        return scenario.no_backend(world)
+    finally:
+        proxy_mode(world, before)
+        eventually("it is served again", lambda: served(world.edge))
+
+
+def proxy_mode(world, mode) -> str:
+    """Has kube-proxy of edge begin anew in this mode; gives that of before."""
+    pid, *words = world.on("edge-1", "pgrep", "-af", "kube proxy").split()
+    [config] = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    [before] = [line.split()[1] for line in world.on("edge-1", "cat", config).splitlines() if line.startswith("mode:")]
+    world.on("edge-1", "sed", "-i", f"s/^mode: .*/mode: {mode}/", config)
+    world.on("edge-1", "kill", pid)
+    eventually("kube-proxy is back", lambda: world.on("edge-1", "pgrep", "-f", "kube proxy", check=False).stdout.strip() not in ("", pid))
+    return before
 
 
 def answering(world, times):

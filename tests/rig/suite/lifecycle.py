@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import agents, scenario
 from .agents import NAMESPACE, Steady, refused, served
-from .cluster import Failure, check, eventually, here, run
+from .cluster import Failure, check, condition, eventually, here, run
 from .faults import configure, restart
 from .world import OURS, SYSTEM
 
@@ -145,7 +145,9 @@ def node_addresses(world):
             for _ in range(6):
                 served(bank, pod=pods[0], name="webhook")
             refused(bank, pod=pods[1], name="webhook")
-            bank.delete("-n", NAMESPACE, *(f"pod/{pod}" for pod in pods))
+        crowds_are_refused(world, nodes)
+        for node in nodes:
+            bank.delete("-n", NAMESPACE, f"pod/caller-{node}", f"pod/other-{node}")
         eventually("what bank exports is served", lambda: served(edge))
     finally:
         world.adit("import", f"{NAMESPACE}/webhook", "--remove", "--context", bank.context)
@@ -156,6 +158,21 @@ def node_addresses(world):
         edge.delete("-n", NAMESPACE, "service/webhook", "deployment/webhook")
     eventually("it is served again", lambda: served(edge))
     return f"endpoints {sorted(found.items())}; each node's pods are served by their own node"
+
+
+def crowds_are_refused(world, nodes):
+    """While nothing is ready each node still gets its own pods' callers, and refuses all of them."""
+    world.edge.scale(NAMESPACE, "webhook", 0)
+    ready = lambda: condition(world.bank.get("import.adit.dev", f"{NAMESPACE}.webhook"), "Ready")[0]
+    eventually("it is not ready", lambda: ready() == "False")
+    for node in nodes:
+        pod = f"caller-{node}"
+        eventually("callers reach the listener", lambda: "eset" in refused(world.bank, pod=pod, name="webhook")["error"])
+        seen = agents.crowd(world.bank, 100, pod=pod, name="webhook")
+        check(seen["ends"] == {"ECONNRESET": 100}, f"{pod}: {seen}")
+    reason = f"edge offers no ready backend of {NAMESPACE}/webhook"
+    for node in nodes:
+        check(reason in world.node_status(world.bank, node), f"{node} did not refuse its own: {world.node_status(world.bank, node)}")
 
 
 def slice_addresses(cluster, ranges):

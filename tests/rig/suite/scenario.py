@@ -164,6 +164,33 @@ def withdrawn(world):
     )
 
 
+def displaced(world):
+    """A slice that somebody writes by hand takes the import's place: condition, Event, metric and status say so until it is gone."""
+    name = "by-hand"
+    # Nobody is there.
+    endpoint = {"addresses": ["10.244.0.250"], "conditions": {"ready": True}}
+    meta = {"labels": {"kubernetes.io/service-name": "fraud-bot", "endpointslice.kubernetes.io/managed-by": "mesh.example"}}
+    ports = [{"name": "http", "port": agents.PORT, "protocol": "TCP"}]
+    given = agents.thing(
+        "discovery.k8s.io/v1", "EndpointSlice", name, meta=meta, addressType="IPv4", endpoints=[endpoint], ports=ports,
+    )
+    world.edge.create(given)
+    began = time.monotonic()
+    try:
+        said = eventually("the Import says so", lambda: not_ready(world, "ServiceHasOwnEndpoints"), 10)
+        check(f"EndpointSlice {name} (managed by mesh.example)" in said, said)
+        metric = eventually("the metric is 0", lambda: import_ready(world) in ("0", "unknown") and import_ready(world), 10)
+        eventually("an Event says so", lambda: told_of(world.edge, "ServiceHasOwnEndpoints"), 10)
+        seconds = time.monotonic() - began
+        problems = [one["problem"] or "" for one in world.status(world.edge)["imports"]]
+        check(any("(ServiceHasOwnEndpoints)" in problem for problem in problems), f"adit status does not say it: {problems}")
+    finally:
+        world.edge.delete("-n", NAMESPACE, f"endpointslice/{name}")
+    world.imported()
+    eventually("it is served again", lambda: served(world.edge))
+    return f"all said within {seconds:.1f} s, metric {metric}: {said}; served again when the slice was gone"
+
+
 def not_ready(world, *reasons):
     """What the Import says, once it is one of these reasons for which it is not ready."""
     status, reason, message = condition(world.edge.get("import.adit.dev", IMPORT), "Ready")

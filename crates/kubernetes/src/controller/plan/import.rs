@@ -218,7 +218,7 @@ impl One<'_> {
             addresses: self.given.addresses.iter().map(ToString::to_string).collect(),
             ports: self.ports.all(),
             allow: self.want.allow.clone(),
-            displaced_by: self.world.served_by.get(self.service).cloned(),
+            displaced_by: self.displaced_by(),
             released_at: None,
         };
         let verdict = self.verdict(memory, plan);
@@ -415,8 +415,8 @@ impl One<'_> {
             let message = format!("{service} cannot stand for an import: {why}");
             return Some(Verdict::bad("UnsupportedService", message));
         }
-        if self.world.has_endpoints(service) {
-            return Some(self.displaced());
+        if let Some(by) = self.displaced_by() {
+            return Some(self.displaced(&by));
         }
         if self.given.exhausted {
             return Some(match self.now.config.network.mode {
@@ -438,20 +438,26 @@ impl One<'_> {
         None
     }
 
+    /// What serves in its place; while nobody has looked, what was on record.
+    fn displaced_by(&self) -> Option<String> {
+        if self.world.known.contains(self.service.name()) {
+            return self.world.served_by.get(self.service).cloned();
+        }
+        self.stored?.spec.displaced_by.clone()
+    }
+
     /// Somebody else's endpoints stand in the Service. They came after us, perhaps, and by whose wish nobody has said:
     /// that stays told until somebody does.
-    fn displaced(&self) -> Verdict {
+    fn displaced(&self, by: &str) -> Verdict {
         let (service, from) = (self.service, &self.want.from);
-        let by = self.world.served_by.get(service).map_or("its own endpoints", String::as_str);
-        let ready = if self.world.is_served(service) { "" } else { ", none of them ready" };
         let wish = if self.want.named {
             format!("`adit import {service} --remove`")
         } else {
             format!("`kubectl delete import.adit.dev {}`", self.name)
         };
         let message = format!(
-            "{service} has endpoints of its own{ready}: {by}; so {from} does not serve it. Delete them, or say that this is \
-             meant: {wish}"
+            "{service} has endpoints of its own, ready or not: {by}; so {from} does not serve it. Delete them, or say that \
+             this is meant: {wish}"
         );
         Verdict::bad("ServiceHasOwnEndpoints", message)
     }
