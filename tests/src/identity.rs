@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use adit_core::spiffe::TrustDomain;
+use adit_core::name::NodeName;
+use adit_core::spiffe::{SpiffeId, TrustDomain};
 use adit_pki::{
     ClusterAuthority, Current, Identity, KeyKind, PeerVerifier, Trust, TrustBundles, UnixTime,
 };
@@ -59,18 +60,26 @@ impl Cluster {
         self.0.domain()
     }
 
-    /// The identity of one of its nodes, as if issued `ago` before the test began, for a day.
+    /// The identity of one of its nodes or its controller ([`NodeName::controller`]), as if issued `ago` before the test began, for a day.
     ///
     /// # Panics
     /// Where the name is no node's.
     #[must_use]
     pub fn issue(&self, node: &str, ago: Duration) -> Identity {
         let at = before(ago);
-        let name = node.parse().expect("a node's name");
-        let issued = self.0.issue(&name, KeyKind::Ed25519, DAY, at).expect("a certificate");
+        let name: NodeName = node.parse().expect("a node's name");
+        let issued = if name.is_controller() {
+            self.0.issue_controller(KeyKind::Ed25519, DAY, at)
+        } else {
+            self.0.issue(&name, KeyKind::Ed25519, DAY, at)
+        };
+        let issued = issued.expect("a certificate");
         let bundle = self.0.bundle().expect("a bundle");
         let (chain, key) = (issued.certificate.to_pem(), issued.key_pem());
-        Identity::from_pem(chain.as_bytes(), key.as_bytes(), &bundle, &BTreeSet::new(), at)
+        // Only a cluster's own nodes and its controller itself believe that it is one.
+        let ids =
+            BTreeSet::from_iter(name.is_controller().then(|| self.0.domain().controller_id()));
+        Identity::from_pem(chain.as_bytes(), key.as_bytes(), &bundle, &ids, at)
             .expect("an identity")
     }
 
@@ -81,6 +90,7 @@ impl Cluster {
             identity: Arc::new(Current::new(self.issue(name, Duration::ZERO))),
             verifier: Arc::new(PeerVerifier::new(Trust::default())),
             secret: NodeSecret::from_bytes([7; 32]),
+            controller: self.0.domain().controller_id(),
         };
         node.believe(others.iter().copied().chain([self]));
         node
@@ -96,6 +106,8 @@ pub struct Node {
     pub verifier: Arc<PeerVerifier>,
     /// What outlives its restarts.
     pub secret: NodeSecret,
+    /// Its own cluster's controller, whom it believes.
+    pub controller: SpiffeId,
 }
 
 impl Node {
@@ -106,7 +118,8 @@ impl Node {
     pub fn believe<'a>(&self, clusters: impl IntoIterator<Item = &'a Cluster>) {
         let bundles = clusters.into_iter().map(|c| c.0.bundle().expect("a bundle"));
         let bundles = TrustBundles::new(bundles).expect("bundles of different clusters");
-        self.verifier.set_trust(bundles.into());
+        let nodes_by_id = [self.controller.clone()].into();
+        self.verifier.set_trust(Trust { nodes_by_id, ..bundles.into() });
     }
 
     /// Its TLS. Each call has a calendar that begins at [`EPOCH`] when it is first asked.

@@ -7,6 +7,7 @@
 //! * [`losses`]: what is said of a link that lost a connection;
 //! * [`doubled`]: two processes that have one name;
 //! * [`hostile`]: peers that are not what they say, or speak out of turn;
+//! * [`reports`]: what a node says to its own controller;
 //! * [`seats`]: peers that make more connections than anybody needs;
 //! * [`floods`]: peers that say too much.
 
@@ -24,6 +25,8 @@ mod floods;
 mod hostile;
 #[path = "links/losses.rs"]
 mod losses;
+#[path = "links/reports.rs"]
+mod reports;
 #[path = "links/seats.rs"]
 mod seats;
 #[path = "links/state.rs"]

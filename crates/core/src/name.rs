@@ -113,6 +113,14 @@ name! {
     /// A node of a cluster; a Kubernetes node name where there is one. An RFC 1123 subdomain.
     NodeName, "node name", SUBDOMAIN_RULE, is_subdomain
 }
+
+impl Default for PortName {
+    /// The name of a port that has none.
+    fn default() -> Self {
+        Self("".into())
+    }
+}
+
 impl NodeName {
     /// What a cluster's controller is called among its nodes. It is none of them: it listens to their hubs
     /// and carries nothing. No machine has this name: `.internal` is nobody's domain.

@@ -8,6 +8,7 @@
 //! | 0 control | the dialler, first and once | [`control`]: a [`Hello`](control::Hello) each way, then small urgent messages each way |
 //! | 1 state | whoever wants to know | a [`Subscribe`](state::Subscribe), answered by [`state`] messages, for as long as the connection lasts |
 //! | 2 data | whoever has a TCP connection to carry | a [`Header`](header::Header), answered by an [`Answer`](header::Answer); each is followed by the bytes of its direction |
+//! | 3 report | our own cluster's controller alone, towards nodes whose hello says that they [answer](control::ANSWERS_REPORTS) | nothing; answered by a [`NodeReport`](report::NodeReport). Whoever else asks is refused |
 //!
 //! **Encoding.** Integers are QUIC variable-length integers (RFC 9000 §16) in their shortest form; a
 //! longer form is refused. A message is a sequence of fields: type, length, value. Types ascend, so that
@@ -28,6 +29,7 @@
 
 pub mod control;
 pub mod header;
+pub mod report;
 pub mod state;
 mod tlv;
 
@@ -48,6 +50,8 @@ pub enum StreamKind {
     State,
     /// One TCP connection.
     Data,
+    /// A question of our own cluster's controller, how this node is.
+    Report,
 }
 
 impl StreamKind {
@@ -58,6 +62,7 @@ impl StreamKind {
             Self::Control => 0,
             Self::State => 1,
             Self::Data => 2,
+            Self::Report => 3,
         }
     }
 
@@ -68,6 +73,7 @@ impl StreamKind {
             0 => Some(Self::Control),
             1 => Some(Self::State),
             2 => Some(Self::Data),
+            3 => Some(Self::Report),
             _ => None,
         }
     }

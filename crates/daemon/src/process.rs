@@ -316,6 +316,8 @@ fn start(
             witness: node.witness(),
             log: Some(log.clone()),
         });
+        let told = known.clone();
+        node.links.answer_reports(Arc::new(move || told.report().encode().to_vec()));
         let (commands_in, commands) = mpsc::channel(COMMANDS);
         let plan = plan(bound.admin, bound.public, &known, metrics, commands_in);
         let servers = Servers::start(plan).map_err(cannot("start the admin server"))?;

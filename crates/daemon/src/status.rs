@@ -4,7 +4,8 @@
 //! they are added to, never changed; a reader skips what it does not know and takes a default for what is
 //! missing, so that a newer command reads an older daemon and the other way round.
 //!
-//! * [`links`], [`services`]: the parts. [`problems`]: what is wrong, worst first.
+//! * [`links`], [`services`], [`refused`]: the parts. [`problems`]: what is wrong, worst first. [`report`]: what of
+//!   it the controller is told.
 //! * [`build`]: from what the process knows to the document, as a pure function.
 
 use std::collections::BTreeMap;
@@ -16,12 +17,15 @@ pub mod build;
 pub mod doubled;
 pub mod links;
 pub mod problems;
+pub mod refused;
+pub mod report;
 pub mod services;
 
 pub use links::{
     Connection, Dials, InVain, LastInVain, LeftOut, Link, LinkState, PeerNode, ViewSource,
 };
 pub use problems::{Problem, Severity};
+pub use refused::Refused;
 pub use services::{
     Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort, Streams, Using,
 };
@@ -44,6 +48,11 @@ pub struct Status {
     pub imports: Vec<Import>,
     /// Services of this cluster that others may use.
     pub exports: Vec<Export>,
+    /// Connections that were refused in the last minute and whose source was not served since, at most
+    /// [`Refused::MAX`] kinds of them.
+    pub refused: Vec<Refused>,
+    /// How many more were, of kinds that are not told.
+    pub refused_others: u64,
     /// How streams ended since the process started.
     pub streams: StreamSummary,
 }

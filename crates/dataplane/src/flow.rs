@@ -6,6 +6,7 @@
 //! (outbound) or as the peer asserts it (inbound, and marked so).
 
 mod log_limit;
+mod refusals;
 mod vain;
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,12 +21,14 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, Namespace, NodeName, ServiceName};
 use adit_core::policy::{Permit, Source, Target};
 use adit_core::spiffe::Workload;
+use adit_core::wire::report::RefusalSeries;
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use tokio::time::Instant;
 
 use self::log_limit::LogLimit;
+use self::refusals::RecentRefusals;
 use self::vain::VainStreams;
 use crate::shares::{Places, Taken};
 
@@ -169,6 +172,8 @@ struct Table {
     openers: HashMap<Opener, usize>,
     /// Refusals that are being written, by the cluster that gets them.
     refusals: HashMap<ClusterName, usize>,
+    /// Refusals of late.
+    recent: RecentRefusals,
 }
 
 /// A refusal that is being written, for as long as this lives.
@@ -278,6 +283,13 @@ impl Flows {
     #[must_use]
     pub fn groups(&self) -> BTreeMap<GroupKey, Group> {
         self.table().groups.clone()
+    }
+
+    /// Flows that were refused in the last minute and whose source was not served since: outbound ones first, of
+    /// these the most first; and how many more there were, which are not told apart.
+    #[must_use]
+    pub fn refusals(&self) -> (Vec<RefusalSeries>, u64) {
+        self.table().recent.recent(Instant::now())
     }
 
     /// How many flows ended with each code.
@@ -442,6 +454,16 @@ impl Drop for Flow {
                 group.refused += u64::from(failure.code.is_refusal());
                 group.failed += u64::from(!failure.code.is_refusal());
                 group.last_failure = Some((failure.code, failure.reason.clone()));
+            }
+        }
+        if let Some((direction, target, cluster)) = self.group.take() {
+            let source = self.source.as_ref().map(|source| source.workload.clone());
+            let asker = (direction, cluster, target, source);
+            match &self.end {
+                Err(failure) if code.is_refusal() => {
+                    table.recent.note(asker, code, &failure.reason, Instant::now());
+                }
+                Ok(()) | Err(_) => table.recent.served(&asker),
             }
         }
         drop(table);

@@ -9,6 +9,7 @@
 //!   process), [`doubled`] (one that has two);
 //! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`losses`] (what was lost),
 //!   both in [`recent`] (how much of it is kept), [`standing`] (what is kept);
+//! * [`reports`]: our own controller asks how this node is;
 //! * state: [`feeds`] (what we tell), [`publish`] (telling it), [`learn`] (hearing it), [`allowance`] (how
 //!   much of it), [`views`] (what was heard).
 //!
@@ -34,6 +35,7 @@ mod pool;
 mod publish;
 mod recent;
 mod register;
+mod reports;
 mod seats;
 mod session;
 mod shared;
@@ -50,6 +52,8 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Class, Snapshot};
+use adit_core::wire::StreamKind;
+use adit_core::wire::report::NodeReport;
 use adit_pki::{PeerVerifier, UnixTime};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -172,6 +176,7 @@ impl Links {
                 metrics: Default::default(),
                 budget,
                 misuse: Default::default(),
+                report: Default::default(),
             },
         });
         for worker in shared.endpoints.workers() {
@@ -200,7 +205,7 @@ impl Links {
         node: &NodeName,
         lane: Class,
     ) -> Result<Stream, OpenError> {
-        self.0.open(worker, cluster, node, lane).await
+        self.0.open(worker, (cluster, node), lane, StreamKind::Data).await
     }
 
     /// The nodes of `cluster` with which there is a connection that takes new streams, in order of name.
@@ -239,6 +244,21 @@ impl Links {
     #[must_use]
     pub fn buffers(&self) -> &BufferBudget {
         &self.0.work.budget
+    }
+
+    /// Has the controller of our own cluster answered with what `report` says, encoded, whenever it asks. The first
+    /// call counts; until then the answer is that nothing is wrong.
+    pub fn answer_reports(&self, report: Arc<dyn Fn() -> Vec<u8> + Send + Sync>) {
+        drop(self.0.work.report.set(report));
+    }
+
+    /// Asks a node of our own cluster how it is. Only the controller is answered.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the node cannot be reached or is of a version that does not answer
+    /// ([`Code::VersionMismatch`]), or what it says is no report ([`Code::ProtocolError`]).
+    pub async fn ask_report(&self, node: &NodeName) -> Result<NodeReport, OpenError> {
+        self.0.ask_report(node).await
     }
 
     /// How everything is doing.

@@ -43,6 +43,8 @@ pub struct PeerInfo {
     pub dialled: bool,
     /// Which of its dialler's parallel connections of the lane it is.
     pub slot: u64,
+    /// What its hello said that it can do beyond its version, as bits; see [`adit_core::wire::control`].
+    pub capabilities: u64,
     /// Where the peer was when the connection was made. A peer behind a NAT may move.
     pub remote: SocketAddr,
 }

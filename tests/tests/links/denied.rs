@@ -106,6 +106,7 @@ impl Scene {
             identity: Arc::new(Current::new(banks.identity.clone())),
             verifier: Arc::new(adit_pki::PeerVerifier::new(all.into())),
             secret: NodeSecret::from_bytes([7; 32]),
+            controller: ours.controller.clone(),
         };
         let run = |site: &Site, identity: &Node, links: &[&Site]| {
             let links: Vec<_> = links.iter().map(|other| other.link(&[1])).collect();

@@ -6,7 +6,7 @@
 //!
 //! | message | fields |
 //! |---|---|
-//! | 1 hello | 1 lowest version, 3 highest version, 5 cluster, 7 node, 9 boot ID (16 bytes), 11 lane (0 interactive, 1 bulk), 2 capabilities (bits; none yet), 4 sender's clock (Unix time, ms), 6 the dialler's slot (absent for 0) |
+//! | 1 hello | 1 lowest version, 3 highest version, 5 cluster, 7 node, 9 boot ID (16 bytes), 11 lane (0 interactive, 1 bulk), 2 capabilities (bits: 1 it [answers reports](ANSWERS_REPORTS)), 4 sender's clock (Unix time, ms), 6 the dialler's slot (absent for 0) |
 //! | 3 go-away | 1 code, 2 milliseconds after which to dial again |
 //! | 4 dial-me | 1 addresses to dial, 3 nonce that the dialler repeats; acted upon from a later version on |
 //! | 5 revoked, 7 proof | reserved |
@@ -22,6 +22,10 @@ use crate::snapshot::{Class, View};
 
 /// The longest message, in bytes of fields.
 pub const LIMIT: usize = 4096;
+
+/// The capability of a node that answers its own controller's report streams; an earlier one takes them for an
+/// offence.
+pub const ANSWERS_REPORTS: u64 = 1;
 
 const HELLO: u64 = 1;
 const GO_AWAY: u64 = 3;

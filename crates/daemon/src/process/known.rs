@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use adit_config::Config;
 use adit_core::denied::DenyEntry;
 use adit_core::snapshot::Snapshot;
+use adit_core::wire::report::NodeReport;
 use adit_pki::UnixTime;
 use adit_pki::time::rfc3339;
 use tokio::sync::watch;
@@ -17,7 +18,8 @@ use tokio::sync::watch;
 use super::credentials::Credentials;
 use super::data::Witness;
 use crate::readiness::Readiness;
-use crate::status::build::{Facts, status};
+use crate::status::build::{Facts, Traffic, status};
+use crate::status::report::node_report;
 use crate::status::{Certificate, Configuration, Denied, Node, Status};
 use crate::telemetry::Log;
 
@@ -93,8 +95,19 @@ impl<W> Known<W> {
 }
 
 impl<W: Witness> Known<W> {
+    /// What the controller of our cluster is told.
+    pub(super) fn report(&self) -> NodeReport {
+        let traffic = self.witness.traffic();
+        let refusals = traffic.refusals.clone();
+        node_report(&self.status_with(traffic), refusals)
+    }
+
     /// The status document now.
     pub(super) fn status(&self) -> Status {
+        self.status_with(self.witness.traffic())
+    }
+
+    fn status_with(&self, traffic: Traffic) -> Status {
         let snapshot = self.snapshot.borrow().clone();
         let (links, siblings) = self.witness.links();
         status(Facts {
@@ -104,7 +117,7 @@ impl<W: Witness> Known<W> {
             siblings,
             denied: denied(&self.config(), &self.credentials),
             not_listening: &self.witness.not_listening(),
-            traffic: self.witness.traffic(),
+            traffic,
         })
     }
 }

@@ -160,6 +160,7 @@ mod tests {
                 lane: Class::Bulk,
                 dialled: true,
                 slot: 0,
+                capabilities: 0,
                 remote,
             },
             worker: 0,

@@ -10,7 +10,8 @@ use crate::status::{Reason, StreamSummary, Streams, Using};
 
 /// All of it, now.
 pub(super) fn traffic(flows: &Flows, backends: &Backends) -> Traffic {
-    let mut all = Traffic { streams: summary(flows), ..Traffic::default() };
+    let mut all =
+        Traffic { streams: summary(flows), refusals: flows.refusals(), ..Traffic::default() };
     for ((direction, target, _), group) in flows.groups() {
         let streams = match direction {
             Direction::Outbound => all.outbound.entry(target).or_default(),

@@ -10,11 +10,12 @@ use adit_core::code::Code;
 use adit_core::name::ServiceName;
 use adit_core::policy::{Target, WorkloadPattern};
 use adit_core::snapshot::{self, Snapshot};
+use adit_core::wire::report::RefusalSeries;
 
 use super::services::{Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort};
 use super::{
-    Denied, Link, LinkState, Node, PeerNode, Reason, Status, StreamSummary, Streams, Using,
-    problems,
+    Denied, Link, LinkState, Node, PeerNode, Reason, Refused, Status, StreamSummary, Streams,
+    Using, problems,
 };
 
 /// What the process knows at one moment.
@@ -49,6 +50,8 @@ pub struct Traffic {
     pub dials: BTreeMap<SocketAddr, Reason>,
     /// How streams ended.
     pub streams: StreamSummary,
+    /// Those that were refused of late, and how many more there were.
+    pub refusals: (Vec<RefusalSeries>, u64),
 }
 
 /// The document.
@@ -62,9 +65,21 @@ pub fn status(facts: Facts<'_>) -> Status {
         .collect();
     let exports = snapshot.exports.values().map(|e| export(e, snapshot, &mut traffic)).collect();
     let imports = refuse(imports, &denied);
-    let streams = traffic.streams;
-    let mut status =
-        Status { node, links, siblings, denied, imports, exports, streams, problems: Vec::new() };
+    let (streams, (refusals, mut refused_others)) = (traffic.streams, traffic.refusals);
+    let (told, untold) = refusals.split_at(refusals.len().min(Refused::MAX));
+    refused_others += untold.iter().map(|series| series.count).sum::<u64>();
+    let mut status = Status {
+        node,
+        links,
+        siblings,
+        denied,
+        imports,
+        exports,
+        refused: told.iter().map(Refused::from).collect(),
+        refused_others,
+        streams,
+        problems: Vec::new(),
+    };
     status.problems = problems::find(&status);
     status
 }

@@ -3,10 +3,13 @@
 //! A pure function of the rest of the document. A cause stands before what follows from it: a link that is
 //! down before the imports that need it.
 
+use adit_core::code::Code;
 use serde::{Deserialize, Serialize};
 
-use super::doubled;
-use super::{BackendState, ExportPort, InVain, LeftOut, Link, LinkState, Reason, Status, Streams};
+use super::{
+    BackendState, ExportPort, ImportPort, InVain, LeftOut, Link, LinkState, Reason, Refused,
+    Status, doubled, refused,
+};
 
 /// Something that a person should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -48,7 +51,7 @@ pub fn find(status: &Status) -> Vec<Problem> {
     };
     node(status, &mut add);
     for l in &status.links {
-        link(l, &mut add);
+        link(l, waiting(status, l), &mut add);
         if let Some(sentence) = doubled::complaint(&l.cluster, &l.nodes) {
             add(Severity::Error, format!("link {}", l.cluster), "node-doubled", sentence);
         }
@@ -63,10 +66,9 @@ pub fn find(status: &Status) -> Vec<Problem> {
     for import in &status.imports {
         for port in &import.ports {
             let about = format!("import {}", with_port(&import.service, &port.name));
-            if port.ready {
-                refused(about, &port.streams, &mut add);
-            } else {
-                let reason = port.reason.clone().unwrap_or_default();
+            let reason = port.reason.clone().unwrap_or_default();
+            let waits = is_down(status, &import.from) && reason.code == Code::LinkDown.name();
+            if !port.ready && !waits {
                 add(Severity::Error, about, &reason.code, reason.sentence);
             }
         }
@@ -87,6 +89,8 @@ pub fn find(status: &Status) -> Vec<Problem> {
             }
         }
     }
+    let is_said = |one: &Refused| is_broken(status, one);
+    refused::problems(&status.refused, is_said, |problem| all.push(problem));
     // Stable: within one severity, causes stay before what follows from them.
     all.sort_by_key(|p| p.severity);
     all
@@ -125,8 +129,32 @@ fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
     }
 }
 
-/// A link, and what is left out of the views that pass over it.
-fn link(link: &Link, add: &mut impl FnMut(Severity, String, &str, String)) {
+/// Whether nothing can be sent to a cluster.
+fn is_down(status: &Status, cluster: &str) -> bool {
+    status.links.iter().any(|link| link.cluster == cluster && link.state == LinkState::Down)
+}
+
+/// How many imports wait for nothing but a link that is down: they are said with it, and not each by itself.
+fn waiting(status: &Status, link: &Link) -> usize {
+    let waits = |port: &ImportPort| {
+        !port.ready && port.reason.as_ref().is_some_and(|r| r.code == Code::LinkDown.name())
+    };
+    let of_it = status.imports.iter().filter(|import| import.from == link.cluster);
+    of_it.filter(|import| import.ports.iter().any(waits)).count()
+}
+
+/// Whether the port that was asked for does not work, which says more than that it refuses.
+fn is_broken(status: &Status, one: &Refused) -> bool {
+    if one.direction == "inbound" {
+        let exports = status.exports.iter().filter(|export| export.service == one.service);
+        return exports.flat_map(|e| &e.ports).any(|port| port.name == one.port && !port.ready);
+    }
+    let imports = status.imports.iter().filter(|import| import.service == one.service);
+    imports.flat_map(|i| &i.ports).any(|port| port.name == one.port && !port.ready)
+}
+
+/// A link, what is left out of the views that pass over it, and how many imports wait for it.
+fn link(link: &Link, waiting: usize, add: &mut impl FnMut(Severity, String, &str, String)) {
     if let Some(last) = &link.in_vain.last {
         let InVain { streams, asked, closed, refused_connections, .. } = link.in_vain;
         let sentence = format!(
@@ -157,20 +185,13 @@ fn link(link: &Link, add: &mut impl FnMut(Severity, String, &str, String)) {
         LinkState::Degraded => Severity::Warning,
         LinkState::Down => Severity::Error,
     };
-    let reason = link.reason.clone().unwrap_or_default();
-    add(severity, format!("link {}", link.cluster), &reason.code, reason.sentence);
-}
-
-/// A port that is ready, and refuses all the same: who is refused has no right to it, or has too many.
-fn refused(about: String, streams: &Streams, add: &mut impl FnMut(Severity, String, &str, String)) {
-    let Some(last) = streams.last_failure.as_ref().filter(|_| streams.refused_in_a_row > 0) else {
-        return;
-    };
-    let count = match streams.refused_in_a_row {
-        1 => "the last stream was refused".to_owned(),
-        n => format!("the last {n} streams were refused"),
-    };
-    add(Severity::Notice, about, &last.code, format!("{count}: {}", last.sentence));
+    let Reason { code, mut sentence } = link.reason.clone().unwrap_or_default();
+    match waiting {
+        0 => {}
+        1 => sentence += "; 1 import waits for it",
+        n => sentence += &format!("; {n} imports wait for it"),
+    }
+    add(severity, format!("link {}", link.cluster), &code, sentence);
 }
 
 fn export_port(
@@ -184,7 +205,6 @@ fn export_port(
         add(Severity::Error, about(), &reason.code, reason.sentence);
         return;
     }
-    refused(about(), &port.streams, add);
     for backend in &port.backends {
         let (code, sentence) = match backend.state {
             BackendState::Up | BackendState::Unknown => continue,
@@ -309,25 +329,45 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_ready_and_refuses_is_told_until_it_takes_a_stream() {
-        let denied = Reason { code: "denied".into(), sentence: "no grant for agents/x".into() };
-        let mut streams =
-            Streams { refused_in_a_row: 3, last_failure: Some(denied), ..Streams::default() };
-        let found = |streams: &Streams| {
-            let mut status = healthy();
-            let port =
-                ImportPort { ready: true, streams: streams.clone(), ..ImportPort::default() };
-            status.imports.push(Import {
-                service: "a/b".into(),
-                ports: vec![port],
-                ..Import::default()
-            });
-            find(&status)
+    fn a_link_that_is_down_is_one_problem_however_many_imports_wait_for_it() {
+        let mut status = healthy();
+        let reason = Some(Reason { code: "link-down".into(), sentence: "no answer".into() });
+        let (cluster, state) = ("bank".to_owned(), LinkState::Down);
+        status.links.push(Link { cluster, state, reason: reason.clone(), ..Link::default() });
+        for n in 0..20 {
+            let ports = vec![ImportPort { reason: reason.clone(), ..ImportPort::default() }];
+            let (service, from) = (format!("a/b{n}"), "bank".to_owned());
+            status.imports.push(Import { service, from, ports, ..Import::default() });
+        }
+        let found = find(&status);
+        let said: Vec<_> = found.iter().map(|p| (&*p.about, &*p.reason.sentence)).collect();
+        assert_eq!(said, [("link bank", "no answer; 20 imports wait for it")]);
+        // What is wrong with one of them besides is a cause of its own.
+        let other = Some(Reason { code: "local-error".into(), sentence: "taken".into() });
+        status.imports[3].ports[0].reason = other;
+        let about: Vec<_> = find(&status).into_iter().map(|p| p.about).collect();
+        assert_eq!(about, ["link bank", "import a/b3"]);
+    }
+
+    #[test]
+    fn a_port_that_is_ready_and_refuses_is_told_and_one_that_is_not_is_told_once() {
+        let mut status = healthy();
+        let refused = Refused {
+            direction: "outbound".into(),
+            service: "a/b".into(),
+            count: 3,
+            reason: Reason { code: "denied".into(), sentence: "no grant for agents/x".into() },
+            ..Refused::default()
         };
-        let told = found(&streams).pop().unwrap();
-        assert_eq!((told.severity, told.reason.code.as_str()), (Severity::Notice, "denied"));
-        assert_eq!(told.reason.sentence, "the last 3 streams were refused: no grant for agents/x");
-        streams.refused_in_a_row = 0;
-        assert_eq!(found(&streams), []);
+        status.refused = vec![refused];
+        let ports = vec![ImportPort { ready: true, ..ImportPort::default() }];
+        status.imports.push(Import { service: "a/b".into(), ports, ..Import::default() });
+        let codes = |status: &Status| {
+            find(status).into_iter().map(|p| (p.severity, p.reason.code)).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(&status), [(Severity::Warning, "denied".to_owned())]);
+        let port = &mut status.imports[0].ports[0];
+        (port.ready, port.reason) = (false, Some(Code::NoBackend.into()));
+        assert_eq!(codes(&status), [(Severity::Error, "no-backend".to_owned())]);
     }
 }

@@ -10,7 +10,7 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Class, Snapshot};
 use adit_core::wire::StreamKind;
-use adit_core::wire::control::{Control, Hello};
+use adit_core::wire::control::{ANSWERS_REPORTS, Control, Hello};
 use bytes::BytesMut;
 use tokio::time::timeout;
 
@@ -79,7 +79,7 @@ pub(super) async fn answer(
 fn ours(local: &Local, now: &Snapshot, lane: Class, slot: u64) -> Hello {
     Hello {
         versions: local.settings.versions,
-        capabilities: 0,
+        capabilities: ANSWERS_REPORTS,
         cluster: now.this.cluster.clone(),
         node: now.this.node.clone(),
         boot: local.boot.0,
@@ -123,6 +123,7 @@ fn check(
         lane: hello.lane,
         dialled: quic.dialled(),
         slot,
+        capabilities: hello.capabilities,
         remote: quic.remote(),
     })
 }

@@ -224,6 +224,7 @@ mod tests {
             lane: adit_core::snapshot::Class::Interactive,
             dialled: false,
             slot: 0,
+            capabilities: 0,
             remote: "192.0.2.1:7843".parse().unwrap(),
         }
     }

@@ -33,13 +33,13 @@ struct Wish {
 }
 
 impl Shared {
-    /// See [`super::Links::open`].
+    /// See [`super::Links::open`]; the stream is of this `kind`.
     pub(super) async fn open(
         self: &Arc<Self>,
         worker: usize,
-        cluster: &ClusterName,
-        node: &NodeName,
+        (cluster, node): (&ClusterName, &NodeName),
         lane: Class,
+        kind: StreamKind,
     ) -> Result<Stream, OpenError> {
         if self.work.stages.draining.is_cancelled() {
             let reason = "this node is going away".to_owned();
@@ -62,14 +62,14 @@ impl Shared {
             drop(self.fly(&wish.flight()));
         }
         for choice in &choices {
-            match self.take(choice, Room::Now).await {
+            match self.take(choice, Room::Now, kind).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => refused = Some(error),
             }
         }
         // All of them are full. A peer grants more room as it is used, which takes a round trip.
         if let Some(best) = choices.first() {
-            match self.take(best, Room::Soon).await {
+            match self.take(best, Room::Soon, kind).await {
                 Err(error) if error.code == Code::OpenTimeout => refused = Some(error),
                 other => return other,
             }
@@ -81,7 +81,7 @@ impl Shared {
         {
             let tried = |c: &Choice| choices.iter().any(|o| Arc::ptr_eq(&o.conn, &c.conn));
             if let Some(new) = self.choices(&wish).iter().find(|c| !tried(c)) {
-                return self.take(new, Room::Soon).await;
+                return self.take(new, Room::Soon, kind).await;
             }
         }
         Err(refused.unwrap_or_else(|| OpenError {
@@ -172,8 +172,16 @@ impl Shared {
     }
 
     /// Opens a stream on a connection, and says there what it is for.
-    async fn take(&self, choice: &Choice, room: Room) -> Result<Stream, OpenError> {
+    async fn take(
+        &self,
+        choice: &Choice,
+        room: Room,
+        kind: StreamKind,
+    ) -> Result<Stream, OpenError> {
         let conn = &choice.conn;
+        if kind == StreamKind::Report {
+            super::reports::answers(&conn.peer)?;
+        }
         let within = match room {
             Room::Now => std::time::Duration::ZERO,
             Room::Soon => self.local.settings.open_timeout,
@@ -184,7 +192,7 @@ impl Shared {
         })?;
         let (mut send, recv) = conn.quic.open_bi(within).await?;
         // The first byte waits only while the connection's send window is full.
-        let said = timeout(self.local.settings.open_timeout, say_kind(&mut send)).await;
+        let said = timeout(self.local.settings.open_timeout, say_kind(&mut send, kind)).await;
         match said {
             Ok(Ok(())) => Ok(Stream::new(send, recv, using)),
             Ok(Err(error)) => Err(OpenError { code: error.code(), reason: error.to_string() }),
@@ -210,8 +218,8 @@ impl Wish {
     }
 }
 
-async fn say_kind(send: &mut SendStream) -> Result<(), crate::stream::SendError> {
-    send.send_all(&[StreamKind::Data.byte()]).await
+async fn say_kind(send: &mut SendStream, kind: StreamKind) -> Result<(), crate::stream::SendError> {
+    send.send_all(&[kind.byte()]).await
 }
 
 impl From<DialFailure> for OpenError {

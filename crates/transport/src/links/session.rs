@@ -24,7 +24,7 @@ use super::hello::Greeted;
 use super::messages::Messages;
 use super::seats::Seat;
 use super::shared::Shared;
-use super::{Served, Stream, publish};
+use super::{Served, Stream, publish, reports};
 use crate::endpoint::{By, Closed, Connection};
 use crate::stream::{RecvStream, SendStream};
 
@@ -237,6 +237,12 @@ async fn serve(shared: Arc<Shared>, conn: Arc<Conn>, mut send: SendStream, mut r
                 // A large view is told without a worker's waiting for it.
                 let (tasks, control) = (shared.work.tasks.clone(), shared.work.control.clone());
                 tasks.spawn_on(publish::serve(shared, using, send, recv), &control);
+                return;
+            }
+            Some(StreamKind::Report) => {
+                let using = conn.used(What::Telling);
+                let (tasks, control) = (shared.work.tasks.clone(), shared.work.control.clone());
+                tasks.spawn_on(reports::serve(shared, using, send, recv), &control);
                 return;
             }
             // There is one control stream, and this version knows no other kinds.

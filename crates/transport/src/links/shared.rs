@@ -1,6 +1,6 @@
 //! What all tasks of a node's links have in common.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use adit_core::snapshot::Snapshot;
 use tokio::runtime::Handle;
@@ -49,6 +49,8 @@ pub(super) struct Work {
     pub(super) budget: BufferBudget,
     /// What peers did in vain.
     pub(super) misuse: MisuseTable,
+    /// What the controller is answered; see [`super::Links::answer_reports`].
+    pub(super) report: OnceLock<Arc<dyn Fn() -> Vec<u8> + Send + Sync>>,
 }
 
 /// The two steps of an end.

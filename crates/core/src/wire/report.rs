@@ -1,0 +1,384 @@
+//! What a node says to the controller of its own cluster about itself: how its links are, what of its imports
+//! and exports does not work there, and which connections it refused of late.
+//!
+//! The answer on a [report stream](super::StreamKind::Report): fields until the stream's end, at most [`LIMIT`]
+//! bytes. A node tells of itself only, so that one which lies does so about itself only; how much it can say
+//! is bounded here, on both sides.
+//!
+//! | field | value |
+//! |---|---|
+//! | 2 troubles | list, at most [`NodeReport::MAX_TROUBLES`]: 1 about (0 the node, 1 a link, 2 an import, 3 an export), 3 the link's cluster or the service (absent for the node), 5 the service's port (absent where it has no name), 7 [`Code`], 9 severity (0 warning, 1 error), 10 sentence |
+//! | 4 refusals | list, at most [`NodeReport::MAX_REFUSALS`]: 1 direction (0 connections from here, 1 from the peer), 3 the other cluster, 5 service, 7 port, 9 [`Code`], 10 source as `/ns/NAMESPACE/sa/SERVICEACCOUNT` (absent where it is not known, or one of many), 12 count, 14 milliseconds since the first, 16 milliseconds since the last, 18 sentence |
+//! | 6 others | refused connections for which the list had no place |
+
+use bytes::BytesMut;
+
+use super::tlv::{Reader, Value, WireError, Writer};
+use crate::code::Code;
+use crate::name::{ClusterName, PortName, ServiceName};
+use crate::policy::Target;
+use crate::spiffe::{Role, SpiffeId, Workload};
+
+/// The longest report, in bytes.
+pub const LIMIT: usize = 64 * 1024;
+/// The longest sentence in a report, in bytes. What is longer is cut by the sender, and refused by the receiver.
+pub const SENTENCE_LIMIT: usize = 400;
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeReport {
+    /// What is wrong there, worst first; at most [`Self::MAX_TROUBLES`].
+    pub troubles: Vec<NodeTrouble>,
+    /// Connections that were refused there of late, most first; at most [`Self::MAX_REFUSALS`].
+    pub refusals: Vec<RefusalSeries>,
+    /// Refused connections of late for which there was no place among `refusals`.
+    pub others: u64,
+}
+
+/// Something that is wrong on one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeTrouble {
+    /// What it is about.
+    pub about: TroubleSubject,
+    /// Why.
+    pub code: Code,
+    /// Whether it is an error; a warning otherwise.
+    pub is_error: bool,
+    /// For people; at most [`SENTENCE_LIMIT`] bytes, without control characters.
+    pub sentence: String,
+}
+
+/// What a trouble is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TroubleSubject {
+    /// The node itself.
+    Node,
+    /// Its part of the link with this cluster.
+    Link(ClusterName),
+    /// A port of an import.
+    Import(Target),
+    /// A port of an export.
+    Export(Target),
+}
+
+/// Connections of one source to one target that were refused for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusalSeries {
+    /// Whether the other cluster opened them.
+    pub is_inbound: bool,
+    /// The other cluster.
+    pub cluster: ClusterName,
+    /// What was asked for.
+    pub target: Target,
+    /// Why they were refused.
+    pub code: Code,
+    /// Who asked; `None` where that is not known, and for the many that are counted together.
+    pub source: Option<Workload>,
+    /// How many, since the first.
+    pub count: u64,
+    /// How long ago the first was, in milliseconds.
+    pub first_ms: u64,
+    /// How long ago the last was, in milliseconds.
+    pub last_ms: u64,
+    /// For people: why the last was refused; at most [`SENTENCE_LIMIT`] bytes, without control characters.
+    pub sentence: String,
+}
+
+impl NodeReport {
+    /// The most troubles in a report.
+    pub const MAX_TROUBLES: usize = 64;
+    /// The most series of refusals in a report.
+    pub const MAX_REFUSALS: usize = 32;
+
+    /// The report on the wire. What is too much is left out, from the end; refusals that are left out are counted
+    /// among `others`.
+    #[must_use]
+    pub fn encode(&self) -> BytesMut {
+        let (told, untold) = self.refusals.split_at(self.refusals.len().min(Self::MAX_REFUSALS));
+        let others =
+            untold.iter().fold(self.others, |others, series| others.saturating_add(series.count));
+        let mut fields = Writer::default();
+        let troubles = self.troubles.iter().take(Self::MAX_TROUBLES);
+        fields.list(2, troubles.map(NodeTrouble::fields));
+        fields.list(4, told.iter().map(RefusalSeries::fields));
+        if others > 0 {
+            fields.integer(6, others);
+        }
+        fields.take()
+    }
+
+    /// Reads a whole report.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        if bytes.len() > LIMIT {
+            return Err(WireError::TooLong(LIMIT));
+        }
+        let (mut report, mut fields) = (Self::default(), Reader::new(bytes));
+        while let Some((kind, value)) = fields.next()? {
+            match kind {
+                2 => {
+                    report.troubles =
+                        value.list(Self::MAX_TROUBLES, "troubles", NodeTrouble::read)?;
+                }
+                4 => {
+                    report.refusals =
+                        value.list(Self::MAX_REFUSALS, "refusals", RefusalSeries::read)?;
+                }
+                6 => report.others = value.integer("others")?,
+                other => Reader::unknown(other)?,
+            }
+        }
+        Ok(report)
+    }
+}
+
+impl NodeTrouble {
+    fn fields(&self) -> BytesMut {
+        let mut fields = Writer::default();
+        let target = |fields: &mut Writer, kind, target: &Target| {
+            fields.integer(1, kind).text(3, &target.service.to_string());
+            fields.text(5, target.port.as_str());
+        };
+        match &self.about {
+            TroubleSubject::Node => {
+                fields.integer(1, 0);
+            }
+            TroubleSubject::Link(cluster) => {
+                fields.integer(1, 1).text(3, cluster.as_str());
+            }
+            TroubleSubject::Import(about) => target(&mut fields, 2, about),
+            TroubleSubject::Export(about) => target(&mut fields, 3, about),
+        }
+        fields.integer(7, self.code.number()).integer(9, u64::from(self.is_error));
+        fields.text(10, &sentence(&self.sentence));
+        fields.take()
+    }
+
+    fn read(value: Value<'_>) -> Result<Self, WireError> {
+        let (mut about, mut name, mut port, mut code) = (None, None, PortName::default(), None);
+        let (mut is_error, mut sentence) = (false, String::new());
+        let mut fields = Reader::new(value.0);
+        while let Some((kind, value)) = fields.next()? {
+            match kind {
+                1 => about = Some(value.integer("subject")?),
+                3 => name = Some(value),
+                5 => port = value.name("port")?,
+                7 => code = Some(Code::from_number(value.integer("code")?)),
+                9 => is_error = value.integer("severity")? > 0,
+                10 => sentence = read_sentence(value)?,
+                other => Reader::unknown(other)?,
+            }
+        }
+        let name = || name.ok_or(WireError::Missing("name"));
+        let target = || {
+            let service: ServiceName = name()?.name("service")?;
+            Ok::<_, WireError>(Target { service, port: port.clone() })
+        };
+        let about = match about.ok_or(WireError::Missing("subject"))? {
+            0 => TroubleSubject::Node,
+            1 => TroubleSubject::Link(name()?.name("cluster")?),
+            2 => TroubleSubject::Import(target()?),
+            3 => TroubleSubject::Export(target()?),
+            _ => return Err(WireError::Invalid("subject")),
+        };
+        let code = code.ok_or(WireError::Missing("code"))?;
+        Ok(Self { about, code, is_error, sentence })
+    }
+}
+
+impl RefusalSeries {
+    fn fields(&self) -> BytesMut {
+        let mut fields = Writer::default();
+        fields.integer(1, u64::from(self.is_inbound)).text(3, self.cluster.as_str());
+        fields.text(5, &self.target.service.to_string()).text(7, self.target.port.as_str());
+        fields.integer(9, self.code.number());
+        if let Some(source) = &self.source {
+            fields.text(10, &source.to_string());
+        }
+        fields.integer(12, self.count).integer(14, self.first_ms).integer(16, self.last_ms);
+        fields.text(18, &sentence(&self.sentence));
+        fields.take()
+    }
+
+    fn read(value: Value<'_>) -> Result<Self, WireError> {
+        let (mut is_inbound, mut cluster, mut service, mut code) = Default::default();
+        let (mut port, mut source, mut sentence) = (PortName::default(), None, String::new());
+        let (mut count, mut first_ms, mut last_ms) = (0, 0, 0);
+        let mut fields = Reader::new(value.0);
+        while let Some((kind, value)) = fields.next()? {
+            match kind {
+                1 => is_inbound = Some(value.integer("direction")? > 0),
+                3 => cluster = Some(value.name("cluster")?),
+                5 => service = Some(value.name("service")?),
+                7 => port = value.name("port")?,
+                9 => code = Some(Code::from_number(value.integer("code")?)),
+                10 => source = Some(read_workload(value)?),
+                12 => count = value.integer("count")?,
+                14 => first_ms = value.integer("first")?,
+                16 => last_ms = value.integer("last")?,
+                18 => sentence = read_sentence(value)?,
+                other => Reader::unknown(other)?,
+            }
+        }
+        let service = service.ok_or(WireError::Missing("service"))?;
+        Ok(Self {
+            is_inbound: is_inbound.ok_or(WireError::Missing("direction"))?,
+            cluster: cluster.ok_or(WireError::Missing("cluster"))?,
+            target: Target { service, port },
+            code: code.ok_or(WireError::Missing("code"))?,
+            source,
+            count,
+            first_ms,
+            last_ms,
+            sentence,
+        })
+    }
+}
+
+/// A workload's path, which is read as the end of an ID.
+fn read_workload(value: Value<'_>) -> Result<Workload, WireError> {
+    let id: SpiffeId = format!("spiffe://of{}", value.text("source")?)
+        .parse()
+        .map_err(|_| WireError::Invalid("source"))?;
+    match id.role() {
+        Ok(Role::Workload(workload)) => Ok(workload),
+        _ => Err(WireError::Invalid("source")),
+    }
+}
+
+/// A text as it may stand in a report: control characters are blanks, and what is too long is cut.
+fn sentence(text: &str) -> String {
+    let mut fit = String::new();
+    for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if fit.len() + c.len_utf8() > SENTENCE_LIMIT {
+            break;
+        }
+        fit.push(c);
+    }
+    fit
+}
+
+fn read_sentence(value: Value<'_>) -> Result<String, WireError> {
+    let text = value.text("sentence")?;
+    if text.len() > SENTENCE_LIMIT || text.chars().any(char::is_control) {
+        return Err(WireError::Invalid("sentence"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn target(port: &str) -> Target {
+        Target { service: "agents/fraud-bot".parse().unwrap(), port: port.parse().unwrap() }
+    }
+
+    fn series(source: Option<&str>) -> RefusalSeries {
+        RefusalSeries {
+            is_inbound: false,
+            cluster: "bank".parse().unwrap(),
+            target: target("http"),
+            code: Code::Denied,
+            source: source.map(|name| Workload {
+                namespace: "agents".parse().unwrap(),
+                service_account: name.parse().unwrap(),
+            }),
+            count: 1384,
+            first_ms: 120_000,
+            last_ms: 3000,
+            sentence: "no grant names agents/x".to_owned(),
+        }
+    }
+
+    fn report() -> NodeReport {
+        let trouble = |about, is_error| NodeTrouble {
+            about,
+            code: Code::LinkDown,
+            is_error,
+            sentence: "no answer".to_owned(),
+        };
+        NodeReport {
+            troubles: vec![
+                trouble(TroubleSubject::Link("bank".parse().unwrap()), true),
+                trouble(TroubleSubject::Import(target("http")), true),
+                trouble(TroubleSubject::Export(target("")), false),
+                trouble(TroubleSubject::Node, false),
+            ],
+            refusals: vec![series(Some("support-bot")), series(None)],
+            others: 7,
+        }
+    }
+
+    #[test]
+    fn reports_round_trip() {
+        for report in [report(), NodeReport::default()] {
+            assert_eq!(NodeReport::decode(&report.encode()), Ok(report));
+        }
+    }
+
+    #[test]
+    fn more_than_fits_is_cut_by_the_sender_and_counted() {
+        let long = "é\n".repeat(SENTENCE_LIMIT);
+        let mut much = report();
+        much.troubles =
+            vec![NodeTrouble { sentence: long.clone(), ..much.troubles[1].clone() }; 99];
+        much.refusals = vec![RefusalSeries { sentence: long, ..series(Some("a")) }; 40];
+        let bytes = much.encode();
+        assert!(bytes.len() <= LIMIT, "{}", bytes.len());
+        let read = NodeReport::decode(&bytes).unwrap();
+        assert_eq!((read.troubles.len(), read.refusals.len()), (64, 32));
+        assert_eq!(read.others, 7 + 8 * 1384);
+        assert!(read.troubles[0].sentence.chars().all(|c| matches!(c, 'é' | ' ')));
+    }
+
+    #[test]
+    fn the_largest_names_fit_into_the_limit() {
+        let label = "a".repeat(63);
+        let service = format!("{label}/{label}").parse().unwrap();
+        let target = Target { service, port: "p".repeat(63).parse().unwrap() };
+        let sentence = "s".repeat(SENTENCE_LIMIT);
+        let about = TroubleSubject::Import(target.clone());
+        let trouble = NodeTrouble {
+            about,
+            code: Code::Unknown(1 << 60),
+            is_error: true,
+            sentence: sentence.clone(),
+        };
+        let source = Workload {
+            namespace: label.parse().unwrap(),
+            service_account: format!("{label}.{label}.{label}.{}", &label[..61]).parse().unwrap(),
+        };
+        let refusal = RefusalSeries { target, sentence, source: Some(source), ..series(None) };
+        let (troubles, refusals) = (vec![trouble; 64], vec![refusal; 32]);
+        let report = NodeReport { troubles, refusals, others: 0 };
+        assert_eq!(NodeReport::decode(&report.encode()), Ok(report));
+    }
+
+    #[test]
+    fn a_receiver_takes_no_more_than_the_bounds() {
+        let raw = |fields: &mut Writer| NodeReport::decode(&fields.take());
+        let item = series(None).fields();
+        let many = std::iter::repeat_n(item, NodeReport::MAX_REFUSALS + 1);
+        let refused = raw(Writer::default().list(4, many));
+        assert_eq!(refused, Err(WireError::TooMany("refusals", NodeReport::MAX_REFUSALS)));
+        assert_eq!(NodeReport::decode(&vec![0; LIMIT + 1]), Err(WireError::TooLong(LIMIT)));
+        let mut item = Writer::default();
+        item.integer(1, 0).integer(7, 0x15).text(10, "a\u{1b}[31m");
+        let refused = raw(Writer::default().list(2, [item.take()]));
+        assert_eq!(refused, Err(WireError::Invalid("sentence")));
+        assert_eq!(raw(Writer::default().text(8, "later")), Ok(NodeReport::default()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_whole(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(read) = NodeReport::decode(&bytes) {
+                prop_assert_eq!(NodeReport::decode(&read.encode()), Ok(read));
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Flows that were refused of late, by target, source and reason: what status says while callers are refused.
+//!
+//! A series ends when its source is served again, and is forgotten [`RECENT_TIMEOUT`] after its last refusal. How
+//! much is kept is bounded whatever a tenant or a peer asks for: sources beyond [`MAX_SOURCES`] of one target are
+//! counted together, as are series beyond [`MAX_SERIES`], of which one peer cluster fills no more than
+//! [`MAX_INBOUND`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::name::ClusterName;
+use adit_core::policy::Target;
+use adit_core::spiffe::Workload;
+use adit_core::wire::report::RefusalSeries;
+use tokio::time::Instant;
+
+use super::Direction;
+
+/// How long after its last refusal a series is told.
+const RECENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// The most sources of one target that are told apart.
+const MAX_SOURCES: usize = 8;
+/// The most series.
+const MAX_SERIES: usize = 256;
+/// The most series of what the nodes of one peer cluster asked for.
+const MAX_INBOUND: usize = 32;
+
+/// Whom something was refused: a direction, the other cluster, what was asked for, and by whom, where that is
+/// known and told apart.
+type Asker = (Direction, ClusterName, Target, Option<Workload>);
+
+#[derive(Debug)]
+struct Series {
+    count: u64,
+    first: Instant,
+    last: Instant,
+    reason: String,
+}
+
+/// The refusals of late.
+#[derive(Debug, Default)]
+pub(super) struct RecentRefusals {
+    all: BTreeMap<Asker, BTreeMap<Code, Series>>,
+    /// Those for which there was no place, and when the last was.
+    others: Option<(u64, Instant)>,
+}
+
+impl RecentRefusals {
+    /// Counts one.
+    pub(super) fn note(&mut self, mut asker: Asker, code: Code, reason: &str, now: Instant) {
+        if !self.has_room(&mut asker) {
+            self.forget(now);
+            if !self.has_room(&mut asker) {
+                let (count, last) = self.others.get_or_insert((0, now));
+                (*count, *last) = (*count + 1, now);
+                return;
+            }
+        }
+        let first = || Series { count: 0, first: now, last: now, reason: String::new() };
+        let series = self.all.entry(asker).or_default().entry(code).or_insert_with(first);
+        (series.count, series.last) = (series.count + 1, now);
+        reason.clone_into(&mut series.reason);
+    }
+
+    /// A source was served: nothing that was refused to it before is wrong any more, but for limits, which refuse
+    /// some and serve others.
+    pub(super) fn served(&mut self, asker: &Asker) {
+        let Some(series) = self.all.get_mut(asker) else { return };
+        series.retain(|code, _| *code == Code::OverLimit);
+        if series.is_empty() {
+            self.all.remove(asker);
+        }
+    }
+
+    /// Those of late, outbound ones first and of these the most first, and how many more there were.
+    pub(super) fn recent(&mut self, now: Instant) -> (Vec<RefusalSeries>, u64) {
+        self.forget(now);
+        let ago = |at: Instant| {
+            u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX)
+        };
+        let all = self.all.iter().flat_map(|(asker, codes)| codes.iter().map(move |c| (asker, c)));
+        let mut all: Vec<RefusalSeries> = all
+            .map(|((direction, cluster, target, source), (code, series))| RefusalSeries {
+                is_inbound: *direction == Direction::Inbound,
+                cluster: cluster.clone(),
+                target: target.clone(),
+                code: *code,
+                source: source.clone(),
+                count: series.count,
+                first_ms: ago(series.first),
+                last_ms: ago(series.last),
+                sentence: if series.reason.is_empty() {
+                    code.text().to_owned()
+                } else {
+                    series.reason.clone()
+                },
+            })
+            .collect();
+        all.sort_by_key(|series| (series.is_inbound, std::cmp::Reverse(series.count)));
+        (all, self.others.map_or(0, |(count, _)| count))
+    }
+
+    /// Whether the asker has a place; one whose source is one too many is counted without it.
+    fn has_room(&self, asker: &mut Asker) -> bool {
+        if self.all.contains_key(asker) {
+            return true;
+        }
+        let (direction, cluster, target, _) = &*asker;
+        let (direction, cluster) = (*direction, cluster.clone());
+        let of_target = |key: &Asker| (key.0, &key.1, &key.2) == (direction, &cluster, target);
+        if self.all.keys().filter(|key| of_target(key)).count() >= MAX_SOURCES {
+            asker.3 = None;
+            if self.all.contains_key(asker) {
+                return true;
+            }
+        }
+        let of_peer = |key: &&Asker| (key.0, &key.1) == (Direction::Inbound, &cluster);
+        let is_full = direction == Direction::Inbound
+            && self.all.keys().filter(of_peer).count() >= MAX_INBOUND;
+        !is_full && self.all.len() < MAX_SERIES
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let is_recent = |last: Instant| now.saturating_duration_since(last) < RECENT_TIMEOUT;
+        self.all.retain(|_, codes| {
+            codes.retain(|_, series| is_recent(series.last));
+            !codes.is_empty()
+        });
+        self.others = self.others.filter(|(_, last)| is_recent(*last));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn asker(direction: Direction, service: usize, source: Option<usize>) -> Asker {
+        let service = format!("agents/a{service}").parse().unwrap();
+        let target = Target { service, port: "http".parse().unwrap() };
+        let source = source.map(|n| Workload {
+            namespace: "agents".parse().unwrap(),
+            service_account: format!("s{n}").parse().unwrap(),
+        });
+        (direction, "bank".parse().unwrap(), target, source)
+    }
+
+    #[test]
+    fn a_series_lasts_until_its_source_is_served_or_gives_up() {
+        let (mut all, begin) = (RecentRefusals::default(), Instant::now());
+        let one = asker(Direction::Outbound, 1, Some(1));
+        for second in 0..5 {
+            all.note(one.clone(), Code::Denied, "no grant", begin + second * SECOND);
+        }
+        let told = |all: &mut RecentRefusals, second| {
+            let (recent, _) = all.recent(begin + second * SECOND);
+            recent.iter().map(|s| (s.code, s.count, s.first_ms, s.last_ms)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&mut all, 10), [(Code::Denied, 5, 10_000, 6000)]);
+        all.served(&asker(Direction::Outbound, 1, Some(2)));
+        assert_eq!(told(&mut all, 10).len(), 1, "another source was served");
+        all.note(one.clone(), Code::OverLimit, "", begin + 10 * SECOND);
+        all.served(&one);
+        assert_eq!(told(&mut all, 11), [(Code::OverLimit, 1, 1000, 1000)]);
+        assert_eq!(told(&mut all, 70), []);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_whatever_is_asked_for() {
+        let (mut all, now) = (RecentRefusals::default(), Instant::now());
+        for source in 0..1000 {
+            all.note(asker(Direction::Outbound, 0, Some(source)), Code::Denied, "", now);
+        }
+        let (recent, others) = all.recent(now);
+        assert_eq!((recent.len(), others), (MAX_SOURCES + 1, 0));
+        assert_eq!((recent[0].source.as_ref(), recent[0].count), (None, 992), "most come first");
+        for service in 0..1000 {
+            all.note(asker(Direction::Inbound, service, Some(0)), Code::Denied, "", now);
+        }
+        let (recent, others) = all.recent(now);
+        let inbound = recent.iter().filter(|s| s.is_inbound).count();
+        assert_eq!((inbound, others), (MAX_INBOUND, 1000 - MAX_INBOUND as u64));
+        assert!(recent[MAX_SOURCES + 1..].iter().all(|s| s.is_inbound), "ours come first");
+        for service in 1..1000 {
+            all.note(asker(Direction::Outbound, service, None), Code::NoBackend, "", now);
+        }
+        assert_eq!(all.recent(now).0.len(), MAX_SERIES);
+        // What is old gives its place to what is new.
+        let later = now + RECENT_TIMEOUT;
+        all.note(asker(Direction::Outbound, 1, None), Code::NoBackend, "", later);
+        assert_eq!(all.recent(later).0.len(), 1);
+    }
+}

@@ -1,0 +1,106 @@
+//! Report streams: the controller of our own cluster asks each node how it is.
+//!
+//! Asking each node, and not its hubs about it, has every answer proved by the certificate of the one it is
+//! about. What a report says is `adit_core`'s to read; what this node says is the caller's
+//! ([`super::Links::answer_reports`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::name::NodeName;
+use adit_core::snapshot::Class;
+use adit_core::wire::StreamKind;
+use adit_core::wire::control::ANSWERS_REPORTS;
+use adit_core::wire::report::{LIMIT, NodeReport};
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::OpenError;
+use super::conn::InUse;
+use super::shared::Shared;
+use crate::peer::PeerInfo;
+use crate::stream::{RecvStream, SendStream};
+
+/// From when a report is asked for on a connection to when it is there, and from when it is sent to when it was
+/// taken.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Report streams that a controller may have open on one connection, beside its subscriptions.
+const MAX_OPEN: usize = 4;
+
+/// Whether a peer answers reports: an earlier version takes the question for an offence.
+pub(super) fn answers(peer: &PeerInfo) -> Result<(), OpenError> {
+    if peer.capabilities & ANSWERS_REPORTS != 0 {
+        return Ok(());
+    }
+    let reason = format!("node {} is of a version that does not report", peer.node);
+    Err(OpenError { code: Code::VersionMismatch, reason })
+}
+
+/// Answers a stream whose kind was read.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    using: InUse,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) {
+    // Whatever else it says is not read.
+    recv.stop(Code::Finished);
+    let conn = using.conn();
+    let now = shared.now();
+    if conn.peer.cluster != now.this.cluster || !conn.peer.node.is_controller() {
+        send.reset(Code::Denied);
+        shared.in_vain(conn, Code::Denied);
+        return;
+    }
+    if conn.doing().telling > now.links.len() + MAX_OPEN {
+        return send.reset(Code::OverLimit);
+    }
+    let bytes = shared.work.report.get().map(|report| report()).unwrap_or_default();
+    match timeout(REPORT_TIMEOUT, send.send_all(&bytes)).await {
+        Ok(sent) => {
+            if let Err(error) = sent.and_then(|()| send.finish()) {
+                send.reset(error.code());
+            }
+        }
+        Err(_) => send.reset(Code::HeaderTimeout),
+    }
+}
+
+impl Shared {
+    /// See [`super::Links::ask_report`].
+    pub(super) async fn ask_report(
+        self: &Arc<Self>,
+        node: &NodeName,
+    ) -> Result<NodeReport, OpenError> {
+        let cluster = self.now().this.cluster.clone();
+        let whom = (&cluster, node);
+        let mut stream = self.open(0, whom, Class::Interactive, StreamKind::Report).await?;
+        stream.send.finish().map_err(|e| OpenError { code: e.code(), reason: e.to_string() })?;
+        let read = timeout(REPORT_TIMEOUT, read_all(&mut stream.recv)).await;
+        let failed = |code, why: String| OpenError { code, reason: format!("node {node} {why}") };
+        let late = |_| failed(Code::HeaderTimeout, "did not report in time".to_owned());
+        let bytes = read.map_err(late)?.map_err(|(code, why)| failed(code, why))?;
+        NodeReport::decode(&bytes).map_err(|error| {
+            stream.recv.stop(Code::ProtocolError);
+            failed(Code::ProtocolError, format!("sent a report that cannot be read: {error}"))
+        })
+    }
+}
+
+/// All of a stream, as far as a report may be long.
+async fn read_all(recv: &mut RecvStream) -> Result<Vec<u8>, (Code, String)> {
+    let mut all = Vec::new();
+    while let Some(piece) =
+        recv.read_chunk(LIMIT).await.map_err(|e| (e.code(), format!("did not report: {e}")))?
+    {
+        let piece: Bytes = piece;
+        if all.len() + piece.len() > LIMIT {
+            recv.stop(Code::ProtocolError);
+            return Err((Code::ProtocolError, format!("sent a report of more than {LIMIT} bytes")));
+        }
+        all.extend_from_slice(&piece);
+    }
+    Ok(all)
+}
