@@ -52,6 +52,8 @@ pub mod annotation {
 
 /// On the controller's Lease: what is wrong with the one that holds it; for people.
 pub const TROUBLE: &str = "adit.dev/trouble";
+/// On the controller's Lease: what its nodes say of themselves, as JSON of a [`crate::summary::NodesSummary`].
+pub const NODES: &str = "adit.dev/nodes";
 /// The longest text that is written for people, in bytes: what an Event may have.
 const LONGEST_TEXT: usize = 1024;
 

@@ -42,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::lease::Candidate;
 use self::round::Rounds;
+use crate::summary::NodesSummary;
 use crate::tasks::{TaskEnded, Tasks};
 
 /// What our own nodes hear of linked clusters.
@@ -51,6 +52,8 @@ pub struct Peers {
     pub reporting: bool,
     /// Each cluster of which a node of ours has told of late. Of one that is not here nobody knows anything.
     pub clusters: BTreeMap<ClusterName, Heard>,
+    /// What our nodes say of themselves, as far as it lasts ([`NodesSummary::lasting`]).
+    pub nodes: Arc<NodesSummary>,
 }
 
 impl Peers {
@@ -138,7 +141,7 @@ pub enum ControllerError {
     Ended(#[from] TaskEnded),
 }
 
-/// Runs until `stop`; then gives the lease back.
+/// Runs until `stop`; then gives the lease back. What `nodes` say of themselves stands on the lease.
 ///
 /// # Errors
 /// [`ControllerError`] where it cannot begin, or a part of it ends by itself. Whatever else happens later is
@@ -148,6 +151,7 @@ pub async fn run(
     settings: Settings,
     observer: watch::Sender<Option<Arc<Observer>>>,
     peers: watch::Receiver<Arc<Peers>>,
+    nodes: watch::Receiver<Arc<NodesSummary>>,
     state: watch::Sender<ControllerState>,
     stop: CancellationToken,
 ) -> Result<(), ControllerError> {
@@ -156,7 +160,7 @@ pub async fn run(
     }
     let identity = format!("{}_{}", settings.pod_name, settings.pod_uid);
     let leases = Api::namespaced(client.clone(), &settings.namespace);
-    let lease = Candidate::new(leases, identity, state.subscribe());
+    let lease = Candidate::new(leases, identity, state.subscribe(), nodes);
     let mut ended = Ok(());
     while !stop.is_cancelled() && ended.is_ok() {
         state.send_replace(ControllerState::default());

@@ -7,6 +7,7 @@
 //! * [`node`]: what a node watches and asks for. [`client`]: how the API server is reached.
 //! * For the operator's commands: [`context`] and [`edit`] reach and change a cluster's ConfigMap, [`join`] links
 //!   clusters, [`declare`] exports and imports, [`report`] tells how a cluster is.
+//! * [`summary`]: what nodes say of themselves, from the controller to [`report`].
 //! * [`watches`]: what the API server holds of a kind, kept through its failures. [`tasks`]: what must not end.
 //! * [`controller`]: the active one of a cluster, which writes all that there is to write.
 
@@ -20,6 +21,7 @@ pub mod edit;
 pub mod join;
 pub mod node;
 pub mod report;
+pub mod summary;
 pub mod tasks;
 pub mod watches;
 

@@ -1,6 +1,9 @@
 //! What a cluster believes of itself, from its API server: for `adit status` with a context.
 //!
-//! Each thing has the first that is wrong with it, in words; what is wrong comes first.
+//! Each thing has the first that is wrong with it, in words; what is wrong comes first. What hangs on another
+//! thing that is wrong is counted there, and told once.
+
+mod nodes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -73,8 +76,36 @@ pub struct Item {
     pub name: String,
     /// What is known of it, in a word or two: to whom, from where, at which address.
     pub detail: String,
-    /// The first thing that is wrong with it.
+    /// The first thing that is wrong with it, and what else nodes say of it.
     pub problem: Option<String>,
+    /// What it waits for, where that is wrong and nothing else: told there.
+    pub waits_for: Option<String>,
+    /// The cluster that an import is from.
+    #[serde(skip)]
+    from: Option<String>,
+    /// Whether its problem is that a link is down.
+    #[serde(skip)]
+    is_down: bool,
+    /// What conditions say of what only nodes know, for when the nodes' own words cannot be read.
+    #[serde(skip)]
+    fallback: Option<String>,
+}
+
+impl Item {
+    /// What is wrong comes first, then what waits for it.
+    fn rank(&self) -> u8 {
+        match (&self.problem, &self.waits_for) {
+            (Some(_), _) => 0,
+            (None, Some(_)) => 1,
+            (None, None) => 2,
+        }
+    }
+
+    /// One with which nothing is wrong, or this.
+    #[must_use]
+    pub fn new(name: String, detail: String, problem: Option<String>) -> Self {
+        Self { name, detail, problem, waits_for: None, from: None, is_down: false, fallback: None }
+    }
 }
 
 impl ClusterStatus {
@@ -229,7 +260,7 @@ fn status(context: &str, document: &Document, seen: &Seen) -> ClusterStatus {
     }
     let mut troubles: Vec<_> = controller(seen, &errors).into_iter().collect();
     troubles.extend(certificates(seen));
-    ClusterStatus {
+    let mut status = ClusterStatus {
         context: context.to_owned(),
         cluster: config.as_ref().map(|config| config.cluster.to_string()),
         controller: seen.controller,
@@ -237,10 +268,21 @@ fn status(context: &str, document: &Document, seen: &Seen) -> ClusterStatus {
         errors,
         warnings: report.warnings().map(said).chain(seen.unread.iter().cloned()).collect(),
         troubles,
-        links: worst_first(links(config.as_ref(), seen)),
-        exports: worst_first(exports(config.as_ref(), seen)),
-        imports: worst_first(imports(config.as_ref(), seen)),
+        links: links(config.as_ref(), seen),
+        exports: exports(config.as_ref(), seen),
+        imports: imports(config.as_ref(), seen),
+    };
+    let lease = seen.lease.as_ref().and_then(|(lease, _)| lease.as_ref());
+    nodes::add(&mut status, &nodes::read(lease));
+    nodes::group(&mut status);
+    for all in [&mut status.links, &mut status.exports, &mut status.imports] {
+        for item in all.iter_mut() {
+            let fallback = item.fallback.take().filter(|_| item.waits_for.is_none());
+            item.problem = item.problem.take().or(fallback);
+        }
+        all.sort_by(|a, b| (a.rank(), &a.name).cmp(&(b.rank(), &b.name)));
     }
+    status
 }
 
 /// What is wrong with the controller, but for what is said already.
@@ -307,11 +349,6 @@ fn refused_or_waits(node: &str, request: &Request, now: Timestamp) -> Option<Str
         .then(|| format!("node {node} waits for a certificate since {since} ({name})"))
 }
 
-fn worst_first(mut items: Vec<Item>) -> Vec<Item> {
-    items.sort_by(|a, b| (a.problem.is_none(), &a.name).cmp(&(b.problem.is_none(), &b.name)));
-    items
-}
-
 /// What a condition that should be true says instead.
 fn untrue(conditions: &[Condition], kind: &str) -> Option<String> {
     match conditions.iter().find(|condition| condition.kind == kind) {
@@ -333,6 +370,12 @@ fn said(conditions: &[Condition], kind: &str) -> Option<String> {
     Some(format!("{} ({})", condition.message, condition.reason))
 }
 
+/// Whether a condition is untrue because a link is down.
+fn is_link_down(conditions: &[Condition], kind: &str) -> bool {
+    let condition = conditions.iter().find(|c| c.kind == kind && c.status == "False");
+    condition.is_some_and(|c| c.reason == "LinkDown")
+}
+
 const NOT_TAKEN_UP: &str = "declared, and not taken up by the controller yet";
 
 fn links(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
@@ -344,14 +387,15 @@ fn links(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
         // A cluster may export what nobody here wants: that is no problem.
         let unused = said(conditions, "NotImported").map(|said| format!("; {said}"));
         let detail = link.spec.trust_domain.clone() + &unused.unwrap_or_default();
-        items.insert(name.clone(), Item { name, detail, problem });
+        let is_down = is_link_down(conditions, "Up");
+        let fallback = said(conditions, "NodesDown");
+        items.insert(name.clone(), Item { is_down, fallback, ..Item::new(name, detail, problem) });
     }
     for link in config.into_iter().flat_map(|config| &config.links) {
         let name = link.cluster.to_string();
-        items.entry(name.clone()).or_insert_with(|| Item {
-            name,
-            detail: link.trust_domain.to_string(),
-            problem: Some(NOT_TAKEN_UP.to_owned()),
+        items.entry(name.clone()).or_insert_with(|| {
+            let detail = link.trust_domain.to_string();
+            Item::new(name, detail, Some(NOT_TAKEN_UP.to_owned()))
         });
     }
     items.into_values().collect()
@@ -372,16 +416,15 @@ fn exports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
         let problem = untrue(conditions, "Valid")
             .or_else(|| says_no(conditions, "Linked"))
             .or_else(|| says_no(conditions, "Ready"));
-        items.insert(name.clone(), Item { name, detail, problem });
+        let fallback = said(conditions, "Refusing");
+        items.insert(name.clone(), Item { fallback, ..Item::new(name, detail, problem) });
     }
     for rule in config.into_iter().flat_map(|config| &config.exports) {
         let Services::Named(service) = &rule.services else { continue };
         let name = service.to_string();
-        items.entry(name.clone()).or_insert_with(|| Item {
-            name,
-            detail: String::new(),
-            problem: Some(NOT_TAKEN_UP.to_owned()),
-        });
+        items
+            .entry(name.clone())
+            .or_insert_with(|| Item::new(name, String::new(), Some(NOT_TAKEN_UP.to_owned())));
     }
     items.into_values().collect()
 }
@@ -417,14 +460,16 @@ fn imports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
         let at = if addresses.is_empty() { "no slice".to_owned() } else { addresses.join(", ") };
         let name = format!("{namespace}/{name}");
         let detail = format!("from {} at {at}", import.spec.from);
-        items.insert(name.clone(), Item { name, detail, problem });
+        let is_down = is_link_down(conditions, "Ready");
+        let fallback = said(conditions, "Refusing").or_else(|| said(conditions, "NotServed"));
+        let from = Some(import.spec.from.clone());
+        let item = Item { is_down, fallback, from, ..Item::new(name.clone(), detail, problem) };
+        items.insert(name, item);
     }
     for rule in config.into_iter().flat_map(|config| &config.imports) {
         let name = rule.service.to_string();
-        items.entry(name.clone()).or_insert_with(|| Item {
-            name,
-            detail: format!("from {}", rule.from),
-            problem: Some(NOT_TAKEN_UP.to_owned()),
+        items.entry(name.clone()).or_insert_with(|| {
+            Item::new(name, format!("from {}", rule.from), Some(NOT_TAKEN_UP.to_owned()))
         });
     }
     items.into_values().collect()

@@ -92,9 +92,10 @@ fn section(what: &str, items: &[Item], style: Style) -> String {
     }
     let mut rows = table(style, &[]);
     for item in items {
-        let how = match &item.problem {
-            Some(problem) => mood(problem, Mood::Bad),
-            None => mood("well", Mood::Well),
+        let how = match (&item.problem, &item.waits_for) {
+            (Some(problem), _) => mood(problem, Mood::Bad),
+            (None, Some(cause)) => mood(format!("waits for {cause}"), Mood::Doubtful),
+            (None, None) => mood("well", Mood::Well),
         };
         rows.add_row([cell(&item.name), cell(&item.detail), how]);
     }
@@ -108,11 +109,11 @@ mod tests {
     #[test]
     fn a_page_says_what_is_wrong_before_what_is_well() {
         let pods = Pods { installed: true, ready: 1, total: 2 };
-        let item = |name: &str, problem: Option<&str>| Item {
-            name: name.to_owned(),
-            detail: "from bank".to_owned(),
-            problem: problem.map(str::to_owned),
+        let item = |name: &str, problem: Option<&str>| {
+            Item::new(name.to_owned(), "from bank".to_owned(), problem.map(str::to_owned))
         };
+        let mut waits = item("n/c", None);
+        waits.waits_for = Some("link bank".to_owned());
         let status = ClusterStatus {
             context: "kind-edge".to_owned(),
             cluster: Some("edge".to_owned()),
@@ -123,7 +124,7 @@ mod tests {
             troubles: vec!["no controller is active".to_owned()],
             links: Vec::new(),
             exports: Vec::new(),
-            imports: vec![item("n/b", Some("nobody there (Why)")), item("n/a", None)],
+            imports: vec![item("n/b", Some("nobody there (Why)")), waits, item("n/a", None)],
         };
         let page = page(&status, Style { width: None, colour: false });
         assert_eq!(
@@ -134,6 +135,7 @@ mod tests {
              wrong  no controller is active\n\n\
              LINKS: none\n\nEXPORTS: none\n\nIMPORTS\n  \
              n/b  from bank  nobody there (Why)\n  \
+             n/c  from bank  waits for link bank\n  \
              n/a  from bank  well\n"
         );
     }

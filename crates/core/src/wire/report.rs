@@ -188,7 +188,28 @@ impl NodeTrouble {
     }
 }
 
+/// Whether connections are refused because the other cluster asks for what it may not have: nothing is wrong here.
+#[must_use]
+pub fn is_askers_doing(is_inbound: bool, code: Code) -> bool {
+    let is_by_right = matches!(
+        code,
+        Code::Denied
+            | Code::ExportUnknown
+            | Code::PortUnknown
+            | Code::HeaderInvalid
+            | Code::HeaderTimeout
+            | Code::SourceForeign
+    );
+    is_inbound && is_by_right
+}
+
 impl RefusalSeries {
+    /// See [`is_askers_doing`].
+    #[must_use]
+    pub fn is_askers_doing(&self) -> bool {
+        is_askers_doing(self.is_inbound, self.code)
+    }
+
     fn fields(&self) -> BytesMut {
         let mut fields = Writer::default();
         fields.integer(1, u64::from(self.is_inbound)).text(3, self.cluster.as_str());

@@ -1,10 +1,12 @@
 //! The process of `adit controller`: leads or stands by, and listens to the cluster's own nodes.
 //!
 //! What it decides and writes is [`adit_kubernetes::controller`]'s. Here it gets its ears: as an observer it
-//! connects with our own nodes' hubs, and hears from them what linked clusters say. It accepts nobody's
+//! connects with our own nodes' hubs, and hears from them what linked clusters say; and asks each node how it is
+//! ([`node_reports`]). It accepts nobody's
 //! streams and dials no other cluster.
 
 mod ears;
+mod node_reports;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,12 +70,18 @@ async fn serve(options: Options, metrics: Metrics) -> Result<Ended, StartError> 
 
     let (observer, observers) = watch::channel(None);
     let (peers, heard) = watch::channel(Arc::new(Peers::default()));
+    let (summary, summaries) = watch::channel(Arc::default());
     let (state, states) = watch::channel(ControllerState::default());
     let lead = stop.child_token();
     let controller =
-        controller::run(client, options.settings, observer, heard, state, lead.clone());
+        controller::run(client, options.settings, observer, heard, summaries, state, lead.clone());
     let beside = async {
-        tokio::join!(ears::listen(observers, peers), tell(states), upkeep(metrics), server,);
+        tokio::join!(
+            ears::listen(observers, peers, summary),
+            tell(states),
+            upkeep(metrics),
+            server,
+        );
     };
     let mut controller = std::pin::pin!(controller);
     let mut beside = std::pin::pin!(beside);

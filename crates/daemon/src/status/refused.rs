@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use adit_core::code::Code;
-use adit_core::wire::report::RefusalSeries;
+use adit_core::wire::report::{RefusalSeries, is_askers_doing};
 use serde::{Deserialize, Serialize};
 
 use super::problems::with_port;
@@ -55,21 +55,6 @@ impl From<&RefusalSeries> for Refused {
             reason: Reason::new(from.code, from.sentence.clone()),
         }
     }
-}
-
-/// Whether it is the asking cluster's doing that its connections are refused, and nothing is wrong here.
-#[must_use]
-pub fn is_askers_doing(is_inbound: bool, code: Code) -> bool {
-    let is_by_right = matches!(
-        code,
-        Code::Denied
-            | Code::ExportUnknown
-            | Code::PortUnknown
-            | Code::HeaderInvalid
-            | Code::HeaderTimeout
-            | Code::SourceForeign
-    );
-    is_inbound && is_by_right
 }
 
 /// How many sources a sentence names.
@@ -171,7 +156,7 @@ mod tests {
         );
         assert_eq!(
             denied.reason.sentence,
-            "1384 connections of agents/intern-bot, agents/x refused since 2 min ago, the last 3 s ago: no grant names it"
+            "1384 connections of agents/intern-bot, agents/x refused since 2 min 0 s ago, the last 3 s ago: no grant names it"
         );
         assert_eq!(unknown.reason.code, "source-unknown");
         assert!(unknown.reason.sentence.starts_with("1 connection refused since"), "{unknown:?}");

@@ -5,9 +5,10 @@
 //! at once, however slow the API server answers. Others' clocks are not believed: a lease has run out when
 //! we saw it unchanged for its whole length.
 //!
-//! With each renewal goes what is wrong with the holder, for `adit status` to read: no write more.
+//! With each renewal goes what is wrong with the holder and what nodes say of themselves, for `adit status` to
+//! read: no write more.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -18,7 +19,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ControllerState;
-use crate::api::{CONTROLLER, TROUBLE, shortened};
+use crate::api::{CONTROLLER, NODES, TROUBLE, shortened};
+use crate::summary::NodesSummary;
 
 /// How long others wait for a holder that is silent.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
@@ -37,17 +39,19 @@ pub(super) struct Candidate {
     api: Api<Lease>,
     identity: String,
     state: watch::Receiver<ControllerState>,
+    nodes: watch::Receiver<Arc<NodesSummary>>,
     until: Mutex<Option<Instant>>,
 }
 
 impl Candidate {
-    /// One that tells of `state` while it holds the lease.
+    /// One that tells of `state` and `nodes` while it holds the lease.
     pub(super) fn new(
         api: Api<Lease>,
         identity: String,
         state: watch::Receiver<ControllerState>,
+        nodes: watch::Receiver<Arc<NodesSummary>>,
     ) -> Self {
-        Self { api, identity, state, until: Mutex::new(None) }
+        Self { api, identity, state, nodes, until: Mutex::new(None) }
     }
 
     /// Whether we hold it now. To be asked before each write.
@@ -151,6 +155,11 @@ impl Candidate {
         match &self.state.borrow().trouble {
             Some(trouble) => annotations.insert(TROUBLE.into(), shortened(trouble).into()),
             None => annotations.remove(TROUBLE),
+        };
+        let nodes = Arc::clone(&self.nodes.borrow());
+        match serde_json::to_string(&*nodes).ok().filter(|_| !nodes.at.is_empty()) {
+            Some(nodes) => annotations.insert(NODES.into(), nodes),
+            None => annotations.remove(NODES),
         };
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_ref() != Some(&self.identity) {

@@ -8,6 +8,7 @@
 mod export;
 mod import;
 mod link;
+mod nodes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub(super) struct Memory {
     /// And since when each is known.
     links: BTreeMap<ClusterName, (Steady, Instant)>,
     decisions: imports::ImportHistory,
+    /// When conditions about what nodes say were worded last.
+    worded: nodes::WordedTimes,
 }
 
 /// One write.
@@ -186,8 +189,9 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
     not_ours_to_give.extend(world.slices.values().filter_map(|s| World::service_of(s)));
     let exports = exports::resolve(now.config, world, &not_ours_to_give);
 
+    memory.worded.forget(now.at);
     link::plan(world, now, &imports, memory, &mut plan);
-    export::plan(world, now, &exports, &mut plan);
+    export::plan(world, now, &exports, memory, &mut plan);
     match now.moves {
         Move::None | Move::Waits => import::plan(world, now, &imports, memory, &mut plan),
         Move::Goes => {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::summary::SummaryItem;
 use crate::tests::{Fault, Server, eventually};
 
 const CONFIGS: &str = "/configmaps";
@@ -83,7 +84,8 @@ impl Stage {
             }
         });
         self.tasks.spawn(async move {
-            run(client, settings, observer, peers, state, ended).await.unwrap();
+            let nodes = watch::Sender::default().subscribe();
+            run(client, settings, observer, peers, nodes, state, ended).await.unwrap();
         });
         stop
     }
@@ -114,7 +116,16 @@ impl Stage {
         }
         let heard = Heard { view: Arc::new(view), live: true };
         let clusters = [("bank".parse().unwrap(), heard)].into();
-        self.peers.send_replace(Arc::new(Peers { reporting: true, clusters }));
+        let nodes = Arc::clone(&self.peers.borrow().nodes);
+        self.peers.send_replace(Arc::new(Peers { reporting: true, clusters, nodes }));
+    }
+
+    /// What nodes say of themselves.
+    fn say(&self, items: Vec<SummaryItem>) {
+        let nodes = Arc::new(NodesSummary { answered: 2, items, ..NodesSummary::default() });
+        self.peers.send_modify(|peers| {
+            *peers = Arc::new(Peers { nodes, ..Peers::clone(peers) });
+        });
     }
 
     fn slice(&self) -> Option<Value> {
@@ -144,6 +155,7 @@ impl Stage {
     }
 }
 
+mod nodes;
 mod withdrawn;
 
 #[tokio::test(start_paused = true)]
@@ -1132,7 +1144,15 @@ async fn with_a_watch_the_whole_controller_ends() {
     stage.server.fail(|_, path| path.contains("/services").then_some(Fault::Panic));
     let (client, peers) = (stage.server.client(), stage.peers.subscribe());
     let (observer, state) = (watch::Sender::new(None), watch::Sender::default());
-    let running = run(client, settings("one"), observer, peers, state, CancellationToken::new());
+    let running = run(
+        client,
+        settings("one"),
+        observer,
+        peers,
+        watch::Sender::default().subscribe(),
+        state,
+        CancellationToken::new(),
+    );
     let ended = tokio::time::timeout(Duration::from_secs(600), running).await;
     assert_eq!(
         ended.unwrap().unwrap_err().to_string(),

@@ -232,3 +232,70 @@ fn an_export_to_whom_no_link_leads_is_not_well() {
     assert_eq!(problem("Ready", "False").as_deref(), Some("so it is (Why)"));
     assert_eq!(problem("Linked", "True"), None);
 }
+
+/// A link or an import with a condition, and a Lease on which nodes say this.
+fn told(nodes: &Value) -> Seen {
+    let mut lease = lease("adit-controller-1_uid", None);
+    let annotations = lease.metadata.annotations.get_or_insert_default();
+    annotations.insert(crate::api::NODES.into(), nodes.to_string());
+    let link = json!({
+        "apiVersion": "adit.dev/v1alpha1", "kind": "Link", "metadata": {"name": "bank"},
+        "spec": {"trustDomain": "bank.example"}, "status": {"conditions": condition("Up", "True")},
+    });
+    let links = vec![serde_json::from_value(link).unwrap()];
+    let (imports, slices) = (vec![import("a", "True", None)], vec![slice("a", true)]);
+    Seen { lease: Some((Some(lease), false)), links, imports, slices, ..well() }
+}
+
+const TEXT: &str = "cluster: edge\ntrustDomain: edge.example\nlinks: [{cluster: bank, trustDomain: bank.example}]\n";
+
+#[test]
+fn what_nodes_say_is_told_of_the_thing_it_is_about_with_counts_and_places() {
+    let refused = json!({"count": 1384, "since": "2026-01-01T11:58:00Z", "last": "2026-01-01T11:59:57Z", "sources": ["agents/x"]});
+    let nodes = json!({
+        "at": "2026-01-01T12:00:00Z", "answered": 2, "silent": 1, "silentNodes": {"e3": "no answer"},
+        "items": [
+            {"kind": "link", "name": "bank", "code": "link-down", "error": true, "count": 1, "nodes": ["e2"], "sentence": "b1 does not answer"},
+            {"kind": "import", "name": "n/a", "code": "denied", "error": true, "count": 2, "nodes": ["e1", "e2"], "sentence": "no grant", "refused": refused},
+            {"kind": "node", "code": "local-error", "error": true, "count": 1, "nodes": ["e1"], "sentence": "bad certificate"},
+        ],
+    });
+    let found = status("c", &document(TEXT), &told(&nodes));
+    let link = found.links[0].problem.as_deref();
+    assert_eq!(link, Some("1 of 2 nodes cannot reach bank: e2 (b1 does not answer: link-down)"));
+    let import = found.imports[0].problem.as_deref();
+    let text =
+        "since 2 min: 1384 connections of agents/x refused: no grant (denied), the last 3 s ago";
+    assert_eq!(import, Some(text));
+    assert_eq!(found.troubles, ["1 of 2 nodes (e1): bad certificate (local-error)"]);
+    let silent = "1 of 3 nodes do not tell the controller how they are: e3 (no answer)";
+    assert_eq!(found.warnings, [silent]);
+    assert!(!found.well());
+    // A controller that has not asked of late says nothing about now.
+    let mut old = nodes;
+    old["at"] = "2026-01-01T11:50:00Z".into();
+    assert!(status("c", &document(TEXT), &told(&old)).well());
+}
+
+#[test]
+fn a_link_that_is_down_is_one_cause_and_its_imports_are_counted_with_it() {
+    let mut seen = told(&json!({}));
+    let down = json!([{"type": "Up", "status": "False", "reason": "LinkDown", "message": "no answer", "lastTransitionTime": "t"}]);
+    let set = |conditions: &Value| {
+        Some(Status { conditions: serde_json::from_value(conditions.clone()).unwrap() })
+    };
+    seen.links[0].status = set(&down);
+    let mut waits = down;
+    waits[0]["type"] = "Ready".into();
+    seen.imports = (0..20).map(|n| import(&format!("i{n}"), "False", None)).collect();
+    for import in &mut seen.imports[..19] {
+        import.status = set(&waits);
+    }
+    let found = status("c", &document(TEXT), &seen);
+    let problems =
+        |items: &[Item]| items.iter().filter_map(|i| i.problem.clone()).collect::<Vec<_>>();
+    assert_eq!(problems(&found.links), ["no answer (LinkDown); 19 imports wait for it"]);
+    assert_eq!(problems(&found.imports), ["so it is (Why)"], "it has a cause of its own");
+    let waiting = found.imports.iter().filter(|i| i.waits_for.as_deref() == Some("link bank"));
+    assert_eq!(waiting.count(), 19);
+}

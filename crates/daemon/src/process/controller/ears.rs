@@ -15,6 +15,7 @@ use adit_core::name::{ClusterName, NodeName};
 use adit_core::shared_map::SharedMap;
 use adit_core::snapshot::{Imports, Link, Snapshot, This};
 use adit_kubernetes::controller::{Heard, Observer, Peers};
+use adit_kubernetes::summary::NodesSummary;
 use adit_pki::tls::system_clock;
 use adit_pki::{Current, DenyList, Identity, PeerVerifier, Trust, TrustBundles, UnixTime};
 use adit_transport::links::{LinkView, Serve, Served};
@@ -23,6 +24,7 @@ use adit_transport::{Endpoints, Links, NodeSecret, OsNet, Stream, Tls, Worker};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::node_reports::{self, LastingSummary};
 use crate::compose::publish;
 use crate::process::node;
 use crate::process::tuning::tuning;
@@ -40,17 +42,19 @@ const PARTING: Duration = Duration::from_millis(300);
 pub(super) async fn listen(
     mut observers: watch::Receiver<Option<Arc<Observer>>>,
     peers: watch::Sender<Arc<Peers>>,
+    summary: watch::Sender<Arc<NodesSummary>>,
 ) {
     loop {
         let Some(observer) = observers.borrow_and_update().clone() else {
             peers.send_replace(Arc::default());
+            summary.send_replace(Arc::default());
             if observers.changed().await.is_err() {
                 return std::future::pending().await;
             }
             continue;
         };
         match Ears::new(&observer) {
-            Ok(ears) => ears.hear(&mut observers, &peers).await,
+            Ok(ears) => ears.hear(&mut observers, &peers, &summary).await,
             Err(error) => {
                 tracing::error!(error, "cannot listen to our own nodes");
                 sleep(AGAIN).await;
@@ -85,7 +89,8 @@ impl Ears {
         };
         let endpoints = bound(wanted, bind).map_err(|e| e.to_string())?;
         let (snapshot, snapshots) = watch::channel(Arc::new(believed(observer)));
-        let local = node::local(BootId(boot));
+        let mut local = node::local(BootId(boot));
+        local.settings.idle = node_reports::IDLE_TIMEOUT;
         let links = Links::start(local, endpoints, snapshots, Arc::new(Deaf));
         Ok(Self { wanted, links, identity, verifier, snapshot })
     }
@@ -95,11 +100,22 @@ impl Ears {
         self,
         observers: &mut watch::Receiver<Option<Arc<Observer>>>,
         peers: &watch::Sender<Arc<Peers>>,
+        summary: &watch::Sender<Arc<NodesSummary>>,
     ) {
+        let mut asking = std::pin::pin!(node_reports::ask(
+            self.links.clone(),
+            self.snapshot.subscribe(),
+            summary
+        ));
+        let mut summaries = summary.subscribe();
+        let mut lasting = LastingSummary::default();
         let mut views = self.links.views();
         loop {
-            self.tell(peers);
+            let nodes = lasting.of(&summaries.borrow_and_update().clone());
+            self.tell(peers, nodes);
             tokio::select! {
+                () = &mut asking => break,
+                changed = summaries.changed() => if changed.is_err() { break },
                 changed = observers.changed() => {
                     let now = observers.borrow_and_update().clone().filter(|_| changed.is_ok());
                     let Some(now) = now.filter(|now| self.take(now)) else { break };
@@ -133,7 +149,7 @@ impl Ears {
         same
     }
 
-    fn tell(&self, peers: &watch::Sender<Arc<Peers>>) {
+    fn tell(&self, peers: &watch::Sender<Arc<Peers>>, nodes: Arc<NodesSummary>) {
         let reporting = !self.links.status().siblings.is_empty();
         let heard = self.links.views().borrow().clone();
         let one = |view: &LinkView| Heard { view: view.view.clone(), live: !view.lost };
@@ -141,7 +157,7 @@ impl Ears {
         let told = heard.iter().filter(|(_, view)| view.received.elapsed() < SILENCE);
         let clusters: BTreeMap<_, _> =
             told.map(|(cluster, view)| (cluster.clone(), one(view))).collect();
-        publish(peers, Peers { reporting, clusters });
+        publish(peers, Peers { reporting, clusters, nodes });
     }
 }
 

@@ -51,7 +51,7 @@ fn peers(clusters: &[&str], ready: u32) -> Peers {
     let view = View { nodes, exports: [(bot(), Arc::new(export))].into() };
     let heard = Heard { view: Arc::new(view), live: true };
     let clusters = clusters.iter().map(|c| (c.parse().unwrap(), heard.clone())).collect();
-    Peers { reporting: true, clusters }
+    Peers { reporting: true, clusters, ..Peers::default() }
 }
 
 fn decide(

@@ -4,13 +4,19 @@ use std::collections::BTreeSet;
 
 use adit_core::name::ServiceName;
 
-use super::{Change, Now, Plan, Write, about_service, ours};
+use super::{Change, Memory, Now, Plan, Write, about_service, nodes, ours};
 use crate::api::{Export, Status};
 use crate::controller::conditions;
 use crate::controller::exports::{Exports, Resolved, Verdict};
 use crate::controller::world::World;
 
-pub(super) fn plan(world: &World, now: &Now<'_>, exports: &Exports, plan: &mut Plan) {
+pub(super) fn plan(
+    world: &World,
+    now: &Now<'_>,
+    exports: &Exports,
+    memory: &mut Memory,
+    plan: &mut Plan,
+) {
     let mut named = BTreeSet::new();
     for (service, resolved) in &exports.all {
         let name = resolved.spec.service.object_name();
@@ -22,7 +28,14 @@ pub(super) fn plan(world: &World, now: &Now<'_>, exports: &Exports, plan: &mut P
         if let Some(verdict) = linked.as_ref().filter(|verdict| !verdict.good) {
             plan.complain(about_service(world, service), verdict.reason, &verdict.message);
         }
-        plan.writes.extend(one(world, now, &name, resolved, linked).map(Write::Export));
+        let refusing = nodes::refusing(now, "export", &service.to_string());
+        if let Some(refusing) = &refusing {
+            let about = about_service(world, service);
+            plan.complain(about, "CallersRefused", &refusing.message);
+        }
+        let told = (linked.as_ref(), refusing.as_ref());
+        let change = one(world, now, (&name, resolved), told, memory, plan);
+        plan.writes.extend(change.map(Write::Export));
         named.insert(name);
     }
     for (name, stored) in &world.exports {
@@ -53,9 +66,10 @@ fn linked(service: &ServiceName, wanted: &Resolved, now: &Now<'_>) -> Option<Ver
 fn one(
     world: &World,
     now: &Now<'_>,
-    name: &str,
-    wanted: &Resolved,
-    linked: Option<Verdict>,
+    (name, wanted): (&str, &Resolved),
+    (linked, refusing): (Option<&Verdict>, Option<&Verdict>),
+    memory: &mut Memory,
+    plan: &mut Plan,
 ) -> Option<Change<Export>> {
     let spec = wanted.spec.clone();
     let Some(stored) = world.exports.get(name) else {
@@ -69,9 +83,11 @@ fn one(
     let generation = stored.metadata.generation;
     let fresh = conditions::set(conditions, "Valid", &wanted.verdict, generation, &now.text());
     let fresh = match linked {
-        Some(linked) => conditions::set(&fresh, "Linked", &linked, generation, &now.text()),
+        Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &now.text()),
         None => conditions::clear(&fresh, "Linked"),
     };
+    let told = nodes::Told { object: format!("Export {name}"), generation, kind: "Refusing", now };
+    let fresh = told.set(&fresh, refusing, memory, plan);
     (fresh != conditions).then(|| {
         let status = Some(Status { conditions: fresh });
         Change::Status(Box::new(Export { status, ..(**stored).clone() }))

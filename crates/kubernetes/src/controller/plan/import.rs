@@ -13,8 +13,8 @@ use k8s_openapi::api::discovery::v1::EndpointPort;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-use super::{Change, Memory, Now, Plan, Write, about_service, ours};
-use crate::api::{Import, ImportPort, ImportSpec, Status, Workloads};
+use super::{Change, Memory, Now, Plan, Write, about_service, nodes, ours};
+use crate::api::{Condition, Import, ImportPort, ImportSpec, Status, Workloads};
 use crate::controller::addresses::{self, Given, Pool};
 use crate::controller::exports::Verdict;
 use crate::controller::imports::{Imports, SERVED, Wanted, was_ready};
@@ -272,7 +272,7 @@ impl One<'_> {
             let about = about_service(self.world, self.service);
             plan.complain(about, blocked.reason, &blocked.message);
         }
-        self.plan_status(stored, blocked.or(verdict), plan);
+        self.plan_status(stored, blocked.or(verdict), memory, plan);
     }
 
     fn plan_stub(&self, stub: Option<&Arc<Service>>, plan: &mut Plan) {
@@ -348,7 +348,13 @@ impl One<'_> {
         kept.extend(names.map(|name| (namespace.to_owned(), name)));
     }
 
-    fn plan_status(&self, stored: &Import, verdict: Option<Verdict>, plan: &mut Plan) {
+    fn plan_status(
+        &self,
+        stored: &Import,
+        verdict: Option<Verdict>,
+        memory: &mut Memory,
+        plan: &mut Plan,
+    ) {
         let before = Status::conditions(stored.status.as_ref());
         let generation = stored.metadata.generation;
         let clock = self.now.text();
@@ -376,11 +382,36 @@ impl One<'_> {
             let conflict = Verdict::good("SeveralClusters", message);
             fresh = conditions::set(&fresh, "Conflict", &conflict, generation, &clock);
         }
+        fresh = self.as_nodes_say(&fresh, generation, memory, plan);
         if fresh != before {
             let status = Some(Status { conditions: fresh });
             let object = Import { status, ..stored.clone() };
             plan.writes.push(Write::Import(Change::Status(Box::new(object))));
         }
+    }
+
+    /// The conditions with what nodes say of the import: whom they refuse, and where it is not served.
+    fn as_nodes_say(
+        &self,
+        before: &[Condition],
+        generation: Option<i64>,
+        memory: &mut Memory,
+        plan: &mut Plan,
+    ) -> Vec<Condition> {
+        let (now, name) = (self.now, self.service.to_string());
+        let mut fresh = before.to_vec();
+        for (kind, topic, verdict) in [
+            ("Refusing", "CallersRefused", nodes::refusing(now, "import", &name)),
+            ("NotServed", "NotServed", nodes::broken(now, &name)),
+        ] {
+            if let Some(verdict) = &verdict {
+                plan.complain(about_service(self.world, self.service), topic, &verdict.message);
+            }
+            let object = format!("Import {name}");
+            let told = nodes::Told { object, generation, kind, now };
+            fresh = told.set(&fresh, verdict.as_ref(), memory, plan);
+        }
+        fresh
     }
 
     fn is_ready(&self, memory: &Memory) -> bool {

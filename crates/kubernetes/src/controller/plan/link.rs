@@ -10,7 +10,7 @@ use adit_core::snapshot::{Seed, View};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
 
-use super::{Change, Memory, Now, Plan, Write, ours};
+use super::{Change, Memory, Now, Plan, Write, nodes, ours};
 use crate::api::{Link, LinkSpec, Status};
 use crate::controller::conditions;
 use crate::controller::exports::Verdict;
@@ -71,7 +71,11 @@ fn one(
         .entry(link.cluster.clone())
         .or_insert_with(|| (Steady::new(before.is_some_and(|c| c.status == "True")), now.at));
     plan.wake_at(steady.see(live, now.at));
-    let up = if steady.value() {
+    let since = *since;
+    let why = nodes::all_down(now, name);
+    let up = if let Some(why) = why.filter(|_| now.peers.reporting) {
+        Some(Verdict::bad("LinkDown", format!("no node of ours can reach {name}: {why}")))
+    } else if steady.value() {
         Some(Verdict::good("LinkUp", format!("nodes of ours hear {name}")))
     } else if now.peers.reporting {
         Some(Verdict::bad("LinkDown", format!("no node of ours hears {name}")))
@@ -119,11 +123,17 @@ fn one(
         uid: stored.uid(),
         ..ObjectReference::default()
     };
+    let told = |kind| nodes::Told { object: format!("Link {name}"), generation, kind, now };
     if let Some(up) = up {
-        fresh = conditions::set(&fresh, "Up", &up, generation, &clock);
-        if up.reason == "LinkDown" && (live.is_some() || now.at >= *since + FIRST) {
+        fresh = told("Up").set(&fresh, Some(&up), memory, plan);
+        if up.reason == "LinkDown" && (live.is_some() || now.at >= since + FIRST) {
             plan.complain(about(), up.reason, &up.message);
         }
+    }
+    let cut_off = nodes::cut_off(now, name);
+    fresh = told("NodesDown").set(&fresh, cut_off.as_ref(), memory, plan);
+    if let Some(cut_off) = &cut_off {
+        plan.complain(about(), cut_off.reason, &cut_off.message);
     }
     fresh = match imports.left_out.get(&link.cluster) {
         None => conditions::clear(&fresh, "TooManyImports"),

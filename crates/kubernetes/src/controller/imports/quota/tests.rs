@@ -47,7 +47,11 @@ fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> Peers {
     let exports = services.map(|service| (service, export.clone())).collect();
     let nodes = [("n1".parse().unwrap(), vec![])].into();
     let view = Arc::new(View { nodes, exports });
-    Peers { reporting: true, clusters: [(bank(), Heard { view, live: true })].into() }
+    Peers {
+        reporting: true,
+        clusters: [(bank(), Heard { view, live: true })].into(),
+        ..Peers::default()
+    }
 }
 
 fn world() -> World {

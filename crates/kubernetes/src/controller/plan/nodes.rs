@@ -1,0 +1,139 @@
+//! What nodes say of themselves, as conditions: where they differ, and which callers they refuse.
+//!
+//! Words and counts change all the time, conditions do not: one is written when its reason changes, or comes or
+//! goes, and with new words at most every [`REWORD_INTERVAL`]. Counts stand on the Lease.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Memory, Now, Plan};
+use crate::api::Condition;
+use crate::controller::conditions;
+use crate::controller::exports::Verdict;
+use crate::summary::SummaryItem;
+
+/// From when a condition was written to when other words for the same reason may be.
+const REWORD_INTERVAL: Duration = Duration::from_secs(30);
+/// How many reasons one condition names.
+const MAX_REASONS: usize = 3;
+
+/// When conditions were worded last, by object and condition.
+#[derive(Debug, Default)]
+pub(super) struct WordedTimes(BTreeMap<(String, &'static str), Instant>);
+
+impl WordedTimes {
+    /// Drops what allows another wording by now, which is the same as none.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.0.retain(|_, at| *at + REWORD_INTERVAL > now);
+    }
+}
+
+/// A condition of one object.
+pub(super) struct Told<'a> {
+    /// The kind and name of the object.
+    pub(super) object: String,
+    pub(super) generation: Option<i64>,
+    /// The condition's type.
+    pub(super) kind: &'static str,
+    pub(super) now: &'a Now<'a>,
+}
+
+impl Told<'_> {
+    /// `all` with the condition as `verdict` says, or without it. Other words for the same reason wait.
+    pub(super) fn set(
+        self,
+        all: &[Condition],
+        verdict: Option<&Verdict>,
+        memory: &mut Memory,
+        plan: &mut Plan,
+    ) -> Vec<Condition> {
+        let key = (self.object, self.kind);
+        let Some(verdict) = verdict else {
+            memory.worded.0.remove(&key);
+            return conditions::clear(all, self.kind);
+        };
+        let fresh = conditions::set(all, self.kind, verdict, self.generation, &self.now.text());
+        if fresh == all {
+            return fresh;
+        }
+        let is_same = conditions::find(all, self.kind).is_some_and(|old| {
+            old.reason == verdict.reason && (old.status == "True") == verdict.good
+        });
+        if let Some(at) = memory.worded.0.get(&key).filter(|_| is_same) {
+            plan.wake_at(Some(*at + REWORD_INTERVAL));
+            return all.to_vec();
+        }
+        memory.worded.0.insert(key, self.now.at);
+        fresh
+    }
+}
+
+/// That some of the nodes cannot use a link; none where all can, or none can.
+pub(super) fn cut_off(now: &Now<'_>, cluster: &str) -> Option<Verdict> {
+    let item = unusable(now, cluster)?;
+    let place = item.place(now.peers.nodes.answered);
+    let (count, nodes) = place.split_once(": ")?;
+    let message = format!("{count} cannot reach {cluster}: {nodes} ({})", item.sentence);
+    Some(Verdict::good("NodesCutOff", message))
+}
+
+/// Why no node can use a link, where all that answer say so.
+pub(super) fn all_down<'a>(now: &'a Now<'_>, cluster: &'a str) -> Option<&'a str> {
+    let nodes = &now.peers.nodes;
+    let item = unusable(now, cluster).filter(|item| item.count >= nodes.answered)?;
+    Some(&item.sentence)
+}
+
+fn unusable<'a>(now: &'a Now<'_>, cluster: &'a str) -> Option<&'a SummaryItem> {
+    now.peers.nodes.about("link", cluster).filter(|item| item.error).max_by_key(|item| item.count)
+}
+
+/// That callers are refused; `kind` is `import` or `export`. What another cluster asks for without right is not
+/// worth a condition: it could have it written.
+pub(super) fn refusing(now: &Now<'_>, kind: &str, name: &str) -> Option<Verdict> {
+    let nodes = &now.peers.nodes;
+    let all: Vec<_> =
+        nodes.about(kind, name).filter(|item| item.error && item.refused.is_some()).collect();
+    let first = all.first()?;
+    let says = |item: &&SummaryItem| {
+        let askers = item.refused.as_ref().map(|r| r.askers()).unwrap_or_default();
+        let place = item.place(nodes.answered);
+        let place = if place.is_empty() { place } else { format!(" on {place}") };
+        format!("connections{askers} are refused{place}: {} ({})", item.sentence, item.code)
+    };
+    let message: Vec<_> = all.iter().take(MAX_REASONS).map(says).collect();
+    Some(Verdict::good(reason(&first.code), message.join("; ")))
+}
+
+/// That an import does not work on some nodes, for a reason that is theirs alone.
+pub(super) fn broken(now: &Now<'_>, name: &str) -> Option<Verdict> {
+    let nodes = &now.peers.nodes;
+    let is_local =
+        |item: &&SummaryItem| item.error && item.refused.is_none() && item.code == "local-error";
+    let item = nodes.about("import", name).find(is_local)?;
+    let place = item.place(nodes.answered);
+    let place = if place.is_empty() { "all nodes".to_owned() } else { place };
+    Some(Verdict::good("NotServed", format!("it is not served on {place}: {}", item.sentence)))
+}
+
+/// A code as a condition's reason.
+fn reason(code: &str) -> &'static str {
+    match code {
+        "denied" => "Denied",
+        "source-unknown" => "SourceUnknown",
+        "export-unknown" => "NotExported",
+        "port-unknown" => "PortUnknown",
+        "link-down" => "LinkDown",
+        "no-backend" => "NoBackend",
+        "backend-refused" => "BackendRefused",
+        "backend-timeout" => "BackendTimeout",
+        "backend-unreachable" => "BackendUnreachable",
+        "backend-forbidden" => "BackendForbidden",
+        "hop-refused" => "HopRefused",
+        "over-limit" => "OverLimit",
+        "open-timeout" => "OpenTimeout",
+        _ => "Refused",
+    }
+}

@@ -1,0 +1,85 @@
+//! What nodes say of themselves, in conditions and Events.
+
+use super::*;
+use crate::summary::RefusedConnections;
+
+fn item(kind: &str, name: &str, code: &str, nodes: &[&str]) -> SummaryItem {
+    SummaryItem {
+        kind: kind.into(),
+        name: name.into(),
+        code: code.into(),
+        error: true,
+        count: nodes.len(),
+        nodes: nodes.iter().map(|&node| node.into()).collect(),
+        sentence: "b1 does not answer".into(),
+        refused: None,
+    }
+}
+
+fn refused(sources: &[&str]) -> SummaryItem {
+    let sources = sources.iter().map(|&source| source.into()).collect();
+    let refused = RefusedConnections { sources, ..RefusedConnections::default() };
+    let item = item("import", "agents/fraud-bot", "denied", &["e1", "e2"]);
+    SummaryItem { refused: Some(refused), ..item }
+}
+
+impl Stage {
+    fn message(&self, collection: &str, name: &str, kind: &str) -> Option<String> {
+        let object = self.server.get(collection, "", name)?;
+        let all = object["status"]["conditions"].as_array()?.clone();
+        Some(all.into_iter().find(|c| c["type"] == kind)?["message"].as_str()?.to_owned())
+    }
+
+    fn has_event(&self, reason: &str) -> bool {
+        self.server.all(EVENTS).iter().any(|event| event["reason"] == reason)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_node_of_two_that_is_cut_off_is_named_and_all_of_them_are_a_link_that_is_down() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    stage.say(vec![item("link", "bank", "link-down", &["e2"])]);
+    let says = |kind| stage.message(LINKS, "bank", kind);
+    let text = "1 of 2 nodes cannot reach bank: e2 (b1 does not answer)";
+    eventually("named", || says("NodesDown").as_deref() == Some(text)).await;
+    eventually("an Event", || stage.has_event("NodesCutOff")).await;
+    let up = || stage.condition(LINKS, "bank", "Up").unwrap();
+    assert_eq!(up(), ("True".into(), "LinkUp".into()));
+    stage.say(vec![item("link", "bank", "link-down", &["e1", "e2"])]);
+    eventually("down", || up() == ("False".into(), "LinkDown".into())).await;
+    assert_eq!(says("NodesDown"), None);
+    assert_eq!(says("Up").unwrap(), "no node of ours can reach bank: b1 does not answer");
+    stage.say(vec![]);
+    eventually("up", || up() == ("True".into(), "LinkUp".into())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_are_refused_are_a_condition_that_is_not_rewritten_all_the_time() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    let refusing = || stage.condition(IMPORTS, "agents.fraud-bot", "Refusing");
+    stage.say(vec![refused(&["agents/a"])]);
+    eventually("told", || refusing() == Some(("True".into(), "Denied".into()))).await;
+    eventually("an Event", || stage.has_event("CallersRefused")).await;
+    let message = || stage.message(IMPORTS, "agents.fraud-bot", "Refusing").unwrap();
+    assert_eq!(message(), "connections of agents/a are refused: b1 does not answer (denied)");
+    // A tenant that changes its ServiceAccount every second writes nothing by it.
+    let updates = || {
+        let is_status = |w: &String| w.contains("/imports/agents.fraud-bot/status");
+        stage.writes().iter().filter(|w| is_status(w)).count()
+    };
+    let before = updates();
+    for n in 0..60 {
+        stage.say(vec![refused(&[&format!("agents/s{n}")])]);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(updates() - before <= 2, "{} writes in a minute", updates() - before);
+    assert!(message().contains("agents/s"), "{}", message());
+    stage.say(vec![]);
+    eventually("over", || refusing().is_none()).await;
+}

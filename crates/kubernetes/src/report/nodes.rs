@@ -1,0 +1,153 @@
+//! What nodes say of themselves, as the controller wrote it on its Lease, beside what stands in conditions: counts
+//! and the words of the moment.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+
+use super::{ClusterStatus, Item};
+use crate::api::NODES;
+use crate::summary::{NodesSummary, SummaryItem};
+
+/// What is older is not told: the controller writes every few seconds.
+const FRESH_TIMEOUT: SignedDuration = SignedDuration::from_secs(150);
+
+/// What stands on the Lease; nothing where it is old, by the cluster's own clock, or cannot be read.
+pub(super) fn read(lease: Option<&Lease>) -> NodesSummary {
+    let fresh = || {
+        let lease = lease?;
+        let summary: NodesSummary = serde_json::from_str(lease.annotations().get(NODES)?).ok()?;
+        let renewed = lease.spec.as_ref()?.renew_time.as_ref()?.0;
+        let made: Timestamp = summary.at.parse().ok()?;
+        (renewed.duration_since(made) < FRESH_TIMEOUT).then_some(summary)
+    };
+    fresh().unwrap_or_default()
+}
+
+/// Adds what nodes say to a cluster's status: to the items that it is about, and else to the cluster as a whole.
+pub(super) fn add(status: &mut ClusterStatus, nodes: &NodesSummary) {
+    for item in &nodes.items {
+        let said = sentence(item, nodes);
+        let (about, is_doubtful) = match item.kind.as_str() {
+            "link" => (&mut status.links, !item.error),
+            // A port that does not work is told by its condition, but for what is one node's own matter.
+            "import" => (&mut status.imports, item.refused.is_none() && item.code != "local-error"),
+            "export" => (&mut status.exports, !item.error || item.refused.is_none()),
+            _ => {
+                status.troubles.push(said);
+                continue;
+            }
+        };
+        let known = about.iter_mut().find(|known| known.name == item.name);
+        match known {
+            Some(known) if !is_doubtful => worsen(known, item, said),
+            _ if item.kind == "link" || item.refused.is_some() => {
+                status.warnings.push(format!("{} {}: {said}", item.kind, item.name));
+            }
+            Some(_) | None => {}
+        }
+    }
+    if nodes.more > 0 {
+        status.troubles.push(format!("nodes say {} things more that are wrong", nodes.more));
+    }
+    if nodes.other_refusals > 0 {
+        status
+            .troubles
+            .push(format!("{} connections more were refused of late", nodes.other_refusals));
+    }
+    if nodes.silent > 0 {
+        let all = nodes.silent + nodes.answered;
+        let some: Vec<_> =
+            nodes.silent_nodes.iter().map(|(n, why)| format!("{n} ({why})")).collect();
+        status.warnings.push(format!(
+            "{} of {all} nodes do not tell the controller how they are: {}",
+            nodes.silent,
+            some.join(", ")
+        ));
+    }
+}
+
+/// Adds to one item what nodes say of it. Callers that are refused while something is wrong with it anyhow are
+/// counted with that.
+fn worsen(known: &mut Item, item: &SummaryItem, said: String) {
+    match (&known.problem, &item.refused) {
+        (None, _) => known.problem = Some(said),
+        (Some(problem), Some(refused)) => {
+            known.problem = Some(format!(
+                "{problem}; {} connections refused since {}",
+                refused.count, refused.since
+            ));
+        }
+        (Some(_), None) => {}
+    }
+}
+
+/// One item, in words.
+fn sentence(item: &SummaryItem, nodes: &NodesSummary) -> String {
+    let SummaryItem { sentence, code, .. } = item;
+    let place = item.place(nodes.answered);
+    if let Some(refused) = &item.refused {
+        let connections = if refused.count == 1 {
+            "1 connection"
+        } else {
+            &format!("{} connections", refused.count)
+        };
+        let on = if place.is_empty() { place } else { format!(" on {place}") };
+        let (since, last) = (ago(&nodes.at, &refused.since), ago(&nodes.at, &refused.last));
+        return format!(
+            "since {since}: {connections}{} refused{on}: {sentence} ({code}), the last {last} ago",
+            refused.askers()
+        );
+    }
+    match (place.split_once(": "), item.kind.as_str()) {
+        (Some((count, names)), "link") => {
+            format!("{count} cannot reach {}: {names} ({sentence}: {code})", item.name)
+        }
+        (Some((count, names)), _) => format!("{count} ({names}): {sentence} ({code})"),
+        (None, "node") => format!("all nodes: {sentence} ({code})"),
+        (None, _) => format!("{sentence} ({code})"),
+    }
+}
+
+/// From one time to another, for people.
+fn ago(now: &str, then: &str) -> String {
+    let time = |text: &str| text.parse::<Timestamp>().ok();
+    let seconds =
+        time(now).zip(time(then)).map_or(0, |(now, then)| now.duration_since(then).as_secs());
+    match seconds.max(0) {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s => format!("{} h", s / 3600),
+    }
+}
+
+/// Gathers what waits for one cause: imports that are not ready because their link is down are counted with the
+/// link and no problem of their own.
+pub(super) fn group(status: &mut ClusterStatus) {
+    let down: Vec<String> = status
+        .links
+        .iter()
+        .filter(|link| link.problem.is_some() && link.is_down)
+        .map(|link| link.name.clone())
+        .collect();
+    let mut waiting: BTreeMap<String, usize> = BTreeMap::new();
+    for import in &mut status.imports {
+        let Some(from) = import.from.as_ref().filter(|from| import.is_down && down.contains(from))
+        else {
+            continue;
+        };
+        *waiting.entry(from.clone()).or_default() += 1;
+        import.waits_for = Some(format!("link {from}"));
+        import.problem = None;
+    }
+    for link in &mut status.links {
+        if let (Some(problem), Some(count)) = (&mut link.problem, waiting.get(&link.name)) {
+            *problem += &match count {
+                1 => "; 1 import waits for it".to_owned(),
+                n => format!("; {n} imports wait for it"),
+            };
+        }
+    }
+}

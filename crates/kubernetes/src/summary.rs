@@ -1,0 +1,400 @@
+//! What the nodes of a cluster say of themselves, in sum: made by the controller from their reports, written on
+//! its Lease, and read by `adit status` with a context.
+//!
+//! One item for each thing that is wrong and its reason, however many nodes say it; how many items, names and
+//! bytes there are is bounded, whatever nodes say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use adit_core::name::NodeName;
+use adit_core::wire::report::{NodeReport, RefusalSeries, TroubleSubject};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// The most items in a summary; errors come first.
+pub const MAX_ITEMS: usize = 48;
+/// How many nodes and sources an item names.
+const MAX_NAMED: usize = 4;
+/// The longest sentence in a summary, in bytes.
+const MAX_SENTENCE: usize = 240;
+
+/// One node's answer, and when it came.
+#[derive(Debug, Clone)]
+pub struct NodeAnswer {
+    /// When it came, or was given up.
+    pub at: Timestamp,
+    /// What the node says of itself, or why it did not answer.
+    pub report: Result<NodeReport, String>,
+}
+
+/// What all nodes say.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodesSummary {
+    /// When it was made, RFC 3339 in UTC.
+    pub at: String,
+    /// How many nodes answered.
+    pub answered: usize,
+    /// How many did not.
+    pub silent: usize,
+    /// Some that did not, and why.
+    pub silent_nodes: BTreeMap<String, String>,
+    /// What is wrong, errors first; at most [`MAX_ITEMS`].
+    pub items: Vec<SummaryItem>,
+    /// How many more things are wrong.
+    pub more: usize,
+    /// Refused connections of late that belong to none of the items.
+    pub other_refusals: u64,
+}
+
+/// One thing that is wrong on some nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SummaryItem {
+    /// What kind of thing: `node`, `link`, `import` or `export`.
+    pub kind: String,
+    /// Its name: a cluster, or `NAMESPACE/NAME`; empty for nodes themselves.
+    pub name: String,
+    /// Why, as a code of the closed list.
+    pub code: String,
+    /// Whether it is an error; a warning otherwise.
+    pub error: bool,
+    /// How many nodes say so.
+    pub count: usize,
+    /// Some of them, by name.
+    pub nodes: Vec<String>,
+    /// For people: what one of them says.
+    pub sentence: String,
+    /// Connections that were refused, where that is what is wrong.
+    pub refused: Option<RefusedConnections>,
+}
+
+/// Connections that were refused of late for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RefusedConnections {
+    /// How many since `since`, on all nodes.
+    pub count: u64,
+    /// When the first was, RFC 3339 in UTC.
+    pub since: String,
+    /// When the last was, RFC 3339 in UTC.
+    pub last: String,
+    /// Some who asked, as `NAMESPACE/ACCOUNT`, with `@CLUSTER` where they are of another cluster.
+    pub sources: Vec<String>,
+    /// Whether there are more than are named.
+    pub others: bool,
+}
+
+/// What an item is about, its code, and whether it is about refusals.
+type Topic = (TroubleSubject, bool, String);
+
+impl NodesSummary {
+    /// Sums up what nodes answered.
+    #[must_use]
+    pub fn of(answers: &BTreeMap<NodeName, NodeAnswer>, now: Timestamp) -> Self {
+        let mut summary = Self { at: seconds(now), ..Self::default() };
+        let mut all: BTreeMap<Topic, Gathered<'_>> = BTreeMap::new();
+        for (node, answer) in answers {
+            let report = match &answer.report {
+                Ok(report) => report,
+                Err(why) => {
+                    summary.silent += 1;
+                    if summary.silent_nodes.len() < MAX_NAMED {
+                        summary.silent_nodes.insert(node.to_string(), cut(why));
+                    }
+                    continue;
+                }
+            };
+            summary.answered += 1;
+            summary.other_refusals = summary.other_refusals.saturating_add(report.others);
+            for trouble in &report.troubles {
+                let topic = (whole(&trouble.about), false, trouble.code.to_string());
+                let gathered = all.entry(topic).or_default();
+                gathered.note(node, &trouble.sentence);
+                gathered.error |= trouble.is_error;
+            }
+            for series in &report.refusals {
+                let about = match series.is_inbound {
+                    true => TroubleSubject::Export(series.target.clone()),
+                    false => TroubleSubject::Import(series.target.clone()),
+                };
+                let gathered =
+                    all.entry((whole(&about), true, series.code.to_string())).or_default();
+                gathered.note(node, &series.sentence);
+                gathered.error |= !series.is_askers_doing();
+                gathered.refused(series, answer.at);
+            }
+        }
+        let mut items: Vec<_> = all.into_iter().map(|(topic, g)| g.item(topic)).collect();
+        // Stable: of equals, the order of their names.
+        items.sort_by_key(|item| (!item.error, item.kind != "link"));
+        summary.more = items.len().saturating_sub(MAX_ITEMS);
+        items.truncate(MAX_ITEMS);
+        summary.items = items;
+        summary
+    }
+
+    /// The same without what changes all the time: counts, times and words. Of what `before` has already the words
+    /// stay. So that it differs only where another thing is wrong, elsewhere, or for another reason.
+    #[must_use]
+    pub fn lasting(&self, before: &Self) -> Self {
+        let item = |item: &SummaryItem| {
+            let is_same = |old: &&SummaryItem| {
+                (&old.kind, &old.name, &old.code) == (&item.kind, &item.name, &item.code)
+                    && old.refused.is_some() == item.refused.is_some()
+            };
+            let old = before.items.iter().find(is_same);
+            let sentence = old.map_or(&item.sentence, |old| &old.sentence).clone();
+            let refused = item.refused.as_ref().map(|now| RefusedConnections {
+                sources: now.sources.clone(),
+                others: now.others,
+                ..RefusedConnections::default()
+            });
+            SummaryItem { sentence, refused, ..item.clone() }
+        };
+        Self {
+            at: String::new(),
+            items: self.items.iter().map(item).collect(),
+            silent_nodes: BTreeMap::new(),
+            other_refusals: 0,
+            ..*self
+        }
+    }
+
+    /// The items about one thing.
+    pub fn about<'a>(
+        &'a self,
+        kind: &'a str,
+        name: &'a str,
+    ) -> impl Iterator<Item = &'a SummaryItem> {
+        self.items.iter().filter(move |item| item.kind == kind && item.name == name)
+    }
+}
+
+impl SummaryItem {
+    /// On which of the nodes that answered it is so; empty where all say it.
+    #[must_use]
+    pub fn place(&self, answered: usize) -> String {
+        if self.count >= answered {
+            return String::new();
+        }
+        let more = self.count.saturating_sub(self.nodes.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{} of {answered} nodes: {}{more}", self.count, self.nodes.join(", "))
+    }
+}
+
+impl RefusedConnections {
+    /// Who asked, as far as it is known.
+    #[must_use]
+    pub fn askers(&self) -> String {
+        match (self.sources.as_slice(), self.others) {
+            ([], _) => String::new(),
+            (named, false) => format!(" of {}", named.join(", ")),
+            (named, true) => format!(" of {} and others", named.join(", ")),
+        }
+    }
+}
+
+/// What is gathered of one item.
+#[derive(Debug, Default)]
+struct Gathered<'a> {
+    error: bool,
+    nodes: BTreeSet<&'a NodeName>,
+    sentence: &'a str,
+    refused: Option<(u64, Timestamp, Timestamp)>,
+    sources: BTreeSet<String>,
+    others: bool,
+}
+
+impl<'a> Gathered<'a> {
+    fn note(&mut self, node: &'a NodeName, sentence: &'a str) {
+        self.nodes.insert(node);
+        if self.sentence.is_empty() {
+            self.sentence = sentence;
+        }
+    }
+
+    fn refused(&mut self, series: &RefusalSeries, at: Timestamp) {
+        let ago = |ms: u64| {
+            let ago = SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX));
+            at.checked_sub(ago).unwrap_or(Timestamp::MIN)
+        };
+        let (first, last) = (ago(series.first_ms), ago(series.last_ms));
+        let (count, since, until) = self.refused.unwrap_or((0, first, last));
+        self.refused =
+            Some((count.saturating_add(series.count), since.min(first), until.max(last)));
+        match &series.source {
+            // As many as may be told, and one that shows that there are more.
+            Some(source) if self.sources.len() <= MAX_NAMED => {
+                let of =
+                    if series.is_inbound { format!("@{}", series.cluster) } else { String::new() };
+                let name = format!("{}/{}{of}", source.namespace, source.service_account);
+                self.sources.insert(name);
+            }
+            Some(_) | None => self.others = true,
+        }
+    }
+
+    fn item(self, (about, _, code): Topic) -> SummaryItem {
+        let (kind, name) = match about {
+            TroubleSubject::Node => ("node", String::new()),
+            TroubleSubject::Link(cluster) => ("link", cluster.to_string()),
+            TroubleSubject::Import(target) => ("import", target.service.to_string()),
+            TroubleSubject::Export(target) => ("export", target.service.to_string()),
+        };
+        let others = self.others || self.sources.len() > MAX_NAMED;
+        let sources: Vec<_> = self.sources.into_iter().take(MAX_NAMED).collect();
+        let refused = self.refused.map(|(count, since, last)| RefusedConnections {
+            count,
+            since: seconds(since),
+            last: seconds(last),
+            sources,
+            others,
+        });
+        SummaryItem {
+            kind: kind.into(),
+            name,
+            code,
+            error: self.error,
+            count: self.nodes.len(),
+            nodes: self.nodes.into_iter().take(MAX_NAMED).map(ToString::to_string).collect(),
+            sentence: cut(self.sentence),
+            refused,
+        }
+    }
+}
+
+/// A subject without its port: imports and exports are told as a whole.
+fn whole(about: &TroubleSubject) -> TroubleSubject {
+    let whole = |target: &adit_core::policy::Target| adit_core::policy::Target {
+        service: target.service.clone(),
+        port: Default::default(),
+    };
+    match about {
+        TroubleSubject::Import(target) => TroubleSubject::Import(whole(target)),
+        TroubleSubject::Export(target) => TroubleSubject::Export(whole(target)),
+        TroubleSubject::Node | TroubleSubject::Link(_) => about.clone(),
+    }
+}
+
+fn seconds(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+}
+
+fn cut(text: &str) -> String {
+    let mut end = text.len().min(MAX_SENTENCE);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_core::code::Code;
+    use adit_core::policy::Target;
+    use adit_core::spiffe::Workload;
+    use adit_core::wire::report::NodeTrouble;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_796_000_000).unwrap()
+    }
+
+    fn target(name: &str) -> Target {
+        Target { service: format!("agents/{name}").parse().unwrap(), port: "http".parse().unwrap() }
+    }
+
+    fn down(cluster: &str) -> NodeTrouble {
+        NodeTrouble {
+            about: TroubleSubject::Link(cluster.parse().unwrap()),
+            code: Code::LinkDown,
+            is_error: true,
+            sentence: format!("no node of {cluster} answers"),
+        }
+    }
+
+    fn denied(name: &str, source: &str, count: u64) -> RefusalSeries {
+        RefusalSeries {
+            is_inbound: false,
+            cluster: "bank".parse().unwrap(),
+            target: target(name),
+            code: Code::Denied,
+            source: Some(Workload {
+                namespace: "agents".parse().unwrap(),
+                service_account: source.parse().unwrap(),
+            }),
+            count,
+            first_ms: 120_000,
+            last_ms: 3000,
+            sentence: "no grant".into(),
+        }
+    }
+
+    fn answers(reports: Vec<NodeReport>) -> BTreeMap<NodeName, NodeAnswer> {
+        let answer = |report| NodeAnswer { at: now(), report: Ok(report) };
+        let name = |n| format!("e{}", n + 1).parse().unwrap();
+        reports.into_iter().enumerate().map(|(n, report)| (name(n), answer(report))).collect()
+    }
+
+    #[test]
+    fn one_thing_is_one_item_with_the_nodes_that_say_it() {
+        let cut_off = NodeReport { troubles: vec![down("bank")], ..NodeReport::default() };
+        let busy = NodeReport {
+            refusals: vec![denied("x", "a", 1380), denied("x", "b", 4)],
+            ..NodeReport::default()
+        };
+        let both = NodeReport { refusals: vec![denied("x", "a", 1)], ..cut_off.clone() };
+        let mut all = answers(vec![busy, both, cut_off]);
+        let silent = NodeAnswer { at: now(), report: Err("no answer".into()) };
+        all.insert("e9".parse().unwrap(), silent);
+        let summary = NodesSummary::of(&all, now());
+        assert_eq!((summary.answered, summary.silent), (3, 1));
+        assert_eq!(summary.silent_nodes["e9"], "no answer");
+        let [link, import] = &summary.items[..] else { panic!("{summary:?}") };
+        assert_eq!(link.place(summary.answered), "2 of 3 nodes: e2, e3");
+        assert_eq!((&*link.kind, &*link.name, &*link.code), ("link", "bank", "link-down"));
+        let refused = import.refused.as_ref().unwrap();
+        assert_eq!((refused.count, refused.askers().as_str()), (1385, " of agents/a, agents/b"));
+        assert_eq!(refused.since, seconds(now() - SignedDuration::from_secs(120)));
+        assert_eq!(refused.last, seconds(now() - SignedDuration::from_secs(3)));
+    }
+
+    #[test]
+    fn what_lasts_does_not_differ_while_the_same_is_wrong() {
+        let at = |count, words: &str, sources: &[&str]| {
+            let mut down = down("bank");
+            words.clone_into(&mut down.sentence);
+            let refusals = sources.iter().map(|source| denied("x", source, count)).collect();
+            let report = NodeReport { troubles: vec![down], refusals, others: count };
+            NodesSummary::of(&answers(vec![report]), now() + SignedDuration::from_secs(5))
+        };
+        let before = at(3, "since 3 s", &["a"]).lasting(&NodesSummary::default());
+        assert_eq!(at(9, "since 9 s", &["a"]).lasting(&before), before);
+        assert_ne!(at(9, "since 9 s", &["a", "b"]).lasting(&before), before);
+        assert_ne!(at(9, "since 9 s", &[]).lasting(&before), before);
+    }
+
+    #[test]
+    fn a_summary_has_a_bound_whatever_five_thousand_nodes_say() {
+        let full = |n: usize| NodeReport {
+            troubles: (0..64)
+                .map(|k| NodeTrouble {
+                    about: TroubleSubject::Import(target(&format!("t{k}"))),
+                    code: Code::Unknown(n as u64),
+                    is_error: true,
+                    sentence: "s".repeat(400),
+                })
+                .collect(),
+            refusals: (0..32).map(|k| denied(&format!("r{k}"), &format!("s{n}-{k}"), 1)).collect(),
+            others: 1,
+        };
+        let summary = NodesSummary::of(&answers((0..200).map(full).collect()), now());
+        let text = serde_json::to_string(&summary).unwrap();
+        assert!(text.len() < 48 * 1024, "{} bytes", text.len());
+        assert_eq!((summary.items.len(), summary.other_refusals), (MAX_ITEMS, 200));
+        assert_eq!(summary.more, 64 * 200 + 32 - MAX_ITEMS);
+    }
+}
