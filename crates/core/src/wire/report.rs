@@ -20,7 +20,7 @@ use crate::policy::Target;
 use crate::spiffe::{Role, SpiffeId, Workload};
 
 /// The longest report, in bytes.
-pub const LIMIT: usize = 64 * 1024;
+pub const LIMIT: usize = 96 * 1024;
 /// The longest sentence in a report, in bytes. What is longer is cut by the sender, and refused by the receiver.
 pub const SENTENCE_LIMIT: usize = 400;
 

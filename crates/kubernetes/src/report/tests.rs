@@ -274,7 +274,9 @@ fn what_nodes_say_is_told_of_the_thing_it_is_about_with_counts_and_places() {
     // A controller that has not asked of late says nothing about now.
     let mut old = nodes;
     old["at"] = "2026-01-01T11:50:00Z".into();
-    assert!(status("c", &document(TEXT), &told(&old)).well());
+    let found = status("c", &document(TEXT), &told(&old));
+    assert_eq!((&found.links[0].problem, &found.imports[0].problem), (&None, &None));
+    assert!(found.troubles.is_empty() && found.warnings.is_empty(), "{found:?}");
 }
 
 #[test]
