@@ -156,14 +156,14 @@ async fn strangers_at_many_addresses_do_not_take_the_places_of_known_peers() {
     (admission.retry_above, admission.per_source) = (0, 4);
     (admission.handshakes, admission.reserved) = (20, 10);
     let pair = Pair::new(tuning, 1);
-    let strangers: Vec<_> = (0..5)
+    let strangers: Vec<_> = (0..20)
         .map(|n| {
             let node = pair.clusters.0.node("e9", &[&pair.clusters.1]);
             bind(&pair.network, std::net::IpAddr::from([10, 9, 9, n]), &node, 1, tuning)
         })
         .collect();
     let knocking = async {
-        let all = strangers.iter().flat_map(|s| (0..4).map(|_| s.dial(0, pair.dial())));
+        let all = strangers.iter().map(|s| s.dial(0, pair.dial()));
         futures_util::future::join_all(all).await
     };
     let held = async {
