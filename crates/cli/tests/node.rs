@@ -302,7 +302,8 @@ fn a_stream_is_carried_logged_counted_and_shown() {
     );
     let metrics = scene.public("/metrics");
     for line in [
-        "adit_streams_ended_total{direction=\"outbound\",code=\"finished\"} 1",
+        "adit_streams_ended_total{direction=\"outbound\",code=\"finished\",service=\"agents/fraud-bot\",link=\"bank\"} 1",
+        "adit_stream_answer_seconds_count{direction=\"outbound\",link=\"bank\"} 1",
         "adit_import_ready{service=\"agents/fraud-bot\",port=\"http\"} 1",
         "adit_link_up{link=\"bank\"} 1",
     ] {

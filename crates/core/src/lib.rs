@@ -9,6 +9,7 @@
 //! * [`policy`]: who may use what. [`choose`]: which hub, node or backend. [`announce`]: what others
 //!   are told. [`admission`]: who may be a peer. [`denied`]: who may not, whatever he proves.
 //!   [`address`]: which addresses are nobody's workload.
+//! * [`text`]: numbers with their nouns.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
 
 pub mod address;
@@ -22,4 +23,5 @@ pub mod policy;
 pub mod shared_map;
 pub mod snapshot;
 pub mod spiffe;
+pub mod text;
 pub mod wire;

@@ -6,6 +6,8 @@
 //! describes. Every name, with its unit and labels, stands in METRICS.md, which a test holds against the
 //! code. Labels come from closed lists or from the operator's configuration, never from a peer.
 
+use adit_dataplane::begin_service_metrics;
+use adit_dataplane::flow::Direction;
 use metrics::{Unit, counter, describe_counter};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -22,6 +24,9 @@ const SECONDS: [f64; 16] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0,
     3600.0,
 ];
+/// From half a millisecond, a backend on the next node, to the ten seconds that nobody waits for twice.
+const ANSWER_SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// From one small answer to a bulk transfer.
 const BYTES: [f64; 8] = [
     256.0,
@@ -52,11 +57,15 @@ impl Metrics {
     /// Where somebody else has done so before.
     pub fn install() -> Result<Self, MetricsError> {
         // No idle timeout: a handle that is taken once and kept would go on counting into nothing.
+        let answer = Matcher::Full(adit_dataplane::ANSWER_SECONDS.into());
         let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(answer, &ANSWER_SECONDS)?
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
             .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES)?
             .install_recorder()?;
         describe();
+        begin();
+        process::started();
         Ok(Self { handle })
     }
 
@@ -66,15 +75,18 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
-    /// What was counted, alone: of a process that is no node.
+    /// What was counted, and what the kernel knows: of a process that is no node.
     #[must_use]
-    pub fn events(&self) -> String {
-        self.handle.render()
+    pub fn events(&self, process: &Process) -> String {
+        let mut page = page::Page::from(self.handle.render());
+        gauges::kernel(&mut page, process);
+        page.into_text()
     }
 
     /// The page.
     #[must_use]
     pub fn render(&self, status: &Status, process: &Process, totals: &Totals) -> String {
+        begin_configured(status);
         let mut page = page::Page::from(self.handle.render());
         gauges::render(&mut page, status, process, totals);
         page.into_text()
@@ -96,6 +108,35 @@ pub fn describe() {
         "Identity and trust bundle files read, by what became of them: applied, unchanged, rejected"
     );
     describe_counter!(PANICS, Unit::Count, "Tasks that ended by a panic: each is a bug");
+}
+
+/// Has every counter begin at 0 that no configuration is needed for, with each of its codes: what is missing until
+/// it has happened once cannot be told from what does not exist, and its first increase is lost to whoever asks for
+/// rates.
+fn begin() {
+    adit_transport::links::begin_metrics();
+    adit_dataplane::begin_metrics();
+    for outcome in [Outcome::Applied, Outcome::Unchanged, Outcome::Rejected] {
+        counter!(RELOADS, "outcome" => outcome.name()).increment(0);
+        counter!(IDENTITY_RELOADS, "outcome" => outcome.name()).increment(0);
+    }
+    counter!(PANICS).increment(0);
+}
+
+/// The same for each link and service of the configuration.
+fn begin_configured(status: &Status) {
+    for link in &status.links {
+        adit_transport::links::begin_link_metrics(&link.cluster);
+    }
+    let linked = |cluster: &str| status.links.iter().any(|link| link.cluster == cluster);
+    for import in status.imports.iter().filter(|import| linked(&import.from)) {
+        begin_service_metrics(Direction::Outbound, &import.service, &import.from);
+    }
+    for export in &status.exports {
+        for grant in export.allow.iter().filter(|grant| linked(&grant.cluster)) {
+            begin_service_metrics(Direction::Inbound, &export.service, &grant.cluster);
+        }
+    }
 }
 
 const RELOADS: &str = "adit_config_reloads_total";

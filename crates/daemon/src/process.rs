@@ -66,7 +66,7 @@ use self::workers::Workers;
 use crate::admin::control::{self, Controls};
 use crate::admin::public::{self, Public};
 use crate::compose::{self, Base, Sources};
-use crate::metrics::{Metrics, process::Process};
+use crate::metrics::{Metrics, gauges::Totals, process::Process};
 use crate::readiness::Readiness;
 use crate::telemetry::{Format, Log};
 
@@ -374,8 +374,9 @@ fn plan<W: Witness>(
     let (page, known) = (metrics.clone(), known.clone());
     let readiness = known.readiness.clone();
     let render = move || {
-        let dropped = known.log.as_ref().map(Log::dropped).unwrap_or_default();
-        page.render(&known.status(), &Process::read(dropped), &known.witness.totals())
+        let log_dropped = known.log.as_ref().map(Log::dropped).unwrap_or_default();
+        let totals = Totals { log_dropped, ..known.witness.totals() };
+        page.render(&known.status(), &Process::read(), &totals)
     };
     let public_router = public::router(Public { readiness, metrics: Arc::new(render) });
     Plan { admin: (admin, router), public: public.map(|l| (l, public_router)), metrics }

@@ -103,6 +103,8 @@ pub struct Certificate {
     pub not_before: String,
     /// When it ends, RFC 3339 in UTC.
     pub not_after: String,
+    /// How long until it is valid; 0 once it is.
+    pub starts_in_seconds: u64,
     /// What is left of it; negative once it has ended.
     pub seconds_left: i64,
     /// What is left of its life, 0 to 1.

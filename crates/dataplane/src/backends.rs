@@ -221,9 +221,23 @@ pub(crate) fn dial_failure(backend: SocketAddr, error: &io::Error) -> (Failure, 
         Kind::HostUnreachable | Kind::NetworkUnreachable => (Code::BackendUnreachable, true),
         Kind::PermissionDenied => (Code::BackendUnreachable, false),
         // Out of descriptors, ports or memory. Nothing was delivered, and another node may have some.
-        _ => (Code::OverLimit, false),
+        _ => {
+            let reason = format!("this node cannot dial backend {backend}: {error}{}", hint(error));
+            return (Failure::new(Code::OverLimit, reason), false);
+        }
     };
     (Failure::new(code, format!("backend {backend}: {error}")), at_fault)
+}
+
+/// What to do about the operating system's own limits.
+pub(crate) fn hint(error: &io::Error) -> &'static str {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    match error.raw_os_error() {
+        Some(EMFILE) => "; the limit on descriptors of this process (ulimit -n) is reached",
+        Some(ENFILE) => "; the limit on descriptors of this machine (fs.file-max) is reached",
+        _ => "",
+    }
 }
 
 /// Every backend that this node may dial, and how often it is to be probed while it is up. What runs on another

@@ -6,6 +6,7 @@
 //! (outbound) or as the peer asserts it (inbound, and marked so).
 
 mod log_limit;
+pub(crate) mod metrics;
 mod refusals;
 mod vain;
 
@@ -21,10 +22,8 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, Namespace, NodeName, ServiceName};
 use adit_core::policy::{Permit, Source, Target};
 use adit_core::spiffe::Workload;
+use adit_core::text::counted;
 use adit_core::wire::report::RefusalSeries;
-use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-};
 use tokio::time::Instant;
 
 use self::log_limit::LogLimit;
@@ -72,9 +71,17 @@ impl Failure {
     /// The end of a flow that had been taken. A connection that ended because its node refuses new work has
     /// not refused this: something was delivered.
     pub(crate) fn broken(code: Code) -> Self {
-        if code.is_refusal() { Self::new(Code::ConnectionLost, code.text()) } else { code.into() }
+        match code {
+            _ if code.is_refusal() => Self::new(Code::ConnectionLost, code.text()),
+            Code::OverBudget => Self::new(code, OVER_BUDGET),
+            _ => code.into(),
+        }
     }
 }
+
+/// What is said of a stream that was reset for the memory that it held, on either side.
+const OVER_BUDGET: &str = "its reader took nothing for a while, and the node that kept the bytes for it had no \
+    more memory for streams that wait (limits.peerBuffer, limits.processBuffer)";
 
 impl From<Code> for Failure {
     fn from(code: Code) -> Self {
@@ -92,13 +99,12 @@ impl From<adit_core::policy::Denial> for Failure {
 #[derive(Debug)]
 pub struct Counter {
     flow: AtomicU64,
-    total: metrics::Counter,
+    total: ::metrics::Counter,
 }
 
 impl Counter {
     fn new(direction: Direction, way: &'static str) -> Self {
-        let labels = [("direction", direction.name()), ("way", way)];
-        Self { flow: AtomicU64::new(0), total: counter!(BYTES, &labels) }
+        Self { flow: AtomicU64::new(0), total: metrics::bytes(direction, way, "", "") }
     }
 
     pub(crate) fn add(&self, bytes: usize) {
@@ -231,7 +237,7 @@ impl Flows {
         table.open += 1;
         table.inbound += usize::from(direction == Direction::Inbound);
         drop(table);
-        gauge!(OPEN, "direction" => direction.name()).increment(1.0);
+        metrics::open(direction).increment(1.0);
         Flow {
             flows: self.clone(),
             direction,
@@ -350,8 +356,10 @@ impl Flow {
     ) -> Result<(), Failure> {
         let taken = self.count_for(Opener::Peer(cluster.clone()));
         if taken.own > limit {
-            let reason =
-                format!("{cluster} has {limit} streams open here, which is limits.streamsPerPeer");
+            let reason = format!(
+                "{cluster} has {} open here, which is limits.streamsPerPeer",
+                counted(limit as u64, "stream")
+            );
             return Err(Failure::new(Code::OverLimit, reason));
         }
         let lent = |promised| self.flows.table().lent(promised);
@@ -375,6 +383,9 @@ impl Flow {
     pub(crate) fn counts_for(&mut self, target: &Target, cluster: &ClusterName) {
         let key = (self.direction, target.clone(), cluster.clone());
         self.flows.table().groups.entry(key.clone()).or_default().open += 1;
+        let (service, link) = (target.service.to_string(), cluster.as_str());
+        self.sent.total = metrics::bytes(self.direction, "sent", &service, link);
+        self.received.total = metrics::bytes(self.direction, "received", &service, link);
         self.target = Some(target.clone());
         self.group = Some(key);
     }
@@ -385,6 +396,19 @@ impl Flow {
         let user = (permit.target().service.clone(), permit.source().clone());
         *self.flows.table().users.entry(user.clone()).or_default() += 1;
         self.user = Some(user);
+    }
+
+    /// Records how long the flow has waited for its answer: outbound for the peer's, inbound for a backend's.
+    pub(crate) fn answered(&self) {
+        metrics::answered(self.direction, self.link(), self.started.elapsed());
+    }
+
+    /// The cluster at the other end, as a label: the one that the import or the grant names, or else the one that
+    /// the peer's certificate has proved. Empty where there is none.
+    fn link(&self) -> &str {
+        let named = self.group.as_ref().map(|(_, _, cluster)| cluster);
+        let proved = self.peer.as_ref().map(|(cluster, _)| cluster);
+        named.or(proved).map_or("", ClusterName::as_str)
     }
 
     /// Sets how the flow ended; it is recorded when it is dropped.
@@ -431,11 +455,16 @@ impl Drop for Flow {
         if let Some(debtor) = self.vain_of() {
             self.flows.0.vain.note(&debtor);
         }
+        // Numbers that only a peer knows are one: what is kept must be bounded by our own list.
+        let known = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
+        metrics::open(direction).decrement(1.0);
+        let service = self.group.as_ref().map(|(_, target, _)| target.service.to_string());
+        let service = service.as_deref().unwrap_or_default();
+        metrics::ended(direction, known, service, self.link()).increment(1);
+        metrics::lasted(direction, duration);
         let mut table = self.flows.table();
         table.open -= 1;
         table.inbound -= usize::from(direction == Direction::Inbound);
-        // Numbers that only a peer knows are one: what is kept must be bounded by our own list.
-        let known = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
         *table.ended.entry((direction, known)).or_default() += 1;
         if let Some(user) = &self.user {
             count_down(&mut table.users, user);
@@ -467,10 +496,6 @@ impl Drop for Flow {
             }
         }
         drop(table);
-        gauge!(OPEN, "direction" => direction.name()).decrement(1.0);
-        let labels = [("direction", direction.name()), ("code", code.name())];
-        counter!(ENDED, &labels).increment(1);
-        histogram!(SECONDS, "direction" => direction.name()).record(duration.as_secs_f64());
         self.log(code, duration);
     }
 }
@@ -533,26 +558,18 @@ impl Flow {
 /// How often the number of lines that were left out is logged.
 const UNLOGGED_INTERVAL: Duration = Duration::from_secs(10);
 
-const BYTES: &str = "adit_stream_bytes_total";
-const OPEN: &str = "adit_streams_open";
-const ENDED: &str = "adit_streams_ended_total";
-const SECONDS: &str = "adit_stream_seconds";
-
-/// Describes what flows count to the recorder: once, after it is installed.
-pub(crate) fn describe() {
-    describe_counter!(
-        BYTES,
-        Unit::Bytes,
-        "Bytes carried, by direction and way: sent is from local workloads to peers"
-    );
-    describe_gauge!(OPEN, Unit::Count, "Streams open now");
-    describe_counter!(ENDED, Unit::Count, "Streams that ended or were refused, by code");
-    describe_histogram!(SECONDS, Unit::Seconds, "How long streams lasted, refused ones too");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_that_is_reset_for_its_memory_says_which_limits() {
+        let failure = Failure::broken(Code::OverBudget);
+        assert_eq!(failure.code, Code::OverBudget);
+        for limit in ["limits.peerBuffer", "limits.processBuffer"] {
+            assert!(failure.reason.contains(limit), "{failure:?}");
+        }
+    }
 
     #[test]
     fn refusals_are_counted_until_one_is_taken() {

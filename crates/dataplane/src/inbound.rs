@@ -30,6 +30,10 @@ const ATTEMPTS: usize = 4;
 /// vain.
 const EARLY_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Why a stream whose backend has not answered yet is refused.
+const NO_MEMORY: &str = "no backend had answered, and there was no more memory for what the stream had sent \
+    (limits.peerBuffer, limits.processBuffer)";
+
 /// Serves what peers open.
 #[derive(Debug)]
 pub struct Inbound<N: Net>(pub Arc<Node<N>>);
@@ -60,6 +64,7 @@ async fn serve<N: Net>(node: Arc<Node<N>>, mut stream: Stream) -> Served {
     match reach(&node, &mut stream, &mut flow).await {
         Ok((tcp, first, permit)) => {
             let reached = Instant::now();
+            flow.answered();
             let end = carry(&node, &tcp, &mut stream, first, &permit, &flow).await;
             // Given up so soon that nothing came of it: the backend was dialled in vain.
             let in_vain = end.as_ref().err().filter(|_| {
@@ -108,7 +113,7 @@ async fn reach<N: Net>(
         // The opener has given up; nobody waits for this dial.
         Err(gone) = stream.send.stopped() => return Err(Unreached::GivenUp(gone.code())),
         // What arrives meanwhile is not taken, and must not stop the connection's other streams.
-        () = hold(&stream.recv) => return Err(Code::OverLimit.into()),
+        () = hold(&stream.recv) => return Err(Failure::new(Code::OverLimit, NO_MEMORY).into()),
     };
     Ok((tcp, first, permit))
 }

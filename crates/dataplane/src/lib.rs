@@ -23,8 +23,16 @@ mod rights;
 pub mod shares;
 pub mod tcp;
 
+pub use flow::metrics::{ANSWER_SECONDS, begin_service as begin_service_metrics};
+
 /// Describes all metrics of this crate to the recorder: once, after it is installed.
 pub fn describe_metrics() {
-    flow::describe();
+    flow::metrics::describe();
     listeners::describe();
+}
+
+/// Has all that this crate counts, but for services, begin at 0: once, after it is described.
+pub fn begin_metrics() {
+    flow::metrics::begin();
+    listeners::begin_metrics();
 }

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backends;
 use crate::node::Node;
 use crate::outbound::{self, Way};
 use crate::tcp::{Listener, Net};
@@ -170,7 +171,7 @@ async fn accept<N: Net>(
             Ok(tcp) => drop(flows.spawn(outbound::serve(node.clone(), way.clone(), tcp))),
             Err(error) => {
                 metrics::counter!(ACCEPT_ERRORS).increment(1);
-                tracing::warn!(%error, "cannot accept a connection");
+                tracing::warn!(%error, "cannot accept a connection{}", backends::hint(&error));
                 sleep(BACKOFF).await;
             }
         }
@@ -186,6 +187,11 @@ pub(crate) fn describe() {
         metrics::Unit::Count,
         "Connections to imports that could not be accepted: out of descriptors, most likely"
     );
+}
+
+/// Has it begin at 0.
+pub(crate) fn begin_metrics() {
+    metrics::counter!(ACCEPT_ERRORS).increment(0);
 }
 
 #[cfg(test)]

@@ -64,6 +64,7 @@ async fn carry<N: Net>(
         withdrawn = node.withdrawn(&permit) => return Err(withdrawn),
         opened = open(way, tcp, &route, &permit, flow) => opened?,
     };
+    flow.answered();
     let count = (&flow.sent, &flow.received);
     let (send, recv) = (&mut stream.send, &mut stream.recv);
     let end = tokio::select! {

@@ -6,6 +6,7 @@
 //! comes first, of which one cluster has no more than a half once others ask.
 
 use adit_core::code::Code;
+use adit_core::text::{are, counted};
 
 use crate::flow::Failure;
 
@@ -58,9 +59,9 @@ impl Places {
             return Ok(());
         }
         if taken.own > half / 2 || lent(promised) > half {
-            let (direction, own) = (taken.direction, taken.own);
+            let (direction, own) = (counted_of(taken.direction), taken.own);
             return Err(over(format!(
-                "peers have {direction} streams open on this node, {own} of them its own cluster's, \
+                "peers have {direction} open on this node, {own} of them its own cluster's, \
                  and the others' places are kept"
             )));
         }
@@ -76,9 +77,9 @@ impl Places {
         let quarter = self.direction() / 4;
         let is_last = taken.direction > self.direction() - quarter;
         if is_last && taken.own > quarter.max(1) {
-            let own = taken.own - 1;
+            let own = counted_of(taken.own - 1);
             return Err(over(format!(
-                "the workload has {own} streams open on this node, and the last places are kept for others"
+                "the workload has {own} open on this node, and the last places are kept for others"
             )));
         }
         Ok(())
@@ -87,16 +88,23 @@ impl Places {
     fn admit_in_all(self, taken: Taken) -> Result<(), Failure> {
         let most = self.direction();
         match () {
-            () if taken.all > self.all => {
-                Err(over(format!("{} streams are open on this node", self.all)))
-            }
+            () if taken.all > self.all => Err(over(format!(
+                "{} open on this node, which is what its descriptors (ulimit -n) are enough for",
+                are(self.all as u64, "stream")
+            ))),
             () if taken.direction > most => Err(over(format!(
-                "{most} streams of this direction are open on this node; the rest of {} is kept for the other",
+                "{} of this direction open on this node; the rest of the {} that its descriptors (ulimit -n) \
+                 are enough for is kept for the other",
+                are(most as u64, "stream"),
                 self.all
             ))),
             () => Ok(()),
         }
     }
+}
+
+fn counted_of(streams: usize) -> String {
+    counted(streams as u64, "stream")
 }
 
 fn over(reason: String) -> Failure {

@@ -8,6 +8,7 @@
 
 pub mod capabilities;
 pub mod descriptors;
+pub mod process;
 pub mod relay;
 pub mod routes;
 pub mod tcp;

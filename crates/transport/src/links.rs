@@ -62,7 +62,9 @@ use tokio_util::task::TaskTracker;
 use self::conn::InUse;
 pub use self::dials::DialRecord;
 pub use self::local::{Clock, Local, Random, Settings};
-pub use self::metrics::describe as describe_metrics;
+pub use self::metrics::{
+    begin as begin_metrics, begin_link as begin_link_metrics, describe as describe_metrics,
+};
 pub use self::misuse::{MisuseStatus, NEVER_ASKED_WITHIN};
 use self::shared::{Known, Shared, Stages, Work};
 pub use self::status::{ConnectionStatus, LinkState, LinkStatus, Status};

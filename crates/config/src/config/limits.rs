@@ -48,7 +48,7 @@ pub struct Limits {
     /// Neither window is above `peerBuffer`.
     pub bulk_window: u64,
     /// `keepAlive`, default 3s, 100ms to 1m: how often an idle connection to a peer is shown to be alive;
-    /// three of them without an answer end it. A larger value costs fewer packets, finds a dead peer
+    /// two in a row without an answer end it. A larger value costs fewer packets, finds a dead peer
     /// later and above 15s loses its place in the address translation of some networks.
     pub keep_alive: Duration,
     /// `mtu`: the size of packets between nodes.
@@ -94,9 +94,9 @@ impl Limits {
     /// Above this, address translation on the way may forget an idle connection.
     pub const KEEP_ALIVE_ACROSS_NAT: Duration = Duration::from_secs(15);
 
-    /// How long a connection lives after the first keep-alive that nothing was heard since: two further
-    /// ones. QUIC counts from what is sent into silence (RFC 9000 §10.1), so three keep-alives of silence
-    /// end a connection.
+    /// How long a connection lives after the first packet that is not answered: two keep-alives. QUIC counts from
+    /// what is sent into silence (RFC 9000 §10.1), so an idle connection ends after three intervals of
+    /// silence, and one that carries something after two.
     #[must_use]
     pub fn idle_timeout(&self) -> Duration {
         self.keep_alive * 2
@@ -131,5 +131,18 @@ impl Mtu {
 impl Default for Mtu {
     fn default() -> Self {
         Self { initial: 1200, max: 1452 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_says_how_many_keep_alives_end_a_connection() {
+        let limits = Limits::default();
+        assert_eq!(limits.idle_timeout(), limits.keep_alive * 2);
+        let said = crate::EXAMPLE.replace("\n  #", "");
+        assert!(said.contains("Two in a row without an answer end it"), "two, as the code has");
     }
 }

@@ -26,10 +26,13 @@ families! {
     PROBLEMS = "adit_problems", Gauge, "count", ["severity"], "What a person should look at; adit status names each";
     CONFIG_REJECTED = "adit_config_rejected", Gauge, "", [], "Whether the newest configuration file was rejected and an older one is in use";
     CERTIFICATE = "adit_certificate_left_seconds", Gauge, "seconds", [], "What is left of this node's certificate; negative once it has ended";
-    RESIDENT = "adit_process_resident_bytes", Gauge, "bytes", [], "Resident memory";
-    DESCRIPTORS = "adit_process_descriptors", Gauge, "count", [], "Descriptors that are open";
-    MAX_DESCRIPTORS = "adit_process_max_descriptors", Gauge, "count", [], "Descriptors that may be open";
-    THREADS = "adit_process_threads", Gauge, "count", [], "Threads";
+    CPU = "process_cpu_seconds_total", Counter, "seconds", [], "Processor time that all threads have used";
+    RESIDENT = "process_resident_memory_bytes", Gauge, "bytes", [], "Resident memory";
+    VIRTUAL = "process_virtual_memory_bytes", Gauge, "bytes", [], "Virtual memory";
+    DESCRIPTORS = "process_open_fds", Gauge, "count", [], "Descriptors that are open";
+    MAX_DESCRIPTORS = "process_max_fds", Gauge, "count", [], "Descriptors that may be open; absent where there is no limit";
+    STARTED = "process_start_time_seconds", Gauge, "seconds", [], "When the process started, since the Unix epoch";
+    THREADS = "process_threads", Gauge, "count", [], "Threads";
     UDP_DROPS = "adit_udp_receive_drops_total", Counter, "count", [], "Datagrams that the kernel dropped because the buffer of a QUIC socket was full";
     LOG_DROPPED = "adit_log_dropped_lines_total", Counter, "count", [], "Lines of the log that were dropped because its reader was too slow";
     LINK_UP = "adit_link_up", Gauge, "", ["link"], "Whether the link can be used; a degraded one can";
@@ -60,13 +63,20 @@ pub struct Totals {
     pub tasks: usize,
     /// What peers may have this node hold.
     pub buffers: Charges,
+    /// Lines of the log that were dropped.
+    pub log_dropped: u64,
 }
 
 /// Adds all of them to the page.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the format has no integers; counts stay below 2^53"
+)]
 pub(super) fn render(page: &mut Page, status: &Status, process: &Process, totals: &Totals) {
     node(page, status);
     kernel(page, process);
     endpoints(page, totals);
+    page.family(&LOG_DROPPED, one(totals.log_dropped as f64));
     links(page, status);
     services(page, status);
 }
@@ -94,14 +104,18 @@ fn node(page: &mut Page, status: &Status) {
     page.family(&CERTIFICATE, one(node.certificate.seconds_left as f64));
 }
 
+/// Adds what the kernel knows of this process: what every process has, a node or not.
 #[expect(clippy::cast_precision_loss, reason = "the format has no integers; bytes stay below 2^53")]
-fn kernel(page: &mut Page, process: &Process) {
+pub(super) fn kernel(page: &mut Page, process: &Process) {
+    for (family, value) in [(&CPU, process.cpu), (&STARTED, process.started)] {
+        page.family(family, value.into_iter().flat_map(|t| one(t.as_secs_f64())));
+    }
     for (family, value) in [
         (&RESIDENT, process.resident),
+        (&VIRTUAL, process.virtual_memory),
         (&DESCRIPTORS, process.descriptors),
         (&MAX_DESCRIPTORS, process.max_descriptors),
         (&THREADS, process.threads),
-        (&LOG_DROPPED, Some(process.log_dropped)),
     ] {
         page.family(family, value.into_iter().flat_map(|v| one(v as f64)));
     }

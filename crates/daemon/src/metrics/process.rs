@@ -1,37 +1,55 @@
-//! What the kernel knows of this process: memory, descriptors, threads.
+//! What the kernel knows of this process: memory, processor time, descriptors, threads.
 //!
 //! Read at each scrape. A value that cannot be read is absent rather than zero.
 
-use adit_host::descriptors;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use adit_host::{descriptors, process};
 
 /// What was read.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Process {
+    /// Processor time that all threads have used.
+    pub cpu: Option<Duration>,
     /// Resident memory, in bytes.
     pub resident: Option<u64>,
+    /// Virtual memory, in bytes.
+    pub virtual_memory: Option<u64>,
     /// Descriptors that are open.
     pub descriptors: Option<u64>,
     /// Descriptors that may be open.
     pub max_descriptors: Option<u64>,
     /// Threads.
     pub threads: Option<u64>,
-    /// Lines of the log that were dropped.
-    pub log_dropped: u64,
+    /// When it started, since the Unix epoch.
+    pub started: Option<Duration>,
 }
 
 impl Process {
-    /// Reads it from the kernel; what others count is given.
+    /// Reads it from the kernel.
     #[must_use]
-    pub fn read(log_dropped: u64) -> Self {
+    pub fn read() -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         Self {
+            cpu: Some(process::cpu_time()),
             resident: field(&status, "VmRSS:").map(|kib| kib * 1024),
+            virtual_memory: field(&status, "VmSize:").map(|kib| kib * 1024),
             descriptors: descriptors::open().ok(),
             max_descriptors: Some(descriptors::limit().soft).filter(|n| *n != u64::MAX),
             threads: field(&status, "Threads:"),
-            log_dropped,
+            started: started(),
         }
     }
+}
+
+/// Asked once, since a moment that moves with the clock would look like one restart after another.
+pub(super) fn started() -> Option<Duration> {
+    static STARTED: OnceLock<Option<Duration>> = OnceLock::new();
+    *STARTED.get_or_init(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        now.checked_sub(process::age()?)
+    })
 }
 
 /// The first number after `name` on its line.
@@ -46,11 +64,16 @@ mod tests {
 
     #[test]
     fn this_process_has_memory_threads_and_descriptors() {
-        let process = Process::read(7);
+        let process = Process::read();
         assert!(process.resident.is_some_and(|n| n > 1 << 20), "{process:?}");
+        assert!(process.virtual_memory > process.resident, "{process:?}");
         assert!(process.threads.is_some_and(|n| n >= 1), "{process:?}");
         assert!(process.descriptors.is_some_and(|n| n >= 3), "{process:?}");
-        assert_eq!(process.log_dropped, 7);
+        assert!(process.cpu.is_some_and(|t| !t.is_zero()), "{process:?}");
         assert_eq!(field("VmRSS:\t  12 kB\nThreads:\tx\n", "Threads:"), None);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let age = now - process.started.unwrap();
+        assert!(age < Duration::from_secs(24 * 60 * 60), "a test does not run for days: {age:?}");
+        assert_eq!(Process::read().started, process.started);
     }
 }

@@ -8,7 +8,7 @@ use metrics::{
 };
 
 use super::*;
-use crate::status::{Import, ImportPort, Link, LinkState};
+use crate::status::{Export, Grant, Import, ImportPort, Link, LinkState};
 
 /// Notes what is described: name → (type, unit, sentence).
 #[derive(Default)]
@@ -66,7 +66,7 @@ fn the_table_says_what_the_code_says() {
 
     let table: Vec<Vec<&str>> = include_str!("../../METRICS.md")
         .lines()
-        .filter(|l| l.starts_with("| `adit_"))
+        .filter(|l| l.starts_with("| `adit_") || l.starts_with("| `process_"))
         .map(|l| l.trim_matches('|').split('|').map(str::trim).collect())
         .collect();
     let mut written = BTreeMap::new();
@@ -97,7 +97,7 @@ fn names_tell_their_unit() {
         .map(|(name, (kind, unit, _))| (name.as_str(), kind == "counter", unit.as_str()))
         .chain(gauges::ALL.iter().map(|f| (f.name, f.kind == page::Kind::Counter, f.unit)));
     for (name, counter, unit) in all {
-        assert!(name.starts_with("adit_"), "{name}");
+        assert!(name.starts_with("adit_") || name.starts_with("process_"), "{name}");
         assert_eq!(name.ends_with("_total"), counter, "{name}");
         let stem = name.trim_end_matches("_total");
         assert_eq!(stem.ends_with("_seconds"), unit == "seconds", "{name} in {unit}");
@@ -119,7 +119,11 @@ fn the_page_has_what_was_counted_and_what_is() {
         backends: [("b1".to_owned(), 2), ("b2".to_owned(), 1)].into(),
         ..ImportPort::default()
     };
-    status.imports = vec![Import { service: "a/b".into(), ports: vec![port], ..Import::default() }];
+    let (service, from) = ("a/b".into(), "bank".into());
+    status.imports = vec![Import { service, from, ports: vec![port], ..Import::default() }];
+    let grant = |cluster: &str| Grant { cluster: cluster.into(), ..Grant::default() };
+    let allow = vec![grant("shop"), grant("stranger")];
+    status.exports = vec![Export { service: "a/c".into(), allow, ..Export::default() }];
     let page = metrics.render(&status, &Process::default(), &Totals::default());
     for line in [
         "adit_config_reloads_total{outcome=\"rejected\"} 1",
@@ -134,10 +138,50 @@ fn the_page_has_what_was_counted_and_what_is() {
     ] {
         assert!(page.lines().any(|l| l == line), "{line}\n{page}");
     }
-    assert!(!page.contains("adit_process_resident_bytes"), "what is not known is absent");
+    assert!(!page.contains("process_resident_memory_bytes"), "what is not known is absent");
+    from_the_start(&page);
+    let page = metrics.render(&status, &Process::read(), &Totals::default());
+    for name in [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "process_open_fds",
+        "process_start_time_seconds",
+    ] {
+        let value = page.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<f64>().ok());
+        assert!(value.is_some_and(|v| v > 0.0), "{name}\n{page}");
+    }
+    assert!(metrics.events(&Process::read()).contains("\nprocess_open_fds "), "a controller's too");
 
     status.links.remove(1);
     let page = metrics.render(&status, &Process::default(), &Totals::default());
-    assert!(!page.contains("shop"), "no series outlives its link");
+    assert!(!page.contains("adit_link_up{link=\"shop\"}"), "no state outlives its link");
     metrics.upkeep();
+}
+
+/// What has not happened yet is 0, and what no configuration names is nowhere.
+fn from_the_start(page: &str) {
+    let is = |line: String| assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    for code in adit_core::code::Code::ALL {
+        for direction in ["outbound", "inbound"] {
+            is(format!(
+                "adit_streams_ended_total{{direction=\"{direction}\",code=\"{code}\",service=\"\",link=\"\"}} 0"
+            ));
+        }
+        is(format!("adit_peers_refused_total{{code=\"{code}\"}} 0"));
+        is(format!("adit_dials_total{{link=\"bank\",code=\"{code}\"}} 0"));
+    }
+    for line in [
+        "adit_accept_errors_total 0",
+        "adit_config_reloads_total{outcome=\"applied\"} 0",
+        "adit_identity_reloads_total{outcome=\"rejected\"} 0",
+        "adit_streams_open{direction=\"inbound\"} 0",
+        "adit_streams_ended_total{direction=\"outbound\",code=\"finished\",service=\"a/b\",link=\"bank\"} 0",
+        "adit_streams_ended_total{direction=\"inbound\",code=\"finished\",service=\"a/c\",link=\"shop\"} 0",
+        "adit_stream_bytes_total{direction=\"outbound\",way=\"sent\",service=\"a/b\",link=\"bank\"} 0",
+        "adit_state_bytes_total{link=\"bank\",direction=\"received\"} 0",
+    ] {
+        is(line.to_owned());
+    }
+    assert!(!page.contains("stranger"), "a cluster without a link");
 }

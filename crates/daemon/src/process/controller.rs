@@ -21,7 +21,7 @@ use super::signals::Signals;
 use super::{Ended, LAST_WORDS, StartError, cannot, ended, panics, runtime, start_log};
 use crate::admin::public::{self, Public};
 use crate::admin::serve::{self, Listener};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, process::Process};
 use crate::readiness::Readiness;
 
 /// What giving up the lead and the connections may take.
@@ -63,7 +63,7 @@ async fn serve(options: Options, metrics: Metrics) -> Result<Ended, StartError> 
     let page = metrics.clone();
     let router = public::router(Public {
         readiness: readiness.clone(),
-        metrics: Arc::new(move || page.events()),
+        metrics: Arc::new(move || page.events(&Process::read())),
     });
     let stop = CancellationToken::new();
     let server = serve::run(Listener::Tcp(listener), router, stop.child_token());

@@ -150,6 +150,7 @@ fn certificate(credentials: &Credentials, error: Option<String>, now: UnixTime) 
         id: identity.id().to_string(),
         not_before: rfc3339(from),
         not_after: rfc3339(to),
+        starts_in_seconds: from.as_secs().saturating_sub(now.as_secs()),
         seconds_left: left,
         life_left: Duration::from_secs(left.max(0).cast_unsigned()).div_duration_f64(life).min(1.0),
         error,

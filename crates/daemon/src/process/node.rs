@@ -215,6 +215,7 @@ impl Witness for Node {
             endpoints: self.endpoints.counters(),
             tasks: tasks.sum(),
             buffers: self.links.buffers().charges(),
+            ..Totals::default()
         }
     }
 

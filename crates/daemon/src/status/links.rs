@@ -58,7 +58,9 @@ pub enum LinkState {
 pub struct ViewSource {
     /// The node that tells: a hub of that cluster, or a sibling that passes on what its hub said.
     pub hub: String,
-    /// Its epoch: a new one begins with its process.
+    /// Its epoch: a new one begins with its process. Text in JSON, since it may be beyond 2^53, where many
+    /// readers lose digits.
+    #[serde(with = "as_text")]
     pub epoch: u64,
     /// The last change taken in that epoch.
     pub sequence: u64,
@@ -165,4 +167,43 @@ pub struct Dials {
     pub last_error: Option<String>,
     /// When the next standing connection is dialled, where one is wanting.
     pub next_in_ms: Option<u64>,
+}
+
+/// Numbers that are text in JSON. A number is read as well, as daemons wrote it once.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(n: &u64, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(n)
+    }
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(u64),
+        Text(String),
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+        match Written::deserialize(d)? {
+            Written::Number(n) => Ok(n),
+            Written::Text(text) => text.parse().map_err(de::Error::custom),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_reader_of_json_loses_digits_of_an_epoch() {
+        let view = ViewSource { epoch: (1 << 53) + 1, ..ViewSource::default() };
+        let json = serde_json::to_value(&view).unwrap();
+        assert_eq!(json["epoch"], "9007199254740993");
+        assert_eq!(serde_json::from_value::<ViewSource>(json.clone()).unwrap(), view);
+        let mut old = json;
+        old["epoch"] = serde_json::json!(7);
+        assert_eq!(serde_json::from_value::<ViewSource>(old).unwrap().epoch, 7);
+    }
 }

@@ -3,7 +3,11 @@
 //! A pure function of the rest of the document. A cause stands before what follows from it: a link that is
 //! down before the imports that need it.
 
+use std::time::Duration;
+
 use adit_core::code::Code;
+use adit_core::text::{are, counted};
+use adit_pki::time::in_words;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -99,7 +103,14 @@ pub fn find(status: &Status) -> Vec<Problem> {
 fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
     let node = &status.node;
     let (certificate, configuration) = (&node.certificate, &node.configuration);
-    if certificate.seconds_left < 0 {
+    if certificate.starts_in_seconds > 0 {
+        let sentence = format!(
+            "it is not valid before {}, in {}; no peer accepts this node: compare its clock with the others'",
+            certificate.not_before,
+            in_words(Duration::from_secs(certificate.starts_in_seconds))
+        );
+        add(Severity::Error, "certificate".into(), "certificate-not-yet-valid", sentence);
+    } else if certificate.seconds_left < 0 {
         let sentence = format!("it ended at {}; no peer accepts this node", certificate.not_after);
         add(Severity::Error, "certificate".into(), "certificate-ended", sentence);
     } else if certificate.life_left < CERTIFICATE_WARNS_AT {
@@ -121,7 +132,8 @@ fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
         add(Severity::Warning, "configuration".into(), "needs-restart", sentence);
     }
     if node.draining {
-        let sentence = format!("the node is going away; {} streams are left", status.streams.open);
+        let left = are(status.streams.open, "stream");
+        let sentence = format!("the node is going away; {left} left");
         add(Severity::Warning, "node".into(), "draining", sentence);
     } else if !node.ready {
         let sentence = format!("the node is not ready: {}", node.waiting_for.join(", "));
@@ -158,10 +170,14 @@ fn link(link: &Link, waiting: usize, add: &mut impl FnMut(Severity, String, &str
     if let Some(last) = &link.in_vain.last {
         let InVain { streams, asked, closed, refused_connections, .. } = link.in_vain;
         let sentence = format!(
-            "node {} of {} asks for more than it may have ({}): {streams} streams in vain, asked {asked} times \
-             to stay away, {closed} connections closed and {refused_connections} refused; `denied.nodes` keeps \
-             it out",
-            last.node, link.cluster, last.code
+            "node {} of {} asks for more than it may have ({}): {} in vain, asked {} to stay away, {} \
+             closed and {refused_connections} refused; `denied.nodes` keeps it out",
+            last.node,
+            link.cluster,
+            last.code,
+            counted(streams, "stream"),
+            counted(asked, "time"),
+            counted(closed, "connection"),
         );
         add(Severity::Warning, format!("link {}", link.cluster), "over-limit", sentence);
     }
@@ -243,6 +259,30 @@ mod tests {
     #[test]
     fn a_healthy_node_has_none() {
         assert_eq!(find(&healthy()), []);
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_valid_yet_is_wrong() {
+        let mut status = healthy();
+        status.node.certificate.starts_in_seconds = 3600;
+        status.node.certificate.not_before = "2026-01-01T00:00:00Z".into();
+        let [problem] = &find(&status)[..] else { panic!("{:?}", find(&status)) };
+        assert_eq!(
+            (problem.severity, problem.reason.code.as_str()),
+            (Severity::Error, "certificate-not-yet-valid")
+        );
+        assert!(problem.reason.sentence.contains("2026-01-01T00:00:00Z"), "{problem:?}");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let mut status = healthy();
+        (status.node.draining, status.streams.open) = (true, 1);
+        let said = find(&status).remove(0).reason.sentence;
+        assert_eq!(said, "the node is going away; 1 stream is left");
+        status.streams.open = 2;
+        let said = find(&status).remove(0).reason.sentence;
+        assert_eq!(said, "the node is going away; 2 streams are left");
     }
 
     #[test]

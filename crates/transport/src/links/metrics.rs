@@ -50,6 +50,25 @@ pub fn describe() {
     );
 }
 
+/// Has what counts no link begin at 0, each code included.
+pub fn begin() {
+    for code in Code::ALL {
+        counter!(PEERS_REFUSED, "code" => code.name()).increment(0);
+    }
+}
+
+/// Has what counts a link of the configuration begin at 0, each code included. Of connections that end only the
+/// codes that happen are there: each of them for each lane and direction would be 180 series a link.
+pub fn begin_link(link: &str) {
+    for code in Code::ALL {
+        counter!(DIALS, "link" => link.to_owned(), "code" => code.name()).increment(0);
+        counter!(IN_VAIN, "link" => link.to_owned(), "code" => code.name()).increment(0);
+    }
+    for direction in ["sent", "received"] {
+        counter!(STATE_BYTES, "link" => link.to_owned(), "direction" => direction).increment(0);
+    }
+}
+
 /// Where links count.
 #[derive(Debug, Default)]
 pub(super) struct Metrics;
