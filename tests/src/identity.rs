@@ -83,6 +83,15 @@ impl Cluster {
             .expect("an identity")
     }
 
+    /// Its certificate, as others are handed it.
+    ///
+    /// # Panics
+    /// Never in practice.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        self.0.bundle().expect("a bundle").to_pem()
+    }
+
     /// A node of this cluster that believes it and `others`.
     #[must_use]
     pub fn node(&self, name: &str, others: &[&Self]) -> Node {

@@ -4,6 +4,7 @@
 //! * [`dialling`]: when, where and how often is dialled;
 //! * [`streams`]: which connection a stream takes, and what happens to it when connections come and go;
 //! * [`denied`]: whom the deny list ends, and when;
+//! * [`trust`]: an authority that is not believed any more;
 //! * [`losses`]: what is said of a link that lost a connection;
 //! * [`doubled`]: two processes that have one name;
 //! * [`hostile`]: peers that are not what they say, or speak out of turn;
@@ -33,6 +34,8 @@ mod seats;
 mod state;
 #[path = "links/streams.rs"]
 mod streams;
+#[path = "links/trust.rs"]
+mod trust;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};

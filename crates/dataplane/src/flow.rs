@@ -71,11 +71,10 @@ impl Failure {
     /// The end of a flow that had been taken. A connection that ended because its node refuses new work has
     /// not refused this: something was delivered.
     pub(crate) fn broken(code: Code) -> Self {
-        match code {
-            _ if code.is_refusal() => Self::new(Code::ConnectionLost, code.text()),
-            Code::OverBudget => Self::new(code, OVER_BUDGET),
-            _ => code.into(),
+        if code.is_refusal() {
+            return Self::new(Code::ConnectionLost, code.text());
         }
+        if code == Code::OverBudget { Self::new(code, OVER_BUDGET) } else { code.into() }
     }
 }
 

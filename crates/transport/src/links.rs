@@ -270,7 +270,8 @@ impl Links {
     }
 
     /// Ends the connections that rest on a certificate which has ended by `now` or which `verifier`, where it
-    /// is given, no longer believes. To be called every few seconds, and with the verifier whenever its
+    /// is given, no longer believes: at once where the peer is denied; else they take nothing new from now on and
+    /// have ten seconds, in which a peer with a good certificate makes new ones. To be called every few seconds, and with the verifier whenever its
     /// trust has changed. A connection does not learn that its peer's certificate was renewed.
     pub fn recheck(&self, verifier: Option<&PeerVerifier>, now: UnixTime) {
         let mut told: BTreeMap<String, (usize, BTreeSet<String>)> = BTreeMap::new();
@@ -278,10 +279,12 @@ impl Links {
             let ended = now > conn.quic.identity().not_after;
             let verified = verifier.map_or(Ok(()), |v| conn.quic.verify(v, now));
             if let Err(refusal) = &verified {
+                if !self.0.stop_believing(&conn, refusal) {
+                    continue;
+                }
                 let (count, peers) = told.entry(refusal.to_string()).or_default();
                 *count += 1;
                 peers.insert(conn.peer.id.to_string());
-                conn.disbelieve(refusal);
             } else if ended {
                 let why = "its certificate has ended";
                 tracing::warn!(peer = %conn.peer.id, "connection ended: {why}");
@@ -291,7 +294,7 @@ impl Links {
         // One line for each reason, however many connections rest on it: an entry of the deny list, a bundle.
         for (why, (count, peers)) in told {
             let peers = peers.into_iter().collect::<Vec<_>>().join(", ");
-            tracing::warn!(peers, connections = count, "connections ended: {why}");
+            tracing::warn!(peers, connections = count, "connections end: {why}");
         }
     }
 

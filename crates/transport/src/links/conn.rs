@@ -3,6 +3,7 @@
 //! Owns the counts that decide when a connection is idle. That it is registered, spoken on and closed is
 //! [`super::register`]'s and [`super::session`]'s.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(super) struct Conn {
     control: mpsc::Sender<Control>,
     using: Mutex<Use>,
     left: Notify,
+    /// Whether its certificate stopped being believed while it was there.
+    is_doubted: AtomicBool,
     /// What its peer opened in vain.
     pub(super) misuse: Mutex<ConnectionMisuse>,
 }
@@ -101,6 +104,7 @@ impl Conn {
             control,
             using: Mutex::new(using),
             left: Notify::new(),
+            is_doubted: AtomicBool::new(false),
             misuse: Mutex::default(),
         })
     }
@@ -117,6 +121,16 @@ impl Conn {
     /// With whom it is.
     pub(super) fn node(&self) -> Node {
         (self.peer.cluster.clone(), self.peer.node.clone())
+    }
+
+    /// Notes that its peer's certificate is not believed any more; false where that was noted before.
+    pub(super) fn begin_doubt(&self) -> bool {
+        !self.is_doubted.swap(true, Ordering::Relaxed)
+    }
+
+    /// Takes [`begin_doubt`](Self::begin_doubt) back, before it is looked once more.
+    pub(super) fn end_doubt(&self) {
+        self.is_doubted.store(false, Ordering::Relaxed);
     }
 
     /// Ends it because its peer's certificate is not believed any more.

@@ -14,8 +14,9 @@ use adit_core::choose;
 use adit_core::choose::links::{Reach, Target, is_hub, own_hubs, standing};
 use adit_core::name::ClusterName;
 use adit_core::snapshot::{Class, Seed, Snapshot};
+use adit_core::wire::control::Control;
 use adit_core::{admission, code::Code};
-use adit_pki::UnixTime;
+use adit_pki::{UnixTime, VerifyError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -236,6 +237,44 @@ impl Shared {
             tracing::warn!(peer = %conn.peer.id, "connection ended: {refusal}");
             conn.disbelieve(&refusal);
         }
+    }
+}
+
+/// A connection whose certificate is not believed any more, and whose peer is not denied, has so long until it
+/// ends: its streams may finish, and new ones go by a connection that the peer makes with another certificate.
+const DISBELIEVED_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Shared {
+    /// Begins the end of a connection whose certificate is not believed any more; false where that has begun
+    /// before and goes on.
+    pub(super) fn stop_believing(
+        self: &Arc<Self>,
+        conn: &Arc<Conn>,
+        refusal: &VerifyError,
+    ) -> bool {
+        if refusal.label() == VerifyError::DENIED {
+            conn.disbelieve(refusal);
+            return true;
+        }
+        if !conn.begin_doubt() {
+            return false;
+        }
+        // The peer is to make another one, so it is asked to stay away for no time.
+        conn.tell(Control::GoAway { code: Code::CertificateEnded, retry_after_ms: 0 });
+        self.register.leave(conn, Code::CertificateEnded);
+        let (shared, conn) = (Arc::clone(self), Arc::clone(conn));
+        let end = async move {
+            tokio::select! {
+                () = sleep(DISBELIEVED_TIMEOUT) => {
+                    // It may be believed again. Whoever finds that it is not from here on begins anew.
+                    conn.end_doubt();
+                    shared.close_if_disbelieved(&conn);
+                }
+                _closed = conn.quic.closed() => {}
+            }
+        };
+        self.work.tasks.spawn_on(end, &self.work.control);
+        true
     }
 }
 
