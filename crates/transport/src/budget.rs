@@ -8,6 +8,7 @@
 //!   [`Tuning::BASE_RECEIVE_WINDOW`] where the peer's budget has room for it;
 //! * it grows while what arrives is *taken* fast enough that the window is what holds it back
 //!   ([`windows`]); a peer whose streams are all refused has nothing taken, and gets no more;
+//! * where it is not used any more it shrinks to what it was at first;
 //! * a stream whose reader stalls would fill the connection's window and stop all others (measured). So the
 //!   window grows by what the stalled stream may hold, and that is charged to the peer. When the budget
 //!   is spent, the stream that has stalled for longest is reset

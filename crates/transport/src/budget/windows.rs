@@ -38,6 +38,9 @@ pub(crate) struct Pair {
     pub(crate) send: u64,
 }
 
+/// A window of which no half was used within this time is not used.
+const UNUSED_WINDOW_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The windows of one connection. Gives everything back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionWindows {
@@ -45,6 +48,8 @@ pub(crate) struct ConnectionWindows {
     cluster: ClusterName,
     /// What nobody is charged for.
     first: u64,
+    /// What windows that are not used shrink to.
+    base: Pair,
     received: Progress,
     sent: Progress,
     state: Mutex<WindowState>,
@@ -117,6 +122,7 @@ impl ConnectionWindows {
             budget,
             cluster,
             first,
+            base,
             received: Progress::new(receive / 2),
             sent: Progress::new(send),
             state: Mutex::new(state),
@@ -174,6 +180,29 @@ impl ConnectionWindows {
             *window += more;
         }
         grows
+    }
+
+    /// Lets windows that have grown, and of which little was used for a while, be what they were at first.
+    ///
+    /// What a peer was granted stays granted, and charged: quinn gives no new credit for as many of the bytes
+    /// that come next. What may wait to be sent is free at once, because all that did was acknowledged or
+    /// the connection would be gone.
+    pub(crate) fn shrink_if_unused(&self, conn: &impl Windowed) {
+        let mut state = self.state();
+        let now = Instant::now();
+        let is_unused = |looked: Instant| now.duration_since(looked) >= UNUSED_WINDOW_TIMEOUT;
+        if state.receive > self.base.receive && is_unused(state.receive_looked) {
+            state.owed += state.receive - self.base.receive;
+            state.receive = self.base.receive;
+            conn.set_receive_window(state.receive + state.stalled);
+            self.received.look_at.store(state.receive / 2, Relaxed);
+        }
+        if state.send > self.base.send && is_unused(state.send_looked) {
+            self.budget.release(&self.cluster, bytes(state.send - self.base.send));
+            state.send = self.base.send;
+            conn.set_send_window(state.send);
+            self.sent.look_at.store(state.send, Relaxed);
+        }
     }
 
     /// A stream of the connection stalls that may hold `window` bytes: the others get as much again.
@@ -316,6 +345,7 @@ mod tests {
 
     const KIB: u64 = 1024;
     const RTT: Duration = Duration::from_millis(50);
+    const SECOND: Duration = Duration::from_secs(1);
 
     #[derive(Default)]
     struct Fake {
@@ -387,6 +417,38 @@ mod tests {
         }
         assert_eq!(charged(&budget), BASE);
         assert_eq!(conn.receive.get(), 512 * KIB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn windows_that_grew_and_are_not_used_shrink_and_give_their_charge_back() {
+        let (conn, budget, windows) = begin(16 << 20);
+        for _ in 0..3 {
+            advance(RTT).await;
+            windows.taken(&conn, conn.receive.get() / 2);
+            windows.sent(&conn, conn.send.get());
+        }
+        let grown = (conn.receive.get(), conn.send.get());
+        assert_eq!(grown, (4096 * KIB, 1024 * KIB));
+        advance(UNUSED_WINDOW_TIMEOUT / 2).await;
+        windows.shrink_if_unused(&conn);
+        assert_eq!((conn.receive.get(), conn.send.get()), grown, "that was a pause");
+        advance(UNUSED_WINDOW_TIMEOUT).await;
+        windows.shrink_if_unused(&conn);
+        assert_eq!((conn.receive.get(), conn.send.get()), (512 * KIB, 128 * KIB));
+        let granted = 3584 * KIB;
+        assert_eq!(charged(&budget), BASE + bytes(granted), "the peer may still use it");
+        windows.shrink_if_unused(&conn);
+        assert_eq!(charged(&budget), BASE + bytes(granted), "once");
+        for _ in 0..14 {
+            advance(SECOND).await;
+            windows.taken(&conn, granted / 14);
+        }
+        assert_eq!((charged(&budget), conn.receive.get()), (BASE, 512 * KIB));
+        advance(RTT).await;
+        windows.taken(&conn, 256 * KIB);
+        assert_eq!(conn.receive.get(), 1024 * KIB, "it grows again");
+        drop(windows);
+        assert_eq!(budget.charges(), Charges::default());
     }
 
     #[tokio::test(start_paused = true)]

@@ -285,6 +285,13 @@ impl Connection {
         }
     }
 
+    /// Lets its windows shrink if they have grown and are not used.
+    pub(crate) fn shrink_windows_if_unused(&self) {
+        if let Some((windows, quinn)) = self.windows() {
+            windows.shrink_if_unused(quinn);
+        }
+    }
+
     /// The bytes that the peer may send on one stream before they are taken.
     pub(crate) fn stream_window(&self) -> u64 {
         self.0.facts.stream_window.into()

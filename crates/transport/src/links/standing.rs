@@ -90,6 +90,9 @@ impl Supervisor {
     fn reconcile(&mut self) {
         let shared = Arc::clone(&self.shared);
         let now = shared.now();
+        for (conn, _) in shared.register.all() {
+            conn.quic.shrink_windows_if_unused();
+        }
         if self.seen.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &now)) {
             if self.seen.as_ref().is_none_or(|last| announce::may_differ(last, &now)) {
                 shared.known.feeds.announce(&now, &*shared.local.random);
