@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use adit_config::ClusterReport;
 use adit_core::name::{AppProtocol, ClusterName, NameError, Namespace, ServiceName};
 use adit_core::policy::WorkloadPattern;
+use adit_core::snapshot::Class;
 use adit_kubernetes::context::Context;
 use adit_kubernetes::declare::{self, ExportWish, ImportWish};
 use adit_kubernetes::edit::{Edited, edit};
@@ -34,11 +35,31 @@ pub(crate) struct ExportArgs {
     /// What its ports speak, such as kgateway.dev/a2a, for a Service that does not say so itself
     #[arg(long, value_name = "PROTOCOL")]
     app_protocol: Option<AppProtocol>,
+    /// What its streams carry: requests and events, or large transfers, which get large windows on connections of their
+    /// own. Stays as it is unless it is said; at first interactive
+    #[arg(long, value_enum, value_name = "CLASS", conflicts_with = "remove")]
+    class: Option<TrafficClass>,
     /// Take back the grants that --to and --allow name; without them the export
     #[arg(long)]
     remove: bool,
     #[command(flatten)]
     how: How,
+}
+
+/// The traffic classes, as words of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TrafficClass {
+    Interactive,
+    Bulk,
+}
+
+impl From<TrafficClass> for Class {
+    fn from(class: TrafficClass) -> Self {
+        match class {
+            TrafficClass::Interactive => Self::Interactive,
+            TrafficClass::Bulk => Self::Bulk,
+        }
+    }
 }
 
 /// Use a Service of a linked cluster under its own name here
@@ -115,6 +136,7 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         service,
         to: args.to.clone(),
         app_protocol: args.app_protocol.clone(),
+        class: args.class.map(Class::from),
         remove: args.remove,
     };
     block_on(async {

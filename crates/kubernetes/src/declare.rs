@@ -27,6 +27,8 @@ pub struct ExportWish {
     pub allow: Vec<WorkloadPattern>,
     /// What its ports speak, where that is said.
     pub app_protocol: Option<AppProtocol>,
+    /// What its streams carry, where that is said.
+    pub class: Option<Class>,
     /// Take these grants away, or without any the export.
     pub remove: bool,
 }
@@ -99,6 +101,7 @@ pub fn export(context: &str, document: &Document, wish: &ExportWish) -> Result<C
     if let Some(protocol) = &wish.app_protocol {
         rule.app_protocol = AppProtocols::All(protocol.clone());
     }
+    rule.class = wish.class.unwrap_or(rule.class);
     if wish.remove {
         let all_of = |cluster: &ClusterName| wish.to.is_empty() || wish.to.contains(cluster);
         let every = wish.allow.is_empty();
@@ -210,6 +213,7 @@ mod tests {
             to: to.iter().map(|name| name.parse().unwrap()).collect(),
             allow: patterns(allow),
             app_protocol: None,
+            class: None,
             remove,
         }
     }
@@ -246,6 +250,21 @@ mod tests {
         assert!(step(&wish(&["edge"], &[], true)).is_empty());
         assert!(document.data.is_empty(), "the key goes with the last grant");
         assert!(export("c", &document, &wish(&[], &[], true)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_class_stays_until_another_is_named() {
+        let mut document = Document::default();
+        let mut step = |class| {
+            let wish = ExportWish { class, ..wish(&["bank"], &["a"], false) };
+            document = document.with(&export("c", &document, &wish).unwrap());
+            let text = &document.data["export-n.s.yaml"];
+            parse_fragment("k.yaml", text).unwrap().exports.remove(0).class
+        };
+        assert_eq!(step(None), Class::Interactive);
+        assert_eq!(step(Some(Class::Bulk)), Class::Bulk);
+        assert_eq!(step(None), Class::Bulk);
+        assert_eq!(step(Some(Class::Interactive)), Class::Interactive);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
 use adit_tests::pair::{DELAY, Pair, read_all, stream};
+use adit_transport::budget::{Bounds, BufferBudget};
 use adit_transport::endpoint::OpenError;
 use adit_transport::{Dial, RecvError, SendError, Tuning};
 use bytes::Bytes;
@@ -232,6 +233,29 @@ async fn stalled_readers_do_not_stop_the_others() {
     let charges = pair.budgets.1.charges();
     assert_eq!((charges.streams, charges.stalled), (100, 100 << 18));
     drop(stalls);
+    assert_eq!(pair.budgets.1.charges().stalled, 0);
+}
+
+/// A stall for which nothing more can be granted may stop the connection's other streams.
+#[tokio::test(start_paused = true)]
+async fn where_the_windows_of_a_peer_are_spent_a_stream_may_stall_for_five_seconds() {
+    let mut pair = pair();
+    // No room for a connection's windows, and for one stalled stream.
+    pair.budgets.1 = BufferBudget::new(Bounds { process: 1 << 30, peer: 300 << 10 });
+    let (edge, bank) = pair.connect().await;
+    let (_ours, (_back, there)) = stream(&edge, &bank).await;
+    let mut granted = Vec::new();
+    for _ in 0..2 {
+        let mut stall = there.stall().unwrap();
+        assert!(timeout(3600 * SOON, stall.evicted()).await.is_err(), "within the budget");
+        stall.went_on();
+        granted.push(stall);
+    }
+    let (begun, stall) = (Instant::now(), there.stall().unwrap());
+    timeout(3600 * SOON, stall.evicted()).await.unwrap();
+    assert_eq!(begun.elapsed(), 5 * SOON);
+    drop((stall, granted));
+    drop((edge, bank, there));
     assert_eq!(pair.budgets.1.charges().stalled, 0);
 }
 
