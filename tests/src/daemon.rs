@@ -73,6 +73,8 @@ pub struct Daemon {
     child: Child,
     root: PathBuf,
     name: String,
+    /// Arguments besides the configuration.
+    more: Vec<String>,
 }
 
 impl Daemon {
@@ -83,10 +85,26 @@ impl Daemon {
     /// Where it does not become ready.
     #[must_use]
     pub fn start(host: Option<&Host>, root: &Path, name: &str, config: &str) -> Self {
+        Self::start_with(host, root, name, config, &[])
+    }
+
+    /// The same, with further arguments.
+    ///
+    /// # Panics
+    /// Where it does not become ready.
+    #[must_use]
+    pub fn start_with(
+        host: Option<&Host>,
+        root: &Path,
+        name: &str,
+        config: &str,
+        more: &[&str],
+    ) -> Self {
         let file = root.join(format!("{name}.yaml"));
         std::fs::write(&file, config.replace("ROOT", root.to_str().unwrap())).unwrap();
-        let mut daemon =
-            Self { child: spawn(host, root, name), root: root.into(), name: name.into() };
+        let more: Vec<String> = more.iter().map(|word| (*word).to_owned()).collect();
+        let child = spawn(host, root, name, &more);
+        let mut daemon = Self { child, root: root.into(), name: name.into(), more };
         eventually(&format!("{name} is ready"), 20, || {
             if let Some(status) = daemon.child.try_wait().unwrap() {
                 panic!("{name} ended with {status}:\n{}", daemon.log());
@@ -138,13 +156,21 @@ impl Daemon {
     /// [`Daemon::kill`], and starts it again with the same files.
     pub fn bounce(&mut self, host: Option<&Host>) {
         self.kill();
-        self.child = spawn(host, &self.root, &self.name);
+        self.child = spawn(host, &self.root, &self.name, &self.more);
     }
 
     /// The node's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Waits for its end; gives the exit status.
+    ///
+    /// # Panics
+    /// Where it does not end in 20 s.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        eventually(&format!("{} ends", self.name), 20, || self.child.try_wait().unwrap())
     }
 
     /// Sends SIGTERM and waits for its end; gives the exit status.
@@ -168,7 +194,7 @@ pub fn status_at(socket: &Path) -> Option<serde_json::Value> {
     serde_json::from_str(&answer[start..=end]).ok()
 }
 
-fn spawn(host: Option<&Host>, root: &Path, name: &str) -> Child {
+fn spawn(host: Option<&Host>, root: &Path, name: &str, more: &[String]) -> Child {
     let mut command =
         host.map_or_else(|| Command::new(adit()), |host| host.command(adit().to_str().unwrap()));
     let log = std::fs::OpenOptions::new()
@@ -179,6 +205,7 @@ fn spawn(host: Option<&Host>, root: &Path, name: &str) -> Child {
     command
         .args(["node", "--config"])
         .arg(root.join(format!("{name}.yaml")))
+        .args(more)
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)

@@ -15,6 +15,7 @@ mod node;
 mod output;
 mod pki;
 mod prepare;
+mod probe;
 mod reach;
 mod status;
 
@@ -48,6 +49,7 @@ enum Command {
     Node(node::Args),
     Pki(pki::Args),
     Prepare(prepare::Args),
+    Probe(probe::Args),
     Status(status::Args),
     Unlink(link::UnlinkArgs),
 }
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Node(args) => node::run(args),
         Command::Pki(args) => pki::run(args),
         Command::Prepare(args) => prepare::run(&args),
+        Command::Probe(args) => probe::run(&args),
         Command::Status(args) => status::run(args),
         Command::Unlink(args) => link::unlink(&args),
     };

@@ -13,8 +13,9 @@ use adit_kubernetes::node::Place;
 
 /// Run a node: carry streams between this cluster and those it is linked with
 ///
-/// Ends on SIGTERM or SIGINT: takes nothing new, lets streams finish for limits.drain, then resets what is
-/// left; a second signal ends it at once. SIGHUP reads the file again, which happens by itself when it
+/// Ends on SIGTERM or SIGINT: serves on until no stream is open or limits.leave is over, then resets what is left.
+/// Where another process takes over, which on Kubernetes is the rule, takes nothing new and lets streams finish for
+/// limits.drain. A second signal ends it at once. SIGHUP reads the file again, which happens by itself when it
 /// changes.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -25,6 +26,11 @@ pub(crate) struct Args {
     /// The node's configuration file; adit check FILE says what is wrong with one
     #[arg(long, value_name = "FILE", required_unless_present = "kubernetes")]
     config: Option<PathBuf>,
+    /// Take over from the node that runs with the same identity folder, and hand over to the next
+    ///
+    /// No connection is refused meanwhile. The admin server of each of them needs a place of its own (admin.socket).
+    #[arg(long, requires = "config")]
+    take_over: bool,
     /// Run as what the cluster around this pod says, instead of a file
     #[arg(long, conflicts_with = "config", requires = "node_name", requires = "node_ips")]
     kubernetes: bool,
@@ -48,7 +54,7 @@ pub(crate) struct Args {
 /// All that keeps it from starting.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let ended = match (args.config, args.node_name) {
-        (Some(file), _) => process::run(&file),
+        (Some(file), _) => process::run(&file, args.take_over),
         (None, Some(node)) => {
             let place = Place { node, addresses: args.node_ips };
             process::run_in_cluster(InCluster { state: args.state, place, pod: args.pod_uid })

@@ -15,6 +15,7 @@ pub mod controller;
 mod credentials;
 mod data;
 mod fitness;
+mod handover;
 mod herald;
 mod known;
 mod links;
@@ -25,6 +26,7 @@ mod range;
 mod servers;
 mod signals;
 mod supervisor;
+mod takeover;
 #[cfg(test)]
 mod testing;
 mod traffic;
@@ -50,11 +52,15 @@ use adit_transport::peer::BootId;
 use adit_transport::{NodeSecret, Tls, Worker};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 pub use self::cluster::Options as InCluster;
 use self::cluster::Prepared;
 use self::credentials::Credentials;
 use self::data::{DataSide, Witness};
+use self::handover::Custody;
+use self::handover::holder::Sockets;
 use self::known::{Changing, Fixed, Known};
 use self::node::Node;
 use self::origin::{Input, Origin};
@@ -62,6 +68,8 @@ use self::servers::{Plan, Servers};
 use self::signals::{Signals, Wish};
 pub use self::supervisor::Ended;
 use self::supervisor::{Events, Supervisor, all, warn};
+pub use self::takeover::WAITING;
+use self::takeover::{Line, Needs};
 use self::workers::Workers;
 use crate::admin::control::{self, Controls};
 use crate::admin::public::{self, Public};
@@ -116,11 +124,12 @@ impl From<String> for StartError {
 
 /// Runs the node that `file` describes until it has drained.
 ///
-/// Takes over the process: its signals, its panic hook, its log and its metrics.
+/// Takes over the process: its signals, its panic hook, its log and its metrics. With `take_over` also the sockets
+/// of the node that runs with the same identity folder, if there is one, and hands them on to the next.
 ///
 /// # Errors
 /// All that keeps it from starting.
-pub fn run(file: &Path) -> Result<Ended, StartError> {
+pub fn run(file: &Path, take_over: bool) -> Result<Ended, StartError> {
     let started = Instant::now();
     adit_host::capabilities::raise().map_err(cannot("take capabilities into use"))?;
     // The file is read again at every reload, and what it refers to is found from where it is.
@@ -133,6 +142,9 @@ pub fn run(file: &Path) -> Result<Ended, StartError> {
     let log = start_log(&config.log)?;
     let runtime = runtime()?;
     let origin = Origin::File(file.clone());
+    let process = format!("{}-{}", std::process::id(), UnixTime::now().as_secs());
+    let join = || Line::join(&config.node.identity, &process, false);
+    let line = take_over.then(join).transpose()?;
     let beginning = Beginning {
         started,
         origin,
@@ -142,6 +154,8 @@ pub fn run(file: &Path) -> Result<Ended, StartError> {
         cluster: None,
         readiness: Readiness::default(),
         net: OsNet::default(),
+        line,
+        custody: Custody::default(),
     };
     let ended = start(&runtime, beginning, &mut Tasks::default(), &log);
     drop(watching);
@@ -162,7 +176,8 @@ pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
     adit_host::capabilities::raise().map_err(cannot("take capabilities into use"))?;
     let log = start_log(&adit_config::config::Log::default())?;
     let runtime = runtime()?;
-    let folder = options.state.clone();
+    let (folder, pod) = (options.state.clone(), options.pod.clone());
+    let custody = Custody::default();
     // They end with the node, and it with the first of them.
     let mut tasks = Tasks::default();
     let _context = runtime.enter();
@@ -186,21 +201,35 @@ pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
     let (out, state) = watch::channel(Arc::new(state));
     let readiness = Readiness::default();
     let local = settings.network.mode == Mode::LocalRange;
-    let taken = range::take(&settings.network, &config.node, &readiness, &mut tasks);
+    let line = Some(Line::join(&folder, &pod, true)?);
+    let taken = range::take(&settings.network, &config.node, &readiness, &custody, &mut tasks);
     runtime.block_on(taken)?;
     let (renewer, settled) = (client.clone(), config.clone());
     let renewing = cluster::certificate::renew(renewer, cluster.clone(), settled, tell.clone());
-    tasks.spawn("renewing the certificate", renewing);
+    tasks.spawn("renewing the certificate", custody.clone().keep(renewing));
+    let leaving = range::ask(client.clone(), custody.clone());
+    tasks.spawn("asking whether Adit leaves", leaving);
     let known = (settings, config.clone());
-    let following = cluster::follow(cluster.clone(), begun, known, tell, out);
+    let following = cluster::follow(cluster.clone(), begun, known, tell, out, custody.clone());
     tasks.spawn("following the cluster", following);
     let origin = Origin::Cluster(cluster);
     let cluster = Some(state);
     let net = OsNet { local_range: local };
-    let beginning = Beginning { started, origin, config, reports, inputs, cluster, readiness, net };
+    let beginning = Beginning {
+        started,
+        origin,
+        config,
+        reports,
+        inputs,
+        cluster,
+        readiness,
+        net,
+        line,
+        custody: custody.clone(),
+    };
     let ended = start(&runtime, beginning, &mut tasks, &log);
     runtime.block_on(tasks.shutdown());
-    if ended.is_ok() {
+    if ended.is_ok() && !custody.succeeded.is_cancelled() {
         runtime.block_on(range::leave(&client, &folder));
     }
     log.flush(LAST_WORDS);
@@ -249,6 +278,9 @@ struct Beginning {
     cluster: Option<watch::Receiver<Arc<NodeState>>>,
     readiness: Readiness,
     net: OsNet,
+    /// The processes before and after this one, if it does not stand alone.
+    line: Option<Line>,
+    custody: Custody,
 }
 
 /// From a good configuration to the end, which is also that of any of `tasks`.
@@ -258,7 +290,18 @@ fn start(
     tasks: &mut Tasks,
     log: &Log,
 ) -> Result<Ended, StartError> {
-    let Beginning { started, origin, config, reports, inputs, cluster, readiness, net } = beginning;
+    let Beginning {
+        started,
+        origin,
+        config,
+        reports,
+        inputs,
+        cluster,
+        readiness,
+        net,
+        line,
+        custody,
+    } = beginning;
     panics::install();
     warn(&reports);
     let metrics = Metrics::install().map_err(|e| e.to_string())?;
@@ -277,10 +320,17 @@ fn start(
         .map_err(|e| e.to_string())?;
     let workers = Workers::start(config.node.endpoints.get()).map_err(cannot("start a worker"))?;
     let handles = workers.handles().iter().zip(0..).map(|(h, n)| Worker::new(n, h.clone()));
-    let bound = bind::all(&config, handles.collect(), &secret, tls).map_err(StartError::Wrong)?;
-    let signals = {
+    let needs = Needs { config: &config, workers: handles.collect(), secret: &secret, tls };
+    // Caught before anything is waited for: the first process of a container has no other way to hear them.
+    let mut signals = {
         let _context = runtime.enter();
         Signals::catch().map_err(cannot("catch signals"))?
+    };
+    let pause = |time| runtime.block_on(async { timeout(time, ended(&mut signals)).await.is_ok() });
+    let bound = takeover::bind(&needs, line.as_ref(), pause).map_err(StartError::Wrong)?;
+    let Some((bound, succession)) = bound else {
+        tracing::info!("asked to end before the node could start");
+        return Ok(Ended::Drained { reset: 0 });
     };
 
     let ended = runtime.block_on(async {
@@ -293,8 +343,9 @@ fn start(
         let (base, bases) = watch::channel(base);
         let (publish, snapshot) = watch::channel(first);
         let local = node::local(BootId(boot));
-        let (node, work) =
+        let (node, mut work) =
             Node::start(local, bound.endpoints, snapshot.clone(), &config.limits, net);
+        work.inherit(bound.imports);
         let sources = Sources::new(bases, cluster, node.views(), node.down());
 
         let known = Arc::new(Known {
@@ -319,17 +370,9 @@ fn start(
         let told = known.clone();
         node.links.answer_reports(Arc::new(move || told.report().encode().to_vec()));
         let (commands_in, commands) = mpsc::channel(COMMANDS);
-        let plan = plan(bound.admin, bound.public, &known, metrics, commands_in);
-        let servers = Servers::start(plan).map_err(cannot("start the admin server"))?;
-        announce(&known);
-        drop(starting);
-
-        let mut signals = signals;
-        let events = Events { signals: async move || signals.next().await, commands, inputs };
         let heard = known.clone();
-        let supervisor = Supervisor { origin, data: node, known, base };
-        // Both last as long as the supervisor: composing until its sources end, the work until the drain.
-        let (supervising, beside) = (supervisor.run(events), async {
+        // It lasts as long as the supervisor: composing until its sources end, the work until the drain.
+        let beside = async {
             tokio::join!(
                 compose::run(sources, publish),
                 work.drive(),
@@ -337,14 +380,33 @@ fn start(
                 fitness::watch(heard),
             );
             std::future::pending().await
-        });
-        let ended = tokio::select! {
-            ended = supervising => Ok(ended),
+        };
+        let supervising = async {
+            let door = takeover::begin(&node, &known.snapshot, succession, line.as_ref()).await;
+            let public = bound.public.as_ref().and_then(|public| public.try_clone().ok());
+            let (imports, endpoints) = (node.sockets.clone(), node.endpoints.clone());
+            let estate = Sockets { imports, public, endpoints };
+            let ended = CancellationToken::new();
+            let successors = takeover::hand_over(door, line.as_ref(), estate, ended.clone())
+                .map_err(cannot("wait for a successor"))?;
+            let _ended = ended.drop_guard();
+            let plan = plan(bound.admin, bound.public, &known, metrics, commands_in, &custody);
+            let servers = Servers::start(plan).map_err(cannot("start the admin server"))?;
+            announce(&known);
+            drop(starting);
+            let signals = async move || signals.next().await;
+            let events = Events { signals, commands, inputs, successors };
+            let followed = line.as_ref().is_some_and(|line| line.followed);
+            let supervisor = Supervisor { origin, data: node, known, base, custody, followed };
+            let ended = supervisor.run(events).await;
+            servers.stop();
+            Ok(ended)
+        };
+        tokio::select! {
+            ended = supervising => ended,
             never = beside => never,
             which = tasks.ended() => Err(StartError::Broken(which.to_string())),
-        };
-        servers.stop();
-        ended
+        }
     })?;
     if let Ended::Drained { .. } = ended {
         workers.stop();
@@ -359,10 +421,12 @@ fn plan<W: Witness>(
     known: &Arc<Known<W>>,
     metrics: Metrics,
     commands: mpsc::Sender<control::Command>,
+    custody: &Custody,
 ) -> Plan {
     let (status, level) = (known.clone(), known.clone());
     let controls = Controls {
         status: Arc::new(move || status.status()),
+        readiness: known.readiness.clone(),
         set_level: Arc::new(move |l| level.log.as_ref().map_or(Ok(()), |log| log.set_level(l))),
         commands,
     };
@@ -379,7 +443,8 @@ fn plan<W: Witness>(
         page.render(&known.status(), &Process::read(), &totals)
     };
     let public_router = public::router(Public { readiness, metrics: Arc::new(render) });
-    Plan { admin: (admin, router), public: public.map(|l| (l, public_router)), metrics }
+    let public = public.map(|l| (l, public_router));
+    Plan { admin: (admin, router), public, succeeded: custody.succeeded.clone(), metrics }
 }
 
 /// The first line of a running node.

@@ -4,11 +4,17 @@
 //! accepted it. A change of the snapshot opens and closes only what changed. An address that cannot be
 //! listened at is tried again, and said in [`Listeners::failures`]. There are never more than a share of the
 //! process's descriptors, however many ports imports have; what is open stays.
+//!
+//! A process that takes over from another one goes on with that one's sockets ([`Listeners::inherit`]), whose
+//! queues may hold connections; [`OpenSockets`] has ours for the process that comes next. A socket that listens
+//! is never closed while its address is wanted, but for the last process's end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use adit_transport::Links;
@@ -35,8 +41,65 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How long to wait after accepting has failed: out of descriptors, most likely.
 const BACKOFF: Duration = Duration::from_millis(50);
 
+/// Sockets that listen, by their address.
+pub type Inherited = BTreeMap<SocketAddr, Vec<OwnedFd>>;
+
+/// The listening sockets that are open now. Cheap to clone.
+#[derive(Clone)]
+pub struct OpenSockets(Arc<dyn Sockets>);
+
+impl OpenSockets {
+    /// The addresses that are listened at.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.0.addresses()
+    }
+
+    /// The sockets of one address, again; none where it is listened at no more.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn share(&self, address: SocketAddr) -> io::Result<Vec<OwnedFd>> {
+        self.0.share(address)
+    }
+}
+
+impl fmt::Debug for OpenSockets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenSockets").field("addresses", &self.addresses().len()).finish()
+    }
+}
+
+trait Sockets: Send + Sync {
+    fn addresses(&self) -> Vec<SocketAddr>;
+    fn share(&self, address: SocketAddr) -> io::Result<Vec<OwnedFd>>;
+}
+
+struct Open<L>(Mutex<BTreeMap<SocketAddr, Vec<Arc<L>>>>);
+
+impl<L> Open<L> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Vec<Arc<L>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<L> fmt::Debug for Open<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Open").field(&self.lock().len()).finish()
+    }
+}
+
+impl<L: Listener> Sockets for Open<L> {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.lock().keys().copied().collect()
+    }
+
+    fn share(&self, address: SocketAddr) -> io::Result<Vec<OwnedFd>> {
+        self.lock().get(&address).into_iter().flatten().map(|l| l.share()).collect()
+    }
+}
+
 /// The listeners of one node.
-#[derive(Debug)]
 pub struct Listeners<N: Net> {
     node: Arc<Node<N>>,
     links: Links,
@@ -44,13 +107,35 @@ pub struct Listeners<N: Net> {
     workers: Vec<Handle>,
     flows: TaskTracker,
     failures: watch::Sender<BTreeMap<SocketAddr, String>>,
+    open: Arc<Open<N::Listener>>,
+    inherited: Inherited,
+}
+
+impl<N: Net> fmt::Debug for Listeners<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listeners").field("open", &self.open).finish_non_exhaustive()
+    }
 }
 
 impl<N: Net> Listeners<N> {
     /// Listeners that serve on `workers`; every flow becomes a task of `flows`.
     #[must_use]
     pub fn new(node: Arc<Node<N>>, links: Links, workers: Vec<Handle>, flows: TaskTracker) -> Self {
-        Self { node, links, workers, flows, failures: watch::Sender::default() }
+        let open = Arc::new(Open(Mutex::default()));
+        let (failures, inherited) = (watch::Sender::default(), Inherited::new());
+        Self { node, links, workers, flows, failures, open, inherited }
+    }
+
+    /// Sockets of the process before this one, instead of new ones. Those that the first snapshot has no use for
+    /// are let go.
+    pub fn inherit(&mut self, sockets: Inherited) {
+        self.inherited = sockets;
+    }
+
+    /// The sockets as they are at any time.
+    #[must_use]
+    pub fn sockets(&self) -> OpenSockets {
+        OpenSockets(Arc::clone(&self.open) as _)
     }
 
     /// The addresses that cannot be listened at, and why.
@@ -60,7 +145,7 @@ impl<N: Net> Listeners<N> {
     }
 
     /// Keeps the listeners as the snapshot wants them, until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let mut snapshot = self.node.snapshot.clone();
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
         let most = most_addresses(adit_host::descriptors::limit().soft, self.workers.len());
@@ -71,6 +156,7 @@ impl<N: Net> Listeners<N> {
                 let keep = wanted.contains(address);
                 if !keep {
                     token.cancel();
+                    self.open.lock().remove(address);
                 }
                 keep
             });
@@ -93,16 +179,19 @@ impl<N: Net> Listeners<N> {
                     }
                 }
             }
+            self.inherited.clear();
             let retry = !failed.is_empty();
             self.tell(failed);
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 changed = snapshot.changed() => if changed.is_err() {
-                    return stop.cancelled().await;
+                    stop.cancelled().await;
+                    break;
                 },
                 () = sleep(RETRY), if retry => {}
             }
         }
+        self.open.lock().clear();
     }
 
     fn tell(&self, failed: BTreeMap<SocketAddr, String>) {
@@ -121,14 +210,14 @@ impl<N: Net> Listeners<N> {
         });
     }
 
-    fn listen(&self, address: SocketAddr, token: &CancellationToken) -> io::Result<()> {
-        let shared = self.workers.len() > 1;
-        let mut listeners = Vec::new();
-        for worker in &self.workers {
-            let _context = worker.enter();
-            listeners.push(self.node.net.listen(address, shared)?);
-        }
-        for (worker, (listener, handle)) in listeners.into_iter().zip(&self.workers).enumerate() {
+    fn listen(&mut self, address: SocketAddr, token: &CancellationToken) -> io::Result<()> {
+        let listeners = match self.inherited.remove(&address) {
+            Some(sockets) => self.adopt(sockets)?,
+            None => self.bind(address)?,
+        };
+        self.open.lock().insert(address, listeners.iter().map(|(_, l)| Arc::clone(l)).collect());
+        for (worker, listener) in listeners {
+            let handle = &self.workers[worker];
             let (node, flows, token) = (self.node.clone(), self.flows.clone(), token.clone());
             let way = Arc::new(Way { links: self.links.clone(), worker });
             self.flows.spawn_on(
@@ -143,7 +232,30 @@ impl<N: Net> Listeners<N> {
         }
         Ok(())
     }
+
+    /// A new socket for each worker.
+    fn bind(&self, address: SocketAddr) -> io::Result<Vec<OnWorker<N>>> {
+        let shared = self.workers.len() > 1;
+        let bind = |(worker, handle): (usize, &Handle)| {
+            let _context = handle.enter();
+            Ok((worker, Arc::new(self.node.net.listen(address, shared)?)))
+        };
+        self.workers.iter().enumerate().map(bind).collect()
+    }
+
+    /// The sockets that were there, each of which has a queue and needs a worker, however many there are now.
+    fn adopt(&self, sockets: Vec<OwnedFd>) -> io::Result<Vec<OnWorker<N>>> {
+        let adopt = |(n, socket): (usize, OwnedFd)| {
+            let worker = n % self.workers.len();
+            let _context = self.workers[worker].enter();
+            Ok((worker, Arc::new(self.node.net.adopt(socket)?)))
+        };
+        sockets.into_iter().enumerate().map(adopt).collect()
+    }
 }
+
+/// A listener, and the number of the worker that accepts at it.
+type OnWorker<N> = (usize, Arc<<N as Net>::Listener>);
 
 /// How many addresses may be listened at, by a process with so many descriptors.
 fn most_addresses(descriptors: u64, workers: usize) -> usize {
@@ -163,7 +275,7 @@ fn beginning<T>(wanted: &BTreeSet<SocketAddr>, open: &BTreeMap<SocketAddr, T>) -
 async fn accept<N: Net>(
     node: Arc<Node<N>>,
     way: Arc<Way>,
-    listener: N::Listener,
+    listener: Arc<N::Listener>,
     flows: TaskTracker,
 ) {
     loop {

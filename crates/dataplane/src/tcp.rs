@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use bytes::{Bytes, BytesMut};
 
@@ -61,6 +62,16 @@ pub trait Net: Send + Sync + 'static {
     /// Those of the operating system: in use, not local, not permitted.
     fn listen(&self, address: SocketAddr, shared: bool) -> io::Result<Self::Listener>;
 
+    /// Takes a socket that listens already, from the process before this one. Must be called on the worker
+    /// that will accept.
+    ///
+    /// # Errors
+    /// It is of no use, or this network has no descriptors.
+    fn adopt(&self, socket: OwnedFd) -> io::Result<Self::Listener> {
+        drop(socket);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Connects to `address`, for as long as the operating system tries.
     ///
     /// # Errors
@@ -78,6 +89,15 @@ pub trait Listener: Send + Sync + 'static {
     /// # Errors
     /// Those of the operating system; out of descriptors among them.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// The same socket again, for the process that comes after this one: what waits in its queue is whoever's
+    /// that accepts first.
+    ///
+    /// # Errors
+    /// Out of descriptors, or this network has none.
+    fn share(&self) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Room to read into, sized by what the last reads brought. An idle connection holds none.

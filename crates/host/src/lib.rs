@@ -2,12 +2,14 @@
 //!
 //! It owns the options that decide whether a burst is lost ([`udp`]), whether a dead neighbour is
 //! noticed and a reset arrives as one ([`tcp`]), how many descriptors there are ([`descriptors`]),
-//! which addresses are this node's alone ([`routes`]), the privilege for that ([`capabilities`]), and how
-//! datagrams get to another process ([`relay`]). It knows no policy and no QUIC; its sockets are plain
-//! non-blocking ones of the standard library, for the caller to register where it likes.
+//! which addresses are this node's alone ([`routes`]), the privilege for that ([`capabilities`]), how a
+//! process hands its sockets to its successor ([`passage`]), and how datagrams get to another process
+//! ([`relay`]). It knows no policy and no QUIC; its sockets are plain non-blocking ones of the standard
+//! library, for the caller to register where it likes.
 
 pub mod capabilities;
 pub mod descriptors;
+pub mod passage;
 pub mod process;
 pub mod relay;
 pub mod routes;

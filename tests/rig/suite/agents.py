@@ -237,3 +237,36 @@ class Steady:
         for failure in self.failures:
             kinds[failure["error"]] = kinds.get(failure["error"], 0) + 1
         return f"{self.asked} requests, {len(self.failures)} failed{' ' + str(kinds) if kinds else ''}, slowest {self.slowest:.2f} s"
+
+
+class Load:
+    """Many callers in one pod: RATE new requests a second, and streams that stay open meanwhile."""
+
+    RATE, STREAMS = 50, 20
+
+    def __init__(self, cluster, pod="support-bot", name="fraud-bot"):
+        self.cluster, self.pod, self.file = cluster, pod, f"/tmp/{uuid.uuid4().hex}"
+        where = f"{name}.{NAMESPACE} {PORT} {self.file} {self.RATE} {self.STREAMS}"
+        self.start = f"nohup python3 /app/load.py {where} >{self.file}.log 2>&1 &"
+
+    def __enter__(self):
+        self.cluster.exec(NAMESPACE, self.pod, "sh", "-c", self.start)
+        time.sleep(5)
+        return self
+
+    def __exit__(self, kind, *_):
+        self.cluster.exec(NAMESPACE, self.pod, "touch", self.file + ".stop", check=False)
+        if kind:
+            return
+        read = eventually("the load has stopped", lambda: self.cluster.exec(NAMESPACE, self.pod, "cat", self.file + ".json"))
+        self.seen = json.loads(read)
+
+    def say(self) -> str:
+        seen, kinds = self.seen, {}
+        for failure in seen["failures"]:
+            kinds[failure["error"]] = kinds.get(failure["error"], 0) + 1
+        slowest = seen["slowest"][-1][0] if seen["slowest"] else 0
+        return (
+            f"{seen['asked']} new requests, {len(seen['failures'])} failed{' ' + str(kinds) if kinds else ''}, "
+            f"slowest {slowest:.2f} s, {seen['slow']} over 1 s; {seen['alive']} of {seen['streams']} streams live on"
+        )

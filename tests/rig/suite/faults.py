@@ -6,12 +6,12 @@ import time
 import uuid
 
 from . import agents, scenario
-from .agents import NAMESPACE, Steady, converse, refused, served
+from .agents import NAMESPACE, Load, Steady, converse, refused, served
 from .cluster import Failure, Skip, check, eventually, here
 from .world import SYSTEM
 
-# How long a single daemon may be away while it is replaced: its container's end and start.
-REPLACED_SECONDS = 15
+# The nodes' pods.
+NODES = "app.kubernetes.io/name=adit-node"
 # The same where the API server stands still, which the daemon waits for first.
 FROM_DISK_SECONDS = 30
 # After which a backend on a dead machine is not dialled any more, at the latest.
@@ -21,6 +21,7 @@ DETECTED_SECONDS = 30
 def processes(world, cluster, part):
     """The containers of a part of Adit on the rig's nodes: (pod, node, its process there)."""
     pods = cluster.get("pods", "-n", SYSTEM, "-l", f"app.kubernetes.io/name=adit-{part}")
+    pods = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     return [(pod["metadata"]["name"], pod["spec"]["nodeName"], process(world, pod, part)) for pod in pods]
 
 
@@ -78,26 +79,62 @@ def controllers_restart(world):
     return f"{steady.say()}; a stream of 60 s came whole; slices unchanged"
 
 
-def exporting_nodes_restart(world):
-    """A rolling restart of the exporting side's nodes, of which there are two, fails no new request."""
-    with Steady(world.edge) as steady:
-        restart(world.bank, "daemonset/adit-node")
-        time.sleep(5)
-    check(not steady.failures, steady.say())
-    return steady.say()
+def state(pod):
+    """A pod's condition Ready, by its type and status."""
+    conditions = pod["status"].get("conditions", [])
+    return next(({key: one[key] for key in ("type", "status")} for one in conditions if one["type"] == "Ready"), {})
 
 
-def importing_node_restarts(world):
-    """While the caller's only node is replaced its requests are refused or wait, for seconds, and then go on."""
-    with Steady(world.edge) as steady:
-        restart(world.edge, "daemonset/adit-node")
-        time.sleep(5)
-    began = [failure["at"] for failure in steady.failures]
-    ended = [failure["at"] + failure["seconds"] for failure in steady.failures]
-    away = max(ended) - min(began) if began else 0
-    check(max(away, steady.slowest) < REPLACED_SECONDS, f"failed for {away:.1f} s: {steady.say()}")
+def replaced(cluster):
+    """Waits until every node has a pod of the newest revision that is ready, and no other but those that end. The
+    DaemonSet's own status counts the oldest pod of a node, which ends with the last of its streams."""
+    def newest():
+        wanted = max(cluster.get("controllerrevisions", "-n", SYSTEM, "-l", NODES), key=lambda one: one["revision"])
+        wanted = wanted["metadata"]["labels"]["controller-revision-hash"]
+        pods = cluster.get("pods", "-n", SYSTEM, "-l", NODES)
+        pods = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        new = [pod for pod in pods if pod["metadata"]["labels"]["controller-revision-hash"] == wanted]
+        ready = [pod for pod in new if {"type": "Ready", "status": "True"}.items() <= state(pod).items()]
+        return len(ready) == len(pods) == len(cluster.names("nodes"))
+
+    eventually(f"the nodes of {cluster.name} are replaced", newest)
+
+
+def replace(cluster):
+    cluster.kubectl("-n", SYSTEM, "rollout", "restart", "daemonset/adit-node")
+    replaced(cluster)
+
+
+def rolling_updates(world, times=2):
+    """Nodes of both sides are replaced under load, with streams open: no new request fails or waits, every stream goes on."""
+    with Load(world.edge) as load:
+        for _ in range(times):
+            for cluster in world.both:
+                replace(cluster)
+        # What the last one left would fail by now.
+        time.sleep(3)
+    seen = load.seen
+    check(not seen["failures"] and not seen["slow"], f"{load.say()}; {seen['slowest']}, {seen['failures'][:5]}")
+    check(seen["alive"] == seen["streams"], f"{load.say()}; {seen['ended']}")
     served(world.edge)
-    return f"{steady.say()}; failures within {away:.1f} s"
+    return f"{times} of both sides: {load.say()}"
+
+
+def rolling_updates_long(world):
+    """The same ten times."""
+    return rolling_updates(world, 10)
+
+
+def node_pods_deleted(world):
+    """Who deletes the pod of a caller's node, with streams open, is not noticed by its callers either."""
+    with Load(world.edge) as load:
+        world.edge.delete("pod", "-n", SYSTEM, "-l", NODES, "--wait=false")
+        eventually("the pod has a successor", lambda: len(world.edge.names("pods", "-n", SYSTEM, "-l", NODES)) == 2)
+        replaced(world.edge)
+        time.sleep(3)
+    check(not load.seen["failures"] and not load.seen["slow"], f"{load.say()}; {load.seen['failures'][:5]}")
+    check(load.seen["alive"] == load.seen["streams"], f"{load.say()}; {load.seen['ended']}")
+    return load.say()
 
 
 def slices(world):

@@ -91,6 +91,8 @@ class World:
 
     def node_status(self, cluster, node=None, *args) -> str:
         pods = cluster.get("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=adit-node")
+        # One that ends may have an hour for its streams.
+        pods = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         [pod] = [p for p in pods if p["spec"]["nodeName"] == (node or p["spec"]["nodeName"])][:1]
         return cluster.kubectl(
             "-n", SYSTEM, "exec", pod["metadata"]["name"], "-c", "node", "--", "/adit", "status", *args, check=False

@@ -67,6 +67,7 @@ impl Whole {
         let sources = Sources::new(bases, None, node.views(), node.down());
         let tasks = TaskTracker::new();
         tasks.spawn(work.drive());
+        node.begin();
         tasks.spawn(compose::run(sources, publish));
         Self { node, snapshot, base, listen }
     }

@@ -33,9 +33,13 @@ pub struct Limits {
     /// `processBuffer`, default 256MiB, 1MiB to 64GiB: both for all peers together, a half for each. Not
     /// less than `peerBuffer`.
     pub process_buffer: u64,
-    /// `drain`, default 30s, 0s to 24h: how long streams may finish after SIGTERM before they are reset.
-    /// A larger value delays the stop; Kubernetes needs a termination grace period above it.
+    /// `drain`, default 1h, 0s to 24h: how long streams may finish on a process once its successor has taken over,
+    /// before they are reset. A larger value keeps an old version for longer; Kubernetes needs a termination grace
+    /// period above it and `leave` together.
     pub drain: Duration,
+    /// `leave`, default 30s, 0s to 1h: how long a process that is asked to end waits for a successor or for its
+    /// streams to end, and serves as before; then what is left is reset. A larger value delays the stop.
+    pub leave: Duration,
     /// `unknownSourceHold`, default 0s, 0s to 1m: how long a connection from a source that is not known
     /// yet is held before it is refused. The file's own table of workloads is complete, so there is
     /// nothing to wait for. A larger value costs a descriptor for that time.
@@ -81,6 +85,8 @@ impl Limits {
     pub const PROCESS_BUFFER: RangeInclusive<u64> = MIB..=64 * GIB;
     /// Bounds of [`drain`](Self::drain).
     pub const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
+    /// Bounds of [`leave`](Self::leave).
+    pub const LEAVE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
     /// Bounds of [`unknown_source_hold`](Self::unknown_source_hold).
     pub const UNKNOWN_SOURCE_HOLD: RangeInclusive<Duration> =
         Duration::ZERO..=Duration::from_secs(60);
@@ -112,7 +118,8 @@ impl Default for Limits {
             dial_timeout: Duration::from_secs(5),
             peer_buffer: 32 * MIB,
             process_buffer: 256 * MIB,
-            drain: Duration::from_secs(30),
+            drain: Duration::from_secs(3600),
+            leave: Duration::from_secs(30),
             unknown_source_hold: Duration::ZERO,
             interactive_window: 256 * KIB,
             bulk_window: 8 * MIB,

@@ -23,6 +23,7 @@ pub(super) fn limits(mut fields: Fields<'_>, defaults: Limits) -> Limits {
     let peer = size(f, "peerBuffer", &Limits::PEER_BUFFER, &mut limits.peer_buffer);
     let process = size(f, "processBuffer", &Limits::PROCESS_BUFFER, &mut limits.process_buffer);
     duration(f, "drain", &Limits::DRAIN, &mut limits.drain);
+    duration(f, "leave", &Limits::LEAVE, &mut limits.leave);
     let hold = &mut limits.unknown_source_hold;
     duration(f, "unknownSourceHold", &Limits::UNKNOWN_SOURCE_HOLD, hold);
     let window = &mut limits.interactive_window;

@@ -146,7 +146,7 @@ fn keys_without_a_value_are_as_good_as_absent_where_they_may_be() {
 fn every_limit_is_read() {
     let Config { limits, .. } = good(format!(
         "{GOOD}limits: {{streamsPerConnection: 1, streamsPerPeer: 2, headerDeadline: 1s, dialTimeout: 2s, \
-         peerBuffer: 2MiB, processBuffer: 3MiB, drain: 0s, unknownSourceHold: 0s, \
+         peerBuffer: 2MiB, processBuffer: 3MiB, drain: 0s, leave: 0s, unknownSourceHold: 0s, \
          interactiveWindow: 16KiB, bulkWindow: 64KiB, keepAlive: 100ms, mtu: {{initial: 1300, max: 6500}}}}"
     ));
     let expected = Limits {
@@ -157,6 +157,7 @@ fn every_limit_is_read() {
         peer_buffer: 2 << 20,
         process_buffer: 3 << 20,
         drain: Duration::ZERO,
+        leave: Duration::ZERO,
         unknown_source_hold: Duration::ZERO,
         interactive_window: 16 << 10,
         bulk_window: 64 << 10,
@@ -276,7 +277,7 @@ fn types_and_keys() {
         ),
         (
             "limits: {cluster: x}",
-            "f:5:10: limits.cluster: unknown key: expected streamsPerConnection, streamsPerPeer, headerDeadline, dialTimeout, peerBuffer, processBuffer, drain, unknownSourceHold, interactiveWindow, bulkWindow, keepAlive, mtu\n  hint: cluster belongs at the top of the file",
+            "f:5:10: limits.cluster: unknown key: expected streamsPerConnection, streamsPerPeer, headerDeadline, dialTimeout, peerBuffer, processBuffer, drain, leave, unknownSourceHold, interactiveWindow, bulkWindow, keepAlive, mtu\n  hint: cluster belongs at the top of the file",
         ),
         (
             "limits: {streamsPerPeer: true}",

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::answer::Refusal;
+use super::public::Ready;
 use crate::status::Status;
 
 /// The daemon answers from memory; a second is long, and a person waits.
@@ -96,6 +97,16 @@ pub enum ClientError {
 /// Where nobody answers there, or it is no daemon.
 pub async fn status(address: &Address) -> Result<Status, ClientError> {
     let body = request(address, Method::GET, "/v1/status", "").await?;
+    serde_json::from_slice(&body)
+        .map_err(|e| ClientError::NotAdit { address: address.clone(), error: e.to_string() })
+}
+
+/// What the node at `address` waits for before it may be sent work.
+///
+/// # Errors
+/// Where nobody answers there, or it is no daemon.
+pub async fn readiness(address: &Address) -> Result<Ready, ClientError> {
+    let body = request(address, Method::GET, "/v1/ready", "").await?;
     serde_json::from_slice(&body)
         .map_err(|e| ClientError::NotAdit { address: address.clone(), error: e.to_string() })
 }

@@ -1,6 +1,6 @@
 //! The admin server: tells everything about the node and changes what may be changed while it runs.
 //!
-//! `GET /v1/status`, `POST /v1/drain`, `POST /v1/reload`, `PUT /v1/log-level`. It decides nothing: each
+//! `GET /v1/status`, `GET /v1/ready`, `POST /v1/drain`, `POST /v1/reload`, `PUT /v1/log-level`. It decides nothing: each
 //! change is a [`Command`] to the process. On a Unix socket the file's mode says who may; on loopback a
 //! browser must be kept from being used by a page ([`guard_loopback`]).
 
@@ -18,10 +18,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::{refuse, unknown_path, wrong_method};
+use super::public::Ready;
+use crate::readiness::Readiness;
 use crate::status::Status;
 use crate::telemetry::LevelError;
 
-const PATHS: &str = "GET /v1/status, POST /v1/drain, POST /v1/reload and PUT /v1/log-level";
+const PATHS: &str =
+    "GET /v1/status, GET /v1/ready, POST /v1/drain, POST /v1/reload and PUT /v1/log-level";
 /// A log level is a line; nothing else has a body.
 const MAX_BODY: usize = 4096;
 /// Reading a file and applying it takes milliseconds.
@@ -60,6 +63,8 @@ pub type SetLevel = dyn Fn(&str) -> Result<(), LevelError> + Send + Sync;
 pub struct Controls {
     /// The status document now.
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
+    /// What is still awaited.
+    pub readiness: Readiness,
     /// Changes the log level.
     pub set_level: Arc<SetLevel>,
     /// Takes commands; one place each suffices, because an operator waits for the answer.
@@ -76,6 +81,7 @@ impl fmt::Debug for Controls {
 pub fn router(controls: Controls) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/ready", get(ready))
         .route("/v1/drain", post(drain))
         .route("/v1/reload", post(reload))
         .route("/v1/log-level", put(log_level))
@@ -114,6 +120,10 @@ fn is_loopback(host: &str) -> bool {
 
 async fn status(State(controls): State<Controls>) -> Response {
     Json((controls.status)()).into_response()
+}
+
+async fn ready(State(controls): State<Controls>) -> Response {
+    Json(Ready::of(&controls.readiness)).into_response()
 }
 
 async fn drain(State(controls): State<Controls>) -> Response {

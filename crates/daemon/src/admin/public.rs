@@ -40,6 +40,16 @@ pub struct Ready {
     pub waiting_for: Vec<String>,
 }
 
+impl Ready {
+    /// As it is now.
+    #[must_use]
+    pub fn of(readiness: &Readiness) -> Self {
+        let left = readiness.left();
+        let waiting_for: Vec<String> = left.into_iter().map(|r| r.into_owned()).collect();
+        Self { ready: waiting_for.is_empty(), waiting_for }
+    }
+}
+
 /// The server's routes.
 pub fn router(public: Public) -> Router {
     Router::new()
@@ -54,11 +64,9 @@ pub fn router(public: Public) -> Router {
 }
 
 async fn ready(State(public): State<Public>) -> Response {
-    let waiting_for: Vec<String> =
-        public.readiness.left().into_iter().map(|r| r.into_owned()).collect();
-    let ready = waiting_for.is_empty();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { ready, waiting_for })).into_response()
+    let ready = Ready::of(&public.readiness);
+    let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(ready)).into_response()
 }
 
 async fn metrics(State(public): State<Public>) -> Response {

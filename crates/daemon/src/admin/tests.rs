@@ -65,6 +65,7 @@ fn controls() -> (Controls, mpsc::Receiver<Command>, Arc<Mutex<String>>) {
     let level = Arc::new(Mutex::new(String::new()));
     let set = level.clone();
     let controls = Controls {
+        readiness: Readiness::default(),
         status: Arc::new(|| {
             let mut status = Status::default();
             status.node.node = "e1".into();

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use adit_config::Config;
 use adit_config::config::Admin;
+use adit_dataplane::listeners::Inherited;
 use adit_host::tcp;
+use adit_transport::endpoint::{BindError, UdpInheritance};
 use adit_transport::{Endpoints, NodeSecret, OsNet, Tls, Worker};
 
 use super::servers;
@@ -23,55 +26,96 @@ pub(super) struct Bound {
     pub(super) admin: servers::Admin,
     /// The public server.
     pub(super) public: Option<TcpListener>,
+    /// Sockets of imports that are there already.
+    pub(super) imports: Inherited,
 }
 
-/// Binds it.
+/// What a process got from the one before it, which need not be bound.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// Sockets of imports.
+    pub(super) tcp: Inherited,
+    /// The public server's.
+    pub(super) public: Option<(SocketAddr, OwnedFd)>,
+    /// Where peers reach this node.
+    pub(super) udp: Option<UdpInheritance>,
+}
+
+/// Everything that is in the way, each with its key in the file and what to do.
+#[derive(Debug, Default)]
+pub(super) struct Obstacles {
+    pub(super) all: Vec<String>,
+    /// It is nothing but another process, which may go.
+    pub(super) in_use: bool,
+}
+
+impl Obstacles {
+    fn add(&mut self, key: &str, address: SocketAddr, error: &io::Error) {
+        let taken = error.kind() == io::ErrorKind::AddrInUse;
+        self.in_use = taken && (self.in_use || self.all.is_empty());
+        self.all.push(format!("{key}: cannot listen on {address}: {}", explain(error)));
+    }
+
+    fn refuse(&mut self, text: String) {
+        self.in_use = false;
+        self.all.push(text);
+    }
+}
+
+/// Binds what is not `given`.
 ///
 /// # Errors
-/// Everything that is in the way, each with its key in the file and what to do.
+/// Everything that is in the way.
 pub(super) fn all(
     config: &Config,
     workers: Vec<Worker>,
     secret: &NodeSecret,
     tls: Tls,
-) -> Result<Bound, Vec<String>> {
-    let mut errors = Vec::new();
-    let mut tell = |key: &str, address: SocketAddr, error: &io::Error| {
-        errors.push(format!("{key}: cannot listen on {address}: {}", explain(error)));
-    };
+    given: Given,
+) -> Result<Bound, Obstacles> {
+    let Given { tcp: imports, public, udp } = given;
+    let mut obstacles = Obstacles::default();
     // The data path listens on each of these once per worker; here each is asked for alone, for a moment.
-    for address in wanted(config) {
+    for address in wanted(config).into_iter().filter(|address| !imports.contains_key(address)) {
         if let Err(error) = tcp::listen(address, false) {
-            tell("imports", address, &error);
+            obstacles.add("imports", address, &error);
         }
     }
-    let public = config.metrics.map(|address| {
-        tcp::listen(address, false).inspect_err(|error| tell("metrics.listen", address, error)).ok()
+    let public = config.metrics.and_then(|address| {
+        if let Some((_, socket)) = public.filter(|(given, _)| *given == address) {
+            return Some(TcpListener::from(socket));
+        }
+        tcp::listen(address, false)
+            .inspect_err(|error| obstacles.add("metrics.listen", address, error))
+            .ok()
     });
     // The transport gives up at the first address that it cannot have.
-    for address in &config.node.listen {
+    let is_given =
+        |address| udp.iter().flat_map(|udp| &udp.sockets).any(|(given, _)| given == address);
+    for address in config.node.listen.iter().filter(|address| !is_given(*address)) {
         if let Err(error) = UdpSocket::bind(address) {
-            tell("node.listen", *address, &error);
+            obstacles.add("node.listen", *address, &error);
         }
     }
     let admin = match &config.admin {
         Admin::Socket(path) => AdminSocket::bind(path)
             .map(servers::Admin::Socket)
-            .map_err(|e| errors.push(format!("admin.socket: {e}")))
+            .map_err(|e| obstacles.refuse(format!("admin.socket: {e}")))
             .ok(),
         Admin::Listen(address) => tcp::listen(*address, false)
             .map(servers::Admin::Tcp)
-            .map_err(|e| {
-                errors.push(format!("admin.listen: cannot listen on {address}: {}", explain(&e)))
-            })
+            .map_err(|e| obstacles.add("admin.listen", *address, &e))
             .ok(),
     };
-    let (true, Some(admin)) = (errors.is_empty(), admin) else { return Err(errors) };
+    let (true, Some(admin)) = (obstacles.all.is_empty(), admin) else { return Err(obstacles) };
     let net = Arc::new(OsNet);
-    let endpoints =
-        Endpoints::bind(net, workers, &config.node.listen, secret, tls, tuning(&config.limits))
-            .map_err(|e| vec![format!("node.listen: {e}")])?;
-    Ok(Bound { endpoints, admin, public: public.flatten() })
+    let (listen, tuning) = (&config.node.listen, tuning(&config.limits));
+    let endpoints = Endpoints::bind_after(net, workers, listen, secret, tls, tuning, udp);
+    let endpoints = endpoints.map_err(|error| {
+        let in_use = matches!(&error, BindError::Listen { error, .. } if error.kind() == io::ErrorKind::AddrInUse);
+        Obstacles { all: vec![format!("node.listen: {error}")], in_use }
+    })?;
+    Ok(Bound { endpoints, admin, public, imports })
 }
 
 /// The local addresses of all imports.

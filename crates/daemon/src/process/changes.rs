@@ -83,7 +83,7 @@ fn all_keys(config: &Config) {
     #[rustfmt::skip]
     let Limits {
         streams_per_connection: _, streams_per_peer: _, header_deadline: _, dial_timeout: _, peer_buffer: _,
-        process_buffer: _, drain: _, unknown_source_hold: _, interactive_window: _, bulk_window: _,
+        process_buffer: _, drain: _, leave: _, unknown_source_hold: _, interactive_window: _, bulk_window: _,
         keep_alive: _, mtu: _,
     } = limits;
 }

@@ -31,9 +31,10 @@ use adit_pki::UnixTime;
 use adit_pki::files::{self, Existing};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::neighbourhood::Neighbourhood;
+use super::handover::{self, Custody};
 use super::origin::{Input, Loaded};
 use crate::compose::publish;
 
@@ -62,6 +63,8 @@ const RESTART: &str = "network: changes count when the nodes are restarted: \
     kubectl -n adit-system rollout restart daemonset/adit-node";
 /// What asking the API server may take before what was seen last counts.
 const ASK: Duration = Duration::from_secs(2);
+/// What a successor may take to write what it and this process see.
+const SUCCESSOR_WRITES: Duration = Duration::from_secs(2);
 /// What was seen is written this long after it changed.
 const WRITE: Duration = Duration::from_secs(1);
 
@@ -275,7 +278,11 @@ pub(super) fn forget(folder: &Path) -> Result<(), String> {
         }
         _ => Ok(()),
     };
-    for name in [SEEN, NETWORK, files::NODE_CHAIN, files::NODE_KEY, files::BUNDLE] {
+    let handing = [handover::SOCKET, handover::TURNS];
+    for name in [SEEN, NETWORK, files::NODE_CHAIN, files::NODE_KEY, files::BUNDLE]
+        .into_iter()
+        .chain(handing)
+    {
         let file = folder.join(name);
         let result = std::fs::remove_file(&file);
         gone(file, result)?;
@@ -377,6 +384,7 @@ pub(super) async fn follow(
     (mut settings, mut config): (ClusterConfig, Config),
     tell: mpsc::Sender<Input>,
     out: watch::Sender<Arc<NodeState>>,
+    custody: Custody,
 ) {
     let mut seen = cluster.seen.clone();
     let mut good = last.config.clone();
@@ -396,6 +404,9 @@ pub(super) async fn follow(
             // One after the other, and beside: the disk may be slow.
             () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() && writing.is_empty() => {
                 write_at = None;
+                if custody.succeeded.is_cancelled() {
+                    continue;
+                }
                 let (file, seen) = (cluster.options.state.join(SEEN), last.clone());
                 let good = good.clone();
                 writing.spawn_blocking(move || remember(&file, &seen, &good));
@@ -408,7 +419,10 @@ pub(super) async fn follow(
             let input = match cluster.read(&now.config) {
                 Ok((new_settings, new_config, reports)) => {
                     good.clone_from(&now.config);
-                    if let Err(error) = write_bundles(&new_config, &new_settings) {
+                    if custody.succeeded.is_cancelled() {
+                        // The successor writes them, and another version may name them otherwise.
+                        sleep(SUCCESSOR_WRITES).await;
+                    } else if let Err(error) = write_bundles(&new_config, &new_settings) {
                         tracing::error!("trust bundles: {error}");
                     }
                     (settings, config) = (new_settings, new_config.clone());
@@ -421,7 +435,13 @@ pub(super) async fn follow(
         }
         if let Some(bundle) = now.bundle.as_ref().filter(|_| now.bundle != last.bundle) {
             let file = config.node.identity.join(files::BUNDLE);
-            match write(&file, bundle) {
+            let written = if custody.succeeded.is_cancelled() {
+                sleep(SUCCESSOR_WRITES).await;
+                Ok(())
+            } else {
+                write(&file, bundle)
+            };
+            match written {
                 Ok(()) => drop(tell.send(Input::Files(vec![file])).await),
                 Err(error) => tracing::error!("{error}"),
             }

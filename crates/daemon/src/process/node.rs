@@ -13,7 +13,7 @@ use adit_core::snapshot::Snapshot;
 use adit_dataplane::backends::{Backends, Keeper};
 use adit_dataplane::flow::Flows;
 use adit_dataplane::inbound::Inbound;
-use adit_dataplane::listeners::Listeners;
+use adit_dataplane::listeners::{Inherited, Listeners, OpenSockets};
 use adit_dataplane::node::{self, HeldSources, Random, Records};
 use adit_dataplane::shares::Places;
 use adit_dataplane::tcp::Net;
@@ -41,6 +41,10 @@ const DESCRIPTORS_FOR_FLOWS: u64 = 95;
 /// pieces behind gaps) they are what a node's memory limit has room for. A container often has a million
 /// descriptors.
 const MAX_FLOWS: usize = 32_768;
+/// What connections that were just accepted may take to have their streams, before peers are told to open no more.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often is looked whether streams are left.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// After the drain's deadline: what resetting the last flows may take.
 const RESET: Duration = Duration::from_secs(2);
 
@@ -55,6 +59,8 @@ pub struct Node {
     pub flows: Flows,
     /// Which backends answer.
     pub backends: Backends,
+    /// The sockets of imports, for the process that comes next.
+    pub(super) sockets: OpenSockets,
     not_listening: watch::Receiver<BTreeMap<SocketAddr, String>>,
     stop: Stop,
 }
@@ -62,6 +68,8 @@ pub struct Node {
 /// How the data side is ended, in this order.
 #[derive(Debug, Clone, Default)]
 struct Stop {
+    /// Connections may be accepted.
+    begin: CancellationToken,
     /// No connection is accepted any more.
     accepting: CancellationToken,
     /// What still runs is reset.
@@ -79,12 +87,13 @@ pub struct Work<N: Net> {
     listeners: Listeners<N>,
     flows: Flows,
     snapshot: watch::Receiver<Arc<Snapshot>>,
+    begin: CancellationToken,
     accepting: CancellationToken,
     drained: CancellationToken,
 }
 
 impl Node {
-    /// Starts links; the rest begins when the work is driven.
+    /// Starts links; the rest begins when the work is driven, and accepting with [`Node::begin`].
     #[must_use]
     pub fn start<N: Net>(
         local: Local,
@@ -120,13 +129,18 @@ impl Node {
             Links::start(Local { settings, ..local }, endpoints.clone(), snapshot.clone(), inbound);
         let workers = endpoints.workers().iter().map(|w| w.handle().clone()).collect();
         let listeners = Listeners::new(path.clone(), links.clone(), workers, stop.tasks.clone());
-        let not_listening = listeners.failures();
-        let (accepting, drained) = (stop.accepting.clone(), stop.drained.clone());
+        let (not_listening, sockets) = (listeners.failures(), listeners.sockets());
+        let Stop { begin, accepting, drained, .. } = stop.clone();
         let work = {
             let flows = flows.clone();
-            Work { net, path, keeper, listeners, flows, snapshot, accepting, drained }
+            Work { net, path, keeper, listeners, flows, snapshot, begin, accepting, drained }
         };
-        (Self { links, endpoints, flows, backends, not_listening, stop }, work)
+        (Self { links, endpoints, flows, backends, sockets, not_listening, stop }, work)
+    }
+
+    /// Accepts connections from now on.
+    pub fn begin(&self) {
+        self.stop.begin.cancel();
     }
 
     /// What linked clusters say of themselves.
@@ -141,11 +155,20 @@ impl Node {
         self.backends.down()
     }
 
-    /// Goes away: tells peers, refuses what is new, waits up to `within` for streams to end, then resets
+    /// Goes away: accepts nothing new, tells peers, waits up to `within` for streams to end, then resets
     /// what is left and ends all connections. Says how many streams that broke.
     pub async fn go_away(&self, within: Duration) -> u64 {
-        let Stop { accepting, drained, tasks } = &self.stop;
+        let Stop { accepting, drained, tasks, .. } = &self.stop;
         accepting.cancel();
+        let settled = async {
+            while self.flows.open() > 0 {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+        };
+        let began = tokio::time::Instant::now();
+        // Who had no stream by then is refused.
+        tokio::time::timeout(SETTLE_TIMEOUT.min(within / 2), settled).await.ok();
+        let within = within.saturating_sub(began.elapsed());
         let mut reset = 0;
         {
             let mut ending = std::pin::pin!(self.links.drain(within + RESET));
@@ -170,12 +193,21 @@ impl Node {
 }
 
 impl<N: Net> Work<N> {
+    /// Begins with these listening sockets, where they are wanted.
+    pub fn inherit(&mut self, sockets: Inherited) {
+        self.listeners.inherit(sockets);
+    }
+
     /// Keeps listeners as the snapshot wants them until the node drains, and rights and backends until it has: what is
     /// still open then is still subject to policy, which follows from what backends say, too.
     pub async fn drive(self) {
         let rights = self.path.withdraw(self.drained.clone());
         let keeper = self.keeper.run(self.net, self.snapshot, self.drained);
-        let work = async { tokio::join!(rights, keeper, self.listeners.run(self.accepting)) };
+        let listening = async {
+            self.begin.cancelled().await;
+            self.listeners.run(self.accepting).await;
+        };
+        let work = async { tokio::join!(rights, keeper, listening) };
         tokio::select! {
             _ = work => {}
             () = self.flows.log_unlogged() => {}

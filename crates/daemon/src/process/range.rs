@@ -17,6 +17,7 @@ use adit_kubernetes::{Client, node};
 use tokio::time::{sleep, timeout};
 
 use super::cluster;
+use super::handover::Custody;
 use crate::readiness::Readiness;
 
 /// How often is looked without a reason.
@@ -32,16 +33,21 @@ pub(super) async fn take(
     network: &Network,
     node: &Node,
     readiness: &Readiness,
+    custody: &Custody,
     tasks: &mut Tasks,
 ) -> Result<(), String> {
     if network.mode == Mode::NodeAddress {
-        // What an earlier configuration made.
+        // What an earlier configuration made, and its process may still keep.
+        let replaced = remove_again(readiness.clone());
+        tasks.spawn("removing the node-local range", custody.clone().keep(replaced));
         return routes::remove().await.map(drop).map_err(explain);
     }
     let range = LocalRange { v4: Some(network.range), v6: Some(network.range6) };
     let addresses: Vec<IpAddr> = node.advertise.iter().map(|a| a.ip()).collect();
     ensure(&range, &addresses).await.map_err(explain)?;
-    tasks.spawn("keeping the node-local range", keep(range, addresses, readiness.clone()));
+    let keeping = keep(range, addresses, readiness.clone());
+    // Two processes that keep different ranges would never end.
+    tasks.spawn("keeping the node-local range", custody.clone().keep(keeping));
     Ok(())
 }
 
@@ -62,6 +68,29 @@ pub(super) async fn leave(client: &Client, folder: &Path) {
         Ok(Err(error)) => tracing::warn!(%error, "the node-local range stays"),
         Err(_) => tracing::warn!("the API server does not answer: the node-local range stays"),
     }
+}
+
+/// Once this process has taken over.
+async fn remove_again(readiness: Readiness) {
+    readiness.ready().await;
+    if let Err(error) = routes::remove().await {
+        tracing::error!(%error, "the node-local range is left behind");
+    }
+    std::future::pending().await
+}
+
+/// Once this process is to end, or has a successor: asks whether Adit leaves, after which nobody comes any more.
+pub(super) async fn ask(client: Client, custody: Custody) {
+    tokio::select! {
+        () = custody.succeeded.cancelled() => {}
+        () = custody.ending.cancelled() => {}
+    }
+    while !matches!(timeout(ASK, node::is_leaving(&client)).await, Ok(Ok(true))) {
+        sleep(ASK).await;
+    }
+    tracing::info!("Adit leaves the cluster: nobody comes after this process");
+    custody.removed.cancel();
+    std::future::pending().await
 }
 
 async fn keep(range: LocalRange, addresses: Vec<IpAddr>, readiness: Readiness) {

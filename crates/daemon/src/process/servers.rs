@@ -39,6 +39,8 @@ pub(super) struct Plan {
     pub(super) admin: (Admin, Router),
     /// The public one, where it is configured.
     pub(super) public: Option<(TcpListener, Router)>,
+    /// From then on the public server is the next process's.
+    pub(super) succeeded: CancellationToken,
     /// What has to be kept up.
     pub(super) metrics: Metrics,
 }
@@ -84,7 +86,14 @@ async fn run(plan: Plan, stop: CancellationToken) -> io::Result<()> {
     };
     tasks.spawn(serve::run(listener, router, stop.clone()));
     if let Some((listener, router)) = plan.public {
-        tasks.spawn(serve::run(tcp(listener)?, router, stop.clone()));
+        let (until, succeeded) = (stop.child_token(), plan.succeeded.clone());
+        tasks.spawn(serve::run(tcp(listener)?, router, until.clone()));
+        tasks.spawn(async move {
+            tokio::select! {
+                () = until.cancelled() => {}
+                () = succeeded.cancelled() => until.cancel(),
+            }
+        });
     }
     let mut upkeep = tokio::time::interval(UPKEEP);
     loop {

@@ -11,10 +11,12 @@ use adit_config::{Config, Report};
 use adit_pki::UnixTime;
 use adit_pki::time::rfc3339;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use super::changes;
 use super::data::{DataSide, Witness};
+use super::handover::Custody;
+use super::handover::holder::Successor;
 use super::known::Known;
 use super::origin::{Input, Loaded, Origin};
 use super::signals::Wish;
@@ -24,6 +26,10 @@ use crate::metrics::{self, Outcome};
 
 /// How often is looked for connections whose certificate has ended.
 const RECHECK: Duration = Duration::from_secs(5);
+/// How often a node that leaves looks whether anything is open.
+const LOOK: Duration = Duration::from_millis(100);
+/// A node that nobody takes over from accepts nothing new for the last of its time: what is short may end by itself.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// How long a node that must end at once takes to say so to its peers.
 const PARTING: Duration = Duration::from_millis(300);
 /// What resetting the last streams, and telling peers, may take beyond the drain's deadline.
@@ -44,6 +50,17 @@ pub enum Ended {
     },
 }
 
+/// Why a process no longer simply serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// It was asked to end, by a signal or by an operator.
+    Asked(Option<u8>),
+    /// Another process has taken over.
+    Succeeded,
+    /// Nobody has, and what runs may finish within this.
+    Alone(Duration),
+}
+
 /// Where events come from.
 pub(super) struct Events<S> {
     /// The next signal, for ever.
@@ -52,6 +69,8 @@ pub(super) struct Events<S> {
     pub(super) commands: mpsc::Receiver<Command>,
     /// From where the configuration comes.
     pub(super) inputs: mpsc::Receiver<Input>,
+    /// Processes that have taken over.
+    pub(super) successors: mpsc::Receiver<Successor>,
 }
 
 /// The running node.
@@ -60,27 +79,68 @@ pub(super) struct Supervisor<D: DataSide> {
     pub(super) data: D,
     pub(super) known: Arc<Known<D::Witness>>,
     pub(super) base: watch::Sender<Base>,
+    pub(super) custody: Custody,
+    /// Whether somebody starts a successor where this process is asked to end.
+    pub(super) followed: bool,
 }
 
 impl<D: DataSide> Supervisor<D> {
-    /// Serves until a signal or an operator says otherwise, then drains.
+    /// Serves until a signal or an operator says otherwise, or another process has taken over; then drains.
     pub(super) async fn run(self, mut events: Events<impl AsyncFnMut() -> Wish>) -> Ended {
         let mut recheck = interval(RECHECK);
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut left = self.next(&mut events, &mut recheck).await;
+        self.known.draining.store(true, Ordering::Relaxed);
+        // A pod that only finishes what it carries is as it should be: the DaemonSet counts the oldest of each node.
+        let mut not_ready = None;
+        if let Left::Asked(_) = left {
+            not_ready = Some(self.known.readiness.wait_for("draining"));
+            self.custody.ending.cancel();
+            left = self.leave(&mut events, &mut recheck).await;
+        }
+        let within = match left {
+            Left::Alone(within) => within,
+            Left::Succeeded => {
+                drop(not_ready.take());
+                self.custody.succeeded.cancel();
+                self.known.config().limits.drain
+            }
+            // The second time.
+            Left::Asked(signal) => {
+                let signal = signal.unwrap_or_default();
+                tracing::warn!(signal, "asked again: ending at once");
+                timeout(PARTING, self.data.drain(Duration::ZERO)).await.ok();
+                return Ended::AtOnce { signal };
+            }
+        };
+        self.drain(within, &mut events, &mut recheck).await
+    }
+
+    /// Takes what comes, until something of it is about the end of this process.
+    async fn next(
+        &self,
+        events: &mut Events<impl AsyncFnMut() -> Wish>,
+        recheck: &mut Interval,
+    ) -> Left {
         loop {
             tokio::select! {
                 biased;
                 wish = (events.signals)() => match wish {
                     Wish::End(signal) => {
                         tracing::info!(signal, "asked to end");
-                        break;
+                        return Left::Asked(Some(signal));
                     }
                     Wish::Reload => drop(self.reload()),
                 },
+                Some(successor) = events.successors.recv() => {
+                    let version = successor.version;
+                    tracing::info!(version, "another process of this node has taken over");
+                    return Left::Succeeded;
+                }
                 Some(command) = events.commands.recv() => match command {
                     Command::Drain => {
                         tracing::info!("asked to end by an operator");
-                        break;
+                        return Left::Asked(None);
                     }
                     // An operator who has gone needs no answer.
                     Command::Reload(answer) => drop(answer.send(self.reload())),
@@ -89,7 +149,6 @@ impl<D: DataSide> Supervisor<D> {
                 _ = recheck.tick() => self.data.recheck(None),
             }
         }
-        self.drain(events, recheck).await
     }
 
     fn take(&self, input: Input) {
@@ -191,55 +250,85 @@ impl<D: DataSide> Supervisor<D> {
         reread.errors
     }
 
+    /// Asked to end, and nobody has taken over: goes on as before, so that there is no time without a node, until
+    /// somebody takes over, or nothing is open and nobody is to come, or the time is up.
+    async fn leave(
+        &self,
+        events: &mut Events<impl AsyncFnMut() -> Wish>,
+        recheck: &mut Interval,
+    ) -> Left {
+        let within = self.known.config().limits.leave;
+        let until = Instant::now() + within.saturating_sub(LAST_MOMENT);
+        tracing::info!(open = self.open(), deadline_s = within.as_secs(), "leaving");
+        let mut look = interval(LOOK);
+        loop {
+            tokio::select! {
+                biased;
+                happened = self.next(events, recheck) => return happened,
+                _ = look.tick() => {
+                    let expected = self.followed && !self.custody.removed.is_cancelled();
+                    if Instant::now() >= until || (self.open() == 0 && !expected) {
+                        return Left::Alone(LAST_MOMENT.min(within));
+                    }
+                }
+            }
+        }
+    }
+
     /// Goes away: nothing new, what runs may finish until the deadline, the rest is reset. Meanwhile the
     /// operator's word counts: what loses its right ends.
     async fn drain(
-        self,
-        mut events: Events<impl AsyncFnMut() -> Wish>,
-        mut recheck: Interval,
+        &self,
+        within: Duration,
+        events: &mut Events<impl AsyncFnMut() -> Wish>,
+        recheck: &mut Interval,
     ) -> Ended {
-        let _draining = self.known.readiness.wait_for("draining");
-        self.known.draining.store(true, Ordering::Relaxed);
-        let deadline = self.known.config().limits.drain;
-        let open = self.open();
-        tracing::info!(open, deadline_s = deadline.as_secs(), "draining");
-
-        let ending = async {
-            match timeout(deadline + FAREWELL, self.data.drain(deadline)).await {
-                Ok(0) => Ended::Drained { reset: 0 },
-                Ok(reset) => {
-                    tracing::warn!(reset, "the drain deadline passed, and what was left was reset");
-                    Ended::Drained { reset }
+        tracing::info!(open = self.open(), deadline_s = within.as_secs(), "draining");
+        let draining = async {
+            let ending = async {
+                match timeout(within + FAREWELL, self.data.drain(within)).await {
+                    Ok(0) => Ended::Drained { reset: 0 },
+                    Ok(reset) => {
+                        tracing::warn!(reset, "the deadline passed, and what was left was reset");
+                        Ended::Drained { reset }
+                    }
+                    Err(_) => {
+                        tracing::error!("streams or connections are left that do not end");
+                        Ended::Drained { reset: self.open() }
+                    }
                 }
-                Err(_) => {
-                    tracing::error!("streams or connections are left that do not end");
-                    Ended::Drained { reset: self.open() }
-                }
+            };
+            // Who removes Adit does not wait for streams that may last.
+            let removed = async {
+                self.custody.removed.cancelled().await;
+                sleep(self.known.config().limits.leave).await;
+                let reset = timeout(FAREWELL, self.data.drain(Duration::ZERO)).await;
+                Ended::Drained { reset: reset.unwrap_or_else(|_| self.open()) }
+            };
+            let ended =
+                tokio::select! { biased; ended = ending => ended, ended = removed => ended };
+            // Kubernetes starts a container again that ends before its pod does.
+            if self.followed {
+                self.custody.ending.cancelled().await;
             }
+            ended
         };
         let interrupted = async {
             loop {
-                tokio::select! {
-                    biased;
-                    wish = (events.signals)() => {
-                        match wish {
-                            Wish::End(signal) => {
-                                tracing::warn!(signal, "asked again: ending at once");
-                                return Ended::AtOnce { signal };
-                            }
-                            Wish::Reload => drop(self.reload()),
-                        }
+                match self.next(events, recheck).await {
+                    Left::Asked(_) if !self.custody.ending.is_cancelled() => {
+                        self.custody.ending.cancel();
                     }
-                    Some(command) = events.commands.recv() => if let Command::Reload(answer) = command {
-                        drop(answer.send(self.reload()));
-                    },
-                    Some(input) = events.inputs.recv() => self.take(input),
-                    _ = recheck.tick() => self.data.recheck(None),
+                    Left::Asked(Some(signal)) => {
+                        tracing::warn!(signal, "asked again: ending at once");
+                        return Ended::AtOnce { signal };
+                    }
+                    _ => {}
                 }
             }
         };
         let ended =
-            tokio::select! { biased; ended = ending => ended, ended = interrupted => ended };
+            tokio::select! { biased; ended = draining => ended, ended = interrupted => ended };
         if let Ended::AtOnce { .. } = ended {
             // Peers are told, or their callers would wait until silence says so.
             timeout(PARTING, self.data.drain(Duration::ZERO)).await.ok();

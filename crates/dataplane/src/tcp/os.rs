@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::{Buf, Bytes};
@@ -151,6 +152,13 @@ impl Net for OsNet {
         TcpListener::from_std(listener)
     }
 
+    fn adopt(&self, socket: OwnedFd) -> io::Result<TcpListener> {
+        // Its options are the socket's own, whoever made it.
+        let listener = std::net::TcpListener::from(socket);
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    }
+
     async fn dial(&self, address: SocketAddr) -> io::Result<OsTcp> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         adit_host::tcp::reset_on_close(&socket)?;
@@ -170,6 +178,10 @@ impl Listener for TcpListener {
                 return Ok(tcp);
             }
         }
+    }
+
+    fn share(&self) -> io::Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned()
     }
 }
 

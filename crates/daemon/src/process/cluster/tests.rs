@@ -41,7 +41,7 @@ async fn what_was_seen_last_is_kept_with_the_last_good_configuration() {
     let (out, _state) = watch::channel(Arc::new(cluster.state(&begun, &settings).await));
     let known = (settings, config);
     let mut tasks = JoinSet::new();
-    tasks.spawn(follow(Arc::new(cluster), begun, known, inputs, out));
+    tasks.spawn(follow(Arc::new(cluster), begun, known, inputs, out, Custody::default()));
     let good = "cluster: edge\nlog: {level: debug}\n";
     for (run, text) in [("one", good), ("two", "cluster: [\n")] {
         tell.send_replace(Arc::new(Observed { run: run.into(), ..seen(text).as_ref().clone() }));

@@ -92,6 +92,8 @@ struct Scene {
     changes: mpsc::Sender<Input>,
     commands: mpsc::Sender<Command>,
     signals: mpsc::Sender<Wish>,
+    succeed: mpsc::Sender<Successor>,
+    custody: Custody,
 }
 
 const A: &str = "127.0.0.1:15080";
@@ -113,6 +115,15 @@ fn text(imports: &[&str], more: &str) -> String {
 impl Scene {
     /// Starts a node with these imports; its life is the future.
     fn start(imports: &[&str], more: &str) -> (Self, impl Future<Output = Ended> + use<>) {
+        Self::start_as(imports, more, false)
+    }
+
+    /// The same, where somebody starts a successor if `followed`.
+    fn start_as(
+        imports: &[&str],
+        more: &str,
+        followed: bool,
+    ) -> (Self, impl Future<Output = Ended> + use<>) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("edge.yaml");
         std::fs::write(&file, text(imports, more)).unwrap();
@@ -144,7 +155,16 @@ impl Scene {
             witness: fake.clone(),
             log: None,
         });
-        let supervisor = Supervisor { origin, data: fake.clone(), known: known.clone(), base };
+        let custody = Custody::default();
+        let data = fake.clone();
+        let supervisor = Supervisor {
+            origin,
+            data,
+            known: known.clone(),
+            base,
+            custody: custody.clone(),
+            followed,
+        };
         let (signals, mut wishes) = mpsc::channel(4);
         let (commands, commands_in) = mpsc::channel(4);
         let (changes, changes_in) = mpsc::channel(4);
@@ -152,8 +172,20 @@ impl Scene {
             Some(wish) => wish,
             None => std::future::pending().await,
         };
-        let events = Events { signals: next, commands: commands_in, inputs: changes_in };
-        let scene = Self { folder, fake, known, snapshot: bases, changes, commands, signals };
+        let (succeed, successors) = mpsc::channel(1);
+        let events =
+            Events { signals: next, commands: commands_in, inputs: changes_in, successors };
+        let scene = Self {
+            folder,
+            fake,
+            known,
+            snapshot: bases,
+            changes,
+            commands,
+            signals,
+            succeed,
+            custody,
+        };
         (scene, supervisor.run(events))
     }
 
@@ -292,22 +324,23 @@ async fn who_is_denied_is_refused_and_rechecked_when_the_file_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_waits_for_streams_and_resets_what_is_left_at_the_deadline() {
-    let (scene, life) = Scene::start(&[A], "limits: {drain: 20s}\n");
+async fn a_node_without_a_successor_serves_until_its_last_moment() {
+    let (scene, life) = Scene::start(&[A], "limits: {leave: 20s}\n");
     scene.fake.open.send_replace(3);
     let begun = tokio::time::Instant::now();
     let script = async {
         scene.end().await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(scene.asked(), ["go away"]);
+        sleep(Duration::from_secs(18)).await;
+        assert_eq!(scene.asked(), [""; 0], "it serves as before");
         assert_eq!(scene.status().node.waiting_for, ["draining"]);
+        sleep(Duration::from_millis(1500)).await;
+        assert_eq!(scene.asked(), ["go away"]);
         // What still runs is still subject to what the operator says.
-        scene.write(&text(&[], "limits: {drain: 20s}\n"));
+        scene.write(&text(&[], "limits: {leave: 20s}\n"));
         scene.signals.send(Wish::Reload).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(scene.reload().await, Reloaded::Applied { changes: vec![] });
         let now = scene.snapshot.borrow().snapshot(&Default::default(), &Default::default());
         assert_eq!(now.imports.iter().count(), 0);
-        assert_eq!(scene.reload().await, Reloaded::Applied { changes: vec![] });
         scene.fake.open.send_replace(2);
     };
     let (ended, ()) = tokio::join!(life, script);
@@ -317,13 +350,13 @@ async fn a_drain_waits_for_streams_and_resets_what_is_left_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_ends_with_the_last_stream() {
+async fn a_node_without_a_successor_ends_with_the_last_stream() {
     let (scene, life) = Scene::start(&[], "");
     scene.fake.open.send_replace(1);
     let begun = tokio::time::Instant::now();
     let script = async {
         scene.commands.send(Command::Drain).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(7)).await;
+        sleep(Duration::from_secs(7)).await;
         scene.fake.open.send_replace(0);
     };
     let (ended, ()) = tokio::join!(life, script);
@@ -332,12 +365,83 @@ async fn a_drain_ends_with_the_last_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_successor_left_to_a_node_may_finish_for_an_hour() {
+    let (scene, life) = Scene::start_as(&[A], "", true);
+    scene.fake.open.send_replace(2);
+    let begun = tokio::time::Instant::now();
+    let script = async {
+        scene.succeed.send(Successor { version: "2".into() }).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(scene.asked(), ["go away"], "nothing new");
+        assert!(scene.custody.succeeded.is_cancelled(), "the files are the successor's");
+        sleep(Duration::from_secs(50)).await;
+        // Kubernetes asks it to end once the successor is ready.
+        scene.end().await;
+        sleep(Duration::from_secs(3000)).await;
+        assert_eq!(scene.asked(), ["go away"]);
+    };
+    let (ended, ()) = tokio::join!(life, script);
+    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 2 }, 3600));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_on_kubernetes_waits_for_its_successor_and_to_be_asked() {
+    // Nothing is open, and yet somebody is about to come for its sockets.
+    let (scene, life) = Scene::start_as(&[A], "", true);
+    let begun = tokio::time::Instant::now();
+    let script = async {
+        scene.end().await;
+        sleep(Duration::from_secs(9)).await;
+        assert_eq!(scene.asked(), [""; 0]);
+        scene.succeed.send(Successor { version: "2".into() }).await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(life, script);
+    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 0 }, 9));
+
+    // One that ended before it was asked to would be started again.
+    let (scene, life) = Scene::start_as(&[A], "", true);
+    let begun = tokio::time::Instant::now();
+    let script = async {
+        scene.succeed.send(Successor { version: "2".into() }).await.unwrap();
+        sleep(Duration::from_secs(40)).await;
+        scene.end().await;
+    };
+    let (ended, ()) = tokio::join!(life, script);
+    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 0 }, 40));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_successor_or_an_old_node_where_adit_is_removed() {
+    let (scene, life) = Scene::start_as(&[A], "", true);
+    let begun = tokio::time::Instant::now();
+    let script = async {
+        scene.end().await;
+        sleep(Duration::from_secs(3)).await;
+        scene.custody.removed.cancel();
+    };
+    let (ended, ()) = tokio::join!(life, script);
+    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 0 }, 3));
+
+    let (scene, life) = Scene::start_as(&[A], "", true);
+    scene.fake.open.send_replace(1);
+    let begun = tokio::time::Instant::now();
+    let script = async {
+        scene.succeed.send(Successor { version: "2".into() }).await.unwrap();
+        sleep(Duration::from_secs(100)).await;
+        scene.end().await;
+        scene.custody.removed.cancel();
+    };
+    let (ended, ()) = tokio::join!(life, script);
+    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 1 }, 130));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_signal_ends_at_once_and_streams_that_do_not_end_hold_nothing_up() {
     let (mut scene, life) = Scene::start(&[], "");
     scene.fake.open.send_replace(1);
     let script = async {
         scene.end().await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(1)).await;
         scene.signals.send(Wish::End(2)).await.unwrap();
     };
     let (ended, ()) = tokio::join!(life, script);
@@ -345,7 +449,7 @@ async fn a_second_signal_ends_at_once_and_streams_that_do_not_end_hold_nothing_u
 
     let begun = tokio::time::Instant::now();
     let life;
-    (scene, life) = Scene::start(&[], "limits: {drain: 1s}\n");
+    (scene, life) = Scene::start(&[], "limits: {leave: 1s}\n");
     scene.fake.open.send_replace(STUCK);
     scene.end().await;
     assert_eq!(life.await, Ended::Drained { reset: STUCK });
@@ -357,13 +461,13 @@ async fn a_node_that_cannot_listen_is_not_ready_until_it_can() {
     let (scene, _life) = Scene::start(&[A], "");
     let left = || scene.known.readiness.left();
     let script = async {
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        sleep(Duration::from_secs(3)).await;
         assert!(left().is_empty());
         scene.fake.deaf.lock().unwrap().insert(A.parse().unwrap(), "taken".into());
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        sleep(Duration::from_secs(3)).await;
         assert_eq!(left(), ["listeners"]);
         scene.fake.deaf.lock().unwrap().clear();
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        sleep(Duration::from_secs(3)).await;
         assert!(left().is_empty());
     };
     tokio::select! {

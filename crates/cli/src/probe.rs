@@ -1,0 +1,56 @@
+//! `adit probe`: whether the daemon of this pod lives, or is ready, by its own admin socket.
+//!
+//! Pods of one node share its network, so that an address says nothing of which of them answers. Exit status: 0 it
+//! is so, 1 it is not, or cannot be asked.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use adit_daemon::admin::client::{self, Address};
+use adit_daemon::process::WAITING;
+
+/// Say whether the daemon of this pod lives, or may be sent work
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub(crate) struct Args {
+    /// What is asked
+    question: Question,
+    /// The node's admin socket, or the loopback address that its admin server listens on
+    #[arg(long, env = "ADIT_ADMIN", value_name = "SOCKET|IP:PORT", default_value = Address::DEFAULT_SOCKET)]
+    admin: String,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Question {
+    /// Whether it answers at all.
+    Live,
+    /// Whether nothing is awaited.
+    Ready,
+}
+
+/// Asks. A process that waits for one of an earlier version, which hands nothing over, to end is as ready as it can
+/// be: who brings the new before it ends the old would wait for it for ever.
+///
+/// # Errors
+/// Where there is no runtime.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if Path::new(&args.admin).with_extension(WAITING).exists() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let address = Address::parse(&args.admin);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let waiting_for = match runtime.block_on(client::readiness(&address)) {
+        Ok(readiness) => readiness.waiting_for,
+        Err(error) => {
+            eprintln!("adit: {error}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    if let Question::Ready = args.question
+        && !waiting_for.is_empty()
+    {
+        eprintln!("adit: waiting for {}", waiting_for.join(", "));
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}

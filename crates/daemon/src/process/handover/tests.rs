@@ -1,0 +1,212 @@
+//! Two processes of one node, of which one dies at each step.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread::JoinHandle;
+
+use adit_host::passage::Door;
+use tokio::sync::mpsc;
+
+use super::asker::{Asked, Inheritance, ask};
+use super::holder::{self, Estate, Successor};
+use super::*;
+
+/// A holder's sockets; counts how often it stepped aside, and back.
+struct Fake {
+    listener: TcpListener,
+    aside: AtomicU32,
+    back: AtomicU32,
+}
+
+impl Fake {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { listener, aside: AtomicU32::new(0), back: AtomicU32::new(0) }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    fn steps(&self) -> (u32, u32) {
+        (self.aside.load(Relaxed), self.back.load(Relaxed))
+    }
+}
+
+impl Estate for std::sync::Arc<Fake> {
+    fn give(&self, give: &mut dyn FnMut(Word, Vec<OwnedFd>) -> io::Result<()>) -> io::Result<()> {
+        let address = self.address();
+        give(Word::Tcp { address }, vec![self.listener.try_clone()?.into()])
+    }
+
+    fn step_aside(&self) {
+        self.aside.fetch_add(1, Relaxed);
+    }
+
+    fn resume(&self) {
+        self.back.fetch_add(1, Relaxed);
+    }
+}
+
+/// A holder that runs on a thread.
+struct Holder {
+    fake: std::sync::Arc<Fake>,
+    successors: mpsc::Receiver<Successor>,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Holder {
+    fn start(folder: &Path, turn: u64) -> Self {
+        let fake = std::sync::Arc::new(Fake::new());
+        let door = Door::bind(&folder.join(SOCKET)).unwrap();
+        let (tell, successors) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let (estate, stopped) = (fake.clone(), stop.clone());
+        let serve = move || holder::serve(&door, turn, &estate, &tell, &stopped);
+        Self { fake, successors, stop, thread: Some(std::thread::spawn(serve)) }
+    }
+
+    /// Ends it; who has taken over, if somebody has.
+    fn end(mut self) -> Option<Successor> {
+        self.stop.cancel();
+        self.thread.take().unwrap().join().unwrap();
+        self.successors.try_recv().ok()
+    }
+}
+
+fn given(folder: &Path, turn: u64) -> Inheritance {
+    match ask(folder, turn) {
+        Asked::Given(given) => *given,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_process_takes_over_with_what_waits_in_the_queue() {
+    let folder = tempfile::tempdir().unwrap();
+    let holder = Holder::start(folder.path(), 1);
+    let address = holder.fake.address();
+    let Inheritance { mut given, succession } = given(folder.path(), 2);
+    assert_eq!(holder.fake.steps(), (0, 0), "it serves until the other could");
+    succession.ready();
+    assert_eq!(holder.fake.steps(), (1, 0));
+    let waiting = TcpStream::connect(address).unwrap();
+    let _door = Door::bind(&folder.path().join(SOCKET)).unwrap();
+    succession.taken();
+    assert_eq!(holder.end(), Some(Successor { version: env!("CARGO_PKG_VERSION").into() }));
+    let ours = TcpListener::from(given.tcp.remove(&address).unwrap().remove(0));
+    assert_eq!(ours.accept().unwrap().1, waiting.local_addr().unwrap());
+    assert!(folder.path().join(SOCKET).exists(), "the next one finds the new one");
+}
+
+#[test]
+fn where_the_new_process_dies_the_old_one_goes_on_and_the_next_may_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let holder = Holder::start(folder.path(), 1);
+    let door = folder.path().join(SOCKET);
+    // Before it asked, while it got the sockets, and before it was ready.
+    drop(Passage::connect(&door).unwrap());
+    let passage = Passage::connect(&door).unwrap();
+    say(&passage, &Word::Ask { protocol: 1, version: "1".into(), turn: 2 }, &[]).unwrap();
+    assert!(matches!(hear(&passage).unwrap().0, Word::Offer { .. }));
+    drop(passage);
+    drop(given(folder.path(), 2));
+    // After the old one had stepped aside.
+    let inheritance = given(folder.path(), 2);
+    assert_eq!(holder.fake.steps(), (0, 0));
+    inheritance.succession.ready();
+    drop(inheritance);
+    // And then one that lives.
+    let inheritance = given(folder.path(), 2);
+    assert_eq!(holder.fake.steps(), (1, 1), "it reads again");
+    inheritance.succession.ready();
+    inheritance.succession.taken();
+    assert_eq!(holder.fake.steps(), (2, 1));
+    assert!(holder.end().is_some());
+}
+
+#[test]
+fn one_that_serves_has_taken_over_whatever_became_of_its_last_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let holder = Holder::start(folder.path(), 1);
+    let inheritance = given(folder.path(), 2);
+    inheritance.succession.ready();
+    let _door = Door::bind(&folder.path().join(SOCKET)).unwrap();
+    drop(inheritance);
+    let fake = holder.fake.clone();
+    assert!(holder.end().is_some());
+    assert_eq!(fake.steps(), (1, 0));
+}
+
+#[test]
+fn where_the_old_process_dies_or_gives_nothing_the_new_one_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(ask(folder.path(), 1), Asked::Nobody), "there is no door");
+    let door = Door::bind(&folder.path().join(SOCKET)).unwrap();
+    let dies = std::thread::spawn(move || {
+        let passage = door.next().unwrap().unwrap();
+        drop(hear(&passage).unwrap());
+        say(&passage, &Word::Offer { version: "1".into() }, &[]).unwrap();
+    });
+    assert!(matches!(ask(folder.path(), 2), Asked::Nobody), "it died half-way");
+    dies.join().unwrap();
+    assert!(matches!(ask(folder.path(), 2), Asked::Nobody), "its door is shut");
+}
+
+#[test]
+fn a_pod_takes_nothing_from_one_that_came_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let turns = ["a", "b", "a", "c", "b"].map(|pod| turn(folder.path(), pod).unwrap());
+    assert_eq!(turns, [1, 2, 1, 3, 2]);
+    let holder = Holder::start(folder.path(), 2);
+    let Asked::Refused(why) = ask(folder.path(), 1) else { panic!("given") };
+    assert!(why.contains("number 1"), "{why}");
+    drop(given(folder.path(), 3));
+    assert_eq!(holder.end(), None);
+    for n in 0..100 {
+        assert_eq!(turn(folder.path(), &format!("pod-{n}")).unwrap(), 4 + n);
+    }
+    let text = std::fs::read_to_string(folder.path().join(TURNS)).unwrap();
+    assert_eq!(text.lines().count(), TURNS_KEPT);
+}
+
+#[test]
+fn another_version_is_told_what_this_one_does_not_know() {
+    let folder = tempfile::tempdir().unwrap();
+    let holder = Holder::start(folder.path(), 1);
+    let door = folder.path().join(SOCKET);
+    for asks in
+        [&br#"{"say":"borrow","for":"a while"}"#[..], b"\x00\x01", br#"{"say":"ask","protocol":0}"#]
+    {
+        let passage = Passage::connect(&door).unwrap();
+        passage.send(asks, &[]).unwrap();
+        assert_eq!(hear(&passage).unwrap().0, Word::NotKnown { protocol: PROTOCOL });
+    }
+    // A later one that says more than we know is understood as far as we do.
+    let passage = Passage::connect(&door).unwrap();
+    let later = br#"{"say":"ask","protocol":7,"version":"9","turn":5,"wants":["memory"]}"#;
+    passage.send(later, &[]).unwrap();
+    assert!(matches!(hear(&passage).unwrap().0, Word::Offer { .. }));
+    drop(passage);
+    assert_eq!(holder.end(), None);
+
+    let door = Door::bind(&door).unwrap();
+    let later = std::thread::spawn(move || {
+        let passage = door.next().unwrap().unwrap();
+        drop(hear(&passage).unwrap());
+        passage.send(br#"{"say":"notKnown","protocol":9,"and":"more"}"#, &[]).unwrap();
+        let passage = door.next().unwrap().unwrap();
+        drop(hear(&passage).unwrap());
+        for word in
+            [&br#"{"say":"offer","version":"9"}"#[..], br#"{"say":"tea"}"#, br#"{"say":"end"}"#]
+        {
+            passage.send(word, &[]).unwrap();
+        }
+    });
+    let Asked::Refused(why) = ask(folder.path(), 2) else { panic!("given") };
+    assert!(why.contains("protocol 9"), "{why}");
+    assert!(given(folder.path(), 2).given.tcp.is_empty());
+    later.join().unwrap();
+}

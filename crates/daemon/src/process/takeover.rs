@@ -1,0 +1,212 @@
+//! How a process begins where another one of this node may be running: it gets from it what must not close, and
+//! takes over once it could serve as well ([`super::handover`] has the words).
+
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_config::Config;
+use adit_config::config::Admin;
+use adit_core::snapshot::Snapshot;
+use adit_host::passage::Door;
+use adit_transport::{NodeSecret, Tls, Worker};
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::bind::{self, Bound, Given, Obstacles};
+use super::handover;
+use super::handover::asker::{Asked, Succession, ask};
+use super::handover::holder::{self, Sockets, Successor};
+use super::node::Node;
+
+/// How often is tried to have what another process has.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a program that is no node of ours may have an address that this one wants.
+const IN_USE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What hearing from linked clusters may take before a process takes over: one of them may be away.
+const FIRST_VIEWS_TIMEOUT: Duration = Duration::from_secs(3);
+/// The extension of the file beside the admin socket that is there while a process waits for one that hands nothing
+/// over to end.
+pub const WAITING: &str = "waiting";
+
+/// The processes of one node, each of which takes over from the one before.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    /// Where they find each other.
+    pub(super) folder: PathBuf,
+    /// Which of them this one is.
+    pub(super) turn: u64,
+    /// Whether somebody starts the next one where this one is asked to end.
+    pub(super) followed: bool,
+}
+
+impl Line {
+    /// Joins the line in `folder`, as what `pod` runs.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(super) fn join(folder: &Path, pod: &str, followed: bool) -> Result<Self, String> {
+        let turn = handover::turn(folder, pod).map_err(|error| {
+            format!("cannot write {}: {error}", folder.join(handover::TURNS).display())
+        })?;
+        Ok(Self { folder: folder.to_owned(), turn, followed })
+    }
+}
+
+/// What a node stands on.
+pub(super) struct Needs<'a> {
+    pub(super) config: &'a Config,
+    pub(super) workers: Vec<Worker>,
+    pub(super) secret: &'a NodeSecret,
+    pub(super) tls: Tls,
+}
+
+impl Needs<'_> {
+    fn bind(&self, given: Given) -> Result<Bound, Obstacles> {
+        bind::all(self.config, self.workers.clone(), self.secret, self.tls.clone(), given)
+    }
+}
+
+/// Binds all that a node needs, with what the process before it gives. Where that gives nothing and lives, it is
+/// waited for; `pause` says whether this process is asked to end meanwhile, and then there is nothing.
+///
+/// # Errors
+/// All that is in the way, and that waiting will not mend.
+pub(super) fn bind(
+    needs: &Needs<'_>,
+    line: Option<&Line>,
+    mut pause: impl FnMut(Duration) -> bool,
+) -> Result<Option<(Bound, Option<Succession>)>, Vec<String>> {
+    let Some(line) = line else {
+        let bound = needs.bind(Given::default()).map_err(|obstacles| obstacles.all)?;
+        return Ok(Some((bound, None)));
+    };
+    let mut waiting = Waiting::new(needs.config);
+    loop {
+        let (given, succession, refusal) = match ask(&line.folder, line.turn) {
+            Asked::Given(it) => (it.given, Some(it.succession), None),
+            Asked::Nobody => (Given::default(), None, None),
+            Asked::Refused(why) => (Given::default(), None, Some(why)),
+        };
+        match needs.bind(given) {
+            Ok(bound) => return Ok(Some((bound, succession))),
+            Err(obstacles) if obstacles.in_use => waiting.note(&obstacles, refusal)?,
+            Err(obstacles) => return Err(obstacles.all),
+        }
+        if pause(RETRY_INTERVAL) {
+            return Ok(None);
+        }
+    }
+}
+
+/// Waits for another process to end.
+struct Waiting<'a> {
+    config: &'a Config,
+    began: Option<Instant>,
+    /// Says to probes that nothing is wrong with this process.
+    file: Option<PathBuf>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(config: &'a Config) -> Self {
+        let file = match &config.admin {
+            Admin::Socket(path) => Some(path.with_extension(WAITING)),
+            Admin::Listen(_) => None,
+        };
+        let waiting = Self { config, began: None, file };
+        waiting.remove();
+        waiting
+    }
+
+    fn note(&mut self, obstacles: &Obstacles, refusal: Option<String>) -> Result<(), Vec<String>> {
+        // A node of an earlier version has our public server's address as well; another program does not.
+        let is_node = refusal.is_some()
+            || self.config.metrics.is_some_and(|address| TcpListener::bind(address).is_err());
+        if self.began.is_none() {
+            let why = refusal.unwrap_or_else(|| "nobody hands it over".to_owned());
+            let what = obstacles.all.join("; ");
+            tracing::warn!(why, "waiting for the process before this one to end: {what}");
+        }
+        let began = *self.began.get_or_insert_with(Instant::now);
+        if is_node && let Some(file) = &self.file {
+            // Who brings the new before it ends the old has to be told to do that.
+            std::fs::write(file, b"").ok();
+        } else if began.elapsed() >= IN_USE_TIMEOUT {
+            return Err(obstacles.all.clone());
+        }
+        Ok(())
+    }
+
+    fn remove(&self) {
+        if let Some(file) = &self.file {
+            std::fs::remove_file(file).ok();
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Takes over from the process before this one, if there is one, and accepts connections from then on. Then other
+/// processes find this one.
+pub(super) async fn begin(
+    node: &Node,
+    snapshot: &watch::Receiver<Arc<Snapshot>>,
+    succession: Option<Succession>,
+    line: Option<&Line>,
+) -> Option<Door> {
+    let succession = match succession {
+        None => None,
+        Some(succession) => {
+            heard(snapshot.clone()).await;
+            let ready = spawn_blocking(move || {
+                succession.ready();
+                succession
+            });
+            ready.await.ok()
+        }
+    };
+    node.endpoints.resume();
+    node.begin();
+    let door = line.and_then(|line| {
+        Door::bind(&line.folder.join(handover::SOCKET))
+            .inspect_err(|error| tracing::error!(%error, "nobody will be able to take over"))
+            .ok()
+    });
+    if let Some(succession) = succession {
+        drop(spawn_blocking(move || succession.taken()).await);
+        tracing::info!("took over from the process before this one");
+    }
+    door
+}
+
+/// Waits for the first word of each linked cluster, for a while.
+async fn heard(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
+    let all = |now: &Arc<Snapshot>| now.links.keys().all(|link| now.views.contains_key(link));
+    if timeout(FIRST_VIEWS_TIMEOUT, snapshot.wait_for(all)).await.is_err() {
+        tracing::info!("taking over although some linked clusters have not been heard");
+    }
+}
+
+/// Hands over to the process that comes next, on a thread of its own; says when one has taken over.
+pub(super) fn hand_over(
+    door: Option<Door>,
+    line: Option<&Line>,
+    estate: Sockets,
+    stop: CancellationToken,
+) -> io::Result<mpsc::Receiver<Successor>> {
+    let (tell, successors) = mpsc::channel(1);
+    if let Some((door, turn)) = door.zip(line.map(|line| line.turn)) {
+        std::thread::Builder::new()
+            .name("handover".into())
+            .spawn(move || holder::serve(&door, turn, &estate, &tell, &stop))?;
+    }
+    Ok(successors)
+}

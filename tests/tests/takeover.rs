@@ -1,0 +1,159 @@
+//! Processes of one node that take over from each other, both sides of a link in turn, beside callers that ask all
+//! the while and streams that stay open: nobody is refused, nobody is reset, and every stream goes on.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use adit_tests::daemon::{Daemon, issue, make_authority};
+use adit_tests::prerequisite::eventually;
+use socket2::{Domain, Socket, Type};
+
+/// Streams that stay open from before the first process is replaced.
+const OPEN: usize = 5;
+/// Callers that ask one after the other.
+const CALLERS: usize = 4;
+
+/// Loopback addresses of this process alone.
+fn ip(n: u8) -> Ipv4Addr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, high | 0x80, low, n)
+}
+
+fn edge(admin: &str) -> String {
+    let [here, there, import, pod] = [ip(1), ip(2), ip(1), ip(3)];
+    format!(
+        r#"
+cluster: edge
+trustDomain: edge.test
+node: {{name: e1, listen: "{here}:7843", identity: ROOT/e1, endpoints: 2}}
+links: [{{cluster: bank, trustDomain: bank.test, trustBundle: ROOT/bank.pem, addresses: ["{there}:7843"]}}]
+imports: [{{service: agents/fraud-bot, from: bank, ports: [{{name: http, port: 8080, listen: "{import}:15080"}}]}}]
+workloads: [{{address: {pod}, namespace: agents, serviceAccount: support-bot}}]
+admin: {{socket: ROOT/{admin}.sock}}
+metrics: {{listen: "{here}:9902"}}
+"#
+    )
+}
+
+fn bank(admin: &str) -> String {
+    let (here, backend) = (ip(2), ip(2));
+    format!(
+        r#"
+cluster: bank
+trustDomain: bank.test
+node: {{name: b1, listen: "{here}:7843", identity: ROOT/b1, endpoints: 2}}
+links: [{{cluster: edge, trustDomain: edge.test, trustBundle: ROOT/edge.pem}}]
+exports:
+  - service: agents/fraud-bot
+    ports: [{{name: http, port: 8080, backends: ["{backend}:8080"]}}]
+    allow: [{{cluster: edge, namespace: agents, serviceAccount: support-bot}}]
+admin: {{socket: ROOT/{admin}.sock}}
+"#
+    )
+}
+
+/// Echoes whatever comes.
+fn serve() {
+    let listener = TcpListener::bind((ip(2), 8080)).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
+                // Ends with its client, however that ends.
+                std::io::copy(&mut from, &mut to).ok();
+            });
+        }
+    });
+}
+
+fn exchange(stream: &mut TcpStream, words: &[u8]) -> std::io::Result<()> {
+    stream.write_all(words)?;
+    let mut answer = vec![0; words.len()];
+    stream.read_exact(&mut answer)?;
+    assert_eq!(answer, words);
+    Ok(())
+}
+
+/// A connection to the import that has been answered once.
+fn connect() -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((ip(3), 0)).into())?;
+    socket.connect(&SocketAddr::from((ip(1), 15080)).into())?;
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    exchange(&mut stream, b"hello")?;
+    Ok(stream)
+}
+
+/// Asks until it is told to stop; how often, and all that went wrong.
+fn ask(stop: Arc<AtomicBool>) -> JoinHandle<(u64, Vec<String>)> {
+    std::thread::spawn(move || {
+        let (mut asked, mut failures) = (0, Vec::new());
+        while !stop.load(Relaxed) {
+            asked += 1;
+            failures.extend(connect().err().map(|error| error.to_string()));
+        }
+        (asked, failures)
+    })
+}
+
+fn start(root: &Path, name: &str, config: &str) -> Daemon {
+    Daemon::start_with(None, root, name, config, &["--take-over"])
+}
+
+#[test]
+fn processes_take_over_from_each_other_and_nobody_notices() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for (cluster, node) in [("edge", "e1"), ("bank", "b1")] {
+        make_authority(root, cluster);
+        issue(root, cluster, node);
+    }
+    serve();
+    let b1 = start(root, "b1", &bank("b1"));
+    let e1 = start(root, "e1", &edge("e1"));
+    e1.wait_for("the import is ready", |s| s["imports"][0]["ports"][0]["ready"] == true);
+    let mut open: Vec<TcpStream> =
+        (0..OPEN).map(|_| eventually("a stream", 10, || connect().ok())).collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..CALLERS).map(|_| ask(stop.clone())).collect();
+
+    let mut processes = vec![b1, e1];
+    for name in ["b2", "e2", "b3", "e3"] {
+        let config = if name.starts_with('e') { edge(name) } else { bank(name) };
+        processes.push(start(root, name, &config));
+        let before = &processes[processes.len() - 3];
+        before.wait_for("the one before drains", |s| s["node"]["draining"] == true);
+        for stream in &mut open {
+            exchange(stream, name.as_bytes()).unwrap();
+        }
+        // Streams that were opened since are served by the new ones.
+        open.push(connect().unwrap());
+    }
+    stop.store(true, Relaxed);
+    let (mut asked, mut failures) = (0, Vec::new());
+    for caller in callers {
+        let (times, wrong) = caller.join().unwrap();
+        asked += times;
+        failures.extend(wrong);
+    }
+    assert!(failures.is_empty(), "{} of {asked}: {:?}", failures.len(), &failures[..1]);
+    assert!(asked > 100, "{asked}");
+    for stream in &mut open {
+        exchange(stream, b"to the end").unwrap();
+    }
+    // With the last of its streams an old process ends, and its files are its successor's.
+    drop(open);
+    for mut old in processes.drain(..4) {
+        assert!(old.wait().success());
+    }
+    assert!(root.join("e1/handover.sock").exists());
+    connect().unwrap();
+}
