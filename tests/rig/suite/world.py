@@ -130,6 +130,10 @@ class World:
             cluster.rolled_out(SYSTEM, "deployment/adit-controller")
 
     def remove(self, cluster):
+        # As the README says: a namespace that still has pods is looked at again after half of what they may take.
+        cluster.kubectl(
+            "-n", SYSTEM, "delete", "daemonset", "adit-node", "--ignore-not-found", "--cascade=foreground", "--timeout=120s",
+        )
         cluster.kubectl("delete", "-k", OVERLAY, "--ignore-not-found", "--timeout=120s", "--wait=true")
         cluster.delete("namespace", SYSTEM)
 
