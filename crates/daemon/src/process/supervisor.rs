@@ -323,7 +323,7 @@ impl<D: DataSide> Supervisor<D> {
                         tracing::warn!(signal, "asked again: ending at once");
                         return Ended::AtOnce { signal };
                     }
-                    _ => {}
+                    Left::Asked(None) | Left::Succeeded | Left::Alone(_) => {}
                 }
             }
         };

@@ -45,7 +45,7 @@ async fn what_was_seen_last_is_kept_with_the_last_good_configuration() {
     let good = "cluster: edge\nlog: {level: debug}\n";
     for (run, text) in [("one", good), ("two", "cluster: [\n")] {
         tell.send_replace(Arc::new(Observed { run: run.into(), ..seen(text).as_ref().clone() }));
-        tokio::time::sleep(3 * WRITE).await;
+        sleep(3 * WRITE).await;
         let kept = read_seen(&folder.path().join(SEEN));
         assert_eq!((&*kept.run, &*kept.config["cluster.yaml"]), (run, good));
     }

@@ -46,6 +46,7 @@ pub(in crate::process) fn ask(folder: &Path, turn: u64) -> Asked {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other word is out of place here")]
 fn asked(path: &Path, turn: u64) -> io::Result<Asked> {
     let passage = Passage::connect(path)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -67,6 +68,7 @@ fn asked(path: &Path, turn: u64) -> io::Result<Asked> {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other word is out of place here")]
 fn receive(passage: Passage) -> io::Result<Inheritance> {
     let (mut tcp, mut public) = (Inherited::new(), None);
     let mut sockets: BTreeMap<SocketAddr, Vec<OwnedFd>> = BTreeMap::new();
@@ -99,6 +101,7 @@ pub(in crate::process) struct Succession(Passage);
 
 impl Succession {
     /// Says that this process could serve, and waits until the other one has stepped aside.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other word is out of place here")]
     pub(in crate::process) fn ready(&self) {
         let yielded = say(&self.0, &Word::Ready, &[]).and_then(|()| match hear(&self.0)?.0 {
             Word::Yielded => Ok(()),

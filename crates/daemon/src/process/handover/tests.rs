@@ -79,7 +79,7 @@ impl Holder {
 fn given(folder: &Path, turn: u64) -> Inheritance {
     match ask(folder, turn) {
         Asked::Given(given) => *given,
-        other => panic!("{other:?}"),
+        other @ (Asked::Nobody | Asked::Refused(_)) => panic!("{other:?}"),
     }
 }
 
