@@ -68,10 +68,11 @@ def bridge(pod):
 
 
 def dialled(cluster):
-    """The backends of the forged Service that a node dials itself, as it says."""
+    """The backends of the forged Service that a node dials itself, as it says; those that it says it may not dial are none."""
     found = []
     for pod in cluster.get("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=adit-node"):
         said = cluster.kubectl("-n", SYSTEM, "exec", pod["metadata"]["name"], "-c", "node", "--", "/adit", "status", "--json", check=False)
         ports = [port for one in json.loads(said.stdout)["exports"] if one["service"] == f"{NAMESPACE}/{NAME}" for port in one["ports"]]
-        found += [one["address"] for port in ports for one in port["backends"] if one["node"] == pod["spec"]["nodeName"]]
+        own = [one for port in ports for one in port["backends"] if one["node"] == pod["spec"]["nodeName"]]
+        found += [one["address"] for one in own if one["state"] != "forbidden"]
     return found
