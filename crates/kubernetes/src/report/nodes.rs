@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use adit_core::text::counted;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -75,10 +76,9 @@ fn worsen(known: &mut Item, item: &SummaryItem, said: String) {
     match (&known.problem, &item.refused) {
         (None, _) => known.problem = Some(said),
         (Some(problem), Some(refused)) => {
-            known.problem = Some(format!(
-                "{problem}; {} connections refused since {}",
-                refused.count, refused.since
-            ));
+            let connections = counted(refused.count, "connection");
+            known.problem =
+                Some(format!("{problem}; {connections} refused since {}", refused.since));
         }
         (Some(_), None) => {}
     }
@@ -89,11 +89,7 @@ fn sentence(item: &SummaryItem, nodes: &NodesSummary) -> String {
     let SummaryItem { sentence, code, .. } = item;
     let place = item.place(nodes.answered);
     if let Some(refused) = &item.refused {
-        let connections = if refused.count == 1 {
-            "1 connection"
-        } else {
-            &format!("{} connections", refused.count)
-        };
+        let connections = counted(refused.count, "connection");
         let on = if place.is_empty() { place } else { format!(" on {place}") };
         let (since, last) = (ago(&nodes.at, &refused.since), ago(&nodes.at, &refused.last));
         return format!(
