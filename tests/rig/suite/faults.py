@@ -7,7 +7,7 @@ import uuid
 
 from . import agents, scenario
 from .agents import NAMESPACE, Load, Steady, converse, refused, served
-from .cluster import Failure, Skip, check, eventually, here
+from .cluster import Failure, Skip, check, condition, eventually, here
 from .world import SYSTEM
 
 # The nodes' pods.
@@ -381,6 +381,41 @@ def node_killed(world):
     world.installed()
     eventually("both answer again", lambda: len(answering(world, 6)) == 2)
     return f"{steady.say()}; the last failure {last:.1f} s after the cut; both answer again"
+
+
+def one_node_cut_off(world):
+    """One node of two that loses the other cluster is named, by status and condition; the others go on."""
+    if not world.rig_program:
+        raise Skip("only the rig (ADIT_RIG) cuts a machine's packets")
+    [edge] = [a["address"] for n in world.edge.get("nodes") for a in n["status"]["addresses"] if a["type"] == "InternalIP"]
+    rules = [("OUTPUT", "-p", "udp", "-d", edge, "-j", "DROP"), ("INPUT", "-p", "udp", "-s", edge, "-j", "DROP")]
+
+    def named():
+        [link] = world.status(world.bank)["links"]
+        check("1 of 2 nodes" in (link["problem"] or "") and "bank-2" in link["problem"], f"link: {link}")
+        [link] = world.bank.get("links.adit.dev")
+        down = condition(link, "NodesDown")
+        check(down[0] == "True" and "bank-2" in down[2], f"NodesDown: {down}")
+        return down[2]
+
+    began = time.monotonic()
+    for rule in rules:
+        world.on("bank-2", "iptables", "-I", *rule)
+    try:
+        said = eventually("status and condition name it", named)
+        seconds = time.monotonic() - began
+        check(answering(world, 4), "the other node serves")
+    finally:
+        for rule in rules:
+            world.on("bank-2", "iptables", "-D", *rule)
+
+    def well():
+        [link] = world.status(world.bank)["links"]
+        check(not link["problem"], f"link: {link}")
+        return True
+
+    eventually("it is well again", well)
+    return f"named after {seconds:.0f} s: {said}"
 
 
 def no_backend_nftables(world):
