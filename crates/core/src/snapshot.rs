@@ -392,11 +392,10 @@ impl Snapshot {
             let mut ports = self.exports.values().flat_map(|export| &export.ports);
             ports.any(|port| port.backends.iter().any(|backend| is(&backend.address)))
         };
-        let is_sibling = || self.siblings.values().flatten().any(is);
         !ip.is_loopback()
             && (self.forbidden.contains(&ip)
                 || self.workloads.contains_key(&ip)
-                || is_sibling()
+                || self.is_sibling(ip)
                 || is_backend())
     }
 
@@ -406,8 +405,12 @@ impl Snapshot {
     #[must_use]
     pub fn is_machine(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        let is = |address: &SocketAddr| address.ip().to_canonical() == ip;
-        ip.is_loopback() || self.forbidden.contains(&ip) || self.siblings.values().flatten().any(is)
+        ip.is_loopback() || self.forbidden.contains(&ip) || self.is_sibling(ip)
+    }
+
+    /// True if another node of this cluster is there, at an address in its canonical form.
+    fn is_sibling(&self, ip: IpAddr) -> bool {
+        self.siblings.values().flatten().any(|address| address.ip().to_canonical() == ip)
     }
 
     /// Whether `backend` may be dialled: its address is an ordinary one, or written out by the operator,
