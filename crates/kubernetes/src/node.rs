@@ -45,6 +45,9 @@ pub async fn installation(client: &Client) -> Result<Option<String>, kube::Error
 /// which are taken away together with it. Since an API server that has just started denies rights, too, a
 /// denial counts when it lasts.
 ///
+/// A token that is not believed is no such denial: it ends with its pod, and a pod that is deleted with force is gone
+/// before its process is.
+///
 /// # Errors
 /// Where the API server cannot be asked.
 pub async fn is_leaving(client: &Client) -> Result<bool, kube::Error> {
@@ -53,7 +56,7 @@ pub async fn is_leaving(client: &Client) -> Result<bool, kube::Error> {
         match all.get(NODE).await {
             Ok(found) => return Ok(found.metadata.deletion_timestamp.is_some()),
             Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(true),
-            Err(kube::Error::Api(answer)) if matches!(answer.code, 401 | 403) => {
+            Err(kube::Error::Api(answer)) if answer.code == 403 => {
                 tokio::time::sleep(DENIED).await;
             }
             Err(error) => return Err(error),

@@ -35,6 +35,8 @@ class World:
         self.adit_program = find_adit()
         # When a case began, for the logs.
         self.began = time.time()
+        # Of the table of faults those whose names have one of these words; empty for all.
+        self.chosen_faults: list[str] = []
 
     @property
     def both(self):
@@ -136,6 +138,12 @@ class World:
         )
         cluster.kubectl("delete", "-k", OVERLAY, "--ignore-not-found", "--timeout=120s", "--wait=true")
         cluster.delete("namespace", SYSTEM)
+
+    def keep(self, name, text):
+        """Leaves a result where builds leave theirs."""
+        folder = Path(os.environ.get("CARGO_TARGET_DIR") or here("target"))
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
 
     def empty(self):
         """Both clusters as if nothing had been there."""
