@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use adit_core::code::Code;
@@ -27,6 +27,7 @@ use adit_core::wire::report::RefusalSeries;
 use tokio::time::Instant;
 
 use self::log_limit::LogLimit;
+use self::metrics::{DirectionMetrics, TargetMetrics};
 use self::refusals::RecentRefusals;
 use self::vain::VainStreams;
 use crate::shares::{Places, Taken};
@@ -102,8 +103,8 @@ pub struct Counter {
 }
 
 impl Counter {
-    fn new(direction: Direction, way: &'static str) -> Self {
-        Self { flow: AtomicU64::new(0), total: metrics::bytes(direction, way, "", "") }
+    fn new(total: &::metrics::Counter) -> Self {
+        Self { flow: AtomicU64::new(0), total: total.clone() }
     }
 
     pub(crate) fn add(&self, bytes: usize) {
@@ -138,6 +139,8 @@ pub struct Flow {
     pub(crate) sent: Counter,
     pub(crate) received: Counter,
     group: Option<GroupKey>,
+    /// What the target's flows count in, where it is counted by name.
+    of_target: Option<Arc<TargetMetrics>>,
     user: Option<User>,
     /// The cluster or workload among whose flows it is counted.
     of: Option<Opener>,
@@ -154,6 +157,9 @@ struct Shared {
     table: Mutex<Table>,
     log_limit: LogLimit,
     vain: VainStreams,
+    /// Made by the first flow: what is counted in is there only then.
+    outbound: OnceLock<DirectionMetrics>,
+    inbound: OnceLock<DirectionMetrics>,
 }
 
 /// Who opened a flow, as far as its share of the places goes.
@@ -170,7 +176,7 @@ struct Table {
     open: usize,
     /// Of those, the ones that peers began.
     inbound: usize,
-    groups: BTreeMap<GroupKey, Group>,
+    groups: BTreeMap<GroupKey, TargetFlows>,
     ended: BTreeMap<(Direction, Code), u64>,
     users: HashMap<User, usize>,
     /// Open flows by who began them.
@@ -222,12 +228,43 @@ pub struct Group {
     pub last_failure: Option<(Code, String)>,
 }
 
+/// A target's flows, and what they count in: looked up once, not by each of them.
+#[derive(Debug)]
+struct TargetFlows {
+    group: Group,
+    metrics: Arc<TargetMetrics>,
+}
+
+impl TargetFlows {
+    fn new((direction, target, cluster): &GroupKey) -> Self {
+        let service = target.service.to_string();
+        let metrics = TargetMetrics::new(*direction, service, cluster.as_str());
+        Self { group: Group::default(), metrics: Arc::new(metrics) }
+    }
+}
+
+impl Shared {
+    fn of(&self, direction: Direction) -> &DirectionMetrics {
+        let metrics = match direction {
+            Direction::Outbound => &self.outbound,
+            Direction::Inbound => &self.inbound,
+        };
+        metrics.get_or_init(|| DirectionMetrics::new(direction))
+    }
+}
+
 impl Flows {
     /// None yet; more than there are places for are refused.
     #[must_use]
     pub fn new(places: Places) -> Self {
-        let (table, log_limit, vain) = (Mutex::default(), LogLimit::new(), VainStreams::new());
-        Self(Arc::new(Shared { places, table, log_limit, vain }))
+        Self(Arc::new(Shared {
+            places,
+            table: Mutex::default(),
+            log_limit: LogLimit::new(),
+            vain: VainStreams::new(),
+            outbound: OnceLock::new(),
+            inbound: OnceLock::new(),
+        }))
     }
 
     /// Begins the record of a new flow.
@@ -236,7 +273,8 @@ impl Flows {
         table.open += 1;
         table.inbound += usize::from(direction == Direction::Inbound);
         drop(table);
-        metrics::open(direction).increment(1.0);
+        let metrics = self.0.of(direction);
+        metrics.open.increment(1.0);
         Flow {
             flows: self.clone(),
             direction,
@@ -248,9 +286,10 @@ impl Flows {
             peer: None,
             hop: false,
             retries: 0,
-            sent: Counter::new(direction, "sent"),
-            received: Counter::new(direction, "received"),
+            sent: Counter::new(&metrics.sent),
+            received: Counter::new(&metrics.received),
             group: None,
+            of_target: None,
             user: None,
             of: None,
             // What stands if the task ends without a word: it was cancelled or panicked.
@@ -287,7 +326,8 @@ impl Flows {
     /// The flows of each target, by direction and the peer's cluster.
     #[must_use]
     pub fn groups(&self) -> BTreeMap<GroupKey, Group> {
-        self.table().groups.clone()
+        let table = self.table();
+        table.groups.iter().map(|(key, flows)| (key.clone(), flows.group.clone())).collect()
     }
 
     /// Flows that were refused in the last minute and whose source was not served since: outbound ones first, of
@@ -381,10 +421,17 @@ impl Flow {
     /// must be bounded by our own configuration.
     pub(crate) fn counts_for(&mut self, target: &Target, cluster: &ClusterName) {
         let key = (self.direction, target.clone(), cluster.clone());
-        self.flows.table().groups.entry(key.clone()).or_default().open += 1;
-        let (service, link) = (target.service.to_string(), cluster.as_str());
-        self.sent.total = metrics::bytes(self.direction, "sent", &service, link);
-        self.received.total = metrics::bytes(self.direction, "received", &service, link);
+        let mut table = self.flows.table();
+        if !table.groups.contains_key(&key) {
+            table.groups.insert(key.clone(), TargetFlows::new(&key));
+        }
+        if let Some(flows) = table.groups.get_mut(&key) {
+            flows.group.open += 1;
+            self.sent.total = flows.metrics.sent.clone();
+            self.received.total = flows.metrics.received.clone();
+            self.of_target = Some(Arc::clone(&flows.metrics));
+        }
+        drop(table);
         self.target = Some(target.clone());
         self.group = Some(key);
     }
@@ -399,7 +446,11 @@ impl Flow {
 
     /// Records how long the flow has waited for its answer: outbound for the peer's, inbound for a backend's.
     pub(crate) fn answered(&self) {
-        metrics::answered(self.direction, self.link(), self.started.elapsed());
+        let waited = self.started.elapsed();
+        match &self.of_target {
+            Some(metrics) => metrics.answered(waited),
+            None => metrics::answered_unnamed(self.direction, self.link(), waited),
+        }
     }
 
     /// The cluster at the other end, as a label: the one that the import or the grant names, or else the one that
@@ -456,11 +507,13 @@ impl Drop for Flow {
         }
         // Numbers that only a peer knows are one: what is kept must be bounded by our own list.
         let known = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
-        metrics::open(direction).decrement(1.0);
-        let service = self.group.as_ref().map(|(_, target, _)| target.service.to_string());
-        let service = service.as_deref().unwrap_or_default();
-        metrics::ended(direction, known, service, self.link()).increment(1);
-        metrics::lasted(direction, duration);
+        let metrics = self.flows.0.of(direction);
+        metrics.open.decrement(1.0);
+        metrics.lasted(duration);
+        match &self.of_target {
+            Some(metrics) => metrics.ended(known),
+            None => metrics::ended_unnamed(direction, known, self.link()),
+        }
         let mut table = self.flows.table();
         table.open -= 1;
         table.inbound -= usize::from(direction == Direction::Inbound);
@@ -471,7 +524,9 @@ impl Drop for Flow {
         if let Some(opener) = &self.of {
             count_down(&mut table.openers, opener);
         }
-        if let Some(group) = self.group.as_ref().and_then(|key| table.groups.get_mut(key)) {
+        if let Some(TargetFlows { group, .. }) =
+            self.group.as_ref().and_then(|key| table.groups.get_mut(key))
+        {
             group.open -= 1;
             group.ended += 1;
             group.bytes_sent += self.sent.bytes();
@@ -568,6 +623,81 @@ mod tests {
         for limit in ["limits.peerBuffer", "limits.processBuffer"] {
             assert!(failure.reason.contains(limit), "{failure:?}");
         }
+    }
+
+    /// A recorder that keeps nothing but how often a series was looked up.
+    #[derive(Default)]
+    struct LookUps(AtomicU64);
+
+    impl ::metrics::Recorder for LookUps {
+        fn describe_counter(
+            &self,
+            _: ::metrics::KeyName,
+            _: Option<::metrics::Unit>,
+            _: ::metrics::SharedString,
+        ) {
+        }
+        fn describe_gauge(
+            &self,
+            _: ::metrics::KeyName,
+            _: Option<::metrics::Unit>,
+            _: ::metrics::SharedString,
+        ) {
+        }
+        fn describe_histogram(
+            &self,
+            _: ::metrics::KeyName,
+            _: Option<::metrics::Unit>,
+            _: ::metrics::SharedString,
+        ) {
+        }
+        fn register_counter(
+            &self,
+            _: &::metrics::Key,
+            _: &::metrics::Metadata<'_>,
+        ) -> ::metrics::Counter {
+            self.0.fetch_add(1, Relaxed);
+            ::metrics::Counter::noop()
+        }
+        fn register_gauge(
+            &self,
+            _: &::metrics::Key,
+            _: &::metrics::Metadata<'_>,
+        ) -> ::metrics::Gauge {
+            self.0.fetch_add(1, Relaxed);
+            ::metrics::Gauge::noop()
+        }
+        fn register_histogram(
+            &self,
+            _: &::metrics::Key,
+            _: &::metrics::Metadata<'_>,
+        ) -> ::metrics::Histogram {
+            self.0.fetch_add(1, Relaxed);
+            ::metrics::Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn a_flow_looks_no_series_up_that_another_of_its_target_has_found() {
+        let recorder = LookUps::default();
+        let target =
+            Target { service: "agents/fraud-bot".parse().unwrap(), port: "http".parse().unwrap() };
+        ::metrics::with_local_recorder(&recorder, || {
+            let flows = Flows::new(Places { all: 9 });
+            let look_ups = |direction: Direction| {
+                let before = recorder.0.load(Relaxed);
+                let mut flow = flows.begin(direction, [0; 16]);
+                flow.counts_for(&target, &"bank".parse().unwrap());
+                flow.answered();
+                flow.sent.add(1);
+                flow.end(Ok(()));
+                recorder.0.load(Relaxed) - before
+            };
+            for direction in [Direction::Outbound, Direction::Inbound] {
+                assert!(look_ups(direction) > 0);
+                assert_eq!(look_ups(direction), 0, "{direction:?}");
+            }
+        });
     }
 
     #[test]

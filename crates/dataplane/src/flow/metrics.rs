@@ -1,12 +1,14 @@
 //! What flows count. Labels are closed lists, services of the configuration and clusters of its links: neither a
 //! peer nor a workload can add a series by naming something new.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use adit_core::code::Code;
 use metrics::{
-    Counter, Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-    histogram,
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
 };
 
 use super::Direction;
@@ -61,25 +63,96 @@ pub fn begin_service(direction: Direction, service: &str, link: &str) {
     }
 }
 
-pub(super) fn bytes(direction: Direction, way: &'static str, service: &str, link: &str) -> Counter {
+fn bytes(direction: Direction, way: &'static str, service: &str, link: &str) -> Counter {
     let (service, link) = (service.to_owned(), link.to_owned());
     counter!(BYTES, "direction" => direction.name(), "way" => way, "service" => service, "link" => link)
 }
 
-pub(super) fn ended(direction: Direction, code: Code, service: &str, link: &str) -> Counter {
+fn ended(direction: Direction, code: Code, service: &str, link: &str) -> Counter {
     let (service, link) = (service.to_owned(), link.to_owned());
     counter!(ENDED, "direction" => direction.name(), "code" => code.name(), "service" => service, "link" => link)
 }
 
-pub(super) fn open(direction: Direction) -> Gauge {
+fn open(direction: Direction) -> Gauge {
     gauge!(OPEN, "direction" => direction.name())
 }
 
-pub(super) fn lasted(direction: Direction, duration: Duration) {
-    histogram!(SECONDS, "direction" => direction.name()).record(duration.as_secs_f64());
+fn answered(direction: Direction, link: &str) -> Histogram {
+    histogram!(ANSWER_SECONDS, "direction" => direction.name(), "link" => link.to_owned())
 }
 
-pub(super) fn answered(direction: Direction, link: &str, waited: Duration) {
-    histogram!(ANSWER_SECONDS, "direction" => direction.name(), "link" => link.to_owned())
-        .record(waited.as_secs_f64());
+/// Counts the end of a flow that was for no service of the configuration.
+pub(super) fn ended_unnamed(direction: Direction, code: Code, link: &str) {
+    ended(direction, code, "", link).increment(1);
+}
+
+/// Records how long a flow waited whose target is not counted by name.
+pub(super) fn answered_unnamed(direction: Direction, link: &str, waited: Duration) {
+    answered(direction, link).record(waited.as_secs_f64());
+}
+
+/// What all flows of one direction count in. To look a series up costs more than to count in it, so each of
+/// these is looked up once.
+#[derive(Debug)]
+pub(super) struct DirectionMetrics {
+    pub(super) open: Gauge,
+    lasted: Histogram,
+    /// Bytes of flows whose target is not known.
+    pub(super) sent: Counter,
+    pub(super) received: Counter,
+}
+
+impl DirectionMetrics {
+    pub(super) fn new(direction: Direction) -> Self {
+        Self {
+            open: open(direction),
+            lasted: histogram!(SECONDS, "direction" => direction.name()),
+            sent: bytes(direction, "sent", "", ""),
+            received: bytes(direction, "received", "", ""),
+        }
+    }
+
+    pub(super) fn lasted(&self, duration: Duration) {
+        self.lasted.record(duration.as_secs_f64());
+    }
+}
+
+/// What the flows of one target of the configuration count in, with one linked cluster.
+#[derive(Debug)]
+pub(super) struct TargetMetrics {
+    direction: Direction,
+    service: String,
+    link: String,
+    pub(super) sent: Counter,
+    pub(super) received: Counter,
+    answered: Histogram,
+    /// By code, those that have happened.
+    ended: Mutex<BTreeMap<Code, Counter>>,
+}
+
+impl TargetMetrics {
+    pub(super) fn new(direction: Direction, service: String, link: &str) -> Self {
+        Self {
+            sent: bytes(direction, "sent", &service, link),
+            received: bytes(direction, "received", &service, link),
+            answered: answered(direction, link),
+            ended: Mutex::default(),
+            direction,
+            service,
+            link: link.to_owned(),
+        }
+    }
+
+    pub(super) fn answered(&self, waited: Duration) {
+        self.answered.record(waited.as_secs_f64());
+    }
+
+    /// Counts an end. Codes are a closed list: one that only a peer knows is to be told as one.
+    pub(super) fn ended(&self, code: Code) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = ended
+            .entry(code)
+            .or_insert_with(|| self::ended(self.direction, code, &self.service, &self.link));
+        count.increment(1);
+    }
 }
