@@ -56,6 +56,7 @@ fn export() -> Message {
         number: 8080 + n,
         app_protocol: None,
         ready: (0..10).map(|node| (format!("node-{node}").parse().unwrap(), 2)).collect(),
+        fault: None,
     };
     let export = PeerExport {
         ports: (0..3).map(port).collect(),

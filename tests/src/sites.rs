@@ -148,7 +148,7 @@ impl Site {
             exports: [(export.service.clone(), Arc::new(export))].into(),
             workloads: HashMap::new(),
             views: BTreeMap::new(),
-            down: BTreeSet::new(),
+            down: BTreeMap::new(),
             forbidden: BTreeSet::new(),
         }
     }

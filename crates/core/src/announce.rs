@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::choose;
+use crate::fault::BackendFault;
 use crate::name::{ClusterName, Namespace, NodeName, ServiceName};
 use crate::shared_map::SharedMap;
 use crate::snapshot::{Export, ExportPort, PeerExport, PeerPort, Snapshot, View};
@@ -126,18 +127,27 @@ pub fn fits(export: &Export, to: &ClusterName) -> bool {
 /// Why [`fits`] says no, in words that end a sentence about the export.
 #[must_use]
 pub fn why_not(export: &Export, to: &ClusterName) -> Option<WireError> {
-    let ports = export.ports.iter().map(|port| (port, choose::per_node(&port.backends)));
+    let all = |port: &'_ ExportPort| (choose::per_node(&port.backends), None);
+    let ports = export.ports.iter().map(|port| (port, all(port)));
     flaw(&told(export, ports, to)?, &export.service)
 }
 
 /// An export as `to` may see it; none where no grant names that cluster.
 fn export(now: &Snapshot, export: &Export, to: &ClusterName) -> Option<PeerExport> {
-    told(export, export.ports.iter().map(|port| (port, choose::ready(now, port))), to)
+    let state = |port: &'_ ExportPort| {
+        let ready = choose::ready(now, port);
+        let fault = if ready.is_empty() { choose::fault(now, port) } else { None };
+        (ready, fault)
+    };
+    told(export, export.ports.iter().map(|port| (port, state(port))), to)
 }
+
+/// The ready backends of a port by node, and why there is none.
+type PortState = (BTreeMap<NodeName, u32>, Option<BackendFault>);
 
 fn told<'a>(
     export: &Export,
-    ports: impl Iterator<Item = (&'a ExportPort, BTreeMap<NodeName, u32>)>,
+    ports: impl Iterator<Item = (&'a ExportPort, PortState)>,
     to: &ClusterName,
 ) -> Option<PeerExport> {
     let ours = export.allow.iter().filter(|g| g.cluster == *to);
@@ -146,11 +156,12 @@ fn told<'a>(
         return None;
     }
     once_each(&mut grants);
-    let ports = ports.map(|(port, ready)| PeerPort {
+    let ports = ports.map(|(port, (ready, fault))| PeerPort {
         name: port.name.clone(),
         number: port.number,
         app_protocol: port.app_protocol.clone(),
         ready: ready.into_iter().collect(),
+        fault,
     });
     Some(PeerExport {
         ports: ports.collect(),
@@ -166,6 +177,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
+    use crate::code::Code;
     use crate::policy::{Grant, WorkloadPattern};
     use crate::snapshot::{Backend, Class, Hop, ReadyCounts, tests::edge};
     use crate::wire::state::export::{MAX_GRANTS, MAX_PORTS};
@@ -245,9 +257,27 @@ mod tests {
         assert!(!may_differ(&now, &heard), "what others say is not told");
 
         let before = now.clone();
-        now.down = ["10.0.0.1:80".parse().unwrap(), "10.0.0.3:80".parse().unwrap()].into();
-        assert_eq!(ready(&view(&now, &"bank".parse().unwrap())), counts(&[("e2", 1)]));
+        let down = |address: &str, fault| (address.parse().unwrap(), fault);
+        now.down = [
+            down("10.0.0.1:80", BackendFault::Refused),
+            down("10.0.0.3:80", BackendFault::Timeout),
+        ]
+        .into();
+        let fault =
+            |view: &View| view.exports.values().next().unwrap().ports[0].fault.map(|f| f.code());
+        let told = view(&now, &"bank".parse().unwrap());
+        assert_eq!((ready(&told), fault(&told)), (counts(&[("e2", 1)]), None));
         assert!(may_differ(&before, &now));
+
+        // Where none is left, why: over the codec, and whatever any of them is forbidden for.
+        now.down.extend([down("10.0.0.2:80", BackendFault::Refused)]);
+        now.forbidden.insert("10.0.0.3".parse().unwrap());
+        let told = read(&view(&now, &"bank".parse().unwrap())).view;
+        assert_eq!((ready(&told), fault(&told)), (counts(&[]), Some(Code::BackendRefused)));
+        now.forbidden
+            .extend(["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap()));
+        let told = read(&view(&now, &"bank".parse().unwrap())).view;
+        assert_eq!(fault(&told), Some(Code::BackendForbidden));
     }
 
     /// `exporting` with these exports alone, each with so many ports and grants.

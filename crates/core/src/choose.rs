@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::code::Code;
+use crate::fault::BackendFault;
 use crate::name::{ClusterName, NodeName};
 use crate::policy::Permit;
 use crate::snapshot::{Backend, Hop, Snapshot};
@@ -83,8 +84,8 @@ pub struct Route {
 /// the backends of any other node is ignored.
 ///
 /// # Errors
-/// [`Code::LinkDown`] while nothing is known of the cluster, [`Code::NoBackend`] where it reports no ready
-/// backend.
+/// [`Code::LinkDown`] while nothing is known of the cluster, [`PeerPort::why_unready`](crate::snapshot::PeerPort::why_unready)
+/// where it reports no ready backend.
 pub fn route(
     now: &Snapshot,
     from: &ClusterName,
@@ -99,7 +100,7 @@ pub fn route(
     let winners = draw::draw(ready, ROUTE_NODES, random, |node| view.nodes.contains_key(node));
     let nodes: Vec<NodeName> = winners.into_iter().cloned().collect();
     if nodes.is_empty() {
-        return Err(Code::NoBackend);
+        return Err(port.why_unready());
     }
     let (hop, class, replay) = (export.hop, export.class, export.replay);
     Ok(Route { cluster: from.clone(), nodes, hop, class, replay })
@@ -111,15 +112,15 @@ pub fn route(
 /// # Errors
 /// [`Code::BackendForbidden`] where every ready backend has an address that may not be dialled,
 /// [`Code::HopRefused`] where only other nodes have one and the export wants the same node,
-/// [`Code::NoBackend`] where there is none that is well.
+/// how the dials of all ended where none is well, [`Code::NoBackend`] where there is none.
 pub fn backends(now: &Snapshot, permit: &Permit, random: u64) -> Result<Vec<Backend>, Code> {
     let target = permit.target();
     let export = now.exports.get(&target.service).ok_or(Code::ExportUnknown)?;
     let port = export.port(&target.port).ok_or(Code::PortUnknown)?;
     let well: Vec<&Backend> =
-        port.backends.iter().filter(|b| !now.down.contains(&b.address)).collect();
+        port.backends.iter().filter(|b| !now.down.contains_key(&b.address)).collect();
     if well.is_empty() {
-        return Err(Code::NoBackend);
+        return Err(fault(now, port).map_or(Code::NoBackend, BackendFault::code));
     }
     let allowed: Vec<&Backend> = well.into_iter().filter(|b| now.may_dial(b)).collect();
     if allowed.is_empty() {
@@ -141,8 +142,19 @@ pub fn backends(now: &Snapshot, permit: &Permit, random: u64) -> Result<Vec<Back
 
 /// How many backends of a port are ready, per node: what is told to importing clusters.
 pub fn ready(now: &Snapshot, port: &crate::snapshot::ExportPort) -> BTreeMap<NodeName, u32> {
-    let is_ready = |b: &&Backend| !now.down.contains(&b.address) && now.may_dial(b);
+    let is_ready = |b: &&Backend| !now.down.contains_key(&b.address) && now.may_dial(b);
     per_node(port.backends.iter().filter(is_ready))
+}
+
+/// Why none of a port's backends is ready: of several reasons one that a dial found. `None` where there is no
+/// backend at all; means nothing where one is ready.
+#[must_use]
+pub fn fault(now: &Snapshot, port: &crate::snapshot::ExportPort) -> Option<BackendFault> {
+    let of = |backend: &Backend| match now.down.get(&backend.address) {
+        Some(fault) if now.may_dial(backend) => *fault,
+        Some(_) | None => BackendFault::Forbidden,
+    };
+    port.backends.iter().map(of).min()
 }
 
 /// How many of these backends each node runs.

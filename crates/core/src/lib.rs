@@ -7,7 +7,7 @@
 //! * [`snapshot`]: what a node believes; the data path reads nothing else. [`shared_map`]: why a copy of it
 //!   costs nothing.
 //! * [`policy`]: who may use what. [`choose`]: which hub, node or backend. [`announce`]: what others
-//!   are told. [`admission`]: who may be a peer. [`denied`]: who may not, whatever he proves.
+//!   are told. [`fault`]: why a backend is not well. [`admission`]: who may be a peer. [`denied`]: who may not, whatever he proves.
 //!   [`address`]: which addresses are nobody's workload.
 //! * [`text`]: numbers with their nouns.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
@@ -18,6 +18,7 @@ pub mod announce;
 pub mod choose;
 pub mod code;
 pub mod denied;
+pub mod fault;
 pub mod name;
 pub mod policy;
 pub mod shared_map;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address;
+use crate::code::Code;
+use crate::fault::BackendFault;
 use crate::name::{AppProtocol, ClusterName, NodeName, PortName, ServiceName};
 use crate::policy::{Grant, WorkloadPattern};
 use crate::shared_map::SharedMap;
@@ -32,8 +34,8 @@ pub struct Snapshot {
     pub workloads: HashMap<IpAddr, Workload>,
     /// What each linked cluster last said of itself.
     pub views: BTreeMap<ClusterName, Arc<View>>,
-    /// Backends that do not answer at present, as this node's own dials and probes found.
-    pub down: BTreeSet<SocketAddr>,
+    /// Backends that do not answer at present and why, as this node's own dials and probes found.
+    pub down: BTreeMap<SocketAddr, BackendFault>,
     /// Addresses that no backend may have unless the operator wrote it out: this node's own, the API
     /// server's. Those of [`address::is_special`] are always among them; multicast and unspecified addresses,
     /// written out or not.
@@ -302,6 +304,14 @@ pub struct PeerExport {
     pub replay: bool,
 }
 
+impl PeerExport {
+    /// The port of that name.
+    #[must_use]
+    pub fn port(&self, name: &PortName) -> Option<&PeerPort> {
+        self.ports.iter().find(|p| p.name == *name)
+    }
+}
+
 /// A port as its cluster announces it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerPort {
@@ -313,6 +323,25 @@ pub struct PeerPort {
     pub app_protocol: Option<AppProtocol>,
     /// How many ready backends each node runs; nodes without one are left out.
     pub ready: ReadyCounts,
+    /// Why none of its backends is ready; `None` where one is, where there is none, and where nobody says.
+    pub fault: Option<BackendFault>,
+}
+
+impl PeerPort {
+    /// Why no stream could be sent there, where none can.
+    #[must_use]
+    pub fn why_unready(&self) -> Code {
+        self.fault.map_or(Code::NoBackend, BackendFault::code)
+    }
+
+    /// The same for people, about the service of that name in that cluster.
+    #[must_use]
+    pub fn unready_sentence(&self, service: &ServiceName, from: &ClusterName) -> String {
+        match self.fault {
+            Some(fault) => format!("no backend of {service} in {from} answers: {}", fault.words()),
+            None => format!("{from} has no ready backend of {service}"),
+        }
+    }
 }
 
 /// How many ready backends each node runs, in order of node. Cheap to clone, and as small as can be: a view

@@ -12,6 +12,7 @@ use std::time::Duration;
 use adit_config::Config;
 use adit_core::choose::links::dialable;
 use adit_core::denied::{DeniedPeer, is_cluster_denied};
+use adit_core::fault::BackendFault;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Export, Link, Seed, Snapshot, This, View};
 use adit_kubernetes::node::state::NodeState;
@@ -22,7 +23,7 @@ use tokio::time::sleep;
 /// What linked clusters last said of themselves, and who told it.
 pub type Views = Arc<BTreeMap<ClusterName, LinkView>>;
 /// Backends that do not answer at present.
-pub type Down = BTreeSet<SocketAddr>;
+pub type Down = BTreeMap<SocketAddr, BackendFault>;
 
 /// The part of a snapshot that follows from the configuration. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -78,7 +79,7 @@ impl Base {
                 .collect(),
             workloads: config.workloads.clone(),
             views: BTreeMap::new(),
-            down: BTreeSet::new(),
+            down: BTreeMap::new(),
             forbidden: ours.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_unspecified()).collect(),
         };
         Self { snapshot: Arc::new(snapshot), denied: Arc::new(denied) }.without_denied_siblings()
@@ -128,7 +129,10 @@ impl Base {
         let mut now = Snapshot::clone(&self.snapshot);
         if !down.is_empty() {
             let backends = now.exports.values().flat_map(|e| &e.ports).flat_map(|p| &p.backends);
-            now.down = backends.map(|b| b.address).filter(|a| down.contains(a)).collect();
+            now.down = backends
+                .filter_map(|b| down.get_key_value(&b.address))
+                .map(|(a, f)| (*a, *f))
+                .collect();
         }
         Self { snapshot: Arc::new(now), denied: self.denied.clone() }
     }
@@ -308,7 +312,7 @@ workloads:
     }
 
     fn down(addresses: &[&str]) -> Down {
-        addresses.iter().map(|a| a.parse().unwrap()).collect()
+        addresses.iter().map(|a| (a.parse().unwrap(), BackendFault::Refused)).collect()
     }
 
     #[test]
@@ -342,6 +346,7 @@ workloads:
                 number: 80,
                 app_protocol: None,
                 ready: ["b1", "b2"].map(|n| (n.parse().unwrap(), 1)).into(),
+                fault: None,
             }],
             grants: vec![],
             hop: adit_core::snapshot::Hop::Any,
@@ -425,7 +430,7 @@ workloads:
         let now =
             base.snapshot(&views(&["bank", "shop"]), &down(&["10.244.0.9:8080", "10.9.9.9:1"]));
         assert_eq!(now.views.keys().map(ClusterName::as_str).collect::<Vec<_>>(), ["bank"]);
-        assert_eq!(now.down, ["10.244.0.9:8080".parse().unwrap()].into());
+        assert_eq!(now.down, down(&["10.244.0.9:8080"]));
     }
 
     #[tokio::test]

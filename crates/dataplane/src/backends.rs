@@ -2,12 +2,12 @@
 //!
 //! A dial that fails puts its backend down at once: no stream is sent there, and peers are told. Each backend that
 //! nobody has dialled is probed once, so that peers need not find out; one that is down again and again, with
-//! backoff, until it answers; where its export asks for it, one that is up as well. What is published is the set of
-//! those that are down.
+//! backoff, until it answers; where its export asks for it, one that is up as well. What is published are those
+//! that are down, and why.
 
 mod schedule;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use adit_core::code::Code;
+use adit_core::fault::BackendFault;
 use adit_core::name::Namespace;
 use adit_core::snapshot::{Hop, Snapshot};
 use tokio::sync::{mpsc, watch};
@@ -34,10 +35,13 @@ const ACCOUNT_INTERVAL: Duration = Duration::from_millis(100);
 /// Where dials report, and where what they found is read.
 #[derive(Debug, Clone)]
 pub struct Backends {
-    reports: mpsc::Sender<(SocketAddr, bool)>,
-    down: watch::Receiver<BTreeSet<SocketAddr>>,
+    reports: mpsc::Sender<(SocketAddr, Dialled)>,
+    down: watch::Receiver<BTreeMap<SocketAddr, BackendFault>>,
     last: Last,
 }
+
+/// What a dial says of its backend.
+type Dialled = Result<(), BackendFault>;
 
 /// How the last dial of each backend ended.
 type Last = Arc<Mutex<BTreeMap<SocketAddr, Result<(), Failure>>>>;
@@ -45,8 +49,8 @@ type Last = Arc<Mutex<BTreeMap<SocketAddr, Result<(), Failure>>>>;
 /// The task that keeps the set; it runs until its token is cancelled.
 #[derive(Debug)]
 pub struct Keeper {
-    reports: mpsc::Receiver<(SocketAddr, bool)>,
-    down: watch::Sender<BTreeSet<SocketAddr>>,
+    reports: mpsc::Receiver<(SocketAddr, Dialled)>,
+    down: watch::Sender<BTreeMap<SocketAddr, BackendFault>>,
     last: Last,
     dial_timeout: Duration,
 }
@@ -55,7 +59,7 @@ pub struct Keeper {
 struct Found {
     backend: SocketAddr,
     namespace: Namespace,
-    answered: Option<bool>,
+    dialled: Option<Dialled>,
 }
 
 impl Backends {
@@ -63,15 +67,15 @@ impl Backends {
     #[must_use]
     pub fn new(dial_timeout: Duration) -> (Self, Keeper) {
         let (reports, inbox) = mpsc::channel(REPORTS);
-        let (sender, down) = watch::channel(BTreeSet::new());
+        let (sender, down) = watch::channel(BTreeMap::new());
         let last = Last::default();
         let keeper = Keeper { reports: inbox, down: sender, last: last.clone(), dial_timeout };
         (Self { reports, down, last }, keeper)
     }
 
-    /// The backends that do not answer at present.
+    /// The backends that do not answer at present, and why.
     #[must_use]
-    pub fn down(&self) -> watch::Receiver<BTreeSet<SocketAddr>> {
+    pub fn down(&self) -> watch::Receiver<BTreeMap<SocketAddr, BackendFault>> {
         self.down.clone()
     }
 
@@ -81,22 +85,22 @@ impl Backends {
         lock(&self.last).clone()
     }
 
-    /// How the last dial of one backend failed; `None` where it did not, or none was made.
-    pub(crate) fn failure(&self, backend: SocketAddr) -> Option<Failure> {
-        lock(&self.last).get(&backend)?.as_ref().err().cloned()
-    }
-
     /// Takes the outcome of a dial.
     pub(crate) fn report(&self, backend: SocketAddr, outcome: Result<(), Failure>) {
-        let answered = outcome.is_ok();
+        let dialled = outcome.as_ref().map(|&()| ()).map_err(fault);
         let is_first = lock(&self.last).insert(backend, outcome).is_none();
         // The first makes a probe needless.
-        if answered && !is_first && !self.down.borrow().contains(&backend) {
+        if dialled.is_ok() && !is_first && !self.down.borrow().contains_key(&backend) {
             return;
         }
         // A full queue loses nothing that the next dial would not say again.
-        self.reports.try_send((backend, answered)).ok();
+        self.reports.try_send((backend, dialled)).ok();
     }
+}
+
+/// The failure of a dial, as it is published.
+fn fault(failure: &Failure) -> BackendFault {
+    BackendFault::of(failure.code).unwrap_or(BackendFault::Unreachable)
 }
 
 fn lock(last: &Last) -> MutexGuard<'_, BTreeMap<SocketAddr, Result<(), Failure>>> {
@@ -127,14 +131,14 @@ impl Keeper {
                     }
                     self.plan(&mut schedule, &snapshot.borrow_and_update());
                 }
-                Some((backend, answered)) = self.reports.recv() => {
-                    schedule.learn(backend, Some(answered), Instant::now());
-                    self.take(&schedule, [(backend, answered)]);
+                Some((backend, dialled)) = self.reports.recv() => {
+                    schedule.learn(backend, Some(dialled.is_ok()), Instant::now());
+                    self.take(&schedule, [(backend, dialled)]);
                 }
-                Some(Found { backend, namespace, answered }) = finds.recv() => {
+                Some(Found { backend, namespace, dialled }) = finds.recv() => {
                     schedule.end(&namespace);
-                    schedule.learn(backend, answered, Instant::now());
-                    untold.extend(answered.map(|answered| (backend, answered)));
+                    schedule.learn(backend, dialled.map(|d| d.is_ok()), Instant::now());
+                    untold.extend(dialled.map(|dialled| (backend, dialled)));
                 }
                 () = sleep_until(tell_at), if !untold.is_empty() => {
                     self.take(&schedule, untold.drain(..));
@@ -160,7 +164,7 @@ impl Keeper {
         drop(last);
         self.down.send_if_modified(|down| {
             let before = down.len();
-            down.retain(|address| plan.contains_key(address));
+            down.retain(|address, _| plan.contains_key(address));
             down.len() != before
         });
     }
@@ -177,34 +181,41 @@ impl Keeper {
             let dial = timeout(limit, net.dial(backend)).await;
             let dial = dial.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             let dial = dial.map(|tcp| tcp.settle()).map_err(|e| dial_failure(backend, &e));
-            let answered = match dial {
+            let dialled = match dial {
                 Ok(()) => {
                     lock(&last).insert(backend, Ok(()));
-                    Some(true)
+                    Some(Ok(()))
                 }
                 Err((failure, true)) => {
+                    let fault = fault(&failure);
                     lock(&last).insert(backend, Err(failure));
-                    Some(false)
+                    Some(Err(fault))
                 }
                 Err((_, false)) => None,
             };
-            found.send(Found { backend, namespace, answered }).await.ok();
+            found.send(Found { backend, namespace, dialled }).await.ok();
         }
     }
 
     /// Takes what dials found of backends that this node may still dial.
-    fn take(&self, schedule: &ProbeSchedule, all: impl IntoIterator<Item = (SocketAddr, bool)>) {
+    fn take(&self, schedule: &ProbeSchedule, all: impl IntoIterator<Item = (SocketAddr, Dialled)>) {
         self.down.send_if_modified(|down| {
             let mut changed = false;
-            for (backend, answered) in all.into_iter().filter(|(b, _)| schedule.has(*b)) {
-                if answered && down.remove(&backend) {
-                    tracing::info!(%backend, "backend answers again");
-                } else if !answered && down.insert(backend) {
-                    tracing::warn!(%backend, "backend does not answer");
-                } else {
-                    continue;
-                }
-                changed = true;
+            for (backend, dialled) in all.into_iter().filter(|(b, _)| schedule.has(*b)) {
+                changed |= match dialled {
+                    Ok(()) if down.remove(&backend).is_some() => {
+                        tracing::info!(%backend, "backend answers again");
+                        true
+                    }
+                    Ok(()) => false,
+                    Err(fault) => {
+                        let before = down.insert(backend, fault);
+                        if before.is_none() {
+                            tracing::warn!(%backend, "backend does not answer: {}", fault.words());
+                        }
+                        before != Some(fault)
+                    }
+                };
             }
             changed
         });

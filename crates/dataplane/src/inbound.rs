@@ -187,15 +187,8 @@ fn resolve(now: &Snapshot, header: &Header, source: &Source, flow: &mut Flow) {
 /// Picks the backends to try: this node's own first. Where none answers, the reason is how the last dial failed.
 fn pick<N: Net>(node: &Node<N>, now: &Snapshot, permit: &Permit) -> Result<Vec<Backend>, Failure> {
     let target = permit.target();
-    choose::backends(now, permit, node.records.random.draw()).map_err(|code| {
-        let port = || now.exports.get(&target.service)?.port(&target.port);
-        let dialled =
-            || port()?.backends.iter().find_map(|b| node.records.backends.failure(b.address));
-        let found =
-            if code == Code::NoBackend { dialled().map(|failure| failure.code) } else { None };
-        let code = found.unwrap_or(code);
-        Failure::new(code, format!("{}: {}", target.service, code.text()))
-    })
+    choose::backends(now, permit, node.records.random.draw())
+        .map_err(|code| Failure::new(code, format!("{}: {}", target.service, code.text())))
 }
 
 /// Dials until a backend answers. The source's first bytes wait meanwhile, so none has been delivered.

@@ -183,7 +183,11 @@ fn pick<N: Net>(
     let draw = node.records.random.draw();
     choose::route(now, &import.from, permit, draw).map_err(|code| {
         let (service, from) = (&import.service, &import.from);
-        Failure::new(code, format!("{from} offers no ready backend of {service}"))
+        let view = now.views.get(from);
+        let port = view.and_then(|v| v.exports.get(service)?.port(&permit.target().port));
+        let known = port.filter(|port| port.fault.is_some());
+        let plain = || format!("{from} offers no ready backend of {service}");
+        Failure::new(code, known.map_or_else(plain, |port| port.unready_sentence(service, from)))
     })
 }
 

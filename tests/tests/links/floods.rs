@@ -20,6 +20,7 @@ fn export(number: u16, grants: usize) -> Arc<PeerExport> {
         number,
         app_protocol: None,
         ready: ReadyCounts::default(),
+        fault: None,
     };
     let grant = |n| WorkloadPattern {
         namespace: Pattern::Exactly(format!("n{n}").parse().unwrap()),

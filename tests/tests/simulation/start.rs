@@ -50,6 +50,11 @@ async fn an_export_that_nothing_answers_for_is_not_ready_before_anybody_has_aske
         Some(view.exports.values().any(|export| view.serves(export)))
     };
     eventually("bank has found out, and told", 5 * SECOND, || ready() == Some(false)).await;
+    // Callers are refused where they ask, with what bank's probes found.
+    assert_eq!(ask(&town.pods, SUPPORT, import(1), 1, 5_000).await, Asked::Reset);
+    let (code, reason) = town.edge[0].failure().unwrap();
+    assert_eq!(code, Code::BackendRefused);
+    assert!(reason.ends_with("in bank answers: connection refused"), "{reason}");
     assert!(town.bank[0].node.flows.ended().is_empty(), "no stream was needed for it");
     // A peer that asks all the same hears how it is.
     let answer = Peer::start(&town).await.ask(&header(), false).await;

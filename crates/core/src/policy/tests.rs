@@ -1,4 +1,5 @@
 use super::*;
+use crate::fault::BackendFault;
 use crate::snapshot::tests::edge;
 use crate::snapshot::{Backend, Class, ExportPort, Hop};
 
@@ -163,7 +164,7 @@ fn only_the_permits_that_rest_on_what_changed_are_asked_again() {
     more.exports.insert(other.clone(), export.clone());
     more.nodes.clear();
     now.views.insert(shop.clone(), view.clone());
-    now.down.insert("10.0.0.1:80".parse().unwrap());
+    now.down.insert("10.0.0.1:80".parse().unwrap(), BackendFault::Refused);
     assert_eq!(touched(&before, &now), [basis(bank, &other), basis(&shop, service)].into());
 
     // A grant less, a view less, an import less.

@@ -12,6 +12,7 @@ pub(crate) fn edge() -> Snapshot {
         number: 8080,
         app_protocol: None,
         ready: [("b1".parse().unwrap(), 2), ("b2".parse().unwrap(), 1)].into(),
+        fault: None,
     };
     let export = PeerExport {
         ports: vec![port],
@@ -55,7 +56,7 @@ pub(crate) fn edge() -> Snapshot {
         exports: SharedMap::new(),
         workloads: HashMap::new(),
         views: [("bank".parse().unwrap(), Arc::new(view))].into(),
-        down: BTreeSet::new(),
+        down: BTreeMap::new(),
         forbidden: ["172.18.1.2".parse().unwrap()].into(),
     }
 }

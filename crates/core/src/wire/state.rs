@@ -17,8 +17,8 @@
 //! | 11 export gone | 1 service |
 //! | 13 mark | 1 sequence, 2 whether who tells it has lost that cluster, 3 age in ms: all up to here is one consistent view, which was true that long ago |
 //!
-//! A port is: 1 name (absent if unnamed), 3 number, 4 appProtocol, 5 list of ready counts; a count is
-//! 1 node, 3 number. A grant is: 1 namespace, 3 service account; each absent for "any".
+//! A port is: 1 name (absent if unnamed), 3 number, 4 appProtocol, 5 list of ready counts, 6 why there is none
+//! ([`crate::fault::BackendFault`]'s code); a count is 1 node, 3 number. A grant is: 1 namespace, 3 service account; each absent for "any".
 //!
 //! A reader skips a node or an export that breaks a bound or a grammar, and forgets what it knew of it; it
 //! also leaves out what would make the view larger than it may be. The rest it takes. Only what is not

@@ -189,7 +189,8 @@ fn import_reason(
         return Some(Reason::new(Code::Denied, sentence));
     }
     if !view.serves_port(peer) {
-        return Some(Reason::new(Code::NoBackend, format!("{from} reports no ready backend")));
+        let sentence = peer.unready_sentence(&import.service, from);
+        return Some(Reason::new(peer.why_unready(), sentence));
     }
     None
 }
@@ -232,7 +233,7 @@ fn export_port(
         .map(|b| Backend {
             address: b.address.to_string(),
             node: b.node.to_string(),
-            state: match (now.may_dial(b), now.down.contains(&b.address)) {
+            state: match (now.may_dial(b), now.down.contains_key(&b.address)) {
                 (false, _) => BackendState::Forbidden,
                 (true, true) => BackendState::Down,
                 (true, false) => BackendState::Up,

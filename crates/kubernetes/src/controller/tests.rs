@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::fault::BackendFault;
 use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, View};
 use adit_pki::{ClusterAuthority, KeyKind, SigningRequest, UnixTime};
@@ -96,6 +97,10 @@ impl Stage {
     }
 
     fn hear_ports(&self, ports: &[(&str, u16)], ready: Option<u32>) {
+        self.hear_faulty(ports, ready, None);
+    }
+
+    fn hear_faulty(&self, ports: &[(&str, u16)], ready: Option<u32>, fault: Option<BackendFault>) {
         let mut view = View::default();
         view.nodes.insert("b1".parse().unwrap(), vec!["172.18.2.2:7843".parse().unwrap()]);
         if let Some(ready) = ready {
@@ -104,6 +109,7 @@ impl Stage {
                 number: *number,
                 app_protocol: Some("kgateway.dev/a2a".parse().unwrap()),
                 ready: [("b1".parse().unwrap(), ready)].into(),
+                fault,
             };
             let export = PeerExport {
                 ports: ports.iter().map(port).collect(),

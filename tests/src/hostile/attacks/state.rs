@@ -94,7 +94,7 @@ fn any() -> WorkloadPattern {
 
 fn export(grants: Vec<WorkloadPattern>, ready: BTreeMap<NodeName, u32>) -> Arc<PeerExport> {
     let (name, ready) = ("http".parse().unwrap(), ready.into_iter().collect());
-    let port = PeerPort { name, number: 8080, app_protocol: None, ready };
+    let port = PeerPort { name, number: 8080, app_protocol: None, ready, fault: None };
     let (hop, class) = (Hop::Any, Class::Interactive);
     Arc::new(PeerExport { ports: vec![port], grants, hop, class, replay: false })
 }

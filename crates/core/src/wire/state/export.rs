@@ -8,6 +8,8 @@ use bytes::BytesMut;
 
 use super::super::tlv::{Reader, Value, WireError, Writer};
 use super::{LIMIT, MAX_NODES, size};
+use crate::code::Code;
+use crate::fault::BackendFault;
 use crate::name::{NameError, NodeName, PortName, ServiceName};
 use crate::policy::{Pattern, WorkloadPattern};
 use crate::snapshot::{Class, Hop, PeerExport, PeerPort};
@@ -48,7 +50,12 @@ fn port(port: &PeerPort) -> BytesMut {
     let count = |(node, count): (&NodeName, &u32)| {
         Writer::default().text(1, node.as_str()).integer(3, u64::from(*count)).take()
     };
-    fields.list(5, port.ready.iter().map(count)).take()
+    fields.list(5, port.ready.iter().map(count));
+    // With a ready backend it would say nothing.
+    if let Some(fault) = port.fault.filter(|_| port.ready.values().all(|count| *count == 0)) {
+        fields.integer(6, fault.code().number());
+    }
+    fields.take()
 }
 
 fn grant(grant: &WorkloadPattern) -> BytesMut {
@@ -134,6 +141,7 @@ pub(crate) fn flaw(export: &PeerExport, service: &ServiceName) -> Option<WireErr
 
 fn read_port(value: Value<'_>) -> Result<PeerPort, WireError> {
     let (mut name, mut number, mut app_protocol, mut ready) = (None, None, None, None);
+    let mut fault = None;
     let mut fields = Reader::new(value.0);
     while let Some((kind, value)) = fields.next()? {
         match kind {
@@ -141,6 +149,8 @@ fn read_port(value: Value<'_>) -> Result<PeerPort, WireError> {
             3 => number = u16::try_from(value.integer("port number")?).ok(),
             4 => app_protocol = Some(value.name("appProtocol")?),
             5 => ready = Some(value.list(MAX_NODES, "nodes with a ready backend", read_count)?),
+            // Of a later version's code for it only that there is none is understood.
+            6 => fault = BackendFault::of(Code::from_number(value.integer("fault")?)),
             other => Reader::unknown(other)?,
         }
     }
@@ -150,6 +160,7 @@ fn read_port(value: Value<'_>) -> Result<PeerPort, WireError> {
         name: name.map_or_else(unnamed, Ok)?,
         number: number.filter(|n| *n != 0).ok_or(WireError::Invalid("port number"))?,
         app_protocol,
+        fault: fault.filter(|_| counts.iter().all(|(_, count)| *count == 0)),
         ready: counts.into_iter().collect(),
     })
 }

@@ -221,7 +221,7 @@ fn believed(observer: &Observer) -> Snapshot {
         exports: SharedMap::new(),
         workloads: HashMap::new(),
         views: BTreeMap::new(),
-        down: BTreeSet::new(),
+        down: BTreeMap::new(),
         forbidden: BTreeSet::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use adit_core::fault::BackendFault;
 use adit_core::shared_map::SharedMap;
 use adit_core::snapshot::{
     Backend, Export, ExportPort, Import, ImportPort, PeerExport, PeerPort, This, View,
@@ -26,6 +27,7 @@ fn peer_export() -> PeerExport {
         number: 8080,
         app_protocol: None,
         ready: [("b1".parse().unwrap(), 2)].into(),
+        fault: None,
     };
     PeerExport {
         ports: vec![port],
@@ -93,7 +95,7 @@ fn edge() -> Snapshot {
         exports: [(TRIAGE.parse().unwrap(), Arc::new(export))].into(),
         workloads: Default::default(),
         views: [("bank".parse().unwrap(), Arc::new(view))].into(),
-        down: BTreeSet::new(),
+        down: BTreeMap::new(),
         forbidden: BTreeSet::new(),
     }
 }
@@ -213,11 +215,11 @@ fn a_view_that_outlives_its_link_makes_no_import_ready() {
 #[test]
 fn the_first_thing_wrong_with_an_export_is_told() {
     let mut now = edge();
-    now.down.insert("10.244.0.9:8080".parse().unwrap());
+    now.down.insert("10.244.0.9:8080".parse().unwrap(), BackendFault::Refused);
     let status = build(&now, LinkState::Up, &[]);
     assert_eq!(export_code(&status), "ready");
     assert_eq!(status.problems.len(), 1, "one of two is a warning: {:?}", status.problems);
-    now.down.insert("10.244.0.10:8080".parse().unwrap());
+    now.down.insert("10.244.0.10:8080".parse().unwrap(), BackendFault::Refused);
     assert_eq!(export_code(&build(&now, LinkState::Up, &[])), "no-backend");
     for code in [Code::BackendRefused, Code::BackendTimeout] {
         let mut traffic = Traffic::default();

@@ -39,6 +39,7 @@ fn peers(clusters: &[&str], ready: u32) -> Peers {
         number: 80,
         app_protocol: None,
         ready: [("n1".parse().unwrap(), ready)].into(),
+        fault: None,
     };
     let export = PeerExport {
         ports: vec![port],

@@ -574,7 +574,14 @@ impl One<'_> {
                 Verdict::bad("NotExported", format!("{from} does not export {service} to us"))
             }
             (true, Some(_)) => {
-                Verdict::bad("NoBackend", format!("{from} has no ready backend of {service}"))
+                // Of several ports the first: none of them has a backend.
+                let port = told(peers, service, self.want).and_then(|export| export.ports.first());
+                let Some(port) = port else {
+                    let message = format!("{from} has no ready backend of {service}");
+                    return Some(Verdict::bad("NoBackend", message));
+                };
+                let reason = nodes::reason(port.why_unready().name());
+                Verdict::bad(reason, port.unready_sentence(service, from))
             }
         })
     }

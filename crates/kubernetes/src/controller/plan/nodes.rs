@@ -119,7 +119,7 @@ pub(super) fn broken(now: &Now<'_>, name: &str) -> Option<Verdict> {
 }
 
 /// A code as a condition's reason.
-fn reason(code: &str) -> &'static str {
+pub(super) fn reason(code: &str) -> &'static str {
     match code {
         "denied" => "Denied",
         "source-unknown" => "SourceUnknown",

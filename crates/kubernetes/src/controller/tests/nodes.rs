@@ -83,3 +83,24 @@ async fn callers_that_are_refused_are_a_condition_that_is_not_rewritten_all_the_
     stage.say(vec![]);
     eventually("over", || refusing().is_none()).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_import_says_why_no_backend_of_the_other_side_answers() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    let ports = [("http", 8080)];
+    for (fault, reason, words) in [
+        (BackendFault::Refused, "BackendRefused", "connection refused"),
+        (BackendFault::Timeout, "BackendTimeout", "no answer in time"),
+        (BackendFault::Forbidden, "BackendForbidden", "its address is one that may not be dialled"),
+    ] {
+        stage.hear_faulty(&ports, Some(0), Some(fault));
+        eventually("told", || stage.import_says("False", reason)).await;
+        let message = stage.message(IMPORTS, "agents.fraud-bot", "Ready").unwrap();
+        assert_eq!(message, format!("no backend of agents/fraud-bot in bank answers: {words}"));
+    }
+    stage.hear(Some(0));
+    eventually("no fault", || stage.import_says("False", "NoBackend")).await;
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+}

@@ -92,7 +92,7 @@ fn snapshot(now: NodeState) -> Snapshot {
         exports: now.exports.into_iter().map(|e| (e.service.clone(), Arc::new(e))).collect(),
         workloads: now.workloads,
         views: BTreeMap::new(),
-        down: BTreeSet::new(),
+        down: BTreeMap::new(),
         forbidden: now.forbidden,
     }
 }

@@ -36,6 +36,7 @@ fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> Peers {
         number: 8000 + n,
         app_protocol: None,
         ready: [("n1".parse().unwrap(), 1)].into(),
+        fault: None,
     };
     let export = Arc::new(PeerExport {
         ports: (0..ports).map(port).collect(),

@@ -1,0 +1,63 @@
+//! Why a backend is not well.
+//!
+//! A closed list and a byte in memory: of what a peer says of its backends nothing else is ever repeated to
+//! callers, logs or the cluster's objects.
+
+use crate::code::Code;
+
+/// Why a backend is not well, by the last dial of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BackendFault {
+    /// It refused the connection.
+    Refused,
+    /// It did not answer in time.
+    Timeout,
+    /// There is no route to it.
+    Unreachable,
+    /// Its address may not be dialled.
+    Forbidden,
+}
+
+impl BackendFault {
+    /// The fault that a code stands for; `None` where it says nothing of a backend.
+    #[must_use]
+    pub fn of(code: Code) -> Option<Self> {
+        let all = [Self::Refused, Self::Timeout, Self::Unreachable, Self::Forbidden];
+        all.into_iter().find(|fault| fault.code() == code)
+    }
+
+    /// The code of the closed list.
+    #[must_use]
+    pub const fn code(self) -> Code {
+        match self {
+            Self::Refused => Code::BackendRefused,
+            Self::Timeout => Code::BackendTimeout,
+            Self::Unreachable => Code::BackendUnreachable,
+            Self::Forbidden => Code::BackendForbidden,
+        }
+    }
+
+    /// How it went, as the end of a sentence about a dial.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Refused => "connection refused",
+            Self::Timeout => "no answer in time",
+            Self::Unreachable => "no route to it",
+            Self::Forbidden => "its address is one that may not be dialled",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_one_of_the_codes_about_backends_and_no_other() {
+        let found: Vec<_> = Code::ALL.iter().filter_map(|code| BackendFault::of(*code)).collect();
+        assert_eq!(found.len(), 4);
+        assert!(Code::ALL.iter().all(|c| BackendFault::of(*c).is_none_or(|f| f.code() == *c)));
+        assert_eq!(BackendFault::of(Code::Denied), None, "a peer cannot have it said");
+    }
+}
