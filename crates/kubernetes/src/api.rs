@@ -266,8 +266,8 @@ pub struct LinkSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Of a Link `Up`, whether a node of ours has heard that cluster of late, and `Configured`; of an Export
-    /// `Valid`, whether its Service exists and can be exported, and `Linked`, whether all clusters that it is granted
-    /// to are linked; of an Import `Ready`, whether a request is served, and `Served`, which stays once one was.
+    /// `Valid`, whether its Service exists and can be exported, `Linked`, whether all clusters that it is granted
+    /// to are linked, and `Ready`, whether a backend answers; of an Import `Ready`, whether a request is served, and `Served`, which stays once one was.
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }

@@ -413,6 +413,8 @@ fn exports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
             format!("to {}", clusters.join(", "))
         };
         let conditions = Status::conditions(export.status.as_ref());
+        let differ = conditions.iter().find(|c| c.kind == "Ready" && c.reason == "NodesDiffer");
+        let detail = differ.map_or_else(|| detail.clone(), |c| format!("{detail}; {}", c.message));
         let problem = untrue(conditions, "Valid")
             .or_else(|| says_no(conditions, "Linked"))
             .or_else(|| says_no(conditions, "Ready"));

@@ -4,8 +4,12 @@
 //! One item for each thing that is wrong and its reason, however many nodes say it; how many items, names and
 //! bytes there are is bounded, whatever nodes say.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod exports;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub use self::exports::{ExportsSummary, FailingPort};
 use adit_core::name::NodeName;
 use adit_core::wire::report::{NodeReport, RefusalSeries, TroubleSubject};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -45,6 +49,9 @@ pub struct NodesSummary {
     pub more: usize,
     /// Refused connections of late that belong to none of the items.
     pub other_refusals: u64,
+    /// Exports that no backend answers for on some nodes: their own conditions say it, and not the Lease.
+    #[serde(skip)]
+    pub exports: Arc<ExportsSummary>,
 }
 
 /// One thing that is wrong on some nodes.
@@ -94,6 +101,7 @@ impl NodesSummary {
     pub fn of(answers: &BTreeMap<NodeName, NodeAnswer>, now: Timestamp) -> Self {
         let mut summary = Self { at: seconds(now), ..Self::default() };
         let mut all: BTreeMap<Topic, Gathered<'_>> = BTreeMap::new();
+        let mut exports = ExportsSummary::default();
         for (node, answer) in answers {
             let report = match &answer.report {
                 Ok(report) => report,
@@ -106,6 +114,7 @@ impl NodesSummary {
                 }
             };
             summary.answered += 1;
+            exports.add(node, report);
             summary.other_refusals = summary.other_refusals.saturating_add(report.others);
             for trouble in &report.troubles {
                 let topic = (whole(&trouble.about), false, trouble.code.to_string());
@@ -131,6 +140,7 @@ impl NodesSummary {
         summary.more = items.len().saturating_sub(MAX_ITEMS);
         items.truncate(MAX_ITEMS);
         summary.items = items;
+        summary.exports = Arc::new(exports);
         summary
     }
 
@@ -157,6 +167,7 @@ impl NodesSummary {
             items: self.items.iter().map(item).collect(),
             silent_nodes: BTreeMap::new(),
             other_refusals: 0,
+            exports: Arc::clone(&self.exports),
             ..*self
         }
     }
@@ -368,7 +379,8 @@ mod tests {
             let mut down = down("bank");
             words.clone_into(&mut down.sentence);
             let refusals = sources.iter().map(|source| denied("x", source, count)).collect();
-            let report = NodeReport { troubles: vec![down], refusals, others: count };
+            let troubles = vec![down];
+            let report = NodeReport { troubles, refusals, others: count, ..NodeReport::default() };
             NodesSummary::of(&answers(vec![report]), now() + SignedDuration::from_secs(5))
         };
         let before = at(3, "since 3 s", &["a"]).lasting(&NodesSummary::default());
@@ -390,6 +402,7 @@ mod tests {
                 .collect(),
             refusals: (0..32).map(|k| denied(&format!("r{k}"), &format!("s{n}-{k}"), 1)).collect(),
             others: 1,
+            ..NodeReport::default()
         };
         let summary = NodesSummary::of(&answers((0..200).map(full).collect()), now());
         let text = serde_json::to_string(&summary).unwrap();

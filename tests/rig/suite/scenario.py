@@ -197,6 +197,12 @@ def not_ready(world, *reasons):
     return status == "False" and reason in reasons and f"Ready={status} {reason}: {message}"
 
 
+def export_not_ready(world, *reasons):
+    """What the Export over there says, once it is one of these reasons for which it is not ready."""
+    status, reason, message = condition(world.bank.get("export.adit.dev", IMPORT), "Ready")
+    return status == "False" and reason in reasons and f"Ready={status} {reason}: {message}"
+
+
 def told_of(cluster, reason):
     """How many Events about the agent have this reason."""
     return sum(event.get("reason") == reason for event in cluster.events(NAMESPACE))
@@ -218,6 +224,10 @@ def no_backend(world):
 
     said = eventually("the Import says so", lambda: not_ready(world, "NoBackend"), 10)
     metric = eventually("the metric is 0", lambda: import_ready(world) in ("0", "unknown") and import_ready(world), 10)
+    there = eventually("the Export says so", lambda: export_not_ready(world, "NoBackend"), 10)
+    eventually("an Event there says so", lambda: told_of(world.bank, "NoBackend"), 10)
+    problems = [one["problem"] or "" for one in world.status(world.bank)["exports"]]
+    check(any("(NoBackend)" in problem for problem in problems), f"adit status of bank does not say it: {problems}")
     result = refused(world.edge)
     check(result["seconds"] < 2, f"refused only after {result['seconds']} s")
     at_once = crowd_is_refused(world, f"bank offers no ready backend of {NAMESPACE}/fraud-bot")
@@ -229,8 +239,9 @@ def no_backend(world):
     eventually("it is served again", lambda: served(world.edge))
     again = time.monotonic() - began
     world.imported()
+    eventually("the Export says so", lambda: condition(world.bank.get("export.adit.dev", IMPORT), "Ready")[0] == "True", 15)
     return (
-        f"{result['error']} after {result['seconds']} s; {at_once}; {said}; adit_import_ready {metric}; "
+        f"{result['error']} after {result['seconds']} s; {at_once}; {said}; there {there}; adit_import_ready {metric}; "
         f"served {again:.1f} s after the pods were ready"
     )
 

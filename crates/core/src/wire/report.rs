@@ -10,9 +10,14 @@
 //! | 2 troubles | list, at most [`NodeReport::MAX_TROUBLES`]: 1 about (0 the node, 1 a link, 2 an import, 3 an export), 3 the link's cluster or the service (absent for the node), 5 the service's port (absent where it has no name), 7 [`Code`], 9 severity (0 warning, 1 error), 10 sentence |
 //! | 4 refusals | list, at most [`NodeReport::MAX_REFUSALS`]: 1 direction (0 connections from here, 1 from the peer), 3 the other cluster, 5 service, 7 port, 9 [`Code`], 10 source as `/ns/NAMESPACE/sa/SERVICEACCOUNT` (absent where it is not known, or one of many), 12 count, 14 milliseconds since the first, 16 milliseconds since the last, 18 sentence |
 //! | 6 others | refused connections for which the list had no place |
+//! | 8 exports | list of [`ExportFault`], at most [`NodeReport::MAX_EXPORTS`] |
+//! | 10 cut | 1 where there are more of those |
 
 use bytes::BytesMut;
 
+mod export_fault;
+
+pub use self::export_fault::ExportFault;
 use super::tlv::{Reader, Value, WireError, Writer};
 use crate::code::Code;
 use crate::name::{ClusterName, PortName, ServiceName};
@@ -20,7 +25,7 @@ use crate::policy::Target;
 use crate::spiffe::{Role, SpiffeId, Workload};
 
 /// The longest report, in bytes.
-pub const LIMIT: usize = 96 * 1024;
+pub const LIMIT: usize = 128 * 1024;
 /// The longest sentence in a report, in bytes. What is longer is cut by the sender, and refused by the receiver.
 pub const SENTENCE_LIMIT: usize = 400;
 
@@ -33,6 +38,10 @@ pub struct NodeReport {
     pub refusals: Vec<RefusalSeries>,
     /// Refused connections of late for which there was no place among `refusals`.
     pub others: u64,
+    /// Exports that no backend answers for; at most [`Self::MAX_EXPORTS`].
+    pub exports: Vec<ExportFault>,
+    /// Whether there are more of them.
+    pub is_cut: bool,
 }
 
 /// Something that is wrong on one node.
@@ -89,6 +98,8 @@ impl NodeReport {
     pub const MAX_TROUBLES: usize = 64;
     /// The most series of refusals in a report.
     pub const MAX_REFUSALS: usize = 32;
+    /// The most exports in a report.
+    pub const MAX_EXPORTS: usize = 128;
 
     /// The report on the wire. What is too much is left out, from the end; refusals that are left out are counted
     /// among `others`.
@@ -103,6 +114,10 @@ impl NodeReport {
         fields.list(4, told.iter().map(RefusalSeries::fields));
         if others > 0 {
             fields.integer(6, others);
+        }
+        fields.list(8, self.exports.iter().take(Self::MAX_EXPORTS).map(ExportFault::fields));
+        if self.is_cut || self.exports.len() > Self::MAX_EXPORTS {
+            fields.integer(10, 1);
         }
         fields.take()
     }
@@ -127,6 +142,10 @@ impl NodeReport {
                         value.list(Self::MAX_REFUSALS, "refusals", RefusalSeries::read)?;
                 }
                 6 => report.others = value.integer("others")?,
+                8 => {
+                    report.exports = value.list(Self::MAX_EXPORTS, "exports", ExportFault::read)?
+                }
+                10 => report.is_cut = value.integer("exports")? > 0,
                 other => Reader::unknown(other)?,
             }
         }
@@ -292,6 +311,7 @@ fn read_sentence(value: Value<'_>) -> Result<String, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::BackendFault;
     use proptest::prelude::*;
 
     fn target(port: &str) -> Target {
@@ -331,7 +351,16 @@ mod tests {
             ],
             refusals: vec![series(Some("support-bot")), series(None)],
             others: 7,
+            exports: vec![
+                fault(target("http"), Some(BackendFault::Refused)),
+                fault(target(""), None),
+            ],
+            is_cut: true,
         }
+    }
+
+    fn fault(target: Target, fault: Option<BackendFault>) -> ExportFault {
+        ExportFault { target, is_whole: true, fault, total: 3, here: 1 }
     }
 
     #[test]
@@ -348,10 +377,13 @@ mod tests {
         much.troubles =
             vec![NodeTrouble { sentence: long.clone(), ..much.troubles[1].clone() }; 99];
         much.refusals = vec![RefusalSeries { sentence: long, ..series(Some("a")) }; 40];
+        much.exports = vec![fault(target("http"), None); 129];
+        much.is_cut = false;
         let bytes = much.encode();
         assert!(bytes.len() <= LIMIT, "{}", bytes.len());
         let read = NodeReport::decode(&bytes).unwrap();
         assert_eq!((read.troubles.len(), read.refusals.len()), (64, 32));
+        assert_eq!((read.exports.len(), read.is_cut), (128, true));
         assert_eq!(read.others, 7 + 8 * 1384);
         assert!(read.troubles[0].sentence.chars().all(|c| matches!(c, 'é' | ' ')));
     }
@@ -373,9 +405,16 @@ mod tests {
             namespace: label.parse().unwrap(),
             service_account: format!("{label}.{label}.{label}.{}", &label[..61]).parse().unwrap(),
         };
-        let refusal = RefusalSeries { target, sentence, source: Some(source), ..series(None) };
+        let refusal = RefusalSeries {
+            target: target.clone(),
+            sentence,
+            source: Some(source),
+            ..series(None)
+        };
         let (troubles, refusals) = (vec![trouble; 64], vec![refusal; 32]);
-        let report = NodeReport { troubles, refusals, others: 0 };
+        let most = ExportFault { total: u32::MAX, here: u32::MAX, ..fault(target, None) };
+        let exports = vec![most; 128];
+        let report = NodeReport { troubles, refusals, others: 0, exports, is_cut: true };
         assert_eq!(NodeReport::decode(&report.encode()), Ok(report));
     }
 
@@ -391,7 +430,7 @@ mod tests {
         item.integer(1, 0).integer(7, 0x15).text(10, "a\u{1b}[31m");
         let refused = raw(Writer::default().list(2, [item.take()]));
         assert_eq!(refused, Err(WireError::Invalid("sentence")));
-        assert_eq!(raw(Writer::default().text(8, "later")), Ok(NodeReport::default()));
+        assert_eq!(raw(Writer::default().text(20, "later")), Ok(NodeReport::default()));
     }
 
     proptest! {

@@ -1,17 +1,22 @@
 //! From the status document to the report that a node gives its cluster's controller.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use adit_core::code::Code;
+use adit_core::fault::BackendFault;
 use adit_core::policy::Target;
-use adit_core::wire::report::{NodeReport, NodeTrouble, RefusalSeries, TroubleSubject};
+use adit_core::wire::report::{
+    ExportFault, NodeReport, NodeTrouble, RefusalSeries, TroubleSubject,
+};
 
-use super::{LinkState, Reason, Severity, Status};
+use super::{BackendState, Export, ExportPort, LinkState, Reason, Severity, Status};
 
 /// Of what the document says of the node itself, the parts that its controller cannot see.
 const OF_THE_NODE: [&str; 3] = ["certificate", "configuration", "handshakes"];
 
-/// The report: links first, then what is wrong with the node itself, then ports.
+/// The report: links first, then what is wrong with the node itself, then ports of imports. Exports are told apart,
+/// each that no backend answers for.
 #[must_use]
 pub fn node_report(status: &Status, (refusals, others): (Vec<RefusalSeries>, u64)) -> NodeReport {
     let mut troubles = Vec::new();
@@ -44,15 +49,54 @@ pub fn node_report(status: &Status, (refusals, others): (Vec<RefusalSeries>, u64
             }
         }
     }
-    for export in &status.exports {
-        for port in export.ports.iter().filter(|port| !port.ready) {
-            let reason = port.reason.clone().unwrap_or_default();
-            if let Some(target) = target(&export.service, &port.name) {
-                add(TroubleSubject::Export(target), true, &reason);
-            }
+    let (exports, is_cut) = export_faults(status);
+    NodeReport { troubles, refusals, others, exports, is_cut }
+}
+
+/// The exports that no backend answers for, as far as one report has room, and whether there are more. Namespaces take
+/// turns, so that a tenant whose backends are all gone hides no other's.
+fn export_faults(status: &Status) -> (Vec<ExportFault>, bool) {
+    let node = status.node.node.as_str();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut all: Vec<(usize, ExportFault)> = Vec::new();
+    // What nobody may use has nobody who would miss it.
+    for export in status.exports.iter().filter(|export| !export.allow.is_empty()) {
+        let namespace = export.service.split('/').next().unwrap_or_default();
+        for fault in export.ports.iter().filter_map(|port| export_fault(export, port, node)) {
+            let count = counts.entry(namespace).or_default();
+            *count += 1;
+            all.push((*count, fault));
         }
     }
-    NodeReport { troubles, refusals, others }
+    // Stable: within one turn by name.
+    all.sort_by_key(|(turn, _)| *turn);
+    let is_cut = all.len() > NodeReport::MAX_EXPORTS;
+    (all.into_iter().map(|(_, fault)| fault).take(NodeReport::MAX_EXPORTS).collect(), is_cut)
+}
+
+/// What is wrong with the backends of a port, by this node's own dials.
+fn export_fault(export: &Export, port: &ExportPort, node: &str) -> Option<ExportFault> {
+    let is_up = |state| matches!(state, BackendState::Up | BackendState::Unknown);
+    let (here, elsewhere): (Vec<_>, Vec<_>) = port.backends.iter().partition(|b| b.node == node);
+    let is_whole = !port.backends.iter().any(|backend| is_up(backend.state));
+    let is_silent = !here.is_empty() && !here.iter().any(|backend| is_up(backend.state));
+    if !is_whole && !is_silent {
+        return None;
+    }
+    let seen = here.iter().chain(elsewhere.iter().filter(|_| is_whole));
+    let fault = seen.map(|backend| match (backend.state, &backend.last_dial) {
+        (BackendState::Forbidden, _) => BackendFault::Forbidden,
+        (_, Some(dial)) => BackendFault::of(code(&dial.code)).unwrap_or(BackendFault::Unreachable),
+        (_, None) => BackendFault::Unreachable,
+    });
+    let count = |all: usize| u32::try_from(all).unwrap_or(u32::MAX);
+    Some(ExportFault {
+        target: target(&export.service, &port.name)?,
+        is_whole,
+        fault: fault.min(),
+        total: count(port.backends.len()),
+        here: if is_silent { count(here.len()) } else { 0 },
+    })
 }
 
 fn target(service: &str, port: &str) -> Option<Target> {
@@ -66,7 +110,7 @@ fn code(name: &str) -> Code {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Export, ExportPort, Import, ImportPort, Link, Problem};
+    use super::super::{Backend, Export, ExportPort, Grant, Import, ImportPort, Link, Problem};
     use super::*;
 
     #[test]
@@ -91,8 +135,6 @@ mod tests {
             ..Import::default()
         };
         status.imports = vec![import("a/b", Code::LinkDown), import("a/c", Code::LocalError)];
-        let ports = vec![ExportPort { reason: reason(Code::NoBackend), ..ExportPort::default() }];
-        status.exports = vec![Export { service: "a/d".into(), ports, ..Export::default() }];
         status.problems = vec![Problem {
             severity: Severity::Error,
             about: "certificate".into(),
@@ -106,11 +148,69 @@ mod tests {
         let rest = [
             (TroubleSubject::Node, Code::LocalError),
             (TroubleSubject::Import(about("a/c", "http")), Code::LocalError),
-            (TroubleSubject::Export(about("a/d", "")), Code::NoBackend),
         ];
         let down = (TroubleSubject::Link("bank".parse().unwrap()), Code::LinkDown);
         assert_eq!(said(&status), [&[down][..], &rest[..]].concat());
         status.node.draining = true;
         assert_eq!(said(&status), rest, "who goes away says nothing of its links");
+    }
+
+    fn backend(node: &str, state: BackendState, dial: Option<Code>) -> Backend {
+        let last_dial = dial.map(Reason::from);
+        Backend { node: node.into(), state, last_dial, ..Backend::default() }
+    }
+
+    fn export(service: &str, backends: Vec<Backend>) -> Export {
+        let ports = vec![ExportPort { name: "http".into(), backends, ..ExportPort::default() }];
+        let allow = vec![Grant::default()];
+        Export { service: service.into(), ports, allow, ..Export::default() }
+    }
+
+    #[test]
+    fn exports_are_told_that_no_backend_answers_for_here_or_at_all() {
+        use BackendState::{Down, Forbidden, Up};
+        let refused = |node| backend(node, Down, Some(Code::BackendRefused));
+        let up = |node| backend(node, Up, None);
+        let mut status = Status::default();
+        status.node.node = "b1".into();
+        let unused = Export { allow: Vec::new(), ..export("a/unused", vec![]) };
+        status.exports = vec![
+            export("a/well", vec![refused("b1"), up("b1")]),
+            export("a/none", vec![]),
+            export("a/whole", vec![refused("b1"), refused("b2"), backend("b2", Forbidden, None)]),
+            export("a/here", vec![refused("b1"), up("b2")]),
+            export("a/there", vec![up("b1"), refused("b2")]),
+            export("a/forbidden", vec![backend("b2", Forbidden, None)]),
+            unused,
+        ];
+        let report = node_report(&status, (Vec::new(), 0));
+        let said = |fault: &ExportFault| {
+            let name = fault.target.service.name().to_owned();
+            (name, fault.is_whole, fault.fault, fault.total, fault.here)
+        };
+        let said: Vec<_> = report.exports.iter().map(said).collect();
+        let refused = Some(BackendFault::Refused);
+        assert_eq!(
+            said,
+            [
+                ("none".into(), true, None, 0, 0),
+                ("whole".into(), true, refused, 3, 1),
+                ("here".into(), false, refused, 2, 1),
+                ("forbidden".into(), true, Some(BackendFault::Forbidden), 1, 0),
+            ]
+        );
+        assert!(report.troubles.is_empty() && !report.is_cut);
+    }
+
+    #[test]
+    fn a_namespace_whose_backends_are_all_gone_hides_no_other_s() {
+        let enemy = (0..1000).map(|n| export(&format!("enemy/s{n}"), vec![]));
+        let status = Status {
+            exports: enemy.chain([export("victim/bot", vec![])]).collect(),
+            ..Status::default()
+        };
+        let report = node_report(&status, (Vec::new(), 0));
+        assert_eq!((report.exports.len(), report.is_cut), (NodeReport::MAX_EXPORTS, true));
+        assert!(report.exports.iter().any(|e| e.target.service.namespace.as_str() == "victim"));
     }
 }

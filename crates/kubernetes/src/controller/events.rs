@@ -20,6 +20,9 @@ use crate::tasks::Tasks;
 const MOST: usize = 50;
 /// What lasts is told again after this time: Kubernetes keeps an Event for an hour.
 const LASTING: Duration = Duration::from_secs(30 * 60);
+/// What ends and comes back within this time, from when it was seen first, is not told again: whoever can have it
+/// come and go would have as many Events as he likes.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 /// What is waited before an Event that could not be written is tried again.
 const AGAIN: Duration = Duration::from_secs(20);
 
@@ -107,10 +110,13 @@ impl Reporter {
             }
         }
         self.topics.retain(|topic, telling| {
-            lasting.contains(topic) || (!telling.written && now < telling.since + LASTING)
+            let is_fresh = if telling.written { REPEAT_INTERVAL } else { LASTING };
+            lasting.contains(topic) || now < telling.since + is_fresh
         });
-        for telling in self.topics.values_mut() {
-            if telling.next.is_none_or(|next| now < next) {
+        for (topic, telling) in &mut self.topics {
+            // What is over and was told is kept for what it may be told again.
+            let is_over = telling.written && !lasting.contains(topic);
+            if is_over || telling.next.is_none_or(|next| now < next) {
                 continue;
             }
             // Where too many wait to be written, it is told in a later round.

@@ -57,6 +57,7 @@ pub(super) struct Memory {
     /// And since when each is known.
     links: BTreeMap<ClusterName, (Steady, Instant)>,
     decisions: imports::ImportHistory,
+    exports: export::ExportHistory,
     /// When conditions about what nodes say were worded last.
     worded: nodes::WordedTimes,
 }

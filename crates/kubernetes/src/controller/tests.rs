@@ -128,7 +128,11 @@ impl Stage {
 
     /// What nodes say of themselves.
     fn say(&self, items: Vec<SummaryItem>) {
-        let nodes = Arc::new(NodesSummary { answered: 2, items, ..NodesSummary::default() });
+        self.sum_up(NodesSummary { answered: 2, items, ..NodesSummary::default() });
+    }
+
+    fn sum_up(&self, nodes: NodesSummary) {
+        let nodes = Arc::new(nodes);
         self.peers.send_modify(|peers| {
             *peers = Arc::new(Peers { nodes, ..Peers::clone(peers) });
         });
@@ -161,6 +165,7 @@ impl Stage {
     }
 }
 
+mod export_ready;
 mod nodes;
 mod withdrawn;
 

@@ -1,14 +1,22 @@
 //! Export objects: one for each Service that somebody wants to export.
 
+mod ready;
+
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use adit_core::name::ServiceName;
 
+pub(super) use self::ready::ExportHistory;
+use self::ready::ExportVerdict;
 use super::{Change, Memory, Now, Plan, Write, about_service, nodes, ours};
 use crate::api::{Export, Status};
 use crate::controller::conditions;
 use crate::controller::exports::{Exports, Resolved, Verdict};
 use crate::controller::world::World;
+
+/// The condition about its backends.
+const READY: &str = "Ready";
 
 pub(super) fn plan(
     world: &World,
@@ -33,11 +41,19 @@ pub(super) fn plan(
             let about = about_service(world, service);
             plan.complain(about, "CallersRefused", &refusing.message);
         }
-        let told = (linked.as_ref(), refusing.as_ref());
-        let change = one(world, now, (&name, resolved), told, memory, plan);
+        let is_usable =
+            !resolved.spec.allow.is_empty() && linked.as_ref().is_none_or(|verdict| verdict.good);
+        let ready = Backends::of(is_usable, world.exports.get(&name), service, now, memory, plan);
+        if let Backends::Are(ExportVerdict { verdict, note: Some(note) }) = &ready {
+            plan.complain(about_service(world, service), verdict.reason, note);
+        }
+        let told =
+            ExportFindings { linked: linked.as_ref(), refusing: refusing.as_ref(), ready: &ready };
+        let change = one(world, now, (&name, resolved), &told, memory, plan);
         plan.writes.extend(change.map(Write::Export));
         named.insert(name);
     }
+    memory.exports.keep(|service| exports.all.contains_key(service));
     for (name, stored) in &world.exports {
         if !named.contains(name) && !exports.is_kept(world, stored) {
             plan.writes.push(Write::Export(Change::Delete(stored.clone())));
@@ -63,11 +79,46 @@ fn linked(service: &ServiceName, wanted: &Resolved, now: &Now<'_>) -> Option<Ver
     Some(Verdict::bad("NotLinked", message))
 }
 
+/// What is said of an export beside its own verdict.
+struct ExportFindings<'a> {
+    linked: Option<&'a Verdict>,
+    refusing: Option<&'a Verdict>,
+    ready: &'a Backends,
+}
+
+/// What is known of an export's backends.
+enum Backends {
+    /// Nothing new: what is said of them stays.
+    Unknown,
+    /// Nobody could use them.
+    Unused,
+    Are(ExportVerdict),
+}
+
+impl Backends {
+    fn of(
+        is_usable: bool,
+        stored: Option<&Arc<Export>>,
+        service: &ServiceName,
+        now: &Now<'_>,
+        memory: &mut Memory,
+        plan: &mut Plan,
+    ) -> Self {
+        if !is_usable {
+            return Self::Unused;
+        }
+        let conditions = Status::conditions(stored.and_then(|export| export.status.as_ref()));
+        let before = conditions::find(conditions, READY).map(|c| c.status == "True");
+        let seen = memory.exports.see(now, service, before, plan);
+        seen.map_or(Self::Unknown, Self::Are)
+    }
+}
+
 fn one(
     world: &World,
     now: &Now<'_>,
     (name, wanted): (&str, &Resolved),
-    (linked, refusing): (Option<&Verdict>, Option<&Verdict>),
+    told: &ExportFindings<'_>,
     memory: &mut Memory,
     plan: &mut Plan,
 ) -> Option<Change<Export>> {
@@ -82,12 +133,19 @@ fn one(
     let conditions = Status::conditions(stored.status.as_ref());
     let generation = stored.metadata.generation;
     let fresh = conditions::set(conditions, "Valid", &wanted.verdict, generation, &now.text());
-    let fresh = match linked {
+    let fresh = match told.linked {
         Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &now.text()),
         None => conditions::clear(&fresh, "Linked"),
     };
-    let told = nodes::Told { object: format!("Export {name}"), generation, kind: "Refusing", now };
-    let fresh = told.set(&fresh, refusing, memory, plan);
+    let object = || format!("Export {name}");
+    let refusing = nodes::Told { object: object(), generation, kind: "Refusing", now };
+    let fresh = refusing.set(&fresh, told.refusing, memory, plan);
+    let ready = nodes::Told { object: object(), generation, kind: READY, now };
+    let fresh = match told.ready {
+        Backends::Unknown => fresh,
+        Backends::Unused => ready.set(&fresh, None, memory, plan),
+        Backends::Are(said) => ready.set(&fresh, Some(&said.verdict), memory, plan),
+    };
     (fresh != conditions).then(|| {
         let status = Some(Status { conditions: fresh });
         Change::Status(Box::new(Export { status, ..(**stored).clone() }))

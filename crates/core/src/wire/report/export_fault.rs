@@ -1,0 +1,67 @@
+//! What a node says of the backends of its exports, where they do not answer: names and counts, so that what all
+//! nodes say adds up.
+//!
+//! An item is: 1 service, 3 port (absent where it has no name), 5 whether nobody answers at all (0 or 1), 6 why
+//! ([`BackendFault`]'s code; absent where there is no backend), 8 backends of the port, 10 those that run on
+//! this node.
+
+use bytes::BytesMut;
+
+use super::super::tlv::{Reader, Value, WireError, Writer};
+use crate::code::Code;
+use crate::fault::BackendFault;
+use crate::name::PortName;
+use crate::policy::Target;
+
+/// A port of an export for which no backend answers: none that this node knows, or none of those that run on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportFault {
+    /// The export and its port.
+    pub target: Target,
+    /// Whether none answers that this node knows; otherwise none of those that run on it, and others do.
+    pub is_whole: bool,
+    /// Why; `None` where there is no backend.
+    pub fault: Option<BackendFault>,
+    /// How many backends the port has in the cluster, as far as this node knows.
+    pub total: u32,
+    /// How many of those run on this node. None of them answers.
+    pub here: u32,
+}
+
+impl ExportFault {
+    pub(super) fn fields(&self) -> BytesMut {
+        let mut fields = Writer::default();
+        fields.text(1, &self.target.service.to_string());
+        if !self.target.port.as_str().is_empty() {
+            fields.text(3, self.target.port.as_str());
+        }
+        fields.integer(5, u64::from(self.is_whole));
+        if let Some(fault) = self.fault {
+            fields.integer(6, fault.code().number());
+        }
+        fields.integer(8, self.total.into()).integer(10, self.here.into());
+        fields.take()
+    }
+
+    pub(super) fn read(value: Value<'_>) -> Result<Self, WireError> {
+        let (mut service, mut port, mut is_whole) = (None, PortName::default(), false);
+        let (mut fault, mut total, mut here) = (None, 0, 0);
+        let count = |value: Value<'_>| -> Result<u32, WireError> {
+            u32::try_from(value.integer("backends")?).map_err(|_| WireError::Invalid("backends"))
+        };
+        let mut fields = Reader::new(value.0);
+        while let Some((kind, value)) = fields.next()? {
+            match kind {
+                1 => service = Some(value.name("service")?),
+                3 => port = value.name("port")?,
+                5 => is_whole = value.integer("fault")? > 0,
+                6 => fault = BackendFault::of(Code::from_number(value.integer("fault")?)),
+                8 => total = count(value)?,
+                10 => here = count(value)?,
+                other => Reader::unknown(other)?,
+            }
+        }
+        let service = service.ok_or(WireError::Missing("service"))?;
+        Ok(Self { target: Target { service, port }, is_whole, fault, total, here })
+    }
+}

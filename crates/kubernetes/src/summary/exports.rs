@@ -1,0 +1,152 @@
+//! What all nodes say together of exports whose backends do not answer.
+
+use std::collections::BTreeMap;
+
+use adit_core::fault::BackendFault;
+use adit_core::name::{NodeName, PortName, ServiceName};
+use adit_core::wire::report::{ExportFault, NodeReport};
+
+/// How many nodes are named for one port.
+const MAX_NAMED: usize = 4;
+
+/// The exports that no backend answers for on some nodes, by service and port.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExportsSummary {
+    all: BTreeMap<ServiceName, BTreeMap<PortName, FailingPort>>,
+    /// Whether a node had more to say than it could: of what is not here nothing is known.
+    pub is_cut: bool,
+}
+
+/// A port of an export for which no backend answers on some nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FailingPort {
+    /// Why: of several reasons the one that a dial found; `None` where there is no backend.
+    pub fault: Option<BackendFault>,
+    /// How many nodes know of no backend that answers.
+    pub whole: usize,
+    /// How many nodes say something of it, those included.
+    pub nodes: usize,
+    /// Some of them, by name.
+    pub named: Vec<String>,
+    /// How many backends there are.
+    pub total: u32,
+    /// How many of those do not answer the node that they run on.
+    pub silent: u32,
+}
+
+impl ExportsSummary {
+    /// What one node says is added.
+    pub(super) fn add(&mut self, node: &NodeName, report: &NodeReport) {
+        self.is_cut |= report.is_cut;
+        for ExportFault { target, is_whole, fault, total, here } in &report.exports {
+            let ports = self.all.entry(target.service.clone()).or_default();
+            let port = ports.entry(target.port.clone()).or_default();
+            port.fault = match (port.fault, *fault) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            port.whole += usize::from(*is_whole);
+            port.nodes += 1;
+            if port.named.len() < MAX_NAMED {
+                port.named.push(node.to_string());
+            }
+            port.total = port.total.max(*total);
+            port.silent = port.silent.saturating_add(*here);
+        }
+    }
+
+    /// What is said of the ports of an export.
+    pub fn of(&self, service: &ServiceName) -> impl Iterator<Item = (&PortName, &FailingPort)> {
+        self.all.get(service).into_iter().flatten()
+    }
+}
+
+impl FailingPort {
+    /// Whether no backend answers anywhere, where so many nodes have answered: all say so, or each backend is
+    /// silent for the node that it runs on.
+    #[must_use]
+    pub fn is_unserved(&self, answered: usize) -> bool {
+        self.whole >= answered || (self.total > 0 && self.silent >= self.total)
+    }
+
+    /// Why, in words about the export of that name.
+    #[must_use]
+    pub fn sentence(&self, service: &ServiceName, port: &PortName) -> String {
+        let port = match port.as_str() {
+            "" => String::new(),
+            name => format!(" at port {name}"),
+        };
+        match self.fault {
+            Some(fault) => format!("no backend of {service} answers{port}: {}", fault.words()),
+            None => format!("{service} has no backend{port}: no endpoint of it is ready"),
+        }
+    }
+
+    /// How many backends and nodes that is, of so many nodes that have answered.
+    #[must_use]
+    pub fn counts(&self, answered: usize) -> String {
+        let nodes = match self.nodes.saturating_sub(self.named.len()) {
+            0 => self.named.join(", "),
+            more => format!("{} and {more} more", self.named.join(", ")),
+        };
+        let nodes = format!("{} of {answered} nodes: {nodes}", self.nodes);
+        match self.total {
+            0 => nodes,
+            1 => format!("1 backend; {nodes}"),
+            total => format!("{total} backends; {nodes}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(is_whole: bool, total: u32, here: u32) -> ExportFault {
+        let service = "agents/triage-bot".parse().unwrap();
+        let target = adit_core::policy::Target { service, port: "http".parse().unwrap() };
+        ExportFault { target, is_whole, fault: Some(BackendFault::Refused), total, here }
+    }
+
+    fn sum(reports: &[Option<ExportFault>]) -> (Option<FailingPort>, usize) {
+        let mut all = ExportsSummary::default();
+        for (n, said) in reports.iter().enumerate() {
+            let exports = said.iter().cloned().collect();
+            let report = NodeReport { exports, ..NodeReport::default() };
+            all.add(&format!("b{n}").parse().unwrap(), &report);
+        }
+        let service = "agents/triage-bot".parse().unwrap();
+        let found = all.of(&service).next().map(|(_, port)| port.clone());
+        (found, reports.len())
+    }
+
+    #[test]
+    fn an_export_is_unserved_where_all_say_so_or_no_backend_answers_its_own_node() {
+        let unserved = |reports: &[Option<ExportFault>]| {
+            let (port, answered) = sum(reports);
+            port.is_some_and(|port| port.is_unserved(answered))
+        };
+        assert!(!unserved(&[None, None]));
+        // Every node dials every backend.
+        assert!(unserved(&[Some(fault(true, 2, 1)), Some(fault(true, 2, 1))]));
+        // One node cannot reach the backends of others, which answer there.
+        assert!(!unserved(&[Some(fault(true, 2, 0)), None]));
+        // Nodes dial their own only, and take others' to be well.
+        assert!(unserved(&[Some(fault(true, 1, 1)), None]));
+        assert!(unserved(&[Some(fault(false, 2, 1)), Some(fault(false, 2, 1)), None]));
+        assert!(!unserved(&[Some(fault(false, 2, 1)), None]));
+        // There is none.
+        let none = ExportFault { fault: None, ..fault(true, 0, 0) };
+        assert!(unserved(&[Some(none.clone()), Some(none)]));
+    }
+
+    #[test]
+    fn words_name_the_nodes_and_count_the_backends() {
+        let (port, answered) = sum(&[Some(fault(false, 2, 1)), None]);
+        let port = port.unwrap();
+        let (service, name) = ("a/b".parse().unwrap(), "http".parse().unwrap());
+        let said = port.sentence(&service, &name);
+        assert_eq!(said, "no backend of a/b answers at port http: connection refused");
+        assert_eq!(port.counts(answered), "2 backends; 1 of 2 nodes: b0");
+    }
+}
