@@ -227,7 +227,7 @@ async fn forbidden_addresses_are_dialled_only_where_the_operator_wrote_them_out(
         let mut client = town.connect(SUPPORT).await;
         assert_eq!(client.end().await, End::Reset(0), "{address}");
         let (code, reason) = town.edge[0].failure().unwrap();
-        assert_eq!(code, Code::NoBackend, "{address}: {reason}");
+        assert_eq!(code, Code::BackendForbidden, "{address}: {reason}");
         // Who does not keep to what was announced is refused over there.
         let answer = Peer::start(&town).await.ask(&header(), false).await;
         assert_eq!(answer.code, Code::BackendForbidden, "{address}: {}", answer.reason);
