@@ -6,6 +6,7 @@
 //! * [`denied`]: whom the deny list ends, and when;
 //! * [`trust`]: an authority that is not believed any more;
 //! * [`losses`]: what is said of a link that lost a connection;
+//! * [`faults`]: which way packets are lost, and which side refuses whose certificate;
 //! * [`doubled`]: two processes that have one name;
 //! * [`hostile`]: peers that are not what they say, or speak out of turn;
 //! * [`reports`]: what a node says to its own controller;
@@ -20,6 +21,8 @@ mod denied;
 mod dialling;
 #[path = "links/doubled.rs"]
 mod doubled;
+#[path = "links/faults.rs"]
+mod faults;
 #[path = "links/floods.rs"]
 mod floods;
 #[path = "links/hostile.rs"]
@@ -54,6 +57,7 @@ pub(crate) struct World {
     pub(crate) network: Memory,
     cut: Arc<Mutex<Vec<IpAddr>>>,
     apart: Arc<Mutex<Vec<(IpAddr, IpAddr)>>>,
+    blocked: Arc<Mutex<Vec<(IpAddr, IpAddr)>>>,
 }
 
 impl World {
@@ -66,19 +70,28 @@ impl World {
         let network = Memory::new(delay);
         let cut: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
         let apart: Arc<Mutex<Vec<(IpAddr, IpAddr)>>> = Arc::default();
+        let blocked: Arc<Mutex<Vec<(IpAddr, IpAddr)>>> = Arc::default();
         let (off, divided) = (Arc::clone(&cut), Arc::clone(&apart));
+        let one_way = Arc::clone(&blocked);
         network.set_filter(move |(_, from, to, _), _| {
             let (off, divided) = (off.lock().unwrap(), divided.lock().unwrap());
             let (from, to) = (from.ip(), to.ip());
             let cut = off.contains(&from) || off.contains(&to);
-            !cut && !divided.contains(&(from, to)) && !divided.contains(&(to, from))
+            !cut && !one_way.lock().unwrap().contains(&(from, to))
+                && !divided.contains(&(from, to))
+                && !divided.contains(&(to, from))
         });
-        Self { network, cut, apart }
+        Self { network, cut, apart, blocked }
     }
 
     /// Nothing reaches these hosts or comes from them.
     pub(crate) fn cut(&self, hosts: &[IpAddr]) {
         *self.cut.lock().unwrap() = hosts.to_vec();
+    }
+
+    /// Nothing that the first of these hosts sends reaches the second, for each pair.
+    pub(crate) fn block(&self, pairs: &[(IpAddr, IpAddr)]) {
+        *self.blocked.lock().unwrap() = pairs.to_vec();
     }
 
     /// Nothing passes between these two hosts.

@@ -167,6 +167,12 @@ codes! {
     CertificateEnded = 0x47, "certificate-ended", Configuration, false, "the peer's certificate is no longer valid";
     /// The peer's identity, or a certificate or key that it rests on, is on the deny list.
     DeniedIdentity = 0x48, "denied-identity", Configuration, false, "the peer's identity is denied by configuration";
+    /// Packets pass between the two sides in one direction only.
+    OneWay = 0x49, "one-way", Network, false, "packets pass between the two sides in one direction only";
+    /// This side refuses the other's certificate.
+    CertificateRefused = 0x4a, "certificate-refused", Configuration, false, "the other side's certificate is refused here";
+    /// The other side refuses this one's certificate.
+    RefusedByPeer = 0x4b, "refused-by-peer", Configuration, false, "the other side refuses this one's certificate";
 }
 
 impl fmt::Display for Code {

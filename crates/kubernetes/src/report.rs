@@ -370,10 +370,16 @@ fn said(conditions: &[Condition], kind: &str) -> Option<String> {
     Some(format!("{} ({})", condition.message, condition.reason))
 }
 
-/// Whether a condition is untrue because a link is down.
-fn is_link_down(conditions: &[Condition], kind: &str) -> bool {
-    let condition = conditions.iter().find(|c| c.kind == kind && c.status == "False");
+/// Whether an import is not ready because its link is down.
+fn waits_for_link(conditions: &[Condition]) -> bool {
+    let condition = conditions.iter().find(|c| c.kind == "Ready" && c.status == "False");
     condition.is_some_and(|c| c.reason == "LinkDown")
+}
+
+/// Whether a link is down, for whatever reason.
+fn is_down(conditions: &[Condition]) -> bool {
+    let condition = conditions.iter().find(|c| c.kind == "Up" && c.status == "False");
+    condition.is_some_and(|c| c.reason != "NotReporting")
 }
 
 const NOT_TAKEN_UP: &str = "declared, and not taken up by the controller yet";
@@ -387,7 +393,7 @@ fn links(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
         // A cluster may export what nobody here wants: that is no problem.
         let unused = said(conditions, "NotImported").map(|said| format!("; {said}"));
         let detail = link.spec.trust_domain.clone() + &unused.unwrap_or_default();
-        let is_down = is_link_down(conditions, "Up");
+        let is_down = is_down(conditions);
         let fallback = said(conditions, "NodesDown");
         items.insert(name.clone(), Item { is_down, fallback, ..Item::new(name, detail, problem) });
     }
@@ -462,7 +468,7 @@ fn imports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
         let at = if addresses.is_empty() { "no slice".to_owned() } else { addresses.join(", ") };
         let name = format!("{namespace}/{name}");
         let detail = format!("from {} at {at}", import.spec.from);
-        let is_down = is_link_down(conditions, "Ready");
+        let is_down = waits_for_link(conditions);
         let fallback = said(conditions, "Refusing").or_else(|| said(conditions, "NotServed"));
         let from = Some(import.spec.from.clone());
         let item = Item { is_down, fallback, from, ..Item::new(name.clone(), detail, problem) };

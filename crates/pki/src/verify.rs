@@ -32,6 +32,7 @@ use crate::deny::DenyList;
 use crate::fields::{BadKey, Fields, KeyUsage as KeyUsageBits};
 use crate::trust::Trust;
 
+use self::error::ClaimedRefusal;
 pub use self::error::{Usage, VerifyError};
 
 /// The most intermediates that a peer may present: none for our own authorities, two or three for
@@ -220,6 +221,14 @@ pub fn peer_id(chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, VerifyError
     read_identity(chain.first().ok_or(VerifyError::NoCertificate)?)
 }
 
+impl VerifyError {
+    /// The refusal as rustls hands it on: with the identity that the refused certificate claims, which nothing has
+    /// proved.
+    fn claimed_by(self, leaf: &CertificateDer<'_>) -> rustls::Error {
+        ClaimedRefusal { claimed: read_identity(leaf).ok().map(|peer| peer.id), why: self }.into()
+    }
+}
+
 /// The identity that a leaf claims: exactly one URI, and that a SPIFFE ID byte for byte.
 fn read_identity(leaf: &CertificateDer<'_>) -> Result<PeerIdentity, VerifyError> {
     let parsed = EndEntityCert::try_from(leaf).map_err(|error| {
@@ -370,7 +379,8 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, Usage::ClientAuth, now)?;
+        let verdict = self.verify(end_entity, intermediates, Usage::ClientAuth, now);
+        verdict.map_err(|why| why.claimed_by(end_entity))?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -406,7 +416,8 @@ impl ServerCertVerifier for PeerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, Usage::ServerAuth, now)?;
+        let verdict = self.verify(end_entity, intermediates, Usage::ServerAuth, now);
+        verdict.map_err(|why| why.claimed_by(end_entity))?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -8,7 +8,8 @@
 //!   [`pool`] (which one a stream takes), [`drain`], [`successor`] (a node's next
 //!   process), [`doubled`] (one that has two);
 //! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`losses`] (what was lost),
-//!   both in [`recent`] (how much of it is kept), [`standing`] (what is kept);
+//!   both in [`recent`] (how much of it is kept), [`faults`] (how peers' handshakes fail), [`reach`] (why a
+//!   cluster cannot be reached), [`standing`] (what is kept);
 //! * [`reports`]: our own controller asks how this node is;
 //! * state: [`feeds`] (what we tell), [`publish`] (telling it), [`learn`] (hearing it), [`allowance`] (how
 //!   much of it), [`views`] (what was heard).
@@ -23,6 +24,7 @@ mod dial;
 mod dials;
 mod doubled;
 mod drain;
+mod faults;
 mod feeds;
 mod hello;
 mod learn;
@@ -33,6 +35,7 @@ mod metrics;
 mod misuse;
 mod pool;
 mod publish;
+mod reach;
 mod recent;
 mod register;
 mod reports;
@@ -178,6 +181,7 @@ impl Links {
                 metrics: Default::default(),
                 budget,
                 misuse: Default::default(),
+                faults: Default::default(),
                 report: Default::default(),
             },
         });
@@ -296,6 +300,12 @@ impl Links {
             let peers = peers.into_iter().collect::<Vec<_>>().join(", ");
             tracing::warn!(peers, connections = count, "connections end: {why}");
         }
+    }
+
+    /// Tells every peer, now and when it connects later, that it is to open nothing new here; peers that knock are
+    /// refused. Streams of our own are opened as before, until [`Links::drain`].
+    pub fn announce_leaving(&self) {
+        self.0.announce_leaving();
     }
 
     /// Goes away: tells every peer, opens and accepts nothing new, waits up to `within` for the streams to

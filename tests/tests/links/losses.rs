@@ -70,6 +70,7 @@ async fn a_link_whose_only_node_goes_away_is_down_at_once_and_says_so() {
             let text = reason(&e1);
             assert!(text.contains("node b1: it said ") && text.contains("going away"), "{text}");
             assert!(!text.contains("no answer"), "{text}");
+            assert_eq!(link(&e1).reason.unwrap().0, Code::Draining);
         }
     };
     tokio::join!(b1.links.drain(5 * SECOND), notice);
@@ -97,11 +98,13 @@ async fn a_hub_that_was_lost_is_missing_for_the_reason_for_which_it_was_lost() {
         assert_eq!(link(&e1).state, LinkState::Degraded);
         let expected = "hub b2 of bank is not connected: it said 0 s ago that it is going away";
         assert_eq!(reason(&e1), expected);
+        assert_eq!(link(&e1).reason.unwrap().0, Code::Draining);
     };
     tokio::join!(banks[1].links.drain(SECOND), notice);
     let notice = async {
         eventually("leaves", SECOND, || missing(1)).await;
-        assert_eq!(reason(&e1), "this node is going away");
+        let going = (Code::Draining, "this node is going away".to_owned());
+        assert_eq!((link(&e1).state, link(&e1).reason), (LinkState::Degraded, Some(going)));
     };
     tokio::join!(e1.links.drain(SECOND), notice);
 }
@@ -140,6 +143,7 @@ async fn a_certificate_that_is_refused_is_told_in_our_words_only() {
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     eventually("in vain", 10 * SECOND, || link(&e1).dials.failures > 0).await;
     let expected = "10.0.2.1:7843: its certificate is refused: wrong-signature: an authority of \
-                    bank.example has the issuer's name, and another key signed the certificate";
+                    bank.example has the issuer's name, and another key signed the certificate claimed by \
+                    spiffe://bank.example/adit/node/b1";
     assert_eq!(link(&e1).dials.last_error.unwrap(), expected);
 }

@@ -66,8 +66,6 @@ async fn what_is_new_goes_to_another_node_once_peers_are_told() {
     };
     let going = town.bank[node].node.go_away(30 * SECOND);
     let asking = async {
-        // Until the flows that were just accepted have their streams, peers are not told.
-        sleep(2 * SECOND).await;
         // Also while the word of it is under way.
         for _ in 0..20 {
             let began = Instant::now();

@@ -57,7 +57,7 @@ async fn a_stranger_is_refused_and_both_sides_know_why() {
     let Err(AcceptError::Closed(refusal)) = accepted else { panic!("{accepted:?}") };
     assert_eq!((refusal.code, refusal.by), (Code::IdentityMismatch, By::Us));
     assert!(refusal.text.contains("stranger.example"), "{refusal}");
-    assert_eq!(pair.bank.counters().failed, 1);
+    assert_eq!(pair.bank.counters().certificate_refused, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::data::Witness;
 use super::known::Known;
@@ -13,6 +13,9 @@ use crate::status::{Link, LinkState};
 
 /// How often states are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// The least time between two lines about one link whose state stays and whose reason changes.
+const REWORD_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Looks at the links for as long as it is polled. A node that goes away lets its links go without a word.
 pub(super) async fn watch<W: Witness>(known: Arc<Known<W>>) {
@@ -42,9 +45,11 @@ struct Told(BTreeMap<String, Seen>);
 
 #[derive(Debug)]
 struct Seen {
-    told: Option<LinkState>,
+    told: Option<(LinkState, String)>,
     /// What it was at the last look: trouble that is over by the next one is not told.
     last: LinkState,
+    /// When another reason for the same state was told last.
+    reworded: Option<Instant>,
 }
 
 /// One thing to say.
@@ -61,15 +66,25 @@ impl Told {
         self.0.retain(|name, _| links.iter().any(|l| l.cluster == *name));
         let mut lines = Vec::new();
         for link in links {
-            let first = || Seen { told: None, last: LinkState::Unknown };
+            let first = || Seen { told: None, last: LinkState::Unknown, reworded: None };
             let seen = self.0.entry(link.cluster.clone()).or_insert_with(first);
             let settled = link.state == LinkState::Up || seen.last == link.state;
             seen.last = link.state;
-            if !settled || seen.told == Some(link.state) {
+            let reason = link.reason.clone().unwrap_or_default();
+            let is_same = |(state, code): &(LinkState, String)| {
+                if *state != link.state || *code == reason.code {
+                    return *state == link.state;
+                }
+                // A peer may have another reason every second.
+                seen.reworded.is_some_and(|at| at.elapsed() < REWORD_INTERVAL)
+            };
+            if !settled || seen.told.as_ref().is_some_and(is_same) {
                 continue;
             }
-            seen.told = Some(link.state);
-            let reason = link.reason.clone().unwrap_or_default();
+            if seen.told.as_ref().is_some_and(|(state, _)| *state == link.state) {
+                seen.reworded = Some(Instant::now());
+            }
+            seen.told = Some((link.state, reason.code.clone()));
             lines.push(Line {
                 link: link.cluster.clone(),
                 state: link.state,
@@ -89,6 +104,22 @@ mod tests {
     fn link(state: LinkState) -> Vec<Link> {
         let reason = Some(Reason { code: "link-down".into(), sentence: "no answer".into() });
         vec![Link { cluster: "bank".into(), state, reason, ..Link::default() }]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_reason_for_the_same_state_is_told_and_not_all_the_time() {
+        let mut told = Told::default();
+        let mut lines = 0;
+        for n in 0..120 {
+            let mut links = link(LinkState::Down);
+            let code = if n % 2 == 0 { "one-way" } else { "certificate-refused" };
+            links[0].reason = Some(Reason { code: code.into(), sentence: "no".into() });
+            let said = told.changes(&links);
+            assert!(n != 2 || said.iter().all(|line| line.code == "one-way"), "{said:?}");
+            lines += said.len();
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(lines, 3, "the first, and one a minute");
     }
 
     #[test]

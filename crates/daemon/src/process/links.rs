@@ -47,6 +47,7 @@ pub(super) fn link(from: &LinkStatus) -> Link {
         untold: left_out(&from.untold),
         hub: from.hub,
         nodes: named(nodes),
+        failed_handshake: from.fault.as_ref().map(|(code, sentence)| Reason::new(*code, sentence)),
         dials: Dials {
             attempts: from.dials.attempts,
             failures: from.dials.failures,
@@ -209,6 +210,7 @@ mod tests {
             state: LinkState::Degraded,
             reason: Some((Code::LinkDown, "hub b2 is not connected".into())),
             hub: true,
+            fault: None,
             dials: DialRecord { attempts: 4, next, ..DialRecord::default() },
             view: Some(heard),
             untold: Arc::default(),

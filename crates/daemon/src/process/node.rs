@@ -41,7 +41,7 @@ const DESCRIPTORS_FOR_FLOWS: u64 = 95;
 /// pieces behind gaps) they are what a node's memory limit has room for. A container often has a million
 /// descriptors.
 const MAX_FLOWS: usize = 32_768;
-/// What connections that were just accepted may take to have their streams, before peers are told to open no more.
+/// What connections that were just accepted may take to have their streams, before none is opened any more.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often is looked whether streams are left.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -155,11 +155,13 @@ impl Node {
         self.backends.down()
     }
 
-    /// Goes away: accepts nothing new, tells peers, waits up to `within` for streams to end, then resets
+    /// Goes away: accepts nothing new, tells peers at once, waits up to `within` for streams to end, then resets
     /// what is left and ends all connections. Says how many streams that broke.
     pub async fn go_away(&self, within: Duration) -> u64 {
         let Stop { accepting, drained, tasks, .. } = &self.stop;
         accepting.cancel();
+        // Peers choose another node, or the successor, from now on; what was accepted here still gets its stream.
+        self.links.announce_leaving();
         let settled = async {
             while self.flows.open() > 0 {
                 tokio::time::sleep(LOOK_INTERVAL).await;

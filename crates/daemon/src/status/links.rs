@@ -34,6 +34,8 @@ pub struct Link {
     pub nodes: Vec<PeerNode>,
     /// How dialling it went.
     pub dials: Dials,
+    /// How the last handshake failed that one of its nodes began; absent where none did for a while.
+    pub failed_handshake: Option<Reason>,
 }
 
 /// Whether a link can be used.

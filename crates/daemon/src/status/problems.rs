@@ -95,6 +95,9 @@ pub fn find(status: &Status) -> Vec<Problem> {
     }
     let is_said = |one: &Refused| is_broken(status, one);
     refused::problems(&status.refused, is_said, |problem| all.push(problem));
+    // Whoever goes away lets its links go, and says so once.
+    let is_echo = |p: &Problem| p.about.starts_with("link ") && p.reason.code == "draining";
+    all.retain(|p| !(status.node.draining && is_echo(p)));
     // Stable: within one severity, causes stay before what follows from them.
     all.sort_by_key(|p| p.severity);
     all
@@ -197,7 +200,13 @@ fn link(link: &Link, waiting: usize, add: &mut impl FnMut(Severity, String, &str
     let to = format!("some of what {cluster} has a right to know of this cluster is not told");
     left_out(&link.untold, "announcement-cut", to);
     let severity = match link.state {
-        LinkState::Up | LinkState::Unknown => return,
+        LinkState::Up | LinkState::Unknown => {
+            // What is said of a link that is not up holds this already.
+            if let Some(Reason { code, sentence }) = link.failed_handshake.clone() {
+                add(Severity::Warning, format!("link {cluster}"), &code, sentence);
+            }
+            return;
+        }
         LinkState::Degraded => Severity::Warning,
         LinkState::Down => Severity::Error,
     };
@@ -364,6 +373,9 @@ mod tests {
         status.node.certificate.seconds_left = -5;
         status.node.draining = true;
         status.node.ready = false;
+        let reason = Some(Reason { code: "draining".into(), sentence: "going away".into() });
+        let state = LinkState::Degraded;
+        status.links.push(Link { cluster: "bank".into(), state, reason, ..Link::default() });
         let codes: Vec<_> = find(&status).into_iter().map(|p| p.reason.code).collect();
         assert_eq!(codes, ["certificate-ended", "configuration-rejected", "draining"]);
     }

@@ -141,6 +141,8 @@ impl fmt::Display for Usage {
 impl VerifyError {
     /// The [`label`](Self::label) of [`Denied`](Self::Denied), with which the text of such a refusal begins on the wire.
     pub const DENIED: &str = "denied";
+    /// What stands before the claimed identity, at the end of the text of a refusal on the wire.
+    pub const CLAIMS: &str = "claimed by ";
 
     /// A word for metrics and structured logs; one of a closed list.
     #[must_use]
@@ -181,7 +183,7 @@ impl VerifyError {
         else {
             return None;
         };
-        other.0.downcast_ref()
+        other.0.downcast_ref().map(|claimed: &ClaimedRefusal| &claimed.why)
     }
 
     #[expect(
@@ -219,8 +221,27 @@ impl fmt::Debug for VerifyError {
     }
 }
 
-impl From<VerifyError> for rustls::Error {
-    fn from(error: VerifyError) -> Self {
-        rustls::CertificateError::Other(rustls::OtherError(Arc::new(error))).into()
+/// A refusal, and whom the refused certificate claims to be.
+#[derive(thiserror::Error)]
+#[error("{why}")]
+pub(super) struct ClaimedRefusal {
+    pub(super) claimed: Option<SpiffeId>,
+    pub(super) why: VerifyError,
+}
+
+/// As [`VerifyError`] shows itself, since rustls shows this one the same way.
+impl fmt::Debug for ClaimedRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.why)?;
+        match &self.claimed {
+            Some(id) => write!(f, " {}{id}", VerifyError::CLAIMS),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<ClaimedRefusal> for rustls::Error {
+    fn from(refusal: ClaimedRefusal) -> Self {
+        rustls::CertificateError::Other(rustls::OtherError(Arc::new(refusal))).into()
     }
 }

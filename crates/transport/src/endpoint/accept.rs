@@ -10,17 +10,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use adit_core::code::Code;
 use adit_core::name::ClusterName;
-
 use adit_core::snapshot::Class;
 use adit_pki::VerifyError;
 use quinn::ServerConfig;
+use tokio::time::Instant;
 
-use super::closed::Closed;
+use super::closed::{By, Closed};
 use super::connection::{Connection, Facts};
 use super::gate::{Gate, Place, Verdict};
 use super::{Endpoints, Shared};
 use crate::cid;
+
+/// From a handshake's begin to the peer's giving up: one that heard an answer has gone on or refused long before, and
+/// one that was served at another address gives up sooner.
+const UNHEARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A peer that knocks, within the limits. Dropping it refuses.
 #[derive(Debug)]
@@ -38,6 +43,9 @@ pub enum AcceptError {
     /// The handshake took too long.
     #[error("the handshake did not end within {0:?}")]
     TimedOut(Duration),
+    /// The peer gave up after so long: nothing that was sent to it seems to have arrived.
+    #[error("the peer heard nothing, and gave up after {0:?}")]
+    Unheard(Duration),
     /// The handshake failed: a certificate that is not believed, no protocol in common, a peer that
     /// gave up.
     #[error("{0}")]
@@ -47,7 +55,26 @@ pub enum AcceptError {
     Identity(VerifyError),
 }
 
+impl AcceptError {
+    /// What failed, where it says something of the path or of certificates, and why a certificate was refused:
+    /// [`Code::OneWay`], [`Code::CertificateRefused`] or [`Code::RefusedByPeer`].
+    #[must_use]
+    pub fn fault(&self) -> Option<(Code, &str)> {
+        match self {
+            Self::TimedOut(_) | Self::Unheard(_) => Some((Code::OneWay, "")),
+            Self::Closed(closed) => closed.refused_certificate(),
+            Self::Identity(_) => None,
+        }
+    }
+}
+
 impl Endpoints {
+    /// The linked clusters, and our own, that have a node at this address as far as is known.
+    #[must_use]
+    pub fn clusters_at(&self, address: IpAddr) -> Vec<ClusterName> {
+        self.0.gate.clusters_at(address)
+    }
+
     /// The next peer that knocks at this worker, after the limits; `None` once the endpoints are
     /// closed. To be called in a loop, on the worker's own runtime; the handshake is for another task.
     /// Waits for ever where the node does not listen.
@@ -142,10 +169,15 @@ impl Incoming {
         let connected = shake_hands(quinn, class, &shared).await;
         // Whatever it came to, it is no handshake under way any more.
         drop(place);
+        let gate = &shared.gate;
         let counter = match &connected {
-            Ok(_) => &shared.gate.accepted,
-            Err(AcceptError::TimedOut(_)) => &shared.gate.timed_out,
-            Err(AcceptError::Closed(_) | AcceptError::Identity(_)) => &shared.gate.failed,
+            Ok(_) => &gate.accepted,
+            Err(error) => match error.fault() {
+                Some((Code::OneWay, _)) => &gate.timed_out,
+                Some((Code::RefusedByPeer, _)) => &gate.refused_by_peer,
+                Some(_) => &gate.certificate_refused,
+                None => &gate.failed,
+            },
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let (quinn, peer) = connected?;
@@ -168,7 +200,15 @@ async fn shake_hands(
     class: Class,
     shared: &Shared,
 ) -> Result<(quinn::Connection, adit_pki::PeerIdentity), AcceptError> {
-    let closed = |error| AcceptError::Closed(Closed::from_quinn(&error, None));
+    let began = Instant::now();
+    let closed = |error| match Closed::from_quinn(&error, None) {
+        Closed { code: Code::ConnectionUnused, by: By::Peer, .. }
+            if began.elapsed() >= UNHEARD_TIMEOUT =>
+        {
+            AcceptError::Unheard(began.elapsed())
+        }
+        closed => AcceptError::Closed(closed),
+    };
     let connecting = quinn.accept_with(shared.answers.of(class)).map_err(closed)?;
     let limit = shared.tuning.admission.timeout;
     let quinn = tokio::time::timeout(limit, connecting)

@@ -38,9 +38,15 @@ impl Closed {
         Self { code, text: printable(text.as_bytes()), by }
     }
 
-    /// Why this side refused the peer's certificate, if that is what ended the connection.
-    pub(crate) fn refused_certificate(&self) -> Option<&str> {
-        self.text.strip_prefix(REFUSED).filter(|_| self.by == By::Us)
+    /// Which side refused the other's certificate, as a code, and why, if that is what ended the connection.
+    pub(crate) fn refused_certificate(&self) -> Option<(Code, &str)> {
+        let why = self.text.strip_prefix(REFUSED)?;
+        let code = match self.by {
+            By::Us => Code::CertificateRefused,
+            By::Peer => Code::RefusedByPeer,
+            By::Silence => return None,
+        };
+        Some((code, why))
     }
 
     /// An end that QUIC or TLS brought about. TLS has no alert for a verifier's own verdict, so that one of the deny
@@ -65,6 +71,12 @@ impl Closed {
                     number => Code::from_number(number),
                 };
                 Self { code, text: printable(&close.reason), by: By::Peer }
+            }
+            // What a peer says that gives up before the handshake is done.
+            ConnectionError::ConnectionClosed(close)
+                if close.error_code == TransportErrorCode::APPLICATION_ERROR =>
+            {
+                Self::new(Code::ConnectionUnused, "the peer gave up", By::Peer)
             }
             ConnectionError::ConnectionClosed(close) => {
                 let reason = String::from_utf8_lossy(&close.reason);

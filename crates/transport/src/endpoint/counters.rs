@@ -11,9 +11,13 @@ pub struct Counters {
     pub handshakes: u64,
     /// Peers accepted.
     pub accepted: u64,
-    /// Handshakes that failed: a certificate that is not believed, no protocol in common.
+    /// Handshakes that failed for another reason than those below: no protocol in common, a peer that gave up.
     pub failed: u64,
-    /// Handshakes that took too long.
+    /// Handshakes in which this side refused the peer's certificate.
+    pub certificate_refused: u64,
+    /// Handshakes in which the peer refused this side's.
+    pub refused_by_peer: u64,
+    /// Handshakes that took too long, or that the peer gave up because it heard nothing.
     pub timed_out: u64,
     /// First packets that were answered with the demand to prove the sender's address.
     pub retried: u64,
@@ -44,6 +48,8 @@ impl Shared {
             handshakes: gate.under_way() as u64,
             accepted: load(&gate.accepted),
             failed: load(&gate.failed),
+            certificate_refused: load(&gate.certificate_refused),
+            refused_by_peer: load(&gate.refused_by_peer),
             timed_out: load(&gate.timed_out),
             retried: load(&gate.retried),
             refused_busy: load(&gate.busy),

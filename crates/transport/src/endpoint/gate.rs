@@ -36,6 +36,8 @@ pub(super) struct Gate {
     state: Mutex<State>,
     pub(super) accepted: AtomicU64,
     pub(super) failed: AtomicU64,
+    pub(super) certificate_refused: AtomicU64,
+    pub(super) refused_by_peer: AtomicU64,
     pub(super) timed_out: AtomicU64,
     pub(super) retried: AtomicU64,
     pub(super) busy: AtomicU64,
@@ -96,6 +98,8 @@ impl Default for Gate {
             state: Mutex::default(),
             accepted: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            certificate_refused: AtomicU64::new(0),
+            refused_by_peer: AtomicU64::new(0),
             timed_out: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             busy: AtomicU64::new(0),
@@ -158,6 +162,13 @@ impl Gate {
         {
             met.remove(&oldest);
         }
+    }
+
+    /// The clusters that are known to have a node there.
+    pub(super) fn clusters_at(&self, ip: IpAddr) -> Vec<ClusterName> {
+        let (at, state) = (network(ip), self.state());
+        let there = state.clusters.iter().filter(|(_, known)| known.is_at(at));
+        there.map(|(cluster, _)| cluster.clone()).collect()
     }
 
     /// Forgets the clusters that `keep` does not want.

@@ -26,8 +26,11 @@ async fn admit(shared: Arc<Shared>, incoming: Incoming) {
     let remote = incoming.remote();
     let quic = match incoming.accept().await {
         Ok(quic) => quic,
-        // Anybody can make a handshake fail, so it is not worth a warning; it is counted below.
-        Err(error) => return tracing::debug!(%remote, %error, "handshake failed"),
+        // Anybody can make a handshake fail, so it is not worth a warning, unless a peer is known to be there.
+        Err(error) => {
+            tracing::debug!(%remote, %error, "handshake failed");
+            return shared.note_handshake_failed(remote, &error);
+        }
     };
     // Before anything is said: who has no place is told so, and costs nothing more.
     let taken_in = match shared.seat(&quic) {

@@ -20,10 +20,13 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::conn::Conn;
-use super::dials::{DialFailure, Flight, Joined, Node, Pilot, Underway};
+use super::dials::{
+    DialFailure, Flight, Joined, Node, Pilot, REFUSED_HERE, REFUSED_THERE, Underway,
+};
+use super::faults::code_of;
 use super::shared::Shared;
 use super::{hello, session};
-use crate::endpoint::{Connection, Dial, DialError};
+use crate::endpoint::{Closed, Connection, Dial, DialError};
 
 /// While one address does not answer, the next is tried beside it (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -110,7 +113,7 @@ impl Shared {
         let Some(slot) = self.register.free_slot(node, *lane, (*worker, workers), limit) else {
             // That we have enough says nothing of the node: not remembered.
             let text = format!("there are {limit} connections with node {} already", node.1);
-            return pilot.land(Err(DialFailure { code: Code::OverLimit, text }));
+            return pilot.land(Err(DialFailure::new(Code::OverLimit, text)));
         };
         let (lane, worker) = (*lane, *worker);
         let wanted = Wanted { cluster: &node.0, node: Some(&node.1), lane, worker, slot };
@@ -178,7 +181,7 @@ impl Shared {
                 };
                 let text = answer.as_ref().err().cloned().unwrap_or_default();
                 let known = self.work.dials.resolved((host.clone(), *port), answer.ok());
-                let failure = DialFailure { code: Code::LinkDown, text };
+                let failure = DialFailure::new(Code::LinkDown, text);
                 known.ok_or_else(|| (seed.to_string(), failure))
             }
         });
@@ -269,8 +272,13 @@ impl Shared {
         quic: Connection,
     ) -> Result<Arc<Conn>, DialFailure> {
         let refused = |Refusal { code, reason }: Refusal| {
+            // In TLS 1.3 the dialler is done before the other side has looked at its certificate.
+            let closed = quic.is_closed();
+            if let Some((code, why)) = closed.as_ref().and_then(Closed::refused_certificate) {
+                return refused_certificate(code, why);
+            }
             quic.close(code, &reason);
-            DialFailure { code, text: reason }
+            DialFailure::new(code, reason)
         };
         let seat = self.seat(&quic).map_err(refused)?;
         let begin = |greeted: hello::Greeted| {
@@ -297,17 +305,28 @@ impl Shared {
 
 impl From<DialError> for DialFailure {
     fn from(error: DialError) -> Self {
-        let refused = match &error {
-            DialError::Closed(closed) => closed.refused_certificate(),
+        match &error {
+            DialError::Closed(closed) => {
+                if let Some((code, why)) = closed.refused_certificate() {
+                    return refused_certificate(code, why);
+                }
+            }
+            DialError::TimedOut(_) => {
+                return Self { is_silent: true, ..Self::new(error.code(), error.to_string()) };
+            }
             DialError::Socket(_)
             | DialError::Address(_)
-            | DialError::TimedOut(_)
             | DialError::WrongCluster { .. }
-            | DialError::Identity(_) => None,
-        };
-        let text = refused.map(|why| format!("its certificate is refused: {why}"));
-        Self { code: error.code(), text: text.unwrap_or_else(|| error.to_string()) }
+            | DialError::Identity(_) => {}
+        }
+        Self::new(error.code(), error.to_string())
     }
+}
+
+/// A dial in which one side, as `code` says, refused the other's certificate.
+fn refused_certificate(code: Code, why: &str) -> DialFailure {
+    let who = if code == Code::RefusedByPeer { REFUSED_THERE } else { REFUSED_HERE };
+    DialFailure::new(code_of(code, why), format!("{who}{why}"))
 }
 
 /// What a whole attempt's failures come to: the code of the first, and what each address said.
@@ -317,6 +336,8 @@ fn failed(
     failures: Vec<Failed>,
     silent_for: Option<Duration>,
 ) -> DialFailure {
+    // The hello may be what was waited for.
+    let is_silent = !addresses.is_empty() && failures.iter().all(|(_, f)| f.is_silent);
     let mut texts: Vec<String> = failures.iter().map(|(a, f)| format!("{a}: {}", f.text)).collect();
     if let Some(silent_for) = silent_for {
         let answered = |a: &SocketAddr| failures.iter().any(|(other, _)| *other == a.to_string());
@@ -330,5 +351,5 @@ fn failed(
         });
     }
     let code = failures.first().map_or(Code::LinkDown, |(_, f)| f.code);
-    DialFailure { code, text: texts.join("; ") }
+    DialFailure { is_silent, ..DialFailure::new(code, texts.join("; ")) }
 }

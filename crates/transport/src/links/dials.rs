@@ -37,6 +37,18 @@ pub(super) struct DialFailure {
     pub(super) code: Code,
     /// For people, with the addresses.
     pub(super) text: String,
+    /// Whether nothing at all came back.
+    pub(super) is_silent: bool,
+}
+
+/// What stands before why this side refuses a certificate, and before why the other side refuses ours.
+pub(super) const REFUSED_HERE: &str = "its certificate is refused: ";
+pub(super) const REFUSED_THERE: &str = "it refuses this node's certificate: ";
+
+impl DialFailure {
+    pub(super) fn new(code: Code, text: String) -> Self {
+        Self { code, text, is_silent: false }
+    }
 }
 
 /// How dialling a cluster went, since the process began.
@@ -50,6 +62,8 @@ pub struct DialRecord {
     pub last_error: Option<String>,
     /// Its code.
     pub last_code: Option<Code>,
+    /// Whether nothing at all came back then.
+    pub is_silent: bool,
     /// When that was.
     pub failed: Option<Instant>,
     /// When a standing connection is dialled next, if one is wanting.
@@ -81,7 +95,7 @@ impl Underway {
             Ok(result) => result.clone(),
             Err(_) => {
                 let text = "the dial ended without a result".to_owned();
-                Some(Err(DialFailure { code: Code::Internal, text }))
+                Some(Err(DialFailure::new(Code::Internal, text)))
             }
         }
     }
@@ -120,6 +134,13 @@ impl Default for Dials {
 }
 
 impl DialRecord {
+    /// Why a certificate was refused, where that is how the last dial failed: a label comes first.
+    pub(super) fn refusal(&self) -> &str {
+        let text = self.last_error.as_deref().unwrap_or_default();
+        let found = [REFUSED_HERE, REFUSED_THERE].iter().find_map(|before| text.split_once(before));
+        found.map_or("", |(_, why)| why)
+    }
+
     /// Why there is no connection: how the last one was lost, `lost` in words, and what dialling came to since.
     pub(super) fn why(&self, lost: Option<(Instant, String)>) -> Option<String> {
         let error = self.last_error.clone();
@@ -158,6 +179,7 @@ impl Dials {
                 record.failures += 1;
                 record.last_error = Some(failure.text.clone());
                 record.last_code = Some(failure.code);
+                record.is_silent = failure.is_silent;
                 record.failed = Some(Instant::now());
             }
         }

@@ -25,12 +25,24 @@ impl Shared {
         Control::GoAway { code: Code::Draining, retry_after_ms }
     }
 
-    /// See [`super::Links::drain`].
-    pub(super) async fn drain(self: &Arc<Self>, within: Duration) -> usize {
-        self.work.stages.draining.cancel();
+    /// See [`super::Links::announce_leaving`].
+    pub(super) fn announce_leaving(&self) {
+        self.work.stages.leaving.cancel();
         self.endpoints.drain();
         for (conn, _) in self.register.all() {
             conn.tell(self.go_away());
+        }
+    }
+
+    /// See [`super::Links::drain`].
+    pub(super) async fn drain(self: &Arc<Self>, within: Duration) -> usize {
+        let is_announced = self.work.stages.leaving.is_cancelled();
+        self.work.stages.draining.cancel();
+        self.endpoints.drain();
+        for (conn, _) in self.register.all() {
+            if !is_announced {
+                conn.tell(self.go_away());
+            }
             self.register.leave(&conn, Code::Draining);
         }
         let deadline = Instant::now() + within;

@@ -70,6 +70,13 @@ impl Losses {
     }
 }
 
+impl Loss {
+    /// Whether the node said that it is going away.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.how, How::Leaving)
+    }
+}
+
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ago = self.at.elapsed().as_secs();

@@ -13,6 +13,7 @@ const CONNECTIONS: &str = "adit_connections";
 const CONNECTIONS_CLOSED: &str = "adit_connections_closed_total";
 const PEERS_REFUSED: &str = "adit_peers_refused_total";
 const DIALS: &str = "adit_dials_total";
+const HANDSHAKES_FAILED: &str = "adit_link_handshakes_failed_total";
 const IN_VAIN: &str = "adit_peer_streams_in_vain_total";
 const STATE_BYTES: &str = "adit_state_bytes_total";
 
@@ -39,6 +40,11 @@ pub fn describe() {
         "Dials of a cluster's nodes, by code; finished is a success"
     );
     describe_counter!(
+        HANDSHAKES_FAILED,
+        Unit::Count,
+        "Handshakes that nodes of the other cluster began and that failed, by code: one-way, certificate-refused (theirs, here), refused-by-peer (this node's); those from addresses at which it is known to have nodes"
+    );
+    describe_counter!(
         IN_VAIN,
         Unit::Count,
         "Streams that a cluster's nodes opened in vain, by code: refused to them by right, against the protocol, or given up by them"
@@ -63,6 +69,9 @@ pub fn begin_link(link: &str) {
     for code in Code::ALL {
         counter!(DIALS, "link" => link.to_owned(), "code" => code.name()).increment(0);
         counter!(IN_VAIN, "link" => link.to_owned(), "code" => code.name()).increment(0);
+    }
+    for code in [Code::OneWay, Code::CertificateRefused, Code::RefusedByPeer] {
+        counter!(HANDSHAKES_FAILED, "link" => link.to_owned(), "code" => code.name()).increment(0);
     }
     for direction in ["sent", "received"] {
         counter!(STATE_BYTES, "link" => link.to_owned(), "direction" => direction).increment(0);
@@ -101,6 +110,11 @@ impl Metrics {
     pub(super) fn dialled(&self, cluster: &ClusterName, result: Result<(), Code>) {
         let code = result.err().unwrap_or(Code::Finished);
         counter!(DIALS, "link" => cluster.to_string(), "code" => code.name()).increment(1);
+    }
+
+    pub(super) fn handshake_failed(&self, cluster: &ClusterName, code: Code) {
+        counter!(HANDSHAKES_FAILED, "link" => cluster.to_string(), "code" => code.name())
+            .increment(1);
     }
 
     pub(super) fn state_sent(&self, cluster: &ClusterName, bytes: usize) {

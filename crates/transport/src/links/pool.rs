@@ -11,7 +11,7 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::Class;
 use adit_core::wire::StreamKind;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::conn::What;
 use super::dials::{DialFailure, Flight, Node};
@@ -122,53 +122,18 @@ impl Shared {
         }
         if self.work.dials.wait_for(&wish.node).is_some() {
             let text = format!("node {node} of {cluster} went away a moment ago");
-            return Err(DialFailure { code: Code::Draining, text });
+            return Err(DialFailure::new(Code::Draining, text));
         }
         if self.addresses(&wish.node).is_empty() {
             let text =
                 format!("no address is known at which node {node} of {cluster} can be dialled");
-            return Err(DialFailure { code: Code::LinkDown, text });
+            return Err(DialFailure::new(Code::LinkDown, text));
         }
         let landed = self.fly(&wish.flight()).landed(self.local.settings.dial_wait).await;
         landed.unwrap_or_else(|| {
             let text = format!("the dial of node {node} of {cluster} takes too long");
-            Err(DialFailure { code: Code::LinkDown, text })
+            Err(DialFailure::new(Code::LinkDown, text))
         })
-    }
-
-    /// Why a whole cluster cannot be dialled, while that is known.
-    pub(super) fn unreachable(&self, cluster: &ClusterName) -> Option<DialFailure> {
-        let now = self.now();
-        if *cluster == now.this.cluster {
-            return None;
-        }
-        let down = |code, text| Some(DialFailure { code, text });
-        let Some(link) = now.links.get(cluster) else {
-            return down(Code::Unlinked, format!("there is no link with {cluster}"));
-        };
-        if self.register.is_connected(cluster) {
-            return None;
-        }
-        if link.seeds.is_empty() {
-            let lost = self.lost(cluster).map(|(_, lost)| format!("; {lost}")).unwrap_or_default();
-            let text = format!(
-                "no node of {cluster} is connected, and the link has no address to dial{lost}"
-            );
-            return down(Code::LinkDown, text);
-        }
-        let record = self.work.dials.record(cluster);
-        let stale = self.known.views.get(cluster).is_none_or(|view| view.is_stale());
-        if record.unreachable || (stale && record.failures > 0) {
-            let why = record.why(self.lost(cluster)).unwrap_or_default();
-            return down(Code::LinkDown, format!("no node of {cluster} can be reached: {why}"));
-        }
-        None
-    }
-
-    /// When and how the last of a cluster's nodes was lost.
-    pub(super) fn lost(&self, cluster: &ClusterName) -> Option<(Instant, String)> {
-        let (node, loss) = self.register.losses.last(cluster)?;
-        Some((loss.at, format!("node {node}: {loss}")))
     }
 
     /// Opens a stream on a connection, and says there what it is for.

@@ -54,6 +54,7 @@ pub(super) fn begin(
     let conn = Conn::new(quic, Arc::new(peer), queue);
     shared.register.insert(&conn, shared.slots())?;
     shared.endpoints.met(&conn.peer.cluster, conn.peer.remote.ip());
+    shared.work.faults.passed(&conn.peer.cluster, conn.peer.remote.ip());
     let class = Shared::window_class(&conn, |peer| {
         shared.now().exports.values().any(|export| bulk_grants(export).any(|c| c == peer))
     });
@@ -63,8 +64,11 @@ pub(super) fn begin(
     // What changed since the hello was checked has been acted upon for the connections known then.
     shared.close_if_unlinked(&shared.now(), &conn);
     shared.close_if_disbelieved(&conn);
-    if shared.work.stages.draining.is_cancelled() {
+    let stages = &shared.work.stages;
+    if stages.leaving.is_cancelled() || stages.draining.is_cancelled() {
         conn.tell(shared.go_away());
+    }
+    if stages.draining.is_cancelled() {
         shared.register.leave(&conn, Code::Draining);
     }
     let session =
@@ -184,7 +188,7 @@ impl Shared {
         let has_other = self.register.is_followed(conn);
         if (dialled || conn.peer.dialled) && !has_other {
             let text = format!("node {} of {} fell silent a moment ago", key.1, key.0);
-            let failure = DialFailure { code: Code::LinkDown, text };
+            let failure = DialFailure::new(Code::LinkDown, text);
             self.work.dials.remember(&key, is_announced, failure);
         }
     }

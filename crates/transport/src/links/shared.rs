@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Serve;
 use super::dials::Dials;
+use super::faults::FaultTable;
 use super::feeds::Feeds;
 use super::local::Local;
 use super::metrics::Metrics;
@@ -49,13 +50,17 @@ pub(super) struct Work {
     pub(super) budget: BufferBudget,
     /// What peers did in vain.
     pub(super) misuse: MisuseTable,
+    /// Handshakes of peers that failed.
+    pub(super) faults: FaultTable,
     /// What the controller is answered; see [`super::Links::answer_reports`].
     pub(super) report: OnceLock<Arc<dyn Fn() -> Vec<u8> + Send + Sync>>,
 }
 
-/// The two steps of an end.
+/// The steps of an end.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
+    /// Peers are told that they are to open nothing new.
+    pub(super) leaving: CancellationToken,
     /// Nothing new is begun.
     pub(super) draining: CancellationToken,
     /// Nothing goes on.

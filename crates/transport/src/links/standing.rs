@@ -117,6 +117,7 @@ impl Supervisor {
                 .retain(|cluster| now.links.contains_key(cluster) || *cluster == now.this.cluster);
             let is_ours = |c: &ClusterName| now.links.contains_key(c) || *c == now.this.cluster;
             shared.register.losses.retain(is_ours);
+            shared.work.faults.retain(is_ours);
             shared.register.seats.retain(is_ours);
             shared.endpoints.know_only(is_ours);
             self.heard.retain(|cluster, _| now.links.contains_key(cluster));

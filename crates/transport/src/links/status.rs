@@ -14,7 +14,9 @@ use adit_core::spiffe::TrustDomain;
 use adit_core::wire::state::Omissions;
 
 use super::conn::Conn;
-use super::dials::{DialFailure, DialRecord};
+use super::dials::DialRecord;
+use super::faults::code_of;
+use super::losses::Loss;
 use super::misuse::MisuseStatus;
 use super::shared::Shared;
 use super::views::LinkView;
@@ -59,6 +61,8 @@ pub struct LinkStatus {
     pub hub: bool,
     /// How dialling goes.
     pub dials: DialRecord,
+    /// How the last handshake failed that its nodes began, where that is not long ago: see [`super::faults`].
+    pub fault: Option<(Code, String)>,
     /// What the cluster last said of itself.
     pub view: Option<LinkView>,
     /// What of ours it is not told, because it does not fit.
@@ -130,6 +134,9 @@ impl Shared {
             reason: None,
             hub: links::is_hub(now, &link.cluster),
             dials: self.work.dials.record(&link.cluster),
+            fault: self.work.faults.last(&link.cluster).map(|(code, fault)| {
+                (code_of(code, &fault.why), fault.sentence(code, &link.cluster))
+            }),
             view,
             untold: self.known.feeds.omitted(&link.cluster),
             peer_hubs,
@@ -145,6 +152,11 @@ impl Shared {
 
     /// What is wrong with a link.
     fn complaint(&self, link: &LinkStatus) -> Option<(LinkState, Code, String)> {
+        // Whoever goes away lets its links go: that is no fault of theirs.
+        if self.work.stages.draining.is_cancelled() {
+            let text = "this node is going away".to_owned();
+            return Some((LinkState::Degraded, Code::Draining, text));
+        }
         if let Some(failure) = self.unreachable(&link.cluster).or_else(|| self.cut_off(link)) {
             return Some((LinkState::Down, failure.code, failure.text));
         }
@@ -155,38 +167,34 @@ impl Shared {
             let text = format!("nothing is known of {} yet", link.cluster);
             return Some((LinkState::Down, Code::LinkDown, text));
         };
-        let degraded = |text| Some((LinkState::Degraded, Code::LinkDown, text));
         if view.is_stale() {
             let age = view.age().as_secs();
-            return degraded(format!("what is known of {} is {age} s old", link.cluster));
+            let text = format!("what is known of {} is {age} s old", link.cluster);
+            return Some((LinkState::Degraded, Code::LinkDown, text));
         }
         let missing = link.peer_hubs.iter().find(|n| !connected(n))?;
         if !link.hub {
             return None;
         }
-        if self.work.stages.draining.is_cancelled() {
-            return degraded("this node is going away".to_owned());
-        }
         let loss = self.register.losses.of(&(link.cluster.clone(), missing.clone()));
+        let leaves = loss.as_ref().is_some_and(Loss::is_leaving);
         let why = link.dials.why(loss.map(|loss| (loss.at, loss.to_string())));
         let why = why.unwrap_or_else(|| "it was not dialled yet".to_owned());
-        degraded(format!("hub {missing} of {} is not connected: {why}", link.cluster))
-    }
-
-    /// Why nothing can be sent although dialling has not failed yet: the last usable connection was lost, and
-    /// a stream to any node that is known would be refused. What a hub lost it dials again, and
-    /// until then it is lost; anybody else dials when a stream asks for it.
-    fn cut_off(&self, link: &LinkStatus) -> Option<DialFailure> {
-        let cluster = &link.cluster;
-        let lost = self.lost(cluster).filter(|_| !self.register.is_connected(cluster))?;
-        let mut known = link.view.iter().flat_map(|v| v.view.nodes.keys());
-        let is_gone = |node: &NodeName| {
-            let node = (cluster.clone(), node.clone());
-            (link.hub && self.register.losses.of(&node).is_some()) || !self.may_dial(&node)
+        let mut text = format!("hub {missing} of {} is not connected: {why}", link.cluster);
+        let code = match (link.fault.as_ref(), link.dials.last_code) {
+            (Some((code, sentence)), _) => {
+                text = format!("{text}; {sentence}");
+                *code
+            }
+            (None, Some(code @ (Code::CertificateRefused | Code::RefusedByPeer)))
+                if link.dials.failures > 0 =>
+            {
+                code
+            }
+            (None, _) if leaves => Code::Draining,
+            (None, _) => Code::LinkDown,
         };
-        let why = link.dials.why(Some(lost)).filter(|_| known.all(is_gone))?;
-        let text = format!("no node of {cluster} is connected: {why}");
-        Some(DialFailure { code: Code::LinkDown, text })
+        Some((LinkState::Degraded, code, text))
     }
 }
 

@@ -74,7 +74,7 @@ fn one(
     let since = *since;
     let why = nodes::all_down(now, name);
     let up = if let Some(why) = why.filter(|_| now.peers.reporting) {
-        Some(Verdict::bad("LinkDown", format!("no node of ours can reach {name}: {why}")))
+        Some(why)
     } else if steady.value() {
         Some(Verdict::good("LinkUp", format!("nodes of ours hear {name}")))
     } else if now.peers.reporting {
@@ -126,7 +126,8 @@ fn one(
     let told = |kind| nodes::Told { object: format!("Link {name}"), generation, kind, now };
     if let Some(up) = up {
         fresh = told("Up").set(&fresh, Some(&up), memory, plan);
-        if up.reason == "LinkDown" && (live.is_some() || now.at >= since + FIRST) {
+        let is_down = !up.good && up.reason != "NotReporting";
+        if is_down && (live.is_some() || now.at >= since + FIRST) {
             plan.complain(about(), up.reason, &up.message);
         }
     }

@@ -3,6 +3,7 @@
 //! Words and counts change all the time, conditions do not: one is written when its reason changes, or comes or
 //! goes, and with new words at most every [`REWORD_INTERVAL`]. Counts stand on the Lease.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use crate::summary::SummaryItem;
 const REWORD_INTERVAL: Duration = Duration::from_secs(30);
 /// How many reasons one condition names.
 const MAX_REASONS: usize = 3;
+/// How many nodes one condition names.
+const MAX_NODES: usize = 4;
 
 /// When conditions were worded last, by object and condition.
 #[derive(Debug, Default)]
@@ -80,14 +83,42 @@ pub(super) fn cut_off(now: &Now<'_>, cluster: &str) -> Option<Verdict> {
 }
 
 /// Why no node can use a link, where all that answer say so.
-pub(super) fn all_down<'a>(now: &'a Now<'_>, cluster: &'a str) -> Option<&'a str> {
+pub(super) fn all_down(now: &Now<'_>, cluster: &str) -> Option<Verdict> {
     let nodes = &now.peers.nodes;
     let item = unusable(now, cluster).filter(|item| item.count >= nodes.answered)?;
-    Some(&item.sentence)
+    let message = format!("no node of ours can reach {cluster}: {}", item.sentence);
+    Some(Verdict::bad(link_reason(&item.code), message))
 }
 
-fn unusable<'a>(now: &'a Now<'_>, cluster: &'a str) -> Option<&'a SummaryItem> {
-    now.peers.nodes.about("link", cluster).filter(|item| item.error).max_by_key(|item| item.count)
+/// What nodes say that cannot use a link, as one item: they may know different causes. One that says more than that
+/// nothing comes back is the one to show.
+fn unusable(now: &Now<'_>, cluster: &str) -> Option<SummaryItem> {
+    let about = now.peers.nodes.about("link", cluster).filter(|item| item.error);
+    let mut all: Vec<&SummaryItem> = about.collect();
+    all.sort_by_key(|item| (item.code == "link-down", Reverse(item.count)));
+    let mut merged = SummaryItem::clone(all.first()?);
+    for other in &all[1..] {
+        merged.count += other.count;
+        merged.nodes.extend(other.nodes.iter().cloned());
+    }
+    merged.nodes.sort();
+    merged.nodes.truncate(MAX_NODES);
+    Some(merged)
+}
+
+/// The code for which a link cannot be used as the reason of a condition.
+fn link_reason(code: &str) -> &'static str {
+    match code {
+        "one-way" => "OneWay",
+        "certificate-refused" => "CertificateRefused",
+        "refused-by-peer" => "RefusedByPeer",
+        "denied-identity" => "DeniedIdentity",
+        "identity-mismatch" => "IdentityMismatch",
+        "version-mismatch" => "VersionMismatch",
+        "unlinked" => "NotLinkedThere",
+        "draining" => "PeerDraining",
+        _ => "LinkDown",
+    }
 }
 
 /// That callers are refused; `kind` is `import` or `export`. What another cluster asks for without right is not

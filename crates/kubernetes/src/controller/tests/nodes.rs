@@ -52,6 +52,12 @@ async fn one_node_of_two_that_is_cut_off_is_named_and_all_of_them_are_a_link_tha
     eventually("down", || up() == ("False".into(), "LinkDown".into())).await;
     assert_eq!(says("NodesDown"), None);
     assert_eq!(says("Up").unwrap(), "no node of ours can reach bank: b1 does not answer");
+    // Nodes may know different causes of one outage: the one that says more is shown.
+    let differ =
+        vec![item("link", "bank", "link-down", &["e1"]), item("link", "bank", "one-way", &["e2"])];
+    stage.say(differ);
+    eventually("said", || up() == ("False".into(), "OneWay".into())).await;
+    assert_eq!(says("NodesDown"), None);
     stage.say(vec![]);
     eventually("up", || up() == ("True".into(), "LinkUp".into())).await;
 }
