@@ -350,20 +350,24 @@ def links():
     """Those of the link, and of the parts."""
     down = ("edge", "Link bank Up=False LinkDown")
     told = ("edge", "Link bank LinkDown")
+
+    def because(reason):
+        """The condition and the Event on edge with a reason of their own."""
+        return ("edge", f"Link bank Up=False {reason}"), ("edge", f"Link bank {reason}")
     return [
         link("one importing node of two is cut off", node_cut_off, {"bank": "edge.*1 of 2 nodes.*bank-2"},
              ("bank", "Link edge NodesDown=True.*bank-2"), ("bank", "Link edge NodesCutOff"),
              ("bank bank-2", 'adit_link_up{link="edge"} 0'), "bank-2/home"),
         link("the link's UDP is lost both ways", cut, {"edge": "bank .*(UDP|no answer)", "bank": "edge .*(UDP|no answer)"}, down, told, UP_0),
-        link("UDP from edge to bank is lost", cut_outward, {"edge": "bank .*(UDP|no answer)", "bank": "edge .*(UDP|no answer)"}, down, told, UP_0),
+        link("UDP from edge to bank is lost", cut_outward, {"edge": "bank .*(UDP|no answer)", "bank": "edge .*(UDP|no answer)"}, *because("OneWay"), UP_0),
         link("UDP from bank to edge is lost", cut_inward, {"edge": "bank .*(UDP|no answer)", "bank": "edge .*(UDP|no answer)"}, down, told, UP_0),
         link("edge has a wrong bundle for bank", wrong_bundle("edge", "bank"),
-             {"edge": "bank .*(certificate|bundle|trust)", "bank": "edge .*(certificate|bundle|trust)"}, down, told, UP_0),
+             {"edge": "bank .*(certificate|bundle|trust)", "bank": "edge .*(certificate|bundle|trust)"}, *because("CertificateRefused"), UP_0),
         link("bank has a wrong bundle for edge", wrong_bundle("bank", "edge"),
-             {"edge": "bank .*(certificate|bundle|trust)", "bank": "edge .*(certificate|bundle|trust)"}, down, told, UP_0),
+             {"edge": "bank .*(certificate|bundle|trust)", "bank": "edge .*(certificate|bundle|trust)"}, *because("RefusedByPeer"), UP_0),
         link("edge has unlinked bank", unlinked("edge", "bank"), {"edge": r"NotLinked|no link to bank", "bank": r"edge .*(no trust bundle|does not know|not linked|unlinked)"},
-             ("bank", "Link edge Up=False"), ("bank", "Link edge LinkDown"), ("bank", 'adit_link_up{link="edge"} 0')),
-        link("bank has unlinked edge", unlinked("bank", "edge"), {"edge": r"bank .*(no trust bundle|does not know|not linked|unlinked)", "bank": "NotLinked|no link to edge"}, down, told, UP_0),
+             ("bank", "Link edge Up=False"), ("bank", "Link edge RefusedByPeer"), ("bank", 'adit_link_up{link="edge"} 0')),
+        link("bank has unlinked edge", unlinked("bank", "edge"), {"edge": r"bank .*(no trust bundle|does not know|not linked|unlinked)", "bank": "NotLinked|no link to edge"}, *because("RefusedByPeer"), UP_0),
         link("bank has no daemon any more", no_daemons("bank"), {"edge": "bank .*(UDP|no answer)", "bank": "adit-node has no pods"}, down, told, UP_0),
         link("one daemon of bank hangs", frozen_daemon, {"bank": "1 of 2 node"}, ("bank", "Link edge NodesDown"), ("bank", "Node"), ("bank bank-2", "up 0"), note="callers may be answered by the other"),
         link("edge has no daemon any more", no_daemons("edge"), {"edge": "adit-node has no pods", "bank": "edge .*(UDP|no answer)"},
