@@ -1,4 +1,4 @@
-"""The faults of the table: how each is seeded and mended, and what must be said of it, where.
+"""How each fault of the table is seeded and mended.
 
 A fault of one Service has a Service of its own, so that several can be seeded beside each other.
 """
@@ -6,14 +6,11 @@ A fault of one Service has a Service of its own, so that several can be seeded b
 import contextlib
 import json
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, ContextManager
 
 from . import agents
 from .agents import NAMESPACE
-from .cluster import check, eventually
-from .faults import configure, process, processes
+from .faults import configure, processes
 from .world import SYSTEM
 
 # What stands behind the Services of the table; and behind that which loses its pods.
@@ -23,24 +20,6 @@ HOME = "table-home"
 # Where nobody listens.
 CLOSED_PORT = 8099
 NOT_THERE = {"adit-test/nowhere": "yes"}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One row. `says` are patterns by eye (see `watching`): each must be seen, and no line was there before."""
-
-    name: str
-    seed: Callable[..., ContextManager]
-    # Whose callers are looked at, as `callers/key`; empty where none are refused.
-    caller: str
-    # By cluster: a line that names what is wrong and on which side.
-    status: dict[str, str]
-    condition: tuple[str, str] | None
-    event: tuple[str, str] | None
-    metric: tuple[str, str] | None
-    # Why something above is not asked for.
-    note: str = ""
-    service: str = field(default="")
 
 
 def about(name):
@@ -292,87 +271,3 @@ def served_by(name, backend):
     made = agents.service(name)
     made["spec"]["selector"] = {"app": "kagent", "kagent": backend}
     return made
-
-
-def lines(name, **said):
-    return {cluster: rf"{name}\b.*{what}" for cluster, what in said.items()}
-
-
-def of_service(name, seed, service, status, condition, event, metric, note=""):
-    key = service.removeprefix("table-")
-    where = {cluster: rf"{service} .*({what})" for cluster, what in status.items()}
-    return Fault(
-        name, lambda world: seed(world, service), f"edge/{key}", where,
-        condition and (condition[0], rf"{service} {condition[1]}"), event and (event[0], rf"{service} {event[1]}"),
-        metric and (metric[0], metric[1].replace("SERVICE", f'[^ ]*{service}"[^ ]*')), note, service,
-    )
-
-
-READY_0 = ("edge", "adit_import_ready{SERVICE} 0")
-
-
-def services():
-    """Those of one Service each."""
-    def bad(reason):
-        return ("edge", f"Ready=False {reason}")
-
-    return [
-        of_service("another's slice fills an imported Service", foreign_slice, "table-foreign",
-                   {"edge": r"by-hand \(managed by mesh.example\)"}, bad("ServiceHasOwnEndpoints"), ("edge", "ServiceHasOwnEndpoints"), READY_0),
-        of_service("an export is withdrawn", withdrawn, "table-withdrawn",
-                   {"edge": "bank has withdrawn its export"}, bad("Withdrawn"), ("edge", "Withdrawn"), READY_0),
-        of_service("grants of import and export never meet", never_meet, "table-never",
-                   {"edge": "here it is for .*nobody-here.*and bank grants it to .*support-bot"}, bad("NobodyAllowed"), ("edge", "NobodyAllowed"), READY_0),
-        of_service("the export does not allow the caller", denied, "table-denied",
-                   {"edge": "support-bot( are)? refused.*no grant.*export in bank"}, ("edge", "Refusing=True Denied"), ("edge", "CallersRefused"),
-                   ("edge", 'adit_streams_ended_total{.*code="denied".*SERVICE}'), "bank is as it was told to be, and says so as doubtful"),
-        of_service("the backends are gone", scaled_away, LOST,
-                   {"edge": "bank.*no ready backend", "bank": "no ready|NoBackend"}, bad("NoBackend"), ("edge", "CallersRefused|NoBackend"), READY_0),
-        of_service("nobody listens at the backend's port", nobody_listens, "table-closed",
-                   {"edge": "bank.*refuse", "bank": "refuse"}, ("edge", "False.*efuse|True.*efuse"), ("edge", "CallersRefused|BackendRefused"), READY_0),
-        of_service("the Service names a port that its pods do not have", no_such_port, "table-port",
-                   {"edge": "bank.*no ready backend", "bank": "no ready|NoBackend"}, bad("NoBackend"), ("edge", "CallersRefused|NoBackend"), READY_0),
-        of_service("the backend's address is one that no node dials", forbidden, "table-forbidden",
-                   {"edge": "bank.*forbidden|may not", "bank": "forbidden|may not|never dial"}, ("edge", "False.*orbid|True.*orbid"), ("edge", "CallersRefused|Forbidden"), READY_0),
-        of_service("the exported Service is deleted", deleted, "table-deleted",
-                   {"edge": "bank has withdrawn|no Service|not export", "bank": "there is no Service"}, bad("Withdrawn|NoService"), ("edge", "Withdrawn|NoService"), READY_0),
-    ]
-
-
-def link(name, seed, status, condition, event, metric, caller="edge/fraud-bot", note=""):
-    return Fault(name, lambda world: seed(world, None), caller, status, condition, event, metric, note)
-
-
-UP_0 = ("edge", 'adit_link_up{link="bank"} 0')
-
-
-def links():
-    """Those of the link, and of the parts."""
-    down = ("edge", "Link bank Up=False LinkDown")
-    told = ("edge", "Link bank LinkDown")
-
-    def because(reason):
-        """The condition and the Event on edge with a reason of their own."""
-        return ("edge", f"Link bank Up=False {reason}"), ("edge", f"Link bank {reason}")
-    return [
-        link("one importing node of two is cut off", node_cut_off, {"bank": "edge.*1 of 2 nodes.*bank-2"},
-             ("bank", "Link edge NodesDown=True.*bank-2"), ("bank", "Link edge NodesCutOff"),
-             ("bank bank-2", 'adit_link_up{link="edge"} 0'), "bank-2/home"),
-        link("the link's UDP is lost both ways", cut, {"edge": "bank .*(UDP|no answer)", "bank": "edge .*(UDP|no answer)"}, down, told, UP_0),
-        link("UDP from edge to bank is lost", cut_outward, {"edge": "bank .*(UDP|no answer)", "bank": "edge .*(UDP|no answer)"}, *because("OneWay"), UP_0),
-        link("UDP from bank to edge is lost", cut_inward, {"edge": "bank .*(UDP|no answer)", "bank": "edge .*(UDP|no answer)"}, down, told, UP_0),
-        link("edge has a wrong bundle for bank", wrong_bundle("edge", "bank"),
-             {"edge": "bank .*(certificate|bundle|trust)", "bank": "edge .*(certificate|bundle|trust)"}, *because("CertificateRefused"), UP_0),
-        link("bank has a wrong bundle for edge", wrong_bundle("bank", "edge"),
-             {"edge": "bank .*(certificate|bundle|trust)", "bank": "edge .*(certificate|bundle|trust)"}, *because("RefusedByPeer"), UP_0),
-        link("edge has unlinked bank", unlinked("edge", "bank"), {"edge": r"NotLinked|no link to bank", "bank": r"edge .*(no trust bundle|does not know|not linked|unlinked)"},
-             ("bank", "Link edge Up=False"), ("bank", "Link edge RefusedByPeer"), ("bank", 'adit_link_up{link="edge"} 0')),
-        link("bank has unlinked edge", unlinked("bank", "edge"), {"edge": r"bank .*(no trust bundle|does not know|not linked|unlinked)", "bank": "NotLinked|no link to edge"}, *because("RefusedByPeer"), UP_0),
-        link("bank has no daemon any more", no_daemons("bank"), {"edge": "bank .*(UDP|no answer)", "bank": "adit-node has no pods"}, down, told, UP_0),
-        link("one daemon of bank hangs", frozen_daemon, {"bank": "1 of 2 node"}, ("bank", "Link edge NodesDown"), ("bank", "Node"), ("bank bank-2", "up 0"), note="callers may be answered by the other"),
-        link("edge has no daemon any more", no_daemons("edge"), {"edge": "adit-node has no pods", "bank": "edge .*(UDP|no answer)"},
-             ("bank", "Link edge Up=False"), ("bank", "Link edge LinkDown"), ("edge", "up 0")),
-        link("edge has no controller any more", no_controller, {"edge": "0 of 2 controller pods|no controller is active"}, ("edge", "Deployment adit-controller Available=False"), ("edge", "FailedScheduling"),
-             ("edge", "adit_controller"), caller="", note="condition and Event are Kubernetes' own: nobody is there to write ours"),
-        link("a key of bank's ConfigMap has an error", bad_configuration, {"bank": "zz-table.yaml"}, ("bank", "Configured=False BadConfiguration"), ("bank", "BadConfiguration"), ("bank", "adit_config_rejected 1"), caller=""),
-    ]

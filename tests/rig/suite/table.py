@@ -7,7 +7,7 @@ import contextlib
 import re
 import time
 
-from . import agents, seeds
+from . import agents, rows, seeds
 from .agents import NAMESPACE
 from .cluster import Failure, Skip, check, eventually
 from .seeds import BACKEND, HOME, LOST
@@ -27,13 +27,13 @@ REFUSED_BEFORE = re.compile(r"connections? .*refused")
 
 
 def fault_table(world):
-    """Some twenty faults, those of single Services beside each other: each is named by status, condition, Event and metric within 10 s."""
-    return table(world, [*([one] for one in seeds.links()), seeds.services()])
+    """Faults of the link and of single Services, while callers call: status, condition, Event and metric name each within 10 s."""
+    return table(world, [[one] for one in rows.links() if not one.long] + [rows.services()])
 
 
 def fault_table_long(world):
-    """The same faults, each by itself."""
-    return table(world, [[one] for one in [*seeds.links(), *seeds.services()]])
+    """The same with those that take their time."""
+    return table(world, [[one] for one in rows.links()] + [rows.services()])
 
 
 def table(world, groups):
@@ -50,17 +50,17 @@ def table(world, groups):
                 for node in ("bank-1", "bank-2")
             },
         }
-        rows = []
+        made = []
         try:
             for group in groups:
-                rows += beside(watch, callers, world, group)
+                made += beside(watch, callers, world, group)
         finally:
-            text = rendered(rows)
+            text = rendered(made)
             print(text, flush=True)
             world.keep("fault-table.md", text)
-    wrong = [f"{row['name']}: {', '.join(row['missing'])}" for row in rows if row["missing"]]
+    wrong = [f"{row['name']}: {', '.join(row['missing'])}" for row in made if row["missing"]]
     check(not wrong, "\n".join(wrong))
-    return f"{len(rows)} faults, each said within {SAID_SECONDS} s"
+    return f"{len(made)} faults, each said within {SAID_SECONDS} s"
 
 
 def home(world):
@@ -75,7 +75,7 @@ def address(cluster, name):
 def prepared(world):
     """The Services of the table, served; gives where callers of edge find them."""
     bank, edge = world.bank, world.edge
-    names = [one.service for one in seeds.services()]
+    names = [one.service for one in rows.services()]
     command = ["python3", "/app/webhook.py"]
     for cluster, backends in ((bank, (BACKEND, LOST)), (edge, (HOME,))):
         for name in backends:
@@ -134,17 +134,19 @@ def beside(watch, callers, world, faults):
         exits = {one.name: exit_of(watch, one, began[one.name]) for one in faults}
     mended = time.time()
     again, sick = well(watch, callers, faults, len(faults) == 1)
-    rows = []
+    all_rows = []
     for one in faults:
-        made = row(one, found[one.name], exits[one.name], ends(callers, one, began[one.name], until), began[one.name])
+        made = row(one, found[one.name], exits[one.name], ends(callers, one.caller, began[one.name], until), began[one.name])
+        hurt = [end for end in ends(callers, one.spared, began[one.name], until) if end["end"] != "answer"]
+        made["missing"] += [f"{one.spared} was to be spared: {end}" for end in hurt[:1]]
         made["again"] = None if sick else again - mended
         made["missing"] += [f"before: {ill}"] * bool(ill) + [f"afterwards: {sick}"] * bool(sick)
         made["else"] = {
             cluster: instead(watch, one, cluster, began[one.name]) for cluster in one.status if not found[one.name][f"status of {cluster}"]
         }
-        rows.append(made)
+        all_rows.append(made)
         print(summed(made), flush=True)
-    return rows
+    return all_rows
 
 
 def well(watch, callers, faults, by_status=True):
@@ -155,7 +157,7 @@ def well(watch, callers, faults, by_status=True):
             wrong = [line for line in problems(watch.now(f"status {name}")) if not REFUSED_BEFORE.search(line)]
             check(not wrong, f"{name}: " + "; ".join(wrong))
         for fault in faults:
-            late = ends(callers, fault, time.time() - 2, time.time())
+            late = ends(callers, fault.caller, time.time() - 2, time.time())
             check(not fault.caller or (late and {one["end"] for one in late} == {"answer"}), f"{fault.name}: {late[-3:]}")
         return time.time()
 
@@ -178,10 +180,10 @@ def problems(page):
     return [" ".join(line.split()) for line in page if not quiet.search(line)]
 
 
-def ends(callers, fault, since, until):
-    if not fault.caller:
+def ends(callers, caller, since, until):
+    if not caller:
         return []
-    pod, key = fault.caller.split("/")
+    pod, key = caller.split("/")
     return callers[pod].ends(key, since, until)
 
 

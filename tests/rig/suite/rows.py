@@ -1,0 +1,158 @@
+"""The rows of the table: each fault, who calls meanwhile, and what must be said of it, where."""
+
+from dataclasses import dataclass
+from typing import Callable, ContextManager
+
+from . import seeds
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row. Patterns are asked of what `watching` sees: each must be seen in a line that was not there before."""
+
+    name: str
+    seed: Callable[..., ContextManager]
+    # Whose callers are looked at, as `callers/key`; empty where none are refused.
+    caller: str
+    # By cluster: a line that names what is wrong and on which side.
+    status: dict[str, str]
+    condition: tuple[str, str] | None
+    event: tuple[str, str] | None
+    metric: tuple[str, str] | None
+    # Why something above is not asked for.
+    note: str = ""
+    service: str = ""
+    # Whether it is left to the long suite: silence alone is not believed for nine seconds, or the way back takes long.
+    long: bool = False
+    # Whose callers must not notice it.
+    spared: str = ""
+
+
+def of_service(name, seed, service, status, condition, event, metric, note=""):
+    key = service.removeprefix("table-")
+    where = {cluster: rf"{service} .*({what})" for cluster, what in status.items()}
+    return Fault(
+        name, lambda world: seed(world, service), f"edge/{key}", where,
+        condition and (condition[0], rf"{service} {condition[1]}"), event and (event[0], rf"{service} {event[1]}"),
+        metric and (metric[0], metric[1].replace("SERVICE", f'[^ ]*{service}"[^ ]*')), note, service,
+        spared="edge/fraud-bot",
+    )
+
+
+READY_0 = ("edge", "adit_import_ready{SERVICE} 0")
+
+
+def services():
+    """Those of one Service each."""
+    def bad(reason):
+        return ("edge", f"Ready=False {reason}")
+
+    def told(reason):
+        return ("edge", reason)
+
+    return [
+        of_service(
+            "another's slice fills an imported Service", seeds.foreign_slice, "table-foreign",
+            {"edge": r"by-hand \(managed by mesh.example\)"}, bad("ServiceHasOwnEndpoints"), told("ServiceHasOwnEndpoints"), READY_0,
+        ),
+        of_service(
+            "an export is withdrawn", seeds.withdrawn, "table-withdrawn",
+            {"edge": "bank has withdrawn its export"}, bad("Withdrawn"), told("Withdrawn"), READY_0,
+        ),
+        of_service(
+            "grants of import and export never meet", seeds.never_meet, "table-never",
+            {"edge": "here it is for .*nobody-here.*and bank grants it to .*support-bot"}, bad("NobodyAllowed"), told("NobodyAllowed"), READY_0,
+        ),
+        of_service(
+            "the export does not allow the caller", seeds.denied, "table-denied",
+            {"edge": "support-bot( are)? refused.*no grant.*export in bank"}, ("edge", "Refusing=True Denied"), told("CallersRefused"),
+            ("edge", 'adit_streams_ended_total{.*code="denied".*SERVICE}'), "bank is as it was told to be, and says so as doubtful",
+        ),
+        of_service(
+            "the backends are gone", seeds.scaled_away, seeds.LOST,
+            {"edge": "bank.*no ready backend", "bank": "no ready|NoBackend"}, bad("NoBackend"), told("CallersRefused|NoBackend"), READY_0,
+        ),
+        of_service(
+            "nobody listens at the backend's port", seeds.nobody_listens, "table-closed",
+            {"edge": "bank.*refuse", "bank": "refuse"}, bad("BackendRefused"), told("CallersRefused|BackendRefused"), READY_0,
+        ),
+        of_service(
+            "the Service names a port that its pods do not have", seeds.no_such_port, "table-port",
+            {"edge": "bank.*no ready backend", "bank": "no ready|NoBackend"}, bad("NoBackend"), told("CallersRefused|NoBackend"), READY_0,
+        ),
+        of_service(
+            "the backend's address is one that no node dials", seeds.forbidden, "table-forbidden",
+            {"edge": "bank.*(orbidden|may not)", "bank": "orbidden|may not|never dial"}, ("edge", "False.*orbid|True.*orbid"),
+            told("CallersRefused|Forbidden"), READY_0,
+        ),
+        of_service(
+            "the exported Service is deleted", seeds.deleted, "table-deleted",
+            {"edge": "bank has withdrawn|no Service|not export", "bank": "there is no Service"}, bad("Withdrawn|NoService"),
+            told("Withdrawn|NoService"), READY_0,
+        ),
+    ]
+
+
+def link(name, seed, status, condition, event, metric, caller="edge/fraud-bot", **more):
+    return Fault(name, lambda world: seed(world, None), caller, status, condition, event, metric, **more)
+
+
+def down(cluster, other, reason="LinkDown"):
+    """What Link, Event and metric say where a cluster does not hear the other one."""
+    return (cluster, f"Link {other} Up=False {reason}"), (cluster, f"Link {other} {reason}"), (cluster, f'adit_link_up{{link="{other}"}} 0')
+
+
+SILENCE = "(UDP|no answer|nothing heard)"
+DISTRUST = "(certificate|bundle|trust)"
+STRANGER = "(no trust bundle|does not know|not linked|unlinked)"
+
+
+def links():
+    """Those of the link, and of the parts."""
+    edge, bank = down("edge", "bank"), down("bank", "edge")
+    silent = {"edge": f"bank .*{SILENCE}", "bank": f"edge .*{SILENCE}"}
+    distrusted = {"edge": f"bank .*{DISTRUST}", "bank": f"edge .*{DISTRUST}"}
+    return [
+        link(
+            "one importing node of two is cut off", seeds.node_cut_off, {"bank": "edge.*1 of 2 nodes.*bank-2"},
+            ("bank", "Link edge NodesDown=True.*bank-2"), ("bank", "Link edge NodesCutOff"), ("bank bank-2", 'adit_link_up{link="edge"} 0'),
+            "bank-2/home", spared="bank-1/home",
+        ),
+        link("the link's UDP is lost both ways", seeds.cut, silent, *edge, long=True),
+        link("UDP from edge to bank is lost", seeds.cut_outward, silent, *down("edge", "bank", "OneWay"), long=True),
+        link("UDP from bank to edge is lost", seeds.cut_inward, silent, *edge, long=True),
+        link("edge has a wrong bundle for bank", seeds.wrong_bundle("edge", "bank"), distrusted, *down("edge", "bank", "CertificateRefused")),
+        link("bank has a wrong bundle for edge", seeds.wrong_bundle("bank", "edge"), distrusted, *down("edge", "bank", "RefusedByPeer")),
+        link(
+            "edge has unlinked bank", seeds.unlinked("edge", "bank"), {"edge": "NotLinked|no link to bank", "bank": f"edge .*{STRANGER}"},
+            *down("bank", "edge", "RefusedByPeer"),
+        ),
+        link(
+            "bank has unlinked edge", seeds.unlinked("bank", "edge"), {"edge": f"bank .*{STRANGER}", "bank": "NotLinked|no link to edge"},
+            *down("edge", "bank", "RefusedByPeer"),
+        ),
+        link(
+            "bank has no daemon any more", seeds.no_daemons("bank"), {"edge": f"bank .*({SILENCE}|going away)", "bank": "adit-node has no pods"},
+            *edge, long=True,
+        ),
+        link(
+            "one daemon of bank hangs", seeds.frozen_daemon, {"bank": "1 of 2 nodes do not tell.*bank-2"},
+            ("bank", "Link edge NodesDown=True.*bank-2"), ("bank", "Link edge NodesSilent"), ("bank bank-2", "up 0"),
+            note="callers may be answered by the other", long=True,
+        ),
+        link(
+            "edge has no daemon any more", seeds.no_daemons("edge"), {"edge": "adit-node has no pods", "bank": f"edge .*({SILENCE}|going away)"},
+            bank[0], bank[1], ("edge", "up 0"), long=True,
+        ),
+        link(
+            "edge has no controller any more", seeds.no_controller, {"edge": "0 of 2 controller pods|no controller is active"},
+            ("edge", "Deployment adit-controller Available=False"), ("edge", "FailedScheduling"),
+            ("edge", r"adit_controller_silence_seconds ([5-9]|\d\d)"), "", spared="edge/fraud-bot",
+            note="condition and Event are Kubernetes' own: nobody is there to write ours",
+        ),
+        link(
+            "a key of bank's ConfigMap has an error", seeds.bad_configuration, {"bank": "zz-table.yaml"},
+            ("bank", "Configured=False BadConfiguration"), ("bank", "BadConfiguration"), ("bank", "adit_config_rejected 1"), "",
+            spared="edge/fraud-bot",
+        ),
+    ]
