@@ -7,7 +7,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adit_config::{Kind, Problem, Report, Severity};
+use adit_config::{Report, Severity};
 use adit_core::denied::DenyEntry;
 use owo_colors::{OwoColorize as _, Style};
 
@@ -36,22 +36,13 @@ pub(crate) struct Args {
 /// # Errors
 /// Only where the answer cannot be printed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut report = adit_config::check(&args.file);
+    // Read as the node reads it, so that what is said here is what it would say.
+    let report = adit_daemon::process::check(&args.file);
     let mut denied = Vec::new();
     if report.errors().next().is_none()
         && let Ok((config, _)) = adit_config::load(&args.file)
     {
         denied.clone_from(&config.denied);
-        // Read as the node reads them, so that what is said here is what it would say.
-        let wrong = adit_daemon::process::wrong_credentials(&config);
-        report.problems.extend(wrong.into_iter().map(|message| Problem {
-            severity: Severity::Error,
-            kind: Kind::Unreadable,
-            place: None,
-            path: String::new(),
-            message,
-            hint: None,
-        }));
     }
     let usable = report.errors().next().is_none();
     let coloured = std::io::stdout().is_terminal()

@@ -32,10 +32,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(match controller::run(controller::Options { settings, listen }) {
         Ok(Ended::Drained { .. }) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce { signal }) => ExitCode::from(128 + signal),
-        Err(error) => {
-            let what = if error.had_started() { "ended" } else { "did not start" };
-            eprintln!("{error}\nadit: the controller {what}");
-            ExitCode::FAILURE
-        }
+        // Why stands in the log.
+        Err(_) => ExitCode::FAILURE,
     })
 }

@@ -332,12 +332,23 @@ fn all_that_is_in_the_way_is_told_at_once_and_nothing_is_left() {
         assert!(error.contains(word), "{word}: {error}");
     }
 
-    scene.write(
-        "b1",
-        &scene.bank().replace("links:", "lniks:").replace("cluster: bank", "cluster: B!"),
-    );
+    // No terminal reads it, so it is as the log would be there.
+    let errors = |text: &str| -> Vec<serde_json::Value> {
+        let all: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        all.into_iter().filter(|line| line["level"] == "error").collect()
+    };
+    assert_eq!(errors(&error).len(), 5, "each by itself, and the end: {error}");
+
+    let wrong = scene.bank().replace("links:", "lniks:").replace("cluster: bank", "cluster: B!");
+    scene.write("b1", &(wrong.clone() + "log: {format: json}\n"));
     let (code, _, error) = adit(scene.folder.path(), &["node", "--config", "b1.yaml"]);
-    assert_eq!(code, 1);
+    let told = errors(&error);
+    assert_eq!((code, &told[0]["key"]), (1, &serde_json::json!("cluster")), "{error}");
+    assert_eq!(told.last().unwrap()["message"], "the node did not start");
+    scene.write("b1", &(wrong + "log: {format: text}\n"));
+    let (code, _, error) = adit(scene.folder.path(), &["node", "--config", "b1.yaml"]);
+    assert!(code == 1 && error.ends_with("\nadit: the node did not start\n"), "{error}");
     for word in ["b1.yaml:1:", "b1.yaml:4:", "did you mean links?"] {
         assert!(error.contains(word), "{word}: {error}");
     }
@@ -345,7 +356,9 @@ fn all_that_is_in_the_way_is_told_at_once_and_nothing_is_left() {
     fs::remove_file(scene.path("edge.pem")).unwrap();
     fs::write(scene.path("b1/node.pem"), "").unwrap();
     let (code, _, error) = adit(scene.folder.path(), &["node", "--config", "b1.yaml"]);
-    assert!(code == 1 && error.contains("link edge") && error.contains("identity:"), "{error}");
+    assert_eq!(code, 1);
+    assert!(error.contains("b1.yaml:3:") && error.contains("node.identity"), "{error}");
+    assert!(error.contains("b1.yaml:5:") && error.contains("links[0].trustBundle"), "{error}");
     // Who we are comes first: nothing was bound, not even for a moment.
     assert!(!scene.path("b1.sock").exists() && !scene.path("b1.sock.lock").exists());
 }

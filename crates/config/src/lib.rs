@@ -15,9 +15,11 @@ use std::path::Path;
 pub use self::cluster::{ClusterConfig, ClusterReport, parse as parse_cluster};
 pub use self::config::Config;
 pub use self::problem::{Kind, Place, Problem, Report, Severity};
-pub use self::source::MAX_BYTES;
+pub use self::source::{MAX_BYTES, unreadable_hint};
 pub use self::watch::{Change, Watch, watch};
 
+use crate::config::LogFormat;
+use crate::problem::Flaw;
 use crate::reader::{Item, Sink};
 use crate::sections::Around;
 use crate::source::Reference;
@@ -59,13 +61,51 @@ pub fn parse(text: &[u8], file: &Path) -> Result<(Config, Report), Report> {
 /// trust bundles and identity have to be there and readable.
 #[must_use]
 pub fn check(file: &Path) -> Report {
-    match source::read(file) {
-        Err(problem) => Report::new(file, vec![*problem]),
-        Ok(text) => {
-            let (_, report, references) = read(&text, file);
-            report.with(references.iter().flat_map(source::missing))
-        }
-    }
+    check_with(file, |_| Vec::new())
+}
+
+/// A finding of somebody else about a file that the configuration refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The value that refers to it, as in `links[1].trustBundle`.
+    pub path: String,
+    /// What was found and what was expected, on one line.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// True if the file cannot be read, which [`check`] finds itself.
+    pub is_unreadable: bool,
+}
+
+/// The same with what `more` finds wrong in the files that a good configuration refers to.
+#[must_use]
+pub fn check_with(file: &Path, more: impl FnOnce(&Config) -> Vec<Finding>) -> Report {
+    let text = match source::read(file) {
+        Err(problem) => return Report::new(file, vec![*problem]),
+        Ok(text) => text,
+    };
+    let (config, report, references) = read(&text, file);
+    let missing: Vec<_> = references.iter().flat_map(source::missing).collect();
+    let found = config.as_ref().map(more).unwrap_or_default();
+    let is_told = |one: &Finding| one.is_unreadable && missing.iter().any(|p| p.path == one.path);
+    let found: Vec<_> = found.into_iter().filter(|one| !is_told(one)).collect();
+    let found = found.into_iter().map(|Finding { path, message, hint, .. }| {
+        let place = references.iter().find(|r| r.path == path).map(|r| r.place);
+        Flaw::new(Kind::Unreadable, message).hint(hint).at(Severity::Error, &path, place)
+    });
+    let found: Vec<_> = found.collect();
+    report.with(missing).with(found)
+}
+
+/// The format of the log that `file` wants, as far as it says so, whatever else is wrong with it.
+#[must_use]
+pub fn log_format(file: &Path) -> LogFormat {
+    let format = || {
+        let text = source::read(file).ok()?;
+        let tree = tree::parse(source::decode(&text).ok()?).ok()?;
+        sections::log_format(&Item::root(&Sink::default(), &tree))
+    };
+    format().unwrap_or_default()
 }
 
 /// A value as YAML, for programs that print what `kubectl` or another of ours is to read.

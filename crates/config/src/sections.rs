@@ -15,7 +15,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use self::known::Known;
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, LogFormat};
 use crate::problem::{Flaw, Kind};
 use crate::reader::Item;
 use crate::value;
@@ -86,6 +86,11 @@ pub(crate) fn config(root: &Item<'_>, around: Around<'_>) -> Option<Config> {
         metrics: metrics?,
         log: log?,
     })
+}
+
+/// The format of the log alone.
+pub(crate) fn log_format(root: &Item<'_>) -> Option<LogFormat> {
+    root.fields()?.section("log").and_then(|mut fields| process::log_format(&mut fields))
 }
 
 /// Reads all of `items`, also after one that is wrong.

@@ -41,8 +41,9 @@ pub(crate) fn read(file: &Path) -> Result<Vec<u8>, Box<Problem>> {
 
 /// A regular file, up to one byte more than [`MAX_BYTES`].
 pub(crate) fn contents(file: &Path) -> Result<Vec<u8>, Flaw> {
-    let unreadable =
-        |error: io::Error| Flaw::new(Kind::Unreadable, format!("cannot read: {error}"));
+    let unreadable = |error: io::Error| {
+        Flaw::new(Kind::Unreadable, format!("cannot read: {error}")).hint(access(error.kind()))
+    };
     // Looked at before it is opened: to open a named pipe would wait for its other end.
     let kind = fs::metadata(file).map_err(unreadable)?.file_type();
     if !kind.is_file() {
@@ -54,6 +55,22 @@ pub(crate) fn contents(file: &Path) -> Result<Vec<u8>, Flaw> {
     let file = fs::File::open(file).map_err(unreadable)?;
     file.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?;
     Ok(text)
+}
+
+/// How to mend that a file cannot be read; `missing` says what makes one that is not there.
+#[must_use]
+pub fn unreadable_hint(kind: io::ErrorKind, missing: &str) -> String {
+    access(kind).unwrap_or_else(|| missing.to_owned())
+}
+
+/// What to do where the system does not let this process read.
+fn access(kind: io::ErrorKind) -> Option<String> {
+    let is_refused = kind == io::ErrorKind::PermissionDenied;
+    is_refused.then(|| {
+        "it is kept from the user that this runs as: run as its owner, or give it, and the folders on the way, to \
+         that user (chown)"
+            .to_owned()
+    })
 }
 
 /// UTF-8, or the place of the first byte that is not.
@@ -77,7 +94,8 @@ pub(crate) fn missing(reference: &Reference) -> Vec<Problem> {
     let Reference { path, place, file, want } = reference;
     let problem = |file: &Path, flaw: Flaw, hint: &str| {
         let message = format!("{}: {}", file.display(), flaw.message);
-        let flaw = Flaw { message, ..flaw }.hint(hint.to_owned());
+        let hint = flaw.hint.clone().unwrap_or_else(|| hint.to_owned());
+        let flaw = Flaw { message, ..flaw }.hint(hint);
         flaw.at(Severity::Error, path, *place)
     };
     let lacks = |file: &Path, hint| contents(file).err().map(|flaw| problem(file, flaw, hint));
@@ -88,9 +106,18 @@ pub(crate) fn missing(reference: &Reference) -> Vec<Problem> {
         }
         Want::Identity => {
             let hint = "`adit pki issue` writes it";
-            if !file.is_dir() {
-                let found = if file.exists() { "expected a folder" } else { "no such folder" };
-                let flaw = Flaw::new(Kind::Unreadable, found);
+            let found = match fs::metadata(file) {
+                Ok(found) if found.is_dir() => None,
+                Ok(_) => Some(Flaw::new(Kind::Unreadable, "expected a folder")),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    Some(Flaw::new(Kind::Unreadable, "no such folder"))
+                }
+                Err(error) => {
+                    let flaw = Flaw::new(Kind::Unreadable, format!("cannot read: {error}"));
+                    Some(flaw.hint(access(error.kind())))
+                }
+            };
+            if let Some(flaw) = found {
                 return vec![problem(file, flaw, hint)];
             }
             Config::IDENTITY_FILES.iter().filter_map(|name| lacks(&file.join(name), hint)).collect()

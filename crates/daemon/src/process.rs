@@ -34,15 +34,15 @@ pub mod tuning;
 mod workers;
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use adit_config::cluster::Mode;
-use adit_config::config::LogFormat;
-use adit_config::{Change, Config, Report};
+use adit_config::config::{self, LogFormat};
+use adit_config::{Change, Config, Problem, Report};
 use adit_dataplane::tcp::os::OsNet;
 use adit_kubernetes::node::state::NodeState;
 use adit_kubernetes::tasks::Tasks;
@@ -57,7 +57,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::cluster::Options as InCluster;
 use self::cluster::Prepared;
-use self::credentials::Credentials;
+use self::credentials::{CredentialFault, Credentials};
 use self::data::{DataSide, Witness};
 use self::handover::Custody;
 use self::handover::holder::Sockets;
@@ -76,7 +76,7 @@ use crate::admin::public::{self, Public};
 use crate::compose::{self, Base, Sources};
 use crate::metrics::{Metrics, gauges::Totals, process::Process};
 use crate::readiness::Readiness;
-use crate::telemetry::{Format, Log};
+use crate::telemetry::{FatalError, Format, Log};
 
 /// Changes of files that may wait for the supervisor: each is a whole configuration.
 const CHANGES: usize = 4;
@@ -101,6 +101,24 @@ impl StartError {
     #[must_use]
     pub fn had_started(&self) -> bool {
         matches!(self, Self::Broken(_))
+    }
+
+    /// Each error by itself.
+    fn errors(&self) -> Vec<FatalError> {
+        let plain = |text: &String| FatalError { message: text.clone(), ..FatalError::default() };
+        match self {
+            Self::Config(reports) => {
+                let all = reports.iter().flat_map(|r| r.errors().map(move |p| (r, p)));
+                let one = |(report, problem): (&Report, &Problem)| FatalError {
+                    message: format!("{}: {}", report.location(problem), problem.message),
+                    key: Some(problem.path.clone()).filter(|path| !path.is_empty()),
+                    hint: problem.hint.clone(),
+                };
+                all.map(one).collect()
+            }
+            Self::Wrong(all) => all.iter().map(plain).collect(),
+            Self::Broken(what) => vec![plain(what)],
+        }
     }
 }
 
@@ -128,8 +146,14 @@ impl From<String> for StartError {
 /// of the node that runs with the same identity folder, if there is one, and hands them on to the next.
 ///
 /// # Errors
-/// All that keeps it from starting.
+/// All that keeps it from starting; it stands in the log already.
 pub fn run(file: &Path, take_over: bool) -> Result<Ended, StartError> {
+    let log = start_log()?;
+    let ended = run_file(file, take_over, &log);
+    last_words(&log, "node", ended)
+}
+
+fn run_file(file: &Path, take_over: bool, log: &Log) -> Result<Ended, StartError> {
     let started = Instant::now();
     adit_host::capabilities::raise().map_err(cannot("take capabilities into use"))?;
     // The file is read again at every reload, and what it refers to is found from where it is.
@@ -137,9 +161,11 @@ pub fn run(file: &Path, take_over: bool) -> Result<Ended, StartError> {
     let (tell, inputs) = mpsc::channel(CHANGES);
     // The receiver is gone only when the process ends.
     let on_change = move |change: Change| drop(tell.blocking_send(change.into()));
-    let (config, report, watching) =
-        adit_config::watch(file, on_change).map_err(|r| StartError::Config(vec![r]))?;
-    let log = start_log(&config.log)?;
+    let (config, report, watching) = adit_config::watch(file, on_change).map_err(|report| {
+        log.set_format(format(adit_config::log_format(file)));
+        StartError::Config(vec![report])
+    })?;
+    set_log(log, &config.log)?;
     let runtime = runtime()?;
     let origin = Origin::File(file.clone());
     let process = format!("{}-{}", std::process::id(), UnixTime::now().as_secs());
@@ -157,9 +183,8 @@ pub fn run(file: &Path, take_over: bool) -> Result<Ended, StartError> {
         line,
         custody: Custody::default(),
     };
-    let ended = start(&runtime, beginning, &mut Tasks::default(), &log);
+    let ended = start(&runtime, beginning, &mut Tasks::default(), log);
     drop(watching);
-    log.flush(LAST_WORDS);
     ended
 }
 
@@ -169,12 +194,17 @@ pub fn run(file: &Path, take_over: bool) -> Result<Ended, StartError> {
 /// Takes over the process as [`run`] does.
 ///
 /// # Errors
-/// All that keeps it from starting and that waiting will not mend.
+/// All that keeps it from starting and that waiting will not mend; it stands in the log already.
 pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
+    let log = start_log()?;
+    let ended = run_pod(options, &log);
+    last_words(&log, "node", ended)
+}
+
+fn run_pod(options: InCluster, log: &Log) -> Result<Ended, StartError> {
     let started = Instant::now();
-    // Before the first thread, since threads inherit them.
+    // Before the first thread but that of the log, since threads inherit them.
     adit_host::capabilities::raise().map_err(cannot("take capabilities into use"))?;
-    let log = start_log(&adit_config::config::Log::default())?;
     let runtime = runtime()?;
     let (folder, pod) = (options.state.clone(), options.pod.clone());
     let custody = Custody::default();
@@ -194,9 +224,9 @@ pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
         }
     })?;
     let Some(Prepared { cluster, begun, settings, config, reports, state }) = prepared else {
-        log.flush(LAST_WORDS);
         return Ok(Ended::Drained { reset: 0 });
     };
+    set_log(log, &config.log)?;
     let (tell, inputs) = mpsc::channel(CHANGES);
     let (out, state) = watch::channel(Arc::new(state));
     let readiness = Readiness::default();
@@ -227,12 +257,11 @@ pub fn run_in_cluster(options: InCluster) -> Result<Ended, StartError> {
         line,
         custody: custody.clone(),
     };
-    let ended = start(&runtime, beginning, &mut tasks, &log);
+    let ended = start(&runtime, beginning, &mut tasks, log);
     runtime.block_on(tasks.shutdown());
     if ended.is_ok() && !custody.succeeded.is_cancelled() {
         runtime.block_on(range::leave(&client, &folder));
     }
-    log.flush(LAST_WORDS);
     ended
 }
 
@@ -252,19 +281,55 @@ fn runtime() -> Result<Runtime, String> {
         .map_err(cannot("start the supervisor's runtime"))
 }
 
-fn start_log(wanted: &adit_config::config::Log) -> Result<Log, String> {
-    let format = match wanted.format {
+/// The log as it is until the configuration is known.
+fn start_log() -> Result<Log, String> {
+    let first = config::Log::default();
+    Log::init(first.level.as_str(), format(first.format)).map_err(|error| {
+        let error = format!("log: {error}");
+        // There is no other place for this one.
+        writeln!(io::stderr(), "adit: {error}").ok();
+        error
+    })
+}
+
+/// The log as the configuration wants it.
+fn set_log(log: &Log, wanted: &config::Log) -> Result<(), String> {
+    log.set_format(format(wanted.format));
+    log.set_level(wanted.level.as_str()).map_err(|e| format!("log: {e}"))
+}
+
+fn format(wanted: LogFormat) -> Format {
+    match wanted {
         LogFormat::Auto => Format::Auto,
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
-    };
-    Log::init(wanted.level.as_str(), format).map_err(|e| format!("log: {e}"))
+    }
 }
 
-/// What is wrong with the identity and the trust bundles that a good file names, as the node would say it.
+/// Writes the last lines of a process that is `what`, with all that it ended on.
+fn last_words(
+    log: &Log,
+    what: &str,
+    ended: Result<Ended, StartError>,
+) -> Result<Ended, StartError> {
+    if let Err(error) = &ended {
+        let how = if error.had_started() { "ended" } else { "did not start" };
+        let end = FatalError { message: format!("the {what} {how}"), ..FatalError::default() };
+        let text = format!("{error}\nadit: the {what} {how}");
+        log.fatal(&text, error.errors().into_iter().chain([end]));
+    }
+    log.flush(LAST_WORDS);
+    ended
+}
+
+/// All that is wrong with a node's file and the files that it refers to, as the node would say it.
 #[must_use]
-pub fn wrong_credentials(config: &Config) -> Vec<String> {
-    Credentials::load(config, UnixTime::now()).map_or_else(|errors| errors, |(_, errors)| errors)
+pub fn check(file: &Path) -> Report {
+    adit_config::check_with(file, |config| {
+        let loaded = Credentials::load(config, UnixTime::now());
+        let faults = loaded.map_or_else(|faults| faults, |(_, faults)| faults);
+        faults.into_iter().map(CredentialFault::into_finding).collect()
+    })
 }
 
 /// What a node begins with.
@@ -312,8 +377,9 @@ fn start(
     let starting = readiness.wait_for("start");
 
     // Who we are comes before anything that others can reach.
-    let (credentials, untaken) =
-        Credentials::load(&config, UnixTime::now()).map_err(StartError::Wrong)?;
+    let (credentials, untaken) = Credentials::load(&config, UnixTime::now())
+        .map_err(|faults| wrong_credentials(&origin, &faults))?;
+    let untaken: Vec<_> = untaken.iter().map(ToString::to_string).collect();
     untaken.iter().for_each(|error| tracing::error!("{error}"));
     let secret = NodeSecret::load_or_create(&config.node.identity).map_err(|e| e.to_string())?;
     let tls = Tls::new(&credentials.identity, &credentials.verifier, &system_clock())
@@ -412,6 +478,17 @@ fn start(
         workers.stop();
     }
     Ok(ended)
+}
+
+/// Why a node cannot start with its own files: with their places, where there is a file that has some.
+fn wrong_credentials(origin: &Origin, faults: &[CredentialFault]) -> StartError {
+    if let Origin::File(file) = origin {
+        let report = check(file);
+        if report.errors().next().is_some() {
+            return StartError::Config(vec![report]);
+        }
+    }
+    StartError::Wrong(faults.iter().map(ToString::to_string).collect())
 }
 
 /// What the two servers serve.

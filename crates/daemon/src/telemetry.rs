@@ -45,6 +45,17 @@ pub enum Format {
     Json,
 }
 
+/// An error on which a process ends.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FatalError {
+    /// The sentence, with its place.
+    pub message: String,
+    /// The key of the configuration that it is about, if it is about one.
+    pub key: Option<String>,
+    /// Tells what to do about it.
+    pub hint: Option<String>,
+}
+
 /// Why a log level was not taken.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -73,6 +84,7 @@ pub enum InitError {
 #[derive(Debug, Clone)]
 pub struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
+    render: layer::CurrentRender,
     level: Arc<std::sync::Mutex<String>>,
     sink: sink::Sink,
 }
@@ -83,22 +95,37 @@ impl Log {
     /// # Errors
     /// Where `level` is not one, or a log is already set up.
     pub fn init(level: &str, format: Format) -> Result<Self, InitError> {
-        let terminal = std::io::stderr().is_terminal();
-        let render = match (format, terminal) {
-            (Format::Text, _) | (Format::Auto, true) => {
-                let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-                layer::Render::Text { colour }
-            }
-            (Format::Json, _) | (Format::Auto, false) => layer::Render::Json,
-        };
+        let render = layer::CurrentRender::new(render(format));
         let (filter, handle) = reload::Layer::new(parse(level)?);
-        let sink = sink::Sink::start(std::io::stderr(), move |n| layer::dropped(render, n))?;
+        let now = render.clone();
+        let sink = sink::Sink::start(std::io::stderr(), move |n| layer::dropped(now.get(), n))?;
         Registry::default()
             .with(filter)
-            .with(layer::Lines::new(render, sink.clone()))
+            .with(layer::Lines::new(render.clone(), sink.clone()))
             .try_init()
             .map_err(|_| InitError::AlreadySet)?;
-        Ok(Self { filter: handle, level: Arc::new(level.to_owned().into()), sink })
+        Ok(Self { filter: handle, render, level: Arc::new(level.to_owned().into()), sink })
+    }
+
+    /// Changes how lines look from now on.
+    pub fn set_format(&self, format: Format) {
+        self.render.set(render(format));
+    }
+
+    /// Says why the process ends, in the format of the log and whatever its level: `text` where people read it, a
+    /// line for each of `errors` where machines do.
+    pub fn fatal(&self, text: &str, errors: impl IntoIterator<Item = FatalError>) {
+        let render = self.render.get();
+        if let layer::Render::Text { .. } = render {
+            return self.sink.line(format!("{text}\n"));
+        }
+        for FatalError { message, key, hint } in errors {
+            let fields = [("key", key), ("hint", hint)];
+            let fields = fields.into_iter();
+            let fields =
+                fields.filter_map(|(name, value)| Some((name, layer::Value::Text(value?))));
+            self.sink.line(layer::last(render, module_path!(), &message, fields.collect()));
+        }
     }
 
     /// Changes the level of the running process.
@@ -128,6 +155,18 @@ impl Log {
     /// Waits until what was logged before is written, at most `limit`: the last act of a process.
     pub fn flush(&self, limit: Duration) {
         self.sink.flush(limit);
+    }
+}
+
+/// How lines of a format look on standard error.
+fn render(format: Format) -> layer::Render {
+    let terminal = std::io::stderr().is_terminal();
+    match (format, terminal) {
+        (Format::Text, _) | (Format::Auto, true) => {
+            let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+            layer::Render::Text { colour }
+        }
+        (Format::Json, _) | (Format::Auto, false) => layer::Render::Json,
     }
 }
 

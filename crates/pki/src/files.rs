@@ -17,7 +17,8 @@ use zeroize::Zeroizing;
 
 use crate::authority::{AuthorityError, ClusterAuthority};
 use crate::bundle::{BundleError, TrustBundle};
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{self, Identity, IdentityError};
+use crate::pem;
 
 /// A node's certificate chain, leaf first.
 pub const NODE_CHAIN: &str = "node.pem";
@@ -75,11 +76,11 @@ pub enum FileError {
         /// Why.
         error: AuthorityError,
     },
-    /// The folder holds no usable identity.
-    #[error("{}: {error}", folder.display())]
+    /// There is no usable identity.
+    #[error("{}: {error}", path.display())]
     Identity {
-        /// Which folder.
-        folder: PathBuf,
+        /// Which file, or the folder where it is about two of them.
+        path: PathBuf,
         /// Why.
         error: IdentityError,
     },
@@ -176,19 +177,52 @@ pub fn load_authority(folder: &Path) -> Result<ClusterAuthority, FileError> {
 /// [`NODE_KEY`], [`BUNDLE`]), checked at `now`. `nodes_by_id` as in [`crate::Trust`]; usually none.
 ///
 /// # Errors
-/// [`FileError`], see there.
+/// Everything that is wrong with the three files, at least one.
 pub fn load_node(
     folder: &Path,
     domain: &TrustDomain,
     nodes_by_id: &BTreeSet<SpiffeId>,
     now: UnixTime,
-) -> Result<(Identity, TrustBundle), FileError> {
-    let bundle = load_bundle(&folder.join(BUNDLE), domain)?;
-    let chain = read(&folder.join(NODE_CHAIN))?;
-    let key = read_key(&folder.join(NODE_KEY))?;
-    let identity = Identity::from_pem(&chain, &key, &bundle, nodes_by_id, now)
-        .map_err(|error| FileError::Identity { folder: folder.to_owned(), error })?;
-    Ok((identity, bundle))
+) -> Result<(Identity, TrustBundle), Vec<FileError>> {
+    let (chain_file, key_file) = (folder.join(NODE_CHAIN), folder.join(NODE_KEY));
+    let of = |path: &Path| {
+        let path = path.to_owned();
+        move |error| FileError::Identity { path, error }
+    };
+    let bundle = load_bundle(&folder.join(BUNDLE), domain);
+    let chain = read(&chain_file).and_then(|pem| {
+        pem::certificates(&pem).map_err(IdentityError::Chain).map_err(of(&chain_file))
+    });
+    let key = read_key(&key_file)
+        .and_then(|pem| pem::private_key(&pem).map_err(IdentityError::Key).map_err(of(&key_file)));
+    match (bundle, chain, key) {
+        (Ok(bundle), Ok(chain), Ok(key)) => {
+            match Identity::new(chain, key, &bundle, nodes_by_id, now) {
+                Ok(identity) => Ok((identity, bundle)),
+                Err(error) => {
+                    let path = match error {
+                        IdentityError::Key(_) | IdentityError::KeyKind(_) => &key_file,
+                        IdentityError::Mismatch => folder,
+                        IdentityError::Chain(_)
+                        | IdentityError::TrustDomain { .. }
+                        | IdentityError::Refused(_) => &*chain_file,
+                    };
+                    Err(vec![of(path)(error)])
+                }
+            }
+        }
+        (bundle, chain, key) => {
+            // Whoever mends the key would hear of the certificate only then.
+            let refused = match (&bundle, &chain) {
+                (Ok(bundle), Ok(chain)) => {
+                    identity::verified(chain, bundle, nodes_by_id, now).err().map(of(&chain_file))
+                }
+                _ => None,
+            };
+            let all = [bundle.err(), chain.err(), refused, key.err()];
+            Err(all.into_iter().flatten().collect())
+        }
+    }
 }
 
 fn io(path: &Path) -> impl Fn(io::Error) -> FileError {

@@ -16,7 +16,7 @@ use crate::bundle::TrustBundle;
 use crate::pem::{self, PemError};
 use crate::tls;
 use crate::trust::{Trust, TrustBundles};
-use crate::verify::{self, PeerVerifier, Usage, VerifyError};
+use crate::verify::{self, PeerIdentity, PeerVerifier, Usage, VerifyError};
 
 /// Why a chain and a key are not this node's identity.
 #[derive(Debug, thiserror::Error)]
@@ -71,23 +71,7 @@ impl Identity {
         nodes_by_id: &BTreeSet<SpiffeId>,
         now: UnixTime,
     ) -> Result<Self, IdentityError> {
-        let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
-        let claimed = verify::peer_id(&chain)?;
-        if claimed.id.trust_domain() != bundle.domain() {
-            let expected = bundle.domain().clone();
-            return Err(IdentityError::TrustDomain { id: claimed.id, expected });
-        }
-        let mut bundles = TrustBundles::default();
-        // The only bundle of an empty set collides with nothing.
-        if bundles.insert(bundle.clone()).is_err() {
-            return Err(VerifyError::UnknownTrustDomain(bundle.domain().clone()).into());
-        }
-        let nodes_by_id = nodes_by_id.clone();
-        let trust = Trust { bundles, nodes_by_id, ..Trust::default() };
-        let verifier = PeerVerifier::new(trust);
-        verifier.verify(leaf, intermediates, Usage::ServerAuth, now)?;
-        let peer = verifier.verify(leaf, intermediates, Usage::ClientAuth, now)?;
-
+        let peer = verified(&chain, bundle, nodes_by_id, now)?;
         let key =
             tls::provider().key_provider.load_private_key(key).map_err(IdentityError::KeyKind)?;
         let certified = CertifiedKey::new(chain, key);
@@ -145,6 +129,31 @@ impl Identity {
     pub fn not_after(&self) -> UnixTime {
         self.not_after
     }
+}
+
+/// Who a chain is of, if peers that have `bundle` would accept it at `now`, as a server's and as a client's.
+pub(crate) fn verified(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    nodes_by_id: &BTreeSet<SpiffeId>,
+    now: UnixTime,
+) -> Result<PeerIdentity, IdentityError> {
+    let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
+    let claimed = verify::peer_id(chain)?;
+    if claimed.id.trust_domain() != bundle.domain() {
+        let expected = bundle.domain().clone();
+        return Err(IdentityError::TrustDomain { id: claimed.id, expected });
+    }
+    let mut bundles = TrustBundles::default();
+    // The only bundle of an empty set collides with nothing.
+    if bundles.insert(bundle.clone()).is_err() {
+        return Err(VerifyError::UnknownTrustDomain(bundle.domain().clone()).into());
+    }
+    let nodes_by_id = nodes_by_id.clone();
+    let trust = Trust { bundles, nodes_by_id, ..Trust::default() };
+    let verifier = PeerVerifier::new(trust);
+    verifier.verify(leaf, intermediates, Usage::ServerAuth, now)?;
+    Ok(verifier.verify(leaf, intermediates, Usage::ClientAuth, now)?)
 }
 
 impl fmt::Debug for Identity {

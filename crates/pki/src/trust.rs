@@ -31,6 +31,16 @@ pub enum TrustError {
     NotCurrent(TrustDomain, UnixTime),
 }
 
+impl TrustError {
+    /// The trust domain whose bundle is not believed.
+    #[must_use]
+    pub fn domain(&self) -> &TrustDomain {
+        match self {
+            Self::Twice(domain) | Self::Shared(domain, _) | Self::NotCurrent(domain, _) => domain,
+        }
+    }
+}
+
 /// One trust bundle per trust domain.
 #[derive(Debug, Clone, Default)]
 pub struct TrustBundles(BTreeMap<TrustDomain, TrustBundle>);

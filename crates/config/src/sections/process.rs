@@ -171,8 +171,13 @@ pub(super) fn log(mut fields: Fields<'_>) -> Option<Log> {
     let levels =
         [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
     let level = fields.choice("level", &levels.map(|level| (level.as_str(), level)));
-    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let format = fields.choice("format", &formats);
+    let format = log_format(&mut fields);
     fields.finish();
     Some(Log { level: level?, format: format? })
+}
+
+/// `format` of the log.
+pub(super) fn log_format(fields: &mut Fields<'_>) -> Option<LogFormat> {
+    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    fields.choice("format", &formats)
 }

@@ -52,7 +52,6 @@ pub(super) fn between(old: &Config, new: &Config) -> Changes {
         "limits.mtu": limits.mtu;
         "admin": admin;
         "metrics": metrics;
-        "log.format": log.format;
     }
     let applied = [
         ("node", config.node != old.node),
@@ -113,17 +112,14 @@ mod tests {
             + "workloads: [{address: 127.0.1.10, namespace: a, serviceAccount: b}]\nlimits: {drain: 5s, mtu: {initial: 1300}}\nlog: {level: debug, format: json}\n";
         let (old, new) = (config(EDGE), config(&new));
         let changes = between(&old, &new);
-        assert_eq!(changes.needs_restart, ["node.listen", "limits.mtu", "log.format"]);
+        assert_eq!(changes.needs_restart, ["node.listen", "limits.mtu"]);
         assert_eq!(changes.applied, ["workloads", "limits", "log"]);
         assert_eq!(
             changes.config.node, old.node,
             "what is advertised goes with what is listened on"
         );
         assert_eq!(changes.config.limits.drain, new.limits.drain);
-        assert_eq!(
-            (changes.config.log.level, changes.config.log.format),
-            (new.log.level, old.log.format)
-        );
+        assert_eq!(changes.config.log, new.log);
         assert_eq!(between(&changes.config, &new).applied, [""; 0], "once is enough");
     }
 }

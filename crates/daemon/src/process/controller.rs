@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::Signals;
-use super::{Ended, LAST_WORDS, StartError, cannot, ended, panics, runtime, start_log};
+use super::{Ended, StartError, cannot, ended, last_words, panics, runtime, start_log};
 use crate::admin::public::{self, Public};
 use crate::admin::serve::{self, Listener};
 use crate::metrics::{Metrics, process::Process};
@@ -43,14 +43,15 @@ pub struct Options {
 /// Takes over the process: its signals, its panic hook, its log and its metrics.
 ///
 /// # Errors
-/// All that keeps it from starting.
+/// All that keeps it from starting; it stands in the log already.
 pub fn run(options: Options) -> Result<Ended, StartError> {
-    let log = start_log(&adit_config::config::Log::default())?;
+    let log = start_log()?;
     panics::install();
-    let metrics = Metrics::install().map_err(|e| e.to_string())?;
-    let ended = runtime()?.block_on(serve(options, metrics));
-    log.flush(LAST_WORDS);
-    ended
+    let begin = || -> Result<Ended, StartError> {
+        let metrics = Metrics::install().map_err(|e| e.to_string())?;
+        runtime()?.block_on(serve(options, metrics))
+    };
+    last_words(&log, "controller", begin())
 }
 
 async fn serve(options: Options, metrics: Metrics) -> Result<Ended, StartError> {

@@ -5,14 +5,49 @@
 //! read as last stays.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
-use adit_config::Config;
 use adit_config::config::Link;
+use adit_config::{Config, Finding};
 use adit_pki::files::{self, FileError};
+use adit_pki::trust::TrustError;
 use adit_pki::{
     Current, DenyList, Identity, PeerVerifier, Trust, TrustBundle, TrustBundles, UnixTime,
 };
+
+/// A file that a configuration refers to and that is of no use, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CredentialFault(Finding);
+
+impl fmt::Display for CredentialFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Finding { path, message, hint, is_unreadable: _ } = &self.0;
+        write!(f, "{path}: {message}")?;
+        hint.as_ref().map_or(Ok(()), |hint| write!(f, "; {hint}"))
+    }
+}
+
+impl CredentialFault {
+    /// `maker` says what makes a file that is not there.
+    fn new(path: &str, error: &FileError, maker: &str) -> Self {
+        let unreadable = if let FileError::Io { error, .. } = error { Some(error) } else { None };
+        let hint = unreadable.map(|error| adit_config::unreadable_hint(error.kind(), maker));
+        let is_unreadable = unreadable.is_some();
+        let (path, message) = (path.to_owned(), error.to_string());
+        Self(Finding { path, message, hint, is_unreadable })
+    }
+
+    /// One whose message says what to do as well.
+    fn plain(path: String, message: String) -> Self {
+        Self(Finding { path, message, hint: None, is_unreadable: false })
+    }
+
+    /// The same for `adit check`.
+    pub(super) fn into_finding(self) -> Finding {
+        self.0
+    }
+}
 
 /// What handshakes present and believe, replaced in place.
 #[derive(Debug)]
@@ -37,7 +72,10 @@ impl Credentials {
     ///
     /// # Errors
     /// What is wrong with this node's own files; then with all others as well.
-    pub(super) fn load(config: &Config, now: UnixTime) -> Result<(Self, Vec<String>), Vec<String>> {
+    pub(super) fn load(
+        config: &Config,
+        now: UnixTime,
+    ) -> Result<(Self, Vec<CredentialFault>), Vec<CredentialFault>> {
         let read = Read::new(config, now);
         let kept = read.kept(config);
         let (bundles, errors) = read.bundles(&kept, now);
@@ -47,7 +85,7 @@ impl Credentials {
                 let identity = Arc::new(Current::new(identity));
                 Ok((Self { identity, verifier: Arc::new(verifier) }, errors))
             }
-            Err(error) => Err(std::iter::once(error).chain(errors).collect()),
+            Err(own) => Err(own.into_iter().chain(errors).collect()),
         }
     }
 
@@ -55,7 +93,8 @@ impl Credentials {
     pub(super) fn reload(&self, config: &Config, now: UnixTime) -> Reread {
         let read = Read::new(config, now);
         let trust = self.verifier.trust();
-        let (bundles, mut errors) = read.bundles(&trust.bundles, now);
+        let (bundles, others) = read.bundles(&trust.bundles, now);
+        let mut errors: Vec<_> = others.iter().map(ToString::to_string).collect();
         let mut changed = false;
         match read.identity {
             Ok((identity, _)) if identity.chain() != self.identity.get().chain() => {
@@ -63,7 +102,7 @@ impl Credentials {
                 changed = true;
             }
             Ok(_) => {}
-            Err(error) => errors.insert(0, error),
+            Err(own) => drop(errors.splice(0..0, own.iter().map(ToString::to_string))),
         }
         let believed = believed(config, bundles);
         if !believed.bundles.is_same(&trust.bundles) || believed.denied != trust.denied {
@@ -86,7 +125,7 @@ fn believed(config: &Config, bundles: TrustBundles) -> Trust {
 /// What the files say.
 struct Read<'a> {
     config: &'a Config,
-    identity: Result<(Identity, TrustBundle), String>,
+    identity: Result<(Identity, TrustBundle), Vec<CredentialFault>>,
     links: Vec<Result<TrustBundle, FileError>>,
 }
 
@@ -113,28 +152,57 @@ impl<'a> Read<'a> {
     }
 
     /// All bundles together, what `last` has for those that cannot be taken, and why each cannot.
-    fn bundles(&self, last: &TrustBundles, now: UnixTime) -> (TrustBundles, Vec<String>) {
+    fn bundles(&self, last: &TrustBundles, now: UnixTime) -> (TrustBundles, Vec<CredentialFault>) {
         let own = self.identity.as_ref().ok().map(|(_, bundle)| bundle.clone());
         let mut all = vec![(self.config.trust_domain.clone(), own)];
         let mut errors = Vec::new();
-        for (link, read) in self.config.links.iter().zip(&self.links) {
+        for (nth, (link, read)) in self.config.links.iter().zip(&self.links).enumerate() {
             if let Err(error) = read {
-                errors.push(format!("trust bundle of link {}: {error}", link.cluster));
+                let maker = "`adit pki bundle` on the other cluster writes it";
+                let mut fault = CredentialFault::new(&bundle_path(nth), error, maker);
+                fault.0.message += &format!(" (link {})", link.cluster);
+                errors.push(fault);
             }
             all.push((link.trust_domain.clone(), read.as_ref().ok().cloned()));
         }
         let (bundles, more) = last.renewed(all, now);
-        errors.extend(more.iter().map(|e| format!("trust bundles: {e}")));
+        errors.extend(more.iter().map(|error| self.unbelieved(error)));
         (bundles, errors)
+    }
+
+    /// A bundle that is one and is not believed, with its file.
+    fn unbelieved(&self, error: &TrustError) -> CredentialFault {
+        let links = self.config.links.iter().enumerate();
+        let of_link = links.rev().find(|(_, link)| link.trust_domain == *error.domain());
+        let (path, file, link) = match of_link {
+            Some((nth, link)) => {
+                (bundle_path(nth), link.trust_bundle.clone(), format!(" (link {})", link.cluster))
+            }
+            None => {
+                let own = self.config.node.identity.join(files::BUNDLE);
+                (OWN_PATH.to_owned(), own, String::new())
+            }
+        };
+        CredentialFault::plain(path, format!("{}: {error}{link}", file.display()))
     }
 }
 
+/// The key of this node's own files.
+const OWN_PATH: &str = "node.identity";
+
+/// The key of a link's bundle.
+fn bundle_path(nth: usize) -> String {
+    format!("links[{nth}].trustBundle")
+}
+
 /// The node's own files, and whether they are this node's.
-fn own(config: &Config, now: UnixTime) -> Result<(Identity, TrustBundle), String> {
+fn own(config: &Config, now: UnixTime) -> Result<(Identity, TrustBundle), Vec<CredentialFault>> {
     let (folder, domain) = (&config.node.identity, &config.trust_domain);
+    let maker = "`adit pki issue` writes it";
+    let fault = |error: &FileError| CredentialFault::new(OWN_PATH, error, maker);
     let (identity, bundle) = files::load_node(folder, domain, &BTreeSet::new(), now)
-        .map_err(|e| format!("identity: {e}; adit pki issue makes one"))?;
-    belongs(config, &identity).map_err(|e| format!("identity: {e}"))?;
+        .map_err(|all| all.iter().map(fault).collect::<Vec<_>>())?;
+    belongs(config, &identity).map_err(|e| vec![CredentialFault::plain(OWN_PATH.into(), e)])?;
     Ok((identity, bundle))
 }
 
@@ -145,8 +213,8 @@ pub(super) fn belongs(config: &Config, identity: &Identity) -> Result<(), String
         return Ok(());
     }
     Err(format!(
-        "{} holds the certificate of {}, and the configuration says that this node is {expected}",
-        config.node.identity.display(),
+        "{} is the certificate of {}, and the configuration says that this node is {expected}",
+        config.node.identity.join(files::NODE_CHAIN).display(),
         identity.id()
     ))
 }

@@ -212,10 +212,13 @@ impl<D: DataSide> Supervisor<D> {
         } else {
             metrics::config_read(Outcome::Applied);
             self.base.send_replace(Base::of(&config, &self.known.fixed.listen));
-            if let Some(log) = self.known.log.as_ref().filter(|_| config.log.level != old.log.level)
-                && let Err(error) = log.set_level(config.log.level.as_str())
-            {
-                tracing::error!(%error, "the log's level stays");
+            if let Some(log) = &self.known.log {
+                log.set_format(super::format(config.log.format));
+                if config.log.level != old.log.level
+                    && let Err(error) = log.set_level(config.log.level.as_str())
+                {
+                    tracing::error!(%error, "the log's level stays");
+                }
             }
             tracing::info!(changed = applied.join(", "), "configuration applied");
         }

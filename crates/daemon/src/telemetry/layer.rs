@@ -4,6 +4,8 @@
 //! whoever renders them.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
@@ -20,10 +22,35 @@ use super::{json, text};
 const MAX_VALUE: usize = 2048;
 
 /// How to render.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Render {
     Text { colour: bool },
     Json,
+}
+
+/// How the next line is rendered. Cheap to clone; all clones change together.
+#[derive(Debug, Clone)]
+pub(super) struct CurrentRender(Arc<AtomicU8>);
+
+impl CurrentRender {
+    const ALL: [Render; 3] =
+        [Render::Text { colour: false }, Render::Text { colour: true }, Render::Json];
+
+    pub(super) fn new(render: Render) -> Self {
+        let current = Self(Arc::default());
+        current.set(render);
+        current
+    }
+
+    pub(super) fn get(&self) -> Render {
+        let nth = usize::from(self.0.load(Ordering::Relaxed));
+        Self::ALL.get(nth).copied().unwrap_or(Render::Json)
+    }
+
+    pub(super) fn set(&self, render: Render) {
+        let nth = Self::ALL.iter().zip(0..).find(|(known, _)| **known == render);
+        self.0.store(nth.map_or(0, |(_, nth)| nth), Ordering::Relaxed);
+    }
 }
 
 /// One line to be: what happened, when and where.
@@ -63,12 +90,12 @@ impl fmt::Display for Value {
 /// The layer.
 #[derive(Debug)]
 pub(super) struct Lines {
-    render: Render,
+    render: CurrentRender,
     sink: Sink,
 }
 
 impl Lines {
-    pub(super) fn new(render: Render, sink: Sink) -> Self {
+    pub(super) fn new(render: CurrentRender, sink: Sink) -> Self {
         Self { render, sink }
     }
 }
@@ -109,7 +136,7 @@ where
             message: fields.message.unwrap_or_default(),
             fields: fields.values,
         };
-        self.sink.line(line(self.render, &entry));
+        self.sink.line(line(self.render.get(), &entry));
     }
 }
 
@@ -118,6 +145,18 @@ fn line(render: Render, entry: &Entry) -> String {
         Render::Text { colour } => text::line(entry, colour),
         Render::Json => json::line(entry),
     }
+}
+
+/// A line of a process that ends, whatever the level of the log is.
+pub(super) fn last(
+    render: Render,
+    module: &str,
+    message: &str,
+    fields: Vec<(&'static str, Value)>,
+) -> String {
+    let (module, message) = (module.to_owned(), message.to_owned());
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    line(render, &Entry { at, level: Level::ERROR, module, message, fields })
 }
 
 /// The line that tells how many lines are missing.

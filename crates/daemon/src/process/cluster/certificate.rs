@@ -128,7 +128,10 @@ fn until_renewal(identity: &Identity, draw: f64, now: UnixTime) -> Option<Durati
 fn identity(config: &Config, now: UnixTime) -> Result<Identity, String> {
     let (folder, domain) = (&config.node.identity, &config.trust_domain);
     let loaded = files::load_node(folder, domain, &Default::default(), now);
-    let (identity, _) = loaded.map_err(|e| e.to_string())?;
+    let said = |all: Vec<files::FileError>| {
+        all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    let (identity, _) = loaded.map_err(said)?;
     credentials::belongs(config, &identity)?;
     Ok(identity)
 }

@@ -36,9 +36,9 @@ impl Scene {
     }
 
     fn load(&self) -> Result<Credentials, Vec<String>> {
-        match Credentials::load(&self.config, now())? {
-            (credentials, errors) if errors.is_empty() => Ok(credentials),
-            (_, errors) => Err(errors),
+        match Credentials::load(&self.config, now()) {
+            Ok((credentials, errors)) if errors.is_empty() => Ok(credentials),
+            Ok((_, faults)) | Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
         }
     }
 }
@@ -52,9 +52,33 @@ fn all_that_is_wrong_is_told_at_once() {
     std::fs::remove_file(scene.path("id/node.key.pem")).unwrap();
     let errors = scene.load().unwrap_err();
     assert_eq!(errors.len(), 3, "{errors:#?}");
-    for (error, word) in errors.iter().zip(["adit pki issue", "link bank", "link shop"]) {
-        assert!(error.contains(word), "{error}");
+    let words = [
+        ["node.identity: ", "id/node.key.pem", "adit pki issue"],
+        ["links[0].trustBundle: ", "bank.pem: there is no PEM", "(link bank)"],
+        ["links[1].trustBundle: ", "shop.pem: No such file", "adit pki bundle"],
+    ];
+    for (error, words) in errors.iter().zip(words) {
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
     }
+}
+
+#[test]
+fn each_file_of_an_identity_is_told_by_itself() {
+    let scene = Scene::new();
+    Ca::of("bank").issue("e1", &scene.path("other"));
+    std::fs::copy(scene.path("other/node.pem"), scene.path("id/node.pem")).unwrap();
+    std::fs::write(scene.path("id/node.key.pem"), "nonsense").unwrap();
+    let errors = scene.load().unwrap_err();
+    assert_eq!(errors.len(), 2, "{errors:#?}");
+    assert!(errors[0].contains("id/node.pem: ") && errors[0].contains("bank.example"));
+    assert!(errors[1].contains("id/node.key.pem: ") && errors[1].contains("private key"));
+    std::fs::write(scene.path("id/node.pem"), "nonsense").unwrap();
+    std::fs::write(scene.path("id/ca.pem"), "nonsense").unwrap();
+    let errors = scene.load().unwrap_err();
+    for (error, file) in errors.iter().zip(["id/ca.pem: ", "id/node.pem: ", "id/node.key.pem: "]) {
+        assert!(error.starts_with("node.identity: ") && error.contains(file), "{error}");
+    }
+    assert_eq!(errors.len(), 3, "{errors:#?}");
 }
 
 #[test]
@@ -70,7 +94,8 @@ fn one_bundle_for_two_clusters_is_refused() {
     let scene = Scene::new();
     // The mistake to expect: the wrong file copied.
     scene.edge.bundle(&scene.path("bank.pem"));
-    assert!(scene.load().unwrap_err()[0].contains("bank"));
+    let errors = scene.load().unwrap_err();
+    assert!(errors[0].contains("links[0].trustBundle: ") && errors[0].contains("bank.pem"));
 }
 
 #[test]
@@ -117,7 +142,7 @@ fn a_bad_bundle_leaves_out_its_own_link_alone_and_what_was_kept_serves_for_a_sta
     };
     std::fs::write(scene.path("bank.pem"), "nonsense").unwrap();
     let (held, errors) = Credentials::load(&scene.config, now()).unwrap();
-    assert!(errors.len() == 1 && errors[0].contains("link bank"), "{errors:?}");
+    assert!(errors.len() == 1 && errors[0].to_string().contains("link bank"), "{errors:?}");
     assert_eq!(domains(&held), ["edge.example", "shop.example"]);
 
     let kept = scene.path("bank.example.last.pem");

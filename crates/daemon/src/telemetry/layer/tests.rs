@@ -27,7 +27,7 @@ impl Write for Buffer {
 fn logged(render: Render, act: impl FnOnce()) -> Vec<String> {
     let buffer = Buffer::default();
     let sink = Sink::start(buffer.clone(), |n| format!("{n} dropped")).unwrap();
-    let subscriber = Registry::default().with(Lines::new(render, sink.clone()));
+    let subscriber = Registry::default().with(Lines::new(CurrentRender::new(render), sink.clone()));
     tracing::subscriber::with_default(subscriber, act);
     sink.flush(Duration::from_secs(30));
     let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
