@@ -73,7 +73,7 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "CLUSTER", required_unless_present = "remove")]
     from: Option<ClusterName>,
     /// A local ServiceAccount that may use it, NAMESPACE/NAME or NAME in the Service's own namespace; "*" is any. May
-    /// be given several times. Without it all of the Service's namespace
+    /// be given several times. Without it all of the Service's namespace, and those of `adit link --also-allow`
     #[arg(long, value_name = "SERVICEACCOUNT", value_delimiter = ',')]
     allow: Vec<String>,
     /// Only fill a Service that is there; make none

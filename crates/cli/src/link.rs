@@ -2,6 +2,7 @@
 //!
 //! Which steps there are, and in which order; each is taken in [`adit_kubernetes::join`].
 
+mod made;
 mod question;
 
 use std::io::{stderr, stdin};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use adit_config::cluster::{ClusterLink, NamePattern, render};
 use adit_core::name::ClusterName;
+use adit_core::policy::WorkloadPattern;
 use adit_kubernetes::context::{Context, Document};
 use adit_kubernetes::edit::{Changes, Edited, edit};
 use adit_kubernetes::join::{self, ImportWish, Named};
@@ -67,18 +69,46 @@ struct ImportArgs {
     /// filled
     #[arg(long)]
     create_services: bool,
+    /// Make no Services any more, and remove those that were made, but for Services that somebody took over and those
+    /// of imports by name
+    #[arg(long, conflicts_with = "create_services")]
+    no_create_services: bool,
+    /// Workloads of this cluster that may use whatever is imported from the other, beside those of each Service's own
+    /// namespace: NAMESPACE/SERVICEACCOUNT, separated by commas; "*" is any. In place of those that were named before.
+    /// Not for imports that name callers themselves (adit import --allow)
+    #[arg(long, value_name = "SERVICEACCOUNT", value_delimiter = ',', value_parser = workload)]
+    also_allow: Vec<WorkloadPattern>,
+    /// Take back --also-allow
+    #[arg(long, conflicts_with = "also_allow")]
+    no_also_allow: bool,
     /// Import nothing by itself; do not ask
     #[arg(long, conflicts_with_all = ["import", "create_services"])]
     no_import: bool,
 }
 
+/// `NAMESPACE/SERVICEACCOUNT`, where `*` is any.
+fn workload(text: &str) -> Result<WorkloadPattern, String> {
+    let (namespace, account) = text.split_once('/').ok_or("expected NAMESPACE/SERVICEACCOUNT")?;
+    let namespace = namespace.parse().map_err(|e| format!("{e}"))?;
+    let service_account = account.parse().map_err(|e| format!("{e}"))?;
+    Ok(WorkloadPattern { namespace, service_account })
+}
+
 impl ImportArgs {
     fn wish(&self) -> ImportWish {
-        let namespaces = (!self.import.is_empty()).then(|| self.import.clone());
+        let named = (!self.also_allow.is_empty()).then(|| self.also_allow.clone());
+        let also_allow = if self.no_also_allow { Some(Vec::new()) } else { named };
         if self.no_import {
-            return ImportWish { namespaces: Some(Vec::new()), create_services: Some(false) };
+            let (namespaces, create_services) = (Some(Vec::new()), Some(false));
+            return ImportWish { namespaces, create_services, also_allow };
         }
-        ImportWish { namespaces, create_services: self.create_services.then_some(true) }
+        let namespaces = (!self.import.is_empty()).then(|| self.import.clone());
+        let create_services = match (self.create_services, self.no_create_services) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        };
+        ImportWish { namespaces, create_services, also_allow }
     }
 }
 
@@ -142,8 +172,8 @@ enum ByHand {
 
 /// Undo adit link: two clusters, or one of them, do not know each other any more
 ///
-/// Open streams between them end. Clusters keep their names. What names the other cluster in exports and imports
-/// stays, and counts again once they are linked.
+/// Open streams between them end. Clusters keep their names. Services that were made for imports of the other's go,
+/// and are named. What names the other cluster in exports and imports stays, and counts again once they are linked.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UnlinkArgs {
     /// Both kubeconfig contexts; leave them out for --context and --cluster
@@ -273,6 +303,7 @@ async fn one_side(
         let imports = join::import_in_words(&config, &other.cluster);
         print(&format!("context {}: {imports}\n", context.name))?;
     }
+    made::tell_leaving(context, &edited, &other.cluster, paper).await?;
     Ok(!edited.changes.is_empty())
 }
 
@@ -380,7 +411,8 @@ pub(crate) fn unlink(args: &UnlinkArgs) -> anyhow::Result<ExitCode> {
 async fn forget(context: &Context, other: &ClusterName, paper: bool) -> anyhow::Result<()> {
     let edited =
         edit(context, paper, |document| join::unlink(&context.name, document, other)).await?;
-    tell(context, &edited, paper, &format!("not linked with {other} any more"))
+    tell(context, &edited, paper, &format!("not linked with {other} any more"))?;
+    made::tell_leaving(context, &edited, other, paper).await
 }
 
 #[cfg(test)]

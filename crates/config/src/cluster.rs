@@ -88,6 +88,17 @@ pub struct ClusterLink {
     pub import: Vec<NamePattern>,
     /// `import.createServices`, default `false`: whether such an import gets a Service where there is none.
     pub create_services: bool,
+    /// `import.alsoAllow`, default none: workloads here that may use whatever is imported from it, beside those of each
+    /// Service's own namespace; but for imports that say `allow` themselves. At most [`MAX_ALSO_ALLOW`]. The
+    /// export has to grant them, too.
+    ///
+    /// [`MAX_ALSO_ALLOW`]: Self::MAX_ALSO_ALLOW
+    pub also_allow: Vec<WorkloadPattern>,
+}
+
+impl ClusterLink {
+    /// The most entries of `import.alsoAllow`: each import that it is for repeats them.
+    pub const MAX_ALSO_ALLOW: usize = 20;
 }
 
 /// Services that others may use.
@@ -260,6 +271,21 @@ impl Network {
     pub const LISTENER_PORTS: u16 = 128;
     /// Bounds of [`listener_port`](Self::listener_port): none of them is a NodePort.
     pub const LISTENER_PORT: RangeInclusive<u16> = 1024..=30_000 - Self::LISTENER_PORTS;
+
+    /// The keys in which `other` differs, as the ConfigMap names them.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let Self { mode, range, range6, port, listener_port, metrics } = self;
+        let keys = [
+            ("network.mode", *mode != other.mode),
+            ("network.range", *range != other.range),
+            ("network.range6", *range6 != other.range6),
+            ("network.port", *port != other.port),
+            ("network.listenerPort", *listener_port != other.listener_port),
+            ("network.metrics", *metrics != other.metrics),
+        ];
+        keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
 
     /// What of it matters to more than one node, in one line for machines; [`from_line`](Self::from_line) reads it.
     #[must_use]

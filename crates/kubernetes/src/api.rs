@@ -10,6 +10,8 @@ use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// The annotation of a Service that was made for an import: the cluster that it is imported from.
+pub const MADE_FOR: &str = "adit.dev/imported-from";
 /// Where all that is not cluster-scoped lives.
 pub const NAMESPACE: &str = "adit-system";
 /// The operator's configuration. Each of its keys is a fragment of one document.

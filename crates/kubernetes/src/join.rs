@@ -11,6 +11,7 @@ use adit_config::cluster::{
     ClusterConfig, ClusterLink, NamePattern, default_trust_domain, parse_fragment, render,
 };
 use adit_core::name::ClusterName;
+use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::{Seed, View};
 use adit_core::spiffe::TrustDomain;
 use adit_pki::TrustBundle;
@@ -18,9 +19,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::ListParams;
 use tokio::time::{Instant, sleep};
 
+pub use self::made::{services_made, without_reason};
 use crate::api::{Link, NODE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP};
 use crate::context::{Context, ContextError, Document};
 use crate::edit::{Changes, EditError, Edited, edit};
+
+mod made;
 
 /// The key that names a cluster.
 pub const CLUSTER_KEY: &str = "cluster.yaml";
@@ -92,6 +96,8 @@ pub struct ImportWish {
     pub namespaces: Option<Vec<NamePattern>>,
     /// Whether Services are created.
     pub create_services: Option<bool>,
+    /// The workloads here that may use whatever is imported from it.
+    pub also_allow: Option<Vec<WorkloadPattern>>,
 }
 
 /// The key of a link.
@@ -218,6 +224,7 @@ pub async fn bundle(
         addresses,
         import: Vec::new(),
         create_services: false,
+        also_allow: Vec::new(),
     })
 }
 
@@ -301,18 +308,25 @@ pub fn link(
     {
         let same = link.trust_bundle.trim() == other.trust_bundle.trim()
             && link.trust_domain == other.trust_domain;
-        if same && wish.namespaces.is_none() && wish.create_services.is_none() {
+        let ImportWish { namespaces, create_services, also_allow } = wish;
+        if same && namespaces.is_none() && create_services.is_none() && also_allow.is_none() {
             return Ok(Changes::new());
         }
         let what = format!("the link with {}", other.cluster);
         return Err(EditError::Elsewhere { context: context.to_owned(), what, key });
     }
     // A cluster that nobody has said anything of gets no Service to fill.
-    let (import, create) = present.map(|l| (l.import, l.create_services)).unwrap_or_default();
+    let (import, create, allow) =
+        present.map(|l| (l.import, l.create_services, l.also_allow)).unwrap_or_default();
+    // Field by field: what a bundle says of imports is the other side's word and counts for nothing here.
     let link = ClusterLink {
+        cluster: other.cluster.clone(),
+        trust_domain: other.trust_domain.clone(),
+        trust_bundle: other.trust_bundle.clone(),
+        addresses: other.addresses.clone(),
         import: wish.namespaces.clone().unwrap_or(import),
         create_services: wish.create_services.unwrap_or(create),
-        ..other.clone()
+        also_allow: wish.also_allow.clone().unwrap_or(allow),
     };
     Ok(Changes::from([(key, Some(render::link(&link)))]))
 }
@@ -397,14 +411,20 @@ pub async fn wait_until_up(
     }
 }
 
-/// Which Services a linked cluster may fill by what it exports, in words.
+/// Which Services a linked cluster may fill by what it exports, and who may use them, in words.
 #[must_use]
 pub fn import_in_words(config: &ClusterConfig, other: &ClusterName) -> String {
     let link = config.links.iter().find(|link| link.cluster == *other);
+    let allowed: Vec<_> =
+        link.iter().flat_map(|link| &link.also_allow).map(ToString::to_string).collect();
+    let allowed = match &allowed[..] {
+        [] => String::new(),
+        some => format!("; what is imported from it is for {} everywhere, too", some.join(", ")),
+    };
     let Some(link) = link.filter(|link| !link.import.is_empty()) else {
         return format!(
             "{other} may fill no Service by itself, only those that `adit import` names; \
-             `adit link … --import NAMESPACES` opens namespaces to it"
+             `adit link … --import NAMESPACES` opens namespaces to it{allowed}"
         );
     };
     let namespaces: Vec<_> = link.import.iter().map(NamePattern::as_str).collect();
@@ -421,7 +441,7 @@ pub fn import_in_words(config: &ClusterConfig, other: &ClusterName) -> String {
     };
     format!(
         "by what it exports {other} may fill Services in {which} that cannot have pods of their own (without a selector, \
-         or a kagent Agent's with replicas: 0) and never had an endpoint{made}; others only if `adit import` names them"
+         or a kagent Agent's with replicas: 0) and never had an endpoint{made}; others only if `adit import` names them{allowed}"
     )
 }
 

@@ -23,6 +23,14 @@ fn two_contexts_or_a_bundle() {
     assert_eq!(both.import.wish().namespaces.unwrap().len(), 2);
     assert!(both.import.wish().create_services.is_none(), "what is there is kept");
     assert_eq!(link("a b --no-import").unwrap().args.import.wish().namespaces, Some(Vec::new()));
+    let wish = |text: &str| link(text).unwrap().args.import.wish();
+    assert_eq!(wish("a b --no-create-services").create_services, Some(false));
+    assert!(wish("a b").also_allow.is_none(), "what is there is kept");
+    assert_eq!(wish("a b --also-allow catalog/*,x/y").also_allow.unwrap().len(), 2);
+    assert_eq!(wish("a b --no-also-allow").also_allow, Some(Vec::new()));
+    for wrong in ["--also-allow browser", "--create-services --no-create-services"] {
+        assert!(link(&format!("a b {wrong}")).is_err(), "{wrong}");
+    }
     assert!(matches!(
         link("export --context a").unwrap().args.by_hand,
         Some(ByHand::Export { .. })

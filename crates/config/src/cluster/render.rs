@@ -22,11 +22,17 @@ pub fn link(link: &ClusterLink) -> String {
     lines.first(format_args!("cluster: {}", scalar(&link.cluster)));
     lines.next(format_args!("trustDomain: {}", scalar(&link.trust_domain)));
     lines.list("addresses", &link.addresses);
-    if !link.import.is_empty() || link.create_services {
+    if !link.import.is_empty() || link.create_services || !link.also_allow.is_empty() {
         lines.next(format_args!("import:"));
         let namespaces: Vec<_> = link.import.iter().map(NamePattern::as_str).map(scalar).collect();
         lines.next(format_args!("  namespaces: [{}]", namespaces.join(", ")));
         lines.next(format_args!("  createServices: {}", link.create_services));
+        if !link.also_allow.is_empty() {
+            lines.next(format_args!("  alsoAllow:"));
+        }
+        for pattern in &link.also_allow {
+            lines.next(format_args!("    - {{{}}}", workloads(pattern)));
+        }
     }
     lines.text("trustBundle", &link.trust_bundle);
     lines.0

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use adit_core::denied::DenyEntry;
 use adit_core::name::{ClusterName, PortName};
+use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::Export;
 use adit_core::spiffe::TrustDomain;
 
@@ -169,7 +170,7 @@ fn links(lists: &[Item<'_>], known: &mut Known) -> Option<Vec<ClusterLink>> {
         let import = fields.section("import").and_then(link_import);
         fields.finish();
         let OtherEnd { cluster, trust_domain, addresses } = end?;
-        let (import, create_services) = import?;
+        let LinkImports { namespaces: import, create_services, also_allow } = import?;
         let trust_bundle = bundle?;
         Some(ClusterLink {
             cluster,
@@ -178,6 +179,7 @@ fn links(lists: &[Item<'_>], known: &mut Known) -> Option<Vec<ClusterLink>> {
             addresses,
             import,
             create_services,
+            also_allow,
         })
     });
     if read.is_none() {
@@ -196,12 +198,35 @@ fn trust_bundle(text: &str) -> Result<String, Flaw> {
     Ok(text.to_owned())
 }
 
-fn link_import(mut fields: Fields<'_>) -> Option<(Vec<NamePattern>, bool)> {
+/// The section `import` of a link.
+struct LinkImports {
+    namespaces: Vec<NamePattern>,
+    create_services: bool,
+    also_allow: Vec<WorkloadPattern>,
+}
+
+fn link_import(mut fields: Fields<'_>) -> Option<LinkImports> {
     let namespaces = fields.optional("namespaces");
-    let namespaces = each(entries(namespaces.as_ref())?, |item| item.value(value::name));
-    let create = fields.optional("createServices").map_or(Some(false), |item| item.boolean());
+    let create = fields.optional("createServices");
+    let allow = fields.optional("alsoAllow");
     fields.finish();
-    Some((namespaces?, create?))
+    let namespaces =
+        entries(namespaces.as_ref()).and_then(|items| each(items, |item| item.value(value::name)));
+    let create = create.map_or(Some(false), |item| item.boolean());
+    let also_allow = allow.as_ref().map_or_else(|| Some(Vec::new()), also_allow);
+    Some(LinkImports { namespaces: namespaces?, create_services: create?, also_allow: also_allow? })
+}
+
+fn also_allow(item: &Item<'_>) -> Option<Vec<WorkloadPattern>> {
+    let items = item.list()?;
+    let (count, most) = (items.len(), ClusterLink::MAX_ALSO_ALLOW);
+    if count > most {
+        let message = format!("expected at most {most} entries, found {count}");
+        let hint = "a pattern with \"*\" stands for several".to_owned();
+        item.error(Flaw::new(Kind::OutOfRange, message).hint(hint));
+        return None;
+    }
+    each(items, |item| services::workloads_entry(&item))
 }
 
 fn import(item: &Item<'_>, known: &mut Known) -> Option<ImportRule> {

@@ -72,12 +72,15 @@ pub(super) fn workload_patterns(item: &Item<'_>) -> Option<Vec<WorkloadPattern>>
     if items.is_empty() {
         nobody(item);
     }
-    each(items, |item| {
-        let mut fields = item.fields()?;
-        let workloads = workload_pattern(&mut fields);
-        fields.finish();
-        workloads
-    })
+    each(items, |item| workloads_entry(&item))
+}
+
+/// One entry of a list of local workloads.
+pub(super) fn workloads_entry(item: &Item<'_>) -> Option<WorkloadPattern> {
+    let mut fields = item.fields()?;
+    let workloads = workload_pattern(&mut fields);
+    fields.finish();
+    workloads
 }
 
 /// An address that stands for a port of an import.

@@ -7,6 +7,7 @@
 //! have pods of their own and that nobody here ever served: else a linked cluster that exports the right name
 //! would get the callers of whatever is down here for a moment, or has not yet begun.
 
+mod callers;
 mod kept;
 mod quota;
 mod unused;
@@ -143,11 +144,9 @@ pub(super) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> Imp
     let mut rooms = quotas.rooms(config, world, (at, clock));
     let mut imports = Imports::default();
     for rule in &config.imports {
-        let own = || vec![everybody_in(&rule.service)];
-        let allow = rule.allow.as_ref().map_or_else(own, |a| a.iter().map(api_workloads).collect());
         let wanted = Wanted {
             from: rule.from.clone(),
-            allow,
+            allow: callers::of_rule(config, rule),
             create_service: rule.create_service,
             named: true,
             others: Vec::new(),
@@ -226,7 +225,7 @@ fn by_links(
                 }
                 continue;
             }
-            let wanted = automatically(link, service);
+            let wanted = automatically(config, link, service);
             if room.admit(service, cost(facts, service, &wanted)) {
                 imports.all.insert(service.clone(), wanted);
             }
@@ -236,7 +235,7 @@ fn by_links(
     for (link, offer) in offers {
         let Some(room) = rooms.get_mut(&link.cluster) else { continue };
         for service in kept::oldest_first(world, offer.missed) {
-            let wanted = automatically(link, &service);
+            let wanted = automatically(config, link, &service);
             if !imports.all.contains_key(&service) && room.keep(cost(facts, &service, &wanted)) {
                 imports.all.insert(service, wanted);
             }
@@ -245,10 +244,10 @@ fn by_links(
 }
 
 /// An import that a link asks for by itself.
-fn automatically(link: &ClusterLink, service: &ServiceName) -> Wanted {
+fn automatically(config: &ClusterConfig, link: &ClusterLink, service: &ServiceName) -> Wanted {
     Wanted {
         from: link.cluster.clone(),
-        allow: vec![everybody_in(service)],
+        allow: callers::usual(config, service, &link.cluster),
         create_service: link.create_services,
         named: false,
         others: Vec::new(),
@@ -286,7 +285,7 @@ fn annotated(config: &ClusterConfig, service: &ServiceName, asked: &str) -> Resu
             "namespace {namespace} may not import from {from} by annotation (optIn.importFrom)"
         ));
     }
-    let allow = vec![everybody_in(service)];
+    let allow = callers::usual(config, service, &from);
     Ok(Wanted { from, allow, create_service: false, named: false, others: Vec::new() })
 }
 
@@ -390,10 +389,6 @@ fn may_begin(
         link.create_services && world.namespaces.contains(service.namespace.as_str())
     };
     waits && !ours_to_give && !world.is_undecided(service)
-}
-
-fn everybody_in(service: &ServiceName) -> Workloads {
-    Workloads { namespace: service.namespace.to_string(), service_account: "*".into() }
 }
 
 #[cfg(test)]

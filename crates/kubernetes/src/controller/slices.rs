@@ -18,8 +18,8 @@ use super::addresses::Families;
 use super::world::tcp_ports;
 use crate::api::{ImportPort, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE};
 
-/// On a Service that we made: the cluster that it was made for.
-pub(super) const MADE_FOR: &str = "adit.dev/imported-from";
+pub(super) use crate::api::MADE_FOR;
+
 /// The most endpoints of one slice.
 const MOST_ENDPOINTS: usize = 1000;
 

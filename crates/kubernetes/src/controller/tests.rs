@@ -990,6 +990,36 @@ async fn what_a_cluster_does_not_say_for_a_moment_ends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_services_that_a_link_had_made_are_taken_back_but_for_those_that_were_taken_over() {
+    let opened = "    import: {namespaces: [agents], createServices: true}\n";
+    let closed = opened.replace("true", "false");
+    for is_taken_over in [false, true] {
+        let mut stage = Stage::new(opened);
+        stage.start("one");
+        stage.hear(Some(1));
+        eventually("ready", || stage.ready() == Some(true)).await;
+        let service = || stage.server.get(SERVICES, "agents", "fraud-bot");
+        let mut made = service().unwrap();
+        assert_eq!(made["metadata"]["annotations"][crate::api::MADE_FOR], "bank");
+        if is_taken_over {
+            made["metadata"]["labels"] = json!({});
+            made = stage.server.put(SERVICES, made);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        stage.server.put(CONFIGS, config(&closed));
+        if is_taken_over {
+            tokio::time::sleep(Duration::from_secs(120)).await;
+            assert_eq!(
+                service().map(|s| s["metadata"]["uid"].clone()),
+                Some(made["metadata"]["uid"].clone())
+            );
+        } else {
+            eventually("taken back", || service().is_none()).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_no_service_can_have_is_told_and_not_tried() {
     let mut stage = Stage::new(IMPORT);
     stage.start("one");

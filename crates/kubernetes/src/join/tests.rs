@@ -64,7 +64,8 @@ fn a_link_keeps_what_it_says_of_imports() {
     let there = document(&[("link-bank.yaml", &text)]);
     assert_eq!(link("c", &there, &bank(), &none).unwrap(), first, "the second time is the same");
     let namespaces = Some(vec!["team-*".parse().unwrap()]);
-    let wish = ImportWish { namespaces, create_services: Some(true) };
+    let also_allow = None;
+    let wish = ImportWish { namespaces, create_services: Some(true), also_allow };
     let second = link("c", &there, &bank(), &wish).unwrap()["link-bank.yaml"].clone().unwrap();
     assert!(second.contains("[\"team-*\"]\n      createServices: true"), "{second}");
     let third = link("c", &document(&[("link-bank.yaml", &second)]), &bank(), &none).unwrap();
@@ -74,7 +75,8 @@ fn a_link_keeps_what_it_says_of_imports() {
     let old = second.replace("team-*", "*").replace("true", "false");
     let there = document(&[("link-bank.yaml", &old)]);
     assert_eq!(link("c", &there, &bank(), &none).unwrap()["link-bank.yaml"].as_ref(), Some(&old));
-    let wish = ImportWish { namespaces: Some(Vec::new()), create_services: Some(false) };
+    let closed = ImportWish { namespaces: Some(Vec::new()), ..wish.clone() };
+    let wish = ImportWish { create_services: Some(false), ..closed };
     assert_eq!(link("c", &there, &bank(), &wish).unwrap(), first, "--no-import closes them");
 
     let elsewhere = document(&[("gitops.yaml", &text)]);
@@ -86,6 +88,27 @@ fn a_link_keeps_what_it_says_of_imports() {
     assert!(matches!(unlink("c", &elsewhere, &bank().cluster), Err(EditError::Elsewhere { .. })));
     let gone = unlink("c", &document(&[("link-bank.yaml", &text)]), &bank().cluster).unwrap();
     assert_eq!(gone, Changes::from([("link-bank.yaml".to_owned(), None)]));
+}
+
+#[test]
+fn a_bundle_that_was_carried_here_opens_nothing() {
+    let said = "{namespaces: [\"*\"], createServices: true, alsoAllow: [{namespace: \"*\", serviceAccount: \"*\"}]}";
+    let text = format!(
+        "links: [{{cluster: bank, trustDomain: b.example, trustBundle: \"pem\", import: {said}}}]"
+    );
+    let theirs = parse_fragment("f.yaml", &text).unwrap().links.remove(0);
+    let none = ImportWish::default();
+    let ours =
+        link("c", &document(&[]), &theirs, &none).unwrap()["link-bank.yaml"].clone().unwrap();
+    assert!(!ours.contains("import"), "{ours}");
+    let catalog = crate::declare::workloads("catalog/browser", &"a".parse().unwrap()).unwrap();
+    let wish = ImportWish { also_allow: Some(vec![catalog]), ..none.clone() };
+    let ours = link("c", &document(&[("link-bank.yaml", &ours)]), &theirs, &wish).unwrap();
+    let kept = document(&[("link-bank.yaml", ours["link-bank.yaml"].as_ref().unwrap())]);
+    assert_eq!(link("c", &kept, &theirs, &none).unwrap(), ours, "until another is said");
+    let wish = ImportWish { also_allow: Some(Vec::new()), ..none };
+    let ours = link("c", &kept, &theirs, &wish).unwrap()["link-bank.yaml"].clone().unwrap();
+    assert!(!ours.contains("alsoAllow"), "{ours}");
 }
 
 #[test]
@@ -104,6 +127,10 @@ fn it_is_said_which_services_the_other_cluster_may_fill() {
         ("{namespaces: [a, 'b-*']}", "Services in namespaces a, b-* that cannot have pods"),
         ("{namespaces: [a, '*']}", "in all namespaces but kube-* and adit-system that cannot"),
         ("{namespaces: [a], createServices: true}", "one is made; others only if `adit import`"),
+        (
+            "{namespaces: [a], alsoAllow: [{namespace: c, serviceAccount: \"*\"}]}",
+            "is for c/* everywhere",
+        ),
     ] {
         let said = said(import);
         assert!(said.contains(which), "{said}");

@@ -19,6 +19,7 @@ fn some_link(bundle: &str, import: Vec<NamePattern>, create_services: bool) -> C
         addresses: Vec::new(),
         import,
         create_services,
+        also_allow: Vec::new(),
     }
 }
 
@@ -36,6 +37,14 @@ fn a_link_is_written_as_people_would_write_it() {
          \x20   import:\n      namespaces: [\"*\"]\n      createServices: false\n    trustBundle: |\n\
          \x20     -----BEGIN\n      ab+/=\n      \n      ----\n"
             .replace("a.b:2", "\"a.b:2\"")
+    );
+    assert_eq!(text(&super::link(&link)), [link.clone()]);
+    let imports =
+        "imports: [{service: a/b, from: x, allow: [{namespace: catalog, serviceAccount: \"*\"}]}]";
+    link.also_allow = read(imports).imports.remove(0).allow.unwrap();
+    assert!(
+        super::link(&link)
+            .contains("      alsoAllow:\n        - {namespace: catalog, serviceAccount: \"*\"}\n")
     );
     assert_eq!(text(&super::link(&link)), [link]);
 }

@@ -54,6 +54,8 @@ fn the_example_means_what_it_says() {
     assert!(link.trust_bundle.ends_with("-----END CERTIFICATE-----\n"));
     assert_eq!((link.addresses.len(), link.import[0].as_str()), (2, "trustusbank-*"));
     assert!(!link.create_services);
+    let [also] = &link.also_allow[..] else { panic!() };
+    assert_eq!(also.to_string(), "agent-catalog/browser");
     let [one, many] = &config.exports[..] else { panic!() };
     assert!(matches!(&one.services, Services::Named(s) if s.name() == "support-bot"));
     assert_eq!((one.hop, one.class, one.replay), (Hop::Any, Class::Interactive, false));
@@ -172,7 +174,7 @@ fn what_is_wrong_is_said_all_at_once_with_its_place() {
          f.yaml:2:32: links[0].trustDomain: edge.adit.internal is this cluster's own trust domain: expected another\n  \
          hint: each cluster has its own CA and trust domain, or either could speak for both\n\
          f.yaml:2:65: links[0].trustBundle: expected the other cluster's CA certificates (PEM or SPIFFE JSON), found nothing\n\
-         f.yaml:2:79: links[0].import.namespace: unknown key: expected namespaces, createServices\n  \
+         f.yaml:2:79: links[0].import.namespace: unknown key: expected namespaces, createServices, alsoAllow\n  \
          hint: did you mean namespaces?",
     );
     after(

@@ -76,6 +76,36 @@ fn decide_at(
     super::decide(facts, history)
 }
 
+#[test]
+fn a_links_word_opens_all_that_is_imported_from_it_and_no_annotation_does() {
+    let also = "import: {namespaces: [\"team-*\"], alsoAllow: [{namespace: catalog, serviceAccount: browser}]}";
+    let said = |config: &ClusterConfig, annotations: &[(&str, &str)]| {
+        let imports = decide(config, &world(annotations), &peers(&["bank"], 1), &BTreeMap::new());
+        let allow = imports.all.get(&bot()).map(|wanted| wanted.allow.clone()).unwrap_or_default();
+        let one = |w: &Workloads| format!("{}/{}", w.namespace, w.service_account);
+        allow.iter().map(one).collect::<Vec<_>>().join(" ")
+    };
+    let with = |more: &str| {
+        let text = format!(
+            "cluster: edge\nlinks:\n  - {{cluster: bank, trustDomain: b.example, trustBundle: x, {also}}}\n  \
+             - {{cluster: lab, trustDomain: l.example, trustBundle: x}}\n{more}"
+        );
+        adit_config::parse_cluster(&[("cluster.yaml".to_owned(), text)].into()).unwrap().0
+    };
+    let both = "team-a/* catalog/browser";
+    assert_eq!(said(&with(""), &[]), both);
+    let opened = "optIn: [{namespaces: [team-a], importFrom: [bank, lab]}]\n";
+    assert_eq!(said(&with(opened), &[("adit.dev/import-from", "bank")]), both);
+    assert_eq!(said(&with("imports: [{service: team-a/bot, from: bank}]\n"), &[]), both);
+    // Another link says nothing of the sort, and whoever names callers means those.
+    assert_eq!(said(&with(opened), &[("adit.dev/import-from", "lab")]), "team-a/*");
+    let named = "imports: [{service: team-a/bot, from: bank, allow: [{namespace: x, serviceAccount: y}]}]\n";
+    assert_eq!(said(&with(named), &[]), "x/y");
+    // A tenant's own words, on whatever, open nothing.
+    let asks = [("adit.dev/import-from", "lab"), ("adit.dev/allow", "lab/catalog/browser")];
+    assert_eq!(said(&with(opened), &asks), "team-a/*");
+}
+
 fn from(config: &ClusterConfig, world: &World, peers: &Peers) -> Option<String> {
     let imports = decide(config, world, peers, &BTreeMap::new());
     imports.all.get(&bot()).map(|wanted| wanted.from.to_string())

@@ -1,0 +1,34 @@
+//! The workloads of this cluster that an import is for.
+//!
+//! An import by name may say it. Where nobody does, it is for the Service's own namespace and for those that the
+//! link's `alsoAllow` names: both are an operator's words, and no annotation adds to them.
+
+use adit_config::cluster::{ClusterConfig, ImportRule};
+use adit_core::name::{ClusterName, ServiceName};
+
+use super::api_workloads;
+use crate::api::Workloads;
+
+/// Those that a rule names, or else the usual ones.
+pub(super) fn of_rule(config: &ClusterConfig, rule: &ImportRule) -> Vec<Workloads> {
+    let named = rule.allow.as_ref().map(|allow| allow.iter().map(api_workloads).collect());
+    named.unwrap_or_else(|| usual(config, &rule.service, &rule.from))
+}
+
+/// Those that may use what is imported from a cluster while nobody says otherwise of this import.
+pub(super) fn usual(
+    config: &ClusterConfig,
+    service: &ServiceName,
+    from: &ClusterName,
+) -> Vec<Workloads> {
+    let namespace = service.namespace.to_string();
+    let mut all = vec![Workloads { namespace, service_account: "*".into() }];
+    let link = config.links.iter().find(|link| link.cluster == *from);
+    for pattern in link.iter().flat_map(|link| &link.also_allow) {
+        let workloads = api_workloads(pattern);
+        if !all.contains(&workloads) {
+            all.push(workloads);
+        }
+    }
+    all
+}
