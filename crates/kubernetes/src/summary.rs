@@ -92,7 +92,8 @@ pub struct RefusedConnections {
     pub others: bool,
 }
 
-/// What an item is about, its code, and whether it is about refusals.
+/// What an item is about, its code, and what keeps it apart from others of both: refusals, and of nodes themselves
+/// errors, which nothing that is only doubtful there may hide.
 type Topic = (TroubleSubject, bool, String);
 
 impl NodesSummary {
@@ -117,7 +118,8 @@ impl NodesSummary {
             exports.add(node, report);
             summary.other_refusals = summary.other_refusals.saturating_add(report.others);
             for trouble in &report.troubles {
-                let topic = (whole(&trouble.about), false, trouble.code.to_string());
+                let is_apart = trouble.is_error && trouble.about == TroubleSubject::Node;
+                let topic = (whole(&trouble.about), is_apart, trouble.code.to_string());
                 let gathered = all.entry(topic).or_default();
                 gathered.note(node, &trouble.sentence);
                 gathered.error |= trouble.is_error;
@@ -152,6 +154,7 @@ impl NodesSummary {
             let is_same = |old: &&SummaryItem| {
                 (&old.kind, &old.name, &old.code) == (&item.kind, &item.name, &item.code)
                     && old.refused.is_some() == item.refused.is_some()
+                    && (item.kind != "node" || old.error == item.error)
             };
             let old = before.items.iter().find(is_same);
             let sentence = old.map_or(&item.sentence, |old| &old.sentence).clone();
@@ -371,6 +374,23 @@ mod tests {
         assert_eq!((refused.count, refused.askers().as_str()), (1385, " of agents/a, agents/b"));
         assert_eq!(refused.since, seconds(now() - SignedDuration::from_secs(120)));
         assert_eq!(refused.last, seconds(now() - SignedDuration::from_secs(3)));
+    }
+
+    #[test]
+    fn what_waits_on_a_node_is_told_beside_what_is_wrong_there() {
+        let own = |is_error, sentence: &str| NodeTrouble {
+            about: TroubleSubject::Node,
+            code: Code::LocalError,
+            is_error,
+            sentence: sentence.into(),
+        };
+        let (bad, waits) = (own(true, "bad certificate"), own(false, "network.metrics changed"));
+        let reports = [vec![bad, waits.clone()], vec![waits]];
+        let reports = reports.map(|troubles| NodeReport { troubles, ..NodeReport::default() });
+        let summary = NodesSummary::of(&answers(reports.to_vec()), now());
+        let said: Vec<_> = summary.items.iter().map(|i| (&*i.sentence, i.error, i.count)).collect();
+        assert_eq!(said, [("bad certificate", true, 1), ("network.metrics changed", false, 2)]);
+        assert_eq!(summary.lasting(&summary).items, summary.items, "each keeps its own words");
     }
 
     #[test]

@@ -128,7 +128,7 @@ def node_addresses(world):
     before = slice_addresses(bank, str([f"{ip}/32" for ip in nodes.values()]))
     configure(bank, "zz-network.yaml", "network: {mode: nodeAddress}\n")
     try:
-        eventually("nodes say that it takes a restart", lambda: "needs a restart" in world.node_status(bank))
+        eventually("nodes say that it takes a restart", lambda: "waits for a restart" in world.node_status(bank))
         check(world.slices(bank), "slices went though no node has the new network")
         bank.kubectl("-n", SYSTEM, "rollout", "restart", "daemonset/adit-node")
         eventually("no slice stands while nodes differ", lambda: not world.slices(bank), pause=0.05)

@@ -113,9 +113,9 @@ impl Cluster {
     /// What has changed and does not count before a restart, as the ConfigMap names it.
     pub(super) fn needs_restart(&self) -> Vec<String> {
         let seen = self.seen.borrow().clone();
-        let present = configuration::read(&seen.config);
-        let differs = present.is_ok_and(|(settings, _)| self.other_network(&settings).is_some());
-        differs.then(|| "network".to_owned()).into_iter().collect()
+        let Ok((settings, _)) = configuration::read(&seen.config) else { return Vec::new() };
+        let differences = self.network.get().map(|now| now.differences(&settings.network));
+        differences.into_iter().flatten().map(str::to_owned).collect()
     }
 
     /// What the node has, where `settings` say another one.

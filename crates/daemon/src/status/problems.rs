@@ -130,8 +130,14 @@ fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
         add(Severity::Error, "configuration".into(), "configuration-rejected", sentence);
     }
     if !configuration.needs_restart.is_empty() {
-        let sentence =
-            format!("{} changed, which needs a restart", configuration.needs_restart.join(", "));
+        let keys = configuration.needs_restart.join(", ");
+        // A node of Kubernetes has no file; what it has is named.
+        let how = if configuration.path.starts_with("ConfigMap ") {
+            " (kubectl -n adit-system rollout restart daemonset/adit-node)"
+        } else {
+            ""
+        };
+        let sentence = format!("{keys} changed, and waits for a restart of this node{how}");
         add(Severity::Warning, "configuration".into(), "needs-restart", sentence);
     }
     if node.draining {

@@ -97,6 +97,13 @@ fn sentence(item: &SummaryItem, nodes: &NodesSummary) -> String {
             refused.askers()
         );
     }
+    if item.kind == "node" && code == "local-error" {
+        // The sentence says what; that it is the node's own matter is said by the place.
+        return match place.split_once(": ") {
+            Some((count, names)) => format!("{count} ({names}): {sentence}"),
+            None => format!("all nodes: {sentence}"),
+        };
+    }
     match (place.split_once(": "), item.kind.as_str()) {
         (Some((count, names)), "link") => {
             format!("{count} cannot reach {}: {names} ({sentence}: {code})", item.name)

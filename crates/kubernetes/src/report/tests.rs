@@ -267,7 +267,7 @@ fn what_nodes_say_is_told_of_the_thing_it_is_about_with_counts_and_places() {
     let text =
         "since 2 min: 1384 connections of agents/x refused: no grant (denied), the last 3 s ago";
     assert_eq!(import, Some(text));
-    assert_eq!(found.troubles, ["1 of 2 nodes (e1): bad certificate (local-error)"]);
+    assert_eq!(found.troubles, ["1 of 2 nodes (e1): bad certificate"]);
     let silent = "1 of 3 nodes do not tell the controller how they are: e3 (no answer)";
     assert_eq!(found.warnings, [silent]);
     assert!(!found.well());

@@ -25,8 +25,10 @@ fn that_a_network_waits_for_a_restart_is_said_as_long_as_it_does() {
     for more in ["", "log: {level: debug}\n"] {
         tell.send_replace(seen(&format!("cluster: edge\nnetwork: {{mode: nodeAddress}}\n{more}")));
         assert!(origin.load().is_ok());
-        assert_eq!(origin.describe().needs_restart, ["network"]);
+        assert_eq!(origin.describe().needs_restart, ["network.mode"]);
     }
+    tell.send_replace(seen("cluster: edge\nnetwork: {metrics: \"0.0.0.0:7844\"}\n"));
+    assert_eq!(origin.describe().needs_restart, ["network.metrics"]);
     tell.send_replace(seen("cluster: edge\n"));
     assert!(origin.describe().needs_restart.is_empty());
 }
