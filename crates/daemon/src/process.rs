@@ -14,6 +14,7 @@ mod cluster;
 pub mod controller;
 mod credentials;
 mod data;
+mod finishing;
 mod fitness;
 mod handover;
 mod herald;

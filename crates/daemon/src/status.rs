@@ -83,6 +83,8 @@ pub struct Node {
     pub waiting_for: Vec<String>,
     /// Whether it is going away.
     pub draining: bool,
+    /// What processes that this one took over from still carry.
+    pub older: OlderProcesses,
     /// The certificate that it shows.
     pub certificate: Certificate,
     /// The configuration that it runs on.
@@ -91,6 +93,16 @@ pub struct Node {
     pub log_level: String,
     /// UDP addresses on which it answers peers.
     pub listen: Vec<String>,
+}
+
+/// Processes that were taken over from and still finish streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OlderProcesses {
+    /// How many there are.
+    pub processes: u64,
+    /// How many streams they carry together.
+    pub streams: u64,
 }
 
 /// The certificate that a node shows to its peers.

@@ -4,11 +4,12 @@
 
 use std::fmt::Write;
 
+use adit_core::text::counted;
 use adit_daemon::human::{bytes, seconds};
 use adit_daemon::status::problems::with_port;
 use adit_daemon::status::{
-    BackendState, Denied, Import, ImportPort, Link, LinkState, Problem, Reason, Severity, Status,
-    Streams,
+    BackendState, Denied, Import, ImportPort, Link, LinkState, OlderProcesses, Problem, Reason,
+    Severity, Status, Streams,
 };
 use adit_daemon::telemetry::escape;
 use owo_colors::{AnsiColors, OwoColorize};
@@ -127,6 +128,15 @@ impl Page {
             ("listens", node.listen.join(", ")),
         ] {
             rows.add_row([cell(name), cell(value)]);
+        }
+        if node.older.processes > 0 {
+            let OlderProcesses { processes, streams } = node.older;
+            let plural = if processes == 1 { "process" } else { "processes" };
+            let still = format!(
+                "{processes} older {plural} of this node: {} to finish",
+                counted(streams, "stream")
+            );
+            rows.add_row([cell("replaced"), cell(still)]);
         }
         self.text.push('\n');
         self.text.push_str(&text(&rows));

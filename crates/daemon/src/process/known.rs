@@ -17,10 +17,11 @@ use tokio::sync::watch;
 
 use super::credentials::Credentials;
 use super::data::Witness;
+use super::finishing;
 use crate::readiness::Readiness;
 use crate::status::build::{Facts, Traffic, status};
 use crate::status::report::node_report;
-use crate::status::{Certificate, Configuration, Denied, Node, Status};
+use crate::status::{Certificate, Configuration, Denied, Node, OlderProcesses, Status};
 use crate::telemetry::Log;
 
 /// What stays as it is for the life of a process.
@@ -86,6 +87,11 @@ impl<W> Known<W> {
             ready: waiting_for.is_empty(),
             waiting_for,
             draining: self.draining.load(Ordering::Relaxed),
+            older: if self.draining.load(Ordering::Relaxed) {
+                OlderProcesses::default()
+            } else {
+                finishing::read(&config.node.identity, std::time::SystemTime::now())
+            },
             certificate: certificate(&self.credentials, error, UnixTime::now()),
             configuration,
             log_level: self.log.as_ref().map(Log::level).unwrap_or_default(),

@@ -15,6 +15,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeou
 
 use super::changes;
 use super::data::{DataSide, Witness};
+use super::finishing;
 use super::handover::Custody;
 use super::handover::holder::Successor;
 use super::known::Known;
@@ -330,8 +331,18 @@ impl<D: DataSide> Supervisor<D> {
                 }
             }
         };
-        let ended =
-            tokio::select! { biased; ended = draining => ended, ended = interrupted => ended };
+        let folder = self.known.config().node.identity.clone();
+        let telling = async {
+            // Nobody asks for it where nobody took over.
+            self.custody.succeeded.cancelled().await;
+            finishing::tell(folder, &self.known.fixed.boot_id, || self.open()).await
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = draining => ended,
+            ended = interrupted => ended,
+            never = telling => match never {},
+        };
         if let Ended::AtOnce { .. } = ended {
             // Peers are told, or their callers would wait until silence says so.
             timeout(PARTING, self.data.drain(Duration::ZERO)).await.ok();

@@ -102,6 +102,15 @@ fn row(page: &str, start: &str) -> Vec<String> {
 }
 
 #[test]
+fn streams_that_an_older_process_finishes_are_told_by_the_one_that_serves() {
+    let mut status = edge();
+    assert!(!render(&status, PLAIN).contains("replaced"));
+    status.node.older = OlderProcesses { processes: 1, streams: 3 };
+    let page = render(&status, PLAIN);
+    assert!(page.contains("1 older process of this node: 3 streams to finish"), "{page}");
+}
+
+#[test]
 fn a_healthy_node_is_told_on_one_page() {
     let page = render(&edge(), PLAIN);
     assert!(page.starts_with("edge/e1: all is well\n"), "{page}");
