@@ -20,16 +20,20 @@ const OPEN: usize = 5;
 /// Callers that ask one after the other.
 const CALLERS: usize = 4;
 
-/// Loopback addresses of this process alone.
-fn ip(n: u8) -> Ipv4Addr {
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, high | 0x80, low, n)
-}
+/// The loopback addresses of one test of this process.
+#[derive(Debug, Clone, Copy)]
+struct Place(u8);
 
-fn edge(admin: &str) -> String {
-    let [here, there, import, pod] = [ip(1), ip(2), ip(1), ip(3)];
-    format!(
-        r#"
+impl Place {
+    fn ip(self, n: u8) -> Ipv4Addr {
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        Ipv4Addr::new(127, high | 0x80, low, self.0 + n)
+    }
+
+    fn edge(self, admin: &str) -> String {
+        let [here, there, import, pod] = [1, 2, 1, 3].map(|n| self.ip(n));
+        format!(
+            r#"
 cluster: edge
 trustDomain: edge.test
 node: {{name: e1, listen: "{here}:7843", identity: ROOT/e1, endpoints: 2}}
@@ -39,13 +43,13 @@ workloads: [{{address: {pod}, namespace: agents, serviceAccount: support-bot}}]
 admin: {{socket: ROOT/{admin}.sock}}
 metrics: {{listen: "{here}:9902"}}
 "#
-    )
-}
+        )
+    }
 
-fn bank(admin: &str) -> String {
-    let (here, backend) = (ip(2), ip(2));
-    format!(
-        r#"
+    fn bank(self, admin: &str) -> String {
+        let (here, backend) = (self.ip(2), self.ip(2));
+        format!(
+            r#"
 cluster: bank
 trustDomain: bank.test
 node: {{name: b1, listen: "{here}:7843", identity: ROOT/b1, endpoints: 2}}
@@ -56,21 +60,45 @@ exports:
     allow: [{{cluster: edge, namespace: agents, serviceAccount: support-bot}}]
 admin: {{socket: ROOT/{admin}.sock}}
 "#
-    )
-}
+        )
+    }
 
-/// Echoes whatever comes.
-fn serve() {
-    let listener = TcpListener::bind((ip(2), 8080)).unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
-                // Ends with its client, however that ends.
-                std::io::copy(&mut from, &mut to).ok();
-            });
-        }
-    });
+    /// Echoes whatever comes.
+    fn serve(self) {
+        let listener = TcpListener::bind((self.ip(2), 8080)).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
+                    // Ends with its client, however that ends.
+                    std::io::copy(&mut from, &mut to).ok();
+                });
+            }
+        });
+    }
+
+    /// A connection to the import that has been answered once.
+    fn connect(self) -> std::io::Result<TcpStream> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((self.ip(3), 0)).into())?;
+        socket.connect(&SocketAddr::from((self.ip(1), 15080)).into())?;
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        exchange(&mut stream, b"hello")?;
+        Ok(stream)
+    }
+
+    /// Asks until it is told to stop; how often, and all that went wrong.
+    fn ask(self, stop: Arc<AtomicBool>) -> JoinHandle<(u64, Vec<String>)> {
+        std::thread::spawn(move || {
+            let (mut asked, mut failures) = (0, Vec::new());
+            while !stop.load(Relaxed) {
+                asked += 1;
+                failures.extend(self.connect().err().map(|error| error.to_string()));
+            }
+            (asked, failures)
+        })
+    }
 }
 
 fn exchange(stream: &mut TcpStream, words: &[u8]) -> std::io::Result<()> {
@@ -81,27 +109,11 @@ fn exchange(stream: &mut TcpStream, words: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A connection to the import that has been answered once.
-fn connect() -> std::io::Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::from((ip(3), 0)).into())?;
-    socket.connect(&SocketAddr::from((ip(1), 15080)).into())?;
-    let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    exchange(&mut stream, b"hello")?;
-    Ok(stream)
-}
-
-/// Asks until it is told to stop; how often, and all that went wrong.
-fn ask(stop: Arc<AtomicBool>) -> JoinHandle<(u64, Vec<String>)> {
-    std::thread::spawn(move || {
-        let (mut asked, mut failures) = (0, Vec::new());
-        while !stop.load(Relaxed) {
-            asked += 1;
-            failures.extend(connect().err().map(|error| error.to_string()));
-        }
-        (asked, failures)
-    })
+fn certify(root: &Path) {
+    for (cluster, node) in [("edge", "e1"), ("bank", "b1")] {
+        make_authority(root, cluster);
+        issue(root, cluster, node);
+    }
 }
 
 fn start(root: &Path, name: &str, config: &str) -> Daemon {
@@ -112,22 +124,20 @@ fn start(root: &Path, name: &str, config: &str) -> Daemon {
 fn processes_take_over_from_each_other_and_nobody_notices() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    for (cluster, node) in [("edge", "e1"), ("bank", "b1")] {
-        make_authority(root, cluster);
-        issue(root, cluster, node);
-    }
-    serve();
-    let b1 = start(root, "b1", &bank("b1"));
-    let e1 = start(root, "e1", &edge("e1"));
+    let place = Place(0);
+    certify(root);
+    place.serve();
+    let b1 = start(root, "b1", &place.bank("b1"));
+    let e1 = start(root, "e1", &place.edge("e1"));
     e1.wait_for("the import is ready", |s| s["imports"][0]["ports"][0]["ready"] == true);
     let mut open: Vec<TcpStream> =
-        (0..OPEN).map(|_| eventually("a stream", 10, || connect().ok())).collect();
+        (0..OPEN).map(|_| eventually("a stream", 10, || place.connect().ok())).collect();
     let stop = Arc::new(AtomicBool::new(false));
-    let callers: Vec<_> = (0..CALLERS).map(|_| ask(stop.clone())).collect();
+    let callers: Vec<_> = (0..CALLERS).map(|_| place.ask(stop.clone())).collect();
 
     let mut processes = vec![b1, e1];
     for name in ["b2", "e2", "b3", "e3"] {
-        let config = if name.starts_with('e') { edge(name) } else { bank(name) };
+        let config = if name.starts_with('e') { place.edge(name) } else { place.bank(name) };
         processes.push(start(root, name, &config));
         let before = &processes[processes.len() - 3];
         before.wait_for("the one before drains", |s| s["node"]["draining"] == true);
@@ -135,7 +145,7 @@ fn processes_take_over_from_each_other_and_nobody_notices() {
             exchange(stream, name.as_bytes()).unwrap();
         }
         // Streams that were opened since are served by the new ones.
-        open.push(connect().unwrap());
+        open.push(place.connect().unwrap());
     }
     stop.store(true, Relaxed);
     let (mut asked, mut failures) = (0, Vec::new());
@@ -155,5 +165,31 @@ fn processes_take_over_from_each_other_and_nobody_notices() {
         assert!(old.wait().success());
     }
     assert!(root.join("e1/handover.sock").exists());
-    connect().unwrap();
+    place.connect().unwrap();
+}
+
+#[test]
+fn one_that_dies_after_it_took_over_leaves_all_to_the_one_before_until_the_next_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let place = Place(10);
+    certify(root);
+    place.serve();
+    let _b1 = start(root, "b1", &place.bank("b1"));
+    let e1 = start(root, "e1", &place.edge("e1"));
+    e1.wait_for("the import is ready", |s| s["imports"][0]["ports"][0]["ready"] == true);
+    let mut open = eventually("a stream", 10, || place.connect().ok());
+    let mut e2 = start(root, "e2", &place.edge("e2"));
+    e1.wait_for("the one before drains", |s| s["node"]["draining"] == true);
+    e2.kill();
+    // Its own connections end, those of the one before do not, although nobody else reads their packets.
+    exchange(&mut open, b"while nobody serves").unwrap();
+    let e3 = start(root, "e3", &place.edge("e3"));
+    eventually("a caller is served again", 10, || place.connect().ok());
+    exchange(&mut open, b"to the end").unwrap();
+    drop(open);
+    let mut e1 = e1;
+    assert!(e1.wait().success());
+    e3.wait_for("it is there", |s| s["node"]["draining"] == false);
+    place.connect().unwrap();
 }

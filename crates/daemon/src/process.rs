@@ -449,7 +449,8 @@ fn start(
             std::future::pending().await
         };
         let supervising = async {
-            let door = takeover::begin(&node, &known.snapshot, succession, line.as_ref()).await;
+            let (door, _succession) =
+                takeover::begin(&node, &known.snapshot, succession, line.as_ref()).await;
             let public = bound.public.as_ref().and_then(|public| public.try_clone().ok());
             let (imports, endpoints) = (node.sockets.clone(), node.endpoints.clone());
             let estate = Sockets { imports, public, endpoints };

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::cmsg_space;
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -60,6 +61,16 @@ impl Passage {
         socket.set_read_timeout(Some(Self::TIMEOUT))?;
         socket.set_write_timeout(Some(Self::TIMEOUT))?;
         Ok(Self(socket))
+    }
+
+    /// True while the other process holds its end, as far as one can tell without waiting.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let look = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        match rustix::net::recv(&self.0, &mut [0; 1], look) {
+            Ok((got, _)) => got > 0,
+            Err(error) => error == Errno::AGAIN || error == Errno::INTR,
+        }
     }
 
     /// From now on a message is waited for this long.
@@ -169,6 +180,12 @@ impl Door {
         }
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether others still find this process there, and not one that came after it.
     #[must_use]
     pub fn is_ours(&self) -> bool {
@@ -226,7 +243,12 @@ mod tests {
         near.send(&large[1..], &many[1..]).unwrap();
         let (message, descriptors) = far.receive().unwrap();
         assert_eq!((message.len(), descriptors.len()), (MAX_MESSAGE, MAX_DESCRIPTORS));
+        assert!(near.is_open());
+        far.send(b"y", &[]).unwrap();
+        assert!(near.is_open(), "what was said waits");
+        near.receive().unwrap();
         drop(far);
+        assert!(!near.is_open());
         assert_eq!(near.receive().unwrap_err().kind(), ErrorKind::UnexpectedEof);
         assert!(near.send(b"x", &[]).is_err());
     }

@@ -278,7 +278,7 @@ pub(super) fn forget(folder: &Path) -> Result<(), String> {
         }
         _ => Ok(()),
     };
-    let handing = [handover::SOCKET, handover::TURNS];
+    let handing = [handover::SOCKET, handover::TURNS, handover::TURNS_LOCK];
     for name in [SEEN, NETWORK, files::NODE_CHAIN, files::NODE_KEY, files::BUNDLE]
         .into_iter()
         .chain(handing)

@@ -21,6 +21,11 @@
 //! Until `taken` the holder can go on as if nothing had been, and does where the asker dies. Where the holder dies
 //! or is silent, the asker binds what it lacks itself.
 //!
+//! **A successor that ends.** The holder still has the UDP sockets and perhaps streams, for as long as an hour, and
+//! without the sockets nobody can begin. So it holds on to the passage, which closes with the other process, or
+//! asks whoever has the door for another (`watch`). When it closes and nobody answers at the door, the holder makes
+//! its own door there again and reads the sockets, until the next asker comes.
+//!
 //! **Two versions may meet.** Fields that one does not know it skips; to what it does not know as a whole it says
 //! `notKnown` with its protocol, and the asker waits until the holder has ended. A later protocol adds words; it
 //! changes none.
@@ -31,7 +36,7 @@ pub(super) mod holder;
 mod tests;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -39,6 +44,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use adit_host::passage::Passage;
+use adit_pki::files::{self, Existing};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +52,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const SOCKET: &str = "handover.sock";
 /// The file that says in which order the pods of this node came.
 pub(super) const TURNS: &str = "handover.turns";
+/// Held by who reads or writes that.
+pub(super) const TURNS_LOCK: &str = "handover.lock";
 /// What this version speaks.
 const PROTOCOL: u32 = 1;
 /// So many pods' turns are kept.
@@ -81,6 +89,8 @@ pub(in crate::process) enum Word {
     Yielded,
     /// I serve.
     Taken,
+    /// Keep this passage for as long as you live, so that I hear when you end.
+    Watch,
     /// I do not know what you said; I speak this.
     NotKnown { protocol: u32 },
     /// Something of a later version.
@@ -102,6 +112,16 @@ fn hear(passage: &Passage) -> io::Result<(Word, Vec<OwnedFd>)> {
 
 fn unexpected(word: &Word) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("it said {word:?}"))
+}
+
+/// A passage to whoever has the door at `path`, which closes when that process ends.
+///
+/// # Errors
+/// Nobody is there (`NotFound`, `ConnectionRefused`), or as [`Passage::connect`] and [`Passage::send`].
+fn watch(path: &Path) -> io::Result<Passage> {
+    let passage = Passage::connect(path)?;
+    say(&passage, &Word::Watch, &[])?;
+    Ok(passage)
 }
 
 /// Who has what the processes of one node share, and whether anybody will after this one. All clones are one.
@@ -131,13 +151,17 @@ impl Custody {
 /// # Errors
 /// Those of the file in `folder`.
 pub(super) fn turn(folder: &Path, pod: &str) -> io::Result<u64> {
+    // The lock is not on the file itself, which is replaced: one that was written in part only would have the next pod
+    // count from 1, and the process that runs refuse it.
     let mut options = OpenOptions::new();
+    let lock = options.create(true).truncate(false).write(true).mode(0o600);
+    let lock: File = lock.open(folder.join(TURNS_LOCK))?;
+    lock.lock()?;
     let file = folder.join(TURNS);
-    let mut file: File =
-        options.create(true).truncate(false).read(true).write(true).mode(0o600).open(file)?;
-    file.lock()?;
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
+    let text = match std::fs::read_to_string(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        text => text?,
+    };
     let entry = |line: &str| {
         let (turn, pod) = line.split_once(' ')?;
         Some((turn.parse::<u64>().ok()?, pod.to_owned()))
@@ -150,8 +174,6 @@ pub(super) fn turn(folder: &Path, pod: &str) -> io::Result<u64> {
     turns.push((turn, pod.to_owned()));
     let kept = &turns[turns.len().saturating_sub(TURNS_KEPT)..];
     let text: String = kept.iter().map(|(turn, pod)| format!("{turn} {pod}\n")).collect();
-    file.set_len(0)?;
-    file.rewind()?;
-    file.write_all(text.as_bytes())?;
+    files::write(&file, text.as_bytes(), Existing::Replace).map_err(io::Error::other)?;
     Ok(turn)
 }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use adit_config::Config;
 use adit_config::config::Admin;
 use adit_core::snapshot::Snapshot;
-use adit_host::passage::Door;
+use adit_host::passage::{Door, Passage};
 use adit_transport::{NodeSecret, Tls, Worker};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::bind::{self, Bound, Given, Obstacles};
@@ -29,6 +29,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 const IN_USE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What hearing from linked clusters may take before a process takes over: one of them may be away.
 const FIRST_VIEWS_TIMEOUT: Duration = Duration::from_secs(3);
+/// For how long a process that has given up on this one may not see that there is another door where its own was.
+const LOOK_TIMEOUT: Duration = Door::WAIT_INTERVAL.saturating_mul(2);
 /// The extension of the file beside the admin socket that is there while a process waits for one that hands nothing
 /// over to end.
 pub const WAITING: &str = "waiting";
@@ -155,36 +157,43 @@ impl Drop for Waiting<'_> {
 }
 
 /// Takes over from the process before this one, if there is one, and accepts connections from then on. Then other
-/// processes find this one.
+/// processes find this one. What it returns is kept until the end.
 pub(super) async fn begin(
     node: &Node,
     snapshot: &watch::Receiver<Arc<Snapshot>>,
     succession: Option<Succession>,
     line: Option<&Line>,
-) -> Option<Door> {
-    let succession = match succession {
-        None => None,
-        Some(succession) => {
-            heard(snapshot.clone()).await;
-            let ready = spawn_blocking(move || {
-                succession.ready();
-                succession
-            });
-            ready.await.ok()
-        }
+) -> (Option<Door>, Option<Succession>) {
+    let path = line.map(|line| line.folder.join(handover::SOCKET));
+    let open = || {
+        let bound = Door::bind(path.as_deref()?);
+        bound.inspect_err(|error| tracing::error!(%error, "nobody will be able to take over")).ok()
     };
+    let (mut succession, mut door) = (succession, None);
+    if let Some(theirs) = succession.take() {
+        heard(snapshot.clone()).await;
+        let ready = spawn_blocking(move || (theirs.ready(), theirs)).await;
+        let stepped_aside = ready.as_ref().is_ok_and(|(stepped_aside, _)| *stepped_aside);
+        succession = ready.ok().map(|(_, theirs)| theirs);
+        let lives = || path.as_deref().is_some_and(|path| Passage::connect(path).is_ok());
+        if !stepped_aside && lives() {
+            // It did not wait for so long, but looks at the door: two that read would answer for each other.
+            door = open();
+            sleep(LOOK_TIMEOUT).await;
+        }
+    }
     node.endpoints.resume();
     node.begin();
-    let door = line.and_then(|line| {
-        Door::bind(&line.folder.join(handover::SOCKET))
-            .inspect_err(|error| tracing::error!(%error, "nobody will be able to take over"))
-            .ok()
-    });
-    if let Some(succession) = succession {
-        drop(spawn_blocking(move || succession.taken()).await);
+    let door = door.or_else(open);
+    if let Some(theirs) = succession.take() {
+        let taken = move || {
+            theirs.taken();
+            theirs
+        };
+        succession = spawn_blocking(taken).await.ok();
         tracing::info!("took over from the process before this one");
     }
-    door
+    (door, succession)
 }
 
 /// Waits for the first word of each linked cluster, for a while.
@@ -199,14 +208,14 @@ async fn heard(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
 pub(super) fn hand_over(
     door: Option<Door>,
     line: Option<&Line>,
-    estate: Sockets,
+    mut estate: Sockets,
     stop: CancellationToken,
 ) -> io::Result<mpsc::Receiver<Successor>> {
     let (tell, successors) = mpsc::channel(1);
     if let Some((door, turn)) = door.zip(line.map(|line| line.turn)) {
         std::thread::Builder::new()
             .name("handover".into())
-            .spawn(move || holder::serve(&door, turn, &estate, &tell, &stop))?;
+            .spawn(move || holder::serve(door, turn, &mut estate, &tell, &stop))?;
     }
     Ok(successors)
 }

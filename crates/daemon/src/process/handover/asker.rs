@@ -100,20 +100,22 @@ fn receive(passage: Passage) -> io::Result<Inheritance> {
 pub(in crate::process) struct Succession(Passage);
 
 impl Succession {
-    /// Says that this process could serve, and waits until the other one has stepped aside.
+    /// Says that this process could serve, and waits until the other one has stepped aside: whether it did.
     #[expect(clippy::wildcard_enum_match_arm, reason = "every other word is out of place here")]
-    pub(in crate::process) fn ready(&self) {
+    pub(in crate::process) fn ready(&self) -> bool {
         let yielded = say(&self.0, &Word::Ready, &[]).and_then(|()| match hear(&self.0)?.0 {
             Word::Yielded => Ok(()),
             other => Err(unexpected(&other)),
         });
         if let Err(error) = yielded {
-            tracing::warn!(%error, "the process before this one did not step aside; it is taken for dead");
+            tracing::warn!(%error, "the process before this one did not step aside");
+            return false;
         }
+        true
     }
 
-    /// Says that this process serves.
-    pub(in crate::process) fn taken(self) {
+    /// Says that this process serves. What says that it lives is that it keeps this.
+    pub(in crate::process) fn taken(&self) {
         if let Err(error) = say(&self.0, &Word::Taken, &[]) {
             tracing::warn!(%error, "the process before this one does not hear that it is replaced");
         }

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use adit_host::passage::Door;
 use tokio::sync::mpsc;
 
-use super::asker::{Asked, Inheritance, ask};
+use super::asker::{Asked, Inheritance, Succession, ask};
 use super::holder::{self, Estate, Successor};
 use super::*;
 
@@ -47,6 +47,8 @@ impl Estate for std::sync::Arc<Fake> {
     fn resume(&self) {
         self.back.fetch_add(1, Relaxed);
     }
+
+    fn part(&mut self) {}
 }
 
 /// A holder that runs on a thread.
@@ -63,9 +65,20 @@ impl Holder {
         let door = Door::bind(&folder.join(SOCKET)).unwrap();
         let (tell, successors) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let (estate, stopped) = (fake.clone(), stop.clone());
-        let serve = move || holder::serve(&door, turn, &estate, &tell, &stopped);
+        let (mut estate, stopped) = (fake.clone(), stop.clone());
+        let serve = move || holder::serve(door, turn, &mut estate, &tell, &stopped);
         Self { fake, successors, stop, thread: Some(std::thread::spawn(serve)) }
+    }
+
+    /// Waits until it has stepped aside and back so often.
+    fn steps_to(&self, steps: (u32, u32)) {
+        for _ in 0..1000 {
+            if self.fake.steps() == steps {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{:?} is not {steps:?}", self.fake.steps());
     }
 
     /// Ends it; who has taken over, if somebody has.
@@ -168,8 +181,12 @@ fn a_pod_takes_nothing_from_one_that_came_after_it() {
     for n in 0..100 {
         assert_eq!(turn(folder.path(), &format!("pod-{n}")).unwrap(), 4 + n);
     }
-    let text = std::fs::read_to_string(folder.path().join(TURNS)).unwrap();
-    assert_eq!(text.lines().count(), TURNS_KEPT);
+    let file = folder.path().join(TURNS);
+    let mut before = File::open(&file).unwrap();
+    turn(folder.path(), "one more").unwrap();
+    let text = io::read_to_string(&mut before).unwrap();
+    assert_eq!(text.lines().count(), TURNS_KEPT, "who is killed while it writes leaves it whole");
+    assert_eq!(std::fs::read_to_string(file).unwrap().lines().count(), TURNS_KEPT);
 }
 
 #[test]
@@ -209,4 +226,78 @@ fn another_version_is_told_what_this_one_does_not_know() {
     assert!(why.contains("protocol 9"), "{why}");
     assert!(given(folder.path(), 2).given.tcp.is_empty());
     later.join().unwrap();
+}
+
+/// All that a process that has taken over keeps until its end.
+struct Living(#[expect(dead_code, reason = "it is what ends with it")] (Succession, Door));
+
+fn take_over(folder: &Path, turn: u64) -> Living {
+    let mut asked = (0..500).map(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        ask(folder, turn)
+    });
+    let Some(Asked::Given(inheritance)) = asked.find(|asked| matches!(asked, Asked::Given(_)))
+    else {
+        panic!("nobody gives")
+    };
+    let Inheritance { given: _, succession } = *inheritance;
+    assert!(succession.ready());
+    let door = Door::bind(&folder.join(SOCKET)).unwrap();
+    succession.taken();
+    Living((succession, door))
+}
+
+#[test]
+fn where_a_successor_ends_the_one_before_has_the_door_and_the_sockets_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut holder = Holder::start(folder.path(), 1);
+    for n in 1..=3 {
+        let living = take_over(folder.path(), 2);
+        assert!(holder.successors.blocking_recv().is_some());
+        assert_eq!(holder.fake.steps(), (n, n - 1), "while it lives it has everything");
+        drop(living);
+        holder.steps_to((n, n));
+    }
+    // Of one that died before its last word, another door in the place says nothing where nobody is behind it.
+    let inheritance = given(folder.path(), 2);
+    assert!(inheritance.succession.ready());
+    std::fs::remove_file(folder.path().join(SOCKET)).unwrap();
+    drop(inheritance);
+    holder.steps_to((4, 4));
+    drop(take_over(folder.path(), 2));
+    holder.steps_to((5, 5));
+}
+
+#[test]
+fn the_end_of_the_last_of_three_generations_reaches_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Holder::start(folder.path(), 1);
+    let Inheritance { given: _, succession } = given(folder.path(), 2);
+    assert!(succession.ready());
+    let second = Holder::start(folder.path(), 2);
+    succession.taken();
+    let third = take_over(folder.path(), 3);
+    drop(second.end());
+    drop(succession);
+    std::thread::sleep(2 * Door::WAIT_INTERVAL);
+    assert_eq!(first.fake.steps(), (1, 0), "the third one lives");
+    drop(third);
+    first.steps_to((1, 1));
+}
+
+#[test]
+fn one_that_could_not_wait_any_longer_has_taken_over_when_its_door_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let holder = Holder::start(folder.path(), 1);
+    drop(given(folder.path(), 2));
+    let other = Holder::start(folder.path(), 2);
+    holder.steps_to((1, 0));
+    assert!(holder.end().is_some());
+    assert!(other.end().is_none());
+    // A door that was removed is there again.
+    let holder = Holder::start(folder.path(), 2);
+    std::fs::remove_file(folder.path().join(SOCKET)).unwrap();
+    std::thread::sleep(3 * Door::WAIT_INTERVAL);
+    drop(given(folder.path(), 3));
+    assert_eq!(holder.end(), None);
 }
