@@ -192,6 +192,8 @@ attacks! {
         "4,990 invented ready nodes, 500 connections, and a workload that uses what they announce";
     "dial-backs", state::dial_backs, "changes", Some((1.0, 1.5)),
         "nodes announced at loopback, metadata, pod and node addresses of the victim's";
+    "followed", state::followed, "said", Some((0.5, 11.0)),
+        "1,000 nodes of sixteen addresses where nobody answers, each of which says that it is followed";
     "subscribe-storm", state::subscribe_storm, "subscribed", None,
         "subscriptions that end and begin as fast as possible, and some that are never read";
 

@@ -417,3 +417,49 @@ async fn an_older_view_does_not_take_a_younger_ones_place() {
         () = eventually("taken", 5 * SECOND, || known().as_deref() == Some("old")) => {}
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_says_that_all_its_nodes_are_followed_does_not_have_us_dial_all_at_once() {
+    const NODES: usize = 100;
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let bank = Arc::new(bank);
+    // It has a seed, so that what the view announces is for us to dial.
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    let mut said = Vec::new();
+    for n in 0..NODES {
+        let stranger = Stranger::named(&world, &bank, 1, &format!("b{n}"), &edge);
+        let quic = stranger.dial(&edge).await;
+        let (send, recv) = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+        if n == 0 {
+            let mut view = state(&Message::Begin { epoch: 5, replaces: true }).to_vec();
+            for node in 0..NODES {
+                // Where nobody answers.
+                let node =
+                    Message::Node(format!("b{node}").parse().unwrap(), vec![bank.address(200)]);
+                view.extend_from_slice(&state(&node)[1..]);
+            }
+            let mark = Message::Mark { sequence: 1, age_ms: 0, lost: false };
+            view.extend_from_slice(&state(&mark)[1..]);
+            let (mut publish, asked) = quic.accept_bi().await.unwrap();
+            publish.send_all(&view[1..]).await.unwrap();
+            eventually("taken", SECOND, || e1.view(&bank).is_some()).await;
+            said.push((quic.clone(), publish, asked));
+        }
+        said.push((quic, send, recv));
+    }
+    tokio::time::sleep(4 * SECOND).await;
+    let connected = || e1.links.connected(&bank.name).len();
+    assert_eq!(connected(), NODES);
+    let attempts = || e1.links.status().links[0].dials.attempts;
+    let before = attempts();
+    let mut go_away = BytesMut::new();
+    Control::GoAway { code: Code::Draining, retry_after_ms: 0 }.encode(&mut go_away);
+    for (_, send, _) in said.iter_mut().skip(1) {
+        send.send_all(&go_away).await.unwrap();
+    }
+    tokio::time::sleep(10 * SECOND).await;
+    assert_eq!(connected(), 0, "all are left");
+    let dialled = attempts() - before;
+    assert!((10..40).contains(&dialled), "{dialled} dials");
+}

@@ -196,9 +196,14 @@ impl Conn {
         self.left.notify_one();
     }
 
-    /// Its peer's successor is waited for from here on; says whether it was not before.
-    pub(super) fn await_successor(&self) -> bool {
-        !std::mem::replace(&mut lock(&self.using).awaiting, true)
+    /// Its peer's successor is waited for from here on.
+    pub(super) fn await_successor(&self) {
+        lock(&self.using).awaiting = true;
+    }
+
+    /// True once it is.
+    pub(super) fn is_awaiting(&self) -> bool {
+        lock(&self.using).awaiting
     }
 
     /// Whether it is kept for its own sake from here on.

@@ -39,6 +39,9 @@ const ALLOWED_LINES: Allowance = Allowance { burst: 50, per_second: 1 };
 /// Subscriptions to state by the nodes of a linked cluster: two hubs make one each, or every node while those are
 /// silent.
 const ALLOWED_SUBSCRIPTIONS: Allowance = Allowance { burst: 1024, per_second: 32 };
+/// Processes of a cluster's nodes whose successors are met: a rolling update has one node after the other, and no
+/// machine starts one in less than a second.
+const ALLOWED_SUCCESSORS: Allowance = Allowance { burst: 16, per_second: 2 };
 /// How long a node is to stay away, from when it is asked.
 const STAY_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Nodes of one cluster that are remembered as asked to stay away. More than a cluster has that fits its allowance.
@@ -55,6 +58,7 @@ struct ClusterMisuse {
     /// Of the lines about its connections that were refused.
     lines: Pace,
     subscriptions: Pace,
+    successors: Pace,
     /// Nodes that are to stay away, and until when.
     away: BTreeMap<NodeName, Instant>,
     status: MisuseStatus,
@@ -173,6 +177,15 @@ impl MisuseTable {
         let cluster = table.entry(cluster.clone()).or_default();
         let since = now - *cluster.began.get_or_insert(now);
         cluster.subscriptions.take(since, ALLOWED_SUBSCRIPTIONS)
+    }
+
+    /// True where the successor of one more process of a cluster's nodes may be dialled.
+    pub(super) fn may_be_followed(&self, cluster: &ClusterName) -> bool {
+        let now = Instant::now();
+        let mut table = lock(&self.0);
+        let cluster = table.entry(cluster.clone()).or_default();
+        let since = now - *cluster.began.get_or_insert(now);
+        cluster.successors.take(since, ALLOWED_SUCCESSORS)
     }
 
     /// What the nodes of a cluster opened in vain.

@@ -224,6 +224,16 @@ impl Register {
         all.is_some_and(|all| all.iter().any(|c| c.peer.boot != peer.boot && c.candidate().lives()))
     }
 
+    /// True where the successor of the connection's process is waited for already.
+    pub(super) fn is_awaited(&self, conn: &Conn) -> bool {
+        let peer = &conn.peer;
+        let clusters = lock(&self.clusters);
+        let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.all.get(&peer.node));
+        let awaits =
+            |c: &Arc<Conn>| c.peer.boot == peer.boot && c.is_leaving().is_none() && c.is_awaiting();
+        all.is_some_and(|all| all.iter().any(awaits))
+    }
+
     /// The connections that a stream to this node may take, best first.
     pub(super) fn choices(
         &self,

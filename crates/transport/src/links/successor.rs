@@ -2,7 +2,9 @@
 //! one is left, so that neither a stream nor the link's status ever finds the node without a connection.
 //!
 //! A go-away that asks for no pause says so. The old process serves what is opened meanwhile. A peer that
-//! says it of a connection just made is not believed: it could have us dial without end.
+//! says it of a connection just made is not believed: it could have us dial without end. Nor is a cluster
+//! whose nodes say it more often than they are replaced: its thousands of connections would have us dial
+//! whatever its nodes announce, all at once. Such connections are left like any other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,18 +28,25 @@ impl Shared {
         if self.register.is_followed(conn) || conn.since.elapsed() < SETTLED_TIMEOUT {
             return false;
         }
-        if conn.await_successor() {
-            let (shared, conn) = (Arc::clone(self), Arc::clone(conn));
-            self.work.tasks.spawn_on(shared.leave_for_successor(conn), &self.work.control);
+        if conn.is_awaiting() {
+            return true;
         }
+        // One dial meets the successor for all connections with a process.
+        let is_first = !self.register.is_awaited(conn);
+        if is_first && !self.work.misuse.may_be_followed(&conn.peer.cluster) {
+            return false;
+        }
+        conn.await_successor();
+        let (shared, conn) = (Arc::clone(self), Arc::clone(conn));
+        self.work.tasks.spawn_on(shared.leave_for_successor(conn, is_first), &self.work.control);
         true
     }
 
-    async fn leave_for_successor(self: Arc<Self>, conn: Arc<Conn>) {
+    async fn leave_for_successor(self: Arc<Self>, conn: Arc<Conn>, dials: bool) {
         let key = conn.node();
         let mut changes = self.register.bell_of(&key.0);
         let meeting = async {
-            if self.may_dial(&key) {
+            if dials && self.may_dial(&key) {
                 let worker = conn.quic.worker().index();
                 let flight = Flight { node: key.clone(), lane: conn.peer.lane, worker };
                 // What it came to shows in the register.

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use adit_core::code::Code;
 use adit_core::name::{NodeName, ServiceName};
 use adit_core::policy::{Pattern, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort};
 use adit_core::wire::StreamKind;
+use adit_core::wire::control::Control;
 use adit_core::wire::state::{Message, Subscribe};
 use bytes::BytesMut;
 use quinn::SendStream;
@@ -230,6 +232,41 @@ pub async fn dial_backs(means: Means) {
         Ok(())
     })
     .await;
+}
+
+/// After so many milliseconds a connection is believed that its node is followed.
+const SETTLED: u64 = 3500;
+
+/// See [`super::ALL`].
+pub async fn followed(means: Means) {
+    let n = means.pace.of(1000);
+    let tell = |means: Means, mut send: SendStream| async move {
+        let silent: Vec<SocketAddr> = (1..=16).map(|n| ([10, 66, 9, n], 7843).into()).collect();
+        let name = |nth| means.enemy.node(nth).parse().unwrap();
+        let mut whole = vec![Message::Begin { epoch: 1, replaces: true }];
+        whole.extend((0..means.pace.of(1000)).map(|nth| Message::Node(name(nth), silent.clone())));
+        whole.push(mark(1));
+        say(&means, &mut send, &whole).await?;
+        means.pace.end().await;
+        Ok(())
+    };
+    let mut running = JoinSet::new();
+    // The first one tells who is announced, so that the others are let in.
+    for conn in connect(&means, 1, 1, &Manners::default()).await {
+        running.spawn(told(means.clone(), conn, tell));
+    }
+    ms(500).await;
+    let mut all = connect(&means, n, n, &Manners::default()).await;
+    ms(SETTLED).await;
+    let mut bytes = BytesMut::new();
+    Control::GoAway { code: Code::Draining, retry_after_ms: 0 }.encode(&mut bytes);
+    for conn in &mut all {
+        if conn.control.0.write_all(&bytes).await.is_ok() {
+            means.counts.add("said", 1);
+        }
+    }
+    means.pace.end().await;
+    running.join_all().await;
 }
 
 /// See [`super::ALL`].
