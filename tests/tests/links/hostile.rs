@@ -463,3 +463,27 @@ async fn a_cluster_that_says_that_all_its_nodes_are_followed_does_not_have_us_di
     let dialled = attempts() - before;
     assert!((10..40).contains(&dialled), "{dialled} dials");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_go_away_does_not_keep_a_process_that_drains() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    let quic = stranger.dial(&edge).await;
+    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    eventually("connected", SECOND, || !e1.links.connected(&stranger.site.name).is_empty()).await;
+    // At any time there are three, none of which lasts.
+    let opening = async {
+        let mut held = std::collections::VecDeque::new();
+        while let Ok((mut send, recv)) = quic.open_bi(SECOND).await {
+            send.send_all(b"\x02slow").await.ok();
+            held.push_back((send, recv));
+            tokio::time::sleep(SECOND).await;
+            if held.len() > 3 {
+                held.pop_front();
+            }
+        }
+    };
+    let began = tokio::time::Instant::now();
+    let ((), _broken) = tokio::join!(opening, e1.links.drain(600 * SECOND));
+    assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
+}

@@ -11,6 +11,8 @@ use super::shared::Shared;
 
 /// After a go-away the peer should not be back before this process has gone or its successor serves.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// A peer that opens a stream so long after it was told to go away is not going to.
+const HEARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often is looked whether streams are left.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the ends of connections may take to be heard, and tasks to notice.
@@ -45,7 +47,7 @@ impl Shared {
             }
             self.register.leave(&conn, Code::Draining);
         }
-        let deadline = Instant::now() + within;
+        let (deadline, all_have_heard) = (Instant::now() + within, Instant::now() + HEARD_TIMEOUT);
         // What peers sent before they heard arrives within a round trip or so.
         let all = self.register.all();
         let slowest = all.iter().map(|(conn, _)| conn.quic.stats().rtt).max();
@@ -53,6 +55,9 @@ impl Shared {
         drop(all);
         while Instant::now() < deadline && (self.streams() > 0 || Instant::now() < heard) {
             sleep(LOOK.min(deadline - Instant::now())).await;
+            if Instant::now() >= all_have_heard {
+                self.work.stages.heard.cancel();
+            }
         }
         self.end().await
     }

@@ -116,8 +116,13 @@ impl Session {
     }
 
     /// Serves a stream of the peer's, in a task of its own.
-    fn serve(&self, send: SendStream, recv: RecvStream) {
+    fn serve(&self, mut send: SendStream, mut recv: RecvStream) {
         let (shared, conn) = (Arc::clone(&self.shared), Arc::clone(&self.conn));
+        if shared.work.stages.heard.is_cancelled() {
+            send.reset(Code::Draining);
+            recv.stop(Code::Draining);
+            return shared.in_vain(&conn, Code::Draining);
+        }
         let worker = conn.quic.worker().handle().clone();
         self.shared.work.tasks.spawn_on(serve(shared, conn, send, recv), &worker);
     }

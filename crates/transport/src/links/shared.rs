@@ -63,6 +63,9 @@ pub(super) struct Stages {
     pub(super) leaving: CancellationToken,
     /// Nothing new is begun.
     pub(super) draining: CancellationToken,
+    /// Whoever was told so has had time to hear it: streams of peers are refused, or one that has a right to nothing
+    /// could keep this process for as long as streams may last.
+    pub(super) heard: CancellationToken,
     /// Nothing goes on.
     pub(super) ended: CancellationToken,
 }
