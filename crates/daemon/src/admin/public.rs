@@ -1,8 +1,13 @@
 //! The read-only server that the kubelet and Prometheus can reach: `/livez`, `/readyz`, `/metrics`.
+//!
+//! Every pod may be able to ask, and the thread that answers is also the one that the kubelet's probes wait for: so a
+//! page is made anew only when that takes a tenth of the time at most, however often it is asked for.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +18,11 @@ use serde::{Deserialize, Serialize};
 use super::answer::{unknown_path, wrong_method};
 use crate::readiness::Readiness;
 
+/// A page stays for so many times as long as it took to make it.
+const MADE_FOR: u32 = 9;
+/// The longest that a page stays.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);
+
 const PATHS: &str = "GET /livez, GET /readyz and GET /metrics";
 
 /// What the server needs of the process.
@@ -22,6 +32,30 @@ pub struct Public {
     pub readiness: Readiness,
     /// The metrics page now.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// State that the routes share.
+#[derive(Debug, Clone)]
+struct Serving {
+    public: Public,
+    /// The page that was made last, and until when it is good enough.
+    page: Arc<Mutex<Option<(Instant, Bytes)>>>,
+}
+
+impl Serving {
+    fn page(&self) -> Bytes {
+        let mut last = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        if let Some((until, page)) = last.as_ref()
+            && began < *until
+        {
+            return page.clone();
+        }
+        let page = Bytes::from((self.public.metrics)());
+        let stays = began.elapsed().saturating_mul(MADE_FOR).min(LONGEST_TIMEOUT);
+        *last = Some((Instant::now() + stays, page.clone()));
+        page
+    }
 }
 
 impl fmt::Debug for Public {
@@ -60,16 +94,16 @@ pub fn router(public: Public) -> Router {
         .route("/metrics", get(metrics))
         .fallback(async || unknown_path(PATHS))
         .method_not_allowed_fallback(async || wrong_method(PATHS))
-        .with_state(public)
+        .with_state(Serving { public, page: Arc::default() })
 }
 
-async fn ready(State(public): State<Public>) -> Response {
-    let ready = Ready::of(&public.readiness);
+async fn ready(State(serving): State<Serving>) -> Response {
+    let ready = Ready::of(&serving.public.readiness);
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(ready)).into_response()
 }
 
-async fn metrics(State(public): State<Public>) -> Response {
+async fn metrics(State(serving): State<Serving>) -> Response {
     let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (format, (public.metrics)()).into_response()
+    (format, serving.page()).into_response()
 }

@@ -271,3 +271,21 @@ async fn a_body_that_never_ends_is_given_up() {
     tokio::join!(served, slow);
     assert!(begun.elapsed() < Duration::from_secs(100), "{:?}", begun.elapsed());
 }
+
+#[tokio::test]
+async fn a_page_that_is_asked_for_without_end_is_made_for_a_tenth_of_the_time() {
+    let made = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count = made.clone();
+    let metrics = move || {
+        std::thread::sleep(Duration::from_millis(500));
+        format!("page {}", count.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    };
+    let readiness = Readiness::default();
+    let public = public::Public { readiness, metrics: Arc::new(metrics) };
+    let server = Server::start(public::router(public)).await;
+    for _ in 0..50 {
+        assert_eq!(server.http("GET", "/metrics", "", "").await, (200, "page 0".into()));
+    }
+    assert_eq!(made.load(std::sync::atomic::Ordering::Relaxed), 1);
+    server.end().await;
+}
