@@ -12,7 +12,7 @@ use super::{Connection, Link, PeerNode};
 
 /// A process that lives beside another for so long is not about to go away.
 const BESIDE_SECONDS: u64 = 30;
-/// Nodes that are named; a cluster may have as many of them as it likes.
+/// Nodes that are named, and processes of each; a cluster may have as many of them as it likes.
 const MAX_NAMED: usize = 3;
 
 /// How many nodes of a link have two living processes.
@@ -58,7 +58,12 @@ fn describe(node: &PeerNode) -> Option<String> {
     let mut all: Vec<&Connection> = boots.into_values().collect();
     all.sort_by_key(|connection| connection.closing.is_some());
     let each = all.iter().map(|c| format!("boot {:.8} at {}", c.boot_id, c.remote));
-    Some(format!("{} ({})", node.node, each.collect::<Vec<_>>().join(", before it ")))
+    let each: Vec<_> = each.take(MAX_NAMED).collect();
+    let more = match all.len() - each.len() {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    Some(format!("{} ({}{more})", node.node, each.join(", before it ")))
 }
 
 #[cfg(test)]
@@ -109,5 +114,12 @@ mod tests {
         ] {
             assert_eq!(complaint("bank", &[node("b1", &others)]), None, "{others:?}");
         }
+    }
+
+    #[test]
+    fn a_node_of_as_many_processes_as_it_likes_is_told_in_one_line() {
+        let all: Vec<_> = (1..=64).map(|boot| connection(boot, None, 60)).collect();
+        let told = complaint("bank", &[node("b1", &all)]).unwrap();
+        assert!(told.contains(" and 61 more)") && told.len() < 400, "{told}");
     }
 }
