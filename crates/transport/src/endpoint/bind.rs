@@ -83,14 +83,14 @@ impl Endpoints {
             return Err(BindError::Workers);
         }
         let aside = inherited.is_some();
-        if let Some(inherited) = &inherited {
-            tuning.generation = inherited.next().ok_or_else(|| {
+        let (mut sockets, mut elders) = (Vec::new(), ElderProcesses::default());
+        if let Some(inherited) = inherited {
+            elders = ElderProcesses::new(inherited.elders).map_err(BindError::Inherited)?;
+            tuning.generation = elders.next(inherited.generation).ok_or_else(|| {
                 BindError::Inherited(io::Error::other("every generation has a living process"))
             })?;
+            sockets = inherited.sockets;
         }
-        let (mut sockets, elders) =
-            inherited.map(|inherited| (inherited.sockets, inherited.elders)).unwrap_or_default();
-        let elders = ElderProcesses::new(elders).map_err(BindError::Inherited)?;
         let keys = secret.keys();
         let answers = answers(&net, &keys, &tls, &tuning, workers.len() * listen.len());
         let mut shared = Shared {

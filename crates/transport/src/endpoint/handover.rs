@@ -29,20 +29,6 @@ pub struct UdpInheritance {
     pub elders: Vec<(u8, OwnedFd)>,
 }
 
-impl UdpInheritance {
-    /// The generation that follows: none of one that lives, so that nobody gets its packets. `None` where
-    /// all are taken.
-    pub(super) fn next(&self) -> Option<u8> {
-        let taken = |generation| {
-            generation == self.generation
-                || self.elders.iter().any(|(elder, _)| *elder == generation)
-        };
-        (1..=u8::MAX)
-            .map(|n| self.generation.wrapping_add(n))
-            .find(|generation| !taken(*generation))
-    }
-}
-
 /// Where this process receives what its successors forward.
 #[derive(Debug)]
 pub(super) struct ForwardedInbox {

@@ -19,18 +19,39 @@ struct ElderProcess {
     gone: AtomicBool,
 }
 
+/// A frame that holds nothing. Every version skips it.
+const EMPTY_FRAME: [u8; 1] = [0];
+
+impl ElderProcess {
+    /// False once nobody can read any more. One that ended in peace was sent nothing since, so it is asked.
+    fn lives(&self) -> bool {
+        !self.gone.load(Ordering::Relaxed)
+            && relay::send(&self.socket, &[IoSlice::new(&EMPTY_FRAME)]) != RelayOutcome::Gone
+    }
+}
+
 /// All of them. Cheap to ask where there is none, which is the usual case.
 #[derive(Default)]
 pub(crate) struct ElderProcesses(Vec<ElderProcess>);
 
 impl ElderProcesses {
-    /// Those that were inherited, each by its generation and the socket that reaches it.
+    /// Those of the inherited ones that live, each by its generation and the socket that reaches it.
     pub(crate) fn new(inherited: Vec<(u8, OwnedFd)>) -> io::Result<Self> {
         let elder = |(generation, socket)| {
             let socket = relay::adopt(socket)?;
             Ok(ElderProcess { generation, socket, gone: AtomicBool::new(false) })
         };
-        inherited.into_iter().map(elder).collect::<io::Result<_>>().map(Self)
+        let mut all = inherited.into_iter().map(elder).collect::<io::Result<Vec<_>>>()?;
+        // Each takes a generation and a descriptor, of this process and of all that follow it.
+        all.retain(ElderProcess::lives);
+        Ok(Self(all))
+    }
+
+    /// The generation that follows `generation`: none of one that lives, so that nobody gets its packets. `None`
+    /// where all are taken.
+    pub(crate) fn next(&self, generation: u8) -> Option<u8> {
+        let taken = |next: &u8| *next == generation || self.0.iter().any(|e| e.generation == *next);
+        (1..=u8::MAX).map(|n| generation.wrapping_add(n)).find(|next| !taken(next))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -67,7 +88,33 @@ impl ElderProcesses {
 
     /// The living ones, for the process that comes next.
     pub(crate) fn bequeath(&self) -> io::Result<Vec<(u8, OwnedFd)>> {
-        let living = self.0.iter().filter(|elder| !elder.gone.load(Ordering::Relaxed));
+        let living = self.0.iter().filter(|elder| elder.lives());
         living.map(|elder| Ok((elder.generation, elder.socket.try_clone()?.into()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_ended_takes_no_generation_and_no_descriptor_though_nothing_was_sent_to_it() {
+        let mut inherited = Vec::new();
+        let (kept, living) = relay::pair(1 << 16).unwrap();
+        inherited.push((7, kept.into()));
+        for generation in (0..=u8::MAX).filter(|generation| *generation != 7) {
+            let (sender, ended) = relay::pair(1 << 16).unwrap();
+            drop(ended);
+            inherited.push((generation, sender.into()));
+        }
+        let elders = ElderProcesses::new(inherited).unwrap();
+        assert_eq!((elders.0.len(), elders.of(7)), (1, Some(0)));
+        assert_eq!((elders.next(6), elders.next(u8::MAX)), (Some(8), Some(0)));
+        assert_eq!(elders.bequeath().unwrap().len(), 1);
+        let mut bytes = [0; 100];
+        let got = living.recv(&mut bytes).unwrap();
+        assert!(frame::read(&bytes[..got]).is_none(), "who is asked takes nothing from it");
+        drop(living);
+        assert_eq!(elders.bequeath().unwrap().len(), 0, "it has ended since");
     }
 }
