@@ -426,6 +426,7 @@ fn start(
                 config: Arc::new(config),
                 configuration: origin.describe(),
                 identity_error: (!untaken.is_empty()).then(|| untaken.join("\n")),
+                asked: None,
             }),
             draining: AtomicBool::new(false),
             readiness: readiness.clone(),

@@ -93,6 +93,8 @@ pub struct Node {
     pub log_level: String,
     /// UDP addresses on which it answers peers.
     pub listen: Vec<String>,
+    /// How long ago the controller of its cluster last asked how it is; absent until it has.
+    pub controller_asked_seconds_ago: Option<u64>,
 }
 
 /// Processes that were taken over from and still finish streams.

@@ -64,3 +64,22 @@ pub async fn is_leaving(client: &Client) -> Result<bool, kube::Error> {
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{Fault, Server};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_whose_own_pod_is_gone_does_not_take_that_for_the_end_of_adit() {
+        let server = Server::default();
+        let leaves = async |status| {
+            server.heal();
+            server.fail(move |_, _| Some(Fault::Status(status)));
+            is_leaving(&server.client()).await.ok()
+        };
+        assert_eq!(leaves(401).await, None, "the token ends with its pod: nobody can say");
+        assert_eq!(leaves(403).await, Some(true));
+        assert_eq!(leaves(404).await, Some(true));
+    }
+}

@@ -89,6 +89,9 @@ pub struct Item {
     /// What conditions say of what only nodes know, for when the nodes' own words cannot be read.
     #[serde(skip)]
     fallback: Option<String>,
+    /// Callers that were refused while something is wrong with it anyhow: how many, and since when.
+    #[serde(skip)]
+    refused: Option<(u64, String)>,
 }
 
 impl Item {
@@ -104,7 +107,16 @@ impl Item {
     /// One with which nothing is wrong, or this.
     #[must_use]
     pub fn new(name: String, detail: String, problem: Option<String>) -> Self {
-        Self { name, detail, problem, waits_for: None, from: None, is_down: false, fallback: None }
+        Self {
+            name,
+            detail,
+            problem,
+            waits_for: None,
+            from: None,
+            is_down: false,
+            fallback: None,
+            refused: None,
+        }
     }
 }
 
@@ -394,7 +406,8 @@ fn links(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
         let unused = said(conditions, "NotImported").map(|said| format!("; {said}"));
         let detail = link.spec.trust_domain.clone() + &unused.unwrap_or_default();
         let is_down = is_down(conditions);
-        let fallback = said(conditions, "NodesDown");
+        // Of nodes that are silent the cluster's status speaks as a whole.
+        let fallback = said(conditions, "NodesDown").filter(|s| !s.ends_with("(NodesSilent)"));
         items.insert(name.clone(), Item { is_down, fallback, ..Item::new(name, detail, problem) });
     }
     for link in config.into_iter().flat_map(|config| &config.links) {

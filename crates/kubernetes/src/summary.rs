@@ -165,14 +165,31 @@ impl NodesSummary {
             });
             SummaryItem { sentence, refused, ..item.clone() }
         };
+        let silent = self.silent_nodes.iter().map(|(node, why)| {
+            (node.clone(), before.silent_nodes.get(node).unwrap_or(why).clone())
+        });
         Self {
             at: String::new(),
             items: self.items.iter().map(item).collect(),
-            silent_nodes: BTreeMap::new(),
+            silent_nodes: silent.collect(),
             other_refusals: 0,
             exports: Arc::clone(&self.exports),
             ..*self
         }
+    }
+
+    /// Which nodes do not answer, in a sentence; none where all do.
+    #[must_use]
+    pub fn silence(&self) -> Option<String> {
+        if self.silent == 0 {
+            return None;
+        }
+        let some: Vec<_> =
+            self.silent_nodes.iter().map(|(node, why)| format!("{node} ({why})")).collect();
+        let all = self.silent + self.answered;
+        let told = if all == 1 { "node does not tell" } else { "nodes do not tell" };
+        let (silent, some) = (self.silent, some.join(", "));
+        Some(format!("{silent} of {all} {told} the controller how they are: {some}"))
     }
 
     /// The items about one thing.

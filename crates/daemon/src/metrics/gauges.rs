@@ -26,6 +26,7 @@ families! {
     PROBLEMS = "adit_problems", Gauge, "count", ["severity"], "What a person should look at; adit status names each";
     CONFIG_REJECTED = "adit_config_rejected", Gauge, "", [], "Whether the newest configuration file was rejected and an older one is in use";
     CERTIFICATE = "adit_certificate_left_seconds", Gauge, "seconds", [], "What is left of this node's certificate; negative once it has ended";
+    CONTROLLER_SILENCE = "adit_controller_silence_seconds", Gauge, "seconds", [], "How long ago the controller of this node's cluster last asked it how it is; absent until it has";
     CPU = "process_cpu_seconds_total", Counter, "seconds", [], "Processor time that all threads have used";
     RESIDENT = "process_resident_memory_bytes", Gauge, "bytes", [], "Resident memory";
     VIRTUAL = "process_virtual_memory_bytes", Gauge, "bytes", [], "Virtual memory";
@@ -102,6 +103,8 @@ fn node(page: &mut Page, status: &Status) {
     );
     page.family(&CONFIG_REJECTED, one(flag(node.configuration.error.is_some())));
     page.family(&CERTIFICATE, one(node.certificate.seconds_left as f64));
+    let silence = node.controller_asked_seconds_ago;
+    page.family(&CONTROLLER_SILENCE, silence.into_iter().flat_map(|s| one(s as f64)));
 }
 
 /// Adds what the kernel knows of this process: what every process has, a node or not.

@@ -43,6 +43,8 @@ pub(super) struct Changing {
     pub(super) configuration: Configuration,
     /// Why the newest identity files were not taken.
     pub(super) identity_error: Option<String>,
+    /// When the controller last asked how this node is.
+    pub(super) asked: Option<Instant>,
 }
 
 /// All of it.
@@ -71,8 +73,9 @@ impl<W> Known<W> {
     }
 
     fn node(&self) -> Node {
-        let (config, configuration, error) =
-            self.with(|c| (c.config.clone(), c.configuration.clone(), c.identity_error.clone()));
+        let (config, configuration, error, asked) = self.with(|c| {
+            (c.config.clone(), c.configuration.clone(), c.identity_error.clone(), c.asked)
+        });
         let waiting_for: Vec<String> =
             self.readiness.left().into_iter().map(|r| r.into_owned()).collect();
         Node {
@@ -96,6 +99,7 @@ impl<W> Known<W> {
             configuration,
             log_level: self.log.as_ref().map(Log::level).unwrap_or_default(),
             listen: self.fixed.listen.iter().map(ToString::to_string).collect(),
+            controller_asked_seconds_ago: asked.map(|at| at.elapsed().as_secs()),
         }
     }
 }
@@ -103,6 +107,7 @@ impl<W> Known<W> {
 impl<W: Witness> Known<W> {
     /// What the controller of our cluster is told.
     pub(super) fn report(&self) -> NodeReport {
+        self.with(|c| c.asked = Some(Instant::now()));
         let traffic = self.witness.traffic();
         let refusals = traffic.refusals.clone();
         node_report(&self.status_with(traffic), refusals)

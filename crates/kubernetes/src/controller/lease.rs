@@ -27,7 +27,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(15);
 /// How long a holder believes in its last renewal.
 const TRUST: Duration = Duration::from_secs(10);
 /// How often it renews.
-const RENEW: Duration = Duration::from_secs(3);
+const RENEW: Duration = Duration::from_secs(2);
 /// How often others look.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long one request may take, for the lease or for a write.

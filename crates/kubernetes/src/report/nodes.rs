@@ -43,7 +43,10 @@ pub(super) fn add(status: &mut ClusterStatus, nodes: &NodesSummary) {
         };
         let known = about.iter_mut().find(|known| known.name == item.name);
         match known {
-            Some(known) if !is_doubtful => worsen(known, item, said),
+            Some(known) if !is_doubtful => {
+                let is_whole = item.kind == "link" && item.place(nodes.answered).is_empty();
+                worsen(known, item, said, is_whole);
+            }
             _ if item.kind == "link" || item.refused.is_some() => {
                 status.warnings.push(format!("{} {}: {said}", item.kind, item.name));
             }
@@ -58,28 +61,30 @@ pub(super) fn add(status: &mut ClusterStatus, nodes: &NodesSummary) {
             .troubles
             .push(format!("{} connections more were refused of late", nodes.other_refusals));
     }
-    if nodes.silent > 0 {
-        let all = nodes.silent + nodes.answered;
-        let some: Vec<_> =
-            nodes.silent_nodes.iter().map(|(n, why)| format!("{n} ({why})")).collect();
-        status.warnings.push(format!(
-            "{} of {all} nodes do not tell the controller how they are: {}",
-            nodes.silent,
-            some.join(", ")
-        ));
+    status.troubles.extend(nodes.silence());
+    let all = [&mut status.links, &mut status.exports, &mut status.imports];
+    for item in all.into_iter().flatten() {
+        if let (Some(problem), Some((count, since))) = (&mut item.problem, item.refused.take()) {
+            *problem += &format!("; {} refused since {since}", counted(count, "connection"));
+        }
     }
 }
 
 /// Adds to one item what nodes say of it. Callers that are refused while something is wrong with it anyhow are
 /// counted with that.
-fn worsen(known: &mut Item, item: &SummaryItem, said: String) {
+///
+/// `is_whole`: all nodes say the same of a link.
+fn worsen(known: &mut Item, item: &SummaryItem, said: String, is_whole: bool) {
     match (&known.problem, &item.refused) {
         (None, _) => known.problem = Some(said),
-        (Some(problem), Some(refused)) => {
-            let connections = counted(refused.count, "connection");
-            known.problem =
-                Some(format!("{problem}; {connections} refused since {}", refused.since));
+        (Some(_), Some(refused)) => {
+            let (count, since) = known.refused.take().unwrap_or_else(|| (0, refused.since.clone()));
+            // Both are RFC 3339 in UTC.
+            let since = since.min(refused.since.clone());
+            known.refused = Some((count.saturating_add(refused.count), since));
         }
+        // The condition may have been written before anybody had said why.
+        (Some(_), None) if is_whole && known.is_down => known.problem = Some(said),
         (Some(_), None) => {}
     }
 }

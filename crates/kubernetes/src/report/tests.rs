@@ -267,9 +267,10 @@ fn what_nodes_say_is_told_of_the_thing_it_is_about_with_counts_and_places() {
     let text =
         "since 2 min: 1384 connections of agents/x refused: no grant (denied), the last 3 s ago";
     assert_eq!(import, Some(text));
-    assert_eq!(found.troubles, ["1 of 2 nodes (e1): bad certificate"]);
+    let bad = "1 of 2 nodes (e1): bad certificate";
     let silent = "1 of 3 nodes do not tell the controller how they are: e3 (no answer)";
-    assert_eq!(found.warnings, [silent]);
+    assert_eq!(found.troubles, [bad, silent]);
+    assert_eq!(found.warnings, <[&str; 0]>::default());
     assert!(!found.well());
     // A controller that has not asked of late says nothing about now.
     let mut old = nodes;
@@ -277,6 +278,31 @@ fn what_nodes_say_is_told_of_the_thing_it_is_about_with_counts_and_places() {
     let found = status("c", &document(TEXT), &told(&old));
     assert_eq!((&found.links[0].problem, &found.imports[0].problem), (&None, &None));
     assert!(found.troubles.is_empty() && found.warnings.is_empty(), "{found:?}");
+}
+
+#[test]
+fn what_nodes_say_is_told_of_a_link_that_is_down_and_refusals_for_several_reasons_are_one_count() {
+    let refused = |count: u64, second: u64| json!({"count": count, "since": format!("2026-01-01T11:58:0{second}Z")});
+    let import = |code: &str, refused: Value| json!({"kind": "import", "name": "n/a", "code": code, "error": true, "count": 2, "refused": refused});
+    let nodes = json!({
+        "at": "2026-01-01T12:00:00Z", "answered": 2,
+        "items": [
+            {"kind": "link", "name": "bank", "code": "link-down", "error": true, "count": 2, "sentence": "b1: no answer within 5s"},
+            import("no-backend", refused(3, 7)), import("link-down", refused(4, 5)),
+        ],
+    });
+    let mut seen = told(&nodes);
+    let untrue = |kind: &str, reason: &str| {
+        let condition = json!([{"type": kind, "status": "False", "reason": reason, "message": "so it is", "lastTransitionTime": "t"}]);
+        Some(Status { conditions: serde_json::from_value(condition).unwrap() })
+    };
+    seen.links[0].status = untrue("Up", "LinkDown");
+    seen.imports[0].status = untrue("Ready", "Why");
+    let found = status("c", &document(TEXT), &seen);
+    let link = found.links[0].problem.as_deref();
+    assert_eq!(link, Some("b1: no answer within 5s (link-down)"), "the condition knows less");
+    let text = "so it is (Why); 7 connections refused since 2026-01-01T11:58:05Z";
+    assert_eq!(found.imports[0].problem.as_deref(), Some(text));
 }
 
 #[test]

@@ -1,25 +1,28 @@
 //! Asks our own nodes how they are, each by itself and all in rounds.
 //!
 //! So that a node answers for itself only, with its own certificate, and nobody passes on what another said. Up to
-//! [`MAX_CONNECTED`] nodes are asked every [`ROUND_INTERVAL`], over connections that stay; in a larger cluster,
-//! where that many connections would cost too much memory, each is asked less often over a connection of its
-//! own: [`MAX_RATE`] of them a second.
+//! [`MAX_CONNECTED`] nodes are asked every [`ROUND_INTERVAL`] or a little less often, over connections that stay; in a
+//! larger cluster, where that many connections would cost too much memory, each is asked less often over a
+//! connection of its own: [`MAX_RATE`] of them a second. A node that does not answer delays no other: the sum of a
+//! round is made of what is known by then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::snapshot::Snapshot;
-use adit_kubernetes::summary::{NodeAnswer, NodesSummary};
+use adit_kubernetes::summary::{NodeAnswer, NodesSummary, SummaryItem};
 use adit_transport::Links;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-/// From the beginning of one round to that of the next.
-const ROUND_INTERVAL: Duration = Duration::from_secs(3);
+/// From the beginning of one round to that of the next, in a cluster of up to [`MAX_ASKED`] nodes.
+const ROUND_INTERVAL: Duration = Duration::from_secs(1);
+/// How many nodes are asked a second over connections that stay.
+const MAX_ASKED: usize = 350;
 /// So many nodes are connected for the sake of their reports; each connection costs some 60 KiB.
 const MAX_CONNECTED: usize = 1000;
 /// In larger clusters: how many nodes are asked a second, which costs a handshake each.
@@ -30,6 +33,11 @@ pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 32;
 /// What one answer may take, with the connection that it needs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// From a node's last answer to when it counts as silent: one that was busy for a moment, or is replaced, does not.
+const SILENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// From when nodes first say that they cannot use a link to when that is told: what is bad in one round and well in the
+/// next is not.
+const LINK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often what is wrong may be told in other words, while it is the same.
 const REWORD_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -39,49 +47,100 @@ pub(super) async fn ask(
     snapshot: watch::Receiver<Arc<Snapshot>>,
     summary: &watch::Sender<Arc<NodesSummary>>,
 ) {
+    let mut known = KnownAnswers::default();
+    let (mut asking, mut asked) = (JoinSet::new(), BTreeSet::new());
+    let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let began = Instant::now();
-        let nodes: Vec<NodeName> = snapshot.borrow().siblings.keys().cloned().collect();
-        let answers = round(&links, &nodes).await;
-        let now = std::time::SystemTime::now().try_into().unwrap_or_default();
-        summary.send_replace(Arc::new(NodesSummary::of(&answers, now)));
-        sleep_until(began + interval(nodes.len())).await;
+        let nodes: BTreeSet<NodeName> = snapshot.borrow().siblings.keys().cloned().collect();
+        known.keep(&nodes);
+        let next = began + interval(nodes.len());
+        for node in nodes.into_iter().filter(|node| !asked.contains(node)).collect::<Vec<_>>() {
+            asked.insert(node.clone());
+            asking.spawn(one(links.clone(), Arc::clone(&places), node));
+        }
+        let publish = |known: &KnownAnswers| {
+            let now = std::time::SystemTime::now().try_into().unwrap_or_default();
+            summary.send_replace(Arc::new(NodesSummary::of(&known.answers, now)));
+        };
+        let mut published = false;
+        // Until the next round, however soon all have answered.
+        while let Ok(answered) = timeout_at(next, asking.join_next()).await {
+            match answered {
+                Some(Ok((node, answer))) => {
+                    asked.remove(&node);
+                    known.take(node, answer, Instant::now());
+                }
+                // It was one that panicked: whose answer that was is not known, so all are asked anew.
+                Some(Err(_)) => asked.clear(),
+                None => {
+                    publish(&known);
+                    published = true;
+                    sleep_until(next).await;
+                    break;
+                }
+            }
+        }
+        if !published {
+            publish(&known);
+        }
     }
 }
 
 /// How often so many nodes are asked.
 fn interval(nodes: usize) -> Duration {
     if nodes <= MAX_CONNECTED {
-        return ROUND_INTERVAL;
+        let times = u32::try_from(nodes.div_ceil(MAX_ASKED)).unwrap_or(u32::MAX);
+        return ROUND_INTERVAL.saturating_mul(times.max(1));
     }
-    let seconds = u64::try_from(nodes / MAX_RATE).unwrap_or(u64::MAX);
-    Duration::from_secs(seconds).max(ROUND_INTERVAL)
+    Duration::from_secs(u64::try_from(nodes / MAX_RATE).unwrap_or(u64::MAX))
 }
 
-/// Asks each node once. Those of a version that does not answer are left out.
-async fn round(links: &Links, nodes: &[NodeName]) -> BTreeMap<NodeName, NodeAnswer> {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
-    let mut asking = JoinSet::new();
-    for node in nodes.iter().cloned() {
-        let (links, places) = (links.clone(), Arc::clone(&places));
-        asking.spawn(async move {
-            // Nobody closes it.
-            let _place = places.acquire().await;
-            let report = match timeout(ANSWER_TIMEOUT, links.ask_report(&node)).await {
-                Ok(Ok(report)) => Ok(report),
-                Ok(Err(error)) if error.code == Code::VersionMismatch => return None,
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err(format!("node {node} does not answer")),
-            };
-            let at = std::time::SystemTime::now().try_into().unwrap_or_default();
-            Some((node, NodeAnswer { at, report }))
-        });
+/// Asks one node; nothing comes of one whose version does not answer.
+async fn one(
+    links: Links,
+    places: Arc<Semaphore>,
+    node: NodeName,
+) -> (NodeName, Option<NodeAnswer>) {
+    // Nobody closes it.
+    let _place = places.acquire().await;
+    let report = match timeout(ANSWER_TIMEOUT, links.ask_report(&node)).await {
+        Ok(Ok(report)) => Ok(report),
+        Ok(Err(error)) if error.code == Code::VersionMismatch => return (node, None),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("node {node} does not answer")),
+    };
+    let at = std::time::SystemTime::now().try_into().unwrap_or_default();
+    (node, Some(NodeAnswer { at, report }))
+}
+
+/// The last answer of each node, and when each last gave one.
+#[derive(Debug, Default)]
+struct KnownAnswers {
+    answers: BTreeMap<NodeName, NodeAnswer>,
+    answered: BTreeMap<NodeName, Instant>,
+}
+
+impl KnownAnswers {
+    /// Forgets those that are not among our nodes any more.
+    fn keep(&mut self, nodes: &BTreeSet<NodeName>) {
+        self.answers.retain(|node, _| nodes.contains(node));
+        self.answered.retain(|node, _| nodes.contains(node));
     }
-    let mut answers = BTreeMap::new();
-    while let Some(answered) = asking.join_next().await {
-        answers.extend(answered.ok().flatten());
+
+    /// What one has answered, or why it has not. What it said before counts until it is silent.
+    fn take(&mut self, node: NodeName, answer: Option<NodeAnswer>, now: Instant) {
+        let Some(answer) = answer else {
+            self.answers.remove(&node);
+            return;
+        };
+        if answer.report.is_ok() {
+            self.answered.insert(node.clone(), now);
+        } else if self.answered.get(&node).is_some_and(|last| *last + SILENT_TIMEOUT > now) {
+            return;
+        }
+        self.answers.insert(node, answer);
     }
-    answers
 }
 
 /// What lasts of the summaries: it differs only where something else is wrong, or after a while where the words
@@ -91,8 +150,10 @@ pub(super) struct LastingSummary {
     told: Arc<NodesSummary>,
     /// Since when its words stand.
     worded: Option<Instant>,
-    /// The summary before this one: a link that was bad for a single round is not told.
+    /// The summary before this one.
     last: Arc<NodesSummary>,
+    /// Since when nodes have said without a pause that they cannot use a link, by its name.
+    bad: BTreeMap<String, Instant>,
 }
 
 impl LastingSummary {
@@ -105,10 +166,12 @@ impl LastingSummary {
         let is_old = self.worded.is_none_or(|at| at + REWORD_INTERVAL <= now);
         let none = NodesSummary::default();
         let mut lasting = newest.lasting(if is_old { &none } else { &self.told });
-        let last = &self.last;
-        lasting
-            .items
-            .retain(|item| item.kind != "link" || last.about("link", &item.name).next().is_some());
+        let is_link = |item: &SummaryItem| item.kind == "link";
+        let links = newest.items.iter().filter(|item| is_link(item));
+        let since = |name: &String| self.bad.get(name).copied().unwrap_or(now);
+        self.bad = links.map(|link| (link.name.clone(), since(&link.name))).collect();
+        let is_due = |name: &String| self.bad.get(name).is_some_and(|at| *at + LINK_TIMEOUT <= now);
+        lasting.items.retain(|item| !is_link(item) || is_due(&item.name));
         self.last = Arc::clone(newest);
         if is_old {
             self.worded = Some(now);
@@ -122,18 +185,38 @@ impl LastingSummary {
 
 #[cfg(test)]
 mod tests {
-    use adit_kubernetes::summary::SummaryItem;
+    use adit_core::wire::report::NodeReport;
 
     use super::*;
 
     #[test]
     fn a_larger_cluster_is_asked_less_often() {
         let seconds = |nodes| interval(nodes).as_secs();
-        assert_eq!((seconds(2), seconds(1000), seconds(5000)), (3, 3, 100));
+        assert_eq!([0, 2, 351, 1000, 5000].map(seconds), [1, 1, 2, 3, 100]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_link_is_told_in_the_second_round_and_reworded_rarely() {
+    async fn a_node_is_silent_a_while_after_its_last_answer_and_its_words_count_until_then() {
+        let mut known = KnownAnswers::default();
+        let node: NodeName = "e1".parse().unwrap();
+        let mut take = |report: Result<NodeReport, String>| {
+            let answer = NodeAnswer { at: Default::default(), report };
+            known.take(node.clone(), Some(answer), Instant::now());
+            known.answers[&node].report.is_ok()
+        };
+        let silence = || Err("it does not answer".to_owned());
+        assert!(!take(silence()), "one that never answered is silent at once");
+        assert!(take(Ok(NodeReport::default())));
+        tokio::time::advance(SILENT_TIMEOUT - Duration::from_millis(1)).await;
+        assert!(take(silence()));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!take(silence()));
+        known.keep(&BTreeSet::new());
+        assert!(known.answers.is_empty() && known.answered.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_is_told_after_a_while_and_reworded_rarely() {
         let summary = |words: &str| {
             let (kind, name) = ("link".to_owned(), "bank".to_owned());
             let sentence = words.to_owned();
@@ -146,10 +229,14 @@ mod tests {
             told.items.first().map(|item| item.sentence.clone())
         };
         assert_eq!(told("since 1 s"), None);
+        tokio::time::advance(LINK_TIMEOUT - Duration::from_millis(1)).await;
+        assert_eq!(told("since 3 s"), None);
+        tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(told("since 4 s").as_deref(), Some("since 4 s"));
         assert_eq!(told("since 7 s").as_deref(), Some("since 4 s"));
         tokio::time::advance(REWORD_INTERVAL).await;
         assert_eq!(told("since 10 s").as_deref(), Some("since 10 s"));
         assert!(lasting.of(&Arc::default()).items.is_empty());
+        assert!(lasting.of(&summary("again")).items.is_empty(), "its time begins anew");
     }
 }

@@ -147,6 +147,7 @@ impl Scene {
                 config: config.clone(),
                 configuration: origin.describe(),
                 identity_error: None,
+                asked: None,
             }),
             draining: AtomicBool::new(false),
             readiness: Readiness::default(),

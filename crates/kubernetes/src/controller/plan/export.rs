@@ -137,10 +137,12 @@ fn one(
         Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &now.text()),
         None => conditions::clear(&fresh, "Linked"),
     };
-    let object = || format!("Export {name}");
-    let refusing = nodes::Told { object: object(), generation, kind: "Refusing", now };
-    let fresh = refusing.set(&fresh, told.refusing, memory, plan);
-    let ready = nodes::Told { object: object(), generation, kind: READY, now };
+    let by_nodes = |kind| {
+        let object = format!("Export {name}");
+        nodes::Told { object, generation, kind, is_vague: false, now }
+    };
+    let fresh = by_nodes("Refusing").set(&fresh, told.refusing, memory, plan);
+    let ready = by_nodes(READY);
     let fresh = match told.ready {
         Backends::Unknown => fresh,
         Backends::Unused => ready.set(&fresh, None, memory, plan),

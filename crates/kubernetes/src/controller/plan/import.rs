@@ -408,7 +408,7 @@ impl One<'_> {
                 plan.complain(about_service(self.world, self.service), topic, &verdict.message);
             }
             let object = format!("Import {name}");
-            let told = nodes::Told { object, generation, kind, now };
+            let told = nodes::Told { object, generation, kind, is_vague: false, now };
             fresh = told.set(&fresh, verdict.as_ref(), memory, plan);
         }
         fresh

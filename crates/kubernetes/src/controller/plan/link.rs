@@ -73,6 +73,8 @@ fn one(
     plan.wake_at(steady.see(live, now.at));
     let since = *since;
     let why = nodes::all_down(now, name);
+    // The view of that cluster may be lost before any node was asked why.
+    let is_vague = why.is_none();
     let up = if let Some(why) = why.filter(|_| now.peers.reporting) {
         Some(why)
     } else if steady.value() {
@@ -123,18 +125,21 @@ fn one(
         uid: stored.uid(),
         ..ObjectReference::default()
     };
-    let told = |kind| nodes::Told { object: format!("Link {name}"), generation, kind, now };
+    let told = |kind, is_vague| {
+        let object = format!("Link {name}");
+        nodes::Told { object, generation, kind, is_vague, now }
+    };
     if let Some(up) = up {
-        fresh = told("Up").set(&fresh, Some(&up), memory, plan);
+        fresh = told("Up", is_vague && !up.good).set(&fresh, Some(&up), memory, plan);
         let is_down = !up.good && up.reason != "NotReporting";
         if is_down && (live.is_some() || now.at >= since + FIRST) {
             plan.complain(about(), up.reason, &up.message);
         }
     }
-    let cut_off = nodes::cut_off(now, name);
-    fresh = told("NodesDown").set(&fresh, cut_off.as_ref(), memory, plan);
-    if let Some(cut_off) = &cut_off {
-        plan.complain(about(), cut_off.reason, &cut_off.message);
+    let not_all = nodes::not_all(now, name);
+    fresh = told("NodesDown", false).set(&fresh, not_all.as_ref(), memory, plan);
+    if let Some(not_all) = &not_all {
+        plan.complain(about(), not_all.reason, &not_all.message);
     }
     fresh = match imports.left_out.get(&link.cluster) {
         None => conditions::clear(&fresh, "TooManyImports"),

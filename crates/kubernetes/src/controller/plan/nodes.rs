@@ -40,6 +40,8 @@ pub(super) struct Told<'a> {
     pub(super) generation: Option<i64>,
     /// The condition's type.
     pub(super) kind: &'static str,
+    /// Whether better words may follow at once: why it is so is not known yet.
+    pub(super) is_vague: bool,
     pub(super) now: &'a Now<'a>,
 }
 
@@ -68,13 +70,23 @@ impl Told<'_> {
             plan.wake_at(Some(*at + REWORD_INTERVAL));
             return all.to_vec();
         }
-        memory.worded.0.insert(key, self.now.at);
+        if self.is_vague {
+            memory.worded.0.remove(&key);
+        } else {
+            memory.worded.0.insert(key, self.now.at);
+        }
         fresh
     }
 }
 
-/// That some of the nodes cannot use a link; none where all can, or none can.
-pub(super) fn cut_off(now: &Now<'_>, cluster: &str) -> Option<Verdict> {
+/// That some of the nodes cannot use a link, or that nobody knows of some whether they can; none where all can, or
+/// none can.
+pub(super) fn not_all(now: &Now<'_>, cluster: &str) -> Option<Verdict> {
+    let silence = || Some(Verdict::good("NodesSilent", now.peers.nodes.silence()?));
+    cut_off(now, cluster).or_else(silence)
+}
+
+fn cut_off(now: &Now<'_>, cluster: &str) -> Option<Verdict> {
     let item = unusable(now, cluster)?;
     let place = item.place(now.peers.nodes.answered);
     let (count, nodes) = place.split_once(": ")?;

@@ -63,6 +63,53 @@ async fn one_node_of_two_that_is_cut_off_is_named_and_all_of_them_are_a_link_tha
 }
 
 #[tokio::test(start_paused = true)]
+async fn why_a_link_is_down_is_said_as_soon_as_a_node_has_said_it() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    // That it is down is known before any node has been asked why.
+    stage.peers.send_modify(|peers| {
+        let mut fresh = Peers::clone(peers);
+        fresh.clusters.values_mut().for_each(|heard| heard.live = false);
+        *peers = Arc::new(fresh);
+    });
+    let says = || stage.message(LINKS, "bank", "Up").unwrap();
+    eventually("down", || says() == "no node of ours hears bank").await;
+    stage.say(vec![item("link", "bank", "link-down", &["e1", "e2"])]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(says(), "no node of ours can reach bank: b1 does not answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_silent_is_named_by_each_link() {
+    let mut stage = Stage::new(IMPORT);
+    stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    let say = |silent: usize| {
+        let why = (0..silent).map(|_| ("e2".to_owned(), "did not report in time".to_owned()));
+        let nodes = NodesSummary {
+            answered: 1,
+            silent,
+            silent_nodes: why.collect(),
+            ..NodesSummary::default()
+        };
+        stage.peers.send_modify(|peers| {
+            *peers = Arc::new(Peers { nodes: Arc::new(nodes.clone()), ..Peers::clone(peers) });
+        });
+    };
+    say(1);
+    let down = || stage.condition(LINKS, "bank", "NodesDown");
+    eventually("told", || down() == Some(("True".into(), "NodesSilent".into()))).await;
+    let text = "1 of 2 nodes do not tell the controller how they are: e2 (did not report in time)";
+    assert_eq!(stage.message(LINKS, "bank", "NodesDown").as_deref(), Some(text));
+    eventually("an Event", || stage.has_event("NodesSilent")).await;
+    say(0);
+    eventually("over", || down().is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn callers_that_are_refused_are_a_condition_that_is_not_rewritten_all_the_time() {
     let mut stage = Stage::new(IMPORT);
     stage.start("one");
