@@ -5,7 +5,7 @@
 //! * [`sites`]: nodes with links and no more, on any of these networks; [`sim`]: whole nodes with their
 //!   data path, and the workloads on both sides;
 //! * [`lab`]: hosts and cables without root; [`daemon`]: the real `adit`, started and asked;
-//!   [`clusters`]: two clusters of it;
+//!   [`clusters`]: two clusters of it; [`loopback`]: what two of its nodes on loopback serve;
 //! * [`hostile`]: a linked cluster that attacks, and a court that judges its victim;
 //! * [`workload`]: clients and backends whose every ending can be told apart;
 //! * [`prerequisite`]: `SKIP name: why`, and a failure in CI.
@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod hostile;
 pub mod identity;
 pub mod lab;
+pub mod loopback;
 pub mod net;
 pub mod pair;
 pub mod prerequisite;

@@ -3,27 +3,20 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use adit_tests::daemon::{Daemon, issue, make_authority, run};
+use adit_tests::loopback::LoopbackPlace;
 use adit_tests::prerequisite::eventually;
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
 
-/// How long a denied peer's streams may live on.
-const RESET_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Loopback addresses of this process alone.
-fn ip(n: u8) -> Ipv4Addr {
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, high | 0x80, low, n)
-}
+/// Where all of it is.
+const HERE: LoopbackPlace = LoopbackPlace(0);
 
 fn edge() -> String {
-    let [here, there, import, pod] = [ip(1), ip(2), ip(1), ip(3)];
+    let [here, there, import, pod] = [1, 2, 1, 3].map(|n| HERE.ip(n));
     format!(
         r#"
 cluster: edge
@@ -38,7 +31,7 @@ admin: {{socket: ROOT/e1.sock}}
 }
 
 fn bank(denied: &str) -> String {
-    let (here, backend) = (ip(2), ip(2));
+    let (here, backend) = (HERE.ip(2), HERE.ip(2));
     format!(
         r#"
 cluster: bank
@@ -55,34 +48,6 @@ admin: {{socket: ROOT/b1.sock}}
     )
 }
 
-/// Echoes whatever comes.
-fn serve() {
-    let listener = TcpListener::bind((ip(2), 8080)).unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
-                // Ends with its client, however that ends.
-                std::io::copy(&mut from, &mut to).ok();
-            });
-        }
-    });
-}
-
-/// A connection to the import that has been answered once.
-fn connect() -> std::io::Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::from((ip(3), 0)).into())?;
-    socket.connect(&SocketAddr::from((ip(1), 15080)).into())?;
-    let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(RESET_TIMEOUT))?;
-    stream.write_all(b"hello")?;
-    let mut answer = [0; 5];
-    stream.read_exact(&mut answer)?;
-    assert_eq!(&answer, b"hello");
-    Ok(stream)
-}
-
 fn write(root: &Path, text: &str) {
     // Renamed into its place, as whoever is careful does.
     let text = text.replace("ROOT", root.to_str().unwrap());
@@ -94,7 +59,7 @@ fn write(root: &Path, text: &str) {
 fn deny(root: &Path, e1: &Daemon, b1: &Daemon, denied: &str, entry: &str) {
     let ready = |s: &Value| s["imports"][0]["ports"][0]["ready"] == true;
     e1.wait_for("the import is ready", ready);
-    let mut live = eventually("a stream", 10, || connect().ok());
+    let mut live = eventually("a stream", 10, || HERE.connect().ok());
     let dials = |s: &Value| s["links"][0]["dials"]["failures"].as_u64().unwrap_or_default();
 
     write(root, &bank(denied));
@@ -110,7 +75,7 @@ fn deny(root: &Path, e1: &Daemon, b1: &Daemon, denied: &str, entry: &str) {
     });
     let before = dials(&e1.status().unwrap());
     e1.wait_for("another handshake is refused", |s| dials(s) > before && !ready(s));
-    assert!(connect().is_err(), "{entry}: a new stream was carried");
+    assert!(HERE.connect().is_err(), "{entry}: a new stream was carried");
     b1.wait_for("no connection is left", |s| {
         s["links"][0]["nodes"]
             .as_array()
@@ -129,7 +94,7 @@ fn who_is_denied_in_the_file_is_cut_off_and_named_and_comes_back_when_the_entry_
         make_authority(root, cluster);
         issue(root, cluster, node);
     }
-    serve();
+    HERE.serve();
     let b1 = Daemon::start(None, root, "b1", &bank(""));
     let e1 = Daemon::start(None, root, "e1", &edge());
 

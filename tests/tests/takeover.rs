@@ -1,19 +1,15 @@
 //! Processes of one node that take over from each other, both sides of a link in turn, beside callers that ask all
 //! the while and streams that stay open: nobody is refused, nobody is reset, and every stream goes on.
 
-#![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
-
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use adit_tests::daemon::{Daemon, issue, make_authority};
+use adit_tests::loopback::{LoopbackPlace, exchange};
 use adit_tests::prerequisite::eventually;
-use socket2::{Domain, Socket, Type};
 
 /// Streams that stay open from before the first process is replaced.
 const OPEN: usize = 5;
@@ -22,16 +18,11 @@ const CALLERS: usize = 4;
 
 /// The loopback addresses of one test of this process.
 #[derive(Debug, Clone, Copy)]
-struct Place(u8);
+struct Place(LoopbackPlace);
 
 impl Place {
-    fn ip(self, n: u8) -> Ipv4Addr {
-        let [_, _, high, low] = std::process::id().to_be_bytes();
-        Ipv4Addr::new(127, high | 0x80, low, self.0 + n)
-    }
-
     fn edge(self, admin: &str) -> String {
-        let [here, there, import, pod] = [1, 2, 1, 3].map(|n| self.ip(n));
+        let [here, there, import, pod] = [1, 2, 1, 3].map(|n| self.0.ip(n));
         format!(
             r#"
 cluster: edge
@@ -47,7 +38,7 @@ metrics: {{listen: "{here}:9902"}}
     }
 
     fn bank(self, admin: &str) -> String {
-        let (here, backend) = (self.ip(2), self.ip(2));
+        let (here, backend) = (self.0.ip(2), self.0.ip(2));
         format!(
             r#"
 cluster: bank
@@ -63,50 +54,17 @@ admin: {{socket: ROOT/{admin}.sock}}
         )
     }
 
-    /// Echoes whatever comes.
-    fn serve(self) {
-        let listener = TcpListener::bind((self.ip(2), 8080)).unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                std::thread::spawn(move || {
-                    let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
-                    // Ends with its client, however that ends.
-                    std::io::copy(&mut from, &mut to).ok();
-                });
-            }
-        });
-    }
-
-    /// A connection to the import that has been answered once.
-    fn connect(self) -> std::io::Result<TcpStream> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from((self.ip(3), 0)).into())?;
-        socket.connect(&SocketAddr::from((self.ip(1), 15080)).into())?;
-        let mut stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        exchange(&mut stream, b"hello")?;
-        Ok(stream)
-    }
-
     /// Asks until it is told to stop; how often, and all that went wrong.
     fn ask(self, stop: Arc<AtomicBool>) -> JoinHandle<(u64, Vec<String>)> {
         std::thread::spawn(move || {
             let (mut asked, mut failures) = (0, Vec::new());
             while !stop.load(Relaxed) {
                 asked += 1;
-                failures.extend(self.connect().err().map(|error| error.to_string()));
+                failures.extend(self.0.connect().err().map(|error| error.to_string()));
             }
             (asked, failures)
         })
     }
-}
-
-fn exchange(stream: &mut TcpStream, words: &[u8]) -> std::io::Result<()> {
-    stream.write_all(words)?;
-    let mut answer = vec![0; words.len()];
-    stream.read_exact(&mut answer)?;
-    assert_eq!(answer, words);
-    Ok(())
 }
 
 fn certify(root: &Path) {
@@ -124,14 +82,14 @@ fn start(root: &Path, name: &str, config: &str) -> Daemon {
 fn processes_take_over_from_each_other_and_nobody_notices() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    let place = Place(0);
+    let place = Place(LoopbackPlace(0));
     certify(root);
-    place.serve();
+    place.0.serve();
     let b1 = start(root, "b1", &place.bank("b1"));
     let e1 = start(root, "e1", &place.edge("e1"));
     e1.wait_for("the import is ready", |s| s["imports"][0]["ports"][0]["ready"] == true);
     let mut open: Vec<TcpStream> =
-        (0..OPEN).map(|_| eventually("a stream", 10, || place.connect().ok())).collect();
+        (0..OPEN).map(|_| eventually("a stream", 10, || place.0.connect().ok())).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..CALLERS).map(|_| place.ask(stop.clone())).collect();
 
@@ -145,7 +103,7 @@ fn processes_take_over_from_each_other_and_nobody_notices() {
             exchange(stream, name.as_bytes()).unwrap();
         }
         // Streams that were opened since are served by the new ones.
-        open.push(place.connect().unwrap());
+        open.push(place.0.connect().unwrap());
     }
     stop.store(true, Relaxed);
     let (mut asked, mut failures) = (0, Vec::new());
@@ -165,31 +123,31 @@ fn processes_take_over_from_each_other_and_nobody_notices() {
         assert!(old.wait().success());
     }
     assert!(root.join("e1/handover.sock").exists());
-    place.connect().unwrap();
+    place.0.connect().unwrap();
 }
 
 #[test]
 fn one_that_dies_after_it_took_over_leaves_all_to_the_one_before_until_the_next_comes() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    let place = Place(10);
+    let place = Place(LoopbackPlace(10));
     certify(root);
-    place.serve();
+    place.0.serve();
     let _b1 = start(root, "b1", &place.bank("b1"));
     let e1 = start(root, "e1", &place.edge("e1"));
     e1.wait_for("the import is ready", |s| s["imports"][0]["ports"][0]["ready"] == true);
-    let mut open = eventually("a stream", 10, || place.connect().ok());
+    let mut open = eventually("a stream", 10, || place.0.connect().ok());
     let mut e2 = start(root, "e2", &place.edge("e2"));
     e1.wait_for("the one before drains", |s| s["node"]["draining"] == true);
     e2.kill();
     // Its own connections end, those of the one before do not, although nobody else reads their packets.
     exchange(&mut open, b"while nobody serves").unwrap();
     let e3 = start(root, "e3", &place.edge("e3"));
-    eventually("a caller is served again", 10, || place.connect().ok());
+    eventually("a caller is served again", 10, || place.0.connect().ok());
     exchange(&mut open, b"to the end").unwrap();
     drop(open);
     let mut e1 = e1;
     assert!(e1.wait().success());
     e3.wait_for("it is there", |s| s["node"]["draining"] == false);
-    place.connect().unwrap();
+    place.0.connect().unwrap();
 }

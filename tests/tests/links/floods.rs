@@ -7,10 +7,11 @@ use adit_core::policy::{Pattern, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, ReadyCounts, Snapshot};
 use adit_core::wire::control::Control;
 use adit_core::wire::state::{MESSAGE_COST, Message, Subscribe, WHOLE_VIEW_COST};
-use adit_tests::sites::eventually;
+use adit_tests::sites::{Site, eventually};
+use adit_transport::{Connection, RecvStream, SendStream};
 use bytes::BytesMut;
 
-use super::hostile::{control, open, victim};
+use super::hostile::{Stranger, control, open, victim};
 use crate::{SECOND, World};
 
 /// An export with so many grants.
@@ -43,19 +44,43 @@ fn mark(sequence: u64) -> Message {
     Message::Mark { sequence, age_ms: 0, lost: false }
 }
 
+/// A stranger that is asked for what it has to say, and says it.
+struct Speaker {
+    quic: Connection,
+    send: SendStream,
+    _open: (RecvStream, (SendStream, RecvStream)),
+}
+
+impl Speaker {
+    async fn meet(stranger: &Stranger, edge: &Site) -> Self {
+        let quic = stranger.dial(edge).await;
+        let hello = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+        let (send, recv) = quic.accept_bi().await.unwrap();
+        Self { quic, send, _open: (recv, hello) }
+    }
+
+    async fn say(&mut self, bytes: &[u8]) {
+        self.send.send_all(bytes).await.unwrap();
+    }
+}
+
+/// The beginning of a view.
+fn begun() -> BytesMut {
+    let mut bytes = BytesMut::new();
+    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    bytes
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_view_that_changes_without_a_pause_is_handed_on_four_times_a_second() {
     let world = World::new();
     let (e1, edge, stranger) = victim(&world);
-    let quic = stranger.dial(&edge).await;
-    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
-    let (mut send, _recv) = quic.accept_bi().await.unwrap();
-    let mut bytes = BytesMut::new();
-    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    let mut peer = Speaker::meet(&stranger, &edge).await;
+    let mut bytes = begun();
     (0..1000).for_each(|n| Message::Export(service(n), export(80, 490)).encode(&mut bytes));
     mark(1).encode(&mut bytes);
     assert!(bytes.len() > 3_000_000, "{}", bytes.len());
-    send.send_all(&bytes).await.unwrap();
+    peer.say(&bytes).await;
     eventually("all is known", 10 * SECOND, || e1.view(&stranger.site).is_some()).await;
     tokio::time::sleep(SECOND).await;
 
@@ -74,7 +99,7 @@ async fn a_view_that_changes_without_a_pause_is_handed_on_four_times_a_second() 
         let mut bytes = BytesMut::new();
         Message::Export(service(n), export(81, 1)).encode(&mut bytes);
         mark(2 + n as u64).encode(&mut bytes);
-        send.send_all(&bytes).await.unwrap();
+        peer.say(&bytes).await;
         if n == 0 {
             tokio::time::sleep(SECOND / 50).await;
             assert_eq!(*count.lock().unwrap(), 1, "the first after a pause is handed on at once");
@@ -94,11 +119,8 @@ async fn a_view_that_changes_without_a_pause_is_handed_on_four_times_a_second() 
 async fn a_peer_that_says_too_much_is_not_read_and_goes_on_later() {
     let world = World::new();
     let (e1, edge, stranger) = victim(&world);
-    let quic = stranger.dial(&edge).await;
-    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
-    let (mut send, _recv) = quic.accept_bi().await.unwrap();
-    let mut bytes = BytesMut::new();
-    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    let mut peer = Speaker::meet(&stranger, &edge).await;
+    let mut bytes = begun();
     (0..500).for_each(|n| Message::Export(service(n), export(80, 400)).encode(&mut bytes));
     mark(1).encode(&mut bytes);
     let cost = bytes.len() + 502 * MESSAGE_COST;
@@ -106,7 +128,7 @@ async fn a_peer_that_says_too_much_is_not_read_and_goes_on_later() {
     // The same view told anew, time and again: what it cost is not forgotten with it.
     let times = 4 * WHOLE_VIEW_COST / cost / 3;
     for _ in 0..times {
-        send.send_all(&bytes).await.unwrap();
+        peer.say(&bytes).await;
     }
     let took = began.elapsed().as_secs_f64();
     let least = (times * cost - WHOLE_VIEW_COST) as f64 / f64::from(1 << 20);
@@ -115,33 +137,29 @@ async fn a_peer_that_says_too_much_is_not_read_and_goes_on_later() {
         e1.view(&stranger.site).is_some_and(|v| v.view.exports.len() == 500)
     })
     .await;
-    assert!(quic.is_closed().is_none());
+    assert!(peer.quic.is_closed().is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn messages_that_are_skipped_cost_a_peer_as_much_as_others() {
     let world = World::new();
     let (e1, edge, stranger) = victim(&world);
-    let quic = stranger.dial(&edge).await;
-    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
-    let (mut send, _recv) = quic.accept_bi().await.unwrap();
-    let mut bytes = BytesMut::new();
-    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    let mut peer = Speaker::meet(&stranger, &edge).await;
+    let mut bytes = begun();
     mark(1).encode(&mut bytes);
-    send.send_all(&bytes).await.unwrap();
+    peer.say(&bytes).await;
     eventually("heard", SECOND, || e1.view(&stranger.site).is_some()).await;
     // As many small messages as pass at once; then some that may be skipped.
     let began = tokio::time::Instant::now();
     let mut gone = BytesMut::new();
     Message::NodeGone("b9".parse().unwrap()).encode(&mut gone);
-    send.send_all(&gone.repeat(WHOLE_VIEW_COST / (MESSAGE_COST + gone.len()))).await.unwrap();
+    peer.say(&gone.repeat(WHOLE_VIEW_COST / (MESSAGE_COST + gone.len()))).await;
     let (skipped, times) = ([&[0x0a, 60][..], &[0; 60]].concat(), 40_000);
-    send.send_all(&skipped.repeat(times)).await.unwrap();
-    bytes.clear();
-    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    peer.say(&skipped.repeat(times)).await;
+    let mut bytes = begun();
     Message::Export(service(1), export(80, 1)).encode(&mut bytes);
     mark(2).encode(&mut bytes);
-    send.send_all(&bytes).await.unwrap();
+    peer.say(&bytes).await;
     eventually("the rest is heard", 60 * SECOND, || {
         e1.view(&stranger.site).is_some_and(|v| v.view.exports.len() == 1)
     })
@@ -192,16 +210,13 @@ async fn who_subscribes_and_takes_nothing_is_given_up_after_a_while() {
 async fn one_bad_export_is_left_out_and_said_and_withdrawals_go_on() {
     let world = World::new();
     let (e1, edge, stranger) = victim(&world);
-    let quic = stranger.dial(&edge).await;
-    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
-    let (mut send, _recv) = quic.accept_bi().await.unwrap();
-    let mut bytes = BytesMut::new();
-    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    let mut peer = Speaker::meet(&stranger, &edge).await;
+    let mut bytes = begun();
     Message::Export(service(1), export(80, 1)).encode(&mut bytes);
     Message::Export(service(2), export(80, 501)).encode(&mut bytes);
     Message::Export(service(3), export(80, 1)).encode(&mut bytes);
     mark(1).encode(&mut bytes);
-    send.send_all(&bytes).await.unwrap();
+    peer.say(&bytes).await;
     let names = || -> Vec<String> {
         let view = e1.view(&stranger.site);
         view.iter().flat_map(|v| v.view.exports.keys()).map(ToString::to_string).collect()
@@ -212,6 +227,6 @@ async fn one_bad_export_is_left_out_and_said_and_withdrawals_go_on() {
     let mut bytes = BytesMut::new();
     Message::ExportGone(service(1)).encode(&mut bytes);
     mark(2).encode(&mut bytes);
-    send.send_all(&bytes).await.unwrap();
+    peer.say(&bytes).await;
     eventually("the withdrawal is heard", SECOND, || names() == ["a/b0003"]).await;
 }
