@@ -19,9 +19,9 @@ use super::footprint::Footprint;
 use super::load::{Account, Load};
 use super::stage::{Stage, VICTIM};
 
-/// What an allocator keeps of a process that has been busy for the first time, in KiB.
+/// What a process that has been attacked may have beyond its first base, before any attack, in KiB.
 const WARM: u64 = 16 << 10;
-/// How long streams may be open after all traffic has ended.
+/// How long streams may be open, and memory held, after all traffic has ended.
 const RECOVERY: Duration = Duration::from_secs(30);
 /// How an attack is run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,6 +39,8 @@ pub struct Form {
 /// Runs attacks on one stage.
 pub struct Court {
     stage: Stage,
+    /// The victim before any attack: what it is to come back to however often it was attacked.
+    first: Option<Footprint>,
     loads: [Load; 2],
     program: std::path::PathBuf,
 }
@@ -50,7 +52,7 @@ impl Court {
         let stage = Stage::start(memory);
         let loads = stage.loads();
         std::thread::sleep(Duration::from_secs(1));
-        Self { stage, loads, program: program.into() }
+        Self { stage, first: None, loads, program: program.into() }
     }
 
     /// Runs one attack.
@@ -64,6 +66,7 @@ impl Court {
         std::thread::sleep(Duration::from_secs_f64(quiet_for));
         let quiet_to = Instant::now();
         trial.base = self.victim().unwrap_or_default();
+        self.first = self.first.or(Some(trial.base));
         let idle_cpu = (trial.base.cpu.saturating_sub(before.cpu)).as_secs_f64() / quiet_for;
         let idle_log = (self.log_len() - log_before) as f64 / quiet_for;
         let known = told(&self.stage);
@@ -85,7 +88,7 @@ impl Court {
         trial.log = (self.log_len() - log_from).saturating_sub((idle_log * seconds) as u64);
         self.wait_for_base(&mut trial);
         let seen = watch.end();
-        (trial.peak_rss, trial.peak_fds) = (seen.rss, seen.fds);
+        (trial.peak_rss, trial.peak_fds, trial.peak_streams) = (seen.rss, seen.fds, seen.streams);
         trial.named = seen.named.into_iter().collect();
         trial.survived = self.victim().is_some();
         // Requests that were due at the end have their answer, or none for good.
@@ -104,23 +107,30 @@ impl Court {
         }
         if trial.back.is_none() {
             self.stage.renew();
+            self.first = None;
             std::thread::sleep(Duration::from_secs(1));
         }
         trial
     }
 
-    /// Ends honest traffic, and says what is left of it in the victim.
+    /// Ends honest traffic, and says what is left of it in the victim, and of all attacks.
     #[must_use]
     pub fn close(mut self) -> Vec<String> {
         self.loads.iter_mut().for_each(Load::end);
         let deadline = Instant::now() + RECOVERY;
         loop {
-            let left = open_streams(&self.stage);
-            if left == Some(0) {
-                return Vec::new();
+            let mut left = Vec::new();
+            let open = open_streams(&self.stage);
+            if open != Some(0) {
+                left.push(format!("{open:?} streams are open after all traffic has ended"));
             }
-            if Instant::now() > deadline {
-                return vec![format!("{left:?} streams are open after all traffic has ended")];
+            let rss = self.victim().unwrap_or_default().rss;
+            if rss > self.most_rss() {
+                let first = self.first.unwrap_or_default().rss;
+                left.push(format!("{rss} KiB of memory after all attacks, {first} KiB before"));
+            }
+            if left.is_empty() || Instant::now() > deadline {
+                return left;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -128,6 +138,11 @@ impl Court {
 
     fn victim(&self) -> Option<Footprint> {
         Footprint::of(self.stage.victim.pid())
+    }
+
+    /// The resident memory that counts as back at base, in KiB.
+    fn most_rss(&self) -> u64 {
+        self.first.map_or(u64::MAX, |first| first.rss + WARM)
     }
 
     fn log_len(&self) -> u64 {
@@ -180,7 +195,7 @@ impl Court {
 
     fn wait_for_base(&self, trial: &mut Trial) {
         let began = Instant::now();
-        let most_rss = trial.base.rss + (trial.base.rss / 5).max(WARM);
+        let most_rss = self.most_rss();
         let open = |_: &Footprint| open_streams(&self.stage).unwrap_or(u64::MAX);
         while let Some(now) = self.victim() {
             (trial.after, trial.open_streams) = (now, open(&now));

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Form;
+use super::{Form, WARM};
 use crate::hostile::footprint::Footprint;
 use crate::hostile::load::Account;
 
 /// What an attack may cost at most, in KiB of resident memory: the budget of one peer's buffers twice, and
 /// what its connections and tasks take.
 const MEMORY: u64 = 128 << 10;
+/// Of many streams each may take so much beside what the budgets of one peer hold: windows, and stalled bytes.
+const BUDGETS: u64 = 64 << 10;
+const OF_STREAM: u64 = 40;
 /// The same for who has no certificate.
 const STRANGERS_MEMORY: u64 = 32 << 10;
 /// A percentile below this is not worth comparing.
@@ -31,6 +34,7 @@ pub struct Trial {
     pub(super) base: Footprint,
     pub(super) peak_rss: u64,
     pub(super) peak_fds: usize,
+    pub(super) peak_streams: u64,
     pub(super) after: Footprint,
     /// Processor seconds: the victim's beyond what it takes when quiet, and the attacker's.
     pub(super) cpu: (f64, f64),
@@ -66,7 +70,11 @@ impl Trial {
         add(!self.proved, format!("the attack did not take place: {:?}", self.counts));
         add(!self.survived, "the victim was killed".to_owned());
         let grown = self.peak_rss.saturating_sub(self.base.rss);
-        let most = if self.is_strangers() { STRANGERS_MEMORY } else { MEMORY };
+        let most = if self.is_strangers() {
+            STRANGERS_MEMORY
+        } else {
+            MEMORY.max(BUDGETS + WARM + OF_STREAM * self.peak_streams)
+        };
         add(grown > most, format!("{} MiB of memory", grown >> 10));
         add(
             self.survived && self.back.is_none(),

@@ -41,6 +41,7 @@ pub(super) struct Watch {
 pub(super) struct Seen {
     pub(super) rss: u64,
     pub(super) fds: usize,
+    pub(super) streams: u64,
     pub(super) named: BTreeSet<String>,
 }
 
@@ -66,7 +67,10 @@ impl Watch {
                 if let Some(status) = crate::daemon::status_at(&socket) {
                     let mut new = told_in(&status);
                     new.retain(|text| !known.contains(text));
-                    noted.lock().unwrap().named.append(&mut new);
+                    let mut seen = noted.lock().unwrap();
+                    let open = status["streams"]["open"].as_u64().unwrap_or_default();
+                    seen.streams = seen.streams.max(open);
+                    seen.named.append(&mut new);
                 }
                 std::thread::sleep(Duration::from_millis(400));
             }
