@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use adit_core::name::{ClusterName, NodeName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
-use adit_core::shared_map::SharedMap;
 use adit_core::snapshot::{
-    Backend, Class, Export, ExportPort, Hop, Imports, Link, Seed, Snapshot, This,
+    Backend, Class, Export, ExportPort, Hop, Imports, Link, Seed, SiblingTable, Snapshot, This,
 };
 use adit_transport::links::{LinkView, Links, Local, Serve, Served, Settings, Stream};
 use adit_transport::peer::{BootId, PeerInfo};
@@ -108,7 +107,7 @@ impl Site {
     /// Never in practice.
     #[must_use]
     pub fn snapshot(&self, n: u8, links: &[Link]) -> Snapshot {
-        let mut siblings: SharedMap<_, _> = self.members().collect();
+        let mut siblings: SiblingTable = self.members().collect();
         siblings.remove(&self.node(n));
         let anybody = WorkloadPattern {
             namespace: "*".parse().expect("a pattern"),

@@ -6,12 +6,14 @@
 //! out, and said to be: one export that cannot be told is no reason not to hear of the others. How it is
 //! told is [`crate::wire::state`]'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::choose;
 use crate::fault::BackendFault;
 use crate::name::{ClusterName, Namespace, NodeName, ServiceName};
+use crate::policy::WorkloadPattern;
 use crate::shared_map::SharedMap;
 use crate::snapshot::{Export, ExportPort, PeerExport, PeerPort, Snapshot, View};
 use crate::wire::WireError;
@@ -30,39 +32,79 @@ pub struct Announcement {
 /// Our cluster as `to` may see it.
 #[must_use]
 pub fn view(now: &Snapshot, to: &ClusterName) -> View {
-    announcement(now, to).view
+    PreparedAnnouncement::new(now).to(to).view
 }
 
-/// Our cluster as `to` may see it, and what of it does not fit. Where not all exports do, each namespace has
-/// its first told before any has its second: no tenant takes the place of another.
-#[must_use]
-pub fn announcement(now: &Snapshot, to: &ClusterName) -> Announcement {
-    let mut omitted = Omissions::default();
-    let nodes = members(now, &mut omitted);
-    let taken: usize = nodes.iter().map(|(name, a)| size::node(name, a)).sum();
-    let mut exports = Vec::new();
-    for (service, export) in &now.exports {
-        let Some(told) = self::export(now, export, to) else { continue };
-        match flaw(&told, service) {
-            None => exports.push((service.clone(), size::export(service, &told), told)),
-            Some(why) => omitted.add(Some(RecordKey::Export(service.clone())), why.into()),
+/// All that may be told, made ready once for whoever is told: what each linked cluster costs beyond that is what it
+/// is told itself, not a look at every export.
+#[derive(Debug)]
+pub struct PreparedAnnouncement<'a> {
+    nodes: SharedMap<NodeName, Vec<SocketAddr>>,
+    /// Nodes that are not told.
+    omitted: Omissions,
+    /// Bytes that exports may take.
+    room: usize,
+    /// Exports that anybody was granted, in order.
+    exports: Vec<(&'a Export, Vec<PeerPort>)>,
+    /// By cluster: its exports by their place above, each with its grants.
+    granted: HashMap<&'a ClusterName, Vec<(usize, Vec<&'a WorkloadPattern>)>>,
+}
+
+impl<'a> PreparedAnnouncement<'a> {
+    /// Of this snapshot.
+    #[must_use]
+    pub fn new(now: &'a Snapshot) -> Self {
+        let mut omitted = Omissions::default();
+        let nodes = members(now, &mut omitted);
+        let taken: usize = nodes.iter().map(|(name, a)| size::node(name, a)).sum();
+        let mut exports: Vec<(&Export, Vec<PeerPort>)> = Vec::new();
+        let mut granted: HashMap<_, Vec<(usize, Vec<_>)>> = HashMap::new();
+        for export in now.exports.values().filter(|export| !export.allow.is_empty()) {
+            for grant in &export.allow {
+                let of = granted.entry(&grant.cluster).or_default();
+                match of.last_mut().filter(|(place, _)| *place == exports.len()) {
+                    Some((_, grants)) => grants.push(&grant.workloads),
+                    None => of.push((exports.len(), vec![&grant.workloads])),
+                }
+            }
+            let ports = export.ports.iter().map(|port| {
+                let ready = choose::ready(now, port);
+                let fault = if ready.is_empty() { choose::fault(now, port) } else { None };
+                peer_port(port, ready, fault)
+            });
+            exports.push((export, ports.collect()));
         }
+        let room = MAX_BYTES.saturating_sub(taken);
+        Self { nodes, omitted, room, exports, granted }
     }
-    let left = MAX_BYTES.saturating_sub(taken);
-    let size: usize = exports.iter().map(|(_, size, _)| size).sum();
-    if exports.len() > MAX_EXPORTS || size > left {
-        exports = some(exports, left, &mut omitted);
+
+    /// Our cluster as `to` may see it, and what of it does not fit. Where not all exports do, each namespace has its
+    /// first told before any has its second: no tenant takes the place of another.
+    #[must_use]
+    pub fn to(&self, to: &ClusterName) -> Announcement {
+        let mut omitted = self.omitted.clone();
+        let mut exports = Vec::new();
+        for (place, grants) in self.granted.get(to).into_iter().flatten() {
+            let (export, ports) = &self.exports[*place];
+            let (service, told) = (&export.service, told(export, ports.clone(), grants));
+            match flaw(&told, service) {
+                None => exports.push((service.clone(), size::export(service, &told), told)),
+                Some(why) => omitted.add(Some(RecordKey::Export(service.clone())), why.into()),
+            }
+        }
+        let size: usize = exports.iter().map(|(_, size, _)| size).sum();
+        if exports.len() > MAX_EXPORTS || size > self.room {
+            exports = some(exports, self.room, &mut omitted);
+        }
+        let exports = exports.into_iter().map(|(service, _, export)| (service, Arc::new(export)));
+        let view = View { nodes: self.nodes.clone(), exports: exports.collect() };
+        Announcement { view, omitted }
     }
-    let exports = exports.into_iter().map(|(service, _, export)| (service, Arc::new(export)));
-    Announcement { view: View { nodes, exports: exports.collect() }, omitted }
 }
 
 /// The nodes that are told: all, up to the most that a view may have.
-fn members(
-    now: &Snapshot,
-    omitted: &mut Omissions,
-) -> SharedMap<NodeName, Vec<std::net::SocketAddr>> {
-    let mut nodes = now.siblings.clone();
+fn members(now: &Snapshot, omitted: &mut Omissions) -> SharedMap<NodeName, Vec<SocketAddr>> {
+    let mut nodes = SharedMap::clone(&now.siblings);
     nodes.insert(now.this.node.clone(), now.this.advertise.clone());
     let long = |a: &Vec<_>| a.len() > View::MAX_ADDRESSES;
     if nodes.values().any(long) {
@@ -127,49 +169,36 @@ pub fn fits(export: &Export, to: &ClusterName) -> bool {
 /// Why [`fits`] says no, in words that end a sentence about the export.
 #[must_use]
 pub fn why_not(export: &Export, to: &ClusterName) -> Option<WireError> {
-    let all = |port: &'_ ExportPort| (choose::per_node(&port.backends), None);
-    let ports = export.ports.iter().map(|port| (port, all(port)));
-    flaw(&told(export, ports, to)?, &export.service)
-}
-
-/// An export as `to` may see it; none where no grant names that cluster.
-fn export(now: &Snapshot, export: &Export, to: &ClusterName) -> Option<PeerExport> {
-    let state = |port: &'_ ExportPort| {
-        let ready = choose::ready(now, port);
-        let fault = if ready.is_empty() { choose::fault(now, port) } else { None };
-        (ready, fault)
-    };
-    told(export, export.ports.iter().map(|port| (port, state(port))), to)
-}
-
-/// The ready backends of a port by node, and why there is none.
-type PortState = (BTreeMap<NodeName, u32>, Option<BackendFault>);
-
-fn told<'a>(
-    export: &Export,
-    ports: impl Iterator<Item = (&'a ExportPort, PortState)>,
-    to: &ClusterName,
-) -> Option<PeerExport> {
-    let ours = export.allow.iter().filter(|g| g.cluster == *to);
-    let mut grants: Vec<_> = ours.map(|g| g.workloads.clone()).collect();
+    let grants: Vec<_> =
+        export.allow.iter().filter(|g| g.cluster == *to).map(|g| &g.workloads).collect();
     if grants.is_empty() {
         return None;
     }
-    once_each(&mut grants);
-    let ports = ports.map(|(port, (ready, fault))| PeerPort {
+    let port = |port: &ExportPort| peer_port(port, choose::per_node(&port.backends), None);
+    let told = told(export, export.ports.iter().map(port).collect(), &grants);
+    flaw(&told, &export.service)
+}
+
+/// A port as any cluster may see it, with these ready backends, or why there is none.
+fn peer_port(
+    port: &ExportPort,
+    ready: BTreeMap<NodeName, u32>,
+    fault: Option<BackendFault>,
+) -> PeerPort {
+    PeerPort {
         name: port.name.clone(),
         number: port.number,
         app_protocol: port.app_protocol.clone(),
         ready: ready.into_iter().collect(),
         fault,
-    });
-    Some(PeerExport {
-        ports: ports.collect(),
-        grants,
-        hop: export.hop,
-        class: export.class,
-        replay: export.replay,
-    })
+    }
+}
+
+/// An export as a cluster with these grants may see it.
+fn told(export: &Export, ports: Vec<PeerPort>, grants: &[&WorkloadPattern]) -> PeerExport {
+    let mut grants: Vec<_> = grants.iter().map(|grant| (*grant).clone()).collect();
+    once_each(&mut grants);
+    PeerExport { ports, grants, hop: export.hop, class: export.class, replay: export.replay }
 }
 
 #[cfg(test)]
@@ -178,11 +207,15 @@ mod tests {
 
     use super::*;
     use crate::code::Code;
-    use crate::policy::{Grant, WorkloadPattern};
+    use crate::policy::Grant;
     use crate::snapshot::{Backend, Class, Hop, ReadyCounts, tests::edge};
     use crate::wire::state::export::{MAX_GRANTS, MAX_PORTS};
     use crate::wire::state::replica::Marked;
     use crate::wire::state::{Heard, Message, Publisher, Replica};
+
+    fn announcement(now: &Snapshot, to: &ClusterName) -> Announcement {
+        PreparedAnnouncement::new(now).to(to)
+    }
 
     fn pattern(account: &str) -> WorkloadPattern {
         let namespace = "agents".parse().unwrap();

@@ -17,13 +17,16 @@ use crate::policy::{Grant, WorkloadPattern};
 use crate::shared_map::SharedMap;
 use crate::spiffe::{TrustDomain, Workload};
 
+mod siblings;
+pub use siblings::SiblingTable;
+
 /// What a node believes at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// Who we are.
     pub this: This,
     /// The other nodes of this cluster and where they can be dialled.
-    pub siblings: SharedMap<NodeName, Vec<SocketAddr>>,
+    pub siblings: SiblingTable,
     /// The clusters that this one is linked with.
     pub links: BTreeMap<ClusterName, Arc<Link>>,
     /// The services of other clusters that can be used here.
@@ -424,7 +427,7 @@ impl Snapshot {
         !ip.is_loopback()
             && (self.forbidden.contains(&ip)
                 || self.workloads.contains_key(&ip)
-                || self.is_sibling(ip)
+                || self.siblings.is_at(ip)
                 || is_backend())
     }
 
@@ -434,12 +437,7 @@ impl Snapshot {
     #[must_use]
     pub fn is_machine(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        ip.is_loopback() || self.forbidden.contains(&ip) || self.is_sibling(ip)
-    }
-
-    /// True if another node of this cluster is there, at an address in its canonical form.
-    fn is_sibling(&self, ip: IpAddr) -> bool {
-        self.siblings.values().flatten().any(|address| address.ip().to_canonical() == ip)
+        ip.is_loopback() || self.forbidden.contains(&ip) || self.siblings.is_at(ip)
     }
 
     /// Whether `backend` may be dialled: its address is an ordinary one, or written out by the operator,

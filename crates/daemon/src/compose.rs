@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_config::Config;
+use adit_core::admission::pace::rest;
 use adit_core::choose::links::dialable;
 use adit_core::denied::{DeniedPeer, is_cluster_denied};
 use adit_core::fault::BackendFault;
@@ -18,7 +19,7 @@ use adit_core::snapshot::{Export, Link, Seed, Snapshot, This, View};
 use adit_kubernetes::node::state::NodeState;
 use adit_transport::links::LinkView;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// What linked clusters last said of themselves, and who told it.
 pub type Views = Arc<BTreeMap<ClusterName, LinkView>>;
@@ -117,6 +118,27 @@ impl Base {
         Self { snapshot: Arc::new(all), denied }.without_denied_siblings()
     }
 
+    /// The same in the parts that `before` has already, where they are equal. A tenant's change is one of all that
+    /// this node knows, and whoever keeps something for each export or import sees at a glance what is not touched.
+    fn sharing(mut self, before: &Self) -> Self {
+        let (now, before) = (Arc::make_mut(&mut self.snapshot), &before.snapshot);
+        if now.imports == before.imports {
+            now.imports = before.imports.clone();
+        }
+        if now.siblings == before.siblings {
+            now.siblings = before.siblings.clone();
+        }
+        let mut exports = before.exports.clone();
+        for (service, export) in before.exports.changes(&now.exports) {
+            match export {
+                Some(export) => drop(exports.insert(service.clone(), export.clone())),
+                None => drop(exports.remove(service)),
+            }
+        }
+        now.exports = exports;
+        self
+    }
+
     /// With what peers and dials say. A view of a cluster without a link, and word of an address that is
     /// nobody's backend, are left out: they are remains of a configuration that was.
     #[must_use]
@@ -204,7 +226,8 @@ impl Sources {
         let is_new = self.base.has_changed().unwrap_or(false)
             || self.cluster.as_ref().is_some_and(|c| c.has_changed().unwrap_or(false));
         if is_new {
-            self.merged = merge(&mut self.base, self.cluster.as_mut());
+            let merged = merge(&mut self.base, self.cluster.as_mut());
+            self.merged = merged.sharing(&self.merged);
         }
         if is_new || self.down.has_changed().unwrap_or(false) {
             self.settled = None;
@@ -252,8 +275,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Publishes a new snapshot whenever a source changes and what is believed with it.
 pub async fn run(mut sources: Sources, out: watch::Sender<Arc<Snapshot>>) {
     while sources.changed().await {
+        let began = Instant::now();
         publish(&out, sources.snapshot());
-        sleep(PAUSE).await;
+        sleep(rest(began.elapsed(), PAUSE)).await;
     }
 }
 
@@ -272,7 +296,6 @@ pub(crate) fn publish<T: PartialEq>(out: &watch::Sender<Arc<T>>, now: T) {
 mod tests {
     use super::*;
     use adit_core::spiffe::Workload;
-    use tokio::time::Instant;
 
     const EDGE: &str = r#"
 cluster: edge
@@ -404,6 +427,38 @@ workloads:
         assert_eq!((now.siblings.len(), now.workloads.len()), (1, 2));
         assert_eq!((now.imports.iter().count(), now.exports.len()), (1, 1));
         assert!(now.forbidden.contains(&"172.18.1.1".parse().unwrap()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_one_export_leaves_all_others_where_they_were() {
+        let service = |n: usize| format!("a/bot-{n:03}").parse().unwrap();
+        let base = base(&config(EDGE));
+        let one = base.snapshot.exports.values().next().unwrap();
+        let export = |n| Export { service: service(n), ..Export::clone(one) };
+        let mut state = NodeState {
+            exports: (0..200).map(export).collect(),
+            siblings: [("e2".parse().unwrap(), vec![])].into(),
+            ..NodeState::default()
+        };
+        let (_base, base) = watch::channel(base);
+        let (cluster, told) = watch::channel(Arc::new(state.clone()));
+        let (_views, views) = watch::channel(Views::default());
+        let (_down, down) = watch::channel(Down::default());
+        let mut sources = Sources::new(base, Some(told), views, down);
+        let before = sources.snapshot();
+
+        state.exports[7].replay = !state.exports[7].replay;
+        state.exports.remove(9);
+        cluster.send_replace(Arc::new(state));
+        let after = sources.snapshot();
+        assert!(after.imports.is_same(&before.imports) && after.siblings.is_same(&before.siblings));
+        assert_eq!(after.exports.len(), before.exports.len() - 1);
+        let moved = |(service, export): &(&_, &Arc<Export>)| {
+            !before.exports.get(*service).is_some_and(|old| Arc::ptr_eq(old, export))
+        };
+        let moved: Vec<_> =
+            after.exports.iter().filter(moved).map(|(service, _)| service).collect();
+        assert_eq!(moved, [&service(7)]);
     }
 
     #[tokio::test]

@@ -119,17 +119,17 @@ impl Keeper {
         let (found, mut finds) = mpsc::channel(MAX_PROBES);
         let mut schedule = ProbeSchedule::default();
         let (mut untold, mut tell_at) = (Vec::new(), Instant::now());
-        self.plan(&mut schedule, &snapshot.borrow_and_update());
+        let mut planned = snapshot.borrow_and_update().clone();
+        self.plan(&mut schedule, &planned);
         loop {
             let probe_at = schedule.next();
             let far = || Instant::now() + Duration::from_secs(3600);
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = snapshot.changed() => {
-                    if changed.is_err() {
-                        break;
-                    }
-                    self.plan(&mut schedule, &snapshot.borrow_and_update());
+                now = next_plan(&mut snapshot, &planned) => {
+                    let Some(now) = now else { break };
+                    planned = now;
+                    self.plan(&mut schedule, &planned);
                 }
                 Some((backend, dialled)) = self.reports.recv() => {
                     schedule.learn(backend, Some(dialled.is_ok()), Instant::now());
@@ -251,6 +251,24 @@ pub(crate) fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// The next snapshot for which there may be another plan than for `before`; none where there is no further one.
+async fn next_plan(
+    snapshot: &mut watch::Receiver<Arc<Snapshot>>,
+    before: &Snapshot,
+) -> Option<Arc<Snapshot>> {
+    let now = snapshot.wait_for(|now| may_plan_differ(before, now)).await.ok()?;
+    Some(Arc::clone(&now))
+}
+
+/// Whether [`planned`] may give something else for `now` than for `before`. Most snapshots differ in what peers said
+/// of themselves, and each look at every backend is one that no peer is to cause.
+fn may_plan_differ(before: &Snapshot, now: &Snapshot) -> bool {
+    !before.exports.is_same(&now.exports)
+        || !before.imports.is_same(&now.imports)
+        || before.forbidden != now.forbidden
+        || before.this.node != now.this.node
+}
+
 /// Every backend that this node may dial, and how often it is to be probed while it is up. What runs on another
 /// node is that node's to dial where the export says so, unless the operator wrote its address out.
 fn planned(now: &Snapshot) -> BTreeMap<SocketAddr, Planned> {
@@ -271,4 +289,35 @@ fn planned(now: &Snapshot) -> BTreeMap<SocketAddr, Planned> {
         }
     }
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_core::name::ServiceName;
+
+    use super::*;
+    use crate::testing::snapshot;
+
+    /// Snapshots that peers' words and dials bring about, by themselves and after each other.
+    fn said_by_others(now: &Arc<Snapshot>) -> [Arc<Snapshot>; 2] {
+        let mut other = Snapshot::clone(now);
+        other.views.insert("edge".parse().unwrap(), Arc::default());
+        let first = Arc::new(other.clone());
+        other.down.insert("10.244.2.9:8080".parse().unwrap());
+        [first, Arc::new(other)]
+    }
+
+    #[test]
+    fn backends_are_looked_through_where_they_may_be_others_and_not_when_a_peer_speaks() {
+        let service: ServiceName = "agents/bank-bot".parse().unwrap();
+        let now = snapshot(&service, true);
+        for other in said_by_others(&now) {
+            assert!(!may_plan_differ(&now, &other));
+        }
+        assert!(may_plan_differ(&now, &snapshot(&service, false)));
+        let mut nobodys = Snapshot::clone(&now);
+        nobodys.forbidden.insert("10.244.2.9".parse().unwrap());
+        assert!(may_plan_differ(&now, &nobodys));
+        assert_eq!((planned(&now).len(), planned(&nobodys).len()), (1, 0));
+    }
 }

@@ -22,6 +22,8 @@ pub mod outbound;
 mod rights;
 pub mod shares;
 pub mod tcp;
+#[cfg(test)]
+mod testing;
 
 pub use flow::metrics::{ANSWER_SECONDS, begin_service as begin_service_metrics};
 

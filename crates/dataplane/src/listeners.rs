@@ -17,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use adit_core::snapshot::Snapshot;
 use adit_transport::Links;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -150,8 +151,8 @@ impl<N: Net> Listeners<N> {
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
         let most = most_addresses(adit_host::descriptors::limit().soft, self.workers.len());
         loop {
-            let wanted: BTreeSet<SocketAddr> =
-                snapshot.borrow_and_update().imports.addresses().collect();
+            let imports = snapshot.borrow_and_update().imports.clone();
+            let wanted: BTreeSet<SocketAddr> = imports.addresses().collect();
             open.retain(|address, token| {
                 let keep = wanted.contains(address);
                 if !keep {
@@ -182,9 +183,12 @@ impl<N: Net> Listeners<N> {
             self.inherited.clear();
             let retry = !failed.is_empty();
             self.tell(failed);
+            // Most snapshots differ in what peers said of themselves.
+            let are_others = |now: &Arc<Snapshot>| !now.imports.is_same(&imports);
+            let changed = async { snapshot.wait_for(are_others).await.is_ok() };
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = snapshot.changed() => if changed.is_err() {
+                changed = changed => if !changed {
                     stop.cancelled().await;
                     break;
                 },

@@ -58,3 +58,47 @@ impl Rights {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use adit_core::name::ServiceName;
+    use tokio::time::{Duration, timeout};
+
+    use super::*;
+    use crate::testing::snapshot;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_withdrawn_before_the_ringing_began_rings_nevertheless() {
+        let service: ServiceName = "agents/bank-bot".parse().unwrap();
+        let first = snapshot(&service, true);
+        let (publish, published) = watch::channel(Arc::clone(&first));
+        let (rights, stop) = (Rights::default(), CancellationToken::new());
+        // A stream is permitted by the first snapshot, which is replaced before the ringing task runs.
+        let mut bell = rights.bell(PermitBasis::Export(service.clone()));
+        let other = rights.bell(PermitBasis::Export("agents/other".parse().unwrap()));
+        publish.send_replace(snapshot(&service, false));
+        let ringing = rights.ring(published, first, stop.clone());
+        let hearing = async {
+            let rung = timeout(Duration::from_secs(1), bell.changed()).await;
+            assert!(rung.is_ok(), "a right that was lost at once is never asked again");
+            assert!(!other.has_changed().unwrap(), "what rests on something else is let alone");
+            // Again, while it waits.
+            publish.send_replace(snapshot(&service, true));
+            assert!(timeout(Duration::from_secs(1), bell.changed()).await.is_ok());
+            assert!(!other.has_changed().unwrap());
+            stop.cancel();
+        };
+        tokio::join!(ringing, hearing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bells_that_nobody_hears_are_forgotten() {
+        let service: ServiceName = "agents/bank-bot".parse().unwrap();
+        let rights = Rights::default();
+        for n in 0..100 {
+            rights.bell(PermitBasis::Export(format!("agents/bot-{n}").parse().unwrap()));
+        }
+        rights.compare(&snapshot(&service, true), &snapshot(&service, false));
+        assert_eq!(rights.lock().len(), 0);
+    }
+}

@@ -49,6 +49,17 @@ impl Pace {
     }
 }
 
+/// Work that others cause as often as they like takes a quarter of the time at most.
+const REST_FACTOR: u32 = 3;
+/// Whatever it took, it is not waited for any longer.
+const LONGEST_REST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long to rest after such work, which took so long; `least` in any case. Changes that come meanwhile are one.
+#[must_use]
+pub fn rest(took: Duration, least: Duration) -> Duration {
+    took.saturating_mul(REST_FACTOR).min(LONGEST_REST_TIMEOUT).max(least)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +101,12 @@ mod tests {
         assert!(pace.take(now, allowed) && !pace.take(now, allowed));
         pace.give_back(allowed);
         assert!(pace.take(now, allowed));
+    }
+
+    #[test]
+    fn a_rest_grows_with_the_work_within_bounds() {
+        let ms = Duration::from_millis;
+        let rests = [0, 3, 20, 200, 9000].map(|took| rest(ms(took), ms(10)));
+        assert_eq!(rests, [10, 10, 60, 600, 1000].map(ms));
     }
 }

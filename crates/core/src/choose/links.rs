@@ -4,11 +4,12 @@
 //! other node is connected with its own hubs and learns from one of those. So what stands grows with the
 //! number of links, and with nodes plus nodes, never with nodes times nodes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::{hubs, stable_hash};
 use crate::name::{ClusterName, NodeName};
+use crate::shared_map::SharedMap;
 use crate::snapshot::{Link, Seed, Snapshot, View};
 
 /// With whom a standing connection is kept.
@@ -44,32 +45,102 @@ pub fn own_hubs<'a>(now: &'a Snapshot, peer: &ClusterName) -> Vec<&'a NodeName> 
     hubs(now.siblings.keys().chain(this), peer)
 }
 
-/// With whom this node keeps standing connections for the sake of `link`.
+/// The hubs of both sides of a link.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkHubs {
+    /// This cluster's.
+    pub ours: Vec<NodeName>,
+    /// The peer's, as far as its view is known.
+    pub theirs: Vec<NodeName>,
+}
+
+type NodeMap = SharedMap<NodeName, Vec<SocketAddr>>;
+
+/// The hubs of each link as they were found last. Each rests on a look at every node of a cluster, and what stands
+/// is asked for whenever any peer changes anything, for all links: so they are found anew only where the nodes
+/// are others.
+#[derive(Debug, Default)]
+pub struct HubMemory {
+    siblings: NodeMap,
+    ours: BTreeMap<ClusterName, Vec<NodeName>>,
+    theirs: BTreeMap<ClusterName, (NodeMap, Vec<NodeName>)>,
+    /// How often nodes were looked at.
+    #[cfg(test)]
+    found: usize,
+}
+
+impl HubMemory {
+    /// The hubs of the link with `peer`. `now` is always the same node's.
+    pub fn of(&mut self, now: &Snapshot, peer: &ClusterName, view: Option<&View>) -> LinkHubs {
+        if !self.siblings.is_same(&now.siblings) {
+            self.siblings = SharedMap::clone(&now.siblings);
+            self.ours.clear();
+        }
+        let owned = |nodes: Vec<&NodeName>| nodes.into_iter().cloned().collect::<Vec<_>>();
+        let ours = match self.ours.get(peer) {
+            Some(known) => known.clone(),
+            None => {
+                self.note_find();
+                let found = owned(own_hubs(now, peer));
+                self.ours.insert(peer.clone(), found.clone());
+                found
+            }
+        };
+        let Some(View { nodes, .. }) = view else {
+            self.theirs.remove(peer);
+            return LinkHubs { ours, theirs: Vec::new() };
+        };
+        let known = self.theirs.get(peer).filter(|(of, _)| of.is_same(nodes));
+        let theirs = match known {
+            Some((_, known)) => known.clone(),
+            None => {
+                self.note_find();
+                let found = owned(hubs(nodes.keys(), &now.this.cluster));
+                self.theirs.insert(peer.clone(), (nodes.clone(), found.clone()));
+                found
+            }
+        };
+        LinkHubs { ours, theirs }
+    }
+
+    /// Forgets all links but those that `keep` wants.
+    pub fn retain(&mut self, keep: impl Fn(&ClusterName) -> bool) {
+        self.ours.retain(|cluster, _| keep(cluster));
+        self.theirs.retain(|cluster, _| keep(cluster));
+    }
+
+    fn note_find(&mut self) {
+        #[cfg(test)]
+        {
+            self.found += 1;
+        }
+    }
+}
+
+/// With whom this node keeps standing connections for the sake of `link`, of which `hubs` are the hubs.
 #[must_use]
 pub fn standing(
     now: &Snapshot,
     link: &Link,
     view: Option<&View>,
+    hubs: &LinkHubs,
     reach: Reach,
 ) -> BTreeSet<Target> {
-    let ours = own_hubs(now, &link.cluster);
-    let named_hub = ours.contains(&&now.this.node);
+    let LinkHubs { ours, theirs } = hubs;
+    let named_hub = ours.contains(&now.this.node);
     let mut targets = BTreeSet::new();
     let may_dial = !now.this.node.is_controller() && !link.seeds.is_empty();
     if (named_hub || reach.hubs_silent) && may_dial {
-        let nodes = view.into_iter().flat_map(|v| &v.nodes);
-        let theirs = hubs(nodes.map(|(name, _)| name), &now.this.cluster);
         let addresses = |n: &NodeName| view.and_then(|v| v.nodes.get(n));
-        let can_dial = |n: &&&NodeName| addresses(n).is_some_and(|a| is_dialable(a, &link.seeds));
-        let node = |n: &&NodeName| Target::Node(link.cluster.clone(), (*n).clone());
+        let can_dial = |n: &&NodeName| addresses(n).is_some_and(|a| is_dialable(a, &link.seeds));
+        let node = |n: &NodeName| Target::Node(link.cluster.clone(), n.clone());
         targets.extend(theirs.iter().filter(can_dial).map(node));
         if targets.is_empty() || !reach.connected {
             targets.insert(Target::Seeds(link.cluster.clone()));
         }
     }
     if !named_hub || reach.stale {
-        let others =
-            ours.into_iter().filter(|n| now.siblings.get(*n).is_some_and(|a| !a.is_empty()));
+        let others = ours.iter().filter(|n| now.siblings.get(*n).is_some_and(|a| !a.is_empty()));
         targets.extend(others.map(|n| Target::Node(now.this.cluster.clone(), n.clone())));
     }
     targets

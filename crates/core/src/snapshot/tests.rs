@@ -50,7 +50,7 @@ pub(crate) fn edge() -> Snapshot {
             node: "e1".parse().unwrap(),
             advertise: vec!["172.18.1.2:7843".parse().unwrap()],
         },
-        siblings: SharedMap::new(),
+        siblings: SiblingTable::default(),
         links: BTreeMap::new(),
         imports: [import].into_iter().collect(),
         exports: SharedMap::new(),

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use adit_config::cluster::Network;
 use adit_core::address;
 use adit_core::name::NodeName;
-use adit_core::snapshot::Backend;
+use adit_core::snapshot::{Backend, Export};
 use adit_core::spiffe::Workload;
 
 use super::Place;
@@ -22,6 +22,28 @@ use crate::api::ExportSpec;
 /// The most backends of one namespace's exports together, each port of each endpoint being one: 5,000 pods with
 /// four ports. All nodes keep them, and look at all of them whenever one changes.
 pub(super) const MOST: usize = 20_000;
+/// Of those, the most that are nobody's backend and are kept so that it can be said why they are not dialled. What a
+/// node never dials is looked through for each source that it does not know, and copied with each snapshot.
+pub(super) const MOST_FORBIDDEN: usize = 100;
+
+/// How many backends one namespace may still have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BackendRoom {
+    all: usize,
+    forbidden: usize,
+}
+
+impl BackendRoom {
+    /// Of a namespace that has none.
+    pub(super) fn new() -> Self {
+        Self { all: MOST, forbidden: MOST_FORBIDDEN }
+    }
+
+    /// Whether it has as many as it may.
+    pub(super) fn is_spent(self) -> bool {
+        self.all == 0
+    }
+}
 
 /// What a node knows by itself, or by those who are believed.
 pub(super) struct Known<'a> {
@@ -69,13 +91,11 @@ impl<'a> Known<'a> {
         known(ip) || known(carried) || address::is_special(ip)
     }
 
-    /// The addresses in these slices that are nobody's backend. They stay among the backends, so that it can be said
-    /// why they are not dialled.
-    pub(super) fn forbidden<'s>(&self, slices: &[&'s Slice]) -> impl Iterator<Item = IpAddr> + 's {
-        let ready = slices.iter().flat_map(|slice| &slice.endpoints).filter(|e| e.ready);
-        let found: Vec<IpAddr> =
-            ready.map(|e| e.address).filter(|a| self.is_forbidden(*a)).collect();
-        found.into_iter()
+    /// The addresses among these backends that are nobody's. They stay there, so that it can be said why they are not
+    /// dialled.
+    pub(super) fn forbidden(&self, export: &Export) -> impl Iterator<Item = IpAddr> {
+        let backends = export.ports.iter().flat_map(|port| &port.backends);
+        backends.map(|backend| backend.address.ip()).filter(|ip| self.is_forbidden(*ip))
     }
 
     /// The node that an endpoint of this export counts for; none where nobody dials it.
@@ -95,13 +115,13 @@ impl<'a> Known<'a> {
         known.filter(is_right)
     }
 
-    /// The ready endpoints of the port of that name, `left` at most, which it counts down.
+    /// The ready endpoints of the port of that name, as far as there is room, which they take.
     pub(super) fn backends(
         &self,
         port: &str,
         spec: &ExportSpec,
         slices: &[&Slice],
-        left: &mut usize,
+        room: &mut BackendRoom,
     ) -> Vec<Backend> {
         let mut all = BTreeSet::new();
         for slice in slices {
@@ -109,11 +129,18 @@ impl<'a> Known<'a> {
             for number in numbers {
                 for endpoint in slice.endpoints.iter().filter(|e| e.ready) {
                     let Some(node) = self.dialled_by(endpoint, spec) else { continue };
-                    if *left == 0 {
+                    if room.is_spent() {
                         return all.into_iter().collect();
                     }
+                    let forbidden = self.is_forbidden(endpoint.address);
+                    if forbidden && room.forbidden == 0 {
+                        continue;
+                    }
                     let address = SocketAddr::new(endpoint.address, number);
-                    *left -= usize::from(all.insert(Backend { address, node, written_out: false }));
+                    if all.insert(Backend { address, node, written_out: false }) {
+                        room.all -= 1;
+                        room.forbidden -= usize::from(forbidden);
+                    }
                 }
             }
         }

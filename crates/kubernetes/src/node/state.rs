@@ -14,7 +14,7 @@ use adit_core::snapshot::{Class, Export, ExportPort, Hop, Import, ImportPort};
 use adit_core::spiffe::Workload;
 
 use super::Place;
-use super::backends::{self, Known};
+use super::backends::{self, BackendRoom, Known};
 use super::observed::{Observed, Slice};
 use crate::api::{ExportSpec, ImportSpec, NAMESPACE, NODE, ServiceRef, Workloads};
 
@@ -69,19 +69,19 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
     let mut forbidden: BTreeSet<IpAddr> =
         api_server.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
     let mut exports = Vec::new();
-    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut rooms: BTreeMap<&str, BackendRoom> = BTreeMap::new();
     for (name, spec) in &seen.exports {
         let behind = of(&spec.service.namespace, &spec.service.name);
-        let left = left.entry(&spec.service.namespace).or_insert(backends::MOST);
-        match export(spec, &behind, &known, left, &linked) {
+        let room = rooms.entry(&spec.service.namespace).or_insert_with(BackendRoom::new);
+        match export(spec, &behind, &known, room, &linked) {
             Ok(export) => {
-                forbidden.extend(known.forbidden(&behind));
+                forbidden.extend(known.forbidden(&export));
                 exports.push(export);
             }
             Err(problem) => tell("export", name, problem),
         }
     }
-    for (namespace, _) in left.into_iter().filter(|(_, left)| *left == 0) {
+    for (namespace, _) in rooms.into_iter().filter(|(_, room)| room.is_spent()) {
         problems.push(format!(
             "namespace {namespace}: its exports have more than {} backends, the rest is left out: \
              export fewer of its Services, or fewer of their ports",
@@ -140,7 +140,7 @@ fn export(
     spec: &ExportSpec,
     slices: &[&Slice],
     known: &Known<'_>,
-    left: &mut usize,
+    room: &mut BackendRoom,
     linked: &BTreeSet<&ClusterName>,
 ) -> Result<Export, String> {
     let mut port = |p: &crate::api::ExportPort| {
@@ -148,7 +148,7 @@ fn export(
             name: parse(&p.name)?,
             number: p.number,
             app_protocol: p.app_protocol.as_deref().map(parse).transpose()?,
-            backends: known.backends(&p.name, spec, slices, left),
+            backends: known.backends(&p.name, spec, slices, room),
         })
     };
     let mut allow = Vec::new();

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use adit_core::admission::pace::rest;
 use futures_util::future;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -66,6 +67,7 @@ async fn publish(stores: &Stores, bell: &Bell, out: &watch::Sender<Arc<Observed>
     let mut stale = false;
     loop {
         changed.mark_unchanged();
+        let began = Instant::now();
         let now = stores.observe(&out.borrow());
         stores.slices.select(slices_of(&now));
         out.send_if_modified(|old| {
@@ -79,7 +81,7 @@ async fn publish(stores: &Stores, bell: &Bell, out: &watch::Sender<Arc<Observed>
         if changed.changed().await.is_err() {
             return;
         }
-        sleep(PAUSE).await;
+        sleep(rest(began.elapsed(), PAUSE)).await;
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adit_core::announce::{self, Announcement};
+use adit_core::announce::{Announcement, PreparedAnnouncement};
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
 use adit_core::snapshot::{Snapshot, View};
@@ -50,8 +50,8 @@ impl Feed {
     }
 
     /// Tells our own cluster as `to` may see it, and warns of what it cannot be told.
-    fn announce(&self, now: &Snapshot, to: &ClusterName) {
-        let Announcement { view, omitted } = announce::announcement(now, to);
+    fn announce(&self, all: &PreparedAnnouncement<'_>, to: &ClusterName) {
+        let Announcement { view, omitted } = all.to(to);
         self.update(&view);
         let mut known = lock(&self.omitted);
         if **known != omitted {
@@ -86,9 +86,13 @@ pub(super) struct Feeds {
 impl Feeds {
     /// Says what is true now to all linked clusters, and ends the feeds of those that are linked no
     /// more. `random` gives epochs.
-    pub(super) fn announce(&self, now: &Snapshot, random: impl Fn() -> u64) {
+    pub(super) async fn announce(&self, now: &Snapshot, random: impl Fn() -> u64) {
+        let all = PreparedAnnouncement::new(now);
         for cluster in now.links.keys() {
-            self.own(now, cluster, &random).announce(now, cluster);
+            let tell = |feed: &Feed| feed.announce(&all, cluster);
+            tell(&self.own(cluster, &random, tell));
+            // Others have their turn between one cluster and the next.
+            tokio::task::yield_now().await;
         }
         for feeds in [&self.own, &self.relayed] {
             lock(feeds).retain(|cluster, feed| {
@@ -114,12 +118,12 @@ impl Feeds {
         lock(&self.own).get(to).map(|feed| Arc::clone(&lock(&feed.omitted))).unwrap_or_default()
     }
 
-    /// Our own cluster as `to` hears it, made when somebody asks first.
-    fn own(&self, now: &Snapshot, to: &ClusterName, random: impl Fn() -> u64) -> Arc<Feed> {
+    /// Our own cluster as `to` hears it; made, and told all, when somebody asks first.
+    fn own(&self, to: &ClusterName, random: impl Fn() -> u64, tell: impl Fn(&Feed)) -> Arc<Feed> {
         let mut own = lock(&self.own);
         let new = || {
             let feed = Feed::new(random());
-            feed.announce(now, to);
+            tell(&feed);
             feed
         };
         Arc::clone(own.entry(to.clone()).or_insert_with(new))
@@ -133,7 +137,9 @@ impl Shared {
         let now = self.now();
         let sibling = peer.cluster == now.this.cluster;
         if !sibling && *about == now.this.cluster && now.links.contains_key(&peer.cluster) {
-            return Ok(self.known.feeds.own(&now, &peer.cluster, &*self.local.random));
+            let to = &peer.cluster;
+            let tell = |feed: &Feed| feed.announce(&PreparedAnnouncement::new(&now), to);
+            return Ok(self.known.feeds.own(to, &*self.local.random, tell));
         }
         if !sibling || !now.links.contains_key(about) {
             return Err(Code::Unlinked);

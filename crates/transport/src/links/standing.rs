@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::admission::pace::rest;
 use adit_core::announce;
 use adit_core::choose;
-use adit_core::choose::links::{Reach, Target, is_hub, own_hubs, standing};
+use adit_core::choose::links::{HubMemory, LinkHubs, Reach, Target, standing};
 use adit_core::name::ClusterName;
 use adit_core::snapshot::{Class, Seed, Snapshot};
 use adit_core::wire::control::Control;
@@ -51,6 +52,7 @@ struct Supervisor {
     told_addresses: Option<Instant>,
     /// When it was said of a cluster last that one of its nodes has two processes.
     warned: BTreeMap<ClusterName, Instant>,
+    hubs: HubMemory,
 }
 
 /// Keeps all links of a node until it drains.
@@ -67,14 +69,16 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
         seen: None,
         told_addresses: None,
         warned: BTreeMap::new(),
+        hubs: HubMemory::default(),
     };
     loop {
         snapshot.mark_unchanged();
         views.mark_unchanged();
         changes.mark_unchanged();
-        supervisor.reconcile();
-        // Many changes at once are one.
-        sleep(PAUSE).await;
+        let began = Instant::now();
+        supervisor.reconcile().await;
+        // Many changes at once are one; and any tenant can change what a hundred clusters are told.
+        sleep(rest(began.elapsed(), PAUSE)).await;
         tokio::select! {
             biased;
             () = draining.cancelled() => return,
@@ -87,7 +91,7 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
 }
 
 impl Supervisor {
-    fn reconcile(&mut self) {
+    async fn reconcile(&mut self) {
         let shared = Arc::clone(&self.shared);
         let now = shared.now();
         for (conn, _) in shared.register.all() {
@@ -95,7 +99,7 @@ impl Supervisor {
         }
         if self.seen.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &now)) {
             if self.seen.as_ref().is_none_or(|last| announce::may_differ(last, &now)) {
-                shared.known.feeds.announce(&now, &*shared.local.random);
+                shared.known.feeds.announce(&now, &*shared.local.random).await;
             }
             shared.close_unlinked(&now);
             shared.known.views.retain(|cluster| now.links.contains_key(cluster));
@@ -121,6 +125,7 @@ impl Supervisor {
             shared.register.seats.retain(is_ours);
             shared.endpoints.know_only(is_ours);
             self.heard.retain(|cluster, _| now.links.contains_key(cluster));
+            self.hubs.retain(|cluster| now.links.contains_key(cluster));
             self.seen = Some(Arc::clone(&now));
         }
         if self.told_addresses.is_none_or(|at| at.elapsed() >= ADDRESSES_INTERVAL) {
@@ -130,21 +135,23 @@ impl Supervisor {
         }
         let mut targets = BTreeSet::new();
         for link in now.links.values() {
-            let reach = self.reach(&now, &link.cluster);
             let view = shared.known.views.get(&link.cluster);
-            targets.extend(standing(&now, link, view.as_ref().map(|v| &*v.view), reach));
+            let view = view.as_ref().map(|v| &*v.view);
+            let hubs = self.hubs.of(&now, &link.cluster, view);
+            let reach = self.reach(&now, &link.cluster, &hubs);
+            targets.extend(standing(&now, link, view, &hubs, reach));
         }
         shared.register.mark_standing(&targets);
         self.keep(&targets);
         self.learn(&now);
     }
 
-    fn reach(&mut self, now: &Snapshot, cluster: &ClusterName) -> Reach {
+    fn reach(&mut self, now: &Snapshot, cluster: &ClusterName, hubs: &LinkHubs) -> Reach {
         let register = &self.shared.register;
-        let hubs = own_hubs(now, cluster);
         let siblings = register.connected(&now.this.cluster);
         let heard = self.heard.entry(cluster.clone()).or_insert_with(Instant::now);
-        if is_hub(now, cluster) || siblings.iter().any(|n| hubs.contains(&n)) {
+        let is_hub = hubs.ours.contains(&now.this.node);
+        if is_hub || siblings.iter().any(|n| hubs.ours.contains(n)) {
             *heard = Instant::now();
         }
         Reach {

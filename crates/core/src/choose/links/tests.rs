@@ -1,4 +1,5 @@
 use super::*;
+use crate::fault::BackendFault;
 use crate::snapshot::tests::edge;
 
 fn cluster(name: &str) -> ClusterName {
@@ -34,6 +35,11 @@ fn everyone() -> Vec<Snapshot> {
     (1..=6).map(|n| six(&format!("e{n}"))).collect()
 }
 
+fn standing(now: &Snapshot, link: &Link, view: Option<&View>, reach: Reach) -> BTreeSet<Target> {
+    let hubs = HubMemory::default().of(now, &link.cluster, view);
+    super::standing(now, link, view, &hubs, reach)
+}
+
 const UP: Reach = Reach { connected: true, hubs_silent: false, stale: false };
 
 #[test]
@@ -44,6 +50,34 @@ fn all_nodes_agree_on_their_hubs() {
         .collect();
     assert_eq!(hubs.len(), 1);
     assert_eq!(everyone().iter().filter(|now| is_hub(now, &cluster("bank"))).count(), 2);
+}
+
+#[test]
+fn hubs_are_looked_for_again_only_where_nodes_are_others() {
+    let (mut now, mut view) = (six("e1"), bank_view());
+    let peers: Vec<ClusterName> = (0..10).map(|n| cluster(&format!("peer{n}"))).collect();
+    let mut memory = HubMemory::default();
+    let check = |memory: &mut HubMemory, now: &Snapshot, view: &View| {
+        for peer in &peers {
+            let hubs_now = LinkHubs {
+                ours: own_hubs(now, peer).into_iter().cloned().collect(),
+                theirs: hubs(view.nodes.keys(), &now.this.cluster).into_iter().cloned().collect(),
+            };
+            assert_eq!(memory.of(now, peer, Some(view)), hubs_now);
+        }
+        std::mem::take(&mut memory.found)
+    };
+    assert_eq!(check(&mut memory, &now, &view), 20);
+    view.exports.clear();
+    now.down.insert("10.0.0.1:80".parse().unwrap(), BackendFault::Refused);
+    assert_eq!(check(&mut memory, &now.clone(), &view.clone()), 0);
+    view.nodes.remove(&"b1".parse().unwrap());
+    assert_eq!(check(&mut memory, &now, &view), 10);
+    now.siblings.insert("e9".parse().unwrap(), vec![]);
+    assert_eq!(check(&mut memory, &now, &view), 10);
+    assert_eq!(memory.of(&now, &peers[0], None).theirs, []);
+    memory.retain(|peer| *peer == peers[1]);
+    assert_eq!(check(&mut memory, &now, &view), 18);
 }
 
 #[test]

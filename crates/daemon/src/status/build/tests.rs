@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use adit_core::fault::BackendFault;
-use adit_core::shared_map::SharedMap;
 use adit_core::snapshot::{
-    Backend, Export, ExportPort, Import, ImportPort, PeerExport, PeerPort, This, View,
+    Backend, Export, ExportPort, Import, ImportPort, PeerExport, PeerPort, SiblingTable, This, View,
 };
 
 use super::super::Reason;
@@ -89,7 +88,7 @@ fn edge() -> Snapshot {
             node: "e1".parse().unwrap(),
             advertise: Vec::new(),
         },
-        siblings: SharedMap::new(),
+        siblings: SiblingTable::default(),
         links: BTreeMap::new(),
         imports: [import].into_iter().collect(),
         exports: [(TRIAGE.parse().unwrap(), Arc::new(export))].into(),

@@ -236,3 +236,15 @@ fn the_backends_of_a_namespace_are_bounded_and_say_so() {
     let [problem] = now.problems.as_slice() else { panic!("{:?}", now.problems) };
     assert!(problem.contains("namespace agents") && problem.contains("20000"), "{problem}");
 }
+
+#[test]
+fn addresses_that_are_nobodys_are_kept_for_a_tenant_only_as_far_as_they_say_something() {
+    let mut seen = seen();
+    let services = (0..5000).map(|n| endpoint(&format!("10.96.{}.{}", n / 250, n % 250), "b1"));
+    put(&mut seen, "agents", "bot", services.chain([endpoint("10.244.1.5", "b1")]).collect());
+    let now = believed(&seen);
+    let kept = now.exports[0].ports[0].backends.len();
+    assert_eq!(kept, MOST_FORBIDDEN + 1, "the pod's is not among those that are left out");
+    assert!(now.forbidden.len() <= MOST_FORBIDDEN + 1, "{}", now.forbidden.len());
+    assert_eq!(dials(&seen), Ok(vec!["10.244.1.5:15080".into()]));
+}
