@@ -303,7 +303,7 @@ mod tests {
         let mut other = Snapshot::clone(now);
         other.views.insert("edge".parse().unwrap(), Arc::default());
         let first = Arc::new(other.clone());
-        other.down.insert("10.244.2.9:8080".parse().unwrap());
+        other.down.insert("10.244.2.9:8080".parse().unwrap(), BackendFault::Refused);
         [first, Arc::new(other)]
     }
 

@@ -543,7 +543,7 @@ impl Drop for Flow {
             let source = self.source.as_ref().map(|source| source.workload.clone());
             let asker = (direction, cluster, target, source);
             match &self.end {
-                Err(failure) if code.is_refusal() => {
+                Err(failure) if code.is_refusal() || code == Code::OverBudget => {
                     table.recent.note(asker, code, &failure.reason, Instant::now());
                 }
                 Ok(()) | Err(_) => table.recent.served(&asker),

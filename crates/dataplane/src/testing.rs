@@ -45,7 +45,7 @@ pub(crate) fn snapshot(service: &ServiceName, is_there: bool) -> Arc<Snapshot> {
         exports: exports.into_iter().filter(|_| is_there).collect(),
         workloads: HashMap::new(),
         views: BTreeMap::new(),
-        down: BTreeSet::new(),
+        down: BTreeMap::new(),
         forbidden: BTreeSet::new(),
     })
 }

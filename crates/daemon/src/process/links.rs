@@ -45,6 +45,7 @@ pub(super) fn link(from: &LinkStatus) -> Link {
         held_bytes: (from.buffers.windows + from.buffers.stalled) as u64,
         unheard: from.view.as_ref().and_then(|heard| left_out(&heard.omitted)),
         untold: left_out(&from.untold),
+        misplaced: from.misplaced.as_ref().map(|(node, address)| format!("{node} at {address}")),
         hub: from.hub,
         nodes: named(nodes),
         failed_handshake: from.fault.as_ref().map(|(code, sentence)| Reason::new(*code, sentence)),
@@ -215,6 +216,7 @@ mod tests {
             view: Some(heard),
             untold: Arc::default(),
             peer_hubs: vec![node("b1"), node("b2")],
+            misplaced: Some((node("b1"), "172.18.1.3:7843".parse().unwrap())),
             misuse: MisuseStatus {
                 streams: 3001,
                 asked: 1,
@@ -236,6 +238,7 @@ mod tests {
         let view = link.view.unwrap();
         assert_eq!((view.hub.as_str(), view.age_seconds), ("bank/b1", 2));
         assert_eq!(link.dials.next_in_ms, Some(250));
+        assert_eq!(link.misplaced.as_deref(), Some("b1 at 172.18.1.3:7843"));
         let last = link.in_vain.last.unwrap();
         assert_eq!((last.node.as_str(), last.code.as_str()), ("b3", "denied"));
         assert_eq!((link.in_vain.streams, link.held_bytes), (3001, 120));

@@ -28,6 +28,8 @@ pub struct Link {
     pub unheard: Option<LeftOut>,
     /// What that cluster is not told of ours, because it does not fit.
     pub untold: Option<LeftOut>,
+    /// A hub of that cluster which it announces at an address of ours, with that address: it is not dialled there.
+    pub misplaced: Option<String>,
     /// Whether this node is one of its cluster's hubs for the link.
     pub hub: bool,
     /// Its nodes.

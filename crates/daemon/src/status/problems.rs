@@ -59,6 +59,13 @@ pub fn find(status: &Status) -> Vec<Problem> {
         if let Some(sentence) = doubled::complaint(&l.cluster, &l.nodes) {
             add(Severity::Error, format!("link {}", l.cluster), "node-doubled", sentence);
         }
+        if let Some(node) = &l.misplaced {
+            let sentence = format!(
+                "{} announces its node {node}, which is an address of this cluster: nobody is dialled there",
+                l.cluster
+            );
+            add(Severity::Notice, format!("link {}", l.cluster), "node-misplaced", sentence);
+        }
     }
     if let Some(sentence) = doubled::complaint("this cluster", &status.siblings) {
         add(Severity::Error, "siblings".into(), "node-doubled", sentence);
@@ -349,6 +356,23 @@ mod tests {
         for part in ["b3", "denied", "3001 streams", "2 connections closed", "7 refused"] {
             assert!(problem.reason.sentence.contains(part), "{part}: {problem:?}");
         }
+    }
+
+    #[test]
+    fn a_peer_that_leads_to_our_own_addresses_is_named() {
+        let mut status = healthy();
+        status.links.push(Link {
+            cluster: "bank".into(),
+            state: LinkState::Up,
+            misplaced: Some("b1 at 172.18.1.3:7843".into()),
+            ..Link::default()
+        });
+        let [problem] = &find(&status)[..] else { panic!("{:?}", find(&status)) };
+        assert_eq!((problem.severity, &*problem.about), (Severity::Notice, "link bank"));
+        assert_eq!(
+            problem.reason.sentence,
+            "bank announces its node b1 at 172.18.1.3:7843, which is an address of this cluster: nobody is dialled there"
+        );
     }
 
     #[test]

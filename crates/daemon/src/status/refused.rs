@@ -111,8 +111,11 @@ fn sentence(group: &[&Refused]) -> String {
     let from = if named.is_empty() { String::new() } else { format!(" of {}", named.join(", ")) };
     let connections = if count == 1 { "1 connection" } else { &format!("{count} connections") };
     let ago = |s: u64| seconds(s);
+    let over_budget = Code::OverBudget.name();
+    let what =
+        if group.iter().all(|one| one.reason.code == over_budget) { "reset" } else { "refused" };
     format!(
-        "{connections}{from} refused since {} ago, the last {} ago: {why}",
+        "{connections}{from} {what} since {} ago, the last {} ago: {why}",
         ago(first),
         ago(last)
     )
@@ -160,6 +163,16 @@ mod tests {
         );
         assert_eq!(unknown.reason.code, "source-unknown");
         assert!(unknown.reason.sentence.starts_with("1 connection refused since"), "{unknown:?}");
+    }
+
+    #[test]
+    fn who_takes_too_much_memory_is_named() {
+        let [problem] = &found(&[refused("inbound", Some("a/b"), Code::OverBudget, 9)])[..] else {
+            panic!("not said")
+        };
+        assert_eq!((problem.severity, &*problem.reason.code), (Severity::Warning, "over-budget"));
+        let sentence = &problem.reason.sentence;
+        assert!(sentence.starts_with("9 connections of a/b@bank reset since 2 min"), "{sentence}");
     }
 
     #[test]

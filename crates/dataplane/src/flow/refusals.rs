@@ -1,4 +1,5 @@
-//! Flows that were refused of late, by target, source and reason: what status says while callers are refused.
+//! Flows that were refused of late, by target, source and reason: what status says while callers are refused. Those
+//! that were reset for their memory are among them: that is how it is said who takes too much of it.
 //!
 //! A series ends when its source is served again, and is forgotten [`RECENT_TIMEOUT`] after its last refusal. How
 //! much is kept is bounded whatever a tenant or a peer asks for: sources beyond [`MAX_SOURCES`] of one target are
@@ -67,7 +68,7 @@ impl RecentRefusals {
     /// some and serve others.
     pub(super) fn served(&mut self, asker: &Asker) {
         let Some(series) = self.all.get_mut(asker) else { return };
-        series.retain(|code, _| *code == Code::OverLimit);
+        series.retain(|code, _| matches!(code, Code::OverLimit | Code::OverBudget));
         if series.is_empty() {
             self.all.remove(asker);
         }
@@ -164,6 +165,11 @@ mod tests {
         all.note(one.clone(), Code::OverLimit, "", begin + 10 * SECOND);
         all.served(&one);
         assert_eq!(told(&mut all, 11), [(Code::OverLimit, 1, 1000, 1000)]);
+        all.note(one.clone(), Code::OverBudget, "", begin + 10 * SECOND);
+        all.served(&one);
+        let limits = [Code::OverLimit, Code::OverBudget].map(|code| (code, 1, 2000, 2000));
+        let told_limits = told(&mut all, 12);
+        assert!(limits.iter().all(|limit| told_limits.contains(limit)), "{told_limits:?}");
         assert_eq!(told(&mut all, 70), []);
     }
 

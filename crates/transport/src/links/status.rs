@@ -69,6 +69,8 @@ pub struct LinkStatus {
     pub untold: Arc<Omissions>,
     /// The cluster's hubs for us, as far as known.
     pub peer_hubs: Vec<NodeName>,
+    /// One of those that it announces at an address of ours, and which: nobody dials it there.
+    pub misplaced: Option<(NodeName, SocketAddr)>,
     /// Connections with its nodes, oldest first.
     pub connections: Vec<ConnectionStatus>,
     /// What its nodes opened in vain.
@@ -126,6 +128,12 @@ impl Shared {
         let nodes = view.iter().flat_map(|v| v.view.nodes.keys());
         let peer_hubs: Vec<NodeName> =
             hubs(nodes, &now.this.cluster).into_iter().cloned().collect();
+        let announced = |node: &NodeName| view.as_ref().and_then(|v| v.view.nodes.get(node));
+        // Two nodes with sixteen addresses at most: each look is one at everything that is ours.
+        let misplaced = peer_hubs.iter().find_map(|node| {
+            let is_ours = |address: &&SocketAddr| now.is_inside(address.ip());
+            Some((node.clone(), *announced(node)?.iter().find(is_ours)?))
+        });
         let mut status = LinkStatus {
             cluster: link.cluster.clone(),
             trust_domain: link.trust_domain.clone(),
@@ -140,6 +148,7 @@ impl Shared {
             view,
             untold: self.known.feeds.omitted(&link.cluster),
             peer_hubs,
+            misplaced,
             connections,
             misuse: self.work.misuse.status(&link.cluster),
             buffers: self.work.budget.charges_of(&link.cluster),

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use adit_core::code::Code;
 use tokio::time::Instant;
 
 use super::{Memory, Now, Plan};
@@ -144,7 +145,8 @@ pub(super) fn refusing(now: &Now<'_>, kind: &str, name: &str) -> Option<Verdict>
         let askers = item.refused.as_ref().map(|r| r.askers()).unwrap_or_default();
         let place = item.place(nodes.answered);
         let place = if place.is_empty() { place } else { format!(" on {place}") };
-        format!("connections{askers} are refused{place}: {} ({})", item.sentence, item.code)
+        let what = if item.code == Code::OverBudget.name() { "reset" } else { "refused" };
+        format!("connections{askers} are {what}{place}: {} ({})", item.sentence, item.code)
     };
     let message: Vec<_> = all.iter().take(MAX_REASONS).map(says).collect();
     Some(Verdict::good(reason(&first.code), message.join("; ")))
@@ -176,6 +178,7 @@ pub(super) fn reason(code: &str) -> &'static str {
         "backend-forbidden" => "BackendForbidden",
         "hop-refused" => "HopRefused",
         "over-limit" => "OverLimit",
+        "over-budget" => "OverBudget",
         "open-timeout" => "OpenTimeout",
         _ => "Refused",
     }
