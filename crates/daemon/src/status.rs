@@ -85,6 +85,8 @@ pub struct Node {
     pub draining: bool,
     /// What processes that this one took over from still carry.
     pub older: OlderProcesses,
+    /// Another living process that has its name, as its siblings see it.
+    pub double: Option<String>,
     /// The certificate that it shows.
     pub certificate: Certificate,
     /// The configuration that it runs on.

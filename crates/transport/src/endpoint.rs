@@ -31,6 +31,7 @@ use adit_pki::PeerVerifier;
 use quinn::VarInt;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::accept::UNHEARD_TIMEOUT;
 pub use self::accept::{AcceptError, Incoming};
 pub use self::bind::BindError;
 pub use self::closed::{By, Closed};

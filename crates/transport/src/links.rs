@@ -6,7 +6,7 @@
 //!   [`misuse`] (what its peer opens in vain);
 //! * all connections: [`register`] of [`conn`] (which there are), [`seats`] (how many there may be),
 //!   [`pool`] (which one a stream takes), [`drain`], [`successor`] (a node's next
-//!   process), [`doubled`] (one that has two);
+//!   process), [`doubled`] and [`boots`] (one that has two);
 //! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`losses`] (what was lost),
 //!   both in [`recent`] (how much of it is kept), [`faults`] (how peers' handshakes fail), [`reach`] (why a
 //!   cluster cannot be reached), [`standing`] (what is kept);
@@ -19,6 +19,7 @@
 
 mod accept;
 mod allowance;
+mod boots;
 mod conn;
 mod dial;
 mod dials;
@@ -64,13 +65,14 @@ use tokio_util::task::TaskTracker;
 
 use self::conn::InUse;
 pub use self::dials::DialRecord;
+pub use self::doubled::OwnDouble;
 pub use self::local::{Clock, Local, Random, Settings};
 pub use self::metrics::{
     begin as begin_metrics, begin_link as begin_link_metrics, describe as describe_metrics,
 };
 pub use self::misuse::{MisuseStatus, NEVER_ASKED_WITHIN};
 use self::shared::{Known, Shared, Stages, Work};
-pub use self::status::{ConnectionStatus, LinkState, LinkStatus, Status};
+pub use self::status::{Alternating, ConnectionStatus, LinkState, LinkStatus, Status};
 pub use self::views::LinkView;
 use crate::budget::BufferBudget;
 use crate::endpoint::Endpoints;
@@ -182,6 +184,7 @@ impl Links {
                 budget,
                 misuse: Default::default(),
                 faults: Default::default(),
+                double: Default::default(),
                 report: Default::default(),
             },
         });
@@ -265,6 +268,12 @@ impl Links {
     /// ([`Code::VersionMismatch`]), or what it says is no report ([`Code::ProtocolError`]).
     pub async fn ask_report(&self, node: &NodeName) -> Result<NodeReport, OpenError> {
         self.0.ask_report(node).await
+    }
+
+    /// Another living process that has this one's name, as was said lately by our own cluster, or found.
+    #[must_use]
+    pub fn own_double(&self) -> Option<OwnDouble> {
+        self.0.own_double()
     }
 
     /// How everything is doing.

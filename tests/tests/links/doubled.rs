@@ -2,7 +2,7 @@
 
 use adit_core::choose::connections::Passed;
 use adit_core::snapshot::Class;
-use adit_tests::sites::{Running, eventually, start};
+use adit_tests::sites::{Running, Site, eventually, start};
 use adit_transport::Tuning;
 use adit_transport::links::{ConnectionStatus, Settings};
 
@@ -15,6 +15,76 @@ fn living(of: &Running, boot: u8) -> Vec<ConnectionStatus> {
     all.filter(|c| c.peer.boot.0[15] == boot).filter(lives).collect()
 }
 
+/// Another process with the name of a node of `bank`, at 10.0.2.9 and with boot ID 9.
+fn copy(world: &World, edge: &Site, bank: &Site, n: u8, seeds: &[u8]) -> Running {
+    let identity = bank.authority.node(bank.node(n).as_str(), &[&edge.authority]);
+    let mut believes = bank.snapshot(n, &[edge.link(seeds)]);
+    believes.this.advertise = vec![bank.address(9)];
+    let net = world.network.host(bank.ip(9));
+    start(net, &identity, believes, 9, Settings::default(), Tuning::default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_doubled_is_told_by_its_siblings() {
+    let world = World::new();
+    let (edge, bank) = two(1, 4);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1, 2, 3, 4])]);
+    let banks = [1, 2, 3, 4].map(|n| world.run(&bank, n, &[(&edge, &[1])]));
+    eventually("met", 40 * SECOND, || banks.iter().all(|b| b.view(&edge).is_some())).await;
+    tokio::time::sleep(20 * SECOND).await;
+    // One that is no hub keeps a connection with those that are.
+    let n = (1..=4).find(|n| !banks[usize::from(n - 1)].links.status().links[0].hub).unwrap();
+    let original = &banks[usize::from(n - 1)];
+    let double = |of: &Running| of.links.status().own_double.map(|double| double.boot.0[15]);
+    tokio::time::sleep(120 * SECOND).await;
+    assert!(banks.iter().all(|b| double(b).is_none()));
+    let copy = copy(&world, &edge, &bank, n, &[1]);
+    eventually("told", 120 * SECOND, || (double(original), double(&copy)) == (Some(9), Some(n)))
+        .await;
+    // The others have their names for themselves.
+    let others = banks.iter().filter(|b| !std::ptr::eq(*b, original)).chain([&e1]);
+    assert!(others.clone().all(|b| double(b).is_none()));
+    copy.links.drain(SECOND).await;
+    tokio::time::sleep(125 * SECOND).await;
+    assert_eq!(double(original), None, "it is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_doubled_node_without_siblings_looks_where_a_linked_cluster_says() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let _e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    let original = world.run(&bank, 1, &[(&edge, &[1])]);
+    let double = |of: &Running| of.links.status().own_double.map(|double| double.boot.0[15]);
+    tokio::time::sleep(100 * SECOND).await;
+    assert_eq!(double(&original), None);
+    let copy = copy(&world, &edge, &bank, 1, &[1]);
+    eventually("told", 120 * SECOND, || (double(&original), double(&copy)) == (Some(9), Some(1)))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_processes_that_take_turns_are_noticed_though_they_are_never_there_together() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    let _original = world.run(&bank, 1, &[(&edge, &[1])]);
+    let turns = || e1.links.status().links.remove(0).alternating;
+    eventually("met", 10 * SECOND, || !living(&e1, 1).is_empty()).await;
+    world.cut(&[bank.ip(1)]);
+    eventually("lost", 20 * SECOND, || living(&e1, 1).is_empty()).await;
+    let _copy = copy(&world, &edge, &bank, 1, &[1]);
+    for (gone, boot) in [(1, 9), (9, 1), (1, 9)] {
+        assert!(turns().is_empty());
+        world.cut(&[bank.ip(gone)]);
+        eventually("its turn", 60 * SECOND, || !living(&e1, boot).is_empty()).await;
+        eventually("the other's end", 20 * SECOND, || living(&e1, boot ^ 8).is_empty()).await;
+        tokio::time::sleep(61 * SECOND).await;
+    }
+    let pair = turns().remove(&bank.node(1)).map(|pair| pair.map(|boot| boot.0[15]));
+    assert_eq!(pair, Some([9, 1]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_new_goes_to_the_process_that_came_last_whoever_connects_again() {
     let world = World::new();
@@ -23,11 +93,7 @@ async fn what_is_new_goes_to_the_process_that_came_last_whoever_connects_again()
     let older = world.run(&bank, 1, &[(&edge, &[1])]);
     eventually("met", 10 * SECOND, || living(&e1, 1).len() > 1).await;
     // The same name elsewhere.
-    let identity = bank.authority.node(bank.node(1).as_str(), &[&edge.authority]);
-    let mut believes = bank.snapshot(1, &[edge.link(&[1])]);
-    believes.this.advertise = vec![bank.address(9)];
-    let net = world.network.host(bank.ip(9));
-    let newer = start(net, &identity, believes, 9, Settings::default(), Tuning::default());
+    let newer = copy(&world, &edge, &bank, 1, &[1]);
     eventually("met, too", 10 * SECOND, || !living(&e1, 9).is_empty()).await;
     tokio::time::sleep(60 * SECOND).await;
     // Both stay, which is how status knows; neither is told to go.

@@ -128,6 +128,26 @@ async fn a_hello_that_does_not_fit_is_refused_with_its_reason() {
     assert_eq!(recv.read_chunk(9).await.unwrap().unwrap(), "echo");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_linked_cluster_makes_no_node_of_ours_look_doubled() {
+    let world = World::new();
+    let (e1, edge, stranger) = victim(&world);
+    let quic = stranger.dial(&edge).await;
+    let (mut send, _recv) = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    eventually("connected", SECOND, || !e1.links.connected(&stranger.site.name).is_empty()).await;
+    // Nobody is there, another node is, the node itself is.
+    for address in [edge.address(9), stranger.site.address(1), edge.address(1)] {
+        tokio::time::sleep(20 * SECOND).await;
+        let mut words = BytesMut::new();
+        Control::Doubled { boot: [3; 16], address }.encode(&mut words);
+        send.send_all(&words).await.unwrap();
+        tokio::time::sleep(30 * SECOND).await;
+        assert_eq!(e1.links.status().own_double, None, "{address}");
+    }
+    assert_eq!(e1.links.status().own_double, None);
+    assert_eq!(quic.is_closed(), None);
+}
+
 /// A log in memory.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use adit_core::code::Code;
+use adit_core::snapshot::Class;
 use adit_tests::sites::{Running, Site, eventually};
 use adit_transport::links::{LinkState, LinkStatus};
 
@@ -74,6 +75,39 @@ async fn a_link_whose_only_node_goes_away_is_down_at_once_and_says_so() {
         }
     };
     tokio::join!(b1.links.drain(5 * SECOND), notice);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_more_than_a_second_once_a_cluster_is_known_to_be_lost() {
+    let world = World::new();
+    let (edge, bank) = two(1, 3);
+    let seeds: &[u8] = &[1, 2, 3];
+    let _banks = [1, 2, 3].map(|n| world.run(&bank, n, &[(&edge, &[])]));
+    let e1 = world.run(&edge, 1, &[(&bank, seeds)]);
+    up(&e1).await;
+    for n in 1..=3 {
+        e1.echo(&bank, &bank.node(n), b"x").await.unwrap();
+    }
+    tokio::time::sleep(60 * SECOND).await;
+    world.cut(&[1, 2, 3].map(|n| bank.ip(n)));
+    lost(&e1, &bank).await;
+    // A thousand who come by and by, in either lane, and try each node.
+    let lanes = [Class::Interactive, Class::Bulk];
+    let (cluster, nodes) = (&bank.name, [1, 2, 3].map(|n| bank.node(n)));
+    let asks = (0..1000_u32).map(|n| {
+        let (links, nodes) = (&e1.links, &nodes);
+        async move {
+            tokio::time::sleep(Duration::from_millis(30) * n).await;
+            let began = tokio::time::Instant::now();
+            for node in nodes {
+                let lane = lanes[n as usize % 2];
+                links.open(0, cluster, node, lane).await.unwrap_err();
+            }
+            began.elapsed()
+        }
+    });
+    let longest = futures_util::future::join_all(asks).await.into_iter().max().unwrap();
+    assert!(longest <= SECOND, "{longest:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@
 //! | 1 hello | 1 lowest version, 3 highest version, 5 cluster, 7 node, 9 boot ID (16 bytes), 11 lane (0 interactive, 1 bulk), 2 capabilities (bits: 1 it [answers reports](ANSWERS_REPORTS)), 4 sender's clock (Unix time, ms), 6 the dialler's slot (absent for 0) |
 //! | 3 go-away | 1 code, 2 milliseconds after which to dial again |
 //! | 4 dial-me | 1 addresses to dial, 3 nonce that the dialler repeats; acted upon from a later version on |
+//! | 6 doubled | 1 boot ID (16 bytes) of another living process that has the receiver's name, 3 where that is; believed of nodes and the controller of the receiver's own cluster, and looked into otherwise; skipped by earlier versions |
 //! | 5 revoked, 7 proof | reserved |
 
 use bytes::BytesMut;
@@ -30,6 +31,7 @@ pub const ANSWERS_REPORTS: u64 = 1;
 const HELLO: u64 = 1;
 const GO_AWAY: u64 = 3;
 const DIAL_ME: u64 = 4;
+const DOUBLED: u64 = 6;
 
 /// A message of the control stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +51,13 @@ pub enum Control {
         addresses: Vec<std::net::SocketAddr>,
         /// Repeated by the dialler.
         nonce: u64,
+    },
+    /// Another process that lives has the receiver's name.
+    Doubled {
+        /// Its boot ID.
+        boot: [u8; 16],
+        /// Where the sender sees it.
+        address: std::net::SocketAddr,
     },
 }
 
@@ -121,6 +130,10 @@ impl Control {
                 fields.list(1, addresses.iter().map(address)).integer(3, *nonce);
                 DIAL_ME
             }
+            Self::Doubled { boot, address: at } => {
+                fields.bytes(1, boot).bytes(3, &address(at));
+                DOUBLED
+            }
         };
         put_varint(out, kind);
         put_run(out, &fields.take());
@@ -140,6 +153,7 @@ impl Control {
             HELLO => Some(Self::Hello(Hello::read(fields)?)),
             GO_AWAY => Some(Self::read_go_away(fields)?),
             DIAL_ME => Some(Self::read_dial_me(fields)?),
+            DOUBLED => Some(Self::read_doubled(fields)?),
             other => {
                 Reader::unknown(other)?;
                 None
@@ -158,6 +172,21 @@ impl Control {
             }
         }
         Ok(Self::GoAway { code: code.ok_or(WireError::Missing("code"))?, retry_after_ms })
+    }
+
+    fn read_doubled(mut fields: Reader<'_>) -> Result<Self, WireError> {
+        let (mut boot, mut at) = (None, None);
+        while let Some((kind, value)) = fields.next()? {
+            match kind {
+                1 => boot = Some(value.array("boot ID")?),
+                3 => at = Some(read_address(value)?),
+                other => Reader::unknown(other)?,
+            }
+        }
+        Ok(Self::Doubled {
+            boot: boot.ok_or(WireError::Missing("boot ID"))?,
+            address: at.ok_or(WireError::Missing("address"))?,
+        })
     }
 
     fn read_dial_me(mut fields: Reader<'_>) -> Result<Self, WireError> {
@@ -255,6 +284,7 @@ mod tests {
                 addresses: vec!["172.18.1.2:7843".parse().unwrap(), "[fd00::1]:1".parse().unwrap()],
                 nonce: 1 << 40,
             },
+            Control::Doubled { boot: [3; 16], address: "172.18.1.2:7843".parse().unwrap() },
         ]
     }
 

@@ -33,6 +33,11 @@ pub(super) trait Witness: Send + Sync + 'static {
     /// The links, and the other nodes of this cluster, as the transport sees them.
     fn links(&self) -> (Vec<Link>, Vec<PeerNode>);
 
+    /// Another living process that has this node's name, in words, where its siblings see one.
+    fn own_double(&self) -> Option<String> {
+        None
+    }
+
     /// What the data path counted, for the status.
     fn traffic(&self) -> Traffic;
 

@@ -95,6 +95,7 @@ impl<W> Known<W> {
             } else {
                 finishing::read(&config.node.identity, std::time::SystemTime::now())
             },
+            double: None,
             certificate: certificate(&self.credentials, error, UnixTime::now()),
             configuration,
             log_level: self.log.as_ref().map(Log::level).unwrap_or_default(),
@@ -122,7 +123,7 @@ impl<W: Witness> Known<W> {
         let snapshot = self.snapshot.borrow().clone();
         let (links, siblings) = self.witness.links();
         status(Facts {
-            node: self.node(),
+            node: Node { double: self.witness.own_double(), ..self.node() },
             snapshot: &snapshot,
             links,
             siblings,

@@ -8,7 +8,9 @@ use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::snapshot::Class;
 use adit_core::wire::state::Omissions;
-use adit_transport::links::{ConnectionStatus, LinkState, LinkStatus, MisuseStatus};
+use adit_transport::links::{
+    Alternating, ConnectionStatus, LinkState, LinkStatus, MisuseStatus, Status,
+};
 use tokio::time::Instant;
 
 use crate::status::{
@@ -22,6 +24,7 @@ pub(super) fn link(from: &LinkStatus) -> Link {
         .map(|(node, a)| (node, PeerNode { addresses: strings(a), ..PeerNode::default() }))
         .collect();
     connect(&mut nodes, &from.connections);
+    alternate(&mut nodes, &from.alternating);
     for hub in &from.peer_hubs {
         nodes.entry(hub).or_default().hub = true;
     }
@@ -86,10 +89,17 @@ fn left_out(omitted: &Omissions) -> Option<LeftOut> {
 }
 
 /// The nodes of our own cluster with which there are connections.
-pub(super) fn siblings(connections: &[ConnectionStatus]) -> Vec<PeerNode> {
+pub(super) fn siblings(status: &Status) -> Vec<PeerNode> {
     let mut nodes = BTreeMap::new();
-    connect(&mut nodes, connections);
+    connect(&mut nodes, &status.siblings);
+    alternate(&mut nodes, &status.alternating_siblings);
     named(nodes)
+}
+
+fn alternate<'a>(nodes: &mut BTreeMap<&'a NodeName, PeerNode>, all: &'a Alternating) {
+    for (node, boots) in all {
+        nodes.entry(node).or_default().alternating = strings(boots);
+    }
 }
 
 fn connect<'a>(nodes: &mut BTreeMap<&'a NodeName, PeerNode>, all: &'a [ConnectionStatus]) {
@@ -212,6 +222,7 @@ mod tests {
             reason: Some((Code::LinkDown, "hub b2 is not connected".into())),
             hub: true,
             fault: None,
+            alternating: Alternating::new(),
             dials: DialRecord { attempts: 4, next, ..DialRecord::default() },
             view: Some(heard),
             untold: Arc::default(),

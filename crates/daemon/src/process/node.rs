@@ -236,7 +236,13 @@ impl DataSide for Node {
 impl Witness for Node {
     fn links(&self) -> (Vec<Link>, Vec<PeerNode>) {
         let status = self.links.status();
-        (status.links.iter().map(links::link).collect(), links::siblings(&status.siblings))
+        (status.links.iter().map(links::link).collect(), links::siblings(&status))
+    }
+
+    fn own_double(&self) -> Option<String> {
+        let double = self.links.own_double()?;
+        let (boot, address, by) = (double.boot.to_string(), double.address, double.by);
+        Some(format!("boot {boot:.8} at {address}, as {by} sees it"))
     }
 
     fn traffic(&self) -> Traffic {

@@ -10,6 +10,8 @@ use adit_core::code::Code;
 
 use super::{Connection, Link, PeerNode};
 
+/// What problems of this kind are called.
+pub(super) const CODE: &str = "node-doubled";
 /// A process that lives beside another for so long is not about to go away.
 const BESIDE_SECONDS: u64 = 30;
 /// Nodes that are named, and processes of each; a cluster may have as many of them as it likes.
@@ -53,7 +55,7 @@ fn describe(node: &PeerNode) -> Option<String> {
     }
     boots.retain(|_, connection| connection.age_seconds >= BESIDE_SECONDS);
     if boots.len() < 2 {
-        return None;
+        return take_turns(node);
     }
     let mut all: Vec<&Connection> = boots.into_values().collect();
     all.sort_by_key(|connection| connection.closing.is_some());
@@ -64,6 +66,21 @@ fn describe(node: &PeerNode) -> Option<String> {
         n => format!(" and {n} more"),
     };
     Some(format!("{} ({}{more})", node.node, each.join(", before it ")))
+}
+
+/// The processes of a node, where two take turns and are never seen side by side.
+fn take_turns(node: &PeerNode) -> Option<String> {
+    let [one, other] = &node.alternating[..] else { return None };
+    let at = |boot: &str| {
+        let on = node.connections.iter().find(|c| c.boot_id == boot);
+        on.map(|c| format!(" at {}", c.remote)).unwrap_or_default()
+    };
+    Some(format!(
+        "{} (boot {one:.8}{} and boot {other:.8}{}, which connect by turns)",
+        node.node,
+        at(one),
+        at(other)
+    ))
 }
 
 #[cfg(test)]
@@ -98,6 +115,16 @@ mod tests {
         let said = complaint("bank", &many).unwrap();
         assert!(said.len() < 1000 && said.contains("and 997 more"), "{said}");
         assert_eq!(count(&Link { nodes: many, ..Link::default() }), 1000);
+    }
+
+    #[test]
+    fn two_processes_that_take_turns_are_named_without_being_seen_together() {
+        let mut node = node("b1", &[connection(2, None, 3)]);
+        node.alternating = [2, 1].map(|boot| connection(boot, None, 0).boot_id).to_vec();
+        let said = complaint("bank", &[node]).unwrap();
+        let expected =
+            "b1 (boot 20000000 at 192.0.2.2:7843 and boot 10000000, which connect by turns)";
+        assert!(said.contains(expected), "{said}");
     }
 
     #[test]

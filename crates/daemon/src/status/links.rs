@@ -121,6 +121,8 @@ pub struct PeerNode {
     pub addresses: Vec<String>,
     /// Whether it is one of the hubs of its cluster for this link.
     pub hub: bool,
+    /// The boot IDs of two processes that have its name and connect by turns; empty where there are none.
+    pub alternating: Vec<String>,
     /// The connections with it.
     pub connections: Vec<Connection>,
 }

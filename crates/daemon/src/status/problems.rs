@@ -57,7 +57,7 @@ pub fn find(status: &Status) -> Vec<Problem> {
     for l in &status.links {
         link(l, waiting(status, l), &mut add);
         if let Some(sentence) = doubled::complaint(&l.cluster, &l.nodes) {
-            add(Severity::Error, format!("link {}", l.cluster), "node-doubled", sentence);
+            add(Severity::Error, format!("link {}", l.cluster), doubled::CODE, sentence);
         }
         if let Some(node) = &l.misplaced {
             let sentence = format!(
@@ -68,7 +68,7 @@ pub fn find(status: &Status) -> Vec<Problem> {
         }
     }
     if let Some(sentence) = doubled::complaint("this cluster", &status.siblings) {
-        add(Severity::Error, "siblings".into(), "node-doubled", sentence);
+        add(Severity::Error, "siblings".into(), doubled::CODE, sentence);
     }
     for entry in status.denied.iter().filter(|entry| entry.this_node) {
         let sentence = format!("this node is on the deny list ({}): others refuse it", entry.entry);
@@ -146,6 +146,13 @@ fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
         };
         let sentence = format!("{keys} changed, and waits for a restart of this node{how}");
         add(Severity::Warning, "configuration".into(), "needs-restart", sentence);
+    }
+    if let Some(double) = &node.double {
+        let sentence = format!(
+            "another living process has the name of this node ({double}); was its identity folder copied? What is \
+             new goes to the one that came last; stop the other, or give it an identity of its own"
+        );
+        add(Severity::Error, "node".into(), doubled::CODE, sentence);
     }
     if node.draining {
         let left = are(status.streams.open, "stream");

@@ -10,7 +10,7 @@ use adit_core::wire::report::{
     ExportFault, NodeReport, NodeTrouble, RefusalSeries, TroubleSubject,
 };
 
-use super::{BackendState, Export, ExportPort, LinkState, Reason, Severity, Status};
+use super::{BackendState, Export, ExportPort, LinkState, Reason, Severity, Status, doubled};
 
 /// Of what the document says of the node itself, the parts that its controller cannot see.
 const OF_THE_NODE: [&str; 3] = ["certificate", "configuration", "handshakes"];
@@ -35,7 +35,9 @@ pub fn node_report(status: &Status, (refusals, others): (Vec<RefusalSeries>, u64
         }
     }
     for problem in &status.problems {
-        if problem.severity != Severity::Notice && OF_THE_NODE.contains(&problem.about.as_str()) {
+        let is_told = OF_THE_NODE.contains(&problem.about.as_str())
+            || (problem.reason.code == doubled::CODE && !problem.about.starts_with("link "));
+        if problem.severity != Severity::Notice && is_told {
             add(TroubleSubject::Node, problem.severity == Severity::Error, &problem.reason);
         }
     }

@@ -25,7 +25,7 @@ use crate::cid;
 
 /// From a handshake's begin to the peer's giving up: one that heard an answer has gone on or refused long before, and
 /// one that was served at another address gives up sooner.
-const UNHEARD_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const UNHEARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A peer that knocks, within the limits. Dropping it refuses.
 #[derive(Debug)]

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use adit_core::admission;
 use adit_core::code::Code;
+use tokio::time::timeout;
 
 use super::shared::Shared;
 use super::{hello, session};
-use crate::endpoint::{By, Incoming};
+use crate::endpoint::{By, Incoming, UNHEARD_TIMEOUT};
 
 /// Accepts at one worker until the node ends.
 pub(super) async fn run(shared: Arc<Shared>, worker: usize) {
@@ -24,7 +25,15 @@ pub(super) async fn run(shared: Arc<Shared>, worker: usize) {
 /// Takes in one.
 async fn admit(shared: Arc<Shared>, incoming: Incoming) {
     let remote = incoming.remote();
-    let quic = match incoming.accept().await {
+    let mut accepting = std::pin::pin!(incoming.accept());
+    let accepted = match timeout(UNHEARD_TIMEOUT, &mut accepting).await {
+        Ok(accepted) => accepted,
+        Err(_) => {
+            shared.suspect_unheard(remote);
+            accepting.await
+        }
+    };
+    let quic = match accepted {
         Ok(quic) => quic,
         // Anybody can make a handshake fail, so it is not worth a warning, unless a peer is known to be there.
         Err(error) => {
@@ -32,6 +41,11 @@ async fn admit(shared: Arc<Shared>, incoming: Incoming) {
             return shared.note_handshake_failed(remote, &error);
         }
     };
+    let (now, id) = (shared.now(), quic.identity());
+    let is_ours = *quic.peer().trust_domain() == now.this.trust_domain;
+    if is_ours && id.node.as_ref() == Some(&now.this.node) {
+        shared.met_namesake();
+    }
     // Before anything is said: who has no place is told so, and costs nothing more.
     let taken_in = match shared.seat(&quic) {
         Ok(seat) => {

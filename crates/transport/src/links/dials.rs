@@ -214,6 +214,12 @@ impl Dials {
         Some(failure).filter(|_| until > Instant::now())
     }
 
+    /// Why a node of the cluster cannot be dialled that was found moments ago not to answer: the last such one.
+    pub(super) fn found_dead(&self, cluster: &ClusterName) -> Option<DialFailure> {
+        let (_, (until, failure)) = self.failed.last(cluster)?;
+        Some(failure).filter(|_| until > Instant::now())
+    }
+
     /// The node, which was here, asked not to be dialled before then.
     pub(super) fn not_before(
         &self,

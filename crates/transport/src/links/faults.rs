@@ -65,14 +65,17 @@ impl FaultTable {
         let now = Instant::now();
         let mut table = lock(&self.0);
         let of = table.entry(cluster.clone()).or_default();
-        let before = of.faults.get(&code).filter(|fault| fault.is_recent());
-        let count = before.map_or(0, |fault| fault.count) + 1;
-        of.faults.insert(code, HandshakeFault { count, at: now, from, why: why.into() });
+        of.count(from, code, why);
         let is_due = of.warned.get(&code).is_none_or(|at| *at + WARN_INTERVAL <= now);
         if is_due {
             of.warned.insert(code, now);
         }
         is_due
+    }
+
+    /// Notes a handshake that is under way for so long that its peer seems to hear nothing. It may pass yet.
+    fn suspect(&self, cluster: &ClusterName, from: IpAddr) {
+        lock(&self.0).entry(cluster.clone()).or_default().count(from, Code::OneWay, "");
     }
 
     /// Notes that a certificate from elsewhere was refused that claims this cluster's name.
@@ -109,6 +112,15 @@ impl FaultTable {
     }
 }
 
+impl ClusterFaults {
+    fn count(&mut self, from: IpAddr, code: Code, why: &str) {
+        let before = self.faults.get(&code).filter(|fault| fault.is_recent());
+        let count = before.map_or(0, |fault| fault.count) + 1;
+        let fault = HandshakeFault { count, at: Instant::now(), from, why: why.into() };
+        self.faults.insert(code, fault);
+    }
+}
+
 impl HandshakeFault {
     fn is_recent(&self) -> bool {
         self.at.elapsed() < RECENT_TIMEOUT
@@ -121,8 +133,8 @@ impl HandshakeFault {
         if code == Code::OneWay {
             return format!(
                 "packets of {cluster} reach this node, and this node's do not reach {cluster}: UDP from here to \
-                 there is blocked ({count} of its handshakes from {from} ended without hearing an answer, the last \
-                 {ago} s ago)"
+                 there is blocked (its handshakes from {from} end without hearing an answer: seen {count} times, \
+                 last {ago} s ago)"
             );
         }
         if code == Code::RefusedByPeer {
@@ -142,10 +154,10 @@ impl HandshakeFault {
 /// the reason begins.
 pub(super) fn hint(why: &str, refuser: &str, refused: &str) -> String {
     match why.split(':').next().unwrap_or_default() {
-        "unknown-authority"
-        | "wrong-signature"
-        | "unknown-trust-domain"
-        | "authority-not-current" => {
+        "unknown-trust-domain" => {
+            format!(" ({refuser} has no trust bundle for {refused}: is it linked there?)")
+        }
+        "unknown-authority" | "wrong-signature" | "authority-not-current" => {
             format!(" (the trust bundle of {refused} that {refuser} has is not the one in force)")
         }
         "expired" => format!(" (renew it, or set the clock of {refuser})"),
@@ -170,29 +182,33 @@ impl Shared {
     /// Notes a handshake that a peer at `remote` began and that failed.
     pub(super) fn note_handshake_failed(&self, remote: SocketAddr, error: &AcceptError) {
         let Some((code, why)) = error.fault() else { return };
-        let ours = self.now().this.cluster.clone();
+        let now = self.now();
         let there = self.endpoints.clusters_at(remote.ip());
-        let faults = &self.work.faults;
         if there.is_empty() && code == Code::CertificateRefused {
-            let domain = claimed_id(why);
-            let now = self.now();
-            let claims = |domain: &SpiffeId| {
-                now.links.values().find(|link| link.trust_domain == *domain.trust_domain())
-            };
-            if let Some(link) = domain.as_ref().and_then(claims) {
-                faults.note_claim(&link.cluster);
+            let id = claimed_id(why);
+            let domain = id.as_ref().map(SpiffeId::trust_domain);
+            let mut links = now.links.values();
+            if let Some(link) = links.find(|link| Some(&link.trust_domain) == domain) {
+                self.work.faults.note_claim(&link.cluster);
             }
         }
-        for cluster in there {
-            if cluster != ours {
-                self.work.metrics.handshake_failed(&cluster, code);
+        for cluster in &there {
+            if *cluster != now.this.cluster {
+                self.work.metrics.handshake_failed(cluster, code);
             }
-            if faults.note(&cluster, remote.ip(), code, why) {
-                let about =
-                    faults.last(&cluster).map(|(code, fault)| fault.sentence(code, &cluster));
-                let about = about.unwrap_or_default();
-                tracing::warn!(%cluster, %remote, code = code.name(), "handshakes fail: {about}");
+            if self.work.faults.note(cluster, remote.ip(), code, why) {
+                let said = self.work.faults.last(cluster);
+                let said = said.map(|(code, fault)| fault.sentence(code, cluster));
+                let said = said.unwrap_or_default();
+                tracing::warn!(%cluster, %remote, code = code.name(), "handshakes fail: {said}");
             }
+        }
+    }
+
+    /// Notes a handshake of a peer at `remote` that is under way for long; see [`FaultTable::suspect`].
+    pub(super) fn suspect_unheard(&self, remote: SocketAddr) {
+        for cluster in self.endpoints.clusters_at(remote.ip()) {
+            self.work.faults.suspect(&cluster, remote.ip());
         }
     }
 }

@@ -100,7 +100,7 @@ async fn listen(recv: RecvStream) -> Result<(Hello, Messages<Control>), Refusal>
     let mut messages = Messages::limited(recv, Control::decode, ALLOWED_MESSAGES);
     match messages.next().await.map_err(|e| refusal(e.code(), &e))? {
         Control::Hello(hello) => Ok((hello, messages)),
-        Control::GoAway { .. } | Control::DialMe { .. } => {
+        Control::GoAway { .. } | Control::DialMe { .. } | Control::Doubled { .. } => {
             Err(broken("the first message is not a hello"))
         }
     }

@@ -6,6 +6,7 @@
 //! refusal may be tried elsewhere.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
@@ -24,6 +25,10 @@ use crate::stream::SendStream;
 /// Dials that one stream waits for. The first may meet a process that hands over at that moment; its
 /// successor answers the next.
 const DIALS: usize = 2;
+
+/// How long a stream waits for the dial of a node that was lost, from when the dial began: its process may be back,
+/// which takes two round trips to find.
+const LOST_DIAL_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// A stream that is to be opened.
 struct Wish {
@@ -129,11 +134,26 @@ impl Shared {
                 format!("no address is known at which node {node} of {cluster} can be dialled");
             return Err(DialFailure::new(Code::LinkDown, text));
         }
-        let landed = self.fly(&wish.flight()).landed(self.local.settings.dial_wait).await;
-        landed.unwrap_or_else(|| {
-            let text = format!("the dial of node {node} of {cluster} takes too long");
-            Err(DialFailure::new(Code::LinkDown, text))
-        })
+        let underway = self.fly(&wish.flight());
+        let mut wait = self.local.settings.dial_wait;
+        if self.register.losses.of(&wish.node).is_some() {
+            wait = wait.min(LOST_DIAL_TIMEOUT);
+            // Where the whole cluster was lost, and one of its nodes does not answer, nobody waits for each of the
+            // others in turn: they are dialled for those who come later.
+            let found_dead = self.work.dials.found_dead(cluster);
+            if let Some(failure) = found_dead.filter(|_| !self.register.is_connected(cluster)) {
+                return Err(failure);
+            }
+        }
+        if let Some(landed) = underway.landed(wait).await {
+            return landed;
+        }
+        let text = format!("the dial of node {node} of {cluster} takes too long");
+        let failure = DialFailure::new(Code::LinkDown, text);
+        // Each worker has a dial of its own, which need not be waited for as well. One that succeeds forgets it.
+        let is_announced = self.is_announced(&wish.node);
+        self.work.dials.remember(&wish.node, is_announced, failure.clone());
+        Err(failure)
     }
 
     /// Opens a stream on a connection, and says there what it is for.
@@ -148,7 +168,7 @@ impl Shared {
             super::reports::answers(&conn.peer)?;
         }
         let within = match room {
-            Room::Now => std::time::Duration::ZERO,
+            Room::Now => Duration::ZERO,
             Room::Soon => self.local.settings.open_timeout,
         };
         let using = conn.enter(What::Data).ok_or_else(|| OpenError {

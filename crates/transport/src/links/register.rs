@@ -18,6 +18,7 @@ use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::Class;
 use tokio::sync::watch;
 
+use super::boots::BootHistory;
 use super::conn::Conn;
 use super::dials::Node;
 use super::losses::{How, Losses};
@@ -81,6 +82,8 @@ pub(super) struct Register {
     clusters: Mutex<BTreeMap<ClusterName, Nodes>>,
     /// Written while `clusters` is locked, so that who finds no connection finds the reason.
     pub(super) losses: Losses,
+    /// In which order processes connected.
+    pub(super) boots: BootHistory,
     /// How many there may be.
     pub(super) seats: Arc<Seats>,
     /// Rung at each change among a cluster's connections.

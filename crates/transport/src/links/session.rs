@@ -26,6 +26,7 @@ use super::seats::Seat;
 use super::shared::Shared;
 use super::{Served, Stream, publish, reports};
 use crate::endpoint::{By, Closed, Connection};
+use crate::peer::BootId;
 use crate::stream::{RecvStream, SendStream};
 
 /// Messages that wait to be written on a control stream: a go-away or two. Who adds more has a peer that
@@ -55,6 +56,8 @@ pub(super) fn begin(
     shared.register.insert(&conn, shared.slots())?;
     shared.endpoints.met(&conn.peer.cluster, conn.peer.remote.ip());
     shared.work.faults.passed(&conn.peer.cluster, conn.peer.remote.ip());
+    let (of, is_announced) = (conn.node(), shared.is_announced(&conn.node()));
+    shared.register.boots.note((&of.0, &of.1), is_announced, conn.peer.boot);
     let class = Shared::window_class(&conn, |peer| {
         shared.now().exports.values().any(|export| bulk_grants(export).any(|c| c == peer))
     });
@@ -131,6 +134,9 @@ impl Session {
         match message {
             Control::GoAway { code, retry_after_ms } => {
                 self.shared.leaves(&self.conn, code, Duration::from_millis(retry_after_ms));
+            }
+            Control::Doubled { boot, address } => {
+                self.shared.hear_of_double(&self.conn, BootId(boot), address);
             }
             // From a later version on, a node that cannot dial asks to be dialled.
             Control::DialMe { .. } => {}

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Serve;
 use super::dials::Dials;
+use super::doubled::DoubleRecord;
 use super::faults::FaultTable;
 use super::feeds::Feeds;
 use super::local::Local;
@@ -52,6 +53,8 @@ pub(super) struct Work {
     pub(super) misuse: MisuseTable,
     /// Handshakes of peers that failed.
     pub(super) faults: FaultTable,
+    /// Another process that has this one's name.
+    pub(super) double: DoubleRecord,
     /// What the controller is answered; see [`super::Links::answer_reports`].
     pub(super) report: OnceLock<Arc<dyn Fn() -> Vec<u8> + Send + Sync>>,
 }

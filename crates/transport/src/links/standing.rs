@@ -53,6 +53,8 @@ struct Supervisor {
     /// When it was said of a cluster last that one of its nodes has two processes.
     warned: BTreeMap<ClusterName, Instant>,
     hubs: HubMemory,
+    /// When siblings that have two processes were told so last.
+    told_doubled: Option<Instant>,
 }
 
 /// Keeps all links of a node until it drains.
@@ -70,6 +72,7 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
         told_addresses: None,
         warned: BTreeMap::new(),
         hubs: HubMemory::default(),
+        told_doubled: None,
     };
     loop {
         snapshot.mark_unchanged();
@@ -122,6 +125,7 @@ impl Supervisor {
             let is_ours = |c: &ClusterName| now.links.contains_key(c) || *c == now.this.cluster;
             shared.register.losses.retain(is_ours);
             shared.work.faults.retain(is_ours);
+            shared.register.boots.retain(is_ours);
             shared.register.seats.retain(is_ours);
             shared.endpoints.know_only(is_ours);
             self.heard.retain(|cluster, _| now.links.contains_key(cluster));
@@ -132,6 +136,7 @@ impl Supervisor {
             self.told_addresses = Some(Instant::now());
             shared.tell_addresses(&now);
             shared.warn_of_doubled(&mut self.warned);
+            shared.tell_doubled(&mut self.told_doubled);
         }
         let mut targets = BTreeSet::new();
         for link in now.links.values() {

@@ -15,6 +15,7 @@ use adit_core::wire::state::Omissions;
 
 use super::conn::Conn;
 use super::dials::DialRecord;
+use super::doubled::OwnDouble;
 use super::faults::code_of;
 use super::losses::Loss;
 use super::misuse::MisuseStatus;
@@ -22,7 +23,7 @@ use super::shared::Shared;
 use super::views::LinkView;
 use crate::budget::Charges;
 use crate::endpoint::Stats;
-use crate::peer::PeerInfo;
+use crate::peer::{BootId, PeerInfo};
 
 /// All links, and the connections within our own cluster.
 #[derive(Debug, Clone)]
@@ -31,7 +32,14 @@ pub struct Status {
     pub links: Vec<LinkStatus>,
     /// Connections with siblings.
     pub siblings: Vec<ConnectionStatus>,
+    /// Siblings whose name two processes have that take turns, with their boot IDs.
+    pub alternating_siblings: Alternating,
+    /// Another living process that has this one's name, as siblings say.
+    pub own_double: Option<OwnDouble>,
 }
+
+/// Nodes whose name two processes have that take turns, with their boot IDs.
+pub type Alternating = BTreeMap<NodeName, [BootId; 2]>;
 
 /// Whether a link can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,6 +79,8 @@ pub struct LinkStatus {
     pub peer_hubs: Vec<NodeName>,
     /// One of those that it announces at an address of ours, and which: nobody dials it there.
     pub misplaced: Option<(NodeName, SocketAddr)>,
+    /// Its nodes whose name two processes have that take turns.
+    pub alternating: Alternating,
     /// Connections with its nodes, oldest first.
     pub connections: Vec<ConnectionStatus>,
     /// What its nodes opened in vain.
@@ -115,7 +125,12 @@ impl Shared {
             let connections = by_cluster.remove(&link.cluster).unwrap_or_default();
             self.link_status(&now, link, connections)
         });
-        Status { links: links.collect(), siblings }
+        Status {
+            links: links.collect(),
+            alternating_siblings: self.register.boots.all(&now.this.cluster),
+            siblings,
+            own_double: self.own_double(),
+        }
     }
 
     fn link_status(
@@ -149,6 +164,7 @@ impl Shared {
             untold: self.known.feeds.omitted(&link.cluster),
             peer_hubs,
             misplaced,
+            alternating: self.register.boots.all(&link.cluster),
             connections,
             misuse: self.work.misuse.status(&link.cluster),
             buffers: self.work.budget.charges_of(&link.cluster),
