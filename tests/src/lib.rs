@@ -21,6 +21,7 @@ pub mod loopback;
 pub mod net;
 pub mod pair;
 pub mod prerequisite;
+#[cfg(feature = "simulation")]
 pub mod sim;
 pub mod sites;
 pub mod workload;

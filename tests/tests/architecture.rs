@@ -151,3 +151,28 @@ fn every_file_says_what_it_is_for() {
     let old: Vec<_> = sources().into_iter().filter(|(p, _)| p.ends_with("mod.rs")).collect();
     assert!(old.is_empty(), "foo.rs and foo/ rather than mod.rs: {old:?}");
 }
+
+/// Crates with their versions and features, as cargo resolves them for a build of `selection`. The target is named, so
+/// that what build scripts use is told apart.
+fn features(selection: &[&str]) -> BTreeSet<String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let out = Command::new(cargo)
+        .args(["tree", "--locked", "--offline", "--edges", "normal,build", "--prefix", "none"])
+        .args(["--format", "{p} {f}", "--target", "host-tuple"])
+        .args(selection)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let lines = String::from_utf8(out.stdout).unwrap();
+    lines.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+}
+
+/// One build serves users, suites and image, so the programs of tests and benches must not add features to what the
+/// product is made of: it would be compiled twice, and what is tested would not be what is used.
+#[test]
+fn the_product_has_the_same_features_whatever_is_built_beside_it() {
+    let (product, all) = (features(&["--package", "adit-cli"]), features(&["--workspace"]));
+    let differing: Vec<_> = product.difference(&all).collect();
+    assert!(differing.is_empty(), "with other features in the workspace: {differing:#?}");
+}

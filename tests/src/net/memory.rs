@@ -223,7 +223,7 @@ impl Net for Host {
     }
 
     fn seed(&self, nth: u64) -> Option<[u8; 32]> {
-        Some(super::simulated::seed(0, self.address, nth))
+        Some(super::seed(0, self.address, nth))
     }
 }
 

@@ -83,7 +83,7 @@ impl Net for Simulated {
     }
 
     fn seed(&self, nth: u64) -> Option<[u8; 32]> {
-        Some(seed(self.run, self.host, nth))
+        Some(super::seed(self.run, self.host, nth))
     }
 }
 
@@ -91,18 +91,6 @@ impl fmt::Debug for Simulated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Simulated({})", self.host)
     }
-}
-
-/// What the `nth` endpoint of a host makes its choices from.
-pub(super) fn seed(run: u64, host: IpAddr, nth: u64) -> [u8; 32] {
-    let mut seed = [0; 32];
-    seed[..8].copy_from_slice(&run.to_le_bytes());
-    seed[8..16].copy_from_slice(&nth.to_le_bytes());
-    seed[16..].copy_from_slice(&match host {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    });
-    seed
 }
 
 type Ready = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
