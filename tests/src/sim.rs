@@ -206,6 +206,7 @@ impl Town {
     /// Where that takes more than ten seconds.
     pub async fn start(plan: &Plan) -> Self {
         let town = Self::begin(plan);
+        let backends = town.all_backends(plan);
         let known = |e: &Whole| e.snapshot.borrow().views.contains_key(&town.sites.bank.name);
         eventually("all are known", Duration::from_secs(10), || town.edge.iter().all(known)).await;
         // With both hubs: from here on a stream finds a warm link.
@@ -214,17 +215,17 @@ impl Town {
         let warm = |e: &Whole| e.node.links.connected(of).len() >= hubs;
         let all_warm = || town.edge.iter().all(warm);
         eventually("all are connected", Duration::from_secs(10), all_warm).await;
-        town.answer_probes(plan).await;
+        // All backends answer until each node has probed its own: what a test does with them comes after.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        drop(backends);
         town
     }
 
-    /// All backends answer until each node has probed its own: what a test does with them comes after.
-    async fn answer_probes(&self, plan: &Plan) {
+    /// All backends of the plan, listening.
+    fn all_backends(&self, plan: &Plan) -> Vec<Backend> {
         let words = plan.backends.split(|c: char| !matches!(c, '0'..='9' | '.' | ':'));
         let addresses = words.filter_map(|word| word.trim_start_matches(':').parse().ok());
-        let listening: Vec<_> = addresses.map(|at| Backend::listen(&self.pods, at)).collect();
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-        drop(listening);
+        addresses.map(|at| Backend::listen(&self.pods, at)).collect()
     }
 
     /// Starts all nodes, and waits for nothing.

@@ -148,6 +148,7 @@ impl Site {
             workloads: HashMap::new(),
             views: BTreeMap::new(),
             down: BTreeMap::new(),
+            unproved: BTreeSet::new(),
             forbidden: BTreeSet::new(),
         }
     }

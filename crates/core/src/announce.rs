@@ -157,6 +157,7 @@ pub fn may_differ(before: &Snapshot, now: &Snapshot) -> bool {
         || before.links.keys().ne(now.links.keys())
         || before.exports != now.exports
         || before.down != now.down
+        || before.unproved != now.unproved
         || before.forbidden != now.forbidden
 }
 
@@ -301,6 +302,24 @@ mod tests {
         let told = view(&now, &"bank".parse().unwrap());
         assert_eq!((ready(&told), fault(&told)), (counts(&[("e2", 1)]), None));
         assert!(may_differ(&before, &now));
+
+        // One that has never answered is not told, and no reason is.
+        now.unproved.insert("10.0.0.2:80".parse().unwrap());
+        assert!(may_differ(&before, &now));
+        now.down.clear();
+        let told = view(&now, &"bank".parse().unwrap());
+        assert_eq!((ready(&told), fault(&told)), (counts(&[("e1", 1), ("e2", 1)]), None));
+        now.unproved.extend(
+            ["10.0.0.1:80", "10.0.0.3:80"].map(|a| a.parse::<std::net::SocketAddr>().unwrap()),
+        );
+        let told = view(&now, &"bank".parse().unwrap());
+        assert_eq!((ready(&told), fault(&told)), (counts(&[]), None));
+        now = Snapshot { unproved: Default::default(), ..before };
+        now.down = [
+            down("10.0.0.1:80", BackendFault::Refused),
+            down("10.0.0.3:80", BackendFault::Timeout),
+        ]
+        .into();
 
         // Where none is left, why: over the codec, and whatever any of them is forbidden for.
         now.down.extend([down("10.0.0.2:80", BackendFault::Refused)]);

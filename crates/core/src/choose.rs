@@ -56,6 +56,14 @@ pub fn hubs<'a>(
     best.into_iter().map(|(_, node)| node).collect()
 }
 
+/// Whether this node is a hub for one of its links.
+#[must_use]
+pub fn is_hub(now: &Snapshot) -> bool {
+    let this = &now.this.node;
+    let members = || now.siblings.keys().chain([this]);
+    now.links.keys().any(|peer| hubs(members(), peer).contains(&this))
+}
+
 /// How many nodes a route names at most: several times as many as are tried, since some of them may be
 /// known to be out of reach.
 pub const ROUTE_NODES: usize = 16;
@@ -142,19 +150,20 @@ pub fn backends(now: &Snapshot, permit: &Permit, random: u64) -> Result<Vec<Back
 
 /// How many backends of a port are ready, per node: what is told to importing clusters.
 pub fn ready(now: &Snapshot, port: &crate::snapshot::ExportPort) -> BTreeMap<NodeName, u32> {
-    let is_ready = |b: &&Backend| !now.down.contains_key(&b.address) && now.may_dial(b);
+    let is_known = |at: &SocketAddr| !now.down.contains_key(at) && !now.unproved.contains(at);
+    let is_ready = |b: &&Backend| is_known(&b.address) && now.may_dial(b);
     per_node(port.backends.iter().filter(is_ready))
 }
 
 /// Why none of a port's backends is ready: of several reasons one that a dial found. `None` where there is no
-/// backend at all; means nothing where one is ready.
+/// backend at all, or none has been dialled yet; means nothing where one is ready.
 #[must_use]
 pub fn fault(now: &Snapshot, port: &crate::snapshot::ExportPort) -> Option<BackendFault> {
-    let of = |backend: &Backend| match now.down.get(&backend.address) {
-        Some(fault) if now.may_dial(backend) => *fault,
-        Some(_) | None => BackendFault::Forbidden,
+    let of = |backend: &Backend| match now.may_dial(backend) {
+        true => now.down.get(&backend.address).copied(),
+        false => Some(BackendFault::Forbidden),
     };
-    port.backends.iter().map(of).min()
+    port.backends.iter().filter_map(of).min()
 }
 
 /// How many of these backends each node runs.

@@ -3,7 +3,11 @@
 //! A closed list and a byte in memory: of what a peer says of its backends nothing else is ever repeated to
 //! callers, logs or the cluster's objects.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
 use crate::code::Code;
+use crate::policy::Target;
 
 /// Why a backend is not well, by the last dial of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +51,19 @@ impl BackendFault {
             Self::Forbidden => "its address is one that may not be dialled",
         }
     }
+}
+
+/// What this node's own dials found of backends.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BackendStates {
+    /// Those that do not answer at present, and why.
+    pub down: BTreeMap<SocketAddr, BackendFault>,
+    /// Those that have answered, or are taken to have: what there was when the process began, and what this node
+    /// cannot dial for a reason of its own. `None` while nobody dials yet: then all are.
+    pub answered: Option<BTreeSet<SocketAddr>>,
+    /// Ports of exports of which no backend answers the node that it runs on, as those nodes found: it counts for
+    /// backends that this node does not dial.
+    pub unserved: BTreeMap<Target, BackendFault>,
 }
 
 #[cfg(test)]

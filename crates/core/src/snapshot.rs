@@ -39,6 +39,9 @@ pub struct Snapshot {
     pub views: BTreeMap<ClusterName, Arc<View>>,
     /// Backends that do not answer at present and why, as this node's own dials and probes found.
     pub down: BTreeMap<SocketAddr, BackendFault>,
+    /// Backends that this node dials and that have not answered it yet: it may lead streams there, and tells nobody
+    /// that they are ready.
+    pub unproved: BTreeSet<SocketAddr>,
     /// Addresses that no backend may have unless the operator wrote it out: this node's own, the API
     /// server's. Those of [`address::is_special`] are always among them; multicast and unspecified addresses,
     /// written out or not.
@@ -438,6 +441,22 @@ impl Snapshot {
     pub fn is_machine(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         ip.is_loopback() || self.forbidden.contains(&ip) || self.siblings.is_at(ip)
+    }
+
+    /// Whether this node dials a backend of `export`. What runs on another node is that node's to dial where the
+    /// export says so, unless the operator wrote its address out.
+    #[must_use]
+    pub fn dials(&self, export: &Export, backend: &Backend) -> bool {
+        let is_ours =
+            export.hop == Hop::Any || backend.written_out || backend.node == self.this.node;
+        is_ours && self.may_dial(backend)
+    }
+
+    /// Whether this node probes a backend of `export`: what runs on a sibling is probed there, and by hubs, which tell
+    /// others of it.
+    #[must_use]
+    pub fn probes(&self, export: &Export, backend: &Backend, is_hub: bool) -> bool {
+        self.dials(export, backend) && (is_hub || !self.siblings.contains_key(&backend.node))
     }
 
     /// Whether `backend` may be dialled: its address is an ordinary one, or written out by the operator,

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use adit_config::Config;
 use adit_core::admission::pace::rest;
+use adit_core::choose;
 use adit_core::choose::links::dialable;
 use adit_core::denied::{DeniedPeer, is_cluster_denied};
-use adit_core::fault::BackendFault;
+use adit_core::fault::{BackendFault, BackendStates};
 use adit_core::name::{ClusterName, NodeName};
-use adit_core::snapshot::{Export, Link, Seed, Snapshot, This, View};
+use adit_core::policy::Target;
+use adit_core::snapshot::{Backend, Export, ExportPort, Link, Seed, Snapshot, This, View};
 use adit_kubernetes::node::state::NodeState;
 use adit_transport::links::LinkView;
 use tokio::sync::watch;
@@ -24,7 +26,7 @@ use tokio::time::{Instant, sleep};
 /// What linked clusters last said of themselves, and who told it.
 pub type Views = Arc<BTreeMap<ClusterName, LinkView>>;
 /// Backends that do not answer at present.
-pub type Down = BTreeMap<SocketAddr, BackendFault>;
+pub type Down = BackendStates;
 
 /// The part of a snapshot that follows from the configuration. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -81,6 +83,7 @@ impl Base {
             workloads: config.workloads.clone(),
             views: BTreeMap::new(),
             down: BTreeMap::new(),
+            unproved: BTreeSet::new(),
             forbidden: ours.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_unspecified()).collect(),
         };
         Self { snapshot: Arc::new(snapshot), denied: Arc::new(denied) }.without_denied_siblings()
@@ -147,15 +150,31 @@ impl Base {
     }
 
     /// With what dials say: a look at every backend.
-    fn with_down(&self, down: &Down) -> Self {
+    fn with_down(&self, found: &Down) -> Self {
         let mut now = Snapshot::clone(&self.snapshot);
-        if !down.is_empty() {
-            let backends = now.exports.values().flat_map(|e| &e.ports).flat_map(|p| &p.backends);
-            now.down = backends
-                .filter_map(|b| down.get_key_value(&b.address))
-                .map(|(a, f)| (*a, *f))
-                .collect();
+        let (mut down, mut unproved) = (BTreeMap::new(), BTreeSet::new());
+        let (mut told, mut probed) = (BTreeMap::new(), BTreeSet::new());
+        let is_hub = choose::is_hub(&now);
+        for export in now.exports.values() {
+            for (port, backend) in backends(export) {
+                let address = backend.address;
+                let probes = now.probes(export, backend, is_hub);
+                if probes && !found.unserved.is_empty() {
+                    probed.insert(address);
+                }
+                if let Some(fault) = found.down.get(&address) {
+                    down.insert(address, *fault);
+                } else if !probes {
+                    told.extend(elsewhere(found, export, port).map(|fault| (address, fault)));
+                } else if found.answered.as_ref().is_some_and(|all| !all.contains(&address)) {
+                    unproved.insert(address);
+                }
+            }
         }
+        // What this node found itself counts for more than what it was told.
+        told.retain(|address, _| !probed.contains(address));
+        down.extend(told);
+        (now.down, now.unproved) = (down, unproved);
         Self { snapshot: Arc::new(now), denied: self.denied.clone() }
     }
 
@@ -171,6 +190,19 @@ impl Base {
             linked.map(|(cluster, heard)| (cluster.clone(), view(cluster, &heard.view))).collect();
         now
     }
+}
+
+fn backends(export: &Export) -> impl Iterator<Item = (&ExportPort, &Backend)> {
+    export.ports.iter().flat_map(|port| port.backends.iter().map(move |backend| (port, backend)))
+}
+
+/// Why no backend of a port answers the node that it runs on, where this one was told so.
+fn elsewhere(found: &Down, export: &Export, port: &ExportPort) -> Option<BackendFault> {
+    if found.unserved.is_empty() {
+        return None;
+    }
+    let target = Target { service: export.service.clone(), port: port.name.clone() };
+    found.unserved.get(&target).copied()
 }
 
 /// A view without the nodes that are denied; copied only where it has one of them.
@@ -335,7 +367,8 @@ workloads:
     }
 
     fn down(addresses: &[&str]) -> Down {
-        addresses.iter().map(|a| (a.parse().unwrap(), BackendFault::Refused)).collect()
+        let down = addresses.iter().map(|a| (a.parse().unwrap(), BackendFault::Refused));
+        Down { down: down.collect(), ..Down::default() }
     }
 
     #[test]
@@ -485,7 +518,12 @@ workloads:
         let now =
             base.snapshot(&views(&["bank", "shop"]), &down(&["10.244.0.9:8080", "10.9.9.9:1"]));
         assert_eq!(now.views.keys().map(ClusterName::as_str).collect::<Vec<_>>(), ["bank"]);
-        assert_eq!(now.down, down(&["10.244.0.9:8080"]));
+        assert_eq!(now.down, down(&["10.244.0.9:8080"]).down);
+        assert_eq!(now.unproved, [].into(), "nobody has dialled yet");
+        // Of those that this node dials, what has neither answered nor refused is not proved.
+        let now = base
+            .snapshot(&Views::default(), &Down { answered: Some([].into()), ..Down::default() });
+        assert_eq!(now.unproved, ["10.244.0.9:8080".parse().unwrap()].into());
     }
 
     #[tokio::test]

@@ -413,7 +413,7 @@ fn start(
         let (node, mut work) =
             Node::start(local, bound.endpoints, snapshot.clone(), &config.limits, net);
         work.inherit(bound.imports);
-        let sources = Sources::new(bases, cluster, node.views(), node.down());
+        let sources = Sources::new(bases, cluster, node.views(), node.backend_states());
 
         let known = Arc::new(Known {
             fixed: Fixed {
@@ -435,8 +435,11 @@ fn start(
             witness: node.witness(),
             log: Some(log.clone()),
         });
-        let told = known.clone();
-        node.links.answer_reports(Arc::new(move || told.report().encode().to_vec()));
+        let (told, backends) = (known.clone(), node.backends.clone());
+        node.links.answer_reports(Arc::new(move |question: &[u8]| {
+            told.hear(question, &backends);
+            told.report().encode().to_vec()
+        }));
         let (commands_in, commands) = mpsc::channel(COMMANDS);
         let heard = known.clone();
         // It lasts as long as the supervisor: composing until its sources end, the work until the drain.

@@ -3,7 +3,7 @@
 //! A dial that fails puts its backend down at once: no stream is sent there, and peers are told. Each backend that
 //! nobody has dialled is probed once, so that peers need not find out; one that is down again and again, with
 //! backoff, until it answers; where its export asks for it, one that is up as well. What is published are those
-//! that are down, and why.
+//! that are down, and why, and those that have answered: a new one is told to peers once it has.
 
 mod schedule;
 
@@ -14,10 +14,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use adit_core::choose;
 use adit_core::code::Code;
-use adit_core::fault::BackendFault;
+use adit_core::fault::{BackendFault, BackendStates};
 use adit_core::name::Namespace;
-use adit_core::snapshot::{Hop, Snapshot};
+use adit_core::policy::Target;
+use adit_core::snapshot::Snapshot;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +31,8 @@ use crate::tcp::{Net, Tcp};
 
 /// Dials whose outcome may wait to be taken. More are dropped: the next one says the same.
 const REPORTS: usize = 1024;
+/// The longest that this node goes by what it was told of others' backends, from when it was told last.
+const MAX_TOLD_TIMEOUT: Duration = Duration::from_secs(300);
 /// The least time between two accounts of what probes found: each has the snapshot made anew, and peers told.
 const ACCOUNT_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -36,9 +40,13 @@ const ACCOUNT_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct Backends {
     reports: mpsc::Sender<(SocketAddr, Dialled)>,
-    down: watch::Receiver<BTreeMap<SocketAddr, BackendFault>>,
+    states: watch::Receiver<BackendStates>,
+    told: Arc<watch::Sender<Told>>,
     last: Last,
 }
+
+/// Exports that no backend answers for, as other nodes found, and until when that holds.
+type Told = (BTreeMap<Target, BackendFault>, Option<Instant>);
 
 /// What a dial says of its backend.
 type Dialled = Result<(), BackendFault>;
@@ -50,7 +58,8 @@ type Last = Arc<Mutex<BTreeMap<SocketAddr, Result<(), Failure>>>>;
 #[derive(Debug)]
 pub struct Keeper {
     reports: mpsc::Receiver<(SocketAddr, Dialled)>,
-    down: watch::Sender<BTreeMap<SocketAddr, BackendFault>>,
+    states: watch::Sender<BackendStates>,
+    told: watch::Receiver<Told>,
     last: Last,
     dial_timeout: Duration,
 }
@@ -63,20 +72,30 @@ struct Found {
 }
 
 impl Backends {
-    /// All are taken to be well until a dial fails. `dial_timeout` bounds a probe.
+    /// All that there are at first are taken to be well until a dial fails. `dial_timeout` bounds a probe.
     #[must_use]
     pub fn new(dial_timeout: Duration) -> (Self, Keeper) {
         let (reports, inbox) = mpsc::channel(REPORTS);
-        let (sender, down) = watch::channel(BTreeMap::new());
+        let (sender, states) = watch::channel(BackendStates::default());
         let last = Last::default();
-        let keeper = Keeper { reports: inbox, down: sender, last: last.clone(), dial_timeout };
-        (Self { reports, down, last }, keeper)
+        let (tell, told) = watch::channel(Told::default());
+        let last_dials = last.clone();
+        let keeper =
+            Keeper { reports: inbox, states: sender, told, last: last_dials, dial_timeout };
+        (Self { reports, states, told: Arc::new(tell), last }, keeper)
     }
 
-    /// The backends that do not answer at present, and why.
+    /// The backends that do not answer at present, and those that have answered.
     #[must_use]
-    pub fn down(&self) -> watch::Receiver<BTreeMap<SocketAddr, BackendFault>> {
-        self.down.clone()
+    pub fn states(&self) -> watch::Receiver<BackendStates> {
+        self.states.clone()
+    }
+
+    /// Takes what was told of exports whose backends other nodes dial: all of it, for so long, [`MAX_TOLD_TIMEOUT`]
+    /// at most.
+    pub fn tell(&self, unserved: BTreeMap<Target, BackendFault>, valid: Duration) {
+        let until = (!unserved.is_empty()).then(|| Instant::now() + valid.min(MAX_TOLD_TIMEOUT));
+        self.told.send_replace((unserved, until));
     }
 
     /// How the last dial of each backend of the snapshot's exports ended, where one was made.
@@ -90,7 +109,7 @@ impl Backends {
         let dialled = outcome.as_ref().map(|&()| ()).map_err(fault);
         let is_first = lock(&self.last).insert(backend, outcome).is_none();
         // The first makes a probe needless.
-        if dialled.is_ok() && !is_first && !self.down.borrow().contains_key(&backend) {
+        if dialled.is_ok() && !is_first && !self.states.borrow().down.contains_key(&backend) {
             return;
         }
         // A full queue loses nothing that the next dial would not say again.
@@ -120,9 +139,11 @@ impl Keeper {
         let mut schedule = ProbeSchedule::default();
         let (mut untold, mut tell_at) = (Vec::new(), Instant::now());
         let mut planned = snapshot.borrow_and_update().clone();
+        self.presume(&planned);
         self.plan(&mut schedule, &planned);
         loop {
             let probe_at = schedule.next();
+            let told_until = self.told.borrow().1;
             let far = || Instant::now() + Duration::from_secs(3600);
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -133,12 +154,19 @@ impl Keeper {
                 }
                 Some((backend, dialled)) = self.reports.recv() => {
                     schedule.learn(backend, Some(dialled.is_ok()), Instant::now());
-                    self.take(&schedule, [(backend, dialled)]);
+                    self.take(&schedule, [(backend, Some(dialled))]);
                 }
                 Some(Found { backend, namespace, dialled }) = finds.recv() => {
                     schedule.end(&namespace);
                     schedule.learn(backend, dialled.map(|d| d.is_ok()), Instant::now());
-                    untold.extend(dialled.map(|dialled| (backend, dialled)));
+                    untold.push((backend, dialled));
+                }
+                Ok(()) = self.told.changed() => {
+                    let unserved = self.told.borrow_and_update().0.clone();
+                    self.believe(unserved);
+                }
+                () = sleep_until(told_until.unwrap_or_else(far)), if told_until.is_some() && self.is_told() => {
+                    self.believe(BTreeMap::new());
                 }
                 () = sleep_until(tell_at), if !untold.is_empty() => {
                     self.take(&schedule, untold.drain(..));
@@ -161,11 +189,42 @@ impl Keeper {
         let mut last = lock(&self.last);
         last.retain(|address, _| plan.contains_key(address));
         schedule.plan(&plan, |address| last.contains_key(address), Instant::now());
+        let proved = |at: &&SocketAddr| matches!(last.get(*at), Some(Ok(())));
+        let proved: Vec<SocketAddr> = plan.keys().filter(proved).copied().collect();
         drop(last);
-        self.down.send_if_modified(|down| {
-            let before = down.len();
+        self.states.send_if_modified(|BackendStates { down, answered, .. }| {
+            let answered = answered.get_or_insert_default();
+            let before = (down.len(), answered.len());
             down.retain(|address, _| plan.contains_key(address));
-            down.len() != before
+            answered.retain(|address| plan.contains_key(address));
+            let is_less = (down.len(), answered.len()) != before;
+            let left = answered.len();
+            answered.extend(proved);
+            // What others probe is well as far as this node knows: a hub that it becomes must not say otherwise before
+            // it has dialled.
+            let unasked = plan.iter().filter(|(_, planned)| !planned.is_probed);
+            answered.extend(unasked.map(|(address, _)| *address));
+            is_less || answered.len() != left
+        });
+    }
+
+    /// Takes what there is when the process begins to be well: peers that were led here before it must not be told
+    /// otherwise until a dial says so.
+    fn presume(&self, now: &Snapshot) {
+        let all = planned(now).into_keys().collect();
+        self.states.send_modify(|states| states.answered = Some(all));
+    }
+
+    fn is_told(&self) -> bool {
+        !self.states.borrow().unserved.is_empty()
+    }
+
+    /// Publishes what other nodes found.
+    fn believe(&self, unserved: BTreeMap<Target, BackendFault>) {
+        self.states.send_if_modified(|states| {
+            let is_new = states.unserved != unserved;
+            states.unserved = unserved;
+            is_new
         });
     }
 
@@ -198,17 +257,25 @@ impl Keeper {
     }
 
     /// Takes what dials found of backends that this node may still dial.
-    fn take(&self, schedule: &ProbeSchedule, all: impl IntoIterator<Item = (SocketAddr, Dialled)>) {
-        self.down.send_if_modified(|down| {
+    fn take(
+        &self,
+        schedule: &ProbeSchedule,
+        all: impl IntoIterator<Item = (SocketAddr, Option<Dialled>)>,
+    ) {
+        self.states.send_if_modified(|BackendStates { down, answered, .. }| {
+            let answered = answered.get_or_insert_default();
             let mut changed = false;
             for (backend, dialled) in all.into_iter().filter(|(b, _)| schedule.has(*b)) {
                 changed |= match dialled {
-                    Ok(()) if down.remove(&backend).is_some() => {
+                    Some(Ok(())) if down.remove(&backend).is_some() => {
                         tracing::info!(%backend, "backend answers again");
+                        answered.insert(backend);
                         true
                     }
-                    Ok(()) => false,
-                    Err(fault) => {
+                    // What this node cannot dial may be well all the same.
+                    Some(Ok(())) => answered.insert(backend),
+                    None => !down.contains_key(&backend) && answered.insert(backend),
+                    Some(Err(fault)) => {
                         let before = down.insert(backend, fault);
                         if before.is_none() {
                             tracing::warn!(%backend, "backend does not answer: {}", fault.words());
@@ -267,21 +334,23 @@ fn may_plan_differ(before: &Snapshot, now: &Snapshot) -> bool {
         || !before.imports.is_same(&now.imports)
         || before.forbidden != now.forbidden
         || before.this.node != now.this.node
+        // Hubs probe what others do not.
+        || before.siblings != now.siblings
+        || before.links.keys().ne(now.links.keys())
 }
 
-/// Every backend that this node may dial, and how often it is to be probed while it is up. What runs on another
-/// node is that node's to dial where the export says so, unless the operator wrote its address out.
+/// Every backend that this node dials, and how often it is to be probed while it is up: see
+/// [`Snapshot::probes`].
 fn planned(now: &Snapshot) -> BTreeMap<SocketAddr, Planned> {
-    let mut plan = BTreeMap::new();
+    let (mut plan, is_hub) = (BTreeMap::new(), choose::is_hub(now));
     for export in now.exports.values() {
-        let allowed = |b: &&adit_core::snapshot::Backend| {
-            let ours = export.hop == Hop::Any || b.written_out || b.node == now.this.node;
-            ours && now.may_dial(b)
-        };
+        let allowed = |b: &&adit_core::snapshot::Backend| now.dials(export, b);
         for backend in export.ports.iter().flat_map(|p| &p.backends).filter(allowed) {
+            let is_probed = now.probes(export, backend, is_hub);
             let namespace = || export.service.namespace.clone();
-            let new = || Planned { namespace: namespace(), interval: export.probe };
+            let new = || Planned { namespace: namespace(), interval: export.probe, is_probed };
             let planned: &mut Planned = plan.entry(backend.address).or_insert_with(new);
+            planned.is_probed |= is_probed;
             planned.interval = match (planned.interval, export.probe) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),

@@ -66,7 +66,7 @@ use tokio_util::task::TaskTracker;
 use self::conn::InUse;
 pub use self::dials::DialRecord;
 pub use self::doubled::OwnDouble;
-pub use self::local::{Clock, Local, Random, Settings};
+pub use self::local::{Clock, Local, Random, ReportAnswer, Settings};
 pub use self::metrics::{
     begin as begin_metrics, begin_link as begin_link_metrics, describe as describe_metrics,
 };
@@ -255,19 +255,24 @@ impl Links {
         &self.0.work.budget
     }
 
-    /// Has the controller of our own cluster answered with what `report` says, encoded, whenever it asks. The first
+    /// Has the controller of our own cluster answered with what `report` says, encoded, whenever it asks. What it
+    /// tells with the question is the argument: empty from an earlier version. The first
     /// call counts; until then the answer is that nothing is wrong.
-    pub fn answer_reports(&self, report: Arc<dyn Fn() -> Vec<u8> + Send + Sync>) {
+    pub fn answer_reports(&self, report: ReportAnswer) {
         drop(self.0.work.report.set(report));
     }
 
-    /// Asks a node of our own cluster how it is. Only the controller is answered.
+    /// Asks a node of our own cluster how it is, and tells it `question`, encoded. Only the controller is answered.
     ///
     /// # Errors
     /// [`OpenError`]: the node cannot be reached or is of a version that does not answer
     /// ([`Code::VersionMismatch`]), or what it says is no report ([`Code::ProtocolError`]).
-    pub async fn ask_report(&self, node: &NodeName) -> Result<NodeReport, OpenError> {
-        self.0.ask_report(node).await
+    pub async fn ask_report(
+        &self,
+        node: &NodeName,
+        question: &[u8],
+    ) -> Result<NodeReport, OpenError> {
+        self.0.ask_report(node, question).await
     }
 
     /// Another living process that has this one's name, as was said lately by our own cluster, or found.

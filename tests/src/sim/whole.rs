@@ -64,7 +64,7 @@ impl Whole {
         let endpoints = endpoints.expect("endpoints");
         let (node, work) =
             Node::start(local, endpoints, snapshot.clone(), &config.limits, pods.clone());
-        let sources = Sources::new(bases, None, node.views(), node.down());
+        let sources = Sources::new(bases, None, node.views(), node.backend_states());
         let tasks = TaskTracker::new();
         tasks.spawn(work.drive());
         node.begin();

@@ -1,11 +1,11 @@
 //! The controller asks nodes how they are, and nobody else is told.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::wire::control::{Control, Hello};
-use adit_core::wire::report::{LIMIT, NodeReport, NodeTrouble, TroubleSubject};
+use adit_core::wire::report::{LIMIT, NodeReport, NodeTrouble, QUESTION_LIMIT, TroubleSubject};
 use adit_tests::sites::{Running, Site};
 use adit_transport::links::Settings;
 use adit_transport::{RecvError, Tuning};
@@ -25,7 +25,7 @@ fn report(of: &str) -> NodeReport {
 /// A node of edge that answers so.
 fn reporter(world: &World, edge: &Site, n: u8, bank: &Site, said: Vec<u8>) -> Running {
     let node = world.run(edge, n, &[(bank, &[1])]);
-    node.links.answer_reports(Arc::new(move || said.clone()));
+    node.links.answer_reports(Arc::new(move |_: &[u8]| said.clone()));
     node
 }
 
@@ -58,14 +58,14 @@ async fn the_controller_hears_from_each_node_about_itself() {
     sleep(SECOND).await;
     for n in [1, 2, 1] {
         let node = edge.node(n);
-        let heard = controller.links.ask_report(&node).await;
+        let heard = controller.links.ask_report(&node, &[]).await;
         assert_eq!(heard, Ok(report(node.as_str())));
     }
     // One that is away is an error of its own, and keeps nobody from hearing the other.
     world.cut(&[edge.ip(2)]);
-    let away = controller.links.ask_report(&edge.node(2)).await.unwrap_err();
+    let away = controller.links.ask_report(&edge.node(2), &[]).await.unwrap_err();
     assert!(away.to_string().contains("node e2"), "{away}");
-    assert!(controller.links.ask_report(&edge.node(1)).await.is_ok());
+    assert!(controller.links.ask_report(&edge.node(1), &[]).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,7 +75,7 @@ async fn neither_siblings_nor_linked_clusters_are_told() {
     let b1 = world.run(&bank, 1, &[(&edge, &[1])]);
     let nodes = reporters(&world, &edge, &bank);
     sleep(2 * SECOND).await;
-    let sibling = nodes[1].links.ask_report(&edge.node(1)).await.unwrap_err();
+    let sibling = nodes[1].links.ask_report(&edge.node(1), &[]).await.unwrap_err();
     assert_eq!(sibling.code, Code::Denied, "{sibling}");
     let bank = Arc::new(bank);
     drop(b1);
@@ -96,7 +96,28 @@ async fn a_report_that_is_too_long_or_none_is_refused() {
     let controller = controller(&world, &edge, &bank);
     sleep(SECOND).await;
     for n in [1, 2] {
-        let refused = controller.links.ask_report(&edge.node(n)).await.unwrap_err();
+        let refused = controller.links.ask_report(&edge.node(n), &[]).await.unwrap_err();
         assert_eq!(refused.code, Code::ProtocolError, "{refused}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_told_what_its_controller_says_with_the_question_as_far_as_it_may_be_long() {
+    let world = World::new();
+    let (edge, bank) = two(1, 1);
+    let node = world.run(&edge, 1, &[(&bank, &[1])]);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hear = heard.clone();
+    node.links.answer_reports(Arc::new(move |question: &[u8]| {
+        hear.lock().unwrap().push(question.len());
+        Vec::new()
+    }));
+    let controller = controller(&world, &edge, &bank);
+    sleep(SECOND).await;
+    for length in [0, 99, QUESTION_LIMIT, QUESTION_LIMIT + 1] {
+        let question = vec![7; length];
+        let report = controller.links.ask_report(&edge.node(1), &question).await;
+        assert_eq!(report, Ok(NodeReport::default()));
+    }
+    assert_eq!(*heard.lock().unwrap(), [0, 99, QUESTION_LIMIT, 0]);
 }

@@ -2,6 +2,8 @@
 //! addresses that are never dialled.
 
 use adit_core::code::Code;
+use adit_core::fault::BackendFault;
+use adit_core::policy::Target;
 use adit_core::snapshot::Hop;
 use adit_dataplane::flow::Direction;
 use adit_tests::sim::party::{End, Party};
@@ -250,4 +252,45 @@ async fn a_backend_of_another_node_is_not_probed_where_streams_stay_on_its_node(
         });
         assert_eq!(timeout(10 * SECOND, backend.touched()).await.is_ok(), is_probed, "{hop:?}");
     }
+}
+
+/// A hub dials no backend that is another node's to dial, and goes by what that node's word is for as long as it is told.
+#[tokio::test(start_paused = true)]
+async fn what_another_node_found_of_its_own_backends_counts_while_it_is_told() {
+    let plan = Plan { nodes: (1, 2), ..Plan::default() };
+    let town = Town::start(&plan).await;
+    town.bank[0].believe(&plan.bank(1), |config| {
+        let export = &mut config.exports[0];
+        export.hop = Hop::SameNode;
+        for backend in export.ports.iter_mut().flat_map(|port| &mut port.backends) {
+            (backend.node, backend.written_out) = ("b2".parse().unwrap(), false);
+        }
+    });
+    sleep(SECOND).await;
+    let edge = town.sites.edge.name.clone();
+    let told = || {
+        let view = adit_core::announce::view(&town.bank[0].snapshot.borrow(), &edge);
+        let (service, export) = view.exports.first_key_value().unwrap();
+        let port = &export.ports[0];
+        let target = Target { service: service.clone(), port: port.name.clone() };
+        (target, port.ready.len(), port.fault)
+    };
+    let (target, ready, _) = told();
+    assert_eq!(ready, 1);
+    let refused = Some(BackendFault::Refused);
+    let tell = |valid| {
+        let unserved = [(target.clone(), BackendFault::Refused)].into();
+        town.bank[0].node.backends.tell(unserved, valid);
+    };
+    tell(10 * SECOND);
+    sleep(SECOND).await;
+    assert_eq!((told().1, told().2), (0, refused));
+    sleep(10 * SECOND).await;
+    assert_eq!((told().1, told().2), (1, None), "nobody has said it again");
+    tell(1000 * SECOND);
+    sleep(SECOND).await;
+    assert_eq!((told().1, told().2), (0, refused));
+    town.bank[0].node.backends.tell(Default::default(), SECOND);
+    sleep(SECOND).await;
+    assert_eq!((told().1, told().2), (1, None));
 }

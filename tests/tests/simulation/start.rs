@@ -41,6 +41,28 @@ async fn where_no_view_comes_it_is_refused_five_seconds_after_the_start_and_late
     assert_eq!(town.edge[0].ended(Direction::Outbound, Code::LinkDown), 2);
 }
 
+/// Nobody is led to what is new before it has answered: not even for the moment until it is found out.
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_never_existed_is_never_told_to_be_ready() {
+    let plan = Plan::default();
+    let none = Plan { backends: "[]".to_owned(), ..plan.clone() };
+    let town = Town::start(&none).await;
+    let mut snapshot = town.edge[0].snapshot.clone();
+    let bank = town.sites.bank.name.clone();
+    let is_ready = move |now: &adit_core::snapshot::Snapshot| {
+        now.views.get(&bank).is_some_and(|view| view.exports.values().any(|e| view.serves(e)))
+    };
+    town.bank[0].configure(&plan.bank(1));
+    let waits = snapshot.wait_for(|now| is_ready(now));
+    let is_told = tokio::time::timeout(60 * SECOND, waits).await.is_ok();
+    assert!(!is_told, "it was told to be ready");
+    serve(&town.pods, backend(1), &Delivered::default());
+    let began = Instant::now();
+    snapshot.wait_for(|now| is_ready(now)).await.unwrap();
+    assert!(began.elapsed() < 6 * SECOND, "{:?}", began.elapsed());
+    assert_eq!(ask(&town.pods, SUPPORT, import(1), 1, 5_000).await, Asked::Answered);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_export_that_nothing_answers_for_is_not_ready_before_anybody_has_asked() {
     let town = Town::begin(&Plan::default());

@@ -57,6 +57,7 @@ pub(crate) fn edge() -> Snapshot {
         workloads: HashMap::new(),
         views: [("bank".parse().unwrap(), Arc::new(view))].into(),
         down: BTreeMap::new(),
+        unproved: BTreeSet::new(),
         forbidden: ["172.18.1.2".parse().unwrap()].into(),
     }
 }

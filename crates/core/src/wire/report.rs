@@ -16,8 +16,10 @@
 use bytes::BytesMut;
 
 mod export_fault;
+mod question;
 
 pub use self::export_fault::ExportFault;
+pub use self::question::{QUESTION_LIMIT, ReportQuestion};
 use super::tlv::{Reader, Value, WireError, Writer};
 use crate::code::Code;
 use crate::name::{ClusterName, PortName, ServiceName};

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use adit_config::Config;
 use adit_core::denied::DenyEntry;
 use adit_core::snapshot::Snapshot;
-use adit_core::wire::report::NodeReport;
+use adit_core::wire::report::{NodeReport, ReportQuestion};
+use adit_dataplane::backends::Backends;
 use adit_pki::UnixTime;
 use adit_pki::time::rfc3339;
 use tokio::sync::watch;
@@ -107,6 +108,14 @@ impl<W> Known<W> {
 
 impl<W: Witness> Known<W> {
     /// What the controller of our cluster is told.
+    /// Takes what the controller tells with its question. One that cannot be read says nothing.
+    pub(super) fn hear(&self, question: &[u8], backends: &Backends) {
+        if let Ok(ReportQuestion { unserved, valid_ms }) = ReportQuestion::decode(question) {
+            let faults = unserved.into_iter().filter_map(|e| Some((e.target, e.fault?)));
+            backends.tell(faults.collect(), Duration::from_millis(valid_ms));
+        }
+    }
+
     pub(super) fn report(&self) -> NodeReport {
         self.with(|c| c.asked = Some(Instant::now()));
         let traffic = self.witness.traffic();

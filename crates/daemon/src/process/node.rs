@@ -149,10 +149,10 @@ impl Node {
         self.links.views()
     }
 
-    /// Which backends do not answer.
+    /// Which backends answer, and which do not.
     #[must_use]
-    pub fn down(&self) -> watch::Receiver<crate::compose::Down> {
-        self.backends.down()
+    pub fn backend_states(&self) -> watch::Receiver<crate::compose::Down> {
+        self.backends.states()
     }
 
     /// Goes away: accepts nothing new, tells peers at once, waits up to `within` for streams to end, then resets

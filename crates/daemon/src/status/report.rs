@@ -10,7 +10,9 @@ use adit_core::wire::report::{
     ExportFault, NodeReport, NodeTrouble, RefusalSeries, TroubleSubject,
 };
 
-use super::{BackendState, Export, ExportPort, LinkState, Reason, Severity, Status, doubled};
+use super::{
+    Backend, BackendState, Export, ExportPort, LinkState, Reason, Severity, Status, doubled,
+};
 
 /// Of what the document says of the node itself, the parts that its controller cannot see.
 const OF_THE_NODE: [&str; 3] = ["certificate", "configuration", "handshakes"];
@@ -78,10 +80,15 @@ fn export_faults(status: &Status) -> (Vec<ExportFault>, bool) {
 
 /// What is wrong with the backends of a port, by this node's own dials.
 fn export_fault(export: &Export, port: &ExportPort, node: &str) -> Option<ExportFault> {
-    let is_up = |state| matches!(state, BackendState::Up | BackendState::Unknown);
+    // What this node never dialled is another's to tell: what it heard of that is no finding of its own.
+    let is_up = |backend: &Backend| match backend.state {
+        BackendState::Up | BackendState::Unknown => true,
+        BackendState::Down => backend.last_dial.as_ref().is_none_or(|dial| dial.code.is_empty()),
+        BackendState::Forbidden => false,
+    };
     let (here, elsewhere): (Vec<_>, Vec<_>) = port.backends.iter().partition(|b| b.node == node);
-    let is_whole = !port.backends.iter().any(|backend| is_up(backend.state));
-    let is_silent = !here.is_empty() && !here.iter().any(|backend| is_up(backend.state));
+    let is_whole = !port.backends.iter().any(is_up);
+    let is_silent = !here.is_empty() && !here.iter().any(|backend| is_up(backend));
     if !is_whole && !is_silent {
         return None;
     }
@@ -112,7 +119,7 @@ fn code(name: &str) -> Code {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Backend, Export, ExportPort, Grant, Import, ImportPort, Link, Problem};
+    use super::super::{Grant, Import, ImportPort, Link, Problem};
     use super::*;
 
     #[test]

@@ -3,7 +3,8 @@
 //! Every backend is dialled once, so that what nobody answers at is known before a client finds out, and again while
 //! it does not answer; where its export asks for it, one that answers as well. Tenants say how many backends there
 //! are, and each namespace can make all of its own refuse or swallow every dial. So each has a pace and a number of
-//! dials under way of its own, and the namespaces take turns.
+//! dials under way of its own, the namespaces take turns, and all together have a pace as well. A backend of another
+//! node is dialled by that node and by hubs alone: how often it is dialled does not grow with the cluster.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -12,9 +13,9 @@ use std::time::Duration;
 use adit_core::name::Namespace;
 use tokio::time::Instant;
 
-/// A backend that nobody has dialled yet is dialled this long after it was first seen: a stream may be faster, and an
-/// agent is ready a moment before it listens.
-const FIRST_DELAY: Duration = Duration::from_secs(1);
+/// A backend that nobody has dialled yet is dialled this long after it was first seen: peers are told of a new one
+/// only then, and many are new at once.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
 /// A backend that is down is dialled again after this, then after twice as long, and so on.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 /// The longest pause between two dials of a backend that is down.
@@ -23,10 +24,10 @@ const LAST_BACKOFF: Duration = Duration::from_secs(5);
 pub(super) const MAX_PROBES: usize = 32;
 /// The same of one namespace: those of others must not wait for dials that nobody answers.
 const MAX_NAMESPACE_PROBES: usize = 8;
-/// The least time between two first dials of one namespace.
-const FIRST_INTERVAL: Duration = Duration::from_millis(5);
+/// The least time between two dials.
+const ANY_INTERVAL: Duration = Duration::from_millis(2);
 /// The least time between two dials of one namespace after one of what was dialled before.
-const AGAIN_INTERVAL: Duration = Duration::from_millis(25);
+const AGAIN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What an export asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(super) struct Planned {
     pub(super) namespace: Namespace,
     /// How often to dial while it answers.
     pub(super) interval: Option<Duration>,
+    /// Whether to dial it before a stream has failed to.
+    pub(super) is_probed: bool,
 }
 
 /// One backend.
@@ -70,6 +73,8 @@ pub(super) struct ProbeSchedule {
     entries: HashMap<SocketAddr, Entry>,
     lanes: BTreeMap<Namespace, Lane>,
     under_way: usize,
+    /// When the next dial of any may begin.
+    next: Option<Instant>,
 }
 
 impl ProbeSchedule {
@@ -99,6 +104,7 @@ impl ProbeSchedule {
             self.entries.insert(*address, entry);
             let due = match planned.interval {
                 _ if failures > 0 => Some(now + LAST_BACKOFF),
+                _ if !planned.is_probed => None,
                 Some(interval) if is_known(address) => Some(now + interval),
                 None if is_known(address) => None,
                 Some(_) | None => Some(now + FIRST_DELAY),
@@ -116,12 +122,13 @@ impl ProbeSchedule {
     /// When the next dial can begin; `None` where an outcome has to come first, or there is nothing to dial.
     pub(super) fn next(&self) -> Option<Instant> {
         let ready = self.lanes.values().filter_map(Lane::ready_at).min();
-        ready.filter(|_| self.under_way < MAX_PROBES)
+        let ready = ready.filter(|_| self.under_way < MAX_PROBES)?;
+        Some(self.next.map_or(ready, |next| next.max(ready)))
     }
 
     /// The backend to dial now, if one is due, and whose it is: of the namespace that has waited for longest.
     pub(super) fn start(&mut self, now: Instant) -> Option<(SocketAddr, Namespace)> {
-        if self.under_way >= MAX_PROBES {
+        if self.under_way >= MAX_PROBES || self.next.is_some_and(|next| next > now) {
             return None;
         }
         let ready = self.lanes.iter_mut().filter(|(_, l)| l.ready_at().is_some_and(|at| at <= now));
@@ -129,7 +136,8 @@ impl ProbeSchedule {
         let (_, address) = lane.due.pop_first()?;
         let entry = self.entries.get_mut(&address)?;
         entry.due = None;
-        let pace = if entry.failures == 0 { FIRST_INTERVAL } else { AGAIN_INTERVAL };
+        let pace = if entry.failures == 0 { ANY_INTERVAL } else { AGAIN_INTERVAL };
+        self.next = Some(now + ANY_INTERVAL);
         lane.next = Some(now + pace);
         lane.under_way += 1;
         self.under_way += 1;
@@ -150,14 +158,15 @@ impl ProbeSchedule {
         let due = match answered {
             Some(true) => {
                 entry.failures = 0;
-                entry.planned.interval.map(|interval| now + interval)
+                let interval = entry.planned.interval.filter(|_| entry.planned.is_probed);
+                interval.map(|interval| now + interval)
             }
             Some(false) => {
                 let pause = FIRST_BACKOFF.saturating_mul(1 << entry.failures.min(8));
                 entry.failures = entry.failures.saturating_add(1);
                 Some(now + pause.min(LAST_BACKOFF))
             }
-            None => Some(now + LAST_BACKOFF),
+            None => entry.planned.is_probed.then(|| now + LAST_BACKOFF),
         };
         self.set_due(backend, due);
     }
@@ -183,7 +192,8 @@ mod tests {
     fn plan(namespaces: &[(&str, u32)]) -> BTreeMap<SocketAddr, Planned> {
         let mut all = BTreeMap::new();
         for (name, count) in namespaces {
-            let planned = Planned { namespace: name.parse().unwrap(), interval: None };
+            let namespace = name.parse().unwrap();
+            let planned = Planned { namespace, interval: None, is_probed: true };
             let first = u32::try_from(all.len()).unwrap();
             all.extend((first..first + count).map(|n| (address(n), planned.clone())));
         }
@@ -244,7 +254,7 @@ mod tests {
     fn a_namespace_whose_backends_refuse_or_swallow_all_is_no_storm_and_holds_up_nobody() {
         let (refuses, swallows) = ((Duration::ZERO, false), (Duration::from_secs(5), false));
         for (worst, most) in
-            [(refuses, 60 * 40 + 20_000), (swallows, 60 / 5 * MAX_NAMESPACE_PROBES)]
+            [(refuses, 60 * 100 + 20_000), (swallows, 60 / 5 * MAX_NAMESPACE_PROBES)]
         {
             let (mut schedule, begin) = (ProbeSchedule::default(), Instant::now());
             schedule.plan(&plan(&[("enemy", 20_000), ("victim", 100)]), |_| false, begin);
@@ -257,6 +267,43 @@ mod tests {
             let last = victim.last().unwrap().0;
             assert!(last <= FIRST_DELAY + Duration::from_secs(1), "{last:?}");
         }
+    }
+
+    #[test]
+    fn ten_thousand_dead_backends_of_a_hundred_tenants_are_a_bounded_rate() {
+        let (mut schedule, begin) = (ProbeSchedule::default(), Instant::now());
+        let names: Vec<String> = (0..100).map(|n| format!("enemy-{n}")).collect();
+        let enemies = names.iter().map(|name| (&**name, 100));
+        let all: Vec<_> = enemies.chain([("victim", 1)]).collect();
+        schedule.plan(&plan(&all), |_| false, begin);
+        let dead = |_: &str| (Duration::ZERO, false);
+        let begun = run(&mut schedule, (begin, Duration::from_secs(60)), dead);
+        assert!(begun.len() <= 60 * 500, "{}", begun.len());
+        let victim: Vec<_> = begun.iter().filter(|(_, n, _)| n == "victim").collect();
+        let pauses = victim.windows(2).map(|w| w[1].0 - w[0].0);
+        assert!(victim.len() >= 10 && pauses.max().unwrap() < Duration::from_secs(6));
+        // No backend is dialled more often than its backoff says, whatever others do.
+        let mut counts: HashMap<SocketAddr, usize> = HashMap::new();
+        begun.iter().for_each(|(_, _, backend)| *counts.entry(*backend).or_default() += 1);
+        assert!(counts.values().all(|count| *count <= 17), "{:?}", counts.values().max());
+    }
+
+    #[test]
+    fn what_other_nodes_probe_is_dialled_only_after_a_stream_has_failed_to() {
+        let (mut schedule, begin) = (ProbeSchedule::default(), Instant::now());
+        let mut all = plan(&[("a", 2)]);
+        all.values_mut().for_each(|planned| planned.is_probed = false);
+        schedule.plan(&all, |_| false, begin);
+        assert_eq!(schedule.next(), None);
+        schedule.learn(address(0), Some(false), begin);
+        assert_eq!(schedule.next(), Some(begin + FIRST_BACKOFF));
+        let begun = run(&mut schedule, (begin, Duration::from_secs(60)), |_| AT_ONCE);
+        assert_eq!(begun.len(), 1, "it answers again");
+        // Another plan for the same backends: this node has become a hub.
+        let end = begin + Duration::from_secs(60);
+        schedule.plan(&plan(&[("a", 2)]), |backend| *backend == address(0), end);
+        let begun = run(&mut schedule, (end, Duration::from_secs(9)), |_| AT_ONCE);
+        assert_eq!(begun.iter().map(|(_, _, b)| *b).collect::<Vec<_>>(), [address(1)]);
     }
 
     #[test]

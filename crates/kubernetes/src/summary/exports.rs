@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use adit_core::fault::BackendFault;
-use adit_core::name::{NodeName, PortName, ServiceName};
+use adit_core::name::{Namespace, NodeName, PortName, ServiceName};
+use adit_core::policy::Target;
 use adit_core::wire::report::{ExportFault, NodeReport};
 
 /// How many nodes are named for one port.
@@ -55,6 +56,31 @@ impl ExportsSummary {
         }
     }
 
+    /// The ports whose backends are all silent for the nodes that they run on, which only those nodes dial; the most
+    /// that one question tells, namespaces in turns.
+    #[must_use]
+    pub fn unserved_at_home(&self, answered: usize) -> Vec<ExportFault> {
+        let mut counts: BTreeMap<&Namespace, usize> = BTreeMap::new();
+        let mut all: Vec<(usize, ExportFault)> = Vec::new();
+        for (service, ports) in &self.all {
+            let only_there =
+                |port: &FailingPort| port.whole < answered && port.is_unserved(answered);
+            for (name, port) in ports.iter().filter(|(_, port)| only_there(port)) {
+                let count = counts.entry(&service.namespace).or_default();
+                *count += 1;
+                let target = Target { service: service.clone(), port: name.clone() };
+                let FailingPort { fault, total, silent, .. } = *port;
+                all.push((
+                    *count,
+                    ExportFault { target, is_whole: true, fault, total, here: silent },
+                ));
+            }
+        }
+        // Stable: within one turn by name.
+        all.sort_by_key(|(turn, _)| *turn);
+        all.into_iter().map(|(_, fault)| fault).take(NodeReport::MAX_EXPORTS).collect()
+    }
+
     /// What is said of the ports of an export.
     pub fn of(&self, service: &ServiceName) -> impl Iterator<Item = (&PortName, &FailingPort)> {
         self.all.get(service).into_iter().flatten()
@@ -104,7 +130,7 @@ mod tests {
 
     fn fault(is_whole: bool, total: u32, here: u32) -> ExportFault {
         let service = "agents/triage-bot".parse().unwrap();
-        let target = adit_core::policy::Target { service, port: "http".parse().unwrap() };
+        let target = Target { service, port: "http".parse().unwrap() };
         ExportFault { target, is_whole, fault: Some(BackendFault::Refused), total, here }
     }
 

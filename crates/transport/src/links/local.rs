@@ -14,6 +14,9 @@ pub type Random = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// A calendar: Unix time in milliseconds.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// What a node answers its own controller, which asked with these bytes.
+pub type ReportAnswer = Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
+
 /// What is this process's own.
 #[derive(Clone)]
 pub struct Local {

@@ -1,4 +1,4 @@
-//! Report streams: the controller of our own cluster asks each node how it is.
+//! Report streams: the controller of our own cluster asks each node how it is, and tells it what others said.
 //!
 //! Asking each node, and not its hubs about it, has every answer proved by the certificate of the one it is
 //! about. What a report says is `adit_core`'s to read; what this node says is the caller's
@@ -12,7 +12,7 @@ use adit_core::name::NodeName;
 use adit_core::snapshot::Class;
 use adit_core::wire::StreamKind;
 use adit_core::wire::control::ANSWERS_REPORTS;
-use adit_core::wire::report::{LIMIT, NodeReport};
+use adit_core::wire::report::{LIMIT, NodeReport, QUESTION_LIMIT};
 use bytes::Bytes;
 use tokio::time::timeout;
 
@@ -45,19 +45,23 @@ pub(super) async fn serve(
     mut send: SendStream,
     mut recv: RecvStream,
 ) {
-    // Whatever else it says is not read.
-    recv.stop(Code::Finished);
     let conn = using.conn();
     let now = shared.now();
     if conn.peer.cluster != now.this.cluster || !conn.peer.node.is_controller() {
+        recv.stop(Code::Denied);
         send.reset(Code::Denied);
         shared.in_vain(conn, Code::Denied);
         return;
     }
     if conn.doing().telling > now.links.len() + MAX_OPEN {
+        recv.stop(Code::OverLimit);
         return send.reset(Code::OverLimit);
     }
-    let bytes = shared.work.report.get().map(|report| report()).unwrap_or_default();
+    // What cannot be read is as good as nothing.
+    let question = timeout(REPORT_TIMEOUT, read_all(&mut recv, QUESTION_LIMIT)).await;
+    let question = question.ok().and_then(Result::ok).unwrap_or_default();
+    recv.stop(Code::Finished);
+    let bytes = shared.work.report.get().map(|report| report(&question)).unwrap_or_default();
     match timeout(REPORT_TIMEOUT, send.send_all(&bytes)).await {
         Ok(sent) => {
             if let Err(error) = sent.and_then(|()| send.finish()) {
@@ -73,12 +77,17 @@ impl Shared {
     pub(super) async fn ask_report(
         self: &Arc<Self>,
         node: &NodeName,
+        question: &[u8],
     ) -> Result<NodeReport, OpenError> {
         let cluster = self.now().this.cluster.clone();
         let whom = (&cluster, node);
         let mut stream = self.open(0, whom, Class::Interactive, StreamKind::Report).await?;
-        stream.send.finish().map_err(|e| OpenError { code: e.code(), reason: e.to_string() })?;
-        let read = timeout(REPORT_TIMEOUT, read_all(&mut stream.recv)).await;
+        // An earlier version does not read on, and answers all the same.
+        let asked = timeout(REPORT_TIMEOUT, stream.send.send_all(question)).await;
+        if matches!(asked, Ok(Ok(()))) {
+            stream.send.finish().ok();
+        }
+        let read = timeout(REPORT_TIMEOUT, read_all(&mut stream.recv, LIMIT)).await;
         let failed = |code, why: String| OpenError { code, reason: format!("node {node} {why}") };
         let late = |_| failed(Code::HeaderTimeout, "did not report in time".to_owned());
         let bytes = read.map_err(late)?.map_err(|(code, why)| failed(code, why))?;
@@ -89,16 +98,16 @@ impl Shared {
     }
 }
 
-/// All of a stream, as far as a report may be long.
-async fn read_all(recv: &mut RecvStream) -> Result<Vec<u8>, (Code, String)> {
+/// All of a stream, which may be that long.
+async fn read_all(recv: &mut RecvStream, limit: usize) -> Result<Vec<u8>, (Code, String)> {
     let mut all = Vec::new();
     while let Some(piece) =
-        recv.read_chunk(LIMIT).await.map_err(|e| (e.code(), format!("did not report: {e}")))?
+        recv.read_chunk(limit).await.map_err(|e| (e.code(), format!("did not report: {e}")))?
     {
         let piece: Bytes = piece;
-        if all.len() + piece.len() > LIMIT {
+        if all.len() + piece.len() > limit {
             recv.stop(Code::ProtocolError);
-            return Err((Code::ProtocolError, format!("sent a report of more than {LIMIT} bytes")));
+            return Err((Code::ProtocolError, format!("sent more than {limit} bytes")));
         }
         all.extend_from_slice(&piece);
     }

@@ -13,7 +13,7 @@ use super::dials::Dials;
 use super::doubled::DoubleRecord;
 use super::faults::FaultTable;
 use super::feeds::Feeds;
-use super::local::Local;
+use super::local::{Local, ReportAnswer};
 use super::metrics::Metrics;
 use super::misuse::MisuseTable;
 use super::register::Register;
@@ -56,7 +56,7 @@ pub(super) struct Work {
     /// Another process that has this one's name.
     pub(super) double: DoubleRecord,
     /// What the controller is answered; see [`super::Links::answer_reports`].
-    pub(super) report: OnceLock<Arc<dyn Fn() -> Vec<u8> + Send + Sync>>,
+    pub(super) report: OnceLock<ReportAnswer>,
 }
 
 /// The steps of an end.

@@ -222,6 +222,7 @@ fn believed(observer: &Observer) -> Snapshot {
         workloads: HashMap::new(),
         views: BTreeMap::new(),
         down: BTreeMap::new(),
+        unproved: BTreeSet::new(),
         forbidden: BTreeSet::new(),
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::snapshot::Snapshot;
+use adit_core::wire::report::ReportQuestion;
 use adit_kubernetes::summary::{NodeAnswer, NodesSummary, SummaryItem};
 use adit_transport::Links;
 use tokio::sync::{Semaphore, watch};
@@ -38,6 +39,8 @@ const SILENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// From when nodes first say that they cannot use a link to when that is told: what is bad in one round and well in the
 /// next is not.
 const LINK_TIMEOUT: Duration = Duration::from_secs(1);
+/// For how many rounds a node goes by what it was told with a question, where none comes.
+const VALID_ROUNDS: u32 = 3;
 /// How often what is wrong may be told in other words, while it is the same.
 const REWORD_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -50,18 +53,28 @@ pub(super) async fn ask(
     let mut known = KnownAnswers::default();
     let (mut asking, mut asked) = (JoinSet::new(), BTreeSet::new());
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut unserved = Vec::new();
     loop {
         let began = Instant::now();
         let nodes: BTreeSet<NodeName> = snapshot.borrow().siblings.keys().cloned().collect();
         known.keep(&nodes);
-        let next = began + interval(nodes.len());
+        let round = interval(nodes.len());
+        let next = began + round;
+        let valid_ms = (VALID_ROUNDS * round + ANSWER_TIMEOUT).as_millis();
+        let valid_ms = u64::try_from(valid_ms).unwrap_or(u64::MAX);
+        let question = ReportQuestion { unserved: std::mem::take(&mut unserved), valid_ms };
+        let question: Arc<[u8]> = Arc::from(&question.encode()[..]);
         for node in nodes.into_iter().filter(|node| !asked.contains(node)).collect::<Vec<_>>() {
             asked.insert(node.clone());
-            asking.spawn(one(links.clone(), Arc::clone(&places), node));
+            asking.spawn(one(links.clone(), Arc::clone(&places), node, question.clone()));
         }
+        // Each node that does not dial what is silent at home hears of it with its next question.
         let publish = |known: &KnownAnswers| {
             let now = std::time::SystemTime::now().try_into().unwrap_or_default();
-            summary.send_replace(Arc::new(NodesSummary::of(&known.answers, now)));
+            let newest = NodesSummary::of(&known.answers, now);
+            let unserved = newest.exports.unserved_at_home(newest.answered);
+            summary.send_replace(Arc::new(newest));
+            unserved
         };
         let mut published = false;
         // Until the next round, however soon all have answered.
@@ -74,7 +87,7 @@ pub(super) async fn ask(
                 // It was one that panicked: whose answer that was is not known, so all are asked anew.
                 Some(Err(_)) => asked.clear(),
                 None => {
-                    publish(&known);
+                    unserved = publish(&known);
                     published = true;
                     sleep_until(next).await;
                     break;
@@ -82,7 +95,7 @@ pub(super) async fn ask(
             }
         }
         if !published {
-            publish(&known);
+            unserved = publish(&known);
         }
     }
 }
@@ -101,10 +114,11 @@ async fn one(
     links: Links,
     places: Arc<Semaphore>,
     node: NodeName,
+    question: Arc<[u8]>,
 ) -> (NodeName, Option<NodeAnswer>) {
     // Nobody closes it.
     let _place = places.acquire().await;
-    let report = match timeout(ANSWER_TIMEOUT, links.ask_report(&node)).await {
+    let report = match timeout(ANSWER_TIMEOUT, links.ask_report(&node, &question)).await {
         Ok(Ok(report)) => Ok(report),
         Ok(Err(error)) if error.code == Code::VersionMismatch => return (node, None),
         Ok(Err(error)) => Err(error.to_string()),

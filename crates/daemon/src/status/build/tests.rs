@@ -95,6 +95,7 @@ fn edge() -> Snapshot {
         workloads: Default::default(),
         views: [("bank".parse().unwrap(), Arc::new(view))].into(),
         down: BTreeMap::new(),
+        unproved: BTreeSet::new(),
         forbidden: BTreeSet::new(),
     }
 }

@@ -93,6 +93,7 @@ fn snapshot(now: NodeState) -> Snapshot {
         workloads: now.workloads,
         views: BTreeMap::new(),
         down: BTreeMap::new(),
+        unproved: BTreeSet::new(),
         forbidden: now.forbidden,
     }
 }

@@ -1,0 +1,79 @@
+//! What a controller tells a node when it asks for a report: of which exports no backend answers the node that it
+//! runs on.
+//!
+//! A node dials backends of others only where the export allows the hop, so it knows of the others' from this alone.
+//! The sum of what all nodes said of themselves, by the one who has heard them all; an earlier version says and reads
+//! nothing. At most [`QUESTION_LIMIT`] bytes until the stream's end: 2 list of [`ExportFault`], 4 for how long it
+//! holds, in milliseconds.
+
+use bytes::BytesMut;
+
+use super::super::tlv::{Reader, WireError, Writer};
+use super::{ExportFault, NodeReport};
+
+/// The longest question, in bytes.
+pub const QUESTION_LIMIT: usize = 32 * 1024;
+
+/// What is told with a question.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReportQuestion {
+    /// Ports of exports none of whose backends answers its own node; at most [`NodeReport::MAX_EXPORTS`].
+    pub unserved: Vec<ExportFault>,
+    /// For how long that holds where nobody says anything newer, in milliseconds.
+    pub valid_ms: u64,
+}
+
+impl ReportQuestion {
+    /// The question on the wire. What is too much is left out, from the end.
+    #[must_use]
+    pub fn encode(&self) -> BytesMut {
+        let mut fields = Writer::default();
+        fields.list(2, self.unserved.iter().take(NodeReport::MAX_EXPORTS).map(ExportFault::fields));
+        fields.integer(4, self.valid_ms);
+        fields.take()
+    }
+
+    /// Reads a whole question; an empty one says nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        if bytes.len() > QUESTION_LIMIT {
+            return Err(WireError::TooLong(QUESTION_LIMIT));
+        }
+        let (mut question, mut fields) = (Self::default(), Reader::new(bytes));
+        while let Some((kind, value)) = fields.next()? {
+            match kind {
+                2 => {
+                    question.unserved =
+                        value.list(NodeReport::MAX_EXPORTS, "exports", ExportFault::read)?;
+                }
+                4 => question.valid_ms = value.integer("validity")?,
+                other => Reader::unknown(other)?,
+            }
+        }
+        Ok(question)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::BackendFault;
+    use crate::policy::Target;
+
+    #[test]
+    fn the_largest_question_fits_and_round_trips() {
+        let label = "a".repeat(63);
+        let target = Target {
+            service: format!("{label}/{label}").parse().unwrap(),
+            port: label.parse().unwrap(),
+        };
+        let fault = Some(BackendFault::Refused);
+        let one = ExportFault { target, is_whole: true, fault, total: u32::MAX, here: u32::MAX };
+        let question = ReportQuestion { unserved: vec![one; 128], valid_ms: u64::MAX >> 2 };
+        let bytes = question.encode();
+        assert_eq!(ReportQuestion::decode(&bytes), Ok(question));
+        assert_eq!(ReportQuestion::decode(b""), Ok(ReportQuestion::default()));
+    }
+}
