@@ -42,6 +42,7 @@ fn hello() -> Control {
         lane: Class::Interactive,
         clock_ms: 1_790_000_000_000,
         slot: 0,
+        stream_window: 1 << 18,
     })
 }
 

@@ -150,6 +150,7 @@ mod tests {
             lane: Class::Interactive,
             clock_ms: 0,
             slot: 0,
+            stream_window: 0,
         };
         let check = |h: &Hello| hello((1, 2), (&cluster, &node), Class::Interactive, h);
         assert_eq!(check(&good), Ok(2));

@@ -9,6 +9,7 @@
 //! | 1 state | whoever wants to know | a [`Subscribe`](state::Subscribe), answered by [`state`] messages, for as long as the connection lasts |
 //! | 2 data | whoever has a TCP connection to carry | a [`Header`](header::Header), answered by an [`Answer`](header::Answer); each is followed by the bytes of its direction |
 //! | 3 report | our own cluster's controller alone, towards nodes whose hello says that they [answer](control::ANSWERS_REPORTS) | nothing; answered by a [`NodeReport`](report::NodeReport). Whoever else asks is refused |
+//! | 4 grants | whoever receives, once, where both hellos name a stream window | [`grant`]: how far each stream may be sent; nothing the other way |
 //!
 //! **Encoding.** Integers are QUIC variable-length integers (RFC 9000 §16) in their shortest form; a
 //! longer form is refused. A message is a sequence of fields: type, length, value. Types ascend, so that
@@ -28,6 +29,7 @@
 //! with a [`Code`](crate::code::Code)'s number, and a connection ends by CONNECTION_CLOSE with one.
 
 pub mod control;
+pub mod grant;
 pub mod header;
 pub mod report;
 pub mod state;
@@ -52,6 +54,8 @@ pub enum StreamKind {
     Data,
     /// A question of our own cluster's controller, how this node is.
     Report,
+    /// How far the other streams of the connection may be sent.
+    Grants,
 }
 
 impl StreamKind {
@@ -63,6 +67,7 @@ impl StreamKind {
             Self::State => 1,
             Self::Data => 2,
             Self::Report => 3,
+            Self::Grants => 4,
         }
     }
 
@@ -74,6 +79,7 @@ impl StreamKind {
             1 => Some(Self::State),
             2 => Some(Self::Data),
             3 => Some(Self::Report),
+            4 => Some(Self::Grants),
             _ => None,
         }
     }

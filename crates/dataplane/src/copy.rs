@@ -228,8 +228,9 @@ impl StreamStall {
         sleep(STALL_TIMEOUT).await;
         deaf.set(true);
         match &mut self.0 {
-            Some((stall, _)) => stall.stalled_again(),
-            None => self.0 = recv.stall().map(|stall| (stall, Instant::now())),
+            // Its window may have grown since.
+            Some((stall, _)) if stall.covers(recv.window()) => stall.stalled_again(),
+            _ => self.0 = recv.stall().map(|stall| (stall, Instant::now())),
         }
         match &self.0 {
             Some((stall, _)) => stall.evicted().await,

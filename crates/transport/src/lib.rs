@@ -12,6 +12,7 @@
 pub mod budget;
 mod cid;
 pub mod endpoint;
+mod grants;
 pub mod links;
 pub mod net;
 pub mod peer;

@@ -27,6 +27,7 @@ mod doubled;
 mod drain;
 mod faults;
 mod feeds;
+mod grants;
 mod hello;
 mod learn;
 mod local;

@@ -45,6 +45,9 @@ pub struct PeerInfo {
     pub slot: u64,
     /// What its hello said that it can do beyond its version, as bits; see [`adit_core::wire::control`].
     pub capabilities: u64,
+    /// Bytes that it takes on one stream before it grants more; 0 where it grants none. See
+    /// [`adit_core::wire::grant`].
+    pub stream_window: u64,
     /// Where the peer was when the connection was made. A peer behind a NAT may move.
     pub remote: SocketAddr,
 }

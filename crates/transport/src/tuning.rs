@@ -16,6 +16,7 @@ use quinn::{AckFrequencyConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use self::congestion::Factory;
 use crate::budget::{Pair, WindowLimits};
+use crate::grants::GrantLimits;
 
 /// How a connection finds its rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +36,13 @@ pub enum Congestion {
 /// What differs between the connections of two traffic classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lane {
-    /// Bytes that a peer may send on one stream before the reader has taken them. One stream's rate is
+    /// Bytes that a peer may send on one stream before the reader has taken them, at first. One stream's rate is
     /// at most this much a round trip, and a stalled reader costs up to this much memory. The window of
     /// the whole connection follows use: see [`crate::budget`].
     pub stream_window: u32,
+    /// What that may become where the path is long and the reader fast, see [`crate::grants`]; no less than
+    /// `stream_window` in any case. Peers that know no grants have it from the start.
+    pub most_stream_window: u32,
     /// Bytes sent and not yet acknowledged, over all streams of a connection, once it has been used as
     /// much; writers wait beyond it. It is memory of this node's, and the congestion window's ceiling.
     pub send_window: u32,
@@ -151,6 +155,8 @@ impl Default for Tuning {
     fn default() -> Self {
         let interactive = Lane {
             stream_window: MIB / 4,
+            // 80 MB/s over 50 ms.
+            most_stream_window: 4 * MIB,
             send_window: 4 * MIB,
             congestion: Congestion::Bbr,
             // A request's body of some 50 KB fits the first flight; TCP's ten segments would not do.
@@ -158,7 +164,13 @@ impl Default for Tuning {
         };
         Self {
             interactive,
-            bulk: Lane { stream_window: 8 * MIB, send_window: 16 * MIB, ..interactive },
+            bulk: Lane {
+                stream_window: 8 * MIB,
+                // It has all of its window from the start.
+                most_stream_window: 0,
+                send_window: 16 * MIB,
+                ..interactive
+            },
             streams: 1024,
             keep_alive: KEEP_ALIVE,
             idle_timeout: KEEP_ALIVE.saturating_mul(2),
@@ -228,6 +240,13 @@ impl Tuning {
         WindowLimits { first, base, most }
     }
 
+    /// The windows of a stream in a lane: at first, and at most, which is QUIC's.
+    pub(crate) fn stream_windows(&self, class: Class) -> GrantLimits {
+        let Lane { stream_window, most_stream_window, .. } = *self.lane(class);
+        let most = most_stream_window.max(stream_window);
+        GrantLimits { first: stream_window.into(), most: most.into() }
+    }
+
     /// All streams that a peer may have open at once on one connection, at most.
     pub(crate) fn all_streams(&self) -> u32 {
         self.streams.saturating_add(Self::OWN_STREAMS)
@@ -263,7 +282,7 @@ impl Tuning {
         discovery.upper_bound(self.mtu.max.min(Mtu::MAX));
         let mut config = TransportConfig::default();
         config
-            .stream_receive_window(lane.stream_window.into())
+            .stream_receive_window(lane.stream_window.max(lane.most_stream_window).into())
             .receive_window(Self::WINDOW_AT_FIRST.into())
             .send_window(Self::WINDOW_AT_FIRST.into())
             .max_concurrent_bidi_streams(self.all_streams().min(Self::STREAMS_AT_FIRST).into())
@@ -300,9 +319,11 @@ mod tests {
     fn lanes_differ_in_their_windows_only() {
         let tuning = Tuning::default();
         let (interactive, bulk) = (shown(&tuning, Class::Interactive), shown(&tuning, Class::Bulk));
-        assert!(interactive.contains("stream_receive_window: 262144"), "{interactive}");
+        assert!(interactive.contains("stream_receive_window: 4194304"), "{interactive}");
         assert!(bulk.contains("stream_receive_window: 8388608"), "{bulk}");
-        assert_eq!(bulk.replace("8388608", "262144"), interactive);
+        assert_eq!(bulk.replace("8388608", "4194304"), interactive);
+        let first = |class| tuning.stream_windows(class).first;
+        assert_eq!((first(Class::Interactive), first(Class::Bulk)), (256 << 10, 8 << 20));
         let most = |class| tuning.windows(class).most;
         assert_eq!(most(Class::Interactive), Pair { receive: 4 << 20, send: 4 << 20 });
         assert_eq!(most(Class::Bulk), Pair { receive: 16 << 20, send: 16 << 20 });

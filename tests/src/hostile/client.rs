@@ -274,6 +274,7 @@ impl Enemy {
             lane: manners.lane,
             clock_ms: 0,
             slot,
+            stream_window: 0,
         })
     }
 

@@ -59,6 +59,7 @@ impl Stranger {
             lane: Class::Interactive,
             clock_ms: 0,
             slot: 0,
+            stream_window: 0,
         }
     }
 }

@@ -7,7 +7,7 @@ use adit_tests::sim::whole::Whole;
 use adit_tests::sim::{Plan, SUPPORT, Town, import};
 use tokio::time::{Instant, sleep};
 
-use crate::SECOND;
+use crate::{MS, SECOND};
 
 const KIB: u64 = 1024;
 /// An interactive stream's window.
@@ -115,4 +115,57 @@ async fn the_nodes_of_a_peer_share_its_budget_and_the_longest_stalled_pays() {
     assert_eq!(town.edge[1].ended(Direction::Outbound, Code::OverBudget), 1);
     assert_eq!(town.edge[0].node.flows.ended().len(), 0);
     drop(others);
+}
+
+/// Two towns 50 ms apart.
+async fn far_apart() -> Town {
+    Town::start(&Plan { delay: 25 * MS, ..Plan::default() }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_stream_carries_over_a_long_path_what_tcp_would() {
+    const MUCH: u64 = 16_000_000;
+    let town = far_apart().await;
+    let backend = town.backend(1);
+    for is_up in [true, false] {
+        let (client, server) = town.through(&backend).await;
+        let (mut writer, mut reader) = if is_up { (client, server) } else { (server, client) };
+        let began = Instant::now();
+        tokio::join!(async { writer.say(MUCH).await.unwrap() }, reader.hear(MUCH));
+        let took = began.elapsed();
+        // With a window that stays at what it is at first: 3.1 seconds.
+        assert!(took < 3 * SECOND / 2, "{took:?} for 16 MB");
+        // A reader that was fast and stalls holds what its window has become, and is charged all of it.
+        let said = writer.fill().await - MUCH;
+        let node = if is_up { &town.bank[0] } else { &town.edge[0] };
+        let (bytes, streams) = charged(node);
+        assert_eq!(streams, 1);
+        let held = said - HELD.end() + WINDOW;
+        assert!(held > 4 * WINDOW && bytes as u64 >= held, "{bytes} charged, {held} held");
+        assert!(goes_on(&town, &backend).await, "another stream waits");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_slow_readers_on_a_long_path_stay_within_the_budget_and_none_is_reset() {
+    const FIRST: u64 = 300_000;
+    let town = far_apart().await;
+    let backend = town.backend(1);
+    let mut all = Vec::new();
+    for _ in 0..80 {
+        let (mut client, mut server) = town.through(&backend).await;
+        // Fast at first.
+        tokio::join!(async { server.say(FIRST).await.unwrap() }, client.hear(FIRST));
+        server.fill_for(SECOND).await;
+        all.push((client, server));
+    }
+    assert!(goes_on(&town, &backend).await, "another stream waits for readers that stall");
+    let (bytes, streams) = charged(&town.edge[0]);
+    assert!(streams == 80 && bytes <= 32 << 20, "{streams} streams, {bytes} bytes");
+    for (mut client, mut server) in all {
+        let said = server.fill_for(MS).await;
+        server.finish().await;
+        assert_eq!(client.end().await, End::Finished(said));
+    }
+    assert_eq!(town.edge[0].ended(Direction::Outbound, Code::OverBudget), 0);
 }

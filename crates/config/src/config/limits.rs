@@ -45,8 +45,8 @@ pub struct Limits {
     /// nothing to wait for. A larger value costs a descriptor for that time.
     pub unknown_source_hold: Duration,
     /// `interactiveWindow`, default 256KiB, 16KiB to 64MiB: how many bytes one interactive stream may have
-    /// under way. A larger value is faster over long paths and lets requests wait behind more bytes;
-    /// one stream moves at most a window each round trip.
+    /// under way at first. Over a path of more than 2 ms a fast reader gets more, up to 4 MiB, while there is
+    /// memory. A larger value lets requests wait behind more bytes; one stream moves at most a window each round trip.
     pub interactive_window: u64,
     /// `bulkWindow`, default 8MiB, 64KiB to 1GiB: the same for streams of exports with `class: bulk`.
     /// Neither window is above `peerBuffer`.

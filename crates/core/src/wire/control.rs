@@ -6,7 +6,7 @@
 //!
 //! | message | fields |
 //! |---|---|
-//! | 1 hello | 1 lowest version, 3 highest version, 5 cluster, 7 node, 9 boot ID (16 bytes), 11 lane (0 interactive, 1 bulk), 2 capabilities (bits: 1 it [answers reports](ANSWERS_REPORTS)), 4 sender's clock (Unix time, ms), 6 the dialler's slot (absent for 0) |
+//! | 1 hello | 1 lowest version, 3 highest version, 5 cluster, 7 node, 9 boot ID (16 bytes), 11 lane (0 interactive, 1 bulk), 2 capabilities (bits: 1 it [answers reports](ANSWERS_REPORTS)), 4 sender's clock (Unix time, ms), 6 the dialler's slot (absent for 0), 8 bytes that may be sent to the sender on one stream before it [grants](super::grant) more (absent where it grants none) |
 //! | 3 go-away | 1 code, 2 milliseconds after which to dial again |
 //! | 4 dial-me | 1 addresses to dial, 3 nonce that the dialler repeats; acted upon from a later version on |
 //! | 6 doubled | 1 boot ID (16 bytes) of another living process that has the receiver's name, 3 where that is; believed of nodes and the controller of the receiver's own cluster, and looked into otherwise; skipped by earlier versions |
@@ -81,6 +81,9 @@ pub struct Hello {
     /// Which of the dialler's parallel connections of one lane this is. A later connection of the same
     /// node, boot ID, lane, dialler and slot takes the earlier one's place.
     pub slot: u64,
+    /// Bytes that may be sent to the sender on one stream of this connection until it grants more, see
+    /// [`super::grant`]; 0 where QUIC's own windows are all there is.
+    pub stream_window: u64,
 }
 
 /// The version to speak with a peer.
@@ -115,6 +118,9 @@ impl Control {
                     fields.integer(6, hello.slot);
                 }
                 fields.text(7, hello.node.as_str());
+                if hello.stream_window != 0 {
+                    fields.integer(8, hello.stream_window);
+                }
                 fields.bytes(9, &hello.boot);
                 fields.integer(11, lane_number(hello.lane));
                 HELLO
@@ -211,7 +217,7 @@ impl Control {
 impl Hello {
     fn read(mut fields: Reader<'_>) -> Result<Self, WireError> {
         let (mut low, mut high, mut cluster, mut node, mut boot, mut lane) = Default::default();
-        let (mut capabilities, mut clock_ms, mut slot) = (0, 0, 0);
+        let (mut capabilities, mut clock_ms, mut slot, mut stream_window) = (0, 0, 0, 0);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 1 => low = Some(value.integer("version")?),
@@ -221,6 +227,7 @@ impl Hello {
                 5 => cluster = Some(value.name("cluster")?),
                 6 => slot = value.integer("slot")?,
                 7 => node = Some(value.name("node")?),
+                8 => stream_window = value.integer("stream window")?,
                 9 => boot = Some(value.array("boot ID")?),
                 11 => lane = Some(lane_of(value.integer("lane")?)?),
                 other => Reader::unknown(other)?,
@@ -239,6 +246,7 @@ impl Hello {
             lane: lane.ok_or(WireError::Missing("lane"))?,
             clock_ms,
             slot,
+            stream_window,
         })
     }
 }
@@ -273,6 +281,7 @@ mod tests {
             lane: Class::Bulk,
             clock_ms: 1_795_000_000_000,
             slot: 3,
+            stream_window: 1 << 18,
         }
     }
 

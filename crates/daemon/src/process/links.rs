@@ -173,6 +173,7 @@ mod tests {
                 dialled: true,
                 slot: 0,
                 capabilities: 0,
+                stream_window: 0,
                 remote,
             },
             worker: 0,

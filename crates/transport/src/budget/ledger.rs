@@ -18,6 +18,9 @@ pub struct Bounds {
 /// The part of its bound that a peer's windows have for certain, even if the process's are spent.
 const PROMISED_PART: usize = 8;
 
+/// The part of a bound for stalled streams from which on no stream's window grows.
+const PRESSED_PART: usize = 4;
+
 /// Bytes that are charged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Charges {
@@ -120,6 +123,13 @@ impl Ledger {
         let may_grow = account.windows <= self.bounds.peer && self.windows <= self.bounds.process;
         self.enforce(cluster);
         (number, may_grow)
+    }
+
+    /// Whether the stalled streams of a peer, or of all, hold a good part of what they may.
+    pub(super) fn is_pressed(&self, cluster: &ClusterName) -> bool {
+        let stalled = self.accounts.get(cluster).map_or(0, |account| account.stalled);
+        stalled > self.bounds.peer / PRESSED_PART
+            || self.stalled > self.bounds.process / PRESSED_PART
     }
 
     /// A stream stalls no more.

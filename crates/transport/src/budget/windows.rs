@@ -249,6 +249,11 @@ impl ConnectionWindows {
         self.budget.release(&self.cluster, bytes(settled));
     }
 
+    /// Whether its peer's stalled streams hold so much that none should be let hold more than at first.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.budget.ledger().is_pressed(&self.cluster)
+    }
+
     /// Whether there is anything that thrown away bytes would settle.
     pub(crate) fn owes(&self) -> bool {
         self.state().owed > 0
@@ -310,6 +315,12 @@ impl Stall {
             // An eviction that it has escaped is not to be found later.
             self.evict = Arc::new(Notify::new());
         }
+    }
+
+    /// Whether a stream that may hold so much is charged enough.
+    #[must_use]
+    pub fn covers(&self, window: u64) -> bool {
+        window <= self.window
     }
 
     /// The reader takes nothing again.

@@ -189,7 +189,7 @@ impl Incoming {
             worker,
             epoch,
             streams: shared.tuning.all_streams(),
-            stream_window: shared.tuning.lane(class).stream_window,
+            stream_windows: shared.tuning.stream_windows(class),
         };
         Ok(Connection::new(quinn, peer, facts))
     }

@@ -18,6 +18,7 @@ use quinn::ConnectionError;
 use super::closed::{By, Closed};
 use super::{Worker, dial, varint};
 use crate::budget::{BufferBudget, ConnectionWindows, Windowed};
+use crate::grants::{GrantBook, GrantLimits, ReceiveGrant};
 use crate::stream::{RecvStream, SendStream};
 use crate::tuning::Tuning;
 
@@ -34,6 +35,8 @@ struct Inner {
     peers: PeerStreams,
     /// What it may hold, once it is known whose it is.
     windows: OnceLock<ConnectionWindows>,
+    /// How far its streams may be sent, where both sides keep to that.
+    grants: OnceLock<GrantBook>,
 }
 
 /// The streams that the peer has opened.
@@ -56,8 +59,8 @@ pub(super) struct Facts {
     pub(super) epoch: u64,
     /// The most streams that the peer may have open at once.
     pub(super) streams: u32,
-    /// The bytes that the peer may send on one stream before they are taken.
-    pub(super) stream_window: u32,
+    /// The bytes that the peer may send on one stream before they are taken: at first, and at most.
+    pub(super) stream_windows: GrantLimits,
 }
 
 /// Why no stream could be opened.
@@ -115,6 +118,7 @@ impl Connection {
             ours: OnceLock::new(),
             peers,
             windows: OnceLock::new(),
+            grants: OnceLock::new(),
         }))
     }
 
@@ -292,9 +296,37 @@ impl Connection {
         }
     }
 
-    /// The bytes that the peer may send on one stream before they are taken.
+    /// What the peer may send on one stream before it is taken, where nothing less was agreed on.
     pub(crate) fn stream_window(&self) -> u64 {
-        self.0.facts.stream_window.into()
+        self.0.facts.stream_windows.most
+    }
+
+    /// The windows that its streams may have where the peer keeps to grants. In the bulk lane all have the largest
+    /// from the start.
+    pub(crate) fn grant_limits(&self) -> Option<GrantLimits> {
+        Some(self.0.facts.stream_windows).filter(|_| self.class() == Class::Interactive)
+    }
+
+    /// Has all streams from here on keep to grants, if the peer does so: its hello said how much it lets come at
+    /// first. Both sides see both hellos, and so agree.
+    pub(crate) fn keep_grants(&self, theirs: u64) {
+        if let Some(limits) = self.grant_limits().filter(|_| theirs > 0) {
+            self.0.grants.get_or_init(|| GrantBook::new(theirs, limits));
+        }
+    }
+
+    /// How far its streams may be sent, where both sides keep to that.
+    pub(crate) fn grants(&self) -> Option<&GrantBook> {
+        self.0.grants.get()
+    }
+
+    /// Bytes of one of its streams were taken, so the peer may be granted more.
+    pub(crate) fn grant(&self, stream: u64, grant: &mut ReceiveGrant, taken: u64) {
+        let Some(book) = self.grants() else { return };
+        book.taken(stream, grant, taken, || {
+            let is_pressed = self.windows().is_none_or(|(windows, _)| windows.is_pressed());
+            (self.0.quinn.rtt(), is_pressed)
+        });
     }
 
     /// Bytes that the peer sent were taken.

@@ -99,7 +99,7 @@ impl Endpoints {
             worker,
             epoch,
             streams: shared.tuning.all_streams(),
-            stream_window: shared.tuning.lane(dial.class).stream_window,
+            stream_windows: shared.tuning.stream_windows(dial.class),
         };
         let connection = Connection::new(quinn, peer, facts);
         let found = connection.peer();

@@ -8,7 +8,7 @@ use adit_core::admission::pace::Allowance;
 use adit_core::admission::{self, Refusal};
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
-use adit_core::snapshot::{Class, Snapshot};
+use adit_core::snapshot::Snapshot;
 use adit_core::wire::StreamKind;
 use adit_core::wire::control::{ANSWERS_REPORTS, Control, Hello};
 use bytes::BytesMut;
@@ -43,7 +43,7 @@ pub(super) async fn greet(
     let exchange = async {
         let opened = quic.open_bi(local.settings.header_deadline).await;
         let (mut send, recv) = opened.map_err(|e| refusal(e.code(), &e))?;
-        say(&mut send, Some(StreamKind::Control), ours(local, now, quic.class(), slot)).await?;
+        say(&mut send, Some(StreamKind::Control), ours(quic, local, now, slot)).await?;
         let (hello, messages) = listen(recv).await?;
         Ok((send, hello, messages))
     };
@@ -72,20 +72,21 @@ pub(super) async fn answer(
     };
     let (mut send, hello, messages) = in_time(quic, local, hearing).await?;
     let peer = check(quic, local, cluster, node, &hello, hello.slot)?;
-    in_time(quic, local, say(&mut send, None, ours(local, now, hello.lane, hello.slot))).await?;
+    in_time(quic, local, say(&mut send, None, ours(quic, local, now, hello.slot))).await?;
     Ok(Greeted { peer, send, messages })
 }
 
-fn ours(local: &Local, now: &Snapshot, lane: Class, slot: u64) -> Hello {
+fn ours(quic: &Connection, local: &Local, now: &Snapshot, slot: u64) -> Hello {
     Hello {
         versions: local.settings.versions,
         capabilities: ANSWERS_REPORTS,
         cluster: now.this.cluster.clone(),
         node: now.this.node.clone(),
         boot: local.boot.0,
-        lane,
+        lane: quic.class(),
         clock_ms: (local.clock)(),
         slot,
+        stream_window: quic.grant_limits().map_or(0, |limits| limits.first),
     }
 }
 
@@ -124,6 +125,7 @@ fn check(
         dialled: quic.dialled(),
         slot,
         capabilities: hello.capabilities,
+        stream_window: hello.stream_window,
         remote: quic.remote(),
     })
 }

@@ -238,6 +238,7 @@ mod tests {
             dialled: false,
             slot: 0,
             capabilities: 0,
+            stream_window: 0,
             remote: "192.0.2.1:7843".parse().unwrap(),
         }
     }

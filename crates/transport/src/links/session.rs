@@ -24,7 +24,7 @@ use super::hello::Greeted;
 use super::messages::Messages;
 use super::seats::Seat;
 use super::shared::Shared;
-use super::{Served, Stream, publish, reports};
+use super::{Served, Stream, grants, publish, reports};
 use crate::endpoint::{By, Closed, Connection};
 use crate::peer::BootId;
 use crate::stream::{RecvStream, SendStream};
@@ -63,6 +63,7 @@ pub(super) fn begin(
     });
     let (budget, tuning) = (&shared.work.budget, shared.endpoints.tuning());
     conn.quic.charge_to(budget, &conn.peer.cluster, tuning, class);
+    conn.quic.keep_grants(conn.peer.stream_window);
     shared.work.metrics.opened(&conn.peer);
     // What changed since the hello was checked has been acted upon for the connections known then.
     shared.close_if_unlinked(&shared.now(), &conn);
@@ -78,6 +79,7 @@ pub(super) fn begin(
         Session { shared: Arc::clone(shared), conn: Arc::clone(&conn), send, _seat: seat };
     let worker = conn.quic.worker().handle().clone();
     shared.work.tasks.spawn_on(session.run(messages, control), &worker);
+    shared.work.tasks.spawn_on(grants::tell(Arc::clone(&conn)), &worker);
     Ok(conn)
 }
 
@@ -258,6 +260,12 @@ async fn serve(shared: Arc<Shared>, conn: Arc<Conn>, mut send: SendStream, mut r
                 let using = conn.used(What::Telling);
                 let (tasks, control) = (shared.work.tasks.clone(), shared.work.control.clone());
                 tasks.spawn_on(reports::serve(shared, using, send, recv), &control);
+                return;
+            }
+            Some(StreamKind::Grants) => {
+                if let Some(code) = grants::hear(&conn, send, recv).await {
+                    shared.in_vain(&conn, code);
+                }
                 return;
             }
             // There is one control stream, and this version knows no other kinds.

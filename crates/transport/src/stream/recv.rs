@@ -8,6 +8,7 @@ use quinn::ReadError;
 use super::{Held, RecvError};
 use crate::budget::Stall;
 use crate::endpoint::{Connection, varint};
+use crate::grants::{GrantBook, ReceiveGrant};
 
 /// The receiving half of a stream. Dropped before its end was seen, it stops the sender with
 /// [`Code::Internal`].
@@ -23,11 +24,19 @@ pub struct RecvStream {
     /// would turn an error into a clean end for whoever asks twice.
     end: Option<Result<(), RecvError>>,
     held: Option<Held>,
+    /// How far it may come, where QUIC's windows do not say.
+    grant: Option<ReceiveGrant>,
 }
 
 impl RecvStream {
     pub(crate) fn new(inner: quinn::RecvStream, connection: Connection) -> Self {
-        Self { inner, connection, end: None, held: None }
+        let grant = connection.grants().map(GrantBook::begin_receiving);
+        Self { inner, connection, end: None, held: None, grant }
+    }
+
+    /// It brings grants, for which none are needed.
+    pub(crate) fn brings_grants(&mut self) {
+        self.grant = None;
     }
 
     /// Keeps something for as long as this half lives: it is dropped with it.
@@ -47,7 +56,7 @@ impl RecvStream {
         let read = self.inner.read_chunks(chunks).await;
         let read = self.note(read)?;
         let bytes = chunks[..read.unwrap_or_default()].iter().map(Bytes::len).sum();
-        self.connection.taken(bytes);
+        self.taken(bytes);
         Ok(read)
     }
 
@@ -61,7 +70,7 @@ impl RecvStream {
         }
         let read = self.inner.read_chunk(max, true).await;
         let bytes = self.note(read)?.map(|chunk| chunk.bytes);
-        self.connection.taken(bytes.as_ref().map_or(0, Bytes::len));
+        self.taken(bytes.as_ref().map_or(0, Bytes::len));
         Ok(bytes)
     }
 
@@ -75,7 +84,7 @@ impl RecvStream {
         }
         let read = self.inner.read(buffer).await;
         let read = self.note(read)?;
-        self.connection.taken(read.unwrap_or_default());
+        self.taken(read.unwrap_or_default());
         Ok(read)
     }
 
@@ -101,7 +110,21 @@ impl RecvStream {
     /// the connection's peer is not known yet.
     #[must_use]
     pub fn stall(&self) -> Option<Stall> {
-        Stall::begin(&self.connection, self.connection.stream_window())
+        Stall::begin(&self.connection, self.window())
+    }
+
+    /// Bytes that may come before any more are taken, or have come.
+    #[must_use]
+    pub fn window(&self) -> u64 {
+        self.grant.as_ref().map_or_else(|| self.connection.stream_window(), ReceiveGrant::window)
+    }
+
+    fn taken(&mut self, bytes: usize) {
+        self.connection.taken(bytes);
+        let id = self.id();
+        if let Some(grant) = self.grant.as_mut().filter(|_| self.end.is_none()) {
+            self.connection.grant(id, grant, bytes as u64);
+        }
     }
 
     /// Takes what has arrived off the stream that is about to be stopped, where it counts how much that is:

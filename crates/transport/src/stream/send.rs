@@ -6,16 +6,18 @@
 //! for each, for as long as the connection lives. So [`SendStream::stopped`] looks, at growing intervals,
 //! and is for where nothing else would tell: a peer that gives up resets its own direction as well.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
 use quinn::{StoppedError, WriteError};
 use tokio::time::{Instant, timeout};
 
 use super::{Held, SendError};
 use crate::endpoint::{Connection, varint};
+use crate::grants::SendGrant;
 
 /// The sending half of a stream. Dropped unfinished, it resets with [`Code::Internal`].
 #[derive(Debug)]
@@ -27,6 +29,9 @@ pub struct SendStream {
     /// How many streams the peer had stopped on the connection when this one was looked at last.
     stops_seen: u64,
     held: Option<Held>,
+    sent: u64,
+    /// How far it may be sent, where QUIC's windows do not say.
+    grant: Option<Arc<SendGrant>>,
 }
 
 /// [`SendStream::stopped`] looks for the second time after this or a round trip, whichever is longer, …
@@ -36,7 +41,25 @@ const MAX_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl SendStream {
     pub(crate) fn new(inner: quinn::SendStream, connection: Connection) -> Self {
-        Self { inner, connection, ended: false, last: None, stops_seen: 0, held: None }
+        let number = quinn::VarInt::from(inner.id()).into_inner();
+        let grant = connection.grants().map(|book| book.begin_sending(number));
+        Self {
+            inner,
+            connection,
+            ended: false,
+            last: None,
+            stops_seen: 0,
+            held: None,
+            sent: 0,
+            grant,
+        }
+    }
+
+    /// It tells of grants, so it waits for none, and goes before what does.
+    pub(crate) fn tells_grants(&mut self) {
+        self.grant = None;
+        // The only error is that it has ended.
+        drop(self.inner.set_priority(1));
     }
 
     /// Keeps something for as long as this half lives: it is dropped with it.
@@ -64,16 +87,48 @@ impl SendStream {
     /// # Errors
     /// [`SendError`], see there.
     pub async fn send_some(&mut self, chunks: &mut [Bytes]) -> Result<usize, SendError> {
-        if chunks.iter().all(Bytes::is_empty) {
-            return Ok(0);
-        }
-        match self.inner.write_chunks(chunks).await {
+        let whole: usize = chunks.iter().map(Bytes::len).sum();
+        let Some(next) = chunks.iter().position(|chunk| !chunk.is_empty()) else { return Ok(0) };
+        let left = self.granted().await?;
+        let written = if whole <= left {
+            self.inner.write_chunks(chunks).await.map(|written| written.bytes)
+        } else {
+            let next = &mut chunks[next];
+            let mut part = next.slice(..left.min(next.len()));
+            let written = self.inner.write_chunks(std::slice::from_mut(&mut part)).await;
+            written.map(|written| {
+                next.advance(written.bytes);
+                written.bytes
+            })
+        };
+        match written {
             Ok(written) => {
                 self.last = Some(Instant::now());
-                self.connection.sent(written.bytes);
-                Ok(written.bytes)
+                self.sent += written as u64;
+                self.connection.sent(written);
+                Ok(written)
             }
             Err(error) => Err(self.error(error)),
+        }
+    }
+
+    /// Waits until something more may be sent, and says how much.
+    async fn granted(&mut self) -> Result<usize, SendError> {
+        let Some(grant) = self.grant.clone() else { return Ok(usize::MAX) };
+        let mut has_waited = false;
+        loop {
+            match grant.left(self.sent) {
+                0 if !has_waited => {
+                    // The peer is told at once as a rule, and looking for an end costs more than that.
+                    has_waited = timeout(FIRST_LOOK_INTERVAL, grant.raised()).await.is_err();
+                }
+                0 => tokio::select! {
+                    biased;
+                    () = grant.raised() => {}
+                    end = self.stopped() => end?,
+                },
+                left => return Ok(left),
+            }
         }
     }
 
@@ -87,9 +142,15 @@ impl SendStream {
     ///
     /// # Errors
     /// [`SendError`], see there.
-    pub async fn send_all(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        self.inner.write_all(bytes).await.map_err(|error| self.error(error))?;
-        self.connection.sent(bytes.len());
+    pub async fn send_all(&mut self, mut bytes: &[u8]) -> Result<(), SendError> {
+        while !bytes.is_empty() {
+            let left = self.granted().await?;
+            let (part, rest) = bytes.split_at(left.min(bytes.len()));
+            self.inner.write_all(part).await.map_err(|error| self.error(error))?;
+            self.sent += part.len() as u64;
+            self.connection.sent(part.len());
+            bytes = rest;
+        }
         Ok(())
     }
 
@@ -194,6 +255,9 @@ impl Drop for SendStream {
     fn drop(&mut self) {
         if !self.ended {
             self.reset(Code::Internal);
+        }
+        if let Some(book) = self.connection.grants() {
+            book.end_sending(self.id());
         }
         self.connection.half_gone(self.inner.id());
     }
