@@ -83,12 +83,13 @@ log: {{format: json}}
 }
 
 impl Clusters {
-    /// Starts everything, and waits until the import is ready.
+    /// Starts everything, and waits until the import is ready. `serve` makes the backend answer, on the host that it is
+    /// given, before there is a node that might find it silent.
     ///
     /// # Panics
     /// Where it does not become ready.
     #[must_use]
-    pub fn start() -> Self {
+    pub fn start<T>(serve: impl FnOnce(&Host) -> T) -> (Self, T) {
         let root = tempfile::tempdir().unwrap();
         bridge("lan");
         let host = |name: &str, address: &str| {
@@ -107,6 +108,7 @@ impl Clusters {
         // Any node of a cluster reaches its pods.
         bank1.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
         bank2.ip(&["route", "add", "10.244.2.9/32", "via", "172.18.2.2"]);
+        let served = serve(&fraud);
         make_authority(root.path(), "edge");
         make_authority(root.path(), "bank");
         let start = |host: &Host, cluster: &str, node: &str, config: String| {
@@ -118,6 +120,6 @@ impl Clusters {
         let e1 = start(&edge1, "edge", "e1", edge("e1", "e2", "172.18.1.2", "172.18.1.3"));
         let e2 = start(&edge2, "edge", "e2", edge("e2", "e1", "172.18.1.3", "172.18.1.2"));
         e1.wait_for("the import is ready", |s| s["imports"][0]["ports"][0]["ready"] == true);
-        Self { root, edge1, bank1, bank2, support, stranger, fraud, e1, b1, b2, e2 }
+        (Self { root, edge1, bank1, bank2, support, stranger, fraud, e1, b1, b2, e2 }, served)
     }
 }

@@ -44,8 +44,8 @@ impl DerefMut for Lab {
 
 impl Lab {
     fn new() -> Self {
-        let clusters = Clusters::start();
-        let ends = clusters.fraud.enter(|| backend(BACKEND.parse().unwrap()));
+        let (clusters, ends) =
+            Clusters::start(|fraud| fraud.enter(|| backend(BACKEND.parse().unwrap())));
         Self { clusters, ends }
     }
 
@@ -255,10 +255,10 @@ fn without_a_backend_callers_are_refused_at_once_and_served_when_it_returns() {
         assert!(matches!(refused(), Ok(End::Reset(0)) | Err(_)));
         lab.e1.wait_for("the import says why", |s| {
             s["imports"][0]["ports"][0]["ready"] == false
-                && s["imports"][0].to_string().contains("no-backend")
+                && s["imports"][0].to_string().contains("backend-unreachable")
         });
         assert!(matches!(refused(), Ok(End::Reset(0)) | Err(_)));
-        lab.log_has(&lab.e1, &["no-backend", "fraud-bot"]);
+        lab.log_has(&lab.e1, &["backend-unreachable", "fraud-bot"]);
         lab.bank1.ip(&["route", "del", "unreachable", "10.244.2.9/32"]);
         lab.bank1.ip(&["link", "set", "v-fraud", "up"]);
         lab.bank1.ip(&["route", "replace", "10.244.2.9/32", "dev", "v-fraud"]);

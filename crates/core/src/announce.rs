@@ -309,9 +309,8 @@ mod tests {
         now.down.clear();
         let told = view(&now, &"bank".parse().unwrap());
         assert_eq!((ready(&told), fault(&told)), (counts(&[("e1", 1), ("e2", 1)]), None));
-        now.unproved.extend(
-            ["10.0.0.1:80", "10.0.0.3:80"].map(|a| a.parse::<std::net::SocketAddr>().unwrap()),
-        );
+        now.unproved
+            .extend(["10.0.0.1:80", "10.0.0.3:80"].map(|a| a.parse::<SocketAddr>().unwrap()));
         let told = view(&now, &"bank".parse().unwrap());
         assert_eq!((ready(&told), fault(&told)), (counts(&[]), None));
         now = Snapshot { unproved: Default::default(), ..before };

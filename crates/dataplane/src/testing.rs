@@ -46,6 +46,7 @@ pub(crate) fn snapshot(service: &ServiceName, is_there: bool) -> Arc<Snapshot> {
         workloads: HashMap::new(),
         views: BTreeMap::new(),
         down: BTreeMap::new(),
+        unproved: BTreeSet::new(),
         forbidden: BTreeSet::new(),
     })
 }

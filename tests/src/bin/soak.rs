@@ -213,11 +213,11 @@ fn footprint(daemon: &Daemon, host: &Host) -> (usize, usize, u64) {
 }
 
 fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
-    let mut clusters = Clusters::start();
     let tally = Arc::new(Tally::default());
     let backend_tally = tally.clone();
-    // Ends with the process.
-    drop(clusters.fraud.spawn(move || backend(backend_tally)));
+    // The backend ends with the process.
+    let (mut clusters, ()) =
+        Clusters::start(|fraud| drop(fraud.spawn(move || backend(backend_tally))));
     eventually("the first stream is answered", 30, || {
         let order = Order { id: u64::MAX, up: 10, down: 10 };
         let probe = Arc::new(Tally::default());

@@ -91,7 +91,9 @@ impl Shared {
                 let other = all.iter().find(beside).map(|c| (c.peer.boot, c.quic.remote()));
                 let turn = turns.and_then(|pair| pair.into_iter().find(|other| *other != boot));
                 // Who is not there has been where its name is, as far as is known.
-                if let Some((other, at)) = other.or(turn.map(|other| (other, conn.quic.remote()))) {
+                if let Some((other, at)) =
+                    other.or_else(|| turn.map(|other| (other, conn.quic.remote())))
+                {
                     conn.tell(Control::Doubled { boot: other.0, address: at });
                     *told = Some(Instant::now());
                 }
