@@ -14,8 +14,9 @@ use std::path::Path;
 use adit_core::spiffe::SpiffeId;
 use adit_core::wire::WireError;
 use adit_core::wire::control::Control;
+use adit_core::wire::grant::StreamGrant;
 use adit_core::wire::header::{Answer, Header};
-use adit_core::wire::report::NodeReport;
+use adit_core::wire::report::{NodeReport, ReportQuestion};
 use adit_core::wire::state::{Heard, MAX_EXPORTS, MAX_NODES, Message, Replica};
 use bytes::BytesMut;
 
@@ -25,9 +26,10 @@ pub fn header(input: &[u8]) {
     framed(input, Answer::decode, Answer::encode);
 }
 
-/// Messages of the control stream.
+/// Messages of the control stream, and of the one that grants windows.
 pub fn control(input: &[u8]) {
     framed_or_skipped(input, Control::decode, Control::encode);
+    framed_or_skipped(input, StreamGrant::decode, |grant, out| grant.encode(out));
 }
 
 /// Messages of the state stream one by one, and as a subscriber hears them: one after the other.
@@ -45,8 +47,11 @@ pub fn state(input: &[u8]) {
     }
 }
 
-/// A node's report to its own controller, which takes the whole stream.
+/// A node's report to its own controller, and the controller's question; each takes the whole stream.
 pub fn report(input: &[u8]) {
+    if let Ok(question) = ReportQuestion::decode(input) {
+        assert_eq!(ReportQuestion::decode(&question.encode()), Ok(question));
+    }
     if let Ok(report) = NodeReport::decode(input) {
         assert_eq!(NodeReport::decode(&report.encode()), Ok(report));
     }
