@@ -1,0 +1,12 @@
+//! The few tools that every crate with tasks and shared state needs.
+//!
+//! * [`Mutex`] locks without a failure to handle.
+//! * [`publish_if_changed`] wakes readers of a `watch` channel only for a value that differs.
+//!
+//! Nothing here knows what it is used for.
+
+mod mutex;
+mod publish;
+
+pub use self::mutex::Mutex;
+pub use self::publish::publish_if_changed;
