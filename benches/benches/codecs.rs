@@ -7,9 +7,9 @@ use std::sync::Arc;
 use adit_core::policy::{Target, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort};
 use adit_core::spiffe::Workload;
-use adit_core::wire::control::{Control, Hello};
-use adit_core::wire::header::{Answer, Header, Trace};
-use adit_core::wire::state::Message;
+use adit_core::wire::control::{ControlMessage, Hello};
+use adit_core::wire::header::{StreamAnswer, StreamHeader, TraceContext};
+use adit_core::wire::state::StateMessage;
 use bytes::BytesMut;
 use divan::{Bencher, black_box};
 
@@ -17,8 +17,8 @@ fn main() {
     divan::main();
 }
 
-fn header() -> Header {
-    Header {
+fn header() -> StreamHeader {
+    StreamHeader {
         target: Target {
             service: "trustusbank-bank-agents/fraud-bot".parse().unwrap(),
             port: "http".parse().unwrap(),
@@ -28,18 +28,18 @@ fn header() -> Header {
             service_account: "support-bot".parse().unwrap(),
         },
         flow: Some([7; 16]),
-        trace: Some(Trace { trace: [1; 16], span: [2; 8], flags: 1 }),
+        trace: Some(TraceContext { trace: [1; 16], span: [2; 8], flags: 1 }),
     }
 }
 
-fn hello() -> Control {
-    Control::Hello(Hello {
+fn hello() -> ControlMessage {
+    ControlMessage::Hello(Hello {
         versions: (1, 1),
         capabilities: 0,
         cluster: "edge".parse().unwrap(),
         node: "e1".parse().unwrap(),
         boot: [3; 16],
-        lane: Class::Interactive,
+        class: Class::Interactive,
         clock_ms: 1_790_000_000_000,
         slot: 0,
         stream_window: 1 << 18,
@@ -47,7 +47,7 @@ fn hello() -> Control {
 }
 
 /// An export of three ports, with twenty grants and ten nodes.
-fn export() -> Message {
+fn export() -> StateMessage {
     let grant = |n: u32| WorkloadPattern {
         namespace: format!("team-{n}").parse().unwrap(),
         service_account: "*".parse().unwrap(),
@@ -66,7 +66,7 @@ fn export() -> Message {
         class: Class::Interactive,
         replay: false,
     };
-    Message::Export("trustusbank-bank-agents/fraud-bot".parse().unwrap(), Arc::new(export))
+    StateMessage::Export("trustusbank-bank-agents/fraud-bot".parse().unwrap(), Arc::new(export))
 }
 
 /// One module for each codec, all alike: encode into a buffer that is there, decode from one.
@@ -94,7 +94,7 @@ macro_rules! codec {
     };
 }
 
-codec!(header_of_a_stream, Header, header());
-codec!(answer, Answer, Answer::reached());
-codec!(control_hello, Control, hello());
-codec!(state_export, Message, export());
+codec!(header_of_a_stream, StreamHeader, header());
+codec!(answer, StreamAnswer, StreamAnswer::accepted());
+codec!(control_hello, ControlMessage, hello());
+codec!(state_export, StateMessage, export());

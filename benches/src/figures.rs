@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::scenario::Scenario::{
     self, Bulk, Churn, FirstByte, Idle, LossyBulk, LossyRequests, Mixed, Parallel, Serial, Stalled,
 };
-use crate::subject::Kind::{self, Adit, AditJumbo, HaproxyMtls, HaproxyTcp};
+use crate::subject::SubjectKind::{self, Adit, AditJumbo, HaproxyMtls, HaproxyTcp};
 
 /// Foreign CPU, in cores, above which a round does not count where enough others do.
 pub(crate) const QUIET: f64 = 0.1;
@@ -25,9 +25,9 @@ pub(crate) enum Better {
 
 /// What a value is divided by.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Against {
+pub(crate) enum Baseline {
     /// The same value of another subject in the same round.
-    Subject(Kind),
+    Subject(SubjectKind),
     /// A constant; the unit of what comes out.
     Unit(f64, &'static str),
 }
@@ -41,9 +41,9 @@ pub(crate) struct Figure {
     pub(crate) what: &'static str,
     /// Which values it takes.
     pub(crate) scenario: Scenario,
-    of: Kind,
+    of: SubjectKind,
     key: &'static str,
-    against: Against,
+    against: Baseline,
     /// What the prototype reached: one number, or a range.
     pub(crate) prototype: Option<(f64, f64)>,
     /// Where the gate stands.
@@ -53,20 +53,20 @@ pub(crate) struct Figure {
 
 const fn figure(
     (row, what): (&'static str, &'static str),
-    (scenario, of, key): (Scenario, Kind, &'static str),
-    against: Against,
+    (scenario, of, key): (Scenario, SubjectKind, &'static str),
+    against: Baseline,
     prototype: Option<(f64, f64)>,
     (better, gate): (Better, f64),
 ) -> Figure {
     Figure { row, what, scenario, of, key, against, prototype, gate, better }
 }
 
-const TCP: Against = Against::Subject(HaproxyTcp);
-const MTLS: Against = Against::Subject(HaproxyMtls);
-const MS: Against = Against::Unit(1e3, "ms");
-const MB: Against = Against::Unit(1.0, "MB");
-const ROUND_TRIP: Against = Against::Unit(50e3, "RTT");
-const SECONDS: Against = Against::Unit(1.0, "s/GB");
+const TCP: Baseline = Baseline::Subject(HaproxyTcp);
+const MTLS: Baseline = Baseline::Subject(HaproxyMtls);
+const MS: Baseline = Baseline::Unit(1e3, "ms");
+const MB: Baseline = Baseline::Unit(1.0, "MB");
+const ROUND_TRIP: Baseline = Baseline::Unit(50e3, "RTT");
+const SECONDS: Baseline = Baseline::Unit(1.0, "s/GB");
 use Better::{Higher, Lower};
 
 /// All, in the order of the table: (row, what), (load, subject, value), against what, prototype, gate.
@@ -86,11 +86,11 @@ pub(crate) const ALL: [Figure; 20] = [
     figure(("e", "first byte at 50 ms RTT"), (FirstByte, Adit, "p50_us"), ROUND_TRIP, Some((1.03, 1.03)), (Lower, 1.05)),
     figure(("f", "CPU for bulk"), (Bulk, Adit, "cpu_s_per_gb"), SECONDS, Some((3.2, 3.2)), (Lower, 2.8)),
     figure(("f", "CPU for bulk, MTU 6500"), (Bulk, AditJumbo, "cpu_s_per_gb"), SECONDS, Some((1.5, 1.85)), (Lower, 1.8)),
-    figure(("f2", "CPU for an RPC"), (Parallel, Adit, "cpu_us"), Against::Unit(1.0, "us"), Some((32.0, 40.0)), (Lower, 35.0)),
+    figure(("f2", "CPU for an RPC"), (Parallel, Adit, "cpu_us"), Baseline::Unit(1.0, "us"), Some((32.0, 40.0)), (Lower, 35.0)),
     figure(("g", "1 % loss, 50 ms: RPC p50"), (LossyRequests, Adit, "p50_us"), MS, Some((50.9, 50.9)), (Lower, 53.0)),
     figure(("g", "1 % loss, 50 ms: RPC p99"), (LossyRequests, Adit, "p99_us"), MS, Some((104.0, 110.0)), (Lower, 125.0)),
-    figure(("g2", "1 % loss, 50 ms: bulk"), (LossyBulk, Adit, "mbit"), Against::Unit(1.0, "Mbit/s"), Some((354.0, 367.0)), (Higher, 250.0)),
-    figure(("h", "100 stalled readers: RPC p50"), (Stalled, Adit, "slower"), Against::Unit(1.0, "x unstalled"), None, (Lower, 1.2)),
+    figure(("g2", "1 % loss, 50 ms: bulk"), (LossyBulk, Adit, "mbit"), Baseline::Unit(1.0, "Mbit/s"), Some((354.0, 367.0)), (Higher, 250.0)),
+    figure(("h", "100 stalled readers: RPC p50"), (Stalled, Adit, "slower"), Baseline::Unit(1.0, "x unstalled"), None, (Lower, 1.2)),
     figure(("h", "100 stalled readers: memory"), (Stalled, Adit, "rss_mb"), MB, None, (Lower, 64.0)),
 ];
 
@@ -102,7 +102,7 @@ pub(crate) struct Sample {
     /// What was run.
     pub(crate) scenario: Scenario,
     /// On what.
-    pub(crate) subject: Kind,
+    pub(crate) subject: SubjectKind,
     /// What came of it.
     pub(crate) values: crate::scenario::Values,
     /// Cores that other programs took meanwhile.
@@ -128,8 +128,8 @@ impl Figure {
     /// The unit of its numbers.
     pub(crate) fn unit(&self) -> String {
         match self.against {
-            Against::Subject(kind) => format!("x {}", kind.name()),
-            Against::Unit(_, unit) => unit.to_owned(),
+            Baseline::Subject(kind) => format!("x {}", kind.name()),
+            Baseline::Unit(_, unit) => unit.to_owned(),
         }
     }
 
@@ -149,7 +149,7 @@ impl Figure {
 
     /// Its value in each round; none where nothing was measured.
     pub(crate) fn spread(&self, samples: &[Sample]) -> Option<Spread> {
-        let value = |round: u32, subject: Kind| {
+        let value = |round: u32, subject: SubjectKind| {
             let of = |s: &&Sample| {
                 s.round == round && s.scenario == self.scenario && s.subject == subject
             };
@@ -161,8 +161,8 @@ impl Figure {
             .filter_map(|round| {
                 let (value_of, quiet) = value(round, self.of)?;
                 Some(match self.against {
-                    Against::Unit(scale, _) => (value_of / scale, quiet),
-                    Against::Subject(kind) => {
+                    Baseline::Unit(scale, _) => (value_of / scale, quiet),
+                    Baseline::Subject(kind) => {
                         let (other, also) = value(round, kind)?;
                         (value_of / other, quiet && also)
                     }
@@ -198,7 +198,7 @@ pub(crate) fn summary(mut values: Vec<f64>, noisy: bool) -> Option<Spread> {
 mod tests {
     use super::*;
 
-    fn sample(round: u32, subject: Kind, p50: f64, foreign: f64) -> Sample {
+    fn sample(round: u32, subject: SubjectKind, p50: f64, foreign: f64) -> Sample {
         let values = [("p50_us", p50)].into();
         Sample { round, scenario: Serial, subject, values, foreign }
     }

@@ -1,7 +1,7 @@
-//! The load generator: one process on one core, started as a hidden subcommand with a [`Load`] in JSON.
+//! The load generator: one process on one core, started as a hidden subcommand with a [`LoadSpec`] in JSON.
 //!
 //! A timed load runs requests and bulk streams side by side, warms up, measures for a window, and prints
-//! an [`Outcome`]. A hold opens connections, says so, and keeps them until its standard input ends. Any
+//! an [`LoadOutcome`]. A hold opens connections, says so, and keeps them until its standard input ends. Any
 //! wrong byte, and any connection that fails, fails the whole load.
 
 use std::collections::VecDeque;
@@ -28,7 +28,7 @@ const OPENING: usize = 64;
 
 /// What to do.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Load {
+pub(crate) struct LoadSpec {
     /// Seconds before anything counts.
     pub(crate) warm: f64,
     /// Seconds that count.
@@ -76,7 +76,7 @@ pub(crate) struct Hold {
 
 /// What came of a timed load, in its window.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Outcome {
+pub(crate) struct LoadOutcome {
     /// How long the window was.
     pub(crate) seconds: f64,
     /// Requests answered.
@@ -92,15 +92,15 @@ pub(crate) struct Outcome {
 }
 
 #[derive(Default)]
-struct Tally {
+struct LoadTally {
     counting: AtomicBool,
     bytes: AtomicU64,
     times: Mutex<Vec<Duration>>,
 }
 
 /// Runs a timed load.
-pub(crate) async fn timed(load: Load) -> Result<Outcome> {
-    let tally = Arc::new(Tally::default());
+pub(crate) async fn timed(load: LoadSpec) -> Result<LoadOutcome> {
+    let tally = Arc::new(LoadTally::default());
     let mut workers = JoinSet::new();
     if let Some(rpc) = load.rpc {
         for n in 0..rpc.connections {
@@ -134,7 +134,7 @@ pub(crate) async fn timed(load: Load) -> Result<Outcome> {
         let nth = (of * times.len() as f64) as usize;
         times.get(nth).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
     };
-    Ok(Outcome {
+    Ok(LoadOutcome {
         seconds,
         rpcs: times.len() as u64,
         p50_us: if times.is_empty() { 0.0 } else { rank(0.5) },
@@ -144,7 +144,7 @@ pub(crate) async fn timed(load: Load) -> Result<Outcome> {
     })
 }
 
-async fn requests(rpc: Rpc, nth: usize, tally: Arc<Tally>) -> Result<Infallible> {
+async fn requests(rpc: Rpc, nth: usize, tally: Arc<LoadTally>) -> Result<Infallible> {
     let mut buffer = vec![0; CHUNK];
     let mut held = None;
     let mut seed = nth as u32;
@@ -179,7 +179,7 @@ async fn requests(rpc: Rpc, nth: usize, tally: Arc<Tally>) -> Result<Infallible>
     }
 }
 
-async fn download(to: SocketAddr, nth: usize, tally: Arc<Tally>) -> Result<Infallible> {
+async fn download(to: SocketAddr, nth: usize, tally: Arc<LoadTally>) -> Result<Infallible> {
     let mut buffer = vec![0; CHUNK];
     let (mut stream, request) = (connect(to).await?, endless(nth));
     stream.write_all(&request.encode()).await?;

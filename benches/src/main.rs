@@ -6,13 +6,13 @@
 mod figures;
 mod load;
 mod picture;
-mod place;
 mod process;
 mod report;
 mod rounds;
 mod scenario;
 mod serve;
 mod subject;
+mod test_bed;
 mod traffic;
 
 use std::net::SocketAddr;
@@ -27,16 +27,16 @@ use serde::de::DeserializeOwned;
 /// Compares Adit with direct TCP and haproxy, and prints the rows of the target table.
 #[derive(Debug, Parser)]
 #[command(name = "adit-benches")]
-struct Args {
+struct BenchArgs {
     #[command(subcommand)]
-    part: Option<Part>,
+    part: Option<BenchChild>,
     #[command(flatten)]
-    options: Options,
+    options: BenchOptions,
 }
 
 /// What to run, and how long.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct BenchOptions {
     /// Every loopback row once and briefly: proves that the bench works, measures nothing.
     #[arg(long)]
     smoke: bool,
@@ -60,7 +60,7 @@ pub(crate) struct Options {
 /// What the program starts of itself.
 #[derive(Debug, Subcommand)]
 #[command(rename_all = "kebab-case")]
-enum Part {
+enum BenchChild {
     /// Another program, tied to this one's life.
     #[command(hide = true)]
     Tied {
@@ -84,7 +84,7 @@ enum Part {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = BenchArgs::parse();
     let done = match args.part {
         Some(part) => play(part).map(|()| true),
         None => rounds::run(&args.options),
@@ -99,19 +99,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn play(part: Part) -> Result<()> {
+fn play(part: BenchChild) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match part {
-        Part::Tied { net, command } => match process::become_program(&net, &command)? {},
-        Part::Serve { listen } => runtime.block_on(serve::serve(listen)),
-        Part::Load { load } => {
+        BenchChild::Tied { net, command } => match process::become_program(&net, &command)? {},
+        BenchChild::Serve { listen } => runtime.block_on(serve::serve(listen)),
+        BenchChild::Load { load } => {
             let outcome = runtime.block_on(load::timed(parsed(&load)?))?;
             println!("{}", serde_json::to_string(&outcome)?);
             Ok(())
         }
-        Part::Hold { hold } => runtime.block_on(load::hold(parsed(&hold)?)),
-        Part::Probe { to } => {
+        BenchChild::Hold { hold } => runtime.block_on(load::hold(parsed(&hold)?)),
+        BenchChild::Probe { to } => {
             runtime.block_on(load::probe(&parsed::<Vec<SocketAddr>>(&to)?))?;
             println!("null");
             Ok(())

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{Line, number, range};
+use crate::report::{ReportLine, number, range};
 
 /// Height of a figure's line.
 const ROW: f64 = 26.0;
@@ -21,7 +21,7 @@ const GOOD: &str = "#1a7f4b";
 const BAD: &str = "#b3441e";
 
 /// Draws it.
-pub(crate) fn draw(lines: &[Line<'_>], how: &str) -> String {
+pub(crate) fn draw(lines: &[ReportLine<'_>], how: &str) -> String {
     let mut shown: Vec<f64> = vec![0.7, 1.4];
     for (figure, spread) in lines {
         let marks = figure.prototype.map_or([spread.median; 2], |(low, high)| [low, high]);

@@ -20,18 +20,23 @@ const TICKS: f64 = 100.0;
 const LAST: usize = 2000;
 
 /// A network namespace by name; none is the harness's own.
-pub(crate) type Net<'a> = Option<&'a str>;
+pub(crate) type NetNamespace<'a> = Option<&'a str>;
 
 /// A child that ends with this value, and with this process however that ends.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub(crate) struct ChildProcess {
     child: Child,
     log: PathBuf,
 }
 
-impl Process {
+impl ChildProcess {
     /// Starts a program; what it says goes to `log`.
-    pub(crate) fn start(net: Net<'_>, log: &Path, program: &Path, args: &[&str]) -> Result<Self> {
+    pub(crate) fn start(
+        net: NetNamespace<'_>,
+        log: &Path,
+        program: &Path,
+        args: &[&str],
+    ) -> Result<Self> {
         let file = File::create(log)?;
         let mut command = tied(net, program, args)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
@@ -58,7 +63,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         // It may have ended already.
         self.child.kill().ok();
@@ -67,7 +72,11 @@ impl Drop for Process {
 }
 
 /// This program's own hidden subcommand with one argument in JSON, in a namespace.
-fn ourselves(net: Net<'_>, subcommand: &str, argument: &impl serde::Serialize) -> Result<Command> {
+fn ourselves(
+    net: NetNamespace<'_>,
+    subcommand: &str,
+    argument: &impl serde::Serialize,
+) -> Result<Command> {
     let argument = serde_json::to_string(argument)?;
     let mut command = tied(net, &std::env::current_exe()?, &[subcommand, &argument])?;
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -76,7 +85,7 @@ fn ourselves(net: Net<'_>, subcommand: &str, argument: &impl serde::Serialize) -
 
 /// Runs this program's own subcommand to its end and reads what it found out.
 pub(crate) fn ask<T: DeserializeOwned>(
-    net: Net<'_>,
+    net: NetNamespace<'_>,
     subcommand: &str,
     argument: &impl serde::Serialize,
 ) -> Result<T> {
@@ -88,15 +97,15 @@ pub(crate) fn ask<T: DeserializeOwned>(
 
 /// Connections that a child keeps open.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct HeldConnections {
     child: Child,
     stdin: Option<ChildStdin>,
     _stdout: BufReader<ChildStdout>,
 }
 
-impl Held {
+impl HeldConnections {
     /// Opens them.
-    pub(crate) fn open(net: Net<'_>, hold: &crate::load::Hold) -> Result<Self> {
+    pub(crate) fn open(net: NetNamespace<'_>, hold: &crate::load::Hold) -> Result<Self> {
         let mut child = ourselves(net, "hold", hold)?.spawn()?;
         let stdin = child.stdin.take();
         let mut stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);
@@ -116,7 +125,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldConnections {
     fn drop(&mut self) {
         // It may have ended already.
         self.child.kill().ok();
@@ -126,7 +135,7 @@ impl Drop for Held {
 
 /// A command that runs in `net` and is killed when this process ends: the kernel does it, since the
 /// child asks for that before it becomes the program (see [`become_program`]).
-fn tied(net: Net<'_>, program: &Path, args: &[&str]) -> Result<Command> {
+fn tied(net: NetNamespace<'_>, program: &Path, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["tied", "--net", net.unwrap_or_default(), "--"]).arg(program).args(args);
     Ok(command)

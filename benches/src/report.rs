@@ -11,10 +11,10 @@ use serde_json::json;
 use crate::figures::{Figure, Sample, Spread, summary};
 use crate::picture;
 use crate::scenario::Scenario;
-use crate::subject::Kind;
+use crate::subject::SubjectKind;
 
 /// A figure that was measured.
-pub(crate) type Line<'a> = (&'a Figure, Spread);
+pub(crate) type ReportLine<'a> = (&'a Figure, Spread);
 
 /// A number with three digits that mean something.
 pub(crate) fn number(value: f64) -> String {
@@ -34,7 +34,7 @@ pub(crate) fn range((low, high): (f64, f64)) -> String {
 }
 
 /// The tables in Markdown, which reads well on a terminal, too.
-pub(crate) fn tables(lines: &[Line<'_>], samples: &[Sample]) -> String {
+pub(crate) fn tables(lines: &[ReportLine<'_>], samples: &[Sample]) -> String {
     let mut rows = vec![
         [
             "row",
@@ -74,14 +74,20 @@ pub(crate) fn tables(lines: &[Line<'_>], samples: &[Sample]) -> String {
     }
     let mut text = table(&rows);
     text.push_str("\nMedians of what was measured:\n\n");
-    let mut values: BTreeMap<(Scenario, &str), BTreeMap<Kind, Vec<f64>>> = BTreeMap::new();
+    let mut values: BTreeMap<(Scenario, &str), BTreeMap<SubjectKind, Vec<f64>>> = BTreeMap::new();
     for sample in samples {
         for (key, value) in &sample.values {
             let subjects = values.entry((sample.scenario, key)).or_default();
             subjects.entry(sample.subject).or_default().push(*value);
         }
     }
-    let kinds = [Kind::Direct, Kind::HaproxyTcp, Kind::HaproxyMtls, Kind::Adit, Kind::AditJumbo];
+    let kinds = [
+        SubjectKind::Direct,
+        SubjectKind::HaproxyTcp,
+        SubjectKind::HaproxyMtls,
+        SubjectKind::Adit,
+        SubjectKind::AditJumbo,
+    ];
     let mut rows = vec![["load", "value"].map(str::to_owned).to_vec()];
     rows[0].extend(kinds.map(|kind| kind.name().to_owned()));
     for ((scenario, key), subjects) in &values {
@@ -132,7 +138,7 @@ pub(crate) fn machine() -> String {
 /// Writes report.md, report.json and report.svg.
 pub(crate) fn write(
     folder: &Path,
-    lines: &[Line<'_>],
+    lines: &[ReportLine<'_>],
     samples: &[Sample],
     how: &str,
 ) -> Result<()> {

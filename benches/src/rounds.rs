@@ -4,23 +4,23 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::Options;
+use crate::BenchOptions;
 use crate::figures::{self, Figure, QUIET, Sample};
-use crate::place::{Place, wanlink};
 use crate::process::{machine, most_connections, raise_descriptors};
 use crate::report;
-use crate::scenario::{self, Extent, Scenario, Where};
-use crate::subject::{Kind, Programs, Subject};
+use crate::scenario::{self, BedKind, LoadExtent, Scenario};
+use crate::subject::{Programs, Subject, SubjectKind};
+use crate::test_bed::{TestBed, wanlink};
 
 /// As many as a node takes from one peer by default, less a few.
 const IDLE: usize = 8000;
 
 struct Bench {
     /// Subjects that are up; before the places, so that they end first.
-    standing: Vec<(Where, Subject)>,
-    places: Vec<(Where, Place)>,
+    standing: Vec<(BedKind, Subject)>,
+    places: Vec<(BedKind, TestBed)>,
     programs: Programs,
-    extent: Extent,
+    extent: LoadExtent,
     smoke: bool,
     samples: Vec<Sample>,
     /// What went wrong.
@@ -28,7 +28,7 @@ struct Bench {
 }
 
 /// Runs what the options say; false where something failed.
-pub(crate) fn run(options: &Options) -> Result<bool> {
+pub(crate) fn run(options: &BenchOptions) -> Result<bool> {
     let wanted = |row: &str| options.rows.is_empty() || options.rows.iter().any(|r| r == row);
     for row in &options.rows {
         ensure!(figures::ALL.iter().any(|figure| figure.row == row), "there is no row {row}");
@@ -36,17 +36,21 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     ensure!(options.seconds > 0.0 && options.rounds > 0, "there is nothing to measure");
     raise_descriptors()?;
     let (rounds, extent) = if options.smoke {
-        (1, Extent { seconds: 0.3, lossy_seconds: 0.3, idle: 200 })
+        (1, LoadExtent { seconds: 0.3, lossy_seconds: 0.3, idle: 200 })
     } else {
         let seconds = options.seconds;
         (
             options.rounds,
-            Extent { seconds, lossy_seconds: 4.0 * seconds, idle: most_connections().min(IDLE) },
+            LoadExtent {
+                seconds,
+                lossy_seconds: 4.0 * seconds,
+                idle: most_connections().min(IDLE),
+            },
         )
     };
     let mut bench = Bench {
         standing: Vec::new(),
-        places: vec![(Where::Loopback, Place::loopback()?)],
+        places: vec![(BedKind::Loopback, TestBed::loopback()?)],
         programs: Programs::find()?,
         extent,
         smoke: options.smoke,
@@ -54,7 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         failures: Vec::new(),
     };
     let figures: Vec<&Figure> = figures::ALL.iter().filter(|f| wanted(f.row)).collect();
-    let wan = |s: Scenario| s.place() != Where::Loopback;
+    let wan = |s: Scenario| s.place() != BedKind::Loopback;
     let mut scenarios: Vec<Scenario> = scenario::ALL
         .into_iter()
         .filter(|scenario| figures.iter().any(|figure| figure.scenario == *scenario))
@@ -66,8 +70,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         skip("rows over a WAN", &format!("{why:#}"), &mut bench.failures);
         scenarios.retain(|scenario| !wan(*scenario));
     }
-    for kind in
-        [Kind::HaproxyTcp, Kind::HaproxyMtls].into_iter().filter(|k| !bench.programs.have(*k))
+    for kind in [SubjectKind::HaproxyTcp, SubjectKind::HaproxyMtls]
+        .into_iter()
+        .filter(|k| !bench.programs.have(*k))
     {
         skip(kind.name(), "haproxy is missing (apt-get install haproxy)", &mut bench.failures);
     }
@@ -89,7 +94,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         .filter_map(|figure| Some((*figure, figure.spread(&bench.samples)?)))
         .collect();
     let count = figures.iter().filter(|figure| scenarios.contains(&figure.scenario)).count();
-    if bench.programs.have(Kind::HaproxyTcp) && lines.len() < count {
+    if bench.programs.have(SubjectKind::HaproxyTcp) && lines.len() < count {
         bench.failures.push(format!("{} of {count} figures have a number", lines.len()));
     }
     println!("{how}\n\n{}", report::tables(&lines, &bench.samples));
@@ -111,17 +116,18 @@ fn skip(what: &str, why: &str, failures: &mut Vec<String>) {
 }
 
 impl Bench {
-    fn lay_cables(&mut self, options: &Options) -> Result<()> {
+    fn lay_cables(&mut self, options: &BenchOptions) -> Result<()> {
         let wanlink = wanlink(options.wanlink.as_deref())?;
-        self.places.push((Where::Wan, Place::wan(&wanlink, "0")?));
-        self.places.push((Where::LossyWan, Place::wan(&wanlink, "0.01")?));
+        self.places.push((BedKind::Wan, TestBed::wan(&wanlink, "0")?));
+        self.places.push((BedKind::LossyWan, TestBed::wan(&wanlink, "0.01")?));
         Ok(())
     }
 
     /// One round of one scenario. Every second round runs backwards, so that none is always first.
     fn turn(&mut self, round: u32, scenario: Scenario) {
-        let have = |kind: &&Kind| self.programs.have(**kind);
-        let mut kinds: Vec<Kind> = scenario.subjects().iter().filter(have).copied().collect();
+        let have = |kind: &&SubjectKind| self.programs.have(**kind);
+        let mut kinds: Vec<SubjectKind> =
+            scenario.subjects().iter().filter(have).copied().collect();
         if round % 2 == 1 {
             kinds.reverse();
         }
@@ -139,11 +145,11 @@ impl Bench {
         }
     }
 
-    fn measure(&mut self, round: u32, scenario: Scenario, kind: Kind) -> Result<Sample> {
+    fn measure(&mut self, round: u32, scenario: Scenario, kind: SubjectKind) -> Result<Sample> {
         let at = scenario.place();
         let place = self.places.iter().find(|(place, _)| *place == at);
         let (_, place) = place.context("there is no such place")?;
-        let standing = |(place, subject): &(Where, Subject)| *place == at && subject.kind == kind;
+        let standing = |(place, subject): &(BedKind, Subject)| *place == at && subject.kind == kind;
         let own;
         let subject = if scenario.wants_fresh() {
             own = Subject::start(kind, place, &self.programs)?;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use crate::load::{Bulk, Hold, Load, Outcome, Rpc};
-use crate::place::Place;
-use crate::process::{Held, ask, cpu_of, resident, slab};
-use crate::subject::{Kind, Subject};
+use crate::load::{Bulk, Hold, LoadOutcome, LoadSpec, Rpc};
+use crate::process::{HeldConnections, ask, cpu_of, resident, slab};
+use crate::subject::{Subject, SubjectKind};
+use crate::test_bed::TestBed;
 
 /// Values by name.
 pub(crate) type Values = BTreeMap<&'static str, f64>;
@@ -56,7 +56,7 @@ pub(crate) const ALL: [Scenario; 10] = [
 
 /// Where a scenario runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Where {
+pub(crate) enum BedKind {
     /// On loopback.
     Loopback,
     /// Over the WAN, nothing lost.
@@ -67,7 +67,7 @@ pub(crate) enum Where {
 
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Extent {
+pub(crate) struct LoadExtent {
     /// Seconds that a load counts.
     pub(crate) seconds: f64,
     /// The same over the lossy WAN, where a second has fewer events.
@@ -78,18 +78,18 @@ pub(crate) struct Extent {
 
 impl Scenario {
     /// Where it runs.
-    pub(crate) fn place(self) -> Where {
+    pub(crate) fn place(self) -> BedKind {
         match self {
-            Self::Serial | Self::Parallel | Self::Mixed | Self::Churn => Where::Loopback,
-            Self::Bulk | Self::Idle | Self::Stalled => Where::Loopback,
-            Self::FirstByte => Where::Wan,
-            Self::LossyRequests | Self::LossyBulk => Where::LossyWan,
+            Self::Serial | Self::Parallel | Self::Mixed | Self::Churn => BedKind::Loopback,
+            Self::Bulk | Self::Idle | Self::Stalled => BedKind::Loopback,
+            Self::FirstByte => BedKind::Wan,
+            Self::LossyRequests | Self::LossyBulk => BedKind::LossyWan,
         }
     }
 
     /// Whose values are wanted.
-    pub(crate) fn subjects(self) -> &'static [Kind] {
-        use Kind::{Adit, AditJumbo, Direct, HaproxyMtls, HaproxyTcp};
+    pub(crate) fn subjects(self) -> &'static [SubjectKind] {
+        use SubjectKind::{Adit, AditJumbo, Direct, HaproxyMtls, HaproxyTcp};
         match self {
             Self::Serial | Self::Churn | Self::FirstByte => {
                 &[Direct, HaproxyTcp, HaproxyMtls, Adit]
@@ -109,33 +109,38 @@ impl Scenario {
     }
 
     /// Runs it once.
-    pub(crate) fn run(self, place: &Place, subject: &Subject, extent: Extent) -> Result<Values> {
+    pub(crate) fn run(
+        self,
+        place: &TestBed,
+        subject: &Subject,
+        extent: LoadExtent,
+    ) -> Result<Values> {
         let seconds =
-            if self.place() == Where::LossyWan { extent.lossy_seconds } else { extent.seconds };
+            if self.place() == BedKind::LossyWan { extent.lossy_seconds } else { extent.seconds };
         let warm = (seconds / 4.0).clamp(0.1, 1.0);
         let watch = subject.pids();
-        let load = Load { warm, seconds, watch: watch.clone(), ..Load::default() };
+        let load = LoadSpec { warm, seconds, watch: watch.clone(), ..LoadSpec::default() };
         let rpc = |connections, per_second, fresh| {
             Some(Rpc { to: subject.rpc, connections, per_second, fresh })
         };
         let bulk = |connections| Some(Bulk { to: subject.bulk, connections });
         let net = place.near.net();
-        let timed = |load: Load| -> Result<Values> { values(&load, &ask(net, "load", &load)?) };
+        let timed = |load: LoadSpec| -> Result<Values> { values(&load, &ask(net, "load", &load)?) };
         match self {
-            Self::Serial => timed(Load { rpc: rpc(1, 0.0, false), ..load }),
-            Self::Parallel => timed(Load { rpc: rpc(32, 0.0, false), ..load }),
-            Self::Mixed => timed(Load { rpc: rpc(8, 2000.0, false), bulk: bulk(2), ..load }),
-            Self::Churn => timed(Load { rpc: rpc(16, 0.0, true), ..load }),
-            Self::Bulk | Self::LossyBulk => timed(Load { bulk: bulk(1), ..load }),
-            Self::FirstByte => timed(Load { rpc: rpc(1, 0.0, true), ..load }),
-            Self::LossyRequests => timed(Load { rpc: rpc(32, 640.0, false), ..load }),
+            Self::Serial => timed(LoadSpec { rpc: rpc(1, 0.0, false), ..load }),
+            Self::Parallel => timed(LoadSpec { rpc: rpc(32, 0.0, false), ..load }),
+            Self::Mixed => timed(LoadSpec { rpc: rpc(8, 2000.0, false), bulk: bulk(2), ..load }),
+            Self::Churn => timed(LoadSpec { rpc: rpc(16, 0.0, true), ..load }),
+            Self::Bulk | Self::LossyBulk => timed(LoadSpec { bulk: bulk(1), ..load }),
+            Self::FirstByte => timed(LoadSpec { rpc: rpc(1, 0.0, true), ..load }),
+            Self::LossyRequests => timed(LoadSpec { rpc: rpc(32, 640.0, false), ..load }),
             Self::Idle => {
                 let memory = || -> Result<(f64, f64)> {
                     Ok((watch.iter().map(|pid| resident(*pid)).sum::<Result<f64>>()?, slab()?))
                 };
                 let hold = Hold { to: subject.rpc, connections: extent.idle, stall: false };
                 let (rss, kernel) = memory()?;
-                let held = Held::open(net, &hold)?;
+                let held = HeldConnections::open(net, &hold)?;
                 let (rss_after, kernel_after) = memory()?;
                 held.release()?;
                 let scale = 10_000.0 / extent.idle as f64 / 1e6;
@@ -145,10 +150,10 @@ impl Scenario {
                 ]))
             }
             Self::Stalled => {
-                let load = Load { rpc: rpc(1, 0.0, false), ..load };
+                let load = LoadSpec { rpc: rpc(1, 0.0, false), ..load };
                 let before = timed(load.clone())?;
                 let hold = Hold { to: subject.rpc, connections: 100, stall: true };
-                let held = Held::open(net, &hold)?;
+                let held = HeldConnections::open(net, &hold)?;
                 until_at_rest(&watch)?;
                 let during = timed(load)?;
                 let rss = watch.iter().map(|pid| resident(*pid)).collect::<Result<Vec<f64>>>()?;
@@ -163,7 +168,7 @@ impl Scenario {
     }
 }
 
-fn values(load: &Load, outcome: &Outcome) -> Result<Values> {
+fn values(load: &LoadSpec, outcome: &LoadOutcome) -> Result<Values> {
     let mut values = BTreeMap::new();
     if load.rpc.is_some() {
         ensure!(outcome.rpcs > 0, "no request was answered in the window");

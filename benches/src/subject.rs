@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::place::Place;
-use crate::process::{Process, ask, which};
+use crate::process::{ChildProcess, ask, which};
+use crate::test_bed::TestBed;
 
 /// A way from client to server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Kind {
+pub(crate) enum SubjectKind {
     /// The client connects to the server.
     Direct,
     /// Two haproxies, plain TCP between them.
@@ -29,7 +29,7 @@ pub(crate) enum Kind {
     AditJumbo,
 }
 
-impl Kind {
+impl SubjectKind {
     /// As people read it.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -63,8 +63,8 @@ impl Programs {
     }
 
     /// Whether a subject can run here.
-    pub(crate) fn have(&self, kind: Kind) -> bool {
-        let proxies = matches!(kind, Kind::HaproxyTcp | Kind::HaproxyMtls);
+    pub(crate) fn have(&self, kind: SubjectKind) -> bool {
+        let proxies = matches!(kind, SubjectKind::HaproxyTcp | SubjectKind::HaproxyMtls);
         !proxies || self.haproxy.is_some()
     }
 }
@@ -73,38 +73,38 @@ impl Programs {
 #[derive(Debug)]
 pub(crate) struct Subject {
     /// Which.
-    pub(crate) kind: Kind,
+    pub(crate) kind: SubjectKind,
     /// Where its clients connect for requests.
     pub(crate) rpc: SocketAddr,
     /// Where they connect for bulk.
     pub(crate) bulk: SocketAddr,
-    daemons: Vec<Process>,
+    daemons: Vec<ChildProcess>,
 }
 
 impl Subject {
     /// Starts it, and waits until it carries bytes.
-    pub(crate) fn start(kind: Kind, place: &Place, programs: &Programs) -> Result<Self> {
+    pub(crate) fn start(kind: SubjectKind, place: &TestBed, programs: &Programs) -> Result<Self> {
         let mut subject = match kind {
-            Kind::Direct => {
+            SubjectKind::Direct => {
                 Self { kind, rpc: place.server, bulk: place.server, daemons: Vec::new() }
             }
-            Kind::HaproxyTcp | Kind::HaproxyMtls => {
+            SubjectKind::HaproxyTcp | SubjectKind::HaproxyMtls => {
                 let program = programs.haproxy.as_deref().context("haproxy is missing")?;
                 haproxy::start(kind, place, program)?
             }
-            Kind::Adit | Kind::AditJumbo => adit::start(kind, place, &programs.adit)?,
+            SubjectKind::Adit | SubjectKind::AditJumbo => adit::start(kind, place, &programs.adit)?,
         };
         let up: Result<()> = ask(place.near.net(), "probe", &[subject.rpc, subject.bulk]);
         for daemon in &mut subject.daemons {
             daemon.still_runs()?;
         }
-        let words = || subject.daemons.iter().map(Process::last_words).collect::<String>();
+        let words = || subject.daemons.iter().map(ChildProcess::last_words).collect::<String>();
         up.with_context(|| format!("{} does not come up:\n{}", kind.name(), words()))?;
         Ok(subject)
     }
 
     /// The numbers of its processes.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        self.daemons.iter().map(Process::pid).collect()
+        self.daemons.iter().map(ChildProcess::pid).collect()
     }
 }

@@ -4,7 +4,7 @@
 //! address as they would behind kube-proxy; nodes reach each other over a bridge.
 
 use crate::daemon::{Daemon, issue, make_authority};
-use crate::lab::{Host, bridge};
+use crate::lab::{LabHost, bridge};
 
 /// Where pods of `edge` find the import.
 pub const IMPORT: &str = "198.18.0.7:15080";
@@ -20,17 +20,17 @@ pub struct Clusters {
     /// Certificates, configurations, logs and admin sockets.
     pub root: tempfile::TempDir,
     /// The nodes' hosts.
-    pub edge1: Host,
+    pub edge1: LabHost,
     /// b1's host.
-    pub bank1: Host,
+    pub bank1: LabHost,
     /// b2's host.
-    pub bank2: Host,
+    pub bank2: LabHost,
     /// A pod that may use the import.
-    pub support: Host,
+    pub support: LabHost,
     /// A pod that is known and may not.
-    pub stranger: Host,
+    pub stranger: LabHost,
     /// The service's pod; what listens there is the test's.
-    pub fraud: Host,
+    pub fraud: LabHost,
     /// The nodes.
     pub e1: Daemon,
     /// The node that runs the service's pod.
@@ -89,11 +89,11 @@ impl Clusters {
     /// # Panics
     /// Where it does not become ready.
     #[must_use]
-    pub fn start<T>(serve: impl FnOnce(&Host) -> T) -> (Self, T) {
+    pub fn start<T>(serve: impl FnOnce(&LabHost) -> T) -> (Self, T) {
         let root = tempfile::tempdir().unwrap();
         bridge("lan");
         let host = |name: &str, address: &str| {
-            let host = Host::new(name);
+            let host = LabHost::new(name);
             host.plug("lan", &format!("{address}/16"));
             host
         };
@@ -111,7 +111,7 @@ impl Clusters {
         let served = serve(&fraud);
         make_authority(root.path(), "edge");
         make_authority(root.path(), "bank");
-        let start = |host: &Host, cluster: &str, node: &str, config: String| {
+        let start = |host: &LabHost, cluster: &str, node: &str, config: String| {
             issue(root.path(), cluster, node);
             Daemon::start(Some(host), root.path(), node, &config)
         };

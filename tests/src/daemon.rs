@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::lab::Host;
+use crate::lab::LabHost;
 use crate::prerequisite::eventually;
 
 /// The `adit` binary: `ADIT_BIN`, else the one beside this test, which `cargo test --workspace` has just
@@ -84,7 +84,7 @@ impl Daemon {
     /// # Panics
     /// Where it does not become ready.
     #[must_use]
-    pub fn start(host: Option<&Host>, root: &Path, name: &str, config: &str) -> Self {
+    pub fn start(host: Option<&LabHost>, root: &Path, name: &str, config: &str) -> Self {
         Self::start_with(host, root, name, config, &[])
     }
 
@@ -94,7 +94,7 @@ impl Daemon {
     /// Where it does not become ready.
     #[must_use]
     pub fn start_with(
-        host: Option<&Host>,
+        host: Option<&LabHost>,
         root: &Path,
         name: &str,
         config: &str,
@@ -154,7 +154,7 @@ impl Daemon {
     }
 
     /// [`Daemon::kill`], and starts it again with the same files.
-    pub fn bounce(&mut self, host: Option<&Host>) {
+    pub fn bounce(&mut self, host: Option<&LabHost>) {
         self.kill();
         self.child = spawn(host, &self.root, &self.name, &self.more);
     }
@@ -194,7 +194,7 @@ pub fn status_at(socket: &Path) -> Option<serde_json::Value> {
     serde_json::from_str(&answer[start..=end]).ok()
 }
 
-fn spawn(host: Option<&Host>, root: &Path, name: &str, more: &[String]) -> Child {
+fn spawn(host: Option<&LabHost>, root: &Path, name: &str, more: &[String]) -> Child {
     let mut command =
         host.map_or_else(|| Command::new(adit()), |host| host.command(adit().to_str().unwrap()));
     let log = std::fs::OpenOptions::new()

@@ -20,7 +20,14 @@ macro_rules! opaque {
     )*};
 }
 
-opaque!(client::Manners, client::Enemy, forge::Forger, load::Load, stage::Stage, judge::Court);
+opaque!(
+    client::Manners,
+    client::Enemy,
+    forge::Forger,
+    load::HonestLoad,
+    stage::AttackStage,
+    judge::Court
+);
 
 pub mod attacks;
 pub mod client;

@@ -23,9 +23,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The calendar of tests.
 #[derive(Debug, Default)]
-pub struct Calendar(OnceLock<Instant>);
+pub struct TestCalendar(OnceLock<Instant>);
 
-impl TimeProvider for Calendar {
+impl TimeProvider for TestCalendar {
     fn current_time(&self) -> Option<UnixTime> {
         let begun = self.0.get_or_init(Instant::now);
         let passed = begun.elapsed();
@@ -40,9 +40,9 @@ fn before(ago: Duration) -> UnixTime {
 
 /// A cluster with an authority of its own, made a month before the test.
 #[derive(Debug)]
-pub struct Cluster(ClusterAuthority);
+pub struct TestCluster(ClusterAuthority);
 
-impl Cluster {
+impl TestCluster {
     /// A cluster of this trust domain.
     ///
     /// # Panics
@@ -94,8 +94,8 @@ impl Cluster {
 
     /// A node of this cluster that believes it and `others`.
     #[must_use]
-    pub fn node(&self, name: &str, others: &[&Self]) -> Node {
-        let node = Node {
+    pub fn node(&self, name: &str, others: &[&Self]) -> TestNode {
+        let node = TestNode {
             identity: Arc::new(Current::new(self.issue(name, Duration::ZERO))),
             verifier: Arc::new(PeerVerifier::new(Trust::default())),
             secret: NodeSecret::from_bytes([7; 32]),
@@ -108,7 +108,7 @@ impl Cluster {
 
 /// A node that can prove itself. Clones share what they present and whom they believe.
 #[derive(Debug, Clone)]
-pub struct Node {
+pub struct TestNode {
     /// What it presents.
     pub identity: Arc<Current<Identity>>,
     /// Whom it believes.
@@ -119,12 +119,12 @@ pub struct Node {
     pub controller: SpiffeId,
 }
 
-impl Node {
+impl TestNode {
     /// Believes exactly these clusters from now on.
     ///
     /// # Panics
     /// Where two of them have one trust domain.
-    pub fn believe<'a>(&self, clusters: impl IntoIterator<Item = &'a Cluster>) {
+    pub fn believe<'a>(&self, clusters: impl IntoIterator<Item = &'a TestCluster>) {
         let bundles = clusters.into_iter().map(|c| c.0.bundle().expect("a bundle"));
         let bundles = TrustBundles::new(bundles).expect("bundles of different clusters");
         let nodes_by_id = [self.controller.clone()].into();
@@ -137,7 +137,7 @@ impl Node {
     /// Never in practice.
     #[must_use]
     pub fn tls(&self) -> Tls {
-        let calendar: Arc<dyn TimeProvider> = Arc::new(Calendar::default());
+        let calendar: Arc<dyn TimeProvider> = Arc::new(TestCalendar::default());
         Tls::new(&self.identity, &self.verifier, &calendar).expect("TLS")
     }
 }

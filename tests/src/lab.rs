@@ -1,9 +1,9 @@
 //! Hosts made of Linux network namespaces, without root.
 //!
 //! A test that calls [`run`] is started again inside a user namespace of its own, where it may make
-//! network namespaces and cables as it likes; all of it is gone when that process ends. A [`Host`] is one
-//! namespace; [`Host::enter`] runs a closure inside it, on a thread whose sockets then belong there, and
-//! [`Host::command`] starts a program there.
+//! network namespaces and cables as it likes; all of it is gone when that process ends. A [`LabHost`] is one
+//! namespace; [`LabHost::enter`] runs a closure inside it, on a thread whose sockets then belong there, and
+//! [`LabHost::command`] starts a program there.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -78,11 +78,11 @@ pub fn sh(program: &str, args: &[&str]) -> String {
 
 /// One network namespace.
 #[derive(Debug, Clone)]
-pub struct Host {
+pub struct LabHost {
     name: String,
 }
 
-impl Host {
+impl LabHost {
     /// A new namespace with a loopback device.
     #[must_use]
     pub fn new(name: &str) -> Self {

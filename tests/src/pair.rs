@@ -4,16 +4,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use adit_core::snapshot::Class;
-use adit_transport::budget::{Bounds, BufferBudget};
+use adit_transport::budget::{BufferBudget, BufferLimits};
 use adit_transport::endpoint::{AcceptError, DialError};
-use adit_transport::{Connection, Dial, Endpoints, RecvStream, SendStream, Tuning, Worker};
+use adit_transport::{
+    DialRequest, Endpoints, QuicConnection, RecvStream, SendStream, Tuning, Worker,
+};
 use tokio::runtime::Handle;
 
-use crate::identity::{Cluster, Node};
-use crate::net::memory::Memory;
+use crate::identity::{TestCluster, TestNode};
+use crate::net::memory::MemoryNetwork;
 
 /// How long a datagram is under way.
-pub const DELAY: Duration = Duration::from_millis(10);
+pub const PATH_DELAY: Duration = Duration::from_millis(10);
 /// The port on which both listen.
 pub const PORT: u16 = 7843;
 /// Where the dialling side is.
@@ -23,13 +25,13 @@ pub const BANK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 2, 1));
 
 /// Node `e1` of cluster `edge.example` and node `b1` of `bank.example`, which believe each other.
 #[derive(Debug)]
-pub struct Pair {
+pub struct NodePair {
     /// What is between them.
-    pub network: Memory,
+    pub network: MemoryNetwork,
     /// The clusters, edge first.
-    pub clusters: (Cluster, Cluster),
+    pub clusters: (TestCluster, TestCluster),
     /// The nodes, edge's first.
-    pub nodes: (Node, Node),
+    pub nodes: (TestNode, TestNode),
     /// Edge's endpoints.
     pub edge: Endpoints,
     /// Bank's.
@@ -39,26 +41,26 @@ pub struct Pair {
     tuning: Tuning,
 }
 
-impl Pair {
+impl NodePair {
     /// A pair with this tuning, of which bank has so many workers, all on the caller's runtime.
     ///
     /// # Panics
     /// Outside of a runtime.
     #[must_use]
     pub fn new(tuning: Tuning, workers: u8) -> Self {
-        let network = Memory::new(DELAY);
-        let clusters = (Cluster::new("edge.example"), Cluster::new("bank.example"));
+        let network = MemoryNetwork::new(PATH_DELAY);
+        let clusters = (TestCluster::new("edge.example"), TestCluster::new("bank.example"));
         let nodes = (clusters.0.node("e1", &[&clusters.1]), clusters.1.node("b1", &[&clusters.0]));
         let edge = bind(&network, EDGE, &nodes.0, 1, tuning);
         let bank = bind(&network, BANK, &nodes.1, workers, tuning);
-        let budget = || BufferBudget::new(Bounds { process: 1 << 30, peer: 256 << 20 });
+        let budget = || BufferBudget::new(BufferLimits { process: 1 << 30, peer: 256 << 20 });
         Self { network, clusters, nodes, edge, bank, budgets: (budget(), budget()), tuning }
     }
 
     /// What edge dials bank with.
     #[must_use]
-    pub fn dial(&self) -> Dial<'_> {
-        Dial {
+    pub fn dial(&self) -> DialRequest<'_> {
+        DialRequest {
             address: SocketAddr::new(BANK, PORT),
             trust_domain: self.clusters.1.trust_domain(),
             class: Class::Interactive,
@@ -68,8 +70,8 @@ impl Pair {
     /// Edge dials, bank accepts at whichever worker the packets reach; both ends' outcome.
     pub async fn try_connect(
         &self,
-        dial: Dial<'_>,
-    ) -> (Result<Connection, DialError>, Result<Connection, AcceptError>) {
+        dial: DialRequest<'_>,
+    ) -> (Result<QuicConnection, DialError>, Result<QuicConnection, AcceptError>) {
         let workers = self.bank.workers().len();
         let accept = async {
             let each = (0..workers).map(|worker| Box::pin(self.bank.accept(worker)));
@@ -94,7 +96,7 @@ impl Pair {
     ///
     /// # Panics
     /// Where there is none.
-    pub async fn connect(&self) -> (Connection, Connection) {
+    pub async fn connect(&self) -> (QuicConnection, QuicConnection) {
         let (dialled, accepted) = self.try_connect(self.dial()).await;
         (dialled.expect("dialled"), accepted.expect("accepted"))
     }
@@ -105,7 +107,13 @@ impl Pair {
 /// # Panics
 /// Outside of a runtime, and where the address is taken.
 #[must_use]
-pub fn bind(network: &Memory, at: IpAddr, node: &Node, workers: u8, tuning: Tuning) -> Endpoints {
+pub fn bind(
+    network: &MemoryNetwork,
+    at: IpAddr,
+    node: &TestNode,
+    workers: u8,
+    tuning: Tuning,
+) -> Endpoints {
     let workers = (0..workers).map(|n| Worker::new(n, Handle::current())).collect();
     let listen = [SocketAddr::new(at, PORT)];
     Endpoints::bind(network.host(at), workers, &listen, &node.secret, node.tls(), tuning)
@@ -118,8 +126,8 @@ pub fn bind(network: &Memory, at: IpAddr, node: &Node, workers: u8, tuning: Tuni
 /// # Panics
 /// Where the connection is gone.
 pub async fn stream(
-    from: &Connection,
-    to: &Connection,
+    from: &QuicConnection,
+    to: &QuicConnection,
 ) -> ((SendStream, RecvStream), (SendStream, RecvStream)) {
     let mut ours = from.open_bi(Duration::from_secs(1)).await.expect("room for a stream");
     ours.0.send_all(&[0]).await.expect("a connection");

@@ -15,12 +15,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adit_transport::Net;
+use adit_transport::UdpNetwork;
 
-use self::party::{Backend, Party};
+use self::party::{BackendListener, Party};
 use self::whole::Whole;
-use crate::identity::Node;
-use crate::net::memory::Memory;
+use crate::identity::TestNode;
+use crate::net::memory::MemoryNetwork;
 use crate::net::pipe::Pipes;
 use crate::sites::{Site, eventually};
 
@@ -35,7 +35,7 @@ pub const NOBODY: &str = "10.244.1.99:40000";
 
 /// What the operators wrote: the parts of it that tests differ in, as YAML.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct TownPlan {
     /// How long a datagram between nodes takes.
     pub delay: Duration,
     /// How many nodes `edge` has, and `bank`.
@@ -52,7 +52,7 @@ pub struct Plan {
     pub dials: bool,
 }
 
-impl Default for Plan {
+impl Default for TownPlan {
     /// One node each, a service with one backend, and support-bot may use it.
     fn default() -> Self {
         Self {
@@ -67,7 +67,7 @@ impl Default for Plan {
     }
 }
 
-impl Plan {
+impl TownPlan {
     /// Two nodes of `bank`, with a backend each.
     #[must_use]
     pub fn two_backends() -> Self {
@@ -158,20 +158,20 @@ pub struct Sites {
 impl Sites {
     /// For this plan.
     #[must_use]
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &TownPlan) -> Self {
         let (edge, bank) = plan.nodes;
         Self { edge: Site::new("edge", 1, edge), bank: Site::new("bank", 2, bank) }
     }
 
     /// The identity of `edge`'s `n`-th node.
     #[must_use]
-    pub fn of_edge(&self, n: u8) -> Node {
+    pub fn of_edge(&self, n: u8) -> TestNode {
         self.edge.authority.node(self.edge.node(n).as_str(), &[&self.bank.authority])
     }
 
     /// The identity of `bank`'s `n`-th node.
     #[must_use]
-    pub fn of_bank(&self, n: u8) -> Node {
+    pub fn of_bank(&self, n: u8) -> TestNode {
         self.bank.authority.node(self.bank.node(n).as_str(), &[&self.edge.authority])
     }
 }
@@ -180,7 +180,7 @@ impl Sites {
 #[derive(Debug)]
 pub struct Town {
     /// What is between nodes.
-    pub network: Memory,
+    pub network: MemoryNetwork,
     /// What is between workloads and nodes.
     pub pods: Pipes,
     /// Who they are.
@@ -204,7 +204,7 @@ impl Town {
     ///
     /// # Panics
     /// Where that takes more than ten seconds.
-    pub async fn start(plan: &Plan) -> Self {
+    pub async fn start(plan: &TownPlan) -> Self {
         let town = Self::begin(plan);
         let backends = town.all_backends(plan);
         let known = |e: &Whole| e.snapshot.borrow().views.contains_key(&town.sites.bank.name);
@@ -222,10 +222,10 @@ impl Town {
     }
 
     /// All backends of the plan, listening.
-    fn all_backends(&self, plan: &Plan) -> Vec<Backend> {
+    fn all_backends(&self, plan: &TownPlan) -> Vec<BackendListener> {
         let words = plan.backends.split(|c: char| !matches!(c, '0'..='9' | '.' | ':'));
         let addresses = words.filter_map(|word| word.trim_start_matches(':').parse().ok());
-        addresses.map(|at| Backend::listen(&self.pods, at)).collect()
+        addresses.map(|at| BackendListener::listen(&self.pods, at)).collect()
     }
 
     /// Starts all nodes, and waits for nothing.
@@ -233,8 +233,9 @@ impl Town {
     /// # Panics
     /// Outside of a runtime.
     #[must_use]
-    pub fn begin(plan: &Plan) -> Self {
-        let (network, pods, sites) = (Memory::new(plan.delay), Pipes::default(), Sites::new(plan));
+    pub fn begin(plan: &TownPlan) -> Self {
+        let (network, pods, sites) =
+            (MemoryNetwork::new(plan.delay), Pipes::default(), Sites::new(plan));
         let off = Arc::<Mutex<Off>>::default();
         let now = Arc::clone(&off);
         network.set_filter(move |(_, from, to, _), _| {
@@ -242,8 +243,8 @@ impl Town {
             let (from, to) = (from.ip(), to.ip());
             !mute.contains(&from) && !cut.contains(&from) && !cut.contains(&to)
         });
-        let host = |site: &Site, n: u8| -> Arc<dyn Net> { network.host(site.ip(n)) };
-        let start = |net, node: Node, config: String, n: u8| {
+        let host = |site: &Site, n: u8| -> Arc<dyn UdpNetwork> { network.host(site.ip(n)) };
+        let start = |net, node: TestNode, config: String, n: u8| {
             Whole::start(net, &pods, &node, &config, n, u64::from(n))
         };
         let (edges, banks) = plan.nodes;
@@ -277,8 +278,8 @@ impl Town {
     /// # Panics
     /// Where it listens already.
     #[must_use]
-    pub fn backend(&self, n: u8) -> Backend {
-        Backend::listen(&self.pods, backend(n))
+    pub fn backend(&self, n: u8) -> BackendListener {
+        BackendListener::listen(&self.pods, backend(n))
     }
 
     /// Connects to the import at e1.
@@ -293,7 +294,7 @@ impl Town {
     ///
     /// # Panics
     /// Where it does not get there within ten seconds.
-    pub async fn through(&self, backend: &Backend) -> (Party, Party) {
+    pub async fn through(&self, backend: &BackendListener) -> (Party, Party) {
         let client = self.connect(SUPPORT).await;
         let arrives = tokio::time::timeout(Duration::from_secs(10), backend.accept());
         (client, arrives.await.expect("a connection at the backend"))

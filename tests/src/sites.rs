@@ -13,14 +13,16 @@ use std::time::Duration;
 use adit_core::name::{ClusterName, NodeName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{
-    Backend, Class, Export, ExportPort, Hop, Imports, Link, Seed, SiblingTable, Snapshot, This,
+    Backend, Class, Export, ExportPort, Hop, Imports, Link, LocalNode, Seed, SiblingTable, Snapshot,
 };
-use adit_transport::links::{LinkView, Links, Local, Serve, Served, Settings, Stream};
+use adit_transport::links::{
+    LinkContext, LinkSettings, LinkView, Links, PeerStream, ServeOutcome, ServeStream,
+};
 use adit_transport::peer::{BootId, PeerInfo};
-use adit_transport::{Endpoints, Net, Tuning, Worker};
+use adit_transport::{Endpoints, Tuning, UdpNetwork, Worker};
 use tokio::sync::watch;
 
-use crate::identity::Cluster;
+use crate::identity::TestCluster;
 
 /// The port at which every node listens.
 pub const PORT: u16 = 7843;
@@ -31,7 +33,7 @@ pub struct Site {
     /// Its name, and in `NAME.example` its trust domain.
     pub name: ClusterName,
     /// Its authority.
-    pub authority: Cluster,
+    pub authority: TestCluster,
     nth: u8,
     nodes: u8,
 }
@@ -42,7 +44,7 @@ pub struct Echo(Mutex<Vec<Arc<PeerInfo>>>);
 
 /// A node that runs.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningNode {
     /// Its links.
     pub links: Links,
     /// What it believes; publish another value to change it.
@@ -60,7 +62,7 @@ impl Site {
     /// Where the name is no cluster's.
     #[must_use]
     pub fn new(name: &str, nth: u8, nodes: u8) -> Self {
-        let authority = Cluster::new(&format!("{name}.example"));
+        let authority = TestCluster::new(&format!("{name}.example"));
         Self { name: name.parse().expect("a cluster's name"), authority, nth, nodes }
     }
 
@@ -117,7 +119,7 @@ impl Site {
         let backend = |n: u8| Backend {
             address: SocketAddr::from(([10, 244, self.nth, n], 8080)),
             node: self.node(n),
-            written_out: false,
+            explicit: false,
         };
         let port = ExportPort {
             name: "http".parse().expect("a port's name"),
@@ -135,7 +137,7 @@ impl Site {
             probe: None,
         };
         Snapshot {
-            this: This {
+            local: LocalNode {
                 cluster: self.name.clone(),
                 trust_domain: self.authority.trust_domain().clone(),
                 node: self.node(n),
@@ -148,7 +150,7 @@ impl Site {
             workloads: HashMap::new(),
             views: BTreeMap::new(),
             down: BTreeMap::new(),
-            unproved: BTreeSet::new(),
+            never_answered: BTreeSet::new(),
             forbidden: BTreeSet::new(),
         }
     }
@@ -170,13 +172,13 @@ impl Site {
 /// Where its address cannot be had.
 #[must_use]
 pub fn start(
-    net: Arc<dyn Net>,
-    node: &crate::identity::Node,
+    net: Arc<dyn UdpNetwork>,
+    node: &crate::identity::TestNode,
     snapshot: Snapshot,
     boot: u8,
-    settings: Settings,
+    settings: LinkSettings,
     tuning: Tuning,
-) -> Running {
+) -> RunningNode {
     start_on(vec![Worker::current()], net, node, snapshot, boot, settings, tuning)
 }
 
@@ -187,14 +189,14 @@ pub fn start(
 #[must_use]
 pub fn start_on(
     workers: Vec<Worker>,
-    net: Arc<dyn Net>,
-    node: &crate::identity::Node,
+    net: Arc<dyn UdpNetwork>,
+    node: &crate::identity::TestNode,
     snapshot: Snapshot,
     boot: u8,
-    settings: Settings,
+    settings: LinkSettings,
     tuning: Tuning,
-) -> Running {
-    let listen: Vec<SocketAddr> = snapshot.this.advertise.clone();
+) -> RunningNode {
+    let listen: Vec<SocketAddr> = snapshot.local.advertise.clone();
     let endpoints = Endpoints::bind(net, workers, &listen, &node.secret, node.tls(), tuning)
         .expect("endpoints");
     let (snapshot, believed) = watch::channel(Arc::new(snapshot));
@@ -205,12 +207,12 @@ pub fn start_on(
     };
     let local = local(boot, from, settings);
     let links = Links::start(local, endpoints.clone(), believed, Arc::clone(&echo) as _);
-    Running { links, snapshot, echo, endpoints }
+    RunningNode { links, snapshot, echo, endpoints }
 }
 
 /// What is a process's own, repeatable: its draws begin from `boot` and `seed`.
 #[must_use]
-pub fn local(boot: u8, seed: u64, settings: Settings) -> Local {
+pub fn local(boot: u8, seed: u64, settings: LinkSettings) -> LinkContext {
     let mut id = [0; 16];
     id[15] = boot;
     let state = AtomicU64::new(u64::from(boot) << 32 ^ seed);
@@ -226,7 +228,7 @@ pub fn local(boot: u8, seed: u64, settings: Settings) -> Local {
         let passed = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         crate::identity::EPOCH * 1000 + passed
     };
-    Local { boot: BootId(id), random: Arc::new(random), clock: Arc::new(clock), settings }
+    LinkContext { boot: BootId(id), random: Arc::new(random), clock: Arc::new(clock), settings }
 }
 
 impl Echo {
@@ -237,27 +239,27 @@ impl Echo {
     }
 }
 
-impl Serve for Echo {
-    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = Served> + Send>> {
+impl ServeStream for Echo {
+    fn serve(&self, stream: PeerStream) -> Pin<Box<dyn Future<Output = ServeOutcome> + Send>> {
         let served = Arc::clone(&stream.peer);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(served);
-        let Stream { mut send, mut recv, .. } = stream;
+        let PeerStream { mut send, mut recv, .. } = stream;
         Box::pin(async move {
             while let Ok(Some(mut chunk)) = recv.read_chunk(usize::MAX).await {
                 if send.send(&mut chunk).await.is_err() {
-                    return Served::Used;
+                    return ServeOutcome::Used;
                 }
             }
             // An echo that cannot finish has lost its connection, which its peer sees, too.
             if send.finish().is_ok() {
                 send.stopped().await.ok();
             }
-            Served::Used
+            ServeOutcome::Used
         })
     }
 }
 
-impl Running {
+impl RunningNode {
     /// What it knows of `site`, if anything.
     #[must_use]
     pub fn view(&self, site: &Site) -> Option<LinkView> {
@@ -273,7 +275,12 @@ impl Running {
     ///
     /// # Errors
     /// Why no stream was opened, or how it ended, in words.
-    pub async fn echo(&self, site: &Site, node: &NodeName, body: &[u8]) -> Result<Stream, String> {
+    pub async fn echo(
+        &self,
+        site: &Site,
+        node: &NodeName,
+        body: &[u8],
+    ) -> Result<PeerStream, String> {
         let opened = self.links.open(0, &site.name, node, Class::Interactive).await;
         let mut stream = opened.map_err(|error| format!("{}: {error}", error.code))?;
         let sent = stream.send.send_all(body).await;

@@ -65,7 +65,7 @@ impl Behaviour {
 
 /// How a direction ended, as its reader saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum DirectionEnd {
     /// A clean end after that many bytes, all of them right.
     Finished(u64),
     /// A reset after that many bytes, all of them right.
@@ -73,7 +73,7 @@ pub enum End {
 }
 
 /// How long anything here may take before a test is stuck.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WORKLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The byte at a position of every stream here.
 #[must_use]
@@ -100,19 +100,19 @@ pub fn send(socket: &mut impl Write, len: u64) -> std::io::Result<()> {
 ///
 /// # Panics
 /// At a wrong byte, or where nothing happens for long.
-pub fn receive(socket: &mut impl Read) -> End {
+pub fn receive(socket: &mut impl Read) -> DirectionEnd {
     let mut buffer = vec![0; 64 * 1024];
     let mut at = 0;
     loop {
         match socket.read(&mut buffer) {
-            Ok(0) => return End::Finished(at),
+            Ok(0) => return DirectionEnd::Finished(at),
             Ok(n) => {
                 for byte in &buffer[..n] {
                     assert_eq!(*byte, pattern(at), "wrong byte at {at}");
                     at += 1;
                 }
             }
-            Err(e) if e.kind() == ErrorKind::ConnectionReset => return End::Reset(at),
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => return DirectionEnd::Reset(at),
             Err(e) => panic!("after {at} bytes: {e}"),
         }
     }
@@ -125,7 +125,7 @@ pub fn reset_on_close(socket: &TcpStream) {
 
 /// Listens at `address` until the process ends, and tells how each connection's reading side ended.
 #[must_use]
-pub fn backend(address: SocketAddr) -> Receiver<End> {
+pub fn backend(address: SocketAddr) -> Receiver<DirectionEnd> {
     let (ends, seen) = channel();
     let listener = TcpListener::bind(address).unwrap();
     std::thread::spawn(move || {
@@ -137,8 +137,8 @@ pub fn backend(address: SocketAddr) -> Receiver<End> {
     seen
 }
 
-fn behave(mut socket: TcpStream, ends: &Sender<End>) {
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+fn behave(mut socket: TcpStream, ends: &Sender<DirectionEnd>) {
+    socket.set_read_timeout(Some(WORKLOAD_TIMEOUT)).unwrap();
     let mut command = [0; 5];
     if socket.read_exact(&mut command).is_err() {
         return;
@@ -168,7 +168,7 @@ fn behave(mut socket: TcpStream, ends: &Sender<End>) {
             reset_on_close(&socket);
         }
         Behaviour::Flood => while send(&mut socket, 1 << 20).is_ok() {},
-        Behaviour::Stall => std::thread::sleep(PATIENCE),
+        Behaviour::Stall => std::thread::sleep(WORKLOAD_TIMEOUT),
         Behaviour::AnswerUnread(n) => {
             socket.read_exact(&mut [0; 100]).ok();
             send(&mut socket, n.into()).ok();
@@ -176,19 +176,19 @@ fn behave(mut socket: TcpStream, ends: &Sender<End>) {
     }
 }
 
-fn echo(socket: &mut TcpStream) -> End {
+fn echo(socket: &mut TcpStream) -> DirectionEnd {
     let mut buffer = vec![0; 64 * 1024];
     let mut at = 0;
     loop {
         match socket.read(&mut buffer) {
-            Ok(0) => return End::Finished(at),
+            Ok(0) => return DirectionEnd::Finished(at),
             Ok(n) => {
                 at += n as u64;
                 if socket.write_all(&buffer[..n]).is_err() {
-                    return End::Reset(at);
+                    return DirectionEnd::Reset(at);
                 }
             }
-            Err(_) => return End::Reset(at),
+            Err(_) => return DirectionEnd::Reset(at),
         }
     }
 }
@@ -198,7 +198,7 @@ fn echo(socket: &mut TcpStream) -> End {
 /// # Errors
 /// Those of connecting and of the first write.
 pub fn call(to: SocketAddr, behaviour: Behaviour) -> std::io::Result<TcpStream> {
-    let mut socket = TcpStream::connect_timeout(&to, PATIENCE)?;
+    let mut socket = TcpStream::connect_timeout(&to, WORKLOAD_TIMEOUT)?;
     command(&mut socket, behaviour)?;
     Ok(socket)
 }
@@ -208,7 +208,7 @@ pub fn call(to: SocketAddr, behaviour: Behaviour) -> std::io::Result<TcpStream> 
 /// # Errors
 /// Those of the socket.
 pub fn command(socket: &mut TcpStream, behaviour: Behaviour) -> std::io::Result<()> {
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(WORKLOAD_TIMEOUT))?;
     socket.set_nodelay(true)?;
     socket.write_all(&behaviour.encode())
 }

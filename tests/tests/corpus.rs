@@ -8,9 +8,9 @@ use std::path::Path;
 mod properties;
 
 /// A fuzz target and its property.
-type Target = (&'static str, fn(&[u8]));
+type FuzzTarget = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [FuzzTarget; 6] = [
     ("config", properties::config),
     ("control", properties::control),
     ("header", properties::header),

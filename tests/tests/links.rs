@@ -45,29 +45,29 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use adit_core::snapshot::Link;
-use adit_tests::net::memory::Memory;
-use adit_tests::sites::{Running, Site, start};
+use adit_tests::net::memory::MemoryNetwork;
+use adit_tests::sites::{RunningNode, Site, start};
 use adit_transport::Tuning;
-use adit_transport::links::Settings;
+use adit_transport::links::LinkSettings;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// A network on which hosts can be cut off.
-pub(crate) struct World {
-    pub(crate) network: Memory,
+pub(crate) struct LinkWorld {
+    pub(crate) network: MemoryNetwork,
     cut: Arc<Mutex<Vec<IpAddr>>>,
     apart: Arc<Mutex<Vec<(IpAddr, IpAddr)>>>,
     blocked: Arc<Mutex<Vec<(IpAddr, IpAddr)>>>,
 }
 
-impl World {
+impl LinkWorld {
     pub(crate) fn new() -> Self {
         Self::far(Duration::from_millis(10))
     }
 
     /// Datagrams are so long under way.
     pub(crate) fn far(delay: Duration) -> Self {
-        let network = Memory::new(delay);
+        let network = MemoryNetwork::new(delay);
         let cut: Arc<Mutex<Vec<IpAddr>>> = Arc::default();
         let apart: Arc<Mutex<Vec<(IpAddr, IpAddr)>>> = Arc::default();
         let blocked: Arc<Mutex<Vec<(IpAddr, IpAddr)>>> = Arc::default();
@@ -100,10 +100,10 @@ impl World {
     }
 
     /// Starts a node that is linked with others, each with its seeds.
-    pub(crate) fn run(&self, site: &Site, n: u8, others: &[(&Site, &[u8])]) -> Running {
+    pub(crate) fn run(&self, site: &Site, n: u8, others: &[(&Site, &[u8])]) -> RunningNode {
         let links: Vec<Link> = others.iter().map(|(other, seeds)| other.link(seeds)).collect();
         let others: Vec<&Site> = others.iter().map(|(other, _)| *other).collect();
-        self.run_with(site, n, &others, &links, Settings::default(), Tuning::default())
+        self.run_with(site, n, &others, &links, LinkSettings::default(), Tuning::default())
     }
 
     /// Starts a node that believes these clusters.
@@ -113,9 +113,9 @@ impl World {
         n: u8,
         others: &[&Site],
         links: &[Link],
-        settings: Settings,
+        settings: LinkSettings,
         tuning: Tuning,
-    ) -> Running {
+    ) -> RunningNode {
         let believed: Vec<_> = others.iter().map(|other| &other.authority).collect();
         let identity = site.authority.node(site.node(n).as_str(), &believed);
         let snapshot = site.snapshot(n, links);

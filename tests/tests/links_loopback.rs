@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::snapshot::{Class, Link, Seed};
-use adit_tests::identity::Node;
-use adit_tests::sites::{Echo, Running, Site, eventually, local};
+use adit_tests::identity::TestNode;
+use adit_tests::sites::{Echo, RunningNode, Site, eventually, local};
 use adit_transport::endpoint::UdpInheritance;
-use adit_transport::links::{Links, Settings, Stream};
-use adit_transport::{Endpoints, OsNet, Tuning, Worker};
+use adit_transport::links::{LinkSettings, Links, PeerStream};
+use adit_transport::{Endpoints, OsUdpNetwork, Tuning, Worker};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -35,26 +35,32 @@ fn bind(runtimes: &[Runtime], site: &Site, other: &Site) -> Endpoints {
 }
 
 fn bind_as(
-    node: &Node,
+    node: &TestNode,
     runtimes: &[Runtime],
     listen: SocketAddr,
     inherited: Option<UdpInheritance>,
 ) -> Endpoints {
     let workers = (0..WORKERS).zip(runtimes).map(|(n, r)| Worker::new(n, r.handle().clone()));
     let (workers, tls, tuning) = (workers.collect(), node.tls(), Tuning::default());
-    let net = Arc::new(OsNet);
+    let net = Arc::new(OsUdpNetwork);
     Endpoints::bind_after(net, workers, &[listen], &node.secret, tls, tuning, inherited).unwrap()
 }
 
-fn start(endpoints: Endpoints, site: &Site, other: &Site, seeds: &[SocketAddr], n: u8) -> Running {
+fn start(
+    endpoints: Endpoints,
+    site: &Site,
+    other: &Site,
+    seeds: &[SocketAddr],
+    n: u8,
+) -> RunningNode {
     let seeds = seeds.iter().copied().map(Seed::Address).collect();
     let mut snapshot = site.snapshot(1, &[Link { seeds, ..other.link(&[]) }]);
-    snapshot.this.advertise = endpoints.addresses().to_vec();
+    snapshot.local.advertise = endpoints.addresses().to_vec();
     let (snapshot, believed) = watch::channel(Arc::new(snapshot));
     let echo = Arc::new(Echo::default());
-    let local = local(n, n.into(), Settings::default());
+    let local = local(n, n.into(), LinkSettings::default());
     let links = Links::start(local, endpoints.clone(), believed, Arc::clone(&echo) as _);
-    Running { links, snapshot, echo, endpoints }
+    RunningNode { links, snapshot, echo, endpoints }
 }
 
 #[test]
@@ -112,14 +118,14 @@ fn streams_of_every_worker_cross_and_a_drain_leaves_nothing() {
 /// What a user sees while bank's process is followed by another: new streams every few milliseconds, and the
 /// link's state.
 #[derive(Debug, Default)]
-struct Seen {
+struct TakeoverSight {
     failed: Vec<String>,
     states: BTreeSet<String>,
     streams: usize,
 }
 
-async fn use_link(edge: &Running, bank: &Site, stop: &CancellationToken) -> Seen {
-    let mut seen = Seen::default();
+async fn use_link(edge: &RunningNode, bank: &Site, stop: &CancellationToken) -> TakeoverSight {
+    let mut seen = TakeoverSight::default();
     while !stop.is_cancelled() {
         let asked = timeout(SECOND, edge.echo(bank, &bank.node(1), b"anybody there?")).await;
         match asked {
@@ -138,7 +144,7 @@ async fn use_link(edge: &Running, bank: &Site, stop: &CancellationToken) -> Seen
 }
 
 /// A stream that is there before, during and after: says something every ten milliseconds.
-async fn converse(mut stream: Stream, stop: &CancellationToken) -> usize {
+async fn converse(mut stream: PeerStream, stop: &CancellationToken) -> usize {
     let mut said = 0;
     while !stop.is_cancelled() {
         stream.send.send_all(&[7; 500]).await.unwrap();
@@ -181,19 +187,19 @@ fn a_process_is_followed(dials: bool) {
         let story = async {
             // Who is connected for a moment only is not believed.
             tokio::time::sleep(4 * SECOND).await;
-            let inherited = Some(older.endpoints.bequeath().unwrap());
+            let inherited = Some(older.endpoints.share_sockets().unwrap());
             let b2 = bind_as(&identity, &runtimes[2], at_b[0], inherited);
             let newer = start(b2, &bank, &edge, &at_e, 3);
-            older.endpoints.step_aside();
-            newer.endpoints.resume();
+            older.endpoints.pause_reading();
+            newer.endpoints.resume_reading();
             let draining = older.links.drain(20 * SECOND);
             let after = async {
                 tokio::time::sleep(7 * SECOND).await;
                 let connections = edge1.links.status().links.remove(0).connections;
                 let (new, old): (Vec<_>, Vec<_>) =
                     connections.into_iter().partition(|c| c.peer.boot.0[15] == 3);
-                assert!(new.iter().any(|c| c.passed.is_none() && c.streams == 0), "{new:?}");
-                assert!(old.iter().all(|c| c.passed.is_some()), "{old:?}");
+                assert!(new.iter().any(|c| c.unusable.is_none() && c.streams == 0), "{new:?}");
+                assert!(old.iter().all(|c| c.unusable.is_some()), "{old:?}");
                 assert_eq!(old.iter().map(|c| c.streams).sum::<usize>(), 50, "{old:?}");
                 let served = newer.echo.served().len();
                 stop.cancel();

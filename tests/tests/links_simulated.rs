@@ -11,24 +11,24 @@ use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
-use adit_tests::identity::Node;
-use adit_tests::net::simulated::{Simulated, Trace, run_with};
-use adit_tests::sites::{Running, Site, start};
+use adit_tests::identity::TestNode;
+use adit_tests::net::simulated::{SentTrace, Simulated, run_with};
+use adit_tests::sites::{RunningNode, Site, start};
 use adit_transport::Tuning;
-use adit_transport::links::{LinkState, Settings};
+use adit_transport::links::{LinkSettings, LinkState};
 use turmoil::Sim;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// One run.
-struct Run {
+struct LinkRun {
     seed: u64,
     lose_every: usize,
     edge: Arc<Site>,
     bank: Arc<Site>,
 }
 
-impl Run {
+impl LinkRun {
     fn new(seed: u64, nodes: u8, lose_every: usize) -> Self {
         let (edge, bank) = (Site::new("edge", 1, nodes), Site::new("bank", 2, nodes));
         Self { seed, lose_every, edge: Arc::new(edge), bank: Arc::new(bank) }
@@ -46,19 +46,26 @@ impl Run {
     }
 
     /// How to start node `n` of a cluster, each time with another boot ID.
-    fn starter(&self, of_bank: bool, n: u8, seeds: &[u8]) -> impl Fn() -> Running + 'static {
+    fn starter(&self, of_bank: bool, n: u8, seeds: &[u8]) -> impl Fn() -> RunningNode + 'static {
         let (site, other) = match of_bank {
             true => (Arc::clone(&self.bank), &self.edge),
             false => (Arc::clone(&self.edge), &self.bank),
         };
-        let identity: Node = site.authority.node(site.node(n).as_str(), &[&other.authority]);
+        let identity: TestNode = site.authority.node(site.node(n).as_str(), &[&other.authority]);
         let snapshot = site.snapshot(n, &[other.link(seeds)]);
-        let (boots, trace) = (AtomicU8::new(0), Trace::default());
+        let (boots, trace) = (AtomicU8::new(0), SentTrace::default());
         let (run, lose_every) = (self.seed, self.lose_every);
         move || {
             let boot = boots.fetch_add(1, Ordering::Relaxed) << 4 | n;
             let net = Simulated::on(&site.ip(n).to_string(), run, &trace, lose_every);
-            start(net, &identity, snapshot.clone(), boot, Settings::default(), Tuning::default())
+            start(
+                net,
+                &identity,
+                snapshot.clone(),
+                boot,
+                LinkSettings::default(),
+                Tuning::default(),
+            )
         }
     }
 
@@ -111,8 +118,8 @@ async fn until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
 /// A peer's process dies and is there again at once: what ran on it is told so, and new streams go to the
 /// new process. `seeds` says whether it dials us, too.
 fn restart(seed: u64, seeds: &'static [u8]) {
-    const CRASH: Duration = Duration::from_secs(5);
-    let run = Run::new(seed, 1, 0);
+    const CRASH_DELAY: Duration = Duration::from_secs(5);
+    let run = LinkRun::new(seed, 1, 0);
     let mut sim = run.sim();
     run.host(&mut sim, true, 1, seeds);
     let (start, bank) = (run.starter(false, 1, &[1]), Arc::clone(&run.bank));
@@ -129,7 +136,7 @@ fn restart(seed: u64, seeds: &'static [u8]) {
         let ended = stream.recv.read_chunk(9).await.unwrap_err();
         let noticed = turmoil::elapsed();
         assert_eq!(ended.code(), Code::PeerRestarted);
-        assert!(noticed < CRASH + SECOND * 3 / 2, "noticed at {noticed:?}");
+        assert!(noticed < CRASH_DELAY + SECOND * 3 / 2, "noticed at {noticed:?}");
         let served = loop {
             // A stream that goes to a connection which is dead and not known to be is lost; no later one.
             match e1.echo(&bank, &bank.node(1), b"after").await {
@@ -138,12 +145,12 @@ fn restart(seed: u64, seeds: &'static [u8]) {
             }
         };
         let back = turmoil::elapsed();
-        assert!(back < CRASH + 2 * SECOND, "served again at {back:?}");
+        assert!(back < CRASH_DELAY + 2 * SECOND, "served again at {back:?}");
         assert_ne!(served, old, "by the new process");
         until("known again", SECOND, || e1.links.status().links[0].state == LinkState::Up).await;
         Ok(())
     });
-    run_with(&mut sim, CRASH, |sim| {
+    run_with(&mut sim, CRASH_DELAY, |sim| {
         sim.crash(run.bank.ip(1));
         sim.bounce(run.bank.ip(1));
     });
@@ -161,8 +168,8 @@ fn a_restarted_peer_is_noticed_within_a_second_and_a_half() {
 /// what comes next is refused at once, so that it can go elsewhere, and is never lost on another
 /// connection with the dead node.
 fn death(seed: u64, seeds: &'static [u8]) {
-    const CRASH: Duration = Duration::from_secs(5);
-    let run = Run::new(seed, 1, 0);
+    const CRASH_DELAY: Duration = Duration::from_secs(5);
+    let run = LinkRun::new(seed, 1, 0);
     let mut sim = run.sim();
     run.host(&mut sim, true, 1, seeds);
     let (start, bank) = (run.starter(false, 1, &[1]), Arc::clone(&run.bank));
@@ -176,14 +183,14 @@ fn death(seed: u64, seeds: &'static [u8]) {
         let ended = stream.recv.read_chunk(9).await.unwrap_err();
         let noticed = turmoil::elapsed();
         assert_eq!(ended.code(), Code::ConnectionLost);
-        assert!(noticed < CRASH + 8 * SECOND, "noticed at {noticed:?}");
+        assert!(noticed < CRASH_DELAY + 8 * SECOND, "noticed at {noticed:?}");
         let refused = e1.links.open(0, &bank.name, &bank.node(1), Class::Interactive).await;
         assert!(refused.unwrap_err().code.is_retryable());
         let after = turmoil::elapsed() - noticed;
         assert!(after < SECOND / 10, "refused after {after:?}");
         Ok(())
     });
-    run_with(&mut sim, CRASH, |sim| sim.crash(run.bank.ip(1)));
+    run_with(&mut sim, CRASH_DELAY, |sim| sim.crash(run.bank.ip(1)));
 }
 
 #[test]
@@ -195,12 +202,12 @@ fn after_a_death_is_noticed_no_stream_waits_for_the_dead() {
 }
 
 /// Until when things go wrong.
-const FAULTS: Duration = Duration::from_secs(25);
+const FAULTS_LIFETIME: Duration = Duration::from_secs(25);
 /// How long everything may take to work again.
-const RECOVERY: Duration = Duration::from_secs(10);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Asks from `from` of every node of the other cluster, again and again; every answer is whole or an error.
-async fn asks(from: Running, other: Arc<Site>, nodes: u8, failures: Arc<Mutex<Vec<String>>>) {
+async fn asks(from: RunningNode, other: Arc<Site>, nodes: u8, failures: Arc<Mutex<Vec<String>>>) {
     let body: Vec<u8> = (0..20_000_u32).map(|i| (i % 251) as u8).collect();
     loop {
         for n in 1..=nodes {
@@ -209,12 +216,12 @@ async fn asks(from: Running, other: Arc<Site>, nodes: u8, failures: Arc<Mutex<Ve
             let got = tokio::time::timeout(4 * SECOND, asked).await;
             let now = turmoil::sim_elapsed().unwrap();
             match got {
-                Ok(Ok(_)) | Err(_) if now < FAULTS + RECOVERY => {}
+                Ok(Ok(_)) | Err(_) if now < FAULTS_LIFETIME + RECOVERY_TIMEOUT => {}
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) if error.contains("came back") => {
                     failures.lock().unwrap().push(format!("{now:?}: {error}"));
                 }
-                Ok(Err(_)) if now < FAULTS + RECOVERY => {}
+                Ok(Err(_)) if now < FAULTS_LIFETIME + RECOVERY_TIMEOUT => {}
                 Ok(Err(error)) => {
                     failures.lock().unwrap().push(format!("{now:?}: node {n}: {error}"));
                 }
@@ -228,7 +235,7 @@ async fn asks(from: Running, other: Arc<Site>, nodes: u8, failures: Arc<Mutex<Ve
 /// Hosts crash, links break, datagrams are lost; then all is mended.
 fn faults(seed: u64) {
     const NODES: u8 = 2;
-    let run = Run::new(seed, NODES, 40);
+    let run = LinkRun::new(seed, NODES, 40);
     let mut sim = run.sim();
     let failures: Arc<Mutex<Vec<String>>> = Arc::default();
     let mut hosts: Vec<IpAddr> = Vec::new();
@@ -250,13 +257,13 @@ fn faults(seed: u64) {
             });
         }
     }
-    let random = adit_tests::sites::local(1, seed, Settings::default()).random;
+    let random = adit_tests::sites::local(1, seed, LinkSettings::default()).random;
     let draw = |n: usize| usize::try_from(random() % n as u64).unwrap();
     let (mut next, mut mended) = (2 * SECOND, false);
     let mut broken: Vec<(IpAddr, IpAddr)> = Vec::new();
-    while sim.elapsed() < FAULTS + RECOVERY + 5 * SECOND {
+    while sim.elapsed() < FAULTS_LIFETIME + RECOVERY_TIMEOUT + 5 * SECOND {
         sim.step().unwrap();
-        if sim.elapsed() >= FAULTS {
+        if sim.elapsed() >= FAULTS_LIFETIME {
             if !mended {
                 broken.drain(..).for_each(|(a, b)| sim.repair(a, b));
                 mended = true;
@@ -296,7 +303,7 @@ fn after_any_faults_everything_works_again_within_ten_seconds() {
 #[test]
 fn a_run_can_be_repeated() {
     let run = || {
-        let run = Run::new(7, 1, 10);
+        let run = LinkRun::new(7, 1, 10);
         let mut sim = run.sim();
         run.host(&mut sim, true, 1, &[1]);
         let log: Arc<Mutex<Vec<(Duration, String)>>> = Arc::default();

@@ -6,9 +6,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use adit_host::routes::{self, Changes, LocalRange, Watch};
+use adit_host::routes::{self, LocalRange, NetworkWatch, RouteChanges};
 use adit_host::tcp::{listen, listen_transparent};
-use adit_tests::lab::{self, Host};
+use adit_tests::lab::{self, LabHost};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 const V4: &str = "198.18.0.7:15080";
@@ -26,16 +26,16 @@ fn node_addresses() -> Vec<IpAddr> {
 }
 
 /// A node with a pod, and a neighbour that sends all of the range to the node.
-struct Lab {
-    node: Host,
-    pod: Host,
-    neighbour: Host,
+struct RangeLab {
+    node: LabHost,
+    pod: LabHost,
+    neighbour: LabHost,
 }
 
-impl Lab {
+impl RangeLab {
     fn new() -> Self {
         lab::bridge("lan");
-        let [node, neighbour] = ["node", "neighbour"].map(Host::new);
+        let [node, neighbour] = ["node", "neighbour"].map(LabHost::new);
         node.plug("lan", "172.18.0.2/24");
         neighbour.plug("lan", "172.18.0.3/24");
         neighbour.ip(&["route", "add", "198.18.0.0/15", "via", "172.18.0.2"]);
@@ -49,7 +49,7 @@ impl Lab {
         Self { node, pod, neighbour }
     }
 
-    fn ensure(&self, range: LocalRange) -> Changes {
+    fn ensure(&self, range: LocalRange) -> RouteChanges {
         self.node.enter(move || block_on(routes::ensure(&range, &node_addresses())).unwrap())
     }
 
@@ -93,7 +93,7 @@ fn ask(address: &str) -> Result<String, ErrorKind> {
 #[test]
 fn pods_and_the_node_itself_reach_it_and_a_neighbour_does_not() {
     lab::run("pods_and_the_node_itself_reach_it_and_a_neighbour_does_not", || {
-        let lab = Lab::new();
+        let lab = RangeLab::new();
         lab.ensure(range());
         lab.node.enter(|| [V4, V6, "172.18.0.2:15080", "[fc00::2]:15080"].map(serve));
         assert_eq!(lab.pod.enter(|| ask(V4)), Ok("10.244.1.5".into()));
@@ -111,7 +111,7 @@ fn pods_and_the_node_itself_reach_it_and_a_neighbour_does_not() {
 #[test]
 fn where_nobody_listens_ipv6_refuses_and_ipv4_is_silent() {
     lab::run("where_nobody_listens_ipv6_refuses_and_ipv4_is_silent", || {
-        let lab = Lab::new();
+        let lab = RangeLab::new();
         lab.ensure(range());
         assert_eq!(lab.pod.enter(|| ask(V6)), Err(ErrorKind::ConnectionRefused));
         assert_eq!(lab.pod.enter(|| ask(V4)), Err(ErrorKind::TimedOut));
@@ -121,7 +121,7 @@ fn where_nobody_listens_ipv6_refuses_and_ipv4_is_silent() {
 #[test]
 fn no_packet_for_the_range_leaves_the_node() {
     lab::run("no_packet_for_the_range_leaves_the_node", || {
-        let lab = Lab::new();
+        let lab = RangeLab::new();
         // The neighbour has the very addresses, and all of the pod's traffic is led there, as some CNIs do.
         lab.neighbour.ip(&["addr", "add", "198.18.0.7/32", "dev", "lo"]);
         lab.neighbour.ip(&["addr", "add", "fd00:ad17::7/128", "dev", "lo", "nodad"]);
@@ -155,20 +155,20 @@ fn no_packet_for_the_range_leaves_the_node() {
 #[test]
 fn nothing_is_made_twice_and_what_is_lost_is_put_back_at_once() {
     lab::run("nothing_is_made_twice_and_what_is_lost_is_put_back_at_once", || {
-        let lab = Lab::new();
+        let lab = RangeLab::new();
         let first = lab.ensure(range());
         assert_eq!((first.added.len(), first.removed.len()), (8, 0), "{first}");
         assert!(lab.ensure(range()).is_empty());
         let whole = lab.routing();
 
-        let added = |text: &str| Changes { added: vec![text.into()], removed: vec![] };
+        let added = |text: &str| RouteChanges { added: vec![text.into()], removed: vec![] };
         let route = "route local 198.18.0.0/15 dev lo table 1984 src 172.18.0.2";
         let after = |breaking: &[&str]| {
             let node = lab.node.clone();
             let breaking: Vec<String> = breaking.iter().map(|s| (*s).into()).collect();
             lab.node.enter(move || {
                 block_on(async move {
-                    let mut watch = Watch::new().unwrap();
+                    let mut watch = NetworkWatch::new().unwrap();
                     node.ip(&breaking.iter().map(String::as_str).collect::<Vec<_>>());
                     let news = tokio::time::timeout(Duration::from_secs(5), watch.changed()).await;
                     news.unwrap_or_else(|_| panic!("no news of: ip {}", breaking.join(" ")))
@@ -217,7 +217,7 @@ fn nothing_is_made_twice_and_what_is_lost_is_put_back_at_once() {
         });
         let text = "route local 100.64.0.0/10 dev lo table 1984 src 172.18.0.";
         let expected =
-            Changes { added: vec![format!("{text}9")], removed: vec![format!("{text}2")] };
+            RouteChanges { added: vec![format!("{text}9")], removed: vec![format!("{text}2")] };
         assert_eq!(source, expected);
     });
 }
@@ -225,7 +225,7 @@ fn nothing_is_made_twice_and_what_is_lost_is_put_back_at_once() {
 #[test]
 fn removing_leaves_what_others_made() {
     lab::run("removing_leaves_what_others_made", || {
-        let lab = Lab::new();
+        let lab = RangeLab::new();
         lab.node.ip(&["rule", "add", "pref", "103", "to", "203.0.113.0/24", "lookup", "main"]);
         lab.node.ip(&["route", "add", "203.0.113.0/24", "dev", "eth0", "table", "1984"]);
         let before = lab.routing();
@@ -241,7 +241,7 @@ fn removing_leaves_what_others_made() {
 #[test]
 fn without_privilege_the_error_says_what_is_missing() {
     lab::run("without_privilege_the_error_says_what_is_missing", || {
-        let lab = Lab::new();
+        let lab = RangeLab::new();
         lab.node.enter(|| {
             let none = CapabilitySet::empty();
             let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
@@ -267,8 +267,8 @@ fn without_privilege_the_error_says_what_is_missing() {
 #[test]
 fn a_machine_knows_its_own_addresses_and_the_device_of_each_pod() {
     lab::run("a_machine_knows_its_own_addresses_and_the_device_of_each_pod", || {
-        let lab = Lab::new();
-        let look = || lab.node.enter(|| block_on(routes::surroundings()).unwrap());
+        let lab = RangeLab::new();
+        let look = || lab.node.enter(|| block_on(routes::host_addresses()).unwrap());
         let pod: IpAddr = "10.244.1.5".parse().unwrap();
         let before = look();
         for own in ["127.0.0.1", "172.18.0.2", "fc00::2", "10.244.255.1", "fd44::1"] {

@@ -12,7 +12,7 @@ use std::alloc::System;
 use std::time::Duration;
 
 use adit_tests::sim::party::Party;
-use adit_tests::sim::{INTERN, Plan, SUPPORT, Town};
+use adit_tests::sim::{INTERN, SUPPORT, Town, TownPlan};
 use cap::Cap;
 use futures_util::future::join_all;
 use tokio::time::sleep;
@@ -153,7 +153,7 @@ fn ended_connections_leave_nothing_on_the_heap() {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         let each = runtime.unwrap().block_on(async {
-            let town = Town::start(&Plan::default()).await;
+            let town = Town::start(&TownPlan::default()).await;
             let before = ending.heap_after(&town, 500).await;
             let after = ending.heap_after(&town, count).await;
             after.saturating_sub(before) / count

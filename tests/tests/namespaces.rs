@@ -15,7 +15,9 @@ use adit_tests::clusters::{BACKEND, Clusters, IMPORT};
 use adit_tests::daemon::Daemon;
 use adit_tests::lab;
 use adit_tests::prerequisite::eventually;
-use adit_tests::workload::{Behaviour, End, backend, call, command, receive, reset_on_close, send};
+use adit_tests::workload::{
+    Behaviour, DirectionEnd, backend, call, command, receive, reset_on_close, send,
+};
 use socket2::{Domain, Socket, Type};
 
 fn import() -> SocketAddr {
@@ -23,12 +25,12 @@ fn import() -> SocketAddr {
 }
 
 /// Both clusters, and what the backend saw.
-struct Lab {
+struct NamespaceLab {
     clusters: Clusters,
-    ends: Receiver<End>,
+    ends: Receiver<DirectionEnd>,
 }
 
-impl Deref for Lab {
+impl Deref for NamespaceLab {
     type Target = Clusters;
 
     fn deref(&self) -> &Clusters {
@@ -36,20 +38,20 @@ impl Deref for Lab {
     }
 }
 
-impl DerefMut for Lab {
+impl DerefMut for NamespaceLab {
     fn deref_mut(&mut self) -> &mut Clusters {
         &mut self.clusters
     }
 }
 
-impl Lab {
+impl NamespaceLab {
     fn new() -> Self {
         let (clusters, ends) =
             Clusters::start(|fraud| fraud.enter(|| backend(BACKEND.parse().unwrap())));
         Self { clusters, ends }
     }
 
-    fn backend_saw(&self) -> End {
+    fn backend_saw(&self) -> DirectionEnd {
         self.ends.recv_timeout(Duration::from_secs(30)).unwrap()
     }
 
@@ -63,7 +65,7 @@ impl Lab {
 #[test]
 fn bytes_arrive_as_they_were_sent() {
     lab::run("bytes_arrive_as_they_were_sent", || {
-        let lab = Lab::new();
+        let lab = NamespaceLab::new();
         for len in [0, 1, 511, 65_535, 65_536, 65_537, 262_145, 20 << 20] {
             let end = lab.support.enter(move || {
                 let socket = call(import(), Behaviour::Echo).unwrap();
@@ -77,8 +79,8 @@ fn bytes_arrive_as_they_were_sent() {
                 sending.join().unwrap();
                 end
             });
-            assert_eq!(end, End::Finished(len));
-            assert_eq!(lab.backend_saw(), End::Finished(len));
+            assert_eq!(end, DirectionEnd::Finished(len));
+            assert_eq!(lab.backend_saw(), DirectionEnd::Finished(len));
         }
         let many: Vec<_> = (0..100)
             .map(|n| {
@@ -93,7 +95,7 @@ fn bytes_arrive_as_they_were_sent() {
             .collect();
         for thread in many {
             let (end, len) = thread.join().unwrap();
-            assert_eq!(end, End::Finished(len));
+            assert_eq!(end, DirectionEnd::Finished(len));
         }
         lab.e1.wait_for("no stream is left", |s| s["streams"]["open"] == 0);
         lab.b1.wait_for("no stream is left", |s| s["streams"]["open"] == 0);
@@ -103,13 +105,13 @@ fn bytes_arrive_as_they_were_sent() {
 #[test]
 fn eight_orders_of_close() {
     lab::run("eight_orders_of_close", || {
-        let lab = Lab::new();
+        let lab = NamespaceLab::new();
         let big = 3_000_000;
-        let at_most = |end: End, len: u64| match end {
-            End::Reset(n) => assert!(n <= len),
-            End::Finished(n) => panic!("a reset arrived as a clean end after {n} bytes"),
+        let at_most = |end: DirectionEnd, len: u64| match end {
+            DirectionEnd::Reset(n) => assert!(n <= len),
+            DirectionEnd::Finished(n) => panic!("a reset arrived as a clean end after {n} bytes"),
         };
-        let client = |behaviour, body: fn(&mut std::net::TcpStream) -> End| {
+        let client = |behaviour, body: fn(&mut std::net::TcpStream) -> DirectionEnd| {
             lab.support.enter(move || body(&mut call(import(), behaviour).unwrap()))
         };
 
@@ -119,7 +121,10 @@ fn eight_orders_of_close() {
             socket.shutdown(Shutdown::Write).unwrap();
             receive(socket)
         });
-        assert_eq!((end, lab.backend_saw()), (End::Finished(big.into()), End::Finished(1_000_000)));
+        assert_eq!(
+            (end, lab.backend_saw()),
+            (DirectionEnd::Finished(big.into()), DirectionEnd::Finished(1_000_000))
+        );
 
         // 2. The backend finishes first; the client goes on speaking.
         let end = client(Behaviour::FinishFirst(big), |socket| {
@@ -127,20 +132,26 @@ fn eight_orders_of_close() {
             send(socket, 2_000_000).unwrap();
             end
         });
-        assert_eq!((end, lab.backend_saw()), (End::Finished(big.into()), End::Finished(2_000_000)));
+        assert_eq!(
+            (end, lab.backend_saw()),
+            (DirectionEnd::Finished(big.into()), DirectionEnd::Finished(2_000_000))
+        );
 
         // 3. Both finish at once.
         let end = client(Behaviour::FinishFirst(0), |socket| {
             socket.shutdown(Shutdown::Write).unwrap();
             receive(socket)
         });
-        assert_eq!((end, lab.backend_saw()), (End::Finished(0), End::Finished(0)));
+        assert_eq!(
+            (end, lab.backend_saw()),
+            (DirectionEnd::Finished(0), DirectionEnd::Finished(0))
+        );
 
         // 4. The client resets while it speaks.
         client(Behaviour::AnswerAfterEnd(0), |socket| {
             send(socket, 500_000).unwrap();
             reset_on_close(socket);
-            End::Finished(0)
+            DirectionEnd::Finished(0)
         });
         at_most(lab.backend_saw(), 500_000);
 
@@ -148,7 +159,7 @@ fn eight_orders_of_close() {
         client(Behaviour::Flood, |socket| {
             std::io::Read::read_exact(socket, &mut [0; 100_000]).unwrap();
             reset_on_close(socket);
-            End::Finished(0)
+            DirectionEnd::Finished(0)
         });
 
         // 6. The backend resets in its answer.
@@ -161,12 +172,12 @@ fn eight_orders_of_close() {
             receive(socket)
         });
         at_most(end, 1000);
-        assert_eq!(lab.backend_saw(), End::Finished(1000));
+        assert_eq!(lab.backend_saw(), DirectionEnd::Finished(1000));
 
         // 8. The client closes with an answer unread, which the kernel turns into a reset.
         client(Behaviour::Flood, |socket| {
             std::io::Read::read_exact(socket, &mut [0; 1]).unwrap();
-            End::Finished(0)
+            DirectionEnd::Finished(0)
         });
 
         lab.e1.wait_for("no stream is left", |s| s["streams"]["open"] == 0);
@@ -177,16 +188,16 @@ fn eight_orders_of_close() {
 #[test]
 fn a_caller_without_a_grant_is_refused_with_the_missing_rule() {
     lab::run("a_caller_without_a_grant_is_refused_with_the_missing_rule", || {
-        let lab = Lab::new();
+        let lab = NamespaceLab::new();
         let end =
             lab.stranger.enter(|| call(import(), Behaviour::Echo).map(|mut s| receive(&mut s)));
         // The reset may be faster than the client's first write.
-        assert!(matches!(end, Ok(End::Reset(0)) | Err(_)), "{end:?}");
+        assert!(matches!(end, Ok(DirectionEnd::Reset(0)) | Err(_)), "{end:?}");
         let rule = "allow: {cluster: edge, namespace: agents, serviceAccount: intern-bot}";
         lab.log_has(&lab.e1, &["denied", "intern-bot", rule]);
         let unknown = lab.edge1.pod("unknown", "10.244.1.99");
         let end = unknown.enter(|| call(import(), Behaviour::Echo).map(|mut s| receive(&mut s)));
-        assert!(matches!(end, Ok(End::Reset(0)) | Err(_)), "{end:?}");
+        assert!(matches!(end, Ok(DirectionEnd::Reset(0)) | Err(_)), "{end:?}");
         lab.log_has(&lab.e1, &["source-unknown", "10.244.1.99"]);
     });
 }
@@ -194,7 +205,7 @@ fn a_caller_without_a_grant_is_refused_with_the_missing_rule() {
 #[test]
 fn a_killed_peer_resets_its_streams_and_the_other_node_serves() {
     lab::run("a_killed_peer_resets_its_streams_and_the_other_node_serves", || {
-        let mut lab = Lab::new();
+        let mut lab = NamespaceLab::new();
         let running = lab.support.spawn(|| {
             let mut socket = call(import(), Behaviour::Flood).unwrap();
             receive_flood(&mut socket)
@@ -210,7 +221,7 @@ fn a_killed_peer_resets_its_streams_and_the_other_node_serves() {
                     socket.shutdown(Shutdown::Write).ok()?;
                     Some(receive(&mut socket))
                 })
-                .filter(|end| *end == End::Finished(1000))
+                .filter(|end| *end == DirectionEnd::Finished(1000))
         });
         // With b1 gone for good, the stream enters at b2 and hops, as one before may have.
         let hops = |status: &serde_json::Value| {
@@ -225,7 +236,7 @@ fn a_killed_peer_resets_its_streams_and_the_other_node_serves() {
                     socket.shutdown(Shutdown::Write).ok()?;
                     Some(receive(&mut socket))
                 })
-                .filter(|end| *end == End::Finished(1000))
+                .filter(|end| *end == DirectionEnd::Finished(1000))
         });
         lab.b2.wait_for("the hop is counted", |s| hops(s) > before);
     });
@@ -246,18 +257,18 @@ fn receive_flood(socket: &mut std::net::TcpStream) -> bool {
 #[test]
 fn without_a_backend_callers_are_refused_at_once_and_served_when_it_returns() {
     lab::run("without_a_backend_callers_are_refused_at_once_and_served_when_it_returns", || {
-        let lab = Lab::new();
+        let lab = NamespaceLab::new();
         // The pod is gone: its address answers no more.
         lab.bank1.ip(&["link", "set", "v-fraud", "down"]);
         lab.bank1.ip(&["route", "add", "unreachable", "10.244.2.9/32"]);
         let refused =
             || lab.support.enter(|| call(import(), Behaviour::Echo).map(|mut s| receive(&mut s)));
-        assert!(matches!(refused(), Ok(End::Reset(0)) | Err(_)));
+        assert!(matches!(refused(), Ok(DirectionEnd::Reset(0)) | Err(_)));
         lab.e1.wait_for("the import says why", |s| {
             s["imports"][0]["ports"][0]["ready"] == false
                 && s["imports"][0].to_string().contains("backend-unreachable")
         });
-        assert!(matches!(refused(), Ok(End::Reset(0)) | Err(_)));
+        assert!(matches!(refused(), Ok(DirectionEnd::Reset(0)) | Err(_)));
         lab.log_has(&lab.e1, &["backend-unreachable", "fraud-bot"]);
         lab.bank1.ip(&["route", "del", "unreachable", "10.244.2.9/32"]);
         lab.bank1.ip(&["link", "set", "v-fraud", "up"]);
@@ -270,7 +281,7 @@ fn without_a_backend_callers_are_refused_at_once_and_served_when_it_returns() {
             socket.shutdown(Shutdown::Write).unwrap();
             receive(&mut socket)
         });
-        assert_eq!(end, End::Finished(10));
+        assert_eq!(end, DirectionEnd::Finished(10));
         assert!(Path::new(lab.root.path()).exists() && lab.bank2.enter(|| true));
     });
 }
@@ -278,7 +289,7 @@ fn without_a_backend_callers_are_refused_at_once_and_served_when_it_returns() {
 #[test]
 fn an_answer_to_a_request_that_was_not_read_arrives_whole() {
     lab::run("an_answer_to_a_request_that_was_not_read_arrives_whole", || {
-        let lab = Lab::new();
+        let lab = NamespaceLab::new();
         for _ in 0..20 {
             let end = lab.support.enter(|| {
                 let mut socket = call(import(), Behaviour::AnswerUnread(5000)).unwrap();
@@ -286,11 +297,13 @@ fn an_answer_to_a_request_that_was_not_read_arrives_whole() {
                 let sending = std::thread::spawn(move || send(&mut writer, 200_000));
                 match receive(&mut socket) {
                     // Who writes into the reset takes the error, and a reader finds an end behind it.
-                    End::Finished(n) if sending.join().unwrap().is_err() => End::Reset(n),
-                    end @ (End::Finished(_) | End::Reset(_)) => end,
+                    DirectionEnd::Finished(n) if sending.join().unwrap().is_err() => {
+                        DirectionEnd::Reset(n)
+                    }
+                    end @ (DirectionEnd::Finished(_) | DirectionEnd::Reset(_)) => end,
                 }
             });
-            assert_eq!(end, End::Reset(5000));
+            assert_eq!(end, DirectionEnd::Reset(5000));
         }
     });
 }
@@ -298,7 +311,7 @@ fn an_answer_to_a_request_that_was_not_read_arrives_whole() {
 #[test]
 fn a_node_that_goes_away_leaves_what_it_has_sent() {
     lab::run("a_node_that_goes_away_leaves_what_it_has_sent", || {
-        let mut lab = Lab::new();
+        let mut lab = NamespaceLab::new();
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let reading = lab.support.spawn(move || {
             // A small buffer, so that most of it waits in e1, whose window is 262,144 bytes.
@@ -317,7 +330,7 @@ fn a_node_that_goes_away_leaves_what_it_has_sent() {
         lab.e1.wait_for("e1 has not", |s| s["streams"]["open"] == 1);
         assert!(lab.b1.terminate().success());
         go.send(()).unwrap();
-        assert_eq!(reading.join().unwrap(), End::Finished(270_000));
+        assert_eq!(reading.join().unwrap(), DirectionEnd::Finished(270_000));
         lab.e1.wait_for("it finished here, too", |s| s["streams"]["byCode"]["finished"] == 1);
     });
 }

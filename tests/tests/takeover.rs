@@ -18,9 +18,9 @@ const CALLERS: usize = 4;
 
 /// The loopback addresses of one test of this process.
 #[derive(Debug, Clone, Copy)]
-struct Place(LoopbackPlace);
+struct TakeoverPlace(LoopbackPlace);
 
-impl Place {
+impl TakeoverPlace {
     fn edge(self, admin: &str) -> String {
         let [here, there, import, pod] = [1, 2, 1, 3].map(|n| self.0.ip(n));
         format!(
@@ -82,7 +82,7 @@ fn start(root: &Path, name: &str, config: &str) -> Daemon {
 fn processes_take_over_from_each_other_and_nobody_notices() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    let place = Place(LoopbackPlace(0));
+    let place = TakeoverPlace(LoopbackPlace(0));
     certify(root);
     place.0.serve();
     let b1 = start(root, "b1", &place.bank("b1"));
@@ -130,7 +130,7 @@ fn processes_take_over_from_each_other_and_nobody_notices() {
 fn one_that_dies_after_it_took_over_leaves_all_to_the_one_before_until_the_next_comes() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    let place = Place(LoopbackPlace(10));
+    let place = TakeoverPlace(LoopbackPlace(10));
     certify(root);
     place.0.serve();
     let _b1 = start(root, "b1", &place.bank("b1"));

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Kind, Subject};
-use crate::place::{Place, free_port};
-use crate::process::{Process, run};
+use super::{Subject, SubjectKind};
+use crate::process::{ChildProcess, run};
+use crate::test_bed::{TestBed, free_port};
 
-pub(super) fn start(kind: Kind, place: &Place, program: &Path) -> Result<Subject> {
+pub(super) fn start(kind: SubjectKind, place: &TestBed, program: &Path) -> Result<Subject> {
     let folder = tempfile::Builder::new().disable_cleanup(true).tempdir_in(place.root.path())?;
     let root = folder.path();
     for (cluster, node) in [("edge", "e1"), ("bank", "b1")] {
@@ -50,15 +50,15 @@ exports:
     allow: [{{cluster: edge, namespace: bench, serviceAccount: load}}]
 "#
     );
-    let daemon = |net, node: &str, text: String| -> Result<Process> {
+    let daemon = |net, node: &str, text: String| -> Result<ChildProcess> {
         let file = root.join(format!("{node}.yaml"));
         let mut text = text + &format!("admin: {{socket: {node}.sock}}\n");
-        if kind == Kind::AditJumbo {
+        if kind == SubjectKind::AditJumbo {
             text += "limits: {mtu: {initial: 6500, max: 6500}}\n";
         }
         fs::write(&file, text)?;
         let args = ["node", "--config", &file.to_string_lossy()];
-        Process::start(net, &file.with_extension("log"), program, &args)
+        ChildProcess::start(net, &file.with_extension("log"), program, &args)
     };
     let daemons = vec![daemon(place.far.net(), "b1", bank)?, daemon(place.near.net(), "e1", edge)?];
     Ok(Subject { kind, rpc, bulk, daemons })

@@ -6,15 +6,15 @@ use std::path::Path;
 use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-use super::{Kind, Subject};
-use crate::place::{Place, free_port};
-use crate::process::{Process, most_connections};
+use super::{Subject, SubjectKind};
+use crate::process::{ChildProcess, most_connections};
+use crate::test_bed::{TestBed, free_port};
 
-pub(super) fn start(kind: Kind, place: &Place, program: &Path) -> Result<Subject> {
+pub(super) fn start(kind: SubjectKind, place: &TestBed, program: &Path) -> Result<Subject> {
     let (front, middle) = (place.front()?, format!("{}:{}", place.far.ip, free_port()?));
-    let name = if kind == Kind::HaproxyMtls { "mtls" } else { "tcp" };
+    let name = if kind == SubjectKind::HaproxyMtls { "mtls" } else { "tcp" };
     let (mut listens, mut dials) = (String::new(), String::new());
-    if kind == Kind::HaproxyMtls {
+    if kind == SubjectKind::HaproxyMtls {
         certificates(place)?;
         let tls = |side: &str| {
             let (pem, ca) = (place.file(&format!("{side}.pem")), place.file("ca.pem"));
@@ -24,10 +24,10 @@ pub(super) fn start(kind: Kind, place: &Place, program: &Path) -> Result<Subject
     }
     let near = configuration(&format!("{front}"), &format!("{middle}{dials}"));
     let far = configuration(&format!("{middle}{listens}"), &format!("{}", place.server));
-    let daemon = |net, end: &str, text: &str| -> Result<Process> {
+    let daemon = |net, end: &str, text: &str| -> Result<ChildProcess> {
         let file = place.file(&format!("haproxy-{name}-{end}.cfg"));
         fs::write(&file, text)?;
-        Process::start(
+        ChildProcess::start(
             net,
             &file.with_extension("log"),
             program,
@@ -59,7 +59,7 @@ listen bench
 }
 
 /// One CA, and a certificate and key for either side.
-fn certificates(place: &Place) -> Result<()> {
+fn certificates(place: &TestBed) -> Result<()> {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     // With the default, leaf and CA have one name, and OpenSSL takes the leaf for self-signed.

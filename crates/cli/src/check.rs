@@ -7,8 +7,8 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adit_config::{Report, Severity};
-use adit_core::denied::DenyEntry;
+use adit_config::{ConfigReport, ProblemSeverity};
+use adit_core::deny_list::DenyEntry;
 use owo_colors::{OwoColorize as _, Style};
 
 use crate::output::print;
@@ -56,25 +56,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 #[derive(serde::Serialize)]
-struct Answer<'a> {
+struct CheckOutput<'a> {
     usable: bool,
     #[serde(flatten)]
-    report: &'a Report,
-    denied: Vec<Denied<'a>>,
+    report: &'a ConfigReport,
+    denied: Vec<DeniedEntry<'a>>,
 }
 
 #[derive(serde::Serialize)]
-struct Denied<'a> {
+struct DeniedEntry<'a> {
     entry: String,
     reason: Option<&'a str>,
 }
 
-fn as_json(report: &Report, usable: bool, denied: &[DenyEntry]) -> anyhow::Result<String> {
+fn as_json(report: &ConfigReport, usable: bool, denied: &[DenyEntry]) -> anyhow::Result<String> {
     let denied = denied
         .iter()
-        .map(|e| Denied { entry: e.peer.to_string(), reason: e.reason.as_deref() })
+        .map(|e| DeniedEntry { entry: e.peer.to_string(), reason: e.reason.as_deref() })
         .collect();
-    Ok(serde_json::to_string_pretty(&Answer { usable, report, denied })? + "\n")
+    Ok(serde_json::to_string_pretty(&CheckOutput { usable, report, denied })? + "\n")
 }
 
 /// Who would be refused: a list that nobody should have to look for.
@@ -86,13 +86,13 @@ fn as_denied(denied: &[DenyEntry]) -> String {
     denied.iter().map(one).collect()
 }
 
-fn as_text(report: &Report, usable: bool, coloured: bool) -> String {
+fn as_text(report: &ConfigReport, usable: bool, coloured: bool) -> String {
     let style = |style: Style| if coloured { style } else { Style::new() };
     let mut text = String::new();
     for problem in &report.problems {
         let colour = match problem.severity {
-            Severity::Error => style(Style::new().red().bold()),
-            Severity::Warning => style(Style::new().yellow().bold()),
+            ProblemSeverity::Error => style(Style::new().red().bold()),
+            ProblemSeverity::Warning => style(Style::new().yellow().bold()),
         };
         let said = problem.to_string();
         let mut lines = said.lines();
@@ -125,7 +125,7 @@ fn as_text(report: &Report, usable: bool, coloured: bool) -> String {
 mod tests {
     use super::*;
 
-    fn report(text: &str) -> Report {
+    fn report(text: &str) -> ConfigReport {
         match adit_config::parse(text.as_bytes(), "f\u{7}.yaml".as_ref()) {
             Ok((_, report)) | Err(report) => report,
         }

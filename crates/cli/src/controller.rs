@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use adit_daemon::process::{Ended, controller};
+use adit_daemon::process::{NodeExit, controller};
 
 /// Run the controller of a cluster: give out certificates and addresses, keep EndpointSlices
 ///
@@ -28,10 +28,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { listen, pod_name, pod_uid } = args;
     let namespace = adit_kubernetes::api::NAMESPACE.to_owned();
-    let settings = adit_kubernetes::controller::Settings { pod_name, pod_uid, namespace };
-    Ok(match controller::run(controller::Options { settings, listen }) {
-        Ok(Ended::Drained { .. }) => ExitCode::SUCCESS,
-        Ok(Ended::AtOnce { signal }) => ExitCode::from(128 + signal),
+    let settings = adit_kubernetes::controller::ControllerSettings { pod_name, pod_uid, namespace };
+    Ok(match controller::run(controller::ControllerOptions { settings, listen }) {
+        Ok(NodeExit::Drained { .. }) => ExitCode::SUCCESS,
+        Ok(NodeExit::Immediate { signal }) => ExitCode::from(128 + signal),
         // Why stands in the log.
         Err(_) => ExitCode::FAILURE,
     })

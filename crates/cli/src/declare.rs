@@ -7,10 +7,10 @@ use adit_core::name::{AppProtocol, ClusterName, NameError, Namespace, ServiceNam
 use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::Class;
 use adit_kubernetes::context::Context;
-use adit_kubernetes::declare::{self, ExportWish, ImportWish};
-use adit_kubernetes::edit::{Edited, edit};
+use adit_kubernetes::declare::{self, ExportRequest, ImportRequest};
+use adit_kubernetes::edit::{EditOutcome, edit};
 
-use crate::reach::{One, block_on, tell};
+use crate::cluster_args::{ClusterArgs, block_on, report_edit};
 
 /// Let workloads of a linked cluster use a Service of this one
 ///
@@ -19,7 +19,7 @@ use crate::reach::{One, block_on, tell};
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
-    service: Which,
+    service: ServiceArg,
     /// The cluster whose workloads may use it; may be given several times
     #[arg(long, value_name = "CLUSTER", value_delimiter = ',', required_unless_present = "remove")]
     to: Vec<ClusterName>,
@@ -43,7 +43,7 @@ pub(crate) struct ExportArgs {
     #[arg(long)]
     remove: bool,
     #[command(flatten)]
-    how: How,
+    how: OutputArgs,
 }
 
 /// The traffic classes, as words of the command line.
@@ -68,7 +68,7 @@ impl From<TrafficClass> for Class {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
     #[command(flatten)]
-    service: Which,
+    service: ServiceArg,
     /// The cluster that exports it
     #[arg(long, value_name = "CLUSTER", required_unless_present = "remove")]
     from: Option<ClusterName>,
@@ -83,11 +83,11 @@ pub(crate) struct ImportArgs {
     #[arg(long, conflicts_with_all = ["allow", "no_create_service"])]
     remove: bool,
     #[command(flatten)]
-    how: How,
+    how: OutputArgs,
 }
 
 #[derive(Debug, clap::Args)]
-struct Which {
+struct ServiceArg {
     /// The Service, NAMESPACE/NAME, or NAME with --namespace
     #[arg(value_name = "SERVICE")]
     service: String,
@@ -97,16 +97,16 @@ struct Which {
 }
 
 #[derive(Debug, clap::Args)]
-struct How {
+struct OutputArgs {
     #[command(flatten)]
-    one: One,
+    one: ClusterArgs,
     /// Print the YAML of the ConfigMap instead, for a repository; write nothing
     #[arg(long)]
     print: bool,
 }
 
-impl Which {
-    fn name(&self) -> anyhow::Result<ServiceName> {
+impl ServiceArg {
+    fn parse(&self) -> anyhow::Result<ServiceName> {
         let text = &self.service;
         match (&self.namespace, text.split_once('/')) {
             (None, None) => {
@@ -121,8 +121,11 @@ impl Which {
     }
 }
 
-fn workloads(texts: &[String], service: &ServiceName) -> Result<Vec<WorkloadPattern>, NameError> {
-    texts.iter().map(|text| declare::workloads(text, &service.namespace)).collect()
+fn parse_all_workloads(
+    texts: &[String],
+    service: &ServiceName,
+) -> Result<Vec<WorkloadPattern>, NameError> {
+    texts.iter().map(|text| declare::parse_workloads(text, &service.namespace)).collect()
 }
 
 /// Exports.
@@ -130,9 +133,9 @@ fn workloads(texts: &[String], service: &ServiceName) -> Result<Vec<WorkloadPatt
 /// # Errors
 /// All that is in the way.
 pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
-    let service = args.service.name()?;
-    let wish = ExportWish {
-        allow: workloads(&args.allow, &service)?,
+    let service = args.service.parse()?;
+    let wish = ExportRequest {
+        allow: parse_all_workloads(&args.allow, &service)?,
         service,
         to: args.to.clone(),
         app_protocol: args.app_protocol.clone(),
@@ -141,9 +144,10 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     };
     block_on(async {
         let (context, paper) = (args.how.one.connect().await?, args.how.print);
-        let edited =
-            edit(&context, paper, |document| declare::export(&context.name, document, &wish))
-                .await?;
+        let edited = edit(&context, paper, |document| {
+            declare::export_changes(&context.name, document, &wish)
+        })
+        .await?;
         let verb = if wish.remove { "takes back" } else { "lets" };
         let to: Vec<_> = wish.to.iter().map(ClusterName::as_str).collect();
         let done = match (&to[..], wish.remove) {
@@ -158,10 +162,10 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
                 )
             }
         };
-        tell(&context, &edited, paper, &done)?;
+        report_edit(&context, &edited, paper, &done)?;
         if !wish.remove {
-            warn(&context, &edited, &wish.to);
-            if !declare::exists(&context, &wish.service).await? {
+            warn_unlinked(&context, &edited, &wish.to);
+            if !declare::service_exists(&context, &wish.service).await? {
                 let Context { name, .. } = &context;
                 eprintln!("warning: there is no Service {} in context {name} yet", wish.service);
             }
@@ -175,9 +179,9 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// All that is in the way.
 pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
-    let service = args.service.name()?;
-    let wish = ImportWish {
-        allow: workloads(&args.allow, &service)?,
+    let service = args.service.parse()?;
+    let wish = ImportRequest {
+        allow: parse_all_workloads(&args.allow, &service)?,
         service,
         from: args.from.clone(),
         create_service: args.no_create_service.then_some(false),
@@ -185,18 +189,19 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     };
     block_on(async {
         let (context, paper) = (args.how.one.connect().await?, args.how.print);
-        let edited =
-            edit(&context, paper, |document| declare::import(&context.name, document, &wish))
-                .await?;
+        let edited = edit(&context, paper, |document| {
+            declare::import_changes(&context.name, document, &wish)
+        })
+        .await?;
         let done = match &wish.from {
             Some(from) if !wish.remove => format!("imports {} from {from}", wish.service),
             _ => format!("imports {} no more", wish.service),
         };
-        tell(&context, &edited, paper, &done)?;
+        report_edit(&context, &edited, paper, &done)?;
         if !wish.remove {
-            warn(&context, &edited, wish.from.as_slice());
+            warn_unlinked(&context, &edited, wish.from.as_slice());
             if wish.create_service == Some(false)
-                && !declare::exists(&context, &wish.service).await?
+                && !declare::service_exists(&context, &wish.service).await?
             {
                 let Context { name, .. } = &context;
                 eprintln!(
@@ -210,9 +215,9 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Says what is declared and cannot work yet.
-fn warn(context: &Context, edited: &Edited, clusters: &[ClusterName]) {
+fn warn_unlinked(context: &Context, edited: &EditOutcome, clusters: &[ClusterName]) {
     let Context { name, .. } = context;
-    match edited.after.read() {
+    match edited.after.parse() {
         Ok((config, _)) => {
             let linked = |cluster: &ClusterName| config.links.iter().any(|l| l.cluster == *cluster);
             for cluster in clusters.iter().filter(|cluster| !linked(cluster)) {
@@ -235,7 +240,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, clap::Parser)]
-    struct Export {
+    struct ExportCli {
         #[command(flatten)]
         args: ExportArgs,
     }
@@ -244,7 +249,7 @@ mod tests {
     fn a_service_has_one_namespace() {
         let read = |text: &str| {
             let words = format!("export --to bank --allow a {text}");
-            Export::try_parse_from(words.split_whitespace()).unwrap().args.service.name()
+            ExportCli::try_parse_from(words.split_whitespace()).unwrap().args.service.parse()
         };
         for good in ["n/s", "s -n n", "n/s --namespace n"] {
             assert_eq!(read(good).unwrap().to_string(), "n/s", "{good}");
@@ -256,7 +261,8 @@ mod tests {
 
     #[test]
     fn an_export_says_to_whom_unless_it_is_taken_back() {
-        let read = |text: &str| Export::try_parse_from(format!("export {text}").split_whitespace());
+        let read =
+            |text: &str| ExportCli::try_parse_from(format!("export {text}").split_whitespace());
         assert!(read("n/s --remove").is_ok());
         assert_eq!(read("n/s --to a --to b --allow x,y").unwrap().args.allow, ["x", "y"]);
         for bad in ["n/s", "n/s --to a", "n/s --allow a", "--to a --allow b"] {

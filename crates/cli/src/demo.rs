@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use adit_demo::{End, Options};
+use adit_demo::{DemoEnd, DemoOptions};
 use anyhow::Context as _;
 
 /// Two clusters on loopback: watch agents of one talk to agents of the other
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some([config, parent]) = args.become_node.as_deref() {
         return become_node(Path::new(config), parent);
     }
-    let options = Options {
+    let options = DemoOptions {
         once: args.once,
         colour: std::io::stdout().is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
@@ -49,8 +49,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match runtime.block_on(adit_demo::run(&options, Box::new(std::io::stdout()))) {
-        Ok(End::Told) => Ok(ExitCode::SUCCESS),
-        Ok(End::Interrupted) => Ok(ExitCode::from(130)),
+        Ok(DemoEnd::Told) => Ok(ExitCode::SUCCESS),
+        Ok(DemoEnd::Interrupted) => Ok(ExitCode::from(130)),
         Err(failed) => {
             let kept = failed.kept.as_ref();
             let kept = kept.map(|folder| format!("\nConfiguration and logs: {}", folder.display()));

@@ -2,8 +2,8 @@
 //!
 //! Which steps there are, and in which order; each is taken in [`adit_kubernetes::join`].
 
-mod made;
 mod question;
+mod removed_services;
 
 use std::io::{stderr, stdin};
 use std::path::PathBuf;
@@ -13,14 +13,14 @@ use std::time::Duration;
 use adit_config::cluster::{ClusterLink, NamePattern, render};
 use adit_core::name::ClusterName;
 use adit_core::policy::WorkloadPattern;
-use adit_kubernetes::context::{Context, Document};
-use adit_kubernetes::edit::{Changes, Edited, edit};
-use adit_kubernetes::join::{self, ImportWish, Named};
+use adit_kubernetes::context::{ConfigDocument, Context};
+use adit_kubernetes::edit::{ConfigChanges, EditOutcome, edit};
+use adit_kubernetes::join::{self, ClusterIdentity, LinkImportOptions};
 use anyhow::Context as _;
 use tokio::time::Instant;
 
+use crate::cluster_args::{ClusterArgs, KubeconfigArgs, block_on, report_edit};
 use crate::output::print;
-use crate::reach::{Kubeconfig, One, block_on, tell};
 
 /// Join two clusters: exchange their trust bundles and addresses, and wait until both say the link is up
 ///
@@ -32,7 +32,7 @@ use crate::reach::{Kubeconfig, One, block_on, tell};
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct LinkArgs {
     #[command(subcommand)]
-    by_hand: Option<ByHand>,
+    by_hand: Option<BundleCommand>,
     /// The one cluster's kubeconfig context
     #[arg(required = true, value_name = "CONTEXT_A")]
     a: Option<String>,
@@ -46,20 +46,20 @@ pub(crate) struct LinkArgs {
     #[arg(long, value_name = "NAME")]
     name_b: Option<ClusterName>,
     #[command(flatten)]
-    import: ImportArgs,
+    import: ImportOptions,
     /// Print the YAML of both ConfigMaps instead, for a repository; write nothing
     #[arg(long)]
     print: bool,
     /// How long to wait for CAs and for the link, in seconds or as 60s, 2m
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     wait: Duration,
     #[command(flatten)]
-    kubeconfig: Kubeconfig,
+    kubeconfig: KubeconfigArgs,
 }
 
 /// What of the other cluster's exports is imported by itself.
 #[derive(Debug, clap::Args)]
-struct ImportArgs {
+struct ImportOptions {
     /// Namespaces that are open to the other cluster, separated by commas; "*" stands for any characters, and alone
     /// for all. What it exports there fills Services of the same name that cannot have pods of their own: without a
     /// selector, or of a kagent Agent with replicas: 0. At first none
@@ -76,7 +76,7 @@ struct ImportArgs {
     /// Workloads of this cluster that may use whatever is imported from the other, beside those of each Service's own
     /// namespace: NAMESPACE/SERVICEACCOUNT, separated by commas; "*" is any. In place of those that were named before.
     /// Not for imports that name callers themselves (adit import --allow)
-    #[arg(long, value_name = "SERVICEACCOUNT", value_delimiter = ',', value_parser = workload)]
+    #[arg(long, value_name = "SERVICEACCOUNT", value_delimiter = ',', value_parser = parse_workload)]
     also_allow: Vec<WorkloadPattern>,
     /// Take back --also-allow
     #[arg(long, conflicts_with = "also_allow")]
@@ -87,20 +87,20 @@ struct ImportArgs {
 }
 
 /// `NAMESPACE/SERVICEACCOUNT`, where `*` is any.
-fn workload(text: &str) -> Result<WorkloadPattern, String> {
+fn parse_workload(text: &str) -> Result<WorkloadPattern, String> {
     let (namespace, account) = text.split_once('/').ok_or("expected NAMESPACE/SERVICEACCOUNT")?;
     let namespace = namespace.parse().map_err(|e| format!("{e}"))?;
     let service_account = account.parse().map_err(|e| format!("{e}"))?;
     Ok(WorkloadPattern { namespace, service_account })
 }
 
-impl ImportArgs {
-    fn wish(&self) -> ImportWish {
+impl ImportOptions {
+    fn to_request(&self) -> LinkImportOptions {
         let named = (!self.also_allow.is_empty()).then(|| self.also_allow.clone());
         let also_allow = if self.no_also_allow { Some(Vec::new()) } else { named };
         if self.no_import {
             let (namespaces, create_services) = (Some(Vec::new()), Some(false));
-            return ImportWish { namespaces, create_services, also_allow };
+            return LinkImportOptions { namespaces, create_services, also_allow };
         }
         let namespaces = (!self.import.is_empty()).then(|| self.import.clone());
         let create_services = match (self.create_services, self.no_create_services) {
@@ -108,17 +108,17 @@ impl ImportArgs {
             (false, true) => Some(false),
             (false, false) => None,
         };
-        ImportWish { namespaces, create_services, also_allow }
+        LinkImportOptions { namespaces, create_services, also_allow }
     }
 }
 
 /// What is wished of a cluster's link with `other`: it is asked for once, where a new link says nothing.
-fn asked(
-    wish: &ImportWish,
-    document: &Document,
+fn ask_namespaces(
+    wish: &LinkImportOptions,
+    document: &ConfigDocument,
     other: &ClusterName,
     answer: &mut Option<Vec<NamePattern>>,
-) -> anyhow::Result<ImportWish> {
+) -> anyhow::Result<LinkImportOptions> {
     let mut wish = wish.clone();
     if wish.namespaces.is_some() || join::is_linked(document, other) {
         return Ok(wish);
@@ -132,14 +132,14 @@ fn asked(
 
 /// Without access to both clusters: carry a bundle by hand, each way
 #[derive(Debug, clap::Subcommand)]
-enum ByHand {
+enum BundleCommand {
     /// Write what another cluster has to know of this one: name, trust domain, CA certificates, addresses
     ///
     /// Names a cluster after its context where it has no name yet, and changes nothing else. What it writes holds
     /// no secret; compare it with its sender's over a way that you trust.
     Export {
         #[command(flatten)]
-        one: One,
+        one: ClusterArgs,
         /// The file; without it standard output
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -147,7 +147,7 @@ enum ByHand {
         #[arg(long, value_name = "NAME")]
         name: Option<ClusterName>,
         /// How long to wait for its CA
-        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
         wait: Duration,
     },
     /// Link a cluster with the one that a bundle is of
@@ -158,12 +158,12 @@ enum ByHand {
         /// What `adit link export` wrote on the other side
         file: PathBuf,
         #[command(flatten)]
-        one: One,
+        one: ClusterArgs,
         /// What this cluster is called, if it has no name yet
         #[arg(long, value_name = "NAME")]
         name: Option<ClusterName>,
         #[command(flatten)]
-        import: ImportArgs,
+        import: ImportOptions,
         /// Print the YAML of the ConfigMap instead, for a repository; write nothing
         #[arg(long)]
         print: bool,
@@ -187,13 +187,13 @@ pub(crate) struct UnlinkArgs {
     #[arg(long, value_name = "CLUSTER", conflicts_with = "contexts")]
     cluster: Option<ClusterName>,
     #[command(flatten)]
-    one: One,
+    one: ClusterArgs,
     /// Print what would change; write nothing
     #[arg(long)]
     print: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) =
         text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor = match unit {
@@ -215,31 +215,31 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// All that is in the way.
 pub(crate) fn link(args: &LinkArgs) -> anyhow::Result<ExitCode> {
     match (&args.by_hand, &args.a, &args.b) {
-        (Some(ByHand::Export { one, output, name, wait }), _, _) => {
-            block_on(export(one, output.as_ref(), name.as_ref(), *wait))?;
+        (Some(BundleCommand::Export { one, output, name, wait }), _, _) => {
+            block_on(export_bundle(one, output.as_ref(), name.as_ref(), *wait))?;
         }
-        (Some(ByHand::Import { file, one, name, import, print }), _, _) => {
-            block_on(bring(file, one, name.as_ref(), &import.wish(), *print))?;
+        (Some(BundleCommand::Import { file, one, name, import, print }), _, _) => {
+            block_on(import_bundle(file, one, name.as_ref(), &import.to_request(), *print))?;
         }
-        (None, Some(a), Some(b)) => block_on(both(args, a, b))?,
+        (None, Some(a), Some(b)) => block_on(link_both(args, a, b))?,
         (None, _, _) => anyhow::bail!("expected two contexts"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
+async fn link_both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
     let a = args.kubeconfig.connect(Some(a)).await?;
     let b = args.kubeconfig.connect(Some(b)).await?;
-    let name_a = join::named(&a.name, &a.document().await?, args.name_a.as_ref())?;
-    let name_b = join::named(&b.name, &b.document().await?, args.name_b.as_ref())?;
-    join::distinct(&name_a, &name_b)?;
+    let name_a = join::identify(&a.name, &a.document().await?, args.name_a.as_ref())?;
+    let name_b = join::identify(&b.name, &b.document().await?, args.name_b.as_ref())?;
+    join::check_distinct(&name_a, &name_b)?;
     let unnamed: Vec<_> =
         [(&a, &name_a), (&b, &name_b)].into_iter().filter(|(_, n)| !n.changes.is_empty()).collect();
     if args.print && !unnamed.is_empty() {
         for (context, named) in unnamed {
-            tell(
+            report_edit(
                 context,
-                &Edited { changes: named.changes.clone(), ..Edited::default() },
+                &EditOutcome { changes: named.changes.clone(), ..EditOutcome::default() },
                 true,
                 "",
             )?;
@@ -250,19 +250,19 @@ async fn both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
         );
     }
     for (context, named) in unnamed {
-        name(context, named).await?;
+        write_name(context, named).await?;
     }
-    let (wish, mut answer) = (args.import.wish(), None);
-    let wish_a = asked(&wish, &a.document().await?, &name_b.name, &mut answer)?;
-    let wish_b = asked(&wish, &b.document().await?, &name_a.name, &mut answer)?;
+    let (wish, mut answer) = (args.import.to_request(), None);
+    let wish_a = ask_namespaces(&wish, &a.document().await?, &name_b.name, &mut answer)?;
+    let wish_b = ask_namespaces(&wish, &b.document().await?, &name_a.name, &mut answer)?;
     let deadline = Instant::now() + args.wait;
-    let bundle_a = join::bundle(&a, &name_a, deadline).await?;
-    let bundle_b = join::bundle(&b, &name_b, deadline).await?;
-    let first = one_side(&a, &bundle_b, &wish_a, args.print).await?;
+    let bundle_a = join::wait_for_bundle(&a, &name_a, deadline).await?;
+    let bundle_b = join::wait_for_bundle(&b, &name_b, deadline).await?;
+    let first = link_one_side(&a, &bundle_b, &wish_a, args.print).await?;
     if args.print {
         print("---\n")?;
     }
-    let second = one_side(&b, &bundle_a, &wish_b, args.print).await?;
+    let second = link_one_side(&b, &bundle_a, &wish_b, args.print).await?;
     if args.print {
         return Ok(());
     }
@@ -277,51 +277,52 @@ async fn both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn name(context: &Context, named: &Named) -> anyhow::Result<()> {
-    let edited = join::name(context, named).await?;
+async fn write_name(context: &Context, named: &ClusterIdentity) -> anyhow::Result<()> {
+    let edited = join::write_name(context, named).await?;
     let done = format!("named this cluster {}, trust domain {}", named.name, named.trust_domain);
-    tell(context, &edited, false, &done)
+    report_edit(context, &edited, false, &done)
 }
 
 /// Writes one side's link; says whether there was anything to change.
-async fn one_side(
+async fn link_one_side(
     context: &Context,
     other: &ClusterLink,
-    wish: &ImportWish,
+    wish: &LinkImportOptions,
     paper: bool,
 ) -> anyhow::Result<bool> {
     let edited =
-        edit(context, paper, |document| join::link(&context.name, document, other, wish)).await?;
+        edit(context, paper, |document| join::link_changes(&context.name, document, other, wish))
+            .await?;
     let addresses: Vec<_> = other.addresses.iter().map(ToString::to_string).collect();
     let addresses = if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") };
     let done = format!("linked with {}, to be dialled at {addresses}", other.cluster);
-    tell(context, &edited, paper, &done)?;
-    if let Ok((config, _)) = edited.after.read()
+    report_edit(context, &edited, paper, &done)?;
+    if let Ok((config, _)) = edited.after.parse()
         && !edited.changes.is_empty()
         && !paper
     {
-        let imports = join::import_in_words(&config, &other.cluster);
+        let imports = join::describe_import(&config, &other.cluster);
         print(&format!("context {}: {imports}\n", context.name))?;
     }
-    made::tell_leaving(context, &edited, &other.cluster, paper).await?;
+    removed_services::report_removed(context, &edited, &other.cluster, paper).await?;
     Ok(!edited.changes.is_empty())
 }
 
-async fn export(
-    one: &One,
+async fn export_bundle(
+    one: &ClusterArgs,
     output: Option<&PathBuf>,
     wish: Option<&ClusterName>,
     wait: Duration,
 ) -> anyhow::Result<()> {
     let context = one.connect().await?;
-    let named = join::named(&context.name, &context.document().await?, wish)?;
+    let named = join::identify(&context.name, &context.document().await?, wish)?;
     if !named.changes.is_empty() {
-        let edited = join::name(&context, &named).await?;
+        let edited = join::write_name(&context, &named).await?;
         if !edited.changes.is_empty() {
             eprintln!("context {}: named this cluster {}", context.name, named.name);
         }
     }
-    let bundle = join::bundle(&context, &named, Instant::now() + wait).await?;
+    let bundle = join::wait_for_bundle(&context, &named, Instant::now() + wait).await?;
     let text = format!(
         "# Cluster {} as others link with it: adit link import FILE --context THEIRS. Holds no secret; carry it so\n\
          # that nobody can change it on the way.\n{}",
@@ -341,40 +342,45 @@ async fn export(
     }
 }
 
-async fn bring(
+async fn import_bundle(
     file: &PathBuf,
-    one: &One,
+    one: &ClusterArgs,
     wish: Option<&ClusterName>,
-    import: &ImportWish,
+    import: &LinkImportOptions,
     paper: bool,
 ) -> anyhow::Result<()> {
     let text =
         std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let other = join::read_bundle(&text)?;
+    let other = join::parse_bundle(&text)?;
     let context = one.connect().await?;
-    let named = join::named(&context.name, &context.document().await?, wish)?;
-    let there = Named {
+    let named = join::identify(&context.name, &context.document().await?, wish)?;
+    let there = ClusterIdentity {
         name: other.cluster.clone(),
         trust_domain: other.trust_domain.clone(),
-        changes: Changes::new(),
+        changes: ConfigChanges::new(),
     };
     if named.name == there.name {
-        let Named { name, .. } = &named;
+        let ClusterIdentity { name, .. } = &named;
         anyhow::bail!(
             "the bundle is of a cluster called {name}, and so is the one of context {}\n  hint: take the other \
              side's bundle, or another --name if this cluster has none yet",
             context.name
         );
     }
-    join::distinct(&named, &there)?;
+    join::check_distinct(&named, &there)?;
     if paper && !named.changes.is_empty() {
-        tell(&context, &Edited { changes: named.changes.clone(), ..Edited::default() }, true, "")?;
+        report_edit(
+            &context,
+            &EditOutcome { changes: named.changes.clone(), ..EditOutcome::default() },
+            true,
+            "",
+        )?;
         print("---\n")?;
     } else if !named.changes.is_empty() {
-        name(&context, &named).await?;
+        write_name(&context, &named).await?;
     }
-    let import = asked(import, &context.document().await?, &other.cluster, &mut None)?;
-    one_side(&context, &other, &import, paper).await?;
+    let import = ask_namespaces(import, &context.document().await?, &other.cluster, &mut None)?;
+    link_one_side(&context, &other, &import, paper).await?;
     if !paper {
         print(
             "the link comes up when the other side has this cluster's bundle too: adit link export\n",
@@ -393,26 +399,29 @@ pub(crate) fn unlink(args: &UnlinkArgs) -> anyhow::Result<ExitCode> {
             ([a, b], _) => {
                 let a = args.one.kubeconfig.connect(Some(a)).await?;
                 let b = args.one.kubeconfig.connect(Some(b)).await?;
-                let name_a = join::named(&a.name, &a.document().await?, None)?.name;
-                let name_b = join::named(&b.name, &b.document().await?, None)?.name;
-                forget(&a, &name_b, args.print).await?;
+                let name_a = join::identify(&a.name, &a.document().await?, None)?.name;
+                let name_b = join::identify(&b.name, &b.document().await?, None)?.name;
+                remove_link(&a, &name_b, args.print).await?;
                 if args.print {
                     print("---\n")?;
                 }
-                forget(&b, &name_a, args.print).await?;
+                remove_link(&b, &name_a, args.print).await?;
             }
-            (_, Some(cluster)) => forget(&args.one.connect().await?, cluster, args.print).await?,
+            (_, Some(cluster)) => {
+                remove_link(&args.one.connect().await?, cluster, args.print).await?
+            }
             _ => anyhow::bail!("expected two contexts, or --cluster"),
         }
         Ok(ExitCode::SUCCESS)
     })
 }
 
-async fn forget(context: &Context, other: &ClusterName, paper: bool) -> anyhow::Result<()> {
+async fn remove_link(context: &Context, other: &ClusterName, paper: bool) -> anyhow::Result<()> {
     let edited =
-        edit(context, paper, |document| join::unlink(&context.name, document, other)).await?;
-    tell(context, &edited, paper, &format!("not linked with {other} any more"))?;
-    made::tell_leaving(context, &edited, other, paper).await
+        edit(context, paper, |document| join::unlink_changes(&context.name, document, other))
+            .await?;
+    report_edit(context, &edited, paper, &format!("not linked with {other} any more"))?;
+    removed_services::report_removed(context, &edited, other, paper).await
 }
 
 #[cfg(test)]

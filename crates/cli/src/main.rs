@@ -5,6 +5,7 @@
 //! (`pki show`: something is unusable). Logic that another program would need lives in the crates below.
 
 mod check;
+mod cluster_args;
 mod controller;
 mod crds;
 mod declare;
@@ -16,7 +17,6 @@ mod output;
 mod pki;
 mod prepare;
 mod probe;
-mod reach;
 mod status;
 
 use std::process::ExitCode;
@@ -38,11 +38,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 )]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     Check(check::Args),
     #[command(hide = true)]
     Crds(crds::Args),
@@ -68,20 +68,20 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let done = match Cli::parse().command {
-        Command::Check(args) => check::run(&args),
-        Command::Crds(args) => crds::run(&args),
-        Command::Controller(args) => controller::run(args),
+        CliCommand::Check(args) => check::run(&args),
+        CliCommand::Crds(args) => crds::run(&args),
+        CliCommand::Controller(args) => controller::run(args),
         #[cfg(feature = "demo")]
-        Command::Demo(args) => demo::run(&args),
-        Command::Export(args) => declare::export(&args),
-        Command::Import(args) => declare::import(&args),
-        Command::Link(args) => link::link(&args),
-        Command::Node(args) => node::run(args),
-        Command::Pki(args) => pki::run(args),
-        Command::Prepare(args) => prepare::run(&args),
-        Command::Probe(args) => probe::run(&args),
-        Command::Status(args) => status::run(args),
-        Command::Unlink(args) => link::unlink(&args),
+        CliCommand::Demo(args) => demo::run(&args),
+        CliCommand::Export(args) => declare::export(&args),
+        CliCommand::Import(args) => declare::import(&args),
+        CliCommand::Link(args) => link::link(&args),
+        CliCommand::Node(args) => node::run(args),
+        CliCommand::Pki(args) => pki::run(args),
+        CliCommand::Prepare(args) => prepare::run(&args),
+        CliCommand::Probe(args) => probe::run(&args),
+        CliCommand::Status(args) => status::run(args),
+        CliCommand::Unlink(args) => link::unlink(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("adit: {error:#}");

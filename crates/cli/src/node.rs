@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adit_core::name::NodeName;
-use adit_daemon::process::{self, Ended, InCluster};
-use adit_kubernetes::node::Place;
+use adit_daemon::process::{self, InCluster, NodeExit};
+use adit_kubernetes::node::NodeLocation;
 
 /// Run a node: carry streams between this cluster and those it is linked with
 ///
@@ -56,15 +56,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let ended = match (args.config, args.node_name) {
         (Some(file), _) => process::run(&file, args.take_over),
         (None, Some(node)) => {
-            let place = Place { node, addresses: args.node_ips };
-            process::run_in_cluster(InCluster { state: args.state, place, pod: args.pod_uid })
+            let place = NodeLocation { node, addresses: args.node_ips };
+            process::run_in_cluster(InCluster {
+                state_folder: args.state,
+                node: place,
+                pod_uid: args.pod_uid,
+            })
         }
         // What the arguments' rules leave out.
         (None, None) => anyhow::bail!("either --config FILE or --kubernetes with --node-name"),
     };
     Ok(match ended {
-        Ok(Ended::Drained { .. }) => ExitCode::SUCCESS,
-        Ok(Ended::AtOnce { signal }) => ExitCode::from(128 + signal),
+        Ok(NodeExit::Drained { .. }) => ExitCode::SUCCESS,
+        Ok(NodeExit::Immediate { signal }) => ExitCode::from(128 + signal),
         // Why stands in the log.
         Err(_) => ExitCode::FAILURE,
     })

@@ -12,7 +12,7 @@ use std::time::Duration;
 use adit_core::name::NodeName;
 use adit_core::spiffe::TrustDomain;
 use adit_pki::authority::{self, ClusterAuthority, KeyKind};
-use adit_pki::files::{self, Existing, FileError};
+use adit_pki::files::{self, FileError, IfExists};
 use adit_pki::time::{in_words, rfc3339};
 use adit_pki::{TrustBundle, UnixTime};
 use anyhow::{Context, bail};
@@ -29,7 +29,7 @@ use crate::output::print;
 #[command(after_long_help = TOUR)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: PkiCommand,
 }
 
 const TOUR: &str = "Two clusters, from nothing:
@@ -44,10 +44,10 @@ Compare fingerprints of handed-over bundles over a channel you trust (a call, a 
 whoever can swap a bundle on its way can act as that cluster.";
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    Init(Init),
-    Issue(Issue),
-    Bundle(Bundle),
+enum PkiCommand {
+    Init(InitArgs),
+    Issue(IssueArgs),
+    Bundle(BundleArgs),
     Show(show::Args),
 }
 
@@ -58,7 +58,7 @@ enum Command {
 /// `adit pki issue` writes for them. An authority that is there already is never replaced: all that it
 /// issued would be void.
 #[derive(Debug, clap::Args)]
-struct Init {
+struct InitArgs {
     /// The cluster's trust domain, such as edge.example: lower-case letters, digits, '.', '-' and '_'.
     /// No other cluster may have the same
     #[arg(long, value_name = "NAME")]
@@ -67,11 +67,11 @@ struct Init {
     #[arg(long)]
     dir: PathBuf,
     /// How long the authority is valid
-    #[arg(long, value_name = "TIME", default_value = "1825d", value_parser = validity)]
+    #[arg(long, value_name = "TIME", default_value = "1825d", value_parser = parse_validity)]
     valid_for: Duration,
     /// What kind of key to make
     #[arg(long, value_name = "KIND", default_value = "p256")]
-    key: Key,
+    key: KeyChoice,
 }
 
 /// Issue a node's certificate, with a new key
@@ -80,7 +80,7 @@ struct Init {
 /// own trust bundle), which is the folder that `identity:` in a node's configuration names. The certificate
 /// says spiffe://TRUSTDOMAIN/adit/node/NAME.
 #[derive(Debug, clap::Args)]
-struct Issue {
+struct IssueArgs {
     /// The authority's folder, as `adit pki init` wrote it
     #[arg(long, value_name = "DIR")]
     ca: PathBuf,
@@ -93,11 +93,11 @@ struct Issue {
     /// How long the certificate is valid, 1m to 90d: a number and s, m, h or d. Nothing renews a
     /// certificate that is kept in files, so the default leaves time for people; where something does,
     /// take 24h
-    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = ttl)]
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_ttl)]
     ttl: Duration,
     /// What kind of key to make
     #[arg(long, value_name = "KIND", default_value = "p256")]
-    key: Key,
+    key: KeyChoice,
     /// Replace a certificate and key that are there already (to renew them). ca.pem is left as it is
     #[arg(long)]
     overwrite: bool,
@@ -108,7 +108,7 @@ struct Issue {
 /// The bundle holds certificates only; it may be sent in the open, but must arrive unchanged. It needs no
 /// key, so ca.pem alone is enough of the authority's folder.
 #[derive(Debug, clap::Args)]
-struct Bundle {
+struct BundleArgs {
     /// The authority's folder, as `adit pki init` wrote it
     #[arg(long, value_name = "DIR")]
     ca: PathBuf,
@@ -117,31 +117,31 @@ struct Bundle {
     out: Option<PathBuf>,
     /// The form: PEM certificates, or SPIFFE's JSON, which SPIRE and other SPIFFE tools read
     #[arg(long, default_value = "pem")]
-    format: Format,
+    format: BundleFormat,
     /// Replace FILE if it is there already
     #[arg(long)]
     overwrite: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Format {
+enum BundleFormat {
     Pem,
     Spiffe,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Key {
+enum KeyChoice {
     /// ECDSA on NIST P-256, which everything understands
     P256,
     /// Ed25519
     Ed25519,
 }
 
-impl From<Key> for KeyKind {
-    fn from(key: Key) -> Self {
+impl From<KeyChoice> for KeyKind {
+    fn from(key: KeyChoice) -> Self {
         match key {
-            Key::P256 => Self::P256,
-            Key::Ed25519 => Self::Ed25519,
+            KeyChoice::P256 => Self::P256,
+            KeyChoice::Ed25519 => Self::Ed25519,
         }
     }
 }
@@ -152,15 +152,15 @@ impl From<Key> for KeyKind {
 /// Whatever kept it from being done, in words for the person who asked.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Init(args) => init(&args)?,
-        Command::Issue(args) => issue(&args)?,
-        Command::Bundle(args) => bundle(&args)?,
-        Command::Show(args) => return show::run(&args),
+        PkiCommand::Init(args) => init(&args)?,
+        PkiCommand::Issue(args) => issue(&args)?,
+        PkiCommand::Bundle(args) => bundle(&args)?,
+        PkiCommand::Show(args) => return show::run(&args),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn init(args: &Init) -> anyhow::Result<()> {
+fn init(args: &InitArgs) -> anyhow::Result<()> {
     let domain = args.trust_domain.clone();
     let authority =
         ClusterAuthority::create(domain, args.key.into(), args.valid_for, UnixTime::now())?;
@@ -168,9 +168,9 @@ fn init(args: &Init) -> anyhow::Result<()> {
     refuse_existing(&[&certificate, &key], "an authority is never replaced: move it away first")?;
     files::make_folder(&args.dir)?;
     // The key first: a certificate without its key would look like a whole authority.
-    files::write_key(&key, authority.key_pem().as_bytes(), Existing::Keep)?;
+    files::write_key(&key, authority.key_pem().as_bytes(), IfExists::Keep)?;
     let pem = authority.bundle()?.to_pem();
-    with_key(&key, Existing::Keep, || files::write(&certificate, pem.as_bytes(), Existing::Keep))?;
+    with_key(&key, IfExists::Keep, || files::write(&certificate, pem.as_bytes(), IfExists::Keep))?;
     print(&format!(
         "{}: certificate of trust domain {}, valid until {}\n\
          {}: its key; whoever has it can act as any node of this cluster\n",
@@ -181,17 +181,17 @@ fn init(args: &Init) -> anyhow::Result<()> {
     ))
 }
 
-fn issue(args: &Issue) -> anyhow::Result<()> {
+fn issue(args: &IssueArgs) -> anyhow::Result<()> {
     let ca = files::load_authority(&args.ca).context("cannot use the authority")?;
     let now = UnixTime::now();
     let node = ca.issue(&args.node, args.key.into(), args.ttl, now).context("cannot issue")?;
     let (chain, key) = (args.out.join(files::NODE_CHAIN), args.out.join(files::NODE_KEY));
-    let existing = if args.overwrite { Existing::Replace } else { Existing::Keep };
-    if existing == Existing::Keep {
+    let existing = if args.overwrite { IfExists::Replace } else { IfExists::Keep };
+    if existing == IfExists::Keep {
         refuse_existing(&[&chain, &key], "--overwrite replaces them")?;
     }
     files::make_folder(&args.out)?;
-    hand_bundle(&ca, &args.out.join(files::BUNDLE))?;
+    write_bundle(&ca, &args.out.join(files::BUNDLE))?;
     files::write_key(&key, node.key_pem().as_bytes(), existing)?;
     let pem = node.certificate.to_pem();
     with_key(&key, existing, || files::write(&chain, pem.as_bytes(), existing))?;
@@ -210,11 +210,11 @@ fn issue(args: &Issue) -> anyhow::Result<()> {
 /// is of no use, and would stand in the way of the next attempt.
 fn with_key(
     key: &Path,
-    existing: Existing,
+    existing: IfExists,
     write: impl FnOnce() -> Result<(), FileError>,
 ) -> anyhow::Result<()> {
     let written = write();
-    if written.is_err() && existing == Existing::Keep {
+    if written.is_err() && existing == IfExists::Keep {
         std::fs::remove_file(key).ok();
     }
     Ok(written?)
@@ -222,9 +222,9 @@ fn with_key(
 
 /// Puts the cluster's bundle into a node's folder. One that is there and knows the authority stays: it
 /// may hold the next authority, too.
-fn hand_bundle(ca: &ClusterAuthority, path: &Path) -> anyhow::Result<()> {
+fn write_bundle(ca: &ClusterAuthority, path: &Path) -> anyhow::Result<()> {
     if !path.try_exists()? {
-        return Ok(files::write(path, ca.bundle()?.to_pem().as_bytes(), Existing::Keep)?);
+        return Ok(files::write(path, ca.bundle()?.to_pem().as_bytes(), IfExists::Keep)?);
     }
     let known = files::load_bundle(path, ca.domain())?;
     let own = ca.certificate().certificate();
@@ -238,17 +238,17 @@ fn hand_bundle(ca: &ClusterAuthority, path: &Path) -> anyhow::Result<()> {
     )
 }
 
-fn bundle(args: &Bundle) -> anyhow::Result<()> {
+fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
     let path = args.ca.join(files::BUNDLE);
     let bundle = TrustBundle::from_own_pem(&files::read(&path)?)
         .with_context(|| path.display().to_string())?;
     let text = match args.format {
-        Format::Pem => bundle.to_pem(),
-        Format::Spiffe => bundle.to_spiffe(),
+        BundleFormat::Pem => bundle.to_pem(),
+        BundleFormat::Spiffe => bundle.to_spiffe(),
     };
     let Some(out) = &args.out else { return print(&text) };
-    let existing = if args.overwrite { Existing::Replace } else { Existing::Keep };
-    if existing == Existing::Keep {
+    let existing = if args.overwrite { IfExists::Replace } else { IfExists::Keep };
+    if existing == IfExists::Keep {
         refuse_existing(&[out], "--overwrite replaces it")?;
     }
     files::write(out, text.as_bytes(), existing)?;
@@ -266,16 +266,16 @@ fn refuse_existing(paths: &[&PathBuf], hint: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ttl(text: &str) -> Result<Duration, String> {
-    length(text, authority::MAX_TTL)
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    parse_length(text, authority::MAX_CERT_LIFETIME)
 }
 
-fn validity(text: &str) -> Result<Duration, String> {
-    length(text, authority::MAX_VALIDITY)
+fn parse_validity(text: &str) -> Result<Duration, String> {
+    parse_length(text, authority::MAX_CA_LIFETIME)
 }
 
 /// `90s`, `15m`, `24h`, `30d`; at least what a certificate can live and at most `most`.
-fn length(text: &str, most: Duration) -> Result<Duration, String> {
+fn parse_length(text: &str, most: Duration) -> Result<Duration, String> {
     const RULE: &str = "write a number and a unit: 90s, 15m, 24h, 30d";
     let unit = match text.as_bytes().last() {
         Some(b's') => 1,
@@ -286,7 +286,7 @@ fn length(text: &str, most: Duration) -> Result<Duration, String> {
     };
     let number: u64 = text[..text.len() - 1].parse().map_err(|_| RULE.to_owned())?;
     let length = Duration::from_secs(number.saturating_mul(unit));
-    let least = authority::MIN_TTL;
+    let least = authority::MIN_CERT_LIFETIME;
     if (least..=most).contains(&length) {
         Ok(length)
     } else {

@@ -6,22 +6,22 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use adit_daemon::admin::client::{self, Address};
-use adit_daemon::process::WAITING;
+use adit_daemon::admin::client::{self, AdminAddress};
+use adit_daemon::process::WAITING_EXTENSION;
 
 /// Say whether the daemon of this pod lives, or may be sent work
 #[derive(Debug, clap::Args)]
 #[command(hide = true)]
 pub(crate) struct Args {
     /// What is asked
-    question: Question,
+    question: ProbeQuestion,
     /// The node's admin socket, or the loopback address that its admin server listens on
-    #[arg(long, env = "ADIT_ADMIN", value_name = "SOCKET|IP:PORT", default_value = Address::DEFAULT_SOCKET)]
+    #[arg(long, env = "ADIT_ADMIN", value_name = "SOCKET|IP:PORT", default_value = AdminAddress::DEFAULT_SOCKET)]
     admin: String,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Question {
+enum ProbeQuestion {
     /// Whether it answers at all.
     Live,
     /// Whether nothing is awaited.
@@ -34,10 +34,10 @@ enum Question {
 /// # Errors
 /// Where there is no runtime.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if Path::new(&args.admin).with_extension(WAITING).exists() {
+    if Path::new(&args.admin).with_extension(WAITING_EXTENSION).exists() {
         return Ok(ExitCode::SUCCESS);
     }
-    let address = Address::parse(&args.admin);
+    let address = AdminAddress::parse(&args.admin);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let waiting_for = match runtime.block_on(client::readiness(&address)) {
         Ok(readiness) => readiness.waiting_for,
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    if let Question::Ready = args.question
+    if let ProbeQuestion::Ready = args.question
         && !waiting_for.is_empty()
     {
         eprintln!("adit: waiting for {}", waiting_for.join(", "));

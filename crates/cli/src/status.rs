@@ -12,13 +12,13 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adit_config::config::Admin;
-use adit_daemon::admin::client::{self, Address, ClientError};
-use adit_daemon::status::Severity;
+use adit_config::config::AdminConfig;
+use adit_daemon::admin::client::{self, AdminAddress, AdminClientError};
+use adit_daemon::status::StatusSeverity;
 use adit_daemon::telemetry::escape;
 
+use crate::cluster_args::KubeconfigArgs;
 use crate::output::print;
-use crate::reach::Kubeconfig;
 
 /// Show how a node or a cluster is doing: links, imports, exports, and what is wrong first
 #[derive(Debug, clap::Args)]
@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "CONTEXT", conflicts_with = "config")]
     context: Vec<String>,
     #[command(flatten)]
-    kubeconfig: Kubeconfig,
+    kubeconfig: KubeconfigArgs,
     /// Print the whole status document
     #[arg(long)]
     json: bool,
@@ -74,62 +74,68 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.json {
         print(&(serde_json::to_string_pretty(&status)? + "\n"))?;
     } else {
-        print(&page::render(&status, tables::Style::of(&std::io::stdout())))?;
+        print(&page::render(&status, tables::Style::for_output(&std::io::stdout())))?;
     }
-    let well = status.problems.iter().all(|p| p.severity == Severity::Notice);
+    let well = status.problems.iter().all(|p| p.severity == StatusSeverity::Notice);
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Who said where the daemon is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
+enum AddressSource {
     Default,
     Option,
     Config,
 }
 
-fn locate(args: &Args) -> Result<(Address, Origin), adit_config::Report> {
+fn locate(args: &Args) -> Result<(AdminAddress, AddressSource), adit_config::ConfigReport> {
     if let Some(admin) = &args.admin {
-        return Ok((Address::parse(admin), Origin::Option));
+        return Ok((AdminAddress::parse(admin), AddressSource::Option));
     }
-    let Some(file) = &args.config else { return Ok((Address::default(), Origin::Default)) };
+    let Some(file) = &args.config else {
+        return Ok((AdminAddress::default(), AddressSource::Default));
+    };
     let (config, _) = adit_config::load(file)?;
     let address = match config.admin {
-        Admin::Socket(path) => Address::Socket(path),
-        Admin::Listen(address) => Address::Tcp(address),
+        AdminConfig::Socket(path) => AdminAddress::Socket(path),
+        AdminConfig::Listen(address) => AdminAddress::Tcp(address),
     };
-    Ok((address, Origin::Config))
+    Ok((address, AddressSource::Config))
 }
 
 /// What to do about a daemon that cannot be asked.
-fn hint(error: &ClientError, origin: Origin) -> String {
+fn hint(error: &AdminClientError, origin: AddressSource) -> String {
     use std::io::ErrorKind;
     let cause = match error {
-        ClientError::Unreachable { error, .. } if error.kind() == ErrorKind::PermissionDenied => {
+        AdminClientError::Unreachable { error, .. }
+            if error.kind() == ErrorKind::PermissionDenied =>
+        {
             "only the user that runs the daemon may ask it: try sudo"
         }
-        ClientError::Unreachable { error, .. } if error.kind() == ErrorKind::ConnectionRefused => {
+        AdminClientError::Unreachable { error, .. }
+            if error.kind() == ErrorKind::ConnectionRefused =>
+        {
             "nobody listens there (any more): start adit node"
         }
-        ClientError::Unreachable { .. } => "adit node seems not to be running here",
-        ClientError::Silent(_) => "it may be stopped (SIGSTOP) or starved; look at its log",
-        ClientError::NotAdit { .. } | ClientError::Refused(_) => {
+        AdminClientError::Unreachable { .. } => "adit node seems not to be running here",
+        AdminClientError::Silent(_) => "it may be stopped (SIGSTOP) or starved; look at its log",
+        AdminClientError::NotAdit { .. } | AdminClientError::Refused(_) => {
             "is this the admin socket, and not another server's or the metrics address?"
         }
     };
     let place = match origin {
-        Origin::Default => {
+        AddressSource::Default => {
             "; if it listens elsewhere, name its socket with --admin or ADIT_ADMIN, or its file with --config; \
              for a cluster, name its kubeconfig context with --context"
         }
-        Origin::Option => "; it was named by --admin or ADIT_ADMIN",
-        Origin::Config => "; it is where the configuration file puts it",
+        AddressSource::Option => "; it was named by --admin or ADIT_ADMIN",
+        AddressSource::Config => "; it is where the configuration file puts it",
     };
     format!("{cause}{place}")
 }
 
 /// Whether standard output is a terminal for which colour was not declined (<https://no-color.org>).
-fn colour(out: &impl IsTerminal) -> bool {
+fn wants_colour(out: &impl IsTerminal) -> bool {
     out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
@@ -138,7 +144,7 @@ mod tests {
     use super::*;
 
     fn args(admin: Option<&str>, config: Option<PathBuf>) -> Args {
-        let (context, kubeconfig) = (Vec::new(), Kubeconfig::default());
+        let (context, kubeconfig) = (Vec::new(), KubeconfigArgs::default());
         Args { admin: admin.map(str::to_owned), config, context, kubeconfig, json: false }
     }
 
@@ -147,17 +153,20 @@ mod tests {
         let (address, origin) = locate(&args(None, None)).unwrap();
         assert_eq!(
             (address.to_string().as_str(), origin),
-            ("/run/adit/admin.sock", Origin::Default)
+            ("/run/adit/admin.sock", AddressSource::Default)
         );
         let (address, _) = locate(&args(Some("127.0.0.1:9901"), None)).unwrap();
-        assert!(matches!(address, Address::Tcp(_)));
+        assert!(matches!(address, AdminAddress::Tcp(_)));
 
         let folder = std::env::temp_dir().join(format!("adit-status-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("edge.yaml");
         std::fs::write(&file, "cluster: edge\ntrustDomain: e.example\nnode: {name: e1, listen: \"127.0.0.1:1\", identity: i}\nadmin: {socket: a.sock}\n").unwrap();
         let (address, origin) = locate(&args(None, Some(file.clone()))).unwrap();
-        assert_eq!((address, origin), (Address::Socket(folder.join("a.sock")), Origin::Config));
+        assert_eq!(
+            (address, origin),
+            (AdminAddress::Socket(folder.join("a.sock")), AddressSource::Config)
+        );
         std::fs::write(&file, "nonsense: true\n").unwrap();
         assert!(locate(&args(None, Some(file))).is_err());
         std::fs::remove_dir_all(folder).unwrap();
@@ -165,8 +174,8 @@ mod tests {
 
     #[test]
     fn a_hint_fits_the_trouble() {
-        let refused = |kind: std::io::ErrorKind| ClientError::Unreachable {
-            address: Address::default(),
+        let refused = |kind: std::io::ErrorKind| AdminClientError::Unreachable {
+            address: AdminAddress::default(),
             error: kind.into(),
         };
         for (kind, word) in [
@@ -174,7 +183,7 @@ mod tests {
             (std::io::ErrorKind::PermissionDenied, "sudo"),
             (std::io::ErrorKind::ConnectionRefused, "nobody listens"),
         ] {
-            let hint = hint(&refused(kind), Origin::Default);
+            let hint = hint(&refused(kind), AddressSource::Default);
             assert!(hint.contains(word) && hint.contains("ADIT_ADMIN"), "{hint}");
         }
     }

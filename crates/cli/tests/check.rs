@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use adit_pki::files::{self, Existing};
+use adit_pki::files::{self, IfExists};
 use adit_pki::{ClusterAuthority, KeyKind, UnixTime};
 
 /// Exit status and standard output; nothing is ever said on standard error.
@@ -71,19 +71,20 @@ fn a_file_can_be_used_once_all_that_it_refers_to_is_there_and_good() {
 
 /// A node's file with all that it refers to, in `folder`; its certificate is valid from some days after now on.
 fn scene(folder: &Path, days: u64) {
-    const DAY: Duration = Duration::from_secs(86_400);
+    const DAY_LIFETIME: Duration = Duration::from_secs(86_400);
     let now = Duration::from_secs(UnixTime::now().as_secs());
     let ca = |domain: &str| {
         let domain = domain.parse().unwrap();
-        ClusterAuthority::create(domain, KeyKind::P256, 100 * DAY, UnixTime::now()).unwrap()
+        ClusterAuthority::create(domain, KeyKind::P256, 100 * DAY_LIFETIME, UnixTime::now())
+            .unwrap()
     };
     let (edge, bank) = (ca("edge.example"), ca("bank.example"));
-    let begins = UnixTime::since_unix_epoch(now + DAY * u32::try_from(days).unwrap());
-    let node = edge.issue(&"e1".parse().unwrap(), KeyKind::P256, DAY, begins).unwrap();
+    let begins = UnixTime::since_unix_epoch(now + DAY_LIFETIME * u32::try_from(days).unwrap());
+    let node = edge.issue(&"e1".parse().unwrap(), KeyKind::P256, DAY_LIFETIME, begins).unwrap();
     fs::create_dir(folder.join("id")).unwrap();
     fs::write(folder.join("id/ca.pem"), edge.bundle().unwrap().to_pem()).unwrap();
     fs::write(folder.join("id/node.pem"), node.certificate.to_pem()).unwrap();
-    files::write_key(&folder.join("id/node.key.pem"), node.key_pem().as_bytes(), Existing::Keep)
+    files::write_key(&folder.join("id/node.key.pem"), node.key_pem().as_bytes(), IfExists::Keep)
         .unwrap();
     fs::write(folder.join("bank.pem"), bank.bundle().unwrap().to_pem()).unwrap();
     let text = "cluster: edge\ntrustDomain: edge.example\n\

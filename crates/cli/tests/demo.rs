@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
 /// How long what takes milliseconds may take.
-const SOON: Duration = Duration::from_secs(10);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The demo, with its folders in `folder`.
 fn demo(folder: &Path) -> Command {
@@ -101,7 +101,7 @@ fn its_nodes_end_with_it_even_if_it_is_killed() {
     assert_eq!(alive(&told), 3, "{told}");
     demo.kill().unwrap();
     demo.wait().unwrap();
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + EXIT_TIMEOUT;
     while alive(&told) > 0 {
         assert!(Instant::now() < deadline, "its nodes outlive it");
         std::thread::yield_now();
@@ -135,7 +135,7 @@ fn get(at: SocketAddr, path: &str, from: Ipv4Addr) -> std::io::Result<String> {
     socket.bind(&SocketAddr::new(IpAddr::V4(from), 0).into())?;
     socket.connect(&at.into())?;
     let mut tcp = TcpStream::from(socket);
-    tcp.set_read_timeout(Some(SOON))?;
+    tcp.set_read_timeout(Some(EXIT_TIMEOUT))?;
     write!(tcp, "GET /{path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     tcp.read_to_string(&mut answer)?;

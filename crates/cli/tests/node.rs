@@ -12,14 +12,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use adit_daemon::admin::client::{self, Address, ClientError};
-use adit_daemon::status::{LinkState, Status};
+use adit_daemon::admin::client::{self, AdminAddress, AdminClientError};
+use adit_daemon::status::{LinkHealth, StatusDocument};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;
 
 /// What anything here may take before a test gives up. Nothing waits for it to pass.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
@@ -27,7 +27,7 @@ fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "not in time: {what}");
+        assert!(begun.elapsed() < WAIT_TIMEOUT, "not in time: {what}");
         std::thread::yield_now();
     }
 }
@@ -44,13 +44,13 @@ fn adit(folder: &Path, words: &[&str]) -> (i32, String, String) {
 }
 
 /// Two clusters: `edge` imports fraud-bot from `bank`. Files are written, nothing runs yet.
-struct Scene {
+struct NodeScene {
     folder: TempDir,
     /// This test's network of loopback addresses.
     net: [u8; 3],
 }
 
-impl Scene {
+impl NodeScene {
     fn new() -> Self {
         static NTH: AtomicU8 = AtomicU8::new(1);
         let [_, _, high, low] = std::process::id().to_be_bytes();
@@ -124,27 +124,27 @@ impl Scene {
         fs::write(self.path(&format!("{node}.yaml")), text).unwrap();
     }
 
-    fn start(&self, node: &str) -> Node {
+    fn start(&self, node: &str) -> NodeProcess {
         let log = fs::File::create(self.path(&format!("{node}.log"))).unwrap();
         let running = self.spawn(node, Stdio::from(log));
         eventually(&format!("{node} is ready"), || running.status().filter(|s| s.node.ready));
         running
     }
 
-    fn spawn(&self, node: &str, log: Stdio) -> Node {
+    fn spawn(&self, node: &str, log: Stdio) -> NodeProcess {
         let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
         command.args(["node", "--config", &format!("{node}.yaml")]);
         self.run(command, node, log)
     }
 
-    fn run(&self, mut command: Command, node: &str, log: Stdio) -> Node {
+    fn run(&self, mut command: Command, node: &str, log: Stdio) -> NodeProcess {
         command.current_dir(self.folder.path()).stdin(Stdio::null()).stderr(log);
         let (socket, log) = (self.path(&format!("{node}.sock")), self.path(&format!("{node}.log")));
-        Node { child: command.spawn().unwrap(), socket, log }
+        NodeProcess { child: command.spawn().unwrap(), socket, log }
     }
 
     /// Both nodes and a backend that echoes, with the import ready.
-    fn both(&self) -> (Node, Node) {
+    fn both(&self) -> (NodeProcess, NodeProcess) {
         echo(self.backend());
         let (b1, e1) = (self.start("b1"), self.start("e1"));
         e1.until("the import is ready", |s| s.imports[0].ports[0].ready);
@@ -159,7 +159,7 @@ impl Scene {
             socket.connect(self.import()).await?.into_std()
         })?;
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(WAIT_TIMEOUT))?;
         Ok(stream)
     }
 
@@ -177,7 +177,7 @@ impl Scene {
 
     fn public(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.address(1, 9902)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -186,22 +186,22 @@ impl Scene {
 }
 
 /// A running `adit node`; ended with the test.
-struct Node {
+struct NodeProcess {
     child: Child,
     socket: PathBuf,
     log: PathBuf,
 }
 
-impl Node {
-    fn ask(&self) -> Result<Status, ClientError> {
-        runtime().block_on(client::status(&Address::from(self.socket.as_path())))
+impl NodeProcess {
+    fn ask(&self) -> Result<StatusDocument, AdminClientError> {
+        runtime().block_on(client::status(&AdminAddress::from(self.socket.as_path())))
     }
 
-    fn status(&self) -> Option<Status> {
+    fn status(&self) -> Option<StatusDocument> {
         self.ask().ok()
     }
 
-    fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+    fn until(&self, what: &str, wanted: impl Fn(&StatusDocument) -> bool) -> StatusDocument {
         eventually(what, || self.status().filter(&wanted))
     }
 
@@ -228,7 +228,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
         // It may have ended already.
         self.child.kill().ok();
@@ -269,7 +269,7 @@ fn end(stream: &mut TcpStream) -> Result<usize, ErrorKind> {
 
 #[test]
 fn a_stream_is_carried_logged_counted_and_shown() {
-    let scene = Scene::new();
+    let scene = NodeScene::new();
     let (e1, b1) = scene.both();
     let mut stream = scene.granted();
     let status = b1.until("b1 sees the stream", |s| s.streams.open == 1);
@@ -297,8 +297,8 @@ fn a_stream_is_carried_logged_counted_and_shown() {
     assert_eq!((code, error.as_str()), (1, ""), "callers are refused: {page}");
     assert!(page.contains("source-unknown"), "{page}");
     let (code, json, _) = adit(scene.folder.path(), &["status", "--config", "b1.yaml", "--json"]);
-    let status: Status = serde_json::from_str(&json).unwrap();
-    assert_eq!((code, status.links[0].state), (0, LinkState::Up));
+    let status: StatusDocument = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, status.links[0].state), (0, LinkHealth::Up));
     assert_eq!(
         status.exports[0].ports[0].backends[0].last_dial.as_ref().unwrap().sentence,
         "answered"
@@ -316,7 +316,7 @@ fn a_stream_is_carried_logged_counted_and_shown() {
 
 #[test]
 fn all_that_is_in_the_way_is_told_at_once_and_nothing_is_left() {
-    let scene = Scene::new();
+    let scene = NodeScene::new();
     let _e1 = scene.start("e1");
     // A second one with the same file, as by mistake.
     let (code, out, error) = adit(scene.folder.path(), &["node", "--config", "e1.yaml"]);
@@ -365,7 +365,7 @@ fn all_that_is_in_the_way_is_told_at_once_and_nothing_is_left() {
 
 #[test]
 fn the_status_command_says_what_is_wrong_by_its_exit() {
-    let scene = Scene::new();
+    let scene = NodeScene::new();
     let (code, out, error) = adit(scene.folder.path(), &["status", "--admin", "e1.sock"]);
     assert_eq!((code, out.as_str()), (2, ""));
     assert!(error.contains("e1.sock") && error.contains("hint:"), "{error}");
@@ -386,7 +386,7 @@ fn the_status_command_says_what_is_wrong_by_its_exit() {
 
 #[test]
 fn a_change_of_the_file_is_applied_and_touches_no_stream() {
-    let scene = Scene::new();
+    let scene = NodeScene::new();
     let (e1, b1) = scene.both();
     let mut stream = scene.granted();
     let other = scene.address(1, 15081);
@@ -425,7 +425,7 @@ fn a_change_of_the_file_is_applied_and_touches_no_stream() {
 
 #[test]
 fn who_is_no_longer_believed_loses_connection_and_streams() {
-    let scene = Scene::new();
+    let scene = NodeScene::new();
     let (e1, _b1) = scene.both();
     let mut stream = scene.granted();
     // A renewed certificate of ours changes nothing for what runs.
@@ -446,13 +446,13 @@ fn who_is_no_longer_believed_loses_connection_and_streams() {
     }
     fs::rename(scene.path("new.pem"), scene.path("bank.pem")).unwrap();
     assert_eq!(end(&mut stream), Err(ErrorKind::ConnectionReset));
-    let status = e1.until("the link is down", |s| s.links[0].state == LinkState::Down);
+    let status = e1.until("the link is down", |s| s.links[0].state == LinkHealth::Down);
     assert_eq!(status.imports[0].ports[0].reason.as_ref().unwrap().code, "link-down");
 }
 
 #[test]
 fn streams_beyond_the_descriptors_are_refused_and_admin_answers() {
-    let scene = Scene::new();
+    let scene = NodeScene::new();
     echo(scene.backend());
     let _b1 = scene.start("b1");
     let limited = "ulimit -n 400; exec \"$0\" node --config e1.yaml";
@@ -479,7 +479,7 @@ fn streams_beyond_the_descriptors_are_refused_and_admin_answers() {
 
 #[test]
 fn a_node_that_is_asked_to_end_serves_until_nothing_is_open() {
-    let scene = Scene::new();
+    let scene = NodeScene::new();
     let (mut e1, b1) = scene.both();
     let mut stream = scene.granted();
     e1.signal("TERM");
@@ -502,7 +502,7 @@ fn a_node_that_is_asked_to_end_serves_until_nothing_is_open() {
 
 #[test]
 fn what_is_left_at_the_deadline_is_reset_and_never_finished() {
-    let scene = Scene::new();
+    let scene = NodeScene::new();
     scene.write("e1", &(scene.edge() + "limits: {leave: 1s}\n"));
     let (mut e1, b1) = scene.both();
     let mut stream = scene.granted();
@@ -516,7 +516,7 @@ fn what_is_left_at_the_deadline_is_reset_and_never_finished() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let scene = Scene::new();
+    let scene = NodeScene::new();
     let (mut e1, _b1) = scene.both();
     let _stream = scene.granted();
     e1.signal("TERM");
@@ -528,7 +528,7 @@ fn a_second_signal_ends_at_once() {
 
 #[test]
 fn a_log_that_nobody_reads_stops_no_traffic() {
-    let scene = Scene::new();
+    let scene = NodeScene::new();
     echo(scene.backend());
     let _b1 = scene.start("b1");
     // The pipe's other end stays open and unread.

@@ -9,21 +9,21 @@ use std::process::Command;
 use std::time::Duration;
 
 use adit_core::spiffe::TrustDomain;
-use adit_pki::files::{self, Existing, load_bundle, load_node};
+use adit_pki::files::{self, IfExists, load_bundle, load_node};
 use adit_pki::{ClusterAuthority, KeyKind, UnixTime};
 use tempfile::TempDir;
 
 /// What a command did.
-struct Done {
+struct PkiRun {
     status: i32,
     out: String,
     err: String,
 }
 
 /// A folder to work in; the command's working directory.
-struct Place(TempDir);
+struct PkiFolder(TempDir);
 
-impl Place {
+impl PkiFolder {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -63,14 +63,14 @@ impl Place {
     }
 
     /// Runs `adit pki` with these words. Whatever it prints, no line of a key in this place is in it.
-    fn pki(&self, words: &str) -> Done {
+    fn pki(&self, words: &str) -> PkiRun {
         let output = Command::new(env!("CARGO_BIN_EXE_adit"))
             .arg("pki")
             .args(words.split_whitespace())
             .current_dir(self.0.path())
             .output()
             .unwrap();
-        let done = Done {
+        let done = PkiRun {
             status: output.status.code().unwrap(),
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
@@ -116,7 +116,7 @@ fn domain(name: &str) -> TrustDomain {
 /// The tour of `adit pki --help`, as its reader would take it.
 #[test]
 fn two_clusters_from_nothing() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     for (cluster, node) in [("edge", "e1"), ("bank", "b1")] {
         place.ok(&format!("init --trust-domain {cluster}.example --dir {cluster}/ca"));
         place.ok(&format!("issue --ca {cluster}/ca --node {node} --out {cluster}/{node}"));
@@ -149,7 +149,7 @@ fn two_clusters_from_nothing() {
 
 #[test]
 fn keys_are_for_their_owner() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     place.ok("init --trust-domain edge.example --dir ca");
     place.ok("issue --ca ca --node e1 --out node");
     for (name, mode) in
@@ -166,7 +166,7 @@ fn keys_are_for_their_owner() {
 
 #[test]
 fn what_exists_stays() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     place.ok("init --trust-domain edge.example --dir ca");
     let (certificate, key) = (place.read("ca/ca.pem"), place.read("ca/ca.key.pem"));
     let error = place.fails(1, "init --trust-domain edge.example --dir ca");
@@ -193,7 +193,7 @@ fn what_exists_stays() {
 /// A node's ca.pem may hold the next authority already; renewing must not throw it away.
 #[test]
 fn a_nodes_bundle_is_kept_and_checked() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     place.ok("init --trust-domain edge.example --dir old");
     place.ok("init --trust-domain edge.example --dir new");
     place.ok("issue --ca old --node e1 --out node");
@@ -210,7 +210,7 @@ fn a_nodes_bundle_is_kept_and_checked() {
 
 #[test]
 fn the_ttl_is_what_was_asked() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     place.ok("init --trust-domain edge.example --dir ca --valid-for 365d --key ed25519");
     for (ttl, words) in
         [("24h", "(1d from now)"), ("90m", "(1h 30m from now)"), ("90d", "(90d from now)")]
@@ -244,7 +244,7 @@ fn the_ttl_is_what_was_asked() {
 
 #[test]
 fn wrong_words_are_status_2_and_say_the_rule() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     for (words, rule) in [
         ("init --trust-domain EDGE --dir x", "a-z"),
         ("init --trust-domain spiffe://edge --dir x", "a-z"),
@@ -265,7 +265,7 @@ fn wrong_words_are_status_2_and_say_the_rule() {
 
 #[test]
 fn what_cannot_be_used_is_named() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     place.ok("init --trust-domain edge.example --dir ca");
     place.ok("init --trust-domain bank.example --dir bank");
     place.ok("issue --ca ca --node e1 --out node");
@@ -291,7 +291,7 @@ fn what_cannot_be_used_is_named() {
 
 #[test]
 fn a_key_is_never_shown() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     place.ok("init --trust-domain edge.example --dir ca");
     for words in ["show ca/ca.key.pem", "show ca/ca.key.pem --json"] {
         let error = place.fails(1, words);
@@ -305,7 +305,7 @@ fn a_key_is_never_shown() {
 }
 
 /// An authority of a year ago and a node's certificate that it issued then.
-fn last_year(place: &Place) {
+fn last_year(place: &PkiFolder) {
     let day = Duration::from_secs(24 * 60 * 60);
     let now = Duration::from_secs(UnixTime::now().as_secs());
     let then = UnixTime::since_unix_epoch(now - 365 * day);
@@ -313,7 +313,7 @@ fn last_year(place: &Place) {
         ClusterAuthority::create(domain("edge.example"), KeyKind::P256, 400 * day, then).unwrap();
     let node = ca.issue(&"e1".parse().unwrap(), KeyKind::P256, day, then).unwrap();
     let put = |name: &str, text: String| {
-        files::write(&place.path(name), text.as_bytes(), Existing::Replace).unwrap();
+        files::write(&place.path(name), text.as_bytes(), IfExists::Replace).unwrap();
     };
     put("old.pem", node.certificate.to_pem());
     put("ca.pem", ca.bundle().unwrap().to_pem());
@@ -322,7 +322,7 @@ fn last_year(place: &Place) {
 
 #[test]
 fn what_is_expired_is_status_2() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     last_year(&place);
     let done = place.pki("show old.pem");
     assert_eq!((done.status, done.err.as_str()), (2, ""));
@@ -345,7 +345,7 @@ fn what_is_expired_is_status_2() {
 /// Help is where people learn this; what it promises must be there.
 #[test]
 fn help_teaches() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     let help = place.ok("--help");
     for word in ["Two clusters, from nothing", "init", "issue", "bundle", "show", "fingerprints"] {
         assert!(help.contains(word), "{help}");
@@ -366,7 +366,7 @@ fn help_teaches() {
 /// `adit pki show … | head -0` is no failure.
 #[test]
 fn a_reader_that_leaves_is_no_failure() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     place.ok("init --trust-domain edge.example --dir ca");
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -381,7 +381,7 @@ fn a_reader_that_leaves_is_no_failure() {
 
 #[test]
 fn a_full_disk_leaves_nothing_that_is_in_the_way_afterwards() {
-    let place = Place::new();
+    let place = PkiFolder::new();
     let (init, issue) =
         ("init --trust-domain edge.example --dir ca", "issue --ca ca --node e1 --out e1");
     // Not even the key fits; then the key does, and the certificate does not.

@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use adit_core::denied::DenyEntry;
+use adit_core::deny_list::DenyEntry;
 use adit_core::name::{AppProtocol, ClusterName, NameError, Namespace, PortName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop, Seed};
 use adit_core::spiffe::{SpiffeError, TrustDomain};
 
-use crate::config::{Limits, Log};
+use crate::config::{LimitsConfig, LogConfig};
 
 pub use self::node::NodeFacts;
 pub use self::read::{Fragment, parse, parse_fragment};
@@ -49,11 +49,11 @@ pub struct ClusterConfig {
     /// `denied`, default nobody: as in a node's file. The lists of all fragments are joined.
     pub denied: Vec<DenyEntry>,
     /// `network`: addresses and ports on the nodes.
-    pub network: Network,
+    pub network: NetworkConfig,
     /// `limits`: as in a node's file, but that `unknownSourceHold` is 10 s by default.
-    pub limits: Limits,
+    pub limits: LimitsConfig,
     /// `log`: as in a node's file.
-    pub log: Log,
+    pub log: LogConfig,
 }
 
 /// The trust domain of a cluster that names none.
@@ -67,7 +67,7 @@ pub fn default_trust_domain(cluster: &ClusterName) -> Result<TrustDomain, Spiffe
 impl ClusterConfig {
     /// The opt-ins that a namespace is among.
     pub fn opted_in(&self, namespace: &Namespace) -> impl Iterator<Item = &OptIn> {
-        self.opt_in.iter().filter(|o| NamePattern::any(&o.namespaces, namespace))
+        self.opt_in.iter().filter(|o| NamePattern::any_matches(&o.namespaces, namespace))
     }
 }
 
@@ -105,7 +105,7 @@ impl ClusterLink {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportRule {
     /// `service` (`NAMESPACE/NAME`) or `select` (`namespaces`, `labels`): which Services.
-    pub services: Services,
+    pub services: ServiceSelection,
     /// `allow`: who may use them, as in a node's file. Default nobody.
     pub allow: Vec<Grant>,
     /// `appProtocol`, default what the Service says: a value for all ports, or a map from port names.
@@ -122,7 +122,7 @@ pub struct ExportRule {
 
 /// Which Services a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Services {
+pub enum ServiceSelection {
     /// This one.
     Named(ServiceName),
     /// All that have these labels, in namespaces that fit one of the patterns.
@@ -214,12 +214,12 @@ impl NamePattern {
         if name.starts_with("kube-") || name == "adit-system" {
             return false;
         }
-        fits(&self.0, name)
+        glob_matches(&self.0, name)
     }
 
     /// Whether `namespace` fits one of `patterns`.
     #[must_use]
-    pub fn any(patterns: &[Self], namespace: &Namespace) -> bool {
+    pub fn any_matches(patterns: &[Self], namespace: &Namespace) -> bool {
         patterns.iter().any(|pattern| pattern.matches(namespace))
     }
 
@@ -231,7 +231,7 @@ impl NamePattern {
 }
 
 /// Whether `name` is `pattern` with some text for each `*`.
-fn fits(pattern: &str, name: &str) -> bool {
+fn glob_matches(pattern: &str, name: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut left) = name.strip_prefix(first) else { return false };
     let mut pieces: Vec<&str> = rest.split('*').collect();
@@ -245,9 +245,9 @@ fn fits(pattern: &str, name: &str) -> bool {
 
 /// Addresses and ports on the nodes; the same on all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Network {
+pub struct NetworkConfig {
     /// `mode`, default `localRange`: what stands for an import on a node.
-    pub mode: Mode,
+    pub mode: NetworkMode,
     /// `range`, default `198.18.0.0/15`: the node-local IPv4 range, /8 to /30.
     pub range: (Ipv4Addr, u8),
     /// `range6`, default `fd00:ad17::/64`: the node-local IPv6 range, /48 to /124.
@@ -261,7 +261,7 @@ pub struct Network {
     pub metrics: SocketAddr,
 }
 
-impl Network {
+impl NetworkConfig {
     /// Bounds of the length of [`range`](Self::range).
     pub const RANGE: RangeInclusive<u8> = 8..=30;
     /// Bounds of the length of [`range6`](Self::range6).
@@ -303,7 +303,7 @@ impl Network {
         let mut next = || words.next();
         let mode = next()?;
         Some(Self {
-            mode: Mode::ALL.into_iter().find(|known| known.name() == mode)?,
+            mode: NetworkMode::ALL.into_iter().find(|known| known.name() == mode)?,
             range: (next()?.parse().ok()?, next()?.parse().ok()?),
             range6: (next()?.parse().ok()?, next()?.parse().ok()?),
             port: next()?.parse().ok()?,
@@ -313,10 +313,10 @@ impl Network {
     }
 }
 
-impl Default for Network {
+impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
-            mode: Mode::default(),
+            mode: NetworkMode::default(),
             range: (Ipv4Addr::new(198, 18, 0, 0), 15),
             range6: (Ipv6Addr::new(0xfd00, 0xad17, 0, 0, 0, 0, 0, 0), 64),
             port: 7843,
@@ -328,7 +328,7 @@ impl Default for Network {
 
 /// What stands for an import on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
+pub enum NetworkMode {
     /// `localRange`: an address of a range that is local to every node.
     #[default]
     LocalRange,
@@ -338,7 +338,7 @@ pub enum Mode {
     NodeAddress,
 }
 
-impl Mode {
+impl NetworkMode {
     /// All there are.
     pub const ALL: [Self; 2] = [Self::LocalRange, Self::NodeAddress];
 

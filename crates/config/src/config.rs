@@ -9,12 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use adit_core::denied::DenyEntry;
+use adit_core::deny_list::DenyEntry;
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::{Export, Import, Seed};
 use adit_core::spiffe::{TrustDomain, Workload};
 
-pub use self::limits::{Limits, Mtu};
+pub use self::limits::{LimitsConfig, MtuConfig};
 
 pub mod limits;
 
@@ -27,13 +27,13 @@ pub struct Config {
     /// other linked cluster has the same.
     pub trust_domain: TrustDomain,
     /// `node`, required: this node.
-    pub node: Node,
+    pub node: NodeConfig,
     /// `siblings`, default none: the other nodes of this cluster by name, and where each can be dialled
     /// (IP addresses with a UDP port; may be empty where only they dial).
     pub siblings: BTreeMap<NodeName, Vec<SocketAddr>>,
     /// `links`, default none: the clusters that this one is linked with. Two of its nodes hold standing
     /// connections to each.
-    pub links: Vec<Link>,
+    pub links: Vec<LinkConfig>,
     /// `imports`, default none: services of linked clusters that can be used here. In an entry:
     ///
     /// * `service`, required: `NAMESPACE/NAME`, as in the exporting cluster. Imported once at most, and
@@ -78,21 +78,21 @@ pub struct Config {
     /// * `keys`: the SHA-256 of a SubjectPublicKeyInfo (`key`), in hexadecimal; whoever rests on such a key.
     pub denied: Vec<DenyEntry>,
     /// `limits`: what the node spends on its peers, and how long it waits for them.
-    pub limits: Limits,
+    pub limits: LimitsConfig,
     /// `admin`: where the admin server listens. It answers `adit status` and takes changes, so it is
     /// for this machine only.
-    pub admin: Admin,
+    pub admin: AdminConfig,
     /// `metrics.listen`, default none: the TCP address of the read-only server for Prometheus and the
     /// kubelet (`/livez`, `/readyz`, `/metrics`). It shows names of peers and services to whoever
     /// reaches it.
     pub metrics: Option<SocketAddr>,
     /// `log`: what is logged, and how.
-    pub log: Log,
+    pub log: LogConfig,
 }
 
 /// This node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
+pub struct NodeConfig {
     /// `name`, required: unique in the cluster, and the last part of the node's SPIFFE ID.
     pub name: NodeName,
     /// `listen`, required: one or more UDP addresses for QUIC. Port 0 takes a free port at each start,
@@ -112,7 +112,7 @@ pub struct Node {
 
 /// The standing relation with another cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
+pub struct LinkConfig {
     /// `cluster`, required: the other cluster's name. No two links share it.
     pub cluster: ClusterName,
     /// `trustDomain`, required: its SPIFFE trust domain. No two links share it.
@@ -130,21 +130,21 @@ pub struct Link {
 
 /// Where the admin server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Admin {
+pub enum AdminConfig {
     /// `admin.socket`, the default, `/run/adit/admin.sock`: a Unix socket; at most 107 bytes.
     Socket(PathBuf),
     /// `admin.listen`: a TCP address, loopback only. Every process of this machine can use it.
     Listen(SocketAddr),
 }
 
-impl Admin {
+impl AdminConfig {
     /// Where the admin socket is unless the file says otherwise.
     pub const DEFAULT_SOCKET: &str = "/run/adit/admin.sock";
     /// The longest path of a Unix socket, in bytes (`sun_path` without its final NUL).
     pub const MAX_SOCKET_PATH: usize = 107;
 }
 
-impl Default for Admin {
+impl Default for AdminConfig {
     fn default() -> Self {
         Self::Socket(Self::DEFAULT_SOCKET.into())
     }
@@ -152,7 +152,7 @@ impl Default for Admin {
 
 /// What is logged, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Log {
+pub struct LogConfig {
     /// `level`, default `info`. Finished and refused streams are logged at `info`.
     pub level: LogLevel,
     /// `format`, default `auto`.
@@ -213,7 +213,7 @@ impl Config {
 
     /// The link with a cluster.
     #[must_use]
-    pub fn link(&self, cluster: &ClusterName) -> Option<&Link> {
+    pub fn link(&self, cluster: &ClusterName) -> Option<&LinkConfig> {
         self.links.iter().find(|link| link.cluster == *cluster)
     }
 

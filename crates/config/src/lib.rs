@@ -1,6 +1,6 @@
 //! The operator's file: strict parsing with every error at once, and hot reload.
 //!
-//! * [`load`] reads a file into a [`Config`] or a [`Report`] of all that is wrong with it; [`check`]
+//! * [`load`] reads a file into a [`Config`] or a [`ConfigReport`] of all that is wrong with it; [`check`]
 //!   also looks at the files that it refers to.
 //! * [`watch()`] follows a file that changes.
 //! * [`config`] is the reference of the format, field by field; [`EXAMPLE`] shows all of it.
@@ -14,15 +14,15 @@ use std::path::Path;
 
 pub use self::cluster::{ClusterConfig, ClusterReport, parse as parse_cluster};
 pub use self::config::Config;
-pub use self::problem::{Kind, Place, Problem, Report, Severity};
+pub use self::problem::{ConfigProblem, ConfigReport, Position, ProblemKind, ProblemSeverity};
 pub use self::source::{MAX_BYTES, unreadable_hint};
-pub use self::watch::{Change, Watch, watch};
+pub use self::watch::{ConfigChange, ConfigWatch, watch};
 
 use crate::config::LogFormat;
-use crate::problem::Flaw;
-use crate::reader::{Item, Sink};
-use crate::sections::Around;
-use crate::source::Reference;
+use crate::problem::ValueProblem;
+use crate::reader::{ProblemSink, ValueReader};
+use crate::sections::NodeEnv;
+use crate::source::FileReference;
 
 pub mod cluster;
 pub mod config;
@@ -42,8 +42,8 @@ pub const EXAMPLE: &str = include_str!("../example.yaml");
 ///
 /// # Errors
 /// Everything that is wrong with it, and the warnings as well.
-pub fn load(file: &Path) -> Result<(Config, Report), Report> {
-    let text = source::read(file).map_err(|problem| Report::new(file, vec![*problem]))?;
+pub fn load(file: &Path) -> Result<(Config, ConfigReport), ConfigReport> {
+    let text = source::read(file).map_err(|problem| ConfigReport::new(file, vec![*problem]))?;
     parse(&text, file)
 }
 
@@ -52,7 +52,7 @@ pub fn load(file: &Path) -> Result<(Config, Report), Report> {
 ///
 /// # Errors
 /// Everything that is wrong with it, and the warnings as well.
-pub fn parse(text: &[u8], file: &Path) -> Result<(Config, Report), Report> {
+pub fn parse(text: &[u8], file: &Path) -> Result<(Config, ConfigReport), ConfigReport> {
     let (config, report, _) = read(text, file);
     config.map(|config| (config, report.clone())).ok_or(report)
 }
@@ -60,13 +60,13 @@ pub fn parse(text: &[u8], file: &Path) -> Result<(Config, Report), Report> {
 /// Everything that is wrong with the configuration in `file` and with the files that it refers to:
 /// trust bundles and identity have to be there and readable.
 #[must_use]
-pub fn check(file: &Path) -> Report {
+pub fn check(file: &Path) -> ConfigReport {
     check_with(file, |_| Vec::new())
 }
 
 /// A finding of somebody else about a file that the configuration refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct FileFinding {
     /// The value that refers to it, as in `links[1].trustBundle`.
     pub path: String,
     /// What was found and what was expected, on one line.
@@ -79,19 +79,24 @@ pub struct Finding {
 
 /// The same with what `more` finds wrong in the files that a good configuration refers to.
 #[must_use]
-pub fn check_with(file: &Path, more: impl FnOnce(&Config) -> Vec<Finding>) -> Report {
+pub fn check_with(file: &Path, more: impl FnOnce(&Config) -> Vec<FileFinding>) -> ConfigReport {
     let text = match source::read(file) {
-        Err(problem) => return Report::new(file, vec![*problem]),
+        Err(problem) => return ConfigReport::new(file, vec![*problem]),
         Ok(text) => text,
     };
     let (config, report, references) = read(&text, file);
-    let missing: Vec<_> = references.iter().flat_map(source::missing).collect();
+    let missing: Vec<_> = references.iter().flat_map(source::check_reference).collect();
     let found = config.as_ref().map(more).unwrap_or_default();
-    let is_told = |one: &Finding| one.is_unreadable && missing.iter().any(|p| p.path == one.path);
+    let is_told =
+        |one: &FileFinding| one.is_unreadable && missing.iter().any(|p| p.path == one.path);
     let found: Vec<_> = found.into_iter().filter(|one| !is_told(one)).collect();
-    let found = found.into_iter().map(|Finding { path, message, hint, .. }| {
+    let found = found.into_iter().map(|FileFinding { path, message, hint, .. }| {
         let place = references.iter().find(|r| r.path == path).map(|r| r.place);
-        Flaw::new(Kind::Unreadable, message).hint(hint).at(Severity::Error, &path, place)
+        ValueProblem::new(ProblemKind::Unreadable, message).hint(hint).at(
+            ProblemSeverity::Error,
+            &path,
+            place,
+        )
     });
     let found: Vec<_> = found.collect();
     report.with(missing).with(found)
@@ -103,7 +108,7 @@ pub fn log_format(file: &Path) -> LogFormat {
     let format = || {
         let text = source::read(file).ok()?;
         let tree = tree::parse(source::decode(&text).ok()?).ok()?;
-        sections::log_format(&Item::root(&Sink::default(), &tree))
+        sections::log_format(&ValueReader::root(&ProblemSink::default(), &tree))
     };
     format().unwrap_or_default()
 }
@@ -118,22 +123,22 @@ pub fn to_yaml<T: serde::Serialize>(
     tree::write(value)
 }
 
-fn read(text: &[u8], file: &Path) -> (Option<Config>, Report, Vec<Reference>) {
-    let fail = |problem| (None, Report::new(file, vec![problem]), Vec::new());
+fn read(text: &[u8], file: &Path) -> (Option<Config>, ConfigReport, Vec<FileReference>) {
+    let fail = |problem| (None, ConfigReport::new(file, vec![problem]), Vec::new());
     let text = match source::decode(text) {
         Ok(text) => text,
         Err(problem) => return fail(*problem),
     };
     let tree = match tree::parse(text) {
         Ok(tree) => tree,
-        Err((flaw, place)) => return fail(flaw.at(Severity::Error, "", place)),
+        Err((flaw, place)) => return fail(flaw.at(ProblemSeverity::Error, "", place)),
     };
-    let sink = Sink::default();
+    let sink = ProblemSink::default();
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let around = Around { base: Config::base(file), cores };
-    let config = sections::config(&Item::root(&sink, &tree), around);
+    let around = NodeEnv { base: Config::base(file), cores };
+    let config = sections::config(&ValueReader::root(&sink, &tree), around);
     let (problems, references) = sink.finish();
-    let report = Report::new(file, problems);
+    let report = ConfigReport::new(file, problems);
     let good = report.errors().next().is_none();
     (config.filter(|_| good), report, references)
 }

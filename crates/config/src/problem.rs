@@ -1,4 +1,4 @@
-//! What is wrong with a configuration file: one value per finding, all of them in one [`Report`].
+//! What is wrong with a configuration file: one value per finding, all of them in one [`ConfigReport`].
 //!
 //! A finding says where it is, what was found, what was expected and, where we can guess it, what was
 //! meant. Whoever shows one decides on colours; the plain form of a line is
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// A place in the file. Lines and columns count from 1; columns count characters, not bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-pub struct Place {
+pub struct Position {
     /// The line.
     pub line: u64,
     /// The character in the line.
@@ -21,7 +21,7 @@ pub struct Place {
 /// Whether a finding keeps the file from being used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
+pub enum ProblemSeverity {
     /// The file is used, and probably does not do what was meant.
     Warning,
     /// The file is not used.
@@ -31,7 +31,7 @@ pub enum Severity {
 /// What sort of thing is wrong; for machines, which should not read messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum ProblemKind {
     /// The file, or one that it refers to, is missing or cannot be read.
     Unreadable,
     /// The file is not one document of YAML in UTF-8 within our bounds of size and depth.
@@ -61,13 +61,13 @@ pub enum Kind {
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Problem {
+pub struct ConfigProblem {
     /// Whether it keeps the file from being used.
-    pub severity: Severity,
+    pub severity: ProblemSeverity,
     /// What sort of thing is wrong.
-    pub kind: Kind,
+    pub kind: ProblemKind,
     /// Where in the file; none where the file could not be read at all.
-    pub place: Option<Place>,
+    pub place: Option<Position>,
     /// Which value, as in `links[1].addresses[0]`; empty for the whole file.
     pub path: String,
     /// What was found and what was expected, on one line.
@@ -78,26 +78,26 @@ pub struct Problem {
 
 /// All findings in one file, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Report {
+pub struct ConfigReport {
     /// The file.
     pub file: PathBuf,
-    /// The findings; at most [`Report::MAX`].
-    pub problems: Vec<Problem>,
+    /// The findings; at most [`ConfigReport::MAX`].
+    pub problems: Vec<ConfigProblem>,
     /// How many more there were.
     pub omitted: usize,
 }
 
-impl Report {
+impl ConfigReport {
     /// The most findings that are kept; what comes after them is only counted.
     pub const MAX: usize = 1000;
 
-    pub(crate) fn new(file: &Path, problems: Vec<Problem>) -> Self {
+    pub(crate) fn new(file: &Path, problems: Vec<ConfigProblem>) -> Self {
         let nothing = Self { file: file.to_owned(), problems: Vec::new(), omitted: 0 };
         nothing.with(problems)
     }
 
     /// The same with more findings.
-    pub(crate) fn with(mut self, problems: impl IntoIterator<Item = Problem>) -> Self {
+    pub(crate) fn with(mut self, problems: impl IntoIterator<Item = ConfigProblem>) -> Self {
         self.problems.extend(problems);
         self.problems.sort_by_key(|p| (p.place, Reverse(p.severity)));
         self.omitted += self.problems.len().saturating_sub(Self::MAX);
@@ -106,33 +106,33 @@ impl Report {
     }
 
     /// The findings that keep the file from being used.
-    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.iter().filter(|p| p.severity == Severity::Error)
+    pub fn errors(&self) -> impl Iterator<Item = &ConfigProblem> {
+        self.problems.iter().filter(|p| p.severity == ProblemSeverity::Error)
     }
 
     /// The findings that do not.
-    pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.iter().filter(|p| p.severity == Severity::Warning)
+    pub fn warnings(&self) -> impl Iterator<Item = &ConfigProblem> {
+        self.problems.iter().filter(|p| p.severity == ProblemSeverity::Warning)
     }
 
     /// What the file is called, safe to print.
     #[must_use]
     pub fn name(&self) -> String {
-        Printable(&self.file.to_string_lossy()).to_string()
+        PrintableText(&self.file.to_string_lossy()).to_string()
     }
 
     /// Where `problem` is, as `FILE:LINE:COL` or `FILE`, safe to print.
     #[must_use]
-    pub fn location(&self, problem: &Problem) -> String {
+    pub fn location(&self, problem: &ConfigProblem) -> String {
         let file = self.name();
         match problem.place {
-            Some(Place { line, column }) => format!("{file}:{line}:{column}"),
+            Some(Position { line, column }) => format!("{file}:{line}:{column}"),
             None => file,
         }
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ConfigReport {
     /// One line for each finding, and one more, indented, for its hint.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, problem) in self.problems.iter().enumerate() {
@@ -146,29 +146,29 @@ impl fmt::Display for Report {
     }
 }
 
-impl std::error::Error for Report {}
+impl std::error::Error for ConfigReport {}
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     /// The finding without its place.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.severity == Severity::Warning {
+        if self.severity == ProblemSeverity::Warning {
             f.write_str("warning: ")?;
         }
         if !self.path.is_empty() {
-            write!(f, "{}: ", Printable(&self.path))?;
+            write!(f, "{}: ", PrintableText(&self.path))?;
         }
-        write!(f, "{}", Printable(&self.message))?;
+        write!(f, "{}", PrintableText(&self.message))?;
         match &self.hint {
-            Some(hint) => write!(f, "\n  hint: {}", Printable(hint)),
+            Some(hint) => write!(f, "\n  hint: {}", PrintableText(hint)),
             None => Ok(()),
         }
     }
 }
 
 /// Text of a stranger on its way to a terminal or log: control characters are written as escapes.
-struct Printable<'a>(&'a str);
+struct PrintableText<'a>(&'a str);
 
-impl fmt::Display for Printable<'_> {
+impl fmt::Display for PrintableText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
             match c {
@@ -186,14 +186,14 @@ impl fmt::Display for Printable<'_> {
 
 /// What is wrong with a value, before it is known where the value stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Flaw {
-    pub(crate) kind: Kind,
+pub(crate) struct ValueProblem {
+    pub(crate) kind: ProblemKind,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
 }
 
-impl Flaw {
-    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+impl ValueProblem {
+    pub(crate) fn new(kind: ProblemKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), hint: None }
     }
 
@@ -203,11 +203,11 @@ impl Flaw {
 
     pub(crate) fn at(
         self,
-        severity: Severity,
+        severity: ProblemSeverity,
         path: &str,
-        place: impl Into<Option<Place>>,
-    ) -> Problem {
-        Problem {
+        place: impl Into<Option<Position>>,
+    ) -> ConfigProblem {
+        ConfigProblem {
             severity,
             kind: self.kind,
             place: place.into(),
@@ -233,19 +233,26 @@ mod tests {
 
     #[test]
     fn a_report_reads_in_the_order_of_the_file_and_hides_no_control_characters() {
-        let at = |line, column| Place { line, column };
-        let report = Report::new(
-            Path::new("a\u{1b}.yaml"),
-            vec![
-                Flaw::new(Kind::Invalid, "late").at(Severity::Error, "b", at(2, 1)),
-                Flaw::new(Kind::Doubtful, "odd").at(Severity::Warning, "a", at(1, 4)),
-                Flaw::new(Kind::Invalid, "bad\u{202e}\n").hint("try".to_owned()).at(
-                    Severity::Error,
-                    "a",
-                    at(1, 4),
-                ),
-            ],
-        );
+        let at = |line, column| Position { line, column };
+        let report =
+            ConfigReport::new(
+                Path::new("a\u{1b}.yaml"),
+                vec![
+                    ValueProblem::new(ProblemKind::Invalid, "late").at(
+                        ProblemSeverity::Error,
+                        "b",
+                        at(2, 1),
+                    ),
+                    ValueProblem::new(ProblemKind::Doubtful, "odd").at(
+                        ProblemSeverity::Warning,
+                        "a",
+                        at(1, 4),
+                    ),
+                    ValueProblem::new(ProblemKind::Invalid, "bad\u{202e}\n")
+                        .hint("try".to_owned())
+                        .at(ProblemSeverity::Error, "a", at(1, 4)),
+                ],
+            );
         assert_eq!(
             report.to_string(),
             "a\\u{1b}.yaml:1:4: a: bad\\u{202e}\\n\n  hint: try\n\
@@ -257,9 +264,14 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_counted_however_often_findings_come() {
-        let many = |n| vec![Flaw::new(Kind::Invalid, "bad").at(Severity::Error, "a", None); n];
-        let report = Report::new(Path::new("f"), many(Report::MAX + 1)).with(many(2));
-        assert_eq!((report.problems.len(), report.omitted), (Report::MAX, 3));
+        let many = |n| {
+            vec![
+                ValueProblem::new(ProblemKind::Invalid, "bad").at(ProblemSeverity::Error, "a", None);
+                n
+            ]
+        };
+        let report = ConfigReport::new(Path::new("f"), many(ConfigReport::MAX + 1)).with(many(2));
+        assert_eq!((report.problems.len(), report.omitted), (ConfigReport::MAX, 3));
     }
 
     #[test]

@@ -1,64 +1,64 @@
 //! Typed access to the tree that goes on after an error, so that one pass finds all of them.
 //!
-//! An [`Item`] is a value that knows its path; a [`Fields`] is a map whose keys are asked for one by
+//! An [`ValueReader`] is a value that knows its path; a [`MapReader`] is a map whose keys are asked for one by
 //! one. What was asked for *is* the format: at the end every other key is unknown. A value that is
-//! wrong is noted in the [`Sink`] and read as `None`. Which keys there are: [`crate::sections`].
+//! wrong is noted in the [`ProblemSink`] and read as `None`. Which keys there are: [`crate::sections`].
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::problem::{Flaw, Kind, Place, Problem, Severity, quoted};
-use crate::source::{Reference, Want};
+use crate::problem::{ConfigProblem, Position, ProblemKind, ProblemSeverity, ValueProblem, quoted};
+use crate::source::{FileReference, ReferenceKind};
 use crate::suggest::closest;
-use crate::tree::{Node, Value};
+use crate::tree::{YamlNode, YamlValue};
 
 /// Where findings go.
 #[derive(Debug, Default)]
-pub(crate) struct Sink {
+pub(crate) struct ProblemSink {
     /// What the text is called, where there are several.
     name: String,
-    problems: RefCell<Vec<Problem>>,
-    unknown: RefCell<Vec<Unknown>>,
+    problems: RefCell<Vec<ConfigProblem>>,
+    unknown: RefCell<Vec<UnreadKey>>,
     /// Each key that was asked for, and the section that it belongs to.
     asked: RefCell<BTreeSet<(&'static str, String)>>,
-    references: RefCell<Vec<Reference>>,
+    references: RefCell<Vec<FileReference>>,
 }
 
 #[derive(Debug)]
-struct Unknown {
+struct UnreadKey {
     key: String,
-    place: Place,
+    place: Position,
     path: String,
     known: Vec<&'static str>,
     /// Those of them that are not written, of which one may have been meant.
     absent: Vec<&'static str>,
 }
 
-impl Sink {
+impl ProblemSink {
     /// For one text of several.
-    pub(crate) fn of(name: &str) -> Self {
+    pub(crate) fn named(name: &str) -> Self {
         Self { name: name.to_owned(), ..Self::default() }
     }
 
     /// Lets each of them know which keys all others were asked for: a key may belong into another text.
-    pub(crate) fn share(sinks: &[Self]) {
+    pub(crate) fn share_keys(sinks: &[Self]) {
         let all: BTreeSet<_> = sinks.iter().flat_map(|s| s.asked.borrow().clone()).collect();
         for sink in sinks {
             sink.asked.replace(all.clone());
         }
     }
 
-    fn note(&self, problem: Problem) {
+    fn add(&self, problem: ConfigProblem) {
         self.problems.borrow_mut().push(problem);
     }
 
     /// All findings, and the files that are referred to. Unknown keys come last, since only now every
     /// section's keys are known.
-    pub(crate) fn finish(self) -> (Vec<Problem>, Vec<Reference>) {
+    pub(crate) fn finish(self) -> (Vec<ConfigProblem>, Vec<FileReference>) {
         let mut problems = self.problems.into_inner();
         let asked = self.asked.into_inner();
-        for Unknown { key, place, path, known, absent } in self.unknown.into_inner() {
+        for UnreadKey { key, place, path, known, absent } in self.unknown.into_inner() {
             let expected = known.join(", ");
             let hint = if key == "<<" {
                 Some("merge keys are not supported; write the keys out".to_owned())
@@ -71,8 +71,11 @@ impl Sink {
                     section => format!("{key} belongs under {section}"),
                 })
             };
-            let flaw = Flaw::new(Kind::UnknownKey, format!("unknown key: expected {expected}"));
-            problems.push(flaw.hint(hint).at(Severity::Error, &path, place));
+            let flaw = ValueProblem::new(
+                ProblemKind::UnknownKey,
+                format!("unknown key: expected {expected}"),
+            );
+            problems.push(flaw.hint(hint).at(ProblemSeverity::Error, &path, place));
         }
         (problems, self.references.into_inner())
     }
@@ -86,14 +89,14 @@ impl Sink {
 
 /// Where something was said before.
 #[derive(Debug, Clone)]
-pub(crate) struct Spot {
+pub(crate) struct ValueOrigin {
     text: String,
     line: u64,
 }
 
-impl Spot {
+impl ValueOrigin {
     /// As one who reads `item` has to be told: `at line 3`, or `in KEY at line 3` where that is another text.
-    pub(crate) fn seen_from(&self, item: &Item<'_>) -> String {
+    pub(crate) fn relative_to(&self, item: &ValueReader<'_>) -> String {
         let Self { text, line } = self;
         if *text == item.sink.name {
             format!("at line {line}")
@@ -105,66 +108,69 @@ impl Spot {
 
 /// A value of the file.
 #[derive(Debug, Clone)]
-pub(crate) struct Item<'a> {
-    sink: &'a Sink,
-    node: &'a Node,
+pub(crate) struct ValueReader<'a> {
+    sink: &'a ProblemSink,
+    node: &'a YamlNode,
     path: String,
 }
 
-impl<'a> Item<'a> {
-    pub(crate) fn root(sink: &'a Sink, node: &'a Node) -> Self {
+impl<'a> ValueReader<'a> {
+    pub(crate) fn root(sink: &'a ProblemSink, node: &'a YamlNode) -> Self {
         Self { sink, node, path: String::new() }
     }
 
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn position(&self) -> Position {
         self.node.place
     }
 
-    pub(crate) fn spot(&self) -> Spot {
-        Spot { text: self.sink.name.clone(), line: self.place().line }
+    pub(crate) fn origin(&self) -> ValueOrigin {
+        ValueOrigin { text: self.sink.name.clone(), line: self.position().line }
     }
 
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
-    pub(crate) fn error(&self, flaw: Flaw) {
-        self.sink.note(flaw.at(Severity::Error, &self.path, self.place()));
+    pub(crate) fn error(&self, flaw: ValueProblem) {
+        self.sink.add(flaw.at(ProblemSeverity::Error, &self.path, self.position()));
     }
 
-    pub(crate) fn warn(&self, flaw: Flaw) {
-        self.sink.note(flaw.at(Severity::Warning, &self.path, self.place()));
+    pub(crate) fn warn(&self, flaw: ValueProblem) {
+        self.sink.add(flaw.at(ProblemSeverity::Warning, &self.path, self.position()));
     }
 
     /// Passes a value on, or notes what is wrong with it.
-    pub(crate) fn check<T>(&self, result: Result<T, Flaw>) -> Option<T> {
+    pub(crate) fn check<T>(&self, result: Result<T, ValueProblem>) -> Option<T> {
         result.map_err(|flaw| self.error(flaw)).ok()
     }
 
-    fn wrong_type(&self, expected: &str) -> Flaw {
+    fn wrong_type(&self, expected: &str) -> ValueProblem {
         let found = match &self.node.value {
-            Value::Empty => {
-                return Flaw::new(Kind::MissingKey, format!("no value: expected {expected}"));
+            YamlValue::Empty => {
+                return ValueProblem::new(
+                    ProblemKind::MissingKey,
+                    format!("no value: expected {expected}"),
+                );
             }
-            Value::Literal(text) => text.clone(),
-            Value::Text(text) => quoted(text),
-            Value::List(_) => "a list".to_owned(),
-            Value::Map(_) => "a map".to_owned(),
+            YamlValue::Literal(text) => text.clone(),
+            YamlValue::Text(text) => quoted(text),
+            YamlValue::List(_) => "a list".to_owned(),
+            YamlValue::Map(_) => "a map".to_owned(),
         };
-        Flaw::new(Kind::WrongType, format!("expected {expected}, found {found}"))
+        ValueProblem::new(ProblemKind::WrongType, format!("expected {expected}, found {found}"))
     }
 
     /// Text. What YAML takes for a number or boolean is text where text is wanted.
     pub(crate) fn text(&self) -> Option<&'a str> {
         match &self.node.value {
-            Value::Text(text) | Value::Literal(text) => Some(text),
-            Value::List(items) => {
+            YamlValue::Text(text) | YamlValue::Literal(text) => Some(text),
+            YamlValue::List(items) => {
                 let one =
                     (items.len() == 1).then(|| "leave out the brackets or the dash".to_owned());
                 self.error(self.wrong_type("text").hint(one));
                 None
             }
-            Value::Empty | Value::Map(_) => {
+            YamlValue::Empty | YamlValue::Map(_) => {
                 self.error(self.wrong_type("text"));
                 None
             }
@@ -172,21 +178,24 @@ impl<'a> Item<'a> {
     }
 
     /// Text that `read` understands.
-    pub(crate) fn value<T>(&self, read: impl FnOnce(&str) -> Result<T, Flaw>) -> Option<T> {
+    pub(crate) fn value<T>(&self, read: impl FnOnce(&str) -> Result<T, ValueProblem>) -> Option<T> {
         self.check(read(self.text()?))
     }
 
     /// A number, which is written without quotes.
-    pub(crate) fn number<T>(&self, read: impl FnOnce(&str) -> Result<T, Flaw>) -> Option<T> {
+    pub(crate) fn number<T>(
+        &self,
+        read: impl FnOnce(&str) -> Result<T, ValueProblem>,
+    ) -> Option<T> {
         match &self.node.value {
-            Value::Literal(text) => self.check(read(text)),
-            Value::Text(text) => {
+            YamlValue::Literal(text) => self.check(read(text)),
+            YamlValue::Text(text) => {
                 let digits = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
                 let hint = digits.then(|| format!("write {text} without quotes"));
                 self.error(self.wrong_type("a whole number").hint(hint));
                 None
             }
-            Value::Empty | Value::List(_) | Value::Map(_) => {
+            YamlValue::Empty | YamlValue::List(_) | YamlValue::Map(_) => {
                 self.error(self.wrong_type("a whole number"));
                 None
             }
@@ -196,9 +205,9 @@ impl<'a> Item<'a> {
     /// `true` or `false`.
     pub(crate) fn boolean(&self) -> Option<bool> {
         let (word, literal) = match &self.node.value {
-            Value::Literal(text) => (text.to_lowercase(), true),
-            Value::Text(text) => (text.to_lowercase(), false),
-            Value::Empty | Value::List(_) | Value::Map(_) => (String::new(), false),
+            YamlValue::Literal(text) => (text.to_lowercase(), true),
+            YamlValue::Text(text) => (text.to_lowercase(), false),
+            YamlValue::Empty | YamlValue::List(_) | YamlValue::Map(_) => (String::new(), false),
         };
         let meant = match word.as_str() {
             "true" | "yes" | "on" => Some(true),
@@ -216,9 +225,9 @@ impl<'a> Item<'a> {
     /// A path; a relative one begins at `base`.
     pub(crate) fn file(&self, base: &Path) -> Option<PathBuf> {
         self.value(|text| match text {
-            "" => Err(Flaw::new(Kind::Invalid, "expected a path, found \"\"")),
-            text if text.contains(char::is_control) => Err(Flaw::new(
-                Kind::Invalid,
+            "" => Err(ValueProblem::new(ProblemKind::Invalid, "expected a path, found \"\"")),
+            text if text.contains(char::is_control) => Err(ValueProblem::new(
+                ProblemKind::Invalid,
                 format!("{} is not a path: expected no control characters", quoted(text)),
             )),
             text => Ok(base.join(text)),
@@ -226,23 +235,23 @@ impl<'a> Item<'a> {
     }
 
     /// Remembers that the value refers to `file`.
-    pub(crate) fn refer(&self, file: &Path, want: Want) {
-        let (path, place) = (self.path.clone(), self.place());
-        let reference = Reference { path, place, file: file.to_owned(), want };
+    pub(crate) fn add_reference(&self, file: &Path, want: ReferenceKind) {
+        let (path, place) = (self.path.clone(), self.position());
+        let reference = FileReference { path, place, file: file.to_owned(), kind: want };
         self.sink.references.borrow_mut().push(reference);
     }
 
     /// The entries of a list. A key without a value is an empty list.
     pub(crate) fn list(&self) -> Option<Vec<Self>> {
         match &self.node.value {
-            Value::Empty => Some(Vec::new()),
-            Value::List(items) => Some(self.entries(items)),
-            Value::Literal(text) | Value::Text(text) => {
+            YamlValue::Empty => Some(Vec::new()),
+            YamlValue::List(items) => Some(self.entries(items)),
+            YamlValue::Literal(text) | YamlValue::Text(text) => {
                 let hint = format!("write [{}]", quoted(text));
                 self.error(self.wrong_type("a list").hint(hint));
                 None
             }
-            Value::Map(_) => {
+            YamlValue::Map(_) => {
                 let hint = "begin each entry with a dash, or put the list in [ ]".to_owned();
                 self.error(self.wrong_type("a list").hint(hint));
                 None
@@ -253,27 +262,27 @@ impl<'a> Item<'a> {
     /// The entries of a list, or the one value where there is no list.
     pub(crate) fn one_or_more(&self) -> Option<Vec<Self>> {
         match &self.node.value {
-            Value::Text(_) | Value::Literal(_) => Some(vec![self.clone()]),
-            Value::Empty | Value::List(_) | Value::Map(_) => self.list(),
+            YamlValue::Text(_) | YamlValue::Literal(_) => Some(vec![self.clone()]),
+            YamlValue::Empty | YamlValue::List(_) | YamlValue::Map(_) => self.list(),
         }
     }
 
-    fn entries(&self, items: &'a [Node]) -> Vec<Self> {
+    fn entries(&self, items: &'a [YamlNode]) -> Vec<Self> {
         let entry = |(n, node)| Self { node, path: format!("{}[{n}]", self.path), ..*self };
         items.iter().enumerate().map(entry).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.node.value == Value::Empty
+        self.node.value == YamlValue::Empty
     }
 
     pub(crate) fn is_map(&self) -> bool {
-        matches!(self.node.value, Value::Map(_))
+        matches!(self.node.value, YamlValue::Map(_))
     }
 
     /// The keys of a map. A key without a value is an empty map.
-    pub(crate) fn fields(&self) -> Option<Fields<'a>> {
-        Some(Fields { item: self.clone(), known: self.keys()?, asked: Vec::new() })
+    pub(crate) fn fields(&self) -> Option<MapReader<'a>> {
+        Some(MapReader { item: self.clone(), known: self.keys()?, asked: Vec::new() })
     }
 
     /// The keys and values of a map whose keys are not ours to name.
@@ -281,27 +290,30 @@ impl<'a> Item<'a> {
         Some(self.keys()?.into_iter().map(|(key, (_, item))| (key, item)).collect())
     }
 
-    fn keys(&self) -> Option<BTreeMap<&'a str, (Place, Self)>> {
+    fn keys(&self) -> Option<BTreeMap<&'a str, (Position, Self)>> {
         let entries = match &self.node.value {
-            Value::Empty => &[][..],
-            Value::Map(entries) => entries,
-            Value::List(_) | Value::Literal(_) | Value::Text(_) => {
+            YamlValue::Empty => &[][..],
+            YamlValue::Map(entries) => entries,
+            YamlValue::List(_) | YamlValue::Literal(_) | YamlValue::Text(_) => {
                 self.error(self.wrong_type("a map of keys and values"));
                 return None;
             }
         };
-        let mut known: BTreeMap<&str, (Place, Self)> = BTreeMap::new();
+        let mut known: BTreeMap<&str, (Position, Self)> = BTreeMap::new();
         for (key, node) in entries {
-            let (Value::Text(name) | Value::Literal(name)) = &key.value else {
-                let flaw = Flaw::new(Kind::WrongType, "a key is not text: expected NAME: VALUE");
-                self.sink.note(flaw.at(Severity::Error, &self.path, key.place));
+            let (YamlValue::Text(name) | YamlValue::Literal(name)) = &key.value else {
+                let flaw = ValueProblem::new(
+                    ProblemKind::WrongType,
+                    "a key is not text: expected NAME: VALUE",
+                );
+                self.sink.add(flaw.at(ProblemSeverity::Error, &self.path, key.place));
                 continue;
             };
-            let path = join(&self.path, &shown(name));
+            let path = join(&self.path, &printable_key(name));
             if let Some((first, _)) = known.get(name.as_str()) {
                 let message = format!("duplicate key: first written at line {}", first.line);
-                let flaw = Flaw::new(Kind::DuplicateKey, message);
-                self.sink.note(flaw.at(Severity::Error, &path, key.place));
+                let flaw = ValueProblem::new(ProblemKind::DuplicateKey, message);
+                self.sink.add(flaw.at(ProblemSeverity::Error, &path, key.place));
             } else {
                 known.insert(name, (key.place, Self { sink: self.sink, node, path }));
             }
@@ -312,27 +324,32 @@ impl<'a> Item<'a> {
 
 /// The keys of a map, to be asked for one by one.
 #[derive(Debug)]
-pub(crate) struct Fields<'a> {
-    item: Item<'a>,
-    known: BTreeMap<&'a str, (Place, Item<'a>)>,
+pub(crate) struct MapReader<'a> {
+    item: ValueReader<'a>,
+    known: BTreeMap<&'a str, (Position, ValueReader<'a>)>,
     asked: Vec<&'static str>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> MapReader<'a> {
     /// A key that may be left out.
-    pub(crate) fn optional(&mut self, key: &'static str) -> Option<Item<'a>> {
+    pub(crate) fn optional(&mut self, key: &'static str) -> Option<ValueReader<'a>> {
         self.asked.push(key);
         self.item.sink.asked.borrow_mut().insert((key, without_indices(&self.item.path)));
         self.known.get(key).map(|(_, item)| item.clone())
     }
 
     /// A key that may not; `expected` says what its value is.
-    pub(crate) fn required(&mut self, key: &'static str, expected: &str) -> Option<Item<'a>> {
+    pub(crate) fn required(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+    ) -> Option<ValueReader<'a>> {
         let item = self.optional(key);
         if item.is_none() {
-            let flaw = Flaw::new(Kind::MissingKey, format!("missing: expected {expected}"));
+            let flaw =
+                ValueProblem::new(ProblemKind::MissingKey, format!("missing: expected {expected}"));
             let path = join(&self.item.path, key);
-            self.item.sink.note(flaw.at(Severity::Error, &path, self.item.place()));
+            self.item.sink.add(flaw.at(ProblemSeverity::Error, &path, self.item.position()));
         }
         item
     }
@@ -342,7 +359,7 @@ impl<'a> Fields<'a> {
         match self.optional(key) {
             Some(item) => item.fields(),
             None => Some(Self {
-                item: Item { path: join(&self.item.path, key), ..self.item.clone() },
+                item: ValueReader { path: join(&self.item.path, key), ..self.item.clone() },
                 known: BTreeMap::new(),
                 asked: Vec::new(),
             }),
@@ -370,7 +387,7 @@ impl<'a> Fields<'a> {
             if !self.asked.contains(key) {
                 let (key, path) = ((*key).to_owned(), item.path.clone());
                 let known = self.asked.clone();
-                unknown.push(Unknown { key, place: *place, path, known, absent: absent() });
+                unknown.push(UnreadKey { key, place: *place, path, known, absent: absent() });
             }
         }
     }
@@ -381,7 +398,7 @@ fn join(path: &str, key: &str) -> String {
 }
 
 /// A key of a stranger, as part of a path.
-fn shown(key: &str) -> String {
+fn printable_key(key: &str) -> String {
     let plain = (1..=40).contains(&key.len())
         && key.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'<'));
     if plain { key.to_owned() } else { quoted(key) }

@@ -1,12 +1,12 @@
 //! The sections of the file, from the top down: which keys there are, and which rules span sections.
 //!
 //! Each section is read by one function that asks for its keys ([`crate::reader`]), reads their values
-//! ([`crate::value`]) and leaves in [`Known`] what later sections are checked against. All of them run
+//! ([`crate::value`]) and leaves in [`CrossRefs`] what later sections are checked against. All of them run
 //! whatever earlier ones found. What the fields mean is documented at [`crate::config`].
 
 pub(crate) mod cluster;
+mod cross_refs;
 mod denied;
-mod known;
 pub(crate) mod nodes;
 mod process;
 mod services;
@@ -14,15 +14,15 @@ mod services;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use self::known::Known;
-use crate::config::{Config, Limits, LogFormat};
-use crate::problem::{Flaw, Kind};
-use crate::reader::Item;
+use self::cross_refs::CrossRefs;
+use crate::config::{Config, LimitsConfig, LogFormat};
+use crate::problem::{ProblemKind, ValueProblem};
+use crate::reader::ValueReader;
 use crate::value;
 
 /// What the file does not say itself.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Around<'a> {
+pub(crate) struct NodeEnv<'a> {
     /// Where relative paths begin.
     pub(crate) base: &'a Path,
     /// How many cores this machine has.
@@ -30,11 +30,11 @@ pub(crate) struct Around<'a> {
 }
 
 /// Reads the whole file of a node. The answer counts only where the sink holds no error.
-pub(crate) fn config(root: &Item<'_>, around: Around<'_>) -> Option<Config> {
-    let known = &mut Known::default();
+pub(crate) fn config(root: &ValueReader<'_>, around: NodeEnv<'_>) -> Option<Config> {
+    let known = &mut CrossRefs::default();
     if root.is_empty() {
         let message = "the file is empty: expected at least cluster, trustDomain and node";
-        root.error(Flaw::new(Kind::MissingKey, message));
+        root.error(ValueProblem::new(ProblemKind::MissingKey, message));
         return None;
     }
     let mut fields = root.fields()?;
@@ -60,7 +60,7 @@ pub(crate) fn config(root: &Item<'_>, around: Around<'_>) -> Option<Config> {
     let links = nodes::links(links, around.base, known);
     if let (Some(item), Some(read)) = (&node, &node_read) {
         let expected = siblings.iter().flatten().next().is_some() || !known.clusters.is_empty();
-        nodes::reachable(item, read, expected);
+        nodes::warn_if_unreachable(item, read, expected);
     }
     let imports = services::imports(imports, known);
     let admin = admin.and_then(|fields| process::admin(fields, around.base, known));
@@ -69,7 +69,7 @@ pub(crate) fn config(root: &Item<'_>, around: Around<'_>) -> Option<Config> {
     let exports = services::exports(exports, known);
     let workloads = services::workloads(workloads);
     let denied = denied::denied(denied.as_slice(), known);
-    let limits = limits.map(|fields| process::limits(fields, Limits::default()));
+    let limits = limits.map(|fields| process::limits(fields, LimitsConfig::default()));
     let log = log.and_then(process::log);
     Some(Config {
         cluster: known.own.cluster.clone()?,
@@ -89,22 +89,22 @@ pub(crate) fn config(root: &Item<'_>, around: Around<'_>) -> Option<Config> {
 }
 
 /// The format of the log alone.
-pub(crate) fn log_format(root: &Item<'_>) -> Option<LogFormat> {
+pub(crate) fn log_format(root: &ValueReader<'_>) -> Option<LogFormat> {
     root.fields()?.section("log").and_then(|mut fields| process::log_format(&mut fields))
 }
 
 /// Reads all of `items`, also after one that is wrong.
 fn each<'a, T>(
-    items: impl IntoIterator<Item = Item<'a>>,
-    read: impl FnMut(Item<'a>) -> Option<T>,
+    items: impl IntoIterator<Item = ValueReader<'a>>,
+    read: impl FnMut(ValueReader<'a>) -> Option<T>,
 ) -> Option<Vec<T>> {
     let read: Vec<Option<T>> = items.into_iter().map(read).collect();
     read.into_iter().collect()
 }
 
 /// The entries of a list that may be left out.
-fn entries<'a>(item: Option<&Item<'a>>) -> Option<Vec<Item<'a>>> {
-    item.map_or_else(|| Some(Vec::new()), Item::list)
+fn entries<'a>(item: Option<&ValueReader<'a>>) -> Option<Vec<ValueReader<'a>>> {
+    item.map_or_else(|| Some(Vec::new()), ValueReader::list)
 }
 
 #[cfg(test)]

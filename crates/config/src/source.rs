@@ -5,23 +5,23 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::problem::{Flaw, Kind, Place, Problem, Severity};
+use crate::problem::{ConfigProblem, Position, ProblemKind, ProblemSeverity, ValueProblem};
 
 /// The largest file that is read. A thousand exports fit several times.
 pub const MAX_BYTES: u64 = 1 << 20;
 
 /// A file or folder that the configuration refers to, and where it does so.
 #[derive(Debug)]
-pub(crate) struct Reference {
+pub(crate) struct FileReference {
     pub(crate) path: String,
-    pub(crate) place: Place,
+    pub(crate) place: Position,
     pub(crate) file: PathBuf,
-    pub(crate) want: Want,
+    pub(crate) kind: ReferenceKind,
 }
 
-/// What a [`Reference`] has to find.
+/// What a [`FileReference`] has to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Want {
+pub(crate) enum ReferenceKind {
     /// A trust bundle.
     Bundle,
     /// The identity folder, with what has to be in it.
@@ -29,27 +29,28 @@ pub(crate) enum Want {
 }
 
 /// Reads a configuration file.
-pub(crate) fn read(file: &Path) -> Result<Vec<u8>, Box<Problem>> {
-    let refuse = |flaw: Flaw| Box::new(flaw.at(Severity::Error, "", None));
-    let text = contents(file).map_err(refuse)?;
+pub(crate) fn read(file: &Path) -> Result<Vec<u8>, Box<ConfigProblem>> {
+    let refuse = |flaw: ValueProblem| Box::new(flaw.at(ProblemSeverity::Error, "", None));
+    let text = read_file(file).map_err(refuse)?;
     if text.len() as u64 > MAX_BYTES {
         let message = "larger than 1 MiB: expected a configuration file";
-        return Err(refuse(Flaw::new(Kind::Syntax, message)));
+        return Err(refuse(ValueProblem::new(ProblemKind::Syntax, message)));
     }
     Ok(text)
 }
 
 /// A regular file, up to one byte more than [`MAX_BYTES`].
-pub(crate) fn contents(file: &Path) -> Result<Vec<u8>, Flaw> {
+pub(crate) fn read_file(file: &Path) -> Result<Vec<u8>, ValueProblem> {
     let unreadable = |error: io::Error| {
-        Flaw::new(Kind::Unreadable, format!("cannot read: {error}")).hint(access(error.kind()))
+        ValueProblem::new(ProblemKind::Unreadable, format!("cannot read: {error}"))
+            .hint(access_hint(error.kind()))
     };
     // Looked at before it is opened: to open a named pipe would wait for its other end.
     let kind = fs::metadata(file).map_err(unreadable)?.file_type();
     if !kind.is_file() {
         let found = if kind.is_dir() { "a folder" } else { "something else" };
         let message = format!("cannot read: expected a file, found {found}");
-        return Err(Flaw::new(Kind::Unreadable, message));
+        return Err(ValueProblem::new(ProblemKind::Unreadable, message));
     }
     let mut text = Vec::new();
     let file = fs::File::open(file).map_err(unreadable)?;
@@ -60,11 +61,11 @@ pub(crate) fn contents(file: &Path) -> Result<Vec<u8>, Flaw> {
 /// How to mend that a file cannot be read; `missing` says what makes one that is not there.
 #[must_use]
 pub fn unreadable_hint(kind: io::ErrorKind, missing: &str) -> String {
-    access(kind).unwrap_or_else(|| missing.to_owned())
+    access_hint(kind).unwrap_or_else(|| missing.to_owned())
 }
 
 /// What to do where the system does not let this process read.
-fn access(kind: io::ErrorKind) -> Option<String> {
+fn access_hint(kind: io::ErrorKind) -> Option<String> {
     let is_refused = kind == io::ErrorKind::PermissionDenied;
     is_refused.then(|| {
         "it is kept from the user that this runs as: run as its owner, or give it, and the folders on the way, to \
@@ -74,7 +75,7 @@ fn access(kind: io::ErrorKind) -> Option<String> {
 }
 
 /// UTF-8, or the place of the first byte that is not.
-pub(crate) fn decode(text: &[u8]) -> Result<&str, Box<Problem>> {
+pub(crate) fn decode(text: &[u8]) -> Result<&str, Box<ConfigProblem>> {
     std::str::from_utf8(text).map_err(|error| {
         let (good, bad) = text.split_at(error.valid_up_to());
         let before = String::from_utf8_lossy(good);
@@ -84,37 +85,38 @@ pub(crate) fn decode(text: &[u8]) -> Result<&str, Box<Problem>> {
         let message = format!("not UTF-8: found byte 0x{byte:02x}");
         let wide = text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]);
         let hint = wide.then(|| "it looks like UTF-16; save it as UTF-8".to_owned());
-        let flaw = Flaw::new(Kind::Syntax, message).hint(hint);
-        Box::new(flaw.at(Severity::Error, "", Place { line, column }))
+        let flaw = ValueProblem::new(ProblemKind::Syntax, message).hint(hint);
+        Box::new(flaw.at(ProblemSeverity::Error, "", Position { line, column }))
     })
 }
 
 /// What is missing of a file or folder that the configuration refers to.
-pub(crate) fn missing(reference: &Reference) -> Vec<Problem> {
-    let Reference { path, place, file, want } = reference;
-    let problem = |file: &Path, flaw: Flaw, hint: &str| {
+pub(crate) fn check_reference(reference: &FileReference) -> Vec<ConfigProblem> {
+    let FileReference { path, place, file, kind: want } = reference;
+    let problem = |file: &Path, flaw: ValueProblem, hint: &str| {
         let message = format!("{}: {}", file.display(), flaw.message);
         let hint = flaw.hint.clone().unwrap_or_else(|| hint.to_owned());
-        let flaw = Flaw { message, ..flaw }.hint(hint);
-        flaw.at(Severity::Error, path, *place)
+        let flaw = ValueProblem { message, ..flaw }.hint(hint);
+        flaw.at(ProblemSeverity::Error, path, *place)
     };
-    let lacks = |file: &Path, hint| contents(file).err().map(|flaw| problem(file, flaw, hint));
+    let lacks = |file: &Path, hint| read_file(file).err().map(|flaw| problem(file, flaw, hint));
     match want {
-        Want::Bundle => {
+        ReferenceKind::Bundle => {
             let hint = "`adit pki bundle` on the other cluster writes it";
             lacks(file, hint).into_iter().collect()
         }
-        Want::Identity => {
+        ReferenceKind::Identity => {
             let hint = "`adit pki issue` writes it";
             let found = match fs::metadata(file) {
                 Ok(found) if found.is_dir() => None,
-                Ok(_) => Some(Flaw::new(Kind::Unreadable, "expected a folder")),
+                Ok(_) => Some(ValueProblem::new(ProblemKind::Unreadable, "expected a folder")),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    Some(Flaw::new(Kind::Unreadable, "no such folder"))
+                    Some(ValueProblem::new(ProblemKind::Unreadable, "no such folder"))
                 }
                 Err(error) => {
-                    let flaw = Flaw::new(Kind::Unreadable, format!("cannot read: {error}"));
-                    Some(flaw.hint(access(error.kind())))
+                    let flaw =
+                        ValueProblem::new(ProblemKind::Unreadable, format!("cannot read: {error}"));
+                    Some(flaw.hint(access_hint(error.kind())))
                 }
             };
             if let Some(flaw) = found {

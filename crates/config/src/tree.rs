@@ -9,25 +9,25 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
 use serde_saphyr::{Error, MessageFormatter as _, Spanned, UserMessageFormatter};
 
-use crate::problem::{Flaw, Kind, Place};
+use crate::problem::{Position, ProblemKind, ValueProblem};
 
 /// A value and where it is written.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Node {
-    pub(crate) place: Place,
-    pub(crate) value: Value,
+pub(crate) struct YamlNode {
+    pub(crate) place: Position,
+    pub(crate) value: YamlValue,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Value {
+pub(crate) enum YamlValue {
     /// Nothing, `~` or `null`.
     Empty,
     /// What YAML takes for a number or boolean, as it was written.
     Literal(String),
     /// Text, quoted or not.
     Text(String),
-    List(Vec<Node>),
-    Map(Vec<(Node, Node)>),
+    List(Vec<YamlNode>),
+    Map(Vec<(YamlNode, YamlNode)>),
 }
 
 /// Ours is seven deep.
@@ -36,7 +36,7 @@ const MAX_DEPTH: usize = 20;
 const MAX_REPLAYED: usize = 100_000;
 
 /// Reads one document.
-pub(crate) fn parse(text: &str) -> Result<Node, (Flaw, Option<Place>)> {
+pub(crate) fn parse(text: &str) -> Result<YamlNode, (ValueProblem, Option<Position>)> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, max_documents: 1 },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED },
@@ -48,7 +48,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, (Flaw, Option<Place>)> {
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
     };
-    match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options) {
+    match serde_saphyr::from_str_with_options::<Spanned<RawYaml>>(text, options) {
         Ok(raw) => Ok(node(raw, text)),
         Err(error) => Err(explain(error.without_snippet(), text)),
     }
@@ -60,9 +60,9 @@ pub(crate) fn write<T: serde::Serialize>(value: &T) -> Result<String, serde_saph
     serde_saphyr::to_string_with_options(value, options)
 }
 
-fn explain(error: &Error, text: &str) -> (Flaw, Option<Place>) {
+fn explain(error: &Error, text: &str) -> (ValueProblem, Option<Position>) {
     let place =
-        error.location().map(|l| Place { line: l.line().max(1), column: l.column().max(1) });
+        error.location().map(|l| Position { line: l.line().max(1), column: l.column().max(1) });
     // The library adds places to its text in its own way; ours goes in front.
     let said: String =
         UserMessageFormatter.format_message(innermost(error)).chars().take(200).collect();
@@ -70,7 +70,7 @@ fn explain(error: &Error, text: &str) -> (Flaw, Option<Place>) {
         let line = text.lines().nth(usize::try_from(p.line - 1).ok()?)?;
         line.chars().nth(usize::try_from(p.column - 1).ok()?)
     });
-    let syntax = |message: String| Flaw::new(Kind::Syntax, message);
+    let syntax = |message: String| ValueProblem::new(ProblemKind::Syntax, message);
     #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list is open and long")]
     let flaw = match innermost(error) {
         Error::Budget { breach: serde_saphyr::budget::BudgetBreach::Documents { .. }, .. } => {
@@ -118,7 +118,7 @@ fn innermost(error: &Error) -> &Error {
 }
 
 /// What the library makes of a value. A literal's own text is taken from the source by its span.
-enum Raw {
+enum RawYaml {
     Empty,
     Literal,
     Text(String),
@@ -126,80 +126,80 @@ enum Raw {
     Map(Vec<(Spanned<Self>, Spanned<Self>)>),
 }
 
-fn node(raw: Spanned<Raw>, text: &str) -> Node {
+fn node(raw: Spanned<RawYaml>, text: &str) -> YamlNode {
     // Where an alias is used, the mistake is where the value is written.
     let at = raw.defined;
-    let place = Place { line: at.line().max(1), column: at.column().max(1) };
+    let place = Position { line: at.line().max(1), column: at.column().max(1) };
     let value = match raw.value {
-        Raw::Empty => Value::Empty,
-        Raw::Text(text) => Value::Text(text),
-        Raw::Literal => {
+        RawYaml::Empty => YamlValue::Empty,
+        RawYaml::Text(text) => YamlValue::Text(text),
+        RawYaml::Literal => {
             let span = at.span();
             let start = span.byte_offset().and_then(|o| usize::try_from(o).ok());
             let len = span.byte_len().and_then(|l| usize::try_from(l).ok());
             let written = start.zip(len).and_then(|(s, l)| text.get(s..s.checked_add(l)?));
-            Value::Literal(written.unwrap_or_default().trim().to_owned())
+            YamlValue::Literal(written.unwrap_or_default().trim().to_owned())
         }
-        Raw::List(items) => Value::List(items.into_iter().map(|i| node(i, text)).collect()),
-        Raw::Map(entries) => {
-            Value::Map(entries.into_iter().map(|(k, v)| (node(k, text), node(v, text))).collect())
-        }
+        RawYaml::List(items) => YamlValue::List(items.into_iter().map(|i| node(i, text)).collect()),
+        RawYaml::Map(entries) => YamlValue::Map(
+            entries.into_iter().map(|(k, v)| (node(k, text), node(v, text))).collect(),
+        ),
     };
-    Node { place, value }
+    YamlNode { place, value }
 }
 
-impl<'de> Deserialize<'de> for Raw {
+impl<'de> Deserialize<'de> for RawYaml {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_any(RawVisitor)
+        d.deserialize_any(YamlVisitor)
     }
 }
 
-struct RawVisitor;
+struct YamlVisitor;
 
-impl<'de> Visitor<'de> for RawVisitor {
-    type Value = Raw;
+impl<'de> Visitor<'de> for YamlVisitor {
+    type Value = RawYaml;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("any value")
     }
 
-    fn visit_unit<E>(self) -> Result<Raw, E> {
-        Ok(Raw::Empty)
+    fn visit_unit<E>(self) -> Result<RawYaml, E> {
+        Ok(RawYaml::Empty)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Raw, E> {
-        Ok(Raw::Literal)
+    fn visit_bool<E>(self, _: bool) -> Result<RawYaml, E> {
+        Ok(RawYaml::Literal)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Raw, E> {
-        Ok(Raw::Literal)
+    fn visit_i64<E>(self, _: i64) -> Result<RawYaml, E> {
+        Ok(RawYaml::Literal)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Raw, E> {
-        Ok(Raw::Literal)
+    fn visit_u64<E>(self, _: u64) -> Result<RawYaml, E> {
+        Ok(RawYaml::Literal)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Raw, E> {
-        Ok(Raw::Literal)
+    fn visit_f64<E>(self, _: f64) -> Result<RawYaml, E> {
+        Ok(RawYaml::Literal)
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Raw, E> {
-        Ok(Raw::Text(text.to_owned()))
+    fn visit_str<E>(self, text: &str) -> Result<RawYaml, E> {
+        Ok(RawYaml::Text(text.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Raw, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RawYaml, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = list.next_element()? {
             items.push(item);
         }
-        Ok(Raw::List(items))
+        Ok(RawYaml::List(items))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawYaml, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = map.next_entry()? {
             entries.push(entry);
         }
-        Ok(Raw::Map(entries))
+        Ok(RawYaml::Map(entries))
     }
 }

@@ -1,6 +1,6 @@
 //! Single values: text to addresses, durations, sizes, numbers and names.
 //!
-//! Each function takes what was written and gives a value or a [`Flaw`] that says what was expected;
+//! Each function takes what was written and gives a value or a [`ValueProblem`] that says what was expected;
 //! none knows where in the file it is. Stricter than the standard library where that would guess: a
 //! number has no sign, no leading zero and no underscore, and a duration always has its unit.
 
@@ -14,15 +14,15 @@ use adit_core::name::{NameError, Namespace};
 use adit_core::snapshot::Seed;
 use adit_core::spiffe::{SpiffeError, TrustDomain};
 
-use crate::problem::{Flaw, Kind, quoted};
+use crate::problem::{ProblemKind, ValueProblem, quoted};
 use crate::suggest::closest;
 
-fn invalid(message: String) -> Flaw {
-    Flaw::new(Kind::Invalid, message)
+fn invalid(message: String) -> ValueProblem {
+    ValueProblem::new(ProblemKind::Invalid, message)
 }
 
 /// A name of `adit-core`.
-pub(crate) fn name<T: FromStr<Err = NameError>>(text: &str) -> Result<T, Flaw> {
+pub(crate) fn name<T: FromStr<Err = NameError>>(text: &str) -> Result<T, ValueProblem> {
     text.parse().map_err(|error: NameError| {
         let simple = text.trim().to_lowercase().replace([' ', '_'], "-");
         let hint = simple.parse::<T>().is_ok().then(|| format!("did you mean {simple:?}?"));
@@ -33,7 +33,7 @@ pub(crate) fn name<T: FromStr<Err = NameError>>(text: &str) -> Result<T, Flaw> {
 }
 
 /// A SPIFFE trust domain, without its scheme.
-pub(crate) fn trust_domain(text: &str) -> Result<TrustDomain, Flaw> {
+pub(crate) fn trust_domain(text: &str) -> Result<TrustDomain, ValueProblem> {
     text.parse().map_err(|_: SpiffeError| {
         let simple = text.trim().to_lowercase();
         let simple = simple.strip_prefix("spiffe://").unwrap_or(&simple).trim_end_matches('/');
@@ -47,7 +47,7 @@ pub(crate) fn trust_domain(text: &str) -> Result<TrustDomain, Flaw> {
 }
 
 /// `IP:PORT`, IPv6 in brackets. Port 0 is left to the caller.
-pub(crate) fn address(text: &str) -> Result<SocketAddr, Flaw> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, ValueProblem> {
     text.parse().map_err(|_| {
         let named = dns_name(text)
             .is_some()
@@ -58,7 +58,7 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Flaw> {
 }
 
 /// `IP:PORT` or `NAME:PORT`: where a peer may be dialled.
-pub(crate) fn seed(text: &str) -> Result<Seed, Flaw> {
+pub(crate) fn seed(text: &str) -> Result<Seed, ValueProblem> {
     if let Ok(address) = text.parse() {
         return dialable(address).map(Seed::Address);
     }
@@ -74,7 +74,7 @@ pub(crate) fn seed(text: &str) -> Result<Seed, Flaw> {
 }
 
 /// An address that somebody can dial: not a wildcard, not port 0, not a group.
-pub(crate) fn dialable(address: SocketAddr) -> Result<SocketAddr, Flaw> {
+pub(crate) fn dialable(address: SocketAddr) -> Result<SocketAddr, ValueProblem> {
     let ip = address.ip().to_canonical();
     let cannot = |what: &str| Err(invalid(format!("{address} cannot be dialled: {what}")));
     if address.port() == 0 {
@@ -90,8 +90,8 @@ pub(crate) fn dialable(address: SocketAddr) -> Result<SocketAddr, Flaw> {
     }
 }
 
-fn port_zero() -> Flaw {
-    Flaw::new(Kind::OutOfRange, "port 0 cannot be dialled: expected 1 to 65535")
+fn port_zero() -> ValueProblem {
+    ValueProblem::new(ProblemKind::OutOfRange, "port 0 cannot be dialled: expected 1 to 65535")
 }
 
 fn address_hint(text: &str) -> Option<String> {
@@ -140,7 +140,7 @@ fn dns_name(text: &str) -> Option<(&str, u16)> {
 }
 
 /// An IP address without a port.
-pub(crate) fn ip(text: &str) -> Result<IpAddr, Flaw> {
+pub(crate) fn ip(text: &str) -> Result<IpAddr, ValueProblem> {
     text.parse().map_err(|_| {
         let hint = match text.parse::<SocketAddr>() {
             Ok(address) => Some(format!("leave out the port: {}", address.ip())),
@@ -152,13 +152,16 @@ pub(crate) fn ip(text: &str) -> Result<IpAddr, Flaw> {
 }
 
 /// `ADDRESS/LENGTH`, an IPv4 range that can be local to a node.
-pub(crate) fn range4(text: &str, lengths: &RangeInclusive<u8>) -> Result<(Ipv4Addr, u8), Flaw> {
+pub(crate) fn range4(
+    text: &str,
+    lengths: &RangeInclusive<u8>,
+) -> Result<(Ipv4Addr, u8), ValueProblem> {
     let (ip, length) = range::<Ipv4Addr>(text, "198.18.0.0/15", lengths)?;
     let cut = |ip: Ipv4Addr| {
         Ipv4Addr::from(u32::from(ip) & u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0))
     };
     let first = cut(ip);
-    begins(text, ip, first, length)?;
+    check_first_address(text, ip, first, length)?;
     let link_local = first == cut(Ipv4Addr::new(169, 254, 0, 0)) || first.is_link_local();
     let top = first.octets()[0];
     if link_local || matches!(top, 0 | 127 | 224..) {
@@ -168,11 +171,14 @@ pub(crate) fn range4(text: &str, lengths: &RangeInclusive<u8>) -> Result<(Ipv4Ad
 }
 
 /// The same for IPv6.
-pub(crate) fn range6(text: &str, lengths: &RangeInclusive<u8>) -> Result<(Ipv6Addr, u8), Flaw> {
+pub(crate) fn range6(
+    text: &str,
+    lengths: &RangeInclusive<u8>,
+) -> Result<(Ipv6Addr, u8), ValueProblem> {
     let (ip, length) = range::<Ipv6Addr>(text, "fd00:ad17::/64", lengths)?;
     let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
     let first = Ipv6Addr::from(u128::from(ip) & mask);
-    begins(text, ip, first, length)?;
+    check_first_address(text, ip, first, length)?;
     // `::` has the loopback address and the mapped ones.
     let low = u128::from(first) & mask == 0;
     if first.is_unicast_link_local() || first.is_multicast() || low {
@@ -185,7 +191,7 @@ fn range<T: FromStr>(
     text: &str,
     example: &str,
     lengths: &RangeInclusive<u8>,
-) -> Result<(T, u8), Flaw> {
+) -> Result<(T, u8), ValueProblem> {
     let wrong = || {
         invalid(format!("{} is not a range: expected ADDRESS/LENGTH as {example}", quoted(text)))
     };
@@ -194,7 +200,12 @@ fn range<T: FromStr>(
 }
 
 /// A range is written as its first address, or what was meant is not clear.
-fn begins<T: PartialEq + Display>(text: &str, ip: T, first: T, length: u8) -> Result<(), Flaw> {
+fn check_first_address<T: PartialEq + Display>(
+    text: &str,
+    ip: T,
+    first: T,
+    length: u8,
+) -> Result<(), ValueProblem> {
     if ip == first {
         return Ok(());
     }
@@ -202,12 +213,12 @@ fn begins<T: PartialEq + Display>(text: &str, ip: T, first: T, length: u8) -> Re
         .hint(format!("did you mean {first}/{length}?")))
 }
 
-fn taken(text: &str) -> Flaw {
+fn taken(text: &str) -> ValueProblem {
     invalid(format!("{text} has a meaning of its own in IP: expected a range that nobody uses"))
 }
 
 /// The key of a Kubernetes label.
-pub(crate) fn label_key(text: &str) -> Result<String, Flaw> {
+pub(crate) fn label_key(text: &str) -> Result<String, ValueProblem> {
     let (prefix, name) = text.split_once('/').map_or((None, text), |(p, n)| (Some(p), n));
     let dns = |prefix: &str| {
         prefix.len() <= 253 && prefix.split('.').all(|l| l.parse::<Namespace>().is_ok())
@@ -219,7 +230,7 @@ pub(crate) fn label_key(text: &str) -> Result<String, Flaw> {
 }
 
 /// The value of a Kubernetes label.
-pub(crate) fn label_value(text: &str) -> Result<String, Flaw> {
+pub(crate) fn label_value(text: &str) -> Result<String, ValueProblem> {
     if label(text) {
         return Ok(text.to_owned());
     }
@@ -241,24 +252,27 @@ fn label(text: &str) -> bool {
 const DURATION: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
 
 /// A whole number and `ms`, `s`, `m` or `h`.
-pub(crate) fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, Flaw> {
+pub(crate) fn duration(
+    text: &str,
+    range: &RangeInclusive<Duration>,
+) -> Result<Duration, ValueProblem> {
     const EXPECTED: &str = "expected a whole number and its unit, as in 100ms, 5s, 1m or 1h";
-    let millis = with_unit(text, &DURATION).map_err(|hint| {
+    let millis = parse_with_unit(text, &DURATION).map_err(|hint| {
         invalid(format!("{} is not a duration: {EXPECTED}", quoted(text))).hint(hint)
     })?;
     let duration = millis.map_or(Duration::MAX, Duration::from_millis);
-    within(text, duration, range, |d| show(d.as_millis(), &DURATION))
+    check_bounds(text, duration, range, |d| show(d.as_millis(), &DURATION))
 }
 
 const SIZE: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// A whole number and `B`, `KiB`, `MiB` or `GiB`.
-pub(crate) fn size(text: &str, range: &RangeInclusive<u64>) -> Result<u64, Flaw> {
+pub(crate) fn size(text: &str, range: &RangeInclusive<u64>) -> Result<u64, ValueProblem> {
     const EXPECTED: &str = "expected a whole number and its unit, as in 256KiB, 8MiB or 1GiB";
-    let bytes = with_unit(text, &SIZE).map_err(|hint| {
+    let bytes = parse_with_unit(text, &SIZE).map_err(|hint| {
         invalid(format!("{} is not a size: {EXPECTED}", quoted(text))).hint(hint)
     })?;
-    within(text, bytes.unwrap_or(u64::MAX), range, |b| show_size(*b))
+    check_bounds(text, bytes.unwrap_or(u64::MAX), range, |b| show_size(*b))
 }
 
 /// A size in its largest whole unit.
@@ -267,7 +281,7 @@ pub(crate) fn show_size(bytes: u64) -> String {
 }
 
 /// The value in the smallest unit, none where it overflows; or a hint on what is wrong.
-fn with_unit(text: &str, units: &[(&str, u64)]) -> Result<Option<u64>, Option<String>> {
+fn parse_with_unit(text: &str, units: &[(&str, u64)]) -> Result<Option<u64>, Option<String>> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
     let number = number_of(digits);
@@ -296,20 +310,24 @@ fn show(value: u128, units: &[(&str, u64)]) -> String {
 }
 
 /// A whole number.
-pub(crate) fn number<T>(text: &str, range: &RangeInclusive<T>) -> Result<T, Flaw>
+pub(crate) fn number<T>(text: &str, range: &RangeInclusive<T>) -> Result<T, ValueProblem>
 where
     T: Copy + PartialOrd + Display + TryFrom<u64> + Into<u64>,
 {
     let (low, high) = (*range.start(), *range.end());
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     if unsigned.is_empty() || !unsigned.bytes().all(|c| c.is_ascii_digit()) {
-        return Err(Flaw::new(
-            Kind::WrongType,
+        return Err(ValueProblem::new(
+            ProblemKind::WrongType,
             format!("{} is not a whole number: expected {low} to {high}", quoted(text)),
         ));
     }
-    let out =
-        || Flaw::new(Kind::OutOfRange, format!("{text} is out of range: expected {low} to {high}"));
+    let out = || {
+        ValueProblem::new(
+            ProblemKind::OutOfRange,
+            format!("{text} is out of range: expected {low} to {high}"),
+        )
+    };
     if unsigned.len() > 1 && unsigned.starts_with('0') {
         let plain = unsigned.trim_start_matches('0');
         let plain = if plain.is_empty() { "0" } else { plain };
@@ -327,21 +345,27 @@ fn number_of(digits: &str) -> Option<u64> {
     plain.then(|| digits.parse().ok())?
 }
 
-fn within<T: PartialOrd>(
+fn check_bounds<T: PartialOrd>(
     text: &str,
     value: T,
     range: &RangeInclusive<T>,
     show: impl Fn(&T) -> String,
-) -> Result<T, Flaw> {
+) -> Result<T, ValueProblem> {
     if range.contains(&value) {
         return Ok(value);
     }
     let (low, high) = (show(range.start()), show(range.end()));
-    Err(Flaw::new(Kind::OutOfRange, format!("{text} is out of range: expected {low} to {high}")))
+    Err(ValueProblem::new(
+        ProblemKind::OutOfRange,
+        format!("{text} is out of range: expected {low} to {high}"),
+    ))
 }
 
 /// One of a few words.
-pub(crate) fn choice<T: Copy>(text: &str, choices: &[(&'static str, T)]) -> Result<T, Flaw> {
+pub(crate) fn choice<T: Copy>(
+    text: &str,
+    choices: &[(&'static str, T)],
+) -> Result<T, ValueProblem> {
     if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }

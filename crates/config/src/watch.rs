@@ -1,68 +1,68 @@
 //! Hot reload: follows a configuration file, and the files that it refers to, as they change.
 //!
 //! A thread of its own looks when the operating system reports a change (`watch/bell.rs`) and every
-//! [`POLL`] in any case, since reports get lost. What it sees (`watch/eyes.rs`) is believed once it rests,
+//! [`POLL_INTERVAL`] in any case, since reports get lost. What it sees (`watch/eyes.rs`) is believed once it rests,
 //! so that a file which is being written is not read half; what is the same as before is no change.
 //! The caller keeps the last good configuration; nothing here does.
 
-mod bell;
-mod eyes;
+mod files;
+mod notifier;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use self::bell::{Bell, Woken};
-use self::eyes::{Eyes, Sight};
-use crate::problem::{Flaw, Kind, Severity};
-use crate::{Config, Report, parse};
+use self::files::{FileObserver, ObservedFiles};
+use self::notifier::{Notifier, WakeReason};
+use crate::problem::{ProblemKind, ProblemSeverity, ValueProblem};
+use crate::{Config, ConfigReport, parse};
 
 /// How often is looked without a reason.
-const POLL: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the files must rest before they are believed. Enough for the renames and writes of one
 /// save, and not noticed by whoever waits for it.
-const REST: Duration = Duration::from_millis(25);
+const QUIET_DELAY: Duration = Duration::from_millis(25);
 /// The same while somebody has one of them open and has written to it, or while the configuration is
 /// missing: programs that replace a file by deleting it first need a moment.
-const LONG_REST: Duration = Duration::from_millis(500);
+const WRITING_QUIET_DELAY: Duration = Duration::from_millis(500);
 /// A file that never rests is believed after this time.
-const PATIENCE: Duration = Duration::from_secs(3);
+const QUIET_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What happened to a file that is watched.
 #[derive(Debug)]
-pub enum Change {
+pub enum ConfigChange {
     /// The file has changed and is good. Comes with its warnings. A return to the configuration before
     /// a bad one is also reported, so that the complaint about the bad one can end.
-    Config(Box<Config>, Report),
+    Config(Box<Config>, ConfigReport),
     /// The file has changed and is bad, or is gone. Reported once; the last good configuration stays.
-    Refused(Report),
+    Refused(ConfigReport),
     /// These of the files that the last good configuration refers to have changed, appeared or gone.
     Files(Vec<PathBuf>),
 }
 
 /// Keeps a file watched until it is stopped or dropped.
 #[derive(Debug)]
-pub struct Watch {
-    bell: Arc<Bell>,
+pub struct ConfigWatch {
+    notifier: Arc<Notifier>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
+impl ConfigWatch {
     /// Stops, and waits until no call of the callback is under way. A callback that waits for the
     /// thread that calls this would make it wait for ever.
     pub fn stop(mut self) {
-        self.bell.stop();
+        self.notifier.stop();
         if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
             std::panic::resume_unwind(panic);
         }
     }
 }
 
-impl Drop for Watch {
+impl Drop for ConfigWatch {
     /// Stops without waiting.
     fn drop(&mut self) {
-        self.bell.stop();
+        self.notifier.stop();
     }
 }
 
@@ -78,110 +78,119 @@ impl Drop for Watch {
 /// Everything that is wrong with the file now; it is not watched then.
 pub fn watch(
     file: &Path,
-    on_change: impl FnMut(Change) + Send + 'static,
-) -> Result<(Config, Report, Watch), Report> {
-    follow(file, How::USUAL, on_change)
+    on_change: impl FnMut(ConfigChange) + Send + 'static,
+) -> Result<(Config, ConfigReport, ConfigWatch), ConfigReport> {
+    follow(file, WatchOptions::PRODUCTION, on_change)
 }
 
 /// What tests vary.
 #[derive(Debug, Clone, Copy)]
-struct How {
+struct WatchOptions {
     notified: bool,
     poll: Duration,
-    rest: Duration,
-    long_rest: Duration,
+    quiet: Duration,
+    quiet_while_writing: Duration,
 }
 
-impl How {
-    const USUAL: Self = Self { notified: true, poll: POLL, rest: REST, long_rest: LONG_REST };
+impl WatchOptions {
+    const PRODUCTION: Self = Self {
+        notified: true,
+        poll: POLL_INTERVAL,
+        quiet: QUIET_DELAY,
+        quiet_while_writing: WRITING_QUIET_DELAY,
+    };
 }
 
-fn follow<F: FnMut(Change) + Send + 'static>(
+fn follow<F: FnMut(ConfigChange) + Send + 'static>(
     file: &Path,
-    how: How,
+    how: WatchOptions,
     on_change: F,
-) -> Result<(Config, Report, Watch), Report> {
-    let bell = Arc::new(Bell::default());
-    let mut eyes = Eyes::new(file, how.notified.then_some(&bell));
-    let seen = eyes.look();
+) -> Result<(Config, ConfigReport, ConfigWatch), ConfigReport> {
+    let bell = Arc::new(Notifier::default());
+    let mut eyes = FileObserver::new(file, how.notified.then_some(&bell));
+    let seen = eyes.observe();
     let (config, mut report) = read(eyes.file(), &seen)?;
-    let seen = eyes.look_again(seen, &config);
-    if let Some(reason) = eyes.blind() {
+    let seen = eyes.observe_references(seen, &config);
+    if let Some(reason) = eyes.poll_only_reason() {
         let message = format!(
             "changes are noticed within 10 s, not at once: the system does not report them ({reason})"
         );
-        let flaw = Flaw::new(Kind::Unreadable, message);
-        report = report.with([flaw.at(Severity::Warning, "", None)]);
+        let flaw = ValueProblem::new(ProblemKind::Unreadable, message);
+        report = report.with([flaw.at(ProblemSeverity::Warning, "", None)]);
     }
-    let follower = Follower { eyes, bell: bell.clone(), seen, how, on_change };
+    let follower = WatchThread { files: eyes, notifier: bell.clone(), seen, how, on_change };
     let thread = thread::Builder::new().name("config-watch".into()).spawn(|| follower.run());
     let thread = thread.map_err(|error| {
         let message = format!("cannot start the thread that watches: {error}");
-        let flaw = Flaw::new(Kind::Unreadable, message);
-        Report::new(file, vec![flaw.at(Severity::Error, "", None)])
+        let flaw = ValueProblem::new(ProblemKind::Unreadable, message);
+        ConfigReport::new(file, vec![flaw.at(ProblemSeverity::Error, "", None)])
     })?;
-    Ok((config, report, Watch { bell, thread: Some(thread) }))
+    Ok((config, report, ConfigWatch { notifier: bell, thread: Some(thread) }))
 }
 
-fn read(file: &Path, seen: &Sight) -> Result<(Config, Report), Report> {
+fn read(file: &Path, seen: &ObservedFiles) -> Result<(Config, ConfigReport), ConfigReport> {
     match &seen.text {
         Ok(text) => parse(text, file),
-        Err(problem) => Err(Report::new(file, vec![(**problem).clone()])),
+        Err(problem) => Err(ConfigReport::new(file, vec![(**problem).clone()])),
     }
 }
 
 /// What the thread runs.
-struct Follower<F> {
-    eyes: Eyes,
-    bell: Arc<Bell>,
+struct WatchThread<F> {
+    files: FileObserver,
+    notifier: Arc<Notifier>,
     /// What was reported last.
-    seen: Sight,
-    how: How,
+    seen: ObservedFiles,
+    how: WatchOptions,
     on_change: F,
 }
 
-impl<F: FnMut(Change)> Follower<F> {
+impl<F: FnMut(ConfigChange)> WatchThread<F> {
     fn run(mut self) {
         loop {
-            if let Some(sight) = self.settle() {
+            if let Some(sight) = self.wait_until_quiet() {
                 // It may refer to other files now, which have to be watched: look before waiting.
                 self.report(sight);
-            } else if self.bell.wait(self.how.poll) == Woken::Stopped {
+            } else if self.notifier.wait(self.how.poll) == WakeReason::Stopped {
                 return;
             }
         }
     }
 
     /// Looks until what is seen rests. None where it is what was seen before, or where we are stopped.
-    fn settle(&mut self) -> Option<Sight> {
+    fn wait_until_quiet(&mut self) -> Option<ObservedFiles> {
         let began = Instant::now();
-        let mut last = self.eyes.look();
+        let mut last = self.files.observe();
         while last != self.seen {
-            let unfinished = self.bell.is_writing() || last.text.is_err();
-            let woken = self.bell.wait(if unfinished { self.how.long_rest } else { self.how.rest });
-            if woken == Woken::Stopped {
+            let unfinished = self.notifier.is_writing() || last.text.is_err();
+            let woken = self.notifier.wait(if unfinished {
+                self.how.quiet_while_writing
+            } else {
+                self.how.quiet
+            });
+            if woken == WakeReason::Stopped {
                 return None;
             }
-            let next = self.eyes.look();
-            let rests = woken == Woken::Silence && next == last;
+            let next = self.files.observe();
+            let rests = woken == WakeReason::TimedOut && next == last;
             last = next;
-            if rests || began.elapsed() > PATIENCE {
+            if rests || began.elapsed() > QUIET_TIMEOUT {
                 return (last != self.seen).then_some(last);
             }
         }
         None
     }
 
-    fn report(&mut self, sight: Sight) {
+    fn report(&mut self, sight: ObservedFiles) {
         let before = std::mem::replace(&mut self.seen, sight);
         if self.seen.text != before.text {
-            let change = match read(self.eyes.file(), &self.seen) {
+            let change = match read(self.files.file(), &self.seen) {
                 Ok((config, report)) => {
                     let seen = std::mem::take(&mut self.seen);
-                    self.seen = self.eyes.look_again(seen, &config);
-                    Change::Config(Box::new(config), report)
+                    self.seen = self.files.observe_references(seen, &config);
+                    ConfigChange::Config(Box::new(config), report)
                 }
-                Err(report) => Change::Refused(report),
+                Err(report) => ConfigChange::Refused(report),
             };
             (self.on_change)(change);
         }
@@ -191,7 +200,7 @@ impl<F: FnMut(Change)> Follower<F> {
         };
         let changed: Vec<_> = self.seen.files.iter().filter_map(changed).collect();
         if !changed.is_empty() {
-            (self.on_change)(Change::Files(changed));
+            (self.on_change)(ConfigChange::Files(changed));
         }
     }
 }

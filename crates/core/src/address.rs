@@ -22,7 +22,7 @@ const AMAZON_V6: u128 = 0xfd00_0ec2;
 
 /// The address that a packet to `ip` may end at: what is mapped, translated or tunnelled in it, or itself.
 #[must_use]
-pub fn carried(ip: IpAddr) -> IpAddr {
+pub fn effective_ip(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     let [a, b, c, d, e, f, g, h] = v6.segments();
     let v4 = |high: u16, low: u16| IpAddr::V4((u32::from(high) << 16 | u32::from(low)).into());
@@ -38,8 +38,8 @@ pub fn carried(ip: IpAddr) -> IpAddr {
 /// Whether a machine's own services answer there, or those of the cloud that it runs in: loopback, link-local,
 /// broadcast and metadata addresses, in whatever form.
 #[must_use]
-pub fn is_special(ip: IpAddr) -> bool {
-    match carried(ip) {
+pub fn is_reserved_for_machine(ip: IpAddr) -> bool {
+    match effective_ip(ip) {
         IpAddr::V4(ip) => {
             ip.is_loopback()
                 || ip.is_link_local()
@@ -77,7 +77,7 @@ mod tests {
             ("fd00::10.0.0.1", "fd00::a00:1"),
             ("10.0.0.1", "10.0.0.1"),
         ] {
-            assert_eq!(carried(ip(dressed)), ip(plain), "{dressed}");
+            assert_eq!(effective_ip(ip(dressed)), ip(plain), "{dressed}");
         }
     }
 
@@ -106,7 +106,7 @@ mod tests {
             "::ffff:127.0.0.1",
             "::127.0.0.1",
         ] {
-            assert!(is_special(ip(special)), "{special}");
+            assert!(is_reserved_for_machine(ip(special)), "{special}");
         }
         for plain in [
             "10.244.0.5",
@@ -118,7 +118,7 @@ mod tests {
             "fd00:c2::a9fe:a9fe",
             "64:ff9b::10.0.0.1",
         ] {
-            assert!(!is_special(ip(plain)), "{plain}");
+            assert!(!is_reserved_for_machine(ip(plain)), "{plain}");
         }
     }
 }

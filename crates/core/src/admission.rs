@@ -2,10 +2,10 @@
 //!
 //! That the certificate is genuine has been checked before (`adit-pki`); here it is asked whether its
 //! holder has a place among this node's links, and whether what it says of itself fits. How many places
-//! there are is in [`places`], and how fast they may be taken in [`pace`].
+//! there are is in [`connection_limits`], and how fast they may be taken in [`rate_limit`].
 
-pub mod pace;
-pub mod places;
+pub mod connection_limits;
+pub mod rate_limit;
 
 use crate::code::Code;
 use crate::name::{ClusterName, NodeName};
@@ -16,15 +16,15 @@ use crate::wire::control::{Hello, negotiate};
 /// Why a connection is closed before it is used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {reason}")]
-pub struct Refusal {
+pub struct PeerRefusal {
     /// The code of its close.
     pub code: Code,
     /// For people on both sides: names only what both know.
     pub reason: String,
 }
 
-impl Refusal {
-    fn identity(reason: String) -> Self {
+impl PeerRefusal {
+    fn identity_mismatch(reason: String) -> Self {
         Self { code: Code::IdentityMismatch, reason }
     }
 }
@@ -35,11 +35,14 @@ impl Refusal {
 /// # Errors
 /// [`Code::Unlinked`] for a trust domain that is neither; [`Code::IdentityMismatch`] where the holder is
 /// no node, or is this very node.
-pub fn peer(now: &Snapshot, id: &SpiffeId) -> Result<(ClusterName, NodeName), Refusal> {
+pub fn identify_peer(
+    now: &Snapshot,
+    id: &SpiffeId,
+) -> Result<(ClusterName, NodeName), PeerRefusal> {
     let domain = id.trust_domain();
     let linked = || now.links.values().find(|l| l.trust_domain == *domain).map(|l| &l.cluster);
-    let ours = (now.this.trust_domain == *domain).then_some(&now.this.cluster);
-    let cluster = ours.or_else(linked).ok_or_else(|| Refusal {
+    let ours = (now.local.trust_domain == *domain).then_some(&now.local.cluster);
+    let cluster = ours.or_else(linked).ok_or_else(|| PeerRefusal {
         code: Code::Unlinked,
         reason: format!("no link to trust domain {domain} is configured"),
     })?;
@@ -47,11 +50,15 @@ pub fn peer(now: &Snapshot, id: &SpiffeId) -> Result<(ClusterName, NodeName), Re
         Ok(Role::Node(node)) if !node.is_controller() => node,
         Ok(Role::Controller) if ours.is_some() => NodeName::controller(),
         Ok(Role::Node(_) | Role::Controller | Role::Workload(_)) | Err(_) => {
-            return Err(Refusal::identity(format!("{id} is not a node, and only nodes are peers")));
+            return Err(PeerRefusal::identity_mismatch(format!(
+                "{id} is not a node, and only nodes are peers"
+            )));
         }
     };
-    if ours.is_some() && node == now.this.node {
-        return Err(Refusal::identity(format!("{id} is the node that was asked, itself")));
+    if ours.is_some() && node == now.local.node {
+        return Err(PeerRefusal::identity_mismatch(format!(
+            "{id} is the node that was asked, itself"
+        )));
     }
     Ok((cluster.clone(), node))
 }
@@ -62,23 +69,23 @@ pub fn peer(now: &Snapshot, id: &SpiffeId) -> Result<(ClusterName, NodeName), Re
 /// [`Code::VersionMismatch`] with both sides' ranges; [`Code::IdentityMismatch`] where the hello names
 /// another cluster or node than the peer's certificate stands for; [`Code::ProtocolError`] where it
 /// names another lane.
-pub fn hello(
+pub fn check_hello(
     versions: (u64, u64),
     (cluster, node): (&ClusterName, &NodeName),
     lane: Class,
     hello: &Hello,
-) -> Result<u64, Refusal> {
+) -> Result<u64, PeerRefusal> {
     let version = negotiate(versions, hello.versions)
-        .map_err(|reason| Refusal { code: Code::VersionMismatch, reason })?;
+        .map_err(|reason| PeerRefusal { code: Code::VersionMismatch, reason })?;
     if hello.cluster != *cluster || hello.node != *node {
-        return Err(Refusal::identity(format!(
+        return Err(PeerRefusal::identity_mismatch(format!(
             "hello says node {} of cluster {}, but the certificate is that of node {node} of cluster {cluster}",
             hello.node, hello.cluster
         )));
     }
-    if hello.lane != lane {
+    if hello.class != lane {
         let reason = "the hello names another lane than the handshake".into();
-        return Err(Refusal { code: Code::ProtocolError, reason });
+        return Err(PeerRefusal { code: Code::ProtocolError, reason });
     }
     Ok(version)
 }
@@ -101,7 +108,8 @@ mod tests {
     }
 
     fn ask(id: &str) -> Result<(String, String), Code> {
-        let found = peer(&linked(), &id.parse().unwrap()).map_err(|refusal| refusal.code)?;
+        let found =
+            identify_peer(&linked(), &id.parse().unwrap()).map_err(|refusal| refusal.code)?;
         Ok((found.0.to_string(), found.1.to_string()))
     }
 
@@ -135,7 +143,11 @@ mod tests {
         let mut now = linked();
         now.links.clear();
         let id = "spiffe://bank.trustusbank.example/adit/node/b1".parse().unwrap();
-        assert_eq!(peer(&now, &id).unwrap_err().code, Code::Unlinked, "the link was removed");
+        assert_eq!(
+            identify_peer(&now, &id).unwrap_err().code,
+            Code::Unlinked,
+            "the link was removed"
+        );
     }
 
     #[test]
@@ -147,12 +159,12 @@ mod tests {
             cluster: "bank".parse().unwrap(),
             node: "b1".parse().unwrap(),
             boot: [0; 16],
-            lane: Class::Interactive,
+            class: Class::Interactive,
             clock_ms: 0,
             slot: 0,
             stream_window: 0,
         };
-        let check = |h: &Hello| hello((1, 2), (&cluster, &node), Class::Interactive, h);
+        let check = |h: &Hello| check_hello((1, 2), (&cluster, &node), Class::Interactive, h);
         assert_eq!(check(&good), Ok(2));
         let refused = |h: Hello| check(&h).unwrap_err();
         let newer = refused(Hello { versions: (3, 4), ..good.clone() });
@@ -162,6 +174,6 @@ mod tests {
         let other_cluster = refused(Hello { cluster: "shop".parse().unwrap(), ..good.clone() });
         assert_eq!(other_node.code, Code::IdentityMismatch);
         assert_eq!(other_cluster.code, Code::IdentityMismatch);
-        assert_eq!(refused(Hello { lane: Class::Bulk, ..good }).code, Code::ProtocolError);
+        assert_eq!(refused(Hello { class: Class::Bulk, ..good }).code, Code::ProtocolError);
     }
 }

@@ -10,29 +10,31 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::choose;
 use crate::fault::BackendFault;
 use crate::name::{ClusterName, Namespace, NodeName, ServiceName};
 use crate::policy::WorkloadPattern;
+use crate::routing;
 use crate::shared_map::SharedMap;
-use crate::snapshot::{Export, ExportPort, PeerExport, PeerPort, Snapshot, View};
+use crate::snapshot::{ClusterView, Export, ExportPort, PeerExport, PeerPort, Snapshot};
 use crate::wire::WireError;
-use crate::wire::state::export::{flaw, once_each};
-use crate::wire::state::{MAX_BYTES, MAX_EXPORTS, MAX_NODES, Omission, Omissions, RecordKey, size};
+use crate::wire::state::export::{dedup_grants, export_error};
+use crate::wire::state::{
+    MAX_BYTES, MAX_EXPORTS, MAX_NODES, Omission, Omissions, RecordKey, memory_size,
+};
 
 /// What one other cluster is told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Announcement {
     /// What it is told: a view that any reader takes as a whole.
-    pub view: View,
+    pub view: ClusterView,
     /// What it is not told although it has a right to it, and why.
     pub omitted: Omissions,
 }
 
 /// Our cluster as `to` may see it.
 #[must_use]
-pub fn view(now: &Snapshot, to: &ClusterName) -> View {
-    PreparedAnnouncement::new(now).to(to).view
+pub fn view(now: &Snapshot, to: &ClusterName) -> ClusterView {
+    PreparedAnnouncement::new(now).for_cluster(to).view
 }
 
 /// All that may be told, made ready once for whoever is told: what each linked cluster costs beyond that is what it
@@ -43,11 +45,11 @@ pub struct PreparedAnnouncement<'a> {
     /// Nodes that are not told.
     omitted: Omissions,
     /// Bytes that exports may take.
-    room: usize,
+    export_bytes_left: usize,
     /// Exports that anybody was granted, in order.
     exports: Vec<(&'a Export, Vec<PeerPort>)>,
     /// By cluster: its exports by their place above, each with its grants.
-    granted: HashMap<&'a ClusterName, Vec<(usize, Vec<&'a WorkloadPattern>)>>,
+    grants_by_cluster: HashMap<&'a ClusterName, Vec<(usize, Vec<&'a WorkloadPattern>)>>,
 }
 
 impl<'a> PreparedAnnouncement<'a> {
@@ -55,8 +57,8 @@ impl<'a> PreparedAnnouncement<'a> {
     #[must_use]
     pub fn new(now: &'a Snapshot) -> Self {
         let mut omitted = Omissions::default();
-        let nodes = members(now, &mut omitted);
-        let taken: usize = nodes.iter().map(|(name, a)| size::node(name, a)).sum();
+        let nodes = announced_nodes(now, &mut omitted);
+        let taken: usize = nodes.iter().map(|(name, a)| memory_size::node(name, a)).sum();
         let mut exports: Vec<(&Export, Vec<PeerPort>)> = Vec::new();
         let mut granted: HashMap<_, Vec<(usize, Vec<_>)>> = HashMap::new();
         for export in now.exports.values().filter(|export| !export.allow.is_empty()) {
@@ -68,47 +70,51 @@ impl<'a> PreparedAnnouncement<'a> {
                 }
             }
             let ports = export.ports.iter().map(|port| {
-                let ready = choose::ready(now, port);
-                let fault = if ready.is_empty() { choose::fault(now, port) } else { None };
-                peer_port(port, ready, fault)
+                let ready = routing::ready_counts(now, port);
+                let fault = if ready.is_empty() { routing::backend_fault(now, port) } else { None };
+                announced_port(port, ready, fault)
             });
             exports.push((export, ports.collect()));
         }
         let room = MAX_BYTES.saturating_sub(taken);
-        Self { nodes, omitted, room, exports, granted }
+        Self { nodes, omitted, export_bytes_left: room, exports, grants_by_cluster: granted }
     }
 
     /// Our cluster as `to` may see it, and what of it does not fit. Where not all exports do, each namespace has its
     /// first told before any has its second: no tenant takes the place of another.
     #[must_use]
-    pub fn to(&self, to: &ClusterName) -> Announcement {
+    pub fn for_cluster(&self, to: &ClusterName) -> Announcement {
         let mut omitted = self.omitted.clone();
         let mut exports = Vec::new();
-        for (place, grants) in self.granted.get(to).into_iter().flatten() {
+        for (place, grants) in self.grants_by_cluster.get(to).into_iter().flatten() {
             let (export, ports) = &self.exports[*place];
-            let (service, told) = (&export.service, told(export, ports.clone(), grants));
-            match flaw(&told, service) {
-                None => exports.push((service.clone(), size::export(service, &told), told)),
+            let (service, told) =
+                (&export.service, announced_export(export, ports.clone(), grants));
+            match export_error(&told, service) {
+                None => exports.push((service.clone(), memory_size::export(service, &told), told)),
                 Some(why) => omitted.add(Some(RecordKey::Export(service.clone())), why.into()),
             }
         }
         let size: usize = exports.iter().map(|(_, size, _)| size).sum();
-        if exports.len() > MAX_EXPORTS || size > self.room {
-            exports = some(exports, self.room, &mut omitted);
+        if exports.len() > MAX_EXPORTS || size > self.export_bytes_left {
+            exports = fit_exports(exports, self.export_bytes_left, &mut omitted);
         }
         let exports = exports.into_iter().map(|(service, _, export)| (service, Arc::new(export)));
-        let view = View { nodes: self.nodes.clone(), exports: exports.collect() };
+        let view = ClusterView { nodes: self.nodes.clone(), exports: exports.collect() };
         Announcement { view, omitted }
     }
 }
 
 /// The nodes that are told: all, up to the most that a view may have.
-fn members(now: &Snapshot, omitted: &mut Omissions) -> SharedMap<NodeName, Vec<SocketAddr>> {
+fn announced_nodes(
+    now: &Snapshot,
+    omitted: &mut Omissions,
+) -> SharedMap<NodeName, Vec<SocketAddr>> {
     let mut nodes = SharedMap::clone(&now.siblings);
-    nodes.insert(now.this.node.clone(), now.this.advertise.clone());
-    let long = |a: &Vec<_>| a.len() > View::MAX_ADDRESSES;
+    nodes.insert(now.local.node.clone(), now.local.advertise.clone());
+    let long = |a: &Vec<_>| a.len() > ClusterView::MAX_ADDRESSES;
     if nodes.values().any(long) {
-        nodes.values_mut().for_each(|a| a.truncate(View::MAX_ADDRESSES));
+        nodes.values_mut().for_each(|a| a.truncate(ClusterView::MAX_ADDRESSES));
     }
     let surplus: Vec<NodeName> = nodes.keys().skip(MAX_NODES).cloned().collect();
     for name in surplus {
@@ -119,17 +125,21 @@ fn members(now: &Snapshot, omitted: &mut Omissions) -> SharedMap<NodeName, Vec<S
 }
 
 /// An export that would be told, and its size.
-type Sized = (ServiceName, usize, PeerExport);
+type SizedExport = (ServiceName, usize, PeerExport);
 
 /// As many exports as there is room for, namespaces in turns.
-fn some(all: Vec<Sized>, mut left: usize, omitted: &mut Omissions) -> Vec<Sized> {
+fn fit_exports(
+    all: Vec<SizedExport>,
+    mut left: usize,
+    omitted: &mut Omissions,
+) -> Vec<SizedExport> {
     let mut counts: BTreeMap<Namespace, usize> = BTreeMap::new();
-    let turn = |one: Sized| {
+    let turn = |one: SizedExport| {
         let count = counts.entry(one.0.namespace.clone()).or_default();
         *count += 1;
         (*count, one)
     };
-    let mut turns: Vec<(usize, Sized)> = all.into_iter().map(turn).collect();
+    let mut turns: Vec<(usize, SizedExport)> = all.into_iter().map(turn).collect();
     // Stable: within one turn by name, as before.
     turns.sort_by_key(|(turn, _)| *turn);
     let mut some = Vec::new();
@@ -152,36 +162,37 @@ fn some(all: Vec<Sized>, mut left: usize, omitted: &mut Omissions) -> Vec<Sized>
 /// in what others told us, which nobody is told.
 #[must_use]
 pub fn may_differ(before: &Snapshot, now: &Snapshot) -> bool {
-    before.this != now.this
+    before.local != now.local
         || before.siblings != now.siblings
         || before.links.keys().ne(now.links.keys())
         || before.exports != now.exports
         || before.down != now.down
-        || before.unproved != now.unproved
+        || before.never_answered != now.never_answered
         || before.forbidden != now.forbidden
 }
 
 /// Whether an export fits into the one message that would tell `to` of it, whichever backends are well.
 #[must_use]
-pub fn fits(export: &Export, to: &ClusterName) -> bool {
-    why_not(export, to).is_none()
+pub fn export_fits(export: &Export, to: &ClusterName) -> bool {
+    why_export_does_not_fit(export, to).is_none()
 }
 
-/// Why [`fits`] says no, in words that end a sentence about the export.
+/// Why [`export_fits`] says no, in words that end a sentence about the export.
 #[must_use]
-pub fn why_not(export: &Export, to: &ClusterName) -> Option<WireError> {
+pub fn why_export_does_not_fit(export: &Export, to: &ClusterName) -> Option<WireError> {
     let grants: Vec<_> =
         export.allow.iter().filter(|g| g.cluster == *to).map(|g| &g.workloads).collect();
     if grants.is_empty() {
         return None;
     }
-    let port = |port: &ExportPort| peer_port(port, choose::per_node(&port.backends), None);
-    let told = told(export, export.ports.iter().map(port).collect(), &grants);
-    flaw(&told, &export.service)
+    let port =
+        |port: &ExportPort| announced_port(port, routing::count_per_node(&port.backends), None);
+    let told = announced_export(export, export.ports.iter().map(port).collect(), &grants);
+    export_error(&told, &export.service)
 }
 
 /// A port as any cluster may see it, with these ready backends, or why there is none.
-fn peer_port(
+fn announced_port(
     port: &ExportPort,
     ready: BTreeMap<NodeName, u32>,
     fault: Option<BackendFault>,
@@ -196,9 +207,13 @@ fn peer_port(
 }
 
 /// An export as a cluster with these grants may see it.
-fn told(export: &Export, ports: Vec<PeerPort>, grants: &[&WorkloadPattern]) -> PeerExport {
+fn announced_export(
+    export: &Export,
+    ports: Vec<PeerPort>,
+    grants: &[&WorkloadPattern],
+) -> PeerExport {
     let mut grants: Vec<_> = grants.iter().map(|grant| (*grant).clone()).collect();
-    once_each(&mut grants);
+    dedup_grants(&mut grants);
     PeerExport { ports, grants, hop: export.hop, class: export.class, replay: export.replay }
 }
 
@@ -211,11 +226,11 @@ mod tests {
     use crate::policy::Grant;
     use crate::snapshot::{Backend, Class, Hop, ReadyCounts, tests::edge};
     use crate::wire::state::export::{MAX_GRANTS, MAX_PORTS};
-    use crate::wire::state::replica::Marked;
-    use crate::wire::state::{Heard, Message, Publisher, Replica};
+    use crate::wire::state::replica::MarkedView;
+    use crate::wire::state::{ReceivedMessage, StateMessage, ViewLog, ViewReplica};
 
     fn announcement(now: &Snapshot, to: &ClusterName) -> Announcement {
-        PreparedAnnouncement::new(now).to(to)
+        PreparedAnnouncement::new(now).for_cluster(to)
     }
 
     fn pattern(account: &str) -> WorkloadPattern {
@@ -232,7 +247,7 @@ mod tests {
         let backend = |address: &str, node: &str| Backend {
             address: address.parse().unwrap(),
             node: node.parse().unwrap(),
-            written_out: false,
+            explicit: false,
         };
         let port = ExportPort {
             name: "http".parse().unwrap(),
@@ -276,8 +291,9 @@ mod tests {
         let told = view(&now, &"bank".parse().unwrap());
         let nodes: Vec<&str> = told.nodes.keys().map(|n| n.as_str()).collect();
         assert_eq!(nodes, ["e1", "e2"]);
-        assert_eq!(told.nodes[&"e1".parse().unwrap()], now.this.advertise);
-        let ready = |view: &View| view.exports.values().next().unwrap().ports[0].ready.clone();
+        assert_eq!(told.nodes[&"e1".parse().unwrap()], now.local.advertise);
+        let ready =
+            |view: &ClusterView| view.exports.values().next().unwrap().ports[0].ready.clone();
         let counts = |pairs: &[(&str, u32)]| -> ReadyCounts {
             pairs.iter().map(|(n, c)| (n.parse().unwrap(), *c)).collect()
         };
@@ -297,23 +313,24 @@ mod tests {
             down("10.0.0.3:80", BackendFault::Timeout),
         ]
         .into();
-        let fault =
-            |view: &View| view.exports.values().next().unwrap().ports[0].fault.map(|f| f.code());
+        let fault = |view: &ClusterView| {
+            view.exports.values().next().unwrap().ports[0].fault.map(|f| f.code())
+        };
         let told = view(&now, &"bank".parse().unwrap());
         assert_eq!((ready(&told), fault(&told)), (counts(&[("e2", 1)]), None));
         assert!(may_differ(&before, &now));
 
         // One that has never answered is not told, and no reason is.
-        now.unproved.insert("10.0.0.2:80".parse().unwrap());
+        now.never_answered.insert("10.0.0.2:80".parse().unwrap());
         assert!(may_differ(&before, &now));
         now.down.clear();
         let told = view(&now, &"bank".parse().unwrap());
         assert_eq!((ready(&told), fault(&told)), (counts(&[("e1", 1), ("e2", 1)]), None));
-        now.unproved
+        now.never_answered
             .extend(["10.0.0.1:80", "10.0.0.3:80"].map(|a| a.parse::<SocketAddr>().unwrap()));
         let told = view(&now, &"bank".parse().unwrap());
         assert_eq!((ready(&told), fault(&told)), (counts(&[]), None));
-        now = Snapshot { unproved: Default::default(), ..before };
+        now = Snapshot { never_answered: Default::default(), ..before };
         now.down = [
             down("10.0.0.1:80", BackendFault::Refused),
             down("10.0.0.3:80", BackendFault::Timeout),
@@ -355,16 +372,16 @@ mod tests {
     }
 
     /// Tells a replica, over the codec, and returns what it makes of it.
-    fn read(view: &View) -> Marked {
-        let (mut publisher, mut replica) = (Publisher::new(1), Replica::default());
+    fn read(view: &ClusterView) -> MarkedView {
+        let (mut publisher, mut replica) = (ViewLog::new(1), ViewReplica::default());
         publisher.update(view);
         let mut bytes = BytesMut::new();
-        let mark = Message::Mark { sequence: 1, age_ms: 0, lost: false };
-        publisher.since(None).chain([mark]).for_each(|m| m.encode(&mut bytes));
+        let mark = StateMessage::Mark { sequence: 1, age_ms: 0, lost: false };
+        publisher.updates_since(None).chain([mark]).for_each(|m| m.encode(&mut bytes));
         let (mut rest, mut last) = (&bytes[..], None);
-        while let Some((heard, taken)) = Heard::decode(rest).unwrap() {
+        while let Some((heard, taken)) = ReceivedMessage::decode(rest).unwrap() {
             rest = &rest[taken..];
-            last = replica.hear(heard.unwrap()).unwrap().or(last);
+            last = replica.receive(heard.unwrap()).unwrap().or(last);
         }
         last.unwrap()
     }
@@ -387,7 +404,7 @@ mod tests {
         let read = read(&told.view);
         assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
         let fits: Vec<bool> =
-            now.exports.values().map(|e| fits(e, &"bank".parse().unwrap())).collect();
+            now.exports.values().map(|e| export_fits(e, &"bank".parse().unwrap())).collect();
         assert_eq!(fits, [true, false, false, true]);
         assert_eq!(announcement(&now, &"lab".parse().unwrap()).omitted.count(), 0, "no grant");
     }
@@ -418,12 +435,12 @@ mod tests {
         let many = |node: usize| (format!("n{node}").parse().unwrap(), vec![]);
         now.siblings.extend((0..MAX_NODES + 3).map(many));
         let told = announcement(&now, &"bank".parse().unwrap());
-        let View { nodes, exports } = &told.view;
+        let ClusterView { nodes, exports } = &told.view;
         assert_eq!(nodes.len(), MAX_NODES);
-        let size = nodes.iter().map(|(n, a)| size::node(n, a)).sum::<usize>()
-            + exports.iter().map(|(s, e)| size::export(s, e)).sum::<usize>();
+        let size = nodes.iter().map(|(n, a)| memory_size::node(n, a)).sum::<usize>()
+            + exports.iter().map(|(s, e)| memory_size::export(s, e)).sum::<usize>();
         assert!((MAX_BYTES - (1 << 20)..=MAX_BYTES).contains(&size), "{size}");
-        assert!(told.omitted.count() > 5 && told.omitted.lack_room());
+        assert!(told.omitted.count() > 5 && told.omitted.lacks_room());
         let read = read(&told.view);
         assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
     }

@@ -25,7 +25,7 @@ pub enum BackendFault {
 impl BackendFault {
     /// The fault that a code stands for; `None` where it says nothing of a backend.
     #[must_use]
-    pub fn of(code: Code) -> Option<Self> {
+    pub fn from_code(code: Code) -> Option<Self> {
         let all = [Self::Refused, Self::Timeout, Self::Unreachable, Self::Forbidden];
         all.into_iter().find(|fault| fault.code() == code)
     }
@@ -43,7 +43,7 @@ impl BackendFault {
 
     /// How it went, as the end of a sentence about a dial.
     #[must_use]
-    pub const fn words(self) -> &'static str {
+    pub const fn description(self) -> &'static str {
         match self {
             Self::Refused => "connection refused",
             Self::Timeout => "no answer in time",
@@ -72,9 +72,12 @@ mod tests {
 
     #[test]
     fn a_fault_is_one_of_the_codes_about_backends_and_no_other() {
-        let found: Vec<_> = Code::ALL.iter().filter_map(|code| BackendFault::of(*code)).collect();
+        let found: Vec<_> =
+            Code::ALL.iter().filter_map(|code| BackendFault::from_code(*code)).collect();
         assert_eq!(found.len(), 4);
-        assert!(Code::ALL.iter().all(|c| BackendFault::of(*c).is_none_or(|f| f.code() == *c)));
-        assert_eq!(BackendFault::of(Code::Denied), None, "a peer cannot have it said");
+        assert!(
+            Code::ALL.iter().all(|c| BackendFault::from_code(*c).is_none_or(|f| f.code() == *c))
+        );
+        assert_eq!(BackendFault::from_code(Code::Denied), None, "a peer cannot have it said");
     }
 }

@@ -6,8 +6,8 @@
 //! * [`name`], [`spiffe`], [`code`]: the words that everything else is made of.
 //! * [`snapshot`]: what a node believes; the data path reads nothing else. [`shared_map`]: why a copy of it
 //!   costs nothing.
-//! * [`policy`]: who may use what. [`choose`]: which hub, node or backend. [`announce`]: what others
-//!   are told. [`fault`]: why a backend is not well. [`admission`]: who may be a peer. [`denied`]: who may not, whatever he proves.
+//! * [`policy`]: who may use what. [`routing`]: which hub, node or backend. [`announce`]: what others
+//!   are told. [`fault`]: why a backend is not well. [`admission`]: who may be a peer. [`deny_list`]: who may not, whatever he proves.
 //!   [`address`]: which addresses are nobody's workload.
 //! * [`text`]: numbers with their nouns.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
@@ -15,12 +15,12 @@
 pub mod address;
 pub mod admission;
 pub mod announce;
-pub mod choose;
 pub mod code;
-pub mod denied;
+pub mod deny_list;
 pub mod fault;
 pub mod name;
 pub mod policy;
+pub mod routing;
 pub mod shared_map;
 pub mod snapshot;
 pub mod spiffe;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::code::Code;
 use crate::name::{ClusterName, NameError, Namespace, PortName, ServiceAccount, ServiceName};
-use crate::snapshot::{Export, Import, Snapshot, View};
+use crate::snapshot::{ClusterView, Export, Import, Snapshot};
 use crate::spiffe::Workload;
 
 /// A name, or `*` for any.
@@ -22,7 +22,7 @@ pub enum Pattern<T> {
     /// Any name.
     Any,
     /// Exactly this name.
-    Exactly(T),
+    Exact(T),
 }
 
 impl<T: PartialEq> Pattern<T> {
@@ -30,14 +30,14 @@ impl<T: PartialEq> Pattern<T> {
     pub fn matches(&self, name: &T) -> bool {
         match self {
             Self::Any => true,
-            Self::Exactly(n) => n == name,
+            Self::Exact(n) => n == name,
         }
     }
 
     /// True if some name fits both.
-    pub fn meets(&self, other: &Self) -> bool {
+    pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Exactly(a), Self::Exactly(b)) => a == b,
+            (Self::Exact(a), Self::Exact(b)) => a == b,
             (Self::Any, _) | (_, Self::Any) => true,
         }
     }
@@ -47,7 +47,7 @@ impl<T: FromStr<Err = NameError>> FromStr for Pattern<T> {
     type Err = NameError;
 
     fn from_str(s: &str) -> Result<Self, NameError> {
-        if s == "*" { Ok(Self::Any) } else { s.parse().map(Self::Exactly) }
+        if s == "*" { Ok(Self::Any) } else { s.parse().map(Self::Exact) }
     }
 }
 
@@ -55,7 +55,7 @@ impl<T: fmt::Display> fmt::Display for Pattern<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => f.write_str("*"),
-            Self::Exactly(name) => name.fmt(f),
+            Self::Exact(name) => name.fmt(f),
         }
     }
 }
@@ -94,8 +94,9 @@ impl WorkloadPattern {
 
     /// True if some workload fits both.
     #[must_use]
-    pub fn meets(&self, other: &Self) -> bool {
-        self.namespace.meets(&other.namespace) && self.service_account.meets(&other.service_account)
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.namespace.overlaps(&other.namespace)
+            && self.service_account.overlaps(&other.service_account)
     }
 }
 
@@ -153,11 +154,11 @@ impl fmt::Display for Target {
 pub struct Permit {
     source: Source,
     target: Target,
-    via: Via,
+    side: PermitSide,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Via {
+enum PermitSide {
     Import { from: ClusterName },
     Export,
 }
@@ -174,7 +175,7 @@ pub enum PermitBasis {
 /// On what the permits rest that have to be asked again when `now` is believed after `before`. What both
 /// share is not looked at.
 #[must_use]
-pub fn touched(before: &Snapshot, now: &Snapshot) -> BTreeSet<PermitBasis> {
+pub fn changed_bases(before: &Snapshot, now: &Snapshot) -> BTreeSet<PermitBasis> {
     let exports = before.exports.changes(&now.exports).map(|(s, _)| s.clone());
     let mut all: BTreeSet<_> = exports.map(PermitBasis::Export).collect();
     if !before.imports.is_same(&now.imports) {
@@ -184,7 +185,7 @@ pub fn touched(before: &Snapshot, now: &Snapshot) -> BTreeSet<PermitBasis> {
             all.extend(differ.map(|i| PermitBasis::Import(i.from.clone(), i.service.clone())));
         }
     }
-    let nothing = Arc::<View>::default();
+    let nothing = Arc::<ClusterView>::default();
     for cluster in before.views.keys().chain(now.views.keys()) {
         let old = before.views.get(cluster).unwrap_or(&nothing);
         let new = now.views.get(cluster).unwrap_or(&nothing);
@@ -199,9 +200,9 @@ impl Permit {
     #[must_use]
     pub fn basis(&self) -> PermitBasis {
         let service = self.target.service.clone();
-        match &self.via {
-            Via::Export => PermitBasis::Export(service),
-            Via::Import { from } => PermitBasis::Import(from.clone(), service),
+        match &self.side {
+            PermitSide::Export => PermitBasis::Export(service),
+            PermitSide::Import { from } => PermitBasis::Import(from.clone(), service),
         }
     }
 
@@ -223,14 +224,14 @@ impl Permit {
     /// The denial that a new stream would get. A peer that cannot be heard is no reason to end a
     /// stream: without its view only our own rules are asked.
     pub fn recheck(&self, now: &Snapshot) -> Result<(), Denial> {
-        match &self.via {
-            Via::Export => authorize_inbound(now, &self.source, &self.target).map(drop),
-            Via::Import { from } => {
+        match &self.side {
+            PermitSide::Export => authorize_inbound(now, &self.source, &self.target).map(drop),
+            PermitSide::Import { from } => {
                 let import = now
                     .imports
                     .get(&self.target.service)
                     .filter(|i| i.from == *from)
-                    .ok_or_else(|| Denial::withdrawn(&self.source, &self.target))?;
+                    .ok_or_else(|| Denial::import_withdrawn(&self.source, &self.target))?;
                 match authorize_outbound(now, import, &self.target, &self.source.workload) {
                     Err(denial) if denial.code == Code::LinkDown => Ok(()),
                     other => other.map(drop),
@@ -251,7 +252,7 @@ pub struct Denial {
 }
 
 impl Denial {
-    fn withdrawn(source: &Source, target: &Target) -> Self {
+    fn import_withdrawn(source: &Source, target: &Target) -> Self {
         Self {
             code: Code::ImportUnknown,
             reason: format!("{source} asks for {target}, which is no longer imported"),
@@ -281,12 +282,12 @@ pub fn authorize_outbound(
     target: &Target,
     workload: &Workload,
 ) -> Result<Permit, Denial> {
-    let source = Source { cluster: now.this.cluster.clone(), workload: workload.clone() };
+    let source = Source { cluster: now.local.cluster.clone(), workload: workload.clone() };
     if !import.allow.iter().any(|p| p.matches(workload)) {
         let Workload { namespace, service_account } = workload;
         let reason = format!(
             "the import of {} in {} does not let {source} use it; it needs allow: {{namespace: {namespace}, serviceAccount: {service_account}}}",
-            import.service, now.this.cluster
+            import.service, now.local.cluster
         );
         return Err(Denial { code: Code::Denied, reason });
     }
@@ -305,7 +306,7 @@ pub fn authorize_outbound(
     if !export.grants.iter().any(|p| p.matches(workload)) {
         return Err(Denial::missing_grant(&source, target, &format!("the export in {from}")));
     }
-    Ok(Permit { source, target: target.clone(), via: Via::Import { from: from.clone() } })
+    Ok(Permit { source, target: target.clone(), side: PermitSide::Import { from: from.clone() } })
 }
 
 /// Asks on the exporting side.
@@ -336,7 +337,7 @@ pub fn authorize_inbound(
     if !export.allow.iter().any(granted) {
         return Err(Denial::missing_grant(source, target, "its export"));
     }
-    Ok(Permit { source: source.clone(), target: target.clone(), via: Via::Export })
+    Ok(Permit { source: source.clone(), target: target.clone(), side: PermitSide::Export })
 }
 
 fn unknown_port(source: &Source, target: &Target) -> Denial {

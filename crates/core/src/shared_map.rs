@@ -3,7 +3,7 @@
 //! A view of another cluster is told one record at a time and read as a whole, by several readers that
 //! each keep theirs for as long as they like. So a copy must cost nothing, a change of one entry must cost
 //! that entry and a few beside it, and what differs between two copies must be found without looking at
-//! what does not. The entries lie in order in chunks of at most [`CHUNK`]; copies share chunks, and a chunk
+//! what does not. The entries lie in order in chunks of at most [`MAX_CHUNK_LEN`]; copies share chunks, and a chunk
 //! is copied when it is changed while somebody else has it.
 
 use std::borrow::Borrow;
@@ -14,7 +14,7 @@ use std::ops::Index;
 use std::sync::Arc;
 
 /// The most entries of one chunk: what a change copies at most, besides one pointer for each chunk.
-const CHUNK: usize = 64;
+const MAX_CHUNK_LEN: usize = 64;
 
 type Chunk<K, V> = Arc<Vec<(K, V)>>;
 
@@ -46,8 +46,8 @@ impl<K, V> SharedMap<K, V> {
 
     /// The entries, in order of key.
     #[must_use]
-    pub fn iter(&self) -> Entries<'_, K, V> {
-        Entries(Place { chunks: &self.chunks, at: 0 })
+    pub fn iter(&self) -> MapEntries<'_, K, V> {
+        MapEntries(MapCursor { chunks: &self.chunks, index: 0 })
     }
 
     /// The keys, in order.
@@ -124,9 +124,9 @@ impl<K: Ord, V> SharedMap<K, V> {
 
     /// What is to be done to this map to have `newer`: each key whose value is another there, or none. Chunks
     /// that both share are not looked at.
-    pub fn changes<'a>(&'a self, newer: &'a Self) -> Changes<'a, K, V> {
-        let place = |map: &'a Self| Place { chunks: &map.chunks, at: 0 };
-        Changes { old: place(self), new: place(newer) }
+    pub fn changes<'a>(&'a self, newer: &'a Self) -> MapChanges<'a, K, V> {
+        let place = |map: &'a Self| MapCursor { chunks: &map.chunks, index: 0 };
+        MapChanges { old: place(self), new: place(newer) }
     }
 }
 
@@ -145,8 +145,8 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
             Ok(at) => Some(std::mem::replace(&mut entries[at].1, value)),
             Err(at) => {
                 entries.insert(at, (key, value));
-                if entries.len() > CHUNK {
-                    let rest = entries.split_off(CHUNK / 2);
+                if entries.len() > MAX_CHUNK_LEN {
+                    let rest = entries.split_off(MAX_CHUNK_LEN / 2);
                     chunks.insert(nth + 1, Arc::new(rest));
                 }
                 self.len += 1;
@@ -168,7 +168,7 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
         // Small neighbours become one, so that there are never many more chunks than entries need.
         let small = |a: usize, b: usize| {
             let len = |n: usize| chunks.get(n).map(|c| c.len());
-            len(a).zip(len(b)).is_some_and(|(a, b)| a + b <= CHUNK / 2)
+            len(a).zip(len(b)).is_some_and(|(a, b)| a + b <= MAX_CHUNK_LEN / 2)
         };
         if small(nth, nth + 1) {
             let next = chunks.remove(nth + 1);
@@ -215,56 +215,56 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
 }
 
 /// A place between two entries.
-struct Place<'a, K, V> {
+struct MapCursor<'a, K, V> {
     chunks: &'a [Chunk<K, V>],
-    at: usize,
+    index: usize,
 }
 
-impl<'a, K, V> Place<'a, K, V> {
+impl<'a, K, V> MapCursor<'a, K, V> {
     fn entry(&self) -> Option<&'a (K, V)> {
-        self.chunks.first()?.get(self.at)
+        self.chunks.first()?.get(self.index)
     }
 
-    fn step(&mut self) {
-        self.at += 1;
-        if self.chunks.first().is_some_and(|chunk| self.at >= chunk.len()) {
-            self.skip();
+    fn advance(&mut self) {
+        self.index += 1;
+        if self.chunks.first().is_some_and(|chunk| self.index >= chunk.len()) {
+            self.next_chunk();
         }
     }
 
     /// On to the next chunk.
-    fn skip(&mut self) {
+    fn next_chunk(&mut self) {
         self.chunks = self.chunks.get(1..).unwrap_or_default();
-        self.at = 0;
+        self.index = 0;
     }
 }
 
-impl<K, V> Clone for Place<'_, K, V> {
+impl<K, V> Clone for MapCursor<'_, K, V> {
     fn clone(&self) -> Self {
-        Self { chunks: self.chunks, at: self.at }
+        Self { chunks: self.chunks, index: self.index }
     }
 }
 
 /// The entries of a map, in order of key.
-pub struct Entries<'a, K, V>(Place<'a, K, V>);
+pub struct MapEntries<'a, K, V>(MapCursor<'a, K, V>);
 
-impl<'a, K, V> Iterator for Entries<'a, K, V> {
+impl<'a, K, V> Iterator for MapEntries<'a, K, V> {
     type Item = (&'a K, &'a V);
 
     fn next(&mut self) -> Option<Self::Item> {
         let (key, value) = self.0.entry()?;
-        self.0.step();
+        self.0.advance();
         Some((key, value))
     }
 }
 
-impl<K, V> Clone for Entries<'_, K, V> {
+impl<K, V> Clone for MapEntries<'_, K, V> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<K, V> fmt::Debug for Entries<'_, K, V> {
+impl<K, V> fmt::Debug for MapEntries<'_, K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entries").finish_non_exhaustive()
     }
@@ -273,13 +273,13 @@ impl<K, V> fmt::Debug for Entries<'_, K, V> {
 /// The entries of a map that is gone, or changed meanwhile: a copy that is walked through costs its chunks as
 /// they were, and nothing for each entry.
 #[derive(Debug)]
-pub struct OwnedEntries<K, V> {
+pub struct OwnedMapEntries<K, V> {
     chunks: Arc<Vec<Chunk<K, V>>>,
     chunk: usize,
     at: usize,
 }
 
-impl<K: Clone, V: Clone> Iterator for OwnedEntries<K, V> {
+impl<K: Clone, V: Clone> Iterator for OwnedMapEntries<K, V> {
     type Item = (K, V);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -296,31 +296,31 @@ impl<K: Clone, V: Clone> Iterator for OwnedEntries<K, V> {
 
 impl<K: Clone, V: Clone> IntoIterator for SharedMap<K, V> {
     type Item = (K, V);
-    type IntoIter = OwnedEntries<K, V>;
+    type IntoIter = OwnedMapEntries<K, V>;
 
-    fn into_iter(self) -> OwnedEntries<K, V> {
-        OwnedEntries { chunks: self.chunks, chunk: 0, at: 0 }
+    fn into_iter(self) -> OwnedMapEntries<K, V> {
+        OwnedMapEntries { chunks: self.chunks, chunk: 0, at: 0 }
     }
 }
 
 /// What differs between two maps, in order of key: the newer value, or none where there is none any more.
-pub struct Changes<'a, K, V> {
-    old: Place<'a, K, V>,
-    new: Place<'a, K, V>,
+pub struct MapChanges<'a, K, V> {
+    old: MapCursor<'a, K, V>,
+    new: MapCursor<'a, K, V>,
 }
 
-impl<'a, K: Ord, V: PartialEq> Iterator for Changes<'a, K, V> {
+impl<'a, K: Ord, V: PartialEq> Iterator for MapChanges<'a, K, V> {
     type Item = (&'a K, Option<&'a V>);
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let Self { old, new } = self;
             if let (0, 0, Some(a), Some(b)) =
-                (old.at, new.at, old.chunks.first(), new.chunks.first())
+                (old.index, new.index, old.chunks.first(), new.chunks.first())
                 && Arc::ptr_eq(a, b)
             {
-                old.skip();
-                new.skip();
+                old.next_chunk();
+                new.next_chunk();
                 continue;
             }
             let order = match (old.entry(), new.entry()) {
@@ -332,16 +332,16 @@ impl<'a, K: Ord, V: PartialEq> Iterator for Changes<'a, K, V> {
             let (was, is) = (old.entry(), new.entry());
             match order {
                 Ordering::Less => {
-                    old.step();
+                    old.advance();
                     return was.map(|(key, _)| (key, None));
                 }
                 Ordering::Greater => {
-                    new.step();
+                    new.advance();
                     return is.map(|(key, value)| (key, Some(value)));
                 }
                 Ordering::Equal => {
-                    old.step();
-                    new.step();
+                    old.advance();
+                    new.advance();
                     if was.map(|(_, v)| v) != is.map(|(_, v)| v) {
                         return is.map(|(key, value)| (key, Some(value)));
                     }
@@ -351,7 +351,7 @@ impl<'a, K: Ord, V: PartialEq> Iterator for Changes<'a, K, V> {
     }
 }
 
-impl<K, V> fmt::Debug for Changes<'_, K, V> {
+impl<K, V> fmt::Debug for MapChanges<'_, K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Changes").finish_non_exhaustive()
     }
@@ -397,9 +397,9 @@ impl<K: Ord + Borrow<Q>, Q: Ord + ?Sized, V> Index<&Q> for SharedMap<K, V> {
 
 impl<'a, K, V> IntoIterator for &'a SharedMap<K, V> {
     type Item = (&'a K, &'a V);
-    type IntoIter = Entries<'a, K, V>;
+    type IntoIter = MapEntries<'a, K, V>;
 
-    fn into_iter(self) -> Entries<'a, K, V> {
+    fn into_iter(self) -> MapEntries<'a, K, V> {
         self.iter()
     }
 }
@@ -411,7 +411,7 @@ impl<K: Ord, V> From<BTreeMap<K, V>> for SharedMap<K, V> {
         let mut chunks = Vec::new();
         while all.peek().is_some() {
             // Room for what comes between.
-            chunks.push(Arc::new(all.by_ref().take(CHUNK * 3 / 4).collect()));
+            chunks.push(Arc::new(all.by_ref().take(MAX_CHUNK_LEN * 3 / 4).collect()));
         }
         Self { chunks: Arc::new(chunks), len }
     }

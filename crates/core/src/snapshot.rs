@@ -24,7 +24,7 @@ pub use siblings::SiblingTable;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// Who we are.
-    pub this: This,
+    pub local: LocalNode,
     /// The other nodes of this cluster and where they can be dialled.
     pub siblings: SiblingTable,
     /// The clusters that this one is linked with.
@@ -36,28 +36,28 @@ pub struct Snapshot {
     /// Who opens connections here, by source address.
     pub workloads: HashMap<IpAddr, Workload>,
     /// What each linked cluster last said of itself.
-    pub views: BTreeMap<ClusterName, Arc<View>>,
+    pub views: BTreeMap<ClusterName, Arc<ClusterView>>,
     /// Backends that do not answer at present and why, as this node's own dials and probes found.
     pub down: BTreeMap<SocketAddr, BackendFault>,
     /// Backends that this node dials and that have not answered it yet: it may lead streams there, and tells nobody
     /// that they are ready.
-    pub unproved: BTreeSet<SocketAddr>,
+    pub never_answered: BTreeSet<SocketAddr>,
     /// Addresses that no backend may have unless the operator wrote it out: this node's own, the API
-    /// server's. Those of [`address::is_special`] are always among them; multicast and unspecified addresses,
+    /// server's. Those of [`address::is_reserved_for_machine`] are always among them; multicast and unspecified addresses,
     /// written out or not.
     pub forbidden: BTreeSet<IpAddr>,
 }
 
 /// Who this node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct This {
+pub struct LocalNode {
     /// Its cluster.
     pub cluster: ClusterName,
     /// Its cluster's trust domain.
     pub trust_domain: TrustDomain,
     /// Its own name.
     pub node: NodeName,
-    /// Where siblings and peers can dial it; at most [`View::MAX_ADDRESSES`] are announced.
+    /// Where siblings and peers can dial it; at most [`ClusterView::MAX_ADDRESSES`] are announced.
     pub advertise: Vec<SocketAddr>,
 }
 
@@ -125,10 +125,10 @@ pub struct ImportPort {
 
 /// All imports, found by service or by the local address of an accepted connection. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Imports(Arc<Tables>);
+pub struct Imports(Arc<ImportTables>);
 
 #[derive(Debug, PartialEq, Eq, Default)]
-struct Tables {
+struct ImportTables {
     by_service: BTreeMap<ServiceName, Arc<Import>>,
     by_address: HashMap<SocketAddr, (Arc<Import>, usize)>,
 }
@@ -166,7 +166,7 @@ impl Imports {
 
 impl FromIterator<Import> for Imports {
     fn from_iter<I: IntoIterator<Item = Import>>(imports: I) -> Self {
-        let mut all = Tables::default();
+        let mut all = ImportTables::default();
         for import in imports.into_iter().map(Arc::new) {
             for (n, port) in import.ports.iter().enumerate() {
                 for address in &port.listen {
@@ -229,7 +229,7 @@ pub struct Backend {
     pub node: NodeName,
     /// Whether the operator wrote this very address out. Only then may it be one of
     /// [`Snapshot::forbidden`] or a loopback address.
-    pub written_out: bool,
+    pub explicit: bool,
 }
 
 /// Where a stream may enter the exporting cluster.
@@ -270,27 +270,27 @@ pub enum Class {
 
 /// What a linked cluster said of itself to us.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct View {
+pub struct ClusterView {
     /// Its nodes and where they can be dialled.
     pub nodes: SharedMap<NodeName, Vec<SocketAddr>>,
     /// What it exports to us.
     pub exports: SharedMap<ServiceName, Arc<PeerExport>>,
 }
 
-impl View {
+impl ClusterView {
     /// The most addresses that one node may announce.
     pub const MAX_ADDRESSES: usize = 16;
 
     /// True if any port of this export of its has a ready backend.
     #[must_use]
-    pub fn serves(&self, export: &PeerExport) -> bool {
-        export.ports.iter().any(|port| self.serves_port(port))
+    pub fn has_ready_backend(&self, export: &PeerExport) -> bool {
+        export.ports.iter().any(|port| self.is_port_ready(port))
     }
 
     /// True if a node that the cluster announces has a ready backend of this port. What it says of the backends of
     /// any other node is ignored: no stream could be sent there.
     #[must_use]
-    pub fn serves_port(&self, port: &PeerPort) -> bool {
+    pub fn is_port_ready(&self, port: &PeerPort) -> bool {
         port.ready.iter().any(|(node, ready)| *ready > 0 && self.nodes.contains_key(node))
     }
 }
@@ -344,7 +344,9 @@ impl PeerPort {
     #[must_use]
     pub fn unready_sentence(&self, service: &ServiceName, from: &ClusterName) -> String {
         match self.fault {
-            Some(fault) => format!("no backend of {service} in {from} answers: {}", fault.words()),
+            Some(fault) => {
+                format!("no backend of {service} in {from} answers: {}", fault.description())
+            }
             None => format!("{from} has no ready backend of {service}"),
         }
     }
@@ -420,7 +422,7 @@ impl Snapshot {
     /// that announces one as a node of its own is not to have us knock there. Loopback is nobody's: it is
     /// shared where clusters are on one machine. Looks at everything: once for a dial, not for a stream.
     #[must_use]
-    pub fn is_inside(&self, ip: IpAddr) -> bool {
+    pub fn is_own_address(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         let is = |address: &SocketAddr| address.ip().to_canonical() == ip;
         let is_backend = || {
@@ -438,7 +440,7 @@ impl Snapshot {
     /// of its own can have. Whoever speaks from there runs on the host's network. Asked only of addresses that no
     /// workload is known by.
     #[must_use]
-    pub fn is_machine(&self, ip: IpAddr) -> bool {
+    pub fn is_host_address(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         ip.is_loopback() || self.forbidden.contains(&ip) || self.siblings.is_at(ip)
     }
@@ -446,17 +448,16 @@ impl Snapshot {
     /// Whether this node dials a backend of `export`. What runs on another node is that node's to dial where the
     /// export says so, unless the operator wrote its address out.
     #[must_use]
-    pub fn dials(&self, export: &Export, backend: &Backend) -> bool {
-        let is_ours =
-            export.hop == Hop::Any || backend.written_out || backend.node == self.this.node;
+    pub fn should_dial(&self, export: &Export, backend: &Backend) -> bool {
+        let is_ours = export.hop == Hop::Any || backend.explicit || backend.node == self.local.node;
         is_ours && self.may_dial(backend)
     }
 
     /// Whether this node probes a backend of `export`: what runs on a sibling is probed there, and by hubs, which tell
     /// others of it.
     #[must_use]
-    pub fn probes(&self, export: &Export, backend: &Backend, is_hub: bool) -> bool {
-        self.dials(export, backend) && (is_hub || !self.siblings.contains_key(&backend.node))
+    pub fn should_probe(&self, export: &Export, backend: &Backend, is_hub: bool) -> bool {
+        self.should_dial(export, backend) && (is_hub || !self.siblings.contains_key(&backend.node))
     }
 
     /// Whether `backend` may be dialled: its address is an ordinary one, or written out by the operator,
@@ -464,13 +465,13 @@ impl Snapshot {
     #[must_use]
     pub fn may_dial(&self, backend: &Backend) -> bool {
         // Compared as what a packet to it may end at, in whatever form it is written.
-        let ip = address::carried(backend.address.ip());
+        let ip = address::effective_ip(backend.address.ip());
         let at = SocketAddr::new(ip, backend.address.port());
         // One of our own listeners as a backend would be a loop.
         let never = ip.is_unspecified() || ip.is_multicast() || self.imports.at(at).is_some();
         let forbidden = [ip, backend.address.ip()].iter().any(|ip| self.forbidden.contains(ip));
-        let ordinary = !address::is_special(ip) && !forbidden;
-        !never && (ordinary || backend.written_out)
+        let ordinary = !address::is_reserved_for_machine(ip) && !forbidden;
+        !never && (ordinary || backend.explicit)
     }
 }
 

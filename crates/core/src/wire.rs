@@ -6,10 +6,10 @@
 //! | kind | opened by | carries |
 //! |---|---|---|
 //! | 0 control | the dialler, first and once | [`control`]: a [`Hello`](control::Hello) each way, then small urgent messages each way |
-//! | 1 state | whoever wants to know | a [`Subscribe`](state::Subscribe), answered by [`state`] messages, for as long as the connection lasts |
-//! | 2 data | whoever has a TCP connection to carry | a [`Header`](header::Header), answered by an [`Answer`](header::Answer); each is followed by the bytes of its direction |
+//! | 1 state | whoever wants to know | a [`Subscribe`](state::SubscribeRequest), answered by [`state`] messages, for as long as the connection lasts |
+//! | 2 data | whoever has a TCP connection to carry | a [`Header`](header::StreamHeader), answered by an [`Answer`](header::StreamAnswer); each is followed by the bytes of its direction |
 //! | 3 report | our own cluster's controller alone, towards nodes whose hello says that they [answer](control::ANSWERS_REPORTS) | nothing; answered by a [`NodeReport`](report::NodeReport). Whoever else asks is refused |
-//! | 4 grants | whoever receives, once, where both hellos name a stream window | [`grant`]: how far each stream may be sent; nothing the other way |
+//! | 4 grants | whoever receives, once, where both hellos name a stream window | [`credit`]: how far each stream may be sent; nothing the other way |
 //!
 //! **Encoding.** Integers are QUIC variable-length integers (RFC 9000 §16) in their shortest form; a
 //! longer form is refused. A message is a sequence of fields: type, length, value. Types ascend, so that
@@ -29,7 +29,7 @@
 //! with a [`Code`](crate::code::Code)'s number, and a connection ends by CONNECTION_CLOSE with one.
 
 pub mod control;
-pub mod grant;
+pub mod credit;
 pub mod header;
 pub mod report;
 pub mod state;
@@ -55,7 +55,7 @@ pub enum StreamKind {
     /// A question of our own cluster's controller, how this node is.
     Report,
     /// How far the other streams of the connection may be sent.
-    Grants,
+    Credits,
 }
 
 impl StreamKind {
@@ -67,7 +67,7 @@ impl StreamKind {
             Self::State => 1,
             Self::Data => 2,
             Self::Report => 3,
-            Self::Grants => 4,
+            Self::Credits => 4,
         }
     }
 
@@ -79,7 +79,7 @@ impl StreamKind {
             1 => Some(Self::State),
             2 => Some(Self::Data),
             3 => Some(Self::Report),
-            4 => Some(Self::Grants),
+            4 => Some(Self::Credits),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Merges what is believed, from wherever it comes, into the one value that the data path reads.
 //!
 //! The configuration, what Kubernetes adds to it, what peers say of themselves and which backends answer
-//! become a [`Snapshot`]: as a pure function ([`Base::of`], [`Base::with`], [`Base::snapshot`]) and as the
+//! become a [`Snapshot`]: as a pure function ([`BaseSnapshot::from_config`], [`BaseSnapshot::with_kubernetes`], [`BaseSnapshot::snapshot`]) and as the
 //! task that publishes a new one when any of them changes ([`run`]). It decides nothing; `adit-core` does.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,41 +10,43 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_config::Config;
-use adit_core::admission::pace::rest;
-use adit_core::choose;
-use adit_core::choose::links::dialable;
-use adit_core::denied::{DeniedPeer, is_cluster_denied};
+use adit_core::admission::rate_limit::cooldown;
+use adit_core::deny_list::{DeniedPeer, is_cluster_denied};
 use adit_core::fault::{BackendFault, BackendStates};
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::policy::Target;
-use adit_core::snapshot::{Backend, Export, ExportPort, Link, Seed, Snapshot, This, View};
+use adit_core::routing;
+use adit_core::routing::links::dialable_addresses;
+use adit_core::snapshot::{
+    Backend, ClusterView, Export, ExportPort, Link, LocalNode, Seed, Snapshot,
+};
 use adit_kubernetes::node::state::NodeState;
 use adit_transport::links::LinkView;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 /// What linked clusters last said of themselves, and who told it.
-pub type Views = Arc<BTreeMap<ClusterName, LinkView>>;
+pub type PeerViews = Arc<BTreeMap<ClusterName, LinkView>>;
 /// Backends that do not answer at present.
 pub type Down = BackendStates;
 
 /// The part of a snapshot that follows from the configuration. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Base {
+pub struct BaseSnapshot {
     snapshot: Arc<Snapshot>,
     /// The nodes that are denied by name, by cluster: whoever tells of one, it is not there.
     denied: Arc<BTreeMap<ClusterName, BTreeSet<NodeName>>>,
 }
 
-impl Base {
+impl BaseSnapshot {
     /// Of this configuration, on a node that can be dialled at `bound`. Where the file does not say what
     /// to advertise, `bound` is advertised as far as others can use it.
     #[must_use]
-    pub fn of(config: &Config, bound: &[SocketAddr]) -> Self {
+    pub fn from_config(config: &Config, bound: &[SocketAddr]) -> Self {
         let node = &config.node;
         let advertise = if node.advertise.is_empty() { bound } else { &node.advertise };
         let usable = |a: &&SocketAddr| !a.ip().is_unspecified() && a.port() != 0;
-        let link = |l: &adit_config::config::Link| Link {
+        let link = |l: &adit_config::config::LinkConfig| Link {
             cluster: l.cluster.clone(),
             trust_domain: l.trust_domain.clone(),
             seeds: l.addresses.clone(),
@@ -52,7 +54,7 @@ impl Base {
         let ours = bound.iter().chain(&node.advertise).map(SocketAddr::ip);
         // A link with a cluster that is denied is none.
         let linked =
-            |l: &&adit_config::config::Link| !is_cluster_denied(&config.denied, &l.cluster);
+            |l: &&adit_config::config::LinkConfig| !is_cluster_denied(&config.denied, &l.cluster);
         let links = config.links.iter().filter(linked);
         let mut denied: BTreeMap<ClusterName, BTreeSet<NodeName>> = BTreeMap::new();
         for entry in &config.denied {
@@ -61,14 +63,14 @@ impl Base {
             }
         }
         let snapshot = Snapshot {
-            this: This {
+            local: LocalNode {
                 cluster: config.cluster.clone(),
                 trust_domain: config.trust_domain.clone(),
                 node: node.name.clone(),
                 advertise: advertise
                     .iter()
                     .filter(usable)
-                    .take(View::MAX_ADDRESSES)
+                    .take(ClusterView::MAX_ADDRESSES)
                     .copied()
                     .collect(),
             },
@@ -83,7 +85,7 @@ impl Base {
             workloads: config.workloads.clone(),
             views: BTreeMap::new(),
             down: BTreeMap::new(),
-            unproved: BTreeSet::new(),
+            never_answered: BTreeSet::new(),
             forbidden: ours.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_unspecified()).collect(),
         };
         Self { snapshot: Arc::new(snapshot), denied: Arc::new(denied) }.without_denied_siblings()
@@ -91,7 +93,7 @@ impl Base {
 
     /// Nobody is sent to a sibling that is denied, and no peer is told of it.
     fn without_denied_siblings(mut self) -> Self {
-        if let Some(denied) = self.denied.get(&self.snapshot.this.cluster) {
+        if let Some(denied) = self.denied.get(&self.snapshot.local.cluster) {
             Arc::make_mut(&mut self.snapshot).siblings.retain(|node, _| !denied.contains(node));
         }
         self
@@ -100,7 +102,7 @@ impl Base {
     /// With what Kubernetes adds. Where nodes of linked clusters were last heard to be is a seed like those
     /// of the configuration, and comes after them.
     #[must_use]
-    pub fn with(&self, cluster: &NodeState) -> Self {
+    pub fn with_kubernetes(&self, cluster: &NodeState) -> Self {
         let mut all = Snapshot::clone(&self.snapshot);
         all.siblings.extend(cluster.siblings.clone());
         all.imports =
@@ -113,7 +115,7 @@ impl Base {
             let Some(link) = all.links.get_mut(peer) else { continue };
             let known: BTreeSet<Seed> = link.seeds.iter().cloned().collect();
             // What a peer said of itself may not lead into this machine or this network.
-            let learned = dialable(addresses, &link.seeds).into_iter().map(Seed::Address);
+            let learned = dialable_addresses(addresses, &link.seeds).into_iter().map(Seed::Address);
             let new: Vec<Seed> = learned.filter(|s| !known.contains(s)).collect();
             Arc::make_mut(link).seeds.extend(new);
         }
@@ -123,7 +125,7 @@ impl Base {
 
     /// The same in the parts that `before` has already, where they are equal. A tenant's change is one of all that
     /// this node knows, and whoever keeps something for each export or import sees at a glance what is not touched.
-    fn sharing(mut self, before: &Self) -> Self {
+    fn reuse_equal_parts(mut self, before: &Self) -> Self {
         let (now, before) = (Arc::make_mut(&mut self.snapshot), &before.snapshot);
         if now.imports == before.imports {
             now.imports = before.imports.clone();
@@ -145,27 +147,27 @@ impl Base {
     /// With what peers and dials say. A view of a cluster without a link, and word of an address that is
     /// nobody's backend, are left out: they are remains of a configuration that was.
     #[must_use]
-    pub fn snapshot(&self, views: &Views, down: &Down) -> Snapshot {
-        self.with_down(down).with_views(views)
+    pub fn snapshot(&self, views: &PeerViews, down: &Down) -> Snapshot {
+        self.with_backend_states(down).with_views(views)
     }
 
     /// With what dials say: a look at every backend.
-    fn with_down(&self, found: &Down) -> Self {
+    fn with_backend_states(&self, found: &Down) -> Self {
         let mut now = Snapshot::clone(&self.snapshot);
         let (mut down, mut unproved) = (BTreeMap::new(), BTreeSet::new());
         let (mut told, mut probed) = (BTreeMap::new(), BTreeSet::new());
-        let is_hub = choose::is_hub(&now);
+        let is_hub = routing::is_any_hub(&now);
         for export in now.exports.values() {
             for (port, backend) in backends(export) {
                 let address = backend.address;
-                let probes = now.probes(export, backend, is_hub);
+                let probes = now.should_probe(export, backend, is_hub);
                 if probes && !found.unserved.is_empty() {
                     probed.insert(address);
                 }
                 if let Some(fault) = found.down.get(&address) {
                     down.insert(address, *fault);
                 } else if !probes {
-                    told.extend(elsewhere(found, export, port).map(|fault| (address, fault)));
+                    told.extend(reported_fault(found, export, port).map(|fault| (address, fault)));
                 } else if found.answered.as_ref().is_some_and(|all| !all.contains(&address)) {
                     unproved.insert(address);
                 }
@@ -174,16 +176,16 @@ impl Base {
         // What this node found itself counts for more than what it was told.
         told.retain(|address, _| !probed.contains(address));
         down.extend(told);
-        (now.down, now.unproved) = (down, unproved);
+        (now.down, now.never_answered) = (down, unproved);
         Self { snapshot: Arc::new(now), denied: self.denied.clone() }
     }
 
     /// With what peers say. They say it as often as they like, so it costs one look at each link.
-    fn with_views(&self, views: &Views) -> Snapshot {
+    fn with_views(&self, views: &PeerViews) -> Snapshot {
         let mut now = Snapshot::clone(&self.snapshot);
         let linked = views.iter().filter(|(cluster, _)| now.links.contains_key(cluster));
-        let view = |cluster, view: &Arc<View>| match self.denied.get(cluster) {
-            Some(denied) => without(view, denied),
+        let view = |cluster, view: &Arc<ClusterView>| match self.denied.get(cluster) {
+            Some(denied) => without_denied(view, denied),
             None => view.clone(),
         };
         now.views =
@@ -197,7 +199,7 @@ fn backends(export: &Export) -> impl Iterator<Item = (&ExportPort, &Backend)> {
 }
 
 /// Why no backend of a port answers the node that it runs on, where this one was told so.
-fn elsewhere(found: &Down, export: &Export, port: &ExportPort) -> Option<BackendFault> {
+fn reported_fault(found: &Down, export: &Export, port: &ExportPort) -> Option<BackendFault> {
     if found.unserved.is_empty() {
         return None;
     }
@@ -206,11 +208,11 @@ fn elsewhere(found: &Down, export: &Export, port: &ExportPort) -> Option<Backend
 }
 
 /// A view without the nodes that are denied; copied only where it has one of them.
-fn without(view: &Arc<View>, denied: &BTreeSet<NodeName>) -> Arc<View> {
+fn without_denied(view: &Arc<ClusterView>, denied: &BTreeSet<NodeName>) -> Arc<ClusterView> {
     if !denied.iter().any(|node| view.nodes.contains_key(node)) {
         return view.clone();
     }
-    let mut view = View::clone(view);
+    let mut view = ClusterView::clone(view);
     view.nodes.retain(|node, _| !denied.contains(node));
     for export in view.exports.values_mut() {
         let served = |node: &NodeName| denied.contains(node);
@@ -226,29 +228,29 @@ fn without(view: &Arc<View>, denied: &BTreeSet<NodeName>) -> Arc<View> {
 
 /// Where a snapshot's parts come from.
 #[derive(Debug)]
-pub struct Sources {
-    base: watch::Receiver<Base>,
+pub struct SnapshotSources {
+    base: watch::Receiver<BaseSnapshot>,
     cluster: Option<watch::Receiver<Arc<NodeState>>>,
-    views: watch::Receiver<Views>,
-    down: watch::Receiver<Down>,
+    views: watch::Receiver<PeerViews>,
+    backend_states: watch::Receiver<Down>,
     /// The first two together, as they were last.
-    merged: Base,
+    merged: BaseSnapshot,
     /// The same with the last, where neither has changed since.
-    settled: Option<Base>,
+    with_states: Option<BaseSnapshot>,
 }
 
-impl Sources {
+impl SnapshotSources {
     /// The configuration's part, what Kubernetes adds (where the node runs there), what peers say of
     /// themselves, and which backends do not answer.
     #[must_use]
     pub fn new(
-        mut base: watch::Receiver<Base>,
+        mut base: watch::Receiver<BaseSnapshot>,
         mut cluster: Option<watch::Receiver<Arc<NodeState>>>,
-        views: watch::Receiver<Views>,
+        views: watch::Receiver<PeerViews>,
         down: watch::Receiver<Down>,
     ) -> Self {
         let merged = merge(&mut base, cluster.as_mut());
-        Self { base, cluster, views, down, merged, settled: None }
+        Self { base, cluster, views, backend_states: down, merged, with_states: None }
     }
 
     /// A snapshot of what the sources hold now.
@@ -259,20 +261,20 @@ impl Sources {
             || self.cluster.as_ref().is_some_and(|c| c.has_changed().unwrap_or(false));
         if is_new {
             let merged = merge(&mut self.base, self.cluster.as_mut());
-            self.merged = merged.sharing(&self.merged);
+            self.merged = merged.reuse_equal_parts(&self.merged);
         }
-        if is_new || self.down.has_changed().unwrap_or(false) {
-            self.settled = None;
+        if is_new || self.backend_states.has_changed().unwrap_or(false) {
+            self.with_states = None;
         }
         let views = self.views.borrow_and_update().clone();
-        let Self { merged, down, .. } = self;
-        let settled = || merged.with_down(&down.borrow_and_update());
-        self.settled.get_or_insert_with(settled).with_views(&views)
+        let Self { merged, backend_states: down, .. } = self;
+        let settled = || merged.with_backend_states(&down.borrow_and_update());
+        self.with_states.get_or_insert_with(settled).with_views(&views)
     }
 
     /// Waits for a change; false where a source has ended, and the process with it.
     async fn changed(&mut self) -> bool {
-        let Self { base, cluster, views, down, .. } = self;
+        let Self { base, cluster, views, backend_states: down, .. } = self;
         let told = async {
             match cluster {
                 Some(cluster) => cluster.changed().await.map(|()| cluster.mark_changed()),
@@ -290,31 +292,31 @@ impl Sources {
 }
 
 fn merge(
-    base: &mut watch::Receiver<Base>,
+    base: &mut watch::Receiver<BaseSnapshot>,
     cluster: Option<&mut watch::Receiver<Arc<NodeState>>>,
-) -> Base {
+) -> BaseSnapshot {
     let base = base.borrow_and_update().clone();
     match cluster {
-        Some(cluster) => base.with(&cluster.borrow_and_update()),
+        Some(cluster) => base.with_kubernetes(&cluster.borrow_and_update()),
         None => base,
     }
 }
 
 /// The least time between two snapshots: each wakes whoever acts on one, and any of many peers can have
 /// one made.
-const PAUSE: Duration = Duration::from_millis(10);
+const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Publishes a new snapshot whenever a source changes and what is believed with it.
-pub async fn run(mut sources: Sources, out: watch::Sender<Arc<Snapshot>>) {
+pub async fn run(mut sources: SnapshotSources, out: watch::Sender<Arc<Snapshot>>) {
     while sources.changed().await {
         let began = Instant::now();
-        publish(&out, sources.snapshot());
-        sleep(rest(began.elapsed(), PAUSE)).await;
+        publish_if_changed(&out, sources.snapshot());
+        sleep(cooldown(began.elapsed(), SNAPSHOT_INTERVAL)).await;
     }
 }
 
 /// Publishes a value, unless it is what was published last.
-pub(crate) fn publish<T: PartialEq>(out: &watch::Sender<Arc<T>>, now: T) {
+pub(crate) fn publish_if_changed<T: PartialEq>(out: &watch::Sender<Arc<T>>, now: T) {
     out.send_if_modified(|last| {
         let differs = **last != now;
         if differs {
@@ -349,16 +351,19 @@ workloads:
         adit_config::parse(text.as_bytes(), std::path::Path::new("edge.yaml")).unwrap().0
     }
 
-    fn base(config: &Config) -> Base {
-        Base::of(config, &["0.0.0.0:7843".parse().unwrap(), "127.0.0.1:7843".parse().unwrap()])
+    fn base(config: &Config) -> BaseSnapshot {
+        BaseSnapshot::from_config(
+            config,
+            &["0.0.0.0:7843".parse().unwrap(), "127.0.0.1:7843".parse().unwrap()],
+        )
     }
 
-    fn views(clusters: &[&str]) -> Views {
+    fn views(clusters: &[&str]) -> PeerViews {
         let heard = |c: &&str| LinkView {
             view: Arc::default(),
             omitted: Arc::default(),
             position: (1, 1),
-            from: (c.parse().unwrap(), "b1".parse().unwrap()),
+            source: (c.parse().unwrap(), "b1".parse().unwrap()),
             age: Duration::ZERO,
             received: Instant::now(),
             lost: false,
@@ -374,9 +379,9 @@ workloads:
     #[test]
     fn everything_in_the_file_is_believed() {
         let config = config(EDGE);
-        let now = base(&config).snapshot(&Views::default(), &Down::default());
+        let now = base(&config).snapshot(&PeerViews::default(), &Down::default());
         assert_eq!(
-            now.this.advertise,
+            now.local.advertise,
             ["127.0.0.1:7843".parse().unwrap()],
             "a wildcard is no address"
         );
@@ -409,12 +414,13 @@ workloads:
             class: adit_core::snapshot::Class::Interactive,
             replay: false,
         };
-        let view = View {
+        let view = ClusterView {
             nodes: ["b1", "b2"].map(|n| (n.parse().unwrap(), vec![])).into(),
             exports: [("a/b".parse().unwrap(), Arc::new(export))].into(),
         };
         views.values_mut().for_each(|heard| heard.view = Arc::new(view.clone()));
-        let now = base(&config).with(&cluster).snapshot(&Arc::new(views), &Down::default());
+        let now =
+            base(&config).with_kubernetes(&cluster).snapshot(&Arc::new(views), &Down::default());
         let names = |all: Vec<String>| all.join(" ");
         assert_eq!(names(now.siblings.keys().map(ToString::to_string).collect()), "e3");
         assert_eq!(names(now.links.keys().map(ToString::to_string).collect()), "bank");
@@ -428,8 +434,8 @@ workloads:
     #[test]
     fn what_the_operator_advertises_wins() {
         let text = EDGE.replace("identity:", "advertise: [\"172.18.1.2:9\"], identity:");
-        let now = base(&config(&text)).snapshot(&Views::default(), &Down::default());
-        assert_eq!(now.this.advertise, ["172.18.1.2:9".parse().unwrap()]);
+        let now = base(&config(&text)).snapshot(&PeerViews::default(), &Down::default());
+        assert_eq!(now.local.advertise, ["172.18.1.2:9".parse().unwrap()]);
         assert!(now.forbidden.contains(&"172.18.1.2".parse().unwrap()));
     }
 
@@ -452,8 +458,8 @@ workloads:
             forbidden: ["172.18.1.1".parse().unwrap()].into(),
             ..NodeState::default()
         };
-        let base = base(&config(EDGE)).with(&cluster);
-        let now = base.snapshot(&Views::default(), &Down::default());
+        let base = base(&config(EDGE)).with_kubernetes(&cluster);
+        let now = base.snapshot(&PeerViews::default(), &Down::default());
         let seeds: Vec<String> =
             now.links.values().flat_map(|l| &l.seeds).map(ToString::to_string).collect();
         assert_eq!(seeds, ["172.18.2.2:7843", "172.18.2.3:7843"]);
@@ -475,9 +481,9 @@ workloads:
         };
         let (_base, base) = watch::channel(base);
         let (cluster, told) = watch::channel(Arc::new(state.clone()));
-        let (_views, views) = watch::channel(Views::default());
+        let (_views, views) = watch::channel(PeerViews::default());
         let (_down, down) = watch::channel(Down::default());
-        let mut sources = Sources::new(base, Some(told), views, down);
+        let mut sources = SnapshotSources::new(base, Some(told), views, down);
         let before = sources.snapshot();
 
         state.exports[7].replay = !state.exports[7].replay;
@@ -498,9 +504,9 @@ workloads:
     async fn a_change_in_kubernetes_is_published() {
         let (_base, base) = watch::channel(base(&config(EDGE)));
         let (cluster, state) = watch::channel(Arc::new(NodeState::default()));
-        let (_views, views) = watch::channel(Views::default());
+        let (_views, views) = watch::channel(PeerViews::default());
         let (_down, down) = watch::channel(Down::default());
-        let mut sources = Sources::new(base, Some(state), views, down);
+        let mut sources = SnapshotSources::new(base, Some(state), views, down);
         let (out, mut published) = watch::channel(Arc::new(sources.snapshot()));
         let script = async move {
             let node = ("e2".parse().unwrap(), vec![]);
@@ -519,19 +525,21 @@ workloads:
             base.snapshot(&views(&["bank", "shop"]), &down(&["10.244.0.9:8080", "10.9.9.9:1"]));
         assert_eq!(now.views.keys().map(ClusterName::as_str).collect::<Vec<_>>(), ["bank"]);
         assert_eq!(now.down, down(&["10.244.0.9:8080"]).down);
-        assert_eq!(now.unproved, [].into(), "nobody has dialled yet");
+        assert_eq!(now.never_answered, [].into(), "nobody has dialled yet");
         // Of those that this node dials, what has neither answered nor refused is not proved.
-        let now = base
-            .snapshot(&Views::default(), &Down { answered: Some([].into()), ..Down::default() });
-        assert_eq!(now.unproved, ["10.244.0.9:8080".parse().unwrap()].into());
+        let now = base.snapshot(
+            &PeerViews::default(),
+            &Down { answered: Some([].into()), ..Down::default() },
+        );
+        assert_eq!(now.never_answered, ["10.244.0.9:8080".parse().unwrap()].into());
     }
 
     #[tokio::test]
     async fn a_change_of_any_source_is_published_and_nothing_else_is() {
         let (base_in, base_out) = watch::channel(base(&config(EDGE)));
-        let (views_in, views_out) = watch::channel(Views::default());
+        let (views_in, views_out) = watch::channel(PeerViews::default());
         let (down_in, down_out) = watch::channel(Down::default());
-        let mut sources = Sources::new(base_out, None, views_out, down_out);
+        let mut sources = SnapshotSources::new(base_out, None, views_out, down_out);
         let (out, mut published) = watch::channel(Arc::new(sources.snapshot()));
         let task = run(sources, out);
         let script = async move {
@@ -542,7 +550,7 @@ workloads:
             // The word of another cluster's dials and views changes nothing here, and is not published:
             // the next thing that is seen is the change after it.
             views_in.send_replace(views(&["bank", "shop"]));
-            sleep(2 * PAUSE).await;
+            sleep(2 * SNAPSHOT_INTERVAL).await;
             assert!(!published.has_changed().unwrap());
             down_in.send_replace(down(&["10.244.0.9:8080"]));
             published.changed().await.unwrap();

@@ -11,9 +11,9 @@ use adit_dataplane::flow::Direction;
 use metrics::{Unit, counter, describe_counter};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use self::gauges::Totals;
-use self::process::Process;
-use crate::status::Status;
+use self::gauges::ProcessTotals;
+use self::process::ProcessUsage;
+use crate::status::StatusDocument;
 
 pub mod gauges;
 pub mod page;
@@ -41,7 +41,7 @@ const BYTES: [f64; 8] = [
 
 /// This process's metrics. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub struct ProcessMetrics {
     handle: PrometheusHandle,
 }
 
@@ -50,7 +50,7 @@ pub struct Metrics {
 #[error("cannot set up metrics: {0}")]
 pub struct MetricsError(#[from] BuildError);
 
-impl Metrics {
+impl ProcessMetrics {
     /// Sets up the metrics of this process and describes them all.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Metrics {
             .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES)?
             .install_recorder()?;
         describe();
-        begin();
+        begin_at_zero();
         process::started();
         Ok(Self { handle })
     }
@@ -77,17 +77,22 @@ impl Metrics {
 
     /// What was counted, and what the kernel knows: of a process that is no node.
     #[must_use]
-    pub fn events(&self, process: &Process) -> String {
-        let mut page = page::Page::from(self.handle.render());
+    pub fn render_without_status(&self, process: &ProcessUsage) -> String {
+        let mut page = page::MetricsPage::from(self.handle.render());
         gauges::kernel(&mut page, process);
         page.into_text()
     }
 
     /// The page.
     #[must_use]
-    pub fn render(&self, status: &Status, process: &Process, totals: &Totals) -> String {
-        begin_configured(status);
-        let mut page = page::Page::from(self.handle.render());
+    pub fn render(
+        &self,
+        status: &StatusDocument,
+        process: &ProcessUsage,
+        totals: &ProcessTotals,
+    ) -> String {
+        begin_configured_at_zero(status);
+        let mut page = page::MetricsPage::from(self.handle.render());
         gauges::render(&mut page, status, process, totals);
         page.into_text()
     }
@@ -113,10 +118,11 @@ pub fn describe() {
 /// Has every counter begin at 0 that no configuration is needed for, with each of its codes: what is missing until
 /// it has happened once cannot be told from what does not exist, and its first increase is lost to whoever asks for
 /// rates.
-fn begin() {
+fn begin_at_zero() {
     adit_transport::links::begin_metrics();
     adit_dataplane::begin_metrics();
-    for outcome in [Outcome::Applied, Outcome::Unchanged, Outcome::Rejected] {
+    for outcome in [FileReadOutcome::Applied, FileReadOutcome::Unchanged, FileReadOutcome::Rejected]
+    {
         counter!(RELOADS, "outcome" => outcome.name()).increment(0);
         counter!(IDENTITY_RELOADS, "outcome" => outcome.name()).increment(0);
     }
@@ -124,7 +130,7 @@ fn begin() {
 }
 
 /// The same for each link and service of the configuration.
-fn begin_configured(status: &Status) {
+fn begin_configured_at_zero(status: &StatusDocument) {
     for link in &status.links {
         adit_transport::links::begin_link_metrics(&link.cluster);
     }
@@ -145,7 +151,7 @@ const PANICS: &str = "adit_panics_total";
 
 /// What became of a file that was read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum FileReadOutcome {
     /// It is in use.
     Applied,
     /// It says what was in use already.
@@ -154,7 +160,7 @@ pub enum Outcome {
     Rejected,
 }
 
-impl Outcome {
+impl FileReadOutcome {
     const fn name(self) -> &'static str {
         match self {
             Self::Applied => "applied",
@@ -165,12 +171,12 @@ impl Outcome {
 }
 
 /// Counts a configuration file that was read.
-pub fn config_read(outcome: Outcome) {
+pub fn config_read(outcome: FileReadOutcome) {
     counter!(RELOADS, "outcome" => outcome.name()).increment(1);
 }
 
 /// Counts identity files that were read.
-pub fn identity_read(outcome: Outcome) {
+pub fn identity_read(outcome: FileReadOutcome) {
     counter!(IDENTITY_RELOADS, "outcome" => outcome.name()).increment(1);
 }
 

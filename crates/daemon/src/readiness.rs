@@ -11,7 +11,7 @@ use tokio::sync::watch;
 /// The set. Cheap to clone; all clones are one set.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
-    left: Arc<watch::Sender<Vec<Cow<'static, str>>>>,
+    pending: Arc<watch::Sender<Vec<Cow<'static, str>>>>,
 }
 
 /// One reason, for as long as it lives.
@@ -26,26 +26,26 @@ impl Readiness {
     /// Adds a reason: what is being waited for, in a few words, e.g. `first snapshot`.
     pub fn wait_for(&self, reason: impl Into<Cow<'static, str>>) -> Pending {
         let reason = reason.into();
-        self.left.send_modify(|left| left.push(reason.clone()));
+        self.pending.send_modify(|left| left.push(reason.clone()));
         Pending { reason, set: self.clone() }
     }
 
     /// The reasons that are left, oldest first; empty when ready.
     #[must_use]
-    pub fn left(&self) -> Vec<Cow<'static, str>> {
-        self.left.borrow().clone()
+    pub fn pending(&self) -> Vec<Cow<'static, str>> {
+        self.pending.borrow().clone()
     }
 
     /// Waits until no reason is left.
     pub async fn ready(&self) {
         // Fails only when the sender is gone, and `self` holds it.
-        self.left.subscribe().wait_for(Vec::is_empty).await.ok();
+        self.pending.subscribe().wait_for(Vec::is_empty).await.ok();
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.set.left.send_modify(|left| {
+        self.set.pending.send_modify(|left| {
             if let Some(at) = left.iter().position(|r| *r == self.reason) {
                 left.remove(at);
             }
@@ -64,9 +64,9 @@ mod tests {
         let identity = readiness.wait_for("identity");
         let (first, second) = (readiness.wait_for("probe"), readiness.wait_for("probe"));
         drop(first);
-        assert_eq!(readiness.left(), ["identity", "probe"], "equal reasons are counted");
+        assert_eq!(readiness.pending(), ["identity", "probe"], "equal reasons are counted");
         drop(identity);
         let (waiting, ()) = tokio::join!(readiness.ready(), async { drop(second) });
-        assert_eq!((waiting, readiness.left().len()), ((), 0));
+        assert_eq!((waiting, readiness.pending().len()), ((), 0));
     }
 }

@@ -4,7 +4,7 @@
 //! they are added to, never changed; a reader skips what it does not know and takes a default for what is
 //! missing, so that a newer command reads an older daemon and the other way round.
 //!
-//! * [`links`], [`services`], [`refused`]: the parts. [`problems`]: what is wrong, worst first. [`report`]: what of
+//! * [`links`], [`services`], [`refusals`]: the parts. [`problems`]: what is wrong, worst first. [`report`]: what of
 //!   it the controller is told.
 //! * [`build`]: from what the process knows to the document, as a pure function.
 
@@ -14,43 +14,45 @@ use adit_core::code::Code;
 use serde::{Deserialize, Serialize};
 
 pub mod build;
-pub mod doubled;
+pub mod duplicates;
 pub mod links;
 pub mod problems;
-pub mod refused;
+pub mod refusals;
 pub mod report;
 pub mod services;
 
 pub use links::{
-    Connection, Dials, InVain, LastInVain, LeftOut, Link, LinkState, PeerNode, ViewSource,
+    ConnectionReport, DialSummary, LastMisuse, Link, LinkHealth, MisuseReport, OmittedItems,
+    PeerNode, ViewSource,
 };
-pub use problems::{Problem, Severity};
-pub use refused::Refused;
+pub use problems::{StatusProblem, StatusSeverity};
+pub use refusals::RefusedFlows;
 pub use services::{
-    Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort, Streams, Using,
+    ActiveSource, Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort,
+    StreamCounts,
 };
 
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Status {
+pub struct StatusDocument {
     /// The node itself.
-    pub node: Node,
+    pub node: NodeStatus,
     /// What is wrong, worst first; empty where all is well.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<StatusProblem>,
     /// The other clusters.
     pub links: Vec<Link>,
     /// The other nodes of this cluster.
     pub siblings: Vec<PeerNode>,
     /// Who is refused by configuration.
-    pub denied: Vec<Denied>,
+    pub denied: Vec<DenyEntryStatus>,
     /// Services of other clusters that can be used here.
     pub imports: Vec<Import>,
     /// Services of this cluster that others may use.
     pub exports: Vec<Export>,
     /// Connections that were refused in the last minute and whose source was not served since, at most
-    /// [`Refused::MAX`] kinds of them.
-    pub refused: Vec<Refused>,
+    /// [`RefusedFlows::MAX`] kinds of them.
+    pub refused: Vec<RefusedFlows>,
     /// How many more were, of kinds that are not told.
     pub refused_others: u64,
     /// How streams ended since the process started.
@@ -60,7 +62,7 @@ pub struct Status {
 /// The node itself.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Node {
+pub struct NodeStatus {
     /// Its cluster.
     pub cluster: String,
     /// Its cluster's trust domain.
@@ -88,9 +90,9 @@ pub struct Node {
     /// Another living process that has its name, as its siblings see it.
     pub double: Option<String>,
     /// The certificate that it shows.
-    pub certificate: Certificate,
+    pub certificate: CertificateStatus,
     /// The configuration that it runs on.
-    pub configuration: Configuration,
+    pub configuration: ConfigurationStatus,
     /// The level of its log.
     pub log_level: String,
     /// UDP addresses on which it answers peers.
@@ -112,7 +114,7 @@ pub struct OlderProcesses {
 /// The certificate that a node shows to its peers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Certificate {
+pub struct CertificateStatus {
     /// Its SPIFFE ID.
     pub id: String,
     /// When it begins to be valid, RFC 3339 in UTC.
@@ -132,7 +134,7 @@ pub struct Certificate {
 /// The configuration that a node runs on.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Configuration {
+pub struct ConfigurationStatus {
     /// Its file.
     pub path: String,
     /// A digest of what was read.
@@ -148,7 +150,7 @@ pub struct Configuration {
 /// One entry of the deny list, and what it has done.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Denied {
+pub struct DenyEntryStatus {
     /// The entry, e.g. `denied.nodes: bank/b1`.
     pub entry: String,
     /// The operator's reason, where there is one.

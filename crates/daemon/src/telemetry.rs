@@ -35,7 +35,7 @@ pub const STREAM: &str = "adit::stream";
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
+pub enum LineFormat {
     /// Text when the log is a terminal, JSON otherwise.
     #[default]
     Auto,
@@ -82,33 +82,33 @@ pub enum InitError {
 
 /// The process's log. Cheap to clone; lives as long as the process.
 #[derive(Debug, Clone)]
-pub struct Log {
+pub struct ProcessLog {
     filter: reload::Handle<EnvFilter, Registry>,
-    render: layer::CurrentRender,
+    render: layer::CurrentStyle,
     level: Arc<std::sync::Mutex<String>>,
-    sink: sink::Sink,
+    sink: sink::LogSink,
 }
 
-impl Log {
+impl ProcessLog {
     /// Sets up the log of this process, which goes to standard error.
     ///
     /// # Errors
     /// Where `level` is not one, or a log is already set up.
-    pub fn init(level: &str, format: Format) -> Result<Self, InitError> {
-        let render = layer::CurrentRender::new(render(format));
+    pub fn init(level: &str, format: LineFormat) -> Result<Self, InitError> {
+        let render = layer::CurrentStyle::new(render(format));
         let (filter, handle) = reload::Layer::new(parse(level)?);
         let now = render.clone();
-        let sink = sink::Sink::start(std::io::stderr(), move |n| layer::dropped(now.get(), n))?;
+        let sink = sink::LogSink::start(std::io::stderr(), move |n| layer::dropped(now.get(), n))?;
         Registry::default()
             .with(filter)
-            .with(layer::Lines::new(render.clone(), sink.clone()))
+            .with(layer::LogLayer::new(render.clone(), sink.clone()))
             .try_init()
             .map_err(|_| InitError::AlreadySet)?;
         Ok(Self { filter: handle, render, level: Arc::new(level.to_owned().into()), sink })
     }
 
     /// Changes how lines look from now on.
-    pub fn set_format(&self, format: Format) {
+    pub fn set_format(&self, format: LineFormat) {
         self.render.set(render(format));
     }
 
@@ -116,15 +116,15 @@ impl Log {
     /// line for each of `errors` where machines do.
     pub fn fatal(&self, text: &str, errors: impl IntoIterator<Item = FatalError>) {
         let render = self.render.get();
-        if let layer::Render::Text { .. } = render {
+        if let layer::LineStyle::Text { .. } = render {
             return self.sink.line(format!("{text}\n"));
         }
         for FatalError { message, key, hint } in errors {
             let fields = [("key", key), ("hint", hint)];
             let fields = fields.into_iter();
             let fields =
-                fields.filter_map(|(name, value)| Some((name, layer::Value::Text(value?))));
-            self.sink.line(layer::last(render, module_path!(), &message, fields.collect()));
+                fields.filter_map(|(name, value)| Some((name, layer::FieldValue::Text(value?))));
+            self.sink.line(layer::final_line(render, module_path!(), &message, fields.collect()));
         }
     }
 
@@ -159,14 +159,14 @@ impl Log {
 }
 
 /// How lines of a format look on standard error.
-fn render(format: Format) -> layer::Render {
+fn render(format: LineFormat) -> layer::LineStyle {
     let terminal = std::io::stderr().is_terminal();
     match (format, terminal) {
-        (Format::Text, _) | (Format::Auto, true) => {
+        (LineFormat::Text, _) | (LineFormat::Auto, true) => {
             let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-            layer::Render::Text { colour }
+            layer::LineStyle::Text { colour }
         }
-        (Format::Json, _) | (Format::Auto, false) => layer::Render::Json,
+        (LineFormat::Json, _) | (LineFormat::Auto, false) => layer::LineStyle::Json,
     }
 }
 

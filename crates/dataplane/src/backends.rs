@@ -14,75 +14,80 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use adit_core::choose;
 use adit_core::code::Code;
 use adit_core::fault::{BackendFault, BackendStates};
 use adit_core::name::Namespace;
 use adit_core::policy::Target;
+use adit_core::routing;
 use adit_core::snapshot::Snapshot;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::schedule::{MAX_PROBES, Planned, ProbeSchedule};
-use crate::flow::Failure;
-use crate::tcp::{Net, Tcp};
+use self::schedule::{MAX_PROBES, PlannedProbes, ProbeSchedule};
+use crate::flow::FlowFailure;
+use crate::tcp::{Tcp, TcpNetwork};
 
 /// Dials whose outcome may wait to be taken. More are dropped: the next one says the same.
-const REPORTS: usize = 1024;
+const MAX_PENDING_REPORTS: usize = 1024;
 /// The longest that this node goes by what it was told of others' backends, from when it was told last.
-const MAX_TOLD_TIMEOUT: Duration = Duration::from_secs(300);
+const MAX_REMOTE_FAULTS_LIFETIME: Duration = Duration::from_secs(300);
 /// The least time between two accounts of what probes found: each has the snapshot made anew, and peers told.
-const ACCOUNT_INTERVAL: Duration = Duration::from_millis(100);
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where dials report, and where what they found is read.
 #[derive(Debug, Clone)]
-pub struct Backends {
-    reports: mpsc::Sender<(SocketAddr, Dialled)>,
+pub struct BackendHealth {
+    reports: mpsc::Sender<(SocketAddr, DialResult)>,
     states: watch::Receiver<BackendStates>,
-    told: Arc<watch::Sender<Told>>,
-    last: Last,
+    remote_faults: Arc<watch::Sender<RemoteFaults>>,
+    last_dials: LastDials,
 }
 
 /// Exports that no backend answers for, as other nodes found, and until when that holds.
-type Told = (BTreeMap<Target, BackendFault>, Option<Instant>);
+type RemoteFaults = (BTreeMap<Target, BackendFault>, Option<Instant>);
 
 /// What a dial says of its backend.
-type Dialled = Result<(), BackendFault>;
+type DialResult = Result<(), BackendFault>;
 
 /// How the last dial of each backend ended.
-type Last = Arc<Mutex<BTreeMap<SocketAddr, Result<(), Failure>>>>;
+type LastDials = Arc<Mutex<BTreeMap<SocketAddr, Result<(), FlowFailure>>>>;
 
 /// The task that keeps the set; it runs until its token is cancelled.
 #[derive(Debug)]
-pub struct Keeper {
-    reports: mpsc::Receiver<(SocketAddr, Dialled)>,
+pub struct HealthChecker {
+    reports: mpsc::Receiver<(SocketAddr, DialResult)>,
     states: watch::Sender<BackendStates>,
-    told: watch::Receiver<Told>,
-    last: Last,
+    remote_faults: watch::Receiver<RemoteFaults>,
+    last_dials: LastDials,
     dial_timeout: Duration,
 }
 
 /// What a probe found, and in which namespace it counted. `None` is no news: this node could not dial.
-struct Found {
+struct ProbeResult {
     backend: SocketAddr,
     namespace: Namespace,
-    dialled: Option<Dialled>,
+    dialled: Option<DialResult>,
 }
 
-impl Backends {
+impl BackendHealth {
     /// All that there are at first are taken to be well until a dial fails. `dial_timeout` bounds a probe.
     #[must_use]
-    pub fn new(dial_timeout: Duration) -> (Self, Keeper) {
-        let (reports, inbox) = mpsc::channel(REPORTS);
+    pub fn new(dial_timeout: Duration) -> (Self, HealthChecker) {
+        let (reports, inbox) = mpsc::channel(MAX_PENDING_REPORTS);
         let (sender, states) = watch::channel(BackendStates::default());
-        let last = Last::default();
-        let (tell, told) = watch::channel(Told::default());
+        let last = LastDials::default();
+        let (tell, told) = watch::channel(RemoteFaults::default());
         let last_dials = last.clone();
-        let keeper =
-            Keeper { reports: inbox, states: sender, told, last: last_dials, dial_timeout };
-        (Self { reports, states, told: Arc::new(tell), last }, keeper)
+        let keeper = HealthChecker {
+            reports: inbox,
+            states: sender,
+            remote_faults: told,
+            last_dials,
+            dial_timeout,
+        };
+        (Self { reports, states, remote_faults: Arc::new(tell), last_dials: last }, keeper)
     }
 
     /// The backends that do not answer at present, and those that have answered.
@@ -91,23 +96,24 @@ impl Backends {
         self.states.clone()
     }
 
-    /// Takes what was told of exports whose backends other nodes dial: all of it, for so long, [`MAX_TOLD_TIMEOUT`]
+    /// Takes what was told of exports whose backends other nodes dial: all of it, for so long, [`MAX_REMOTE_FAULTS_LIFETIME`]
     /// at most.
-    pub fn tell(&self, unserved: BTreeMap<Target, BackendFault>, valid: Duration) {
-        let until = (!unserved.is_empty()).then(|| Instant::now() + valid.min(MAX_TOLD_TIMEOUT));
-        self.told.send_replace((unserved, until));
+    pub fn set_remote_faults(&self, unserved: BTreeMap<Target, BackendFault>, valid: Duration) {
+        let until =
+            (!unserved.is_empty()).then(|| Instant::now() + valid.min(MAX_REMOTE_FAULTS_LIFETIME));
+        self.remote_faults.send_replace((unserved, until));
     }
 
     /// How the last dial of each backend of the snapshot's exports ended, where one was made.
     #[must_use]
-    pub fn last(&self) -> BTreeMap<SocketAddr, Result<(), Failure>> {
-        lock(&self.last).clone()
+    pub fn last_dials(&self) -> BTreeMap<SocketAddr, Result<(), FlowFailure>> {
+        lock(&self.last_dials).clone()
     }
 
     /// Takes the outcome of a dial.
-    pub(crate) fn report(&self, backend: SocketAddr, outcome: Result<(), Failure>) {
+    pub(crate) fn record_dial(&self, backend: SocketAddr, outcome: Result<(), FlowFailure>) {
         let dialled = outcome.as_ref().map(|&()| ()).map_err(fault);
-        let is_first = lock(&self.last).insert(backend, outcome).is_none();
+        let is_first = lock(&self.last_dials).insert(backend, outcome).is_none();
         // The first makes a probe needless.
         if dialled.is_ok() && !is_first && !self.states.borrow().down.contains_key(&backend) {
             return;
@@ -118,17 +124,17 @@ impl Backends {
 }
 
 /// The failure of a dial, as it is published.
-fn fault(failure: &Failure) -> BackendFault {
-    BackendFault::of(failure.code).unwrap_or(BackendFault::Unreachable)
+fn fault(failure: &FlowFailure) -> BackendFault {
+    BackendFault::from_code(failure.code).unwrap_or(BackendFault::Unreachable)
 }
 
-fn lock(last: &Last) -> MutexGuard<'_, BTreeMap<SocketAddr, Result<(), Failure>>> {
+fn lock(last: &LastDials) -> MutexGuard<'_, BTreeMap<SocketAddr, Result<(), FlowFailure>>> {
     last.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Keeper {
+impl HealthChecker {
     /// Keeps the set for the backends of the current snapshot's exports.
-    pub async fn run<N: Net>(
+    pub async fn run<N: TcpNetwork>(
         mut self,
         net: Arc<N>,
         mut snapshot: watch::Receiver<Arc<Snapshot>>,
@@ -139,11 +145,11 @@ impl Keeper {
         let mut schedule = ProbeSchedule::default();
         let (mut untold, mut tell_at) = (Vec::new(), Instant::now());
         let mut planned = snapshot.borrow_and_update().clone();
-        self.presume(&planned);
+        self.presume_up(&planned);
         self.plan(&mut schedule, &planned);
         loop {
             let probe_at = schedule.next();
-            let told_until = self.told.borrow().1;
+            let told_until = self.remote_faults.borrow().1;
             let far = || Instant::now() + Duration::from_secs(3600);
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -153,24 +159,24 @@ impl Keeper {
                     self.plan(&mut schedule, &planned);
                 }
                 Some((backend, dialled)) = self.reports.recv() => {
-                    schedule.learn(backend, Some(dialled.is_ok()), Instant::now());
-                    self.take(&schedule, [(backend, Some(dialled))]);
+                    schedule.record(backend, Some(dialled.is_ok()), Instant::now());
+                    self.apply_results(&schedule, [(backend, Some(dialled))]);
                 }
-                Some(Found { backend, namespace, dialled }) = finds.recv() => {
+                Some(ProbeResult { backend, namespace, dialled }) = finds.recv() => {
                     schedule.end(&namespace);
-                    schedule.learn(backend, dialled.map(|d| d.is_ok()), Instant::now());
+                    schedule.record(backend, dialled.map(|d| d.is_ok()), Instant::now());
                     untold.push((backend, dialled));
                 }
-                Ok(()) = self.told.changed() => {
-                    let unserved = self.told.borrow_and_update().0.clone();
-                    self.believe(unserved);
+                Ok(()) = self.remote_faults.changed() => {
+                    let unserved = self.remote_faults.borrow_and_update().0.clone();
+                    self.publish_remote_faults(unserved);
                 }
-                () = sleep_until(told_until.unwrap_or_else(far)), if told_until.is_some() && self.is_told() => {
-                    self.believe(BTreeMap::new());
+                () = sleep_until(told_until.unwrap_or_else(far)), if told_until.is_some() && self.has_remote_faults() => {
+                    self.publish_remote_faults(BTreeMap::new());
                 }
                 () = sleep_until(tell_at), if !untold.is_empty() => {
-                    self.take(&schedule, untold.drain(..));
-                    tell_at = Instant::now() + ACCOUNT_INTERVAL;
+                    self.apply_results(&schedule, untold.drain(..));
+                    tell_at = Instant::now() + PUBLISH_INTERVAL;
                 }
                 () = sleep_until(probe_at.unwrap_or_else(far)), if probe_at.is_some() => {
                     while let Some(next) = schedule.start(Instant::now()) {
@@ -186,7 +192,7 @@ impl Keeper {
     /// Forgets what is nobody's backend any more, and takes up what is new.
     fn plan(&self, schedule: &mut ProbeSchedule, now: &Snapshot) {
         let plan = planned(now);
-        let mut last = lock(&self.last);
+        let mut last = lock(&self.last_dials);
         last.retain(|address, _| plan.contains_key(address));
         schedule.plan(&plan, |address| last.contains_key(address), Instant::now());
         let proved = |at: &&SocketAddr| matches!(last.get(*at), Some(Ok(())));
@@ -210,17 +216,17 @@ impl Keeper {
 
     /// Takes what there is when the process begins to be well: peers that were led here before it must not be told
     /// otherwise until a dial says so.
-    fn presume(&self, now: &Snapshot) {
+    fn presume_up(&self, now: &Snapshot) {
         let all = planned(now).into_keys().collect();
         self.states.send_modify(|states| states.answered = Some(all));
     }
 
-    fn is_told(&self) -> bool {
+    fn has_remote_faults(&self) -> bool {
         !self.states.borrow().unserved.is_empty()
     }
 
     /// Publishes what other nodes found.
-    fn believe(&self, unserved: BTreeMap<Target, BackendFault>) {
+    fn publish_remote_faults(&self, unserved: BTreeMap<Target, BackendFault>) {
         self.states.send_if_modified(|states| {
             let is_new = states.unserved != unserved;
             states.unserved = unserved;
@@ -229,17 +235,18 @@ impl Keeper {
     }
 
     /// Dials one backend, and says what came of it.
-    fn probe<N: Net>(
+    fn probe<N: TcpNetwork>(
         &self,
         net: &Arc<N>,
         (backend, namespace): (SocketAddr, Namespace),
-        found: mpsc::Sender<Found>,
+        found: mpsc::Sender<ProbeResult>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (net, last, limit) = (net.clone(), self.last.clone(), self.dial_timeout);
+        let (net, last, limit) = (net.clone(), self.last_dials.clone(), self.dial_timeout);
         async move {
             let dial = timeout(limit, net.dial(backend)).await;
             let dial = dial.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            let dial = dial.map(|tcp| tcp.settle()).map_err(|e| dial_failure(backend, &e));
+            let dial =
+                dial.map(|tcp| tcp.close_gracefully()).map_err(|e| dial_failure(backend, &e));
             let dialled = match dial {
                 Ok(()) => {
                     lock(&last).insert(backend, Ok(()));
@@ -252,20 +259,20 @@ impl Keeper {
                 }
                 Err((_, false)) => None,
             };
-            found.send(Found { backend, namespace, dialled }).await.ok();
+            found.send(ProbeResult { backend, namespace, dialled }).await.ok();
         }
     }
 
     /// Takes what dials found of backends that this node may still dial.
-    fn take(
+    fn apply_results(
         &self,
         schedule: &ProbeSchedule,
-        all: impl IntoIterator<Item = (SocketAddr, Option<Dialled>)>,
+        all: impl IntoIterator<Item = (SocketAddr, Option<DialResult>)>,
     ) {
         self.states.send_if_modified(|BackendStates { down, answered, .. }| {
             let answered = answered.get_or_insert_default();
             let mut changed = false;
-            for (backend, dialled) in all.into_iter().filter(|(b, _)| schedule.has(*b)) {
+            for (backend, dialled) in all.into_iter().filter(|(b, _)| schedule.contains(*b)) {
                 changed |= match dialled {
                     Some(Ok(())) if down.remove(&backend).is_some() => {
                         tracing::info!(%backend, "backend answers again");
@@ -278,7 +285,7 @@ impl Keeper {
                     Some(Err(fault)) => {
                         let before = down.insert(backend, fault);
                         if before.is_none() {
-                            tracing::warn!(%backend, "backend does not answer: {}", fault.words());
+                            tracing::warn!(%backend, "backend does not answer: {}", fault.description());
                         }
                         before != Some(fault)
                     }
@@ -291,7 +298,7 @@ impl Keeper {
 
 /// Why a dial failed, and whether the backend is to blame rather than this node.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library's list is open")]
-pub(crate) fn dial_failure(backend: SocketAddr, error: &io::Error) -> (Failure, bool) {
+pub(crate) fn dial_failure(backend: SocketAddr, error: &io::Error) -> (FlowFailure, bool) {
     use io::ErrorKind as Kind;
     let (code, at_fault) = match error.kind() {
         Kind::ConnectionRefused | Kind::ConnectionReset => (Code::BackendRefused, true),
@@ -301,10 +308,10 @@ pub(crate) fn dial_failure(backend: SocketAddr, error: &io::Error) -> (Failure, 
         // Out of descriptors, ports or memory. Nothing was delivered, and another node may have some.
         _ => {
             let reason = format!("this node cannot dial backend {backend}: {error}{}", hint(error));
-            return (Failure::new(Code::OverLimit, reason), false);
+            return (FlowFailure::new(Code::OverLimit, reason), false);
         }
     };
-    (Failure::new(code, format!("backend {backend}: {error}")), at_fault)
+    (FlowFailure::new(code, format!("backend {backend}: {error}")), at_fault)
 }
 
 /// What to do about the operating system's own limits.
@@ -333,23 +340,24 @@ fn may_plan_differ(before: &Snapshot, now: &Snapshot) -> bool {
     !before.exports.is_same(&now.exports)
         || !before.imports.is_same(&now.imports)
         || before.forbidden != now.forbidden
-        || before.this.node != now.this.node
+        || before.local.node != now.local.node
         // Hubs probe what others do not.
         || before.siblings != now.siblings
         || before.links.keys().ne(now.links.keys())
 }
 
 /// Every backend that this node dials, and how often it is to be probed while it is up: see
-/// [`Snapshot::probes`].
-fn planned(now: &Snapshot) -> BTreeMap<SocketAddr, Planned> {
-    let (mut plan, is_hub) = (BTreeMap::new(), choose::is_hub(now));
+/// [`Snapshot::should_probe`].
+fn planned(now: &Snapshot) -> BTreeMap<SocketAddr, PlannedProbes> {
+    let (mut plan, is_hub) = (BTreeMap::new(), routing::is_any_hub(now));
     for export in now.exports.values() {
-        let allowed = |b: &&adit_core::snapshot::Backend| now.dials(export, b);
+        let allowed = |b: &&adit_core::snapshot::Backend| now.should_dial(export, b);
         for backend in export.ports.iter().flat_map(|p| &p.backends).filter(allowed) {
-            let is_probed = now.probes(export, backend, is_hub);
+            let is_probed = now.should_probe(export, backend, is_hub);
             let namespace = || export.service.namespace.clone();
-            let new = || Planned { namespace: namespace(), interval: export.probe, is_probed };
-            let planned: &mut Planned = plan.entry(backend.address).or_insert_with(new);
+            let new =
+                || PlannedProbes { namespace: namespace(), interval: export.probe, is_probed };
+            let planned: &mut PlannedProbes = plan.entry(backend.address).or_insert_with(new);
             planned.is_probed |= is_probed;
             planned.interval = match (planned.interval, export.probe) {
                 (Some(a), Some(b)) => Some(a.min(b)),

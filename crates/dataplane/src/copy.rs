@@ -12,22 +12,22 @@ use std::task::Poll;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_transport::budget::Stall;
+use adit_transport::budget::StallCharge;
 use adit_transport::{RecvStream, SendStream};
 use bytes::Bytes;
 use futures_util::poll;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::flow::Counter;
-use crate::tcp::{Room, Tcp};
+use crate::flow::ByteCounter;
+use crate::tcp::{ReadBuffer, Tcp};
 
 /// Chunks that one turn takes from a stream.
-const BATCH: usize = 32;
+const MAX_BATCH: usize = 32;
 
 /// What the opening of a flow leaves for the copy to finish.
 #[derive(Debug, Default)]
-pub(crate) struct Left {
+pub(crate) struct PendingCopy {
     /// Read from TCP, and not yet written to the stream.
     pub(crate) to_stream: VecDeque<Bytes>,
     /// Whether TCP has already come to its end.
@@ -45,26 +45,26 @@ pub(crate) async fn copy<T: Tcp>(
     tcp: &T,
     send: &mut SendStream,
     recv: &mut RecvStream,
-    left: Left,
+    left: PendingCopy,
     reset: Code,
-    count: (&Counter, &Counter),
+    count: (&ByteCounter, &ByteCounter),
 ) -> Result<(), Code> {
     let (sent, received) = count;
-    let Left { to_stream, finished, to_tcp } = left;
+    let PendingCopy { to_stream, finished, to_tcp } = left;
     let end = {
-        let deaf = Deafness::default();
-        let unsent = Unsent { chunks: to_stream, finished };
+        let deaf = PeerUnwatched::default();
+        let unsent = UnsentChunks { chunks: to_stream, finished };
         let forward = tcp_to_stream(tcp, send, unsent, &deaf, sent, reset);
         let backward = stream_to_tcp(tcp, recv, to_tcp, &deaf, received, reset);
         tokio::select! {
             biased;
-            both = futures_util::future::try_join(forward, backward) => both.map(|_| tcp.settle()),
+            both = futures_util::future::try_join(forward, backward) => both.map(|_| tcp.close_gracefully()),
             // Also where neither direction would notice: one waits for the peer, the other has finished.
             () = tcp.broken() => Err(reset),
         }
     };
     if end == Err(reset) {
-        linger(send).await;
+        wait_for_delivery(send).await;
     }
     end
 }
@@ -74,10 +74,10 @@ pub(crate) async fn copy<T: Tcp>(
 /// A reset of the stream would overtake the answer, and QUIC has no way to order one behind it
 /// (RESET_STREAM_AT is a draft). Three round trips, and what a lost packet's probe is late
 /// (RFC 9002 §6.2.1, with the default max_ack_delay).
-pub(crate) async fn linger(send: &mut SendStream) {
-    const PROBE: Duration = Duration::from_millis(30);
+pub(crate) async fn wait_for_delivery(send: &mut SendStream) {
+    const PROBE_DELAY: Duration = Duration::from_millis(30);
     let Some(last) = send.last_sent() else { return };
-    let until = last + send.connection().stats().rtt * 3 + PROBE;
+    let until = last + send.connection().stats().rtt * 3 + PROBE_DELAY;
     // Ends with the peer's interest, or with the connection.
     timeout_at(until, send.stopped()).await.ok();
 }
@@ -85,27 +85,27 @@ pub(crate) async fn linger(send: &mut SendStream) {
 /// Whether the direction from the peer would not notice that the peer has given up: it has ended, or its
 /// reader does not keep up. Otherwise a reset says so there, at once.
 #[derive(Debug, Default)]
-struct Deafness {
-    is_deaf: AtomicBool,
+struct PeerUnwatched {
+    is_unwatched: AtomicBool,
     changed: Notify,
 }
 
-impl Deafness {
+impl PeerUnwatched {
     fn set(&self, is_deaf: bool) {
-        self.is_deaf.store(is_deaf, Relaxed);
+        self.is_unwatched.store(is_deaf, Relaxed);
         self.changed.notify_waiters();
     }
 
-    async fn begins(&self) {
+    async fn wait(&self) {
         // Both directions are one task's, so nothing happens between look and wait.
-        while !self.is_deaf.load(Relaxed) {
+        while !self.is_unwatched.load(Relaxed) {
             self.changed.notified().await;
         }
     }
 }
 
 /// What TCP has brought and the stream has not yet taken.
-struct Unsent {
+struct UnsentChunks {
     chunks: VecDeque<Bytes>,
     /// Whether that is all there will be.
     finished: bool,
@@ -114,13 +114,13 @@ struct Unsent {
 async fn tcp_to_stream<T: Tcp>(
     tcp: &T,
     send: &mut SendStream,
-    unsent: Unsent,
-    deaf: &Deafness,
-    count: &Counter,
+    unsent: UnsentChunks,
+    deaf: &PeerUnwatched,
+    count: &ByteCounter,
     reset: Code,
 ) -> Result<(), Code> {
-    let Unsent { chunks: mut unsent, mut finished } = unsent;
-    let mut room = Room::new();
+    let UnsentChunks { chunks: mut unsent, mut finished } = unsent;
+    let mut room = ReadBuffer::new();
     loop {
         while let Some(next) = unsent.front_mut() {
             send.send_some(std::slice::from_mut(next)).await.map_err(|e| e.code())?;
@@ -132,7 +132,7 @@ async fn tcp_to_stream<T: Tcp>(
             break;
         }
         let given_up = async {
-            deaf.begins().await;
+            deaf.wait().await;
             send.stopped().await
         };
         tokio::select! {
@@ -158,13 +158,13 @@ async fn stream_to_tcp<T: Tcp>(
     tcp: &T,
     recv: &mut RecvStream,
     first: Bytes,
-    deaf: &Deafness,
-    count: &Counter,
+    deaf: &PeerUnwatched,
+    count: &ByteCounter,
     reset: Code,
 ) -> Result<(), Code> {
     count.add(first.len());
     tcp.write(&mut [first]).await.map_err(|_| reset)?;
-    let mut chunks: [Bytes; BATCH] = Default::default();
+    let mut chunks: [Bytes; MAX_BATCH] = Default::default();
     let mut stall = StreamStall::default();
     loop {
         let filled = {
@@ -204,7 +204,7 @@ async fn stream_to_tcp<T: Tcp>(
             () = stall.evicted(recv, deaf) => return Err(Code::OverBudget),
         }
         deaf.set(false);
-        stall.went_on();
+        stall.resumed();
     }
     deaf.set(true);
     tcp.finish().await.map_err(|_| reset)
@@ -216,20 +216,20 @@ pub(crate) const STALL_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// A stream that stalled keeps what its peer was granted for it for so long, even if all it held was taken: it
 /// cannot be taken back at once, and a stream that stalls again and again must not be granted more each time.
-const STALL_CHARGE_TIMEOUT: Duration = Duration::from_secs(10);
+const STALL_CHARGE_LIFETIME: Duration = Duration::from_secs(10);
 
 /// What a stream is charged while its reader does not keep up.
 #[derive(Debug, Default)]
-struct StreamStall(Option<(Stall, Instant)>);
+struct StreamStall(Option<(StallCharge, Instant)>);
 
 impl StreamStall {
     /// Waits until the stream is to be reset for its memory.
-    async fn evicted(&mut self, recv: &RecvStream, deaf: &Deafness) {
+    async fn evicted(&mut self, recv: &RecvStream, deaf: &PeerUnwatched) {
         sleep(STALL_TIMEOUT).await;
         deaf.set(true);
         match &mut self.0 {
             // Its window may have grown since.
-            Some((stall, _)) if stall.covers(recv.window()) => stall.stalled_again(),
+            Some((stall, _)) if stall.covers(recv.window()) => stall.reader_stalled(),
             _ => self.0 = recv.stall().map(|stall| (stall, Instant::now())),
         }
         match &self.0 {
@@ -238,15 +238,15 @@ impl StreamStall {
         }
     }
 
-    fn went_on(&mut self) {
+    fn resumed(&mut self) {
         if let Some((stall, _)) = &mut self.0 {
-            stall.went_on();
+            stall.reader_resumed();
         }
     }
 
     /// All that had arrived was taken.
     fn drained(&mut self) {
-        if self.0.as_ref().is_some_and(|(_, since)| since.elapsed() >= STALL_CHARGE_TIMEOUT) {
+        if self.0.as_ref().is_some_and(|(_, since)| since.elapsed() >= STALL_CHARGE_LIFETIME) {
             self.0 = None;
         }
     }

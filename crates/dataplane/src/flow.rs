@@ -5,10 +5,10 @@
 //! says of identity is what is known: the peer daemon's verified ID, the source as this node found it
 //! (outbound) or as the peer asserts it (inbound, and marked so).
 
+mod futile;
 mod log_limit;
 pub(crate) mod metrics;
 mod refusals;
-mod vain;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -22,15 +22,15 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, Namespace, NodeName, ServiceName};
 use adit_core::policy::{Permit, Source, Target};
 use adit_core::spiffe::Workload;
-use adit_core::text::counted;
+use adit_core::text::count_noun;
 use adit_core::wire::report::RefusalSeries;
 use tokio::time::Instant;
 
+use self::futile::FutileStreams;
 use self::log_limit::LogLimit;
 use self::metrics::{DirectionMetrics, TargetMetrics};
 use self::refusals::RecentRefusals;
-use self::vain::VainStreams;
-use crate::shares::{Places, Taken};
+use crate::capacity::{OpenStreams, StreamCapacity};
 
 /// Which way a flow's connection was opened, as seen from this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -55,20 +55,20 @@ impl Direction {
 
 /// Why a flow did not finish.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct FlowFailure {
     /// The code on the wire, in metrics and in status.
     pub code: Code,
     /// For the operator: what exactly, in one sentence. Empty where the code says all.
     pub reason: String,
 }
 
-impl Failure {
+impl FlowFailure {
     pub(crate) fn new(code: Code, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into() }
     }
 }
 
-impl Failure {
+impl FlowFailure {
     /// The end of a flow that had been taken. A connection that ended because its node refuses new work has
     /// not refused this: something was delivered.
     pub(crate) fn broken(code: Code) -> Self {
@@ -83,13 +83,13 @@ impl Failure {
 const OVER_BUDGET: &str = "its reader took nothing for a while, and the node that kept the bytes for it had no \
     more memory for streams that wait (limits.peerBuffer, limits.processBuffer)";
 
-impl From<Code> for Failure {
+impl From<Code> for FlowFailure {
     fn from(code: Code) -> Self {
         Self { code, reason: String::new() }
     }
 }
 
-impl From<adit_core::policy::Denial> for Failure {
+impl From<adit_core::policy::Denial> for FlowFailure {
     fn from(denial: adit_core::policy::Denial) -> Self {
         Self { code: denial.code, reason: denial.reason }
     }
@@ -97,12 +97,12 @@ impl From<adit_core::policy::Denial> for Failure {
 
 /// Bytes that one direction of a flow has carried, counted as they pass.
 #[derive(Debug)]
-pub struct Counter {
+pub struct ByteCounter {
     flow: AtomicU64,
     total: ::metrics::Counter,
 }
 
-impl Counter {
+impl ByteCounter {
     fn new(total: &::metrics::Counter) -> Self {
         Self { flow: AtomicU64::new(0), total: total.clone() }
     }
@@ -136,27 +136,27 @@ pub struct Flow {
     /// Nodes or backends that refused before one took it.
     pub(crate) retries: u32,
     /// Bytes from TCP to the stream, and from the stream to TCP.
-    pub(crate) sent: Counter,
-    pub(crate) received: Counter,
-    group: Option<GroupKey>,
+    pub(crate) sent: ByteCounter,
+    pub(crate) received: ByteCounter,
+    group: Option<TargetKey>,
     /// What the target's flows count in, where it is counted by name.
-    of_target: Option<Arc<TargetMetrics>>,
-    user: Option<User>,
+    target_metrics: Option<Arc<TargetMetrics>>,
+    user: Option<ExportUser>,
     /// The cluster or workload among whose flows it is counted.
-    of: Option<Opener>,
-    end: Result<(), Failure>,
+    opener: Option<FlowOpener>,
+    end: Result<(), FlowFailure>,
 }
 
 /// All flows of a process: how many are open, how many ended and why.
 #[derive(Debug, Clone)]
-pub struct Flows(Arc<Shared>);
+pub struct Flows(Arc<FlowsInner>);
 
 #[derive(Debug)]
-struct Shared {
-    places: Places,
-    table: Mutex<Table>,
+struct FlowsInner {
+    capacity: StreamCapacity,
+    table: Mutex<FlowTable>,
     log_limit: LogLimit,
-    vain: VainStreams,
+    futile: FutileStreams,
     /// Made by the first flow: what is counted in is there only then.
     outbound: OnceLock<DirectionMetrics>,
     inbound: OnceLock<DirectionMetrics>,
@@ -164,7 +164,7 @@ struct Shared {
 
 /// Who opened a flow, as far as its share of the places goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Opener {
+enum FlowOpener {
     /// The nodes of a cluster that its certificate has proved.
     Peer(ClusterName),
     /// Whoever speaks from this address.
@@ -172,15 +172,15 @@ enum Opener {
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct FlowTable {
     open: usize,
     /// Of those, the ones that peers began.
     inbound: usize,
-    groups: BTreeMap<GroupKey, TargetFlows>,
+    groups: BTreeMap<TargetKey, TargetFlows>,
     ended: BTreeMap<(Direction, Code), u64>,
-    users: HashMap<User, usize>,
+    users: HashMap<ExportUser, usize>,
     /// Open flows by who began them.
-    openers: HashMap<Opener, usize>,
+    openers: HashMap<FlowOpener, usize>,
     /// Refusals that are being written, by the cluster that gets them.
     refusals: HashMap<ClusterName, usize>,
     /// Refusals of late.
@@ -199,15 +199,15 @@ pub(crate) struct PendingRefusal {
 const MAX_PENDING_REFUSALS: usize = 256;
 
 /// An export, and a source that policy let use it.
-pub type User = (ServiceName, Source);
+pub type ExportUser = (ServiceName, Source);
 
 /// A direction, what was asked for, and the peer's cluster.
-pub type GroupKey = (Direction, Target, ClusterName);
+pub type TargetKey = (Direction, Target, ClusterName);
 
 /// The flows of one target.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Group {
+pub struct TargetTotals {
     /// Open at present.
     pub open: u64,
     /// Ended, ever.
@@ -231,20 +231,20 @@ pub struct Group {
 /// A target's flows, and what they count in: looked up once, not by each of them.
 #[derive(Debug)]
 struct TargetFlows {
-    group: Group,
+    group: TargetTotals,
     metrics: Arc<TargetMetrics>,
 }
 
 impl TargetFlows {
-    fn new((direction, target, cluster): &GroupKey) -> Self {
+    fn new((direction, target, cluster): &TargetKey) -> Self {
         let service = target.service.to_string();
         let metrics = TargetMetrics::new(*direction, service, cluster.as_str());
-        Self { group: Group::default(), metrics: Arc::new(metrics) }
+        Self { group: TargetTotals::default(), metrics: Arc::new(metrics) }
     }
 }
 
-impl Shared {
-    fn of(&self, direction: Direction) -> &DirectionMetrics {
+impl FlowsInner {
+    fn metrics_of(&self, direction: Direction) -> &DirectionMetrics {
         let metrics = match direction {
             Direction::Outbound => &self.outbound,
             Direction::Inbound => &self.inbound,
@@ -256,12 +256,12 @@ impl Shared {
 impl Flows {
     /// None yet; more than there are places for are refused.
     #[must_use]
-    pub fn new(places: Places) -> Self {
-        Self(Arc::new(Shared {
-            places,
+    pub fn new(places: StreamCapacity) -> Self {
+        Self(Arc::new(FlowsInner {
+            capacity: places,
             table: Mutex::default(),
             log_limit: LogLimit::new(),
-            vain: VainStreams::new(),
+            futile: FutileStreams::new(),
             outbound: OnceLock::new(),
             inbound: OnceLock::new(),
         }))
@@ -273,7 +273,7 @@ impl Flows {
         table.open += 1;
         table.inbound += usize::from(direction == Direction::Inbound);
         drop(table);
-        let metrics = self.0.of(direction);
+        let metrics = self.0.metrics_of(direction);
         metrics.open.increment(1.0);
         Flow {
             flows: self.clone(),
@@ -286,12 +286,12 @@ impl Flows {
             peer: None,
             hop: false,
             retries: 0,
-            sent: Counter::new(&metrics.sent),
-            received: Counter::new(&metrics.received),
+            sent: ByteCounter::new(&metrics.sent),
+            received: ByteCounter::new(&metrics.received),
             group: None,
-            of_target: None,
+            target_metrics: None,
             user: None,
-            of: None,
+            opener: None,
             // What stands if the task ends without a word: it was cancelled or panicked.
             end: Err(Code::Internal.into()),
         }
@@ -325,7 +325,7 @@ impl Flows {
 
     /// The flows of each target, by direction and the peer's cluster.
     #[must_use]
-    pub fn groups(&self) -> BTreeMap<GroupKey, Group> {
+    pub fn groups(&self) -> BTreeMap<TargetKey, TargetTotals> {
         let table = self.table();
         table.groups.iter().map(|(key, flows)| (key.clone(), flows.group.clone())).collect()
     }
@@ -345,11 +345,11 @@ impl Flows {
 
     /// Who has streams open to which export, and how many.
     #[must_use]
-    pub fn users(&self) -> HashMap<User, usize> {
+    pub fn users(&self) -> HashMap<ExportUser, usize> {
         self.table().users.clone()
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, FlowTable> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -359,24 +359,28 @@ impl Flow {
     ///
     /// # Errors
     /// [`Code::OverLimit`].
-    pub(crate) fn admit_workload(&mut self, from: IpAddr) -> Result<(), Failure> {
-        let taken = self.count_for(Opener::Workload(from.to_canonical()));
-        self.flows.0.places.admit_workload(taken)
+    pub(crate) fn admit_workload(&mut self, from: IpAddr) -> Result<(), FlowFailure> {
+        let taken = self.attribute_to_opener(FlowOpener::Workload(from.to_canonical()));
+        self.flows.0.capacity.admit_workload(taken)
     }
 
     /// Refuses a flow whose workload opens too many in vain. Only once it is known which that is.
     ///
     /// # Errors
     /// [`Code::OverLimit`].
-    pub(crate) fn admit_source(&self, to: &ClusterName, source: &Workload) -> Result<(), Failure> {
-        self.flows.0.vain.admit(&(to.clone(), source.namespace.clone()))
+    pub(crate) fn admit_source(
+        &self,
+        to: &ClusterName,
+        source: &Workload,
+    ) -> Result<(), FlowFailure> {
+        self.flows.0.futile.admit(&(to.clone(), source.namespace.clone()))
     }
 
     /// Which cluster took this for a stream in vain, if one did, and of which namespace's.
-    fn vain_of(&self) -> Option<(ClusterName, Namespace)> {
+    fn futile_debtor(&self) -> Option<(ClusterName, Namespace)> {
         let (cluster, _) = self.peer.as_ref().filter(|_| self.direction == Direction::Outbound)?;
         let unanswered = self.received.bytes() == 0;
-        let in_vain = unanswered && vain::is_in_vain(self.code(), self.started.elapsed());
+        let in_vain = unanswered && futile::is_futile(self.code(), self.started.elapsed());
         let source = self.source.as_ref().filter(|_| in_vain)?;
         Some((cluster.clone(), source.workload.namespace.clone()))
     }
@@ -392,34 +396,34 @@ impl Flow {
         cluster: &ClusterName,
         limit: usize,
         clusters: usize,
-    ) -> Result<(), Failure> {
-        let taken = self.count_for(Opener::Peer(cluster.clone()));
+    ) -> Result<(), FlowFailure> {
+        let taken = self.attribute_to_opener(FlowOpener::Peer(cluster.clone()));
         if taken.own > limit {
             let reason = format!(
                 "{cluster} has {} open here, which is limits.streamsPerPeer",
-                counted(limit as u64, "stream")
+                count_noun(limit as u64, "stream")
             );
-            return Err(Failure::new(Code::OverLimit, reason));
+            return Err(FlowFailure::new(Code::OverLimit, reason));
         }
-        let lent = |promised| self.flows.table().lent(promised);
-        self.flows.0.places.admit_peer(taken, clusters, lent)
+        let lent = |promised| self.flows.table().borrowed(promised);
+        self.flows.0.capacity.admit_peer(taken, clusters, lent)
     }
 
-    fn count_for(&mut self, opener: Opener) -> Taken {
+    fn attribute_to_opener(&mut self, opener: FlowOpener) -> OpenStreams {
         let mut table = self.flows.table();
         let own = table.openers.entry(opener.clone()).or_default();
         *own += 1;
         let own = *own;
         let (all, inbound) = (table.open, table.inbound);
         drop(table);
-        self.of = Some(opener);
+        self.opener = Some(opener);
         let direction = if self.direction == Direction::Inbound { inbound } else { all - inbound };
-        Taken { all, direction, own }
+        OpenStreams { all, direction, own }
     }
 
     /// Counts the flow for a configured target. Never for one that only a peer has named: what is kept
     /// must be bounded by our own configuration.
-    pub(crate) fn counts_for(&mut self, target: &Target, cluster: &ClusterName) {
+    pub(crate) fn attribute_to_target(&mut self, target: &Target, cluster: &ClusterName) {
         let key = (self.direction, target.clone(), cluster.clone());
         let mut table = self.flows.table();
         if !table.groups.contains_key(&key) {
@@ -429,7 +433,7 @@ impl Flow {
             flows.group.open += 1;
             self.sent.total = flows.metrics.sent.clone();
             self.received.total = flows.metrics.received.clone();
-            self.of_target = Some(Arc::clone(&flows.metrics));
+            self.target_metrics = Some(Arc::clone(&flows.metrics));
         }
         drop(table);
         self.target = Some(target.clone());
@@ -438,7 +442,7 @@ impl Flow {
 
     /// Counts the flow for its source. Never before policy allowed it: what is kept must be bounded by
     /// flows that exist, not by names that a peer invents.
-    pub(crate) fn used_by(&mut self, permit: &Permit) {
+    pub(crate) fn attribute_to_source(&mut self, permit: &Permit) {
         let user = (permit.target().service.clone(), permit.source().clone());
         *self.flows.table().users.entry(user.clone()).or_default() += 1;
         self.user = Some(user);
@@ -447,7 +451,7 @@ impl Flow {
     /// Records how long the flow has waited for its answer: outbound for the peer's, inbound for a backend's.
     pub(crate) fn answered(&self) {
         let waited = self.started.elapsed();
-        match &self.of_target {
+        match &self.target_metrics {
             Some(metrics) => metrics.answered(waited),
             None => metrics::answered_unnamed(self.direction, self.link(), waited),
         }
@@ -462,7 +466,7 @@ impl Flow {
     }
 
     /// Sets how the flow ended; it is recorded when it is dropped.
-    pub(crate) fn end(mut self, end: Result<(), Failure>) {
+    pub(crate) fn end(mut self, end: Result<(), FlowFailure>) {
         self.end = end;
     }
 
@@ -471,12 +475,12 @@ impl Flow {
     }
 }
 
-impl Table {
+impl FlowTable {
     /// By how much all peer clusters together exceed what is promised to each.
-    fn lent(&self, promised: usize) -> usize {
-        let of = |(opener, open): (&Opener, &usize)| match opener {
-            Opener::Peer(_) => open.saturating_sub(promised),
-            Opener::Workload(_) => 0,
+    fn borrowed(&self, promised: usize) -> usize {
+        let of = |(opener, open): (&FlowOpener, &usize)| match opener {
+            FlowOpener::Peer(_) => open.saturating_sub(promised),
+            FlowOpener::Workload(_) => 0,
         };
         self.openers.iter().map(of).sum()
     }
@@ -502,15 +506,15 @@ impl Drop for Flow {
     fn drop(&mut self) {
         let (direction, code) = (self.direction, self.code());
         let duration = self.started.elapsed();
-        if let Some(debtor) = self.vain_of() {
-            self.flows.0.vain.note(&debtor);
+        if let Some(debtor) = self.futile_debtor() {
+            self.flows.0.futile.note(&debtor);
         }
         // Numbers that only a peer knows are one: what is kept must be bounded by our own list.
         let known = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
-        let metrics = self.flows.0.of(direction);
+        let metrics = self.flows.0.metrics_of(direction);
         metrics.open.decrement(1.0);
         metrics.lasted(duration);
-        match &self.of_target {
+        match &self.target_metrics {
             Some(metrics) => metrics.ended(known),
             None => metrics::ended_unnamed(direction, known, self.link()),
         }
@@ -521,7 +525,7 @@ impl Drop for Flow {
         if let Some(user) = &self.user {
             count_down(&mut table.users, user);
         }
-        if let Some(opener) = &self.of {
+        if let Some(opener) = &self.opener {
             count_down(&mut table.openers, opener);
         }
         if let Some(TargetFlows { group, .. }) =
@@ -618,7 +622,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_reset_for_its_memory_says_which_limits() {
-        let failure = Failure::broken(Code::OverBudget);
+        let failure = FlowFailure::broken(Code::OverBudget);
         assert_eq!(failure.code, Code::OverBudget);
         for limit in ["limits.peerBuffer", "limits.processBuffer"] {
             assert!(failure.reason.contains(limit), "{failure:?}");
@@ -627,9 +631,9 @@ mod tests {
 
     /// A recorder that keeps nothing but how often a series was looked up.
     #[derive(Default)]
-    struct LookUps(AtomicU64);
+    struct LookUpRecorder(AtomicU64);
 
-    impl ::metrics::Recorder for LookUps {
+    impl ::metrics::Recorder for LookUpRecorder {
         fn describe_counter(
             &self,
             _: ::metrics::KeyName,
@@ -679,15 +683,15 @@ mod tests {
 
     #[test]
     fn a_flow_looks_no_series_up_that_another_of_its_target_has_found() {
-        let recorder = LookUps::default();
+        let recorder = LookUpRecorder::default();
         let target =
             Target { service: "agents/fraud-bot".parse().unwrap(), port: "http".parse().unwrap() };
         ::metrics::with_local_recorder(&recorder, || {
-            let flows = Flows::new(Places { all: 9 });
+            let flows = Flows::new(StreamCapacity { all: 9 });
             let look_ups = |direction: Direction| {
                 let before = recorder.0.load(Relaxed);
                 let mut flow = flows.begin(direction, [0; 16]);
-                flow.counts_for(&target, &"bank".parse().unwrap());
+                flow.attribute_to_target(&target, &"bank".parse().unwrap());
                 flow.answered();
                 flow.sent.add(1);
                 flow.end(Ok(()));
@@ -702,13 +706,13 @@ mod tests {
 
     #[test]
     fn refusals_are_counted_until_one_is_taken() {
-        let flows = Flows::new(Places { all: 9 });
+        let flows = Flows::new(StreamCapacity { all: 9 });
         let target =
             Target { service: "agents/fraud-bot".parse().unwrap(), port: "http".parse().unwrap() };
         let end = |end: Result<(), Code>| {
             let mut flow = flows.begin(Direction::Outbound, [0; 16]);
-            flow.counts_for(&target, &"bank".parse().unwrap());
-            flow.end(end.map_err(Failure::from));
+            flow.attribute_to_target(&target, &"bank".parse().unwrap());
+            flow.end(end.map_err(FlowFailure::from));
             flows.groups().values().next().unwrap().refused_in_a_row
         };
         assert_eq!(end(Err(Code::Denied)), 1);

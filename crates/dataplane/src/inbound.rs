@@ -8,24 +8,24 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_core::choose;
 use adit_core::code::Code;
 use adit_core::policy::{self, Permit, Source};
+use adit_core::routing;
 use adit_core::snapshot::{Backend, Snapshot};
-use adit_core::wire::header::{Answer, Header};
-use adit_transport::links::Served;
-use adit_transport::{PeerInfo, RecvStream, SendError, SendStream, Serve, Stream};
+use adit_core::wire::header::{StreamAnswer, StreamHeader};
+use adit_transport::links::ServeOutcome;
+use adit_transport::{PeerInfo, PeerStream, RecvStream, SendError, SendStream, ServeStream};
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backends::dial_failure;
-use crate::copy::{Left, STALL_TIMEOUT, copy};
-use crate::flow::{Direction, Failure, Flow};
-use crate::node::Node;
-use crate::tcp::Net;
+use crate::copy::{PendingCopy, STALL_TIMEOUT, copy};
+use crate::data_path::DataPath;
+use crate::flow::{Direction, Flow, FlowFailure};
+use crate::tcp::TcpNetwork;
 
 /// How many backends are dialled for one stream.
-const ATTEMPTS: usize = 4;
+const MAX_ATTEMPTS: usize = 4;
 /// A stream that its opener gives up so soon after it was taken, and that nothing came back on, was opened in
 /// vain.
 const EARLY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,10 +36,10 @@ const NO_MEMORY: &str = "no backend had answered, and there was no more memory f
 
 /// Serves what peers open.
 #[derive(Debug)]
-pub struct Inbound<N: Net>(pub Arc<Node<N>>);
+pub struct Inbound<N: TcpNetwork>(pub Arc<DataPath<N>>);
 
-impl<N: Net> Serve for Inbound<N> {
-    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = Served> + Send>> {
+impl<N: TcpNetwork> ServeStream for Inbound<N> {
+    fn serve(&self, stream: PeerStream) -> Pin<Box<dyn Future<Output = ServeOutcome> + Send>> {
         Box::pin(serve(self.0.clone(), stream))
     }
 }
@@ -47,30 +47,30 @@ impl<N: Net> Serve for Inbound<N> {
 /// Why a stream came to nothing before it was carried.
 enum Unreached {
     /// It is refused; the opener is told.
-    Refused(Failure),
+    Refused(FlowFailure),
     /// The opener gave it up, or its connection is gone: nobody is left to be told.
-    GivenUp(Code),
+    Abandoned(Code),
 }
 
-impl<F: Into<Failure>> From<F> for Unreached {
+impl<F: Into<FlowFailure>> From<F> for Unreached {
     fn from(failure: F) -> Self {
         Self::Refused(failure.into())
     }
 }
 
 /// Serves one data stream of a peer, to its record.
-async fn serve<N: Net>(node: Arc<Node<N>>, mut stream: Stream) -> Served {
-    let mut flow = node.records.flows.begin(Direction::Inbound, [0; 16]);
+async fn serve<N: TcpNetwork>(node: Arc<DataPath<N>>, mut stream: PeerStream) -> ServeOutcome {
+    let mut flow = node.context.flows.begin(Direction::Inbound, [0; 16]);
     match reach(&node, &mut stream, &mut flow).await {
         Ok((tcp, first, permit)) => {
             let reached = Instant::now();
             flow.answered();
-            let end = carry(&node, &tcp, &mut stream, first, &permit, &flow).await;
+            let end = forward(&node, &tcp, &mut stream, first, &permit, &flow).await;
             // Given up so soon that nothing came of it: the backend was dialled in vain.
             let in_vain = end.as_ref().err().filter(|_| {
                 gave_up(&mut stream) && flow.sent.bytes() == 0 && reached.elapsed() < EARLY_TIMEOUT
             });
-            let served = in_vain.map_or(Served::Used, |f| lost_or_in_vain(&stream, f.code));
+            let served = in_vain.map_or(ServeOutcome::Used, |f| lost_or_futile(&stream, f.code));
             if let Err(failure) = &end {
                 stream.send.reset(failure.code);
                 stream.recv.stop(failure.code);
@@ -82,46 +82,46 @@ async fn serve<N: Net>(node: Arc<Node<N>>, mut stream: Stream) -> Served {
             // What is refused takes nobody's place while the opener is told.
             flow.end(Err(failure.clone()));
             refuse(&node, &mut stream, &failure).await;
-            Served::refused(failure.code)
+            ServeOutcome::refused(failure.code)
         }
-        Err(Unreached::GivenUp(code)) => {
+        Err(Unreached::Abandoned(code)) => {
             flow.end(Err(code.into()));
             stream.send.reset(code);
             stream.recv.stop(code);
-            lost_or_in_vain(&stream, code)
+            lost_or_futile(&stream, code)
         }
     }
 }
 
 /// All that can still be refused: nothing of the source's has been delivered.
-async fn reach<N: Net>(
-    node: &Node<N>,
-    stream: &mut Stream,
+async fn reach<N: TcpNetwork>(
+    node: &DataPath<N>,
+    stream: &mut PeerStream,
     flow: &mut Flow,
 ) -> Result<(N::Stream, Bytes, Permit), Unreached> {
     let (header, first) = accept(node, stream, flow).await?;
     let source = vouch(&stream.peer, &header, flow);
-    let now = node.now();
+    let now = node.current_snapshot();
     resolve(&now, &header, &source, flow);
     let permit = policy::authorize_inbound(&now, &source, &header.target)?;
-    flow.used_by(&permit);
+    flow.attribute_to_source(&permit);
     let backends = pick(node, &now, &permit)?;
     let tcp = tokio::select! {
         biased;
         withdrawn = node.withdrawn(&permit) => return Err(before_delivery(withdrawn).into()),
         tcp = dial(node, &now, &backends, flow) => tcp?,
         // The opener has given up; nobody waits for this dial.
-        Err(gone) = stream.send.stopped() => return Err(Unreached::GivenUp(gone.code())),
+        Err(gone) = stream.send.stopped() => return Err(Unreached::Abandoned(gone.code())),
         // What arrives meanwhile is not taken, and must not stop the connection's other streams.
-        () = hold(&stream.recv) => return Err(Failure::new(Code::OverLimit, NO_MEMORY).into()),
+        () = hold(&stream.recv) => return Err(FlowFailure::new(Code::OverLimit, NO_MEMORY).into()),
     };
     Ok((tcp, first, permit))
 }
 
 /// The refusal of a stream that would have been reset for this, had it been under way.
-fn before_delivery(withdrawn: Failure) -> Failure {
+fn before_delivery(withdrawn: FlowFailure) -> FlowFailure {
     let code = if withdrawn.code == Code::Drained { Code::Draining } else { Code::Denied };
-    Failure { code, ..withdrawn }
+    FlowFailure { code, ..withdrawn }
 }
 
 /// Charges what arrives and is not taken, and returns when the budget wants it back.
@@ -134,13 +134,13 @@ async fn hold(recv: &RecvStream) {
 }
 
 /// Reads the header, within its deadline and bound, and what came right behind it.
-async fn accept<N: Net>(
-    node: &Node<N>,
-    stream: &mut Stream,
+async fn accept<N: TcpNetwork>(
+    node: &DataPath<N>,
+    stream: &mut PeerStream,
     flow: &mut Flow,
-) -> Result<(Header, Bytes), Unreached> {
+) -> Result<(StreamHeader, Bytes), Unreached> {
     flow.peer = Some((stream.peer.cluster.clone(), stream.peer.node.clone()));
-    let clusters = node.now().links.len();
+    let clusters = node.current_snapshot().links.len();
     flow.admit_peer(&stream.peer.cluster, node.limits.streams_per_peer, clusters)?;
     let (header, first) = timeout(node.limits.header_deadline, header(&mut stream.recv))
         .await
@@ -149,70 +149,76 @@ async fn accept<N: Net>(
     Ok((header, first))
 }
 
-async fn header(recv: &mut RecvStream) -> Result<(Header, Bytes), Unreached> {
+async fn header(recv: &mut RecvStream) -> Result<(StreamHeader, Bytes), Unreached> {
     let mut got = BytesMut::new();
     loop {
         let mut chunk = [Bytes::new()];
-        let end = || Failure::new(Code::HeaderInvalid, "the stream ended in its header");
+        let end = || FlowFailure::new(Code::HeaderInvalid, "the stream ended in its header");
         let read = recv.read_chunks(&mut chunk).await;
-        read.map_err(|e| Unreached::GivenUp(e.code()))?.ok_or_else(end)?;
+        read.map_err(|e| Unreached::Abandoned(e.code()))?.ok_or_else(end)?;
         got.extend_from_slice(&chunk[0]);
-        match Header::decode(&got) {
+        match StreamHeader::decode(&got) {
             Ok(Some((header, taken))) => return Ok((header, got.split_off(taken).freeze())),
             Ok(None) => {}
-            Err(error) => return Err(Failure::new(Code::HeaderInvalid, error.to_string()).into()),
+            Err(error) => {
+                return Err(FlowFailure::new(Code::HeaderInvalid, error.to_string()).into());
+            }
         }
     }
 }
 
 /// The source, as far as the peer may speak for it: a workload of the peer's own cluster. A header has no
 /// room for another cluster's.
-fn vouch(peer: &PeerInfo, header: &Header, flow: &mut Flow) -> Source {
+fn vouch(peer: &PeerInfo, header: &StreamHeader, flow: &mut Flow) -> Source {
     let source = Source { cluster: peer.cluster.clone(), workload: header.source.clone() };
     flow.source = Some(source.clone());
     source
 }
 
 /// Notes the target; only one that is exported to the peer's cluster is counted by name.
-fn resolve(now: &Snapshot, header: &Header, source: &Source, flow: &mut Flow) {
+fn resolve(now: &Snapshot, header: &StreamHeader, source: &Source, flow: &mut Flow) {
     flow.target = Some(header.target.clone());
     let export = now.exports.get(&header.target.service);
     let shown = |grant: &policy::Grant| grant.cluster == source.cluster;
     let here = export.filter(|e| e.port(&header.target.port).is_some());
     if here.is_some_and(|e| e.allow.iter().any(shown)) {
-        flow.counts_for(&header.target, &source.cluster);
+        flow.attribute_to_target(&header.target, &source.cluster);
     }
 }
 
 /// Picks the backends to try: this node's own first. Where none answers, the reason is how the last dial failed.
-fn pick<N: Net>(node: &Node<N>, now: &Snapshot, permit: &Permit) -> Result<Vec<Backend>, Failure> {
+fn pick<N: TcpNetwork>(
+    node: &DataPath<N>,
+    now: &Snapshot,
+    permit: &Permit,
+) -> Result<Vec<Backend>, FlowFailure> {
     let target = permit.target();
-    choose::backends(now, permit, node.records.random.draw())
-        .map_err(|code| Failure::new(code, format!("{}: {}", target.service, code.text())))
+    routing::backends(now, permit, node.context.random.draw())
+        .map_err(|code| FlowFailure::new(code, format!("{}: {}", target.service, code.text())))
 }
 
 /// Dials until a backend answers. The source's first bytes wait meanwhile, so none has been delivered.
-async fn dial<N: Net>(
-    node: &Node<N>,
+async fn dial<N: TcpNetwork>(
+    node: &DataPath<N>,
     now: &Snapshot,
     backends: &[Backend],
     flow: &mut Flow,
-) -> Result<N::Stream, Failure> {
-    let mut last = Failure::from(Code::NoBackend);
-    for backend in backends.iter().take(ATTEMPTS) {
+) -> Result<N::Stream, FlowFailure> {
+    let mut last = FlowFailure::from(Code::NoBackend);
+    for backend in backends.iter().take(MAX_ATTEMPTS) {
         let dialled = timeout(node.limits.dial_timeout, node.net.dial(backend.address)).await;
         let dialled = dialled.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         flow.workload = Some(backend.address);
         match dialled {
             Ok(tcp) => {
-                node.records.backends.report(backend.address, Ok(()));
-                flow.hop = backend.node != now.this.node;
+                node.context.backends.record_dial(backend.address, Ok(()));
+                flow.hop = backend.node != now.local.node;
                 return Ok(tcp);
             }
             Err(error) => {
                 let (failure, at_fault) = dial_failure(backend.address, &error);
                 if at_fault {
-                    node.records.backends.report(backend.address, Err(failure.clone()));
+                    node.context.backends.record_dial(backend.address, Err(failure.clone()));
                 }
                 flow.retries += 1;
                 last = failure;
@@ -224,10 +230,10 @@ async fn dial<N: Net>(
 
 /// Tells the opener that its stream is refused, and why. What it sent is thrown away first. One that leaves
 /// no room for the answer, or whose cluster has many such streams, gets a reset with the code alone.
-async fn refuse<N: Net>(node: &Node<N>, stream: &mut Stream, failure: &Failure) {
+async fn refuse<N: TcpNetwork>(node: &DataPath<N>, stream: &mut PeerStream, failure: &FlowFailure) {
     stream.recv.stop(failure.code);
-    let answer = Answer::refused(failure.code, &failure.reason);
-    let told = match node.records.flows.begin_refusal(&stream.peer.cluster) {
+    let answer = StreamAnswer::refused(failure.code, &failure.reason);
+    let told = match node.context.flows.begin_refusal(&stream.peer.cluster) {
         Some(_pending) => {
             let told =
                 timeout(node.limits.header_deadline, answer_with(&mut stream.send, &answer)).await;
@@ -240,23 +246,23 @@ async fn refuse<N: Net>(node: &Node<N>, stream: &mut Stream, failure: &Failure) 
     }
 }
 
-async fn answer_with(send: &mut SendStream, answer: &Answer) -> Result<(), SendError> {
+async fn answer_with(send: &mut SendStream, answer: &StreamAnswer) -> Result<(), SendError> {
     let mut bytes = BytesMut::new();
     answer.encode(&mut bytes);
     send.send(&mut bytes.freeze()).await
 }
 
 /// Says that the backend was reached, and copies until both ways are done.
-async fn carry<N: Net>(
-    node: &Node<N>,
+async fn forward<N: TcpNetwork>(
+    node: &DataPath<N>,
     tcp: &N::Stream,
-    stream: &mut Stream,
+    stream: &mut PeerStream,
     first: Bytes,
     permit: &Permit,
     flow: &Flow,
-) -> Result<(), Failure> {
+) -> Result<(), FlowFailure> {
     let copied = async {
-        let answer = Answer::reached();
+        let answer = StreamAnswer::accepted();
         tokio::select! {
             biased;
             // Whoever has gone needs no answer; how it went shows when its bytes are read.
@@ -264,24 +270,24 @@ async fn carry<N: Net>(
             () = hold(&stream.recv) => return Err(Code::OverBudget),
         }
         let count = (&flow.sent, &flow.received);
-        let left = Left { to_tcp: first, ..Left::default() };
+        let left = PendingCopy { to_tcp: first, ..PendingCopy::default() };
         let (send, recv) = (&mut stream.send, &mut stream.recv);
         copy(tcp, send, recv, left, Code::BackendReset, count).await
     };
     tokio::select! {
         biased;
         withdrawn = node.withdrawn(permit) => Err(withdrawn),
-        end = copied => end.map_err(Failure::broken),
+        end = copied => end.map_err(FlowFailure::broken),
     }
 }
 
 /// Whether the opener reset the stream, or wants no more of it.
-fn gave_up(stream: &mut Stream) -> bool {
-    stream.recv.was_reset() || matches!(stream.send.look(), Some(Err(SendError::Stopped(_))))
+fn gave_up(stream: &mut PeerStream) -> bool {
+    stream.recv.was_reset() || matches!(stream.send.poll_end(), Some(Err(SendError::Stopped(_))))
 }
 
 /// A stream that ended with its connection was not given up.
-fn lost_or_in_vain(stream: &Stream, code: Code) -> Served {
+fn lost_or_futile(stream: &PeerStream, code: Code) -> ServeOutcome {
     let is_lost = stream.recv.connection().is_closed().is_some();
-    if is_lost { Served::Used } else { Served::InVain(code) }
+    if is_lost { ServeOutcome::Used } else { ServeOutcome::InVain(code) }
 }

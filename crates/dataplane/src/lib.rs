@@ -4,7 +4,7 @@
 //! opens; each is one function from top to bottom. Both stand on:
 //!
 //! * [`copy`](mod@copy): bytes each way, with every kind of end; [`first_flight`]: a stream's opening;
-//! * [`flow`]: the record of each, exactly once; [`shares`]: who may have how many;
+//! * [`flow`]: the record of each, exactly once; [`capacity`]: who may have how many;
 //! * [`backends`]: which backends answer; [`listeners`]: the sockets of imports;
 //! * [`tcp`]: what is needed of TCP, so that all this runs under simulation too.
 //!
@@ -12,15 +12,15 @@
 //! all that is believed is in one `adit_core::snapshot::Snapshot`.
 
 pub mod backends;
+pub mod capacity;
 mod copy;
+pub mod data_path;
 mod first_flight;
 pub mod flow;
 pub mod inbound;
 pub mod listeners;
-pub mod node;
 pub mod outbound;
-mod rights;
-pub mod shares;
+mod revocation;
 pub mod tcp;
 #[cfg(test)]
 mod testing;

@@ -2,10 +2,10 @@
 //!
 //! Each worker has a listener of its own for each address, so that a connection stays on the core that
 //! accepted it. A change of the snapshot opens and closes only what changed. An address that cannot be
-//! listened at is tried again, and said in [`Listeners::failures`]. There are never more than a share of the
+//! listened at is tried again, and said in [`ImportListeners::failures`]. There are never more than a share of the
 //! process's descriptors, however many ports imports have; what is open stays.
 //!
-//! A process that takes over from another one goes on with that one's sockets ([`Listeners::inherit`]), whose
+//! A process that takes over from another one goes on with that one's sockets ([`ImportListeners::inherit`]), whose
 //! queues may hold connections; [`OpenSockets`] has ours for the process that comes next. A socket that listens
 //! is never closed while its address is wanted, but for the last process's end.
 
@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backends;
-use crate::node::Node;
-use crate::outbound::{self, Way};
-use crate::tcp::{Listener, Net};
+use crate::data_path::DataPath;
+use crate::outbound::{self, Egress};
+use crate::tcp::{TcpAcceptor, TcpNetwork};
 
 /// The most listening sockets of a node, all workers' together: 10,000 imports of two ports and both families take
 /// as many with three workers.
@@ -38,16 +38,16 @@ const DESCRIPTOR_SHARE: u64 = 4;
 /// The most addresses that are named in the log at a time.
 const MAX_LOGGED: usize = 8;
 /// How long until an address that could not be listened at is tried again.
-const RETRY: Duration = Duration::from_secs(2);
+const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long to wait after accepting has failed: out of descriptors, most likely.
-const BACKOFF: Duration = Duration::from_millis(50);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Sockets that listen, by their address.
-pub type Inherited = BTreeMap<SocketAddr, Vec<OwnedFd>>;
+pub type InheritedListeners = BTreeMap<SocketAddr, Vec<OwnedFd>>;
 
 /// The listening sockets that are open now. Cheap to clone.
 #[derive(Clone)]
-pub struct OpenSockets(Arc<dyn Sockets>);
+pub struct OpenSockets(Arc<dyn SharedSockets>);
 
 impl OpenSockets {
     /// The addresses that are listened at.
@@ -71,26 +71,26 @@ impl fmt::Debug for OpenSockets {
     }
 }
 
-trait Sockets: Send + Sync {
+trait SharedSockets: Send + Sync {
     fn addresses(&self) -> Vec<SocketAddr>;
     fn share(&self, address: SocketAddr) -> io::Result<Vec<OwnedFd>>;
 }
 
-struct Open<L>(Mutex<BTreeMap<SocketAddr, Vec<Arc<L>>>>);
+struct OpenListeners<L>(Mutex<BTreeMap<SocketAddr, Vec<Arc<L>>>>);
 
-impl<L> Open<L> {
+impl<L> OpenListeners<L> {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Vec<Arc<L>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<L> fmt::Debug for Open<L> {
+impl<L> fmt::Debug for OpenListeners<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Open").field(&self.lock().len()).finish()
     }
 }
 
-impl<L: Listener> Sockets for Open<L> {
+impl<L: TcpAcceptor> SharedSockets for OpenListeners<L> {
     fn addresses(&self) -> Vec<SocketAddr> {
         self.lock().keys().copied().collect()
     }
@@ -101,35 +101,40 @@ impl<L: Listener> Sockets for Open<L> {
 }
 
 /// The listeners of one node.
-pub struct Listeners<N: Net> {
-    node: Arc<Node<N>>,
+pub struct ImportListeners<N: TcpNetwork> {
+    node: Arc<DataPath<N>>,
     links: Links,
     /// Each worker's runtime.
     workers: Vec<Handle>,
     flows: TaskTracker,
     failures: watch::Sender<BTreeMap<SocketAddr, String>>,
-    open: Arc<Open<N::Listener>>,
-    inherited: Inherited,
+    open: Arc<OpenListeners<N::Listener>>,
+    inherited: InheritedListeners,
 }
 
-impl<N: Net> fmt::Debug for Listeners<N> {
+impl<N: TcpNetwork> fmt::Debug for ImportListeners<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listeners").field("open", &self.open).finish_non_exhaustive()
     }
 }
 
-impl<N: Net> Listeners<N> {
+impl<N: TcpNetwork> ImportListeners<N> {
     /// Listeners that serve on `workers`; every flow becomes a task of `flows`.
     #[must_use]
-    pub fn new(node: Arc<Node<N>>, links: Links, workers: Vec<Handle>, flows: TaskTracker) -> Self {
-        let open = Arc::new(Open(Mutex::default()));
-        let (failures, inherited) = (watch::Sender::default(), Inherited::new());
+    pub fn new(
+        node: Arc<DataPath<N>>,
+        links: Links,
+        workers: Vec<Handle>,
+        flows: TaskTracker,
+    ) -> Self {
+        let open = Arc::new(OpenListeners(Mutex::default()));
+        let (failures, inherited) = (watch::Sender::default(), InheritedListeners::new());
         Self { node, links, workers, flows, failures, open, inherited }
     }
 
     /// Sockets of the process before this one, instead of new ones. Those that the first snapshot has no use for
     /// are let go.
-    pub fn inherit(&mut self, sockets: Inherited) {
+    pub fn inherit(&mut self, sockets: InheritedListeners) {
         self.inherited = sockets;
     }
 
@@ -149,7 +154,7 @@ impl<N: Net> Listeners<N> {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut snapshot = self.node.snapshot.clone();
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
-        let most = most_addresses(adit_host::descriptors::limit().soft, self.workers.len());
+        let most = max_addresses(adit_host::descriptors::limit().soft, self.workers.len());
         loop {
             let imports = snapshot.borrow_and_update().imports.clone();
             let wanted: BTreeSet<SocketAddr> = imports.addresses().collect();
@@ -163,7 +168,7 @@ impl<N: Net> Listeners<N> {
             });
             let mut failed = BTreeMap::new();
             let room = most.saturating_sub(open.len());
-            for (n, address) in beginning(&wanted, &open).into_iter().enumerate() {
+            for (n, address) in addresses_to_open(&wanted, &open).into_iter().enumerate() {
                 if n >= room {
                     let why = format!(
                         "cannot listen at {address}: this node listens at {most} addresses, the most that it may"
@@ -182,7 +187,7 @@ impl<N: Net> Listeners<N> {
             }
             self.inherited.clear();
             let retry = !failed.is_empty();
-            self.tell(failed);
+            self.publish_failures(failed);
             // Most snapshots differ in what peers said of themselves.
             let are_others = |now: &Arc<Snapshot>| !now.imports.is_same(&imports);
             let changed = async { snapshot.wait_for(are_others).await.is_ok() };
@@ -192,13 +197,13 @@ impl<N: Net> Listeners<N> {
                     stop.cancelled().await;
                     break;
                 },
-                () = sleep(RETRY), if retry => {}
+                () = sleep(LISTEN_RETRY_INTERVAL), if retry => {}
             }
         }
         self.open.lock().clear();
     }
 
-    fn tell(&self, failed: BTreeMap<SocketAddr, String>) {
+    fn publish_failures(&self, failed: BTreeMap<SocketAddr, String>) {
         self.failures.send_if_modified(|known| {
             let new = || failed.iter().filter(|(address, _)| !known.contains_key(address));
             for (_, text) in new().take(MAX_LOGGED) {
@@ -223,7 +228,7 @@ impl<N: Net> Listeners<N> {
         for (worker, listener) in listeners {
             let handle = &self.workers[worker];
             let (node, flows, token) = (self.node.clone(), self.flows.clone(), token.clone());
-            let way = Arc::new(Way { links: self.links.clone(), worker });
+            let way = Arc::new(Egress { links: self.links.clone(), worker });
             self.flows.spawn_on(
                 async move {
                     tokio::select! {
@@ -238,7 +243,7 @@ impl<N: Net> Listeners<N> {
     }
 
     /// A new socket for each worker.
-    fn bind(&self, address: SocketAddr) -> io::Result<Vec<OnWorker<N>>> {
+    fn bind(&self, address: SocketAddr) -> io::Result<Vec<WorkerListener<N>>> {
         let shared = self.workers.len() > 1;
         let bind = |(worker, handle): (usize, &Handle)| {
             let _context = handle.enter();
@@ -248,7 +253,7 @@ impl<N: Net> Listeners<N> {
     }
 
     /// The sockets that were there, each of which has a queue and needs a worker, however many there are now.
-    fn adopt(&self, sockets: Vec<OwnedFd>) -> io::Result<Vec<OnWorker<N>>> {
+    fn adopt(&self, sockets: Vec<OwnedFd>) -> io::Result<Vec<WorkerListener<N>>> {
         let adopt = |(n, socket): (usize, OwnedFd)| {
             let worker = n % self.workers.len();
             let _context = self.workers[worker].enter();
@@ -259,26 +264,29 @@ impl<N: Net> Listeners<N> {
 }
 
 /// A listener, and the number of the worker that accepts at it.
-type OnWorker<N> = (usize, Arc<<N as Net>::Listener>);
+type WorkerListener<N> = (usize, Arc<<N as TcpNetwork>::Listener>);
 
 /// How many addresses may be listened at, by a process with so many descriptors.
-fn most_addresses(descriptors: u64, workers: usize) -> usize {
+fn max_addresses(descriptors: u64, workers: usize) -> usize {
     let share = usize::try_from(descriptors / DESCRIPTOR_SHARE).unwrap_or(usize::MAX);
     (share.min(MAX_SOCKETS) / workers.max(1)).max(1)
 }
 
 /// The addresses that are not listened at yet: the first port of every import before the second of any, so that
 /// one with many takes nobody's first.
-fn beginning<T>(wanted: &BTreeSet<SocketAddr>, open: &BTreeMap<SocketAddr, T>) -> Vec<SocketAddr> {
+fn addresses_to_open<T>(
+    wanted: &BTreeSet<SocketAddr>,
+    open: &BTreeMap<SocketAddr, T>,
+) -> Vec<SocketAddr> {
     let mut all: Vec<SocketAddr> =
         wanted.iter().filter(|address| !open.contains_key(address)).copied().collect();
     all.sort_by_key(SocketAddr::port);
     all
 }
 
-async fn accept<N: Net>(
-    node: Arc<Node<N>>,
-    way: Arc<Way>,
+async fn accept<N: TcpNetwork>(
+    node: Arc<DataPath<N>>,
+    way: Arc<Egress>,
     listener: Arc<N::Listener>,
     flows: TaskTracker,
 ) {
@@ -288,7 +296,7 @@ async fn accept<N: Net>(
             Err(error) => {
                 metrics::counter!(ACCEPT_ERRORS).increment(1);
                 tracing::warn!(%error, "cannot accept a connection{}", backends::hint(&error));
-                sleep(BACKOFF).await;
+                sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
@@ -316,9 +324,9 @@ mod tests {
 
     #[test]
     fn listeners_leave_descriptors_for_connections() {
-        assert_eq!(most_addresses(1_048_576, 4), 32_768);
-        assert_eq!(most_addresses(1024, 4), 64);
-        assert_eq!(most_addresses(10, 4), 1);
+        assert_eq!(max_addresses(1_048_576, 4), 32_768);
+        assert_eq!(max_addresses(1024, 4), 64);
+        assert_eq!(max_addresses(10, 4), 1);
     }
 
     #[test]
@@ -328,9 +336,9 @@ mod tests {
         let wanted = all.iter().map(address).collect();
         let open = BTreeMap::from([(address(&"198.18.0.1:15081"), ())]);
         let begins: Vec<String> =
-            beginning(&wanted, &open).iter().map(ToString::to_string).collect();
+            addresses_to_open(&wanted, &open).iter().map(ToString::to_string).collect();
         assert_eq!(begins, ["198.18.0.1:15080", "198.18.0.2:15080", "[fd00::1]:15080"]);
-        let begins = beginning(&wanted, &BTreeMap::<SocketAddr, ()>::new());
+        let begins = addresses_to_open(&wanted, &BTreeMap::<SocketAddr, ()>::new());
         assert_eq!(begins.last(), Some(&address(&"198.18.0.1:15081")));
     }
 }

@@ -1,58 +1,58 @@
 //! From a local workload's TCP connection to a stream to a peer: the path of one request, top down.
 //!
 //! accept · identify · resolve · authorize · pick · open · copy · record. [`serve`] is one connection's
-//! life and [`carry`] the path; each step is a function below it, in order. What a step needs to decide
+//! life and [`forward`] the path; each step is a function below it, in order. What a step needs to decide
 //! is in `adit_core`; what the peer does with the stream is in [`crate::inbound`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_core::choose::{self, Route};
 use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::policy::{self, Permit, Target};
+use adit_core::routing::{self, Route};
 use adit_core::snapshot::{Hop, Import, ImportPort, Snapshot};
 use adit_core::spiffe::Workload;
-use adit_core::wire::header::Header;
-use adit_transport::{Links, Stream};
+use adit_core::wire::header::StreamHeader;
+use adit_transport::{Links, PeerStream};
 use tokio::time::timeout;
 
-use crate::copy::{Left, copy, linger};
-use crate::first_flight::{FirstFlight, Outcome};
-use crate::flow::{Direction, Failure, Flow};
-use crate::node::Node;
-use crate::tcp::{Net, Tcp};
+use crate::copy::{PendingCopy, copy, wait_for_delivery};
+use crate::data_path::DataPath;
+use crate::first_flight::{AttemptOutcome, FirstFlight};
+use crate::flow::{Direction, Flow, FlowFailure};
+use crate::tcp::{Tcp, TcpNetwork};
 
 /// How many nodes are tried for one stream.
-const ATTEMPTS: usize = 4;
+const MAX_ATTEMPTS: usize = 4;
 /// How long after its start a node lets connections wait for the first word of the exporting cluster.
 const FIRST_VIEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may take to answer a header: longer than its own attempts at backends do, unless its
 /// operator lets it wait for longer.
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where outbound streams go: through the peers that `links` reaches, from `worker`.
 #[derive(Debug)]
-pub(crate) struct Way {
+pub(crate) struct Egress {
     pub(crate) links: Links,
     pub(crate) worker: usize,
 }
 
 /// Serves one accepted connection, to its record.
-pub(crate) async fn serve<N: Net>(node: Arc<Node<N>>, way: Arc<Way>, tcp: N::Stream) {
-    let records = &node.records;
+pub(crate) async fn serve<N: TcpNetwork>(node: Arc<DataPath<N>>, way: Arc<Egress>, tcp: N::Stream) {
+    let records = &node.context;
     let mut flow = records.flows.begin(Direction::Outbound, records.random.flow_id());
-    let end = carry(&node, &way, &tcp, &mut flow).await;
+    let end = forward(&node, &way, &tcp, &mut flow).await;
     flow.end(end);
 }
 
-async fn carry<N: Net>(
-    node: &Node<N>,
-    way: &Way,
+async fn forward<N: TcpNetwork>(
+    node: &DataPath<N>,
+    way: &Egress,
     tcp: &N::Stream,
     flow: &mut Flow,
-) -> Result<(), Failure> {
+) -> Result<(), FlowFailure> {
     accept(node, tcp, flow)?;
     let workload = identify(node, tcp.remote()).await?;
     let now = first_view(node, tcp.local()).await;
@@ -70,7 +70,7 @@ async fn carry<N: Net>(
     let end = tokio::select! {
         biased;
         withdrawn = node.withdrawn(&permit) => Err(withdrawn),
-        end = copy(tcp, send, recv, left, Code::SourceReset, count) => end.map_err(Failure::broken),
+        end = copy(tcp, send, recv, left, Code::SourceReset, count) => end.map_err(FlowFailure::broken),
     };
     if let Err(failure) = &end {
         reset(&mut stream, failure.code);
@@ -80,35 +80,42 @@ async fn carry<N: Net>(
 
 /// Notes where the connection comes from and what it was made to, so that its end counts there however
 /// early it comes, and refuses it where there are too many.
-fn accept<N: Net>(node: &Node<N>, tcp: &impl Tcp, flow: &mut Flow) -> Result<(), Failure> {
+fn accept<N: TcpNetwork>(
+    node: &DataPath<N>,
+    tcp: &impl Tcp,
+    flow: &mut Flow,
+) -> Result<(), FlowFailure> {
     flow.workload = Some(tcp.remote());
-    if let Ok((import, target)) = resolve(&node.now(), tcp.local()) {
-        flow.counts_for(&target, &import.from);
+    if let Ok((import, target)) = resolve(&node.current_snapshot(), tcp.local()) {
+        flow.attribute_to_target(&target, &import.from);
     }
     flow.admit_workload(tcp.remote().ip())
 }
 
 /// Finds the workload by its address. One that is not known yet is held: its cluster may show it a
 /// moment after it began to speak. The address of a machine is none that a pod will ever have.
-async fn identify<N: Net>(node: &Node<N>, from: SocketAddr) -> Result<Workload, Failure> {
+async fn identify<N: TcpNetwork>(
+    node: &DataPath<N>,
+    from: SocketAddr,
+) -> Result<Workload, FlowFailure> {
     let known = |now: &Snapshot| now.workloads.get(&from.ip()).cloned();
     let unknown = || {
         let reason = format!("no workload is known by the address {}", from.ip());
-        Failure::new(Code::SourceUnknown, reason)
+        FlowFailure::new(Code::SourceUnknown, reason)
     };
-    if let Some(workload) = known(&node.now()) {
+    if let Some(workload) = known(&node.current_snapshot()) {
         return Ok(workload);
     }
-    if node.now().is_machine(from.ip()) {
+    if node.current_snapshot().is_host_address(from.ip()) {
         return Err(on_host_network(from.ip()));
     }
     let hold = node.limits.unknown_source_hold;
-    let _held = node.records.held.try_hold(from.ip()).ok_or_else(unknown)?;
+    let _held = node.context.held.try_hold(from.ip()).ok_or_else(unknown)?;
     let mut snapshot = node.snapshot.clone();
     let arrives = timeout(hold, snapshot.wait_for(|now| known(now).is_some()));
     tokio::select! {
         biased;
-        () = node.records.drained.cancelled() => Err(Code::Drained.into()),
+        () = node.context.drained.cancelled() => Err(Code::Drained.into()),
         arrived = arrives => match arrived {
             Ok(Ok(now)) => known(&now).ok_or_else(unknown),
             _ => Err(unknown()),
@@ -117,19 +124,19 @@ async fn identify<N: Net>(node: &Node<N>, from: SocketAddr) -> Result<Workload, 
 }
 
 /// Why nobody on the network of a machine is served.
-fn on_host_network(ip: IpAddr) -> Failure {
+fn on_host_network(ip: IpAddr) -> FlowFailure {
     let reason = format!(
         "{ip} is an address of a node: what runs on its host network (hostNetwork: true, a probe of the kubelet, a process \
          of the machine), or has that address by the way that it came, has no identity and cannot be allowed anything; \
          call from a pod with its own network"
     );
-    Failure::new(Code::SourceUnknown, reason)
+    FlowFailure::new(Code::SourceUnknown, reason)
 }
 
 /// Waits until the exporting cluster has told something, on a node that has just started: connections may
 /// have waited for it, and a moment later they would be carried.
-async fn first_view<N: Net>(node: &Node<N>, local: SocketAddr) -> Arc<Snapshot> {
-    let now = node.now();
+async fn first_view<N: TcpNetwork>(node: &DataPath<N>, local: SocketAddr) -> Arc<Snapshot> {
+    let now = node.current_snapshot();
     let waits = |now: &Snapshot| {
         let from = now.imports.at(local).map(|(import, _)| &import.from);
         from.is_some_and(|from| now.links.contains_key(from) && !now.views.contains_key(from))
@@ -141,17 +148,17 @@ async fn first_view<N: Net>(node: &Node<N>, local: SocketAddr) -> Arc<Snapshot> 
     let mut snapshot = node.snapshot.clone();
     tokio::select! {
         biased;
-        () = node.records.drained.cancelled() => {}
+        () = node.context.drained.cancelled() => {}
         _arrived = timeout(left, snapshot.wait_for(|now| !waits(now))) => {}
     }
-    node.now()
+    node.current_snapshot()
 }
 
 /// Which import and port the connection was made to: its local address says.
-fn resolve(now: &Snapshot, local: SocketAddr) -> Result<(&Import, Target), Failure> {
+fn resolve(now: &Snapshot, local: SocketAddr) -> Result<(&Import, Target), FlowFailure> {
     let found: Option<(&Arc<Import>, &ImportPort)> = now.imports.at(local);
     let (import, port) = found.ok_or_else(|| {
-        Failure::new(Code::ImportUnknown, format!("nothing is imported at {local}"))
+        FlowFailure::new(Code::ImportUnknown, format!("nothing is imported at {local}"))
     })?;
     let target = Target { service: import.service.clone(), port: port.name.clone() };
     Ok((import, target))
@@ -165,8 +172,8 @@ fn authorize(
     target: &Target,
     workload: &Workload,
     flow: &mut Flow,
-) -> Result<Permit, Failure> {
-    let cluster = now.this.cluster.clone();
+) -> Result<Permit, FlowFailure> {
+    let cluster = now.local.cluster.clone();
     flow.source = Some(policy::Source { cluster, workload: workload.clone() });
     let permit = policy::authorize_outbound(now, import, target, workload)?;
     flow.admit_source(&import.from, workload)?;
@@ -174,20 +181,23 @@ fn authorize(
 }
 
 /// Picks the nodes to try: those with a ready backend, by weight.
-fn pick<N: Net>(
-    node: &Node<N>,
+fn pick<N: TcpNetwork>(
+    node: &DataPath<N>,
     now: &Snapshot,
     import: &Import,
     permit: &Permit,
-) -> Result<Route, Failure> {
-    let draw = node.records.random.draw();
-    choose::route(now, &import.from, permit, draw).map_err(|code| {
+) -> Result<Route, FlowFailure> {
+    let draw = node.context.random.draw();
+    routing::route(now, &import.from, permit, draw).map_err(|code| {
         let (service, from) = (&import.service, &import.from);
         let view = now.views.get(from);
         let port = view.and_then(|v| v.exports.get(service)?.port(&permit.target().port));
         let known = port.filter(|port| port.fault.is_some());
         let plain = || format!("{from} offers no ready backend of {service}");
-        Failure::new(code, known.map_or_else(plain, |port| port.unready_sentence(service, from)))
+        FlowFailure::new(
+            code,
+            known.map_or_else(plain, |port| port.unready_sentence(service, from)),
+        )
     })
 }
 
@@ -197,13 +207,13 @@ fn pick<N: Net>(
 /// while no byte of the workload has left. After that a lost connection is an unknown outcome, unless the
 /// export says that its service may be asked twice.
 async fn open<T: Tcp>(
-    way: &Way,
+    way: &Egress,
     tcp: &T,
     route: &Route,
     permit: &Permit,
     flow: &mut Flow,
-) -> Result<(Stream, Left), Failure> {
-    let header = Header {
+) -> Result<(PeerStream, PendingCopy), FlowFailure> {
+    let header = StreamHeader {
         target: permit.target().clone(),
         source: permit.source().workload.clone(),
         flow: Some(flow.id),
@@ -211,7 +221,7 @@ async fn open<T: Tcp>(
     };
     let mut first = FirstFlight::new(&header);
     let mut tried: Vec<NodeName> = Vec::new();
-    let mut last = Failure::from(Code::LinkDown);
+    let mut last = FlowFailure::from(Code::LinkDown);
     while let Some((next, hop)) = next_node(way, route, &tried) {
         tried.push(next.clone());
         (flow.peer, flow.hop) = (Some((route.cluster.clone(), next.clone())), hop);
@@ -219,23 +229,25 @@ async fn open<T: Tcp>(
         {
             Ok(stream) => stream,
             Err(refused) => {
-                last = Failure::new(refused.code, refused.reason);
+                last = FlowFailure::new(refused.code, refused.reason);
                 continue;
             }
         };
-        let outcome = timeout(ANSWER, first.send(tcp, &mut stream, &flow.sent)).await;
-        let failure = match outcome.unwrap_or(Outcome::Lost(Code::BackendTimeout)) {
-            Outcome::Reached(left) => return Ok((stream, left)),
-            Outcome::Refused(failure) if failure.code.is_retryable() => failure,
-            Outcome::Refused(failure) => return Err(failure),
-            Outcome::Lost(_) if first.is_empty() || route.replay => Code::ConnectionLost.into(),
-            Outcome::Lost(code) => {
+        let outcome = timeout(ANSWER_TIMEOUT, first.send(tcp, &mut stream, &flow.sent)).await;
+        let failure = match outcome.unwrap_or(AttemptOutcome::Lost(Code::BackendTimeout)) {
+            AttemptOutcome::Reached(left) => return Ok((stream, left)),
+            AttemptOutcome::Refused(failure) if failure.code.is_retryable() => failure,
+            AttemptOutcome::Refused(failure) => return Err(failure),
+            AttemptOutcome::Lost(_) if first.is_empty() || route.replay => {
+                Code::ConnectionLost.into()
+            }
+            AttemptOutcome::Lost(code) => {
                 reset(&mut stream, Code::UnknownOutcome);
                 let reason = format!("the connection to {}/{next} ended: {code}", route.cluster);
-                return Err(Failure::new(Code::UnknownOutcome, reason));
+                return Err(FlowFailure::new(Code::UnknownOutcome, reason));
             }
-            Outcome::SourceReset => {
-                linger(&mut stream.send).await;
+            AttemptOutcome::SourceReset => {
+                wait_for_delivery(&mut stream.send).await;
                 reset(&mut stream, Code::SourceReset);
                 return Err(Code::SourceReset.into());
             }
@@ -250,12 +262,12 @@ async fn open<T: Tcp>(
 /// The next node to try, and whether it is not the backend's own: first one that has a backend, then one
 /// that is connected and may pass the stream on, and last one with which no connection can be had, which
 /// says why.
-fn next_node(way: &Way, route: &Route, tried: &[NodeName]) -> Option<(NodeName, bool)> {
-    if tried.len() >= ATTEMPTS {
+fn next_node(way: &Egress, route: &Route, tried: &[NodeName]) -> Option<(NodeName, bool)> {
+    if tried.len() >= MAX_ATTEMPTS {
         return None;
     }
     let own: Vec<&NodeName> = route.nodes.iter().filter(|n| !tried.contains(n)).collect();
-    if let Some(near) = way.links.first_in_reach(&route.cluster, &own) {
+    if let Some(near) = way.links.first_reachable(&route.cluster, &own) {
         return Some((near.clone(), false));
     }
     let other = match route.hop {
@@ -267,7 +279,7 @@ fn next_node(way: &Way, route: &Route, tried: &[NodeName]) -> Option<(NodeName, 
 }
 
 /// Ends both ways of a stream with a reason.
-fn reset(stream: &mut Stream, code: Code) {
+fn reset(stream: &mut PeerStream, code: Code) {
     stream.send.reset(code);
     stream.recv.stop(code);
 }

@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 pub mod os;
 
 /// One TCP connection. Dropping it sends RST, and so does the end of the process, however it comes:
-/// only [`Tcp::settle`] allows an end that is none.
+/// only [`Tcp::close_gracefully`] allows an end that is none.
 pub trait Tcp: Send + Sync + 'static {
     /// Our end's address. On an accepted connection it says which import is meant.
     fn local(&self) -> SocketAddr;
@@ -27,7 +27,8 @@ pub trait Tcp: Send + Sync + 'static {
     ///
     /// # Errors
     /// Those of the socket; a reset by the other end among them.
-    fn read(&self, room: &mut Room) -> impl Future<Output = io::Result<Option<Bytes>>> + Send;
+    fn read(&self, room: &mut ReadBuffer)
+    -> impl Future<Output = io::Result<Option<Bytes>>> + Send;
 
     /// Writes all chunks and leaves them empty.
     ///
@@ -45,15 +46,15 @@ pub trait Tcp: Send + Sync + 'static {
     fn broken(&self) -> impl Future<Output = ()> + Send;
 
     /// Says that both directions have come to their ends: dropping the connection sends no RST.
-    fn settle(&self);
+    fn close_gracefully(&self);
 }
 
 /// Listens, and dials backends.
-pub trait Net: Send + Sync + 'static {
+pub trait TcpNetwork: Send + Sync + 'static {
     /// Its connections.
     type Stream: Tcp;
     /// Its listeners.
-    type Listener: Listener<Stream = Self::Stream>;
+    type Listener: TcpAcceptor<Stream = Self::Stream>;
 
     /// Listens at `address`. Must be called on the worker that will accept; with `shared` each of
     /// several workers has a listener of its own there.
@@ -80,7 +81,7 @@ pub trait Net: Send + Sync + 'static {
 }
 
 /// A TCP listener.
-pub trait Listener: Send + Sync + 'static {
+pub trait TcpAcceptor: Send + Sync + 'static {
     /// Its connections.
     type Stream: Tcp;
 
@@ -102,12 +103,12 @@ pub trait Listener: Send + Sync + 'static {
 
 /// Room to read into, sized by what the last reads brought. An idle connection holds none.
 #[derive(Debug)]
-pub struct Room {
+pub struct ReadBuffer {
     buffer: BytesMut,
     size: usize,
 }
 
-impl Room {
+impl ReadBuffer {
     /// The smallest room. An agent's request fits.
     const MIN: usize = 2 * 1024;
     /// The largest room. Larger ones measured no faster.
@@ -120,7 +121,7 @@ impl Room {
     }
 
     /// A buffer with capacity to read into.
-    pub fn get(&mut self) -> &mut BytesMut {
+    pub fn buffer_mut(&mut self) -> &mut BytesMut {
         if self.buffer.capacity() - self.buffer.len() < Self::MIN {
             self.buffer.reserve(self.size);
         }
@@ -142,7 +143,7 @@ impl Room {
     }
 }
 
-impl Default for Room {
+impl Default for ReadBuffer {
     fn default() -> Self {
         Self::new()
     }

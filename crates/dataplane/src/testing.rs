@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use adit_core::name::ServiceName;
 use adit_core::snapshot::{
-    Backend, Class, Export, ExportPort, Hop, Imports, SiblingTable, Snapshot, This,
+    Backend, Class, Export, ExportPort, Hop, Imports, LocalNode, SiblingTable, Snapshot,
 };
 
 /// A node with one export of one backend, which is granted to nobody; or that export is gone.
@@ -14,7 +14,7 @@ pub(crate) fn snapshot(service: &ServiceName, is_there: bool) -> Arc<Snapshot> {
     let backend = Backend {
         address: SocketAddr::from(([10, 244, 2, 9], 8080)),
         node: "b1".parse().unwrap(),
-        written_out: false,
+        explicit: false,
     };
     let port = ExportPort {
         name: "http".parse().unwrap(),
@@ -33,7 +33,7 @@ pub(crate) fn snapshot(service: &ServiceName, is_there: bool) -> Arc<Snapshot> {
     };
     let exports = [(service.clone(), Arc::new(export))];
     Arc::new(Snapshot {
-        this: This {
+        local: LocalNode {
             cluster: "bank".parse().unwrap(),
             trust_domain: "bank.example".parse().unwrap(),
             node: "b1".parse().unwrap(),
@@ -46,7 +46,7 @@ pub(crate) fn snapshot(service: &ServiceName, is_there: bool) -> Arc<Snapshot> {
         workloads: HashMap::new(),
         views: BTreeMap::new(),
         down: BTreeMap::new(),
-        unproved: BTreeSet::new(),
+        never_answered: BTreeSet::new(),
         forbidden: BTreeSet::new(),
     })
 }

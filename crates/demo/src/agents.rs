@@ -27,7 +27,7 @@ pub(crate) fn host(agent: &str) -> String {
 }
 
 /// What an agent says of itself.
-pub(crate) struct About {
+pub(crate) struct AgentDescription {
     pub(crate) name: &'static str,
     pub(crate) description: &'static str,
     pub(crate) skill: &'static str,
@@ -35,16 +35,16 @@ pub(crate) struct About {
 
 /// The agents that serve in this process; dropping them ends them.
 #[derive(Debug, Default)]
-pub(crate) struct Agents {
+pub(crate) struct AgentServers {
     serving: JoinSet<std::io::Result<()>>,
 }
 
-impl Agents {
+impl AgentServers {
     /// Serves an agent at a free port of `ip` and returns where.
     pub(crate) async fn serve(
         &mut self,
         ip: IpAddr,
-        about: &About,
+        about: &AgentDescription,
         executor: impl AgentExecutor,
     ) -> anyhow::Result<SocketAddr> {
         let listener = TcpListener::bind((ip, 0))
@@ -64,7 +64,7 @@ impl Agents {
 }
 
 /// The card names the Service, never an address: it reads the same in every cluster.
-fn card(about: &About) -> AgentCard {
+fn card(about: &AgentDescription) -> AgentCard {
     let url = format!("http://{}", host(about.name));
     AgentCard {
         name: about.name.into(),
@@ -105,7 +105,7 @@ pub(crate) struct Payment {
 }
 
 impl Payment {
-    pub(crate) fn of(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|w| w.parse().ok());
         Some(Self { number: numbers.next()?, amount: numbers.next()? })
     }

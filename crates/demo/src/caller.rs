@@ -21,7 +21,7 @@ use crate::agents::fraud::IN_STEP;
 use crate::agents::{Payment, host};
 
 /// Far more than a connection on loopback takes.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A workload that calls agents.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub(crate) struct Conversation {
 }
 
 /// The events of one task, as they arrive.
-pub(crate) type Events = BoxStream<'static, Result<StreamResponse, A2AError>>;
+pub(crate) type TaskEvents = BoxStream<'static, Result<StreamResponse, A2AError>>;
 
 impl Caller {
     /// A workload at `source` that finds each agent of `names` at the address beside it.
@@ -52,7 +52,7 @@ impl Caller {
             .local_address(source)
             .no_proxy()
             .tls_certs_only([])
-            .connect_timeout(CONNECT)
+            .connect_timeout(CONNECT_TIMEOUT)
             // A connection per call: one call is then one stream, with a line of its own in the logs.
             .pool_max_idle_per_host(0);
         for (agent, address) in names {
@@ -93,12 +93,12 @@ impl Conversation {
     }
 
     /// Asks about a payment and follows what the agent does about it, in step with it.
-    pub(crate) async fn follow(&self, payment: Payment) -> Result<Events, A2AError> {
+    pub(crate) async fn follow(&self, payment: Payment) -> Result<TaskEvents, A2AError> {
         self.client.send_streaming_message(&request(payment, true)).await
     }
 
     /// Follows a task that is under way already.
-    pub(crate) async fn resume(&self, task: &str) -> Result<Events, A2AError> {
+    pub(crate) async fn resume(&self, task: &str) -> Result<TaskEvents, A2AError> {
         let request = SubscribeToTaskRequest { id: task.to_owned(), tenant: None };
         self.client.subscribe_to_task(&request).await
     }

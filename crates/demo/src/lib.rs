@@ -19,20 +19,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 mod agents;
 mod caller;
+mod folder;
 mod log;
 mod narrate;
 mod node;
 mod ports;
-mod stage;
 mod story;
 
 use self::narrate::Narrator;
-use self::story::World;
+use self::story::DemoResources;
 
 /// How to start a node, given its configuration file: a command that becomes `adit node --config FILE`.
 /// Its input, output and process group are set by the demo. To end with the demo even if that is killed,
 /// it calls [`end_with_parent`] before it becomes the node.
-pub type Launch = fn(&Path) -> std::process::Command;
+pub type NodeLauncher = fn(&Path) -> std::process::Command;
 
 /// Ties this process, and whatever it becomes by `exec`, to the process `parent` that started it: the
 /// kernel kills it when the thread that started it ends.
@@ -52,7 +52,7 @@ pub fn end_with_parent(parent: u32) -> io::Result<()> {
 
 /// How the demo is run.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct DemoOptions {
     /// Whether to leave after the last step instead of staying up.
     pub once: bool,
     /// Whether a terminal shows what is told.
@@ -60,12 +60,12 @@ pub struct Options {
     /// What to type to run this program, for the commands that a reader is told to try.
     pub program: String,
     /// How to start a node.
-    pub launch: Launch,
+    pub launch: NodeLauncher,
 }
 
 /// How the demo ended, if not by a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum DemoEnd {
     /// Every step held, and everything was ended again.
     Told,
     /// A signal ended it before the last step.
@@ -75,7 +75,7 @@ pub enum End {
 /// Why the demo failed.
 #[derive(Debug, thiserror::Error)]
 #[error("step {step} ({title}) failed: {reason:#}")]
-pub struct Failed {
+pub struct DemoFailure {
     /// The number of the step; 0 before the first.
     pub step: u32,
     /// What the step was about.
@@ -94,56 +94,61 @@ pub struct Failed {
 /// # Errors
 ///
 /// The first step that did not hold.
-pub async fn run(options: &Options, out: Box<dyn Write + Send>) -> Result<End, Failed> {
+pub async fn run(
+    options: &DemoOptions,
+    out: Box<dyn Write + Send>,
+) -> Result<DemoEnd, DemoFailure> {
     // An error means that somebody has installed one already, which is as good.
     aws_lc_rs::default_provider().install_default().ok();
     let mut tell = Narrator::new(out, options.colour);
-    let mut world = match World::new() {
+    let mut world = match DemoResources::new() {
         Ok(world) => world,
-        Err(reason) => return Err(Failed { step: 0, title: "Setting up", reason, kept: None }),
+        Err(reason) => {
+            return Err(DemoFailure { step: 0, title: "Setting up", reason, kept: None });
+        }
     };
     let told = play(&mut world, &mut tell, options).await;
-    let left = world.leave().await;
+    let left = world.stop_nodes().await;
     match told.and_then(|end| left.map(|()| end)) {
         Ok(end) => {
             drop(world);
-            if end == End::Told {
+            if end == DemoEnd::Told {
                 tell.plain("\nAll nodes have left; nothing is left behind.");
             }
             Ok(end)
         }
         Err(reason) => {
             let (step, title) = tell.under_way();
-            Err(Failed { step, title, reason, kept: Some(world.keep()) })
+            Err(DemoFailure { step, title, reason, kept: Some(world.keep()) })
         }
     }
 }
 
 async fn play(
-    world: &mut World,
+    world: &mut DemoResources,
     tell: &mut Narrator,
-    options: &Options,
-) -> Result<End, anyhow::Error> {
-    let mut signals = Signals::new().context("signals cannot be received")?;
+    options: &DemoOptions,
+) -> Result<DemoEnd, anyhow::Error> {
+    let mut signals = StopSignals::new().context("signals cannot be received")?;
     let told = tokio::select! {
         told = Box::pin(story::tell(world, tell, options)) => told,
-        () = signals.any() => return Ok(End::Interrupted),
+        () = signals.any() => return Ok(DemoEnd::Interrupted),
     };
     let cast = told?;
     if !options.once {
         story::hold(world, &cast, tell, options, signals.any()).await;
     }
-    Ok(End::Told)
+    Ok(DemoEnd::Told)
 }
 
 /// The signals with which people and supervisors end a program.
-struct Signals {
+struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
-impl Signals {
+impl StopSignals {
     fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,

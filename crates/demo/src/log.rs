@@ -15,14 +15,14 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 /// How often the file is looked at again.
-const AGAIN: Duration = Duration::from_millis(2);
+const LOG_POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a line may take to arrive.
-const ARRIVES: Duration = Duration::from_secs(5);
+const LINE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One finished or refused stream, as the node tells it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Stream {
+pub(crate) struct StreamRecord {
     module: String,
     /// `outbound` or `inbound`.
     pub(crate) direction: String,
@@ -48,7 +48,7 @@ pub(crate) struct Stream {
     pub(crate) bytes_out: u64,
 }
 
-impl Stream {
+impl StreamRecord {
     /// Why it ended: what the node said of this very end, or what the code means.
     pub(crate) fn why(&self) -> &str {
         if self.reason.is_empty() { &self.message } else { &self.reason }
@@ -57,15 +57,15 @@ impl Stream {
 
 /// A log that is read on and on: no line is given twice.
 #[derive(Debug)]
-pub(crate) struct Log {
+pub(crate) struct NodeLog {
     path: PathBuf,
     offset: u64,
-    unread: VecDeque<Stream>,
+    unread: VecDeque<StreamRecord>,
 }
 
-impl Log {
+impl NodeLog {
     /// The log at `path`, from its beginning on.
-    pub(crate) fn of(path: &Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         Self { path: path.to_owned(), offset: 0, unread: VecDeque::new() }
     }
 
@@ -77,9 +77,9 @@ impl Log {
     pub(crate) async fn stream(
         &mut self,
         what: &str,
-        wanted: impl Fn(&Stream) -> bool,
-    ) -> anyhow::Result<Stream> {
-        let deadline = Instant::now() + ARRIVES;
+        wanted: impl Fn(&StreamRecord) -> bool,
+    ) -> anyhow::Result<StreamRecord> {
+        let deadline = Instant::now() + LINE_TIMEOUT;
         loop {
             self.read()?;
             while let Some(stream) = self.unread.pop_front() {
@@ -90,7 +90,7 @@ impl Log {
             if Instant::now() >= deadline {
                 bail!("{} has no line about {what}", self.path.display());
             }
-            sleep(AGAIN).await;
+            sleep(LOG_POLL_INTERVAL).await;
         }
     }
 
@@ -112,8 +112,8 @@ impl Log {
     }
 }
 
-fn stream(line: &str) -> Option<Stream> {
-    serde_json::from_str::<Stream>(line).ok().filter(|s| s.module == STREAM)
+fn stream(line: &str) -> Option<StreamRecord> {
+    serde_json::from_str::<StreamRecord>(line).ok().filter(|s| s.module == STREAM)
 }
 
 /// The last lines of a log, for whoever has to know why a node ended.
@@ -135,7 +135,7 @@ mod tests {
         let line = |code: &str| format!("{{\"module\":\"{STREAM}\",\"code\":\"{code}\"}}\n");
         let text = format!("not JSON\n{{\"module\":\"other\"}}\n{}{{\"mod", line("denied"));
         fs::write(&path, line("finished") + &text).unwrap();
-        let mut log = Log::of(&path);
+        let mut log = NodeLog::open(&path);
         assert_eq!(log.stream("a refusal", |s| s.code == "denied").await.unwrap().code, "denied");
         fs::write(
             &path,
@@ -152,7 +152,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("e1.log");
         fs::write(&path, "").unwrap();
-        let error = Log::of(&path).stream("a refusal", |_| true).await.unwrap_err();
+        let error = NodeLog::open(&path).stream("a refusal", |_| true).await.unwrap_err();
         assert!(error.to_string().ends_with("e1.log has no line about a refusal"), "{error}");
     }
 }

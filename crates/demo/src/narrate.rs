@@ -97,9 +97,9 @@ impl fmt::Display for Painted<'_> {
 }
 
 /// A measured time, with as many digits as mean something.
-pub(crate) struct Took(pub(crate) Duration);
+pub(crate) struct ShownDuration(pub(crate) Duration);
 
-impl fmt::Display for Took {
+impl fmt::Display for ShownDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_secs_f64() * 1e3;
         match ms {
@@ -112,9 +112,9 @@ impl fmt::Display for Took {
 }
 
 /// A number of bytes.
-pub(crate) struct Bytes(pub(crate) u64);
+pub(crate) struct ShownBytes(pub(crate) u64);
 
-impl fmt::Display for Bytes {
+impl fmt::Display for ShownBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             n @ 0..10_000 => write!(f, "{n} B"),
@@ -129,9 +129,9 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
+    struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Page {
+    impl Write for SharedBuffer {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn told(colour: bool) -> String {
-        let page = Page::default();
+        let page = SharedBuffer::default();
         let mut narrator = Narrator::new(Box::new(page.clone()), colour);
         narrator.step("First");
         narrator.fact("e1", "ready");
@@ -163,9 +163,12 @@ mod tests {
 
     #[test]
     fn times_and_sizes_have_few_digits() {
-        let took = |us| Took(Duration::from_micros(us)).to_string();
+        let took = |us| ShownDuration(Duration::from_micros(us)).to_string();
         assert_eq!([took(840), took(1_240), took(12_400)], ["0.84 ms", "1.2 ms", "12 ms"]);
         assert_eq!(took(1_236_000), "1.24 s");
-        assert_eq!([Bytes(312).to_string(), Bytes(12_345).to_string()], ["312 B", "12.3 kB"]);
+        assert_eq!(
+            [ShownBytes(312).to_string(), ShownBytes(12_345).to_string()],
+            ["312 B", "12.3 kB"]
+        );
     }
 }

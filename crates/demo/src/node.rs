@@ -2,41 +2,41 @@
 //!
 //! It owns the process and the only way to it: the admin socket. The process is ended when this is
 //! dropped, however that comes about; that it also ends when the demo itself is killed is the
-//! launcher's part (see [`crate::Launch`]).
+//! launcher's part (see [`crate::NodeLauncher`]).
 
 use std::fs::OpenOptions;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use adit_daemon::admin::client::{self, Address, ClientError};
-use adit_daemon::status::Status;
+use adit_daemon::admin::client::{self, AdminAddress, AdminClientError};
+use adit_daemon::status::StatusDocument;
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::Launch;
+use crate::NodeLauncher;
+use crate::folder::NodeSetup;
 use crate::log::tail;
-use crate::stage::Place;
 
 /// How often a node that is not as wanted is asked again.
-const AGAIN: Duration = Duration::from_millis(5);
+const STATUS_POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a node may take to leave after SIGTERM; with nothing to drain it needs milliseconds.
-const LEAVE: Duration = Duration::from_secs(10);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A node.
 #[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) place: Place,
-    launch: Launch,
+pub(crate) struct DemoNode {
+    pub(crate) place: NodeSetup,
+    launch: NodeLauncher,
     child: Option<Child>,
-    admin: Address,
+    admin: AdminAddress,
 }
 
-impl Node {
+impl DemoNode {
     /// A node that is not started yet.
-    pub(crate) fn new(place: Place, launch: Launch) -> Self {
-        let admin = Address::from(place.socket.as_path());
+    pub(crate) fn new(place: NodeSetup, launch: NodeLauncher) -> Self {
+        let admin = AdminAddress::from(place.socket.as_path());
         Self { place, launch, child: None, admin }
     }
 
@@ -67,7 +67,7 @@ impl Node {
     /// # Errors
     ///
     /// When it does not answer, or not with a status.
-    pub(crate) async fn status(&self) -> Result<Status, ClientError> {
+    pub(crate) async fn status(&self) -> Result<StatusDocument, AdminClientError> {
         client::status(&self.admin).await
     }
 
@@ -76,12 +76,12 @@ impl Node {
     /// # Errors
     ///
     /// When it is not in time, with what the node says is wrong; at once when the process has ended.
-    pub(crate) async fn until(
+    pub(crate) async fn wait_until(
         &mut self,
         what: &str,
         within: Duration,
-        wanted: impl Fn(&Status) -> bool,
-    ) -> anyhow::Result<Status> {
+        wanted: impl Fn(&StatusDocument) -> bool,
+    ) -> anyhow::Result<StatusDocument> {
         let (name, deadline) = (self.place.name, Instant::now() + within);
         loop {
             let status = self.status().await;
@@ -105,7 +105,7 @@ impl Node {
                 };
                 bail!("{name}: not {what} within {} s: {why}", within.as_secs());
             }
-            sleep(AGAIN).await;
+            sleep(STATUS_POLL_INTERVAL).await;
         }
     }
 
@@ -130,17 +130,17 @@ impl Node {
             // The process is our child and not waited for yet, so the number is still its own.
             kill_process(pid, Signal::TERM).ok();
         }
-        match timeout(LEAVE, child.wait()).await {
+        match timeout(LEAVE_TIMEOUT, child.wait()).await {
             Ok(ended) => Ok(Some(ended?)),
             Err(_) => {
                 child.kill().await?;
-                bail!("{} did not leave within {} s", self.place.name, LEAVE.as_secs())
+                bail!("{} did not leave within {} s", self.place.name, LEAVE_TIMEOUT.as_secs())
             }
         }
     }
 
     /// Whether the process has ended by itself, and how.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn try_wait(&mut self) -> Option<ExitStatus> {
         let ended = self.child.as_mut()?.try_wait().ok().flatten();
         if ended.is_some() {
             self.child = None;
@@ -150,7 +150,7 @@ impl Node {
 }
 
 /// What a node says is wrong with it, worst first, in one line.
-pub(crate) fn problems(status: &Status) -> String {
+pub(crate) fn problems(status: &StatusDocument) -> String {
     let all: Vec<String> = status
         .problems
         .iter()
@@ -164,7 +164,7 @@ pub(crate) fn problems(status: &Status) -> String {
 }
 
 /// The innermost cause of an error: what the operating system said.
-pub(crate) fn root(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;

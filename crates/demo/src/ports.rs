@@ -14,11 +14,11 @@ use std::ops::RangeInclusive;
 #[derive(Debug)]
 pub(crate) struct Reservation {
     pub(crate) address: SocketAddr,
-    _held: Held,
+    _held: HeldSocket,
 }
 
 #[derive(Debug)]
-enum Held {
+enum HeldSocket {
     Udp(#[expect(dead_code, reason = "held, never used")] UdpSocket),
     Tcp(#[expect(dead_code, reason = "held, never used")] TcpListener),
 }
@@ -32,15 +32,18 @@ const TRIES: usize = 200;
 
 /// Holds a UDP port of `ip`.
 pub(crate) fn udp(ip: IpAddr) -> io::Result<Reservation> {
-    reserve(ip, |address| UdpSocket::bind(address).map(Held::Udp))
+    reserve(ip, |address| UdpSocket::bind(address).map(HeldSocket::Udp))
 }
 
 /// Holds a TCP port of `ip`.
 pub(crate) fn tcp(ip: IpAddr) -> io::Result<Reservation> {
-    reserve(ip, |address| TcpListener::bind(address).map(Held::Tcp))
+    reserve(ip, |address| TcpListener::bind(address).map(HeldSocket::Tcp))
 }
 
-fn reserve(ip: IpAddr, bind: impl Fn(SocketAddr) -> io::Result<Held>) -> io::Result<Reservation> {
+fn reserve(
+    ip: IpAddr,
+    bind: impl Fn(SocketAddr) -> io::Result<HeldSocket>,
+) -> io::Result<Reservation> {
     let ephemeral = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
         .ok()
         .and_then(|text| range(&text));

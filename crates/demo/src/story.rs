@@ -1,7 +1,7 @@
 //! The steps, in order. Each says what it does, does it, and checks what came of it.
 //!
 //! * [`setup`]: clusters, agents, nodes, link. [`calls`]: what an agent of one cluster can do with an
-//!   agent of another. [`crash`]: a node is killed and comes back. [`sums`]: what it all cost.
+//!   agent of another. [`crash`]: a node is killed and comes back. [`timing`]: what it all cost.
 //! * [`hold`]: what a reader can try afterwards.
 
 use std::fmt::Display;
@@ -12,43 +12,43 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use tokio::time::timeout;
 
-use crate::Options;
-use crate::agents::Agents;
-use crate::agents::fraud::Pace;
+use crate::DemoOptions;
+use crate::agents::AgentServers;
+use crate::agents::fraud::StepGate;
 use crate::agents::triage::TriageBot;
 use crate::caller::Caller;
-use crate::log::Log;
+use crate::folder::{AgentService, DemoFolder, NodeSetup};
+use crate::log::NodeLog;
 use crate::narrate::Narrator;
-use crate::node::Node;
-use crate::stage::{Place, Service, Stage};
+use crate::node::DemoNode;
 
 mod calls;
 mod crash;
 mod hold;
 mod setup;
-mod sums;
+mod timing;
 
 pub(crate) use self::hold::hold;
 
 /// How long anything may take that takes milliseconds when all is well.
-const SOON: Duration = Duration::from_secs(10);
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What has to be ended and removed, whatever becomes of the story.
 #[derive(Debug)]
-pub(crate) struct World {
-    stage: Stage,
+pub(crate) struct DemoResources {
+    stage: DemoFolder,
     /// Nodes that are not started yet.
-    places: Vec<Place>,
-    nodes: Vec<Node>,
-    agents: Agents,
+    places: Vec<NodeSetup>,
+    nodes: Vec<DemoNode>,
+    agents: AgentServers,
 }
 
 /// Who plays.
 #[derive(Debug)]
-pub(crate) struct Cast {
-    services: Vec<Service>,
+pub(crate) struct DemoActors {
+    services: Vec<AgentService>,
     triage: TriageBot,
-    pace: Pace,
+    pace: StepGate,
     /// `support-bot` on `edge`, which finds the agents behind Adit.
     support: Caller,
     /// The same, as if it were in `bank`: for comparison.
@@ -56,15 +56,15 @@ pub(crate) struct Cast {
     /// `report-bot` on `edge`, which nobody granted anything.
     report: Caller,
     /// The log of the node where their calls begin.
-    log: Log,
+    log: NodeLog,
 }
 
 /// Tells the whole story.
 pub(crate) async fn tell(
-    world: &mut World,
+    world: &mut DemoResources,
     tell: &mut Narrator,
-    options: &Options,
-) -> anyhow::Result<Cast> {
+    options: &DemoOptions,
+) -> anyhow::Result<DemoActors> {
     setup::clusters(world, tell)?;
     let mut cast = setup::agents(world, tell).await?;
     setup::nodes(world, tell, options).await?;
@@ -76,22 +76,22 @@ pub(crate) async fn tell(
     calls::refusal(&mut cast, tell).await?;
     let killed = crash::kill(world, &mut cast, &fraud, tell).await?;
     crash::restart(world, killed, tell).await?;
-    sums::sums(world, &mut cast, &fraud, tell).await?;
+    timing::measure(world, &mut cast, &fraud, tell).await?;
     Ok(cast)
 }
 
-impl World {
+impl DemoResources {
     pub(crate) fn new() -> anyhow::Result<Self> {
         Ok(Self {
-            stage: Stage::new()?,
+            stage: DemoFolder::new()?,
             places: Vec::new(),
             nodes: Vec::new(),
-            agents: Agents::default(),
+            agents: AgentServers::default(),
         })
     }
 
     /// The node of that name.
-    fn node(&mut self, name: &str) -> anyhow::Result<&mut Node> {
+    fn node(&mut self, name: &str) -> anyhow::Result<&mut DemoNode> {
         let found = self.nodes.iter_mut().find(|node| node.place.name == name);
         found.with_context(|| format!("there is no node {name:?}"))
     }
@@ -101,7 +101,7 @@ impl World {
     /// # Errors
     ///
     /// When one did not leave when asked, or not cleanly; all are ended nevertheless.
-    pub(crate) async fn leave(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn stop_nodes(&mut self) -> anyhow::Result<()> {
         let mut unclean = Vec::new();
         for node in &mut self.nodes {
             match node.stop().await {
@@ -123,13 +123,13 @@ impl World {
 }
 
 /// Waits for what should come soon.
-async fn soon<T, E: Display>(
+async fn within_timeout<T, E: Display>(
     what: &str,
     work: impl Future<Output = Result<T, E>>,
 ) -> anyhow::Result<T> {
-    match timeout(SOON, work).await {
+    match timeout(STEP_TIMEOUT, work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(anyhow!("{what}: {error}")),
-        Err(_) => Err(anyhow!("{what}: nothing within {} s", SOON.as_secs())),
+        Err(_) => Err(anyhow!("{what}: nothing within {} s", STEP_TIMEOUT.as_secs())),
     }
 }

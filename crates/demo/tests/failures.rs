@@ -4,14 +4,14 @@
 use std::path::Path;
 use std::process::Command;
 
-use adit_demo::{Failed, Launch, Options, run};
+use adit_demo::{DemoFailure, DemoOptions, NodeLauncher, run};
 
-async fn fails(launch: Launch) -> Failed {
-    let options = Options { once: true, colour: false, program: "adit".into(), launch };
+async fn fails(launch: NodeLauncher) -> DemoFailure {
+    let options = DemoOptions { once: true, colour: false, program: "adit".into(), launch };
     run(&options, Box::new(std::io::sink())).await.expect_err("no node, and yet all steps held")
 }
 
-fn clean(failed: &Failed) {
+fn clean(failed: &DemoFailure) {
     let kept = failed.kept.as_ref().expect("the files are kept");
     assert!(kept.join("edge/e1.yaml").is_file() && kept.join("bank/b1/node.key.pem").is_file());
     assert!(!kept.join("bank/ca.key.pem").exists(), "an authority's key was written");

@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How many descriptors this process may have open at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
+pub struct DescriptorLimit {
     /// What holds now; `u64::MAX` where there is no limit.
     pub soft: u64,
     /// What [`raise`] can reach without privilege; `u64::MAX` where there is no limit.
@@ -18,16 +18,16 @@ pub struct Limit {
 
 /// The limit that holds now.
 #[must_use]
-pub fn limit() -> Limit {
+pub fn limit() -> DescriptorLimit {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    Limit { soft: current.unwrap_or(u64::MAX), hard: maximum.unwrap_or(u64::MAX) }
+    DescriptorLimit { soft: current.unwrap_or(u64::MAX), hard: maximum.unwrap_or(u64::MAX) }
 }
 
 /// Raises the soft limit to the hard one and returns what holds afterwards.
 ///
 /// # Errors
 /// Where the system refuses, which leaves the limit as it was.
-pub fn raise() -> io::Result<Limit> {
+pub fn raise() -> io::Result<DescriptorLimit> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     Ok(limit())

@@ -20,7 +20,7 @@ pub enum RelayOutcome {
     /// The reader is behind, so it was dropped.
     Full,
     /// There is no reader any more.
-    Gone,
+    NoReader,
 }
 
 /// A pair of non-blocking sockets: what is sent on the first is received from the second. Up to `buffer`
@@ -56,7 +56,7 @@ pub fn send(sender: &UnixDatagram, parts: &[IoSlice<'_>]) -> RelayOutcome {
             Ok(_) => return RelayOutcome::Sent,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if dropped(&error) => return RelayOutcome::Full,
-            Err(_) => return RelayOutcome::Gone,
+            Err(_) => return RelayOutcome::NoReader,
         }
     }
 }
@@ -96,7 +96,7 @@ mod tests {
         let dup = adopt(sender.try_clone().unwrap().into()).unwrap();
         drop(receiver);
         for end in [&sender, &dup, &sender] {
-            assert_eq!(send(end, &[IoSlice::new(b"x")]), RelayOutcome::Gone);
+            assert_eq!(send(end, &[IoSlice::new(b"x")]), RelayOutcome::NoReader);
         }
     }
 }

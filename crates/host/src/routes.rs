@@ -33,9 +33,9 @@ mod entry;
 mod netlink;
 mod watch;
 
-pub use self::watch::Watch;
+pub use self::watch::NetworkWatch;
 
-use self::entry::{Entry, Prefix};
+use self::entry::{Prefix, RouteEntry};
 use self::netlink::{Kernel, with_kernel};
 
 /// The routing table that holds the range.
@@ -75,14 +75,14 @@ impl LocalRange {
 
 /// What had to be changed, as `ip` would print it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Changes {
+pub struct RouteChanges {
     /// What was missing.
     pub added: Vec<String>,
     /// What was ours and wanted no more.
     pub removed: Vec<String>,
 }
 
-impl Changes {
+impl RouteChanges {
     /// Whether all was as it should be.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -90,7 +90,7 @@ impl Changes {
     }
 }
 
-impl fmt::Display for Changes {
+impl fmt::Display for RouteChanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let added = self.added.iter().map(|text| ("added", text));
         let removed = self.removed.iter().map(|text| ("removed", text));
@@ -109,16 +109,16 @@ impl fmt::Display for Changes {
 ///
 /// # Errors
 /// Those of netlink, with what was tried; without `CAP_NET_ADMIN` it says so.
-pub async fn ensure(range: &LocalRange, node: &[IpAddr]) -> io::Result<Changes> {
+pub async fn ensure(range: &LocalRange, node: &[IpAddr]) -> io::Result<RouteChanges> {
     with_kernel(async |kernel| {
         let interfaces = kernel.interfaces(node).await?;
         let mut wanted = BTreeSet::new();
         for to in range.prefixes(node) {
-            wanted.insert(Entry::Lookup { to });
-            wanted.insert(Entry::Unreachable { to });
-            wanted.insert(Entry::Local { to, source: interfaces.source(node, &to) });
+            wanted.insert(RouteEntry::Lookup { to });
+            wanted.insert(RouteEntry::Unreachable { to });
+            wanted.insert(RouteEntry::Local { to, source: interfaces.source(node, &to) });
             for iif in interfaces.uplinks.iter().cloned() {
-                wanted.insert(Entry::Guard { to, iif });
+                wanted.insert(RouteEntry::Guard { to, iif });
             }
         }
         converge(kernel, &wanted).await
@@ -130,13 +130,13 @@ pub async fn ensure(range: &LocalRange, node: &[IpAddr]) -> io::Result<Changes> 
 ///
 /// # Errors
 /// Those of netlink, with what was tried.
-pub async fn remove() -> io::Result<Changes> {
+pub async fn remove() -> io::Result<RouteChanges> {
     with_kernel(async |kernel| converge(kernel, &BTreeSet::new()).await).await
 }
 
 /// What this machine is in its network, and what is right beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Surroundings {
+pub struct HostAddresses {
     /// The addresses that its interfaces carry, those of the pods' bridge among them: what listens there is the
     /// machine itself.
     pub own: BTreeSet<IpAddr>,
@@ -149,24 +149,24 @@ pub struct Surroundings {
 ///
 /// # Errors
 /// Those of netlink, with what was tried.
-pub async fn surroundings() -> io::Result<Surroundings> {
-    with_kernel(async |kernel| kernel.surroundings().await).await
+pub async fn host_addresses() -> io::Result<HostAddresses> {
+    with_kernel(async |kernel| kernel.host_addresses().await).await
 }
 
-async fn converge(kernel: &Kernel, wanted: &BTreeSet<Entry>) -> io::Result<Changes> {
-    let found = kernel.ours().await?;
+async fn converge(kernel: &Kernel, wanted: &BTreeSet<RouteEntry>) -> io::Result<RouteChanges> {
+    let found = kernel.installed().await?;
     let missing =
         wanted.iter().filter(|entry| !found.iter().any(|f| f.entry.as_ref() == Some(*entry)));
     let stale = found.iter().filter(|f| f.entry.as_ref().is_none_or(|e| !wanted.contains(e)));
-    let mut changes = Changes::default();
+    let mut changes = RouteChanges::default();
     // What keeps others out and what is ours in, the least of entries, is the first to come and the last to
     // go, so that no address is ever local and open. A route with another source must go before its
     // successor can come; all else goes after.
     let (locals, rest): (Vec<_>, Vec<_>) =
-        stale.partition(|f| matches!(f.entry, Some(Entry::Local { .. })));
-    let (guards, rest): (Vec<_>, Vec<_>) = rest
-        .into_iter()
-        .partition(|f| matches!(f.entry, Some(Entry::Guard { .. } | Entry::Unreachable { .. })));
+        stale.partition(|f| matches!(f.entry, Some(RouteEntry::Local { .. })));
+    let (guards, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|f| {
+        matches!(f.entry, Some(RouteEntry::Guard { .. } | RouteEntry::Unreachable { .. }))
+    });
     for old in locals {
         kernel.delete(old).await?;
         changes.removed.push(old.to_string());
@@ -193,7 +193,7 @@ mod tests {
         let range = LocalRange::default();
         send(&ensure(&range, &[]));
         send(&remove());
-        send(&surroundings());
-        send(&async { Watch::new()?.changed().await });
+        send(&host_addresses());
+        send(&async { NetworkWatch::new()?.changed().await });
     }
 }

@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 pub const BACKLOG: i32 = 4096;
 
 /// A silent connection is probed after this long.
-pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+pub const KEEPALIVE_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Probes follow each other by this much.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// After this many unanswered probes the connection is dead: two minutes of silence in all.
@@ -77,7 +77,7 @@ pub fn tune(stream: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
+            .with_time(KEEPALIVE_IDLE_TIMEOUT)
             .with_interval(KEEPALIVE_INTERVAL)
             .with_retries(KEEPALIVE_PROBES),
     )
@@ -143,7 +143,7 @@ mod tests {
         let socket = SockRef::from(&client);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE_TIMEOUT);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
         assert_eq!(socket.tcp_user_timeout().unwrap(), None);

@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// What is asked of a UDP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub struct UdpOptions {
     /// Receive buffer, in bytes of memory (headers and overhead count too).
     pub receive_buffer: usize,
     /// Send buffer, in bytes of memory.
@@ -24,10 +24,10 @@ pub struct Options {
 
 /// A bound, non-blocking UDP socket and what the system granted it.
 #[derive(Debug)]
-pub struct Bound {
+pub struct BoundUdpSocket {
     /// The socket.
     pub socket: UdpSocket,
-    /// The receive buffer granted, in the unit of [`Options::receive_buffer`].
+    /// The receive buffer granted, in the unit of [`UdpOptions::receive_buffer`].
     pub receive_buffer: usize,
     /// The send buffer granted.
     pub send_buffer: usize,
@@ -41,7 +41,7 @@ pub struct Bound {
 ///
 /// # Errors
 /// Those of `socket` and `bind`: the address is taken or is not local.
-pub fn bind(address: SocketAddr, options: &Options) -> io::Result<Bound> {
+pub fn bind(address: SocketAddr, options: &UdpOptions) -> io::Result<BoundUdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -60,7 +60,7 @@ pub fn bind(address: SocketAddr, options: &Options) -> io::Result<Bound> {
     // Linux doubles what is set, for its own overhead, and reports the double (socket(7)).
     let receive_buffer = socket.recv_buffer_size()? / 2;
     let send_buffer = socket.send_buffer_size()? / 2;
-    Ok(Bound { socket: socket.into(), receive_buffer, send_buffer })
+    Ok(BoundUdpSocket { socket: socket.into(), receive_buffer, send_buffer })
 }
 
 /// Lets further sockets have the address of one that is bound already, if they ask for it, too.
@@ -109,21 +109,21 @@ mod tests {
     use super::*;
     use std::io::ErrorKind;
 
-    const SMALL: Options =
-        Options { receive_buffer: 64 << 10, send_buffer: 32 << 10, share_port: false };
+    const SMALL: UdpOptions =
+        UdpOptions { receive_buffer: 64 << 10, send_buffer: 32 << 10, share_port: false };
 
     #[test]
     fn buffers_are_granted_and_told() {
         let bound = bind("127.0.0.1:0".parse().unwrap(), &SMALL).unwrap();
         assert_eq!((bound.receive_buffer, bound.send_buffer), (64 << 10, 32 << 10));
-        let huge = Options { receive_buffer: 1 << 40, ..SMALL };
+        let huge = UdpOptions { receive_buffer: 1 << 40, ..SMALL };
         assert!(bind("127.0.0.1:0".parse().unwrap(), &huge).is_ok_and(|b| b.receive_buffer > 0));
     }
 
     #[test]
     fn a_port_is_shared_only_on_request() {
         let any = "127.0.0.1:0".parse().unwrap();
-        let shared = Options { share_port: true, ..SMALL };
+        let shared = UdpOptions { share_port: true, ..SMALL };
         let first = bind(any, &shared).unwrap();
         let address = first.socket.local_addr().unwrap();
         assert!(bind(address, &shared).is_ok());
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn dropped_datagrams_are_counted() {
-        let tiny = Options { receive_buffer: 4 << 10, ..SMALL };
+        let tiny = UdpOptions { receive_buffer: 4 << 10, ..SMALL };
         let bound = bind("127.0.0.1:0".parse().unwrap(), &tiny).unwrap();
         let inode = inode(&bound.socket).unwrap();
         assert_eq!(drops(&[inode, 0]), [Some(0), None]);

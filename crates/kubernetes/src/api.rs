@@ -57,11 +57,11 @@ pub const TROUBLE: &str = "adit.dev/trouble";
 /// On the controller's Lease: what its nodes say of themselves, as JSON of a [`crate::summary::NodesSummary`].
 pub const NODES: &str = "adit.dev/nodes";
 /// The longest text that is written for people, in bytes: what an Event may have.
-const LONGEST_TEXT: usize = 1024;
+const MAX_TEXT_BYTES: usize = 1024;
 
 /// As much of a text as is written into an object.
-pub(crate) fn shortened(text: &str) -> &str {
-    let mut end = text.len().min(LONGEST_TEXT);
+pub(crate) fn truncated(text: &str) -> &str {
+    let mut end = text.len().min(MAX_TEXT_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;
     }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use kube::{Client, Config};
 
 /// What a connection to the API server may take, and an answer that is no watch.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than a watch is silent: the server sends a bookmark each minute.
-const SILENCE: Duration = Duration::from_secs(120);
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub enum KubeClientError {
     /// This is no pod, or one without a ServiceAccount's token.
     #[error("this process is in no pod of a cluster: {0}")]
     NotInCluster(#[from] kube::config::InClusterError),
@@ -23,14 +23,14 @@ pub enum ClientError {
 /// A client of the cluster that this process is a pod of.
 ///
 /// # Errors
-/// [`ClientError`], see there.
-pub fn in_cluster() -> Result<Client, ClientError> {
-    Ok(Client::try_from(patient(Config::incluster()?))?)
+/// [`KubeClientError`], see there.
+pub fn in_cluster() -> Result<Client, KubeClientError> {
+    Ok(Client::try_from(with_timeouts(Config::incluster()?))?)
 }
 
-fn patient(mut config: Config) -> Config {
-    config.connect_timeout = Some(PATIENCE);
-    config.read_timeout = Some(SILENCE);
-    config.write_timeout = Some(PATIENCE);
+fn with_timeouts(mut config: Config) -> Config {
+    config.connect_timeout = Some(REQUEST_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.write_timeout = Some(REQUEST_TIMEOUT);
     config
 }

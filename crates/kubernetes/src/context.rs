@@ -17,13 +17,13 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::api::{CONFIG_MAP, NAMESPACE};
-use crate::configuration;
+use crate::config_map;
 
 /// Who writes, as the API server records it.
 pub const FIELD_MANAGER: &str = "adit-cli";
 /// Somebody waits at a terminal.
-const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a cluster cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -102,25 +102,25 @@ impl std::fmt::Debug for Context {
 
 /// The ConfigMap's data as it was read.
 #[derive(Debug, Clone, Default)]
-pub struct Document {
+pub struct ConfigDocument {
     /// The fragments by key.
     pub data: BTreeMap<String, String>,
     /// Which version of the ConfigMap; none where there is no ConfigMap.
     version: Option<String>,
 }
 
-impl Document {
+impl ConfigDocument {
     /// What it says, or what is wrong with it.
     ///
     /// # Errors
-    /// See [`configuration::check`].
-    pub fn read(&self) -> Result<(ClusterConfig, ClusterReport), ClusterReport> {
-        configuration::check(&self.data)
+    /// See [`config_map::check_config`].
+    pub fn parse(&self) -> Result<(ClusterConfig, ClusterReport), ClusterReport> {
+        config_map::check_config(&self.data)
     }
 
     /// The same with some keys set, and others (`None`) taken away.
     #[must_use]
-    pub fn with(&self, changes: &BTreeMap<String, Option<String>>) -> Self {
+    pub fn with_changes(&self, changes: &BTreeMap<String, Option<String>>) -> Self {
         let mut document = self.clone();
         for (key, text) in changes {
             match text {
@@ -151,8 +151,8 @@ impl Context {
         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
         let mut config =
             Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?;
-        config.connect_timeout = Some(CONNECT);
-        config.read_timeout = Some(ANSWER);
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        config.read_timeout = Some(READ_TIMEOUT);
         let client = Client::try_from(config).map_err(|error| ContextError::Request {
             context: name.clone(),
             doing: "make a client".to_owned(),
@@ -162,20 +162,20 @@ impl Context {
     }
 
     /// For objects of the whole cluster.
-    pub(crate) fn all<K: kube::Resource<DynamicType = ()>>(&self) -> Api<K> {
+    pub(crate) fn cluster_api<K: kube::Resource<DynamicType = ()>>(&self) -> Api<K> {
         Api::all(self.client.clone())
     }
 
     /// For objects in our namespace.
-    pub(crate) fn ours<K>(&self) -> Api<K>
+    pub(crate) fn system_api<K>(&self) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
-        self.within(NAMESPACE)
+        self.namespaced_api(NAMESPACE)
     }
 
     /// For objects in a namespace.
-    pub(crate) fn within<K>(&self, namespace: &str) -> Api<K>
+    pub(crate) fn namespaced_api<K>(&self, namespace: &str) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
@@ -191,12 +191,15 @@ impl Context {
     where
         K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     {
-        let listed = self.all::<K>().list(parameters).await;
-        listed.map(|list| list.items).map_err(self.failed(&format!("list {what}")))
+        let listed = self.cluster_api::<K>().list(parameters).await;
+        listed.map(|list| list.items).map_err(self.request_error(&format!("list {what}")))
     }
 
     /// Says what was wanted where a request fails.
-    pub(crate) fn failed(&self, doing: &str) -> impl FnOnce(kube::Error) -> ContextError + use<> {
+    pub(crate) fn request_error(
+        &self,
+        doing: &str,
+    ) -> impl FnOnce(kube::Error) -> ContextError + use<> {
         let (context, doing) = (self.name.clone(), doing.to_owned());
         move |error| ContextError::Request { context, doing, error: error.into() }
     }
@@ -205,15 +208,15 @@ impl Context {
     ///
     /// # Errors
     /// Where it cannot be read, or Adit is not installed.
-    pub async fn document(&self) -> Result<Document, ContextError> {
-        let map = self.ours::<ConfigMap>().get_opt(CONFIG_MAP).await;
-        if let Some(map) = map.map_err(self.failed("read ConfigMap adit-system/adit"))? {
+    pub async fn document(&self) -> Result<ConfigDocument, ContextError> {
+        let map = self.system_api::<ConfigMap>().get_opt(CONFIG_MAP).await;
+        if let Some(map) = map.map_err(self.request_error("read ConfigMap adit-system/adit"))? {
             let version = map.metadata.resource_version;
-            return Ok(Document { data: map.data.unwrap_or_default(), version });
+            return Ok(ConfigDocument { data: map.data.unwrap_or_default(), version });
         }
-        let namespace = self.all::<Namespace>().get_opt(NAMESPACE).await;
-        match namespace.map_err(self.failed("read namespace adit-system"))? {
-            Some(_) => Ok(Document::default()),
+        let namespace = self.cluster_api::<Namespace>().get_opt(NAMESPACE).await;
+        match namespace.map_err(self.request_error("read namespace adit-system"))? {
+            Some(_) => Ok(ConfigDocument::default()),
             None => Err(ContextError::NotInstalled { context: self.name.clone() }),
         }
     }
@@ -224,10 +227,10 @@ impl Context {
     /// Where the API server refuses.
     pub async fn write(
         &self,
-        document: &Document,
+        document: &ConfigDocument,
         changes: &BTreeMap<String, Option<String>>,
     ) -> Result<bool, ContextError> {
-        let maps = self.ours::<ConfigMap>();
+        let maps = self.system_api::<ConfigMap>();
         let done = match &document.version {
             Some(version) => {
                 let patch = json!({"metadata": {"resourceVersion": version}, "data": changes});
@@ -240,7 +243,7 @@ impl Context {
             None => {
                 let mut map = ConfigMap::default();
                 map.metadata.name = Some(CONFIG_MAP.to_owned());
-                map.data = Some(document.with(changes).data);
+                map.data = Some(document.with_changes(changes).data);
                 let parameters = PostParams {
                     field_manager: Some(FIELD_MANAGER.to_owned()),
                     ..Default::default()
@@ -251,7 +254,7 @@ impl Context {
         match done {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-            Err(error) => Err(self.failed("write ConfigMap adit-system/adit")(error)),
+            Err(error) => Err(self.request_error("write ConfigMap adit-system/adit")(error)),
         }
     }
 }

@@ -2,29 +2,29 @@
 //!
 //! One of several pods is active, by a Lease. It makes or reads the CA, signs its nodes' certificates,
 //! keeps Link, Export and Import objects, and the Services and EndpointSlices of imports. What nodes hear of
-//! linked clusters reaches it through [`Peers`], which the process feeds; it tells the process through
-//! [`Observer`] whom to listen to.
+//! linked clusters reaches it through [`ObservedPeers`], which the process feeds; it tells the process through
+//! [`ObserverConfig`] whom to listen to.
 //!
 //! Each round looks at all there is (`stores`), makes a plan (`plan`, a pure function) and writes the
 //! differences (`write`). Rounds begin when anything changes; that many changes come at once is one round.
 
 mod addresses;
-mod agent;
-mod authority;
+mod ca;
+mod cluster_state;
 mod conditions;
+mod debounce;
 mod events;
 mod exports;
 mod imports;
-mod lease;
-mod network;
+mod kagent;
+mod leader;
+mod network_migration;
 mod plan;
 mod ports;
-mod readiness;
-mod round;
+mod reconcile;
 mod signer;
 mod slices;
 mod stores;
-mod world;
 mod write;
 
 use std::collections::BTreeMap;
@@ -33,55 +33,55 @@ use std::sync::Arc;
 
 use adit_config::cluster::ClusterConfig;
 use adit_core::name::{ClusterName, NodeName};
-use adit_core::snapshot::View;
+use adit_core::snapshot::ClusterView;
 use adit_pki::{Identity, TrustBundle};
 use kube::Client;
 use kube::api::Api;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::lease::Candidate;
-use self::round::Rounds;
+use self::leader::LeaderElection;
+use self::reconcile::Reconciler;
 use crate::summary::NodesSummary;
 use crate::tasks::{TaskEnded, Tasks};
 
 /// What our own nodes hear of linked clusters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Peers {
+pub struct ObservedPeers {
     /// Whether any node of ours tells us anything now.
     pub reporting: bool,
     /// Each cluster of which a node of ours has told of late. Of one that is not here nobody knows anything.
-    pub clusters: BTreeMap<ClusterName, Heard>,
-    /// What our nodes say of themselves, as far as it lasts ([`NodesSummary::lasting`]).
+    pub clusters: BTreeMap<ClusterName, ObservedPeer>,
+    /// What our nodes say of themselves, as far as it lasts ([`NodesSummary::stable_part`]).
     pub nodes: Arc<NodesSummary>,
 }
 
-impl Peers {
+impl ObservedPeers {
     /// What is heard of a cluster now; none where nobody tells, which is no news about it.
     #[must_use]
-    pub fn heard(&self, cluster: &ClusterName) -> Option<&Heard> {
+    pub fn observed(&self, cluster: &ClusterName) -> Option<&ObservedPeer> {
         self.clusters.get(cluster).filter(|_| self.reporting)
     }
 
     /// What a cluster that is not lost says of itself.
     #[must_use]
-    pub fn live(&self, cluster: &ClusterName) -> Option<&View> {
-        self.heard(cluster).filter(|heard| heard.live).map(|heard| &*heard.view)
+    pub fn live_view(&self, cluster: &ClusterName) -> Option<&ClusterView> {
+        self.observed(cluster).filter(|heard| heard.live).map(|heard| &*heard.view)
     }
 }
 
 /// What was heard of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct ObservedPeer {
     /// What it last said of itself.
-    pub view: Arc<View>,
+    pub view: Arc<ClusterView>,
     /// Whether it can be heard: not where a node of ours says that it has lost that cluster.
     pub live: bool,
 }
 
 /// What is needed in order to listen to our own nodes.
 #[derive(Debug, Clone)]
-pub struct Observer {
+pub struct ObserverConfig {
     /// The configuration in use.
     pub config: Arc<ClusterConfig>,
     /// Our own identity, `spiffe://TRUSTDOMAIN/adit/controller`; renewed at half of its life.
@@ -94,7 +94,7 @@ pub struct Observer {
 
 /// Who we are.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ControllerSettings {
     /// Our pod's name.
     pub pod_name: String,
     /// Our pod's UID.
@@ -105,7 +105,7 @@ pub struct Settings {
 
 /// What a controller is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Phase {
+pub enum ControllerPhase {
     /// Another one is active, or will be.
     #[default]
     Standby,
@@ -121,7 +121,7 @@ pub enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ControllerState {
     /// What it is doing.
-    pub phase: Phase,
+    pub phase: ControllerPhase,
     /// What is wrong now; for people.
     pub trouble: Option<String>,
 }
@@ -148,9 +148,9 @@ pub enum ControllerError {
 /// retried, and told through `state`.
 pub async fn run(
     client: Client,
-    settings: Settings,
-    observer: watch::Sender<Option<Arc<Observer>>>,
-    peers: watch::Receiver<Arc<Peers>>,
+    settings: ControllerSettings,
+    observer: watch::Sender<Option<Arc<ObserverConfig>>>,
+    peers: watch::Receiver<Arc<ObservedPeers>>,
     nodes: watch::Receiver<Arc<NodesSummary>>,
     state: watch::Sender<ControllerState>,
     stop: CancellationToken,
@@ -160,7 +160,7 @@ pub async fn run(
     }
     let identity = format!("{}_{}", settings.pod_name, settings.pod_uid);
     let leases = Api::namespaced(client.clone(), &settings.namespace);
-    let lease = Candidate::new(leases, identity, state.subscribe(), nodes);
+    let lease = LeaderElection::new(leases, identity, state.subscribe(), nodes);
     let mut ended = Ok(());
     while !stop.is_cancelled() && ended.is_ok() {
         state.send_replace(ControllerState::default());
@@ -172,10 +172,10 @@ pub async fn run(
         // They end with the rounds.
         let mut tasks = Tasks::default();
         let (tell, hear) = (observer.clone(), peers.clone());
-        let rounds = Rounds::new(client.clone(), &settings, tell, hear, &state, &mut tasks);
+        let rounds = Reconciler::new(client.clone(), &settings, tell, hear, &state, &mut tasks);
         tokio::select! {
             () = stop.cancelled() => {}
-            () = lease.keep() => tracing::warn!("the lease was lost, another controller may be active"),
+            () = lease.hold() => tracing::warn!("the lease was lost, another controller may be active"),
             () = Box::pin(rounds.run(&lease)) => {}
             which = tasks.ended() => ended = Err(which.into()),
         }

@@ -6,19 +6,19 @@
 use std::collections::BTreeSet;
 
 use adit_config::cluster::{
-    AppProtocols, ExportRule, Fragment, ImportRule, Services, parse_fragment, render,
+    AppProtocols, ExportRule, Fragment, ImportRule, ServiceSelection, parse_fragment, render,
 };
 use adit_core::name::{AppProtocol, ClusterName, Namespace, ServiceName};
 use adit_core::policy::{Grant, Pattern, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop};
 use k8s_openapi::api::core::v1::Service;
 
-use crate::context::{Context, ContextError, Document};
-use crate::edit::{Changes, EditError};
+use crate::context::{ConfigDocument, Context, ContextError};
+use crate::edit::{ConfigChanges, EditError};
 
 /// A wish about an export.
 #[derive(Debug, Clone)]
-pub struct ExportWish {
+pub struct ExportRequest {
     /// The Service.
     pub service: ServiceName,
     /// To whom.
@@ -35,7 +35,7 @@ pub struct ExportWish {
 
 /// A wish about an import.
 #[derive(Debug, Clone)]
-pub struct ImportWish {
+pub struct ImportRequest {
     /// The Service.
     pub service: ServiceName,
     /// From where; none only where it is taken away.
@@ -52,13 +52,13 @@ pub struct ImportWish {
 ///
 /// # Errors
 /// Where a part is no such name.
-pub fn workloads(
+pub fn parse_workloads(
     text: &str,
     namespace: &Namespace,
 ) -> Result<WorkloadPattern, adit_core::name::NameError> {
     let (namespace, account) = match text.split_once('/') {
         Some((namespace, account)) => (namespace.parse()?, account),
-        None => (Pattern::Exactly(namespace.clone()), text),
+        None => (Pattern::Exact(namespace.clone()), text),
     };
     Ok(WorkloadPattern { namespace, service_account: account.parse()? })
 }
@@ -79,13 +79,22 @@ pub fn import_key(service: &ServiceName) -> String {
 ///
 /// # Errors
 /// Where it stands in a key of somebody else, or its own key is wrong.
-pub fn export(context: &str, document: &Document, wish: &ExportWish) -> Result<Changes, EditError> {
+pub fn export_changes(
+    context: &str,
+    document: &ConfigDocument,
+    wish: &ExportRequest,
+) -> Result<ConfigChanges, EditError> {
     let key = export_key(&wish.service);
-    let is_it =
-        |rule: &ExportRule| matches!(&rule.services, Services::Named(s) if *s == wish.service);
+    let is_it = |rule: &ExportRule| matches!(&rule.services, ServiceSelection::Named(s) if *s == wish.service);
     let has = |fragment: &Fragment| fragment.exports.iter().any(is_it);
-    elsewhere(context, document, &key, &format!("the export of {}", wish.service), has)?;
-    let present = own(context, document, &key)?.exports.into_iter().find(is_it);
+    reject_declared_elsewhere(
+        context,
+        document,
+        &key,
+        &format!("the export of {}", wish.service),
+        has,
+    )?;
+    let present = parse_own_key(context, document, &key)?.exports.into_iter().find(is_it);
     let grants: BTreeSet<Grant> = wish
         .to
         .iter()
@@ -95,8 +104,9 @@ pub fn export(context: &str, document: &Document, wish: &ExportWish) -> Result<C
             wish.allow.iter().map(grant)
         })
         .collect();
-    let Some(mut rule) = present.or_else(|| (!wish.remove).then(|| fresh(&wish.service))) else {
-        return Ok(Changes::new());
+    let Some(mut rule) = present.or_else(|| (!wish.remove).then(|| new_export_rule(&wish.service)))
+    else {
+        return Ok(ConfigChanges::new());
     };
     if let Some(protocol) = &wish.app_protocol {
         rule.app_protocol = AppProtocols::All(protocol.clone());
@@ -108,18 +118,18 @@ pub fn export(context: &str, document: &Document, wish: &ExportWish) -> Result<C
         rule.allow
             .retain(|g| !(all_of(&g.cluster) && (every || wish.allow.contains(&g.workloads))));
         if rule.allow.is_empty() {
-            return Ok(Changes::from([(key, None)]));
+            return Ok(ConfigChanges::from([(key, None)]));
         }
     } else {
         let old: BTreeSet<_> = rule.allow.iter().cloned().collect();
         rule.allow.extend(grants.into_iter().filter(|grant| !old.contains(grant)));
     }
-    Ok(Changes::from([(key, Some(render::export(&rule)))]))
+    Ok(ConfigChanges::from([(key, Some(render::export(&rule)))]))
 }
 
-fn fresh(service: &ServiceName) -> ExportRule {
+fn new_export_rule(service: &ServiceName) -> ExportRule {
     ExportRule {
-        services: Services::Named(service.clone()),
+        services: ServiceSelection::Named(service.clone()),
         allow: Vec::new(),
         app_protocol: AppProtocols::Own,
         hop: Hop::default(),
@@ -133,17 +143,27 @@ fn fresh(service: &ServiceName) -> ExportRule {
 ///
 /// # Errors
 /// Where it stands in a key of somebody else, or its own key is wrong.
-pub fn import(context: &str, document: &Document, wish: &ImportWish) -> Result<Changes, EditError> {
+pub fn import_changes(
+    context: &str,
+    document: &ConfigDocument,
+    wish: &ImportRequest,
+) -> Result<ConfigChanges, EditError> {
     let key = import_key(&wish.service);
     let is_it = |rule: &ImportRule| rule.service == wish.service;
     let has = |fragment: &Fragment| fragment.imports.iter().any(is_it);
-    elsewhere(context, document, &key, &format!("the import of {}", wish.service), has)?;
-    let present = own(context, document, &key)?.imports.into_iter().find(is_it);
+    reject_declared_elsewhere(
+        context,
+        document,
+        &key,
+        &format!("the import of {}", wish.service),
+        has,
+    )?;
+    let present = parse_own_key(context, document, &key)?.imports.into_iter().find(is_it);
     if wish.remove {
-        return Ok(present.map(|_| Changes::from([(key, None)])).unwrap_or_default());
+        return Ok(present.map(|_| ConfigChanges::from([(key, None)])).unwrap_or_default());
     }
     let Some(from) = wish.from.clone().or_else(|| present.as_ref().map(|p| p.from.clone())) else {
-        return Ok(Changes::new());
+        return Ok(ConfigChanges::new());
     };
     let (old, create) = present.map_or((None, true), |p| (p.allow, p.create_service));
     let allow = if wish.allow.is_empty() {
@@ -157,11 +177,15 @@ pub fn import(context: &str, document: &Document, wish: &ImportWish) -> Result<C
     };
     let create_service = wish.create_service.unwrap_or(create);
     let rule = ImportRule { service: wish.service.clone(), from, allow, create_service };
-    Ok(Changes::from([(key, Some(render::import(&rule)))]))
+    Ok(ConfigChanges::from([(key, Some(render::import(&rule)))]))
 }
 
 /// What a key of ours says so far.
-fn own(context: &str, document: &Document, key: &str) -> Result<Fragment, EditError> {
+fn parse_own_key(
+    context: &str,
+    document: &ConfigDocument,
+    key: &str,
+) -> Result<Fragment, EditError> {
     let Some(text) = document.data.get(key) else { return Ok(Fragment::default()) };
     parse_fragment(key, text).map_err(|report| EditError::Configuration {
         context: context.to_owned(),
@@ -171,9 +195,9 @@ fn own(context: &str, document: &Document, key: &str) -> Result<Fragment, EditEr
 }
 
 /// Refuses what is declared in another key.
-fn elsewhere(
+fn reject_declared_elsewhere(
     context: &str,
-    document: &Document,
+    document: &ConfigDocument,
     own: &str,
     what: &str,
     has: impl Fn(&Fragment) -> bool,
@@ -182,7 +206,7 @@ fn elsewhere(
     for (key, text) in others {
         if parse_fragment(key, text).is_ok_and(|fragment| has(&fragment)) {
             let (context, what) = (context.to_owned(), what.to_owned());
-            return Err(EditError::Elsewhere { context, what, key: key.clone() });
+            return Err(EditError::DeclaredElsewhere { context, what, key: key.clone() });
         }
     }
     Ok(())
@@ -192,10 +216,13 @@ fn elsewhere(
 ///
 /// # Errors
 /// Where the API server does not say.
-pub async fn exists(context: &Context, service: &ServiceName) -> Result<bool, ContextError> {
-    let services = context.within::<Service>(service.namespace.as_str());
+pub async fn service_exists(
+    context: &Context,
+    service: &ServiceName,
+) -> Result<bool, ContextError> {
+    let services = context.namespaced_api::<Service>(service.namespace.as_str());
     let found = services.get_opt(service.name()).await;
-    Ok(found.map_err(context.failed(&format!("read Service {service}")))?.is_some())
+    Ok(found.map_err(context.request_error(&format!("read Service {service}")))?.is_some())
 }
 
 #[cfg(test)]
@@ -204,11 +231,11 @@ mod tests {
 
     fn patterns(texts: &[&str]) -> Vec<WorkloadPattern> {
         let here = "n".parse().unwrap();
-        texts.iter().map(|text| workloads(text, &here).unwrap()).collect()
+        texts.iter().map(|text| parse_workloads(text, &here).unwrap()).collect()
     }
 
-    fn wish(to: &[&str], allow: &[&str], remove: bool) -> ExportWish {
-        ExportWish {
+    fn wish(to: &[&str], allow: &[&str], remove: bool) -> ExportRequest {
+        ExportRequest {
             service: "n/s".parse().unwrap(),
             to: to.iter().map(|name| name.parse().unwrap()).collect(),
             allow: patterns(allow),
@@ -218,8 +245,8 @@ mod tests {
         }
     }
 
-    fn after(document: &Document, changes: &Changes) -> (Document, Vec<String>) {
-        let document = document.with(changes);
+    fn after(document: &ConfigDocument, changes: &ConfigChanges) -> (ConfigDocument, Vec<String>) {
+        let document = document.with_changes(changes);
         let rules = document.data.get("export-n.s.yaml").map(|text| {
             let rule = parse_fragment("k.yaml", text).unwrap().exports.remove(0);
             let shown = |g: &Grant| {
@@ -233,9 +260,9 @@ mod tests {
 
     #[test]
     fn grants_add_up_and_are_taken_back_one_by_one() {
-        let mut document = Document::default();
-        let mut step = |wish: &ExportWish| {
-            let changes = export("c", &document, wish).unwrap();
+        let mut document = ConfigDocument::default();
+        let mut step = |wish: &ExportRequest| {
+            let changes = export_changes("c", &document, wish).unwrap();
             let (next, grants) = after(&document, &changes);
             document = next;
             grants
@@ -249,15 +276,15 @@ mod tests {
         assert_eq!(step(&wish(&["bank"], &[], true)), ["edge:m/*"]);
         assert!(step(&wish(&["edge"], &[], true)).is_empty());
         assert!(document.data.is_empty(), "the key goes with the last grant");
-        assert!(export("c", &document, &wish(&[], &[], true)).unwrap().is_empty());
+        assert!(export_changes("c", &document, &wish(&[], &[], true)).unwrap().is_empty());
     }
 
     #[test]
     fn a_class_stays_until_another_is_named() {
-        let mut document = Document::default();
+        let mut document = ConfigDocument::default();
         let mut step = |class| {
-            let wish = ExportWish { class, ..wish(&["bank"], &["a"], false) };
-            document = document.with(&export("c", &document, &wish).unwrap());
+            let wish = ExportRequest { class, ..wish(&["bank"], &["a"], false) };
+            document = document.with_changes(&export_changes("c", &document, &wish).unwrap());
             let text = &document.data["export-n.s.yaml"];
             parse_fragment("k.yaml", text).unwrap().exports.remove(0).class
         };
@@ -270,39 +297,47 @@ mod tests {
     #[test]
     fn what_others_declared_is_not_touched() {
         let text = "exports: [{service: n/s}]\nimports: [{service: n/t, from: bank}]".to_owned();
-        let document = Document::default().with(&[("gitops.yaml".to_owned(), Some(text))].into());
-        let refused = export("c", &document, &wish(&["bank"], &["a"], false));
-        assert!(matches!(refused, Err(EditError::Elsewhere { key, .. }) if key == "gitops.yaml"));
-        let wish = ImportWish {
+        let document = ConfigDocument::default()
+            .with_changes(&[("gitops.yaml".to_owned(), Some(text))].into());
+        let refused = export_changes("c", &document, &wish(&["bank"], &["a"], false));
+        assert!(
+            matches!(refused, Err(EditError::DeclaredElsewhere { key, .. }) if key == "gitops.yaml")
+        );
+        let wish = ImportRequest {
             service: "n/t".parse().unwrap(),
             from: None,
             allow: Vec::new(),
             create_service: None,
             remove: true,
         };
-        assert!(matches!(import("c", &document, &wish), Err(EditError::Elsewhere { .. })));
+        assert!(matches!(
+            import_changes("c", &document, &wish),
+            Err(EditError::DeclaredElsewhere { .. })
+        ));
     }
 
     #[test]
     fn an_import_keeps_what_is_not_said_again() {
-        let wish = |from: Option<&str>, allow: &[&str], create_service, remove| ImportWish {
+        let wish = |from: Option<&str>, allow: &[&str], create_service, remove| ImportRequest {
             service: "n/s".parse().unwrap(),
             from: from.map(|name| name.parse().unwrap()),
             allow: patterns(allow),
             create_service,
             remove,
         };
-        let none = Document::default();
-        let first = import("c", &none, &wish(Some("bank"), &["a"], Some(false), false)).unwrap();
-        let document = none.with(&first);
-        let same = import("c", &document, &wish(Some("bank"), &[], None, false)).unwrap();
+        let none = ConfigDocument::default();
+        let first =
+            import_changes("c", &none, &wish(Some("bank"), &["a"], Some(false), false)).unwrap();
+        let document = none.with_changes(&first);
+        let same = import_changes("c", &document, &wish(Some("bank"), &[], None, false)).unwrap();
         assert_eq!(same, first);
-        let more = import("c", &document, &wish(Some("bank"), &["*/b"], None, false)).unwrap();
+        let more =
+            import_changes("c", &document, &wish(Some("bank"), &["*/b"], None, false)).unwrap();
         let text = more["import-n.s.yaml"].clone().unwrap();
         let rule = parse_fragment("k.yaml", &text).unwrap().imports.remove(0);
         assert_eq!((rule.allow, rule.create_service), (Some(patterns(&["a", "*/b"])), false));
-        let gone = import("c", &document, &wish(None, &[], None, true)).unwrap();
-        assert!(document.with(&gone).data.is_empty());
-        assert!(import("c", &none, &wish(None, &[], None, true)).unwrap().is_empty());
+        let gone = import_changes("c", &document, &wish(None, &[], None, true)).unwrap();
+        assert!(document.with_changes(&gone).data.is_empty());
+        assert!(import_changes("c", &none, &wish(None, &[], None, true)).unwrap().is_empty());
     }
 }

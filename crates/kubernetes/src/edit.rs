@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use adit_config::ClusterReport;
 
 use crate::api::{CONFIG_MAP, NAMESPACE};
-use crate::context::{Context, ContextError, Document};
+use crate::context::{ConfigDocument, Context, ContextError};
 
 /// Keys and their new text; `None` takes a key away.
-pub type Changes = BTreeMap<String, Option<String>>;
+pub type ConfigChanges = BTreeMap<String, Option<String>>;
 
 /// How often somebody else may write in between.
-const ATTEMPTS: u32 = 10;
+const MAX_ATTEMPTS: u32 = 10;
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ pub enum EditError {
         "context {context}: {what} is declared in key {key} of the ConfigMap, which this command does not touch\n  \
          hint: change it there, or take it out there first"
     )]
-    Elsewhere {
+    DeclaredElsewhere {
         /// The context.
         context: String,
         /// What it is about.
@@ -47,16 +47,16 @@ pub enum EditError {
     },
     /// Others write all the time.
     #[error("context {0}: the ConfigMap changes all the time; try again")]
-    Busy(String),
+    Contended(String),
 }
 
 /// What a change came to.
 #[derive(Debug, Clone, Default)]
-pub struct Edited {
+pub struct EditOutcome {
     /// What is different now; nothing where all was so already.
-    pub changes: Changes,
+    pub changes: ConfigChanges,
     /// What the document says after it, warnings included.
-    pub after: Document,
+    pub after: ConfigDocument,
 }
 
 /// Makes a change, or with `dry` only works it out.
@@ -66,27 +66,31 @@ pub struct Edited {
 pub async fn edit(
     context: &Context,
     dry: bool,
-    change: impl Fn(&Document) -> Result<Changes, EditError>,
-) -> Result<Edited, EditError> {
-    for _ in 0..ATTEMPTS {
+    change: impl Fn(&ConfigDocument) -> Result<ConfigChanges, EditError>,
+) -> Result<EditOutcome, EditError> {
+    for _ in 0..MAX_ATTEMPTS {
         let document = context.document().await?;
-        let changes = news(&document, change(&document)?);
-        let after = document.with(&changes);
-        refuse_errors(context, &document, &after)?;
+        let changes = effective_changes(&document, change(&document)?);
+        let after = document.with_changes(&changes);
+        reject_new_errors(context, &document, &after)?;
         if changes.is_empty() || dry || context.write(&document, &changes).await? {
-            return Ok(Edited { changes, after });
+            return Ok(EditOutcome { changes, after });
         }
     }
-    Err(EditError::Busy(context.name.clone()))
+    Err(EditError::Contended(context.name.clone()))
 }
 
 /// Those of the changes that make a difference.
-fn news(document: &Document, changes: Changes) -> Changes {
+fn effective_changes(document: &ConfigDocument, changes: ConfigChanges) -> ConfigChanges {
     changes.into_iter().filter(|(key, text)| document.data.get(key) != text.as_ref()).collect()
 }
 
-fn refuse_errors(context: &Context, before: &Document, after: &Document) -> Result<(), EditError> {
-    let errors = |document: &Document| match document.read() {
+fn reject_new_errors(
+    context: &Context,
+    before: &ConfigDocument,
+    after: &ConfigDocument,
+) -> Result<(), EditError> {
+    let errors = |document: &ConfigDocument| match document.parse() {
         Ok(_) => (0, None),
         Err(report) => (report.errors().count(), Some(report)),
     };
@@ -102,7 +106,7 @@ fn refuse_errors(context: &Context, before: &Document, after: &Document) -> Resu
 
 /// The manifest that makes the same changes, for a repository. Keys that are taken away are only named.
 #[must_use]
-pub fn manifest(context: &str, changes: &Changes) -> String {
+pub fn manifest(context: &str, changes: &ConfigChanges) -> String {
     let name = changes.keys().next_back().map_or("", |key| key.trim_end_matches(".yaml"));
     let mut text = format!(
         "# For context {context}. Keys of others stay as they are if it has a field manager of its own:\n\
@@ -132,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_manifest_holds_the_fragment_as_it_is() {
-        let changes = Changes::from([
+        let changes = ConfigChanges::from([
             ("cluster.yaml".to_owned(), Some("cluster: edge\n".to_owned())),
             ("link-bank.yaml".to_owned(), Some("links:\n  - cluster: bank\n".to_owned())),
             ("old.yaml".to_owned(), None),
@@ -147,13 +151,16 @@ mod tests {
     #[test]
     fn what_is_so_already_is_no_change() {
         let text = |s: &str| Some(s.to_owned());
-        let mut document = Document::default();
+        let mut document = ConfigDocument::default();
         document.data.insert("a.yaml".into(), "x".into());
-        let wanted = Changes::from([
+        let wanted = ConfigChanges::from([
             ("a.yaml".to_owned(), text("x")),
             ("b.yaml".to_owned(), text("y")),
             ("c.yaml".to_owned(), None),
         ]);
-        assert_eq!(news(&document, wanted), Changes::from([("b.yaml".to_owned(), text("y"))]));
+        assert_eq!(
+            effective_changes(&document, wanted),
+            ConfigChanges::from([("b.yaml".to_owned(), text("y"))])
+        );
     }
 }

@@ -12,28 +12,28 @@ use adit_config::cluster::{
 };
 use adit_core::name::ClusterName;
 use adit_core::policy::WorkloadPattern;
-use adit_core::snapshot::{Seed, View};
+use adit_core::snapshot::{ClusterView, Seed};
 use adit_core::spiffe::TrustDomain;
 use adit_pki::TrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::ListParams;
 use tokio::time::{Instant, sleep};
 
-pub use self::made::{services_made, without_reason};
+pub use self::made_services::{list_made_services, unneeded_services};
 use crate::api::{Link, NODE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP};
-use crate::context::{Context, ContextError, Document};
-use crate::edit::{Changes, EditError, Edited, edit};
+use crate::context::{ConfigDocument, Context, ContextError};
+use crate::edit::{ConfigChanges, EditError, EditOutcome, edit};
 
-mod made;
+mod made_services;
 
 /// The key that names a cluster.
 pub const CLUSTER_KEY: &str = "cluster.yaml";
 /// How often is looked again at what is waited for.
-const AGAIN: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why clusters were not joined.
 #[derive(Debug, thiserror::Error)]
-pub enum JoinError {
+pub enum LinkError {
     /// A ConfigMap could not be changed.
     #[error(transparent)]
     Edit(#[from] EditError),
@@ -53,7 +53,7 @@ pub enum JoinError {
     #[error(
         "context {context}: this cluster is called {name} already\n  hint: leave the option out"
     )]
-    NamedOtherwise {
+    NameConflict {
         /// The context.
         context: String,
         /// Its name.
@@ -64,10 +64,10 @@ pub enum JoinError {
         "no cluster name can be made of context {0:?}\n  hint: choose one with --name-a or --name-b; with --name \
          where there is one context"
     )]
-    NoName(String),
+    NoUsableName(String),
     /// Something did not come in time.
     #[error("context {context}: {what}\n  hint: {hint}")]
-    Waited {
+    TimedOut {
         /// The context.
         context: String,
         /// What is missing.
@@ -79,10 +79,10 @@ pub enum JoinError {
     #[error(
         "this is no bundle of a cluster: {0}\n  hint: `adit link export` on the other side writes one"
     )]
-    NoBundle(String),
+    InvalidBundle(String),
 }
 
-impl From<ContextError> for JoinError {
+impl From<ContextError> for LinkError {
     fn from(error: ContextError) -> Self {
         Self::Edit(error.into())
     }
@@ -91,7 +91,7 @@ impl From<ContextError> for JoinError {
 /// What of the other cluster's exports is imported by itself; `None` keeps what is there, which is nothing
 /// at first.
 #[derive(Debug, Clone, Default)]
-pub struct ImportWish {
+pub struct LinkImportOptions {
     /// The namespaces that are open to it.
     pub namespaces: Option<Vec<NamePattern>>,
     /// Whether Services are created.
@@ -120,42 +120,42 @@ pub fn name_of_context(context: &str) -> Option<ClusterName> {
 
 /// Who a cluster is, before it has a CA.
 #[derive(Debug, Clone)]
-pub struct Named {
+pub struct ClusterIdentity {
     /// Its name.
     pub name: ClusterName,
     /// Its trust domain.
     pub trust_domain: TrustDomain,
     /// What has to be written, where it has no name yet.
-    pub changes: Changes,
+    pub changes: ConfigChanges,
 }
 
 /// The name that a cluster has, or is to get: `wish`, or one after its context.
 ///
 /// # Errors
 /// Where its configuration is wrong, or no name can be had.
-pub fn named(
+pub fn identify(
     context: &str,
-    document: &Document,
+    document: &ConfigDocument,
     wish: Option<&ClusterName>,
-) -> Result<Named, JoinError> {
-    match document.read() {
+) -> Result<ClusterIdentity, LinkError> {
+    match document.parse() {
         Ok((config, _)) => match wish {
             Some(wish) if *wish != config.cluster => {
-                Err(JoinError::NamedOtherwise { context: context.to_owned(), name: config.cluster })
+                Err(LinkError::NameConflict { context: context.to_owned(), name: config.cluster })
             }
-            _ => Ok(Named {
+            _ => Ok(ClusterIdentity {
                 name: config.cluster,
                 trust_domain: config.trust_domain,
-                changes: Changes::new(),
+                changes: ConfigChanges::new(),
             }),
         },
         Err(report) if report.unnamed && report.errors().next().is_none() => {
-            let unnameable = || JoinError::NoName(context.to_owned());
+            let unnameable = || LinkError::NoUsableName(context.to_owned());
             let name = wish.cloned().or_else(|| name_of_context(context)).ok_or_else(unnameable)?;
             let trust_domain = default_trust_domain(&name).map_err(|_| unnameable())?;
             let text = render::cluster(&name, &trust_domain);
-            let changes = Changes::from([(CLUSTER_KEY.to_owned(), Some(text))]);
-            Ok(Named { name, trust_domain, changes })
+            let changes = ConfigChanges::from([(CLUSTER_KEY.to_owned(), Some(text))]);
+            Ok(ClusterIdentity { name, trust_domain, changes })
         }
         Err(report) => Err(EditError::Configuration {
             context: context.to_owned(),
@@ -170,12 +170,12 @@ pub fn named(
 ///
 /// # Errors
 /// Where they cannot.
-pub fn distinct(a: &Named, b: &Named) -> Result<(), JoinError> {
+pub fn check_distinct(a: &ClusterIdentity, b: &ClusterIdentity) -> Result<(), LinkError> {
     if a.name == b.name {
-        return Err(JoinError::SameName(a.name.clone()));
+        return Err(LinkError::SameName(a.name.clone()));
     }
     if a.trust_domain == b.trust_domain {
-        return Err(JoinError::SameTrustDomain(a.trust_domain.clone()));
+        return Err(LinkError::SameTrustDomain(a.trust_domain.clone()));
     }
     Ok(())
 }
@@ -184,7 +184,10 @@ pub fn distinct(a: &Named, b: &Named) -> Result<(), JoinError> {
 ///
 /// # Errors
 /// Where that cannot be written.
-pub async fn name(context: &Context, named: &Named) -> Result<Edited, JoinError> {
+pub async fn write_name(
+    context: &Context,
+    named: &ClusterIdentity,
+) -> Result<EditOutcome, LinkError> {
     Ok(edit(context, false, |_| Ok(named.changes.clone())).await?)
 }
 
@@ -193,20 +196,20 @@ pub async fn name(context: &Context, named: &Named) -> Result<Edited, JoinError>
 ///
 /// # Errors
 /// Where that does not come in time.
-pub async fn bundle(
+pub async fn wait_for_bundle(
     context: &Context,
-    named: &Named,
+    named: &ClusterIdentity,
     deadline: Instant,
-) -> Result<ClusterLink, JoinError> {
-    let trust_bundle = trust_bundle(context, named, deadline).await?;
+) -> Result<ClusterLink, LinkError> {
+    let trust_bundle = wait_for_trust_bundle(context, named, deadline).await?;
     let addresses = loop {
-        let port = context.document().await?.read().map_or(7843, |(c, _)| c.network.port);
-        let addresses = addresses(context, port).await?;
+        let port = context.document().await?.parse().map_or(7843, |(c, _)| c.network.port);
+        let addresses = node_addresses(context, port).await?;
         if !addresses.is_empty() {
             break addresses;
         }
         if Instant::now() >= deadline {
-            return Err(JoinError::Waited {
+            return Err(LinkError::TimedOut {
                 context: context.name.clone(),
                 what: "no pod of DaemonSet adit-node has been given a node, so there is nothing to dial".into(),
                 hint: format!(
@@ -215,7 +218,7 @@ pub async fn bundle(
                 ),
             });
         }
-        sleep(AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     };
     Ok(ClusterLink {
         cluster: named.name.clone(),
@@ -228,14 +231,14 @@ pub async fn bundle(
     })
 }
 
-async fn trust_bundle(
+async fn wait_for_trust_bundle(
     context: &Context,
-    named: &Named,
+    named: &ClusterIdentity,
     deadline: Instant,
-) -> Result<String, JoinError> {
+) -> Result<String, LinkError> {
     loop {
-        let map = context.ours::<ConfigMap>().get_opt(TRUST_CONFIG_MAP).await;
-        let map = map.map_err(context.failed("read ConfigMap adit-system/adit-trust"))?;
+        let map = context.system_api::<ConfigMap>().get_opt(TRUST_CONFIG_MAP).await;
+        let map = map.map_err(context.request_error("read ConfigMap adit-system/adit-trust"))?;
         let text = map.and_then(|map| map.data?.remove(TRUST_BUNDLE_KEY));
         let trouble = match text.filter(|text| !text.trim().is_empty()) {
             None => {
@@ -251,16 +254,16 @@ async fn trust_bundle(
                 "kubectl --context {} -n adit-system logs deployment/adit-controller",
                 context.name
             );
-            return Err(JoinError::Waited { context: context.name.clone(), what: trouble, hint });
+            return Err(LinkError::TimedOut { context: context.name.clone(), what: trouble, hint });
         }
-        sleep(AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 /// Where the nodes that run our pods can be dialled: of each its first address, then the next.
-async fn addresses(context: &Context, port: u16) -> Result<Vec<Seed>, JoinError> {
-    let pods = context.ours::<Pod>().list(&ListParams::default()).await;
-    let pods = pods.map_err(context.failed("list the pods in namespace adit-system"))?;
+async fn node_addresses(context: &Context, port: u16) -> Result<Vec<Seed>, LinkError> {
+    let pods = context.system_api::<Pod>().list(&ListParams::default()).await;
+    let pods = pods.map_err(context.request_error("list the pods in namespace adit-system"))?;
     Ok(seeds(&pods.items, port))
 }
 
@@ -284,7 +287,9 @@ fn seeds(pods: &[Pod], port: u16) -> Vec<Seed> {
     let in_turn = (0..most).flat_map(|n| nodes.values().filter_map(move |a| a.get(n)));
     let mut seen = BTreeSet::new();
     let once = in_turn.filter(|ip| seen.insert(**ip));
-    once.take(View::MAX_ADDRESSES).map(|ip| Seed::Address(SocketAddr::new(*ip, port))).collect()
+    once.take(ClusterView::MAX_ADDRESSES)
+        .map(|ip| Seed::Address(SocketAddr::new(*ip, port)))
+        .collect()
 }
 
 /// The changes by which a cluster is linked with another. What its link says of imports already is kept
@@ -292,12 +297,12 @@ fn seeds(pods: &[Pod], port: u16) -> Vec<Seed> {
 ///
 /// # Errors
 /// Where the link stands in a key of somebody else, and is another.
-pub fn link(
+pub fn link_changes(
     context: &str,
-    document: &Document,
+    document: &ConfigDocument,
     other: &ClusterLink,
-    wish: &ImportWish,
-) -> Result<Changes, EditError> {
+    wish: &LinkImportOptions,
+) -> Result<ConfigChanges, EditError> {
     let key = link_key(&other.cluster);
     let present = document.data.get(&key).and_then(|text| {
         let links = parse_fragment(&key, text).ok()?.links;
@@ -308,12 +313,12 @@ pub fn link(
     {
         let same = link.trust_bundle.trim() == other.trust_bundle.trim()
             && link.trust_domain == other.trust_domain;
-        let ImportWish { namespaces, create_services, also_allow } = wish;
+        let LinkImportOptions { namespaces, create_services, also_allow } = wish;
         if same && namespaces.is_none() && create_services.is_none() && also_allow.is_none() {
-            return Ok(Changes::new());
+            return Ok(ConfigChanges::new());
         }
         let what = format!("the link with {}", other.cluster);
-        return Err(EditError::Elsewhere { context: context.to_owned(), what, key });
+        return Err(EditError::DeclaredElsewhere { context: context.to_owned(), what, key });
     }
     // A cluster that nobody has said anything of gets no Service to fill.
     let (import, create, allow) =
@@ -328,17 +333,17 @@ pub fn link(
         create_services: wish.create_services.unwrap_or(create),
         also_allow: wish.also_allow.clone().unwrap_or(allow),
     };
-    Ok(Changes::from([(key, Some(render::link(&link)))]))
+    Ok(ConfigChanges::from([(key, Some(render::link(&link)))]))
 }
 
 /// True if a cluster is linked with another already, whichever key says so.
 #[must_use]
-pub fn is_linked(document: &Document, other: &ClusterName) -> bool {
+pub fn is_linked(document: &ConfigDocument, other: &ClusterName) -> bool {
     find_link(document, other).is_some()
 }
 
 /// The key in which a link stands.
-fn find_link(document: &Document, other: &ClusterName) -> Option<(String, ClusterLink)> {
+fn find_link(document: &ConfigDocument, other: &ClusterName) -> Option<(String, ClusterLink)> {
     document.data.iter().filter(|(key, _)| key.ends_with(".yaml")).find_map(|(key, text)| {
         let links = parse_fragment(key, text).ok()?.links;
         let link = links.into_iter().find(|link| link.cluster == *other)?;
@@ -350,18 +355,18 @@ fn find_link(document: &Document, other: &ClusterName) -> Option<(String, Cluste
 ///
 /// # Errors
 /// Where the link stands in a key of somebody else.
-pub fn unlink(
+pub fn unlink_changes(
     context: &str,
-    document: &Document,
+    document: &ConfigDocument,
     other: &ClusterName,
-) -> Result<Changes, EditError> {
+) -> Result<ConfigChanges, EditError> {
     let key = link_key(other);
     match find_link(document, other) {
         Some((place, _)) if place != key => {
             let what = format!("the link with {other}");
-            Err(EditError::Elsewhere { context: context.to_owned(), what, key: place })
+            Err(EditError::DeclaredElsewhere { context: context.to_owned(), what, key: place })
         }
-        _ => Ok(Changes::from([(key, None)])),
+        _ => Ok(ConfigChanges::from([(key, None)])),
     }
 }
 
@@ -369,13 +374,13 @@ pub fn unlink(
 ///
 /// # Errors
 /// Where there is none, or a bad one.
-pub fn read_bundle(text: &str) -> Result<ClusterLink, JoinError> {
+pub fn parse_bundle(text: &str) -> Result<ClusterLink, LinkError> {
     let fragment = parse_fragment("bundle.yaml", text)
-        .map_err(|report| JoinError::NoBundle(report.to_string()))?;
+        .map_err(|report| LinkError::InvalidBundle(report.to_string()))?;
     let [link] = <[ClusterLink; 1]>::try_from(fragment.links)
-        .map_err(|links| JoinError::NoBundle(format!("it has {} links", links.len())))?;
+        .map_err(|links| LinkError::InvalidBundle(format!("it has {} links", links.len())))?;
     TrustBundle::parse(link.trust_domain.clone(), link.trust_bundle.as_bytes())
-        .map_err(|error| JoinError::NoBundle(format!("its certificates are bad: {error}")))?;
+        .map_err(|error| LinkError::InvalidBundle(format!("its certificates are bad: {error}")))?;
     Ok(link)
 }
 
@@ -387,10 +392,10 @@ pub async fn wait_until_up(
     context: &Context,
     other: &ClusterName,
     deadline: Instant,
-) -> Result<(), JoinError> {
+) -> Result<(), LinkError> {
     loop {
-        let link = context.all::<Link>().get_opt(other.as_str()).await;
-        let link = link.map_err(context.failed(&format!("read Link {other}")))?;
+        let link = context.cluster_api::<Link>().get_opt(other.as_str()).await;
+        let link = link.map_err(context.request_error(&format!("read Link {other}")))?;
         let conditions = link.and_then(|link| link.status).map(|status| status.conditions);
         let up = conditions.and_then(|all| all.into_iter().find(|c| c.kind == "Up"));
         let what = match up {
@@ -405,15 +410,15 @@ pub async fn wait_until_up(
                  the nodes?",
                 context.name
             );
-            return Err(JoinError::Waited { context: context.name.clone(), what, hint });
+            return Err(LinkError::TimedOut { context: context.name.clone(), what, hint });
         }
-        sleep(AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 /// Which Services a linked cluster may fill by what it exports, and who may use them, in words.
 #[must_use]
-pub fn import_in_words(config: &ClusterConfig, other: &ClusterName) -> String {
+pub fn describe_import(config: &ClusterConfig, other: &ClusterName) -> String {
     let link = config.links.iter().find(|link| link.cluster == *other);
     let allowed: Vec<_> =
         link.iter().flat_map(|link| &link.also_allow).map(ToString::to_string).collect();

@@ -3,17 +3,17 @@
 //! The place of all code that knows the Kubernetes API, so that neither the data path nor the file-driven
 //! node ever depends on it. It turns objects into values of [`adit_core`] and [`adit_config`] and back.
 //!
-//! * [`api`]: our own objects and the names of everything. [`configuration`]: the operator's, checked.
+//! * [`api`]: our own objects and the names of everything. [`config_map`]: the operator's, checked.
 //! * [`node`]: what a node watches and asks for. [`client`]: how the API server is reached.
 //! * For the operator's commands: [`context`] and [`edit`] reach and change a cluster's ConfigMap, [`join`] links
 //!   clusters, [`declare`] exports and imports, [`report`] tells how a cluster is.
 //! * [`summary`]: what nodes say of themselves, from the controller to [`report`].
-//! * [`watches`]: what the API server holds of a kind, kept through its failures. [`tasks`]: what must not end.
+//! * [`store`]: what the API server holds of a kind, kept through its failures. [`tasks`]: what must not end.
 //! * [`controller`]: the active one of a cluster, which writes all that there is to write.
 
 pub mod api;
 pub mod client;
-pub mod configuration;
+pub mod config_map;
 pub mod context;
 pub mod controller;
 pub mod declare;
@@ -21,9 +21,9 @@ pub mod edit;
 pub mod join;
 pub mod node;
 pub mod report;
+pub mod store;
 pub mod summary;
 pub mod tasks;
-pub mod watches;
 
 pub use kube::Client;
 

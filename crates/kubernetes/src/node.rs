@@ -21,12 +21,12 @@ use kube::{Api, Client, ResourceExt};
 use crate::api::{NAMESPACE, NODE};
 
 /// How often rights must be denied to be believed gone, and the pause after each time.
-const DENIALS: u32 = 3;
-const DENIED: Duration = Duration::from_secs(1);
+const MAX_DENIALS: u32 = 3;
+const DENIAL_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Where a node runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct NodeLocation {
     /// The Kubernetes node.
     pub node: NodeName,
     /// Its addresses, where siblings and peers can dial it.
@@ -37,7 +37,7 @@ pub struct Place {
 ///
 /// # Errors
 /// Where the API server cannot be asked.
-pub async fn installation(client: &Client) -> Result<Option<String>, kube::Error> {
+pub async fn installation_uid(client: &Client) -> Result<Option<String>, kube::Error> {
     Ok(Api::<Namespace>::all(client.clone()).get(NAMESPACE).await?.uid())
 }
 
@@ -50,14 +50,14 @@ pub async fn installation(client: &Client) -> Result<Option<String>, kube::Error
 ///
 /// # Errors
 /// Where the API server cannot be asked.
-pub async fn is_leaving(client: &Client) -> Result<bool, kube::Error> {
+pub async fn is_uninstalled(client: &Client) -> Result<bool, kube::Error> {
     let all: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
-    for _ in 0..DENIALS {
+    for _ in 0..MAX_DENIALS {
         match all.get(NODE).await {
             Ok(found) => return Ok(found.metadata.deletion_timestamp.is_some()),
             Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(true),
             Err(kube::Error::Api(answer)) if answer.code == 403 => {
-                tokio::time::sleep(DENIED).await;
+                tokio::time::sleep(DENIAL_BACKOFF).await;
             }
             Err(error) => return Err(error),
         }
@@ -68,15 +68,15 @@ pub async fn is_leaving(client: &Client) -> Result<bool, kube::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{Fault, Server};
+    use crate::tests::{FakeApiServer, Fault};
 
     #[tokio::test(start_paused = true)]
     async fn a_node_whose_own_pod_is_gone_does_not_take_that_for_the_end_of_adit() {
-        let server = Server::default();
+        let server = FakeApiServer::default();
         let leaves = async |status| {
             server.heal();
             server.fail(move |_, _| Some(Fault::Status(status)));
-            is_leaving(&server.client()).await.ok()
+            is_uninstalled(&server.client()).await.ok()
         };
         assert_eq!(leaves(401).await, None, "the token ends with its pod: nobody can say");
         assert_eq!(leaves(403).await, Some(true));

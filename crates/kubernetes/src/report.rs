@@ -8,7 +8,7 @@ mod nodes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use adit_config::cluster::{ClusterConfig, Services};
+use adit_config::cluster::{ClusterConfig, ServiceSelection};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest as Request;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -23,14 +23,14 @@ use crate::api::{
     CONTROLLER, Condition, Export, Import, Link, NODE, SIGNER, SLICE_MANAGED_BY, SLICE_SERVICE,
     Status, TROUBLE,
 };
-use crate::context::{Context, ContextError, Document};
+use crate::context::{ConfigDocument, Context, ContextError};
 
 /// How long a node's request may go without an answer before it is told of.
-const PATIENCE: SignedDuration = SignedDuration::from_secs(60);
+const UNANSWERED_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 /// After this time a lease that its holder renews is another one.
-const RENEWED: Duration = Duration::from_secs(6);
+const RENEWAL_CHECK_DELAY: Duration = Duration::from_secs(6);
 /// So many nodes without a certificate are told of, each by itself.
-const NODES_SHOWN: usize = 10;
+const MAX_NODES_SHOWN: usize = 10;
 
 /// One cluster.
 #[derive(Debug, Clone, Serialize)]
@@ -41,9 +41,9 @@ pub struct ClusterStatus {
     /// Its name; none where it has none yet, or its configuration is wrong.
     pub cluster: Option<String>,
     /// The pods of its controller.
-    pub controller: Pods,
+    pub controller: PodCounts,
     /// The pods of its nodes.
-    pub nodes: Pods,
+    pub nodes: PodCounts,
     /// What is wrong with its configuration, each with key, line and column.
     pub errors: Vec<String>,
     /// What is doubtful there.
@@ -51,16 +51,16 @@ pub struct ClusterStatus {
     /// What is wrong with what is active there: the controller, and the nodes' certificates.
     pub troubles: Vec<String>,
     /// Its links.
-    pub links: Vec<Item>,
+    pub links: Vec<StatusItem>,
     /// What it exports.
-    pub exports: Vec<Item>,
+    pub exports: Vec<StatusItem>,
     /// What it imports.
-    pub imports: Vec<Item>,
+    pub imports: Vec<StatusItem>,
 }
 
 /// How many pods there should be, and how many are ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Pods {
+pub struct PodCounts {
     /// Whether what makes them is there.
     pub installed: bool,
     /// Ready ones.
@@ -71,7 +71,7 @@ pub struct Pods {
 
 /// One link, export or import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Item {
+pub struct StatusItem {
     /// Its name: a cluster, or `NAMESPACE/NAME`.
     pub name: String,
     /// What is known of it, in a word or two: to whom, from where, at which address.
@@ -94,9 +94,9 @@ pub struct Item {
     refused: Option<(u64, String)>,
 }
 
-impl Item {
+impl StatusItem {
     /// What is wrong comes first, then what waits for it.
-    fn rank(&self) -> u8 {
+    fn sort_rank(&self) -> u8 {
         match (&self.problem, &self.waits_for) {
             (Some(_), _) => 0,
             (None, Some(_)) => 1,
@@ -123,7 +123,7 @@ impl Item {
 impl ClusterStatus {
     /// Whether nothing is wrong.
     #[must_use]
-    pub fn well(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         let items = self.links.iter().chain(&self.exports).chain(&self.imports);
         self.problems().is_empty() && items.into_iter().all(|item| item.problem.is_none())
     }
@@ -133,7 +133,7 @@ impl ClusterStatus {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.errors.clone();
         for (what, pods) in [("controller", self.controller), ("node", self.nodes)] {
-            let Pods { installed, ready, total } = pods;
+            let PodCounts { installed, ready, total } = pods;
             if !installed {
                 problems.push(format!("adit-{what} is not installed"));
             } else if total == 0 {
@@ -151,37 +151,38 @@ impl ClusterStatus {
 ///
 /// # Errors
 /// Where it cannot be asked.
-pub async fn ask(context: &Context) -> Result<ClusterStatus, ContextError> {
+pub async fn query(context: &Context) -> Result<ClusterStatus, ContextError> {
     let document = context.document().await?;
     let all = ListParams::default();
     let ours = all.clone().fields(&format!("spec.signerName={SIGNER}"));
     let slices = all.clone().labels(&format!("{}={}", SLICE_MANAGED_BY.0, SLICE_MANAGED_BY.1));
-    let deployment = context.ours::<Deployment>().get_opt(CONTROLLER).await;
-    let daemon_set = context.ours::<DaemonSet>().get_opt(NODE).await;
-    let deployment = deployment.map_err(context.failed("read Deployment adit-controller"))?;
+    let deployment = context.system_api::<Deployment>().get_opt(CONTROLLER).await;
+    let daemon_set = context.system_api::<DaemonSet>().get_opt(NODE).await;
+    let deployment =
+        deployment.map_err(context.request_error("read Deployment adit-controller"))?;
     let mut unread = Vec::new();
-    let lease = readable(lease(context).await, &mut unread)?;
+    let lease = unless_forbidden(read_lease(context).await, &mut unread)?;
     let requests = context.list(&ours, "CertificateSigningRequests").await;
-    let requests = readable(requests, &mut unread)?.unwrap_or_default();
-    let seen = Seen {
+    let requests = unless_forbidden(requests, &mut unread)?.unwrap_or_default();
+    let seen = ClusterObjects {
         at: Timestamp::now(),
         controller: pods_of_deployment(deployment.as_ref()),
         lease,
         requests,
         unread,
         nodes: pods_of_daemon_set(
-            daemon_set.map_err(context.failed("read DaemonSet adit-node"))?.as_ref(),
+            daemon_set.map_err(context.request_error("read DaemonSet adit-node"))?.as_ref(),
         ),
         links: context.list(&all, "Links").await?,
         exports: context.list(&all, "Exports").await?,
         imports: context.list(&all, "Imports").await?,
         slices: context.list(&slices, "EndpointSlices").await?,
     };
-    Ok(status(&context.name, &document, &seen))
+    Ok(summarize(&context.name, &document, &seen))
 }
 
 /// What not everybody may read who may read the rest.
-fn readable<T>(
+fn unless_forbidden<T>(
     read: Result<T, ContextError>,
     unread: &mut Vec<String>,
 ) -> Result<Option<T>, ContextError> {
@@ -196,16 +197,16 @@ fn readable<T>(
 
 /// The controller's lease, and whether its holder is silent. Our clock need not be that of the cluster: what
 /// looks too old is looked at again.
-async fn lease(context: &Context) -> Result<(Option<Lease>, bool), ContextError> {
+async fn read_lease(context: &Context) -> Result<(Option<Lease>, bool), ContextError> {
     let read = async || {
-        let lease = context.ours::<Lease>().get_opt(CONTROLLER).await;
-        lease.map_err(context.failed("read Lease adit-controller"))
+        let lease = context.system_api::<Lease>().get_opt(CONTROLLER).await;
+        lease.map_err(context.request_error("read Lease adit-controller"))
     };
     let before = read().await?;
     if holder(before.as_ref()).is_none() || is_fresh(before.as_ref(), Timestamp::now()) {
         return Ok((before, false));
     }
-    sleep(RENEWED).await;
+    sleep(RENEWAL_CHECK_DELAY).await;
     let now = read().await?;
     let silent = now == before;
     Ok((now, silent))
@@ -229,49 +230,49 @@ fn is_fresh(lease: Option<&Lease>, now: Timestamp) -> bool {
 
 /// What was read.
 #[derive(Debug, Default)]
-struct Seen {
+struct ClusterObjects {
     at: Timestamp,
-    controller: Pods,
+    controller: PodCounts,
     /// The controller's lease, and whether who holds it does not renew it; none where it may not be read.
     lease: Option<(Option<Lease>, bool)>,
     requests: Vec<Request>,
     /// What may not be read.
     unread: Vec<String>,
-    nodes: Pods,
+    nodes: PodCounts,
     links: Vec<Link>,
     exports: Vec<Export>,
     imports: Vec<Import>,
     slices: Vec<EndpointSlice>,
 }
 
-fn pods_of_deployment(deployment: Option<&Deployment>) -> Pods {
-    let Some(deployment) = deployment else { return Pods::default() };
+fn pods_of_deployment(deployment: Option<&Deployment>) -> PodCounts {
+    let Some(deployment) = deployment else { return PodCounts::default() };
     let ready = deployment.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0);
     let total = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-    Pods { installed: true, ready, total }
+    PodCounts { installed: true, ready, total }
 }
 
-fn pods_of_daemon_set(set: Option<&DaemonSet>) -> Pods {
-    let Some(set) = set else { return Pods::default() };
+fn pods_of_daemon_set(set: Option<&DaemonSet>) -> PodCounts {
+    let Some(set) = set else { return PodCounts::default() };
     let numbers = set.status.as_ref().map(|s| (s.number_ready, s.desired_number_scheduled));
     let (ready, total) = numbers.unwrap_or_default();
-    Pods { installed: true, ready, total }
+    PodCounts { installed: true, ready, total }
 }
 
-fn status(context: &str, document: &Document, seen: &Seen) -> ClusterStatus {
-    let (config, report) = match document.read() {
+fn summarize(context: &str, document: &ConfigDocument, seen: &ClusterObjects) -> ClusterStatus {
+    let (config, report) = match document.parse() {
         Ok((config, report)) => (Some(config), report),
         Err(report) => (None, report),
     };
-    let said = |(fragment, problem): (&adit_config::Report, &adit_config::Problem)| {
+    let said = |(fragment, problem): (&adit_config::ConfigReport, &adit_config::ConfigProblem)| {
         format!("{}: {problem}", fragment.location(problem))
     };
     let mut errors: Vec<_> = report.errors().map(said).collect();
     if report.unnamed {
         errors.push(adit_config::ClusterReport::UNNAMED.to_owned());
     }
-    let mut troubles: Vec<_> = controller(seen, &errors).into_iter().collect();
-    troubles.extend(certificates(seen));
+    let mut troubles: Vec<_> = controller_problem(seen, &errors).into_iter().collect();
+    troubles.extend(certificate_problems(seen));
     let mut status = ClusterStatus {
         context: context.to_owned(),
         cluster: config.as_ref().map(|config| config.cluster.to_string()),
@@ -280,25 +281,25 @@ fn status(context: &str, document: &Document, seen: &Seen) -> ClusterStatus {
         errors,
         warnings: report.warnings().map(said).chain(seen.unread.iter().cloned()).collect(),
         troubles,
-        links: links(config.as_ref(), seen),
-        exports: exports(config.as_ref(), seen),
-        imports: imports(config.as_ref(), seen),
+        links: link_items(config.as_ref(), seen),
+        exports: export_items(config.as_ref(), seen),
+        imports: import_items(config.as_ref(), seen),
     };
     let lease = seen.lease.as_ref().and_then(|(lease, _)| lease.as_ref());
-    nodes::add(&mut status, &nodes::read(lease));
-    nodes::group(&mut status);
+    nodes::add_items(&mut status, &nodes::read_summary(lease));
+    nodes::group_waiting(&mut status);
     for all in [&mut status.links, &mut status.exports, &mut status.imports] {
         for item in all.iter_mut() {
             let fallback = item.fallback.take().filter(|_| item.waits_for.is_none());
             item.problem = item.problem.take().or(fallback);
         }
-        all.sort_by(|a, b| (a.rank(), &a.name).cmp(&(b.rank(), &b.name)));
+        all.sort_by(|a, b| (a.sort_rank(), &a.name).cmp(&(b.sort_rank(), &b.name)));
     }
     status
 }
 
 /// What is wrong with the controller, but for what is said already.
-fn controller(seen: &Seen, errors: &[String]) -> Option<String> {
+fn controller_problem(seen: &ClusterObjects, errors: &[String]) -> Option<String> {
     if !seen.controller.installed {
         return None;
     }
@@ -320,7 +321,7 @@ fn controller(seen: &Seen, errors: &[String]) -> Option<String> {
 }
 
 /// The nodes that wait for a certificate, or were refused one: by the last request of each.
-fn certificates(seen: &Seen) -> Vec<String> {
+fn certificate_problems(seen: &ClusterObjects) -> Vec<String> {
     let node = |request: &Request| {
         let extra = request.spec.extra.as_ref();
         let node = extra.and_then(|e| e.get("authentication.kubernetes.io/node-name")?.first());
@@ -336,17 +337,17 @@ fn certificates(seen: &Seen) -> Vec<String> {
     }
     let mut troubles: Vec<_> = last
         .iter()
-        .filter_map(|(node, request)| refused_or_waits(node, request, seen.at))
+        .filter_map(|(node, request)| certificate_problem(node, request, seen.at))
         .collect();
-    let more = troubles.len().saturating_sub(NODES_SHOWN);
+    let more = troubles.len().saturating_sub(MAX_NODES_SHOWN);
     if more > 0 {
-        troubles.truncate(NODES_SHOWN);
+        troubles.truncate(MAX_NODES_SHOWN);
         troubles.push(format!("{more} nodes more wait for a certificate, or were refused one"));
     }
     troubles
 }
 
-fn refused_or_waits(node: &str, request: &Request, now: Timestamp) -> Option<String> {
+fn certificate_problem(node: &str, request: &Request, now: Timestamp) -> Option<String> {
     let (name, status) = (request.name_any(), request.status.as_ref());
     if status.and_then(|s| s.certificate.as_ref()).is_some_and(|c| !c.0.is_empty()) {
         return None;
@@ -357,12 +358,12 @@ fn refused_or_waits(node: &str, request: &Request, now: Timestamp) -> Option<Str
         return Some(format!("node {node} was refused a certificate: {why} ({name})"));
     }
     let since = request.creation_timestamp()?.0;
-    (now.duration_since(since) >= PATIENCE)
+    (now.duration_since(since) >= UNANSWERED_TIMEOUT)
         .then(|| format!("node {node} waits for a certificate since {since} ({name})"))
 }
 
 /// What a condition that should be true says instead.
-fn untrue(conditions: &[Condition], kind: &str) -> Option<String> {
+fn unless_true(conditions: &[Condition], kind: &str) -> Option<String> {
     match conditions.iter().find(|condition| condition.kind == kind) {
         Some(condition) if condition.status == "True" => None,
         Some(condition) => Some(format!("{} ({})", condition.message, condition.reason)),
@@ -371,13 +372,13 @@ fn untrue(conditions: &[Condition], kind: &str) -> Option<String> {
 }
 
 /// What a condition says that is false; nothing where it is not there.
-fn says_no(conditions: &[Condition], kind: &str) -> Option<String> {
+fn message_if_false(conditions: &[Condition], kind: &str) -> Option<String> {
     let condition = conditions.iter().find(|c| c.kind == kind && c.status == "False")?;
     Some(format!("{} ({})", condition.message, condition.reason))
 }
 
 /// What a condition says that is there only while something is wrong.
-fn said(conditions: &[Condition], kind: &str) -> Option<String> {
+fn message_if_true(conditions: &[Condition], kind: &str) -> Option<String> {
     let condition = conditions.iter().find(|c| c.kind == kind && c.status == "True")?;
     Some(format!("{} ({})", condition.message, condition.reason))
 }
@@ -396,32 +397,37 @@ fn is_down(conditions: &[Condition]) -> bool {
 
 const NOT_TAKEN_UP: &str = "declared, and not taken up by the controller yet";
 
-fn links(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
-    let mut items: BTreeMap<String, Item> = BTreeMap::new();
+fn link_items(config: Option<&ClusterConfig>, seen: &ClusterObjects) -> Vec<StatusItem> {
+    let mut items: BTreeMap<String, StatusItem> = BTreeMap::new();
     for link in &seen.links {
         let conditions = Status::conditions(link.status.as_ref());
         let name = link.name_any();
-        let problem = untrue(conditions, "Up").or_else(|| said(conditions, "TooManyImports"));
+        let problem =
+            unless_true(conditions, "Up").or_else(|| message_if_true(conditions, "TooManyImports"));
         // A cluster may export what nobody here wants: that is no problem.
-        let unused = said(conditions, "NotImported").map(|said| format!("; {said}"));
+        let unused = message_if_true(conditions, "NotImported").map(|said| format!("; {said}"));
         let detail = link.spec.trust_domain.clone() + &unused.unwrap_or_default();
         let is_down = is_down(conditions);
         // Of nodes that are silent the cluster's status speaks as a whole.
-        let fallback = said(conditions, "NodesDown").filter(|s| !s.ends_with("(NodesSilent)"));
-        items.insert(name.clone(), Item { is_down, fallback, ..Item::new(name, detail, problem) });
+        let fallback =
+            message_if_true(conditions, "NodesDown").filter(|s| !s.ends_with("(NodesSilent)"));
+        items.insert(
+            name.clone(),
+            StatusItem { is_down, fallback, ..StatusItem::new(name, detail, problem) },
+        );
     }
     for link in config.into_iter().flat_map(|config| &config.links) {
         let name = link.cluster.to_string();
         items.entry(name.clone()).or_insert_with(|| {
             let detail = link.trust_domain.to_string();
-            Item::new(name, detail, Some(NOT_TAKEN_UP.to_owned()))
+            StatusItem::new(name, detail, Some(NOT_TAKEN_UP.to_owned()))
         });
     }
     items.into_values().collect()
 }
 
-fn exports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
-    let mut items: BTreeMap<String, Item> = BTreeMap::new();
+fn export_items(config: Option<&ClusterConfig>, seen: &ClusterObjects) -> Vec<StatusItem> {
+    let mut items: BTreeMap<String, StatusItem> = BTreeMap::new();
     for export in &seen.exports {
         let name = format!("{}/{}", export.spec.service.namespace, export.spec.service.name);
         let clusters: BTreeSet<_> = export.spec.allow.iter().map(|g| g.cluster.as_str()).collect();
@@ -434,24 +440,27 @@ fn exports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
         let conditions = Status::conditions(export.status.as_ref());
         let differ = conditions.iter().find(|c| c.kind == "Ready" && c.reason == "NodesDiffer");
         let detail = differ.map_or_else(|| detail.clone(), |c| format!("{detail}; {}", c.message));
-        let problem = untrue(conditions, "Valid")
-            .or_else(|| says_no(conditions, "Linked"))
-            .or_else(|| says_no(conditions, "Ready"));
-        let fallback = said(conditions, "Refusing");
-        items.insert(name.clone(), Item { fallback, ..Item::new(name, detail, problem) });
+        let problem = unless_true(conditions, "Valid")
+            .or_else(|| message_if_false(conditions, "Linked"))
+            .or_else(|| message_if_false(conditions, "Ready"));
+        let fallback = message_if_true(conditions, "Refusing");
+        items.insert(
+            name.clone(),
+            StatusItem { fallback, ..StatusItem::new(name, detail, problem) },
+        );
     }
     for rule in config.into_iter().flat_map(|config| &config.exports) {
-        let Services::Named(service) = &rule.services else { continue };
+        let ServiceSelection::Named(service) = &rule.services else { continue };
         let name = service.to_string();
         items
             .entry(name.clone())
-            .or_insert_with(|| Item::new(name, String::new(), Some(NOT_TAKEN_UP.to_owned())));
+            .or_insert_with(|| StatusItem::new(name, String::new(), Some(NOT_TAKEN_UP.to_owned())));
     }
     items.into_values().collect()
 }
 
-fn imports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
-    let mut items: BTreeMap<String, Item> = BTreeMap::new();
+fn import_items(config: Option<&ClusterConfig>, seen: &ClusterObjects) -> Vec<StatusItem> {
+    let mut items: BTreeMap<String, StatusItem> = BTreeMap::new();
     for import in seen.imports.iter().filter(|import| import.spec.released_at.is_none()) {
         let (namespace, name) = (&import.spec.service.namespace, &import.spec.service.name);
         let of_it = |slice: &&EndpointSlice| {
@@ -464,7 +473,7 @@ fn imports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
             conditions.into_iter().any(|c| c.ready == Some(true))
         };
         let conditions = Status::conditions(import.status.as_ref());
-        let problem = untrue(conditions, "Ready").or_else(|| {
+        let problem = unless_true(conditions, "Ready").or_else(|| {
             if slices.is_empty() {
                 Some(format!(
                     "ready, and its Service {namespace}/{name} has no EndpointSlice of ours"
@@ -472,7 +481,7 @@ fn imports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
             } else if !slices.iter().any(ready) {
                 Some("ready, and its EndpointSlice says it is not".to_owned())
             } else {
-                said(conditions, "Conflict")
+                message_if_true(conditions, "Conflict")
             }
         });
         let addresses: BTreeSet<_> =
@@ -482,15 +491,21 @@ fn imports(config: Option<&ClusterConfig>, seen: &Seen) -> Vec<Item> {
         let name = format!("{namespace}/{name}");
         let detail = format!("from {} at {at}", import.spec.from);
         let is_down = waits_for_link(conditions);
-        let fallback = said(conditions, "Refusing").or_else(|| said(conditions, "NotServed"));
+        let fallback = message_if_true(conditions, "Refusing")
+            .or_else(|| message_if_true(conditions, "NotServed"));
         let from = Some(import.spec.from.clone());
-        let item = Item { is_down, fallback, from, ..Item::new(name.clone(), detail, problem) };
+        let item = StatusItem {
+            is_down,
+            fallback,
+            from,
+            ..StatusItem::new(name.clone(), detail, problem)
+        };
         items.insert(name, item);
     }
     for rule in config.into_iter().flat_map(|config| &config.imports) {
         let name = rule.service.to_string();
         items.entry(name.clone()).or_insert_with(|| {
-            Item::new(name, format!("from {}", rule.from), Some(NOT_TAKEN_UP.to_owned()))
+            StatusItem::new(name, format!("from {}", rule.from), Some(NOT_TAKEN_UP.to_owned()))
         });
     }
     items.into_values().collect()

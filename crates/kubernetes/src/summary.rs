@@ -94,14 +94,14 @@ pub struct RefusedConnections {
 
 /// What an item is about, its code, and what keeps it apart from others of both: refusals, and of nodes themselves
 /// errors, which nothing that is only doubtful there may hide.
-type Topic = (TroubleSubject, bool, String);
+type SummaryKey = (TroubleSubject, bool, String);
 
 impl NodesSummary {
     /// Sums up what nodes answered.
     #[must_use]
-    pub fn of(answers: &BTreeMap<NodeName, NodeAnswer>, now: Timestamp) -> Self {
-        let mut summary = Self { at: seconds(now), ..Self::default() };
-        let mut all: BTreeMap<Topic, Gathered<'_>> = BTreeMap::new();
+    pub fn from_answers(answers: &BTreeMap<NodeName, NodeAnswer>, now: Timestamp) -> Self {
+        let mut summary = Self { at: rfc3339_seconds(now), ..Self::default() };
+        let mut all: BTreeMap<SummaryKey, ItemBuilder<'_>> = BTreeMap::new();
         let mut exports = ExportsSummary::default();
         for (node, answer) in answers {
             let report = match &answer.report {
@@ -109,7 +109,7 @@ impl NodesSummary {
                 Err(why) => {
                     summary.silent += 1;
                     if summary.silent_nodes.len() < MAX_NAMED {
-                        summary.silent_nodes.insert(node.to_string(), cut(why));
+                        summary.silent_nodes.insert(node.to_string(), truncate_sentence(why));
                     }
                     continue;
                 }
@@ -118,10 +118,10 @@ impl NodesSummary {
             exports.add(node, report);
             summary.other_refusals = summary.other_refusals.saturating_add(report.others);
             for trouble in &report.troubles {
-                let is_apart = trouble.is_error && trouble.about == TroubleSubject::Node;
-                let topic = (whole(&trouble.about), is_apart, trouble.code.to_string());
+                let is_apart = trouble.is_error && trouble.subject == TroubleSubject::Node;
+                let topic = (without_port(&trouble.subject), is_apart, trouble.code.to_string());
                 let gathered = all.entry(topic).or_default();
-                gathered.note(node, &trouble.sentence);
+                gathered.add_node(node, &trouble.sentence);
                 gathered.error |= trouble.is_error;
             }
             for series in &report.refusals {
@@ -130,13 +130,13 @@ impl NodesSummary {
                     false => TroubleSubject::Import(series.target.clone()),
                 };
                 let gathered =
-                    all.entry((whole(&about), true, series.code.to_string())).or_default();
-                gathered.note(node, &series.sentence);
-                gathered.error |= !series.is_askers_doing();
-                gathered.refused(series, answer.at);
+                    all.entry((without_port(&about), true, series.code.to_string())).or_default();
+                gathered.add_node(node, &series.sentence);
+                gathered.error |= !series.is_askers_fault();
+                gathered.add_refusals(series, answer.at);
             }
         }
-        let mut items: Vec<_> = all.into_iter().map(|(topic, g)| g.item(topic)).collect();
+        let mut items: Vec<_> = all.into_iter().map(|(topic, g)| g.build(topic)).collect();
         // Stable: of equals, the order of their names.
         items.sort_by_key(|item| (!item.error, item.kind != "link"));
         summary.more = items.len().saturating_sub(MAX_ITEMS);
@@ -149,7 +149,7 @@ impl NodesSummary {
     /// The same without what changes all the time: counts, times and words. Of what `before` has already the words
     /// stay. So that it differs only where another thing is wrong, elsewhere, or for another reason.
     #[must_use]
-    pub fn lasting(&self, before: &Self) -> Self {
+    pub fn stable_part(&self, before: &Self) -> Self {
         let item = |item: &SummaryItem| {
             let is_same = |old: &&SummaryItem| {
                 (&old.kind, &old.name, &old.code) == (&item.kind, &item.name, &item.code)
@@ -180,7 +180,7 @@ impl NodesSummary {
 
     /// Which nodes do not answer, in a sentence; none where all do.
     #[must_use]
-    pub fn silence(&self) -> Option<String> {
+    pub fn describe_silent(&self) -> Option<String> {
         if self.silent == 0 {
             return None;
         }
@@ -193,7 +193,7 @@ impl NodesSummary {
     }
 
     /// The items about one thing.
-    pub fn about<'a>(
+    pub fn items_about<'a>(
         &'a self,
         kind: &'a str,
         name: &'a str,
@@ -205,7 +205,7 @@ impl NodesSummary {
 impl SummaryItem {
     /// On which of the nodes that answered it is so; empty where all say it.
     #[must_use]
-    pub fn place(&self, answered: usize) -> String {
+    pub fn describe_nodes(&self, answered: usize) -> String {
         if self.count >= answered {
             return String::new();
         }
@@ -218,7 +218,7 @@ impl SummaryItem {
 impl RefusedConnections {
     /// Who asked, as far as it is known.
     #[must_use]
-    pub fn askers(&self) -> String {
+    pub fn describe_sources(&self) -> String {
         match (self.sources.as_slice(), self.others) {
             ([], _) => String::new(),
             (named, false) => format!(" of {}", named.join(", ")),
@@ -229,7 +229,7 @@ impl RefusedConnections {
 
 /// What is gathered of one item.
 #[derive(Debug, Default)]
-struct Gathered<'a> {
+struct ItemBuilder<'a> {
     error: bool,
     nodes: BTreeSet<&'a NodeName>,
     sentence: &'a str,
@@ -238,15 +238,15 @@ struct Gathered<'a> {
     others: bool,
 }
 
-impl<'a> Gathered<'a> {
-    fn note(&mut self, node: &'a NodeName, sentence: &'a str) {
+impl<'a> ItemBuilder<'a> {
+    fn add_node(&mut self, node: &'a NodeName, sentence: &'a str) {
         self.nodes.insert(node);
         if self.sentence.is_empty() {
             self.sentence = sentence;
         }
     }
 
-    fn refused(&mut self, series: &RefusalSeries, at: Timestamp) {
+    fn add_refusals(&mut self, series: &RefusalSeries, at: Timestamp) {
         let ago = |ms: u64| {
             let ago = SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX));
             at.checked_sub(ago).unwrap_or(Timestamp::MIN)
@@ -267,7 +267,7 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    fn item(self, (about, _, code): Topic) -> SummaryItem {
+    fn build(self, (about, _, code): SummaryKey) -> SummaryItem {
         let (kind, name) = match about {
             TroubleSubject::Node => ("node", String::new()),
             TroubleSubject::Link(cluster) => ("link", cluster.to_string()),
@@ -278,8 +278,8 @@ impl<'a> Gathered<'a> {
         let sources: Vec<_> = self.sources.into_iter().take(MAX_NAMED).collect();
         let refused = self.refused.map(|(count, since, last)| RefusedConnections {
             count,
-            since: seconds(since),
-            last: seconds(last),
+            since: rfc3339_seconds(since),
+            last: rfc3339_seconds(last),
             sources,
             others,
         });
@@ -290,14 +290,14 @@ impl<'a> Gathered<'a> {
             error: self.error,
             count: self.nodes.len(),
             nodes: self.nodes.into_iter().take(MAX_NAMED).map(ToString::to_string).collect(),
-            sentence: cut(self.sentence),
+            sentence: truncate_sentence(self.sentence),
             refused,
         }
     }
 }
 
 /// A subject without its port: imports and exports are told as a whole.
-fn whole(about: &TroubleSubject) -> TroubleSubject {
+fn without_port(about: &TroubleSubject) -> TroubleSubject {
     let whole = |target: &adit_core::policy::Target| adit_core::policy::Target {
         service: target.service.clone(),
         port: Default::default(),
@@ -309,11 +309,11 @@ fn whole(about: &TroubleSubject) -> TroubleSubject {
     }
 }
 
-fn seconds(at: Timestamp) -> String {
+fn rfc3339_seconds(at: Timestamp) -> String {
     Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
 }
 
-fn cut(text: &str) -> String {
+fn truncate_sentence(text: &str) -> String {
     let mut end = text.len().min(MAX_SENTENCE);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -340,7 +340,7 @@ mod tests {
 
     fn down(cluster: &str) -> NodeTrouble {
         NodeTrouble {
-            about: TroubleSubject::Link(cluster.parse().unwrap()),
+            subject: TroubleSubject::Link(cluster.parse().unwrap()),
             code: Code::LinkDown,
             is_error: true,
             sentence: format!("no node of {cluster} answers"),
@@ -381,22 +381,25 @@ mod tests {
         let mut all = answers(vec![busy, both, cut_off]);
         let silent = NodeAnswer { at: now(), report: Err("no answer".into()) };
         all.insert("e9".parse().unwrap(), silent);
-        let summary = NodesSummary::of(&all, now());
+        let summary = NodesSummary::from_answers(&all, now());
         assert_eq!((summary.answered, summary.silent), (3, 1));
         assert_eq!(summary.silent_nodes["e9"], "no answer");
         let [link, import] = &summary.items[..] else { panic!("{summary:?}") };
-        assert_eq!(link.place(summary.answered), "2 of 3 nodes: e2, e3");
+        assert_eq!(link.describe_nodes(summary.answered), "2 of 3 nodes: e2, e3");
         assert_eq!((&*link.kind, &*link.name, &*link.code), ("link", "bank", "link-down"));
         let refused = import.refused.as_ref().unwrap();
-        assert_eq!((refused.count, refused.askers().as_str()), (1385, " of agents/a, agents/b"));
-        assert_eq!(refused.since, seconds(now() - SignedDuration::from_secs(120)));
-        assert_eq!(refused.last, seconds(now() - SignedDuration::from_secs(3)));
+        assert_eq!(
+            (refused.count, refused.describe_sources().as_str()),
+            (1385, " of agents/a, agents/b")
+        );
+        assert_eq!(refused.since, rfc3339_seconds(now() - SignedDuration::from_secs(120)));
+        assert_eq!(refused.last, rfc3339_seconds(now() - SignedDuration::from_secs(3)));
     }
 
     #[test]
     fn what_waits_on_a_node_is_told_beside_what_is_wrong_there() {
         let own = |is_error, sentence: &str| NodeTrouble {
-            about: TroubleSubject::Node,
+            subject: TroubleSubject::Node,
             code: Code::LocalError,
             is_error,
             sentence: sentence.into(),
@@ -404,10 +407,10 @@ mod tests {
         let (bad, waits) = (own(true, "bad certificate"), own(false, "network.metrics changed"));
         let reports = [vec![bad, waits.clone()], vec![waits]];
         let reports = reports.map(|troubles| NodeReport { troubles, ..NodeReport::default() });
-        let summary = NodesSummary::of(&answers(reports.to_vec()), now());
+        let summary = NodesSummary::from_answers(&answers(reports.to_vec()), now());
         let said: Vec<_> = summary.items.iter().map(|i| (&*i.sentence, i.error, i.count)).collect();
         assert_eq!(said, [("bad certificate", true, 1), ("network.metrics changed", false, 2)]);
-        assert_eq!(summary.lasting(&summary).items, summary.items, "each keeps its own words");
+        assert_eq!(summary.stable_part(&summary).items, summary.items, "each keeps its own words");
     }
 
     #[test]
@@ -418,12 +421,12 @@ mod tests {
             let refusals = sources.iter().map(|source| denied("x", source, count)).collect();
             let troubles = vec![down];
             let report = NodeReport { troubles, refusals, others: count, ..NodeReport::default() };
-            NodesSummary::of(&answers(vec![report]), now() + SignedDuration::from_secs(5))
+            NodesSummary::from_answers(&answers(vec![report]), now() + SignedDuration::from_secs(5))
         };
-        let before = at(3, "since 3 s", &["a"]).lasting(&NodesSummary::default());
-        assert_eq!(at(9, "since 9 s", &["a"]).lasting(&before), before);
-        assert_ne!(at(9, "since 9 s", &["a", "b"]).lasting(&before), before);
-        assert_ne!(at(9, "since 9 s", &[]).lasting(&before), before);
+        let before = at(3, "since 3 s", &["a"]).stable_part(&NodesSummary::default());
+        assert_eq!(at(9, "since 9 s", &["a"]).stable_part(&before), before);
+        assert_ne!(at(9, "since 9 s", &["a", "b"]).stable_part(&before), before);
+        assert_ne!(at(9, "since 9 s", &[]).stable_part(&before), before);
     }
 
     #[test]
@@ -431,7 +434,7 @@ mod tests {
         let full = |n: usize| NodeReport {
             troubles: (0..64)
                 .map(|k| NodeTrouble {
-                    about: TroubleSubject::Import(target(&format!("t{k}"))),
+                    subject: TroubleSubject::Import(target(&format!("t{k}"))),
                     code: Code::Unknown(n as u64),
                     is_error: true,
                     sentence: "s".repeat(400),
@@ -441,7 +444,7 @@ mod tests {
             others: 1,
             ..NodeReport::default()
         };
-        let summary = NodesSummary::of(&answers((0..200).map(full).collect()), now());
+        let summary = NodesSummary::from_answers(&answers((0..200).map(full).collect()), now());
         let text = serde_json::to_string(&summary).unwrap();
         assert!(text.len() < 48 * 1024, "{} bytes", text.len());
         assert_eq!((summary.items.len(), summary.other_refusals), (MAX_ITEMS, 200));

@@ -31,11 +31,11 @@ pub(crate) enum Fault {
     Late(Duration),
 }
 
-type Answer = UnsyncBoxBody<bytes::Bytes, Infallible>;
+type FakeResponse = UnsyncBoxBody<bytes::Bytes, Infallible>;
 type Rule = Box<dyn FnMut(&Method, &str) -> Option<Fault> + Send>;
 
 #[derive(Default)]
-struct Inner {
+struct FakeState {
     /// By collection (`GROUP/RESOURCE`), namespace and name.
     objects: BTreeMap<(String, String, String), Value>,
     version: u64,
@@ -46,7 +46,7 @@ struct Inner {
 
 /// The server. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Server(Arc<Mutex<Inner>>);
+pub(crate) struct FakeApiServer(Arc<Mutex<FakeState>>);
 
 /// What a request is about.
 #[derive(Debug, Clone)]
@@ -119,7 +119,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8(out).unwrap()
 }
 
-impl Server {
+impl FakeApiServer {
     pub(crate) fn client(&self) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -178,11 +178,11 @@ impl Server {
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, FakeState> {
         self.0.lock().unwrap()
     }
 
-    async fn answer(self, request: Request<Body>) -> Response<Answer> {
+    async fn answer(self, request: Request<Body>) -> Response<FakeResponse> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
         let fault = {
@@ -219,7 +219,7 @@ impl Server {
     }
 }
 
-impl Inner {
+impl FakeState {
     fn serve(&mut self, method: &Method, query: &Query, mut body: Value) -> (u16, Value) {
         let name = query.name.clone().or_else(|| body["metadata"]["name"].as_str().map(Into::into));
         let namespace = query.namespace.clone().unwrap_or_default();
@@ -306,12 +306,12 @@ fn status(code: u16) -> Value {
         "message": format!("the test says {code}"), "reason": reason})
 }
 
-fn json_answer(code: u16, body: &Value) -> Response<Answer> {
+fn json_answer(code: u16, body: &Value) -> Response<FakeResponse> {
     let body = Full::from(body.to_string().into_bytes()).boxed_unsync();
     Response::builder().status(code).body(body).unwrap()
 }
 
-fn stream_answer(lines: stream::BoxStream<'static, String>) -> Response<Answer> {
+fn stream_answer(lines: stream::BoxStream<'static, String>) -> Response<FakeResponse> {
     let frames =
         lines.map(|line| Ok::<_, Infallible>(http_body::Frame::data(line.into_bytes().into())));
     Response::new(StreamBody::new(frames).boxed_unsync())

@@ -21,25 +21,25 @@ use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyD
 use zeroize::Zeroizing;
 
 use crate::bundle::{self, Authority, AuthorityProblem, BundleError, TrustBundle};
-use crate::fields::Fields;
+use crate::fields::CertFields;
 use crate::pem::{self, PemError};
 use crate::time::in_words;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a node's certificate is valid where something renews it.
-pub const DEFAULT_TTL: Duration = DAY;
+pub const DEFAULT_CERT_LIFETIME: Duration = DAY;
 /// The longest life of a node's certificate: a stolen key must not be good for ever.
-pub const MAX_TTL: Duration = Duration::from_secs(90 * DAY.as_secs());
+pub const MAX_CERT_LIFETIME: Duration = Duration::from_secs(90 * DAY.as_secs());
 /// The shortest: two clocks that agree less than this cannot use it at all.
-pub const MIN_TTL: Duration = Duration::from_secs(60);
+pub const MIN_CERT_LIFETIME: Duration = Duration::from_secs(60);
 /// How long an authority is valid unless told otherwise: five years.
-pub const DEFAULT_VALIDITY: Duration = Duration::from_secs(5 * 365 * DAY.as_secs());
+pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(5 * 365 * DAY.as_secs());
 /// The longest life of an authority: twenty years.
-pub const MAX_VALIDITY: Duration = Duration::from_secs(20 * 365 * DAY.as_secs());
+pub const MAX_CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * DAY.as_secs());
 /// Certificates are valid this long before they are made: clocks of real clusters differ by seconds to
 /// minutes (istio/istio#32176).
-pub const BACKDATE: Duration = Duration::from_secs(10 * 60);
+pub const BACKDATE_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// Why an authority could not be made, read or used.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +99,7 @@ impl KeyKind {
             Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
             Self::Ed25519 => &rcgen::PKCS_ED25519,
         })
-        .map_err(crypto)
+        .map_err(crypto_error)
     }
 }
 
@@ -134,14 +134,14 @@ impl ClusterAuthority {
     /// Makes a new authority for `domain`, valid for `validity` from `now`.
     ///
     /// # Errors
-    /// [`AuthorityError::Lifetime`] outside [`MIN_TTL`] to [`MAX_VALIDITY`]; [`AuthorityError::Crypto`].
+    /// [`AuthorityError::Lifetime`] outside [`MIN_CERT_LIFETIME`] to [`MAX_CA_LIFETIME`]; [`AuthorityError::Crypto`].
     pub fn create(
         domain: TrustDomain,
         kind: KeyKind,
         validity: Duration,
         now: UnixTime,
     ) -> Result<Self, AuthorityError> {
-        bounded(validity, MAX_VALIDITY)?;
+        check_lifetime(validity, MAX_CA_LIFETIME)?;
         let key = kind.generate()?;
         let mut params = template(&format!("spiffe://{domain}"), now, after(now, validity))?;
         // People tell authorities apart by this; 64 characters are the most (RFC 5280, ub-common-name).
@@ -149,7 +149,7 @@ impl ClusterAuthority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params.self_signed(&key).map_err(crypto)?.der().clone();
+        let certificate = params.self_signed(&key).map_err(crypto_error)?.der().clone();
         Self::new(certificate, key)
     }
 
@@ -167,7 +167,7 @@ impl ClusterAuthority {
         let key = pem::private_key(key).map_err(AuthorityError::Key)?;
         // rcgen copies the key's bytes and wipes its copy; this one is ours to wipe.
         let key = Zeroizing::new(key);
-        let key = KeyPair::try_from(&*key).map_err(crypto)?;
+        let key = KeyPair::try_from(&*key).map_err(crypto_error)?;
         Self::new(certificate, key)
     }
 
@@ -177,7 +177,8 @@ impl ClusterAuthority {
         if !key.subject_public_key_info().ends_with(&certificate.spki) {
             return Err(AuthorityError::Mismatch);
         }
-        let issuer = Issuer::from_ca_cert_der(certificate.certificate(), key).map_err(crypto)?;
+        let issuer =
+            Issuer::from_ca_cert_der(certificate.certificate(), key).map_err(crypto_error)?;
         Ok(Self { certificate, domain, issuer })
     }
 
@@ -211,7 +212,7 @@ impl ClusterAuthority {
     /// than the authority.
     ///
     /// # Errors
-    /// [`AuthorityError::Lifetime`] outside [`MIN_TTL`] to [`MAX_TTL`]; [`AuthorityError::NotCurrent`];
+    /// [`AuthorityError::Lifetime`] outside [`MIN_CERT_LIFETIME`] to [`MAX_CERT_LIFETIME`]; [`AuthorityError::NotCurrent`];
     /// [`AuthorityError::Crypto`].
     pub fn issue(
         &self,
@@ -287,7 +288,7 @@ impl ClusterAuthority {
         ttl: Duration,
         now: UnixTime,
     ) -> Result<IssuedCertificate, AuthorityError> {
-        bounded(ttl, MAX_TTL)?;
+        check_lifetime(ttl, MAX_CERT_LIFETIME)?;
         if !self.certificate.is_current(now) {
             return Err(AuthorityError::NotCurrent);
         }
@@ -298,8 +299,8 @@ impl ClusterAuthority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let leaf = params.signed_by(key, &self.issuer).map_err(crypto)?.der().clone();
-        let fields = Fields::parse(&leaf).map_err(|_| AuthorityProblem::Malformed)?;
+        let leaf = params.signed_by(key, &self.issuer).map_err(crypto_error)?.der().clone();
+        let fields = CertFields::parse(&leaf).map_err(|_| AuthorityProblem::Malformed)?;
         let (not_before, not_after) = (fields.not_before, fields.not_after);
         Ok(IssuedCertificate { id, not_before, not_after, chain: vec![leaf] })
     }
@@ -336,10 +337,10 @@ fn template(
 ) -> Result<CertificateParams, AuthorityError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(uri.try_into().map_err(crypto)?)];
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().map_err(crypto_error)?)];
     params.serial_number = Some(serial()?);
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let begin = Duration::from_secs(now.as_secs().saturating_sub(BACKDATE.as_secs()));
+    let begin = Duration::from_secs(now.as_secs().saturating_sub(BACKDATE_INTERVAL.as_secs()));
     params.not_before = epoch + begin;
     params.not_after = epoch + Duration::from_secs(not_after.as_secs());
     Ok(params)
@@ -348,13 +349,13 @@ fn template(
 /// 16 random bytes, of which the first is 0x40 to 0x7f: positive, and always of one length.
 fn serial() -> Result<SerialNumber, AuthorityError> {
     let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).map_err(crypto)?;
+    SystemRandom::new().fill(&mut bytes).map_err(crypto_error)?;
     bytes[0] = bytes[0] & 0x3f | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-fn bounded(asked: Duration, most: Duration) -> Result<(), AuthorityError> {
-    let least = MIN_TTL;
+fn check_lifetime(asked: Duration, most: Duration) -> Result<(), AuthorityError> {
+    let least = MIN_CERT_LIFETIME;
     if (least..=most).contains(&asked) {
         Ok(())
     } else {
@@ -371,7 +372,7 @@ pub(crate) fn key_pem(key: &KeyPair) -> Zeroizing<String> {
     Zeroizing::new(pem::encode("PRIVATE KEY", &der))
 }
 
-pub(crate) fn crypto(error: impl fmt::Display) -> AuthorityError {
+pub(crate) fn crypto_error(error: impl fmt::Display) -> AuthorityError {
     AuthorityError::Crypto(error.to_string())
 }
 

@@ -11,7 +11,7 @@ mod jwks;
 use adit_core::spiffe::{SpiffeError, SpiffeId, TrustDomain};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 
-use crate::fields::{BadKey, Fields};
+use crate::fields::{CertFields, KeyProblem};
 use crate::pem::{self, PemError};
 
 /// The most authorities in one bundle: a rotation needs two, generous federations a handful, and each
@@ -125,7 +125,7 @@ impl Authority {
         let anchor = webpki::anchor_from_trusted_cert(&certificate)
             .map_err(|_| AuthorityProblem::Malformed)?
             .to_owned();
-        let fields = Fields::parse(&certificate).map_err(|_| AuthorityProblem::Malformed)?;
+        let fields = CertFields::parse(&certificate).map_err(|_| AuthorityProblem::Malformed)?;
         if !fields.ca {
             return Err(AuthorityProblem::Leaf);
         }
@@ -133,8 +133,8 @@ impl Authority {
             return Err(AuthorityProblem::CannotSign);
         }
         fields.key.check().map_err(|bad| match bad {
-            BadKey::Weak(bits) => AuthorityProblem::WeakKey(bits),
-            BadKey::Unsupported => AuthorityProblem::UnsupportedKey,
+            KeyProblem::Weak(bits) => AuthorityProblem::WeakKey(bits),
+            KeyProblem::Unsupported => AuthorityProblem::UnsupportedKey,
         })?;
         // An authority need not have a SPIFFE ID (X509-SVID §4.1), but what it says counts.
         match fields.uris.as_slice() {
@@ -301,7 +301,7 @@ impl TrustBundle {
 pub(crate) fn own_domain(
     certificate: &CertificateDer<'_>,
 ) -> Result<TrustDomain, AuthorityProblem> {
-    let fields = Fields::parse(certificate).map_err(|_| AuthorityProblem::Malformed)?;
+    let fields = CertFields::parse(certificate).map_err(|_| AuthorityProblem::Malformed)?;
     let uri = fields.uris.first().ok_or(AuthorityProblem::NoTrustDomain)?;
     let uri = std::str::from_utf8(uri).map_err(|_| SpiffeError::Scheme)?;
     Ok(uri.parse::<SpiffeId>()?.trust_domain().clone())

@@ -1,28 +1,28 @@
 //! The deny list as verification asks it: by identity, by serial number, by key.
 //!
-//! [`adit_core::denied`] has what an operator writes, with clusters by their names; here they are trust domains,
+//! [`adit_core::deny_list`] has what an operator writes, with clusters by their names; here they are trust domains,
 //! which certificates know. Looking a certificate up costs nothing while no entry is about certificates, and a
 //! hash of its key where one is about keys. Who asks, and when, is [`crate::verify`]'s.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use adit_core::denied::{CertSerial, DeniedPeer, DenyEntry, KeyHash};
+use adit_core::deny_list::{CertSerial, DeniedPeer, DenyEntry, KeyHash};
 use adit_core::name::ClusterName;
 use adit_core::spiffe::{SpiffeId, TrustDomain};
 
-use crate::fields::Fields;
+use crate::fields::CertFields;
 
 /// One entry, shared by all that refer to it.
-type Entry = Arc<DenyEntry>;
+type SharedDenyEntry = Arc<DenyEntry>;
 
 /// Who is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DenyList {
-    domains: BTreeMap<TrustDomain, Entry>,
-    ids: BTreeMap<SpiffeId, Entry>,
-    serials: BTreeMap<CertSerial, Vec<(Option<TrustDomain>, Entry)>>,
-    keys: BTreeMap<KeyHash, Entry>,
+    domains: BTreeMap<TrustDomain, SharedDenyEntry>,
+    ids: BTreeMap<SpiffeId, SharedDenyEntry>,
+    serials: BTreeMap<CertSerial, Vec<(Option<TrustDomain>, SharedDenyEntry)>>,
+    keys: BTreeMap<KeyHash, SharedDenyEntry>,
 }
 
 impl DenyList {
@@ -40,7 +40,11 @@ impl DenyList {
         list
     }
 
-    fn add(&mut self, entry: Entry, domain_of: impl Fn(&ClusterName) -> Option<TrustDomain>) {
+    fn add(
+        &mut self,
+        entry: SharedDenyEntry,
+        domain_of: impl Fn(&ClusterName) -> Option<TrustDomain>,
+    ) {
         match &entry.peer {
             DeniedPeer::Cluster(cluster) => {
                 self.domains.extend(domain_of(cluster).map(|domain| (domain, entry.clone())));
@@ -67,27 +71,30 @@ impl DenyList {
 
     /// The entry that denies this identity, or one of the certificates (DER) that its holder shows.
     #[must_use]
-    pub fn among<'a>(
+    pub fn find<'a>(
         &self,
         id: &SpiffeId,
         shown: impl IntoIterator<Item = &'a [u8]>,
     ) -> Option<Arc<DenyEntry>> {
         let domain = id.trust_domain();
         let by_name = self.domains.get(domain).or_else(|| self.ids.get(id));
-        by_name.cloned().or_else(|| shown.into_iter().find_map(|der| self.certificate(domain, der)))
+        by_name
+            .cloned()
+            .or_else(|| shown.into_iter().find_map(|der| self.find_certificate(domain, der)))
     }
 
     /// The entry that denies a certificate (DER) of a cluster, by its serial number or its key.
     #[must_use]
-    pub fn certificate(&self, domain: &TrustDomain, der: &[u8]) -> Option<Arc<DenyEntry>> {
+    pub fn find_certificate(&self, domain: &TrustDomain, der: &[u8]) -> Option<Arc<DenyEntry>> {
         if self.serials.is_empty() && self.keys.is_empty() {
             return None;
         }
         // What cannot be read is refused by whoever verifies it.
-        let fields = Fields::parse(der).ok()?;
+        let fields = CertFields::parse(der).ok()?;
         let serial = || {
-            let of =
-                |(of, _): &&(Option<TrustDomain>, Entry)| of.as_ref().is_none_or(|of| of == domain);
+            let of = |(of, _): &&(Option<TrustDomain>, SharedDenyEntry)| {
+                of.as_ref().is_none_or(|of| of == domain)
+            };
             self.serials.get(&fields.serial())?.iter().find(of).map(|(_, entry)| entry)
         };
         let key = || {
@@ -99,7 +106,7 @@ impl DenyList {
 
     /// Whether this entry is on it.
     #[must_use]
-    pub fn has(&self, peer: &DeniedPeer) -> bool {
+    pub fn contains(&self, peer: &DeniedPeer) -> bool {
         let serials = self.serials.values().flatten().map(|(_, entry)| entry);
         let all = self.domains.values().chain(self.ids.values()).chain(self.keys.values());
         all.chain(serials).any(|entry| entry.peer == *peer)

@@ -23,9 +23,9 @@ pub(crate) const SEQUENCE: u8 = 0x30;
 
 /// A position in a sequence of DER values.
 #[derive(Clone, Copy)]
-pub(crate) struct Reader<'a>(&'a [u8]);
+pub(crate) struct DerReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> DerReader<'a> {
     pub(crate) fn new(input: &'a [u8]) -> Self {
         Self(input)
     }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn lengths_have_one_form() {
-        let read = |b: &[u8]| Reader::new(b).value().map(|(t, c)| (t, c.len()));
+        let read = |b: &[u8]| DerReader::new(b).value().map(|(t, c)| (t, c.len()));
         assert_eq!(read(&[4, 1, 0]), Some((4, 1)));
         let mut long = vec![4, 0x81, 0x80];
         long.extend([0; 0x80]);
@@ -115,7 +115,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let mut reader = Reader::new(&bytes);
+            let mut reader = DerReader::new(&bytes);
             let mut left = bytes.len();
             while let Some((_, contents)) = reader.value() {
                 prop_assert!(contents.len() + 2 <= left);

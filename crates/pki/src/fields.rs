@@ -5,19 +5,19 @@
 //! key that is too short) or tell when it ends. Where both read the same field they are compared. See
 //! [`crate::verify`] for the decision, [`crate::inspect`] for what people are shown.
 
-use adit_core::denied::{CertSerial, KeyHash};
+use adit_core::deny_list::{CertSerial, KeyHash};
 use aws_lc_rs::digest;
 use rustls_pki_types::UnixTime;
 
-use crate::der::{self, Reader};
+use crate::der::{self, DerReader};
 use crate::time;
 
 /// A certificate's bytes are not a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Malformed;
+pub(crate) struct MalformedCert;
 
-/// What [`Fields::parse`] found; borrowed from the certificate.
-pub(crate) struct Fields<'a> {
+/// What [`CertFields::parse`] found; borrowed from the certificate.
+pub(crate) struct CertFields<'a> {
     /// The serial number's INTEGER.
     serial: &'a [u8],
     pub(crate) not_before: UnixTime,
@@ -62,7 +62,7 @@ pub(crate) enum PublicKey<'a> {
 
 /// Why a public key is not good enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BadKey {
+pub(crate) enum KeyProblem {
     /// An RSA key of this many bits.
     Weak(usize),
     /// Neither P-256, P-384, Ed25519 nor RSA.
@@ -82,26 +82,26 @@ const ID_ALTERNATIVE_NAMES: &[u8] = &[0x55, 0x1d, 0x11];
 const ID_EXTENDED_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 const ID_BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 
-impl<'a> Fields<'a> {
+impl<'a> CertFields<'a> {
     /// Reads a version 3 certificate.
     ///
     /// # Errors
-    /// [`Malformed`] where the bytes are not one, or one of the extensions read here is repeated.
-    pub(crate) fn parse(der: &'a [u8]) -> Result<Self, Malformed> {
-        Self::read(der).ok_or(Malformed)
+    /// [`MalformedCert`] where the bytes are not one, or one of the extensions read here is repeated.
+    pub(crate) fn parse(der: &'a [u8]) -> Result<Self, MalformedCert> {
+        Self::read(der).ok_or(MalformedCert)
     }
 
     fn read(der: &'a [u8]) -> Option<Self> {
         const VERSION: u8 = 0xa0;
         const EXTENSIONS: u8 = 0xa3;
-        let mut outer = Reader::new(der);
-        let mut certificate = Reader::new(outer.expect(der::SEQUENCE)?);
-        let mut tbs = Reader::new(certificate.expect(der::SEQUENCE)?);
+        let mut outer = DerReader::new(der);
+        let mut certificate = DerReader::new(outer.expect(der::SEQUENCE)?);
+        let mut tbs = DerReader::new(certificate.expect(der::SEQUENCE)?);
         tbs.expect(VERSION)?;
         let serial = tbs.expect(der::INTEGER)?;
         tbs.expect(der::SEQUENCE)?;
         tbs.expect(der::SEQUENCE)?;
-        let mut validity = Reader::new(tbs.expect(der::SEQUENCE)?);
+        let mut validity = DerReader::new(tbs.expect(der::SEQUENCE)?);
         tbs.expect(der::SEQUENCE)?;
         let spki = tbs.expect(der::SEQUENCE)?;
         let mut fields = Self {
@@ -117,10 +117,10 @@ impl<'a> Fields<'a> {
             uris: Vec::new(),
         };
         if let Some(extensions) = tbs.optional(EXTENSIONS) {
-            let mut extensions = Reader::new(Reader::new(extensions).expect(der::SEQUENCE)?);
+            let mut extensions = DerReader::new(DerReader::new(extensions).expect(der::SEQUENCE)?);
             let mut seen = Vec::new();
             while !extensions.is_empty() {
-                let mut extension = Reader::new(extensions.expect(der::SEQUENCE)?);
+                let mut extension = DerReader::new(extensions.expect(der::SEQUENCE)?);
                 let id = extension.expect(der::OID)?;
                 extension.optional(der::BOOLEAN);
                 let value = extension.expect(der::OCTET_STRING)?;
@@ -156,13 +156,13 @@ impl<'a> Fields<'a> {
     }
 
     fn extension(&mut self, id: &[u8], value: &'a [u8]) -> Option<()> {
-        let mut value = Reader::new(value);
+        let mut value = DerReader::new(value);
         match id {
             ID_KEY_USAGE => self.usage = Some(KeyUsage::read(value.expect(der::BIT_STRING)?)?),
             ID_ALTERNATIVE_NAMES => {
                 // GeneralName's uniformResourceIdentifier, [6] IMPLICIT IA5String.
                 const URI: u8 = 0x86;
-                let mut names = Reader::new(value.expect(der::SEQUENCE)?);
+                let mut names = DerReader::new(value.expect(der::SEQUENCE)?);
                 while !names.is_empty() {
                     if let (URI, uri) = names.value()? {
                         self.uris.push(uri);
@@ -170,7 +170,7 @@ impl<'a> Fields<'a> {
                 }
             }
             ID_BASIC_CONSTRAINTS => {
-                let mut constraints = Reader::new(value.expect(der::SEQUENCE)?);
+                let mut constraints = DerReader::new(value.expect(der::SEQUENCE)?);
                 self.ca = constraints.optional(der::BOOLEAN) == Some(&[0xff]);
                 if let Some(len) = constraints.optional(der::INTEGER) {
                     self.path_len = Some(match der::magnitude(len)? {
@@ -203,8 +203,8 @@ impl KeyUsage {
 
 impl<'a> PublicKey<'a> {
     fn read(spki: &'a [u8]) -> Option<Self> {
-        let mut spki = Reader::new(spki);
-        let mut algorithm = Reader::new(spki.expect(der::SEQUENCE)?);
+        let mut spki = DerReader::new(spki);
+        let mut algorithm = DerReader::new(spki.expect(der::SEQUENCE)?);
         let id = algorithm.expect(der::OID)?;
         let bits = spki.expect(der::BIT_STRING)?;
         Some(match id {
@@ -216,7 +216,7 @@ impl<'a> PublicKey<'a> {
             ID_ED25519 => Self::Ed25519(der::whole_bytes(bits)?),
             ID_RSA => {
                 let mut numbers =
-                    Reader::new(Reader::new(der::whole_bytes(bits)?).expect(der::SEQUENCE)?);
+                    DerReader::new(DerReader::new(der::whole_bytes(bits)?).expect(der::SEQUENCE)?);
                 Self::Rsa {
                     modulus: der::magnitude(numbers.expect(der::INTEGER)?)?,
                     exponent: der::magnitude(numbers.expect(der::INTEGER)?)?,
@@ -227,14 +227,14 @@ impl<'a> PublicKey<'a> {
     }
 
     /// Is the key of a kind and length that a connection may rest on?
-    pub(crate) fn check(&self) -> Result<(), BadKey> {
+    pub(crate) fn check(&self) -> Result<(), KeyProblem> {
         match self {
             Self::P256(_) | Self::P384(_) | Self::Ed25519(_) => Ok(()),
             Self::Rsa { .. } => match self.bits() {
-                bits if bits < MIN_RSA_BITS => Err(BadKey::Weak(bits)),
+                bits if bits < MIN_RSA_BITS => Err(KeyProblem::Weak(bits)),
                 _ => Ok(()),
             },
-            Self::Other => Err(BadKey::Unsupported),
+            Self::Other => Err(KeyProblem::Unsupported),
         }
     }
 
@@ -262,7 +262,7 @@ impl<'a> PublicKey<'a> {
     }
 }
 
-fn read_time(reader: &mut Reader<'_>) -> Option<UnixTime> {
+fn read_time(reader: &mut DerReader<'_>) -> Option<UnixTime> {
     match reader.value()? {
         (der::UTC_TIME, text) => time::utc_time(text),
         (der::GENERALIZED_TIME, text) => time::generalized_time(text),

@@ -54,7 +54,7 @@ pub enum FileError {
         "{path} holds a key and can be read by others (mode {mode:04o}): run chmod 600 {path}, and \
          replace the key if anybody else may have read it", path = .path.display()
     )]
-    Open {
+    ReadableByOthers {
         /// Which file.
         path: PathBuf,
         /// Its permission bits.
@@ -88,7 +88,7 @@ pub enum FileError {
 
 /// What becomes of a file that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Existing {
+pub enum IfExists {
     /// It stays, and writing fails.
     Keep,
     /// It is replaced.
@@ -101,26 +101,26 @@ pub enum Existing {
 /// [`FileError::Io`], [`FileError::TooLarge`].
 pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     let mut bytes = Vec::new();
-    open(path)?.1.read_to_end(&mut bytes).map_err(io(path))?;
+    open(path)?.1.read_to_end(&mut bytes).map_err(io_error(path))?;
     Ok(bytes)
 }
 
 /// Reads a key's file; the buffer is wiped when it is dropped.
 ///
 /// # Errors
-/// As [`read`], and [`FileError::Open`] where others than its owner can read it.
+/// As [`read`], and [`FileError::ReadableByOthers`] where others than its owner can read it.
 pub fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let (metadata, mut file) = open(path)?;
     let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(FileError::Open { path: path.to_owned(), mode });
+        return Err(FileError::ReadableByOthers { path: path.to_owned(), mode });
     }
     // Sized at once: a buffer that grows leaves its old bytes behind. One more finds the end.
     let size = usize::try_from(metadata.len()).unwrap_or(0);
     let mut bytes = Zeroizing::new(vec![0; size + 1]);
     let mut read = 0;
     while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest).map_err(io(path))? {
+        match file.read(rest).map_err(io_error(path))? {
             0 => break,
             n => read += n,
         }
@@ -133,16 +133,16 @@ pub fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
 ///
 /// # Errors
 /// [`FileError::Exists`], [`FileError::Io`].
-pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> Result<(), FileError> {
-    put(path, bytes, 0o644, existing)
+pub fn write(path: &Path, bytes: &[u8], existing: IfExists) -> Result<(), FileError> {
+    write_atomically(path, bytes, 0o644, existing)
 }
 
 /// Writes a file that only its owner may read (0600).
 ///
 /// # Errors
 /// [`FileError::Exists`], [`FileError::Io`].
-pub fn write_key(path: &Path, bytes: &[u8], existing: Existing) -> Result<(), FileError> {
-    put(path, bytes, 0o600, existing)
+pub fn write_key(path: &Path, bytes: &[u8], existing: IfExists) -> Result<(), FileError> {
+    write_atomically(path, bytes, 0o600, existing)
 }
 
 /// Makes a folder for keys (0700) with its parents, unless it is there.
@@ -150,7 +150,7 @@ pub fn write_key(path: &Path, bytes: &[u8], existing: Existing) -> Result<(), Fi
 /// # Errors
 /// [`FileError::Io`].
 pub fn make_folder(path: &Path) -> Result<(), FileError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io(path))
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error(path))
 }
 
 /// Reads a trust bundle of `domain`, PEM or SPIFFE JSON.
@@ -225,31 +225,36 @@ pub fn load_node(
     }
 }
 
-fn io(path: &Path) -> impl Fn(io::Error) -> FileError {
+fn io_error(path: &Path) -> impl Fn(io::Error) -> FileError {
     move |error| FileError::Io { path: path.to_owned(), error }
 }
 
 fn open(path: &Path) -> Result<(fs::Metadata, File), FileError> {
-    let file = File::open(path).map_err(io(path))?;
-    let metadata = file.metadata().map_err(io(path))?;
+    let file = File::open(path).map_err(io_error(path))?;
+    let metadata = file.metadata().map_err(io_error(path))?;
     // A folder opens and fails on the first read; a FIFO or device may never end.
     if metadata.is_file() && metadata.len() > MAX_FILE {
         return Err(FileError::TooLarge(path.to_owned()));
     }
     if !metadata.is_file() {
-        return Err(io(path)(io::Error::new(io::ErrorKind::InvalidInput, "not a file")));
+        return Err(io_error(path)(io::Error::new(io::ErrorKind::InvalidInput, "not a file")));
     }
     Ok((metadata, file))
 }
 
 /// The whole file under another name first, and that is removed whatever fails: a full disk must leave neither
 /// half a file, which would stand in the way of the next attempt, nor drafts without end.
-fn put(path: &Path, bytes: &[u8], mode: u32, existing: Existing) -> Result<(), FileError> {
-    let draft = draft_of(path, existing).map_err(io(path))?;
+fn write_atomically(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    existing: IfExists,
+) -> Result<(), FileError> {
+    let draft = draft_path(path, existing).map_err(io_error(path))?;
     let placed = create(&draft, bytes, mode).and_then(|()| match existing {
         // A link, unlike a rename, never replaces what is there.
-        Existing::Keep => fs::hard_link(&draft, path),
-        Existing::Replace => fs::rename(&draft, path),
+        IfExists::Keep => fs::hard_link(&draft, path),
+        IfExists::Replace => fs::rename(&draft, path),
     });
     // One that was renamed is gone, and one that cannot be removed keeps nobody from going on.
     fs::remove_file(&draft).ok();
@@ -257,15 +262,15 @@ fn put(path: &Path, bytes: &[u8], mode: u32, existing: Existing) -> Result<(), F
         if error.kind() == io::ErrorKind::AlreadyExists {
             return FileError::Exists(path.to_owned());
         }
-        io(path)(error)
+        io_error(path)(error)
     })
 }
 
 /// Where a file is written before it takes the name `path`. Of several processes that make a new file at once
 /// each has its own; whoever replaces one also removes what a crash left behind.
-fn draft_of(path: &Path, existing: Existing) -> io::Result<PathBuf> {
+fn draft_path(path: &Path, existing: IfExists) -> io::Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    if existing == Existing::Replace {
+    if existing == IfExists::Replace {
         name.push(".new");
         let draft = path.with_file_name(name);
         return match fs::remove_file(&draft) {

@@ -16,7 +16,7 @@ use crate::bundle::TrustBundle;
 use crate::pem::{self, PemError};
 use crate::tls;
 use crate::trust::{Trust, TrustBundles};
-use crate::verify::{self, PeerIdentity, PeerVerifier, Usage, VerifyError};
+use crate::verify::{self, CertUsage, PeerIdentity, PeerVerifier, VerifyError};
 
 /// Why a chain and a key are not this node's identity.
 #[derive(Debug, thiserror::Error)]
@@ -152,8 +152,8 @@ pub(crate) fn verified(
     let nodes_by_id = nodes_by_id.clone();
     let trust = Trust { bundles, nodes_by_id, ..Trust::default() };
     let verifier = PeerVerifier::new(trust);
-    verifier.verify(leaf, intermediates, Usage::ServerAuth, now)?;
-    Ok(verifier.verify(leaf, intermediates, Usage::ClientAuth, now)?)
+    verifier.verify(leaf, intermediates, CertUsage::ServerAuth, now)?;
+    Ok(verifier.verify(leaf, intermediates, CertUsage::ClientAuth, now)?)
 }
 
 impl fmt::Debug for Identity {

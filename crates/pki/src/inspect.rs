@@ -12,10 +12,10 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::bundle::{self, BundleError};
-use crate::fields::Fields;
+use crate::fields::CertFields;
 use crate::pem::{self, PemError, printable};
 
-pub use self::findings::Finding;
+pub use self::findings::CertFinding;
 
 /// Why there is nothing to show.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,14 +62,14 @@ pub struct CertInfo {
     /// Valid up to this second.
     pub not_after: UnixTime,
     /// What speaks against it, the worst first.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<CertFinding>,
 }
 
 impl CertInfo {
     /// Is there a finding for which Adit would refuse it now?
     #[must_use]
     pub fn is_unusable(&self) -> bool {
-        self.findings.iter().any(Finding::is_unusable)
+        self.findings.iter().any(CertFinding::is_unusable)
     }
 }
 
@@ -87,20 +87,19 @@ pub fn inspect(bytes: &[u8], now: UnixTime) -> Result<Vec<CertInfo>, InspectErro
     };
     let mut all = Vec::new();
     for (i, certificate) in certificates.iter().enumerate() {
-        let info = one(certificate, now).ok_or(InspectError::Malformed(i + 1))?;
+        let info = inspect_one(certificate, now).ok_or(InspectError::Malformed(i + 1))?;
         all.push(info);
     }
     findings::compare(&mut all);
     Ok(all)
 }
 
-fn one(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<CertInfo> {
-    let fields = Fields::parse(certificate).ok()?;
+fn inspect_one(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<CertInfo> {
+    let fields = CertFields::parse(certificate).ok()?;
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let names = parsed
-        .subject_alternative_name()
-        .ok()?
-        .map_or_else(Vec::new, |names| names.value.general_names.iter().map(name).collect());
+    let names = parsed.subject_alternative_name().ok()?.map_or_else(Vec::new, |names| {
+        names.value.general_names.iter().map(general_name).collect()
+    });
     let uris: Vec<Option<SpiffeId>> = fields
         .uris
         .iter()
@@ -126,7 +125,7 @@ fn one(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<CertInfo> {
     Some(info)
 }
 
-fn name(name: &GeneralName<'_>) -> String {
+fn general_name(name: &GeneralName<'_>) -> String {
     let text = match name {
         GeneralName::URI(uri) => format!("URI:{uri}"),
         GeneralName::DNSName(name) => format!("DNS:{name}"),

@@ -34,4 +34,4 @@ pub use self::deny::DenyList;
 pub use self::identity::Identity;
 pub use self::request::SigningRequest;
 pub use self::trust::{Trust, TrustBundles};
-pub use self::verify::{PeerIdentity, PeerVerifier, Refused, Usage, VerifyError, peer_id};
+pub use self::verify::{CertUsage, PeerIdentity, PeerVerifier, RefusalCount, VerifyError, peer_id};

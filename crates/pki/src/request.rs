@@ -6,7 +6,7 @@ use adit_core::spiffe::SpiffeId;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use zeroize::Zeroizing;
 
-use crate::authority::{AuthorityError, KeyKind, crypto, key_pem};
+use crate::authority::{AuthorityError, KeyKind, crypto_error, key_pem};
 
 /// A PKCS #10 request (RFC 2986) and the key that it is about.
 pub struct SigningRequest {
@@ -23,9 +23,10 @@ impl SigningRequest {
         let key = kind.generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().map_err(crypto)?)];
-        let request = params.serialize_request(&key).map_err(crypto)?;
-        Ok(Self { pem: request.pem().map_err(crypto)?, key })
+        params.subject_alt_names =
+            vec![SanType::URI(id.as_str().try_into().map_err(crypto_error)?)];
+        let request = params.serialize_request(&key).map_err(crypto_error)?;
+        Ok(Self { pem: request.pem().map_err(crypto_error)?, key })
     }
 
     /// The request as PEM, for the authority.

@@ -67,7 +67,7 @@ pub fn server_config(
     let mut config = ServerConfig::builder_with_details(Arc::clone(provider()), Arc::clone(clock))
         .with_protocol_versions(VERSIONS)?
         .with_client_cert_verifier(Arc::clone(verifier) as _)
-        .with_cert_resolver(Arc::new(Presents(Arc::clone(identity))));
+        .with_cert_resolver(Arc::new(IdentityResolver(Arc::clone(identity))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -90,7 +90,7 @@ pub fn client_config(
         .with_protocol_versions(VERSIONS)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(verifier) as _)
-        .with_client_cert_resolver(Arc::new(Presents(Arc::clone(identity))));
+        .with_client_cert_resolver(Arc::new(IdentityResolver(Arc::clone(identity))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
@@ -100,15 +100,15 @@ pub fn client_config(
 
 /// Presents the identity that is current when a handshake begins.
 #[derive(Debug)]
-struct Presents(Arc<Current<Identity>>);
+struct IdentityResolver(Arc<Current<Identity>>);
 
-impl ResolvesServerCert for Presents {
+impl ResolvesServerCert for IdentityResolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.get().certified())
     }
 }
 
-impl ResolvesClientCert for Presents {
+impl ResolvesClientCert for IdentityResolver {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         Some(self.0.get().certified())
     }

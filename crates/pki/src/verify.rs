@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use adit_core::denied::DeniedPeer;
+use adit_core::deny_list::DeniedPeer;
 use adit_core::name::NodeName;
 use adit_core::spiffe::{Role, SpiffeId};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -29,11 +29,11 @@ use webpki::{EndEntityCert, KeyUsage};
 use crate::bundle::TrustBundle;
 use crate::current::Current;
 use crate::deny::DenyList;
-use crate::fields::{BadKey, Fields, KeyUsage as KeyUsageBits};
+use crate::fields::{CertFields, KeyProblem, KeyUsage as KeyUsageBits};
 use crate::trust::Trust;
 
 use self::error::ClaimedRefusal;
-pub use self::error::{Usage, VerifyError};
+pub use self::error::{CertUsage, VerifyError};
 
 /// The most intermediates that a peer may present: none for our own authorities, two or three for
 /// nested ones that operators bring along.
@@ -64,21 +64,21 @@ pub struct PeerIdentity {
 
 /// What an entry of the deny list has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusalCount {
     /// How often it refused, at handshakes and where connections were checked again.
     pub times: u64,
     /// Whom it refused last.
     pub last: SpiffeId,
 }
 
-impl Refused {
-    fn of(last: &SpiffeId) -> Self {
+impl RefusalCount {
+    fn new(last: &SpiffeId) -> Self {
         Self { times: 0, last: last.clone() }
     }
 }
 
 /// What is told of every refusal.
-type Observer = dyn Fn(&VerifyError) + Send + Sync;
+type RefusalObserver = dyn Fn(&VerifyError) + Send + Sync;
 
 /// Accepts the nodes of known clusters, and nobody else.
 pub struct PeerVerifier {
@@ -86,9 +86,9 @@ pub struct PeerVerifier {
     /// Counts the changes of `trust`.
     epoch: AtomicU64,
     /// How often each entry of the deny list has refused, and whom last; of entries only that are in force.
-    refused: Mutex<BTreeMap<DeniedPeer, Refused>>,
+    refused: Mutex<BTreeMap<DeniedPeer, RefusalCount>>,
     algorithms: WebPkiSupportedAlgorithms,
-    observer: Option<Box<Observer>>,
+    observer: Option<Box<RefusalObserver>>,
 }
 
 impl PeerVerifier {
@@ -117,7 +117,7 @@ impl PeerVerifier {
     /// Believes whom `trust` names, from the next handshake on. Connections that exist are the
     /// caller's to re-check, with [`PeerVerifier::verify`].
     pub fn set_trust(&self, trust: Trust) {
-        self.refusals().retain(|peer, _| trust.denied.has(peer));
+        self.refusals().retain(|peer, _| trust.denied.contains(peer));
         self.trust.set(trust);
         // After it: who sees the new number sees the new trust.
         self.epoch.fetch_add(1, Ordering::AcqRel);
@@ -125,11 +125,11 @@ impl PeerVerifier {
 
     /// How often an entry of the deny list has refused a peer since it is in force, and whom last.
     #[must_use]
-    pub fn refused(&self, peer: &DeniedPeer) -> Option<Refused> {
+    pub fn refused(&self, peer: &DeniedPeer) -> Option<RefusalCount> {
         self.refusals().get(peer).cloned()
     }
 
-    fn refusals(&self) -> MutexGuard<'_, BTreeMap<DeniedPeer, Refused>> {
+    fn refusals(&self) -> MutexGuard<'_, BTreeMap<DeniedPeer, RefusalCount>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -155,21 +155,21 @@ impl PeerVerifier {
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        usage: Usage,
+        usage: CertUsage,
         now: UnixTime,
     ) -> Result<PeerIdentity, VerifyError> {
-        let verdict = self.decide(leaf, intermediates, usage, now);
+        let verdict = self.verify_peer(leaf, intermediates, usage, now);
         if let (Err(refusal), Some(observer)) = (&verdict, &self.observer) {
             observer(refusal);
         }
         verdict
     }
 
-    fn decide(
+    fn verify_peer(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        usage: Usage,
+        usage: CertUsage,
         now: UnixTime,
     ) -> Result<PeerIdentity, VerifyError> {
         if intermediates.len() > MAX_INTERMEDIATES {
@@ -178,22 +178,23 @@ impl PeerVerifier {
         let trust = self.trust.get();
         let peer = read_identity(leaf)?;
         accept_role(&peer, &trust)?;
-        let verdict = self.judge(&trust, &peer, (leaf, intermediates), usage, now);
+        let verdict = self.verify_allowed(&trust, &peer, (leaf, intermediates), usage, now);
         if let Err(VerifyError::Denied(entry)) = &verdict {
             let mut refused = self.refusals();
-            let one = refused.entry(entry.peer.clone()).or_insert_with(|| Refused::of(&peer.id));
-            *one = Refused { times: one.times + 1, last: peer.id.clone() };
+            let one =
+                refused.entry(entry.peer.clone()).or_insert_with(|| RefusalCount::new(&peer.id));
+            *one = RefusalCount { times: one.times + 1, last: peer.id.clone() };
         }
         verdict.map(|()| peer)
     }
 
     /// Whether the path is good, and nothing of it denied.
-    fn judge(
+    fn verify_allowed(
         &self,
         trust: &Trust,
         peer: &PeerIdentity,
         (leaf, intermediates): (&CertificateDer<'_>, &[CertificateDer<'_>]),
-        usage: Usage,
+        usage: CertUsage,
         now: UnixTime,
     ) -> Result<(), VerifyError> {
         let domain = peer.id.trust_domain();
@@ -201,12 +202,12 @@ impl PeerVerifier {
             .bundles
             .get(domain)
             .ok_or_else(|| VerifyError::UnknownTrustDomain(domain.clone()))?;
-        let by = Against { bundle, denied: &trust.denied, algorithms: self.algorithms };
+        let by = PathContext { bundle, denied: &trust.denied, algorithms: self.algorithms };
         verify_path(leaf, intermediates, by, usage, now)?;
         check_leaf(leaf, usage)?;
         // Last, so that only who holds a certificate of the cluster learns of it.
         let shown = std::iter::once(leaf).chain(intermediates).map(|shown| &shown[..]);
-        match trust.denied.among(&peer.id, shown) {
+        match trust.denied.find(&peer.id, shown) {
             Some(entry) => Err(VerifyError::Denied(entry)),
             None => Ok(()),
         }
@@ -238,7 +239,7 @@ fn read_identity(leaf: &CertificateDer<'_>) -> Result<PeerIdentity, VerifyError>
             VerifyError::Malformed
         }
     })?;
-    let fields = Fields::parse(leaf).map_err(|_| VerifyError::Malformed)?;
+    let fields = CertFields::parse(leaf).map_err(|_| VerifyError::Malformed)?;
     let uri = match fields.uris.as_slice() {
         [] => return Err(VerifyError::NoId),
         [uri] => uri,
@@ -277,7 +278,7 @@ fn accept_role(peer: &PeerIdentity, trust: &Trust) -> Result<(), VerifyError> {
 
 /// What a path is verified against.
 #[derive(Clone, Copy)]
-struct Against<'a> {
+struct PathContext<'a> {
     bundle: &'a TrustBundle,
     denied: &'a DenyList,
     algorithms: WebPkiSupportedAlgorithms,
@@ -287,8 +288,8 @@ struct Against<'a> {
 fn verify_path(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-    Against { bundle, denied, algorithms }: Against<'_>,
-    usage: Usage,
+    PathContext { bundle, denied, algorithms }: PathContext<'_>,
+    usage: CertUsage,
     now: UnixTime,
 ) -> Result<(), VerifyError> {
     let (not_current, refused) = (Cell::new(None), OnceCell::new());
@@ -302,7 +303,7 @@ fn verify_path(
             not_current.set(Some((authority.not_before, authority.not_after)));
             return Err(webpki::Error::UnknownIssuer);
         }
-        if let Some(entry) = denied.certificate(bundle.domain(), authority.certificate()) {
+        if let Some(entry) = denied.find_certificate(bundle.domain(), authority.certificate()) {
             refused.get_or_init(|| entry);
             return Err(webpki::Error::UnknownIssuer);
         }
@@ -316,8 +317,8 @@ fn verify_path(
     };
     // The leaf must have the extension, see `check_leaf`; intermediates may leave it out.
     let needed = match usage {
-        Usage::ClientAuth => KeyUsage::client_auth(),
-        Usage::ServerAuth => KeyUsage::server_auth(),
+        CertUsage::ClientAuth => KeyUsage::client_auth(),
+        CertUsage::ServerAuth => KeyUsage::server_auth(),
     };
     EndEntityCert::try_from(leaf)
         .and_then(|leaf| {
@@ -348,8 +349,8 @@ fn verify_path(
 
 /// What SPIFFE asks of a leaf (X509-SVID §4.3, §5.2) and webpki does not: it runs on certificates that
 /// an authority signed, and can only refuse.
-fn check_leaf(leaf: &CertificateDer<'_>, usage: Usage) -> Result<(), VerifyError> {
-    let fields = Fields::parse(leaf).map_err(|_| VerifyError::Malformed)?;
+fn check_leaf(leaf: &CertificateDer<'_>, usage: CertUsage) -> Result<(), VerifyError> {
+    let fields = CertFields::parse(leaf).map_err(|_| VerifyError::Malformed)?;
     if fields.ca {
         return Err(VerifyError::AuthorityAsLeaf);
     }
@@ -362,8 +363,8 @@ fn check_leaf(leaf: &CertificateDer<'_>, usage: Usage) -> Result<(), VerifyError
         return Err(VerifyError::KeyUsage);
     }
     fields.key.check().map_err(|bad| match bad {
-        BadKey::Weak(bits) => VerifyError::WeakKey(bits),
-        BadKey::Unsupported => VerifyError::Algorithm,
+        KeyProblem::Weak(bits) => VerifyError::WeakKey(bits),
+        KeyProblem::Unsupported => VerifyError::Algorithm,
     })
 }
 
@@ -379,7 +380,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verdict = self.verify(end_entity, intermediates, Usage::ClientAuth, now);
+        let verdict = self.verify(end_entity, intermediates, CertUsage::ClientAuth, now);
         verdict.map_err(|why| why.claimed_by(end_entity))?;
         Ok(ClientCertVerified::assertion())
     }
@@ -416,7 +417,7 @@ impl ServerCertVerifier for PeerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verdict = self.verify(end_entity, intermediates, Usage::ServerAuth, now);
+        let verdict = self.verify(end_entity, intermediates, CertUsage::ServerAuth, now);
         verdict.map_err(|why| why.claimed_by(end_entity))?;
         Ok(ServerCertVerified::assertion())
     }

@@ -16,7 +16,7 @@
 //!   for as long as it likes.
 //!
 //! Windows and stalled streams have a budget of the same size each, so that neither starves the other: a
-//! peer's is [`Bounds::peer`] for each, and of [`Bounds::process`] each has a half.
+//! peer's is [`BufferLimits::peer`] for each, and of [`BufferLimits::process`] each has a half.
 //!
 //! [`Tuning::WINDOW_AT_FIRST`]: crate::Tuning::WINDOW_AT_FIRST
 //! [`Tuning::BASE_RECEIVE_WINDOW`]: crate::Tuning::BASE_RECEIVE_WINDOW
@@ -29,36 +29,36 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use adit_core::name::ClusterName;
 use tokio::sync::Notify;
 
-use self::ledger::Ledger;
-pub use self::ledger::{Bounds, Charges};
-pub use self::windows::Stall;
-pub(crate) use self::windows::{ConnectionWindows, Pair, WindowLimits, Windowed};
+use self::ledger::BudgetLedger;
+pub use self::ledger::{BufferCharges, BufferLimits};
+pub use self::windows::StallCharge;
+pub(crate) use self::windows::{ConnectionWindows, WindowLimits, WindowSizes, WindowedConnection};
 
 /// The budgets of one process. Cheap to clone; every clone is the same.
 #[derive(Debug, Clone)]
-pub struct BufferBudget(Arc<Mutex<Ledger>>);
+pub struct BufferBudget(Arc<Mutex<BudgetLedger>>);
 
 impl BufferBudget {
     /// Nothing is charged yet.
     #[must_use]
-    pub fn new(bounds: Bounds) -> Self {
-        let Bounds { process, peer } = bounds;
-        Self(Arc::new(Mutex::new(Ledger::new(Bounds { process: process / 2, peer }))))
+    pub fn new(bounds: BufferLimits) -> Self {
+        let BufferLimits { process, peer } = bounds;
+        Self(Arc::new(Mutex::new(BudgetLedger::new(BufferLimits { process: process / 2, peer }))))
     }
 
     /// Everything that is charged at present.
     #[must_use]
-    pub fn charges(&self) -> Charges {
+    pub fn charges(&self) -> BufferCharges {
         self.ledger().charges()
     }
 
     /// The charges of one peer cluster.
     #[must_use]
-    pub fn charges_of(&self, cluster: &ClusterName) -> Charges {
+    pub fn charges_of(&self, cluster: &ClusterName) -> BufferCharges {
         self.ledger().charges_of(cluster)
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    fn ledger(&self) -> MutexGuard<'_, BudgetLedger> {
         // The ledger is only ever changed by code that cannot panic half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

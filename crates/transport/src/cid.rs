@@ -27,13 +27,13 @@ use quinn_proto::InvalidCid;
 use siphasher::sip::SipHasher24;
 
 /// The length of every connection ID that this node gives out, in bytes.
-pub(crate) const LEN: usize = 12;
-const NONCE: usize = 6;
-const SEALED: usize = 8;
+pub(crate) const CID_LEN: usize = 12;
+const NONCE_LEN: usize = 6;
+const SEALED_LEN: usize = 8;
 
 /// Where a connection lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Route {
+pub(crate) struct CidRoute {
     /// Which process, of those that share a listening address.
     pub(crate) generation: u8,
     /// Which of that process's endpoints.
@@ -53,35 +53,35 @@ impl CidKey {
     }
 
     /// The ID of a route. Each needs a nonce of its own.
-    pub(crate) fn seal(&self, route: Route, nonce: [u8; NONCE]) -> [u8; LEN] {
-        let mut id = [0; LEN];
-        id[..NONCE].copy_from_slice(&nonce);
+    pub(crate) fn seal_route(&self, route: CidRoute, nonce: [u8; NONCE_LEN]) -> [u8; CID_LEN] {
+        let mut id = [0; CID_LEN];
+        id[..NONCE_LEN].copy_from_slice(&nonce);
         let masked = u16::from_le_bytes([route.generation, route.core]) ^ self.mask(&id);
-        id[NONCE..SEALED].copy_from_slice(&masked.to_le_bytes());
+        id[NONCE_LEN..SEALED_LEN].copy_from_slice(&masked.to_le_bytes());
         let mac = self.mac(&id);
-        id[SEALED..].copy_from_slice(&mac.to_le_bytes());
+        id[SEALED_LEN..].copy_from_slice(&mac.to_le_bytes());
         id
     }
 
     /// The route inside an ID that this node made; `None` for every other.
-    pub(crate) fn open(&self, id: &[u8; LEN]) -> Option<Route> {
+    pub(crate) fn open_route(&self, id: &[u8; CID_LEN]) -> Option<CidRoute> {
         let claimed = u32::from_le_bytes(*id.last_chunk()?);
         if claimed != self.mac(id) {
             return None;
         }
         let [generation, core] =
-            (u16::from_le_bytes([id[NONCE], id[NONCE + 1]]) ^ self.mask(id)).to_le_bytes();
-        Some(Route { generation, core })
+            (u16::from_le_bytes([id[NONCE_LEN], id[NONCE_LEN + 1]]) ^ self.mask(id)).to_le_bytes();
+        Some(CidRoute { generation, core })
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "a PRF's output is cut to what is needed")]
-    fn mac(&self, id: &[u8; LEN]) -> u32 {
-        self.mac.hash(&id[..SEALED]) as u32
+    fn mac(&self, id: &[u8; CID_LEN]) -> u32 {
+        self.mac.hash(&id[..SEALED_LEN]) as u32
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "a PRF's output is cut to what is needed")]
-    fn mask(&self, id: &[u8; LEN]) -> u16 {
-        self.mask.hash(&id[..NONCE]) as u16
+    fn mask(&self, id: &[u8; CID_LEN]) -> u16 {
+        self.mask.hash(&id[..NONCE_LEN]) as u16
     }
 }
 
@@ -89,12 +89,12 @@ impl CidKey {
 ///
 /// Packets with a short header carry no length (RFC 9000 §17.3); those with a long one may carry an ID
 /// that the client invented for its first flight.
-pub(crate) fn destination(datagram: &[u8]) -> Option<&[u8; LEN]> {
+pub(crate) fn destination(datagram: &[u8]) -> Option<&[u8; CID_LEN]> {
     const LONG_HEADER: u8 = 0x80;
     const LONG_ID_AT: usize = 6;
     let at = if datagram.first()? & LONG_HEADER == 0 {
         1
-    } else if usize::from(*datagram.get(LONG_ID_AT - 1)?) == LEN {
+    } else if usize::from(*datagram.get(LONG_ID_AT - 1)?) == CID_LEN {
         LONG_ID_AT
     } else {
         return None;
@@ -106,9 +106,9 @@ pub(crate) fn destination(datagram: &[u8]) -> Option<&[u8; LEN]> {
 /// connection is to be tuned. The acceptor must know that before TLS has said anything. It is a wish
 /// of an unknown, so it must decide nothing else; Retry keeps it.
 pub(crate) fn first_flight(class: Class) -> ConnectionId {
-    let mut id = [0; FIRST_LEN];
+    let mut id = [0; FIRST_CID_LEN];
     getrandom::fill(&mut id).expect("the system gives random bytes once it has started");
-    id[FIRST_LEN - 1] = match class {
+    id[FIRST_CID_LEN - 1] = match class {
         Class::Interactive => 0,
         Class::Bulk => BULK,
     };
@@ -117,7 +117,7 @@ pub(crate) fn first_flight(class: Class) -> ConnectionId {
 
 /// The class that [`first_flight`] put into an ID.
 pub(crate) fn class_of(first: &ConnectionId) -> Class {
-    if first.len() == FIRST_LEN && first[FIRST_LEN - 1] == BULK {
+    if first.len() == FIRST_CID_LEN && first[FIRST_CID_LEN - 1] == BULK {
         Class::Bulk
     } else {
         Class::Interactive
@@ -125,32 +125,32 @@ pub(crate) fn class_of(first: &ConnectionId) -> Class {
 }
 
 /// The longest ID that QUIC version 1 allows: of another length than ours, and never mistaken for one.
-const FIRST_LEN: usize = 20;
+const FIRST_CID_LEN: usize = 20;
 const BULK: u8 = 1;
 
 /// Gives quinn its IDs: those of one endpoint.
 #[derive(Clone)]
-pub(crate) struct Generator {
+pub(crate) struct CidGenerator {
     pub(crate) key: CidKey,
-    pub(crate) route: Route,
+    pub(crate) route: CidRoute,
 }
 
-impl ConnectionIdGenerator for Generator {
+impl ConnectionIdGenerator for CidGenerator {
     fn generate_cid(&mut self) -> ConnectionId {
-        let mut nonce = [0; NONCE];
+        let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).expect("the system gives random bytes once it has started");
-        ConnectionId::new(&self.key.seal(self.route, nonce))
+        ConnectionId::new(&self.key.seal_route(self.route, nonce))
     }
 
     /// Any ID of this node is good, of any core and any generation: one whose connection is gone is
     /// answered with a stateless reset, which is how peers notice a restart.
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
-        let id = id.first_chunk().filter(|_| id.len() == LEN).ok_or(InvalidCid)?;
-        self.key.open(id).map(drop).ok_or(InvalidCid)
+        let id = id.first_chunk().filter(|_| id.len() == CID_LEN).ok_or(InvalidCid)?;
+        self.key.open_route(id).map(drop).ok_or(InvalidCid)
     }
 
     fn cid_len(&self) -> usize {
-        LEN
+        CID_LEN
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {
@@ -173,27 +173,28 @@ mod tests {
 
     #[test]
     fn destinations_are_found_in_both_headers() {
-        let id = [7; LEN];
+        let id = [7; CID_LEN];
         assert_eq!(destination(&[&[0x40][..], &id, &[0; 20]].concat()), Some(&id));
         assert_eq!(destination(&long(&id)), Some(&id));
         assert_eq!(destination(&long(&[7; 20])), None);
         assert_eq!(destination(&long(&[7; 8])), None);
-        for short in [&[][..], &[0x40], &[0x40; LEN], &[0xc0; 5], &[0xc0, 0, 0, 0, 1, 12, 7]] {
+        for short in [&[][..], &[0x40], &[0x40; CID_LEN], &[0xc0; 5], &[0xc0, 0, 0, 0, 1, 12, 7]] {
             assert_eq!(destination(short), None, "{short:x?}");
         }
     }
 
     #[test]
     fn ids_of_one_endpoint_share_nothing_visible() {
-        let mut generator = Generator { key: key(1), route: Route { generation: 3, core: 1 } };
+        let mut generator =
+            CidGenerator { key: key(1), route: CidRoute { generation: 3, core: 1 } };
         let ids: Vec<_> = (0..256).map(|_| generator.generate_cid()).collect();
         // Each byte of 256 IDs takes many values; a constant one would tie them together.
-        for at in 0..LEN {
+        for at in 0..CID_LEN {
             let values: std::collections::HashSet<u8> = ids.iter().map(|id| id[at]).collect();
             assert!(values.len() > 100, "byte {at} has {} values", values.len());
         }
         assert!(ids.iter().all(|id| generator.validate(id).is_ok()));
-        let stranger = Generator { key: key(9), ..generator };
+        let stranger = CidGenerator { key: key(9), ..generator };
         assert!(ids.iter().all(|id| stranger.validate(id).is_err()));
     }
 
@@ -208,28 +209,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_route_survives_the_round_trip(generation: u8, core: u8, nonce: [u8; NONCE]) {
-            let route = Route { generation, core };
-            prop_assert_eq!(key(1).open(&key(1).seal(route, nonce)), Some(route));
+        fn a_route_survives_the_round_trip(generation: u8, core: u8, nonce: [u8; NONCE_LEN]) {
+            let route = CidRoute { generation, core };
+            prop_assert_eq!(key(1).open_route(&key(1).seal_route(route, nonce)), Some(route));
         }
 
         #[test]
-        fn a_changed_id_is_refused(core: u8, nonce: [u8; NONCE], bit in 0..LEN * 8) {
-            let mut id = key(1).seal(Route { generation: 0, core }, nonce);
+        fn a_changed_id_is_refused(core: u8, nonce: [u8; NONCE_LEN], bit in 0..CID_LEN * 8) {
+            let mut id = key(1).seal_route(CidRoute { generation: 0, core }, nonce);
             id[bit / 8] ^= 1 << (bit % 8);
-            prop_assert_eq!(key(1).open(&id), None);
+            prop_assert_eq!(key(1).open_route(&id), None);
         }
 
         #[test]
-        fn a_strangers_id_is_refused(id: [u8; LEN], nonce: [u8; NONCE]) {
-            prop_assert_eq!(key(1).open(&id), None);
-            let foreign = key(5).seal(Route { generation: 0, core: 0 }, nonce);
-            prop_assert_eq!(key(1).open(&foreign), None);
+        fn a_strangers_id_is_refused(id: [u8; CID_LEN], nonce: [u8; NONCE_LEN]) {
+            prop_assert_eq!(key(1).open_route(&id), None);
+            let foreign = key(5).seal_route(CidRoute { generation: 0, core: 0 }, nonce);
+            prop_assert_eq!(key(1).open_route(&foreign), None);
         }
 
         #[test]
         fn any_datagram_is_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let _ = destination(&bytes).map(|id| key(1).open(id));
+            let _ = destination(&bytes).map(|id| key(1).open_route(id));
         }
     }
 }

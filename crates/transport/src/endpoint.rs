@@ -1,7 +1,7 @@
 //! A node's QUIC endpoints: one per worker where it is dialled, one per dial where it dials.
 //!
 //! * [`Endpoints`]: binds, accepts, dials, ends. * [`Incoming`]: a peer that knocks, after the limits.
-//! * [`Connection`]: an authenticated peer. * [`Worker`]: the runtime on which all of it lives.
+//! * [`QuicConnection`]: an authenticated peer. * [`Worker`]: the runtime on which all of it lives.
 //!
 //! A worker's endpoint, its connections and their timers all run on that worker's runtime, so that a
 //! packet meets one core from the socket to the stream. Every dial has a socket and a source port of its
@@ -14,8 +14,8 @@ mod closed;
 mod connection;
 mod counters;
 mod dial;
-mod gate;
 mod handover;
+mod handshake_limiter;
 mod listen;
 mod worker;
 
@@ -34,59 +34,59 @@ use tokio_util::task::TaskTracker;
 pub(crate) use self::accept::UNHEARD_TIMEOUT;
 pub use self::accept::{AcceptError, Incoming};
 pub use self::bind::BindError;
-pub use self::closed::{By, Closed};
-pub use self::connection::{Connection, OpenError, Stats};
-pub use self::counters::Counters;
-pub use self::dial::{Dial, DialError};
-use self::gate::Gate;
+pub use self::closed::{CloseReason, ClosedBy};
+pub use self::connection::{ConnectionStats, OpenBiError, QuicConnection};
+pub use self::counters::EndpointCounters;
+pub use self::dial::{DialError, DialRequest};
 pub use self::handover::UdpInheritance;
+use self::handshake_limiter::HandshakeLimiter;
 pub use self::worker::Worker;
-use crate::net::Net;
-use crate::secret::Keys;
-use crate::socket::{ElderProcesses, Leg, Passed, Scratch};
+use crate::network::UdpNetwork;
+use crate::secret::SecretKeys;
+use crate::socket::{ForwardCounters, Predecessors, RecvBuffer, WorkerSocket};
 use crate::tls::Tls;
 use crate::tuning::Tuning;
 
 /// A node's QUIC endpoints. Cheap to clone; they live until the last clone and the last connection are
 /// gone.
 #[derive(Debug, Clone)]
-pub struct Endpoints(Arc<Shared>);
+pub struct Endpoints(Arc<EndpointsInner>);
 
-struct Shared {
-    net: Arc<dyn Net>,
+struct EndpointsInner {
+    net: Arc<dyn UdpNetwork>,
     tuning: Tuning,
     tls: Tls,
-    keys: Keys,
+    keys: SecretKeys,
     workers: Vec<Worker>,
     /// For each worker, its endpoint on each listening address.
     servers: Vec<Vec<quinn::Endpoint>>,
     /// What peers are answered with, by the class that their first packet asks for.
-    answers: accept::Answers,
+    server_configs: accept::ServerConfigs,
     addresses: Vec<SocketAddr>,
-    legs: Vec<Arc<Leg>>,
+    worker_sockets: Vec<Arc<WorkerSocket>>,
     /// Endpoints on inherited addresses at which this process does not listen any more: they read for the
     /// processes that still have connections there.
     retired: Vec<quinn::Endpoint>,
     /// The listening sockets once more, by their addresses, for a successor.
     sockets: Vec<(SocketAddr, Vec<OwnedFd>)>,
-    elders: Arc<ElderProcesses>,
+    predecessors: Arc<Predecessors>,
     /// Another process reads the listening sockets.
-    aside: Arc<AtomicBool>,
+    reading_paused: Arc<AtomicBool>,
     forwarded: Mutex<Option<handover::ForwardedInbox>>,
     /// The listening sockets, by the numbers that [`adit_host::udp::drops`] knows.
     inodes: Vec<u64>,
-    gate: Arc<Gate>,
-    passed: Arc<Passed>,
+    handshake_limiter: Arc<HandshakeLimiter>,
+    forward_counters: Arc<ForwardCounters>,
     /// For each worker, what its dials receive through.
-    scratches: Vec<Arc<Scratch>>,
+    recv_buffers: Vec<Arc<RecvBuffer>>,
     /// The drivers of what was dialled.
     dialled: TaskTracker,
     /// Tokens that peers gave, so that the next dial need not prove its address again.
     tokens: Arc<quinn::TokenMemoryCache>,
-    /// Endpoints made so far, for [`Net::seed`].
-    made: AtomicU64,
-    /// Connections made so far, for [`Connection::id`].
-    connections: AtomicU64,
+    /// Endpoints made so far, for [`UdpNetwork::rng_seed`].
+    endpoints_made: AtomicU64,
+    /// Connections made so far, for [`QuicConnection::id`].
+    connections_made: AtomicU64,
     draining: AtomicBool,
 }
 
@@ -110,7 +110,7 @@ impl Endpoints {
     }
 
     /// Who decides about peers.
-    pub(crate) fn verifier(&self) -> &PeerVerifier {
+    pub(crate) fn peer_verifier(&self) -> &PeerVerifier {
         &self.0.tls.verifier
     }
 
@@ -154,12 +154,12 @@ impl Endpoints {
 
     /// What has happened so far.
     #[must_use]
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> EndpointCounters {
         self.0.counters()
     }
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for EndpointsInner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("addresses", &self.addresses).finish_non_exhaustive()
     }

@@ -2,51 +2,51 @@
 //!
 //! [`Links`] is what the rest of the process sees. Below it, each piece in a file of its own:
 //!
-//! * one connection: [`hello`] (who is there), [`session`] (from hello to end), [`accept`],
+//! * one connection: [`handshake`] (who is there), [`session`] (from hello to end), [`accept`],
 //!   [`misuse`] (what its peer opens in vain);
-//! * all connections: [`register`] of [`conn`] (which there are), [`seats`] (how many there may be),
-//!   [`pool`] (which one a stream takes), [`drain`], [`successor`] (a node's next
-//!   process), [`doubled`] and [`boots`] (one that has two);
-//! * dialling: [`dial`] (one attempt), [`dials`] (what attempts came to), [`losses`] (what was lost),
-//!   both in [`recent`] (how much of it is kept), [`faults`] (how peers' handshakes fail), [`reach`] (why a
-//!   cluster cannot be reached), [`standing`] (what is kept);
+//! * all connections: [`table`] of [`connection`] (which there are), [`permits`] (how many there may be),
+//!   [`open`] (which one a stream takes), [`drain`], [`successor`] (a node's next
+//!   process), [`duplicate_identity`] and [`boot_history`] (one that has two);
+//! * dialling: [`attempt`] (one attempt), [`dial_history`] (what attempts came to), [`disconnects`] (what was lost),
+//!   both in [`recent_nodes`] (how much of it is kept), [`handshake_faults`] (how peers' handshakes fail), [`unreachable`] (why a
+//!   cluster cannot be reached), [`reconcile`] (what is kept);
 //! * [`reports`]: our own controller asks how this node is;
-//! * state: [`feeds`] (what we tell), [`publish`] (telling it), [`learn`] (hearing it), [`allowance`] (how
+//! * state: [`publisher`] (what we tell), [`publish_stream`] (telling it), [`subscriber`] (hearing it), [`receive_budget`] (how
 //!   much of it), [`views`] (what was heard).
 //!
 //! What is decided here is decided by functions of `adit_core` (`admission`, `announce`, `choose`). No
 //! byte of an application is looked at, and nothing is read of a data stream but its first byte.
 
 mod accept;
-mod allowance;
-mod boots;
-mod conn;
-mod dial;
-mod dials;
-mod doubled;
+mod attempt;
+mod boot_history;
+mod connection;
+mod credit_streams;
+mod dial_history;
+mod disconnects;
 mod drain;
-mod faults;
-mod feeds;
-mod grants;
-mod hello;
-mod learn;
-mod local;
-mod losses;
-mod messages;
+mod duplicate_identity;
+mod handshake;
+mod handshake_faults;
+mod message_reader;
 mod metrics;
 mod misuse;
-mod pool;
-mod publish;
-mod reach;
-mod recent;
-mod register;
+mod open;
+mod permits;
+mod publish_stream;
+mod publisher;
+mod receive_budget;
+mod recent_nodes;
+mod reconcile;
 mod reports;
-mod seats;
 mod session;
+mod settings;
 mod shared;
-mod standing;
 mod status;
+mod subscriber;
 mod successor;
+mod table;
+mod unreachable;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,16 +64,16 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use self::conn::InUse;
-pub use self::dials::DialRecord;
-pub use self::doubled::OwnDouble;
-pub use self::local::{Clock, Local, Random, ReportAnswer, Settings};
+use self::connection::StreamGuard;
+pub use self::dial_history::DialRecord;
+pub use self::duplicate_identity::OwnDuplicate;
 pub use self::metrics::{
     begin as begin_metrics, begin_link as begin_link_metrics, describe as describe_metrics,
 };
 pub use self::misuse::{MisuseStatus, NEVER_ASKED_WITHIN};
-use self::shared::{Known, Shared, Stages, Work};
-pub use self::status::{Alternating, ConnectionStatus, LinkState, LinkStatus, Status};
+pub use self::settings::{LinkContext, LinkSettings, RandomSource, ReportAnswer, UnixClock};
+use self::shared::{ClusterKnowledge, LinkRuntime, LinksInner, ShutdownStages};
+pub use self::status::{AlternatingNodes, ConnectionStatus, LinkState, LinkStatus, LinksStatus};
 pub use self::views::LinkView;
 use crate::budget::BufferBudget;
 use crate::endpoint::Endpoints;
@@ -82,7 +82,7 @@ use crate::stream::{RecvStream, SendStream};
 
 /// A data stream. Its kind byte has been sent, or read; the stream header comes next.
 #[derive(Debug)]
-pub struct Stream {
+pub struct PeerStream {
     /// Towards the peer.
     pub send: SendStream,
     /// From the peer.
@@ -93,10 +93,10 @@ pub struct Stream {
     pub worker: usize,
 }
 
-impl Stream {
+impl PeerStream {
     /// While either half lives the connection counts as used.
-    fn new(mut send: SendStream, mut recv: RecvStream, using: InUse) -> Self {
-        let conn = using.conn();
+    fn new(mut send: SendStream, mut recv: RecvStream, using: StreamGuard) -> Self {
+        let conn = using.connection();
         let (peer, worker) = (Arc::clone(&conn.peer), conn.quic.worker().index());
         let using = Arc::new(using);
         send.hold(Arc::clone(&using) as _);
@@ -106,15 +106,15 @@ impl Stream {
 }
 
 /// Serves the data streams that peers open.
-pub trait Serve: Send + Sync + 'static {
+pub trait ServeStream: Send + Sync + 'static {
     /// Serves one stream, from its header to its end. Runs on the stream's worker, in a task of its own;
     /// what it leaves unfinished is reset.
-    fn serve(&self, stream: Stream) -> Pin<Box<dyn Future<Output = Served> + Send>>;
+    fn serve(&self, stream: PeerStream) -> Pin<Box<dyn Future<Output = ServeOutcome> + Send>>;
 }
 
 /// What came of a peer's stream, as far as the peer answers for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Served {
+pub enum ServeOutcome {
     /// It was carried, or failed by nobody's fault or ours.
     Used,
     /// The peer's node opened it in vain: it asked for what it may not have, broke the protocol, or gave
@@ -122,7 +122,7 @@ pub enum Served {
     InVain(Code),
 }
 
-impl Served {
+impl ServeOutcome {
     /// What a refusal by this side comes to: in vain, where the peer asked for what it may not have or
     /// broke the protocol. That a backend is gone, or this node goes away, is not the peer's doing.
     #[must_use]
@@ -144,7 +144,7 @@ impl Served {
 /// Why no stream was opened. Nothing was sent, so another node may be tried where the code says so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub struct OpenError {
+pub struct OpenStreamError {
     /// The reason, as one of the list.
     pub code: Code,
     /// For people: what was tried, and what it came to.
@@ -153,7 +153,7 @@ pub struct OpenError {
 
 /// A node's links. Cheap to clone; they last until [`Links::drain`], and go on without a handle.
 #[derive(Clone)]
-pub struct Links(Arc<Shared>);
+pub struct Links(Arc<LinksInner>);
 
 impl Links {
     /// Begins: accepts peers on all workers, and keeps the standing connections that `snapshot` asks for,
@@ -164,37 +164,41 @@ impl Links {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn start(
-        local: Local,
+        local: LinkContext,
         endpoints: Endpoints,
         snapshot: watch::Receiver<Arc<Snapshot>>,
-        serve: Arc<dyn Serve>,
+        serve: Arc<dyn ServeStream>,
     ) -> Self {
         let budget = BufferBudget::new(local.settings.buffers);
-        let shared = Arc::new(Shared {
-            local,
+        let shared = Arc::new(LinksInner {
+            context: local,
             endpoints,
-            known: Known { snapshot, views: Default::default(), feeds: Default::default() },
-            register: Default::default(),
-            work: Work {
+            knowledge: ClusterKnowledge {
+                snapshot,
+                views: Default::default(),
+                publishers: Default::default(),
+            },
+            connections: Default::default(),
+            runtime: LinkRuntime {
                 tasks: TaskTracker::new(),
-                control: Handle::current(),
-                stages: Stages::default(),
+                control_runtime: Handle::current(),
+                shutdown: ShutdownStages::default(),
                 serve,
-                dials: Default::default(),
+                dial_history: Default::default(),
                 metrics: Default::default(),
                 budget,
                 misuse: Default::default(),
-                faults: Default::default(),
-                double: Default::default(),
+                handshake_faults: Default::default(),
+                duplicate: Default::default(),
                 report: Default::default(),
             },
         });
         for worker in shared.endpoints.workers() {
             let accepting = accept::run(Arc::clone(&shared), worker.index());
-            shared.work.tasks.spawn_on(accepting, worker.handle());
+            shared.runtime.tasks.spawn_on(accepting, worker.handle());
         }
-        let supervising = standing::supervise(Arc::clone(&shared));
-        shared.work.tasks.spawn_on(supervising, &shared.work.control);
+        let supervising = reconcile::run(Arc::clone(&shared));
+        shared.runtime.tasks.spawn_on(supervising, &shared.runtime.control_runtime);
         Self(shared)
     }
 
@@ -202,7 +206,7 @@ impl Links {
     /// there, else over one that is dialled for it. A caller that waits may give up at any time.
     ///
     /// # Errors
-    /// [`OpenError`]. [`Code::LinkDown`] where the node cannot be reached, which is said at once where it is
+    /// [`OpenStreamError`]. [`Code::LinkDown`] where the node cannot be reached, which is said at once where it is
     /// known; [`Code::OpenTimeout`] where its connections have no room; [`Code::Draining`] where it, or
     /// this node, is going away.
     ///
@@ -214,77 +218,77 @@ impl Links {
         cluster: &ClusterName,
         node: &NodeName,
         lane: Class,
-    ) -> Result<Stream, OpenError> {
+    ) -> Result<PeerStream, OpenStreamError> {
         self.0.open(worker, (cluster, node), lane, StreamKind::Data).await
     }
 
     /// The nodes of `cluster` with which there is a connection that takes new streams, in order of name.
     #[must_use]
     pub fn connected(&self, cluster: &ClusterName) -> Vec<NodeName> {
-        self.0.register.connected(cluster)
+        self.0.connections.connected(cluster)
     }
 
     /// The first of these nodes of `cluster` to which a stream is worth a try: it is connected, or it can
     /// be dialled and was not found dead moments ago. One look at all connections answers for all of
     /// them; how many there are does not matter.
     #[must_use]
-    pub fn first_in_reach<'a>(
+    pub fn first_reachable<'a>(
         &self,
         cluster: &ClusterName,
         nodes: &[&'a NodeName],
     ) -> Option<&'a NodeName> {
-        self.0.first_in_reach(cluster, nodes)
+        self.0.first_reachable(cluster, nodes)
     }
 
     /// A node of `cluster` with which there is a connection that takes new streams: the first by name that
     /// is not one of `except`.
     #[must_use]
     pub fn other_connected(&self, cluster: &ClusterName, except: &[NodeName]) -> Option<NodeName> {
-        self.0.register.other_connected(cluster, except)
+        self.0.connections.other_connected(cluster, except)
     }
 
     /// What linked clusters say of themselves. Wakes at each change of a view or its source; that a view
     /// was confirmed makes it younger silently.
     #[must_use]
     pub fn views(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, LinkView>>> {
-        self.0.known.views.subscribe()
+        self.0.knowledge.views.subscribe()
     }
 
     /// What peers may have this node hold at present, in bytes.
     #[must_use]
     pub fn buffers(&self) -> &BufferBudget {
-        &self.0.work.budget
+        &self.0.runtime.budget
     }
 
     /// Has the controller of our own cluster answered with what `report` says, encoded, whenever it asks. What it
     /// tells with the question is the argument: empty from an earlier version. The first
     /// call counts; until then the answer is that nothing is wrong.
     pub fn answer_reports(&self, report: ReportAnswer) {
-        drop(self.0.work.report.set(report));
+        drop(self.0.runtime.report.set(report));
     }
 
     /// Asks a node of our own cluster how it is, and tells it `question`, encoded. Only the controller is answered.
     ///
     /// # Errors
-    /// [`OpenError`]: the node cannot be reached or is of a version that does not answer
+    /// [`OpenStreamError`]: the node cannot be reached or is of a version that does not answer
     /// ([`Code::VersionMismatch`]), or what it says is no report ([`Code::ProtocolError`]).
     pub async fn ask_report(
         &self,
         node: &NodeName,
         question: &[u8],
-    ) -> Result<NodeReport, OpenError> {
+    ) -> Result<NodeReport, OpenStreamError> {
         self.0.ask_report(node, question).await
     }
 
     /// Another living process that has this one's name, as was said lately by our own cluster, or found.
     #[must_use]
-    pub fn own_double(&self) -> Option<OwnDouble> {
-        self.0.own_double()
+    pub fn own_duplicate(&self) -> Option<OwnDuplicate> {
+        self.0.own_duplicate()
     }
 
     /// How everything is doing.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> LinksStatus {
         self.0.status()
     }
 
@@ -292,13 +296,13 @@ impl Links {
     /// is given, no longer believes: at once where the peer is denied; else they take nothing new from now on and
     /// have ten seconds, in which a peer with a good certificate makes new ones. To be called every few seconds, and with the verifier whenever its
     /// trust has changed. A connection does not learn that its peer's certificate was renewed.
-    pub fn recheck(&self, verifier: Option<&PeerVerifier>, now: UnixTime) {
+    pub fn recheck_certificates(&self, verifier: Option<&PeerVerifier>, now: UnixTime) {
         let mut told: BTreeMap<String, (usize, BTreeSet<String>)> = BTreeMap::new();
-        for (conn, _) in self.0.register.all() {
+        for (conn, _) in self.0.connections.all() {
             let ended = now > conn.quic.identity().not_after;
             let verified = verifier.map_or(Ok(()), |v| conn.quic.verify(v, now));
             if let Err(refusal) = &verified {
-                if !self.0.stop_believing(&conn, refusal) {
+                if !self.0.begin_distrust(&conn, refusal) {
                     continue;
                 }
                 let (count, peers) = told.entry(refusal.to_string()).or_default();
@@ -333,6 +337,6 @@ impl Links {
 
 impl std::fmt::Debug for Links {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Links").field("connections", &self.0.register.all().len()).finish()
+        f.debug_struct("Links").field("connections", &self.0.connections.all().len()).finish()
     }
 }

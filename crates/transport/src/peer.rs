@@ -38,7 +38,7 @@ pub struct PeerInfo {
     /// Its process.
     pub boot: BootId,
     /// What the connection is for.
-    pub lane: Class,
+    pub class: Class,
     /// Whether we dialled it.
     pub dialled: bool,
     /// Which of its dialler's parallel connections of the lane it is.
@@ -46,7 +46,7 @@ pub struct PeerInfo {
     /// What its hello said that it can do beyond its version, as bits; see [`adit_core::wire::control`].
     pub capabilities: u64,
     /// Bytes that it takes on one stream before it grants more; 0 where it grants none. See
-    /// [`adit_core::wire::grant`].
+    /// [`adit_core::wire::credit`].
     pub stream_window: u64,
     /// Where the peer was when the connection was made. A peer behind a NAT may move.
     pub remote: SocketAddr,

@@ -11,18 +11,18 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use adit_pki::files::{self, Existing, FileError};
+use adit_pki::files::{self, FileError, IfExists};
 use aws_lc_rs::{hkdf, hmac};
 use zeroize::Zeroizing;
 
 use crate::cid::CidKey;
 
 /// The secret's file inside the identity folder.
-pub const FILE: &str = "node.secret";
+pub const SECRET_FILE: &str = "node.secret";
 
-const LEN: usize = 32;
+const SECRET_LEN: usize = 32;
 /// HKDF's salt (RFC 5869 §3.1): a constant that no other use of the same bytes would have.
-const SALT: &[u8] = b"adit node secret, version 1";
+const KEY_SALT: &[u8] = b"adit node secret, version 1";
 
 /// Why there is no usable secret.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,9 @@ pub enum SecretError {
     #[error(transparent)]
     File(#[from] FileError),
     /// It is not of the right length: not made by this program, or cut off.
-    #[error("{path} must hold {LEN} bytes and holds {found}: remove it, a new one will be made")]
+    #[error(
+        "{path} must hold {SECRET_LEN} bytes and holds {found}: remove it, a new one will be made"
+    )]
     Length {
         /// Which file.
         path: String,
@@ -45,7 +47,7 @@ pub enum SecretError {
 
 /// A node's secret. It is shown nowhere and wiped when dropped.
 #[derive(Clone)]
-pub struct NodeSecret(Zeroizing<[u8; LEN]>);
+pub struct NodeSecret(Zeroizing<[u8; SECRET_LEN]>);
 
 impl NodeSecret {
     /// Reads the secret of a node's identity folder, and makes it where there is none yet.
@@ -56,7 +58,7 @@ impl NodeSecret {
     /// # Errors
     /// [`SecretError`], see there.
     pub fn load_or_create(folder: &Path) -> Result<Self, SecretError> {
-        let path = folder.join(FILE);
+        let path = folder.join(SECRET_FILE);
         match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Self::random()?.store(&path)?;
@@ -65,9 +67,8 @@ impl NodeSecret {
             Ok(_) | Err(_) => {}
         }
         let bytes = files::read_key(&path)?;
-        let exact = <[u8; LEN]>::try_from(bytes.as_slice()).map_err(|_| SecretError::Length {
-            path: path.display().to_string(),
-            found: bytes.len(),
+        let exact = <[u8; SECRET_LEN]>::try_from(bytes.as_slice()).map_err(|_| {
+            SecretError::Length { path: path.display().to_string(), found: bytes.len() }
         })?;
         Ok(Self::from_bytes(exact))
     }
@@ -78,28 +79,28 @@ impl NodeSecret {
     /// # Errors
     /// [`SecretError::Random`].
     pub fn random() -> Result<Self, SecretError> {
-        let mut bytes = Zeroizing::new([0; LEN]);
+        let mut bytes = Zeroizing::new([0; SECRET_LEN]);
         getrandom::fill(&mut *bytes).map_err(SecretError::Random)?;
         Ok(Self(bytes))
     }
 
     /// The secret with these bytes.
     #[must_use]
-    pub fn from_bytes(bytes: [u8; LEN]) -> Self {
+    pub fn from_bytes(bytes: [u8; SECRET_LEN]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
     /// Puts the secret in its place unless another process was first, which is as good.
     fn store(&self, path: &Path) -> Result<(), SecretError> {
-        match files::write_key(path, &*self.0, Existing::Keep) {
+        match files::write_key(path, &*self.0, IfExists::Keep) {
             Err(FileError::Exists(_)) | Ok(()) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    pub(crate) fn keys(&self) -> Keys {
-        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(&*self.0);
-        Keys {
+    pub(crate) fn keys(&self) -> SecretKeys {
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, KEY_SALT).extract(&*self.0);
+        SecretKeys {
             reset: hmac::Key::new(hmac::HMAC_SHA256, &*expand::<32>(&prk, b"stateless reset")),
             cid: CidKey::new(
                 &expand(&prk, b"connection id mac"),
@@ -117,7 +118,7 @@ impl std::fmt::Debug for NodeSecret {
 }
 
 /// What is made from a secret; the same at every start.
-pub(crate) struct Keys {
+pub(crate) struct SecretKeys {
     /// Makes the tokens of stateless resets (RFC 9000 §10.3).
     pub(crate) reset: hmac::Key,
     /// Makes and recognises connection IDs.
@@ -125,11 +126,11 @@ pub(crate) struct Keys {
     token: [u8; 32],
 }
 
-impl Keys {
+impl SecretKeys {
     /// Encrypts the tokens that prove a client's address (RFC 9000 §8.1). All endpoints of a node
     /// share it, since a client's second packet may reach another one than its first.
     pub(crate) fn token(&self) -> hkdf::Prk {
-        hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(&self.token)
+        hkdf::Salt::new(hkdf::HKDF_SHA256, KEY_SALT).extract(&self.token)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The demultiplexer under quinn: every packet reaches the endpoint that has its connection.
 //!
-//! A listening address has one [`Leg`] per worker, each with a socket of its own (`SO_REUSEPORT`). The
+//! A listening address has one [`WorkerSocket`] per worker, each with a socket of its own (`SO_REUSEPORT`). The
 //! system spreads clients over the sockets by a hash of their address and port, so a client whose port
 //! changes (a NAT that forgot it) may reach another leg than the one that knows it. Its packets say
 //! where they belong ([`crate::cid`]); the leg that receives one for another core puts it in that leg's
@@ -11,14 +11,14 @@
 //! would.
 //!
 //! **Hand-overs.** A packet of another generation belongs to another process of this node. While that one
-//! lives, its packets are forwarded to it ([`elders`]); once it is gone they go by their core like any other,
+//! lives, its packets are forwarded to it ([`predecessors`]); once it is gone they go by their core like any other,
 //! where they are answered with a stateless reset. A process that has handed over reads no socket of these
 //! any more: its inboxes are filled from what its successors forward, and it goes on sending by itself.
 
-mod elders;
 mod frame;
 mod inbox;
-mod thrifty;
+mod predecessors;
+mod shared_buffer;
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
@@ -32,19 +32,19 @@ use adit_host::relay::RelayOutcome;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
-pub(crate) use self::elders::ElderProcesses;
-pub(crate) use self::frame::{LONGEST as LONGEST_FRAME, read as read_frame};
-use self::inbox::Inbox;
-pub(crate) use self::thrifty::{Scratch, Thrifty};
-use crate::cid::{self, CidKey, Route};
+pub(crate) use self::frame::{MAX_FRAME_LEN as LONGEST_FRAME, read as read_frame};
+use self::inbox::SocketInbox;
+pub(crate) use self::predecessors::Predecessors;
+pub(crate) use self::shared_buffer::{RecvBuffer, SharedBufferSocket};
+use crate::cid::{self, CidKey, CidRoute};
 
 /// What the legs of a node have passed among each other, and to and from other processes of it.
 #[derive(Debug, Default)]
-pub(crate) struct Passed {
+pub(crate) struct ForwardCounters {
     /// Datagrams that reached their connection over another leg's socket.
-    pub(crate) handed: AtomicU64,
+    pub(crate) rerouted: AtomicU64,
     /// Datagrams that did not, because the inbox was full.
-    pub(crate) dropped: AtomicU64,
+    pub(crate) rerouted_dropped: AtomicU64,
     /// Datagrams that were forwarded to an older process.
     pub(crate) forwarded: AtomicU64,
     /// Datagrams that were not, because that process is behind or gone.
@@ -55,29 +55,29 @@ pub(crate) struct Passed {
 
 /// What all legs of a node have in common.
 #[derive(Clone)]
-pub(crate) struct LegContext {
+pub(crate) struct WorkerSocketContext {
     /// Which of several processes that share the listening addresses this is.
     pub(crate) generation: u8,
     pub(crate) key: CidKey,
-    pub(crate) passed: Arc<Passed>,
-    pub(crate) elders: Arc<ElderProcesses>,
+    pub(crate) forward_counters: Arc<ForwardCounters>,
+    pub(crate) predecessors: Arc<Predecessors>,
     /// Another process reads the sockets.
-    pub(crate) aside: Arc<AtomicBool>,
+    pub(crate) reading_paused: Arc<AtomicBool>,
 }
 
 /// Where a datagram belongs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum DatagramPlace {
+enum DatagramOwner {
     /// To the leg that received it.
     Here,
     /// To the leg of another core.
     Core(usize),
     /// To an older process.
-    Elder(usize),
+    Predecessor(usize),
 }
 
 /// One worker's part of a listening address.
-pub(crate) struct Leg {
+pub(crate) struct WorkerSocket {
     /// What it sends through; and it reads this one, too.
     socket: Arc<dyn AsyncUdpSocket>,
     /// Further sockets of the address that it reads: the process before had more workers.
@@ -87,19 +87,19 @@ pub(crate) struct Leg {
     listening: SocketAddr,
     core: u8,
     /// Every leg's, in the order of their cores.
-    inboxes: Arc<[Inbox]>,
-    context: LegContext,
+    inboxes: Arc<[SocketInbox]>,
+    context: WorkerSocketContext,
 }
 
-impl Leg {
+impl WorkerSocket {
     /// Joins the sockets of one listening address: for each core in order, those that it reads, of which
     /// it sends through the first. A core without any ends the address's legs.
     pub(crate) fn join(
         sockets: Vec<Vec<Arc<dyn AsyncUdpSocket>>>,
         listening: SocketAddr,
-        context: &LegContext,
+        context: &WorkerSocketContext,
     ) -> Vec<Arc<Self>> {
-        let inboxes: Arc<[Inbox]> = sockets.iter().map(|_| Inbox::default()).collect();
+        let inboxes: Arc<[SocketInbox]> = sockets.iter().map(|_| SocketInbox::default()).collect();
         let leg = |(core, sockets): (u8, Vec<_>)| {
             let mut sockets = sockets.into_iter();
             Some(Arc::new(Self {
@@ -127,48 +127,52 @@ impl Leg {
 
     /// Takes in datagrams of one sender that another process received for this one, at any leg of their
     /// listening address.
-    pub(crate) fn take_in(&self, datagrams: &[u8], meta: &RecvMeta) {
-        let passed = &self.context.passed;
+    pub(crate) fn accept_forwarded(&self, datagrams: &[u8], meta: &RecvMeta) {
+        let passed = &self.context.forward_counters;
         for datagram in datagrams.chunks(meta.stride.max(1)) {
-            let route = cid::destination(datagram).and_then(|id| self.context.key.open(id));
+            let route = cid::destination(datagram).and_then(|id| self.context.key.open_route(id));
             let inbox = route
                 .filter(|route| route.generation == self.context.generation)
                 .and_then(|route| self.inboxes.get(usize::from(route.core)));
-            let taken = inbox.is_some_and(|inbox| inbox.put(datagram, meta));
-            let counter = if taken { &passed.received } else { &passed.dropped };
+            let taken = inbox.is_some_and(|inbox| inbox.push(datagram, meta));
+            let counter = if taken { &passed.received } else { &passed.rerouted_dropped };
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Where a datagram belongs. `last` is the ID of the datagram before it in the batch, which usually is
     /// the same.
-    fn place<'a>(
+    fn owner_of<'a>(
         &self,
         datagram: &'a [u8],
-        last: &mut Option<(&'a [u8; cid::LEN], DatagramPlace)>,
-    ) -> DatagramPlace {
-        let Some(id) = cid::destination(datagram) else { return DatagramPlace::Here };
+        last: &mut Option<(&'a [u8; cid::CID_LEN], DatagramOwner)>,
+    ) -> DatagramOwner {
+        let Some(id) = cid::destination(datagram) else { return DatagramOwner::Here };
         if let Some((seen, verdict)) = last
             && *seen == id
         {
             return *verdict;
         }
-        let verdict = self.context.key.open(id).map_or(DatagramPlace::Here, |at| self.place_of(at));
+        let verdict = self
+            .context
+            .key
+            .open_route(id)
+            .map_or(DatagramOwner::Here, |at| self.owner_of_route(at));
         *last = Some((id, verdict));
         verdict
     }
 
-    fn place_of(&self, route: Route) -> DatagramPlace {
+    fn owner_of_route(&self, route: CidRoute) -> DatagramOwner {
         if route.generation != self.context.generation
-            && let Some(elder) = self.context.elders.of(route.generation)
+            && let Some(elder) = self.context.predecessors.find(route.generation)
         {
-            return DatagramPlace::Elder(elder);
+            return DatagramOwner::Predecessor(elder);
         }
         let core = usize::from(route.core);
         if route.core != self.core && core < self.inboxes.len() {
-            DatagramPlace::Core(core)
+            DatagramOwner::Core(core)
         } else {
-            DatagramPlace::Here
+            DatagramOwner::Here
         }
     }
 
@@ -176,39 +180,39 @@ impl Leg {
     ///
     /// The buffer holds datagrams of one sender, `stride` bytes each but for the last (GRO); they need
     /// not all belong to one connection, nor to one process.
-    fn sort(&self, buffer: &mut [u8], meta: &mut RecvMeta) {
-        if self.inboxes.len() == 1 && self.context.elders.is_empty() {
+    fn keep_own(&self, buffer: &mut [u8], meta: &mut RecvMeta) {
+        if self.inboxes.len() == 1 && self.context.predecessors.is_empty() {
             return;
         }
         let received = &buffer[..meta.len];
         // quinn takes a stride of nothing for one datagram, too.
         let stride = if meta.stride == 0 { meta.len.max(1) } else { meta.stride };
         let mut last = None;
-        let here = |datagram| self.place(datagram, &mut last) == DatagramPlace::Here;
+        let here = |datagram| self.owner_of(datagram, &mut last) == DatagramOwner::Here;
         if received.chunks(stride).all(here) {
             return;
         }
-        self.part(buffer, meta, stride);
+        self.split_off(buffer, meta, stride);
     }
 
-    /// The rarer half of [`Leg::sort`].
+    /// The rarer half of [`WorkerSocket::keep_own`].
     #[cold]
-    fn part(&self, buffer: &mut [u8], meta: &mut RecvMeta, stride: usize) {
+    fn split_off(&self, buffer: &mut [u8], meta: &mut RecvMeta, stride: usize) {
         let mut kept = 0;
         let mut start = 0;
         while start < meta.len {
             let mut end = (start + stride).min(meta.len);
-            match self.place(&buffer[start..end], &mut None) {
-                DatagramPlace::Here => {
+            match self.owner_of(&buffer[start..end], &mut None) {
+                DatagramOwner::Here => {
                     buffer.copy_within(start..end, kept);
                     kept += end - start;
                 }
-                DatagramPlace::Core(core) => self.hand(core, &buffer[start..end], meta),
-                elsewhere @ DatagramPlace::Elder(elder) => {
+                DatagramOwner::Core(core) => self.reroute(core, &buffer[start..end], meta),
+                elsewhere @ DatagramOwner::Predecessor(elder) => {
                     // What belongs together travels together: one system call for up to 64 datagrams.
                     while end < meta.len {
                         let next = (end + stride).min(meta.len);
-                        if self.place(&buffer[end..next], &mut None) != elsewhere {
+                        if self.owner_of(&buffer[end..next], &mut None) != elsewhere {
                             break;
                         }
                         end = next;
@@ -221,19 +225,19 @@ impl Leg {
         meta.len = kept;
     }
 
-    fn hand(&self, core: usize, datagram: &[u8], meta: &RecvMeta) {
-        let passed = &self.context.passed;
-        let handed = self.inboxes[core].put(datagram, meta);
-        let counter = if handed { &passed.handed } else { &passed.dropped };
+    fn reroute(&self, core: usize, datagram: &[u8], meta: &RecvMeta) {
+        let passed = &self.context.forward_counters;
+        let handed = self.inboxes[core].push(datagram, meta);
+        let counter = if handed { &passed.rerouted } else { &passed.rerouted_dropped };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
     fn forward(&self, elder: usize, run: &[u8], meta: &RecvMeta) {
-        let passed = &self.context.passed;
+        let passed = &self.context.forward_counters;
         let count = run.len().div_ceil(meta.stride) as u64;
-        let counter = match self.context.elders.forward(elder, self.listening, run, meta) {
+        let counter = match self.context.predecessors.forward(elder, self.listening, run, meta) {
             RelayOutcome::Sent => &passed.forwarded,
-            RelayOutcome::Full | RelayOutcome::Gone => &passed.forward_dropped,
+            RelayOutcome::Full | RelayOutcome::NoReader => &passed.forward_dropped,
         };
         counter.fetch_add(count, Ordering::Relaxed);
     }
@@ -259,7 +263,7 @@ impl Leg {
                     filled = received.end;
                     for (buffer, meta) in bufs[received.clone()].iter_mut().zip(&mut meta[received])
                     {
-                        self.sort(buffer, meta);
+                        self.keep_own(buffer, meta);
                     }
                 }
                 Poll::Ready(Err(error)) if filled == 0 => return Poll::Ready(Err(error)),
@@ -270,7 +274,7 @@ impl Leg {
     }
 }
 
-impl AsyncUdpSocket for Leg {
+impl AsyncUdpSocket for WorkerSocket {
     fn poll_recv(
         &self,
         cx: &mut Context<'_>,
@@ -278,8 +282,8 @@ impl AsyncUdpSocket for Leg {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let inbox = &self.inboxes[usize::from(self.core)];
-        let aside = self.context.aside.load(Ordering::Acquire);
-        let handed = inbox.take(bufs, meta);
+        let aside = self.context.reading_paused.load(Ordering::Acquire);
+        let handed = inbox.drain_into(bufs, meta);
         let read = if aside || handed == bufs.len() {
             Poll::Pending
         } else {
@@ -290,7 +294,9 @@ impl AsyncUdpSocket for Leg {
             Poll::Pending | Poll::Ready(Err(_)) if handed > 0 => Poll::Ready(Ok(handed)),
             failed @ Poll::Ready(Err(_)) => failed,
             Poll::Pending => {
-                if !inbox.wait(cx) || self.context.aside.load(Ordering::Acquire) != aside {
+                if !inbox.register_waker(cx)
+                    || self.context.reading_paused.load(Ordering::Acquire) != aside
+                {
                     // Something changed after it was looked at: look again.
                     cx.waker().wake_by_ref();
                 }
@@ -324,7 +330,7 @@ impl AsyncUdpSocket for Leg {
     }
 }
 
-impl fmt::Debug for Leg {
+impl fmt::Debug for WorkerSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Leg").field("core", &self.core).finish_non_exhaustive()
     }

@@ -16,7 +16,7 @@ pub use self::recv::RecvStream;
 pub use self::send::SendStream;
 
 /// Something that counts a stream for as long as it lives.
-pub(crate) type Held = std::sync::Arc<dyn std::fmt::Debug + Send + Sync>;
+pub(crate) type StreamLifetimeGuard = std::sync::Arc<dyn std::fmt::Debug + Send + Sync>;
 
 /// Why nothing more can be sent on a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! The numbers that decide how QUIC behaves, each with its reason.
 //!
 //! One [`Tuning`] per node; what differs between interactive and bulk connections is in its two
-//! [`Lane`]s. The operator's file may set any of them. What is fixed, and why, is in
+//! [`ClassTuning`]s. The operator's file may set any of them. What is fixed, and why, is in
 //! [`Tuning::transport`].
 
 mod congestion;
@@ -10,17 +10,17 @@ mod path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_core::admission::pace::Allowance;
+use adit_core::admission::rate_limit::RateLimit;
 use adit_core::snapshot::Class;
 use quinn::{AckFrequencyConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
 
-use self::congestion::Factory;
-use crate::budget::{Pair, WindowLimits};
-use crate::grants::GrantLimits;
+use self::congestion::CappedControllerFactory;
+use crate::budget::{WindowLimits, WindowSizes};
+use crate::stream_credit::CreditLimits;
 
 /// How a connection finds its rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Congestion {
+pub enum CongestionControl {
     /// BBR, under a ceiling of our own.
     ///
     /// Between clusters a loss is rarely a full queue. Measured over 50 ms with 1 % loss, 32 streams
@@ -35,36 +35,36 @@ pub enum Congestion {
 
 /// What differs between the connections of two traffic classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lane {
+pub struct ClassTuning {
     /// Bytes that a peer may send on one stream before the reader has taken them, at first. One stream's rate is
     /// at most this much a round trip, and a stalled reader costs up to this much memory. The window of
     /// the whole connection follows use: see [`crate::budget`].
     pub stream_window: u32,
-    /// What that may become where the path is long and the reader fast, see [`crate::grants`]; no less than
+    /// What that may become where the path is long and the reader fast, see [`crate::stream_credit`]; no less than
     /// `stream_window` in any case. Peers that know no grants have it from the start.
-    pub most_stream_window: u32,
+    pub max_stream_window: u32,
     /// Bytes sent and not yet acknowledged, over all streams of a connection, once it has been used as
     /// much; writers wait beyond it. It is memory of this node's, and the congestion window's ceiling.
     pub send_window: u32,
     /// How the rate is found.
-    pub congestion: Congestion,
+    pub congestion: CongestionControl,
     /// Bytes that may be sent before anything is known of the path.
     pub initial_window: u32,
 }
 
 /// The sizes of datagrams, as UDP payload in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mtu {
+pub struct MtuBounds {
     /// What a connection begins with. More than 1200 saves the search on paths that are known.
     pub initial: u16,
     /// What every path is trusted to carry; never less than 1200 (RFC 9000 §14).
     pub min: u16,
-    /// Where the search ends, at most [`Mtu::MAX`]. It sizes the receive buffer too: an endpoint has
+    /// Where the search ends, at most [`MtuBounds::MAX`]. It sizes the receive buffer too: an endpoint has
     /// room for 2048 datagrams of it.
     pub max: u16,
 }
 
-impl Mtu {
+impl MtuBounds {
     /// quinn sends batches of ten segments, and a batch beyond 65507 bytes is refused by the system
     /// and silently lost: larger datagrams end in the smallest ones (measured).
     pub const MAX: u16 = 6500;
@@ -72,7 +72,7 @@ impl Mtu {
 
 /// Bounds on who may begin a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Admission {
+pub struct HandshakeLimits {
     /// While more handshakes than this are under way with peers that have not proved their address,
     /// new ones are asked to prove it first (Retry), which costs them a round trip and us no memory.
     pub retry_above: usize,
@@ -83,10 +83,10 @@ pub struct Admission {
     pub reserved: usize,
     /// How fast handshakes may begin, over all endpoints, that hold no reserved place. Each takes a
     /// millisecond or two of a processor: all that this lets strangers take is a tenth of one. It is less
-    /// than what ends in [`Admission::timeout`], so that places are never all taken for long.
-    pub strangers: Allowance,
+    /// than what ends in [`HandshakeLimits::timeout`], so that places are never all taken for long.
+    pub strangers: RateLimit,
     /// How fast one cluster's may begin that hold a place of its part: its nodes may all come back at once.
-    pub known: Allowance,
+    pub known: RateLimit,
     /// The same for peers that have proved their address, from one IPv4 address or one IPv6 network of 64
     /// bits: nobody keeps all others out by beginning handshakes that he does not go on with. (What is not
     /// proved is not counted so: anybody could claim a friend's address.)
@@ -105,9 +105,9 @@ pub struct Admission {
 pub struct Tuning {
     /// Requests, answers, events: a window small enough that nothing queues behind a transfer
     /// (measured: RPC p50 of 1.8 ms beside two saturating flows, 5.2 ms with 1 MiB).
-    pub interactive: Lane,
+    pub interactive: ClassTuning,
     /// Large transfers: a window for 1 Gbit/s at 60 ms.
-    pub bulk: Lane,
+    pub bulk: ClassTuning,
     /// Streams for data that a peer may have open at once on one connection, at most, besides
     /// [`Tuning::OWN_STREAMS`]. A connection begins with [`Tuning::STREAMS_AT_FIRST`] of both, and gets
     /// more as it uses them.
@@ -125,7 +125,7 @@ pub struct Tuning {
     /// three times this.
     pub initial_rtt: Duration,
     /// Datagram sizes.
-    pub mtu: Mtu,
+    pub mtu: MtuBounds,
     /// Ask the peer to acknowledge only every so many packets. `None` is QUIC's two; ten saves 5 to
     /// 10 % of CPU in bulk and coarsens what BBR sees.
     pub ack_every: Option<u32>,
@@ -133,7 +133,7 @@ pub struct Tuning {
     /// for network cards that break them.
     pub segmentation_offload: bool,
     /// Who may begin a handshake.
-    pub admission: Admission,
+    pub handshakes: HandshakeLimits,
     /// The least time between two stateless resets of one endpoint. They answer only packets with a
     /// connection ID of ours, so this bounds how fast a restarted node ends its old connections: a
     /// thousand a second.
@@ -148,43 +148,43 @@ pub struct Tuning {
 }
 
 /// A dead node is noticed after three of these, within ten seconds.
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const MIB: u32 = 1 << 20;
 
 impl Default for Tuning {
     fn default() -> Self {
-        let interactive = Lane {
+        let interactive = ClassTuning {
             stream_window: MIB / 4,
             // 80 MB/s over 50 ms.
-            most_stream_window: 4 * MIB,
+            max_stream_window: 4 * MIB,
             send_window: 4 * MIB,
-            congestion: Congestion::Bbr,
+            congestion: CongestionControl::Bbr,
             // A request's body of some 50 KB fits the first flight; TCP's ten segments would not do.
             initial_window: MIB / 16,
         };
         Self {
             interactive,
-            bulk: Lane {
+            bulk: ClassTuning {
                 stream_window: 8 * MIB,
                 // It has all of its window from the start.
-                most_stream_window: 0,
+                max_stream_window: 0,
                 send_window: 16 * MIB,
                 ..interactive
             },
             streams: 1024,
-            keep_alive: KEEP_ALIVE,
-            idle_timeout: KEEP_ALIVE.saturating_mul(2),
+            keep_alive: KEEP_ALIVE_INTERVAL,
+            idle_timeout: KEEP_ALIVE_INTERVAL.saturating_mul(2),
             initial_rtt: Duration::from_millis(50),
-            mtu: Mtu { initial: 1200, min: 1200, max: 1452 },
+            mtu: MtuBounds { initial: 1200, min: 1200, max: 1452 },
             ack_every: None,
             segmentation_offload: true,
-            admission: Admission {
+            handshakes: HandshakeLimits {
                 retry_above: 128,
                 handshakes: 1024,
                 // Each costs some 80 KiB (measured): strangers have 20 MiB at most.
                 reserved: 768,
-                strangers: Allowance { burst: 256, per_second: 48 },
-                known: Allowance { burst: 1024, per_second: 32 },
+                strangers: RateLimit { burst: 256, per_second: 48 },
+                known: RateLimit { burst: 1024, per_second: 32 },
                 per_source: 64,
                 waiting: 1024,
                 waiting_bytes: 8 * MIB,
@@ -223,28 +223,29 @@ impl Tuning {
     /// The sizes that the windows of a connection may have. One in the bulk lane with a peer that has
     /// nothing to carry in bulk is treated as `Interactive`: the dialler chooses the lane.
     pub(crate) fn windows(&self, class: Class) -> WindowLimits {
-        let lane = self.lane(class);
+        let lane = self.for_class(class);
         let first = u64::from(Self::WINDOW_AT_FIRST);
         let send = u64::from(lane.send_window).max(first);
-        let most = Pair { receive: send.max(u64::from(lane.stream_window) * 2), send };
+        let most = WindowSizes { receive: send.max(u64::from(lane.stream_window) * 2), send };
         // A transfer needs more from the start: growing to a bulk window takes some ten round trips (measured:
         // 302 instead of 349 Mbit/s over four seconds at 50 ms).
         let (receive, send) = match class {
             Class::Interactive => (Self::BASE_RECEIVE_WINDOW, Self::BASE_SEND_WINDOW),
             Class::Bulk => (4 * Self::BASE_RECEIVE_WINDOW, 8 * Self::BASE_SEND_WINDOW),
         };
-        let base = Pair {
+        let base = WindowSizes {
             receive: u64::from(receive).min(most.receive),
             send: u64::from(send).min(most.send),
         };
-        WindowLimits { first, base, most }
+        WindowLimits { first, base, max: most }
     }
 
     /// The windows of a stream in a lane: at first, and at most, which is QUIC's.
-    pub(crate) fn stream_windows(&self, class: Class) -> GrantLimits {
-        let Lane { stream_window, most_stream_window, .. } = *self.lane(class);
+    pub(crate) fn stream_windows(&self, class: Class) -> CreditLimits {
+        let ClassTuning { stream_window, max_stream_window: most_stream_window, .. } =
+            *self.for_class(class);
         let most = most_stream_window.max(stream_window);
-        GrantLimits { first: stream_window.into(), most: most.into() }
+        CreditLimits { first: stream_window.into(), most: most.into() }
     }
 
     /// All streams that a peer may have open at once on one connection, at most.
@@ -254,7 +255,7 @@ impl Tuning {
 
     /// The lane of a traffic class.
     #[must_use]
-    pub fn lane(&self, class: Class) -> &Lane {
+    pub fn for_class(&self, class: Class) -> &ClassTuning {
         match class {
             Class::Interactive => &self.interactive,
             Class::Bulk => &self.bulk,
@@ -264,25 +265,25 @@ impl Tuning {
     /// quinn's settings for a connection of `class`. What is not said here stays at quinn's default. The
     /// windows are those of a peer that is not known yet: see [`crate::budget`].
     pub(crate) fn transport(&self, class: Class) -> Arc<TransportConfig> {
-        Arc::new(self.config(class))
+        Arc::new(self.transport_config(class))
     }
 
     /// The same for a dialler. It speaks up more often, since it alone is told at once that the other side
     /// was started again: the process that answers at the listening port says so (stateless reset), but
     /// nobody does at the port that was dialled from.
-    pub(crate) fn dialling(&self, class: Class) -> Arc<TransportConfig> {
-        let mut config = self.config(class);
+    pub(crate) fn dialler_transport(&self, class: Class) -> Arc<TransportConfig> {
+        let mut config = self.transport_config(class);
         config.keep_alive_interval(Some(self.keep_alive / 3));
         Arc::new(config)
     }
 
-    fn config(&self, class: Class) -> TransportConfig {
-        let lane = self.lane(class);
+    fn transport_config(&self, class: Class) -> TransportConfig {
+        let lane = self.for_class(class);
         let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(self.mtu.max.min(Mtu::MAX));
+        discovery.upper_bound(self.mtu.max.min(MtuBounds::MAX));
         let mut config = TransportConfig::default();
         config
-            .stream_receive_window(lane.stream_window.max(lane.most_stream_window).into())
+            .stream_receive_window(lane.stream_window.max(lane.max_stream_window).into())
             .receive_window(Self::WINDOW_AT_FIRST.into())
             .send_window(Self::WINDOW_AT_FIRST.into())
             .max_concurrent_bidi_streams(self.all_streams().min(Self::STREAMS_AT_FIRST).into())
@@ -293,11 +294,11 @@ impl Tuning {
             // A value beyond 2^62 ms, which does not fit, is as good as none.
             .max_idle_timeout(self.idle_timeout.try_into().ok())
             .initial_rtt(self.initial_rtt)
-            .initial_mtu(self.mtu.initial.min(Mtu::MAX))
-            .min_mtu(self.mtu.min.min(Mtu::MAX))
+            .initial_mtu(self.mtu.initial.min(MtuBounds::MAX))
+            .min_mtu(self.mtu.min.min(MtuBounds::MAX))
             .mtu_discovery_config(Some(discovery))
             .enable_segmentation_offload(self.segmentation_offload)
-            .congestion_controller_factory(Arc::new(Factory::from(lane)));
+            .congestion_controller_factory(Arc::new(CappedControllerFactory::from(lane)));
         if let Some(threshold) = self.ack_every {
             let mut frequency = AckFrequencyConfig::default();
             frequency.ack_eliciting_threshold(threshold.into());
@@ -324,9 +325,9 @@ mod tests {
         assert_eq!(bulk.replace("8388608", "4194304"), interactive);
         let first = |class| tuning.stream_windows(class).first;
         assert_eq!((first(Class::Interactive), first(Class::Bulk)), (256 << 10, 8 << 20));
-        let most = |class| tuning.windows(class).most;
-        assert_eq!(most(Class::Interactive), Pair { receive: 4 << 20, send: 4 << 20 });
-        assert_eq!(most(Class::Bulk), Pair { receive: 16 << 20, send: 16 << 20 });
+        let most = |class| tuning.windows(class).max;
+        assert_eq!(most(Class::Interactive), WindowSizes { receive: 4 << 20, send: 4 << 20 });
+        assert_eq!(most(Class::Bulk), WindowSizes { receive: 16 << 20, send: 16 << 20 });
     }
 
     #[test]
@@ -346,7 +347,7 @@ mod tests {
 
     #[test]
     fn datagrams_stay_below_what_can_be_sent_in_batches() {
-        let mtu = Mtu { initial: 8952, min: 8952, max: 8952 };
+        let mtu = MtuBounds { initial: 8952, min: 8952, max: 8952 };
         let shown = shown(&Tuning { mtu, ..Tuning::default() }, Class::Bulk);
         assert!(!shown.contains("8952"), "{shown}");
         for bound in ["initial_mtu: 6500", "min_mtu: 6500", "upper_bound: 6500"] {

@@ -13,33 +13,33 @@ use std::path::Path;
 
 use adit_core::spiffe::SpiffeId;
 use adit_core::wire::WireError;
-use adit_core::wire::control::Control;
-use adit_core::wire::grant::StreamGrant;
-use adit_core::wire::header::{Answer, Header};
+use adit_core::wire::control::ControlMessage;
+use adit_core::wire::credit::StreamCredit;
+use adit_core::wire::header::{StreamAnswer, StreamHeader};
 use adit_core::wire::report::{NodeReport, ReportQuestion};
-use adit_core::wire::state::{Heard, MAX_EXPORTS, MAX_NODES, Message, Replica};
+use adit_core::wire::state::{MAX_EXPORTS, MAX_NODES, ReceivedMessage, StateMessage, ViewReplica};
 use bytes::BytesMut;
 
 /// The header of a data stream, and its answer.
 pub fn header(input: &[u8]) {
-    framed(input, Header::decode, Header::encode);
-    framed(input, Answer::decode, Answer::encode);
+    framed(input, StreamHeader::decode, StreamHeader::encode);
+    framed(input, StreamAnswer::decode, StreamAnswer::encode);
 }
 
 /// Messages of the control stream, and of the one that grants windows.
 pub fn control(input: &[u8]) {
-    framed_or_skipped(input, Control::decode, Control::encode);
-    framed_or_skipped(input, StreamGrant::decode, |grant, out| grant.encode(out));
+    framed_or_skipped(input, ControlMessage::decode, ControlMessage::encode);
+    framed_or_skipped(input, StreamCredit::decode, |grant, out| grant.encode(out));
 }
 
 /// Messages of the state stream one by one, and as a subscriber hears them: one after the other.
 pub fn state(input: &[u8]) {
-    framed_or_skipped(input, Message::decode, Message::encode);
-    let (mut replica, mut rest) = (Replica::default(), input);
-    while let Ok(Some((heard, taken))) = Heard::decode(rest) {
+    framed_or_skipped(input, StateMessage::decode, StateMessage::encode);
+    let (mut replica, mut rest) = (ViewReplica::default(), input);
+    while let Ok(Some((heard, taken))) = ReceivedMessage::decode(rest) {
         rest = &rest[taken..];
         let Some(heard) = heard else { continue };
-        let Ok(marked) = replica.hear(heard) else { return };
+        let Ok(marked) = replica.receive(heard) else { return };
         if let Some(marked) = marked {
             assert!(marked.view.nodes.len() <= MAX_NODES);
             assert!(marked.view.exports.len() <= MAX_EXPORTS);

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_tests::hostile::attacks::{ALL, Attack, Counts, Means, Pace};
+use adit_tests::hostile::attacks::{ALL, Attack, AttackContext, AttackCounts, AttackPace};
 use adit_tests::hostile::client::Enemy;
 use adit_tests::hostile::judge::{Court, Form, Trial};
 use adit_tests::lab;
@@ -99,15 +99,15 @@ fn attack_now(
 ) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let counts = Arc::new(Counts::default());
+    let counts = Arc::new(AttackCounts::default());
     let counted = Arc::clone(&counts);
     runtime.block_on(async move {
         let enemy = Enemy::load(Path::new(root), "mallory", "bank", target.parse().unwrap());
         let until = Instant::now() + Duration::from_secs_f64(seconds);
-        let pace = Pace { until, seconds, part };
+        let pace = AttackPace { until, seconds, part };
         let watchers = TaskTracker::new();
         let enemy = Arc::new(enemy);
-        let means = Means { enemy: Arc::clone(&enemy), pace, counts, watchers };
+        let means = AttackContext { enemy: Arc::clone(&enemy), pace, counts, watchers };
         // A moment before it would end by itself, so that nobody says goodbye who is not told to.
         let patience = Duration::from_secs_f64((seconds - 0.03).max(0.1));
         let mut running = (attack.run)(means);

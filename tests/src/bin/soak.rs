@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use adit_tests::clusters::{BACKEND, Clusters, IMPORT, METRICS};
 use adit_tests::daemon::Daemon;
-use adit_tests::lab::{self, Host};
+use adit_tests::lab::{self, LabHost};
 use adit_tests::prerequisite::eventually;
 
 /// A prime, so that no power of two of bytes lost or doubled goes unnoticed.
@@ -39,7 +39,7 @@ const BULK: u64 = 32 << 20;
 const PAUSE_MS: u64 = 3000;
 
 #[derive(Default)]
-struct Tally {
+struct SoakTally {
     finished: AtomicU64,
     refused: AtomicU64,
     reset: AtomicU64,
@@ -48,7 +48,7 @@ struct Tally {
     requests: Mutex<HashSet<u64>>,
 }
 
-impl Tally {
+impl SoakTally {
     fn violation(&self, what: &str) {
         self.violations.fetch_add(1, Relaxed);
         println!("VIOLATION: {what}");
@@ -57,13 +57,13 @@ impl Tally {
 
 /// What a stream is to carry: the first 24 bytes of each.
 #[derive(Debug, Clone, Copy)]
-struct Order {
+struct StreamOrder {
     id: u64,
     up: u64,
     down: u64,
 }
 
-impl Order {
+impl StreamOrder {
     fn encode(self) -> [u8; 24] {
         let mut bytes = [0; 24];
         for (slot, n) in bytes.chunks_exact_mut(8).zip([self.id, self.up, self.down]) {
@@ -108,7 +108,7 @@ fn receive(socket: &mut TcpStream) -> Option<(u64, bool)> {
 }
 
 /// One stream, from the client's side. Says whether all of it arrived.
-fn carry(order: Order, tally: &Tally) -> bool {
+fn carry(order: StreamOrder, tally: &SoakTally) -> bool {
     let Ok(mut socket) = TcpStream::connect(IMPORT.parse::<SocketAddr>().unwrap()) else {
         // The node is being started again.
         tally.refused.fetch_add(1, Relaxed);
@@ -142,7 +142,7 @@ fn carry(order: Order, tally: &Tally) -> bool {
     false
 }
 
-fn backend(tally: Arc<Tally>) {
+fn backend(tally: Arc<SoakTally>) {
     let listener = TcpListener::bind(BACKEND).unwrap();
     for mut socket in listener.incoming().map_while(Result::ok) {
         let tally = tally.clone();
@@ -151,7 +151,7 @@ fn backend(tally: Arc<Tally>) {
             if socket.read_exact(&mut order).is_err() {
                 return;
             }
-            let order = Order::decode(order);
+            let order = StreamOrder::decode(order);
             if !tally.requests.lock().unwrap().insert(order.id) {
                 tally.violation(&format!("{order:?} was delivered twice"));
             }
@@ -194,7 +194,7 @@ fn cut(host: &str, time: Duration) {
 }
 
 /// Descriptors, tasks and resident memory (KiB) of a daemon.
-fn footprint(daemon: &Daemon, host: &Host) -> (usize, usize, u64) {
+fn footprint(daemon: &Daemon, host: &LabHost) -> (usize, usize, u64) {
     let pid = daemon.pid();
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -213,14 +213,14 @@ fn footprint(daemon: &Daemon, host: &Host) -> (usize, usize, u64) {
 }
 
 fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
-    let tally = Arc::new(Tally::default());
+    let tally = Arc::new(SoakTally::default());
     let backend_tally = tally.clone();
     // The backend ends with the process.
     let (mut clusters, ()) =
         Clusters::start(|fraud| drop(fraud.spawn(move || backend(backend_tally))));
     eventually("the first stream is answered", 30, || {
-        let order = Order { id: u64::MAX, up: 10, down: 10 };
-        let probe = Arc::new(Tally::default());
+        let order = StreamOrder { id: u64::MAX, up: 10, down: 10 };
+        let probe = Arc::new(SoakTally::default());
         let seen = probe.clone();
         clusters.support.enter(move || carry(order, &seen));
         tally.requests.lock().unwrap().clear();
@@ -240,9 +240,9 @@ fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
             while done.load(Relaxed) < goal {
                 let id = next.fetch_add(1, Relaxed);
                 let order = if is_bulk {
-                    Order { id, up: BULK, down: BULK }
+                    StreamOrder { id, up: BULK, down: BULK }
                 } else {
-                    Order { id, up: id * 7919 % 20_000, down: id * 104_729 % 50_000 }
+                    StreamOrder { id, up: id * 7919 % 20_000, down: id * 104_729 % 50_000 }
                 };
                 if carry(order, &tally) {
                     done.fetch_add(1, Relaxed);
@@ -260,10 +260,10 @@ fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
     waiter.join().unwrap();
 
     // The faults are over: everything must work again, and nothing be left.
-    let after = Arc::new(Tally::default());
+    let after = Arc::new(SoakTally::default());
     eventually("streams finish again", 30, || {
         let (seen, id) = (after.clone(), next.fetch_add(1, Relaxed) | 1 << 50);
-        clusters.support.enter(move || carry(Order { id, up: 10, down: 10 }, &seen));
+        clusters.support.enter(move || carry(StreamOrder { id, up: 10, down: 10 }, &seen));
         (after.finished.load(Relaxed) >= 1).then_some(())
     });
     let nodes = [

@@ -1,11 +1,11 @@
-//! What a hostile cluster does: each attack a function of an [`Enemy`] and a [`Pace`].
+//! What a hostile cluster does: each attack a function of an [`Enemy`] and a [`AttackPace`].
 //!
 //! * [`streams`]: streams that are refused, reset, unfinished, or empty;
 //! * [`windows`]: bytes that nobody takes, in both directions;
 //! * [`state`]: views that flap, grow, and invent; * [`connections`]: handshakes, hellos, control messages;
 //! * [`strangers`]: what needs no certificate.
 //!
-//! Each goes on for [`Pace::seconds`] and leaves by closing nothing politely. It counts what it did, so that
+//! Each goes on for [`AttackPace::seconds`] and leaves by closing nothing politely. It counts what it did, so that
 //! a victim is not praised for an attack that never took place.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::client::{Conn, Enemy, Manners};
+use super::client::{Enemy, EnemyConnection, Manners};
 
 pub mod connections;
 pub mod state;
@@ -27,7 +27,7 @@ pub mod windows;
 
 /// How long an attack goes on, and how much of its full size it has.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct AttackPace {
     /// When it ends.
     pub until: Instant,
     /// For how long it goes on.
@@ -36,7 +36,7 @@ pub struct Pace {
     pub part: f64,
 }
 
-impl Pace {
+impl AttackPace {
     /// So many of `full`, at least one.
     #[must_use]
     pub fn of(&self, full: usize) -> usize {
@@ -57,9 +57,9 @@ impl Pace {
 
 /// What an attack counts.
 #[derive(Debug, Default)]
-pub struct Counts(Mutex<BTreeMap<String, u64>>);
+pub struct AttackCounts(Mutex<BTreeMap<String, u64>>);
 
-impl Counts {
+impl AttackCounts {
     /// Counts so many more.
     pub fn add(&self, what: &str, n: u64) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,12 +76,17 @@ impl Counts {
     }
 }
 
-impl Means {
+impl AttackContext {
     /// Connects as the node of that number, and counts how that ends.
     ///
     /// # Errors
     /// Why the victim did not take it.
-    pub async fn connect(&self, nth: usize, manners: &Manners, slot: u64) -> Result<Conn, String> {
+    pub async fn connect(
+        &self,
+        nth: usize,
+        manners: &Manners,
+        slot: u64,
+    ) -> Result<EnemyConnection, String> {
         match self.enemy.connect(&self.enemy.node(nth), manners, slot).await {
             Ok(conn) => {
                 self.counts.add("connections", 1);
@@ -102,18 +107,18 @@ impl Means {
 
 /// Everything that an attack has.
 #[derive(Debug, Clone)]
-pub struct Means {
+pub struct AttackContext {
     /// Who attacks.
     pub enemy: Arc<Enemy>,
     /// How much.
-    pub pace: Pace,
+    pub pace: AttackPace,
     /// What was done.
-    pub counts: Arc<Counts>,
+    pub counts: Arc<AttackCounts>,
     /// Tasks that wait for connections to end.
     pub watchers: TaskTracker,
 }
 
-type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+type AttackFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One attack.
 #[derive(Debug, Clone, Copy)]
@@ -127,7 +132,7 @@ pub struct Attack {
     /// Which part of it the gate runs, and for how many seconds.
     pub short: Option<(f64, f64)>,
     /// Does it.
-    pub run: fn(Means) -> Running,
+    pub run: fn(AttackContext) -> AttackFuture,
 }
 
 macro_rules! attacks {
@@ -215,7 +220,12 @@ attacks! {
 }
 
 /// Makes `n` connections, at most some at a time, as so many nodes.
-pub(crate) async fn connect(means: &Means, n: usize, names: usize, manners: &Manners) -> Vec<Conn> {
+pub(crate) async fn connect(
+    means: &AttackContext,
+    n: usize,
+    names: usize,
+    manners: &Manners,
+) -> Vec<EnemyConnection> {
     const AT_ONCE: usize = 16;
     let (mut making, mut made) = (JoinSet::new(), Vec::new());
     let mut next = 0;

@@ -14,8 +14,8 @@ use adit_core::name::{ClusterName, NodeName};
 use adit_core::policy::Target;
 use adit_core::snapshot::Class;
 use adit_core::spiffe::{TrustDomain, Workload};
-use adit_core::wire::control::{Control, Hello};
-use adit_core::wire::header::{Answer, Header};
+use adit_core::wire::control::{ControlMessage, Hello};
+use adit_core::wire::header::{StreamAnswer, StreamHeader};
 use adit_core::wire::{StreamKind, VERSIONS};
 use adit_pki::{
     ClusterAuthority, Current, Identity, KeyKind, PeerVerifier, Trust, TrustBundles, UnixTime,
@@ -28,9 +28,9 @@ use tokio::time::timeout;
 use super::forge::{Forger, Rewrite};
 
 /// How long a handshake, a hello or an answer may take.
-const PATIENCE: Duration = Duration::from_secs(8);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 /// A certificate is good for longer than any attack.
-const TTL: Duration = Duration::from_secs(24 * 3600);
+const ENEMY_CERT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// What a connection of the enemy's is like.
 #[derive(Clone)]
@@ -117,7 +117,7 @@ pub struct Enemy {
 
 /// A connection that the victim has taken.
 #[derive(Debug)]
-pub struct Conn {
+pub struct EnemyConnection {
     /// The connection.
     pub quinn: quinn::Connection,
     /// The control stream.
@@ -190,7 +190,7 @@ impl Enemy {
     #[must_use]
     pub fn identity(&self, node: &str) -> Identity {
         let (name, now) = (node.parse().unwrap(), UnixTime::now());
-        let issued = self.authority.issue(&name, KeyKind::P256, TTL, now).unwrap();
+        let issued = self.authority.issue(&name, KeyKind::P256, ENEMY_CERT_LIFETIME, now).unwrap();
         let (chain, key) = (issued.certificate.to_pem(), issued.key_pem());
         let bundle = self.authority.bundle().unwrap();
         Identity::from_pem(chain.as_bytes(), key.as_bytes(), &bundle, &BTreeSet::new(), now)
@@ -253,7 +253,7 @@ impl Enemy {
             .endpoint()
             .connect_with(config, self.target, "victim")
             .map_err(|error| error.to_string())?;
-        timeout(PATIENCE, connecting)
+        timeout(ANSWER_TIMEOUT, connecting)
             .await
             .map_err(|_| "no handshake in time".to_owned())?
             .map_err(|error| error.to_string())
@@ -261,17 +261,17 @@ impl Enemy {
 
     /// What `node` says first.
     #[must_use]
-    pub fn hello(&self, node: &str, manners: &Manners, slot: u64) -> Control {
+    pub fn hello(&self, node: &str, manners: &Manners, slot: u64) -> ControlMessage {
         let mut boot = [0; 16];
         boot[..8]
             .copy_from_slice(&node.bytes().fold(7_u64, |h, b| h * 31 + u64::from(b)).to_be_bytes());
-        Control::Hello(Hello {
+        ControlMessage::Hello(Hello {
             versions: VERSIONS,
             capabilities: 0,
             cluster: self.cluster.clone(),
             node: node.parse::<NodeName>().unwrap(),
             boot,
-            lane: manners.lane,
+            class: manners.lane,
             clock_ms: 0,
             slot,
             stream_window: 0,
@@ -282,7 +282,12 @@ impl Enemy {
     ///
     /// # Errors
     /// Why the victim did not take it.
-    pub async fn connect(&self, node: &str, manners: &Manners, slot: u64) -> Result<Conn, String> {
+    pub async fn connect(
+        &self,
+        node: &str,
+        manners: &Manners,
+        slot: u64,
+    ) -> Result<EnemyConnection, String> {
         let quinn = self.shake(node, manners).await?;
         self.greet(quinn, node, manners, slot).await
     }
@@ -297,24 +302,24 @@ impl Enemy {
         node: &str,
         manners: &Manners,
         slot: u64,
-    ) -> Result<Conn, String> {
+    ) -> Result<EnemyConnection, String> {
         let mut bytes = BytesMut::from(&[StreamKind::Control.byte()][..]);
         self.hello(node, manners, slot).encode(&mut bytes);
         let exchange = async {
             let (mut send, mut recv) = quinn.open_bi().await.map_err(|e| e.to_string())?;
             send.write_all(&bytes).await.map_err(|e| e.to_string())?;
             let mut got = Vec::new();
-            while matches!(Control::decode(&got), Ok(None)) {
+            while matches!(ControlMessage::decode(&got), Ok(None)) {
                 let chunk = recv.read_chunk(4096, true).await.map_err(|e| e.to_string())?;
                 got.extend_from_slice(&chunk.ok_or("no hello")?.bytes);
             }
             Ok((send, recv))
         };
-        let control = timeout(PATIENCE, exchange)
+        let control = timeout(ANSWER_TIMEOUT, exchange)
             .await
             .unwrap_or_else(|_| Err("no hello in time".to_owned()))
             .map_err(|error: String| quinn.close_reason().map_or(error, |r| r.to_string()))?;
-        Ok(Conn { quinn, control })
+        Ok(EnemyConnection { quinn, control })
     }
 }
 
@@ -338,7 +343,7 @@ fn random() -> [u8; 16] {
 /// Where that is no service's name.
 #[must_use]
 pub fn header(service: &str) -> Vec<u8> {
-    let header = Header {
+    let header = StreamHeader {
         target: Target { service: service.parse().unwrap(), port: "http".parse().unwrap() },
         source: Workload {
             namespace: "agents".parse().unwrap(),
@@ -352,7 +357,7 @@ pub fn header(service: &str) -> Vec<u8> {
     bytes.to_vec()
 }
 
-impl Conn {
+impl EnemyConnection {
     /// Opens a stream and sends its first bytes.
     ///
     /// # Errors
@@ -363,7 +368,9 @@ impl Conn {
             send.write_all(first).await.map_err(|e| e.to_string())?;
             Ok((send, recv))
         };
-        timeout(PATIENCE, opening).await.unwrap_or_else(|_| Err("no stream in time".to_owned()))
+        timeout(ANSWER_TIMEOUT, opening)
+            .await
+            .unwrap_or_else(|_| Err("no stream in time".to_owned()))
     }
 }
 
@@ -371,14 +378,14 @@ impl Conn {
 ///
 /// # Errors
 /// How the stream ended instead.
-pub async fn answer(recv: &mut RecvStream) -> Result<Answer, String> {
+pub async fn answer(recv: &mut RecvStream) -> Result<StreamAnswer, String> {
     let mut got = Vec::new();
     loop {
-        let chunk = timeout(PATIENCE, recv.read_chunk(512, true)).await;
+        let chunk = timeout(ANSWER_TIMEOUT, recv.read_chunk(512, true)).await;
         let chunk = chunk.map_err(|_| "no answer in time".to_owned())?;
         let chunk = chunk.map_err(|e| e.to_string())?.ok_or("finished without an answer")?;
         got.extend_from_slice(&chunk.bytes);
-        if let Ok(Some((answer, _))) = Answer::decode(&got) {
+        if let Ok(Some((answer, _))) = StreamAnswer::decode(&got) {
             return Ok(answer);
         }
     }

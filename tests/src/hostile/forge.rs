@@ -221,11 +221,11 @@ impl ClientConfig for Forger {
         params: &TransportParameters,
     ) -> Result<Box<dyn Session>, ConnectError> {
         let inner = Arc::clone(&self.inner).start_session(version, server_name, params)?;
-        Ok(Box::new(Forged { inner, config: self, said: 0 }))
+        Ok(Box::new(ForgedSession { inner, config: self, said: 0 }))
     }
 }
 
-struct Forged {
+struct ForgedSession {
     inner: Box<dyn Session>,
     config: Arc<Forger>,
     /// How many sets of keys came out of the handshake: its own, then those of the connection.
@@ -237,7 +237,7 @@ struct Sealer {
     rewrite: Rewrite,
 }
 
-impl Forged {
+impl ForgedSession {
     fn seal(&self, key: Box<dyn PacketKey>) -> Box<dyn PacketKey> {
         match &self.config.rewrite {
             Some(rewrite) => Box::new(Sealer { inner: key, rewrite: Arc::clone(rewrite) }),
@@ -246,7 +246,7 @@ impl Forged {
     }
 }
 
-impl Session for Forged {
+impl Session for ForgedSession {
     fn initial_keys(&self, dst_cid: &ConnectionId, side: Side) -> Keys {
         self.inner.initial_keys(dst_cid, side)
     }

@@ -13,16 +13,16 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 pub use self::trial::Trial;
-use self::watch::{Ears, Lured, Watch, told};
+use self::watch::{LeakProbe, Lured, VictimWatch, told};
 use super::attacks::Attack;
 use super::footprint::Footprint;
-use super::load::{Account, Load};
-use super::stage::{Stage, VICTIM};
+use super::load::{HonestLoad, LoadAccount};
+use super::stage::{AttackStage, VICTIM};
 
 /// What a process that has been attacked may have beyond its first base, before any attack, in KiB.
 const WARM: u64 = 16 << 10;
 /// How long streams may be open, and memory held, after all traffic has ended.
-const RECOVERY: Duration = Duration::from_secs(30);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How an attack is run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Form {
@@ -38,10 +38,10 @@ pub struct Form {
 
 /// Runs attacks on one stage.
 pub struct Court {
-    stage: Stage,
+    stage: AttackStage,
     /// The victim before any attack: what it is to come back to however often it was attacked.
     first: Option<Footprint>,
-    loads: [Load; 2],
+    loads: [HonestLoad; 2],
     program: std::path::PathBuf,
 }
 
@@ -49,7 +49,7 @@ impl Court {
     /// A stage with honest traffic. `program` is the one whose `attack` is the enemy's process.
     #[must_use]
     pub fn open(memory: Option<u64>, program: &Path) -> Self {
-        let stage = Stage::start(memory);
+        let stage = AttackStage::start(memory);
         let loads = stage.loads();
         std::thread::sleep(Duration::from_secs(1));
         Self { stage, first: None, loads, program: program.into() }
@@ -72,8 +72,8 @@ impl Court {
         let known = told(&self.stage);
         let log_from = self.log_len();
 
-        let watch = Watch::begin(self, &known);
-        let ears = (attack.name == "dial-backs").then(|| Ears::open(&self.stage));
+        let watch = VictimWatch::begin(self, &known);
+        let ears = (attack.name == "dial-backs").then(|| LeakProbe::open(&self.stage));
         let lured = (attack.name == "invented-nodes").then(|| Lured::begin(&self.stage));
         let street = self.street();
         let from = Instant::now();
@@ -116,8 +116,8 @@ impl Court {
     /// Ends honest traffic, and says what is left of it in the victim, and of all attacks.
     #[must_use]
     pub fn close(mut self) -> Vec<String> {
-        self.loads.iter_mut().for_each(Load::end);
-        let deadline = Instant::now() + RECOVERY;
+        self.loads.iter_mut().for_each(HonestLoad::end);
+        let deadline = Instant::now() + RECOVERY_TIMEOUT;
         loop {
             let mut left = Vec::new();
             let open = open_streams(&self.stage);
@@ -150,7 +150,7 @@ impl Court {
         std::fs::metadata(log).map_or(0, |m| m.len())
     }
 
-    fn account(&self, from: Instant, to: Instant) -> [Account; 2] {
+    fn account(&self, from: Instant, to: Instant) -> [LoadAccount; 2] {
         [self.loads[0].account(from, to), self.loads[1].account(from, to)]
     }
 
@@ -229,6 +229,6 @@ fn wait(child: &mut Child, patience: Duration) -> f64 {
     }
 }
 
-fn open_streams(stage: &Stage) -> Option<u64> {
+fn open_streams(stage: &AttackStage) -> Option<u64> {
     stage.victim.status()?["streams"]["open"].as_u64()
 }

@@ -14,11 +14,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{interval, sleep, timeout};
 
 use super::client::{Enemy, Manners};
-use crate::lab::Host;
+use crate::lab::LabHost;
 
 /// What an agent does after a command: a byte of kind and eight of length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum AgentOrder {
     /// Reads to the end, then answers that many bytes.
     Answer(u64),
     /// Sends back what it reads.
@@ -29,7 +29,7 @@ pub enum Order {
     Ignore,
 }
 
-impl Order {
+impl AgentOrder {
     /// On the wire.
     #[must_use]
     pub fn bytes(self) -> Vec<u8> {
@@ -44,19 +44,19 @@ impl Order {
 }
 
 /// A request that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes that a request asks for.
 const ANSWER: u64 = 1000;
-/// The pace of the transfer: so many bytes every [`BEAT`].
+/// The pace of the transfer: so many bytes every [`BLOCK_INTERVAL`].
 const BLOCK: usize = 20_000;
-const BEAT: Duration = Duration::from_millis(10);
+const BLOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// Idle streams, and how often each says something.
 const IDLE: usize = 4;
 const WORD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs `work` on a runtime of its own, on a thread of `host`.
 pub fn on<F: Future<Output = ()>>(
-    host: &Host,
+    host: &LabHost,
     work: impl FnOnce() -> F + Send + 'static,
 ) -> JoinHandle<()> {
     host.spawn(move || {
@@ -66,7 +66,7 @@ pub fn on<F: Future<Output = ()>>(
 }
 
 /// Answers at `address` for as long as the process lives.
-pub fn agent(host: &Host, address: &str) {
+pub fn agent(host: &LabHost, address: &str) {
     let address: SocketAddr = address.parse().unwrap();
     let listener = host.enter(move || {
         let listener = std::net::TcpListener::bind(address).unwrap();
@@ -121,7 +121,7 @@ async fn obey(mut socket: TcpStream) -> std::io::Result<()> {
 
 /// What became of honest traffic, each with its time.
 #[derive(Debug, Default)]
-struct Book {
+struct LoadRecord {
     /// When a request was due, and what it took; none where it failed.
     requests: Vec<(Instant, Option<Duration>)>,
     moved: Vec<(Instant, usize)>,
@@ -130,15 +130,15 @@ struct Book {
 }
 
 /// Honest traffic that goes on until told to stop.
-pub struct Load {
-    book: Arc<Mutex<Book>>,
+pub struct HonestLoad {
+    book: Arc<Mutex<LoadRecord>>,
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// What became of what was due in a span of time.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Account {
+pub struct LoadAccount {
     /// How long the span was, in seconds.
     pub seconds: f64,
     /// Requests that were due.
@@ -157,10 +157,10 @@ pub struct Account {
     pub longest_handshake: Duration,
 }
 
-impl Load {
+impl HonestLoad {
     /// Begins: `rate` requests a second from `host` to `to`.
     #[must_use]
-    pub fn begin(host: &Host, to: &str, rate: f64) -> Self {
+    pub fn begin(host: &LabHost, to: &str, rate: f64) -> Self {
         let (book, over) = (Arc::default(), Arc::default());
         let mut load = Self { book, over, threads: Vec::new() };
         let to: SocketAddr = to.parse().unwrap();
@@ -174,7 +174,7 @@ impl Load {
     }
 
     /// Shakes hands anew once in a while besides, as a node that has not been connected.
-    pub fn and_handshakes(&mut self, host: &Host, enemy: Arc<Enemy>, pause: Duration) {
+    pub fn and_handshakes(&mut self, host: &LabHost, enemy: Arc<Enemy>, pause: Duration) {
         let (book, over) = (self.book.clone(), self.over.clone());
         self.threads.push(on(host, move || async move {
             while !over.load(Relaxed) {
@@ -192,14 +192,14 @@ impl Load {
 
     /// What became of what was due from `from` to `to`.
     #[must_use]
-    pub fn account(&self, from: Instant, to: Instant) -> Account {
+    pub fn account(&self, from: Instant, to: Instant) -> LoadAccount {
         let within = |at: &Instant| (from..to).contains(at);
         let book = lock(&self.book);
         let due: Vec<_> = book.requests.iter().filter(|(at, _)| within(at)).collect();
         let mut took: Vec<_> = due.iter().filter_map(|(_, took)| *took).collect();
         took.sort_unstable();
         let shaken: Vec<_> = book.shaken.iter().filter(|(at, _)| within(at)).collect();
-        Account {
+        LoadAccount {
             seconds: (to - from).as_secs_f64(),
             asked: due.len(),
             answered: took.len(),
@@ -220,18 +220,18 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl Drop for HonestLoad {
     fn drop(&mut self) {
         self.over.store(true, Relaxed);
     }
 }
 
-fn lock(book: &Mutex<Book>) -> std::sync::MutexGuard<'_, Book> {
+fn lock(book: &Mutex<LoadRecord>) -> std::sync::MutexGuard<'_, LoadRecord> {
     book.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Asks at a fixed rate, and waits for the last answers.
-async fn ask(to: SocketAddr, rate: f64, book: &Arc<Mutex<Book>>, over: &AtomicBool) {
+async fn ask(to: SocketAddr, rate: f64, book: &Arc<Mutex<LoadRecord>>, over: &AtomicBool) {
     let mut beat = interval(Duration::from_secs_f64(1.0 / rate));
     let mut asking = tokio::task::JoinSet::new();
     while !over.load(Relaxed) {
@@ -239,7 +239,7 @@ async fn ask(to: SocketAddr, rate: f64, book: &Arc<Mutex<Book>>, over: &AtomicBo
         let book = book.clone();
         asking.spawn(async move {
             let due = Instant::now();
-            let answered = timeout(PATIENCE, request(to)).await.is_ok_and(|r| r.is_ok());
+            let answered = timeout(REQUEST_TIMEOUT, request(to)).await.is_ok_and(|r| r.is_ok());
             let took = answered.then(|| due.elapsed());
             lock(&book).requests.push((due, took));
         });
@@ -255,7 +255,7 @@ async fn ask(to: SocketAddr, rate: f64, book: &Arc<Mutex<Book>>, over: &AtomicBo
 pub async fn request(to: SocketAddr) -> std::io::Result<()> {
     let mut socket = TcpStream::connect(to).await?;
     socket.set_nodelay(true)?;
-    let mut bytes = Order::Answer(ANSWER).bytes();
+    let mut bytes = AgentOrder::Answer(ANSWER).bytes();
     bytes.resize(200, b'q');
     socket.write_all(&bytes).await?;
     socket.shutdown().await?;
@@ -269,16 +269,16 @@ pub async fn request(to: SocketAddr) -> std::io::Result<()> {
 }
 
 /// Reads a transfer at its pace; one that breaks is begun anew.
-async fn transfer(to: SocketAddr, book: &Mutex<Book>, over: &AtomicBool) {
+async fn transfer(to: SocketAddr, book: &Mutex<LoadRecord>, over: &AtomicBool) {
     let mut block = vec![0; BLOCK];
     while !over.load(Relaxed) {
         let reading = async {
             let mut socket = TcpStream::connect(to).await?;
-            socket.write_all(&Order::Flood.bytes()).await?;
-            let mut beat = interval(BEAT);
+            socket.write_all(&AgentOrder::Flood.bytes()).await?;
+            let mut beat = interval(BLOCK_INTERVAL);
             while !over.load(Relaxed) {
                 beat.tick().await;
-                let read = timeout(PATIENCE, socket.read_exact(&mut block)).await;
+                let read = timeout(REQUEST_TIMEOUT, socket.read_exact(&mut block)).await;
                 read.map_err(|_| std::io::ErrorKind::TimedOut)??;
                 lock(book).moved.push((Instant::now(), BLOCK));
             }
@@ -291,14 +291,14 @@ async fn transfer(to: SocketAddr, book: &Mutex<Book>, over: &AtomicBool) {
 }
 
 /// Keeps one stream open, on which a word is said and repeated once in a while.
-async fn keep(to: SocketAddr, book: Arc<Mutex<Book>>, over: Arc<AtomicBool>) {
+async fn keep(to: SocketAddr, book: Arc<Mutex<LoadRecord>>, over: Arc<AtomicBool>) {
     while !over.load(Relaxed) {
         let keeping = async {
             let mut socket = TcpStream::connect(to).await?;
-            socket.write_all(&Order::Echo.bytes()).await?;
+            socket.write_all(&AgentOrder::Echo.bytes()).await?;
             while !over.load(Relaxed) {
                 socket.write_all(b"x").await?;
-                let heard = timeout(PATIENCE, socket.read_u8()).await;
+                let heard = timeout(REQUEST_TIMEOUT, socket.read_u8()).await;
                 heard.map_err(|_| std::io::ErrorKind::TimedOut)??;
                 sleep(WORD_INTERVAL).await;
             }

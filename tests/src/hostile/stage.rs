@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::client::Enemy;
 use super::footprint::Cage;
-use super::load::{Load, agent};
+use super::load::{HonestLoad, agent};
 use crate::daemon::{Daemon, issue, make_authority};
-use crate::lab::{Host, bridge};
+use crate::lab::{LabHost, bridge};
 
 /// Where the victim listens.
 pub const VICTIM: &str = "172.18.2.2:7843";
@@ -34,21 +34,21 @@ const FROM_BANK: &str = "198.18.0.8:15080";
 const RATE: f64 = 50.0;
 
 /// Everything that is there before an attack.
-pub struct Stage {
+pub struct AttackStage {
     /// Certificates, configurations, logs and admin sockets.
     pub root: tempfile::TempDir,
     /// The victim's host.
-    pub bank: Host,
+    pub bank: LabHost,
     /// The hostile cluster's host, with seventeen addresses.
-    pub mallory: Host,
+    pub mallory: LabHost,
     /// A stranger's host, which the victim has a route for 10.66.0.0/16 to.
-    pub street: Host,
+    pub street: LabHost,
     /// A workload of bank's, which may use the honest import.
-    pub teller: Host,
+    pub teller: LabHost,
     /// The victim.
     pub victim: Daemon,
-    support: Host,
-    edge: Host,
+    support: LabHost,
+    edge: LabHost,
     // Ends after the victim, and the group after it.
     neighbour: Daemon,
     /// What bounds the victim's memory.
@@ -100,7 +100,7 @@ admin: {socket: ROOT/e1.sock}
 log: {format: json}
 "#;
 
-impl Stage {
+impl AttackStage {
     /// Starts everything, with at most so many MiB for the victim, and waits until both imports are ready.
     ///
     /// # Panics
@@ -110,7 +110,7 @@ impl Stage {
         let root = tempfile::tempdir().unwrap();
         bridge("lan");
         let host = |name: &str, address: &str| {
-            let host = Host::new(name);
+            let host = LabHost::new(name);
             host.plug("lan", &format!("{address}/16"));
             host
         };
@@ -171,16 +171,16 @@ impl Stage {
 
     /// Honest traffic of the neighbour's workloads through the victim, and of the victim's own.
     #[must_use]
-    pub fn loads(&self) -> [Load; 2] {
-        let mut theirs = Load::begin(&self.support, FROM_EDGE, RATE);
+    pub fn loads(&self) -> [HonestLoad; 2] {
+        let mut theirs = HonestLoad::begin(&self.support, FROM_EDGE, RATE);
         let target = VICTIM.parse().unwrap();
         let friend = Arc::new(Enemy::load(self.root.path(), "edge", "bank", target));
         theirs.and_handshakes(&self.edge, friend, Duration::from_millis(500));
-        [theirs, Load::begin(&self.teller, FROM_BANK, RATE)]
+        [theirs, HonestLoad::begin(&self.teller, FROM_BANK, RATE)]
     }
 }
 
-fn start(host: &Host, root: &Path, name: &str, config: &str, cage: Option<&Cage>) -> Daemon {
+fn start(host: &LabHost, root: &Path, name: &str, config: &str, cage: Option<&Cage>) -> Daemon {
     let daemon = Daemon::start(Some(host), root, name, config);
     if let Some(cage) = cage {
         cage.hold(daemon.pid());

@@ -1,6 +1,6 @@
 //! A network inside one process, on tokio's clock.
 //!
-//! Every datagram takes [`Memory::set_delay`] to arrive, unless the test's filter takes it. Nothing is
+//! Every datagram takes [`MemoryNetwork::set_delay`] to arrive, unless the test's filter takes it. Nothing is
 //! reordered. Several sockets may listen on one address; each sender's port chooses among them, as
 //! `SO_REUSEPORT` would, but by a rule that a test can foresee: port modulo number of sockets.
 
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use adit_transport::net::{Listening, Net, Resolving, SocketOptions};
+use adit_transport::network::{ListeningSocket, ResolveFuture, SocketOptions, UdpNetwork};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::time::{Instant, Sleep};
@@ -26,9 +26,9 @@ pub type Filter = Box<dyn FnMut(&Sent, &[u8]) -> bool + Send>;
 
 /// A network inside one process. Clones are the same network.
 #[derive(Clone)]
-pub struct Memory(Arc<Mutex<State>>);
+pub struct MemoryNetwork(Arc<Mutex<MemoryState>>);
 
-struct State {
+struct MemoryState {
     begun: Instant,
     delay: Duration,
     /// Bytes a second that fit through to each host, and how long they may wait for it, …
@@ -50,11 +50,11 @@ struct Mailbox {
     reader: Option<Waker>,
 }
 
-impl Memory {
+impl MemoryNetwork {
     /// A network whose datagrams take `delay`.
     #[must_use]
     pub fn new(delay: Duration) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(MemoryState {
             begun: Instant::now(),
             delay,
             rate: None,
@@ -70,8 +70,8 @@ impl Memory {
 
     /// The network as a host at `address` sees it.
     #[must_use]
-    pub fn host(&self, address: IpAddr) -> Arc<dyn Net> {
-        Arc::new(Host { network: self.clone(), address })
+    pub fn host(&self, address: IpAddr) -> Arc<dyn UdpNetwork> {
+        Arc::new(MemoryHost { network: self.clone(), address })
     }
 
     /// Datagrams take this long from now on; those under way keep their time.
@@ -123,7 +123,7 @@ impl Memory {
         self.state().sockets.values().map(Vec::len).sum()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, MemoryState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -142,11 +142,11 @@ impl Memory {
         there.push(Arc::clone(&mailbox));
         drop(state);
         let network = self.clone();
-        Ok(Arc::new(Socket { local, mailbox, network, timer: Mutex::new(None) }))
+        Ok(Arc::new(MemorySocket { local, mailbox, network, timer: Mutex::new(None) }))
     }
 }
 
-impl State {
+impl MemoryState {
     fn carry(&mut self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
         let now = Instant::now();
         let from = self.nat.get(&from).copied().unwrap_or(from);
@@ -172,7 +172,7 @@ impl State {
 }
 
 /// Links of limited rate.
-impl State {
+impl MemoryState {
     /// When a datagram is through the link to a host; `None` where its queue is full.
     fn queue(
         busy: &mut HashMap<IpAddr, Instant>,
@@ -191,30 +191,30 @@ impl State {
     }
 }
 
-impl fmt::Debug for Memory {
+impl fmt::Debug for MemoryNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Memory")
     }
 }
 
 #[derive(Debug)]
-struct Host {
-    network: Memory,
+struct MemoryHost {
+    network: MemoryNetwork,
     address: IpAddr,
 }
 
-impl Net for Host {
-    fn listen(&self, address: SocketAddr, options: &SocketOptions) -> io::Result<Listening> {
+impl UdpNetwork for MemoryHost {
+    fn listen(&self, address: SocketAddr, options: &SocketOptions) -> io::Result<ListeningSocket> {
         let local = SocketAddr::new(self.address, address.port());
         let socket = self.network.bind(local, options.share_port)?;
-        Ok(Listening { socket, inode: None, receive_buffer: None, descriptor: None })
+        Ok(ListeningSocket { socket, inode: None, receive_buffer: None, descriptor: None })
     }
 
     fn dial(&self, _: SocketAddr, _: &SocketOptions) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         self.network.bind(SocketAddr::new(self.address, 0), false)
     }
 
-    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> Resolving<'a> {
+    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> ResolveFuture<'a> {
         let known = self.network.state().names.get(host).cloned();
         Box::pin(async move {
             let known = known.ok_or(io::ErrorKind::NotFound)?;
@@ -222,19 +222,19 @@ impl Net for Host {
         })
     }
 
-    fn seed(&self, nth: u64) -> Option<[u8; 32]> {
+    fn rng_seed(&self, nth: u64) -> Option<[u8; 32]> {
         Some(super::seed(0, self.address, nth))
     }
 }
 
-struct Socket {
+struct MemorySocket {
     local: SocketAddr,
     mailbox: Arc<Mutex<Mailbox>>,
-    network: Memory,
+    network: MemoryNetwork,
     timer: Mutex<Option<Pin<Box<Sleep>>>>,
 }
 
-impl AsyncUdpSocket for Socket {
+impl AsyncUdpSocket for MemorySocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Box::pin(AlwaysWritable)
     }
@@ -284,7 +284,7 @@ impl AsyncUdpSocket for Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for MemorySocket {
     fn drop(&mut self) {
         let mut state = self.network.state();
         if let Some(there) = state.sockets.get_mut(&self.local) {
@@ -296,7 +296,7 @@ impl Drop for Socket {
     }
 }
 
-impl fmt::Debug for Socket {
+impl fmt::Debug for MemorySocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Socket({})", self.local)
     }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use adit_dataplane::tcp::{Listener, Net, Room, Tcp};
+use adit_dataplane::tcp::{ReadBuffer, Tcp, TcpAcceptor, TcpNetwork};
 use bytes::{Buf, Bytes};
 use tokio::sync::{Notify, mpsc};
 
@@ -20,11 +20,11 @@ const CAPACITY: usize = 64 * 1024;
 
 /// All listeners that one host's workloads and its node can reach.
 #[derive(Debug, Clone, Default)]
-pub struct Pipes(Arc<Mutex<HashMap<SocketAddr, mpsc::Sender<Pipe>>>>);
+pub struct Pipes(Arc<Mutex<HashMap<SocketAddr, mpsc::Sender<MemoryPipe>>>>);
 
 /// One end of a connection.
 #[derive(Debug)]
-pub struct Pipe {
+pub struct MemoryPipe {
     local: SocketAddr,
     remote: SocketAddr,
     /// Whether dropping this end sends RST: a node's does until it is settled, a workload's when asked.
@@ -36,30 +36,30 @@ pub struct Pipe {
 /// One direction.
 #[derive(Debug, Default)]
 struct Queue {
-    state: Mutex<State>,
+    state: Mutex<PipeState>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PipeState {
     bytes: VecDeque<u8>,
     finished: bool,
     reset: bool,
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PipeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut PipeState) -> T) -> T {
         let result = change(&mut self.lock());
         self.changed.notify_waiters();
         result
     }
 
     /// Waits until `ready` gives something.
-    async fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<T>) -> T {
+    async fn wait<T>(&self, mut ready: impl FnMut(&mut PipeState) -> Option<T>) -> T {
         loop {
             let changed = self.changed.notified();
             let mut changed = std::pin::pin!(changed);
@@ -79,28 +79,33 @@ impl Pipes {
     ///
     /// # Errors
     /// Where nobody listens.
-    pub async fn connect(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Pipe> {
-        self.join(from, to, Side::Accepting).await
+    pub async fn connect(&self, from: SocketAddr, to: SocketAddr) -> io::Result<MemoryPipe> {
+        self.join(from, to, PipeSide::Accepting).await
     }
 
     /// Connects; the end on the `node`'s side resets unless it is settled.
-    async fn join(&self, from: SocketAddr, to: SocketAddr, node: Side) -> io::Result<Pipe> {
+    async fn join(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        node: PipeSide,
+    ) -> io::Result<MemoryPipe> {
         let listener = {
             let listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             listeners.get(&to).cloned().ok_or(ErrorKind::ConnectionRefused)?
         };
         let (there, back) = (Arc::<Queue>::default(), Arc::<Queue>::default());
-        let accepted = Pipe {
+        let accepted = MemoryPipe {
             local: to,
             remote: from,
-            resets: AtomicBool::new(node == Side::Accepting),
+            resets: AtomicBool::new(node == PipeSide::Accepting),
             incoming: there.clone(),
             outgoing: back.clone(),
         };
-        let connected = Pipe {
+        let connected = MemoryPipe {
             local: from,
             remote: to,
-            resets: AtomicBool::new(node == Side::Connecting),
+            resets: AtomicBool::new(node == PipeSide::Connecting),
             incoming: back,
             outgoing: there,
         };
@@ -110,12 +115,12 @@ impl Pipes {
 }
 
 #[derive(PartialEq, Eq)]
-enum Side {
+enum PipeSide {
     Accepting,
     Connecting,
 }
 
-impl Tcp for Pipe {
+impl Tcp for MemoryPipe {
     fn local(&self) -> SocketAddr {
         self.local
     }
@@ -124,7 +129,7 @@ impl Tcp for Pipe {
         self.remote
     }
 
-    async fn read(&self, room: &mut Room) -> io::Result<Option<Bytes>> {
+    async fn read(&self, room: &mut ReadBuffer) -> io::Result<Option<Bytes>> {
         self.incoming
             .wait(|state| {
                 if state.reset {
@@ -133,7 +138,7 @@ impl Tcp for Pipe {
                 if state.bytes.is_empty() {
                     return state.finished.then_some(Ok(None));
                 }
-                let buffer = room.get();
+                let buffer = room.buffer_mut();
                 let n = state.bytes.len().min(buffer.capacity() - buffer.len());
                 buffer.extend(state.bytes.drain(..n));
                 Some(Ok(Some(room.take())))
@@ -168,12 +173,12 @@ impl Tcp for Pipe {
         self.incoming.wait(|state| state.reset.then_some(())).await;
     }
 
-    fn settle(&self) {
+    fn close_gracefully(&self) {
         self.resets.store(false, Relaxed);
     }
 }
 
-impl Pipe {
+impl MemoryPipe {
     /// True if the other end closed the connection without a byte, as whoever only looks does.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
@@ -189,7 +194,7 @@ impl Pipe {
     }
 }
 
-impl Drop for Pipe {
+impl Drop for MemoryPipe {
     fn drop(&mut self) {
         // As the kernel does: unread bytes make a close a reset, and who writes to a closed end learns it.
         let unread = self.incoming.change(|state| {
@@ -208,10 +213,10 @@ impl Drop for Pipe {
 
 /// A listener's queue of connections.
 #[derive(Debug)]
-pub struct Accepting(tokio::sync::Mutex<mpsc::Receiver<Pipe>>);
+pub struct Accepting(tokio::sync::Mutex<mpsc::Receiver<MemoryPipe>>);
 
-impl Net for Pipes {
-    type Stream = Pipe;
+impl TcpNetwork for Pipes {
+    type Stream = MemoryPipe;
     type Listener = Accepting;
 
     fn listen(&self, address: SocketAddr, _shared: bool) -> io::Result<Accepting> {
@@ -224,15 +229,15 @@ impl Net for Pipes {
         Ok(Accepting(tokio::sync::Mutex::new(receiver)))
     }
 
-    async fn dial(&self, address: SocketAddr) -> io::Result<Pipe> {
-        self.join(SocketAddr::from(([10, 255, 255, 254], 1)), address, Side::Connecting).await
+    async fn dial(&self, address: SocketAddr) -> io::Result<MemoryPipe> {
+        self.join(SocketAddr::from(([10, 255, 255, 254], 1)), address, PipeSide::Connecting).await
     }
 }
 
-impl Listener for Accepting {
-    type Stream = Pipe;
+impl TcpAcceptor for Accepting {
+    type Stream = MemoryPipe;
 
-    async fn accept(&self) -> io::Result<Pipe> {
+    async fn accept(&self) -> io::Result<MemoryPipe> {
         self.0.lock().await.recv().await.ok_or_else(|| ErrorKind::NotConnected.into())
     }
 }

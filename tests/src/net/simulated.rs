@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use adit_transport::net::{Listening, Net, Resolving, SocketOptions};
+use adit_transport::network::{ListeningSocket, ResolveFuture, SocketOptions, UdpNetwork};
 use futures_util::FutureExt;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -22,7 +22,7 @@ use super::Sent;
 use super::memory::AlwaysWritable;
 
 /// What happened on a simulated network, for all hosts together.
-pub type Trace = Arc<Mutex<Vec<Sent>>>;
+pub type SentTrace = Arc<Mutex<Vec<Sent>>>;
 
 /// Runs a simulation to its end, and has `act` change it once, when `at` has passed.
 ///
@@ -41,7 +41,7 @@ pub fn run_with(sim: &mut turmoil::Sim<'_>, at: Duration, act: impl FnOnce(&mut 
 pub struct Simulated {
     host: IpAddr,
     run: u64,
-    trace: Trace,
+    trace: SentTrace,
     lose_every: usize,
 }
 
@@ -49,7 +49,7 @@ impl Simulated {
     /// For the host that is running: `run` is the simulation's seed, and one in `lose_every` datagrams
     /// is lost (0: none).
     #[must_use]
-    pub fn on(host: &str, run: u64, trace: &Trace, lose_every: usize) -> Arc<dyn Net> {
+    pub fn on(host: &str, run: u64, trace: &SentTrace, lose_every: usize) -> Arc<dyn UdpNetwork> {
         let host = turmoil::lookup(host);
         Arc::new(Self { host, run, trace: Arc::clone(trace), lose_every })
     }
@@ -60,29 +60,29 @@ impl Simulated {
         let socket = Arc::new(bound.ok_or(io::ErrorKind::WouldBlock)??);
         let local = SocketAddr::new(self.host, socket.local_addr()?.port());
         let (trace, lose_every) = (Arc::clone(&self.trace), self.lose_every);
-        Ok(Arc::new(Socket { socket, local, trace, lose_every, ready: Mutex::new(None) }))
+        Ok(Arc::new(SimulatedSocket { socket, local, trace, lose_every, ready: Mutex::new(None) }))
     }
 }
 
-impl Net for Simulated {
-    fn listen(&self, address: SocketAddr, _: &SocketOptions) -> io::Result<Listening> {
+impl UdpNetwork for Simulated {
+    fn listen(&self, address: SocketAddr, _: &SocketOptions) -> io::Result<ListeningSocket> {
         let socket = self.bind(address.port())?;
-        Ok(Listening { socket, inode: None, receive_buffer: None, descriptor: None })
+        Ok(ListeningSocket { socket, inode: None, receive_buffer: None, descriptor: None })
     }
 
     fn dial(&self, _: SocketAddr, _: &SocketOptions) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         self.bind(0)
     }
 
-    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> Resolving<'a> {
+    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> ResolveFuture<'a> {
         Box::pin(async move { Ok(vec![SocketAddr::new(turmoil::lookup(host), port)]) })
     }
 
-    fn calendar(&self) -> SystemTime {
+    fn system_time(&self) -> SystemTime {
         UNIX_EPOCH + turmoil::since_epoch().unwrap_or_default()
     }
 
-    fn seed(&self, nth: u64) -> Option<[u8; 32]> {
+    fn rng_seed(&self, nth: u64) -> Option<[u8; 32]> {
         Some(super::seed(self.run, self.host, nth))
     }
 }
@@ -93,17 +93,17 @@ impl fmt::Debug for Simulated {
     }
 }
 
-type Ready = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+type ReadyFuture = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
-struct Socket {
+struct SimulatedSocket {
     socket: Arc<UdpSocket>,
     local: SocketAddr,
-    trace: Trace,
+    trace: SentTrace,
     lose_every: usize,
-    ready: Mutex<Option<Ready>>,
+    ready: Mutex<Option<ReadyFuture>>,
 }
 
-impl AsyncUdpSocket for Socket {
+impl AsyncUdpSocket for SimulatedSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Box::pin(AlwaysWritable)
     }
@@ -163,11 +163,11 @@ impl AsyncUdpSocket for Socket {
     }
 }
 
-impl fmt::Debug for Socket {
+impl fmt::Debug for SimulatedSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Socket({})", self.local)
     }
 }
 
 /// The longest that a simulation may run, in its own time.
-pub const LONGEST: Duration = Duration::from_secs(600);
+pub const LONGEST_RUN_TIMEOUT: Duration = Duration::from_secs(600);

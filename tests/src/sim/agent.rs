@@ -10,12 +10,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adit_dataplane::tcp::{Listener, Net, Room, Tcp};
+use adit_dataplane::tcp::{ReadBuffer, Tcp, TcpAcceptor, TcpNetwork};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
 
-use crate::net::pipe::{Pipe, Pipes};
+use crate::net::pipe::{MemoryPipe, Pipes};
 use crate::workload::pattern;
 
 /// What has been delivered, by number: also what was not answered.
@@ -49,8 +49,8 @@ pub fn serve(pods: &Pipes, at: SocketAddr, delivered: &Delivered) {
     });
 }
 
-async fn answer(pipe: &Pipe, delivered: &Delivered) -> io::Result<()> {
-    let (mut room, mut request) = (Room::new(), Vec::new());
+async fn answer(pipe: &MemoryPipe, delivered: &Delivered) -> io::Result<()> {
+    let (mut room, mut request) = (ReadBuffer::new(), Vec::new());
     let mut counted = false;
     while let Some(bytes) = pipe.read(&mut room).await? {
         request.extend_from_slice(&bytes);
@@ -71,7 +71,7 @@ fn expected(request: &[u8]) -> Bytes {
 
 /// How a request ended, as its client saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub enum RequestOutcome {
     /// The whole answer came, and its end.
     Answered,
     /// A reset.
@@ -86,13 +86,19 @@ pub enum Asked {
 ///
 /// # Panics
 /// Where `from` is no address.
-pub async fn ask(pods: &Pipes, from: &str, to: SocketAddr, number: u64, len: u64) -> Asked {
+pub async fn ask(
+    pods: &Pipes,
+    from: &str,
+    to: SocketAddr,
+    number: u64,
+    len: u64,
+) -> RequestOutcome {
     let Ok(pipe) = pods.connect(from.parse().expect("an address"), to).await else {
-        return Asked::Reset;
+        return RequestOutcome::Reset;
     };
     let request: Bytes =
         number.to_be_bytes().into_iter().chain((0..len).map(|at| pattern(at ^ number))).collect();
-    let (mut room, mut got) = (Room::new(), Vec::new());
+    let (mut room, mut got) = (ReadBuffer::new(), Vec::new());
     let asking = async {
         pipe.write(&mut [request.clone()]).await?;
         pipe.finish().await
@@ -105,9 +111,9 @@ pub async fn ask(pods: &Pipes, from: &str, to: SocketAddr, number: u64, len: u64
     };
     let both = async { tokio::try_join!(asking, hearing) };
     match tokio::time::timeout(Duration::from_secs(60), both).await {
-        Ok(Ok(_)) if got == expected(&request) => Asked::Answered,
-        Ok(Ok(_)) => Asked::Wrong(got.len()),
-        Ok(Err(_)) => Asked::Reset,
-        Err(_) => Asked::Never,
+        Ok(Ok(_)) if got == expected(&request) => RequestOutcome::Answered,
+        Ok(Ok(_)) => RequestOutcome::Wrong(got.len()),
+        Ok(Err(_)) => RequestOutcome::Reset,
+        Err(_) => RequestOutcome::Never,
     }
 }

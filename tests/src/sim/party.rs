@@ -7,32 +7,32 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use adit_dataplane::tcp::{Listener, Net, Room, Tcp};
+use adit_dataplane::tcp::{ReadBuffer, Tcp, TcpAcceptor, TcpNetwork};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::timeout;
 
-use crate::net::pipe::{Accepting, Pipe, Pipes};
-pub use crate::workload::End;
+use crate::net::pipe::{Accepting, MemoryPipe, Pipes};
+pub use crate::workload::DirectionEnd;
 use crate::workload::pattern;
 
 /// How long anything here may take before a test is stuck, in its own time.
-pub(super) const PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const PARTY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// One end of a workload's connection.
 #[derive(Debug)]
 pub struct Party {
-    pipe: Pipe,
-    room: Room,
+    pipe: MemoryPipe,
+    room: ReadBuffer,
     said: u64,
     heard: u64,
 }
 
 /// A backend's listening socket.
 #[derive(Debug)]
-pub struct Backend(Accepting);
+pub struct BackendListener(Accepting);
 
-impl Backend {
+impl BackendListener {
     /// Listens.
     ///
     /// # Panics
@@ -56,7 +56,7 @@ impl Backend {
     /// Where there is none for [`PATIENCE`].
     pub async fn accept(&self) -> Party {
         loop {
-            let next = timeout(PATIENCE, self.0.accept()).await.expect("a connection");
+            let next = timeout(PARTY_TIMEOUT, self.0.accept()).await.expect("a connection");
             let pipe = next.expect("a listener");
             if !pipe.is_abandoned() {
                 return Party::new(pipe);
@@ -66,8 +66,8 @@ impl Backend {
 }
 
 impl Party {
-    fn new(pipe: Pipe) -> Self {
-        Self { pipe, room: Room::new(), said: 0, heard: 0 }
+    fn new(pipe: MemoryPipe) -> Self {
+        Self { pipe, room: ReadBuffer::new(), said: 0, heard: 0 }
     }
 
     /// Connects.
@@ -130,18 +130,18 @@ impl Party {
     ///
     /// # Panics
     /// Where a byte is not the right one.
-    pub async fn end(&mut self) -> End {
+    pub async fn end(&mut self) -> DirectionEnd {
         loop {
             match self.next().await {
                 Ok(true) => {}
-                Ok(false) => return End::Finished(self.heard),
-                Err(_) => return End::Reset(self.heard),
+                Ok(false) => return DirectionEnd::Finished(self.heard),
+                Err(_) => return DirectionEnd::Reset(self.heard),
             }
         }
     }
 
     async fn next(&mut self) -> io::Result<bool> {
-        let next = timeout(PATIENCE, self.pipe.read(&mut self.room));
+        let next = timeout(PARTY_TIMEOUT, self.pipe.read(&mut self.room));
         let Some(bytes) = next.await.expect("bytes or an end")? else { return Ok(false) };
         for byte in &bytes {
             assert_eq!(*byte, pattern(self.heard), "byte {}", self.heard);

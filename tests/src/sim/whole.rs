@@ -7,12 +7,12 @@ use std::sync::Arc;
 use adit_config::Config;
 use adit_core::code::Code;
 use adit_core::snapshot::Snapshot;
-use adit_daemon::compose::{self, Base, Sources};
-use adit_daemon::process::node::Node;
+use adit_daemon::compose::{self, BaseSnapshot, SnapshotSources};
+use adit_daemon::process::node::NodeDataPlane;
 use adit_daemon::process::tuning::tuning;
 use adit_dataplane::flow::Direction;
-use adit_transport::links::Settings;
-use adit_transport::{Endpoints, Net, Worker};
+use adit_transport::links::LinkSettings;
+use adit_transport::{Endpoints, UdpNetwork, Worker};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -23,10 +23,10 @@ use crate::sites::local;
 #[derive(Debug)]
 pub struct Whole {
     /// What the process has of it.
-    pub node: Node,
+    pub node: NodeDataPlane,
     /// What it believes.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
-    base: watch::Sender<Base>,
+    base: watch::Sender<BaseSnapshot>,
     listen: Vec<SocketAddr>,
 }
 
@@ -44,9 +44,9 @@ impl Whole {
     /// Where `config` is no configuration, or an address cannot be had.
     #[must_use]
     pub fn start(
-        net: Arc<dyn Net>,
+        net: Arc<dyn UdpNetwork>,
         pods: &Pipes,
-        identity: &crate::identity::Node,
+        identity: &crate::identity::TestNode,
         config: &str,
         boot: u8,
         seed: u64,
@@ -56,17 +56,17 @@ impl Whole {
         let (workers, tuning) = (vec![Worker::current()], tuning(&config.limits));
         let tls = identity.tls();
         let endpoints = Endpoints::bind(net, workers, &listen, &identity.secret, tls, tuning);
-        let base = Base::of(&config, &listen);
+        let base = BaseSnapshot::from_config(&config, &listen);
         let first = Arc::new(base.snapshot(&Default::default(), &Default::default()));
         let (base, bases) = watch::channel(base);
         let (publish, snapshot) = watch::channel(first);
-        let local = local(boot, seed, Settings::default());
+        let local = local(boot, seed, LinkSettings::default());
         let endpoints = endpoints.expect("endpoints");
         let (node, work) =
-            Node::start(local, endpoints, snapshot.clone(), &config.limits, pods.clone());
-        let sources = Sources::new(bases, None, node.views(), node.backend_states());
+            NodeDataPlane::start(local, endpoints, snapshot.clone(), &config.limits, pods.clone());
+        let sources = SnapshotSources::new(bases, None, node.views(), node.backend_states());
         let tasks = TaskTracker::new();
-        tasks.spawn(work.drive());
+        tasks.spawn(work.run());
         node.begin();
         tasks.spawn(compose::run(sources, publish));
         Self { node, snapshot, base, listen }
@@ -87,7 +87,7 @@ impl Whole {
     pub fn believe(&self, config: &str, change: impl FnOnce(&mut Config)) {
         let mut config = read(config);
         change(&mut config);
-        self.base.send_replace(Base::of(&config, &self.listen));
+        self.base.send_replace(BaseSnapshot::from_config(&config, &self.listen));
     }
 
     /// How many streams ended with each code.

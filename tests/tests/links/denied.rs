@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::denied::{DeniedPeer, DenyEntry};
+use adit_core::deny_list::{DeniedPeer, DenyEntry};
 use adit_core::name::ClusterName;
 use adit_core::snapshot::Class;
 use adit_pki::inspect::{CertInfo, inspect};
 use adit_pki::{Current, DenyList, Identity, Trust, TrustBundle, TrustBundles, UnixTime};
-use adit_tests::identity::{EPOCH, Node};
-use adit_tests::sites::{Running, Site, eventually, start};
-use adit_transport::links::{Settings, Stream};
+use adit_tests::identity::{EPOCH, TestNode};
+use adit_tests::sites::{RunningNode, Site, eventually, start};
+use adit_transport::links::{LinkSettings, PeerStream};
 use adit_transport::{NodeSecret, Tuning};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -22,10 +22,10 @@ use rcgen::{
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::hostile::{Stranger, control, open};
-use crate::{SECOND, World};
+use crate::{LinkWorld, SECOND};
 
 /// How long a denied peer's streams may live on.
-const WITHIN: Duration = SECOND.saturating_mul(10);
+const DENIED_TIMEOUT: Duration = SECOND.saturating_mul(10);
 
 /// A cluster whose nodes' certificates come from an authority below its root, and what its node shows.
 struct Nested {
@@ -82,19 +82,19 @@ fn now() -> UnixTime {
 }
 
 /// Edge, linked with bank and shop.
-struct Scene {
+struct DenyScene {
     edge: Site,
     bank: Site,
     shop: Site,
-    e1: Running,
-    b1: Running,
-    s1: Running,
+    e1: RunningNode,
+    b1: RunningNode,
+    s1: RunningNode,
     /// What edge presents and believes.
-    ours: Node,
+    ours: TestNode,
 }
 
-impl Scene {
-    fn start(world: &World, banks: &Nested) -> Self {
+impl DenyScene {
+    fn start(world: &LinkWorld, banks: &Nested) -> Self {
         let (edge, bank, shop) =
             (Site::new("edge", 1, 1), Site::new("bank", 2, 1), Site::new("shop", 3, 1));
         let ours = edge.authority.node("e1", &[&shop.authority]);
@@ -102,16 +102,16 @@ impl Scene {
         let mut all = bundles.clone();
         all.insert(banks.bundle.clone()).unwrap();
         ours.verifier.set_trust(all.clone().into());
-        let theirs = Node {
+        let theirs = TestNode {
             identity: Arc::new(Current::new(banks.identity.clone())),
             verifier: Arc::new(adit_pki::PeerVerifier::new(all.into())),
             secret: NodeSecret::from_bytes([7; 32]),
             controller: ours.controller.clone(),
         };
-        let run = |site: &Site, identity: &Node, links: &[&Site]| {
+        let run = |site: &Site, identity: &TestNode, links: &[&Site]| {
             let links: Vec<_> = links.iter().map(|other| other.link(&[1])).collect();
             let (host, snapshot) = (world.network.host(site.ip(1)), site.snapshot(1, &links));
-            start(host, identity, snapshot, 1, Settings::default(), Tuning::default())
+            start(host, identity, snapshot, 1, LinkSettings::default(), Tuning::default())
         };
         let e1 = run(&edge, &ours, &[&bank, &shop]);
         let b1 = run(&bank, &theirs, &[&edge]);
@@ -127,7 +127,7 @@ impl Scene {
         let denied = DenyList::new(&entries, domain);
         let bundles: TrustBundles = self.ours.verifier.trust().bundles.clone();
         self.ours.verifier.set_trust(Trust { denied, ..bundles.into() });
-        self.e1.links.recheck(Some(&self.ours.verifier), now());
+        self.e1.links.recheck_certificates(Some(&self.ours.verifier), now());
     }
 
     fn connected(&self) -> (usize, usize) {
@@ -137,7 +137,7 @@ impl Scene {
 }
 
 /// How a stream that says nothing ends.
-async fn end(stream: &mut Stream) -> Code {
+async fn end(stream: &mut PeerStream) -> Code {
     match stream.recv.read_chunk(1).await {
         Ok(Some(_)) => panic!("it goes on"),
         Ok(None) => Code::Finished,
@@ -162,8 +162,8 @@ async fn every_kind_of_entry_ends_live_streams_and_refuses_new_handshakes() {
         key(1),
         key(2),
     ] {
-        let world = World::new();
-        let scene = Scene::start(&world, &banks);
+        let world = LinkWorld::new();
+        let scene = DenyScene::start(&world, &banks);
         eventually("linked", 5 * SECOND, || scene.connected() == (1, 1)).await;
         let node = |site: &Site| site.node(1);
         let mut denied = scene.e1.echo(&scene.bank, &node(&scene.bank), b"hello").await.unwrap();
@@ -173,10 +173,10 @@ async fn every_kind_of_entry_ends_live_streams_and_refuses_new_handshakes() {
         let began = Instant::now();
         scene.deny(std::slice::from_ref(&peer));
         for stream in [&mut denied, &mut theirs] {
-            let code = timeout(WITHIN, end(stream)).await.expect("the stream lives on");
+            let code = timeout(DENIED_TIMEOUT, end(stream)).await.expect("the stream lives on");
             assert_eq!(code, Code::DeniedIdentity, "{peer}");
         }
-        assert!(began.elapsed() < WITHIN, "{peer}");
+        assert!(began.elapsed() < DENIED_TIMEOUT, "{peer}");
         // Both sides dial again and again, and neither is believed.
         for _ in 0..60 {
             sleep(SECOND).await;
@@ -186,7 +186,7 @@ async fn every_kind_of_entry_ends_live_streams_and_refuses_new_handshakes() {
         assert!(scene.b1.echo(&scene.edge, &node(&scene.edge), b"x").await.is_err());
         let refused = scene.ours.verifier.refused(&peer).unwrap();
         assert!(refused.times > 4, "{peer}: {refused:?}");
-        let why = |running: &Running, n: usize| {
+        let why = |running: &RunningNode, n: usize| {
             running.links.status().links.remove(n).dials.last_error.unwrap_or_default().to_string()
         };
         for (side, text) in [("here", why(&scene.e1, 0)), ("there", why(&scene.b1, 0))] {
@@ -206,12 +206,12 @@ async fn every_kind_of_entry_ends_live_streams_and_refuses_new_handshakes() {
 /// Between its handshake and its hello a connection is nobody's to re-check.
 #[tokio::test(start_paused = true)]
 async fn who_holds_back_its_hello_does_not_slip_past() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = crate::two(1, 1);
     let ours = edge.authority.node("e1", &[&bank.authority]);
     let snapshot = edge.snapshot(1, &[bank.link(&[])]);
     let host = world.network.host(edge.ip(1));
-    let e1 = start(host, &ours, snapshot, 1, Settings::default(), Tuning::default());
+    let e1 = start(host, &ours, snapshot, 1, LinkSettings::default(), Tuning::default());
     let stranger = Stranger::new(&world, &Arc::new(bank), 1, &edge);
     let quic = stranger.dial(&edge).await;
     sleep(SECOND).await;
@@ -220,10 +220,10 @@ async fn who_holds_back_its_hello_does_not_slip_past() {
     let denied = DenyList::new(&entries, |c| format!("{c}.example").parse().ok());
     let trust = ours.verifier.trust();
     ours.verifier.set_trust(Trust { denied, ..trust.bundles.clone().into() });
-    e1.links.recheck(Some(&ours.verifier), now());
-    let hello = adit_core::wire::control::Control::Hello(stranger.hello());
+    e1.links.recheck_certificates(Some(&ours.verifier), now());
+    let hello = adit_core::wire::control::ControlMessage::Hello(stranger.hello());
     let _control = open(&quic, &control(&hello)).await;
-    let closed = timeout(WITHIN, quic.closed()).await.expect("it is connected");
+    let closed = timeout(DENIED_TIMEOUT, quic.closed()).await.expect("it is connected");
     assert_eq!(closed.code, Code::DeniedIdentity);
     assert!(e1.links.connected(&stranger.site.name).is_empty());
     let (cluster, node) = (&stranger.site.name, &stranger.site.node(1));

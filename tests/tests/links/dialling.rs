@@ -7,14 +7,14 @@ use std::sync::Arc;
 use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::snapshot::{Class, Link, Seed};
-use adit_tests::sites::{PORT, Running, Site, eventually};
+use adit_tests::sites::{PORT, RunningNode, Site, eventually};
 use adit_transport::Tuning;
-use adit_transport::links::{LinkState, Settings};
+use adit_transport::links::{LinkSettings, LinkState};
 
-use crate::{SECOND, World, two};
+use crate::{LinkWorld, SECOND, two};
 
 /// How many dials a node has begun: each has a source port of its own.
-fn dials(world: &World, from: &Site, n: u8) -> usize {
+fn dials(world: &LinkWorld, from: &Site, n: u8) -> usize {
     let sent = world.network.sent();
     let ports = sent.iter().filter(|(_, f, _, _)| f.ip() == from.ip(n) && f.port() != PORT);
     ports.map(|(_, f, _, _)| f.port()).collect::<BTreeSet<_>>().len()
@@ -24,13 +24,13 @@ fn named(site: &Site, host: &str) -> Link {
     Link { seeds: vec![Seed::Name { host: host.into(), port: PORT }], ..site.link(&[]) }
 }
 
-fn start(world: &World, site: &Site, n: u8, other: &Site, link: Link) -> Running {
-    world.run_with(site, n, &[other], &[link], Settings::default(), Tuning::default())
+fn start(world: &LinkWorld, site: &Site, n: u8, other: &Site, link: Link) -> RunningNode {
+    world.run_with(site, n, &[other], &[link], LinkSettings::default(), Tuning::default())
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_seed_is_dialled_ever_less_often_and_each_time_from_another_port() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     tokio::time::sleep(600 * SECOND).await;
@@ -51,15 +51,15 @@ async fn a_dead_seed_is_dialled_ever_less_often_and_each_time_from_another_port(
 
 #[tokio::test(start_paused = true)]
 async fn those_who_lost_a_peer_together_do_not_come_back_together() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let bank = Site::new("bank", 1, 1);
     let others: Vec<Site> =
         (2..=21).map(|n| Site::new(&format!("{}other", char::from(b'a' + n)), n, 1)).collect();
     let links: Vec<Link> = others.iter().map(|o| o.link(&[])).collect();
     let everyone: Vec<&Site> = others.iter().collect();
-    let (settings, tuning) = (Settings::default(), Tuning::default());
+    let (settings, tuning) = (LinkSettings::default(), Tuning::default());
     let b1 = world.run_with(&bank, 1, &everyone, &links, settings, tuning);
-    let _others: Vec<Running> =
+    let _others: Vec<RunningNode> =
         others.iter().map(|o| start(&world, o, 1, &bank, bank.link(&[1]))).collect();
     let connected = || b1.links.status().links.iter().filter(|l| !l.connections.is_empty()).count();
     eventually("all are there", 5 * SECOND, || connected() == 20).await;
@@ -85,7 +85,7 @@ async fn those_who_lost_a_peer_together_do_not_come_back_together() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_is_resolved_again_at_each_failure() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 2);
     let name = "hubs.bank.example";
     world.network.name(name, [bank.ip(1)]);
@@ -99,19 +99,19 @@ async fn a_name_is_resolved_again_at_each_failure() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_name_says_so() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = start(&world, &edge, 1, &bank, named(&bank, "nowhere.example"));
     tokio::time::sleep(SECOND).await;
     let link = e1.links.status().links.remove(0);
     let reason = link.reason.unwrap().1;
     assert!(reason.contains("nowhere.example"), "{reason}");
-    assert!(link.dials.next.is_some());
+    assert!(link.dials.next_at.is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn seeds_are_raced_and_a_dead_one_costs_a_quarter_of_a_second() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 4);
     let _b4 = world.run(&bank, 4, &[(&edge, &[])]);
     let began = tokio::time::Instant::now();
@@ -123,7 +123,7 @@ async fn seeds_are_raced_and_a_dead_one_costs_a_quarter_of_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn both_sides_dial_at_once_and_nothing_is_killed() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let b1 = world.run(&bank, 1, &[(&edge, &[1])]);
@@ -141,7 +141,7 @@ async fn both_sides_dial_at_once_and_nothing_is_killed() {
     for running in [&e1, &b1] {
         let connections = &running.links.status().links[0].connections;
         assert_eq!(connections.len(), 2, "both still live");
-        assert!(connections.iter().all(|c| c.passed.is_none()));
+        assert!(connections.iter().all(|c| c.unusable.is_none()));
     }
     for stream in &mut streams {
         stream.send.send_all(b"still").await.unwrap();
@@ -151,7 +151,7 @@ async fn both_sides_dial_at_once_and_nothing_is_killed() {
 
 #[tokio::test(start_paused = true)]
 async fn where_only_one_side_can_dial_streams_run_both_ways() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 2);
     // Nobody can reach edge: what is not an answer to it is lost.
     let e = edge.ip(1);
@@ -168,13 +168,13 @@ async fn where_only_one_side_can_dial_streams_run_both_ways() {
 
 #[tokio::test(start_paused = true)]
 async fn a_link_that_is_down_refuses_at_once_without_dialling() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     tokio::time::sleep(60 * SECOND).await;
     // Between two attempts of the supervisor's.
     eventually("a pause", 40 * SECOND, || {
-        let next = e1.links.status().links[0].dials.next;
+        let next = e1.links.status().links[0].dials.next_at;
         next.is_some_and(|next| next > tokio::time::Instant::now() + SECOND)
     })
     .await;
@@ -188,10 +188,11 @@ async fn a_link_that_is_down_refuses_at_once_without_dialling() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_node_of_a_live_cluster_costs_one_dial_and_not_one_per_stream() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 3);
     let alive: Vec<u8> = (1..=3).collect();
-    let banks: Vec<Running> = alive.iter().map(|n| world.run(&bank, *n, &[(&edge, &[])])).collect();
+    let banks: Vec<RunningNode> =
+        alive.iter().map(|n| world.run(&bank, *n, &[(&edge, &[])])).collect();
     let e1 = world.run(&edge, 1, &[(&bank, &[1, 2, 3])]);
     eventually("known", 5 * SECOND, || e1.view(&bank).is_some()).await;
     let connected = |n: &NodeName| e1.links.connected(&bank.name).contains(n);
@@ -220,7 +221,7 @@ async fn a_dead_node_of_a_live_cluster_costs_one_dial_and_not_one_per_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_refuses_costs_one_dial_and_not_one_per_stream() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
@@ -230,7 +231,7 @@ async fn a_node_that_refuses_costs_one_dial_and_not_one_per_stream() {
     let before = dials(&world, &edge, 1);
     for _ in 0..50 {
         let opened = e1.links.open(0, &bank.name, &bank.node(1), Class::Bulk).await.unwrap();
-        assert_eq!(opened.peer.lane, Class::Interactive, "what there is");
+        assert_eq!(opened.peer.class, Class::Interactive, "what there is");
     }
     assert_eq!(dials(&world, &edge, 1), before + 1);
     assert_eq!(e1.links.status().links[0].dials.last_code, Some(Code::Draining));
@@ -238,27 +239,27 @@ async fn a_node_that_refuses_costs_one_dial_and_not_one_per_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dial_over_a_long_path_lasts_longer_than_a_stream_waits_for_it() {
-    let world = World::far(SECOND / 2);
+    let world = LinkWorld::far(SECOND / 2);
     let (edge, bank) = two(1, 1);
     let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     eventually("known", 10 * SECOND, || e1.view(&bank).is_some()).await;
     let open = async || e1.links.open(0, &bank.name, &bank.node(1), Class::Bulk).await.unwrap();
     let (before, began) = (dials(&world, &edge, 1), tokio::time::Instant::now());
-    assert_eq!(open().await.peer.lane, Class::Interactive, "what there is");
+    assert_eq!(open().await.peer.class, Class::Interactive, "what there is");
     assert_eq!(began.elapsed().as_secs(), 2);
-    assert_eq!(open().await.peer.lane, Class::Interactive);
+    assert_eq!(open().await.peer.class, Class::Interactive);
     assert_eq!(began.elapsed().as_secs(), 2, "nobody waits for what takes so long already");
     tokio::time::sleep(2 * SECOND).await;
-    assert_eq!(open().await.peer.lane, Class::Bulk);
+    assert_eq!(open().await.peer.class, Class::Bulk);
     assert_eq!(dials(&world, &edge, 1), before + 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_data_connection_goes_and_a_standing_one_stays() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 3);
-    let banks: Vec<Running> = (1..=3).map(|n| world.run(&bank, n, &[(&edge, &[])])).collect();
+    let banks: Vec<RunningNode> = (1..=3).map(|n| world.run(&bank, n, &[(&edge, &[])])).collect();
     let e1 = world.run(&edge, 1, &[(&bank, &[1, 2, 3])]);
     eventually("known", 5 * SECOND, || e1.view(&bank).is_some()).await;
     for n in 1..=3 {

@@ -1,32 +1,32 @@
 //! Two living processes that have one node's name, as after an identity folder was copied.
 
-use adit_core::choose::connections::Passed;
+use adit_core::routing::connections::Unusable;
 use adit_core::snapshot::Class;
-use adit_tests::sites::{Running, Site, eventually, start};
+use adit_tests::sites::{RunningNode, Site, eventually, start};
 use adit_transport::Tuning;
-use adit_transport::links::{ConnectionStatus, Settings};
+use adit_transport::links::{ConnectionStatus, LinkSettings};
 
-use crate::{SECOND, World, two};
+use crate::{LinkWorld, SECOND, two};
 
 /// The living connections of `of` with its first linked cluster, by the last byte of the peer's boot ID.
-fn living(of: &Running, boot: u8) -> Vec<ConnectionStatus> {
+fn living(of: &RunningNode, boot: u8) -> Vec<ConnectionStatus> {
     let all = of.links.status().links.remove(0).connections.into_iter();
-    let lives = |c: &ConnectionStatus| matches!(c.passed, None | Some(Passed::OlderBoot));
+    let lives = |c: &ConnectionStatus| matches!(c.unusable, None | Some(Unusable::OlderBoot));
     all.filter(|c| c.peer.boot.0[15] == boot).filter(lives).collect()
 }
 
 /// Another process with the name of a node of `bank`, at 10.0.2.9 and with boot ID 9.
-fn copy(world: &World, edge: &Site, bank: &Site, n: u8, seeds: &[u8]) -> Running {
+fn copy(world: &LinkWorld, edge: &Site, bank: &Site, n: u8, seeds: &[u8]) -> RunningNode {
     let identity = bank.authority.node(bank.node(n).as_str(), &[&edge.authority]);
     let mut believes = bank.snapshot(n, &[edge.link(seeds)]);
-    believes.this.advertise = vec![bank.address(9)];
+    believes.local.advertise = vec![bank.address(9)];
     let net = world.network.host(bank.ip(9));
-    start(net, &identity, believes, 9, Settings::default(), Tuning::default())
+    start(net, &identity, believes, 9, LinkSettings::default(), Tuning::default())
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_doubled_is_told_by_its_siblings() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 4);
     let e1 = world.run(&edge, 1, &[(&bank, &[1, 2, 3, 4])]);
     let banks = [1, 2, 3, 4].map(|n| world.run(&bank, n, &[(&edge, &[1])]));
@@ -35,7 +35,7 @@ async fn a_node_that_is_doubled_is_told_by_its_siblings() {
     // One that is no hub keeps a connection with those that are.
     let n = (1..=4).find(|n| !banks[usize::from(n - 1)].links.status().links[0].hub).unwrap();
     let original = &banks[usize::from(n - 1)];
-    let double = |of: &Running| of.links.status().own_double.map(|double| double.boot.0[15]);
+    let double = |of: &RunningNode| of.links.status().own_duplicate.map(|double| double.boot.0[15]);
     tokio::time::sleep(120 * SECOND).await;
     assert!(banks.iter().all(|b| double(b).is_none()));
     let copy = copy(&world, &edge, &bank, n, &[1]);
@@ -51,11 +51,11 @@ async fn a_node_that_is_doubled_is_told_by_its_siblings() {
 
 #[tokio::test(start_paused = true)]
 async fn a_doubled_node_without_siblings_looks_where_a_linked_cluster_says() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let _e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let original = world.run(&bank, 1, &[(&edge, &[1])]);
-    let double = |of: &Running| of.links.status().own_double.map(|double| double.boot.0[15]);
+    let double = |of: &RunningNode| of.links.status().own_duplicate.map(|double| double.boot.0[15]);
     tokio::time::sleep(100 * SECOND).await;
     assert_eq!(double(&original), None);
     let copy = copy(&world, &edge, &bank, 1, &[1]);
@@ -65,7 +65,7 @@ async fn a_doubled_node_without_siblings_looks_where_a_linked_cluster_says() {
 
 #[tokio::test(start_paused = true)]
 async fn two_processes_that_take_turns_are_noticed_though_they_are_never_there_together() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let _original = world.run(&bank, 1, &[(&edge, &[1])]);
@@ -87,7 +87,7 @@ async fn two_processes_that_take_turns_are_noticed_though_they_are_never_there_t
 
 #[tokio::test(start_paused = true)]
 async fn what_is_new_goes_to_the_process_that_came_last_whoever_connects_again() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let older = world.run(&bank, 1, &[(&edge, &[1])]);

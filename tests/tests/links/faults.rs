@@ -4,21 +4,21 @@
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_tests::identity::Node;
-use adit_tests::sites::{Running, Site, eventually, start};
-use adit_transport::links::{LinkState, Settings};
-use adit_transport::{Dial, Endpoints, Tuning, Worker};
+use adit_tests::identity::TestNode;
+use adit_tests::sites::{RunningNode, Site, eventually, start};
+use adit_transport::links::{LinkSettings, LinkState};
+use adit_transport::{DialRequest, Endpoints, Tuning, Worker};
 
-use crate::{SECOND, World, two};
+use crate::{LinkWorld, SECOND, two};
 
-fn said(of: &Running) -> (LinkState, Option<Code>, String) {
+fn said(of: &RunningNode) -> (LinkState, Option<Code>, String) {
     let link = of.links.status().links.remove(0);
     let (code, text) = link.reason.map_or((None, String::new()), |(code, text)| (Some(code), text));
     (link.state, code, text)
 }
 
 /// Waits until a node says this code of its link, which is down, with these words.
-async fn says(of: &Running, code: Code, words: &[&str]) {
+async fn says(of: &RunningNode, code: Code, words: &[&str]) {
     let right = || {
         let (state, said, text) = said(of);
         let is_down = state == LinkState::Down && said == Some(code);
@@ -32,13 +32,13 @@ async fn says(of: &Running, code: Code, words: &[&str]) {
     assert!(within.await.is_ok(), "{code} {words:?}: {:?}", said(of));
 }
 
-async fn up(of: &Running) {
+async fn up(of: &RunningNode) {
     eventually("up", 60 * SECOND, || said(of).0 == LinkState::Up).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn udp_that_is_blocked_both_ways_is_nothing_that_comes_back() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     world.cut(&[bank.ip(1)]);
     let b1 = world.run(&bank, 1, &[(&edge, &[1])]);
@@ -53,7 +53,7 @@ async fn udp_that_is_blocked_both_ways_is_nothing_that_comes_back() {
 #[tokio::test(start_paused = true)]
 async fn udp_that_passes_one_way_is_said_by_the_side_that_hears() {
     for was_up in [false, true] {
-        let world = World::new();
+        let world = LinkWorld::new();
         let (edge, bank) = two(1, 1);
         let (e1_ip, b1_ip) = (edge.ip(1), bank.ip(1));
         if !was_up {
@@ -90,7 +90,7 @@ async fn udp_that_passes_one_way_is_said_by_the_side_that_hears() {
 async fn a_bundle_that_is_not_the_one_in_force_is_said_by_both_sides() {
     // `edge` has a bundle of bank from before its authority was made anew.
     for dials in [&[true, true], &[true, false], &[false, true]] {
-        let world = World::new();
+        let world = LinkWorld::new();
         let (edge, bank) = two(1, 1);
         let renewed = Site::new("bank", 2, 1);
         let seeds = |dials: bool| if dials { &[1_u8][..] } else { &[] };
@@ -128,20 +128,20 @@ async fn a_bundle_that_is_not_the_one_in_force_is_said_by_both_sides() {
 }
 
 /// `edge` has one node, and so has `bank`, whose certificate was issued so long ago.
-fn issued(world: &World, ago: Duration) -> (Running, Running) {
+fn issued(world: &LinkWorld, ago: Duration) -> (RunningNode, RunningNode) {
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let node = bank.authority.node(bank.node(1).as_str(), &[&edge.authority]);
     node.identity.set(bank.authority.issue(bank.node(1).as_str(), ago));
     let snapshot = bank.snapshot(1, &[edge.link(&[1])]);
     let net = world.network.host(bank.ip(1));
-    let b1 = start(net, &node, snapshot, 1, Settings::default(), Tuning::default());
+    let b1 = start(net, &node, snapshot, 1, LinkSettings::default(), Tuning::default());
     (e1, b1)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_has_ended_is_told_with_both_times_on_both_sides() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, b1) = issued(&world, Duration::from_secs(2 * 24 * 3600));
     let words = ["this node refuses the certificate of bank", "expired", "it is 2026-11-21"];
     says(&e1, Code::CertificateRefused, &words).await;
@@ -149,9 +149,9 @@ async fn a_certificate_that_has_ended_is_told_with_both_times_on_both_sides() {
 }
 
 /// Somebody whose certificate claims to be of `bank`, elsewhere.
-fn stranger(world: &World, bank: &Site, edge: &Site) -> Endpoints {
+fn stranger(world: &LinkWorld, bank: &Site, edge: &Site) -> Endpoints {
     let impostor = Site::new("bank", 2, 1);
-    let node: Node = impostor.authority.node("evil", &[&edge.authority]);
+    let node: TestNode = impostor.authority.node("evil", &[&edge.authority]);
     let ip = bank.ip(66);
     let (net, worker) = (world.network.host(ip), vec![Worker::current()]);
     let at = [bank.address(66)];
@@ -160,14 +160,14 @@ fn stranger(world: &World, bank: &Site, edge: &Site) -> Endpoints {
 
 #[tokio::test(start_paused = true)]
 async fn strangers_who_claim_a_linked_name_are_counted_and_never_named() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let _b1 = world.run(&bank, 1, &[(&edge, &[1])]);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     up(&e1).await;
     let stranger = stranger(&world, &bank, &edge);
     for _ in 0..20 {
-        let dial = Dial {
+        let dial = DialRequest {
             address: edge.address(1),
             trust_domain: edge.authority.trust_domain(),
             class: adit_core::snapshot::Class::Interactive,

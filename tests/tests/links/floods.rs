@@ -5,14 +5,14 @@ use std::sync::Arc;
 use adit_core::code::Code;
 use adit_core::policy::{Pattern, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, ReadyCounts, Snapshot};
-use adit_core::wire::control::Control;
-use adit_core::wire::state::{MESSAGE_COST, Message, Subscribe, WHOLE_VIEW_COST};
+use adit_core::wire::control::ControlMessage;
+use adit_core::wire::state::{MESSAGE_COST, StateMessage, SubscribeRequest, WHOLE_VIEW_COST};
 use adit_tests::sites::{Site, eventually};
-use adit_transport::{Connection, RecvStream, SendStream};
+use adit_transport::{QuicConnection, RecvStream, SendStream};
 use bytes::BytesMut;
 
 use super::hostile::{Stranger, control, open, victim};
-use crate::{SECOND, World};
+use crate::{LinkWorld, SECOND};
 
 /// An export with so many grants.
 fn export(number: u16, grants: usize) -> Arc<PeerExport> {
@@ -24,7 +24,7 @@ fn export(number: u16, grants: usize) -> Arc<PeerExport> {
         fault: None,
     };
     let grant = |n| WorkloadPattern {
-        namespace: Pattern::Exactly(format!("n{n}").parse().unwrap()),
+        namespace: Pattern::Exact(format!("n{n}").parse().unwrap()),
         service_account: Pattern::Any,
     };
     Arc::new(PeerExport {
@@ -40,13 +40,13 @@ fn service(n: usize) -> adit_core::name::ServiceName {
     format!("a/b{n:04}").parse().unwrap()
 }
 
-fn mark(sequence: u64) -> Message {
-    Message::Mark { sequence, age_ms: 0, lost: false }
+fn mark(sequence: u64) -> StateMessage {
+    StateMessage::Mark { sequence, age_ms: 0, lost: false }
 }
 
 /// A stranger that is asked for what it has to say, and says it.
 struct Speaker {
-    quic: Connection,
+    quic: QuicConnection,
     send: SendStream,
     _open: (RecvStream, (SendStream, RecvStream)),
 }
@@ -54,7 +54,7 @@ struct Speaker {
 impl Speaker {
     async fn meet(stranger: &Stranger, edge: &Site) -> Self {
         let quic = stranger.dial(edge).await;
-        let hello = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+        let hello = open(&quic, &control(&ControlMessage::Hello(stranger.hello()))).await;
         let (send, recv) = quic.accept_bi().await.unwrap();
         Self { quic, send, _open: (recv, hello) }
     }
@@ -67,17 +67,17 @@ impl Speaker {
 /// The beginning of a view.
 fn begun() -> BytesMut {
     let mut bytes = BytesMut::new();
-    Message::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    StateMessage::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
     bytes
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_view_that_changes_without_a_pause_is_handed_on_four_times_a_second() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     let mut peer = Speaker::meet(&stranger, &edge).await;
     let mut bytes = begun();
-    (0..1000).for_each(|n| Message::Export(service(n), export(80, 490)).encode(&mut bytes));
+    (0..1000).for_each(|n| StateMessage::Export(service(n), export(80, 490)).encode(&mut bytes));
     mark(1).encode(&mut bytes);
     assert!(bytes.len() > 3_000_000, "{}", bytes.len());
     peer.say(&bytes).await;
@@ -97,7 +97,7 @@ async fn a_view_that_changes_without_a_pause_is_handed_on_four_times_a_second() 
     });
     for n in 0..500 {
         let mut bytes = BytesMut::new();
-        Message::Export(service(n), export(81, 1)).encode(&mut bytes);
+        StateMessage::Export(service(n), export(81, 1)).encode(&mut bytes);
         mark(2 + n as u64).encode(&mut bytes);
         peer.say(&bytes).await;
         if n == 0 {
@@ -117,11 +117,11 @@ async fn a_view_that_changes_without_a_pause_is_handed_on_four_times_a_second() 
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_says_too_much_is_not_read_and_goes_on_later() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     let mut peer = Speaker::meet(&stranger, &edge).await;
     let mut bytes = begun();
-    (0..500).for_each(|n| Message::Export(service(n), export(80, 400)).encode(&mut bytes));
+    (0..500).for_each(|n| StateMessage::Export(service(n), export(80, 400)).encode(&mut bytes));
     mark(1).encode(&mut bytes);
     let cost = bytes.len() + 502 * MESSAGE_COST;
     let began = tokio::time::Instant::now();
@@ -142,7 +142,7 @@ async fn a_peer_that_says_too_much_is_not_read_and_goes_on_later() {
 
 #[tokio::test(start_paused = true)]
 async fn messages_that_are_skipped_cost_a_peer_as_much_as_others() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     let mut peer = Speaker::meet(&stranger, &edge).await;
     let mut bytes = begun();
@@ -152,12 +152,12 @@ async fn messages_that_are_skipped_cost_a_peer_as_much_as_others() {
     // As many small messages as pass at once; then some that may be skipped.
     let began = tokio::time::Instant::now();
     let mut gone = BytesMut::new();
-    Message::NodeGone("b9".parse().unwrap()).encode(&mut gone);
+    StateMessage::NodeGone("b9".parse().unwrap()).encode(&mut gone);
     peer.say(&gone.repeat(WHOLE_VIEW_COST / (MESSAGE_COST + gone.len()))).await;
     let (skipped, times) = ([&[0x0a, 60][..], &[0; 60]].concat(), 40_000);
     peer.say(&skipped.repeat(times)).await;
     let mut bytes = begun();
-    Message::Export(service(1), export(80, 1)).encode(&mut bytes);
+    StateMessage::Export(service(1), export(80, 1)).encode(&mut bytes);
     mark(2).encode(&mut bytes);
     peer.say(&bytes).await;
     eventually("the rest is heard", 60 * SECOND, || {
@@ -171,7 +171,7 @@ async fn messages_that_are_skipped_cost_a_peer_as_much_as_others() {
 
 #[tokio::test(start_paused = true)]
 async fn who_subscribes_and_takes_nothing_is_given_up_after_a_while() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     // More to tell than fits any window.
     e1.snapshot.send_modify(|now| {
@@ -187,9 +187,10 @@ async fn who_subscribes_and_takes_nothing_is_given_up_after_a_while() {
     });
     tokio::time::sleep(SECOND).await;
     let quic = stranger.dial(&edge).await;
-    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let _control = open(&quic, &control(&ControlMessage::Hello(stranger.hello()))).await;
     let mut subscribe = BytesMut::from(&[1][..]);
-    Message::Subscribe(Subscribe { cluster: edge.name.clone(), have: None }).encode(&mut subscribe);
+    StateMessage::Subscribe(SubscribeRequest { cluster: edge.name.clone(), have: None })
+        .encode(&mut subscribe);
     let (_send, mut recv) = open(&quic, &subscribe).await;
     tokio::time::sleep(14 * SECOND).await;
     let ended = async {
@@ -208,13 +209,13 @@ async fn who_subscribes_and_takes_nothing_is_given_up_after_a_while() {
 
 #[tokio::test(start_paused = true)]
 async fn one_bad_export_is_left_out_and_said_and_withdrawals_go_on() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     let mut peer = Speaker::meet(&stranger, &edge).await;
     let mut bytes = begun();
-    Message::Export(service(1), export(80, 1)).encode(&mut bytes);
-    Message::Export(service(2), export(80, 501)).encode(&mut bytes);
-    Message::Export(service(3), export(80, 1)).encode(&mut bytes);
+    StateMessage::Export(service(1), export(80, 1)).encode(&mut bytes);
+    StateMessage::Export(service(2), export(80, 501)).encode(&mut bytes);
+    StateMessage::Export(service(3), export(80, 1)).encode(&mut bytes);
     mark(1).encode(&mut bytes);
     peer.say(&bytes).await;
     let names = || -> Vec<String> {
@@ -225,7 +226,7 @@ async fn one_bad_export_is_left_out_and_said_and_withdrawals_go_on() {
     let omitted = e1.links.status().links[0].view.as_ref().unwrap().omitted.clone();
     assert_eq!(omitted.to_string(), "export a/b0002 (it has more than 500 grants)");
     let mut bytes = BytesMut::new();
-    Message::ExportGone(service(1)).encode(&mut bytes);
+    StateMessage::ExportGone(service(1)).encode(&mut bytes);
     mark(2).encode(&mut bytes);
     peer.say(&bytes).await;
     eventually("the withdrawal is heard", SECOND, || names() == ["a/b0003"]).await;

@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex};
 use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::snapshot::Class;
-use adit_core::wire::control::{Control, Hello};
-use adit_core::wire::state::{Message, Subscribe};
-use adit_tests::sites::{Running, Site, eventually};
-use adit_transport::links::Settings;
-use adit_transport::{Connection, Dial, Endpoints, RecvStream, SendStream, Tuning, Worker};
+use adit_core::wire::control::{ControlMessage, Hello};
+use adit_core::wire::state::{StateMessage, SubscribeRequest};
+use adit_tests::sites::{RunningNode, Site, eventually};
+use adit_transport::links::LinkSettings;
+use adit_transport::{
+    DialRequest, Endpoints, QuicConnection, RecvStream, SendStream, Tuning, Worker,
+};
 use bytes::BytesMut;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::{SECOND, World, two};
+use crate::{LinkWorld, SECOND, two};
 
 /// A peer that speaks as the test wants.
 pub(crate) struct Stranger {
@@ -25,12 +27,18 @@ pub(crate) struct Stranger {
 
 impl Stranger {
     /// Has a certificate for node `n` of `site`, and believes `edge`.
-    pub(crate) fn new(world: &World, site: &Arc<Site>, n: u8, edge: &Site) -> Self {
+    pub(crate) fn new(world: &LinkWorld, site: &Arc<Site>, n: u8, edge: &Site) -> Self {
         Self::named(world, site, n, site.node(n).as_str(), edge)
     }
 
     /// The same with a certificate for a name that may be invented.
-    pub(crate) fn named(world: &World, site: &Arc<Site>, n: u8, name: &str, edge: &Site) -> Self {
+    pub(crate) fn named(
+        world: &LinkWorld,
+        site: &Arc<Site>,
+        n: u8,
+        name: &str,
+        edge: &Site,
+    ) -> Self {
         let identity = site.authority.node(name, &[&edge.authority]);
         let net = world.network.host(site.ip(n));
         let workers = vec![Worker::current()];
@@ -40,8 +48,8 @@ impl Stranger {
         Self { endpoints, site: Arc::clone(site), node: name.parse().unwrap() }
     }
 
-    pub(crate) async fn dial(&self, edge: &Site) -> Connection {
-        let dial = Dial {
+    pub(crate) async fn dial(&self, edge: &Site) -> QuicConnection {
+        let dial = DialRequest {
             address: edge.address(1),
             trust_domain: edge.authority.trust_domain(),
             class: Class::Interactive,
@@ -56,7 +64,7 @@ impl Stranger {
             cluster: self.site.name.clone(),
             node: self.node.clone(),
             boot: [9; 16],
-            lane: Class::Interactive,
+            class: Class::Interactive,
             clock_ms: 0,
             slot: 0,
             stream_window: 0,
@@ -64,26 +72,26 @@ impl Stranger {
     }
 }
 
-pub(crate) async fn open(quic: &Connection, bytes: &[u8]) -> (SendStream, RecvStream) {
+pub(crate) async fn open(quic: &QuicConnection, bytes: &[u8]) -> (SendStream, RecvStream) {
     let (mut send, recv) = quic.open_bi(SECOND).await.unwrap();
     send.send_all(bytes).await.unwrap();
     (send, recv)
 }
 
-pub(crate) fn control(message: &Control) -> BytesMut {
+pub(crate) fn control(message: &ControlMessage) -> BytesMut {
     let mut bytes = BytesMut::from(&[0][..]);
     message.encode(&mut bytes);
     bytes
 }
 
-fn state(message: &Message) -> BytesMut {
+fn state(message: &StateMessage) -> BytesMut {
     let mut bytes = BytesMut::from(&[1][..]);
     message.encode(&mut bytes);
     bytes
 }
 
 /// `edge`'s node, linked with a bank that is about to misbehave.
-pub(crate) fn victim(world: &World) -> (Running, Site, Stranger) {
+pub(crate) fn victim(world: &LinkWorld) -> (RunningNode, Site, Stranger) {
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[])]);
     let stranger = Stranger::new(world, &Arc::new(bank), 1, &edge);
@@ -92,14 +100,14 @@ pub(crate) fn victim(world: &World) -> (Running, Site, Stranger) {
 
 async fn refused(edge: &Site, stranger: &Stranger, hello: Hello) -> (Code, String) {
     let quic = stranger.dial(edge).await;
-    let _control = open(&quic, &control(&Control::Hello(hello))).await;
+    let _control = open(&quic, &control(&ControlMessage::Hello(hello))).await;
     let closed = quic.closed().await;
     (closed.code, closed.text.into())
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_hello_that_does_not_fit_is_refused_with_its_reason() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     let hello = || stranger.hello();
     for (hello, code, texts) in [
@@ -114,7 +122,7 @@ async fn a_hello_that_does_not_fit_is_refused_with_its_reason() {
             Code::IdentityMismatch,
             ["cluster lab", "cluster bank"],
         ),
-        (Hello { lane: Class::Bulk, ..hello() }, Code::ProtocolError, ["lane", "lane"]),
+        (Hello { class: Class::Bulk, ..hello() }, Code::ProtocolError, ["lane", "lane"]),
     ] {
         let (got, text) = refused(&edge, &stranger, hello).await;
         assert_eq!(got, code, "{text}");
@@ -123,7 +131,7 @@ async fn a_hello_that_does_not_fit_is_refused_with_its_reason() {
     }
     // Who is well-behaved is served.
     let quic = stranger.dial(&edge).await;
-    let _control = open(&quic, &control(&Control::Hello(hello()))).await;
+    let _control = open(&quic, &control(&ControlMessage::Hello(hello()))).await;
     eventually("connected", SECOND, || !e1.links.connected(&stranger.site.name).is_empty()).await;
     let (_send, mut recv) = open(&quic, b"\x02echo").await;
     assert_eq!(recv.read_chunk(9).await.unwrap().unwrap(), "echo");
@@ -131,29 +139,29 @@ async fn a_hello_that_does_not_fit_is_refused_with_its_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn a_linked_cluster_makes_no_node_of_ours_look_doubled() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     let quic = stranger.dial(&edge).await;
-    let (mut send, _recv) = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let (mut send, _recv) = open(&quic, &control(&ControlMessage::Hello(stranger.hello()))).await;
     eventually("connected", SECOND, || !e1.links.connected(&stranger.site.name).is_empty()).await;
     // Nobody is there, another node is, the node itself is.
     for address in [edge.address(9), stranger.site.address(1), edge.address(1)] {
         tokio::time::sleep(20 * SECOND).await;
         let mut words = BytesMut::new();
-        Control::Doubled { boot: [3; 16], address }.encode(&mut words);
+        ControlMessage::DuplicateIdentity { boot: [3; 16], address }.encode(&mut words);
         send.send_all(&words).await.unwrap();
         tokio::time::sleep(30 * SECOND).await;
-        assert_eq!(e1.links.status().own_double, None, "{address}");
+        assert_eq!(e1.links.status().own_duplicate, None, "{address}");
     }
-    assert_eq!(e1.links.status().own_double, None);
+    assert_eq!(e1.links.status().own_duplicate, None);
     assert_eq!(quic.is_closed(), None);
 }
 
 /// A log in memory.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+struct MemoryLog(Arc<Mutex<Vec<u8>>>);
 
-impl std::io::Write for Log {
+impl std::io::Write for MemoryLog {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }
@@ -165,14 +173,14 @@ impl std::io::Write for Log {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_refused_is_warned_of_and_who_closes_a_spare_is_not() {
-    let log = Log::default();
+    let log = MemoryLog::default();
     let to = log.clone();
     let warnings = tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .with_ansi(false)
         .with_writer(move || to.clone())
         .set_default();
-    let world = World::new();
+    let world = LinkWorld::new();
     let (_e1, edge, stranger) = victim(&world);
     let quic = stranger.dial(&edge).await;
     quic.close(Code::ConnectionUnused, "");
@@ -187,22 +195,24 @@ async fn who_is_refused_is_warned_of_and_who_closes_a_spare_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_newer_peer_within_reach_is_spoken_with_in_our_version() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     let quic = stranger.dial(&edge).await;
     let hello = Hello { versions: (1, 9), capabilities: 77, ..stranger.hello() };
-    let (_send, mut recv) = open(&quic, &control(&Control::Hello(hello))).await;
+    let (_send, mut recv) = open(&quic, &control(&ControlMessage::Hello(hello))).await;
     let answer = recv.read_chunk(999).await.unwrap().unwrap();
-    let Ok(Some((Some(Control::Hello(answer)), _))) = Control::decode(&answer) else { panic!() };
+    let Ok(Some((Some(ControlMessage::Hello(answer)), _))) = ControlMessage::decode(&answer) else {
+        panic!()
+    };
     assert_eq!((answer.versions, answer.node), ((1, 1), edge.node(1)));
     assert!(!e1.links.connected(&stranger.site.name).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dialler_learns_why_it_was_refused() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
-    let newer = Settings { versions: (2, 3), ..Settings::default() };
+    let newer = LinkSettings { versions: (2, 3), ..LinkSettings::default() };
     let others = [&edge];
     let _b1 = world.run_with(&bank, 1, &others, &[edge.link(&[])], newer, Tuning::default());
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
@@ -213,7 +223,7 @@ async fn a_dialler_learns_why_it_was_refused() {
     .await;
     // An older configuration there: it does not know us.
     let (lab, shop) = (Site::new("lab", 5, 1), Site::new("shop", 6, 1));
-    let _s1 = world.run_with(&shop, 1, &[&lab], &[], Settings::default(), Tuning::default());
+    let _s1 = world.run_with(&shop, 1, &[&lab], &[], LinkSettings::default(), Tuning::default());
     let l1 = world.run(&lab, 1, &[(&shop, &[1])]);
     eventually("told", SECOND, || {
         let reason = l1.links.status().links.remove(0).reason;
@@ -224,9 +234,9 @@ async fn a_dialler_learns_why_it_was_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn who_says_nothing_or_the_wrong_thing_first_is_closed() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
-    let settings = Settings { header_deadline: 7 * SECOND, ..Settings::default() };
+    let settings = LinkSettings { header_timeout: 7 * SECOND, ..LinkSettings::default() };
     let _e1 = world.run_with(&edge, 1, &[&bank], &[bank.link(&[])], settings, Tuning::default());
     let stranger = Stranger::new(&world, &Arc::new(bank), 1, &edge);
     let began = tokio::time::Instant::now();
@@ -235,7 +245,7 @@ async fn who_says_nothing_or_the_wrong_thing_first_is_closed() {
     assert_eq!(began.elapsed().as_secs(), 7);
 
     let quic = stranger.dial(&edge).await;
-    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let _control = open(&quic, &control(&ControlMessage::Hello(stranger.hello()))).await;
     // A stream begins to exist with those that were opened after it.
     for first in [&b""[..], b"\x01"] {
         let began = tokio::time::Instant::now();
@@ -246,7 +256,7 @@ async fn who_says_nothing_or_the_wrong_thing_first_is_closed() {
     }
 
     let slow = stranger.dial(&edge).await;
-    let hello = control(&Control::Hello(stranger.hello()));
+    let hello = control(&ControlMessage::Hello(stranger.hello()));
     let (mut send, _recv) = open(&slow, &hello[..1]).await;
     let dripping = async {
         for byte in &hello[1..] {
@@ -266,17 +276,17 @@ async fn who_says_nothing_or_the_wrong_thing_first_is_closed() {
         assert_eq!(quic.closed().await.code, Code::ProtocolError, "{first:?}");
     }
     let quic = stranger.dial(&edge).await;
-    let go_away = Control::GoAway { code: Code::Draining, retry_after_ms: 0 };
+    let go_away = ControlMessage::GoAway { code: Code::Draining, retry_after_ms: 0 };
     let _stream = open(&quic, &control(&go_away)).await;
     assert_eq!(quic.closed().await.code, Code::ProtocolError, "not a hello");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_bad_stream_ends_alone_and_a_bad_control_message_ends_the_connection() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     let quic = stranger.dial(&edge).await;
-    let (mut send, _recv) = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let (mut send, _recv) = open(&quic, &control(&ControlMessage::Hello(stranger.hello()))).await;
     eventually("connected", SECOND, || !e1.links.connected(&stranger.site.name).is_empty()).await;
     let ended = async |bytes: &[u8]| {
         let (_send, mut recv) = open(&quic, bytes).await;
@@ -290,7 +300,7 @@ async fn a_bad_stream_ends_alone_and_a_bad_control_message_ends_the_connection()
     };
     let subscribe = |cluster: &str| {
         let cluster = cluster.parse().unwrap();
-        state(&Message::Subscribe(Subscribe { cluster, have: None }))
+        state(&StateMessage::Subscribe(SubscribeRequest { cluster, have: None }))
     };
     assert_eq!(ended(b"\x00").await, Code::ProtocolError, "a second control stream");
     assert_eq!(ended(b"\x2a hello").await, Code::ProtocolError, "an unknown kind");
@@ -324,15 +334,15 @@ async fn a_bad_stream_ends_alone_and_a_bad_control_message_ends_the_connection()
 
 #[tokio::test(start_paused = true)]
 async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     let quic = stranger.dial(&edge).await;
-    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let _control = open(&quic, &control(&ControlMessage::Hello(stranger.hello()))).await;
     // The node asks us for our view, since we are the only one it hears.
     let told = [
-        state(&Message::Begin { epoch: 5, replaces: true }),
-        state(&Message::Node("b1".parse().unwrap(), vec![])),
-        state(&Message::Mark { sequence: 1, age_ms: 0, lost: false }),
+        state(&StateMessage::Begin { epoch: 5, replaces: true }),
+        state(&StateMessage::Node("b1".parse().unwrap(), vec![])),
+        state(&StateMessage::Mark { sequence: 1, age_ms: 0, lost: false }),
     ];
     let view: Vec<u8> = told.iter().flat_map(|m| m[1..].to_vec()).collect();
     let (mut send, mut recv) = quic.accept_bi().await.unwrap();
@@ -343,7 +353,7 @@ async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
     let mut views = e1.links.views();
     views.mark_unchanged();
     tokio::time::sleep(SECOND).await;
-    let mark = Message::Mark { sequence: 2, age_ms: 0, lost: false };
+    let mark = StateMessage::Mark { sequence: 2, age_ms: 0, lost: false };
     send.send_all(&state(&mark)[1..]).await.unwrap();
     tokio::time::sleep(SECOND / 2).await;
     assert!(e1.view(&stranger.site).unwrap().age() < SECOND);
@@ -355,7 +365,8 @@ async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
     // It asks again, after a while, and from the beginning.
     let (mut send, mut recv) = quic.accept_bi().await.unwrap();
     let again = recv.read_chunk(999).await.unwrap().unwrap();
-    let Ok(Some((Some(Message::Subscribe(again)), _))) = Message::decode(&again[1..]) else {
+    let Ok(Some((Some(StateMessage::Subscribe(again)), _))) = StateMessage::decode(&again[1..])
+    else {
         panic!()
     };
     assert_eq!(again.have, None);
@@ -367,14 +378,14 @@ async fn a_publisher_that_talks_nonsense_is_left_and_a_view_is_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn a_go_away_that_is_repeated_is_said_once() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let stranger = Stranger::new(&world, &Arc::new(bank), 1, &edge);
     let quic = stranger.dial(&edge).await;
-    let (mut send, _recv) = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let (mut send, _recv) = open(&quic, &control(&ControlMessage::Hello(stranger.hello()))).await;
     let mut go_away = BytesMut::new();
-    Control::GoAway { code: Code::Draining, retry_after_ms: 60_000 }.encode(&mut go_away);
+    ControlMessage::GoAway { code: Code::Draining, retry_after_ms: 60_000 }.encode(&mut go_away);
     let attempts = || e1.links.status().links[0].dials.attempts;
     // Nobody listens over there, so each attempt fails.
     send.send_all(&go_away).await.unwrap();
@@ -390,23 +401,23 @@ async fn a_go_away_that_is_repeated_is_said_once() {
 /// What a publisher says that has one node and whose view is so old.
 fn told(node: &str, age_ms: u64) -> Vec<u8> {
     let messages = [
-        state(&Message::Begin { epoch: 5, replaces: true }),
-        state(&Message::Node(node.parse().unwrap(), vec![])),
-        state(&Message::Mark { sequence: 1, age_ms, lost: false }),
+        state(&StateMessage::Begin { epoch: 5, replaces: true }),
+        state(&StateMessage::Node(node.parse().unwrap(), vec![])),
+        state(&StateMessage::Mark { sequence: 1, age_ms, lost: false }),
     ];
     messages.iter().flat_map(|m| m[1..].to_vec()).collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_older_view_does_not_take_a_younger_ones_place() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 2);
     let bank = Arc::new(bank);
     let e1 = world.run(&edge, 1, &[(&bank, &[])]);
     let connect = async |n: u8| {
         let stranger = Stranger::new(&world, &bank, n, &edge);
         let quic = stranger.dial(&edge).await;
-        let control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+        let control = open(&quic, &control(&ControlMessage::Hello(stranger.hello()))).await;
         (quic, control, stranger)
     };
     let known = || e1.view(&bank).map(|v| v.view.nodes.keys().next().unwrap().to_string());
@@ -442,7 +453,7 @@ async fn an_older_view_does_not_take_a_younger_ones_place() {
 #[tokio::test(start_paused = true)]
 async fn a_cluster_that_says_that_all_its_nodes_are_followed_does_not_have_us_dial_all_at_once() {
     const NODES: usize = 100;
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let bank = Arc::new(bank);
     // It has a seed, so that what the view announces is for us to dial.
@@ -451,16 +462,18 @@ async fn a_cluster_that_says_that_all_its_nodes_are_followed_does_not_have_us_di
     for n in 0..NODES {
         let stranger = Stranger::named(&world, &bank, 1, &format!("b{n}"), &edge);
         let quic = stranger.dial(&edge).await;
-        let (send, recv) = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+        let (send, recv) = open(&quic, &control(&ControlMessage::Hello(stranger.hello()))).await;
         if n == 0 {
-            let mut view = state(&Message::Begin { epoch: 5, replaces: true }).to_vec();
+            let mut view = state(&StateMessage::Begin { epoch: 5, replaces: true }).to_vec();
             for node in 0..NODES {
                 // Where nobody answers.
-                let node =
-                    Message::Node(format!("b{node}").parse().unwrap(), vec![bank.address(200)]);
+                let node = StateMessage::Node(
+                    format!("b{node}").parse().unwrap(),
+                    vec![bank.address(200)],
+                );
                 view.extend_from_slice(&state(&node)[1..]);
             }
-            let mark = Message::Mark { sequence: 1, age_ms: 0, lost: false };
+            let mark = StateMessage::Mark { sequence: 1, age_ms: 0, lost: false };
             view.extend_from_slice(&state(&mark)[1..]);
             let (mut publish, asked) = quic.accept_bi().await.unwrap();
             publish.send_all(&view[1..]).await.unwrap();
@@ -475,7 +488,7 @@ async fn a_cluster_that_says_that_all_its_nodes_are_followed_does_not_have_us_di
     let attempts = || e1.links.status().links[0].dials.attempts;
     let before = attempts();
     let mut go_away = BytesMut::new();
-    Control::GoAway { code: Code::Draining, retry_after_ms: 0 }.encode(&mut go_away);
+    ControlMessage::GoAway { code: Code::Draining, retry_after_ms: 0 }.encode(&mut go_away);
     for (_, send, _) in said.iter_mut().skip(1) {
         send.send_all(&go_away).await.unwrap();
     }
@@ -487,10 +500,10 @@ async fn a_cluster_that_says_that_all_its_nodes_are_followed_does_not_have_us_di
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_go_away_does_not_keep_a_process_that_drains() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     let quic = stranger.dial(&edge).await;
-    let _control = open(&quic, &control(&Control::Hello(stranger.hello()))).await;
+    let _control = open(&quic, &control(&ControlMessage::Hello(stranger.hello()))).await;
     eventually("connected", SECOND, || !e1.links.connected(&stranger.site.name).is_empty()).await;
     // At any time there are three, none of which lasts.
     let opening = async {

@@ -4,30 +4,30 @@ use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
-use adit_tests::sites::{Running, Site, eventually};
+use adit_tests::sites::{RunningNode, Site, eventually};
 use adit_transport::links::{LinkState, LinkStatus};
 
-use crate::{SECOND, World, two};
+use crate::{LinkWorld, SECOND, two};
 
-fn link(of: &Running) -> LinkStatus {
+fn link(of: &RunningNode) -> LinkStatus {
     of.links.status().links.remove(0)
 }
 
-fn reason(of: &Running) -> String {
+fn reason(of: &RunningNode) -> String {
     link(of).reason.map(|(_, text)| text).unwrap_or_default()
 }
 
-async fn up(of: &Running) {
+async fn up(of: &RunningNode) {
     eventually("up", 40 * SECOND, || link(of).state == LinkState::Up).await;
 }
 
-async fn lost(of: &Running, site: &Site) {
+async fn lost(of: &RunningNode, site: &Site) {
     eventually("lost", 10 * SECOND, || of.links.connected(&site.name).is_empty()).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_link_whose_only_node_died_is_down_from_then_on_until_it_is_back() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
@@ -49,7 +49,7 @@ async fn a_link_whose_only_node_died_is_down_from_then_on_until_it_is_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_link_whose_only_node_goes_away_is_down_at_once_and_says_so() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
@@ -63,7 +63,7 @@ async fn a_link_whose_only_node_goes_away_is_down_at_once_and_says_so() {
     let stream = e1.echo(&bank, &bank.node(1), b"long").await.unwrap();
     let notice = async {
         lost(&e1, &bank).await;
-        let refused = e1.links.open(0, &bank.name, &bank.node(1), stream.peer.lane).await;
+        let refused = e1.links.open(0, &bank.name, &bank.node(1), stream.peer.class).await;
         assert_eq!(refused.unwrap_err().code, Code::Draining);
         for connections in [1, 0] {
             eventually("ends", 10 * SECOND, || link(&e1).connections.len() == connections).await;
@@ -79,7 +79,7 @@ async fn a_link_whose_only_node_goes_away_is_down_at_once_and_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_more_than_a_second_once_a_cluster_is_known_to_be_lost() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 3);
     let seeds: &[u8] = &[1, 2, 3];
     let _banks = [1, 2, 3].map(|n| world.run(&bank, n, &[(&edge, &[])]));
@@ -112,7 +112,7 @@ async fn nobody_waits_for_more_than_a_second_once_a_cluster_is_known_to_be_lost(
 
 #[tokio::test(start_paused = true)]
 async fn a_hub_that_was_lost_is_missing_for_the_reason_for_which_it_was_lost() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 2);
     let banks = [1, 2].map(|n| world.run(&bank, n, &[(&edge, &[])]));
     let e1 = world.run(&edge, 1, &[(&bank, &[1, 2])]);
@@ -145,7 +145,7 @@ async fn a_hub_that_was_lost_is_missing_for_the_reason_for_which_it_was_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_needs_no_connection_does_not_call_the_link_down() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(3, 2);
     let _banks = [1, 2].map(|n| world.run(&bank, n, &[(&edge, &[])]));
     let edges = [1, 2, 3].map(|n| world.run(&edge, n, &[(&bank, &[1, 2])]));
@@ -170,7 +170,7 @@ async fn a_node_that_needs_no_connection_does_not_call_the_link_down() {
 
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_is_refused_is_told_in_our_words_only() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let impostor = Site::new("bank", 2, 1);
     let _b1 = world.run(&impostor, 1, &[(&edge, &[])]);

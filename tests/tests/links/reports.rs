@@ -4,33 +4,35 @@ use std::sync::{Arc, Mutex};
 
 use adit_core::code::Code;
 use adit_core::name::NodeName;
-use adit_core::wire::control::{Control, Hello};
-use adit_core::wire::report::{LIMIT, NodeReport, NodeTrouble, QUESTION_LIMIT, TroubleSubject};
-use adit_tests::sites::{Running, Site};
-use adit_transport::links::Settings;
+use adit_core::wire::control::{ControlMessage, Hello};
+use adit_core::wire::report::{
+    MAX_QUESTION_LEN, MAX_REPORT_LEN, NodeReport, NodeTrouble, TroubleSubject,
+};
+use adit_tests::sites::{RunningNode, Site};
+use adit_transport::links::LinkSettings;
 use adit_transport::{RecvError, Tuning};
 use tokio::time::sleep;
 
 use crate::hostile::{Stranger, control, open};
-use crate::{SECOND, World, two};
+use crate::{LinkWorld, SECOND, two};
 
 /// A report that names the node it is of.
 fn report(of: &str) -> NodeReport {
     let about = TroubleSubject::Link("bank".parse().unwrap());
     let sentence = format!("said by {of}");
-    let trouble = NodeTrouble { about, code: Code::LinkDown, is_error: true, sentence };
+    let trouble = NodeTrouble { subject: about, code: Code::LinkDown, is_error: true, sentence };
     NodeReport { troubles: vec![trouble], ..NodeReport::default() }
 }
 
 /// A node of edge that answers so.
-fn reporter(world: &World, edge: &Site, n: u8, bank: &Site, said: Vec<u8>) -> Running {
+fn reporter(world: &LinkWorld, edge: &Site, n: u8, bank: &Site, said: Vec<u8>) -> RunningNode {
     let node = world.run(edge, n, &[(bank, &[1])]);
     node.links.answer_reports(Arc::new(move |_: &[u8]| said.clone()));
     node
 }
 
 /// Two nodes of edge that report.
-fn reporters(world: &World, edge: &Site, bank: &Site) -> [Running; 2] {
+fn reporters(world: &LinkWorld, edge: &Site, bank: &Site) -> [RunningNode; 2] {
     [1, 2].map(|n| {
         let said = report(edge.node(n).as_str()).encode().to_vec();
         reporter(world, edge, n, bank, said)
@@ -38,19 +40,19 @@ fn reporters(world: &World, edge: &Site, bank: &Site) -> [Running; 2] {
 }
 
 /// The controller of edge.
-fn controller(world: &World, edge: &Site, bank: &Site) -> Running {
+fn controller(world: &LinkWorld, edge: &Site, bank: &Site) -> RunningNode {
     let name = NodeName::controller();
     let identity = edge.authority.node(name.as_str(), &[]);
     let mut snapshot = edge.snapshot(9, &[bank.link(&[])]);
-    snapshot.this.node = name;
+    snapshot.local.node = name;
     let host = world.network.host(edge.ip(9));
-    let (settings, tuning) = (Settings::default(), Tuning::default());
+    let (settings, tuning) = (LinkSettings::default(), Tuning::default());
     adit_tests::sites::start(host, &identity, snapshot, 9, settings, tuning)
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_controller_hears_from_each_node_about_itself() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(2, 1);
     let _bank = world.run(&bank, 1, &[(&edge, &[1])]);
     let _nodes = reporters(&world, &edge, &bank);
@@ -70,7 +72,7 @@ async fn the_controller_hears_from_each_node_about_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn neither_siblings_nor_linked_clusters_are_told() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(2, 1);
     let b1 = world.run(&bank, 1, &[(&edge, &[1])]);
     let nodes = reporters(&world, &edge, &bank);
@@ -82,16 +84,16 @@ async fn neither_siblings_nor_linked_clusters_are_told() {
     let stranger = Stranger::new(&world, &bank, 1, &edge);
     let quic = stranger.dial(&edge).await;
     let hello = Hello { boot: [9; 16], ..stranger.hello() };
-    let _control = open(&quic, &control(&Control::Hello(hello))).await;
+    let _control = open(&quic, &control(&ControlMessage::Hello(hello))).await;
     let (_send, mut recv) = open(&quic, b"\x03").await;
     assert_eq!(recv.read_chunk(99).await, Err(RecvError::Reset(Code::Denied)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_report_that_is_too_long_or_none_is_refused() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(2, 1);
-    let _long = reporter(&world, &edge, 1, &bank, vec![0; LIMIT + 1]);
+    let _long = reporter(&world, &edge, 1, &bank, vec![0; MAX_REPORT_LEN + 1]);
     let _junk = reporter(&world, &edge, 2, &bank, b"\x03junk".to_vec());
     let controller = controller(&world, &edge, &bank);
     sleep(SECOND).await;
@@ -103,7 +105,7 @@ async fn a_report_that_is_too_long_or_none_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_is_told_what_its_controller_says_with_the_question_as_far_as_it_may_be_long() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let node = world.run(&edge, 1, &[(&bank, &[1])]);
     let heard = Arc::new(Mutex::new(Vec::new()));
@@ -114,10 +116,10 @@ async fn a_node_is_told_what_its_controller_says_with_the_question_as_far_as_it_
     }));
     let controller = controller(&world, &edge, &bank);
     sleep(SECOND).await;
-    for length in [0, 99, QUESTION_LIMIT, QUESTION_LIMIT + 1] {
+    for length in [0, 99, MAX_QUESTION_LEN, MAX_QUESTION_LEN + 1] {
         let question = vec![7; length];
         let report = controller.links.ask_report(&edge.node(1), &question).await;
         assert_eq!(report, Ok(NodeReport::default()));
     }
-    assert_eq!(*heard.lock().unwrap(), [0, 99, QUESTION_LIMIT, 0]);
+    assert_eq!(*heard.lock().unwrap(), [0, 99, MAX_QUESTION_LEN, 0]);
 }

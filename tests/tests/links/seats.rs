@@ -3,37 +3,41 @@
 use std::sync::Arc;
 
 use adit_core::code::Code;
-use adit_core::wire::control::{Control, Hello};
-use adit_tests::sites::{Running, Site, eventually};
+use adit_core::wire::control::{ControlMessage, Hello};
+use adit_tests::sites::{RunningNode, Site, eventually};
 use adit_transport::Tuning;
-use adit_transport::links::Settings;
-use adit_transport::{Connection, RecvStream, SendStream};
+use adit_transport::links::LinkSettings;
+use adit_transport::{QuicConnection, RecvStream, SendStream};
 
 use crate::hostile::{Stranger, control, open};
-use crate::{SECOND, World, two};
+use crate::{LinkWorld, SECOND, two};
 
 /// A connection whose hello has been said, and its control stream.
-type Said = (Connection, (SendStream, RecvStream));
+type SaidHello = (QuicConnection, (SendStream, RecvStream));
 
-async fn connect(stranger: &Stranger, edge: &Site, boot: u8, slot: u64) -> Said {
+async fn connect(stranger: &Stranger, edge: &Site, boot: u8, slot: u64) -> SaidHello {
     let quic = stranger.dial(edge).await;
     let hello = Hello { slot, boot: [boot; 16], ..stranger.hello() };
-    let control = open(&quic, &control(&Control::Hello(hello))).await;
+    let control = open(&quic, &control(&ControlMessage::Hello(hello))).await;
     (quic, control)
 }
 
 /// How many live, and with which code the others ended.
-fn ends(all: &[Said]) -> (usize, Vec<Code>) {
+fn ends(all: &[SaidHello]) -> (usize, Vec<Code>) {
     let ended: Vec<Code> =
         all.iter().filter_map(|(quic, _)| quic.is_closed()).map(|c| c.code).collect();
     (all.len() - ended.len(), ended)
 }
 
 /// `edge`'s node with room for so many connections, and whom it is linked with.
-fn crowded(world: &World, connections: usize) -> (Running, Site, Arc<Site>, Site) {
+fn crowded(world: &LinkWorld, connections: usize) -> (RunningNode, Site, Arc<Site>, Site) {
     let (edge, bank) = two(1, 3);
     let shop = Site::new("shop", 3, 1);
-    let settings = Settings { parallel: 1, connections, ..Settings::default() };
+    let settings = LinkSettings {
+        parallel_connections: 1,
+        max_connections: connections,
+        ..LinkSettings::default()
+    };
     let links = [bank.link(&[]), shop.link(&[])];
     let e1 = world.run_with(&edge, 1, &[&bank, &shop], &links, settings, Tuning::default());
     (e1, edge, Arc::new(bank), shop)
@@ -42,7 +46,7 @@ fn crowded(world: &World, connections: usize) -> (Running, Site, Arc<Site>, Site
 #[tokio::test(start_paused = true)]
 async fn a_node_has_as_many_connections_as_an_honest_one_makes() {
     const SLOTS: u64 = 16;
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, bank, _shop) = crowded(&world, 1000);
     let stranger = Stranger::new(&world, &bank, 1, &edge);
     let mut all = Vec::new();
@@ -68,7 +72,7 @@ async fn a_node_has_as_many_connections_as_an_honest_one_makes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_takes_the_place_of_its_like_and_a_third_one_is_refused() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, bank, _shop) = crowded(&world, 1000);
     let stranger = Stranger::new(&world, &bank, 1, &edge);
     let first = connect(&stranger, &edge, 1, 7).await;
@@ -95,7 +99,7 @@ async fn a_connection_takes_the_place_of_its_like_and_a_third_one_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_cluster_of_invented_names_neither_fills_the_node_nor_keeps_an_honest_peer_out() {
     const ALL: usize = 200;
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, bank, shop) = crowded(&world, ALL);
     let mut all = Vec::new();
     for n in 0..ALL {
@@ -119,7 +123,7 @@ async fn a_cluster_of_invented_names_neither_fills_the_node_nor_keeps_an_honest_
 
 #[tokio::test(start_paused = true)]
 async fn a_cluster_that_connects_without_end_is_told_to_stop_before_its_hello() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (e1, edge, bank, shop) = crowded(&world, 8192);
     // From then on it is known how small the cluster is.
     let _b2 = world.run(&bank, 2, &[(&edge, &[1])]);

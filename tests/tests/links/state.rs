@@ -3,32 +3,37 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_core::choose::links::is_hub;
 use adit_core::code::Code;
 use adit_core::name::ServiceName;
+use adit_core::routing::links::is_hub_for;
 use adit_core::snapshot::{Backend, Export, Link};
 use adit_pki::UnixTime;
 use adit_tests::identity::EPOCH;
-use adit_tests::sites::{Running, Site, eventually};
+use adit_tests::sites::{RunningNode, Site, eventually};
 use adit_transport::Tuning;
-use adit_transport::links::{LinkState, Settings};
+use adit_transport::links::{LinkSettings, LinkState};
 
-use crate::{SECOND, World, two};
+use crate::{LinkWorld, SECOND, two};
 
 /// All nodes of both clusters, linked by each other's first two nodes.
-fn everyone(world: &World, edge: &Site, bank: &Site, each: u8) -> (Vec<Running>, Vec<Running>) {
+fn everyone(
+    world: &LinkWorld,
+    edge: &Site,
+    bank: &Site,
+    each: u8,
+) -> (Vec<RunningNode>, Vec<RunningNode>) {
     let start = |site, other| (1..=each).map(move |n| world.run(site, n, &[(other, &[1, 2])]));
     (start(edge, bank).collect(), start(bank, edge).collect())
 }
 
-fn ready(node: &Running, of: &Site, n: u8) -> Option<u32> {
+fn ready(node: &RunningNode, of: &Site, n: u8) -> Option<u32> {
     let view = node.view(of)?;
     view.view.exports.get(&of.service())?.ports[0].ready.get(&of.node(n)).copied()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_link_comes_up_and_carries_a_stream_both_ways() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let b1 = world.run(&bank, 1, &[(&edge, &[1])]);
@@ -47,7 +52,7 @@ async fn a_link_comes_up_and_carries_a_stream_both_ways() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_ends_with_the_certificate_that_it_rests_on() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
@@ -56,7 +61,7 @@ async fn a_connection_ends_with_the_certificate_that_it_rests_on() {
     let at = |hours: u64| UnixTime::since_unix_epoch(Duration::from_secs(EPOCH + hours * 3600));
     for (now, ends) in [(at(23), false), (at(25), true)] {
         let mut stream = e1.echo(&bank, &bank.node(1), b"before").await.unwrap();
-        e1.links.recheck(None, now);
+        e1.links.recheck_certificates(None, now);
         let sent = stream.send.send_all(b"after").await;
         let read = stream.recv.read_chunk(99).await;
         if ends {
@@ -71,7 +76,7 @@ async fn a_connection_ends_with_the_certificate_that_it_rests_on() {
 #[tokio::test(start_paused = true)]
 async fn every_node_learns_through_its_hubs_and_what_stands_is_not_nodes_times_nodes() {
     const EACH: u8 = 6;
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(EACH, EACH);
     let (edges, banks) = everyone(&world, &edge, &bank, EACH);
     eventually("all 12 nodes know the other cluster", 5 * SECOND, || {
@@ -88,8 +93,8 @@ async fn every_node_learns_through_its_hubs_and_what_stands_is_not_nodes_times_n
         across += status.links[0].connections.iter().filter(dialled).count();
         within += status.siblings.iter().filter(dialled).count();
         let hub = status.links[0].hub;
-        let from = status.links[0].view.as_ref().unwrap().from.0.clone();
-        let this = node.snapshot.borrow().this.cluster.clone();
+        let from = status.links[0].view.as_ref().unwrap().source.0.clone();
+        let this = node.snapshot.borrow().local.cluster.clone();
         assert_eq!(from == this, !hub, "a hub learns from the peer, another node from its hub");
         assert!(hub || status.links[0].connections.is_empty(), "only hubs are connected across");
         let all = status.links[0].connections.iter().chain(&status.siblings);
@@ -106,7 +111,7 @@ async fn every_node_learns_through_its_hubs_and_what_stands_is_not_nodes_times_n
 }
 
 /// A thousand exports more than the one.
-fn export_a_thousand(node: &Running, of: &Site) {
+fn export_a_thousand(node: &RunningNode, of: &Site) {
     node.believe(|now| {
         let template = Export::clone(&now.exports[&of.service()]);
         for n in 0..1000 {
@@ -118,13 +123,13 @@ fn export_a_thousand(node: &Running, of: &Site) {
 }
 
 /// All that was sent so far, by anybody, as UDP payload.
-fn sent_bytes(world: &World) -> usize {
+fn sent_bytes(world: &LinkWorld) -> usize {
     world.network.sent().iter().map(|(_, _, _, len)| len).sum()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_change_costs_the_record_that_changed_and_arrives_at_once() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
     export_a_thousand(&b1, &bank);
@@ -163,7 +168,7 @@ async fn a_change_costs_the_record_that_changed_and_arrives_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_back_continues_where_it_was() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
     export_a_thousand(&b1, &bank);
@@ -186,18 +191,18 @@ async fn who_comes_back_continues_where_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn another_hub_tells_when_the_first_dies() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 2);
     let e1 = world.run(&edge, 1, &[(&bank, &[1, 2])]);
     let banks = [world.run(&bank, 1, &[(&edge, &[])]), world.run(&bank, 2, &[(&edge, &[])])];
     eventually("both hubs are connected", 5 * SECOND, || e1.links.connected(&bank.name).len() == 2)
         .await;
     eventually("one tells", SECOND, || e1.view(&bank).is_some()).await;
-    let teller = e1.view(&bank).unwrap().from.1;
+    let teller = e1.view(&bank).unwrap().source.1;
     let dead = if teller == bank.node(1) { 1 } else { 2 };
     world.cut(&[bank.ip(dead)]);
     eventually("the other tells", 31 * SECOND, || {
-        e1.view(&bank).unwrap().from.1 == bank.node(3 - dead)
+        e1.view(&bank).unwrap().source.1 == bank.node(3 - dead)
     })
     .await;
     assert!(e1.view(&bank).unwrap().age() < SECOND);
@@ -210,7 +215,7 @@ async fn another_hub_tells_when_the_first_dies() {
 
 #[tokio::test(start_paused = true)]
 async fn a_view_ages_while_nobody_confirms_it_and_stays() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
@@ -236,10 +241,10 @@ async fn a_view_ages_while_nobody_confirms_it_and_stays() {
 
 #[tokio::test(start_paused = true)]
 async fn a_relayed_view_is_as_old_as_its_origin() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(4, 1);
     let all = |n: u8| world.run(&edge, n, &[(&bank, &[1])]);
-    let edges: Vec<Running> = (1..=4).map(all).collect();
+    let edges: Vec<RunningNode> = (1..=4).map(all).collect();
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
     eventually("all know", 5 * SECOND, || edges.iter().all(|e| e.view(&bank).is_some())).await;
     world.cut(&[bank.ip(1)]);
@@ -253,29 +258,29 @@ async fn a_relayed_view_is_as_old_as_its_origin() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hub_that_lost_its_reach_learns_from_its_fellow_and_passes_nothing_on() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(3, 1);
-    let edges: Vec<Running> = (1..=3).map(|n| world.run(&edge, n, &[(&bank, &[1])])).collect();
+    let edges: Vec<RunningNode> = (1..=3).map(|n| world.run(&edge, n, &[(&bank, &[1])])).collect();
     let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
     eventually("all know", 5 * SECOND, || edges.iter().all(|e| e.view(&bank).is_some())).await;
-    let is_hub = |e: &&Running| is_hub(&e.snapshot.borrow(), &bank.name);
+    let is_hub = |e: &&RunningNode| is_hub_for(&e.snapshot.borrow(), &bank.name);
     let third = edges.iter().find(|e| !is_hub(e)).unwrap();
-    let told_by = third.view(&bank).unwrap().from;
-    let this = |e: &Running| (edge.name.clone(), e.snapshot.borrow().this.node.clone());
+    let told_by = third.view(&bank).unwrap().source;
+    let this = |e: &RunningNode| (edge.name.clone(), e.snapshot.borrow().local.node.clone());
     let blind = edges.iter().find(|e| this(e) == told_by).unwrap();
     let seeing = edges.iter().filter(is_hub).find(|e| this(e) != told_by).unwrap();
 
     world.divide(blind.endpoints.addresses()[0].ip(), bank.ip(1));
     for listener in [blind, third] {
         eventually("the other hub tells", 60 * SECOND, || {
-            listener.view(&bank).unwrap().from == this(seeing)
+            listener.view(&bank).unwrap().source == this(seeing)
         })
         .await;
     }
     for _ in 0..100 {
         tokio::time::sleep(SECOND).await;
         let view = third.view(&bank).unwrap();
-        assert_eq!(view.from, this(seeing), "what the blind hub knows is hearsay");
+        assert_eq!(view.source, this(seeing), "what the blind hub knows is hearsay");
         // Two heartbeats, the origin's and the hub's, which do not keep step.
         assert!(view.age() < 22 * SECOND, "{:?}", view.age());
     }
@@ -283,19 +288,19 @@ async fn a_hub_that_lost_its_reach_learns_from_its_fellow_and_passes_nothing_on(
 
 #[tokio::test(start_paused = true)]
 async fn others_hear_from_the_hubs_that_a_cluster_is_lost_before_its_view_is_old() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(4, 1);
-    let edges: Vec<Running> = (1..=4).map(|n| world.run(&edge, n, &[(&bank, &[1])])).collect();
+    let edges: Vec<RunningNode> = (1..=4).map(|n| world.run(&edge, n, &[(&bank, &[1])])).collect();
     let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
     eventually("all know", 5 * SECOND, || edges.iter().all(|e| e.view(&bank).is_some())).await;
     let others: Vec<_> =
-        edges.iter().filter(|e| !is_hub(&e.snapshot.borrow(), &bank.name)).collect();
+        edges.iter().filter(|e| !is_hub_for(&e.snapshot.borrow(), &bank.name)).collect();
     assert_eq!(others.len(), 2);
-    let lost = |e: &&Running| e.view(&bank).unwrap().lost;
+    let lost = |e: &&RunningNode| e.view(&bank).unwrap().lost;
     assert!(!others.iter().any(lost));
     world.cut(&[bank.ip(1)]);
     let hubs_know = || {
-        let hubs = edges.iter().filter(|e| is_hub(&e.snapshot.borrow(), &bank.name));
+        let hubs = edges.iter().filter(|e| is_hub_for(&e.snapshot.borrow(), &bank.name));
         hubs.map(|e| e.links.connected(&bank.name).len()).sum::<usize>() == 0
     };
     eventually("the hubs know", 20 * SECOND, hubs_know).await;
@@ -307,12 +312,12 @@ async fn others_hear_from_the_hubs_that_a_cluster_is_lost_before_its_view_is_old
 
 #[tokio::test(start_paused = true)]
 async fn a_node_whose_hubs_are_silent_acts_as_one_until_they_are_back() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(3, 1);
-    let edges: Vec<Running> = (1..=3).map(|n| world.run(&edge, n, &[(&bank, &[1])])).collect();
+    let edges: Vec<RunningNode> = (1..=3).map(|n| world.run(&edge, n, &[(&bank, &[1])])).collect();
     let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
     eventually("all know", 5 * SECOND, || edges.iter().all(|e| e.view(&bank).is_some())).await;
-    let is_hub = |n: u8| is_hub(&edges[usize::from(n - 1)].snapshot.borrow(), &bank.name);
+    let is_hub = |n: u8| is_hub_for(&edges[usize::from(n - 1)].snapshot.borrow(), &bank.name);
     let hubs: Vec<_> = (1..=3).filter(|n| is_hub(*n)).map(|n| edge.ip(n)).collect();
     let third = (1..=3).find(|n| !is_hub(*n)).unwrap();
     let third = &edges[usize::from(third - 1)];
@@ -320,13 +325,13 @@ async fn a_node_whose_hubs_are_silent_acts_as_one_until_they_are_back() {
     world.cut(&hubs);
     // Their connections end after the idle timeout; the silence counts from there.
     eventually("it learns from the peer itself", 60 * SECOND, || {
-        third.view(&bank).unwrap().from.0 == bank.name
+        third.view(&bank).unwrap().source.0 == bank.name
     })
     .await;
     assert!(third.view(&bank).unwrap().age() < SECOND);
     world.cut(&[]);
     eventually("its hubs tell again", 60 * SECOND, || {
-        third.view(&bank).unwrap().from.0 == edge.name
+        third.view(&bank).unwrap().source.0 == edge.name
     })
     .await;
     tokio::time::sleep(320 * SECOND).await;
@@ -335,11 +340,11 @@ async fn a_node_whose_hubs_are_silent_acts_as_one_until_they_are_back() {
 
 #[tokio::test(start_paused = true)]
 async fn links_appear_and_disappear_while_others_run() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let lab = Site::new("lab", 3, 1);
     let with_lab = [bank.link(&[1]), lab.link(&[1])];
-    let (settings, tuning) = (Settings::default(), Tuning::default());
+    let (settings, tuning) = (LinkSettings::default(), Tuning::default());
     let e1 = world.run_with(&edge, 1, &[&bank, &lab], &with_lab[..1], settings, tuning);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
     let l1 = world.run(&lab, 1, &[(&edge, &[])]);

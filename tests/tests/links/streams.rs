@@ -2,64 +2,64 @@
 
 use std::collections::BTreeSet;
 
-use adit_core::choose::connections::Passed;
 use adit_core::code::Code;
+use adit_core::routing::connections::Unusable;
 use adit_core::snapshot::Class;
 use adit_tests::sites::{Site, eventually, start, start_on};
-use adit_transport::links::{Links, Settings};
-use adit_transport::{Stream, Tuning, Worker};
+use adit_transport::links::{LinkSettings, Links};
+use adit_transport::{PeerStream, Tuning, Worker};
 use tokio::runtime::Handle;
 
-use crate::{SECOND, World, two};
+use crate::{LinkWorld, SECOND, two};
 
-async fn answered(stream: &mut Stream, body: &'static str) {
+async fn answered(stream: &mut PeerStream, body: &'static str) {
     stream.send.send_all(body.as_bytes()).await.unwrap();
     assert_eq!(stream.recv.read_chunk(999).await.unwrap().unwrap(), body);
 }
 
 fn carried(links: &Links) -> Vec<(Class, bool, usize)> {
     let connections = links.status().links.remove(0).connections;
-    connections.iter().map(|c| (c.peer.lane, c.peer.dialled, c.streams)).collect()
+    connections.iter().map(|c| (c.peer.class, c.peer.dialled, c.streams)).collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_lane_has_connections_of_its_own() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
     eventually("up", SECOND, || e1.view(&bank).is_some()).await;
     let bulk = e1.links.open(0, &bank.name, &bank.node(1), Class::Bulk).await.unwrap();
     let quick = e1.links.open(0, &bank.name, &bank.node(1), Class::Interactive).await.unwrap();
-    assert_eq!((bulk.peer.lane, quick.peer.lane), (Class::Bulk, Class::Interactive));
+    assert_eq!((bulk.peer.class, quick.peer.class), (Class::Bulk, Class::Interactive));
     let expected = [(Class::Interactive, true, 1), (Class::Bulk, true, 1)];
     assert_eq!(carried(&e1.links), expected);
     // Who cannot dial takes what there is.
     drop((bulk, quick));
     e1.echo(&bank, &bank.node(1), b"x").await.unwrap();
     let back = b1.links.open(0, &edge.name, &edge.node(1), Class::Bulk).await.unwrap();
-    assert_eq!(back.peer.lane, Class::Bulk);
+    assert_eq!(back.peer.class, Class::Bulk);
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_cannot_dial_takes_the_other_lane_rather_than_none() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let _e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
     eventually("up", SECOND, || b1.view(&edge).is_some()).await;
     let stream = b1.links.open(0, &edge.name, &edge.node(1), Class::Bulk).await.unwrap();
-    assert_eq!(stream.peer.lane, Class::Interactive);
+    assert_eq!(stream.peer.class, Class::Interactive);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_connection_has_a_further_one_dialled_and_an_end_is_an_end() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let few = Tuning { streams: 8, ..Tuning::default() };
-    let settings = Settings { parallel: 3, ..Settings::default() };
+    let settings = LinkSettings { parallel_connections: 3, ..LinkSettings::default() };
     let e1 = world.run_with(&edge, 1, &[&bank], &[bank.link(&[1])], settings, Tuning::default());
-    let _b1 = world.run_with(&bank, 1, &[&edge], &[edge.link(&[])], Settings::default(), few);
+    let _b1 = world.run_with(&bank, 1, &[&edge], &[edge.link(&[])], LinkSettings::default(), few);
     eventually("up", SECOND, || e1.view(&bank).is_some()).await;
     let began = tokio::time::Instant::now();
     let mut streams = Vec::new();
@@ -72,7 +72,7 @@ async fn a_full_connection_has_a_further_one_dialled_and_an_end_is_an_end() {
     assert!(began.elapsed() < 2 * SECOND, "nobody waited for room: {:?}", began.elapsed());
     let connections = e1.links.status().links.remove(0).connections;
     assert_eq!(connections.len(), 3);
-    assert!(connections.iter().all(|c| c.passed.is_none()), "none took another's place");
+    assert!(connections.iter().all(|c| c.unusable.is_none()), "none took another's place");
     let slots: BTreeSet<u64> = connections.iter().map(|c| c.peer.slot).collect();
     assert_eq!(slots.len(), 3);
 
@@ -94,10 +94,10 @@ async fn a_full_connection_has_a_further_one_dialled_and_an_end_is_an_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_allows_one_stream_can_be_linked_with_and_used() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let one = Tuning { streams: 1, ..Tuning::default() };
-    let settings = Settings::default();
+    let settings = LinkSettings::default();
     let e1 = world.run_with(&edge, 1, &[&bank], &[bank.link(&[1])], settings, one);
     let b1 = world.run_with(&bank, 1, &[&edge], &[edge.link(&[])], settings, one);
     eventually("up", SECOND, || e1.view(&bank).is_some() && b1.view(&edge).is_some()).await;
@@ -107,7 +107,7 @@ async fn a_node_that_allows_one_stream_can_be_linked_with_and_used() {
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_waits_for_the_peer_to_grant_room_and_needs_no_further_connection() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let _b1 = world.run(&bank, 1, &[(&edge, &[])]);
@@ -122,12 +122,12 @@ async fn a_burst_waits_for_the_peer_to_grant_room_and_needs_no_further_connectio
 
 #[tokio::test(start_paused = true)]
 async fn another_workers_connection_serves_at_once_and_the_own_one_later() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let workers = (0..2).map(|n| Worker::new(n, Handle::current())).collect();
     let identity = edge.authority.node("e1", &[&bank.authority]);
     let snapshot = edge.snapshot(1, &[bank.link(&[1])]);
-    let (settings, tuning) = (Settings::default(), Tuning::default());
+    let (settings, tuning) = (LinkSettings::default(), Tuning::default());
     let net = world.network.host(edge.ip(1));
     let e1 = start_on(workers, net, &identity, snapshot, 1, settings, tuning);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
@@ -143,12 +143,12 @@ async fn another_workers_connection_serves_at_once_and_the_own_one_later() {
     assert_eq!((own.worker, own.peer.slot), (1, 1));
     let connections = b1.links.status().links.remove(0).connections;
     assert_eq!(connections.len(), 2, "one for each worker");
-    assert!(connections.iter().all(|c| c.passed.is_none()), "and neither took the other's place");
+    assert!(connections.iter().all(|c| c.unusable.is_none()), "and neither took the other's place");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_drains_takes_nothing_new_and_finishes_what_runs() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 2);
     let e1 = world.run(&edge, 1, &[(&bank, &[1, 2])]);
     let b1 = world.run(&bank, 1, &[(&edge, &[1])]);
@@ -178,12 +178,12 @@ async fn a_node_that_drains_takes_nothing_new_and_finishes_what_runs() {
     let ((broken, took), ()) = tokio::join!(drain, meanwhile);
     assert_eq!(broken, 0);
     assert!((21..25).contains(&took.as_secs()), "as soon as the last stream ended: {took:?}");
-    assert_eq!(e1.view(&bank).unwrap().from.1, bank.node(2));
+    assert_eq!(e1.view(&bank).unwrap().source.1, bank.node(2));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_has_a_deadline_and_says_what_it_broke() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
@@ -202,7 +202,7 @@ async fn a_drain_has_a_deadline_and_says_what_it_broke() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_went_away_is_dialled_again_when_it_wants_to_be() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);
@@ -224,7 +224,7 @@ async fn a_node_that_went_away_is_dialled_again_when_it_wants_to_be() {
 
 #[tokio::test(start_paused = true)]
 async fn streams_go_to_the_new_process_of_a_node_and_the_old_one_finishes_its_own() {
-    let world = World::new();
+    let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[])]);
     let old = world.run(&bank, 1, &[(&edge, &[1])]);
@@ -235,9 +235,9 @@ async fn streams_go_to_the_new_process_of_a_node_and_the_old_one_finishes_its_ow
     let elsewhere = Site::new("bank", 7, 1);
     let identity = bank.authority.node("b1", &[&edge.authority]);
     let mut snapshot = bank.snapshot(1, &[edge.link(&[1])]);
-    snapshot.this.advertise = vec![elsewhere.address(1)];
+    snapshot.local.advertise = vec![elsewhere.address(1)];
     let net = world.network.host(elsewhere.ip(1));
-    let (settings, tuning) = (Settings::default(), Tuning::default());
+    let (settings, tuning) = (LinkSettings::default(), Tuning::default());
     let new = start(net, &identity, snapshot, 99, settings, tuning);
     eventually("both connected", SECOND, || carried(&e1.links).len() == 2).await;
     for _ in 0..10 {
@@ -246,8 +246,8 @@ async fn streams_go_to_the_new_process_of_a_node_and_the_old_one_finishes_its_ow
     assert_eq!(new.echo.served().len(), 10);
     answered(&mut before, "old").await;
     let connections = e1.links.status().links.remove(0).connections;
-    let passed: Vec<_> = connections.iter().map(|c| c.passed).collect();
-    assert_eq!(passed, [Some(Passed::OlderBoot), None]);
+    let passed: Vec<_> = connections.iter().map(|c| c.unusable).collect();
+    assert_eq!(passed, [Some(Unusable::OlderBoot), None]);
     tokio::time::sleep(600 * SECOND).await;
     answered(&mut before, "never closed for it").await;
     drop(old);

@@ -5,35 +5,35 @@ use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_pki::{TrustBundle, TrustBundles, UnixTime};
-use adit_tests::identity::{Cluster, EPOCH, Node};
-use adit_tests::sites::{Running, Site, eventually, start};
+use adit_tests::identity::{EPOCH, TestCluster, TestNode};
+use adit_tests::sites::{RunningNode, Site, eventually, start};
 use adit_transport::Tuning;
-use adit_transport::links::{Settings, Stream};
+use adit_transport::links::{LinkSettings, PeerStream};
 use tokio::time::{sleep, timeout};
 
-use crate::{SECOND, World};
+use crate::{LinkWorld, SECOND};
 
 /// Edge, linked with bank, whose authority is replaced.
-struct Scene {
+struct TrustScene {
     bank: Site,
-    next: Cluster,
+    next: TestCluster,
     /// What edge believes, and what bank presents.
-    ours: Node,
-    theirs: Node,
-    e1: Running,
-    b1: Running,
+    ours: TestNode,
+    theirs: TestNode,
+    e1: RunningNode,
+    b1: RunningNode,
 }
 
-impl Scene {
-    async fn start(world: &World) -> Self {
+impl TrustScene {
+    async fn start(world: &LinkWorld) -> Self {
         let (edge, bank) = crate::two(1, 1);
-        let next = Cluster::new("bank.example");
+        let next = TestCluster::new("bank.example");
         let ours = edge.authority.node("e1", &[&bank.authority]);
         let theirs = bank.authority.node("b1", &[&edge.authority]);
-        let run = |site: &Site, identity: &Node, other: &Site| {
+        let run = |site: &Site, identity: &TestNode, other: &Site| {
             let (host, snapshot) =
                 (world.network.host(site.ip(1)), site.snapshot(1, &[other.link(&[1])]));
-            start(host, identity, snapshot, 1, Settings::default(), Tuning::default())
+            start(host, identity, snapshot, 1, LinkSettings::default(), Tuning::default())
         };
         let (e1, b1) = (run(&edge, &ours, &bank), run(&bank, &theirs, &edge));
         let scene = Self { bank, next, ours, theirs, e1, b1 };
@@ -53,24 +53,24 @@ impl Scene {
         let bundles = TrustBundles::new([bundle.unwrap(), own.unwrap()]).unwrap();
         self.ours.verifier.set_trust(bundles.into());
         let now = UnixTime::since_unix_epoch(Duration::from_secs(EPOCH));
-        self.e1.links.recheck(Some(&self.ours.verifier), now);
+        self.e1.links.recheck_certificates(Some(&self.ours.verifier), now);
     }
 
-    async fn stream(&self) -> Result<Stream, String> {
+    async fn stream(&self) -> Result<PeerStream, String> {
         self.e1.echo(&self.bank, &self.bank.node(1), b"hello").await
     }
 }
 
 /// Whether a stream still carries.
-async fn carries(stream: &mut Stream) -> Result<(), Code> {
+async fn carries(stream: &mut PeerStream) -> Result<(), Code> {
     stream.send.send_all(b"on").await.map_err(|e| e.code())?;
     stream.recv.read_chunk(9).await.map_err(|e| e.code())?.map(drop).ok_or(Code::Finished)
 }
 
 #[tokio::test(start_paused = true)]
 async fn whoever_has_a_good_certificate_goes_on_by_new_connections_before_the_old_ones_end() {
-    let world = World::new();
-    let scene = Scene::start(&world).await;
+    let world = LinkWorld::new();
+    let scene = TrustScene::start(&world).await;
     let mut short = scene.stream().await.unwrap();
     let mut long = scene.stream().await.unwrap();
     // It was renewed a moment ago; the connections that there are do not know.
@@ -94,8 +94,8 @@ async fn whoever_has_a_good_certificate_goes_on_by_new_connections_before_the_ol
 
 #[tokio::test(start_paused = true)]
 async fn whoever_has_no_other_certificate_gets_nothing_new_and_is_cut_off_in_ten_seconds() {
-    let world = World::new();
-    let scene = Scene::start(&world).await;
+    let world = LinkWorld::new();
+    let scene = TrustScene::start(&world).await;
     let mut stream = scene.stream().await.unwrap();
     scene.take_out();
     for _ in 0..9 {
@@ -111,8 +111,8 @@ async fn whoever_has_no_other_certificate_gets_nothing_new_and_is_cut_off_in_ten
 
 #[tokio::test(start_paused = true)]
 async fn an_authority_that_comes_back_and_goes_again_does_not_hide_what_rests_on_it() {
-    let world = World::new();
-    let scene = Scene::start(&world).await;
+    let world = LinkWorld::new();
+    let scene = TrustScene::start(&world).await;
     let mut stream = scene.stream().await.unwrap();
     let before = scene.ours.verifier.trust().bundles.clone();
     scene.take_out();

@@ -2,8 +2,8 @@
 
 use adit_core::code::Code;
 use adit_dataplane::flow::Direction;
-use adit_tests::sim::party::End;
-use adit_tests::sim::{Plan, SUPPORT, Town, import};
+use adit_tests::sim::party::DirectionEnd;
+use adit_tests::sim::{SUPPORT, Town, TownPlan, import};
 use tokio::time::{Instant, sleep};
 
 use crate::SECOND;
@@ -12,7 +12,7 @@ use crate::SECOND;
 #[tokio::test(start_paused = true)]
 async fn what_ends_in_time_is_not_broken() {
     for of_bank in [true, false] {
-        let town = Town::start(&Plan::default()).await;
+        let town = Town::start(&TownPlan::default()).await;
         let backend = town.backend(1);
         let (mut client, mut server) = town.through(&backend).await;
         client.say(1000).await.unwrap();
@@ -21,11 +21,11 @@ async fn what_ends_in_time_is_not_broken() {
             sleep(5 * SECOND).await;
             tokio::join!(async { server.say(200_000).await.unwrap() }, client.hear(200_000));
             client.finish().await;
-            assert_eq!(server.end().await, End::Finished(1000));
+            assert_eq!(server.end().await, DirectionEnd::Finished(1000));
             server.finish().await;
-            assert_eq!(client.end().await, End::Finished(200_000));
+            assert_eq!(client.end().await, DirectionEnd::Finished(200_000));
         };
-        let (broken, ()) = tokio::join!(whole.node.go_away(30 * SECOND), talking);
+        let (broken, ()) = tokio::join!(whole.node.shut_down(30 * SECOND), talking);
         assert_eq!(broken, 0, "of bank: {of_bank}");
         assert!(began.elapsed() < 9 * SECOND, "gone after {:?}", began.elapsed());
         assert_eq!(town.edge[0].ended(Direction::Outbound, Code::Finished), 1);
@@ -36,19 +36,19 @@ async fn what_ends_in_time_is_not_broken() {
 #[tokio::test(start_paused = true)]
 async fn what_does_not_is_reset_as_drained_at_the_deadline() {
     for of_bank in [true, false] {
-        let town = Town::start(&Plan::default()).await;
+        let town = Town::start(&TownPlan::default()).await;
         let backend = town.backend(1);
         let (mut client, mut server) = town.through(&backend).await;
         client.say(1000).await.unwrap();
         client.finish().await;
-        assert_eq!(server.end().await, End::Finished(1000));
+        assert_eq!(server.end().await, DirectionEnd::Finished(1000));
         let (began, whole) = (Instant::now(), if of_bank { &town.bank[0] } else { &town.edge[0] });
         let ends = async {
             let end = client.end().await;
             (end, began.elapsed().as_secs())
         };
-        let (broken, ended) = tokio::join!(whole.node.go_away(30 * SECOND), ends);
-        assert_eq!((broken, ended), (1, (End::Reset(0), 30)), "of bank: {of_bank}");
+        let (broken, ended) = tokio::join!(whole.node.shut_down(30 * SECOND), ends);
+        assert_eq!((broken, ended), (1, (DirectionEnd::Reset(0), 30)), "of bank: {of_bank}");
         assert!(server.say(1).await.is_err());
         assert_eq!(town.edge[0].ended(Direction::Outbound, Code::Drained), 1);
         assert_eq!(town.bank[0].ended(Direction::Inbound, Code::Drained), 1);
@@ -57,14 +57,14 @@ async fn what_does_not_is_reset_as_drained_at_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_new_goes_to_another_node_once_peers_are_told() {
-    let town = Town::start(&Plan::two_backends()).await;
+    let town = Town::start(&TownPlan::two_backends()).await;
     let (one, two) = (town.backend(1), town.backend(2));
     let mut client = town.connect(SUPPORT).await;
     let (mut server, other, node) = tokio::select! {
         server = one.accept() => (server, two, 0),
         server = two.accept() => (server, one, 1),
     };
-    let going = town.bank[node].node.go_away(30 * SECOND);
+    let going = town.bank[node].node.shut_down(30 * SECOND);
     let asking = async {
         // Also while the word of it is under way.
         for _ in 0..20 {
@@ -76,16 +76,16 @@ async fn what_is_new_goes_to_another_node_once_peers_are_told() {
         }
         client.say(10).await.unwrap();
         client.finish().await;
-        assert_eq!(server.end().await, End::Finished(10), "the old one goes on");
+        assert_eq!(server.end().await, DirectionEnd::Finished(10), "the old one goes on");
         server.finish().await;
-        assert_eq!(client.end().await, End::Finished(0));
+        assert_eq!(client.end().await, DirectionEnd::Finished(0));
     };
     assert_eq!(tokio::join!(going, asking).0, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_goes_away_listens_no_more() {
-    let town = Town::start(&Plan::default()).await;
+    let town = Town::start(&TownPlan::default()).await;
     let backend = town.backend(1);
     let (client, server) = town.through(&backend).await;
     let asking = async {
@@ -94,6 +94,6 @@ async fn a_node_that_goes_away_listens_no_more() {
         assert!(town.pods.connect(from, import(1)).await.is_err());
         drop((client, server));
     };
-    tokio::join!(town.edge[0].node.go_away(30 * SECOND), asking);
+    tokio::join!(town.edge[0].node.shut_down(30 * SECOND), asking);
     assert_eq!((town.edge[0].node.flows.open(), town.bank[0].node.flows.open()), (0, 0));
 }

@@ -2,9 +2,9 @@
 
 use adit_core::code::Code;
 use adit_dataplane::flow::Direction;
-use adit_tests::sim::party::{Backend, End, Party};
+use adit_tests::sim::party::{BackendListener, DirectionEnd, Party};
 use adit_tests::sim::whole::Whole;
-use adit_tests::sim::{Plan, Town};
+use adit_tests::sim::{Town, TownPlan};
 use adit_tests::sites::eventually;
 use tokio::time::{Instant, sleep};
 
@@ -13,8 +13,8 @@ use crate::SECOND;
 const BODY: u64 = 150_000;
 
 /// A town, and in it a stream under way: both sides have said and heard a body.
-async fn under_way() -> (Town, Backend, Party, Party) {
-    let town = Town::start(&Plan::default()).await;
+async fn under_way() -> (Town, BackendListener, Party, Party) {
+    let town = Town::start(&TownPlan::default()).await;
     let backend = town.backend(1);
     let (mut client, mut server) = town.through(&backend).await;
     tokio::join!(async { client.say(BODY).await.unwrap() }, server.hear(BODY));
@@ -45,17 +45,17 @@ async fn both_finish_in_any_order() {
             one.finish().await;
             if order == "both at once" {
                 other.finish().await;
-                assert_eq!(other.end().await, End::Finished(BODY), "{what}");
-                assert_eq!(one.end().await, End::Finished(BODY), "{what}");
+                assert_eq!(other.end().await, DirectionEnd::Finished(BODY), "{what}");
+                assert_eq!(one.end().await, DirectionEnd::Finished(BODY), "{what}");
             } else {
-                assert_eq!(other.end().await, End::Finished(BODY), "{what}");
+                assert_eq!(other.end().await, DirectionEnd::Finished(BODY), "{what}");
                 other.say(50_000).await.unwrap();
                 if order == "the other closes" {
                     drop(other)
                 } else {
                     other.finish().await
                 }
-                assert_eq!(one.end().await, End::Finished(BODY + 50_000), "{what}");
+                assert_eq!(one.end().await, DirectionEnd::Finished(BODY + 50_000), "{what}");
             }
             assert_eq!(codes(&town).await, (Code::Finished, Code::Finished), "{what}");
         }
@@ -69,14 +69,14 @@ async fn a_reset_is_a_reset_on_the_other_side_whatever_was_before() {
             let what = format!("by client: {by_client}, finished before: {finished}");
             let (town, _backend, client, server) = under_way().await;
             let (mut one, mut other) = if by_client { (client, server) } else { (server, client) };
-            let mut expected = End::Reset(BODY);
+            let mut expected = DirectionEnd::Reset(BODY);
             if finished == "the one" {
                 one.finish().await;
-                expected = End::Finished(BODY);
+                expected = DirectionEnd::Finished(BODY);
                 assert_eq!(other.end().await, expected, "{what}");
             } else if finished == "the other" {
                 other.finish().await;
-                assert_eq!(one.end().await, End::Finished(BODY), "{what}");
+                assert_eq!(one.end().await, DirectionEnd::Finished(BODY), "{what}");
             }
             one.reset();
             sleep(SECOND).await;
@@ -97,7 +97,7 @@ async fn who_closes_with_unread_bytes_resets() {
     server.say(1000).await.unwrap();
     sleep(SECOND).await;
     drop(client);
-    assert_eq!(server.end().await, End::Reset(BODY));
+    assert_eq!(server.end().await, DirectionEnd::Reset(BODY));
     assert_eq!(codes(&town).await, (Code::SourceReset, Code::SourceReset));
 }
 
@@ -107,19 +107,19 @@ async fn a_lost_connection_resets_both_sides_within_ten_seconds() {
         let (town, _backend, mut client, mut server) = under_way().await;
         if finished == "the client" {
             client.finish().await;
-            assert_eq!(server.end().await, End::Finished(BODY));
+            assert_eq!(server.end().await, DirectionEnd::Finished(BODY));
         } else if finished == "the server" {
             server.finish().await;
-            assert_eq!(client.end().await, End::Finished(BODY));
+            assert_eq!(client.end().await, DirectionEnd::Finished(BODY));
         }
         let began = Instant::now();
         town.cut(&[town.sites.bank.ip(1)]);
         // Also where only the silent half is left, and nobody says anything.
         if finished != "the server" {
-            assert_eq!(client.end().await, End::Reset(BODY), "finished: {finished}");
+            assert_eq!(client.end().await, DirectionEnd::Reset(BODY), "finished: {finished}");
         }
         if finished != "the client" {
-            assert_eq!(server.end().await, End::Reset(BODY), "finished: {finished}");
+            assert_eq!(server.end().await, DirectionEnd::Reset(BODY), "finished: {finished}");
         }
         sleep(10 * SECOND - began.elapsed()).await;
         assert!(client.say(1).await.is_err() && server.say(1).await.is_err(), "{finished}");
@@ -132,11 +132,11 @@ async fn a_lost_connection_resets_both_sides_within_ten_seconds() {
 async fn an_end_that_did_not_arrive_is_a_reset() {
     let (town, _backend, mut client, mut server) = under_way().await;
     client.finish().await;
-    assert_eq!(server.end().await, End::Finished(BODY));
+    assert_eq!(server.end().await, DirectionEnd::Finished(BODY));
     town.cut(&[town.sites.edge.ip(1)]);
     server.say(1000).await.unwrap();
     drop(server);
-    assert_eq!(client.end().await, End::Reset(BODY));
+    assert_eq!(client.end().await, DirectionEnd::Reset(BODY));
     sleep(10 * SECOND).await;
     assert_eq!(town.bank[0].ended(Direction::Inbound, Code::ConnectionLost), 1);
 }

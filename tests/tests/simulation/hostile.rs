@@ -5,13 +5,13 @@
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
 use adit_core::snapshot::Class;
-use adit_core::wire::header::{Answer, Header, LIMIT};
+use adit_core::wire::header::{MAX_HEADER_LEN, StreamAnswer, StreamHeader};
 use adit_dataplane::flow::Direction;
-use adit_tests::sim::agent::{Asked, Delivered, ask, serve};
-use adit_tests::sim::{Plan, SUPPORT, Town, backend, import};
-use adit_tests::sites::{Running, eventually, start};
-use adit_transport::links::Settings;
-use adit_transport::{RecvStream, Stream, Tuning};
+use adit_tests::sim::agent::{Delivered, RequestOutcome, ask, serve};
+use adit_tests::sim::{SUPPORT, Town, TownPlan, backend, import};
+use adit_tests::sites::{RunningNode, eventually, start};
+use adit_transport::links::LinkSettings;
+use adit_transport::{PeerStream, RecvStream, Tuning};
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep};
 
@@ -19,7 +19,7 @@ use crate::{MS, SECOND};
 
 /// A node of `edge` whose streams carry what the test wants.
 pub(crate) struct Peer {
-    running: Running,
+    running: RunningNode,
     bank: ClusterName,
 }
 
@@ -28,20 +28,21 @@ impl Peer {
         let (edge, bank) = (&town.sites.edge, &town.sites.bank);
         let snapshot = edge.snapshot(9, &[bank.link(&[1])]);
         let (identity, net) = (town.sites.of_edge(9), town.network.host(edge.ip(9)));
-        let running = start(net, &identity, snapshot, 9, Settings::default(), Tuning::default());
+        let running =
+            start(net, &identity, snapshot, 9, LinkSettings::default(), Tuning::default());
         let bank = bank.name.clone();
         eventually("connected", SECOND, || !running.links.connected(&bank).is_empty()).await;
         Self { running, bank }
     }
 
-    async fn open(&self) -> Stream {
+    async fn open(&self) -> PeerStream {
         let node = "b1".parse().unwrap();
         let opened = self.running.links.open(0, &self.bank, &node, Class::Interactive).await;
         opened.unwrap_or_else(|refused| panic!("{refused}"))
     }
 
     /// What is answered to these bytes, and the end of them if it is said.
-    pub(crate) async fn ask(&self, bytes: &[u8], finish: bool) -> Answer {
+    pub(crate) async fn ask(&self, bytes: &[u8], finish: bool) -> StreamAnswer {
         let mut stream = self.open().await;
         stream.send.send_all(bytes).await.unwrap();
         if finish {
@@ -51,13 +52,13 @@ impl Peer {
     }
 }
 
-async fn answer(recv: &mut RecvStream) -> Answer {
+async fn answer(recv: &mut RecvStream) -> StreamAnswer {
     let mut got = BytesMut::new();
     loop {
-        if let Some((answer, _)) = Answer::decode(&got).unwrap() {
+        if let Some((answer, _)) = StreamAnswer::decode(&got).unwrap() {
             return answer;
         }
-        got.extend_from_slice(&recv.read_chunk(LIMIT).await.unwrap().unwrap());
+        got.extend_from_slice(&recv.read_chunk(MAX_HEADER_LEN).await.unwrap().unwrap());
     }
 }
 
@@ -83,7 +84,7 @@ pub(crate) fn header() -> Vec<u8> {
 }
 
 /// A town with an agent, and what it must be able to do after anything.
-async fn serving(plan: &Plan) -> (Town, Peer) {
+async fn serving(plan: &TownPlan) -> (Town, Peer) {
     let town = Town::start(plan).await;
     serve(&town.pods, backend(1), &Delivered::default());
     let peer = Peer::start(&town).await;
@@ -91,16 +92,16 @@ async fn serving(plan: &Plan) -> (Town, Peer) {
 }
 
 async fn serves_on(town: &Town) {
-    assert_eq!(ask(&town.pods, SUPPORT, import(1), 1, 50_000).await, Asked::Answered);
+    assert_eq!(ask(&town.pods, SUPPORT, import(1), 1, 50_000).await, RequestOutcome::Answered);
     let flows = &town.bank[0].node.flows;
     eventually("nothing is left open", SECOND, || flows.open() == 0).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_header_that_ends_at_any_byte_is_refused_as_cut_short() {
-    let (town, peer) = serving(&Plan::default()).await;
+    let (town, peer) = serving(&TownPlan::default()).await;
     let whole = header();
-    assert!(Header::decode(&whole).unwrap().is_some(), "the test's own header is good");
+    assert!(StreamHeader::decode(&whole).unwrap().is_some(), "the test's own header is good");
     for len in 0..whole.len() {
         let answer = peer.ask(&whole[..len], true).await;
         assert_eq!(answer.code, Code::HeaderInvalid, "{len} bytes");
@@ -113,7 +114,7 @@ async fn a_header_that_ends_at_any_byte_is_refused_as_cut_short() {
 
 #[tokio::test(start_paused = true)]
 async fn a_header_that_breaks_a_rule_is_refused_with_that_rule() {
-    let (town, peer) = serving(&Plan::default()).await;
+    let (town, peer) = serving(&TownPlan::default()).await;
     let (long, max) = ([b'a'; 600], 63);
     let invalid = Code::HeaderInvalid;
     let with = |field: (u8, &[u8])| fields(&[SERVICE, PORT, SOURCE, field]);
@@ -189,10 +190,10 @@ async fn a_header_that_breaks_a_rule_is_refused_with_that_rule() {
 async fn a_header_has_until_its_deadline() {
     for (limits, deadline) in [("{}", 3 * SECOND), ("{headerDeadline: 500ms}", SECOND / 2)] {
         let limits = limits.to_owned();
-        let (town, peer) = serving(&Plan { limits, ..Plan::default() }).await;
+        let (town, peer) = serving(&TownPlan { limits, ..TownPlan::default() }).await;
         for pace in [30 * SECOND, SECOND / 7] {
             let (began, mut stream) = (Instant::now(), peer.open().await);
-            let Stream { send, recv, .. } = &mut stream;
+            let PeerStream { send, recv, .. } = &mut stream;
             let dripping = async {
                 for byte in header() {
                     send.send_all(&[byte]).await.ok();
@@ -213,7 +214,7 @@ async fn a_header_has_until_its_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_streams_and_resets_holds_nobody_up() {
-    let (town, peer) = serving(&Plan::default()).await;
+    let (town, peer) = serving(&TownPlan::default()).await;
     let whole = header();
     for round in 0..10 {
         let mut streams = Vec::new();
@@ -236,7 +237,7 @@ async fn a_flood_of_streams_and_resets_holds_nobody_up() {
 #[tokio::test(start_paused = true)]
 async fn a_cluster_has_as_many_streams_as_it_may_and_no_more() {
     let limits = "{streamsPerConnection: 8, streamsPerPeer: 40}".to_owned();
-    let (town, peer) = serving(&Plan { limits, ..Plan::default() }).await;
+    let (town, peer) = serving(&TownPlan { limits, ..TownPlan::default() }).await;
     let mut held = Vec::new();
     for n in 0..40 {
         let mut stream = peer.open().await;
@@ -253,7 +254,7 @@ async fn a_cluster_has_as_many_streams_as_it_may_and_no_more() {
     );
     assert_eq!(
         ask(&town.pods, SUPPORT, import(1), 1, 10).await,
-        Asked::Reset,
+        RequestOutcome::Reset,
         "its other nodes, too"
     );
     assert_eq!(town.edge[0].ended(Direction::Outbound, Code::OverLimit), 1);

@@ -2,15 +2,15 @@
 
 use adit_core::code::Code;
 use adit_dataplane::flow::Direction;
-use adit_tests::sim::agent::{Asked, Delivered, ask, serve};
-use adit_tests::sim::party::End;
-use adit_tests::sim::{Plan, SUPPORT, Town, backend, import};
+use adit_tests::sim::agent::{Delivered, RequestOutcome, ask, serve};
+use adit_tests::sim::party::DirectionEnd;
+use adit_tests::sim::{SUPPORT, Town, TownPlan, backend, import};
 use tokio::time::{Instant, timeout};
 
 use crate::SECOND;
 
 /// A town whose agents at b1 and b2 count, each for itself.
-async fn counting(plan: &Plan) -> (Town, Delivered, Delivered) {
+async fn counting(plan: &TownPlan) -> (Town, Delivered, Delivered) {
     let town = Town::start(plan).await;
     let (first, second) = (Delivered::default(), Delivered::default());
     serve(&town.pods, backend(1), &first);
@@ -18,8 +18,8 @@ async fn counting(plan: &Plan) -> (Town, Delivered, Delivered) {
     (town, first, second)
 }
 
-fn with_replay() -> Plan {
-    Plan { export: "replay: true".to_owned(), ..Plan::two_backends() }
+fn with_replay() -> TownPlan {
+    TownPlan { export: "replay: true".to_owned(), ..TownPlan::two_backends() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -30,11 +30,11 @@ async fn a_backend_that_refuses_costs_nobody_a_request() {
             "[{{address: 10.244.2.3:8080, node: b1}}, {{address: 10.244.2.2:8080, node: {node}}}]"
         );
         let export = "hop: sameNode".to_owned();
-        let plan = Plan { backends, export, ..Plan::two_backends() };
+        let plan = TownPlan { backends, export, ..TownPlan::two_backends() };
         let (town, _, delivered) = counting(&plan).await;
         for number in 0..20 {
             let asked = ask(&town.pods, SUPPORT, import(1), number, 5000).await;
-            assert_eq!(asked, Asked::Answered, "request {number}");
+            assert_eq!(asked, RequestOutcome::Answered, "request {number}");
         }
         assert_eq!(delivered.all(), (0..20).map(|n| (n, 1)).collect());
         assert_eq!(town.edge[0].ended(Direction::Outbound, Code::Finished), 20);
@@ -48,11 +48,11 @@ async fn a_backend_that_refuses_costs_nobody_a_request() {
 
 #[tokio::test(start_paused = true)]
 async fn who_loses_the_connection_after_it_has_spoken_is_told_that_nobody_knows() {
-    let (town, first, second) = counting(&Plan::two_backends()).await;
+    let (town, first, second) = counting(&TownPlan::two_backends()).await;
     // They hear us, and we do not hear them: what is sent is delivered, and no answer comes.
     town.mute(&[town.sites.bank.ip(1), town.sites.bank.ip(2)]);
     let began = Instant::now();
-    assert_eq!(ask(&town.pods, SUPPORT, import(1), 7, 5000).await, Asked::Reset);
+    assert_eq!(ask(&town.pods, SUPPORT, import(1), 7, 5000).await, RequestOutcome::Reset);
     assert!(began.elapsed() < 10 * SECOND, "{:?}", began.elapsed());
     assert_eq!(town.edge[0].ended(Direction::Outbound, Code::UnknownOutcome), 1);
     let (code, reason) = town.edge[0].failure().unwrap();
@@ -70,7 +70,10 @@ async fn an_export_that_says_so_is_asked_again() {
     let mut number = 0;
     while first.all().is_empty() {
         number += 1;
-        assert_eq!(ask(&town.pods, SUPPORT, import(1), number, 5000).await, Asked::Answered);
+        assert_eq!(
+            ask(&town.pods, SUPPORT, import(1), number, 5000).await,
+            RequestOutcome::Answered
+        );
     }
     assert_eq!(first.all(), [(number, 1)].into(), "delivered, and its answer lost");
     assert_eq!(second.all(), (1..=number).map(|n| (n, 1)).collect(), "asked again elsewhere");
@@ -91,13 +94,13 @@ async fn a_stream_under_way_is_never_begun_again() {
     server.say(1).await.unwrap();
     client.hear(1).await;
     town.cut(&[town.sites.bank.ip(node)]);
-    assert_eq!(client.end().await, End::Reset(1));
+    assert_eq!(client.end().await, DirectionEnd::Reset(1));
     assert!(timeout(60 * SECOND, other.accept()).await.is_err(), "nobody else hears of it");
 }
 
 #[tokio::test(start_paused = true)]
 async fn while_no_byte_has_left_another_node_is_tried() {
-    let town = Town::start(&Plan::two_backends()).await;
+    let town = Town::start(&TownPlan::two_backends()).await;
     let (one, two) = (town.backend(1), town.backend(2));
     town.cut(&[town.sites.bank.ip(1)]);
     let (mut slow, mut all) = (0, Vec::new());
@@ -125,7 +128,7 @@ async fn whoever_cannot_dial_is_served_over_the_connections_that_exist() {
     let banks = 1..=12;
     let backend_of = |n: u8| format!("{{address: 10.244.2.{n}:8080, node: b{n}}}");
     let backends = format!("[{}]", banks.clone().map(backend_of).collect::<Vec<_>>().join(", "));
-    let plan = Plan { nodes: (1, 12), backends, dials: false, ..Plan::default() };
+    let plan = TownPlan { nodes: (1, 12), backends, dials: false, ..TownPlan::default() };
     let town = Town::start(&plan).await;
     let delivered = Delivered::default();
     for n in banks {
@@ -133,7 +136,7 @@ async fn whoever_cannot_dial_is_served_over_the_connections_that_exist() {
     }
     for number in 0..50 {
         let asked = ask(&town.pods, SUPPORT, import(1), number, 5000).await;
-        assert_eq!(asked, Asked::Answered, "request {number}");
+        assert_eq!(asked, RequestOutcome::Answered, "request {number}");
     }
     assert_eq!(delivered.all(), (0..50).map(|n| (n, 1)).collect());
     let hubs = town.edge[0].node.links.connected(&town.sites.bank.name).len();

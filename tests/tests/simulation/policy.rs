@@ -6,8 +6,8 @@ use adit_core::fault::BackendFault;
 use adit_core::policy::Target;
 use adit_core::snapshot::Hop;
 use adit_dataplane::flow::Direction;
-use adit_tests::sim::party::{End, Party};
-use adit_tests::sim::{INTERN, NOBODY, Plan, SUPPORT, Town, import};
+use adit_tests::sim::party::{DirectionEnd, Party};
+use adit_tests::sim::{INTERN, NOBODY, SUPPORT, Town, TownPlan, import};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -18,7 +18,7 @@ use crate::hostile::{Peer, header};
 async fn refused(town: &Town, from: &str) -> (Code, Option<String>) {
     let mut client = town.connect(from).await;
     drop(client.say(10).await);
-    assert_eq!(client.end().await, End::Reset(0));
+    assert_eq!(client.end().await, DirectionEnd::Reset(0));
     let ended = town.edge[0].node.flows.ended();
     let codes: Vec<_> = ended.into_keys().map(|(_, code)| code).collect();
     assert_eq!(codes.len(), 1, "{codes:?}");
@@ -26,18 +26,18 @@ async fn refused(town: &Town, from: &str) -> (Code, Option<String>) {
 }
 
 /// `edge`'s file, whose import is for this account only.
-fn own_allow(plan: &Plan, account: &str) -> String {
+fn own_allow(plan: &TownPlan, account: &str) -> String {
     let allow = format!("from: bank, allow: [{{namespace: agents, serviceAccount: {account}}}]");
     plan.edge(1).replace("from: bank", &allow)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_names_what_is_missing_and_dials_nobody() {
-    let plan = Plan::default();
+    let plan = TownPlan::default();
     let other = "[{cluster: edge, namespace: agents, serviceAccount: audit-bot}]".to_owned();
-    let nobody = Plan { allow: "[]".to_owned(), ..plan.clone() };
-    let somebody = Plan { allow: other, ..plan.clone() };
-    let none = Plan { backends: "[]".to_owned(), ..plan.clone() };
+    let nobody = TownPlan { allow: "[]".to_owned(), ..plan.clone() };
+    let somebody = TownPlan { allow: other, ..plan.clone() };
+    let none = TownPlan { backends: "[]".to_owned(), ..plan.clone() };
     let grpc = plan.bank(1).replace("name: http", "name: grpc");
     let own = own_allow(&plan, "audit-bot");
     let line = "allow: {cluster: edge, namespace: agents, serviceAccount: support-bot}";
@@ -83,7 +83,7 @@ async fn a_refusal_names_what_is_missing_and_dials_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn a_link_that_was_lost_refuses_at_once() {
-    let town = Town::start(&Plan::default()).await;
+    let town = Town::start(&TownPlan::default()).await;
     town.cut(&[town.sites.bank.ip(1)]);
     sleep(60 * SECOND).await;
     let began = Instant::now();
@@ -100,8 +100,8 @@ async fn a_link_that_was_lost_refuses_at_once() {
 /// reason and for no other. The next one after that is carried.
 #[tokio::test(start_paused = true)]
 async fn a_thousand_at_once_are_refused_at_once_for_the_reason_that_there_is() {
-    let plan = Plan::default();
-    let none = Plan { backends: "[]".to_owned(), ..plan.clone() };
+    let plan = TownPlan::default();
+    let none = TownPlan { backends: "[]".to_owned(), ..plan.clone() };
     for code in [Code::NoBackend, Code::LinkDown] {
         let town = Town::start(&plan).await;
         let backend = town.backend(1);
@@ -123,7 +123,7 @@ async fn a_thousand_at_once_are_refused_at_once_for_the_reason_that_there_is() {
         }
         let ends = callers.join_all().await;
         assert!(began.elapsed() < SECOND, "{code}: {:?}", began.elapsed());
-        assert!(ends.iter().all(|end| *end == End::Reset(0)), "{code}: {ends:?}");
+        assert!(ends.iter().all(|end| *end == DirectionEnd::Reset(0)), "{code}: {ends:?}");
         assert_eq!(town.edge[0].ended(Direction::Outbound, code), 1000, "{code}");
         let group = town.edge[0].node.flows.groups().into_values().next().unwrap();
         assert_eq!((group.refused, group.open), (1000, 0), "{code}");
@@ -140,7 +140,7 @@ async fn a_thousand_at_once_are_refused_at_once_for_the_reason_that_there_is() {
 #[tokio::test(start_paused = true)]
 async fn who_is_on_the_network_of_a_node_is_refused_at_once_and_an_unknown_pod_later() {
     let limits = "{unknownSourceHold: 10s}".to_owned();
-    let town = Town::start(&Plan { limits, nodes: (2, 1), ..Plan::default() }).await;
+    let town = Town::start(&TownPlan { limits, nodes: (2, 1), ..TownPlan::default() }).await;
     for (what, from, seconds, text) in [
         ("a pod that nobody knows", NOBODY, 10, "no workload is known by"),
         ("this node", "10.0.1.1:40000", 0, "10.0.1.1 is an address of a node"),
@@ -156,10 +156,10 @@ async fn who_is_on_the_network_of_a_node_is_refused_at_once_and_an_unknown_pod_l
 }
 
 /// Both workloads have a stream under way; then `change` withdraws one's right, and nobody else's.
-async fn withdrawn(change: impl FnOnce(&Town, &Plan), code: (Code, Code), text: &str) {
-    let plan = Plan {
+async fn withdrawn(change: impl FnOnce(&Town, &TownPlan), code: (Code, Code), text: &str) {
+    let plan = TownPlan {
         allow: "[{cluster: edge, namespace: agents, serviceAccount: intern-bot}, {cluster: edge, namespace: agents, serviceAccount: support-bot}]".to_owned(),
-        ..Plan::default()
+        ..TownPlan::default()
     };
     let town = Town::start(&plan).await;
     let backend = town.backend(1);
@@ -169,12 +169,16 @@ async fn withdrawn(change: impl FnOnce(&Town, &Plan), code: (Code, Code), text: 
     intern.say(100).await.unwrap();
     intern_server.hear(100).await;
     // A change that is none of theirs.
-    town.bank[0]
-        .configure(&Plan { export: "probe: {interval: 1m}".to_owned(), ..plan.clone() }.bank(1));
+    town.bank[0].configure(
+        &TownPlan { export: "probe: {interval: 1m}".to_owned(), ..plan.clone() }.bank(1),
+    );
     sleep(SECOND).await;
     assert!(town.bank[0].node.flows.ended().is_empty());
     change(&town, &plan);
-    assert_eq!((intern.end().await, intern_server.end().await), (End::Reset(0), End::Reset(100)));
+    assert_eq!(
+        (intern.end().await, intern_server.end().await),
+        (DirectionEnd::Reset(0), DirectionEnd::Reset(100))
+    );
     sleep(SECOND).await;
     assert_eq!(town.edge[0].ended(Direction::Outbound, code.0), 1, "{:?}", town.edge[0].failure());
     assert_eq!(town.bank[0].ended(Direction::Inbound, code.1), 1, "{:?}", town.bank[0].failure());
@@ -186,10 +190,10 @@ async fn withdrawn(change: impl FnOnce(&Town, &Plan), code: (Code, Code), text: 
 
 #[tokio::test(start_paused = true)]
 async fn a_right_that_is_withdrawn_ends_its_streams_with_the_missing_line_and_no_others() {
-    let export = |town: &Town, _: &Plan| town.bank[0].configure(&Plan::default().bank(1));
+    let export = |town: &Town, _: &TownPlan| town.bank[0].configure(&TownPlan::default().bank(1));
     let line = "allow: {cluster: edge, namespace: agents, serviceAccount: intern-bot}";
     withdrawn(export, (Code::Revoked, Code::Revoked), line).await;
-    let import = |town: &Town, plan: &Plan| {
+    let import = |town: &Town, plan: &TownPlan| {
         town.edge[0].configure(&own_allow(plan, "support-bot"));
     };
     let line = "allow: {namespace: agents, serviceAccount: intern-bot}";
@@ -198,13 +202,13 @@ async fn a_right_that_is_withdrawn_ends_its_streams_with_the_missing_line_and_no
 
 #[tokio::test(start_paused = true)]
 async fn an_import_that_is_gone_ends_its_streams_and_its_listener() {
-    let plan = Plan::default();
+    let plan = TownPlan::default();
     let town = Town::start(&plan).await;
     let (mut client, _server) = town.through(&town.backend(1)).await;
     let text = plan.edge(1);
     let (before, after) = (text.find("imports:").unwrap(), text.find("workloads:").unwrap());
     town.edge[0].configure(&format!("{}{}", &text[..before], &text[after..]));
-    assert_eq!(client.end().await, End::Reset(0));
+    assert_eq!(client.end().await, DirectionEnd::Reset(0));
     let (code, reason) = town.edge[0].failure().unwrap();
     assert_eq!(code, Code::Revoked);
     assert!(reason.contains("no longer imported"), "{reason}");
@@ -217,17 +221,18 @@ async fn an_import_that_is_gone_ends_its_streams_and_its_listener() {
 async fn forbidden_addresses_are_dialled_only_where_the_operator_wrote_them_out() {
     for address in ["127.0.0.1:8080", "169.254.169.254:80", "10.0.2.1:8080"] {
         let backends = format!("[\"{address}\"]");
-        let plan = Plan { backends, ..Plan::default() };
+        let plan = TownPlan { backends, ..TownPlan::default() };
         let town = Town::start(&plan).await;
-        let at = adit_tests::sim::party::Backend::listen(&town.pods, address.parse().unwrap());
+        let at =
+            adit_tests::sim::party::BackendListener::listen(&town.pods, address.parse().unwrap());
         drop(town.through(&at).await);
         sleep(SECOND).await;
         town.bank[0].believe(&plan.bank(1), |config| {
-            config.exports[0].ports[0].backends[0].written_out = false;
+            config.exports[0].ports[0].backends[0].explicit = false;
         });
         sleep(SECOND).await;
         let mut client = town.connect(SUPPORT).await;
-        assert_eq!(client.end().await, End::Reset(0), "{address}");
+        assert_eq!(client.end().await, DirectionEnd::Reset(0), "{address}");
         let (code, reason) = town.edge[0].failure().unwrap();
         assert_eq!(code, Code::BackendForbidden, "{address}: {reason}");
         // Who does not keep to what was announced is refused over there.
@@ -239,7 +244,7 @@ async fn forbidden_addresses_are_dialled_only_where_the_operator_wrote_them_out(
 
 #[tokio::test(start_paused = true)]
 async fn a_backend_of_another_node_is_not_probed_where_streams_stay_on_its_node() {
-    let plan = Plan::default();
+    let plan = TownPlan::default();
     let town = Town::start(&plan).await;
     let backend = town.backend(1);
     for (hop, is_probed) in [(Hop::SameNode, false), (Hop::Any, true)] {
@@ -247,7 +252,7 @@ async fn a_backend_of_another_node_is_not_probed_where_streams_stay_on_its_node(
             let export = &mut config.exports[0];
             (export.hop, export.probe) = (hop, Some(SECOND));
             for backend in export.ports.iter_mut().flat_map(|port| &mut port.backends) {
-                (backend.node, backend.written_out) = ("b9".parse().unwrap(), false);
+                (backend.node, backend.explicit) = ("b9".parse().unwrap(), false);
             }
         });
         assert_eq!(timeout(10 * SECOND, backend.touched()).await.is_ok(), is_probed, "{hop:?}");
@@ -257,13 +262,13 @@ async fn a_backend_of_another_node_is_not_probed_where_streams_stay_on_its_node(
 /// A hub dials no backend that is another node's to dial, and goes by what that node's word is for as long as it is told.
 #[tokio::test(start_paused = true)]
 async fn what_another_node_found_of_its_own_backends_counts_while_it_is_told() {
-    let plan = Plan { nodes: (1, 2), ..Plan::default() };
+    let plan = TownPlan { nodes: (1, 2), ..TownPlan::default() };
     let town = Town::start(&plan).await;
     town.bank[0].believe(&plan.bank(1), |config| {
         let export = &mut config.exports[0];
         export.hop = Hop::SameNode;
         for backend in export.ports.iter_mut().flat_map(|port| &mut port.backends) {
-            (backend.node, backend.written_out) = ("b2".parse().unwrap(), false);
+            (backend.node, backend.explicit) = ("b2".parse().unwrap(), false);
         }
     });
     sleep(SECOND).await;
@@ -280,7 +285,7 @@ async fn what_another_node_found_of_its_own_backends_counts_while_it_is_told() {
     let refused = Some(BackendFault::Refused);
     let tell = |valid| {
         let unserved = [(target.clone(), BackendFault::Refused)].into();
-        town.bank[0].node.backends.tell(unserved, valid);
+        town.bank[0].node.backends.set_remote_faults(unserved, valid);
     };
     tell(10 * SECOND);
     sleep(SECOND).await;
@@ -290,7 +295,7 @@ async fn what_another_node_found_of_its_own_backends_counts_while_it_is_told() {
     tell(1000 * SECOND);
     sleep(SECOND).await;
     assert_eq!((told().1, told().2), (0, refused));
-    town.bank[0].node.backends.tell(Default::default(), SECOND);
+    town.bank[0].node.backends.set_remote_faults(Default::default(), SECOND);
     sleep(SECOND).await;
     assert_eq!((told().1, told().2), (1, None));
 }

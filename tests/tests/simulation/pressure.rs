@@ -2,9 +2,9 @@
 
 use adit_core::code::Code;
 use adit_dataplane::flow::Direction;
-use adit_tests::sim::party::{Backend, End, Party};
+use adit_tests::sim::party::{BackendListener, DirectionEnd, Party};
 use adit_tests::sim::whole::Whole;
-use adit_tests::sim::{Plan, SUPPORT, Town, import};
+use adit_tests::sim::{SUPPORT, Town, TownPlan, import};
 use tokio::time::{Instant, sleep};
 
 use crate::{MS, SECOND};
@@ -16,7 +16,7 @@ const WINDOW: u64 = 256 * KIB;
 const HELD: std::ops::RangeInclusive<u64> = WINDOW..=WINDOW + 3 * 64 * KIB;
 
 /// A stream whose server never reads, with as much in it as goes in.
-async fn stalled(town: &Town, backend: &Backend, at: u8) -> (Party, Party) {
+async fn stalled(town: &Town, backend: &BackendListener, at: u8) -> (Party, Party) {
     let mut client = Party::connect(&town.pods, SUPPORT, import(at)).await;
     let server = backend.accept().await;
     client.fill().await;
@@ -30,7 +30,7 @@ fn charged(node: &Whole) -> (usize, usize) {
 }
 
 /// Sends much both ways, and says whether that took no more than a second.
-async fn goes_on(town: &Town, backend: &Backend) -> bool {
+async fn goes_on(town: &Town, backend: &BackendListener) -> bool {
     const MUCH: u64 = 400_000;
     let began = Instant::now();
     let (mut client, mut server) = town.through(backend).await;
@@ -41,7 +41,7 @@ async fn goes_on(town: &Town, backend: &Backend) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_stalls_holds_a_window_and_loses_nothing() {
-    let town = Town::start(&Plan::default()).await;
+    let town = Town::start(&TownPlan::default()).await;
     let backend = town.backend(1);
     for by_client in [true, false] {
         let (client, server) = town.through(&backend).await;
@@ -54,14 +54,14 @@ async fn a_reader_that_stalls_holds_a_window_and_loses_nothing() {
         assert!(goes_on(&town, &backend).await, "another stream waits");
         sleep(3600 * SECOND).await;
         writer.finish().await;
-        assert_eq!(reader.end().await, End::Finished(said));
+        assert_eq!(reader.end().await, DirectionEnd::Finished(said));
         assert_eq!(charged(stalls), (0, 0));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn many_that_stall_do_not_stop_the_others_of_their_connection() {
-    let town = Town::start(&Plan::default()).await;
+    let town = Town::start(&TownPlan::default()).await;
     let backend = town.backend(1);
     let mut all = Vec::new();
     for _ in 0..40 {
@@ -74,7 +74,7 @@ async fn many_that_stall_do_not_stop_the_others_of_their_connection() {
 #[tokio::test(start_paused = true)]
 async fn beyond_a_peers_budget_the_longest_stalled_of_it_ends_and_the_others_live() {
     let limits = "{bulkWindow: 1MiB, peerBuffer: 1MiB, processBuffer: 16MiB}".to_owned();
-    let town = Town::start(&Plan { limits, ..Plan::default() }).await;
+    let town = Town::start(&TownPlan { limits, ..TownPlan::default() }).await;
     let backend = town.backend(1);
     let mut all = Vec::new();
     for _ in 0..4 {
@@ -88,21 +88,21 @@ async fn beyond_a_peers_budget_the_longest_stalled_of_it_ends_and_the_others_liv
     );
     all.push(stalled(&town, &backend, 1).await);
     let (mut client, mut server) = all.remove(0);
-    assert_eq!(client.end().await, End::Reset(0));
-    assert!(matches!(server.end().await, End::Reset(_)));
+    assert_eq!(client.end().await, DirectionEnd::Reset(0));
+    assert!(matches!(server.end().await, DirectionEnd::Reset(_)));
     assert_eq!(town.bank[0].ended(Direction::Inbound, Code::OverBudget), 1);
     assert_eq!(town.edge[0].ended(Direction::Outbound, Code::OverBudget), 1);
     for (mut client, mut server) in all {
         let said = client.fill().await;
         client.finish().await;
-        assert_eq!(server.end().await, End::Finished(said));
+        assert_eq!(server.end().await, DirectionEnd::Finished(said));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_nodes_of_a_peer_share_its_budget_and_the_longest_stalled_pays() {
     let limits = "{bulkWindow: 1MiB, peerBuffer: 1MiB, processBuffer: 8MiB}".to_owned();
-    let town = Town::start(&Plan { nodes: (2, 1), limits, ..Plan::default() }).await;
+    let town = Town::start(&TownPlan { nodes: (2, 1), limits, ..TownPlan::default() }).await;
     let backend = town.backend(1);
     let (mut oldest, _server) = stalled(&town, &backend, 2).await;
     let mut others = Vec::new();
@@ -111,7 +111,7 @@ async fn the_nodes_of_a_peer_share_its_budget_and_the_longest_stalled_pays() {
     }
     assert_eq!(town.bank[0].node.flows.ended().len(), 0);
     others.push(stalled(&town, &backend, 1).await);
-    assert_eq!(oldest.end().await, End::Reset(0));
+    assert_eq!(oldest.end().await, DirectionEnd::Reset(0));
     assert_eq!(town.edge[1].ended(Direction::Outbound, Code::OverBudget), 1);
     assert_eq!(town.edge[0].node.flows.ended().len(), 0);
     drop(others);
@@ -119,7 +119,7 @@ async fn the_nodes_of_a_peer_share_its_budget_and_the_longest_stalled_pays() {
 
 /// Two towns 50 ms apart.
 async fn far_apart() -> Town {
-    Town::start(&Plan { delay: 25 * MS, ..Plan::default() }).await
+    Town::start(&TownPlan { delay: 25 * MS, ..TownPlan::default() }).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,7 +165,7 @@ async fn many_slow_readers_on_a_long_path_stay_within_the_budget_and_none_is_res
     for (mut client, mut server) in all {
         let said = server.fill_for(MS).await;
         server.finish().await;
-        assert_eq!(client.end().await, End::Finished(said));
+        assert_eq!(client.end().await, DirectionEnd::Finished(said));
     }
     assert_eq!(town.edge[0].ended(Direction::Outbound, Code::OverBudget), 0);
 }

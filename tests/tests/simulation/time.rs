@@ -2,8 +2,8 @@
 
 use adit_core::code::Code;
 use adit_dataplane::flow::Direction;
-use adit_tests::sim::party::{Backend, End};
-use adit_tests::sim::{Plan, SUPPORT, Town};
+use adit_tests::sim::party::{BackendListener, DirectionEnd};
+use adit_tests::sim::{SUPPORT, Town, TownPlan};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{MS, SECOND};
@@ -11,13 +11,13 @@ use crate::{MS, SECOND};
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// 50 ms for the way there and back.
-fn far() -> Plan {
-    Plan { delay: 25 * MS, ..Plan::default() }
+fn far() -> TownPlan {
+    TownPlan { delay: 25 * MS, ..TownPlan::default() }
 }
 
 /// How many milliseconds from a request of `len` bytes to the first byte of its answer, which the backend
 /// gives when it has heard `enough`.
-async fn first_byte(town: &Town, backend: &Backend, len: u64, enough: u64) -> f64 {
+async fn first_byte(town: &Town, backend: &BackendListener, len: u64, enough: u64) -> f64 {
     let began = Instant::now();
     let mut client = town.connect(SUPPORT).await;
     client.say(len).await.unwrap();
@@ -52,7 +52,7 @@ async fn the_first_byte_of_an_answer_takes_one_round_trip_on_a_warm_link() {
 #[tokio::test(start_paused = true)]
 async fn a_cold_link_costs_a_handshake_and_a_hello_more() {
     // Three nodes, of which two are hubs: there is no connection with the third one yet.
-    let mut plan = Plan { nodes: (1, 3), ..far() };
+    let mut plan = TownPlan { nodes: (1, 3), ..far() };
     for n in 1..=3 {
         plan.backends = format!("[{{address: 10.244.2.1:8080, node: b{n}}}]");
         let town = Town::start(&plan).await;
@@ -69,7 +69,7 @@ async fn a_cold_link_costs_a_handshake_and_a_hello_more() {
 
 #[tokio::test(start_paused = true)]
 async fn an_hour_of_silence_before_an_answer_is_no_end() {
-    let town = Town::start(&Plan::default()).await;
+    let town = Town::start(&TownPlan::default()).await;
     let backend = town.backend(1);
     let (mut client, mut server) = town.through(&backend).await;
     client.say(100).await.unwrap();
@@ -82,7 +82,7 @@ async fn an_hour_of_silence_before_an_answer_is_no_end() {
     client.finish().await;
     server.finish().await;
     let ends = (client.end().await, server.end().await);
-    assert_eq!(ends, (End::Finished(200_000), End::Finished(200)));
+    assert_eq!(ends, (DirectionEnd::Finished(200_000), DirectionEnd::Finished(200)));
     sleep(SECOND).await;
     assert_eq!(town.edge[0].ended(Direction::Outbound, Code::Finished), 1);
     assert_eq!(town.bank[0].ended(Direction::Inbound, Code::Finished), 1);
@@ -90,20 +90,20 @@ async fn an_hour_of_silence_before_an_answer_is_no_end() {
 
 #[tokio::test(start_paused = true)]
 async fn half_closed_for_an_hour_each_way_is_no_end() {
-    let town = Town::start(&Plan::default()).await;
+    let town = Town::start(&TownPlan::default()).await;
     let backend = town.backend(1);
     for client_first in [true, false] {
         let (client, server) = town.through(&backend).await;
         let (mut one, mut other) = if client_first { (client, server) } else { (server, client) };
         one.say(10_000).await.unwrap();
         one.finish().await;
-        assert_eq!(other.end().await, End::Finished(10_000));
+        assert_eq!(other.end().await, DirectionEnd::Finished(10_000));
         sleep(HOUR).await;
         tokio::join!(async { other.say(300_000).await.unwrap() }, one.hear(300_000));
         sleep(HOUR).await;
         other.say(5).await.unwrap();
         other.finish().await;
-        assert_eq!(one.end().await, End::Finished(300_005));
+        assert_eq!(one.end().await, DirectionEnd::Finished(300_005));
     }
     sleep(SECOND).await;
     assert_eq!(town.edge[0].ended(Direction::Outbound, Code::Finished), 2);

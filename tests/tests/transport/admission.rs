@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_tests::pair::{BANK, EDGE, Pair, bind, stream};
+use adit_tests::pair::{BANK, EDGE, NodePair, bind, stream};
 use adit_transport::Tuning;
 use adit_transport::endpoint::{AcceptError, DialError};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Accepts in the background, as a daemon would: each handshake in a task of its own.
-fn serve(pair: &Pair) -> JoinSet<()> {
+fn serve(pair: &NodePair) -> JoinSet<()> {
     let bank = pair.bank.clone();
     let mut server = JoinSet::new();
     server.spawn(async move {
@@ -30,7 +30,7 @@ fn serve(pair: &Pair) -> JoinSet<()> {
 async fn a_flood_of_first_packets_is_asked_to_prove_its_address() {
     const FLOOD: u64 = 400;
     let tuning = Tuning::default();
-    let pair = Pair::new(tuning, 1);
+    let pair = NodePair::new(tuning, 1);
     let _server = serve(&pair);
     // They never hear an answer, as if their addresses were not their own.
     pair.network.set_filter(|(_, from, ..), _| from.ip() != BANK);
@@ -39,13 +39,13 @@ async fn a_flood_of_first_packets_is_asked_to_prove_its_address() {
         let (edge, dial) = (pair.edge.clone(), pair.dial());
         let (address, class, domain) = (dial.address, dial.class, dial.trust_domain.clone());
         flood.spawn(async move {
-            let dial = adit_transport::Dial { address, class, trust_domain: &domain };
+            let dial = adit_transport::DialRequest { address, class, trust_domain: &domain };
             edge.dial(0, dial).await.map(drop)
         });
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let counters = pair.bank.counters();
-    assert_eq!(counters.handshakes, tuning.admission.retry_above as u64);
+    assert_eq!(counters.handshakes, tuning.handshakes.retry_above as u64);
     assert!(counters.retried >= FLOOD - counters.handshakes, "{counters:?}");
 
     // A peer that does hear is let in meanwhile, at the cost of one more round trip.
@@ -53,18 +53,18 @@ async fn a_flood_of_first_packets_is_asked_to_prove_its_address() {
     let begun = Instant::now();
     let friend = pair.edge.dial(0, pair.dial()).await.unwrap();
     assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
-    assert_eq!(friend.peer().as_str(), "spiffe://bank.example/adit/node/b1");
+    assert_eq!(friend.peer_id().as_str(), "spiffe://bank.example/adit/node/b1");
     flood.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn handshakes_that_lead_nowhere_end() {
     let tuning = Tuning::default();
-    let pair = Pair::new(tuning, 1);
+    let pair = NodePair::new(tuning, 1);
     pair.network.set_filter(|(_, from, ..), _| from.ip() != BANK);
     let begun = Instant::now();
     let (dialled, accepted) = pair.try_connect(pair.dial()).await;
-    let limit = tuning.admission.timeout;
+    let limit = tuning.handshakes.timeout;
     assert!(matches!(dialled, Err(DialError::TimedOut(l)) if l == limit), "{dialled:?}");
     assert_eq!(dialled.unwrap_err().code(), Code::LinkDown);
     assert_eq!(accepted, Err(AcceptError::TimedOut(limit)));
@@ -75,7 +75,7 @@ async fn handshakes_that_lead_nowhere_end() {
 
 #[tokio::test(start_paused = true)]
 async fn lost_first_packets_are_sent_again_soon() {
-    let pair = Pair::new(Tuning::default(), 1);
+    let pair = NodePair::new(Tuning::default(), 1);
     pair.network.set_filter(|_, _| false);
     let begun = pair.network.sent().len();
     assert!(pair.edge.dial(0, pair.dial()).await.is_err());
@@ -89,8 +89,8 @@ async fn lost_first_packets_are_sent_again_soon() {
 #[tokio::test(start_paused = true)]
 async fn handshakes_beyond_the_bound_wait_until_there_is_room() {
     let mut tuning = Tuning::default();
-    tuning.admission.handshakes = 1;
-    let pair = Pair::new(tuning, 1);
+    tuning.handshakes.handshakes = 1;
+    let pair = NodePair::new(tuning, 1);
     let waiting = async {
         // Held and not answered: it is a handshake under way.
         let first = pair.bank.accept(0).await.unwrap();
@@ -120,8 +120,8 @@ async fn handshakes_beyond_the_bound_wait_until_there_is_room() {
 #[tokio::test(start_paused = true)]
 async fn one_source_does_not_take_the_places_of_others() {
     let mut tuning = Tuning::default();
-    (tuning.admission.retry_above, tuning.admission.per_source) = (0, 2);
-    let pair = Pair::new(tuning, 1);
+    (tuning.handshakes.retry_above, tuning.handshakes.per_source) = (0, 2);
+    let pair = NodePair::new(tuning, 1);
     let friend = pair.clusters.0.node("e2", &[&pair.clusters.1]);
     let friend = bind(&pair.network, "10.0.1.2".parse().unwrap(), &friend, 1, tuning);
     let knocking = async {
@@ -152,10 +152,10 @@ async fn one_source_does_not_take_the_places_of_others() {
 #[tokio::test(start_paused = true)]
 async fn strangers_at_many_addresses_do_not_take_the_places_of_known_peers() {
     let mut tuning = Tuning::default();
-    let admission = &mut tuning.admission;
+    let admission = &mut tuning.handshakes;
     (admission.retry_above, admission.per_source) = (0, 4);
     (admission.handshakes, admission.reserved) = (20, 10);
-    let pair = Pair::new(tuning, 1);
+    let pair = NodePair::new(tuning, 1);
     let strangers: Vec<_> = (0..20)
         .map(|n| {
             let node = pair.clusters.0.node("e9", &[&pair.clusters.1]);
@@ -174,7 +174,7 @@ async fn strangers_at_many_addresses_do_not_take_the_places_of_known_peers() {
             held.push(incoming.unwrap());
         }
         assert_eq!(held.len(), 10, "what is not reserved");
-        pair.bank.know(&"edge".parse().unwrap(), [EDGE]);
+        pair.bank.set_known_addresses(&"edge".parse().unwrap(), [EDGE]);
         let accept = async {
             let friend = pair.bank.accept(0).await.unwrap();
             assert_eq!(friend.remote().ip(), EDGE);
@@ -191,7 +191,7 @@ async fn strangers_at_many_addresses_do_not_take_the_places_of_known_peers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_drains_takes_nothing_new_and_keeps_what_it_has() {
-    let pair = Pair::new(Tuning::default(), 1);
+    let pair = NodePair::new(Tuning::default(), 1);
     let (edge, bank) = pair.connect().await;
     let _server = serve(&pair);
     pair.bank.drain();
@@ -204,8 +204,8 @@ async fn a_node_that_drains_takes_nothing_new_and_keeps_what_it_has() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_was_here_is_not_asked_again() {
     let mut tuning = Tuning::default();
-    tuning.admission.retry_above = 0;
-    let pair = Pair::new(tuning, 1);
+    tuning.handshakes.retry_above = 0;
+    let pair = NodePair::new(tuning, 1);
     let first = pair.connect().await;
     assert_eq!(pair.bank.counters().retried, 1);
     // It was given tokens meanwhile; each is good for one dial.
@@ -217,8 +217,8 @@ async fn a_peer_that_was_here_is_not_asked_again() {
 #[tokio::test(start_paused = true)]
 async fn a_dropped_knock_is_a_refusal_and_leaves_no_trace() {
     let mut tuning = Tuning::default();
-    tuning.admission.retry_above = 1;
-    let pair = Pair::new(tuning, 1);
+    tuning.handshakes.retry_above = 1;
+    let pair = NodePair::new(tuning, 1);
     for _ in 0..3 {
         let ignore = async { drop(pair.bank.accept(0).await.unwrap()) };
         let (dialled, ()) = tokio::join!(pair.edge.dial(0, pair.dial()), ignore);
@@ -230,7 +230,7 @@ async fn a_dropped_knock_is_a_refusal_and_leaves_no_trace() {
 
 #[tokio::test(start_paused = true)]
 async fn garbage_is_not_answered() {
-    let pair = Pair::new(Tuning::default(), 1);
+    let pair = NodePair::new(Tuning::default(), 1);
     let _server = serve(&pair);
     let before = pair.network.sent().len();
     let to = pair.bank.addresses()[0];

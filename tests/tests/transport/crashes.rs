@@ -6,50 +6,50 @@ use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
-use adit_tests::identity::{Cluster, Node};
+use adit_tests::identity::{TestCluster, TestNode};
 use adit_tests::net::Sent;
-use adit_tests::net::simulated::{LONGEST, Simulated, Trace};
+use adit_tests::net::simulated::{LONGEST_RUN_TIMEOUT, SentTrace, Simulated};
 use adit_tests::pair::{PORT, read_all};
-use adit_transport::{Dial, Endpoints, NodeSecret, Tuning, Worker};
+use adit_transport::{DialRequest, Endpoints, NodeSecret, Tuning, Worker};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 use turmoil::Sim;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-struct World {
-    edge: Node,
-    bank: Node,
+struct CrashWorld {
+    edge: TestNode,
+    bank: TestNode,
     bank_domain: adit_core::spiffe::TrustDomain,
     seed: u64,
     lose_every: usize,
-    trace: Trace,
+    trace: SentTrace,
 }
 
-fn world(seed: u64, lose_every: usize) -> Arc<World> {
-    let (edge, bank) = (Cluster::new("edge.example"), Cluster::new("bank.example"));
-    Arc::new(World {
+fn world(seed: u64, lose_every: usize) -> Arc<CrashWorld> {
+    let (edge, bank) = (TestCluster::new("edge.example"), TestCluster::new("bank.example"));
+    Arc::new(CrashWorld {
         edge: edge.node("e1", &[&bank]),
         bank: bank.node("b1", &[&edge]),
         bank_domain: bank.trust_domain().clone(),
         seed,
         lose_every,
-        trace: Trace::default(),
+        trace: SentTrace::default(),
     })
 }
 
-fn sim<'a>(world: &World) -> Sim<'a> {
+fn sim<'a>(world: &CrashWorld) -> Sim<'a> {
     turmoil::Builder::new()
         .rng_seed(world.seed)
-        .simulation_duration(LONGEST)
+        .simulation_duration(LONGEST_RUN_TIMEOUT)
         .udp_capacity(4096)
         .min_message_latency(Duration::from_millis(20))
         .max_message_latency(Duration::from_millis(25))
         .build()
 }
 
-impl World {
-    fn bind(&self, host: &str, node: &Node, secret: &NodeSecret) -> Endpoints {
+impl CrashWorld {
+    fn bind(&self, host: &str, node: &TestNode, secret: &NodeSecret) -> Endpoints {
         let net = Simulated::on(host, self.seed, &self.trace, self.lose_every);
         let listen = [SocketAddr::from(([0, 0, 0, 0], PORT))];
         let workers = vec![Worker::current()];
@@ -60,9 +60,9 @@ impl World {
         self.bind("edge", &self.edge, &self.edge.secret)
     }
 
-    async fn dial(&self, edge: &Endpoints) -> adit_transport::Connection {
+    async fn dial(&self, edge: &Endpoints) -> adit_transport::QuicConnection {
         let address = SocketAddr::new(turmoil::lookup("bank"), PORT);
-        let dial = Dial { address, trust_domain: &self.bank_domain, class: Class::Bulk };
+        let dial = DialRequest { address, trust_domain: &self.bank_domain, class: Class::Bulk };
         edge.dial(0, dial).await.unwrap()
     }
 
@@ -92,7 +92,7 @@ impl World {
     }
 }
 
-fn host(sim: &mut Sim<'_>, world: &Arc<World>, secret: impl Fn() -> NodeSecret + 'static) {
+fn host(sim: &mut Sim<'_>, world: &Arc<CrashWorld>, secret: impl Fn() -> NodeSecret + 'static) {
     let world = Arc::clone(world);
     sim.host("bank", move || Arc::clone(&world).serve(secret()));
 }

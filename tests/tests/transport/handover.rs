@@ -11,10 +11,10 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
 use adit_core::spiffe::TrustDomain;
-use adit_tests::identity::{Cluster, Node};
+use adit_tests::identity::{TestCluster, TestNode};
 use adit_tests::pair::read_all;
 use adit_transport::endpoint::{DialError, UdpInheritance};
-use adit_transport::{Connection, Dial, Endpoints, OsNet, Tuning, Worker};
+use adit_transport::{DialRequest, Endpoints, OsUdpNetwork, QuicConnection, Tuning, Worker};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -39,7 +39,7 @@ impl Drop for Generation {
 
 impl Generation {
     fn new(
-        node: &Node,
+        node: &TestNode,
         name: u8,
         workers: u8,
         listen: SocketAddr,
@@ -50,7 +50,7 @@ impl Generation {
         let runtime = runtime.unwrap();
         let runtimes = (0..workers).map(|n| Worker::new(n, runtime.handle().clone())).collect();
         let endpoints = Endpoints::bind_after(
-            Arc::new(OsNet),
+            Arc::new(OsUdpNetwork),
             runtimes,
             &[listen],
             &node.secret,
@@ -71,11 +71,11 @@ impl Generation {
     }
 
     /// The process that follows: it takes over in the order that a hand-over keeps.
-    fn followed_by(&self, node: &Node, name: u8, workers: u8) -> Self {
-        let inherited = self.endpoints.bequeath().unwrap();
+    fn followed_by(&self, node: &TestNode, name: u8, workers: u8) -> Self {
+        let inherited = self.endpoints.share_sockets().unwrap();
         let next = Self::new(node, name, workers, self.address(), Some(inherited));
-        self.endpoints.step_aside();
-        next.endpoints.resume();
+        self.endpoints.pause_reading();
+        next.endpoints.resume_reading();
         self.endpoints.drain();
         next
     }
@@ -121,9 +121,12 @@ struct Client {
 }
 
 impl Client {
-    async fn connect(&self) -> Result<Connection, DialError> {
-        let dial =
-            Dial { address: self.address, trust_domain: &self.bank, class: Class::Interactive };
+    async fn connect(&self) -> Result<QuicConnection, DialError> {
+        let dial = DialRequest {
+            address: self.address,
+            trust_domain: &self.bank,
+            class: Class::Interactive,
+        };
         self.endpoints.dial(0, dial).await
     }
 
@@ -136,7 +139,7 @@ impl Client {
     }
 }
 
-async fn ask(connection: &Connection, what: &[u8]) -> Result<u8, String> {
+async fn ask(connection: &QuicConnection, what: &[u8]) -> Result<u8, String> {
     let (mut send, mut recv) = connection.open_bi(SECOND).await.map_err(|e| e.to_string())?;
     send.send_all(what).await.map_err(|e| e.to_string())?;
     send.finish().map_err(|e| e.to_string())?;
@@ -147,7 +150,7 @@ async fn ask(connection: &Connection, what: &[u8]) -> Result<u8, String> {
 
 /// A stream that says something every ten milliseconds, `times` times, and hears it back. Returns the name
 /// of who answered all the time.
-async fn converse(connection: Connection, times: u32) -> u8 {
+async fn converse(connection: QuicConnection, times: u32) -> u8 {
     let (mut send, mut recv) = connection.open_bi(5 * SECOND).await.unwrap();
     let mut name = [0];
     send.send_all(&[0; 10]).await.unwrap();
@@ -173,12 +176,12 @@ async fn read_exact(recv: &mut adit_transport::RecvStream, mut buffer: &mut [u8]
     }
 }
 
-fn sites(workers: u8) -> (Node, Generation, Client) {
-    let (edge, bank) = (Cluster::new("edge.example"), Cluster::new("bank.example"));
+fn sites(workers: u8) -> (TestNode, Generation, Client) {
+    let (edge, bank) = (TestCluster::new("edge.example"), TestCluster::new("bank.example"));
     let (e1, b1) = (edge.node("e1", &[&bank]), bank.node("b1", &[&edge]));
     let first = Generation::new(&b1, b'A', workers, "127.0.0.1:0".parse().unwrap(), None);
     let endpoints = Endpoints::bind(
-        Arc::new(OsNet),
+        Arc::new(OsUdpNetwork),
         vec![Worker::current()],
         &[],
         &e1.secret,
@@ -192,20 +195,20 @@ fn sites(workers: u8) -> (Node, Generation, Client) {
 
 /// What became of new connections, by who answered, and why the others failed.
 #[derive(Debug, Default)]
-struct Asked {
+struct KnockOutcome {
     by: std::collections::BTreeMap<char, usize>,
     failed: Vec<String>,
 }
 
 /// A new connection every five milliseconds.
-async fn knock(client: Client, times: usize) -> Asked {
+async fn knock(client: Client, times: usize) -> KnockOutcome {
     let mut all = JoinSet::new();
     for _ in 0..times {
         let client = client.clone();
         all.spawn(async move { client.ask().await });
         sleep(Duration::from_millis(5)).await;
     }
-    let mut asked = Asked::default();
+    let mut asked = KnockOutcome::default();
     while let Some(outcome) = all.join_next().await {
         match outcome.unwrap() {
             Ok(name) => *asked.by.entry(name.into()).or_default() += 1,
@@ -260,11 +263,11 @@ async fn a_successor_that_dies_before_it_serves_costs_nothing() {
     let mut long = JoinSet::new();
     long.spawn(converse(connection, 100));
     for _ in 0..2 {
-        let inherited = first.endpoints.bequeath().unwrap();
+        let inherited = first.endpoints.share_sockets().unwrap();
         let second = Generation::new(&node, b'B', 1, first.address(), Some(inherited));
-        first.endpoints.step_aside();
+        first.endpoints.pause_reading();
         drop(second);
-        first.endpoints.resume();
+        first.endpoints.resume_reading();
         assert_eq!(timeout(SECOND, client.ask()).await.unwrap(), Ok(b'A'));
     }
     assert_eq!(long.join_all().await, [b'A']);
@@ -287,7 +290,7 @@ async fn connections_of_an_older_process_that_died_are_reset() {
     assert_eq!(timeout(4 * SECOND, talk).await.unwrap(), Code::PeerRestarted);
     assert_eq!(client.ask().await, Ok(b'B'));
     // Nobody is handed what is gone.
-    let heirs = second.endpoints.bequeath().unwrap().elders;
+    let heirs = second.endpoints.share_sockets().unwrap().predecessors;
     assert_eq!(heirs.iter().map(|(generation, _)| *generation).collect::<Vec<_>>(), [1]);
 }
 
@@ -308,11 +311,11 @@ async fn generations_may_differ_in_workers_and_addresses() {
             assert_eq!(timeout(SECOND, client.ask()).await.unwrap(), Ok(name));
         }
     }
-    let inherited = last.endpoints.bequeath().unwrap();
+    let inherited = last.endpoints.share_sockets().unwrap();
     let elsewhere = "127.0.0.2:0".parse().unwrap();
     let moved = Generation::new(&node, b'E', 1, elsewhere, Some(inherited));
-    last.endpoints.step_aside();
-    moved.endpoints.resume();
+    last.endpoints.pause_reading();
+    moved.endpoints.resume_reading();
     assert_ne!(moved.address(), client.address);
     let mut names = long.join_all().await;
     names.sort_unstable();

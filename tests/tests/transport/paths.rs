@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use adit_core::snapshot::Class;
-use adit_tests::pair::{Pair, stream};
-use adit_transport::{Dial, RecvStream, SendStream, Tuning};
+use adit_tests::pair::{NodePair, stream};
+use adit_transport::{DialRequest, RecvStream, SendStream, Tuning};
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 /// What fits through, in bytes a second.
 const RATE: u32 = 2_000_000;
 /// How long what does not fit may wait.
-const QUEUE: Duration = Duration::from_millis(50);
+const QUEUE_DELAY: Duration = Duration::from_millis(50);
 /// For how long a rate is measured: a lost datagram holds a stream up for a round trip of half a second.
-const MEASURED: Duration = Duration::from_secs(8);
+const MEASURED_INTERVAL: Duration = Duration::from_secs(8);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A transfer that goes on until it is dropped, and how much has arrived of it.
@@ -25,8 +25,8 @@ struct Transfer {
 }
 
 impl Transfer {
-    async fn begin(pair: &Pair, class: Class) -> Self {
-        let (edge, bank) = pair.try_connect(Dial { class, ..pair.dial() }).await;
+    async fn begin(pair: &NodePair, class: Class) -> Self {
+        let (edge, bank) = pair.try_connect(DialRequest { class, ..pair.dial() }).await;
         let (edge, bank) = (edge.unwrap(), bank.unwrap());
         let ((send, ours), (theirs, recv)) = stream(&edge, &bank).await;
         Self { send, recv, _back: (ours, theirs) }
@@ -55,10 +55,10 @@ impl Transfer {
     }
 }
 
-fn pair(round_trip: Duration, loss: bool) -> Pair {
-    let pair = Pair::new(Tuning::default(), 1);
+fn pair(round_trip: Duration, loss: bool) -> NodePair {
+    let pair = NodePair::new(Tuning::default(), 1);
     pair.network.set_delay(round_trip / 2);
-    pair.network.set_rate(RATE, QUEUE);
+    pair.network.set_rate(RATE, QUEUE_DELAY);
     let mut random = 88_172_645_463_325_252u64;
     pair.network.set_filter(move |_, _| {
         random ^= random << 13;
@@ -77,7 +77,7 @@ async fn carried_after(change: (Duration, Duration), is_busy: bool, loss: bool) 
         let pair = pair(after, loss);
         let mut transfer = Transfer::begin(&pair, Class::Bulk).await;
         transfer.go_on(2 * SECOND).await;
-        transfer.go_on(MEASURED).await
+        transfer.go_on(MEASURED_INTERVAL).await
     };
     let pair = pair(before, loss);
     let mut transfer = Transfer::begin(&pair, Class::Bulk).await;
@@ -89,35 +89,35 @@ async fn carried_after(change: (Duration, Duration), is_busy: bool, loss: bool) 
         sleep(10 * SECOND).await;
         transfer.go_on(4 * SECOND).await;
     }
-    transfer.go_on(MEASURED).await * 100 / fresh
+    transfer.go_on(MEASURED_INTERVAL).await * 100 / fresh
 }
 
 /// Ten times as long as real paths, because simulated datagrams move once a millisecond.
-const LOCAL: Duration = Duration::from_millis(5);
-const FAR: Duration = Duration::from_millis(500);
+const LOCAL_DELAY: Duration = Duration::from_millis(5);
+const FAR_DELAY: Duration = Duration::from_millis(500);
 
 #[tokio::test(start_paused = true)]
 async fn a_path_that_becomes_longer_carries_what_a_fresh_connection_would() {
-    for before in [LOCAL, Duration::from_millis(40), Duration::from_millis(200)] {
-        let percent = carried_after((before, FAR), true, false).await;
-        assert!(percent >= 80, "{before:?} to {FAR:?}: {percent} %");
+    for before in [LOCAL_DELAY, Duration::from_millis(40), Duration::from_millis(200)] {
+        let percent = carried_after((before, FAR_DELAY), true, false).await;
+        assert!(percent >= 80, "{before:?} to {FAR_DELAY:?}: {percent} %");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_was_idle_meanwhile_carries_as_much() {
-    let percent = carried_after((LOCAL, FAR), false, false).await;
+    let percent = carried_after((LOCAL_DELAY, FAR_DELAY), false, false).await;
     assert!(percent >= 80, "{percent} %");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_path_that_becomes_longer_and_loses_carries_what_a_fresh_connection_would() {
-    let percent = carried_after((LOCAL, FAR), true, true).await;
+    let percent = carried_after((LOCAL_DELAY, FAR_DELAY), true, true).await;
     assert!(percent >= 80, "{percent} %");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_path_that_becomes_shorter_carries_what_a_fresh_connection_would() {
-    let percent = carried_after((FAR, LOCAL), true, false).await;
+    let percent = carried_after((FAR_DELAY, LOCAL_DELAY), true, false).await;
     assert!(percent >= 80, "{percent} %");
 }

@@ -7,21 +7,21 @@ use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
-use adit_tests::identity::Cluster;
+use adit_tests::identity::TestCluster;
 use adit_tests::pair::{read_all, stream};
-use adit_transport::{Connection, Dial, Endpoints, OsNet, Tuning, Worker};
+use adit_transport::{DialRequest, Endpoints, OsUdpNetwork, QuicConnection, Tuning, Worker};
 use bytes::Bytes;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Threads with a current-thread runtime each; they end when this is dropped.
-struct Workers {
+struct WorkerThreads {
     workers: Vec<Worker>,
     _stop: watch::Sender<()>,
 }
 
-fn workers(count: u8) -> Workers {
+fn workers(count: u8) -> WorkerThreads {
     let (stop, stopped) = watch::channel(());
     let workers = (0..count)
         .map(|index| {
@@ -37,35 +37,36 @@ fn workers(count: u8) -> Workers {
             Worker::new(index, told.recv().unwrap())
         })
         .collect();
-    Workers { workers, _stop: stop }
+    WorkerThreads { workers, _stop: stop }
 }
 
-struct Nodes {
+struct ConnectedNodes {
     edge: Endpoints,
     bank: Endpoints,
-    clusters: (Cluster, Cluster),
-    _workers: (Workers, Workers),
+    clusters: (TestCluster, TestCluster),
+    _workers: (WorkerThreads, WorkerThreads),
 }
 
-fn nodes(listen: &str, bank_workers: u8) -> Nodes {
-    let clusters = (Cluster::new("edge.example"), Cluster::new("bank.example"));
+fn nodes(listen: &str, bank_workers: u8) -> ConnectedNodes {
+    let clusters = (TestCluster::new("edge.example"), TestCluster::new("bank.example"));
     let (edge, bank) =
         (clusters.0.node("e1", &[&clusters.1]), clusters.1.node("b1", &[&clusters.0]));
     let all = (workers(1), workers(bank_workers));
-    let bind = |node: &adit_tests::identity::Node, workers: &Workers| {
+    let bind = |node: &adit_tests::identity::TestNode, workers: &WorkerThreads| {
         let listen = [listen.parse().unwrap()];
         let workers = workers.workers.clone();
         let tuning = Tuning::default();
-        Endpoints::bind(Arc::new(OsNet), workers, &listen, &node.secret, node.tls(), tuning)
+        Endpoints::bind(Arc::new(OsUdpNetwork), workers, &listen, &node.secret, node.tls(), tuning)
             .unwrap()
     };
-    Nodes { edge: bind(&edge, &all.0), bank: bind(&bank, &all.1), clusters, _workers: all }
+    ConnectedNodes { edge: bind(&edge, &all.0), bank: bind(&bank, &all.1), clusters, _workers: all }
 }
 
-impl Nodes {
-    async fn connect(&self, address: SocketAddr) -> (Connection, Connection) {
+impl ConnectedNodes {
+    async fn connect(&self, address: SocketAddr) -> (QuicConnection, QuicConnection) {
         let trust_domain = self.clusters.1.trust_domain();
-        let dial = self.edge.dial(0, Dial { address, trust_domain, class: Class::Interactive });
+        let dial =
+            self.edge.dial(0, DialRequest { address, trust_domain, class: Class::Interactive });
         let each = (0..self.bank.workers().len()).map(|n| Box::pin(self.bank.accept(n)));
         let accept = async {
             futures_util::future::select_all(each).await.0.unwrap().accept().await.unwrap()
@@ -75,7 +76,7 @@ impl Nodes {
     }
 }
 
-async fn echo(edge: &Connection, bank: &Connection, len: usize) {
+async fn echo(edge: &QuicConnection, bank: &QuicConnection, len: usize) {
     let ((mut send, mut recv), (mut back, mut there)) = stream(edge, bank).await;
     let body: Bytes = (0..len).map(|i| (i % 251) as u8).collect();
     let request = async {
@@ -112,7 +113,7 @@ async fn bytes_survive_real_sockets_and_threads() {
         echoed.unwrap();
     }
     let counters = nodes.bank.counters();
-    assert_eq!((counters.accepted, counters.handed), (8, 0), "{counters:?}");
+    assert_eq!((counters.accepted, counters.rerouted), (8, 0), "{counters:?}");
     assert!(counters.dropped.is_some());
     nodes.edge.close(Code::ConnectionUnused, "");
 }
@@ -158,7 +159,7 @@ async fn a_client_behind_a_forgetful_nat_keeps_its_streams_on_two_workers() {
 
     let mut changes = 0;
     // Which socket a port leads to is the system's choice: change until some led to the other one.
-    while nodes.bank.counters().handed < 20 {
+    while nodes.bank.counters().rerouted < 20 {
         forget.send(()).unwrap();
         changes += 1;
         assert!(changes < 500, "{:?}", nodes.bank.counters());
@@ -191,8 +192,8 @@ async fn a_wildcard_takes_both_families() {
 
 #[tokio::test]
 async fn names_are_resolved() {
-    use adit_transport::Net;
-    let found = OsNet.resolve("localhost", 7843).await.unwrap();
+    use adit_transport::UdpNetwork;
+    let found = OsUdpNetwork.resolve("localhost", 7843).await.unwrap();
     assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 7843));
     assert!(!found.is_empty());
 }
@@ -204,7 +205,7 @@ async fn an_address_that_is_taken_is_not_shared_by_mistake() {
     let node = nodes.clusters.0.node("e2", &[]);
     let all = workers(2);
     let again = Endpoints::bind(
-        Arc::new(OsNet),
+        Arc::new(OsUdpNetwork),
         all.workers.clone(),
         &[taken],
         &node.secret,

@@ -4,22 +4,22 @@ use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
-use adit_tests::pair::{DELAY, Pair, read_all, stream};
-use adit_transport::budget::{Bounds, BufferBudget};
-use adit_transport::endpoint::OpenError;
-use adit_transport::{Dial, RecvError, SendError, Tuning};
+use adit_tests::pair::{NodePair, PATH_DELAY, read_all, stream};
+use adit_transport::budget::{BufferBudget, BufferLimits};
+use adit_transport::endpoint::OpenBiError;
+use adit_transport::{DialRequest, RecvError, SendError, Tuning};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-const SOON: Duration = Duration::from_secs(1);
+const SOON_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whose streams have the windows that nodes agree on at first: without a hello there are only QUIC's.
-fn pair() -> Pair {
+fn pair() -> NodePair {
     let mut tuning = Tuning::default();
-    tuning.interactive.most_stream_window = tuning.interactive.stream_window;
-    Pair::new(tuning, 1)
+    tuning.interactive.max_stream_window = tuning.interactive.stream_window;
+    NodePair::new(tuning, 1)
 }
 
 fn body(len: usize) -> Bytes {
@@ -62,7 +62,7 @@ async fn chunks_are_read_in_batches() {
     let ((mut send, _recv), (_back, mut there)) = stream(&edge, &bank).await;
     send.send(&mut body(40_000)).await.unwrap();
     send.finish().unwrap();
-    tokio::time::sleep(SOON).await;
+    tokio::time::sleep(SOON_TIMEOUT).await;
     let mut chunks = vec![Bytes::new(); 64];
     let count = there.read_chunks(&mut chunks).await.unwrap().unwrap();
     assert!(count > 20, "{count} packets at once");
@@ -134,13 +134,13 @@ async fn stopped_waits_for_the_acknowledgement() {
     let pair = pair();
     let (edge, bank) = pair.connect().await;
     let ((mut send, _recv), (_back, _there)) = stream(&edge, &bank).await;
-    tokio::time::sleep(SOON).await;
+    tokio::time::sleep(SOON_TIMEOUT).await;
     let begun = Instant::now();
     send.send(&mut body(1000)).await.unwrap();
     send.finish().unwrap();
     assert_eq!(send.stopped().now_or_never(), None);
     assert_eq!(send.stopped().await, Ok(()));
-    assert!(begun.elapsed() >= 2 * DELAY, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= 2 * PATH_DELAY, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,21 +174,21 @@ async fn a_cancelled_send_loses_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_beyond_the_limit_times_out_and_does_not_hang() {
-    let pair = Pair::new(Tuning { streams: 4, ..Tuning::default() }, 1);
+    let pair = NodePair::new(Tuning { streams: 4, ..Tuning::default() }, 1);
     let (edge, bank) = pair.connect().await;
     let mut open = Vec::new();
     for _ in 0..4 + Tuning::OWN_STREAMS {
         open.push(stream(&edge, &bank).await);
     }
     let begun = Instant::now();
-    let refused = edge.open_bi(SOON).await.unwrap_err();
-    assert_eq!((refused, begun.elapsed()), (OpenError::TimedOut(SOON), SOON));
+    let refused = edge.open_bi(SOON_TIMEOUT).await.unwrap_err();
+    assert_eq!((refused, begun.elapsed()), (OpenBiError::TimedOut(SOON_TIMEOUT), SOON_TIMEOUT));
     assert_eq!(refused.code(), Code::OpenTimeout);
     assert!(edge.open_bi(Duration::ZERO).await.is_err());
 
     // Room comes back once both sides are done with more than an eighth of the streams.
     open.truncate(open.len() - 2);
-    edge.open_bi(SOON).await.unwrap();
+    edge.open_bi(SOON_TIMEOUT).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,16 +199,16 @@ async fn the_bound_on_streams_grows_with_its_use() {
     for _ in 0..Tuning::default().streams + Tuning::OWN_STREAMS {
         open.push(stream(&edge, &bank).await);
     }
-    assert_eq!(edge.open_bi(SOON).await.unwrap_err(), OpenError::TimedOut(SOON));
+    assert_eq!(edge.open_bi(SOON_TIMEOUT).await.unwrap_err(), OpenBiError::TimedOut(SOON_TIMEOUT));
 
     // It grows for what is open at once, not for how many there have been.
     let (edge, bank) = pair.connect().await;
     for _ in 0..1000 {
         drop(stream(&edge, &bank).await);
     }
-    tokio::time::sleep(SOON).await;
+    tokio::time::sleep(SOON_TIMEOUT).await;
     let mut open = Vec::new();
-    while let Ok(mut stream) = edge.open_bi(SOON).await {
+    while let Ok(mut stream) = edge.open_bi(SOON_TIMEOUT).await {
         stream.0.send_all(&[0]).await.unwrap();
         open.push(stream);
     }
@@ -226,13 +226,13 @@ async fn stalled_readers_do_not_stop_the_others() {
         let (mut ours, theirs) = stream(&edge, &bank).await;
         // Beyond the window, so that each would take more if it could.
         stalls.push(theirs.1.stall());
-        assert!(timeout(SOON, ours.0.send(&mut body(1 << 20))).await.is_err());
+        assert!(timeout(SOON_TIMEOUT, ours.0.send(&mut body(1 << 20))).await.is_err());
         stalled.push((ours, theirs));
     }
     let ((mut send, _recv), (_back, mut there)) = stream(&edge, &bank).await;
     send.send(&mut body(10_000)).await.unwrap();
     send.finish().unwrap();
-    assert!(timeout(SOON, read_all(&mut there)).await.unwrap().unwrap() == body(10_000));
+    assert!(timeout(SOON_TIMEOUT, read_all(&mut there)).await.unwrap().unwrap() == body(10_000));
     let charges = pair.budgets.1.charges();
     assert_eq!((charges.streams, charges.stalled), (100, 100 << 18));
     drop(stalls);
@@ -244,19 +244,19 @@ async fn stalled_readers_do_not_stop_the_others() {
 async fn where_the_windows_of_a_peer_are_spent_a_stream_may_stall_for_five_seconds() {
     let mut pair = pair();
     // No room for a connection's windows, and for one stalled stream.
-    pair.budgets.1 = BufferBudget::new(Bounds { process: 1 << 30, peer: 300 << 10 });
+    pair.budgets.1 = BufferBudget::new(BufferLimits { process: 1 << 30, peer: 300 << 10 });
     let (edge, bank) = pair.connect().await;
     let (_ours, (_back, there)) = stream(&edge, &bank).await;
     let mut granted = Vec::new();
     for _ in 0..2 {
         let mut stall = there.stall().unwrap();
-        assert!(timeout(3600 * SOON, stall.evicted()).await.is_err(), "within the budget");
-        stall.went_on();
+        assert!(timeout(3600 * SOON_TIMEOUT, stall.evicted()).await.is_err(), "within the budget");
+        stall.reader_resumed();
         granted.push(stall);
     }
     let (begun, stall) = (Instant::now(), there.stall().unwrap());
-    timeout(3600 * SOON, stall.evicted()).await.unwrap();
-    assert_eq!(begun.elapsed(), 5 * SOON);
+    timeout(3600 * SOON_TIMEOUT, stall.evicted()).await.unwrap();
+    assert_eq!(begun.elapsed(), 5 * SOON_TIMEOUT);
     drop((stall, granted));
     drop((edge, bank, there));
     assert_eq!(pair.budgets.1.charges().stalled, 0);
@@ -267,15 +267,17 @@ async fn what_nobody_takes_is_held_up_to_the_connections_window_and_no_more() {
     const MUCH: usize = 16 << 20;
     for class in [Class::Interactive, Class::Bulk] {
         let pair = pair();
-        let (edge, bank) = pair.try_connect(Dial { class, ..pair.dial() }).await;
+        let (edge, bank) = pair.try_connect(DialRequest { class, ..pair.dial() }).await;
         let (edge, bank) = (edge.unwrap(), bank.unwrap());
         let mut sent = 0;
         let mut streams = Vec::new();
         for _ in 0..64 {
             // Once the window is full, not even a stream's first byte arrives.
-            let Ok((mut ours, theirs)) = timeout(SOON, stream(&edge, &bank)).await else { break };
+            let Ok((mut ours, theirs)) = timeout(SOON_TIMEOUT, stream(&edge, &bank)).await else {
+                break;
+            };
             let mut rest = Bytes::from(vec![0; MUCH]);
-            assert!(timeout(SOON, ours.0.send(&mut rest)).await.is_err());
+            assert!(timeout(SOON_TIMEOUT, ours.0.send(&mut rest)).await.is_err());
             sent += MUCH - rest.len();
             streams.push((ours, theirs));
         }
@@ -295,7 +297,7 @@ async fn one_loss_in_a_hundred_does_not_starve_a_transfer() {
     for class in [Class::Interactive, Class::Bulk] {
         let pair = pair();
         pair.network.set_delay(Duration::from_millis(25));
-        let (edge, bank) = pair.try_connect(Dial { class, ..pair.dial() }).await;
+        let (edge, bank) = pair.try_connect(DialRequest { class, ..pair.dial() }).await;
         let (edge, bank) = (edge.unwrap(), bank.unwrap());
         let ((mut send, _recv), (_back, mut there)) = stream(&edge, &bank).await;
         let mut random = 88_172_645_463_325_252u64;
@@ -312,7 +314,7 @@ async fn one_loss_in_a_hundred_does_not_starve_a_transfer() {
         };
         let (got, ()) = tokio::join!(read_all(&mut there), write);
         assert!(got.unwrap() == body(4_000_000));
-        assert!(begun.elapsed() < 3 * SOON, "{class:?}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < 3 * SOON_TIMEOUT, "{class:?}: {:?}", begun.elapsed());
         assert!(edge.stats().lost > 20, "{:?}", edge.stats());
     }
 }

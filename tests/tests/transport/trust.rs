@@ -5,23 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_tests::identity::{Calendar, Cluster, Node};
-use adit_tests::net::memory::Memory;
-use adit_tests::pair::{BANK, EDGE, PORT, Pair, bind, stream};
-use adit_transport::endpoint::{AcceptError, By, DialError};
-use adit_transport::net::SocketOptions;
-use adit_transport::{Dial, Endpoints, Tuning, Worker};
+use adit_tests::identity::{TestCalendar, TestCluster, TestNode};
+use adit_tests::net::memory::MemoryNetwork;
+use adit_tests::pair::{BANK, EDGE, NodePair, PORT, bind, stream};
+use adit_transport::endpoint::{AcceptError, ClosedBy, DialError};
+use adit_transport::network::SocketOptions;
+use adit_transport::{DialRequest, Endpoints, Tuning, Worker};
 use rustls::time_provider::TimeProvider;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn pair() -> Pair {
-    Pair::new(Tuning::default(), 1)
+fn pair() -> NodePair {
+    NodePair::new(Tuning::default(), 1)
 }
 
 /// A third cluster's node on the pair's network.
-fn stranger(pair: &Pair, believes: &[&Cluster]) -> (Cluster, Endpoints) {
-    let cluster = Cluster::new("stranger.example");
+fn stranger(pair: &NodePair, believes: &[&TestCluster]) -> (TestCluster, Endpoints) {
+    let cluster = TestCluster::new("stranger.example");
     let node = cluster.node("s1", believes);
     let at = "10.0.3.1".parse().unwrap();
     let endpoints = bind(&pair.network, at, &node, 1, Tuning::default());
@@ -32,13 +32,13 @@ fn stranger(pair: &Pair, believes: &[&Cluster]) -> (Cluster, Endpoints) {
 async fn another_clusters_node_is_not_who_was_dialled() {
     let pair = pair();
     let expected = "other.example".parse().unwrap();
-    let dial = Dial { trust_domain: &expected, ..pair.dial() };
+    let dial = DialRequest { trust_domain: &expected, ..pair.dial() };
     let (dialled, accepted) = pair.try_connect(dial).await;
     let error = dialled.unwrap_err();
     assert!(matches!(error, DialError::WrongCluster { .. }), "{error}");
     assert_eq!(error.code(), Code::IdentityMismatch);
     let ended = accepted.unwrap().closed().await;
-    assert_eq!((ended.code, ended.by), (Code::IdentityMismatch, By::Peer));
+    assert_eq!((ended.code, ended.by), (Code::IdentityMismatch, ClosedBy::Peer));
     let told =
         "spiffe://bank.example/adit/node/b1 answered where a node of other.example was expected";
     assert_eq!(&*ended.text, told);
@@ -52,10 +52,10 @@ async fn a_stranger_is_refused_and_both_sides_know_why() {
     let (dialled, accepted) = tokio::join!(stranger.dial(0, pair.dial()), accept);
     // In TLS 1.3 the dialler is done before it is refused.
     let ended = dialled.unwrap().closed().await;
-    assert_eq!((ended.code, ended.by), (Code::IdentityMismatch, By::Peer));
+    assert_eq!((ended.code, ended.by), (Code::IdentityMismatch, ClosedBy::Peer));
     assert!(ended.text.contains("stranger.example"), "{ended}");
     let Err(AcceptError::Closed(refusal)) = accepted else { panic!("{accepted:?}") };
-    assert_eq!((refusal.code, refusal.by), (Code::IdentityMismatch, By::Us));
+    assert_eq!((refusal.code, refusal.by), (Code::IdentityMismatch, ClosedBy::Us));
     assert!(refusal.text.contains("stranger.example"), "{refusal}");
     assert_eq!(pair.bank.counters().certificate_refused, 1);
 }
@@ -67,16 +67,16 @@ async fn a_dialler_refuses_whom_it_does_not_know() {
     let accept = async { pair.bank.accept(0).await.unwrap().accept().await };
     let (dialled, accepted) = tokio::join!(stranger.dial(0, pair.dial()), accept);
     let Err(DialError::Closed(refusal)) = dialled else { panic!("{dialled:?}") };
-    assert_eq!((refusal.code, refusal.by), (Code::IdentityMismatch, By::Us));
+    assert_eq!((refusal.code, refusal.by), (Code::IdentityMismatch, ClosedBy::Us));
     let Err(AcceptError::Closed(ended)) = accepted else { panic!("{accepted:?}") };
-    assert_eq!((ended.code, ended.by), (Code::IdentityMismatch, By::Peer));
+    assert_eq!((ended.code, ended.by), (Code::IdentityMismatch, ClosedBy::Peer));
 }
 
 #[tokio::test(start_paused = true)]
 async fn another_protocol_is_refused() {
     let pair = pair();
-    let calendar: Arc<dyn TimeProvider> = Arc::new(Calendar::default());
-    let Node { identity, verifier, .. } = &pair.nodes.0;
+    let calendar: Arc<dyn TimeProvider> = Arc::new(TestCalendar::default());
+    let TestNode { identity, verifier, .. } = &pair.nodes.0;
     let mut tls = rustls::ClientConfig::clone(
         &*adit_pki::tls::client_config(identity, verifier, &calendar).unwrap(),
     );
@@ -101,7 +101,7 @@ async fn another_protocol_is_refused() {
     // no_application_protocol
     assert_eq!(close.error_code, quinn::TransportErrorCode::crypto(120));
     let Err(AcceptError::Closed(refusal)) = accepted else { panic!("{accepted:?}") };
-    assert_eq!((refusal.code, refusal.by), (Code::VersionMismatch, By::Us));
+    assert_eq!((refusal.code, refusal.by), (Code::VersionMismatch, ClosedBy::Us));
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +110,7 @@ async fn a_certificate_that_ended_is_refused_and_the_text_says_so() {
     pair.nodes.0.identity.set(pair.clusters.0.issue("e1", DAY + Duration::from_secs(3600)));
     let (dialled, accepted) = pair.try_connect(pair.dial()).await;
     let ended = dialled.unwrap().closed().await;
-    assert_eq!((ended.code, ended.by), (Code::IdentityMismatch, By::Peer));
+    assert_eq!((ended.code, ended.by), (Code::IdentityMismatch, ClosedBy::Peer));
     let Err(AcceptError::Closed(refusal)) = accepted else { panic!("{accepted:?}") };
     for text in [ended.text, refusal.text] {
         assert!(text.contains("a certificate expired at"), "{text}");
@@ -121,13 +121,13 @@ async fn a_certificate_that_ended_is_refused_and_the_text_says_so() {
 async fn identity_and_trust_change_under_running_connections() {
     let pair = pair();
     let (edge, bank) = pair.connect().await;
-    assert_eq!(bank.peer().as_str(), "spiffe://edge.example/adit/node/e1");
+    assert_eq!(bank.peer_id().as_str(), "spiffe://edge.example/adit/node/e1");
 
     pair.nodes.0.identity.set(pair.clusters.0.issue("renamed", Duration::ZERO));
     pair.nodes.1.identity.set(pair.clusters.1.issue("renewed", Duration::from_secs(60)));
     let (newer, accepted) = pair.connect().await;
-    assert_eq!(accepted.peer().as_str(), "spiffe://edge.example/adit/node/renamed");
-    assert_eq!(newer.peer().as_str(), "spiffe://bank.example/adit/node/renewed");
+    assert_eq!(accepted.peer_id().as_str(), "spiffe://edge.example/adit/node/renamed");
+    assert_eq!(newer.peer_id().as_str(), "spiffe://bank.example/adit/node/renewed");
     assert!(newer.identity().not_after < edge.identity().not_after);
 
     // Bank forgets edge: nothing new, and what there is goes on until somebody re-checks it.
@@ -140,8 +140,8 @@ async fn identity_and_trust_change_under_running_connections() {
 
 #[tokio::test(start_paused = true)]
 async fn addresses_that_cannot_be_had_are_named() {
-    let network = Memory::new(Duration::ZERO);
-    let cluster = Cluster::new("edge.example");
+    let network = MemoryNetwork::new(Duration::ZERO);
+    let cluster = TestCluster::new("edge.example");
     let node = cluster.node("e1", &[]);
     let bind = |workers: Vec<Worker>| {
         let listen = [SocketAddr::new(EDGE, PORT)];
@@ -168,7 +168,7 @@ async fn addresses_that_cannot_be_had_are_named() {
     )
     .unwrap();
     assert!(only_dials.addresses().is_empty());
-    let nobody = Dial {
+    let nobody = DialRequest {
         address: "0.0.0.0:1".parse().unwrap(),
         trust_domain: cluster.trust_domain(),
         class: adit_core::snapshot::Class::Bulk,

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use adit_daemon::telemetry::escape;
 use adit_kubernetes::context::ContextError;
-use adit_kubernetes::report::{self, ClusterStatus, Item, Pods};
+use adit_kubernetes::report::{self, ClusterStatus, PodCounts, StatusItem};
 
 use super::UNREACHABLE;
-use super::tables::{Mood, Style, cell, mood, table, text};
+use super::tables::{CellStyle, Style, cell, styled_cell, table, text};
+use crate::cluster_args::{KubeconfigArgs, block_on};
 use crate::output::print;
-use crate::reach::{Kubeconfig, block_on};
 
 /// Asks one cluster or several, and shows them.
 ///
@@ -17,13 +17,13 @@ use crate::reach::{Kubeconfig, block_on};
 /// Where the answer cannot be printed.
 pub(super) fn run(
     contexts: &[String],
-    kubeconfig: &Kubeconfig,
+    kubeconfig: &KubeconfigArgs,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let asked = block_on(async {
         let mut asked = Vec::new();
         for name in contexts {
-            asked.push(Box::pin(ask(kubeconfig, name)).await);
+            asked.push(Box::pin(query(kubeconfig, name)).await);
         }
         Ok(asked)
     })?;
@@ -42,25 +42,25 @@ pub(super) fn run(
     if json {
         print(&(serde_json::to_string_pretty(&clusters)? + "\n"))?;
     } else {
-        let style = Style::of(&std::io::stdout());
-        let pages: Vec<_> = clusters.iter().map(|cluster| page(cluster, style)).collect();
+        let style = Style::for_output(&std::io::stdout());
+        let pages: Vec<_> = clusters.iter().map(|cluster| render_cluster(cluster, style)).collect();
         print(&pages.join("\n"))?;
     }
-    Ok(match (unreachable, clusters.iter().all(ClusterStatus::well)) {
+    Ok(match (unreachable, clusters.iter().all(ClusterStatus::is_healthy)) {
         (true, _) => ExitCode::from(UNREACHABLE),
         (false, true) => ExitCode::SUCCESS,
         (false, false) => ExitCode::FAILURE,
     })
 }
 
-async fn ask(kubeconfig: &Kubeconfig, name: &str) -> Result<ClusterStatus, ContextError> {
+async fn query(kubeconfig: &KubeconfigArgs, name: &str) -> Result<ClusterStatus, ContextError> {
     let context = kubeconfig.connect(Some(name)).await?;
-    Box::pin(report::ask(&context)).await
+    Box::pin(report::query(&context)).await
 }
 
-fn page(status: &ClusterStatus, style: Style) -> String {
+fn render_cluster(status: &ClusterStatus, style: Style) -> String {
     let name = status.cluster.as_deref().unwrap_or("(no usable configuration)");
-    let pods = |Pods { ready, total, .. }| format!("{ready}/{total}");
+    let pods = |PodCounts { ready, total, .. }| format!("{ready}/{total}");
     let mut page = format!(
         "cluster {}, context {}: controller {}, nodes {}\n",
         escape::text(name),
@@ -70,10 +70,10 @@ fn page(status: &ClusterStatus, style: Style) -> String {
     );
     let mut wrong = table(style, &[]);
     for problem in status.problems() {
-        wrong.add_row([mood("wrong", Mood::Bad), cell(problem)]);
+        wrong.add_row([styled_cell("wrong", CellStyle::Bad), cell(problem)]);
     }
     for warning in &status.warnings {
-        wrong.add_row([mood("doubtful", Mood::Doubtful), cell(warning)]);
+        wrong.add_row([styled_cell("doubtful", CellStyle::Doubtful), cell(warning)]);
     }
     if wrong.row_count() > 0 {
         page += &text(&wrong);
@@ -81,21 +81,21 @@ fn page(status: &ClusterStatus, style: Style) -> String {
     for (what, items) in
         [("LINKS", &status.links), ("EXPORTS", &status.exports), ("IMPORTS", &status.imports)]
     {
-        page += &section(what, items, style);
+        page += &render_section(what, items, style);
     }
     page
 }
 
-fn section(what: &str, items: &[Item], style: Style) -> String {
+fn render_section(what: &str, items: &[StatusItem], style: Style) -> String {
     if items.is_empty() {
         return format!("\n{what}: none\n");
     }
     let mut rows = table(style, &[]);
     for item in items {
         let how = match (&item.problem, &item.waits_for) {
-            (Some(problem), _) => mood(problem, Mood::Bad),
-            (None, Some(cause)) => mood(format!("waits for {cause}"), Mood::Doubtful),
-            (None, None) => mood("well", Mood::Well),
+            (Some(problem), _) => styled_cell(problem, CellStyle::Bad),
+            (None, Some(cause)) => styled_cell(format!("waits for {cause}"), CellStyle::Doubtful),
+            (None, None) => styled_cell("well", CellStyle::Good),
         };
         rows.add_row([cell(&item.name), cell(&item.detail), how]);
     }
@@ -108,9 +108,9 @@ mod tests {
 
     #[test]
     fn a_page_says_what_is_wrong_before_what_is_well() {
-        let pods = Pods { installed: true, ready: 1, total: 2 };
+        let pods = PodCounts { installed: true, ready: 1, total: 2 };
         let item = |name: &str, problem: Option<&str>| {
-            Item::new(name.to_owned(), "from bank".to_owned(), problem.map(str::to_owned))
+            StatusItem::new(name.to_owned(), "from bank".to_owned(), problem.map(str::to_owned))
         };
         let mut waits = item("n/c", None);
         waits.waits_for = Some("link bank".to_owned());
@@ -118,7 +118,7 @@ mod tests {
             context: "kind-edge".to_owned(),
             cluster: Some("edge".to_owned()),
             controller: pods,
-            nodes: Pods { ready: 2, ..pods },
+            nodes: PodCounts { ready: 2, ..pods },
             errors: vec!["a.yaml:1:2: bad\u{1b}".to_owned()],
             warnings: Vec::new(),
             troubles: vec!["no controller is active".to_owned()],
@@ -126,7 +126,7 @@ mod tests {
             exports: Vec::new(),
             imports: vec![item("n/b", Some("nobody there (Why)")), waits, item("n/a", None)],
         };
-        let page = page(&status, Style { width: None, colour: false });
+        let page = render_cluster(&status, Style { width: None, colour: false });
         assert_eq!(
             page,
             "cluster edge, context kind-edge: controller 1/2, nodes 2/2\n  \

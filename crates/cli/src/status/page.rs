@@ -4,21 +4,21 @@
 
 use std::fmt::Write;
 
-use adit_core::text::counted;
+use adit_core::text::count_noun;
 use adit_daemon::human::{bytes, seconds};
 use adit_daemon::status::problems::with_port;
 use adit_daemon::status::{
-    BackendState, Denied, Import, ImportPort, Link, LinkState, OlderProcesses, Problem, Reason,
-    Severity, Status, Streams,
+    BackendState, DenyEntryStatus, Import, ImportPort, Link, LinkHealth, OlderProcesses, Reason,
+    StatusDocument, StatusProblem, StatusSeverity, StreamCounts,
 };
 use adit_daemon::telemetry::escape;
 use owo_colors::{AnsiColors, OwoColorize};
 
-use super::tables::{Mood, Style, cell, mood, number, table, text};
+use super::tables::{CellStyle, Style, cell, number, styled_cell, table, text};
 
 /// The page.
-pub(super) fn render(status: &Status, style: Style) -> String {
-    let mut page = Page { text: String::new(), style };
+pub(super) fn render(status: &StatusDocument, style: Style) -> String {
+    let mut page = StatusPage { text: String::new(), style };
     page.headline(status);
     page.node(status);
     page.links(&status.links);
@@ -28,16 +28,16 @@ pub(super) fn render(status: &Status, style: Style) -> String {
     page.exports(status);
     page.backends(status);
     page.users(status);
-    page.ends(status);
+    page.write_endings(status);
     page.text
 }
 
-struct Page {
+struct StatusPage {
     text: String,
     style: Style,
 }
 
-impl Page {
+impl StatusPage {
     fn line(&mut self, line: impl AsRef<str>) {
         self.text.push_str(line.as_ref());
         self.text.push('\n');
@@ -59,17 +59,17 @@ impl Page {
         if self.style.colour { word.color(colour).bold().to_string() } else { word.to_owned() }
     }
 
-    fn headline(&mut self, status: &Status) {
+    fn headline(&mut self, status: &StatusDocument) {
         let node = format!("{}/{}", status.node.cluster, status.node.node);
         let node = self.strong(&escape::text(&node));
-        let wrong = |p: &&Problem| p.severity != Severity::Notice;
+        let wrong = |p: &&StatusProblem| p.severity != StatusSeverity::Notice;
         let wrong: Vec<_> = status.problems.iter().filter(wrong).collect();
         let verdict = match wrong.as_slice() {
             [] => self.coloured("all is well", AnsiColors::Green),
-            [one] if one.severity == Severity::Warning => {
+            [one] if one.severity == StatusSeverity::Warning => {
                 self.coloured("works, with one thing to look at", AnsiColors::Yellow)
             }
-            all if all.iter().all(|p| p.severity == Severity::Warning) => self.coloured(
+            all if all.iter().all(|p| p.severity == StatusSeverity::Warning) => self.coloured(
                 &format!("works, with {} things to look at", all.len()),
                 AnsiColors::Yellow,
             ),
@@ -79,9 +79,9 @@ impl Page {
         self.line(format!("{node}: {verdict}"));
         for problem in &status.problems {
             let (mark, colour) = match problem.severity {
-                Severity::Error => ("✗", AnsiColors::Red),
-                Severity::Warning => ("!", AnsiColors::Yellow),
-                Severity::Notice => ("·", AnsiColors::Default),
+                StatusSeverity::Error => ("✗", AnsiColors::Red),
+                StatusSeverity::Warning => ("!", AnsiColors::Yellow),
+                StatusSeverity::Notice => ("·", AnsiColors::Default),
             };
             let mark = self.coloured(mark, colour);
             // A file's errors come as one sentence of several lines.
@@ -91,7 +91,7 @@ impl Page {
         }
     }
 
-    fn node(&mut self, status: &Status) {
+    fn node(&mut self, status: &StatusDocument) {
         let node = &status.node;
         let ready = match (node.ready, node.draining) {
             (_, true) => "draining".to_owned(),
@@ -134,7 +134,7 @@ impl Page {
             let plural = if processes == 1 { "process" } else { "processes" };
             let still = format!(
                 "{processes} older {plural} of this node: {} to finish",
-                counted(streams, "stream")
+                count_noun(streams, "stream")
             );
             rows.add_row([cell("replaced"), cell(still)]);
         }
@@ -142,13 +142,13 @@ impl Page {
         self.text.push_str(&text(&rows));
     }
 
-    fn denied(&mut self, denied: &[Denied]) {
+    fn denied(&mut self, denied: &[DenyEntryStatus]) {
         let mut rows = table(self.style, &["DENIED", "WHY", "REFUSED", "LAST"]);
         for entry in denied {
             let last = entry.last.as_deref().unwrap_or("–");
             let reason = entry.reason.as_deref().unwrap_or("–");
-            let how = if entry.refused > 0 { Mood::Doubtful } else { Mood::Plain };
-            let refused = mood(entry.refused.to_string(), how);
+            let how = if entry.refused > 0 { CellStyle::Doubtful } else { CellStyle::Plain };
+            let refused = styled_cell(entry.refused.to_string(), how);
             rows.add_row([cell(&entry.entry), cell(reason), refused, cell(last)]);
         }
         self.section("Denied", &rows);
@@ -159,10 +159,10 @@ impl Page {
             table(self.style, &["LINK", "STATE", "VIEW FROM", "VIEW AGE", "NODES", "DIALS", "WHY"]);
         for link in links {
             let (word, how) = match link.state {
-                LinkState::Up => ("up", Mood::Well),
-                LinkState::Degraded => ("degraded", Mood::Doubtful),
-                LinkState::Down => ("down", Mood::Bad),
-                LinkState::Unknown => ("unknown", Mood::Plain),
+                LinkHealth::Up => ("up", CellStyle::Good),
+                LinkHealth::Degraded => ("degraded", CellStyle::Doubtful),
+                LinkHealth::Down => ("down", CellStyle::Bad),
+                LinkHealth::Unknown => ("unknown", CellStyle::Plain),
             };
             let view = link.view.as_ref();
             let from = view
@@ -172,7 +172,7 @@ impl Page {
                 0 => link.dials.attempts.to_string(),
                 failed => format!("{} ({failed} failed since)", link.dials.attempts),
             };
-            let mut why = link.reason.as_ref().map(because).unwrap_or_default();
+            let mut why = link.reason.as_ref().map(describe_reason).unwrap_or_default();
             if let Some(error) = link.dials.last_error.as_ref().filter(|_| link.dials.failures > 0)
                 && !why.contains(error.as_str())
             {
@@ -184,7 +184,7 @@ impl Page {
             }
             rows.add_row([
                 cell(&link.cluster),
-                mood(word, how),
+                styled_cell(word, how),
                 cell(from),
                 number(age),
                 number(link.nodes.len()),
@@ -195,7 +195,7 @@ impl Page {
         self.section("Links", &rows);
     }
 
-    fn connections(&mut self, status: &Status) {
+    fn connections(&mut self, status: &StatusDocument) {
         let headings = [
             "CONNECTION",
             "LANE",
@@ -263,13 +263,13 @@ impl Page {
                 ready(port.ready, port.reason.as_ref()),
                 cell(backends(port)),
             ];
-            row.extend(carried(&port.streams));
+            row.extend(traffic_cells(&port.streams));
             rows.add_row(row);
         }
         self.section("Imports", &rows);
     }
 
-    fn exports(&mut self, status: &Status) {
+    fn exports(&mut self, status: &StatusDocument) {
         let headings = [
             "EXPORT",
             "READY",
@@ -301,58 +301,60 @@ impl Page {
                 cell(enters),
                 cell(&export.class),
             ];
-            row.extend(carried(&port.streams));
+            row.extend(traffic_cells(&port.streams));
             rows.add_row(row);
         }
         self.section("Exports", &rows);
     }
 
-    fn backends(&mut self, status: &Status) {
+    fn backends(&mut self, status: &StatusDocument) {
         let mut rows = table(self.style, &["BACKEND", "OF", "NODE", "STATE", "LAST DIAL"]);
         for (export, port) in
             status.exports.iter().flat_map(|e| e.ports.iter().map(move |p| (e, p)))
         {
             for backend in &port.backends {
                 let (word, how) = match backend.state {
-                    BackendState::Up => ("up", Mood::Well),
-                    BackendState::Down => ("down", Mood::Bad),
-                    BackendState::Forbidden => ("forbidden", Mood::Bad),
-                    BackendState::Unknown => ("unknown", Mood::Plain),
+                    BackendState::Up => ("up", CellStyle::Good),
+                    BackendState::Down => ("down", CellStyle::Bad),
+                    BackendState::Forbidden => ("forbidden", CellStyle::Bad),
+                    BackendState::Unknown => ("unknown", CellStyle::Plain),
                 };
                 rows.add_row([
                     cell(&backend.address),
                     cell(with_port(&export.service, &port.name)),
                     cell(&backend.node),
-                    mood(word, how),
-                    cell(backend.last_dial.as_ref().map_or_else(|| "–".to_owned(), because)),
+                    styled_cell(word, how),
+                    cell(
+                        backend.last_dial.as_ref().map_or_else(|| "–".to_owned(), describe_reason),
+                    ),
                 ]);
             }
         }
         self.section("Backends", &rows);
     }
 
-    fn users(&mut self, status: &Status) {
+    fn users(&mut self, status: &StatusDocument) {
         let mut rows = table(self.style, &["SOURCE", "USES", "STREAMS", "IDENTITY"]);
         for (export, using) in
             status.exports.iter().flat_map(|e| e.using.iter().map(move |u| (e, u)))
         {
             let (word, how) = if using.asserted {
-                ("asserted by its cluster, not proven", Mood::Doubtful)
+                ("asserted by its cluster, not proven", CellStyle::Doubtful)
             } else {
-                ("proven", Mood::Well)
+                ("proven", CellStyle::Good)
             };
             let cells = [
                 cell(&using.source),
                 cell(&export.service),
                 number(using.streams),
-                mood(word, how),
+                styled_cell(word, how),
             ];
             rows.add_row(cells);
         }
         self.section("In use by", &rows);
     }
 
-    fn ends(&mut self, status: &Status) {
+    fn write_endings(&mut self, status: &StatusDocument) {
         let ends: Vec<_> = status
             .streams
             .by_code
@@ -367,7 +369,7 @@ impl Page {
 }
 
 /// A sentence with its code; both are text of strangers.
-fn because(reason: &Reason) -> String {
+fn describe_reason(reason: &Reason) -> String {
     let text = match (reason.sentence.as_str(), reason.code.as_str()) {
         ("", "") => "for no reason that was told".to_owned(),
         (sentence, "") => sentence.to_owned(),
@@ -379,9 +381,9 @@ fn because(reason: &Reason) -> String {
 
 fn ready(ready: bool, reason: Option<&Reason>) -> comfy_table::Cell {
     if ready {
-        mood("yes", Mood::Well)
+        styled_cell("yes", CellStyle::Good)
     } else {
-        mood(format!("no: {}", reason.map_or("unknown", |r| &r.code)), Mood::Bad)
+        styled_cell(format!("no: {}", reason.map_or("unknown", |r| &r.code)), CellStyle::Bad)
     }
 }
 
@@ -390,7 +392,7 @@ fn backends(port: &ImportPort) -> String {
     if each.is_empty() { "none".into() } else { each.join(", ") }
 }
 
-fn carried(streams: &Streams) -> [comfy_table::Cell; 7] {
+fn traffic_cells(streams: &StreamCounts) -> [comfy_table::Cell; 7] {
     [
         number(streams.open),
         number(streams.total),
@@ -398,7 +400,7 @@ fn carried(streams: &Streams) -> [comfy_table::Cell; 7] {
         number(streams.failed),
         number(bytes(streams.bytes_out)),
         number(bytes(streams.bytes_in)),
-        cell(streams.last_failure.as_ref().map_or_else(|| "–".to_owned(), because)),
+        cell(streams.last_failure.as_ref().map_or_else(|| "–".to_owned(), describe_reason)),
     ]
 }
 

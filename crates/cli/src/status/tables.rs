@@ -17,25 +17,25 @@ pub(super) struct Style {
 
 impl Style {
     /// What fits `out`.
-    pub(super) fn of(out: &(impl IsTerminal + AsFd)) -> Self {
+    pub(super) fn for_output(out: &(impl IsTerminal + AsFd)) -> Self {
         let width = out.is_terminal().then(|| Table::new().width()).flatten();
-        Self { width, colour: super::colour(out) }
+        Self { width, colour: super::wants_colour(out) }
     }
 }
 
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mood {
-    Well,
+pub(super) enum CellStyle {
+    Good,
     Doubtful,
     Bad,
     Plain,
 }
 
-impl Mood {
+impl CellStyle {
     pub(super) const fn colour(self) -> Option<Color> {
         match self {
-            Self::Well => Some(Color::Green),
+            Self::Good => Some(Color::Green),
             Self::Doubtful => Some(Color::Yellow),
             Self::Bad => Some(Color::Red),
             Self::Plain => None,
@@ -56,7 +56,7 @@ pub(super) fn number(text: impl ToString) -> Cell {
 }
 
 /// A cell that says how something is.
-pub(super) fn mood(text: impl AsRef<str>, mood: Mood) -> Cell {
+pub(super) fn styled_cell(text: impl AsRef<str>, mood: CellStyle) -> Cell {
     let cell = cell(text);
     match mood.colour() {
         Some(colour) => cell.fg(colour),

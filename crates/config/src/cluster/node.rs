@@ -6,10 +6,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use adit_core::name::NodeName;
-use adit_core::snapshot::View;
+use adit_core::snapshot::ClusterView;
 
 use super::ClusterConfig;
-use crate::config::{Admin, Config, Link, Node};
+use crate::config::{AdminConfig, Config, LinkConfig, NodeConfig};
 use crate::sections::nodes::default_endpoints;
 
 /// What a node knows of itself and the ConfigMap does not say.
@@ -40,9 +40,9 @@ impl ClusterConfig {
             Ipv4Addr::UNSPECIFIED.into()
         };
         let advertise =
-            addresses.iter().map(|ip| SocketAddr::new(*ip, port)).take(View::MAX_ADDRESSES);
+            addresses.iter().map(|ip| SocketAddr::new(*ip, port)).take(ClusterView::MAX_ADDRESSES);
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let links = self.links.iter().map(|link| Link {
+        let links = self.links.iter().map(|link| LinkConfig {
             cluster: link.cluster.clone(),
             trust_domain: link.trust_domain.clone(),
             trust_bundle: bundles.join(format!("{}.pem", link.cluster)),
@@ -52,7 +52,7 @@ impl ClusterConfig {
         Config {
             cluster: self.cluster.clone(),
             trust_domain: self.trust_domain.clone(),
-            node: Node {
+            node: NodeConfig {
                 name,
                 listen: vec![SocketAddr::new(any, port)],
                 advertise: advertise.collect(),
@@ -66,7 +66,7 @@ impl ClusterConfig {
             workloads: HashMap::new(),
             denied: self.denied.clone(),
             limits: self.limits.clone(),
-            admin: Admin::default(),
+            admin: AdminConfig::default(),
             metrics: Some(self.network.metrics),
             log: self.log,
         }

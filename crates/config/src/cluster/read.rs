@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{ClusterConfig, ClusterLink, ClusterReport, ExportRule, ImportRule};
-use crate::problem::{Flaw, Kind, Problem, Report, Severity};
-use crate::reader::{Item, Sink};
-use crate::sections::cluster::{self, Parts};
+use crate::problem::{ConfigProblem, ConfigReport, ProblemKind, ProblemSeverity, ValueProblem};
+use crate::reader::{ProblemSink, ValueReader};
+use crate::sections::cluster::{self, ClusterParts};
 use crate::tree;
 
 /// Reads the data of a ConfigMap: keys that end in `.yaml` are fragments, others are not ours.
@@ -44,7 +44,7 @@ pub struct Fragment {
 pub fn parse_fragment(key: &str, text: &str) -> Result<Fragment, ClusterReport> {
     let (parts, report) = read(&BTreeMap::from([(key.to_owned(), text.to_owned())]));
     let good = report.errors().next().is_none();
-    let Parts { links, exports, imports, .. } = parts;
+    let ClusterParts { links, exports, imports, .. } = parts;
     match (links, exports, imports) {
         (Some(links), Some(exports), Some(imports)) if good => {
             Ok(Fragment { links, exports, imports })
@@ -53,43 +53,45 @@ pub fn parse_fragment(key: &str, text: &str) -> Result<Fragment, ClusterReport> 
     }
 }
 
-fn read(data: &BTreeMap<String, String>) -> (Parts, ClusterReport) {
-    let mut problems: Vec<(&str, Vec<Problem>)> = Vec::new();
+fn read(data: &BTreeMap<String, String>) -> (ClusterParts, ClusterReport) {
+    let mut problems: Vec<(&str, Vec<ConfigProblem>)> = Vec::new();
     let (mut sinks, mut trees) = (Vec::new(), Vec::new());
     let mut whole = true;
     for (key, text) in data {
         if !key.ends_with(".yaml") {
-            problems.push((key, mistaken(key).into_iter().collect()));
+            problems.push((key, misnamed_key(key).into_iter().collect()));
             continue;
         }
         match tree::parse(text) {
             Ok(tree) => {
-                sinks.push(Sink::of(key));
+                sinks.push(ProblemSink::named(key));
                 trees.push((key.as_str(), tree));
             }
             Err((flaw, place)) => {
                 whole = false;
-                problems.push((key, vec![flaw.at(Severity::Error, "", place)]));
+                problems.push((key, vec![flaw.at(ProblemSeverity::Error, "", place)]));
             }
         }
     }
     let fragments: Vec<_> =
-        sinks.iter().zip(&trees).map(|(sink, (_, tree))| Item::root(sink, tree)).collect();
+        sinks.iter().zip(&trees).map(|(sink, (_, tree))| ValueReader::root(sink, tree)).collect();
     let parts = cluster::read(&fragments, whole);
-    Sink::share(&sinks);
+    ProblemSink::share_keys(&sinks);
     for (sink, (key, _)) in sinks.into_iter().zip(&trees) {
         problems.push((key, sink.finish().0));
     }
     problems.sort_by_key(|(key, _)| *key);
-    let reports = problems.into_iter().map(|(key, problems)| Report::new(Path::new(key), problems));
+    let reports =
+        problems.into_iter().map(|(key, problems)| ConfigReport::new(Path::new(key), problems));
     let report = ClusterReport { fragments: reports.collect(), unnamed: parts.unnamed };
     (parts, report)
 }
 
 /// A key that is no fragment and was probably meant to be one.
-fn mistaken(key: &str) -> Option<Problem> {
+fn misnamed_key(key: &str) -> Option<ConfigProblem> {
     let lower = key.to_lowercase();
     let meant = [".yml", ".yaml", ".json"].iter().any(|end| lower.ends_with(end));
-    let flaw = Flaw::new(Kind::Doubtful, "not read: expected a key that ends in .yaml");
-    meant.then(|| flaw.at(Severity::Warning, "", None))
+    let flaw =
+        ValueProblem::new(ProblemKind::Doubtful, "not read: expected a key that ends in .yaml");
+    meant.then(|| flaw.at(ProblemSeverity::Warning, "", None))
 }

@@ -7,7 +7,7 @@ use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::{Class, Hop};
 use adit_core::spiffe::TrustDomain;
 
-use super::{AppProtocols, ClusterLink, ExportRule, ImportRule, NamePattern, Services};
+use super::{AppProtocols, ClusterLink, ExportRule, ImportRule, NamePattern, ServiceSelection};
 
 /// A fragment that names a cluster.
 #[must_use]
@@ -18,20 +18,20 @@ pub fn cluster(name: &ClusterName, trust_domain: &TrustDomain) -> String {
 /// A fragment with one link.
 #[must_use]
 pub fn link(link: &ClusterLink) -> String {
-    let mut lines = Lines::new("links");
-    lines.first(format_args!("cluster: {}", scalar(&link.cluster)));
-    lines.next(format_args!("trustDomain: {}", scalar(&link.trust_domain)));
+    let mut lines = ListEntryWriter::new("links");
+    lines.first_line(format_args!("cluster: {}", scalar(&link.cluster)));
+    lines.next_line(format_args!("trustDomain: {}", scalar(&link.trust_domain)));
     lines.list("addresses", &link.addresses);
     if !link.import.is_empty() || link.create_services || !link.also_allow.is_empty() {
-        lines.next(format_args!("import:"));
+        lines.next_line(format_args!("import:"));
         let namespaces: Vec<_> = link.import.iter().map(NamePattern::as_str).map(scalar).collect();
-        lines.next(format_args!("  namespaces: [{}]", namespaces.join(", ")));
-        lines.next(format_args!("  createServices: {}", link.create_services));
+        lines.next_line(format_args!("  namespaces: [{}]", namespaces.join(", ")));
+        lines.next_line(format_args!("  createServices: {}", link.create_services));
         if !link.also_allow.is_empty() {
-            lines.next(format_args!("  alsoAllow:"));
+            lines.next_line(format_args!("  alsoAllow:"));
         }
         for pattern in &link.also_allow {
-            lines.next(format_args!("    - {{{}}}", workloads(pattern)));
+            lines.next_line(format_args!("    - {{{}}}", workloads(pattern)));
         }
     }
     lines.text("trustBundle", &link.trust_bundle);
@@ -41,48 +41,50 @@ pub fn link(link: &ClusterLink) -> String {
 /// A fragment with one export.
 #[must_use]
 pub fn export(export: &ExportRule) -> String {
-    let mut lines = Lines::new("exports");
+    let mut lines = ListEntryWriter::new("exports");
     match &export.services {
-        Services::Named(service) => lines.first(format_args!("service: {}", scalar(service))),
-        Services::Selected { namespaces, labels } => {
+        ServiceSelection::Named(service) => {
+            lines.first_line(format_args!("service: {}", scalar(service)))
+        }
+        ServiceSelection::Selected { namespaces, labels } => {
             let namespaces: Vec<_> = namespaces.iter().map(scalar).collect();
-            lines.first(format_args!("select:"));
-            lines.next(format_args!("  namespaces: [{}]", namespaces.join(", ")));
-            lines.next(format_args!("  labels:"));
+            lines.first_line(format_args!("select:"));
+            lines.next_line(format_args!("  namespaces: [{}]", namespaces.join(", ")));
+            lines.next_line(format_args!("  labels:"));
             for (key, value) in labels {
-                lines.next(format_args!("    {}: {}", scalar(key), scalar(value)));
+                lines.next_line(format_args!("    {}: {}", scalar(key), scalar(value)));
             }
         }
     }
     match &export.app_protocol {
         AppProtocols::Own => {}
         AppProtocols::All(protocol) => {
-            lines.next(format_args!("appProtocol: {}", scalar(protocol)))
+            lines.next_line(format_args!("appProtocol: {}", scalar(protocol)))
         }
         AppProtocols::Ports(ports) => {
             let ports: Vec<_> =
                 ports.iter().map(|(p, v)| format!("{}: {}", scalar(p), scalar(v))).collect();
-            lines.next(format_args!("appProtocol: {{{}}}", ports.join(", ")));
+            lines.next_line(format_args!("appProtocol: {{{}}}", ports.join(", ")));
         }
     }
     if export.hop == Hop::SameNode {
-        lines.next(format_args!("hop: sameNode"));
+        lines.next_line(format_args!("hop: sameNode"));
     }
     if export.class == Class::Bulk {
-        lines.next(format_args!("class: bulk"));
+        lines.next_line(format_args!("class: bulk"));
     }
     if export.replay {
-        lines.next(format_args!("replay: true"));
+        lines.next_line(format_args!("replay: true"));
     }
     if let Some(interval) = export.probe {
-        lines.next(format_args!("probe: {{interval: {}ms}}", interval.as_millis()));
+        lines.next_line(format_args!("probe: {{interval: {}ms}}", interval.as_millis()));
     }
     if !export.allow.is_empty() {
-        lines.next(format_args!("allow:"));
+        lines.next_line(format_args!("allow:"));
     }
     for grant in &export.allow {
         let workloads = workloads(&grant.workloads);
-        lines.next(format_args!("  - {{cluster: {}, {workloads}}}", scalar(&grant.cluster)));
+        lines.next_line(format_args!("  - {{cluster: {}, {workloads}}}", scalar(&grant.cluster)));
     }
     lines.0
 }
@@ -90,19 +92,19 @@ pub fn export(export: &ExportRule) -> String {
 /// A fragment with one import.
 #[must_use]
 pub fn import(import: &ImportRule) -> String {
-    let mut lines = Lines::new("imports");
-    lines.first(format_args!("service: {}", scalar(&import.service)));
-    lines.next(format_args!("from: {}", scalar(&import.from)));
+    let mut lines = ListEntryWriter::new("imports");
+    lines.first_line(format_args!("service: {}", scalar(&import.service)));
+    lines.next_line(format_args!("from: {}", scalar(&import.from)));
     if !import.create_service {
-        lines.next(format_args!("createService: false"));
+        lines.next_line(format_args!("createService: false"));
     }
     match import.allow.as_deref() {
         None => {}
-        Some([]) => lines.next(format_args!("allow: []")),
+        Some([]) => lines.next_line(format_args!("allow: []")),
         Some(allow) => {
-            lines.next(format_args!("allow:"));
+            lines.next_line(format_args!("allow:"));
             for pattern in allow {
-                lines.next(format_args!("  - {{{}}}", workloads(pattern)));
+                lines.next_line(format_args!("  - {{{}}}", workloads(pattern)));
             }
         }
     }
@@ -115,18 +117,18 @@ fn workloads(pattern: &WorkloadPattern) -> String {
 }
 
 /// One entry of a list, line by line.
-struct Lines(String);
+struct ListEntryWriter(String);
 
-impl Lines {
+impl ListEntryWriter {
     fn new(list: &str) -> Self {
         Self(format!("{list}:\n"))
     }
 
-    fn first(&mut self, line: fmt::Arguments<'_>) {
+    fn first_line(&mut self, line: fmt::Arguments<'_>) {
         self.0 += &format!("  - {line}\n");
     }
 
-    fn next(&mut self, line: fmt::Arguments<'_>) {
+    fn next_line(&mut self, line: fmt::Arguments<'_>) {
         self.0 += &format!("    {line}\n");
     }
 
@@ -134,9 +136,9 @@ impl Lines {
         if items.is_empty() {
             return;
         }
-        self.next(format_args!("{key}:"));
+        self.next_line(format_args!("{key}:"));
         for item in items {
-            self.next(format_args!("  - {}", scalar(item)));
+            self.next_line(format_args!("  - {}", scalar(item)));
         }
     }
 
@@ -150,12 +152,12 @@ impl Lines {
                     && !body.ends_with('\n')
                     && body.chars().all(plain) =>
             {
-                self.next(format_args!("{key}: |"));
+                self.next_line(format_args!("{key}: |"));
                 for line in body.split('\n') {
-                    self.next(format_args!("  {line}"));
+                    self.next_line(format_args!("  {line}"));
                 }
             }
-            _ => self.next(format_args!("{key}: {}", quoted(text))),
+            _ => self.next_line(format_args!("{key}: {}", quoted(text))),
         }
     }
 }

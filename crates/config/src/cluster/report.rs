@@ -3,13 +3,13 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::problem::{Flaw, Kind, Problem, Report, Severity};
+use crate::problem::{ConfigProblem, ConfigReport, ProblemKind, ProblemSeverity, ValueProblem};
 
 /// All findings in one document. In a fragment's report the file is the fragment's key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 pub struct ClusterReport {
     /// Of each fragment, in the order of their keys.
-    pub fragments: Vec<Report>,
+    pub fragments: Vec<ConfigReport>,
     /// Whether the document does not say `cluster`, which is no error but a cluster that nobody has named
     /// yet: nodes and controller wait.
     pub unnamed: bool,
@@ -21,28 +21,28 @@ impl ClusterReport {
          key cluster.yaml of the ConfigMap";
 
     /// The findings that keep the document from being used.
-    pub fn errors(&self) -> impl Iterator<Item = (&Report, &Problem)> {
+    pub fn errors(&self) -> impl Iterator<Item = (&ConfigReport, &ConfigProblem)> {
         self.fragments.iter().flat_map(|report| report.errors().map(move |p| (report, p)))
     }
 
     /// The findings that do not.
-    pub fn warnings(&self) -> impl Iterator<Item = (&Report, &Problem)> {
+    pub fn warnings(&self) -> impl Iterator<Item = (&ConfigReport, &ConfigProblem)> {
         self.fragments.iter().flat_map(|report| report.warnings().map(move |p| (report, p)))
     }
 
     /// Adds what somebody else found wrong with the document as a whole.
-    pub fn refuse(&mut self, message: impl Into<String>) {
-        self.add(Flaw::new(Kind::Invalid, message), Severity::Error);
+    pub fn add_error(&mut self, message: impl Into<String>) {
+        self.add(ValueProblem::new(ProblemKind::Invalid, message), ProblemSeverity::Error);
     }
 
     /// Adds what somebody else found odd about the document as a whole.
-    pub fn warn(&mut self, message: impl Into<String>) {
-        self.add(Flaw::new(Kind::Doubtful, message), Severity::Warning);
+    pub fn add_warning(&mut self, message: impl Into<String>) {
+        self.add(ValueProblem::new(ProblemKind::Doubtful, message), ProblemSeverity::Warning);
     }
 
-    fn add(&mut self, flaw: Flaw, severity: Severity) {
+    fn add(&mut self, flaw: ValueProblem, severity: ProblemSeverity) {
         let problem = flaw.at(severity, "", None);
-        self.fragments.push(Report::new(Path::new("ConfigMap"), vec![problem]));
+        self.fragments.push(ConfigReport::new(Path::new("ConfigMap"), vec![problem]));
     }
 
     /// Whether there is nothing to say.
@@ -56,7 +56,7 @@ impl fmt::Display for ClusterReport {
     /// The fragments' reports one after the other, and last that there is no name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reports = self.fragments.iter().filter(|report| !report.problems.is_empty());
-        let mut lines: Vec<_> = reports.map(Report::to_string).collect();
+        let mut lines: Vec<_> = reports.map(ConfigReport::to_string).collect();
         if self.unnamed {
             lines.push(Self::UNNAMED.to_owned());
         }

@@ -12,7 +12,7 @@ const GIB: u64 = 1 << 30;
 
 /// `limits` in the file; every key may be left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct LimitsConfig {
     /// `streamsPerConnection`, default 1024, 1 to 65536: how many streams a peer may have open on one
     /// connection; it opens another connection beyond that. A larger value lets one lost connection take
     /// more streams with it.
@@ -56,12 +56,12 @@ pub struct Limits {
     /// later and above 15s loses its place in the address translation of some networks.
     pub keep_alive: Duration,
     /// `mtu`: the size of packets between nodes.
-    pub mtu: Mtu,
+    pub mtu: MtuConfig,
 }
 
 /// `limits.mtu` in the file: bytes of UDP payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mtu {
+pub struct MtuConfig {
     /// `initial`, default 1200, 1200 to 6500: the size that is used from the first packet. A larger value
     /// saves the probing on networks that are known to carry it, and on others no connection comes up.
     pub initial: u16,
@@ -71,7 +71,7 @@ pub struct Mtu {
     pub max: u16,
 }
 
-impl Limits {
+impl LimitsConfig {
     /// Bounds of [`streams_per_connection`](Self::streams_per_connection).
     pub const STREAMS_PER_CONNECTION: RangeInclusive<u32> = 1..=65_536;
     /// Bounds of [`streams_per_peer`](Self::streams_per_peer).
@@ -98,7 +98,7 @@ impl Limits {
     pub const KEEP_ALIVE: RangeInclusive<Duration> =
         Duration::from_millis(100)..=Duration::from_secs(60);
     /// Above this, address translation on the way may forget an idle connection.
-    pub const KEEP_ALIVE_ACROSS_NAT: Duration = Duration::from_secs(15);
+    pub const NAT_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
     /// How long a connection lives after the first packet that is not answered: two keep-alives. QUIC counts from
     /// what is sent into silence (RFC 9000 §10.1), so an idle connection ends after three intervals of
@@ -109,7 +109,7 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
+impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             streams_per_connection: 1024,
@@ -124,18 +124,18 @@ impl Default for Limits {
             interactive_window: 256 * KIB,
             bulk_window: 8 * MIB,
             keep_alive: Duration::from_secs(3),
-            mtu: Mtu::default(),
+            mtu: MtuConfig::default(),
         }
     }
 }
 
-impl Mtu {
+impl MtuConfig {
     /// Bounds of both sizes. QUIC's own minimum; and what ten packets of fit into one send (GSO), beyond
     /// which quinn falls into a black hole of its own making.
     pub const BYTES: RangeInclusive<u16> = 1200..=6500;
 }
 
-impl Default for Mtu {
+impl Default for MtuConfig {
     fn default() -> Self {
         Self { initial: 1200, max: 1452 }
     }
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_example_says_how_many_keep_alives_end_a_connection() {
-        let limits = Limits::default();
+        let limits = LimitsConfig::default();
         assert_eq!(limits.idle_timeout(), limits.keep_alive * 2);
         let said = crate::EXAMPLE.replace("\n  #", "");
         assert!(said.contains("Two in a row without an answer end it"), "two, as the code has");

@@ -7,31 +7,31 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use adit_core::denied::DenyEntry;
+use adit_core::deny_list::DenyEntry;
 use adit_core::name::{ClusterName, PortName};
 use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::Export;
 use adit_core::spiffe::TrustDomain;
 
-use super::known::{Known, Names};
-use super::nodes::{self, OtherEnd};
-use super::services::{self, Terms};
+use super::cross_refs::{CrossRefs, UniqueNames};
+use super::nodes::{self, LinkPeer};
+use super::services::{self, ExportTerms};
 use super::{denied, each, entries, process};
 use crate::cluster::{
-    AppProtocols, ClusterConfig, ClusterLink, ExportRule, ImportRule, Mode, NamePattern, Network,
-    OptIn, Services, default_trust_domain,
+    AppProtocols, ClusterConfig, ClusterLink, ExportRule, ImportRule, NamePattern, NetworkConfig,
+    NetworkMode, OptIn, ServiceSelection, default_trust_domain,
 };
-use crate::config::{Limits, Log};
-use crate::problem::{Flaw, Kind};
-use crate::reader::{Fields, Item};
+use crate::config::{LimitsConfig, LogConfig};
+use crate::problem::{ProblemKind, ValueProblem};
+use crate::reader::{MapReader, ValueReader};
 use crate::value;
 
 /// An API server shows a pod's address half a second after its process began, or much later where a hook is slow.
-const UNKNOWN_SOURCE_HOLD: std::time::Duration = std::time::Duration::from_secs(10);
+const UNKNOWN_SOURCE_HOLD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What could be read of a document, each section by itself.
 #[derive(Debug, Default)]
-pub(crate) struct Parts {
+pub(crate) struct ClusterParts {
     /// Whether the document surely does not say `cluster`.
     pub(crate) unnamed: bool,
     pub(crate) links: Option<Vec<ClusterLink>>,
@@ -41,12 +41,12 @@ pub(crate) struct Parts {
     trust_domain: Option<TrustDomain>,
     opt_in: Option<Vec<OptIn>>,
     denied: Option<Vec<DenyEntry>>,
-    network: Option<Network>,
-    limits: Option<Limits>,
-    log: Option<Log>,
+    network: Option<NetworkConfig>,
+    limits: Option<LimitsConfig>,
+    log: Option<LogConfig>,
 }
 
-impl Parts {
+impl ClusterParts {
     /// The whole of it, where all was read.
     pub(crate) fn config(self) -> Option<ClusterConfig> {
         Some(ClusterConfig {
@@ -65,52 +65,53 @@ impl Parts {
 }
 
 /// The fragments of one document.
-struct Document<'a>(Vec<Fields<'a>>);
+struct FragmentSet<'a>(Vec<MapReader<'a>>);
 
-impl<'a> Document<'a> {
+impl<'a> FragmentSet<'a> {
     /// A key that stands in one fragment at most.
-    fn one(&mut self, key: &'static str) -> Option<Item<'a>> {
+    fn single(&mut self, key: &'static str) -> Option<ValueReader<'a>> {
         let items: Vec<_> = self.0.iter_mut().filter_map(|f| f.optional(key)).collect();
         let mut items = items.into_iter();
         let first = items.next()?;
         for second in items {
-            let at = first.spot().seen_from(&second);
+            let at = first.origin().relative_to(&second);
             let message = format!("{key} is already {at}");
             let hint = "what is no list stands in one fragment only; take one of them out";
-            second.error(Flaw::new(Kind::Conflict, message).hint(hint.to_owned()));
+            second.error(ValueProblem::new(ProblemKind::Conflict, message).hint(hint.to_owned()));
         }
         Some(first)
     }
 
     /// A map that stands in one fragment at most. Its keys are read in any case.
-    fn section(&mut self, key: &'static str) -> Option<Fields<'a>> {
-        match self.one(key) {
+    fn section(&mut self, key: &'static str) -> Option<MapReader<'a>> {
+        match self.single(key) {
             Some(item) => item.fields(),
             None => self.0.first_mut()?.section(key),
         }
     }
 
     /// The lists of all fragments.
-    fn lists(&mut self, key: &'static str) -> Vec<Item<'a>> {
+    fn lists(&mut self, key: &'static str) -> Vec<ValueReader<'a>> {
         self.0.iter_mut().filter_map(|fields| fields.optional(key)).collect()
     }
 
     fn finish(self) {
-        self.0.into_iter().for_each(Fields::finish);
+        self.0.into_iter().for_each(MapReader::finish);
     }
 }
 
 /// Reads all fragments; `whole` says whether there is none that could not be read at all.
-pub(crate) fn read(fragments: &[Item<'_>], whole: bool) -> Parts {
-    let known = &mut Known { links_may_follow: true, ..Known::default() };
-    let maps: Vec<_> = fragments.iter().filter(|item| !item.is_empty()).map(Item::fields).collect();
+pub(crate) fn read(fragments: &[ValueReader<'_>], whole: bool) -> ClusterParts {
+    let known = &mut CrossRefs { links_may_follow: true, ..CrossRefs::default() };
+    let maps: Vec<_> =
+        fragments.iter().filter(|item| !item.is_empty()).map(ValueReader::fields).collect();
     let whole = whole && maps.iter().all(Option::is_some);
     if !whole {
-        nodes::unreadable(known);
+        nodes::mark_unreadable_link(known);
     }
-    let mut document = Document(maps.into_iter().flatten().collect());
-    let cluster = document.one("cluster");
-    let trust_domain = document.one("trustDomain");
+    let mut document = FragmentSet(maps.into_iter().flatten().collect());
+    let cluster = document.single("cluster");
+    let trust_domain = document.single("trustDomain");
     let links = document.lists("links");
     let exports = document.lists("exports");
     let imports = document.lists("imports");
@@ -129,11 +130,14 @@ pub(crate) fn read(fragments: &[Item<'_>], whole: bool) -> Parts {
     };
     let links = self::links(&links, known);
     let imports = joined(&imports, |item| import(&item, known));
-    let mut services = Names::default();
+    let mut services = UniqueNames::default();
     let exports = joined(&exports, |item| export(&item, known, &mut services));
     let opt_in = joined(&opt_in, |item| self::opt_in(&item, known));
-    let defaults = Limits { unknown_source_hold: UNKNOWN_SOURCE_HOLD, ..Limits::default() };
-    Parts {
+    let defaults = LimitsConfig {
+        unknown_source_hold: UNKNOWN_SOURCE_HOLD_TIMEOUT,
+        ..LimitsConfig::default()
+    };
+    ClusterParts {
         unnamed,
         links,
         exports,
@@ -150,8 +154,8 @@ pub(crate) fn read(fragments: &[Item<'_>], whole: bool) -> Parts {
 
 /// Reads the entries of all lists, also after one that is wrong.
 fn joined<'a, T>(
-    lists: &[Item<'a>],
-    mut read: impl FnMut(Item<'a>) -> Option<T>,
+    lists: &[ValueReader<'a>],
+    mut read: impl FnMut(ValueReader<'a>) -> Option<T>,
 ) -> Option<Vec<T>> {
     let each_list: Vec<_> = lists.iter().map(|list| each(list.list()?, &mut read)).collect();
     each_list
@@ -160,16 +164,16 @@ fn joined<'a, T>(
         .map(|lists| lists.into_iter().flatten().collect())
 }
 
-fn links(lists: &[Item<'_>], known: &mut Known) -> Option<Vec<ClusterLink>> {
-    let mut domains = Names::default();
+fn links(lists: &[ValueReader<'_>], known: &mut CrossRefs) -> Option<Vec<ClusterLink>> {
+    let mut domains = UniqueNames::default();
     let read = joined(lists, |item| {
         let mut fields = item.fields()?;
-        let end = nodes::other_end(&mut fields, known, &mut domains);
+        let end = nodes::link_peer(&mut fields, known, &mut domains);
         let bundle = fields.required("trustBundle", "the other cluster's CA certificates, PEM");
         let bundle = bundle.and_then(|item| item.value(trust_bundle));
         let import = fields.section("import").and_then(link_import);
         fields.finish();
-        let OtherEnd { cluster, trust_domain, addresses } = end?;
+        let LinkPeer { cluster, trust_domain, addresses } = end?;
         let LinkImports { namespaces: import, create_services, also_allow } = import?;
         let trust_bundle = bundle?;
         Some(ClusterLink {
@@ -183,17 +187,17 @@ fn links(lists: &[Item<'_>], known: &mut Known) -> Option<Vec<ClusterLink>> {
         })
     });
     if read.is_none() {
-        nodes::unreadable(known);
+        nodes::mark_unreadable_link(known);
     }
     read
 }
 
 /// Certificates are looked at by whoever uses them; here they only have to be there.
-fn trust_bundle(text: &str) -> Result<String, Flaw> {
+fn trust_bundle(text: &str) -> Result<String, ValueProblem> {
     if text.trim().is_empty() {
         let message =
             "expected the other cluster's CA certificates (PEM or SPIFFE JSON), found nothing";
-        return Err(Flaw::new(Kind::Invalid, message));
+        return Err(ValueProblem::new(ProblemKind::Invalid, message));
     }
     Ok(text.to_owned())
 }
@@ -205,7 +209,7 @@ struct LinkImports {
     also_allow: Vec<WorkloadPattern>,
 }
 
-fn link_import(mut fields: Fields<'_>) -> Option<LinkImports> {
+fn link_import(mut fields: MapReader<'_>) -> Option<LinkImports> {
     let namespaces = fields.optional("namespaces");
     let create = fields.optional("createServices");
     let allow = fields.optional("alsoAllow");
@@ -217,25 +221,25 @@ fn link_import(mut fields: Fields<'_>) -> Option<LinkImports> {
     Some(LinkImports { namespaces: namespaces?, create_services: create?, also_allow: also_allow? })
 }
 
-fn also_allow(item: &Item<'_>) -> Option<Vec<WorkloadPattern>> {
+fn also_allow(item: &ValueReader<'_>) -> Option<Vec<WorkloadPattern>> {
     let items = item.list()?;
     let (count, most) = (items.len(), ClusterLink::MAX_ALSO_ALLOW);
     if count > most {
         let message = format!("expected at most {most} entries, found {count}");
         let hint = "a pattern with \"*\" stands for several".to_owned();
-        item.error(Flaw::new(Kind::OutOfRange, message).hint(hint));
+        item.error(ValueProblem::new(ProblemKind::OutOfRange, message).hint(hint));
         return None;
     }
     each(items, |item| services::workloads_entry(&item))
 }
 
-fn import(item: &Item<'_>, known: &mut Known) -> Option<ImportRule> {
+fn import(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<ImportRule> {
     let mut fields = item.fields()?;
     let service = services::service(&mut fields).map(|(service, item)| {
         known.imported.claim(Some((&item, &service)), "the import of");
         service
     });
-    let from = services::from(&mut fields, known);
+    let from = services::exporting_cluster(&mut fields, known);
     let allow = match fields.optional("allow") {
         None => Some(None),
         Some(item) => services::workload_patterns(&item).map(Some),
@@ -245,65 +249,75 @@ fn import(item: &Item<'_>, known: &mut Known) -> Option<ImportRule> {
     Some(ImportRule { service: service?, from: from?, allow: allow?, create_service: create? })
 }
 
-fn export(item: &Item<'_>, known: &Known, taken: &mut Names) -> Option<ExportRule> {
+fn export(
+    item: &ValueReader<'_>,
+    known: &CrossRefs,
+    taken: &mut UniqueNames,
+) -> Option<ExportRule> {
     let mut fields = item.fields()?;
     let services = services(item, &mut fields, known, taken);
     let app_protocol = match fields.optional("appProtocol") {
         None => Some(AppProtocols::Own),
         Some(item) => app_protocols(&item),
     };
-    let terms = services::terms(item, &mut fields, known);
+    let terms = services::export_terms(item, &mut fields, known);
     fields.finish();
-    let Terms { allow, hop, class, replay, probe } = terms?;
+    let ExportTerms { allow, hop, class, replay, probe } = terms?;
     let services = services?;
-    if let Services::Named(service) = &services {
+    if let ServiceSelection::Named(service) = &services {
         let (service, allow) = (service.clone(), allow.clone());
         let ports = Vec::new();
-        services::told(item, &Export { service, ports, allow, hop, class, replay, probe });
+        services::check_announceable(
+            item,
+            &Export { service, ports, allow, hop, class, replay, probe },
+        );
     }
     Some(ExportRule { services, allow, app_protocol: app_protocol?, hop, class, replay, probe })
 }
 
 /// `service` or `select`.
 fn services(
-    item: &Item<'_>,
-    fields: &mut Fields<'_>,
-    known: &Known,
-    taken: &mut Names,
-) -> Option<Services> {
+    item: &ValueReader<'_>,
+    fields: &mut MapReader<'_>,
+    known: &CrossRefs,
+    taken: &mut UniqueNames,
+) -> Option<ServiceSelection> {
     let service = fields.optional("service");
     let select = fields.optional("select");
     let named = service.as_ref().map(|item| {
         let service = item.value(value::name)?;
-        services::exported(item, &service, known, taken);
-        Some(Services::Named(service))
+        services::claim_export(item, &service, known, taken);
+        Some(ServiceSelection::Named(service))
     });
     let selected = select.as_ref().map(self::select);
     match (named, selected) {
         (Some(named), None) => named,
         (None, Some(selected)) => selected,
         (Some(_), Some(_)) => {
-            let flaw = Flaw::new(Kind::Conflict, "expected either service or select, found both");
+            let flaw = ValueProblem::new(
+                ProblemKind::Conflict,
+                "expected either service or select, found both",
+            );
             select?.error(flaw);
             None
         }
         (None, None) => {
             let message = "missing: expected service (NAMESPACE/NAME) or select";
-            item.error(Flaw::new(Kind::MissingKey, message));
+            item.error(ValueProblem::new(ProblemKind::MissingKey, message));
             None
         }
     }
 }
 
-fn select(item: &Item<'_>) -> Option<Services> {
+fn select(item: &ValueReader<'_>) -> Option<ServiceSelection> {
     let mut fields = item.fields()?;
     let namespaces = namespaces(&mut fields);
     let labels = fields.required("labels", "KEY: VALUE of at least one label").and_then(|item| {
         let labels = item.map()?;
         if labels.is_empty() {
-            item.error(Flaw::new(Kind::MissingKey, "expected at least one label"));
+            item.error(ValueProblem::new(ProblemKind::MissingKey, "expected at least one label"));
         }
-        let read = |(key, item): (&str, Item<'_>)| {
+        let read = |(key, item): (&str, ValueReader<'_>)| {
             let key = item.check(value::label_key(key));
             let value = item.value(value::label_value);
             Some((key?, value?))
@@ -312,24 +326,24 @@ fn select(item: &Item<'_>) -> Option<Services> {
         read.into_iter().collect::<Option<BTreeMap<_, _>>>()
     });
     fields.finish();
-    Some(Services::Selected { namespaces: namespaces?, labels: labels? })
+    Some(ServiceSelection::Selected { namespaces: namespaces?, labels: labels? })
 }
 
 /// `namespaces`, of which there has to be one.
-fn namespaces(fields: &mut Fields<'_>) -> Option<Vec<NamePattern>> {
+fn namespaces(fields: &mut MapReader<'_>) -> Option<Vec<NamePattern>> {
     let list = fields.required("namespaces", "a list of names, or of patterns with \"*\"")?;
     let items = list.one_or_more()?;
     if items.is_empty() {
-        list.error(Flaw::new(Kind::MissingKey, "expected at least one namespace"));
+        list.error(ValueProblem::new(ProblemKind::MissingKey, "expected at least one namespace"));
     }
     each(items, |item| item.value(value::name))
 }
 
-fn app_protocols(item: &Item<'_>) -> Option<AppProtocols> {
+fn app_protocols(item: &ValueReader<'_>) -> Option<AppProtocols> {
     if !item.is_map() {
         return item.value(value::name).map(AppProtocols::All);
     }
-    let read = |(key, item): (&str, Item<'_>)| {
+    let read = |(key, item): (&str, ValueReader<'_>)| {
         let port = item.check(value::name::<PortName>(key));
         let protocol = item.value(value::name);
         Some((port?, protocol?))
@@ -338,7 +352,7 @@ fn app_protocols(item: &Item<'_>) -> Option<AppProtocols> {
     read.into_iter().collect::<Option<_>>().map(AppProtocols::Ports)
 }
 
-fn opt_in(item: &Item<'_>, known: &Known) -> Option<OptIn> {
+fn opt_in(item: &ValueReader<'_>, known: &CrossRefs) -> Option<OptIn> {
     let mut fields = item.fields()?;
     let namespaces = namespaces(&mut fields);
     let export_to = fields.optional("exportTo");
@@ -349,45 +363,45 @@ fn opt_in(item: &Item<'_>, known: &Known) -> Option<OptIn> {
     let (export_to, import_from) = (export?, import?);
     if export_to.is_empty() && import_from.is_empty() {
         let message = "neither exportTo nor importFrom: annotations there still count for nothing";
-        item.warn(Flaw::new(Kind::Doubtful, message));
+        item.warn(ValueProblem::new(ProblemKind::Doubtful, message));
     }
     Some(OptIn { namespaces: namespaces?, export_to, import_from })
 }
 
 /// Clusters that are linked, or will be.
-fn clusters(item: Option<&Item<'_>>, known: &Known) -> Option<Vec<ClusterName>> {
-    let items = item.map_or_else(|| Some(Vec::new()), Item::one_or_more)?;
+fn clusters(item: Option<&ValueReader<'_>>, known: &CrossRefs) -> Option<Vec<ClusterName>> {
+    let items = item.map_or_else(|| Some(Vec::new()), ValueReader::one_or_more)?;
     each(items, |item| {
         let cluster = item.value(value::name::<ClusterName>)?;
-        known.linked(&item, &cluster, "name the other cluster");
+        known.require_linked(&item, &cluster, "name the other cluster");
         Some(cluster)
     })
 }
 
-fn network(mut fields: Fields<'_>) -> Option<Network> {
-    let default = Network::default();
-    let modes = Mode::ALL.map(|mode| (mode.name(), mode));
+fn network(mut fields: MapReader<'_>) -> Option<NetworkConfig> {
+    let default = NetworkConfig::default();
+    let modes = NetworkMode::ALL.map(|mode| (mode.name(), mode));
     let mode = fields.choice("mode", &modes);
     let range = fields.optional("range").map_or(Some(default.range), |item| {
-        item.value(|text| value::range4(text, &Network::RANGE))
+        item.value(|text| value::range4(text, &NetworkConfig::RANGE))
     });
     let range6 = fields.optional("range6").map_or(Some(default.range6), |item| {
-        item.value(|text| value::range6(text, &Network::RANGE6))
+        item.value(|text| value::range6(text, &NetworkConfig::RANGE6))
     });
     let port = fields.optional("port").map_or(Some(default.port), |item| {
         item.number(|text| value::number(text, &(1..=u16::MAX)))
     });
     let listener = fields.optional("listenerPort");
     let listener_port = listener.as_ref().map_or(Some(default.listener_port), |item| {
-        item.number(|text| value::number(text, &Network::LISTENER_PORT))
+        item.number(|text| value::number(text, &NetworkConfig::LISTENER_PORT))
     });
     let metrics_item = fields.optional("metrics");
     let metrics = metrics_item.as_ref().map_or(Some(default.metrics), |item| {
-        item.value(|text| value::address(text).and_then(served))
+        item.value(|text| value::address(text).and_then(server_address))
     });
     fields.finish();
     let (listener_port, metrics) = (listener_port?, metrics?);
-    let ours = listener_port..listener_port + Network::LISTENER_PORTS;
+    let ours = listener_port..listener_port + NetworkConfig::LISTENER_PORTS;
     if let Some(item) = metrics_item.or(listener)
         && ours.contains(&metrics.port())
     {
@@ -397,9 +411,9 @@ fn network(mut fields: Fields<'_>) -> Option<Network> {
             ours.start,
             ours.end - 1
         );
-        item.error(Flaw::new(Kind::Conflict, message));
+        item.error(ValueProblem::new(ProblemKind::Conflict, message));
     }
-    Some(Network {
+    Some(NetworkConfig {
         mode: mode?,
         range: range?,
         range6: range6?,
@@ -410,10 +424,10 @@ fn network(mut fields: Fields<'_>) -> Option<Network> {
 }
 
 /// A server's address has a port that clients can know.
-fn served(address: SocketAddr) -> Result<SocketAddr, Flaw> {
+fn server_address(address: SocketAddr) -> Result<SocketAddr, ValueProblem> {
     if address.port() == 0 {
         let message = "port 0 is any free port: expected 1 to 65535";
-        return Err(Flaw::new(Kind::OutOfRange, message));
+        return Err(ValueProblem::new(ProblemKind::OutOfRange, message));
     }
     Ok(address)
 }

@@ -3,21 +3,21 @@
 //! An entry is plain text, or a map where there is more to say of it. The same in a node's file and in a
 //! ConfigMap; there the lists of all fragments are joined.
 
-use adit_core::denied::{DeniedPeer, DenyEntry, MAX_REASON_LEN};
+use adit_core::deny_list::{DeniedPeer, DenyEntry, MAX_REASON_LEN};
 use adit_core::name::{ClusterName, NodeName};
 
-use super::known::{Known, Names};
+use super::cross_refs::{CrossRefs, UniqueNames};
 use super::{each, entries};
-use crate::problem::{Flaw, Kind, quoted};
-use crate::reader::Item;
+use crate::problem::{ProblemKind, ValueProblem, quoted};
+use crate::reader::ValueReader;
 use crate::value;
 
 /// Reads the `denied` of all texts; needs to know links and nodes.
-pub(super) fn denied(items: &[Item<'_>], known: &Known) -> Option<Vec<DenyEntry>> {
-    let mut once = Names::default();
+pub(super) fn denied(items: &[ValueReader<'_>], known: &CrossRefs) -> Option<Vec<DenyEntry>> {
+    let mut once = UniqueNames::default();
     let mut all = Some(Vec::new());
     for item in items {
-        let read = one(item, known, &mut once);
+        let read = deny_entry(item, known, &mut once);
         all = all.zip(read).map(|(mut all, read)| {
             all.extend(read);
             all
@@ -26,32 +26,36 @@ pub(super) fn denied(items: &[Item<'_>], known: &Known) -> Option<Vec<DenyEntry>
     all
 }
 
-fn one(item: &Item<'_>, known: &Known, once: &mut Names) -> Option<Vec<DenyEntry>> {
+fn deny_entry(
+    item: &ValueReader<'_>,
+    known: &CrossRefs,
+    once: &mut UniqueNames,
+) -> Option<Vec<DenyEntry>> {
     let mut fields = item.fields()?;
-    let clusters = list(fields.optional("clusters"), "cluster", once, |item, _| {
+    let clusters = entry_list(fields.optional("clusters"), "cluster", once, |item, _| {
         let cluster = item.value(value::name::<ClusterName>)?;
-        named(item, &cluster, known, true);
+        check_cluster(item, &cluster, known, true);
         Some(DeniedPeer::Cluster(cluster))
     });
-    let nodes = list(fields.optional("nodes"), "node", once, |item, _| {
+    let nodes = entry_list(fields.optional("nodes"), "node", once, |item, _| {
         let (cluster, node) = item.value(node_of)?;
-        named(item, &cluster, known, false);
-        itself(item, &cluster, &node, known);
+        check_cluster(item, &cluster, known, false);
+        check_own_node(item, &cluster, &node, known);
         Some(DeniedPeer::Node(cluster, node))
     });
-    let serials = list(fields.optional("serials"), "serial", once, |item, cluster| {
+    let serials = entry_list(fields.optional("serials"), "serial", once, |item, cluster| {
         let serial = item.value(value::name);
         let cluster = match cluster {
             None => None,
             Some(item) => {
                 let cluster = item.value(value::name::<ClusterName>)?;
-                named(item, &cluster, known, false);
+                check_cluster(item, &cluster, known, false);
                 Some(cluster)
             }
         };
         Some(DeniedPeer::Serial(serial?, cluster))
     });
-    let keys = list(fields.optional("keys"), "key", once, |item, _| {
+    let keys = entry_list(fields.optional("keys"), "key", once, |item, _| {
         item.value(value::name).map(DeniedPeer::Key)
     });
     fields.finish();
@@ -60,11 +64,11 @@ fn one(item: &Item<'_>, known: &Known, once: &mut Names) -> Option<Vec<DenyEntry
 
 /// The entries of one list: text, or a map with the text under `key`. `read` gets both, and what else of a map says
 /// which peer is meant.
-fn list<'a>(
-    item: Option<Item<'a>>,
+fn entry_list<'a>(
+    item: Option<ValueReader<'a>>,
     key: &'static str,
-    once: &mut Names,
-    mut read: impl FnMut(&Item<'a>, Option<&Item<'a>>) -> Option<DeniedPeer>,
+    once: &mut UniqueNames,
+    mut read: impl FnMut(&ValueReader<'a>, Option<&ValueReader<'a>>) -> Option<DeniedPeer>,
 ) -> Option<Vec<DenyEntry>> {
     each(entries(item.as_ref())?, |item| {
         let (peer, reason) = if item.is_map() {
@@ -88,40 +92,45 @@ fn list<'a>(
 }
 
 /// `CLUSTER/NODE`.
-fn node_of(text: &str) -> Result<(ClusterName, NodeName), Flaw> {
+fn node_of(text: &str) -> Result<(ClusterName, NodeName), ValueProblem> {
     let Some((cluster, node)) = text.split_once('/') else {
         let message = format!("{} is not a node: expected CLUSTER/NODE", quoted(text));
-        return Err(Flaw::new(Kind::Invalid, message));
+        return Err(ValueProblem::new(ProblemKind::Invalid, message));
     };
     Ok((value::name(cluster)?, value::name(node)?))
 }
 
-fn one_line(text: &str) -> Result<Box<str>, Flaw> {
+fn one_line(text: &str) -> Result<Box<str>, ValueProblem> {
     if text.chars().count() > MAX_REASON_LEN || text.chars().any(char::is_control) {
         let message = format!("expected one line of {MAX_REASON_LEN} characters at most");
-        return Err(Flaw::new(Kind::Invalid, message));
+        return Err(ValueProblem::new(ProblemKind::Invalid, message));
     }
     Ok(text.into())
 }
 
 /// A cluster of an entry, which is ours or linked; `whole` where all of it would be denied.
-fn named(item: &Item<'_>, cluster: &ClusterName, known: &Known, whole: bool) {
+fn check_cluster(item: &ValueReader<'_>, cluster: &ClusterName, known: &CrossRefs, whole: bool) {
     if known.own.cluster.as_ref() != Some(cluster) {
         // An entry may outlive its link, or come before it; one that is misspelt denies nobody.
-        known.mistaken(item, cluster);
+        known.warn_if_misspelled(item, cluster);
     } else if whole {
         let message =
             format!("{cluster} is this cluster itself: its nodes would refuse each other");
         let hint = "a single node of it is denied under denied.nodes".to_owned();
-        item.error(Flaw::new(Kind::Conflict, message).hint(hint));
+        item.error(ValueProblem::new(ProblemKind::Conflict, message).hint(hint));
     }
 }
 
 /// Its siblings refuse a node that is denied, and it does not refuse itself.
-fn itself(item: &Item<'_>, cluster: &ClusterName, node: &NodeName, known: &Known) {
+fn check_own_node(
+    item: &ValueReader<'_>,
+    cluster: &ClusterName,
+    node: &NodeName,
+    known: &CrossRefs,
+) {
     if known.own.cluster.as_ref() == Some(cluster) && known.own.node.as_ref() == Some(node) {
         let message = format!("{node} is this node itself: only others can refuse it");
         let hint = "its siblings need the same entry".to_owned();
-        item.warn(Flaw::new(Kind::Doubtful, message).hint(hint));
+        item.warn(ValueProblem::new(ProblemKind::Doubtful, message).hint(hint));
     }
 }

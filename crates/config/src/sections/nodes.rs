@@ -6,15 +6,15 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use adit_core::name::{ClusterName, NodeName};
-use adit_core::snapshot::{Seed, View};
+use adit_core::snapshot::{ClusterView, Seed};
 use adit_core::spiffe::TrustDomain;
 
-use super::known::{Known, Names};
-use super::{Around, each, entries};
-use crate::config::{Link, Node};
-use crate::problem::{Flaw, Kind};
-use crate::reader::{Fields, Item};
-use crate::source::Want;
+use super::cross_refs::{CrossRefs, UniqueNames};
+use super::{NodeEnv, each, entries};
+use crate::config::{LinkConfig, NodeConfig};
+use crate::problem::{ProblemKind, ValueProblem};
+use crate::reader::{MapReader, ValueReader};
+use crate::source::ReferenceKind;
 use crate::value;
 
 /// More endpoints than cores win nothing, and few machines have more.
@@ -27,7 +27,11 @@ pub(crate) fn default_endpoints(cores: NonZeroUsize) -> NonZeroUsize {
     cores.min(DEFAULT_ENDPOINTS)
 }
 
-pub(super) fn node(item: &Item<'_>, around: Around<'_>, known: &mut Known) -> Option<Node> {
+pub(super) fn node(
+    item: &ValueReader<'_>,
+    around: NodeEnv<'_>,
+    known: &mut CrossRefs,
+) -> Option<NodeConfig> {
     let mut fields = item.fields()?;
     let name = fields.required("name", "this node's name").and_then(|item| {
         let name: NodeName = item.value(value::name)?;
@@ -38,7 +42,7 @@ pub(super) fn node(item: &Item<'_>, around: Around<'_>, known: &mut Known) -> Op
     let listen = fields.required("listen", "IP:PORT, or a list of them").and_then(|item| {
         let items = item.one_or_more()?;
         if items.is_empty() {
-            item.error(Flaw::new(Kind::MissingKey, "expected at least one address"));
+            item.error(ValueProblem::new(ProblemKind::MissingKey, "expected at least one address"));
         }
         each(items, |item| {
             let address = item.value(value::address)?;
@@ -54,7 +58,7 @@ pub(super) fn node(item: &Item<'_>, around: Around<'_>, known: &mut Known) -> Op
     };
     let identity = fields.required("identity", "the folder of node.pem").and_then(|item| {
         let folder = item.file(around.base)?;
-        item.refer(&folder, Want::Identity);
+        item.add_reference(&folder, ReferenceKind::Identity);
         Some(folder)
     });
     let endpoints = match fields.optional("endpoints") {
@@ -64,7 +68,7 @@ pub(super) fn node(item: &Item<'_>, around: Around<'_>, known: &mut Known) -> Op
         None => Some(default_endpoints(around.cores)),
     };
     fields.finish();
-    Some(Node {
+    Some(NodeConfig {
         name: name?,
         listen: listen?,
         advertise: advertise?,
@@ -73,14 +77,14 @@ pub(super) fn node(item: &Item<'_>, around: Around<'_>, known: &mut Known) -> Op
     })
 }
 
-fn advertise(item: &Item<'_>, known: &mut Known) -> Option<Vec<SocketAddr>> {
+fn advertise(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<Vec<SocketAddr>> {
     let items = item.list()?;
-    if items.len() > View::MAX_ADDRESSES {
+    if items.len() > ClusterView::MAX_ADDRESSES {
         let message =
-            format!("{} addresses: expected at most {}", items.len(), View::MAX_ADDRESSES);
-        item.error(Flaw::new(Kind::OutOfRange, message));
+            format!("{} addresses: expected at most {}", items.len(), ClusterView::MAX_ADDRESSES);
+        item.error(ValueProblem::new(ProblemKind::OutOfRange, message));
     }
-    let mut once = Names::default();
+    let mut once = UniqueNames::default();
     each(items, |item| {
         let address = item.value(|text| value::address(text).and_then(value::dialable))?;
         once.claim(Some((&item, &address)), "address");
@@ -90,18 +94,18 @@ fn advertise(item: &Item<'_>, known: &mut Known) -> Option<Vec<SocketAddr>> {
 }
 
 /// Warns where others are meant to dial this node and cannot be told where.
-pub(super) fn reachable(item: &Item<'_>, node: &Node, others: bool) {
+pub(super) fn warn_if_unreachable(item: &ValueReader<'_>, node: &NodeConfig, others: bool) {
     let wildcard = node.listen.iter().any(|a| a.ip().is_unspecified() && a.port() != 0);
     if others && wildcard && node.advertise.is_empty() {
         let message = "listens at a wildcard address and advertises none: nobody can be told where to dial this node";
         let hint = "add advertise: [\"IP:PORT\"], unless this node only dials";
-        item.warn(Flaw::new(Kind::Doubtful, message).hint(hint.to_owned()));
+        item.warn(ValueProblem::new(ProblemKind::Doubtful, message).hint(hint.to_owned()));
     }
 }
 
 pub(super) fn siblings(
-    item: Option<Item<'_>>,
-    known: &mut Known,
+    item: Option<ValueReader<'_>>,
+    known: &mut CrossRefs,
 ) -> Option<BTreeMap<NodeName, Vec<SocketAddr>>> {
     let read = each(entries(item.as_ref())?, |item| {
         let mut fields = item.fields()?;
@@ -120,51 +124,55 @@ pub(super) fn siblings(
     read.map(|siblings| siblings.into_iter().collect())
 }
 
-pub(super) fn links(item: Option<Item<'_>>, base: &Path, known: &mut Known) -> Option<Vec<Link>> {
+pub(super) fn links(
+    item: Option<ValueReader<'_>>,
+    base: &Path,
+    known: &mut CrossRefs,
+) -> Option<Vec<LinkConfig>> {
     let items = match item {
         None => Vec::new(),
         Some(item) => item.list().or_else(|| {
-            unreadable(known);
+            mark_unreadable_link(known);
             None
         })?,
     };
-    let mut domains = Names::default();
+    let mut domains = UniqueNames::default();
     each(items, |item| {
         let Some(mut fields) = item.fields() else {
-            unreadable(known);
+            mark_unreadable_link(known);
             return None;
         };
-        let end = other_end(&mut fields, known, &mut domains);
+        let end = link_peer(&mut fields, known, &mut domains);
         let trust_bundle = fields.required("trustBundle", "a file with the other cluster's CA");
         let trust_bundle = trust_bundle.and_then(|item| {
             let file = item.file(base)?;
-            item.refer(&file, Want::Bundle);
+            item.add_reference(&file, ReferenceKind::Bundle);
             Some(file)
         });
         fields.finish();
-        let OtherEnd { cluster, trust_domain, addresses } = end?;
+        let LinkPeer { cluster, trust_domain, addresses } = end?;
         let trust_bundle = trust_bundle?;
-        Some(Link { cluster, trust_domain, trust_bundle, last_bundle: None, addresses })
+        Some(LinkConfig { cluster, trust_domain, trust_bundle, last_bundle: None, addresses })
     })
 }
 
 /// A link that could not be read: nothing can be said any more about names that seem to have none.
-pub(super) fn unreadable(known: &mut Known) {
+pub(super) fn mark_unreadable_link(known: &mut CrossRefs) {
     known.clusters.claim::<ClusterName>(None, "cluster");
 }
 
 /// Who is linked with, and where: the same wherever links are written.
-pub(super) struct OtherEnd {
+pub(super) struct LinkPeer {
     pub(super) cluster: ClusterName,
     pub(super) trust_domain: TrustDomain,
     pub(super) addresses: Vec<Seed>,
 }
 
-pub(super) fn other_end(
-    fields: &mut Fields<'_>,
-    known: &mut Known,
-    domains: &mut Names,
-) -> Option<OtherEnd> {
+pub(super) fn link_peer(
+    fields: &mut MapReader<'_>,
+    known: &mut CrossRefs,
+    domains: &mut UniqueNames,
+) -> Option<LinkPeer> {
     let cluster = fields.required("cluster", "the other cluster's name");
     let cluster = cluster.and_then(|item| Some((item.value(value::name::<ClusterName>)?, item)));
     let trust_domain = fields.required("trustDomain", "the other cluster's trust domain");
@@ -180,27 +188,31 @@ pub(super) fn other_end(
 
     own_or_new_cluster(cluster.as_ref(), known);
     own_or_new_domain(trust_domain.as_ref(), known, domains);
-    Some(OtherEnd { cluster: cluster?.0, trust_domain: trust_domain?.0, addresses: addresses? })
+    Some(LinkPeer { cluster: cluster?.0, trust_domain: trust_domain?.0, addresses: addresses? })
 }
 
-fn own_or_new_cluster(cluster: Option<&(ClusterName, Item<'_>)>, known: &mut Known) {
+fn own_or_new_cluster(cluster: Option<&(ClusterName, ValueReader<'_>)>, known: &mut CrossRefs) {
     match cluster {
         Some((name, item)) if known.own.cluster.as_ref() == Some(name) => {
             let message = format!("{name} is this cluster itself: expected another cluster");
             let hint = "the other nodes of this cluster are its siblings";
-            item.error(Flaw::new(Kind::Conflict, message).hint(hint.to_owned()));
+            item.error(ValueProblem::new(ProblemKind::Conflict, message).hint(hint.to_owned()));
         }
         named => known.clusters.claim(named.map(|(name, item)| (item, name)), "cluster"),
     }
 }
 
-fn own_or_new_domain(domain: Option<&(TrustDomain, Item<'_>)>, known: &Known, domains: &mut Names) {
+fn own_or_new_domain(
+    domain: Option<&(TrustDomain, ValueReader<'_>)>,
+    known: &CrossRefs,
+    domains: &mut UniqueNames,
+) {
     match domain {
         Some((name, item)) if known.own.trust_domain.as_ref() == Some(name) => {
             let message = format!("{name} is this cluster's own trust domain: expected another");
             let hint =
                 "each cluster has its own CA and trust domain, or either could speak for both";
-            item.error(Flaw::new(Kind::Conflict, message).hint(hint.to_owned()));
+            item.error(ValueProblem::new(ProblemKind::Conflict, message).hint(hint.to_owned()));
         }
         named => domains.claim(named.map(|(name, item)| (item, name)), "trust domain"),
     }

@@ -12,38 +12,39 @@ use adit_core::spiffe::Workload;
 use adit_core::wire::state::message::{MAX_GRANTS, MAX_PORTS};
 use adit_core::wire::state::{self as wire, MAX_EXPORTS};
 
-use super::known::{Known, Names};
+use super::cross_refs::{CrossRefs, UniqueNames};
 use super::{each, entries};
-use crate::problem::{Flaw, Kind};
-use crate::reader::{Fields, Item};
+use crate::problem::{ProblemKind, ValueProblem};
+use crate::reader::{MapReader, ValueReader};
 use crate::value;
 
 const PROBE_INTERVAL: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(3600);
 
-pub(super) fn imports(item: Option<Item<'_>>, known: &mut Known) -> Option<Vec<Import>> {
+pub(super) fn imports(item: Option<ValueReader<'_>>, known: &mut CrossRefs) -> Option<Vec<Import>> {
     each(entries(item.as_ref())?, |item| import(&item, known))
 }
 
-fn import(item: &Item<'_>, known: &mut Known) -> Option<Import> {
+fn import(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<Import> {
     let mut fields = item.fields()?;
     let service = service(&mut fields).map(|(service, item)| {
         known.imported.claim(Some((&item, &service)), "the import of");
         service
     });
-    let from = from(&mut fields, known);
+    let from = exporting_cluster(&mut fields, known);
     let ports = ports(&mut fields, |fields, name, number| {
         let listen = fields.required("listen", "a local IP:PORT, or a list of them")?;
         let items = listen.one_or_more()?;
         if items.is_empty() {
-            listen.error(Flaw::new(Kind::MissingKey, "expected at least one address"));
+            listen
+                .error(ValueProblem::new(ProblemKind::MissingKey, "expected at least one address"));
         }
         let listen = each(items, |item| listener(&item, known));
         Some(ImportPort { name: name?, number: number?, listen: listen? })
     });
     let allow = match fields.optional("allow") {
         None => service.as_ref().map(|service| {
-            let namespace = Pattern::Exactly(service.namespace.clone());
+            let namespace = Pattern::Exact(service.namespace.clone());
             vec![WorkloadPattern { namespace, service_account: Pattern::Any }]
         }),
         Some(item) => workload_patterns(&item),
@@ -59,24 +60,27 @@ fn import(item: &Item<'_>, known: &mut Known) -> Option<Import> {
 }
 
 /// The exporting cluster.
-pub(super) fn from(fields: &mut Fields<'_>, known: &Known) -> Option<ClusterName> {
+pub(super) fn exporting_cluster(
+    fields: &mut MapReader<'_>,
+    known: &CrossRefs,
+) -> Option<ClusterName> {
     let item = fields.required("from", "the cluster of a link")?;
     let from = item.value(value::name::<ClusterName>)?;
-    known.linked(&item, &from, "services of this cluster are reached without Adit");
+    known.require_linked(&item, &from, "services of this cluster are reached without Adit");
     Some(from)
 }
 
 /// Local workloads that may use an import.
-pub(super) fn workload_patterns(item: &Item<'_>) -> Option<Vec<WorkloadPattern>> {
+pub(super) fn workload_patterns(item: &ValueReader<'_>) -> Option<Vec<WorkloadPattern>> {
     let items = item.list()?;
     if items.is_empty() {
-        nobody(item);
+        warn_nobody_allowed(item);
     }
     each(items, |item| workloads_entry(&item))
 }
 
 /// One entry of a list of local workloads.
-pub(super) fn workloads_entry(item: &Item<'_>) -> Option<WorkloadPattern> {
+pub(super) fn workloads_entry(item: &ValueReader<'_>) -> Option<WorkloadPattern> {
     let mut fields = item.fields()?;
     let workloads = workload_pattern(&mut fields);
     fields.finish();
@@ -84,7 +88,7 @@ pub(super) fn workloads_entry(item: &Item<'_>) -> Option<WorkloadPattern> {
 }
 
 /// An address that stands for a port of an import.
-fn listener(item: &Item<'_>, known: &mut Known) -> Option<SocketAddr> {
+fn listener(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<SocketAddr> {
     let address = item.value(value::address)?;
     let wrong = if address.ip().is_unspecified() {
         Some(format!("{address} is a wildcard: expected one address"))
@@ -95,40 +99,40 @@ fn listener(item: &Item<'_>, known: &mut Known) -> Option<SocketAddr> {
     };
     if let Some(message) = wrong {
         let hint = "the local address of a connection says which import is meant";
-        item.error(Flaw::new(Kind::Invalid, message).hint(hint.to_owned()));
+        item.error(ValueProblem::new(ProblemKind::Invalid, message).hint(hint.to_owned()));
         return None;
     }
     known.sockets.bind_tcp(item, address);
     Some(address)
 }
 
-pub(super) fn exports(item: Option<Item<'_>>, known: &Known) -> Option<Vec<Export>> {
-    let mut services = Names::default();
+pub(super) fn exports(item: Option<ValueReader<'_>>, known: &CrossRefs) -> Option<Vec<Export>> {
+    let mut services = UniqueNames::default();
     let items = entries(item.as_ref())?;
     if let Some(item) = item.as_ref().filter(|_| items.len() > MAX_EXPORTS) {
         let message = format!("{} exports: a cluster has {MAX_EXPORTS} at most", items.len());
-        item.error(Flaw::new(Kind::OutOfRange, message));
+        item.error(ValueProblem::new(ProblemKind::OutOfRange, message));
     }
     each(items, |item| export(&item, known, &mut services))
 }
 
 /// What cannot be told to a peer in one message would end the link.
-pub(super) fn told(item: &Item<'_>, export: &Export) {
+pub(super) fn check_announceable(item: &ValueReader<'_>, export: &Export) {
     let clusters: BTreeSet<_> = export.allow.iter().map(|grant| &grant.cluster).collect();
-    for cluster in clusters.into_iter().filter(|cluster| !announce::fits(export, cluster)) {
+    for cluster in clusters.into_iter().filter(|cluster| !announce::export_fits(export, cluster)) {
         let message = format!(
             "too large to be told to cluster {cluster}: at most {MAX_PORTS} ports, {MAX_GRANTS} grants, {} KiB in all",
-            wire::LIMIT / 1024
+            wire::MAX_MESSAGE_LEN / 1024
         );
         let hint = "one grant with \"*\" stands for many".to_owned();
-        item.error(Flaw::new(Kind::OutOfRange, message).hint(hint));
+        item.error(ValueProblem::new(ProblemKind::OutOfRange, message).hint(hint));
     }
 }
 
-fn export(item: &Item<'_>, known: &Known, services: &mut Names) -> Option<Export> {
+fn export(item: &ValueReader<'_>, known: &CrossRefs, services: &mut UniqueNames) -> Option<Export> {
     let mut fields = item.fields()?;
     let service = service(&mut fields).map(|(service, item)| {
-        exported(&item, &service, known, services);
+        claim_export(&item, &service, known, services);
         service
     });
     let ports = ports(&mut fields, |fields, name, number| {
@@ -141,31 +145,31 @@ fn export(item: &Item<'_>, known: &Known, services: &mut Names) -> Option<Export
         let app_protocol = app_protocol?;
         Some(ExportPort { name: name?, number: number?, app_protocol, backends: backends? })
     });
-    let terms = terms(item, &mut fields, known);
+    let terms = export_terms(item, &mut fields, known);
     fields.finish();
-    let Terms { allow, hop, class, replay, probe } = terms?;
+    let ExportTerms { allow, hop, class, replay, probe } = terms?;
     let export = Export { service: service?, ports: ports?, allow, hop, class, replay, probe };
-    told(item, &export);
+    check_announceable(item, &export);
     Some(export)
 }
 
 /// A service that is exported: once, and not imported.
-pub(super) fn exported(
-    item: &Item<'_>,
+pub(super) fn claim_export(
+    item: &ValueReader<'_>,
     service: &ServiceName,
-    known: &Known,
-    services: &mut Names,
+    known: &CrossRefs,
+    services: &mut UniqueNames,
 ) {
     services.claim(Some((item, service)), "the export of");
-    if let Some(import) = known.imported.spot(service) {
-        let at = import.seen_from(item);
+    if let Some(import) = known.imported.origin(service) {
+        let at = import.relative_to(item);
         let message = format!("{service} is imported {at}: it cannot be exported too");
-        item.error(Flaw::new(Kind::Conflict, message));
+        item.error(ValueProblem::new(ProblemKind::Conflict, message));
     }
 }
 
 /// What an export says beside which service it is: the same wherever exports are written.
-pub(super) struct Terms {
+pub(super) struct ExportTerms {
     pub(super) allow: Vec<Grant>,
     pub(super) hop: Hop,
     pub(super) class: Class,
@@ -173,12 +177,16 @@ pub(super) struct Terms {
     pub(super) probe: Option<Duration>,
 }
 
-/// The keys of [`Terms`]; `export` is where they stand.
-pub(super) fn terms(export: &Item<'_>, fields: &mut Fields<'_>, known: &Known) -> Option<Terms> {
+/// The keys of [`ExportTerms`]; `export` is where they stand.
+pub(super) fn export_terms(
+    export: &ValueReader<'_>,
+    fields: &mut MapReader<'_>,
+    known: &CrossRefs,
+) -> Option<ExportTerms> {
     let allow = fields.optional("allow");
     let allow = entries(allow.as_ref()).and_then(|items| {
         if items.is_empty() {
-            nobody(allow.as_ref().unwrap_or(export));
+            warn_nobody_allowed(allow.as_ref().unwrap_or(export));
         }
         each(items, |item| grant(&item, known))
     });
@@ -194,16 +202,16 @@ pub(super) fn terms(export: &Item<'_>, fields: &mut Fields<'_>, known: &Known) -
             interval?.value(|text| value::duration(text, &PROBE_INTERVAL)).map(Some)
         }),
     };
-    Some(Terms { allow: allow?, hop: hop?, class: class?, replay: replay?, probe: probe? })
+    Some(ExportTerms { allow: allow?, hop: hop?, class: class?, replay: replay?, probe: probe? })
 }
 
-fn backends(list: &Item<'_>, known: &Known) -> Option<Vec<Backend>> {
+fn backends(list: &ValueReader<'_>, known: &CrossRefs) -> Option<Vec<Backend>> {
     let items = list.list()?;
     if items.is_empty() {
         let message = "no backends: every connection will be refused";
-        list.warn(Flaw::new(Kind::Doubtful, message));
+        list.warn(ValueProblem::new(ProblemKind::Doubtful, message));
     }
-    let mut once = Names::default();
+    let mut once = UniqueNames::default();
     each(items, |item| {
         if !item.is_map() {
             return backend(&item, None, known, &mut once);
@@ -217,17 +225,17 @@ fn backends(list: &Item<'_>, known: &Known) -> Option<Vec<Backend>> {
 }
 
 fn backend(
-    item: &Item<'_>,
-    node: Option<Item<'_>>,
-    known: &Known,
-    once: &mut Names,
+    item: &ValueReader<'_>,
+    node: Option<ValueReader<'_>>,
+    known: &CrossRefs,
+    once: &mut UniqueNames,
 ) -> Option<Backend> {
     let address = item.value(|text| value::address(text).and_then(value::dialable));
     let node = match node {
         None => known.own.node.clone(),
         Some(item) => {
             let node = item.value(value::name)?;
-            known.nodes.expect(&item, &node, "node of this cluster named");
+            known.nodes.require(&item, &node, "node of this cluster named");
             Some(node)
         }
     };
@@ -243,19 +251,19 @@ fn backend(
     if link_local {
         let message =
             format!("{address} is link-local, where clouds keep their metadata and credentials");
-        item.warn(Flaw::new(Kind::Doubtful, message));
+        item.warn(ValueProblem::new(ProblemKind::Doubtful, message));
     }
-    Some(Backend { address, node: node?, written_out: true })
+    Some(Backend { address, node: node?, explicit: true })
 }
 
-fn grant(item: &Item<'_>, known: &Known) -> Option<Grant> {
+fn grant(item: &ValueReader<'_>, known: &CrossRefs) -> Option<Grant> {
     let mut fields = item.fields()?;
     let cluster = fields.required("cluster", "the cluster of a link").and_then(|item| {
         let cluster = item.value(|text| {
             let hint = (text == "*").then(|| "write one grant for each cluster".to_owned());
             value::name::<ClusterName>(text).map_err(|flaw| flaw.hint(hint))
         })?;
-        known.linked(&item, &cluster, "workloads of this cluster need no grant");
+        known.require_linked(&item, &cluster, "workloads of this cluster need no grant");
         Some(cluster)
     });
     let workloads = workload_pattern(&mut fields);
@@ -264,7 +272,7 @@ fn grant(item: &Item<'_>, known: &Known) -> Option<Grant> {
 }
 
 /// `namespace` and `serviceAccount`, each of which may be `*`.
-fn workload_pattern(fields: &mut Fields<'_>) -> Option<WorkloadPattern> {
+fn workload_pattern(fields: &mut MapReader<'_>) -> Option<WorkloadPattern> {
     let namespace = fields.required("namespace", "a namespace, or \"*\" for any");
     let namespace = namespace.and_then(|item| item.value(value::name));
     let account = fields.required("serviceAccount", "a ServiceAccount, or \"*\" for any");
@@ -272,28 +280,28 @@ fn workload_pattern(fields: &mut Fields<'_>) -> Option<WorkloadPattern> {
     Some(WorkloadPattern { namespace: namespace?, service_account: account? })
 }
 
-fn nobody(item: &Item<'_>) {
-    let flaw = Flaw::new(Kind::Doubtful, "no allow: nobody may use it");
+fn warn_nobody_allowed(item: &ValueReader<'_>) {
+    let flaw = ValueProblem::new(ProblemKind::Doubtful, "no allow: nobody may use it");
     item.warn(flaw);
 }
 
-pub(super) fn service<'a>(fields: &mut Fields<'a>) -> Option<(ServiceName, Item<'a>)> {
+pub(super) fn service<'a>(fields: &mut MapReader<'a>) -> Option<(ServiceName, ValueReader<'a>)> {
     let item = fields.required("service", "NAMESPACE/NAME")?;
     Some((item.value(value::name)?, item))
 }
 
 /// `ports`, with what imports and exports have in common: `name` and `port`, each once.
 fn ports<'a, T>(
-    fields: &mut Fields<'a>,
-    mut read: impl FnMut(&mut Fields<'a>, Option<PortName>, Option<u16>) -> Option<T>,
+    fields: &mut MapReader<'a>,
+    mut read: impl FnMut(&mut MapReader<'a>, Option<PortName>, Option<u16>) -> Option<T>,
 ) -> Option<Vec<T>> {
     let list = fields.required("ports", "a list of {name, port, …}")?;
     let items = list.list()?;
     if items.is_empty() {
-        list.error(Flaw::new(Kind::MissingKey, "expected at least one port"));
+        list.error(ValueProblem::new(ProblemKind::MissingKey, "expected at least one port"));
     }
     let single = items.len() == 1;
-    let (mut names, mut numbers) = (Names::default(), Names::default());
+    let (mut names, mut numbers) = (UniqueNames::default(), UniqueNames::default());
     each(items, |item| {
         let mut fields = item.fields()?;
         let name = if single {
@@ -318,15 +326,15 @@ fn ports<'a, T>(
     })
 }
 
-pub(super) fn workloads(item: Option<Item<'_>>) -> Option<HashMap<IpAddr, Workload>> {
-    let mut once = Names::default();
+pub(super) fn workloads(item: Option<ValueReader<'_>>) -> Option<HashMap<IpAddr, Workload>> {
+    let mut once = UniqueNames::default();
     let read = each(entries(item.as_ref())?, |item| {
         let mut fields = item.fields()?;
         let address = fields.required("address", "the workload's IP address").and_then(|item| {
             let address = item.value(value::ip)?.to_canonical();
             if address.is_unspecified() || address.is_multicast() {
                 let message = format!("{address} is no workload's address");
-                item.error(Flaw::new(Kind::Invalid, message));
+                item.error(ValueProblem::new(ProblemKind::Invalid, message));
             }
             once.claim(Some((&item, &address)), "address");
             Some(address)

@@ -8,11 +8,11 @@ use std::time::Duration;
 use adit_core::snapshot::{Class, Hop, Seed};
 use proptest::prelude::*;
 
-use super::{Around, config};
-use crate::config::{Admin, Limits, Log, Mtu};
-use crate::reader::{Item, Sink};
-use crate::tree::{self, Node, Value};
-use crate::{Config, EXAMPLE, Report, parse};
+use super::{NodeEnv, config};
+use crate::config::{AdminConfig, LimitsConfig, LogConfig, MtuConfig};
+use crate::reader::{ProblemSink, ValueReader};
+use crate::tree::{self, YamlNode, YamlValue};
+use crate::{Config, ConfigReport, EXAMPLE, parse};
 
 /// What is said about a file, warnings as well.
 fn said(text: impl AsRef<[u8]>) -> String {
@@ -70,38 +70,38 @@ fn the_example_means_what_it_says() {
     assert_eq!(export.probe, Some(Duration::from_secs(5)));
     let [here, there] = &export.ports[0].backends[..] else { panic!("{export:?}") };
     assert_eq!((here.node.as_str(), there.node.as_str()), ("e1", "e2"));
-    assert!(here.written_out && there.written_out);
+    assert!(here.explicit && there.explicit);
     assert_eq!(export.allow[0].cluster.as_str(), "bank");
     let workload = &config.workloads[&"127.0.1.10".parse().unwrap()];
     assert_eq!(workload.service_account.as_str(), "support-bot");
-    assert_eq!(config.limits, Limits::default(), "the example shows the defaults");
-    assert_eq!(config.admin, Admin::default(), "the example shows the default");
+    assert_eq!(config.limits, LimitsConfig::default(), "the example shows the defaults");
+    assert_eq!(config.admin, AdminConfig::default(), "the example shows the default");
     assert_eq!(config.metrics, Some("0.0.0.0:9902".parse().unwrap()));
-    assert_eq!(config.log, Log::default(), "the example shows the defaults");
+    assert_eq!(config.log, LogConfig::default(), "the example shows the defaults");
 }
 
 /// The paths of all keys in `node`, without indices.
-pub(super) fn keys(node: &Node, path: &str, found: &mut BTreeSet<String>) {
+pub(super) fn keys(node: &YamlNode, path: &str, found: &mut BTreeSet<String>) {
     match &node.value {
-        Value::List(items) => items.iter().for_each(|i| keys(i, &format!("{path}[]"), found)),
-        Value::Map(entries) => {
+        YamlValue::List(items) => items.iter().for_each(|i| keys(i, &format!("{path}[]"), found)),
+        YamlValue::Map(entries) => {
             for (key, node) in entries {
-                let Value::Text(key) = &key.value else { panic!("{key:?}") };
+                let YamlValue::Text(key) = &key.value else { panic!("{key:?}") };
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 keys(node, &path, found);
                 found.insert(path);
             }
         }
-        Value::Empty | Value::Literal(_) | Value::Text(_) => {}
+        YamlValue::Empty | YamlValue::Literal(_) | YamlValue::Text(_) => {}
     }
 }
 
 #[test]
 fn the_example_has_every_key_of_the_format() {
     let tree = tree::parse(EXAMPLE).unwrap();
-    let sink = Sink::default();
-    let around = Around { base: Path::new(""), cores: NonZeroUsize::MIN };
-    config(&Item::root(&sink, &tree), around).unwrap();
+    let sink = ProblemSink::default();
+    let around = NodeEnv { base: Path::new(""), cores: NonZeroUsize::MIN };
+    config(&ValueReader::root(&sink, &tree), around).unwrap();
     let mut shown = BTreeSet::new();
     keys(&tree, "", &mut shown);
     // The other way to say `admin.socket`, so that both cannot stand in one file.
@@ -118,9 +118,9 @@ fn defaults_are_filled_in() {
     assert_eq!(config.node.identity, Path::new("/etc/adit/id"));
     assert!(config.siblings.is_empty() && config.imports.is_empty() && config.exports.is_empty());
     assert!(config.links[0].addresses.is_empty() && config.workloads.is_empty());
-    assert_eq!((config.limits.clone(), config.metrics), (Limits::default(), None));
+    assert_eq!((config.limits.clone(), config.metrics), (LimitsConfig::default(), None));
     assert_eq!(config.limits.idle_timeout(), Duration::from_secs(6));
-    assert_eq!((config.admin, config.log), (Admin::default(), Log::default()));
+    assert_eq!((config.admin, config.log), (AdminConfig::default(), LogConfig::default()));
 
     let config = good(format!(
         "{GOOD}imports: [{{service: a/b, from: bank, ports: [{{port: 80, listen: \"127.0.0.1:1\"}}]}}]"
@@ -149,7 +149,7 @@ fn every_limit_is_read() {
          peerBuffer: 2MiB, processBuffer: 3MiB, drain: 0s, leave: 0s, unknownSourceHold: 0s, \
          interactiveWindow: 16KiB, bulkWindow: 64KiB, keepAlive: 100ms, mtu: {{initial: 1300, max: 6500}}}}"
     ));
-    let expected = Limits {
+    let expected = LimitsConfig {
         streams_per_connection: 1,
         streams_per_peer: 2,
         header_deadline: Duration::from_secs(1),
@@ -162,7 +162,7 @@ fn every_limit_is_read() {
         interactive_window: 16 << 10,
         bulk_window: 64 << 10,
         keep_alive: Duration::from_millis(100),
-        mtu: Mtu { initial: 1300, max: 6500 },
+        mtu: MtuConfig { initial: 1300, max: 6500 },
     };
     assert_eq!(limits, expected);
 }
@@ -651,10 +651,10 @@ fn what_is_not_one_document_of_yaml_is_one_error() {
 
 #[test]
 fn a_flood_of_errors_is_cut_and_counted() {
-    let text: String = (0..Report::MAX + 7).map(|n| format!("k{n}: 1\n")).collect();
+    let text: String = (0..ConfigReport::MAX + 7).map(|n| format!("k{n}: 1\n")).collect();
     let Err(report) = parse(text.as_bytes(), Path::new("f")) else { panic!("accepted") };
     // Three keys are missing as well.
-    assert_eq!((report.problems.len(), report.omitted), (Report::MAX, 10));
+    assert_eq!((report.problems.len(), report.omitted), (ConfigReport::MAX, 10));
     assert!(report.to_string().ends_with("\nand 10 more"));
 }
 

@@ -4,11 +4,11 @@ use adit_core::name::{ClusterName, PortName, ServiceName};
 
 use super::*;
 
-fn said<T>(result: Result<T, Flaw>) -> String {
+fn said<T>(result: Result<T, ValueProblem>) -> String {
     match result {
         Ok(_) => "taken".to_owned(),
-        Err(Flaw { message, hint: None, .. }) => message,
-        Err(Flaw { message, hint: Some(hint), .. }) => format!("{message} ({hint})"),
+        Err(ValueProblem { message, hint: None, .. }) => message,
+        Err(ValueProblem { message, hint: Some(hint), .. }) => format!("{message} ({hint})"),
     }
 }
 

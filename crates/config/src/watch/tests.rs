@@ -10,10 +10,11 @@ use std::sync::mpsc::{Receiver, channel};
 
 use super::*;
 
-const DEADLINE: Duration = Duration::from_secs(60);
-const NEVER: Duration = Duration::from_secs(3600);
-const NOTIFIED: How = How { poll: NEVER, ..How::USUAL };
-const POLLED: How = How { notified: false, poll: Duration::from_millis(20), ..How::USUAL };
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+const NEVER_INTERVAL: Duration = Duration::from_secs(3600);
+const NOTIFIED: WatchOptions = WatchOptions { poll: NEVER_INTERVAL, ..WatchOptions::PRODUCTION };
+const POLLED: WatchOptions =
+    WatchOptions { notified: false, poll: Duration::from_millis(20), ..WatchOptions::PRODUCTION };
 
 /// A good file; the node's name tells versions apart.
 fn text(name: &str) -> String {
@@ -24,13 +25,13 @@ fn text(name: &str) -> String {
     )
 }
 
-struct Lab {
+struct WatchLab {
     dir: tempfile::TempDir,
-    changes: Option<Receiver<Change>>,
-    watch: Option<Watch>,
+    changes: Option<Receiver<ConfigChange>>,
+    watch: Option<ConfigWatch>,
 }
 
-impl Lab {
+impl WatchLab {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("id")).unwrap();
@@ -56,7 +57,7 @@ impl Lab {
         fs::rename(temporary, self.path(name)).unwrap();
     }
 
-    fn watch(&mut self, how: How) {
+    fn watch(&mut self, how: WatchOptions) {
         let (send, receive) = channel();
         let on_change = move |change| drop(send.send(change));
         let (_, report, watch) = follow(&self.path("edge.yaml"), how, on_change).unwrap();
@@ -65,21 +66,21 @@ impl Lab {
     }
 
     /// A watched file with the name `e1` in it.
-    fn watched(how: How) -> Self {
+    fn watched(how: WatchOptions) -> Self {
         let mut lab = Self::new();
         lab.write("edge.yaml", &text("e1"));
         lab.watch(how);
         lab
     }
 
-    fn next(&self) -> Change {
-        self.changes.as_ref().unwrap().recv_timeout(DEADLINE).expect("a report")
+    fn next(&self) -> ConfigChange {
+        self.changes.as_ref().unwrap().recv_timeout(CHANGE_TIMEOUT).expect("a report")
     }
 
     #[track_caller]
     fn expect_config(&self, name: &str) {
         let next = self.next();
-        let Change::Config(config, _) = next else { panic!("expected {name}, got {next:?}") };
+        let ConfigChange::Config(config, _) = next else { panic!("expected {name}, got {next:?}") };
         assert_eq!((config.node.name.as_str(), config.links.len()), (name, 1));
     }
 
@@ -88,22 +89,24 @@ impl Lab {
     #[track_caller]
     fn expect_config_at_last(&self, name: &str) {
         let mut changes = std::iter::repeat_with(|| self.next());
-        let next = changes.find(|change| !matches!(change, Change::Refused(_))).unwrap();
-        let Change::Config(config, _) = next else { panic!("expected {name}, got {next:?}") };
+        let next = changes.find(|change| !matches!(change, ConfigChange::Refused(_))).unwrap();
+        let ConfigChange::Config(config, _) = next else { panic!("expected {name}, got {next:?}") };
         assert_eq!((config.node.name.as_str(), config.links.len()), (name, 1));
     }
 
     #[track_caller]
     fn expect_refusal(&self, part: &str) {
         let next = self.next();
-        let Change::Refused(report) = next else { panic!("expected a refusal, got {next:?}") };
+        let ConfigChange::Refused(report) = next else {
+            panic!("expected a refusal, got {next:?}")
+        };
         assert!(report.to_string().contains(part), "{report}");
     }
 
     #[track_caller]
     fn expect_files(&self, names: &[&str]) {
         let next = self.next();
-        let Change::Files(files) = next else { panic!("expected {names:?}, got {next:?}") };
+        let ConfigChange::Files(files) = next else { panic!("expected {names:?}, got {next:?}") };
         let expected: Vec<_> = names.iter().map(|name| self.path(name)).collect();
         assert_eq!(files, expected);
     }
@@ -112,7 +115,7 @@ impl Lab {
 #[test]
 fn a_rewrite_in_place_is_followed() {
     for how in [NOTIFIED, POLLED] {
-        let lab = Lab::watched(how);
+        let lab = WatchLab::watched(how);
         for name in ["e2", "e3", "e4"] {
             lab.write("edge.yaml", &text(name));
             lab.expect_config_at_last(name);
@@ -123,7 +126,7 @@ fn a_rewrite_in_place_is_followed() {
 #[test]
 fn a_rename_over_the_file_is_followed() {
     for how in [NOTIFIED, POLLED] {
-        let lab = Lab::watched(how);
+        let lab = WatchLab::watched(how);
         for name in ["e2", "e3", "e4"] {
             lab.replace("edge.yaml", &text(name));
             lab.expect_config(name);
@@ -132,7 +135,7 @@ fn a_rename_over_the_file_is_followed() {
 }
 
 /// What kubelet does to a mounted ConfigMap.
-fn kubelet_writes(lab: &Lab, version: u32, text: &str) {
+fn kubelet_writes(lab: &WatchLab, version: u32, text: &str) {
     let folder = format!("..2026_{version}");
     fs::create_dir(lab.path(&folder)).unwrap();
     lab.write(&format!("{folder}/edge.yaml"), text);
@@ -146,7 +149,7 @@ fn kubelet_writes(lab: &Lab, version: u32, text: &str) {
 #[test]
 fn a_swap_of_kubernetes_data_link_is_followed() {
     for how in [NOTIFIED, POLLED] {
-        let mut lab = Lab::new();
+        let mut lab = WatchLab::new();
         kubelet_writes(&lab, 1, &text("e1"));
         symlink("..data/edge.yaml", lab.path("edge.yaml")).unwrap();
         lab.watch(how);
@@ -162,7 +165,7 @@ fn a_swap_of_kubernetes_data_link_is_followed() {
 
 #[test]
 fn a_file_that_is_written_in_pieces_is_never_taken_half() {
-    let lab = Lab::watched(NOTIFIED);
+    let lab = WatchLab::watched(NOTIFIED);
     for name in ["e2", "e3", "e4"] {
         let text = text(name);
         let mut file = fs::File::create(lab.path("edge.yaml")).unwrap();
@@ -177,11 +180,16 @@ fn a_file_that_is_written_in_pieces_is_never_taken_half() {
 
 #[test]
 fn a_file_that_is_held_open_is_not_taken_before_it_is_closed() {
-    let patient = Lab::watched(How { rest: Duration::ZERO, long_rest: NEVER, ..NOTIFIED });
+    let patient = WatchLab::watched(WatchOptions {
+        quiet: Duration::ZERO,
+        quiet_while_writing: NEVER_INTERVAL,
+        ..NOTIFIED
+    });
     // Shows that there was something to see.
     let (send, hasty) = channel();
     let on_change = move |change| drop(send.send(change));
-    let how = How { rest: Duration::ZERO, long_rest: Duration::ZERO, ..NOTIFIED };
+    let how =
+        WatchOptions { quiet: Duration::ZERO, quiet_while_writing: Duration::ZERO, ..NOTIFIED };
     let _hasty = follow(&patient.path("edge.yaml"), how, on_change).unwrap();
 
     let text = text("e2");
@@ -190,7 +198,7 @@ fn a_file_that_is_held_open_is_not_taken_before_it_is_closed() {
     file.write_all(&text.as_bytes()[..half]).unwrap();
     loop {
         // First it may see an empty file.
-        if let Change::Config(config, _) = hasty.recv_timeout(DEADLINE).unwrap() {
+        if let ConfigChange::Config(config, _) = hasty.recv_timeout(CHANGE_TIMEOUT).unwrap() {
             assert_eq!(config.links.len(), 0);
             break;
         }
@@ -203,7 +211,7 @@ fn a_file_that_is_held_open_is_not_taken_before_it_is_closed() {
 #[test]
 fn what_is_the_same_is_no_change() {
     for how in [NOTIFIED, POLLED] {
-        let lab = Lab::watched(how);
+        let lab = WatchLab::watched(how);
         lab.replace("edge.yaml", &text("e1"));
         lab.replace("bundles/bank.pem", "first");
         lab.replace("other.yaml", "x");
@@ -217,7 +225,7 @@ fn what_is_the_same_is_no_change() {
 #[test]
 fn a_bad_file_is_reported_once_and_the_way_back_is_reported() {
     for how in [NOTIFIED, POLLED] {
-        let lab = Lab::watched(how);
+        let lab = WatchLab::watched(how);
         let bad = text("e2").replace("listen", "lisen");
         lab.replace("edge.yaml", &bad);
         lab.expect_refusal("did you mean listen?");
@@ -239,7 +247,7 @@ fn a_bad_file_is_reported_once_and_the_way_back_is_reported() {
 #[test]
 fn changes_of_referenced_files_are_told() {
     for how in [NOTIFIED, POLLED] {
-        let lab = Lab::watched(how);
+        let lab = WatchLab::watched(how);
         lab.replace("bundles/bank.pem", "second");
         lab.expect_files(&["bundles/bank.pem"]);
         lab.replace("id/node.pem", "second");
@@ -264,7 +272,7 @@ fn changes_of_referenced_files_are_told() {
 
 #[test]
 fn while_the_file_is_bad_the_last_good_ones_references_are_watched() {
-    let lab = Lab::watched(NOTIFIED);
+    let lab = WatchLab::watched(NOTIFIED);
     lab.replace("edge.yaml", "cluster: [");
     lab.expect_refusal("not valid YAML");
     lab.replace("bundles/bank.pem", "second");
@@ -273,7 +281,7 @@ fn while_the_file_is_bad_the_last_good_ones_references_are_watched() {
 
 #[test]
 fn a_folder_that_is_made_anew_is_found_by_polling() {
-    let lab = Lab::watched(How { notified: true, ..POLLED });
+    let lab = WatchLab::watched(WatchOptions { notified: true, ..POLLED });
     for round in 0..3 {
         fs::remove_dir_all(lab.path("bundles")).unwrap();
         lab.expect_files(&["bundles/bank.pem"]);
@@ -285,7 +293,7 @@ fn a_folder_that_is_made_anew_is_found_by_polling() {
 
 #[test]
 fn a_bad_file_is_not_watched_and_a_stopped_watch_is_silent() {
-    let mut lab = Lab::new();
+    let mut lab = WatchLab::new();
     lab.replace("edge.yaml", "");
     let refused = watch(&lab.path("edge.yaml"), |_| {}).map(drop);
     assert!(refused.unwrap_err().to_string().contains("the file is empty"));
@@ -295,5 +303,5 @@ fn a_bad_file_is_not_watched_and_a_stopped_watch_is_silent() {
     lab.watch.take().unwrap().stop();
     lab.replace("edge.yaml", &text("e2"));
     // The callback, and with it the sender, is gone.
-    assert!(lab.changes.unwrap().recv_timeout(DEADLINE).is_err());
+    assert!(lab.changes.unwrap().recv_timeout(CHANGE_TIMEOUT).is_err());
 }

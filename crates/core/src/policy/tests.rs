@@ -23,7 +23,7 @@ fn outbound(now: &Snapshot, who: &Workload, what: &Target) -> Result<Permit, Den
 /// `bank` with triage-bot exported to fraud-bot's namesake on edge.
 fn bank() -> Snapshot {
     let mut bank = edge();
-    bank.this.cluster = "bank".parse().unwrap();
+    bank.local.cluster = "bank".parse().unwrap();
     let export = Export {
         service: "trustusbank-bank-agents/triage-bot".parse().unwrap(),
         ports: vec![ExportPort {
@@ -33,7 +33,7 @@ fn bank() -> Snapshot {
             backends: vec![Backend {
                 address: "10.244.0.9:8080".parse().unwrap(),
                 node: "b1".parse().unwrap(),
-                written_out: true,
+                explicit: true,
             }],
         }],
         allow: vec![grant("edge", "trustusbank-bank-agents", "support-bot")],
@@ -150,7 +150,7 @@ fn a_permit_is_asked_again() {
 #[test]
 fn only_the_permits_that_rest_on_what_changed_are_asked_again() {
     let before = edge();
-    assert!(touched(&before, &before.clone()).is_empty());
+    assert!(changed_bases(&before, &before.clone()).is_empty());
     let (bank, view) = before.views.first_key_value().unwrap();
     let (service, export) = view.exports.first_key_value().unwrap();
     let other: ServiceName = "agents/other".parse().unwrap();
@@ -165,19 +165,19 @@ fn only_the_permits_that_rest_on_what_changed_are_asked_again() {
     more.nodes.clear();
     now.views.insert(shop.clone(), view.clone());
     now.down.insert("10.0.0.1:80".parse().unwrap(), BackendFault::Refused);
-    assert_eq!(touched(&before, &now), [basis(bank, &other), basis(&shop, service)].into());
+    assert_eq!(changed_bases(&before, &now), [basis(bank, &other), basis(&shop, service)].into());
 
     // A grant less, a view less, an import less.
     let mut now = before.clone();
     let less = Arc::make_mut(now.views.get_mut(bank).unwrap());
     Arc::make_mut(less.exports.get_mut(service).unwrap()).grants.clear();
-    assert_eq!(touched(&before, &now), [basis(bank, service)].into());
+    assert_eq!(changed_bases(&before, &now), [basis(bank, service)].into());
     let changes: [fn(&mut Snapshot); 2] =
         [|now| now.views.clear(), |now| now.imports = Default::default()];
     for change in changes {
         let mut now = before.clone();
         change(&mut now);
-        assert_eq!(touched(&before, &now), [basis(bank, service)].into());
-        assert_eq!(touched(&now, &before), [basis(bank, service)].into());
+        assert_eq!(changed_bases(&before, &now), [basis(bank, service)].into());
+        assert_eq!(changed_bases(&now, &before), [basis(bank, service)].into());
     }
 }

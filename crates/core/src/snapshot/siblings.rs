@@ -8,12 +8,12 @@ use std::sync::{Arc, OnceLock};
 use crate::name::NodeName;
 use crate::shared_map::SharedMap;
 
-type NodeMap = SharedMap<NodeName, Vec<SocketAddr>>;
+type SiblingAddresses = SharedMap<NodeName, Vec<SocketAddr>>;
 
 /// The other nodes of a cluster and where they can be dialled: a map by name, of which copies are cheap.
 #[derive(Debug, Clone, Default)]
 pub struct SiblingTable {
-    nodes: NodeMap,
+    nodes: SiblingAddresses,
     /// Their addresses, in canonical form: made when one is first looked for, and then all copies'. A walk through
     /// thousands of nodes is nothing for each connection of an unknown source.
     addresses: Arc<OnceLock<HashSet<IpAddr>>>,
@@ -29,15 +29,15 @@ impl SiblingTable {
 }
 
 impl Deref for SiblingTable {
-    type Target = NodeMap;
+    type Target = SiblingAddresses;
 
-    fn deref(&self) -> &NodeMap {
+    fn deref(&self) -> &SiblingAddresses {
         &self.nodes
     }
 }
 
 impl DerefMut for SiblingTable {
-    fn deref_mut(&mut self) -> &mut NodeMap {
+    fn deref_mut(&mut self) -> &mut SiblingAddresses {
         // Other copies keep theirs.
         self.addresses = Arc::default();
         &mut self.nodes
@@ -52,15 +52,15 @@ impl PartialEq for SiblingTable {
 
 impl Eq for SiblingTable {}
 
-impl From<NodeMap> for SiblingTable {
-    fn from(nodes: NodeMap) -> Self {
+impl From<SiblingAddresses> for SiblingTable {
+    fn from(nodes: SiblingAddresses) -> Self {
         Self { nodes, addresses: Arc::default() }
     }
 }
 
 impl From<BTreeMap<NodeName, Vec<SocketAddr>>> for SiblingTable {
     fn from(nodes: BTreeMap<NodeName, Vec<SocketAddr>>) -> Self {
-        NodeMap::from(nodes).into()
+        SiblingAddresses::from(nodes).into()
     }
 }
 
@@ -72,7 +72,7 @@ impl<const N: usize> From<[(NodeName, Vec<SocketAddr>); N]> for SiblingTable {
 
 impl FromIterator<(NodeName, Vec<SocketAddr>)> for SiblingTable {
     fn from_iter<I: IntoIterator<Item = (NodeName, Vec<SocketAddr>)>>(nodes: I) -> Self {
-        nodes.into_iter().collect::<NodeMap>().into()
+        nodes.into_iter().collect::<SiblingAddresses>().into()
     }
 }
 

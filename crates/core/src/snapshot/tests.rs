@@ -36,7 +36,7 @@ pub(crate) fn edge() -> Snapshot {
         }],
         displaced_by: None,
     };
-    let view = View {
+    let view = ClusterView {
         nodes: nodes
             .map(|(n, a)| (n.parse().unwrap(), vec![a.parse().unwrap()]))
             .into_iter()
@@ -44,7 +44,7 @@ pub(crate) fn edge() -> Snapshot {
         exports: [(fraud, Arc::new(export))].into(),
     };
     Snapshot {
-        this: This {
+        local: LocalNode {
             cluster: "edge".parse().unwrap(),
             trust_domain: "edge.trustusbank.example".parse().unwrap(),
             node: "e1".parse().unwrap(),
@@ -57,14 +57,14 @@ pub(crate) fn edge() -> Snapshot {
         workloads: HashMap::new(),
         views: [("bank".parse().unwrap(), Arc::new(view))].into(),
         down: BTreeMap::new(),
-        unproved: BTreeSet::new(),
+        never_answered: BTreeSet::new(),
         forbidden: ["172.18.1.2".parse().unwrap()].into(),
     }
 }
 
 fn backend(address: &str, written_out: bool) -> Backend {
     let address = address.parse().unwrap();
-    Backend { address, node: "e1".parse().unwrap(), written_out }
+    Backend { address, node: "e1".parse().unwrap(), explicit: written_out }
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn our_own_addresses_are_no_place_to_knock_at_for_a_peer() {
         service_account: "support-bot".parse().unwrap(),
     };
     edge.workloads = [("10.244.1.10".parse().unwrap(), support)].into();
-    let inside = |ip: &str| edge.is_inside(ip.parse().unwrap());
+    let inside = |ip: &str| edge.is_own_address(ip.parse().unwrap());
     for ours in ["172.18.1.2", "::ffff:172.18.1.2", "172.18.1.3", "10.244.9.9", "10.244.1.10"] {
         assert!(inside(ours), "{ours}");
     }

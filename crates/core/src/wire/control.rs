@@ -1,12 +1,12 @@
 //! The control stream: a hello each way, then small urgent messages.
 //!
-//! A message is its type, its length, then fields; at most [`LIMIT`] bytes of fields. The first message
-//! each way is the [`Hello`], within [`header::DEADLINE`](super::header::DEADLINE). Message types follow
+//! A message is its type, its length, then fields; at most [`MAX_CONTROL_LEN`] bytes of fields. The first message
+//! each way is the [`Hello`], within [`header::DEADLINE`](super::header::HEADER_TIMEOUT). Message types follow
 //! the rule of fields: odd ones are critical.
 //!
 //! | message | fields |
 //! |---|---|
-//! | 1 hello | 1 lowest version, 3 highest version, 5 cluster, 7 node, 9 boot ID (16 bytes), 11 lane (0 interactive, 1 bulk), 2 capabilities (bits: 1 it [answers reports](ANSWERS_REPORTS)), 4 sender's clock (Unix time, ms), 6 the dialler's slot (absent for 0), 8 bytes that may be sent to the sender on one stream before it [grants](super::grant) more (absent where it grants none) |
+//! | 1 hello | 1 lowest version, 3 highest version, 5 cluster, 7 node, 9 boot ID (16 bytes), 11 lane (0 interactive, 1 bulk), 2 capabilities (bits: 1 it [answers reports](ANSWERS_REPORTS)), 4 sender's clock (Unix time, ms), 6 the dialler's slot (absent for 0), 8 bytes that may be sent to the sender on one stream before it [grants](super::credit) more (absent where it grants none) |
 //! | 3 go-away | 1 code, 2 milliseconds after which to dial again |
 //! | 4 dial-me | 1 addresses to dial, 3 nonce that the dialler repeats; acted upon from a later version on |
 //! | 6 doubled | 1 boot ID (16 bytes) of another living process that has the receiver's name, 3 where that is; believed of nodes and the controller of the receiver's own cluster, and looked into otherwise; skipped by earlier versions |
@@ -15,14 +15,15 @@
 use bytes::BytesMut;
 
 use super::tlv::{
-    Reader, WireError, Writer, address, get_run, get_varint, put_run, put_varint, read_address,
+    TlvReader, TlvWriter, WireError, address, get_length_prefixed, get_varint, put_length_prefixed,
+    put_varint, read_address,
 };
 use crate::code::Code;
 use crate::name::{ClusterName, NodeName};
-use crate::snapshot::{Class, View};
+use crate::snapshot::{Class, ClusterView};
 
 /// The longest message, in bytes of fields.
-pub const LIMIT: usize = 4096;
+pub const MAX_CONTROL_LEN: usize = 4096;
 
 /// The capability of a node that answers its own controller's report streams; an earlier one takes them for an
 /// offence.
@@ -35,7 +36,7 @@ const DOUBLED: u64 = 6;
 
 /// A message of the control stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Control {
+pub enum ControlMessage {
     /// Who speaks, and what they speak.
     Hello(Hello),
     /// Open nothing new here; what runs may finish.
@@ -47,13 +48,13 @@ pub enum Control {
     },
     /// Please dial the sender: it cannot dial you.
     DialMe {
-        /// Where; at most [`View::MAX_ADDRESSES`].
+        /// Where; at most [`ClusterView::MAX_ADDRESSES`].
         addresses: Vec<std::net::SocketAddr>,
         /// Repeated by the dialler.
         nonce: u64,
     },
     /// Another process that lives has the receiver's name.
-    Doubled {
+    DuplicateIdentity {
         /// Its boot ID.
         boot: [u8; 16],
         /// Where the sender sees it.
@@ -75,14 +76,14 @@ pub struct Hello {
     /// Random for each process, so that a restart is told from a second connection.
     pub boot: [u8; 16],
     /// What the connection is for.
-    pub lane: Class,
+    pub class: Class,
     /// The sender's clock, Unix time in milliseconds, for telling clock skew.
     pub clock_ms: u64,
     /// Which of the dialler's parallel connections of one lane this is. A later connection of the same
     /// node, boot ID, lane, dialler and slot takes the earlier one's place.
     pub slot: u64,
     /// Bytes that may be sent to the sender on one stream of this connection until it grants more, see
-    /// [`super::grant`]; 0 where QUIC's own windows are all there is.
+    /// [`super::credit`]; 0 where QUIC's own windows are all there is.
     pub stream_window: u64,
 }
 
@@ -99,10 +100,10 @@ pub fn negotiate(ours: (u64, u64), theirs: (u64, u64)) -> Result<u64, String> {
     Err(format!("we speak versions {} of the protocol and the peer {}", range(ours), range(theirs)))
 }
 
-impl Control {
+impl ControlMessage {
     /// Appends the message to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
-        let mut fields = Writer::default();
+        let mut fields = TlvWriter::default();
         let kind = match self {
             Self::Hello(hello) => {
                 fields.integer(1, hello.versions.0);
@@ -122,7 +123,7 @@ impl Control {
                     fields.integer(8, hello.stream_window);
                 }
                 fields.bytes(9, &hello.boot);
-                fields.integer(11, lane_number(hello.lane));
+                fields.integer(11, class_number(hello.class));
                 HELLO
             }
             Self::GoAway { code, retry_after_ms } => {
@@ -136,13 +137,13 @@ impl Control {
                 fields.list(1, addresses.iter().map(address)).integer(3, *nonce);
                 DIAL_ME
             }
-            Self::Doubled { boot, address: at } => {
+            Self::DuplicateIdentity { boot, address: at } => {
                 fields.bytes(1, boot).bytes(3, &address(at));
                 DOUBLED
             }
         };
         put_varint(out, kind);
-        put_run(out, &fields.take());
+        put_length_prefixed(out, &fields.finish());
     }
 
     /// Reads a message off the front of `input`, and says how many bytes it took; none while more bytes
@@ -153,58 +154,58 @@ impl Control {
     pub fn decode(input: &[u8]) -> Result<Option<(Option<Self>, usize)>, WireError> {
         let mut rest = input;
         let Some(kind) = get_varint(&mut rest)? else { return Ok(None) };
-        let Some(body) = get_run(&mut rest, LIMIT)? else { return Ok(None) };
-        let fields = Reader::new(body);
+        let Some(body) = get_length_prefixed(&mut rest, MAX_CONTROL_LEN)? else { return Ok(None) };
+        let fields = TlvReader::new(body);
         let message = match kind {
             HELLO => Some(Self::Hello(Hello::read(fields)?)),
             GO_AWAY => Some(Self::read_go_away(fields)?),
             DIAL_ME => Some(Self::read_dial_me(fields)?),
-            DOUBLED => Some(Self::read_doubled(fields)?),
+            DOUBLED => Some(Self::read_duplicate_identity(fields)?),
             other => {
-                Reader::unknown(other)?;
+                TlvReader::skip_unknown(other)?;
                 None
             }
         };
         Ok(Some((message, input.len() - rest.len())))
     }
 
-    fn read_go_away(mut fields: Reader<'_>) -> Result<Self, WireError> {
+    fn read_go_away(mut fields: TlvReader<'_>) -> Result<Self, WireError> {
         let (mut code, mut retry_after_ms) = (None, 0);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 1 => code = Some(Code::from_number(value.integer("code")?)),
                 2 => retry_after_ms = value.integer("retry-after")?,
-                other => Reader::unknown(other)?,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         Ok(Self::GoAway { code: code.ok_or(WireError::Missing("code"))?, retry_after_ms })
     }
 
-    fn read_doubled(mut fields: Reader<'_>) -> Result<Self, WireError> {
+    fn read_duplicate_identity(mut fields: TlvReader<'_>) -> Result<Self, WireError> {
         let (mut boot, mut at) = (None, None);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 1 => boot = Some(value.array("boot ID")?),
                 3 => at = Some(read_address(value)?),
-                other => Reader::unknown(other)?,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
-        Ok(Self::Doubled {
+        Ok(Self::DuplicateIdentity {
             boot: boot.ok_or(WireError::Missing("boot ID"))?,
             address: at.ok_or(WireError::Missing("address"))?,
         })
     }
 
-    fn read_dial_me(mut fields: Reader<'_>) -> Result<Self, WireError> {
+    fn read_dial_me(mut fields: TlvReader<'_>) -> Result<Self, WireError> {
         let (mut addresses, mut nonce) = (None, None);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 1 => {
-                    let list = value.list(View::MAX_ADDRESSES, "addresses", read_address)?;
+                    let list = value.list(ClusterView::MAX_ADDRESSES, "addresses", read_address)?;
                     addresses = Some(list);
                 }
                 3 => nonce = Some(value.integer("nonce")?),
-                other => Reader::unknown(other)?,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         Ok(Self::DialMe {
@@ -215,7 +216,7 @@ impl Control {
 }
 
 impl Hello {
-    fn read(mut fields: Reader<'_>) -> Result<Self, WireError> {
+    fn read(mut fields: TlvReader<'_>) -> Result<Self, WireError> {
         let (mut low, mut high, mut cluster, mut node, mut boot, mut lane) = Default::default();
         let (mut capabilities, mut clock_ms, mut slot, mut stream_window) = (0, 0, 0, 0);
         while let Some((kind, value)) = fields.next()? {
@@ -229,8 +230,8 @@ impl Hello {
                 7 => node = Some(value.name("node")?),
                 8 => stream_window = value.integer("stream window")?,
                 9 => boot = Some(value.array("boot ID")?),
-                11 => lane = Some(lane_of(value.integer("lane")?)?),
-                other => Reader::unknown(other)?,
+                11 => lane = Some(class_from_number(value.integer("lane")?)?),
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         let versions = low.zip(high).ok_or(WireError::Missing("version"))?;
@@ -243,7 +244,7 @@ impl Hello {
             cluster: cluster.ok_or(WireError::Missing("cluster"))?,
             node: node.ok_or(WireError::Missing("node"))?,
             boot: boot.ok_or(WireError::Missing("boot ID"))?,
-            lane: lane.ok_or(WireError::Missing("lane"))?,
+            class: lane.ok_or(WireError::Missing("lane"))?,
             clock_ms,
             slot,
             stream_window,
@@ -251,14 +252,14 @@ impl Hello {
     }
 }
 
-fn lane_number(lane: Class) -> u64 {
+fn class_number(lane: Class) -> u64 {
     match lane {
         Class::Interactive => 0,
         Class::Bulk => 1,
     }
 }
 
-fn lane_of(number: u64) -> Result<Class, WireError> {
+fn class_from_number(number: u64) -> Result<Class, WireError> {
     match number {
         0 => Ok(Class::Interactive),
         1 => Ok(Class::Bulk),
@@ -278,26 +279,29 @@ mod tests {
             cluster: "edge".parse().unwrap(),
             node: "e1.lan".parse().unwrap(),
             boot: [9; 16],
-            lane: Class::Bulk,
+            class: Class::Bulk,
             clock_ms: 1_795_000_000_000,
             slot: 3,
             stream_window: 1 << 18,
         }
     }
 
-    fn messages() -> Vec<Control> {
+    fn messages() -> Vec<ControlMessage> {
         vec![
-            Control::Hello(hello()),
-            Control::GoAway { code: Code::Draining, retry_after_ms: 1500 },
-            Control::DialMe {
+            ControlMessage::Hello(hello()),
+            ControlMessage::GoAway { code: Code::Draining, retry_after_ms: 1500 },
+            ControlMessage::DialMe {
                 addresses: vec!["172.18.1.2:7843".parse().unwrap(), "[fd00::1]:1".parse().unwrap()],
                 nonce: 1 << 40,
             },
-            Control::Doubled { boot: [3; 16], address: "172.18.1.2:7843".parse().unwrap() },
+            ControlMessage::DuplicateIdentity {
+                boot: [3; 16],
+                address: "172.18.1.2:7843".parse().unwrap(),
+            },
         ]
     }
 
-    fn encoded(message: &Control) -> BytesMut {
+    fn encoded(message: &ControlMessage) -> BytesMut {
         let mut out = BytesMut::new();
         message.encode(&mut out);
         out
@@ -307,9 +311,9 @@ mod tests {
     fn messages_round_trip_and_every_truncation_asks_for_more() {
         for message in messages() {
             let bytes = encoded(&message);
-            assert_eq!(Control::decode(&bytes), Ok(Some((Some(message), bytes.len()))));
+            assert_eq!(ControlMessage::decode(&bytes), Ok(Some((Some(message), bytes.len()))));
             for cut in 0..bytes.len() {
-                assert_eq!(Control::decode(&bytes[..cut]), Ok(None));
+                assert_eq!(ControlMessage::decode(&bytes[..cut]), Ok(None));
             }
         }
     }
@@ -321,7 +325,7 @@ mod tests {
                 for flip in 1..=255u8 {
                     let mut changed = bytes.clone();
                     changed[at] ^= flip;
-                    if let Ok(Some((Some(read), taken))) = Control::decode(&changed) {
+                    if let Ok(Some((Some(read), taken))) = ControlMessage::decode(&changed) {
                         assert!(encoded(&read).len() <= taken, "byte {at} ^ {flip}");
                     }
                 }
@@ -331,9 +335,9 @@ mod tests {
 
     #[test]
     fn unknown_messages_follow_their_critical_bit() {
-        assert_eq!(Control::decode(&[10, 1, 0]), Ok(Some((None, 3))));
-        assert_eq!(Control::decode(&[9, 1, 0]), Err(WireError::UnknownCritical(9)));
-        assert_eq!(Control::decode(&[1, 0x60, 0]), Err(WireError::TooLong(LIMIT)));
+        assert_eq!(ControlMessage::decode(&[10, 1, 0]), Ok(Some((None, 3))));
+        assert_eq!(ControlMessage::decode(&[9, 1, 0]), Err(WireError::UnknownCritical(9)));
+        assert_eq!(ControlMessage::decode(&[1, 0x60, 0]), Err(WireError::TooLong(MAX_CONTROL_LEN)));
     }
 
     #[test]
@@ -344,14 +348,14 @@ mod tests {
         assert!(text.contains("1 to 2") && text.contains("3 to 4"), "{text}");
         let mut upside_down = hello();
         upside_down.versions = (3, 1);
-        let bytes = encoded(&Control::Hello(upside_down));
-        assert_eq!(Control::decode(&bytes), Err(WireError::Invalid("version")));
+        let bytes = encoded(&ControlMessage::Hello(upside_down));
+        assert_eq!(ControlMessage::decode(&bytes), Err(WireError::Invalid("version")));
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_refused_or_whole(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            if let Ok(Some((_, taken))) = Control::decode(&bytes) {
+            if let Ok(Some((_, taken))) = ControlMessage::decode(&bytes) {
                 prop_assert!(taken <= bytes.len());
             }
         }

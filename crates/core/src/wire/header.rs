@@ -1,6 +1,6 @@
 //! The header of a data stream and the answer to it.
 //!
-//! Each is its length, then fields; at most [`LIMIT`] bytes in all, the header within [`DEADLINE`]. The
+//! Each is its length, then fields; at most [`MAX_HEADER_LEN`] bytes in all, the header within [`HEADER_TIMEOUT`]. The
 //! opener's first bytes follow its header in the same flight; the acceptor's follow its answer. The answer is sent when
 //! the backend's TCP connection stands, or when it is clear that none will.
 //!
@@ -16,24 +16,26 @@
 //! | answer field | | value |
 //! |---|---|---|
 //! | 1 code | critical | [`Code`]; 0 where the backend was reached |
-//! | 2 reason | optional | up to [`REASON_LIMIT`] printable ASCII characters |
+//! | 2 reason | optional | up to [`MAX_REASON_LEN`] printable ASCII characters |
 //! | 4 offsets | reserved | for resuming |
 
 use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::tlv::{Reader, Value, WireError, Writer, get_run, put_run};
+use super::tlv::{
+    TlvReader, TlvValue, TlvWriter, WireError, get_length_prefixed, put_length_prefixed,
+};
 use crate::code::Code;
 use crate::policy::Target;
 use crate::spiffe::{Role, SpiffeId, Workload};
 
 /// The longest header or answer, in bytes, its length included.
-pub const LIMIT: usize = 512;
+pub const MAX_HEADER_LEN: usize = 512;
 /// How long a header may take from its stream's first byte to its own last.
-pub const DEADLINE: Duration = Duration::from_secs(3);
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest reason in an answer, in bytes.
-pub const REASON_LIMIT: usize = 200;
+pub const MAX_REASON_LEN: usize = 200;
 
 const SERVICE: u64 = 1;
 const PORT: u64 = 3;
@@ -48,7 +50,7 @@ const ASSERTED: u8 = 0;
 
 /// What a data stream is for and who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub struct StreamHeader {
     /// The service and port that are asked for.
     pub target: Target,
     /// The workload that asks; its trust domain is the connection's.
@@ -56,12 +58,12 @@ pub struct Header {
     /// The name of the flow in both sides' logs.
     pub flow: Option<[u8; 16]>,
     /// The trace that the flow belongs to.
-    pub trace: Option<Trace>,
+    pub trace: Option<TraceContext>,
 }
 
 /// A W3C trace context in binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trace {
+pub struct TraceContext {
     /// The trace.
     pub trace: [u8; 16],
     /// The span that the stream is a child of.
@@ -72,17 +74,17 @@ pub struct Trace {
 
 /// Whether the backend was reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct StreamAnswer {
     /// [`Code::Finished`] where it was; a refusal otherwise.
     pub code: Code,
-    /// For people: why not. Printable ASCII, at most [`REASON_LIMIT`] bytes.
+    /// For people: why not. Printable ASCII, at most [`MAX_REASON_LEN`] bytes.
     pub reason: String,
 }
 
-impl Header {
+impl StreamHeader {
     /// Appends the header to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
-        let mut fields = Writer::default();
+        let mut fields = TlvWriter::default();
         fields.text(SERVICE, &self.target.service.to_string());
         if !self.target.port.as_str().is_empty() {
             fields.text(PORT, self.target.port.as_str());
@@ -96,26 +98,26 @@ impl Header {
         if let Some(trace) = &self.trace {
             fields.bytes(TRACE, &[&trace.trace[..], &trace.span, &[trace.flags]].concat());
         }
-        put_run(out, &fields.take());
+        put_length_prefixed(out, &fields.finish());
     }
 
     /// Reads a header off the front of `input`, and says how many bytes it took; none while more bytes
     /// are needed.
     ///
     /// # Errors
-    /// What is wrong with it. Never needs more than [`LIMIT`] bytes to tell.
+    /// What is wrong with it. Never needs more than [`MAX_HEADER_LEN`] bytes to tell.
     pub fn decode(input: &[u8]) -> Result<Option<(Self, usize)>, WireError> {
-        let Some((body, taken)) = split(input)? else { return Ok(None) };
+        let Some((body, taken)) = split_body(input)? else { return Ok(None) };
         let (mut service, mut port, mut source, mut flow, mut trace) = Default::default();
-        let mut fields = Reader::new(body);
+        let mut fields = TlvReader::new(body);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 SERVICE => service = Some(value.name("service")?),
-                PORT => port = Some(value.name("port").and_then(named)?),
+                PORT => port = Some(value.name("port").and_then(read_name_pair)?),
                 SOURCE => source = Some(read_source(value)?),
                 FLOW => flow = Some(value.array("flow")?),
-                TRACE => trace = Some(Trace::read(value)?),
-                other => Reader::unknown(other)?,
+                TRACE => trace = Some(TraceContext::read(value)?),
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         let header = Self {
@@ -134,17 +136,17 @@ impl Header {
 }
 
 /// An unnamed port is told by the field's absence, so that a header has one encoding.
-fn named(port: crate::name::PortName) -> Result<crate::name::PortName, WireError> {
+fn read_name_pair(port: crate::name::PortName) -> Result<crate::name::PortName, WireError> {
     if port.as_str().is_empty() { Err(WireError::Invalid("port")) } else { Ok(port) }
 }
 
-fn read_source(value: Value<'_>) -> Result<Workload, WireError> {
+fn read_source(value: TlvValue<'_>) -> Result<Workload, WireError> {
     let invalid = WireError::Invalid("source");
     let (form, path) = value.0.split_first().ok_or(invalid)?;
     if *form != ASSERTED {
         return Err(invalid);
     }
-    let path = Value(path).text("source")?;
+    let path = TlvValue(path).text("source")?;
     // The grammar is that of an ID's path; any trust domain serves to read it.
     match format!("spiffe://x{path}").parse::<SpiffeId>().map(|id| id.role()) {
         Ok(Ok(Role::Workload(workload))) => Ok(workload),
@@ -152,8 +154,8 @@ fn read_source(value: Value<'_>) -> Result<Workload, WireError> {
     }
 }
 
-impl Trace {
-    fn read(value: Value<'_>) -> Result<Self, WireError> {
+impl TraceContext {
+    fn read(value: TlvValue<'_>) -> Result<Self, WireError> {
         let all: [u8; 25] = value.array("trace")?;
         let (mut trace, mut span) = ([0; 16], [0; 8]);
         trace.copy_from_slice(&all[..16]);
@@ -162,10 +164,10 @@ impl Trace {
     }
 }
 
-impl Answer {
+impl StreamAnswer {
     /// The backend was reached.
     #[must_use]
-    pub fn reached() -> Self {
+    pub fn accepted() -> Self {
         Self { code: Code::Finished, reason: String::new() }
     }
 
@@ -173,17 +175,17 @@ impl Answer {
     #[must_use]
     pub fn refused(code: Code, reason: &str) -> Self {
         let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-        Self { code, reason: reason.chars().take(REASON_LIMIT).map(printable).collect() }
+        Self { code, reason: reason.chars().take(MAX_REASON_LEN).map(printable).collect() }
     }
 
     /// Appends the answer to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
-        let mut fields = Writer::default();
+        let mut fields = TlvWriter::default();
         fields.integer(CODE, self.code.number());
         if !self.reason.is_empty() {
             fields.text(REASON, &self.reason);
         }
-        put_run(out, &fields.take());
+        put_length_prefixed(out, &fields.finish());
     }
 
     /// Reads an answer off the front of `input`, and says how many bytes it took; none while more bytes
@@ -192,14 +194,14 @@ impl Answer {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(input: &[u8]) -> Result<Option<(Self, usize)>, WireError> {
-        let Some((body, taken)) = split(input)? else { return Ok(None) };
+        let Some((body, taken)) = split_body(input)? else { return Ok(None) };
         let (mut code, mut reason) = (None, String::new());
-        let mut fields = Reader::new(body);
+        let mut fields = TlvReader::new(body);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 CODE => code = Some(Code::from_number(value.integer("code")?)),
                 REASON => reason = read_reason(value)?,
-                other => Reader::unknown(other)?,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         let code = code.ok_or(WireError::Missing("code"))?;
@@ -207,17 +209,17 @@ impl Answer {
     }
 }
 
-fn read_reason(value: Value<'_>) -> Result<String, WireError> {
+fn read_reason(value: TlvValue<'_>) -> Result<String, WireError> {
     let text = value.text("reason")?;
     let printable = |c: u8| c.is_ascii_graphic() || c == b' ';
-    let valid = (1..=REASON_LIMIT).contains(&text.len()) && text.bytes().all(printable);
+    let valid = (1..=MAX_REASON_LEN).contains(&text.len()) && text.bytes().all(printable);
     if valid { Ok(text.into()) } else { Err(WireError::Invalid("reason")) }
 }
 
-/// The body of a length-prefixed message of at most [`LIMIT`] bytes in all, and the length of the whole.
-fn split(input: &[u8]) -> Result<Option<(&[u8], usize)>, WireError> {
+/// The body of a length-prefixed message of at most [`MAX_HEADER_LEN`] bytes in all, and the length of the whole.
+fn split_body(input: &[u8]) -> Result<Option<(&[u8], usize)>, WireError> {
     let mut rest = input;
-    let body = get_run(&mut rest, LIMIT - 2)?;
+    let body = get_length_prefixed(&mut rest, MAX_HEADER_LEN - 2)?;
     Ok(body.map(|body| (body, input.len() - rest.len())))
 }
 

@@ -1,7 +1,7 @@
 //! What a node says to the controller of its own cluster about itself: how its links are, what of its imports
 //! and exports does not work there, and which connections it refused of late.
 //!
-//! The answer on a [report stream](super::StreamKind::Report): fields until the stream's end, at most [`LIMIT`]
+//! The answer on a [report stream](super::StreamKind::Report): fields until the stream's end, at most [`MAX_REPORT_LEN`]
 //! bytes. A node tells of itself only, so that one which lies does so about itself only; how much it can say
 //! is bounded here, on both sides.
 //!
@@ -19,17 +19,17 @@ mod export_fault;
 mod question;
 
 pub use self::export_fault::ExportFault;
-pub use self::question::{QUESTION_LIMIT, ReportQuestion};
-use super::tlv::{Reader, Value, WireError, Writer};
+pub use self::question::{MAX_QUESTION_LEN, ReportQuestion};
+use super::tlv::{TlvReader, TlvValue, TlvWriter, WireError};
 use crate::code::Code;
 use crate::name::{ClusterName, PortName, ServiceName};
 use crate::policy::Target;
 use crate::spiffe::{Role, SpiffeId, Workload};
 
 /// The longest report, in bytes.
-pub const LIMIT: usize = 128 * 1024;
+pub const MAX_REPORT_LEN: usize = 128 * 1024;
 /// The longest sentence in a report, in bytes. What is longer is cut by the sender, and refused by the receiver.
-pub const SENTENCE_LIMIT: usize = 400;
+pub const MAX_SENTENCE_LEN: usize = 400;
 
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,19 +43,19 @@ pub struct NodeReport {
     /// Exports that no backend answers for; at most [`Self::MAX_EXPORTS`].
     pub exports: Vec<ExportFault>,
     /// Whether there are more of them.
-    pub is_cut: bool,
+    pub is_truncated: bool,
 }
 
 /// Something that is wrong on one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeTrouble {
     /// What it is about.
-    pub about: TroubleSubject,
+    pub subject: TroubleSubject,
     /// Why.
     pub code: Code,
     /// Whether it is an error; a warning otherwise.
     pub is_error: bool,
-    /// For people; at most [`SENTENCE_LIMIT`] bytes, without control characters.
+    /// For people; at most [`MAX_SENTENCE_LEN`] bytes, without control characters.
     pub sentence: String,
 }
 
@@ -91,7 +91,7 @@ pub struct RefusalSeries {
     pub first_ms: u64,
     /// How long ago the last was, in milliseconds.
     pub last_ms: u64,
-    /// For people: why the last was refused; at most [`SENTENCE_LIMIT`] bytes, without control characters.
+    /// For people: why the last was refused; at most [`MAX_SENTENCE_LEN`] bytes, without control characters.
     pub sentence: String,
 }
 
@@ -110,7 +110,7 @@ impl NodeReport {
         let (told, untold) = self.refusals.split_at(self.refusals.len().min(Self::MAX_REFUSALS));
         let others =
             untold.iter().fold(self.others, |others, series| others.saturating_add(series.count));
-        let mut fields = Writer::default();
+        let mut fields = TlvWriter::default();
         let troubles = self.troubles.iter().take(Self::MAX_TROUBLES);
         fields.list(2, troubles.map(NodeTrouble::fields));
         fields.list(4, told.iter().map(RefusalSeries::fields));
@@ -118,10 +118,10 @@ impl NodeReport {
             fields.integer(6, others);
         }
         fields.list(8, self.exports.iter().take(Self::MAX_EXPORTS).map(ExportFault::fields));
-        if self.is_cut || self.exports.len() > Self::MAX_EXPORTS {
+        if self.is_truncated || self.exports.len() > Self::MAX_EXPORTS {
             fields.integer(10, 1);
         }
-        fields.take()
+        fields.finish()
     }
 
     /// Reads a whole report.
@@ -129,10 +129,10 @@ impl NodeReport {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        if bytes.len() > LIMIT {
-            return Err(WireError::TooLong(LIMIT));
+        if bytes.len() > MAX_REPORT_LEN {
+            return Err(WireError::TooLong(MAX_REPORT_LEN));
         }
-        let (mut report, mut fields) = (Self::default(), Reader::new(bytes));
+        let (mut report, mut fields) = (Self::default(), TlvReader::new(bytes));
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 2 => {
@@ -147,8 +147,8 @@ impl NodeReport {
                 8 => {
                     report.exports = value.list(Self::MAX_EXPORTS, "exports", ExportFault::read)?
                 }
-                10 => report.is_cut = value.integer("exports")? > 0,
-                other => Reader::unknown(other)?,
+                10 => report.is_truncated = value.integer("exports")? > 0,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         Ok(report)
@@ -157,12 +157,12 @@ impl NodeReport {
 
 impl NodeTrouble {
     fn fields(&self) -> BytesMut {
-        let mut fields = Writer::default();
-        let target = |fields: &mut Writer, kind, target: &Target| {
+        let mut fields = TlvWriter::default();
+        let target = |fields: &mut TlvWriter, kind, target: &Target| {
             fields.integer(1, kind).text(3, &target.service.to_string());
             fields.text(5, target.port.as_str());
         };
-        match &self.about {
+        match &self.subject {
             TroubleSubject::Node => {
                 fields.integer(1, 0);
             }
@@ -173,14 +173,14 @@ impl NodeTrouble {
             TroubleSubject::Export(about) => target(&mut fields, 3, about),
         }
         fields.integer(7, self.code.number()).integer(9, u64::from(self.is_error));
-        fields.text(10, &sentence(&self.sentence));
-        fields.take()
+        fields.text(10, &truncated_sentence(&self.sentence));
+        fields.finish()
     }
 
-    fn read(value: Value<'_>) -> Result<Self, WireError> {
+    fn read(value: TlvValue<'_>) -> Result<Self, WireError> {
         let (mut about, mut name, mut port, mut code) = (None, None, PortName::default(), None);
         let (mut is_error, mut sentence) = (false, String::new());
-        let mut fields = Reader::new(value.0);
+        let mut fields = TlvReader::new(value.0);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 1 => about = Some(value.integer("subject")?),
@@ -189,7 +189,7 @@ impl NodeTrouble {
                 7 => code = Some(Code::from_number(value.integer("code")?)),
                 9 => is_error = value.integer("severity")? > 0,
                 10 => sentence = read_sentence(value)?,
-                other => Reader::unknown(other)?,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         let name = || name.ok_or(WireError::Missing("name"));
@@ -205,13 +205,13 @@ impl NodeTrouble {
             _ => return Err(WireError::Invalid("subject")),
         };
         let code = code.ok_or(WireError::Missing("code"))?;
-        Ok(Self { about, code, is_error, sentence })
+        Ok(Self { subject: about, code, is_error, sentence })
     }
 }
 
 /// Whether connections are refused because the other cluster asks for what it may not have: nothing is wrong here.
 #[must_use]
-pub fn is_askers_doing(is_inbound: bool, code: Code) -> bool {
+pub fn is_askers_fault(is_inbound: bool, code: Code) -> bool {
     let is_by_right = matches!(
         code,
         Code::Denied
@@ -225,14 +225,14 @@ pub fn is_askers_doing(is_inbound: bool, code: Code) -> bool {
 }
 
 impl RefusalSeries {
-    /// See [`is_askers_doing`].
+    /// See [`is_askers_fault`].
     #[must_use]
-    pub fn is_askers_doing(&self) -> bool {
-        is_askers_doing(self.is_inbound, self.code)
+    pub fn is_askers_fault(&self) -> bool {
+        is_askers_fault(self.is_inbound, self.code)
     }
 
     fn fields(&self) -> BytesMut {
-        let mut fields = Writer::default();
+        let mut fields = TlvWriter::default();
         fields.integer(1, u64::from(self.is_inbound)).text(3, self.cluster.as_str());
         fields.text(5, &self.target.service.to_string()).text(7, self.target.port.as_str());
         fields.integer(9, self.code.number());
@@ -240,15 +240,15 @@ impl RefusalSeries {
             fields.text(10, &source.to_string());
         }
         fields.integer(12, self.count).integer(14, self.first_ms).integer(16, self.last_ms);
-        fields.text(18, &sentence(&self.sentence));
-        fields.take()
+        fields.text(18, &truncated_sentence(&self.sentence));
+        fields.finish()
     }
 
-    fn read(value: Value<'_>) -> Result<Self, WireError> {
+    fn read(value: TlvValue<'_>) -> Result<Self, WireError> {
         let (mut is_inbound, mut cluster, mut service, mut code) = Default::default();
         let (mut port, mut source, mut sentence) = (PortName::default(), None, String::new());
         let (mut count, mut first_ms, mut last_ms) = (0, 0, 0);
-        let mut fields = Reader::new(value.0);
+        let mut fields = TlvReader::new(value.0);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 1 => is_inbound = Some(value.integer("direction")? > 0),
@@ -261,7 +261,7 @@ impl RefusalSeries {
                 14 => first_ms = value.integer("first")?,
                 16 => last_ms = value.integer("last")?,
                 18 => sentence = read_sentence(value)?,
-                other => Reader::unknown(other)?,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         let service = service.ok_or(WireError::Missing("service"))?;
@@ -280,7 +280,7 @@ impl RefusalSeries {
 }
 
 /// A workload's path, which is read as the end of an ID.
-fn read_workload(value: Value<'_>) -> Result<Workload, WireError> {
+fn read_workload(value: TlvValue<'_>) -> Result<Workload, WireError> {
     let id: SpiffeId = format!("spiffe://of{}", value.text("source")?)
         .parse()
         .map_err(|_| WireError::Invalid("source"))?;
@@ -291,10 +291,10 @@ fn read_workload(value: Value<'_>) -> Result<Workload, WireError> {
 }
 
 /// A text as it may stand in a report: control characters are blanks, and what is too long is cut.
-fn sentence(text: &str) -> String {
+fn truncated_sentence(text: &str) -> String {
     let mut fit = String::new();
     for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
-        if fit.len() + c.len_utf8() > SENTENCE_LIMIT {
+        if fit.len() + c.len_utf8() > MAX_SENTENCE_LEN {
             break;
         }
         fit.push(c);
@@ -302,9 +302,9 @@ fn sentence(text: &str) -> String {
     fit
 }
 
-fn read_sentence(value: Value<'_>) -> Result<String, WireError> {
+fn read_sentence(value: TlvValue<'_>) -> Result<String, WireError> {
     let text = value.text("sentence")?;
-    if text.len() > SENTENCE_LIMIT || text.chars().any(char::is_control) {
+    if text.len() > MAX_SENTENCE_LEN || text.chars().any(char::is_control) {
         return Err(WireError::Invalid("sentence"));
     }
     Ok(text.to_owned())
@@ -339,7 +339,7 @@ mod tests {
 
     fn report() -> NodeReport {
         let trouble = |about, is_error| NodeTrouble {
-            about,
+            subject: about,
             code: Code::LinkDown,
             is_error,
             sentence: "no answer".to_owned(),
@@ -357,12 +357,12 @@ mod tests {
                 fault(target("http"), Some(BackendFault::Refused)),
                 fault(target(""), None),
             ],
-            is_cut: true,
+            is_truncated: true,
         }
     }
 
     fn fault(target: Target, fault: Option<BackendFault>) -> ExportFault {
-        ExportFault { target, is_whole: true, fault, total: 3, here: 1 }
+        ExportFault { target, is_whole_export: true, fault, total: 3, here: 1 }
     }
 
     #[test]
@@ -374,18 +374,18 @@ mod tests {
 
     #[test]
     fn more_than_fits_is_cut_by_the_sender_and_counted() {
-        let long = "é\n".repeat(SENTENCE_LIMIT);
+        let long = "é\n".repeat(MAX_SENTENCE_LEN);
         let mut much = report();
         much.troubles =
             vec![NodeTrouble { sentence: long.clone(), ..much.troubles[1].clone() }; 99];
         much.refusals = vec![RefusalSeries { sentence: long, ..series(Some("a")) }; 40];
         much.exports = vec![fault(target("http"), None); 129];
-        much.is_cut = false;
+        much.is_truncated = false;
         let bytes = much.encode();
-        assert!(bytes.len() <= LIMIT, "{}", bytes.len());
+        assert!(bytes.len() <= MAX_REPORT_LEN, "{}", bytes.len());
         let read = NodeReport::decode(&bytes).unwrap();
         assert_eq!((read.troubles.len(), read.refusals.len()), (64, 32));
-        assert_eq!((read.exports.len(), read.is_cut), (128, true));
+        assert_eq!((read.exports.len(), read.is_truncated), (128, true));
         assert_eq!(read.others, 7 + 8 * 1384);
         assert!(read.troubles[0].sentence.chars().all(|c| matches!(c, 'é' | ' ')));
     }
@@ -395,10 +395,10 @@ mod tests {
         let label = "a".repeat(63);
         let service = format!("{label}/{label}").parse().unwrap();
         let target = Target { service, port: "p".repeat(63).parse().unwrap() };
-        let sentence = "s".repeat(SENTENCE_LIMIT);
+        let sentence = "s".repeat(MAX_SENTENCE_LEN);
         let about = TroubleSubject::Import(target.clone());
         let trouble = NodeTrouble {
-            about,
+            subject: about,
             code: Code::Unknown(1 << 60),
             is_error: true,
             sentence: sentence.clone(),
@@ -416,23 +416,26 @@ mod tests {
         let (troubles, refusals) = (vec![trouble; 64], vec![refusal; 32]);
         let most = ExportFault { total: u32::MAX, here: u32::MAX, ..fault(target, None) };
         let exports = vec![most; 128];
-        let report = NodeReport { troubles, refusals, others: 0, exports, is_cut: true };
+        let report = NodeReport { troubles, refusals, others: 0, exports, is_truncated: true };
         assert_eq!(NodeReport::decode(&report.encode()), Ok(report));
     }
 
     #[test]
     fn a_receiver_takes_no_more_than_the_bounds() {
-        let raw = |fields: &mut Writer| NodeReport::decode(&fields.take());
+        let raw = |fields: &mut TlvWriter| NodeReport::decode(&fields.finish());
         let item = series(None).fields();
         let many = std::iter::repeat_n(item, NodeReport::MAX_REFUSALS + 1);
-        let refused = raw(Writer::default().list(4, many));
+        let refused = raw(TlvWriter::default().list(4, many));
         assert_eq!(refused, Err(WireError::TooMany("refusals", NodeReport::MAX_REFUSALS)));
-        assert_eq!(NodeReport::decode(&vec![0; LIMIT + 1]), Err(WireError::TooLong(LIMIT)));
-        let mut item = Writer::default();
+        assert_eq!(
+            NodeReport::decode(&vec![0; MAX_REPORT_LEN + 1]),
+            Err(WireError::TooLong(MAX_REPORT_LEN))
+        );
+        let mut item = TlvWriter::default();
         item.integer(1, 0).integer(7, 0x15).text(10, "a\u{1b}[31m");
-        let refused = raw(Writer::default().list(2, [item.take()]));
+        let refused = raw(TlvWriter::default().list(2, [item.finish()]));
         assert_eq!(refused, Err(WireError::Invalid("sentence")));
-        assert_eq!(raw(Writer::default().text(20, "later")), Ok(NodeReport::default()));
+        assert_eq!(raw(TlvWriter::default().text(20, "later")), Ok(NodeReport::default()));
     }
 
     proptest! {

@@ -1,11 +1,11 @@
 //! What a cluster says of itself, told incrementally.
 //!
-//! A subscriber opens a state stream, sends a [`Subscribe`] and reads messages for as long as the
-//! connection lasts. A publisher tells a [`View`] as records, one for each node and each export. It
+//! A subscriber opens a state stream, sends a [`SubscribeRequest`] and reads messages for as long as the
+//! connection lasts. A publisher tells a [`MarkedView`] as records, one for each node and each export. It
 //! numbers its changes, and what changed is told once, whole, by its latest value: a record that changed
 //! five times while the stream was busy is sent once. The cost of a change is the record that changed.
 //!
-//! A message is its type, its length, then fields; at most [`LIMIT`] bytes of fields. Odd types are critical.
+//! A message is its type, its length, then fields; at most [`MAX_MESSAGE_LEN`] bytes of fields. Odd types are critical.
 //!
 //! | message | fields |
 //! |---|---|
@@ -24,28 +24,28 @@
 //! also leaves out what would make the view larger than it may be. The rest it takes. Only what is not
 //! framed as it must be, or out of place, ends the stream.
 //!
-//! Pod addresses never travel; a source's identity and a port's name do. [`replica`] reads, [`publisher`]
+//! Pod addresses never travel; a source's identity and a port's name do. [`replica`] reads, [`view_log`]
 //! writes; the codec is [`message`] and [`export`]; what is left out is [`omissions`].
 
 pub mod export;
+pub mod memory_size;
 pub mod message;
 pub mod omissions;
-pub mod publisher;
 pub mod replica;
-pub mod size;
+pub mod view_log;
 
-pub use message::{Heard, Message, Subscribe};
+pub use message::{ReceivedMessage, StateMessage, SubscribeRequest};
 pub use omissions::{Omission, Omissions, RecordKey};
-pub use publisher::{News, Publisher};
-pub use replica::Replica;
+pub use replica::ViewReplica;
+pub use view_log::{ViewLog, ViewUpdates};
 
 /// The longest message, in bytes of fields: an export with ready backends on some 3,000 nodes.
-pub const LIMIT: usize = 128 * 1024;
+pub const MAX_MESSAGE_LEN: usize = 128 * 1024;
 /// The most nodes that one view may hold.
 pub const MAX_NODES: usize = 5_000;
 /// The most exports that one view may hold.
 pub const MAX_EXPORTS: usize = 10_000;
-/// The most memory that one view may take in a process that holds it, in bytes as [`size`] counts them: 1,600
+/// The most memory that one view may take in a process that holds it, in bytes as [`memory_size`] counts them: 1,600
 /// for each of [`MAX_EXPORTS`]. Whoever holds a view pays for it, for its successor while that is being told,
 /// and passes it on.
 pub const MAX_BYTES: usize = 16 << 20;

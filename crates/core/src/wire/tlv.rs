@@ -73,7 +73,7 @@ pub(super) fn get_varint(input: &mut &[u8]) -> Result<Option<u64>, WireError> {
 
 /// Takes a length-prefixed run of at most `limit` bytes off the front of `input`; none if more bytes are
 /// needed.
-pub(super) fn get_run<'a>(
+pub(super) fn get_length_prefixed<'a>(
     input: &mut &'a [u8],
     limit: usize,
 ) -> Result<Option<&'a [u8]>, WireError> {
@@ -87,24 +87,24 @@ pub(super) fn get_run<'a>(
 }
 
 /// Writes `body` with its length before it.
-pub(super) fn put_run(out: &mut BytesMut, body: &[u8]) {
+pub(super) fn put_length_prefixed(out: &mut BytesMut, body: &[u8]) {
     put_varint(out, body.len() as u64);
     out.put_slice(body);
 }
 
 /// Builds a message's fields, in ascending order of type.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(super) struct TlvWriter {
     body: BytesMut,
     last: u64,
 }
 
-impl Writer {
+impl TlvWriter {
     pub(super) fn bytes(&mut self, kind: u64, value: &[u8]) -> &mut Self {
         debug_assert!(kind > self.last || self.body.is_empty(), "fields are written in order");
         self.last = kind;
         put_varint(&mut self.body, kind);
-        put_run(&mut self.body, value);
+        put_length_prefixed(&mut self.body, value);
         self
     }
 
@@ -126,34 +126,34 @@ impl Writer {
     ) -> &mut Self {
         let mut out = BytesMut::new();
         for item in items {
-            put_run(&mut out, &item);
+            put_length_prefixed(&mut out, &item);
         }
         self.bytes(kind, &out)
     }
 
-    pub(super) fn take(&mut self) -> BytesMut {
+    pub(super) fn finish(&mut self) -> BytesMut {
         self.last = 0;
         self.body.split()
     }
 }
 
 /// Reads a message's fields, and holds them to the order.
-pub(super) struct Reader<'a> {
+pub(super) struct TlvReader<'a> {
     input: &'a [u8],
     last: Option<u64>,
 }
 
 /// A field's value.
 #[derive(Clone, Copy)]
-pub(super) struct Value<'a>(pub(super) &'a [u8]);
+pub(super) struct TlvValue<'a>(pub(super) &'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> TlvReader<'a> {
     pub(super) fn new(input: &'a [u8]) -> Self {
         Self { input, last: None }
     }
 
     /// The next field; none at the end.
-    pub(super) fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, WireError> {
+    pub(super) fn next(&mut self) -> Result<Option<(u64, TlvValue<'a>)>, WireError> {
         if self.input.is_empty() {
             return Ok(None);
         }
@@ -163,21 +163,21 @@ impl<'a> Reader<'a> {
         }
         self.last = Some(kind);
         // The whole message has a bound of its own, so a longer field is one that is cut short.
-        let value = match get_run(&mut self.input, usize::MAX) {
+        let value = match get_length_prefixed(&mut self.input, usize::MAX) {
             Ok(Some(value)) => value,
             Ok(None) | Err(WireError::TooLong(_)) => return Err(WireError::Truncated),
             Err(other) => return Err(other),
         };
-        Ok(Some((kind, Value(value))))
+        Ok(Some((kind, TlvValue(value))))
     }
 
     /// What to do with a type that this version does not know: nothing, if it is optional.
-    pub(super) fn unknown(kind: u64) -> Result<(), WireError> {
+    pub(super) fn skip_unknown(kind: u64) -> Result<(), WireError> {
         if kind % 2 == 1 { Err(WireError::UnknownCritical(kind)) } else { Ok(()) }
     }
 }
 
-impl<'a> Value<'a> {
+impl<'a> TlvValue<'a> {
     pub(super) fn integer(self, what: &'static str) -> Result<u64, WireError> {
         let mut rest = self.0;
         match get_varint(&mut rest)? {
@@ -208,11 +208,11 @@ impl<'a> Value<'a> {
     ) -> Result<Vec<T>, WireError> {
         let (mut rest, mut items) = (self.0, Vec::new());
         while !rest.is_empty() {
-            let run = get_run(&mut rest, self.0.len())?.ok_or(WireError::Truncated)?;
+            let run = get_length_prefixed(&mut rest, self.0.len())?.ok_or(WireError::Truncated)?;
             if items.len() == limit {
                 return Err(WireError::TooMany(what, limit));
             }
-            items.push(item(Value(run))?);
+            items.push(item(TlvValue(run))?);
         }
         // What is read is kept.
         items.shrink_to_fit();
@@ -232,7 +232,7 @@ pub(super) fn address(address: &SocketAddr) -> BytesMut {
 }
 
 /// Reads [`address`].
-pub(super) fn read_address(value: Value<'_>) -> Result<SocketAddr, WireError> {
+pub(super) fn read_address(value: TlvValue<'_>) -> Result<SocketAddr, WireError> {
     let invalid = WireError::Invalid("address");
     let (ip, port) = value.0.split_last_chunk::<2>().ok_or(invalid)?;
     let port = u16::from_be_bytes(*port);
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn order_and_criticality_hold() {
         let fields = |bytes: &[u8]| {
-            let mut reader = Reader::new(bytes);
+            let mut reader = TlvReader::new(bytes);
             let mut kinds = Vec::new();
             while let Some((kind, _)) = reader.next()? {
                 kinds.push(kind);
@@ -267,8 +267,8 @@ mod tests {
         assert_eq!(fields(&[2, 0, 1, 0]), Err(WireError::FieldOrder(1)));
         assert_eq!(fields(&[1, 0, 1, 0]), Err(WireError::FieldOrder(1)));
         assert_eq!(fields(&[1, 2, 0]), Err(WireError::Truncated));
-        assert_eq!(Reader::unknown(3), Err(WireError::UnknownCritical(3)));
-        assert_eq!(Reader::unknown(4), Ok(()));
+        assert_eq!(TlvReader::skip_unknown(3), Err(WireError::UnknownCritical(3)));
+        assert_eq!(TlvReader::skip_unknown(4), Ok(()));
     }
 
     proptest! {
@@ -287,7 +287,7 @@ mod tests {
         #[test]
         fn addresses_round_trip(ip: IpAddr, port: u16) {
             let a = SocketAddr::new(ip, port);
-            prop_assert_eq!(read_address(Value(&address(&a))), Ok(a));
+            prop_assert_eq!(read_address(TlvValue(&address(&a))), Ok(a));
         }
     }
 }

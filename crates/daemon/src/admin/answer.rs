@@ -9,24 +9,27 @@ use crate::telemetry::escape;
 
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct ErrorBody {
     /// One sentence: what is wrong and what would be right.
     pub error: String,
 }
 
 /// An answer that is not a success.
-pub(super) fn refuse(status: StatusCode, error: impl AsRef<str>) -> Response {
+pub(super) fn error_response(status: StatusCode, error: impl AsRef<str>) -> Response {
     let error = escape::text(error.as_ref()).into_owned();
-    (status, Json(Refusal { error })).into_response()
+    (status, Json(ErrorBody { error })).into_response()
 }
 
 /// For a path that a server does not have; `paths` is what it has.
 pub(super) fn unknown_path(paths: &str) -> Response {
-    refuse(StatusCode::NOT_FOUND, format!("there is nothing at this path; there is {paths}"))
+    error_response(
+        StatusCode::NOT_FOUND,
+        format!("there is nothing at this path; there is {paths}"),
+    )
 }
 
 /// For a method that a path does not take.
 pub(super) fn wrong_method(paths: &str) -> Response {
     let sentence = format!("this path does not take this method; there is {paths}");
-    refuse(StatusCode::METHOD_NOT_ALLOWED, sentence)
+    error_response(StatusCode::METHOD_NOT_ALLOWED, sentence)
 }

@@ -14,25 +14,25 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::answer::Refusal;
-use super::public::Ready;
-use crate::status::Status;
+use super::answer::ErrorBody;
+use super::public::ReadinessAnswer;
+use crate::status::StatusDocument;
 
 /// The daemon answers from memory; a second is long, and a person waits.
-const TIMEOUT: Duration = Duration::from_secs(15);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// A document of ten thousand imports has some 5 MB.
 const MAX_BODY: usize = 64 * 1024 * 1024;
 
 /// Where an admin server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub enum AdminAddress {
     /// A Unix socket's path.
     Socket(PathBuf),
     /// A loopback address.
     Tcp(SocketAddr),
 }
 
-impl Address {
+impl AdminAddress {
     /// Where a daemon is that was told nothing else.
     pub const DEFAULT_SOCKET: &str = "/run/adit/admin.sock";
 
@@ -43,19 +43,19 @@ impl Address {
     }
 }
 
-impl Default for Address {
+impl Default for AdminAddress {
     fn default() -> Self {
         Self::Socket(PathBuf::from(Self::DEFAULT_SOCKET))
     }
 }
 
-impl From<&Path> for Address {
+impl From<&Path> for AdminAddress {
     fn from(path: &Path) -> Self {
         Self::Socket(path.to_owned())
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for AdminAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(path) => path.display().fmt(f),
@@ -66,23 +66,23 @@ impl fmt::Display for Address {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub enum AdminClientError {
     /// Nobody is there, or nobody whom this user may ask.
     #[error("cannot reach the daemon at {address}: {error}")]
     Unreachable {
         /// Where it was looked for.
-        address: Address,
+        address: AdminAddress,
         /// What the operating system said.
         error: io::Error,
     },
     /// Somebody is there who does not answer.
     #[error("the daemon at {0} does not answer within 15 s")]
-    Silent(Address),
+    Silent(AdminAddress),
     /// What came back is not an answer of an admin server.
     #[error("what answers at {address} is not an adit daemon: {error}")]
     NotAdit {
         /// Where it was looked for.
-        address: Address,
+        address: AdminAddress,
         /// What is wrong with the answer.
         error: String,
     },
@@ -95,20 +95,20 @@ pub enum ClientError {
 ///
 /// # Errors
 /// Where nobody answers there, or it is no daemon.
-pub async fn status(address: &Address) -> Result<Status, ClientError> {
+pub async fn status(address: &AdminAddress) -> Result<StatusDocument, AdminClientError> {
     let body = request(address, Method::GET, "/v1/status", "").await?;
     serde_json::from_slice(&body)
-        .map_err(|e| ClientError::NotAdit { address: address.clone(), error: e.to_string() })
+        .map_err(|e| AdminClientError::NotAdit { address: address.clone(), error: e.to_string() })
 }
 
 /// What the node at `address` waits for before it may be sent work.
 ///
 /// # Errors
 /// Where nobody answers there, or it is no daemon.
-pub async fn readiness(address: &Address) -> Result<Ready, ClientError> {
+pub async fn readiness(address: &AdminAddress) -> Result<ReadinessAnswer, AdminClientError> {
     let body = request(address, Method::GET, "/v1/ready", "").await?;
     serde_json::from_slice(&body)
-        .map_err(|e| ClientError::NotAdit { address: address.clone(), error: e.to_string() })
+        .map_err(|e| AdminClientError::NotAdit { address: address.clone(), error: e.to_string() })
 }
 
 /// Sends one request and gives back the body of a successful answer.
@@ -116,36 +116,40 @@ pub async fn readiness(address: &Address) -> Result<Ready, ClientError> {
 /// # Errors
 /// Where nobody answers, it is no daemon, or the daemon refuses.
 pub async fn request(
-    address: &Address,
+    address: &AdminAddress,
     method: Method,
     path: &str,
     body: &str,
-) -> Result<Bytes, ClientError> {
+) -> Result<Bytes, AdminClientError> {
     let exchange = async {
         match address {
-            Address::Socket(socket) => match UnixStream::connect(socket).await {
+            AdminAddress::Socket(socket) => match UnixStream::connect(socket).await {
                 Ok(stream) => exchange(address, stream, method, path, body).await,
-                Err(error) => Err(ClientError::Unreachable { address: address.clone(), error }),
+                Err(error) => {
+                    Err(AdminClientError::Unreachable { address: address.clone(), error })
+                }
             },
-            Address::Tcp(tcp) => match TcpStream::connect(tcp).await {
+            AdminAddress::Tcp(tcp) => match TcpStream::connect(tcp).await {
                 Ok(stream) => exchange(address, stream, method, path, body).await,
-                Err(error) => Err(ClientError::Unreachable { address: address.clone(), error }),
+                Err(error) => {
+                    Err(AdminClientError::Unreachable { address: address.clone(), error })
+                }
             },
         }
     };
-    tokio::time::timeout(TIMEOUT, exchange)
+    tokio::time::timeout(REQUEST_TIMEOUT, exchange)
         .await
-        .unwrap_or_else(|_| Err(ClientError::Silent(address.clone())))
+        .unwrap_or_else(|_| Err(AdminClientError::Silent(address.clone())))
 }
 
 async fn exchange(
-    address: &Address,
+    address: &AdminAddress,
     stream: impl AsyncRead + AsyncWrite + Unpin,
     method: Method,
     path: &str,
     body: &str,
-) -> Result<Bytes, ClientError> {
-    let odd = |error: &dyn fmt::Display| ClientError::NotAdit {
+) -> Result<Bytes, AdminClientError> {
+    let odd = |error: &dyn fmt::Display| AdminClientError::NotAdit {
         address: address.clone(),
         error: error.to_string(),
     };
@@ -173,8 +177,10 @@ async fn exchange(
     if status.is_success() {
         return Ok(body);
     }
-    match serde_json::from_slice::<Refusal>(&body) {
-        Ok(refusal) if status != StatusCode::NOT_FOUND => Err(ClientError::Refused(refusal.error)),
+    match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(refusal) if status != StatusCode::NOT_FOUND => {
+            Err(AdminClientError::Refused(refusal.error))
+        }
         Ok(_) | Err(_) => Err(odd(&format_args!("HTTP status {status}"))),
     }
 }

@@ -1,7 +1,7 @@
 //! The admin server: tells everything about the node and changes what may be changed while it runs.
 //!
 //! `GET /v1/status`, `GET /v1/ready`, `POST /v1/drain`, `POST /v1/reload`, `PUT /v1/log-level`. It decides nothing: each
-//! change is a [`Command`] to the process. On a Unix socket the file's mode says who may; on loopback a
+//! change is a [`AdminCommand`] to the process. On a Unix socket the file's mode says who may; on loopback a
 //! browser must be kept from being used by a page ([`guard_loopback`]).
 
 use std::fmt;
@@ -17,10 +17,10 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::answer::{refuse, unknown_path, wrong_method};
-use super::public::Ready;
+use super::answer::{error_response, unknown_path, wrong_method};
+use super::public::ReadinessAnswer;
 use crate::readiness::Readiness;
-use crate::status::Status;
+use crate::status::StatusDocument;
 use crate::telemetry::LevelError;
 
 const PATHS: &str =
@@ -32,17 +32,17 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What an operator asks the process to do.
 #[derive(Debug)]
-pub enum Command {
+pub enum AdminCommand {
     /// Go away politely: what SIGTERM does.
     Drain,
     /// Read configuration and identity again now, and tell how that went: what SIGHUP does.
-    Reload(oneshot::Sender<Reloaded>),
+    Reload(oneshot::Sender<ReloadReply>),
 }
 
 /// How a reload went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Reloaded {
+pub enum ReloadReply {
     /// It is in use; what changed, in a few words each. Empty where nothing did.
     Applied {
         /// What changed.
@@ -62,13 +62,13 @@ pub type SetLevel = dyn Fn(&str) -> Result<(), LevelError> + Send + Sync;
 #[derive(Clone)]
 pub struct Controls {
     /// The status document now.
-    pub status: Arc<dyn Fn() -> Status + Send + Sync>,
+    pub status: Arc<dyn Fn() -> StatusDocument + Send + Sync>,
     /// What is still awaited.
     pub readiness: Readiness,
     /// Changes the log level.
     pub set_level: Arc<SetLevel>,
     /// Takes commands; one place each suffices, because an operator waits for the answer.
-    pub commands: mpsc::Sender<Command>,
+    pub commands: mpsc::Sender<AdminCommand>,
 }
 
 impl fmt::Debug for Controls {
@@ -98,13 +98,16 @@ pub fn guard_loopback(router: Router) -> Router {
         let headers = request.headers();
         let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
         if !is_loopback(host) {
-            return refuse(
+            return error_response(
                 StatusCode::FORBIDDEN,
                 "the Host header must be a loopback address or localhost",
             );
         }
         if headers.contains_key(header::ORIGIN) {
-            return refuse(StatusCode::FORBIDDEN, "pages in a browser may not use this server");
+            return error_response(
+                StatusCode::FORBIDDEN,
+                "pages in a browser may not use this server",
+            );
         }
         next.run(request).await
     }))
@@ -123,11 +126,11 @@ async fn status(State(controls): State<Controls>) -> Response {
 }
 
 async fn ready(State(controls): State<Controls>) -> Response {
-    Json(Ready::of(&controls.readiness)).into_response()
+    Json(ReadinessAnswer::now(&controls.readiness)).into_response()
 }
 
 async fn drain(State(controls): State<Controls>) -> Response {
-    match controls.commands.send(Command::Drain).await {
+    match controls.commands.send(AdminCommand::Drain).await {
         Ok(()) => {
             (StatusCode::ACCEPTED, Json(serde_json::json!({"draining": true}))).into_response()
         }
@@ -137,14 +140,16 @@ async fn drain(State(controls): State<Controls>) -> Response {
 
 async fn reload(State(controls): State<Controls>) -> Response {
     let (answer, outcome) = oneshot::channel();
-    if controls.commands.send(Command::Reload(answer)).await.is_err() {
+    if controls.commands.send(AdminCommand::Reload(answer)).await.is_err() {
         return ending();
     }
     match tokio::time::timeout(RELOAD_TIMEOUT, outcome).await {
-        Ok(Ok(Reloaded::Rejected { error })) => refuse(StatusCode::UNPROCESSABLE_ENTITY, error),
+        Ok(Ok(ReloadReply::Rejected { error })) => {
+            error_response(StatusCode::UNPROCESSABLE_ENTITY, error)
+        }
         Ok(Ok(applied)) => Json(applied).into_response(),
         Ok(Err(_)) => ending(),
-        Err(_) => refuse(
+        Err(_) => error_response(
             StatusCode::GATEWAY_TIMEOUT,
             "the reload has not ended within 10 s; see GET /v1/status",
         ),
@@ -152,22 +157,22 @@ async fn reload(State(controls): State<Controls>) -> Response {
 }
 
 fn ending() -> Response {
-    refuse(StatusCode::SERVICE_UNAVAILABLE, "the process is ending")
+    error_response(StatusCode::SERVICE_UNAVAILABLE, "the process is ending")
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Level {
+struct LogLevelBody {
     level: String,
 }
 
 async fn log_level(State(controls): State<Controls>, body: String) -> Response {
     let level = if body.trim_start().starts_with('{') {
-        match serde_json::from_str::<Level>(&body) {
-            Ok(Level { level }) => level,
+        match serde_json::from_str::<LogLevelBody>(&body) {
+            Ok(LogLevelBody { level }) => level,
             Err(error) => {
                 let sentence = format!("send a level, or {{\"level\": \"debug\"}}: {error}");
-                return refuse(StatusCode::BAD_REQUEST, sentence);
+                return error_response(StatusCode::BAD_REQUEST, sentence);
             }
         }
     } else {
@@ -176,8 +181,8 @@ async fn log_level(State(controls): State<Controls>, body: String) -> Response {
     match (controls.set_level)(&level) {
         Ok(()) => {
             tracing::info!(level, "log level changed");
-            Json(Level { level }).into_response()
+            Json(LogLevelBody { level }).into_response()
         }
-        Err(error) => refuse(StatusCode::BAD_REQUEST, error.to_string()),
+        Err(error) => error_response(StatusCode::BAD_REQUEST, error.to_string()),
     }
 }

@@ -19,15 +19,15 @@ use super::answer::{unknown_path, wrong_method};
 use crate::readiness::Readiness;
 
 /// A page stays for so many times as long as it took to make it.
-const MADE_FOR: u32 = 9;
+const PAGE_AGE_FACTOR: u32 = 9;
 /// The longest that a page stays.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_PAGE_LIFETIME: Duration = Duration::from_secs(5);
 
 const PATHS: &str = "GET /livez, GET /readyz and GET /metrics";
 
 /// What the server needs of the process.
 #[derive(Clone)]
-pub struct Public {
+pub struct PublicState {
     /// What is still awaited.
     pub readiness: Readiness,
     /// The metrics page now.
@@ -36,13 +36,13 @@ pub struct Public {
 
 /// State that the routes share.
 #[derive(Debug, Clone)]
-struct Serving {
-    public: Public,
+struct RouteState {
+    public: PublicState,
     /// The page that was made last, and until when it is good enough.
     page: Arc<Mutex<Option<(Instant, Bytes)>>>,
 }
 
-impl Serving {
+impl RouteState {
     fn page(&self) -> Bytes {
         let mut last = self.page.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
@@ -52,13 +52,13 @@ impl Serving {
             return page.clone();
         }
         let page = Bytes::from((self.public.metrics)());
-        let stays = began.elapsed().saturating_mul(MADE_FOR).min(LONGEST_TIMEOUT);
+        let stays = began.elapsed().saturating_mul(PAGE_AGE_FACTOR).min(MAX_PAGE_LIFETIME);
         *last = Some((Instant::now() + stays, page.clone()));
         page
     }
 }
 
-impl fmt::Debug for Public {
+impl fmt::Debug for PublicState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Public").field("readiness", &self.readiness).finish_non_exhaustive()
     }
@@ -67,25 +67,25 @@ impl fmt::Debug for Public {
 /// The answer of `/readyz`, with 200 where nothing is awaited and 503 otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ready {
+pub struct ReadinessAnswer {
     /// Whether the node may be sent work.
     pub ready: bool,
     /// What is awaited, oldest first.
     pub waiting_for: Vec<String>,
 }
 
-impl Ready {
+impl ReadinessAnswer {
     /// As it is now.
     #[must_use]
-    pub fn of(readiness: &Readiness) -> Self {
-        let left = readiness.left();
+    pub fn now(readiness: &Readiness) -> Self {
+        let left = readiness.pending();
         let waiting_for: Vec<String> = left.into_iter().map(|r| r.into_owned()).collect();
         Self { ready: waiting_for.is_empty(), waiting_for }
     }
 }
 
 /// The server's routes.
-pub fn router(public: Public) -> Router {
+pub fn router(public: PublicState) -> Router {
     Router::new()
         // That this thread answers says that the process lives. It says nothing about peers or traffic: a
         // restart would end every stream and cure neither.
@@ -94,16 +94,16 @@ pub fn router(public: Public) -> Router {
         .route("/metrics", get(metrics))
         .fallback(async || unknown_path(PATHS))
         .method_not_allowed_fallback(async || wrong_method(PATHS))
-        .with_state(Serving { public, page: Arc::default() })
+        .with_state(RouteState { public, page: Arc::default() })
 }
 
-async fn ready(State(serving): State<Serving>) -> Response {
-    let ready = Ready::of(&serving.public.readiness);
+async fn ready(State(serving): State<RouteState>) -> Response {
+    let ready = ReadinessAnswer::now(&serving.public.readiness);
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(ready)).into_response()
 }
 
-async fn metrics(State(serving): State<Serving>) -> Response {
+async fn metrics(State(serving): State<RouteState>) -> Response {
     let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (format, serving.page()).into_response()
 }

@@ -26,9 +26,9 @@ const MAX_PER_ADDRESS: usize = 16;
 /// From the start of a connection, or the end of an answer, to the last byte of the next head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this a connection takes no further request…
-const LIFETIME: Duration = Duration::from_secs(60);
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
 /// … and after this more it is closed, whatever it is doing.
-const LAST_ANSWER: Duration = Duration::from_secs(15);
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The whole head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 /// Header lines of a request.
@@ -38,7 +38,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Where a server listens; bound by whoever calls.
 #[derive(Debug)]
-pub enum Listener {
+pub enum AdminListener {
     /// A Unix socket.
     Unix(UnixListener),
     /// A TCP socket.
@@ -46,7 +46,7 @@ pub enum Listener {
 }
 
 /// Serves `router` until `stop`, then lets answers under way finish for a moment.
-pub async fn run(listener: Listener, router: Router, stop: CancellationToken) {
+pub async fn run(listener: AdminListener, router: Router, stop: CancellationToken) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut per_address = HashMap::<IpAddr, usize>::new();
     // Each task gives back the address that it served.
@@ -72,7 +72,7 @@ pub async fn run(listener: Listener, router: Router, stop: CancellationToken) {
         let (router, stop) = (router.clone(), stop.clone());
         match connection {
             Accepted::Unix(stream) => drop(tasks.spawn(async move {
-                one(stream, router, stop).await;
+                serve_connection(stream, router, stop).await;
                 drop(permit);
                 None
             })),
@@ -84,7 +84,7 @@ pub async fn run(listener: Listener, router: Router, stop: CancellationToken) {
                 }
                 *count += 1;
                 tasks.spawn(async move {
-                    one(stream, router, stop).await;
+                    serve_connection(stream, router, stop).await;
                     drop(permit);
                     Some(address)
                 });
@@ -113,13 +113,13 @@ enum Accepted {
 }
 
 async fn accept(
-    listener: &Listener,
+    listener: &AdminListener,
     permits: &Arc<Semaphore>,
 ) -> io::Result<(tokio::sync::OwnedSemaphorePermit, Accepted)> {
     let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
     let accepted = match listener {
-        Listener::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
-        Listener::Tcp(listener) => {
+        AdminListener::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
+        AdminListener::Tcp(listener) => {
             let (stream, address) = listener.accept().await?;
             Accepted::Tcp(stream, address.ip().to_canonical())
         }
@@ -128,7 +128,7 @@ async fn accept(
 }
 
 /// One connection, to its end. What goes wrong on it is the other side's to notice.
-pub(super) async fn one<S>(stream: S, router: Router, stop: CancellationToken)
+pub(super) async fn serve_connection<S>(stream: S, router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -143,8 +143,8 @@ where
         biased;
         _ended = connection.as_mut() => return,
         () = stop.cancelled() => {}
-        () = tokio::time::sleep(LIFETIME) => {}
+        () = tokio::time::sleep(CONNECTION_LIFETIME) => {}
     }
     connection.as_mut().graceful_shutdown();
-    tokio::time::timeout(LAST_ANSWER, connection).await.ok();
+    tokio::time::timeout(LAST_ANSWER_TIMEOUT, connection).await.ok();
 }

@@ -67,7 +67,7 @@ impl AdminSocket {
             Err(_) | Ok(()) => {}
         }
         let lock = lock(path)?;
-        clear(path)?;
+        remove_stale(path)?;
 
         let private = folder.join(format!(".a{}", std::process::id()));
         let made = private.join("s");
@@ -127,7 +127,7 @@ fn lock(path: &Path) -> Result<File, SocketError> {
 }
 
 /// Makes sure that what is at `path`, if anything, may be replaced.
-fn clear(path: &Path) -> Result<(), SocketError> {
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let Ok(file) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !file.file_type().is_socket() {
         return Err(SocketError::NotASocket(path.to_owned()));

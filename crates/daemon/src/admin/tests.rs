@@ -11,24 +11,24 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{self, Address, ClientError};
-use super::control::{Command, Controls, Reloaded};
+use super::client::{self, AdminAddress, AdminClientError};
+use super::control::{AdminCommand, Controls, ReloadReply};
 use super::{control, public, serve, socket};
 use crate::readiness::Readiness;
-use crate::status::Status;
+use crate::status::StatusDocument;
 
 /// A server that stops with the test.
-struct Server {
+struct AdminServer {
     address: SocketAddr,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
-impl Server {
+impl AdminServer {
     async fn start(router: axum::Router) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let served = serve::run(serve::Listener::Tcp(listener), router, stop.clone());
+        let served = serve::run(serve::AdminListener::Tcp(listener), router, stop.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(served);
         Self { address, stop, tasks }
@@ -60,14 +60,14 @@ impl Server {
     }
 }
 
-fn controls() -> (Controls, mpsc::Receiver<Command>, Arc<Mutex<String>>) {
+fn controls() -> (Controls, mpsc::Receiver<AdminCommand>, Arc<Mutex<String>>) {
     let (commands, received) = mpsc::channel(1);
     let level = Arc::new(Mutex::new(String::new()));
     let set = level.clone();
     let controls = Controls {
         readiness: Readiness::default(),
         status: Arc::new(|| {
-            let mut status = Status::default();
+            let mut status = StatusDocument::default();
             status.node.node = "e1".into();
             status
         }),
@@ -90,41 +90,42 @@ async fn a_client_reads_the_status_over_a_unix_socket() {
     let listener = tokio::net::UnixListener::from_std(socket.take_listener().unwrap()).unwrap();
     let stop = CancellationToken::new();
     let server =
-        serve::run(serve::Listener::Unix(listener), control::router(controls), stop.clone());
+        serve::run(serve::AdminListener::Unix(listener), control::router(controls), stop.clone());
     let asked = async {
-        let status = client::status(&Address::from(path.as_path())).await.unwrap();
+        let status = client::status(&AdminAddress::from(path.as_path())).await.unwrap();
         stop.cancel();
         status
     };
     let ((), status) = tokio::join!(server, asked);
     assert_eq!(status.node.node, "e1");
     drop(socket);
-    let gone = client::status(&Address::from(path.as_path())).await.unwrap_err();
-    assert!(matches!(gone, ClientError::Unreachable { .. }), "{gone}");
+    let gone = client::status(&AdminAddress::from(path.as_path())).await.unwrap_err();
+    assert!(matches!(gone, AdminClientError::Unreachable { .. }), "{gone}");
 }
 
 #[tokio::test]
 async fn changes_reach_the_process_and_its_word_comes_back() {
     let (controls, mut commands, level) = controls();
-    let server = Server::start(control::router(controls)).await;
-    let address = Address::Tcp(server.address);
+    let server = AdminServer::start(control::router(controls)).await;
+    let address = AdminAddress::Tcp(server.address);
     let process = async {
         for outcome in [
-            Reloaded::Applied { changes: vec!["imports".into()] },
-            Reloaded::Rejected { error: "line 3, column 5: no such key".into() },
+            ReloadReply::Applied { changes: vec!["imports".into()] },
+            ReloadReply::Rejected { error: "line 3, column 5: no such key".into() },
         ] {
-            let Some(Command::Reload(answer)) = commands.recv().await else {
+            let Some(AdminCommand::Reload(answer)) = commands.recv().await else {
                 panic!("not a reload")
             };
             answer.send(outcome).unwrap();
         }
         drop(commands.recv().await);
-        let Some(Command::Drain) = commands.recv().await else { panic!("not a drain") };
+        let Some(AdminCommand::Drain) = commands.recv().await else { panic!("not a drain") };
     };
     let operator = async {
         let post = |path| client::request(&address, Method::POST, path, "");
-        let applied: Reloaded = serde_json::from_slice(&post("/v1/reload").await.unwrap()).unwrap();
-        assert_eq!(applied, Reloaded::Applied { changes: vec!["imports".into()] });
+        let applied: ReloadReply =
+            serde_json::from_slice(&post("/v1/reload").await.unwrap()).unwrap();
+        assert_eq!(applied, ReloadReply::Applied { changes: vec!["imports".into()] });
         let refused = post("/v1/reload").await.unwrap_err().to_string();
         assert_eq!(refused, "line 3, column 5: no such key");
         assert!(post("/v1/reload").await.unwrap_err().to_string().contains("ending"));
@@ -135,7 +136,7 @@ async fn changes_reach_the_process_and_its_word_comes_back() {
         put(r#"{"level": "warn"}"#).await.unwrap();
         assert_eq!(*level.lock().unwrap(), "warn");
         for bad in ["loud", "", "{\"level\": 3}", "{\"lvl\": \"info\"}"] {
-            assert!(matches!(put(bad).await, Err(ClientError::Refused(_))), "{bad}");
+            assert!(matches!(put(bad).await, Err(AdminClientError::Refused(_))), "{bad}");
         }
     };
     tokio::join!(process, operator);
@@ -144,7 +145,7 @@ async fn changes_reach_the_process_and_its_word_comes_back() {
 
 #[tokio::test]
 async fn errors_are_json_with_a_sentence() {
-    let server = Server::start(control::guard_loopback(control::router(controls().0))).await;
+    let server = AdminServer::start(control::guard_loopback(control::router(controls().0))).await;
     let host = "host: localhost:1\r\n";
     for (method, path, headers, body, status, word) in [
         ("GET", "/", host, "", 404, "GET /v1/status"),
@@ -181,9 +182,11 @@ async fn errors_are_json_with_a_sentence() {
 async fn readiness_names_what_is_left() {
     let readiness = Readiness::default();
     let metrics = Arc::new(|| "adit_ready 1\n".to_owned());
-    let server =
-        Server::start(public::router(public::Public { readiness: readiness.clone(), metrics }))
-            .await;
+    let server = AdminServer::start(public::router(public::PublicState {
+        readiness: readiness.clone(),
+        metrics,
+    }))
+    .await;
     let get = async |path| server.http("GET", path, "host: any.example\r\n", "").await;
     assert_eq!(get("/livez").await, (200, "ok\n".to_owned()));
     let pending = readiness.wait_for("identity");
@@ -199,7 +202,7 @@ async fn readiness_names_what_is_left() {
 
 #[tokio::test]
 async fn heads_have_a_bound() {
-    let server = Server::start(control::router(controls().0)).await;
+    let server = AdminServer::start(control::router(controls().0)).await;
     let long = "x".repeat(100_000);
     let many = "a: b\r\n".repeat(1000);
     for (headers, statuses) in [(format!("a: {long}\r\n"), [431, 0]), (many, [431, 400])] {
@@ -213,7 +216,7 @@ async fn heads_have_a_bound() {
 
 #[tokio::test]
 async fn one_address_cannot_take_every_place() {
-    let server = Server::start(control::router(controls().0)).await;
+    let server = AdminServer::start(control::router(controls().0)).await;
     let mut held = Vec::new();
     let refused = loop {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
@@ -242,7 +245,7 @@ async fn who_sends_a_byte_now_and_then_is_given_up() {
     let (controls, _commands, _) = controls();
     let router = control::router(controls);
     let begun = tokio::time::Instant::now();
-    let served = serve::one(stream, router, CancellationToken::new());
+    let served = serve::serve_connection(stream, router, CancellationToken::new());
     let slow = async {
         for byte in b"GET /v1/status HTTP/1.1\r\n".iter().cycle() {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -260,7 +263,8 @@ async fn a_body_that_never_ends_is_given_up() {
     let (mut client, stream) = tokio::io::duplex(1024);
     let (controls, _commands, _) = controls();
     let begun = tokio::time::Instant::now();
-    let served = serve::one(stream, control::router(controls), CancellationToken::new());
+    let served =
+        serve::serve_connection(stream, control::router(controls), CancellationToken::new());
     let slow = async {
         let head = b"PUT /v1/log-level HTTP/1.1\r\nhost: a\r\ncontent-length: 4000\r\n\r\n";
         client.write_all(head).await.unwrap();
@@ -281,8 +285,8 @@ async fn a_page_that_is_asked_for_without_end_is_made_for_a_tenth_of_the_time() 
         format!("page {}", count.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
     };
     let readiness = Readiness::default();
-    let public = public::Public { readiness, metrics: Arc::new(metrics) };
-    let server = Server::start(public::router(public)).await;
+    let public = public::PublicState { readiness, metrics: Arc::new(metrics) };
+    let server = AdminServer::start(public::router(public)).await;
     for _ in 0..50 {
         assert_eq!(server.http("GET", "/metrics", "", "").await, (200, "page 0".into()));
     }

@@ -2,19 +2,19 @@
 
 use std::iter::once;
 
-use adit_transport::budget::Charges;
-use adit_transport::endpoint::Counters;
+use adit_transport::budget::BufferCharges;
+use adit_transport::endpoint::EndpointCounters;
 
-use super::page::Kind::{Counter, Gauge};
-use super::page::{Family, Page};
-use super::process::Process;
-use crate::status::{BackendState, LinkState, Severity, Status, doubled};
+use super::page::FamilyKind::{Counter, Gauge};
+use super::page::{MetricFamily, MetricsPage};
+use super::process::ProcessUsage;
+use crate::status::{BackendState, LinkHealth, StatusDocument, StatusSeverity, duplicates};
 
 macro_rules! families {
     ($($name:ident = $text:literal, $kind:ident, $unit:literal, [$($label:literal),*], $help:literal;)*) => {
-        $(const $name: Family = Family { name: $text, kind: $kind, unit: $unit, labels: &[$($label),*], help: $help };)*
+        $(const $name: MetricFamily = MetricFamily { name: $text, kind: $kind, unit: $unit, labels: &[$($label),*], help: $help };)*
         /// Every family that this module writes.
-        pub const ALL: &[Family] = &[$($name),*];
+        pub const ALL: &[MetricFamily] = &[$($name),*];
     };
 }
 
@@ -57,13 +57,13 @@ families! {
 
 /// What the data side has counted by itself.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Totals {
+pub struct ProcessTotals {
     /// At the QUIC endpoints.
-    pub endpoints: Counters,
+    pub endpoints: EndpointCounters,
     /// Tasks that are alive on the workers.
     pub tasks: usize,
     /// What peers may have this node hold.
-    pub buffers: Charges,
+    pub buffers: BufferCharges,
     /// Lines of the log that were dropped.
     pub log_dropped: u64,
 }
@@ -73,7 +73,12 @@ pub struct Totals {
     clippy::cast_precision_loss,
     reason = "the format has no integers; counts stay below 2^53"
 )]
-pub(super) fn render(page: &mut Page, status: &Status, process: &Process, totals: &Totals) {
+pub(super) fn render(
+    page: &mut MetricsPage,
+    status: &StatusDocument,
+    process: &ProcessUsage,
+    totals: &ProcessTotals,
+) {
     node(page, status);
     kernel(page, process);
     endpoints(page, totals);
@@ -86,9 +91,10 @@ pub(super) fn render(page: &mut Page, status: &Status, process: &Process, totals
     clippy::cast_precision_loss,
     reason = "the format has no integers; seconds and bytes stay below 2^53"
 )]
-fn node(page: &mut Page, status: &Status) {
+fn node(page: &mut MetricsPage, status: &StatusDocument) {
     let node = &status.node;
-    let count = |s: Severity| status.problems.iter().filter(|p| p.severity == s).count() as f64;
+    let count =
+        |s: StatusSeverity| status.problems.iter().filter(|p| p.severity == s).count() as f64;
     page.family(&BUILD, [([node.version.as_str()], 1.0)]);
     page.family(&UPTIME, one(node.uptime_seconds as f64));
     page.family(&READY, one(flag(node.ready)));
@@ -96,9 +102,9 @@ fn node(page: &mut Page, status: &Status) {
     page.family(
         &PROBLEMS,
         [
-            (["error"], count(Severity::Error)),
-            (["warning"], count(Severity::Warning)),
-            (["notice"], count(Severity::Notice)),
+            (["error"], count(StatusSeverity::Error)),
+            (["warning"], count(StatusSeverity::Warning)),
+            (["notice"], count(StatusSeverity::Notice)),
         ],
     );
     page.family(&CONFIG_REJECTED, one(flag(node.configuration.error.is_some())));
@@ -109,7 +115,7 @@ fn node(page: &mut Page, status: &Status) {
 
 /// Adds what the kernel knows of this process: what every process has, a node or not.
 #[expect(clippy::cast_precision_loss, reason = "the format has no integers; bytes stay below 2^53")]
-pub(super) fn kernel(page: &mut Page, process: &Process) {
+pub(super) fn kernel(page: &mut MetricsPage, process: &ProcessUsage) {
     for (family, value) in [(&CPU, process.cpu), (&STARTED, process.started)] {
         page.family(family, value.into_iter().flat_map(|t| one(t.as_secs_f64())));
     }
@@ -128,7 +134,7 @@ pub(super) fn kernel(page: &mut Page, process: &Process) {
     clippy::cast_precision_loss,
     reason = "the format has no integers; counts stay below 2^53"
 )]
-fn endpoints(page: &mut Page, totals: &Totals) {
+fn endpoints(page: &mut MetricsPage, totals: &ProcessTotals) {
     let counted = &totals.endpoints;
     page.family(&HANDSHAKES_OPEN, one(counted.handshakes as f64));
     let outcomes = [
@@ -142,7 +148,7 @@ fn endpoints(page: &mut Page, totals: &Totals) {
         ("refused-draining", counted.refused_draining),
     ];
     page.family(&HANDSHAKES, outcomes.map(|(name, n)| ([name], n as f64)));
-    let handed = [("delivered", counted.handed), ("dropped", counted.handed_dropped)];
+    let handed = [("delivered", counted.rerouted), ("dropped", counted.rerouted_dropped)];
     page.family(&HANDED, handed.map(|(name, n)| ([name], n as f64)));
     let forwarded = [
         ("sent", counted.forwarded),
@@ -158,13 +164,13 @@ fn endpoints(page: &mut Page, totals: &Totals) {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the format has no integers; ages stay below 2^53")]
-fn links(page: &mut Page, status: &Status) {
+fn links(page: &mut MetricsPage, status: &StatusDocument) {
     let all = || status.links.iter();
-    let up = |s| matches!(s, LinkState::Up | LinkState::Degraded);
+    let up = |s| matches!(s, LinkHealth::Up | LinkHealth::Degraded);
     page.family(&LINK_UP, all().map(|l| ([l.cluster.as_str()], flag(up(l.state)))));
-    let degraded = |s| s == LinkState::Degraded;
+    let degraded = |s| s == LinkHealth::Degraded;
     page.family(&LINK_DEGRADED, all().map(|l| ([l.cluster.as_str()], flag(degraded(l.state)))));
-    let twice = all().map(|l| ([l.cluster.as_str()], doubled::count(l) as f64));
+    let twice = all().map(|l| ([l.cluster.as_str()], duplicates::count(l) as f64));
     page.family(&LINK_DOUBLED, twice);
     let age =
         all().filter_map(|l| Some(([l.cluster.as_str()], l.view.as_ref()?.age_seconds as f64)));
@@ -180,7 +186,7 @@ fn links(page: &mut Page, status: &Status) {
     clippy::cast_precision_loss,
     reason = "the format has no integers; counts stay below 2^53"
 )]
-fn services(page: &mut Page, status: &Status) {
+fn services(page: &mut MetricsPage, status: &StatusDocument) {
     let imports = || {
         let ports = |i: &'_ crate::status::Import| i.ports.len();
         status

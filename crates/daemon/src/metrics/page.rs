@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 /// A metric family: what the page says of it once.
 #[derive(Debug, Clone, Copy)]
-pub struct Family {
+pub struct MetricFamily {
     /// Its name, `adit_…`.
     pub name: &'static str,
     /// Whether it only ever grows.
-    pub kind: Kind,
+    pub kind: FamilyKind,
     /// The unit of its values, as METRICS.md calls it.
     pub unit: &'static str,
     /// The names of its labels, in order.
@@ -19,7 +19,7 @@ pub struct Family {
 
 /// A family's kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FamilyKind {
     /// Goes up and down.
     Gauge,
     /// Only grows, until the process ends.
@@ -28,11 +28,11 @@ pub enum Kind {
 
 /// The page being written.
 #[derive(Debug, Default)]
-pub struct Page {
+pub struct MetricsPage {
     text: String,
 }
 
-impl From<String> for Page {
+impl From<String> for MetricsPage {
     fn from(mut text: String) -> Self {
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
@@ -41,12 +41,12 @@ impl From<String> for Page {
     }
 }
 
-impl Page {
+impl MetricsPage {
     /// Writes a family with all its samples: values of its labels, in order, and the value. A family
     /// without a sample is left out.
     pub fn family<'a, const N: usize>(
         &mut self,
-        family: &Family,
+        family: &MetricFamily,
         samples: impl IntoIterator<Item = ([&'a str; N], f64)>,
     ) {
         debug_assert_eq!(family.labels.len(), N, "{}", family.name);
@@ -54,10 +54,10 @@ impl Page {
         if samples.peek().is_none() {
             return;
         }
-        let Family { name, help, labels, .. } = family;
+        let MetricFamily { name, help, labels, .. } = family;
         let kind = match family.kind {
-            Kind::Gauge => "gauge",
-            Kind::Counter => "counter",
+            FamilyKind::Gauge => "gauge",
+            FamilyKind::Counter => "counter",
         };
         self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
         for (values, value) in samples {
@@ -87,9 +87,9 @@ impl Page {
 mod tests {
     use super::*;
 
-    const FAMILY: Family = Family {
+    const FAMILY: MetricFamily = MetricFamily {
         name: "adit_link_up",
-        kind: Kind::Gauge,
+        kind: FamilyKind::Gauge,
         unit: "",
         labels: &["cluster", "note"],
         help: "Whether",
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn labels_are_escaped_and_empty_families_left_out() {
-        let mut page = Page::from("before 1".to_owned());
+        let mut page = MetricsPage::from("before 1".to_owned());
         page.family(&FAMILY, [(["bank", "a\"b\\c\nd"], 1.0), (["shop", ""], 0.5)]);
         page.family::<2>(&FAMILY, []);
         let expected = "before 1\n# HELP adit_link_up Whether\n# TYPE adit_link_up gauge\n\

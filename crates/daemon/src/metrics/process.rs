@@ -9,7 +9,7 @@ use adit_host::{descriptors, process};
 
 /// What was read.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Process {
+pub struct ProcessUsage {
     /// Processor time that all threads have used.
     pub cpu: Option<Duration>,
     /// Resident memory, in bytes.
@@ -26,7 +26,7 @@ pub struct Process {
     pub started: Option<Duration>,
 }
 
-impl Process {
+impl ProcessUsage {
     /// Reads it from the kernel.
     #[must_use]
     pub fn read() -> Self {
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn this_process_has_memory_threads_and_descriptors() {
-        let process = Process::read();
+        let process = ProcessUsage::read();
         assert!(process.resident.is_some_and(|n| n > 1 << 20), "{process:?}");
         assert!(process.virtual_memory > process.resident, "{process:?}");
         assert!(process.threads.is_some_and(|n| n >= 1), "{process:?}");
@@ -74,6 +74,6 @@ mod tests {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let age = now - process.started.unwrap();
         assert!(age < Duration::from_secs(24 * 60 * 60), "a test does not run for days: {age:?}");
-        assert_eq!(Process::read().started, process.started);
+        assert_eq!(ProcessUsage::read().started, process.started);
     }
 }

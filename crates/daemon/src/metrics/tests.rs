@@ -8,13 +8,13 @@ use metrics::{
 };
 
 use super::*;
-use crate::status::{Export, Grant, Import, ImportPort, Link, LinkState};
+use crate::status::{Export, Grant, Import, ImportPort, Link, LinkHealth};
 
 /// Notes what is described: name → (type, unit, sentence).
 #[derive(Default)]
-struct Described(Mutex<BTreeMap<String, (String, String, String)>>);
+struct DescribedMetrics(Mutex<BTreeMap<String, (String, String, String)>>);
 
-impl Described {
+impl DescribedMetrics {
     fn note(&self, kind: &str, name: &KeyName, unit: Option<Unit>, help: &SharedString) {
         let unit = unit.map_or("", |u| u.as_str()).to_owned();
         let row = (kind.to_owned(), unit, help.to_string());
@@ -23,7 +23,7 @@ impl Described {
     }
 }
 
-impl Recorder for Described {
+impl Recorder for DescribedMetrics {
     fn describe_counter(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
         self.note("counter", &name, unit, &help);
     }
@@ -51,13 +51,13 @@ impl Recorder for Described {
 
 #[test]
 fn the_table_says_what_the_code_says() {
-    let described = Described::default();
+    let described = DescribedMetrics::default();
     with_local_recorder(&described, describe);
     let mut described = described.0.into_inner().unwrap();
     for family in gauges::ALL {
         let kind = match family.kind {
-            page::Kind::Gauge => "gauge",
-            page::Kind::Counter => "counter",
+            page::FamilyKind::Gauge => "gauge",
+            page::FamilyKind::Counter => "counter",
         };
         let row = (kind.to_owned(), family.unit.to_owned(), family.help.to_owned());
         let old = described.insert(family.name.to_owned(), row);
@@ -89,13 +89,13 @@ fn the_table_says_what_the_code_says() {
 
 #[test]
 fn names_tell_their_unit() {
-    let described = Described::default();
+    let described = DescribedMetrics::default();
     with_local_recorder(&described, describe);
     let counted = described.0.into_inner().unwrap();
     let all = counted
         .iter()
         .map(|(name, (kind, unit, _))| (name.as_str(), kind == "counter", unit.as_str()))
-        .chain(gauges::ALL.iter().map(|f| (f.name, f.kind == page::Kind::Counter, f.unit)));
+        .chain(gauges::ALL.iter().map(|f| (f.name, f.kind == page::FamilyKind::Counter, f.unit)));
     for (name, counter, unit) in all {
         assert!(name.starts_with("adit_") || name.starts_with("process_"), "{name}");
         assert_eq!(name.ends_with("_total"), counter, "{name}");
@@ -107,12 +107,12 @@ fn names_tell_their_unit() {
 
 #[test]
 fn the_page_has_what_was_counted_and_what_is() {
-    let metrics = Metrics::install().unwrap();
-    config_read(Outcome::Rejected);
+    let metrics = ProcessMetrics::install().unwrap();
+    config_read(FileReadOutcome::Rejected);
     panicked();
-    let mut status = Status::default();
+    let mut status = StatusDocument::default();
     let link = |cluster: &str, state| Link { cluster: cluster.into(), state, ..Link::default() };
-    status.links = vec![link("bank", LinkState::Degraded), link("shop", LinkState::Down)];
+    status.links = vec![link("bank", LinkHealth::Degraded), link("shop", LinkHealth::Down)];
     let port = ImportPort {
         name: "http".into(),
         ready: true,
@@ -124,7 +124,7 @@ fn the_page_has_what_was_counted_and_what_is() {
     let grant = |cluster: &str| Grant { cluster: cluster.into(), ..Grant::default() };
     let allow = vec![grant("shop"), grant("stranger")];
     status.exports = vec![Export { service: "a/c".into(), allow, ..Export::default() }];
-    let page = metrics.render(&status, &Process::default(), &Totals::default());
+    let page = metrics.render(&status, &ProcessUsage::default(), &ProcessTotals::default());
     for line in [
         "adit_config_reloads_total{outcome=\"rejected\"} 1",
         "# TYPE adit_panics_total counter",
@@ -140,7 +140,7 @@ fn the_page_has_what_was_counted_and_what_is() {
     }
     assert!(!page.contains("process_resident_memory_bytes"), "what is not known is absent");
     from_the_start(&page);
-    let page = metrics.render(&status, &Process::read(), &Totals::default());
+    let page = metrics.render(&status, &ProcessUsage::read(), &ProcessTotals::default());
     for name in [
         "process_cpu_seconds_total",
         "process_resident_memory_bytes",
@@ -151,10 +151,13 @@ fn the_page_has_what_was_counted_and_what_is() {
         let value = page.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<f64>().ok());
         assert!(value.is_some_and(|v| v > 0.0), "{name}\n{page}");
     }
-    assert!(metrics.events(&Process::read()).contains("\nprocess_open_fds "), "a controller's too");
+    assert!(
+        metrics.render_without_status(&ProcessUsage::read()).contains("\nprocess_open_fds "),
+        "a controller's too"
+    );
 
     status.links.remove(1);
-    let page = metrics.render(&status, &Process::default(), &Totals::default());
+    let page = metrics.render(&status, &ProcessUsage::default(), &ProcessTotals::default());
     assert!(!page.contains("adit_link_up{link=\"shop\"}"), "no state outlives its link");
     metrics.upkeep();
 }

@@ -7,11 +7,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use adit_config::Config;
-use adit_config::config::Admin;
-use adit_dataplane::listeners::Inherited;
+use adit_config::config::AdminConfig;
+use adit_dataplane::listeners::InheritedListeners;
 use adit_host::tcp;
 use adit_transport::endpoint::{BindError, UdpInheritance};
-use adit_transport::{Endpoints, NodeSecret, OsNet, Tls, Worker};
+use adit_transport::{Endpoints, NodeSecret, OsUdpNetwork, Tls, Worker};
 
 use super::servers;
 use super::tuning::tuning;
@@ -19,22 +19,22 @@ use crate::admin::socket::AdminSocket;
 
 /// All of it.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(super) struct BoundSockets {
     /// Where peers dial us and we dial them.
     pub(super) endpoints: Endpoints,
     /// The admin server.
-    pub(super) admin: servers::Admin,
+    pub(super) admin: servers::AdminBinding,
     /// The public server.
     pub(super) public: Option<TcpListener>,
     /// Sockets of imports that are there already.
-    pub(super) imports: Inherited,
+    pub(super) imports: InheritedListeners,
 }
 
 /// What a process got from the one before it, which need not be bound.
 #[derive(Debug, Default)]
-pub(super) struct Given {
+pub(super) struct InheritedSockets {
     /// Sockets of imports.
-    pub(super) tcp: Inherited,
+    pub(super) tcp: InheritedListeners,
     /// The public server's.
     pub(super) public: Option<(SocketAddr, OwnedFd)>,
     /// Where peers reach this node.
@@ -43,22 +43,22 @@ pub(super) struct Given {
 
 /// Everything that is in the way, each with its key in the file and what to do.
 #[derive(Debug, Default)]
-pub(super) struct Obstacles {
-    pub(super) all: Vec<String>,
+pub(super) struct BindErrors {
+    pub(super) messages: Vec<String>,
     /// It is nothing but another process, which may go.
     pub(super) in_use: bool,
 }
 
-impl Obstacles {
+impl BindErrors {
     fn add(&mut self, key: &str, address: SocketAddr, error: &io::Error) {
         let taken = error.kind() == io::ErrorKind::AddrInUse;
-        self.in_use = taken && (self.in_use || self.all.is_empty());
-        self.all.push(format!("{key}: cannot listen on {address}: {}", explain(error)));
+        self.in_use = taken && (self.in_use || self.messages.is_empty());
+        self.messages.push(format!("{key}: cannot listen on {address}: {}", explain(error)));
     }
 
-    fn refuse(&mut self, text: String) {
+    fn push(&mut self, text: String) {
         self.in_use = false;
-        self.all.push(text);
+        self.messages.push(text);
     }
 }
 
@@ -66,17 +66,19 @@ impl Obstacles {
 ///
 /// # Errors
 /// Everything that is in the way.
-pub(super) fn all(
+pub(super) fn bind_all(
     config: &Config,
     workers: Vec<Worker>,
     secret: &NodeSecret,
     tls: Tls,
-    given: Given,
-) -> Result<Bound, Obstacles> {
-    let Given { tcp: imports, public, udp } = given;
-    let mut obstacles = Obstacles::default();
+    given: InheritedSockets,
+) -> Result<BoundSockets, BindErrors> {
+    let InheritedSockets { tcp: imports, public, udp } = given;
+    let mut obstacles = BindErrors::default();
     // The data path listens on each of these once per worker; here each is asked for alone, for a moment.
-    for address in wanted(config).into_iter().filter(|address| !imports.contains_key(address)) {
+    for address in
+        import_addresses(config).into_iter().filter(|address| !imports.contains_key(address))
+    {
         if let Err(error) = tcp::listen(address, false) {
             obstacles.add("imports", address, &error);
         }
@@ -98,28 +100,28 @@ pub(super) fn all(
         }
     }
     let admin = match &config.admin {
-        Admin::Socket(path) => AdminSocket::bind(path)
-            .map(servers::Admin::Socket)
-            .map_err(|e| obstacles.refuse(format!("admin.socket: {e}")))
+        AdminConfig::Socket(path) => AdminSocket::bind(path)
+            .map(servers::AdminBinding::Socket)
+            .map_err(|e| obstacles.push(format!("admin.socket: {e}")))
             .ok(),
-        Admin::Listen(address) => tcp::listen(*address, false)
-            .map(servers::Admin::Tcp)
+        AdminConfig::Listen(address) => tcp::listen(*address, false)
+            .map(servers::AdminBinding::Tcp)
             .map_err(|e| obstacles.add("admin.listen", *address, &e))
             .ok(),
     };
-    let (true, Some(admin)) = (obstacles.all.is_empty(), admin) else { return Err(obstacles) };
-    let net = Arc::new(OsNet);
+    let (true, Some(admin)) = (obstacles.messages.is_empty(), admin) else { return Err(obstacles) };
+    let net = Arc::new(OsUdpNetwork);
     let (listen, tuning) = (&config.node.listen, tuning(&config.limits));
     let endpoints = Endpoints::bind_after(net, workers, listen, secret, tls, tuning, udp);
     let endpoints = endpoints.map_err(|error| {
         let in_use = matches!(&error, BindError::Listen { error, .. } if error.kind() == io::ErrorKind::AddrInUse);
-        Obstacles { all: vec![format!("node.listen: {error}")], in_use }
+        BindErrors { messages: vec![format!("node.listen: {error}")], in_use }
     })?;
-    Ok(Bound { endpoints, admin, public, imports })
+    Ok(BoundSockets { endpoints, admin, public, imports })
 }
 
 /// The local addresses of all imports.
-fn wanted(config: &Config) -> BTreeSet<SocketAddr> {
+fn import_addresses(config: &Config) -> BTreeSet<SocketAddr> {
     config.imports.iter().flat_map(|i| &i.ports).flat_map(|p| &p.listen).copied().collect()
 }
 

@@ -5,35 +5,39 @@
 //! ([`node_reports`]). It accepts nobody's
 //! streams and dials no other cluster.
 
-mod ears;
 mod node_reports;
+mod peer_observer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_kubernetes::controller::{self, ControllerError, ControllerState, Peers, Settings};
+use adit_kubernetes::controller::{
+    self, ControllerError, ControllerSettings, ControllerState, ObservedPeers,
+};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::signals::Signals;
-use super::{Ended, StartError, cannot, ended, last_words, panics, runtime, start_log};
-use crate::admin::public::{self, Public};
-use crate::admin::serve::{self, Listener};
-use crate::metrics::{Metrics, process::Process};
+use super::signals::ProcessSignals;
+use super::{
+    NodeExit, StartError, cannot, end_requested, log_fatal_error, panics, runtime, start_log,
+};
+use crate::admin::public::{self, PublicState};
+use crate::admin::serve::{self, AdminListener};
+use crate::metrics::{ProcessMetrics, process::ProcessUsage};
 use crate::readiness::Readiness;
 
 /// What giving up the lead and the connections may take.
-const FAREWELL: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often histograms are emptied into their buckets.
-const UPKEEP: Duration = Duration::from_secs(5);
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// As what a controller runs.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct ControllerOptions {
     /// Its pod.
-    pub settings: Settings,
+    pub settings: ControllerSettings,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub listen: SocketAddr,
 }
@@ -44,33 +48,36 @@ pub struct Options {
 ///
 /// # Errors
 /// All that keeps it from starting; it stands in the log already.
-pub fn run(options: Options) -> Result<Ended, StartError> {
+pub fn run(options: ControllerOptions) -> Result<NodeExit, StartError> {
     let log = start_log()?;
     panics::install();
-    let begin = || -> Result<Ended, StartError> {
-        let metrics = Metrics::install().map_err(|e| e.to_string())?;
+    let begin = || -> Result<NodeExit, StartError> {
+        let metrics = ProcessMetrics::install().map_err(|e| e.to_string())?;
         runtime()?.block_on(serve(options, metrics))
     };
-    last_words(&log, "controller", begin())
+    log_fatal_error(&log, "controller", begin())
 }
 
-async fn serve(options: Options, metrics: Metrics) -> Result<Ended, StartError> {
-    let mut signals = Signals::catch().map_err(cannot("catch signals"))?;
+async fn serve(
+    options: ControllerOptions,
+    metrics: ProcessMetrics,
+) -> Result<NodeExit, StartError> {
+    let mut signals = ProcessSignals::catch().map_err(cannot("catch signals"))?;
     let listener = tokio::net::TcpListener::bind(options.listen)
         .await
         .map_err(|e| format!("cannot listen on {}: {e}", options.listen))?;
     let client = adit_kubernetes::client::in_cluster().map_err(|e| e.to_string())?;
     let readiness = Readiness::default();
     let page = metrics.clone();
-    let router = public::router(Public {
+    let router = public::router(PublicState {
         readiness: readiness.clone(),
-        metrics: Arc::new(move || page.events(&Process::read())),
+        metrics: Arc::new(move || page.render_without_status(&ProcessUsage::read())),
     });
     let stop = CancellationToken::new();
-    let server = serve::run(Listener::Tcp(listener), router, stop.child_token());
+    let server = serve::run(AdminListener::Tcp(listener), router, stop.child_token());
 
     let (observer, observers) = watch::channel(None);
-    let (peers, heard) = watch::channel(Arc::new(Peers::default()));
+    let (peers, heard) = watch::channel(Arc::new(ObservedPeers::default()));
     let (summary, summaries) = watch::channel(Arc::default());
     let (state, states) = watch::channel(ControllerState::default());
     let lead = stop.child_token();
@@ -78,23 +85,23 @@ async fn serve(options: Options, metrics: Metrics) -> Result<Ended, StartError> 
         controller::run(client, options.settings, observer, heard, summaries, state, lead.clone());
     let beside = async {
         tokio::join!(
-            ears::listen(observers, peers, summary),
-            tell(states),
-            upkeep(metrics),
+            peer_observer::observe(observers, peers, summary),
+            publish_readiness(states),
+            maintain_metrics(metrics),
             server,
         );
     };
     let mut controller = std::pin::pin!(controller);
     let mut beside = std::pin::pin!(beside);
     let signal = tokio::select! {
-        signal = ended(&mut signals) => signal,
+        signal = end_requested(&mut signals) => signal,
         result = &mut controller => return Err(match result {
-            Ok(()) => StartError::Broken("the controller ended by itself".to_owned()),
-            Err(ControllerError::Ended(which)) => StartError::Broken(which.to_string()),
+            Ok(()) => StartError::TaskEnded("the controller ended by itself".to_owned()),
+            Err(ControllerError::Ended(which)) => StartError::TaskEnded(which.to_string()),
             Err(error @ ControllerError::Namespace(_)) => error.to_string().into(),
         }),
         () = &mut beside => {
-            return Err(StartError::Broken("a part of the controller ended by itself".to_owned()));
+            return Err(StartError::TaskEnded("a part of the controller ended by itself".to_owned()));
         }
     };
     tracing::info!(signal, "asked to end");
@@ -107,15 +114,15 @@ async fn serve(options: Options, metrics: Metrics) -> Result<Ended, StartError> 
             () = beside => {}
         }
     };
-    if timeout(FAREWELL, farewell).await.is_err() {
+    if timeout(SHUTDOWN_TIMEOUT, farewell).await.is_err() {
         tracing::warn!("the controller did not give up its lead in time");
     }
-    Ok(Ended::Drained { reset: 0 })
+    Ok(NodeExit::Drained { reset: 0 })
 }
 
 /// A controller is ready while it leads or stands by. What it waits for, and what is wrong, is logged: a
 /// controller that is not ready is no better for it.
-async fn tell(mut states: watch::Receiver<ControllerState>) {
+async fn publish_readiness(mut states: watch::Receiver<ControllerState>) {
     let mut told = ControllerState::default();
     loop {
         let state = states.borrow_and_update().clone();
@@ -134,9 +141,9 @@ async fn tell(mut states: watch::Receiver<ControllerState>) {
     }
 }
 
-async fn upkeep(metrics: Metrics) {
+async fn maintain_metrics(metrics: ProcessMetrics) {
     loop {
-        tokio::time::sleep(UPKEEP).await;
+        tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
         metrics.upkeep();
     }
 }

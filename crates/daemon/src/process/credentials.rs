@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use adit_config::config::Link;
-use adit_config::{Config, Finding};
+use adit_config::config::LinkConfig;
+use adit_config::{Config, FileFinding};
 use adit_pki::files::{self, FileError};
 use adit_pki::trust::TrustError;
 use adit_pki::{
@@ -18,11 +18,11 @@ use adit_pki::{
 
 /// A file that a configuration refers to and that is of no use, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CredentialFault(Finding);
+pub(super) struct CredentialFault(FileFinding);
 
 impl fmt::Display for CredentialFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finding { path, message, hint, is_unreadable: _ } = &self.0;
+        let FileFinding { path, message, hint, is_unreadable: _ } = &self.0;
         write!(f, "{path}: {message}")?;
         hint.as_ref().map_or(Ok(()), |hint| write!(f, "; {hint}"))
     }
@@ -35,16 +35,16 @@ impl CredentialFault {
         let hint = unreadable.map(|error| adit_config::unreadable_hint(error.kind(), maker));
         let is_unreadable = unreadable.is_some();
         let (path, message) = (path.to_owned(), error.to_string());
-        Self(Finding { path, message, hint, is_unreadable })
+        Self(FileFinding { path, message, hint, is_unreadable })
     }
 
     /// One whose message says what to do as well.
     fn plain(path: String, message: String) -> Self {
-        Self(Finding { path, message, hint: None, is_unreadable: false })
+        Self(FileFinding { path, message, hint: None, is_unreadable: false })
     }
 
     /// The same for `adit check`.
-    pub(super) fn into_finding(self) -> Finding {
+    pub(super) fn into_finding(self) -> FileFinding {
         self.0
     }
 }
@@ -60,7 +60,7 @@ pub(super) struct Credentials {
 
 /// How reading the files again went.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Reread {
+pub(super) struct CredentialsReload {
     /// Whether anything is different now.
     pub(super) changed: bool,
     /// What could not be taken; the last good one stays.
@@ -76,12 +76,12 @@ impl Credentials {
         config: &Config,
         now: UnixTime,
     ) -> Result<(Self, Vec<CredentialFault>), Vec<CredentialFault>> {
-        let read = Read::new(config, now);
-        let kept = read.kept(config);
+        let read = CredentialFiles::new(config, now);
+        let kept = read.stored_bundles(config);
         let (bundles, errors) = read.bundles(&kept, now);
         match read.identity {
             Ok((identity, _)) => {
-                let verifier = PeerVerifier::new(believed(config, bundles));
+                let verifier = PeerVerifier::new(build_trust(config, bundles));
                 let identity = Arc::new(Current::new(identity));
                 Ok((Self { identity, verifier: Arc::new(verifier) }, errors))
             }
@@ -90,8 +90,8 @@ impl Credentials {
     }
 
     /// Reads all files again and takes what is good.
-    pub(super) fn reload(&self, config: &Config, now: UnixTime) -> Reread {
-        let read = Read::new(config, now);
+    pub(super) fn reload(&self, config: &Config, now: UnixTime) -> CredentialsReload {
+        let read = CredentialFiles::new(config, now);
         let trust = self.verifier.trust();
         let (bundles, others) = read.bundles(&trust.bundles, now);
         let mut errors: Vec<_> = others.iter().map(ToString::to_string).collect();
@@ -104,17 +104,17 @@ impl Credentials {
             Ok(_) => {}
             Err(own) => drop(errors.splice(0..0, own.iter().map(ToString::to_string))),
         }
-        let believed = believed(config, bundles);
+        let believed = build_trust(config, bundles);
         if !believed.bundles.is_same(&trust.bundles) || believed.denied != trust.denied {
             self.verifier.set_trust(believed);
             changed = true;
         }
-        Reread { changed, errors }
+        CredentialsReload { changed, errors }
     }
 }
 
 /// Who is believed: the nodes of all bundles and the controller of our own, but for those who are denied.
-fn believed(config: &Config, bundles: TrustBundles) -> Trust {
+fn build_trust(config: &Config, bundles: TrustBundles) -> Trust {
     let own = (&config.cluster, &config.trust_domain);
     let links = config.links.iter().map(|link| (&link.cluster, &link.trust_domain));
     let domains: BTreeMap<_, _> = links.chain([own]).collect();
@@ -123,25 +123,25 @@ fn believed(config: &Config, bundles: TrustBundles) -> Trust {
 }
 
 /// What the files say.
-struct Read<'a> {
+struct CredentialFiles<'a> {
     config: &'a Config,
     identity: Result<(Identity, TrustBundle), Vec<CredentialFault>>,
     links: Vec<Result<TrustBundle, FileError>>,
 }
 
-impl<'a> Read<'a> {
+impl<'a> CredentialFiles<'a> {
     fn new(config: &'a Config, now: UnixTime) -> Self {
-        let bundle = |l: &Link| files::load_bundle(&l.trust_bundle, &l.trust_domain);
+        let bundle = |l: &LinkConfig| files::load_bundle(&l.trust_bundle, &l.trust_domain);
         Self {
             config,
-            identity: own(config, now),
+            identity: load_own(config, now),
             links: config.links.iter().map(bundle).collect(),
         }
     }
 
     /// What is kept of bundles for a start, where they cannot be taken as they are.
-    fn kept(&self, config: &Config) -> TrustBundles {
-        let kept = |link: &Link| {
+    fn stored_bundles(&self, config: &Config) -> TrustBundles {
+        let kept = |link: &LinkConfig| {
             let file = link.last_bundle.as_ref()?;
             files::load_bundle(file, &link.trust_domain).ok()
         };
@@ -166,12 +166,12 @@ impl<'a> Read<'a> {
             all.push((link.trust_domain.clone(), read.as_ref().ok().cloned()));
         }
         let (bundles, more) = last.renewed(all, now);
-        errors.extend(more.iter().map(|error| self.unbelieved(error)));
+        errors.extend(more.iter().map(|error| self.rejected_bundle(error)));
         (bundles, errors)
     }
 
     /// A bundle that is one and is not believed, with its file.
-    fn unbelieved(&self, error: &TrustError) -> CredentialFault {
+    fn rejected_bundle(&self, error: &TrustError) -> CredentialFault {
         let links = self.config.links.iter().enumerate();
         let of_link = links.rev().find(|(_, link)| link.trust_domain == *error.domain());
         let (path, file, link) = match of_link {
@@ -196,18 +196,22 @@ fn bundle_path(nth: usize) -> String {
 }
 
 /// The node's own files, and whether they are this node's.
-fn own(config: &Config, now: UnixTime) -> Result<(Identity, TrustBundle), Vec<CredentialFault>> {
+fn load_own(
+    config: &Config,
+    now: UnixTime,
+) -> Result<(Identity, TrustBundle), Vec<CredentialFault>> {
     let (folder, domain) = (&config.node.identity, &config.trust_domain);
     let maker = "`adit pki issue` writes it";
     let fault = |error: &FileError| CredentialFault::new(OWN_PATH, error, maker);
     let (identity, bundle) = files::load_node(folder, domain, &BTreeSet::new(), now)
         .map_err(|all| all.iter().map(fault).collect::<Vec<_>>())?;
-    belongs(config, &identity).map_err(|e| vec![CredentialFault::plain(OWN_PATH.into(), e)])?;
+    check_belongs(config, &identity)
+        .map_err(|e| vec![CredentialFault::plain(OWN_PATH.into(), e)])?;
     Ok((identity, bundle))
 }
 
 /// Whether an identity is the one that the configuration wants.
-pub(super) fn belongs(config: &Config, identity: &Identity) -> Result<(), String> {
+pub(super) fn check_belongs(config: &Config, identity: &Identity) -> Result<(), String> {
     let expected = config.trust_domain.node_id(&config.node.name);
     if *identity.id() == expected {
         return Ok(());

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use adit_pki::PeerVerifier;
 
-use crate::metrics::gauges::Totals;
+use crate::metrics::gauges::ProcessTotals;
 use crate::status::build::Traffic;
 use crate::status::{Link, PeerNode};
 
 /// Links and data path of one node.
-pub(super) trait DataSide {
+pub(super) trait DataPlane {
     /// What the status asks; it is asked on another thread.
-    type Witness: Witness;
+    type StatusSource: StatusSource;
 
     /// What can be asked about it.
-    fn witness(&self) -> Self::Witness;
+    fn status_source(&self) -> Self::StatusSource;
 
     /// Ends the connections whose certificate has ended; with a verifier whose trust has changed, also those
     /// that it no longer believes.
@@ -29,12 +29,12 @@ pub(super) trait DataSide {
 }
 
 /// What the status asks of links and data path.
-pub(super) trait Witness: Send + Sync + 'static {
+pub(super) trait StatusSource: Send + Sync + 'static {
     /// The links, and the other nodes of this cluster, as the transport sees them.
     fn links(&self) -> (Vec<Link>, Vec<PeerNode>);
 
     /// Another living process that has this node's name, in words, where its siblings see one.
-    fn own_double(&self) -> Option<String> {
+    fn own_duplicate(&self) -> Option<String> {
         None
     }
 
@@ -42,7 +42,7 @@ pub(super) trait Witness: Send + Sync + 'static {
     fn traffic(&self) -> Traffic;
 
     /// What it counted, for the metrics.
-    fn totals(&self) -> Totals;
+    fn totals(&self) -> ProcessTotals;
 
     /// Import addresses that could not be bound, and why.
     fn not_listening(&self) -> BTreeMap<SocketAddr, String>;

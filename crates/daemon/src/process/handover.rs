@@ -1,7 +1,7 @@
 //! One process of a node takes over from another: what they say to each other, and in which order.
 //!
 //! The one that runs (the holder, [`holder`]) is found at [`SOCKET`] in the folder that both share. The one that
-//! starts (the asker, [`asker`]) gets every socket that must not close: connections wait in the queues of
+//! starts (the asker, [`requester`]) gets every socket that must not close: connections wait in the queues of
 //! listeners, and a queue dies with the last process that has it.
 //!
 //! ```text
@@ -30,8 +30,8 @@
 //! `notKnown` with its protocol, and the asker waits until the holder has ended. A later protocol adds words; it
 //! changes none.
 
-pub(super) mod asker;
 pub(super) mod holder;
+pub(super) mod requester;
 #[cfg(test)]
 mod tests;
 
@@ -43,8 +43,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use adit_host::passage::Passage;
-use adit_pki::files::{self, Existing};
+use adit_host::ipc::IpcConnection;
+use adit_pki::files::{self, IfExists};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +64,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// One message. Descriptors travel beside some of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub(in crate::process) enum Word {
+pub(in crate::process) enum HandoverMessage {
     /// May I take over?
     Ask { protocol: u32, version: String, turn: u64 },
     /// Yes; all that there is follows.
@@ -98,49 +98,53 @@ pub(in crate::process) enum Word {
     Other,
 }
 
-fn say(passage: &Passage, word: &Word, descriptors: &[OwnedFd]) -> io::Result<()> {
+fn send_message(
+    passage: &IpcConnection,
+    word: &HandoverMessage,
+    descriptors: &[OwnedFd],
+) -> io::Result<()> {
     let message = serde_json::to_vec(word)?;
     let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     passage.send(&message, &descriptors)
 }
 
 /// What the other one says next; what cannot be read is something of a later version, too.
-fn hear(passage: &Passage) -> io::Result<(Word, Vec<OwnedFd>)> {
+fn receive_message(passage: &IpcConnection) -> io::Result<(HandoverMessage, Vec<OwnedFd>)> {
     let (message, descriptors) = passage.receive()?;
-    Ok((serde_json::from_slice(&message).unwrap_or(Word::Other), descriptors))
+    Ok((serde_json::from_slice(&message).unwrap_or(HandoverMessage::Other), descriptors))
 }
 
-fn unexpected(word: &Word) -> io::Error {
+fn unexpected(word: &HandoverMessage) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("it said {word:?}"))
 }
 
 /// A passage to whoever has the door at `path`, which closes when that process ends.
 ///
 /// # Errors
-/// Nobody is there (`NotFound`, `ConnectionRefused`), or as [`Passage::connect`] and [`Passage::send`].
-fn watch(path: &Path) -> io::Result<Passage> {
-    let passage = Passage::connect(path)?;
-    say(&passage, &Word::Watch, &[])?;
+/// Nobody is there (`NotFound`, `ConnectionRefused`), or as [`IpcConnection::connect`] and [`IpcConnection::send`].
+fn watch_process(path: &Path) -> io::Result<IpcConnection> {
+    let passage = IpcConnection::connect(path)?;
+    send_message(&passage, &HandoverMessage::Watch, &[])?;
     Ok(passage)
 }
 
 /// Who has what the processes of one node share, and whether anybody will after this one. All clones are one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Custody {
+pub(super) struct HandoverState {
     /// A successor has taken over: what both share, files and routes, is no longer this process's.
-    pub(super) succeeded: CancellationToken,
+    pub(super) taken_over: CancellationToken,
     /// This process was asked to end.
     pub(super) ending: CancellationToken,
     /// Nobody comes after this process: Adit leaves.
     pub(super) removed: CancellationToken,
 }
 
-impl Custody {
+impl HandoverState {
     /// Drives `keeping` for as long as no successor has taken over; then nothing more happens, for ever.
-    pub(super) async fn keep(self, keeping: impl Future<Output = ()>) {
+    pub(super) async fn run_until_taken_over(self, keeping: impl Future<Output = ()>) {
         tokio::select! {
             () = keeping => {}
-            () = self.succeeded.cancelled() => std::future::pending().await,
+            () = self.taken_over.cancelled() => std::future::pending().await,
         }
     }
 }
@@ -174,6 +178,6 @@ pub(super) fn turn(folder: &Path, pod: &str) -> io::Result<u64> {
     turns.push((turn, pod.to_owned()));
     let kept = &turns[turns.len().saturating_sub(TURNS_KEPT)..];
     let text: String = kept.iter().map(|(turn, pod)| format!("{turn} {pod}\n")).collect();
-    files::write(&file, text.as_bytes(), Existing::Replace).map_err(io::Error::other)?;
+    files::write(&file, text.as_bytes(), IfExists::Replace).map_err(io::Error::other)?;
     Ok(turn)
 }

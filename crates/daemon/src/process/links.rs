@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use adit_core::choose::connections::Passed;
 use adit_core::code::Code;
 use adit_core::name::NodeName;
+use adit_core::routing::connections::Unusable;
 use adit_core::snapshot::Class;
 use adit_core::wire::state::Omissions;
 use adit_transport::links::{
-    Alternating, ConnectionStatus, LinkState, LinkStatus, MisuseStatus, Status,
+    AlternatingNodes, ConnectionStatus, LinkState, LinkStatus, LinksStatus, MisuseStatus,
 };
 use tokio::time::Instant;
 
 use crate::status::{
-    self, Connection, Dials, InVain, LastInVain, LeftOut, Link, PeerNode, Reason, ViewSource,
+    self, ConnectionReport, DialSummary, LastMisuse, Link, MisuseReport, OmittedItems, PeerNode,
+    Reason, ViewSource,
 };
 
 /// One link.
@@ -23,8 +24,8 @@ pub(super) fn link(from: &LinkStatus) -> Link {
     let mut nodes: BTreeMap<&NodeName, PeerNode> = known
         .map(|(node, a)| (node, PeerNode { addresses: strings(a), ..PeerNode::default() }))
         .collect();
-    connect(&mut nodes, &from.connections);
-    alternate(&mut nodes, &from.alternating);
+    add_connections(&mut nodes, &from.connections);
+    add_alternating(&mut nodes, &from.alternating);
     for hub in &from.peer_hubs {
         nodes.entry(hub).or_default().hub = true;
     }
@@ -32,31 +33,34 @@ pub(super) fn link(from: &LinkStatus) -> Link {
         cluster: from.cluster.to_string(),
         trust_domain: from.trust_domain.to_string(),
         state: match from.state {
-            LinkState::Up => status::LinkState::Up,
-            LinkState::Degraded => status::LinkState::Degraded,
-            LinkState::Down => status::LinkState::Down,
+            LinkState::Up => status::LinkHealth::Up,
+            LinkState::Degraded => status::LinkHealth::Degraded,
+            LinkState::Down => status::LinkHealth::Down,
         },
         reason: from.reason.as_ref().map(|(code, sentence)| Reason::new(*code, sentence)),
         seeds: strings(&from.seeds),
         view: from.view.as_ref().map(|heard| ViewSource {
-            hub: format!("{}/{}", heard.from.0, heard.from.1),
+            hub: format!("{}/{}", heard.source.0, heard.source.1),
             epoch: heard.position.0,
             sequence: heard.position.1,
             age_seconds: heard.age().as_secs(),
         }),
-        in_vain: in_vain(&from.misuse),
+        in_vain: misuse_report(&from.misuse),
         held_bytes: (from.buffers.windows + from.buffers.stalled) as u64,
-        unheard: from.view.as_ref().and_then(|heard| left_out(&heard.omitted)),
-        untold: left_out(&from.untold),
-        misplaced: from.misplaced.as_ref().map(|(node, address)| format!("{node} at {address}")),
+        unheard: from.view.as_ref().and_then(|heard| omitted_items(&heard.omitted)),
+        untold: omitted_items(&from.omitted),
+        misplaced: from
+            .misplaced_hub
+            .as_ref()
+            .map(|(node, address)| format!("{node} at {address}")),
         hub: from.hub,
-        nodes: named(nodes),
+        nodes: into_nodes(nodes),
         failed_handshake: from.fault.as_ref().map(|(code, sentence)| Reason::new(*code, sentence)),
-        dials: Dials {
+        dials: DialSummary {
             attempts: from.dials.attempts,
             failures: from.dials.failures,
             last_error: from.dials.last_error.clone(),
-            next_in_ms: from.dials.next.map(|at| {
+            next_in_ms: from.dials.next_at.map(|at| {
                 let left = at.saturating_duration_since(Instant::now()).as_millis();
                 u64::try_from(left).unwrap_or(u64::MAX)
             }),
@@ -65,16 +69,16 @@ pub(super) fn link(from: &LinkStatus) -> Link {
 }
 
 /// For how long a node that was asked to stay away is named.
-const NAMED_TIMEOUT: Duration = Duration::from_secs(60);
+const NAMED_LIFETIME: Duration = Duration::from_secs(60);
 
-fn in_vain(misuse: &MisuseStatus) -> InVain {
-    let recent = misuse.last.as_ref().filter(|(_, at, _)| at.elapsed() < NAMED_TIMEOUT);
-    let last = recent.map(|(node, at, code)| LastInVain {
+fn misuse_report(misuse: &MisuseStatus) -> MisuseReport {
+    let recent = misuse.last.as_ref().filter(|(_, at, _)| at.elapsed() < NAMED_LIFETIME);
+    let last = recent.map(|(node, at, code)| LastMisuse {
         node: node.to_string(),
         code: code.to_string(),
         seconds_ago: at.elapsed().as_secs(),
     });
-    InVain {
+    MisuseReport {
         streams: misuse.streams,
         asked: misuse.asked,
         closed: misuse.closed,
@@ -83,42 +87,42 @@ fn in_vain(misuse: &MisuseStatus) -> InVain {
     }
 }
 
-fn left_out(omitted: &Omissions) -> Option<LeftOut> {
+fn omitted_items(omitted: &Omissions) -> Option<OmittedItems> {
     let sentence = || omitted.to_string();
-    (!omitted.is_empty()).then(|| LeftOut { count: omitted.count(), sentence: sentence() })
+    (!omitted.is_empty()).then(|| OmittedItems { count: omitted.count(), sentence: sentence() })
 }
 
 /// The nodes of our own cluster with which there are connections.
-pub(super) fn siblings(status: &Status) -> Vec<PeerNode> {
+pub(super) fn siblings(status: &LinksStatus) -> Vec<PeerNode> {
     let mut nodes = BTreeMap::new();
-    connect(&mut nodes, &status.siblings);
-    alternate(&mut nodes, &status.alternating_siblings);
-    named(nodes)
+    add_connections(&mut nodes, &status.siblings);
+    add_alternating(&mut nodes, &status.alternating_siblings);
+    into_nodes(nodes)
 }
 
-fn alternate<'a>(nodes: &mut BTreeMap<&'a NodeName, PeerNode>, all: &'a Alternating) {
+fn add_alternating<'a>(nodes: &mut BTreeMap<&'a NodeName, PeerNode>, all: &'a AlternatingNodes) {
     for (node, boots) in all {
         nodes.entry(node).or_default().alternating = strings(boots);
     }
 }
 
-fn connect<'a>(nodes: &mut BTreeMap<&'a NodeName, PeerNode>, all: &'a [ConnectionStatus]) {
+fn add_connections<'a>(nodes: &mut BTreeMap<&'a NodeName, PeerNode>, all: &'a [ConnectionStatus]) {
     for one in all {
         nodes.entry(&one.peer.node).or_default().connections.push(connection(one));
     }
 }
 
-fn named(nodes: BTreeMap<&NodeName, PeerNode>) -> Vec<PeerNode> {
+fn into_nodes(nodes: BTreeMap<&NodeName, PeerNode>) -> Vec<PeerNode> {
     nodes.into_iter().map(|(name, node)| PeerNode { node: name.to_string(), ..node }).collect()
 }
 
-fn connection(from: &ConnectionStatus) -> Connection {
+fn connection(from: &ConnectionStatus) -> ConnectionReport {
     let stats = &from.stats;
     #[expect(clippy::cast_precision_loss, reason = "a share is wanted, not a count")]
     let loss = if stats.sent == 0 { 0.0 } else { stats.lost as f64 * 100.0 / stats.sent as f64 };
-    Connection {
+    ConnectionReport {
         direction: if from.peer.dialled { "dialled" } else { "accepted" }.into(),
-        lane: match from.peer.lane {
+        lane: match from.peer.class {
             Class::Interactive => "interactive".into(),
             Class::Bulk => "bulk".into(),
         },
@@ -133,12 +137,12 @@ fn connection(from: &ConnectionStatus) -> Connection {
         bytes_in: stats.bytes.1,
         bytes_out: stats.bytes.0,
         standing: from.standing,
-        closing: from.passed.map(|passed| {
+        closing: from.unusable.map(|passed| {
             Reason::from(match passed {
-                Passed::Draining => Code::Draining,
-                Passed::Silent => Code::ConnectionLost,
-                Passed::OlderBoot => Code::PeerRestarted,
-                Passed::Replaced => Code::Replaced,
+                Unusable::Draining => Code::Draining,
+                Unusable::Silent => Code::ConnectionLost,
+                Unusable::OlderBoot => Code::PeerRestarted,
+                Unusable::Replaced => Code::Replaced,
             })
         }),
     }
@@ -153,15 +157,15 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use adit_core::snapshot::View;
+    use adit_core::snapshot::ClusterView;
     use adit_core::wire::state::{Omission, RecordKey};
     use adit_transport::PeerInfo;
-    use adit_transport::budget::Charges;
-    use adit_transport::endpoint::Stats;
+    use adit_transport::budget::BufferCharges;
+    use adit_transport::endpoint::ConnectionStats;
     use adit_transport::links::{DialRecord, LinkView};
     use adit_transport::peer::BootId;
 
-    fn connected(node: &str, passed: Option<Passed>) -> ConnectionStatus {
+    fn connected(node: &str, passed: Option<Unusable>) -> ConnectionStatus {
         let remote = "172.18.2.2:7843".parse().unwrap();
         ConnectionStatus {
             peer: PeerInfo {
@@ -169,7 +173,7 @@ mod tests {
                 node: node.parse().unwrap(),
                 id: format!("spiffe://bank.example/adit/node/{node}").parse().unwrap(),
                 boot: BootId([7; 16]),
-                lane: Class::Bulk,
+                class: Class::Bulk,
                 dialled: true,
                 slot: 0,
                 capabilities: 0,
@@ -181,8 +185,8 @@ mod tests {
             age: Duration::from_secs(5),
             streams: 3,
             standing: true,
-            passed,
-            stats: Stats {
+            unusable: passed,
+            stats: ConnectionStats {
                 rtt: Duration::from_micros(1500),
                 window: 12_000,
                 mtu: 1452,
@@ -197,10 +201,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn known_and_connected_nodes_are_one_list() {
         let node = |n: &str| -> NodeName { n.parse().unwrap() };
-        let view = View {
+        let view = ClusterView {
             nodes: [(node("b1"), vec!["172.18.2.2:7843".parse().unwrap()]), (node("b2"), vec![])]
                 .into(),
-            ..View::default()
+            ..ClusterView::default()
         };
         let mut omitted = Omissions::default();
         let bad = RecordKey::Export("a/b".parse().unwrap());
@@ -209,7 +213,7 @@ mod tests {
             view: Arc::new(view),
             omitted: Arc::new(omitted),
             position: (7, 42),
-            from: ("bank".parse().unwrap(), node("b1")),
+            source: ("bank".parse().unwrap(), node("b1")),
             age: Duration::from_secs(2),
             received: Instant::now(),
             lost: false,
@@ -223,12 +227,12 @@ mod tests {
             reason: Some((Code::LinkDown, "hub b2 is not connected".into())),
             hub: true,
             fault: None,
-            alternating: Alternating::new(),
-            dials: DialRecord { attempts: 4, next, ..DialRecord::default() },
+            alternating: AlternatingNodes::new(),
+            dials: DialRecord { attempts: 4, next_at: next, ..DialRecord::default() },
             view: Some(heard),
-            untold: Arc::default(),
+            omitted: Arc::default(),
             peer_hubs: vec![node("b1"), node("b2")],
-            misplaced: Some((node("b1"), "172.18.1.3:7843".parse().unwrap())),
+            misplaced_hub: Some((node("b1"), "172.18.1.3:7843".parse().unwrap())),
             misuse: MisuseStatus {
                 streams: 3001,
                 asked: 1,
@@ -236,8 +240,8 @@ mod tests {
                 refused: 9,
                 last: Some((node("b3"), Instant::now(), Code::Denied)),
             },
-            buffers: Charges { windows: 100, stalled: 20, streams: 1 },
-            connections: vec![connected("b1", None), connected("b3", Some(Passed::OlderBoot))],
+            buffers: BufferCharges { windows: 100, stalled: 20, streams: 1 },
+            connections: vec![connected("b1", None), connected("b3", Some(Unusable::OlderBoot))],
         });
         let names: Vec<_> =
             link.nodes.iter().map(|n| (n.node.as_str(), n.hub, n.connections.len())).collect();

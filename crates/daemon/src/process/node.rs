@@ -8,33 +8,33 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use adit_config::config::Limits;
+use adit_config::config::LimitsConfig;
 use adit_core::snapshot::Snapshot;
-use adit_dataplane::backends::{Backends, Keeper};
+use adit_dataplane::backends::{BackendHealth, HealthChecker};
+use adit_dataplane::capacity::StreamCapacity;
+use adit_dataplane::data_path::{self, DataPathContext, FlowRandom, HeldSources};
 use adit_dataplane::flow::Flows;
 use adit_dataplane::inbound::Inbound;
-use adit_dataplane::listeners::{Inherited, Listeners, OpenSockets};
-use adit_dataplane::node::{self, HeldSources, Random, Records};
-use adit_dataplane::shares::Places;
-use adit_dataplane::tcp::Net;
+use adit_dataplane::listeners::{ImportListeners, InheritedListeners, OpenSockets};
+use adit_dataplane::tcp::TcpNetwork;
 use adit_pki::{PeerVerifier, UnixTime};
-use adit_transport::budget::Bounds;
-use adit_transport::links::{Local, Settings};
+use adit_transport::budget::BufferLimits;
+use adit_transport::links::{LinkContext, LinkSettings};
 use adit_transport::peer::BootId;
 use adit_transport::{Endpoints, Links};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::data::{DataSide, Witness};
+use super::data::{DataPlane, StatusSource};
 use super::{links, traffic};
-use crate::metrics::gauges::Totals;
+use crate::metrics::gauges::ProcessTotals;
 use crate::status::build::Traffic;
 use crate::status::{Link, PeerNode};
 
 /// Descriptors that are left to listeners, QUIC sockets, files and the admin servers, and the share of
 /// the rest that flows may take.
-const DESCRIPTORS_KEPT: u64 = 256;
+const RESERVED_DESCRIPTORS: u64 = 256;
 /// What flows may take of the descriptors, in percent: beyond it new ones are refused and admin answers.
 const DESCRIPTORS_FOR_FLOWS: u64 = 95;
 /// The most flows, whatever the descriptors: with what each costs (some 7 KiB idle, up to 40 KiB with small
@@ -44,13 +44,13 @@ const MAX_FLOWS: usize = 32_768;
 /// What connections that were just accepted may take to have their streams, before none is opened any more.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often is looked whether streams are left.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const STREAMS_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// After the drain's deadline: what resetting the last flows may take.
-const RESET: Duration = Duration::from_secs(2);
+const RESET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Links and data path, running.
 #[derive(Debug, Clone)]
-pub struct Node {
+pub struct NodeDataPlane {
     /// Its links.
     pub links: Links,
     /// What they stand on.
@@ -58,16 +58,16 @@ pub struct Node {
     /// Every stream.
     pub flows: Flows,
     /// Which backends answer.
-    pub backends: Backends,
+    pub backends: BackendHealth,
     /// The sockets of imports, for the process that comes next.
     pub(super) sockets: OpenSockets,
     not_listening: watch::Receiver<BTreeMap<SocketAddr, String>>,
-    stop: Stop,
+    stop: DataPlaneStop,
 }
 
 /// How the data side is ended, in this order.
 #[derive(Debug, Clone, Default)]
-struct Stop {
+struct DataPlaneStop {
     /// Connections may be accepted.
     begin: CancellationToken,
     /// No connection is accepted any more.
@@ -80,11 +80,11 @@ struct Stop {
 
 /// What has to be driven for the data side to work; it ends with the node.
 #[derive(Debug)]
-pub struct Work<N: Net> {
+pub struct DataPlaneTasks<N: TcpNetwork> {
     net: Arc<N>,
-    path: Arc<node::Node<N>>,
-    keeper: Keeper,
-    listeners: Listeners<N>,
+    path: Arc<data_path::DataPath<N>>,
+    health_checker: HealthChecker,
+    listeners: ImportListeners<N>,
     flows: Flows,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     begin: CancellationToken,
@@ -92,48 +92,64 @@ pub struct Work<N: Net> {
     drained: CancellationToken,
 }
 
-impl Node {
-    /// Starts links; the rest begins when the work is driven, and accepting with [`Node::begin`].
+impl NodeDataPlane {
+    /// Starts links; the rest begins when the work is driven, and accepting with [`NodeDataPlane::start`].
     #[must_use]
-    pub fn start<N: Net>(
-        local: Local,
+    pub fn start<N: TcpNetwork>(
+        local: LinkContext,
         endpoints: Endpoints,
         snapshot: watch::Receiver<Arc<Snapshot>>,
-        limits: &Limits,
+        limits: &LimitsConfig,
         net: N,
-    ) -> (Self, Work<N>) {
-        let stop = Stop::default();
-        let flows = Flows::new(Places { all: most_flows() });
-        let (backends, keeper) = Backends::new(limits.dial_timeout);
-        let records = Records {
+    ) -> (Self, DataPlaneTasks<N>) {
+        let stop = DataPlaneStop::default();
+        let flows = Flows::new(StreamCapacity { all: max_flows() });
+        let (backends, keeper) = BackendHealth::new(limits.dial_timeout);
+        let records = DataPathContext {
             flows: flows.clone(),
             backends: backends.clone(),
             drained: stop.drained.clone(),
-            random: Random::new((local.random)()),
+            random: FlowRandom::new((local.random)()),
             held: HeldSources::default(),
         };
-        let bounds = node::Limits {
+        let bounds = data_path::DataPathLimits {
             streams_per_peer: usize::try_from(limits.streams_per_peer).unwrap_or(usize::MAX),
             header_deadline: limits.header_deadline,
             dial_timeout: limits.dial_timeout,
             unknown_source_hold: limits.unknown_source_hold,
         };
         let net = Arc::new(net);
-        let path = Arc::new(node::Node::new(snapshot.clone(), net.clone(), records, bounds));
+        let path =
+            Arc::new(data_path::DataPath::new(snapshot.clone(), net.clone(), records, bounds));
         let inbound = Arc::new(Inbound(path.clone()));
         let buffers =
-            Bounds { process: bytes(limits.process_buffer), peer: bytes(limits.peer_buffer) };
+            BufferLimits { process: bytes(limits.process_buffer), peer: bytes(limits.peer_buffer) };
         let header_deadline = limits.header_deadline;
-        let settings = Settings { header_deadline, buffers, ..local.settings };
-        let links =
-            Links::start(Local { settings, ..local }, endpoints.clone(), snapshot.clone(), inbound);
+        let settings = LinkSettings { header_timeout: header_deadline, buffers, ..local.settings };
+        let links = Links::start(
+            LinkContext { settings, ..local },
+            endpoints.clone(),
+            snapshot.clone(),
+            inbound,
+        );
         let workers = endpoints.workers().iter().map(|w| w.handle().clone()).collect();
-        let listeners = Listeners::new(path.clone(), links.clone(), workers, stop.tasks.clone());
+        let listeners =
+            ImportListeners::new(path.clone(), links.clone(), workers, stop.tasks.clone());
         let (not_listening, sockets) = (listeners.failures(), listeners.sockets());
-        let Stop { begin, accepting, drained, .. } = stop.clone();
+        let DataPlaneStop { begin, accepting, drained, .. } = stop.clone();
         let work = {
             let flows = flows.clone();
-            Work { net, path, keeper, listeners, flows, snapshot, begin, accepting, drained }
+            DataPlaneTasks {
+                net,
+                path,
+                health_checker: keeper,
+                listeners,
+                flows,
+                snapshot,
+                begin,
+                accepting,
+                drained,
+            }
         };
         (Self { links, endpoints, flows, backends, sockets, not_listening, stop }, work)
     }
@@ -145,7 +161,7 @@ impl Node {
 
     /// What linked clusters say of themselves.
     #[must_use]
-    pub fn views(&self) -> watch::Receiver<crate::compose::Views> {
+    pub fn views(&self) -> watch::Receiver<crate::compose::PeerViews> {
         self.links.views()
     }
 
@@ -157,14 +173,14 @@ impl Node {
 
     /// Goes away: accepts nothing new, tells peers at once, waits up to `within` for streams to end, then resets
     /// what is left and ends all connections. Says how many streams that broke.
-    pub async fn go_away(&self, within: Duration) -> u64 {
-        let Stop { accepting, drained, tasks, .. } = &self.stop;
+    pub async fn shut_down(&self, within: Duration) -> u64 {
+        let DataPlaneStop { accepting, drained, tasks, .. } = &self.stop;
         accepting.cancel();
         // Peers choose another node, or the successor, from now on; what was accepted here still gets its stream.
         self.links.announce_leaving();
         let settled = async {
             while self.flows.open() > 0 {
-                tokio::time::sleep(LOOK_INTERVAL).await;
+                tokio::time::sleep(STREAMS_CHECK_INTERVAL).await;
             }
         };
         let began = tokio::time::Instant::now();
@@ -173,7 +189,7 @@ impl Node {
         let within = within.saturating_sub(began.elapsed());
         let mut reset = 0;
         {
-            let mut ending = std::pin::pin!(self.links.drain(within + RESET));
+            let mut ending = std::pin::pin!(self.links.drain(within + RESET_TIMEOUT));
             tokio::select! {
                 biased;
                 broken = &mut ending => reset += broken,
@@ -187,24 +203,24 @@ impl Node {
         // What waits for a source to become known, or for anything else, ends here.
         drained.cancel();
         tasks.close();
-        if tokio::time::timeout(RESET, tasks.wait()).await.is_err() {
+        if tokio::time::timeout(RESET_TIMEOUT, tasks.wait()).await.is_err() {
             tracing::error!(flows = tasks.len(), "flows are left that do not end");
         }
         reset as u64
     }
 }
 
-impl<N: Net> Work<N> {
+impl<N: TcpNetwork> DataPlaneTasks<N> {
     /// Begins with these listening sockets, where they are wanted.
-    pub fn inherit(&mut self, sockets: Inherited) {
+    pub fn inherit(&mut self, sockets: InheritedListeners) {
         self.listeners.inherit(sockets);
     }
 
     /// Keeps listeners as the snapshot wants them until the node drains, and rights and backends until it has: what is
     /// still open then is still subject to policy, which follows from what backends say, too.
-    pub async fn drive(self) {
-        let rights = self.path.withdraw(self.drained.clone());
-        let keeper = self.keeper.run(self.net, self.snapshot, self.drained);
+    pub async fn run(self) {
+        let rights = self.path.run_revocations(self.drained.clone());
+        let keeper = self.health_checker.run(self.net, self.snapshot, self.drained);
         let listening = async {
             self.begin.cancelled().await;
             self.listeners.run(self.accepting).await;
@@ -217,31 +233,31 @@ impl<N: Net> Work<N> {
     }
 }
 
-impl DataSide for Node {
-    type Witness = Self;
+impl DataPlane for NodeDataPlane {
+    type StatusSource = Self;
 
-    fn witness(&self) -> Self {
+    fn status_source(&self) -> Self {
         self.clone()
     }
 
     fn recheck(&self, verifier: Option<&PeerVerifier>) {
-        self.links.recheck(verifier, UnixTime::now());
+        self.links.recheck_certificates(verifier, UnixTime::now());
     }
 
     async fn drain(&self, within: Duration) -> u64 {
-        self.go_away(within).await
+        self.shut_down(within).await
     }
 }
 
-impl Witness for Node {
+impl StatusSource for NodeDataPlane {
     fn links(&self) -> (Vec<Link>, Vec<PeerNode>) {
         let status = self.links.status();
         (status.links.iter().map(links::link).collect(), links::siblings(&status))
     }
 
-    fn own_double(&self) -> Option<String> {
-        let double = self.links.own_double()?;
-        let (boot, address, by) = (double.boot.to_string(), double.address, double.by);
+    fn own_duplicate(&self) -> Option<String> {
+        let double = self.links.own_duplicate()?;
+        let (boot, address, by) = (double.boot.to_string(), double.address, double.reported_by);
         Some(format!("boot {boot:.8} at {address}, as {by} sees it"))
     }
 
@@ -249,13 +265,13 @@ impl Witness for Node {
         traffic::traffic(&self.flows, &self.backends)
     }
 
-    fn totals(&self) -> Totals {
+    fn totals(&self) -> ProcessTotals {
         let tasks = self.endpoints.workers().iter().map(|w| w.handle().metrics().num_alive_tasks());
-        Totals {
+        ProcessTotals {
             endpoints: self.endpoints.counters(),
             tasks: tasks.sum(),
             buffers: self.links.buffers().charges(),
-            ..Totals::default()
+            ..ProcessTotals::default()
         }
     }
 
@@ -265,9 +281,10 @@ impl Witness for Node {
 }
 
 /// How many flows may be open: each has a descriptor, and some are kept for everything else.
-fn most_flows() -> usize {
+fn max_flows() -> usize {
     let soft = adit_host::descriptors::limit().soft;
-    let flows = soft.saturating_sub(DESCRIPTORS_KEPT).saturating_mul(DESCRIPTORS_FOR_FLOWS) / 100;
+    let flows =
+        soft.saturating_sub(RESERVED_DESCRIPTORS).saturating_mul(DESCRIPTORS_FOR_FLOWS) / 100;
     usize::try_from(flows).unwrap_or(usize::MAX).clamp(1, MAX_FLOWS)
 }
 
@@ -276,9 +293,9 @@ fn bytes(n: u64) -> usize {
 }
 
 /// What is this process's own: its boot ID, the system's random numbers and the system's clock.
-pub(super) fn local(boot: BootId) -> Local {
+pub(super) fn local(boot: BootId) -> LinkContext {
     let (random, clock) = (Arc::new(random), Arc::new(unix_ms));
-    Local { boot, random, clock, settings: Settings::default() }
+    LinkContext { boot, random, clock, settings: LinkSettings::default() }
 }
 
 fn random() -> u64 {

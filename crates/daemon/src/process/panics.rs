@@ -55,7 +55,8 @@ mod tests {
             assert!(line["place"].as_str().unwrap().contains("panics.rs"));
             return;
         }
-        let log = crate::telemetry::Log::init("info", crate::telemetry::Format::Json).unwrap();
+        let log =
+            crate::telemetry::ProcessLog::init("info", crate::telemetry::LineFormat::Json).unwrap();
         let recorder = PrometheusBuilder::new().build_recorder();
         install();
         metrics::with_local_recorder(&recorder, || {

@@ -10,16 +10,16 @@ use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::serve::{self, Listener};
+use crate::admin::serve::{self, AdminListener};
 use crate::admin::socket::AdminSocket;
-use crate::metrics::Metrics;
+use crate::metrics::ProcessMetrics;
 
 /// How often histograms are emptied into their buckets.
-const UPKEEP: Duration = Duration::from_secs(5);
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The admin server's listener, as configured.
 #[derive(Debug)]
-pub(super) enum Admin {
+pub(super) enum AdminBinding {
     /// A Unix socket.
     Socket(AdminSocket),
     /// Loopback.
@@ -28,29 +28,29 @@ pub(super) enum Admin {
 
 /// Both servers, running.
 #[derive(Debug)]
-pub(super) struct Servers {
+pub(super) struct HttpServers {
     stop: CancellationToken,
     thread: JoinHandle<()>,
 }
 
 /// What is served where.
-pub(super) struct Plan {
+pub(super) struct ServerPlan {
     /// The admin server.
-    pub(super) admin: (Admin, Router),
+    pub(super) admin: (AdminBinding, Router),
     /// The public one, where it is configured.
     pub(super) public: Option<(TcpListener, Router)>,
     /// From then on the public server is the next process's.
-    pub(super) succeeded: CancellationToken,
+    pub(super) taken_over: CancellationToken,
     /// What has to be kept up.
-    pub(super) metrics: Metrics,
+    pub(super) metrics: ProcessMetrics,
 }
 
-impl Servers {
+impl HttpServers {
     /// Starts serving; listeners are bound already.
     ///
     /// # Errors
     /// Where the system gives no thread or no descriptor.
-    pub(super) fn start(plan: Plan) -> io::Result<Self> {
+    pub(super) fn start(plan: ServerPlan) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -71,22 +71,22 @@ impl Servers {
     }
 }
 
-async fn run(plan: Plan, stop: CancellationToken) -> io::Result<()> {
+async fn run(plan: ServerPlan, stop: CancellationToken) -> io::Result<()> {
     let tasks = TaskTracker::new();
     let (admin, router) = plan.admin;
     // Held until the end: its file goes with it.
     let mut socket = None;
     let listener = match admin {
-        Admin::Socket(bound) => {
+        AdminBinding::Socket(bound) => {
             let listener =
                 socket.insert(bound).take_listener().ok_or(io::ErrorKind::NotConnected)?;
-            Listener::Unix(tokio::net::UnixListener::from_std(listener)?)
+            AdminListener::Unix(tokio::net::UnixListener::from_std(listener)?)
         }
-        Admin::Tcp(listener) => tcp(listener)?,
+        AdminBinding::Tcp(listener) => tcp(listener)?,
     };
     tasks.spawn(serve::run(listener, router, stop.clone()));
     if let Some((listener, router)) = plan.public {
-        let (until, succeeded) = (stop.child_token(), plan.succeeded.clone());
+        let (until, succeeded) = (stop.child_token(), plan.taken_over.clone());
         tasks.spawn(serve::run(tcp(listener)?, router, until.clone()));
         tasks.spawn(async move {
             tokio::select! {
@@ -95,7 +95,7 @@ async fn run(plan: Plan, stop: CancellationToken) -> io::Result<()> {
             }
         });
     }
-    let mut upkeep = tokio::time::interval(UPKEEP);
+    let mut upkeep = tokio::time::interval(METRICS_UPKEEP_INTERVAL);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -107,7 +107,7 @@ async fn run(plan: Plan, stop: CancellationToken) -> io::Result<()> {
     Ok(())
 }
 
-fn tcp(listener: TcpListener) -> io::Result<Listener> {
+fn tcp(listener: TcpListener) -> io::Result<AdminListener> {
     listener.set_nonblocking(true)?;
-    Ok(Listener::Tcp(tokio::net::TcpListener::from_std(listener)?))
+    Ok(AdminListener::Tcp(tokio::net::TcpListener::from_std(listener)?))
 }

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that mean something here.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(super) struct ProcessSignals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -14,14 +14,14 @@ pub(super) struct Signals {
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum SignalAction {
     /// SIGTERM, SIGINT: go away. The number is the signal's.
     End(u8),
     /// SIGHUP: read the files again.
     Reload,
 }
 
-impl Signals {
+impl ProcessSignals {
     /// From now on these signals do not end the process by themselves.
     ///
     /// # Errors
@@ -35,12 +35,12 @@ impl Signals {
     }
 
     /// The next one.
-    pub(super) async fn next(&mut self) -> Wish {
+    pub(super) async fn next(&mut self) -> SignalAction {
         tokio::select! {
             biased;
-            _ = self.terminate.recv() => Wish::End(15),
-            _ = self.interrupt.recv() => Wish::End(2),
-            _ = self.hangup.recv() => Wish::Reload,
+            _ = self.terminate.recv() => SignalAction::End(15),
+            _ = self.interrupt.recv() => SignalAction::End(2),
+            _ = self.hangup.recv() => SignalAction::Reload,
         }
     }
 }

@@ -7,45 +7,45 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use adit_config::{Config, Report};
+use adit_config::{Config, ConfigReport};
 use adit_pki::UnixTime;
 use adit_pki::time::rfc3339;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
-use super::changes;
-use super::data::{DataSide, Witness};
-use super::finishing;
-use super::handover::Custody;
+use super::config_diff;
+use super::config_source::{ConfigSource, ConfigUpdate, LoadedConfig};
+use super::data::{DataPlane, StatusSource};
+use super::handover::HandoverState;
 use super::handover::holder::Successor;
-use super::known::Known;
-use super::origin::{Input, Loaded, Origin};
-use super::signals::Wish;
-use crate::admin::control::{Command, Reloaded};
-use crate::compose::Base;
-use crate::metrics::{self, Outcome};
+use super::older_processes;
+use super::process_state::ProcessState;
+use super::signals::SignalAction;
+use crate::admin::control::{AdminCommand, ReloadReply};
+use crate::compose::BaseSnapshot;
+use crate::metrics::{self, FileReadOutcome};
 
 /// How often is looked for connections whose certificate has ended.
-const RECHECK: Duration = Duration::from_secs(5);
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a node that leaves looks whether anything is open.
-const LOOK: Duration = Duration::from_millis(100);
+const STREAMS_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// A node that nobody takes over from accepts nothing new for the last of its time: what is short may end by itself.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+const FINAL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a node that must end at once takes to say so to its peers.
-const PARTING: Duration = Duration::from_millis(300);
+const IMMEDIATE_END_TIMEOUT: Duration = Duration::from_millis(300);
 /// What resetting the last streams, and telling peers, may take beyond the drain's deadline.
-const FAREWELL: Duration = Duration::from_secs(10);
+const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a node ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum NodeExit {
     /// As asked; this many streams were reset because they had not ended in time.
     Drained {
         /// Streams that were reset.
         reset: u64,
     },
     /// At once, by a second signal with this number.
-    AtOnce {
+    Immediate {
         /// The signal.
         signal: u8,
     },
@@ -53,149 +53,153 @@ pub enum Ended {
 
 /// Why a process no longer simply serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
+enum LeaveReason {
     /// It was asked to end, by a signal or by an operator.
-    Asked(Option<u8>),
+    EndRequested(Option<u8>),
     /// Another process has taken over.
-    Succeeded,
+    TakenOver,
     /// Nobody has, and what runs may finish within this.
-    Alone(Duration),
+    NoSuccessor(Duration),
 }
 
 /// Where events come from.
-pub(super) struct Events<S> {
+pub(super) struct SupervisorEvents<S> {
     /// The next signal, for ever.
     pub(super) signals: S,
     /// From the admin server.
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) commands: mpsc::Receiver<AdminCommand>,
     /// From where the configuration comes.
-    pub(super) inputs: mpsc::Receiver<Input>,
+    pub(super) config_updates: mpsc::Receiver<ConfigUpdate>,
     /// Processes that have taken over.
     pub(super) successors: mpsc::Receiver<Successor>,
 }
 
 /// The running node.
-pub(super) struct Supervisor<D: DataSide> {
-    pub(super) origin: Origin,
-    pub(super) data: D,
-    pub(super) known: Arc<Known<D::Witness>>,
-    pub(super) base: watch::Sender<Base>,
-    pub(super) custody: Custody,
+pub(super) struct NodeSupervisor<D: DataPlane> {
+    pub(super) config_source: ConfigSource,
+    pub(super) data_plane: D,
+    pub(super) state: Arc<ProcessState<D::StatusSource>>,
+    pub(super) base: watch::Sender<BaseSnapshot>,
+    pub(super) handover: HandoverState,
     /// Whether somebody starts a successor where this process is asked to end.
-    pub(super) followed: bool,
+    pub(super) expects_successor: bool,
 }
 
-impl<D: DataSide> Supervisor<D> {
+impl<D: DataPlane> NodeSupervisor<D> {
     /// Serves until a signal or an operator says otherwise, or another process has taken over; then drains.
-    pub(super) async fn run(self, mut events: Events<impl AsyncFnMut() -> Wish>) -> Ended {
-        let mut recheck = interval(RECHECK);
+    pub(super) async fn run(
+        self,
+        mut events: SupervisorEvents<impl AsyncFnMut() -> SignalAction>,
+    ) -> NodeExit {
+        let mut recheck = interval(CERTIFICATE_CHECK_INTERVAL);
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut left = self.next(&mut events, &mut recheck).await;
-        self.known.draining.store(true, Ordering::Relaxed);
+        let mut left = self.next_leave_reason(&mut events, &mut recheck).await;
+        self.state.draining.store(true, Ordering::Relaxed);
         // A pod that only finishes what it carries is as it should be: the DaemonSet counts the oldest of each node.
         let mut not_ready = None;
-        if let Left::Asked(_) = left {
-            not_ready = Some(self.known.readiness.wait_for("draining"));
-            self.custody.ending.cancel();
+        if let LeaveReason::EndRequested(_) = left {
+            not_ready = Some(self.state.readiness.wait_for("draining"));
+            self.handover.ending.cancel();
             left = self.leave(&mut events, &mut recheck).await;
         }
         let within = match left {
-            Left::Alone(within) => within,
-            Left::Succeeded => {
+            LeaveReason::NoSuccessor(within) => within,
+            LeaveReason::TakenOver => {
                 drop(not_ready.take());
-                self.custody.succeeded.cancel();
-                self.known.config().limits.drain
+                self.handover.taken_over.cancel();
+                self.state.config().limits.drain
             }
             // The second time.
-            Left::Asked(signal) => {
+            LeaveReason::EndRequested(signal) => {
                 let signal = signal.unwrap_or_default();
                 tracing::warn!(signal, "asked again: ending at once");
-                timeout(PARTING, self.data.drain(Duration::ZERO)).await.ok();
-                return Ended::AtOnce { signal };
+                timeout(IMMEDIATE_END_TIMEOUT, self.data_plane.drain(Duration::ZERO)).await.ok();
+                return NodeExit::Immediate { signal };
             }
         };
         self.drain(within, &mut events, &mut recheck).await
     }
 
     /// Takes what comes, until something of it is about the end of this process.
-    async fn next(
+    async fn next_leave_reason(
         &self,
-        events: &mut Events<impl AsyncFnMut() -> Wish>,
+        events: &mut SupervisorEvents<impl AsyncFnMut() -> SignalAction>,
         recheck: &mut Interval,
-    ) -> Left {
+    ) -> LeaveReason {
         loop {
             tokio::select! {
                 biased;
                 wish = (events.signals)() => match wish {
-                    Wish::End(signal) => {
+                    SignalAction::End(signal) => {
                         tracing::info!(signal, "asked to end");
-                        return Left::Asked(Some(signal));
+                        return LeaveReason::EndRequested(Some(signal));
                     }
-                    Wish::Reload => drop(self.reload()),
+                    SignalAction::Reload => drop(self.reload()),
                 },
                 Some(successor) = events.successors.recv() => {
                     let version = successor.version;
                     tracing::info!(version, "another process of this node has taken over");
-                    return Left::Succeeded;
+                    return LeaveReason::TakenOver;
                 }
                 Some(command) = events.commands.recv() => match command {
-                    Command::Drain => {
+                    AdminCommand::Drain => {
                         tracing::info!("asked to end by an operator");
-                        return Left::Asked(None);
+                        return LeaveReason::EndRequested(None);
                     }
                     // An operator who has gone needs no answer.
-                    Command::Reload(answer) => drop(answer.send(self.reload())),
+                    AdminCommand::Reload(answer) => drop(answer.send(self.reload())),
                 },
-                Some(input) = events.inputs.recv() => self.take(input),
-                _ = recheck.tick() => self.data.recheck(None),
+                Some(input) = events.config_updates.recv() => self.take_update(input),
+                _ = recheck.tick() => self.data_plane.recheck(None),
             }
         }
     }
 
-    fn take(&self, input: Input) {
+    fn take_update(&self, input: ConfigUpdate) {
         match input {
-            Input::Config(loaded) => drop(self.load(loaded)),
-            Input::Files(files) => {
+            ConfigUpdate::Config(loaded) => drop(self.load(loaded)),
+            ConfigUpdate::Files(files) => {
                 let files: Vec<_> = files.iter().map(|f| f.display().to_string()).collect();
                 tracing::info!(files = files.join(", "), "identity or trust files changed");
-                self.reread_credentials(&self.known.config());
+                self.reread_credentials(&self.state.config());
             }
         }
     }
 
     /// Reads everything again, now.
-    fn reload(&self) -> Reloaded {
-        self.load(self.origin.load())
+    fn reload(&self) -> ReloadReply {
+        self.load(self.config_source.load())
     }
 
-    fn load(&self, loaded: Loaded) -> Reloaded {
+    fn load(&self, loaded: LoadedConfig) -> ReloadReply {
         match loaded {
             Ok((config, reports)) => self.apply(*config, &reports),
             Err(reports) => self.refuse(&reports),
         }
     }
 
-    fn refuse(&self, reports: &[Report]) -> Reloaded {
-        metrics::config_read(Outcome::Rejected);
+    fn refuse(&self, reports: &[ConfigReport]) -> ReloadReply {
+        metrics::config_read(FileReadOutcome::Rejected);
         for (report, problem) in reports.iter().flat_map(|r| r.errors().map(move |p| (r, p))) {
             let (place, hint) = (report.location(problem), problem.hint.as_deref());
             tracing::error!(key = problem.path, hint, "{place}: {}", problem.message);
         }
         tracing::error!("the configuration is not taken; the last good one stays");
-        let error = all(reports);
-        self.known.with(|c| c.configuration.error = Some(error.clone()));
-        Reloaded::Rejected { error }
+        let error = report_lines(reports);
+        self.state.with_mutable(|c| c.configuration.error = Some(error.clone()));
+        ReloadReply::Rejected { error }
     }
 
     /// Runs on `new` from now on, as far as a running process can.
-    fn apply(&self, new: Config, reports: &[Report]) -> Reloaded {
-        warn(reports);
-        let old = self.known.config();
-        let changes::Changes { config, applied, needs_restart } = changes::between(&old, &new);
+    fn apply(&self, new: Config, reports: &[ConfigReport]) -> ReloadReply {
+        log_warnings(reports);
+        let old = self.state.config();
+        let config_diff::ConfigDiff { config, applied, needs_restart } =
+            config_diff::between(&old, &new);
         let config = Arc::new(config);
-        self.known.with(|c| {
+        self.state.with_mutable(|c| {
             let old = std::mem::take(&mut c.configuration);
-            c.configuration = self.origin.describe();
+            c.configuration = self.config_source.describe();
             c.configuration.needs_restart.extend(needs_restart.iter().map(|k| (*k).to_owned()));
             if applied.is_empty() {
                 c.configuration.loaded_at = old.loaded_at;
@@ -208,12 +212,12 @@ impl<D: DataSide> Supervisor<D> {
         // Trust before routes: nobody is dialled who could not be believed.
         let errors = self.reread_credentials(&config);
         if applied.is_empty() {
-            metrics::config_read(Outcome::Unchanged);
+            metrics::config_read(FileReadOutcome::Unchanged);
             tracing::info!("configuration read: it is good, and nothing in it has changed");
         } else {
-            metrics::config_read(Outcome::Applied);
-            self.base.send_replace(Base::of(&config, &self.known.fixed.listen));
-            if let Some(log) = &self.known.log {
+            metrics::config_read(FileReadOutcome::Applied);
+            self.base.send_replace(BaseSnapshot::from_config(&config, &self.state.statics.listen));
+            if let Some(log) = &self.state.log {
                 log.set_format(super::format(config.log.format));
                 if config.log.level != old.log.level
                     && let Err(error) = log.set_level(config.log.level.as_str())
@@ -224,30 +228,30 @@ impl<D: DataSide> Supervisor<D> {
             tracing::info!(changed = applied.join(", "), "configuration applied");
         }
         if errors.is_empty() {
-            Reloaded::Applied { changes: applied.iter().map(|s| (*s).to_owned()).collect() }
+            ReloadReply::Applied { changes: applied.iter().map(|s| (*s).to_owned()).collect() }
         } else {
-            Reloaded::Rejected { error: errors.join("\n") }
+            ReloadReply::Rejected { error: errors.join("\n") }
         }
     }
 
     fn reread_credentials(&self, config: &Config) -> Vec<String> {
-        let reread = self.known.credentials.reload(config, UnixTime::now());
+        let reread = self.state.credentials.reload(config, UnixTime::now());
         metrics::identity_read(match (reread.errors.is_empty(), reread.changed) {
-            (false, _) => Outcome::Rejected,
-            (true, true) => Outcome::Applied,
-            (true, false) => Outcome::Unchanged,
+            (false, _) => FileReadOutcome::Rejected,
+            (true, true) => FileReadOutcome::Applied,
+            (true, false) => FileReadOutcome::Unchanged,
         });
         for error in &reread.errors {
             tracing::error!("the last good one stays: {error}");
         }
         if reread.changed {
-            self.data.recheck(Some(&self.known.credentials.verifier));
-            let identity = self.known.credentials.identity.get();
+            self.data_plane.recheck(Some(&self.state.credentials.verifier));
+            let identity = self.state.credentials.identity.get();
             tracing::info!(id = %identity.id(), not_after = rfc3339(identity.not_after()), "identity or trust replaced");
         }
         let error = (!reread.errors.is_empty()).then(|| reread.errors.join("\n"));
         let good = error.is_none();
-        let before = self.known.with(|c| std::mem::replace(&mut c.identity_error, error));
+        let before = self.state.with_mutable(|c| std::mem::replace(&mut c.identity_error, error));
         if good && before.is_some() {
             tracing::info!("identity and trust files are good again");
         }
@@ -258,21 +262,21 @@ impl<D: DataSide> Supervisor<D> {
     /// somebody takes over, or nothing is open and nobody is to come, or the time is up.
     async fn leave(
         &self,
-        events: &mut Events<impl AsyncFnMut() -> Wish>,
+        events: &mut SupervisorEvents<impl AsyncFnMut() -> SignalAction>,
         recheck: &mut Interval,
-    ) -> Left {
-        let within = self.known.config().limits.leave;
-        let until = Instant::now() + within.saturating_sub(LAST_MOMENT);
-        tracing::info!(open = self.open(), deadline_s = within.as_secs(), "leaving");
-        let mut look = interval(LOOK);
+    ) -> LeaveReason {
+        let within = self.state.config().limits.leave;
+        let until = Instant::now() + within.saturating_sub(FINAL_DRAIN_TIMEOUT);
+        tracing::info!(open = self.open_streams(), deadline_s = within.as_secs(), "leaving");
+        let mut look = interval(STREAMS_CHECK_INTERVAL);
         loop {
             tokio::select! {
                 biased;
-                happened = self.next(events, recheck) => return happened,
+                happened = self.next_leave_reason(events, recheck) => return happened,
                 _ = look.tick() => {
-                    let expected = self.followed && !self.custody.removed.is_cancelled();
-                    if Instant::now() >= until || (self.open() == 0 && !expected) {
-                        return Left::Alone(LAST_MOMENT.min(within));
+                    let expected = self.expects_successor && !self.handover.removed.is_cancelled();
+                    if Instant::now() >= until || (self.open_streams() == 0 && !expected) {
+                        return LeaveReason::NoSuccessor(FINAL_DRAIN_TIMEOUT.min(within));
                     }
                 }
             }
@@ -284,58 +288,63 @@ impl<D: DataSide> Supervisor<D> {
     async fn drain(
         &self,
         within: Duration,
-        events: &mut Events<impl AsyncFnMut() -> Wish>,
+        events: &mut SupervisorEvents<impl AsyncFnMut() -> SignalAction>,
         recheck: &mut Interval,
-    ) -> Ended {
-        tracing::info!(open = self.open(), deadline_s = within.as_secs(), "draining");
+    ) -> NodeExit {
+        tracing::info!(open = self.open_streams(), deadline_s = within.as_secs(), "draining");
         let draining = async {
             let ending = async {
-                match timeout(within + FAREWELL, self.data.drain(within)).await {
-                    Ok(0) => Ended::Drained { reset: 0 },
+                match timeout(within + RESET_TIMEOUT, self.data_plane.drain(within)).await {
+                    Ok(0) => NodeExit::Drained { reset: 0 },
                     Ok(reset) => {
                         tracing::warn!(reset, "the deadline passed, and what was left was reset");
-                        Ended::Drained { reset }
+                        NodeExit::Drained { reset }
                     }
                     Err(_) => {
                         tracing::error!("streams or connections are left that do not end");
-                        Ended::Drained { reset: self.open() }
+                        NodeExit::Drained { reset: self.open_streams() }
                     }
                 }
             };
             // Who removes Adit does not wait for streams that may last.
             let removed = async {
-                self.custody.removed.cancelled().await;
-                sleep(self.known.config().limits.leave).await;
-                let reset = timeout(FAREWELL, self.data.drain(Duration::ZERO)).await;
-                Ended::Drained { reset: reset.unwrap_or_else(|_| self.open()) }
+                self.handover.removed.cancelled().await;
+                sleep(self.state.config().limits.leave).await;
+                let reset = timeout(RESET_TIMEOUT, self.data_plane.drain(Duration::ZERO)).await;
+                NodeExit::Drained { reset: reset.unwrap_or_else(|_| self.open_streams()) }
             };
             let ended =
                 tokio::select! { biased; ended = ending => ended, ended = removed => ended };
             // Kubernetes starts a container again that ends before its pod does.
-            if self.followed {
-                self.custody.ending.cancelled().await;
+            if self.expects_successor {
+                self.handover.ending.cancelled().await;
             }
             ended
         };
         let interrupted = async {
             loop {
-                match self.next(events, recheck).await {
-                    Left::Asked(_) if !self.custody.ending.is_cancelled() => {
-                        self.custody.ending.cancel();
+                match self.next_leave_reason(events, recheck).await {
+                    LeaveReason::EndRequested(_) if !self.handover.ending.is_cancelled() => {
+                        self.handover.ending.cancel();
                     }
-                    Left::Asked(Some(signal)) => {
+                    LeaveReason::EndRequested(Some(signal)) => {
                         tracing::warn!(signal, "asked again: ending at once");
-                        return Ended::AtOnce { signal };
+                        return NodeExit::Immediate { signal };
                     }
-                    Left::Asked(None) | Left::Succeeded | Left::Alone(_) => {}
+                    LeaveReason::EndRequested(None)
+                    | LeaveReason::TakenOver
+                    | LeaveReason::NoSuccessor(_) => {}
                 }
             }
         };
-        let folder = self.known.config().node.identity.clone();
+        let folder = self.state.config().node.identity.clone();
         let telling = async {
             // Nobody asks for it where nobody took over.
-            self.custody.succeeded.cancelled().await;
-            finishing::tell(folder, &self.known.fixed.boot_id, || self.open()).await
+            self.handover.taken_over.cancelled().await;
+            older_processes::report_open_streams(folder, &self.state.statics.boot_id, || {
+                self.open_streams()
+            })
+            .await
         };
         let ended = tokio::select! {
             biased;
@@ -343,21 +352,21 @@ impl<D: DataSide> Supervisor<D> {
             ended = interrupted => ended,
             never = telling => match never {},
         };
-        if let Ended::AtOnce { .. } = ended {
+        if let NodeExit::Immediate { .. } = ended {
             // Peers are told, or their callers would wait until silence says so.
-            timeout(PARTING, self.data.drain(Duration::ZERO)).await.ok();
+            timeout(IMMEDIATE_END_TIMEOUT, self.data_plane.drain(Duration::ZERO)).await.ok();
         }
         tracing::info!(?ended, "ended");
         ended
     }
 
-    fn open(&self) -> u64 {
-        self.known.witness.traffic().streams.open
+    fn open_streams(&self) -> u64 {
+        self.state.status_source.traffic().streams.open
     }
 }
 
 /// Logs what is odd about a configuration that is taken all the same.
-pub(super) fn warn(reports: &[Report]) {
+pub(super) fn log_warnings(reports: &[ConfigReport]) {
     for (report, problem) in reports.iter().flat_map(|r| r.warnings().map(move |p| (r, p))) {
         let (place, hint) = (report.location(problem), problem.hint.as_deref());
         tracing::warn!(key = problem.path, hint, "{place}: {}", problem.message);
@@ -365,8 +374,8 @@ pub(super) fn warn(reports: &[Report]) {
 }
 
 /// All that reports say.
-pub(super) fn all(reports: &[Report]) -> String {
-    let said: Vec<String> = reports.iter().map(Report::to_string).collect();
+pub(super) fn report_lines(reports: &[ConfigReport]) -> String {
+    let said: Vec<String> = reports.iter().map(ConfigReport::to_string).collect();
     said.join("\n")
 }
 

@@ -8,20 +8,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_config::Config;
-use adit_config::config::Admin;
+use adit_config::config::AdminConfig;
 use adit_core::snapshot::Snapshot;
-use adit_host::passage::{Door, Passage};
+use adit_host::ipc::{IpcConnection, IpcListener};
 use adit_transport::{NodeSecret, Tls, Worker};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::bind::{self, Bound, Given, Obstacles};
+use super::bind::{self, BindErrors, BoundSockets, InheritedSockets};
 use super::handover;
-use super::handover::asker::{Asked, Succession, ask};
-use super::handover::holder::{self, Sockets, Successor};
-use super::node::Node;
+use super::handover::holder::{self, NodeSockets, Successor};
+use super::handover::requester::{HandoverReply, Succession, request_handover};
+use super::node::NodeDataPlane;
 
 /// How often is tried to have what another process has.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
@@ -30,23 +30,23 @@ const IN_USE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What hearing from linked clusters may take before a process takes over: one of them may be away.
 const FIRST_VIEWS_TIMEOUT: Duration = Duration::from_secs(3);
 /// For how long a process that has given up on this one may not see that there is another door where its own was.
-const LOOK_TIMEOUT: Duration = Door::WAIT_INTERVAL.saturating_mul(2);
+const LOOK_TIMEOUT: Duration = IpcListener::ACCEPT_TIMEOUT.saturating_mul(2);
 /// The extension of the file beside the admin socket that is there while a process waits for one that hands nothing
 /// over to end.
-pub const WAITING: &str = "waiting";
+pub const WAITING_EXTENSION: &str = "waiting";
 
 /// The processes of one node, each of which takes over from the one before.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
+pub(super) struct ProcessChain {
     /// Where they find each other.
     pub(super) folder: PathBuf,
     /// Which of them this one is.
     pub(super) turn: u64,
     /// Whether somebody starts the next one where this one is asked to end.
-    pub(super) followed: bool,
+    pub(super) expects_successor: bool,
 }
 
-impl Line {
+impl ProcessChain {
     /// Joins the line in `folder`, as what `pod` runs.
     ///
     /// # Errors
@@ -55,21 +55,21 @@ impl Line {
         let turn = handover::turn(folder, pod).map_err(|error| {
             format!("cannot write {}: {error}", folder.join(handover::TURNS).display())
         })?;
-        Ok(Self { folder: folder.to_owned(), turn, followed })
+        Ok(Self { folder: folder.to_owned(), turn, expects_successor: followed })
     }
 }
 
 /// What a node stands on.
-pub(super) struct Needs<'a> {
+pub(super) struct BindInputs<'a> {
     pub(super) config: &'a Config,
     pub(super) workers: Vec<Worker>,
     pub(super) secret: &'a NodeSecret,
     pub(super) tls: Tls,
 }
 
-impl Needs<'_> {
-    fn bind(&self, given: Given) -> Result<Bound, Obstacles> {
-        bind::all(self.config, self.workers.clone(), self.secret, self.tls.clone(), given)
+impl BindInputs<'_> {
+    fn bind(&self, given: InheritedSockets) -> Result<BoundSockets, BindErrors> {
+        bind::bind_all(self.config, self.workers.clone(), self.secret, self.tls.clone(), given)
     }
 }
 
@@ -79,25 +79,26 @@ impl Needs<'_> {
 /// # Errors
 /// All that is in the way, and that waiting will not mend.
 pub(super) fn bind(
-    needs: &Needs<'_>,
-    line: Option<&Line>,
+    needs: &BindInputs<'_>,
+    line: Option<&ProcessChain>,
     mut pause: impl FnMut(Duration) -> bool,
-) -> Result<Option<(Bound, Option<Succession>)>, Vec<String>> {
+) -> Result<Option<(BoundSockets, Option<Succession>)>, Vec<String>> {
     let Some(line) = line else {
-        let bound = needs.bind(Given::default()).map_err(|obstacles| obstacles.all)?;
+        let bound =
+            needs.bind(InheritedSockets::default()).map_err(|obstacles| obstacles.messages)?;
         return Ok(Some((bound, None)));
     };
-    let mut waiting = Waiting::new(needs.config);
+    let mut waiting = PredecessorWait::new(needs.config);
     loop {
-        let (given, succession, refusal) = match ask(&line.folder, line.turn) {
-            Asked::Given(it) => (it.given, Some(it.succession), None),
-            Asked::Nobody => (Given::default(), None, None),
-            Asked::Refused(why) => (Given::default(), None, Some(why)),
+        let (given, succession, refusal) = match request_handover(&line.folder, line.turn) {
+            HandoverReply::Inherited(it) => (it.sockets, Some(it.succession), None),
+            HandoverReply::NoPredecessor => (InheritedSockets::default(), None, None),
+            HandoverReply::Refused(why) => (InheritedSockets::default(), None, Some(why)),
         };
         match needs.bind(given) {
             Ok(bound) => return Ok(Some((bound, succession))),
             Err(obstacles) if obstacles.in_use => waiting.note(&obstacles, refusal)?,
-            Err(obstacles) => return Err(obstacles.all),
+            Err(obstacles) => return Err(obstacles.messages),
         }
         if pause(RETRY_INTERVAL) {
             return Ok(None);
@@ -106,31 +107,31 @@ pub(super) fn bind(
 }
 
 /// Waits for another process to end.
-struct Waiting<'a> {
+struct PredecessorWait<'a> {
     config: &'a Config,
     began: Option<Instant>,
     /// Says to probes that nothing is wrong with this process.
     file: Option<PathBuf>,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> PredecessorWait<'a> {
     fn new(config: &'a Config) -> Self {
         let file = match &config.admin {
-            Admin::Socket(path) => Some(path.with_extension(WAITING)),
-            Admin::Listen(_) => None,
+            AdminConfig::Socket(path) => Some(path.with_extension(WAITING_EXTENSION)),
+            AdminConfig::Listen(_) => None,
         };
         let waiting = Self { config, began: None, file };
         waiting.remove();
         waiting
     }
 
-    fn note(&mut self, obstacles: &Obstacles, refusal: Option<String>) -> Result<(), Vec<String>> {
+    fn note(&mut self, obstacles: &BindErrors, refusal: Option<String>) -> Result<(), Vec<String>> {
         // A node of an earlier version has our public server's address as well; another program does not.
         let is_node = refusal.is_some()
             || self.config.metrics.is_some_and(|address| TcpListener::bind(address).is_err());
         if self.began.is_none() {
             let why = refusal.unwrap_or_else(|| "nobody hands it over".to_owned());
-            let what = obstacles.all.join("; ");
+            let what = obstacles.messages.join("; ");
             tracing::warn!(why, "waiting for the process before this one to end: {what}");
         }
         let began = *self.began.get_or_insert_with(Instant::now);
@@ -138,7 +139,7 @@ impl<'a> Waiting<'a> {
             // Who brings the new before it ends the old has to be told to do that.
             std::fs::write(file, b"").ok();
         } else if began.elapsed() >= IN_USE_TIMEOUT {
-            return Err(obstacles.all.clone());
+            return Err(obstacles.messages.clone());
         }
         Ok(())
     }
@@ -150,7 +151,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for PredecessorWait<'_> {
     fn drop(&mut self) {
         self.remove();
     }
@@ -158,36 +159,36 @@ impl Drop for Waiting<'_> {
 
 /// Takes over from the process before this one, if there is one, and accepts connections from then on. Then other
 /// processes find this one. What it returns is kept until the end.
-pub(super) async fn begin(
-    node: &Node,
+pub(super) async fn take_over(
+    node: &NodeDataPlane,
     snapshot: &watch::Receiver<Arc<Snapshot>>,
     succession: Option<Succession>,
-    line: Option<&Line>,
-) -> (Option<Door>, Option<Succession>) {
+    line: Option<&ProcessChain>,
+) -> (Option<IpcListener>, Option<Succession>) {
     let path = line.map(|line| line.folder.join(handover::SOCKET));
     let open = || {
-        let bound = Door::bind(path.as_deref()?);
+        let bound = IpcListener::bind(path.as_deref()?);
         bound.inspect_err(|error| tracing::error!(%error, "nobody will be able to take over")).ok()
     };
     let (mut succession, mut door) = (succession, None);
     if let Some(theirs) = succession.take() {
-        heard(snapshot.clone()).await;
-        let ready = spawn_blocking(move || (theirs.ready(), theirs)).await;
+        wait_for_first_views(snapshot.clone()).await;
+        let ready = spawn_blocking(move || (theirs.announce_ready(), theirs)).await;
         let stepped_aside = ready.as_ref().is_ok_and(|(stepped_aside, _)| *stepped_aside);
         succession = ready.ok().map(|(_, theirs)| theirs);
-        let lives = || path.as_deref().is_some_and(|path| Passage::connect(path).is_ok());
+        let lives = || path.as_deref().is_some_and(|path| IpcConnection::connect(path).is_ok());
         if !stepped_aside && lives() {
             // It did not wait for so long, but looks at the door: two that read would answer for each other.
             door = open();
             sleep(LOOK_TIMEOUT).await;
         }
     }
-    node.endpoints.resume();
+    node.endpoints.resume_reading();
     node.begin();
     let door = door.or_else(open);
     if let Some(theirs) = succession.take() {
         let taken = move || {
-            theirs.taken();
+            theirs.confirm_taken();
             theirs
         };
         succession = spawn_blocking(taken).await.ok();
@@ -197,7 +198,7 @@ pub(super) async fn begin(
 }
 
 /// Waits for the first word of each linked cluster, for a while.
-async fn heard(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
+async fn wait_for_first_views(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
     let all = |now: &Arc<Snapshot>| now.links.keys().all(|link| now.views.contains_key(link));
     if timeout(FIRST_VIEWS_TIMEOUT, snapshot.wait_for(all)).await.is_err() {
         tracing::info!("taking over although some linked clusters have not been heard");
@@ -206,9 +207,9 @@ async fn heard(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
 
 /// Hands over to the process that comes next, on a thread of its own; says when one has taken over.
 pub(super) fn hand_over(
-    door: Option<Door>,
-    line: Option<&Line>,
-    mut estate: Sockets,
+    door: Option<IpcListener>,
+    line: Option<&ProcessChain>,
+    mut estate: NodeSockets,
     stop: CancellationToken,
 ) -> io::Result<mpsc::Receiver<Successor>> {
     let (tell, successors) = mpsc::channel(1);

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use adit_dataplane::backends::Backends;
-use adit_dataplane::flow::{Direction, Flows, Group};
+use adit_dataplane::backends::BackendHealth;
+use adit_dataplane::flow::{Direction, Flows, TargetTotals};
 
 use crate::status::build::Traffic;
-use crate::status::{Reason, StreamSummary, Streams, Using};
+use crate::status::{ActiveSource, Reason, StreamCounts, StreamSummary};
 
 /// All of it, now.
-pub(super) fn traffic(flows: &Flows, backends: &Backends) -> Traffic {
+pub(super) fn traffic(flows: &Flows, backends: &BackendHealth) -> Traffic {
     let mut all =
         Traffic { streams: summary(flows), refusals: flows.refusals(), ..Traffic::default() };
     for ((direction, target, _), group) in flows.groups() {
@@ -21,10 +21,11 @@ pub(super) fn traffic(flows: &Flows, backends: &Backends) -> Traffic {
     }
     for ((service, source), streams) in flows.users() {
         // Until peers prove workloads, only the peer's cluster is proved of what it says.
-        let using = Using { source: source.to_string(), asserted: true, streams: streams as u64 };
+        let using =
+            ActiveSource { source: source.to_string(), asserted: true, streams: streams as u64 };
         all.using.entry(service).or_default().push(using);
     }
-    for (backend, outcome) in backends.last() {
+    for (backend, outcome) in backends.last_dials() {
         let reason = match outcome {
             Ok(()) => Reason { code: String::new(), sentence: "answered".into() },
             Err(failure) => Reason::new(failure.code, failure.reason),
@@ -43,7 +44,7 @@ fn summary(flows: &Flows) -> StreamSummary {
 }
 
 /// Adds the flows of one peer cluster. Bytes are told as the opener of the connection sees them.
-fn add(streams: &mut Streams, direction: Direction, group: Group) {
+fn add(streams: &mut StreamCounts, direction: Direction, group: TargetTotals) {
     let (out, back) = match direction {
         Direction::Outbound => (group.bytes_sent, group.bytes_received),
         Direction::Inbound => (group.bytes_received, group.bytes_sent),
@@ -69,7 +70,7 @@ mod tests {
 
     #[test]
     fn bytes_are_told_as_the_opener_sees_them() {
-        let group = || Group {
+        let group = || TargetTotals {
             open: 1,
             ended: 5,
             refused: 2,
@@ -80,7 +81,7 @@ mod tests {
             hops: 3,
             last_failure: Some((Code::NoBackend, String::new())),
         };
-        let (mut out, mut back) = (Streams::default(), Streams::default());
+        let (mut out, mut back) = (StreamCounts::default(), StreamCounts::default());
         add(&mut out, Direction::Outbound, group());
         add(&mut back, Direction::Inbound, group());
         add(&mut back, Direction::Inbound, group());

@@ -1,11 +1,11 @@
 //! From the operator's limits to the transport's numbers.
 
-use adit_config::config::Limits;
+use adit_config::config::LimitsConfig;
 use adit_transport::Tuning;
 
 /// What the file says, over the transport's defaults for what it does not.
 #[must_use]
-pub fn tuning(limits: &Limits) -> Tuning {
+pub fn tuning(limits: &LimitsConfig) -> Tuning {
     let mut tuning = Tuning::default();
     // The file's bounds keep both within 32 bits.
     tuning.interactive.stream_window = u32::try_from(limits.interactive_window).unwrap_or(u32::MAX);
@@ -19,23 +19,23 @@ pub fn tuning(limits: &Limits) -> Tuning {
     tuning.idle_timeout = limits.idle_timeout();
     tuning.mtu.initial = limits.mtu.initial;
     tuning.mtu.max = limits.mtu.max;
-    tuning.admission.timeout = limits.dial_timeout;
+    tuning.handshakes.timeout = limits.dial_timeout;
     tuning
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use adit_config::config::Mtu;
+    use adit_config::config::MtuConfig;
     use std::time::Duration;
 
     #[test]
     fn the_files_limits_arrive() {
-        let limits = Limits {
+        let limits = LimitsConfig {
             interactive_window: 64 << 20,
             keep_alive: Duration::from_secs(4),
-            mtu: Mtu { max: 6500, ..Mtu::default() },
-            ..Limits::default()
+            mtu: MtuConfig { max: 6500, ..MtuConfig::default() },
+            ..LimitsConfig::default()
         };
         let tuning = tuning(&limits);
         assert_eq!(
@@ -46,7 +46,10 @@ mod tests {
         assert_eq!((tuning.mtu.initial, tuning.mtu.max), (1200, 6500));
         assert_eq!(
             tuning.bulk,
-            adit_transport::tuning::Lane { stream_window: 8 << 20, ..Tuning::default().bulk }
+            adit_transport::tuning::ClassTuning {
+                stream_window: 8 << 20,
+                ..Tuning::default().bulk
+            }
         );
     }
 }

@@ -12,17 +12,17 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 /// What a worker's last tasks may take to end after all streams and connections have.
-const LAST: Duration = Duration::from_secs(1);
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The threads. They end when this is told to, or dropped.
 #[derive(Debug)]
-pub(super) struct Workers {
+pub(super) struct WorkerPool {
     handles: Vec<Handle>,
     threads: Vec<JoinHandle<()>>,
     stop: CancellationToken,
 }
 
-impl Workers {
+impl WorkerPool {
     /// Starts `count` of them.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ impl Workers {
                     // Nobody is left to tell only where the process is ending already.
                     started.send(runtime.handle().clone()).ok();
                     runtime.block_on(stop.cancelled());
-                    runtime.shutdown_timeout(LAST);
+                    runtime.shutdown_timeout(STOP_TIMEOUT);
                 })?;
             workers.threads.push(thread);
             workers.handles.push(handle.recv().map_err(io::Error::other)?);
@@ -63,7 +63,7 @@ impl Workers {
     }
 }
 
-impl Drop for Workers {
+impl Drop for WorkerPool {
     fn drop(&mut self) {
         self.stop.cancel();
     }
@@ -75,7 +75,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_one_task_and_nothing_else() {
-        let workers = Workers::start(2).unwrap();
+        let workers = WorkerPool::start(2).unwrap();
         let names = workers.handles().iter().map(|h| {
             h.spawn(async { std::thread::current().name().unwrap_or_default().to_owned() })
         });

@@ -14,15 +14,15 @@ use adit_core::wire::report::RefusalSeries;
 
 use super::services::{Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort};
 use super::{
-    Denied, Link, LinkState, Node, PeerNode, Reason, Refused, Status, StreamSummary, Streams,
-    Using, problems,
+    ActiveSource, DenyEntryStatus, Link, LinkHealth, NodeStatus, PeerNode, Reason, RefusedFlows,
+    StatusDocument, StreamCounts, StreamSummary, problems,
 };
 
 /// What the process knows at one moment.
 #[derive(Debug)]
-pub struct Facts<'a> {
+pub struct StatusInputs<'a> {
     /// About itself.
-    pub node: Node,
+    pub node: NodeStatus,
     /// What it believes.
     pub snapshot: &'a Snapshot,
     /// About its links, as the transport sees them.
@@ -30,7 +30,7 @@ pub struct Facts<'a> {
     /// About the other nodes of this cluster.
     pub siblings: Vec<PeerNode>,
     /// Whom it refuses.
-    pub denied: Vec<Denied>,
+    pub denied: Vec<DenyEntryStatus>,
     /// Import addresses that could not be bound, and why.
     pub not_listening: &'a BTreeMap<SocketAddr, String>,
     /// About traffic, as the data path counted it.
@@ -41,11 +41,11 @@ pub struct Facts<'a> {
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// Per imported port.
-    pub outbound: BTreeMap<Target, Streams>,
+    pub outbound: BTreeMap<Target, StreamCounts>,
     /// Per exported port.
-    pub inbound: BTreeMap<Target, Streams>,
+    pub inbound: BTreeMap<Target, StreamCounts>,
     /// Who uses each export now.
-    pub using: BTreeMap<ServiceName, Vec<Using>>,
+    pub using: BTreeMap<ServiceName, Vec<ActiveSource>>,
     /// How the last dial of each backend ended.
     pub dials: BTreeMap<SocketAddr, Reason>,
     /// How streams ended.
@@ -56,36 +56,37 @@ pub struct Traffic {
 
 /// The document.
 #[must_use]
-pub fn status(facts: Facts<'_>) -> Status {
-    let Facts { node, snapshot, links, siblings, denied, not_listening, mut traffic } = facts;
+pub fn build_status(facts: StatusInputs<'_>) -> StatusDocument {
+    let StatusInputs { node, snapshot, links, siblings, denied, not_listening, mut traffic } =
+        facts;
     let imports: Vec<Import> = snapshot
         .imports
         .iter()
         .map(|i| import(i, snapshot, &links, not_listening, &traffic))
         .collect();
     let exports = snapshot.exports.values().map(|e| export(e, snapshot, &mut traffic)).collect();
-    let imports = refuse(imports, &denied);
+    let imports = mark_denied(imports, &denied);
     let (streams, (refusals, mut refused_others)) = (traffic.streams, traffic.refusals);
-    let (told, untold) = refusals.split_at(refusals.len().min(Refused::MAX));
+    let (told, untold) = refusals.split_at(refusals.len().min(RefusedFlows::MAX));
     refused_others += untold.iter().map(|series| series.count).sum::<u64>();
-    let mut status = Status {
+    let mut status = StatusDocument {
         node,
         links,
         siblings,
         denied,
         imports,
         exports,
-        refused: told.iter().map(Refused::from).collect(),
+        refused: told.iter().map(RefusedFlows::from).collect(),
         refused_others,
         streams,
         problems: Vec::new(),
     };
-    status.problems = problems::find(&status);
+    status.problems = problems::find_problems(&status);
     status
 }
 
 /// Nothing is imported from a cluster that is denied; that comes before all else that may be wrong.
-fn refuse(mut imports: Vec<Import>, denied: &[Denied]) -> Vec<Import> {
+fn mark_denied(mut imports: Vec<Import>, denied: &[DenyEntryStatus]) -> Vec<Import> {
     for import in &mut imports {
         let whole = format!("denied.clusters: {}", import.from);
         if denied.iter().any(|entry| entry.entry == whole) {
@@ -157,7 +158,7 @@ fn import_reason(
         return Some(Reason::new(Code::ImportUnknown, sentence));
     }
     let link = links.iter().find(|l| l.cluster == from.as_str());
-    if let Some(link) = link.filter(|l| l.state == LinkState::Down) {
+    if let Some(link) = link.filter(|l| l.state == LinkHealth::Down) {
         let why = link.reason.as_ref().map_or("", |r| &r.sentence);
         return Some(Reason::new(Code::LinkDown, format!("the link with {from} is down: {why}")));
     }
@@ -168,7 +169,8 @@ fn import_reason(
         ));
     };
     let Some(export) = view.exports.get(&import.service) else {
-        let sentence = format!("{from} does not export {} to {}", import.service, now.this.cluster);
+        let sentence =
+            format!("{from} does not export {} to {}", import.service, now.local.cluster);
         return Some(Reason::new(Code::ExportUnknown, sentence));
     };
     let Some(peer) = export.ports.iter().find(|p| p.name == port.name) else {
@@ -180,7 +182,7 @@ fn import_reason(
         );
         return Some(Reason::new(Code::PortUnknown, sentence));
     };
-    if !import.allow.iter().any(|ours| export.grants.iter().any(|theirs| ours.meets(theirs))) {
+    if !import.allow.iter().any(|ours| export.grants.iter().any(|theirs| ours.overlaps(theirs))) {
         let sentence = format!(
             "nobody may use it: the import allows {} and the export in {from} grants {}",
             list(&import.allow),
@@ -188,7 +190,7 @@ fn import_reason(
         );
         return Some(Reason::new(Code::Denied, sentence));
     }
-    if !view.serves_port(peer) {
+    if !view.is_port_ready(peer) {
         let sentence = peer.unready_sentence(&import.service, from);
         return Some(Reason::new(peer.why_unready(), sentence));
     }
@@ -280,7 +282,7 @@ fn export_reason(
         let sentence = format!("no backend answers: {}", last.sentence);
         return Some(Reason { code: last.code.clone(), sentence });
     }
-    let here = now.this.node.as_str();
+    let here = now.local.node.as_str();
     let elsewhere = backends.iter().all(|b| b.state != BackendState::Up || b.node != here);
     if export.hop == snapshot::Hop::SameNode && elsewhere && now.siblings.is_empty() {
         let sentence = format!("hop is sameNode and no backend runs on {here}, the only node");

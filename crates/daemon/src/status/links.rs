@@ -13,7 +13,7 @@ pub struct Link {
     /// Its trust domain.
     pub trust_domain: String,
     /// Whether it can be used.
-    pub state: LinkState,
+    pub state: LinkHealth,
     /// Why it is not up.
     pub reason: Option<Reason>,
     /// Addresses and names from the configuration where dialling begins.
@@ -21,13 +21,13 @@ pub struct Link {
     /// Where what is known of that cluster comes from.
     pub view: Option<ViewSource>,
     /// Streams that its nodes opened in vain.
-    pub in_vain: InVain,
+    pub in_vain: MisuseReport,
     /// Bytes that it may have this node hold: windows of its connections, and streams that stall.
     pub held_bytes: u64,
     /// What of that cluster's view this node leaves out, because it breaks a bound.
-    pub unheard: Option<LeftOut>,
+    pub unheard: Option<OmittedItems>,
     /// What that cluster is not told of ours, because it does not fit.
-    pub untold: Option<LeftOut>,
+    pub untold: Option<OmittedItems>,
     /// A hub of that cluster which it announces at an address of ours, with that address: it is not dialled there.
     pub misplaced: Option<String>,
     /// Whether this node is one of its cluster's hubs for the link.
@@ -35,7 +35,7 @@ pub struct Link {
     /// Its nodes.
     pub nodes: Vec<PeerNode>,
     /// How dialling it went.
-    pub dials: Dials,
+    pub dials: DialSummary,
     /// How the last handshake failed that one of its nodes began; absent where none did for a while.
     pub failed_handshake: Option<Reason>,
 }
@@ -43,7 +43,7 @@ pub struct Link {
 /// Whether a link can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LinkState {
+pub enum LinkHealth {
     /// Connected, with a view that is fresh.
     Up,
     /// In use, but something is missing: one hub of two, an old view.
@@ -76,7 +76,7 @@ pub struct ViewSource {
 /// up by them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct InVain {
+pub struct MisuseReport {
     /// How many.
     pub streams: u64,
     /// How often one of its nodes was asked to stay away for a while.
@@ -86,13 +86,13 @@ pub struct InVain {
     /// Connections that were refused, because there are enough or they come too often.
     pub refused_connections: u64,
     /// Which node was asked last, and why; absent where that is long ago.
-    pub last: Option<LastInVain>,
+    pub last: Option<LastMisuse>,
 }
 
 /// The node that was asked last to stay away.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct LastInVain {
+pub struct LastMisuse {
     /// Its name.
     pub node: String,
     /// The code of its last stream.
@@ -104,7 +104,7 @@ pub struct LastInVain {
 /// Exports and nodes that are left out of a view.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct LeftOut {
+pub struct OmittedItems {
     /// How many, at least.
     pub count: u64,
     /// The first few, each with the bound that it breaks.
@@ -124,13 +124,13 @@ pub struct PeerNode {
     /// The boot IDs of two processes that have its name and connect by turns; empty where there are none.
     pub alternating: Vec<String>,
     /// The connections with it.
-    pub connections: Vec<Connection>,
+    pub connections: Vec<ConnectionReport>,
 }
 
 /// One QUIC connection.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Connection {
+pub struct ConnectionReport {
     /// `dialled` or `accepted`.
     pub direction: String,
     /// `interactive` or `bulk`.
@@ -164,7 +164,7 @@ pub struct Connection {
 /// How dialling a cluster went.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Dials {
+pub struct DialSummary {
     /// Attempts since the process started.
     pub attempts: u64,
     /// Attempts since the last success.

@@ -6,21 +6,21 @@
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::text::{are, counted};
+use adit_core::text::{count_noun, count_noun_is};
 use adit_pki::time::in_words;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendState, ExportPort, ImportPort, InVain, LeftOut, Link, LinkState, Reason, Refused,
-    Status, doubled, refused,
+    BackendState, ExportPort, ImportPort, Link, LinkHealth, MisuseReport, OmittedItems, Reason,
+    RefusedFlows, StatusDocument, duplicates, refusals,
 };
 
 /// Something that a person should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Problem {
+pub struct StatusProblem {
     /// How bad.
-    pub severity: Severity,
+    pub severity: StatusSeverity,
     /// What it is about, e.g. `link bank`.
     pub about: String,
     /// What is wrong with it.
@@ -31,7 +31,7 @@ pub struct Problem {
 /// How bad a problem is, worst first by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
+pub enum StatusSeverity {
     /// Something does not work.
     Error = 0,
     /// All is as it was told to be, which may not be as somebody thinks: it refuses them.
@@ -47,32 +47,32 @@ pub const CERTIFICATE_WARNS_AT: f64 = 0.33;
 
 /// All problems of a document, worst first.
 #[must_use]
-pub fn find(status: &Status) -> Vec<Problem> {
+pub fn find_problems(status: &StatusDocument) -> Vec<StatusProblem> {
     let mut all = Vec::new();
     let mut add = |severity, about: String, code: &str, sentence: String| {
         let reason = Reason { code: code.into(), sentence };
-        all.push(Problem { severity, about, reason });
+        all.push(StatusProblem { severity, about, reason });
     };
     node(status, &mut add);
     for l in &status.links {
         link(l, waiting(status, l), &mut add);
-        if let Some(sentence) = doubled::complaint(&l.cluster, &l.nodes) {
-            add(Severity::Error, format!("link {}", l.cluster), doubled::CODE, sentence);
+        if let Some(sentence) = duplicates::duplicates_problem(&l.cluster, &l.nodes) {
+            add(StatusSeverity::Error, format!("link {}", l.cluster), duplicates::CODE, sentence);
         }
         if let Some(node) = &l.misplaced {
             let sentence = format!(
                 "{} announces its node {node}, which is an address of this cluster: nobody is dialled there",
                 l.cluster
             );
-            add(Severity::Notice, format!("link {}", l.cluster), "node-misplaced", sentence);
+            add(StatusSeverity::Notice, format!("link {}", l.cluster), "node-misplaced", sentence);
         }
     }
-    if let Some(sentence) = doubled::complaint("this cluster", &status.siblings) {
-        add(Severity::Error, "siblings".into(), doubled::CODE, sentence);
+    if let Some(sentence) = duplicates::duplicates_problem("this cluster", &status.siblings) {
+        add(StatusSeverity::Error, "siblings".into(), duplicates::CODE, sentence);
     }
     for entry in status.denied.iter().filter(|entry| entry.this_node) {
         let sentence = format!("this node is on the deny list ({}): others refuse it", entry.entry);
-        add(Severity::Error, "node".into(), "denied-identity", sentence);
+        add(StatusSeverity::Error, "node".into(), "denied-identity", sentence);
     }
     for import in &status.imports {
         for port in &import.ports {
@@ -80,7 +80,7 @@ pub fn find(status: &Status) -> Vec<Problem> {
             let reason = port.reason.clone().unwrap_or_default();
             let waits = is_down(status, &import.from) && reason.code == Code::LinkDown.name();
             if !port.ready && !waits {
-                add(Severity::Error, about, &reason.code, reason.sentence);
+                add(StatusSeverity::Error, about, &reason.code, reason.sentence);
             }
         }
     }
@@ -96,21 +96,26 @@ pub fn find(status: &Status) -> Vec<Problem> {
                     "it is granted to cluster {}, with which there is no link",
                     grant.cluster
                 );
-                add(Severity::Warning, format!("export {}", export.service), "unlinked", sentence);
+                add(
+                    StatusSeverity::Warning,
+                    format!("export {}", export.service),
+                    "unlinked",
+                    sentence,
+                );
             }
         }
     }
-    let is_said = |one: &Refused| is_broken(status, one);
-    refused::problems(&status.refused, is_said, |problem| all.push(problem));
+    let is_said = |one: &RefusedFlows| is_broken(status, one);
+    refusals::problems(&status.refused, is_said, |problem| all.push(problem));
     // Whoever goes away lets its links go, and says so once.
-    let is_echo = |p: &Problem| p.about.starts_with("link ") && p.reason.code == "draining";
+    let is_echo = |p: &StatusProblem| p.about.starts_with("link ") && p.reason.code == "draining";
     all.retain(|p| !(status.node.draining && is_echo(p)));
     // Stable: within one severity, causes stay before what follows from them.
     all.sort_by_key(|p| p.severity);
     all
 }
 
-fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
+fn node(status: &StatusDocument, add: &mut impl FnMut(StatusSeverity, String, &str, String)) {
     let node = &status.node;
     let (certificate, configuration) = (&node.certificate, &node.configuration);
     if certificate.starts_in_seconds > 0 {
@@ -119,22 +124,22 @@ fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
             certificate.not_before,
             in_words(Duration::from_secs(certificate.starts_in_seconds))
         );
-        add(Severity::Error, "certificate".into(), "certificate-not-yet-valid", sentence);
+        add(StatusSeverity::Error, "certificate".into(), "certificate-not-yet-valid", sentence);
     } else if certificate.seconds_left < 0 {
         let sentence = format!("it ended at {}; no peer accepts this node", certificate.not_after);
-        add(Severity::Error, "certificate".into(), "certificate-ended", sentence);
+        add(StatusSeverity::Error, "certificate".into(), "certificate-ended", sentence);
     } else if certificate.life_left < CERTIFICATE_WARNS_AT {
         let sentence = format!("it ends at {} and has not been renewed", certificate.not_after);
-        add(Severity::Warning, "certificate".into(), "certificate-ending", sentence);
+        add(StatusSeverity::Warning, "certificate".into(), "certificate-ending", sentence);
     }
     if let Some(error) = &certificate.error {
         let sentence = format!("the newest files were not taken: {error}");
-        add(Severity::Error, "certificate".into(), "identity-rejected", sentence);
+        add(StatusSeverity::Error, "certificate".into(), "identity-rejected", sentence);
     }
     if let Some(error) = &configuration.error {
         let sentence =
             format!("the newest file was not taken, the last good one is in use: {error}");
-        add(Severity::Error, "configuration".into(), "configuration-rejected", sentence);
+        add(StatusSeverity::Error, "configuration".into(), "configuration-rejected", sentence);
     }
     if !configuration.needs_restart.is_empty() {
         let keys = configuration.needs_restart.join(", ");
@@ -145,32 +150,32 @@ fn node(status: &Status, add: &mut impl FnMut(Severity, String, &str, String)) {
             ""
         };
         let sentence = format!("{keys} changed, and waits for a restart of this node{how}");
-        add(Severity::Warning, "configuration".into(), "needs-restart", sentence);
+        add(StatusSeverity::Warning, "configuration".into(), "needs-restart", sentence);
     }
     if let Some(double) = &node.double {
         let sentence = format!(
             "another living process has the name of this node ({double}); was its identity folder copied? What is \
              new goes to the one that came last; stop the other, or give it an identity of its own"
         );
-        add(Severity::Error, "node".into(), doubled::CODE, sentence);
+        add(StatusSeverity::Error, "node".into(), duplicates::CODE, sentence);
     }
     if node.draining {
-        let left = are(status.streams.open, "stream");
+        let left = count_noun_is(status.streams.open, "stream");
         let sentence = format!("the node is going away; {left} left");
-        add(Severity::Warning, "node".into(), "draining", sentence);
+        add(StatusSeverity::Warning, "node".into(), "draining", sentence);
     } else if !node.ready {
         let sentence = format!("the node is not ready: {}", node.waiting_for.join(", "));
-        add(Severity::Error, "node".into(), "not-ready", sentence);
+        add(StatusSeverity::Error, "node".into(), "not-ready", sentence);
     }
 }
 
 /// Whether nothing can be sent to a cluster.
-fn is_down(status: &Status, cluster: &str) -> bool {
-    status.links.iter().any(|link| link.cluster == cluster && link.state == LinkState::Down)
+fn is_down(status: &StatusDocument, cluster: &str) -> bool {
+    status.links.iter().any(|link| link.cluster == cluster && link.state == LinkHealth::Down)
 }
 
 /// How many imports wait for nothing but a link that is down: they are said with it, and not each by itself.
-fn waiting(status: &Status, link: &Link) -> usize {
+fn waiting(status: &StatusDocument, link: &Link) -> usize {
     let waits = |port: &ImportPort| {
         !port.ready && port.reason.as_ref().is_some_and(|r| r.code == Code::LinkDown.name())
     };
@@ -179,7 +184,7 @@ fn waiting(status: &Status, link: &Link) -> usize {
 }
 
 /// Whether the port that was asked for does not work, which says more than that it refuses.
-fn is_broken(status: &Status, one: &Refused) -> bool {
+fn is_broken(status: &StatusDocument, one: &RefusedFlows) -> bool {
     if one.direction == "inbound" {
         let exports = status.exports.iter().filter(|export| export.service == one.service);
         return exports.flat_map(|e| &e.ports).any(|port| port.name == one.port && !port.ready);
@@ -189,26 +194,26 @@ fn is_broken(status: &Status, one: &Refused) -> bool {
 }
 
 /// A link, what is left out of the views that pass over it, and how many imports wait for it.
-fn link(link: &Link, waiting: usize, add: &mut impl FnMut(Severity, String, &str, String)) {
+fn link(link: &Link, waiting: usize, add: &mut impl FnMut(StatusSeverity, String, &str, String)) {
     if let Some(last) = &link.in_vain.last {
-        let InVain { streams, asked, closed, refused_connections, .. } = link.in_vain;
+        let MisuseReport { streams, asked, closed, refused_connections, .. } = link.in_vain;
         let sentence = format!(
             "node {} of {} asks for more than it may have ({}): {} in vain, asked {} to stay away, {} \
              closed and {refused_connections} refused; `denied.nodes` keeps it out",
             last.node,
             link.cluster,
             last.code,
-            counted(streams, "stream"),
-            counted(asked, "time"),
-            counted(closed, "connection"),
+            count_noun(streams, "stream"),
+            count_noun(asked, "time"),
+            count_noun(closed, "connection"),
         );
-        add(Severity::Warning, format!("link {}", link.cluster), "over-limit", sentence);
+        add(StatusSeverity::Warning, format!("link {}", link.cluster), "over-limit", sentence);
     }
     let cluster = &link.cluster;
-    let mut left_out = |what: &Option<LeftOut>, code, which: String| {
-        if let Some(LeftOut { count, sentence }) = what {
+    let mut left_out = |what: &Option<OmittedItems>, code, which: String| {
+        if let Some(OmittedItems { count, sentence }) = what {
             add(
-                Severity::Warning,
+                StatusSeverity::Warning,
                 format!("link {cluster}"),
                 code,
                 format!("{which} ({count}): {sentence}"),
@@ -220,15 +225,15 @@ fn link(link: &Link, waiting: usize, add: &mut impl FnMut(Severity, String, &str
     let to = format!("some of what {cluster} has a right to know of this cluster is not told");
     left_out(&link.untold, "announcement-cut", to);
     let severity = match link.state {
-        LinkState::Up | LinkState::Unknown => {
+        LinkHealth::Up | LinkHealth::Unknown => {
             // What is said of a link that is not up holds this already.
             if let Some(Reason { code, sentence }) = link.failed_handshake.clone() {
-                add(Severity::Warning, format!("link {cluster}"), &code, sentence);
+                add(StatusSeverity::Warning, format!("link {cluster}"), &code, sentence);
             }
             return;
         }
-        LinkState::Degraded => Severity::Warning,
-        LinkState::Down => Severity::Error,
+        LinkHealth::Degraded => StatusSeverity::Warning,
+        LinkHealth::Down => StatusSeverity::Error,
     };
     let Reason { code, mut sentence } = link.reason.clone().unwrap_or_default();
     match waiting {
@@ -242,12 +247,12 @@ fn link(link: &Link, waiting: usize, add: &mut impl FnMut(Severity, String, &str
 fn export_port(
     service: &str,
     port: &ExportPort,
-    add: &mut impl FnMut(Severity, String, &str, String),
+    add: &mut impl FnMut(StatusSeverity, String, &str, String),
 ) {
     let about = || format!("export {}", with_port(service, &port.name));
     if !port.ready {
         let reason = port.reason.clone().unwrap_or_default();
-        add(Severity::Error, about(), &reason.code, reason.sentence);
+        add(StatusSeverity::Error, about(), &reason.code, reason.sentence);
         return;
     }
     for backend in &port.backends {
@@ -262,7 +267,7 @@ fn export_port(
                 format!("backend {} has an address that may not be dialled", backend.address),
             ),
         };
-        add(Severity::Warning, about(), &code, sentence);
+        add(StatusSeverity::Warning, about(), &code, sentence);
     }
 }
 
@@ -274,11 +279,11 @@ pub fn with_port(service: &str, port: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Export, Grant, Import, ImportPort, LastInVain};
+    use super::super::{Export, Grant, Import, ImportPort, LastMisuse};
     use super::*;
 
-    fn healthy() -> Status {
-        let mut status = Status::default();
+    fn healthy() -> StatusDocument {
+        let mut status = StatusDocument::default();
         status.node.ready = true;
         status.node.certificate.life_left = 0.8;
         status.node.certificate.seconds_left = 60_000;
@@ -287,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_healthy_node_has_none() {
-        assert_eq!(find(&healthy()), []);
+        assert_eq!(find_problems(&healthy()), []);
     }
 
     #[test]
@@ -295,10 +300,10 @@ mod tests {
         let mut status = healthy();
         status.node.certificate.starts_in_seconds = 3600;
         status.node.certificate.not_before = "2026-01-01T00:00:00Z".into();
-        let [problem] = &find(&status)[..] else { panic!("{:?}", find(&status)) };
+        let [problem] = &find_problems(&status)[..] else { panic!("{:?}", find_problems(&status)) };
         assert_eq!(
             (problem.severity, problem.reason.code.as_str()),
-            (Severity::Error, "certificate-not-yet-valid")
+            (StatusSeverity::Error, "certificate-not-yet-valid")
         );
         assert!(problem.reason.sentence.contains("2026-01-01T00:00:00Z"), "{problem:?}");
     }
@@ -307,10 +312,10 @@ mod tests {
     fn one_is_not_many() {
         let mut status = healthy();
         (status.node.draining, status.streams.open) = (true, 1);
-        let said = find(&status).remove(0).reason.sentence;
+        let said = find_problems(&status).remove(0).reason.sentence;
         assert_eq!(said, "the node is going away; 1 stream is left");
         status.streams.open = 2;
-        let said = find(&status).remove(0).reason.sentence;
+        let said = find_problems(&status).remove(0).reason.sentence;
         assert_eq!(said, "the node is going away; 2 streams are left");
     }
 
@@ -321,7 +326,7 @@ mod tests {
         status.node.certificate.life_left = 0.1;
         status.links.push(Link {
             cluster: "bank".into(),
-            state: LinkState::Down,
+            state: LinkHealth::Down,
             reason: reason.clone(),
             ..Link::default()
         });
@@ -337,8 +342,9 @@ mod tests {
             allow: vec![grant],
             ..Export::default()
         });
-        let found: Vec<_> = find(&status).into_iter().map(|p| (p.severity, p.about)).collect();
-        let (error, warning) = (Severity::Error, Severity::Warning);
+        let found: Vec<_> =
+            find_problems(&status).into_iter().map(|p| (p.severity, p.about)).collect();
+        let (error, warning) = (StatusSeverity::Error, StatusSeverity::Warning);
         assert_eq!(
             found,
             [
@@ -353,13 +359,17 @@ mod tests {
     #[test]
     fn a_node_that_opens_streams_in_vain_is_named() {
         let mut status = healthy();
-        let last = LastInVain { node: "b3".into(), code: "denied".into(), seconds_ago: 4 };
+        let last = LastMisuse { node: "b3".into(), code: "denied".into(), seconds_ago: 4 };
         let last = Some(last);
-        let in_vain = InVain { streams: 3001, asked: 1, closed: 2, refused_connections: 7, last };
-        let state = LinkState::Up;
+        let in_vain =
+            MisuseReport { streams: 3001, asked: 1, closed: 2, refused_connections: 7, last };
+        let state = LinkHealth::Up;
         status.links.push(Link { cluster: "bank".into(), state, in_vain, ..Link::default() });
-        let [problem] = &find(&status)[..] else { panic!("one problem is found") };
-        assert_eq!((problem.severity, problem.about.as_str()), (Severity::Warning, "link bank"));
+        let [problem] = &find_problems(&status)[..] else { panic!("one problem is found") };
+        assert_eq!(
+            (problem.severity, problem.about.as_str()),
+            (StatusSeverity::Warning, "link bank")
+        );
         for part in ["b3", "denied", "3001 streams", "2 connections closed", "7 refused"] {
             assert!(problem.reason.sentence.contains(part), "{part}: {problem:?}");
         }
@@ -370,12 +380,12 @@ mod tests {
         let mut status = healthy();
         status.links.push(Link {
             cluster: "bank".into(),
-            state: LinkState::Up,
+            state: LinkHealth::Up,
             misplaced: Some("b1 at 172.18.1.3:7843".into()),
             ..Link::default()
         });
-        let [problem] = &find(&status)[..] else { panic!("{:?}", find(&status)) };
-        assert_eq!((problem.severity, &*problem.about), (Severity::Notice, "link bank"));
+        let [problem] = &find_problems(&status)[..] else { panic!("{:?}", find_problems(&status)) };
+        assert_eq!((problem.severity, &*problem.about), (StatusSeverity::Notice, "link bank"));
         assert_eq!(
             problem.reason.sentence,
             "bank announces its node b1 at 172.18.1.3:7843, which is an address of this cluster: nobody is dialled there"
@@ -388,13 +398,15 @@ mod tests {
         let sentence = "export a/b (it has more than 100 ports)".to_owned();
         status.links.push(Link {
             cluster: "bank".into(),
-            state: LinkState::Up,
-            unheard: Some(LeftOut { count: 1, sentence: sentence.clone() }),
-            untold: Some(LeftOut { count: 2, sentence }),
+            state: LinkHealth::Up,
+            unheard: Some(OmittedItems { count: 1, sentence: sentence.clone() }),
+            untold: Some(OmittedItems { count: 2, sentence }),
             ..Link::default()
         });
-        let found = find(&status);
-        assert!(found.iter().all(|p| p.severity == Severity::Warning && p.about == "link bank"));
+        let found = find_problems(&status);
+        assert!(
+            found.iter().all(|p| p.severity == StatusSeverity::Warning && p.about == "link bank")
+        );
         let codes: Vec<_> = found.iter().map(|p| p.reason.code.as_str()).collect();
         assert_eq!(codes, ["view-cut", "announcement-cut"]);
         assert_eq!(
@@ -411,9 +423,9 @@ mod tests {
         status.node.draining = true;
         status.node.ready = false;
         let reason = Some(Reason { code: "draining".into(), sentence: "going away".into() });
-        let state = LinkState::Degraded;
+        let state = LinkHealth::Degraded;
         status.links.push(Link { cluster: "bank".into(), state, reason, ..Link::default() });
-        let codes: Vec<_> = find(&status).into_iter().map(|p| p.reason.code).collect();
+        let codes: Vec<_> = find_problems(&status).into_iter().map(|p| p.reason.code).collect();
         assert_eq!(codes, ["certificate-ended", "configuration-rejected", "draining"]);
     }
 
@@ -421,42 +433,45 @@ mod tests {
     fn a_link_that_is_down_is_one_problem_however_many_imports_wait_for_it() {
         let mut status = healthy();
         let reason = Some(Reason { code: "link-down".into(), sentence: "no answer".into() });
-        let (cluster, state) = ("bank".to_owned(), LinkState::Down);
+        let (cluster, state) = ("bank".to_owned(), LinkHealth::Down);
         status.links.push(Link { cluster, state, reason: reason.clone(), ..Link::default() });
         for n in 0..20 {
             let ports = vec![ImportPort { reason: reason.clone(), ..ImportPort::default() }];
             let (service, from) = (format!("a/b{n}"), "bank".to_owned());
             status.imports.push(Import { service, from, ports, ..Import::default() });
         }
-        let found = find(&status);
+        let found = find_problems(&status);
         let said: Vec<_> = found.iter().map(|p| (&*p.about, &*p.reason.sentence)).collect();
         assert_eq!(said, [("link bank", "no answer; 20 imports wait for it")]);
         // What is wrong with one of them besides is a cause of its own.
         let other = Some(Reason { code: "local-error".into(), sentence: "taken".into() });
         status.imports[3].ports[0].reason = other;
-        let about: Vec<_> = find(&status).into_iter().map(|p| p.about).collect();
+        let about: Vec<_> = find_problems(&status).into_iter().map(|p| p.about).collect();
         assert_eq!(about, ["link bank", "import a/b3"]);
     }
 
     #[test]
     fn a_port_that_is_ready_and_refuses_is_told_and_one_that_is_not_is_told_once() {
         let mut status = healthy();
-        let refused = Refused {
+        let refused = RefusedFlows {
             direction: "outbound".into(),
             service: "a/b".into(),
             count: 3,
             reason: Reason { code: "denied".into(), sentence: "no grant for agents/x".into() },
-            ..Refused::default()
+            ..RefusedFlows::default()
         };
         status.refused = vec![refused];
         let ports = vec![ImportPort { ready: true, ..ImportPort::default() }];
         status.imports.push(Import { service: "a/b".into(), ports, ..Import::default() });
-        let codes = |status: &Status| {
-            find(status).into_iter().map(|p| (p.severity, p.reason.code)).collect::<Vec<_>>()
+        let codes = |status: &StatusDocument| {
+            find_problems(status)
+                .into_iter()
+                .map(|p| (p.severity, p.reason.code))
+                .collect::<Vec<_>>()
         };
-        assert_eq!(codes(&status), [(Severity::Warning, "denied".to_owned())]);
+        assert_eq!(codes(&status), [(StatusSeverity::Warning, "denied".to_owned())]);
         let port = &mut status.imports[0].ports[0];
         (port.ready, port.reason) = (false, Some(Code::NoBackend.into()));
-        assert_eq!(codes(&status), [(Severity::Error, "no-backend".to_owned())]);
+        assert_eq!(codes(&status), [(StatusSeverity::Error, "no-backend".to_owned())]);
     }
 }

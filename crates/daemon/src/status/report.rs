@@ -11,36 +11,45 @@ use adit_core::wire::report::{
 };
 
 use super::{
-    Backend, BackendState, Export, ExportPort, LinkState, Reason, Severity, Status, doubled,
+    Backend, BackendState, Export, ExportPort, LinkHealth, Reason, StatusDocument, StatusSeverity,
+    duplicates,
 };
 
 /// Of what the document says of the node itself, the parts that its controller cannot see.
-const OF_THE_NODE: [&str; 3] = ["certificate", "configuration", "handshakes"];
+const NODE_PARTS: [&str; 3] = ["certificate", "configuration", "handshakes"];
 
 /// The report: links first, then what is wrong with the node itself, then ports of imports. Exports are told apart,
 /// each that no backend answers for.
 #[must_use]
-pub fn node_report(status: &Status, (refusals, others): (Vec<RefusalSeries>, u64)) -> NodeReport {
+pub fn node_report(
+    status: &StatusDocument,
+    (refusals, others): (Vec<RefusalSeries>, u64),
+) -> NodeReport {
     let mut troubles = Vec::new();
     let mut add = |about, is_error, reason: &Reason| {
         let code = code(&reason.code);
-        troubles.push(NodeTrouble { about, code, is_error, sentence: reason.sentence.clone() });
+        troubles.push(NodeTrouble {
+            subject: about,
+            code,
+            is_error,
+            sentence: reason.sentence.clone(),
+        });
     };
     // A node that goes away lets its links go: nothing is wrong with them.
     for link in status.links.iter().filter(|_| !status.node.draining) {
-        let is_down = link.state == LinkState::Down;
+        let is_down = link.state == LinkHealth::Down;
         if let (true, Ok(cluster)) =
-            (is_down || link.state == LinkState::Degraded, link.cluster.parse())
+            (is_down || link.state == LinkHealth::Degraded, link.cluster.parse())
         {
             let reason = link.reason.clone().unwrap_or_default();
             add(TroubleSubject::Link(cluster), is_down, &reason);
         }
     }
     for problem in &status.problems {
-        let is_told = OF_THE_NODE.contains(&problem.about.as_str())
-            || (problem.reason.code == doubled::CODE && !problem.about.starts_with("link "));
-        if problem.severity != Severity::Notice && is_told {
-            add(TroubleSubject::Node, problem.severity == Severity::Error, &problem.reason);
+        let is_told = NODE_PARTS.contains(&problem.about.as_str())
+            || (problem.reason.code == duplicates::CODE && !problem.about.starts_with("link "));
+        if problem.severity != StatusSeverity::Notice && is_told {
+            add(TroubleSubject::Node, problem.severity == StatusSeverity::Error, &problem.reason);
         }
     }
     for import in &status.imports {
@@ -54,12 +63,12 @@ pub fn node_report(status: &Status, (refusals, others): (Vec<RefusalSeries>, u64
         }
     }
     let (exports, is_cut) = export_faults(status);
-    NodeReport { troubles, refusals, others, exports, is_cut }
+    NodeReport { troubles, refusals, others, exports, is_truncated: is_cut }
 }
 
 /// The exports that no backend answers for, as far as one report has room, and whether there are more. Namespaces take
 /// turns, so that a tenant whose backends are all gone hides no other's.
-fn export_faults(status: &Status) -> (Vec<ExportFault>, bool) {
+fn export_faults(status: &StatusDocument) -> (Vec<ExportFault>, bool) {
     let node = status.node.node.as_str();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut all: Vec<(usize, ExportFault)> = Vec::new();
@@ -95,13 +104,15 @@ fn export_fault(export: &Export, port: &ExportPort, node: &str) -> Option<Export
     let seen = here.iter().chain(elsewhere.iter().filter(|_| is_whole));
     let fault = seen.map(|backend| match (backend.state, &backend.last_dial) {
         (BackendState::Forbidden, _) => BackendFault::Forbidden,
-        (_, Some(dial)) => BackendFault::of(code(&dial.code)).unwrap_or(BackendFault::Unreachable),
+        (_, Some(dial)) => {
+            BackendFault::from_code(code(&dial.code)).unwrap_or(BackendFault::Unreachable)
+        }
         (_, None) => BackendFault::Unreachable,
     });
     let count = |all: usize| u32::try_from(all).unwrap_or(u32::MAX);
     Some(ExportFault {
         target: target(&export.service, &port.name)?,
-        is_whole,
+        is_whole_export: is_whole,
         fault: fault.min(),
         total: count(port.backends.len()),
         here: if is_silent { count(here.len()) } else { 0 },
@@ -119,12 +130,12 @@ fn code(name: &str) -> Code {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Grant, Import, ImportPort, Link, Problem};
+    use super::super::{Grant, Import, ImportPort, Link, StatusProblem};
     use super::*;
 
     #[test]
     fn a_report_says_each_cause_once() {
-        let mut status = Status::default();
+        let mut status = StatusDocument::default();
         let reason = |code: Code| Some(Reason::from(code));
         let link = |cluster: &str, state| Link {
             cluster: cluster.into(),
@@ -132,7 +143,7 @@ mod tests {
             reason: reason(Code::LinkDown),
             ..Link::default()
         };
-        status.links = vec![link("bank", LinkState::Down), link("shop", LinkState::Up)];
+        status.links = vec![link("bank", LinkHealth::Down), link("shop", LinkHealth::Up)];
         let port = |code| ImportPort {
             name: "http".into(),
             reason: reason(code),
@@ -144,14 +155,14 @@ mod tests {
             ..Import::default()
         };
         status.imports = vec![import("a/b", Code::LinkDown), import("a/c", Code::LocalError)];
-        status.problems = vec![Problem {
-            severity: Severity::Error,
+        status.problems = vec![StatusProblem {
+            severity: StatusSeverity::Error,
             about: "certificate".into(),
             reason: Reason { code: "identity-rejected".into(), sentence: "no".into() },
         }];
-        let said = |status: &Status| {
+        let said = |status: &StatusDocument| {
             let report = node_report(status, (Vec::new(), 0));
-            report.troubles.into_iter().map(|t| (t.about, t.code)).collect::<Vec<_>>()
+            report.troubles.into_iter().map(|t| (t.subject, t.code)).collect::<Vec<_>>()
         };
         let about = |name: &str, port: &str| target(name, port).unwrap();
         let rest = [
@@ -180,7 +191,7 @@ mod tests {
         use BackendState::{Down, Forbidden, Up};
         let refused = |node| backend(node, Down, Some(Code::BackendRefused));
         let up = |node| backend(node, Up, None);
-        let mut status = Status::default();
+        let mut status = StatusDocument::default();
         status.node.node = "b1".into();
         let unused = Export { allow: Vec::new(), ..export("a/unused", vec![]) };
         status.exports = vec![
@@ -195,7 +206,7 @@ mod tests {
         let report = node_report(&status, (Vec::new(), 0));
         let said = |fault: &ExportFault| {
             let name = fault.target.service.name().to_owned();
-            (name, fault.is_whole, fault.fault, fault.total, fault.here)
+            (name, fault.is_whole_export, fault.fault, fault.total, fault.here)
         };
         let said: Vec<_> = report.exports.iter().map(said).collect();
         let refused = Some(BackendFault::Refused);
@@ -208,18 +219,18 @@ mod tests {
                 ("forbidden".into(), true, Some(BackendFault::Forbidden), 1, 0),
             ]
         );
-        assert!(report.troubles.is_empty() && !report.is_cut);
+        assert!(report.troubles.is_empty() && !report.is_truncated);
     }
 
     #[test]
     fn a_namespace_whose_backends_are_all_gone_hides_no_other_s() {
         let enemy = (0..1000).map(|n| export(&format!("enemy/s{n}"), vec![]));
-        let status = Status {
+        let status = StatusDocument {
             exports: enemy.chain([export("victim/bot", vec![])]).collect(),
-            ..Status::default()
+            ..StatusDocument::default()
         };
         let report = node_report(&status, (Vec::new(), 0));
-        assert_eq!((report.exports.len(), report.is_cut), (NodeReport::MAX_EXPORTS, true));
+        assert_eq!((report.exports.len(), report.is_truncated), (NodeReport::MAX_EXPORTS, true));
         assert!(report.exports.iter().any(|e| e.target.service.namespace.as_str() == "victim"));
     }
 }

@@ -37,7 +37,7 @@ pub struct ImportPort {
     /// Ready backends, per node of the exporting cluster.
     pub backends: BTreeMap<String, u32>,
     /// What it carried.
-    pub streams: Streams,
+    pub streams: StreamCounts,
 }
 
 /// A service of this cluster that others may use.
@@ -57,7 +57,7 @@ pub struct Export {
     /// Whether a stream whose outcome is unknown may be sent again.
     pub replay: bool,
     /// Who uses it now, most streams first, at most [`Export::MAX_USING`].
-    pub using: Vec<Using>,
+    pub using: Vec<ActiveSource>,
 }
 
 impl Export {
@@ -82,7 +82,7 @@ pub struct ExportPort {
     /// What can be dialled for it.
     pub backends: Vec<Backend>,
     /// What it carried.
-    pub streams: Streams,
+    pub streams: StreamCounts,
 }
 
 /// An address to dial for an export.
@@ -130,7 +130,7 @@ pub struct Grant {
 /// A source that has streams open now.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Using {
+pub struct ActiveSource {
     /// `NAMESPACE/ACCOUNT@CLUSTER`.
     pub source: String,
     /// Whether the peer only asserts it: its cluster is proved, the workload within it is not.
@@ -142,7 +142,7 @@ pub struct Using {
 /// What a port carried since the process started.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Streams {
+pub struct StreamCounts {
     /// Open now.
     pub open: u64,
     /// All that there were, open, ended and refused ones.

@@ -3,20 +3,20 @@
 use std::fmt::Write;
 
 use super::escape;
-use super::layer::{Entry, Value};
-use super::text::{Stamp, level};
+use super::layer::{FieldValue, LogRecord};
+use super::text::{LogTimestamp, level};
 
 /// Names that the line itself uses; a field of such a name gets the prefix `field_`.
 const RESERVED: [&str; 4] = ["time", "level", "module", "message"];
 
-pub(super) fn line(entry: &Entry) -> String {
+pub(super) fn line(entry: &LogRecord) -> String {
     let mut out = String::with_capacity(256);
     render(&mut out, entry).ok();
     out
 }
 
-fn render(out: &mut String, entry: &Entry) -> std::fmt::Result {
-    write!(out, r#"{{"time":"{}","level":"{}""#, Stamp(entry.at), level(entry.level))?;
+fn render(out: &mut String, entry: &LogRecord) -> std::fmt::Result {
+    write!(out, r#"{{"time":"{}","level":"{}""#, LogTimestamp(entry.at), level(entry.level))?;
     write!(out, r#","module":"{}""#, escape::json(&entry.module))?;
     if !entry.message.is_empty() {
         write!(out, r#","message":"{}""#, escape::json(&entry.message))?;
@@ -25,12 +25,15 @@ fn render(out: &mut String, entry: &Entry) -> std::fmt::Result {
         let prefix = if RESERVED.contains(name) { "field_" } else { "" };
         write!(out, r#","{prefix}{}":"#, escape::json(name))?;
         match value {
-            Value::Text(s) => write!(out, r#""{}""#, escape::json(s))?,
+            FieldValue::Text(s) => write!(out, r#""{}""#, escape::json(s))?,
             // JSON has no infinity and no NaN; readers lose integers beyond 2^53 silently.
-            Value::Float(x) if !x.is_finite() => write!(out, r#""{x}""#)?,
-            Value::Signed(n) if n.unsigned_abs() > 1 << 53 => write!(out, r#""{n}""#)?,
-            Value::Unsigned(n) if *n > 1 << 53 => write!(out, r#""{n}""#)?,
-            Value::Signed(_) | Value::Unsigned(_) | Value::Float(_) | Value::Bool(_) => {
+            FieldValue::Float(x) if !x.is_finite() => write!(out, r#""{x}""#)?,
+            FieldValue::Signed(n) if n.unsigned_abs() > 1 << 53 => write!(out, r#""{n}""#)?,
+            FieldValue::Unsigned(n) if *n > 1 << 53 => write!(out, r#""{n}""#)?,
+            FieldValue::Signed(_)
+            | FieldValue::Unsigned(_)
+            | FieldValue::Float(_)
+            | FieldValue::Bool(_) => {
                 write!(out, "{value}")?;
             }
         }

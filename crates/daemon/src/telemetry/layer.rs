@@ -15,7 +15,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::sink::Sink;
+use super::sink::LogSink;
 use super::{json, text};
 
 /// The most characters of one value; a longer one is cut and marked.
@@ -23,31 +23,31 @@ const MAX_VALUE: usize = 2048;
 
 /// How to render.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Render {
+pub(super) enum LineStyle {
     Text { colour: bool },
     Json,
 }
 
 /// How the next line is rendered. Cheap to clone; all clones change together.
 #[derive(Debug, Clone)]
-pub(super) struct CurrentRender(Arc<AtomicU8>);
+pub(super) struct CurrentStyle(Arc<AtomicU8>);
 
-impl CurrentRender {
-    const ALL: [Render; 3] =
-        [Render::Text { colour: false }, Render::Text { colour: true }, Render::Json];
+impl CurrentStyle {
+    const ALL: [LineStyle; 3] =
+        [LineStyle::Text { colour: false }, LineStyle::Text { colour: true }, LineStyle::Json];
 
-    pub(super) fn new(render: Render) -> Self {
+    pub(super) fn new(render: LineStyle) -> Self {
         let current = Self(Arc::default());
         current.set(render);
         current
     }
 
-    pub(super) fn get(&self) -> Render {
+    pub(super) fn get(&self) -> LineStyle {
         let nth = usize::from(self.0.load(Ordering::Relaxed));
-        Self::ALL.get(nth).copied().unwrap_or(Render::Json)
+        Self::ALL.get(nth).copied().unwrap_or(LineStyle::Json)
     }
 
-    pub(super) fn set(&self, render: Render) {
+    pub(super) fn set(&self, render: LineStyle) {
         let nth = Self::ALL.iter().zip(0..).find(|(known, _)| **known == render);
         self.0.store(nth.map_or(0, |(_, nth)| nth), Ordering::Relaxed);
     }
@@ -55,19 +55,19 @@ impl CurrentRender {
 
 /// One line to be: what happened, when and where.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct LogRecord {
     /// Since the Unix epoch.
     pub(super) at: Duration,
     pub(super) level: Level,
     /// The event's target: the module, or a fixed name such as [`super::STREAM`].
     pub(super) module: String,
     pub(super) message: String,
-    pub(super) fields: Vec<(&'static str, Value)>,
+    pub(super) fields: Vec<(&'static str, FieldValue)>,
 }
 
 /// One field's value.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(super) enum FieldValue {
     Text(String),
     Signed(i128),
     Unsigned(u128),
@@ -75,7 +75,7 @@ pub(super) enum Value {
     Bool(bool),
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for FieldValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(s) => f.write_str(s),
@@ -89,23 +89,23 @@ impl fmt::Display for Value {
 
 /// The layer.
 #[derive(Debug)]
-pub(super) struct Lines {
-    render: CurrentRender,
-    sink: Sink,
+pub(super) struct LogLayer {
+    render: CurrentStyle,
+    sink: LogSink,
 }
 
-impl Lines {
-    pub(super) fn new(render: CurrentRender, sink: Sink) -> Self {
+impl LogLayer {
+    pub(super) fn new(render: CurrentStyle, sink: LogSink) -> Self {
         Self { render, sink }
     }
 }
 
-impl<S> Layer<S> for Lines
+impl<S> Layer<S> for LogLayer
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut fields = Fields::default();
+        let mut fields = RecordFields::default();
         attributes.record(&mut fields);
         if let Some(span) = context.span(id) {
             span.extensions_mut().insert(fields);
@@ -114,22 +114,22 @@ where
 
     fn on_record(&self, id: &Id, record: &Record<'_>, context: Context<'_, S>) {
         if let Some(span) = context.span(id)
-            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+            && let Some(fields) = span.extensions_mut().get_mut::<RecordFields>()
         {
             record.record(fields);
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut fields = Fields::default();
+        let mut fields = RecordFields::default();
         event.record(&mut fields);
         for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(outer) = span.extensions().get::<Fields>() {
+            if let Some(outer) = span.extensions().get::<RecordFields>() {
                 fields.add_missing(outer);
             }
         }
         let metadata = event.metadata();
-        let entry = Entry {
+        let entry = LogRecord {
             at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             level: *metadata.level(),
             module: fields.log_target.unwrap_or_else(|| metadata.target().to_owned()),
@@ -140,49 +140,49 @@ where
     }
 }
 
-fn line(render: Render, entry: &Entry) -> String {
+fn line(render: LineStyle, entry: &LogRecord) -> String {
     match render {
-        Render::Text { colour } => text::line(entry, colour),
-        Render::Json => json::line(entry),
+        LineStyle::Text { colour } => text::line(entry, colour),
+        LineStyle::Json => json::line(entry),
     }
 }
 
 /// A line of a process that ends, whatever the level of the log is.
-pub(super) fn last(
-    render: Render,
+pub(super) fn final_line(
+    render: LineStyle,
     module: &str,
     message: &str,
-    fields: Vec<(&'static str, Value)>,
+    fields: Vec<(&'static str, FieldValue)>,
 ) -> String {
     let (module, message) = (module.to_owned(), message.to_owned());
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    line(render, &Entry { at, level: Level::ERROR, module, message, fields })
+    line(render, &LogRecord { at, level: Level::ERROR, module, message, fields })
 }
 
 /// The line that tells how many lines are missing.
-pub(super) fn dropped(render: Render, count: u64) -> String {
-    let entry = Entry {
+pub(super) fn dropped(render: LineStyle, count: u64) -> String {
+    let entry = LogRecord {
         at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         level: Level::WARN,
         module: module_path!().to_owned(),
         message: "log lines were dropped: whoever reads the log is slower than it is written"
             .into(),
-        fields: vec![("count", Value::Unsigned(count.into()))],
+        fields: vec![("count", FieldValue::Unsigned(count.into()))],
     };
     line(render, &entry)
 }
 
 /// What a span or an event was given.
 #[derive(Debug, Default)]
-struct Fields {
+struct RecordFields {
     message: Option<String>,
     /// The true target of a record that came through the `log` crate.
     log_target: Option<String>,
-    values: Vec<(&'static str, Value)>,
+    values: Vec<(&'static str, FieldValue)>,
 }
 
-impl Fields {
-    fn put(&mut self, field: &Field, value: Value) {
+impl RecordFields {
+    fn put(&mut self, field: &Field, value: FieldValue) {
         match (field.name(), value) {
             ("message", value) => self.message = Some(value.to_string()),
             ("log.target", value) => self.log_target = Some(value.to_string()),
@@ -204,14 +204,14 @@ impl Fields {
     }
 }
 
-impl Visit for Fields {
+impl Visit for RecordFields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let mut bounded = Bounded { text: String::new(), left: MAX_VALUE };
+        let mut bounded = BoundedText { text: String::new(), left: MAX_VALUE };
         // Fails only when the bound is reached, which the text then shows.
         if fmt::write(&mut bounded, format_args!("{value:?}")).is_err() {
             bounded.text.push('…');
         }
-        self.put(field, Value::Text(bounded.text));
+        self.put(field, FieldValue::Text(bounded.text));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -219,41 +219,41 @@ impl Visit for Fields {
             Some((end, _)) => format!("{}…", &value[..end]),
             None => value.to_owned(),
         };
-        self.put(field, Value::Text(text));
+        self.put(field, FieldValue::Text(text));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, Value::Signed(value.into()));
+        self.put(field, FieldValue::Signed(value.into()));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, Value::Unsigned(value.into()));
+        self.put(field, FieldValue::Unsigned(value.into()));
     }
 
     fn record_i128(&mut self, field: &Field, value: i128) {
-        self.put(field, Value::Signed(value));
+        self.put(field, FieldValue::Signed(value));
     }
 
     fn record_u128(&mut self, field: &Field, value: u128) {
-        self.put(field, Value::Unsigned(value));
+        self.put(field, FieldValue::Unsigned(value));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, Value::Float(value));
+        self.put(field, FieldValue::Float(value));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, Value::Bool(value));
+        self.put(field, FieldValue::Bool(value));
     }
 }
 
 /// Stops a `Debug` that would write without end.
-struct Bounded {
+struct BoundedText {
     text: String,
     left: usize,
 }
 
-impl fmt::Write for Bounded {
+impl fmt::Write for BoundedText {
     fn write_str(&mut self, s: &str) -> fmt::Result {
         let count = s.chars().count();
         if count <= self.left {

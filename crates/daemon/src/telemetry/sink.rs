@@ -13,19 +13,19 @@ use std::time::{Duration, Instant};
 /// A burst of refused streams fits; 4,096 lines of 500 bytes are 2 MB.
 const QUEUE: usize = 4096;
 
-enum Item {
+enum SinkItem {
     Line(String),
     Flush(SyncSender<()>),
 }
 
 /// The writing end. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Sink {
-    queue: SyncSender<Item>,
+pub(super) struct LogSink {
+    queue: SyncSender<SinkItem>,
     dropped: Arc<AtomicU64>,
 }
 
-impl Sink {
+impl LogSink {
     /// Starts the thread that writes to `out`; `notice` makes the line that tells how many were dropped.
     pub(super) fn start(
         out: impl Write + Send + 'static,
@@ -42,7 +42,7 @@ impl Sink {
 
     /// Hands over one line, its newline included; drops it where the queue is full.
     pub(super) fn line(&self, line: String) {
-        match self.queue.try_send(Item::Line(line)) {
+        match self.queue.try_send(SinkItem::Line(line)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -58,7 +58,7 @@ impl Sink {
     pub(super) fn flush(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         let (done, wait) = sync_channel(1);
-        let mut ask = Item::Flush(done);
+        let mut ask = SinkItem::Flush(done);
         // A queue that is full has most to lose.
         while let Err(TrySendError::Full(back)) = self.queue.try_send(ask) {
             if Instant::now() >= deadline {
@@ -74,7 +74,7 @@ impl Sink {
 
 fn write(
     mut out: impl Write,
-    items: &Receiver<Item>,
+    items: &Receiver<SinkItem>,
     dropped: &AtomicU64,
     notice: impl Fn(u64) -> String,
 ) {
@@ -82,8 +82,8 @@ fn write(
     while let Ok(item) = items.recv() {
         // A log that cannot be written has nobody to be told to.
         match item {
-            Item::Line(line) => drop(out.write_all(line.as_bytes())),
-            Item::Flush(done) => {
+            SinkItem::Line(line) => drop(out.write_all(line.as_bytes())),
+            SinkItem::Flush(done) => {
                 drop(out.flush());
                 done.send(()).ok();
             }
@@ -103,15 +103,15 @@ mod tests {
 
     /// A writer that is stuck until it is let go, as a pipe that nobody reads.
     #[derive(Clone, Default)]
-    struct Stuck(Arc<Pipe>);
+    struct StuckWriter(Arc<StuckPipe>);
 
     #[derive(Default)]
-    struct Pipe {
+    struct StuckPipe {
         open_and_written: Mutex<(bool, Vec<u8>)>,
         changed: Condvar,
     }
 
-    impl Write for Stuck {
+    impl Write for StuckWriter {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             let state = self.0.open_and_written.lock().unwrap();
             let mut state = self.0.changed.wait_while(state, |s| !s.0).unwrap();
@@ -126,8 +126,8 @@ mod tests {
 
     #[test]
     fn a_stuck_reader_costs_lines_and_never_time() {
-        let pipe = Stuck::default();
-        let sink = Sink::start(pipe.clone(), |n| format!("{n} dropped\n")).unwrap();
+        let pipe = StuckWriter::default();
+        let sink = LogSink::start(pipe.clone(), |n| format!("{n} dropped\n")).unwrap();
         let lines = QUEUE as u64 + 100;
         for n in 0..lines {
             sink.line(format!("line {n}\n"));
@@ -138,7 +138,7 @@ mod tests {
 
         pipe.0.open_and_written.lock().unwrap().0 = true;
         pipe.0.changed.notify_all();
-        while sink.queue.try_send(Item::Line("end\n".into())).is_err() {
+        while sink.queue.try_send(SinkItem::Line("end\n".into())).is_err() {
             std::thread::yield_now();
         }
         sink.flush(Duration::from_secs(30));

@@ -11,27 +11,27 @@ use adit_pki::UnixTime;
 use adit_pki::time::rfc3339;
 use tracing::Level;
 
-use super::layer::{Entry, Value};
+use super::layer::{FieldValue, LogRecord};
 use super::{STREAM, escape};
 use crate::human::{bytes, span};
 
-pub(super) fn line(entry: &Entry, colour: bool) -> String {
+pub(super) fn line(entry: &LogRecord, colour: bool) -> String {
     let mut out = String::with_capacity(160);
     // A String takes every write.
     render(&mut out, entry, colour).ok();
     out
 }
 
-fn render(out: &mut String, entry: &Entry, colour: bool) -> fmt::Result {
+fn render(out: &mut String, entry: &LogRecord, colour: bool) -> fmt::Result {
     let name = level(entry.level).to_ascii_uppercase();
-    write!(out, "{} ", Stamp(entry.at))?;
+    write!(out, "{} ", LogTimestamp(entry.at))?;
     match (colour, entry.level) {
         (true, Level::ERROR) => write!(out, "\u{1b}[31m{name:<5}\u{1b}[0m ")?,
         (true, Level::WARN) => write!(out, "\u{1b}[33m{name:<5}\u{1b}[0m ")?,
         (true, Level::INFO) => write!(out, "\u{1b}[32m{name:<5}\u{1b}[0m ")?,
         _ => write!(out, "{name:<5} ")?,
     }
-    let mut rest: Vec<&(&str, Value)> = entry.fields.iter().collect();
+    let mut rest: Vec<&(&str, FieldValue)> = entry.fields.iter().collect();
     if entry.module == STREAM {
         stream(out, &mut rest)?;
     } else {
@@ -48,19 +48,19 @@ fn render(out: &mut String, entry: &Entry, colour: bool) -> fmt::Result {
 }
 
 /// Renders what it knows of a stream's fields and takes them out of `rest`.
-fn stream(out: &mut String, rest: &mut Vec<&(&str, Value)>) -> fmt::Result {
-    let mut take = |name: &str| -> Option<&Value> {
+fn stream(out: &mut String, rest: &mut Vec<&(&str, FieldValue)>) -> fmt::Result {
+    let mut take = |name: &str| -> Option<&FieldValue> {
         let at = rest.iter().position(|(n, _)| *n == name)?;
         Some(&rest.remove(at).1)
     };
-    let word = |value: Option<&Value>, missing: &str| match value {
+    let word = |value: Option<&FieldValue>, missing: &str| match value {
         Some(value) => escape::text(&value.to_string()).into_owned(),
         None => missing.to_owned(),
     };
     let direction = word(take("direction"), "stream");
     let source = word(take("source"), "");
     let address = word(take("address"), "unknown source");
-    let asserted = take("asserted") == Some(&Value::Bool(true));
+    let asserted = take("asserted") == Some(&FieldValue::Bool(true));
     write!(out, "{direction} {}", if source.is_empty() { &address } else { &source })?;
     if asserted {
         out.write_str(" (asserted)")?;
@@ -75,15 +75,15 @@ fn stream(out: &mut String, rest: &mut Vec<&(&str, Value)>) -> fmt::Result {
     if let Some(backend) = take("backend") {
         write!(out, " at {}", escape::text(&backend.to_string()))?;
     }
-    let refused = take("refused") == Some(&Value::Bool(true));
+    let refused = take("refused") == Some(&FieldValue::Bool(true));
     write!(out, ": {}{}", if refused { "refused, " } else { "" }, word(take("code"), "no code"))?;
     if let Some(reason) = take("reason").map(ToString::to_string).filter(|r| !r.is_empty()) {
         write!(out, ": {}", escape::text(&reason))?;
     }
-    if take("hop") == Some(&Value::Bool(true)) {
+    if take("hop") == Some(&FieldValue::Bool(true)) {
         out.write_str("; with an extra hop")?;
     }
-    if let Some(retries) = take("retries").filter(|n| **n != Value::Unsigned(0)) {
+    if let Some(retries) = take("retries").filter(|n| **n != FieldValue::Unsigned(0)) {
         write!(out, "; after {retries} refusals")?;
     }
     let bytes = (take("bytes_out"), take("bytes_in"));
@@ -91,7 +91,7 @@ fn stream(out: &mut String, rest: &mut Vec<&(&str, Value)>) -> fmt::Result {
         write!(out, "; {} sent, {} received", size(sent), size(received))?;
     }
     match take("duration_ms") {
-        Some(Value::Unsigned(ms)) => {
+        Some(FieldValue::Unsigned(ms)) => {
             write!(out, " in {}", span(u64::try_from(*ms).unwrap_or(u64::MAX)))
         }
         Some(other) => write!(out, " in {other} ms"),
@@ -100,8 +100,8 @@ fn stream(out: &mut String, rest: &mut Vec<&(&str, Value)>) -> fmt::Result {
 }
 
 /// A value after `name=`: in quotes where it would not stand as one word.
-fn quoted(value: &Value) -> Cow<'_, str> {
-    let Value::Text(s) = value else { return value.to_string().into() };
+fn quoted(value: &FieldValue) -> Cow<'_, str> {
+    let FieldValue::Text(s) = value else { return value.to_string().into() };
     if s.is_empty() || s.contains([' ', '"', '=']) {
         format!("\"{}\"", escape::text(s).replace('"', "\\\"")).into()
     } else {
@@ -109,8 +109,8 @@ fn quoted(value: &Value) -> Cow<'_, str> {
     }
 }
 
-fn size(value: &Value) -> String {
-    if let Value::Unsigned(n) = value {
+fn size(value: &FieldValue) -> String {
+    if let FieldValue::Unsigned(n) = value {
         return bytes(u64::try_from(*n).unwrap_or(u64::MAX));
     }
     value.to_string()
@@ -128,9 +128,9 @@ pub(super) const fn level(level: Level) -> &'static str {
 
 /// A point in time as RFC 3339 in UTC with milliseconds, from the Unix epoch.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stamp(pub(crate) Duration);
+pub(crate) struct LogTimestamp(pub(crate) Duration);
 
-impl fmt::Display for Stamp {
+impl fmt::Display for LogTimestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = rfc3339(UnixTime::since_unix_epoch(self.0));
         write!(f, "{}.{:03}Z", seconds.trim_end_matches('Z'), self.0.subsec_millis())
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn stamps_are_rfc_3339_with_milliseconds() {
-        let stamp = Stamp(Duration::from_millis(951_782_399_007)).to_string();
+        let stamp = LogTimestamp(Duration::from_millis(951_782_399_007)).to_string();
         assert_eq!(stamp, "2000-02-28T23:59:59.007Z");
     }
 }

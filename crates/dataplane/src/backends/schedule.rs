@@ -31,7 +31,7 @@ const AGAIN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What an export asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Planned {
+pub(super) struct PlannedProbes {
     /// The namespace of the export.
     pub(super) namespace: Namespace,
     /// How often to dial while it answers.
@@ -42,8 +42,8 @@ pub(super) struct Planned {
 
 /// One backend.
 #[derive(Debug)]
-struct Entry {
-    planned: Planned,
+struct ScheduledBackend {
+    planned: PlannedProbes,
     /// When it is dialled next; `None` while that is under way or not wanted.
     due: Option<Instant>,
     /// Dials in a row that failed.
@@ -52,14 +52,14 @@ struct Entry {
 
 /// The backends of one namespace.
 #[derive(Debug, Default)]
-struct Lane {
+struct NamespaceQueue {
     due: BTreeSet<(Instant, SocketAddr)>,
     under_way: usize,
     /// When the next dial may begin.
     next: Option<Instant>,
 }
 
-impl Lane {
+impl NamespaceQueue {
     /// When its next dial can begin.
     fn ready_at(&self) -> Option<Instant> {
         let (due, _) = self.due.first()?;
@@ -70,8 +70,8 @@ impl Lane {
 /// All backends that this node may dial.
 #[derive(Debug, Default)]
 pub(super) struct ProbeSchedule {
-    entries: HashMap<SocketAddr, Entry>,
-    lanes: BTreeMap<Namespace, Lane>,
+    entries: HashMap<SocketAddr, ScheduledBackend>,
+    lanes: BTreeMap<Namespace, NamespaceQueue>,
     under_way: usize,
     /// When the next dial of any may begin.
     next: Option<Instant>,
@@ -81,11 +81,11 @@ impl ProbeSchedule {
     /// Takes up what is new in `plan`, and forgets what is not in it. What `is_known` already is not dialled first.
     pub(super) fn plan(
         &mut self,
-        plan: &BTreeMap<SocketAddr, Planned>,
+        plan: &BTreeMap<SocketAddr, PlannedProbes>,
         is_known: impl Fn(&SocketAddr) -> bool,
         now: Instant,
     ) {
-        let gone = |(address, entry): (&SocketAddr, &Entry)| {
+        let gone = |(address, entry): (&SocketAddr, &ScheduledBackend)| {
             (plan.get(address) != Some(&entry.planned)).then_some(*address)
         };
         let gone: Vec<SocketAddr> = self.entries.iter().filter_map(gone).collect();
@@ -100,7 +100,7 @@ impl ProbeSchedule {
                 continue;
             }
             let failures = failures.get(address).copied().unwrap_or_default();
-            let entry = Entry { planned: planned.clone(), due: None, failures };
+            let entry = ScheduledBackend { planned: planned.clone(), due: None, failures };
             self.entries.insert(*address, entry);
             let due = match planned.interval {
                 _ if failures > 0 => Some(now + LAST_BACKOFF),
@@ -115,13 +115,13 @@ impl ProbeSchedule {
     }
 
     /// True if it is one of those that this node may dial.
-    pub(super) fn has(&self, backend: SocketAddr) -> bool {
+    pub(super) fn contains(&self, backend: SocketAddr) -> bool {
         self.entries.contains_key(&backend)
     }
 
     /// When the next dial can begin; `None` where an outcome has to come first, or there is nothing to dial.
     pub(super) fn next(&self) -> Option<Instant> {
-        let ready = self.lanes.values().filter_map(Lane::ready_at).min();
+        let ready = self.lanes.values().filter_map(NamespaceQueue::ready_at).min();
         let ready = ready.filter(|_| self.under_way < MAX_PROBES)?;
         Some(self.next.map_or(ready, |next| next.max(ready)))
     }
@@ -153,7 +153,7 @@ impl ProbeSchedule {
     }
 
     /// Takes what a dial found, whoever made it. `None` is no news of the backend: this node could not dial.
-    pub(super) fn learn(&mut self, backend: SocketAddr, answered: Option<bool>, now: Instant) {
+    pub(super) fn record(&mut self, backend: SocketAddr, answered: Option<bool>, now: Instant) {
         let Some(entry) = self.entries.get_mut(&backend) else { return };
         let due = match answered {
             Some(true) => {
@@ -189,11 +189,11 @@ mod tests {
         SocketAddr::new(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into(), 80)
     }
 
-    fn plan(namespaces: &[(&str, u32)]) -> BTreeMap<SocketAddr, Planned> {
+    fn plan(namespaces: &[(&str, u32)]) -> BTreeMap<SocketAddr, PlannedProbes> {
         let mut all = BTreeMap::new();
         for (name, count) in namespaces {
             let namespace = name.parse().unwrap();
-            let planned = Planned { namespace, interval: None, is_probed: true };
+            let planned = PlannedProbes { namespace, interval: None, is_probed: true };
             let first = u32::try_from(all.len()).unwrap();
             all.extend((first..first + count).map(|n| (address(n), planned.clone())));
         }
@@ -213,7 +213,7 @@ mod tests {
             while under_way.first_key_value().is_some_and(|((end, _), _)| *end <= now) {
                 let ((_, backend), namespace) = under_way.pop_first().unwrap();
                 schedule.end(&namespace);
-                schedule.learn(backend, Some(dial(namespace.as_str()).1), now);
+                schedule.record(backend, Some(dial(namespace.as_str()).1), now);
             }
             while let Some((backend, namespace)) = schedule.start(now) {
                 begun.push((now - begin, namespace.to_string(), backend));
@@ -295,7 +295,7 @@ mod tests {
         all.values_mut().for_each(|planned| planned.is_probed = false);
         schedule.plan(&all, |_| false, begin);
         assert_eq!(schedule.next(), None);
-        schedule.learn(address(0), Some(false), begin);
+        schedule.record(address(0), Some(false), begin);
         assert_eq!(schedule.next(), Some(begin + FIRST_BACKOFF));
         let begun = run(&mut schedule, (begin, Duration::from_secs(60)), |_| AT_ONCE);
         assert_eq!(begun.len(), 1, "it answers again");
@@ -312,7 +312,7 @@ mod tests {
         schedule.plan(&plan(&[("a", 1)]), |_| false, begin);
         let (backend, namespace) = schedule.start(begin + FIRST_DELAY).unwrap();
         schedule.end(&namespace);
-        schedule.learn(backend, None, begin + FIRST_DELAY);
+        schedule.record(backend, None, begin + FIRST_DELAY);
         assert_eq!(schedule.next(), Some(begin + FIRST_DELAY + LAST_BACKOFF));
     }
 }

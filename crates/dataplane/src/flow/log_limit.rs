@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use adit_core::admission::pace::{Allowance, Pace};
+use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Direction;
 
 /// Lines of one kind that are logged.
-const ALLOWED: Allowance = Allowance { burst: 100, per_second: 5 };
+const ALLOWED: RateLimit = RateLimit { burst: 100, per_second: 5 };
 
 /// Lines that say the same but for the stream: direction, code and the peer's cluster. All of them have
 /// closed sets of values.
@@ -29,7 +29,7 @@ pub(super) struct LogLimit {
 
 #[derive(Debug, Default)]
 struct LineCount {
-    pace: Pace,
+    pace: TokenBucket,
     unlogged: u64,
 }
 
@@ -49,7 +49,7 @@ impl LogLimit {
         let code = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
         let mut kinds = self.kinds();
         let count = kinds.entry((direction, code, cluster.cloned())).or_default();
-        if count.pace.take(self.began.elapsed(), ALLOWED) {
+        if count.pace.try_take(self.began.elapsed(), ALLOWED) {
             return Some(std::mem::take(&mut count.unlogged));
         }
         count.unlogged += 1;

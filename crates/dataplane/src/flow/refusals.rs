@@ -1,7 +1,7 @@
 //! Flows that were refused of late, by target, source and reason: what status says while callers are refused. Those
 //! that were reset for their memory are among them: that is how it is said who takes too much of it.
 //!
-//! A series ends when its source is served again, and is forgotten [`RECENT_TIMEOUT`] after its last refusal. How
+//! A series ends when its source is served again, and is forgotten [`RECENT_LIFETIME`] after its last refusal. How
 //! much is kept is bounded whatever a tenant or a peer asks for: sources beyond [`MAX_SOURCES`] of one target are
 //! counted together, as are series beyond [`MAX_SERIES`], of which one peer cluster fills no more than
 //! [`MAX_INBOUND`].
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::Direction;
 
 /// How long after its last refusal a series is told.
-const RECENT_TIMEOUT: Duration = Duration::from_secs(60);
+const RECENT_LIFETIME: Duration = Duration::from_secs(60);
 /// The most sources of one target that are told apart.
 const MAX_SOURCES: usize = 8;
 /// The most series.
@@ -29,10 +29,10 @@ const MAX_INBOUND: usize = 32;
 
 /// Whom something was refused: a direction, the other cluster, what was asked for, and by whom, where that is
 /// known and told apart.
-type Asker = (Direction, ClusterName, Target, Option<Workload>);
+type RefusalKey = (Direction, ClusterName, Target, Option<Workload>);
 
 #[derive(Debug)]
-struct Series {
+struct RefusalTally {
     count: u64,
     first: Instant,
     last: Instant,
@@ -42,14 +42,14 @@ struct Series {
 /// The refusals of late.
 #[derive(Debug, Default)]
 pub(super) struct RecentRefusals {
-    all: BTreeMap<Asker, BTreeMap<Code, Series>>,
+    all: BTreeMap<RefusalKey, BTreeMap<Code, RefusalTally>>,
     /// Those for which there was no place, and when the last was.
     others: Option<(u64, Instant)>,
 }
 
 impl RecentRefusals {
     /// Counts one.
-    pub(super) fn note(&mut self, mut asker: Asker, code: Code, reason: &str, now: Instant) {
+    pub(super) fn note(&mut self, mut asker: RefusalKey, code: Code, reason: &str, now: Instant) {
         if !self.has_room(&mut asker) {
             self.forget(now);
             if !self.has_room(&mut asker) {
@@ -58,7 +58,7 @@ impl RecentRefusals {
                 return;
             }
         }
-        let first = || Series { count: 0, first: now, last: now, reason: String::new() };
+        let first = || RefusalTally { count: 0, first: now, last: now, reason: String::new() };
         let series = self.all.entry(asker).or_default().entry(code).or_insert_with(first);
         (series.count, series.last) = (series.count + 1, now);
         reason.clone_into(&mut series.reason);
@@ -66,7 +66,7 @@ impl RecentRefusals {
 
     /// A source was served: nothing that was refused to it before is wrong any more, but for limits, which refuse
     /// some and serve others.
-    pub(super) fn served(&mut self, asker: &Asker) {
+    pub(super) fn served(&mut self, asker: &RefusalKey) {
         let Some(series) = self.all.get_mut(asker) else { return };
         series.retain(|code, _| matches!(code, Code::OverLimit | Code::OverBudget));
         if series.is_empty() {
@@ -103,27 +103,27 @@ impl RecentRefusals {
     }
 
     /// Whether the asker has a place; one whose source is one too many is counted without it.
-    fn has_room(&self, asker: &mut Asker) -> bool {
+    fn has_room(&self, asker: &mut RefusalKey) -> bool {
         if self.all.contains_key(asker) {
             return true;
         }
         let (direction, cluster, target, _) = &*asker;
         let (direction, cluster) = (*direction, cluster.clone());
-        let of_target = |key: &Asker| (key.0, &key.1, &key.2) == (direction, &cluster, target);
+        let of_target = |key: &RefusalKey| (key.0, &key.1, &key.2) == (direction, &cluster, target);
         if self.all.keys().filter(|key| of_target(key)).count() >= MAX_SOURCES {
             asker.3 = None;
             if self.all.contains_key(asker) {
                 return true;
             }
         }
-        let of_peer = |key: &&Asker| (key.0, &key.1) == (Direction::Inbound, &cluster);
+        let of_peer = |key: &&RefusalKey| (key.0, &key.1) == (Direction::Inbound, &cluster);
         let is_full = direction == Direction::Inbound
             && self.all.keys().filter(of_peer).count() >= MAX_INBOUND;
         !is_full && self.all.len() < MAX_SERIES
     }
 
     fn forget(&mut self, now: Instant) {
-        let is_recent = |last: Instant| now.saturating_duration_since(last) < RECENT_TIMEOUT;
+        let is_recent = |last: Instant| now.saturating_duration_since(last) < RECENT_LIFETIME;
         self.all.retain(|_, codes| {
             codes.retain(|_, series| is_recent(series.last));
             !codes.is_empty()
@@ -136,9 +136,9 @@ impl RecentRefusals {
 mod tests {
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
+    const STEP_INTERVAL: Duration = Duration::from_secs(1);
 
-    fn asker(direction: Direction, service: usize, source: Option<usize>) -> Asker {
+    fn asker(direction: Direction, service: usize, source: Option<usize>) -> RefusalKey {
         let service = format!("agents/a{service}").parse().unwrap();
         let target = Target { service, port: "http".parse().unwrap() };
         let source = source.map(|n| Workload {
@@ -153,19 +153,19 @@ mod tests {
         let (mut all, begin) = (RecentRefusals::default(), Instant::now());
         let one = asker(Direction::Outbound, 1, Some(1));
         for second in 0..5 {
-            all.note(one.clone(), Code::Denied, "no grant", begin + second * SECOND);
+            all.note(one.clone(), Code::Denied, "no grant", begin + second * STEP_INTERVAL);
         }
         let told = |all: &mut RecentRefusals, second| {
-            let (recent, _) = all.recent(begin + second * SECOND);
+            let (recent, _) = all.recent(begin + second * STEP_INTERVAL);
             recent.iter().map(|s| (s.code, s.count, s.first_ms, s.last_ms)).collect::<Vec<_>>()
         };
         assert_eq!(told(&mut all, 10), [(Code::Denied, 5, 10_000, 6000)]);
         all.served(&asker(Direction::Outbound, 1, Some(2)));
         assert_eq!(told(&mut all, 10).len(), 1, "another source was served");
-        all.note(one.clone(), Code::OverLimit, "", begin + 10 * SECOND);
+        all.note(one.clone(), Code::OverLimit, "", begin + 10 * STEP_INTERVAL);
         all.served(&one);
         assert_eq!(told(&mut all, 11), [(Code::OverLimit, 1, 1000, 1000)]);
-        all.note(one.clone(), Code::OverBudget, "", begin + 10 * SECOND);
+        all.note(one.clone(), Code::OverBudget, "", begin + 10 * STEP_INTERVAL);
         all.served(&one);
         let limits = [Code::OverLimit, Code::OverBudget].map(|code| (code, 1, 2000, 2000));
         let told_limits = told(&mut all, 12);
@@ -194,7 +194,7 @@ mod tests {
         }
         assert_eq!(all.recent(now).0.len(), MAX_SERIES);
         // What is old gives its place to what is new.
-        let later = now + RECENT_TIMEOUT;
+        let later = now + RECENT_LIFETIME;
         all.note(asker(Direction::Outbound, 1, None), Code::NoBackend, "", later);
         assert_eq!(all.recent(later).0.len(), 1);
     }

@@ -9,14 +9,14 @@ use bytes::{Buf, Bytes};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{Listener, Net, Room, Tcp};
+use super::{ReadBuffer, Tcp, TcpAcceptor, TcpNetwork};
 
 /// Chunks that one system call writes.
 const VECTORS: usize = 32;
 
 /// TCP as tokio gives it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct OsNet {
+pub struct OsTcpNetwork {
     /// Whether listeners are in the node-local range (`adit_host::routes`), which wants privilege.
     pub local_range: bool,
 }
@@ -73,10 +73,10 @@ impl Tcp for OsTcp {
         self.remote
     }
 
-    async fn read(&self, room: &mut Room) -> io::Result<Option<Bytes>> {
+    async fn read(&self, room: &mut ReadBuffer) -> io::Result<Option<Bytes>> {
         loop {
             self.stream.readable().await?;
-            match self.stream.try_read_buf(room.get()) {
+            match self.stream.try_read_buf(room.buffer_mut()) {
                 Ok(0) if self.failed.load(Relaxed) => {
                     return Err(io::ErrorKind::ConnectionReset.into());
                 }
@@ -130,13 +130,13 @@ impl Tcp for OsTcp {
         }
     }
 
-    fn settle(&self) {
+    fn close_gracefully(&self) {
         // Fails only on a socket that is gone already, which no longer sends anything.
         drop(adit_host::tcp::close_quietly(&self.stream));
     }
 }
 
-impl Net for OsNet {
+impl TcpNetwork for OsTcpNetwork {
     type Stream = OsTcp;
     type Listener = TcpListener;
 
@@ -167,7 +167,7 @@ impl Net for OsNet {
     }
 }
 
-impl Listener for TcpListener {
+impl TcpAcceptor for TcpListener {
     type Stream = OsTcp;
 
     async fn accept(&self) -> io::Result<OsTcp> {
@@ -196,8 +196,8 @@ mod tests {
     async fn end(tcp: OsTcp, mut other: TcpStream, settle: bool) -> io::Result<usize> {
         if settle {
             other.shutdown().await.unwrap();
-            assert_eq!(tcp.read(&mut Room::new()).await.unwrap(), None);
-            tcp.settle();
+            assert_eq!(tcp.read(&mut ReadBuffer::new()).await.unwrap(), None);
+            tcp.close_gracefully();
         }
         drop(tcp);
         other.read(&mut [0; 8]).await
@@ -205,12 +205,12 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_has_settled_ends_without_a_reset() {
-        let net = OsNet::default();
+        let net = OsTcpNetwork::default();
         let node = net.listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for settle in [false, true] {
             let client = TcpStream::connect(node.local_addr().unwrap()).await.unwrap();
-            let accepted = Listener::accept(&node).await.unwrap();
+            let accepted = TcpAcceptor::accept(&node).await.unwrap();
             let dialled = net.dial(backend.local_addr().unwrap()).await.unwrap();
             let (server, _) = backend.accept().await.unwrap();
             for (tcp, other) in [(accepted, client), (dialled, server)] {
@@ -223,11 +223,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_urgent_byte_stays_in_its_place_on_both_legs() {
-        let net = OsNet::default();
+        let net = OsTcpNetwork::default();
         let node = net.listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(node.local_addr().unwrap()).await.unwrap();
-        let accepted = Listener::accept(&node).await.unwrap();
+        let accepted = TcpAcceptor::accept(&node).await.unwrap();
         let dialled = net.dial(backend.local_addr().unwrap()).await.unwrap();
         let (server, _) = backend.accept().await.unwrap();
         for (tcp, mut other) in [(accepted, client), (dialled, server)] {
@@ -236,7 +236,7 @@ mod tests {
             other.write_all(b"after").await.unwrap();
             other.shutdown().await.unwrap();
             let mut got = Vec::new();
-            while let Some(bytes) = tcp.read(&mut Room::new()).await.unwrap() {
+            while let Some(bytes) = tcp.read(&mut ReadBuffer::new()).await.unwrap() {
                 got.extend_from_slice(&bytes);
             }
             assert_eq!(String::from_utf8(got).unwrap(), "before!after");

@@ -2,7 +2,7 @@
 //! its own cluster about payments that are too large to decide alone.
 //!
 //! A caller may ask it to keep step ([`IN_STEP`]): then it sends an event only after the caller has
-//! asked for it through [`Pace`]. If anything between the two held events back, they would stop
+//! asked for it through [`StepGate`]. If anything between the two held events back, they would stop
 //! there; so the story can say that events pass one by one without sleeping to make it look so.
 
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use tokio::sync::Semaphore;
 
-use super::{About, Payment, triage};
+use super::{AgentDescription, Payment, triage};
 use crate::caller::Caller;
 
 /// What the card says.
-pub(crate) const ABOUT: About = About {
+pub(crate) const ABOUT: AgentDescription = AgentDescription {
     name: "fraud-bot",
     description: "Says whether a payment is in order; escalates what it will not decide alone.",
     skill: "check a payment",
@@ -34,9 +34,9 @@ const LIMIT: u64 = 10_000;
 
 /// How a caller lets the agent go on, one event at a time.
 #[derive(Debug, Clone)]
-pub(crate) struct Pace(Arc<Semaphore>);
+pub(crate) struct StepGate(Arc<Semaphore>);
 
-impl Pace {
+impl StepGate {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Semaphore::new(0)))
     }
@@ -59,7 +59,7 @@ impl Pace {
 pub(crate) struct FraudBot {
     /// How it reaches `triage-bot`, as any workload of its cluster would.
     pub(crate) cluster: Caller,
-    pub(crate) pace: Pace,
+    pub(crate) pace: StepGate,
 }
 
 impl AgentExecutor for FraudBot {
@@ -68,7 +68,7 @@ impl AgentExecutor for FraudBot {
         ctx: ExecutorContext,
     ) -> BoxStream<'static, Result<StreamResponse, A2AError>> {
         let message = ctx.message.as_ref();
-        let Some(payment) = message.and_then(Message::text).and_then(Payment::of) else {
+        let Some(payment) = message.and_then(Message::text).and_then(Payment::parse) else {
             let question = Payment { number: 4711, amount: 90 }.question();
             let hint = format!("I need a payment's number and amount, such as: {question}");
             let hint = Message::new(Role::Agent, vec![Part::text(hint)]);
@@ -77,7 +77,7 @@ impl AgentExecutor for FraudBot {
         let in_step = message
             .and_then(|m| m.metadata.as_ref())
             .is_some_and(|m| m.get(IN_STEP) == Some(&true.into()));
-        let work = Work {
+        let work = PaymentCheck {
             bot: self.clone(),
             in_step,
             payment,
@@ -85,7 +85,7 @@ impl AgentExecutor for FraudBot {
             context: ctx.context_id,
             verdict: String::new(),
         };
-        stream::unfold((work, Stage::History), |(mut work, stage)| async move {
+        stream::unfold((work, CheckStep::History), |(mut work, stage)| async move {
             let (event, next) = work.perform(stage).await?;
             Some((event, (work, next)))
         })
@@ -100,7 +100,7 @@ impl AgentExecutor for FraudBot {
 
 /// What is done for one payment, in this order.
 #[derive(Debug, Clone, Copy)]
-enum Stage {
+enum CheckStep {
     History,
     Compare,
     Escalate,
@@ -109,7 +109,7 @@ enum Stage {
     Over,
 }
 
-struct Work {
+struct PaymentCheck {
     bot: FraudBot,
     in_step: bool,
     payment: Payment,
@@ -118,38 +118,41 @@ struct Work {
     verdict: String,
 }
 
-impl Work {
-    async fn perform(&mut self, stage: Stage) -> Option<(Result<StreamResponse, A2AError>, Stage)> {
-        if matches!(stage, Stage::Over) {
+impl PaymentCheck {
+    async fn perform(
+        &mut self,
+        stage: CheckStep,
+    ) -> Option<(Result<StreamResponse, A2AError>, CheckStep)> {
+        if matches!(stage, CheckStep::Over) {
             return None;
         }
         if self.in_step
             && let Err(error) = self.bot.pace.wait().await
         {
-            return Some((Err(error), Stage::Over));
+            return Some((Err(error), CheckStep::Over));
         }
         let Payment { number, amount } = self.payment;
         let (event, next) = match stage {
-            Stage::Over => return None,
-            Stage::History => (self.working("account history read".into()), Stage::Compare),
-            Stage::Compare if amount > LIMIT => {
-                (self.working(format!("{amount} EUR is above my limit")), Stage::Escalate)
+            CheckStep::Over => return None,
+            CheckStep::History => (self.working("account history read".into()), CheckStep::Compare),
+            CheckStep::Compare if amount > LIMIT => {
+                (self.working(format!("{amount} EUR is above my limit")), CheckStep::Escalate)
             }
-            Stage::Compare => {
+            CheckStep::Compare => {
                 self.verdict = format!("payment {number} is in order");
-                (self.working("payee and amount are as usual".into()), Stage::Verdict)
+                (self.working("payee and amount are as usual".into()), CheckStep::Verdict)
             }
-            Stage::Escalate => match self.ask_triage().await {
+            CheckStep::Escalate => match self.ask_triage().await {
                 Ok(answer) => {
                     self.verdict = format!("payment {number} is held; triage-bot: {answer}");
-                    (self.working("triage-bot answered".into()), Stage::Verdict)
+                    (self.working("triage-bot answered".into()), CheckStep::Verdict)
                 }
-                Err(error) => return Some((Err(error), Stage::Over)),
+                Err(error) => return Some((Err(error), CheckStep::Over)),
             },
-            Stage::Verdict => (self.artifact(), Stage::Complete),
-            Stage::Complete => (
+            CheckStep::Verdict => (self.artifact(), CheckStep::Complete),
+            CheckStep::Complete => (
                 status(self.task.clone(), self.context.clone(), TaskState::Completed, None),
-                Stage::Over,
+                CheckStep::Over,
             ),
         };
         Some((Ok(event), next))

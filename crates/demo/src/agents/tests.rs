@@ -4,22 +4,23 @@ use std::net::Ipv4Addr;
 
 use futures_util::StreamExt as _;
 
-use super::fraud::{FraudBot, Pace};
+use super::fraud::{FraudBot, StepGate};
 use super::triage::TriageBot;
 use super::*;
 use crate::caller::{Caller, task_of, words};
 
 struct Bank {
-    _agents: Agents,
+    _agents: AgentServers,
     triage: TriageBot,
-    pace: Pace,
+    pace: StepGate,
     support: Caller,
 }
 
 async fn bank() -> Bank {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let pod = |last| IpAddr::from(Ipv4Addr::new(127, 0, 2, last));
-    let (mut agents, triage, pace) = (Agents::default(), TriageBot::default(), Pace::new());
+    let (mut agents, triage, pace) =
+        (AgentServers::default(), TriageBot::default(), StepGate::new());
     let triage_at = agents.serve(pod(20), &triage::ABOUT, triage.clone()).await.unwrap();
     let cluster = Caller::new(pod(10), &[("triage-bot", triage_at)]).unwrap();
     let fraud = FraudBot { cluster, pace: pace.clone() };
@@ -31,9 +32,9 @@ async fn bank() -> Bank {
 #[test]
 fn a_payment_is_two_numbers() {
     let payment = Payment { number: 4711, amount: 90 };
-    assert_eq!(Payment::of(&payment.question()), Some(payment));
-    assert_eq!(Payment::of("payment 4711"), None);
-    assert_eq!(Payment::of("99999999999999999999999 1"), None);
+    assert_eq!(Payment::parse(&payment.question()), Some(payment));
+    assert_eq!(Payment::parse("payment 4711"), None);
+    assert_eq!(Payment::parse("99999999999999999999999 1"), None);
 }
 
 #[tokio::test]

@@ -8,10 +8,10 @@ use a2a_server::{AgentExecutor, ExecutorContext};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 
-use super::{About, Payment};
+use super::{AgentDescription, Payment};
 
 /// What the card says.
-pub(crate) const ABOUT: About = About {
+pub(crate) const ABOUT: AgentDescription = AgentDescription {
     name: "triage-bot",
     description: "Opens a case for a payment and says what happens to it next.",
     skill: "open a case",
@@ -30,7 +30,7 @@ impl TriageBot {
     }
 
     fn answer(&self, ctx: &ExecutorContext) -> Message {
-        let payment = ctx.message.as_ref().and_then(Message::text).and_then(Payment::of);
+        let payment = ctx.message.as_ref().and_then(Message::text).and_then(Payment::parse);
         let text = payment.map_or_else(
             || "I need a payment's number and amount.".to_owned(),
             |Payment { number, .. }| {

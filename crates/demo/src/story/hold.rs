@@ -5,32 +5,32 @@ use std::time::Duration;
 
 use tokio::time::interval;
 
-use super::{Cast, World};
-use crate::Options;
+use super::{DemoActors, DemoResources};
+use crate::DemoOptions;
 use crate::agents::Payment;
+use crate::folder::REPORT_BOT;
 use crate::narrate::Narrator;
-use crate::stage::REPORT_BOT;
 
 /// How soon a reader learns that a node has ended.
-const LOOK: Duration = Duration::from_millis(200);
+const END_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Says what can be tried, and stays until `stop` ends.
 pub(crate) async fn hold(
-    world: &mut World,
-    cast: &Cast,
+    world: &mut DemoResources,
+    cast: &DemoActors,
     tell: &mut Narrator,
-    options: &Options,
+    options: &DemoOptions,
     stop: impl Future<Output = ()>,
 ) {
     invite(world, cast, tell, options);
-    let mut look = interval(LOOK);
+    let mut look = interval(END_POLL_INTERVAL);
     let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => return,
             _ = look.tick() => {
                 for node in &mut world.nodes {
-                    if let Some(status) = node.ended() {
+                    if let Some(status) = node.try_wait() {
                         let name = node.place.name;
                         tell.plain(format_args!("{name} has ended ({status}); the others stay up"));
                     }
@@ -40,7 +40,7 @@ pub(crate) async fn hold(
     }
 }
 
-fn invite(world: &World, cast: &Cast, tell: &mut Narrator, options: &Options) {
+fn invite(world: &DemoResources, cast: &DemoActors, tell: &mut Narrator, options: &DemoOptions) {
     tell.plain("\nIt stays up until Ctrl-C. To try:");
     let Some(fraud) = cast.services.first() else { return };
     let url = format!("http://{}", fraud.import);

@@ -10,11 +10,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use adit_config::Config;
-use adit_config::config::Admin;
+use adit_config::config::AdminConfig;
 use adit_core::snapshot::Export;
 use adit_daemon::status::{
-    Connection, Export as ExportStatus, Import as ImportStatus, ImportPort, Link, LinkState,
-    PeerNode, Status, Using,
+    ActiveSource, ConnectionReport, Export as ExportStatus, Import as ImportStatus, ImportPort,
+    Link, LinkHealth, PeerNode, StatusDocument,
 };
 use adit_daemon::telemetry::STREAM;
 use serde_json::json;
@@ -24,21 +24,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 /// A node: its file, the other cluster's files, its fault, and what it counts.
-struct Node {
+struct FakeNode {
     config: Config,
     peers: Vec<Config>,
     fault: String,
-    counts: Mutex<Counts>,
+    counts: Mutex<FakeCounts>,
 }
 
 #[derive(Default)]
-struct Counts {
+struct FakeCounts {
     by_code: BTreeMap<String, u64>,
     open: u64,
 }
 
 /// How a stream ended.
-struct Ended {
+struct FakeEnding {
     code: &'static str,
     bytes_in: usize,
     bytes_out: usize,
@@ -53,15 +53,15 @@ pub(crate) fn run(config: &Path, fault: &str) {
         "edge" => ["b1", "b2"].map(|n| load(&bank.join(format!("{n}.yaml")))).into(),
         _ => Vec::new(),
     };
-    let node = Node { config: this, peers, fault: fault.to_owned(), counts: Mutex::default() };
+    let node = FakeNode { config: this, peers, fault: fault.to_owned(), counts: Mutex::default() };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(serve(Arc::new(node)));
     assert!(fault != "stumbles", "told to");
 }
 
-async fn serve(node: Arc<Node>) {
+async fn serve(node: Arc<FakeNode>) {
     let mut tasks = JoinSet::new();
-    let Admin::Socket(socket) = &node.config.admin else { panic!("the demo uses sockets") };
+    let AdminConfig::Socket(socket) = &node.config.admin else { panic!("the demo uses sockets") };
     std::fs::remove_file(socket).ok();
     let admin = UnixListener::bind(socket).expect("the socket is free");
     let known = node.clone();
@@ -92,14 +92,14 @@ async fn bind(address: SocketAddr) -> TcpListener {
     TcpListener::bind(address).await.expect("the port was held for us")
 }
 
-async fn outbound(node: Arc<Node>, service: String, mut tcp: TcpStream, from: SocketAddr) {
+async fn outbound(node: Arc<FakeNode>, service: String, mut tcp: TcpStream, from: SocketAddr) {
     let workload = node.config.workloads.get(&from.ip()).expect("all callers are listed");
     let name = workload.service_account.as_str();
     let source = format!("{}/{name}@edge", workload.namespace);
     let granted = name != "report-bot" || node.fault == "grants";
     if !granted {
         let code = if node.fault == "misjudges" { "link-down" } else { "denied" };
-        node.line("outbound", &source, "", &Ended { code, bytes_in: 0, bytes_out: 0 });
+        node.line("outbound", &source, "", &FakeEnding { code, bytes_in: 0, bytes_out: 0 });
         tcp.set_zero_linger().expect("linger is an option of TCP");
         return;
     }
@@ -125,7 +125,7 @@ async fn outbound(node: Arc<Node>, service: String, mut tcp: TcpStream, from: So
 
 /// Copies both ways. What comes from the far side is in pieces with their length in front, so that a
 /// finish (a piece of length 0) differs from an end.
-async fn carry(node: &Node, near: &mut TcpStream, far: &mut TcpStream) -> Ended {
+async fn carry(node: &FakeNode, near: &mut TcpStream, far: &mut TcpStream) -> FakeEnding {
     let (mut near_read, mut near_write) = near.split();
     let (mut far_read, mut far_write) = far.split();
     let out = async {
@@ -159,10 +159,10 @@ async fn carry(node: &Node, near: &mut TcpStream, far: &mut TcpStream) -> Ended 
         bytes_out = &mut out => (bytes_out, into.await),
         ended = &mut into => (0, ended),
     };
-    Ended { code: if whole { "finished" } else { "connection-lost" }, bytes_in, bytes_out }
+    FakeEnding { code: if whole { "finished" } else { "connection-lost" }, bytes_in, bytes_out }
 }
 
-async fn inbound(node: Arc<Node>, far: TcpStream) {
+async fn inbound(node: Arc<FakeNode>, far: TcpStream) {
     let mut far = BufReader::new(far);
     let mut header = String::new();
     if far.read_line(&mut header).await.is_err() || header.is_empty() {
@@ -196,20 +196,20 @@ async fn inbound(node: Arc<Node>, far: TcpStream) {
     let (bytes_out, bytes_in) = tokio::join!(out, into);
     node.counts().open -= 1;
     let source = if node.fault == "mistakes" { "else/who@edge" } else { source };
-    node.line("inbound", source, "e1", &Ended { code: "finished", bytes_in, bytes_out });
+    node.line("inbound", source, "e1", &FakeEnding { code: "finished", bytes_in, bytes_out });
 }
 
 fn backend(export: &Export) -> SocketAddr {
     export.ports[0].backends[0].address
 }
 
-impl Node {
-    fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
+impl FakeNode {
+    fn counts(&self) -> std::sync::MutexGuard<'_, FakeCounts> {
         self.counts.lock().expect("nobody panics while counting")
     }
 
-    fn line(&self, direction: &str, source: &str, peer: &str, ended: &Ended) {
-        let Ended { code, bytes_in, bytes_out } = ended;
+    fn line(&self, direction: &str, source: &str, peer: &str, ended: &FakeEnding) {
+        let FakeEnding { code, bytes_in, bytes_out } = ended;
         *self.counts().by_code.entry((*code).to_owned()).or_default() += 1;
         let line = json!({
             "module": STREAM, "direction": direction, "source": source, "code": code,
@@ -221,8 +221,8 @@ impl Node {
     }
 }
 
-async fn status(node: &Node) -> Status {
-    let mut status = Status::default();
+async fn status(node: &FakeNode) -> StatusDocument {
+    let mut status = StatusDocument::default();
     status.node.ready = true;
     status.node.pid = std::process::id();
     status.streams.open = node.counts().open;
@@ -230,19 +230,19 @@ async fn status(node: &Node) -> Status {
     let mut nodes = Vec::new();
     for peer in node.peers.iter().take(if node.fault == "lonely" { 1 } else { 2 }) {
         let up = TcpStream::connect(peer.node.listen[0]).await.is_ok();
-        let connections = up.then(Connection::default).into_iter().collect();
+        let connections = up.then(ConnectionReport::default).into_iter().collect();
         nodes.push(PeerNode {
             node: peer.node.name.to_string(),
             connections,
             ..Default::default()
         });
     }
-    let link = Link { cluster: "bank".into(), state: LinkState::Up, nodes, ..Default::default() };
+    let link = Link { cluster: "bank".into(), state: LinkHealth::Up, nodes, ..Default::default() };
     status.links.extend((!node.peers.is_empty()).then_some(link));
     let ready = ImportPort { ready: true, ..Default::default() };
     status.imports.push(ImportStatus { ports: vec![ready], ..Default::default() });
     for export in &node.config.exports {
-        let using = Using { streams: node.counts().open, ..Default::default() };
+        let using = ActiveSource { streams: node.counts().open, ..Default::default() };
         let service = export.service.to_string();
         status.exports.push(ExportStatus { service, using: vec![using], ..Default::default() });
     }

@@ -9,15 +9,15 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use adit_demo::{End, Failed, Launch, Options, run};
+use adit_demo::{DemoEnd, DemoFailure, DemoOptions, NodeLauncher, run};
 
 mod fake;
 
 /// What was told, for a look at it afterwards.
 #[derive(Clone, Default)]
-struct Page(Arc<Mutex<Vec<u8>>>);
+struct StoryOutput(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Page {
+impl Write for StoryOutput {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().expect("nobody panics while writing").write(bytes)
     }
@@ -27,9 +27,9 @@ impl Write for Page {
     }
 }
 
-async fn play(launch: Launch) -> (Result<End, Failed>, String) {
-    let page = Page::default();
-    let options = Options { once: true, colour: false, program: "adit".into(), launch };
+async fn play(launch: NodeLauncher) -> (Result<DemoEnd, DemoFailure>, String) {
+    let page = StoryOutput::default();
+    let options = DemoOptions { once: true, colour: false, program: "adit".into(), launch };
     let played = run(&options, Box::new(page.clone())).await;
     let told = page.0.lock().expect("nobody panics while writing").clone();
     (played, String::from_utf8(told).expect("what is told is text"))
@@ -55,7 +55,7 @@ fn become_a_node() {
 #[tokio::test]
 async fn with_sound_nodes_every_step_holds() {
     let (played, told) = play(|config| node(config, "")).await;
-    assert_eq!(played.expect(&told), End::Told, "{told}");
+    assert_eq!(played.expect(&told), DemoEnd::Told, "{told}");
     for step in 1..=12 {
         assert!(told.contains(&format!("\n{step:>2} ")), "step {step} is not told:\n{told}");
     }

@@ -56,7 +56,7 @@ impl fmt::Display for Prefix {
 
 /// A rule or route of ours. In the order in which they are made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Entry {
+pub(super) enum RouteEntry {
     /// What comes in by an uplink for the range is dropped.
     Guard { to: Prefix, iif: String },
     /// Where the range is not local there is no way to it.
@@ -67,7 +67,7 @@ pub(super) enum Entry {
     Lookup { to: Prefix },
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for RouteEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Guard { to, iif } => write!(f, "rule iif {iif} to {to} blackhole"),
@@ -82,41 +82,41 @@ impl fmt::Display for Entry {
 }
 
 /// What the kernel is told.
-pub(super) enum Message {
+pub(super) enum EntryMessage {
     Rule(RuleMessage),
     Route(RouteMessage),
 }
 
-impl Entry {
-    pub(super) fn message(&self) -> Message {
+impl RouteEntry {
+    pub(super) fn message(&self) -> EntryMessage {
         match self {
             Self::Guard { to, iif } => {
                 let mut message = rule(to, GUARD_PREFERENCE, RuleAction::Blackhole);
                 message.attributes.push(RuleAttribute::Iifname(iif.clone()));
-                Message::Rule(message)
+                EntryMessage::Rule(message)
             }
             Self::Lookup { to } => {
                 let mut message = rule(to, LOOKUP_PREFERENCE, RuleAction::ToTable);
                 message.attributes.push(RuleAttribute::Table(TABLE));
-                Message::Rule(message)
+                EntryMessage::Rule(message)
             }
             Self::Unreachable { to } => {
                 let mut message = route(to, RouteType::Unreachable, RouteScope::Universe);
                 message.attributes.push(RouteAttribute::Priority(LAST_METRIC));
-                Message::Route(message)
+                EntryMessage::Route(message)
             }
             Self::Local { to, source } => {
                 let mut message = route(to, RouteType::Local, RouteScope::Host);
                 message.attributes.push(RouteAttribute::Oif(LOOPBACK));
                 let source = source.map(|a| RouteAttribute::PrefSource(a.into()));
                 message.attributes.extend(source);
-                Message::Route(message)
+                EntryMessage::Route(message)
             }
         }
     }
 
     /// The rule of ours that the kernel shows; None where it is one that we would not make so.
-    pub(super) fn of_rule(message: &RuleMessage) -> Option<Self> {
+    pub(super) fn from_rule(message: &RuleMessage) -> Option<Self> {
         let (mut to, mut preference, mut table, mut iif) = (None, None, None, None);
         for attribute in &message.attributes {
             match attribute {
@@ -148,7 +148,7 @@ impl Entry {
     }
 
     /// The route of ours that the kernel shows; None where it is one that we would not make so.
-    pub(super) fn of_route(message: &RouteMessage) -> Option<Self> {
+    pub(super) fn from_route(message: &RouteMessage) -> Option<Self> {
         let (mut to, mut source, mut oif, mut metric) = (None, None, None, None);
         for attribute in &message.attributes {
             match attribute {
@@ -215,15 +215,15 @@ mod tests {
         let v6 = Prefix::new("fd00:ad17::1".parse().unwrap(), 64);
         for to in [v4, v6] {
             for entry in [
-                Entry::Guard { to, iif: "eth0".into() },
-                Entry::Unreachable { to },
-                Entry::Local { to, source: None },
-                Entry::Local { to, source: Some(to.address) },
-                Entry::Lookup { to },
+                RouteEntry::Guard { to, iif: "eth0".into() },
+                RouteEntry::Unreachable { to },
+                RouteEntry::Local { to, source: None },
+                RouteEntry::Local { to, source: Some(to.address) },
+                RouteEntry::Lookup { to },
             ] {
                 let again = match entry.message() {
-                    Message::Rule(message) => Entry::of_rule(&message),
-                    Message::Route(message) => Entry::of_route(&message),
+                    EntryMessage::Rule(message) => RouteEntry::from_rule(&message),
+                    EntryMessage::Route(message) => RouteEntry::from_route(&message),
                 };
                 assert_eq!(again, Some(entry));
             }
@@ -233,10 +233,12 @@ mod tests {
     #[test]
     fn a_rule_that_we_would_not_make_so_is_not_taken_for_ours() {
         let to = Prefix::new("198.18.0.0".parse().unwrap(), 15);
-        let Message::Rule(mut message) = (Entry::Lookup { to }).message() else { unreachable!() };
+        let EntryMessage::Rule(mut message) = (RouteEntry::Lookup { to }).message() else {
+            unreachable!()
+        };
         message.attributes.push(RuleAttribute::FwMark(7));
-        assert_eq!(Entry::of_rule(&message), None);
+        assert_eq!(RouteEntry::from_rule(&message), None);
         let message = rule(&to, GUARD_PREFERENCE, RuleAction::Blackhole);
-        assert_eq!(Entry::of_rule(&message), None, "a guard that drops everybody");
+        assert_eq!(RouteEntry::from_rule(&message), None, "a guard that drops everybody");
     }
 }

@@ -22,8 +22,8 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
-use super::entry::{Entry, Message, Prefix};
-use super::{PROTOCOL, Surroundings, TABLE};
+use super::entry::{EntryMessage, Prefix, RouteEntry};
+use super::{HostAddresses, PROTOCOL, TABLE};
 
 /// Runs `work` on a connection to the kernel that lasts as long.
 pub(super) async fn with_kernel<T>(
@@ -40,32 +40,32 @@ pub(super) async fn with_kernel<T>(
 pub(super) struct Kernel(Handle);
 
 /// A rule or route of ours that the kernel has.
-pub(super) struct Found {
+pub(super) struct InstalledEntry {
     /// What it is; None where we would not make it so.
-    pub(super) entry: Option<Entry>,
+    pub(super) entry: Option<RouteEntry>,
     /// As the kernel has it, which is also how to delete it.
-    message: Message,
+    message: EntryMessage,
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for InstalledEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.entry, &self.message) {
             (Some(entry), _) => entry.fmt(f),
-            (None, Message::Rule(_)) => f.write_str("a rule that is not as we make it"),
-            (None, Message::Route(_)) => f.write_str("a route that is not as we make it"),
+            (None, EntryMessage::Rule(_)) => f.write_str("a rule that is not as we make it"),
+            (None, EntryMessage::Route(_)) => f.write_str("a route that is not as we make it"),
         }
     }
 }
 
 /// What the node's interfaces say.
-pub(super) struct Interfaces {
+pub(super) struct NodeInterfaces {
     /// The names of those by which strangers come in.
     pub(super) uplinks: BTreeSet<String>,
     /// All addresses that an interface carries.
     addresses: BTreeSet<IpAddr>,
 }
 
-impl Interfaces {
+impl NodeInterfaces {
     /// Where the node's own connections into the range come from: an address of the node that it really
     /// carries, since the kernel takes no other.
     pub(super) fn source(&self, node: &[IpAddr], to: &Prefix) -> Option<IpAddr> {
@@ -75,7 +75,7 @@ impl Interfaces {
 }
 
 impl Kernel {
-    pub(super) async fn interfaces(&self, node: &[IpAddr]) -> io::Result<Interfaces> {
+    pub(super) async fn interfaces(&self, node: &[IpAddr]) -> io::Result<NodeInterfaces> {
         let mut names = BTreeMap::new();
         for link in all("links", self.0.link().get().execute()).await? {
             let name = link.attributes.into_iter().find_map(|attribute| match attribute {
@@ -111,12 +111,12 @@ impl Kernel {
             }
         }
         let uplinks = uplinks.iter().filter_map(|index| names.get(index).cloned()).collect();
-        Ok(Interfaces { uplinks, addresses })
+        Ok(NodeInterfaces { uplinks, addresses })
     }
 
     /// What this machine is, and what is right beside it.
-    pub(super) async fn surroundings(&self) -> io::Result<Surroundings> {
-        let mut found = Surroundings::default();
+    pub(super) async fn host_addresses(&self) -> io::Result<HostAddresses> {
+        let mut found = HostAddresses::default();
         for message in all("addresses", self.0.address().get().execute()).await? {
             let (mut local, mut address) = (None, None);
             for attribute in message.attributes {
@@ -147,22 +147,22 @@ impl Kernel {
     }
 
     /// What carries our mark.
-    pub(super) async fn ours(&self) -> io::Result<Vec<Found>> {
+    pub(super) async fn installed(&self) -> io::Result<Vec<InstalledEntry>> {
         let mut found = Vec::new();
         for version in [IpVersion::V4, IpVersion::V6] {
             let family = family(&version);
             let rules = all("rules", self.0.rule().get(version).execute()).await?;
             // A kernel without that family answers with all that it has.
             for message in rules.into_iter().filter(|m| m.header.family == family && is_ours(m)) {
-                let entry = Entry::of_rule(&message);
-                found.push(Found { entry, message: Message::Rule(message) });
+                let entry = RouteEntry::from_rule(&message);
+                found.push(InstalledEntry { entry, message: EntryMessage::Rule(message) });
             }
         }
         for message in self.routes().await? {
             if table(&message) == TABLE && message.header.protocol == RouteProtocol::Other(PROTOCOL)
             {
-                let entry = Entry::of_route(&message);
-                found.push(Found { entry, message: Message::Route(message) });
+                let entry = RouteEntry::from_route(&message);
+                found.push(InstalledEntry { entry, message: EntryMessage::Route(message) });
             }
         }
         Ok(found)
@@ -181,10 +181,10 @@ impl Kernel {
     }
 
     /// Adds it; false where somebody else was faster.
-    pub(super) async fn add(&self, entry: &Entry) -> io::Result<bool> {
+    pub(super) async fn add(&self, entry: &RouteEntry) -> io::Result<bool> {
         let done = match entry.message() {
-            Message::Route(message) => self.0.route().add(message).execute().await,
-            Message::Rule(message) => {
+            EntryMessage::Route(message) => self.0.route().add(message).execute().await,
+            EntryMessage::Rule(message) => {
                 let mut request = self.0.rule().add();
                 *request.message_mut() = message;
                 request.execute().await
@@ -198,10 +198,10 @@ impl Kernel {
     }
 
     /// Deletes it, where it is not gone already.
-    pub(super) async fn delete(&self, found: &Found) -> io::Result<()> {
+    pub(super) async fn delete(&self, found: &InstalledEntry) -> io::Result<()> {
         let done = match &found.message {
-            Message::Route(message) => self.0.route().del(message.clone()).execute().await,
-            Message::Rule(message) => self.0.rule().del(message.clone()).execute().await,
+            EntryMessage::Route(message) => self.0.route().del(message.clone()).execute().await,
+            EntryMessage::Rule(message) => self.0.rule().del(message.clone()).execute().await,
         };
         match done.map_err(|e| cause(&e)) {
             Ok(()) => Ok(()),

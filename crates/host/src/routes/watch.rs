@@ -9,7 +9,7 @@ use futures_util::{FutureExt, StreamExt};
 use rtnetlink::MulticastGroup;
 
 /// How long one piece of news waits for the next: a pod that starts is a dozen of them.
-const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE_DELAY: Duration = Duration::from_millis(50);
 
 const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Link,
@@ -25,19 +25,19 @@ const GROUPS: [MulticastGroup; 7] = [
 ///
 /// The kernel does not tell of everything (routes that go with their interface, say), and drops what nobody
 /// reads in time: call [`super::ensure`] every ten seconds as well.
-pub struct Watch {
+pub struct NetworkWatch {
     /// The connection, which must be polled for news to come, and the news.
     connection: Pin<Box<dyn Future<Output = ()> + Send>>,
     news: BoxStream<'static, ()>,
 }
 
-impl std::fmt::Debug for Watch {
+impl std::fmt::Debug for NetworkWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Watch").finish_non_exhaustive()
     }
 }
 
-impl Watch {
+impl NetworkWatch {
     /// Watches from now on.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Watch {
     /// Where the kernel has ended the connection: make a new one.
     pub async fn changed(&mut self) -> io::Result<()> {
         self.next().await?;
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(SETTLE_DELAY).await;
         while let Some(more) = self.next().now_or_never() {
             more?;
         }

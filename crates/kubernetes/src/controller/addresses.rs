@@ -11,7 +11,7 @@ pub(super) const FIRST_NODE_PORT: u16 = 30_000;
 
 /// The addresses of a range that may be given.
 #[derive(Debug, Clone)]
-pub(super) struct Pool {
+pub(super) struct AddressPool {
     first: u128,
     last: u128,
     v6: bool,
@@ -19,7 +19,7 @@ pub(super) struct Pool {
     next: u128,
 }
 
-impl Pool {
+impl AddressPool {
     /// Those of an IPv4 range. Its first and last are left out: some programs take them for something else.
     pub(super) fn v4((network, length): (Ipv4Addr, u8)) -> Self {
         let size = 1_u128 << (32 - u32::from(length.min(32)));
@@ -50,7 +50,7 @@ impl Pool {
     }
 
     /// Takes the lowest that is free.
-    fn lowest(&mut self) -> Option<IpAddr> {
+    fn take_lowest(&mut self) -> Option<IpAddr> {
         while self.next <= self.last {
             let bits = self.next;
             self.next += 1;
@@ -68,14 +68,14 @@ impl Pool {
 
 /// Which families of addresses an import needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Families {
+pub(super) struct IpFamilies {
     pub(super) v4: bool,
     pub(super) v6: bool,
 }
 
 /// What an import has been given.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Given {
+pub(super) struct Allocation {
     /// IPv4 first.
     pub(super) addresses: Vec<IpAddr>,
     /// Whether one that it needs was not to be had.
@@ -83,11 +83,11 @@ pub(super) struct Given {
 }
 
 /// Gives addresses to all that `need` them; `held` is what Import objects have, also those that rest.
-pub(super) fn give(
-    (mut v4, mut v6): (Pool, Pool),
+pub(super) fn allocate(
+    (mut v4, mut v6): (AddressPool, AddressPool),
     held: &BTreeMap<String, Vec<IpAddr>>,
-    need: &BTreeMap<String, Families>,
-) -> BTreeMap<String, Given> {
+    need: &BTreeMap<String, IpFamilies>,
+) -> BTreeMap<String, Allocation> {
     let mut kept: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
     // All that is held first, so that nothing new takes it. Of two that hold one, the first keeps it.
     for (name, addresses) in held {
@@ -101,9 +101,9 @@ pub(super) fn give(
     for (name, families) in need {
         let mut mine = kept.remove(name.as_str()).unwrap_or_default();
         let mut exhausted = false;
-        let mut want = |is: fn(&IpAddr) -> bool, pool: &mut Pool, wanted: bool| {
+        let mut want = |is: fn(&IpAddr) -> bool, pool: &mut AddressPool, wanted: bool| {
             if wanted && !mine.iter().any(is) {
-                match pool.lowest() {
+                match pool.take_lowest() {
                     Some(address) => mine.push(address),
                     None => exhausted = true,
                 }
@@ -112,7 +112,7 @@ pub(super) fn give(
         want(IpAddr::is_ipv4, &mut v4, families.v4);
         want(IpAddr::is_ipv6, &mut v6, families.v6);
         mine.sort_unstable();
-        given.insert(name.clone(), Given { addresses: mine, exhausted });
+        given.insert(name.clone(), Allocation { addresses: mine, exhausted });
     }
     given
 }
@@ -120,7 +120,7 @@ pub(super) fn give(
 /// Gives each import a listener port of its own for each of the ports that `need[import]` names, from `first`
 /// on, below `end`; none where there are no more. A port keeps the one that it holds, and a new one gets none
 /// that is held: who still connects to it must not reach another port.
-pub(super) fn give_ports(
+pub(super) fn allocate_ports(
     (first, end): (u16, u16),
     held: &BTreeMap<String, BTreeMap<String, u16>>,
     need: &BTreeMap<String, Vec<String>>,
@@ -152,9 +152,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn pools(length: u8) -> (Pool, Pool) {
-        let v4 = Pool::v4(("198.18.0.0".parse().unwrap(), length));
-        (v4, Pool::v6(("fd00:ad17::".parse().unwrap(), 120)))
+    fn pools(length: u8) -> (AddressPool, AddressPool) {
+        let v4 = AddressPool::v4(("198.18.0.0".parse().unwrap(), length));
+        (v4, AddressPool::v6(("fd00:ad17::".parse().unwrap(), 120)))
     }
 
     fn held(all: &[(&str, &[&str])]) -> BTreeMap<String, Vec<IpAddr>> {
@@ -162,33 +162,33 @@ mod tests {
         all.iter().map(|(n, a)| ((*n).to_owned(), a.iter().map(parse).collect())).collect()
     }
 
-    fn need(names: &[&str], v4: bool, v6: bool) -> BTreeMap<String, Families> {
-        names.iter().map(|n| ((*n).to_owned(), Families { v4, v6 })).collect()
+    fn need(names: &[&str], v4: bool, v6: bool) -> BTreeMap<String, IpFamilies> {
+        names.iter().map(|n| ((*n).to_owned(), IpFamilies { v4, v6 })).collect()
     }
 
-    fn texts(given: &Given) -> Vec<String> {
+    fn texts(given: &Allocation) -> Vec<String> {
         given.addresses.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn the_lowest_free_is_given_and_what_is_held_stays() {
         let held = held(&[("b", &["198.18.0.1"]), ("resting", &["198.18.0.2"])]);
-        let given = give(pools(29), &held, &need(&["a", "b"], true, true));
+        let given = allocate(pools(29), &held, &need(&["a", "b"], true, true));
         assert_eq!(texts(&given["a"]), ["198.18.0.3", "fd00:ad17::1"]);
         assert_eq!(texts(&given["b"]), ["198.18.0.1", "fd00:ad17::2"]);
     }
 
     #[test]
     fn a_range_that_is_full_gives_nothing() {
-        let given = give(pools(30), &BTreeMap::new(), &need(&["a", "b", "c"], true, false));
+        let given = allocate(pools(30), &BTreeMap::new(), &need(&["a", "b", "c"], true, false));
         assert_eq!(texts(&given["b"]), ["198.18.0.2"]);
-        assert_eq!(given["c"], Given { addresses: vec![], exhausted: true });
+        assert_eq!(given["c"], Allocation { addresses: vec![], exhausted: true });
     }
 
     #[test]
     fn what_is_of_another_range_or_held_twice_is_given_anew() {
         let held = held(&[("a", &["10.0.0.1"]), ("b", &["198.18.0.5"]), ("c", &["198.18.0.5"])]);
-        let given = give(pools(24), &held, &need(&["a", "b", "c"], true, false));
+        let given = allocate(pools(24), &held, &need(&["a", "b", "c"], true, false));
         assert_eq!(texts(&given["a"]), ["198.18.0.1"]);
         assert_eq!(texts(&given["b"]), ["198.18.0.5"]);
         assert_eq!(texts(&given["c"]), ["198.18.0.2"]);
@@ -203,7 +203,7 @@ mod tests {
             ("b".to_owned(), names(&["admin", "http"])),
             ("c".to_owned(), names(&["1", "2", "3"])),
         ]);
-        let given = give_ports((15080, 15085), &held, &need);
+        let given = allocate_ports((15080, 15085), &held, &need);
         let of =
             |import: &str| given[import].iter().map(|(n, p)| (n.as_str(), *p)).collect::<Vec<_>>();
         assert_eq!(of("a"), [("grpc", 15082), ("http", 15081)]);
@@ -215,7 +215,7 @@ mod tests {
     fn a_new_port_gets_none_that_another_had_until_now() {
         let held = BTreeMap::from([("a".to_owned(), [("http".to_owned(), 15080)].into())]);
         let need = BTreeMap::from([("a".to_owned(), vec!["admin".to_owned()])]);
-        assert_eq!(give_ports((15080, 15090), &held, &need)["a"]["admin"], 15081);
+        assert_eq!(allocate_ports((15080, 15090), &held, &need)["a"]["admin"], 15081);
     }
 
     proptest! {
@@ -223,11 +223,11 @@ mod tests {
         fn nobody_shares_and_nobody_moves(first in proptest::collection::btree_set("[a-f]", 0..6),
                                           then in proptest::collection::btree_set("[a-f]", 0..6)) {
             let families = |names: &BTreeSet<String>| -> BTreeMap<_, _> {
-                names.iter().map(|n| (n.clone(), Families { v4: true, v6: false })).collect()
+                names.iter().map(|n| (n.clone(), IpFamilies { v4: true, v6: false })).collect()
             };
-            let before = give(pools(28), &BTreeMap::new(), &families(&first));
+            let before = allocate(pools(28), &BTreeMap::new(), &families(&first));
             let held = before.iter().map(|(n, g)| (n.clone(), g.addresses.clone())).collect();
-            let after = give(pools(28), &held, &families(&then));
+            let after = allocate(pools(28), &held, &families(&then));
             for name in first.intersection(&then) {
                 prop_assert_eq!(&before[name], &after[name]);
             }

@@ -1,13 +1,13 @@
 //! Conditions: what is said of an object, and since when.
 
-use super::exports::Verdict;
-use crate::api::{Condition, shortened};
+use super::exports::ConditionVerdict;
+use crate::api::{Condition, truncated};
 
 /// `conditions` with the one of `kind` set. Its time stays while its status does.
 pub(super) fn set(
     conditions: &[Condition],
     kind: &str,
-    verdict: &Verdict,
+    verdict: &ConditionVerdict,
     generation: Option<i64>,
     now: &str,
 ) -> Vec<Condition> {
@@ -18,7 +18,7 @@ pub(super) fn set(
         kind: kind.into(),
         status: status.into(),
         reason: verdict.reason.into(),
-        message: shortened(&verdict.message).to_owned(),
+        message: truncated(&verdict.message).to_owned(),
         last_transition_time: since.into(),
         observed_generation: generation.unwrap_or_default(),
     };

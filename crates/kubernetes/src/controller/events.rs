@@ -11,40 +11,40 @@ use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::lease::within;
-use super::plan::Complaint;
-use crate::api::shortened;
+use super::leader::with_timeout;
+use super::plan::ObjectWarning;
+use crate::api::truncated;
 use crate::tasks::Tasks;
 
 /// The most Events that wait to be written, so that a wrong rule for a thousand Services is no flood.
-const MOST: usize = 50;
+const MAX_PENDING: usize = 50;
 /// What lasts is told again after this time: Kubernetes keeps an Event for an hour.
-const LASTING: Duration = Duration::from_secs(30 * 60);
+const RENEW_INTERVAL: Duration = Duration::from_secs(30 * 60);
 /// What ends and comes back within this time, from when it was seen first, is not told again: whoever can have it
 /// come and go would have as many Events as he likes.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 /// What is waited before an Event that could not be written is tried again.
-const AGAIN: Duration = Duration::from_secs(20);
+const RETRY_BACKOFF: Duration = Duration::from_secs(20);
 
 /// What a complaint is about, and its reason.
-type Topic = (Option<String>, Option<String>, Option<String>, String);
+type WarningKey = (Option<String>, Option<String>, Option<String>, String);
 
-fn topic(complaint: &Complaint) -> Topic {
-    let Complaint { about, reason, .. } = complaint;
+fn warning_key(complaint: &ObjectWarning) -> WarningKey {
+    let ObjectWarning { about, reason, .. } = complaint;
     (about.kind.clone(), about.namespace.clone(), about.name.clone(), reason.clone())
 }
 
 /// Writes Events, and says of each whether it was written.
-async fn write(
+async fn write_events(
     client: Client,
     instance: String,
-    mut posted: mpsc::Receiver<Complaint>,
-    written: mpsc::Sender<(Complaint, bool)>,
+    mut posted: mpsc::Receiver<ObjectWarning>,
+    written: mpsc::Sender<(ObjectWarning, bool)>,
 ) {
     while let Some(complaint) = posted.recv().await {
-        let (namespace, event) = event(&instance, &complaint);
+        let (namespace, event) = warning_event(&instance, &complaint);
         let api = Api::<Event>::namespaced(client.clone(), &namespace);
-        let done = within(api.create(&PostParams::default(), &event)).await;
+        let done = with_timeout(api.create(&PostParams::default(), &event)).await;
         if let Err(error) = &done {
             tracing::debug!(%error, reason = event.reason, "an Event could not be written");
         }
@@ -55,8 +55,8 @@ async fn write(
 }
 
 /// What is known of telling one complaint.
-struct Telling {
-    complaint: Complaint,
+struct ReportedWarning {
+    complaint: ObjectWarning,
     since: Instant,
     /// Whether it was told.
     written: bool,
@@ -65,36 +65,36 @@ struct Telling {
 }
 
 /// Tells, and remembers what it told.
-pub(super) struct Reporter {
-    post: mpsc::Sender<Complaint>,
-    written: mpsc::Receiver<(Complaint, bool)>,
-    topics: BTreeMap<Topic, Telling>,
+pub(super) struct EventReporter {
+    post: mpsc::Sender<ObjectWarning>,
+    written: mpsc::Receiver<(ObjectWarning, bool)>,
+    topics: BTreeMap<WarningKey, ReportedWarning>,
 }
 
-impl Reporter {
+impl EventReporter {
     /// A reporter, whose Events are written by one of `tasks`: no round waits for them.
     pub(super) fn new(client: Client, instance: String, tasks: &mut Tasks) -> Self {
-        let (post, posted) = mpsc::channel(MOST);
-        let (say, written) = mpsc::channel(MOST);
-        tasks.spawn("writing Events", write(client, instance, posted, say));
+        let (post, posted) = mpsc::channel(MAX_PENDING);
+        let (say, written) = mpsc::channel(MAX_PENDING);
+        tasks.spawn("writing Events", write_events(client, instance, posted, say));
         Self { post, written, topics: BTreeMap::new() }
     }
 
     /// Tells what is new among all that is wrong now, and again what lasts; what has ended may be told again
     /// later. What could not be told yet is, though it is over: a refusal is wrong for a moment only.
-    pub(super) fn tell(&mut self, complaints: &[Complaint]) {
+    pub(super) fn report(&mut self, complaints: &[ObjectWarning]) {
         let now = Instant::now();
         while let Ok((complaint, done)) = self.written.try_recv() {
-            let telling = self.topics.get_mut(&topic(&complaint));
+            let telling = self.topics.get_mut(&warning_key(&complaint));
             if let Some(telling) = telling.filter(|t| t.complaint.note == complaint.note) {
                 telling.written |= done;
-                telling.next = Some(now + if done { LASTING } else { AGAIN });
+                telling.next = Some(now + if done { RENEW_INTERVAL } else { RETRY_BACKOFF });
             }
         }
         let mut lasting = BTreeSet::new();
         for complaint in complaints {
-            let Complaint { about, reason, note } = complaint;
-            let topic = topic(complaint);
+            let ObjectWarning { about, reason, note } = complaint;
+            let topic = warning_key(complaint);
             lasting.insert(topic.clone());
             if self.topics.get(&topic).is_none_or(|before| before.complaint.note != *note) {
                 tracing::warn!(
@@ -105,12 +105,13 @@ impl Reporter {
                     "{note}"
                 );
                 let complaint = complaint.clone();
-                let fresh = Telling { complaint, since: now, written: false, next: Some(now) };
+                let fresh =
+                    ReportedWarning { complaint, since: now, written: false, next: Some(now) };
                 self.topics.insert(topic, fresh);
             }
         }
         self.topics.retain(|topic, telling| {
-            let is_fresh = if telling.written { REPEAT_INTERVAL } else { LASTING };
+            let is_fresh = if telling.written { REPEAT_INTERVAL } else { RENEW_INTERVAL };
             lasting.contains(topic) || now < telling.since + is_fresh
         });
         for (topic, telling) in &mut self.topics {
@@ -128,8 +129,8 @@ impl Reporter {
 }
 
 /// An Event, and the namespace that it belongs into.
-fn event(instance: &str, complaint: &Complaint) -> (String, Event) {
-    let Complaint { about, reason, note } = complaint;
+fn warning_event(instance: &str, complaint: &ObjectWarning) -> (String, Event) {
+    let ObjectWarning { about, reason, note } = complaint;
     let name = about.name.as_deref().unwrap_or("adit");
     // Events of what has no namespace belong into this one.
     let namespace = about.namespace.clone().unwrap_or_else(|| "default".into());
@@ -146,7 +147,7 @@ fn event(instance: &str, complaint: &Complaint) -> (String, Event) {
         action: Some("Reconcile".into()),
         reason: Some(reason.clone()),
         regarding: Some(about.clone()),
-        note: Some(shortened(note).into()),
+        note: Some(truncated(note).into()),
         type_: Some("Warning".into()),
         ..Event::default()
     };

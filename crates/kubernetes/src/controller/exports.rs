@@ -7,31 +7,35 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use adit_config::cluster::{AppProtocols, ClusterConfig, ExportRule, NamePattern, Services};
+use adit_config::cluster::{
+    AppProtocols, ClusterConfig, ExportRule, NamePattern, ServiceSelection,
+};
 use adit_core::name::{AppProtocol, ClusterName, PortName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop};
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
-use super::world::{Said, World, service_ref, tcp_ports, unusable};
+use super::cluster_state::{
+    ClusterState, ServiceAnnotations, service_ref, tcp_ports, why_unusable,
+};
 use crate::api::{self, ExportPort, ExportSpec, annotation};
 
 /// One export, as it should stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Resolved {
+pub(super) struct ResolvedExport {
     pub(super) spec: ExportSpec,
-    pub(super) verdict: Verdict,
+    pub(super) verdict: ConditionVerdict,
 }
 
 /// Whether something is as it was meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct ConditionVerdict {
     pub(super) good: bool,
     pub(super) reason: &'static str,
     pub(super) message: String,
 }
 
-impl Verdict {
+impl ConditionVerdict {
     pub(super) fn good(reason: &'static str, message: impl Into<String>) -> Self {
         Self { good: true, reason, message: message.into() }
     }
@@ -43,29 +47,29 @@ impl Verdict {
 
 /// All exports by Service, what annotations ask for and may not, and what there is no place for.
 #[derive(Default)]
-pub(super) struct Exports {
-    pub(super) all: BTreeMap<ServiceName, Resolved>,
+pub(super) struct ExportDecisions {
+    pub(super) all: BTreeMap<ServiceName, ResolvedExport>,
     pub(super) refused: BTreeMap<ServiceName, String>,
     pub(super) left_out: BTreeMap<ServiceName, String>,
 }
 
-impl Exports {
+impl ExportDecisions {
     /// Whether an Export stays as it is though nobody is known to want it: its Agent cannot be asked.
-    pub(super) fn is_kept(&self, world: &World, stored: &api::Export) -> bool {
+    pub(super) fn keeps_stored(&self, world: &ClusterState, stored: &api::Export) -> bool {
         let service = stored.spec.service.parse();
         service.is_ok_and(|s| !self.all.contains_key(&s) && world.is_undecided(&s))
     }
 }
 
 /// Resolves them. `imported` are Services that stand for another cluster's: they are never exported.
-pub(super) fn resolve(
+pub(super) fn decide(
     config: &ClusterConfig,
-    world: &World,
+    world: &ClusterState,
     imported: &BTreeSet<ServiceName>,
-) -> Exports {
-    let mut exports = Exports::default();
-    let mut offers = offers(config, world, &mut exports.refused);
-    limits::fit(&mut offers, world, &mut exports);
+) -> ExportDecisions {
+    let mut exports = ExportDecisions::default();
+    let mut offers = collect_offers(config, world, &mut exports.refused);
+    limits::enforce_limits(&mut offers, world, &mut exports);
     for (service, offer) in offers {
         let resolved = offer.resolve(&service, world, imported.contains(&service));
         exports.all.insert(service, resolved);
@@ -74,48 +78,53 @@ pub(super) fn resolve(
 }
 
 /// The Services that somebody wants to export, whether or not they can be.
-pub(super) fn wanted(config: &ClusterConfig, world: &World) -> BTreeMap<ServiceName, Strength> {
-    let offers = offers(config, world, &mut BTreeMap::new());
+pub(super) fn wanted_exports(
+    config: &ClusterConfig,
+    world: &ClusterState,
+) -> BTreeMap<ServiceName, ExportOrigin> {
+    let offers = collect_offers(config, world, &mut BTreeMap::new());
     offers.into_iter().map(|(service, offer)| (service, offer.strength)).collect()
 }
 
 /// How plainly an export was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Strength {
+pub(super) enum ExportOrigin {
     /// By name in the configuration.
     Named,
     /// By labels or an annotation.
     Implied,
 }
 
-struct Offer {
-    strength: Strength,
+struct ExportOffer {
+    strength: ExportOrigin,
     allow: Vec<Grant>,
     protocols: AppProtocols,
     rule: Option<ExportRule>,
     trouble: Option<String>,
 }
 
-fn offers(
+fn collect_offers(
     config: &ClusterConfig,
-    world: &World,
+    world: &ClusterState,
     refused: &mut BTreeMap<ServiceName, String>,
-) -> BTreeMap<ServiceName, Offer> {
+) -> BTreeMap<ServiceName, ExportOffer> {
     let mut offers = BTreeMap::new();
     for rule in &config.exports {
-        if let Services::Named(service) = &rule.services {
-            offers.entry(service.clone()).or_insert_with(|| Offer::of(rule, Strength::Named));
+        if let ServiceSelection::Named(service) = &rule.services {
+            offers
+                .entry(service.clone())
+                .or_insert_with(|| ExportOffer::from_rule(rule, ExportOrigin::Named));
         }
     }
     for service in world.services.keys() {
         if offers.contains_key(service) || world.is_undecided(service) {
             continue;
         }
-        let said = world.said_of(service);
+        let said = world.annotations_of(service);
         if let Some(rule) = config.exports.iter().find(|rule| selects(rule, service, said)) {
-            offers.insert(service.clone(), Offer::of(rule, Strength::Implied));
+            offers.insert(service.clone(), ExportOffer::from_rule(rule, ExportOrigin::Implied));
         } else if let Some(asked) = said.annotation(annotation::EXPORT) {
-            match annotated(config, service, asked, said) {
+            match annotated_offer(config, service, asked, said) {
                 Ok(offer) => drop(offers.insert(service.clone(), offer)),
                 Err(why) => drop(refused.insert(service.clone(), why)),
             }
@@ -124,28 +133,28 @@ fn offers(
     offers
 }
 
-fn selects(rule: &ExportRule, service: &ServiceName, said: Said<'_>) -> bool {
+fn selects(rule: &ExportRule, service: &ServiceName, said: ServiceAnnotations<'_>) -> bool {
     match &rule.services {
-        Services::Named(_) => false,
-        Services::Selected { namespaces, labels } => {
-            NamePattern::any(namespaces, &service.namespace) && said.has_labels(labels)
+        ServiceSelection::Named(_) => false,
+        ServiceSelection::Selected { namespaces, labels } => {
+            NamePattern::any_matches(namespaces, &service.namespace) && said.has_labels(labels)
         }
     }
 }
 
 /// What annotations ask for, cut down to what the namespace may.
-fn annotated(
+fn annotated_offer(
     config: &ClusterConfig,
     service: &ServiceName,
     asked: &str,
-    said: Said<'_>,
-) -> Result<Offer, String> {
+    said: ServiceAnnotations<'_>,
+) -> Result<ExportOffer, String> {
     let namespace = &service.namespace;
     let open: BTreeSet<&ClusterName> =
         config.opted_in(namespace).flat_map(|o| &o.export_to).collect();
     let mut trouble = Vec::new();
     let mut to = BTreeSet::new();
-    for name in items(asked) {
+    for name in split_list(asked) {
         match name.parse::<ClusterName>() {
             Ok(cluster) if open.contains(&cluster) => drop(to.insert(cluster)),
             Ok(cluster) => trouble.push(format!(
@@ -158,8 +167,8 @@ fn annotated(
         return Err(trouble.join("; "));
     }
     let mut allow = BTreeSet::new();
-    for entry in said.annotation(annotation::ALLOW).into_iter().flat_map(items) {
-        match grant(entry) {
+    for entry in said.annotation(annotation::ALLOW).into_iter().flat_map(split_list) {
+        match parse_grant(entry) {
             Ok(grant) if to.contains(&grant.cluster) => drop(allow.insert(grant)),
             Ok(grant) => trouble.push(format!(
                 "{}: {entry}: it is not exported to {}",
@@ -171,7 +180,7 @@ fn annotated(
     }
     let protocols =
         said.annotation(annotation::APP_PROTOCOL).map_or(Ok(AppProtocols::Own), |text| {
-            protocols(text).map_err(|error| format!("{}: {error}", annotation::APP_PROTOCOL))
+            parse_protocols(text).map_err(|error| format!("{}: {error}", annotation::APP_PROTOCOL))
         });
     let protocols = protocols.unwrap_or_else(|error| {
         trouble.push(error);
@@ -179,15 +188,15 @@ fn annotated(
     });
     let trouble = (!trouble.is_empty()).then(|| trouble.join("; "));
     let allow = allow.into_iter().collect();
-    Ok(Offer { strength: Strength::Implied, allow, protocols, rule: None, trouble })
+    Ok(ExportOffer { strength: ExportOrigin::Implied, allow, protocols, rule: None, trouble })
 }
 
-fn items(text: &str) -> impl Iterator<Item = &str> {
+fn split_list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// `CLUSTER/NAMESPACE/SERVICEACCOUNT`.
-fn grant(text: &str) -> Result<Grant, String> {
+fn parse_grant(text: &str) -> Result<Grant, String> {
     let mut parts = text.split('/');
     let (Some(cluster), Some(namespace), Some(account), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -195,32 +204,32 @@ fn grant(text: &str) -> Result<Grant, String> {
         return Err("write CLUSTER/NAMESPACE/SERVICEACCOUNT".into());
     };
     let workloads = WorkloadPattern {
-        namespace: namespace.parse().map_err(text_of)?,
-        service_account: account.parse().map_err(text_of)?,
+        namespace: namespace.parse().map_err(error_text)?,
+        service_account: account.parse().map_err(error_text)?,
     };
-    Ok(Grant { cluster: cluster.parse().map_err(text_of)?, workloads })
+    Ok(Grant { cluster: cluster.parse().map_err(error_text)?, workloads })
 }
 
 /// `PORT=VALUE,…`, or one value for all.
-fn protocols(text: &str) -> Result<AppProtocols, String> {
+fn parse_protocols(text: &str) -> Result<AppProtocols, String> {
     if !text.contains('=') {
-        return text.trim().parse().map(AppProtocols::All).map_err(text_of);
+        return text.trim().parse().map(AppProtocols::All).map_err(error_text);
     }
     let mut ports = BTreeMap::new();
-    for item in items(text) {
+    for item in split_list(text) {
         let (port, value) = item.split_once('=').ok_or("write PORTNAME=VALUE")?;
-        let port: PortName = port.trim().parse().map_err(text_of)?;
-        ports.insert(port, value.trim().parse().map_err(text_of)?);
+        let port: PortName = port.trim().parse().map_err(error_text)?;
+        ports.insert(port, value.trim().parse().map_err(error_text)?);
     }
     Ok(AppProtocols::Ports(ports))
 }
 
-fn text_of(error: impl std::fmt::Display) -> String {
+fn error_text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-impl Offer {
-    fn of(rule: &ExportRule, strength: Strength) -> Self {
+impl ExportOffer {
+    fn from_rule(rule: &ExportRule, strength: ExportOrigin) -> Self {
         Self {
             strength,
             allow: rule.allow.clone(),
@@ -230,23 +239,30 @@ impl Offer {
         }
     }
 
-    fn resolve(&self, service: &ServiceName, world: &World, imported: bool) -> Resolved {
+    fn resolve(
+        &self,
+        service: &ServiceName,
+        world: &ClusterState,
+        imported: bool,
+    ) -> ResolvedExport {
         let object = world.services.get(service);
-        let ports = offered(service, object.map(|o| &**o), imported, &self.protocols);
+        let ports = offered_ports(service, object.map(|o| &**o), imported, &self.protocols);
         let ports = ports.and_then(|ports| {
-            let wrong = limits::untellable(service, &ports, &self.allow);
+            let wrong = limits::why_unannounceable(service, &ports, &self.allow);
             wrong.map_or(Ok(ports), Err)
         });
         let (ports, verdict) = match ports {
             Err(verdict) => (Vec::new(), verdict),
             Ok(ports) => {
                 let note = match (&self.trouble, self.allow.is_empty()) {
-                    (Some(trouble), _) => Verdict::bad("BadAnnotation", trouble),
-                    (None, true) => Verdict::good(
+                    (Some(trouble), _) => ConditionVerdict::bad("BadAnnotation", trouble),
+                    (None, true) => ConditionVerdict::good(
                         "NobodyAllowed",
                         format!("{service} is exported, and no grant lets anybody use it"),
                     ),
-                    (None, false) => Verdict::good("Exported", format!("{service} is exported")),
+                    (None, false) => {
+                        ConditionVerdict::good("Exported", format!("{service} is exported"))
+                    }
                 };
                 (ports, note)
             }
@@ -259,41 +275,42 @@ impl Offer {
             ports,
             allow: allow.iter().map(api_grant).collect(),
             // Only the node of a pod knows whose address it is, and a tenant may have written any.
-            hop: (self.strength == Strength::Implied
+            hop: (self.strength == ExportOrigin::Implied
                 || rule.is_some_and(|r| r.hop == Hop::SameNode))
             .then(|| "sameNode".into()),
             class: rule.filter(|r| r.class == Class::Bulk).map(|_| "bulk".into()),
             replay: rule.is_some_and(|r| r.replay),
-            any_endpoint: self.strength == Strength::Named,
+            any_endpoint: self.strength == ExportOrigin::Named,
             probe_ms: rule
                 .and_then(|r| r.probe)
                 .map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)),
         };
-        Resolved { spec, verdict }
+        ResolvedExport { spec, verdict }
     }
 }
 
 /// The ports under which a Service can be offered.
-fn offered(
+fn offered_ports(
     service: &ServiceName,
     object: Option<&Service>,
     imported: bool,
     protocols: &AppProtocols,
-) -> Result<Vec<ExportPort>, Verdict> {
-    let object = object
-        .ok_or_else(|| Verdict::bad("NoService", format!("there is no Service {service}")))?;
+) -> Result<Vec<ExportPort>, ConditionVerdict> {
+    let object = object.ok_or_else(|| {
+        ConditionVerdict::bad("NoService", format!("there is no Service {service}"))
+    })?;
     if imported {
         let message =
             format!("{service} stands for another cluster's Service, and is not passed on");
-        return Err(Verdict::bad("Imported", message));
+        return Err(ConditionVerdict::bad("Imported", message));
     }
-    if let Some(why) = unusable(object) {
+    if let Some(why) = why_unusable(object) {
         let message = format!("{service} cannot be exported: {why}");
-        return Err(Verdict::bad("UnsupportedService", message));
+        return Err(ConditionVerdict::bad("UnsupportedService", message));
     }
     let port = |port: &ServicePort| {
         let text = port.name.as_deref().unwrap_or_default();
-        let name: PortName = text.parse().map_err(text_of)?;
+        let name: PortName = text.parse().map_err(error_text)?;
         let own = port.app_protocol.as_deref().map(str::parse::<AppProtocol>).transpose();
         let told = match protocols {
             AppProtocols::Own => None,
@@ -302,17 +319,20 @@ fn offered(
         };
         Ok(ExportPort {
             name: text.to_owned(),
-            number: u16::try_from(port.port).map_err(text_of)?,
-            app_protocol: own.map_err(text_of)?.or(told).map(|p| p.to_string()),
+            number: u16::try_from(port.port).map_err(error_text)?,
+            app_protocol: own.map_err(error_text)?.or(told).map(|p| p.to_string()),
         })
     };
     let ports: Result<Vec<ExportPort>, String> = tcp_ports(object).map(port).collect();
     let ports = ports.map_err(|why| {
-        Verdict::bad("BadPort", format!("{service} cannot be exported: one of its ports: {why}"))
+        ConditionVerdict::bad(
+            "BadPort",
+            format!("{service} cannot be exported: one of its ports: {why}"),
+        )
     })?;
     if ports.is_empty() {
         let message = format!("{service} has no TCP port, and only TCP is carried");
-        return Err(Verdict::bad("NoTcpPort", message));
+        return Err(ConditionVerdict::bad("NoTcpPort", message));
     }
     Ok(ports)
 }

@@ -8,9 +8,9 @@
 //! would get the callers of whatever is down here for a moment, or has not yet begun.
 
 mod callers;
-mod kept;
 mod quota;
 mod unused;
+mod withdrawn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,37 +18,37 @@ use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, ClusterLink, NamePattern};
 use adit_core::name::{ClusterName, ServiceName};
-use adit_core::snapshot::{PeerExport, View};
+use adit_core::snapshot::{ClusterView, PeerExport};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-use self::quota::{ImportCost, LinkQuotas, LinkRoom, MAX_IMPORTS};
-use super::Peers;
-use super::exports::{Strength, Verdict, api_workloads};
+use self::quota::{ImportCost, LinkBudget, LinkQuotas, MAX_IMPORTS};
+use super::ObservedPeers;
+use super::cluster_state::{ClusterState, is_ours};
+use super::debounce::NOT_READY_DELAY;
+use super::exports::{ConditionVerdict, ExportOrigin, api_workloads};
 use super::ports::PortUse;
-use super::readiness::GRACE;
 use super::slices::MADE_FOR;
-use super::world::{World, is_ours};
 use crate::api::{Import, Workloads, annotation};
 
-pub(super) use self::kept::{SERVED, was_ready};
-pub(super) use self::quota::LeftOut;
+pub(super) use self::quota::OmittedImports;
+pub(super) use self::withdrawn::{SERVED, was_ready};
 
 /// How long a Service that we made stays when what stands behind it is exported no more: with it goes the
 /// address that its clients have.
-const STUB_REST: Duration = Duration::from_secs(60);
+const STUB_REMOVAL_DELAY: Duration = Duration::from_secs(60);
 
 /// Since when what a cluster exported to us is not among what it says that it does. It may be there again in a
 /// moment: a node of theirs has only just begun, or its Service was made anew.
 #[derive(Debug, Default)]
-pub(super) struct Missing {
+pub(super) struct Absences {
     since: BTreeMap<(ClusterName, ServiceName), Instant>,
     before: BTreeMap<(ClusterName, ServiceName), Instant>,
 }
 
-impl Missing {
+impl Absences {
     fn since(&mut self, cluster: &ClusterName, service: &ServiceName, now: Instant) -> Instant {
         let key = (cluster.clone(), service.clone());
         let since = self.before.get(&key).copied().unwrap_or(now);
@@ -58,7 +58,7 @@ impl Missing {
 
 /// One import, as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct WantedImport {
     /// The exporting cluster.
     pub(super) from: ClusterName,
     /// Who may use it.
@@ -71,53 +71,61 @@ pub(super) struct Wanted {
     pub(super) others: Vec<ClusterName>,
 }
 
-impl Wanted {
+impl WantedImport {
     /// Which ports of an export are used.
-    pub(super) fn port_use<'a>(&self, world: &'a World, service: &ServiceName) -> PortUse<'a> {
+    pub(super) fn port_use<'a>(
+        &self,
+        world: &'a ClusterState,
+        service: &ServiceName,
+    ) -> PortUse<'a> {
         let service = world.services.get(service).map(|service| &**service);
-        PortUse { service, makes: self.create_service, named: self.named }
+        PortUse { service, creates_service: self.create_service, named: self.named }
     }
 }
 
 /// Why a Service that a linked cluster exports is not imported by itself.
-fn only_by_name(world: &World, service: &ServiceName, from: &ClusterName) -> Verdict {
+fn why_by_name_only(
+    world: &ClusterState,
+    service: &ServiceName,
+    from: &ClusterName,
+) -> ConditionVerdict {
     let by_name = format!("`adit import {service} --from {from}` says that {from} is to serve it");
     if world.was_served(service) {
         let message = format!(
             "{from} exports {service}, which this cluster has served itself, so it is not imported unasked: {by_name}"
         );
-        return Verdict::bad("ServedHere", message);
+        return ConditionVerdict::bad("ServedHere", message);
     }
     let message = format!(
         "{from} exports {service}, whose Service here has a selector and so may have pods of its own; it is not imported \
          unasked: {by_name} (by itself it is filled without a selector, or if a kagent Agent with replicas: 0 owns it)"
     );
-    Verdict::bad("HasSelector", message)
+    ConditionVerdict::bad("HasSelector", message)
 }
 
 /// All imports by Service, and what annotations ask for and may not.
 #[derive(Debug, Default)]
-pub(super) struct Imports {
-    pub(super) all: BTreeMap<ServiceName, Wanted>,
+pub(super) struct ImportDecisions {
+    pub(super) all: BTreeMap<ServiceName, WantedImport>,
     pub(super) refused: BTreeMap<ServiceName, String>,
     /// Services that may be imported once it is known that nobody here serves them.
     pub(super) candidates: BTreeSet<ServiceName>,
     /// Services that we made and that stay for now, imported or not.
     pub(super) stubs: BTreeSet<ServiceName>,
     /// What a cluster exports to us beyond the room that it gets.
-    pub(super) left_out: BTreeMap<ClusterName, LeftOut>,
+    pub(super) left_out: BTreeMap<ClusterName, OmittedImports>,
     /// What a cluster exports to us and nothing here imports, in a sentence that says how to.
     pub(super) unused: BTreeMap<ClusterName, String>,
     /// When to decide again though nothing changes.
     pub(super) wake: Option<Instant>,
     /// Services of opened namespaces that a linked cluster exports and that are imported by name only, and why.
-    pub(super) only_by_name: BTreeMap<ServiceName, Verdict>,
+    pub(super) only_by_name: BTreeMap<ServiceName, ConditionVerdict>,
 }
 
 /// What is remembered from one decision to the next.
 #[derive(Debug, Default)]
 pub(super) struct ImportHistory {
-    missing: Missing,
+    missing: Absences,
     quotas: LinkQuotas,
     unused: unused::UnusedExports,
 }
@@ -126,66 +134,71 @@ pub(super) struct ImportHistory {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ImportFacts<'a> {
     pub(super) config: &'a ClusterConfig,
-    pub(super) world: &'a World,
-    pub(super) peers: &'a Peers,
+    pub(super) world: &'a ClusterState,
+    pub(super) peers: &'a ObservedPeers,
     /// The Services of this cluster that somebody wants to export.
-    pub(super) exported: &'a BTreeMap<ServiceName, Strength>,
+    pub(super) exported: &'a BTreeMap<ServiceName, ExportOrigin>,
     pub(super) at: Instant,
     pub(super) clock: Timestamp,
 }
 
-type Rooms<'a> = BTreeMap<ClusterName, LinkRoom<'a>>;
+type LinkBudgets<'a> = BTreeMap<ClusterName, LinkBudget<'a>>;
 
 /// Decides.
-pub(super) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> Imports {
+pub(super) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> ImportDecisions {
     let ImportFacts { config, world, at, clock, .. } = facts;
     let ImportHistory { missing, quotas, unused } = history;
     missing.before = std::mem::take(&mut missing.since);
-    let mut rooms = quotas.rooms(config, world, (at, clock));
-    let mut imports = Imports::default();
+    let mut rooms = quotas.budgets(config, world, (at, clock));
+    let mut imports = ImportDecisions::default();
     for rule in &config.imports {
-        let wanted = Wanted {
+        let wanted = WantedImport {
             from: rule.from.clone(),
-            allow: callers::of_rule(config, rule),
+            allow: callers::callers_of_rule(config, rule),
             create_service: rule.create_service,
             named: true,
             others: Vec::new(),
         };
         imports.all.entry(rule.service.clone()).or_insert(wanted);
     }
-    by_annotation(facts, &mut rooms, &mut imports);
-    by_links(facts, missing, &mut rooms, &mut imports);
+    add_annotated(facts, &mut rooms, &mut imports);
+    add_automatic(facts, missing, &mut rooms, &mut imports);
     for (cluster, room) in rooms {
-        let (left_out, wake) = room.close(at);
+        let (left_out, wake) = room.finish(at);
         imports.left_out.extend(left_out.map(|left_out| (cluster, left_out)));
         imports.wake = imports.wake.into_iter().chain(wake).min();
     }
     imports.only_by_name.retain(|service, _| !imports.all.contains_key(service));
-    unused.tell(facts, &mut imports);
+    unused.report(facts, &mut imports);
     imports
 }
 
 /// Adds what Services ask for themselves.
-fn by_annotation(facts: ImportFacts<'_>, rooms: &mut Rooms<'_>, imports: &mut Imports) {
+fn add_annotated(
+    facts: ImportFacts<'_>,
+    rooms: &mut LinkBudgets<'_>,
+    imports: &mut ImportDecisions,
+) {
     let ImportFacts { config, world, exported, .. } = facts;
     for service in world.services.keys() {
-        let given_away = exported.get(service) == Some(&Strength::Named);
+        let given_away = exported.get(service) == Some(&ExportOrigin::Named);
         if given_away || imports.all.contains_key(service) {
             continue;
         }
         if world.is_undecided(service) {
-            let as_it_was =
-                world.import_of(service).and_then(|import| kept(world, service, import));
+            let as_it_was = world
+                .import_of(service)
+                .and_then(|import| unchanged_import(world, service, import));
             imports.all.extend(as_it_was.map(|wanted| (service.clone(), wanted)));
             continue;
         }
-        let Some(asked) = world.said_of(service).annotation(annotation::IMPORT_FROM) else {
+        let Some(asked) = world.annotations_of(service).annotation(annotation::IMPORT_FROM) else {
             continue;
         };
-        let wanted = annotated(config, service, asked.trim()).and_then(|wanted| {
+        let wanted = annotated_import(config, service, asked.trim()).and_then(|wanted| {
             let from = &wanted.from;
             let room = rooms.get_mut(from).ok_or_else(|| format!("there is no link to {from}"))?;
-            let cost = cost(facts, service, &wanted);
+            let cost = import_cost(facts, service, &wanted);
             let full =
                 || format!("there is no room for more imports from {from}: its Link says why");
             if room.admit(service, cost) { Ok(wanted) } else { Err(full()) }
@@ -198,11 +211,11 @@ fn by_annotation(facts: ImportFacts<'_>, rooms: &mut Rooms<'_>, imports: &mut Im
 }
 
 /// Adds what links import by themselves.
-fn by_links(
+fn add_automatic(
     facts: ImportFacts<'_>,
-    missing: &mut Missing,
-    rooms: &mut Rooms<'_>,
-    imports: &mut Imports,
+    missing: &mut Absences,
+    rooms: &mut LinkBudgets<'_>,
+    imports: &mut ImportDecisions,
 ) {
     let ImportFacts { config, world, peers, exported, at, .. } = facts;
     let named: BTreeSet<ServiceName> = imports.all.keys().cloned().collect();
@@ -210,7 +223,7 @@ fn by_links(
     links.sort_by(|a, b| a.cluster.cmp(&b.cluster));
     let mut offers = Vec::new();
     for link in links {
-        let offer = automatic(link, world, peers, exported, imports, (missing, at));
+        let offer = link_offer(link, world, peers, exported, imports, (missing, at));
         offers.push((link, offer));
     }
     // What stands comes first, whichever its cluster: what another begins to export is not for it to take.
@@ -225,8 +238,8 @@ fn by_links(
                 }
                 continue;
             }
-            let wanted = automatically(config, link, service);
-            if room.admit(service, cost(facts, service, &wanted)) {
+            let wanted = automatic_import(config, link, service);
+            if room.admit(service, import_cost(facts, service, &wanted)) {
                 imports.all.insert(service.clone(), wanted);
             }
         }
@@ -234,9 +247,11 @@ fn by_links(
     // Last: a cluster that exports such a Service now serves it rather than one that does no longer.
     for (link, offer) in offers {
         let Some(room) = rooms.get_mut(&link.cluster) else { continue };
-        for service in kept::oldest_first(world, offer.missed) {
-            let wanted = automatically(config, link, &service);
-            if !imports.all.contains_key(&service) && room.keep(cost(facts, &service, &wanted)) {
+        for service in withdrawn::oldest_first(world, offer.missed) {
+            let wanted = automatic_import(config, link, &service);
+            if !imports.all.contains_key(&service)
+                && room.admit_withdrawn(import_cost(facts, &service, &wanted))
+            {
                 imports.all.insert(service, wanted);
             }
         }
@@ -244,10 +259,14 @@ fn by_links(
 }
 
 /// An import that a link asks for by itself.
-fn automatically(config: &ClusterConfig, link: &ClusterLink, service: &ServiceName) -> Wanted {
-    Wanted {
+fn automatic_import(
+    config: &ClusterConfig,
+    link: &ClusterLink,
+    service: &ServiceName,
+) -> WantedImport {
+    WantedImport {
         from: link.cluster.clone(),
-        allow: callers::usual(config, service, &link.cluster),
+        allow: callers::default_callers(config, service, &link.cluster),
         create_service: link.create_services,
         named: false,
         others: Vec::new(),
@@ -255,19 +274,23 @@ fn automatically(config: &ClusterConfig, link: &ClusterLink, service: &ServiceNa
 }
 
 /// The cost of an import that nobody named.
-fn cost(facts: ImportFacts<'_>, service: &ServiceName, wanted: &Wanted) -> ImportCost {
+fn import_cost(facts: ImportFacts<'_>, service: &ServiceName, wanted: &WantedImport) -> ImportCost {
     let stored = facts.world.import_of(service).filter(|i| i.spec.from == wanted.from.as_str());
-    let told = facts.peers.live(&wanted.from).and_then(|view| view.exports.get(service));
+    let told = facts.peers.live_view(&wanted.from).and_then(|view| view.exports.get(service));
     let ports = match told {
-        Some(export) => wanted.port_use(facts.world, service).of_export(export).used.len(),
+        Some(export) => wanted.port_use(facts.world, service).select_of_export(export).used.len(),
         None => stored.map_or(0, |import| import.spec.ports.len()),
     };
     ImportCost { ports, stands: stored.is_some() }
 }
 
 /// An import as it was.
-fn kept(world: &World, service: &ServiceName, import: &Import) -> Option<Wanted> {
-    Some(Wanted {
+fn unchanged_import(
+    world: &ClusterState,
+    service: &ServiceName,
+    import: &Import,
+) -> Option<WantedImport> {
+    Some(WantedImport {
         from: import.spec.from.parse().ok()?,
         allow: import.spec.allow.clone(),
         create_service: world.services.get(service).is_some_and(|s| is_ours(s)),
@@ -276,7 +299,11 @@ fn kept(world: &World, service: &ServiceName, import: &Import) -> Option<Wanted>
     })
 }
 
-fn annotated(config: &ClusterConfig, service: &ServiceName, asked: &str) -> Result<Wanted, String> {
+fn annotated_import(
+    config: &ClusterConfig,
+    service: &ServiceName,
+    asked: &str,
+) -> Result<WantedImport, String> {
     let from: ClusterName =
         asked.parse().map_err(|error| format!("{}: {error}", annotation::IMPORT_FROM))?;
     let namespace = &service.namespace;
@@ -285,13 +312,13 @@ fn annotated(config: &ClusterConfig, service: &ServiceName, asked: &str) -> Resu
             "namespace {namespace} may not import from {from} by annotation (optIn.importFrom)"
         ));
     }
-    let allow = callers::usual(config, service, &from);
-    Ok(Wanted { from, allow, create_service: false, named: false, others: Vec::new() })
+    let allow = callers::default_callers(config, service, &from);
+    Ok(WantedImport { from, allow, create_service: false, named: false, others: Vec::new() })
 }
 
 /// What a link imports by itself.
 #[derive(Default)]
-struct Offer {
+struct LinkOffer {
     /// What is imported from it already.
     standing: Vec<ServiceName>,
     begins: Vec<ServiceName>,
@@ -301,18 +328,18 @@ struct Offer {
 
 /// What a link imports by itself: what is exported to us in its namespaces, for Services that wait for it.
 /// While that cluster cannot be heard, what was imported from it stays.
-fn automatic(
+fn link_offer(
     link: &ClusterLink,
-    world: &World,
-    peers: &Peers,
-    exported: &BTreeMap<ServiceName, Strength>,
-    imports: &mut Imports,
-    (missing, now): (&mut Missing, Instant),
-) -> Offer {
+    world: &ClusterState,
+    peers: &ObservedPeers,
+    exported: &BTreeMap<ServiceName, ExportOrigin>,
+    imports: &mut ImportDecisions,
+    (missing, now): (&mut Absences, Instant),
+) -> LinkOffer {
     if link.import.is_empty() {
-        return Offer::default();
+        return LinkOffer::default();
     }
-    let fits = |s: &ServiceName| NamePattern::any(&link.import, &s.namespace);
+    let fits = |s: &ServiceName| NamePattern::any_matches(&link.import, &s.namespace);
     let imported = |service: &ServiceName| {
         let import = world.import_of(service).filter(|i| i.spec.from == link.cluster.as_str());
         // Who gets pods of their own is served by them and by nobody else from then on; and what we export and once
@@ -331,9 +358,9 @@ fn automatic(
     };
     let made = world.services.iter().filter(made).map(|(service, _)| service);
     let mut stubs: BTreeSet<ServiceName> = made.cloned().collect();
-    let Some(view) = peers.live(&link.cluster) else {
+    let Some(view) = peers.live_view(&link.cluster) else {
         imports.stubs.append(&mut stubs);
-        return Offer { standing, ..Offer::default() };
+        return LinkOffer { standing, ..LinkOffer::default() };
     };
     let mut lasts = |service: &ServiceName, rest: Duration| {
         if view.exports.contains_key(service) {
@@ -345,9 +372,9 @@ fn automatic(
         lasts
     };
     let (standing, mut missed): (Vec<_>, Vec<_>) =
-        standing.into_iter().partition(|service| lasts(service, GRACE));
-    missed.retain(|service| kept::is_missed(world, service));
-    stubs.retain(|service| lasts(service, STUB_REST));
+        standing.into_iter().partition(|service| lasts(service, NOT_READY_DELAY));
+    missed.retain(|service| withdrawn::stays_listed(world, service));
+    stubs.retain(|service| lasts(service, STUB_REMOVAL_DELAY));
     imports.stubs.append(&mut stubs);
     let offered = || view.exports.iter().filter(|(service, _)| fits(service));
     // Before their Services are there, so that these need not wait once they come.
@@ -355,35 +382,35 @@ fn automatic(
     let here = offered().map(|(s, _)| s).filter(|s| world.services.contains_key(*s));
     imports.candidates.extend(here.cloned());
     let idle = |s: &&ServiceName| {
-        let known = world.services.contains_key(*s) && world.known.contains(s.name());
+        let known = world.services.contains_key(*s) && world.observed_services.contains(s.name());
         let waits_for_a_name = world.was_served(s) || (known && !world.is_stub(s));
         waits_for_a_name && !imported(s) && !world.is_undecided(s) && !exported.contains_key(*s)
     };
     let idle = offered().map(|(s, _)| s).filter(idle);
-    let why = |s: &ServiceName| (s.clone(), only_by_name(world, s, &link.cluster));
+    let why = |s: &ServiceName| (s.clone(), why_by_name_only(world, s, &link.cluster));
     imports.only_by_name.extend(idle.map(why));
     let begins = offered()
-        .filter(|(s, export)| !imported(s) && may_begin(link, world, (view, s, export), exported));
+        .filter(|(s, export)| !imported(s) && may_start(link, world, (view, s, export), exported));
     let begins = begins.map(|(service, _)| service.clone()).collect();
-    Offer { standing, begins, missed }
+    LinkOffer { standing, begins, missed }
 }
 
 /// Whether a Service that is not imported yet may be, without anybody having named it.
-fn may_begin(
+fn may_start(
     link: &ClusterLink,
-    world: &World,
-    (view, service, export): (&View, &ServiceName, &PeerExport),
-    exported: &BTreeMap<ServiceName, Strength>,
+    world: &ClusterState,
+    (view, service, export): (&ClusterView, &ServiceName, &PeerExport),
+    exported: &BTreeMap<ServiceName, ExportOrigin>,
 ) -> bool {
     // Two clusters that export one Service by the same labels would take turns while it has no backend in
     // either: the one that has a backend is the one to import from.
     let ours_to_give = match exported.get(service) {
-        Some(Strength::Named) => true,
-        Some(Strength::Implied) => !view.serves(export),
+        Some(ExportOrigin::Named) => true,
+        Some(ExportOrigin::Implied) => !view.has_ready_backend(export),
         None => false,
     };
     let waits = if world.services.contains_key(service) {
-        let known = world.known.contains(service.name());
+        let known = world.observed_services.contains(service.name());
         known && world.is_stub(service) && !world.was_served(service)
     } else {
         link.create_services && world.namespaces.contains(service.namespace.as_str())

@@ -1,6 +1,6 @@
 //! What has to be written, so that the cluster stands as the configuration and our nodes say.
 //!
-//! A function of the [`World`] and of what is remembered in [`Memory`]; where all stands as it should it
+//! A function of the [`ClusterState`] and of what is remembered in [`PlanHistory`]; where all stands as it should it
 //! writes nothing. An object that depends on another is planned only once that one is stored: who writes a
 //! plan may write it in any order, or in part, and a controller that dies between two writes leaves nothing
 //! that contradicts itself.
@@ -8,7 +8,7 @@
 mod export;
 mod import;
 mod link;
-mod nodes;
+mod node_reports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,77 +21,77 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
-use super::network::Move;
-use super::readiness::Steady;
-use super::world::World;
-use super::world::service_ref;
-use super::{Peers, exports, imports};
+use super::cluster_state::ClusterState;
+use super::cluster_state::service_ref;
+use super::debounce::Debounced;
+use super::network_migration::MigrationPhase;
+use super::{ObservedPeers, exports, imports};
 use crate::api::{Export, Import, Link};
 
 /// What a plan is made from, beside the world.
 #[derive(Debug)]
-pub(super) struct Now<'a> {
+pub(super) struct PlanInput<'a> {
     pub(super) config: &'a ClusterConfig,
     /// What is wrong with the configuration as it is written; `config` is the last that was good.
     pub(super) trouble: Option<&'a str>,
-    pub(super) peers: &'a Peers,
+    pub(super) peers: &'a ObservedPeers,
     /// Whether all nodes have the network that `config` says.
-    pub(super) moves: Move,
+    pub(super) migration: MigrationPhase,
     /// What could not be written of late, and why.
-    pub(super) failing: BTreeMap<Key, String>,
+    pub(super) failing: BTreeMap<ResourceKey, String>,
     pub(super) at: Instant,
     pub(super) clock: Timestamp,
 }
 
-impl Now<'_> {
+impl PlanInput<'_> {
     /// The time as it stands in objects, in whole seconds.
-    pub(super) fn text(&self) -> String {
+    pub(super) fn timestamp(&self) -> String {
         Timestamp::from_second(self.clock.as_second()).unwrap_or(self.clock).to_string()
     }
 }
 
 /// What has been seen before.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
-    imports: BTreeMap<(ServiceName, ClusterName), Steady>,
+pub(super) struct PlanHistory {
+    imports: BTreeMap<(ServiceName, ClusterName), Debounced>,
     /// And since when each is known.
-    links: BTreeMap<ClusterName, (Steady, Instant)>,
+    links: BTreeMap<ClusterName, (Debounced, Instant)>,
     decisions: imports::ImportHistory,
     exports: export::ExportHistory,
     /// When conditions about what nodes say were worded last.
-    worded: nodes::WordedTimes,
+    worded: node_reports::WordedTimes,
 }
 
 /// One write.
 #[derive(Debug, Clone)]
-pub(super) enum Change<K> {
+pub(super) enum ObjectChange<K> {
     Create(Box<K>),
     Replace(Box<K>),
     Status(Box<K>),
     Delete(Arc<K>),
 }
 
-impl<K: Resource<DynamicType = ()>> Change<K> {
+impl<K: Resource<DynamicType = ()>> ObjectChange<K> {
     /// The kind, namespace and name of what is written.
-    pub(super) fn key(&self) -> Key {
+    pub(super) fn key(&self) -> ResourceKey {
         let object: &K = match self {
             Self::Create(object) | Self::Replace(object) | Self::Status(object) => object,
             Self::Delete(object) => object,
         };
         let kind = K::kind(&()).into_owned();
-        Key { kind, namespace: object.namespace(), name: object.name_any() }
+        ResourceKey { kind, namespace: object.namespace(), name: object.name_any() }
     }
 }
 
 /// What a write is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(super) struct ResourceKey {
     pub(super) kind: String,
     pub(super) namespace: Option<String>,
     pub(super) name: String,
 }
 
-impl std::fmt::Display for Key {
+impl std::fmt::Display for ResourceKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ", self.kind)?;
         self.namespace.iter().try_for_each(|n| write!(f, "{n}/"))?;
@@ -101,35 +101,35 @@ impl std::fmt::Display for Key {
 
 /// A write of any kind.
 #[derive(Debug, Clone)]
-pub(super) enum Write {
-    Service(Change<Service>),
-    Slice(Change<EndpointSlice>),
-    Import(Change<Import>),
-    Export(Change<Export>),
-    Link(Change<Link>),
+pub(super) enum PlannedWrite {
+    Service(ObjectChange<Service>),
+    Slice(ObjectChange<EndpointSlice>),
+    Import(ObjectChange<Import>),
+    Export(ObjectChange<Export>),
+    Link(ObjectChange<Link>),
 }
 
-impl Write {
+impl PlannedWrite {
     /// Which comes first: what clients wait for, then what that waits for, then what is only told.
     pub(super) fn rank(&self) -> u8 {
         match self {
             Self::Slice(_) => 0,
             Self::Service(_) => 1,
-            Self::Export(_) | Self::Import(_) | Self::Link(_) => 2 + u8::from(self.is_told()),
+            Self::Export(_) | Self::Import(_) | Self::Link(_) => 2 + u8::from(self.is_status()),
         }
     }
 
     /// Whether it only tells how something is.
-    pub(super) fn is_told(&self) -> bool {
+    pub(super) fn is_status(&self) -> bool {
         matches!(
             self,
-            Self::Export(Change::Status(_))
-                | Self::Import(Change::Status(_))
-                | Self::Link(Change::Status(_))
+            Self::Export(ObjectChange::Status(_))
+                | Self::Import(ObjectChange::Status(_))
+                | Self::Link(ObjectChange::Status(_))
         )
     }
 
-    pub(super) fn key(&self) -> Key {
+    pub(super) fn key(&self) -> ResourceKey {
         match self {
             Self::Service(change) => change.key(),
             Self::Slice(change) => change.key(),
@@ -142,7 +142,7 @@ impl Write {
 
 /// Something that an operator must know of an object.
 #[derive(Debug, Clone)]
-pub(super) struct Complaint {
+pub(super) struct ObjectWarning {
     pub(super) about: ObjectReference,
     pub(super) reason: String,
     pub(super) note: String,
@@ -150,9 +150,9 @@ pub(super) struct Complaint {
 
 /// All that is to be done.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) writes: Vec<Write>,
-    pub(super) complaints: Vec<Complaint>,
+pub(super) struct WritePlan {
+    pub(super) writes: Vec<PlannedWrite>,
+    pub(super) warnings: Vec<ObjectWarning>,
     /// What the status has to say of it.
     pub(super) trouble: Option<String>,
     /// When to look again though nothing changes.
@@ -161,20 +161,24 @@ pub(super) struct Plan {
     pub(super) watched: BTreeSet<ServiceName>,
 }
 
-impl Plan {
+impl WritePlan {
     fn wake_at(&mut self, at: Option<Instant>) {
         self.wake = self.wake.into_iter().chain(at).min();
     }
 
-    fn complain(&mut self, about: ObjectReference, reason: &str, note: &str) {
-        self.complaints.push(Complaint { about, reason: reason.into(), note: note.into() });
+    fn warn(&mut self, about: ObjectReference, reason: &str, note: &str) {
+        self.warnings.push(ObjectWarning { about, reason: reason.into(), note: note.into() });
     }
 }
 
 /// Makes the plan.
-pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
-    let mut plan = Plan::default();
-    let exported = exports::wanted(now.config, world);
+pub(super) fn make_plan(
+    world: &ClusterState,
+    now: &PlanInput<'_>,
+    memory: &mut PlanHistory,
+) -> WritePlan {
+    let mut plan = WritePlan::default();
+    let exported = exports::wanted_exports(now.config, world);
     let facts = imports::ImportFacts {
         config: now.config,
         world,
@@ -187,33 +191,36 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
     plan.wake_at(imports.wake);
     let mut not_ours_to_give: BTreeSet<_> = imports.all.keys().cloned().collect();
     plan.watched = &not_ours_to_give | &imports.candidates;
-    not_ours_to_give.extend(world.slices.values().filter_map(|s| World::service_of(s)));
-    let exports = exports::resolve(now.config, world, &not_ours_to_give);
+    not_ours_to_give.extend(world.slices.values().filter_map(|s| ClusterState::service_of(s)));
+    let exports = exports::decide(now.config, world, &not_ours_to_give);
 
-    memory.worded.forget(now.at);
-    link::plan(world, now, &imports, memory, &mut plan);
-    export::plan(world, now, &exports, memory, &mut plan);
-    match now.moves {
-        Move::None | Move::Waits => import::plan(world, now, &imports, memory, &mut plan),
-        Move::Goes => {
-            let all = world.slices.values().map(|s| Write::Slice(Change::Delete(s.clone())));
+    memory.worded.expire(now.at);
+    link::plan_links(world, now, &imports, memory, &mut plan);
+    export::plan_exports(world, now, &exports, memory, &mut plan);
+    match now.migration {
+        MigrationPhase::Stable | MigrationPhase::Pending => {
+            import::plan_imports(world, now, &imports, memory, &mut plan)
+        }
+        MigrationPhase::Rolling => {
+            let all =
+                world.slices.values().map(|s| PlannedWrite::Slice(ObjectChange::Delete(s.clone())));
             plan.writes.extend(all);
         }
     }
     for (service, why) in &imports.only_by_name {
         // While it is served nobody misses anything.
         if !world.is_served(service) {
-            plan.complain(about_service(world, service), why.reason, &why.message);
+            plan.warn(service_reference(world, service), why.reason, &why.message);
         }
     }
     for (service, why) in exports.refused.iter().chain(&imports.refused) {
-        plan.complain(about_service(world, service), "NotPermitted", why);
+        plan.warn(service_reference(world, service), "NotPermitted", why);
     }
     for (service, why) in &exports.left_out {
-        plan.complain(about_service(world, service), "TooManyExports", why);
+        plan.warn(service_reference(world, service), "TooManyExports", why);
     }
-    plan.trouble = exports::limits::summary(&exports.left_out);
-    plan.complaints = bounded(plan.complaints);
+    plan.trouble = exports::limits::describe_left_out(&exports.left_out);
+    plan.warnings = limit_warnings(plan.warnings);
     plan
 }
 
@@ -222,7 +229,7 @@ pub(super) fn plan(world: &World, now: &Now<'_>, memory: &mut Memory) -> Plan {
 const COMPLAINTS: usize = 20;
 
 /// At most [`COMPLAINTS`] of each namespace and reason, and one that says how many more there are.
-fn bounded(all: Vec<Complaint>) -> Vec<Complaint> {
+fn limit_warnings(all: Vec<ObjectWarning>) -> Vec<ObjectWarning> {
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut few = Vec::new();
     for complaint in all {
@@ -247,13 +254,13 @@ fn bounded(all: Vec<Complaint>) -> Vec<Complaint> {
             name: Some(namespace),
             ..ObjectReference::default()
         };
-        few.push(Complaint { about, reason, note });
+        few.push(ObjectWarning { about, reason, note });
     }
     few
 }
 
 /// A Service, as what an Event is about. Where there is not even its namespace, in which an Event would stand, its Import is meant.
-fn about_service(world: &World, service: &ServiceName) -> ObjectReference {
+fn service_reference(world: &ClusterState, service: &ServiceName) -> ObjectReference {
     if !world.namespaces.contains(service.namespace.as_str()) {
         return ObjectReference {
             api_version: Some("adit.dev/v1alpha1".into()),
@@ -273,7 +280,7 @@ fn about_service(world: &World, service: &ServiceName) -> ObjectReference {
 }
 
 /// The metadata of a cluster-scoped object of ours.
-fn ours(world: &World, name: &str) -> kube::core::ObjectMeta {
+fn owned_metadata(world: &ClusterState, name: &str) -> kube::core::ObjectMeta {
     let (label, value) = crate::api::MANAGED_BY;
     kube::core::ObjectMeta {
         name: Some(name.into()),

@@ -9,8 +9,8 @@ use adit_core::name::ServiceName;
 use adit_core::snapshot::{PeerExport, PeerPort};
 use k8s_openapi::api::core::v1::Service;
 
+use super::cluster_state::{ClusterState, is_ours};
 use super::slices;
-use super::world::{World, is_ours};
 use crate::api::{Import, ImportPort};
 
 /// The most ports of an import that the configuration names.
@@ -24,7 +24,7 @@ pub(super) struct PortUse<'a> {
     /// The Service, where it is there.
     pub(super) service: Option<&'a Service>,
     /// True if the Service is made as the export says.
-    pub(super) makes: bool,
+    pub(super) creates_service: bool,
     /// True if the configuration names the import.
     pub(super) named: bool,
 }
@@ -49,26 +49,26 @@ impl ImportPorts {
 
 impl PortUse<'_> {
     /// The ports of `export` that are used.
-    pub(super) fn of_export(self, export: &PeerExport) -> ImportPorts {
+    pub(super) fn select_of_export(self, export: &PeerExport) -> ImportPorts {
         let port = |port: &PeerPort| ImportPort {
             name: port.name.to_string(),
             number: port.number,
             app_protocol: port.app_protocol.as_ref().map(ToString::to_string),
             listen: 0,
         };
-        self.of(export.ports.iter().map(port).collect())
+        self.select(export.ports.iter().map(port).collect())
     }
 
     /// Those of `offered` that are used.
-    pub(super) fn of(self, offered: Vec<ImportPort>) -> ImportPorts {
+    pub(super) fn select(self, offered: Vec<ImportPort>) -> ImportPorts {
         let mut used = match self.service {
-            Some(service) if !(self.makes && is_ours(service)) => {
-                let names: BTreeSet<String> = slices::matches(service, &offered)
+            Some(service) if !(self.creates_service && is_ours(service)) => {
+                let names: BTreeSet<String> = slices::matching_ports(service, &offered)
                     .map(|(_, import)| import.name.clone())
                     .collect();
                 offered.into_iter().filter(|port| names.contains(&port.name)).collect()
             }
-            None if !self.makes => Vec::new(),
+            None if !self.creates_service => Vec::new(),
             Some(_) | None => offered,
         };
         let most = if self.named { MAX_PORTS } else { MAX_PORTS_UNNAMED };
@@ -79,15 +79,15 @@ impl PortUse<'_> {
 }
 
 /// Those of a stored import that a slice of ours names, but for `used`.
-pub(super) fn retained(
-    world: &World,
+pub(super) fn retained_ports(
+    world: &ClusterState,
     service: &ServiceName,
     stored: &Import,
     used: &[ImportPort],
 ) -> Vec<ImportPort> {
     let key =
         |suffix: &&str| (service.namespace.to_string(), format!("{}{suffix}", service.name()));
-    let slices = slices::NAMES.iter().filter_map(|suffix| world.slices.get(&key(suffix)));
+    let slices = slices::NAME_SUFFIXES.iter().filter_map(|suffix| world.slices.get(&key(suffix)));
     let named: BTreeSet<i32> =
         slices.flat_map(|slice| slice.ports.iter().flatten()).filter_map(|p| p.port).collect();
     let stays = |port: &&ImportPort| {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::name::NodeName;
-use adit_pki::authority::{AuthorityError, DEFAULT_TTL, IssuedCertificate, MIN_TTL};
+use adit_pki::authority::{
+    AuthorityError, DEFAULT_CERT_LIFETIME, IssuedCertificate, MIN_CERT_LIFETIME,
+};
 use adit_pki::{ClusterAuthority, UnixTime};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
@@ -20,16 +22,16 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 
-use super::lease::within;
-use super::stores::Stores;
+use super::leader::with_timeout;
+use super::stores::ControllerStores;
 use crate::api::{NAMESPACE, NODE, SIGNER};
 
 /// The shortest life that a request may ask for: Kubernetes' own bound.
-const SHORTEST: Duration = Duration::from_secs(600);
+const MIN_LIFETIME: Duration = Duration::from_secs(600);
 
 /// Who made a request, as the API server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Claims {
+pub(super) struct RequesterClaims {
     pub(super) node: NodeName,
     pub(super) pod: String,
     pub(super) uid: String,
@@ -37,28 +39,28 @@ pub(super) struct Claims {
 
 /// Why a request is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct CsrDenial {
     /// One word for machines.
     pub(super) reason: &'static str,
     /// One sentence.
     pub(super) why: String,
 }
 
-impl Refusal {
+impl CsrDenial {
     /// It was not made by a node of ours.
-    fn stranger(why: impl Into<String>) -> Self {
+    fn not_our_node(why: impl Into<String>) -> Self {
         Self { reason: "NotOurNode", why: why.into() }
     }
 
     /// Whoever made it, it asks for what nobody can have.
-    fn bad(why: impl Into<String>) -> Self {
+    fn bad_request(why: impl Into<String>) -> Self {
         Self { reason: "BadRequest", why: why.into() }
     }
 }
 
 /// Why a request stays open.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unanswered {
+pub(super) enum CsrError {
     /// The API server refused, or cannot be reached.
     #[error(transparent)]
     Api(#[from] kube::Error),
@@ -73,11 +75,11 @@ fn is_open(request: &Request) -> bool {
     let certificate = status.and_then(|s| s.certificate.as_ref()).is_some_and(|c| !c.0.is_empty());
     request.spec.signer_name == SIGNER
         && !certificate
-        && !has(request, "Denied")
-        && !has(request, "Failed")
+        && !has_condition(request, "Denied")
+        && !has_condition(request, "Failed")
 }
 
-fn has(request: &Request, kind: &str) -> bool {
+fn has_condition(request: &Request, kind: &str) -> bool {
     let conditions = request.status.as_ref().and_then(|s| s.conditions.as_deref());
     conditions.unwrap_or_default().iter().any(|c| c.type_ == kind && c.status == "True")
 }
@@ -85,12 +87,12 @@ fn has(request: &Request, kind: &str) -> bool {
 /// The open ones of all requests, in the order in which they are to be answered, and of each whether it is superseded: the
 /// newest of each node first, for which it waits, then all that nobody waits for any more. A node that was not
 /// answered asks again and again; those that heap up so must not keep it from its certificate.
-pub(super) fn in_order(all: Vec<Arc<Request>>) -> Vec<(Arc<Request>, bool)> {
+pub(super) fn answer_order(all: Vec<Arc<Request>>) -> Vec<(Arc<Request>, bool)> {
     let mut newest: BTreeMap<NodeName, Arc<Request>> = BTreeMap::new();
     let mut rest = Vec::new();
     let age = |r: &Request| (r.metadata.creation_timestamp.clone(), r.name_any());
     for request in all {
-        let Ok(claims) = claims(&request) else {
+        let Ok(claims) = read_claims(&request) else {
             rest.push((request, false));
             continue;
         };
@@ -108,19 +110,19 @@ pub(super) fn in_order(all: Vec<Arc<Request>>) -> Vec<(Arc<Request>, bool)> {
 ///
 /// # Errors
 /// Why it is none that a node of ours makes.
-pub(super) fn claims(request: &Request) -> Result<Claims, Refusal> {
+pub(super) fn read_claims(request: &Request) -> Result<RequesterClaims, CsrDenial> {
     let spec = &request.spec;
     let ours = format!("system:serviceaccount:{NAMESPACE}:{NODE}");
     let user = spec.username.as_deref().unwrap_or_default();
     if user != ours {
         let why = format!("made by {user}; only {ours} may ask for a node's certificate");
-        return Err(Refusal::stranger(why));
+        return Err(CsrDenial::not_our_node(why));
     }
     let mut usages = spec.usages.clone().unwrap_or_default();
     usages.sort();
     if usages != ["client auth", "digital signature", "server auth"] {
         let why = "usages must be digital signature, client auth and server auth";
-        return Err(Refusal::bad(why));
+        return Err(CsrDenial::bad_request(why));
     }
     let extra = |key: &str| {
         let name = format!("authentication.kubernetes.io/{key}");
@@ -128,24 +130,24 @@ pub(super) fn claims(request: &Request) -> Result<Claims, Refusal> {
             Some([one]) => Ok(one.clone()),
             Some(_) | None => {
                 let why = format!("its token is not bound to a pod on a node: no {name}");
-                Err(Refusal::stranger(why))
+                Err(CsrDenial::not_our_node(why))
             }
         }
     };
     let node = extra("node-name")?.parse::<NodeName>();
-    let node = node.map_err(|e| Refusal::bad(e.to_string()))?;
+    let node = node.map_err(|e| CsrDenial::bad_request(e.to_string()))?;
     if node.is_controller() {
-        return Err(Refusal::bad(format!("{node} is a name that no node may have")));
+        return Err(CsrDenial::bad_request(format!("{node} is a name that no node may have")));
     }
-    Ok(Claims { node, pod: extra("pod-name")?, uid: extra("pod-uid")? })
+    Ok(RequesterClaims { node, pod: extra("pod-name")?, uid: extra("pod-uid")? })
 }
 
 /// Checks that the pod which made a request is a node's daemon.
 ///
 /// # Errors
 /// One sentence: what it is instead.
-pub(super) fn confirm(claims: &Claims, pod: Option<&Pod>) -> Result<(), String> {
-    let Claims { node, pod: name, uid } = claims;
+pub(super) fn confirm(claims: &RequesterClaims, pod: Option<&Pod>) -> Result<(), String> {
+    let RequesterClaims { node, pod: name, uid } = claims;
     let pod = pod.filter(|p| p.uid().as_ref() == Some(uid));
     let pod = pod.ok_or_else(|| format!("there is no pod {name} with UID {uid} in {NAMESPACE}"))?;
     let runs_on = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
@@ -167,54 +169,54 @@ pub(super) fn confirm(claims: &Claims, pod: Option<&Pod>) -> Result<(), String> 
 /// Those of the API server, and of the CA; the request stays open then.
 pub(super) async fn answer(
     client: &Client,
-    stores: &Stores,
+    stores: &ControllerStores,
     authority: &ClusterAuthority,
     request: &Request,
     superseded: bool,
-) -> Result<Option<String>, Unanswered> {
+) -> Result<Option<String>, CsrError> {
     let api = Api::<Request>::all(client.clone());
     let (params, name) = (PostParams::default(), request.name_any());
-    let answer = match claims(request) {
-        Ok(_) if superseded => Err(Refusal {
+    let answer = match read_claims(request) {
+        Ok(_) if superseded => Err(CsrDenial {
             reason: "Superseded",
             why: "its node has made another request since".into(),
         }),
         Err(refusal) => Err(refusal),
         Ok(claims) => {
             let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE);
-            let pod = within(pods.get_opt(&claims.pod)).await?;
+            let pod = with_timeout(pods.get_opt(&claims.pod)).await?;
             match confirm(&claims, pod.as_ref()).map(|()| sign(authority, request, &claims.node)) {
-                Err(why) => Err(Refusal::stranger(why)),
+                Err(why) => Err(CsrDenial::not_our_node(why)),
                 Ok(Ok(signed)) => Ok((claims.node, signed)),
-                Ok(Err(AuthorityError::Request(why))) => Err(Refusal::bad(why)),
-                Ok(Err(error)) => return Err(Unanswered::Ca(error)),
+                Ok(Err(AuthorityError::Request(why))) => Err(CsrDenial::bad_request(why)),
+                Ok(Err(error)) => return Err(CsrError::Ca(error)),
             }
         }
     };
     let mut fresh = request.clone();
     match answer {
-        Err(Refusal { reason, why }) if has(request, "Approved") => {
+        Err(CsrDenial { reason, why }) if has_condition(request, "Approved") => {
             // Somebody approved it by hand; that cannot be taken back, but we do not sign it.
-            add(&mut fresh, "Failed", reason, &why);
-            stores.requests.put(within(api.replace_status(&name, &params, &fresh)).await?);
+            add_condition(&mut fresh, "Failed", reason, &why);
+            stores.requests.put(with_timeout(api.replace_status(&name, &params, &fresh)).await?);
             Ok((!superseded).then_some(why))
         }
-        Err(Refusal { reason, why }) => {
-            add(&mut fresh, "Denied", reason, &why);
+        Err(CsrDenial { reason, why }) => {
+            add_condition(&mut fresh, "Denied", reason, &why);
             let replaced = api.replace_subresource("approval", &name, &params, &fresh);
-            stores.requests.put(within(replaced).await?);
+            stores.requests.put(with_timeout(replaced).await?);
             Ok((!superseded).then_some(why))
         }
         Ok((node, signed)) => {
-            if !has(request, "Approved") {
+            if !has_condition(request, "Approved") {
                 let message = format!("the request is that of the daemon on node {node}");
-                add(&mut fresh, "Approved", "OurNode", &message);
+                add_condition(&mut fresh, "Approved", "OurNode", &message);
                 let replaced = api.replace_subresource("approval", &name, &params, &fresh);
-                fresh = within(replaced).await?;
+                fresh = with_timeout(replaced).await?;
             }
             let status = fresh.status.get_or_insert_default();
             status.certificate = Some(ByteString(signed.to_pem().into_bytes()));
-            stores.requests.put(within(api.replace_status(&name, &params, &fresh)).await?);
+            stores.requests.put(with_timeout(api.replace_status(&name, &params, &fresh)).await?);
             tracing::info!(%node, request = name, "signed a node's certificate");
             Ok(None)
         }
@@ -227,12 +229,12 @@ fn sign(
     node: &NodeName,
 ) -> Result<IssuedCertificate, AuthorityError> {
     let asked = request.spec.expiration_seconds.and_then(|s| u64::try_from(s).ok());
-    let life = asked.map_or(DEFAULT_TTL, Duration::from_secs);
-    let life = life.clamp(SHORTEST.max(MIN_TTL), DEFAULT_TTL);
+    let life = asked.map_or(DEFAULT_CERT_LIFETIME, Duration::from_secs);
+    let life = life.clamp(MIN_LIFETIME.max(MIN_CERT_LIFETIME), DEFAULT_CERT_LIFETIME);
     authority.sign_pem_request(&request.spec.request.0, node, life, UnixTime::now())
 }
 
-fn add(request: &mut Request, kind: &str, reason: &str, message: &str) {
+fn add_condition(request: &mut Request, kind: &str, reason: &str, message: &str) {
     let now = Some(Time(Timestamp::now()));
     let condition = Condition {
         type_: kind.into(),

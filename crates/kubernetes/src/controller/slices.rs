@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use adit_config::cluster::Mode;
+use adit_config::cluster::NetworkMode;
 use adit_core::name::{ClusterName, NodeName, ServiceName};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{
@@ -14,21 +14,21 @@ use k8s_openapi::api::discovery::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::addresses::Families;
-use super::world::tcp_ports;
+use super::addresses::IpFamilies;
+use super::cluster_state::tcp_ports;
 use crate::api::{ImportPort, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE};
 
 pub(super) use crate::api::MADE_FOR;
 
 /// The most endpoints of one slice.
-const MOST_ENDPOINTS: usize = 1000;
+const MAX_ENDPOINTS: usize = 1000;
 
 /// What follows a Service's name in the names of its slices.
-pub(super) const NAMES: [&str; 2] = ["-adit-ipv4", "-adit-ipv6"];
+pub(super) const NAME_SUFFIXES: [&str; 2] = ["-adit-ipv4", "-adit-ipv6"];
 
 /// What the endpoints of an import are.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Behind<'a> {
+pub(super) enum EndpointSource<'a> {
     /// Its node-local addresses.
     Local(&'a [IpAddr]),
     /// All nodes.
@@ -37,35 +37,39 @@ pub(super) enum Behind<'a> {
 
 /// Whose endpoints a Service that we made leads to: where those are nodes, to the caller's own. No other node
 /// knows who calls.
-fn traffic(mode: Mode) -> &'static str {
+fn traffic_policy(mode: NetworkMode) -> &'static str {
     match mode {
-        Mode::LocalRange => "Cluster",
-        Mode::NodeAddress => "Local",
+        NetworkMode::LocalRange => "Cluster",
+        NetworkMode::NodeAddress => "Local",
     }
 }
 
 /// The Service of an import that has none.
-pub(super) fn stub(
+pub(super) fn stub_service(
     service: &ServiceName,
     from: &ClusterName,
     ports: &[ImportPort],
-    mode: Mode,
+    mode: NetworkMode,
     owner: Option<&OwnerReference>,
 ) -> Service {
-    let mut metadata = made(service, service.name().into(), owner);
+    let mut metadata = object_metadata(service, service.name().into(), owner);
     metadata.annotations = Some([(MADE_FOR.into(), from.to_string())].into());
     let spec = ServiceSpec {
         ports: Some(stub_ports(ports)),
         // One family where the cluster has one, both where it has both.
         ip_family_policy: Some("PreferDualStack".into()),
-        internal_traffic_policy: Some(traffic(mode).into()),
+        internal_traffic_policy: Some(traffic_policy(mode).into()),
         ..ServiceSpec::default()
     };
     Service { metadata, spec: Some(spec), status: None }
 }
 
 /// A Service of ours with the ports that it should have; none where it has them.
-pub(super) fn corrected(stub: &Service, ports: &[ImportPort], mode: Mode) -> Option<Service> {
+pub(super) fn corrected_stub(
+    stub: &Service,
+    ports: &[ImportPort],
+    mode: NetworkMode,
+) -> Option<Service> {
     let wanted = stub_ports(ports);
     let face = |p: &ServicePort| {
         let name = p.name.clone().unwrap_or_default();
@@ -76,7 +80,7 @@ pub(super) fn corrected(stub: &Service, ports: &[ImportPort], mode: Mode) -> Opt
     let selects =
         stub.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty());
     let policy = stub.spec.as_ref().and_then(|s| s.internal_traffic_policy.as_deref());
-    let leads = policy.unwrap_or("Cluster") == traffic(mode);
+    let leads = policy.unwrap_or("Cluster") == traffic_policy(mode);
     if current.iter().map(face).eq(wanted.iter().map(face)) && !selects && leads {
         return None;
     }
@@ -84,7 +88,7 @@ pub(super) fn corrected(stub: &Service, ports: &[ImportPort], mode: Mode) -> Opt
     let spec = fixed.spec.get_or_insert_default();
     spec.ports = Some(wanted);
     spec.selector = None;
-    spec.internal_traffic_policy = Some(traffic(mode).into());
+    spec.internal_traffic_policy = Some(traffic_policy(mode).into());
     Some(fixed)
 }
 
@@ -100,17 +104,18 @@ fn stub_ports(ports: &[ImportPort]) -> Vec<ServicePort> {
 }
 
 /// The families of a Service's addresses.
-pub(super) fn families(service: &Service) -> Families {
+pub(super) fn families(service: &Service) -> IpFamilies {
     let families = service.spec.as_ref().and_then(|s| s.ip_families.as_deref()).unwrap_or_default();
     let has = |family: &str| families.iter().any(|f| f == family);
-    Families { v4: has("IPv4"), v6: has("IPv6") }
+    IpFamilies { v4: has("IPv4"), v6: has("IPv6") }
 }
 
 /// Whether endpoints of ours can stand behind a Service.
-pub(super) fn unfillable(service: &Service) -> Option<&'static str> {
+pub(super) fn why_unfillable(service: &Service) -> Option<&'static str> {
     let headless = service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None");
     // Its clients would connect to the addresses in our slice with the Service's port, not with ours.
-    super::world::unusable(service).or_else(|| headless.then_some("it has no cluster IP"))
+    super::cluster_state::why_unusable(service)
+        .or_else(|| headless.then_some("it has no cluster IP"))
 }
 
 /// The ports of the slices of `service`: each of its ports that the import has, by name, else by number;
@@ -122,11 +127,11 @@ pub(super) fn slice_ports(service: &Service, ports: &[ImportPort]) -> Vec<Endpoi
         protocol: Some("TCP".into()),
         app_protocol: import.app_protocol.clone(),
     };
-    matches(service, ports).map(port).collect()
+    matching_ports(service, ports).map(port).collect()
 }
 
 /// The ports of `service` that the import has, each with the one that stands behind it.
-pub(super) fn matches<'a>(
+pub(super) fn matching_ports<'a>(
     service: &'a Service,
     ports: &'a [ImportPort],
 ) -> impl Iterator<Item = (&'a ServicePort, &'a ImportPort)> {
@@ -141,29 +146,29 @@ pub(super) fn matches<'a>(
 }
 
 /// The slices of `service`: one for each of its families that there are addresses of.
-pub(super) fn slices(
+pub(super) fn import_slices(
     name: &ServiceName,
     service: &Service,
     ports: &[EndpointPort],
-    behind: Behind<'_>,
+    behind: EndpointSource<'_>,
     ready: bool,
     owner: Option<&OwnerReference>,
 ) -> Vec<EndpointSlice> {
     let families = families(service);
-    let all = [("IPv4", NAMES[0], families.v4), ("IPv6", NAMES[1], families.v6)];
+    let all = [("IPv4", NAME_SUFFIXES[0], families.v4), ("IPv6", NAME_SUFFIXES[1], families.v6)];
     let mut slices = Vec::new();
     for (address_type, suffix, _) in all.into_iter().filter(|(_, _, wanted)| *wanted) {
         let fits = |a: &&IpAddr| a.is_ipv4() == (address_type == "IPv4");
         let endpoints: Vec<Endpoint> = match behind {
-            Behind::Local(addresses) => {
+            EndpointSource::Local(addresses) => {
                 addresses.iter().filter(fits).map(|a| endpoint(a, ready)).collect()
             }
-            Behind::Nodes(nodes) => nodes
+            EndpointSource::Nodes(nodes) => nodes
                 .iter()
                 .filter_map(|(node, addresses)| {
                     Some((node.to_string(), addresses.iter().find(fits)?))
                 })
-                .take(MOST_ENDPOINTS)
+                .take(MAX_ENDPOINTS)
                 .map(|(node, address)| Endpoint {
                     node_name: Some(node.clone()),
                     hints: Some(EndpointHints {
@@ -177,7 +182,7 @@ pub(super) fn slices(
         if endpoints.is_empty() {
             continue;
         }
-        let mut metadata = made(name, format!("{}{suffix}", name.name()), owner);
+        let mut metadata = object_metadata(name, format!("{}{suffix}", name.name()), owner);
         let labels = metadata.labels.get_or_insert_default();
         labels.insert(SLICE_SERVICE.into(), name.name().into());
         labels.insert(SLICE_MANAGED_BY.0.into(), SLICE_MANAGED_BY.1.into());
@@ -206,7 +211,7 @@ fn endpoint(address: &IpAddr, ready: bool) -> Endpoint {
 }
 
 /// Whether a slice stands as it should.
-pub(super) fn same(stored: &EndpointSlice, wanted: &EndpointSlice) -> bool {
+pub(super) fn is_current(stored: &EndpointSlice, wanted: &EndpointSlice) -> bool {
     let has = |want: &Option<BTreeMap<String, String>>| {
         let labels = stored.metadata.labels.as_ref();
         want.iter().flatten().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v))
@@ -219,7 +224,11 @@ pub(super) fn same(stored: &EndpointSlice, wanted: &EndpointSlice) -> bool {
 }
 
 /// What all that we make in namespaces has in common.
-fn made(service: &ServiceName, name: String, owner: Option<&OwnerReference>) -> ObjectMeta {
+fn object_metadata(
+    service: &ServiceName,
+    name: String,
+    owner: Option<&OwnerReference>,
+) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
         namespace: Some(service.namespace.to_string()),

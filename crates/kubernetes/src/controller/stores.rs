@@ -13,29 +13,31 @@ use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 
-use super::agent::{self, KagentAgent};
-use super::network::Pod;
-use super::world::{Serving, World, displacing, is_our_slice, service_name};
+use super::cluster_state::{
+    ClusterState, LocalEndpoints, displacing_slice, is_our_slice, service_name,
+};
+use super::kagent::{self, KagentAgent};
+use super::network_migration::NodePod;
 use crate::api::{
     CA_SECRET, CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, SIGNER, SLICE_MANAGED_BY,
     SLICE_SERVICE, TRUST_CONFIG_MAP,
 };
+use crate::store::{ChangeSignal, Selector, Store};
 use crate::tasks::Tasks;
-use crate::watches::{Bell, Selection, Store};
 
 /// What the tasks are called.
 const WATCHING: &str = "watching the cluster";
 
 /// One store of each kind.
 #[derive(Debug, Clone)]
-pub(super) struct Stores {
+pub(super) struct ControllerStores {
     pub(super) services: Store<Service>,
     pub(super) agents: Store<KagentAgent>,
     pub(super) namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Ours.
     pub(super) slices: Store<EndpointSlice>,
     /// Of the Services that we import, or may.
-    pub(super) others: Store<EndpointSlice>,
+    pub(super) other_slices: Store<EndpointSlice>,
     /// Of our own nodes.
     pub(super) nodes: Store<EndpointSlice>,
     pub(super) links: Store<Link>,
@@ -47,11 +49,11 @@ pub(super) struct Stores {
     pub(super) requests: Store<CertificateSigningRequest>,
 }
 
-impl Stores {
+impl ControllerStores {
     /// Begins to watch; ends with `tasks`.
-    pub(super) fn watch(client: &Client, bell: &Bell, tasks: &mut Tasks) -> Self {
-        let all = Selection::default;
-        let ours = |name| Selection::named(name);
+    pub(super) fn watch(client: &Client, bell: &ChangeSignal, tasks: &mut Tasks) -> Self {
+        let all = Selector::default;
+        let ours = |name| Selector::named(name);
         macro_rules! store {
             ($api:expr, $selection:expr) => {{
                 let (store, task) = Store::new($api, $selection, bell);
@@ -59,17 +61,17 @@ impl Stores {
                 store
             }};
         }
-        let kind = agent::resource();
+        let kind = kagent::agent_resource();
         let (agents, task) = Store::optional(Api::all_with(client.clone(), &kind), all(), bell);
         tasks.spawn(WATCHING, task);
-        let system = |name| Selection::labels(format!("{SLICE_SERVICE}={name}"));
+        let system = |name| Selector::labels(format!("{SLICE_SERVICE}={name}"));
         let (by, us) = SLICE_MANAGED_BY;
         Self {
             services: store!(Api::all(client.clone()), all()),
             agents,
             namespaces: store!(Api::all(client.clone()), all()),
-            slices: store!(Api::all(client.clone()), Selection::labels(format!("{by}={us}"))),
-            others: store!(Api::all(client.clone()), Selection::slices_of([])),
+            slices: store!(Api::all(client.clone()), Selector::labels(format!("{by}={us}"))),
+            other_slices: store!(Api::all(client.clone()), Selector::slices_of_services([])),
             nodes: store!(Api::namespaced(client.clone(), NAMESPACE), system(NODE)),
             links: store!(Api::all(client.clone()), all()),
             imports: store!(Api::all(client.clone()), all()),
@@ -79,7 +81,7 @@ impl Stores {
             secret: store!(Api::namespaced(client.clone(), NAMESPACE), ours(CA_SECRET)),
             requests: store!(
                 Api::all(client.clone()),
-                Selection::fields(format!("spec.signerName={SIGNER}"))
+                Selector::fields(format!("spec.signerName={SIGNER}"))
             ),
         }
     }
@@ -91,7 +93,7 @@ impl Stores {
 
     /// What was never listed yet; nothing else may be decided before all was. Agents are not among it: they
     /// are somebody else's kind.
-    pub(super) fn unknown(&self) -> Vec<&'static str> {
+    pub(super) fn unlisted(&self) -> Vec<&'static str> {
         [
             (self.services.was_listed(), "Services"),
             (self.namespaces.was_listed(), "Namespaces"),
@@ -121,7 +123,7 @@ impl Stores {
         let stale = [
             self.services.stale(),
             self.slices.stale(),
-            self.others.stale(),
+            self.other_slices.stale(),
             self.imports.stale(),
             self.exports.stale(),
             self.config.stale(),
@@ -130,13 +132,13 @@ impl Stores {
     }
 
     /// The world as it is known now.
-    pub(super) fn world(&self) -> World {
+    pub(super) fn cluster_state(&self) -> ClusterState {
         let service = |s: Arc<Service>| Some((service_name(&s.metadata, &s.name_any())?, s));
         let namespaces = self.namespaces.objects();
         let owner = namespaces.iter().find(|n| n.name_any() == NAMESPACE);
-        let (agents, agents_without_pods) = agent::agents(&self.agents);
-        let (serving, served_by) = self.serving();
-        World {
+        let (agents, agents_without_pods) = kagent::read_agents(&self.agents);
+        let (serving, served_by) = self.local_endpoints();
+        ClusterState {
             services: self.services.objects().into_iter().filter_map(service).collect(),
             agents,
             agents_without_pods,
@@ -152,8 +154,12 @@ impl Stores {
                 .into_iter()
                 .map(|s| ((s.namespace().unwrap_or_default(), s.name_any()), s))
                 .collect(),
-            known: self.others.holds().map(|selection| selection.services).unwrap_or_default(),
-            serving,
+            observed_services: self
+                .other_slices
+                .held_selector()
+                .map(|selection| selection.services)
+                .unwrap_or_default(),
+            local_endpoints: serving,
             served_by,
             imports: self.imports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
             exports: self.exports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
@@ -184,7 +190,7 @@ impl Stores {
     }
 
     /// Our own nodes' pods; without those that are about to end, or that a dead machine cannot end.
-    pub(super) fn node_pods(&self) -> BTreeSet<Pod> {
+    pub(super) fn node_pods(&self) -> BTreeSet<NodePod> {
         let slices = self.nodes.objects();
         let pod = |endpoint: &Endpoint| {
             let says = endpoint.conditions.as_ref();
@@ -192,19 +198,23 @@ impl Stores {
             let ready = says.and_then(|c| c.serving) != Some(false);
             let going = !ready && says.and_then(|c| c.terminating) == Some(true);
             let uid = endpoint.target_ref.as_ref()?.uid.clone()?;
-            (!going).then_some(Pod { uid, ready })
+            (!going).then_some(NodePod { uid, ready })
         };
         slices.iter().flat_map(|slice| &slice.endpoints).filter_map(pod).collect()
     }
 
     /// What others' slices say of each Service, and the first of them by name that has endpoints.
-    fn serving(&self) -> (BTreeMap<ServiceName, Serving>, BTreeMap<ServiceName, String>) {
+    fn local_endpoints(
+        &self,
+    ) -> (BTreeMap<ServiceName, LocalEndpoints>, BTreeMap<ServiceName, String>) {
         let (mut serving, mut by) = (BTreeMap::new(), BTreeMap::<ServiceName, String>::new());
-        for slice in self.others.objects().iter().filter(|s| !is_our_slice(s)) {
-            let (Some(service), Some(says)) = (World::service_of(slice), Serving::of(slice)) else {
+        for slice in self.other_slices.objects().iter().filter(|s| !is_our_slice(s)) {
+            let (Some(service), Some(says)) =
+                (ClusterState::service_of(slice), LocalEndpoints::from_slice(slice))
+            else {
                 continue;
             };
-            if let Some(text) = displacing(slice) {
+            if let Some(text) = displacing_slice(slice) {
                 let first = by.entry(service.clone()).or_insert_with(|| text.clone());
                 if text < *first {
                     *first = text;

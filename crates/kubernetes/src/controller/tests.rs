@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use adit_core::fault::BackendFault;
 use adit_core::policy::WorkloadPattern;
-use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, View};
+use adit_core::snapshot::{Class, ClusterView, Hop, PeerExport, PeerPort};
 use adit_pki::{ClusterAuthority, KeyKind, SigningRequest, UnixTime};
 use k8s_openapi::ByteString;
 use k8s_openapi::jiff::Timestamp;
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::summary::SummaryItem;
-use crate::tests::{Fault, Server, eventually};
+use crate::tests::{FakeApiServer, Fault, eventually};
 
 const CONFIGS: &str = "/configmaps";
 const SERVICES: &str = "/services";
@@ -25,10 +25,10 @@ const EVENTS: &str = "events.k8s.io/events";
 const REQUESTS: &str = "certificates.k8s.io/certificatesigningrequests";
 
 /// A cluster `edge`, linked with `bank`, whose agents/fraud-bot it imports; and its controllers.
-struct Stage {
-    server: Server,
-    peers: watch::Sender<Arc<Peers>>,
-    observers: Vec<watch::Receiver<Option<Arc<Observer>>>>,
+struct ControllerStage {
+    server: FakeApiServer,
+    peers: watch::Sender<Arc<ObservedPeers>>,
+    observers: Vec<watch::Receiver<Option<Arc<ObserverConfig>>>>,
     tasks: JoinSet<()>,
 }
 
@@ -54,18 +54,22 @@ pub(super) fn anybody() -> WorkloadPattern {
     WorkloadPattern { namespace: "*".parse().unwrap(), service_account: "*".parse().unwrap() }
 }
 
-fn settings(pod: &str) -> Settings {
-    Settings { pod_name: pod.into(), pod_uid: "1".into(), namespace: "adit-system".into() }
+fn settings(pod: &str) -> ControllerSettings {
+    ControllerSettings {
+        pod_name: pod.into(),
+        pod_uid: "1".into(),
+        namespace: "adit-system".into(),
+    }
 }
 
-impl Stage {
+impl ControllerStage {
     fn new(more: &str) -> Self {
-        let server = Server::default();
+        let server = FakeApiServer::default();
         for name in ["adit-system", "agents"] {
             server.put("/namespaces", json!({"metadata": {"name": name}}));
         }
         server.put(CONFIGS, config(more));
-        let peers = watch::Sender::new(Arc::new(Peers::default()));
+        let peers = watch::Sender::new(Arc::new(ObservedPeers::default()));
         Self { server, peers, observers: Vec::new(), tasks: JoinSet::new() }
     }
 
@@ -101,7 +105,7 @@ impl Stage {
     }
 
     fn hear_faulty(&self, ports: &[(&str, u16)], ready: Option<u32>, fault: Option<BackendFault>) {
-        let mut view = View::default();
+        let mut view = ClusterView::default();
         view.nodes.insert("b1".parse().unwrap(), vec!["172.18.2.2:7843".parse().unwrap()]);
         if let Some(ready) = ready {
             let port = |(name, number): &(&str, u16)| PeerPort {
@@ -120,10 +124,10 @@ impl Stage {
             };
             view.exports.insert("agents/fraud-bot".parse().unwrap(), Arc::new(export));
         }
-        let heard = Heard { view: Arc::new(view), live: true };
+        let heard = ObservedPeer { view: Arc::new(view), live: true };
         let clusters = [("bank".parse().unwrap(), heard)].into();
         let nodes = Arc::clone(&self.peers.borrow().nodes);
-        self.peers.send_replace(Arc::new(Peers { reporting: true, clusters, nodes }));
+        self.peers.send_replace(Arc::new(ObservedPeers { reporting: true, clusters, nodes }));
     }
 
     /// What nodes say of themselves.
@@ -134,7 +138,7 @@ impl Stage {
     fn sum_up(&self, nodes: NodesSummary) {
         let nodes = Arc::new(nodes);
         self.peers.send_modify(|peers| {
-            *peers = Arc::new(Peers { nodes, ..Peers::clone(peers) });
+            *peers = Arc::new(ObservedPeers { nodes, ..ObservedPeers::clone(peers) });
         });
     }
 
@@ -171,7 +175,7 @@ mod withdrawn;
 
 #[tokio::test(start_paused = true)]
 async fn an_import_gets_its_service_address_and_slice_and_then_nothing_more_is_written() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(2));
     eventually("slice", || stage.ready() == Some(true)).await;
@@ -199,7 +203,7 @@ async fn an_import_gets_its_service_address_and_slice_and_then_nothing_more_is_w
 
 #[tokio::test(start_paused = true)]
 async fn ready_tells_the_truth_after_a_while_and_stays_while_nobody_reports() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -215,10 +219,10 @@ async fn ready_tells_the_truth_after_a_while_and_stays_while_nobody_reports() {
     eventually("withdrawn", || stage.import_says("False", "Withdrawn")).await;
     stage.hear(Some(1));
     eventually("ready again", || stage.ready() == Some(true)).await;
-    stage.peers.send_replace(Arc::new(Peers::default()));
+    stage.peers.send_replace(Arc::new(ObservedPeers::default()));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(stage.ready(), Some(true), "nobody looks");
-    let silent = Peers { reporting: true, ..Peers::default() };
+    let silent = ObservedPeers { reporting: true, ..ObservedPeers::default() };
     stage.peers.send_replace(Arc::new(silent));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(stage.ready(), Some(true), "nobody looks there");
@@ -229,7 +233,7 @@ async fn ready_tells_the_truth_after_a_while_and_stays_while_nobody_reports() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_ours_comes_back_and_what_was_asked_for_goes_with_the_wish() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -257,7 +261,7 @@ async fn what_is_ours_comes_back_and_what_was_asked_for_goes_with_the_wish() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_of_somebody_else_is_filled_and_never_edited_or_deleted() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     let theirs = json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "theirs"},
         "spec": {"ports": [{"port": 80}], "selector": {"kagent": "fraud-bot"}, "ipFamilies": ["IPv4"]}});
     stage.server.put(SERVICES, theirs);
@@ -293,7 +297,7 @@ fn own_slice(ready: bool) -> Value {
 const OPENED: &str = "    import: {namespaces: [\"*\"]}\n";
 
 /// The Service and the Agent of kagent's stub, which is to have so many pods.
-fn kagents_stub(server: &Server, replicas: u32) {
+fn kagents_stub(server: &FakeApiServer, replicas: u32) {
     let spec =
         json!({"type": "BYO", "byo": {"deployment": {"image": "none", "replicas": replicas}}});
     let agent =
@@ -311,7 +315,7 @@ fn kagents_stub(server: &Server, replicas: u32) {
 
 #[tokio::test(start_paused = true)]
 async fn kagents_stub_is_filled_by_itself_until_its_agent_gets_pods() {
-    let mut stage = Stage::new(OPENED);
+    let mut stage = ControllerStage::new(OPENED);
     kagents_stub(&stage.server, 0);
     stage.start("one");
     stage.hear(Some(1));
@@ -329,12 +333,12 @@ async fn kagents_stub_is_filled_by_itself_until_its_agent_gets_pods() {
 #[tokio::test(start_paused = true)]
 async fn an_import_that_others_endpoints_take_the_place_of_stays_and_says_so() {
     for ready in [true, false] {
-        let mut stage = Stage::new(OPENED);
+        let mut stage = ControllerStage::new(OPENED);
         kagents_stub(&stage.server, 0);
         let first = stage.start("one");
         stage.hear(Some(1));
         eventually("ready", || stage.ready() == Some(true)).await;
-        let address = |s: &Stage| {
+        let address = |s: &ControllerStage| {
             let import = s.server.get(IMPORTS, "", "agents.fraud-bot")?;
             import["spec"]["releasedAt"].is_null().then(|| import["spec"]["addresses"].clone())
         };
@@ -352,7 +356,8 @@ async fn an_import_that_others_endpoints_take_the_place_of_stays_and_says_so() {
         assert!(
             told.contains(by) && told.contains("kubectl delete import.adit.dev agents.fraud-bot")
         );
-        let of_imports = |s: &Stage| s.writes().iter().filter(|w| w.contains("/imports/")).count();
+        let of_imports =
+            |s: &ControllerStage| s.writes().iter().filter(|w| w.contains("/imports/")).count();
         let written = of_imports(&stage);
         first.cancel();
         stage.start("two");
@@ -374,7 +379,7 @@ async fn an_import_that_others_endpoints_take_the_place_of_stays_and_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_with_a_selector_is_not_filled_unasked() {
-    let mut stage = Stage::new(OPENED);
+    let mut stage = ControllerStage::new(OPENED);
     let theirs = json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "theirs"},
         "spec": {"ports": [{"port": 80}], "selector": {"app": "web"}, "ipFamilies": ["IPv4"]}});
     stage.server.put(SERVICES, theirs);
@@ -389,7 +394,7 @@ async fn a_service_with_a_selector_is_not_filled_unasked() {
 
 #[tokio::test(start_paused = true)]
 async fn who_changes_ports_all_the_time_keeps_no_slice_beside_own_endpoints() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     kagents_stub(&stage.server, 0);
     stage.start("one");
     stage.hear(Some(1));
@@ -405,7 +410,7 @@ async fn who_changes_ports_all_the_time_keeps_no_slice_beside_own_endpoints() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_was_taken_over_is_left_alone() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -425,9 +430,9 @@ async fn a_service_that_was_taken_over_is_left_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fresh_link_is_no_complaint_before_it_could_be_heard() {
-    let mut stage = Stage::new("");
+    let mut stage = ControllerStage::new("");
     stage.start("one");
-    let silent = Peers { reporting: true, ..Peers::default() };
+    let silent = ObservedPeers { reporting: true, ..ObservedPeers::default() };
     stage.peers.send_replace(Arc::new(silent.clone()));
     let down = Some(("False".into(), "LinkDown".into()));
     eventually("said", || stage.condition(LINKS, "bank", "Up") == down).await;
@@ -443,7 +448,7 @@ async fn a_fresh_link_is_no_complaint_before_it_could_be_heard() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(events(&stage.server, "LinkDown"), 1);
     // And one that never comes up, after a while.
-    let mut other = Stage::new("");
+    let mut other = ControllerStage::new("");
     other.start("one");
     other.peers.send_replace(Arc::new(silent));
     tokio::time::sleep(Duration::from_secs(100)).await;
@@ -453,7 +458,7 @@ async fn a_fresh_link_is_no_complaint_before_it_could_be_heard() {
 #[tokio::test(start_paused = true)]
 async fn an_object_that_cannot_be_written_holds_up_no_other() {
     let both = format!("{IMPORT}  - service: agents/other\n    from: bank\n");
-    let mut stage = Stage::new(&both);
+    let mut stage = ControllerStage::new(&both);
     stage.server.fail(|method, path| {
         (method == "POST" && path.contains("endpointslices")).then_some(Fault::Status(429))
     });
@@ -476,12 +481,12 @@ async fn an_object_that_cannot_be_written_holds_up_no_other() {
 #[tokio::test(start_paused = true)]
 async fn a_client_does_not_wait_until_all_is_told() {
     let others = (0..400).map(|n| format!("  - service: agents/other-{n}\n    from: bank\n"));
-    let mut stage = Stage::new(&format!("{IMPORT}{}", others.collect::<String>()));
+    let mut stage = ControllerStage::new(&format!("{IMPORT}{}", others.collect::<String>()));
     let is_told = |path: &str| path.contains("/imports/") && path.contains("/status");
     stage
         .server
         .fail(move |_, path| is_told(path).then_some(Fault::Late(Duration::from_millis(100))));
-    let told = |stage: &Stage| stage.server.requests(is_told).len();
+    let told = |stage: &ControllerStage| stage.server.requests(is_told).len();
     stage.hear(None);
     stage.start("one");
     eventually("telling", || told(&stage) > 0).await;
@@ -495,7 +500,7 @@ async fn a_client_does_not_wait_until_all_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_conflict_is_read_again() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -512,7 +517,7 @@ async fn a_conflict_is_read_again() {
 
 #[tokio::test(start_paused = true)]
 async fn of_two_controllers_one_writes_and_the_other_takes_over() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     let first = stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -529,13 +534,13 @@ async fn of_two_controllers_one_writes_and_the_other_takes_over() {
 
 #[tokio::test(start_paused = true)]
 async fn who_lost_the_lease_writes_no_more() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
     // The API server no longer answers about the lease; all else works.
     stage.server.fail(|_, path| path.contains("/leases").then_some(Fault::Silence));
-    tokio::time::sleep(lease::LEASE).await;
+    tokio::time::sleep(leader::LEASE_LIFETIME).await;
     let before = stage.writes();
     stage.server.delete(SLICES, "agents", "fraud-bot-adit-ipv4");
     tokio::time::sleep(Duration::from_secs(30)).await;
@@ -547,7 +552,7 @@ async fn who_lost_the_lease_writes_no_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_bad_configuration_is_told_and_the_last_good_one_stays() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -564,13 +569,13 @@ async fn a_bad_configuration_is_told_and_the_last_good_one_stays() {
     eventually("good", || bad() == Some(("True".into(), "Configured".into()))).await;
 }
 
-fn events(server: &Server, reason: &str) -> usize {
+fn events(server: &FakeApiServer, reason: &str) -> usize {
     server.all(EVENTS).iter().filter(|e| e["reason"] == reason).count()
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_lasts_is_told_again_and_what_cannot_be_told_is_later() {
-    let mut stage = Stage::new("importz: []\n");
+    let mut stage = ControllerStage::new("importz: []\n");
     put_pod(&stage.server);
     let first = stage.start("one");
     eventually("told", || events(&stage.server, "BadConfiguration") == 1).await;
@@ -596,7 +601,7 @@ async fn what_lasts_is_told_again_and_what_cannot_be_told_is_later() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_wrong_with_certificates_is_told_while_all_else_is_read() {
-    let mut stage = Stage::new("");
+    let mut stage = ControllerStage::new("");
     let trust = json!({"metadata": {"name": "adit-trust", "namespace": "adit-system"},
         "data": {"ca.pem": bundle_of("edge")}});
     stage.server.put(CONFIGS, trust);
@@ -607,7 +612,7 @@ async fn what_is_wrong_with_certificates_is_told_while_all_else_is_read() {
 
 #[tokio::test(start_paused = true)]
 async fn the_lease_tells_what_is_wrong_with_its_holder() {
-    let mut stage = Stage::new("importz: []\n");
+    let mut stage = ControllerStage::new("importz: []\n");
     stage.server.fail(|_, path| path.contains("/services").then_some(Fault::Status(500)));
     stage.start("one");
     let server = stage.server.clone();
@@ -627,7 +632,7 @@ async fn the_lease_tells_what_is_wrong_with_its_holder() {
 async fn exports_are_resolved_and_kept() {
     let exports = "exports:\n  - service: agents/triage-bot\n    allow:\n      - cluster: bank\n        \
                    namespace: agents\n        serviceAccount: support-bot\n";
-    let mut stage = Stage::new(exports);
+    let mut stage = ControllerStage::new(exports);
     stage.start("one");
     let valid = || stage.condition(EXPORTS, "agents.triage-bot", "Valid");
     eventually("no Service", || valid() == Some(("False".into(), "NoService".into()))).await;
@@ -665,7 +670,7 @@ async fn what_a_tenant_exports_beyond_all_bounds_is_left_out_and_others_come_and
     };
     let named = "exports:\n  - service: agents/named\n    allow:\n      - cluster: bank\n        \
                  namespace: agents\n        serviceAccount: support-bot\n";
-    let mut stage = Stage::new(&rules(named));
+    let mut stage = ControllerStage::new(&rules(named));
     stage.server.put("/namespaces", json!({"metadata": {"name": "tenant"}}));
     let mut ports = tenants("ports");
     let many = (1..=101).map(|n| json!({"name": format!("p{n}"), "port": n}));
@@ -732,7 +737,7 @@ async fn what_a_tenant_exports_beyond_all_bounds_is_left_out_and_others_come_and
 }
 
 /// An Agent that exports itself, and the Service that kagent made for it.
-fn agent(server: &Server) {
+fn agent(server: &FakeApiServer) {
     let meta = json!({"name": "bot", "namespace": "agents",
         "annotations": {"adit.dev/export": "bank", "adit.dev/allow": "bank/*/*"}});
     server.put("kagent.dev/agents", json!({"metadata": meta}));
@@ -748,7 +753,7 @@ fn agent(server: &Server) {
 #[tokio::test(start_paused = true)]
 async fn agents_that_cannot_be_listed_hold_up_nothing_and_lose_nothing() {
     let open = "optIn:\n  - namespaces: [agents]\n    exportTo: [bank]\n";
-    let mut stage = Stage::new(open);
+    let mut stage = ControllerStage::new(open);
     agent(&stage.server);
     let first = stage.start("one");
     eventually("export", || stage.server.get(EXPORTS, "", "agents.bot").is_some()).await;
@@ -780,7 +785,7 @@ fn request(name: &str, node: &str, pod: &str) -> Value {
 }
 
 /// The daemon on node e1.
-fn put_pod(server: &Server) {
+fn put_pod(server: &FakeApiServer) {
     let owner = json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "adit-node",
         "uid": "d", "controller": true}]);
     let pod = json!({"metadata": {"name": "adit-node-1", "namespace": "adit-system",
@@ -790,7 +795,7 @@ fn put_pod(server: &Server) {
 
 #[tokio::test(start_paused = true)]
 async fn certificates_need_the_ca_and_nothing_else() {
-    let mut stage = Stage::new("");
+    let mut stage = ControllerStage::new("");
     put_pod(&stage.server);
     let first = stage.start("one");
     eventually("CA", || stage.server.get("/secrets", "adit-system", "adit-ca").is_some()).await;
@@ -805,7 +810,7 @@ async fn certificates_need_the_ca_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn nodes_own_pods_get_certificates_and_nobody_else() {
-    let mut stage = Stage::new("");
+    let mut stage = ControllerStage::new("");
     put_pod(&stage.server);
     stage.server.put(REQUESTS, request("good", "e1", "adit-node-1"));
     stage.server.put(REQUESTS, request("wrong-node", "e2", "adit-node-1"));
@@ -839,12 +844,16 @@ async fn nodes_own_pods_get_certificates_and_nobody_else() {
 }
 
 /// What a CA that was made at some time for an hour answers to a request.
-async fn answered_by_a_ca_of(server: &Server, made: UnixTime, request: Value) -> String {
+async fn answered_by_a_ca_of(server: &FakeApiServer, made: UnixTime, request: Value) -> String {
     let domain = "edge.adit.internal".parse().unwrap();
     let hour = Duration::from_secs(3600);
     let ca = ClusterAuthority::create(domain, KeyKind::P256, hour, made).unwrap();
     let (client, mut tasks) = (server.client(), Tasks::default());
-    let stores = stores::Stores::watch(&client, &crate::watches::Bell::default(), &mut tasks);
+    let stores = stores::ControllerStores::watch(
+        &client,
+        &crate::store::ChangeSignal::default(),
+        &mut tasks,
+    );
     let request = serde_json::from_value(server.put(REQUESTS, request)).unwrap();
     match signer::answer(&client, &stores, &ca, &request, false).await {
         Ok(refusal) => refusal.unwrap_or_default(),
@@ -854,7 +863,7 @@ async fn answered_by_a_ca_of(server: &Server, made: UnixTime, request: Value) ->
 
 #[tokio::test(start_paused = true)]
 async fn a_ca_that_cannot_sign_now_is_no_fault_of_the_request() {
-    let server = Server::default();
+    let server = FakeApiServer::default();
     put_pod(&server);
     let good = request("good", "e1", "adit-node-1");
     let yesterday =
@@ -874,21 +883,26 @@ async fn a_ca_that_cannot_sign_now_is_no_fault_of_the_request() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_goes_back_beyond_the_ca_is_trouble_with_the_ca() {
-    let (client, mut tasks) = (Server::default().client(), Tasks::default());
-    let stores = stores::Stores::watch(&client, &crate::watches::Bell::default(), &mut tasks);
+    let (client, mut tasks) = (FakeApiServer::default().client(), Tasks::default());
+    let stores = stores::ControllerStores::watch(
+        &client,
+        &crate::store::ChangeSignal::default(),
+        &mut tasks,
+    );
     let domain = "edge.adit.internal".parse().unwrap();
     let now = UnixTime::now();
-    let current = authority::Ca::current(None, &client, &stores, Some(&domain), now);
+    let current = ca::ClusterCa::load_or_create(None, &client, &stores, Some(&domain), now);
     let ca = current.await.unwrap();
     let yesterday = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() - 86400));
     let before = ca.as_ref();
-    let then = authority::Ca::current(before, &client, &stores, Some(&domain), yesterday).await;
+    let then =
+        ca::ClusterCa::load_or_create(before, &client, &stores, Some(&domain), yesterday).await;
     assert_eq!(then.unwrap_err().reason(), "UnusableCa");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_heap_of_old_requests_keeps_no_node_from_its_certificate() {
-    let mut stage = Stage::new("");
+    let mut stage = ControllerStage::new("");
     put_pod(&stage.server);
     for n in 0..200 {
         let mut old = request(&format!("old-{n:03}"), "e1", "adit-node-1");
@@ -916,7 +930,7 @@ async fn a_heap_of_old_requests_keeps_no_node_from_its_certificate() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_stored_otherwise_than_it_is_written_is_written_with_pauses() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -940,7 +954,7 @@ async fn what_is_stored_otherwise_than_it_is_written_is_written_with_pauses() {
 
 #[tokio::test(start_paused = true)]
 async fn a_ca_that_others_believe_is_put_back_and_never_made_anew() {
-    let mut stage = Stage::new("");
+    let mut stage = ControllerStage::new("");
     let first = stage.start("one");
     let server = stage.server.clone();
     let secret = || server.get("/secrets", "adit-system", "adit-ca");
@@ -963,7 +977,7 @@ async fn a_ca_that_others_believe_is_put_back_and_never_made_anew() {
 #[tokio::test(start_paused = true)]
 async fn what_a_cluster_does_not_say_for_a_moment_ends_nothing() {
     let more = "    import: {namespaces: [agents], createServices: true}\n";
-    let mut stage = Stage::new(more);
+    let mut stage = ControllerStage::new(more);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -994,7 +1008,7 @@ async fn the_services_that_a_link_had_made_are_taken_back_but_for_those_that_wer
     let opened = "    import: {namespaces: [agents], createServices: true}\n";
     let closed = opened.replace("true", "false");
     for is_taken_over in [false, true] {
-        let mut stage = Stage::new(opened);
+        let mut stage = ControllerStage::new(opened);
         stage.start("one");
         stage.hear(Some(1));
         eventually("ready", || stage.ready() == Some(true)).await;
@@ -1021,7 +1035,7 @@ async fn the_services_that_a_link_had_made_are_taken_back_but_for_those_that_wer
 
 #[tokio::test(start_paused = true)]
 async fn what_no_service_can_have_is_told_and_not_tried() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear_ports(&[("http", 8080), ("admin", 8080)], Some(1));
     eventually("told", || stage.import_says("False", "BadExport")).await;
@@ -1032,7 +1046,7 @@ async fn what_no_service_can_have_is_told_and_not_tried() {
 
 #[tokio::test(start_paused = true)]
 async fn a_port_keeps_its_listener_when_others_come_before_it() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -1044,7 +1058,7 @@ async fn a_port_keeps_its_listener_when_others_come_before_it() {
 }
 
 /// A Service without a selector, with these ports.
-fn stub_with(server: &Server, ports: &[&str]) {
+fn stub_with(server: &FakeApiServer, ports: &[&str]) {
     let port = |(n, name): (usize, &&str)| json!({"name": name, "port": 80 + n});
     let ports: Vec<Value> = ports.iter().enumerate().map(port).collect();
     server.put(
@@ -1056,7 +1070,7 @@ fn stub_with(server: &Server, ports: &[&str]) {
 
 #[tokio::test(start_paused = true)]
 async fn an_import_has_the_ports_of_its_service_and_no_more() {
-    let mut stage = Stage::new(OPENED);
+    let mut stage = ControllerStage::new(OPENED);
     stub_with(&stage.server, &["p7"]);
     stage.start("one");
     let names: Vec<String> = (0..64).map(|n| format!("p{n}")).collect();
@@ -1084,7 +1098,7 @@ async fn an_import_has_the_ports_of_its_service_and_no_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_port_is_on_record_before_and_until_after_a_slice_names_it() {
-    let mut stage = Stage::new(OPENED);
+    let mut stage = ControllerStage::new(OPENED);
     stub_with(&stage.server, &["http"]);
     stage.start("one");
     stage.hear_ports(&[("http", 80), ("admin", 81)], Some(1));
@@ -1116,7 +1130,7 @@ async fn a_port_is_on_record_before_and_until_after_a_slice_names_it() {
 #[tokio::test(start_paused = true)]
 async fn what_a_link_gets_no_more_of_stands_on_it() {
     let more = "    import: {namespaces: [agents], createServices: true}\nnetwork: {range: 198.18.0.0/29}\n";
-    let mut stage = Stage::new(more);
+    let mut stage = ControllerStage::new(more);
     // Six addresses, of which five have been used up by names that came and went.
     for n in 1..=5 {
         let spec = json!({"service": {"namespace": "agents", "name": format!("old-{n}")}, "from": "bank",
@@ -1139,7 +1153,7 @@ async fn what_a_link_gets_no_more_of_stands_on_it() {
 
 #[tokio::test(start_paused = true)]
 async fn where_nodes_stand_for_an_import_each_serves_its_own_pods() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     let server = stage.server.clone();
@@ -1181,7 +1195,7 @@ async fn where_nodes_stand_for_an_import_each_serves_its_own_pods() {
 
 #[tokio::test(start_paused = true)]
 async fn with_a_watch_the_whole_controller_ends() {
-    let stage = Stage::new(IMPORT);
+    let stage = ControllerStage::new(IMPORT);
     stage.server.fail(|_, path| path.contains("/services").then_some(Fault::Panic));
     let (client, peers) = (stage.server.client(), stage.peers.subscribe());
     let (observer, state) = (watch::Sender::new(None), watch::Sender::default());

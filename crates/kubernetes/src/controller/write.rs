@@ -15,33 +15,33 @@ use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::lease::{Candidate, within};
-use super::plan::{Change, Key, Write};
-use super::stores::Stores;
-use crate::watches::{Object, Store};
+use super::leader::{LeaderElection, with_timeout};
+use super::plan::{ObjectChange, PlannedWrite, ResourceKey};
+use super::stores::ControllerStores;
+use crate::store::{Store, StoredObject};
 
 /// How many writes are under way at a time.
-pub(super) const AT_ONCE: usize = 8;
+pub(super) const MAX_CONCURRENT: usize = 8;
 /// How long clients' part of one plan is written: what has changed since is planned then.
-const LONGEST: Duration = Duration::from_millis(500);
+const URGENT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the rest is, for which no client waits; but something of it each time.
-const REST: Duration = Duration::from_millis(100);
+const DEFERRED_TIMEOUT: Duration = Duration::from_millis(100);
 /// What is waited after the first failure to write an object; twice as long after each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
 /// The most that is waited.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// What is waited after a conflict: the watch brings what the other wrote.
-const CONFLICT: Duration = Duration::from_millis(100);
+const CONFLICT_BACKOFF: Duration = Duration::from_millis(100);
 /// So many writes of an object may follow each other at once: it is made, gets what depends on others, and its
 /// status.
-const IN_A_ROW: u32 = 4;
+const MAX_CONSECUTIVE: u32 = 4;
 
 /// Objects that could not be written of late.
 #[derive(Debug, Default)]
-pub(super) struct Failures(BTreeMap<Key, Failure>);
+pub(super) struct WriteFailures(BTreeMap<ResourceKey, WriteFailure>);
 
 #[derive(Debug)]
-struct Failure {
+struct WriteFailure {
     times: u32,
     /// Writes since the last plan that did not want one.
     written: u32,
@@ -49,20 +49,25 @@ struct Failure {
     why: String,
 }
 
-impl Failures {
+impl WriteFailures {
     /// Whether an object may be written now.
-    pub(super) fn allow(&self, key: &Key, now: Instant) -> bool {
+    pub(super) fn may_write(&self, key: &ResourceKey, now: Instant) -> bool {
         self.0.get(key).is_none_or(|failure| failure.until <= now)
     }
 
     /// Whether the last write of an object failed.
-    fn failed(&self, key: &Key) -> bool {
+    fn failed(&self, key: &ResourceKey) -> bool {
         self.0.get(key).is_some_and(|failure| failure.times > 0)
     }
 
     /// Takes note of what came of a write.
-    pub(super) fn note(&mut self, key: Key, result: Result<(), kube::Error>, now: Instant) {
-        let failure = self.0.entry(key.clone()).or_insert(Failure {
+    pub(super) fn record(
+        &mut self,
+        key: ResourceKey,
+        result: Result<(), kube::Error>,
+        now: Instant,
+    ) {
+        let failure = self.0.entry(key.clone()).or_insert(WriteFailure {
             times: 0,
             written: 0,
             until: now,
@@ -70,10 +75,10 @@ impl Failures {
         });
         let Err(error) = result else {
             failure.written += 1;
-            failure.times = failure.written.saturating_sub(IN_A_ROW);
+            failure.times = failure.written.saturating_sub(MAX_CONSECUTIVE);
             failure.until = now;
             if failure.times > 0 {
-                failure.until += pause(failure.times - 1);
+                failure.until += backoff(failure.times - 1);
                 failure.why = "what is written is not what is stored then: apply the definitions of \
                                this version (daemonset/crds), since older ones drop what they do not \
                                know; else a webhook or a policy changes it"
@@ -88,12 +93,12 @@ impl Failures {
             asked = Duration::from_secs(seconds.into());
         }
         let pause = if code == 409 && failure.times == 0 {
-            CONFLICT
+            CONFLICT_BACKOFF
         } else {
-            pause(failure.times).max(asked)
+            backoff(failure.times).max(asked)
         };
         failure.times += 1;
-        failure.until = now + pause.min(LONGEST_PAUSE);
+        failure.until = now + pause.min(MAX_BACKOFF);
         failure.why = error.to_string();
         if code == 409 {
             tracing::debug!(%key, %error, "somebody else wrote it");
@@ -103,17 +108,17 @@ impl Failures {
     }
 
     /// When the first of them may be tried again.
-    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_attempt(&self, now: Instant) -> Option<Instant> {
         self.0.values().map(|failure| failure.until).filter(|until| *until > now).min()
     }
 
     /// Forgets those that nothing is to be done with any more.
-    pub(super) fn retain(&mut self, wanted: impl Fn(&Key) -> bool) {
+    pub(super) fn retain(&mut self, wanted: impl Fn(&ResourceKey) -> bool) {
         self.0.retain(|key, _| wanted(key));
     }
 
     /// What fails, and not for that somebody else only just wrote it; and why.
-    pub(super) fn failing(&self) -> BTreeMap<Key, String> {
+    pub(super) fn failing(&self) -> BTreeMap<ResourceKey, String> {
         let failing = self.0.iter().filter(|(_, failure)| failure.times > 1);
         failing.map(|(key, failure)| (key.clone(), failure.why.clone())).collect()
     }
@@ -126,95 +131,106 @@ impl Failures {
 }
 
 /// What is waited after so many failures before the last.
-fn pause(times: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << times.min(12)).min(LONGEST_PAUSE)
+fn backoff(times: u32) -> Duration {
+    INITIAL_BACKOFF.saturating_mul(1 << times.min(12)).min(MAX_BACKOFF)
 }
 
 /// Writes, for so long as the plan is fresh and the lease is held; returns how many objects were written.
-pub(super) async fn write(
+pub(super) async fn write_plan(
     client: &Client,
-    stores: &Stores,
-    lease: &Candidate,
-    writes: Vec<Write>,
-    failures: &mut Failures,
+    stores: &ControllerStores,
+    lease: &LeaderElection,
+    writes: Vec<PlannedWrite>,
+    failures: &mut WriteFailures,
 ) -> usize {
     let now = Instant::now();
-    let wanted: BTreeSet<Key> = writes.iter().map(Write::key).collect();
+    let wanted: BTreeSet<ResourceKey> = writes.iter().map(PlannedWrite::key).collect();
     failures.retain(|key| wanted.contains(key));
     let ready = writes.into_iter().map(|write| (write.key(), write));
-    let mut ready: Vec<_> = ready.filter(|(key, _)| failures.allow(key, now)).collect();
+    let mut ready: Vec<_> = ready.filter(|(key, _)| failures.may_write(key, now)).collect();
     // What failed before keeps nothing else waiting; of the rest, what clients wait for comes first.
     ready.sort_by_key(|(key, write)| (failures.failed(key), write.rank()));
     let (urgent, rest): (Vec<_>, Vec<_>) =
-        ready.into_iter().partition(|(key, write)| !failures.failed(key) && !write.is_told());
+        ready.into_iter().partition(|(key, write)| !failures.failed(key) && !write.is_status());
     let mut written = 0;
-    for (part, longest) in [(urgent, LONGEST), (rest, REST)] {
+    for (part, longest) in [(urgent, URGENT_TIMEOUT), (rest, DEFERRED_TIMEOUT)] {
         let began = Instant::now();
         let mut results = stream::iter(part)
             .map(|(key, write)| async move {
                 let goes_on = lease.is_held() && began.elapsed() < longest;
-                let done = if goes_on { Some(one(client, stores, write).await) } else { None };
+                let done =
+                    if goes_on { Some(write_one(client, stores, write).await) } else { None };
                 (key, done)
             })
-            .buffer_unordered(AT_ONCE);
+            .buffer_unordered(MAX_CONCURRENT);
         while let Some((key, done)) = results.next().await {
             let Some(result) = done else { continue };
             written += usize::from(result.is_ok());
-            failures.note(key, result, Instant::now());
+            failures.record(key, result, Instant::now());
         }
     }
     written
 }
 
-async fn one(client: &Client, stores: &Stores, write: Write) -> Result<(), kube::Error> {
+async fn write_one(
+    client: &Client,
+    stores: &ControllerStores,
+    write: PlannedWrite,
+) -> Result<(), kube::Error> {
     match write {
-        Write::Service(change) => namespaced(client, &stores.services, change).await,
-        Write::Slice(change) => namespaced(client, &stores.slices, change).await,
-        Write::Import(change) => cluster(client, &stores.imports, change).await,
-        Write::Export(change) => cluster(client, &stores.exports, change).await,
-        Write::Link(change) => cluster(client, &stores.links, change).await,
+        PlannedWrite::Service(change) => namespaced(client, &stores.services, change).await,
+        PlannedWrite::Slice(change) => namespaced(client, &stores.slices, change).await,
+        PlannedWrite::Import(change) => cluster(client, &stores.imports, change).await,
+        PlannedWrite::Export(change) => cluster(client, &stores.exports, change).await,
+        PlannedWrite::Link(change) => cluster(client, &stores.links, change).await,
     }
 }
 
 async fn namespaced<K>(
     client: &Client,
     store: &Store<K>,
-    change: Change<K>,
+    change: ObjectChange<K>,
 ) -> Result<(), kube::Error>
 where
-    K: Object + Serialize + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: StoredObject + Serialize + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     let namespace = change.key().namespace.unwrap_or_default();
     apply(Api::namespaced(client.clone(), &namespace), store, change).await
 }
 
-async fn cluster<K>(client: &Client, store: &Store<K>, change: Change<K>) -> Result<(), kube::Error>
+async fn cluster<K>(
+    client: &Client,
+    store: &Store<K>,
+    change: ObjectChange<K>,
+) -> Result<(), kube::Error>
 where
-    K: Object + Serialize + Resource<DynamicType = (), Scope = ClusterResourceScope>,
+    K: StoredObject + Serialize + Resource<DynamicType = (), Scope = ClusterResourceScope>,
 {
     apply(Api::all(client.clone()), store, change).await
 }
 
-async fn apply<K>(api: Api<K>, store: &Store<K>, change: Change<K>) -> Result<(), kube::Error>
+async fn apply<K>(api: Api<K>, store: &Store<K>, change: ObjectChange<K>) -> Result<(), kube::Error>
 where
-    K: Object + Serialize,
+    K: StoredObject + Serialize,
 {
     let params = PostParams::default();
     let written = match &change {
-        Change::Create(object) => within(api.create(&params, object)).await?,
-        Change::Replace(object) => within(api.replace(&object.name_any(), &params, object)).await?,
-        Change::Status(object) => {
-            within(api.replace_status(&object.name_any(), &params, object)).await?
+        ObjectChange::Create(object) => with_timeout(api.create(&params, object)).await?,
+        ObjectChange::Replace(object) => {
+            with_timeout(api.replace(&object.name_any(), &params, object)).await?
         }
-        Change::Delete(object) => {
+        ObjectChange::Status(object) => {
+            with_timeout(api.replace_status(&object.name_any(), &params, object)).await?
+        }
+        ObjectChange::Delete(object) => {
             let this =
                 Preconditions { uid: object.uid(), resource_version: object.resource_version() };
             let params = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
-            let deleted = within(api.delete(&object.name_any(), &params)).await;
+            let deleted = with_timeout(api.delete(&object.name_any(), &params)).await;
             if !matches!(&deleted, Err(kube::Error::Api(status)) if status.code == 404) {
                 deleted?;
             }
-            store.forget(object.namespace().as_deref(), &object.name_any());
+            store.remove(object.namespace().as_deref(), &object.name_any());
             return Ok(());
         }
     };

@@ -5,10 +5,10 @@ use serde_json::json;
 
 use super::*;
 
-fn document(fragments: &[(&str, &str)]) -> Document {
+fn document(fragments: &[(&str, &str)]) -> ConfigDocument {
     let changes =
         fragments.iter().map(|(key, text)| ((*key).to_owned(), Some((*text).to_owned()))).collect();
-    Document::default().with(&changes)
+    ConfigDocument::default().with_changes(&changes)
 }
 
 fn bank() -> ClusterLink {
@@ -36,58 +36,78 @@ fn names_come_from_contexts() {
 #[test]
 fn a_name_once_given_stays() {
     let edge = "edge".parse().unwrap();
-    let fresh = named("kind-x", &document(&[]), None).unwrap();
+    let fresh = identify("kind-x", &document(&[]), None).unwrap();
     assert_eq!((fresh.name.as_str(), fresh.trust_domain.as_str()), ("x", "x.adit.internal"));
     assert_eq!(
         fresh.changes[CLUSTER_KEY].as_deref(),
         Some("cluster: x\ntrustDomain: x.adit.internal\n")
     );
     let old = document(&[("a.yaml", "cluster: old\n")]);
-    assert!(named("x", &old, None).unwrap().changes.is_empty());
-    assert!(matches!(named("x", &old, Some(&edge)), Err(JoinError::NamedOtherwise { .. })));
-    assert!(matches!(named("--", &document(&[]), None), Err(JoinError::NoName(_))));
+    assert!(identify("x", &old, None).unwrap().changes.is_empty());
+    assert!(matches!(identify("x", &old, Some(&edge)), Err(LinkError::NameConflict { .. })));
+    assert!(matches!(identify("--", &document(&[]), None), Err(LinkError::NoUsableName(_))));
     let wrong = document(&[("a.yaml", "cluster: Old\n")]);
     assert!(matches!(
-        named("x", &wrong, None),
-        Err(JoinError::Edit(EditError::Configuration { .. }))
+        identify("x", &wrong, None),
+        Err(LinkError::Edit(EditError::Configuration { .. }))
     ));
-    assert!(matches!(distinct(&fresh, &fresh.clone()), Err(JoinError::SameName(_))));
+    assert!(matches!(check_distinct(&fresh, &fresh.clone()), Err(LinkError::SameName(_))));
 }
 
 #[test]
 fn a_link_keeps_what_it_says_of_imports() {
-    let none = ImportWish::default();
-    let first = link("c", &document(&[]), &bank(), &none).unwrap();
+    let none = LinkImportOptions::default();
+    let first = link_changes("c", &document(&[]), &bank(), &none).unwrap();
     let text = first["link-bank.yaml"].clone().unwrap();
     assert!(!text.contains("import"), "nobody has opened a namespace to it: {text}");
 
     let there = document(&[("link-bank.yaml", &text)]);
-    assert_eq!(link("c", &there, &bank(), &none).unwrap(), first, "the second time is the same");
+    assert_eq!(
+        link_changes("c", &there, &bank(), &none).unwrap(),
+        first,
+        "the second time is the same"
+    );
     let namespaces = Some(vec!["team-*".parse().unwrap()]);
     let also_allow = None;
-    let wish = ImportWish { namespaces, create_services: Some(true), also_allow };
-    let second = link("c", &there, &bank(), &wish).unwrap()["link-bank.yaml"].clone().unwrap();
+    let wish = LinkImportOptions { namespaces, create_services: Some(true), also_allow };
+    let second =
+        link_changes("c", &there, &bank(), &wish).unwrap()["link-bank.yaml"].clone().unwrap();
     assert!(second.contains("[\"team-*\"]\n      createServices: true"), "{second}");
-    let third = link("c", &document(&[("link-bank.yaml", &second)]), &bank(), &none).unwrap();
+    let third =
+        link_changes("c", &document(&[("link-bank.yaml", &second)]), &bank(), &none).unwrap();
     assert_eq!(third["link-bank.yaml"].as_ref(), Some(&second));
 
     // As `adit link` wrote it until it asked.
     let old = second.replace("team-*", "*").replace("true", "false");
     let there = document(&[("link-bank.yaml", &old)]);
-    assert_eq!(link("c", &there, &bank(), &none).unwrap()["link-bank.yaml"].as_ref(), Some(&old));
-    let closed = ImportWish { namespaces: Some(Vec::new()), ..wish.clone() };
-    let wish = ImportWish { create_services: Some(false), ..closed };
-    assert_eq!(link("c", &there, &bank(), &wish).unwrap(), first, "--no-import closes them");
+    assert_eq!(
+        link_changes("c", &there, &bank(), &none).unwrap()["link-bank.yaml"].as_ref(),
+        Some(&old)
+    );
+    let closed = LinkImportOptions { namespaces: Some(Vec::new()), ..wish.clone() };
+    let wish = LinkImportOptions { create_services: Some(false), ..closed };
+    assert_eq!(
+        link_changes("c", &there, &bank(), &wish).unwrap(),
+        first,
+        "--no-import closes them"
+    );
 
     let elsewhere = document(&[("gitops.yaml", &text)]);
     let edge = "edge".parse().unwrap();
     assert!(is_linked(&elsewhere, &bank().cluster) && !is_linked(&elsewhere, &edge));
-    assert!(link("c", &elsewhere, &bank(), &none).unwrap().is_empty());
+    assert!(link_changes("c", &elsewhere, &bank(), &none).unwrap().is_empty());
     let other = ClusterLink { trust_bundle: "other".into(), ..bank() };
-    assert!(matches!(link("c", &elsewhere, &other, &none), Err(EditError::Elsewhere { .. })));
-    assert!(matches!(unlink("c", &elsewhere, &bank().cluster), Err(EditError::Elsewhere { .. })));
-    let gone = unlink("c", &document(&[("link-bank.yaml", &text)]), &bank().cluster).unwrap();
-    assert_eq!(gone, Changes::from([("link-bank.yaml".to_owned(), None)]));
+    assert!(matches!(
+        link_changes("c", &elsewhere, &other, &none),
+        Err(EditError::DeclaredElsewhere { .. })
+    ));
+    assert!(matches!(
+        unlink_changes("c", &elsewhere, &bank().cluster),
+        Err(EditError::DeclaredElsewhere { .. })
+    ));
+    let gone =
+        unlink_changes("c", &document(&[("link-bank.yaml", &text)]), &bank().cluster).unwrap();
+    assert_eq!(gone, ConfigChanges::from([("link-bank.yaml".to_owned(), None)]));
 }
 
 #[test]
@@ -97,17 +117,19 @@ fn a_bundle_that_was_carried_here_opens_nothing() {
         "links: [{{cluster: bank, trustDomain: b.example, trustBundle: \"pem\", import: {said}}}]"
     );
     let theirs = parse_fragment("f.yaml", &text).unwrap().links.remove(0);
-    let none = ImportWish::default();
-    let ours =
-        link("c", &document(&[]), &theirs, &none).unwrap()["link-bank.yaml"].clone().unwrap();
+    let none = LinkImportOptions::default();
+    let ours = link_changes("c", &document(&[]), &theirs, &none).unwrap()["link-bank.yaml"]
+        .clone()
+        .unwrap();
     assert!(!ours.contains("import"), "{ours}");
-    let catalog = crate::declare::workloads("catalog/browser", &"a".parse().unwrap()).unwrap();
-    let wish = ImportWish { also_allow: Some(vec![catalog]), ..none.clone() };
-    let ours = link("c", &document(&[("link-bank.yaml", &ours)]), &theirs, &wish).unwrap();
+    let catalog =
+        crate::declare::parse_workloads("catalog/browser", &"a".parse().unwrap()).unwrap();
+    let wish = LinkImportOptions { also_allow: Some(vec![catalog]), ..none.clone() };
+    let ours = link_changes("c", &document(&[("link-bank.yaml", &ours)]), &theirs, &wish).unwrap();
     let kept = document(&[("link-bank.yaml", ours["link-bank.yaml"].as_ref().unwrap())]);
-    assert_eq!(link("c", &kept, &theirs, &none).unwrap(), ours, "until another is said");
-    let wish = ImportWish { also_allow: Some(Vec::new()), ..none };
-    let ours = link("c", &kept, &theirs, &wish).unwrap()["link-bank.yaml"].clone().unwrap();
+    assert_eq!(link_changes("c", &kept, &theirs, &none).unwrap(), ours, "until another is said");
+    let wish = LinkImportOptions { also_allow: Some(Vec::new()), ..none };
+    let ours = link_changes("c", &kept, &theirs, &wish).unwrap()["link-bank.yaml"].clone().unwrap();
     assert!(!ours.contains("alsoAllow"), "{ours}");
 }
 
@@ -118,7 +140,7 @@ fn it_is_said_which_services_the_other_cluster_may_fill() {
             "cluster: edge\nlinks:\n  - {{cluster: bank, trustDomain: b.example, trustBundle: x, import: {import}}}\n"
         );
         let config = adit_config::parse_cluster(&[("cluster.yaml".to_owned(), text)].into());
-        import_in_words(&config.unwrap().0, &"bank".parse().unwrap())
+        describe_import(&config.unwrap().0, &"bank".parse().unwrap())
     };
     let nothing = said("{}");
     assert!(nothing.starts_with("bank may fill no Service by itself"), "{nothing}");
@@ -158,7 +180,7 @@ fn seeds_are_the_nodes_of_our_own_pods_each_in_turn() {
     assert_eq!(seeds, ["10.0.0.1:7", "10.0.0.2:7", "[fd00::1]:7"]);
     let many: Vec<_> =
         (0..20).map(|n| pod(&format!("n{n}"), NODE, &[&format!("10.0.1.{n}")])).collect();
-    assert_eq!(super::seeds(&many, 7).len(), View::MAX_ADDRESSES);
+    assert_eq!(super::seeds(&many, 7).len(), ClusterView::MAX_ADDRESSES);
 }
 
 #[test]
@@ -166,6 +188,6 @@ fn a_file_that_is_no_bundle_is_refused() {
     for text in
         ["", "links: []", "links: [{cluster: a, trustDomain: a, trustBundle: x}]", "a: b: c"]
     {
-        assert!(matches!(read_bundle(text), Err(JoinError::NoBundle(_))), "{text}");
+        assert!(matches!(parse_bundle(text), Err(LinkError::InvalidBundle(_))), "{text}");
     }
 }

@@ -4,50 +4,50 @@
 //! address, nor a node's name, nor whose pod it is. So the backends of an export that a tenant can make, by a
 //! label or an annotation, are pods of its own namespace that this node has seen itself; what is said to run
 //! on another node is only counted for it, and that node looks at its own pods. An export that an administrator
-//! named may lead anywhere else, but in no case to what [`Known::is_forbidden`] has.
+//! named may lead anywhere else, but in no case to what [`BackendFilter::is_forbidden`] has.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use adit_config::cluster::Network;
+use adit_config::cluster::NetworkConfig;
 use adit_core::address;
 use adit_core::name::NodeName;
 use adit_core::snapshot::{Backend, Export};
 use adit_core::spiffe::Workload;
 
-use super::Place;
-use super::observed::{Endpoint, Observed, Slice};
+use super::NodeLocation;
+use super::observed::{ObservedCluster, ObservedEndpoint, ObservedSlice};
 use crate::api::ExportSpec;
 
 /// The most backends of one namespace's exports together, each port of each endpoint being one: 5,000 pods with
 /// four ports. All nodes keep them, and look at all of them whenever one changes.
-pub(super) const MOST: usize = 20_000;
+pub(super) const MAX_BACKENDS: usize = 20_000;
 /// Of those, the most that are nobody's backend and are kept so that it can be said why they are not dialled. What a
 /// node never dials is looked through for each source that it does not know, and copied with each snapshot.
-pub(super) const MOST_FORBIDDEN: usize = 100;
+pub(super) const MAX_FORBIDDEN: usize = 100;
 
 /// How many backends one namespace may still have.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct BackendRoom {
+pub(super) struct BackendQuota {
     all: usize,
     forbidden: usize,
 }
 
-impl BackendRoom {
+impl BackendQuota {
     /// Of a namespace that has none.
     pub(super) fn new() -> Self {
-        Self { all: MOST, forbidden: MOST_FORBIDDEN }
+        Self { all: MAX_BACKENDS, forbidden: MAX_FORBIDDEN }
     }
 
     /// Whether it has as many as it may.
-    pub(super) fn is_spent(self) -> bool {
+    pub(super) fn is_exhausted(self) -> bool {
         self.all == 0
     }
 }
 
 /// What a node knows by itself, or by those who are believed.
-pub(super) struct Known<'a> {
-    place: &'a Place,
+pub(super) struct BackendFilter<'a> {
+    local: &'a NodeLocation,
     /// The other nodes that have a daemon.
     siblings: &'a BTreeMap<NodeName, Vec<SocketAddr>>,
     /// Whose pod of this node has an address.
@@ -58,13 +58,13 @@ pub(super) struct Known<'a> {
     ranges: Vec<(IpAddr, u8)>,
 }
 
-impl<'a> Known<'a> {
+impl<'a> BackendFilter<'a> {
     /// `own` are the slices of the nodes' own Service.
     pub(super) fn new(
-        seen: &Observed,
-        network: &Network,
-        place: &'a Place,
-        own: &[&Slice],
+        seen: &ObservedCluster,
+        network: &NetworkConfig,
+        place: &'a NodeLocation,
+        own: &[&ObservedSlice],
         siblings: &'a BTreeMap<NodeName, Vec<SocketAddr>>,
         workloads: &'a HashMap<IpAddr, Workload>,
     ) -> Self {
@@ -72,9 +72,9 @@ impl<'a> Known<'a> {
         let here = place.addresses.iter().map(IpAddr::to_canonical);
         let (range, range6) = (network.range, network.range6);
         let ours = [(range.0.into(), range.1), (range6.0.into(), range6.1)];
-        let services = seen.service_ranges.iter().filter_map(|text| prefix(text));
+        let services = seen.service_ranges.iter().filter_map(|text| parse_prefix(text));
         Self {
-            place,
+            local: place,
             siblings,
             workloads,
             nodes: others.chain(here).collect(),
@@ -83,12 +83,12 @@ impl<'a> Known<'a> {
     }
 
     /// Whether an address is nobody's backend, whoever named the Service: one of a node, of the range that stands for
-    /// imports (it would be a loop), of the Services' range, or one that [`address::is_special`] has.
+    /// imports (it would be a loop), of the Services' range, or one that [`address::is_reserved_for_machine`] has.
     fn is_forbidden(&self, ip: IpAddr) -> bool {
-        let carried = address::carried(ip);
+        let carried = address::effective_ip(ip);
         let known =
-            |ip| self.nodes.contains(&ip) || self.ranges.iter().any(|range| within(ip, *range));
-        known(ip) || known(carried) || address::is_special(ip)
+            |ip| self.nodes.contains(&ip) || self.ranges.iter().any(|range| has_prefix(ip, *range));
+        known(ip) || known(carried) || address::is_reserved_for_machine(ip)
     }
 
     /// The addresses among these backends that are nobody's. They stay there, so that it can be said why they are not
@@ -99,8 +99,8 @@ impl<'a> Known<'a> {
     }
 
     /// The node that an endpoint of this export counts for; none where nobody dials it.
-    fn dialled_by(&self, endpoint: &Endpoint, spec: &ExportSpec) -> Option<NodeName> {
-        let here = &self.place.node;
+    fn dialing_node(&self, endpoint: &ObservedEndpoint, spec: &ExportSpec) -> Option<NodeName> {
+        let here = &self.local.node;
         let named = endpoint.node.as_deref().and_then(|name| name.parse::<NodeName>().ok());
         let known = named.filter(|node| node == here || self.siblings.contains_key(node));
         if spec.any_endpoint || self.is_forbidden(endpoint.address) {
@@ -120,16 +120,16 @@ impl<'a> Known<'a> {
         &self,
         port: &str,
         spec: &ExportSpec,
-        slices: &[&Slice],
-        room: &mut BackendRoom,
+        slices: &[&ObservedSlice],
+        room: &mut BackendQuota,
     ) -> Vec<Backend> {
         let mut all = BTreeSet::new();
         for slice in slices {
             let numbers = slice.ports.iter().filter(|(name, _)| name == port).map(|(_, n)| *n);
             for number in numbers {
                 for endpoint in slice.endpoints.iter().filter(|e| e.ready) {
-                    let Some(node) = self.dialled_by(endpoint, spec) else { continue };
-                    if room.is_spent() {
+                    let Some(node) = self.dialing_node(endpoint, spec) else { continue };
+                    if room.is_exhausted() {
                         return all.into_iter().collect();
                     }
                     let forbidden = self.is_forbidden(endpoint.address);
@@ -137,7 +137,7 @@ impl<'a> Known<'a> {
                         continue;
                     }
                     let address = SocketAddr::new(endpoint.address, number);
-                    if all.insert(Backend { address, node, written_out: false }) {
+                    if all.insert(Backend { address, node, explicit: false }) {
                         room.all -= 1;
                         room.forbidden -= usize::from(forbidden);
                     }
@@ -149,7 +149,7 @@ impl<'a> Known<'a> {
 }
 
 /// `ADDRESS/LENGTH`.
-fn prefix(text: &str) -> Option<(IpAddr, u8)> {
+fn parse_prefix(text: &str) -> Option<(IpAddr, u8)> {
     let (address, length) = text.split_once('/')?;
     let address: IpAddr = address.parse().ok()?;
     let length = length.parse().ok()?;
@@ -157,7 +157,7 @@ fn prefix(text: &str) -> Option<(IpAddr, u8)> {
 }
 
 /// Whether an address has that prefix.
-fn within(address: IpAddr, (range, prefix): (IpAddr, u8)) -> bool {
+fn has_prefix(address: IpAddr, (range, prefix): (IpAddr, u8)) -> bool {
     let same = match (address, range) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
         (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),

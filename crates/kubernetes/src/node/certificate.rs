@@ -22,21 +22,21 @@ use tokio::time::{Instant, sleep};
 use crate::api::{NAMESPACE, SIGNER};
 
 /// How long a certificate is asked for: it is renewed at half of that.
-pub const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often an open request is looked at, at first and at most.
-const LOOK: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// How often is said that a request has no answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A certificate and its key, as PEM.
-pub struct Issued {
+pub struct NodeCertificate {
     /// The chain, leaf first.
     pub chain: Vec<u8>,
     /// The key.
     pub key: zeroize::Zeroizing<String>,
 }
 
-impl std::fmt::Debug for Issued {
+impl std::fmt::Debug for NodeCertificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Issued").finish_non_exhaustive()
     }
@@ -44,7 +44,7 @@ impl std::fmt::Debug for Issued {
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
-pub enum RequestError {
+pub enum CertificateRequestError {
     /// No key or request could be made.
     #[error(transparent)]
     Key(#[from] AuthorityError),
@@ -65,42 +65,42 @@ pub enum RequestError {
 /// one more to answer.
 ///
 /// # Errors
-/// See [`RequestError`]; worth another attempt, all of them.
-pub async fn request(
+/// See [`CertificateRequestError`]; worth another attempt, all of them.
+pub async fn request_certificate(
     client: &Client,
     domain: &TrustDomain,
     node: &NodeName,
-) -> Result<Issued, RequestError> {
+) -> Result<NodeCertificate, CertificateRequestError> {
     let request = SigningRequest::new(&domain.node_id(node), KeyKind::P256)?;
     let owner = Api::<Namespace>::all(client.clone()).get(NAMESPACE).await?;
     let all: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let made = all.create(&PostParams::default(), &object(&request, node, &owner)).await?;
-    let (name, mut patience) = (made.name_any(), Instant::now() + PATIENCE);
-    let mut wait = LOOK.0;
+    let made = all.create(&PostParams::default(), &request_object(&request, node, &owner)).await?;
+    let (name, mut patience) = (made.name_any(), Instant::now() + REMINDER_INTERVAL);
+    let mut wait = POLL_INTERVALS.0;
     loop {
         sleep(wait).await;
-        wait = (wait * 2).min(LOOK.1);
+        wait = (wait * 2).min(POLL_INTERVALS.1);
         if Instant::now() > patience {
             tracing::warn!(
                 request = name,
                 "no answer to the certificate request; does the controller run?"
             );
-            patience = Instant::now() + PATIENCE;
+            patience = Instant::now() + REMINDER_INTERVAL;
         }
         let now = match all.get(&name).await {
             // An API server that is away comes back, and with it the request.
             Err(error) if !matches!(error, kube::Error::Api(_)) => continue,
             found => found?,
         };
-        if let Some(answer) = now.status.as_ref().and_then(answer) {
+        if let Some(answer) = now.status.as_ref().and_then(read_answer) {
             return answer
-                .map(|chain| Issued { chain, key: request.key_pem() })
-                .map_err(|message| RequestError::Denied { name, message });
+                .map(|chain| NodeCertificate { chain, key: request.key_pem() })
+                .map_err(|message| CertificateRequestError::Denied { name, message });
         }
     }
 }
 
-fn object(
+fn request_object(
     request: &SigningRequest,
     node: &NodeName,
     owner: &Namespace,
@@ -121,7 +121,7 @@ fn object(
         spec: CertificateSigningRequestSpec {
             request: ByteString(request.pem().as_bytes().to_vec()),
             signer_name: SIGNER.into(),
-            expiration_seconds: i32::try_from(LIFE.as_secs()).ok(),
+            expiration_seconds: i32::try_from(CERTIFICATE_LIFETIME.as_secs()).ok(),
             usages: Some(
                 ["digital signature", "client auth", "server auth"].map(str::to_owned).into(),
             ),
@@ -132,7 +132,7 @@ fn object(
 }
 
 /// The certificate, or why there will be none; nothing while it is open.
-fn answer(status: &CertificateSigningRequestStatus) -> Option<Result<Vec<u8>, String>> {
+fn read_answer(status: &CertificateSigningRequestStatus) -> Option<Result<Vec<u8>, String>> {
     let no = status.conditions.iter().flatten().find(|c| matches!(&*c.type_, "Denied" | "Failed"));
     if let Some(no) = no {
         let reason = no.message.clone().or_else(|| no.reason.clone());

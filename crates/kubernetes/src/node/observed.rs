@@ -17,7 +17,7 @@ use crate::api::{ExportSpec, ImportSpec, SLICE_MANAGED_BY, SLICE_SERVICE, Servic
 /// All of it. Keys are names of objects, as `NAMESPACE/NAME` where they have a namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Observed {
+pub struct ObservedCluster {
     /// The UID of Adit's namespace: what was seen of another installation is nothing to this one.
     #[serde(default)]
     pub installation: Option<String>,
@@ -38,9 +38,9 @@ pub struct Observed {
     /// What is exported.
     pub exports: BTreeMap<String, ExportSpec>,
     /// The EndpointSlices of exported Services, of the nodes' own Service, and of the API server.
-    pub slices: BTreeMap<String, Slice>,
+    pub slices: BTreeMap<String, ObservedSlice>,
     /// This node's pods.
-    pub pods: BTreeMap<String, Workload>,
+    pub pods: BTreeMap<String, ObservedPod>,
     /// The prefixes of Services' addresses, as the cluster's ServiceCIDRs name them.
     #[serde(default)]
     pub service_ranges: BTreeSet<String>,
@@ -49,19 +49,19 @@ pub struct Observed {
 /// An EndpointSlice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Slice {
+pub struct ObservedSlice {
     /// Its Service.
     pub service: ServiceRef,
     /// TCP ports by name, empty where unnamed.
     pub ports: Vec<(String, u16)>,
     /// What is behind it.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<ObservedEndpoint>,
 }
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Endpoint {
+pub struct ObservedEndpoint {
     /// Where it is, in its canonical form. Of several addresses the first counts, as it does for kube-proxy.
     pub address: IpAddr,
     /// Whether it says that it is a pod of its Service's namespace: nobody has checked.
@@ -77,7 +77,7 @@ pub struct Endpoint {
 /// A pod of this node that can open connections of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Workload {
+pub struct ObservedPod {
     /// Tells it from another pod of the same name.
     pub uid: String,
     /// Its namespace.
@@ -94,10 +94,10 @@ pub struct Workload {
     pub begun: Option<String>,
 }
 
-impl Observed {
+impl ObservedCluster {
     /// Forgets what another run of the machine has made untrue: pods on `node` have other addresses now,
     /// and theirs may be others'.
-    pub fn begin(&mut self, run: String, node: &NodeName) {
+    pub fn begin_boot(&mut self, run: String, node: &NodeName) {
         if self.run == run {
             return;
         }
@@ -109,11 +109,11 @@ impl Observed {
     }
 }
 
-impl Slice {
+impl ObservedSlice {
     /// What matters of a slice; none where it belongs to no Service, or is our own: what stands for an
     /// import is nobody's backend.
     #[must_use]
-    pub fn of(slice: &EndpointSlice) -> Option<Self> {
+    pub fn from_slice(slice: &EndpointSlice) -> Option<Self> {
         let labels = slice.labels();
         let (key, ours) = SLICE_MANAGED_BY;
         if labels.get(key).is_some_and(|by| by == ours) {
@@ -127,7 +127,7 @@ impl Slice {
             Some((p.name.clone().unwrap_or_default(), u16::try_from(p.port?).ok()?))
         };
         let endpoint = |e: &k8s_openapi::api::discovery::v1::Endpoint| {
-            Some(Endpoint {
+            Some(ObservedEndpoint {
                 address: canonical(e.addresses.first()?)?,
                 pod: e.target_ref.as_ref().is_some_and(|r| {
                     r.kind.as_deref() == Some("Pod") && r.namespace == slice.namespace()
@@ -149,16 +149,16 @@ fn canonical(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-impl Workload {
+impl ObservedPod {
     /// What matters of a pod; none where it has no address of its own (yet), or has ended: its address is
     /// free for the next one then. One that is being deleted has ended with the last of its containers, which
     /// is before its phase says so.
     #[must_use]
-    pub fn of(pod: &Pod) -> Option<Self> {
+    pub fn from_pod(pod: &Pod) -> Option<Self> {
         let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
         let ending = pod.metadata.deletion_timestamp.is_some();
         let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
-            || (ending && is_silent(status));
+            || (ending && have_containers_ended(status));
         if ended || spec.host_network == Some(true) {
             return None;
         }
@@ -170,20 +170,20 @@ impl Workload {
             service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
             addresses,
             ending,
-            begun: begun(status),
+            begun: last_container_start(status),
         })
     }
 }
 
 /// When the last of a pod's containers began.
-fn begun(status: &PodStatus) -> Option<String> {
+fn last_container_start(status: &PodStatus) -> Option<String> {
     let running = |c: &ContainerStatus| c.state.as_ref()?.running.as_ref()?.started_at.clone();
     let last = status.container_statuses.iter().flatten().filter_map(running).max();
     last.map(|time| time.0.to_string())
 }
 
 /// Whether all of a pod's containers have ended, and there were some.
-fn is_silent(status: &PodStatus) -> bool {
+fn have_containers_ended(status: &PodStatus) -> bool {
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     let before = status.init_container_statuses.as_deref().unwrap_or_default();
     let ended = |c: &ContainerStatus| c.state.as_ref().is_some_and(|s| s.terminated.is_some());
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn after_a_restart_of_the_machine_no_address_on_it_counts() {
         let (here, there) = ("n1", "n2");
-        let endpoint = |address: &str, node: Option<&str>| Endpoint {
+        let endpoint = |address: &str, node: Option<&str>| ObservedEndpoint {
             address: address.parse().unwrap(),
             pod: true,
             node: node.map(str::to_owned),
@@ -209,8 +209,8 @@ mod tests {
             endpoint("10.0.9.9", None),
         ];
         let service = ServiceRef { namespace: "ml".into(), name: "bot".into() };
-        let slice = Slice { service, ports: vec![], endpoints: endpoints.clone() };
-        let workload = Workload {
+        let slice = ObservedSlice { service, ports: vec![], endpoints: endpoints.clone() };
+        let workload = ObservedPod {
             uid: "u".into(),
             namespace: "ml".into(),
             service_account: "bot".into(),
@@ -218,16 +218,16 @@ mod tests {
             ending: false,
             begun: None,
         };
-        let mut seen = Observed {
+        let mut seen = ObservedCluster {
             run: "one".into(),
             slices: [("ml/bot-1".to_owned(), slice)].into(),
             pods: [("ml/bot".to_owned(), workload)].into(),
-            ..Observed::default()
+            ..ObservedCluster::default()
         };
         let before = seen.clone();
-        seen.begin("one".into(), &here.parse().unwrap());
+        seen.begin_boot("one".into(), &here.parse().unwrap());
         assert_eq!(seen, before);
-        seen.begin("two".into(), &here.parse().unwrap());
+        seen.begin_boot("two".into(), &here.parse().unwrap());
         assert_eq!(seen.slices["ml/bot-1"].endpoints, endpoints[1..]);
         assert!(seen.pods.is_empty());
         assert_eq!(seen.run, "two");

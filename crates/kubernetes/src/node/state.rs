@@ -7,15 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use adit_config::cluster::{ClusterConfig, Mode};
+use adit_config::cluster::{ClusterConfig, NetworkMode};
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{Class, Export, ExportPort, Hop, Import, ImportPort};
 use adit_core::spiffe::Workload;
 
-use super::Place;
-use super::backends::{self, BackendRoom, Known};
-use super::observed::{Observed, Slice};
+use super::NodeLocation;
+use super::backends::{self, BackendFilter, BackendQuota};
+use super::observed::{ObservedCluster, ObservedSlice};
 use crate::api::{ExportSpec, ImportSpec, NAMESPACE, NODE, ServiceRef, Workloads};
 
 /// What the cluster adds to a node's configuration.
@@ -40,10 +40,14 @@ pub struct NodeState {
 
 /// The state of the node at `place`.
 #[must_use]
-pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeState {
+pub fn node_state(
+    seen: &ObservedCluster,
+    config: &ClusterConfig,
+    place: &NodeLocation,
+) -> NodeState {
     let mut problems = Vec::new();
     let linked: BTreeSet<&ClusterName> = config.links.iter().map(|l| &l.cluster).collect();
-    let mut slices: BTreeMap<&ServiceRef, Vec<&Slice>> = BTreeMap::new();
+    let mut slices: BTreeMap<&ServiceRef, Vec<&ObservedSlice>> = BTreeMap::new();
     for slice in seen.slices.values() {
         slices.entry(&slice.service).or_default().push(slice);
     }
@@ -54,13 +58,13 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
     let own = of(NAMESPACE, NODE);
     let siblings = siblings(&own, config.network.port, place);
     let workloads = workloads(seen);
-    let known = Known::new(seen, &config.network, place, &own, &siblings, &workloads);
+    let known = BackendFilter::new(seen, &config.network, place, &own, &siblings, &workloads);
     let mut tell = |kind: &str, name: &str, problem: String| {
         problems.push(format!("{kind} {name} is left out: {problem}"));
     };
     let mut imports = Vec::new();
     for (name, spec) in &seen.imports {
-        match import(spec, config.network.mode, place, &linked) {
+        match convert_import(spec, config.network.mode, place, &linked) {
             Ok(import) => imports.extend(import),
             Err(problem) => tell("import", name, problem),
         }
@@ -69,11 +73,11 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
     let mut forbidden: BTreeSet<IpAddr> =
         api_server.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
     let mut exports = Vec::new();
-    let mut rooms: BTreeMap<&str, BackendRoom> = BTreeMap::new();
+    let mut rooms: BTreeMap<&str, BackendQuota> = BTreeMap::new();
     for (name, spec) in &seen.exports {
         let behind = of(&spec.service.namespace, &spec.service.name);
-        let room = rooms.entry(&spec.service.namespace).or_insert_with(BackendRoom::new);
-        match export(spec, &behind, &known, room, &linked) {
+        let room = rooms.entry(&spec.service.namespace).or_insert_with(BackendQuota::new);
+        match convert_export(spec, &behind, &known, room, &linked) {
             Ok(export) => {
                 forbidden.extend(known.forbidden(&export));
                 exports.push(export);
@@ -81,11 +85,11 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
             Err(problem) => tell("export", name, problem),
         }
     }
-    for (namespace, _) in rooms.into_iter().filter(|(_, room)| room.is_spent()) {
+    for (namespace, _) in rooms.into_iter().filter(|(_, room)| room.is_exhausted()) {
         problems.push(format!(
             "namespace {namespace}: its exports have more than {} backends, the rest is left out: \
              export fewer of its Services, or fewer of their ports",
-            backends::MOST
+            backends::MAX_BACKENDS
         ));
     }
     NodeState {
@@ -100,10 +104,10 @@ pub fn state(seen: &Observed, config: &ClusterConfig, place: &Place) -> NodeStat
 }
 
 /// An import of a linked cluster; none where it was given up.
-fn import(
+fn convert_import(
     spec: &ImportSpec,
-    mode: Mode,
-    place: &Place,
+    mode: NetworkMode,
+    place: &NodeLocation,
     linked: &BTreeSet<&ClusterName>,
 ) -> Result<Option<Import>, String> {
     if spec.released_at.is_some() {
@@ -116,9 +120,9 @@ fn import(
     let given: Vec<IpAddr> = spec.addresses.iter().map(|a| parse(a)).collect::<Result<_, _>>()?;
     let addresses = match mode {
         // One that has no address yet is found nowhere.
-        Mode::LocalRange => &given,
+        NetworkMode::LocalRange => &given,
         // It is found at the node's, by its ports alone.
-        Mode::NodeAddress => &place.addresses,
+        NetworkMode::NodeAddress => &place.addresses,
     };
     let port = |p: &crate::api::ImportPort| {
         Ok::<_, String>(ImportPort {
@@ -136,11 +140,11 @@ fn import(
     }))
 }
 
-fn export(
+fn convert_export(
     spec: &ExportSpec,
-    slices: &[&Slice],
-    known: &Known<'_>,
-    room: &mut BackendRoom,
+    slices: &[&ObservedSlice],
+    known: &BackendFilter<'_>,
+    room: &mut BackendQuota,
     linked: &BTreeSet<&ClusterName>,
 ) -> Result<Export, String> {
     let mut port = |p: &crate::api::ExportPort| {
@@ -180,7 +184,11 @@ fn export(
     })
 }
 
-fn siblings(slices: &[&Slice], port: u16, place: &Place) -> BTreeMap<NodeName, Vec<SocketAddr>> {
+fn siblings(
+    slices: &[&ObservedSlice],
+    port: u16,
+    place: &NodeLocation,
+) -> BTreeMap<NodeName, Vec<SocketAddr>> {
     let mut all: BTreeMap<NodeName, Vec<SocketAddr>> = BTreeMap::new();
     // One that is not ready may still be reached, and one that starts up has to be found.
     for endpoint in slices.iter().flat_map(|s| &s.endpoints) {
@@ -195,7 +203,7 @@ fn siblings(slices: &[&Slice], port: u16, place: &Place) -> BTreeMap<NodeName, V
 /// Pods by address. One that is about to end has no claim to an address that another has: it was given on.
 /// An address that two others claim is nobody's until one is gone: whoever speaks from it waits, and is refused
 /// before it is mistaken for the other.
-fn workloads(seen: &Observed) -> HashMap<IpAddr, Workload> {
+fn workloads(seen: &ObservedCluster) -> HashMap<IpAddr, Workload> {
     let mut all: HashMap<IpAddr, (bool, Option<Workload>)> = HashMap::new();
     for pod in seen.pods.values() {
         let workload = match (pod.namespace.parse(), pod.service_account.parse()) {
@@ -216,7 +224,7 @@ fn workloads(seen: &Observed) -> HashMap<IpAddr, Workload> {
 }
 
 fn seeds(
-    seen: &Observed,
+    seen: &ObservedCluster,
     linked: &BTreeSet<&ClusterName>,
 ) -> BTreeMap<ClusterName, Vec<SocketAddr>> {
     let one = |(cluster, addresses): (&String, &Vec<String>)| {

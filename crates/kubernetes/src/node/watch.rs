@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_core::admission::pace::rest;
+use adit_core::admission::rate_limit::cooldown;
 use futures_util::future;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -17,18 +17,18 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::Place;
-use super::observed::{Observed, Slice, Workload};
+use super::NodeLocation;
+use super::observed::{ObservedCluster, ObservedPod, ObservedSlice};
 use crate::api::{
     CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP,
 };
-use crate::watches::{Bell, Selection, Store};
+use crate::store::{ChangeSignal, Selector, Store};
 
 /// Changes that come within this time are one.
-const PAUSE: Duration = Duration::from_millis(20);
+const BATCH_DELAY: Duration = Duration::from_millis(20);
 
 /// All that is watched.
-struct Stores {
+struct NodeStores {
     config: Store<ConfigMap>,
     trust: Store<ConfigMap>,
     links: Store<Link>,
@@ -42,19 +42,19 @@ struct Stores {
 
 /// Publishes what is seen from `place` at each change, for as long as it is driven. `out` holds what was
 /// seen last.
-pub async fn run(client: Client, place: Place, out: watch::Sender<Arc<Observed>>) {
-    let bell = Bell::default();
+pub async fn run(client: Client, place: NodeLocation, out: watch::Sender<Arc<ObservedCluster>>) {
+    let bell = ChangeSignal::default();
     let ours: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
-    let (config, a) = Store::new(ours.clone(), Selection::named(CONFIG_MAP), &bell);
-    let (trust, b) = Store::new(ours, Selection::named(TRUST_CONFIG_MAP), &bell);
-    let (links, c) = Store::new(Api::all(client.clone()), Selection::default(), &bell);
-    let (imports, d) = Store::new(Api::all(client.clone()), Selection::default(), &bell);
-    let (exports, e) = Store::new(Api::all(client.clone()), Selection::default(), &bell);
-    let (slices, f) = Store::new(Api::all(client.clone()), slices_of(&out.borrow()), &bell);
-    let here = Selection::fields(format!("spec.nodeName={}", place.node));
+    let (config, a) = Store::new(ours.clone(), Selector::named(CONFIG_MAP), &bell);
+    let (trust, b) = Store::new(ours, Selector::named(TRUST_CONFIG_MAP), &bell);
+    let (links, c) = Store::new(Api::all(client.clone()), Selector::default(), &bell);
+    let (imports, d) = Store::new(Api::all(client.clone()), Selector::default(), &bell);
+    let (exports, e) = Store::new(Api::all(client.clone()), Selector::default(), &bell);
+    let (slices, f) = Store::new(Api::all(client.clone()), needed_slices(&out.borrow()), &bell);
+    let here = Selector::fields(format!("spec.nodeName={}", place.node));
     let (pods, g) = Store::new(Api::all(client.clone()), here, &bell);
-    let (ranges, h) = Store::optional(Api::all(client), Selection::default(), &bell);
-    let stores = Stores { config, trust, links, imports, exports, slices, pods, ranges };
+    let (ranges, h) = Store::optional(Api::all(client), Selector::default(), &bell);
+    let stores = NodeStores { config, trust, links, imports, exports, slices, pods, ranges };
     let watching = future::join(future::join5(a, b, c, d, e), future::join3(f, g, h));
     tokio::select! {
         _ = watching => {}
@@ -62,14 +62,18 @@ pub async fn run(client: Client, place: Place, out: watch::Sender<Arc<Observed>>
     }
 }
 
-async fn publish(stores: &Stores, bell: &Bell, out: &watch::Sender<Arc<Observed>>) {
-    let mut changed = bell.listen();
+async fn publish(
+    stores: &NodeStores,
+    bell: &ChangeSignal,
+    out: &watch::Sender<Arc<ObservedCluster>>,
+) {
+    let mut changed = bell.subscribe();
     let mut stale = false;
     loop {
         changed.mark_unchanged();
         let began = Instant::now();
         let now = stores.observe(&out.borrow());
-        stores.slices.select(slices_of(&now));
+        stores.slices.select(needed_slices(&now));
         out.send_if_modified(|old| {
             let differs = **old != now;
             if differs {
@@ -77,24 +81,24 @@ async fn publish(stores: &Stores, bell: &Bell, out: &watch::Sender<Arc<Observed>
             }
             differs
         });
-        stores.tell(&mut stale);
+        stores.log_staleness(&mut stale);
         if changed.changed().await.is_err() {
             return;
         }
-        sleep(rest(began.elapsed(), PAUSE)).await;
+        sleep(cooldown(began.elapsed(), BATCH_DELAY)).await;
     }
 }
 
 /// The slices that matter: those of exported Services, of our own nodes, and of the API server, which is
 /// nobody's backend.
-fn slices_of(seen: &Observed) -> Selection {
+fn needed_slices(seen: &ObservedCluster) -> Selector {
     let exported = seen.exports.values().map(|e| &*e.service.name);
-    Selection::slices_of(exported.chain([NODE, "kubernetes"]))
+    Selector::slices_of_services(exported.chain([NODE, "kubernetes"]))
 }
 
-impl Stores {
+impl NodeStores {
     /// What is seen now, with `last` where nothing could be seen yet.
-    fn observe(&self, last: &Observed) -> Observed {
+    fn observe(&self, last: &ObservedCluster) -> ObservedCluster {
         let mut now = last.clone();
         if let Some(data) = self.config.listed() {
             let data = data.into_iter().find(|c| c.name_any() == CONFIG_MAP);
@@ -117,10 +121,10 @@ impl Stores {
             now.exports = exports.into_iter().map(|e| (e.name_any(), e.spec.clone())).collect();
         }
         if let Some(slices) = self.slices.listed() {
-            now.slices = parts(slices, Slice::of);
+            now.slices = collect_by_name(slices, ObservedSlice::from_slice);
         }
         if let Some(pods) = self.pods.listed() {
-            now.pods = parts(pods, Workload::of);
+            now.pods = collect_by_name(pods, ObservedPod::from_pod);
         }
         if let Some(ranges) = self.ranges.listed() {
             let prefixes = |r: Arc<ServiceCIDR>| r.spec.clone().and_then(|s| s.cidrs);
@@ -140,7 +144,7 @@ impl Stores {
     }
 
     /// Says once that the API server is away, and once that it is back.
-    fn tell(&self, was: &mut bool) {
+    fn log_staleness(&self, was: &mut bool) {
         let all = [
             self.config.stale(),
             self.trust.stale(),
@@ -166,7 +170,7 @@ impl Stores {
 }
 
 /// What matters of objects with a namespace, by their names.
-fn parts<K: ResourceExt, T>(
+fn collect_by_name<K: ResourceExt, T>(
     objects: Vec<Arc<K>>,
     of: impl Fn(&K) -> Option<T>,
 ) -> BTreeMap<String, T> {

@@ -3,32 +3,32 @@
 
 use std::collections::BTreeMap;
 
-use adit_core::text::counted;
+use adit_core::text::count_noun;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-use super::{ClusterStatus, Item};
+use super::{ClusterStatus, StatusItem};
 use crate::api::NODES;
 use crate::summary::{NodesSummary, SummaryItem};
 
 /// What is older is not told: the controller writes every few seconds.
-const FRESH_TIMEOUT: SignedDuration = SignedDuration::from_secs(150);
+const SUMMARY_LIFETIME: SignedDuration = SignedDuration::from_secs(150);
 
 /// What stands on the Lease; nothing where it is old, by the cluster's own clock, or cannot be read.
-pub(super) fn read(lease: Option<&Lease>) -> NodesSummary {
+pub(super) fn read_summary(lease: Option<&Lease>) -> NodesSummary {
     let fresh = || {
         let lease = lease?;
         let summary: NodesSummary = serde_json::from_str(lease.annotations().get(NODES)?).ok()?;
         let renewed = lease.spec.as_ref()?.renew_time.as_ref()?.0;
         let made: Timestamp = summary.at.parse().ok()?;
-        (renewed.duration_since(made) < FRESH_TIMEOUT).then_some(summary)
+        (renewed.duration_since(made) < SUMMARY_LIFETIME).then_some(summary)
     };
     fresh().unwrap_or_default()
 }
 
 /// Adds what nodes say to a cluster's status: to the items that it is about, and else to the cluster as a whole.
-pub(super) fn add(status: &mut ClusterStatus, nodes: &NodesSummary) {
+pub(super) fn add_items(status: &mut ClusterStatus, nodes: &NodesSummary) {
     for item in &nodes.items {
         let said = sentence(item, nodes);
         let (about, is_doubtful) = match item.kind.as_str() {
@@ -44,8 +44,9 @@ pub(super) fn add(status: &mut ClusterStatus, nodes: &NodesSummary) {
         let known = about.iter_mut().find(|known| known.name == item.name);
         match known {
             Some(known) if !is_doubtful => {
-                let is_whole = item.kind == "link" && item.place(nodes.answered).is_empty();
-                worsen(known, item, said, is_whole);
+                let is_whole =
+                    item.kind == "link" && item.describe_nodes(nodes.answered).is_empty();
+                merge_into(known, item, said, is_whole);
             }
             _ if item.kind == "link" || item.refused.is_some() => {
                 status.warnings.push(format!("{} {}: {said}", item.kind, item.name));
@@ -61,11 +62,11 @@ pub(super) fn add(status: &mut ClusterStatus, nodes: &NodesSummary) {
             .troubles
             .push(format!("{} connections more were refused of late", nodes.other_refusals));
     }
-    status.troubles.extend(nodes.silence());
+    status.troubles.extend(nodes.describe_silent());
     let all = [&mut status.links, &mut status.exports, &mut status.imports];
     for item in all.into_iter().flatten() {
         if let (Some(problem), Some((count, since))) = (&mut item.problem, item.refused.take()) {
-            *problem += &format!("; {} refused since {since}", counted(count, "connection"));
+            *problem += &format!("; {} refused since {since}", count_noun(count, "connection"));
         }
     }
 }
@@ -74,7 +75,7 @@ pub(super) fn add(status: &mut ClusterStatus, nodes: &NodesSummary) {
 /// counted with that.
 ///
 /// `is_whole`: all nodes say the same of a link.
-fn worsen(known: &mut Item, item: &SummaryItem, said: String, is_whole: bool) {
+fn merge_into(known: &mut StatusItem, item: &SummaryItem, said: String, is_whole: bool) {
     match (&known.problem, &item.refused) {
         (None, _) => known.problem = Some(said),
         (Some(_), Some(refused)) => {
@@ -92,14 +93,14 @@ fn worsen(known: &mut Item, item: &SummaryItem, said: String, is_whole: bool) {
 /// One item, in words.
 fn sentence(item: &SummaryItem, nodes: &NodesSummary) -> String {
     let SummaryItem { sentence, code, .. } = item;
-    let place = item.place(nodes.answered);
+    let place = item.describe_nodes(nodes.answered);
     if let Some(refused) = &item.refused {
-        let connections = counted(refused.count, "connection");
+        let connections = count_noun(refused.count, "connection");
         let on = if place.is_empty() { place } else { format!(" on {place}") };
         let (since, last) = (ago(&nodes.at, &refused.since), ago(&nodes.at, &refused.last));
         return format!(
             "since {since}: {connections}{} refused{on}: {sentence} ({code}), the last {last} ago",
-            refused.askers()
+            refused.describe_sources()
         );
     }
     if item.kind == "node" && code == "local-error" {
@@ -133,7 +134,7 @@ fn ago(now: &str, then: &str) -> String {
 
 /// Gathers what waits for one cause: imports that are not ready because their link is down are counted with the
 /// link and no problem of their own.
-pub(super) fn group(status: &mut ClusterStatus) {
+pub(super) fn group_waiting(status: &mut ClusterStatus) {
     let down: Vec<String> = status
         .links
         .iter()

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn document(text: &str) -> Document {
-    Document::default().with(&[("all.yaml".to_owned(), Some(text.to_owned()))].into())
+fn document(text: &str) -> ConfigDocument {
+    ConfigDocument::default().with_changes(&[("all.yaml".to_owned(), Some(text.to_owned()))].into())
 }
 
 fn condition(kind: &str, status: &str) -> Value {
@@ -40,18 +40,18 @@ fn lease(holder: &str, trouble: Option<&str>) -> Lease {
 }
 
 /// An installation in which nothing is wrong.
-fn well() -> Seen {
+fn well() -> ClusterObjects {
     let lease = Some((Some(lease("adit-controller-1_uid", None)), false));
-    Seen { controller: pods(), nodes: pods(), lease, ..Seen::default() }
+    ClusterObjects { controller: pods(), nodes: pods(), lease, ..ClusterObjects::default() }
 }
 
-fn pods() -> Pods {
-    Pods { installed: true, ready: 2, total: 2 }
+fn pods() -> PodCounts {
+    PodCounts { installed: true, ready: 2, total: 2 }
 }
 
 #[test]
 fn what_is_wrong_comes_first_and_says_why() {
-    let seen = Seen {
+    let seen = ClusterObjects {
         imports: vec![
             import("a", "True", None),
             import("b", "False", None),
@@ -64,7 +64,7 @@ fn what_is_wrong_comes_first_and_says_why() {
     };
     let text = "cluster: edge\nimports: [{service: n/e, from: bank}, {service: n/a, from: bank}]\n\
                 links: [{cluster: bank, trustDomain: b.example, trustBundle: x}]";
-    let status = status("c", &document(text), &seen);
+    let status = summarize("c", &document(text), &seen);
     assert!(status.errors[0].contains("trust bundle of link bank"), "{:?}", status.errors);
     // A wrong configuration declares nothing; what is there is shown all the same.
     let shown: Vec<_> =
@@ -79,40 +79,44 @@ fn what_is_wrong_comes_first_and_says_why() {
         ]
     );
     assert_eq!(status.imports[3].detail, "from bank at 198.18.0.1");
-    assert!(!status.well());
+    assert!(!status.is_healthy());
 }
 
 #[test]
 fn what_is_declared_and_not_there_is_said() {
     let text = "cluster: edge\nimports: [{service: n/e, from: bank}]\n\
                 exports: [{service: n/x, allow: [{cluster: bank, namespace: n, serviceAccount: s}]}]";
-    let status = status("c", &document(text), &well());
+    let status = summarize("c", &document(text), &well());
     assert!(status.errors.is_empty() && status.problems().is_empty());
     assert_eq!(status.warnings.len(), 2, "the link is missing");
     assert_eq!(status.imports[0].problem.as_deref(), Some(NOT_TAKEN_UP));
     assert_eq!(status.exports[0].problem.as_deref(), Some(NOT_TAKEN_UP));
-    assert!(!status.well());
+    assert!(!status.is_healthy());
 }
 
 #[test]
 fn a_cluster_without_a_name_or_pods_is_not_well() {
-    let status = status("c", &Document::default(), &Seen::default());
+    let status = summarize("c", &ConfigDocument::default(), &ClusterObjects::default());
     assert_eq!(status.cluster, None);
     let problems = status.problems();
     assert!(problems[0].contains("no name yet"), "{problems:?}");
     assert_eq!(problems[1..], ["adit-controller is not installed", "adit-node is not installed"]);
-    let some = Pods { installed: true, ready: 1, total: 2 };
-    let seen = Seen { controller: some, ..well() };
-    let status = super::status("c", &document("cluster: edge"), &seen);
+    let some = PodCounts { installed: true, ready: 1, total: 2 };
+    let seen = ClusterObjects { controller: some, ..well() };
+    let status = summarize("c", &document("cluster: edge"), &seen);
     assert_eq!(status.problems(), ["1 of 2 controller pods are ready"]);
-    assert!(super::status("c", &document("cluster: edge"), &well()).well());
+    assert!(summarize("c", &document("cluster: edge"), &well()).is_healthy());
 }
 
 #[test]
 fn what_is_wrong_with_the_controller_is_said_though_its_pods_are_ready() {
     let problems = |lease: Option<Lease>, silent: bool, text: &str| {
-        let status = status("c", &document(text), &Seen { lease: Some((lease, silent)), ..well() });
-        assert!(!status.well());
+        let status = summarize(
+            "c",
+            &document(text),
+            &ClusterObjects { lease: Some((lease, silent)), ..well() },
+        );
+        assert!(!status.is_healthy());
         status.problems()
     };
     let nobody = "no controller is active (nobody holds Lease adit-controller)";
@@ -161,8 +165,8 @@ fn nodes_without_a_certificate_are_named_by_their_last_request() {
         request("r5", "n4", new, json!({})),
     ];
     let at = "2026-01-01T12:00:30Z".parse().unwrap();
-    let seen = Seen { requests, at, ..well() };
-    let status = status("c", &document("cluster: edge"), &seen);
+    let seen = ClusterObjects { requests, at, ..well() };
+    let status = summarize("c", &document("cluster: edge"), &seen);
     assert_eq!(
         status.problems(),
         [
@@ -189,22 +193,22 @@ fn conditions_that_are_there_only_when_something_is_wrong_are_read() {
         "spec": {"trustDomain": "b.example"}, "status": status_of_link,
     }))
     .unwrap();
-    let seen = Seen {
+    let seen = ClusterObjects {
         links: vec![link],
         imports: vec![Import { status: with(conditions, "Conflict"), ..good }],
         slices: vec![slice("a", true)],
         ..well()
     };
-    let status = status("c", &document("cluster: edge"), &seen);
+    let status = summarize("c", &document("cluster: edge"), &seen);
     assert_eq!(status.links[0].problem.as_deref(), Some("so it is (Why)"));
     assert_eq!(status.imports[0].problem.as_deref(), Some("so it is (Why)"));
 }
 
 #[test]
 fn what_may_not_be_read_is_a_warning_and_no_more() {
-    let seen = Seen { lease: None, unread: vec!["cannot list".to_owned()], ..well() };
-    let status = status("c", &document("cluster: edge"), &seen);
-    assert!(status.well(), "{:?}", status.problems());
+    let seen = ClusterObjects { lease: None, unread: vec!["cannot list".to_owned()], ..well() };
+    let status = summarize("c", &document("cluster: edge"), &seen);
+    assert!(status.is_healthy(), "{:?}", status.problems());
     assert_eq!(status.warnings, ["cannot list"]);
 }
 
@@ -225,8 +229,8 @@ fn an_export_to_whom_no_link_leads_is_not_well() {
         .unwrap()
     };
     let problem = |kind: &str, status: &str| {
-        let seen = Seen { exports: vec![export(kind, status)], ..well() };
-        super::status("c", &document("cluster: edge"), &seen).exports[0].problem.clone()
+        let seen = ClusterObjects { exports: vec![export(kind, status)], ..well() };
+        summarize("c", &document("cluster: edge"), &seen).exports[0].problem.clone()
     };
     assert_eq!(problem("Linked", "False").as_deref(), Some("so it is (Why)"));
     assert_eq!(problem("Ready", "False").as_deref(), Some("so it is (Why)"));
@@ -234,7 +238,7 @@ fn an_export_to_whom_no_link_leads_is_not_well() {
 }
 
 /// A link or an import with a condition, and a Lease on which nodes say this.
-fn told(nodes: &Value) -> Seen {
+fn told(nodes: &Value) -> ClusterObjects {
     let mut lease = lease("adit-controller-1_uid", None);
     let annotations = lease.metadata.annotations.get_or_insert_default();
     annotations.insert(crate::api::NODES.into(), nodes.to_string());
@@ -244,7 +248,7 @@ fn told(nodes: &Value) -> Seen {
     });
     let links = vec![serde_json::from_value(link).unwrap()];
     let (imports, slices) = (vec![import("a", "True", None)], vec![slice("a", true)]);
-    Seen { lease: Some((Some(lease), false)), links, imports, slices, ..well() }
+    ClusterObjects { lease: Some((Some(lease), false)), links, imports, slices, ..well() }
 }
 
 const TEXT: &str = "cluster: edge\ntrustDomain: edge.example\nlinks: [{cluster: bank, trustDomain: bank.example}]\n";
@@ -260,7 +264,7 @@ fn what_nodes_say_is_told_of_the_thing_it_is_about_with_counts_and_places() {
             {"kind": "node", "code": "local-error", "error": true, "count": 1, "nodes": ["e1"], "sentence": "bad certificate"},
         ],
     });
-    let found = status("c", &document(TEXT), &told(&nodes));
+    let found = summarize("c", &document(TEXT), &told(&nodes));
     let link = found.links[0].problem.as_deref();
     assert_eq!(link, Some("1 of 2 nodes cannot reach bank: e2 (b1 does not answer: link-down)"));
     let import = found.imports[0].problem.as_deref();
@@ -271,11 +275,11 @@ fn what_nodes_say_is_told_of_the_thing_it_is_about_with_counts_and_places() {
     let silent = "1 of 3 nodes do not tell the controller how they are: e3 (no answer)";
     assert_eq!(found.troubles, [bad, silent]);
     assert_eq!(found.warnings, <[&str; 0]>::default());
-    assert!(!found.well());
+    assert!(!found.is_healthy());
     // A controller that has not asked of late says nothing about now.
     let mut old = nodes;
     old["at"] = "2026-01-01T11:50:00Z".into();
-    let found = status("c", &document(TEXT), &told(&old));
+    let found = summarize("c", &document(TEXT), &told(&old));
     assert_eq!((&found.links[0].problem, &found.imports[0].problem), (&None, &None));
     assert!(found.troubles.is_empty() && found.warnings.is_empty(), "{found:?}");
 }
@@ -298,7 +302,7 @@ fn what_nodes_say_is_told_of_a_link_that_is_down_and_refusals_for_several_reason
     };
     seen.links[0].status = untrue("Up", "LinkDown");
     seen.imports[0].status = untrue("Ready", "Why");
-    let found = status("c", &document(TEXT), &seen);
+    let found = summarize("c", &document(TEXT), &seen);
     let link = found.links[0].problem.as_deref();
     assert_eq!(link, Some("b1: no answer within 5s (link-down)"), "the condition knows less");
     let text = "so it is (Why); 7 connections refused since 2026-01-01T11:58:05Z";
@@ -319,9 +323,9 @@ fn a_link_that_is_down_is_one_cause_and_its_imports_are_counted_with_it() {
     for import in &mut seen.imports[..19] {
         import.status = set(&waits);
     }
-    let found = status("c", &document(TEXT), &seen);
+    let found = summarize("c", &document(TEXT), &seen);
     let problems =
-        |items: &[Item]| items.iter().filter_map(|i| i.problem.clone()).collect::<Vec<_>>();
+        |items: &[StatusItem]| items.iter().filter_map(|i| i.problem.clone()).collect::<Vec<_>>();
     assert_eq!(problems(&found.links), ["no answer (LinkDown); 19 imports wait for it"]);
     assert_eq!(problems(&found.imports), ["so it is (Why)"], "it has a cause of its own");
     let waiting = found.imports.iter().filter(|i| i.waits_for.as_deref() == Some("link bank"));

@@ -38,8 +38,9 @@ pub struct FailingPort {
 impl ExportsSummary {
     /// What one node says is added.
     pub(super) fn add(&mut self, node: &NodeName, report: &NodeReport) {
-        self.is_cut |= report.is_cut;
-        for ExportFault { target, is_whole, fault, total, here } in &report.exports {
+        self.is_cut |= report.is_truncated;
+        for ExportFault { target, is_whole_export: is_whole, fault, total, here } in &report.exports
+        {
             let ports = self.all.entry(target.service.clone()).or_default();
             let port = ports.entry(target.port.clone()).or_default();
             port.fault = match (port.fault, *fault) {
@@ -72,7 +73,7 @@ impl ExportsSummary {
                 let FailingPort { fault, total, silent, .. } = *port;
                 all.push((
                     *count,
-                    ExportFault { target, is_whole: true, fault, total, here: silent },
+                    ExportFault { target, is_whole_export: true, fault, total, here: silent },
                 ));
             }
         }
@@ -82,7 +83,10 @@ impl ExportsSummary {
     }
 
     /// What is said of the ports of an export.
-    pub fn of(&self, service: &ServiceName) -> impl Iterator<Item = (&PortName, &FailingPort)> {
+    pub fn ports_of(
+        &self,
+        service: &ServiceName,
+    ) -> impl Iterator<Item = (&PortName, &FailingPort)> {
         self.all.get(service).into_iter().flatten()
     }
 }
@@ -103,14 +107,16 @@ impl FailingPort {
             name => format!(" at port {name}"),
         };
         match self.fault {
-            Some(fault) => format!("no backend of {service} answers{port}: {}", fault.words()),
+            Some(fault) => {
+                format!("no backend of {service} answers{port}: {}", fault.description())
+            }
             None => format!("{service} has no backend{port}: no endpoint of it is ready"),
         }
     }
 
     /// How many backends and nodes that is, of so many nodes that have answered.
     #[must_use]
-    pub fn counts(&self, answered: usize) -> String {
+    pub fn describe_counts(&self, answered: usize) -> String {
         let nodes = match self.nodes.saturating_sub(self.named.len()) {
             0 => self.named.join(", "),
             more => format!("{} and {more} more", self.named.join(", ")),
@@ -131,7 +137,13 @@ mod tests {
     fn fault(is_whole: bool, total: u32, here: u32) -> ExportFault {
         let service = "agents/triage-bot".parse().unwrap();
         let target = Target { service, port: "http".parse().unwrap() };
-        ExportFault { target, is_whole, fault: Some(BackendFault::Refused), total, here }
+        ExportFault {
+            target,
+            is_whole_export: is_whole,
+            fault: Some(BackendFault::Refused),
+            total,
+            here,
+        }
     }
 
     fn sum(reports: &[Option<ExportFault>]) -> (Option<FailingPort>, usize) {
@@ -142,7 +154,7 @@ mod tests {
             all.add(&format!("b{n}").parse().unwrap(), &report);
         }
         let service = "agents/triage-bot".parse().unwrap();
-        let found = all.of(&service).next().map(|(_, port)| port.clone());
+        let found = all.ports_of(&service).next().map(|(_, port)| port.clone());
         (found, reports.len())
     }
 
@@ -173,6 +185,6 @@ mod tests {
         let (service, name) = ("a/b".parse().unwrap(), "http".parse().unwrap());
         let said = port.sentence(&service, &name);
         assert_eq!(said, "no backend of a/b answers at port http: connection refused");
-        assert_eq!(port.counts(answered), "2 backends; 1 of 2 nodes: b0");
+        assert_eq!(port.describe_counts(answered), "2 backends; 1 of 2 nodes: b0");
     }
 }

@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use serde_json::{Map, Value, json};
 
 use super::{BundleError, TrustBundle};
-use crate::fields::{Fields, PublicKey};
+use crate::fields::{CertFields, PublicKey};
 
 /// The members that only private or symmetric keys have (RFC 7518 §6).
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
@@ -59,7 +59,7 @@ pub(super) fn write(bundle: &TrustBundle) -> String {
 
 fn key(certificate: &CertificateDer<'_>) -> Value {
     let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-    let mut key = match Fields::parse(certificate).map(|f| f.key) {
+    let mut key = match CertFields::parse(certificate).map(|f| f.key) {
         // An uncompressed point is 0x04, x, y with both of one length (SEC 1 §2.3.3).
         Ok(key @ (PublicKey::P256([4, point @ ..]) | PublicKey::P384([4, point @ ..]))) => {
             let (x, y) = point.split_at(point.len() / 2);

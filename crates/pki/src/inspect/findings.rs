@@ -6,13 +6,13 @@ use adit_core::spiffe::{Role, SpiffeId, TrustDomain};
 use rustls_pki_types::UnixTime;
 
 use super::CertInfo;
-use crate::authority::MAX_TTL;
-use crate::fields::{BadKey, Fields};
+use crate::authority::MAX_CERT_LIFETIME;
+use crate::fields::{CertFields, KeyProblem};
 use crate::time::in_words;
 
 /// Something that speaks against a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Finding {
+pub enum CertFinding {
     /// Past its validity.
     #[error("expired {} ago", in_words(*.0))]
     Expired(Duration),
@@ -61,7 +61,7 @@ pub enum Finding {
     #[error("names that Adit ignores: {0}")]
     OtherNames(String),
     /// A leaf that lives longer than ours would.
-    #[error("valid for {}, longer than the {} that adit pki gives at most", in_words(*.0), in_words(MAX_TTL))]
+    #[error("valid for {}, longer than the {} that adit pki gives at most", in_words(*.0), in_words(MAX_CERT_LIFETIME))]
     LongLived(Duration),
     /// An authority that does not say whose it is.
     #[error("no SPIFFE ID that says which trust domain it is for: whoever takes it must know")]
@@ -71,7 +71,7 @@ pub enum Finding {
     Mixed(TrustDomain),
 }
 
-impl Finding {
+impl CertFinding {
     /// Would Adit refuse the certificate for it? The rest are warnings.
     #[must_use]
     pub fn is_unusable(&self) -> bool {
@@ -100,33 +100,33 @@ impl Finding {
 
 pub(super) fn judge(
     info: &CertInfo,
-    fields: &Fields<'_>,
+    fields: &CertFields<'_>,
     constrained: bool,
     now: UnixTime,
-) -> Vec<Finding> {
+) -> Vec<CertFinding> {
     let mut found = Vec::new();
     found.extend(validity(info, now));
     found.extend(match fields.key.check() {
         Ok(()) => None,
-        Err(BadKey::Weak(bits)) => Some(Finding::WeakKey(bits)),
-        Err(BadKey::Unsupported) => Some(Finding::UnsupportedKey),
+        Err(KeyProblem::Weak(bits)) => Some(CertFinding::WeakKey(bits)),
+        Err(KeyProblem::Unsupported) => Some(CertFinding::UnsupportedKey),
     });
     if constrained {
-        found.push(Finding::NameConstraints);
+        found.push(CertFinding::NameConstraints);
     }
     match (fields.uris.len(), &info.id) {
-        (0, _) if info.authority => found.push(Finding::NoTrustDomain),
-        (0, _) => found.push(Finding::NoId),
-        (1, None) => found.push(Finding::BadId),
+        (0, _) if info.authority => found.push(CertFinding::NoTrustDomain),
+        (0, _) => found.push(CertFinding::NoId),
+        (1, None) => found.push(CertFinding::BadId),
         (1, Some(_)) => {}
-        (several, _) => found.push(Finding::SeveralIds(several)),
+        (several, _) => found.push(CertFinding::SeveralIds(several)),
     }
     if info.authority {
         if info.id.as_ref().is_some_and(|id| !id.path().is_empty()) {
-            found.push(Finding::AuthorityAsLeaf);
+            found.push(CertFinding::AuthorityAsLeaf);
         }
         if fields.usage.is_some_and(|usage| !usage.sign_certificates) {
-            found.push(Finding::AuthorityCannotSign);
+            found.push(CertFinding::AuthorityCannotSign);
         }
     } else {
         leaf(info, fields, &mut found);
@@ -134,43 +134,43 @@ pub(super) fn judge(
     let others: Vec<_> =
         info.names.iter().filter(|n| !n.starts_with("URI:")).map(String::as_str).collect();
     if !others.is_empty() {
-        found.push(Finding::OtherNames(others.join(", ")));
+        found.push(CertFinding::OtherNames(others.join(", ")));
     }
     found.sort_by_key(|finding| !finding.is_unusable());
     found
 }
 
-fn leaf(info: &CertInfo, fields: &Fields<'_>, found: &mut Vec<Finding>) {
+fn leaf(info: &CertInfo, fields: &CertFields<'_>, found: &mut Vec<CertFinding>) {
     if !fields.usage.is_some_and(|u| u.digital_signature && !u.sign_certificates && !u.sign_crls) {
-        found.push(Finding::KeyUsage);
+        found.push(CertFinding::KeyUsage);
     }
     for needed in ["serverAuth", "clientAuth"] {
         if !info.usages.iter().any(|usage| usage == needed) {
-            found.push(Finding::Usage(needed));
+            found.push(CertFinding::Usage(needed));
         }
     }
     if let Some(id) = &info.id
         && !matches!(id.role(), Ok(Role::Node(_)))
     {
-        found.push(Finding::NotANode(id.clone()));
+        found.push(CertFinding::NotANode(id.clone()));
     }
     let life = between(info.not_before, info.not_after);
     // What we issue is a backdating longer than asked for.
-    if life > MAX_TTL + crate::authority::BACKDATE {
-        found.push(Finding::LongLived(life));
+    if life > MAX_CERT_LIFETIME + crate::authority::BACKDATE_INTERVAL {
+        found.push(CertFinding::LongLived(life));
     }
 }
 
 /// Expired, early, or with a third of its life left at most (RELIABILITY.md R7).
-fn validity(info: &CertInfo, now: UnixTime) -> Option<Finding> {
+fn validity(info: &CertInfo, now: UnixTime) -> Option<CertFinding> {
     if now < info.not_before {
-        return Some(Finding::NotYetValid(between(now, info.not_before)));
+        return Some(CertFinding::NotYetValid(between(now, info.not_before)));
     }
     if now > info.not_after {
-        return Some(Finding::Expired(between(info.not_after, now)));
+        return Some(CertFinding::Expired(between(info.not_after, now)));
     }
     let left = between(now, info.not_after);
-    (left <= between(info.not_before, info.not_after) / 3).then_some(Finding::EndsSoon(left))
+    (left <= between(info.not_before, info.not_after) / 3).then_some(CertFinding::EndsSoon(left))
 }
 
 /// What only shows beside the others of one file: certificates of another trust domain.
@@ -179,7 +179,7 @@ pub(super) fn compare(all: &mut [CertInfo]) {
     let Some(first) = all.iter().find_map(domain) else { return };
     for info in all {
         if let Some(other) = domain(info).filter(|other| *other != first) {
-            info.findings.insert(0, Finding::Mixed(other));
+            info.findings.insert(0, CertFinding::Mixed(other));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use adit_core::denied::DenyEntry;
+use adit_core::deny_list::DenyEntry;
 use adit_core::spiffe::{SpiffeError, SpiffeId, TrustDomain};
 use rustls_pki_types::UnixTime;
 
@@ -99,7 +99,7 @@ pub enum VerifyError {
     LeafAsAuthority,
     /// The extended key usage lacks what this direction needs.
     #[error("the certificate does not allow {0}, which this direction needs")]
-    Usage(Usage),
+    Usage(CertUsage),
     /// The key usage lets a leaf sign certificates, or does not let it sign handshakes.
     #[error(
         "the certificate's key usage must have digitalSignature and neither keyCertSign nor cRLSign"
@@ -122,14 +122,14 @@ pub enum VerifyError {
 
 /// What a certificate must allow, seen from who checks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Usage {
+pub enum CertUsage {
     /// The peer dialled us.
     ClientAuth,
     /// We dialled the peer.
     ServerAuth,
 }
 
-impl fmt::Display for Usage {
+impl fmt::Display for CertUsage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ClientAuth => "clientAuth",
@@ -178,7 +178,7 @@ impl VerifyError {
 
     /// The refusal inside an error of rustls, where it is one.
     #[must_use]
-    pub fn of(error: &rustls::Error) -> Option<&Self> {
+    pub fn from_rustls(error: &rustls::Error) -> Option<&Self> {
         let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = error
         else {
             return None;
@@ -191,7 +191,11 @@ impl VerifyError {
         reason = "webpki's list is open; the rest of it says that something cannot be read, or is \
                   about what is not asked of it here (revocation lists, server names)"
     )]
-    pub(super) fn from_webpki(error: webpki::Error, usage: Usage, domain: &TrustDomain) -> Self {
+    pub(super) fn from_webpki(
+        error: webpki::Error,
+        usage: CertUsage,
+        domain: &TrustDomain,
+    ) -> Self {
         use webpki::Error as E;
         match error {
             E::CertExpired { time, not_after } => Self::Expired { not_after, now: time },

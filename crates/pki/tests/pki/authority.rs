@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use adit_pki::authority::{AuthorityError, BACKDATE, MAX_TTL, MAX_VALIDITY, MIN_TTL};
+use adit_pki::authority::{
+    AuthorityError, BACKDATE_INTERVAL, MAX_CA_LIFETIME, MAX_CERT_LIFETIME, MIN_CERT_LIFETIME,
+};
 use adit_pki::{
-    ClusterAuthority, Identity, KeyKind, PeerVerifier, SigningRequest, Trust, TrustBundles, Usage,
-    VerifyError,
+    CertUsage, ClusterAuthority, Identity, KeyKind, PeerVerifier, SigningRequest, Trust,
+    TrustBundles, VerifyError,
 };
 use rcgen::{CertificateParams, IsCa, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
@@ -51,7 +53,7 @@ fn a_leaf_follows_the_profile() {
         assert!(critical && constraints.contains("ca: false"), "{constraints}");
         let usages = parsed.extended_key_usage().unwrap().unwrap().value;
         assert!(usages.server_auth && usages.client_auth && !usages.any);
-        let begin = NOW - BACKDATE.as_secs();
+        let begin = NOW - BACKDATE_INTERVAL.as_secs();
         assert_eq!(parsed.validity().not_before.timestamp() as u64, begin);
         assert_eq!(parsed.validity().not_after.timestamp() as u64, NOW + 24 * HOUR);
         assert_eq!(issued.certificate.not_after, at(NOW + 24 * HOUR));
@@ -79,7 +81,7 @@ fn a_long_trust_domain_has_room() {
     let node = format!("{}.b", "n".repeat(63)).parse().unwrap();
     let issued = ca.issue(&node, KeyKind::P256, HOURS(1), at(NOW)).unwrap();
     let trust = verifier([ca.bundle().unwrap()]);
-    let verdict = trust.verify(&issued.certificate.chain[0], &[], Usage::ClientAuth, at(NOW));
+    let verdict = trust.verify(&issued.certificate.chain[0], &[], CertUsage::ClientAuth, at(NOW));
     assert_eq!(verdict.unwrap().id, issued.certificate.id);
 }
 
@@ -115,14 +117,14 @@ fn lives_are_bounded() {
     let create = |validity| {
         ClusterAuthority::create(domain("edge.example"), KeyKind::P256, validity, at(NOW)).err()
     };
-    assert!(create(MAX_VALIDITY).is_none());
-    assert!(matches!(create(MAX_VALIDITY + second), Some(AuthorityError::Lifetime { .. })));
-    assert!(matches!(create(MIN_TTL - second), Some(AuthorityError::Lifetime { .. })));
+    assert!(create(MAX_CA_LIFETIME).is_none());
+    assert!(matches!(create(MAX_CA_LIFETIME + second), Some(AuthorityError::Lifetime { .. })));
+    assert!(matches!(create(MIN_CERT_LIFETIME - second), Some(AuthorityError::Lifetime { .. })));
 
     let ca = authority(KeyKind::P256);
     let issue = |ttl| ca.issue(&"e1".parse().unwrap(), KeyKind::P256, ttl, at(NOW)).err();
-    assert!(issue(MAX_TTL).is_none() && issue(MIN_TTL).is_none());
-    let error = issue(MAX_TTL + second).unwrap();
+    assert!(issue(MAX_CERT_LIFETIME).is_none() && issue(MIN_CERT_LIFETIME).is_none());
+    let error = issue(MAX_CERT_LIFETIME + second).unwrap();
     assert!(error.to_string().contains("1m to 90d"), "{error}");
     assert!(matches!(issue(Duration::ZERO), Some(AuthorityError::Lifetime { .. })));
     assert!(matches!(issue(Duration::MAX), Some(AuthorityError::Lifetime { .. })));
@@ -171,8 +173,8 @@ fn a_controller_is_accepted_where_it_is_named() {
     let ours = Trust { bundles: bundles(), nodes_by_id: named, ..Trust::default() };
     let ours = PeerVerifier::new(ours);
     let theirs = PeerVerifier::new(bundles().into());
-    assert!(ours.verify(&issued.chain[0], &[], Usage::ClientAuth, at(NOW)).is_ok());
-    let refused = theirs.verify(&issued.chain[0], &[], Usage::ClientAuth, at(NOW));
+    assert!(ours.verify(&issued.chain[0], &[], CertUsage::ClientAuth, at(NOW)).is_ok());
+    let refused = theirs.verify(&issued.chain[0], &[], CertUsage::ClientAuth, at(NOW));
     assert!(matches!(refused, Err(VerifyError::Controller(_))));
 }
 
@@ -190,7 +192,7 @@ fn a_request_gives_a_key_and_nothing_else() {
     let request = greedy.serialize_request(&key).unwrap();
 
     let issued = ca.sign_request(request.der(), &node, HOURS(24), at(NOW)).unwrap();
-    let peer = trust.verify(&issued.chain[0], &[], Usage::ClientAuth, at(NOW)).unwrap();
+    let peer = trust.verify(&issued.chain[0], &[], CertUsage::ClientAuth, at(NOW)).unwrap();
     assert_eq!(peer.id.as_str(), "spiffe://edge.example/adit/node/e1");
 
     let mut forged = request.der().to_vec();
@@ -217,7 +219,7 @@ fn it_comes_back_from_its_files() {
         let issued = again.issue(&"e1".parse().unwrap(), kind, HOURS(1), at(NOW)).unwrap();
         let trust = verifier([ca.bundle().unwrap()]);
         let leaf = &issued.certificate.chain[0];
-        assert!(trust.verify(leaf, &[], Usage::ServerAuth, at(NOW)).is_ok());
+        assert!(trust.verify(leaf, &[], CertUsage::ServerAuth, at(NOW)).is_ok());
 
         let other = authority(kind);
         let error = |pem: &str, key: &str| {

@@ -4,7 +4,7 @@
 //! each with exactly that reason: a row that is refused for another reason proves nothing.
 
 use adit_core::spiffe::SpiffeError;
-use adit_pki::{PeerVerifier, Usage, VerifyError};
+use adit_pki::{CertUsage, PeerVerifier, VerifyError};
 use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
@@ -13,44 +13,51 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::cluster::{Cluster, verifier};
-use crate::forge::{Forge, Forged, HOUR, NOW, at, bundles, ca_params, domain, leaf_params, uri};
-use crate::wire::{Side, impostor_client, impostor_server, shake};
+use crate::cluster::{PkiCluster, verifier};
+use crate::forge::{
+    Forge, ForgedCert, HOUR, NOW, at, bundles, ca_params, domain, leaf_params, uri,
+};
+use crate::wire::{HandshakeSide, impostor_client, impostor_server, shake};
 
 const BANK: &str = "bank.example";
 const B1: &str = "spiffe://bank.example/adit/node/b1";
 
 /// What both sides say of `forged`, by the certificate alone and over a handshake each.
-struct Verdict {
+struct BothVerdicts {
     as_client: Result<(), VerifyError>,
     as_server: Result<(), VerifyError>,
 }
 
 /// Edge, an honest cluster that believes `trusted`, is dialled by and dials whoever holds `forged`.
-fn present(trusted: &PeerVerifier, forged: &Forged) -> Verdict {
+fn present(trusted: &PeerVerifier, forged: &ForgedCert) -> BothVerdicts {
     let (leaf, rest) = forged.chain.split_first().unwrap();
     let judge = |usage| trusted.verify(leaf, rest, usage, at(NOW)).map(drop);
-    let edge = Cluster::new("edge.example", "e1");
+    let edge = PkiCluster::new("edge.example", "e1");
     let on_wire = std::sync::Arc::new(PeerVerifier::new(trusted.trust().as_ref().clone()));
 
     let dialled = shake(&impostor_client(forged), &edge.server(&on_wire));
-    let as_client = refusal(dialled.map(drop), Side::Server);
-    assert_eq!(as_client, judge(Usage::ClientAuth), "the wire says otherwise");
+    let as_client = refusal(dialled.map(drop), HandshakeSide::Server);
+    assert_eq!(as_client, judge(CertUsage::ClientAuth), "the wire says otherwise");
 
     let dials = shake(&edge.client(&on_wire), &impostor_server(forged));
-    let as_server = refusal(dials.map(drop), Side::Client);
-    assert_eq!(as_server, judge(Usage::ServerAuth), "the wire says otherwise");
-    Verdict { as_client, as_server }
+    let as_server = refusal(dials.map(drop), HandshakeSide::Client);
+    assert_eq!(as_server, judge(CertUsage::ServerAuth), "the wire says otherwise");
+    BothVerdicts { as_client, as_server }
 }
 
-fn refusal(end: Result<(), (Side, rustls::Error)>, by: Side) -> Result<(), VerifyError> {
+fn refusal(
+    end: Result<(), (HandshakeSide, rustls::Error)>,
+    by: HandshakeSide,
+) -> Result<(), VerifyError> {
     let Err((side, error)) = end else { return Ok(()) };
     assert_eq!(side, by, "{error}");
-    Err(VerifyError::of(&error).unwrap_or_else(|| panic!("another error: {error}")).clone())
+    Err(VerifyError::from_rustls(&error)
+        .unwrap_or_else(|| panic!("another error: {error}"))
+        .clone())
 }
 
 /// Both sides refuse, for `reason`.
-fn refused(ca: &Forge, forged: &Forged, reason: &VerifyError) {
+fn refused(ca: &Forge, forged: &ForgedCert, reason: &VerifyError) {
     let trusted = PeerVerifier::new(bundles([ca.bundle(BANK)]).into());
     let verdict = present(&trusted, forged);
     assert_eq!(verdict.as_client.as_ref().err(), Some(reason));
@@ -199,8 +206,10 @@ fn usages_fit_the_direction() {
         let verdict = present(&trusted, &ca.issue(&spoiled(|l| l.extended_key_usages = usages)));
         (verdict.as_client, verdict.as_server)
     };
-    let (no_client, no_server) =
-        (Err(VerifyError::Usage(Usage::ClientAuth)), Err(VerifyError::Usage(Usage::ServerAuth)));
+    let (no_client, no_server) = (
+        Err(VerifyError::Usage(CertUsage::ClientAuth)),
+        Err(VerifyError::Usage(CertUsage::ServerAuth)),
+    );
     assert_eq!(verdict(vec![ServerAuth]), (no_client.clone(), Ok(())));
     assert_eq!(verdict(vec![ClientAuth]), (Ok(()), no_server.clone()));
     assert_eq!(verdict(vec![CodeSigning]), (no_client.clone(), no_server.clone()));
@@ -291,7 +300,7 @@ fn a_certificate_that_signed_itself() {
     let mut params = leaf_params(B1);
     params.distinguished_name.push(DnType::CommonName, "b1");
     let chain = vec![params.self_signed(&key).unwrap().der().clone()];
-    let forged = Forged { chain, key: PrivateKeyDer::Pkcs8(key.serialize_der().into()) };
+    let forged = ForgedCert { chain, key: PrivateKeyDer::Pkcs8(key.serialize_der().into()) };
     refused(&ca, &forged, &VerifyError::UnknownAuthority(domain(BANK)));
 }
 
@@ -304,7 +313,7 @@ fn named_ca(name: &str, constraint: BasicConstraints) -> CertificateParams {
 }
 
 /// A chain through `count` intermediates, the root allowing any number.
-fn nested(count: usize) -> (Forge, Forged) {
+fn nested(count: usize) -> (Forge, ForgedCert) {
     let root = Forge::with(named_ca("root", BasicConstraints::Unconstrained));
     let mut between = Vec::new();
     for i in 0..count {
@@ -389,7 +398,7 @@ fn keys_are_strong_and_of_known_kinds() {
     {
         let key = KeyPair::generate_for(algorithm).unwrap();
         let chain = vec![ca.sign(&leaf_params(B1), &key)];
-        let good = Forged { chain, key: PrivateKeyDer::try_from(key.serialize_der()).unwrap() };
+        let good = ForgedCert { chain, key: PrivateKeyDer::try_from(key.serialize_der()).unwrap() };
         assert!(present(&trusted, &good).as_client.is_ok(), "{algorithm:?}");
     }
 }
@@ -422,7 +431,7 @@ fn bytes_that_are_no_certificate() {
     let good = ca.leaf(B1);
     for bad in [vec![], vec![0x30, 0], b"hello".to_vec(), good.chain[0][..200].to_vec()] {
         let chain = vec![CertificateDer::from(bad)];
-        let forged = Forged { chain, key: good.key.clone_key() };
+        let forged = ForgedCert { chain, key: good.key.clone_key() };
         refused(&ca, &forged, &VerifyError::Malformed);
     }
     let doubled = spoiled(|l| {
@@ -449,7 +458,7 @@ fn every_byte_counts() {
             let mut bytes = good.to_vec();
             bytes[i] ^= 1 << bit;
             let bad = CertificateDer::from(bytes);
-            let verdict = trusted.verify(&bad, &[], Usage::ClientAuth, at(NOW));
+            let verdict = trusted.verify(&bad, &[], CertUsage::ClientAuth, at(NOW));
             assert!(verdict.is_err(), "bit {bit} of byte {i}");
         }
     }
@@ -462,8 +471,9 @@ fn an_observer_hears_every_refusal() {
     let ca = Forge::new(BANK);
     let trusted = PeerVerifier::new(bundles([ca.bundle(BANK)]).into())
         .on_refusal(move |refusal| ears.lock().unwrap().push(refusal.label()));
-    let verify =
-        |forged: Forged| trusted.verify(&forged.chain[0], &[], Usage::ClientAuth, at(NOW)).is_ok();
+    let verify = |forged: ForgedCert| {
+        trusted.verify(&forged.chain[0], &[], CertUsage::ClientAuth, at(NOW)).is_ok()
+    };
     assert!(verify(ca.leaf(B1)));
     assert!(!verify(ca.leaf("spiffe://bank.example/adit/controller")));
     assert!(!verify(Forge::new(BANK).leaf(B1)));
@@ -484,7 +494,7 @@ proptest! {
         let trusted = verifier(known);
         let id = format!("spiffe://{}{}", names[claimed], paths[path]);
         let forged = forges[signer].leaf(&id);
-        let verdict = trusted.verify(&forged.chain[0], &[], Usage::ClientAuth, at(NOW));
+        let verdict = trusted.verify(&forged.chain[0], &[], CertUsage::ClientAuth, at(NOW));
         prop_assert_eq!(verdict.is_ok(), signer == claimed && path == 0, "{:?}", verdict);
         if let Ok(peer) = verdict {
             prop_assert_eq!(peer.id.to_string(), id);
@@ -495,6 +505,6 @@ proptest! {
     fn any_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
         let trusted = verifier([]);
         let chain = [CertificateDer::from(bytes)];
-        prop_assert!(trusted.verify(&chain[0], &chain, Usage::ServerAuth, at(NOW)).is_err());
+        prop_assert!(trusted.verify(&chain[0], &chain, CertUsage::ServerAuth, at(NOW)).is_err());
     }
 }

@@ -8,7 +8,7 @@ use adit_pki::{ClusterAuthority, KeyKind, TrustBundles};
 use rcgen::{CertificateParams, KeyPair, KeyUsagePurpose};
 use rustls_pki_types::CertificateDer;
 
-use crate::cluster::Cluster;
+use crate::cluster::PkiCluster;
 use crate::forge::{Forge, NOW, at, bundles, ca_params, domain, uri};
 
 const BANK: &str = "bank.example";
@@ -123,7 +123,7 @@ fn what_is_no_bundle_says_why() {
 /// A private key in a bundle's place is told, not ignored: somebody is about to hand it over.
 #[test]
 fn keys_are_never_part_of_it() {
-    let bank = Cluster::new(BANK, "b1");
+    let bank = PkiCluster::new(BANK, "b1");
     let with_key = format!("{}{}", bank.bundle().to_pem(), *bank.authority.key_pem());
     let error = parse(with_key).unwrap_err();
     assert_eq!(error, PemError::PrivateKey.into());

@@ -13,12 +13,12 @@ use crate::forge::{HOUR, NOW, at, domain};
 use crate::wire::clock;
 
 /// An authority and one node that it issued.
-pub(crate) struct Cluster {
+pub(crate) struct PkiCluster {
     pub(crate) authority: ClusterAuthority,
     pub(crate) identity: Arc<Current<Identity>>,
 }
 
-impl Cluster {
+impl PkiCluster {
     pub(crate) fn new(name: &str, node: &str) -> Self {
         Self::with(name, node, KeyKind::P256)
     }

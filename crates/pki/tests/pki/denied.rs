@@ -1,28 +1,28 @@
 //! The deny list: each kind of entry refuses, in both directions, and nobody else; and what a path may cost.
 
-use adit_core::denied::{CertSerial, DeniedPeer, DenyEntry, KeyHash};
+use adit_core::deny_list::{CertSerial, DeniedPeer, DenyEntry, KeyHash};
 use adit_core::name::ClusterName;
 use adit_core::spiffe::TrustDomain;
 use adit_pki::inspect::inspect;
-use adit_pki::{DenyList, PeerVerifier, Trust, TrustBundle, Usage, VerifyError};
+use adit_pki::{CertUsage, DenyList, PeerVerifier, Trust, TrustBundle, VerifyError};
 use rcgen::{BasicConstraints, DistinguishedName, DnType, IsCa, SerialNumber};
 
-use crate::cluster::Cluster;
-use crate::forge::{Forge, Forged, NOW, at, bundles, ca_params, domain, leaf_params};
+use crate::cluster::PkiCluster;
+use crate::forge::{Forge, ForgedCert, NOW, at, bundles, ca_params, domain, leaf_params};
 use crate::wire::{impostor_client, impostor_server, shake};
 
 const BANK: &str = "bank.example";
 const B1: &str = "spiffe://bank.example/adit/node/b1";
 
 /// A root, an authority below it, and a node of each; every certificate with a serial number of its own.
-struct Scene {
+struct NestedDenyScene {
     root: Forge,
     between: Forge,
-    nested: Forged,
-    direct: Forged,
+    nested: ForgedCert,
+    direct: ForgedCert,
 }
 
-impl Scene {
+impl NestedDenyScene {
     fn new() -> Self {
         let numbered = |mut params: rcgen::CertificateParams, n: u8| {
             params.serial_number = Some(SerialNumber::from_slice(&[n; 16]));
@@ -54,7 +54,7 @@ impl Scene {
         let verifier = self.denying(peer.clone());
         [&self.nested, &self.direct].map(|forged| {
             let (leaf, rest) = forged.chain.split_first().unwrap();
-            let [one, other] = [Usage::ClientAuth, Usage::ServerAuth]
+            let [one, other] = [CertUsage::ClientAuth, CertUsage::ServerAuth]
                 .map(|usage| verifier.verify(leaf, rest, usage, at(NOW)).map(drop));
             assert_eq!(one, other);
             match one {
@@ -92,7 +92,7 @@ fn key_of(certificate: &[u8]) -> DeniedPeer {
 
 #[test]
 fn each_kind_of_entry_refuses_whom_it_names_and_nobody_else() {
-    let scene = Scene::new();
+    let scene = NestedDenyScene::new();
     let bank: ClusterName = "bank".parse().unwrap();
     let node = |n: &str| DeniedPeer::Node(bank.clone(), n.parse().unwrap());
     let (both, neither) = ([true, true], [false, false]);
@@ -122,14 +122,16 @@ fn each_kind_of_entry_refuses_whom_it_names_and_nobody_else() {
 /// A cluster that changes its authority has both for a while; the one that leaked is denied at once.
 #[test]
 fn a_denied_authority_leaves_the_others_of_its_bundle() {
-    let scene = Scene::new();
+    let scene = NestedDenyScene::new();
     let next = Forge::with(ca_params(BANK));
     let authorities = [scene.root.certificate.clone(), next.certificate.clone()];
     let bundle = TrustBundle::new(domain(BANK), authorities).unwrap();
     let denied = list([key_of(&scene.root.certificate)]);
     let verifier = PeerVerifier::new(Trust { denied, ..bundles([bundle]).into() });
-    let verify = |forged: &Forged| {
-        verifier.verify(&forged.chain[0], &forged.chain[1..], Usage::ClientAuth, at(NOW)).map(drop)
+    let verify = |forged: &ForgedCert| {
+        verifier
+            .verify(&forged.chain[0], &forged.chain[1..], CertUsage::ClientAuth, at(NOW))
+            .map(drop)
     };
     assert!(matches!(verify(&scene.direct), Err(VerifyError::Denied(_))));
     assert_eq!(verify(&next.leaf(B1)), Ok(()));
@@ -138,23 +140,23 @@ fn a_denied_authority_leaves_the_others_of_its_bundle() {
 /// Who holds no certificate of the cluster does not learn whom it denies.
 #[test]
 fn a_stranger_learns_nothing_of_the_list() {
-    let scene = Scene::new();
+    let scene = NestedDenyScene::new();
     let verifier = scene.denying(DeniedPeer::Cluster("bank".parse().unwrap()));
     let forged = Forge::with(ca_params(BANK)).leaf(B1);
-    let refused = verifier.verify(&forged.chain[0], &[], Usage::ClientAuth, at(NOW));
+    let refused = verifier.verify(&forged.chain[0], &[], CertUsage::ClientAuth, at(NOW));
     assert_eq!(refused, Err(VerifyError::UnknownAuthority(domain(BANK))));
 }
 
 #[test]
 fn a_handshake_is_refused_both_ways_and_the_reason_stays_here() {
-    let scene = Scene::new();
-    let edge = Cluster::new("edge.example", "e1");
+    let scene = NestedDenyScene::new();
+    let edge = PkiCluster::new("edge.example", "e1");
     let verifier = std::sync::Arc::new(scene.denying(serial(0x33, None)));
     let dials = shake(&impostor_client(&scene.nested), &edge.server(&verifier)).map(drop);
     let dialled = shake(&edge.client(&verifier), &impostor_server(&scene.nested)).map(drop);
     for end in [dials, dialled] {
         let (_, error) = end.unwrap_err();
-        assert_eq!(VerifyError::of(&error).unwrap().label(), VerifyError::DENIED);
+        assert_eq!(VerifyError::from_rustls(&error).unwrap().label(), VerifyError::DENIED);
         let text = error.to_string();
         assert!(text.contains("denied.serials: 3333"), "{text}");
         assert!(!text.contains("secret"), "{text}");
@@ -180,6 +182,7 @@ fn the_dearest_path_is_given_up() {
     }
     let mut forged = issuer.leaf(B1);
     forged.chain.extend(chain);
-    let refused = verifier.verify(&forged.chain[0], &forged.chain[1..], Usage::ClientAuth, at(NOW));
+    let refused =
+        verifier.verify(&forged.chain[0], &forged.chain[1..], CertUsage::ClientAuth, at(NOW));
     assert_eq!(refused.unwrap_err(), VerifyError::PathTooComplex);
 }

@@ -36,7 +36,7 @@ pub(crate) struct Forge {
 }
 
 /// A chain, leaf first, and the leaf's key.
-pub(crate) struct Forged {
+pub(crate) struct ForgedCert {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
 }
@@ -106,14 +106,14 @@ impl Forge {
     }
 
     /// A certificate with these parameters and a key of its own.
-    pub(crate) fn issue(&self, params: &CertificateParams) -> Forged {
+    pub(crate) fn issue(&self, params: &CertificateParams) -> ForgedCert {
         let key = KeyPair::generate().unwrap();
         let chain = vec![self.sign(params, &key)];
-        Forged { chain, key: PrivateKeyDer::Pkcs8(key.serialize_der().into()) }
+        ForgedCert { chain, key: PrivateKeyDer::Pkcs8(key.serialize_der().into()) }
     }
 
     /// A good certificate for `id`.
-    pub(crate) fn leaf(&self, id: &str) -> Forged {
+    pub(crate) fn leaf(&self, id: &str) -> ForgedCert {
         self.issue(&leaf_params(id))
     }
 

@@ -8,19 +8,19 @@ use rustls::{
     PeerIncompatible, ProtocolVersion, ServerConfig, ServerConnection,
 };
 
-use crate::cluster::{Cluster, verifier};
+use crate::cluster::{PkiCluster, verifier};
 use crate::forge::{HOUR, NOW, at};
-use crate::wire::{Gullible, Side, clock, clock_at, provider, shake};
+use crate::wire::{Gullible, HandshakeSide, clock, clock_at, provider, shake};
 
-fn edge_and_bank() -> (Cluster, Cluster) {
-    (Cluster::new("edge.example", "e1"), Cluster::new("bank.example", "b1"))
+fn edge_and_bank() -> (PkiCluster, PkiCluster) {
+    (PkiCluster::new("edge.example", "e1"), PkiCluster::new("bank.example", "b1"))
 }
 
 #[test]
 fn two_nodes_agree_on_the_strict_choices() {
     for kind in [KeyKind::P256, KeyKind::Ed25519] {
-        let edge = Cluster::with("edge.example", "e1", kind);
-        let bank = Cluster::with("bank.example", "b1", kind);
+        let edge = PkiCluster::with("edge.example", "e1", kind);
+        let bank = PkiCluster::with("bank.example", "b1", kind);
         let trust = verifier([edge.bundle(), bank.bundle()]);
         let done = shake(&edge.client(&trust), &bank.server(&trust)).unwrap();
         let (client, server) = (&done.client, &done.server);
@@ -57,7 +57,7 @@ fn names_of_peers_do_not_travel_in_the_open() {
 
 #[test]
 fn siblings_are_peers() {
-    let edge = Cluster::new("edge.example", "e1");
+    let edge = PkiCluster::new("edge.example", "e1");
     let trust = verifier([edge.bundle()]);
     let server = edge.server(&trust);
     edge.identity.set(edge.renew("e2", at(NOW)));
@@ -137,7 +137,7 @@ fn another_application_protocol_is_refused() {
         let mut client = ClientConfig::clone(&edge.client(&trust));
         client.alpn_protocols = protocols;
         let (side, error) = shake(&Arc::new(client), &bank.server(&trust)).unwrap_err();
-        assert_eq!((side, error), (Side::Server, Error::NoApplicationProtocol));
+        assert_eq!((side, error), (HandshakeSide::Server, Error::NoApplicationProtocol));
     }
 }
 
@@ -153,7 +153,7 @@ fn a_client_without_a_certificate_is_refused() {
         .with_no_client_auth();
     anonymous.alpn_protocols = vec![tls::ALPN.to_vec()];
     let (side, error) = shake(&Arc::new(anonymous), &bank.server(&trust)).unwrap_err();
-    assert_eq!((side, error), (Side::Server, Error::NoCertificatesPresented));
+    assert_eq!((side, error), (HandshakeSide::Server, Error::NoCertificatesPresented));
 }
 
 /// A build without ML-KEM still gets through, but nobody chooses it over ML-KEM.
@@ -204,7 +204,7 @@ fn a_withdrawn_bundle_ends_belief_without_a_new_configuration() {
     trust.set_trust(TrustBundles::new([bank.bundle()]).unwrap().into());
     let (side, error) = shake(&client, &server).unwrap_err();
     let gone = VerifyError::UnknownTrustDomain("edge.example".parse().unwrap());
-    assert_eq!((side, VerifyError::of(&error)), (Side::Server, Some(&gone)));
+    assert_eq!((side, VerifyError::from_rustls(&error)), (HandshakeSide::Server, Some(&gone)));
 
     trust.set_trust(TrustBundles::new([bank.bundle(), edge.bundle()]).unwrap().into());
     assert!(shake(&client, &server).is_ok());
@@ -218,9 +218,9 @@ fn certificates_end_by_the_clock_that_was_given() {
     let late = clock_at(at(NOW + 25 * HOUR));
     let client = tls::client_config(&edge.identity, &trust, &late).unwrap();
     let (side, error) = shake(&client, &bank.server(&trust)).unwrap_err();
-    let Some(VerifyError::Expired { not_after, .. }) = VerifyError::of(&error) else {
+    let Some(VerifyError::Expired { not_after, .. }) = VerifyError::from_rustls(&error) else {
         panic!("{error}")
     };
-    assert_eq!((side, *not_after), (Side::Client, bank.identity.get().not_after()));
+    assert_eq!((side, *not_after), (HandshakeSide::Client, bank.identity.get().not_after()));
     assert!(error.to_string().contains("expired at 2026-11-22T12:00:00Z"), "{error}");
 }

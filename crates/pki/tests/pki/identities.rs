@@ -6,17 +6,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use adit_pki::files::{self, Existing, FileError};
+use adit_pki::files::{self, FileError, IfExists};
 use adit_pki::identity::IdentityError;
 use adit_pki::{ClusterAuthority, Identity, KeyKind, TrustBundle, VerifyError};
 use rcgen::ExtendedKeyUsagePurpose;
 
-use crate::forge::{Forge, Forged, HOUR, NOW, at, domain, leaf_params};
+use crate::forge::{Forge, ForgedCert, HOUR, NOW, at, domain, leaf_params};
 
 const BANK: &str = "bank.example";
 const B1: &str = "spiffe://bank.example/adit/node/b1";
 
-fn take(forged: Forged, bundle: &TrustBundle) -> Result<Identity, IdentityError> {
+fn take(forged: ForgedCert, bundle: &TrustBundle) -> Result<Identity, IdentityError> {
     Identity::new(forged.chain, forged.key, bundle, &BTreeSet::new(), at(NOW))
 }
 
@@ -42,7 +42,7 @@ fn an_identity_is_one_that_peers_accept() {
     assert_eq!(refused(Forge::new(BANK).leaf(B1)), "wrong-signature");
     assert_eq!(refused(bank.leaf("spiffe://bank.example/adit/controller")), "controller");
     assert_eq!(refused(bank.leaf("spiffe://bank.example/ns/a/sa/b")), "workload");
-    assert_eq!(refused(Forged { chain: vec![], ..bank.leaf(B1) }), "no-certificate");
+    assert_eq!(refused(ForgedCert { chain: vec![], ..bank.leaf(B1) }), "no-certificate");
 
     // A node dials and is dialled.
     for usage in [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth] {
@@ -77,12 +77,12 @@ fn folder(at_dir: &Path) -> ClusterAuthority {
     let ttl = Duration::from_secs(24 * HOUR);
     let node = ca.issue(&"b1".parse().unwrap(), KeyKind::P256, ttl, at(NOW)).unwrap();
     let put = |name, text: &[u8]| {
-        files::write(&at_dir.join(name), text, Existing::Replace).unwrap();
+        files::write(&at_dir.join(name), text, IfExists::Replace).unwrap();
     };
     put(files::BUNDLE, ca.bundle().unwrap().to_pem().as_bytes());
     put(files::NODE_CHAIN, node.certificate.to_pem().as_bytes());
     let key = at_dir.join(files::NODE_KEY);
-    files::write_key(&key, node.key_pem().as_bytes(), Existing::Replace).unwrap();
+    files::write_key(&key, node.key_pem().as_bytes(), IfExists::Replace).unwrap();
     ca
 }
 
@@ -125,7 +125,10 @@ fn keys_are_their_owners_alone() {
     for open in [0o640, 0o604, 0o660, 0o644] {
         fs::set_permissions(&key, fs::Permissions::from_mode(open)).unwrap();
         let error = load(dir.path()).unwrap_err();
-        assert!(matches!(error, FileError::Open { mode, .. } if mode == open), "{error}");
+        assert!(
+            matches!(error, FileError::ReadableByOthers { mode, .. } if mode == open),
+            "{error}"
+        );
         assert!(error.to_string().contains("chmod 600"), "{error}");
     }
     fs::set_permissions(&key, fs::Permissions::from_mode(0o400)).unwrap();
@@ -136,19 +139,19 @@ fn keys_are_their_owners_alone() {
 fn nothing_is_replaced_unasked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
-    files::write_key(&path, b"one", Existing::Keep).unwrap();
-    let error = files::write_key(&path, b"two", Existing::Keep).unwrap_err();
+    files::write_key(&path, b"one", IfExists::Keep).unwrap();
+    let error = files::write_key(&path, b"two", IfExists::Keep).unwrap_err();
     assert!(matches!(error, FileError::Exists(_)));
     assert_eq!(fs::read(&path).unwrap(), b"one");
     // What a crash half-way through left behind is in nobody's way.
     fs::write(dir.path().join("x.new"), b"half").unwrap();
-    files::write_key(&path, b"three", Existing::Replace).unwrap();
+    files::write_key(&path, b"three", IfExists::Replace).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"three");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     // A link is not followed: what it points to may be anything.
     let (link, other) = (dir.path().join("link"), dir.path().join("other"));
     std::os::unix::fs::symlink(&other, &link).unwrap();
-    assert!(files::write_key(&link, b"secret", Existing::Keep).is_err());
+    assert!(files::write_key(&link, b"secret", IfExists::Keep).is_err());
     assert!(!other.exists());
 }
 

@@ -15,13 +15,13 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName};
 
-use crate::forge::{Forged, NOW, at};
+use crate::forge::{ForgedCert, NOW, at};
 
 /// A clock that stands at a time.
 #[derive(Debug)]
-struct Clock(UnixTime);
+struct FixedClock(UnixTime);
 
-impl TimeProvider for Clock {
+impl TimeProvider for FixedClock {
     fn current_time(&self) -> Option<UnixTime> {
         Some(self.0)
     }
@@ -34,19 +34,19 @@ pub(crate) fn clock() -> Arc<dyn TimeProvider> {
 
 /// A clock that stands elsewhere.
 pub(crate) fn clock_at(time: UnixTime) -> Arc<dyn TimeProvider> {
-    Arc::new(Clock(time))
+    Arc::new(FixedClock(time))
 }
 
 /// Who gave up a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum HandshakeSide {
     Client,
     Server,
 }
 
 /// Both ends of a finished handshake.
 #[derive(Debug)]
-pub(crate) struct Done {
+pub(crate) struct FinishedHandshake {
     pub(crate) client: ClientConnection,
     pub(crate) server: ServerConnection,
     /// The first bytes that the client sent.
@@ -57,7 +57,7 @@ pub(crate) struct Done {
 pub(crate) fn shake(
     client: &Arc<ClientConfig>,
     server: &Arc<ServerConfig>,
-) -> Result<Done, (Side, rustls::Error)> {
+) -> Result<FinishedHandshake, (HandshakeSide, rustls::Error)> {
     let name = "peer.invalid".try_into().unwrap();
     let mut client = ClientConnection::new(Arc::clone(client), Version::V1, name, vec![]).unwrap();
     let mut server = ServerConnection::new(Arc::clone(server), Version::V1, vec![]).unwrap();
@@ -68,14 +68,14 @@ pub(crate) fn shake(
             if hello.is_empty() {
                 hello.clone_from(&bytes);
             }
-            server.read_hs(&bytes).map_err(|e| (Side::Server, e))?;
+            server.read_hs(&bytes).map_err(|e| (HandshakeSide::Server, e))?;
         }
         for bytes in flights(|buffer| server.write_hs(buffer).is_some()) {
-            client.read_hs(&bytes).map_err(|e| (Side::Client, e))?;
+            client.read_hs(&bytes).map_err(|e| (HandshakeSide::Client, e))?;
         }
     }
     assert!(!client.is_handshaking() && !server.is_handshaking());
-    Ok(Done { client, server, hello })
+    Ok(FinishedHandshake { client, server, hello })
 }
 
 /// All that a side has to say now, cut where its keys change.
@@ -92,7 +92,7 @@ fn flights(mut write: impl FnMut(&mut Vec<u8>) -> bool) -> Vec<Vec<u8>> {
 }
 
 /// A client that presents `forged` and believes everybody.
-pub(crate) fn impostor_client(forged: &Forged) -> Arc<ClientConfig> {
+pub(crate) fn impostor_client(forged: &ForgedCert) -> Arc<ClientConfig> {
     let mut config = ClientConfig::builder_with_details(provider(), clock())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -104,7 +104,7 @@ pub(crate) fn impostor_client(forged: &Forged) -> Arc<ClientConfig> {
 }
 
 /// A server that presents `forged` and believes everybody.
-pub(crate) fn impostor_server(forged: &Forged) -> Arc<ServerConfig> {
+pub(crate) fn impostor_server(forged: &ForgedCert) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder_with_details(provider(), clock())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -119,7 +119,7 @@ pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 /// Whether key and certificate belong together is not asked: some keys cannot even sign.
-fn presents(forged: &Forged) -> Arc<SingleCertAndKey> {
+fn presents(forged: &ForgedCert) -> Arc<SingleCertAndKey> {
     let key = aws_lc_rs::sign::any_supported_type(&forged.key).unwrap();
     Arc::new(CertifiedKey::new(forged.chain.clone(), key).into())
 }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 /// Bounds, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
+pub struct BufferLimits {
     /// All peers together, windows and stalled streams.
     pub process: usize,
     /// The stalled streams of one peer cluster, however many nodes it has; its windows have as much again.
@@ -23,7 +23,7 @@ const PRESSED_PART: usize = 4;
 
 /// Bytes that are charged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Charges {
+pub struct BufferCharges {
     /// Bytes that connections may hold while everything goes well, beyond what each begins with.
     pub windows: usize,
     /// Bytes that stalled streams may hold.
@@ -33,18 +33,18 @@ pub struct Charges {
 }
 
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct BudgetLedger {
     /// For windows, and once more for stalled streams.
-    bounds: Bounds,
+    limits: BufferLimits,
     windows: usize,
     stalled: usize,
     next: u64,
-    accounts: HashMap<ClusterName, Account>,
+    accounts: HashMap<ClusterName, ClusterAccount>,
 }
 
 /// The charges of one peer cluster.
 #[derive(Debug, Default)]
-struct Account {
+struct ClusterAccount {
     windows: usize,
     stalled: usize,
     /// Stalled streams, the longest stalled first.
@@ -57,37 +57,37 @@ struct StalledStream {
     evict: Weak<Notify>,
 }
 
-impl Account {
+impl ClusterAccount {
     fn is_empty(&self) -> bool {
         self.windows == 0 && self.streams.is_empty()
     }
 
-    fn charges(&self) -> Charges {
-        Charges { windows: self.windows, stalled: self.stalled, streams: self.streams.len() }
+    fn charges(&self) -> BufferCharges {
+        BufferCharges { windows: self.windows, stalled: self.stalled, streams: self.streams.len() }
     }
 }
 
-impl Ledger {
-    pub(super) fn new(bounds: Bounds) -> Self {
-        Self { bounds, windows: 0, stalled: 0, next: 0, accounts: HashMap::new() }
+impl BudgetLedger {
+    pub(super) fn new(bounds: BufferLimits) -> Self {
+        Self { limits: bounds, windows: 0, stalled: 0, next: 0, accounts: HashMap::new() }
     }
 
-    pub(super) fn charges(&self) -> Charges {
+    pub(super) fn charges(&self) -> BufferCharges {
         let streams = self.accounts.values().map(|account| account.streams.len()).sum();
-        Charges { windows: self.windows, stalled: self.stalled, streams }
+        BufferCharges { windows: self.windows, stalled: self.stalled, streams }
     }
 
-    pub(super) fn charges_of(&self, cluster: &ClusterName) -> Charges {
-        self.accounts.get(cluster).map(Account::charges).unwrap_or_default()
+    pub(super) fn charges_of(&self, cluster: &ClusterName) -> BufferCharges {
+        self.accounts.get(cluster).map(ClusterAccount::charges).unwrap_or_default()
     }
 
     pub(super) fn try_reserve(&mut self, cluster: &ClusterName, bytes: usize) -> bool {
         let windows = self.accounts.get(cluster).map_or(0, |account| account.windows);
         let sum = windows.saturating_add(bytes);
         // A few connections of each peer have theirs whatever the others took.
-        let has_room = sum <= self.bounds.peer
-            && (self.windows.saturating_add(bytes) <= self.bounds.process
-                || sum <= self.bounds.peer / PROMISED_PART);
+        let has_room = sum <= self.limits.peer
+            && (self.windows.saturating_add(bytes) <= self.limits.process
+                || sum <= self.limits.peer / PROMISED_PART);
         if has_room {
             self.reserve(cluster, bytes);
         }
@@ -120,7 +120,7 @@ impl Ledger {
         account.streams.insert(number, StalledStream { bytes, evict });
         // What was granted for streams that stall no more is charged as a window until it is used up. A
         // peer that has too much of that could use it twice.
-        let may_grow = account.windows <= self.bounds.peer && self.windows <= self.bounds.process;
+        let may_grow = account.windows <= self.limits.peer && self.windows <= self.limits.process;
         self.enforce(cluster);
         (number, may_grow)
     }
@@ -128,21 +128,21 @@ impl Ledger {
     /// Whether the stalled streams of a peer, or of all, hold a good part of what they may.
     pub(super) fn is_pressed(&self, cluster: &ClusterName) -> bool {
         let stalled = self.accounts.get(cluster).map_or(0, |account| account.stalled);
-        stalled > self.bounds.peer / PRESSED_PART
-            || self.stalled > self.bounds.process / PRESSED_PART
+        stalled > self.limits.peer / PRESSED_PART
+            || self.stalled > self.limits.process / PRESSED_PART
     }
 
     /// A stream stalls no more.
-    pub(super) fn unstall(&mut self, cluster: &ClusterName, number: u64) {
+    pub(super) fn end_stall(&mut self, cluster: &ClusterName, number: u64) {
         self.remove(cluster, number);
         self.forget_if_empty(cluster);
     }
 
     fn enforce(&mut self, cluster: &ClusterName) {
-        while self.accounts.get(cluster).is_some_and(|a| a.stalled > self.bounds.peer) {
+        while self.accounts.get(cluster).is_some_and(|a| a.stalled > self.limits.peer) {
             self.evict_oldest(cluster);
         }
-        while self.stalled > self.bounds.process {
+        while self.stalled > self.limits.process {
             // The peer that holds most pays, so that one cannot starve the others.
             let heaviest = self.accounts.iter().max_by_key(|(_, account)| account.stalled);
             let Some(heaviest) = heaviest.map(|(cluster, _)| cluster.clone()) else { return };
@@ -168,7 +168,7 @@ impl Ledger {
     }
 
     fn forget_if_empty(&mut self, cluster: &ClusterName) {
-        if self.accounts.get(cluster).is_some_and(Account::is_empty) {
+        if self.accounts.get(cluster).is_some_and(ClusterAccount::is_empty) {
             self.accounts.remove(cluster);
         }
     }
@@ -183,11 +183,11 @@ mod tests {
     use super::*;
 
     /// A ledger, and stalled streams by cluster.
-    struct Book(Ledger);
+    struct LedgerRun(BudgetLedger);
 
-    impl Book {
+    impl LedgerRun {
         fn new(process: usize, peer: usize) -> Self {
-            Self(Ledger::new(Bounds { process, peer }))
+            Self(BudgetLedger::new(BufferLimits { process, peer }))
         }
 
         fn stall(&mut self, cluster: &str, bytes: usize) -> (u64, Arc<Notify>) {
@@ -204,19 +204,19 @@ mod tests {
 
     #[test]
     fn a_stream_that_goes_on_gives_its_charge_back() {
-        let mut book = Book::new(100, 100);
+        let mut book = LedgerRun::new(100, 100);
         for _ in 0..10 {
             let stall = book.stall("bank", 60);
             assert!(!evicted(&stall));
-            book.0.unstall(&"bank".parse().unwrap(), stall.0);
+            book.0.end_stall(&"bank".parse().unwrap(), stall.0);
         }
-        assert_eq!(book.0.charges(), Charges::default());
+        assert_eq!(book.0.charges(), BufferCharges::default());
         assert!(book.0.accounts.is_empty(), "nothing is kept of a peer that holds nothing");
     }
 
     #[test]
     fn the_longest_stalled_stream_of_the_spent_peer_pays() {
-        let mut book = Book::new(1000, 100);
+        let mut book = LedgerRun::new(1000, 100);
         let other = book.stall("shop", 40);
         let (first, second, third) =
             (book.stall("bank", 40), book.stall("bank", 40), book.stall("bank", 40));
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_heaviest_peer_pays_for_the_process() {
-        let mut book = Book::new(100, 80);
+        let mut book = LedgerRun::new(100, 80);
         let (heavy1, heavy2) = (book.stall("bank", 35), book.stall("bank", 35));
         let light = book.stall("shop", 35);
         assert!(evicted(&heavy1) && !evicted(&heavy2) && !evicted(&light));
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn windows_have_bounds_of_their_own() {
-        let mut book = Book::new(100, 60);
+        let mut book = LedgerRun::new(100, 60);
         let (bank, shop) = ("bank".parse().unwrap(), "shop".parse().unwrap());
         assert!(book.0.try_reserve(&bank, 60) && !book.0.try_reserve(&bank, 1));
         assert!(book.0.try_reserve(&shop, 40) && !book.0.try_reserve(&shop, 1), "the process's");
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_peer_with_more_windows_than_its_bound_gets_no_more_for_stalls() {
-        let mut book = Book::new(1000, 60);
+        let mut book = LedgerRun::new(1000, 60);
         let bank: ClusterName = "bank".parse().unwrap();
         let evict = Arc::new(Notify::new());
         assert!(book.0.stall(&bank, 10, Arc::downgrade(&evict)).1);

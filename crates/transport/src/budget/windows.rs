@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::BufferBudget;
 
 /// A connection as far as its windows go: quinn's, but in unit tests.
-pub(crate) trait Windowed {
+pub(crate) trait WindowedConnection {
     /// Sets how many bytes the peer may have sent that were not taken here.
     fn set_receive_window(&self, bytes: u64);
     /// Sets how many bytes may wait here for the peer's acknowledgement.
@@ -26,14 +26,14 @@ pub(crate) struct WindowLimits {
     /// What both windows were when the connection was made; nobody is charged for it.
     pub(crate) first: u64,
     /// What they become once the peer is known, if its budget has room.
-    pub(crate) base: Pair,
+    pub(crate) base: WindowSizes,
     /// What they never exceed, but for stalled streams.
-    pub(crate) most: Pair,
+    pub(crate) max: WindowSizes,
 }
 
 /// The same for both windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pair {
+pub(crate) struct WindowSizes {
     pub(crate) receive: u64,
     pub(crate) send: u64,
 }
@@ -49,24 +49,24 @@ pub(crate) struct ConnectionWindows {
     /// What nobody is charged for.
     first: u64,
     /// What windows that are not used shrink to.
-    base: Pair,
-    received: Progress,
-    sent: Progress,
+    base: WindowSizes,
+    received: WindowProgress,
+    sent: WindowProgress,
     state: Mutex<WindowState>,
 }
 
 /// Bytes since a window was looked at last.
 #[derive(Debug)]
-struct Progress {
+struct WindowProgress {
     bytes: AtomicU64,
     /// When this many have passed the window is looked at again.
-    look_at: AtomicU64,
+    check_at: AtomicU64,
 }
 
 #[derive(Debug)]
 struct WindowState {
     /// What the windows may become.
-    most: Pair,
+    max: WindowSizes,
     /// The receive window without what stalled streams add.
     receive: u64,
     send: u64,
@@ -75,63 +75,63 @@ struct WindowState {
     /// What the peer may still use of windows that shrank: quinn takes nothing back, but gives the next
     /// bytes no new credit. Charged as window until then.
     owed: u64,
-    receive_looked: Instant,
-    send_looked: Instant,
+    receive_checked: Instant,
+    send_checked: Instant,
 }
 
-impl Progress {
+impl WindowProgress {
     fn new(look_at: u64) -> Self {
-        Self { bytes: AtomicU64::new(0), look_at: AtomicU64::new(look_at) }
+        Self { bytes: AtomicU64::new(0), check_at: AtomicU64::new(look_at) }
     }
 
     /// Counts bytes, and says how many there were since the last look if it is time for the next one.
     fn add(&self, bytes: u64) -> Option<u64> {
         let sum = self.bytes.fetch_add(bytes, Relaxed) + bytes;
-        (sum >= self.look_at.load(Relaxed)).then(|| self.bytes.swap(0, Relaxed))
+        (sum >= self.check_at.load(Relaxed)).then(|| self.bytes.swap(0, Relaxed))
     }
 }
 
 impl ConnectionWindows {
     /// Takes over the windows of a connection whose peer's cluster is known from here on.
     pub(crate) fn new(
-        conn: &impl Windowed,
+        conn: &impl WindowedConnection,
         budget: BufferBudget,
         cluster: ClusterName,
         limits: WindowLimits,
     ) -> Self {
-        let WindowLimits { first, base, most } = limits;
+        let WindowLimits { first, base, max: most } = limits;
         let extra = base.receive.saturating_sub(first) + base.send.saturating_sub(first);
         let has_room = budget.try_reserve(&cluster, bytes(extra));
-        let Pair { receive, send } =
-            if has_room { base } else { Pair { receive: first, send: first } };
+        let WindowSizes { receive, send } =
+            if has_room { base } else { WindowSizes { receive: first, send: first } };
         if has_room {
             conn.set_receive_window(receive);
             conn.set_send_window(send);
         }
         let now = Instant::now();
         let state = WindowState {
-            most,
+            max: most,
             receive,
             send,
             stalled: 0,
             owed: 0,
-            receive_looked: now,
-            send_looked: now,
+            receive_checked: now,
+            send_checked: now,
         };
         Self {
             budget,
             cluster,
             first,
             base,
-            received: Progress::new(receive / 2),
-            sent: Progress::new(send),
+            received: WindowProgress::new(receive / 2),
+            sent: WindowProgress::new(send),
             state: Mutex::new(state),
         }
     }
 
     /// Changes what the windows may become. One that is larger already stays so.
     pub(crate) fn limit(&self, limits: WindowLimits) {
-        self.state().most = limits.most;
+        self.state().max = limits.max;
     }
 
     /// Bytes that came from the peer were taken.
@@ -139,37 +139,37 @@ impl ConnectionWindows {
     /// Half a window within two round trips means that the window is what holds the peer back, and it is
     /// doubled; so it follows the product of rate and round trip (as TCP's receivers do: Semke, Mahdavi,
     /// Mathis, "Automatic TCP Buffer Tuning", 1998).
-    pub(crate) fn taken(&self, conn: &impl Windowed, count: u64) {
+    pub(crate) fn bytes_taken(&self, conn: &impl WindowedConnection, count: u64) {
         let Some(taken) = self.received.add(count) else { return };
         let mut state = self.state();
         let settled = taken.min(state.owed);
         state.owed -= settled;
         self.budget.release(&self.cluster, bytes(settled));
         let now = Instant::now();
-        let is_held_back = now.duration_since(state.receive_looked) <= conn.rtt() * 2;
-        state.receive_looked = now;
-        let most = state.most.receive;
+        let is_held_back = now.duration_since(state.receive_checked) <= conn.rtt() * 2;
+        state.receive_checked = now;
+        let most = state.max.receive;
         if is_held_back && self.grow(&mut state.receive, most) {
             conn.set_receive_window(state.receive + state.stalled);
         }
-        self.received.look_at.store(state.receive / 2, Relaxed);
+        self.received.check_at.store(state.receive / 2, Relaxed);
     }
 
     /// Bytes were given to the connection to send. A whole window within two round trips means that the
     /// peer acknowledges as fast as the window lets it, which is the proof that it deserves a larger one.
-    pub(crate) fn sent(&self, conn: &impl Windowed, count: u64) {
+    pub(crate) fn bytes_sent(&self, conn: &impl WindowedConnection, count: u64) {
         if self.sent.add(count).is_none() {
             return;
         }
         let mut state = self.state();
         let now = Instant::now();
-        let is_held_back = now.duration_since(state.send_looked) <= conn.rtt() * 2;
-        state.send_looked = now;
-        let most = state.most.send;
+        let is_held_back = now.duration_since(state.send_checked) <= conn.rtt() * 2;
+        state.send_checked = now;
+        let most = state.max.send;
         if is_held_back && self.grow(&mut state.send, most) {
             conn.set_send_window(state.send);
         }
-        self.sent.look_at.store(state.send, Relaxed);
+        self.sent.check_at.store(state.send, Relaxed);
     }
 
     /// Doubles a window, within its limit and the peer's budget.
@@ -187,26 +187,26 @@ impl ConnectionWindows {
     /// What a peer was granted stays granted, and charged: quinn gives no new credit for as many of the bytes
     /// that come next. What may wait to be sent is free at once, because all that did was acknowledged or
     /// the connection would be gone.
-    pub(crate) fn shrink_if_unused(&self, conn: &impl Windowed) {
+    pub(crate) fn shrink_if_unused(&self, conn: &impl WindowedConnection) {
         let mut state = self.state();
         let now = Instant::now();
         let is_unused = |looked: Instant| now.duration_since(looked) >= UNUSED_WINDOW_TIMEOUT;
-        if state.receive > self.base.receive && is_unused(state.receive_looked) {
+        if state.receive > self.base.receive && is_unused(state.receive_checked) {
             state.owed += state.receive - self.base.receive;
             state.receive = self.base.receive;
             conn.set_receive_window(state.receive + state.stalled);
-            self.received.look_at.store(state.receive / 2, Relaxed);
+            self.received.check_at.store(state.receive / 2, Relaxed);
         }
-        if state.send > self.base.send && is_unused(state.send_looked) {
+        if state.send > self.base.send && is_unused(state.send_checked) {
             self.budget.release(&self.cluster, bytes(state.send - self.base.send));
             state.send = self.base.send;
             conn.set_send_window(state.send);
-            self.sent.look_at.store(state.send, Relaxed);
+            self.sent.check_at.store(state.send, Relaxed);
         }
     }
 
     /// A stream of the connection stalls that may hold `window` bytes: the others get as much again.
-    fn begin_stall(&self, conn: &impl Windowed, window: u64) -> (u64, u64, Arc<Notify>) {
+    fn begin_stall(&self, conn: &impl WindowedConnection, window: u64) -> (u64, u64, Arc<Notify>) {
         let evict = Arc::new(Notify::new());
         let (number, may_grow) = self.budget.stall(&self.cluster, bytes(window), &evict);
         let added = if may_grow { window } else { 0 };
@@ -220,7 +220,7 @@ impl ConnectionWindows {
 
     /// The stream goes on: what it was granted is a window from here on, and nobody resets it for that.
     fn pause_stall(&self, number: u64, added: u64) {
-        self.budget.ledger().unstall(&self.cluster, number);
+        self.budget.ledger().end_stall(&self.cluster, number);
         self.budget.reserve(&self.cluster, bytes(added));
     }
 
@@ -231,7 +231,7 @@ impl ConnectionWindows {
     }
 
     /// A stall has ended that was paused, so what it was granted is charged as a window already.
-    fn end_stall(&self, conn: &impl Windowed, added: u64) {
+    fn end_stall(&self, conn: &impl WindowedConnection, added: u64) {
         if added == 0 {
             return;
         }
@@ -242,7 +242,7 @@ impl ConnectionWindows {
     }
 
     /// Bytes were thrown away with their stream: quinn takes them off what is owed, as if they had been taken.
-    pub(crate) fn discarded(&self, count: u64) {
+    pub(crate) fn bytes_discarded(&self, count: u64) {
         let mut state = self.state();
         let settled = count.min(state.owed);
         state.owed -= settled;
@@ -275,8 +275,8 @@ impl Drop for ConnectionWindows {
 
 /// A stream that is stalled, for as long as this lives.
 #[derive(Debug)]
-pub struct Stall {
-    conn: crate::Connection,
+pub struct StallCharge {
+    conn: crate::QuicConnection,
     /// Its number among those that are stalled, while it is.
     number: Option<u64>,
     window: u64,
@@ -288,10 +288,10 @@ pub struct Stall {
 /// stop. So it has only this long.
 const UNGRANTED_STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Stall {
+impl StallCharge {
     /// A stream of `conn` whose reader does not keep up and which may hold `window` bytes. `None` where
     /// the connection has no budget: its peer is not known yet.
-    pub(crate) fn begin(conn: &crate::Connection, window: u64) -> Option<Self> {
+    pub(crate) fn begin(conn: &crate::QuicConnection, window: u64) -> Option<Self> {
         let (windows, quinn) = conn.windows()?;
         let (number, added, evict) = windows.begin_stall(quinn, window);
         Some(Self { conn: conn.clone(), number: Some(number), window, added, evict })
@@ -308,7 +308,7 @@ impl Stall {
 
     /// The reader took something: the stream is not reset for its memory any more. What its peer was granted
     /// stays granted, and charged.
-    pub fn went_on(&mut self) {
+    pub fn reader_resumed(&mut self) {
         let Some((windows, _)) = self.conn.windows() else { return };
         if let Some(number) = self.number.take() {
             windows.pause_stall(number, self.added);
@@ -324,7 +324,7 @@ impl Stall {
     }
 
     /// The reader takes nothing again.
-    pub fn stalled_again(&mut self) {
+    pub fn reader_stalled(&mut self) {
         let Some((windows, _)) = self.conn.windows() else { return };
         if self.number.is_none() {
             self.number = Some(windows.resume_stall(self.window, self.added, &self.evict));
@@ -332,9 +332,9 @@ impl Stall {
     }
 }
 
-impl Drop for Stall {
+impl Drop for StallCharge {
     fn drop(&mut self) {
-        self.went_on();
+        self.reader_resumed();
         if let Some((windows, quinn)) = self.conn.windows() {
             windows.end_stall(quinn, self.added);
         }
@@ -352,19 +352,19 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::budget::{Bounds, Charges};
+    use crate::budget::{BufferCharges, BufferLimits};
 
     const KIB: u64 = 1024;
     const RTT: Duration = Duration::from_millis(50);
     const SECOND: Duration = Duration::from_secs(1);
 
     #[derive(Default)]
-    struct Fake {
+    struct FakeWindows {
         receive: Cell<u64>,
         send: Cell<u64>,
     }
 
-    impl Windowed for Fake {
+    impl WindowedConnection for FakeWindows {
         fn set_receive_window(&self, bytes: u64) {
             self.receive.set(bytes);
         }
@@ -378,14 +378,14 @@ mod tests {
 
     const LIMITS: WindowLimits = WindowLimits {
         first: 32 * KIB,
-        base: Pair { receive: 512 * KIB, send: 128 * KIB },
-        most: Pair { receive: 4096 * KIB, send: 1024 * KIB },
+        base: WindowSizes { receive: 512 * KIB, send: 128 * KIB },
+        max: WindowSizes { receive: 4096 * KIB, send: 1024 * KIB },
     };
     const BASE: usize = (480 + 96) * 1024;
 
-    fn begin(peer: u64) -> (Fake, BufferBudget, ConnectionWindows) {
-        let budget = BufferBudget::new(Bounds { process: 1 << 30, peer: bytes(peer) });
-        let conn = Fake::default();
+    fn begin(peer: u64) -> (FakeWindows, BufferBudget, ConnectionWindows) {
+        let budget = BufferBudget::new(BufferLimits { process: 1 << 30, peer: bytes(peer) });
+        let conn = FakeWindows::default();
         let windows =
             ConnectionWindows::new(&conn, budget.clone(), "bank".parse().unwrap(), LIMITS);
         (conn, budget, windows)
@@ -402,20 +402,20 @@ mod tests {
         assert_eq!(charged(&budget), BASE);
         for expected in [1024, 2048, 4096, 4096] {
             advance(RTT).await;
-            windows.taken(&conn, conn.receive.get() / 2);
+            windows.bytes_taken(&conn, conn.receive.get() / 2);
             assert_eq!(conn.receive.get(), expected * KIB);
         }
-        windows.sent(&conn, conn.send.get());
+        windows.bytes_sent(&conn, conn.send.get());
         assert_eq!(conn.send.get(), 128 * KIB, "that took long");
         for expected in [256, 512, 1024, 1024] {
             advance(RTT).await;
-            windows.sent(&conn, conn.send.get());
+            windows.bytes_sent(&conn, conn.send.get());
             assert_eq!(conn.send.get(), expected * KIB);
         }
-        let most = bytes(LIMITS.most.receive + LIMITS.most.send - 2 * LIMITS.first);
+        let most = bytes(LIMITS.max.receive + LIMITS.max.send - 2 * LIMITS.first);
         assert_eq!(charged(&budget), most);
         drop(windows);
-        assert_eq!(budget.charges(), Charges::default());
+        assert_eq!(budget.charges(), BufferCharges::default());
     }
 
     #[tokio::test(start_paused = true)]
@@ -423,8 +423,8 @@ mod tests {
         let (conn, budget, windows) = begin(16 << 20);
         for _ in 0..100 {
             advance(RTT * 3).await;
-            windows.taken(&conn, 256 * KIB);
-            windows.sent(&conn, 128 * KIB);
+            windows.bytes_taken(&conn, 256 * KIB);
+            windows.bytes_sent(&conn, 128 * KIB);
         }
         assert_eq!(charged(&budget), BASE);
         assert_eq!(conn.receive.get(), 512 * KIB);
@@ -435,8 +435,8 @@ mod tests {
         let (conn, budget, windows) = begin(16 << 20);
         for _ in 0..3 {
             advance(RTT).await;
-            windows.taken(&conn, conn.receive.get() / 2);
-            windows.sent(&conn, conn.send.get());
+            windows.bytes_taken(&conn, conn.receive.get() / 2);
+            windows.bytes_sent(&conn, conn.send.get());
         }
         let grown = (conn.receive.get(), conn.send.get());
         assert_eq!(grown, (4096 * KIB, 1024 * KIB));
@@ -452,24 +452,24 @@ mod tests {
         assert_eq!(charged(&budget), BASE + bytes(granted), "once");
         for _ in 0..14 {
             advance(SECOND).await;
-            windows.taken(&conn, granted / 14);
+            windows.bytes_taken(&conn, granted / 14);
         }
         assert_eq!((charged(&budget), conn.receive.get()), (BASE, 512 * KIB));
         advance(RTT).await;
-        windows.taken(&conn, 256 * KIB);
+        windows.bytes_taken(&conn, 256 * KIB);
         assert_eq!(conn.receive.get(), 1024 * KIB, "it grows again");
         drop(windows);
-        assert_eq!(budget.charges(), Charges::default());
+        assert_eq!(budget.charges(), BufferCharges::default());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_for_which_there_is_no_room_keeps_what_it_began_with() {
         let (conn, budget, windows) = begin(256 * KIB);
         assert_eq!((conn.receive.get(), conn.send.get()), (0, 0), "nothing is set");
-        windows.taken(&conn, 16 * KIB);
+        windows.bytes_taken(&conn, 16 * KIB);
         assert_eq!(conn.receive.get(), 64 * KIB, "it grows like any other");
         drop(windows);
-        assert_eq!(budget.charges(), Charges::default());
+        assert_eq!(budget.charges(), BufferCharges::default());
     }
 
     #[tokio::test(start_paused = true)]
@@ -484,10 +484,10 @@ mod tests {
         windows.end_stall(&conn, added);
         assert_eq!(conn.receive.get(), 512 * KIB);
         assert_eq!((budget.charges().stalled, charged(&budget)), (0, BASE + bytes(window)));
-        windows.discarded(100 * KIB);
+        windows.bytes_discarded(100 * KIB);
         assert_eq!(charged(&budget), BASE + 156 * 1024, "what a stream held is settled with it");
         advance(RTT * 9).await;
-        windows.taken(&conn, 256 * KIB);
+        windows.bytes_taken(&conn, 256 * KIB);
         assert_eq!(charged(&budget), BASE);
     }
 
@@ -518,6 +518,6 @@ mod tests {
         }
         assert!(granted <= 512 * KIB + (1 << 20) + 256 * KIB, "{granted} bytes were granted");
         drop(windows);
-        assert_eq!(budget.charges(), Charges::default());
+        assert_eq!(budget.charges(), BufferCharges::default());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Anybody may send a first packet, from any address he likes to claim. So the number of handshakes
 //! under way is bounded; beyond a part of that, strangers must first prove their address (Retry), of one
-//! network only so many are let in, and beyond all of it they are not answered: see [`super::gate`].
+//! network only so many are let in, and beyond all of it they are not answered: see [`super::handshake_limiter`].
 //! Every way in which an attempt ends is counted.
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,10 +17,10 @@ use adit_pki::VerifyError;
 use quinn::ServerConfig;
 use tokio::time::Instant;
 
-use super::closed::{By, Closed};
-use super::connection::{Connection, Facts};
-use super::gate::{Gate, Place, Verdict};
-use super::{Endpoints, Shared};
+use super::closed::{CloseReason, ClosedBy};
+use super::connection::{ConnectionFacts, QuicConnection};
+use super::handshake_limiter::{FirstPacketDecision, HandshakeLimiter, HandshakePermit};
+use super::{Endpoints, EndpointsInner};
 use crate::cid;
 
 /// From a handshake's begin to the peer's giving up: one that heard an answer has gone on or refused long before, and
@@ -32,9 +32,9 @@ pub(crate) const UNHEARD_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Incoming {
     quinn: quinn::Incoming,
     class: Class,
-    place: Place,
+    permit: HandshakePermit,
     worker: usize,
-    shared: Arc<Shared>,
+    shared: Arc<EndpointsInner>,
 }
 
 /// Why a peer that knocked did not become a connection.
@@ -49,7 +49,7 @@ pub enum AcceptError {
     /// The handshake failed: a certificate that is not believed, no protocol in common, a peer that
     /// gave up.
     #[error("{0}")]
-    Closed(Closed),
+    Closed(CloseReason),
     /// The handshake succeeded and yet there is no readable identity; not met in practice.
     #[error("the peer's certificate cannot be read: {0}")]
     Identity(VerifyError),
@@ -59,7 +59,7 @@ impl AcceptError {
     /// What failed, where it says something of the path or of certificates, and why a certificate was refused:
     /// [`Code::OneWay`], [`Code::CertificateRefused`] or [`Code::RefusedByPeer`].
     #[must_use]
-    pub fn fault(&self) -> Option<(Code, &str)> {
+    pub fn path_fault(&self) -> Option<(Code, &str)> {
         match self {
             Self::TimedOut(_) | Self::Unheard(_) => Some((Code::OneWay, "")),
             Self::Closed(closed) => closed.refused_certificate(),
@@ -72,7 +72,7 @@ impl Endpoints {
     /// The linked clusters, and our own, that have a node at this address as far as is known.
     #[must_use]
     pub fn clusters_at(&self, address: IpAddr) -> Vec<ClusterName> {
-        self.0.gate.clusters_at(address)
+        self.0.handshake_limiter.clusters_at(address)
     }
 
     /// The next peer that knocks at this worker, after the limits; `None` once the endpoints are
@@ -98,10 +98,10 @@ impl Endpoints {
     }
 
     fn admit(&self, worker: usize, quinn: quinn::Incoming) -> Option<Incoming> {
-        let (gate, bounds) = (&self.0.gate, &self.0.tuning.admission);
+        let (gate, bounds) = (&self.0.handshake_limiter, &self.0.tuning.handshakes);
         let proved = quinn.remote_address_validated();
         if self.0.draining.load(Ordering::Relaxed) {
-            if !self.0.is_aside() {
+            if !self.0.is_reading_paused() {
                 gate.draining.fetch_add(1, Ordering::Relaxed);
                 quinn.refuse();
                 return None;
@@ -113,18 +113,18 @@ impl Endpoints {
                 return None;
             }
         }
-        match Gate::enter(gate, quinn.remote_address().ip(), proved, bounds) {
-            Verdict::Enter(place) => {
+        match HandshakeLimiter::admit(gate, quinn.remote_address().ip(), proved, bounds) {
+            FirstPacketDecision::Admit(place) => {
                 let class = cid::class_of(&quinn.orig_dst_cid());
                 let shared = Arc::clone(&self.0);
-                return Some(Incoming { quinn, class, place, worker, shared });
+                return Some(Incoming { quinn, class, permit: place, worker, shared });
             }
-            Verdict::Prove => {
+            FirstPacketDecision::Retry => {
                 gate.retried.fetch_add(1, Ordering::Relaxed);
                 // An address that is not proved can always be asked to; the error would be that it cannot.
                 drop(quinn.retry());
             }
-            Verdict::Ignore => {
+            FirstPacketDecision::Ignore => {
                 gate.busy.fetch_add(1, Ordering::Relaxed);
                 // A peer sends it again, and there may be a place by then; anybody else is not owed an
                 // answer.
@@ -136,18 +136,22 @@ impl Endpoints {
 
     /// The nodes of `cluster` are at these addresses now: handshakes from there have places that no
     /// stranger takes. What was said of it before is void.
-    pub fn know(&self, cluster: &ClusterName, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.0.gate.know(cluster, addresses);
+    pub fn set_known_addresses(
+        &self,
+        cluster: &ClusterName,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) {
+        self.0.handshake_limiter.set_known_addresses(cluster, addresses);
     }
 
     /// A node of `cluster` has proved who it is, from this address, which is known for an hour from now.
-    pub fn met(&self, cluster: &ClusterName, address: IpAddr) {
-        self.0.gate.met(cluster, address);
+    pub fn record_met_address(&self, cluster: &ClusterName, address: IpAddr) {
+        self.0.handshake_limiter.record_met_address(cluster, address);
     }
 
     /// Forgets the addresses of all clusters but those that `keep` wants.
-    pub fn know_only(&self, keep: impl Fn(&ClusterName) -> bool) {
-        self.0.gate.know_only(keep);
+    pub fn retain_known_clusters(&self, keep: impl Fn(&ClusterName) -> bool) {
+        self.0.handshake_limiter.retain_clusters(keep);
     }
 }
 
@@ -163,16 +167,16 @@ impl Incoming {
     ///
     /// # Errors
     /// [`AcceptError`], see there.
-    pub async fn accept(self) -> Result<Connection, AcceptError> {
-        let Self { quinn, class, place, worker, shared } = self;
+    pub async fn accept(self) -> Result<QuicConnection, AcceptError> {
+        let Self { quinn, class, permit: place, worker, shared } = self;
         let epoch = shared.tls.verifier.epoch();
         let connected = shake_hands(quinn, class, &shared).await;
         // Whatever it came to, it is no handshake under way any more.
         drop(place);
-        let gate = &shared.gate;
+        let gate = &shared.handshake_limiter;
         let counter = match &connected {
             Ok(_) => &gate.accepted,
-            Err(error) => match error.fault() {
+            Err(error) => match error.path_fault() {
                 Some((Code::OneWay, _)) => &gate.timed_out,
                 Some((Code::RefusedByPeer, _)) => &gate.refused_by_peer,
                 Some(_) => &gate.certificate_refused,
@@ -182,8 +186,8 @@ impl Incoming {
         counter.fetch_add(1, Ordering::Relaxed);
         let (quinn, peer) = connected?;
         let worker = shared.workers[worker].clone();
-        let facts = Facts {
-            id: shared.next_id(),
+        let facts = ConnectionFacts {
+            id: shared.next_connection_id(),
             class,
             dialled: false,
             worker,
@@ -191,42 +195,42 @@ impl Incoming {
             streams: shared.tuning.all_streams(),
             stream_windows: shared.tuning.stream_windows(class),
         };
-        Ok(Connection::new(quinn, peer, facts))
+        Ok(QuicConnection::new(quinn, peer, facts))
     }
 }
 
 async fn shake_hands(
     quinn: quinn::Incoming,
     class: Class,
-    shared: &Shared,
+    shared: &EndpointsInner,
 ) -> Result<(quinn::Connection, adit_pki::PeerIdentity), AcceptError> {
     let began = Instant::now();
-    let closed = |error| match Closed::from_quinn(&error, None) {
-        Closed { code: Code::ConnectionUnused, by: By::Peer, .. }
+    let closed = |error| match CloseReason::from_quinn(&error, None) {
+        CloseReason { code: Code::ConnectionUnused, by: ClosedBy::Peer, .. }
             if began.elapsed() >= UNHEARD_TIMEOUT =>
         {
             AcceptError::Unheard(began.elapsed())
         }
         closed => AcceptError::Closed(closed),
     };
-    let connecting = quinn.accept_with(shared.answers.of(class)).map_err(closed)?;
-    let limit = shared.tuning.admission.timeout;
+    let connecting = quinn.accept_with(shared.server_configs.for_class(class)).map_err(closed)?;
+    let limit = shared.tuning.handshakes.timeout;
     let quinn = tokio::time::timeout(limit, connecting)
         .await
         .map_err(|_| AcceptError::TimedOut(limit))?
         .map_err(closed)?;
-    let peer = super::dial::identity(&quinn).map_err(AcceptError::Identity)?;
+    let peer = super::dial::peer_identity(&quinn).map_err(AcceptError::Identity)?;
     Ok((quinn, peer))
 }
 
 /// How peers are answered, by class.
-pub(super) struct Answers {
+pub(super) struct ServerConfigs {
     pub(super) interactive: Arc<ServerConfig>,
     pub(super) bulk: Arc<ServerConfig>,
 }
 
-impl Answers {
-    fn of(&self, class: Class) -> Arc<ServerConfig> {
+impl ServerConfigs {
+    fn for_class(&self, class: Class) -> Arc<ServerConfig> {
         Arc::clone(match class {
             Class::Interactive => &self.interactive,
             Class::Bulk => &self.bulk,

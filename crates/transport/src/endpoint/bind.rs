@@ -10,14 +10,14 @@ use adit_core::snapshot::Class;
 use quinn::{EndpointConfig, ServerConfig, TimeSource, TokenMemoryCache};
 use tokio_util::task::TaskTracker;
 
-use super::accept::Answers;
-use super::{Endpoints, Shared, UdpInheritance, Worker, listen};
-use crate::cid::{Generator, Route};
-use crate::net::{Net, SocketOptions};
-use crate::secret::{Keys, NodeSecret};
-use crate::socket::{ElderProcesses, Passed};
+use super::accept::ServerConfigs;
+use super::{Endpoints, EndpointsInner, UdpInheritance, Worker, listen};
+use crate::cid::{CidGenerator, CidRoute};
+use crate::network::{SocketOptions, UdpNetwork};
+use crate::secret::{NodeSecret, SecretKeys};
+use crate::socket::{ForwardCounters, Predecessors};
 use crate::tls::Tls;
-use crate::tuning::{Mtu, Tuning};
+use crate::tuning::{MtuBounds, Tuning};
 
 /// Why a node's endpoints cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ pub enum BindError {
 }
 
 /// Of one handshake that waits, this much is kept: a first flight is two or three datagrams.
-const WAITING_BYTES_EACH: u64 = 64 << 10;
+const WAITING_BYTES_PER_HANDSHAKE: u64 = 64 << 10;
 
 impl Endpoints {
     /// Binds every address in `listen` on every worker. No address at all makes a node that only dials.
@@ -50,7 +50,7 @@ impl Endpoints {
     /// # Errors
     /// [`BindError`], see there. Nothing stays bound.
     pub fn bind(
-        net: Arc<dyn Net>,
+        net: Arc<dyn UdpNetwork>,
         workers: Vec<Worker>,
         listen: &[SocketAddr],
         secret: &NodeSecret,
@@ -61,7 +61,7 @@ impl Endpoints {
     }
 
     /// The same after another process of this node, whose sockets are taken over by their addresses; further
-    /// ones are bound. Endpoints with an inheritance read nothing before [`Endpoints::resume`], so that the
+    /// ones are bound. Endpoints with an inheritance read nothing before [`Endpoints::resume_reading`], so that the
     /// giver can step aside first.
     ///
     /// The generation is the next one that nobody has, whatever `tuning` says. An inherited address that is
@@ -71,7 +71,7 @@ impl Endpoints {
     /// # Errors
     /// [`BindError`], see there. What was inherited is closed.
     pub fn bind_after(
-        net: Arc<dyn Net>,
+        net: Arc<dyn UdpNetwork>,
         workers: Vec<Worker>,
         listen: &[SocketAddr],
         secret: &NodeSecret,
@@ -83,64 +83,64 @@ impl Endpoints {
             return Err(BindError::Workers);
         }
         let aside = inherited.is_some();
-        let (mut sockets, mut elders) = (Vec::new(), ElderProcesses::default());
+        let (mut sockets, mut elders) = (Vec::new(), Predecessors::default());
         if let Some(inherited) = inherited {
-            elders = ElderProcesses::new(inherited.elders).map_err(BindError::Inherited)?;
-            tuning.generation = elders.next(inherited.generation).ok_or_else(|| {
+            elders = Predecessors::new(inherited.predecessors).map_err(BindError::Inherited)?;
+            tuning.generation = elders.next_generation(inherited.generation).ok_or_else(|| {
                 BindError::Inherited(io::Error::other("every generation has a living process"))
             })?;
             sockets = inherited.sockets;
         }
         let keys = secret.keys();
-        let answers = answers(&net, &keys, &tls, &tuning, workers.len() * listen.len());
-        let mut shared = Shared {
+        let answers = server_configs(&net, &keys, &tls, &tuning, workers.len() * listen.len());
+        let mut shared = EndpointsInner {
             net,
             tuning,
             tls,
             keys,
             servers: workers.iter().map(|_| Vec::new()).collect(),
-            scratches: workers.iter().map(|_| Arc::default()).collect(),
+            recv_buffers: workers.iter().map(|_| Arc::default()).collect(),
             workers,
-            answers,
+            server_configs: answers,
             addresses: Vec::new(),
-            legs: Vec::new(),
+            worker_sockets: Vec::new(),
             retired: Vec::new(),
             sockets: Vec::new(),
-            elders: Arc::new(elders),
-            aside: Arc::new(AtomicBool::new(aside)),
+            predecessors: Arc::new(elders),
+            reading_paused: Arc::new(AtomicBool::new(aside)),
             forwarded: Mutex::new(None),
             inodes: Vec::new(),
-            gate: Arc::default(),
-            passed: Arc::new(Passed::default()),
+            handshake_limiter: Arc::default(),
+            forward_counters: Arc::new(ForwardCounters::default()),
             dialled: TaskTracker::new(),
             tokens: Arc::new(TokenMemoryCache::default()),
-            made: AtomicU64::new(0),
-            connections: AtomicU64::new(0),
+            endpoints_made: AtomicU64::new(0),
+            connections_made: AtomicU64::new(0),
             draining: AtomicBool::new(false),
         };
         for address in listen {
             shared
-                .listen(*address, listen::take(&mut sockets, *address))
+                .listen(*address, listen::take_inherited(&mut sockets, *address))
                 .map_err(|error| BindError::Listen { address: *address, error })?;
         }
         for (_, sockets) in sockets {
-            shared.retire(sockets).map_err(BindError::Inherited)?;
+            shared.read_for_predecessors(sockets).map_err(BindError::Inherited)?;
         }
         Ok(Self(Arc::new(shared)))
     }
 }
 
-impl Shared {
+impl EndpointsInner {
     /// What all endpoints of this node have in common.
     pub(super) fn endpoint_config(&self, worker: &Worker) -> EndpointConfig {
-        let route = Route { generation: self.tuning.generation, core: worker.core() };
-        let generator = Generator { key: self.keys.cid.clone(), route };
+        let route = CidRoute { generation: self.tuning.generation, core: worker.core() };
+        let generator = CidGenerator { key: self.keys.cid.clone(), route };
         let mut config = EndpointConfig::new(Arc::new(self.keys.reset.clone()));
         config
             .cid_generator(move || Box::new(generator.clone()))
             .min_reset_interval(self.tuning.reset_interval)
-            .rng_seed(self.net.seed(self.made.fetch_add(1, Ordering::Relaxed)));
-        let largest = self.tuning.mtu.max.clamp(ETHERNET, Mtu::MAX);
+            .rng_seed(self.net.rng_seed(self.endpoints_made.fetch_add(1, Ordering::Relaxed)));
+        let largest = self.tuning.mtu.max.clamp(ETHERNET_UDP_PAYLOAD, MtuBounds::MAX);
         config.max_udp_payload_size(largest).expect("at least 1200 by the line above");
         config
     }
@@ -153,39 +153,39 @@ impl Shared {
         }
     }
 
-    pub(super) fn next_id(&self) -> u64 {
-        self.connections.fetch_add(1, Ordering::Relaxed)
+    pub(super) fn next_connection_id(&self) -> u64 {
+        self.connections_made.fetch_add(1, Ordering::Relaxed)
     }
 }
 
 /// What an Ethernet frame carries as UDP payload: every peer may send that much.
-const ETHERNET: u16 = 1472;
+const ETHERNET_UDP_PAYLOAD: u16 = 1472;
 
-fn answers(
-    net: &Arc<dyn Net>,
-    keys: &Keys,
+fn server_configs(
+    net: &Arc<dyn UdpNetwork>,
+    keys: &SecretKeys,
     tls: &Tls,
     tuning: &Tuning,
     endpoints: usize,
-) -> Answers {
+) -> ServerConfigs {
     let each = endpoints.max(1);
     let mut interactive = ServerConfig::new(Arc::clone(&tls.server) as _, Arc::new(keys.token()));
     interactive
         .transport_config(tuning.transport(Class::Interactive))
-        .max_incoming(tuning.admission.waiting.div_ceil(each))
-        .incoming_buffer_size(WAITING_BYTES_EACH)
-        .incoming_buffer_size_total(u64::from(tuning.admission.waiting_bytes) / each as u64)
-        .time_source(Arc::new(Calendar(Arc::clone(net))));
+        .max_incoming(tuning.handshakes.waiting.div_ceil(each))
+        .incoming_buffer_size(WAITING_BYTES_PER_HANDSHAKE)
+        .incoming_buffer_size_total(u64::from(tuning.handshakes.waiting_bytes) / each as u64)
+        .time_source(Arc::new(NetworkTimeSource(Arc::clone(net))));
     let mut bulk = interactive.clone();
     bulk.transport_config(tuning.transport(Class::Bulk));
-    Answers { interactive: Arc::new(interactive), bulk: Arc::new(bulk) }
+    ServerConfigs { interactive: Arc::new(interactive), bulk: Arc::new(bulk) }
 }
 
 /// quinn's calendar is the network's.
-struct Calendar(Arc<dyn Net>);
+struct NetworkTimeSource(Arc<dyn UdpNetwork>);
 
-impl TimeSource for Calendar {
+impl TimeSource for NetworkTimeSource {
     fn now(&self) -> SystemTime {
-        self.0.calendar()
+        self.0.system_time()
     }
 }

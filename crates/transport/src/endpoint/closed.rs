@@ -9,7 +9,7 @@ use quinn::{ConnectionError, TransportErrorCode};
 
 /// Whose doing the end of a connection was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum By {
+pub enum ClosedBy {
     /// This side closed it.
     Us,
     /// The peer closed it, or answered as one that does not know it.
@@ -20,39 +20,39 @@ pub enum By {
 
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Closed {
+pub struct CloseReason {
     /// Why.
     pub code: Code,
-    /// What whoever ended it had to say, for people: printable ASCII, [`Closed::MAX_TEXT`] bytes at
+    /// What whoever ended it had to say, for people: printable ASCII, [`CloseReason::MAX_TEXT`] bytes at
     /// most. A peer's word, where it was the peer.
     pub text: Box<str>,
     /// Whose doing it was.
-    pub by: By,
+    pub by: ClosedBy,
 }
 
-impl Closed {
+impl CloseReason {
     /// The longest text that is kept of a peer's, in bytes.
     pub const MAX_TEXT: usize = 256;
 
-    pub(super) fn new(code: Code, text: &str, by: By) -> Self {
+    pub(super) fn new(code: Code, text: &str, by: ClosedBy) -> Self {
         Self { code, text: printable(text.as_bytes()), by }
     }
 
     /// Which side refused the other's certificate, as a code, and why, if that is what ended the connection.
     pub(crate) fn refused_certificate(&self) -> Option<(Code, &str)> {
-        let why = self.text.strip_prefix(REFUSED)?;
+        let why = self.text.strip_prefix(REFUSED_PREFIX)?;
         let code = match self.by {
-            By::Us => Code::CertificateRefused,
-            By::Peer => Code::RefusedByPeer,
-            By::Silence => return None,
+            ClosedBy::Us => Code::CertificateRefused,
+            ClosedBy::Peer => Code::RefusedByPeer,
+            ClosedBy::Silence => return None,
         };
         Some((code, why))
     }
 
     /// An end that QUIC or TLS brought about. TLS has no alert for a verifier's own verdict, so that one of the deny
     /// list shows in the text, on both sides.
-    fn of_transport(code: TransportErrorCode, text: &str, by: By) -> Self {
-        let verdict = text.strip_prefix(REFUSED).and_then(|why| why.split(':').next());
+    fn from_transport(code: TransportErrorCode, text: &str, by: ClosedBy) -> Self {
+        let verdict = text.strip_prefix(REFUSED_PREFIX).and_then(|why| why.split(':').next());
         let is_denied = verdict == Some(VerifyError::DENIED);
         Self::new(if is_denied { Code::DeniedIdentity } else { transport_code(code) }, text, by)
     }
@@ -62,7 +62,7 @@ impl Closed {
         match error {
             ConnectionError::LocallyClosed => ours.cloned().unwrap_or_else(|| {
                 // Every handle was dropped: nobody has a use for it.
-                Self::new(Code::ConnectionUnused, "", By::Us)
+                Self::new(Code::ConnectionUnused, "", ClosedBy::Us)
             }),
             ConnectionError::ApplicationClosed(close) => {
                 let code = match close.error_code.into_inner() {
@@ -70,41 +70,43 @@ impl Closed {
                     0 => Code::ConnectionUnused,
                     number => Code::from_number(number),
                 };
-                Self { code, text: printable(&close.reason), by: By::Peer }
+                Self { code, text: printable(&close.reason), by: ClosedBy::Peer }
             }
             // What a peer says that gives up before the handshake is done.
             ConnectionError::ConnectionClosed(close)
                 if close.error_code == TransportErrorCode::APPLICATION_ERROR =>
             {
-                Self::new(Code::ConnectionUnused, "the peer gave up", By::Peer)
+                Self::new(Code::ConnectionUnused, "the peer gave up", ClosedBy::Peer)
             }
             ConnectionError::ConnectionClosed(close) => {
                 let reason = String::from_utf8_lossy(&close.reason);
-                Self::of_transport(close.error_code, &in_our_words(&reason), By::Peer)
+                Self::from_transport(close.error_code, &unwrap_tls_error(&reason), ClosedBy::Peer)
             }
             ConnectionError::TransportError(error) => {
-                Self::of_transport(error.code, &in_our_words(&error.reason), By::Us)
+                Self::from_transport(error.code, &unwrap_tls_error(&error.reason), ClosedBy::Us)
             }
-            ConnectionError::Reset => {
-                Self::new(Code::PeerRestarted, "the peer does not know this connection", By::Peer)
-            }
-            ConnectionError::TimedOut => Self::new(Code::ConnectionLost, "", By::Silence),
+            ConnectionError::Reset => Self::new(
+                Code::PeerRestarted,
+                "the peer does not know this connection",
+                ClosedBy::Peer,
+            ),
+            ConnectionError::TimedOut => Self::new(Code::ConnectionLost, "", ClosedBy::Silence),
             ConnectionError::VersionMismatch => {
-                Self::new(Code::VersionMismatch, "no QUIC version in common", By::Peer)
+                Self::new(Code::VersionMismatch, "no QUIC version in common", ClosedBy::Peer)
             }
             ConnectionError::CidsExhausted => {
-                Self::new(Code::LocalError, "no connection IDs are left", By::Us)
+                Self::new(Code::LocalError, "no connection IDs are left", ClosedBy::Us)
             }
         }
     }
 }
 
-impl fmt::Display for Closed {
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = match self.by {
-            By::Us => "closed here",
-            By::Peer => "closed by the peer",
-            By::Silence => "nothing heard from the peer",
+            ClosedBy::Us => "closed here",
+            ClosedBy::Peer => "closed by the peer",
+            ClosedBy::Silence => "nothing heard from the peer",
         };
         write!(f, "{by}: {}", self.code)?;
         if self.text.is_empty() { Ok(()) } else { write!(f, " ({})", self.text) }
@@ -112,17 +114,17 @@ impl fmt::Display for Closed {
 }
 
 /// What begins the text where a certificate was refused.
-const REFUSED: &str = "the certificate is refused: ";
+const REFUSED_PREFIX: &str = "the certificate is refused: ";
 
 /// What rustls says of a certificate without what it wraps around the verifier's words: it shows an error
 /// that is not its own by its `Debug`. The other side of the connection is told rustls' words.
-fn in_our_words(reason: &str) -> Cow<'_, str> {
+fn unwrap_tls_error(reason: &str) -> Cow<'_, str> {
     let Some(why) = reason.strip_prefix("invalid peer certificate: ") else {
         return reason.into();
     };
     let bare =
         why.strip_prefix("Other(OtherError(").map(|why| why.strip_suffix("))").unwrap_or(why));
-    format!("{REFUSED}{}", bare.unwrap_or(why)).into()
+    format!("{REFUSED_PREFIX}{}", bare.unwrap_or(why)).into()
 }
 
 /// Our code for an end that QUIC or TLS brought about (RFC 9000 §20.1, RFC 8446 §6).
@@ -148,10 +150,10 @@ fn transport_code(code: TransportErrorCode) -> Code {
     }
 }
 
-/// At most [`Closed::MAX_TEXT`] bytes, and none that a terminal or a log would obey.
+/// At most [`CloseReason::MAX_TEXT`] bytes, and none that a terminal or a log would obey.
 fn printable(text: &[u8]) -> Box<str> {
     text.iter()
-        .take(Closed::MAX_TEXT)
+        .take(CloseReason::MAX_TEXT)
         .map(|byte| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '?' })
         .collect()
 }

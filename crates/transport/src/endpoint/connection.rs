@@ -12,37 +12,37 @@ use adit_core::code::Code;
 use adit_core::name::ClusterName;
 use adit_core::snapshot::Class;
 use adit_core::spiffe::SpiffeId;
-use adit_pki::{PeerIdentity, PeerVerifier, UnixTime, Usage, VerifyError};
+use adit_pki::{CertUsage, PeerIdentity, PeerVerifier, UnixTime, VerifyError};
 use quinn::ConnectionError;
 
-use super::closed::{By, Closed};
+use super::closed::{CloseReason, ClosedBy};
 use super::{Worker, dial, varint};
-use crate::budget::{BufferBudget, ConnectionWindows, Windowed};
-use crate::grants::{GrantBook, GrantLimits, ReceiveGrant};
+use crate::budget::{BufferBudget, ConnectionWindows, WindowedConnection};
 use crate::stream::{RecvStream, SendStream};
+use crate::stream_credit::{CreditLimits, ReceiveCredit, StreamCredits};
 use crate::tuning::Tuning;
 
 /// An authenticated connection. Cheap to clone; every clone is the same connection.
 #[derive(Clone)]
-pub struct Connection(Arc<Inner>);
+pub struct QuicConnection(Arc<ConnectionInner>);
 
-struct Inner {
+struct ConnectionInner {
     quinn: quinn::Connection,
     peer: PeerIdentity,
-    facts: Facts,
+    facts: ConnectionFacts,
     /// What this side closed it with.
-    ours: OnceLock<Closed>,
-    peers: PeerStreams,
+    closed_here: OnceLock<CloseReason>,
+    peer_streams: PeerStreams,
     /// What it may hold, once it is known whose it is.
     windows: OnceLock<ConnectionWindows>,
     /// How far its streams may be sent, where both sides keep to that.
-    grants: OnceLock<GrantBook>,
+    credits: OnceLock<StreamCredits>,
 }
 
 /// The streams that the peer has opened.
 struct PeerStreams {
     /// Halves of them that are still held here.
-    halves: AtomicU32,
+    open_halves: AtomicU32,
     /// How many the peer may have open at once, now and at most.
     allowed: AtomicU32,
     most: u32,
@@ -50,7 +50,7 @@ struct PeerStreams {
 
 /// What is known of a connection besides its peer.
 #[derive(Debug, Clone)]
-pub(super) struct Facts {
+pub(super) struct ConnectionFacts {
     pub(super) id: u64,
     pub(super) class: Class,
     pub(super) dialled: bool,
@@ -60,12 +60,12 @@ pub(super) struct Facts {
     /// The most streams that the peer may have open at once.
     pub(super) streams: u32,
     /// The bytes that the peer may send on one stream before they are taken: at first, and at most.
-    pub(super) stream_windows: GrantLimits,
+    pub(super) stream_windows: CreditLimits,
 }
 
 /// Why no stream could be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
+pub enum OpenBiError {
     /// The peer allowed no further stream in this time: its limit is reached.
     #[error("the peer granted no stream within {0:?}")]
     TimedOut(Duration),
@@ -74,7 +74,7 @@ pub enum OpenError {
     ConnectionLost(Code),
 }
 
-impl OpenError {
+impl OpenBiError {
     /// The reason as one of the list.
     #[must_use]
     pub fn code(self) -> Code {
@@ -87,7 +87,7 @@ impl OpenError {
 
 /// How a connection is doing; totals since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
+pub struct ConnectionStats {
     /// The round trip, smoothed; a guess before the first one was measured.
     pub rtt: Duration,
     /// Bytes that may be in flight at once.
@@ -104,27 +104,31 @@ pub struct Stats {
     pub bytes: (u64, u64),
 }
 
-impl Connection {
-    pub(super) fn new(quinn: quinn::Connection, peer: PeerIdentity, facts: Facts) -> Self {
+impl QuicConnection {
+    pub(super) fn new(
+        quinn: quinn::Connection,
+        peer: PeerIdentity,
+        facts: ConnectionFacts,
+    ) -> Self {
         let peers = PeerStreams {
-            halves: AtomicU32::new(0),
+            open_halves: AtomicU32::new(0),
             allowed: AtomicU32::new(facts.streams.min(Tuning::STREAMS_AT_FIRST)),
             most: facts.streams,
         };
-        Self(Arc::new(Inner {
+        Self(Arc::new(ConnectionInner {
             quinn,
             peer,
             facts,
-            ours: OnceLock::new(),
-            peers,
+            closed_here: OnceLock::new(),
+            peer_streams: peers,
             windows: OnceLock::new(),
-            grants: OnceLock::new(),
+            credits: OnceLock::new(),
         }))
     }
 
     /// The peer's SPIFFE ID, as its certificate proved it.
     #[must_use]
-    pub fn peer(&self) -> &SpiffeId {
+    pub fn peer_id(&self) -> &SpiffeId {
         &self.0.peer.id
     }
 
@@ -139,9 +143,9 @@ impl Connection {
     /// # Errors
     /// Why it would not.
     pub fn verify(&self, verifier: &PeerVerifier, now: UnixTime) -> Result<(), VerifyError> {
-        let chain = dial::chain(&self.0.quinn);
+        let chain = dial::certificate_chain(&self.0.quinn);
         let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
-        let usage = if self.dialled() { Usage::ServerAuth } else { Usage::ClientAuth };
+        let usage = if self.dialled() { CertUsage::ServerAuth } else { CertUsage::ClientAuth };
         verifier.verify(leaf, intermediates, usage, now).map(drop)
     }
 
@@ -149,7 +153,7 @@ impl Connection {
     ///
     /// # Errors
     /// Why it is not.
-    pub(crate) fn verify_anew(
+    pub(crate) fn verify_if_trust_changed(
         &self,
         verifier: &PeerVerifier,
         now: UnixTime,
@@ -193,13 +197,13 @@ impl Connection {
     /// byte. `within` of zero asks whether there is room right now.
     ///
     /// # Errors
-    /// [`OpenError`], see there.
-    pub async fn open_bi(&self, within: Duration) -> Result<(SendStream, RecvStream), OpenError> {
+    /// [`OpenBiError`], see there.
+    pub async fn open_bi(&self, within: Duration) -> Result<(SendStream, RecvStream), OpenBiError> {
         // Without a limit this would wait for ever at the peer's (measured at quinn's default of 100).
         let opened = tokio::time::timeout(within, self.0.quinn.open_bi()).await;
-        match opened.map_err(|_| OpenError::TimedOut(within))? {
-            Ok((send, recv)) => Ok(self.streams(send, recv)),
-            Err(error) => Err(OpenError::ConnectionLost(self.lost(&error))),
+        match opened.map_err(|_| OpenBiError::TimedOut(within))? {
+            Ok((send, recv)) => Ok(self.wrap_stream(send, recv)),
+            Err(error) => Err(OpenBiError::ConnectionLost(self.lost_code(&error))),
         }
     }
 
@@ -207,13 +211,13 @@ impl Connection {
     ///
     /// # Errors
     /// How the connection ended, after all streams that came before.
-    pub async fn accept_bi(&self) -> Result<(SendStream, RecvStream), Closed> {
+    pub async fn accept_bi(&self) -> Result<(SendStream, RecvStream), CloseReason> {
         match self.0.quinn.accept_bi().await {
             Ok((send, recv)) => {
-                self.grow();
-                Ok(self.streams(send, recv))
+                self.count_peer_stream();
+                Ok(self.wrap_stream(send, recv))
             }
-            Err(error) => Err(self.explain(&error)),
+            Err(error) => Err(self.closed_reason(&error)),
         }
     }
 
@@ -225,27 +229,27 @@ impl Connection {
         if self.0.quinn.close_reason().is_some() {
             return;
         }
-        self.0.ours.get_or_init(|| Closed::new(code, text, By::Us));
+        self.0.closed_here.get_or_init(|| CloseReason::new(code, text, ClosedBy::Us));
         self.0.quinn.close(varint(code), text.as_bytes());
     }
 
     /// Waits for the end.
-    pub async fn closed(&self) -> Closed {
+    pub async fn closed(&self) -> CloseReason {
         let error = self.0.quinn.closed().await;
-        self.explain(&error)
+        self.closed_reason(&error)
     }
 
     /// How it ended; `None` while it lives.
     #[must_use]
-    pub fn is_closed(&self) -> Option<Closed> {
-        self.0.quinn.close_reason().map(|error| self.explain(&error))
+    pub fn is_closed(&self) -> Option<CloseReason> {
+        self.0.quinn.close_reason().map(|error| self.closed_reason(&error))
     }
 
     /// How it is doing.
     #[must_use]
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> ConnectionStats {
         let stats = self.0.quinn.stats();
-        Stats {
+        ConnectionStats {
             rtt: stats.path.rtt,
             window: stats.path.cwnd,
             mtu: stats.path.current_mtu,
@@ -303,26 +307,26 @@ impl Connection {
 
     /// The windows that its streams may have where the peer keeps to grants. In the bulk lane all have the largest
     /// from the start.
-    pub(crate) fn grant_limits(&self) -> Option<GrantLimits> {
+    pub(crate) fn credit_limits(&self) -> Option<CreditLimits> {
         Some(self.0.facts.stream_windows).filter(|_| self.class() == Class::Interactive)
     }
 
     /// Has all streams from here on keep to grants, if the peer does so: its hello said how much it lets come at
     /// first. Both sides see both hellos, and so agree.
-    pub(crate) fn keep_grants(&self, theirs: u64) {
-        if let Some(limits) = self.grant_limits().filter(|_| theirs > 0) {
-            self.0.grants.get_or_init(|| GrantBook::new(theirs, limits));
+    pub(crate) fn enable_credits(&self, theirs: u64) {
+        if let Some(limits) = self.credit_limits().filter(|_| theirs > 0) {
+            self.0.credits.get_or_init(|| StreamCredits::new(theirs, limits));
         }
     }
 
     /// How far its streams may be sent, where both sides keep to that.
-    pub(crate) fn grants(&self) -> Option<&GrantBook> {
-        self.0.grants.get()
+    pub(crate) fn credits(&self) -> Option<&StreamCredits> {
+        self.0.credits.get()
     }
 
     /// Bytes of one of its streams were taken, so the peer may be granted more.
-    pub(crate) fn grant(&self, stream: u64, grant: &mut ReceiveGrant, taken: u64) {
-        let Some(book) = self.grants() else { return };
+    pub(crate) fn grant_credit(&self, stream: u64, grant: &mut ReceiveCredit, taken: u64) {
+        let Some(book) = self.credits() else { return };
         book.taken(stream, grant, taken, || {
             let is_pressed = self.windows().is_none_or(|(windows, _)| windows.is_pressed());
             (self.0.quinn.rtt(), is_pressed)
@@ -330,29 +334,29 @@ impl Connection {
     }
 
     /// Bytes that the peer sent were taken.
-    pub(crate) fn taken(&self, bytes: usize) {
+    pub(crate) fn bytes_taken(&self, bytes: usize) {
         if let Some((windows, quinn)) = self.windows() {
-            windows.taken(quinn, bytes as u64);
+            windows.bytes_taken(quinn, bytes as u64);
         }
     }
 
     /// Bytes were given to it to send.
-    pub(crate) fn sent(&self, bytes: usize) {
+    pub(crate) fn bytes_sent(&self, bytes: usize) {
         if let Some((windows, quinn)) = self.windows() {
-            windows.sent(quinn, bytes as u64);
+            windows.bytes_sent(quinn, bytes as u64);
         }
     }
 
     /// The code under which a stream learns that its connection is gone.
-    pub(crate) fn lost(&self, error: &ConnectionError) -> Code {
-        self.explain(error).code
+    pub(crate) fn lost_code(&self, error: &ConnectionError) -> Code {
+        self.closed_reason(error).code
     }
 
     /// Counts a stream of the peer's, and lets it have more at once when it has used most of what it
     /// was allowed. quinn pays for every stream that a peer may open, so the bound follows the use.
-    fn grow(&self) {
-        let peers = &self.0.peers;
-        let halves = peers.halves.fetch_add(2, Ordering::Relaxed) + 2;
+    fn count_peer_stream(&self) {
+        let peers = &self.0.peer_streams;
+        let halves = peers.open_halves.fetch_add(2, Ordering::Relaxed) + 2;
         let allowed = peers.allowed.load(Ordering::Relaxed);
         if allowed < peers.most && halves / 2 >= allowed / 4 * 3 {
             let more = allowed.saturating_mul(4).min(peers.most);
@@ -362,18 +366,18 @@ impl Connection {
     }
 
     /// One half of a stream is gone; `id` says whose stream it was (RFC 9000 §2.1).
-    pub(crate) fn half_gone(&self, id: quinn::StreamId) {
+    pub(crate) fn half_closed(&self, id: quinn::StreamId) {
         let by_dialler = id.initiator() == quinn::Side::Client;
         if by_dialler != self.dialled() {
-            self.0.peers.halves.fetch_sub(1, Ordering::Relaxed);
+            self.0.peer_streams.open_halves.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    fn explain(&self, error: &ConnectionError) -> Closed {
-        Closed::from_quinn(error, self.0.ours.get())
+    fn closed_reason(&self, error: &ConnectionError) -> CloseReason {
+        CloseReason::from_quinn(error, self.0.closed_here.get())
     }
 
-    fn streams(
+    fn wrap_stream(
         &self,
         send: quinn::SendStream,
         recv: quinn::RecvStream,
@@ -382,24 +386,24 @@ impl Connection {
     }
 }
 
-impl PartialEq for Connection {
+impl PartialEq for QuicConnection {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl Eq for Connection {}
+impl Eq for QuicConnection {}
 
-impl std::fmt::Debug for Connection {
+impl std::fmt::Debug for QuicConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
             .field("id", &self.id())
-            .field("peer", self.peer())
+            .field("peer", self.peer_id())
             .finish_non_exhaustive()
     }
 }
 
-impl Windowed for quinn::Connection {
+impl WindowedConnection for quinn::Connection {
     fn set_receive_window(&self, bytes: u64) {
         // A value that does not fit is as good as none.
         self.set_receive_window(quinn::VarInt::from_u64(bytes).unwrap_or(quinn::VarInt::MAX));

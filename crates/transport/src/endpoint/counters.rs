@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Shared;
+use super::EndpointsInner;
 
-/// Totals since the endpoints were bound, but for [`Counters::handshakes`].
+/// Totals since the endpoints were bound, but for [`EndpointCounters::handshakes`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct EndpointCounters {
     /// Handshakes of peers that dialled us, under way now.
     pub handshakes: u64,
     /// Peers accepted.
@@ -26,9 +26,9 @@ pub struct Counters {
     /// Peers refused because the node is going away.
     pub refused_draining: u64,
     /// Datagrams that reached their connection over another worker's socket.
-    pub handed: u64,
+    pub rerouted: u64,
     /// Datagrams that should have and were dropped, because too many waited.
-    pub handed_dropped: u64,
+    pub rerouted_dropped: u64,
     /// Datagrams that were forwarded to an older process of this node, which still has their connections.
     pub forwarded: u64,
     /// Datagrams that should have been and were dropped, because that process is behind or gone.
@@ -40,12 +40,12 @@ pub struct Counters {
     pub dropped: Option<u64>,
 }
 
-impl Shared {
-    pub(super) fn counters(&self) -> Counters {
+impl EndpointsInner {
+    pub(super) fn counters(&self) -> EndpointCounters {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let gate = &self.gate;
-        Counters {
-            handshakes: gate.under_way() as u64,
+        let gate = &self.handshake_limiter;
+        EndpointCounters {
+            handshakes: gate.in_progress() as u64,
             accepted: load(&gate.accepted),
             failed: load(&gate.failed),
             certificate_refused: load(&gate.certificate_refused),
@@ -54,11 +54,11 @@ impl Shared {
             retried: load(&gate.retried),
             refused_busy: load(&gate.busy),
             refused_draining: load(&gate.draining),
-            handed: load(&self.passed.handed),
-            handed_dropped: load(&self.passed.dropped),
-            forwarded: load(&self.passed.forwarded),
-            forward_dropped: load(&self.passed.forward_dropped),
-            received: load(&self.passed.received),
+            rerouted: load(&self.forward_counters.rerouted),
+            rerouted_dropped: load(&self.forward_counters.rerouted_dropped),
+            forwarded: load(&self.forward_counters.forwarded),
+            forward_dropped: load(&self.forward_counters.forward_dropped),
+            received: load(&self.forward_counters.received),
             dropped: adit_host::udp::drops(&self.inodes).into_iter().flatten().reduce(|a, b| a + b),
         }
     }

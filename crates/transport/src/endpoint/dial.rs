@@ -12,15 +12,15 @@ use adit_pki::{PeerIdentity, VerifyError};
 use quinn::ClientConfig;
 use rustls::pki_types::CertificateDer;
 
-use super::closed::Closed;
-use super::connection::{Connection, Facts};
-use super::{Endpoints, Shared};
+use super::closed::CloseReason;
+use super::connection::{ConnectionFacts, QuicConnection};
+use super::{Endpoints, EndpointsInner};
 use crate::cid;
-use crate::socket::Thrifty;
+use crate::socket::SharedBufferSocket;
 
 /// Whom to dial, and for what.
 #[derive(Debug, Clone, Copy)]
-pub struct Dial<'a> {
+pub struct DialRequest<'a> {
     /// Where.
     pub address: SocketAddr,
     /// Whose node must answer.
@@ -43,7 +43,7 @@ pub enum DialError {
     TimedOut(Duration),
     /// The handshake failed.
     #[error("{0}")]
-    Closed(Closed),
+    Closed(CloseReason),
     /// A node of another cluster answered.
     #[error("{found} answered where a node of {expected} was expected")]
     WrongCluster {
@@ -81,19 +81,23 @@ impl Endpoints {
     ///
     /// # Panics
     /// Where there is no worker of that number.
-    pub async fn dial(&self, worker: usize, dial: Dial<'_>) -> Result<Connection, DialError> {
+    pub async fn dial(
+        &self,
+        worker: usize,
+        dial: DialRequest<'_>,
+    ) -> Result<QuicConnection, DialError> {
         let shared = &self.0;
         let epoch = shared.tls.verifier.epoch();
-        let connecting = shared.begin(worker, dial)?;
-        let limit = shared.tuning.admission.timeout;
+        let connecting = shared.begin_dial(worker, dial)?;
+        let limit = shared.tuning.handshakes.timeout;
         let quinn = tokio::time::timeout(limit, connecting)
             .await
             .map_err(|_| DialError::TimedOut(limit))?
-            .map_err(|error| DialError::Closed(Closed::from_quinn(&error, None)))?;
-        let peer = identity(&quinn).map_err(DialError::Identity)?;
+            .map_err(|error| DialError::Closed(CloseReason::from_quinn(&error, None)))?;
+        let peer = peer_identity(&quinn).map_err(DialError::Identity)?;
         let worker = shared.workers[worker].clone();
-        let facts = Facts {
-            id: shared.next_id(),
+        let facts = ConnectionFacts {
+            id: shared.next_connection_id(),
             class: dial.class,
             dialled: true,
             worker,
@@ -101,8 +105,8 @@ impl Endpoints {
             streams: shared.tuning.all_streams(),
             stream_windows: shared.tuning.stream_windows(dial.class),
         };
-        let connection = Connection::new(quinn, peer, facts);
-        let found = connection.peer();
+        let connection = QuicConnection::new(quinn, peer, facts);
+        let found = connection.peer_id();
         if found.trust_domain() != dial.trust_domain {
             let error = DialError::WrongCluster {
                 expected: dial.trust_domain.clone(),
@@ -115,25 +119,29 @@ impl Endpoints {
     }
 }
 
-impl Shared {
+impl EndpointsInner {
     /// Sends the first flight. The endpoint is the connection's alone: nobody else holds it, so it ends
     /// when the connection has.
-    fn begin(&self, worker: usize, dial: Dial<'_>) -> Result<quinn::Connecting, DialError> {
+    fn begin_dial(
+        &self,
+        worker: usize,
+        dial: DialRequest<'_>,
+    ) -> Result<quinn::Connecting, DialError> {
         let worker = &self.workers[worker];
         let address = SocketAddr::new(dial.address.ip().to_canonical(), dial.address.port());
         let _context = worker.handle().enter();
         let socket = self.net.dial(address, &self.socket_options()).map_err(DialError::Socket)?;
-        let scratch = Arc::clone(&self.scratches[worker.index()]);
+        let scratch = Arc::clone(&self.recv_buffers[worker.index()]);
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             self.endpoint_config(worker),
             None,
-            Arc::new(Thrifty { socket, scratch }),
+            Arc::new(SharedBufferSocket { socket, recv_buffer: scratch }),
             worker.runtime(&self.dialled),
         )
         .map_err(DialError::Socket)?;
         let mut config = ClientConfig::new(Arc::clone(&self.tls.client) as _);
         config
-            .transport_config(self.tuning.dialling(dial.class))
+            .transport_config(self.tuning.dialler_transport(dial.class))
             .token_store(Arc::clone(&self.tokens) as _)
             .initial_dst_cid_provider(Arc::new(move || cid::first_flight(dial.class)));
         // The name is neither sent nor looked at, but tokens are kept under it: they are the node's.
@@ -144,12 +152,12 @@ impl Shared {
 }
 
 /// Who the peer of a finished handshake is.
-pub(super) fn identity(quinn: &quinn::Connection) -> Result<PeerIdentity, VerifyError> {
-    adit_pki::peer_id(&chain(quinn))
+pub(super) fn peer_identity(quinn: &quinn::Connection) -> Result<PeerIdentity, VerifyError> {
+    adit_pki::peer_id(&certificate_chain(quinn))
 }
 
 /// What the peer of a finished handshake showed, leaf first.
-pub(super) fn chain(quinn: &quinn::Connection) -> Vec<CertificateDer<'static>> {
+pub(super) fn certificate_chain(quinn: &quinn::Connection) -> Vec<CertificateDer<'static>> {
     let any = quinn.peer_identity();
     any.and_then(|any| any.downcast().ok()).map(|chain| *chain).unwrap_or_default()
 }

@@ -1,9 +1,9 @@
 //! Handing a node's sockets to the process that follows it.
 //!
-//! The giver [bequeaths](Endpoints::bequeath) its sockets, [steps aside](Endpoints::step_aside) once its
+//! The giver [bequeaths](Endpoints::share_sockets) its sockets, [steps aside](Endpoints::pause_reading) once its
 //! successor is there to read them, and lives on for its connections: their packets reach the successor,
 //! which forwards them. The taker is made by [`Endpoints::bind_after`] and reads nothing before it
-//! [begins](Endpoints::resume). So there is one reader at any time; what arrives between the two waits in the
+//! [begins](Endpoints::resume_reading). So there is one reader at any time; what arrives between the two waits in the
 //! system's buffers. See [`crate::socket`] for who gets which datagram.
 
 use std::io;
@@ -15,8 +15,8 @@ use std::sync::{Arc, PoisonError};
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Endpoints, Shared};
-use crate::socket::{LONGEST_FRAME, Leg, read_frame};
+use super::{Endpoints, EndpointsInner};
+use crate::socket::{LONGEST_FRAME, WorkerSocket, read_frame};
 
 /// The sockets of one generation, for the process that follows it.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct UdpInheritance {
     /// For each listening address its sockets, in the order of the giver's workers.
     pub sockets: Vec<(SocketAddr, Vec<OwnedFd>)>,
     /// Where each older generation that still lives receives its datagrams, the giver's own included.
-    pub elders: Vec<(u8, OwnedFd)>,
+    pub predecessors: Vec<(u8, OwnedFd)>,
 }
 
 /// Where this process receives what its successors forward.
@@ -37,7 +37,7 @@ pub(super) struct ForwardedInbox {
 }
 
 /// Frames that are read before the legs may take their datagrams: together they fit an inbox.
-const AT_ONCE: usize = 8;
+const MAX_FRAMES_AT_ONCE: usize = 8;
 
 impl Endpoints {
     /// Which of the processes that share the listening addresses this is.
@@ -51,33 +51,33 @@ impl Endpoints {
     ///
     /// # Errors
     /// There is no descriptor left, or the network is not the system's.
-    pub fn bequeath(&self) -> io::Result<UdpInheritance> {
+    pub fn share_sockets(&self) -> io::Result<UdpInheritance> {
         let shared = &self.0;
         let sockets = shared.sockets.iter().map(|(address, sockets)| {
             let sockets = sockets.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
             Ok((*address, sockets))
         });
         let sockets = sockets.collect::<io::Result<_>>()?;
-        let mut elders = shared.elders.bequeath()?;
+        let mut elders = shared.predecessors.share_sockets()?;
         elders.push((self.generation(), self.forwarded()?));
-        Ok(UdpInheritance { generation: self.generation(), sockets, elders })
+        Ok(UdpInheritance { generation: self.generation(), sockets, predecessors: elders })
     }
 
     /// Stops reading the listening sockets, on which this process only sends from now on; what belongs to
     /// its connections comes from its successor. What it dialled has sockets of its own and is not touched.
-    pub fn step_aside(&self) {
-        self.look_again(true);
+    pub fn pause_reading(&self) {
+        self.wake_readers(true);
     }
 
     /// Reads the listening sockets: at a taker, after its giver has stepped aside; at a giver, if its
     /// successor came to nothing.
-    pub fn resume(&self) {
-        self.look_again(false);
+    pub fn resume_reading(&self) {
+        self.wake_readers(false);
     }
 
-    fn look_again(&self, aside: bool) {
-        self.0.aside.store(aside, Ordering::Release);
-        for leg in &self.0.legs {
+    fn wake_readers(&self, aside: bool) {
+        self.0.reading_paused.store(aside, Ordering::Release);
+        for leg in &self.0.worker_sockets {
             leg.wake();
         }
     }
@@ -95,21 +95,22 @@ impl Endpoints {
             let _context = runtime.enter();
             tokio::net::UnixDatagram::from_std(receiver)?
         };
-        let reader = AbortOnDropHandle::new(runtime.spawn(read(receiver, self.0.legs.clone())));
+        let reader =
+            AbortOnDropHandle::new(runtime.spawn(read(receiver, self.0.worker_sockets.clone())));
         *inbox = Some(ForwardedInbox { sender, _reader: reader });
         Ok(handed)
     }
 }
 
 /// Takes in what successors forward.
-async fn read(receiver: tokio::net::UnixDatagram, legs: Vec<Arc<Leg>>) {
+async fn read(receiver: tokio::net::UnixDatagram, legs: Vec<Arc<WorkerSocket>>) {
     let mut frame = vec![0; LONGEST_FRAME];
     loop {
-        for _ in 0..AT_ONCE {
+        for _ in 0..MAX_FRAMES_AT_ONCE {
             let Ok(len) = receiver.recv(&mut frame).await else { return };
             let Some((listening, datagrams, meta)) = read_frame(&frame[..len]) else { continue };
             if let Some(leg) = legs.iter().find(|leg| leg.listening() == listening) {
-                leg.take_in(datagrams, &meta);
+                leg.accept_forwarded(datagrams, &meta);
             }
         }
         tokio::task::yield_now().await;
@@ -118,13 +119,13 @@ async fn read(receiver: tokio::net::UnixDatagram, legs: Vec<Arc<Leg>>) {
 
 impl Endpoints {
     /// Whether another process reads the listening sockets.
-    pub(crate) fn is_aside(&self) -> bool {
-        self.0.is_aside()
+    pub(crate) fn is_reading_paused(&self) -> bool {
+        self.0.is_reading_paused()
     }
 }
 
-impl Shared {
-    pub(super) fn is_aside(&self) -> bool {
-        self.aside.load(Ordering::Acquire)
+impl EndpointsInner {
+    pub(super) fn is_reading_paused(&self) -> bool {
+        self.reading_paused.load(Ordering::Acquire)
     }
 }

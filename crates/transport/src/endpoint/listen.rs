@@ -9,12 +9,12 @@ use adit_host::udp;
 use quinn::{AsyncUdpSocket, ServerConfig};
 use tokio_util::task::TaskTracker;
 
-use super::{Shared, Worker};
-use crate::net::{Listening, SocketOptions};
-use crate::socket::{Leg, LegContext};
+use super::{EndpointsInner, Worker};
+use crate::network::{ListeningSocket, SocketOptions};
+use crate::socket::{WorkerSocket, WorkerSocketContext};
 
 /// What was inherited for this address; a port that the system may choose is any that it chose before.
-pub(super) fn take(
+pub(super) fn take_inherited(
     inherited: &mut Vec<(SocketAddr, Vec<OwnedFd>)>,
     address: SocketAddr,
 ) -> Vec<OwnedFd> {
@@ -31,7 +31,7 @@ struct AddressSockets {
     descriptors: Vec<OwnedFd>,
 }
 
-impl Shared {
+impl EndpointsInner {
     /// Listens at one address on every worker, with the sockets that were inherited for it and as many more
     /// as there are workers without one.
     pub(super) fn listen(
@@ -45,28 +45,28 @@ impl Shared {
         let share_port = self.workers.len() > 1;
         let options = SocketOptions { share_port, ..self.socket_options() };
         if missing == self.workers.len() {
-            self.ask_alone(address, &options)?;
+            self.check_address_is_free(address, &options)?;
         } else if missing > 0 {
             // One that was its process's only socket at this port did not let others have it.
             sockets.descriptors.iter().try_for_each(udp::share)?;
         }
         for worker in self.workers.iter().skip(self.workers.len() - missing) {
             let _context = worker.handle().enter();
-            let Listening { socket, inode, receive_buffer, descriptor } =
+            let ListeningSocket { socket, inode, receive_buffer, descriptor } =
                 self.net.listen(bound, &options)?;
             bound = socket.local_addr()?;
             sockets.of_workers.push(vec![socket]);
             sockets.descriptors.extend(descriptor);
             self.inodes.extend(inode);
             if let Some(granted) = receive_buffer.filter(|_| worker.index() == 0) {
-                warn_of_small(address, options.receive_buffer, granted);
+                warn_of_small_buffer(address, options.receive_buffer, granted);
             }
         }
-        for (worker, leg) in self.workers.iter().zip(self.join(sockets.of_workers, bound)) {
-            let server = Some(ServerConfig::clone(&self.answers.interactive));
+        for (worker, leg) in self.workers.iter().zip(self.join_workers(sockets.of_workers, bound)) {
+            let server = Some(ServerConfig::clone(&self.server_configs.interactive));
             let endpoint = self.endpoint(worker, &leg, server)?;
             self.servers[worker.index()].push(endpoint);
-            self.legs.push(leg);
+            self.worker_sockets.push(leg);
         }
         self.addresses.push(bound);
         self.sockets.push((bound, sockets.descriptors));
@@ -74,12 +74,12 @@ impl Shared {
     }
 
     /// Reads inherited sockets for older processes only.
-    pub(super) fn retire(&mut self, inherited: Vec<OwnedFd>) -> io::Result<()> {
+    pub(super) fn read_for_predecessors(&mut self, inherited: Vec<OwnedFd>) -> io::Result<()> {
         let (sockets, Some(bound)) = self.adopt(inherited)? else { return Ok(()) };
-        for (worker, leg) in self.workers.iter().zip(self.join(sockets.of_workers, bound)) {
+        for (worker, leg) in self.workers.iter().zip(self.join_workers(sockets.of_workers, bound)) {
             let endpoint = self.endpoint(worker, &leg, None)?;
             self.retired.push(endpoint);
-            self.legs.push(leg);
+            self.worker_sockets.push(leg);
         }
         self.sockets.push((bound, sockets.descriptors));
         Ok(())
@@ -87,7 +87,11 @@ impl Shared {
 
     /// Where several sockets share a port another process could, too, by mistake; so the address is first
     /// bound alone, for a moment.
-    fn ask_alone(&self, address: SocketAddr, options: &SocketOptions) -> io::Result<()> {
+    fn check_address_is_free(
+        &self,
+        address: SocketAddr,
+        options: &SocketOptions,
+    ) -> io::Result<()> {
         if options.share_port && address.port() != 0 {
             let _context = self.workers[0].handle().enter();
             drop(self.net.listen(address, &SocketOptions { share_port: false, ..*options })?);
@@ -105,7 +109,7 @@ impl Shared {
         let mut bound = None;
         for (worker, descriptor) in self.workers.iter().cycle().zip(inherited) {
             let _context = worker.handle().enter();
-            let Listening { socket, inode, descriptor, .. } = self.net.adopt(descriptor)?;
+            let ListeningSocket { socket, inode, descriptor, .. } = self.net.adopt(descriptor)?;
             bound = Some(socket.local_addr()?);
             if let Some(own) = sockets.of_workers.get_mut(worker.index()) {
                 own.push(socket);
@@ -118,25 +122,25 @@ impl Shared {
         Ok((sockets, bound))
     }
 
-    fn join(
+    fn join_workers(
         &self,
         sockets: Vec<Vec<Arc<dyn AsyncUdpSocket>>>,
         listening: SocketAddr,
-    ) -> Vec<Arc<Leg>> {
-        let context = LegContext {
+    ) -> Vec<Arc<WorkerSocket>> {
+        let context = WorkerSocketContext {
             generation: self.tuning.generation,
             key: self.keys.cid.clone(),
-            passed: Arc::clone(&self.passed),
-            elders: Arc::clone(&self.elders),
-            aside: Arc::clone(&self.aside),
+            forward_counters: Arc::clone(&self.forward_counters),
+            predecessors: Arc::clone(&self.predecessors),
+            reading_paused: Arc::clone(&self.reading_paused),
         };
-        Leg::join(sockets, listening, &context)
+        WorkerSocket::join(sockets, listening, &context)
     }
 
     fn endpoint(
         &self,
         worker: &Worker,
-        leg: &Arc<Leg>,
+        leg: &Arc<WorkerSocket>,
         server: Option<ServerConfig>,
     ) -> io::Result<quinn::Endpoint> {
         let _context = worker.handle().enter();
@@ -149,7 +153,7 @@ impl Shared {
     }
 }
 
-fn warn_of_small(address: SocketAddr, wanted: usize, granted: usize) {
+fn warn_of_small_buffer(address: SocketAddr, wanted: usize, granted: usize) {
     if granted < wanted {
         tracing::warn!(
             %address,

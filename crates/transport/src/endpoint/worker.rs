@@ -24,7 +24,7 @@ pub struct Worker {
 impl Worker {
     /// The most workers that are worth having unless the operator says otherwise: beyond four cores it
     /// is the network that ends first.
-    pub const MOST: usize = 4;
+    pub const MAX_WORKERS: usize = 4;
 
     /// Worker number `index` on this runtime. The indices of a node's workers are 0, 1, 2, …
     #[must_use]
@@ -42,10 +42,10 @@ impl Worker {
     }
 
     /// How many workers a node should have where the operator does not say: one per core, at most
-    /// [`Worker::MOST`].
+    /// [`Worker::MAX_WORKERS`].
     #[must_use]
     pub fn recommended() -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from).min(Self::MOST)
+        std::thread::available_parallelism().map_or(1, usize::from).min(Self::MAX_WORKERS)
     }
 
     /// Its number.
@@ -66,17 +66,17 @@ impl Worker {
 
     /// quinn's view of this worker. The tracker knows of every driver that still runs.
     pub(super) fn runtime(&self, drivers: &TaskTracker) -> Arc<dyn Runtime> {
-        Arc::new(Drivers { handle: self.handle.clone(), running: drivers.clone() })
+        Arc::new(DriverRuntime { handle: self.handle.clone(), running: drivers.clone() })
     }
 }
 
 #[derive(Debug)]
-struct Drivers {
+struct DriverRuntime {
     handle: Handle,
     running: TaskTracker,
 }
 
-impl Runtime for Drivers {
+impl Runtime for DriverRuntime {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
         // Called by drivers, which are inside the runtime already.
         quinn::TokioRuntime.new_timer(at)

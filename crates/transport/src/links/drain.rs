@@ -4,83 +4,85 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::wire::control::Control;
+use adit_core::wire::control::ControlMessage;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::shared::Shared;
+use super::shared::LinksInner;
 
 /// After a go-away the peer should not be back before this process has gone or its successor serves.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 /// A peer that opens a stream so long after it was told to go away is not going to.
-const HEARD_TIMEOUT: Duration = Duration::from_secs(10);
+const GO_AWAY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often is looked whether streams are left.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the ends of connections may take to be heard, and tasks to notice.
-const FAREWELL: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-impl Shared {
+impl LinksInner {
     /// What a node that drains says on every connection. Where a successor serves already, peers are to come
     /// at once: see [`super::successor`].
-    pub(super) fn go_away(&self) -> Control {
-        let wait = if self.endpoints.is_aside() { Duration::ZERO } else { RETRY_AFTER };
+    pub(super) fn go_away_message(&self) -> ControlMessage {
+        let wait =
+            if self.endpoints.is_reading_paused() { Duration::ZERO } else { RECONNECT_DELAY };
         let retry_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        Control::GoAway { code: Code::Draining, retry_after_ms }
+        ControlMessage::GoAway { code: Code::Draining, retry_after_ms }
     }
 
     /// See [`super::Links::announce_leaving`].
     pub(super) fn announce_leaving(&self) {
-        self.work.stages.leaving.cancel();
+        self.runtime.shutdown.leaving.cancel();
         self.endpoints.drain();
-        for (conn, _) in self.register.all() {
-            conn.tell(self.go_away());
+        for (conn, _) in self.connections.all() {
+            conn.send_control(self.go_away_message());
         }
     }
 
     /// See [`super::Links::drain`].
     pub(super) async fn drain(self: &Arc<Self>, within: Duration) -> usize {
-        let is_announced = self.work.stages.leaving.is_cancelled();
-        self.work.stages.draining.cancel();
+        let is_announced = self.runtime.shutdown.leaving.is_cancelled();
+        self.runtime.shutdown.draining.cancel();
         self.endpoints.drain();
-        for (conn, _) in self.register.all() {
+        for (conn, _) in self.connections.all() {
             if !is_announced {
-                conn.tell(self.go_away());
+                conn.send_control(self.go_away_message());
             }
-            self.register.leave(&conn, Code::Draining);
+            self.connections.mark_leaving(&conn, Code::Draining);
         }
-        let (deadline, all_have_heard) = (Instant::now() + within, Instant::now() + HEARD_TIMEOUT);
+        let (deadline, all_have_heard) =
+            (Instant::now() + within, Instant::now() + GO_AWAY_TIMEOUT);
         // What peers sent before they heard arrives within a round trip or so.
-        let all = self.register.all();
+        let all = self.connections.all();
         let slowest = all.iter().map(|(conn, _)| conn.quic.stats().rtt).max();
         let heard = Instant::now() + slowest.unwrap_or_default().saturating_mul(3);
         drop(all);
-        while Instant::now() < deadline && (self.streams() > 0 || Instant::now() < heard) {
-            sleep(LOOK.min(deadline - Instant::now())).await;
+        while Instant::now() < deadline && (self.open_streams() > 0 || Instant::now() < heard) {
+            sleep(POLL_INTERVAL.min(deadline - Instant::now())).await;
             if Instant::now() >= all_have_heard {
-                self.work.stages.heard.cancel();
+                self.runtime.shutdown.peers_informed.cancel();
             }
         }
-        self.end().await
+        self.close_all().await
     }
 
     /// Ends everything now; says how many streams that broke.
-    async fn end(self: &Arc<Self>) -> usize {
-        let broken = self.streams();
+    async fn close_all(self: &Arc<Self>) -> usize {
+        let broken = self.open_streams();
         let code = if broken == 0 { Code::Draining } else { Code::Drained };
-        self.work.stages.ended.cancel();
-        for (conn, _) in self.register.all() {
+        self.runtime.shutdown.ended.cancel();
+        for (conn, _) in self.connections.all() {
             conn.quic.close(code, "");
         }
         self.endpoints.close(code, "");
-        self.endpoints.idle(FAREWELL).await;
-        self.work.tasks.close();
-        if timeout(FAREWELL, self.work.tasks.wait()).await.is_err() {
-            tracing::warn!(tasks = self.work.tasks.len(), "tasks of links did not end in time");
+        self.endpoints.idle(CLOSE_TIMEOUT).await;
+        self.runtime.tasks.close();
+        if timeout(CLOSE_TIMEOUT, self.runtime.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.runtime.tasks.len(), "tasks of links did not end in time");
         }
         broken
     }
 
     /// Data streams on all connections.
-    fn streams(&self) -> usize {
-        self.register.all().iter().map(|(conn, _)| conn.doing().streams).sum()
+    fn open_streams(&self) -> usize {
+        self.connections.all().iter().map(|(conn, _)| conn.usage_counts().streams).sum()
     }
 }

@@ -80,9 +80,9 @@ pub fn begin_link(link: &str) {
 
 /// Where links count.
 #[derive(Debug, Default)]
-pub(super) struct Metrics;
+pub(super) struct LinkMetrics;
 
-impl Metrics {
+impl LinkMetrics {
     pub(super) fn opened(&self, peer: &PeerInfo) {
         let [link, lane, direction] = labels(peer);
         gauge!(CONNECTIONS, "link" => link, "lane" => lane, "direction" => direction)
@@ -130,10 +130,10 @@ impl Metrics {
 
 fn labels(peer: &PeerInfo) -> [String; 3] {
     let direction = if peer.dialled { "dialled" } else { "accepted" };
-    [peer.cluster.to_string(), lane_name(peer.lane).to_owned(), direction.to_owned()]
+    [peer.cluster.to_string(), class_name(peer.class).to_owned(), direction.to_owned()]
 }
 
-fn lane_name(lane: Class) -> &'static str {
+fn class_name(lane: Class) -> &'static str {
     match lane {
         Class::Interactive => "interactive",
         Class::Bulk => "bulk",

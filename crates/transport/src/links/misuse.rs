@@ -1,49 +1,49 @@
 //! Streams that peers open in vain: counted, and bounded by asking their nodes to stay away.
 //!
-//! A stream is opened in vain where the peer gets nothing for it and could have known ([`super::Served`]), or
+//! A stream is opened in vain where the peer gets nothing for it and could have known ([`super::ServeOutcome`]), or
 //! gave it up itself. An honest node does that now and then: its view is older than a change of policy, its
 //! callers hang up. One that does it thousands of times costs a task, a refusal and a line each time. So each
 //! connection and each cluster has an allowance; whoever passes it is told to go away for a while
-//! ([`STAY_AWAY_TIMEOUT`]), which an honest node obeys and loses no stream by; a node that goes on is closed. Its
+//! ([`STAY_AWAY_DELAY`]), which an honest node obeys and loses no stream by; a node that goes on is closed. Its
 //! new connections are refused for as long.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use adit_core::admission::Refusal;
-use adit_core::admission::pace::{Allowance, Pace};
+use adit_core::admission::PeerRefusal;
+use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
-use adit_core::wire::control::Control;
+use adit_core::wire::control::ControlMessage;
 use tokio::time::Instant;
 
-use super::conn::Conn;
-use super::register::lock;
-use super::shared::Shared;
+use super::connection::PeerConnection;
+use super::shared::LinksInner;
+use super::table::lock;
 use crate::peer::PeerInfo;
 
 /// What one connection may open in vain. A cluster whose policy just changed has some hundred
 /// milliseconds to hear of it, at thousands of streams a second.
-const ALLOWED_OF_CONNECTION: Allowance = Allowance { burst: 2000, per_second: 500 };
+const ALLOWED_OF_CONNECTION: RateLimit = RateLimit { burst: 2000, per_second: 500 };
 /// What all nodes of one cluster together may.
-const ALLOWED_OF_CLUSTER: Allowance = Allowance { burst: 8000, per_second: 2000 };
+const ALLOWED_OF_CLUSTER: RateLimit = RateLimit { burst: 8000, per_second: 2000 };
 /// Within this a connection is never asked to stay away, even if its cluster has spent its allowance: it is not
 /// the one that spends it.
-pub const NEVER_ASKED_WITHIN: Allowance = Allowance { burst: 200, per_second: 50 };
+pub const NEVER_ASKED_WITHIN: RateLimit = RateLimit { burst: 200, per_second: 50 };
 /// Streams in vain on a connection whose peer was asked to stay away, after which it is closed: more than are under
 /// way when it hears of it.
-const PATIENCE: u32 = 1000;
+const MAX_STREAMS_AFTER_REQUEST: u32 = 1000;
 /// Lines about refused connections of one cluster.
-const ALLOWED_LINES: Allowance = Allowance { burst: 50, per_second: 1 };
+const ALLOWED_LINES: RateLimit = RateLimit { burst: 50, per_second: 1 };
 /// Subscriptions to state by the nodes of a linked cluster: two hubs make one each, or every node while those are
 /// silent.
-const ALLOWED_SUBSCRIPTIONS: Allowance = Allowance { burst: 1024, per_second: 32 };
+const ALLOWED_SUBSCRIPTIONS: RateLimit = RateLimit { burst: 1024, per_second: 32 };
 /// Processes of a cluster's nodes whose successors are met: a rolling update has one node after the other, and no
 /// machine starts one in less than a second.
-const ALLOWED_SUCCESSORS: Allowance = Allowance { burst: 16, per_second: 2 };
+const ALLOWED_SUCCESSORS: RateLimit = RateLimit { burst: 16, per_second: 2 };
 /// How long a node is to stay away, from when it is asked.
-const STAY_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
+const STAY_AWAY_DELAY: Duration = Duration::from_secs(5);
 /// Nodes of one cluster that are remembered as asked to stay away. More than a cluster has that fits its allowance.
 const MAX_REMEMBERED: usize = 64;
 
@@ -54,11 +54,11 @@ pub(super) struct MisuseTable(Mutex<BTreeMap<ClusterName, ClusterMisuse>>);
 #[derive(Debug, Default)]
 struct ClusterMisuse {
     began: Option<Instant>,
-    pace: Pace,
+    pace: TokenBucket,
     /// Of the lines about its connections that were refused.
-    lines: Pace,
-    subscriptions: Pace,
-    successors: Pace,
+    lines: TokenBucket,
+    subscriptions: TokenBucket,
+    successors: TokenBucket,
     /// Nodes that are to stay away, and until when.
     away: BTreeMap<NodeName, Instant>,
     status: MisuseStatus,
@@ -67,9 +67,9 @@ struct ClusterMisuse {
 /// What one connection opened in vain.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionMisuse {
-    pace: Pace,
+    pace: TokenBucket,
     /// Of [`NEVER_ASKED_WITHIN`].
-    little: Pace,
+    never_asked_pace: TokenBucket,
     /// Streams in vain since the peer was asked to stay away; `None` while it was not.
     since_asked: Option<u32>,
 }
@@ -91,7 +91,7 @@ pub struct MisuseStatus {
 
 /// What follows from one more stream in vain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Consequence {
+enum MisuseConsequence {
     Nothing,
     StayAway,
     Close,
@@ -99,38 +99,43 @@ enum Consequence {
 
 impl MisuseTable {
     /// Notes a stream in vain.
-    fn note(&self, peer: &PeerInfo, of_conn: &mut ConnectionMisuse, code: Code) -> Consequence {
+    fn record(
+        &self,
+        peer: &PeerInfo,
+        of_conn: &mut ConnectionMisuse,
+        code: Code,
+    ) -> MisuseConsequence {
         let now = Instant::now();
         let mut table = lock(&self.0);
         let cluster = table.entry(peer.cluster.clone()).or_default();
         let since = now - *cluster.began.get_or_insert(now);
         cluster.status.streams += 1;
-        let of_cluster = cluster.pace.take(since, ALLOWED_OF_CLUSTER);
-        let is_little = of_conn.little.take(since, NEVER_ASKED_WITHIN);
-        let fits = of_conn.pace.take(since, ALLOWED_OF_CONNECTION) && (of_cluster || is_little);
+        let of_cluster = cluster.pace.try_take(since, ALLOWED_OF_CLUSTER);
+        let is_little = of_conn.never_asked_pace.try_take(since, NEVER_ASKED_WITHIN);
+        let fits = of_conn.pace.try_take(since, ALLOWED_OF_CONNECTION) && (of_cluster || is_little);
         if code == Code::OverLimit {
             cluster.status.last = Some((peer.node.clone(), now, code));
         }
         let consequence = match &mut of_conn.since_asked {
-            None if fits => return Consequence::Nothing,
+            None if fits => return MisuseConsequence::Nothing,
             None => {
                 of_conn.since_asked = Some(0);
                 cluster.status.asked += 1;
-                Consequence::StayAway
+                MisuseConsequence::StayAway
             }
             Some(streams) => {
                 *streams += 1;
-                if *streams < PATIENCE {
-                    return Consequence::Nothing;
+                if *streams < MAX_STREAMS_AFTER_REQUEST {
+                    return MisuseConsequence::Nothing;
                 }
                 cluster.status.closed += 1;
                 *streams = 0;
-                Consequence::Close
+                MisuseConsequence::Close
             }
         };
         cluster.away.retain(|_, until| *until > now);
         if cluster.away.len() < MAX_REMEMBERED || cluster.away.contains_key(&peer.node) {
-            cluster.away.insert(peer.node.clone(), now + STAY_AWAY_TIMEOUT);
+            cluster.away.insert(peer.node.clone(), now + STAY_AWAY_DELAY);
         }
         cluster.status.last = Some((peer.node.clone(), now, code));
         consequence
@@ -140,13 +145,13 @@ impl MisuseTable {
     ///
     /// # Errors
     /// [`Code::OverLimit`].
-    pub(super) fn admit(&self, cluster: &ClusterName, node: &NodeName) -> Result<(), Refusal> {
+    pub(super) fn admit(&self, cluster: &ClusterName, node: &NodeName) -> Result<(), PeerRefusal> {
         let table = lock(&self.0);
         let until = table.get(cluster).and_then(|c| c.away.get(node)).copied();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         match left.filter(|left| !left.is_zero()) {
             None => Ok(()),
-            Some(left) => Err(Refusal {
+            Some(left) => Err(PeerRefusal {
                 code: Code::OverLimit,
                 reason: format!(
                     "node {node} of {cluster} opened too many streams in vain and was asked to stay away; \
@@ -158,7 +163,12 @@ impl MisuseTable {
     }
 
     /// Notes that a connection with a node was refused. Whether that is to be logged.
-    pub(super) fn note_refused(&self, cluster: &ClusterName, node: &NodeName, code: Code) -> bool {
+    pub(super) fn record_refused(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+        code: Code,
+    ) -> bool {
         let now = Instant::now();
         let mut table = lock(&self.0);
         let cluster = table.entry(cluster.clone()).or_default();
@@ -167,7 +177,7 @@ impl MisuseTable {
             cluster.status.refused += 1;
             cluster.status.last = Some((node.clone(), now, code));
         }
-        cluster.lines.take(since, ALLOWED_LINES)
+        cluster.lines.try_take(since, ALLOWED_LINES)
     }
 
     /// Whether a cluster's nodes may subscribe to state once more: each costs a whole view.
@@ -176,16 +186,16 @@ impl MisuseTable {
         let mut table = lock(&self.0);
         let cluster = table.entry(cluster.clone()).or_default();
         let since = now - *cluster.began.get_or_insert(now);
-        cluster.subscriptions.take(since, ALLOWED_SUBSCRIPTIONS)
+        cluster.subscriptions.try_take(since, ALLOWED_SUBSCRIPTIONS)
     }
 
     /// True where the successor of one more process of a cluster's nodes may be dialled.
-    pub(super) fn may_be_followed(&self, cluster: &ClusterName) -> bool {
+    pub(super) fn may_meet_successor(&self, cluster: &ClusterName) -> bool {
         let now = Instant::now();
         let mut table = lock(&self.0);
         let cluster = table.entry(cluster.clone()).or_default();
         let since = now - *cluster.began.get_or_insert(now);
-        cluster.successors.take(since, ALLOWED_SUCCESSORS)
+        cluster.successors.try_take(since, ALLOWED_SUCCESSORS)
     }
 
     /// What the nodes of a cluster opened in vain.
@@ -199,21 +209,21 @@ impl MisuseTable {
     }
 }
 
-impl Shared {
+impl LinksInner {
     /// A stream of the peer's was in vain.
-    pub(super) fn in_vain(&self, conn: &Conn, code: Code) {
-        self.work.metrics.in_vain(&conn.peer.cluster, code);
-        let consequence = self.work.misuse.note(&conn.peer, &mut lock(&conn.misuse), code);
+    pub(super) fn in_vain(&self, conn: &PeerConnection, code: Code) {
+        self.runtime.metrics.in_vain(&conn.peer.cluster, code);
+        let consequence = self.runtime.misuse.record(&conn.peer, &mut lock(&conn.misuse), code);
         let (peer, text) = (&conn.peer.id, "too many streams were opened in vain");
         match consequence {
-            Consequence::Nothing => {}
-            Consequence::StayAway => {
+            MisuseConsequence::Nothing => {}
+            MisuseConsequence::StayAway => {
                 tracing::warn!(%peer, code = code.name(), "peer asked to stay away: {text}");
-                let retry_after_ms = STAY_AWAY_TIMEOUT.as_millis().try_into().unwrap_or(u64::MAX);
-                conn.tell(Control::GoAway { code: Code::OverLimit, retry_after_ms });
-                self.register.leave(conn, Code::OverLimit);
+                let retry_after_ms = STAY_AWAY_DELAY.as_millis().try_into().unwrap_or(u64::MAX);
+                conn.send_control(ControlMessage::GoAway { code: Code::OverLimit, retry_after_ms });
+                self.connections.mark_leaving(conn, Code::OverLimit);
             }
-            Consequence::Close => {
+            MisuseConsequence::Close => {
                 tracing::warn!(%peer, code = code.name(), "connection ended: {text}");
                 conn.quic.close(Code::OverLimit, text);
             }
@@ -234,7 +244,7 @@ mod tests {
             node: node.parse().unwrap(),
             id: format!("spiffe://{cluster}.example/adit/node/{node}").parse().unwrap(),
             boot: BootId([0; 16]),
-            lane: adit_core::snapshot::Class::Interactive,
+            class: adit_core::snapshot::Class::Interactive,
             dialled: false,
             slot: 0,
             capabilities: 0,
@@ -244,10 +254,10 @@ mod tests {
     }
 
     /// What so many streams in vain on one connection lead to.
-    fn flood(table: &MisuseTable, peer: &PeerInfo, streams: u32) -> Vec<Consequence> {
+    fn flood(table: &MisuseTable, peer: &PeerInfo, streams: u32) -> Vec<MisuseConsequence> {
         let mut of_conn = ConnectionMisuse::default();
-        let each = (0..streams).map(|_| table.note(peer, &mut of_conn, Code::Denied));
-        each.filter(|c| *c != Consequence::Nothing).collect()
+        let each = (0..streams).map(|_| table.record(peer, &mut of_conn, Code::Denied));
+        each.filter(|c| *c != MisuseConsequence::Nothing).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,16 +265,16 @@ mod tests {
         let (table, bank) = (MisuseTable::default(), peer("bank", "b1"));
         let burst = ALLOWED_OF_CONNECTION.burst;
         assert_eq!(flood(&table, &bank, burst), [], "a burst passes");
-        assert_eq!(flood(&table, &bank, burst + 1), [Consequence::StayAway]);
+        assert_eq!(flood(&table, &bank, burst + 1), [MisuseConsequence::StayAway]);
         assert_eq!(
-            flood(&table, &bank, burst + 1 + PATIENCE),
-            [Consequence::StayAway, Consequence::Close]
+            flood(&table, &bank, burst + 1 + MAX_STREAMS_AFTER_REQUEST),
+            [MisuseConsequence::StayAway, MisuseConsequence::Close]
         );
         let refused = table.admit(&bank.cluster, &bank.node).unwrap_err();
         assert_eq!(refused.code, Code::OverLimit);
         assert!(refused.reason.contains("node b1 of bank"), "{}", refused.reason);
         assert_eq!(table.admit(&bank.cluster, &"b2".parse().unwrap()), Ok(()));
-        advance(STAY_AWAY_TIMEOUT).await;
+        advance(STAY_AWAY_DELAY).await;
         assert_eq!(table.admit(&bank.cluster, &bank.node), Ok(()));
         let status = table.status(&bank.cluster);
         assert_eq!((status.asked, status.closed), (2, 1));

@@ -12,13 +12,13 @@ use adit_core::name::NodeName;
 use adit_core::snapshot::Class;
 use adit_core::wire::StreamKind;
 use adit_core::wire::control::ANSWERS_REPORTS;
-use adit_core::wire::report::{LIMIT, NodeReport, QUESTION_LIMIT};
+use adit_core::wire::report::{MAX_QUESTION_LEN, MAX_REPORT_LEN, NodeReport};
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use super::OpenError;
-use super::conn::InUse;
-use super::shared::Shared;
+use super::OpenStreamError;
+use super::connection::StreamGuard;
+use super::shared::LinksInner;
 use crate::peer::PeerInfo;
 use crate::stream::{RecvStream, SendStream};
 
@@ -27,41 +27,41 @@ use crate::stream::{RecvStream, SendStream};
 const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Report streams that a controller may have open on one connection, beside its subscriptions.
-const MAX_OPEN: usize = 4;
+const MAX_OPEN_REPORTS: usize = 4;
 
 /// Whether a peer answers reports: an earlier version takes the question for an offence.
-pub(super) fn answers(peer: &PeerInfo) -> Result<(), OpenError> {
+pub(super) fn check_answers_reports(peer: &PeerInfo) -> Result<(), OpenStreamError> {
     if peer.capabilities & ANSWERS_REPORTS != 0 {
         return Ok(());
     }
     let reason = format!("node {} is of a version that does not report", peer.node);
-    Err(OpenError { code: Code::VersionMismatch, reason })
+    Err(OpenStreamError { code: Code::VersionMismatch, reason })
 }
 
 /// Answers a stream whose kind was read.
 pub(super) async fn serve(
-    shared: Arc<Shared>,
-    using: InUse,
+    shared: Arc<LinksInner>,
+    using: StreamGuard,
     mut send: SendStream,
     mut recv: RecvStream,
 ) {
-    let conn = using.conn();
-    let now = shared.now();
-    if conn.peer.cluster != now.this.cluster || !conn.peer.node.is_controller() {
+    let conn = using.connection();
+    let now = shared.snapshot();
+    if conn.peer.cluster != now.local.cluster || !conn.peer.node.is_controller() {
         recv.stop(Code::Denied);
         send.reset(Code::Denied);
         shared.in_vain(conn, Code::Denied);
         return;
     }
-    if conn.doing().telling > now.links.len() + MAX_OPEN {
+    if conn.usage_counts().publishing > now.links.len() + MAX_OPEN_REPORTS {
         recv.stop(Code::OverLimit);
         return send.reset(Code::OverLimit);
     }
     // What cannot be read is as good as nothing.
-    let question = timeout(REPORT_TIMEOUT, read_all(&mut recv, QUESTION_LIMIT)).await;
+    let question = timeout(REPORT_TIMEOUT, read_all(&mut recv, MAX_QUESTION_LEN)).await;
     let question = question.ok().and_then(Result::ok).unwrap_or_default();
     recv.stop(Code::Finished);
-    let bytes = shared.work.report.get().map(|report| report(&question)).unwrap_or_default();
+    let bytes = shared.runtime.report.get().map(|report| report(&question)).unwrap_or_default();
     match timeout(REPORT_TIMEOUT, send.send_all(&bytes)).await {
         Ok(sent) => {
             if let Err(error) = sent.and_then(|()| send.finish()) {
@@ -72,14 +72,14 @@ pub(super) async fn serve(
     }
 }
 
-impl Shared {
+impl LinksInner {
     /// See [`super::Links::ask_report`].
     pub(super) async fn ask_report(
         self: &Arc<Self>,
         node: &NodeName,
         question: &[u8],
-    ) -> Result<NodeReport, OpenError> {
-        let cluster = self.now().this.cluster.clone();
+    ) -> Result<NodeReport, OpenStreamError> {
+        let cluster = self.snapshot().local.cluster.clone();
         let whom = (&cluster, node);
         let mut stream = self.open(0, whom, Class::Interactive, StreamKind::Report).await?;
         // An earlier version does not read on, and answers all the same.
@@ -87,8 +87,9 @@ impl Shared {
         if matches!(asked, Ok(Ok(()))) {
             stream.send.finish().ok();
         }
-        let read = timeout(REPORT_TIMEOUT, read_all(&mut stream.recv, LIMIT)).await;
-        let failed = |code, why: String| OpenError { code, reason: format!("node {node} {why}") };
+        let read = timeout(REPORT_TIMEOUT, read_all(&mut stream.recv, MAX_REPORT_LEN)).await;
+        let failed =
+            |code, why: String| OpenStreamError { code, reason: format!("node {node} {why}") };
         let late = |_| failed(Code::HeaderTimeout, "did not report in time".to_owned());
         let bytes = read.map_err(late)?.map_err(|(code, why)| failed(code, why))?;
         NodeReport::decode(&bytes).map_err(|error| {

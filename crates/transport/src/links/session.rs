@@ -7,25 +7,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_core::admission::Refusal;
+use adit_core::admission::PeerRefusal;
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
 use adit_core::snapshot::{Class, Export};
 use adit_core::wire::StreamKind;
-use adit_core::wire::control::Control;
-use adit_core::wire::header::DEADLINE;
+use adit_core::wire::control::ControlMessage;
+use adit_core::wire::header::HEADER_TIMEOUT;
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::conn::{Conn, What};
-use super::dials::DialFailure;
-use super::hello::Greeted;
-use super::messages::Messages;
-use super::seats::Seat;
-use super::shared::Shared;
-use super::{Served, Stream, grants, publish, reports};
-use crate::endpoint::{By, Closed, Connection};
+use super::connection::{PeerConnection, StreamUse};
+use super::dial_history::DialFailure;
+use super::handshake::Handshake;
+use super::message_reader::MessageReader;
+use super::permits::ConnectionPermit;
+use super::shared::LinksInner;
+use super::{PeerStream, ServeOutcome, credit_streams, publish_stream, reports};
+use crate::endpoint::{CloseReason, ClosedBy, QuicConnection};
 use crate::peer::BootId;
 use crate::stream::{RecvStream, SendStream};
 
@@ -35,64 +35,68 @@ const CONTROL_QUEUE: usize = 4;
 
 /// After saying that a connection is not used any more, how long its end waits for a stream that the
 /// peer began before it heard: many round trips.
-const LINGER: Duration = Duration::from_secs(3);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A peer that goes away cannot have us stay away for longer than this.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(60);
 
 /// Puts a connection to use, which has its seat: registers it and starts its session.
-pub(super) fn begin(
-    shared: &Arc<Shared>,
-    quic: Connection,
-    greeted: Greeted,
-    seat: Seat,
-) -> Result<Arc<Conn>, Refusal> {
-    let Greeted { peer, send, messages } = greeted;
+pub(super) fn start(
+    shared: &Arc<LinksInner>,
+    quic: QuicConnection,
+    greeted: Handshake,
+    seat: ConnectionPermit,
+) -> Result<Arc<PeerConnection>, PeerRefusal> {
+    let Handshake { peer, send, messages } = greeted;
     if !peer.dialled {
-        shared.work.misuse.admit(&peer.cluster, &peer.node)?;
+        shared.runtime.misuse.admit(&peer.cluster, &peer.node)?;
     }
     let (queue, control) = mpsc::channel(CONTROL_QUEUE);
-    let conn = Conn::new(quic, Arc::new(peer), queue);
-    shared.register.insert(&conn, shared.slots())?;
-    shared.endpoints.met(&conn.peer.cluster, conn.peer.remote.ip());
-    shared.work.faults.passed(&conn.peer.cluster, conn.peer.remote.ip());
-    let (of, is_announced) = (conn.node(), shared.is_announced(&conn.node()));
-    shared.register.boots.note((&of.0, &of.1), is_announced, conn.peer.boot);
-    let class = Shared::window_class(&conn, |peer| {
-        shared.now().exports.values().any(|export| bulk_grants(export).any(|c| c == peer))
+    let conn = PeerConnection::new(quic, Arc::new(peer), queue);
+    shared.connections.insert(&conn, shared.max_slots())?;
+    shared.endpoints.record_met_address(&conn.peer.cluster, conn.peer.remote.ip());
+    shared.runtime.handshake_faults.clear_for_address(&conn.peer.cluster, conn.peer.remote.ip());
+    let (of, is_announced) = (conn.key(), shared.is_announced(&conn.key()));
+    shared.connections.boots.record_connection((&of.0, &of.1), is_announced, conn.peer.boot);
+    let class = LinksInner::window_class(&conn, |peer| {
+        shared.snapshot().exports.values().any(|export| bulk_grants(export).any(|c| c == peer))
     });
-    let (budget, tuning) = (&shared.work.budget, shared.endpoints.tuning());
+    let (budget, tuning) = (&shared.runtime.budget, shared.endpoints.tuning());
     conn.quic.charge_to(budget, &conn.peer.cluster, tuning, class);
-    conn.quic.keep_grants(conn.peer.stream_window);
-    shared.work.metrics.opened(&conn.peer);
+    conn.quic.enable_credits(conn.peer.stream_window);
+    shared.runtime.metrics.opened(&conn.peer);
     // What changed since the hello was checked has been acted upon for the connections known then.
-    shared.close_if_unlinked(&shared.now(), &conn);
-    shared.close_if_disbelieved(&conn);
-    let stages = &shared.work.stages;
+    shared.close_if_unlinked(&shared.snapshot(), &conn);
+    shared.close_if_distrusted(&conn);
+    let stages = &shared.runtime.shutdown;
     if stages.leaving.is_cancelled() || stages.draining.is_cancelled() {
-        conn.tell(shared.go_away());
+        conn.send_control(shared.go_away_message());
     }
     if stages.draining.is_cancelled() {
-        shared.register.leave(&conn, Code::Draining);
+        shared.connections.mark_leaving(&conn, Code::Draining);
     }
     let session =
-        Session { shared: Arc::clone(shared), conn: Arc::clone(&conn), send, _seat: seat };
+        Session { shared: Arc::clone(shared), conn: Arc::clone(&conn), send, _permit: seat };
     let worker = conn.quic.worker().handle().clone();
-    shared.work.tasks.spawn_on(session.run(messages, control), &worker);
-    shared.work.tasks.spawn_on(grants::tell(Arc::clone(&conn)), &worker);
+    shared.runtime.tasks.spawn_on(session.run(messages, control), &worker);
+    shared.runtime.tasks.spawn_on(credit_streams::send_credits(Arc::clone(&conn)), &worker);
     Ok(conn)
 }
 
 struct Session {
-    shared: Arc<Shared>,
-    conn: Arc<Conn>,
+    shared: Arc<LinksInner>,
+    conn: Arc<PeerConnection>,
     send: SendStream,
     /// Given back with the session's end.
-    _seat: Seat,
+    _permit: ConnectionPermit,
 }
 
 impl Session {
-    async fn run(mut self, mut incoming: Messages<Control>, mut queue: mpsc::Receiver<Control>) {
+    async fn run(
+        mut self,
+        mut incoming: MessageReader<ControlMessage>,
+        mut queue: mpsc::Receiver<ControlMessage>,
+    ) {
         let conn = Arc::clone(&self.conn);
         let mut idle = std::pin::pin!(self.shared.clone().leave_when_idle(Arc::clone(&conn)));
         let closed = loop {
@@ -103,53 +107,53 @@ impl Session {
                     Err(closed) => break closed,
                 },
                 message = incoming.next() => match message {
-                    Ok(message) => self.heard(message),
+                    Ok(message) => self.receive_control(message),
                     // A lost connection shows at the next turn, with its reason.
                     Err(error) => conn.quic.close(error.code(), &error.to_string()),
                 },
-                Some(message) = queue.recv() => self.say(&message).await,
+                Some(message) = queue.recv() => self.send_control(&message).await,
                 () = &mut idle => conn.quic.close(Code::ConnectionUnused, ""),
             }
         };
-        if closed.by == By::Silence {
-            self.shared.fell_silent(&conn, &closed);
+        if closed.by == ClosedBy::Silence {
+            self.shared.mark_node_silent(&conn, &closed);
         }
-        let is_announced = self.shared.is_announced(&conn.node());
-        self.shared.register.remove(&conn, &closed, is_announced);
-        self.shared.work.metrics.closed(&conn.peer, closed.code);
-        tracing::debug!(peer = %conn.peer.id, lane = ?conn.peer.lane, %closed, "connection ended");
+        let is_announced = self.shared.is_announced(&conn.key());
+        self.shared.connections.remove(&conn, &closed, is_announced);
+        self.shared.runtime.metrics.closed(&conn.peer, closed.code);
+        tracing::debug!(peer = %conn.peer.id, lane = ?conn.peer.class, %closed, "connection ended");
     }
 
     /// Serves a stream of the peer's, in a task of its own.
     fn serve(&self, mut send: SendStream, mut recv: RecvStream) {
         let (shared, conn) = (Arc::clone(&self.shared), Arc::clone(&self.conn));
-        if shared.work.stages.heard.is_cancelled() {
+        if shared.runtime.shutdown.peers_informed.is_cancelled() {
             send.reset(Code::Draining);
             recv.stop(Code::Draining);
             return shared.in_vain(&conn, Code::Draining);
         }
         let worker = conn.quic.worker().handle().clone();
-        self.shared.work.tasks.spawn_on(serve(shared, conn, send, recv), &worker);
+        self.shared.runtime.tasks.spawn_on(serve(shared, conn, send, recv), &worker);
     }
 
-    fn heard(&self, message: Control) {
+    fn receive_control(&self, message: ControlMessage) {
         match message {
-            Control::GoAway { code, retry_after_ms } => {
-                self.shared.leaves(&self.conn, code, Duration::from_millis(retry_after_ms));
+            ControlMessage::GoAway { code, retry_after_ms } => {
+                self.shared.peer_leaves(&self.conn, code, Duration::from_millis(retry_after_ms));
             }
-            Control::Doubled { boot, address } => {
-                self.shared.hear_of_double(&self.conn, BootId(boot), address);
+            ControlMessage::DuplicateIdentity { boot, address } => {
+                self.shared.receive_duplicate_report(&self.conn, BootId(boot), address);
             }
             // From a later version on, a node that cannot dial asks to be dialled.
-            Control::DialMe { .. } => {}
-            Control::Hello(_) => self.conn.quic.close(Code::ProtocolError, "a second hello"),
+            ControlMessage::DialMe { .. } => {}
+            ControlMessage::Hello(_) => self.conn.quic.close(Code::ProtocolError, "a second hello"),
         }
     }
 
-    async fn say(&mut self, message: &Control) {
+    async fn send_control(&mut self, message: &ControlMessage) {
         let mut bytes = BytesMut::new();
         message.encode(&mut bytes);
-        match timeout(DEADLINE, self.send.send_all(&bytes)).await {
+        match timeout(HEADER_TIMEOUT, self.send.send_all(&bytes)).await {
             Ok(Ok(())) => {}
             // The connection is lost, which shows at the next turn.
             Ok(Err(_)) => {}
@@ -158,34 +162,39 @@ impl Session {
     }
 }
 
-impl Shared {
+impl LinksInner {
     /// The class as which a connection's windows grow. The dialler chooses the lane, so large ones are only for
     /// who has something to carry in bulk: an export of ours that the peer's cluster was granted, or an import
     /// of ours, which we dial for ourselves.
     pub(super) fn window_class(
-        conn: &Conn,
+        conn: &PeerConnection,
         is_granted: impl FnOnce(&ClusterName) -> bool,
     ) -> Class {
         let peer = &conn.peer;
-        let is_bulk = peer.lane == Class::Bulk && (peer.dialled || is_granted(&peer.cluster));
+        let is_bulk = peer.class == Class::Bulk && (peer.dialled || is_granted(&peer.cluster));
         if is_bulk { Class::Bulk } else { Class::Interactive }
     }
 
     /// The peer said that it takes nothing new on a connection. Said again it is no news: it neither wakes
     /// anybody nor has us stay away for longer.
-    fn leaves(self: &Arc<Self>, conn: &Arc<Conn>, code: Code, retry_after: Duration) {
-        if conn.is_leaving().is_some() {
+    fn peer_leaves(
+        self: &Arc<Self>,
+        conn: &Arc<PeerConnection>,
+        code: Code,
+        retry_after: Duration,
+    ) {
+        if conn.leaving_code().is_some() {
             return;
         }
         if code == Code::Draining && retry_after.is_zero() && self.meet_successor(conn) {
             return;
         }
-        let key = conn.node();
+        let key = conn.key();
         let is_announced = self.is_announced(&key);
-        self.register.peer_leaves(conn, code, is_announced);
+        self.connections.mark_peer_leaving(conn, code, is_announced);
         if code != Code::ConnectionUnused {
-            let at = Instant::now() + retry_after.min(RETRY_AFTER);
-            self.work.dials.not_before(&key, is_announced, conn.quic.remote(), at);
+            let at = Instant::now() + retry_after.min(MAX_RECONNECT_DELAY);
+            self.runtime.dial_history.set_not_before(&key, is_announced, conn.quic.remote(), at);
         }
     }
 
@@ -193,37 +202,40 @@ impl Shared {
     /// nor for a dial. Whoever keeps standing connections dials it nevertheless. A process that was
     /// started again says nothing on what its predecessor had dialled, but would have said so on
     /// what we had: only there does silence mean that a dial is in vain.
-    fn fell_silent(&self, conn: &Conn, closed: &Closed) {
-        let key = conn.node();
+    fn mark_node_silent(&self, conn: &PeerConnection, closed: &CloseReason) {
+        let key = conn.key();
         let is_announced = self.is_announced(&key);
-        let dialled = self.register.fell_silent(conn, closed, is_announced);
+        let dialled = self.connections.mark_silent(conn, closed, is_announced);
         // A process that had handed over has died: its successor lives.
-        let has_other = self.register.is_followed(conn);
+        let has_other = self.connections.has_successor(conn);
         if (dialled || conn.peer.dialled) && !has_other {
             let text = format!("node {} of {} fell silent a moment ago", key.1, key.0);
             let failure = DialFailure::new(Code::LinkDown, text);
-            self.work.dials.remember(&key, is_announced, failure);
+            self.runtime.dial_history.record_failure(&key, is_announced, failure);
         }
     }
 
     /// Ends when a connection that we dialled has had no use for long enough, and the peer has had time
     /// to hear so. Never ends for one that we accepted: that is its dialler's to close.
-    async fn leave_when_idle(self: Arc<Self>, conn: Arc<Conn>) {
+    async fn leave_when_idle(self: Arc<Self>, conn: Arc<PeerConnection>) {
         if !conn.peer.dialled {
             std::future::pending::<()>().await;
         }
-        let idle = self.local.settings.idle;
+        let idle = self.context.settings.idle_timeout;
         while let Err(again) = conn.leave_if_idle(idle) {
             tokio::select! {
                 () = sleep_until(again) => {}
-                () = conn.left() => {}
+                () = conn.wait_leaving() => {}
             }
         }
-        if conn.is_leaving() == Some(Code::ConnectionUnused) {
-            conn.tell(Control::GoAway { code: Code::ConnectionUnused, retry_after_ms: 0 });
-            self.register.leave(&conn, Code::ConnectionUnused);
+        if conn.leaving_code() == Some(Code::ConnectionUnused) {
+            conn.send_control(ControlMessage::GoAway {
+                code: Code::ConnectionUnused,
+                retry_after_ms: 0,
+            });
+            self.connections.mark_leaving(&conn, Code::ConnectionUnused);
         }
-        while let Err(again) = conn.quiet_for(LINGER) {
+        while let Err(again) = conn.check_idle_for(LINGER_TIMEOUT) {
             sleep_until(again).await;
         }
     }
@@ -236,34 +248,41 @@ pub(super) fn bulk_grants(export: &Export) -> impl Iterator<Item = &ClusterName>
 }
 
 /// Serves one stream of a peer's according to its first byte.
-async fn serve(shared: Arc<Shared>, conn: Arc<Conn>, mut send: SendStream, mut recv: RecvStream) {
+async fn serve(
+    shared: Arc<LinksInner>,
+    conn: Arc<PeerConnection>,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) {
     let mut kind = [0];
-    let deadline = shared.local.settings.header_deadline;
+    let deadline = shared.context.settings.header_timeout;
     let code = match timeout(deadline, recv.read(&mut kind)).await {
         Ok(Ok(Some(_))) => match StreamKind::from_byte(kind[0]) {
             Some(StreamKind::Data) => {
-                let using = conn.used(What::Data);
-                let stream = Stream::new(send, recv, using);
-                if let Served::InVain(code) = shared.work.serve.serve(stream).await {
+                let using = conn.begin_use(StreamUse::Data);
+                let stream = PeerStream::new(send, recv, using);
+                if let ServeOutcome::InVain(code) = shared.runtime.serve.serve(stream).await {
                     shared.in_vain(&conn, code);
                 }
                 return;
             }
             Some(StreamKind::State) => {
-                let using = conn.used(What::Telling);
+                let using = conn.begin_use(StreamUse::Publishing);
                 // A large view is told without a worker's waiting for it.
-                let (tasks, control) = (shared.work.tasks.clone(), shared.work.control.clone());
-                tasks.spawn_on(publish::serve(shared, using, send, recv), &control);
+                let (tasks, control) =
+                    (shared.runtime.tasks.clone(), shared.runtime.control_runtime.clone());
+                tasks.spawn_on(publish_stream::serve(shared, using, send, recv), &control);
                 return;
             }
             Some(StreamKind::Report) => {
-                let using = conn.used(What::Telling);
-                let (tasks, control) = (shared.work.tasks.clone(), shared.work.control.clone());
+                let using = conn.begin_use(StreamUse::Publishing);
+                let (tasks, control) =
+                    (shared.runtime.tasks.clone(), shared.runtime.control_runtime.clone());
                 tasks.spawn_on(reports::serve(shared, using, send, recv), &control);
                 return;
             }
-            Some(StreamKind::Grants) => {
-                if let Some(code) = grants::hear(&conn, send, recv).await {
+            Some(StreamKind::Credits) => {
+                if let Some(code) = credit_streams::receive_credits(&conn, send, recv).await {
                     shared.in_vain(&conn, code);
                 }
                 return;

@@ -8,74 +8,74 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Serve;
-use super::dials::Dials;
-use super::doubled::DoubleRecord;
-use super::faults::FaultTable;
-use super::feeds::Feeds;
-use super::local::{Local, ReportAnswer};
-use super::metrics::Metrics;
+use super::ServeStream;
+use super::dial_history::DialHistory;
+use super::duplicate_identity::DuplicateRecord;
+use super::handshake_faults::HandshakeFaults;
+use super::metrics::LinkMetrics;
 use super::misuse::MisuseTable;
-use super::register::Register;
-use super::views::Views;
+use super::publisher::ViewPublishers;
+use super::settings::{LinkContext, ReportAnswer};
+use super::table::ConnectionTable;
+use super::views::ViewTable;
 use crate::budget::BufferBudget;
 use crate::endpoint::Endpoints;
 
 /// A node's links, as its tasks see them.
-pub(super) struct Shared {
-    pub(super) local: Local,
+pub(super) struct LinksInner {
+    pub(super) context: LinkContext,
     pub(super) endpoints: Endpoints,
-    pub(super) known: Known,
-    pub(super) register: Register,
-    pub(super) work: Work,
+    pub(super) knowledge: ClusterKnowledge,
+    pub(super) connections: ConnectionTable,
+    pub(super) runtime: LinkRuntime,
 }
 
 /// What is known: by configuration, and of other clusters.
-pub(super) struct Known {
+pub(super) struct ClusterKnowledge {
     pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
-    pub(super) views: Views,
+    pub(super) views: ViewTable,
     /// What we tell.
-    pub(super) feeds: Feeds,
+    pub(super) publishers: ViewPublishers,
 }
 
 /// What is being done.
-pub(super) struct Work {
+pub(super) struct LinkRuntime {
     pub(super) tasks: TaskTracker,
     /// Where runs what carries no data.
-    pub(super) control: Handle,
-    pub(super) stages: Stages,
-    pub(super) serve: Arc<dyn Serve>,
-    pub(super) dials: Arc<Dials>,
-    pub(super) metrics: Metrics,
+    pub(super) control_runtime: Handle,
+    pub(super) shutdown: ShutdownStages,
+    pub(super) serve: Arc<dyn ServeStream>,
+    pub(super) dial_history: Arc<DialHistory>,
+    pub(super) metrics: LinkMetrics,
     /// What connections may hold.
     pub(super) budget: BufferBudget,
     /// What peers did in vain.
     pub(super) misuse: MisuseTable,
     /// Handshakes of peers that failed.
-    pub(super) faults: FaultTable,
+    pub(super) handshake_faults: HandshakeFaults,
     /// Another process that has this one's name.
-    pub(super) double: DoubleRecord,
+    pub(super) duplicate: DuplicateRecord,
     /// What the controller is answered; see [`super::Links::answer_reports`].
     pub(super) report: OnceLock<ReportAnswer>,
 }
 
 /// The steps of an end.
 #[derive(Debug, Default)]
-pub(super) struct Stages {
+pub(super) struct ShutdownStages {
     /// Peers are told that they are to open nothing new.
     pub(super) leaving: CancellationToken,
     /// Nothing new is begun.
     pub(super) draining: CancellationToken,
     /// Whoever was told so has had time to hear it: streams of peers are refused, or one that has a right to nothing
     /// could keep this process for as long as streams may last.
-    pub(super) heard: CancellationToken,
+    pub(super) peers_informed: CancellationToken,
     /// Nothing goes on.
     pub(super) ended: CancellationToken,
 }
 
-impl Shared {
+impl LinksInner {
     /// What the node believes now.
-    pub(super) fn now(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.known.snapshot.borrow())
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.knowledge.snapshot.borrow())
     }
 }

@@ -5,41 +5,41 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_core::choose::connections::Passed;
-use adit_core::choose::{hubs, links};
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
+use adit_core::routing::connections::Unusable;
+use adit_core::routing::{hubs, links};
 use adit_core::snapshot::{Link, Seed, Snapshot};
 use adit_core::spiffe::TrustDomain;
 use adit_core::wire::state::Omissions;
 
-use super::conn::Conn;
-use super::dials::DialRecord;
-use super::doubled::OwnDouble;
-use super::faults::code_of;
-use super::losses::Loss;
+use super::connection::PeerConnection;
+use super::dial_history::DialRecord;
+use super::disconnects::Disconnect;
+use super::duplicate_identity::OwnDuplicate;
+use super::handshake_faults::refusal_code;
 use super::misuse::MisuseStatus;
-use super::shared::Shared;
+use super::shared::LinksInner;
 use super::views::LinkView;
-use crate::budget::Charges;
-use crate::endpoint::Stats;
+use crate::budget::BufferCharges;
+use crate::endpoint::ConnectionStats;
 use crate::peer::{BootId, PeerInfo};
 
 /// All links, and the connections within our own cluster.
 #[derive(Debug, Clone)]
-pub struct Status {
+pub struct LinksStatus {
     /// One for each linked cluster, in order of name.
     pub links: Vec<LinkStatus>,
     /// Connections with siblings.
     pub siblings: Vec<ConnectionStatus>,
     /// Siblings whose name two processes have that take turns, with their boot IDs.
-    pub alternating_siblings: Alternating,
+    pub alternating_siblings: AlternatingNodes,
     /// Another living process that has this one's name, as siblings say.
-    pub own_double: Option<OwnDouble>,
+    pub own_duplicate: Option<OwnDuplicate>,
 }
 
 /// Nodes whose name two processes have that take turns, with their boot IDs.
-pub type Alternating = BTreeMap<NodeName, [BootId; 2]>;
+pub type AlternatingNodes = BTreeMap<NodeName, [BootId; 2]>;
 
 /// Whether a link can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,24 +69,24 @@ pub struct LinkStatus {
     pub hub: bool,
     /// How dialling goes.
     pub dials: DialRecord,
-    /// How the last handshake failed that its nodes began, where that is not long ago: see [`super::faults`].
+    /// How the last handshake failed that its nodes began, where that is not long ago: see [`super::handshake_faults`].
     pub fault: Option<(Code, String)>,
     /// What the cluster last said of itself.
     pub view: Option<LinkView>,
     /// What of ours it is not told, because it does not fit.
-    pub untold: Arc<Omissions>,
+    pub omitted: Arc<Omissions>,
     /// The cluster's hubs for us, as far as known.
     pub peer_hubs: Vec<NodeName>,
     /// One of those that it announces at an address of ours, and which: nobody dials it there.
-    pub misplaced: Option<(NodeName, SocketAddr)>,
+    pub misplaced_hub: Option<(NodeName, SocketAddr)>,
     /// Its nodes whose name two processes have that take turns.
-    pub alternating: Alternating,
+    pub alternating: AlternatingNodes,
     /// Connections with its nodes, oldest first.
     pub connections: Vec<ConnectionStatus>,
     /// What its nodes opened in vain.
     pub misuse: MisuseStatus,
     /// What it may have this node hold at present, in bytes.
-    pub buffers: Charges,
+    pub buffers: BufferCharges,
 }
 
 /// One connection.
@@ -105,31 +105,31 @@ pub struct ConnectionStatus {
     /// Whether it is kept for its own sake.
     pub standing: bool,
     /// Why it takes no new streams, if it does not.
-    pub passed: Option<Passed>,
+    pub unusable: Option<Unusable>,
     /// How the path is doing.
-    pub stats: Stats,
+    pub stats: ConnectionStats,
 }
 
-impl Shared {
-    pub(super) fn status(&self) -> Status {
-        let now = self.now();
+impl LinksInner {
+    pub(super) fn status(&self) -> LinksStatus {
+        let now = self.snapshot();
         let mut by_cluster: BTreeMap<ClusterName, Vec<ConnectionStatus>> = BTreeMap::new();
-        for (conn, passed) in self.register.all() {
+        for (conn, passed) in self.connections.all() {
             by_cluster
                 .entry(conn.peer.cluster.clone())
                 .or_default()
-                .push(connection(&conn, passed));
+                .push(connection_status(&conn, passed));
         }
-        let siblings = by_cluster.remove(&now.this.cluster).unwrap_or_default();
+        let siblings = by_cluster.remove(&now.local.cluster).unwrap_or_default();
         let links = now.links.values().map(|link| {
             let connections = by_cluster.remove(&link.cluster).unwrap_or_default();
             self.link_status(&now, link, connections)
         });
-        Status {
+        LinksStatus {
             links: links.collect(),
-            alternating_siblings: self.register.boots.all(&now.this.cluster),
+            alternating_siblings: self.connections.boots.all(&now.local.cluster),
             siblings,
-            own_double: self.own_double(),
+            own_duplicate: self.own_duplicate(),
         }
     }
 
@@ -139,14 +139,14 @@ impl Shared {
         link: &Link,
         connections: Vec<ConnectionStatus>,
     ) -> LinkStatus {
-        let view = self.known.views.get(&link.cluster);
+        let view = self.knowledge.views.get(&link.cluster);
         let nodes = view.iter().flat_map(|v| v.view.nodes.keys());
         let peer_hubs: Vec<NodeName> =
-            hubs(nodes, &now.this.cluster).into_iter().cloned().collect();
+            hubs(nodes, &now.local.cluster).into_iter().cloned().collect();
         let announced = |node: &NodeName| view.as_ref().and_then(|v| v.view.nodes.get(node));
         // Two nodes with sixteen addresses at most: each look is one at everything that is ours.
         let misplaced = peer_hubs.iter().find_map(|node| {
-            let is_ours = |address: &&SocketAddr| now.is_inside(address.ip());
+            let is_ours = |address: &&SocketAddr| now.is_own_address(address.ip());
             Some((node.clone(), *announced(node)?.iter().find(is_ours)?))
         });
         let mut status = LinkStatus {
@@ -155,37 +155,39 @@ impl Shared {
             seeds: link.seeds.clone(),
             state: LinkState::Up,
             reason: None,
-            hub: links::is_hub(now, &link.cluster),
-            dials: self.work.dials.record(&link.cluster),
-            fault: self.work.faults.last(&link.cluster).map(|(code, fault)| {
-                (code_of(code, &fault.why), fault.sentence(code, &link.cluster))
+            hub: links::is_hub_for(now, &link.cluster),
+            dials: self.runtime.dial_history.record_of(&link.cluster),
+            fault: self.runtime.handshake_faults.last(&link.cluster).map(|(code, fault)| {
+                (refusal_code(code, &fault.why), fault.sentence(code, &link.cluster))
             }),
             view,
-            untold: self.known.feeds.omitted(&link.cluster),
+            omitted: self.knowledge.publishers.omissions_for(&link.cluster),
             peer_hubs,
-            misplaced,
-            alternating: self.register.boots.all(&link.cluster),
+            misplaced_hub: misplaced,
+            alternating: self.connections.boots.all(&link.cluster),
             connections,
-            misuse: self.work.misuse.status(&link.cluster),
-            buffers: self.work.budget.charges_of(&link.cluster),
+            misuse: self.runtime.misuse.status(&link.cluster),
+            buffers: self.runtime.budget.charges_of(&link.cluster),
         };
-        if let Some((state, code, reason)) = self.complaint(&status) {
+        if let Some((state, code, reason)) = self.health_problem(&status) {
             (status.state, status.reason) = (state, Some((code, reason)));
         }
         status
     }
 
     /// What is wrong with a link.
-    fn complaint(&self, link: &LinkStatus) -> Option<(LinkState, Code, String)> {
+    fn health_problem(&self, link: &LinkStatus) -> Option<(LinkState, Code, String)> {
         // Whoever goes away lets its links go: that is no fault of theirs.
-        if self.work.stages.draining.is_cancelled() {
+        if self.runtime.shutdown.draining.is_cancelled() {
             let text = "this node is going away".to_owned();
             return Some((LinkState::Degraded, Code::Draining, text));
         }
-        if let Some(failure) = self.unreachable(&link.cluster).or_else(|| self.cut_off(link)) {
+        if let Some(failure) =
+            self.why_unreachable(&link.cluster).or_else(|| self.why_cut_off(link))
+        {
             return Some((LinkState::Down, failure.code, failure.text));
         }
-        let usable = |c: &&ConnectionStatus| c.passed.is_none();
+        let usable = |c: &&ConnectionStatus| c.unusable.is_none();
         let connected =
             |n: &NodeName| link.connections.iter().filter(usable).any(|c| c.peer.node == *n);
         let Some(view) = &link.view else {
@@ -201,9 +203,9 @@ impl Shared {
         if !link.hub {
             return None;
         }
-        let loss = self.register.losses.of(&(link.cluster.clone(), missing.clone()));
-        let leaves = loss.as_ref().is_some_and(Loss::is_leaving);
-        let why = link.dials.why(loss.map(|loss| (loss.at, loss.to_string())));
+        let loss = self.connections.disconnects.get(&(link.cluster.clone(), missing.clone()));
+        let leaves = loss.as_ref().is_some_and(Disconnect::is_leaving);
+        let why = link.dials.explanation(loss.map(|loss| (loss.at, loss.to_string())));
         let why = why.unwrap_or_else(|| "it was not dialled yet".to_owned());
         let mut text = format!("hub {missing} of {} is not connected: {why}", link.cluster);
         let code = match (link.fault.as_ref(), link.dials.last_code) {
@@ -223,16 +225,16 @@ impl Shared {
     }
 }
 
-fn connection(conn: &Conn, passed: Option<Passed>) -> ConnectionStatus {
-    let doing = conn.doing();
+fn connection_status(conn: &PeerConnection, passed: Option<Unusable>) -> ConnectionStatus {
+    let doing = conn.usage_counts();
     ConnectionStatus {
         peer: PeerInfo::clone(&conn.peer),
         worker: conn.quic.worker().index(),
         remote: conn.quic.remote(),
-        age: conn.since.elapsed(),
+        age: conn.connected_at.elapsed(),
         streams: doing.streams,
         standing: doing.standing,
-        passed,
+        unusable: passed,
         stats: conn.quic.stats(),
     }
 }

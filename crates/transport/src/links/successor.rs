@@ -12,50 +12,54 @@ use std::time::Duration;
 use adit_core::code::Code;
 use tokio::time::timeout;
 
-use super::conn::Conn;
-use super::dials::Flight;
-use super::shared::Shared;
+use super::connection::PeerConnection;
+use super::dial_history::DialKey;
+use super::shared::LinksInner;
 
 /// How long a connection goes on taking streams while its peer's successor is not met.
 const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection must have lived for so long that its successor is dialled for it.
-const SETTLED_TIMEOUT: Duration = Duration::from_secs(3);
+const MIN_CONNECTION_LIFETIME: Duration = Duration::from_secs(3);
 
-impl Shared {
+impl LinksInner {
     /// Begins to look for the successor of a connection's process, and leaves the connection once it is met or
     /// has not been for a while. `false` where it is to be left now.
-    pub(super) fn meet_successor(self: &Arc<Self>, conn: &Arc<Conn>) -> bool {
-        if self.register.is_followed(conn) || conn.since.elapsed() < SETTLED_TIMEOUT {
+    pub(super) fn meet_successor(self: &Arc<Self>, conn: &Arc<PeerConnection>) -> bool {
+        if self.connections.has_successor(conn)
+            || conn.connected_at.elapsed() < MIN_CONNECTION_LIFETIME
+        {
             return false;
         }
-        if conn.is_awaiting() {
+        if conn.is_awaiting_successor() {
             return true;
         }
         // One dial meets the successor for all connections with a process.
-        let is_first = !self.register.is_awaited(conn);
-        if is_first && !self.work.misuse.may_be_followed(&conn.peer.cluster) {
+        let is_first = !self.connections.is_successor_awaited(conn);
+        if is_first && !self.runtime.misuse.may_meet_successor(&conn.peer.cluster) {
             return false;
         }
         conn.await_successor();
         let (shared, conn) = (Arc::clone(self), Arc::clone(conn));
-        self.work.tasks.spawn_on(shared.leave_for_successor(conn, is_first), &self.work.control);
+        self.runtime
+            .tasks
+            .spawn_on(shared.leave_once_succeeded(conn, is_first), &self.runtime.control_runtime);
         true
     }
 
-    async fn leave_for_successor(self: Arc<Self>, conn: Arc<Conn>, dials: bool) {
-        let key = conn.node();
-        let mut changes = self.register.bell_of(&key.0);
+    async fn leave_once_succeeded(self: Arc<Self>, conn: Arc<PeerConnection>, dials: bool) {
+        let key = conn.key();
+        let mut changes = self.connections.changes_of(&key.0);
         let meeting = async {
             if dials && self.may_dial(&key) {
                 let worker = conn.quic.worker().index();
-                let flight = Flight { node: key.clone(), lane: conn.peer.lane, worker };
+                let flight = DialKey { node: key.clone(), class: conn.peer.class, worker };
                 // What it came to shows in the register.
-                self.fly(&flight).ended().await;
+                self.start_or_join_dial(&flight).wait().await;
             }
             // It may dial us, too.
-            while !self.register.is_followed(&conn) && changes.changed().await.is_ok() {}
+            while !self.connections.has_successor(&conn) && changes.changed().await.is_ok() {}
         };
-        let ended = self.work.stages.ended.clone();
+        let ended = self.runtime.shutdown.ended.clone();
         let met = async {
             tokio::select! {
                 _ = timeout(SUCCESSOR_TIMEOUT, meeting) => {}
@@ -64,7 +68,7 @@ impl Shared {
         };
         if ended.run_until_cancelled(met).await.is_some() {
             let is_announced = self.is_announced(&key);
-            self.register.peer_leaves(&conn, Code::Draining, is_announced);
+            self.connections.mark_peer_leaving(&conn, Code::Draining, is_announced);
         }
     }
 }

@@ -8,25 +8,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::name::{ClusterName, NodeName};
-use adit_core::snapshot::View;
+use adit_core::snapshot::ClusterView;
 use adit_core::wire::state::Omissions;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// A view older than this is taken from somebody else: three heartbeats.
-pub(super) const STALE: Duration = super::publish::HEARTBEAT.saturating_mul(3);
+pub(super) const STALE_TIMEOUT: Duration =
+    super::publish_stream::HEARTBEAT_INTERVAL.saturating_mul(3);
 
 /// What a cluster said of itself.
 #[derive(Debug, Clone)]
 pub struct LinkView {
     /// The view.
-    pub view: Arc<View>,
+    pub view: Arc<ClusterView>,
     /// What was told and is not in it: it breaks a bound.
     pub omitted: Arc<Omissions>,
     /// Its number at who told it: epoch and sequence.
     pub position: (u64, u64),
     /// The node that told it, and its cluster: a hub of the peer's, or a sibling that passes it on.
-    pub from: (ClusterName, NodeName),
+    pub source: (ClusterName, NodeName),
     /// How old it was when it arrived.
     pub age: Duration,
     /// When it arrived.
@@ -45,21 +46,21 @@ impl LinkView {
     /// Whether `new` only says that this is still so.
     pub(super) fn is_confirmed_by(&self, new: &Self) -> bool {
         let same = self.position == new.position || Arc::ptr_eq(&self.view, &new.view);
-        self.from == new.from && same && self.lost == new.lost
+        self.source == new.source && same && self.lost == new.lost
     }
 
     /// Whether it is too old to be believed without looking for a better one.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.age() > STALE
+        self.age() > STALE_TIMEOUT
     }
 }
 
 /// All views.
 #[derive(Debug, Default)]
-pub(super) struct Views(watch::Sender<Arc<BTreeMap<ClusterName, LinkView>>>);
+pub(super) struct ViewTable(watch::Sender<Arc<BTreeMap<ClusterName, LinkView>>>);
 
-impl Views {
+impl ViewTable {
     pub(super) fn subscribe(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, LinkView>>> {
         self.0.subscribe()
     }

@@ -16,21 +16,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use quinn::udp::{EcnCodepoint, RecvMeta};
 
 /// What a reader of another version does not take.
-const VERSION: u8 = 1;
+const FRAME_VERSION: u8 = 1;
 const STRIDE_AT: usize = 2;
 const SENDER_AT: usize = 4;
-const ADDRESS: usize = 27;
-const LISTENING_AT: usize = SENDER_AT + ADDRESS;
-const LOCAL_AT: usize = LISTENING_AT + ADDRESS;
+const ADDRESS_LEN: usize = 27;
+const LISTENING_AT: usize = SENDER_AT + ADDRESS_LEN;
+const LOCAL_AT: usize = LISTENING_AT + ADDRESS_LEN;
 /// The bytes before the datagrams.
-pub(crate) const HEADER: usize = LOCAL_AT + 17;
+pub(crate) const HEADER_LEN: usize = LOCAL_AT + 17;
 /// No frame is longer: what UDP delivers at once, and the header.
-pub(crate) const LONGEST: usize = HEADER + (1 << 16);
+pub(crate) const MAX_FRAME_LEN: usize = HEADER_LEN + (1 << 16);
 
 /// The header of datagrams that the socket of `listening` received. `meta` says all but their length.
-pub(crate) fn header(listening: SocketAddr, meta: &RecvMeta) -> [u8; HEADER] {
-    let mut bytes = [0; HEADER];
-    bytes[0] = VERSION;
+pub(crate) fn header(listening: SocketAddr, meta: &RecvMeta) -> [u8; HEADER_LEN] {
+    let mut bytes = [0; HEADER_LEN];
+    bytes[0] = FRAME_VERSION;
     bytes[1] = meta.ecn.map_or(0, |ecn| ecn as u8);
     // UDP has no longer datagrams than that.
     let stride = u16::try_from(meta.stride).unwrap_or(u16::MAX);
@@ -45,8 +45,8 @@ pub(crate) fn header(listening: SocketAddr, meta: &RecvMeta) -> [u8; HEADER] {
 
 /// What a frame holds: where it was received, the datagrams, and what is known of them.
 pub(crate) fn read(frame: &[u8]) -> Option<(SocketAddr, &[u8], RecvMeta)> {
-    let (head, datagrams) = frame.split_at_checked(HEADER)?;
-    if head[0] != VERSION || datagrams.is_empty() {
+    let (head, datagrams) = frame.split_at_checked(HEADER_LEN)?;
+    if head[0] != FRAME_VERSION || datagrams.is_empty() {
         return None;
     }
     let stride = usize::from(u16::from_le_bytes([head[STRIDE_AT], head[STRIDE_AT + 1]]));
@@ -135,7 +135,7 @@ mod tests {
         fn any_frame_is_read_without_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             let _ = read(&bytes);
             if let Some(version) = bytes.first_mut() {
-                *version = VERSION;
+                *version = FRAME_VERSION;
             }
             if let Some((_, datagrams, meta)) = read(&bytes) {
                 prop_assert!(!datagrams.is_empty() && meta.stride > 0);

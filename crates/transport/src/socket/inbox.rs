@@ -13,31 +13,31 @@ use futures_util::task::AtomicWaker;
 use quinn::udp::RecvMeta;
 
 /// About what a burst at 1 Gbit/s brings in 12 ms; 1.5 MB of datagrams of the usual size.
-pub(super) const CAPACITY: usize = 1024;
+pub(super) const INBOX_CAPACITY: usize = 1024;
 
 #[derive(Default)]
-pub(super) struct Inbox {
+pub(super) struct SocketInbox {
     /// How many are in the queue, readable without its lock.
     waiting: AtomicUsize,
-    queue: Mutex<VecDeque<Handed>>,
+    queue: Mutex<VecDeque<QueuedDatagram>>,
     reader: AtomicWaker,
 }
 
-struct Handed {
+struct QueuedDatagram {
     datagram: Box<[u8]>,
     meta: RecvMeta,
 }
 
-impl Inbox {
+impl SocketInbox {
     /// Adds one datagram of a received batch, unless the inbox is full.
     #[must_use]
-    pub(super) fn put(&self, datagram: &[u8], batch: &RecvMeta) -> bool {
+    pub(super) fn push(&self, datagram: &[u8], batch: &RecvMeta) -> bool {
         let meta = RecvMeta { len: datagram.len(), stride: datagram.len(), ..*batch };
-        let mut queue = self.queue();
-        if queue.len() >= CAPACITY {
+        let mut queue = self.lock_queue();
+        if queue.len() >= INBOX_CAPACITY {
             return false;
         }
-        queue.push_back(Handed { datagram: datagram.into(), meta });
+        queue.push_back(QueuedDatagram { datagram: datagram.into(), meta });
         self.waiting.store(queue.len(), Ordering::Release);
         drop(queue);
         self.reader.wake();
@@ -45,14 +45,14 @@ impl Inbox {
     }
 
     /// Moves what waits into the buffers, and returns how many of them it filled.
-    pub(super) fn take(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) -> usize {
+    pub(super) fn drain_into(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) -> usize {
         if self.waiting.load(Ordering::Acquire) == 0 {
             return 0;
         }
-        let mut queue = self.queue();
+        let mut queue = self.lock_queue();
         let mut taken = 0;
         for (buf, slot) in bufs.iter_mut().zip(metas) {
-            let Some(Handed { datagram, meta }) = queue.pop_front() else { break };
+            let Some(QueuedDatagram { datagram, meta }) = queue.pop_front() else { break };
             *slot = meta;
             // Every leg has buffers for the same greatest datagram, so this one fits.
             slot.len = datagram.len().min(buf.len());
@@ -70,12 +70,12 @@ impl Inbox {
 
     /// Has the reader woken by the next datagram. `false` where one came before that was arranged.
     #[must_use]
-    pub(super) fn wait(&self, cx: &Context<'_>) -> bool {
+    pub(super) fn register_waker(&self, cx: &Context<'_>) -> bool {
         self.reader.register(cx.waker());
         self.waiting.load(Ordering::Acquire) == 0
     }
 
-    fn queue(&self) -> MutexGuard<'_, VecDeque<Handed>> {
+    fn lock_queue(&self) -> MutexGuard<'_, VecDeque<QueuedDatagram>> {
         // Nothing panics while the lock is held.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,14 +8,14 @@ use std::task::{Wake, Waker};
 use proptest::prelude::*;
 use quinn::udp::EcnCodepoint;
 
-use super::inbox::CAPACITY;
+use super::inbox::INBOX_CAPACITY;
 use super::*;
 
 /// A message as the system would deliver it: datagrams of one size, but for the last.
-type Message = (Vec<u8>, usize, Option<EcnCodepoint>);
+type TestDatagram = (Vec<u8>, usize, Option<EcnCodepoint>);
 
 #[derive(Debug, Default)]
-struct Script(Mutex<VecDeque<Message>>);
+struct Script(Mutex<VecDeque<TestDatagram>>);
 
 impl Script {
     fn deliver(&self, datagrams: &[Vec<u8>]) {
@@ -72,41 +72,41 @@ fn key() -> CidKey {
     CidKey::new(&[1; 16], &[2; 16])
 }
 
-fn context(passed: &Arc<Passed>) -> LegContext {
-    LegContext {
+fn context(passed: &Arc<ForwardCounters>) -> WorkerSocketContext {
+    WorkerSocketContext {
         generation: 0,
         key: key(),
-        passed: Arc::clone(passed),
-        elders: Arc::default(),
-        aside: Arc::default(),
+        forward_counters: Arc::clone(passed),
+        predecessors: Arc::default(),
+        reading_paused: Arc::default(),
     }
 }
 
 struct Legs {
     scripts: Vec<Arc<Script>>,
-    legs: Vec<Arc<Leg>>,
-    passed: Arc<Passed>,
+    legs: Vec<Arc<WorkerSocket>>,
+    passed: Arc<ForwardCounters>,
 }
 
 fn legs(count: usize) -> Legs {
     let scripts: Vec<_> = (0..count).map(|_| Arc::new(Script::default())).collect();
-    let passed = Arc::new(Passed::default());
+    let passed = Arc::new(ForwardCounters::default());
     let sockets = scripts.iter().map(|s| vec![Arc::clone(s) as _]).collect();
-    Legs { legs: Leg::join(sockets, from(), &context(&passed)), scripts, passed }
+    Legs { legs: WorkerSocket::join(sockets, from(), &context(&passed)), scripts, passed }
 }
 
 /// A datagram for a connection of `core`, told apart by `tag`.
 fn datagram(core: u8, tag: u8, len: usize) -> Vec<u8> {
-    let id = key().seal(Route { generation: 0, core }, [tag; 6]);
+    let id = key().seal_route(CidRoute { generation: 0, core }, [tag; 6]);
     let mut bytes = [&[0x40][..], &id].concat();
     bytes.resize(len, tag);
     bytes
 }
 
 #[derive(Default)]
-struct Woken(AtomicU64);
+struct WakeFlag(AtomicU64);
 
-impl Wake for Woken {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -131,7 +131,7 @@ fn drain(socket: &dyn AsyncUdpSocket, waker: &Waker, size: usize) -> Vec<Vec<u8>
     }
 }
 
-fn receive(leg: &Arc<Leg>) -> Vec<Vec<u8>> {
+fn receive(leg: &Arc<WorkerSocket>) -> Vec<Vec<u8>> {
     drain(&**leg, Waker::noop(), 64 * 1500)
 }
 
@@ -146,13 +146,13 @@ fn own_and_strangers_datagrams_stay() {
     scripts[0].deliver(&sent);
     assert_eq!(receive(&legs[0]), sent);
     assert_eq!(receive(&legs[1]), Vec::<Vec<u8>>::new());
-    assert_eq!(passed.handed.load(Ordering::Relaxed), 0);
+    assert_eq!(passed.rerouted.load(Ordering::Relaxed), 0);
 }
 
 #[test]
 fn a_datagram_for_another_core_is_handed_on_and_wakes_it() {
     let Legs { scripts, legs, passed } = legs(2);
-    let woken = Arc::new(Woken::default());
+    let woken = Arc::new(WakeFlag::default());
     let waker = Waker::from(Arc::clone(&woken));
     assert!(drain(&*legs[1], &waker, 1500).is_empty());
 
@@ -160,18 +160,18 @@ fn a_datagram_for_another_core_is_handed_on_and_wakes_it() {
     assert!(receive(&legs[0]).is_empty());
     assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     assert_eq!(drain(&*legs[1], &waker, 1500), [datagram(1, 4, 80)]);
-    assert_eq!(passed.handed.load(Ordering::Relaxed), 1);
+    assert_eq!(passed.rerouted.load(Ordering::Relaxed), 1);
 }
 
 #[test]
 fn a_full_inbox_drops_and_counts() {
     let Legs { scripts, legs, passed } = legs(2);
-    for _ in 0..CAPACITY + 5 {
+    for _ in 0..INBOX_CAPACITY + 5 {
         scripts[0].deliver(&[datagram(1, 4, 80)]);
     }
     assert!(receive(&legs[0]).is_empty());
-    assert_eq!(passed.dropped.load(Ordering::Relaxed), 5);
-    assert_eq!(receive(&legs[1]).len(), CAPACITY);
+    assert_eq!(passed.rerouted_dropped.load(Ordering::Relaxed), 5);
+    assert_eq!(receive(&legs[1]).len(), INBOX_CAPACITY);
     scripts[0].deliver(&[datagram(1, 4, 80)]);
     assert!(receive(&legs[0]).is_empty());
     assert_eq!(receive(&legs[1]).len(), 1, "an emptied inbox takes datagrams again");
@@ -180,7 +180,8 @@ fn a_full_inbox_drops_and_counts() {
 #[test]
 fn a_thrifty_socket_asks_for_little_and_delivers_all() {
     let script = Arc::new(Script::default());
-    let thrifty = Thrifty { socket: Arc::clone(&script) as _, scratch: Arc::default() };
+    let thrifty =
+        SharedBufferSocket { socket: Arc::clone(&script) as _, recv_buffer: Arc::default() };
     let size = 1472 * thrifty.max_receive_segments();
     assert!(size * 32 <= 200_000, "{size}");
     let mut sent = Vec::new();
@@ -216,20 +217,22 @@ fn forwarded(elder: &UnixDatagram) -> Vec<(Vec<Vec<u8>>, RecvMeta)> {
 }
 
 fn of_generation(generation: u8, tag: u8, len: usize) -> Vec<u8> {
-    let mut bytes = [&[0x40][..], &key().seal(Route { generation, core: 0 }, [tag; 6])].concat();
+    let mut bytes =
+        [&[0x40][..], &key().seal_route(CidRoute { generation, core: 0 }, [tag; 6])].concat();
     bytes.resize(len, tag);
     bytes
 }
 
 /// A leg of generation 2 whose elders are 0 and 1, and their ends.
-fn with_elders() -> (Arc<Script>, Arc<Leg>, Arc<Passed>, [UnixDatagram; 2]) {
+fn with_elders() -> (Arc<Script>, Arc<WorkerSocket>, Arc<ForwardCounters>, [UnixDatagram; 2]) {
     let pairs = [(); 2].map(|()| adit_host::relay::pair(1 << 22).unwrap());
     let inherited =
         pairs.iter().zip(0..).map(|((sender, _), g)| (g, sender.try_clone().unwrap().into()));
-    let elders = ElderProcesses::new(inherited.collect()).unwrap();
-    let (script, passed) = (Arc::new(Script::default()), Arc::new(Passed::default()));
-    let context = LegContext { generation: 2, elders: Arc::new(elders), ..context(&passed) };
-    let legs = Leg::join(vec![vec![Arc::clone(&script) as _]], from(), &context);
+    let elders = Predecessors::new(inherited.collect()).unwrap();
+    let (script, passed) = (Arc::new(Script::default()), Arc::new(ForwardCounters::default()));
+    let context =
+        WorkerSocketContext { generation: 2, predecessors: Arc::new(elders), ..context(&passed) };
+    let legs = WorkerSocket::join(vec![vec![Arc::clone(&script) as _]], from(), &context);
     (script, Arc::clone(&legs[0]), passed, pairs.map(|(_, receiver)| receiver))
 }
 
@@ -272,8 +275,8 @@ fn what_belongs_to_an_elder_that_has_ended_is_answered_here() {
 #[test]
 fn who_has_stepped_aside_reads_its_inbox_only() {
     let Legs { scripts, legs, passed } = legs(2);
-    let aside = Arc::clone(&legs[0].context.aside);
-    let woken = Arc::new(Woken::default());
+    let aside = Arc::clone(&legs[0].context.reading_paused);
+    let woken = Arc::new(WakeFlag::default());
     let waker = Waker::from(Arc::clone(&woken));
     aside.store(true, Ordering::Release);
     scripts[0].deliver(&[datagram(0, 1, 50)]);
@@ -282,12 +285,12 @@ fn who_has_stepped_aside_reads_its_inbox_only() {
     // It comes by any leg of the address, and goes by its core; other generations' is not taken.
     let meta = RecvMeta { addr: from(), stride: 60, ..RecvMeta::default() };
     let run = [datagram(0, 2, 60), datagram(1, 3, 60), of_generation(1, 4, 60), datagram(0, 5, 30)];
-    legs[1].take_in(&run.concat(), &meta);
+    legs[1].accept_forwarded(&run.concat(), &meta);
     assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     assert_eq!(drain(&*legs[0], &waker, 1500), [datagram(0, 2, 60), datagram(0, 5, 30)]);
     assert_eq!(receive(&legs[1]), [datagram(1, 3, 60)]);
     assert_eq!(passed.received.load(Ordering::Relaxed), 3);
-    assert_eq!(passed.dropped.load(Ordering::Relaxed), 1);
+    assert_eq!(passed.rerouted_dropped.load(Ordering::Relaxed), 1);
 
     aside.store(false, Ordering::Release);
     legs[0].wake();
@@ -355,6 +358,6 @@ proptest! {
             prop_assert_eq!(got, expected);
         }
         let foreign = cores.iter().filter(|c| usize::from(**c) != received_by).count();
-        prop_assert_eq!(passed.handed.load(Ordering::Relaxed), foreign as u64);
+        prop_assert_eq!(passed.rerouted.load(Ordering::Relaxed), foreign as u64);
     }
 }

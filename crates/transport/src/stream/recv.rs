@@ -5,10 +5,10 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use quinn::ReadError;
 
-use super::{Held, RecvError};
-use crate::budget::Stall;
-use crate::endpoint::{Connection, varint};
-use crate::grants::{GrantBook, ReceiveGrant};
+use super::{RecvError, StreamLifetimeGuard};
+use crate::budget::StallCharge;
+use crate::endpoint::{QuicConnection, varint};
+use crate::stream_credit::{ReceiveCredit, StreamCredits};
 
 /// The receiving half of a stream. Dropped before its end was seen, it stops the sender with
 /// [`Code::Internal`].
@@ -19,28 +19,28 @@ use crate::grants::{GrantBook, ReceiveGrant};
 #[derive(Debug)]
 pub struct RecvStream {
     inner: quinn::RecvStream,
-    connection: Connection,
+    connection: QuicConnection,
     /// How it ended, once it has. quinn answers a read after a reset with the end of the stream, which
     /// would turn an error into a clean end for whoever asks twice.
-    end: Option<Result<(), RecvError>>,
-    held: Option<Held>,
+    ended: Option<Result<(), RecvError>>,
+    held: Option<StreamLifetimeGuard>,
     /// How far it may come, where QUIC's windows do not say.
-    grant: Option<ReceiveGrant>,
+    credit: Option<ReceiveCredit>,
 }
 
 impl RecvStream {
-    pub(crate) fn new(inner: quinn::RecvStream, connection: Connection) -> Self {
-        let grant = connection.grants().map(GrantBook::begin_receiving);
-        Self { inner, connection, end: None, held: None, grant }
+    pub(crate) fn new(inner: quinn::RecvStream, connection: QuicConnection) -> Self {
+        let grant = connection.credits().map(StreamCredits::begin_receiving);
+        Self { inner, connection, ended: None, held: None, credit: grant }
     }
 
     /// It brings grants, for which none are needed.
-    pub(crate) fn brings_grants(&mut self) {
-        self.grant = None;
+    pub(crate) fn carry_credits(&mut self) {
+        self.credit = None;
     }
 
     /// Keeps something for as long as this half lives: it is dropped with it.
-    pub(crate) fn hold(&mut self, what: Held) {
+    pub(crate) fn hold(&mut self, what: StreamLifetimeGuard) {
         self.held = Some(what);
     }
 
@@ -50,13 +50,13 @@ impl RecvStream {
     /// # Errors
     /// [`RecvError`], see there. What arrived before a reset may be lost.
     pub async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, RecvError> {
-        if let Some(end) = self.end {
+        if let Some(end) = self.ended {
             return end.map(|()| None);
         }
         let read = self.inner.read_chunks(chunks).await;
-        let read = self.note(read)?;
+        let read = self.record_end(read)?;
         let bytes = chunks[..read.unwrap_or_default()].iter().map(Bytes::len).sum();
-        self.taken(bytes);
+        self.bytes_taken(bytes);
         Ok(read)
     }
 
@@ -65,12 +65,12 @@ impl RecvStream {
     /// # Errors
     /// [`RecvError`], see there.
     pub async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, RecvError> {
-        if let Some(end) = self.end {
+        if let Some(end) = self.ended {
             return end.map(|()| None);
         }
         let read = self.inner.read_chunk(max, true).await;
-        let bytes = self.note(read)?.map(|chunk| chunk.bytes);
-        self.taken(bytes.as_ref().map_or(0, Bytes::len));
+        let bytes = self.record_end(read)?.map(|chunk| chunk.bytes);
+        self.bytes_taken(bytes.as_ref().map_or(0, Bytes::len));
         Ok(bytes)
     }
 
@@ -79,21 +79,21 @@ impl RecvStream {
     /// # Errors
     /// [`RecvError`], see there.
     pub async fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, RecvError> {
-        if let Some(end) = self.end {
+        if let Some(end) = self.ended {
             return end.map(|()| None);
         }
         let read = self.inner.read(buffer).await;
-        let read = self.note(read)?;
-        self.taken(read.unwrap_or_default());
+        let read = self.record_end(read)?;
+        self.bytes_taken(read.unwrap_or_default());
         Ok(read)
     }
 
     /// Says that the rest is not wanted, and why. What arrives from here on is thrown away. Does
     /// nothing where the stream has ended already.
     pub fn stop(&mut self, code: Code) {
-        if self.end.is_none() {
+        if self.ended.is_none() {
             self.discard();
-            self.end = Some(Err(RecvError::Ended));
+            self.ended = Some(Err(RecvError::Ended));
             // The only error is that it ended before.
             drop(self.inner.stop(varint(code)));
         }
@@ -102,28 +102,28 @@ impl RecvStream {
     /// Whether it ended by the peer's reset, as far as it was read.
     #[must_use]
     pub fn was_reset(&self) -> bool {
-        matches!(self.end, Some(Err(RecvError::Reset(_))))
+        matches!(self.ended, Some(Err(RecvError::Reset(_))))
     }
 
     /// Says that nobody will take what arrives for a while, for as long as the result lives: the other
     /// streams of the connection go on, and what this one may hold is charged to the peer. `None` where
     /// the connection's peer is not known yet.
     #[must_use]
-    pub fn stall(&self) -> Option<Stall> {
-        Stall::begin(&self.connection, self.window())
+    pub fn stall(&self) -> Option<StallCharge> {
+        StallCharge::begin(&self.connection, self.window())
     }
 
     /// Bytes that may come before any more are taken, or have come.
     #[must_use]
     pub fn window(&self) -> u64 {
-        self.grant.as_ref().map_or_else(|| self.connection.stream_window(), ReceiveGrant::window)
+        self.credit.as_ref().map_or_else(|| self.connection.stream_window(), ReceiveCredit::window)
     }
 
-    fn taken(&mut self, bytes: usize) {
-        self.connection.taken(bytes);
+    fn bytes_taken(&mut self, bytes: usize) {
+        self.connection.bytes_taken(bytes);
         let id = self.id();
-        if let Some(grant) = self.grant.as_mut().filter(|_| self.end.is_none()) {
-            self.connection.grant(id, grant, bytes as u64);
+        if let Some(grant) = self.credit.as_mut().filter(|_| self.ended.is_none()) {
+            self.connection.grant_credit(id, grant, bytes as u64);
         }
     }
 
@@ -135,7 +135,7 @@ impl RecvStream {
             return;
         };
         while let Some(Ok(Some(chunk))) = self.inner.read_chunk(usize::MAX, true).now_or_never() {
-            windows.discarded(chunk.bytes.len() as u64);
+            windows.bytes_discarded(chunk.bytes.len() as u64);
         }
     }
 
@@ -147,16 +147,19 @@ impl RecvStream {
 
     /// The connection that it belongs to.
     #[must_use]
-    pub fn connection(&self) -> &Connection {
+    pub fn connection(&self) -> &QuicConnection {
         &self.connection
     }
 
     /// Remembers how the stream ended, if this read was the last one.
-    fn note<T>(&mut self, read: Result<Option<T>, ReadError>) -> Result<Option<T>, RecvError> {
+    fn record_end<T>(
+        &mut self,
+        read: Result<Option<T>, ReadError>,
+    ) -> Result<Option<T>, RecvError> {
         let read = read.map_err(|error| match error {
             ReadError::Reset(code) => RecvError::Reset(Code::from_number(code.into_inner())),
             ReadError::ConnectionLost(error) => {
-                RecvError::ConnectionLost(self.connection.lost(&error))
+                RecvError::ConnectionLost(self.connection.lost_code(&error))
             }
             ReadError::ClosedStream
             | ReadError::IllegalOrderedRead
@@ -164,8 +167,8 @@ impl RecvStream {
         });
         match &read {
             Ok(Some(_)) => {}
-            Ok(None) => self.end = Some(Ok(())),
-            Err(error) => self.end = Some(Err(*error)),
+            Ok(None) => self.ended = Some(Ok(())),
+            Err(error) => self.ended = Some(Err(*error)),
         }
         read
     }
@@ -174,6 +177,6 @@ impl RecvStream {
 impl Drop for RecvStream {
     fn drop(&mut self) {
         self.stop(Code::Internal);
-        self.connection.half_gone(self.inner.id());
+        self.connection.half_closed(self.inner.id());
     }
 }

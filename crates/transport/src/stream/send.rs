@@ -15,23 +15,23 @@ use futures_util::FutureExt;
 use quinn::{StoppedError, WriteError};
 use tokio::time::{Instant, timeout};
 
-use super::{Held, SendError};
-use crate::endpoint::{Connection, varint};
-use crate::grants::SendGrant;
+use super::{SendError, StreamLifetimeGuard};
+use crate::endpoint::{QuicConnection, varint};
+use crate::stream_credit::SendCredit;
 
 /// The sending half of a stream. Dropped unfinished, it resets with [`Code::Internal`].
 #[derive(Debug)]
 pub struct SendStream {
     inner: quinn::SendStream,
-    connection: Connection,
+    connection: QuicConnection,
     ended: bool,
-    last: Option<Instant>,
+    last_sent_at: Option<Instant>,
     /// How many streams the peer had stopped on the connection when this one was looked at last.
     stops_seen: u64,
-    held: Option<Held>,
-    sent: u64,
+    held: Option<StreamLifetimeGuard>,
+    sent_bytes: u64,
     /// How far it may be sent, where QUIC's windows do not say.
-    grant: Option<Arc<SendGrant>>,
+    credit: Option<Arc<SendCredit>>,
 }
 
 /// [`SendStream::stopped`] looks for the second time after this or a round trip, whichever is longer, …
@@ -40,30 +40,30 @@ const FIRST_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 const MAX_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl SendStream {
-    pub(crate) fn new(inner: quinn::SendStream, connection: Connection) -> Self {
+    pub(crate) fn new(inner: quinn::SendStream, connection: QuicConnection) -> Self {
         let number = quinn::VarInt::from(inner.id()).into_inner();
-        let grant = connection.grants().map(|book| book.begin_sending(number));
+        let grant = connection.credits().map(|book| book.begin_sending(number));
         Self {
             inner,
             connection,
             ended: false,
-            last: None,
+            last_sent_at: None,
             stops_seen: 0,
             held: None,
-            sent: 0,
-            grant,
+            sent_bytes: 0,
+            credit: grant,
         }
     }
 
     /// It tells of grants, so it waits for none, and goes before what does.
-    pub(crate) fn tells_grants(&mut self) {
-        self.grant = None;
+    pub(crate) fn carry_credits(&mut self) {
+        self.credit = None;
         // The only error is that it has ended.
         drop(self.inner.set_priority(1));
     }
 
     /// Keeps something for as long as this half lives: it is dropped with it.
-    pub(crate) fn hold(&mut self, what: Held) {
+    pub(crate) fn hold(&mut self, what: StreamLifetimeGuard) {
         self.held = Some(what);
     }
 
@@ -89,7 +89,7 @@ impl SendStream {
     pub async fn send_some(&mut self, chunks: &mut [Bytes]) -> Result<usize, SendError> {
         let whole: usize = chunks.iter().map(Bytes::len).sum();
         let Some(next) = chunks.iter().position(|chunk| !chunk.is_empty()) else { return Ok(0) };
-        let left = self.granted().await?;
+        let left = self.wait_for_credit().await?;
         let written = if whole <= left {
             self.inner.write_chunks(chunks).await.map(|written| written.bytes)
         } else {
@@ -103,9 +103,9 @@ impl SendStream {
         };
         match written {
             Ok(written) => {
-                self.last = Some(Instant::now());
-                self.sent += written as u64;
-                self.connection.sent(written);
+                self.last_sent_at = Some(Instant::now());
+                self.sent_bytes += written as u64;
+                self.connection.bytes_sent(written);
                 Ok(written)
             }
             Err(error) => Err(self.error(error)),
@@ -113,18 +113,18 @@ impl SendStream {
     }
 
     /// Waits until something more may be sent, and says how much.
-    async fn granted(&mut self) -> Result<usize, SendError> {
-        let Some(grant) = self.grant.clone() else { return Ok(usize::MAX) };
+    async fn wait_for_credit(&mut self) -> Result<usize, SendError> {
+        let Some(grant) = self.credit.clone() else { return Ok(usize::MAX) };
         let mut has_waited = false;
         loop {
-            match grant.left(self.sent) {
+            match grant.remaining(self.sent_bytes) {
                 0 if !has_waited => {
                     // The peer is told at once as a rule, and looking for an end costs more than that.
-                    has_waited = timeout(FIRST_LOOK_INTERVAL, grant.raised()).await.is_err();
+                    has_waited = timeout(FIRST_LOOK_INTERVAL, grant.wait_raised()).await.is_err();
                 }
                 0 => tokio::select! {
                     biased;
-                    () = grant.raised() => {}
+                    () = grant.wait_raised() => {}
                     end = self.stopped() => end?,
                 },
                 left => return Ok(left),
@@ -135,7 +135,7 @@ impl SendStream {
     /// When [`SendStream::send_some`] last sent something.
     #[must_use]
     pub fn last_sent(&self) -> Option<Instant> {
-        self.last
+        self.last_sent_at
     }
 
     /// Copies and sends all of `bytes`: for short messages. A cancelled call may have sent a part.
@@ -144,11 +144,11 @@ impl SendStream {
     /// [`SendError`], see there.
     pub async fn send_all(&mut self, mut bytes: &[u8]) -> Result<(), SendError> {
         while !bytes.is_empty() {
-            let left = self.granted().await?;
+            let left = self.wait_for_credit().await?;
             let (part, rest) = bytes.split_at(left.min(bytes.len()));
             self.inner.write_all(part).await.map_err(|error| self.error(error))?;
-            self.sent += part.len() as u64;
-            self.connection.sent(part.len());
+            self.sent_bytes += part.len() as u64;
+            self.connection.bytes_sent(part.len());
             bytes = rest;
         }
         Ok(())
@@ -184,7 +184,7 @@ impl SendStream {
         let connection = self.connection.clone();
         let mut interval = connection.stats().rtt.max(FIRST_LOOK_INTERVAL);
         loop {
-            if let Some(end) = self.look() {
+            if let Some(end) = self.poll_end() {
                 return end;
             }
             // Either way it is time to look.
@@ -194,15 +194,15 @@ impl SendStream {
     }
 
     /// The same without waiting: `None` where something may still happen.
-    pub fn look(&mut self) -> Option<Result<(), SendError>> {
+    pub fn poll_end(&mut self) -> Option<Result<(), SendError>> {
         if self.connection.is_closed().is_some() {
-            return self.told();
+            return self.end_from_quinn();
         }
         if self.ended {
             // quinn forgets a stream once all of it is acknowledged, and takes a second end of one for good
             // where the peer has stopped it meanwhile.
             let is_over = self.inner.priority().is_err() || self.inner.finish().is_ok();
-            return if is_over { self.told() } else { None };
+            return if is_over { self.end_from_quinn() } else { None };
         }
         let stops = self.connection.stops_received();
         if stops == self.stops_seen {
@@ -216,12 +216,12 @@ impl SendStream {
 
     /// What quinn tells of a stream of which it knows that nothing more will happen: so it keeps nothing to
     /// tell it with.
-    fn told(&self) -> Option<Result<(), SendError>> {
+    fn end_from_quinn(&self) -> Option<Result<(), SendError>> {
         Some(match self.inner.stopped().now_or_never()? {
             Ok(None) => Ok(()),
             Ok(Some(code)) => Err(SendError::Stopped(Code::from_number(code.into_inner()))),
             Err(StoppedError::ConnectionLost(error)) => {
-                Err(SendError::ConnectionLost(self.connection.lost(&error)))
+                Err(SendError::ConnectionLost(self.connection.lost_code(&error)))
             }
             // No early data is ever sent.
             Err(StoppedError::ZeroRttRejected) => Err(SendError::Ended),
@@ -236,7 +236,7 @@ impl SendStream {
 
     /// The connection that it belongs to.
     #[must_use]
-    pub fn connection(&self) -> &Connection {
+    pub fn connection(&self) -> &QuicConnection {
         &self.connection
     }
 
@@ -244,7 +244,7 @@ impl SendStream {
         match error {
             WriteError::Stopped(code) => SendError::Stopped(Code::from_number(code.into_inner())),
             WriteError::ConnectionLost(error) => {
-                SendError::ConnectionLost(self.connection.lost(&error))
+                SendError::ConnectionLost(self.connection.lost_code(&error))
             }
             WriteError::ClosedStream | WriteError::ZeroRttRejected => SendError::Ended,
         }
@@ -256,9 +256,9 @@ impl Drop for SendStream {
         if !self.ended {
             self.reset(Code::Internal);
         }
-        if let Some(book) = self.connection.grants() {
+        if let Some(book) = self.connection.credits() {
             book.end_sending(self.id());
         }
-        self.connection.half_gone(self.inner.id());
+        self.connection.half_closed(self.inner.id());
     }
 }

@@ -15,58 +15,58 @@ use quinn::congestion::{BbrConfig, Controller, ControllerFactory, ControllerMetr
 use quinn_proto::RttEstimator;
 
 use super::path::PathEstimate;
-use super::{Congestion, Lane};
+use super::{ClassTuning, CongestionControl};
 
 /// Makes a lane's controllers.
-pub(super) struct Factory {
-    inner: Inner,
+pub(super) struct CappedControllerFactory {
+    inner: BaseController,
     ceiling: u64,
 }
 
-enum Inner {
+enum BaseController {
     Bbr(Arc<BbrConfig>),
     Cubic(Arc<CubicConfig>),
 }
 
-impl From<&Lane> for Factory {
-    fn from(lane: &Lane) -> Self {
+impl From<&ClassTuning> for CappedControllerFactory {
+    fn from(lane: &ClassTuning) -> Self {
         let inner = match lane.congestion {
-            Congestion::Bbr => {
+            CongestionControl::Bbr => {
                 let mut config = BbrConfig::default();
                 config.initial_window(lane.initial_window.into());
-                Inner::Bbr(Arc::new(config))
+                BaseController::Bbr(Arc::new(config))
             }
-            Congestion::Cubic => {
+            CongestionControl::Cubic => {
                 let mut config = CubicConfig::default();
                 config.initial_window(lane.initial_window.into());
-                Inner::Cubic(Arc::new(config))
+                BaseController::Cubic(Arc::new(config))
             }
         };
         Self { inner, ceiling: lane.send_window.into() }
     }
 }
 
-impl ControllerFactory for Factory {
+impl ControllerFactory for CappedControllerFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let (inner, path) = match &self.inner {
-            Inner::Bbr(config) => {
+            BaseController::Bbr(config) => {
                 (Arc::clone(config).build(now, current_mtu), Some(PathEstimate::default()))
             }
-            Inner::Cubic(config) => (Arc::clone(config).build(now, current_mtu), None),
+            BaseController::Cubic(config) => (Arc::clone(config).build(now, current_mtu), None),
         };
-        Box::new(Capped { inner, path, ceiling: self.ceiling })
+        Box::new(CappedController { inner, path, ceiling: self.ceiling })
     }
 }
 
 /// A controller whose window has a ceiling, and grows with the path.
-struct Capped {
+struct CappedController {
     inner: Box<dyn Controller>,
     /// What the controller does not know of the path, where it needs to.
     path: Option<PathEstimate>,
     ceiling: u64,
 }
 
-impl Controller for Capped {
+impl Controller for CappedController {
     fn window(&self) -> u64 {
         let window = self.inner.window();
         let Some(path) = &self.path else { return window.min(self.ceiling) };
@@ -142,15 +142,23 @@ mod tests {
     use super::*;
     use crate::tuning::Tuning;
 
-    fn build(congestion: Congestion, initial_window: u32, send_window: u32) -> Box<dyn Controller> {
-        let lane =
-            Lane { congestion, initial_window, send_window, ..Tuning::default().interactive };
-        Arc::new(Factory::from(&lane)).build(Instant::now(), 1200)
+    fn build(
+        congestion: CongestionControl,
+        initial_window: u32,
+        send_window: u32,
+    ) -> Box<dyn Controller> {
+        let lane = ClassTuning {
+            congestion,
+            initial_window,
+            send_window,
+            ..Tuning::default().interactive
+        };
+        Arc::new(CappedControllerFactory::from(&lane)).build(Instant::now(), 1200)
     }
 
     #[test]
     fn a_window_never_passes_the_ceiling() {
-        for congestion in [Congestion::Bbr, Congestion::Cubic] {
+        for congestion in [CongestionControl::Bbr, CongestionControl::Cubic] {
             let free = build(congestion, 60_000, 1 << 20);
             assert_eq!(free.window(), 60_000);
             let mut capped = build(congestion, 60_000, 50_000);

@@ -10,32 +10,32 @@
 use std::time::{Duration, Instant};
 
 /// An estimate that nothing came near to for so long is measured anew.
-const EXPIRY_TIMEOUT: Duration = Duration::from_secs(5);
+const ESTIMATE_LIFETIME: Duration = Duration::from_secs(5);
 /// How long that takes at least: what was sent before must have left the queue.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Below this a round trip says how busy the machines are, not how long the path is.
-const MIN_PATH: Duration = Duration::from_millis(2);
+const MIN_PATH_DELAY: Duration = Duration::from_millis(2);
 /// Round trips for which a rate is remembered.
-const ROUNDS: usize = 10;
+const RATE_ROUNDS: usize = 10;
 
 /// The path as it has been in the last seconds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct PathEstimate {
     /// The least round trip of the last seconds, and when a sample came near it last.
     least: Option<(Duration, Instant)>,
-    probe: Option<Probe>,
+    probe: Option<RttProbe>,
     /// The least round trip of the path's life, as quinn has it.
-    ever: Duration,
+    lifetime_least: Duration,
     delivered: u64,
     /// When this round began, and how much had been delivered until then.
     round: Option<(Instant, u64)>,
     /// Bytes a second that were delivered in the last rounds.
-    rates: [u64; ROUNDS],
+    rates: [u64; RATE_ROUNDS],
     rounds: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Probe {
+struct RttProbe {
     began: Instant,
     least: Option<Duration>,
 }
@@ -50,7 +50,7 @@ impl PathEstimate {
         is_app_limited: bool,
         ever: Duration,
     ) {
-        self.ever = ever;
+        self.lifetime_least = ever;
         self.sample(now, sent);
         self.delivered += bytes;
         match self.round {
@@ -58,7 +58,7 @@ impl PathEstimate {
             Some((began, before)) => {
                 let rate = rate(self.delivered - before, now.saturating_duration_since(began));
                 if !is_app_limited || rate > self.rate() {
-                    self.rates[self.rounds % ROUNDS] = rate;
+                    self.rates[self.rounds % RATE_ROUNDS] = rate;
                     self.rounds += 1;
                 }
                 self.round = Some((now, self.delivered));
@@ -78,10 +78,10 @@ impl PathEstimate {
             self.probe = None;
             return;
         }
-        if now.saturating_duration_since(*near) <= EXPIRY_TIMEOUT {
+        if now.saturating_duration_since(*near) <= ESTIMATE_LIFETIME {
             return;
         }
-        let probe = self.probe.get_or_insert(Probe { began: now, least: None });
+        let probe = self.probe.get_or_insert(RttProbe { began: now, least: None });
         if sent >= probe.began {
             probe.least = Some(probe.least.map_or(sample, |other| other.min(sample)));
         }
@@ -102,7 +102,8 @@ impl PathEstimate {
     /// trip; more would be lost where the queue is short (simulated: with twice of it, as BBR's, half).
     pub(super) fn window(&self) -> Option<u64> {
         let (least, _) = self.least?;
-        let is_longer = least >= MIN_PATH && least > self.ever + self.ever / 4;
+        let is_longer =
+            least >= MIN_PATH_DELAY && least > self.lifetime_least + self.lifetime_least / 4;
         let holds = || u128::from(self.rate()) * least.as_micros() / 1_000_000;
         is_longer.then(|| u64::try_from(holds() * 5 / 4).unwrap_or(u64::MAX))
     }
@@ -125,13 +126,13 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const SECOND: Duration = Duration::from_secs(1);
 
-    struct Run {
+    struct PathRun {
         estimate: PathEstimate,
         now: Instant,
         ever: u32,
     }
 
-    impl Run {
+    impl PathRun {
         fn new() -> Self {
             let now = Instant::now() + 100 * SECOND;
             Self { estimate: PathEstimate::default(), now, ever: u32::MAX }
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn an_estimate_follows_a_path_that_becomes_longer_and_shorter() {
-        let mut run = Run::new();
+        let mut run = PathRun::new();
         run.go_on(5, 0, 1);
         assert_eq!(run.window(), None, "BBR knows this path");
         run.go_on(50, 40, 4);
@@ -174,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_stays_is_not_taken_for_the_path() {
-        let mut run = Run::new();
+        let mut run = PathRun::new();
         run.go_on(50, 0, 1);
         run.go_on(50, 50, 600);
         assert_eq!(run.window(), None, "{:?}", run.estimate);
@@ -182,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_path_as_short_as_a_busy_machine_is_slow_has_not_grown() {
-        let mut run = Run::new();
+        let mut run = PathRun::new();
         run.ever = 0;
         run.go_on(1, 0, 60);
         assert_eq!(run.window(), None, "{:?}", run.estimate);

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use adit_core::code::Code;
-use adit_core::wire::control::Control;
+use adit_core::wire::control::ControlMessage;
 use bytes::BytesMut;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::{Means, connect, ms};
+use super::{AttackContext, connect, ms};
 use crate::hostile::client::{Manners, header};
 use crate::hostile::forge;
 
 /// Runs `n` tasks, each for as long as the attack goes on.
-async fn each<F>(means: &Means, n: usize, one: impl Fn(Means, usize) -> F)
+async fn each<F>(means: &AttackContext, n: usize, one: impl Fn(AttackContext, usize) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -27,7 +27,7 @@ where
 }
 
 /// See [`super::ALL`].
-pub async fn many_connections(means: Means) {
+pub async fn many_connections(means: AttackContext) {
     let next = Arc::new(AtomicUsize::new(0));
     each(&means, means.pace.of(1000), |means, nth| {
         let next = Arc::clone(&next);
@@ -48,7 +48,7 @@ pub async fn many_connections(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn duplicate_hellos(means: Means) {
+pub async fn duplicate_hellos(means: AttackContext) {
     each(&means, 16, |means, _| async move {
         let mut held = Vec::new();
         while means.pace.goes_on() {
@@ -65,7 +65,7 @@ pub async fn duplicate_hellos(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn silent_connections(means: Means) {
+pub async fn silent_connections(means: AttackContext) {
     each(&means, means.pace.of(500), |means, nth| async move {
         ms(nth as u64 * 5).await;
         while means.pace.goes_on() {
@@ -83,17 +83,16 @@ pub async fn silent_connections(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn control_floods(means: Means) {
+pub async fn control_floods(means: AttackContext) {
     each(&means, 4, |means, nth| async move {
         let mut bytes = BytesMut::new();
         match nth {
-            0 => {
-                Control::GoAway { code: Code::Draining, retry_after_ms: 1 << 50 }.encode(&mut bytes)
-            }
+            0 => ControlMessage::GoAway { code: Code::Draining, retry_after_ms: 1 << 50 }
+                .encode(&mut bytes),
             1 => {
                 let addresses: Vec<SocketAddr> =
                     (0..16).map(|n| ([127, 0, 0, n], 1).into()).collect();
-                Control::DialMe { addresses, nonce: 1 }.encode(&mut bytes);
+                ControlMessage::DialMe { addresses, nonce: 1 }.encode(&mut bytes);
             }
             // A type that nobody knows and everybody skips, as long as a message may be.
             2 => bytes.extend([&[10, 0x4f, 0xa0][..], &[0; 4000]].concat()),
@@ -119,7 +118,7 @@ pub async fn control_floods(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn frame_noise(means: Means) {
+pub async fn frame_noise(means: AttackContext) {
     each(&means, 4, |means, nth| async move {
         let frame = match nth {
             // A path challenge, which wants a response; a ping; a window; a stop for a stream not begun.

@@ -9,15 +9,15 @@ use adit_core::name::{NodeName, ServiceName};
 use adit_core::policy::{Pattern, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort};
 use adit_core::wire::StreamKind;
-use adit_core::wire::control::Control;
-use adit_core::wire::state::{Message, Subscribe};
+use adit_core::wire::control::ControlMessage;
+use adit_core::wire::state::{StateMessage, SubscribeRequest};
 use bytes::BytesMut;
 use quinn::SendStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::{Means, connect, ms};
-use crate::hostile::client::{Conn, Manners};
+use super::{AttackContext, connect, ms};
+use crate::hostile::client::{EnemyConnection, Manners};
 use crate::hostile::stage::LURE;
 
 /// Exports of a large view; with eight grants each takes some 530 bytes.
@@ -25,8 +25,11 @@ const EXPORTS: usize = 10_000;
 const NODES: usize = 4_990;
 
 /// Serves what the victim asks for on `conn`, by `tell`, until the end.
-async fn told<F>(means: Means, conn: Conn, tell: fn(Means, SendStream) -> F)
-where
+async fn told<F>(
+    means: AttackContext,
+    conn: EnemyConnection,
+    tell: fn(AttackContext, SendStream) -> F,
+) where
     F: Future<Output = Result<(), String>> + Send + 'static,
 {
     let mut telling = JoinSet::new();
@@ -46,7 +49,7 @@ where
 }
 
 /// A victim that closes is met again.
-async fn teller<F>(means: Means, tell: fn(Means, SendStream) -> F)
+async fn teller<F>(means: AttackContext, tell: fn(AttackContext, SendStream) -> F)
 where
     F: Future<Output = Result<(), String>> + Send + 'static,
 {
@@ -72,7 +75,11 @@ impl Manners {
     }
 }
 
-async fn say(means: &Means, send: &mut SendStream, messages: &[Message]) -> Result<(), String> {
+async fn say(
+    means: &AttackContext,
+    send: &mut SendStream,
+    messages: &[StateMessage],
+) -> Result<(), String> {
     let mut bytes = BytesMut::new();
     for message in messages {
         message.encode(&mut bytes);
@@ -82,8 +89,8 @@ async fn say(means: &Means, send: &mut SendStream, messages: &[Message]) -> Resu
     sent.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }
 
-fn mark(sequence: u64) -> Message {
-    Message::Mark { sequence, age_ms: 0, lost: false }
+fn mark(sequence: u64) -> StateMessage {
+    StateMessage::Mark { sequence, age_ms: 0, lost: false }
 }
 
 fn service(nth: usize) -> ServiceName {
@@ -102,24 +109,24 @@ fn export(grants: Vec<WorkloadPattern>, ready: BTreeMap<NodeName, u32>) -> Arc<P
 }
 
 /// An export of some 530 bytes.
-fn weighty(means: &Means, nth: usize, ready: u32) -> Message {
+fn weighty(means: &AttackContext, nth: usize, ready: u32) -> StateMessage {
     let grant = |n| WorkloadPattern {
-        namespace: Pattern::Exactly(format!("a-namespace-of-some-length-{n}").parse().unwrap()),
-        service_account: Pattern::Exactly(format!("an-account-of-length-{n}").parse().unwrap()),
+        namespace: Pattern::Exact(format!("a-namespace-of-some-length-{n}").parse().unwrap()),
+        service_account: Pattern::Exact(format!("an-account-of-length-{n}").parse().unwrap()),
     };
     let ready = [(means.enemy.node(0).parse().unwrap(), ready)].into();
-    Message::Export(service(nth), export((0..8).map(grant).collect(), ready))
+    StateMessage::Export(service(nth), export((0..8).map(grant).collect(), ready))
 }
 
-fn node(means: &Means, nth: usize) -> Message {
+fn node(means: &AttackContext, nth: usize) -> StateMessage {
     let address: SocketAddr = ([172, 18, 3, 2], 7843).into();
-    Message::Node(means.enemy.node(nth).parse().unwrap(), vec![address])
+    StateMessage::Node(means.enemy.node(nth).parse().unwrap(), vec![address])
 }
 
 /// See [`super::ALL`].
-pub async fn flapping_view(means: Means) {
+pub async fn flapping_view(means: AttackContext) {
     teller(means, |means, mut send| async move {
-        let mut whole = vec![Message::Begin { epoch: 1, replaces: true }, node(&means, 0)];
+        let mut whole = vec![StateMessage::Begin { epoch: 1, replaces: true }, node(&means, 0)];
         whole.extend((0..EXPORTS).map(|nth| weighty(&means, nth, 1)));
         whole.push(mark(1));
         say(&means, &mut send, &whole).await?;
@@ -139,14 +146,15 @@ pub async fn flapping_view(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn begin_floods(means: Means) {
+pub async fn begin_floods(means: AttackContext) {
     teller(means, |means, mut send| async move {
         for sequence in 1.. {
             if !means.pace.goes_on() {
                 break;
             }
-            let begin = Message::Begin { epoch: sequence, replaces: true };
-            let lure = Message::Export(LURE.parse().unwrap(), export(vec![any()], BTreeMap::new()));
+            let begin = StateMessage::Begin { epoch: sequence, replaces: true };
+            let lure =
+                StateMessage::Export(LURE.parse().unwrap(), export(vec![any()], BTreeMap::new()));
             say(
                 &means,
                 &mut send,
@@ -161,7 +169,7 @@ pub async fn begin_floods(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn wide_view(means: Means) {
+pub async fn wide_view(means: AttackContext) {
     teller(means, |means, mut send| async move {
         for sequence in 1.. {
             if !means.pace.goes_on() {
@@ -169,8 +177,10 @@ pub async fn wide_view(means: Means) {
             }
             // A grant to anybody takes one byte, and an entry of two names when it is read.
             let wide = export(vec![any(); 500], BTreeMap::new());
-            let mut whole = vec![Message::Begin { epoch: sequence, replaces: true }];
-            whole.extend((0..EXPORTS).map(|nth| Message::Export(service(nth), Arc::clone(&wide))));
+            let mut whole = vec![StateMessage::Begin { epoch: sequence, replaces: true }];
+            whole.extend(
+                (0..EXPORTS).map(|nth| StateMessage::Export(service(nth), Arc::clone(&wide))),
+            );
             whole.push(mark(sequence));
             say(&means, &mut send, &whole).await?;
             means.counts.add("changes", 1);
@@ -182,7 +192,7 @@ pub async fn wide_view(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn invented_nodes(means: Means) {
+pub async fn invented_nodes(means: AttackContext) {
     let n = means.pace.of(500);
     let all = connect(&means, n, n, &Manners::default().bulk_window()).await;
     let mut telling = JoinSet::new();
@@ -191,9 +201,9 @@ pub async fn invented_nodes(means: Means) {
         telling.spawn(told(means.clone(), conn, |means, mut send| async move {
             let name = |nth| means.enemy.node(nth).parse().unwrap();
             let ready = (0..NODES).map(|nth| (name(nth), 9)).collect();
-            let mut whole = vec![Message::Begin { epoch: 1, replaces: true }];
+            let mut whole = vec![StateMessage::Begin { epoch: 1, replaces: true }];
             whole.extend((0..NODES).map(|nth| node(&means, nth)));
-            whole.push(Message::Export(LURE.parse().unwrap(), export(vec![any()], ready)));
+            whole.push(StateMessage::Export(LURE.parse().unwrap(), export(vec![any()], ready)));
             whole.push(mark(1));
             say(&means, &mut send, &whole).await?;
             means.counts.add("changes", 1);
@@ -210,20 +220,20 @@ pub const BACK: [&str; 4] =
     ["127.0.0.1:5353", "169.254.169.254:5353", "10.244.2.9:5353", "172.18.2.2:5353"];
 
 /// See [`super::ALL`].
-pub async fn dial_backs(means: Means) {
+pub async fn dial_backs(means: AttackContext) {
     teller(means, |means, mut send| async move {
         for sequence in 1.. {
             if !means.pace.goes_on() {
                 break;
             }
-            let mut whole = vec![Message::Begin { epoch: sequence, replaces: true }];
+            let mut whole = vec![StateMessage::Begin { epoch: sequence, replaces: true }];
             let names = (0..100).map(|nth| format!("x{sequence}-{nth}"));
             let addresses: Vec<SocketAddr> = BACK.iter().map(|a| a.parse().unwrap()).collect();
             whole.extend(
-                names.clone().map(|n| Message::Node(n.parse().unwrap(), addresses.clone())),
+                names.clone().map(|n| StateMessage::Node(n.parse().unwrap(), addresses.clone())),
             );
             let ready = names.map(|n| (n.parse().unwrap(), 1)).collect();
-            whole.push(Message::Export(LURE.parse().unwrap(), export(vec![any()], ready)));
+            whole.push(StateMessage::Export(LURE.parse().unwrap(), export(vec![any()], ready)));
             whole.push(mark(sequence));
             say(&means, &mut send, &whole).await?;
             means.counts.add("changes", 1);
@@ -238,13 +248,15 @@ pub async fn dial_backs(means: Means) {
 const SETTLED: u64 = 3500;
 
 /// See [`super::ALL`].
-pub async fn followed(means: Means) {
+pub async fn followed(means: AttackContext) {
     let n = means.pace.of(1000);
-    let tell = |means: Means, mut send: SendStream| async move {
+    let tell = |means: AttackContext, mut send: SendStream| async move {
         let silent: Vec<SocketAddr> = (1..=16).map(|n| ([10, 66, 9, n], 7843).into()).collect();
         let name = |nth| means.enemy.node(nth).parse().unwrap();
-        let mut whole = vec![Message::Begin { epoch: 1, replaces: true }];
-        whole.extend((0..means.pace.of(1000)).map(|nth| Message::Node(name(nth), silent.clone())));
+        let mut whole = vec![StateMessage::Begin { epoch: 1, replaces: true }];
+        whole.extend(
+            (0..means.pace.of(1000)).map(|nth| StateMessage::Node(name(nth), silent.clone())),
+        );
         whole.push(mark(1));
         say(&means, &mut send, &whole).await?;
         means.pace.end().await;
@@ -259,7 +271,7 @@ pub async fn followed(means: Means) {
     let mut all = connect(&means, n, n, &Manners::default()).await;
     ms(SETTLED).await;
     let mut bytes = BytesMut::new();
-    Control::GoAway { code: Code::Draining, retry_after_ms: 0 }.encode(&mut bytes);
+    ControlMessage::GoAway { code: Code::Draining, retry_after_ms: 0 }.encode(&mut bytes);
     for conn in &mut all {
         if conn.control.0.write_all(&bytes).await.is_ok() {
             means.counts.add("said", 1);
@@ -270,11 +282,11 @@ pub async fn followed(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn subscribe_storm(means: Means) {
+pub async fn subscribe_storm(means: AttackContext) {
     let subscribe = || {
         let mut bytes = BytesMut::from(&[StreamKind::State.byte()][..]);
         let cluster = "bank".parse().unwrap();
-        Message::Subscribe(Subscribe { cluster, have: None }).encode(&mut bytes);
+        StateMessage::Subscribe(SubscribeRequest { cluster, have: None }).encode(&mut bytes);
         bytes
     };
     let all = connect(&means, 8, 1, &Manners::default()).await;

@@ -12,10 +12,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout_at};
 
-use super::{Means, ms};
+use super::{AttackContext, ms};
 
 /// See [`super::ALL`].
-pub async fn handshakes(means: Means) {
+pub async fn handshakes(means: AttackContext) {
     let mut running = JoinSet::new();
     for nth in 3..20 {
         let enemy = Arc::new(means.enemy.at(Ipv4Addr::new(172, 18, 3, nth).into()));
@@ -41,7 +41,7 @@ pub async fn handshakes(means: Means) {
 const RATE: usize = 20_000;
 
 /// See [`super::ALL`].
-pub async fn spoofed_initials(means: Means) {
+pub async fn spoofed_initials(means: AttackContext) {
     let Ok(socket) = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))) else {
         return means.counts.add("no raw sockets", 1);
     };

@@ -7,8 +7,8 @@ use adit_core::wire::StreamKind;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{Means, connect, ms};
-use crate::hostile::client::{Conn, Manners, answer, header};
+use super::{AttackContext, connect, ms};
+use crate::hostile::client::{EnemyConnection, Manners, answer, header};
 use crate::hostile::stage::GRANTED;
 
 /// What nobody exports.
@@ -17,7 +17,7 @@ const NOTHING: &str = "agents/no-such-bot";
 const AT_ONCE: usize = 200;
 
 /// See [`super::ALL`].
-pub async fn unwritable_refusals(means: Means) {
+pub async fn unwritable_refusals(means: AttackContext) {
     let all = connect(&means, means.pace.of(19), 1, &Manners::default().deaf()).await;
     let mut opening = JoinSet::new();
     for conn in all {
@@ -41,9 +41,9 @@ pub async fn unwritable_refusals(means: Means) {
 
 /// Does `one` on each of `n` connections, `AT_ONCE` at a time, without end.
 async fn storm<F>(
-    means: Means,
+    means: AttackContext,
     n: usize,
-    one: impl Fn(Means, Arc<Conn>) -> F + Send + Copy + 'static,
+    one: impl Fn(AttackContext, Arc<EnemyConnection>) -> F + Send + Copy + 'static,
 ) where
     F: Future<Output = Result<(), String>> + Send + 'static,
 {
@@ -75,7 +75,7 @@ async fn storm<F>(
 }
 
 /// See [`super::ALL`].
-pub async fn refused_fast(means: Means) {
+pub async fn refused_fast(means: AttackContext) {
     storm(means, 4, |means, conn| async move {
         let (_send, mut recv) = conn.begin(&header(NOTHING)).await?;
         if answer(&mut recv).await?.code.is_refusal() {
@@ -86,7 +86,7 @@ pub async fn refused_fast(means: Means) {
     .await;
 }
 
-async fn reset_after(means: Means, first: fn() -> Vec<u8>) {
+async fn reset_after(means: AttackContext, first: fn() -> Vec<u8>) {
     // What is reset at once is never sent, and the stream not opened: a task's turn lets it out.
     storm(means, 4, move |means, conn| async move {
         let (mut send, mut recv) = conn.quinn.open_bi().await.map_err(|e| e.to_string())?;
@@ -104,22 +104,22 @@ async fn reset_after(means: Means, first: fn() -> Vec<u8>) {
 }
 
 /// See [`super::ALL`].
-pub async fn resets_before_kind(means: Means) {
+pub async fn resets_before_kind(means: AttackContext) {
     reset_after(means, Vec::new).await;
 }
 
 /// See [`super::ALL`].
-pub async fn resets_after_kind(means: Means) {
+pub async fn resets_after_kind(means: AttackContext) {
     reset_after(means, || vec![StreamKind::Data.byte()]).await;
 }
 
 /// See [`super::ALL`].
-pub async fn resets_after_header(means: Means) {
+pub async fn resets_after_header(means: AttackContext) {
     reset_after(means, || header(GRANTED)).await;
 }
 
 /// See [`super::ALL`].
-pub async fn empty_streams(means: Means) {
+pub async fn empty_streams(means: AttackContext) {
     storm(means, 2, |means, conn| async move {
         let data = StreamKind::Data.byte();
         for first in
@@ -137,7 +137,7 @@ pub async fn empty_streams(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn slow_headers(means: Means) {
+pub async fn slow_headers(means: AttackContext) {
     let all = connect(&means, means.pace.of(8), 1, &Manners::default()).await;
     let mut dripping = JoinSet::new();
     for conn in all.into_iter().map(Arc::new) {
@@ -161,7 +161,7 @@ pub async fn slow_headers(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn idle_granted(means: Means) {
+pub async fn idle_granted(means: AttackContext) {
     let all = connect(&means, means.pace.of(9), 1, &Manners::default()).await;
     let mut opening = JoinSet::new();
     for conn in all {

@@ -8,17 +8,17 @@ use quinn::SendStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::{Means, connect, ms};
-use crate::hostile::client::{Conn, Manners, answer, header};
+use super::{AttackContext, connect, ms};
+use crate::hostile::client::{EnemyConnection, Manners, answer, header};
 use crate::hostile::forge;
-use crate::hostile::load::Order;
+use crate::hostile::load::AgentOrder;
 use crate::hostile::stage::{GRANTED, HOLE};
 
 /// What nobody exports.
 const NOTHING: &str = "agents/no-such-bot";
 
 /// Writes without end, or until the victim refuses; counts what it has taken.
-async fn fill(means: &Means, send: &mut SendStream) {
+async fn fill(means: &AttackContext, send: &mut SendStream) {
     let block = vec![0; 64 * 1024];
     while let Ok(Ok(n)) = timeout_at(means.pace.until, send.write(&block)).await {
         means.counts.add("bytes", n as u64);
@@ -26,7 +26,7 @@ async fn fill(means: &Means, send: &mut SendStream) {
 }
 
 /// On `n` connections `streams` streams each, filled; one that ends is begun anew.
-async fn full(means: Means, manners: Manners, n: usize, streams: usize, first: Vec<u8>) {
+async fn full(means: AttackContext, manners: Manners, n: usize, streams: usize, first: Vec<u8>) {
     let all = connect(&means, n, 1, &manners).await;
     let mut filling = JoinSet::new();
     for conn in all.into_iter().map(Arc::new) {
@@ -51,42 +51,42 @@ fn big(mut manners: Manners) -> Manners {
 }
 
 /// See [`super::ALL`].
-pub async fn unread_refused_bulk(means: Means) {
+pub async fn unread_refused_bulk(means: AttackContext) {
     let streams = means.pace.of(200);
     full(means, big(Manners::default().bulk().deaf()), 1, streams, header(NOTHING)).await;
 }
 
 /// See [`super::ALL`].
-pub async fn unread_refused(means: Means) {
+pub async fn unread_refused(means: AttackContext) {
     let n = means.pace.of(4);
     full(means, big(Manners::default().deaf()), n, 500, header(NOTHING)).await;
 }
 
 /// See [`super::ALL`].
-pub async fn unread_dialling(means: Means) {
+pub async fn unread_dialling(means: AttackContext) {
     let streams = means.pace.of(200);
     full(means, big(Manners::default().bulk()), 1, streams, header(HOLE)).await;
 }
 
-fn ask(order: Order) -> Vec<u8> {
+fn ask(order: AgentOrder) -> Vec<u8> {
     [header(GRANTED), order.bytes()].concat()
 }
 
 /// See [`super::ALL`].
-pub async fn unread_granted(means: Means) {
+pub async fn unread_granted(means: AttackContext) {
     let n = means.pace.of(4);
-    full(means, big(Manners::default()), n, 500, ask(Order::Ignore)).await;
+    full(means, big(Manners::default()), n, 500, ask(AgentOrder::Ignore)).await;
 }
 
 /// Granted streams whose packets beyond the order are rewritten.
 async fn rewritten(
-    means: Means,
+    means: AttackContext,
     mut manners: Manners,
     streams: usize,
     make: fn(u64) -> forge::Rewrite,
 ) {
     // Headers are of one length, since all names are.
-    let first = ask(Order::Ignore);
+    let first = ask(AgentOrder::Ignore);
     manners.rewrite = Some(make(first.len() as u64));
     let Some(conn) = connect(&means, 1, 1, &big(manners)).await.pop().map(Arc::new) else { return };
     let mut filling = JoinSet::new();
@@ -94,7 +94,7 @@ async fn rewritten(
         let (means, conn) = (means.clone(), Arc::clone(&conn));
         filling.spawn(async move {
             while means.pace.goes_on() && conn.quinn.close_reason().is_none() {
-                let Ok((mut send, mut recv)) = conn.begin(&ask(Order::Ignore)).await else {
+                let Ok((mut send, mut recv)) = conn.begin(&ask(AgentOrder::Ignore)).await else {
                     return;
                 };
                 means.counts.add("streams", 1);
@@ -110,13 +110,13 @@ async fn rewritten(
 }
 
 /// See [`super::ALL`].
-pub async fn gap(means: Means) {
+pub async fn gap(means: AttackContext) {
     let streams = means.pace.of(200);
     rewritten(means, Manners::default().bulk(), streams, |at| forge::gap(at..at + 1)).await;
 }
 
 /// See [`super::ALL`].
-pub async fn crumbs(means: Means) {
+pub async fn crumbs(means: AttackContext) {
     let streams = means.pace.of(900);
     // Seven to nine bytes apart: some 800 of them.
     let make = |at| forge::crumbs(at..at + 6_000);
@@ -124,9 +124,9 @@ pub async fn crumbs(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn batched_crumbs(means: Means) {
+pub async fn batched_crumbs(means: AttackContext) {
     let streams = means.pace.of(900);
-    let first = ask(Order::Ignore);
+    let first = ask(AgentOrder::Ignore);
     let mut manners = big(Manners::default().bulk());
     manners.rewrite = Some(forge::batched_crumbs(first.len() as u64, streams as u64));
     let Some(conn) = connect(&means, 1, 1, &manners).await.pop() else { return };
@@ -153,8 +153,12 @@ pub async fn batched_crumbs(means: Means) {
 }
 
 /// Connections with some granted streams of endless answers each, of which `read` becomes something.
-async fn flooded<F>(means: Means, manners: Manners, n: usize, read: fn(Means, Arc<Conn>) -> F)
-where
+async fn flooded<F>(
+    means: AttackContext,
+    manners: Manners,
+    n: usize,
+    read: fn(AttackContext, Arc<EnemyConnection>) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let all = connect(&means, n, 1, &manners).await;
@@ -168,13 +172,13 @@ where
 }
 
 /// See [`super::ALL`].
-pub async fn unread_answers(means: Means) {
+pub async fn unread_answers(means: AttackContext) {
     let n = means.pace.of(64);
     // Far less than what would be a download: the answers stay in the victim.
     let mut manners = Manners::default().bulk();
     (manners.stream_window, manners.window) = (1 << 18, 1 << 18);
     flooded(means, manners, n, |means, conn| async move {
-        let Ok(_held) = conn.begin(&ask(Order::Flood)).await else { return };
+        let Ok(_held) = conn.begin(&ask(AgentOrder::Flood)).await else { return };
         means.counts.add("streams", 1);
         means.pace.end().await;
     })
@@ -182,12 +186,12 @@ pub async fn unread_answers(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn unacknowledged_answers(means: Means) {
+pub async fn unacknowledged_answers(means: AttackContext) {
     let n = means.pace.of(64);
     let mut manners = Manners::default().bulk().greedy();
     manners.rewrite = Some(forge::no_acknowledgements());
     flooded(means, manners, n, |means, conn| async move {
-        let Ok((_send, mut recv)) = conn.begin(&ask(Order::Flood)).await else { return };
+        let Ok((_send, mut recv)) = conn.begin(&ask(AgentOrder::Flood)).await else { return };
         means.counts.add("streams", 1);
         while let Ok(Ok(Some(chunk))) =
             timeout_at(means.pace.until, recv.read_chunk(1 << 16, false)).await
@@ -200,14 +204,16 @@ pub async fn unacknowledged_answers(means: Means) {
 }
 
 /// See [`super::ALL`].
-pub async fn slow_reader(means: Means) {
+pub async fn slow_reader(means: AttackContext) {
     let all = connect(&means, 2, 1, &Manners::default()).await;
     let mut running = JoinSet::new();
     for conn in all.into_iter().map(Arc::new) {
         for _ in 0..means.pace.of(500) {
             let (means, conn) = (means.clone(), Arc::clone(&conn));
             running.spawn(async move {
-                let Ok((_send, mut recv)) = conn.begin(&ask(Order::Flood)).await else { return };
+                let Ok((_send, mut recv)) = conn.begin(&ask(AgentOrder::Flood)).await else {
+                    return;
+                };
                 means.counts.add("streams", 1);
                 while means.pace.goes_on() {
                     if !matches!(recv.read_chunk(1000, true).await, Ok(Some(_))) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Form, WARM};
 use crate::hostile::footprint::Footprint;
-use crate::hostile::load::Account;
+use crate::hostile::load::LoadAccount;
 
 /// What an attack may cost at most, in KiB of resident memory: the budget of one peer's buffers twice, and
 /// what its connections and tasks take.
@@ -16,7 +16,7 @@ const OF_STREAM: u64 = 40;
 /// The same for who has no certificate.
 const STRANGERS_MEMORY: u64 = 32 << 10;
 /// A percentile below this is not worth comparing.
-const LEAST_P99: Duration = Duration::from_millis(20);
+const LEAST_P99_DELAY: Duration = Duration::from_millis(20);
 
 /// What was measured of one attack.
 #[derive(Debug, Clone, Default)]
@@ -28,8 +28,8 @@ pub struct Trial {
     pub counts: BTreeMap<String, u64>,
     pub(super) proved: bool,
     /// Honest traffic before and during: the neighbour's and the victim's own.
-    pub(super) quiet: [Account; 2],
-    pub(super) during: [Account; 2],
+    pub(super) quiet: [LoadAccount; 2],
+    pub(super) during: [LoadAccount; 2],
     /// The victim before, at its largest, and after.
     pub(super) base: Footprint,
     pub(super) peak_rss: u64,
@@ -49,11 +49,11 @@ pub struct Trial {
     pub(super) more_faults: Vec<String>,
 }
 
-fn rate(account: &Account) -> f64 {
+fn rate(account: &LoadAccount) -> f64 {
     account.answered as f64 / account.seconds
 }
 
-fn moved(account: &Account) -> f64 {
+fn moved(account: &LoadAccount) -> f64 {
     account.moved as f64 / account.seconds
 }
 
@@ -116,7 +116,7 @@ impl Trial {
                 faults
                     .push(format!("{whose} transfer: {:.0} %", 100.0 * moved(now) / moved(quiet)));
             }
-            if now.p99 > 3 * quiet.p99.max(LEAST_P99) {
+            if now.p99 > 3 * quiet.p99.max(LEAST_P99_DELAY) {
                 faults.push(format!("{whose} p99: {:?} of {:?}", now.p99, quiet.p99));
             }
             if now.longest_handshake > Duration::from_secs(2) {

@@ -11,10 +11,10 @@ use super::Court;
 use crate::hostile::attacks::state::BACK;
 use crate::hostile::footprint::Footprint;
 use crate::hostile::load::{on, request};
-use crate::hostile::stage::{LURE_AT, Stage};
+use crate::hostile::stage::{AttackStage, LURE_AT};
 
 /// What status says that names the enemy: codes of problems, and fields of its link.
-pub(super) fn told(stage: &Stage) -> BTreeSet<String> {
+pub(super) fn told(stage: &AttackStage) -> BTreeSet<String> {
     stage.victim.status().map(|status| told_in(&status)).unwrap_or_default()
 }
 
@@ -31,24 +31,24 @@ fn told_in(status: &serde_json::Value) -> BTreeSet<String> {
 }
 
 /// Samples the victim while an attack goes on.
-pub(super) struct Watch {
+pub(super) struct VictimWatch {
     over: Arc<AtomicBool>,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<VictimObservation>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(super) struct VictimObservation {
     pub(super) rss: u64,
     pub(super) fds: usize,
     pub(super) streams: u64,
     pub(super) named: BTreeSet<String>,
 }
 
-impl Watch {
+impl VictimWatch {
     pub(super) fn begin(court: &Court, known: &BTreeSet<String>) -> Self {
         let (over, seen) =
-            (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
+            (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(VictimObservation::default())));
         let pid = court.stage.victim.pid();
         let (ended, noted) = (over.clone(), seen.clone());
         let looking = std::thread::spawn(move || {
@@ -78,7 +78,7 @@ impl Watch {
         Self { over, seen, threads: vec![looking, asking] }
     }
 
-    pub(super) fn end(self) -> Seen {
+    pub(super) fn end(self) -> VictimObservation {
         self.over.store(true, Relaxed);
         self.threads.into_iter().for_each(|t| t.join().unwrap());
         self.seen.lock().unwrap().clone()
@@ -86,10 +86,10 @@ impl Watch {
 }
 
 /// Hears what the victim sends to places that no peer may lead it to.
-pub(super) struct Ears(Vec<(&'static str, UdpSocket)>);
+pub(super) struct LeakProbe(Vec<(&'static str, UdpSocket)>);
 
-impl Ears {
-    pub(super) fn open(stage: &Stage) -> Self {
+impl LeakProbe {
+    pub(super) fn open(stage: &AttackStage) -> Self {
         stage.bank.enter(|| {
             drop(
                 std::process::Command::new("ip")
@@ -97,7 +97,7 @@ impl Ears {
                     .output(),
             );
         });
-        let pod = crate::lab::Host::named("fraud");
+        let pod = crate::lab::LabHost::named("fraud");
         let open = |address: &'static str| {
             let host = if address.starts_with("10.244") { &pod } else { &stage.bank };
             let socket = host.enter(move || UdpSocket::bind(address).unwrap());
@@ -125,7 +125,7 @@ impl Ears {
 pub(super) struct Lured(Arc<AtomicBool>);
 
 impl Lured {
-    pub(super) fn begin(stage: &Stage) -> Self {
+    pub(super) fn begin(stage: &AttackStage) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let ended = over.clone();
         drop(on(&stage.teller, move || async move {

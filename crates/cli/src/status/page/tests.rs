@@ -1,7 +1,8 @@
 //! What people see, for a node that is well, one that is not, and one that is told hostile things.
 
 use adit_daemon::status::{
-    Backend, Connection, Dials, Export, ExportPort, Grant, PeerNode, Problem, Using, ViewSource,
+    ActiveSource, Backend, ConnectionReport, DialSummary, Export, ExportPort, Grant, PeerNode,
+    StatusProblem, ViewSource,
 };
 
 use super::*;
@@ -9,15 +10,15 @@ use super::*;
 const PLAIN: Style = Style { width: None, colour: false };
 
 /// Node e1 of `edge`, all well.
-fn edge() -> Status {
-    let mut status = Status::default();
+fn edge() -> StatusDocument {
+    let mut status = StatusDocument::default();
     let node = &mut status.node;
     (node.cluster, node.node) = ("edge".into(), "e1".into());
     node.ready = true;
     node.uptime_seconds = 7260;
     node.boot_id = "1a2b3c4d5e6f70819203a4b5c6d7e8f9".into();
     node.certificate.seconds_left = 80_000;
-    let connection = Connection {
+    let connection = ConnectionReport {
         direction: "dialled".into(),
         lane: "interactive".into(),
         remote: "172.18.2.2:7843".into(),
@@ -25,7 +26,7 @@ fn edge() -> Status {
         congestion_window: 12_000,
         mtu: 1452,
         streams: 2,
-        ..Connection::default()
+        ..ConnectionReport::default()
     };
     let peer = PeerNode {
         node: "b1".into(),
@@ -35,13 +36,13 @@ fn edge() -> Status {
     };
     status.links.push(Link {
         cluster: "bank".into(),
-        state: LinkState::Up,
+        state: LinkHealth::Up,
         view: Some(ViewSource { hub: "b1".into(), epoch: 7, sequence: 42, age_seconds: 2 }),
         nodes: vec![peer],
-        dials: Dials { attempts: 3, ..Dials::default() },
+        dials: DialSummary { attempts: 3, ..DialSummary::default() },
         ..Link::default()
     });
-    let streams = Streams {
+    let streams = StreamCounts {
         open: 2,
         total: 1203,
         refused: 4,
@@ -49,7 +50,7 @@ fn edge() -> Status {
         bytes_out: 2048,
         bytes_in: 5 << 20,
         last_failure: Some(Reason { code: "denied".into(), sentence: "no grant".into() }),
-        ..Streams::default()
+        ..StreamCounts::default()
     };
     let port = ImportPort {
         name: "http".into(),
@@ -81,7 +82,11 @@ fn edge() -> Status {
             service_account: "*".into(),
         }],
         hop: "any".into(),
-        using: vec![Using { source: "agents/fraud-bot@bank".into(), asserted: true, streams: 1 }],
+        using: vec![ActiveSource {
+            source: "agents/fraud-bot@bank".into(),
+            asserted: true,
+            streams: 1,
+        }],
         ..Export::default()
     });
     status.streams.open = 2;
@@ -89,9 +94,9 @@ fn edge() -> Status {
     status
 }
 
-fn problem(severity: Severity, about: &str, code: &str, sentence: &str) -> Problem {
+fn problem(severity: StatusSeverity, about: &str, code: &str, sentence: &str) -> StatusProblem {
     let reason = Reason { code: code.into(), sentence: sentence.into() };
-    Problem { severity, about: about.into(), reason }
+    StatusProblem { severity, about: about.into(), reason }
 }
 
 /// The cells of the line that begins with this text.
@@ -145,7 +150,7 @@ fn a_healthy_node_is_told_on_one_page() {
 #[test]
 fn a_refusal_that_was_told_to_be_is_told_and_not_wrong() {
     let mut status = edge();
-    status.problems = vec![problem(Severity::Notice, "import a/b", "denied", "no grant")];
+    status.problems = vec![problem(StatusSeverity::Notice, "import a/b", "denied", "no grant")];
     let page = render(&status, PLAIN);
     let head: Vec<_> = page.lines().take(2).collect();
     assert_eq!(head, ["edge/e1: all is well", "  · import a/b: no grant (denied)"]);
@@ -155,15 +160,15 @@ fn a_refusal_that_was_told_to_be_is_told_and_not_wrong() {
 fn what_is_wrong_stands_first() {
     let mut status = edge();
     status.problems = vec![
-        problem(Severity::Error, "link bank", "link-down", "no answer from 172.18.2.2:7843"),
-        problem(Severity::Warning, "certificate", "certificate-ending", "it ends soon"),
+        problem(StatusSeverity::Error, "link bank", "link-down", "no answer from 172.18.2.2:7843"),
+        problem(StatusSeverity::Warning, "certificate", "certificate-ending", "it ends soon"),
     ];
-    status.links[0].state = LinkState::Down;
-    status.links[0].dials = Dials {
+    status.links[0].state = LinkHealth::Down;
+    status.links[0].dials = DialSummary {
         attempts: 9,
         failures: 5,
         last_error: Some("timed out".into()),
-        ..Dials::default()
+        ..DialSummary::default()
     };
     let page = render(&status, PLAIN);
     let head: Vec<_> = page.lines().take(3).collect();
@@ -183,7 +188,7 @@ fn what_is_wrong_stands_first() {
 
 #[test]
 fn an_empty_node_has_no_empty_tables() {
-    let page = render(&Status::default(), PLAIN);
+    let page = render(&StatusDocument::default(), PLAIN);
     for heading in ["LINK", "IMPORT", "EXPORT", "BACKEND", "SOURCE"] {
         assert!(!page.contains(heading), "{page}");
     }
@@ -205,8 +210,9 @@ fn nothing_hostile_reaches_the_terminal() {
     let hostile = "a\u{1b}[31m\u{9b}\u{202e}b\r";
     let text = serde_json::to_string(&edge()).unwrap();
     // Every string value of the document that is free text.
-    let mut status: Status = serde_json::from_str(&text.replace("fraud-bot", "evil")).unwrap();
-    status.problems = vec![problem(Severity::Error, hostile, hostile, hostile)];
+    let mut status: StatusDocument =
+        serde_json::from_str(&text.replace("fraud-bot", "evil")).unwrap();
+    status.problems = vec![problem(StatusSeverity::Error, hostile, hostile, hostile)];
     status.node.cluster = hostile.into();
     status.node.certificate.id = hostile.into();
     status.node.configuration.path = hostile.into();

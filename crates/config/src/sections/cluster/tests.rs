@@ -8,10 +8,11 @@ use std::time::Duration;
 use adit_core::snapshot::{Class, Hop};
 
 use crate::cluster::{
-    AppProtocols, ClusterConfig, ClusterReport, EXAMPLE, Mode, Network, NodeFacts, Services, parse,
+    AppProtocols, ClusterConfig, ClusterReport, EXAMPLE, NetworkConfig, NetworkMode, NodeFacts,
+    ServiceSelection, parse,
 };
-use crate::config::{Admin, Limits};
-use crate::reader::{Item, Sink};
+use crate::config::{AdminConfig, LimitsConfig};
+use crate::reader::{ProblemSink, ValueReader};
 use crate::sections::tests::keys;
 use crate::tree;
 
@@ -57,11 +58,11 @@ fn the_example_means_what_it_says() {
     let [also] = &link.also_allow[..] else { panic!() };
     assert_eq!(also.to_string(), "agent-catalog/browser");
     let [one, many] = &config.exports[..] else { panic!() };
-    assert!(matches!(&one.services, Services::Named(s) if s.name() == "support-bot"));
+    assert!(matches!(&one.services, ServiceSelection::Named(s) if s.name() == "support-bot"));
     assert_eq!((one.hop, one.class, one.replay), (Hop::Any, Class::Interactive, false));
     assert_eq!(one.probe, Some(Duration::from_secs(5)));
     assert!(matches!(&one.app_protocol, AppProtocols::All(p) if p.as_str() == "kgateway.dev/a2a"));
-    let Services::Selected { namespaces, labels } = &many.services else { panic!() };
+    let ServiceSelection::Selected { namespaces, labels } = &many.services else { panic!() };
     assert_eq!((namespaces[0].as_str(), &*labels["kagenti.io/type"]), ("team-*", "agent"));
     let AppProtocols::Ports(ports) = &many.app_protocol else { panic!() };
     assert_eq!(ports[&"http".parse().unwrap()].as_str(), "kgateway.dev/a2a");
@@ -69,17 +70,20 @@ fn the_example_means_what_it_says() {
     let [import] = &config.imports[..] else { panic!() };
     assert_eq!((import.allow.as_ref().map(Vec::len), import.create_service), (Some(1), true));
     assert_eq!(config.opt_in[0].export_to, config.opt_in[0].import_from);
-    assert_eq!(config.network, Network::default(), "the example shows the defaults");
+    assert_eq!(config.network, NetworkConfig::default(), "the example shows the defaults");
     assert_eq!(config.limits.unknown_source_hold, Duration::from_secs(10));
     let hold = Duration::ZERO;
-    assert_eq!(Limits { unknown_source_hold: hold, ..config.limits }, Limits::default());
+    assert_eq!(
+        LimitsConfig { unknown_source_hold: hold, ..config.limits },
+        LimitsConfig::default()
+    );
 }
 
 #[test]
 fn the_example_has_every_key_of_the_format() {
     let tree = tree::parse(EXAMPLE).unwrap();
-    let sink = Sink::default();
-    super::read(&[Item::root(&sink, &tree)], true).config().unwrap();
+    let sink = ProblemSink::default();
+    super::read(&[ValueReader::root(&sink, &tree)], true).config().unwrap();
     let mut shown = Default::default();
     keys(&tree, "", &mut shown);
     // The keys of these are not ours.
@@ -93,7 +97,7 @@ fn a_name_is_enough_and_defaults_are_filled_in() {
     let config = good([NAME, ("notes.txt", "{{ not ours"), ("empty.yaml", "# nothing yet\n")]);
     assert_eq!(config.trust_domain.as_str(), "edge.adit.internal");
     assert!(config.links.is_empty() && config.exports.is_empty() && config.imports.is_empty());
-    assert_eq!((config.network, config.opt_in.len()), (Network::default(), 0));
+    assert_eq!((config.network, config.opt_in.len()), (NetworkConfig::default(), 0));
     assert_eq!(config.limits.unknown_source_hold, Duration::from_secs(10));
     let config = good([NAME, LINK, ("i.yaml", "imports: [{service: a/b, from: bank}]")]);
     assert_eq!((config.imports[0].allow.clone(), config.imports[0].create_service), (None, true));
@@ -263,7 +267,7 @@ fn a_node_gets_its_part() {
             "network: {port: 7000, metrics: '127.0.0.1:7001', mode: nodeAddress}\nlog: {level: debug}\n",
         ),
     ]);
-    assert_eq!(config.network.mode, Mode::NodeAddress);
+    assert_eq!(config.network.mode, NetworkMode::NodeAddress);
     let facts = |addresses: &[&str]| NodeFacts {
         name: "e1".parse().unwrap(),
         addresses: addresses.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect(),
@@ -283,7 +287,7 @@ fn a_node_gets_its_part() {
     );
     assert_eq!(
         (node.admin, node.metrics),
-        (Admin::default(), Some("127.0.0.1:7001".parse().unwrap()))
+        (AdminConfig::default(), Some("127.0.0.1:7001".parse().unwrap()))
     );
     assert_eq!((node.log, node.limits), (config.log, config.limits.clone()));
 
@@ -295,19 +299,19 @@ fn a_node_gets_its_part() {
 #[test]
 fn a_network_survives_its_line() {
     for network in [
-        Network::default(),
-        Network {
-            mode: Mode::NodeAddress,
+        NetworkConfig::default(),
+        NetworkConfig {
+            mode: NetworkMode::NodeAddress,
             range: ([100, 64, 0, 0].into(), 10),
             range6: ("fd42::".parse().unwrap(), 64),
             port: 1,
             listener_port: 20_000,
-            ..Network::default()
+            ..NetworkConfig::default()
         },
     ] {
-        assert_eq!(Network::default().from_line(&network.line()), Some(network));
+        assert_eq!(NetworkConfig::default().from_line(&network.line()), Some(network));
     }
-    assert_eq!(Network::default().from_line("localRange 198.18.0.0"), None);
+    assert_eq!(NetworkConfig::default().from_line("localRange 198.18.0.0"), None);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
-fn header() -> Header {
-    Header {
+fn header() -> StreamHeader {
+    StreamHeader {
         target: Target {
             service: "trustusbank-bank-agents/fraud-bot".parse().unwrap(),
             port: "http".parse().unwrap(),
@@ -12,11 +12,11 @@ fn header() -> Header {
             service_account: "support-bot".parse().unwrap(),
         },
         flow: Some([7; 16]),
-        trace: Some(Trace { trace: [1; 16], span: [2; 8], flags: 1 }),
+        trace: Some(TraceContext { trace: [1; 16], span: [2; 8], flags: 1 }),
     }
 }
 
-fn encoded(header: &Header) -> BytesMut {
+fn encoded(header: &StreamHeader) -> BytesMut {
     let mut out = BytesMut::new();
     header.encode(&mut out);
     out
@@ -27,10 +27,10 @@ fn raw(fields: &[(u64, &[u8])]) -> BytesMut {
     let mut body = BytesMut::new();
     for (kind, value) in fields {
         super::super::tlv::put_varint(&mut body, *kind);
-        put_run(&mut body, value);
+        put_length_prefixed(&mut body, value);
     }
     let mut out = BytesMut::new();
-    put_run(&mut out, &body);
+    put_length_prefixed(&mut out, &body);
     out
 }
 
@@ -42,7 +42,7 @@ fn round_trip_and_the_bytes_after_survive() {
     let mut bytes = encoded(&header());
     let len = bytes.len();
     bytes.extend_from_slice(b"GET / HTTP/1.1");
-    let (decoded, taken) = Header::decode(&bytes).unwrap().unwrap();
+    let (decoded, taken) = StreamHeader::decode(&bytes).unwrap().unwrap();
     assert_eq!((decoded, taken), (header(), len));
     assert_eq!(&bytes[taken..], b"GET / HTTP/1.1");
 }
@@ -51,7 +51,7 @@ fn round_trip_and_the_bytes_after_survive() {
 fn every_truncation_asks_for_more() {
     let bytes = encoded(&header());
     for cut in 0..bytes.len() {
-        assert_eq!(Header::decode(&bytes[..cut]), Ok(None), "cut at {cut}");
+        assert_eq!(StreamHeader::decode(&bytes[..cut]), Ok(None), "cut at {cut}");
     }
 }
 
@@ -62,7 +62,7 @@ fn every_flipped_byte_is_refused_or_reads_as_something_whole() {
         for flip in 1..=255u8 {
             let mut changed = bytes.clone();
             changed[at] ^= flip;
-            if let Ok(Some((read, taken))) = Header::decode(&changed) {
+            if let Ok(Some((read, taken))) = StreamHeader::decode(&changed) {
                 // What is accepted encodes to what arrived, but for optional fields it did not know.
                 assert!(encoded(&read).len() <= taken, "byte {at} ^ {flip}");
             }
@@ -91,14 +91,17 @@ fn bad_headers_give_the_reason_meant_for_them() {
         (raw(&[(1, NS), (5, b"\0@evil/ns/a/sa/b")]), WireError::Invalid("source")),
         (raw(&[(1, NS), (5, SRC), (16, b"short")]), WireError::Invalid("flow")),
         (raw(&[(1, NS), (5, SRC), (18, b"short")]), WireError::Invalid("trace")),
-        (raw(&[(1, &long)]), WireError::TooLong(LIMIT - 2)),
+        (raw(&[(1, &long)]), WireError::TooLong(MAX_HEADER_LEN - 2)),
         (BytesMut::from(&[0x40, 0x05, 0, 0][..]), WireError::OverlongInteger),
         (BytesMut::from(&[3, 1, 40, b'a'][..]), WireError::Truncated),
     ] {
-        assert_eq!(Header::decode(&bytes), Err(why), "{bytes:?}");
+        assert_eq!(StreamHeader::decode(&bytes), Err(why), "{bytes:?}");
     }
     let skipped = raw(&[(1, NS), (5, SRC), (100, b"later")]);
-    assert!(Header::decode(&skipped).unwrap().is_some(), "an unknown optional field is skipped");
+    assert!(
+        StreamHeader::decode(&skipped).unwrap().is_some(),
+        "an unknown optional field is skipped"
+    );
 }
 
 #[test]
@@ -106,7 +109,7 @@ fn the_longest_names_fit() {
     let long = |n: usize| "a".repeat(n);
     let service = format!("{}/{}", long(63), long(63));
     let account = [long(63), long(63), long(63), long(61)].join(".");
-    let header = Header {
+    let header = StreamHeader {
         target: Target { service: service.parse().unwrap(), port: long(63).parse().unwrap() },
         source: Workload {
             namespace: long(63).parse().unwrap(),
@@ -116,31 +119,32 @@ fn the_longest_names_fit() {
     };
     let bytes = encoded(&header);
     // Longer ones than Kubernetes' own limits in use do not fit, and are refused by the sender's side.
-    assert!(bytes.len() > LIMIT, "{}", bytes.len());
-    assert_eq!(Header::decode(&bytes), Err(WireError::TooLong(LIMIT - 2)));
+    assert!(bytes.len() > MAX_HEADER_LEN, "{}", bytes.len());
+    assert_eq!(StreamHeader::decode(&bytes), Err(WireError::TooLong(MAX_HEADER_LEN - 2)));
 }
 
 #[test]
 fn a_hostile_reason_becomes_printable() {
-    let answer = Answer::refused(Code::NoBackend, &format!("a\x1b[31m\n\0é{}", "x".repeat(400)));
+    let answer =
+        StreamAnswer::refused(Code::NoBackend, &format!("a\x1b[31m\n\0é{}", "x".repeat(400)));
     let mut out = BytesMut::new();
     answer.encode(&mut out);
-    let (read, taken) = Answer::decode(&out).unwrap().unwrap();
+    let (read, taken) = StreamAnswer::decode(&out).unwrap().unwrap();
     assert_eq!((&read, taken), (&answer, out.len()));
-    assert!(read.reason.starts_with("a?[31m???x") && read.reason.len() == REASON_LIMIT);
+    assert!(read.reason.starts_with("a?[31m???x") && read.reason.len() == MAX_REASON_LEN);
     let mut raw = raw(&[(1, &[0]), (2, b"a\x1b[31m")]);
-    assert_eq!(Answer::decode(&raw), Err(WireError::Invalid("reason")));
+    assert_eq!(StreamAnswer::decode(&raw), Err(WireError::Invalid("reason")));
     raw.truncate(3);
-    assert_eq!(Answer::decode(&raw), Ok(None));
+    assert_eq!(StreamAnswer::decode(&raw), Ok(None));
 }
 
 proptest! {
     #[test]
     fn any_bytes_are_refused_or_whole(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-        if let Ok(Some((header, taken))) = Header::decode(&bytes) {
+        if let Ok(Some((header, taken))) = StreamHeader::decode(&bytes) {
             prop_assert!(taken <= bytes.len() && encoded(&header).len() <= taken);
         }
-        if let Ok(Some((_, taken))) = Answer::decode(&bytes) {
+        if let Ok(Some((_, taken))) = StreamAnswer::decode(&bytes) {
             prop_assert!(taken <= bytes.len());
         }
     }
@@ -150,13 +154,13 @@ proptest! {
         ns in "[a-z]([a-z0-9-]{0,20}[a-z0-9])?", svc in "[a-z]{1,20}", port in "[a-z]{0,15}",
         sa in "[a-z]{1,20}(\\.[a-z]{1,9})?", flow: Option<[u8; 16]>,
     ) {
-        let header = Header {
+        let header = StreamHeader {
             target: Target { service: format!("{ns}/{svc}").parse().unwrap(), port: port.parse().unwrap() },
             source: Workload { namespace: ns.parse().unwrap(), service_account: sa.parse().unwrap() },
             flow,
             trace: None,
         };
         let bytes = encoded(&header);
-        prop_assert_eq!(Header::decode(&bytes), Ok(Some((header, bytes.len()))));
+        prop_assert_eq!(StreamHeader::decode(&bytes), Ok(Some((header, bytes.len()))));
     }
 }

@@ -7,7 +7,7 @@
 
 use bytes::BytesMut;
 
-use super::super::tlv::{Reader, Value, WireError, Writer};
+use super::super::tlv::{TlvReader, TlvValue, TlvWriter, WireError};
 use crate::code::Code;
 use crate::fault::BackendFault;
 use crate::name::PortName;
@@ -19,7 +19,7 @@ pub struct ExportFault {
     /// The export and its port.
     pub target: Target,
     /// Whether none answers that this node knows; otherwise none of those that run on it, and others do.
-    pub is_whole: bool,
+    pub is_whole_export: bool,
     /// Why; `None` where there is no backend.
     pub fault: Option<BackendFault>,
     /// How many backends the port has in the cluster, as far as this node knows.
@@ -30,38 +30,38 @@ pub struct ExportFault {
 
 impl ExportFault {
     pub(super) fn fields(&self) -> BytesMut {
-        let mut fields = Writer::default();
+        let mut fields = TlvWriter::default();
         fields.text(1, &self.target.service.to_string());
         if !self.target.port.as_str().is_empty() {
             fields.text(3, self.target.port.as_str());
         }
-        fields.integer(5, u64::from(self.is_whole));
+        fields.integer(5, u64::from(self.is_whole_export));
         if let Some(fault) = self.fault {
             fields.integer(6, fault.code().number());
         }
         fields.integer(8, self.total.into()).integer(10, self.here.into());
-        fields.take()
+        fields.finish()
     }
 
-    pub(super) fn read(value: Value<'_>) -> Result<Self, WireError> {
+    pub(super) fn read(value: TlvValue<'_>) -> Result<Self, WireError> {
         let (mut service, mut port, mut is_whole) = (None, PortName::default(), false);
         let (mut fault, mut total, mut here) = (None, 0, 0);
-        let count = |value: Value<'_>| -> Result<u32, WireError> {
+        let count = |value: TlvValue<'_>| -> Result<u32, WireError> {
             u32::try_from(value.integer("backends")?).map_err(|_| WireError::Invalid("backends"))
         };
-        let mut fields = Reader::new(value.0);
+        let mut fields = TlvReader::new(value.0);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 1 => service = Some(value.name("service")?),
                 3 => port = value.name("port")?,
                 5 => is_whole = value.integer("fault")? > 0,
-                6 => fault = BackendFault::of(Code::from_number(value.integer("fault")?)),
+                6 => fault = BackendFault::from_code(Code::from_number(value.integer("fault")?)),
                 8 => total = count(value)?,
                 10 => here = count(value)?,
-                other => Reader::unknown(other)?,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         let service = service.ok_or(WireError::Missing("service"))?;
-        Ok(Self { target: Target { service, port }, is_whole, fault, total, here })
+        Ok(Self { target: Target { service, port }, is_whole_export: is_whole, fault, total, here })
     }
 }

@@ -3,16 +3,16 @@
 //!
 //! A node dials backends of others only where the export allows the hop, so it knows of the others' from this alone.
 //! The sum of what all nodes said of themselves, by the one who has heard them all; an earlier version says and reads
-//! nothing. At most [`QUESTION_LIMIT`] bytes until the stream's end: 2 list of [`ExportFault`], 4 for how long it
+//! nothing. At most [`MAX_QUESTION_LEN`] bytes until the stream's end: 2 list of [`ExportFault`], 4 for how long it
 //! holds, in milliseconds.
 
 use bytes::BytesMut;
 
-use super::super::tlv::{Reader, WireError, Writer};
+use super::super::tlv::{TlvReader, TlvWriter, WireError};
 use super::{ExportFault, NodeReport};
 
 /// The longest question, in bytes.
-pub const QUESTION_LIMIT: usize = 32 * 1024;
+pub const MAX_QUESTION_LEN: usize = 32 * 1024;
 
 /// What is told with a question.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,10 +27,10 @@ impl ReportQuestion {
     /// The question on the wire. What is too much is left out, from the end.
     #[must_use]
     pub fn encode(&self) -> BytesMut {
-        let mut fields = Writer::default();
+        let mut fields = TlvWriter::default();
         fields.list(2, self.unserved.iter().take(NodeReport::MAX_EXPORTS).map(ExportFault::fields));
         fields.integer(4, self.valid_ms);
-        fields.take()
+        fields.finish()
     }
 
     /// Reads a whole question; an empty one says nothing.
@@ -38,10 +38,10 @@ impl ReportQuestion {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        if bytes.len() > QUESTION_LIMIT {
-            return Err(WireError::TooLong(QUESTION_LIMIT));
+        if bytes.len() > MAX_QUESTION_LEN {
+            return Err(WireError::TooLong(MAX_QUESTION_LEN));
         }
-        let (mut question, mut fields) = (Self::default(), Reader::new(bytes));
+        let (mut question, mut fields) = (Self::default(), TlvReader::new(bytes));
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 2 => {
@@ -49,7 +49,7 @@ impl ReportQuestion {
                         value.list(NodeReport::MAX_EXPORTS, "exports", ExportFault::read)?;
                 }
                 4 => question.valid_ms = value.integer("validity")?,
-                other => Reader::unknown(other)?,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         Ok(question)
@@ -70,7 +70,8 @@ mod tests {
             port: label.parse().unwrap(),
         };
         let fault = Some(BackendFault::Refused);
-        let one = ExportFault { target, is_whole: true, fault, total: u32::MAX, here: u32::MAX };
+        let one =
+            ExportFault { target, is_whole_export: true, fault, total: u32::MAX, here: u32::MAX };
         let question = ReportQuestion { unserved: vec![one; 128], valid_ms: u64::MAX >> 2 };
         let bytes = question.encode();
         assert_eq!(ReportQuestion::decode(&bytes), Ok(question));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::super::tlv::{Reader, Value, WireError, Writer};
-use super::{LIMIT, MAX_NODES, size};
+use super::super::tlv::{TlvReader, TlvValue, TlvWriter, WireError};
+use super::{MAX_MESSAGE_LEN, MAX_NODES, memory_size};
 use crate::code::Code;
 use crate::fault::BackendFault;
 use crate::name::{NameError, NodeName, PortName, ServiceName};
@@ -23,7 +23,7 @@ const SAME_NODE: u64 = 1;
 const BULK: u64 = 2;
 const REPLAY: u64 = 4;
 
-pub(super) fn write_export(fields: &mut Writer, service: &ServiceName, export: &PeerExport) {
+pub(super) fn write_export(fields: &mut TlvWriter, service: &ServiceName, export: &PeerExport) {
     let flags = [
         (export.hop == Hop::SameNode, SAME_NODE),
         (export.class == Class::Bulk, BULK),
@@ -31,15 +31,15 @@ pub(super) fn write_export(fields: &mut Writer, service: &ServiceName, export: &
     ];
     let flags = flags.into_iter().filter(|(on, _)| *on).map(|(_, bit)| bit).sum();
     fields.text(1, &service.to_string());
-    fields.list(3, export.ports.iter().map(port));
-    fields.list(5, export.grants.iter().map(grant));
+    fields.list(3, export.ports.iter().map(write_port));
+    fields.list(5, export.grants.iter().map(write_grant));
     if flags != 0 {
         fields.integer(6, flags);
     }
 }
 
-fn port(port: &PeerPort) -> BytesMut {
-    let mut fields = Writer::default();
+fn write_port(port: &PeerPort) -> BytesMut {
+    let mut fields = TlvWriter::default();
     if !port.name.as_str().is_empty() {
         fields.text(1, port.name.as_str());
     }
@@ -48,45 +48,45 @@ fn port(port: &PeerPort) -> BytesMut {
         fields.text(4, protocol.as_str());
     }
     let count = |(node, count): (&NodeName, &u32)| {
-        Writer::default().text(1, node.as_str()).integer(3, u64::from(*count)).take()
+        TlvWriter::default().text(1, node.as_str()).integer(3, u64::from(*count)).finish()
     };
     fields.list(5, port.ready.iter().map(count));
     // With a ready backend it would say nothing.
     if let Some(fault) = port.fault.filter(|_| port.ready.values().all(|count| *count == 0)) {
         fields.integer(6, fault.code().number());
     }
-    fields.take()
+    fields.finish()
 }
 
-fn grant(grant: &WorkloadPattern) -> BytesMut {
-    let mut fields = Writer::default();
-    if let Pattern::Exactly(namespace) = &grant.namespace {
+fn write_grant(grant: &WorkloadPattern) -> BytesMut {
+    let mut fields = TlvWriter::default();
+    if let Pattern::Exact(namespace) = &grant.namespace {
         fields.text(1, namespace.as_str());
     }
-    if let Pattern::Exactly(account) = &grant.service_account {
+    if let Pattern::Exact(account) = &grant.service_account {
         fields.text(3, account.as_str());
     }
-    fields.take()
+    fields.finish()
 }
 
 pub(super) fn read_export(body: &[u8]) -> Result<(ServiceName, Arc<PeerExport>), WireError> {
     let (mut service, mut ports, mut grants, mut flags) = (None, None, None, 0);
-    let mut fields = Reader::new(body);
+    let mut fields = TlvReader::new(body);
     while let Some((kind, value)) = fields.next()? {
         match kind {
             1 => service = Some(value.name("service")?),
             3 => ports = Some(value.list(MAX_PORTS, "ports", read_port)?),
             5 => grants = Some(value.list(MAX_GRANTS, "grants", read_grant)?),
             6 => flags = value.integer("flags")?,
-            other => Reader::unknown(other)?,
+            other => TlvReader::skip_unknown(other)?,
         }
     }
     let ports = ports.ok_or(WireError::Missing("ports"))?;
-    if named_twice(&ports) {
+    if has_duplicate_ports(&ports) {
         return Err(WireError::Repeated("ports"));
     }
     let mut grants = grants.ok_or(WireError::Missing("grants"))?;
-    once_each(&mut grants);
+    dedup_grants(&mut grants);
     let export = PeerExport {
         grants,
         hop: if flags & SAME_NODE != 0 { Hop::SameNode } else { Hop::Any },
@@ -99,7 +99,7 @@ pub(super) fn read_export(body: &[u8]) -> Result<(ServiceName, Arc<PeerExport>),
 
 /// Removes what is there already. A grant that is said again grants nothing more, and would be the cheapest way
 /// to fill a reader's memory.
-pub(crate) fn once_each(grants: &mut Vec<WorkloadPattern>) {
+pub(crate) fn dedup_grants(grants: &mut Vec<WorkloadPattern>) {
     let mut seen = BTreeSet::new();
     let again: Vec<bool> = grants.iter().map(|grant| !seen.insert(grant)).collect();
     let mut again = again.into_iter();
@@ -107,13 +107,13 @@ pub(crate) fn once_each(grants: &mut Vec<WorkloadPattern>) {
     grants.shrink_to_fit();
 }
 
-fn named_twice(ports: &[PeerPort]) -> bool {
+fn has_duplicate_ports(ports: &[PeerPort]) -> bool {
     let before = |(n, p): (usize, &PeerPort)| ports[..n].iter().any(|q| q.name == p.name);
     ports.iter().enumerate().any(before)
 }
 
 /// What a reader would refuse of an export that has valid names; none where it takes it.
-pub(crate) fn flaw(export: &PeerExport, service: &ServiceName) -> Option<WireError> {
+pub(crate) fn export_error(export: &PeerExport, service: &ServiceName) -> Option<WireError> {
     let PeerExport { ports, grants, .. } = export;
     if ports.len() > MAX_PORTS {
         return Some(WireError::TooMany("ports", MAX_PORTS));
@@ -127,22 +127,22 @@ pub(crate) fn flaw(export: &PeerExport, service: &ServiceName) -> Option<WireErr
     if ports.iter().any(|port| port.number == 0) {
         return Some(WireError::Invalid("port number"));
     }
-    if named_twice(ports) {
+    if has_duplicate_ports(ports) {
         return Some(WireError::Repeated("ports"));
     }
     // On the wire it takes less than in memory, which is counted faster.
-    if size::export(service, export) <= LIMIT {
+    if memory_size::export(service, export) <= MAX_MESSAGE_LEN {
         return None;
     }
-    let mut fields = Writer::default();
+    let mut fields = TlvWriter::default();
     write_export(&mut fields, service, export);
-    (fields.take().len() > LIMIT).then_some(WireError::TooLong(LIMIT))
+    (fields.finish().len() > MAX_MESSAGE_LEN).then_some(WireError::TooLong(MAX_MESSAGE_LEN))
 }
 
-fn read_port(value: Value<'_>) -> Result<PeerPort, WireError> {
+fn read_port(value: TlvValue<'_>) -> Result<PeerPort, WireError> {
     let (mut name, mut number, mut app_protocol, mut ready) = (None, None, None, None);
     let mut fault = None;
-    let mut fields = Reader::new(value.0);
+    let mut fields = TlvReader::new(value.0);
     while let Some((kind, value)) = fields.next()? {
         match kind {
             1 => name = Some(value.name::<PortName>("port")?),
@@ -150,8 +150,8 @@ fn read_port(value: Value<'_>) -> Result<PeerPort, WireError> {
             4 => app_protocol = Some(value.name("appProtocol")?),
             5 => ready = Some(value.list(MAX_NODES, "nodes with a ready backend", read_count)?),
             // Of a later version's code for it only that there is none is understood.
-            6 => fault = BackendFault::of(Code::from_number(value.integer("fault")?)),
-            other => Reader::unknown(other)?,
+            6 => fault = BackendFault::from_code(Code::from_number(value.integer("fault")?)),
+            other => TlvReader::skip_unknown(other)?,
         }
     }
     let unnamed = || "".parse().map_err(|_| WireError::Invalid("port"));
@@ -165,36 +165,36 @@ fn read_port(value: Value<'_>) -> Result<PeerPort, WireError> {
     })
 }
 
-fn read_count(value: Value<'_>) -> Result<(NodeName, u32), WireError> {
+fn read_count(value: TlvValue<'_>) -> Result<(NodeName, u32), WireError> {
     let (mut node, mut count) = (None, None);
-    let mut fields = Reader::new(value.0);
+    let mut fields = TlvReader::new(value.0);
     while let Some((kind, value)) = fields.next()? {
         match kind {
             1 => node = Some(value.name("node")?),
             3 => count = u32::try_from(value.integer("count")?).ok(),
-            other => Reader::unknown(other)?,
+            other => TlvReader::skip_unknown(other)?,
         }
     }
     node.zip(count).ok_or(WireError::Invalid("ready"))
 }
 
-fn read_grant(value: Value<'_>) -> Result<WorkloadPattern, WireError> {
+fn read_grant(value: TlvValue<'_>) -> Result<WorkloadPattern, WireError> {
     let (mut namespace, mut service_account) = (Pattern::Any, Pattern::Any);
-    let mut fields = Reader::new(value.0);
+    let mut fields = TlvReader::new(value.0);
     while let Some((kind, value)) = fields.next()? {
         match kind {
-            1 => namespace = exactly(value, "namespace")?,
-            3 => service_account = exactly(value, "service account")?,
-            other => Reader::unknown(other)?,
+            1 => namespace = read_exact_name(value, "namespace")?,
+            3 => service_account = read_exact_name(value, "service account")?,
+            other => TlvReader::skip_unknown(other)?,
         }
     }
     Ok(WorkloadPattern { namespace, service_account })
 }
 
 /// A name, and not the `*` that a pattern's own text form would allow: "any" is told by absence.
-fn exactly<T>(value: Value<'_>, what: &'static str) -> Result<Pattern<T>, WireError>
+fn read_exact_name<T>(value: TlvValue<'_>, what: &'static str) -> Result<Pattern<T>, WireError>
 where
     T: FromStr<Err = NameError>,
 {
-    value.name(what).map(Pattern::Exactly)
+    value.name(what).map(Pattern::Exact)
 }

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::super::tlv::{
-    Reader, WireError, Writer, address, get_run, get_varint, put_run, put_varint, read_address,
+    TlvReader, TlvWriter, WireError, address, get_length_prefixed, get_varint, put_length_prefixed,
+    put_varint, read_address,
 };
-use super::LIMIT;
+use super::MAX_MESSAGE_LEN;
 pub use super::export::{MAX_GRANTS, MAX_PORTS};
 use super::export::{read_export, write_export};
 use super::omissions::RecordKey;
 use crate::name::{ClusterName, NodeName, ServiceName};
-use crate::snapshot::{PeerExport, View};
+use crate::snapshot::{ClusterView, PeerExport};
 
 const SUBSCRIBE: u64 = 1;
 const BEGIN: u64 = 3;
@@ -26,7 +27,7 @@ const MARK: u64 = 13;
 
 /// Asks for a cluster's view from where the subscriber left off.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subscribe {
+pub struct SubscribeRequest {
     /// Whose view: the peer's own cluster, or, asked of a sibling hub, a cluster that it is linked with.
     pub cluster: ClusterName,
     /// The epoch and sequence that the subscriber has, if any.
@@ -35,9 +36,9 @@ pub struct Subscribe {
 
 /// A message of the state stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
+pub enum StateMessage {
     /// The subscriber's only message.
-    Subscribe(Subscribe),
+    Subscribe(SubscribeRequest),
     /// What follows belongs to `epoch`; where it `replaces`, it is the whole view.
     Begin {
         /// Random for each publisher; sequences of two epochs have nothing to do with each other.
@@ -66,16 +67,16 @@ pub enum Message {
 
 /// What a reader makes of a message that is framed as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum ReceivedMessage {
     /// A message.
-    Message(Message),
+    Message(StateMessage),
     /// A record that breaks a bound or a grammar: to be left out, and the rest is heard on. Which one it was
     /// is known where its name is one.
-    Flawed(Option<RecordKey>, WireError),
+    Invalid(Option<RecordKey>, WireError),
 }
 
-impl Heard {
-    /// Reads a message off the front of `input` as [`Message::decode`] does, but is lenient with a node or
+impl ReceivedMessage {
+    /// Reads a message off the front of `input` as [`StateMessage::decode`] does, but is lenient with a node or
     /// an export that is wrong in itself.
     ///
     /// # Errors
@@ -83,14 +84,14 @@ impl Heard {
     pub fn decode(input: &[u8]) -> Result<Option<(Option<Self>, usize)>, WireError> {
         let mut rest = input;
         let Some(kind) = get_varint(&mut rest)? else { return Ok(None) };
-        let Some(body) = get_run(&mut rest, LIMIT)? else { return Ok(None) };
-        let heard = match (Message::read(kind, body), kind) {
+        let Some(body) = get_length_prefixed(&mut rest, MAX_MESSAGE_LEN)? else { return Ok(None) };
+        let heard = match (StateMessage::read(kind, body), kind) {
             (Ok(message), _) => message.map(Self::Message),
             (Err(why), NODE | NODE_GONE) => {
-                Some(Self::Flawed(first_name(body).map(RecordKey::Node), why))
+                Some(Self::Invalid(first_name(body).map(RecordKey::Node), why))
             }
             (Err(why), EXPORT | EXPORT_GONE) => {
-                Some(Self::Flawed(first_name(body).map(RecordKey::Export), why))
+                Some(Self::Invalid(first_name(body).map(RecordKey::Export), why))
             }
             (Err(error), _) => return Err(error),
         };
@@ -100,18 +101,18 @@ impl Heard {
 
 /// The name that a record's first field gives, whatever comes after it.
 fn first_name<T: FromStr>(body: &[u8]) -> Option<T> {
-    match Reader::new(body).next() {
+    match TlvReader::new(body).next() {
         Ok(Some((1, value))) => value.name("name").ok(),
         _ => None,
     }
 }
 
-impl Message {
+impl StateMessage {
     /// Appends the message to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
-        let mut fields = Writer::default();
+        let mut fields = TlvWriter::default();
         let kind = match self {
-            Self::Subscribe(Subscribe { cluster, have }) => {
+            Self::Subscribe(SubscribeRequest { cluster, have }) => {
                 fields.text(1, cluster.as_str());
                 if let Some((epoch, sequence)) = have {
                     fields.integer(2, *epoch).integer(4, *sequence);
@@ -123,7 +124,7 @@ impl Message {
                 BEGIN
             }
             Self::Node(name, addresses) => {
-                let some = addresses.iter().take(View::MAX_ADDRESSES);
+                let some = addresses.iter().take(ClusterView::MAX_ADDRESSES);
                 fields.text(1, name.as_str()).list(3, some.map(address));
                 NODE
             }
@@ -149,7 +150,7 @@ impl Message {
             }
         };
         put_varint(out, kind);
-        put_run(out, &fields.take());
+        put_length_prefixed(out, &fields.finish());
     }
 
     /// Reads a message off the front of `input`, and says how many bytes it took; none while more bytes
@@ -160,7 +161,7 @@ impl Message {
     pub fn decode(input: &[u8]) -> Result<Option<(Option<Self>, usize)>, WireError> {
         let mut rest = input;
         let Some(kind) = get_varint(&mut rest)? else { return Ok(None) };
-        let Some(body) = get_run(&mut rest, LIMIT)? else { return Ok(None) };
+        let Some(body) = get_length_prefixed(&mut rest, MAX_MESSAGE_LEN)? else { return Ok(None) };
         Ok(Some((Self::read(kind, body)?, input.len() - rest.len())))
     }
 
@@ -185,7 +186,7 @@ impl Message {
             EXPORT_GONE => Some(Self::ExportGone(one_name(body, "service")?)),
             MARK => Some(Self::read_mark(body)?),
             other => {
-                Reader::unknown(other)?;
+                TlvReader::skip_unknown(other)?;
                 None
             }
         })
@@ -193,28 +194,28 @@ impl Message {
 
     fn read_subscribe(body: &[u8]) -> Result<Self, WireError> {
         let (mut cluster, mut epoch, mut sequence) = (None, None, None);
-        let mut fields = Reader::new(body);
+        let mut fields = TlvReader::new(body);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 1 => cluster = Some(value.name("cluster")?),
                 2 => epoch = Some(value.integer("epoch")?),
                 4 => sequence = Some(value.integer("sequence")?),
-                other => Reader::unknown(other)?,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         let cluster = cluster.ok_or(WireError::Missing("cluster"))?;
-        Ok(Self::Subscribe(Subscribe { cluster, have: epoch.zip(sequence) }))
+        Ok(Self::Subscribe(SubscribeRequest { cluster, have: epoch.zip(sequence) }))
     }
 
     fn read_mark(body: &[u8]) -> Result<Self, WireError> {
         let (mut sequence, mut age_ms, mut lost) = (None, None, false);
-        let mut fields = Reader::new(body);
+        let mut fields = TlvReader::new(body);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 1 => sequence = Some(value.integer("mark")?),
                 2 => lost = value.integer("mark")? != 0,
                 3 => age_ms = Some(value.integer("mark")?),
-                other => Reader::unknown(other)?,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         let both = sequence.zip(age_ms).ok_or(WireError::Missing("mark"))?;
@@ -223,15 +224,15 @@ impl Message {
 
     fn read_node(body: &[u8]) -> Result<Self, WireError> {
         let (mut name, mut addresses) = (None, None);
-        let mut fields = Reader::new(body);
+        let mut fields = TlvReader::new(body);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 1 => name = Some(value.name("node")?),
                 3 => {
-                    let list = value.list(View::MAX_ADDRESSES, "addresses", read_address)?;
+                    let list = value.list(ClusterView::MAX_ADDRESSES, "addresses", read_address)?;
                     addresses = Some(list);
                 }
-                other => Reader::unknown(other)?,
+                other => TlvReader::skip_unknown(other)?,
             }
         }
         let name = name.ok_or(WireError::Missing("node"))?;
@@ -241,12 +242,12 @@ impl Message {
 
 fn two_integers(body: &[u8], what: &'static str) -> Result<[u64; 2], WireError> {
     let (mut first, mut second) = (None, None);
-    let mut fields = Reader::new(body);
+    let mut fields = TlvReader::new(body);
     while let Some((kind, value)) = fields.next()? {
         match kind {
             1 => first = Some(value.integer(what)?),
             3 => second = Some(value.integer(what)?),
-            other => Reader::unknown(other)?,
+            other => TlvReader::skip_unknown(other)?,
         }
     }
     first.zip(second).map(|(a, b)| [a, b]).ok_or(WireError::Missing(what))
@@ -254,11 +255,11 @@ fn two_integers(body: &[u8], what: &'static str) -> Result<[u64; 2], WireError> 
 
 fn one_name<T: FromStr>(body: &[u8], what: &'static str) -> Result<T, WireError> {
     let mut name = None;
-    let mut fields = Reader::new(body);
+    let mut fields = TlvReader::new(body);
     while let Some((kind, value)) = fields.next()? {
         match kind {
             1 => name = Some(value.name(what)?),
-            other => Reader::unknown(other)?,
+            other => TlvReader::skip_unknown(other)?,
         }
     }
     name.ok_or(WireError::Missing(what))

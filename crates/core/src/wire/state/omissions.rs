@@ -12,9 +12,9 @@ use super::{MAX_BYTES, MAX_EXPORTS, MAX_NODES};
 use crate::name::{NodeName, ServiceName};
 
 /// How many are remembered by name. More are counted.
-const NAMED: usize = 64;
+const MAX_NAMED: usize = 64;
 /// How many are named to people.
-const SHOWN: usize = 3;
+const MAX_SHOWN: usize = 3;
 
 /// Which record of a view.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,7 +39,7 @@ impl fmt::Display for RecordKey {
 pub enum Omission {
     /// It is no record, or one of its parts breaks a bound.
     #[error("{0}")]
-    Flaw(#[from] WireError),
+    Invalid(#[from] WireError),
     /// The view has as many nodes as it may.
     #[error("a view has {MAX_NODES} nodes at most")]
     Nodes,
@@ -56,7 +56,7 @@ pub enum Omission {
 pub struct Omissions {
     named: BTreeMap<RecordKey, Omission>,
     /// Those that have no name or did not fit: of these it is not known whether they were mended since.
-    others: u64,
+    unnamed: u64,
     /// Why the last of them was.
     last: Option<Omission>,
 }
@@ -65,11 +65,11 @@ impl Omissions {
     /// Notes that a record is left out; `key` where it is known which.
     pub fn add(&mut self, key: Option<RecordKey>, why: Omission) {
         match key {
-            Some(key) if self.named.len() < NAMED || self.named.contains_key(&key) => {
+            Some(key) if self.named.len() < MAX_NAMED || self.named.contains_key(&key) => {
                 self.named.insert(key, why);
             }
             _ => {
-                self.others = self.others.saturating_add(1);
+                self.unnamed = self.unnamed.saturating_add(1);
                 self.last = Some(why);
             }
         }
@@ -83,7 +83,7 @@ impl Omissions {
     /// How many are left out, or were since the view was told as a whole.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.others.saturating_add(self.named.len() as u64)
+        self.unnamed.saturating_add(self.named.len() as u64)
     }
 
     /// Whether nothing is.
@@ -94,8 +94,8 @@ impl Omissions {
 
     /// Whether some were left out for want of room alone: they may fit now, and have to be told again.
     #[must_use]
-    pub fn lack_room(&self) -> bool {
-        let room = |why: &Omission| !matches!(why, Omission::Flaw(_));
+    pub fn lacks_room(&self) -> bool {
+        let room = |why: &Omission| !matches!(why, Omission::Invalid(_));
         self.named.values().chain(&self.last).any(room)
     }
 
@@ -112,11 +112,11 @@ impl fmt::Display for Omissions {
         if let Some(why) = nameless {
             write!(f, "a record without a name ({why})")?;
         }
-        for (nth, (key, why)) in self.named.iter().take(SHOWN).enumerate() {
+        for (nth, (key, why)) in self.named.iter().take(MAX_SHOWN).enumerate() {
             let comma = if nth == 0 { "" } else { ", " };
             write!(f, "{comma}{key} ({why})")?;
         }
-        let shown = (self.named.len().min(SHOWN) + usize::from(nameless.is_some())) as u64;
+        let shown = (self.named.len().min(MAX_SHOWN) + usize::from(nameless.is_some())) as u64;
         match self.count().saturating_sub(shown) {
             0 => Ok(()),
             more => write!(f, " and {more} more"),
@@ -131,20 +131,23 @@ mod tests {
     #[test]
     fn the_first_are_named_and_the_rest_counted() {
         let mut all = Omissions::default();
-        assert!(all.is_empty() && !all.lack_room());
+        assert!(all.is_empty() && !all.lacks_room());
         let key = |n: usize| RecordKey::Export(format!("a/b{n:03}").parse().unwrap());
-        let flaw = Omission::Flaw(WireError::Invalid("ports"));
+        let flaw = Omission::Invalid(WireError::Invalid("ports"));
         for _ in 0..3 {
             (0..200).for_each(|n| all.add(Some(key(n)), flaw));
         }
-        assert_eq!((all.iter().count(), all.count()), (NAMED, (NAMED + 3 * (200 - NAMED)) as u64));
+        assert_eq!(
+            (all.iter().count(), all.count()),
+            (MAX_NAMED, (MAX_NAMED + 3 * (200 - MAX_NAMED)) as u64)
+        );
         let text = all.to_string();
         assert!(text.starts_with("export a/b000 (ports is not valid), export a/b001"), "{text}");
         assert!(text.ends_with("more") && text.len() < 200, "{text}");
-        assert!(!all.lack_room());
+        assert!(!all.lacks_room());
         all.remove(&key(0));
         all.add(Some(key(0)), Omission::Exports);
-        assert!(all.lack_room());
+        assert!(all.lacks_room());
 
         let mut nameless = Omissions::default();
         nameless.add(None, flaw);

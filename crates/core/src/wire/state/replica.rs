@@ -9,34 +9,34 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::super::tlv::WireError;
-use super::message::{Heard, Message};
+use super::message::{ReceivedMessage, StateMessage};
 use super::omissions::{Omission, Omissions, RecordKey};
-use super::{MAX_BYTES, MAX_EXPORTS, MAX_NODES, size};
+use super::{MAX_BYTES, MAX_EXPORTS, MAX_NODES, memory_size};
 use crate::name::{Namespace, NodeName, ServiceName};
 use crate::policy::Pattern;
 use crate::shared_map::SharedMap;
-use crate::snapshot::{PeerExport, ReadyCounts, View};
+use crate::snapshot::{ClusterView, PeerExport, ReadyCounts};
 
 /// The most namespaces of which one copy serves all records.
-const NAMESPACES: usize = 1024;
+const MAX_NAMESPACES: usize = 1024;
 
 /// A view as told by one publisher so far.
 #[derive(Debug, Default)]
-pub struct Replica {
-    view: View,
-    /// What the view's records take, as [`size`] counts.
+pub struct ViewReplica {
+    view: ClusterView,
+    /// What the view's records take, as [`memory_size`] counts.
     bytes: usize,
     omitted: Arc<Omissions>,
     /// The view as it was handed on last, while it is still that.
-    marked: Option<Arc<View>>,
-    shared: Shared,
+    last_marked: Option<Arc<ClusterView>>,
+    interner: Interner,
     epoch: Option<u64>,
     position: Option<(u64, u64)>,
 }
 
 /// What records have in common, so that it is held once.
 #[derive(Debug, Default)]
-struct Shared {
+struct Interner {
     namespaces: BTreeSet<Namespace>,
     /// Of the port before.
     ready: ReadyCounts,
@@ -44,9 +44,9 @@ struct Shared {
 
 /// A consistent view, as of a publisher's mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Marked {
+pub struct MarkedView {
     /// The view.
-    pub view: Arc<View>,
+    pub view: Arc<ClusterView>,
     /// What was told and is not in it.
     pub omitted: Arc<Omissions>,
     /// The publisher's epoch and sequence.
@@ -57,25 +57,25 @@ pub struct Marked {
     pub lost: bool,
 }
 
-impl Replica {
+impl ViewReplica {
     /// The epoch and sequence of the last mark: what to ask to continue from. None also where something was
     /// left out that there may be room for by now: all of it has to be told again.
     #[must_use]
     pub fn position(&self) -> Option<(u64, u64)> {
-        self.position.filter(|_| !self.omitted.lack_room())
+        self.position.filter(|_| !self.omitted.lacks_room())
     }
 
     /// Takes what was heard next; a mark gives the view.
     ///
     /// # Errors
     /// As [`Self::apply`].
-    pub fn hear(&mut self, heard: Heard) -> Result<Option<Marked>, WireError> {
+    pub fn receive(&mut self, heard: ReceivedMessage) -> Result<Option<MarkedView>, WireError> {
         match heard {
-            Heard::Message(message) => self.apply(message),
-            Heard::Flawed(..) if self.epoch.is_none() => {
+            ReceivedMessage::Message(message) => self.apply(message),
+            ReceivedMessage::Invalid(..) if self.epoch.is_none() => {
                 Err(WireError::Unexpected("nothing has begun"))
             }
-            Heard::Flawed(key, why) => {
+            ReceivedMessage::Invalid(key, why) => {
                 self.omit(key, why.into());
                 Ok(None)
             }
@@ -86,13 +86,13 @@ impl Replica {
     ///
     /// # Errors
     /// [`WireError::Unexpected`] for a message out of place. The replica is of no use after an error.
-    pub fn apply(&mut self, message: Message) -> Result<Option<Marked>, WireError> {
-        if self.epoch.is_none() && !matches!(message, Message::Begin { replaces: true, .. }) {
+    pub fn apply(&mut self, message: StateMessage) -> Result<Option<MarkedView>, WireError> {
+        if self.epoch.is_none() && !matches!(message, StateMessage::Begin { replaces: true, .. }) {
             return Err(WireError::Unexpected("nothing has begun"));
         }
         match message {
-            Message::Subscribe(_) => return Err(WireError::Unexpected("subscribe")),
-            Message::Begin { epoch, replaces } => {
+            StateMessage::Subscribe(_) => return Err(WireError::Unexpected("subscribe")),
+            StateMessage::Begin { epoch, replaces } => {
                 if replaces {
                     *self = Self::default();
                 } else if self.epoch != Some(epoch) {
@@ -101,16 +101,16 @@ impl Replica {
                 self.epoch = Some(epoch);
                 self.position = None;
             }
-            Message::Node(name, addresses) => self.insert_node(name, addresses),
-            Message::NodeGone(name) => self.remove(&RecordKey::Node(name)),
-            Message::Export(service, export) => self.insert_export(service, export),
-            Message::ExportGone(service) => self.remove(&RecordKey::Export(service)),
-            Message::Mark { sequence, age_ms, lost } => {
+            StateMessage::Node(name, addresses) => self.insert_node(name, addresses),
+            StateMessage::NodeGone(name) => self.remove(&RecordKey::Node(name)),
+            StateMessage::Export(service, export) => self.insert_export(service, export),
+            StateMessage::ExportGone(service) => self.remove(&RecordKey::Export(service)),
+            StateMessage::Mark { sequence, age_ms, lost } => {
                 let position = (self.epoch.unwrap_or_default(), sequence);
                 self.position = Some(position);
-                let view = self.marked.get_or_insert_with(|| Arc::new(self.view.clone()));
+                let view = self.last_marked.get_or_insert_with(|| Arc::new(self.view.clone()));
                 let (view, omitted) = (Arc::clone(view), Arc::clone(&self.omitted));
-                return Ok(Some(Marked { view, omitted, position, age_ms, lost }));
+                return Ok(Some(MarkedView { view, omitted, position, age_ms, lost }));
             }
         }
         Ok(None)
@@ -121,11 +121,12 @@ impl Replica {
         if old == Some(&addresses) {
             return;
         }
-        let sizes = (size::node(&name, &addresses), old.map(|old| size::node(&name, old)));
+        let sizes =
+            (memory_size::node(&name, &addresses), old.map(|old| memory_size::node(&name, old)));
         let key = RecordKey::Node(name.clone());
-        match self.room(sizes, self.view.nodes.len() < MAX_NODES, Omission::Nodes) {
+        match self.check_room(sizes, self.view.nodes.len() < MAX_NODES, Omission::Nodes) {
             Ok(()) => {
-                self.weigh(&key, sizes);
+                self.account_size(&key, sizes);
                 self.view.nodes.insert(name, addresses);
             }
             Err(full) => self.omit(Some(key), full),
@@ -137,15 +138,15 @@ impl Replica {
         if old == Some(&export) {
             return;
         }
-        let old = old.map(|old| size::export(&service, old));
-        let sizes = (size::export(&service, &export), old);
+        let old = old.map(|old| memory_size::export(&service, old));
+        let sizes = (memory_size::export(&service, &export), old);
         let key = RecordKey::Export(service.clone());
-        match self.room(sizes, self.view.exports.len() < MAX_EXPORTS, Omission::Exports) {
+        match self.check_room(sizes, self.view.exports.len() < MAX_EXPORTS, Omission::Exports) {
             Ok(()) => {
-                self.weigh(&key, sizes);
-                self.shared.namespace(&mut service.namespace);
+                self.account_size(&key, sizes);
+                self.interner.intern_namespace(&mut service.namespace);
                 if let Some(export) = Arc::get_mut(&mut export) {
-                    self.shared.export(export, &self.view.nodes);
+                    self.interner.intern_export(export, &self.view.nodes);
                 }
                 self.view.exports.insert(service, export);
             }
@@ -154,7 +155,7 @@ impl Replica {
     }
 
     /// Whether a record may take the place of another, by their sizes, or have one of its own.
-    fn room(
+    fn check_room(
         &self,
         (new, old): (usize, Option<usize>),
         one_more: bool,
@@ -168,9 +169,9 @@ impl Replica {
     }
 
     /// A record of this size takes another's place.
-    fn weigh(&mut self, key: &RecordKey, (new, old): (usize, Option<usize>)) {
+    fn account_size(&mut self, key: &RecordKey, (new, old): (usize, Option<usize>)) {
         self.bytes = self.bytes - old.unwrap_or_default() + new;
-        self.marked = None;
+        self.last_marked = None;
         if !self.omitted.is_empty() {
             Arc::make_mut(&mut self.omitted).remove(key);
         }
@@ -178,13 +179,15 @@ impl Replica {
 
     fn remove(&mut self, key: &RecordKey) {
         let old = match key {
-            RecordKey::Node(name) => self.view.nodes.remove(name).map(|old| size::node(name, &old)),
+            RecordKey::Node(name) => {
+                self.view.nodes.remove(name).map(|old| memory_size::node(name, &old))
+            }
             RecordKey::Export(service) => {
-                self.view.exports.remove(service).map(|old| size::export(service, &old))
+                self.view.exports.remove(service).map(|old| memory_size::export(service, &old))
             }
         };
         if old.is_some() {
-            self.weigh(key, (0, old));
+            self.account_size(key, (0, old));
         } else if !self.omitted.is_empty() {
             Arc::make_mut(&mut self.omitted).remove(key);
         }
@@ -199,9 +202,13 @@ impl Replica {
     }
 }
 
-impl Shared {
+impl Interner {
     /// Has an export use what others have already: its nodes' names, namespaces, and equal counts.
-    fn export(&mut self, export: &mut PeerExport, nodes: &SharedMap<NodeName, Vec<SocketAddr>>) {
+    fn intern_export(
+        &mut self,
+        export: &mut PeerExport,
+        nodes: &SharedMap<NodeName, Vec<SocketAddr>>,
+    ) {
         for port in &mut export.ports {
             if port.ready != self.ready {
                 let known =
@@ -214,16 +221,16 @@ impl Shared {
             port.ready = self.ready.clone();
         }
         for grant in &mut export.grants {
-            if let Pattern::Exactly(namespace) = &mut grant.namespace {
-                self.namespace(namespace);
+            if let Pattern::Exact(namespace) = &mut grant.namespace {
+                self.intern_namespace(namespace);
             }
         }
     }
 
-    fn namespace(&mut self, name: &mut Namespace) {
+    fn intern_namespace(&mut self, name: &mut Namespace) {
         if let Some(known) = self.namespaces.get(name) {
             *name = known.clone();
-        } else if self.namespaces.len() < NAMESPACES {
+        } else if self.namespaces.len() < MAX_NAMESPACES {
             self.namespaces.insert(name.clone());
         }
     }

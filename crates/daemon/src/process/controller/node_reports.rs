@@ -31,7 +31,7 @@ const MAX_RATE: usize = 50;
 /// How long a connection stays that was not asked on: longer than a round of a cluster whose connections stay.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many nodes are asked at a time.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT: usize = 32;
 /// What one answer may take, with the connection that it needs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// From a node's last answer to when it counts as silent: one that was busy for a moment, or is replaced, does not.
@@ -45,19 +45,19 @@ const VALID_ROUNDS: u32 = 3;
 const REWORD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Asks for as long as it is polled, and publishes the sum of each round.
-pub(super) async fn ask(
+pub(super) async fn poll_nodes(
     links: Links,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     summary: &watch::Sender<Arc<NodesSummary>>,
 ) {
     let mut known = KnownAnswers::default();
     let (mut asking, mut asked) = (JoinSet::new(), BTreeSet::new());
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let places = Arc::new(Semaphore::new(MAX_CONCURRENT));
     let mut unserved = Vec::new();
     loop {
         let began = Instant::now();
         let nodes: BTreeSet<NodeName> = snapshot.borrow().siblings.keys().cloned().collect();
-        known.keep(&nodes);
+        known.retain(&nodes);
         let round = interval(nodes.len());
         let next = began + round;
         let valid_ms = (VALID_ROUNDS * round + ANSWER_TIMEOUT).as_millis();
@@ -66,12 +66,12 @@ pub(super) async fn ask(
         let question: Arc<[u8]> = Arc::from(&question.encode()[..]);
         for node in nodes.into_iter().filter(|node| !asked.contains(node)).collect::<Vec<_>>() {
             asked.insert(node.clone());
-            asking.spawn(one(links.clone(), Arc::clone(&places), node, question.clone()));
+            asking.spawn(ask_node(links.clone(), Arc::clone(&places), node, question.clone()));
         }
         // Each node that does not dial what is silent at home hears of it with its next question.
         let publish = |known: &KnownAnswers| {
             let now = std::time::SystemTime::now().try_into().unwrap_or_default();
-            let newest = NodesSummary::of(&known.answers, now);
+            let newest = NodesSummary::from_answers(&known.answers, now);
             let unserved = newest.exports.unserved_at_home(newest.answered);
             summary.send_replace(Arc::new(newest));
             unserved
@@ -82,7 +82,7 @@ pub(super) async fn ask(
             match answered {
                 Some(Ok((node, answer))) => {
                     asked.remove(&node);
-                    known.take(node, answer, Instant::now());
+                    known.record(node, answer, Instant::now());
                 }
                 // It was one that panicked: whose answer that was is not known, so all are asked anew.
                 Some(Err(_)) => asked.clear(),
@@ -110,7 +110,7 @@ fn interval(nodes: usize) -> Duration {
 }
 
 /// Asks one node; nothing comes of one whose version does not answer.
-async fn one(
+async fn ask_node(
     links: Links,
     places: Arc<Semaphore>,
     node: NodeName,
@@ -137,13 +137,13 @@ struct KnownAnswers {
 
 impl KnownAnswers {
     /// Forgets those that are not among our nodes any more.
-    fn keep(&mut self, nodes: &BTreeSet<NodeName>) {
+    fn retain(&mut self, nodes: &BTreeSet<NodeName>) {
         self.answers.retain(|node, _| nodes.contains(node));
         self.answered.retain(|node, _| nodes.contains(node));
     }
 
     /// What one has answered, or why it has not. What it said before counts until it is silent.
-    fn take(&mut self, node: NodeName, answer: Option<NodeAnswer>, now: Instant) {
+    fn record(&mut self, node: NodeName, answer: Option<NodeAnswer>, now: Instant) {
         let Some(answer) = answer else {
             self.answers.remove(&node);
             return;
@@ -160,40 +160,41 @@ impl KnownAnswers {
 /// What lasts of the summaries: it differs only where something else is wrong, or after a while where the words
 /// are others.
 #[derive(Debug, Default)]
-pub(super) struct LastingSummary {
-    told: Arc<NodesSummary>,
+pub(super) struct DebouncedSummary {
+    published: Arc<NodesSummary>,
     /// Since when its words stand.
-    worded: Option<Instant>,
+    reworded_at: Option<Instant>,
     /// The summary before this one.
     last: Arc<NodesSummary>,
     /// Since when nodes have said without a pause that they cannot use a link, by its name.
-    bad: BTreeMap<String, Instant>,
+    faulty_since: BTreeMap<String, Instant>,
 }
 
-impl LastingSummary {
+impl DebouncedSummary {
     /// Of the newest summary.
-    pub(super) fn of(&mut self, newest: &Arc<NodesSummary>) -> Arc<NodesSummary> {
+    pub(super) fn update(&mut self, newest: &Arc<NodesSummary>) -> Arc<NodesSummary> {
         if Arc::ptr_eq(newest, &self.last) {
-            return Arc::clone(&self.told);
+            return Arc::clone(&self.published);
         }
         let now = Instant::now();
-        let is_old = self.worded.is_none_or(|at| at + REWORD_INTERVAL <= now);
+        let is_old = self.reworded_at.is_none_or(|at| at + REWORD_INTERVAL <= now);
         let none = NodesSummary::default();
-        let mut lasting = newest.lasting(if is_old { &none } else { &self.told });
+        let mut lasting = newest.stable_part(if is_old { &none } else { &self.published });
         let is_link = |item: &SummaryItem| item.kind == "link";
         let links = newest.items.iter().filter(|item| is_link(item));
-        let since = |name: &String| self.bad.get(name).copied().unwrap_or(now);
-        self.bad = links.map(|link| (link.name.clone(), since(&link.name))).collect();
-        let is_due = |name: &String| self.bad.get(name).is_some_and(|at| *at + LINK_TIMEOUT <= now);
+        let since = |name: &String| self.faulty_since.get(name).copied().unwrap_or(now);
+        self.faulty_since = links.map(|link| (link.name.clone(), since(&link.name))).collect();
+        let is_due =
+            |name: &String| self.faulty_since.get(name).is_some_and(|at| *at + LINK_TIMEOUT <= now);
         lasting.items.retain(|item| !is_link(item) || is_due(&item.name));
         self.last = Arc::clone(newest);
         if is_old {
-            self.worded = Some(now);
+            self.reworded_at = Some(now);
         }
-        if lasting != *self.told {
-            self.told = Arc::new(lasting);
+        if lasting != *self.published {
+            self.published = Arc::new(lasting);
         }
-        Arc::clone(&self.told)
+        Arc::clone(&self.published)
     }
 }
 
@@ -215,7 +216,7 @@ mod tests {
         let node: NodeName = "e1".parse().unwrap();
         let mut take = |report: Result<NodeReport, String>| {
             let answer = NodeAnswer { at: Default::default(), report };
-            known.take(node.clone(), Some(answer), Instant::now());
+            known.record(node.clone(), Some(answer), Instant::now());
             known.answers[&node].report.is_ok()
         };
         let silence = || Err("it does not answer".to_owned());
@@ -225,7 +226,7 @@ mod tests {
         assert!(take(silence()));
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(!take(silence()));
-        known.keep(&BTreeSet::new());
+        known.retain(&BTreeSet::new());
         assert!(known.answers.is_empty() && known.answered.is_empty());
     }
 
@@ -237,9 +238,9 @@ mod tests {
             let item = SummaryItem { kind, name, sentence, error: true, ..SummaryItem::default() };
             Arc::new(NodesSummary { items: vec![item], ..NodesSummary::default() })
         };
-        let mut lasting = LastingSummary::default();
+        let mut lasting = DebouncedSummary::default();
         let mut told = |words: &str| {
-            let told = lasting.of(&summary(words));
+            let told = lasting.update(&summary(words));
             told.items.first().map(|item| item.sentence.clone())
         };
         assert_eq!(told("since 1 s"), None);
@@ -250,7 +251,7 @@ mod tests {
         assert_eq!(told("since 7 s").as_deref(), Some("since 4 s"));
         tokio::time::advance(REWORD_INTERVAL).await;
         assert_eq!(told("since 10 s").as_deref(), Some("since 10 s"));
-        assert!(lasting.of(&Arc::default()).items.is_empty());
-        assert!(lasting.of(&summary("again")).items.is_empty(), "its time begins anew");
+        assert!(lasting.update(&Arc::default()).items.is_empty());
+        assert!(lasting.update(&summary("again")).items.is_empty(), "its time begins anew");
     }
 }

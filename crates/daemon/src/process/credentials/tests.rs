@@ -1,16 +1,16 @@
 //! Files that are right, wrong, swapped and renewed.
 
-use super::super::testing::{Ca, now};
+use super::super::testing::{TestCa, now};
 use super::*;
 
 /// Node e1 of `edge`, linked with `bank` and `shop`, all files right.
-struct Scene {
+struct CredentialsScene {
     folder: tempfile::TempDir,
-    edge: Ca,
+    edge: TestCa,
     config: Config,
 }
 
-impl Scene {
+impl CredentialsScene {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("edge.yaml");
@@ -23,10 +23,10 @@ impl Scene {
             link("shop")
         );
         let (config, _) = adit_config::parse(text.as_bytes(), &file).unwrap();
-        let edge = Ca::of("edge");
+        let edge = TestCa::new("edge");
         edge.issue("e1", &folder.path().join("id"));
         for cluster in ["bank", "shop"] {
-            Ca::of(cluster).bundle(&folder.path().join(format!("{cluster}.pem")));
+            TestCa::new(cluster).bundle(&folder.path().join(format!("{cluster}.pem")));
         }
         Self { folder, edge, config }
     }
@@ -45,7 +45,7 @@ impl Scene {
 
 #[test]
 fn all_that_is_wrong_is_told_at_once() {
-    let scene = Scene::new();
+    let scene = CredentialsScene::new();
     assert!(scene.load().is_ok());
     std::fs::write(scene.path("bank.pem"), "nonsense").unwrap();
     std::fs::remove_file(scene.path("shop.pem")).unwrap();
@@ -64,8 +64,8 @@ fn all_that_is_wrong_is_told_at_once() {
 
 #[test]
 fn each_file_of_an_identity_is_told_by_itself() {
-    let scene = Scene::new();
-    Ca::of("bank").issue("e1", &scene.path("other"));
+    let scene = CredentialsScene::new();
+    TestCa::new("bank").issue("e1", &scene.path("other"));
     std::fs::copy(scene.path("other/node.pem"), scene.path("id/node.pem")).unwrap();
     std::fs::write(scene.path("id/node.key.pem"), "nonsense").unwrap();
     let errors = scene.load().unwrap_err();
@@ -83,7 +83,7 @@ fn each_file_of_an_identity_is_told_by_itself() {
 
 #[test]
 fn another_nodes_certificate_is_not_ours() {
-    let scene = Scene::new();
+    let scene = CredentialsScene::new();
     scene.edge.issue("e2", &scene.path("id"));
     let errors = scene.load().unwrap_err();
     assert!(errors[0].contains("adit/node/e2") && errors[0].contains("adit/node/e1"), "{errors:?}");
@@ -91,7 +91,7 @@ fn another_nodes_certificate_is_not_ours() {
 
 #[test]
 fn one_bundle_for_two_clusters_is_refused() {
-    let scene = Scene::new();
+    let scene = CredentialsScene::new();
     // The mistake to expect: the wrong file copied.
     scene.edge.bundle(&scene.path("bank.pem"));
     let errors = scene.load().unwrap_err();
@@ -100,9 +100,9 @@ fn one_bundle_for_two_clusters_is_refused() {
 
 #[test]
 fn what_is_good_is_taken_and_what_is_bad_keeps_its_last_good_state() {
-    let scene = Scene::new();
+    let scene = CredentialsScene::new();
     let held = scene.load().unwrap();
-    let unchanged = Reread { changed: false, errors: vec![] };
+    let unchanged = CredentialsReload { changed: false, errors: vec![] };
     assert_eq!(held.reload(&scene.config, now()), unchanged);
 
     // A renewed certificate is taken although another file is broken …
@@ -117,7 +117,7 @@ fn what_is_good_is_taken_and_what_is_bad_keeps_its_last_good_state() {
 
     // A broken certificate keeps no new bundle out.
     std::fs::write(scene.path("id/node.pem"), "").unwrap();
-    Ca::of("bank").bundle(&scene.path("bank.pem"));
+    TestCa::new("bank").bundle(&scene.path("bank.pem"));
     let identity = held.identity.get();
     let reread = held.reload(&scene.config, now());
     assert!(reread.changed && reread.errors.len() == 1, "{reread:?}");
@@ -127,16 +127,19 @@ fn what_is_good_is_taken_and_what_is_bad_keeps_its_last_good_state() {
 
 #[test]
 fn who_is_no_longer_linked_is_no_longer_believed() {
-    let mut scene = Scene::new();
+    let mut scene = CredentialsScene::new();
     let held = scene.load().unwrap();
     scene.config.links.truncate(1);
-    assert_eq!(held.reload(&scene.config, now()), Reread { changed: true, errors: vec![] });
+    assert_eq!(
+        held.reload(&scene.config, now()),
+        CredentialsReload { changed: true, errors: vec![] }
+    );
     assert!(held.verifier.trust().bundles.get(&"shop.example".parse().unwrap()).is_none());
 }
 
 #[test]
 fn a_bad_bundle_leaves_out_its_own_link_alone_and_what_was_kept_serves_for_a_start() {
-    let mut scene = Scene::new();
+    let mut scene = CredentialsScene::new();
     let domains = |held: &Credentials| -> Vec<_> {
         held.verifier.trust().bundles.iter().map(|b| b.domain().to_string()).collect()
     };
@@ -146,7 +149,7 @@ fn a_bad_bundle_leaves_out_its_own_link_alone_and_what_was_kept_serves_for_a_sta
     assert_eq!(domains(&held), ["edge.example", "shop.example"]);
 
     let kept = scene.path("bank.example.last.pem");
-    Ca::of("bank").bundle(&kept);
+    TestCa::new("bank").bundle(&kept);
     scene.config.links[0].last_bundle = Some(kept);
     let (held, errors) = Credentials::load(&scene.config, now()).unwrap();
     assert_eq!((errors.len(), domains(&held).len()), (1, 3));
@@ -154,7 +157,7 @@ fn a_bad_bundle_leaves_out_its_own_link_alone_and_what_was_kept_serves_for_a_sta
     // Neither does one that has a key of another's, and others' authorities are withdrawn meanwhile.
     std::fs::copy(scene.path("id/ca.pem"), scene.path("bank.pem")).unwrap();
     let shop = held.verifier.trust().bundles.get(&"shop.example".parse().unwrap()).cloned();
-    Ca::of("shop").bundle(&scene.path("shop.pem"));
+    TestCa::new("shop").bundle(&scene.path("shop.pem"));
     let reread = held.reload(&scene.config, now());
     assert!(reread.changed && reread.errors.len() == 1, "{reread:?}");
     let now_shop = held.verifier.trust().bundles.get(&"shop.example".parse().unwrap()).cloned();
@@ -163,15 +166,24 @@ fn a_bad_bundle_leaves_out_its_own_link_alone_and_what_was_kept_serves_for_a_sta
 
 #[test]
 fn an_entry_of_the_deny_list_is_a_change_of_trust() {
-    let mut scene = Scene::new();
+    let mut scene = CredentialsScene::new();
     let held = scene.load().unwrap();
-    let peer = adit_core::denied::DeniedPeer::Cluster("bank".parse().unwrap());
-    scene.config.denied.push(adit_core::denied::DenyEntry { peer, reason: None });
-    assert_eq!(held.reload(&scene.config, now()), Reread { changed: true, errors: vec![] });
+    let peer = adit_core::deny_list::DeniedPeer::Cluster("bank".parse().unwrap());
+    scene.config.denied.push(adit_core::deny_list::DenyEntry { peer, reason: None });
+    assert_eq!(
+        held.reload(&scene.config, now()),
+        CredentialsReload { changed: true, errors: vec![] }
+    );
     let id = "spiffe://bank.example/adit/node/b1".parse().unwrap();
-    assert!(held.verifier.trust().denied.among(&id, []).is_some());
-    assert_eq!(held.reload(&scene.config, now()), Reread { changed: false, errors: vec![] });
+    assert!(held.verifier.trust().denied.find(&id, []).is_some());
+    assert_eq!(
+        held.reload(&scene.config, now()),
+        CredentialsReload { changed: false, errors: vec![] }
+    );
     scene.config.denied.clear();
-    assert_eq!(held.reload(&scene.config, now()), Reread { changed: true, errors: vec![] });
+    assert_eq!(
+        held.reload(&scene.config, now()),
+        CredentialsReload { changed: true, errors: vec![] }
+    );
     assert!(held.verifier.trust().denied.is_empty());
 }

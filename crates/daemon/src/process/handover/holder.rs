@@ -7,15 +7,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use adit_dataplane::listeners::OpenSockets;
-use adit_host::passage::{Door, MAX_DESCRIPTORS, Passage};
+use adit_host::ipc::{IpcConnection, IpcListener, MAX_DESCRIPTORS};
 use adit_transport::Endpoints;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{PROTOCOL, START_TIMEOUT, Word, hear, say, unexpected, watch};
+use super::{
+    HandoverMessage, PROTOCOL, START_TIMEOUT, receive_message, send_message, unexpected,
+    watch_process,
+};
 
 /// After a door failed; out of descriptors, most likely.
-const BACKOFF: Duration = Duration::from_millis(500);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
 
 /// After a door could not be made: something else is there, or the disk is full.
 const REOPEN_BACKOFF: Duration = Duration::from_secs(10);
@@ -28,12 +31,15 @@ pub(in crate::process) struct Successor {
 }
 
 /// What can be handed over.
-pub(in crate::process) trait Estate: Send + 'static {
+pub(in crate::process) trait HandoverSockets: Send + 'static {
     /// Gives all of it, word by word.
     ///
     /// # Errors
     /// Those of `give`, and what keeps a socket from being shared.
-    fn give(&self, give: &mut dyn FnMut(Word, Vec<OwnedFd>) -> io::Result<()>) -> io::Result<()>;
+    fn send_all(
+        &self,
+        give: &mut dyn FnMut(HandoverMessage, Vec<OwnedFd>) -> io::Result<()>,
+    ) -> io::Result<()>;
 
     /// Leaves to the successor what only one may read.
     fn step_aside(&self);
@@ -42,12 +48,12 @@ pub(in crate::process) trait Estate: Send + 'static {
     fn resume(&self);
 
     /// Lets go of what a successor serves from now on and this process does not need.
-    fn part(&mut self);
+    fn release(&mut self);
 }
 
 /// A node's sockets.
 #[derive(Debug)]
-pub(in crate::process) struct Sockets {
+pub(in crate::process) struct NodeSockets {
     /// Of imports.
     pub(in crate::process) imports: OpenSockets,
     /// Of the public server.
@@ -56,9 +62,12 @@ pub(in crate::process) struct Sockets {
     pub(in crate::process) endpoints: Endpoints,
 }
 
-impl Estate for Sockets {
-    fn give(&self, give: &mut dyn FnMut(Word, Vec<OwnedFd>) -> io::Result<()>) -> io::Result<()> {
-        let mut all = |word: &dyn Fn() -> Word, mut sockets: Vec<OwnedFd>| {
+impl HandoverSockets for NodeSockets {
+    fn send_all(
+        &self,
+        give: &mut dyn FnMut(HandoverMessage, Vec<OwnedFd>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut all = |word: &dyn Fn() -> HandoverMessage, mut sockets: Vec<OwnedFd>| {
             while !sockets.is_empty() {
                 let rest = sockets.split_off(sockets.len().min(MAX_DESCRIPTORS));
                 give(word(), std::mem::replace(&mut sockets, rest))?;
@@ -66,31 +75,31 @@ impl Estate for Sockets {
             io::Result::Ok(())
         };
         for address in self.imports.addresses() {
-            all(&|| Word::Tcp { address }, self.imports.share(address)?)?;
+            all(&|| HandoverMessage::Tcp { address }, self.imports.share(address)?)?;
         }
         if let Some(public) = &self.public {
             let address: SocketAddr = public.local_addr()?;
-            all(&|| Word::Public { address }, vec![public.try_clone()?.into()])?;
+            all(&|| HandoverMessage::Public { address }, vec![public.try_clone()?.into()])?;
         }
-        let udp = self.endpoints.bequeath()?;
+        let udp = self.endpoints.share_sockets()?;
         for (address, sockets) in udp.sockets {
-            all(&|| Word::Udp { address }, sockets)?;
+            all(&|| HandoverMessage::Udp { address }, sockets)?;
         }
-        for (generation, socket) in udp.elders {
-            all(&|| Word::Elder { generation }, vec![socket])?;
+        for (generation, socket) in udp.predecessors {
+            all(&|| HandoverMessage::Elder { generation }, vec![socket])?;
         }
-        give(Word::Generation { generation: udp.generation }, Vec::new())
+        give(HandoverMessage::Generation { generation: udp.generation }, Vec::new())
     }
 
     fn step_aside(&self) {
-        self.endpoints.step_aside();
+        self.endpoints.pause_reading();
     }
 
     fn resume(&self) {
-        self.endpoints.resume();
+        self.endpoints.resume_reading();
     }
 
-    fn part(&mut self) {
+    fn release(&mut self) {
         self.public = None;
     }
 }
@@ -98,19 +107,21 @@ impl Estate for Sockets {
 /// Hands over to the process that takes it, on the thread of the caller, until `stop`; and to another one where that
 /// and all that came after it have ended.
 pub(in crate::process) fn serve(
-    mut door: Door,
+    mut door: IpcListener,
     turn: u64,
-    estate: &mut impl Estate,
+    estate: &mut impl HandoverSockets,
     tell: &mpsc::Sender<Successor>,
     stop: &CancellationToken,
 ) {
     // Processes before this one, which want to hear of its end.
     let mut watchers = Vec::new();
-    while let Some((successor, passage)) = succeeded(&mut door, turn, estate, &mut watchers, stop) {
+    while let Some((successor, passage)) =
+        wait_for_successor(&mut door, turn, estate, &mut watchers, stop)
+    {
         // The receiver is gone only when the process ends.
         drop(tell.blocking_send(successor));
-        estate.part();
-        if !outlive(passage, door.path(), stop) {
+        estate.release();
+        if !wait_for_end(passage, door.path(), stop) {
             return;
         }
         tracing::warn!("the process that took over has ended, and none has come after it");
@@ -120,20 +131,20 @@ pub(in crate::process) fn serve(
 }
 
 /// Waits for a successor: what it said, and the passage to it.
-fn succeeded(
-    door: &mut Door,
+fn wait_for_successor(
+    door: &mut IpcListener,
     turn: u64,
-    estate: &impl Estate,
-    watchers: &mut Vec<Passage>,
+    estate: &impl HandoverSockets,
+    watchers: &mut Vec<IpcConnection>,
     stop: &CancellationToken,
-) -> Option<(Successor, Passage)> {
+) -> Option<(Successor, IpcConnection)> {
     while !stop.is_cancelled() {
-        let passage = match door.next() {
+        let passage = match door.accept() {
             Ok(Some(passage)) => passage,
             Ok(None) if door.is_ours() || stop.is_cancelled() => continue,
             Ok(None) => {
                 // It got everything here and could not wait until this process heard that it serves.
-                if let Ok(passage) = watch(door.path()) {
+                if let Ok(passage) = watch_process(door.path()) {
                     estate.step_aside();
                     return Some((Successor { version: "unknown".to_owned() }, passage));
                 }
@@ -142,17 +153,17 @@ fn succeeded(
             }
             Err(error) => {
                 tracing::warn!(%error, "nobody can come for a hand-over");
-                std::thread::sleep(BACKOFF);
+                std::thread::sleep(ACCEPT_BACKOFF);
                 continue;
             }
         };
-        let conversed = match hear(&passage) {
-            Ok((Word::Watch, _)) => {
-                watchers.retain(Passage::is_open);
+        let conversed = match receive_message(&passage) {
+            Ok((HandoverMessage::Watch, _)) => {
+                watchers.retain(IpcConnection::is_open);
                 watchers.push(passage);
                 continue;
             }
-            Ok((first, _)) => converse(first, &passage, door, turn, estate),
+            Ok((first, _)) => answer_request(first, &passage, door, turn, estate),
             Err(error) => Err(error),
         };
         match conversed {
@@ -165,9 +176,9 @@ fn succeeded(
 }
 
 /// Makes the door anew where it was.
-fn reopen(door: &mut Door) {
+fn reopen(door: &mut IpcListener) {
     let path = door.path().to_owned();
-    match Door::bind(&path) {
+    match IpcListener::bind(&path) {
         Ok(new) => *door = new,
         Err(error) => {
             tracing::error!(%error, "nobody will be able to take over");
@@ -178,24 +189,24 @@ fn reopen(door: &mut Door) {
 
 /// Waits until the process at the other end of `passage` has ended, and whoever had the door at `path` then, and so
 /// on. `false` on `stop`, or where one is of a version that does not let itself be watched.
-fn outlive(mut passage: Passage, path: &Path, stop: &CancellationToken) -> bool {
+fn wait_for_end(mut passage: IpcConnection, path: &Path, stop: &CancellationToken) -> bool {
     loop {
-        if passage.wait_for(Door::WAIT_INTERVAL).is_err() {
+        if passage.wait_for(IpcListener::ACCEPT_TIMEOUT).is_err() {
             return false;
         }
         loop {
             if stop.is_cancelled() {
                 return false;
             }
-            match hear(&passage) {
-                Ok((Word::NotKnown { .. }, _)) => return false,
+            match receive_message(&passage) {
+                Ok((HandoverMessage::NotKnown { .. }, _)) => return false,
                 Ok(_) => {}
                 Err(error)
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(_) => break,
             }
         }
-        passage = match watch(path) {
+        passage = match watch_process(path) {
             Ok(passage) => passage,
             Err(error) => {
                 let is_nobody =
@@ -207,43 +218,50 @@ fn outlive(mut passage: Passage, path: &Path, stop: &CancellationToken) -> bool 
             }
         };
         // Whoever hangs up at once is not asked without end.
-        std::thread::sleep(BACKOFF);
+        std::thread::sleep(ACCEPT_BACKOFF);
     }
 }
 
 /// The conversation that began with a word: a successor, if there is one now.
 #[expect(clippy::wildcard_enum_match_arm, reason = "every other word is out of place here")]
-fn converse(
-    first: Word,
-    passage: &Passage,
-    door: &Door,
+fn answer_request(
+    first: HandoverMessage,
+    passage: &IpcConnection,
+    door: &IpcListener,
     turn: u64,
-    estate: &impl Estate,
+    estate: &impl HandoverSockets,
 ) -> io::Result<Option<Successor>> {
     let version = match first {
-        Word::Ask { protocol, turn: theirs, .. } if protocol >= PROTOCOL && theirs <= turn => {
+        HandoverMessage::Ask { protocol, turn: theirs, .. }
+            if protocol >= PROTOCOL && theirs <= turn =>
+        {
             let reason = format!("it came to this node as number {theirs}, this one as {turn}");
-            say(passage, &Word::Refuse { reason }, &[])?;
+            send_message(passage, &HandoverMessage::Refuse { reason }, &[])?;
             return Ok(None);
         }
-        Word::Ask { protocol, version, .. } if protocol >= PROTOCOL => version,
+        HandoverMessage::Ask { protocol, version, .. } if protocol >= PROTOCOL => version,
         _ => {
-            say(passage, &Word::NotKnown { protocol: PROTOCOL }, &[])?;
+            send_message(passage, &HandoverMessage::NotKnown { protocol: PROTOCOL }, &[])?;
             return Ok(None);
         }
     };
-    say(passage, &Word::Offer { version: env!("CARGO_PKG_VERSION").to_owned() }, &[])?;
-    estate.give(&mut |word, sockets| say(passage, &word, &sockets))?;
-    say(passage, &Word::End, &[])?;
+    send_message(
+        passage,
+        &HandoverMessage::Offer { version: env!("CARGO_PKG_VERSION").to_owned() },
+        &[],
+    )?;
+    estate.send_all(&mut |word, sockets| send_message(passage, &word, &sockets))?;
+    send_message(passage, &HandoverMessage::End, &[])?;
     passage.wait_for(START_TIMEOUT)?;
-    expect(passage, &Word::Ready)?;
+    expect(passage, &HandoverMessage::Ready)?;
     estate.step_aside();
-    passage.wait_for(Passage::TIMEOUT)?;
-    let taken = say(passage, &Word::Yielded, &[]).and_then(|()| expect(passage, &Word::Taken));
+    passage.wait_for(IpcConnection::MESSAGE_TIMEOUT)?;
+    let taken = send_message(passage, &HandoverMessage::Yielded, &[])
+        .and_then(|()| expect(passage, &HandoverMessage::Taken));
     match taken {
         Ok(()) => Ok(Some(Successor { version })),
         // It has put its own door here and is behind it, so it serves, whatever became of its last word.
-        Err(_) if !door.is_ours() && Passage::connect(door.path()).is_ok() => {
+        Err(_) if !door.is_ours() && IpcConnection::connect(door.path()).is_ok() => {
             Ok(Some(Successor { version }))
         }
         Err(error) => {
@@ -253,7 +271,7 @@ fn converse(
     }
 }
 
-fn expect(passage: &Passage, wanted: &Word) -> io::Result<()> {
-    let (word, _) = hear(passage)?;
+fn expect(passage: &IpcConnection, wanted: &HandoverMessage) -> io::Result<()> {
+    let (word, _) = receive_message(passage)?;
     if word == *wanted { Ok(()) } else { Err(unexpected(&word)) }
 }

@@ -5,21 +5,21 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
-use adit_host::passage::Door;
+use adit_host::ipc::IpcListener;
 use tokio::sync::mpsc;
 
-use super::asker::{Asked, Inheritance, Succession, ask};
-use super::holder::{self, Estate, Successor};
+use super::holder::{self, HandoverSockets, Successor};
+use super::requester::{HandoverInheritance, HandoverReply, Succession, request_handover};
 use super::*;
 
 /// A holder's sockets; counts how often it stepped aside, and back.
-struct Fake {
+struct FakeHolder {
     listener: TcpListener,
     aside: AtomicU32,
     back: AtomicU32,
 }
 
-impl Fake {
+impl FakeHolder {
     fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { listener, aside: AtomicU32::new(0), back: AtomicU32::new(0) }
@@ -34,10 +34,13 @@ impl Fake {
     }
 }
 
-impl Estate for std::sync::Arc<Fake> {
-    fn give(&self, give: &mut dyn FnMut(Word, Vec<OwnedFd>) -> io::Result<()>) -> io::Result<()> {
+impl HandoverSockets for std::sync::Arc<FakeHolder> {
+    fn send_all(
+        &self,
+        give: &mut dyn FnMut(HandoverMessage, Vec<OwnedFd>) -> io::Result<()>,
+    ) -> io::Result<()> {
         let address = self.address();
-        give(Word::Tcp { address }, vec![self.listener.try_clone()?.into()])
+        give(HandoverMessage::Tcp { address }, vec![self.listener.try_clone()?.into()])
     }
 
     fn step_aside(&self) {
@@ -48,21 +51,21 @@ impl Estate for std::sync::Arc<Fake> {
         self.back.fetch_add(1, Relaxed);
     }
 
-    fn part(&mut self) {}
+    fn release(&mut self) {}
 }
 
 /// A holder that runs on a thread.
-struct Holder {
-    fake: std::sync::Arc<Fake>,
+struct HolderThread {
+    fake: std::sync::Arc<FakeHolder>,
     successors: mpsc::Receiver<Successor>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Holder {
+impl HolderThread {
     fn start(folder: &Path, turn: u64) -> Self {
-        let fake = std::sync::Arc::new(Fake::new());
-        let door = Door::bind(&folder.join(SOCKET)).unwrap();
+        let fake = std::sync::Arc::new(FakeHolder::new());
+        let door = IpcListener::bind(&folder.join(SOCKET)).unwrap();
         let (tell, successors) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let (mut estate, stopped) = (fake.clone(), stop.clone());
@@ -89,25 +92,25 @@ impl Holder {
     }
 }
 
-fn given(folder: &Path, turn: u64) -> Inheritance {
-    match ask(folder, turn) {
-        Asked::Given(given) => *given,
-        other @ (Asked::Nobody | Asked::Refused(_)) => panic!("{other:?}"),
+fn given(folder: &Path, turn: u64) -> HandoverInheritance {
+    match request_handover(folder, turn) {
+        HandoverReply::Inherited(given) => *given,
+        other @ (HandoverReply::NoPredecessor | HandoverReply::Refused(_)) => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn a_process_takes_over_with_what_waits_in_the_queue() {
     let folder = tempfile::tempdir().unwrap();
-    let holder = Holder::start(folder.path(), 1);
+    let holder = HolderThread::start(folder.path(), 1);
     let address = holder.fake.address();
-    let Inheritance { mut given, succession } = given(folder.path(), 2);
+    let HandoverInheritance { sockets: mut given, succession } = given(folder.path(), 2);
     assert_eq!(holder.fake.steps(), (0, 0), "it serves until the other could");
-    succession.ready();
+    succession.announce_ready();
     assert_eq!(holder.fake.steps(), (1, 0));
     let waiting = TcpStream::connect(address).unwrap();
-    let _door = Door::bind(&folder.path().join(SOCKET)).unwrap();
-    succession.taken();
+    let _door = IpcListener::bind(&folder.path().join(SOCKET)).unwrap();
+    succession.confirm_taken();
     assert_eq!(holder.end(), Some(Successor { version: env!("CARGO_PKG_VERSION").into() }));
     let ours = TcpListener::from(given.tcp.remove(&address).unwrap().remove(0));
     assert_eq!(ours.accept().unwrap().1, waiting.local_addr().unwrap());
@@ -117,25 +120,30 @@ fn a_process_takes_over_with_what_waits_in_the_queue() {
 #[test]
 fn where_the_new_process_dies_the_old_one_goes_on_and_the_next_may_come() {
     let folder = tempfile::tempdir().unwrap();
-    let holder = Holder::start(folder.path(), 1);
+    let holder = HolderThread::start(folder.path(), 1);
     let door = folder.path().join(SOCKET);
     // Before it asked, while it got the sockets, and before it was ready.
-    drop(Passage::connect(&door).unwrap());
-    let passage = Passage::connect(&door).unwrap();
-    say(&passage, &Word::Ask { protocol: 1, version: "1".into(), turn: 2 }, &[]).unwrap();
-    assert!(matches!(hear(&passage).unwrap().0, Word::Offer { .. }));
+    drop(IpcConnection::connect(&door).unwrap());
+    let passage = IpcConnection::connect(&door).unwrap();
+    send_message(
+        &passage,
+        &HandoverMessage::Ask { protocol: 1, version: "1".into(), turn: 2 },
+        &[],
+    )
+    .unwrap();
+    assert!(matches!(receive_message(&passage).unwrap().0, HandoverMessage::Offer { .. }));
     drop(passage);
     drop(given(folder.path(), 2));
     // After the old one had stepped aside.
     let inheritance = given(folder.path(), 2);
     assert_eq!(holder.fake.steps(), (0, 0));
-    inheritance.succession.ready();
+    inheritance.succession.announce_ready();
     drop(inheritance);
     // And then one that lives.
     let inheritance = given(folder.path(), 2);
     assert_eq!(holder.fake.steps(), (1, 1), "it reads again");
-    inheritance.succession.ready();
-    inheritance.succession.taken();
+    inheritance.succession.announce_ready();
+    inheritance.succession.confirm_taken();
     assert_eq!(holder.fake.steps(), (2, 1));
     assert!(holder.end().is_some());
 }
@@ -143,10 +151,10 @@ fn where_the_new_process_dies_the_old_one_goes_on_and_the_next_may_come() {
 #[test]
 fn one_that_serves_has_taken_over_whatever_became_of_its_last_word() {
     let folder = tempfile::tempdir().unwrap();
-    let holder = Holder::start(folder.path(), 1);
+    let holder = HolderThread::start(folder.path(), 1);
     let inheritance = given(folder.path(), 2);
-    inheritance.succession.ready();
-    let _door = Door::bind(&folder.path().join(SOCKET)).unwrap();
+    inheritance.succession.announce_ready();
+    let _door = IpcListener::bind(&folder.path().join(SOCKET)).unwrap();
     drop(inheritance);
     let fake = holder.fake.clone();
     assert!(holder.end().is_some());
@@ -156,16 +164,25 @@ fn one_that_serves_has_taken_over_whatever_became_of_its_last_word() {
 #[test]
 fn where_the_old_process_dies_or_gives_nothing_the_new_one_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(matches!(ask(folder.path(), 1), Asked::Nobody), "there is no door");
-    let door = Door::bind(&folder.path().join(SOCKET)).unwrap();
+    assert!(
+        matches!(request_handover(folder.path(), 1), HandoverReply::NoPredecessor),
+        "there is no door"
+    );
+    let door = IpcListener::bind(&folder.path().join(SOCKET)).unwrap();
     let dies = std::thread::spawn(move || {
-        let passage = door.next().unwrap().unwrap();
-        drop(hear(&passage).unwrap());
-        say(&passage, &Word::Offer { version: "1".into() }, &[]).unwrap();
+        let passage = door.accept().unwrap().unwrap();
+        drop(receive_message(&passage).unwrap());
+        send_message(&passage, &HandoverMessage::Offer { version: "1".into() }, &[]).unwrap();
     });
-    assert!(matches!(ask(folder.path(), 2), Asked::Nobody), "it died half-way");
+    assert!(
+        matches!(request_handover(folder.path(), 2), HandoverReply::NoPredecessor),
+        "it died half-way"
+    );
     dies.join().unwrap();
-    assert!(matches!(ask(folder.path(), 2), Asked::Nobody), "its door is shut");
+    assert!(
+        matches!(request_handover(folder.path(), 2), HandoverReply::NoPredecessor),
+        "its door is shut"
+    );
 }
 
 #[test]
@@ -173,8 +190,8 @@ fn a_pod_takes_nothing_from_one_that_came_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let turns = ["a", "b", "a", "c", "b"].map(|pod| turn(folder.path(), pod).unwrap());
     assert_eq!(turns, [1, 2, 1, 3, 2]);
-    let holder = Holder::start(folder.path(), 2);
-    let Asked::Refused(why) = ask(folder.path(), 1) else { panic!("given") };
+    let holder = HolderThread::start(folder.path(), 2);
+    let HandoverReply::Refused(why) = request_handover(folder.path(), 1) else { panic!("given") };
     assert!(why.contains("number 1"), "{why}");
     drop(given(folder.path(), 3));
     assert_eq!(holder.end(), None);
@@ -192,65 +209,69 @@ fn a_pod_takes_nothing_from_one_that_came_after_it() {
 #[test]
 fn another_version_is_told_what_this_one_does_not_know() {
     let folder = tempfile::tempdir().unwrap();
-    let holder = Holder::start(folder.path(), 1);
+    let holder = HolderThread::start(folder.path(), 1);
     let door = folder.path().join(SOCKET);
     for asks in
         [&br#"{"say":"borrow","for":"a while"}"#[..], b"\x00\x01", br#"{"say":"ask","protocol":0}"#]
     {
-        let passage = Passage::connect(&door).unwrap();
+        let passage = IpcConnection::connect(&door).unwrap();
         passage.send(asks, &[]).unwrap();
-        assert_eq!(hear(&passage).unwrap().0, Word::NotKnown { protocol: PROTOCOL });
+        assert_eq!(
+            receive_message(&passage).unwrap().0,
+            HandoverMessage::NotKnown { protocol: PROTOCOL }
+        );
     }
     // A later one that says more than we know is understood as far as we do.
-    let passage = Passage::connect(&door).unwrap();
+    let passage = IpcConnection::connect(&door).unwrap();
     let later = br#"{"say":"ask","protocol":7,"version":"9","turn":5,"wants":["memory"]}"#;
     passage.send(later, &[]).unwrap();
-    assert!(matches!(hear(&passage).unwrap().0, Word::Offer { .. }));
+    assert!(matches!(receive_message(&passage).unwrap().0, HandoverMessage::Offer { .. }));
     drop(passage);
     assert_eq!(holder.end(), None);
 
-    let door = Door::bind(&door).unwrap();
+    let door = IpcListener::bind(&door).unwrap();
     let later = std::thread::spawn(move || {
-        let passage = door.next().unwrap().unwrap();
-        drop(hear(&passage).unwrap());
+        let passage = door.accept().unwrap().unwrap();
+        drop(receive_message(&passage).unwrap());
         passage.send(br#"{"say":"notKnown","protocol":9,"and":"more"}"#, &[]).unwrap();
-        let passage = door.next().unwrap().unwrap();
-        drop(hear(&passage).unwrap());
+        let passage = door.accept().unwrap().unwrap();
+        drop(receive_message(&passage).unwrap());
         for word in
             [&br#"{"say":"offer","version":"9"}"#[..], br#"{"say":"tea"}"#, br#"{"say":"end"}"#]
         {
             passage.send(word, &[]).unwrap();
         }
     });
-    let Asked::Refused(why) = ask(folder.path(), 2) else { panic!("given") };
+    let HandoverReply::Refused(why) = request_handover(folder.path(), 2) else { panic!("given") };
     assert!(why.contains("protocol 9"), "{why}");
-    assert!(given(folder.path(), 2).given.tcp.is_empty());
+    assert!(given(folder.path(), 2).sockets.tcp.is_empty());
     later.join().unwrap();
 }
 
 /// All that a process that has taken over keeps until its end.
-struct Living(#[expect(dead_code, reason = "it is what ends with it")] (Succession, Door));
+struct Living(#[expect(dead_code, reason = "it is what ends with it")] (Succession, IpcListener));
 
 fn take_over(folder: &Path, turn: u64) -> Living {
     let mut asked = (0..500).map(|_| {
         std::thread::sleep(Duration::from_millis(10));
-        ask(folder, turn)
+        request_handover(folder, turn)
     });
-    let Some(Asked::Given(inheritance)) = asked.find(|asked| matches!(asked, Asked::Given(_)))
+    let Some(HandoverReply::Inherited(inheritance)) =
+        asked.find(|asked| matches!(asked, HandoverReply::Inherited(_)))
     else {
         panic!("nobody gives")
     };
-    let Inheritance { given: _, succession } = *inheritance;
-    assert!(succession.ready());
-    let door = Door::bind(&folder.join(SOCKET)).unwrap();
-    succession.taken();
+    let HandoverInheritance { sockets: _, succession } = *inheritance;
+    assert!(succession.announce_ready());
+    let door = IpcListener::bind(&folder.join(SOCKET)).unwrap();
+    succession.confirm_taken();
     Living((succession, door))
 }
 
 #[test]
 fn where_a_successor_ends_the_one_before_has_the_door_and_the_sockets_again() {
     let folder = tempfile::tempdir().unwrap();
-    let mut holder = Holder::start(folder.path(), 1);
+    let mut holder = HolderThread::start(folder.path(), 1);
     for n in 1..=3 {
         let living = take_over(folder.path(), 2);
         assert!(holder.successors.blocking_recv().is_some());
@@ -260,7 +281,7 @@ fn where_a_successor_ends_the_one_before_has_the_door_and_the_sockets_again() {
     }
     // Of one that died before its last word, another door in the place says nothing where nobody is behind it.
     let inheritance = given(folder.path(), 2);
-    assert!(inheritance.succession.ready());
+    assert!(inheritance.succession.announce_ready());
     std::fs::remove_file(folder.path().join(SOCKET)).unwrap();
     drop(inheritance);
     holder.steps_to((4, 4));
@@ -271,15 +292,15 @@ fn where_a_successor_ends_the_one_before_has_the_door_and_the_sockets_again() {
 #[test]
 fn the_end_of_the_last_of_three_generations_reaches_the_first() {
     let folder = tempfile::tempdir().unwrap();
-    let first = Holder::start(folder.path(), 1);
-    let Inheritance { given: _, succession } = given(folder.path(), 2);
-    assert!(succession.ready());
-    let second = Holder::start(folder.path(), 2);
-    succession.taken();
+    let first = HolderThread::start(folder.path(), 1);
+    let HandoverInheritance { sockets: _, succession } = given(folder.path(), 2);
+    assert!(succession.announce_ready());
+    let second = HolderThread::start(folder.path(), 2);
+    succession.confirm_taken();
     let third = take_over(folder.path(), 3);
     drop(second.end());
     drop(succession);
-    std::thread::sleep(2 * Door::WAIT_INTERVAL);
+    std::thread::sleep(2 * IpcListener::ACCEPT_TIMEOUT);
     assert_eq!(first.fake.steps(), (1, 0), "the third one lives");
     drop(third);
     first.steps_to((1, 1));
@@ -288,16 +309,16 @@ fn the_end_of_the_last_of_three_generations_reaches_the_first() {
 #[test]
 fn one_that_could_not_wait_any_longer_has_taken_over_when_its_door_is_there() {
     let folder = tempfile::tempdir().unwrap();
-    let holder = Holder::start(folder.path(), 1);
+    let holder = HolderThread::start(folder.path(), 1);
     drop(given(folder.path(), 2));
-    let other = Holder::start(folder.path(), 2);
+    let other = HolderThread::start(folder.path(), 2);
     holder.steps_to((1, 0));
     assert!(holder.end().is_some());
     assert!(other.end().is_none());
     // A door that was removed is there again.
-    let holder = Holder::start(folder.path(), 2);
+    let holder = HolderThread::start(folder.path(), 2);
     std::fs::remove_file(folder.path().join(SOCKET)).unwrap();
-    std::thread::sleep(3 * Door::WAIT_INTERVAL);
+    std::thread::sleep(3 * IpcListener::ACCEPT_TIMEOUT);
     drop(given(folder.path(), 3));
     assert_eq!(holder.end(), None);
 }

@@ -10,35 +10,35 @@ use adit_pki::PeerVerifier;
 use tokio::sync::oneshot;
 
 use super::super::credentials::Credentials;
-use super::super::known::{Changing, Fixed};
-use super::super::testing::{Ca, now};
+use super::super::process_state::{MutableState, StaticState};
+use super::super::testing::{TestCa, now};
 use super::*;
-use crate::metrics::gauges::Totals;
+use crate::metrics::gauges::ProcessTotals;
 use crate::readiness::Readiness;
 use crate::status::build::Traffic;
-use crate::status::{Link, PeerNode, Status};
+use crate::status::{Link, PeerNode, StatusDocument};
 
 /// This many streams never end, not even when they are reset.
 const STUCK: u64 = 100;
 
 /// Notes what it is asked; has as many streams open as a test says.
 #[derive(Clone)]
-struct Fake {
+struct FakeDataPlane {
     open: Arc<watch::Sender<u64>>,
     asked: Arc<Mutex<Vec<String>>>,
     deaf: Arc<Mutex<BTreeMap<SocketAddr, String>>>,
 }
 
-impl Fake {
+impl FakeDataPlane {
     fn note(&self, what: impl Into<String>) {
         self.asked.lock().unwrap().push(what.into());
     }
 }
 
-impl DataSide for Fake {
-    type Witness = Self;
+impl DataPlane for FakeDataPlane {
+    type StatusSource = Self;
 
-    fn witness(&self) -> Self {
+    fn status_source(&self) -> Self {
         self.clone()
     }
 
@@ -63,7 +63,7 @@ impl DataSide for Fake {
     }
 }
 
-impl Witness for Fake {
+impl StatusSource for FakeDataPlane {
     fn links(&self) -> (Vec<Link>, Vec<PeerNode>) {
         Default::default()
     }
@@ -74,8 +74,8 @@ impl Witness for Fake {
         traffic
     }
 
-    fn totals(&self) -> Totals {
-        Totals::default()
+    fn totals(&self) -> ProcessTotals {
+        ProcessTotals::default()
     }
 
     fn not_listening(&self) -> BTreeMap<SocketAddr, String> {
@@ -84,16 +84,16 @@ impl Witness for Fake {
 }
 
 /// A node that runs, and the ends to talk to it.
-struct Scene {
+struct SupervisorScene {
     folder: tempfile::TempDir,
-    fake: Fake,
-    known: Arc<Known<Fake>>,
-    snapshot: watch::Receiver<Base>,
-    changes: mpsc::Sender<Input>,
-    commands: mpsc::Sender<Command>,
-    signals: mpsc::Sender<Wish>,
+    fake: FakeDataPlane,
+    known: Arc<ProcessState<FakeDataPlane>>,
+    snapshot: watch::Receiver<BaseSnapshot>,
+    changes: mpsc::Sender<ConfigUpdate>,
+    commands: mpsc::Sender<AdminCommand>,
+    signals: mpsc::Sender<SignalAction>,
     succeed: mpsc::Sender<Successor>,
-    custody: Custody,
+    custody: HandoverState,
 }
 
 const A: &str = "127.0.0.1:15080";
@@ -112,9 +112,9 @@ fn text(imports: &[&str], more: &str) -> String {
     )
 }
 
-impl Scene {
+impl SupervisorScene {
     /// Starts a node with these imports; its life is the future.
-    fn start(imports: &[&str], more: &str) -> (Self, impl Future<Output = Ended> + use<>) {
+    fn start(imports: &[&str], more: &str) -> (Self, impl Future<Output = NodeExit> + use<>) {
         Self::start_as(imports, more, false)
     }
 
@@ -123,48 +123,49 @@ impl Scene {
         imports: &[&str],
         more: &str,
         followed: bool,
-    ) -> (Self, impl Future<Output = Ended> + use<>) {
+    ) -> (Self, impl Future<Output = NodeExit> + use<>) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("edge.yaml");
         std::fs::write(&file, text(imports, more)).unwrap();
-        Ca::of("edge").issue("e1", &folder.path().join("id"));
-        Ca::of("bank").bundle(&folder.path().join("bank.pem"));
+        TestCa::new("edge").issue("e1", &folder.path().join("id"));
+        TestCa::new("bank").bundle(&folder.path().join("bank.pem"));
         let config = Arc::new(adit_config::load(&file).unwrap().0);
-        let origin = Origin::File(file);
+        let origin = ConfigSource::File(file);
 
-        let fake = Fake { open: Arc::default(), asked: Arc::default(), deaf: Arc::default() };
-        let base = Base::of(&config, &[]);
+        let fake =
+            FakeDataPlane { open: Arc::default(), asked: Arc::default(), deaf: Arc::default() };
+        let base = BaseSnapshot::from_config(&config, &[]);
         let snapshot = Arc::new(base.snapshot(&Default::default(), &Default::default()));
         let (base, bases) = watch::channel(base);
-        let known = Arc::new(Known {
-            fixed: Fixed {
+        let known = Arc::new(ProcessState {
+            statics: StaticState {
                 boot_id: "00".into(),
                 started: Instant::now(),
                 started_at: now(),
                 listen: vec![],
             },
-            changing: Mutex::new(Changing {
+            mutable: Mutex::new(MutableState {
                 config: config.clone(),
                 configuration: origin.describe(),
                 identity_error: None,
-                asked: None,
+                controller_asked_at: None,
             }),
             draining: AtomicBool::new(false),
             readiness: Readiness::default(),
             credentials: Arc::new(Credentials::load(&config, now()).unwrap().0),
             snapshot: watch::channel(snapshot).1,
-            witness: fake.clone(),
+            status_source: fake.clone(),
             log: None,
         });
-        let custody = Custody::default();
+        let custody = HandoverState::default();
         let data = fake.clone();
-        let supervisor = Supervisor {
-            origin,
-            data,
-            known: known.clone(),
+        let supervisor = NodeSupervisor {
+            config_source: origin,
+            data_plane: data,
+            state: known.clone(),
             base,
-            custody: custody.clone(),
-            followed,
+            handover: custody.clone(),
+            expects_successor: followed,
         };
         let (signals, mut wishes) = mpsc::channel(4);
         let (commands, commands_in) = mpsc::channel(4);
@@ -174,8 +175,12 @@ impl Scene {
             None => std::future::pending().await,
         };
         let (succeed, successors) = mpsc::channel(1);
-        let events =
-            Events { signals: next, commands: commands_in, inputs: changes_in, successors };
+        let events = SupervisorEvents {
+            signals: next,
+            commands: commands_in,
+            config_updates: changes_in,
+            successors,
+        };
         let scene = Self {
             folder,
             fake,
@@ -197,8 +202,8 @@ impl Scene {
     /// What the watching thread would report of this text.
     async fn change(&self, text: &str) {
         self.write(text);
-        let origin = Origin::File(self.folder.path().join("edge.yaml"));
-        self.changes.send(Input::Config(origin.load())).await.unwrap();
+        let origin = ConfigSource::File(self.folder.path().join("edge.yaml"));
+        self.changes.send(ConfigUpdate::Config(origin.load())).await.unwrap();
         // Answered after it, since events are taken one by one.
         self.settled().await;
     }
@@ -210,17 +215,17 @@ impl Scene {
         tokio::task::yield_now().await;
     }
 
-    async fn reload(&self) -> Reloaded {
+    async fn reload(&self) -> ReloadReply {
         let (answer, outcome) = oneshot::channel();
-        self.commands.send(Command::Reload(answer)).await.unwrap();
+        self.commands.send(AdminCommand::Reload(answer)).await.unwrap();
         outcome.await.unwrap()
     }
 
     async fn end(&self) {
-        self.signals.send(Wish::End(15)).await.unwrap();
+        self.signals.send(SignalAction::End(15)).await.unwrap();
     }
 
-    fn status(&self) -> Status {
+    fn status(&self) -> StatusDocument {
         self.known.status()
     }
 
@@ -239,36 +244,40 @@ impl Scene {
 
 #[tokio::test]
 async fn a_good_file_is_applied_and_touches_only_what_it_changes() {
-    let (scene, life) = Scene::start(&[A], "");
+    let (scene, life) = SupervisorScene::start(&[A], "");
     let script = async {
         let before = scene.status().node.configuration;
         scene.change(&text(&[A, B], "")).await;
         assert_eq!(scene.imports(), [A, B]);
         assert_ne!(scene.status().node.configuration.digest, before.digest);
 
-        assert_eq!(scene.reload().await, Reloaded::Applied { changes: vec![] }, "nothing is new");
+        assert_eq!(
+            scene.reload().await,
+            ReloadReply::Applied { changes: vec![] },
+            "nothing is new"
+        );
         scene.write(&text(&[B], ""));
-        assert_eq!(scene.reload().await, Reloaded::Applied { changes: vec!["imports".into()] });
+        assert_eq!(scene.reload().await, ReloadReply::Applied { changes: vec!["imports".into()] });
         assert_eq!(scene.imports(), [B]);
         scene.write(&text(&[B], "metrics: {listen: \"127.0.0.1:9902\"}\n"));
-        assert_eq!(scene.reload().await, Reloaded::Applied { changes: vec![] });
+        assert_eq!(scene.reload().await, ReloadReply::Applied { changes: vec![] });
         assert_eq!(scene.status().node.configuration.needs_restart, ["metrics"]);
         scene.end().await;
     };
     let (ended, ()) = tokio::join!(life, script);
-    assert_eq!(ended, Ended::Drained { reset: 0 });
+    assert_eq!(ended, NodeExit::Drained { reset: 0 });
 }
 
 #[tokio::test]
 async fn a_bad_file_is_told_and_the_last_good_one_stays() {
-    let (scene, life) = Scene::start(&[A], "");
+    let (scene, life) = SupervisorScene::start(&[A], "");
     let script = async {
         scene.change(&text(&[A], "linsk: []\n")).await;
         let error = scene.status().node.configuration.error.unwrap();
         assert!(error.contains("linsk"), "{error}");
         assert!(scene.status().problems.iter().any(|p| p.reason.code == "configuration-rejected"));
         assert!(!scene.snapshot.has_changed().unwrap());
-        let Reloaded::Rejected { error: again } = scene.reload().await else { panic!("taken") };
+        let ReloadReply::Rejected { error: again } = scene.reload().await else { panic!("taken") };
         assert_eq!(again, error);
 
         scene.change(&text(&[A], "")).await;
@@ -281,20 +290,20 @@ async fn a_bad_file_is_told_and_the_last_good_one_stays() {
 
 #[tokio::test]
 async fn renewed_files_are_taken_without_a_reload() {
-    let (scene, life) = Scene::start(&[], "");
+    let (scene, life) = SupervisorScene::start(&[], "");
     let script = async {
         let identity = scene.known.credentials.identity.get();
-        Ca::of("edge").issue("e1", &scene.folder.path().join("id"));
+        TestCa::new("edge").issue("e1", &scene.folder.path().join("id"));
         scene
             .changes
-            .send(Input::Files(vec![scene.folder.path().join("id/node.pem")]))
+            .send(ConfigUpdate::Files(vec![scene.folder.path().join("id/node.pem")]))
             .await
             .unwrap();
         scene.settled().await;
         assert_ne!(scene.known.credentials.identity.get().chain(), identity.chain());
         assert_eq!(scene.asked(), ["recheck"], "connections are held to what is believed now");
         std::fs::write(scene.folder.path().join("id/node.pem"), "").unwrap();
-        assert!(matches!(scene.reload().await, Reloaded::Rejected { .. }));
+        assert!(matches!(scene.reload().await, ReloadReply::Rejected { .. }));
         assert!(scene.status().node.certificate.error.is_some());
         scene.end().await;
     };
@@ -303,13 +312,13 @@ async fn renewed_files_are_taken_without_a_reload() {
 
 #[tokio::test]
 async fn who_is_denied_is_refused_and_rechecked_when_the_file_says_so() {
-    let (scene, life) = Scene::start(&[A], "");
+    let (scene, life) = SupervisorScene::start(&[A], "");
     let script = async {
         let denied = "denied: {clusters: [{cluster: bank, reason: broken into}]}\n";
         scene.change(&text(&[A], denied)).await;
         assert_eq!(scene.asked(), ["recheck"]);
         let id = "spiffe://bank.example/adit/node/b1".parse().unwrap();
-        let refuses = || scene.known.credentials.verifier.trust().denied.among(&id, []).is_some();
+        let refuses = || scene.known.credentials.verifier.trust().denied.find(&id, []).is_some();
         assert!(refuses());
         let shown = scene.status().denied;
         assert_eq!((shown.len(), shown[0].entry.as_str()), (1, "denied.clusters: bank"));
@@ -326,7 +335,7 @@ async fn who_is_denied_is_refused_and_rechecked_when_the_file_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_without_a_successor_serves_until_its_last_moment() {
-    let (scene, life) = Scene::start(&[A], "limits: {leave: 20s}\n");
+    let (scene, life) = SupervisorScene::start(&[A], "limits: {leave: 20s}\n");
     scene.fake.open.send_replace(3);
     let begun = tokio::time::Instant::now();
     let script = async {
@@ -338,43 +347,43 @@ async fn a_node_without_a_successor_serves_until_its_last_moment() {
         assert_eq!(scene.asked(), ["go away"]);
         // What still runs is still subject to what the operator says.
         scene.write(&text(&[], "limits: {leave: 20s}\n"));
-        scene.signals.send(Wish::Reload).await.unwrap();
-        assert_eq!(scene.reload().await, Reloaded::Applied { changes: vec![] });
+        scene.signals.send(SignalAction::Reload).await.unwrap();
+        assert_eq!(scene.reload().await, ReloadReply::Applied { changes: vec![] });
         let now = scene.snapshot.borrow().snapshot(&Default::default(), &Default::default());
         assert_eq!(now.imports.iter().count(), 0);
         scene.fake.open.send_replace(2);
     };
     let (ended, ()) = tokio::join!(life, script);
-    assert_eq!(ended, Ended::Drained { reset: 2 });
+    assert_eq!(ended, NodeExit::Drained { reset: 2 });
     assert_eq!(begun.elapsed().as_secs(), 20);
     assert_eq!(scene.asked(), ["go away", "reset"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_without_a_successor_ends_with_the_last_stream() {
-    let (scene, life) = Scene::start(&[], "");
+    let (scene, life) = SupervisorScene::start(&[], "");
     scene.fake.open.send_replace(1);
     let begun = tokio::time::Instant::now();
     let script = async {
-        scene.commands.send(Command::Drain).await.unwrap();
+        scene.commands.send(AdminCommand::Drain).await.unwrap();
         sleep(Duration::from_secs(7)).await;
         scene.fake.open.send_replace(0);
     };
     let (ended, ()) = tokio::join!(life, script);
-    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 0 }, 7));
+    assert_eq!((ended, begun.elapsed().as_secs()), (NodeExit::Drained { reset: 0 }, 7));
     assert_eq!(scene.asked(), ["go away"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_a_successor_left_to_a_node_may_finish_for_an_hour() {
-    let (scene, life) = Scene::start_as(&[A], "", true);
+    let (scene, life) = SupervisorScene::start_as(&[A], "", true);
     scene.fake.open.send_replace(2);
     let begun = tokio::time::Instant::now();
     let script = async {
         scene.succeed.send(Successor { version: "2".into() }).await.unwrap();
         sleep(Duration::from_secs(1)).await;
         assert_eq!(scene.asked(), ["go away"], "nothing new");
-        assert!(scene.custody.succeeded.is_cancelled(), "the files are the successor's");
+        assert!(scene.custody.taken_over.is_cancelled(), "the files are the successor's");
         sleep(Duration::from_secs(50)).await;
         // Kubernetes asks it to end once the successor is ready.
         scene.end().await;
@@ -382,13 +391,13 @@ async fn what_a_successor_left_to_a_node_may_finish_for_an_hour() {
         assert_eq!(scene.asked(), ["go away"]);
     };
     let (ended, ()) = tokio::join!(life, script);
-    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 2 }, 3600));
+    assert_eq!((ended, begun.elapsed().as_secs()), (NodeExit::Drained { reset: 2 }, 3600));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_on_kubernetes_waits_for_its_successor_and_to_be_asked() {
     // Nothing is open, and yet somebody is about to come for its sockets.
-    let (scene, life) = Scene::start_as(&[A], "", true);
+    let (scene, life) = SupervisorScene::start_as(&[A], "", true);
     let begun = tokio::time::Instant::now();
     let script = async {
         scene.end().await;
@@ -397,10 +406,10 @@ async fn a_node_on_kubernetes_waits_for_its_successor_and_to_be_asked() {
         scene.succeed.send(Successor { version: "2".into() }).await.unwrap();
     };
     let (ended, ()) = tokio::join!(life, script);
-    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 0 }, 9));
+    assert_eq!((ended, begun.elapsed().as_secs()), (NodeExit::Drained { reset: 0 }, 9));
 
     // One that ended before it was asked to would be started again.
-    let (scene, life) = Scene::start_as(&[A], "", true);
+    let (scene, life) = SupervisorScene::start_as(&[A], "", true);
     let begun = tokio::time::Instant::now();
     let script = async {
         scene.succeed.send(Successor { version: "2".into() }).await.unwrap();
@@ -408,12 +417,12 @@ async fn a_node_on_kubernetes_waits_for_its_successor_and_to_be_asked() {
         scene.end().await;
     };
     let (ended, ()) = tokio::join!(life, script);
-    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 0 }, 40));
+    assert_eq!((ended, begun.elapsed().as_secs()), (NodeExit::Drained { reset: 0 }, 40));
 }
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_a_successor_or_an_old_node_where_adit_is_removed() {
-    let (scene, life) = Scene::start_as(&[A], "", true);
+    let (scene, life) = SupervisorScene::start_as(&[A], "", true);
     let begun = tokio::time::Instant::now();
     let script = async {
         scene.end().await;
@@ -421,9 +430,9 @@ async fn nobody_waits_for_a_successor_or_an_old_node_where_adit_is_removed() {
         scene.custody.removed.cancel();
     };
     let (ended, ()) = tokio::join!(life, script);
-    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 0 }, 3));
+    assert_eq!((ended, begun.elapsed().as_secs()), (NodeExit::Drained { reset: 0 }, 3));
 
-    let (scene, life) = Scene::start_as(&[A], "", true);
+    let (scene, life) = SupervisorScene::start_as(&[A], "", true);
     scene.fake.open.send_replace(1);
     let begun = tokio::time::Instant::now();
     let script = async {
@@ -433,34 +442,34 @@ async fn nobody_waits_for_a_successor_or_an_old_node_where_adit_is_removed() {
         scene.custody.removed.cancel();
     };
     let (ended, ()) = tokio::join!(life, script);
-    assert_eq!((ended, begun.elapsed().as_secs()), (Ended::Drained { reset: 1 }, 130));
+    assert_eq!((ended, begun.elapsed().as_secs()), (NodeExit::Drained { reset: 1 }, 130));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_signal_ends_at_once_and_streams_that_do_not_end_hold_nothing_up() {
-    let (mut scene, life) = Scene::start(&[], "");
+    let (mut scene, life) = SupervisorScene::start(&[], "");
     scene.fake.open.send_replace(1);
     let script = async {
         scene.end().await;
         sleep(Duration::from_secs(1)).await;
-        scene.signals.send(Wish::End(2)).await.unwrap();
+        scene.signals.send(SignalAction::End(2)).await.unwrap();
     };
     let (ended, ()) = tokio::join!(life, script);
-    assert_eq!(ended, Ended::AtOnce { signal: 2 });
+    assert_eq!(ended, NodeExit::Immediate { signal: 2 });
 
     let begun = tokio::time::Instant::now();
     let life;
-    (scene, life) = Scene::start(&[], "limits: {leave: 1s}\n");
+    (scene, life) = SupervisorScene::start(&[], "limits: {leave: 1s}\n");
     scene.fake.open.send_replace(STUCK);
     scene.end().await;
-    assert_eq!(life.await, Ended::Drained { reset: STUCK });
+    assert_eq!(life.await, NodeExit::Drained { reset: STUCK });
     assert!(begun.elapsed() < Duration::from_secs(15));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_cannot_listen_is_not_ready_until_it_can() {
-    let (scene, _life) = Scene::start(&[A], "");
-    let left = || scene.known.readiness.left();
+    let (scene, _life) = SupervisorScene::start(&[A], "");
+    let left = || scene.known.readiness.pending();
     let script = async {
         sleep(Duration::from_secs(3)).await;
         assert!(left().is_empty());
@@ -472,7 +481,7 @@ async fn a_node_that_cannot_listen_is_not_ready_until_it_can() {
         assert!(left().is_empty());
     };
     tokio::select! {
-        () = super::super::fitness::watch(scene.known.clone()) => {}
+        () = super::super::readiness_checks::watch(scene.known.clone()) => {}
         () = script => {}
     }
 }

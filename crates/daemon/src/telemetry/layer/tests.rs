@@ -10,9 +10,9 @@ use super::*;
 use crate::telemetry::escape;
 
 #[derive(Clone, Default)]
-struct Buffer(Arc<Mutex<Vec<u8>>>);
+struct LogBuffer(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Buffer {
+impl Write for LogBuffer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -24,10 +24,11 @@ impl Write for Buffer {
 }
 
 /// What `act` logs, without the time stamps.
-fn logged(render: Render, act: impl FnOnce()) -> Vec<String> {
-    let buffer = Buffer::default();
-    let sink = Sink::start(buffer.clone(), |n| format!("{n} dropped")).unwrap();
-    let subscriber = Registry::default().with(Lines::new(CurrentRender::new(render), sink.clone()));
+fn logged(render: LineStyle, act: impl FnOnce()) -> Vec<String> {
+    let buffer = LogBuffer::default();
+    let sink = LogSink::start(buffer.clone(), |n| format!("{n} dropped")).unwrap();
+    let subscriber =
+        Registry::default().with(LogLayer::new(CurrentStyle::new(render), sink.clone()));
     tracing::subscriber::with_default(subscriber, act);
     sink.flush(Duration::from_secs(30));
     let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
@@ -35,12 +36,12 @@ fn logged(render: Render, act: impl FnOnce()) -> Vec<String> {
 }
 
 fn text(act: impl FnOnce()) -> Vec<String> {
-    let lines = logged(Render::Text { colour: false }, act);
+    let lines = logged(LineStyle::Text { colour: false }, act);
     lines.into_iter().map(|l| l.split_once(' ').unwrap().1.to_owned()).collect()
 }
 
 fn json(act: impl FnOnce()) -> Vec<serde_json::Value> {
-    logged(Render::Json, act).iter().map(|l| serde_json::from_str(l).unwrap()).collect()
+    logged(LineStyle::Json, act).iter().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
 fn a_finished_stream() {
@@ -133,7 +134,8 @@ fn a_thousand_hostile_names_never_reach_a_log_raw() {
             tracing::info!(peer = %hostile, why = ?hostile, bytes = hostile.as_str(), "from {hostile}");
             tracing::info!(target: "adit::stream", direction = "inbound", source = %hostile, target = %hostile, peer_cluster = %hostile, peer_node = %hostile, backend = %hostile, code = %hostile, reason = %hostile);
         };
-        for lines in [logged(Render::Text { colour: false }, act), logged(Render::Json, act)] {
+        for lines in [logged(LineStyle::Text { colour: false }, act), logged(LineStyle::Json, act)]
+        {
             assert_eq!(lines.len(), 2, "a name made a line of its own: {lines:?}");
             assert!(!lines.concat().chars().any(escape::is_hostile), "{lines:?}");
         }

@@ -11,12 +11,12 @@ use adit_core::name::{ClusterName, ServiceName};
 use adit_core::policy::Grant;
 use adit_core::snapshot::{Class, Export, ExportPort, Hop};
 use adit_core::wire::state::message::{MAX_GRANTS, MAX_PORTS};
-use adit_core::wire::state::{LIMIT, MAX_EXPORTS};
+use adit_core::wire::state::{MAX_EXPORTS, MAX_MESSAGE_LEN};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::super::world::{World, service_ref};
-use super::{Exports, Offer, Strength, Verdict};
+use super::super::cluster_state::{ClusterState, service_ref};
+use super::{ConditionVerdict, ExportDecisions, ExportOffer, ExportOrigin};
 use crate::api;
 
 /// The most Services of one namespace that are exported by labels and annotations, well or not: a fifth of what a
@@ -25,17 +25,17 @@ use crate::api;
 pub(in crate::controller) const NAMESPACE_EXPORTS: usize = 2_000;
 
 /// Why no cluster could be told of an export with these ports and grants.
-pub(super) fn untellable(
+pub(super) fn why_unannounceable(
     service: &ServiceName,
     ports: &[api::ExportPort],
     allow: &[Grant],
-) -> Option<Verdict> {
+) -> Option<ConditionVerdict> {
     if ports.len() > MAX_PORTS {
         let message = format!(
             "{service} has {} TCP ports, and an export {MAX_PORTS} at most: divide them among Services",
             ports.len()
         );
-        return Some(Verdict::bad("TooManyPorts", message));
+        return Some(ConditionVerdict::bad("TooManyPorts", message));
     }
     let mut grants: BTreeMap<&ClusterName, usize> = BTreeMap::new();
     allow.iter().for_each(|grant| *grants.entry(&grant.cluster).or_default() += 1);
@@ -44,7 +44,7 @@ pub(super) fn untellable(
             "{service} has {count} grants for {cluster}, and an export {MAX_GRANTS} at most for each \
              cluster: write * for a namespace or ServiceAccount where one stands for many"
         );
-        return Some(Verdict::bad("TooManyGrants", message));
+        return Some(ConditionVerdict::bad("TooManyGrants", message));
     }
     let port = |port: &api::ExportPort| {
         let app_protocol = port.app_protocol.as_deref().map(str::parse).transpose();
@@ -64,28 +64,32 @@ pub(super) fn untellable(
         replay: false,
         probe: None,
     };
-    let cluster = grants.into_keys().find(|cluster| !announce::fits(&export, cluster))?;
+    let cluster = grants.into_keys().find(|cluster| !announce::export_fits(&export, cluster))?;
     let message = format!(
         "{service} is too large to be told to {cluster}: {} KiB at most for names of ports, what they speak, \
          and grants together; write * where one grant stands for many",
-        LIMIT / 1024
+        MAX_MESSAGE_LEN / 1024
     );
-    Some(Verdict::bad("TooLarge", message))
+    Some(ConditionVerdict::bad("TooLarge", message))
 }
 
 /// Takes out of `offers` what there is no place for, and notes it in `exports`.
-pub(super) fn fit(offers: &mut BTreeMap<ServiceName, Offer>, world: &World, exports: &mut Exports) {
-    let named = offers.values().filter(|offer| offer.strength == Strength::Named).count();
-    let kept = world.exports.values().filter(|stored| exports.is_kept(world, stored));
+pub(super) fn enforce_limits(
+    offers: &mut BTreeMap<ServiceName, ExportOffer>,
+    world: &ClusterState,
+    exports: &mut ExportDecisions,
+) {
+    let named = offers.values().filter(|offer| offer.strength == ExportOrigin::Named).count();
+    let kept = world.exports.values().filter(|stored| exports.keeps_stored(world, stored));
     let mut by_namespace: BTreeMap<String, usize> = BTreeMap::new();
     kept.for_each(|e| *by_namespace.entry(e.spec.service.namespace.clone()).or_default() += 1);
     let mut taken = named + by_namespace.values().sum::<usize>();
-    for service in in_order(offers, world) {
+    for service in by_seniority(offers, world) {
         let strength = offers.get(&service).map(|offer| offer.strength);
         let here = by_namespace.entry(service.namespace.to_string()).or_default();
         let (most, whose) = match strength {
             // They have their places before all others.
-            Some(Strength::Named) => continue,
+            Some(ExportOrigin::Named) => continue,
             _ if *here >= NAMESPACE_EXPORTS => (NAMESPACE_EXPORTS, "a namespace"),
             _ if taken >= MAX_EXPORTS => (MAX_EXPORTS, "a cluster"),
             _ => {
@@ -105,7 +109,10 @@ pub(super) fn fit(offers: &mut BTreeMap<ServiceName, Offer>, world: &World, expo
 }
 
 /// Whoever has a place is before whoever wants one, and then the older.
-fn in_order(offers: &BTreeMap<ServiceName, Offer>, world: &World) -> Vec<ServiceName> {
+fn by_seniority(
+    offers: &BTreeMap<ServiceName, ExportOffer>,
+    world: &ClusterState,
+) -> Vec<ServiceName> {
     let age = |service: &ServiceName| -> (bool, Option<Timestamp>) {
         let stored = world.exports.get(&service_ref(service).object_name());
         if let Some(export) = stored.filter(|export| !export.spec.ports.is_empty()) {
@@ -120,7 +127,9 @@ fn in_order(offers: &BTreeMap<ServiceName, Offer>, world: &World) -> Vec<Service
 }
 
 /// What is left out for want of a place, in one line for the status.
-pub(in crate::controller) fn summary(left_out: &BTreeMap<ServiceName, String>) -> Option<String> {
+pub(in crate::controller) fn describe_left_out(
+    left_out: &BTreeMap<ServiceName, String>,
+) -> Option<String> {
     let namespaces: BTreeSet<&str> = left_out.keys().map(|s| s.namespace.as_str()).collect();
     let first = *namespaces.first()?;
     let others = match namespaces.len() - 1 {

@@ -12,13 +12,16 @@ fn config(text: &str) -> ClusterConfig {
 const LINK: &str = "links:\n  - cluster: bank\n    trustDomain: bank.adit.internal\n    \
                     trustBundle: x\n  - cluster: lab\n    trustDomain: lab.adit.internal\n    trustBundle: y\n";
 
-fn world(services: &[Value]) -> World {
+fn world(services: &[Value]) -> ClusterState {
     let service = |value: &Value| {
         let service: Service = serde_json::from_value(value.clone()).unwrap();
         let name = service.metadata.name.clone().unwrap();
-        (super::super::world::service_name(&service.metadata, &name).unwrap(), Arc::new(service))
+        (
+            super::super::cluster_state::service_name(&service.metadata, &name).unwrap(),
+            Arc::new(service),
+        )
     };
-    World { services: services.iter().map(service).collect(), ..World::default() }
+    ClusterState { services: services.iter().map(service).collect(), ..ClusterState::default() }
 }
 
 fn service(labels: Value, annotations: Value) -> Value {
@@ -44,7 +47,7 @@ fn a_name_counts_more_than_labels_and_labels_more_than_an_annotation() {
         (format!("exports:\n{selected}"), "selected"),
         (String::new(), "annotated"),
     ] {
-        let exports = resolve(&config(&format!("{LINK}{OPEN}{rules}")), &world, &BTreeSet::new());
+        let exports = decide(&config(&format!("{LINK}{OPEN}{rules}")), &world, &BTreeSet::new());
         let export = &exports.all[&bot()];
         assert_eq!(export.spec.allow[0].workloads.namespace, expected);
         assert!(export.verdict.good, "{:?}", export.verdict);
@@ -59,12 +62,12 @@ fn a_tenant_publishes_nothing_that_its_namespace_may_not() {
             json!({"adit.dev/export": to, "adit.dev/allow": "lab/*/*,bank/*/*"}),
         )])
     };
-    let closed = resolve(&config(LINK), &asks("bank"), &BTreeSet::new());
+    let closed = decide(&config(LINK), &asks("bank"), &BTreeSet::new());
     assert!(closed.all.is_empty() && closed.refused[&bot()].contains("optIn.exportTo"));
     let open = config(&format!("{LINK}{OPEN}"));
-    let other = resolve(&open, &asks("lab"), &BTreeSet::new());
+    let other = decide(&open, &asks("lab"), &BTreeSet::new());
     assert!(other.all.is_empty() && other.refused.contains_key(&bot()));
-    let partly = resolve(&open, &asks("lab,bank"), &BTreeSet::new());
+    let partly = decide(&open, &asks("lab,bank"), &BTreeSet::new());
     let export = &partly.all[&bot()];
     let clusters: Vec<&str> = export.spec.allow.iter().map(|g| g.cluster.as_str()).collect();
     assert_eq!((clusters, export.verdict.reason), (vec!["bank"], "BadAnnotation"));
@@ -77,11 +80,11 @@ fn what_an_agent_says_counts_and_not_its_stale_copy() {
         json!([{"apiVersion": "kagent.dev/v1alpha2", "kind": "Agent", "name": "bot", "uid": "1"}]);
     let mut world = world(&[stub]);
     let config = config(&format!("{LINK}{OPEN}"));
-    assert!(resolve(&config, &world, &BTreeSet::new()).all.contains_key(&bot()));
+    assert!(decide(&config, &world, &BTreeSet::new()).all.contains_key(&bot()));
     world
         .agents
         .insert(bot(), k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta::default());
-    assert!(!resolve(&config, &world, &BTreeSet::new()).all.contains_key(&bot()));
+    assert!(!decide(&config, &world, &BTreeSet::new()).all.contains_key(&bot()));
 }
 
 #[test]
@@ -101,7 +104,7 @@ fn what_cannot_be_exported_says_why_and_allows_nobody() {
         (vec![good], false, "Exported"),
     ] {
         let imported = if imported { [bot()].into() } else { BTreeSet::new() };
-        let exports = resolve(&config, &world(&services), &imported);
+        let exports = decide(&config, &world(&services), &imported);
         let export = &exports.all[&bot()];
         assert_eq!(export.verdict.reason, reason);
         assert_eq!(export.spec.allow.is_empty(), !export.verdict.good, "{reason}");
@@ -143,7 +146,7 @@ fn what_no_cluster_could_be_told_is_left_out_and_says_what_to_do() {
         let mut other = service(json!({}), open_to_bank());
         other["metadata"]["name"] = "other".into();
         let config = config(&format!("{LINK}{OPEN}"));
-        let exports = resolve(&config, &world(&[one, other]), &BTreeSet::new());
+        let exports = decide(&config, &world(&[one, other]), &BTreeSet::new());
         let export = &exports.all[&bot()];
         assert_eq!(export.verdict.reason, reason);
         assert!(export.verdict.message.contains(says), "{}", export.verdict.message);
@@ -166,7 +169,7 @@ fn many(namespace: &str, count: usize, year: u16) -> Vec<Value> {
 }
 
 /// Writes what was resolved, as the controller does: what it made is there in the next round.
-fn stored(world: &mut World, exports: &Exports, year: u16) {
+fn stored(world: &mut ClusterState, exports: &ExportDecisions, year: u16) {
     for resolved in exports.all.values() {
         let name = resolved.spec.service.object_name();
         let mut made = api::Export::new(&name, resolved.spec.clone());
@@ -176,7 +179,7 @@ fn stored(world: &mut World, exports: &Exports, year: u16) {
     }
 }
 
-fn of_namespace(exports: &Exports, namespace: &str) -> usize {
+fn of_namespace(exports: &ExportDecisions, namespace: &str) -> usize {
     exports.all.keys().filter(|service| service.namespace.as_str() == namespace).count()
 }
 
@@ -187,19 +190,19 @@ fn no_namespace_takes_the_places_of_others() {
     let mut services = many("team-z", 3, 2026);
     services.extend(many("team-a", 20_000, 2025));
     let mut world = world(&services);
-    let exports = resolve(&config, &world, &BTreeSet::new());
+    let exports = decide(&config, &world, &BTreeSet::new());
     assert_eq!(of_namespace(&exports, "team-z"), 3);
     assert_eq!(of_namespace(&exports, "team-a"), limits::NAMESPACE_EXPORTS + 1, "one is named");
     assert_eq!(exports.left_out.len(), 20_000 - limits::NAMESPACE_EXPORTS - 1);
     assert!(exports.left_out.values().all(|why| why.contains("2000 Services at most")));
-    let line = limits::summary(&exports.left_out).unwrap();
+    let line = limits::describe_left_out(&exports.left_out).unwrap();
     assert!(line.starts_with("17999 Services of namespace team-a are not exported"), "{line}");
     // What is withdrawn is withdrawn all the same, and what waits takes the place.
     stored(&mut world, &exports, 2026);
     let gone: Vec<ServiceName> =
         ["team-z/bot-00001", "team-a/bot-00000"].map(|s| s.parse().unwrap()).into();
     gone.iter().for_each(|service| drop(world.services.remove(service)));
-    let exports = resolve(&config, &world, &BTreeSet::new());
+    let exports = decide(&config, &world, &BTreeSet::new());
     assert!(gone.iter().all(|service| !exports.all.contains_key(service)));
     assert_eq!(of_namespace(&exports, "team-a"), limits::NAMESPACE_EXPORTS + 1);
 }
@@ -213,12 +216,12 @@ fn a_newcomer_takes_nobodys_place() {
         .collect();
     services.extend(many("team-y", 1_999, 2026));
     let mut before = world(&services);
-    let first = resolve(&config, &before, &BTreeSet::new());
+    let first = decide(&config, &before, &BTreeSet::new());
     assert_eq!((first.all.len(), first.left_out.len()), (9_999, 0));
     stored(&mut before, &first, 2026);
     // Of Services that are older than all of them, and whose names come first, there is room for one.
     before.services.extend(world(&many("team-a", 2, 2001)).services);
-    let now = resolve(&config, &before, &BTreeSet::new());
+    let now = decide(&config, &before, &BTreeSet::new());
     assert_eq!((now.all.len(), now.left_out.len()), (10_000, 1));
     assert!(first.all.keys().all(|service| now.all.contains_key(service)));
     let why = &now.left_out[&"team-a/bot-00001".parse().unwrap()];
@@ -237,7 +240,7 @@ fn what_a_tenant_exports_is_entered_at_its_pods_node() {
     for (config, any, hop) in
         [(selected, false, Some("sameNode")), (rule("service: team-a/bot"), true, None)]
     {
-        let exports = resolve(&config, &world, &BTreeSet::new());
+        let exports = decide(&config, &world, &BTreeSet::new());
         let spec = &exports.all[&bot()].spec;
         assert_eq!((spec.any_endpoint, spec.hop.as_deref()), (any, hop));
     }

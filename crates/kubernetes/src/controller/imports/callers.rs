@@ -10,13 +10,13 @@ use super::api_workloads;
 use crate::api::Workloads;
 
 /// Those that a rule names, or else the usual ones.
-pub(super) fn of_rule(config: &ClusterConfig, rule: &ImportRule) -> Vec<Workloads> {
+pub(super) fn callers_of_rule(config: &ClusterConfig, rule: &ImportRule) -> Vec<Workloads> {
     let named = rule.allow.as_ref().map(|allow| allow.iter().map(api_workloads).collect());
-    named.unwrap_or_else(|| usual(config, &rule.service, &rule.from))
+    named.unwrap_or_else(|| default_callers(config, &rule.service, &rule.from))
 }
 
 /// Those that may use what is imported from a cluster while nobody says otherwise of this import.
-pub(super) fn usual(
+pub(super) fn default_callers(
     config: &ClusterConfig,
     service: &ServiceName,
     from: &ClusterName,

@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
-use adit_core::snapshot::{Class, Hop, PeerPort, View};
+use adit_core::snapshot::{Class, ClusterView, Hop, PeerPort};
 
 use super::*;
-use crate::controller::Heard;
-use crate::controller::world::Serving;
+use crate::controller::ObservedPeer;
+use crate::controller::cluster_state::LocalEndpoints;
 
 fn bot() -> ServiceName {
     "team-a/bot".parse().unwrap()
@@ -22,18 +22,18 @@ fn config(more: &str) -> ClusterConfig {
 }
 
 /// A stub that waits, with these annotations.
-fn world(annotations: &[(&str, &str)]) -> World {
+fn world(annotations: &[(&str, &str)]) -> ClusterState {
     let mut service = Service::default();
     service.metadata.annotations =
         Some(annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
-    World {
+    ClusterState {
         services: [(bot(), Arc::new(service))].into(),
-        known: Arc::new(["bot".to_owned()].into()),
-        ..World::default()
+        observed_services: Arc::new(["bot".to_owned()].into()),
+        ..ClusterState::default()
     }
 }
 
-fn peers(clusters: &[&str], ready: u32) -> Peers {
+fn peers(clusters: &[&str], ready: u32) -> ObservedPeers {
     let port = PeerPort {
         name: "http".parse().unwrap(),
         number: 80,
@@ -49,29 +49,29 @@ fn peers(clusters: &[&str], ready: u32) -> Peers {
         replay: false,
     };
     let nodes = [("n1".parse().unwrap(), vec![])].into();
-    let view = View { nodes, exports: [(bot(), Arc::new(export))].into() };
-    let heard = Heard { view: Arc::new(view), live: true };
+    let view = ClusterView { nodes, exports: [(bot(), Arc::new(export))].into() };
+    let heard = ObservedPeer { view: Arc::new(view), live: true };
     let clusters = clusters.iter().map(|c| (c.parse().unwrap(), heard.clone())).collect();
-    Peers { reporting: true, clusters, ..Peers::default() }
+    ObservedPeers { reporting: true, clusters, ..ObservedPeers::default() }
 }
 
 fn decide(
     config: &ClusterConfig,
-    world: &World,
-    peers: &Peers,
-    exported: &BTreeMap<ServiceName, Strength>,
-) -> Imports {
+    world: &ClusterState,
+    peers: &ObservedPeers,
+    exported: &BTreeMap<ServiceName, ExportOrigin>,
+) -> ImportDecisions {
     decide_at(config, world, peers, exported, Timestamp::now(), &mut ImportHistory::default())
 }
 
 fn decide_at(
     config: &ClusterConfig,
-    world: &World,
-    peers: &Peers,
-    exported: &BTreeMap<ServiceName, Strength>,
+    world: &ClusterState,
+    peers: &ObservedPeers,
+    exported: &BTreeMap<ServiceName, ExportOrigin>,
     clock: Timestamp,
     history: &mut ImportHistory,
-) -> Imports {
+) -> ImportDecisions {
     let facts = ImportFacts { config, world, peers, exported, at: Instant::now(), clock };
     super::decide(facts, history)
 }
@@ -106,7 +106,7 @@ fn a_links_word_opens_all_that_is_imported_from_it_and_no_annotation_does() {
     assert_eq!(said(&with(opened), &asks), "team-a/*");
 }
 
-fn from(config: &ClusterConfig, world: &World, peers: &Peers) -> Option<String> {
+fn from(config: &ClusterConfig, world: &ClusterState, peers: &ObservedPeers) -> Option<String> {
     let imports = decide(config, world, peers, &BTreeMap::new());
     imports.all.get(&bot()).map(|wanted| wanted.from.to_string())
 }
@@ -147,33 +147,33 @@ fn what_is_imported_from_one_cluster_no_other_takes() {
 fn a_service_that_is_served_here_or_not_known_of_is_not_imported_by_itself() {
     let bank = peers(&["bank"], 1);
     let mut served = world(&[]);
-    served.serving.insert(bot(), Serving::Ready);
+    served.local_endpoints.insert(bot(), LocalEndpoints::Ready);
     assert_eq!(from(&config(""), &served, &bank), None);
     let mut unknown = world(&[]);
-    unknown.known = Arc::default();
+    unknown.observed_services = Arc::default();
     assert_eq!(from(&config(""), &unknown, &bank), None);
     let imports = decide(&config(""), &unknown, &bank, &BTreeMap::new());
     assert!(imports.candidates.contains(&bot()), "so that it becomes known");
-    let absent = World { services: BTreeMap::new(), ..world(&[]) };
+    let absent = ClusterState { services: BTreeMap::new(), ..world(&[]) };
     assert_eq!(from(&config(""), &absent, &bank), None, "no Service is made unasked");
 }
 
 #[test]
 fn two_clusters_that_export_the_same_labels_do_not_take_turns() {
-    let ours = BTreeMap::from([(bot(), Strength::Implied)]);
+    let ours = BTreeMap::from([(bot(), ExportOrigin::Implied)]);
     let begins = |ready| {
         let bank = peers(&["bank"], ready);
         decide(&config(""), &world(&[]), &bank, &ours).all.contains_key(&bot())
     };
     assert!(!begins(0), "neither has a backend");
     assert!(begins(1), "theirs has one, ours has none");
-    let named = BTreeMap::from([(bot(), Strength::Named)]);
+    let named = BTreeMap::from([(bot(), ExportOrigin::Named)]);
     let imports = decide(&config(""), &world(&[]), &peers(&["bank"], 1), &named);
     assert!(imports.all.is_empty(), "ours was exported by name");
 }
 
 /// A Service whose pods a selector names, as kagent makes it for an Agent, and the Import that stands for it.
-fn imported(serving: Option<Serving>) -> World {
+fn imported(serving: Option<LocalEndpoints>) -> ClusterState {
     let mut world = world(&[]);
     let service: Service = serde_json::from_value(serde_json::json!({
         "metadata": {"name": "bot", "namespace": "team-a", "ownerReferences": [{"apiVersion": "kagent.dev/v1alpha2",
@@ -184,7 +184,7 @@ fn imported(serving: Option<Serving>) -> World {
     let agent = kube::core::ObjectMeta { uid: Some("u".into()), ..Default::default() };
     world.agents.insert(bot(), agent);
     world.agents_without_pods.insert(bot());
-    world.serving.extend(serving.map(|s| (bot(), s)));
+    world.local_endpoints.extend(serving.map(|s| (bot(), s)));
     let import = serde_json::json!({"apiVersion": "adit.dev/v1alpha1", "kind": "Import",
         "metadata": {"name": "team-a.bot"}, "spec": {"service": {"namespace": "team-a", "name": "bot"},
             "from": "bank", "addresses": ["198.18.0.1"]}});
@@ -194,7 +194,7 @@ fn imported(serving: Option<Serving>) -> World {
 }
 
 /// The same, with another Service.
-fn changed(world: &World, change: impl FnOnce(&mut Service)) -> World {
+fn changed(world: &ClusterState, change: impl FnOnce(&mut Service)) -> ClusterState {
     let mut world = world.clone();
     let mut service = (*world.services[&bot()]).clone();
     change(&mut service);
@@ -234,7 +234,7 @@ fn a_service_that_may_have_pods_is_imported_by_name_only() {
         assert_eq!(reason, (!fillable).then_some("HasSelector"), "{which}");
         let rule = "imports:\n  - service: team-a/bot\n    from: lab\n";
         assert_eq!(from(&config(rule), &world, &bank).as_deref(), Some("lab"), "{which}");
-        world.known = Arc::default();
+        world.observed_services = Arc::default();
         let told = decide(&config(""), &world, &bank, &BTreeMap::new()).only_by_name;
         assert!(told.is_empty(), "nothing is known of its endpoints yet: {which}");
     }
@@ -245,9 +245,9 @@ fn what_was_ever_served_here_is_imported_by_nobodys_accident() {
     let bank = peers(&["bank"], 1);
     for (serving, begins) in [
         (None, true),
-        (Some(Serving::Once), false),
-        (Some(Serving::Unready), false),
-        (Some(Serving::Ready), false),
+        (Some(LocalEndpoints::Former), false),
+        (Some(LocalEndpoints::Unready), false),
+        (Some(LocalEndpoints::Ready), false),
     ] {
         let mut world = imported(serving);
         world.imports.clear();
@@ -259,16 +259,17 @@ fn what_was_ever_served_here_is_imported_by_nobodys_accident() {
         assert_eq!(from(&config(rule), &world, &bank).as_deref(), Some("lab"), "somebody said so");
         // Without a selector it waits for somebody to fill it; who did is not there any more.
         world.services = self::world(&[]).services;
-        let begins = serving <= Some(Serving::Once);
+        let begins = serving <= Some(LocalEndpoints::Former);
         assert_eq!(from(&config(""), &world, &bank).is_some(), begins, "{serving:?}");
     }
 }
 
 #[test]
 fn an_import_by_itself_outlasts_others_endpoints_and_gives_back_what_we_export() {
-    let ours = BTreeMap::from([(bot(), Strength::Implied)]);
+    let ours = BTreeMap::from([(bot(), ExportOrigin::Implied)]);
     for peers in [peers(&["bank"], 1), peers(&["lab"], 1)] {
-        let goes_on = |serving: Option<Serving>, exported: &BTreeMap<ServiceName, Strength>| {
+        let goes_on = |serving: Option<LocalEndpoints>,
+                       exported: &BTreeMap<ServiceName, ExportOrigin>| {
             decide(&config(""), &imported(serving), &peers, exported)
                 .all
                 .get(&bot())
@@ -276,10 +277,10 @@ fn an_import_by_itself_outlasts_others_endpoints_and_gives_back_what_we_export()
         };
         assert!(goes_on(None, &BTreeMap::new()));
         // It is not filled beside them, and says so.
-        assert!(goes_on(Some(Serving::Unready), &BTreeMap::new()));
-        assert!(goes_on(Some(Serving::Ready), &BTreeMap::new()));
+        assert!(goes_on(Some(LocalEndpoints::Unready), &BTreeMap::new()));
+        assert!(goes_on(Some(LocalEndpoints::Ready), &BTreeMap::new()));
         assert!(goes_on(None, &ours), "nobody here has served it yet");
-        for serving in [Serving::Once, Serving::Unready, Serving::Ready] {
+        for serving in [LocalEndpoints::Former, LocalEndpoints::Unready, LocalEndpoints::Ready] {
             assert!(!goes_on(Some(serving), &ours), "{serving:?}");
         }
     }

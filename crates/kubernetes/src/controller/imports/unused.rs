@@ -6,13 +6,13 @@ use std::time::Duration;
 use adit_core::name::{ClusterName, ServiceName};
 use tokio::time::Instant;
 
-use super::{ImportFacts, Imports};
+use super::{ImportDecisions, ImportFacts};
 
 /// How many of a cluster's exports are named.
 const MAX_NAMED: usize = 3;
 /// The least time between two sentences about one cluster: it may export other names all the time, and each sentence
 /// is written into its Link.
-const SAY_INTERVAL: Duration = Duration::from_secs(30);
+const MESSAGE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What was said of each cluster last, and when.
 #[derive(Debug, Default)]
@@ -20,17 +20,17 @@ pub(super) struct UnusedExports(BTreeMap<ClusterName, (Instant, Option<String>)>
 
 impl UnusedExports {
     /// Adds a sentence for each linked cluster of which something is not imported.
-    pub(super) fn tell(&mut self, facts: ImportFacts<'_>, imports: &mut Imports) {
+    pub(super) fn report(&mut self, facts: ImportFacts<'_>, imports: &mut ImportDecisions) {
         let links: Vec<&ClusterName> = facts.config.links.iter().map(|l| &l.cluster).collect();
         self.0.retain(|cluster, _| links.contains(&cluster));
         for cluster in links {
             let now = sentence(facts, imports, cluster);
             let (at, said) =
                 self.0.entry(cluster.clone()).or_insert_with(|| (facts.at, now.clone()));
-            if *said != now && facts.at >= *at + SAY_INTERVAL {
+            if *said != now && facts.at >= *at + MESSAGE_INTERVAL {
                 (*at, *said) = (facts.at, now);
             } else if *said != now {
-                imports.wake = imports.wake.into_iter().chain([*at + SAY_INTERVAL]).min();
+                imports.wake = imports.wake.into_iter().chain([*at + MESSAGE_INTERVAL]).min();
             }
             imports.unused.extend(said.clone().map(|said| (cluster.clone(), said)));
         }
@@ -38,8 +38,12 @@ impl UnusedExports {
 }
 
 /// What there is to say of a cluster. That of opened namespaces is told where it is not imported.
-fn sentence(facts: ImportFacts<'_>, imports: &Imports, cluster: &ClusterName) -> Option<String> {
-    let view = facts.peers.live(cluster)?;
+fn sentence(
+    facts: ImportFacts<'_>,
+    imports: &ImportDecisions,
+    cluster: &ClusterName,
+) -> Option<String> {
+    let view = facts.peers.live_view(cluster)?;
     let is_unused =
         |s: &&ServiceName| !imports.all.contains_key(*s) && !imports.only_by_name.contains_key(*s);
     let mut unused = view.exports.keys().filter(is_unused);

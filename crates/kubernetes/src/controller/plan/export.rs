@@ -9,147 +9,161 @@ use adit_core::name::ServiceName;
 
 pub(super) use self::ready::ExportHistory;
 use self::ready::ExportVerdict;
-use super::{Change, Memory, Now, Plan, Write, about_service, nodes, ours};
+use super::{
+    ObjectChange, PlanHistory, PlanInput, PlannedWrite, WritePlan, node_reports, owned_metadata,
+    service_reference,
+};
 use crate::api::{Export, Status};
+use crate::controller::cluster_state::ClusterState;
 use crate::controller::conditions;
-use crate::controller::exports::{Exports, Resolved, Verdict};
-use crate::controller::world::World;
+use crate::controller::exports::{ConditionVerdict, ExportDecisions, ResolvedExport};
 
 /// The condition about its backends.
 const READY: &str = "Ready";
 
-pub(super) fn plan(
-    world: &World,
-    now: &Now<'_>,
-    exports: &Exports,
-    memory: &mut Memory,
-    plan: &mut Plan,
+pub(super) fn plan_exports(
+    world: &ClusterState,
+    now: &PlanInput<'_>,
+    exports: &ExportDecisions,
+    memory: &mut PlanHistory,
+    plan: &mut WritePlan,
 ) {
     let mut named = BTreeSet::new();
     for (service, resolved) in &exports.all {
         let name = resolved.spec.service.object_name();
         if !resolved.verdict.good {
-            let about = about_service(world, service);
-            plan.complain(about, resolved.verdict.reason, &resolved.verdict.message);
+            let about = service_reference(world, service);
+            plan.warn(about, resolved.verdict.reason, &resolved.verdict.message);
         }
-        let linked = linked(service, resolved, now);
+        let linked = linked_verdict(service, resolved, now);
         if let Some(verdict) = linked.as_ref().filter(|verdict| !verdict.good) {
-            plan.complain(about_service(world, service), verdict.reason, &verdict.message);
+            plan.warn(service_reference(world, service), verdict.reason, &verdict.message);
         }
-        let refusing = nodes::refusing(now, "export", &service.to_string());
+        let refusing = node_reports::refused_callers(now, "export", &service.to_string());
         if let Some(refusing) = &refusing {
-            let about = about_service(world, service);
-            plan.complain(about, "CallersRefused", &refusing.message);
+            let about = service_reference(world, service);
+            plan.warn(about, "CallersRefused", &refusing.message);
         }
         let is_usable =
             !resolved.spec.allow.is_empty() && linked.as_ref().is_none_or(|verdict| verdict.good);
-        let ready = Backends::of(is_usable, world.exports.get(&name), service, now, memory, plan);
-        if let Backends::Are(ExportVerdict { verdict, note: Some(note) }) = &ready {
-            plan.complain(about_service(world, service), verdict.reason, note);
+        let ready = BackendReadiness::assess(
+            is_usable,
+            world.exports.get(&name),
+            service,
+            now,
+            memory,
+            plan,
+        );
+        if let BackendReadiness::Known(ExportVerdict { verdict, note: Some(note) }) = &ready {
+            plan.warn(service_reference(world, service), verdict.reason, note);
         }
         let told =
             ExportFindings { linked: linked.as_ref(), refusing: refusing.as_ref(), ready: &ready };
-        let change = one(world, now, (&name, resolved), &told, memory, plan);
-        plan.writes.extend(change.map(Write::Export));
+        let change = plan_export(world, now, (&name, resolved), &told, memory, plan);
+        plan.writes.extend(change.map(PlannedWrite::Export));
         named.insert(name);
     }
-    memory.exports.keep(|service| exports.all.contains_key(service));
+    memory.exports.retain(|service| exports.all.contains_key(service));
     for (name, stored) in &world.exports {
-        if !named.contains(name) && !exports.is_kept(world, stored) {
-            plan.writes.push(Write::Export(Change::Delete(stored.clone())));
+        if !named.contains(name) && !exports.keeps_stored(world, stored) {
+            plan.writes.push(PlannedWrite::Export(ObjectChange::Delete(stored.clone())));
         }
     }
 }
 
 /// True where every cluster that an export is granted to is linked; `None` where it is granted to none.
-fn linked(service: &ServiceName, wanted: &Resolved, now: &Now<'_>) -> Option<Verdict> {
+fn linked_verdict(
+    service: &ServiceName,
+    wanted: &ResolvedExport,
+    now: &PlanInput<'_>,
+) -> Option<ConditionVerdict> {
     let granted: BTreeSet<&str> = wanted.spec.allow.iter().map(|g| g.cluster.as_str()).collect();
     let is_linked =
         |cluster: &&str| now.config.links.iter().any(|l| l.cluster.as_str() == *cluster);
     let (linked, strangers): (Vec<&str>, Vec<&str>) = granted.into_iter().partition(is_linked);
     if strangers.is_empty() {
         let message = || format!("{service} is exported to {}", linked.join(", "));
-        return (!linked.is_empty()).then(|| Verdict::good("Linked", message()));
+        return (!linked.is_empty()).then(|| ConditionVerdict::good("Linked", message()));
     }
     let strangers = strangers.join(", ");
     let message = format!(
         "{service} is granted to {strangers}, and there is no link to {strangers}: `adit link` makes one, and \
          `adit export {service} --remove` takes the export back"
     );
-    Some(Verdict::bad("NotLinked", message))
+    Some(ConditionVerdict::bad("NotLinked", message))
 }
 
 /// What is said of an export beside its own verdict.
 struct ExportFindings<'a> {
-    linked: Option<&'a Verdict>,
-    refusing: Option<&'a Verdict>,
-    ready: &'a Backends,
+    linked: Option<&'a ConditionVerdict>,
+    refusing: Option<&'a ConditionVerdict>,
+    ready: &'a BackendReadiness,
 }
 
 /// What is known of an export's backends.
-enum Backends {
+enum BackendReadiness {
     /// Nothing new: what is said of them stays.
     Unknown,
     /// Nobody could use them.
     Unused,
-    Are(ExportVerdict),
+    Known(ExportVerdict),
 }
 
-impl Backends {
-    fn of(
+impl BackendReadiness {
+    fn assess(
         is_usable: bool,
         stored: Option<&Arc<Export>>,
         service: &ServiceName,
-        now: &Now<'_>,
-        memory: &mut Memory,
-        plan: &mut Plan,
+        now: &PlanInput<'_>,
+        memory: &mut PlanHistory,
+        plan: &mut WritePlan,
     ) -> Self {
         if !is_usable {
             return Self::Unused;
         }
         let conditions = Status::conditions(stored.and_then(|export| export.status.as_ref()));
         let before = conditions::find(conditions, READY).map(|c| c.status == "True");
-        let seen = memory.exports.see(now, service, before, plan);
-        seen.map_or(Self::Unknown, Self::Are)
+        let seen = memory.exports.observe(now, service, before, plan);
+        seen.map_or(Self::Unknown, Self::Known)
     }
 }
 
-fn one(
-    world: &World,
-    now: &Now<'_>,
-    (name, wanted): (&str, &Resolved),
+fn plan_export(
+    world: &ClusterState,
+    now: &PlanInput<'_>,
+    (name, wanted): (&str, &ResolvedExport),
     told: &ExportFindings<'_>,
-    memory: &mut Memory,
-    plan: &mut Plan,
-) -> Option<Change<Export>> {
+    memory: &mut PlanHistory,
+    plan: &mut WritePlan,
+) -> Option<ObjectChange<Export>> {
     let spec = wanted.spec.clone();
     let Some(stored) = world.exports.get(name) else {
-        let object = Export { metadata: ours(world, name), spec, status: None };
-        return Some(Change::Create(Box::new(object)));
+        let object = Export { metadata: owned_metadata(world, name), spec, status: None };
+        return Some(ObjectChange::Create(Box::new(object)));
     };
     if stored.spec != spec {
-        return Some(Change::Replace(Box::new(Export { spec, ..(**stored).clone() })));
+        return Some(ObjectChange::Replace(Box::new(Export { spec, ..(**stored).clone() })));
     }
     let conditions = Status::conditions(stored.status.as_ref());
     let generation = stored.metadata.generation;
-    let fresh = conditions::set(conditions, "Valid", &wanted.verdict, generation, &now.text());
+    let fresh = conditions::set(conditions, "Valid", &wanted.verdict, generation, &now.timestamp());
     let fresh = match told.linked {
-        Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &now.text()),
+        Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &now.timestamp()),
         None => conditions::clear(&fresh, "Linked"),
     };
     let by_nodes = |kind| {
         let object = format!("Export {name}");
-        nodes::Told { object, generation, kind, is_vague: false, now }
+        node_reports::NodeCondition { object, generation, kind, is_vague: false, now }
     };
-    let fresh = by_nodes("Refusing").set(&fresh, told.refusing, memory, plan);
+    let fresh = by_nodes("Refusing").apply(&fresh, told.refusing, memory, plan);
     let ready = by_nodes(READY);
     let fresh = match told.ready {
-        Backends::Unknown => fresh,
-        Backends::Unused => ready.set(&fresh, None, memory, plan),
-        Backends::Are(said) => ready.set(&fresh, Some(&said.verdict), memory, plan),
+        BackendReadiness::Unknown => fresh,
+        BackendReadiness::Unused => ready.apply(&fresh, None, memory, plan),
+        BackendReadiness::Known(said) => ready.apply(&fresh, Some(&said.verdict), memory, plan),
     };
     (fresh != conditions).then(|| {
         let status = Some(Status { conditions: fresh });
-        Change::Status(Box::new(Export { status, ..(**stored).clone() }))
+        ObjectChange::Status(Box::new(Export { status, ..(**stored).clone() }))
     })
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use adit_config::cluster::{Mode, Network};
+use adit_config::cluster::{NetworkConfig, NetworkMode};
 use adit_core::name::ServiceName;
 use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::PeerExport;
@@ -13,43 +13,46 @@ use k8s_openapi::api::discovery::v1::EndpointPort;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-use super::{Change, Memory, Now, Plan, Write, about_service, nodes, ours};
+use super::{
+    ObjectChange, PlanHistory, PlanInput, PlannedWrite, WritePlan, node_reports, owned_metadata,
+    service_reference,
+};
 use crate::api::{Condition, Import, ImportPort, ImportSpec, Status, Workloads};
-use crate::controller::addresses::{self, Given, Pool};
-use crate::controller::exports::Verdict;
-use crate::controller::imports::{Imports, SERVED, Wanted, was_ready};
+use crate::controller::addresses::{self, AddressPool, Allocation};
+use crate::controller::cluster_state::{ClusterState, is_ours, service_ref};
+use crate::controller::debounce::Debounced;
+use crate::controller::exports::ConditionVerdict;
+use crate::controller::imports::{ImportDecisions, SERVED, WantedImport, was_ready};
 use crate::controller::ports::{self, ImportPorts};
-use crate::controller::readiness::Steady;
-use crate::controller::slices::{self, Behind};
-use crate::controller::world::{World, is_ours, service_ref};
-use crate::controller::{Peers, conditions};
+use crate::controller::slices::{self, EndpointSource};
+use crate::controller::{ObservedPeers, conditions};
 
 /// How long the addresses of an import that ended rest.
-const REST: SignedDuration = SignedDuration::from_hours(24);
+const ADDRESS_REST_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
-pub(super) fn plan(
-    world: &World,
-    now: &Now<'_>,
-    imports: &Imports,
-    memory: &mut Memory,
-    plan: &mut Plan,
+pub(super) fn plan_imports(
+    world: &ClusterState,
+    now: &PlanInput<'_>,
+    imports: &ImportDecisions,
+    memory: &mut PlanHistory,
+    plan: &mut WritePlan,
 ) {
     let wanted = &imports.all;
     memory
         .imports
         .retain(|(service, from), _| wanted.get(service).is_some_and(|w| w.from == *from));
-    let (given, mut ports) = give(world, now, wanted);
+    let (given, mut ports) = allocate(world, now, wanted);
     let mut slices = BTreeSet::new();
     let mut stubs: BTreeSet<&ServiceName> = imports.stubs.iter().collect();
     for (service, want) in wanted {
         let name = service_ref(service).object_name();
-        let one = One {
+        let one = ImportPlan {
             world,
             now,
             service,
             want,
             stored: world.imports.get(&name),
-            given: given.get(&name).cloned().unwrap_or_default(),
+            allocation: given.get(&name).cloned().unwrap_or_default(),
             ports: ports.remove(&name).unwrap_or_default(),
             name,
         };
@@ -60,63 +63,74 @@ pub(super) fn plan(
     }
     for (service, object) in &world.services {
         if is_ours(object) && !stubs.contains(service) {
-            plan.writes.push(Write::Service(Change::Delete(object.clone())));
+            plan.writes.push(PlannedWrite::Service(ObjectChange::Delete(object.clone())));
         }
     }
     for (key, slice) in &world.slices {
         if !slices.contains(key) {
-            plan.writes.push(Write::Slice(Change::Delete(slice.clone())));
+            plan.writes.push(PlannedWrite::Slice(ObjectChange::Delete(slice.clone())));
         }
     }
     let kept: BTreeSet<String> = wanted.keys().map(|s| service_ref(s).object_name()).collect();
     let why = imports.only_by_name.iter();
-    let why: BTreeMap<String, &Verdict> =
+    let why: BTreeMap<String, &ConditionVerdict> =
         why.map(|(service, verdict)| (service_ref(service).object_name(), verdict)).collect();
     for (name, stored) in &world.imports {
         if !kept.contains(name) {
-            plan.writes.extend(release(stored, why.get(name).copied(), now).map(Write::Import));
+            plan.writes.extend(
+                plan_release(stored, why.get(name).copied(), now).map(PlannedWrite::Import),
+            );
         }
     }
 }
 
 /// What becomes of an import that nobody wants any more.
-fn release(stored: &Arc<Import>, why: Option<&Verdict>, now: &Now<'_>) -> Option<Change<Import>> {
+fn plan_release(
+    stored: &Arc<Import>,
+    why: Option<&ConditionVerdict>,
+    now: &PlanInput<'_>,
+) -> Option<ObjectChange<Import>> {
     let since = stored.spec.released_at.as_ref().and_then(|t| t.parse::<Timestamp>().ok());
     match since {
-        Some(since) if now.clock.duration_since(since) >= REST => {
-            Some(Change::Delete(stored.clone()))
+        Some(since) if now.clock.duration_since(since) >= ADDRESS_REST_LIFETIME => {
+            Some(ObjectChange::Delete(stored.clone()))
         }
-        Some(_) => rest(stored, why, now),
+        Some(_) => released_status(stored, why, now),
         None => {
             let mut object = (**stored).clone();
-            object.spec.released_at = Some(now.text());
-            Some(Change::Replace(Box::new(object)))
+            object.spec.released_at = Some(now.timestamp());
+            Some(ObjectChange::Replace(Box::new(object)))
         }
     }
 }
 
 /// Says of an import that ended that it did, once.
-fn rest(stored: &Import, why: Option<&Verdict>, now: &Now<'_>) -> Option<Change<Import>> {
+fn released_status(
+    stored: &Import,
+    why: Option<&ConditionVerdict>,
+    now: &PlanInput<'_>,
+) -> Option<ObjectChange<Import>> {
     let before = Status::conditions(stored.status.as_ref());
     let message =
         format!("{} does not export it to us, or nothing here asks for it", stored.spec.from);
-    let verdict = why.cloned().unwrap_or_else(|| Verdict::bad("Released", message));
+    let verdict = why.cloned().unwrap_or_else(|| ConditionVerdict::bad("Released", message));
     let fresh = conditions::clear(&conditions::clear(before, "Conflict"), SERVED);
-    let fresh = conditions::set(&fresh, "Ready", &verdict, stored.metadata.generation, &now.text());
+    let fresh =
+        conditions::set(&fresh, "Ready", &verdict, stored.metadata.generation, &now.timestamp());
     (fresh != before).then(|| {
         let status = Some(Status { conditions: fresh });
-        Change::Status(Box::new(Import { status, ..stored.clone() }))
+        ObjectChange::Status(Box::new(Import { status, ..stored.clone() }))
     })
 }
 
 /// The addresses and ports of all imports.
-fn give(
-    world: &World,
-    now: &Now<'_>,
-    wanted: &BTreeMap<ServiceName, Wanted>,
-) -> (BTreeMap<String, Given>, BTreeMap<String, ImportPorts>) {
+fn allocate(
+    world: &ClusterState,
+    now: &PlanInput<'_>,
+    wanted: &BTreeMap<ServiceName, WantedImport>,
+) -> (BTreeMap<String, Allocation>, BTreeMap<String, ImportPorts>) {
     let network = &now.config.network;
-    let local = network.mode == Mode::LocalRange;
+    let local = network.mode == NetworkMode::LocalRange;
     let held = |import: &Import| -> Vec<IpAddr> {
         import.spec.addresses.iter().filter_map(|a| a.parse().ok()).collect()
     };
@@ -129,13 +143,13 @@ fn give(
         let families = world.services.get(service).map(|s| slices::families(s));
         let families = families.filter(|_| local).unwrap_or_default();
         need.insert(name.clone(), families);
-        ports.insert(name.clone(), ports_of(world, now, service, want));
+        ports.insert(name.clone(), import_ports(world, now, service, want));
     }
-    let pools = (Pool::v4(network.range), Pool::v6(network.range6));
+    let pools = (AddressPool::v4(network.range), AddressPool::v6(network.range6));
     let mut given = if local {
-        addresses::give(pools, &held, &need)
+        addresses::allocate(pools, &held, &need)
     } else {
-        need.keys().map(|name| (name.clone(), Given::default())).collect()
+        need.keys().map(|name| (name.clone(), Allocation::default())).collect()
     };
     let held = world.imports.iter().map(|(name, import)| {
         let ports = import.spec.ports.iter().map(|p| (p.name.clone(), p.listen));
@@ -148,15 +162,15 @@ fn give(
     let first = network.listener_port;
     let listen = if local {
         // Each has addresses of its own, and so all ports.
-        let bounds = (first, first.saturating_add(Network::LISTENER_PORTS));
+        let bounds = (first, first.saturating_add(NetworkConfig::LISTENER_PORTS));
         let only = |name: &String, names: &Vec<String>| {
             let mine = held.get(name).map(|ports| (name.clone(), ports.clone()));
             let need = BTreeMap::from([(name.clone(), names.clone())]);
-            addresses::give_ports(bounds, &mine.into_iter().collect(), &need)
+            addresses::allocate_ports(bounds, &mine.into_iter().collect(), &need)
         };
         wanted.iter().flat_map(|(name, names)| only(name, names)).collect()
     } else {
-        addresses::give_ports((first, addresses::FIRST_NODE_PORT), &held, &wanted)
+        addresses::allocate_ports((first, addresses::FIRST_NODE_PORT), &held, &wanted)
     };
     for (name, ports) in &mut ports {
         let mine = listen.get(name);
@@ -176,46 +190,60 @@ fn give(
 }
 
 /// The ports as the exporting side tells them, or told them last where it does not now, as far as they are used.
-fn ports_of(world: &World, now: &Now<'_>, service: &ServiceName, want: &Wanted) -> ImportPorts {
+fn import_ports(
+    world: &ClusterState,
+    now: &PlanInput<'_>,
+    service: &ServiceName,
+    want: &WantedImport,
+) -> ImportPorts {
     let stored = world.imports.get(&service_ref(service).object_name());
     let stored = stored.filter(|import| import.spec.from == want.from.as_str());
     let uses = want.port_use(world, service);
-    let mut ports = match (told(now.peers, service, want), stored) {
-        (Some(export), _) => uses.of_export(export),
-        (None, Some(stored)) => uses.of(stored.spec.ports.clone()),
+    let mut ports = match (peer_export(now.peers, service, want), stored) {
+        (Some(export), _) => uses.select_of_export(export),
+        (None, Some(stored)) => uses.select(stored.spec.ports.clone()),
         (None, None) => ImportPorts::default(),
     };
     if let Some(stored) = stored {
-        ports.retained = ports::retained(world, service, stored, &ports.used);
+        ports.retained = ports::retained_ports(world, service, stored, &ports.used);
     }
     ports
 }
 
 /// The export as it was heard; none where its cluster cannot be heard now, or does not export it.
-fn told<'a>(peers: &'a Peers, service: &ServiceName, want: &Wanted) -> Option<&'a PeerExport> {
-    peers.live(&want.from)?.exports.get(service).map(|export| &**export)
+fn peer_export<'a>(
+    peers: &'a ObservedPeers,
+    service: &ServiceName,
+    want: &WantedImport,
+) -> Option<&'a PeerExport> {
+    peers.live_view(&want.from)?.exports.get(service).map(|export| &**export)
 }
 
 /// One import and all that belongs to it.
-struct One<'a> {
-    world: &'a World,
-    now: &'a Now<'a>,
+struct ImportPlan<'a> {
+    world: &'a ClusterState,
+    now: &'a PlanInput<'a>,
     service: &'a ServiceName,
-    want: &'a Wanted,
+    want: &'a WantedImport,
     stored: Option<&'a Arc<Import>>,
-    given: Given,
+    allocation: Allocation,
     ports: ImportPorts,
     name: String,
 }
 
-impl One<'_> {
-    fn plan(self, memory: &mut Memory, plan: &mut Plan, kept: &mut BTreeSet<(String, String)>) {
+impl ImportPlan<'_> {
+    fn plan(
+        self,
+        memory: &mut PlanHistory,
+        plan: &mut WritePlan,
+        kept: &mut BTreeSet<(String, String)>,
+    ) {
         let stub = self.world.services.get(self.service);
         self.plan_stub(stub, plan);
         let spec = ImportSpec {
             service: service_ref(self.service),
             from: self.want.from.to_string(),
-            addresses: self.given.addresses.iter().map(ToString::to_string).collect(),
+            addresses: self.allocation.addresses.iter().map(ToString::to_string).collect(),
             ports: self.ports.all(),
             allow: self.want.allow.clone(),
             displaced_by: self.displaced_by(),
@@ -229,11 +257,11 @@ impl One<'_> {
                 self.ports.left_out,
                 if self.want.named { "" } else { " that imports do not name" }
             );
-            plan.complain(about_service(self.world, service), "TooManyPorts", &message);
+            plan.warn(service_reference(self.world, service), "TooManyPorts", &message);
         }
         let filled =
             stub.map(|stub| slices::slice_ports(stub, &self.ports.used)).unwrap_or_default();
-        let blocked = self.blocked(stub, &filled);
+        let blocked = self.local_obstacle(stub, &filled);
         let Some(stored) = self.stored.filter(|stored| stored.spec == spec) else {
             // Its slices wait until its addresses are on record, and stay as they are until then; but for those that
             // another's endpoints take the place of: who changes the record again and again must not keep them.
@@ -241,17 +269,19 @@ impl One<'_> {
                 self.keep_slices(kept);
             }
             let change = match self.stored {
-                Some(stored) => Change::Replace(Box::new(Import { spec, ..(**stored).clone() })),
+                Some(stored) => {
+                    ObjectChange::Replace(Box::new(Import { spec, ..(**stored).clone() }))
+                }
                 None => {
-                    let metadata = ours(self.world, &self.name);
-                    Change::Create(Box::new(Import { metadata, spec, status: None }))
+                    let metadata = owned_metadata(self.world, &self.name);
+                    ObjectChange::Create(Box::new(Import { metadata, spec, status: None }))
                 }
             };
-            plan.writes.push(Write::Import(change));
+            plan.writes.push(PlannedWrite::Import(change));
             return;
         };
         let mut unwritten = None;
-        if !self.world.known.contains(self.service.name()) {
+        if !self.world.observed_services.contains(self.service.name()) {
             self.keep_slices(kept);
         } else if let (Some(stub), None) = (stub, &blocked) {
             let planned = plan.writes.len();
@@ -265,37 +295,42 @@ impl One<'_> {
         }
         let unwritten = unwritten.map(|why| {
             let message = format!("the EndpointSlice of {} cannot be written: {why}", self.service);
-            Verdict::bad("SliceNotWritten", message)
+            ConditionVerdict::bad("SliceNotWritten", message)
         });
         let blocked = blocked.or(unwritten);
         if let Some(blocked) = &blocked {
-            let about = about_service(self.world, self.service);
-            plan.complain(about, blocked.reason, &blocked.message);
+            let about = service_reference(self.world, self.service);
+            plan.warn(about, blocked.reason, &blocked.message);
         }
         self.plan_status(stored, blocked.or(verdict), memory, plan);
     }
 
-    fn plan_stub(&self, stub: Option<&Arc<Service>>, plan: &mut Plan) {
-        if !self.want.create_service || self.ports.used.is_empty() || self.unfit().is_some() {
+    fn plan_stub(&self, stub: Option<&Arc<Service>>, plan: &mut WritePlan) {
+        if !self.want.create_service || self.ports.used.is_empty() || self.why_unfit().is_some() {
             return;
         }
         let mode = self.now.config.network.mode;
         let change = match stub {
             None if self.world.namespaces.contains(self.service.namespace.as_str()) => {
                 let owner = self.world.owner.as_ref();
-                let stub =
-                    slices::stub(self.service, &self.want.from, &self.ports.used, mode, owner);
-                Some(Change::Create(Box::new(stub)))
+                let stub = slices::stub_service(
+                    self.service,
+                    &self.want.from,
+                    &self.ports.used,
+                    mode,
+                    owner,
+                );
+                Some(ObjectChange::Create(Box::new(stub)))
             }
-            Some(stub) if is_ours(stub) => slices::corrected(stub, &self.ports.used, mode)
-                .map(|s| Change::Replace(Box::new(s))),
+            Some(stub) if is_ours(stub) => slices::corrected_stub(stub, &self.ports.used, mode)
+                .map(|s| ObjectChange::Replace(Box::new(s))),
             None | Some(_) => None,
         };
-        plan.writes.extend(change.map(Write::Service));
+        plan.writes.extend(change.map(PlannedWrite::Service));
     }
 
     /// Why no Service can be made as the other side says: the API server would refuse it.
-    fn unfit(&self) -> Option<&'static str> {
+    fn why_unfit(&self) -> Option<&'static str> {
         let ports = &self.ports.used;
         let names: BTreeSet<&str> = ports.iter().map(|p| p.name.as_str()).collect();
         let numbers: BTreeSet<u16> = ports.iter().map(|p| p.number).collect();
@@ -317,25 +352,27 @@ impl One<'_> {
         stub: &Service,
         ports: &[EndpointPort],
         ready: bool,
-        plan: &mut Plan,
+        plan: &mut WritePlan,
         kept: &mut BTreeSet<(String, String)>,
     ) {
         let behind = match self.now.config.network.mode {
-            Mode::LocalRange => Behind::Local(&self.given.addresses),
-            Mode::NodeAddress => Behind::Nodes(&self.world.nodes),
+            NetworkMode::LocalRange => EndpointSource::Local(&self.allocation.addresses),
+            NetworkMode::NodeAddress => EndpointSource::Nodes(&self.world.nodes),
         };
         let owner = self.world.owner.as_ref();
-        for slice in slices::slices(self.service, stub, ports, behind, ready, owner) {
+        for slice in slices::import_slices(self.service, stub, ports, behind, ready, owner) {
             let key = (slice.namespace().unwrap_or_default(), slice.name_any());
             match self.world.slices.get(&key) {
-                None => plan.writes.push(Write::Slice(Change::Create(Box::new(slice)))),
-                Some(stored) if slices::same(stored, &slice) => {}
+                None => {
+                    plan.writes.push(PlannedWrite::Slice(ObjectChange::Create(Box::new(slice))))
+                }
+                Some(stored) if slices::is_current(stored, &slice) => {}
                 // The family of a slice cannot be changed.
                 Some(stored) if stored.address_type != slice.address_type => continue,
                 Some(stored) => {
                     let mut fixed = slice;
                     fixed.metadata.resource_version = stored.resource_version();
-                    plan.writes.push(Write::Slice(Change::Replace(Box::new(fixed))));
+                    plan.writes.push(PlannedWrite::Slice(ObjectChange::Replace(Box::new(fixed))));
                 }
             }
             kept.insert(key);
@@ -344,26 +381,26 @@ impl One<'_> {
 
     fn keep_slices(&self, kept: &mut BTreeSet<(String, String)>) {
         let namespace = self.service.namespace.as_str();
-        let names = slices::NAMES.map(|suffix| format!("{}{suffix}", self.service.name()));
+        let names = slices::NAME_SUFFIXES.map(|suffix| format!("{}{suffix}", self.service.name()));
         kept.extend(names.map(|name| (namespace.to_owned(), name)));
     }
 
     fn plan_status(
         &self,
         stored: &Import,
-        verdict: Option<Verdict>,
-        memory: &mut Memory,
-        plan: &mut Plan,
+        verdict: Option<ConditionVerdict>,
+        memory: &mut PlanHistory,
+        plan: &mut WritePlan,
     ) {
         let before = Status::conditions(stored.status.as_ref());
         let generation = stored.metadata.generation;
-        let clock = self.now.text();
+        let clock = self.now.timestamp();
         let mut fresh = before.to_vec();
         if let Some(verdict) = verdict {
             if verdict.good && conditions::find(before, SERVED).is_none() {
                 let message =
                     format!("requests for {} were served by {}", self.service, self.want.from);
-                let served = Verdict::good("WasReady", message);
+                let served = ConditionVerdict::good("WasReady", message);
                 fresh = conditions::set(&fresh, SERVED, &served, generation, &clock);
             }
             fresh = conditions::set(&fresh, "Ready", &verdict, generation, &clock);
@@ -378,100 +415,106 @@ impl One<'_> {
                 self.want.from,
                 others.join(", ")
             );
-            plan.complain(about_service(self.world, self.service), "SeveralClusters", &message);
-            let conflict = Verdict::good("SeveralClusters", message);
+            plan.warn(service_reference(self.world, self.service), "SeveralClusters", &message);
+            let conflict = ConditionVerdict::good("SeveralClusters", message);
             fresh = conditions::set(&fresh, "Conflict", &conflict, generation, &clock);
         }
-        fresh = self.as_nodes_say(&fresh, generation, memory, plan);
+        fresh = self.with_node_reports(&fresh, generation, memory, plan);
         if fresh != before {
             let status = Some(Status { conditions: fresh });
             let object = Import { status, ..stored.clone() };
-            plan.writes.push(Write::Import(Change::Status(Box::new(object))));
+            plan.writes.push(PlannedWrite::Import(ObjectChange::Status(Box::new(object))));
         }
     }
 
     /// The conditions with what nodes say of the import: whom they refuse, and where it is not served.
-    fn as_nodes_say(
+    fn with_node_reports(
         &self,
         before: &[Condition],
         generation: Option<i64>,
-        memory: &mut Memory,
-        plan: &mut Plan,
+        memory: &mut PlanHistory,
+        plan: &mut WritePlan,
     ) -> Vec<Condition> {
         let (now, name) = (self.now, self.service.to_string());
         let mut fresh = before.to_vec();
         for (kind, topic, verdict) in [
-            ("Refusing", "CallersRefused", nodes::refusing(now, "import", &name)),
-            ("NotServed", "NotServed", nodes::broken(now, &name)),
+            ("Refusing", "CallersRefused", node_reports::refused_callers(now, "import", &name)),
+            ("NotServed", "NotServed", node_reports::broken_locally(now, &name)),
         ] {
             if let Some(verdict) = &verdict {
-                plan.complain(about_service(self.world, self.service), topic, &verdict.message);
+                plan.warn(service_reference(self.world, self.service), topic, &verdict.message);
             }
             let object = format!("Import {name}");
-            let told = nodes::Told { object, generation, kind, is_vague: false, now };
-            fresh = told.set(&fresh, verdict.as_ref(), memory, plan);
+            let told =
+                node_reports::NodeCondition { object, generation, kind, is_vague: false, now };
+            fresh = told.apply(&fresh, verdict.as_ref(), memory, plan);
         }
         fresh
     }
 
-    fn is_ready(&self, memory: &Memory) -> bool {
+    fn is_ready(&self, memory: &PlanHistory) -> bool {
         memory
             .imports
             .get(&(self.service.clone(), self.want.from.clone()))
-            .is_some_and(Steady::value)
+            .is_some_and(Debounced::value)
     }
 
     /// What stands in the way here, whatever the other side does.
-    fn blocked(&self, stub: Option<&Arc<Service>>, filled: &[EndpointPort]) -> Option<Verdict> {
+    fn local_obstacle(
+        &self,
+        stub: Option<&Arc<Service>>,
+        filled: &[EndpointPort],
+    ) -> Option<ConditionVerdict> {
         let (service, from) = (self.service, &self.want.from);
         if !self.now.config.links.iter().any(|l| l.cluster == *from) {
-            return Some(Verdict::bad("NotLinked", format!("there is no link to {from}")));
+            return Some(ConditionVerdict::bad("NotLinked", format!("there is no link to {from}")));
         }
         let makes = self.want.create_service && stub.is_none_or(|stub| is_ours(stub));
-        if let Some(why) = self.unfit().filter(|_| makes) {
+        if let Some(why) = self.why_unfit().filter(|_| makes) {
             let message = format!("no Service can be made as {from} exports {service}: {why}");
-            return Some(Verdict::bad("BadExport", message));
+            return Some(ConditionVerdict::bad("BadExport", message));
         }
         let Some(stub) = stub else {
             if !self.world.namespaces.contains(service.namespace.as_str()) {
                 let message = format!("there is no namespace {}", service.namespace);
-                return Some(Verdict::bad("NoNamespace", message));
+                return Some(ConditionVerdict::bad("NoNamespace", message));
             }
             // Without its ports no Service can be made; what the other side says is the reason then.
             let waits = self.want.create_service && self.ports.used.is_empty();
             let message = format!("there is no Service {service}");
-            return (!waits).then(|| Verdict::bad("NoService", message));
+            return (!waits).then(|| ConditionVerdict::bad("NoService", message));
         };
-        if let Some(why) = slices::unfillable(stub) {
+        if let Some(why) = slices::why_unfillable(stub) {
             let message = format!("{service} cannot stand for an import: {why}");
-            return Some(Verdict::bad("UnsupportedService", message));
+            return Some(ConditionVerdict::bad("UnsupportedService", message));
         }
         if let Some(by) = self.displaced_by() {
-            return Some(self.displaced(&by));
+            return Some(self.displaced_verdict(&by));
         }
-        if self.given.exhausted {
+        if self.allocation.exhausted {
             return Some(match self.now.config.network.mode {
-                Mode::LocalRange => Verdict::bad(
+                NetworkMode::LocalRange => ConditionVerdict::bad(
                     "AddressesExhausted",
                     "no address of the node-local range is free (network.range, range6)",
                 ),
-                Mode::NodeAddress => Verdict::bad(
+                NetworkMode::NodeAddress => ConditionVerdict::bad(
                     "PortsExhausted",
                     "no port is free between network.listenerPort and the NodePorts",
                 ),
             });
         }
-        let offers = told(self.now.peers, service, self.want).is_some_and(|e| !e.ports.is_empty());
+        let offers =
+            peer_export(self.now.peers, service, self.want).is_some_and(|e| !e.ports.is_empty());
         if filled.is_empty() && offers {
             let message = format!("{service} has no port that {from} exports, by name or number");
-            return Some(Verdict::bad("NoMatchingPort", message));
+            return Some(ConditionVerdict::bad("NoMatchingPort", message));
         }
         None
     }
 
     /// What serves in its place; while nobody has looked, what was on record.
     fn displaced_by(&self) -> Option<String> {
-        if self.world.known.contains(self.service.name()) {
+        if self.world.observed_services.contains(self.service.name()) {
             return self.world.served_by.get(self.service).cloned();
         }
         self.stored?.spec.displaced_by.clone()
@@ -479,7 +522,7 @@ impl One<'_> {
 
     /// Somebody else's endpoints stand in the Service. They came after us, perhaps, and by whose wish nobody has said:
     /// that stays told until somebody does.
-    fn displaced(&self, by: &str) -> Verdict {
+    fn displaced_verdict(&self, by: &str) -> ConditionVerdict {
         let (service, from) = (self.service, &self.want.from);
         let wish = if self.want.named {
             format!("`adit import {service} --remove`")
@@ -490,12 +533,12 @@ impl One<'_> {
             "{service} has endpoints of its own, ready or not: {by}; so {from} does not serve it. Delete them, or say that \
              this is meant: {wish}"
         );
-        Verdict::bad("ServiceHasOwnEndpoints", message)
+        ConditionVerdict::bad("ServiceHasOwnEndpoints", message)
     }
 
     /// That no workload may use it, because those that it is for here are none of those that it is granted to there; and
     /// the line that mends it.
-    fn never_meet(&self, export: &PeerExport) -> Option<String> {
+    fn why_grants_miss(&self, export: &PeerExport) -> Option<String> {
         let pattern = |allowed: &Workloads| {
             Some(WorkloadPattern {
                 namespace: allowed.namespace.parse().ok()?,
@@ -503,7 +546,7 @@ impl One<'_> {
             })
         };
         let ours: Vec<WorkloadPattern> = self.want.allow.iter().filter_map(pattern).collect();
-        if ours.iter().any(|ours| export.grants.iter().any(|theirs| ours.meets(theirs))) {
+        if ours.iter().any(|ours| export.grants.iter().any(|theirs| ours.overlaps(theirs))) {
             return None;
         }
         let list = |patterns: &[WorkloadPattern]| match patterns {
@@ -521,7 +564,7 @@ impl One<'_> {
     }
 
     /// What the other side says; none where nobody tells and something was said before.
-    fn verdict(&self, memory: &mut Memory, plan: &mut Plan) -> Option<Verdict> {
+    fn verdict(&self, memory: &mut PlanHistory, plan: &mut WritePlan) -> Option<ConditionVerdict> {
         let (service, from) = (self.service, &self.want.from);
         let conditions = Status::conditions(self.stored.and_then(|i| i.status.as_ref()));
         let before = conditions::find(conditions, "Ready");
@@ -531,57 +574,61 @@ impl One<'_> {
             self.stored.filter(same).is_some()
         });
         let peers = self.now.peers;
-        let ready = told(peers, service, self.want)
-            .map(|export| peers.live(from).is_some_and(|view| view.serves(export)));
+        let ready = peer_export(peers, service, self.want)
+            .map(|export| peers.live_view(from).is_some_and(|view| view.has_ready_backend(export)));
         // That nobody says anything of the cluster is no news about it.
-        let heard = peers.heard(from);
+        let heard = peers.observed(from);
         let seen = heard.map(|_| ready == Some(true));
         let steady = memory
             .imports
             .entry((service.clone(), from.clone()))
-            .or_insert_with(|| Steady::new(before.is_some_and(|c| c.status == "True")));
-        plan.wake_at(steady.see(seen, self.now.at));
-        if let Some(export) = told(peers, service, self.want).filter(|_| steady.value())
-            && let Some(message) = self.never_meet(export)
+            .or_insert_with(|| Debounced::new(before.is_some_and(|c| c.status == "True")));
+        plan.wake_at(steady.observe(seen, self.now.at));
+        if let Some(export) = peer_export(peers, service, self.want).filter(|_| steady.value())
+            && let Some(message) = self.why_grants_miss(export)
         {
-            plan.complain(about_service(self.world, service), "NobodyAllowed", &message);
-            return Some(Verdict::bad("NobodyAllowed", message));
+            plan.warn(service_reference(self.world, service), "NobodyAllowed", &message);
+            return Some(ConditionVerdict::bad("NobodyAllowed", message));
         }
         if steady.value() {
-            return Some(Verdict::good("Ready", format!("{from} serves {service}")));
+            return Some(ConditionVerdict::good("Ready", format!("{from} serves {service}")));
         }
         if seen.is_none() {
             let verdict = if peers.reporting {
-                Verdict::bad("LinkDown", format!("no node of ours has heard {from} yet"))
+                ConditionVerdict::bad("LinkDown", format!("no node of ours has heard {from} yet"))
             } else {
-                Verdict::bad("NotReporting", "no node of ours has told what it hears yet")
+                ConditionVerdict::bad("NotReporting", "no node of ours has told what it hears yet")
             };
             return before.is_none_or(|c| c.reason == "NotReporting").then_some(verdict);
         }
         let live = heard.is_some_and(|heard| heard.live);
         Some(match (live, ready) {
-            (false, _) => Verdict::bad("LinkDown", format!("no node of ours hears {from}")),
+            (false, _) => {
+                ConditionVerdict::bad("LinkDown", format!("no node of ours hears {from}"))
+            }
             (true, None) if self.stored.is_some_and(|import| was_ready(import)) => {
                 let message = format!(
                     "{from} has withdrawn its export of {service}, which was served here: `adit export` there offers it \
                      again, and `kubectl delete import {}` here says that it is wanted no longer",
                     self.name
                 );
-                plan.complain(about_service(self.world, service), "Withdrawn", &message);
-                Verdict::bad("Withdrawn", message)
+                plan.warn(service_reference(self.world, service), "Withdrawn", &message);
+                ConditionVerdict::bad("Withdrawn", message)
             }
-            (true, None) => {
-                Verdict::bad("NotExported", format!("{from} does not export {service} to us"))
-            }
+            (true, None) => ConditionVerdict::bad(
+                "NotExported",
+                format!("{from} does not export {service} to us"),
+            ),
             (true, Some(_)) => {
                 // Of several ports the first: none of them has a backend.
-                let port = told(peers, service, self.want).and_then(|export| export.ports.first());
+                let port =
+                    peer_export(peers, service, self.want).and_then(|export| export.ports.first());
                 let Some(port) = port else {
                     let message = format!("{from} has no ready backend of {service}");
-                    return Some(Verdict::bad("NoBackend", message));
+                    return Some(ConditionVerdict::bad("NoBackend", message));
                 };
-                let reason = nodes::reason(port.why_unready().name());
-                Verdict::bad(reason, port.unready_sentence(service, from))
+                let reason = node_reports::code_reason(port.why_unready().name());
+                ConditionVerdict::bad(reason, port.unready_sentence(service, from))
             }
         })
     }

@@ -5,118 +5,121 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use adit_config::cluster::ClusterLink;
-use adit_core::choose::links::dialable;
-use adit_core::snapshot::{Seed, View};
+use adit_core::routing::links::dialable_addresses;
+use adit_core::snapshot::{ClusterView, Seed};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
 
-use super::{Change, Memory, Now, Plan, Write, nodes, ours};
+use super::{
+    ObjectChange, PlanHistory, PlanInput, PlannedWrite, WritePlan, node_reports, owned_metadata,
+};
 use crate::api::{Link, LinkSpec, Status};
+use crate::controller::cluster_state::ClusterState;
 use crate::controller::conditions;
-use crate::controller::exports::Verdict;
-use crate::controller::imports::Imports;
-use crate::controller::readiness::Steady;
-use crate::controller::world::World;
+use crate::controller::debounce::Debounced;
+use crate::controller::exports::ConditionVerdict;
+use crate::controller::imports::ImportDecisions;
 
 /// How long a cluster that was never heard may take until that is a complaint: the first connection takes its time.
-const FIRST: Duration = Duration::from_secs(60);
+const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The most addresses that are learned of one cluster.
-const MOST_ADDRESSES: usize = 16;
+const MAX_ADDRESSES: usize = 16;
 
-pub(super) fn plan(
-    world: &World,
-    now: &Now<'_>,
-    imports: &Imports,
-    memory: &mut Memory,
-    plan: &mut Plan,
+pub(super) fn plan_links(
+    world: &ClusterState,
+    now: &PlanInput<'_>,
+    imports: &ImportDecisions,
+    memory: &mut PlanHistory,
+    plan: &mut WritePlan,
 ) {
     let configured = &now.config.links;
     memory.links.retain(|cluster, _| configured.iter().any(|l| l.cluster == *cluster));
     for link in configured {
-        one(world, now, (link, imports), memory, plan);
+        plan_link(world, now, (link, imports), memory, plan);
     }
     for (name, stored) in &world.links {
         if !configured.iter().any(|l| l.cluster.as_str() == name) {
-            plan.writes.push(Write::Link(Change::Delete(stored.clone())));
+            plan.writes.push(PlannedWrite::Link(ObjectChange::Delete(stored.clone())));
         }
     }
 }
 
 /// Where to find that cluster when nothing else is known any more: an address of each of its nodes in turn.
 /// They become seeds, which are dialled as they are, so that none is taken that would not be dialled else.
-fn learned(view: &View, configured: &[Seed]) -> Vec<SocketAddr> {
+fn learned_addresses(view: &ClusterView, configured: &[Seed]) -> Vec<SocketAddr> {
     let nodes: Vec<Vec<SocketAddr>> =
-        view.nodes.values().map(|announced| dialable(announced, configured)).collect();
+        view.nodes.values().map(|announced| dialable_addresses(announced, configured)).collect();
     let most = nodes.iter().map(Vec::len).max().unwrap_or_default();
     let mut seen = BTreeSet::new();
     let in_turn = (0..most).flat_map(|n| nodes.iter().filter_map(move |node| node.get(n)));
-    in_turn.copied().filter(|address| seen.insert(*address)).take(MOST_ADDRESSES).collect()
+    in_turn.copied().filter(|address| seen.insert(*address)).take(MAX_ADDRESSES).collect()
 }
 
-fn one(
-    world: &World,
-    now: &Now<'_>,
-    (link, imports): (&ClusterLink, &Imports),
-    memory: &mut Memory,
-    plan: &mut Plan,
+fn plan_link(
+    world: &ClusterState,
+    now: &PlanInput<'_>,
+    (link, imports): (&ClusterLink, &ImportDecisions),
+    memory: &mut PlanHistory,
+    plan: &mut WritePlan,
 ) {
     let name = link.cluster.as_str();
     let stored = world.links.get(name);
     let conditions = Status::conditions(stored.and_then(|l| l.status.as_ref()));
     let before = conditions::find(conditions, "Up");
 
-    let live = now.peers.heard(&link.cluster).map(|heard| heard.live);
+    let live = now.peers.observed(&link.cluster).map(|heard| heard.live);
     let (steady, since) = memory
         .links
         .entry(link.cluster.clone())
-        .or_insert_with(|| (Steady::new(before.is_some_and(|c| c.status == "True")), now.at));
-    plan.wake_at(steady.see(live, now.at));
+        .or_insert_with(|| (Debounced::new(before.is_some_and(|c| c.status == "True")), now.at));
+    plan.wake_at(steady.observe(live, now.at));
     let since = *since;
-    let why = nodes::all_down(now, name);
+    let why = node_reports::all_nodes_down(now, name);
     // The view of that cluster may be lost before any node was asked why.
     let is_vague = why.is_none();
     let up = if let Some(why) = why.filter(|_| now.peers.reporting) {
         Some(why)
     } else if steady.value() {
-        Some(Verdict::good("LinkUp", format!("nodes of ours hear {name}")))
+        Some(ConditionVerdict::good("LinkUp", format!("nodes of ours hear {name}")))
     } else if now.peers.reporting {
-        Some(Verdict::bad("LinkDown", format!("no node of ours hears {name}")))
+        Some(ConditionVerdict::bad("LinkDown", format!("no node of ours hears {name}")))
     } else if before.is_none() {
-        Some(Verdict::bad("NotReporting", "no node of ours has told what it hears yet"))
+        Some(ConditionVerdict::bad("NotReporting", "no node of ours has told what it hears yet"))
     } else {
         None
     };
 
     let mut addresses = stored.map(|l| l.spec.addresses.clone()).unwrap_or_default();
-    if let Some(view) = now.peers.live(&link.cluster) {
-        let learned = learned(view, &link.addresses);
+    if let Some(view) = now.peers.live_view(&link.cluster) {
+        let learned = learned_addresses(view, &link.addresses);
         if !learned.is_empty() {
             addresses = learned.iter().map(ToString::to_string).collect();
         }
     }
     // What an earlier version believed goes, too.
-    addresses.retain(|a| a.parse().is_ok_and(|a| !dialable(&[a], &link.addresses).is_empty()));
+    addresses
+        .retain(|a| a.parse().is_ok_and(|a| !dialable_addresses(&[a], &link.addresses).is_empty()));
     let spec = LinkSpec { trust_domain: link.trust_domain.to_string(), addresses };
     let Some(stored) = stored else {
-        let object = Link { metadata: ours(world, name), spec, status: None };
-        plan.writes.push(Write::Link(Change::Create(Box::new(object))));
+        let object = Link { metadata: owned_metadata(world, name), spec, status: None };
+        plan.writes.push(PlannedWrite::Link(ObjectChange::Create(Box::new(object))));
         return;
     };
     if stored.spec != spec {
         let object = Link { spec, ..(**stored).clone() };
-        plan.writes.push(Write::Link(Change::Replace(Box::new(object))));
+        plan.writes.push(PlannedWrite::Link(ObjectChange::Replace(Box::new(object))));
         return;
     }
 
     let configured = match now.trouble {
-        None => Verdict::good("Configured", "the configuration as written is in use"),
-        Some(trouble) => Verdict::bad(
+        None => ConditionVerdict::good("Configured", "the configuration as written is in use"),
+        Some(trouble) => ConditionVerdict::bad(
             "BadConfiguration",
             format!("the last good configuration is in use; as written it cannot be: {trouble}"),
         ),
     };
     let generation = stored.metadata.generation;
-    let clock = now.text();
+    let clock = now.timestamp();
     let mut fresh = conditions::set(conditions, "Configured", &configured, generation, &clock);
     let about = || ObjectReference {
         api_version: Some("adit.dev/v1alpha1".into()),
@@ -127,40 +130,40 @@ fn one(
     };
     let told = |kind, is_vague| {
         let object = format!("Link {name}");
-        nodes::Told { object, generation, kind, is_vague, now }
+        node_reports::NodeCondition { object, generation, kind, is_vague, now }
     };
     if let Some(up) = up {
-        fresh = told("Up", is_vague && !up.good).set(&fresh, Some(&up), memory, plan);
+        fresh = told("Up", is_vague && !up.good).apply(&fresh, Some(&up), memory, plan);
         let is_down = !up.good && up.reason != "NotReporting";
-        if is_down && (live.is_some() || now.at >= since + FIRST) {
-            plan.complain(about(), up.reason, &up.message);
+        if is_down && (live.is_some() || now.at >= since + FIRST_CONTACT_TIMEOUT) {
+            plan.warn(about(), up.reason, &up.message);
         }
     }
-    let not_all = nodes::not_all(now, name);
-    fresh = told("NodesDown", false).set(&fresh, not_all.as_ref(), memory, plan);
+    let not_all = node_reports::some_nodes_down(now, name);
+    fresh = told("NodesDown", false).apply(&fresh, not_all.as_ref(), memory, plan);
     if let Some(not_all) = &not_all {
-        plan.complain(about(), not_all.reason, &not_all.message);
+        plan.warn(about(), not_all.reason, &not_all.message);
     }
     fresh = match imports.left_out.get(&link.cluster) {
         None => conditions::clear(&fresh, "TooManyImports"),
         Some(left_out) => {
             let (reason, message) = left_out.verdict(&link.cluster);
-            plan.complain(about(), reason, &message);
-            let verdict = Verdict::good(reason, message);
+            plan.warn(about(), reason, &message);
+            let verdict = ConditionVerdict::good(reason, message);
             conditions::set(&fresh, "TooManyImports", &verdict, generation, &clock)
         }
     };
     fresh = match imports.unused.get(&link.cluster) {
         None => conditions::clear(&fresh, "NotImported"),
         Some(message) => {
-            let verdict = Verdict::good("NotImported", message);
+            let verdict = ConditionVerdict::good("NotImported", message);
             conditions::set(&fresh, "NotImported", &verdict, generation, &clock)
         }
     };
     if fresh != conditions {
         let status = Some(Status { conditions: fresh });
         let object = Link { status, ..(**stored).clone() };
-        plan.writes.push(Write::Link(Change::Status(Box::new(object))));
+        plan.writes.push(PlannedWrite::Link(ObjectChange::Status(Box::new(object))));
     }
 }
 
@@ -170,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_is_learned_is_of_all_nodes_and_nothing_that_lies_near() {
-        let mut view = View::default();
+        let mut view = ClusterView::default();
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let many: Vec<SocketAddr> =
             (1..=20).map(|n| address(&format!("10.0.0.{n}:7843"))).collect();
@@ -178,8 +181,8 @@ mod tests {
         let near = ["127.0.0.1:7", "169.254.169.254:80", "10.0.1.1:7843"].map(address);
         view.nodes.insert("b".parse().unwrap(), near.to_vec());
         let configured = Seed::Address(address("10.0.0.1:7843"));
-        let learned = learned(&view, &[configured]);
-        assert_eq!(learned.len(), MOST_ADDRESSES);
+        let learned = learned_addresses(&view, &[configured]);
+        assert_eq!(learned.len(), MAX_ADDRESSES);
         assert_eq!(learned[..2], ["10.0.0.1:7843", "10.0.1.1:7843"].map(address));
         assert!(learned.iter().all(|a| !a.ip().is_loopback()), "{learned:?}");
         assert!(!learned.contains(&address("169.254.169.254:80")), "{learned:?}");

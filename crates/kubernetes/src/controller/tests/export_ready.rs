@@ -9,10 +9,10 @@ use crate::summary::NodeAnswer;
 const NAME: &str = "agents.triage-bot";
 
 /// A cluster that exports agents/triage-bot.
-fn exporting() -> Stage {
+fn exporting() -> ControllerStage {
     let rule = "exports:\n  - service: agents/triage-bot\n    allow:\n      - cluster: bank\n        \
                 namespace: agents\n        serviceAccount: support-bot\n";
-    let stage = Stage::new(rule);
+    let stage = ControllerStage::new(rule);
     stage.server.put(
         SERVICES,
         json!({"metadata": {"name": "triage-bot", "namespace": "agents"},
@@ -24,20 +24,20 @@ fn exporting() -> Stage {
 fn fault(is_whole: bool, fault: Option<BackendFault>, total: u32, here: u32) -> ExportFault {
     let service = "agents/triage-bot".parse().unwrap();
     let target = Target { service, port: "http".parse().unwrap() };
-    ExportFault { target, is_whole, fault, total, here }
+    ExportFault { target, is_whole_export: is_whole, fault, total, here }
 }
 
-impl Stage {
+impl ControllerStage {
     /// What each node says of its exports.
     fn report(&self, nodes: &[Option<ExportFault>], is_cut: bool) {
         let answer = |(n, said): (usize, &Option<ExportFault>)| {
             let exports = said.iter().cloned().collect();
-            let report = NodeReport { exports, is_cut, ..NodeReport::default() };
+            let report = NodeReport { exports, is_truncated: is_cut, ..NodeReport::default() };
             let node = format!("e{}", n + 1).parse().unwrap();
             (node, NodeAnswer { at: Timestamp::now(), report: Ok(report) })
         };
         let answers = nodes.iter().enumerate().map(answer).collect();
-        self.sum_up(NodesSummary::of(&answers, Timestamp::now()));
+        self.sum_up(NodesSummary::from_answers(&answers, Timestamp::now()));
     }
 
     fn export_says(&self) -> Option<(String, String)> {

@@ -23,7 +23,7 @@ fn refused(sources: &[&str]) -> SummaryItem {
     SummaryItem { refused: Some(refused), ..item }
 }
 
-impl Stage {
+impl ControllerStage {
     fn message(&self, collection: &str, name: &str, kind: &str) -> Option<String> {
         let object = self.server.get(collection, "", name)?;
         let all = object["status"]["conditions"].as_array()?.clone();
@@ -37,7 +37,7 @@ impl Stage {
 
 #[tokio::test(start_paused = true)]
 async fn one_node_of_two_that_is_cut_off_is_named_and_all_of_them_are_a_link_that_is_down() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -64,13 +64,13 @@ async fn one_node_of_two_that_is_cut_off_is_named_and_all_of_them_are_a_link_tha
 
 #[tokio::test(start_paused = true)]
 async fn why_a_link_is_down_is_said_as_soon_as_a_node_has_said_it() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
     // That it is down is known before any node has been asked why.
     stage.peers.send_modify(|peers| {
-        let mut fresh = Peers::clone(peers);
+        let mut fresh = ObservedPeers::clone(peers);
         fresh.clusters.values_mut().for_each(|heard| heard.live = false);
         *peers = Arc::new(fresh);
     });
@@ -83,7 +83,7 @@ async fn why_a_link_is_down_is_said_as_soon_as_a_node_has_said_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_silent_is_named_by_each_link() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -96,7 +96,10 @@ async fn a_node_that_is_silent_is_named_by_each_link() {
             ..NodesSummary::default()
         };
         stage.peers.send_modify(|peers| {
-            *peers = Arc::new(Peers { nodes: Arc::new(nodes.clone()), ..Peers::clone(peers) });
+            *peers = Arc::new(ObservedPeers {
+                nodes: Arc::new(nodes.clone()),
+                ..ObservedPeers::clone(peers)
+            });
         });
     };
     say(1);
@@ -111,7 +114,7 @@ async fn a_node_that_is_silent_is_named_by_each_link() {
 
 #[tokio::test(start_paused = true)]
 async fn callers_that_are_refused_are_a_condition_that_is_not_rewritten_all_the_time() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.ready() == Some(true)).await;
@@ -139,7 +142,7 @@ async fn callers_that_are_refused_are_a_condition_that_is_not_rewritten_all_the_
 
 #[tokio::test(start_paused = true)]
 async fn an_import_says_why_no_backend_of_the_other_side_answers() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     let ports = [("http", 8080)];
     for (fault, reason, words) in [

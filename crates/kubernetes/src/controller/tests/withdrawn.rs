@@ -3,20 +3,20 @@
 use super::*;
 
 /// A Service without a selector that waits to be filled.
-fn stub(server: &Server) {
+fn stub(server: &FakeApiServer) {
     let stub = json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "s"},
         "spec": {"ports": [{"name": "http", "port": 8080}], "ipFamilies": ["IPv4"]}});
     server.put(SERVICES, stub);
 }
 
-fn is_listed(stage: &Stage) -> bool {
+fn is_listed(stage: &ControllerStage) -> bool {
     let import = stage.server.get(IMPORTS, "", "agents.fraud-bot");
     import.is_some_and(|import| import["spec"]["releasedAt"].is_null())
 }
 
 /// An import by itself that was ready, and that bank has withdrawn.
-async fn withdrawn() -> (Stage, CancellationToken) {
-    let mut stage = Stage::new(OPENED);
+async fn withdrawn() -> (ControllerStage, CancellationToken) {
+    let mut stage = ControllerStage::new(OPENED);
     stub(&stage.server);
     let stop = stage.start("one");
     stage.hear(Some(1));
@@ -62,7 +62,7 @@ async fn whoever_deletes_the_import_the_service_or_the_wish_misses_it_no_more() 
 
 #[tokio::test(start_paused = true)]
 async fn what_was_never_served_is_not_missed() {
-    let mut stage = Stage::new(OPENED);
+    let mut stage = ControllerStage::new(OPENED);
     stub(&stage.server);
     stage.start("one");
     stage.hear(Some(0));
@@ -74,7 +74,7 @@ async fn what_was_never_served_is_not_missed() {
 
 #[tokio::test(start_paused = true)]
 async fn backends_of_a_node_that_is_not_announced_serve_nobody() {
-    let mut stage = Stage::new(IMPORT);
+    let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
     eventually("ready", || stage.import_says("True", "Ready")).await;
@@ -88,7 +88,7 @@ async fn backends_of_a_node_that_is_not_announced_serve_nobody() {
 }
 
 /// What bank says, with other grants.
-fn granted_to(stage: &Stage, account: &str) {
+fn granted_to(stage: &ControllerStage, account: &str) {
     stage.hear(Some(1));
     let mut peers = (**stage.peers.borrow()).clone();
     let bank = peers.clusters.values_mut().next().unwrap();
@@ -104,7 +104,7 @@ fn granted_to(stage: &Stage, account: &str) {
 async fn grants_that_never_meet_are_told_with_the_line_that_mends_them() {
     let rule = "imports:\n  - service: agents/fraud-bot\n    from: bank\n    \
                 allow: [{namespace: agents, serviceAccount: support-bot}]\n";
-    let mut stage = Stage::new(rule);
+    let mut stage = ControllerStage::new(rule);
     stage.start("one");
     granted_to(&stage, "audit-bot");
     eventually("told", || stage.import_says("False", "NobodyAllowed")).await;
@@ -122,7 +122,7 @@ async fn grants_that_never_meet_are_told_with_the_line_that_mends_them() {
 
 #[tokio::test(start_paused = true)]
 async fn an_export_that_nothing_imports_is_named_with_the_line_that_imports_it() {
-    let mut stage = Stage::new("");
+    let mut stage = ControllerStage::new("");
     stage.start("one");
     stage.hear(Some(1));
     let said = || stage.condition(LINKS, "bank", "NotImported");

@@ -3,21 +3,21 @@
 use std::sync::Arc;
 
 use adit_config::cluster::ClusterConfig;
-use adit_core::choose;
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
 use adit_core::policy::{self, Source, Target};
-use adit_core::snapshot::{Hop, Snapshot, This};
+use adit_core::routing;
+use adit_core::snapshot::{Hop, LocalNode, Snapshot};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::api::{ImportSpec, NAMESPACE, NODE};
 use crate::node::observed;
-use crate::node::state::{NodeState, state};
+use crate::node::state::{NodeState, node_state};
 
 /// Node b1 of `bank`, with sibling b2; beside pods of two namespaces it has one on the host's network.
-fn seen() -> Observed {
-    let mut seen = Observed::default();
+fn seen() -> ObservedCluster {
+    let mut seen = ObservedCluster::default();
     for (namespace, name, ip, host) in [
         ("agents", "bot", "10.244.1.5", false),
         ("payroll", "ledger", "10.244.1.6", false),
@@ -28,7 +28,7 @@ fn seen() -> Observed {
             "spec": {"containers": [], "hostNetwork": host},
             "status": {"phase": "Running", "podIPs": [{"ip": ip}]},
         });
-        let pod = observed::Workload::of(&serde_json::from_value(pod).unwrap());
+        let pod = observed::ObservedPod::from_pod(&serde_json::from_value(pod).unwrap());
         seen.pods.extend(pod.map(|pod| (format!("{namespace}/{name}"), pod)));
     }
     put(
@@ -59,28 +59,30 @@ fn endpoint(address: &str, node: &str) -> Value {
         "targetRef": {"kind": "Pod", "namespace": "agents", "name": "bot"}})
 }
 
-fn put(seen: &mut Observed, namespace: &str, service: &str, endpoints: Value) {
+fn put(seen: &mut ObservedCluster, namespace: &str, service: &str, endpoints: Value) {
     let slice = json!({
         "metadata": {"name": "x", "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
         "addressType": "IPv4", "ports": [{"name": "http", "port": 15080}], "endpoints": endpoints,
     });
-    let slice = Slice::of(&serde_json::from_value(slice).unwrap()).unwrap();
+    let slice = ObservedSlice::from_slice(&serde_json::from_value(slice).unwrap()).unwrap();
     seen.slices.insert(format!("{namespace}/{service}"), slice);
 }
 
-fn believed(seen: &Observed) -> NodeState {
+fn believed(seen: &ObservedCluster) -> NodeState {
     let link = "links: [{cluster: edge, trustDomain: edge.adit.internal, trustBundle: PEM}]";
     let fragment = [("cluster.yaml".to_owned(), format!("cluster: bank\n{link}\n"))];
     let config: ClusterConfig = adit_config::parse_cluster(&fragment.into()).unwrap().0;
-    let place =
-        Place { node: "b1".parse().unwrap(), addresses: vec!["172.18.2.2".parse().unwrap()] };
-    state(seen, &config, &place)
+    let place = NodeLocation {
+        node: "b1".parse().unwrap(),
+        addresses: vec!["172.18.2.2".parse().unwrap()],
+    };
+    node_state(seen, &config, &place)
 }
 
 /// What the data path of b1 reads, its own interfaces' addresses among it.
 fn snapshot(now: NodeState) -> Snapshot {
     Snapshot {
-        this: This {
+        local: LocalNode {
             cluster: "bank".parse().unwrap(),
             trust_domain: "bank.adit.internal".parse().unwrap(),
             node: "b1".parse().unwrap(),
@@ -93,25 +95,25 @@ fn snapshot(now: NodeState) -> Snapshot {
         workloads: now.workloads,
         views: BTreeMap::new(),
         down: BTreeMap::new(),
-        unproved: BTreeSet::new(),
+        never_answered: BTreeSet::new(),
         forbidden: now.forbidden,
     }
 }
 
 /// What b1 dials for a stream that asks for the export, or with what it refuses it.
-fn dials(seen: &Observed) -> Result<Vec<String>, Code> {
+fn dials(seen: &ObservedCluster) -> Result<Vec<String>, Code> {
     let now = snapshot(believed(seen));
     let workload =
         Workload { namespace: "any".parse().unwrap(), service_account: "any".parse().unwrap() };
     let source = Source { cluster: "edge".parse().unwrap(), workload };
     let target = Target { service: "agents/bot".parse().unwrap(), port: "http".parse().unwrap() };
     let permit = policy::authorize_inbound(&now, &source, &target).unwrap();
-    let backends = choose::backends(&now, &permit, 0)?;
+    let backends = routing::backends(&now, &permit, 0)?;
     Ok(backends.iter().map(|b| b.address.to_string()).collect())
 }
 
 /// How many backends edge is told of, by node.
-fn told(seen: &Observed) -> Vec<(String, u32)> {
+fn told(seen: &ObservedCluster) -> Vec<(String, u32)> {
     let edge: ClusterName = "edge".parse().unwrap();
     let view = adit_core::announce::view(&snapshot(believed(seen)), &edge);
     let export = view.exports.values().next().unwrap();
@@ -233,7 +235,7 @@ fn the_backends_of_a_namespace_are_bounded_and_say_so() {
         seen.slices.insert(format!("agents/{slice}"), one);
     }
     let now = believed(&seen);
-    assert_eq!(now.exports[0].ports[0].backends.len(), MOST);
+    assert_eq!(now.exports[0].ports[0].backends.len(), MAX_BACKENDS);
     let [problem] = now.problems.as_slice() else { panic!("{:?}", now.problems) };
     assert!(problem.contains("namespace agents") && problem.contains("20000"), "{problem}");
 }
@@ -245,7 +247,7 @@ fn addresses_that_are_nobodys_are_kept_for_a_tenant_only_as_far_as_they_say_some
     put(&mut seen, "agents", "bot", services.chain([endpoint("10.244.1.5", "b1")]).collect());
     let now = believed(&seen);
     let kept = now.exports[0].ports[0].backends.len();
-    assert_eq!(kept, MOST_FORBIDDEN + 1, "the pod's is not among those that are left out");
-    assert!(now.forbidden.len() <= MOST_FORBIDDEN + 1, "{}", now.forbidden.len());
+    assert_eq!(kept, MAX_FORBIDDEN + 1, "the pod's is not among those that are left out");
+    assert!(now.forbidden.len() <= MAX_FORBIDDEN + 1, "{}", now.forbidden.len());
     assert_eq!(dials(&seen), Ok(vec!["10.244.1.5:15080".into()]));
 }

@@ -3,8 +3,8 @@ use serde_json::json;
 
 use crate::node::observed;
 
-fn place() -> Place {
-    Place { node: "b1".parse().unwrap(), addresses: vec!["172.18.2.2".parse().unwrap()] }
+fn place() -> NodeLocation {
+    NodeLocation { node: "b1".parse().unwrap(), addresses: vec!["172.18.2.2".parse().unwrap()] }
 }
 
 /// `bank`, linked with `edge`.
@@ -14,12 +14,12 @@ fn config() -> ClusterConfig {
     adit_config::parse_cluster(&[("cluster.yaml".to_owned(), fragment)].into()).unwrap().0
 }
 
-fn slice(service: &str, ports: serde_json::Value, endpoints: serde_json::Value) -> Slice {
+fn slice(service: &str, ports: serde_json::Value, endpoints: serde_json::Value) -> ObservedSlice {
     let slice = json!({
         "metadata": {"name": "x", "namespace": "agents", "labels": {"kubernetes.io/service-name": service}},
         "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
     });
-    Slice::of(&serde_json::from_value(slice).unwrap()).unwrap()
+    ObservedSlice::from_slice(&serde_json::from_value(slice).unwrap()).unwrap()
 }
 
 fn export() -> ExportSpec {
@@ -44,8 +44,8 @@ fn import() -> ImportSpec {
     .unwrap()
 }
 
-fn pod(uid: &str, ip: &str, account: &str) -> (String, observed::Workload) {
-    let workload = observed::Workload {
+fn pod(uid: &str, ip: &str, account: &str) -> (String, observed::ObservedPod) {
+    let workload = observed::ObservedPod {
         uid: uid.into(),
         namespace: "agents".into(),
         service_account: account.into(),
@@ -56,8 +56,8 @@ fn pod(uid: &str, ip: &str, account: &str) -> (String, observed::Workload) {
     (format!("agents/{uid}"), workload)
 }
 
-fn of(seen: &Observed) -> NodeState {
-    state(seen, &config(), &place())
+fn of(seen: &ObservedCluster) -> NodeState {
+    node_state(seen, &config(), &place())
 }
 
 #[test]
@@ -73,10 +73,10 @@ fn backends_are_the_ready_endpoints_of_the_ports_name() {
     let mut own = slice(NODE, json!([]), json!([{"addresses": ["172.18.2.3"], "nodeName": "b2"}]));
     own.service.namespace = NAMESPACE.into();
     let behind = slice("fraud-bot", ports, pods);
-    let mut seen = Observed {
+    let mut seen = ObservedCluster {
         exports: [("agents.fraud-bot".into(), export())].into(),
         slices: [("1".into(), behind), ("2".into(), other), ("3".into(), own)].into(),
-        ..Observed::default()
+        ..ObservedCluster::default()
     };
     let found = |now: &NodeState| -> Vec<(String, String)> {
         let [export] = now.exports.as_slice() else { panic!("{now:?}") };
@@ -92,15 +92,16 @@ fn backends_are_the_ready_endpoints_of_the_ports_name() {
     let now = of(&seen);
     assert_eq!(found(&now), [("10.96.7.7:9000".into(), "b1".into()), pod]);
     let [export] = now.exports.as_slice() else { panic!("{now:?}") };
-    assert!(export.ports[0].backends.iter().all(|b| !b.written_out));
+    assert!(export.ports[0].backends.iter().all(|b| !b.explicit));
     assert_eq!(export.allow.len(), 1, "who is not linked has no grant");
     assert_eq!(now.problems, [""; 0]);
 }
 
 #[test]
 fn an_import_listens_at_its_addresses_until_it_is_given_up() {
-    let mut seen = Observed { imports: [("x".into(), import())].into(), ..Observed::default() };
-    let listen = |seen: &Observed| -> Vec<String> {
+    let mut seen =
+        ObservedCluster { imports: [("x".into(), import())].into(), ..ObservedCluster::default() };
+    let listen = |seen: &ObservedCluster| -> Vec<String> {
         let now = of(seen);
         let ports = now.imports.iter().flat_map(|i| &i.ports);
         ports.flat_map(|p| &p.listen).map(ToString::to_string).collect()
@@ -109,12 +110,12 @@ fn an_import_listens_at_its_addresses_until_it_is_given_up() {
         ["198.18.0.7:15080", "[fd00:ad17::7]:15080", "198.18.0.7:15081", "[fd00:ad17::7]:15081"];
     assert_eq!(listen(&seen), both);
     let change =
-        |seen: &mut Observed, f: fn(&mut ImportSpec)| f(seen.imports.get_mut("x").unwrap());
+        |seen: &mut ObservedCluster, f: fn(&mut ImportSpec)| f(seen.imports.get_mut("x").unwrap());
     change(&mut seen, |i| i.addresses.clear());
     assert_eq!(listen(&seen), [""; 0], "it has no address yet");
     let mut config = config();
-    config.network.mode = Mode::NodeAddress;
-    let now = state(&seen, &config, &place());
+    config.network.mode = NetworkMode::NodeAddress;
+    let now = node_state(&seen, &config, &place());
     let own: Vec<_> = now.imports[0].ports.iter().flat_map(|p| &p.listen).collect();
     assert_eq!(own, [&"172.18.2.2:15080".parse().unwrap(), &"172.18.2.2:15081".parse().unwrap()]);
     change(&mut seen, |i| i.addresses.push("198.18.0.7".into()));
@@ -130,10 +131,10 @@ fn an_object_that_makes_no_sense_leaves_the_others_alone() {
     let bad = ExportSpec { hop: Some("sideways".into()), ..export() };
     let mut worse = import();
     worse.addresses = vec!["here".into()];
-    let seen = Observed {
+    let seen = ObservedCluster {
         exports: [("a.bad".into(), bad), ("agents.fraud-bot".into(), export())].into(),
         imports: [("a.worse".into(), worse), ("x".into(), import())].into(),
-        ..Observed::default()
+        ..ObservedCluster::default()
     };
     let now = of(&seen);
     assert_eq!((now.exports.len(), now.imports.len(), now.problems.len()), (1, 1, 2));
@@ -143,7 +144,7 @@ fn an_object_that_makes_no_sense_leaves_the_others_alone() {
 
 #[test]
 fn an_address_that_two_claim_is_nobodys() {
-    let two = |a, b| Observed { pods: [a, b].into(), ..Observed::default() };
+    let two = |a, b| ObservedCluster { pods: [a, b].into(), ..ObservedCluster::default() };
     let apart = of(&two(pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.6", "y")));
     assert_eq!(apart.workloads.len(), 2);
     let disputed = of(&two(pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.5", "y")));
@@ -152,11 +153,11 @@ fn an_address_that_two_claim_is_nobodys() {
     for ended in [0, 1] {
         let mut pods = [pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.5", "y")];
         pods[ended].1.ending = true;
-        let now = of(&Observed { pods: pods.clone().into(), ..Observed::default() });
+        let now = of(&ObservedCluster { pods: pods.clone().into(), ..ObservedCluster::default() });
         let [owner] = now.workloads.values().collect::<Vec<_>>()[..] else { panic!("{now:?}") };
         assert_eq!(owner.service_account.as_str(), ["y", "x"][ended]);
         pods[1 - ended].1.ending = true;
-        let both = of(&Observed { pods: pods.into(), ..Observed::default() });
+        let both = of(&ObservedCluster { pods: pods.into(), ..ObservedCluster::default() });
         assert!(both.workloads.is_empty(), "either may have it still");
     }
     let same = of(&two(pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.5", "x")));
@@ -171,7 +172,7 @@ fn a_pod_counts_while_it_runs_and_has_an_address_of_its_own() {
             "spec": {"containers": [], "hostNetwork": host},
             "status": {"phase": phase, "podIPs": ips},
         });
-        observed::Workload::of(&serde_json::from_value(pod).unwrap())
+        observed::ObservedPod::from_pod(&serde_json::from_value(pod).unwrap())
     };
     let ip = json!([{"ip": "10.244.0.5"}]);
     assert_eq!(of("Running", false, ip.clone()).unwrap().service_account, "default");
@@ -198,7 +199,7 @@ fn a_pod_that_is_deleted_counts_until_its_last_container_has_ended() {
         if deleted {
             pod["metadata"]["deletionTimestamp"] = "2026-11-21T17:00:00Z".into();
         }
-        observed::Workload::of(&serde_json::from_value(pod).unwrap()).map(|w| w.ending)
+        observed::ObservedPod::from_pod(&serde_json::from_value(pod).unwrap()).map(|w| w.ending)
     };
     assert_eq!(of(false, [true, true]), Some(false), "its containers begin again");
     assert_eq!(of(true, [false, true]), Some(true));
@@ -219,10 +220,10 @@ fn nodes_and_our_own_range_are_nobodys_backends() {
     let mut own = slice(NODE, json!([]), nodes);
     own.service.namespace = NAMESPACE.into();
     let named = ExportSpec { any_endpoint: true, ..export() };
-    let seen = Observed {
+    let seen = ObservedCluster {
         exports: [("agents.fraud-bot".into(), named)].into(),
         slices: [("1".into(), slice("fraud-bot", ports, forged)), ("2".into(), own)].into(),
-        ..Observed::default()
+        ..ObservedCluster::default()
     };
     let now = of(&seen);
     // They stay among the backends, so that it can be said why nobody dials them.
@@ -243,10 +244,10 @@ fn siblings_are_the_other_nodes_and_the_api_server_is_nobodys_backend() {
         {"addresses": ["172.18.2.3"], "nodeName": "b2", "conditions": {"ready": false}},
     ]);
     let server = json!([{"addresses": ["172.18.2.1"]}]);
-    let seen = Observed {
+    let seen = ObservedCluster {
         slices: [named(NAMESPACE, NODE, nodes), named("default", "kubernetes", server)].into(),
         links: [("edge".into(), vec!["172.18.1.2:7843".into(), "junk".into()])].into(),
-        ..Observed::default()
+        ..ObservedCluster::default()
     };
     let now = of(&seen);
     assert_eq!(
@@ -264,20 +265,20 @@ fn our_own_slice_is_nobodys_backend() {
             "kubernetes.io/service-name": "a", "endpointslice.kubernetes.io/managed-by": SLICE_MANAGED_BY_US}},
         "addressType": "IPv4", "endpoints": [{"addresses": ["198.18.0.7"]}],
     });
-    assert_eq!(Slice::of(&serde_json::from_value(slice).unwrap()), None);
+    assert_eq!(ObservedSlice::from_slice(&serde_json::from_value(slice).unwrap()), None);
 }
 
 const SLICE_MANAGED_BY_US: &str = crate::api::SLICE_MANAGED_BY.1;
 
 #[test]
 fn what_was_seen_survives_the_disk() {
-    let seen = Observed {
+    let seen = ObservedCluster {
         exports: [("e".into(), export())].into(),
         imports: [("i".into(), import())].into(),
         pods: [pod("1", "10.244.0.5", "x")].into(),
         bundle: Some("PEM".into()),
-        ..Observed::default()
+        ..ObservedCluster::default()
     };
     let text = serde_json::to_string(&seen).unwrap();
-    assert_eq!(serde_json::from_str::<Observed>(&text).unwrap(), seen);
+    assert_eq!(serde_json::from_str::<ObservedCluster>(&text).unwrap(), seen);
 }

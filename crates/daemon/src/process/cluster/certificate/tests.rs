@@ -6,9 +6,9 @@ use adit_core::spiffe::TrustDomain;
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::process::testing::{Ca, HOUR, now};
+use crate::process::testing::{HOUR_LIFETIME, TestCa, now};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAY_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// `time` and so much.
 fn after(time: UnixTime, seconds: i64) -> UnixTime {
@@ -20,7 +20,7 @@ fn after(time: UnixTime, seconds: i64) -> UnixTime {
 #[test]
 fn a_certificate_is_renewed_around_half_of_its_life() {
     let folder = tempfile::tempdir().unwrap();
-    Ca::of("edge").issue("e1", folder.path());
+    TestCa::new("edge").issue("e1", folder.path());
     let domain = "edge.example".parse().unwrap();
     let (identity, _) =
         files::load_node(folder.path(), &domain, &Default::default(), now()).unwrap();
@@ -36,13 +36,13 @@ fn a_certificate_is_renewed_around_half_of_its_life() {
 }
 
 /// A node whose certificate has to be renewed, and what comes of it within some time.
-struct Scene {
+struct RenewalScene {
     folder: tempfile::TempDir,
     begun: UnixTime,
 }
 
 /// What came of it.
-struct Outcome {
+struct RenewalOutcome {
     /// In which trust domain was asked.
     asked: Vec<TrustDomain>,
     /// How often the supervisor was told of new files.
@@ -51,10 +51,10 @@ struct Outcome {
     chain: Vec<u8>,
 }
 
-impl Scene {
+impl RenewalScene {
     fn new() -> Self {
         let scene = Self { folder: tempfile::tempdir().unwrap(), begun: now() };
-        Ca::of("edge").bundle(&scene.folder.path().join(files::BUNDLE));
+        TestCa::new("edge").bundle(&scene.folder.path().join(files::BUNDLE));
         scene
     }
 
@@ -67,7 +67,13 @@ impl Scene {
     }
 
     /// Renews for `long`; the node's clock is `ahead` of the controller's, who signs for `ca`.
-    async fn renew(&self, ca: &Ca, present: &str, ahead: i64, long: Duration) -> Outcome {
+    async fn renew(
+        &self,
+        ca: &TestCa,
+        present: &str,
+        ahead: i64,
+        long: Duration,
+    ) -> RenewalOutcome {
         let (tell, mut told) = mpsc::channel(1000);
         let asked = RefCell::new(Vec::new());
         let begun = Instant::now();
@@ -76,52 +82,52 @@ impl Scene {
             sleep(Duration::from_millis(200)).await;
             asked.borrow_mut().push(config.trust_domain);
             assert!(asked.borrow().len() < 100, "hardly a pause between two requests");
-            Ok(ca.certify("e1", DAY, clock()))
+            Ok(ca.certify("e1", DAY_LIFETIME, clock()))
         };
         let present = || Some(self.config(present));
         let config = self.config("edge.example");
-        let renewing = keep_renewed(config, present, 0.5, || after(clock(), ahead), ask, tell);
+        let renewing = renew_with(config, present, 0.5, || after(clock(), ahead), ask, tell);
         timeout(long, renewing).await.unwrap_err();
         let mut times = 0;
         while told.try_recv().is_ok() {
             times += 1;
         }
         let chain = std::fs::read(self.folder.path().join(files::NODE_CHAIN)).unwrap();
-        Outcome { asked: asked.into_inner(), told: times, chain }
+        RenewalOutcome { asked: asked.into_inner(), told: times, chain }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_a_controller_whose_clock_is_ahead_is_asked_ever_more_seldom() {
-    let (scene, ca) = (Scene::new(), Ca::of("edge"));
+    let (scene, ca) = (RenewalScene::new(), TestCa::new("edge"));
     let behind = -3600;
     ca.bundle(&scene.folder.path().join(files::BUNDLE));
-    let old = ca.certify("e1", DAY, after(scene.begun, behind - 15 * 3600));
+    let old = ca.certify("e1", DAY_LIFETIME, after(scene.begun, behind - 15 * 3600));
     let keep = |name, bytes: &[u8]| {
-        files::write_key(&scene.folder.path().join(name), bytes, Existing::Replace).unwrap();
+        files::write_key(&scene.folder.path().join(name), bytes, IfExists::Replace).unwrap();
     };
     keep(files::NODE_CHAIN, &old.chain);
     keep(files::NODE_KEY, old.key.as_bytes());
-    assert!(identity(&scene.config("edge.example"), after(scene.begun, behind)).is_ok());
+    assert!(usable_identity(&scene.config("edge.example"), after(scene.begun, behind)).is_ok());
 
-    let outcome = scene.renew(&ca, "edge.example", behind, 2 * HOUR).await;
+    let outcome = scene.renew(&ca, "edge.example", behind, 2 * HOUR_LIFETIME).await;
     // 1 + 2 + ... + 512 s, and every ten minutes from then on.
     let asked = outcome.asked.len();
     assert!((18..=22).contains(&asked), "asked {asked} times");
     assert_eq!(outcome.told, 0);
     assert!(outcome.chain == old.chain, "the one that can be used was given up");
 
-    let fresh = ca.certify("e1", DAY, scene.begun);
-    let text = useless("so", &fresh, after(scene.begun, behind)).to_string();
+    let fresh = ca.certify("e1", DAY_LIFETIME, scene.begun);
+    let text = unusable("so", &fresh, after(scene.begun, behind)).to_string();
     let (theirs, ours) = (rfc3339(scene.begun), rfc3339(after(scene.begun, behind)));
     assert!(text.contains(&theirs) && text.contains(&ours), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_a_controller_whose_clock_is_behind_is_asked_ever_more_seldom() {
-    let (scene, ca) = (Scene::new(), Ca::of("edge"));
+    let (scene, ca) = (RenewalScene::new(), TestCa::new("edge"));
     ca.issue("e1", scene.folder.path());
-    let outcome = scene.renew(&ca, "edge.example", 14 * 3600, 2 * HOUR).await;
+    let outcome = scene.renew(&ca, "edge.example", 14 * 3600, 2 * HOUR_LIFETIME).await;
     let asked = outcome.asked.len();
     assert!((18..=22).contains(&asked), "asked {asked} times");
     assert_eq!(outcome.told, asked, "each lasts longer than the one before");
@@ -129,17 +135,17 @@ async fn of_a_controller_whose_clock_is_behind_is_asked_ever_more_seldom() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_change_of_the_trust_domain_one_is_asked_for_there() {
-    let (scene, ca) = (Scene::new(), Ca::of("other"));
-    Ca::of("edge").issue("e1", scene.folder.path());
+    let (scene, ca) = (RenewalScene::new(), TestCa::new("other"));
+    TestCa::new("edge").issue("e1", scene.folder.path());
     ca.bundle(&scene.folder.path().join(files::BUNDLE));
-    let outcome = scene.renew(&ca, "other.example", 0, 2 * HOUR).await;
+    let outcome = scene.renew(&ca, "other.example", 0, 2 * HOUR_LIFETIME).await;
     assert_eq!(outcome.asked, ["other.example".parse().unwrap()]);
     assert_eq!(outcome.told, 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_waits_for_its_first_takes_the_ca_that_replaces_another() {
-    let (scene, next) = (Scene::new(), Ca::of("edge"));
+    let (scene, next) = (RenewalScene::new(), TestCa::new("edge"));
     let attempts = RefCell::new(0);
     let present = async || {
         *attempts.borrow_mut() += 1;
@@ -148,9 +154,9 @@ async fn a_node_that_waits_for_its_first_takes_the_ca_that_replaces_another() {
         }
         Ok(scene.config("edge.example"))
     };
-    let ask = async |_: Config| Ok(next.certify("e1", DAY, scene.begun));
-    let had = had(present, || scene.begun, ask);
-    timeout(HOUR, had).await.expect("of use in the end").unwrap();
+    let ask = async |_: Config| Ok(next.certify("e1", DAY_LIFETIME, scene.begun));
+    let had = ensure_with(present, || scene.begun, ask);
+    timeout(HOUR_LIFETIME, had).await.expect("of use in the end").unwrap();
     assert_eq!(*attempts.borrow(), 3);
-    assert!(identity(&scene.config("edge.example"), scene.begun).is_ok());
+    assert!(usable_identity(&scene.config("edge.example"), scene.begun).is_ok());
 }

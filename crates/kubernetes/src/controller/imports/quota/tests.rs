@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
-use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, View};
+use adit_core::snapshot::{Class, ClusterView, Hop, PeerExport, PeerPort};
 use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
 
-use super::super::{ImportFacts, ImportHistory, Imports};
+use super::super::{ImportDecisions, ImportFacts, ImportHistory};
 use super::*;
-use crate::controller::{Heard, Peers};
+use crate::controller::{ObservedPeer, ObservedPeers};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -30,7 +30,7 @@ fn services(numbers: impl Iterator<Item = usize>) -> impl Iterator<Item = Servic
 }
 
 /// What bank exports: each with so many ports.
-fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> Peers {
+fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> ObservedPeers {
     let port = |n: u16| PeerPort {
         name: format!("p{n}").parse().unwrap(),
         number: 8000 + n,
@@ -47,29 +47,30 @@ fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> Peers {
     });
     let exports = services.map(|service| (service, export.clone())).collect();
     let nodes = [("n1".parse().unwrap(), vec![])].into();
-    let view = Arc::new(View { nodes, exports });
-    Peers {
+    let view = Arc::new(ClusterView { nodes, exports });
+    ObservedPeers {
         reporting: true,
-        clusters: [(bank(), Heard { view, live: true })].into(),
-        ..Peers::default()
+        clusters: [(bank(), ObservedPeer { view, live: true })].into(),
+        ..ObservedPeers::default()
     }
 }
 
-fn world() -> World {
-    World { namespaces: ["team-a".to_owned()].into(), ..World::default() }
+fn world() -> ClusterState {
+    ClusterState { namespaces: ["team-a".to_owned()].into(), ..ClusterState::default() }
 }
 
 /// Stubs that wait, each with these ports.
-fn stubs(world: &mut World, services: impl Iterator<Item = ServiceName>, ports: u16) {
+fn stubs(world: &mut ClusterState, services: impl Iterator<Item = ServiceName>, ports: u16) {
     let ports: Vec<_> =
         (0..ports).map(|n| json!({"name": format!("p{n}"), "port": 80 + n})).collect();
     let stub: Service = serde_json::from_value(json!({"spec": {"ports": ports}})).unwrap();
     world.services.extend(services.map(|service| (service, Arc::new(stub.clone()))));
-    world.known = Arc::new(world.services.keys().map(|s| s.name().to_owned()).collect());
+    world.observed_services =
+        Arc::new(world.services.keys().map(|s| s.name().to_owned()).collect());
 }
 
 /// The record of an import that was made so many seconds ago, and has ended.
-fn ended(world: &mut World, service: &ServiceName, ago: i64) {
+fn ended(world: &mut ClusterState, service: &ServiceName, ago: i64) {
     let made = Timestamp::from_second(NOW - ago).unwrap().to_string();
     let name = service_ref(service).object_name();
     let import = json!({"apiVersion": "adit.dev/v1alpha1", "kind": "Import",
@@ -81,10 +82,10 @@ fn ended(world: &mut World, service: &ServiceName, ago: i64) {
 /// A decision at a time of the paused clock.
 fn decide(
     config: &ClusterConfig,
-    world: &World,
-    peers: &Peers,
+    world: &ClusterState,
+    peers: &ObservedPeers,
     history: &mut ImportHistory,
-) -> Imports {
+) -> ImportDecisions {
     let clock = Timestamp::from_second(NOW).unwrap();
     let exported = BTreeMap::new();
     let facts =
@@ -92,7 +93,7 @@ fn decide(
     super::super::decide(facts, history)
 }
 
-fn reason(imports: &Imports) -> Option<&'static str> {
+fn reason(imports: &ImportDecisions) -> Option<&'static str> {
     imports.left_out.get(&bank()).map(|left_out| left_out.verdict(&bank()).0)
 }
 
@@ -130,7 +131,7 @@ async fn names_that_come_and_go_make_only_so_many_services() {
     assert!(message.starts_with("2500 exports of bank wait"), "{message}");
     assert!(message.contains("2500 made at once and then 500 an hour"), "{message}");
     assert!(message.contains("name those that are wanted in imports"), "{message}");
-    assert_eq!(next.wake, Some(Instant::now() + MADE_INTERVAL));
+    assert_eq!(next.wake, Some(Instant::now() + CREATE_INTERVAL));
     tokio::time::advance(Duration::from_secs(3600)).await;
     assert_eq!(others(&mut history).all.len(), 500, "in an hour");
     // What stands there to be filled costs nothing of this.
@@ -149,8 +150,9 @@ fn a_controller_that_begins_knows_what_was_made_by_the_record() {
         ended(&mut here, &service, 3600);
     }
     let others = peers(services(made..2 * made), 1);
-    let begins =
-        |here: &World| decide(&config, here, &others, &mut ImportHistory::default()).all.len();
+    let begins = |here: &ClusterState| {
+        decide(&config, here, &others, &mut ImportHistory::default()).all.len()
+    };
     assert_eq!(begins(&here), 500, "all was made an hour ago");
     for service in services(0..made) {
         ended(&mut here, &service, 6 * 3600);
@@ -189,7 +191,7 @@ fn services_that_ask_by_annotation_share_the_room() {
     let config = config("{}", &format!("{LAB}{open}"));
     let mut here = world();
     stubs(&mut here, services(0..20), 1);
-    let ask = |here: &mut World, from: &str| {
+    let ask = |here: &mut ClusterState, from: &str| {
         for service in here.services.values_mut() {
             let annotation = [(crate::api::annotation::IMPORT_FROM.to_owned(), from.to_owned())];
             Arc::make_mut(service).metadata.annotations = Some(annotation.into());
@@ -206,7 +208,7 @@ fn services_that_ask_by_annotation_share_the_room() {
 }
 
 /// The record of an import of a stub that was served for so many seconds until now.
-fn served(world: &mut World, service: &ServiceName, ago: i64) {
+fn served(world: &mut ClusterState, service: &ServiceName, ago: i64) {
     let made = Timestamp::from_second(NOW - ago).unwrap().to_string();
     let name = service_ref(service).object_name();
     let condition = json!({"type": "Served", "status": "True", "reason": "WasReady", "message": "",

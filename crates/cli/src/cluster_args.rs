@@ -1,0 +1,72 @@
+//! How commands reach clusters: kubeconfig and context, as kubectl has them, and what they print of changes.
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use adit_kubernetes::context::{Context, ContextError};
+use adit_kubernetes::edit::{ConfigChanges, EditOutcome, manifest};
+
+use crate::output::print;
+
+/// Where contexts are looked up.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct KubeconfigArgs {
+    /// The kubeconfig; without it KUBECONFIG and ~/.kube/config, as kubectl does
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+}
+
+/// One cluster.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ClusterArgs {
+    /// The cluster's kubeconfig context; without it the current one
+    #[arg(long, value_name = "CONTEXT")]
+    pub(crate) context: Option<String>,
+    #[command(flatten)]
+    pub(crate) kubeconfig: KubeconfigArgs,
+}
+
+impl KubeconfigArgs {
+    pub(crate) async fn connect(&self, context: Option<&str>) -> Result<Context, ContextError> {
+        Context::connect(self.kubeconfig.as_deref(), context).await
+    }
+}
+
+impl ClusterArgs {
+    pub(crate) async fn connect(&self) -> Result<Context, ContextError> {
+        self.kubeconfig.connect(self.context.as_deref()).await
+    }
+}
+
+/// Runs what asks an API server.
+pub(crate) fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
+}
+
+/// Tells of a change that was made, or prints it where it was only wanted on paper.
+pub(crate) fn report_edit(
+    context: &Context,
+    edited: &EditOutcome,
+    paper: bool,
+    done: &str,
+) -> anyhow::Result<()> {
+    let Context { name, .. } = context;
+    if edited.changes.is_empty() {
+        let line = format!("context {name}: nothing to change\n");
+        return print(&if paper { format!("# {line}") } else { line });
+    }
+    if paper {
+        return print(&manifest(name, &edited.changes));
+    }
+    print(&format!("context {name}: {done} ({})\n", describe_keys(&edited.changes)))
+}
+
+/// Which keys are different.
+fn describe_keys(changes: &ConfigChanges) -> String {
+    let one = |(key, text): (&String, &Option<String>)| match text {
+        Some(_) => format!("wrote key {key}"),
+        None => format!("took out key {key}"),
+    };
+    let all: Vec<_> = changes.iter().map(one).collect();
+    format!("{} in ConfigMap adit-system/adit", all.join(", "))
+}

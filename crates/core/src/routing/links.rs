@@ -1,0 +1,230 @@
+//! Choices about links: with whom a node keeps standing connections, and from whom it learns.
+//!
+//! A hub for a peer cluster is connected with that cluster's hubs and learns from one of them; every
+//! other node is connected with its own hubs and learns from one of those. So what stands grows with the
+//! number of links, and with nodes plus nodes, never with nodes times nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use super::{hubs, stable_hash};
+use crate::name::{ClusterName, NodeName};
+use crate::shared_map::SharedMap;
+use crate::snapshot::{ClusterView, Link, Seed, Snapshot};
+
+/// With whom a standing connection is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StandingTarget {
+    /// Any node of this cluster that its seeds lead to.
+    Seeds(ClusterName),
+    /// This node of this cluster; of our own cluster where it is a sibling.
+    Node(ClusterName, NodeName),
+}
+
+/// How a node stands with another cluster at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkReach {
+    /// A connection with one of its nodes exists, whoever dialled it.
+    pub connected: bool,
+    /// None of our own hubs for it has been heard for so long that this node acts as one.
+    pub hubs_silent: bool,
+    /// What is known of it is too old, or nothing is.
+    pub stale: bool,
+}
+
+/// Whether this node is one of its cluster's hubs for `peer`.
+#[must_use]
+pub fn is_hub_for(now: &Snapshot, peer: &ClusterName) -> bool {
+    own_hubs(now, peer).contains(&&now.local.node)
+}
+
+/// This cluster's hubs for `peer`.
+#[must_use]
+pub fn own_hubs<'a>(now: &'a Snapshot, peer: &ClusterName) -> Vec<&'a NodeName> {
+    let this = Some(&now.local.node).filter(|node| !node.is_controller());
+    hubs(now.siblings.keys().chain(this), peer)
+}
+
+/// The hubs of both sides of a link.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkHubs {
+    /// This cluster's.
+    pub ours: Vec<NodeName>,
+    /// The peer's, as far as its view is known.
+    pub theirs: Vec<NodeName>,
+}
+
+type NodeAddresses = SharedMap<NodeName, Vec<SocketAddr>>;
+
+/// The hubs of each link as they were found last. Each rests on a look at every node of a cluster, and what stands
+/// is asked for whenever any peer changes anything, for all links: so they are found anew only where the nodes
+/// are others.
+#[derive(Debug, Default)]
+pub struct HubCache {
+    siblings: NodeAddresses,
+    ours: BTreeMap<ClusterName, Vec<NodeName>>,
+    theirs: BTreeMap<ClusterName, (NodeAddresses, Vec<NodeName>)>,
+    /// How often nodes were looked at.
+    #[cfg(test)]
+    found: usize,
+}
+
+impl HubCache {
+    /// The hubs of the link with `peer`. `now` is always the same node's.
+    pub fn hubs_of(
+        &mut self,
+        now: &Snapshot,
+        peer: &ClusterName,
+        view: Option<&ClusterView>,
+    ) -> LinkHubs {
+        if !self.siblings.is_same(&now.siblings) {
+            self.siblings = SharedMap::clone(&now.siblings);
+            self.ours.clear();
+        }
+        let owned = |nodes: Vec<&NodeName>| nodes.into_iter().cloned().collect::<Vec<_>>();
+        let ours = match self.ours.get(peer) {
+            Some(known) => known.clone(),
+            None => {
+                self.note_find();
+                let found = owned(own_hubs(now, peer));
+                self.ours.insert(peer.clone(), found.clone());
+                found
+            }
+        };
+        let Some(ClusterView { nodes, .. }) = view else {
+            self.theirs.remove(peer);
+            return LinkHubs { ours, theirs: Vec::new() };
+        };
+        let known = self.theirs.get(peer).filter(|(of, _)| of.is_same(nodes));
+        let theirs = match known {
+            Some((_, known)) => known.clone(),
+            None => {
+                self.note_find();
+                let found = owned(hubs(nodes.keys(), &now.local.cluster));
+                self.theirs.insert(peer.clone(), (nodes.clone(), found.clone()));
+                found
+            }
+        };
+        LinkHubs { ours, theirs }
+    }
+
+    /// Forgets all links but those that `keep` wants.
+    pub fn retain(&mut self, keep: impl Fn(&ClusterName) -> bool) {
+        self.ours.retain(|cluster, _| keep(cluster));
+        self.theirs.retain(|cluster, _| keep(cluster));
+    }
+
+    fn note_find(&mut self) {
+        #[cfg(test)]
+        {
+            self.found += 1;
+        }
+    }
+}
+
+/// With whom this node keeps standing connections for the sake of `link`, of which `hubs` are the hubs.
+#[must_use]
+pub fn standing_targets(
+    now: &Snapshot,
+    link: &Link,
+    view: Option<&ClusterView>,
+    hubs: &LinkHubs,
+    reach: LinkReach,
+) -> BTreeSet<StandingTarget> {
+    let LinkHubs { ours, theirs } = hubs;
+    let named_hub = ours.contains(&now.local.node);
+    let mut targets = BTreeSet::new();
+    let may_dial = !now.local.node.is_controller() && !link.seeds.is_empty();
+    if (named_hub || reach.hubs_silent) && may_dial {
+        let addresses = |n: &NodeName| view.and_then(|v| v.nodes.get(n));
+        let can_dial = |n: &&NodeName| addresses(n).is_some_and(|a| is_dialable(a, &link.seeds));
+        let node = |n: &NodeName| StandingTarget::Node(link.cluster.clone(), n.clone());
+        targets.extend(theirs.iter().filter(can_dial).map(node));
+        if targets.is_empty() || !reach.connected {
+            targets.insert(StandingTarget::Seeds(link.cluster.clone()));
+        }
+    }
+    if !named_hub || reach.stale {
+        let others = ours.iter().filter(|n| now.siblings.get(*n).is_some_and(|a| !a.is_empty()));
+        targets.extend(others.map(|n| StandingTarget::Node(now.local.cluster.clone(), n.clone())));
+    }
+    targets
+}
+
+/// How well somebody is placed to tell about a cluster, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SourceRank {
+    /// Whom everything is meant to be learnt from: a hub of the peer's if we are one, else one of ours.
+    Preferred,
+    /// Any node of the peer.
+    Peer,
+    /// Our fellow hub, which may reach whom we cannot.
+    SiblingHub,
+}
+
+/// From whom to learn about `peer`, best first, of those that are connected: `connected` holds the nodes
+/// of `peer` and of our own cluster (by cluster) with which there is a connection. Among equals the
+/// order differs from node to node, so that the hubs share the work.
+#[must_use]
+pub fn view_sources(
+    now: &Snapshot,
+    peer: &ClusterName,
+    view: Option<&ClusterView>,
+    connected: &BTreeSet<(ClusterName, NodeName)>,
+) -> Vec<(SourceRank, (ClusterName, NodeName))> {
+    let this = &now.local;
+    let ours = own_hubs(now, peer);
+    let theirs = hubs(view.into_iter().flat_map(|v| v.nodes.keys()), &this.cluster);
+    let is_hub = ours.contains(&&this.node);
+    let rank = |(cluster, node): &(ClusterName, NodeName)| match () {
+        () if cluster == peer && is_hub && theirs.contains(&node) => Some(SourceRank::Preferred),
+        () if cluster == peer => Some(SourceRank::Peer),
+        () if *cluster != this.cluster || !ours.contains(&node) => None,
+        () if is_hub => Some(SourceRank::SiblingHub),
+        () => Some(SourceRank::Preferred),
+    };
+    let mut all: Vec<_> = connected.iter().filter_map(|c| Some((rank(c)?, c.clone()))).collect();
+    all.sort_by_cached_key(|(rank, (_, node))| {
+        (*rank, stable_hash([this.node.as_str(), node.as_str()]))
+    });
+    all
+}
+
+/// Those of a peer's announced addresses that may be dialled. Loopback and link-local ones mean another
+/// machine there than here, so they count only where our own seeds are such, too: on one machine.
+#[must_use]
+pub fn dialable_addresses(announced: &[SocketAddr], seeds: &[Seed]) -> Vec<SocketAddr> {
+    let seeds_are_near = are_machine_local(seeds);
+    announced.iter().filter(|a| may_dial(a, seeds_are_near)).copied().collect()
+}
+
+/// Whether any of a peer's announced addresses may be dialled; see [`dialable_addresses`].
+#[must_use]
+pub fn is_dialable(announced: &[SocketAddr], seeds: &[Seed]) -> bool {
+    let mut far = announced.iter().filter(|a| may_dial(a, true));
+    // Most addresses need no look at the seeds.
+    far.any(|a| !is_machine_local(a) || are_machine_local(seeds))
+}
+
+fn may_dial(address: &SocketAddr, seeds_are_near: bool) -> bool {
+    let ip = address.ip().to_canonical();
+    let never = ip.is_unspecified() || ip.is_multicast() || address.port() == 0;
+    !never && (seeds_are_near || !is_machine_local(address))
+}
+
+fn is_machine_local(address: &SocketAddr) -> bool {
+    match address.ip().to_canonical() {
+        std::net::IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        std::net::IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
+}
+
+fn are_machine_local(seeds: &[Seed]) -> bool {
+    seeds.iter().any(|seed| match seed {
+        Seed::Address(address) => is_machine_local(address),
+        Seed::Name { host, .. } => &**host == "localhost",
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! What both directions of the data path share, and nothing that belongs to one flow.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::policy::Permit;
+use adit_core::snapshot::Snapshot;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backends::BackendHealth;
+use crate::flow::{FlowFailure, Flows};
+use crate::revocation::PermitRevocations;
+use crate::tcp::TcpNetwork;
+
+/// Bounds of the data path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataPathLimits {
+    /// How many streams the nodes of one peer cluster may have open here, over all connections.
+    pub streams_per_peer: usize,
+    /// How long a stream's header may take.
+    pub header_deadline: Duration,
+    /// How long one dial of a backend may take.
+    pub dial_timeout: Duration,
+    /// How long a connection from an address that nobody is known by is held before it is refused. Zero
+    /// where the table of workloads is complete.
+    pub unknown_source_hold: Duration,
+}
+
+/// Connections from unknown sources that are held at once.
+const MAX_HELD: usize = 1024;
+/// The same from one address: a pod that begins to speak before its cluster shows it has a few.
+const MAX_HELD_PER_ADDRESS: usize = 32;
+
+/// The data path of one node.
+#[derive(Debug)]
+pub struct DataPath<N: TcpNetwork> {
+    pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) net: Arc<N>,
+    pub(crate) context: DataPathContext,
+    pub(crate) limits: DataPathLimits,
+    pub(crate) started: Instant,
+    /// What was believed when it began: no stream was permitted by anything older.
+    first_snapshot: Arc<Snapshot>,
+    revocations: PermitRevocations,
+}
+
+/// What is kept about flows and backends, and the means to end the former.
+#[derive(Debug)]
+pub struct DataPathContext {
+    /// Every flow.
+    pub flows: Flows,
+    /// Which backends answer.
+    pub backends: BackendHealth,
+    /// Cancelled when the drain deadline has passed: what still runs is reset.
+    pub drained: CancellationToken,
+    /// Draws and flow IDs.
+    pub random: FlowRandom,
+    /// Connections that wait for their source to become known.
+    pub held: HeldSources,
+}
+
+/// Connections from unknown sources that are held, by address.
+#[derive(Debug, Default)]
+pub struct HeldSources(Mutex<HashMap<IpAddr, usize>>);
+
+/// One connection that is held, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct HeldSource<'a> {
+    all: &'a HeldSources,
+    from: IpAddr,
+}
+
+impl HeldSources {
+    /// A place for one more from this address, if there is one.
+    pub(crate) fn try_hold(&self, from: IpAddr) -> Option<HeldSource<'_>> {
+        let mut held = self.lock();
+        let all: usize = held.values().sum();
+        let same = held.get(&from).copied().unwrap_or_default();
+        if all >= MAX_HELD || same >= MAX_HELD_PER_ADDRESS {
+            return None;
+        }
+        held.insert(from, same + 1);
+        Some(HeldSource { all: self, from })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for HeldSource<'_> {
+    fn drop(&mut self) {
+        let mut held = self.all.lock();
+        if let Some(same) = held.get_mut(&self.from) {
+            *same -= 1;
+            if *same == 0 {
+                held.remove(&self.from);
+            }
+        }
+    }
+}
+
+/// Draws for choices and flow IDs; not for keys. Seeded, so that a simulation repeats.
+#[derive(Debug)]
+pub struct FlowRandom(AtomicU64);
+
+impl FlowRandom {
+    /// Draws that follow from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    /// The next draw (SplitMix64).
+    pub(crate) fn draw(&self) -> u64 {
+        let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn flow_id(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.draw().to_be_bytes());
+        id[8..].copy_from_slice(&self.draw().to_be_bytes());
+        id
+    }
+}
+
+impl<N: TcpNetwork> DataPath<N> {
+    /// A node that reads `snapshot` and reaches workloads by `net`.
+    pub fn new(
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        net: Arc<N>,
+        records: DataPathContext,
+        limits: DataPathLimits,
+    ) -> Self {
+        let started = Instant::now();
+        let first = snapshot.borrow().clone();
+        Self {
+            snapshot,
+            net,
+            context: records,
+            limits,
+            started,
+            first_snapshot: first,
+            revocations: PermitRevocations::default(),
+        }
+    }
+
+    /// What is believed now.
+    pub(crate) fn current_snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Waits until the flow must end although nothing is wrong with it: policy has changed, or the node
+    /// has waited long enough for it.
+    pub(crate) async fn withdrawn(&self, permit: &Permit) -> FlowFailure {
+        let mut bell = self.revocations.subscribe(permit.basis());
+        loop {
+            bell.mark_unchanged();
+            if let Err(denial) = permit.recheck(&self.current_snapshot()) {
+                return FlowFailure { code: Code::Revoked, reason: denial.reason };
+            }
+            tokio::select! {
+                () = self.context.drained.cancelled() => return Code::Drained.into(),
+                Ok(()) = bell.changed() => {}
+            }
+        }
+    }
+
+    /// Withdraws rights as snapshots are published, until `stop`: to be driven for as long as flows live.
+    pub async fn run_revocations(&self, stop: CancellationToken) {
+        self.revocations.run(self.snapshot.clone(), self.first_snapshot.clone(), stop).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_does_not_take_all_places_of_unknown_sources() {
+        let held = HeldSources::default();
+        let from = |n: u8| IpAddr::from([10, 244, 0, n]);
+        let mut of_one = Vec::new();
+        while let Some(hold) = held.try_hold(from(1)) {
+            of_one.push(hold);
+        }
+        assert_eq!(of_one.len(), MAX_HELD_PER_ADDRESS);
+        let others: Vec<_> = (2..=255).flat_map(|n| [from(n); 9]).collect();
+        let holds: Vec<_> = others.iter().filter_map(|ip| held.try_hold(*ip)).collect();
+        assert_eq!(holds.len(), MAX_HELD - MAX_HELD_PER_ADDRESS);
+        drop((of_one, holds));
+        assert!(held.lock().is_empty(), "no address is kept");
+    }
+}

@@ -1,0 +1,168 @@
+//! Streams that local workloads open in vain: bounded here, before a peer counts them.
+//!
+//! A peer counts by node what was reset before it answered, or asked for without a right, and sends a node
+//! away that does much of it; it knows no better. So a workload that connects and resets without end would
+//! take the imports of all others on its node. The node keeps within what a peer never takes amiss, and each
+//! namespace within its part of that: new connections from a namespace that has spent its part are refused
+//! until it has been quiet for as long as it owes.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use adit_core::admission::rate_limit::RateLimit;
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, Namespace};
+use adit_transport::links::{NEVER_ASKED_WITHIN, ServeOutcome};
+use tokio::time::Instant;
+
+use super::FlowFailure;
+
+/// What all workloads of a node may open in vain: three quarters of what a peer allows each connection
+/// whatever a node's siblings do.
+const ALLOWED: RateLimit = RateLimit {
+    burst: NEVER_ASKED_WITHIN.burst / 4 * 3,
+    per_second: NEVER_ASKED_WITHIN.per_second / 4 * 3,
+};
+/// A stream that was given up later, and unanswered, is a caller that ran out of patience.
+pub(super) const PATIENCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a namespace owes at most: it may have opened thousands before the first came to nothing.
+const MAX_DEBT_DELAY: Duration = Duration::from_secs(60);
+
+/// Who opens in vain, at whom. What a cluster refuses has no bearing on streams to another, or it could have
+/// those refused by refusing its own.
+type Debtor = (ClusterName, Namespace);
+
+/// What the namespaces of a node owe.
+#[derive(Debug)]
+pub(super) struct FutileStreams {
+    began: Instant,
+    /// When each will owe nothing. No more than there are linked clusters and namespaces with workloads here.
+    quit_at: Mutex<HashMap<Debtor, Duration>>,
+}
+
+impl FutileStreams {
+    pub(super) fn new() -> Self {
+        Self { began: Instant::now(), quit_at: Mutex::default() }
+    }
+
+    /// Whether a workload of that namespace may open a stream to that cluster now.
+    ///
+    /// # Errors
+    /// [`Code::OverLimit`].
+    pub(super) fn admit(&self, debtor: &Debtor) -> Result<(), FlowFailure> {
+        let (now, all) = (self.began.elapsed(), self.all());
+        let debt = all.get(debtor).map(|at| at.saturating_sub(now));
+        let (cluster, namespace) = debtor;
+        let sharers = all.iter().filter(|((c, _), at)| c == cluster && **at > now).count();
+        let burst = usize::try_from(ALLOWED.burst).unwrap_or(1) / sharers.max(1);
+        let most = each(sharers).saturating_mul(u32::try_from(burst.max(1)).unwrap_or(1));
+        match debt.filter(|debt| *debt >= most) {
+            None => Ok(()),
+            Some(debt) => {
+                let seconds = (debt - most).as_secs() + 1;
+                let reason = format!(
+                    "workloads in namespace {namespace} reset connections to {cluster} without an answer, or ask for \
+                     what they may not have there, too often; new ones are refused for {seconds} s"
+                );
+                Err(FlowFailure::new(Code::OverLimit, reason))
+            }
+        }
+    }
+
+    /// A stream for a workload of that namespace came to nothing at that cluster.
+    pub(super) fn note(&self, debtor: &Debtor) {
+        let (now, mut all) = (self.began.elapsed(), self.all());
+        all.retain(|_, at| *at > now);
+        let is_new = !all.contains_key(debtor);
+        let sharers = all.keys().filter(|(cluster, _)| *cluster == debtor.0).count();
+        let at = all.entry(debtor.clone()).or_default();
+        let owed = each(sharers + usize::from(is_new));
+        *at = ((*at).max(now) + owed).min(now + MAX_DEBT_DELAY);
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Debtor, Duration>> {
+        self.quit_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long it takes one of so many namespaces to make good for one stream.
+fn each(sharers: usize) -> Duration {
+    let sharers = u32::try_from(sharers.max(1)).unwrap_or(u32::MAX);
+    Duration::from_secs(1).saturating_mul(sharers) / ALLOWED.per_second.max(1)
+}
+
+/// Whether a peer counts a stream as opened in vain that ended so, unanswered, after so long.
+pub(super) fn is_futile(code: Code, after: Duration) -> bool {
+    let gave_up = code == Code::SourceReset && after < PATIENCE_TIMEOUT;
+    gave_up || matches!(ServeOutcome::refused(code), ServeOutcome::InVain(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn namespace(name: &str) -> Debtor {
+        ("bank".parse().unwrap(), name.parse().unwrap())
+    }
+
+    /// How many of so many streams in vain, each ending before the next, reach the wire.
+    fn storm(vain: &FutileStreams, of: &str, streams: u32) -> u32 {
+        (0..streams)
+            .filter(|_| vain.admit(&namespace(of)).map(|()| vain.note(&namespace(of))).is_ok())
+            .count() as u32
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_storm_stays_below_what_a_peer_takes_amiss_and_others_go_on() {
+        let vain = FutileStreams::new();
+        let mut reached = 0;
+        for _ in 0..1000 {
+            reached += storm(&vain, "evil", 50);
+            assert_eq!(vain.admit(&namespace("good")), Ok(()));
+            advance(Duration::from_millis(10)).await;
+        }
+        assert!(reached <= ALLOWED.burst + 10 * ALLOWED.per_second + 1, "{reached}");
+        assert!(reached >= 10 * ALLOWED.per_second);
+        storm(&vain, "evil", 50);
+        let elsewhere = ("shop".parse().unwrap(), "evil".parse().unwrap());
+        assert_eq!(vain.admit(&elsewhere), Ok(()), "what one cluster refuses counts at no other");
+        let refused = vain.admit(&namespace("evil")).unwrap_err();
+        assert_eq!(refused.code, Code::OverLimit);
+        assert!(refused.reason.contains("namespace evil"), "{}", refused.reason);
+        advance(Duration::from_secs(5)).await;
+        assert_eq!(vain.admit(&namespace("evil")), Ok(()), "after a while it may again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn namespaces_that_do_it_together_have_no_more_and_owe_no_more_than_a_minute() {
+        let vain = FutileStreams::new();
+        let mut reached = 0;
+        for _ in 0..200 {
+            reached += (0..20).map(|n| storm(&vain, &format!("evil-{n}"), 20)).sum::<u32>();
+            advance(Duration::from_millis(100)).await;
+        }
+        // Who comes first knows of nobody else yet.
+        assert!(reached <= 4 * ALLOWED.burst + 20 * ALLOWED.per_second, "{reached}");
+        for _ in 0..100_000 {
+            vain.note(&namespace("many-at-once"));
+        }
+        assert!(vain.admit(&namespace("many-at-once")).is_err());
+        advance(MAX_DEBT_DELAY).await;
+        assert_eq!(vain.admit(&namespace("many-at-once")), Ok(()));
+        vain.note(&namespace("many-at-once"));
+        assert_eq!(vain.all().len(), 1, "who owes nothing is forgotten");
+    }
+
+    #[test]
+    fn callers_that_wait_and_services_that_fail_are_not_in_vain() {
+        let early = Duration::from_secs(1);
+        assert!(is_futile(Code::SourceReset, early) && is_futile(Code::Denied, early));
+        assert!(!is_futile(Code::SourceReset, PATIENCE_TIMEOUT));
+        for code in [Code::Finished, Code::BackendRefused, Code::NoBackend, Code::LinkDown] {
+            assert!(!is_futile(code, early), "{code:?}");
+        }
+    }
+}

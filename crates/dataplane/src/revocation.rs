@@ -1,0 +1,104 @@
+//! Wakes a stream when what its right rests on has changed, and no other.
+//!
+//! A snapshot is published whenever any peer changes what it says of itself. If each stream looked at each
+//! snapshot, a peer would have all streams of all others at work as often as it likes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use adit_core::policy::{PermitBasis, changed_bases};
+use adit_core::snapshot::Snapshot;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// One bell for all streams whose permits rest on the same.
+#[derive(Debug, Default)]
+pub(crate) struct PermitRevocations(Mutex<HashMap<PermitBasis, watch::Sender<()>>>);
+
+impl PermitRevocations {
+    /// Rings after each change of `basis` that is published from now on.
+    pub(crate) fn subscribe(&self, basis: PermitBasis) -> watch::Receiver<()> {
+        self.lock().entry(basis).or_default().subscribe()
+    }
+
+    /// Rings for what changes, until `stop`. Without it no right is ever withdrawn.
+    pub(crate) async fn run(
+        &self,
+        mut snapshot: watch::Receiver<Arc<Snapshot>>,
+        mut before: Arc<Snapshot>,
+        stop: CancellationToken,
+    ) {
+        loop {
+            // Before anything is waited for: streams may have been permitted since `before`.
+            let now = snapshot.borrow_and_update().clone();
+            if !Arc::ptr_eq(&before, &now) {
+                self.notify_changed(&before, &now);
+                before = now;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = snapshot.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn notify_changed(&self, before: &Snapshot, now: &Snapshot) {
+        let touched = changed_bases(before, now);
+        if touched.is_empty() {
+            return;
+        }
+        let mut bells = self.lock();
+        for bell in touched.iter().filter_map(|basis| bells.get(basis)) {
+            bell.send_replace(());
+        }
+        bells.retain(|_, bell| bell.receiver_count() > 0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PermitBasis, watch::Sender<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_core::name::ServiceName;
+    use tokio::time::{Duration, timeout};
+
+    use super::*;
+    use crate::testing::snapshot;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_withdrawn_before_the_ringing_began_rings_nevertheless() {
+        let service: ServiceName = "agents/bank-bot".parse().unwrap();
+        let first = snapshot(&service, true);
+        let (publish, published) = watch::channel(Arc::clone(&first));
+        let (rights, stop) = (PermitRevocations::default(), CancellationToken::new());
+        // A stream is permitted by the first snapshot, which is replaced before the ringing task runs.
+        let mut bell = rights.subscribe(PermitBasis::Export(service.clone()));
+        let other = rights.subscribe(PermitBasis::Export("agents/other".parse().unwrap()));
+        publish.send_replace(snapshot(&service, false));
+        let ringing = rights.run(published, first, stop.clone());
+        let hearing = async {
+            let rung = timeout(Duration::from_secs(1), bell.changed()).await;
+            assert!(rung.is_ok(), "a right that was lost at once is never asked again");
+            assert!(!other.has_changed().unwrap(), "what rests on something else is let alone");
+            // Again, while it waits.
+            publish.send_replace(snapshot(&service, true));
+            assert!(timeout(Duration::from_secs(1), bell.changed()).await.is_ok());
+            assert!(!other.has_changed().unwrap());
+            stop.cancel();
+        };
+        tokio::join!(ringing, hearing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bells_that_nobody_hears_are_forgotten() {
+        let service: ServiceName = "agents/bank-bot".parse().unwrap();
+        let rights = PermitRevocations::default();
+        for n in 0..100 {
+            rights.subscribe(PermitBasis::Export(format!("agents/bot-{n}").parse().unwrap()));
+        }
+        rights.notify_changed(&snapshot(&service, true), &snapshot(&service, false));
+        assert_eq!(rights.lock().len(), 0);
+    }
+}

@@ -1,0 +1,208 @@
+//! One controller at a time: a Lease.
+//!
+//! A holder believes that it holds for [`RENEWAL_LIFETIME`] from the moment at which it began a renewal that worked,
+//! which is shorter than anybody else waits ([`LEASE_LIFETIME`]) by more than one write may take; so two never write
+//! at once, however slow the API server answers. Others' clocks are not believed: a lease has run out when
+//! we saw it unchanged for its whole length.
+//!
+//! With each renewal goes what is wrong with the holder and what nodes say of themselves, for `adit status` to
+//! read: no write more.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::ControllerState;
+use crate::api::{CONTROLLER, NODES, TROUBLE, truncated};
+use crate::summary::NodesSummary;
+
+/// How long others wait for a holder that is silent.
+pub(super) const LEASE_LIFETIME: Duration = Duration::from_secs(15);
+/// How long a holder believes in its last renewal.
+const RENEWAL_LIFETIME: Duration = Duration::from_secs(10);
+/// How often it renews.
+const RENEW_INTERVAL: Duration = Duration::from_secs(2);
+/// How often others look.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// How long one request may take, for the lease or for a write.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// One who wants the lease.
+#[derive(Debug)]
+pub(super) struct LeaderElection {
+    api: Api<Lease>,
+    identity: String,
+    state: watch::Receiver<ControllerState>,
+    nodes: watch::Receiver<Arc<NodesSummary>>,
+    held_until: Mutex<Option<Instant>>,
+}
+
+impl LeaderElection {
+    /// One that tells of `state` and `nodes` while it holds the lease.
+    pub(super) fn new(
+        api: Api<Lease>,
+        identity: String,
+        state: watch::Receiver<ControllerState>,
+        nodes: watch::Receiver<Arc<NodesSummary>>,
+    ) -> Self {
+        Self { api, identity, state, nodes, held_until: Mutex::new(None) }
+    }
+
+    /// Whether we hold it now. To be asked before each write.
+    pub(super) fn is_held(&self) -> bool {
+        self.deadline().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Waits until we hold it.
+    pub(super) async fn acquire(&self) {
+        let mut seen: Option<(LeaseSpec, Instant)> = None;
+        loop {
+            match self.try_acquire(&mut seen).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "the lease could not be asked for"),
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Keeps it; returns when it is lost.
+    pub(super) async fn hold(&self) {
+        loop {
+            sleep(RENEW_INTERVAL).await;
+            if let Err(error) = self.renew().await {
+                tracing::debug!(%error, "the lease could not be renewed");
+            }
+            if !self.is_held() {
+                return;
+            }
+        }
+    }
+
+    /// Gives it back, so that another need not wait.
+    pub(super) async fn release(&self) {
+        let held = self.is_held();
+        self.set_deadline(None);
+        let released = async {
+            let Some(mut lease) = self.api.get_opt(CONTROLLER).await? else { return Ok(()) };
+            if lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref())
+                == Some(&self.identity)
+            {
+                let spec = lease.spec.get_or_insert_default();
+                spec.holder_identity = Some(String::new());
+                spec.lease_duration_seconds = Some(1);
+                self.api.replace(CONTROLLER, &PostParams::default(), &lease).await?;
+            }
+            Ok::<_, kube::Error>(())
+        };
+        if held && !matches!(timeout(REQUEST_TIMEOUT, released).await, Ok(Ok(()))) {
+            tracing::debug!("the lease could not be given back, others wait until it runs out");
+        }
+    }
+
+    async fn try_acquire(
+        &self,
+        seen: &mut Option<(LeaseSpec, Instant)>,
+    ) -> Result<bool, kube::Error> {
+        let now = Instant::now();
+        let lease = with_timeout(self.api.get_opt(CONTROLLER)).await?;
+        let spec = lease.as_ref().and_then(|l| l.spec.clone()).unwrap_or_default();
+        let holder = spec.holder_identity.clone().unwrap_or_default();
+        if !holder.is_empty() && holder != self.identity {
+            let length = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
+            let length = length.map_or(LEASE_LIFETIME, Duration::from_secs);
+            match seen {
+                Some((before, since)) if *before == spec => {
+                    if now.duration_since(*since) <= length {
+                        return Ok(false);
+                    }
+                }
+                Some(_) | None => {
+                    *seen = Some((spec, now));
+                    return Ok(false);
+                }
+            }
+        }
+        self.write(lease, now).await
+    }
+
+    async fn renew(&self) -> Result<(), kube::Error> {
+        let now = Instant::now();
+        let lease = with_timeout(self.api.get_opt(CONTROLLER)).await?;
+        let holder = lease.as_ref().and_then(|l| l.spec.as_ref()?.holder_identity.as_deref());
+        if holder.is_some_and(|h| h != self.identity) {
+            self.set_deadline(None);
+            return Ok(());
+        }
+        self.write(lease, now).await.map(drop)
+    }
+
+    /// Writes ourselves into the lease as it was read; not if it has changed since.
+    async fn write(&self, lease: Option<Lease>, began: Instant) -> Result<bool, kube::Error> {
+        let now = MicroTime(Timestamp::now());
+        let exists = lease.is_some();
+        let mut lease = lease.unwrap_or_else(|| Lease {
+            metadata: ObjectMeta { name: Some(CONTROLLER.into()), ..ObjectMeta::default() },
+            spec: None,
+        });
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        match &self.state.borrow().trouble {
+            Some(trouble) => annotations.insert(TROUBLE.into(), truncated(trouble).into()),
+            None => annotations.remove(TROUBLE),
+        };
+        let nodes = Arc::clone(&self.nodes.borrow());
+        match serde_json::to_string(&*nodes).ok().filter(|_| !nodes.at.is_empty()) {
+            Some(nodes) => annotations.insert(NODES.into(), nodes),
+            None => annotations.remove(NODES),
+        };
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_ref() != Some(&self.identity) {
+            spec.holder_identity = Some(self.identity.clone());
+            spec.acquire_time = Some(now.clone());
+            spec.lease_transitions =
+                Some(spec.lease_transitions.map_or(0, |n| n.saturating_add(1)));
+        }
+        spec.lease_duration_seconds = i32::try_from(LEASE_LIFETIME.as_secs()).ok();
+        spec.renew_time = Some(now);
+        let params = PostParams::default();
+        let written = if exists {
+            with_timeout(self.api.replace(CONTROLLER, &params, &lease)).await
+        } else {
+            with_timeout(self.api.create(&params, &lease)).await
+        };
+        match written {
+            Ok(_) => {
+                self.set_deadline(Some(began + RENEWAL_LIFETIME));
+                Ok(true)
+            }
+            // Somebody else was first.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        *self.held_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_deadline(&self, until: Option<Instant>) {
+        *self.held_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+}
+
+/// What comes of a request, unless it takes too long.
+pub(super) async fn with_timeout<T>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    timeout(REQUEST_TIMEOUT, request).await.unwrap_or_else(|_| {
+        let silent =
+            std::io::Error::new(std::io::ErrorKind::TimedOut, "the API server did not answer");
+        Err(kube::Error::Service(silent.into()))
+    })
+}

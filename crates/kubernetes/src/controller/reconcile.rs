@@ -1,0 +1,402 @@
+//! The rounds of an active controller: wait for a change, look at all, write what differs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_config::ClusterReport;
+use adit_config::cluster::{ClusterConfig, NetworkConfig};
+use adit_core::name::{NodeName, ServiceName};
+use adit_pki::UnixTime;
+use futures_util::{StreamExt, stream};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Client, ResourceExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::ca::{self, CaError, ClusterCa};
+use super::events::EventReporter;
+use super::leader::LeaderElection;
+use super::network_migration::{self, MigrationPhase, NetworkMigration};
+use super::plan::{ObjectWarning, PlanHistory, PlanInput, ResourceKey, make_plan};
+use super::signer::CsrError;
+use super::stores::ControllerStores;
+use super::write::{MAX_CONCURRENT, WriteFailures, write_plan};
+use super::{
+    ControllerPhase, ControllerSettings, ControllerState, ObservedPeers, ObserverConfig, signer,
+};
+use crate::api::{CA_SECRET, CONFIG_MAP, NAMESPACE, TRUST_BUNDLE_KEY};
+use crate::store::{ChangeSignal, Selector};
+use crate::tasks::Tasks;
+
+/// How long changes are gathered before a round begins.
+const BATCH_DELAY: Duration = Duration::from_millis(20);
+/// A round begins after this time though nothing has changed: for what changes by time alone.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the CA is not asked for again after it could not be used.
+const CA_BACKOFF: Duration = Duration::from_secs(5);
+
+/// The most requests for certificates that are answered in one round: what else there is must not wait.
+const MAX_ANSWERS: usize = 50;
+/// How long kagent's Agents are waited for when all else is known.
+const AGENTS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// All that rounds know from one to the next.
+pub(super) struct Reconciler<'a> {
+    client: Client,
+    changed: ChangeSignal,
+    stores: ControllerStores,
+    observer: watch::Sender<Option<Arc<ObserverConfig>>>,
+    peers: watch::Receiver<Arc<ObservedPeers>>,
+    state: &'a watch::Sender<ControllerState>,
+    config: ConfigState,
+    /// The CA in use; and the last that was, so that it can be put back.
+    ca: Option<Arc<ClusterCa>>,
+    last_ca: Option<Arc<ClusterCa>>,
+    history: PlanHistory,
+    migration: NetworkMigration,
+    write_failures: WriteFailures,
+    answer_failures: WriteFailures,
+    reporter: EventReporter,
+    /// Since when all is known that must be.
+    known_since: Option<Instant>,
+}
+
+/// The configuration as it was last good, and as it is written.
+#[derive(Debug, Default)]
+struct ConfigState {
+    data: Option<BTreeMap<String, String>>,
+    good: Option<Arc<ClusterConfig>>,
+    unnamed: bool,
+    trouble: Option<String>,
+}
+
+impl ConfigState {
+    /// Reads it again where it has changed.
+    fn read(&mut self, data: BTreeMap<String, String>) {
+        if self.data.as_ref() == Some(&data) {
+            return;
+        }
+        (self.unnamed, self.trouble) = match crate::config_map::read_config(&data) {
+            Ok((config, report)) => {
+                for line in report.to_string().lines() {
+                    tracing::warn!("{line}");
+                }
+                self.good = Some(Arc::new(config));
+                (false, None)
+            }
+            Err(report) => (report.unnamed, Some(first_error(&report))),
+        };
+        self.data = Some(data);
+    }
+}
+
+fn first_error(report: &ClusterReport) -> String {
+    let mut errors = report.errors();
+    match errors.next() {
+        Some((fragment, problem)) => {
+            let more = match errors.count() {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            format!("{}: {problem}{more}", fragment.location(problem))
+        }
+        None => ClusterReport::UNNAMED.into(),
+    }
+}
+
+/// When the next round must begin at the latest, and whether it need not wait for more changes.
+struct NextRound {
+    at: Option<Instant>,
+    at_once: bool,
+}
+
+impl<'a> Reconciler<'a> {
+    /// Rounds over what some of `tasks` watch.
+    pub(super) fn new(
+        client: Client,
+        settings: &ControllerSettings,
+        observer: watch::Sender<Option<Arc<ObserverConfig>>>,
+        peers: watch::Receiver<Arc<ObservedPeers>>,
+        state: &'a watch::Sender<ControllerState>,
+        tasks: &mut Tasks,
+    ) -> Self {
+        let bell = ChangeSignal::default();
+        let stores = ControllerStores::watch(&client, &bell, tasks);
+        let reporter = EventReporter::new(client.clone(), settings.pod_name.clone(), tasks);
+        Self {
+            client,
+            changed: bell,
+            stores,
+            observer,
+            peers,
+            state,
+            config: ConfigState::default(),
+            ca: None,
+            last_ca: None,
+            history: PlanHistory::default(),
+            migration: NetworkMigration::default(),
+            write_failures: WriteFailures::default(),
+            answer_failures: WriteFailures::default(),
+            reporter,
+            known_since: None,
+        }
+    }
+
+    /// Runs until dropped.
+    pub(super) async fn run(mut self, lease: &LeaderElection) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            let now = Instant::now();
+            let next = self.reconcile(lease).await;
+            if next.at_once {
+                continue;
+            }
+            let latest =
+                next.at.map_or(now + RECONCILE_INTERVAL, |at| at.min(now + RECONCILE_INTERVAL));
+            tokio::select! {
+                _ = changed.changed() => sleep(BATCH_DELAY).await,
+                heard = self.peers.changed() => match heard {
+                    Ok(()) => sleep(BATCH_DELAY).await,
+                    // The process has stopped listening; it is about to end.
+                    Err(_) => sleep_until(latest).await,
+                },
+                () = sleep_until(latest) => {}
+            }
+        }
+    }
+
+    async fn reconcile(&mut self, lease: &LeaderElection) -> NextRound {
+        if !lease.is_held() {
+            return NextRound { at: Some(Instant::now() + BATCH_DELAY), at_once: false };
+        }
+        let mut complaints = Vec::new();
+        if self.stores.config.was_listed() {
+            let data = self.stores.config.get(Some(NAMESPACE), CONFIG_MAP);
+            self.config.read(data.and_then(|map| map.data.clone()).unwrap_or_default());
+        }
+        // Certificates come first, and wait for nothing else: they end.
+        let ca_trouble = self.refresh_ca().await.err().map(|error| {
+            let trouble = error.to_string();
+            complaints.push(system_warning(CA_SECRET, "Secret", error.reason(), &trouble));
+            trouble
+        });
+        let answered = self.sign_requests(lease, &mut complaints).await;
+        let at = Instant::now();
+        let again = ca_trouble.as_ref().map(|_| at + CA_BACKOFF);
+        let again = self.answer_failures.next_attempt(at).into_iter().chain(again).min();
+        let wait = |at| NextRound { at: again.into_iter().chain(at).min(), at_once: answered > 0 };
+
+        let unknown = self.stores.unlisted();
+        if !unknown.is_empty() {
+            let stale = self.stores.stale().map(|why| format!(": {why}")).unwrap_or_default();
+            let trouble = format!("waiting for the API server's {}{stale}", unknown.join(", "));
+            self.reporter.report(&complaints);
+            self.publish_state(ControllerPhase::Reading, ca_trouble.or(Some(trouble)));
+            return wait(None);
+        }
+        let agents_trouble = self.stores.agents_trouble();
+        let end = *self.known_since.get_or_insert(at) + AGENTS_TIMEOUT;
+        if let Some(trouble) = agents_trouble.clone().filter(|_| at < end) {
+            self.reporter.report(&complaints);
+            self.publish_state(ControllerPhase::Reading, ca_trouble.or(Some(trouble)));
+            return wait(Some(end));
+        }
+        if let Some(trouble) = self.config.trouble.as_ref().filter(|_| !self.config.unnamed) {
+            complaints.push(system_warning(CONFIG_MAP, "ConfigMap", "BadConfiguration", trouble));
+        }
+        let Some(config) = self.config.good.clone() else {
+            self.reporter.report(&complaints);
+            self.publish_state(
+                ControllerPhase::Waiting,
+                ca_trouble.or_else(|| self.config.trouble.clone()),
+            );
+            return wait(None);
+        };
+        let (moves, in_force) = self.advance_migration(&config.network).await;
+        let config = match in_force {
+            Some(network) => Arc::new(ClusterConfig { network, ..(*config).clone() }),
+            None => config,
+        };
+        self.publish_observer(&config);
+        complaints.extend(
+            moves.warning().map(|n| system_warning(CONFIG_MAP, "ConfigMap", "NetworkChanges", n)),
+        );
+
+        let world = self.stores.cluster_state();
+        let peers = self.peers.borrow_and_update().clone();
+        let now = PlanInput {
+            config: &config,
+            trouble: self.config.trouble.as_deref(),
+            peers: &peers,
+            migration: moves,
+            failing: self.write_failures.failing(),
+            at: Instant::now(),
+            clock: Timestamp::now(),
+        };
+        let plan = make_plan(&world, &now, &mut self.history);
+        tracing::debug!(writes = plan.writes.len(), took = ?at.elapsed(), "planned");
+        let names = plan.watched.iter().map(ServiceName::name);
+        self.stores.other_slices.select(Selector::slices_of_services(names));
+        let failures = &mut self.write_failures;
+        let written = write_plan(&self.client, &self.stores, lease, plan.writes, failures).await;
+        tracing::debug!(written, took = ?at.elapsed(), "wrote");
+        complaints.extend(plan.warnings);
+        self.reporter.report(&complaints);
+        let trouble = ca_trouble.or_else(|| self.config.trouble.clone());
+        let trouble = trouble.or_else(|| moves.warning().map(str::to_owned));
+        let trouble =
+            trouble.or_else(|| self.write_failures.worst()).or_else(|| self.stores.stale());
+        self.publish_state(ControllerPhase::Active, trouble.or(agents_trouble).or(plan.trouble));
+        let again = again
+            .into_iter()
+            .chain(plan.wake)
+            .chain(self.write_failures.next_attempt(Instant::now()))
+            .min();
+        NextRound { at: again, at_once: written + answered > 0 }
+    }
+
+    /// Has the CA; says why not.
+    async fn refresh_ca(&mut self) -> Result<(), CaError> {
+        if !self.stores.can_sign() {
+            return Ok(());
+        }
+        // Without a configuration, and without what was published before, nothing is made or published.
+        let good = self.config.good.as_ref().filter(|_| self.stores.trust.was_listed());
+        let (domain, now) = (good.map(|config| &config.trust_domain), UnixTime::now());
+        self.ca = None;
+        let before = self.last_ca.as_ref();
+        let ca = ClusterCa::load_or_create(before, &self.client, &self.stores, domain, now).await?;
+        self.ca.clone_from(&ca);
+        let Some(ca) = ca else { return Ok(()) };
+        if domain.is_some() {
+            let mut data = ca::trust_record(&self.stores);
+            data.insert(TRUST_BUNDLE_KEY.into(), ca.bundle.to_pem());
+            ca::publish_trust(&self.client, &self.stores, data).await?;
+        }
+        self.last_ca = Some(ca);
+        Ok(())
+    }
+
+    /// Looks whether the nodes have the network that the configuration says, and keeps the record of it; gives the
+    /// one that counts now, where it is another.
+    async fn advance_migration(
+        &mut self,
+        wanted: &NetworkConfig,
+    ) -> (MigrationPhase, Option<NetworkConfig>) {
+        let record = ca::trust_record(&self.stores);
+        let pods = self.stores.node_pods();
+        let (moves, fresh) = self.migration.advance(&record, wanted, &pods, Instant::now());
+        let in_force = network_migration::network_in_force(&fresh, wanted);
+        // Without a bundle there is nothing to keep it beside, and no node that has begun.
+        if fresh != record
+            && record.contains_key(TRUST_BUNDLE_KEY)
+            && let Err(error) = ca::publish_trust(&self.client, &self.stores, fresh).await
+        {
+            tracing::warn!(%error, "what network the nodes have is not on record yet");
+        }
+        (moves, in_force)
+    }
+
+    /// Answers nodes' requests, some at a time; returns how many were answered.
+    async fn sign_requests(
+        &mut self,
+        lease: &LeaderElection,
+        complaints: &mut Vec<ObjectWarning>,
+    ) -> usize {
+        let Some(ca) = &self.ca else { return 0 };
+        let key = |name: String| ResourceKey {
+            kind: "CertificateSigningRequest".into(),
+            namespace: None,
+            name,
+        };
+        let mut queue = signer::answer_order(self.stores.requests.objects());
+        let open: BTreeSet<String> = queue.iter().map(|(r, _)| r.name_any()).collect();
+        self.answer_failures.retain(|key| open.contains(&key.name));
+        let mut answered = 0;
+        queue.retain(|(r, _)| self.answer_failures.may_write(&key(r.name_any()), Instant::now()));
+        let (client, stores, authority) = (&self.client, &self.stores, &ca.authority);
+        let mut answers = stream::iter(queue.into_iter().take(MAX_ANSWERS))
+            .map(|(request, superseded)| async move {
+                let held = lease.is_held();
+                let answer = signer::answer(client, stores, authority, &request, superseded);
+                (request.name_any(), if held { Some(answer.await) } else { None })
+            })
+            .buffer_unordered(MAX_CONCURRENT);
+        while let Some((name, answer)) = answers.next().await {
+            let (key, Some(answer)) = (key(name), answer) else { continue };
+            answered += usize::from(answer.is_ok());
+            let result = match answer {
+                Ok(Some(why)) => {
+                    let mut complaint = system_warning(&key.name, &key.kind, "Denied", &why);
+                    complaint.about.api_version = Some("certificates.k8s.io/v1".into());
+                    complaint.about.namespace = None;
+                    complaints.push(complaint);
+                    Ok(())
+                }
+                Ok(None) => Ok(()),
+                Err(CsrError::Api(error)) => Err(error),
+                Err(CsrError::Ca(error)) => {
+                    let error = CaError::from(error);
+                    let complaint =
+                        system_warning(CA_SECRET, "Secret", error.reason(), &error.to_string());
+                    complaints.push(complaint);
+                    Err(kube::Error::Service(error.into()))
+                }
+            };
+            self.answer_failures.record(key, result, Instant::now());
+        }
+        answered
+    }
+
+    /// Tells the process whom to listen to, where that has changed.
+    fn publish_observer(&self, config: &Arc<ClusterConfig>) {
+        let fresh = self.ca.as_ref().map(|ca| {
+            let port = config.network.port;
+            let siblings = self.stores.nodes().into_iter().map(|(node, addresses)| {
+                (node, addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+            });
+            Arc::new(ObserverConfig {
+                config: config.clone(),
+                identity: ca.identity.clone(),
+                bundle: ca.bundle.clone(),
+                siblings: siblings.collect::<BTreeMap<NodeName, Vec<SocketAddr>>>(),
+            })
+        });
+        // What was published stays while the CA cannot be asked for.
+        let Some(fresh) = fresh else { return };
+        self.observer.send_if_modified(|now| {
+            let same = now.as_ref().is_some_and(|now| {
+                now.config == fresh.config
+                    && Arc::ptr_eq(&now.identity, &fresh.identity)
+                    && now.siblings == fresh.siblings
+            });
+            *now = Some(fresh);
+            !same
+        });
+    }
+
+    fn publish_state(&self, phase: ControllerPhase, trouble: Option<String>) {
+        let fresh = ControllerState { phase, trouble };
+        self.state.send_if_modified(|now| {
+            let differs = *now != fresh;
+            *now = fresh;
+            differs
+        });
+    }
+}
+
+/// A complaint about an object in our own namespace.
+fn system_warning(name: &str, kind: &str, reason: &str, note: &str) -> ObjectWarning {
+    let about = ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some(kind.into()),
+        namespace: Some(NAMESPACE.into()),
+        name: Some(name.into()),
+        ..ObjectReference::default()
+    };
+    ObjectWarning { about, reason: reason.into(), note: note.into() }
+}

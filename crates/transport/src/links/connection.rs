@@ -1,0 +1,286 @@
+//! One connection in use: what it carries, and whether it takes more.
+//!
+//! Owns the counts that decide when a connection is idle. That it is registered, spoken on and closed is
+//! [`super::table`]'s and [`super::session`]'s.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::routing::connections::ConnectionCandidate;
+use adit_core::wire::control::ControlMessage;
+use adit_pki::VerifyError;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use super::dial_history::NodeKey;
+use super::misuse::ConnectionMisuse;
+use super::table::lock;
+use crate::endpoint::QuicConnection;
+use crate::peer::PeerInfo;
+
+/// A connection in use.
+#[derive(Debug)]
+pub(super) struct PeerConnection {
+    pub(super) quic: QuicConnection,
+    pub(super) peer: Arc<PeerInfo>,
+    pub(super) connected_at: Instant,
+    /// To the session, which writes it on the control stream.
+    control: mpsc::Sender<ControlMessage>,
+    usage: Mutex<UsageState>,
+    leave_notify: Notify,
+    /// Whether its certificate stopped being believed while it was there.
+    is_distrusted: AtomicBool,
+    /// What its peer opened in vain.
+    pub(super) misuse: Mutex<ConnectionMisuse>,
+}
+
+#[derive(Debug)]
+struct UsageState {
+    /// Why it takes nothing new, if it does not.
+    leaving: Option<Code>,
+    /// Data streams, either way.
+    streams: usize,
+    /// State streams of ours, and of the peer's.
+    subscribing: usize,
+    publishing: usize,
+    /// When it last carried something.
+    last_used: Instant,
+    /// Whether it is kept for its own sake.
+    standing: bool,
+    /// How many datagrams had come when its node was found to have fallen silent.
+    silent_at_datagrams: Option<u64>,
+    /// Whether its peer's successor is waited for.
+    awaits_successor: bool,
+}
+
+/// What a connection is doing, for status.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ConnectionUsage {
+    pub(super) streams: usize,
+    pub(super) publishing: usize,
+    pub(super) standing: bool,
+}
+
+/// What a stream takes part in: a connection is not idle while somebody holds one.
+#[derive(Debug)]
+pub(super) struct StreamGuard {
+    connection: Arc<PeerConnection>,
+    stream_use: StreamUse,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StreamUse {
+    /// A data stream, whoever opened it.
+    Data,
+    /// A state stream on which we learn.
+    Subscribing,
+    /// A state stream on which the peer learns.
+    Publishing,
+}
+
+impl PeerConnection {
+    pub(super) fn new(
+        quic: QuicConnection,
+        peer: Arc<PeerInfo>,
+        control: mpsc::Sender<ControlMessage>,
+    ) -> Arc<Self> {
+        let now = Instant::now();
+        let using = UsageState {
+            leaving: None,
+            streams: 0,
+            subscribing: 0,
+            publishing: 0,
+            last_used: now,
+            standing: false,
+            silent_at_datagrams: None,
+            awaits_successor: false,
+        };
+        Arc::new(Self {
+            quic,
+            peer,
+            connected_at: now,
+            control,
+            usage: Mutex::new(using),
+            leave_notify: Notify::new(),
+            is_distrusted: AtomicBool::new(false),
+            misuse: Mutex::default(),
+        })
+    }
+
+    /// Whether the same process of the same node dialled both in one lane and slot, or we did both.
+    pub(super) fn is_same_slot(&self, other: &Self) -> bool {
+        let kind = |conn: &Self| {
+            let peer = &conn.peer;
+            (peer.boot, peer.class, peer.dialled, peer.slot)
+        };
+        kind(self) == kind(other)
+    }
+
+    /// With whom it is.
+    pub(super) fn key(&self) -> NodeKey {
+        (self.peer.cluster.clone(), self.peer.node.clone())
+    }
+
+    /// Notes that its peer's certificate is not believed any more; false where that was noted before.
+    pub(super) fn mark_distrusted(&self) -> bool {
+        !self.is_distrusted.swap(true, Ordering::Relaxed)
+    }
+
+    /// Takes [`begin_doubt`](Self::mark_distrusted) back, before it is looked once more.
+    pub(super) fn clear_distrusted(&self) {
+        self.is_distrusted.store(false, Ordering::Relaxed);
+    }
+
+    /// Ends it because its peer's certificate is not believed any more.
+    pub(super) fn close_distrusted(&self, refusal: &VerifyError) {
+        let is_denied = refusal.label() == VerifyError::DENIED;
+        let code = if is_denied { Code::DeniedIdentity } else { Code::CertificateEnded };
+        self.quic.close(code, &refusal.to_string());
+    }
+
+    /// A use of it that the peer began: never refused.
+    pub(super) fn begin_use(self: &Arc<Self>, what: StreamUse) -> StreamGuard {
+        *lock(&self.usage).count_mut(what) += 1;
+        StreamGuard { connection: Arc::clone(self), stream_use: what }
+    }
+
+    /// A use of it that we begin; none if it takes nothing new.
+    pub(super) fn try_begin_use(self: &Arc<Self>, what: StreamUse) -> Option<StreamGuard> {
+        let mut using = lock(&self.usage);
+        if using.leaving.is_some() {
+            return None;
+        }
+        *using.count_mut(what) += 1;
+        Some(StreamGuard { connection: Arc::clone(self), stream_use: what })
+    }
+
+    /// Leaves if nothing has used it for `idle`, and says when to ask again if something has. One that
+    /// is kept for its own sake does not leave; one that is leaving already does.
+    pub(super) fn leave_if_idle(&self, idle: Duration) -> Result<(), Instant> {
+        let mut using = lock(&self.usage);
+        if using.leaving.is_some() {
+            return Ok(());
+        }
+        if using.standing {
+            return Err(Instant::now() + idle);
+        }
+        using.check_idle_for(idle)?;
+        using.leaving = Some(Code::ConnectionUnused);
+        Ok(())
+    }
+
+    /// Whether nothing has used it for so long; when to ask again if something has.
+    pub(super) fn check_idle_for(&self, time: Duration) -> Result<(), Instant> {
+        lock(&self.usage).check_idle_for(time)
+    }
+
+    /// Waits until it leaves for another reason.
+    pub(super) async fn wait_leaving(&self) {
+        self.leave_notify.notified().await;
+    }
+
+    pub(super) fn leaving_code(&self) -> Option<Code> {
+        lock(&self.usage).leaving
+    }
+
+    pub(super) fn usage_counts(&self) -> ConnectionUsage {
+        let using = lock(&self.usage);
+        ConnectionUsage {
+            streams: using.streams,
+            publishing: using.publishing,
+            standing: using.standing,
+        }
+    }
+
+    /// Takes nothing new from here on. The first reason stays.
+    pub(super) fn mark_leaving(&self, code: Code) {
+        lock(&self.usage).leaving.get_or_insert(code);
+        self.leave_notify.notify_one();
+    }
+
+    /// Its peer's successor is waited for from here on.
+    pub(super) fn await_successor(&self) {
+        lock(&self.usage).awaits_successor = true;
+    }
+
+    /// True once it is.
+    pub(super) fn is_awaiting_successor(&self) -> bool {
+        lock(&self.usage).awaits_successor
+    }
+
+    /// Whether it is kept for its own sake from here on.
+    pub(super) fn set_standing(&self, standing: bool) {
+        let mut using = lock(&self.usage);
+        if using.standing && !standing {
+            using.last_used = Instant::now();
+        }
+        using.standing = standing;
+    }
+
+    /// Its node has fallen silent: it takes nothing new until something is heard on it.
+    pub(super) fn mark_silent(&self) {
+        lock(&self.usage).silent_at_datagrams = Some(self.datagrams_received());
+    }
+
+    /// How many datagrams came from the peer.
+    fn datagrams_received(&self) -> u64 {
+        self.quic.stats().datagrams.1
+    }
+
+    /// Has the session say it to the peer. A session that does not get to it has a peer that does not
+    /// read; then the connection's end must do.
+    pub(super) fn send_control(&self, message: ControlMessage) {
+        drop(self.control.try_send(message));
+    }
+
+    pub(super) fn candidate(&self) -> ConnectionCandidate {
+        let using = lock(&self.usage);
+        ConnectionCandidate {
+            boot: self.peer.boot.0,
+            class: self.peer.class,
+            dialled: self.peer.dialled,
+            slot: self.peer.slot,
+            worker: self.quic.worker().index(),
+            draining: using.leaving.is_some(),
+            silent: using
+                .silent_at_datagrams
+                .is_some_and(|heard| heard == self.datagrams_received()),
+            streams: using.streams,
+        }
+    }
+}
+
+impl UsageState {
+    fn count_mut(&mut self, what: StreamUse) -> &mut usize {
+        match what {
+            StreamUse::Data => &mut self.streams,
+            StreamUse::Subscribing => &mut self.subscribing,
+            StreamUse::Publishing => &mut self.publishing,
+        }
+    }
+
+    fn check_idle_for(&self, time: Duration) -> Result<(), Instant> {
+        let now = Instant::now();
+        match () {
+            () if self.streams + self.subscribing + self.publishing > 0 => Err(now + time),
+            () if self.last_used + time > now => Err(self.last_used + time),
+            () => Ok(()),
+        }
+    }
+}
+
+impl StreamGuard {
+    pub(super) fn connection(&self) -> &Arc<PeerConnection> {
+        &self.connection
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        let mut using = lock(&self.connection.usage);
+        *using.count_mut(self.stream_use) -= 1;
+        using.last_used = Instant::now();
+    }
+}

@@ -1,0 +1,76 @@
+//! Tells a connection's peer how far it may send each stream, and hears the same from it.
+//!
+//! What is granted is [`crate::stream_credit`]' to say. Each side has one stream for what it grants, opened before any for
+//! data could take its place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
+use adit_core::code::Code;
+use adit_core::wire::StreamKind;
+use adit_core::wire::credit::StreamCredit;
+use tokio::time::{Instant, sleep};
+
+use super::connection::PeerConnection;
+use super::message_reader::MessageReader;
+use crate::stream::{RecvStream, SendError, SendStream};
+
+/// Grants that are heard without a pause. A transfer of 500 MB/s within a site takes 8,000 a second.
+const ALLOWED_CREDITS: RateLimit = RateLimit { burst: 65_536, per_second: 32_768 };
+/// The pause before those beyond.
+const EXCESS_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Tells the peer what it is granted, for as long as the connection lives, where both sides keep to grants.
+pub(super) async fn send_credits(conn: Arc<PeerConnection>) {
+    let Some(book) = conn.quic.credits() else { return };
+    let telling = async {
+        let (mut send, _recv) = loop {
+            if let Ok(opened) = conn.quic.open_bi(EXCESS_INTERVAL * 100).await {
+                break opened;
+            }
+        };
+        send.carry_credits();
+        let mut said = send.send_all(&[StreamKind::Credits.byte()]).await;
+        while said.is_ok() {
+            said = send.send_all(&book.next_due().await).await;
+        }
+        // Without it the peer's streams would stand still for ever; one that goes away has none any more.
+        let goes_away = said == Err(SendError::Stopped(Code::Draining));
+        if !goes_away && conn.quic.is_closed().is_none() {
+            conn.quic.close(Code::ProtocolError, "the stream of grants is not read");
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = conn.quic.closed() => {}
+        () = telling => {}
+    }
+}
+
+/// Hears what the peer grants, on a stream whose kind was read, until it ends; says why that was an offence, if so.
+pub(super) async fn receive_credits(
+    conn: &PeerConnection,
+    _send: SendStream,
+    mut recv: RecvStream,
+) -> Option<Code> {
+    let Some(book) = conn.quic.credits().filter(|book| book.begin_credit_stream()) else {
+        recv.stop(Code::ProtocolError);
+        return Some(Code::ProtocolError);
+    };
+    recv.carry_credits();
+    let mut grants = MessageReader::new(recv, StreamCredit::decode);
+    let (mut pace, began) = (TokenBucket::default(), Instant::now());
+    loop {
+        match grants.next().await {
+            Ok(grant) => book.receive_credit(grant),
+            Err(error) => {
+                grants.stop(error.code());
+                return Some(error.code()).filter(|_| conn.quic.is_closed().is_none());
+            }
+        }
+        if !pace.try_take(began.elapsed(), ALLOWED_CREDITS) {
+            sleep(EXCESS_INTERVAL).await;
+        }
+    }
+}

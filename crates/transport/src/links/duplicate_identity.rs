@@ -1,0 +1,222 @@
+//! Says in the log, and to whom it happens, that a node's name has two living processes: most likely an identity
+//! folder was copied.
+//!
+//! The processes themselves learn it from whoever sees both. Nodes and the controller of their own cluster are
+//! believed; what a linked cluster says is only a reason to look: whoever answers there must prove to have this node's
+//! name, and must not be this very process.
+//!
+//! Neither a restart (what was connected with the process before ends within seconds) nor a hand-over (the
+//! process before goes away) looks like that for long. What it comes to, see
+//! [`adit_core::routing::connections`]: new streams go to the process that came last.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::routing::connections::Unusable;
+use adit_core::snapshot::Class;
+use adit_core::wire::control::ControlMessage;
+use tokio::time::{Instant, sleep};
+
+use super::connection::PeerConnection;
+use super::dial_history::NodeKey;
+use super::shared::LinksInner;
+use super::table::lock;
+use crate::endpoint::DialRequest;
+use crate::peer::BootId;
+
+/// A process that lives beside another for so long is not about to go away.
+const COEXISTENCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The least time between two lines of one cluster: it has as many such nodes as it likes.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The least time between two words to a sibling about its double.
+const NOTIFY_INTERVAL: Duration = Duration::from_secs(30);
+/// From when a sibling said so last to when this node is doubled no more.
+const REPORT_LIFETIME: Duration = Duration::from_secs(90);
+
+/// From when somebody answered in our name to when this process has heard of it, where it is itself who answered.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// From when a linked cluster says that there is a double to when this process looks, at most.
+const MAX_PROBE_DELAY: Duration = Duration::from_secs(15);
+
+/// What is known of a double of this process.
+#[derive(Debug, Default)]
+pub(super) struct DuplicateRecord {
+    last: Mutex<Option<OwnDuplicate>>,
+    /// When it was looked last, because a linked cluster said so.
+    probed_at: Mutex<Option<Instant>>,
+    /// Peers that came in this very name.
+    namesakes: AtomicU64,
+}
+
+/// Another living process that has this one's name, as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnDuplicate {
+    /// Its boot ID.
+    pub boot: BootId,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Which node says so; the controller, where it is no node's name.
+    pub reported_by: NodeName,
+    /// When it said so.
+    pub reported_at: Instant,
+}
+
+impl LinksInner {
+    /// Tells processes that have one name of each other.
+    pub(super) fn notify_duplicates(&self, told: &mut Option<Instant>) {
+        if told.is_some_and(|at| at.elapsed() < NOTIFY_INTERVAL) {
+            return;
+        }
+        let mut nodes: HashMap<NodeKey, Vec<Arc<PeerConnection>>> = HashMap::new();
+        for (conn, passed) in self.connections.all() {
+            if is_alive(passed) {
+                nodes.entry(conn.key()).or_default().push(conn);
+            }
+        }
+        for (node, all) in nodes {
+            let turns = self.connections.boots.alternating(&node.0, &node.1);
+            for conn in &all {
+                let boot = conn.peer.boot;
+                let beside = |other: &&Arc<PeerConnection>| {
+                    let is_old =
+                        |c: &PeerConnection| c.connected_at.elapsed() >= COEXISTENCE_TIMEOUT;
+                    other.peer.boot != boot && is_old(other) && is_old(conn)
+                };
+                let other = all.iter().find(beside).map(|c| (c.peer.boot, c.quic.remote()));
+                let turn = turns.and_then(|pair| pair.into_iter().find(|other| *other != boot));
+                // Who is not there has been where its name is, as far as is known.
+                if let Some((other, at)) =
+                    other.or_else(|| turn.map(|other| (other, conn.quic.remote())))
+                {
+                    conn.send_control(ControlMessage::DuplicateIdentity {
+                        boot: other.0,
+                        address: at,
+                    });
+                    *told = Some(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// A peer says that this process has a double.
+    pub(super) fn receive_duplicate_report(
+        self: &Arc<Self>,
+        conn: &PeerConnection,
+        boot: BootId,
+        address: SocketAddr,
+    ) {
+        if boot == self.context.boot {
+            return;
+        }
+        let by = conn.peer.node.clone();
+        let double = OwnDuplicate { boot, address, reported_by: by, reported_at: Instant::now() };
+        if conn.peer.cluster == self.snapshot().local.cluster {
+            self.record_duplicate(double);
+        } else if conn.connected_at.elapsed() >= COEXISTENCE_TIMEOUT && self.may_probe() {
+            // Until then it may be the process that hands over to this one.
+            let looking = Arc::clone(self).probe_for_duplicate(double);
+            self.runtime.tasks.spawn_on(looking, &self.runtime.control_runtime);
+        }
+    }
+
+    /// A peer came that has this very node's name.
+    pub(super) fn count_namesake(&self) {
+        self.runtime.duplicate.namesakes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether it is time to look: whatever peers say, now and then only.
+    fn may_probe(&self) -> bool {
+        let mut looked = lock(&self.runtime.duplicate.probed_at);
+        let is_due = looked.is_none_or(|at| at.elapsed() >= NOTIFY_INTERVAL);
+        let stages = &self.runtime.shutdown;
+        let is_due = is_due && !stages.leaving.is_cancelled() && !stages.draining.is_cancelled();
+        if is_due {
+            *looked = Some(Instant::now());
+        }
+        is_due
+    }
+
+    /// Dials where a double is said to be, at the port where this node listens.
+    async fn probe_for_duplicate(self: Arc<Self>, double: OwnDuplicate) {
+        let now = self.snapshot();
+        let Some(port) = now.local.advertise.first().map(SocketAddr::port) else { return };
+        if now.is_own_address(double.address.ip()) {
+            return;
+        }
+        // The double is told at the same time, and looks here.
+        sleep(MAX_PROBE_DELAY.mul_f64(self.context.random_unit())).await;
+        let before = self.runtime.duplicate.namesakes.load(Ordering::Relaxed);
+        let dial = DialRequest {
+            address: SocketAddr::new(double.address.ip(), port),
+            trust_domain: &now.local.trust_domain,
+            class: Class::Interactive,
+        };
+        let looking = async {
+            let quic = self.endpoints.dial(0, dial).await.ok()?;
+            let is_namesake = quic.identity().node.as_ref() == Some(&now.local.node);
+            sleep(ECHO_TIMEOUT).await;
+            quic.close(Code::ConnectionUnused, "");
+            is_namesake.then_some(())
+        };
+        let ended = self.runtime.shutdown.ended.clone();
+        let found = ended.run_until_cancelled(looking).await.flatten().is_some();
+        // A word that led to this very process, by whatever way, would have been heard here.
+        if found && self.runtime.duplicate.namesakes.load(Ordering::Relaxed) == before {
+            self.record_duplicate(double);
+        }
+    }
+
+    fn record_duplicate(&self, double: OwnDuplicate) {
+        let before = lock(&self.runtime.duplicate.last).replace(double.clone());
+        if before.is_none_or(|before| before.reported_at.elapsed() >= REPORT_LIFETIME) {
+            tracing::error!(
+                boot = %double.boot, address = %double.address, by = %double.reported_by,
+                "another living process has the name of this node: was its identity folder copied?"
+            );
+        }
+    }
+
+    /// Another living process that has this one's name, as was said lately.
+    pub(super) fn own_duplicate(&self) -> Option<OwnDuplicate> {
+        lock(&self.runtime.duplicate.last)
+            .clone()
+            .filter(|double| double.reported_at.elapsed() < REPORT_LIFETIME)
+    }
+
+    /// Warns of one such node of each cluster, where that was not done a moment ago.
+    pub(super) fn warn_of_duplicates(&self, warned: &mut BTreeMap<ClusterName, Instant>) {
+        warned.retain(|_, at| at.elapsed() < WARN_INTERVAL);
+        let mut first: HashMap<NodeKey, BootId> = HashMap::new();
+        for (conn, passed) in self.connections.all() {
+            if !is_alive_and_settled(&conn, passed) || warned.contains_key(&conn.peer.cluster) {
+                continue;
+            }
+            let boot = conn.peer.boot;
+            let other = *first.entry(conn.key()).or_insert(boot);
+            if other != boot {
+                let (peer, remote) = (&conn.peer.id, conn.quic.remote());
+                tracing::warn!(
+                    %peer, %boot, %remote, %other,
+                    "two living processes have this name: was an identity folder copied? New streams go to \
+                     the one that came last"
+                );
+                warned.insert(conn.peer.cluster.clone(), Instant::now());
+            }
+        }
+    }
+}
+
+fn is_alive(passed: Option<Unusable>) -> bool {
+    matches!(passed, None | Some(Unusable::OlderBoot))
+}
+
+fn is_alive_and_settled(conn: &PeerConnection, passed: Option<Unusable>) -> bool {
+    is_alive(passed) && conn.connected_at.elapsed() >= COEXISTENCE_TIMEOUT
+}

@@ -1,0 +1,252 @@
+//! Handshakes that linked clusters' nodes begin and that fail: which way packets are lost, or which side refuses
+//! whose certificate.
+//!
+//! Anybody may send a first packet, and claim any name. So only what comes from an address at which a cluster is
+//! known to have nodes is held against its link, in one record for each kind of fault, and said in the log once
+//! a minute at most. Of certificates from elsewhere that claim a linked cluster's name nothing is kept but a number.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::name::ClusterName;
+use adit_core::spiffe::SpiffeId;
+use adit_pki::VerifyError;
+use tokio::time::Instant;
+
+use super::shared::LinksInner;
+use super::table::lock;
+use crate::endpoint::AcceptError;
+
+/// From a fault to when it says nothing of the present any more: a node dials every 30 s at least.
+const FAULT_LIFETIME: Duration = Duration::from_secs(90);
+/// The least time between two lines of one cluster about one kind of fault.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Handshakes that failed, by cluster.
+#[derive(Debug, Default)]
+pub(super) struct HandshakeFaults(Mutex<BTreeMap<ClusterName, ClusterFaults>>);
+
+#[derive(Debug, Default)]
+struct ClusterFaults {
+    faults: BTreeMap<Code, HandshakeFault>,
+    warned_at: BTreeMap<Code, Instant>,
+    claimed: ClaimedRefusals,
+}
+
+/// Handshakes of a cluster's nodes that failed in one way, since one of them passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HandshakeFault {
+    /// How many.
+    pub(super) count: u64,
+    /// When the last did.
+    pub(super) at: Instant,
+    /// Where it came from.
+    pub(super) from: IpAddr,
+    /// Why a certificate was refused: a label, a colon, a sentence, and who it claims to be. The peer's word where
+    /// it was the peer that refused. Empty where nothing was.
+    pub(super) why: Box<str>,
+}
+
+/// Certificates that were refused here, from addresses at which nobody is known, and that claim a cluster's name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct ClaimedRefusals {
+    /// How many.
+    pub(super) count: u64,
+    /// When the last was.
+    pub(super) at: Option<Instant>,
+}
+
+impl HandshakeFaults {
+    /// Notes a fault of a handshake from an address of this cluster; says whether it is worth a line.
+    fn record(&self, cluster: &ClusterName, from: IpAddr, code: Code, why: &str) -> bool {
+        let now = Instant::now();
+        let mut table = lock(&self.0);
+        let of = table.entry(cluster.clone()).or_default();
+        of.record(from, code, why);
+        let is_due = of.warned_at.get(&code).is_none_or(|at| *at + WARN_INTERVAL <= now);
+        if is_due {
+            of.warned_at.insert(code, now);
+        }
+        is_due
+    }
+
+    /// Notes a handshake that is under way for so long that its peer seems to hear nothing. It may pass yet.
+    fn record_suspected(&self, cluster: &ClusterName, from: IpAddr) {
+        lock(&self.0).entry(cluster.clone()).or_default().record(from, Code::OneWay, "");
+    }
+
+    /// Notes that a certificate from elsewhere was refused that claims this cluster's name.
+    fn record_claim(&self, cluster: &ClusterName) {
+        let mut table = lock(&self.0);
+        let claimed = &mut table.entry(cluster.clone()).or_default().claimed;
+        *claimed = ClaimedRefusals { count: claimed.count + 1, at: Some(Instant::now()) };
+    }
+
+    /// A handshake with a node of the cluster passed, which is at this address.
+    pub(super) fn clear_for_address(&self, cluster: &ClusterName, address: IpAddr) {
+        if let Some(of) = lock(&self.0).get_mut(cluster) {
+            of.faults.retain(|_, fault| fault.from != address.to_canonical());
+            of.claimed = ClaimedRefusals::default();
+        }
+    }
+
+    /// The last fault of a cluster's handshakes, where that is not long ago.
+    pub(super) fn last(&self, cluster: &ClusterName) -> Option<(Code, HandshakeFault)> {
+        let table = lock(&self.0);
+        let recent = table.get(cluster)?.faults.iter().filter(|(_, fault)| fault.is_recent());
+        recent.max_by_key(|(_, fault)| fault.at).map(|(code, fault)| (*code, fault.clone()))
+    }
+
+    /// Refused certificates from elsewhere that claim the cluster's name, where the last is not long ago.
+    pub(super) fn recent_claims(&self, cluster: &ClusterName) -> Option<u64> {
+        let claimed = lock(&self.0).get(cluster)?.claimed;
+        claimed.at.filter(|at| at.elapsed() < FAULT_LIFETIME).map(|_| claimed.count)
+    }
+
+    /// Forgets the clusters that `keep` does not want.
+    pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+        lock(&self.0).retain(|cluster, _| keep(cluster));
+    }
+}
+
+impl ClusterFaults {
+    fn record(&mut self, from: IpAddr, code: Code, why: &str) {
+        let before = self.faults.get(&code).filter(|fault| fault.is_recent());
+        let count = before.map_or(0, |fault| fault.count) + 1;
+        let fault = HandshakeFault { count, at: Instant::now(), from, why: why.into() };
+        self.faults.insert(code, fault);
+    }
+}
+
+impl HandshakeFault {
+    fn is_recent(&self) -> bool {
+        self.at.elapsed() < FAULT_LIFETIME
+    }
+
+    /// One sentence about it, for people; `code` is its kind.
+    pub(super) fn sentence(&self, code: Code, cluster: &ClusterName) -> String {
+        let Self { count, from, why, .. } = self;
+        let ago = self.at.elapsed().as_secs();
+        if code == Code::OneWay {
+            return format!(
+                "packets of {cluster} reach this node, and this node's do not reach {cluster}: UDP from here to \
+                 there is blocked (its handshakes from {from} end without hearing an answer: seen {count} times, \
+                 last {ago} s ago)"
+            );
+        }
+        if code == Code::RefusedByPeer {
+            let hint = refusal_hint(why, cluster.as_str(), "this node");
+            return format!(
+                "{cluster} refuses this node's certificate{hint}: {why} (dialling from {from}, {ago} s ago)"
+            );
+        }
+        let hint = refusal_hint(why, "this node", cluster.as_str());
+        format!(
+            "this node refuses the certificate of {cluster}{hint}: {why} (from {from}, {ago} s ago)"
+        )
+    }
+}
+
+/// In brackets, what is to be done where `refuser` refused a certificate of `refused`, from the label with which
+/// the reason begins.
+pub(super) fn refusal_hint(why: &str, refuser: &str, refused: &str) -> String {
+    match why.split(':').next().unwrap_or_default() {
+        "unknown-trust-domain" => {
+            format!(" ({refuser} has no trust bundle for {refused}: is it linked there?)")
+        }
+        "unknown-authority" | "wrong-signature" | "authority-not-current" => {
+            format!(" (the trust bundle of {refused} that {refuser} has is not the one in force)")
+        }
+        "expired" => format!(" (renew it, or set the clock of {refuser})"),
+        "not-yet-valid" => format!(" (compare the clocks of {refuser} and {refused})"),
+        VerifyError::DENIED => format!(" (deny list of {refuser})"),
+        _ => String::new(),
+    }
+}
+
+/// The code that a refused certificate has: `of` says which side refused, unless the deny list did.
+pub(super) fn refusal_code(of: Code, why: &str) -> Code {
+    let is_denied = why.split(':').next() == Some(VerifyError::DENIED);
+    if is_denied { Code::DeniedIdentity } else { of }
+}
+
+/// The identity that a refused certificate claims, at the end of `why`.
+fn claimed_id(why: &str) -> Option<SpiffeId> {
+    why.rsplit_once(VerifyError::CLAIMS)?.1.parse().ok()
+}
+
+impl LinksInner {
+    /// Notes a handshake that a peer at `remote` began and that failed.
+    pub(super) fn record_handshake_failure(&self, remote: SocketAddr, error: &AcceptError) {
+        let Some((code, why)) = error.path_fault() else { return };
+        let now = self.snapshot();
+        let there = self.endpoints.clusters_at(remote.ip());
+        if there.is_empty() && code == Code::CertificateRefused {
+            let id = claimed_id(why);
+            let domain = id.as_ref().map(SpiffeId::trust_domain);
+            let mut links = now.links.values();
+            if let Some(link) = links.find(|link| Some(&link.trust_domain) == domain) {
+                self.runtime.handshake_faults.record_claim(&link.cluster);
+            }
+        }
+        for cluster in &there {
+            if *cluster != now.local.cluster {
+                self.runtime.metrics.handshake_failed(cluster, code);
+            }
+            if self.runtime.handshake_faults.record(cluster, remote.ip(), code, why) {
+                let said = self.runtime.handshake_faults.last(cluster);
+                let said = said.map(|(code, fault)| fault.sentence(code, cluster));
+                let said = said.unwrap_or_default();
+                tracing::warn!(%cluster, %remote, code = code.name(), "handshakes fail: {said}");
+            }
+        }
+    }
+
+    /// Notes a handshake of a peer at `remote` that is under way for long; see [`HandshakeFaults::record_suspected`].
+    pub(super) fn suspect_unheard_peer(&self, remote: SocketAddr) {
+        for cluster in self.endpoints.clusters_at(remote.ip()) {
+            self.runtime.handshake_faults.record_suspected(&cluster, remote.ip());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hundred_thousand_faults_are_four_records_and_a_line_a_minute() {
+        let (table, bank) = (HandshakeFaults::default(), "bank".parse().unwrap());
+        let mut lines = 0;
+        for n in 0..100_000_u32 {
+            let code =
+                [Code::OneWay, Code::CertificateRefused, Code::RefusedByPeer][n as usize % 3];
+            let from = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+            lines += usize::from(table.record(&bank, from, code, &format!("no: {n}")));
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        // 100 s, three kinds.
+        assert_eq!(lines, 6);
+        let kept = lock(&table.0).get(&bank).map(|of| of.faults.len());
+        assert_eq!(kept, Some(3));
+        let (code, last) = table.last(&bank).unwrap();
+        assert_eq!((code, &*last.why), (Code::OneWay, "no: 99999"));
+        table.clear_for_address(&bank, last.from);
+        assert_eq!(table.last(&bank).unwrap().0, Code::RefusedByPeer, "others still fail");
+        tokio::time::advance(FAULT_LIFETIME).await;
+        assert_eq!(table.last(&bank), None);
+    }
+
+    #[test]
+    fn who_a_certificate_claims_to_be_is_read_from_the_end_and_only_there() {
+        let id = claimed_id(
+            "wrong-signature: another key signed claimed by spiffe://bank.test/adit/node/b1",
+        );
+        assert_eq!(id.unwrap().trust_domain().as_str(), "bank.test");
+        assert_eq!(claimed_id("wrong-signature: another key signed"), None);
+        assert_eq!(claimed_id("x claimed by spiffe://bank.test/adit/node/b1, or so"), None);
+    }
+}

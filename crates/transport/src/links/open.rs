@@ -1,0 +1,233 @@
+//! Opens a stream to a node: on a connection that is there, or on one that is dialled for it.
+//!
+//! A connection that the stream's worker dialled in its lane is best; another worker's, or the peer's,
+//! serves at once while our own is dialled for the next; another lane's serves where no connection of
+//! the right one can be had. Until a stream is handed out nothing of it has left this node, so every
+//! refusal may be tried elsewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::Class;
+use adit_core::wire::StreamKind;
+use tokio::time::timeout;
+
+use super::connection::StreamUse;
+use super::dial_history::{DialFailure, DialKey, NodeKey};
+use super::shared::LinksInner;
+use super::table::ConnectionChoice;
+use super::{OpenStreamError, PeerStream};
+use crate::endpoint;
+use crate::stream::SendStream;
+
+/// Dials that one stream waits for. The first may meet a process that hands over at that moment; its
+/// successor answers the next.
+const MAX_DIALS: usize = 2;
+
+/// How long a stream waits for the dial of a node that was lost, from when the dial began: its process may be back,
+/// which takes two round trips to find.
+const LOST_DIAL_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// A stream that is to be opened.
+struct OpenRequest {
+    node: NodeKey,
+    class: Class,
+    worker: usize,
+}
+
+impl LinksInner {
+    /// See [`super::Links::open`]; the stream is of this `kind`.
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        worker: usize,
+        (cluster, node): (&ClusterName, &NodeName),
+        lane: Class,
+        kind: StreamKind,
+    ) -> Result<PeerStream, OpenStreamError> {
+        if self.runtime.shutdown.draining.is_cancelled() {
+            let reason = "this node is going away".to_owned();
+            return Err(OpenStreamError { code: Code::Draining, reason });
+        }
+        let wish = OpenRequest { node: (cluster.clone(), node.clone()), class: lane, worker };
+        let mut choices = self.choices(&wish);
+        let mut refused = None;
+        if !choices.first().is_some_and(|c| c.is_of_class) {
+            // A dial that fails leaves what there is of the other lane.
+            for _ in 0..MAX_DIALS {
+                refused = self.dial_for_stream(&wish).await.err().map(OpenStreamError::from);
+                choices = self.choices(&wish);
+                if refused.is_some() || !choices.is_empty() {
+                    break;
+                }
+            }
+        } else if !choices.first().is_some_and(|c| c.is_own) && self.may_dial(&wish.node) {
+            // Nobody waits for it: it is for the streams to come.
+            drop(self.start_or_join_dial(&wish.dial_key()));
+        }
+        for choice in &choices {
+            match self.open_on(choice, OpenWait::Now, kind).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => refused = Some(error),
+            }
+        }
+        // All of them are full. A peer grants more room as it is used, which takes a round trip.
+        if let Some(best) = choices.first() {
+            match self.open_on(best, OpenWait::Soon, kind).await {
+                Err(error) if error.code == Code::OpenTimeout => refused = Some(error),
+                other => return other,
+            }
+        }
+        // A further connection, if there may be one.
+        if choices.iter().any(|c| c.is_of_class)
+            && self.may_dial(&wish.node)
+            && self.dial_for_stream(&wish).await.is_ok()
+        {
+            let tried =
+                |c: &ConnectionChoice| choices.iter().any(|o| Arc::ptr_eq(&o.conn, &c.conn));
+            if let Some(new) = self.choices(&wish).iter().find(|c| !tried(c)) {
+                return self.open_on(new, OpenWait::Soon, kind).await;
+            }
+        }
+        Err(refused.unwrap_or_else(|| OpenStreamError {
+            code: Code::LinkDown,
+            reason: format!("no connection with node {node} of {cluster} takes new streams"),
+        }))
+    }
+
+    fn choices(&self, wish: &OpenRequest) -> Vec<ConnectionChoice> {
+        self.connections.choices(&wish.node, wish.class, wish.worker, (self.context.random)())
+    }
+
+    /// Whether dialling a node is worth a try: it can be dialled, does not want to be left alone, and was
+    /// not found dead moments ago.
+    pub(super) fn may_dial(&self, node: &NodeKey) -> bool {
+        self.first_dialable(&node.0, &[&node.1]).is_some()
+    }
+
+    /// See [`super::Links::first_reachable`].
+    pub(super) fn first_reachable<'a>(
+        &self,
+        cluster: &ClusterName,
+        nodes: &[&'a NodeName],
+    ) -> Option<&'a NodeName> {
+        let connected = self.connections.first_connected(cluster, nodes);
+        let before = &nodes[..connected.unwrap_or(nodes.len())];
+        self.first_dialable(cluster, before).or_else(|| connected.map(|n| nodes[n]))
+    }
+
+    /// Dials for a stream, together with all others that wait for the same.
+    async fn dial_for_stream(self: &Arc<Self>, wish: &OpenRequest) -> Result<(), DialFailure> {
+        let (cluster, node) = &wish.node;
+        if let Some(failure) = self.why_unreachable(cluster) {
+            return Err(failure);
+        }
+        if let Some(failure) = self.runtime.dial_history.recent_failure(&wish.node) {
+            return Err(failure);
+        }
+        if self.runtime.dial_history.backing_off_until(&wish.node).is_some() {
+            let text = format!("node {node} of {cluster} went away a moment ago");
+            return Err(DialFailure::new(Code::Draining, text));
+        }
+        if self.addresses_of(&wish.node).is_empty() {
+            let text =
+                format!("no address is known at which node {node} of {cluster} can be dialled");
+            return Err(DialFailure::new(Code::LinkDown, text));
+        }
+        let underway = self.start_or_join_dial(&wish.dial_key());
+        let mut wait = self.context.settings.dial_timeout;
+        if self.connections.disconnects.get(&wish.node).is_some() {
+            wait = wait.min(LOST_DIAL_TIMEOUT);
+            // Where the whole cluster was lost, and one of its nodes does not answer, nobody waits for each of the
+            // others in turn: they are dialled for those who come later.
+            let found_dead = self.runtime.dial_history.last_recent_failure(cluster);
+            if let Some(failure) = found_dead.filter(|_| !self.connections.is_connected(cluster)) {
+                return Err(failure);
+            }
+        }
+        if let Some(landed) = underway.wait_result(wait).await {
+            return landed;
+        }
+        let text = format!("the dial of node {node} of {cluster} takes too long");
+        let failure = DialFailure::new(Code::LinkDown, text);
+        // Each worker has a dial of its own, which need not be waited for as well. One that succeeds forgets it.
+        let is_announced = self.is_announced(&wish.node);
+        self.runtime.dial_history.record_failure(&wish.node, is_announced, failure.clone());
+        Err(failure)
+    }
+
+    /// Opens a stream on a connection, and says there what it is for.
+    async fn open_on(
+        &self,
+        choice: &ConnectionChoice,
+        room: OpenWait,
+        kind: StreamKind,
+    ) -> Result<PeerStream, OpenStreamError> {
+        let conn = &choice.conn;
+        if kind == StreamKind::Report {
+            super::reports::check_answers_reports(&conn.peer)?;
+        }
+        let within = match room {
+            OpenWait::Now => Duration::ZERO,
+            OpenWait::Soon => self.context.settings.open_timeout,
+        };
+        let using = conn.try_begin_use(StreamUse::Data).ok_or_else(|| OpenStreamError {
+            code: Code::Draining,
+            reason: format!("node {} is going away", conn.peer.node),
+        })?;
+        let (mut send, recv) = conn.quic.open_bi(within).await?;
+        // The first byte waits only while the connection's send window is full.
+        let said = timeout(self.context.settings.open_timeout, send_kind(&mut send, kind)).await;
+        match said {
+            Ok(Ok(())) => Ok(PeerStream::new(send, recv, using)),
+            Ok(Err(error)) => {
+                Err(OpenStreamError { code: error.code(), reason: error.to_string() })
+            }
+            Err(_) => {
+                send.reset(Code::OpenTimeout);
+                let reason = format!("the connection with node {} is congested", conn.peer.node);
+                Err(OpenStreamError { code: Code::OpenTimeout, reason })
+            }
+        }
+    }
+}
+
+/// Whether to wait for a connection to have room.
+#[derive(Debug, Clone, Copy)]
+enum OpenWait {
+    Now,
+    Soon,
+}
+
+impl OpenRequest {
+    fn dial_key(&self) -> DialKey {
+        DialKey { node: self.node.clone(), class: self.class, worker: self.worker }
+    }
+}
+
+async fn send_kind(
+    send: &mut SendStream,
+    kind: StreamKind,
+) -> Result<(), crate::stream::SendError> {
+    send.send_all(&[kind.byte()]).await
+}
+
+impl From<DialFailure> for OpenStreamError {
+    fn from(failure: DialFailure) -> Self {
+        Self { code: open_code(failure.code), reason: failure.text }
+    }
+}
+
+impl From<endpoint::OpenBiError> for OpenStreamError {
+    fn from(error: endpoint::OpenBiError) -> Self {
+        Self { code: open_code(error.code()), reason: error.to_string() }
+    }
+}
+
+/// The code under which a stream is refused for what happened to a connection. A stream that was never
+/// sent was refused, whatever ended the connection; so it may be tried elsewhere.
+fn open_code(code: Code) -> Code {
+    let is_refusal = code.is_retryable();
+    if is_refusal { code } else { Code::LinkDown }
+}

@@ -1,0 +1,227 @@
+//! A seat for each connection, from the moment in which its peer is known to its end.
+//!
+//! A connection costs memory before its hello has come, so its place is taken before that. Owns how many
+//! seats each cluster and node has, and how fast each cluster's nodes connect. How many there may be is
+//! [`adit_core::admission::connection_limits`]' to say.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use adit_core::admission::connection_limits::{
+    self, ConnectionCounts, ConnectionLimits, LimitReached,
+};
+use adit_core::admission::rate_limit::TokenBucket;
+use adit_core::admission::{self, PeerRefusal};
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::snapshot::Snapshot;
+use tokio::time::Instant;
+
+use super::dial_history::NodeKey;
+use super::settings::LinkSettings;
+use super::shared::LinksInner;
+use super::table::lock;
+use crate::endpoint::QuicConnection;
+
+/// Workers that a peer's node is granted at least, since it may have more of them than this one.
+const MIN_PEER_WORKERS: usize = 16;
+
+/// How often an announced node without a connection is let in although its cluster's nodes connect too often.
+const RETURN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// All seats.
+#[derive(Debug)]
+pub(super) struct ConnectionPermits {
+    started_at: Instant,
+    clusters: Mutex<BTreeMap<ClusterName, ClusterPermits>>,
+}
+
+/// One cluster's.
+#[derive(Debug, Default)]
+struct ClusterPermits {
+    total: usize,
+    unannounced: usize,
+    nodes: HashMap<NodeName, usize>,
+    connect_bucket: TokenBucket,
+    /// When an announced node was let in beyond the pace, lately: it had no connection.
+    returned_at: HashMap<NodeName, Duration>,
+}
+
+/// One connection's seat. Dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct ConnectionPermit {
+    permits: Arc<ConnectionPermits>,
+    node: NodeKey,
+    is_announced: bool,
+}
+
+/// What is known of a node that wants a seat.
+struct PermitRequest<'a> {
+    node: &'a NodeKey,
+    is_announced: bool,
+    members: usize,
+    /// Whether it came by itself, rather than being dialled by us.
+    is_inbound: bool,
+}
+
+impl Default for ConnectionPermits {
+    fn default() -> Self {
+        Self { started_at: Instant::now(), clusters: Mutex::default() }
+    }
+}
+
+impl ConnectionPermits {
+    /// Takes a seat. `now` says which clusters share the places.
+    fn acquire(
+        self: &Arc<Self>,
+        bounds: ConnectionLimits,
+        now: &Snapshot,
+        applicant: &PermitRequest<'_>,
+    ) -> Result<ConnectionPermit, PeerRefusal> {
+        let (cluster, node) = applicant.node;
+        let over = |reason| Err(PeerRefusal { code: Code::OverLimit, reason });
+        let mut clusters = lock(&self.clusters);
+        let promised = bounds.guaranteed(now.links.len());
+        let linked = clusters.iter().filter(|(name, _)| **name != now.local.cluster);
+        let lent = linked.map(|(_, taken)| taken.total.saturating_sub(promised)).sum();
+        let taken = clusters.entry(cluster.clone()).or_default();
+        let allowed = connection_limits::connect_rate(applicant.members);
+        let since = self.started_at.elapsed();
+        if applicant.is_inbound
+            && !taken.connect_bucket.try_take(since, allowed)
+            && !taken.may_return(applicant, since)
+        {
+            return over(format!("nodes of {cluster} connect too often"));
+        }
+        let asking = ConnectionCounts {
+            with_node: taken.nodes.get(node).copied().unwrap_or_default(),
+            with_cluster: taken.total,
+            with_unannounced: taken.unannounced,
+            is_announced: applicant.is_announced,
+            members: applicant.members,
+        };
+        let admitted = match *cluster == now.local.cluster {
+            true => bounds.admit_own_cluster(&asking),
+            false => bounds.admit(&asking, now.links.len(), lent),
+        };
+        if let Err(full) = admitted {
+            let ConnectionCounts {
+                with_node, with_cluster, with_unannounced: with_strangers, ..
+            } = asking;
+            return over(match full {
+                LimitReached::Node => {
+                    format!(
+                        "there are {with_node} connections with node {node} of {cluster} already"
+                    )
+                }
+                LimitReached::Cluster => {
+                    format!("there are {with_cluster} connections with {cluster} already")
+                }
+                LimitReached::Unannounced => format!(
+                    "there are {with_strangers} connections with nodes that {cluster} has not announced already"
+                ),
+                LimitReached::Total => {
+                    format!("all places are taken, and {cluster} has {with_cluster} of them")
+                }
+            });
+        }
+        taken.total += 1;
+        taken.unannounced += usize::from(!applicant.is_announced);
+        *taken.nodes.entry(node.clone()).or_default() += 1;
+        let (node, is_announced) = (applicant.node.clone(), applicant.is_announced);
+        Ok(ConnectionPermit { permits: Arc::clone(self), node, is_announced })
+    }
+
+    /// Forgets the clusters that `keep` does not want and that have no seat any more.
+    pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+        lock(&self.clusters).retain(|cluster, taken| taken.total > 0 || keep(cluster));
+    }
+}
+
+impl ClusterPermits {
+    /// Whether this is the first connection of an announced node after a while. Where all of a cluster's nodes
+    /// come back at once, with several connections each, nobody's second keeps out another's first. No more
+    /// names are remembered than are announced.
+    fn may_return(&mut self, applicant: &PermitRequest<'_>, now: Duration) -> bool {
+        let (_, node) = applicant.node;
+        // While it is not known who is announced, everybody counts as it.
+        let is_member = applicant.is_announced && applicant.members > 0;
+        if !is_member || self.nodes.contains_key(node) {
+            return false;
+        }
+        if self.returned_at.len() >= applicant.members {
+            self.returned_at.retain(|_, at| *at + RETURN_INTERVAL > now);
+        }
+        let is_due = self.returned_at.get(node).is_none_or(|at| *at + RETURN_INTERVAL <= now);
+        if is_due {
+            self.returned_at.insert(node.clone(), now);
+        }
+        is_due
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        let (cluster, node) = &self.node;
+        let mut clusters = lock(&self.permits.clusters);
+        let Some(taken) = clusters.get_mut(cluster) else { return };
+        taken.total -= 1;
+        taken.unannounced -= usize::from(!self.is_announced);
+        if let Some(with_node) = taken.nodes.get_mut(node) {
+            *with_node -= 1;
+            if *with_node == 0 {
+                taken.nodes.remove(node);
+            }
+        }
+    }
+}
+
+impl LinksInner {
+    /// Takes a seat for a connection, whose handshake has just ended, before anything is said on it.
+    ///
+    /// # Errors
+    /// The peer is nobody's node, comes too often, or there is no place for it.
+    pub(super) fn acquire_permit(
+        &self,
+        quic: &QuicConnection,
+    ) -> Result<ConnectionPermit, PeerRefusal> {
+        let now = self.snapshot();
+        let node = admission::identify_peer(&now, quic.peer_id())?;
+        let (is_announced, members) = self.announcement_of(&now, &node);
+        let applicant =
+            PermitRequest { node: &node, is_announced, members, is_inbound: !quic.dialled() };
+        self.connections.permits.acquire(self.connection_limits(), &now, &applicant)
+    }
+
+    /// Whether a node is announced by its cluster, and how many are; all are, while nothing is known.
+    fn announcement_of(&self, now: &Snapshot, (cluster, node): &NodeKey) -> (bool, usize) {
+        if *cluster == now.local.cluster {
+            let is_announced = now.siblings.contains_key(node) || node.is_controller();
+            return (is_announced || now.siblings.is_empty(), now.siblings.len());
+        }
+        let view = self.knowledge.views.get(cluster);
+        view.map_or((true, 0), |v| (v.view.nodes.contains_key(node), v.view.nodes.len()))
+    }
+
+    /// Whether a node is announced by its cluster: what is noted of others is worth less.
+    pub(super) fn is_announced(&self, node: &NodeKey) -> bool {
+        self.announcement_of(&self.snapshot(), node).0
+    }
+
+    /// The slots in each lane from which a peer's node dials: those of its workers, each with as many
+    /// connections in parallel as we would make. Who makes more is broken.
+    pub(super) fn max_slots(&self) -> usize {
+        let LinkSettings { parallel_connections: parallel, .. } = self.context.settings;
+        self.endpoints.workers().len().max(MIN_PEER_WORKERS) * parallel
+    }
+
+    /// With one node there may be both lanes' connections, in two generations; with more of them where it has
+    /// fewer workers than [`MIN_PEER_WORKERS`], as most have.
+    fn connection_limits(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            total: self.context.settings.max_connections,
+            per_node: self.max_slots() * 2 * 2,
+        }
+    }
+}

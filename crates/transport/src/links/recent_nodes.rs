@@ -1,0 +1,159 @@
+//! What was noted of nodes lately, and never of more of them than are worth it.
+//!
+//! A peer's certificate says what its node is called, so a cluster can have as many names as it likes.
+//! What is noted of nodes that their cluster announces is kept for a while, and of some others, the
+//! latest only; each cluster has room of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use adit_core::name::{ClusterName, NodeName};
+use tokio::time::Instant;
+
+use super::table::lock;
+
+/// Announced nodes of one cluster of which something is kept: as many as it may be connected with, half
+/// of the time.
+const MAX_ANNOUNCED: usize = 1024;
+/// Other nodes: enough for status to say what became of one.
+const MAX_OTHERS: usize = 16;
+
+/// Something about each of the nodes that were noted lately.
+#[derive(Debug)]
+pub(super) struct RecentNodes<T> {
+    lifetime: Duration,
+    clusters: Mutex<HashMap<ClusterName, RecentEntries<T>>>,
+}
+
+/// One cluster's.
+#[derive(Debug)]
+struct RecentEntries<T> {
+    announced: BTreeMap<NodeName, (Instant, T)>,
+    others: BTreeMap<NodeName, (Instant, T)>,
+}
+
+impl<T> Default for RecentEntries<T> {
+    fn default() -> Self {
+        Self { announced: BTreeMap::new(), others: BTreeMap::new() }
+    }
+}
+
+impl<T: Clone> RecentNodes<T> {
+    /// What is noted is kept so long at least, where there is room; it goes when something else of its
+    /// cluster is noted later.
+    pub(super) fn new(kept: Duration) -> Self {
+        Self { lifetime: kept, clusters: Mutex::default() }
+    }
+
+    /// Notes something of a node, in the place of what was noted of it before.
+    pub(super) fn insert(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+        is_announced: bool,
+        value: T,
+    ) {
+        let now = Instant::now();
+        let mut clusters = lock(&self.clusters);
+        let RecentEntries { announced, others } = clusters.entry(cluster.clone()).or_default();
+        let (into, other, most) = match is_announced {
+            true => (announced, others, MAX_ANNOUNCED),
+            false => (others, announced, MAX_OTHERS),
+        };
+        other.remove(node);
+        into.retain(|_, (at, _)| *at + self.lifetime > now);
+        into.insert(node.clone(), (now, value));
+        if into.len() > most
+            && let Some(oldest) = into.iter().min_by_key(|(_, (at, _))| *at)
+        {
+            let oldest = oldest.0.clone();
+            into.remove(&oldest);
+        }
+    }
+
+    pub(super) fn remove(&self, cluster: &ClusterName, node: &NodeName) {
+        if let Some(noted) = lock(&self.clusters).get_mut(cluster) {
+            noted.announced.remove(node);
+            noted.others.remove(node);
+        }
+    }
+
+    /// Forgets the clusters that `keep` does not want.
+    pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+        lock(&self.clusters).retain(|cluster, _| keep(cluster));
+    }
+
+    pub(super) fn get(&self, cluster: &ClusterName, node: &NodeName) -> Option<T> {
+        let clusters = lock(&self.clusters);
+        let noted = clusters.get(cluster)?;
+        let found = noted.announced.get(node).or_else(|| noted.others.get(node))?;
+        Some(found.1.clone())
+    }
+
+    /// What was noted last of all nodes of a cluster.
+    pub(super) fn last(&self, cluster: &ClusterName) -> Option<(NodeName, T)> {
+        let clusters = lock(&self.clusters);
+        let (node, (_, value)) = clusters.get(cluster)?.iter().max_by_key(|(_, (at, _))| *at)?;
+        Some((node.clone(), value.clone()))
+    }
+
+    /// All that is noted of a cluster's nodes.
+    pub(super) fn all(&self, cluster: &ClusterName) -> Vec<(NodeName, T)> {
+        let clusters = lock(&self.clusters);
+        let noted = clusters.get(cluster).into_iter().flat_map(RecentEntries::iter);
+        noted.map(|(node, (_, value))| (node.clone(), value.clone())).collect()
+    }
+}
+
+impl<T> RecentEntries<T> {
+    fn iter(&self) -> impl Iterator<Item = (&NodeName, &(Instant, T))> {
+        self.announced.iter().chain(&self.others)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(n: usize) -> NodeName {
+        format!("invented-{n}").parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hundred_thousand_invented_names_take_a_handful_of_places_and_nobody_elses() {
+        let recent = RecentNodes::new(Duration::from_secs(3600));
+        let (bank, shop): (ClusterName, ClusterName) =
+            ("bank".parse().unwrap(), "shop".parse().unwrap());
+        let b1: NodeName = "b1".parse().unwrap();
+        recent.insert(&bank, &b1, true, 0);
+        recent.insert(&shop, &b1, false, 1);
+        for n in 0..100_000 {
+            tokio::time::advance(Duration::from_micros(1)).await;
+            recent.insert(&bank, &name(n), false, n);
+        }
+        assert_eq!(recent.all(&bank).len(), MAX_OTHERS + 1);
+        assert_eq!((recent.get(&bank, &b1), recent.get(&shop, &b1)), (Some(0), Some(1)));
+        assert_eq!(recent.last(&bank), Some((name(99_999), 99_999)), "the latest are kept");
+        // As many that are announced are no better.
+        for n in 0..MAX_ANNOUNCED + 5000 {
+            recent.insert(&bank, &name(n), true, n);
+        }
+        assert_eq!(recent.all(&bank).len(), MAX_OTHERS + MAX_ANNOUNCED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_old_goes_and_what_is_announced_later_has_one_place() {
+        let recent = RecentNodes::new(Duration::from_secs(10));
+        let bank: ClusterName = "bank".parse().unwrap();
+        recent.insert(&bank, &name(1), false, 1);
+        recent.insert(&bank, &name(1), true, 2);
+        assert_eq!(recent.all(&bank), [(name(1), 2)]);
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!(recent.get(&bank, &name(1)), Some(2), "until there is something newer");
+        recent.insert(&bank, &name(2), true, 3);
+        assert_eq!(recent.all(&bank), [(name(2), 3)]);
+        recent.remove(&bank, &name(2));
+        assert_eq!(recent.last(&bank), None);
+    }
+}

@@ -1,0 +1,86 @@
+//! What links are told about this process when they begin.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::wire;
+
+use crate::budget::BufferLimits;
+use crate::peer::BootId;
+
+/// A source of random numbers. An argument, so that a simulation can repeat them.
+pub type RandomSource = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// A calendar: Unix time in milliseconds.
+pub type UnixClock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What a node answers its own controller, which asked with these bytes.
+pub type ReportAnswer = Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
+
+/// What is this process's own.
+#[derive(Clone)]
+pub struct LinkContext {
+    /// Random, once per process.
+    pub boot: BootId,
+    /// Where jitter and draws come from.
+    pub random: RandomSource,
+    /// Told to peers, so that a later version can show how clocks differ; this one does not look at theirs.
+    pub clock: UnixClock,
+    /// What may be set.
+    pub settings: LinkSettings,
+}
+
+/// What may be set about links. The defaults are what ships.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkSettings {
+    /// The lowest and highest protocol version to speak.
+    pub versions: (u64, u64),
+    /// A data connection that we dialled is closed when it has carried nothing for so long. More keeps
+    /// some 60 KiB each on both sides; less makes more streams wait for a handshake.
+    pub idle_timeout: Duration,
+    /// How long a peer may take for its hello, for a stream's kind, and for what it subscribes to.
+    pub header_timeout: Duration,
+    /// How long a stream waits for a connection to be dialled, from when the dial began. The dial goes on
+    /// for as long as a handshake may take, for the streams to come.
+    pub dial_timeout: Duration,
+    /// How long a stream waits for a connection to have room for it, before another one is tried.
+    pub open_timeout: Duration,
+    /// The most connections that one worker dials to one node in one lane; each takes as many streams as
+    /// the peer allows.
+    pub parallel_connections: usize,
+    /// The most connections with nodes of all linked clusters, both ways; each costs some 60 KiB. One
+    /// cluster gets a quarter of them at most. More lets larger clusters in; less is kinder to this
+    /// node's memory when one of them goes mad.
+    pub max_connections: usize,
+    /// What peers may have this node hold, in bytes; see [`crate::budget`].
+    pub buffers: BufferLimits,
+}
+
+impl Default for LinkSettings {
+    fn default() -> Self {
+        Self {
+            versions: wire::VERSIONS,
+            idle_timeout: Duration::from_secs(300),
+            header_timeout: wire::header::HEADER_TIMEOUT,
+            dial_timeout: Duration::from_secs(2),
+            open_timeout: Duration::from_millis(500),
+            parallel_connections: 4,
+            max_connections: 8192,
+            buffers: BufferLimits { process: 256 << 20, peer: 32 << 20 },
+        }
+    }
+}
+
+impl LinkContext {
+    /// A draw from 0 to 1.
+    pub(super) fn random_unit(&self) -> f64 {
+        // 53 bits are what a double holds.
+        ((self.random)() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+impl std::fmt::Debug for LinkContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Local").field("boot", &self.boot).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,360 @@
+//! Learns what a linked cluster says of itself: from one source at a time, another when that one ends or
+//! grows old.
+//!
+//! Who may be a source, and who is a better one, is [`adit_core::routing::links::view_sources`]'s to say. A
+//! source that failed rests for a while. Continues where it left off when it comes back to the same
+//! source; never merges what two said.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::routing;
+use adit_core::routing::links::SourceRank;
+use adit_core::snapshot::Class;
+use adit_core::wire::header::HEADER_TIMEOUT;
+use adit_core::wire::state::replica::MarkedView;
+use adit_core::wire::state::{ReceivedMessage, StateMessage, SubscribeRequest, ViewReplica};
+use adit_core::wire::{StreamKind, WireError};
+use bytes::BytesMut;
+use tokio::sync::watch;
+use tokio::task::consume_budget;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{PeerConnection, StreamGuard, StreamUse};
+use super::message_reader::MessageReader;
+use super::receive_budget::ReceiveBudget;
+use super::shared::LinksInner;
+use super::views::{LinkView, STALE_TIMEOUT};
+use crate::stream::SendStream;
+
+/// A node that tells, and its cluster.
+type SourceNode = (ClusterName, NodeName);
+
+/// The least time between two views of one link that are handed on: whoever acts on views has the same work
+/// however often a peer changes its mind. After a pause the first is handed on at once.
+const DELIVER_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The least time between two warnings of one link that something is left out: a peer has as many as it likes.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A source that has told nothing whole for so long is no source.
+const FIRST_VIEW_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a source was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EndReason {
+    /// Somebody better placed is connected.
+    Better,
+    /// The stream ended, could not be had, or brought nothing.
+    Ended(Code),
+    /// It knows nothing that is new enough.
+    Stale,
+}
+
+/// One link's learning.
+struct ViewSubscriber {
+    shared: Arc<LinksInner>,
+    cluster: ClusterName,
+    /// Who told what we know, and where that was.
+    last: Option<(SourceNode, ViewReplica)>,
+    /// Sources that failed: how often, and until when they rest.
+    backing_off: BTreeMap<SourceNode, (u32, Instant)>,
+    /// How much is heard.
+    budget: ReceiveBudget,
+    /// When it was last said in the log that something is left out.
+    warned_at: Option<Instant>,
+    /// When a view was handed on last.
+    delivered_at: Option<Instant>,
+}
+
+/// What a source has told so far.
+struct Subscription {
+    replica: ViewReplica,
+    /// Whether it told anything whole.
+    has_received: bool,
+    /// The newest view, until it is handed on, and when it arrived.
+    pending: Option<(MarkedView, Instant)>,
+    /// When the source is given up unless it says more.
+    deadline: Instant,
+}
+
+/// Tells when another source may be better.
+struct SourceChanges {
+    theirs: watch::Receiver<()>,
+    ours: watch::Receiver<()>,
+}
+
+impl SourceChanges {
+    fn mark_seen(&mut self) {
+        self.theirs.mark_unchanged();
+        self.ours.mark_unchanged();
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            Ok(()) = self.theirs.changed() => {}
+            Ok(()) = self.ours.changed() => {}
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// Learns about `cluster` until `stop`.
+pub(super) async fn run_subscriber(
+    shared: Arc<LinksInner>,
+    cluster: ClusterName,
+    stop: CancellationToken,
+) {
+    let mut learner = ViewSubscriber {
+        shared,
+        cluster,
+        last: None,
+        backing_off: BTreeMap::new(),
+        budget: ReceiveBudget::new(),
+        warned_at: None,
+        delivered_at: None,
+    };
+    // Cancelled or not, there is nothing to hand back.
+    let _ = stop.run_until_cancelled(learner.run()).await;
+}
+
+impl ViewSubscriber {
+    async fn run(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut changes = self.changes();
+        loop {
+            changes.mark_seen();
+            let sources = self.sources();
+            self.backing_off.retain(|source, _| sources.iter().any(|(_, s)| s == source));
+            let Some((_, source)) = sources.into_iter().find(|(_, s)| self.is_available(s)) else {
+                let next = self.backing_off.values().map(|(_, until)| *until).min();
+                tokio::select! {
+                    () = changes.wait() => {}
+                    () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+                }
+                continue;
+            };
+            let left = self.subscribe_and_receive(&source).await;
+            tracing::debug!(link = %self.cluster, source = %source.1, ?left, "left a source");
+            if left != EndReason::Better {
+                let failed = self.backing_off.get(&source).map_or(0, |(n, _)| *n);
+                let wait = routing::backoff(failed, shared.context.random_unit());
+                self.backing_off.insert(source, (failed + 1, Instant::now() + wait));
+            }
+        }
+    }
+
+    /// Who may be a source changes with the connections of two clusters: the peer and our own.
+    fn changes(&self) -> SourceChanges {
+        let register = &self.shared.connections;
+        let ours = self.shared.snapshot().local.cluster.clone();
+        SourceChanges {
+            theirs: register.changes_of(&self.cluster),
+            ours: register.changes_of(&ours),
+        }
+    }
+
+    fn sources(&self) -> Vec<(SourceRank, SourceNode)> {
+        let shared = &self.shared;
+        let view = shared.knowledge.views.get(&self.cluster);
+        let view = view.as_ref().map(|v| &*v.view);
+        let now = shared.snapshot();
+        let of = |cluster: &ClusterName| {
+            let nodes = shared.connections.connected(cluster).into_iter();
+            nodes.map(|node| (cluster.clone(), node)).collect::<Vec<_>>()
+        };
+        let connected = of(&self.cluster).into_iter().chain(of(&now.local.cluster)).collect();
+        routing::links::view_sources(&now, &self.cluster, view, &connected)
+    }
+
+    fn is_available(&self, source: &SourceNode) -> bool {
+        self.backing_off.get(source).is_none_or(|(_, until)| *until <= Instant::now())
+    }
+
+    /// Whether there is somebody else to ask.
+    fn has_other_source(&self, source: &SourceNode) -> bool {
+        self.sources().iter().any(|(_, other)| other != source && self.is_available(other))
+    }
+
+    /// Whether somebody is connected who is better placed than `source`.
+    fn has_better_source(&self, source: &SourceNode) -> bool {
+        let sources = self.sources();
+        let rank = sources.iter().find(|(_, s)| s == source).map(|(rank, _)| *rank);
+        let better = |(other, s): &(SourceRank, SourceNode)| {
+            rank.is_none_or(|r| *other < r) && self.is_available(s)
+        };
+        sources.iter().any(better)
+    }
+
+    /// Hears one source until there is a reason to leave it.
+    async fn subscribe_and_receive(&mut self, source: &SourceNode) -> EndReason {
+        let shared = Arc::clone(&self.shared);
+        let (mut send, mut messages, replica, using) = match self.open_subscription(source).await {
+            Ok(subscribed) => subscribed,
+            Err(code) => return EndReason::Ended(code),
+        };
+        let until = Instant::now() + FIRST_VIEW_TIMEOUT;
+        let mut hearing =
+            Subscription { replica, has_received: false, pending: None, deadline: until };
+        let mut left = self.receive(source, using.connection(), &mut messages, &mut hearing).await;
+        // What was said before the end is true nevertheless.
+        if self.deliver(source, &mut hearing.pending).is_err() && left == EndReason::Better {
+            left = EndReason::Stale;
+        }
+        let Subscription { replica, has_received: heard, .. } = hearing;
+        let broken = left == EndReason::Ended(Code::ProtocolError);
+        messages.stop(if broken { Code::ProtocolError } else { Code::Finished });
+        // The only error is that the stream has ended.
+        send.finish().ok();
+        shared.runtime.metrics.state_received(&source.0, messages.bytes_read());
+        if heard || self.last.as_ref().is_none_or(|(s, _)| s == source) {
+            self.last = (!broken).then(|| (source.clone(), replica));
+        }
+        left
+    }
+
+    async fn open_subscription(
+        &mut self,
+        source: &SourceNode,
+    ) -> Result<(SendStream, MessageReader<Option<ReceivedMessage>>, ViewReplica, StreamGuard), Code>
+    {
+        let shared = &self.shared;
+        let choices =
+            shared.connections.choices(source, Class::Interactive, 0, (shared.context.random)());
+        let best = choices.into_iter().next().ok_or(Code::LinkDown)?;
+        let using = best.conn.try_begin_use(StreamUse::Subscribing).ok_or(Code::Draining)?;
+        let opened = best.conn.quic.open_bi(HEADER_TIMEOUT).await;
+        let (mut send, recv) = opened.map_err(|e| e.code())?;
+        let replica = match &mut self.last {
+            Some((teller, replica)) if teller == source => std::mem::take(replica),
+            _ => ViewReplica::default(),
+        };
+        let subscribe =
+            SubscribeRequest { cluster: self.cluster.clone(), have: replica.position() };
+        let mut bytes = BytesMut::from(&[StreamKind::State.byte()][..]);
+        StateMessage::Subscribe(subscribe).encode(&mut bytes);
+        send.send_all(&bytes).await.map_err(|e| e.code())?;
+        Ok((send, MessageReader::new(recv, decode), replica, using))
+    }
+
+    async fn receive(
+        &mut self,
+        source: &SourceNode,
+        on: &PeerConnection,
+        messages: &mut MessageReader<Option<ReceivedMessage>>,
+        hearing: &mut Subscription,
+    ) -> EndReason {
+        let mut changes = self.changes();
+        loop {
+            // A peer that never pauses is heard in turns with everybody else.
+            consume_budget().await;
+            let held = self.budget.exhausted_until();
+            let due = self.delivered_at.map_or_else(Instant::now, |at| at + DELIVER_INTERVAL);
+            let before = messages.bytes_read();
+            tokio::select! {
+                biased;
+                () = sleep_until(due), if hearing.pending.is_some() => {
+                    if self.deliver(source, &mut hearing.pending).is_err() {
+                        return EndReason::Stale;
+                    }
+                    if self.has_better_source(source) {
+                        return EndReason::Better;
+                    }
+                }
+                () = sleep_until(held.unwrap_or(due)), if held.is_some() => {
+                    // That it was not heard is not its silence.
+                    hearing.deadline = hearing.deadline.max(Instant::now() + FIRST_VIEW_TIMEOUT);
+                }
+                message = messages.next(), if held.is_none() => {
+                    let message = match message {
+                        Ok(message) => message,
+                        Err(error) => return EndReason::Ended(error.code()),
+                    };
+                    self.budget.spend(messages.bytes_read() - before);
+                    let Some(message) = message else { continue };
+                    if hearing.accept(message).is_err() {
+                        return EndReason::Ended(Code::ProtocolError);
+                    }
+                }
+                () = changes.wait() => {
+                    // The source's next process knows better than one that has handed over.
+                    let is_followed =
+                        on.leaving_code().is_some() && self.shared.connections.has_successor(on);
+                    if is_followed || self.has_better_source(source) {
+                        return EndReason::Better;
+                    }
+                }
+                () = sleep_until(hearing.deadline), if held.is_none() => return EndReason::Stale,
+            }
+        }
+    }
+
+    /// Hands on the view that waits, if one does. Fails where it is too old: then it is taken only if what we
+    /// have is older still, and the source is to be left.
+    fn deliver(
+        &mut self,
+        source: &SourceNode,
+        waiting: &mut Option<(MarkedView, Instant)>,
+    ) -> Result<(), EndReason> {
+        let Some((marked, received)) = waiting.take() else { return Ok(()) };
+        self.delivered_at = Some(Instant::now());
+        let shared = &self.shared;
+        let age = Duration::from_millis(marked.age_ms);
+        let old = shared.knowledge.views.get(&self.cluster);
+        let older = old.as_ref().is_none_or(|old| old.source == *source || old.age() > age);
+        let MarkedView { view, omitted, position, lost, .. } = marked;
+        // Somebody else may still be connected with it. Where nobody is, they are asked in turn.
+        let is_hearsay = age > STALE_TIMEOUT || (lost && self.has_other_source(source));
+        if is_hearsay && !older {
+            return Err(EndReason::Stale);
+        }
+        let is_news = old.as_ref().map(|old| &old.omitted) != Some(&omitted);
+        let said = self.warned_at.is_some_and(|at| at.elapsed() < WARN_INTERVAL);
+        if !omitted.is_empty() && is_news && !said {
+            self.warned_at = Some(Instant::now());
+            let (link, count) = (&self.cluster, omitted.count());
+            tracing::warn!(%link, count, "of what {link} says some is left out: {omitted}");
+        }
+        let new = LinkView { view, omitted, position, source: source.clone(), age, received, lost };
+        // What is merely confirmed has been passed on.
+        if source.0 == self.cluster && old.is_none_or(|old| !old.is_confirmed_by(&new)) {
+            shared.knowledge.publishers.relay(&self.cluster, &new.view, &*shared.context.random);
+        }
+        shared.knowledge.views.set(&self.cluster, new);
+        if is_hearsay {
+            return Err(EndReason::Stale);
+        }
+        self.backing_off.remove(source);
+        Ok(())
+    }
+}
+
+/// What was read, none where it is to be skipped, and its length.
+type DecodedMessage = (Option<Option<ReceivedMessage>>, usize);
+
+/// Reads a message, also one that is to be skipped: that costs as much.
+fn decode(input: &[u8]) -> Result<Option<DecodedMessage>, WireError> {
+    Ok(ReceivedMessage::decode(input)?.map(|(heard, taken)| (Some(heard), taken)))
+}
+
+impl Subscription {
+    /// Takes what was heard next.
+    fn accept(&mut self, message: ReceivedMessage) -> Result<(), WireError> {
+        match self.replica.receive(message)? {
+            Some(marked) => {
+                let (age, now) = (Duration::from_millis(marked.age_ms), Instant::now());
+                self.deadline = now + STALE_TIMEOUT.saturating_sub(age);
+                self.has_received = true;
+                self.pending = Some((marked, now));
+            }
+            // A large view takes its time, but it must go on.
+            None if !self.has_received => self.deadline = Instant::now() + FIRST_VIEW_TIMEOUT,
+            None => {}
+        }
+        Ok(())
+    }
+}

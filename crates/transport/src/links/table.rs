@@ -1,0 +1,399 @@
+//! All connections with peers.
+//!
+//! Owns the order in which they were made, and says when one comes, goes or begins to leave: to those who
+//! care for its cluster, and to those who care for any. Notes how a node was lost with which none is
+//! usable any more. Which one is chosen is
+//! [`adit_core::routing::connections`]' to decide; who makes and ends them is [`super::session`],
+//! [`super::attempt`] and [`super::reconcile`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use adit_core::admission::PeerRefusal;
+use adit_core::code::Code;
+use adit_core::name::{ClusterName, NodeName};
+use adit_core::routing::connections::{self, ConnectionCandidate, Unusable};
+use adit_core::routing::links::StandingTarget;
+use adit_core::snapshot::Class;
+use tokio::sync::watch;
+
+use super::boot_history::BootHistory;
+use super::connection::PeerConnection;
+use super::dial_history::NodeKey;
+use super::disconnects::{DisconnectReason, Disconnects};
+use super::permits::ConnectionPermits;
+use crate::endpoint::CloseReason;
+
+/// A connection that a stream may take.
+#[derive(Debug)]
+pub(super) struct ConnectionChoice {
+    pub(super) conn: Arc<PeerConnection>,
+    /// Whether it is of the stream's lane.
+    pub(super) is_of_class: bool,
+    /// Whether we dialled it from the stream's worker: the best there is.
+    pub(super) is_own: bool,
+}
+
+/// Connections of one boot, lane, dialler and slot that there may be: the one that takes streams, and one
+/// whose place it took while it carried some.
+const MAX_PER_SLOT: usize = 2;
+
+/// A connection that another of its kind took the place of ends once nothing has used it for so long: who
+/// dialled it has had time to send what it began to.
+const REPLACED_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A cluster's connections.
+#[derive(Debug, Default)]
+struct ClusterConnections {
+    /// By node, in the order in which they were made. No node is without one.
+    by_node: BTreeMap<NodeName, Vec<Arc<PeerConnection>>>,
+    /// The nodes with which some connection is not leaving; on it the node may still have fallen silent.
+    open: BTreeSet<NodeName>,
+}
+
+impl ClusterConnections {
+    /// Has `open` follow what became of a node's connections.
+    fn update_open(&mut self, node: &NodeName) {
+        let all = self.by_node.get(node);
+        if all.is_some_and(|all| all.iter().any(|conn| conn.leaving_code().is_none())) {
+            self.open.insert(node.clone());
+        } else {
+            self.open.remove(node);
+        }
+        if all.is_some_and(Vec::is_empty) {
+            self.by_node.remove(node);
+        }
+    }
+
+    /// The nodes with which some connection takes new streams, in order of name.
+    fn connected(&self) -> impl Iterator<Item = &NodeName> {
+        self.open.iter().filter(|node| self.is_connected(node))
+    }
+
+    fn is_connected(&self, node: &NodeName) -> bool {
+        self.by_node.get(node).is_some_and(|all| is_usable(all))
+    }
+}
+
+/// All connections.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionTable {
+    clusters: Mutex<BTreeMap<ClusterName, ClusterConnections>>,
+    /// Written while `clusters` is locked, so that who finds no connection finds the reason.
+    pub(super) disconnects: Disconnects,
+    /// In which order processes connected.
+    pub(super) boots: BootHistory,
+    /// How many there may be.
+    pub(super) permits: Arc<ConnectionPermits>,
+    /// Rung at each change among a cluster's connections.
+    cluster_notifiers: Mutex<HashMap<ClusterName, watch::Sender<()>>>,
+    /// Rung at each change.
+    notifier: watch::Sender<()>,
+}
+
+impl ConnectionTable {
+    /// Rings at every connection that comes, goes or begins to leave.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.notifier.subscribe()
+    }
+
+    /// The same for one cluster's. Clusters are few and come from the configuration.
+    pub(super) fn changes_of(&self, cluster: &ClusterName) -> watch::Receiver<()> {
+        lock(&self.cluster_notifiers).entry(cluster.clone()).or_default().subscribe()
+    }
+
+    fn notify(&self, cluster: &ClusterName) {
+        if let Some(bell) = lock(&self.cluster_notifiers).get(cluster) {
+            bell.send_replace(());
+        }
+        self.notifier.send_replace(());
+    }
+
+    /// Adds a connection, whose dialler has so many slots. What it takes the place of ends, unless it is
+    /// in use.
+    ///
+    /// # Errors
+    /// It is of no slot, or there are enough of its kind.
+    pub(super) fn insert(
+        &self,
+        conn: &Arc<PeerConnection>,
+        slots: usize,
+    ) -> Result<(), PeerRefusal> {
+        let peer = &conn.peer;
+        let over = |what| {
+            let reason = format!("node {} of {} {what}", peer.node, peer.cluster);
+            Err(PeerRefusal { code: Code::OverLimit, reason })
+        };
+        if !peer.dialled && usize::try_from(peer.slot).map_or(true, |slot| slot >= slots) {
+            return over(format!("names slot {} of {slots}", peer.slot));
+        }
+        let mut clusters = lock(&self.clusters);
+        let nodes = clusters.entry(peer.cluster.clone()).or_default();
+        let before = nodes.by_node.get(&peer.node).map(Vec::as_slice).unwrap_or_default();
+        let alike = before.iter().filter(|c| c.is_same_slot(conn) && c.quic.is_closed().is_none());
+        let (mut ends, mut stays): (Vec<_>, Vec<_>) =
+            alike.cloned().partition(|c| c.check_idle_for(REPLACED_TIMEOUT).is_ok());
+        // What we learn on it can be learnt elsewhere; only an application's streams are worth keeping it.
+        if stays.len() >= MAX_PER_SLOT {
+            let spare = stays.iter().position(|c| c.usage_counts().streams == 0);
+            ends.extend(spare.map(|n| stays.remove(n)));
+        }
+        if stays.len() >= MAX_PER_SLOT {
+            return over(format!("has {} connections of slot {}", stays.len(), peer.slot));
+        }
+        nodes.by_node.entry(peer.node.clone()).or_default().push(Arc::clone(conn));
+        nodes.update_open(&peer.node);
+        self.disconnects.forget(&conn.key());
+        drop(clusters);
+        self.notify(&peer.cluster);
+        ends.iter().for_each(|old| old.quic.close(Code::Replaced, ""));
+        Ok(())
+    }
+
+    /// Removes a connection that ended like this. How a node was lost is kept for longer where its cluster
+    /// announces it.
+    pub(super) fn remove(
+        &self,
+        conn: &Arc<PeerConnection>,
+        closed: &CloseReason,
+        is_announced: bool,
+    ) {
+        let peer = &conn.peer;
+        let mut clusters = lock(&self.clusters);
+        if let Some(nodes) = clusters.get_mut(&peer.cluster) {
+            let was = nodes.is_connected(&peer.node);
+            if let Some(all) = nodes.by_node.get_mut(&peer.node) {
+                all.retain(|c| !Arc::ptr_eq(c, conn));
+            }
+            nodes.update_open(&peer.node);
+            if was && !nodes.is_connected(&peer.node) && closed.code != Code::ConnectionUnused {
+                self.disconnects.record(
+                    &conn.key(),
+                    is_announced,
+                    DisconnectReason::Ended(closed.clone()),
+                );
+            }
+            if nodes.by_node.is_empty() {
+                clusters.remove(&peer.cluster);
+            }
+        }
+        drop(clusters);
+        self.notify(&peer.cluster);
+    }
+
+    /// The peer said that it takes nothing new on the connection.
+    pub(super) fn mark_peer_leaving(&self, conn: &PeerConnection, code: Code, is_announced: bool) {
+        let peer = &conn.peer;
+        let mut clusters = lock(&self.clusters);
+        let was = clusters.get(&peer.cluster).is_some_and(|n| n.is_connected(&peer.node));
+        conn.mark_leaving(code);
+        if let Some(nodes) = clusters.get_mut(&peer.cluster) {
+            nodes.update_open(&peer.node);
+            if was && !nodes.is_connected(&peer.node) && code != Code::ConnectionUnused {
+                self.disconnects.record(&conn.key(), is_announced, DisconnectReason::Leaving);
+            }
+        }
+        drop(clusters);
+        self.notify(&peer.cluster);
+    }
+
+    /// Has the connection take no new streams of ours.
+    pub(super) fn mark_leaving(&self, conn: &PeerConnection, code: Code) {
+        let peer = &conn.peer;
+        let mut clusters = lock(&self.clusters);
+        conn.mark_leaving(code);
+        if let Some(nodes) = clusters.get_mut(&peer.cluster) {
+            nodes.update_open(&peer.node);
+        }
+        drop(clusters);
+        self.notify(&peer.cluster);
+    }
+
+    /// A connection ended by silence: the others with that boot of the node take nothing new until
+    /// something is heard on them. Each of them would end the same way, but later, since no two count
+    /// from the same datagram; what is sent meanwhile would be lost. Says whether we dialled one of them.
+    pub(super) fn mark_silent(
+        &self,
+        lost: &PeerConnection,
+        closed: &CloseReason,
+        is_announced: bool,
+    ) -> bool {
+        let peer = &lost.peer;
+        let clusters = lock(&self.clusters);
+        let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.by_node.get(&peer.node));
+        let all = all.map(Vec::as_slice).unwrap_or_default();
+        let was = is_usable(all);
+        let mut dialled = false;
+        for conn in all.iter().filter(|conn| conn.peer.boot == peer.boot) {
+            conn.mark_silent();
+            dialled |= conn.peer.dialled && !std::ptr::eq(&**conn, lost);
+        }
+        if was && !is_usable(all) {
+            self.disconnects.record(
+                &lost.key(),
+                is_announced,
+                DisconnectReason::Ended(closed.clone()),
+            );
+        }
+        drop(clusters);
+        self.notify(&peer.cluster);
+        dialled
+    }
+
+    /// Whether another process of the connection's node takes new streams.
+    pub(super) fn has_successor(&self, conn: &PeerConnection) -> bool {
+        let peer = &conn.peer;
+        let clusters = lock(&self.clusters);
+        let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.by_node.get(&peer.node));
+        all.is_some_and(|all| {
+            all.iter().any(|c| c.peer.boot != peer.boot && c.candidate().is_alive())
+        })
+    }
+
+    /// True where the successor of the connection's process is waited for already.
+    pub(super) fn is_successor_awaited(&self, conn: &PeerConnection) -> bool {
+        let peer = &conn.peer;
+        let clusters = lock(&self.clusters);
+        let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.by_node.get(&peer.node));
+        let awaits = |c: &Arc<PeerConnection>| {
+            c.peer.boot == peer.boot && c.leaving_code().is_none() && c.is_awaiting_successor()
+        };
+        all.is_some_and(|all| all.iter().any(awaits))
+    }
+
+    /// The connections that a stream to this node may take, best first.
+    pub(super) fn choices(
+        &self,
+        (cluster, node): &NodeKey,
+        lane: Class,
+        worker: usize,
+        random: u64,
+    ) -> Vec<ConnectionChoice> {
+        let clusters = lock(&self.clusters);
+        let Some(all) = clusters.get(cluster).and_then(|nodes| nodes.by_node.get(node)) else {
+            return Vec::new();
+        };
+        let candidates = candidates(all);
+        let order = connections::preference_order(&candidates, lane, worker, random);
+        let choice = |n: usize| ConnectionChoice {
+            conn: Arc::clone(&all[n]),
+            is_of_class: candidates[n].class == lane,
+            is_own: candidates[n].worker == worker && candidates[n].dialled,
+        };
+        order.into_iter().map(choice).collect()
+    }
+
+    /// The slot for a connection that is about to be dialled; see [`connections::free_slot`].
+    pub(super) fn free_slot(
+        &self,
+        (cluster, node): &NodeKey,
+        lane: Class,
+        (worker, workers): (usize, usize),
+        limit: usize,
+    ) -> Option<u64> {
+        let clusters = lock(&self.clusters);
+        let all = clusters.get(cluster).and_then(|nodes| nodes.by_node.get(node));
+        let all = candidates(all.map(Vec::as_slice).unwrap_or_default());
+        connections::free_slot(&all, lane, worker, workers, limit)
+    }
+
+    /// All connections, each with the reason for which it takes no new streams, if it does not.
+    pub(super) fn all(&self) -> Vec<(Arc<PeerConnection>, Option<Unusable>)> {
+        let clusters = lock(&self.clusters);
+        clusters
+            .values()
+            .flat_map(|nodes| nodes.by_node.values())
+            .flat_map(|all| with_unusable_reasons(all))
+            .collect()
+    }
+
+    /// The nodes of `cluster` with which there is a connection that takes new streams, in order of name.
+    pub(super) fn connected(&self, cluster: &ClusterName) -> Vec<NodeName> {
+        let clusters = lock(&self.clusters);
+        clusters.get(cluster).into_iter().flat_map(ClusterConnections::connected).cloned().collect()
+    }
+
+    /// Whether there is a connection that takes new streams with any node of `cluster`.
+    pub(super) fn is_connected(&self, cluster: &ClusterName) -> bool {
+        lock(&self.clusters).get(cluster).is_some_and(|nodes| nodes.connected().next().is_some())
+    }
+
+    /// The position of the first of these nodes with which there is a connection that takes new streams.
+    pub(super) fn first_connected(
+        &self,
+        cluster: &ClusterName,
+        among: &[&NodeName],
+    ) -> Option<usize> {
+        let clusters = lock(&self.clusters);
+        let nodes = clusters.get(cluster)?;
+        among.iter().position(|node| nodes.is_connected(node))
+    }
+
+    /// The first node of `cluster` by name, but for `except`, with which there is a connection that takes
+    /// new streams.
+    pub(super) fn other_connected(
+        &self,
+        cluster: &ClusterName,
+        except: &[NodeName],
+    ) -> Option<NodeName> {
+        let clusters = lock(&self.clusters);
+        clusters.get(cluster)?.connected().find(|node| !except.contains(node)).cloned()
+    }
+
+    /// The connection that serves `target`: one that we dialled and that takes new streams. One that the
+    /// peer dialled is the peer's to close, and does not tell us of its restart.
+    pub(super) fn standing_connection(
+        &self,
+        target: &StandingTarget,
+    ) -> Option<Arc<PeerConnection>> {
+        let clusters = lock(&self.clusters);
+        let best = |all: &Vec<Arc<PeerConnection>>| {
+            let ours =
+                |c: &Arc<PeerConnection>| c.peer.dialled && c.peer.class == Class::Interactive;
+            usable_connections(all).filter(ours).min_by_key(|c| c.peer.slot)
+        };
+        match target {
+            StandingTarget::Seeds(cluster) => {
+                clusters.get(cluster)?.by_node.values().find_map(best)
+            }
+            StandingTarget::Node(cluster, node) => {
+                clusters.get(cluster)?.by_node.get(node).and_then(best)
+            }
+        }
+    }
+
+    /// Marks the connections that are kept for their own sake: one for each target.
+    pub(super) fn mark_standing(&self, targets: &BTreeSet<StandingTarget>) {
+        let kept = targets.iter().filter_map(|t| self.standing_connection(t)).map(|c| c.quic.id());
+        let kept: HashSet<u64> = kept.collect();
+        for conn in lock(&self.clusters).values().flat_map(|nodes| nodes.by_node.values()).flatten()
+        {
+            conn.set_standing(kept.contains(&conn.quic.id()));
+        }
+    }
+}
+
+fn candidates(all: &[Arc<PeerConnection>]) -> Vec<ConnectionCandidate> {
+    all.iter().map(|c| c.candidate()).collect()
+}
+
+fn with_unusable_reasons(
+    all: &[Arc<PeerConnection>],
+) -> impl Iterator<Item = (Arc<PeerConnection>, Option<Unusable>)> {
+    all.iter().cloned().zip(connections::unusable_reasons(&candidates(all)))
+}
+
+fn usable_connections(all: &[Arc<PeerConnection>]) -> impl Iterator<Item = Arc<PeerConnection>> {
+    with_unusable_reasons(all).filter(|(_, passed)| passed.is_none()).map(|(conn, _)| conn)
+}
+
+/// Whether one of a node's connections takes new streams.
+fn is_usable(all: &[Arc<PeerConnection>]) -> bool {
+    all.iter().any(|conn| conn.candidate().is_alive())
+}
+
+/// No lock here is held across anything that could panic half-way.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,347 @@
+//! Windows of single streams that follow the path and the use.
+//!
+//! One stream's rate is at most its window a round trip, so 256 KiB are plenty within a site and 5 MB/s over 50 ms. A
+//! window of several MiB for every stream would cost as much for each reader that stalls, and a dozen of them would
+//! spend a peer's budget. quinn has one window for all streams of a connection, for good (quinn#2582). So that one is
+//! large, and nodes agree on a smaller one for each stream, as [`adit_core::wire::credit`] says:
+//!
+//! * it begins with [`Lane::stream_window`](crate::tuning::ClassTuning::stream_window);
+//! * it doubles while its reader takes half of it within two round trips, up to what the path needs for [`TARGET_STREAM_RATE`]:
+//!   nothing changes within a site, where more would only let transfers queue before requests;
+//! * a reader that takes less halves it again, and where a peer's stalled streams hold a part of its budget
+//!   ([`ConnectionWindows::is_pressed`](crate::budget)), none is larger than at first;
+//! * a stream that stalls is charged what it was granted and has not taken.
+//!
+//! A peer that does not keep to it has the window of its connection, which is charged to it in any case, and holds
+//! up its own streams only.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use adit_core::wire::credit::StreamCredit;
+use bytes::BytesMut;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// What one stream may carry, in bytes a second: a little less than a gigabit.
+const TARGET_STREAM_RATE: u64 = 100_000_000;
+/// For so long at least, and twice as long at most, the least round trip is remembered.
+const MIN_RTT_LIFETIME: Duration = Duration::from_secs(10);
+
+/// The grants of one connection, both ways. One that has none is bound by QUIC's windows alone.
+#[derive(Debug)]
+pub(crate) struct StreamCredits {
+    /// Bytes that the peer lets come on a stream before it grants more.
+    peer_initial: u64,
+    limits: CreditLimits,
+    sending: Mutex<HashMap<u64, Arc<SendCredit>>>,
+    min_rtt: Mutex<MinRtt>,
+    /// What the peer is yet to be told.
+    due: Mutex<BTreeMap<u64, u64>>,
+    is_due: Notify,
+    is_stream_open: AtomicBool,
+}
+
+/// Bounds of a stream's window here, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CreditLimits {
+    /// What it begins with, which the hello says.
+    pub(crate) first: u64,
+    /// QUIC's own.
+    pub(crate) most: u64,
+}
+
+/// How far one of our streams may be sent.
+#[derive(Debug)]
+pub(crate) struct SendCredit {
+    limit: AtomicU64,
+    raised: Notify,
+}
+
+/// How far one of the peer's streams may come.
+#[derive(Debug)]
+pub(crate) struct ReceiveCredit {
+    taken: u64,
+    granted: u64,
+    window: u64,
+    /// When the window was looked at last, and what had been taken then.
+    checked: (Instant, u64),
+}
+
+/// What the windows of a connection's streams may be at present.
+#[derive(Debug, Clone, Copy)]
+struct PathWindow {
+    round_trip: Duration,
+    most: u64,
+}
+
+/// The least round trip of late.
+#[derive(Debug)]
+struct MinRtt {
+    since: Instant,
+    least: Option<Duration>,
+    before: Option<Duration>,
+}
+
+impl StreamCredits {
+    /// Nothing has been sent on the streams that it will be asked for. `theirs` is what the peer's hello said.
+    pub(crate) fn new(theirs: u64, limits: CreditLimits) -> Self {
+        Self {
+            peer_initial: theirs,
+            limits,
+            sending: Mutex::default(),
+            min_rtt: Mutex::new(MinRtt { since: Instant::now(), least: None, before: None }),
+            due: Mutex::default(),
+            is_due: Notify::new(),
+            is_stream_open: AtomicBool::new(false),
+        }
+    }
+
+    /// A stream that is sent from here on.
+    pub(crate) fn begin_sending(&self, stream: u64) -> Arc<SendCredit> {
+        let grant = SendCredit { limit: AtomicU64::new(self.peer_initial), raised: Notify::new() };
+        let grant = Arc::new(grant);
+        lock(&self.sending).insert(stream, Arc::clone(&grant));
+        grant
+    }
+
+    /// It is not sent any more.
+    pub(crate) fn end_sending(&self, stream: u64) {
+        lock(&self.sending).remove(&stream);
+    }
+
+    /// The peer has granted something; for a stream that has ended meanwhile that means nothing.
+    pub(crate) fn receive_credit(&self, StreamCredit { stream, limit }: StreamCredit) {
+        if let Some(grant) = lock(&self.sending).get(&stream) {
+            grant.limit.fetch_max(limit, Relaxed);
+            grant.raised.notify_one();
+        }
+    }
+
+    /// Whether this is the first stream of grants that the peer opens, of which there is one.
+    pub(crate) fn begin_credit_stream(&self) -> bool {
+        !self.is_stream_open.swap(true, Relaxed)
+    }
+
+    /// A stream that comes from here on.
+    pub(crate) fn begin_receiving(&self) -> ReceiveCredit {
+        let first = self.limits.first;
+        ReceiveCredit { taken: 0, granted: first, window: first, checked: (Instant::now(), 0) }
+    }
+
+    /// Bytes of a stream were taken: the peer will be told how far it may go on. `look` says what the connection's
+    /// round trip is, and whether memory is scarce.
+    pub(crate) fn taken(
+        &self,
+        stream: u64,
+        grant: &mut ReceiveCredit,
+        count: u64,
+        look: impl FnOnce() -> (Duration, bool),
+    ) {
+        let limit = grant.taken(self.limits, count, || {
+            let (round_trip, is_pressed) = look();
+            let round_trip = lock(&self.min_rtt).observe(Instant::now(), round_trip);
+            let most = if is_pressed { 0 } else { self.limits.window_for(round_trip) };
+            PathWindow { round_trip, most }
+        });
+        if let Some(limit) = limit {
+            lock(&self.due).insert(stream, limit);
+            self.is_due.notify_one();
+        }
+    }
+
+    /// What the peer is to be told, encoded, as soon as there is something.
+    pub(crate) async fn next_due(&self) -> BytesMut {
+        loop {
+            let due = std::mem::take(&mut *lock(&self.due));
+            if !due.is_empty() {
+                let mut bytes = BytesMut::new();
+                for (stream, limit) in due {
+                    StreamCredit { stream, limit }.encode(&mut bytes);
+                }
+                return bytes;
+            }
+            self.is_due.notified().await;
+        }
+    }
+}
+
+impl CreditLimits {
+    /// The largest window that a path of this round trip needs.
+    fn window_for(self, round_trip: Duration) -> u64 {
+        let bytes = round_trip.as_micros() * u128::from(TARGET_STREAM_RATE) / 1_000_000;
+        u64::try_from(bytes).unwrap_or(u64::MAX).clamp(self.first, self.most.max(self.first))
+    }
+}
+
+impl SendCredit {
+    /// How many bytes more may be sent by whoever has sent so many.
+    pub(crate) fn remaining(&self, sent: u64) -> usize {
+        let left = self.limit.load(Relaxed).saturating_sub(sent);
+        usize::try_from(left).unwrap_or(usize::MAX)
+    }
+
+    /// Waits until the peer has granted more than when this was asked last.
+    pub(crate) async fn wait_raised(&self) {
+        self.raised.notified().await;
+    }
+}
+
+impl ReceiveCredit {
+    /// Bytes that may still come, or have come and are not taken; a whole window at least.
+    pub(crate) fn window(&self) -> u64 {
+        self.granted.saturating_sub(self.taken).max(self.window)
+    }
+
+    /// Takes note of bytes that were taken. What may be granted is told in quarters of a window, so that it never
+    /// runs dry meanwhile and little is said.
+    fn taken(
+        &mut self,
+        limits: CreditLimits,
+        count: u64,
+        needs: impl FnOnce() -> PathWindow,
+    ) -> Option<u64> {
+        self.taken += count;
+        if (self.taken + self.window).saturating_sub(self.granted) < self.window / 4 {
+            return None;
+        }
+        let PathWindow { round_trip, most } = needs();
+        let (at, before) = self.checked;
+        if self.taken - before >= self.window / 2 {
+            let now = Instant::now();
+            let took = now.duration_since(at);
+            if took <= round_trip * 2 {
+                self.window *= 2;
+            } else if took >= round_trip * 8 {
+                self.window /= 2;
+            }
+            self.checked = (now, self.taken);
+        }
+        self.window = self.window.min(most).max(limits.first);
+        let limit = self.taken + self.window;
+        (limit > self.granted).then(|| {
+            self.granted = limit;
+            limit
+        })
+    }
+}
+
+impl MinRtt {
+    /// Takes note of a round trip, and says which was the least of late.
+    fn observe(&mut self, now: Instant, round_trip: Duration) -> Duration {
+        if now.duration_since(self.since) >= MIN_RTT_LIFETIME {
+            self.before = self.least.take();
+            self.since = now;
+        }
+        let least = self.least.map_or(round_trip, |least| least.min(round_trip));
+        self.least = Some(least);
+        self.before.map_or(least, |before| before.min(least))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that holds one can panic half-way.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const KIB: u64 = 1024;
+    const LIMITS: CreditLimits = CreditLimits { first: 256 * KIB, most: 4096 * KIB };
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A stream, and what its sender was told.
+    struct CreditRun {
+        book: StreamCredits,
+        grant: ReceiveCredit,
+        round_trip: Duration,
+        is_pressed: bool,
+    }
+
+    impl CreditRun {
+        fn new(round_trip: Duration) -> Self {
+            let book = StreamCredits::new(0, LIMITS);
+            let grant = book.begin_receiving();
+            Self { book, grant, round_trip, is_pressed: false }
+        }
+
+        /// Takes so many KiB in pieces, each after so long, and says how many are granted beyond.
+        async fn take(&mut self, kib: u64, each: Duration) -> u64 {
+            for _ in 0..kib / 16 {
+                advance(each).await;
+                let look = || (self.round_trip, self.is_pressed);
+                self.book.taken(4, &mut self.grant, 16 * KIB, look);
+            }
+            self.grant.window() / KIB
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_grows_while_its_reader_is_fast_and_the_path_needs_it() {
+        let mut long = CreditRun::new(50 * MS);
+        let open = long.take(16 << 10, MS / 4).await;
+        assert!((3072..=4096).contains(&open), "{open}");
+        let mut short = CreditRun::new(MS);
+        let open = short.take(16 << 10, MS / 20).await;
+        assert!((192..=256).contains(&open), "{open}");
+        let mut middle = CreditRun::new(10 * MS);
+        let open = middle.take(16 << 10, MS / 10).await;
+        assert!((700..=977).contains(&open), "{open}: 100 MB/s for 10 ms");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_and_scarce_memory_make_a_window_small_again() {
+        let mut run = CreditRun::new(50 * MS);
+        run.take(16 << 10, MS / 4).await;
+        let open = run.take(8 << 10, 50 * MS).await;
+        assert!((192..=256).contains(&open), "{open}: 300 KiB a second");
+        run.take(16 << 10, MS / 4).await;
+        run.is_pressed = true;
+        let open = run.take(8 << 10, MS / 4).await;
+        assert!((192..=256).contains(&open), "{open}: pressed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_path_that_becomes_longer_is_noticed() {
+        let mut run = CreditRun::new(MS);
+        run.take(1 << 10, MS).await;
+        run.round_trip = 50 * MS;
+        let open = run.take(600 << 10, MS / 4).await;
+        assert!((192..=256).contains(&open), "{open} KiB after ten seconds");
+        let open = run.take(800 << 10, MS / 4).await;
+        assert!(open >= 3072, "{open} KiB after twenty seconds");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_granted_is_told_once_and_the_newest_of_it() {
+        let mut run = CreditRun::new(50 * MS);
+        run.take(1 << 10, MS / 4).await;
+        let bytes = run.book.next_due().await;
+        let (grant, taken) = StreamCredit::decode(&bytes).unwrap().unwrap();
+        assert_eq!(taken, bytes.len(), "one for one stream");
+        let limit = run.grant.granted;
+        assert_eq!(grant, Some(StreamCredit { stream: 4, limit }));
+        assert!(futures_util::FutureExt::now_or_never(run.book.next_due()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_goes_as_far_as_it_was_ever_granted() {
+        let book = StreamCredits::new(100, LIMITS);
+        let grant = book.begin_sending(8);
+        assert_eq!((grant.remaining(40), grant.remaining(101)), (60, 0));
+        book.receive_credit(StreamCredit { stream: 8, limit: 300 });
+        grant.wait_raised().await;
+        book.receive_credit(StreamCredit { stream: 8, limit: 200 });
+        book.receive_credit(StreamCredit { stream: 12, limit: 900 });
+        assert_eq!(grant.remaining(100), 200);
+        book.end_sending(8);
+        assert!(lock(&book.sending).is_empty());
+        assert!(book.begin_credit_stream() && !book.begin_credit_stream());
+    }
+}
