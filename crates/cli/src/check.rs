@@ -1,7 +1,7 @@
-//! `adit check`: what is wrong with a configuration file, all of it at once.
+//! `adit check`: all problems of a configuration file at once.
 //!
-//! What is looked at and what is said about it is decided in `adit-config`, and for the files that it refers
-//! to where the node reads them; here are colours and JSON.
+//! The checks and their texts are in `adit-config`, and for the files that it refers to where the
+//! node reads them; here are colours and JSON.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -34,9 +34,9 @@ pub(crate) struct Args {
 /// Checks the file.
 ///
 /// # Errors
-/// Only where the answer cannot be printed.
+/// Only if the result cannot be printed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    // Read as the node reads it, so that what is said here is what it would say.
+    // Read as the node reads it, so that the result is the node's own.
     let report = adit_daemon::process::check(&args.file);
     let mut denied = Vec::new();
     if report.errors().next().is_none()
@@ -77,7 +77,7 @@ fn as_json(report: &ConfigReport, usable: bool, denied: &[DenyEntry]) -> anyhow:
     Ok(serde_json::to_string_pretty(&CheckOutput { usable, report, denied })? + "\n")
 }
 
-/// Who would be refused: a list that nobody should have to look for.
+/// Lists the peers that would be refused: nobody should have to look for them.
 fn as_denied(denied: &[DenyEntry]) -> String {
     let one = |entry: &DenyEntry| match &entry.reason {
         Some(reason) => format!("{} ({reason})\n", entry.peer),

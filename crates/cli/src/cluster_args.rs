@@ -1,4 +1,5 @@
-//! How commands reach clusters: kubeconfig and context, as kubectl has them, and what they print of changes.
+//! Arguments by which commands reach clusters (kubeconfig and context, as kubectl has them), and
+//! the report of a change.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use adit_kubernetes::edit::{ConfigChanges, EditOutcome, manifest};
 
 use crate::output::print;
 
-/// Where contexts are looked up.
+/// The kubeconfig in which contexts are looked up.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct KubeconfigArgs {
     /// The kubeconfig; without it KUBECONFIG and ~/.kube/config, as kubectl does
@@ -16,7 +17,7 @@ pub(crate) struct KubeconfigArgs {
     kubeconfig: Option<PathBuf>,
 }
 
-/// One cluster.
+/// The cluster that a command is for.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ClusterArgs {
     /// The cluster's kubeconfig context; without it the current one
@@ -38,12 +39,12 @@ impl ClusterArgs {
     }
 }
 
-/// Runs what asks an API server.
+/// Runs a future that asks an API server.
 pub(crate) fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
 }
 
-/// Tells of a change that was made, or prints it where it was only wanted on paper.
+/// Reports a change that was made, or prints it if `print_only` is set.
 pub(crate) fn report_edit(
     context: &Context,
     edited: &EditOutcome,
@@ -61,7 +62,7 @@ pub(crate) fn report_edit(
     print(&format!("context {name}: {done} ({})\n", describe_keys(&edited.changes)))
 }
 
-/// Which keys are different.
+/// Describes the changed keys.
 fn describe_keys(changes: &ConfigChanges) -> String {
     let one = |(key, text): (&String, &Option<String>)| match text {
         Some(_) => format!("wrote key {key}"),

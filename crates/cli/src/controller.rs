@@ -24,7 +24,7 @@ pub(crate) struct Args {
 /// Runs it until it is asked to end.
 ///
 /// # Errors
-/// All that keeps it from starting.
+/// Everything that prevents the start.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { listen, pod_name, pod_uid } = args;
     let namespace = adit_kubernetes::api::NAMESPACE.to_owned();
@@ -32,7 +32,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(match controller::run(controller::ControllerOptions { settings, listen }) {
         Ok(NodeExit::Drained { .. }) => ExitCode::SUCCESS,
         Ok(NodeExit::Immediate { signal }) => ExitCode::from(128 + signal),
-        // Why stands in the log.
+        // The log has the reason.
         Err(_) => ExitCode::FAILURE,
     })
 }

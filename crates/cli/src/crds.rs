@@ -1,4 +1,5 @@
-//! `adit crds`: the definitions of Adit's own kinds, for `kubectl apply`. What `daemonset/crds` holds.
+//! `adit crds`: the definitions of Adit's own kinds, for `kubectl apply`. `daemonset/crds` holds
+//! its output.
 
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ pub(crate) struct Args {}
 /// Prints them.
 ///
 /// # Errors
-/// Only where they cannot be printed.
+/// Only if they cannot be printed.
 pub(crate) fn run(_: &Args) -> anyhow::Result<ExitCode> {
     print(&documents()?)?;
     Ok(ExitCode::SUCCESS)

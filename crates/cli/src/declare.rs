@@ -1,4 +1,4 @@
-//! `adit export` and `adit import`: one Service's declaration, made or taken back.
+//! `adit export` and `adit import`: declares one Service, or takes the declaration back.
 
 use std::process::ExitCode;
 
@@ -32,11 +32,12 @@ pub(crate) struct ExportArgs {
         required_unless_present = "remove"
     )]
     allow: Vec<String>,
-    /// What its ports speak, such as kgateway.dev/a2a, for a Service that does not say so itself
+    /// Application protocol of its ports, such as kgateway.dev/a2a, for a Service that does not say
+    /// so itself
     #[arg(long, value_name = "PROTOCOL")]
     app_protocol: Option<AppProtocol>,
-    /// What its streams carry: requests and events, or large transfers, which get large windows on connections of their
-    /// own. Stays as it is unless it is said; at first interactive
+    /// Class of its streams: requests and events, or large transfers, which get large windows on
+    /// connections of their own. Stays as it is unless given; at first interactive
     #[arg(long, value_enum, value_name = "CLASS", conflicts_with = "remove")]
     class: Option<TrafficClass>,
     /// Take back the grants that --to and --allow name; without them the export
@@ -131,7 +132,7 @@ fn parse_all_workloads(
 /// Exports.
 ///
 /// # Errors
-/// All that is in the way.
+/// Everything that prevents it.
 pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let service = args.service.parse()?;
     let wish = ExportRequest {
@@ -177,7 +178,7 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 /// Imports.
 ///
 /// # Errors
-/// All that is in the way.
+/// Everything that prevents it.
 pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     let service = args.service.parse()?;
     let wish = ImportRequest {
@@ -214,7 +215,7 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Says what is declared and cannot work yet.
+/// Warns of a declaration that cannot work yet.
 fn warn_unlinked(context: &Context, edited: &EditOutcome, clusters: &[ClusterName]) {
     let Context { name, .. } = context;
     match edited.after.parse() {

@@ -1,7 +1,8 @@
-//! `adit demo`: two clusters on loopback, without Kubernetes, without root, without a file to write.
+//! `adit demo`: two clusters on loopback, without Kubernetes, without root, without a file to
+//! write.
 //!
-//! What is played lives in `adit-demo`; here are arguments, the terminal, and how a node is started so
-//! that it ends with the demo even if that is killed.
+//! The story is in `adit-demo`. Here are arguments, the terminal, and the start of a node, which
+//! must end with the demo even if that is killed.
 
 use std::io::IsTerminal as _;
 use std::os::unix::process::CommandExt as _;
@@ -59,7 +60,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// This program as a reader would type it: by its path below the present folder where it lies there.
+/// Returns this program as a reader would type it: relative to the present folder if it is below
+/// that.
 fn program() -> String {
     let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("adit"));
     let here = std::env::current_dir().ok();

@@ -1,6 +1,6 @@
-//! `adit link` and `adit unlink`: joins two clusters, or one with a bundle that was carried here.
+//! `adit link` and `adit unlink`: links two clusters, or one with a bundle that was carried here.
 //!
-//! Which steps there are, and in which order; each is taken in [`adit_kubernetes::join`].
+//! Here is the order of the steps; the steps themselves are in [`adit_kubernetes::operator::link`].
 
 mod question;
 mod removed_services;
@@ -39,7 +39,7 @@ pub(crate) struct LinkArgs {
     /// The other's
     #[arg(required = true, value_name = "CONTEXT_B")]
     b: Option<String>,
-    /// What the first cluster is called, if it has no name yet; otherwise named after its context
+    /// Name of the first cluster, if it has none yet; otherwise it is named after its context
     #[arg(long, value_name = "NAME")]
     name_a: Option<ClusterName>,
     /// The same for the second
@@ -50,14 +50,14 @@ pub(crate) struct LinkArgs {
     /// Print the YAML of both ConfigMaps instead, for a repository; write nothing
     #[arg(long)]
     print: bool,
-    /// How long to wait for CAs and for the link, in seconds or as 60s, 2m
+    /// Time to wait for CAs and for the link, in seconds or as 60s, 2m
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     wait: Duration,
     #[command(flatten)]
     kubeconfig: KubeconfigArgs,
 }
 
-/// What of the other cluster's exports is imported by itself.
+/// Options for automatic imports from the other cluster.
 #[derive(Debug, clap::Args)]
 struct ImportOptions {
     /// Namespaces that are open to the other cluster, separated by commas; "*" stands for any characters, and alone
@@ -86,7 +86,7 @@ struct ImportOptions {
     no_import: bool,
 }
 
-/// `NAMESPACE/SERVICEACCOUNT`, where `*` is any.
+/// Parses `NAMESPACE/SERVICEACCOUNT`, where `*` is any.
 fn parse_workload(text: &str) -> Result<WorkloadPattern, String> {
     let (namespace, account) = text.split_once('/').ok_or("expected NAMESPACE/SERVICEACCOUNT")?;
     let namespace = namespace.parse().map_err(|e| format!("{e}"))?;
@@ -112,7 +112,8 @@ impl ImportOptions {
     }
 }
 
-/// What is wished of a cluster's link with `other`: it is asked for once, where a new link says nothing.
+/// Returns the options for a cluster's link with `other`; asks for them once, if a new link has
+/// none.
 fn ask_namespaces(
     wish: &LinkImportOptions,
     document: &ConfigDocument,
@@ -143,10 +144,10 @@ enum BundleCommand {
         /// The file; without it standard output
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// What this cluster is called, if it has no name yet
+        /// Name of this cluster, if it has none yet
         #[arg(long, value_name = "NAME")]
         name: Option<ClusterName>,
-        /// How long to wait for its CA
+        /// Time to wait for its CA
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
         wait: Duration,
     },
@@ -155,11 +156,11 @@ enum BundleCommand {
     /// The link comes up when the other side has this cluster's bundle, too. A bundle of later (another CA, other
     /// addresses) takes the place of the one before.
     Import {
-        /// What `adit link export` wrote on the other side
+        /// The file that `adit link export` wrote on the other side
         file: PathBuf,
         #[command(flatten)]
         one: ClusterArgs,
-        /// What this cluster is called, if it has no name yet
+        /// Name of this cluster, if it has none yet
         #[arg(long, value_name = "NAME")]
         name: Option<ClusterName>,
         #[command(flatten)]
@@ -212,7 +213,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Links.
 ///
 /// # Errors
-/// All that is in the way.
+/// Everything that prevents it.
 pub(crate) fn link(args: &LinkArgs) -> anyhow::Result<ExitCode> {
     match (&args.by_hand, &args.a, &args.b) {
         (Some(BundleCommand::Export { one, output, name, wait }), _, _) => {
@@ -283,7 +284,7 @@ async fn write_name(context: &Context, named: &ClusterIdentity) -> anyhow::Resul
     report_edit(context, &edited, false, &done)
 }
 
-/// Writes one side's link; says whether there was anything to change.
+/// Writes one side's link. Returns whether anything changed.
 async fn link_one_side(
     context: &Context,
     other: &ClusterLink,
@@ -392,7 +393,7 @@ async fn import_bundle(
 /// Unlinks.
 ///
 /// # Errors
-/// All that is in the way.
+/// Everything that prevents it.
 pub(crate) fn unlink(args: &UnlinkArgs) -> anyhow::Result<ExitCode> {
     block_on(async {
         match (&args.contexts[..], &args.cluster) {

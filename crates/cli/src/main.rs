@@ -23,8 +23,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// What was freed goes back to the system after a second or so (.cargo/config.toml). glibc's allocator keeps most
-/// of it: a node that had been flooded stayed at two or three times of what it needs.
+/// Freed memory goes back to the system after a second or so (.cargo/config.toml). glibc's
+/// allocator keeps most of it: a node that had been flooded stayed at two or three times of what it
+/// needs.
 #[cfg(target_arch = "x86_64")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

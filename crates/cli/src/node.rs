@@ -51,7 +51,7 @@ pub(crate) struct Args {
 /// Runs it until it has drained.
 ///
 /// # Errors
-/// All that keeps it from starting.
+/// Everything that prevents the start.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let ended = match (args.config, args.node_name) {
         (Some(file), _) => process::run(&file, args.take_over),
@@ -63,13 +63,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
                 pod_uid: args.pod_uid,
             })
         }
-        // What the arguments' rules leave out.
+        // The rules of the arguments exclude this.
         (None, None) => anyhow::bail!("either --config FILE or --kubernetes with --node-name"),
     };
     Ok(match ended {
         Ok(NodeExit::Drained { .. }) => ExitCode::SUCCESS,
         Ok(NodeExit::Immediate { signal }) => ExitCode::from(128 + signal),
-        // Why stands in the log.
+        // The log has the reason.
         Err(_) => ExitCode::FAILURE,
     })
 }

@@ -66,10 +66,10 @@ struct InitArgs {
     /// The folder to write to; made (mode 0700) if it is not there
     #[arg(long)]
     dir: PathBuf,
-    /// How long the authority is valid
+    /// Lifetime of the authority
     #[arg(long, value_name = "TIME", default_value = "1825d", value_parser = parse_validity)]
     valid_for: Duration,
-    /// What kind of key to make
+    /// Kind of the new key
     #[arg(long, value_name = "KIND", default_value = "p256")]
     key: KeyChoice,
 }
@@ -90,12 +90,12 @@ struct IssueArgs {
     /// The node's folder; made (mode 0700) if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// How long the certificate is valid, 1m to 90d: a number and s, m, h or d. Nothing renews a
-    /// certificate that is kept in files, so the default leaves time for people; where something does,
-    /// take 24h
+    /// Lifetime of the certificate, 1m to 90d: a number and s, m, h or d. Nothing renews a
+    /// certificate that is kept in files, so the default leaves time for people; where something
+    /// does, take 24h
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_ttl)]
     ttl: Duration,
-    /// What kind of key to make
+    /// Kind of the new key
     #[arg(long, value_name = "KIND", default_value = "p256")]
     key: KeyChoice,
     /// Replace a certificate and key that are there already (to renew them). ca.pem is left as it is
@@ -149,7 +149,7 @@ impl From<KeyChoice> for KeyKind {
 /// Runs one of the commands.
 ///
 /// # Errors
-/// Whatever kept it from being done, in words for the person who asked.
+/// The reason why it could not be done, in words for the person who asked.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         PkiCommand::Init(args) => init(&args)?,
@@ -206,8 +206,8 @@ fn issue(args: &IssueArgs) -> anyhow::Result<()> {
     ))
 }
 
-/// Writes what belongs to a key that has just been made, and takes the key away again where that fails: alone it
-/// is of no use, and would stand in the way of the next attempt.
+/// Writes what belongs to a new key, and removes the key again if that fails: alone it is of no
+/// use, and would prevent the next attempt.
 fn with_key(
     key: &Path,
     existing: IfExists,
@@ -220,8 +220,8 @@ fn with_key(
     Ok(written?)
 }
 
-/// Puts the cluster's bundle into a node's folder. One that is there and knows the authority stays: it
-/// may hold the next authority, too.
+/// Writes the cluster's bundle into a node's folder. A bundle that is there and includes the
+/// authority stays: it may hold the next authority, too.
 fn write_bundle(ca: &ClusterAuthority, path: &Path) -> anyhow::Result<()> {
     if !path.try_exists()? {
         return Ok(files::write(path, ca.bundle()?.to_pem().as_bytes(), IfExists::Keep)?);
@@ -255,10 +255,10 @@ fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
     print(&format!("{}: trust bundle of {}\n", out.display(), bundle.domain()))
 }
 
-/// Says so before anything is written, rather than half-way.
+/// Refuses before anything is written, rather than half-way.
 fn refuse_existing(paths: &[&PathBuf], hint: &str) -> anyhow::Result<()> {
     for path in paths {
-        // A link that leads nowhere counts: it would be followed.
+        // A dangling link counts: it would be followed.
         if path.symlink_metadata().is_ok() {
             bail!("{} exists and is left as it is ({hint})", path.display());
         }
@@ -274,7 +274,8 @@ fn parse_validity(text: &str) -> Result<Duration, String> {
     parse_length(text, authority::MAX_CA_LIFETIME)
 }
 
-/// `90s`, `15m`, `24h`, `30d`; at least what a certificate can live and at most `most`.
+/// Parses `90s`, `15m`, `24h`, `30d`; at least the shortest lifetime of a certificate, and at most
+/// `most`.
 fn parse_length(text: &str, most: Duration) -> Result<Duration, String> {
     const RULE: &str = "write a number and a unit: 90s, 15m, 24h, 30d";
     let unit = match text.as_bytes().last() {

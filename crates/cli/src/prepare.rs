@@ -15,15 +15,16 @@ use anyhow::Context;
 pub(crate) struct Args {
     /// The folder
     folder: PathBuf,
-    /// Whom to give it to, user and group alike
+    /// User and group to give it to
     #[arg(long, value_name = "ID", default_value_t = 65532)]
     owner: u32,
 }
 
-/// Makes it. What is in it already is its owner's, and not even root looks into it without more rights.
+/// Makes the folder. Its present content belongs to its owner, and not even root reads it without
+/// more rights.
 ///
 /// # Errors
-/// Where the system refuses.
+/// If the system refuses.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Args { folder, owner } = args;
     std::fs::DirBuilder::new()
@@ -34,7 +35,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let context = || format!("cannot give {} to {owner}", folder.display());
     let found = folder.symlink_metadata().with_context(context)?;
     if found.mode() & 0o077 != 0 {
-        // The kubelet makes it open to everybody. One that was handed over before is its owner's to close.
+        // The kubelet makes it open to everybody. A folder that was handed over before is its
+        // owner's to close.
         match std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)) {
             Err(error) if error.kind() != ErrorKind::PermissionDenied => {
                 return Err(error)

@@ -1,7 +1,7 @@
-//! `adit probe`: whether the daemon of this pod lives, or is ready, by its own admin socket.
+//! `adit probe`: asks the daemon of this pod by its own admin socket whether it lives, or is ready.
 //!
-//! Pods of one node share its network, so that an address says nothing of which of them answers. Exit status: 0 it
-//! is so, 1 it is not, or cannot be asked.
+//! Pods of one node share its network, so an address does not tell which of them answers. Exit
+//! status: 0 yes, 1 no, or it cannot be asked.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use adit_daemon::process::WAITING_EXTENSION;
 #[derive(Debug, clap::Args)]
 #[command(hide = true)]
 pub(crate) struct Args {
-    /// What is asked
+    /// The question
     question: ProbeQuestion,
     /// The node's admin socket, or the loopback address that its admin server listens on
     #[arg(long, env = "ADIT_ADMIN", value_name = "SOCKET|IP:PORT", default_value = AdminAddress::DEFAULT_SOCKET)]
@@ -22,17 +22,18 @@ pub(crate) struct Args {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum ProbeQuestion {
-    /// Whether it answers at all.
+    /// The daemon answers at all.
     Live,
-    /// Whether nothing is awaited.
+    /// The daemon waits for nothing.
     Ready,
 }
 
-/// Asks. A process that waits for one of an earlier version, which hands nothing over, to end is as ready as it can
-/// be: who brings the new before it ends the old would wait for it for ever.
+/// Asks. A process that waits for one of an earlier version (which hands nothing over) to end is as
+/// ready as it can be: an operator that starts the new before it ends the old would otherwise wait
+/// for ever.
 ///
 /// # Errors
-/// Where there is no runtime.
+/// If there is no runtime.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if Path::new(&args.admin).with_extension(WAITING_EXTENSION).exists() {
         return Ok(ExitCode::SUCCESS);

@@ -1,8 +1,8 @@
-//! `adit status`: how a node is doing, and what is wrong first.
+//! `adit status`: the state of a node, problems first.
 //!
-//! Finds the daemon, asks it, and leaves the words to [`page`]; with a context it asks an API server instead
-//! ([`cluster`]). Exit status: 0 all is well, 1 something is
-//! not, 2 the daemon cannot be asked.
+//! Finds the daemon, asks it, and leaves the words to [`page`]; with a context it asks an API
+//! server instead ([`cluster`]). Exit status: 0 all is well, 1 something is not, 2 the daemon
+//! cannot be asked.
 
 mod cluster;
 mod page;
@@ -20,7 +20,7 @@ use adit_daemon::telemetry::escape;
 use crate::cluster_args::KubeconfigArgs;
 use crate::output::print;
 
-/// Show how a node or a cluster is doing: links, imports, exports, and what is wrong first
+/// Show the state of a node or a cluster: links, imports, exports, and problems first
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit status: 0 all is well, 1 something is wrong or connections of callers were refused in the last minute, 2 the daemon, or a cluster, cannot be asked. What is only doubtful (a cluster's warnings, a node's notes) leaves it at 0."
@@ -44,13 +44,13 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// The daemon cannot be asked.
+/// Exit status if the daemon cannot be asked.
 const UNREACHABLE: u8 = 2;
 
 /// Asks and shows.
 ///
 /// # Errors
-/// Where the answer cannot be printed.
+/// If the answer cannot be printed.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !args.context.is_empty() {
         return cluster::run(&args.context, &args.kubeconfig, args.json);
@@ -80,7 +80,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Who said where the daemon is.
+/// Source of the daemon's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AddressSource {
     Default,
@@ -103,7 +103,7 @@ fn locate(args: &Args) -> Result<(AdminAddress, AddressSource), adit_config::Con
     Ok((address, AddressSource::Config))
 }
 
-/// What to do about a daemon that cannot be asked.
+/// Returns advice about a daemon that cannot be asked.
 fn hint(error: &AdminClientError, origin: AddressSource) -> String {
     use std::io::ErrorKind;
     let cause = match error {
@@ -134,7 +134,8 @@ fn hint(error: &AdminClientError, origin: AddressSource) -> String {
     format!("{cause}{place}")
 }
 
-/// Whether standard output is a terminal for which colour was not declined (<https://no-color.org>).
+/// Returns whether standard output is a terminal for which colour was not declined
+/// (<https://no-color.org>).
 fn wants_colour(out: &impl IsTerminal) -> bool {
     out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }

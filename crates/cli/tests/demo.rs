@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
-/// How long what takes milliseconds may take.
+/// Longest time for what takes milliseconds.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The demo, with its folders in `folder`.
@@ -119,7 +119,7 @@ fn up(mut command: Command) -> (Child, String) {
     (demo, told)
 }
 
-/// How many of the processes that were told of are alive.
+/// The number of processes named in `told` that are alive.
 fn alive(told: &str) -> usize {
     let pids = told.lines().filter_map(|l| l.split_once(" pid ")?.1.split([' ', ',']).next());
     let pids = pids.filter(|pid| {

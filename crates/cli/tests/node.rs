@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;
 
-/// What anything here may take before a test gives up. Nothing waits for it to pass.
+/// Longest time for anything here before a test gives up. Nothing waits for it to pass.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -163,12 +163,12 @@ impl NodeScene {
         Ok(stream)
     }
 
-    /// How a connection of this workload ends that sends nothing. A reset may come at any moment.
+    /// The end of a connection of this workload that sends nothing. A reset may come at any moment.
     fn refused(&self, from: u8) -> Result<usize, ErrorKind> {
         self.connect(from).map_err(|e| e.kind()).and_then(|mut stream| end(&mut stream))
     }
 
-    /// One of the workload that is granted; it has been answered once.
+    /// A connection of the workload that is granted; it has been answered once.
     fn granted(&self) -> TcpStream {
         let mut stream = self.connect(3).unwrap();
         assert_eq!(exchange(&mut stream, b"hello").unwrap(), b"hello");
@@ -262,7 +262,7 @@ fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// How a connection ended: as the client sees it.
+/// The end of a connection, as the client sees it.
 fn end(stream: &mut TcpStream) -> Result<usize, ErrorKind> {
     stream.read(&mut [0; 1]).map_err(|e| e.kind())
 }

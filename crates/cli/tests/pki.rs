@@ -13,7 +13,7 @@ use adit_pki::files::{self, IfExists, load_bundle, load_node};
 use adit_pki::{ClusterAuthority, KeyKind, UnixTime};
 use tempfile::TempDir;
 
-/// What a command did.
+/// The result of a command.
 struct PkiRun {
     status: i32,
     out: String,
@@ -87,7 +87,7 @@ impl PkiFolder {
         done.out
     }
 
-    /// Runs it, expects `status`, and returns what it complained of.
+    /// Runs it, expects `status`, and returns its error message.
     fn fails(&self, status: i32, words: &str) -> String {
         let done = self.pki(words);
         assert_eq!((done.status, done.out.as_str()), (status, ""), "{words}: {}", done.err);

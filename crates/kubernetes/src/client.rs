@@ -1,26 +1,26 @@
-//! How the API server is reached.
+//! The client for the API server of the cluster that this process runs in.
 
 use std::time::Duration;
 
 use kube::{Client, Config};
 
-/// What a connection to the API server may take, and an answer that is no watch.
+/// Longest time for connecting to the API server, and for an answer that is not a watch.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longer than a watch is silent: the server sends a bookmark each minute.
+/// Longest silence of a watch before it is given up. The server sends a bookmark each minute.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Why there is no client.
+/// The reason why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeClientError {
-    /// This is no pod, or one without a ServiceAccount's token.
+    /// The process is not a pod, or a pod without a ServiceAccount's token.
     #[error("this process is in no pod of a cluster: {0}")]
     NotInCluster(#[from] kube::config::InClusterError),
-    /// It cannot be made from what there is.
+    /// A client cannot be made from the pod's settings.
     #[error("no client for the API server: {0}")]
     Client(#[from] kube::Error),
 }
 
-/// A client of the cluster that this process is a pod of.
+/// Returns a client of the cluster that this process is a pod of.
 ///
 /// # Errors
 /// [`KubeClientError`], see there.

@@ -1,4 +1,4 @@
-//! The operator's ConfigMap, with what only certificates can say: that every trust bundle is one.
+//! The operator's ConfigMap, checked further than its syntax: every trust bundle must be valid.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use adit_config::{ClusterReport, parse_cluster};
 use adit_pki::TrustBundle;
 use adit_pki::bundle::BundleError;
 
-/// Reads all fragments, and the certificates in them. A trust bundle that is none is a warning: it keeps neither
-/// other clusters' bundles nor anything else from being taken, and whoever uses it keeps the last good one.
+/// Reads all fragments, and the certificates in them. An invalid trust bundle is only a warning:
+/// everything else is still used, and the last good bundle of that link stays in force.
 ///
 /// # Errors
-/// All that is wrong with them.
+/// All problems of the fragments.
 pub fn read_config(
     fragments: &BTreeMap<String, String>,
 ) -> Result<(ClusterConfig, ClusterReport), ClusterReport> {
@@ -23,10 +23,11 @@ pub fn read_config(
     Ok((config, report))
 }
 
-/// Like [`read_config`], for those who write: nobody writes a document with a bundle that is none.
+/// Like [`read_config`], but an invalid trust bundle is an error: for commands, which must not
+/// write one.
 ///
 /// # Errors
-/// All that is wrong with them.
+/// All problems of the fragments.
 pub fn check_config(
     fragments: &BTreeMap<String, String>,
 ) -> Result<(ClusterConfig, ClusterReport), ClusterReport> {
@@ -39,10 +40,10 @@ pub fn check_config(
     if bad { Err(report) } else { Ok((config, report)) }
 }
 
-/// The trust bundle of a link.
+/// Returns the trust bundle of a link.
 ///
 /// # Errors
-/// Why it is none.
+/// The reason why it is not a valid bundle.
 pub fn link_bundle(link: &ClusterLink) -> Result<TrustBundle, BundleError> {
     TrustBundle::parse(link.trust_domain.clone(), link.trust_bundle.as_bytes())
 }

@@ -19,13 +19,13 @@ use serde_json::json;
 use crate::api::{CONFIG_MAP, NAMESPACE};
 use crate::config_map;
 
-/// Who writes, as the API server records it.
+/// Field manager of the commands, as the API server records it.
 pub const FIELD_MANAGER: &str = "adit-cli";
-/// Somebody waits at a terminal.
+/// Longest time for connecting, and below for an answer: a person waits at a terminal.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why a cluster cannot be asked.
+/// The reason why a cluster cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// The kubeconfig does not lead to a cluster.
@@ -36,7 +36,7 @@ pub enum ContextError {
     Kubeconfig {
         /// The context.
         context: String,
-        /// What is wrong with it.
+        /// The problem of the kubeconfig.
         error: Box<KubeconfigError>,
     },
     /// A request failed.
@@ -44,12 +44,12 @@ pub enum ContextError {
     Request {
         /// The context.
         context: String,
-        /// What was wanted.
+        /// The operation that was attempted.
         doing: String,
-        /// Why not.
+        /// The error of the client.
         error: Box<kube::Error>,
     },
-    /// There is no namespace of ours.
+    /// Adit's namespace is missing.
     #[error(
         "context {context}: Adit is not installed there (no namespace {NAMESPACE})\n  hint: `kubectl --context \
          {context} apply --server-side -k` Adit's manifests first"
@@ -61,7 +61,7 @@ pub enum ContextError {
 }
 
 impl ContextError {
-    /// Whether it is a right that is lacking, for this one request.
+    /// True if the request failed because a right is missing.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Request { error, .. } if matches!(&**error, kube::Error::Api(status) if status.code == 403))
@@ -86,10 +86,10 @@ fn hint(context: &str, error: &kube::Error) -> String {
     }
 }
 
-/// A cluster that can be asked.
+/// A cluster that commands can ask, by a context of a kubeconfig.
 #[derive(Clone)]
 pub struct Context {
-    /// What the operator calls it.
+    /// Name of the context.
     pub name: String,
     client: Client,
 }
@@ -105,12 +105,12 @@ impl std::fmt::Debug for Context {
 pub struct ConfigDocument {
     /// The fragments by key.
     pub data: BTreeMap<String, String>,
-    /// Which version of the ConfigMap; none where there is no ConfigMap.
+    /// Resource version of the ConfigMap; `None` if there is no ConfigMap.
     version: Option<String>,
 }
 
 impl ConfigDocument {
-    /// What it says, or what is wrong with it.
+    /// Parses the document.
     ///
     /// # Errors
     /// See [`config_map::check_config`].
@@ -118,7 +118,7 @@ impl ConfigDocument {
         config_map::check_config(&self.data)
     }
 
-    /// The same with some keys set, and others (`None`) taken away.
+    /// Returns the document with some keys set, and others (`None`) removed.
     #[must_use]
     pub fn with_changes(&self, changes: &BTreeMap<String, Option<String>>) -> Self {
         let mut document = self.clone();
@@ -133,10 +133,11 @@ impl ConfigDocument {
 }
 
 impl Context {
-    /// The context `name` of a kubeconfig, or the current one. Without a file: as kubectl finds it.
+    /// Connects to the context `name` of a kubeconfig, or to the current one. Without a file, the
+    /// kubeconfig is found as kubectl finds it.
     ///
     /// # Errors
-    /// Where the kubeconfig has no such context, or one that leads nowhere.
+    /// If the kubeconfig has no such context, or one that cannot be used.
     pub async fn connect(file: Option<&Path>, name: Option<&str>) -> Result<Self, ContextError> {
         let shown =
             name.map_or_else(|| "the current context".to_owned(), |n| format!("context {n}"));
@@ -161,12 +162,12 @@ impl Context {
         Ok(Self { name, client })
     }
 
-    /// For objects of the whole cluster.
+    /// Returns the API of a cluster-scoped kind.
     pub(crate) fn cluster_api<K: kube::Resource<DynamicType = ()>>(&self) -> Api<K> {
         Api::all(self.client.clone())
     }
 
-    /// For objects in our namespace.
+    /// Returns the API of a kind in Adit's namespace.
     pub(crate) fn system_api<K>(&self) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
@@ -174,7 +175,7 @@ impl Context {
         self.namespaced_api(NAMESPACE)
     }
 
-    /// For objects in a namespace.
+    /// Returns the API of a kind in a namespace.
     pub(crate) fn namespaced_api<K>(&self, namespace: &str) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
@@ -182,7 +183,7 @@ impl Context {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// All objects of a kind that `parameters` choose; `what` is what people call them.
+    /// Lists all objects of a kind that `parameters` select; `what` names the kind for people.
     pub(crate) async fn list<K>(
         &self,
         parameters: &ListParams,
@@ -195,7 +196,7 @@ impl Context {
         listed.map(|list| list.items).map_err(self.request_error(&format!("list {what}")))
     }
 
-    /// Says what was wanted where a request fails.
+    /// Returns a function that adds to a request's error what was attempted.
     pub(crate) fn request_error(
         &self,
         doing: &str,
@@ -204,10 +205,10 @@ impl Context {
         move |error| ContextError::Request { context, doing, error: error.into() }
     }
 
-    /// The ConfigMap as it is now.
+    /// Reads the ConfigMap.
     ///
     /// # Errors
-    /// Where it cannot be read, or Adit is not installed.
+    /// If it cannot be read, or Adit is not installed.
     pub async fn document(&self) -> Result<ConfigDocument, ContextError> {
         let map = self.system_api::<ConfigMap>().get_opt(CONFIG_MAP).await;
         if let Some(map) = map.map_err(self.request_error("read ConfigMap adit-system/adit"))? {
@@ -221,10 +222,11 @@ impl Context {
         }
     }
 
-    /// Writes the changes that there are, if the ConfigMap is still as `document` has it; says whether it is.
+    /// Writes the changes if the ConfigMap is still the one that `document` holds. Returns false if
+    /// it is not.
     ///
     /// # Errors
-    /// Where the API server refuses.
+    /// If the API server refuses.
     pub async fn write(
         &self,
         document: &ConfigDocument,

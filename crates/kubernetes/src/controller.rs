@@ -1,12 +1,13 @@
-//! `adit controller`: keeps the cluster's objects as the configuration and our nodes say.
+//! `adit controller`: keeps the cluster's objects as the configuration and our nodes demand.
 //!
-//! One of several pods is active, by a Lease. It makes or reads the CA, signs its nodes' certificates,
-//! keeps Link, Export and Import objects, and the Services and EndpointSlices of imports. What nodes hear of
-//! linked clusters reaches it through [`ObservedPeers`], which the process feeds; it tells the process through
-//! [`ObserverConfig`] whom to listen to.
+//! Of several pods one is active, elected by a Lease ([`leader`]). It creates or reads the CA,
+//! signs its nodes' certificates, and keeps Link, Export and Import objects, and the Services and
+//! EndpointSlices of imports. The process feeds it with what nodes learn of linked clusters, as
+//! [`ObservedPeers`]; it tells the process by [`ObserverConfig`] which nodes to ask.
 //!
-//! Each round looks at all there is (`stores`), makes a plan (`plan`, a pure function) and writes the
-//! differences (`write`). Rounds begin when anything changes; that many changes come at once is one round.
+//! Each pass of [`reconcile`] reads the stores ([`stores`]), makes a plan ([`plan`], a pure
+//! function) and writes the differences ([`write`]). A pass begins when anything changes; changes
+//! that come at the same time share one pass.
 
 mod addresses;
 mod ca;
@@ -45,41 +46,44 @@ use self::reconcile::Reconciler;
 use crate::summary::NodesSummary;
 use crate::tasks::{TaskEnded, Tasks};
 
-/// What our own nodes hear of linked clusters.
+/// State of linked clusters, as our own nodes report it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedPeers {
-    /// Whether any node of ours tells us anything now.
+    /// True if at least one of our nodes reports now.
     pub reporting: bool,
-    /// Each cluster of which a node of ours has told of late. Of one that is not here nobody knows anything.
+    /// Every cluster that a node of ours reported recently. Nothing is known of a cluster that is
+    /// missing here.
     pub clusters: BTreeMap<ClusterName, ObservedPeer>,
-    /// What our nodes say of themselves, as far as it lasts ([`NodesSummary::stable_part`]).
+    /// The nodes' reports of themselves, without what changes all the time
+    /// ([`NodesSummary::stable_part`]).
     pub nodes: Arc<NodesSummary>,
 }
 
 impl ObservedPeers {
-    /// What is heard of a cluster now; none where nobody tells, which is no news about it.
+    /// Returns what is known of a cluster now; `None` if no node reports, which says nothing about
+    /// the cluster.
     #[must_use]
     pub fn observed(&self, cluster: &ClusterName) -> Option<&ObservedPeer> {
         self.clusters.get(cluster).filter(|_| self.reporting)
     }
 
-    /// What a cluster that is not lost says of itself.
+    /// Returns the view of a cluster that can be reached.
     #[must_use]
     pub fn live_view(&self, cluster: &ClusterName) -> Option<&ClusterView> {
         self.observed(cluster).filter(|heard| heard.live).map(|heard| &*heard.view)
     }
 }
 
-/// What was heard of one cluster.
+/// Our nodes' knowledge of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedPeer {
-    /// What it last said of itself.
+    /// Its last view.
     pub view: Arc<ClusterView>,
-    /// Whether it can be heard: not where a node of ours says that it has lost that cluster.
+    /// False if a node of ours reports that it has lost that cluster.
     pub live: bool,
 }
 
-/// What is needed in order to listen to our own nodes.
+/// Everything the process needs in order to observe our own nodes.
 #[derive(Debug, Clone)]
 pub struct ObserverConfig {
     /// The configuration in use.
@@ -88,28 +92,28 @@ pub struct ObserverConfig {
     pub identity: Arc<Identity>,
     /// This cluster's trust bundle.
     pub bundle: TrustBundle,
-    /// Our nodes and where they can be dialled.
+    /// Our nodes and their addresses.
     pub siblings: BTreeMap<NodeName, Vec<SocketAddr>>,
 }
 
-/// Who we are.
+/// The pod that this controller runs in.
 #[derive(Debug, Clone)]
 pub struct ControllerSettings {
-    /// Our pod's name.
+    /// The pod's name.
     pub pod_name: String,
-    /// Our pod's UID.
+    /// The pod's UID.
     pub pod_uid: String,
-    /// The namespace that we run in.
+    /// The pod's namespace.
     pub namespace: String,
 }
 
-/// What a controller is doing.
+/// Phase of a controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ControllerPhase {
-    /// Another one is active, or will be.
+    /// Another controller is active, or will be.
     #[default]
     Standby,
-    /// Active, and reading what the cluster holds.
+    /// Active, and reading the cluster's objects.
     Reading,
     /// Active, and waiting for a configuration that can be used.
     Waiting,
@@ -117,35 +121,36 @@ pub enum ControllerPhase {
     Active,
 }
 
-/// What a controller is doing, and what keeps it from doing more.
+/// State of a controller, and what hinders it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ControllerState {
-    /// What it is doing.
+    /// Its phase.
     pub phase: ControllerPhase,
-    /// What is wrong now; for people.
+    /// The present problem, for people.
     pub trouble: Option<String>,
 }
 
-/// Why a controller could not run, or not go on.
+/// The reason why a controller cannot start, or not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// It runs where its objects are not.
+    /// The controller runs in another namespace than its objects.
     #[error(
         "the controller runs in namespace {0}, but all that belongs to it is in {namespace}: \
          install it there",
         namespace = crate::api::NAMESPACE
     )]
     Namespace(String),
-    /// A part of it is dead, and the rest would go on as if nothing had changed.
+    /// A task of it ended, and the rest would go on as if nothing had changed.
     #[error(transparent)]
     Ended(#[from] TaskEnded),
 }
 
-/// Runs until `stop`; then gives the lease back. What `nodes` say of themselves stands on the lease.
+/// Runs until `stop`, then releases the lease. What `nodes` report of themselves is written on the
+/// lease.
 ///
 /// # Errors
-/// [`ControllerError`] where it cannot begin, or a part of it ends by itself. Whatever else happens later is
-/// retried, and told through `state`.
+/// [`ControllerError`] if it cannot start, or one of its tasks ends by itself. Every other failure
+/// is retried, and shown through `state`.
 pub async fn run(
     client: Client,
     settings: ControllerSettings,
@@ -169,7 +174,7 @@ pub async fn run(
             () = lease.acquire() => {}
         }
         tracing::info!("this controller is active");
-        // They end with the rounds.
+        // They end together with the reconciler.
         let mut tasks = Tasks::default();
         let (tell, hear) = (observer.clone(), peers.clone());
         let rounds = Reconciler::new(client.clone(), &settings, tell, hear, &state, &mut tasks);

@@ -1,6 +1,6 @@
-//! What is exported to whom and imported by whom, declared one Service at a time.
+//! `adit export` and `adit import`: declarations in the ConfigMap, one Service at a time.
 //!
-//! Each Service has a key of its own. A declaration adds to what its key says; taking back takes away what is
+//! Each Service has a key of its own. A declaration adds to its key; taking back removes what is
 //! named, and the key with the last of it.
 
 use std::collections::BTreeSet;
@@ -16,42 +16,42 @@ use k8s_openapi::api::core::v1::Service;
 use crate::context::{ConfigDocument, Context, ContextError};
 use crate::edit::{ConfigChanges, EditError};
 
-/// A wish about an export.
+/// A declaration of an export.
 #[derive(Debug, Clone)]
 pub struct ExportRequest {
     /// The Service.
     pub service: ServiceName,
-    /// To whom.
+    /// The clusters that may use it.
     pub to: Vec<ClusterName>,
-    /// Which workloads there.
+    /// The workloads there.
     pub allow: Vec<WorkloadPattern>,
-    /// What its ports speak, where that is said.
+    /// The application protocol of its ports, if it is to be set.
     pub app_protocol: Option<AppProtocol>,
-    /// What its streams carry, where that is said.
+    /// The class of its streams, if it is to be set.
     pub class: Option<Class>,
-    /// Take these grants away, or without any the export.
+    /// Take these grants away; without grants, the export.
     pub remove: bool,
 }
 
-/// A wish about an import.
+/// A declaration of an import.
 #[derive(Debug, Clone)]
 pub struct ImportRequest {
     /// The Service.
     pub service: ServiceName,
-    /// From where; none only where it is taken away.
+    /// The exporting cluster; `None` only if it is taken away.
     pub from: Option<ClusterName>,
-    /// Which local workloads may use it, where that is said.
+    /// Local workloads that may use it, if they are to be set.
     pub allow: Vec<WorkloadPattern>,
-    /// Whether a Service is created, where that is said.
+    /// True if a Service is created, if that is to be set.
     pub create_service: Option<bool>,
     /// Take it away.
     pub remove: bool,
 }
 
-/// `NAMESPACE/SERVICEACCOUNT`, or `SERVICEACCOUNT` in `namespace`; `*` is any.
+/// Parses `NAMESPACE/SERVICEACCOUNT`, or `SERVICEACCOUNT` in `namespace`; `*` is any.
 ///
 /// # Errors
-/// Where a part is no such name.
+/// If a part is not a valid name.
 pub fn parse_workloads(
     text: &str,
     namespace: &Namespace,
@@ -63,22 +63,22 @@ pub fn parse_workloads(
     Ok(WorkloadPattern { namespace, service_account: account.parse()? })
 }
 
-/// The key of an export.
+/// Returns the key of an export.
 #[must_use]
 pub fn export_key(service: &ServiceName) -> String {
     format!("export-{}.{}.yaml", service.namespace, service.name())
 }
 
-/// The key of an import.
+/// Returns the key of an import.
 #[must_use]
 pub fn import_key(service: &ServiceName) -> String {
     format!("import-{}.{}.yaml", service.namespace, service.name())
 }
 
-/// The changes that make an export as it is wished.
+/// Returns the changes that make an export as it is declared.
 ///
 /// # Errors
-/// Where it stands in a key of somebody else, or its own key is wrong.
+/// If it is declared in another key, or its own key is wrong.
 pub fn export_changes(
     context: &str,
     document: &ConfigDocument,
@@ -139,10 +139,10 @@ fn new_export_rule(service: &ServiceName) -> ExportRule {
     }
 }
 
-/// The changes that make an import as it is wished.
+/// Returns the changes that make an import as it is declared.
 ///
 /// # Errors
-/// Where it stands in a key of somebody else, or its own key is wrong.
+/// If it is declared in another key, or its own key is wrong.
 pub fn import_changes(
     context: &str,
     document: &ConfigDocument,
@@ -180,7 +180,7 @@ pub fn import_changes(
     Ok(ConfigChanges::from([(key, Some(render::import(&rule)))]))
 }
 
-/// What a key of ours says so far.
+/// Parses a key of ours.
 fn parse_own_key(
     context: &str,
     document: &ConfigDocument,
@@ -212,10 +212,10 @@ fn reject_declared_elsewhere(
     Ok(())
 }
 
-/// Whether a Service is there.
+/// Returns whether a Service exists.
 ///
 /// # Errors
-/// Where the API server does not say.
+/// If the API server cannot be asked.
 pub async fn service_exists(
     context: &Context,
     service: &ServiceName,

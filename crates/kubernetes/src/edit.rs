@@ -1,7 +1,8 @@
-//! Changes of the ConfigMap: worked out from what is there, checked as a whole, written or printed.
+//! Changes of the ConfigMap: computed from its present content, checked as a whole, written or
+//! printed.
 //!
-//! A change is a function from the document to the keys that become different. It is called again where
-//! somebody else wrote in between, and never brings an error that was not there before.
+//! A change is a function from the document to the keys that become different. It is called again
+//! if somebody else wrote in between, and never brings an error that was not there before.
 
 use std::collections::BTreeMap;
 
@@ -10,29 +11,29 @@ use adit_config::ClusterReport;
 use crate::api::{CONFIG_MAP, NAMESPACE};
 use crate::context::{ConfigDocument, Context, ContextError};
 
-/// Keys and their new text; `None` takes a key away.
+/// Keys and their new text; `None` removes a key.
 pub type ConfigChanges = BTreeMap<String, Option<String>>;
 
-/// How often somebody else may write in between.
+/// Most attempts while somebody else writes in between.
 const MAX_ATTEMPTS: u32 = 10;
 
-/// Why nothing was changed.
+/// The reason why nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
     /// The cluster cannot be asked.
     #[error(transparent)]
     Context(#[from] ContextError),
-    /// What is there, or would be, has errors.
+    /// The configuration has errors, or would have.
     #[error("context {context}: {what}\n{report}")]
     Configuration {
         /// The context.
         context: String,
-        /// Whether it is so already.
+        /// Says whether the errors are there already.
         what: &'static str,
-        /// All of them.
+        /// All errors.
         report: Box<ClusterReport>,
     },
-    /// It stands in a key that is not the commands' own.
+    /// The object is declared in a key that is not the commands' own.
     #[error(
         "context {context}: {what} is declared in key {key} of the ConfigMap, which this command does not touch\n  \
          hint: change it there, or take it out there first"
@@ -40,26 +41,26 @@ pub enum EditError {
     DeclaredElsewhere {
         /// The context.
         context: String,
-        /// What it is about.
+        /// The object.
         what: String,
-        /// Where it stands.
+        /// The key.
         key: String,
     },
-    /// Others write all the time.
+    /// Somebody else changes the ConfigMap all the time.
     #[error("context {0}: the ConfigMap changes all the time; try again")]
     Contended(String),
 }
 
-/// What a change came to.
+/// Result of a change.
 #[derive(Debug, Clone, Default)]
 pub struct EditOutcome {
-    /// What is different now; nothing where all was so already.
+    /// The changed keys; empty if everything was so already.
     pub changes: ConfigChanges,
-    /// What the document says after it, warnings included.
+    /// The document after the change.
     pub after: ConfigDocument,
 }
 
-/// Makes a change, or with `dry` only works it out.
+/// Makes a change; with `dry` it is only computed.
 ///
 /// # Errors
 /// [`EditError`], see there.
@@ -80,7 +81,7 @@ pub async fn edit(
     Err(EditError::Contended(context.name.clone()))
 }
 
-/// Those of the changes that make a difference.
+/// Keeps the changes that make a difference.
 fn effective_changes(document: &ConfigDocument, changes: ConfigChanges) -> ConfigChanges {
     changes.into_iter().filter(|(key, text)| document.data.get(key) != text.as_ref()).collect()
 }
@@ -104,7 +105,7 @@ fn reject_new_errors(
     }
 }
 
-/// The manifest that makes the same changes, for a repository. Keys that are taken away are only named.
+/// Returns the manifest that makes the same changes, for a repository. Removed keys are only named.
 #[must_use]
 pub fn manifest(context: &str, changes: &ConfigChanges) -> String {
     let name = changes.keys().next_back().map_or("", |key| key.trim_end_matches(".yaml"));

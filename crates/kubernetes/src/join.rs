@@ -1,7 +1,9 @@
-//! Joining two clusters: each learns the other's name, trust bundle and where to begin, and nothing else.
+//! `adit link`: each cluster learns the other's name, trust bundle and first addresses, and nothing
+//! else.
 //!
-//! What is exchanged is public: no key, and no access to the other's API server. A bundle that is carried by
-//! hand is the very fragment that the other side's ConfigMap gets ([`adit_config::cluster::render::link`]).
+//! Everything exchanged is public: no key, and no access to the other's API server. A bundle that
+//! is carried by hand is the very fragment that the other side's ConfigMap gets
+//! ([`adit_config::cluster::render::link`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -28,28 +30,28 @@ mod made_services;
 
 /// The key that names a cluster.
 pub const CLUSTER_KEY: &str = "cluster.yaml";
-/// How often is looked again at what is waited for.
+/// From one look at something awaited to the next.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Why clusters were not joined.
+/// The reason why clusters were not linked.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// A ConfigMap could not be changed.
     #[error(transparent)]
     Edit(#[from] EditError),
-    /// Both have one name.
+    /// Both clusters have the same name.
     #[error(
         "both clusters would be called {0}\n  hint: name one of them with --name-a or --name-b; a cluster that has a \
          name keeps it"
     )]
     SameName(ClusterName),
-    /// Both have one trust domain.
+    /// Both clusters have the same trust domain.
     #[error(
         "both clusters have trust domain {0}: either could speak for the other\n  hint: write another trustDomain \
          into one side's ConfigMap before its CA is made"
     )]
     SameTrustDomain(TrustDomain),
-    /// It is called otherwise already.
+    /// The cluster has another name already.
     #[error(
         "context {context}: this cluster is called {name} already\n  hint: leave the option out"
     )]
@@ -59,23 +61,23 @@ pub enum LinkError {
         /// Its name.
         name: ClusterName,
     },
-    /// No name can be made of the context's.
+    /// No cluster name can be derived from the context's name.
     #[error(
         "no cluster name can be made of context {0:?}\n  hint: choose one with --name-a or --name-b; with --name \
          where there is one context"
     )]
     NoUsableName(String),
-    /// Something did not come in time.
+    /// Something did not happen in time.
     #[error("context {context}: {what}\n  hint: {hint}")]
     TimedOut {
         /// The context.
         context: String,
-        /// What is missing.
+        /// The missing thing.
         what: String,
-        /// Where to look.
+        /// The command that shows more.
         hint: String,
     },
-    /// A file is no bundle.
+    /// A file is not a valid bundle.
     #[error(
         "this is no bundle of a cluster: {0}\n  hint: `adit link export` on the other side writes one"
     )]
@@ -88,25 +90,25 @@ impl From<ContextError> for LinkError {
     }
 }
 
-/// What of the other cluster's exports is imported by itself; `None` keeps what is there, which is nothing
-/// at first.
+/// Options for automatic imports from the other cluster; `None` keeps what is configured, which is
+/// nothing for a new link.
 #[derive(Debug, Clone, Default)]
 pub struct LinkImportOptions {
     /// The namespaces that are open to it.
     pub namespaces: Option<Vec<NamePattern>>,
-    /// Whether Services are created.
+    /// True if Services are created.
     pub create_services: Option<bool>,
     /// The workloads here that may use whatever is imported from it.
     pub also_allow: Option<Vec<WorkloadPattern>>,
 }
 
-/// The key of a link.
+/// Returns the key of a link.
 #[must_use]
 pub fn link_key(other: &ClusterName) -> String {
     format!("link-{other}.yaml")
 }
 
-/// A cluster's name from its context's: `kind-edge` is `edge`.
+/// Derives a cluster's name from its context's: `kind-edge` is `edge`.
 #[must_use]
 pub fn name_of_context(context: &str) -> Option<ClusterName> {
     let last = context.rsplit(['/', '@', ':']).find(|part| !part.is_empty())?;
@@ -118,21 +120,21 @@ pub fn name_of_context(context: &str) -> Option<ClusterName> {
     label.parse().ok()
 }
 
-/// Who a cluster is, before it has a CA.
+/// Identity of a cluster that may have no CA yet.
 #[derive(Debug, Clone)]
 pub struct ClusterIdentity {
     /// Its name.
     pub name: ClusterName,
     /// Its trust domain.
     pub trust_domain: TrustDomain,
-    /// What has to be written, where it has no name yet.
+    /// The changes to be written if it has no name yet.
     pub changes: ConfigChanges,
 }
 
-/// The name that a cluster has, or is to get: `wish`, or one after its context.
+/// Returns the name that a cluster has, or is to get: `wish`, or one derived from its context.
 ///
 /// # Errors
-/// Where its configuration is wrong, or no name can be had.
+/// If its configuration is wrong, or no name can be derived.
 pub fn identify(
     context: &str,
     document: &ConfigDocument,
@@ -166,10 +168,10 @@ pub fn identify(
     }
 }
 
-/// That two clusters can be told apart.
+/// Checks that two clusters have different names and trust domains.
 ///
 /// # Errors
-/// Where they cannot.
+/// If they do not.
 pub fn check_distinct(a: &ClusterIdentity, b: &ClusterIdentity) -> Result<(), LinkError> {
     if a.name == b.name {
         return Err(LinkError::SameName(a.name.clone()));
@@ -180,10 +182,10 @@ pub fn check_distinct(a: &ClusterIdentity, b: &ClusterIdentity) -> Result<(), Li
     Ok(())
 }
 
-/// Gives a cluster its name, where it has none.
+/// Writes a cluster's name, if it has none.
 ///
 /// # Errors
-/// Where that cannot be written.
+/// If it cannot be written.
 pub async fn write_name(
     context: &Context,
     named: &ClusterIdentity,
@@ -191,11 +193,11 @@ pub async fn write_name(
     Ok(edit(context, false, |_| Ok(named.changes.clone())).await?)
 }
 
-/// What another cluster has to know of this one, once its controller has made the CA and its nodes run;
-/// waited for until `deadline`.
+/// Returns what another cluster has to know of this one, as soon as its controller has created the
+/// CA and its nodes run. Waits until `deadline`.
 ///
 /// # Errors
-/// Where that does not come in time.
+/// If that does not happen in time.
 pub async fn wait_for_bundle(
     context: &Context,
     named: &ClusterIdentity,
@@ -260,7 +262,7 @@ async fn wait_for_trust_bundle(
     }
 }
 
-/// Where the nodes that run our pods can be dialled: of each its first address, then the next.
+/// Returns addresses of the nodes that run our pods: the first of each, then the next.
 async fn node_addresses(context: &Context, port: u16) -> Result<Vec<Seed>, LinkError> {
     let pods = context.system_api::<Pod>().list(&ListParams::default()).await;
     let pods = pods.map_err(context.request_error("list the pods in namespace adit-system"))?;
@@ -292,11 +294,11 @@ fn seeds(pods: &[Pod], port: u16) -> Vec<Seed> {
         .collect()
 }
 
-/// The changes by which a cluster is linked with another. What its link says of imports already is kept
-/// unless wished otherwise.
+/// Returns the changes that link a cluster with another. Options for imports that the link has
+/// already are kept unless `wish` sets them.
 ///
 /// # Errors
-/// Where the link stands in a key of somebody else, and is another.
+/// If another key holds a different link with that cluster.
 pub fn link_changes(
     context: &str,
     document: &ConfigDocument,
@@ -320,10 +322,11 @@ pub fn link_changes(
         let what = format!("the link with {}", other.cluster);
         return Err(EditError::DeclaredElsewhere { context: context.to_owned(), what, key });
     }
-    // A cluster that nobody has said anything of gets no Service to fill.
+    // A new link may fill no Service unless somebody says so.
     let (import, create, allow) =
         present.map(|l| (l.import, l.create_services, l.also_allow)).unwrap_or_default();
-    // Field by field: what a bundle says of imports is the other side's word and counts for nothing here.
+    // Field by field: what a bundle says of imports is the other side's word and counts for nothing
+    // here.
     let link = ClusterLink {
         cluster: other.cluster.clone(),
         trust_domain: other.trust_domain.clone(),
@@ -336,13 +339,13 @@ pub fn link_changes(
     Ok(ConfigChanges::from([(key, Some(render::link(&link)))]))
 }
 
-/// True if a cluster is linked with another already, whichever key says so.
+/// Returns whether a cluster is linked with another already, in whichever key.
 #[must_use]
 pub fn is_linked(document: &ConfigDocument, other: &ClusterName) -> bool {
     find_link(document, other).is_some()
 }
 
-/// The key in which a link stands.
+/// Returns the key that holds a link, and the link.
 fn find_link(document: &ConfigDocument, other: &ClusterName) -> Option<(String, ClusterLink)> {
     document.data.iter().filter(|(key, _)| key.ends_with(".yaml")).find_map(|(key, text)| {
         let links = parse_fragment(key, text).ok()?.links;
@@ -351,10 +354,10 @@ fn find_link(document: &ConfigDocument, other: &ClusterName) -> Option<(String, 
     })
 }
 
-/// The changes by which a cluster is linked with another no more.
+/// Returns the changes that remove a link.
 ///
 /// # Errors
-/// Where the link stands in a key of somebody else.
+/// If another key holds the link.
 pub fn unlink_changes(
     context: &str,
     document: &ConfigDocument,
@@ -370,10 +373,10 @@ pub fn unlink_changes(
     }
 }
 
-/// The bundle in a file that was carried here.
+/// Parses the bundle in a file that was carried here.
 ///
 /// # Errors
-/// Where there is none, or a bad one.
+/// If there is none, or an invalid one.
 pub fn parse_bundle(text: &str) -> Result<ClusterLink, LinkError> {
     let fragment = parse_fragment("bundle.yaml", text)
         .map_err(|report| LinkError::InvalidBundle(report.to_string()))?;
@@ -387,7 +390,7 @@ pub fn parse_bundle(text: &str) -> Result<ClusterLink, LinkError> {
 /// Waits until a cluster says that its link with `other` is up.
 ///
 /// # Errors
-/// Where it does not by `deadline`, with what it says instead.
+/// If it does not by `deadline`, with what it says instead.
 pub async fn wait_until_up(
     context: &Context,
     other: &ClusterName,
@@ -416,7 +419,7 @@ pub async fn wait_until_up(
     }
 }
 
-/// Which Services a linked cluster may fill by what it exports, and who may use them, in words.
+/// Describes which Services a linked cluster may fill by its exports, and who may use them.
 #[must_use]
 pub fn describe_import(config: &ClusterConfig, other: &ClusterName) -> String {
     let link = config.links.iter().find(|link| link.cluster == *other);

@@ -1,8 +1,10 @@
-//! The node's side: what it watches, what it makes of it, and how it asks for its certificate.
+//! The node's side: what it watches, and how it asks for its certificate.
 //!
-//! [`observed`] is all that a node has seen of its cluster, as one value that also lies on its disk;
-//! [`state`] turns it into what the data path understands, by what [`backends`] believes of EndpointSlices;
-//! [`watch`] keeps it up to date; [`certificate`] asks the controller for a certificate.
+//! * [`observed`]: all that a node has seen of its cluster, as one value that is also cached on its
+//!   disk; [`watch`] keeps it up to date.
+//! * [`state`]: turns that value into what the data path understands; [`backends`] decides which
+//!   EndpointSlices are believed.
+//! * [`certificate`]: asks the controller for a certificate.
 
 mod backends;
 pub mod certificate;
@@ -20,11 +22,11 @@ use kube::{Api, Client, ResourceExt};
 
 use crate::api::{NAMESPACE, NODE};
 
-/// How often rights must be denied to be believed gone, and the pause after each time.
+/// Number of denials after which rights are believed to be gone, and below the pause after each.
 const MAX_DENIALS: u32 = 3;
 const DENIAL_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Where a node runs.
+/// Name and addresses of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeLocation {
     /// The Kubernetes node.
@@ -33,23 +35,23 @@ pub struct NodeLocation {
     pub addresses: Vec<IpAddr>,
 }
 
-/// The UID of Adit's namespace, which is another one after it was installed anew.
+/// Returns the UID of Adit's namespace, which is another one after a new installation.
 ///
 /// # Errors
-/// Where the API server cannot be asked.
+/// If the API server cannot be asked.
 pub async fn installation_uid(client: &Client) -> Result<Option<String>, kube::Error> {
     Ok(Api::<Namespace>::all(client.clone()).get(NAMESPACE).await?.uid())
 }
 
-/// Whether Adit leaves this cluster: the DaemonSet that runs this node is gone, or the rights to see it are,
-/// which are taken away together with it. Since an API server that has just started denies rights, too, a
-/// denial counts when it lasts.
+/// Returns whether Adit is being removed from this cluster: the DaemonSet that runs this node is
+/// gone, or the right to read it is, which is removed together with it. An API server that has just
+/// started denies rights, too, so a denial counts only if it lasts.
 ///
-/// A token that is not believed is no such denial: it ends with its pod, and a pod that is deleted with force is gone
-/// before its process is.
+/// An invalid token is no such denial: it ends with its pod, and a pod that is deleted with force
+/// is gone before its process is.
 ///
 /// # Errors
-/// Where the API server cannot be asked.
+/// If the API server cannot be asked.
 pub async fn is_uninstalled(client: &Client) -> Result<bool, kube::Error> {
     let all: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
     for _ in 0..MAX_DENIALS {

@@ -1,7 +1,7 @@
-//! What a cluster believes of itself, from its API server: for `adit status` with a context.
+//! The state of a cluster as its API server shows it: for `adit status` with a context.
 //!
-//! Each thing has the first that is wrong with it, in words; what is wrong comes first. What hangs on another
-//! thing that is wrong is counted there, and told once.
+//! Each item has its first problem, in words; items with a problem come first. An item that is not
+//! ready because of another item's problem is counted there, so that each problem is told once.
 
 mod nodes;
 
@@ -25,77 +25,78 @@ use crate::api::{
 };
 use crate::context::{ConfigDocument, Context, ContextError};
 
-/// How long a node's request may go without an answer before it is told of.
+/// Age at which a certificate request without an answer becomes a problem, from its creation.
 const UNANSWERED_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
-/// After this time a lease that its holder renews is another one.
+/// From one look at a lease to the next, within which its holder must have renewed it.
 const RENEWAL_CHECK_DELAY: Duration = Duration::from_secs(6);
-/// So many nodes without a certificate are told of, each by itself.
+/// Number of nodes without a certificate that are told one by one.
 const MAX_NODES_SHOWN: usize = 10;
 
-/// One cluster.
+/// State of one cluster.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStatus {
-    /// The context that it was asked by.
+    /// The context by which it was asked.
     pub context: String,
-    /// Its name; none where it has none yet, or its configuration is wrong.
+    /// Its name; `None` if it has none yet, or its configuration is wrong.
     pub cluster: Option<String>,
     /// The pods of its controller.
     pub controller: PodCounts,
     /// The pods of its nodes.
     pub nodes: PodCounts,
-    /// What is wrong with its configuration, each with key, line and column.
+    /// Errors of its configuration, each with key, line and column.
     pub errors: Vec<String>,
-    /// What is doubtful there.
+    /// Warnings of its configuration.
     pub warnings: Vec<String>,
-    /// What is wrong with what is active there: the controller, and the nodes' certificates.
+    /// Problems of the controller, and of the nodes' certificates.
     pub troubles: Vec<String>,
     /// Its links.
     pub links: Vec<StatusItem>,
-    /// What it exports.
+    /// Its exports.
     pub exports: Vec<StatusItem>,
-    /// What it imports.
+    /// Its imports.
     pub imports: Vec<StatusItem>,
 }
 
-/// How many pods there should be, and how many are ready.
+/// Number of pods that there should be, and of those that are ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct PodCounts {
-    /// Whether what makes them is there.
+    /// True if the Deployment or DaemonSet exists.
     pub installed: bool,
-    /// Ready ones.
+    /// Ready pods.
     pub ready: i32,
-    /// All that should be.
+    /// All pods that there should be.
     pub total: i32,
 }
 
-/// One link, export or import.
+/// A link, export or import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StatusItem {
     /// Its name: a cluster, or `NAMESPACE/NAME`.
     pub name: String,
-    /// What is known of it, in a word or two: to whom, from where, at which address.
+    /// A detail in a few words: to whom, from where, at which address.
     pub detail: String,
-    /// The first thing that is wrong with it, and what else nodes say of it.
+    /// Its first problem, and what else nodes report of it.
     pub problem: Option<String>,
-    /// What it waits for, where that is wrong and nothing else: told there.
+    /// The cause that it waits for, if that is its only problem: the cause is told there.
     pub waits_for: Option<String>,
     /// The cluster that an import is from.
     #[serde(skip)]
     from: Option<String>,
-    /// Whether its problem is that a link is down.
+    /// True if its problem is that a link is down.
     #[serde(skip)]
     is_down: bool,
-    /// What conditions say of what only nodes know, for when the nodes' own words cannot be read.
+    /// Conditions about problems that only nodes know, for when the nodes' own reports cannot be
+    /// read.
     #[serde(skip)]
     fallback: Option<String>,
-    /// Callers that were refused while something is wrong with it anyhow: how many, and since when.
+    /// Refused callers, if something else is wrong as well: how many, and since when.
     #[serde(skip)]
     refused: Option<(u64, String)>,
 }
 
 impl StatusItem {
-    /// What is wrong comes first, then what waits for it.
+    /// Returns the order: items with a problem come first, then those that wait for another.
     fn sort_rank(&self) -> u8 {
         match (&self.problem, &self.waits_for) {
             (Some(_), _) => 0,
@@ -104,7 +105,7 @@ impl StatusItem {
         }
     }
 
-    /// One with which nothing is wrong, or this.
+    /// Returns an item with this problem, or without one.
     #[must_use]
     pub fn new(name: String, detail: String, problem: Option<String>) -> Self {
         Self {
@@ -121,14 +122,14 @@ impl StatusItem {
 }
 
 impl ClusterStatus {
-    /// Whether nothing is wrong.
+    /// Returns whether nothing is wrong.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         let items = self.links.iter().chain(&self.exports).chain(&self.imports);
         self.problems().is_empty() && items.into_iter().all(|item| item.problem.is_none())
     }
 
-    /// What is wrong with the cluster as a whole.
+    /// Returns the problems of the cluster as a whole.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.errors.clone();
@@ -147,10 +148,10 @@ impl ClusterStatus {
     }
 }
 
-/// Asks a cluster.
+/// Reads the state of a cluster.
 ///
 /// # Errors
-/// Where it cannot be asked.
+/// If it cannot be asked.
 pub async fn query(context: &Context) -> Result<ClusterStatus, ContextError> {
     let document = context.document().await?;
     let all = ListParams::default();
@@ -181,7 +182,7 @@ pub async fn query(context: &Context) -> Result<ClusterStatus, ContextError> {
     Ok(summarize(&context.name, &document, &seen))
 }
 
-/// What not everybody may read who may read the rest.
+/// Returns `None` and notes the error if reading is forbidden: not everybody may read everything.
 fn unless_forbidden<T>(
     read: Result<T, ContextError>,
     unread: &mut Vec<String>,
@@ -195,8 +196,8 @@ fn unless_forbidden<T>(
     }
 }
 
-/// The controller's lease, and whether its holder is silent. Our clock need not be that of the cluster: what
-/// looks too old is looked at again.
+/// Reads the controller's lease, and whether its holder is silent. Our clock may differ from the
+/// cluster's, so a lease that looks too old is read a second time.
 async fn read_lease(context: &Context) -> Result<(Option<Lease>, bool), ContextError> {
     let read = async || {
         let lease = context.system_api::<Lease>().get_opt(CONTROLLER).await;
@@ -212,14 +213,14 @@ async fn read_lease(context: &Context) -> Result<(Option<Lease>, bool), ContextE
     Ok((now, silent))
 }
 
-/// Who holds a lease.
+/// Returns the pod that holds a lease.
 fn holder(lease: Option<&Lease>) -> Option<&str> {
     let identity = lease?.spec.as_ref()?.holder_identity.as_deref()?;
     let pod = identity.rsplit_once('_').map_or(identity, |(pod, _)| pod);
     (!pod.is_empty()).then_some(pod)
 }
 
-/// Whether a lease was renewed within its own length.
+/// Returns whether a lease was renewed within its own length.
 fn is_fresh(lease: Option<&Lease>, now: Timestamp) -> bool {
     let spec = lease.and_then(|lease| lease.spec.as_ref());
     let renewed = spec.and_then(|spec| spec.renew_time.as_ref());
@@ -228,15 +229,16 @@ fn is_fresh(lease: Option<&Lease>, now: Timestamp) -> bool {
     renewed.is_some_and(|renewed| now.duration_since(renewed.0).abs() <= length)
 }
 
-/// What was read.
+/// The objects that were read.
 #[derive(Debug, Default)]
 struct ClusterObjects {
     at: Timestamp,
     controller: PodCounts,
-    /// The controller's lease, and whether who holds it does not renew it; none where it may not be read.
+    /// The controller's lease, and whether its holder fails to renew it; `None` if it may not be
+    /// read.
     lease: Option<(Option<Lease>, bool)>,
     requests: Vec<Request>,
-    /// What may not be read.
+    /// The kinds that may not be read.
     unread: Vec<String>,
     nodes: PodCounts,
     links: Vec<Link>,
@@ -298,7 +300,7 @@ fn summarize(context: &str, document: &ConfigDocument, seen: &ClusterObjects) ->
     status
 }
 
-/// What is wrong with the controller, but for what is said already.
+/// Returns the problem of the controller, unless it is among `errors` already.
 fn controller_problem(seen: &ClusterObjects, errors: &[String]) -> Option<String> {
     if !seen.controller.installed {
         return None;
@@ -320,7 +322,7 @@ fn controller_problem(seen: &ClusterObjects, errors: &[String]) -> Option<String
     (!said).then(|| format!("the controller says: {trouble}"))
 }
 
-/// The nodes that wait for a certificate, or were refused one: by the last request of each.
+/// Returns the nodes that wait for a certificate, or were denied one: by the last request of each.
 fn certificate_problems(seen: &ClusterObjects) -> Vec<String> {
     let node = |request: &Request| {
         let extra = request.spec.extra.as_ref();
@@ -362,7 +364,7 @@ fn certificate_problem(node: &str, request: &Request, now: Timestamp) -> Option<
         .then(|| format!("node {node} waits for a certificate since {since} ({name})"))
 }
 
-/// What a condition that should be true says instead.
+/// Returns what a condition says that should be true and is not.
 fn unless_true(conditions: &[Condition], kind: &str) -> Option<String> {
     match conditions.iter().find(|condition| condition.kind == kind) {
         Some(condition) if condition.status == "True" => None,
@@ -371,25 +373,25 @@ fn unless_true(conditions: &[Condition], kind: &str) -> Option<String> {
     }
 }
 
-/// What a condition says that is false; nothing where it is not there.
+/// Returns what a condition says that is false; `None` if there is no such condition.
 fn message_if_false(conditions: &[Condition], kind: &str) -> Option<String> {
     let condition = conditions.iter().find(|c| c.kind == kind && c.status == "False")?;
     Some(format!("{} ({})", condition.message, condition.reason))
 }
 
-/// What a condition says that is there only while something is wrong.
+/// Returns what a condition says that exists only while something is wrong.
 fn message_if_true(conditions: &[Condition], kind: &str) -> Option<String> {
     let condition = conditions.iter().find(|c| c.kind == kind && c.status == "True")?;
     Some(format!("{} ({})", condition.message, condition.reason))
 }
 
-/// Whether an import is not ready because its link is down.
+/// Returns whether an import is not ready because its link is down.
 fn waits_for_link(conditions: &[Condition]) -> bool {
     let condition = conditions.iter().find(|c| c.kind == "Ready" && c.status == "False");
     condition.is_some_and(|c| c.reason == "LinkDown")
 }
 
-/// Whether a link is down, for whatever reason.
+/// Returns whether a link is down, for whatever reason.
 fn is_down(conditions: &[Condition]) -> bool {
     let condition = conditions.iter().find(|c| c.kind == "Up" && c.status == "False");
     condition.is_some_and(|c| c.reason != "NotReporting")
@@ -408,7 +410,7 @@ fn link_items(config: Option<&ClusterConfig>, seen: &ClusterObjects) -> Vec<Stat
         let unused = message_if_true(conditions, "NotImported").map(|said| format!("; {said}"));
         let detail = link.spec.trust_domain.clone() + &unused.unwrap_or_default();
         let is_down = is_down(conditions);
-        // Of nodes that are silent the cluster's status speaks as a whole.
+        // Silent nodes are a problem of the cluster as a whole.
         let fallback =
             message_if_true(conditions, "NodesDown").filter(|s| !s.ends_with("(NodesSilent)"));
         items.insert(

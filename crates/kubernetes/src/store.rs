@@ -1,12 +1,12 @@
-//! What the API server holds of one kind, as far as is known: level-triggered.
+//! The objects of one kind that the API server holds, as far as they are known: level-triggered.
 //!
-//! A [`Store`] keeps all objects that a [`Selector`] names (chosen by the server, so that what is not ours
-//! costs nothing) and rings a [`ChangeSignal`] when they change. Who hears it looks at all of it again; no event is
-//! ever handed on, so none can be missed. The last good content stays through errors, `410 Gone`, stalls
-//! and new lists: it is replaced by a whole one or not at all.
+//! A [`Store`] keeps all objects that a [`Selector`] names (the server selects, so that other
+//! objects cost nothing) and notifies a [`ChangeSignal`] when they change. A subscriber then reads
+//! everything again; no event is ever passed on, so none can be missed. The last good content stays
+//! through errors, `410 Gone`, stalls and new lists: it is replaced by a whole list or not at all.
 //!
-//! kube's own watcher is not used: it does not tell when it recovers, so that nobody could say how old the
-//! content is, and it waits for a list that never ends.
+//! kube's own watcher is not used: it does not report its recovery, so that nobody could say how
+//! old the content is, and it waits for a list that never ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,46 +20,47 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// The most objects in one answer to a list.
+/// Most objects in one answer to a list.
 const PAGE_SIZE: u32 = 500;
-/// How long one page of a list, or the beginning of a watch, may take.
+/// Longest time for one page of a list, or for the start of a watch.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the server keeps a watch open.
+/// Seconds after which the server ends a watch.
 const WATCH_SECONDS: u32 = 290;
-/// A watch in which nothing comes for so long is dead: the API server sends a bookmark each minute.
+/// Longest silence of a watch before it is given up: the API server sends a bookmark each minute.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// What is waited after a first failure; twice as long after each further one.
+/// Backoff after a first failure; doubled after each further one.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(400);
-/// Another selection is listed so long after the one before, at the earliest.
+/// Least time from one list for a selector to the list for the next one.
 const RELIST_INTERVAL: Duration = Duration::from_secs(1);
-/// A kind that must be there and is not known is believed to be gone after this time: API servers that start, or
-/// lose touch with their definitions, say so too.
+/// Time for which the server must deny to know a required kind until it is believed to be gone: API
+/// servers that start, or lose their definitions, deny it too.
 const UNKNOWN_KIND_TIMEOUT: Duration = Duration::from_secs(60);
-/// Such a kind is asked for as after so many failures, at most: every three seconds.
+/// Such a kind is retried as if there had been at most so many failures: every three seconds.
 const MAX_KIND_FAILURES: u32 = 4;
-/// The most that is waited after a failure.
+/// Longest backoff.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// Names in a selector may have this many bytes: a request's line is limited.
+/// Most bytes of names in a selector: the length of a request's line is limited.
 const MAX_SELECTOR_BYTES: usize = 40_000;
 
-/// Rings when any of the stores that share it has changed, or has begun or ceased to be up to date.
+/// A signal that any of the stores that share it has changed, or has become or ceased to be up to
+/// date.
 #[derive(Debug, Clone, Default)]
 pub struct ChangeSignal(watch::Sender<u64>);
 
 impl ChangeSignal {
-    /// Rings.
+    /// Notifies all subscribers.
     pub fn notify(&self) {
         self.0.send_modify(|n| *n = n.wrapping_add(1));
     }
 
-    /// Hears it from now on: wait with [`watch::Receiver::changed`].
+    /// Subscribes from now on: wait with [`watch::Receiver::changed`].
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.subscribe()
     }
 }
 
-/// What can be kept in a store.
+/// An object that can be kept in a store.
 pub trait StoredObject:
     Resource + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static
 {
@@ -70,46 +71,46 @@ impl<K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static
 {
 }
 
-/// Which objects of a kind; all of them by default.
+/// Selects objects of a kind; all of them by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selector {
     /// A label selector, as `kubectl -l` takes it.
     pub labels: Option<String>,
     /// A field selector, as `kubectl --field-selector` takes it.
     pub fields: Option<String>,
-    /// None at all: nothing is asked of the server.
+    /// True if nothing is selected: the server is not asked.
     pub selects_nothing: bool,
-    /// Of EndpointSlices, the names of the Services whose they are.
+    /// For EndpointSlices: the names of the Services that they belong to.
     pub services: Arc<BTreeSet<String>>,
 }
 
 impl Selector {
-    /// Those with labels that fit.
+    /// Selects by labels.
     #[must_use]
     pub fn labels(selector: impl Into<String>) -> Self {
         Self { labels: Some(selector.into()), ..Self::default() }
     }
 
-    /// Those with fields that fit.
+    /// Selects by fields.
     #[must_use]
     pub fn fields(selector: impl Into<String>) -> Self {
         Self { fields: Some(selector.into()), ..Self::default() }
     }
 
-    /// The one of that name.
+    /// Selects the object of that name.
     #[must_use]
     pub fn named(name: &str) -> Self {
         Self::fields(format!("metadata.name={name}"))
     }
 
-    /// Whether it is the same request to the server.
+    /// Returns whether it is the same request to the server.
     fn is_same_request(&self, other: &Self) -> bool {
         (&self.labels, &self.fields, self.selects_nothing)
             == (&other.labels, &other.fields, other.selects_nothing)
     }
 
-    /// The EndpointSlices of Services with these names, whatever their namespace. All slices where the
-    /// names are too many for a request.
+    /// Selects the EndpointSlices of Services with these names, in any namespace. Selects all
+    /// slices if the names are too many for a request.
     #[must_use]
     pub fn slices_of_services<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let names: BTreeSet<&str> = names.into_iter().collect();
@@ -129,10 +130,10 @@ impl Selector {
     }
 }
 
-/// Since when, and why, a store could not be refreshed.
+/// Since when a store could not be refreshed, and the reason.
 #[derive(Debug, Clone)]
 pub struct Staleness {
-    /// Since when.
+    /// When the first failure was.
     pub since: Instant,
     /// The last failure, for people.
     pub reason: String,
@@ -140,7 +141,7 @@ pub struct Staleness {
 
 type ObjectKey = (Option<String>, String);
 
-/// All objects of one kind that a selection names, as far as is known. Cheap to clone.
+/// All objects of one kind that a selector names, as far as they are known. Cheap to clone.
 pub struct Store<K>(Arc<StoreInner<K>>);
 
 struct StoreInner<K> {
@@ -152,7 +153,7 @@ struct StoreInner<K> {
 
 struct StoreContent<K> {
     objects: BTreeMap<ObjectKey, Arc<K>>,
-    /// The selection that `objects` is the answer to; none before the first list.
+    /// The selector that `objects` is the answer to; `None` before the first list.
     selector: Option<Selector>,
     stale: Option<Staleness>,
     /// Since when the server says, whenever it answers, that it does not know the kind.
@@ -160,8 +161,8 @@ struct StoreContent<K> {
 }
 
 impl<K: StoredObject> Store<K> {
-    /// A store, and the task that keeps it: whoever drops the task leaves the store as it is. For
-    /// metadata alone, `K` is [`kube::core::PartialObjectMeta`] of the kind.
+    /// Returns a store, and the task that keeps it up to date; if the task is dropped, the store
+    /// stays as it is. For metadata alone, `K` is [`kube::core::PartialObjectMeta`] of the kind.
     ///
     /// A kind that the server does not know for a minute has no objects.
     pub fn new(
@@ -172,7 +173,8 @@ impl<K: StoredObject> Store<K> {
         Self::with_presence(api, selection, bell, false)
     }
 
-    /// The same of somebody else's kind, which may well be absent: then it has no objects from the start.
+    /// Returns a store of somebody else's kind, which may be absent: then it has no objects from
+    /// the start.
     pub fn optional(
         api: Api<K>,
         selection: Selector,
@@ -200,7 +202,7 @@ impl<K: StoredObject> Store<K> {
         (store.clone(), maintain(api, store, selected))
     }
 
-    /// Selects others. The content stays until theirs has come.
+    /// Selects other objects. The content stays until the new list has come.
     pub fn select(&self, selection: Selector) {
         self.0.selection.send_if_modified(|now| {
             let differs = *now != selection;
@@ -209,56 +211,56 @@ impl<K: StoredObject> Store<K> {
         });
     }
 
-    /// Whether it holds all that is selected now: it was listed at least once since it was.
+    /// Returns whether the content is the answer to the present selector.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let content = self.content();
         content.selector.as_ref() == Some(&*self.0.selection.borrow())
     }
 
-    /// What it holds: all that was selected when it was listed last, kept up to date since.
+    /// Returns the selector that the content is the answer to.
     #[must_use]
     pub fn held_selector(&self) -> Option<Selector> {
         self.content().selector.clone()
     }
 
-    /// Whether it was ever listed.
+    /// Returns whether it was ever listed.
     #[must_use]
     pub fn was_listed(&self) -> bool {
         self.content().selector.is_some()
     }
 
-    /// All objects; none before it was ever listed.
+    /// Returns all objects; `None` before the first list.
     #[must_use]
     pub fn listed(&self) -> Option<Vec<Arc<K>>> {
         self.was_listed().then(|| self.objects())
     }
 
-    /// All objects, in order of namespace and name.
+    /// Returns all objects, in order of namespace and name.
     #[must_use]
     pub fn objects(&self) -> Vec<Arc<K>> {
         self.content().objects.values().cloned().collect()
     }
 
-    /// The object of that namespace (none for what has no namespace) and name.
+    /// Returns the object of that namespace (`None` for a cluster-scoped kind) and name.
     #[must_use]
     pub fn get(&self, namespace: Option<&str>, name: &str) -> Option<Arc<K>> {
         self.content().objects.get(&(namespace.map(Into::into), name.into())).cloned()
     }
 
-    /// Since when it could not be refreshed; none while it is up to date.
+    /// Returns since when it could not be refreshed; `None` while it is up to date.
     #[must_use]
     pub fn stale(&self) -> Option<Staleness> {
         self.content().stale.clone()
     }
 
-    /// Takes what the server answered to a write of ours, so that it is not written again before the
+    /// Takes the server's answer to a write of ours, so that it is not written again before the
     /// watch brings it.
     pub fn put(&self, object: K) {
         self.apply(object);
     }
 
-    /// Forgets what the server has deleted at our word.
+    /// Removes an object that the server has deleted for us.
     pub fn remove(&self, namespace: Option<&str>, name: &str) {
         self.content().objects.remove(&(namespace.map(Into::into), name.into()));
         self.0.changed.notify();
@@ -284,7 +286,7 @@ impl<K: StoredObject> Store<K> {
     fn delete(&self, object: &K) {
         let mut content = self.content();
         let key = key(object);
-        // One that was made again since has another UID.
+        // An object that was created again since has another UID.
         let same = content.objects.get(&key).is_some_and(|o| o.uid() == object.uid());
         if same {
             content.objects.remove(&key);
@@ -293,8 +295,8 @@ impl<K: StoredObject> Store<K> {
         }
     }
 
-    /// Takes a list of `version`. What we wrote after it was made stays: the watch that follows says what
-    /// became of it.
+    /// Takes a list of `version`. Writes of ours that are newer stay: the watch that follows says
+    /// what became of them.
     fn replace(&self, objects: Vec<K>, version: Option<&str>, of: Selector) {
         let mut fresh = BTreeMap::new();
         for mut object in objects {
@@ -313,7 +315,8 @@ impl<K: StoredObject> Store<K> {
         self.0.changed.notify();
     }
 
-    /// Takes note of whether the server knows the kind; gives whether one that it does not know leaves nothing.
+    /// Records whether the server knows the kind. Returns true if the kind is unknown for long
+    /// enough that the store becomes empty.
     fn should_be_emptied(&self, known: bool) -> bool {
         let mut content = self.content();
         if known {
@@ -361,7 +364,7 @@ impl<K> fmt::Debug for Store<K> {
     }
 }
 
-/// Why a pass over the API server ended.
+/// The reason why listing and watching ended.
 #[derive(Debug, thiserror::Error)]
 enum WatchError {
     #[error("the API server does not know what we have seen last")]
@@ -379,7 +382,7 @@ enum WatchError {
 }
 
 impl WatchError {
-    /// How long the server asks us to wait.
+    /// Returns how long the server asks us to wait.
     fn retry_after(&self) -> Duration {
         let Self::Client(kube::Error::Api(status)) = self else { return Duration::ZERO };
         let asked = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
@@ -419,7 +422,7 @@ where
                 }
                 let known = !matches!(failure, WatchError::NoSuchKind);
                 if !known && !store.0.optional {
-                    // It must be there, and may be in a moment.
+                    // The kind must exist, and may do so in a moment.
                     failures = failures.min(MAX_KIND_FAILURES);
                 }
                 if store.should_be_emptied(known) {
@@ -441,8 +444,8 @@ where
     }
 }
 
-/// Waits until another selection is to be listed. One that changes all the time must not keep the server busy
-/// with lists, nor cancel each list before it is whole.
+/// Waits until another selector is to be listed. One that changes all the time must neither keep
+/// the server busy with lists, nor cancel each list before it is complete.
 async fn selector_changed<K: StoredObject>(
     store: &Store<K>,
     selection: &Selector,
@@ -464,13 +467,13 @@ async fn selector_changed<K: StoredObject>(
         if !now.is_same_request(selection) {
             return;
         }
-        // The same objects, for other names: those that are held are the answer.
+        // The same objects under other names: the content is the answer already.
         store.content().selector = Some(now);
         store.0.changed.notify();
     }
 }
 
-/// Lists where nothing is known, then watches until the watch ends.
+/// Lists if nothing is known, then watches until the watch ends.
 async fn list_and_watch<K>(
     api: &Api<K>,
     store: &Store<K>,
@@ -500,7 +503,7 @@ where
         send_initial_events: false,
     };
     let events = timeout(RESPONSE_TIMEOUT, api.watch(&params, &from)).await;
-    // Whatever ends the watch, it can go on from the last thing seen; but for `Gone`.
+    // However the watch ends, it can continue from the last version seen, except after `Gone`.
     *version = Some(from.clone());
     let mut events =
         std::pin::pin!(events.map_err(|_| WatchError::NoResponse)?.map_err(watch_error)?);
@@ -567,8 +570,8 @@ fn watch_error(error: kube::Error) -> WatchError {
     }
 }
 
-/// Half to one and a half times the pause after so many failures, so that many clients that lost one
-/// server do not come back together.
+/// Returns half to one and a half times the backoff after so many failures, so that many clients
+/// that lost one server do not come back together.
 fn backoff(failures: u32) -> Duration {
     let pause =
         INITIAL_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_BACKOFF);
@@ -580,8 +583,9 @@ fn key<K: Resource>(object: &K) -> ObjectKey {
     (object.namespace(), object.name_any())
 }
 
-/// Whether `a` is an older version of `b`: after a write of ours the watch still brings what was before.
-/// Versions of the API server's own store are numbers that grow; others are never older.
+/// Returns whether `a` is an older version of `b`: after a write of ours the watch still brings the
+/// previous version. Versions of the API server's own store are numbers that grow; others are never
+/// older.
 fn is_older<K: Resource>(a: &K, b: &K) -> bool {
     a.uid() == b.uid()
         && matches!((version_number(a), version_number(b)), (Some(a), Some(b)) if a < b)

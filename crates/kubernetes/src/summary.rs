@@ -1,8 +1,8 @@
-//! What the nodes of a cluster say of themselves, in sum: made by the controller from their reports, written on
-//! its Lease, and read by `adit status` with a context.
+//! Summary of all nodes' reports: made by the controller, written on its Lease, and read by `adit
+//! status` with a context.
 //!
-//! One item for each thing that is wrong and its reason, however many nodes say it; how many items, names and
-//! bytes there are is bounded, whatever nodes say.
+//! There is one item for each problem and reason, however many nodes report it. The number of
+//! items, names and bytes is bounded, whatever nodes report.
 
 mod exports;
 
@@ -15,89 +15,91 @@ use adit_core::wire::report::{NodeReport, RefusalSeries, TroubleSubject};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// The most items in a summary; errors come first.
+/// Most items in a summary; errors come first.
 pub const MAX_ITEMS: usize = 48;
-/// How many nodes and sources an item names.
+/// Number of nodes and sources that an item names.
 const MAX_NAMED: usize = 4;
-/// The longest sentence in a summary, in bytes.
+/// Longest sentence in a summary, in bytes.
 const MAX_SENTENCE: usize = 240;
 
-/// One node's answer, and when it came.
+/// A node's answer, with its time.
 #[derive(Debug, Clone)]
 pub struct NodeAnswer {
-    /// When it came, or was given up.
+    /// When the answer came, or was given up.
     pub at: Timestamp,
-    /// What the node says of itself, or why it did not answer.
+    /// The node's report, or the reason why it did not answer.
     pub report: Result<NodeReport, String>,
 }
 
-/// What all nodes say.
+/// The reports of all nodes in sum.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodesSummary {
     /// When it was made, RFC 3339 in UTC.
     pub at: String,
-    /// How many nodes answered.
+    /// Number of nodes that answered.
     pub answered: usize,
-    /// How many did not.
+    /// Number of nodes that did not.
     pub silent: usize,
-    /// Some that did not, and why.
+    /// Some nodes that did not answer, with the reason.
     pub silent_nodes: BTreeMap<String, String>,
-    /// What is wrong, errors first; at most [`MAX_ITEMS`].
+    /// The problems, errors first; at most [`MAX_ITEMS`].
     pub items: Vec<SummaryItem>,
-    /// How many more things are wrong.
+    /// Number of problems beyond those.
     pub more: usize,
-    /// Refused connections of late that belong to none of the items.
+    /// Recently refused connections that belong to none of the items.
     pub other_refusals: u64,
-    /// Exports that no backend answers for on some nodes: their own conditions say it, and not the Lease.
+    /// Exports for which no backend answers on some nodes: their own conditions say it, not the
+    /// Lease.
     #[serde(skip)]
     pub exports: Arc<ExportsSummary>,
 }
 
-/// One thing that is wrong on some nodes.
+/// A problem on some nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SummaryItem {
-    /// What kind of thing: `node`, `link`, `import` or `export`.
+    /// Kind of the object: `node`, `link`, `import` or `export`.
     pub kind: String,
     /// Its name: a cluster, or `NAMESPACE/NAME`; empty for nodes themselves.
     pub name: String,
-    /// Why, as a code of the closed list.
+    /// The reason, as a code of the closed list.
     pub code: String,
-    /// Whether it is an error; a warning otherwise.
+    /// True if it is an error; a warning otherwise.
     pub error: bool,
-    /// How many nodes say so.
+    /// Number of nodes that report it.
     pub count: usize,
     /// Some of them, by name.
     pub nodes: Vec<String>,
-    /// For people: what one of them says.
+    /// The sentence of one of them, for people.
     pub sentence: String,
-    /// Connections that were refused, where that is what is wrong.
+    /// The refused connections, if that is the problem.
     pub refused: Option<RefusedConnections>,
 }
 
-/// Connections that were refused of late for one reason.
+/// Connections that were recently refused for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RefusedConnections {
-    /// How many since `since`, on all nodes.
+    /// Number of them since `since`, on all nodes.
     pub count: u64,
     /// When the first was, RFC 3339 in UTC.
     pub since: String,
     /// When the last was, RFC 3339 in UTC.
     pub last: String,
-    /// Some who asked, as `NAMESPACE/ACCOUNT`, with `@CLUSTER` where they are of another cluster.
+    /// Some of the callers, as `NAMESPACE/ACCOUNT`, with `@CLUSTER` if they are of another cluster.
     pub sources: Vec<String>,
-    /// Whether there are more than are named.
+    /// True if there are more than are named.
     pub others: bool,
 }
 
-/// What an item is about, its code, and what keeps it apart from others of both: refusals, and of nodes themselves
-/// errors, which nothing that is only doubtful there may hide.
+/// The object of an item, a flag that keeps items of the same object and code apart, and the code.
+/// The flag is set for refusals, and for errors of nodes themselves, which a warning there must not
+/// hide.
 type SummaryKey = (TroubleSubject, bool, String);
 
 impl NodesSummary {
-    /// Sums up what nodes answered.
+    /// Sums up the nodes' answers.
     #[must_use]
     pub fn from_answers(answers: &BTreeMap<NodeName, NodeAnswer>, now: Timestamp) -> Self {
         let mut summary = Self { at: rfc3339_seconds(now), ..Self::default() };
@@ -137,7 +139,7 @@ impl NodesSummary {
             }
         }
         let mut items: Vec<_> = all.into_iter().map(|(topic, g)| g.build(topic)).collect();
-        // Stable: of equals, the order of their names.
+        // Stable: equal items stay in the order of their names.
         items.sort_by_key(|item| (!item.error, item.kind != "link"));
         summary.more = items.len().saturating_sub(MAX_ITEMS);
         items.truncate(MAX_ITEMS);
@@ -146,8 +148,9 @@ impl NodesSummary {
         summary
     }
 
-    /// The same without what changes all the time: counts, times and words. Of what `before` has already the words
-    /// stay. So that it differs only where another thing is wrong, elsewhere, or for another reason.
+    /// Returns the summary without what changes all the time: counts, times and texts. Items that
+    /// `before` has keep its text. So the result differs only if there is another problem, another
+    /// place, or another reason.
     #[must_use]
     pub fn stable_part(&self, before: &Self) -> Self {
         let item = |item: &SummaryItem| {
@@ -178,7 +181,7 @@ impl NodesSummary {
         }
     }
 
-    /// Which nodes do not answer, in a sentence; none where all do.
+    /// Describes the nodes that do not answer; `None` if all do.
     #[must_use]
     pub fn describe_silent(&self) -> Option<String> {
         if self.silent == 0 {
@@ -192,7 +195,7 @@ impl NodesSummary {
         Some(format!("{silent} of {all} {told} the controller how they are: {some}"))
     }
 
-    /// The items about one thing.
+    /// Returns the items about one object.
     pub fn items_about<'a>(
         &'a self,
         kind: &'a str,
@@ -203,7 +206,7 @@ impl NodesSummary {
 }
 
 impl SummaryItem {
-    /// On which of the nodes that answered it is so; empty where all say it.
+    /// Describes on which of the nodes that answered the problem is; empty if all report it.
     #[must_use]
     pub fn describe_nodes(&self, answered: usize) -> String {
         if self.count >= answered {
@@ -216,7 +219,7 @@ impl SummaryItem {
 }
 
 impl RefusedConnections {
-    /// Who asked, as far as it is known.
+    /// Describes the callers, as far as they are known.
     #[must_use]
     pub fn describe_sources(&self) -> String {
         match (self.sources.as_slice(), self.others) {
@@ -227,7 +230,7 @@ impl RefusedConnections {
     }
 }
 
-/// What is gathered of one item.
+/// An item while it is being built.
 #[derive(Debug, Default)]
 struct ItemBuilder<'a> {
     error: bool,
@@ -256,7 +259,7 @@ impl<'a> ItemBuilder<'a> {
         self.refused =
             Some((count.saturating_add(series.count), since.min(first), until.max(last)));
         match &series.source {
-            // As many as may be told, and one that shows that there are more.
+            // As many as may be named, and one that shows that there are more.
             Some(source) if self.sources.len() <= MAX_NAMED => {
                 let of =
                     if series.is_inbound { format!("@{}", series.cluster) } else { String::new() };
@@ -296,7 +299,7 @@ impl<'a> ItemBuilder<'a> {
     }
 }
 
-/// A subject without its port: imports and exports are told as a whole.
+/// Returns a subject without its port: imports and exports are reported as a whole.
 fn without_port(about: &TroubleSubject) -> TroubleSubject {
     let whole = |target: &adit_core::policy::Target| adit_core::policy::Target {
         service: target.service.clone(),

@@ -1,4 +1,4 @@
-//! Tasks that run as long as what they are a part of: that one of them ends is an error.
+//! Tasks that must run as long as their owner: that one of them ends is an error.
 
 use std::collections::HashMap;
 
@@ -11,25 +11,25 @@ pub struct Tasks {
     names: HashMap<Id, &'static str>,
 }
 
-/// A task that ended all the same.
+/// A task that ended although it should not.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TaskEnded {
-    /// It returned.
+    /// The task returned.
     #[error("{0} ended by itself, which is a bug")]
     ByItself(&'static str),
-    /// It panicked; what it said is in the log.
+    /// The task panicked; the log has the panic's message.
     #[error("{0} ended by a panic, which is a bug")]
     ByPanic(&'static str),
 }
 
 impl Tasks {
-    /// Runs `task`, which is called `name` where it ends.
+    /// Runs `task`; `name` is what [`TaskEnded`] calls it.
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let id = self.running.spawn(task).id();
         self.names.insert(id, name);
     }
 
-    /// Waits until one of them ends; for ever where there is none. Cancel-safe.
+    /// Waits until one of them ends; for ever if there is none. Cancel-safe.
     pub async fn ended(&mut self) -> TaskEnded {
         let name = |id| self.names.get(&id).copied().unwrap_or("a task");
         match self.running.join_next_with_id().await {

@@ -1,4 +1,4 @@
-//! An API server for tests: it keeps objects in memory, and fails as it is told.
+//! A fake API server for tests: it keeps objects in memory, and fails on request.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,7 +14,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-/// What a request is answered with instead.
+/// A fault instead of the normal answer.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
     /// An error of the API.
@@ -25,9 +25,9 @@ pub(crate) enum Fault {
     Stall,
     /// Success, though all stays as it was.
     Unchanged,
-    /// None: whoever asks panics.
+    /// None: the request panics.
     Panic,
-    /// What it would be otherwise, after so long.
+    /// The normal answer, after so long.
     Late(Duration),
 }
 
@@ -48,7 +48,7 @@ struct FakeState {
 #[derive(Clone, Default)]
 pub(crate) struct FakeApiServer(Arc<Mutex<FakeState>>);
 
-/// What a request is about.
+/// The parts of a request.
 #[derive(Debug, Clone)]
 struct Query {
     collection: String,
@@ -129,7 +129,7 @@ impl FakeApiServer {
         Client::new(service, "default")
     }
 
-    /// Answers requests that `rule` says so with a fault.
+    /// Answers requests for which `rule` returns a fault with that fault.
     pub(crate) fn fail(&self, rule: impl FnMut(&Method, &str) -> Option<Fault> + Send + 'static) {
         self.inner().rules.push(Box::new(rule));
     }
@@ -139,7 +139,7 @@ impl FakeApiServer {
         self.inner().rules.clear();
     }
 
-    /// Puts an object there, as anybody might.
+    /// Puts an object there, as any client might.
     pub(crate) fn put(&self, collection: &str, object: Value) -> Value {
         let key = |part: &str| object["metadata"][part].as_str().unwrap_or_default().to_owned();
         let key = (collection.to_owned(), key("namespace"), key("name"));
@@ -158,7 +158,7 @@ impl FakeApiServer {
         self.inner().objects.get(&key).cloned()
     }
 
-    /// All of a collection.
+    /// All objects of a collection.
     pub(crate) fn all(&self, collection: &str) -> Vec<Value> {
         let inner = self.inner();
         let all = inner.objects.iter().filter(|((c, ..), _)| c == collection);

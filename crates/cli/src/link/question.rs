@@ -4,22 +4,23 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use adit_config::cluster::NamePattern;
 
-/// The question. Both sides of a new link get the one answer.
+/// The question. Both sides of a new link get the same answer.
 const QUESTION: &str = "\
 Which namespaces are open to the other cluster? In those, what it exports fills Services of the same name that cannot
 have pods of their own: without a selector, or of a kagent Agent with replicas: 0. Any other Service it fills only if
 `adit import` names it.
 Names separated by commas, * for all, Enter for none: ";
 
-/// True if there is somebody to ask: on a terminal, with standard output left to what is printed.
+/// Returns whether somebody can be asked: on a terminal, with standard output left to what is
+/// printed.
 pub(super) fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// Asks until there is an answer that can be used; the end of the input is none.
+/// Asks until there is a usable answer; the end of the input counts as none.
 ///
 /// # Errors
-/// Where the terminal cannot be read or written.
+/// If the terminal cannot be read or written.
 pub(super) fn ask(
     input: &mut impl BufRead,
     output: &mut impl Write,

@@ -1,4 +1,5 @@
-//! What a change of a link does to the Services that were made for it, said before anybody misses them.
+//! The effect of a changed link on the Services that were made for it, told before anybody misses
+//! them.
 
 use adit_core::name::{ClusterName, ServiceName};
 use adit_kubernetes::context::Context;
@@ -7,13 +8,13 @@ use adit_kubernetes::join;
 
 use crate::output::print;
 
-/// How many Services are named.
+/// Number of Services that are named.
 const MAX_NAMED: usize = 20;
 
-/// Names the Services that were made for imports from `other` and that go with the change, if any.
+/// Names the Services that were made for imports from `other` and that the change removes, if any.
 ///
 /// # Errors
-/// Only where nothing can be printed: who may not list Services is told nothing of them.
+/// Only if nothing can be printed: somebody who may not list Services is told nothing of them.
 pub(super) async fn report_removed(
     context: &Context,
     edited: &EditOutcome,

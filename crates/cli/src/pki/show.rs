@@ -1,4 +1,4 @@
-//! `adit pki show`: what is in a file of certificates, and what speaks against it.
+//! `adit pki show`: the contents of a file of certificates, and its problems.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if unusable { ExitCode::from(2) } else { ExitCode::SUCCESS })
 }
 
-/// What the holder is, in words.
+/// Describes the holder.
 fn holder(info: &CertInfo) -> String {
     let Some(id) = &info.id else {
         let what = if info.authority { "authority" } else { "certificate" };

@@ -1,4 +1,4 @@
-//! `adit status --context C`: clusters as their API servers show them. What is wrong comes first.
+//! `adit status --context C`: clusters as their API servers show them. Problems come first.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use crate::output::print;
 /// Asks one cluster or several, and shows them.
 ///
 /// # Errors
-/// Where the answer cannot be printed.
+/// If the answer cannot be printed.
 pub(super) fn run(
     contexts: &[String],
     kubeconfig: &KubeconfigArgs,
@@ -27,7 +27,7 @@ pub(super) fn run(
         }
         Ok(asked)
     })?;
-    // One cluster that is away hides nothing of the other.
+    // A cluster that cannot be asked hides nothing of the others.
     let mut clusters = Vec::new();
     let mut unreachable = false;
     for cluster in asked {

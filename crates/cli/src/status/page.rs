@@ -1,6 +1,7 @@
-//! The status document as a page for people: what is wrong first, then the node, links and services.
+//! The status document as a page for people: problems first, then the node, links and services.
 //!
-//! A pure function of the document. What is well is told briefly, what is not with its reason and code.
+//! A pure function of the document. What is well is told briefly, everything else with its reason
+//! and code.
 
 use std::fmt::Write;
 
@@ -16,7 +17,7 @@ use owo_colors::{AnsiColors, OwoColorize};
 
 use super::tables::{CellStyle, Style, cell, number, styled_cell, table, text};
 
-/// The page.
+/// Returns the page.
 pub(super) fn render(status: &StatusDocument, style: Style) -> String {
     let mut page = StatusPage { text: String::new(), style };
     page.headline(status);
@@ -368,7 +369,7 @@ impl StatusPage {
     }
 }
 
-/// A sentence with its code; both are text of strangers.
+/// Formats a sentence with its code; both are text of strangers.
 fn describe_reason(reason: &Reason) -> String {
     let text = match (reason.sentence.as_str(), reason.code.as_str()) {
         ("", "") => "for no reason that was told".to_owned(),

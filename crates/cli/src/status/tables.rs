@@ -1,4 +1,4 @@
-//! How tables look: aligned columns without lines, as wide as the terminal, coloured only on one.
+//! Style of tables: aligned columns without lines, as wide as the terminal, coloured only on one.
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -6,24 +6,24 @@ use std::os::fd::AsFd;
 use adit_daemon::telemetry::escape;
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 
-/// What the output can show.
+/// Abilities of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Style {
-    /// Columns of the terminal; none where lines need not fit.
+    /// Columns of the terminal; `None` if lines need not fit.
     pub(super) width: Option<u16>,
-    /// Whether colours are shown.
+    /// True if colours are shown.
     pub(super) colour: bool,
 }
 
 impl Style {
-    /// What fits `out`.
+    /// Returns the style for `out`.
     pub(super) fn for_output(out: &(impl IsTerminal + AsFd)) -> Self {
         let width = out.is_terminal().then(|| Table::new().width()).flatten();
         Self { width, colour: super::wants_colour(out) }
     }
 }
 
-/// How something is.
+/// Meaning of a cell, shown by its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CellStyle {
     Good,
@@ -43,19 +43,19 @@ impl CellStyle {
     }
 }
 
-/// A cell of text that may come from anywhere.
+/// Returns a cell of text that may come from anywhere.
 pub(super) fn cell(text: impl AsRef<str>) -> Cell {
-    // Lines are wanted within a cell, and come from us alone.
+    // Line breaks are wanted within a cell, and come from us alone.
     let lines: Vec<_> = text.as_ref().split('\n').map(escape::text).collect();
     Cell::new(lines.join("\n"))
 }
 
-/// A number or a size: to the right.
+/// Returns a cell with a number or a size: aligned right.
 pub(super) fn number(text: impl ToString) -> Cell {
     Cell::new(text.to_string()).set_alignment(CellAlignment::Right)
 }
 
-/// A cell that says how something is.
+/// Returns a cell with a meaning.
 pub(super) fn styled_cell(text: impl AsRef<str>, mood: CellStyle) -> Cell {
     let cell = cell(text);
     match mood.colour() {
@@ -64,7 +64,7 @@ pub(super) fn styled_cell(text: impl AsRef<str>, mood: CellStyle) -> Cell {
     }
 }
 
-/// A table with these headings, rows to be added.
+/// Returns a table with these headings, rows to be added.
 pub(super) fn table(style: Style, headings: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -89,7 +89,7 @@ pub(super) fn table(style: Style, headings: &[&str]) -> Table {
     table
 }
 
-/// The table as lines, indented by two, without blanks at their ends.
+/// Returns the table as lines, indented by two, without trailing blanks.
 pub(super) fn text(table: &Table) -> String {
     // Each line begins with the padding of its first cell.
     table.lines().map(|line| format!(" {line}").trim_end().to_owned() + "\n").collect()

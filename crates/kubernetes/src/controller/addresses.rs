@@ -1,15 +1,16 @@
-//! Node-local addresses, and listener ports where nodes' own addresses stand for imports: given once, kept.
+//! Allocation of node-local addresses, and of listener ports where nodes' own addresses stand for
+//! imports. An allocation lasts.
 //!
-//! The lowest free one is given. One that an import had stays its own until the Import object goes, a day
-//! after it is imported no more: what still has it cached must not reach another Service.
+//! The lowest free one is taken. An import keeps its addresses until the Import object is deleted,
+//! a day after it was released: a client that still has one cached must not reach another Service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where NodePorts begin: none of our ports may be among them.
+/// First NodePort: none of our ports may be among them.
 pub(super) const FIRST_NODE_PORT: u16 = 30_000;
 
-/// The addresses of a range that may be given.
+/// The addresses of a range that may be allocated.
 #[derive(Debug, Clone)]
 pub(super) struct AddressPool {
     first: u128,
@@ -20,14 +21,15 @@ pub(super) struct AddressPool {
 }
 
 impl AddressPool {
-    /// Those of an IPv4 range. Its first and last are left out: some programs take them for something else.
+    /// Returns the pool of an IPv4 range, without its first and last address: some programs take
+    /// these for something else.
     pub(super) fn v4((network, length): (Ipv4Addr, u8)) -> Self {
         let size = 1_u128 << (32 - u32::from(length.min(32)));
         let first = u128::from(network.to_bits()) & !(size - 1);
         Self::new(first, size, false)
     }
 
-    /// Those of an IPv6 range.
+    /// Returns the pool of an IPv6 range.
     pub(super) fn v6((network, length): (Ipv6Addr, u8)) -> Self {
         let size = 1_u128 << (128 - u32::from(length.clamp(1, 128)));
         let first = network.to_bits() & !(size - 1);
@@ -39,7 +41,7 @@ impl AddressPool {
         Self { first: first + 1, last, v6, taken: BTreeSet::new(), next: first + 1 }
     }
 
-    /// Takes this very address; not if it is another range's, or taken.
+    /// Takes this address. False if it is of another range, or taken already.
     fn take(&mut self, address: IpAddr) -> bool {
         let bits = match address {
             IpAddr::V4(ip) if !self.v6 => u128::from(ip.to_bits()),
@@ -49,7 +51,7 @@ impl AddressPool {
         (self.first..=self.last).contains(&bits) && self.taken.insert(bits)
     }
 
-    /// Takes the lowest that is free.
+    /// Takes the lowest free address.
     fn take_lowest(&mut self) -> Option<IpAddr> {
         while self.next <= self.last {
             let bits = self.next;
@@ -66,30 +68,32 @@ impl AddressPool {
     }
 }
 
-/// Which families of addresses an import needs.
+/// The IP families that an import needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct IpFamilies {
     pub(super) v4: bool,
     pub(super) v6: bool,
 }
 
-/// What an import has been given.
+/// Addresses of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Allocation {
     /// IPv4 first.
     pub(super) addresses: Vec<IpAddr>,
-    /// Whether one that it needs was not to be had.
+    /// True if an address that it needs could not be had.
     pub(super) exhausted: bool,
 }
 
-/// Gives addresses to all that `need` them; `held` is what Import objects have, also those that rest.
+/// Allocates addresses to every import in `need`. `held` is what Import objects have, released ones
+/// included.
 pub(super) fn allocate(
     (mut v4, mut v6): (AddressPool, AddressPool),
     held: &BTreeMap<String, Vec<IpAddr>>,
     need: &BTreeMap<String, IpFamilies>,
 ) -> BTreeMap<String, Allocation> {
     let mut kept: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
-    // All that is held first, so that nothing new takes it. Of two that hold one, the first keeps it.
+    // Everything held comes first, so that nothing new takes it. If two hold one address, the first
+    // keeps it.
     for (name, addresses) in held {
         for address in addresses {
             if v4.take(*address) || v6.take(*address) {
@@ -117,9 +121,10 @@ pub(super) fn allocate(
     given
 }
 
-/// Gives each import a listener port of its own for each of the ports that `need[import]` names, from `first`
-/// on, below `end`; none where there are no more. A port keeps the one that it holds, and a new one gets none
-/// that is held: who still connects to it must not reach another port.
+/// Allocates to each import a listener port of its own for each port that `need[import]` names,
+/// from `first` up, below `end`; a port gets none when they are used up. A port keeps the one that
+/// it holds, and a new port never gets a held one: a client that still connects to it must not
+/// reach another port.
 pub(super) fn allocate_ports(
     (first, end): (u16, u16),
     held: &BTreeMap<String, BTreeMap<String, u16>>,

@@ -1,4 +1,5 @@
-//! The cluster's CA: made at first start, or brought by the operator; its bundle, and our own identity.
+//! The cluster's CA: created at the first start, or provided by the operator; with its bundle, and
+//! the controller's identity.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,11 +18,11 @@ use super::leader::with_timeout;
 use super::stores::ControllerStores;
 use crate::api::{CA_SECRET, MANAGED_BY, NAMESPACE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP};
 
-/// The Secret's entry with further CA certificates that are believed: the next one, before it signs, and the last
-/// one, for as long as its certificates live.
+/// Entry of the Secret with further CA certificates that are trusted: the next CA, before it signs,
+/// and the previous one, as long as its certificates are valid.
 const ALSO_TRUSTED: &str = "also-trusted.pem";
 
-/// Why there is no CA to work with.
+/// The reason why there is no usable CA.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CaError {
     #[error("Secret {CA_SECRET} cannot be used: {0}")]
@@ -49,13 +50,13 @@ pub(super) enum CaError {
 }
 
 impl CaError {
-    /// One word for machines.
+    /// Returns the reason as one word for machines.
     pub(super) fn reason(&self) -> &'static str {
         if matches!(self, Self::Lost) { "CaMissing" } else { "UnusableCa" }
     }
 }
 
-/// The CA and what was made with it.
+/// The CA, and what was made with it.
 #[derive(Debug)]
 pub(super) struct ClusterCa {
     pub(super) authority: ClusterAuthority,
@@ -65,9 +66,9 @@ pub(super) struct ClusterCa {
 }
 
 impl ClusterCa {
-    /// The CA as the Secret has it now; `before` is kept while nothing has changed and our own certificate
-    /// is young enough. Where there is no configuration to name a `domain` it is the one that the Secret
-    /// says, and none where there is no Secret.
+    /// Returns the CA that the Secret holds now. `before` is returned while nothing has changed and
+    /// our own certificate is in the first half of its life. Without a configuration (`domain` is
+    /// `None`) the trust domain is the Secret's, and without a Secret there is no CA.
     pub(super) async fn load_or_create(
         before: Option<&Arc<Self>>,
         client: &Client,
@@ -127,16 +128,16 @@ impl ClusterCa {
 
 fn has_half_its_life(identity: &Identity, now: UnixTime) -> bool {
     let (from, to) = (identity.not_before().as_secs(), identity.not_after().as_secs());
-    // A clock may go back as well, to where the CA itself is not valid.
+    // The clock may be set back as well, to where the CA itself is not valid yet.
     (from..from + to.saturating_sub(from) / 2).contains(&now.as_secs())
 }
 
-/// The bundle that nodes and linked clusters were given.
+/// Returns the bundle that nodes and linked clusters were given.
 fn published_bundle(stores: &ControllerStores) -> Option<String> {
     trust_record(stores).remove(TRUST_BUNDLE_KEY).filter(|bundle| !bundle.trim().is_empty())
 }
 
-/// Makes a CA.
+/// Creates a CA.
 fn generate_secret(domain: &TrustDomain, now: UnixTime) -> Result<Secret, CaError> {
     let made = ClusterAuthority::create(domain.clone(), KeyKind::P256, DEFAULT_CA_LIFETIME, now)?;
     let certificate = ByteString(made.bundle()?.to_pem().into_bytes());
@@ -144,7 +145,7 @@ fn generate_secret(domain: &TrustDomain, now: UnixTime) -> Result<Secret, CaErro
     Ok(secret_with(Some([("tls.crt".into(), certificate), ("tls.key".into(), key)].into())))
 }
 
-/// The Secret with this content.
+/// Returns the Secret with this content.
 fn secret_with(data: Option<BTreeMap<String, ByteString>>) -> Secret {
     let mut secret = Secret { type_: Some("kubernetes.io/tls".into()), data, ..Secret::default() };
     secret.metadata.name = Some(CA_SECRET.into());
@@ -152,7 +153,7 @@ fn secret_with(data: Option<BTreeMap<String, ByteString>>) -> Secret {
     secret
 }
 
-/// Writes the Secret. By `create`, so that of two that try one fails, and takes the other's.
+/// Writes the Secret with `create`: of two controllers that try, one fails and takes the other's.
 async fn create_secret(
     client: &Client,
     stores: &ControllerStores,
@@ -174,13 +175,13 @@ async fn create_secret(
     Ok(secret)
 }
 
-/// What ConfigMap [`TRUST_CONFIG_MAP`] holds.
+/// Returns the data of ConfigMap [`TRUST_CONFIG_MAP`].
 pub(super) fn trust_record(stores: &ControllerStores) -> BTreeMap<String, String> {
     let stored = stores.trust.get(Some(NAMESPACE), TRUST_CONFIG_MAP);
     stored.and_then(|stored| stored.data.clone()).unwrap_or_default()
 }
 
-/// Writes the ConfigMap that nodes and `adit link` read the bundle from, where it is not so already.
+/// Writes the ConfigMap from which nodes and `adit link` read the bundle, if it differs.
 ///
 /// # Errors
 /// Those of the API server.

@@ -1,4 +1,5 @@
-//! What the cluster holds at one moment, found by Service.
+//! The cluster's objects at one moment, found by Service. The pure parts (decisions and plans) read
+//! this and nothing else.
 //!
 //! The pure parts ([`super::exports`], [`super::imports`], [`super::plan`]) read this and nothing else.
 
@@ -15,26 +16,27 @@ use kube::ResourceExt;
 use super::kagent;
 use crate::api::{Export, Import, Link, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef};
 
-/// All that the plan is made from.
+/// Everything that a plan is made from.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClusterState {
     /// All Services.
     pub(super) services: BTreeMap<ServiceName, Arc<Service>>,
-    /// What kagent's Agents say of themselves.
+    /// Metadata of kagent's Agents.
     pub(super) agents: BTreeMap<ServiceName, ObjectMeta>,
-    /// Those of them that run without any pod.
+    /// Agents that run without any pod.
     pub(super) agents_without_pods: BTreeSet<ServiceName>,
-    /// Whether it is not known what Agents there are: what they may have asked for stays as it was.
+    /// True if Agents cannot be read: what they may ask for stays as it was.
     pub(super) agents_unknown: bool,
-    /// Namespaces in which objects can be made.
+    /// Namespaces in which objects can be created.
     pub(super) namespaces: BTreeSet<String>,
     /// EndpointSlices that we wrote, by namespace and name.
     pub(super) slices: BTreeMap<(String, String), Arc<EndpointSlice>>,
-    /// Names of Services of which it is known whether they are `served`.
+    /// Names of Services whose endpoints of others are known: `local_endpoints` is complete for
+    /// these.
     pub(super) observed_services: Arc<BTreeSet<String>>,
-    /// Services that have, or had, endpoints which are not from us.
+    /// Services that have, or had, endpoints which are not ours.
     pub(super) local_endpoints: BTreeMap<ServiceName, LocalEndpoints>,
-    /// What those endpoints are from, where there are some: an EndpointSlice and who manages it, in words.
+    /// The EndpointSlice of those endpoints, and who manages it, in words.
     pub(super) served_by: BTreeMap<ServiceName, String>,
     /// By name of the object.
     pub(super) imports: BTreeMap<String, Arc<Import>>,
@@ -44,20 +46,21 @@ pub(super) struct ClusterState {
     pub(super) links: BTreeMap<String, Arc<Link>>,
     /// Our own nodes and their addresses.
     pub(super) nodes: BTreeMap<NodeName, Vec<IpAddr>>,
-    /// Who owns all that we make, so that it goes with the installation.
+    /// Owner of everything that we make, so that it is deleted with the installation.
     pub(super) owner: Option<OwnerReference>,
 }
 
 impl ClusterState {
-    /// The labels and annotations that count for a Service. Where a kagent Agent stands behind it, the
-    /// Agent's annotations do: kagent copies them to the Service late, and never takes them off again.
+    /// Returns the labels and annotations that count for a Service. If it belongs to a kagent
+    /// Agent, the Agent's count: kagent copies them to the Service late, and never removes them.
     pub(super) fn annotations_of(&self, service: &ServiceName) -> ServiceAnnotations<'_> {
         let object = self.services.get(service).map(|s| &s.metadata);
         let agent = self.agents.get(service).filter(|_| self.belongs_to_agent(service));
         ServiceAnnotations { object, agent }
     }
 
-    /// Whether it cannot be known now what counts for a Service: its Agent would say.
+    /// Returns whether the annotations of a Service are unknown now, because its Agent cannot be
+    /// read.
     pub(super) fn is_undecided(&self, service: &ServiceName) -> bool {
         self.agents_unknown && self.belongs_to_agent(service)
     }
@@ -68,8 +71,8 @@ impl ClusterState {
         owners.any(|o| o.kind == "Agent" && o.name == service.name())
     }
 
-    /// True if a Service cannot have pods of its own: it selects none, or those of a kagent Agent that runs without
-    /// any. Such a one stands there to be filled.
+    /// Returns whether a Service cannot have pods of its own: it has no selector, or that of a
+    /// kagent Agent that runs without any pod. Such a Service exists to be filled.
     pub(super) fn is_stub(&self, service: &ServiceName) -> bool {
         let Some(object) = self.services.get(service) else { return false };
         let selector = object.spec.as_ref().and_then(|s| s.selector.as_ref());
@@ -86,24 +89,25 @@ impl ClusterState {
         selects_the_agents && is_the_agents && self.agents_without_pods.contains(service)
     }
 
-    /// The Import that stands for a Service, unless it was released.
+    /// Returns the Import that stands for a Service, unless it was released.
     pub(super) fn import_of(&self, service: &ServiceName) -> Option<&Import> {
         let import = self.imports.get(&service_ref(service).object_name())?;
         import.spec.released_at.is_none().then_some(&**import)
     }
 
-    /// Whether a Service has a ready endpoint that is not from us.
+    /// Returns whether a Service has a ready endpoint that is not ours.
     pub(super) fn is_served(&self, service: &ServiceName) -> bool {
         self.local_endpoints.get(service) == Some(&LocalEndpoints::Ready)
     }
 
-    /// True if a Service has an endpoint that is not from us, ready or not.
+    /// Returns whether a Service has an endpoint that is not ours, ready or not.
     pub(super) fn has_endpoints(&self, service: &ServiceName) -> bool {
         self.local_endpoints.get(service).is_some_and(|serving| *serving > LocalEndpoints::Former)
     }
 
-    /// Whether a Service was ever meant to be served by this cluster: what its clients expect there is not for
-    /// another cluster to be, unless somebody says so. One without a selector waits for somebody to fill it.
+    /// Returns whether a Service was ever meant to be served by this cluster. Another cluster may
+    /// not take it over, because its clients expect the local one, unless somebody says so. A
+    /// Service without a selector waits for somebody to fill it.
     pub(super) fn was_served(&self, service: &ServiceName) -> bool {
         let Some(serving) = self.local_endpoints.get(service) else { return false };
         let spec = self.services.get(service).and_then(|s| s.spec.as_ref());
@@ -111,14 +115,14 @@ impl ClusterState {
         selects || *serving > LocalEndpoints::Former
     }
 
-    /// The Service that a slice of ours is for.
+    /// Returns the Service of a slice of ours.
     pub(super) fn service_of(slice: &EndpointSlice) -> Option<ServiceName> {
         let name = slice.labels().get(SLICE_SERVICE)?;
         service_name(&slice.metadata, name)
     }
 }
 
-/// A slice that is not ours and has endpoints, in words; none where it has none.
+/// Describes a slice that is not ours and has endpoints; `None` if it has none.
 pub(super) fn displacing_slice(slice: &EndpointSlice) -> Option<String> {
     if slice.endpoints.is_empty() {
         return None;
@@ -129,20 +133,20 @@ pub(super) fn displacing_slice(slice: &EndpointSlice) -> Option<String> {
     Some(format!("EndpointSlice {} ({by})", slice.name_any()))
 }
 
-/// What a Service's endpoints say that are not ours.
+/// State of a Service's endpoints that are not ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LocalEndpoints {
-    /// There were some once.
+    /// There were endpoints once.
     Former,
-    /// There are some, and none is ready.
+    /// There are endpoints, and none is ready.
     Unready,
-    /// One is ready.
+    /// An endpoint is ready.
     Ready,
 }
 
 impl LocalEndpoints {
-    /// What one slice says. The API server counts a slice's generation up when its endpoints change: one that
-    /// is empty and was never changed never had any.
+    /// Reads the state of one slice. The API server increments a slice's generation when its
+    /// endpoints change, so an empty slice that was never changed never had any.
     pub(super) fn from_slice(slice: &EndpointSlice) -> Option<Self> {
         if has_ready_endpoint(slice) {
             Some(Self::Ready)
@@ -154,7 +158,7 @@ impl LocalEndpoints {
     }
 }
 
-/// What is said of a Service, by itself or by its Agent.
+/// Labels and annotations of a Service, its own or its Agent's.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ServiceAnnotations<'a> {
     object: Option<&'a ObjectMeta>,
@@ -162,13 +166,13 @@ pub(super) struct ServiceAnnotations<'a> {
 }
 
 impl<'a> ServiceAnnotations<'a> {
-    /// An annotation.
+    /// Returns the value of an annotation.
     pub(super) fn annotation(&self, key: &str) -> Option<&'a str> {
         let annotations = self.agent.or(self.object)?.annotations.as_ref()?;
         annotations.get(key).map(String::as_str)
     }
 
-    /// Whether it has all of these labels; an Agent's count beside its Service's.
+    /// Returns whether it has all of these labels; an Agent's labels count beside its Service's.
     pub(super) fn has_labels(&self, wanted: &BTreeMap<String, String>) -> bool {
         let has = |meta: Option<&ObjectMeta>, key: &String, value: &String| {
             meta.and_then(|m| m.labels.as_ref()?.get(key)) == Some(value)
@@ -177,40 +181,40 @@ impl<'a> ServiceAnnotations<'a> {
     }
 }
 
-/// The Service `name` in the namespace of `meta`.
+/// Returns the Service `name` in the namespace of `meta`.
 pub(super) fn service_name(meta: &ObjectMeta, name: &str) -> Option<ServiceName> {
     format!("{}/{name}", meta.namespace.as_deref()?).parse().ok()
 }
 
-/// As it stands in our objects.
+/// Returns the name as our objects write it.
 pub(super) fn service_ref(service: &ServiceName) -> ServiceRef {
     ServiceRef { namespace: service.namespace.to_string(), name: service.name().to_owned() }
 }
 
-/// Whether we made this Service and nobody took it over: an Agent of its name would.
+/// Returns whether we made this Service and nobody took it over, as an Agent of its name would.
 pub(super) fn is_ours(service: &Service) -> bool {
     service.labels().get(MANAGED_BY.0).is_some_and(|v| v == MANAGED_BY.1)
         && service.owner_references().iter().all(|o| o.controller != Some(true))
 }
 
-/// Whether we wrote this slice.
+/// Returns whether we wrote this slice.
 pub(super) fn is_our_slice(slice: &EndpointSlice) -> bool {
     slice.labels().get(SLICE_MANAGED_BY.0).is_some_and(|v| v == SLICE_MANAGED_BY.1)
 }
 
-/// Whether somebody answers there.
+/// Returns whether an endpoint is ready.
 fn has_ready_endpoint(slice: &EndpointSlice) -> bool {
     let ready = |c: &k8s_openapi::api::discovery::v1::EndpointConditions| c.ready != Some(false);
     slice.endpoints.iter().any(|e| e.conditions.as_ref().is_none_or(ready))
 }
 
-/// The TCP ports of a Service.
+/// Returns the TCP ports of a Service.
 pub(super) fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
     let ports = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
     ports.iter().filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP")
 }
 
-/// Why a Service can be neither exported nor imported, whatever its name stands for.
+/// Returns the reason why a Service can be neither exported nor imported.
 pub(super) fn why_unusable(service: &Service) -> Option<&'static str> {
     let spec = service.spec.as_ref()?;
     (spec.type_.as_deref() == Some("ExternalName")).then_some("it is an ExternalName")

@@ -1,9 +1,10 @@
-//! Conditions: what is said of an object, and since when.
+//! Conditions of our objects, and how they change.
 
 use super::exports::ConditionVerdict;
 use crate::api::{Condition, truncated};
 
-/// `conditions` with the one of `kind` set. Its time stays while its status does.
+/// Returns `conditions` with the one of type `kind` set. Its transition time stays while its status
+/// does.
 pub(super) fn set(
     conditions: &[Condition],
     kind: &str,
@@ -28,12 +29,12 @@ pub(super) fn set(
     all
 }
 
-/// `conditions` without the one of `kind`.
+/// Returns `conditions` without the one of type `kind`.
 pub(super) fn clear(conditions: &[Condition], kind: &str) -> Vec<Condition> {
     conditions.iter().filter(|c| c.kind != kind).cloned().collect()
 }
 
-/// The one of `kind`.
+/// Returns the condition of type `kind`.
 pub(super) fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
     conditions.iter().find(|c| c.kind == kind)
 }

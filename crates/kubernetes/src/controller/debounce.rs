@@ -1,16 +1,17 @@
-//! Ready that does not flap.
+//! Debounced readiness, which does not flap.
 //!
-//! Something is ready at once when a node says so, and not ready when for [`NOT_READY_DELAY`] all nodes that report
-//! say so. While none reports it stays as it was: that nobody looks is no news about anybody.
+//! Something is ready at once when a node says so, and not ready after all reporting nodes have
+//! said so for [`NOT_READY_DELAY`]. While no node reports, it stays as it was: no report says
+//! nothing.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long all nodes must agree that something is not ready.
+/// Time for which all nodes must agree that something is not ready, from when they first do.
 pub(super) const NOT_READY_DELAY: Duration = Duration::from_secs(3);
 
-/// A yes or no that changes to no only after a while.
+/// A boolean that changes to false only after a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Debounced {
     value: bool,
@@ -26,7 +27,7 @@ impl Debounced {
         self.value
     }
 
-    /// Takes what is seen now; none where nobody sees. Returns when to look again.
+    /// Takes the present observation; `None` if nobody observes. Returns when to observe again.
     pub(super) fn observe(&mut self, seen: Option<bool>, now: Instant) -> Option<Instant> {
         match seen {
             None => self.doubted_since = None,

@@ -1,4 +1,4 @@
-//! Events: what an operator must know, told once and not in each round, and again while it lasts.
+//! Events: warnings for operators, written once and not in each pass, and again while they last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,17 +16,18 @@ use super::plan::ObjectWarning;
 use crate::api::truncated;
 use crate::tasks::Tasks;
 
-/// The most Events that wait to be written, so that a wrong rule for a thousand Services is no flood.
+/// Most Events that wait to be written: a wrong rule for a thousand Services must not become a
+/// flood.
 const MAX_PENDING: usize = 50;
-/// What lasts is told again after this time: Kubernetes keeps an Event for an hour.
+/// From an Event of a lasting warning to the next one of it. Kubernetes keeps an Event for an hour.
 const RENEW_INTERVAL: Duration = Duration::from_secs(30 * 60);
-/// What ends and comes back within this time, from when it was seen first, is not told again: whoever can have it
-/// come and go would have as many Events as he likes.
+/// From when a warning was first seen to when it may be written again after it ended and came back:
+/// a tenant that makes it come and go must not get as many Events as he likes.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
-/// What is waited before an Event that could not be written is tried again.
+/// From a failed write of an Event to the next attempt.
 const RETRY_BACKOFF: Duration = Duration::from_secs(20);
 
-/// What a complaint is about, and its reason.
+/// The object of a warning, and its reason.
 type WarningKey = (Option<String>, Option<String>, Option<String>, String);
 
 fn warning_key(complaint: &ObjectWarning) -> WarningKey {
@@ -34,7 +35,7 @@ fn warning_key(complaint: &ObjectWarning) -> WarningKey {
     (about.kind.clone(), about.namespace.clone(), about.name.clone(), reason.clone())
 }
 
-/// Writes Events, and says of each whether it was written.
+/// Writes Events, and reports of each whether it was written.
 async fn write_events(
     client: Client,
     instance: String,
@@ -54,17 +55,17 @@ async fn write_events(
     }
 }
 
-/// What is known of telling one complaint.
+/// State of one warning.
 struct ReportedWarning {
     complaint: ObjectWarning,
     since: Instant,
-    /// Whether it was told.
+    /// True if an Event was written.
     written: bool,
-    /// When to tell it next; none while its Event is on its way.
+    /// When to write the next Event; `None` while one is being written.
     next: Option<Instant>,
 }
 
-/// Tells, and remembers what it told.
+/// Writes Events, and remembers which warnings were written.
 pub(super) struct EventReporter {
     post: mpsc::Sender<ObjectWarning>,
     written: mpsc::Receiver<(ObjectWarning, bool)>,
@@ -72,7 +73,8 @@ pub(super) struct EventReporter {
 }
 
 impl EventReporter {
-    /// A reporter, whose Events are written by one of `tasks`: no round waits for them.
+    /// Returns a reporter whose Events are written by one of `tasks`, so that no pass waits for
+    /// them.
     pub(super) fn new(client: Client, instance: String, tasks: &mut Tasks) -> Self {
         let (post, posted) = mpsc::channel(MAX_PENDING);
         let (say, written) = mpsc::channel(MAX_PENDING);
@@ -80,8 +82,9 @@ impl EventReporter {
         Self { post, written, topics: BTreeMap::new() }
     }
 
-    /// Tells what is new among all that is wrong now, and again what lasts; what has ended may be told again
-    /// later. What could not be told yet is, though it is over: a refusal is wrong for a moment only.
+    /// Writes what is new among the present warnings, and again what lasts. A warning that has
+    /// ended may be written again later. One that could not be written yet still is, though it is
+    /// over: a refused certificate, for instance, is a warning for one pass only.
     pub(super) fn report(&mut self, complaints: &[ObjectWarning]) {
         let now = Instant::now();
         while let Ok((complaint, done)) = self.written.try_recv() {
@@ -115,12 +118,13 @@ impl EventReporter {
             lasting.contains(topic) || now < telling.since + is_fresh
         });
         for (topic, telling) in &mut self.topics {
-            // What is over and was told is kept for what it may be told again.
+            // A warning that is over and was written is kept only to decide when it may be written
+            // again.
             let is_over = telling.written && !lasting.contains(topic);
             if is_over || telling.next.is_none_or(|next| now < next) {
                 continue;
             }
-            // Where too many wait to be written, it is told in a later round.
+            // If too many wait to be written, it is written in a later pass.
             let Ok(place) = self.post.try_reserve() else { break };
             place.send(telling.complaint.clone());
             telling.next = None;
@@ -128,11 +132,11 @@ impl EventReporter {
     }
 }
 
-/// An Event, and the namespace that it belongs into.
+/// Returns an Event, and its namespace.
 fn warning_event(instance: &str, complaint: &ObjectWarning) -> (String, Event) {
     let ObjectWarning { about, reason, note } = complaint;
     let name = about.name.as_deref().unwrap_or("adit");
-    // Events of what has no namespace belong into this one.
+    // Events of a cluster-scoped object belong into this namespace.
     let namespace = about.namespace.clone().unwrap_or_else(|| "default".into());
     let random = getrandom::u64().unwrap_or_default();
     let event = Event {

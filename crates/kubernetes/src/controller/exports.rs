@@ -1,9 +1,10 @@
-//! Which Services of this cluster others may use, and what is wrong where one cannot be used.
+//! Decides which Services of this cluster others may use, and what is wrong with one that cannot be
+//! exported.
 //!
-//! A rule that names a Service counts more than one that selects it by labels, and either counts more than
-//! an annotation. Annotations count in namespaces that the administrator opened, for the clusters that he
-//! opened them to. Whatever cannot be offered is kept as an Export that grants nobody anything, so that it
-//! can be seen why.
+//! A rule that names a Service takes precedence over one that selects it by labels, and either over
+//! an annotation. Annotations count in namespaces that the administrator opened, for the clusters
+//! that he opened them to. A Service that cannot be exported gets an Export that grants nobody
+//! anything, so that its owner can see the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,14 +21,14 @@ use super::cluster_state::{
 };
 use crate::api::{self, ExportPort, ExportSpec, annotation};
 
-/// One export, as it should stand.
+/// An export, as its object should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ResolvedExport {
     pub(super) spec: ExportSpec,
     pub(super) verdict: ConditionVerdict,
 }
 
-/// Whether something is as it was meant.
+/// Value of a condition: true or false, with a reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ConditionVerdict {
     pub(super) good: bool,
@@ -45,7 +46,7 @@ impl ConditionVerdict {
     }
 }
 
-/// All exports by Service, what annotations ask for and may not, and what there is no place for.
+/// All exports by Service; what annotations ask for without permission; and what exceeds a limit.
 #[derive(Default)]
 pub(super) struct ExportDecisions {
     pub(super) all: BTreeMap<ServiceName, ResolvedExport>,
@@ -54,14 +55,15 @@ pub(super) struct ExportDecisions {
 }
 
 impl ExportDecisions {
-    /// Whether an Export stays as it is though nobody is known to want it: its Agent cannot be asked.
+    /// True if an Export stays as it is though nobody is known to want it, because its Agent cannot
+    /// be read.
     pub(super) fn keeps_stored(&self, world: &ClusterState, stored: &api::Export) -> bool {
         let service = stored.spec.service.parse();
         service.is_ok_and(|s| !self.all.contains_key(&s) && world.is_undecided(&s))
     }
 }
 
-/// Resolves them. `imported` are Services that stand for another cluster's: they are never exported.
+/// Decides. `imported` are Services that stand for another cluster's: they are never exported.
 pub(super) fn decide(
     config: &ClusterConfig,
     world: &ClusterState,
@@ -77,7 +79,7 @@ pub(super) fn decide(
     exports
 }
 
-/// The Services that somebody wants to export, whether or not they can be.
+/// Returns the Services that somebody wants to export, whether or not that is possible.
 pub(super) fn wanted_exports(
     config: &ClusterConfig,
     world: &ClusterState,
@@ -86,7 +88,7 @@ pub(super) fn wanted_exports(
     offers.into_iter().map(|(service, offer)| (service, offer.strength)).collect()
 }
 
-/// How plainly an export was asked for.
+/// Source of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExportOrigin {
     /// By name in the configuration.
@@ -142,7 +144,7 @@ fn selects(rule: &ExportRule, service: &ServiceName, said: ServiceAnnotations<'_
     }
 }
 
-/// What annotations ask for, cut down to what the namespace may.
+/// Reads what annotations ask for, and reduces it to what the namespace may do.
 fn annotated_offer(
     config: &ClusterConfig,
     service: &ServiceName,
@@ -195,7 +197,7 @@ fn split_list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// `CLUSTER/NAMESPACE/SERVICEACCOUNT`.
+/// Parses `CLUSTER/NAMESPACE/SERVICEACCOUNT`.
 fn parse_grant(text: &str) -> Result<Grant, String> {
     let mut parts = text.split('/');
     let (Some(cluster), Some(namespace), Some(account), None) =
@@ -210,7 +212,7 @@ fn parse_grant(text: &str) -> Result<Grant, String> {
     Ok(Grant { cluster: cluster.parse().map_err(error_text)?, workloads })
 }
 
-/// `PORT=VALUE,…`, or one value for all.
+/// Parses `PORT=VALUE,…`, or one value for all ports.
 fn parse_protocols(text: &str) -> Result<AppProtocols, String> {
     if !text.contains('=') {
         return text.trim().parse().map(AppProtocols::All).map_err(error_text);
@@ -268,13 +270,14 @@ impl ExportOffer {
             }
         };
         let rule = self.rule.as_ref();
-        // What has no port must not be announced either.
+        // An export without ports must not be announced either.
         let allow = if ports.is_empty() { Vec::new() } else { self.allow.clone() };
         let spec = ExportSpec {
             service: service_ref(service),
             ports,
             allow: allow.iter().map(api_grant).collect(),
-            // Only the node of a pod knows whose address it is, and a tenant may have written any.
+            // Only the node of a pod knows who has an address, and a tenant may have written any
+            // address.
             hop: (self.strength == ExportOrigin::Implied
                 || rule.is_some_and(|r| r.hop == Hop::SameNode))
             .then(|| "sameNode".into()),
@@ -289,7 +292,7 @@ impl ExportOffer {
     }
 }
 
-/// The ports under which a Service can be offered.
+/// Returns the ports under which a Service can be exported.
 fn offered_ports(
     service: &ServiceName,
     object: Option<&Service>,
@@ -341,7 +344,7 @@ fn api_grant(grant: &Grant) -> api::Grant {
     api::Grant { cluster: grant.cluster.to_string(), workloads: api_workloads(&grant.workloads) }
 }
 
-/// As it stands in our objects.
+/// Returns the workloads as our objects write them.
 pub(super) fn api_workloads(pattern: &WorkloadPattern) -> api::Workloads {
     api::Workloads {
         namespace: pattern.namespace.to_string(),

@@ -1,11 +1,13 @@
-//! Which Services of linked clusters are imported, and why.
+//! Decides which Services of linked clusters are imported, and why.
 //!
-//! A rule that names a Service counts more than an annotation, and either counts more than what a link
-//! imports by itself. Of several links that would import one Service by themselves, the one that does goes on,
-//! and else the first by name begins.
-//! A link imports by itself only into namespaces that were opened to it, and there only into Services that cannot
-//! have pods of their own and that nobody here ever served: else a linked cluster that exports the right name
-//! would get the callers of whatever is down here for a moment, or has not yet begun.
+//! A rule that names a Service takes precedence over an annotation, and either over what a link
+//! imports automatically. If several links would import the same Service automatically, the one
+//! that does so already goes on; else the first by name begins.
+//!
+//! A link imports automatically only into namespaces that were opened to it, and only into Services
+//! that cannot have pods of their own and that this cluster never served. Otherwise a linked
+//! cluster could export the right name and get the callers of whatever is down here for a moment,
+//! or has not started yet.
 
 mod callers;
 mod quota;
@@ -36,12 +38,12 @@ use crate::api::{Import, Workloads, annotation};
 pub(super) use self::quota::OmittedImports;
 pub(super) use self::withdrawn::{SERVED, was_ready};
 
-/// How long a Service that we made stays when what stands behind it is exported no more: with it goes the
-/// address that its clients have.
+/// Time for which a Service that we made stays after its export ended, from the first pass that
+/// misses the export: with the Service goes the address that its clients have.
 const STUB_REMOVAL_DELAY: Duration = Duration::from_secs(60);
 
-/// Since when what a cluster exported to us is not among what it says that it does. It may be there again in a
-/// moment: a node of theirs has only just begun, or its Service was made anew.
+/// Since when exports of other clusters are missing from their views. One may come back in a
+/// moment: a node of theirs has only just started, or its Service was created anew.
 #[derive(Debug, Default)]
 pub(super) struct Absences {
     since: BTreeMap<(ClusterName, ServiceName), Instant>,
@@ -56,23 +58,23 @@ impl Absences {
     }
 }
 
-/// One import, as it should be.
+/// An import, as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WantedImport {
     /// The exporting cluster.
     pub(super) from: ClusterName,
-    /// Who may use it.
+    /// Workloads that may use it.
     pub(super) allow: Vec<Workloads>,
-    /// Whether it gets a Service where there is none.
+    /// True if a Service is created when there is none.
     pub(super) create_service: bool,
     /// True if the configuration names it.
     pub(super) named: bool,
-    /// Other clusters that would be imported from as well.
+    /// Other clusters that it would be imported from as well.
     pub(super) others: Vec<ClusterName>,
 }
 
 impl WantedImport {
-    /// Which ports of an export are used.
+    /// Returns which ports of an export are used.
     pub(super) fn port_use<'a>(
         &self,
         world: &'a ClusterState,
@@ -83,7 +85,7 @@ impl WantedImport {
     }
 }
 
-/// Why a Service that a linked cluster exports is not imported by itself.
+/// Returns the reason why a Service that a linked cluster exports is not imported automatically.
 fn why_by_name_only(
     world: &ClusterState,
     service: &ServiceName,
@@ -103,26 +105,27 @@ fn why_by_name_only(
     ConditionVerdict::bad("HasSelector", message)
 }
 
-/// All imports by Service, and what annotations ask for and may not.
+/// All imports by Service, and what annotations ask for without permission.
 #[derive(Debug, Default)]
 pub(super) struct ImportDecisions {
     pub(super) all: BTreeMap<ServiceName, WantedImport>,
     pub(super) refused: BTreeMap<ServiceName, String>,
-    /// Services that may be imported once it is known that nobody here serves them.
+    /// Services that may be imported as soon as it is known that nobody here serves them.
     pub(super) candidates: BTreeSet<ServiceName>,
     /// Services that we made and that stay for now, imported or not.
     pub(super) stubs: BTreeSet<ServiceName>,
-    /// What a cluster exports to us beyond the room that it gets.
+    /// Exports beyond a cluster's budget.
     pub(super) left_out: BTreeMap<ClusterName, OmittedImports>,
-    /// What a cluster exports to us and nothing here imports, in a sentence that says how to.
+    /// Exports that nothing here imports: a sentence per cluster that says how to import them.
     pub(super) unused: BTreeMap<ClusterName, String>,
     /// When to decide again though nothing changes.
     pub(super) wake: Option<Instant>,
-    /// Services of opened namespaces that a linked cluster exports and that are imported by name only, and why.
+    /// Services of opened namespaces that a linked cluster exports and that are imported only by
+    /// name, with the reason.
     pub(super) only_by_name: BTreeMap<ServiceName, ConditionVerdict>,
 }
 
-/// What is remembered from one decision to the next.
+/// State that is kept from one decision to the next.
 #[derive(Debug, Default)]
 pub(super) struct ImportHistory {
     missing: Absences,
@@ -130,7 +133,7 @@ pub(super) struct ImportHistory {
     unused: unused::UnusedExports,
 }
 
-/// What counts for a decision.
+/// Input of a decision.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ImportFacts<'a> {
     pub(super) config: &'a ClusterConfig,
@@ -173,7 +176,7 @@ pub(super) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> Imp
     imports
 }
 
-/// Adds what Services ask for themselves.
+/// Adds imports that Services ask for by annotation.
 fn add_annotated(
     facts: ImportFacts<'_>,
     rooms: &mut LinkBudgets<'_>,
@@ -210,7 +213,7 @@ fn add_annotated(
     }
 }
 
-/// Adds what links import by themselves.
+/// Adds imports that links make automatically.
 fn add_automatic(
     facts: ImportFacts<'_>,
     missing: &mut Absences,
@@ -226,7 +229,8 @@ fn add_automatic(
         let offer = link_offer(link, world, peers, exported, imports, (missing, at));
         offers.push((link, offer));
     }
-    // What stands comes first, whichever its cluster: what another begins to export is not for it to take.
+    // Existing imports come first, whichever their cluster: a cluster that begins to export a
+    // Service must not take it from another.
     let standing = offers.iter().map(|(link, offer)| (*link, &offer.standing));
     let all = standing.chain(offers.iter().map(|(link, offer)| (*link, &offer.begins)));
     for (link, services) in all {
@@ -244,7 +248,8 @@ fn add_automatic(
             }
         }
     }
-    // Last: a cluster that exports such a Service now serves it rather than one that does no longer.
+    // Last, so that a cluster that exports such a Service now takes precedence over one that no
+    // longer does.
     for (link, offer) in offers {
         let Some(room) = rooms.get_mut(&link.cluster) else { continue };
         for service in withdrawn::oldest_first(world, offer.missed) {
@@ -258,7 +263,7 @@ fn add_automatic(
     }
 }
 
-/// An import that a link asks for by itself.
+/// Returns an import that a link makes automatically.
 fn automatic_import(
     config: &ClusterConfig,
     link: &ClusterLink,
@@ -273,7 +278,7 @@ fn automatic_import(
     }
 }
 
-/// The cost of an import that nobody named.
+/// Returns the cost of an import that nobody named.
 fn import_cost(facts: ImportFacts<'_>, service: &ServiceName, wanted: &WantedImport) -> ImportCost {
     let stored = facts.world.import_of(service).filter(|i| i.spec.from == wanted.from.as_str());
     let told = facts.peers.live_view(&wanted.from).and_then(|view| view.exports.get(service));
@@ -284,7 +289,7 @@ fn import_cost(facts: ImportFacts<'_>, service: &ServiceName, wanted: &WantedImp
     ImportCost { ports, stands: stored.is_some() }
 }
 
-/// An import as it was.
+/// Returns an import as it was.
 fn unchanged_import(
     world: &ClusterState,
     service: &ServiceName,
@@ -316,18 +321,18 @@ fn annotated_import(
     Ok(WantedImport { from, allow, create_service: false, named: false, others: Vec::new() })
 }
 
-/// What a link imports by itself.
+/// Services that a link would import automatically.
 #[derive(Default)]
 struct LinkOffer {
-    /// What is imported from it already.
+    /// Imported from it already.
     standing: Vec<ServiceName>,
     begins: Vec<ServiceName>,
-    /// What was served from it here, and is not exported any more.
+    /// Served from it earlier, and no longer exported.
     missed: Vec<ServiceName>,
 }
 
-/// What a link imports by itself: what is exported to us in its namespaces, for Services that wait for it.
-/// While that cluster cannot be heard, what was imported from it stays.
+/// Decides what a link imports automatically: exports of its namespaces, for Services that can be
+/// filled. While that cluster cannot be heard, existing imports from it stay.
 fn link_offer(
     link: &ClusterLink,
     world: &ClusterState,
@@ -342,9 +347,10 @@ fn link_offer(
     let fits = |s: &ServiceName| NamePattern::any_matches(&link.import, &s.namespace);
     let imported = |service: &ServiceName| {
         let import = world.import_of(service).filter(|i| i.spec.from == link.cluster.as_str());
-        // Who gets pods of their own is served by them and by nobody else from then on; and what we export and once
-        // served is ours again. Others' endpoints in a Service that can have no pods are nobody's word: it is not
-        // filled beside them, and stays an import that is not ready and says so.
+        // A Service that gets pods of its own is served by these alone from then on, and a Service
+        // that we export and once served is ours again. Endpoints of somebody else in a Service
+        // that cannot have pods are no such statement: our endpoints are taken out, and the import
+        // stays, not ready, with that reason.
         let ours = exported.contains_key(service) && world.was_served(service);
         let fillable = world.is_stub(service) || !world.services.contains_key(service);
         import.is_some() && fillable && !ours
@@ -377,7 +383,7 @@ fn link_offer(
     stubs.retain(|service| lasts(service, STUB_REMOVAL_DELAY));
     imports.stubs.append(&mut stubs);
     let offered = || view.exports.iter().filter(|(service, _)| fits(service));
-    // Before their Services are there, so that these need not wait once they come.
+    // Before their Services exist, so that these need not wait once they are created.
     imports.candidates.extend(offered().map(|(s, _)| s).take(MAX_IMPORTS).cloned());
     let here = offered().map(|(s, _)| s).filter(|s| world.services.contains_key(*s));
     imports.candidates.extend(here.cloned());
@@ -395,15 +401,15 @@ fn link_offer(
     LinkOffer { standing, begins, missed }
 }
 
-/// Whether a Service that is not imported yet may be, without anybody having named it.
+/// Returns whether a Service that is not imported yet may be, without anybody having named it.
 fn may_start(
     link: &ClusterLink,
     world: &ClusterState,
     (view, service, export): (&ClusterView, &ServiceName, &PeerExport),
     exported: &BTreeMap<ServiceName, ExportOrigin>,
 ) -> bool {
-    // Two clusters that export one Service by the same labels would take turns while it has no backend in
-    // either: the one that has a backend is the one to import from.
+    // Two clusters that export one Service by the same labels would alternate while neither has a
+    // backend, so the one that has a backend is imported from.
     let ours_to_give = match exported.get(service) {
         Some(ExportOrigin::Named) => true,
         Some(ExportOrigin::Implied) => !view.has_ready_backend(export),

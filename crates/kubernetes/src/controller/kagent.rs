@@ -12,17 +12,18 @@ use serde_json::Value;
 use super::cluster_state::service_name;
 use crate::store::Store;
 
-/// The group of the kind.
+/// API group of Agents.
 pub(super) const GROUP: &str = "kagent.dev";
 
-/// An Agent of kagent, as far as it is kept.
+/// An Agent of kagent, without what is not read.
 pub(super) type KagentAgent = Object<Option<AgentSpec>, NotUsed>;
 
-/// The part of an Agent's spec that is kept. Any spec can be read: one that is of another shape says nothing.
+/// The part of an Agent's spec that is read. A spec of any shape can be read; an unknown one counts
+/// as a default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(from = "Value")]
 pub(super) struct AgentSpec {
-    /// Its Deployment is to have no pod (`replicas: 0`); one that says nothing has one.
+    /// True if its Deployment has no pod (`replicas: 0`). Without that field it has one.
     pub(super) without_pods: bool,
 }
 
@@ -33,12 +34,13 @@ impl From<Value> for AgentSpec {
     }
 }
 
-/// The kind, as the API server knows it.
+/// Returns the kind, as the API server knows it.
 pub(super) fn agent_resource() -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1alpha2", "Agent"), "agents")
 }
 
-/// All Agents' metadata by the Service that each makes, and those of them that run without any pod.
+/// Returns the metadata of all Agents by the Service that each makes, and those Agents that run
+/// without any pod.
 pub(super) fn read_agents(
     store: &Store<KagentAgent>,
 ) -> (BTreeMap<ServiceName, ObjectMeta>, BTreeSet<ServiceName>) {

@@ -1,12 +1,14 @@
-//! One controller at a time: a Lease.
+//! Leader election by a Lease: one controller is active at a time.
 //!
-//! A holder believes that it holds for [`RENEWAL_LIFETIME`] from the moment at which it began a renewal that worked,
-//! which is shorter than anybody else waits ([`LEASE_LIFETIME`]) by more than one write may take; so two never write
-//! at once, however slow the API server answers. Others' clocks are not believed: a lease has run out when
-//! we saw it unchanged for its whole length.
+//! A holder believes that it holds the lease for [`RENEWAL_LIFETIME`] from the start of its last
+//! successful renewal. That is shorter than the time that others wait ([`LEASE_LIFETIME`]) by more
+//! than one write may take, so two controllers never write at once, however slow the API server is.
+//! Clocks of others are not trusted: a lease has expired when we saw it unchanged for its whole
+//! length.
 //!
-//! With each renewal goes what is wrong with the holder and what nodes say of themselves, for `adit status` to
-//! read: no write more.
+//! The Lease is written by hand, because kube has no leader election, and because each renewal also
+//! carries what is wrong with the holder and what nodes report of themselves, for `adit status` to
+//! read without a further write.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,18 +24,18 @@ use super::ControllerState;
 use crate::api::{CONTROLLER, NODES, TROUBLE, truncated};
 use crate::summary::NodesSummary;
 
-/// How long others wait for a holder that is silent.
+/// Time that others wait for a silent holder, from its last renewal that they saw.
 pub(super) const LEASE_LIFETIME: Duration = Duration::from_secs(15);
-/// How long a holder believes in its last renewal.
+/// Time for which a holder trusts its last renewal, from when it began that renewal.
 const RENEWAL_LIFETIME: Duration = Duration::from_secs(10);
-/// How often it renews.
+/// From one renewal to the next.
 const RENEW_INTERVAL: Duration = Duration::from_secs(2);
-/// How often others look.
+/// From one look at somebody else's lease to the next.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// How long one request may take, for the lease or for a write.
+/// Longest time for one request, for the lease or for a write.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// One who wants the lease.
+/// A controller's part in the election.
 #[derive(Debug)]
 pub(super) struct LeaderElection {
     api: Api<Lease>,
@@ -44,7 +46,7 @@ pub(super) struct LeaderElection {
 }
 
 impl LeaderElection {
-    /// One that tells of `state` and `nodes` while it holds the lease.
+    /// Returns a candidate that writes `state` and `nodes` on the lease while it holds it.
     pub(super) fn new(
         api: Api<Lease>,
         identity: String,
@@ -54,12 +56,12 @@ impl LeaderElection {
         Self { api, identity, state, nodes, held_until: Mutex::new(None) }
     }
 
-    /// Whether we hold it now. To be asked before each write.
+    /// Returns whether we hold the lease now. Must be asked before each write.
     pub(super) fn is_held(&self) -> bool {
         self.deadline().is_some_and(|until| Instant::now() < until)
     }
 
-    /// Waits until we hold it.
+    /// Waits until we hold the lease.
     pub(super) async fn acquire(&self) {
         let mut seen: Option<(LeaseSpec, Instant)> = None;
         loop {
@@ -72,7 +74,7 @@ impl LeaderElection {
         }
     }
 
-    /// Keeps it; returns when it is lost.
+    /// Renews the lease; returns when it is lost.
     pub(super) async fn hold(&self) {
         loop {
             sleep(RENEW_INTERVAL).await;
@@ -85,7 +87,7 @@ impl LeaderElection {
         }
     }
 
-    /// Gives it back, so that another need not wait.
+    /// Releases the lease, so that another controller need not wait.
     pub(super) async fn release(&self) {
         let held = self.is_held();
         self.set_deadline(None);
@@ -143,7 +145,7 @@ impl LeaderElection {
         self.write(lease, now).await.map(drop)
     }
 
-    /// Writes ourselves into the lease as it was read; not if it has changed since.
+    /// Writes our identity into the lease as it was read. False if it has changed since.
     async fn write(&self, lease: Option<Lease>, began: Instant) -> Result<bool, kube::Error> {
         let now = MicroTime(Timestamp::now());
         let exists = lease.is_some();
@@ -181,7 +183,7 @@ impl LeaderElection {
                 self.set_deadline(Some(began + RENEWAL_LIFETIME));
                 Ok(true)
             }
-            // Somebody else was first.
+            // Another controller was first.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
         }
@@ -196,7 +198,7 @@ impl LeaderElection {
     }
 }
 
-/// What comes of a request, unless it takes too long.
+/// Returns the result of a request, or an error if it takes longer than [`REQUEST_TIMEOUT`].
 pub(super) async fn with_timeout<T>(
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, kube::Error> {

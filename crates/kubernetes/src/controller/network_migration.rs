@@ -1,9 +1,11 @@
-//! A change of the nodes' network, which must not send clients to addresses that a node does not keep.
+//! Migration of the nodes to another network, which must not send clients to addresses that a node
+//! does not serve.
 //!
-//! A node has the network that it began with. When the configuration names another one, all goes on with the one
-//! before until the first node has begun anew; from then on no slice stands, until the last has: the address of
-//! an import is kept, and guarded, by every node or given to nobody. What is in force stands in ConfigMap
-//! [`TRUST_CONFIG_MAP`], beside the bundle, so that a controller that begins meanwhile goes on.
+//! A node keeps the network that it started with. When the configuration names another one, the
+//! previous one stays in force until the first node restarts; from then on no slice exists until
+//! the last node has restarted, because every node serves and guards the address of an import, or
+//! nobody has it. The state stands in ConfigMap [`TRUST_CONFIG_MAP`] beside the bundle, so that a
+//! controller that starts meanwhile goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,26 +16,26 @@ use tokio::time::Instant;
 #[cfg(doc)]
 use crate::api::TRUST_CONFIG_MAP;
 
-/// The keys of the ConfigMap: what is in force; what it changes to; the nodes' pods, by UID, that began before;
-/// and, once it was so, that some nodes have the one and some another.
+/// Keys of the ConfigMap: the network in force; the next network; UIDs of the nodes' pods that
+/// started before the change; and a mark that some nodes have the one network and some the other.
 const IN_FORCE: &str = "network";
 const NEXT: &str = "network.next";
 const BEFORE: &str = "network.before";
 const MIXED: &str = "network.mixed";
 
-/// What may be done with imports now.
+/// State of a migration, which says what may be done with imports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MigrationPhase {
-    /// All that is to be done.
+    /// There is no migration: everything may be done.
     Stable,
-    /// All, with the network that is in force: no node has the one that the configuration says.
+    /// No node has the network of the configuration yet: everything goes on with the one in force.
     Pending,
-    /// No slice may stand: some nodes have the one, some the other.
+    /// Some nodes have the one network, some the other: no slice may exist.
     Rolling,
 }
 
 impl MigrationPhase {
-    /// What an operator must know of it.
+    /// Returns a warning for the operator.
     pub(super) fn warning(self) -> Option<&'static str> {
         match self {
             Self::Stable => None,
@@ -52,30 +54,30 @@ impl MigrationPhase {
 
 type TrustData = BTreeMap<String, String>;
 
-/// How long no pod of before is left, on fewer nodes than there were, before that is believed: the last one may
-/// only just be replaced.
+/// Time for which fewer nodes than before may be there, all restarted, until the missing ones are
+/// believed to be gone: the last pod may only just be replaced.
 const MISSING_NODE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A node's pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct NodePod {
     pub(super) uid: String,
-    /// Whether it keeps the network that it began with.
+    /// True if it keeps the network that it started with.
     pub(super) ready: bool,
 }
 
-/// Follows a change.
+/// Follows a migration from pass to pass.
 #[derive(Debug, Default)]
 pub(super) struct NetworkMigration {
-    /// Since when all pods that there are have begun anew.
+    /// Since when all present pods have restarted.
     renewed_since: Option<Instant>,
-    /// Whether all was in force when it was looked at last: who begins anew from then on is seen.
+    /// True if there was no migration at the last pass: a restart from then on is noticed.
     was_stable: bool,
 }
 
 impl NetworkMigration {
-    /// Looks at what is on record, at the configuration and at the nodes' pods that there are; gives the record
-    /// as it should be.
+    /// Compares the record with the configuration and the nodes' pods; returns the phase, and the
+    /// record as it should be.
     pub(super) fn advance(
         &mut self,
         record: &TrustData,
@@ -112,7 +114,7 @@ impl NetworkMigration {
         let has_rested =
             self.renewed_since.is_some_and(|since| now >= since + MISSING_NODE_TIMEOUT);
         let is_over = is_renewed && (pods.len() >= before.len() || has_rested);
-        // Nobody looked while it was changed: who has begun since, nobody knows.
+        // Nobody watched while it was changed, so which nodes have restarted since is unknown.
         let unseen = record.get(NEXT).is_none() && !self.was_stable;
         let mixed =
             unseen || (record.contains_key(NEXT) && (has_begun || record.contains_key(MIXED)));
@@ -125,12 +127,12 @@ impl NetworkMigration {
         match (record.get(IN_FORCE), record.get(NEXT)) {
             (None, _) => settle(fresh),
             (Some(now), None) if *now == wanted => (MigrationPhase::Stable, fresh),
-            // Taken back before any node had heard of it.
+            // Taken back before any node had it.
             (Some(now), Some(_)) if *now == wanted && !mixed => settle(fresh),
             (Some(_), Some(next)) if *next == wanted && is_over => settle(fresh),
             (Some(_), Some(next)) if *next == wanted => on(fresh),
             _ => {
-                // Of those that are there now nobody knows which they have, once there was another change.
+                // After another change it is unknown which network the present nodes have.
                 let there: Vec<&str> = pods.iter().map(|pod| &*pod.uid).collect();
                 fresh.insert(NEXT.into(), wanted.clone());
                 fresh.insert(BEFORE.into(), there.join(" "));
@@ -140,7 +142,7 @@ impl NetworkMigration {
     }
 }
 
-/// The network that the nodes have, where the record says another one than is wanted.
+/// Returns the network that the nodes have, if the record names another one than the configuration.
 pub(super) fn network_in_force(
     record: &TrustData,
     wanted: &NetworkConfig,
@@ -156,7 +158,7 @@ mod tests {
         NetworkConfig { port, ..NetworkConfig::default() }
     }
 
-    /// What comes of these pods, of which one that begins with a capital is not ready.
+    /// The result for these pods; one that begins with a capital letter is not ready.
     fn step(
         record: &TrustData,
         wanted: &NetworkConfig,
@@ -237,7 +239,7 @@ mod tests {
         let (_, record) = step(&TrustData::new(), &network(1), &["a", "b"]);
         let (_, changed) = step(&record, &network(2), &["a", "b"]);
         assert_eq!(step(&changed, &network(1), &["a", "b"]), (MigrationPhase::Stable, record));
-        // Later it is a change like any other: who has which, nobody knows.
+        // Later it is a change like any other: it is unknown which node has which.
         let (goes, back) = step(&changed, &network(1), &["a", "c"]);
         assert_eq!(goes, MigrationPhase::Rolling);
         let (goes, still) = step(&back, &network(1), &["a", "c"]);

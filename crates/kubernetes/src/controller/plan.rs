@@ -1,9 +1,10 @@
-//! What has to be written, so that the cluster stands as the configuration and our nodes say.
+//! The plan: what has to be written, so that the cluster is as the configuration and our nodes
+//! demand.
 //!
-//! A function of the [`ClusterState`] and of what is remembered in [`PlanHistory`]; where all stands as it should it
-//! writes nothing. An object that depends on another is planned only once that one is stored: who writes a
-//! plan may write it in any order, or in part, and a controller that dies between two writes leaves nothing
-//! that contradicts itself.
+//! A function of the [`ClusterState`] and of the [`PlanHistory`]; if everything is as it should be,
+//! it writes nothing. An object that depends on another is planned only after that one is stored.
+//! So a plan may be written in any order, or in part, and a controller that dies between two writes
+//! leaves nothing contradictory.
 
 mod export;
 mod import;
@@ -28,41 +29,41 @@ use super::network_migration::MigrationPhase;
 use super::{ObservedPeers, exports, imports};
 use crate::api::{Export, Import, Link};
 
-/// What a plan is made from, beside the world.
+/// Input of a plan, beside the cluster's state.
 #[derive(Debug)]
 pub(super) struct PlanInput<'a> {
     pub(super) config: &'a ClusterConfig,
-    /// What is wrong with the configuration as it is written; `config` is the last that was good.
+    /// The problem of the configuration as it is written; `config` is the last good one.
     pub(super) trouble: Option<&'a str>,
     pub(super) peers: &'a ObservedPeers,
-    /// Whether all nodes have the network that `config` says.
+    /// State of the nodes' network.
     pub(super) migration: MigrationPhase,
-    /// What could not be written of late, and why.
+    /// Objects that could not be written recently, and the reason.
     pub(super) failing: BTreeMap<ResourceKey, String>,
     pub(super) at: Instant,
     pub(super) clock: Timestamp,
 }
 
 impl PlanInput<'_> {
-    /// The time as it stands in objects, in whole seconds.
+    /// Returns the time as objects have it, in whole seconds.
     pub(super) fn timestamp(&self) -> String {
         Timestamp::from_second(self.clock.as_second()).unwrap_or(self.clock).to_string()
     }
 }
 
-/// What has been seen before.
+/// State that is kept from one plan to the next.
 #[derive(Debug, Default)]
 pub(super) struct PlanHistory {
     imports: BTreeMap<(ServiceName, ClusterName), Debounced>,
-    /// And since when each is known.
+    /// With the time from which each link is known.
     links: BTreeMap<ClusterName, (Debounced, Instant)>,
     decisions: imports::ImportHistory,
     exports: export::ExportHistory,
-    /// When conditions about what nodes say were worded last.
+    /// When conditions about nodes' reports were last worded.
     worded: node_reports::WordedTimes,
 }
 
-/// One write.
+/// A write of an object.
 #[derive(Debug, Clone)]
 pub(super) enum ObjectChange<K> {
     Create(Box<K>),
@@ -72,7 +73,7 @@ pub(super) enum ObjectChange<K> {
 }
 
 impl<K: Resource<DynamicType = ()>> ObjectChange<K> {
-    /// The kind, namespace and name of what is written.
+    /// Returns the kind, namespace and name of the object.
     pub(super) fn key(&self) -> ResourceKey {
         let object: &K = match self {
             Self::Create(object) | Self::Replace(object) | Self::Status(object) => object,
@@ -83,7 +84,7 @@ impl<K: Resource<DynamicType = ()>> ObjectChange<K> {
     }
 }
 
-/// What a write is about.
+/// Kind, namespace and name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ResourceKey {
     pub(super) kind: String,
@@ -99,7 +100,7 @@ impl std::fmt::Display for ResourceKey {
     }
 }
 
-/// A write of any kind.
+/// A write of an object of any kind.
 #[derive(Debug, Clone)]
 pub(super) enum PlannedWrite {
     Service(ObjectChange<Service>),
@@ -110,7 +111,8 @@ pub(super) enum PlannedWrite {
 }
 
 impl PlannedWrite {
-    /// Which comes first: what clients wait for, then what that waits for, then what is only told.
+    /// Returns the order of writing: first what clients wait for, then what that depends on, then
+    /// statuses.
     pub(super) fn rank(&self) -> u8 {
         match self {
             Self::Slice(_) => 0,
@@ -119,7 +121,7 @@ impl PlannedWrite {
         }
     }
 
-    /// Whether it only tells how something is.
+    /// Returns whether it is only a status.
     pub(super) fn is_status(&self) -> bool {
         matches!(
             self,
@@ -140,7 +142,7 @@ impl PlannedWrite {
     }
 }
 
-/// Something that an operator must know of an object.
+/// A warning for operators about an object.
 #[derive(Debug, Clone)]
 pub(super) struct ObjectWarning {
     pub(super) about: ObjectReference,
@@ -148,14 +150,14 @@ pub(super) struct ObjectWarning {
     pub(super) note: String,
 }
 
-/// All that is to be done.
+/// Everything that a plan asks for.
 #[derive(Debug, Default)]
 pub(super) struct WritePlan {
     pub(super) writes: Vec<PlannedWrite>,
     pub(super) warnings: Vec<ObjectWarning>,
-    /// What the status has to say of it.
+    /// A problem for the controller's status.
     pub(super) trouble: Option<String>,
-    /// When to look again though nothing changes.
+    /// When to plan again though nothing changes.
     pub(super) wake: Option<Instant>,
     /// The Services of which it matters whether somebody here serves them.
     pub(super) watched: BTreeSet<ServiceName>,
@@ -224,11 +226,12 @@ pub(super) fn make_plan(
     plan
 }
 
-/// The most complaints with one reason that are told each by itself in one namespace: its tenants can make as many
-/// as they like, and others' wait behind them.
+/// Most warnings with the same reason that one namespace gets: its tenants can cause as many as
+/// they like, and those of others wait behind them.
 const COMPLAINTS: usize = 20;
 
-/// At most [`COMPLAINTS`] of each namespace and reason, and one that says how many more there are.
+/// Keeps at most [`COMPLAINTS`] warnings of each namespace and reason, and adds one that says how
+/// many there are.
 fn limit_warnings(all: Vec<ObjectWarning>) -> Vec<ObjectWarning> {
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut few = Vec::new();
@@ -259,7 +262,8 @@ fn limit_warnings(all: Vec<ObjectWarning>) -> Vec<ObjectWarning> {
     few
 }
 
-/// A Service, as what an Event is about. Where there is not even its namespace, in which an Event would stand, its Import is meant.
+/// Returns a Service as the object of an Event. If its namespace, which would hold the Event, does
+/// not exist, the object is its Import.
 fn service_reference(world: &ClusterState, service: &ServiceName) -> ObjectReference {
     if !world.namespaces.contains(service.namespace.as_str()) {
         return ObjectReference {
@@ -279,7 +283,7 @@ fn service_reference(world: &ClusterState, service: &ServiceName) -> ObjectRefer
     }
 }
 
-/// The metadata of a cluster-scoped object of ours.
+/// Returns the metadata of a cluster-scoped object of ours.
 fn owned_metadata(world: &ClusterState, name: &str) -> kube::core::ObjectMeta {
     let (label, value) = crate::api::MANAGED_BY;
     kube::core::ObjectMeta {

@@ -1,7 +1,8 @@
-//! The ports of an import: those that its Service has, since each costs every node a listener for each worker.
+//! The ports of an import: only those that its Service has, because each costs every node a
+//! listener for each worker.
 //!
-//! **Invariant:** a port is on record before a slice names it, and stays there until none does any more. Nodes
-//! listen for what is on record.
+//! **Invariant:** a port is stored in the Import before a slice names it, and stays there until no
+//! slice does any more. Nodes listen on the stored ports.
 
 use std::collections::BTreeSet;
 
@@ -13,17 +14,17 @@ use super::cluster_state::{ClusterState, is_ours};
 use super::slices;
 use crate::api::{Import, ImportPort};
 
-/// The most ports of an import that the configuration names.
+/// Most ports of an import that the configuration names.
 const MAX_PORTS: usize = 64;
-/// The most of one that nobody named.
+/// Most ports of any other import.
 const MAX_PORTS_UNNAMED: usize = 16;
 
-/// What an import is to a Service.
+/// The use of a Service by an import.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PortUse<'a> {
-    /// The Service, where it is there.
+    /// The Service, if it exists.
     pub(super) service: Option<&'a Service>,
-    /// True if the Service is made as the export says.
+    /// True if the Service is created as the export says.
     pub(super) creates_service: bool,
     /// True if the configuration names the import.
     pub(super) named: bool,
@@ -32,23 +33,23 @@ pub(super) struct PortUse<'a> {
 /// The ports of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct ImportPorts {
-    /// Those that are served.
+    /// Ports that are served.
     pub(super) used: Vec<ImportPort>,
-    /// Those that a slice still names, though nobody should use them.
+    /// Ports that a slice still names, though nobody should use them.
     pub(super) retained: Vec<ImportPort>,
-    /// How many more would be used, were it not for the limit.
+    /// Number of ports beyond the limit.
     pub(super) left_out: usize,
 }
 
 impl ImportPorts {
-    /// All of them, as they stand on record.
+    /// Returns all of them, as the Import stores them.
     pub(super) fn all(&self) -> Vec<ImportPort> {
         self.used.iter().chain(&self.retained).cloned().collect()
     }
 }
 
 impl PortUse<'_> {
-    /// The ports of `export` that are used.
+    /// Selects the used ports of `export`.
     pub(super) fn select_of_export(self, export: &PeerExport) -> ImportPorts {
         let port = |port: &PeerPort| ImportPort {
             name: port.name.to_string(),
@@ -59,7 +60,7 @@ impl PortUse<'_> {
         self.select(export.ports.iter().map(port).collect())
     }
 
-    /// Those of `offered` that are used.
+    /// Selects the used ports among `offered`.
     pub(super) fn select(self, offered: Vec<ImportPort>) -> ImportPorts {
         let mut used = match self.service {
             Some(service) if !(self.creates_service && is_ours(service)) => {
@@ -78,7 +79,7 @@ impl PortUse<'_> {
     }
 }
 
-/// Those of a stored import that a slice of ours names, but for `used`.
+/// Returns the ports of a stored import that a slice of ours names, except `used`.
 pub(super) fn retained_ports(
     world: &ClusterState,
     service: &ServiceName,

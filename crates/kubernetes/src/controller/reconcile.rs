@@ -1,4 +1,4 @@
-//! The rounds of an active controller: wait for a change, look at all, write what differs.
+//! The loop of an active controller: wait for a change, read everything, write the differences.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -31,19 +31,19 @@ use crate::api::{CA_SECRET, CONFIG_MAP, NAMESPACE, TRUST_BUNDLE_KEY};
 use crate::store::{ChangeSignal, Selector};
 use crate::tasks::Tasks;
 
-/// How long changes are gathered before a round begins.
+/// From a change to the pass that handles it: changes in between share the pass.
 const BATCH_DELAY: Duration = Duration::from_millis(20);
-/// A round begins after this time though nothing has changed: for what changes by time alone.
+/// From one pass to the next though nothing has changed: for what depends on time alone.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long the CA is not asked for again after it could not be used.
+/// From a failure of the CA to the next attempt.
 const CA_BACKOFF: Duration = Duration::from_secs(5);
 
-/// The most requests for certificates that are answered in one round: what else there is must not wait.
+/// Most certificate requests that are answered in one pass: everything else must not wait.
 const MAX_ANSWERS: usize = 50;
-/// How long kagent's Agents are waited for when all else is known.
+/// Longest wait for kagent's Agents, from when everything else is known.
 const AGENTS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// All that rounds know from one to the next.
+/// State of the controller from one pass to the next.
 pub(super) struct Reconciler<'a> {
     client: Client,
     changed: ChangeSignal,
@@ -52,7 +52,7 @@ pub(super) struct Reconciler<'a> {
     peers: watch::Receiver<Arc<ObservedPeers>>,
     state: &'a watch::Sender<ControllerState>,
     config: ConfigState,
-    /// The CA in use; and the last that was, so that it can be put back.
+    /// The CA in use, and the last one that was, so that it can be restored.
     ca: Option<Arc<ClusterCa>>,
     last_ca: Option<Arc<ClusterCa>>,
     history: PlanHistory,
@@ -60,11 +60,11 @@ pub(super) struct Reconciler<'a> {
     write_failures: WriteFailures,
     answer_failures: WriteFailures,
     reporter: EventReporter,
-    /// Since when all is known that must be.
+    /// Since when everything required is known.
     known_since: Option<Instant>,
 }
 
-/// The configuration as it was last good, and as it is written.
+/// The last good configuration, and the one that is written.
 #[derive(Debug, Default)]
 struct ConfigState {
     data: Option<BTreeMap<String, String>>,
@@ -74,7 +74,7 @@ struct ConfigState {
 }
 
 impl ConfigState {
-    /// Reads it again where it has changed.
+    /// Reads the configuration again if it has changed.
     fn read(&mut self, data: BTreeMap<String, String>) {
         if self.data.as_ref() == Some(&data) {
             return;
@@ -107,14 +107,14 @@ fn first_error(report: &ClusterReport) -> String {
     }
 }
 
-/// When the next round must begin at the latest, and whether it need not wait for more changes.
+/// When the next pass must begin at the latest, and whether it may wait for more changes.
 struct NextRound {
     at: Option<Instant>,
     at_once: bool,
 }
 
 impl<'a> Reconciler<'a> {
-    /// Rounds over what some of `tasks` watch.
+    /// Returns a reconciler over stores that some of `tasks` keep up to date.
     pub(super) fn new(
         client: Client,
         settings: &ControllerSettings,
@@ -161,7 +161,7 @@ impl<'a> Reconciler<'a> {
                 _ = changed.changed() => sleep(BATCH_DELAY).await,
                 heard = self.peers.changed() => match heard {
                     Ok(()) => sleep(BATCH_DELAY).await,
-                    // The process has stopped listening; it is about to end.
+                    // The process has stopped observing; it is about to end.
                     Err(_) => sleep_until(latest).await,
                 },
                 () = sleep_until(latest) => {}
@@ -178,7 +178,7 @@ impl<'a> Reconciler<'a> {
             let data = self.stores.config.get(Some(NAMESPACE), CONFIG_MAP);
             self.config.read(data.and_then(|map| map.data.clone()).unwrap_or_default());
         }
-        // Certificates come first, and wait for nothing else: they end.
+        // Certificates come first, and wait for nothing else: they expire.
         let ca_trouble = self.refresh_ca().await.err().map(|error| {
             let trouble = error.to_string();
             complaints.push(system_warning(CA_SECRET, "Secret", error.reason(), &trouble));
@@ -259,12 +259,13 @@ impl<'a> Reconciler<'a> {
         NextRound { at: again, at_once: written + answered > 0 }
     }
 
-    /// Has the CA; says why not.
+    /// Loads or creates the CA. Returns the reason if there is none.
     async fn refresh_ca(&mut self) -> Result<(), CaError> {
         if !self.stores.can_sign() {
             return Ok(());
         }
-        // Without a configuration, and without what was published before, nothing is made or published.
+        // Without a configuration, or before the published data is known, nothing is created or
+        // published.
         let good = self.config.good.as_ref().filter(|_| self.stores.trust.was_listed());
         let (domain, now) = (good.map(|config| &config.trust_domain), UnixTime::now());
         self.ca = None;
@@ -281,8 +282,8 @@ impl<'a> Reconciler<'a> {
         Ok(())
     }
 
-    /// Looks whether the nodes have the network that the configuration says, and keeps the record of it; gives the
-    /// one that counts now, where it is another.
+    /// Compares the nodes' network with the configuration, and stores the result. Returns the
+    /// network in force, if it is another one.
     async fn advance_migration(
         &mut self,
         wanted: &NetworkConfig,
@@ -291,7 +292,7 @@ impl<'a> Reconciler<'a> {
         let pods = self.stores.node_pods();
         let (moves, fresh) = self.migration.advance(&record, wanted, &pods, Instant::now());
         let in_force = network_migration::network_in_force(&fresh, wanted);
-        // Without a bundle there is nothing to keep it beside, and no node that has begun.
+        // Without a bundle there is nothing to store it beside, and no node that has started.
         if fresh != record
             && record.contains_key(TRUST_BUNDLE_KEY)
             && let Err(error) = ca::publish_trust(&self.client, &self.stores, fresh).await
@@ -301,7 +302,7 @@ impl<'a> Reconciler<'a> {
         (moves, in_force)
     }
 
-    /// Answers nodes' requests, some at a time; returns how many were answered.
+    /// Answers nodes' certificate requests, several at a time. Returns how many were answered.
     async fn sign_requests(
         &mut self,
         lease: &LeaderElection,
@@ -352,7 +353,7 @@ impl<'a> Reconciler<'a> {
         answered
     }
 
-    /// Tells the process whom to listen to, where that has changed.
+    /// Tells the process which nodes to observe, if that has changed.
     fn publish_observer(&self, config: &Arc<ClusterConfig>) {
         let fresh = self.ca.as_ref().map(|ca| {
             let port = config.network.port;
@@ -366,7 +367,7 @@ impl<'a> Reconciler<'a> {
                 siblings: siblings.collect::<BTreeMap<NodeName, Vec<SocketAddr>>>(),
             })
         });
-        // What was published stays while the CA cannot be asked for.
+        // The published value stays while the CA is unknown.
         let Some(fresh) = fresh else { return };
         self.observer.send_if_modified(|now| {
             let same = now.as_ref().is_some_and(|now| {
@@ -389,7 +390,7 @@ impl<'a> Reconciler<'a> {
     }
 }
 
-/// A complaint about an object in our own namespace.
+/// Returns a warning about an object in our own namespace.
 fn system_warning(name: &str, kind: &str, reason: &str, note: &str) -> ObjectWarning {
     let about = ObjectReference {
         api_version: Some("v1".into()),

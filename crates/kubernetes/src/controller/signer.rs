@@ -1,7 +1,9 @@
-//! Nodes' certificates: each request is checked against the very pod that made it, then signed or denied.
+//! Nodes' certificates: each request is checked against the very pod that made it, then signed or
+//! denied.
 //!
-//! What a request says of itself is not believed. Who made it the API server wrote into it: the
-//! ServiceAccount, and the pod and node that its token is bound to; what that pod is, the API server says.
+//! The request's own statements are not believed. The API server wrote into it who made it: the
+//! ServiceAccount, and the pod and node that its token is bound to. What that pod is, the API
+//! server says as well.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,10 +28,10 @@ use super::leader::with_timeout;
 use super::stores::ControllerStores;
 use crate::api::{NAMESPACE, NODE, SIGNER};
 
-/// The shortest life that a request may ask for: Kubernetes' own bound.
+/// Shortest lifetime that a request may ask for: Kubernetes' own bound.
 const MIN_LIFETIME: Duration = Duration::from_secs(600);
 
-/// Who made a request, as the API server says.
+/// The requester, as the API server names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RequesterClaims {
     pub(super) node: NodeName,
@@ -37,28 +39,28 @@ pub(super) struct RequesterClaims {
     pub(super) uid: String,
 }
 
-/// Why a request is denied.
+/// The reason why a request is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CsrDenial {
-    /// One word for machines.
+    /// The reason as one word for machines.
     pub(super) reason: &'static str,
-    /// One sentence.
+    /// The reason as one sentence.
     pub(super) why: String,
 }
 
 impl CsrDenial {
-    /// It was not made by a node of ours.
+    /// The request was not made by a node of ours.
     fn not_our_node(why: impl Into<String>) -> Self {
         Self { reason: "NotOurNode", why: why.into() }
     }
 
-    /// Whoever made it, it asks for what nobody can have.
+    /// Whoever made the request, it asks for what nobody may have.
     fn bad_request(why: impl Into<String>) -> Self {
         Self { reason: "BadRequest", why: why.into() }
     }
 }
 
-/// Why a request stays open.
+/// The reason why a request stays open.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CsrError {
     /// The API server refused, or cannot be reached.
@@ -69,7 +71,7 @@ pub(super) enum CsrError {
     Ca(AuthorityError),
 }
 
-/// Whether a request still waits for us.
+/// Returns whether a request still waits for us.
 fn is_open(request: &Request) -> bool {
     let status = request.status.as_ref();
     let certificate = status.and_then(|s| s.certificate.as_ref()).is_some_and(|c| !c.0.is_empty());
@@ -84,9 +86,10 @@ fn has_condition(request: &Request, kind: &str) -> bool {
     conditions.unwrap_or_default().iter().any(|c| c.type_ == kind && c.status == "True")
 }
 
-/// The open ones of all requests, in the order in which they are to be answered, and of each whether it is superseded: the
-/// newest of each node first, for which it waits, then all that nobody waits for any more. A node that was not
-/// answered asks again and again; those that heap up so must not keep it from its certificate.
+/// Returns the open requests in the order in which they are to be answered, each with whether it is
+/// superseded: first the newest of each node, which the node waits for, then those that nobody
+/// waits for any more. A node that gets no answer asks again and again; the requests that pile up
+/// must not keep it from its certificate.
 pub(super) fn answer_order(all: Vec<Arc<Request>>) -> Vec<(Arc<Request>, bool)> {
     let mut newest: BTreeMap<NodeName, Arc<Request>> = BTreeMap::new();
     let mut rest = Vec::new();
@@ -109,7 +112,7 @@ pub(super) fn answer_order(all: Vec<Arc<Request>>) -> Vec<(Arc<Request>, bool)> 
 /// Reads who made a request.
 ///
 /// # Errors
-/// Why it is none that a node of ours makes.
+/// The reason why no node of ours can have made it.
 pub(super) fn read_claims(request: &Request) -> Result<RequesterClaims, CsrDenial> {
     let spec = &request.spec;
     let ours = format!("system:serviceaccount:{NAMESPACE}:{NODE}");
@@ -145,7 +148,7 @@ pub(super) fn read_claims(request: &Request) -> Result<RequesterClaims, CsrDenia
 /// Checks that the pod which made a request is a node's daemon.
 ///
 /// # Errors
-/// One sentence: what it is instead.
+/// One sentence that says what it is instead.
 pub(super) fn confirm(claims: &RequesterClaims, pod: Option<&Pod>) -> Result<(), String> {
     let RequesterClaims { node, pod: name, uid } = claims;
     let pod = pod.filter(|p| p.uid().as_ref() == Some(uid));
@@ -163,7 +166,7 @@ pub(super) fn confirm(claims: &RequesterClaims, pod: Option<&Pod>) -> Result<(),
     Ok(())
 }
 
-/// Answers a request; one that is `superseded` with no. Returns what an operator must know of it.
+/// Answers a request; one that is `superseded` is denied. Returns a warning for operators.
 ///
 /// # Errors
 /// Those of the API server, and of the CA; the request stays open then.
@@ -196,7 +199,7 @@ pub(super) async fn answer(
     let mut fresh = request.clone();
     match answer {
         Err(CsrDenial { reason, why }) if has_condition(request, "Approved") => {
-            // Somebody approved it by hand; that cannot be taken back, but we do not sign it.
+            // Somebody approved it by hand. That cannot be taken back, but we do not sign it.
             add_condition(&mut fresh, "Failed", reason, &why);
             stores.requests.put(with_timeout(api.replace_status(&name, &params, &fresh)).await?);
             Ok((!superseded).then_some(why))

@@ -1,7 +1,8 @@
-//! The stub Service and EndpointSlices of an import, as they should stand.
+//! The Service and EndpointSlices of an import, as they should be.
 //!
-//! kube-proxy finds a Service's endpoints by port *name*: a slice's ports have the names that the stub's
-//! ports have, whatever the exporting side calls them, and the rest from the exporting side.
+//! kube-proxy finds a Service's endpoints by port *name*. So a slice's ports have the names that
+//! the Service's ports have, whatever the exporting side calls them; everything else is taken from
+//! the exporting side.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,23 +21,23 @@ use crate::api::{ImportPort, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE};
 
 pub(super) use crate::api::MADE_FOR;
 
-/// The most endpoints of one slice.
+/// Most endpoints of one slice.
 const MAX_ENDPOINTS: usize = 1000;
 
-/// What follows a Service's name in the names of its slices.
+/// Suffixes of the names of a Service's slices.
 pub(super) const NAME_SUFFIXES: [&str; 2] = ["-adit-ipv4", "-adit-ipv6"];
 
-/// What the endpoints of an import are.
+/// Source of an import's endpoints.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum EndpointSource<'a> {
-    /// Its node-local addresses.
+    /// The import's node-local addresses.
     Local(&'a [IpAddr]),
-    /// All nodes.
+    /// The addresses of all nodes.
     Nodes(&'a BTreeMap<NodeName, Vec<IpAddr>>),
 }
 
-/// Whose endpoints a Service that we made leads to: where those are nodes, to the caller's own. No other node
-/// knows who calls.
+/// Returns the traffic policy of a Service that we made. If its endpoints are nodes, traffic stays
+/// on the caller's own node: no other node knows who calls.
 fn traffic_policy(mode: NetworkMode) -> &'static str {
     match mode {
         NetworkMode::LocalRange => "Cluster",
@@ -44,7 +45,7 @@ fn traffic_policy(mode: NetworkMode) -> &'static str {
     }
 }
 
-/// The Service of an import that has none.
+/// Returns the Service of an import that has none.
 pub(super) fn stub_service(
     service: &ServiceName,
     from: &ClusterName,
@@ -56,7 +57,7 @@ pub(super) fn stub_service(
     metadata.annotations = Some([(MADE_FOR.into(), from.to_string())].into());
     let spec = ServiceSpec {
         ports: Some(stub_ports(ports)),
-        // One family where the cluster has one, both where it has both.
+        // One family if the cluster has one, both if it has both.
         ip_family_policy: Some("PreferDualStack".into()),
         internal_traffic_policy: Some(traffic_policy(mode).into()),
         ..ServiceSpec::default()
@@ -64,7 +65,7 @@ pub(super) fn stub_service(
     Service { metadata, spec: Some(spec), status: None }
 }
 
-/// A Service of ours with the ports that it should have; none where it has them.
+/// Returns a Service of ours with the ports that it should have; `None` if it has them.
 pub(super) fn corrected_stub(
     stub: &Service,
     ports: &[ImportPort],
@@ -103,23 +104,24 @@ fn stub_ports(ports: &[ImportPort]) -> Vec<ServicePort> {
     ports.iter().map(port).collect()
 }
 
-/// The families of a Service's addresses.
+/// Returns the IP families of a Service.
 pub(super) fn families(service: &Service) -> IpFamilies {
     let families = service.spec.as_ref().and_then(|s| s.ip_families.as_deref()).unwrap_or_default();
     let has = |family: &str| families.iter().any(|f| f == family);
     IpFamilies { v4: has("IPv4"), v6: has("IPv6") }
 }
 
-/// Whether endpoints of ours can stand behind a Service.
+/// Returns the reason why endpoints of ours cannot be put into a Service.
 pub(super) fn why_unfillable(service: &Service) -> Option<&'static str> {
     let headless = service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None");
-    // Its clients would connect to the addresses in our slice with the Service's port, not with ours.
+    // Its clients would connect to the addresses in our slice with the Service's port, not with
+    // ours.
     super::cluster_state::why_unusable(service)
         .or_else(|| headless.then_some("it has no cluster IP"))
 }
 
-/// The ports of the slices of `service`: each of its ports that the import has, by name, else by number;
-/// where both have only one, that one.
+/// Returns the ports of the slices of `service`: each of its ports that the import has, matched by
+/// name, else by number; if both have only one, that one.
 pub(super) fn slice_ports(service: &Service, ports: &[ImportPort]) -> Vec<EndpointPort> {
     let port = |(own, import): (&ServicePort, &ImportPort)| EndpointPort {
         name: Some(own.name.clone().unwrap_or_default()),
@@ -130,7 +132,7 @@ pub(super) fn slice_ports(service: &Service, ports: &[ImportPort]) -> Vec<Endpoi
     matching_ports(service, ports).map(port).collect()
 }
 
-/// The ports of `service` that the import has, each with the one that stands behind it.
+/// Returns the ports of `service` that the import has, each with its port of the import.
 pub(super) fn matching_ports<'a>(
     service: &'a Service,
     ports: &'a [ImportPort],
@@ -145,7 +147,7 @@ pub(super) fn matching_ports<'a>(
     })
 }
 
-/// The slices of `service`: one for each of its families that there are addresses of.
+/// Returns the slices of `service`: one for each of its families for which there are addresses.
 pub(super) fn import_slices(
     name: &ServiceName,
     service: &Service,
@@ -197,9 +199,10 @@ pub(super) fn import_slices(
     slices
 }
 
-/// An endpoint of ours. While the import is not ready it stays the one that kube-proxy leads to, so that callers reach
-/// our listener and are refused by it, at once and at any rate: without one, the kernel refuses them by ICMP, once a
-/// second, and the others hang. Kubernetes has words for an endpoint to be used only where none is ready (KEP-1669).
+/// Returns an endpoint of ours. While the import is not ready, kube-proxy still uses it, so that
+/// callers reach our listener and are refused by it, at once and at any rate. Without an endpoint,
+/// the kernel refuses them by ICMP, once a second, and the others hang. Kubernetes has conditions
+/// for an endpoint that is used only where none is ready (KEP-1669).
 fn endpoint(address: &IpAddr, ready: bool) -> Endpoint {
     let conditions =
         EndpointConditions { ready: Some(ready), serving: Some(true), terminating: Some(!ready) };
@@ -210,7 +213,7 @@ fn endpoint(address: &IpAddr, ready: bool) -> Endpoint {
     }
 }
 
-/// Whether a slice stands as it should.
+/// Returns whether a slice is as it should be.
 pub(super) fn is_current(stored: &EndpointSlice, wanted: &EndpointSlice) -> bool {
     let has = |want: &Option<BTreeMap<String, String>>| {
         let labels = stored.metadata.labels.as_ref();
@@ -223,7 +226,7 @@ pub(super) fn is_current(stored: &EndpointSlice, wanted: &EndpointSlice) -> bool
         && stored.metadata.owner_references == wanted.metadata.owner_references
 }
 
-/// What all that we make in namespaces has in common.
+/// Returns the metadata of an object of ours in a namespace.
 fn object_metadata(
     service: &ServiceName,
     name: String,

@@ -1,4 +1,4 @@
-//! All that an active controller watches, and the world as it shows there.
+//! The stores of an active controller, and the cluster's state that is read from them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,20 +25,20 @@ use crate::api::{
 use crate::store::{ChangeSignal, Selector, Store};
 use crate::tasks::Tasks;
 
-/// What the tasks are called.
+/// Name of the tasks that keep the stores up to date.
 const WATCHING: &str = "watching the cluster";
 
-/// One store of each kind.
+/// A store of each kind.
 #[derive(Debug, Clone)]
 pub(super) struct ControllerStores {
     pub(super) services: Store<Service>,
     pub(super) agents: Store<KagentAgent>,
     pub(super) namespaces: Store<PartialObjectMeta<Namespace>>,
-    /// Ours.
+    /// The slices that we write.
     pub(super) slices: Store<EndpointSlice>,
-    /// Of the Services that we import, or may.
+    /// The slices of Services that we import, or may import.
     pub(super) other_slices: Store<EndpointSlice>,
-    /// Of our own nodes.
+    /// The slices of our own nodes.
     pub(super) nodes: Store<EndpointSlice>,
     pub(super) links: Store<Link>,
     pub(super) imports: Store<Import>,
@@ -50,7 +50,7 @@ pub(super) struct ControllerStores {
 }
 
 impl ControllerStores {
-    /// Begins to watch; ends with `tasks`.
+    /// Starts to watch; ends with `tasks`.
     pub(super) fn watch(client: &Client, bell: &ChangeSignal, tasks: &mut Tasks) -> Self {
         let all = Selector::default;
         let ours = |name| Selector::named(name);
@@ -86,13 +86,14 @@ impl ControllerStores {
         }
     }
 
-    /// Whether nodes' requests can be answered: nothing else is needed for that.
+    /// Returns whether nodes' certificate requests can be answered: nothing else is needed for
+    /// that.
     pub(super) fn can_sign(&self) -> bool {
         self.secret.was_listed() && self.requests.was_listed()
     }
 
-    /// What was never listed yet; nothing else may be decided before all was. Agents are not among it: they
-    /// are somebody else's kind.
+    /// Returns the kinds that were never listed yet. Nothing else may be decided before all were.
+    /// Agents are not among them: they are somebody else's kind.
     pub(super) fn unlisted(&self) -> Vec<&'static str> {
         [
             (self.services.was_listed(), "Services"),
@@ -110,7 +111,7 @@ impl ControllerStores {
         .collect()
     }
 
-    /// Why it is not known what Agents there are.
+    /// Returns the reason why Agents are unknown.
     pub(super) fn agents_trouble(&self) -> Option<String> {
         let why = self.agents.stale().map(|s| format!(": {}", s.reason)).unwrap_or_default();
         (!self.agents.was_listed()).then(|| {
@@ -118,7 +119,7 @@ impl ControllerStores {
         })
     }
 
-    /// Of the first that cannot be refreshed: why.
+    /// Returns the reason of the first store that cannot be refreshed.
     pub(super) fn stale(&self) -> Option<String> {
         let stale = [
             self.services.stale(),
@@ -131,7 +132,7 @@ impl ControllerStores {
         stale.into_iter().flatten().next().map(|stale| stale.reason)
     }
 
-    /// The world as it is known now.
+    /// Returns the cluster's state as it is known now.
     pub(super) fn cluster_state(&self) -> ClusterState {
         let service = |s: Arc<Service>| Some((service_name(&s.metadata, &s.name_any())?, s));
         let namespaces = self.namespaces.objects();
@@ -175,7 +176,7 @@ impl ControllerStores {
         }
     }
 
-    /// Our own nodes' addresses.
+    /// Returns our own nodes and their addresses.
     pub(super) fn nodes(&self) -> BTreeMap<NodeName, Vec<IpAddr>> {
         let mut nodes: BTreeMap<NodeName, BTreeSet<IpAddr>> = BTreeMap::new();
         for slice in self.nodes.objects() {
@@ -189,12 +190,13 @@ impl ControllerStores {
         nodes.into_iter().map(|(node, all)| (node, all.into_iter().collect())).collect()
     }
 
-    /// Our own nodes' pods; without those that are about to end, or that a dead machine cannot end.
+    /// Returns our own nodes' pods, without those that are terminating, or that a dead machine
+    /// cannot terminate.
     pub(super) fn node_pods(&self) -> BTreeSet<NodePod> {
         let slices = self.nodes.objects();
         let pod = |endpoint: &Endpoint| {
             let says = endpoint.conditions.as_ref();
-            // `ready` is always true: their addresses are published whether or not they are.
+            // `ready` is always true: their addresses are published whether or not they are ready.
             let ready = says.and_then(|c| c.serving) != Some(false);
             let going = !ready && says.and_then(|c| c.terminating) == Some(true);
             let uid = endpoint.target_ref.as_ref()?.uid.clone()?;
@@ -203,7 +205,8 @@ impl ControllerStores {
         slices.iter().flat_map(|slice| &slice.endpoints).filter_map(pod).collect()
     }
 
-    /// What others' slices say of each Service, and the first of them by name that has endpoints.
+    /// Returns what slices of others say of each Service, and the first of them by name that has
+    /// endpoints.
     fn local_endpoints(
         &self,
     ) -> (BTreeMap<ServiceName, LocalEndpoints>, BTreeMap<ServiceName, String>) {

@@ -95,7 +95,8 @@ impl ControllerStage {
         stop
     }
 
-    /// What bank says: fraud-bot with so many backends; none where it is not exported.
+    /// Has nodes report bank with so many ready backends of fraud-bot; with none, bank does not
+    /// export it.
     fn hear(&self, ready: Option<u32>) {
         self.hear_ports(&[("http", 8080)], ready);
     }
@@ -130,7 +131,7 @@ impl ControllerStage {
         self.peers.send_replace(Arc::new(ObservedPeers { reporting: true, clusters, nodes }));
     }
 
-    /// What nodes say of themselves.
+    /// Has nodes report these items of themselves.
     fn say(&self, items: Vec<SummaryItem>) {
         self.sum_up(NodesSummary { answered: 2, items, ..NodesSummary::default() });
     }
@@ -146,7 +147,7 @@ impl ControllerStage {
         self.server.get(SLICES, "agents", "fraud-bot-adit-ipv4")
     }
 
-    /// Whether the slice is there, and ready or not.
+    /// The readiness of the slice, if there is one.
     fn ready(&self) -> Option<bool> {
         self.slice()?["endpoints"][0]["conditions"]["ready"].as_bool()
     }
@@ -163,7 +164,7 @@ impl ControllerStage {
         says == Some((status.into(), reason.into()))
     }
 
-    /// Writes so far, but for those of the lease.
+    /// All writes so far, except those of the lease.
     fn writes(&self) -> Vec<String> {
         self.server.requests(|r| !r.starts_with("GET") && !r.contains("/leases"))
     }
@@ -296,7 +297,7 @@ fn own_slice(ready: bool) -> Value {
 /// Opens all namespaces to bank.
 const OPENED: &str = "    import: {namespaces: [\"*\"]}\n";
 
-/// The Service and the Agent of kagent's stub, which is to have so many pods.
+/// Puts a Service and an Agent of kagent's there that is to have so many pods.
 fn kagents_stub(server: &FakeApiServer, replicas: u32) {
     let spec =
         json!({"type": "BYO", "byo": {"deployment": {"image": "none", "replicas": replicas}}});
@@ -843,7 +844,7 @@ async fn nodes_own_pods_get_certificates_and_nobody_else() {
     assert!(stage.server.get("/secrets", "adit-system", "adit-ca").is_some());
 }
 
-/// What a CA that was made at some time for an hour answers to a request.
+/// Answers a request by a CA that was created at `made`, valid for an hour.
 async fn answered_by_a_ca_of(server: &FakeApiServer, made: UnixTime, request: Value) -> String {
     let domain = "edge.adit.internal".parse().unwrap();
     let hour = Duration::from_secs(3600);

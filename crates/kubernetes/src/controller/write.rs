@@ -1,9 +1,14 @@
-//! Writes a plan: several objects at a time, each for itself.
+//! Writes a plan: several objects at a time, each independent of the others.
 //!
-//! An object that cannot be written waits, longer each time, while all others go on. What came of a write is
-//! put into the stores, so that the next plan knows it before the watch brings it. A conflict is no failure:
-//! somebody else wrote, and the next plan is made from what they wrote. A write that succeeds and is wanted
-//! again at once, and again, is one: something there stores another thing than we write.
+//! An object that cannot be written is retried with backoff, while all others go on. The API
+//! server's answer to a write is put into the stores, so that the next plan knows it before the
+//! watch brings it. A conflict is no failure: somebody else wrote, and the next plan is made from
+//! that. A write that succeeds and is wanted again at once, several times, is a failure: something
+//! stores another object than we write.
+//!
+//! Objects are replaced whole, not applied on the server's side (server-side apply): the plan is
+//! made from the whole stored object, and a replace with its resource version fails if it has
+//! changed since, where an apply would overwrite it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,47 +25,48 @@ use super::plan::{ObjectChange, PlannedWrite, ResourceKey};
 use super::stores::ControllerStores;
 use crate::store::{Store, StoredObject};
 
-/// How many writes are under way at a time.
+/// Number of writes at a time.
 pub(super) const MAX_CONCURRENT: usize = 8;
-/// How long clients' part of one plan is written: what has changed since is planned then.
+/// Time for which the urgent part of a plan is written, from its first write: changes since then
+/// need a new plan.
 const URGENT_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long the rest is, for which no client waits; but something of it each time.
+/// Time for which the rest is written, for which no client waits; each pass writes something of it.
 const DEFERRED_TIMEOUT: Duration = Duration::from_millis(100);
-/// What is waited after the first failure to write an object; twice as long after each further one.
+/// Backoff after the first failure to write an object; doubled after each further one.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
-/// The most that is waited.
+/// Longest backoff.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
-/// What is waited after a conflict: the watch brings what the other wrote.
+/// Backoff after a conflict: the watch brings what the other wrote.
 const CONFLICT_BACKOFF: Duration = Duration::from_millis(100);
-/// So many writes of an object may follow each other at once: it is made, gets what depends on others, and its
-/// status.
+/// Most writes of one object right after each other: it is created, gets what depends on others,
+/// and its status.
 const MAX_CONSECUTIVE: u32 = 4;
 
-/// Objects that could not be written of late.
+/// Objects that could not be written recently.
 #[derive(Debug, Default)]
 pub(super) struct WriteFailures(BTreeMap<ResourceKey, WriteFailure>);
 
 #[derive(Debug)]
 struct WriteFailure {
     times: u32,
-    /// Writes since the last plan that did not want one.
+    /// Writes since the last plan that did not need one.
     written: u32,
     until: Instant,
     why: String,
 }
 
 impl WriteFailures {
-    /// Whether an object may be written now.
+    /// Returns whether an object may be written now.
     pub(super) fn may_write(&self, key: &ResourceKey, now: Instant) -> bool {
         self.0.get(key).is_none_or(|failure| failure.until <= now)
     }
 
-    /// Whether the last write of an object failed.
+    /// Returns whether the last write of an object failed.
     fn failed(&self, key: &ResourceKey) -> bool {
         self.0.get(key).is_some_and(|failure| failure.times > 0)
     }
 
-    /// Takes note of what came of a write.
+    /// Records the result of a write.
     pub(super) fn record(
         &mut self,
         key: ResourceKey,
@@ -107,35 +113,35 @@ impl WriteFailures {
         }
     }
 
-    /// When the first of them may be tried again.
+    /// Returns when the first of them may be tried again.
     pub(super) fn next_attempt(&self, now: Instant) -> Option<Instant> {
         self.0.values().map(|failure| failure.until).filter(|until| *until > now).min()
     }
 
-    /// Forgets those that nothing is to be done with any more.
+    /// Forgets objects that need no write any more.
     pub(super) fn retain(&mut self, wanted: impl Fn(&ResourceKey) -> bool) {
         self.0.retain(|key, _| wanted(key));
     }
 
-    /// What fails, and not for that somebody else only just wrote it; and why.
+    /// Returns the objects that fail repeatedly, with the reason; a first conflict does not count.
     pub(super) fn failing(&self) -> BTreeMap<ResourceKey, String> {
         let failing = self.0.iter().filter(|(_, failure)| failure.times > 1);
         failing.map(|(key, failure)| (key.clone(), failure.why.clone())).collect()
     }
 
-    /// One that fails again and again, for people.
+    /// Describes the object that fails most often, for people.
     pub(super) fn worst(&self) -> Option<String> {
         let worst = self.0.iter().max_by_key(|(_, failure)| failure.times)?;
         (worst.1.times > 2).then(|| format!("{}: {}", worst.0, worst.1.why))
     }
 }
 
-/// What is waited after so many failures before the last.
+/// Returns the backoff after so many failures before the last.
 fn backoff(times: u32) -> Duration {
     INITIAL_BACKOFF.saturating_mul(1 << times.min(12)).min(MAX_BACKOFF)
 }
 
-/// Writes, for so long as the plan is fresh and the lease is held; returns how many objects were written.
+/// Writes while the plan is fresh and the lease is held. Returns how many objects were written.
 pub(super) async fn write_plan(
     client: &Client,
     stores: &ControllerStores,
@@ -148,7 +154,8 @@ pub(super) async fn write_plan(
     failures.retain(|key| wanted.contains(key));
     let ready = writes.into_iter().map(|write| (write.key(), write));
     let mut ready: Vec<_> = ready.filter(|(key, _)| failures.may_write(key, now)).collect();
-    // What failed before keeps nothing else waiting; of the rest, what clients wait for comes first.
+    // Objects that failed before keep nothing else waiting; of the rest, what clients wait for
+    // comes first.
     ready.sort_by_key(|(key, write)| (failures.failed(key), write.rank()));
     let (urgent, rest): (Vec<_>, Vec<_>) =
         ready.into_iter().partition(|(key, write)| !failures.failed(key) && !write.is_status());

@@ -1,7 +1,8 @@
-//! The Services that were made for imports, and which of them a change of the configuration takes away.
+//! The Services that were made for imports, and which of them a change of the configuration
+//! removes.
 //!
-//! The controller removes a Service that it made once nothing asks for it. Whoever took one over took its label off,
-//! and so it is not among these.
+//! The controller removes a Service that it made once nothing asks for it. Whoever takes one over
+//! removes its label, so it is not among these.
 
 use adit_config::cluster::{ClusterConfig, NamePattern};
 use adit_core::name::{ClusterName, ServiceName};
@@ -12,10 +13,10 @@ use kube::api::ListParams;
 use crate::api::{MADE_FOR, MANAGED_BY};
 use crate::context::{Context, ContextError};
 
-/// The Services that were made for imports from `other` and that nobody took over since, by name.
+/// Lists the Services that were made for imports from `other` and that nobody took over since.
 ///
 /// # Errors
-/// Where the cluster cannot be asked, or does not say it to everybody.
+/// If the cluster cannot be asked, or refuses.
 pub async fn list_made_services(
     context: &Context,
     other: &ClusterName,
@@ -35,7 +36,8 @@ fn service_made_for(service: &Service, other: &ClusterName) -> Option<ServiceNam
     if made_for == other.as_str() && !is_theirs { named() } else { None }
 }
 
-/// Those of the Services `made` for imports from `other` that a configuration has no reason to keep.
+/// Returns those of the Services `made` for imports from `other` that a configuration has no reason
+/// to keep.
 #[must_use]
 pub fn unneeded_services(
     config: &ClusterConfig,

@@ -1,4 +1,4 @@
-//! What is worked out from what is there.
+//! Changes computed from a document.
 
 use adit_config::cluster::parse_fragment;
 use serde_json::json;

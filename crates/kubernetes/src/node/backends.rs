@@ -1,10 +1,11 @@
-//! What is behind an export: which endpoints a node believes, and where it has them run.
+//! Backends of an export: which endpoints a node believes, and on which node they run.
 //!
-//! Who may write EndpointSlices in a namespace writes into them what he likes: the API server checks neither an
-//! address, nor a node's name, nor whose pod it is. So the backends of an export that a tenant can make, by a
-//! label or an annotation, are pods of its own namespace that this node has seen itself; what is said to run
-//! on another node is only counted for it, and that node looks at its own pods. An export that an administrator
-//! named may lead anywhere else, but in no case to what [`BackendFilter::is_forbidden`] has.
+//! Whoever may write EndpointSlices in a namespace can write anything into them: the API server
+//! checks neither an address, nor a node's name, nor whose pod it is. So the backends of an export
+//! that a tenant can make, by a label or an annotation, are pods of its own namespace that this
+//! node has seen itself. An endpoint said to run on another node is only counted for that node,
+//! which looks at its own pods. An export that an administrator named may lead anywhere else,
+//! except to what [`BackendFilter::is_forbidden`] has.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -19,14 +20,14 @@ use super::NodeLocation;
 use super::observed::{ObservedCluster, ObservedEndpoint, ObservedSlice};
 use crate::api::ExportSpec;
 
-/// The most backends of one namespace's exports together, each port of each endpoint being one: 5,000 pods with
-/// four ports. All nodes keep them, and look at all of them whenever one changes.
+/// Most backends of one namespace's exports together, each port of each endpoint being one: 5,000
+/// pods with four ports. All nodes keep them, and read all of them whenever one changes.
 pub(super) const MAX_BACKENDS: usize = 20_000;
-/// Of those, the most that are nobody's backend and are kept so that it can be said why they are not dialled. What a
-/// node never dials is looked through for each source that it does not know, and copied with each snapshot.
+/// Of those, the most that are forbidden and are kept so that the reason can be told. They are
+/// searched for each unknown source, and copied with each snapshot.
 pub(super) const MAX_FORBIDDEN: usize = 100;
 
-/// How many backends one namespace may still have.
+/// Number of backends that one namespace may still have.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BackendQuota {
     all: usize,
@@ -34,25 +35,25 @@ pub(super) struct BackendQuota {
 }
 
 impl BackendQuota {
-    /// Of a namespace that has none.
+    /// Returns the quota of a namespace without backends.
     pub(super) fn new() -> Self {
         Self { all: MAX_BACKENDS, forbidden: MAX_FORBIDDEN }
     }
 
-    /// Whether it has as many as it may.
+    /// Returns whether the namespace has as many as it may.
     pub(super) fn is_exhausted(self) -> bool {
         self.all == 0
     }
 }
 
-/// What a node knows by itself, or by those who are believed.
+/// Decides which endpoints are backends, by what the node knows itself or from trusted objects.
 pub(super) struct BackendFilter<'a> {
     local: &'a NodeLocation,
     /// The other nodes that have a daemon.
     siblings: &'a BTreeMap<NodeName, Vec<SocketAddr>>,
-    /// Whose pod of this node has an address.
+    /// This node's pods by address.
     workloads: &'a HashMap<IpAddr, Workload>,
-    /// Addresses of nodes, this one among them.
+    /// Addresses of nodes, this one included.
     nodes: BTreeSet<IpAddr>,
     /// Prefixes that stand for imports, and those of Services.
     ranges: Vec<(IpAddr, u8)>,
@@ -82,8 +83,9 @@ impl<'a> BackendFilter<'a> {
         }
     }
 
-    /// Whether an address is nobody's backend, whoever named the Service: one of a node, of the range that stands for
-    /// imports (it would be a loop), of the Services' range, or one that [`address::is_reserved_for_machine`] has.
+    /// Returns whether an address must never be a backend, whoever named the Service: one of a
+    /// node, of the range that stands for imports (that would be a loop), of the Services' range,
+    /// or one that [`address::is_special`] has.
     fn is_forbidden(&self, ip: IpAddr) -> bool {
         let carried = address::effective_ip(ip);
         let known =
@@ -91,23 +93,24 @@ impl<'a> BackendFilter<'a> {
         known(ip) || known(carried) || address::is_reserved_for_machine(ip)
     }
 
-    /// The addresses among these backends that are nobody's. They stay there, so that it can be said why they are not
-    /// dialled.
+    /// Returns the forbidden addresses among an export's backends. They stay there, so that the
+    /// reason why they are not dialled can be told.
     pub(super) fn forbidden(&self, export: &Export) -> impl Iterator<Item = IpAddr> {
         let backends = export.ports.iter().flat_map(|port| &port.backends);
         backends.map(|backend| backend.address.ip()).filter(|ip| self.is_forbidden(*ip))
     }
 
-    /// The node that an endpoint of this export counts for; none where nobody dials it.
+    /// Returns the node that an endpoint of this export counts for; `None` if nobody dials it.
     fn dialing_node(&self, endpoint: &ObservedEndpoint, spec: &ExportSpec) -> Option<NodeName> {
         let here = &self.local.node;
         let named = endpoint.node.as_deref().and_then(|name| name.parse::<NodeName>().ok());
         let known = named.filter(|node| node == here || self.siblings.contains_key(node));
         if spec.any_endpoint || self.is_forbidden(endpoint.address) {
-            // On no node that has a daemon: by whoever takes the stream.
+            // On no node that has a daemon: dialled by whichever node takes the stream.
             return Some(known.unwrap_or_else(|| here.clone()));
         }
-        // Which node it is counted for hangs on what is said alone, so that all nodes say the same.
+        // The node depends on the endpoint's own statement alone, so that all nodes count it the
+        // same way.
         let owner = || self.workloads.get(&endpoint.address).map(|pod| pod.namespace.as_str());
         let is_right = |node: &NodeName| {
             endpoint.pod && (node != here || owner() == Some(&*spec.service.namespace))
@@ -115,7 +118,8 @@ impl<'a> BackendFilter<'a> {
         known.filter(is_right)
     }
 
-    /// The ready endpoints of the port of that name, as far as there is room, which they take.
+    /// Returns the ready endpoints of the port of that name, as far as the quota allows, and
+    /// charges them.
     pub(super) fn backends(
         &self,
         port: &str,
@@ -148,7 +152,7 @@ impl<'a> BackendFilter<'a> {
     }
 }
 
-/// `ADDRESS/LENGTH`.
+/// Parses `ADDRESS/LENGTH`.
 fn parse_prefix(text: &str) -> Option<(IpAddr, u8)> {
     let (address, length) = text.split_once('/')?;
     let address: IpAddr = address.parse().ok()?;
@@ -156,7 +160,7 @@ fn parse_prefix(text: &str) -> Option<(IpAddr, u8)> {
     (length <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, length))
 }
 
-/// Whether an address has that prefix.
+/// Returns whether an address has that prefix.
 fn has_prefix(address: IpAddr, (range, prefix): (IpAddr, u8)) -> bool {
     let same = match (address, range) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),

@@ -1,7 +1,7 @@
-//! A node's certificate: asked for with a key that never leaves the node, through the API server.
+//! A node's certificate: requested through the API server, with a key that never leaves the node.
 //!
-//! The request names our own signer; the controller finds out from the API server's word, not from ours,
-//! that it comes from this very node's pod, and signs it. Meanwhile there is nothing to do but wait.
+//! The request names our own signer. The controller verifies by the API server's word that it comes
+//! from this very node's pod, and signs it. Meanwhile the node can only wait.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::api::{NAMESPACE, SIGNER};
 
-/// How long a certificate is asked for: it is renewed at half of that.
+/// Lifetime that is requested for a certificate: it is renewed at half of that.
 pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-/// How often an open request is looked at, at first and at most.
+/// From one look at an open request to the next, at first and at most.
 const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// How often is said that a request has no answer.
+/// From one log line about a request without an answer to the next.
 const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A certificate and its key, as PEM.
@@ -42,7 +42,7 @@ impl std::fmt::Debug for NodeCertificate {
     }
 }
 
-/// Why there is no certificate.
+/// The reason why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateRequestError {
     /// No key or request could be made.
@@ -51,7 +51,7 @@ pub enum CertificateRequestError {
     /// The API server refused, or cannot be reached.
     #[error("CertificateSigningRequest: {0}")]
     Api(#[from] kube::Error),
-    /// The controller said no.
+    /// The controller denied the request.
     #[error("certificate request {name} was denied: {message}")]
     Denied {
         /// The request.
@@ -61,11 +61,11 @@ pub enum CertificateRequestError {
     },
 }
 
-/// Asks for a certificate of `node` and waits for it, however long that takes: another request would only be
-/// one more to answer.
+/// Requests a certificate of `node` and waits for it, however long that takes: another request
+/// would only be one more to answer.
 ///
 /// # Errors
-/// See [`CertificateRequestError`]; worth another attempt, all of them.
+/// See [`CertificateRequestError`]; all of them are worth another attempt.
 pub async fn request_certificate(
     client: &Client,
     domain: &TrustDomain,
@@ -88,7 +88,7 @@ pub async fn request_certificate(
             patience = Instant::now() + REMINDER_INTERVAL;
         }
         let now = match all.get(&name).await {
-            // An API server that is away comes back, and with it the request.
+            // An API server that is down comes back, and the request with it.
             Err(error) if !matches!(error, kube::Error::Api(_)) => continue,
             found => found?,
         };
@@ -131,7 +131,7 @@ fn request_object(
     }
 }
 
-/// The certificate, or why there will be none; nothing while it is open.
+/// Returns the certificate, or the reason why there will be none; `None` while the request is open.
 fn read_answer(status: &CertificateSigningRequestStatus) -> Option<Result<Vec<u8>, String>> {
     let no = status.conditions.iter().flatten().find(|c| matches!(&*c.type_, "Denied" | "Failed"));
     if let Some(no) = no {

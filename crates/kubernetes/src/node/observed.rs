@@ -1,7 +1,7 @@
-//! What a node has seen of its cluster, with no more of each object than it needs.
+//! All that a node has seen of its cluster, with no more of each object than it needs.
 //!
-//! It is kept on disk as JSON, so that a node that starts while the API server is away serves what it knew.
-//! No field holds a secret.
+//! It is cached on disk as JSON, so that a node that starts while the API server is down serves
+//! what it knew. No field holds a secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,28 +14,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{ExportSpec, ImportSpec, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef};
 
-/// All of it. Keys are names of objects, as `NAMESPACE/NAME` where they have a namespace.
+/// The cluster's objects as the node has seen them. Keys are names of objects, `NAMESPACE/NAME` if
+/// they have a namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObservedCluster {
-    /// The UID of Adit's namespace: what was seen of another installation is nothing to this one.
+    /// The UID of Adit's namespace. Data from another installation is not used.
     #[serde(default)]
     pub installation: Option<String>,
-    /// The machine's run in which it was seen.
+    /// The boot ID of the machine when it was seen.
     #[serde(default)]
     pub run: String,
-    /// Whether all of it was listed since the process began.
+    /// True if all of it was listed since the process started.
     #[serde(skip)]
     pub is_complete: bool,
-    /// The data of ConfigMap [`crate::api::CONFIG_MAP`]; on disk, as it was last good.
+    /// The data of ConfigMap [`crate::api::CONFIG_MAP`]; on disk, the last good data.
     pub config: BTreeMap<String, String>,
-    /// This cluster's trust bundle, PEM; none before the controller has made one.
+    /// This cluster's trust bundle, PEM; `None` before the controller has made one.
     pub bundle: Option<String>,
-    /// By cluster: where its nodes were last heard to be.
+    /// Last known addresses of each linked cluster's nodes.
     pub links: BTreeMap<String, Vec<String>>,
-    /// What is imported.
+    /// The Import objects.
     pub imports: BTreeMap<String, ImportSpec>,
-    /// What is exported.
+    /// The Export objects.
     pub exports: BTreeMap<String, ExportSpec>,
     /// The EndpointSlices of exported Services, of the nodes' own Service, and of the API server.
     pub slices: BTreeMap<String, ObservedSlice>,
@@ -54,23 +55,24 @@ pub struct ObservedSlice {
     pub service: ServiceRef,
     /// TCP ports by name, empty where unnamed.
     pub ports: Vec<(String, u16)>,
-    /// What is behind it.
+    /// Its endpoints.
     pub endpoints: Vec<ObservedEndpoint>,
 }
 
-/// One of them.
+/// An endpoint of an EndpointSlice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObservedEndpoint {
-    /// Where it is, in its canonical form. Of several addresses the first counts, as it does for kube-proxy.
+    /// Its address in canonical form. Of several addresses the first counts, as it does for
+    /// kube-proxy.
     pub address: IpAddr,
-    /// Whether it says that it is a pod of its Service's namespace: nobody has checked.
+    /// True if it claims to be a pod of its Service's namespace: nobody has checked that.
     #[serde(default)]
     pub pod: bool,
-    /// The node that it says it runs on: nobody has checked that either.
+    /// The node that it claims to run on: nobody has checked that either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// Whether new connections may go there.
+    /// True if new connections may go there.
     pub ready: bool,
 }
 
@@ -78,7 +80,7 @@ pub struct ObservedEndpoint {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObservedPod {
-    /// Tells it from another pod of the same name.
+    /// Distinguishes it from another pod of the same name.
     pub uid: String,
     /// Its namespace.
     pub namespace: String,
@@ -86,17 +88,18 @@ pub struct ObservedPod {
     pub service_account: String,
     /// Its addresses, in their canonical form.
     pub addresses: Vec<IpAddr>,
-    /// Whether it is about to end: another pod may have its addresses already.
+    /// True if it is terminating: another pod may have its addresses already.
     #[serde(default)]
     pub ending: bool,
-    /// When the last of its containers began (RFC 3339): a pod whose network is made anew begins all of them.
+    /// When the last of its containers started (RFC 3339): a pod whose network is set up anew
+    /// starts all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<String>,
 }
 
 impl ObservedCluster {
-    /// Forgets what another run of the machine has made untrue: pods on `node` have other addresses now,
-    /// and theirs may be others'.
+    /// Forgets what a reboot of the machine has made untrue: pods on `node` have other addresses
+    /// now, and theirs may belong to others.
     pub fn begin_boot(&mut self, run: String, node: &NodeName) {
         if self.run == run {
             return;
@@ -110,8 +113,8 @@ impl ObservedCluster {
 }
 
 impl ObservedSlice {
-    /// What matters of a slice; none where it belongs to no Service, or is our own: what stands for an
-    /// import is nobody's backend.
+    /// Reads a slice; `None` if it belongs to no Service, or is our own: endpoints that stand for
+    /// an import are never backends.
     #[must_use]
     pub fn from_slice(slice: &EndpointSlice) -> Option<Self> {
         let labels = slice.labels();
@@ -133,7 +136,7 @@ impl ObservedSlice {
                     r.kind.as_deref() == Some("Pod") && r.namespace == slice.namespace()
                 }),
                 node: e.node_name.clone(),
-                // Not said means ready (EndpointConditions).
+                // A missing value means ready (EndpointConditions).
                 ready: e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true),
             })
         };
@@ -150,9 +153,9 @@ fn canonical(text: &str) -> Option<IpAddr> {
 }
 
 impl ObservedPod {
-    /// What matters of a pod; none where it has no address of its own (yet), or has ended: its address is
-    /// free for the next one then. One that is being deleted has ended with the last of its containers, which
-    /// is before its phase says so.
+    /// Reads a pod; `None` if it has no address of its own (yet), or has ended, so that its address
+    /// is free for the next pod. A pod that is being deleted has ended with the last of its
+    /// containers, which is before its phase says so.
     #[must_use]
     pub fn from_pod(pod: &Pod) -> Option<Self> {
         let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
@@ -175,14 +178,14 @@ impl ObservedPod {
     }
 }
 
-/// When the last of a pod's containers began.
+/// Returns when the last of a pod's containers started.
 fn last_container_start(status: &PodStatus) -> Option<String> {
     let running = |c: &ContainerStatus| c.state.as_ref()?.running.as_ref()?.started_at.clone();
     let last = status.container_statuses.iter().flatten().filter_map(running).max();
     last.map(|time| time.0.to_string())
 }
 
-/// Whether all of a pod's containers have ended, and there were some.
+/// Returns whether a pod has containers and all of them have ended.
 fn have_containers_ended(status: &PodStatus) -> bool {
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     let before = status.init_container_statuses.as_deref().unwrap_or_default();

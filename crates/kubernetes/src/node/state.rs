@@ -1,6 +1,7 @@
-//! From what a node has seen to what its data path understands: a function of its arguments.
+//! Conversion of what a node has seen into what its data path understands: a function of its
+//! arguments.
 //!
-//! An object that makes no sense is left out and named; it never takes the others with it.
+//! An invalid object is left out and named; it never takes the others with it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -18,27 +19,27 @@ use super::backends::{self, BackendFilter, BackendQuota};
 use super::observed::{ObservedCluster, ObservedSlice};
 use crate::api::{ExportSpec, ImportSpec, NAMESPACE, NODE, ServiceRef, Workloads};
 
-/// What the cluster adds to a node's configuration.
+/// The cluster's part of a node's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeState {
-    /// The other nodes, and where each can be dialled.
+    /// The other nodes, with the addresses at which each can be dialled.
     pub siblings: BTreeMap<NodeName, Vec<SocketAddr>>,
-    /// What is imported.
+    /// The imports.
     pub imports: Vec<Import>,
-    /// What is exported, with its backends.
+    /// The exports, with their backends.
     pub exports: Vec<Export>,
     /// This node's pods by address.
     pub workloads: HashMap<IpAddr, Workload>,
-    /// Where linked clusters' nodes were last heard to be.
+    /// Last known addresses of linked clusters' nodes.
     pub seeds: BTreeMap<ClusterName, Vec<SocketAddr>>,
-    /// Addresses that are nobody's backend: the API server's, and those behind exports that are a node's, a Service's
-    /// or an import's.
+    /// Addresses that must never be a backend: the API server's, and those behind exports that
+    /// belong to a node, a Service or an import.
     pub forbidden: BTreeSet<IpAddr>,
-    /// What was left out, and why.
+    /// Objects that were left out, with the reason.
     pub problems: Vec<String>,
 }
 
-/// The state of the node at `place`.
+/// Returns the state of the node at `place`.
 #[must_use]
 pub fn node_state(
     seen: &ObservedCluster,
@@ -103,7 +104,7 @@ pub fn node_state(
     }
 }
 
-/// An import of a linked cluster; none where it was given up.
+/// Converts an import; `None` if its cluster is not linked, or if it was released.
 fn convert_import(
     spec: &ImportSpec,
     mode: NetworkMode,
@@ -119,9 +120,9 @@ fn convert_import(
     }
     let given: Vec<IpAddr> = spec.addresses.iter().map(|a| parse(a)).collect::<Result<_, _>>()?;
     let addresses = match mode {
-        // One that has no address yet is found nowhere.
+        // An import without an address yet cannot be found.
         NetworkMode::LocalRange => &given,
-        // It is found at the node's, by its ports alone.
+        // It is found at the node's addresses, by its ports alone.
         NetworkMode::NodeAddress => &place.addresses,
     };
     let port = |p: &crate::api::ImportPort| {
@@ -167,7 +168,7 @@ fn convert_export(
         service: spec.service.parse().map_err(|e| e.to_string())?,
         ports: spec.ports.iter().map(&mut port).collect::<Result<_, _>>()?,
         allow,
-        // Only the node of a pod knows whose address it is.
+        // Only the node of a pod knows who has an address.
         hop: match spec.hop.as_deref() {
             None | Some("any") if !spec.any_endpoint => Hop::SameNode,
             None | Some("any") => Hop::Any,
@@ -190,7 +191,7 @@ fn siblings(
     place: &NodeLocation,
 ) -> BTreeMap<NodeName, Vec<SocketAddr>> {
     let mut all: BTreeMap<NodeName, Vec<SocketAddr>> = BTreeMap::new();
-    // One that is not ready may still be reached, and one that starts up has to be found.
+    // One that is not ready may still be reached, and one that starts must be found.
     for endpoint in slices.iter().flat_map(|s| &s.endpoints) {
         let Some(Ok(node)) = endpoint.node.as_deref().map(str::parse::<NodeName>) else { continue };
         if node != place.node {
@@ -200,9 +201,9 @@ fn siblings(
     all
 }
 
-/// Pods by address. One that is about to end has no claim to an address that another has: it was given on.
-/// An address that two others claim is nobody's until one is gone: whoever speaks from it waits, and is refused
-/// before it is mistaken for the other.
+/// Returns pods by address. A terminating pod has no claim to an address that another pod has: it
+/// was passed on. An address that two other pods claim belongs to nobody until one of them is gone:
+/// a connection from it waits, and is refused rather than attributed to the wrong pod.
 fn workloads(seen: &ObservedCluster) -> HashMap<IpAddr, Workload> {
     let mut all: HashMap<IpAddr, (bool, Option<Workload>)> = HashMap::new();
     for pod in seen.pods.values() {

@@ -1,8 +1,8 @@
 //! Keeps what a node has seen up to date.
 //!
-//! Everything is chosen on the server's side, so that what a node costs it grows with what is exported and
-//! imported, and with the node's own pods, never with the cluster. A part that could not be listed yet
-//! stays as it was before, which at first is what lay on the disk.
+//! The server selects the objects, so that the cost of a node grows with exports, imports and the
+//! node's own pods, never with the cluster. A part that could not be listed yet stays as it was
+//! before, which at first is what was cached on disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::api::{
 };
 use crate::store::{ChangeSignal, Selector, Store};
 
-/// Changes that come within this time are one.
+/// From a change to the publication that includes it: changes in between share it.
 const BATCH_DELAY: Duration = Duration::from_millis(20);
 
-/// All that is watched.
+/// The stores of a node.
 struct NodeStores {
     config: Store<ConfigMap>,
     trust: Store<ConfigMap>,
@@ -40,8 +40,8 @@ struct NodeStores {
     ranges: Store<ServiceCIDR>,
 }
 
-/// Publishes what is seen from `place` at each change, for as long as it is driven. `out` holds what was
-/// seen last.
+/// Publishes what is seen from `place` at each change, while the future is polled. `out` holds the
+/// last value.
 pub async fn run(client: Client, place: NodeLocation, out: watch::Sender<Arc<ObservedCluster>>) {
     let bell = ChangeSignal::default();
     let ours: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
@@ -89,15 +89,15 @@ async fn publish(
     }
 }
 
-/// The slices that matter: those of exported Services, of our own nodes, and of the API server, which is
-/// nobody's backend.
+/// Selects the slices that matter: those of exported Services, of our own nodes, and of the API
+/// server, which must never be a backend.
 fn needed_slices(seen: &ObservedCluster) -> Selector {
     let exported = seen.exports.values().map(|e| &*e.service.name);
     Selector::slices_of_services(exported.chain([NODE, "kubernetes"]))
 }
 
 impl NodeStores {
-    /// What is seen now, with `last` where nothing could be seen yet.
+    /// Returns what is seen now; `last` fills in what was not listed yet.
     fn observe(&self, last: &ObservedCluster) -> ObservedCluster {
         let mut now = last.clone();
         if let Some(data) = self.config.listed() {
@@ -107,7 +107,7 @@ impl NodeStores {
         if let Some(data) = self.trust.listed() {
             let data = data.into_iter().find(|c| c.name_any() == TRUST_CONFIG_MAP);
             let bundle = data.and_then(|c| c.data.as_ref()?.get(TRUST_BUNDLE_KEY).cloned());
-            // One that is being made anew does not take away what we believe.
+            // A bundle that is being replaced does not remove the trusted one.
             now.bundle = bundle.or(now.bundle);
         }
         if let Some(links) = self.links.listed() {
@@ -137,13 +137,13 @@ impl NodeStores {
             && self.exports.was_listed()
             && self.slices.is_complete()
             && self.pods.was_listed()
-            // Where they may not be listed, nothing waits for them.
+            // If they may not be listed, nothing waits for them.
             && (self.ranges.was_listed() || self.ranges.stale().is_some());
         now.is_complete |= last.is_complete;
         now
     }
 
-    /// Says once that the API server is away, and once that it is back.
+    /// Logs once that the API server does not answer, and once that it does again.
     fn log_staleness(&self, was: &mut bool) {
         let all = [
             self.config.stale(),
@@ -169,7 +169,7 @@ impl NodeStores {
     }
 }
 
-/// What matters of objects with a namespace, by their names.
+/// Collects the relevant parts of namespaced objects, by their names.
 fn collect_by_name<K: ResourceExt, T>(
     objects: Vec<Arc<K>>,
     of: impl Fn(&K) -> Option<T>,

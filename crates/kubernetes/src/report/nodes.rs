@@ -1,5 +1,5 @@
-//! What nodes say of themselves, as the controller wrote it on its Lease, beside what stands in conditions: counts
-//! and the words of the moment.
+//! Nodes' reports, as the controller wrote them on its Lease: counts and texts of the moment,
+//! beside what conditions say.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,11 @@ use super::{ClusterStatus, StatusItem};
 use crate::api::NODES;
 use crate::summary::{NodesSummary, SummaryItem};
 
-/// What is older is not told: the controller writes every few seconds.
+/// Age at which the nodes' reports are no longer shown: the controller writes them every few
+/// seconds.
 const SUMMARY_LIFETIME: SignedDuration = SignedDuration::from_secs(150);
 
-/// What stands on the Lease; nothing where it is old, by the cluster's own clock, or cannot be read.
+/// Reads the nodes' reports; empty if they are old, by the cluster's own clock, or cannot be read.
 pub(super) fn read_summary(lease: Option<&Lease>) -> NodesSummary {
     let fresh = || {
         let lease = lease?;
@@ -27,13 +28,15 @@ pub(super) fn read_summary(lease: Option<&Lease>) -> NodesSummary {
     fresh().unwrap_or_default()
 }
 
-/// Adds what nodes say to a cluster's status: to the items that it is about, and else to the cluster as a whole.
+/// Adds the nodes' reports to a cluster's status: to the items that they are about, and else to the
+/// cluster as a whole.
 pub(super) fn add_items(status: &mut ClusterStatus, nodes: &NodesSummary) {
     for item in &nodes.items {
         let said = sentence(item, nodes);
         let (about, is_doubtful) = match item.kind.as_str() {
             "link" => (&mut status.links, !item.error),
-            // A port that does not work is told by its condition, but for what is one node's own matter.
+            // A port that does not work is shown by its condition, unless the problem is one node's
+            // own.
             "import" => (&mut status.imports, item.refused.is_none() && item.code != "local-error"),
             "export" => (&mut status.exports, !item.error || item.refused.is_none()),
             _ => {
@@ -71,8 +74,10 @@ pub(super) fn add_items(status: &mut ClusterStatus, nodes: &NodesSummary) {
     }
 }
 
-/// Adds to one item what nodes say of it. Callers that are refused while something is wrong with it anyhow are
-/// counted with that.
+/// Adds the nodes' reports to one item. Refused callers are counted with another problem, if there
+/// is one.
+///
+/// `is_whole`: all nodes report the same of a link.
 ///
 /// `is_whole`: all nodes say the same of a link.
 fn merge_into(known: &mut StatusItem, item: &SummaryItem, said: String, is_whole: bool) {
@@ -84,13 +89,13 @@ fn merge_into(known: &mut StatusItem, item: &SummaryItem, said: String, is_whole
             let since = since.min(refused.since.clone());
             known.refused = Some((count.saturating_add(refused.count), since));
         }
-        // The condition may have been written before anybody had said why.
+        // The condition may have been written before any node reported the reason.
         (Some(_), None) if is_whole && known.is_down => known.problem = Some(said),
         (Some(_), None) => {}
     }
 }
 
-/// One item, in words.
+/// Describes one item.
 fn sentence(item: &SummaryItem, nodes: &NodesSummary) -> String {
     let SummaryItem { sentence, code, .. } = item;
     let place = item.describe_nodes(nodes.answered);
@@ -104,7 +109,7 @@ fn sentence(item: &SummaryItem, nodes: &NodesSummary) -> String {
         );
     }
     if item.kind == "node" && code == "local-error" {
-        // The sentence says what; that it is the node's own matter is said by the place.
+        // The sentence names the problem; the place says that it is the node's own.
         return match place.split_once(": ") {
             Some((count, names)) => format!("{count} ({names}): {sentence}"),
             None => format!("all nodes: {sentence}"),
@@ -120,7 +125,7 @@ fn sentence(item: &SummaryItem, nodes: &NodesSummary) -> String {
     }
 }
 
-/// From one time to another, for people.
+/// Describes the time from `then` to `now`.
 fn ago(now: &str, then: &str) -> String {
     let time = |text: &str| text.parse::<Timestamp>().ok();
     let seconds =
@@ -132,8 +137,8 @@ fn ago(now: &str, then: &str) -> String {
     }
 }
 
-/// Gathers what waits for one cause: imports that are not ready because their link is down are counted with the
-/// link and no problem of their own.
+/// Counts items with the cause that they wait for: imports that are not ready because their link is
+/// down count with the link, and have no problem of their own.
 pub(super) fn group_waiting(status: &mut ClusterStatus) {
     let down: Vec<String> = status
         .links

@@ -1,4 +1,4 @@
-//! What is said of a cluster in each state.
+//! The status of a cluster in each state.
 
 use serde_json::{Value, json};
 
@@ -237,7 +237,7 @@ fn an_export_to_whom_no_link_leads_is_not_well() {
     assert_eq!(problem("Linked", "True"), None);
 }
 
-/// A link or an import with a condition, and a Lease on which nodes say this.
+/// A link or an import with a condition, and a Lease on which nodes report this.
 fn told(nodes: &Value) -> ClusterObjects {
     let mut lease = lease("adit-controller-1_uid", None);
     let annotations = lease.metadata.annotations.get_or_insert_default();

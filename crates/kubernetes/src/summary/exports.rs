@@ -1,4 +1,4 @@
-//! What all nodes say together of exports whose backends do not answer.
+//! The reports of all nodes about exports whose backends do not answer.
 
 use std::collections::BTreeMap;
 
@@ -7,36 +7,37 @@ use adit_core::name::{Namespace, NodeName, PortName, ServiceName};
 use adit_core::policy::Target;
 use adit_core::wire::report::{ExportFault, NodeReport};
 
-/// How many nodes are named for one port.
+/// Number of nodes that are named for one port.
 const MAX_NAMED: usize = 4;
 
-/// The exports that no backend answers for on some nodes, by service and port.
+/// The exports for which no backend answers on some nodes, by Service and port.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExportsSummary {
     all: BTreeMap<ServiceName, BTreeMap<PortName, FailingPort>>,
-    /// Whether a node had more to say than it could: of what is not here nothing is known.
+    /// True if a node had more to report than fits: of exports that are missing here nothing is
+    /// known.
     pub is_cut: bool,
 }
 
 /// A port of an export for which no backend answers on some nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FailingPort {
-    /// Why: of several reasons the one that a dial found; `None` where there is no backend.
+    /// The reason; of several the one that a dial found, and `None` if there is no backend.
     pub fault: Option<BackendFault>,
-    /// How many nodes know of no backend that answers.
+    /// Number of nodes for which no backend answers.
     pub whole: usize,
-    /// How many nodes say something of it, those included.
+    /// Number of nodes that report something of it, those included.
     pub nodes: usize,
     /// Some of them, by name.
     pub named: Vec<String>,
-    /// How many backends there are.
+    /// Number of backends.
     pub total: u32,
-    /// How many of those do not answer the node that they run on.
+    /// Number of backends that do not answer the node that they run on.
     pub silent: u32,
 }
 
 impl ExportsSummary {
-    /// What one node says is added.
+    /// Adds the report of one node.
     pub(super) fn add(&mut self, node: &NodeName, report: &NodeReport) {
         self.is_cut |= report.is_truncated;
         for ExportFault { target, is_whole_export: is_whole, fault, total, here } in &report.exports
@@ -57,8 +58,8 @@ impl ExportsSummary {
         }
     }
 
-    /// The ports whose backends are all silent for the nodes that they run on, which only those nodes dial; the most
-    /// that one question tells, namespaces in turns.
+    /// Returns the ports whose backends all fail to answer the nodes that they run on, and are
+    /// dialled only there; as many as one question may carry, namespaces in turn.
     #[must_use]
     pub fn unserved_at_home(&self, answered: usize) -> Vec<ExportFault> {
         let mut counts: BTreeMap<&Namespace, usize> = BTreeMap::new();
@@ -77,12 +78,12 @@ impl ExportsSummary {
                 ));
             }
         }
-        // Stable: within one turn by name.
+        // Stable: within one turn sorted by name.
         all.sort_by_key(|(turn, _)| *turn);
         all.into_iter().map(|(_, fault)| fault).take(NodeReport::MAX_EXPORTS).collect()
     }
 
-    /// What is said of the ports of an export.
+    /// Returns the ports of an export that nodes report.
     pub fn ports_of(
         &self,
         service: &ServiceName,
@@ -92,14 +93,14 @@ impl ExportsSummary {
 }
 
 impl FailingPort {
-    /// Whether no backend answers anywhere, where so many nodes have answered: all say so, or each backend is
-    /// silent for the node that it runs on.
+    /// Returns whether no backend answers anywhere, if so many nodes have answered: all report it,
+    /// or each backend fails to answer the node that it runs on.
     #[must_use]
     pub fn is_unserved(&self, answered: usize) -> bool {
         self.whole >= answered || (self.total > 0 && self.silent >= self.total)
     }
 
-    /// Why, in words about the export of that name.
+    /// Describes the problem of the export of that name.
     #[must_use]
     pub fn sentence(&self, service: &ServiceName, port: &PortName) -> String {
         let port = match port.as_str() {
@@ -114,7 +115,7 @@ impl FailingPort {
         }
     }
 
-    /// How many backends and nodes that is, of so many nodes that have answered.
+    /// Describes how many backends and nodes are affected, of so many nodes that have answered.
     #[must_use]
     pub fn describe_counts(&self, answered: usize) -> String {
         let nodes = match self.nodes.saturating_sub(self.named.len()) {

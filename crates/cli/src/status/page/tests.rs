@@ -1,4 +1,4 @@
-//! What people see, for a node that is well, one that is not, and one that is told hostile things.
+//! The page of a node that is well, of one that is not, and of one with hostile texts.
 
 use adit_daemon::status::{
     ActiveSource, Backend, ConnectionReport, DialSummary, Export, ExportPort, Grant, PeerNode,

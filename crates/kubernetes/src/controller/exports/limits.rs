@@ -1,8 +1,8 @@
-//! What can be told to other clusters, and how much of it one namespace may take.
+//! Limits of what can be announced to other clusters, and of one namespace's share of it.
 //!
-//! A message that breaks a bound of the wire is skipped by its reader, and a view has a number of places for all
-//! namespaces together. So what cannot be told is left out here, where its owner can be told why, and places are
-//! given in an order in which no newcomer takes one that is taken.
+//! A reader skips a message that exceeds a bound of the wire format, and a view has a number of
+//! places for all namespaces together. So exports beyond a limit are left out here, where their
+//! owner can be told, and in an order in which a new export never takes a place that is taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,12 +19,13 @@ use super::super::cluster_state::{ClusterState, service_ref};
 use super::{ConditionVerdict, ExportDecisions, ExportOffer, ExportOrigin};
 use crate::api;
 
-/// The most Services of one namespace that are exported by labels and annotations, well or not: a fifth of what a
-/// cluster may export in all, and twice the thousand agents of a large namespace. Who fills his, and three others
-/// with him, leaves a fifth to the rest. What the administrator named does not count.
+/// Most Services of one namespace that are exported by labels and annotations, valid or not: a
+/// fifth of what a cluster may export in all, and twice the thousand agents of a large namespace.
+/// Four namespaces that use up their share leave a fifth to the rest. What the administrator named
+/// does not count.
 pub(in crate::controller) const NAMESPACE_EXPORTS: usize = 2_000;
 
-/// Why no cluster could be told of an export with these ports and grants.
+/// Returns the reason why an export with these ports and grants could be announced to no cluster.
 pub(super) fn why_unannounceable(
     service: &ServiceName,
     ports: &[api::ExportPort],
@@ -73,7 +74,7 @@ pub(super) fn why_unannounceable(
     Some(ConditionVerdict::bad("TooLarge", message))
 }
 
-/// Takes out of `offers` what there is no place for, and notes it in `exports`.
+/// Removes from `offers` what exceeds a limit, and records it in `exports`.
 pub(super) fn enforce_limits(
     offers: &mut BTreeMap<ServiceName, ExportOffer>,
     world: &ClusterState,
@@ -88,7 +89,7 @@ pub(super) fn enforce_limits(
         let strength = offers.get(&service).map(|offer| offer.strength);
         let here = by_namespace.entry(service.namespace.to_string()).or_default();
         let (most, whose) = match strength {
-            // They have their places before all others.
+            // They were counted before all others.
             Some(ExportOrigin::Named) => continue,
             _ if *here >= NAMESPACE_EXPORTS => (NAMESPACE_EXPORTS, "a namespace"),
             _ if taken >= MAX_EXPORTS => (MAX_EXPORTS, "a cluster"),
@@ -108,7 +109,7 @@ pub(super) fn enforce_limits(
     }
 }
 
-/// Whoever has a place is before whoever wants one, and then the older.
+/// Returns the Services by priority: those that have a place first, then by age.
 fn by_seniority(
     offers: &BTreeMap<ServiceName, ExportOffer>,
     world: &ClusterState,
@@ -126,7 +127,7 @@ fn by_seniority(
     all
 }
 
-/// What is left out for want of a place, in one line for the status.
+/// Returns what was left out for lack of a place, in one line for the status.
 pub(in crate::controller) fn describe_left_out(
     left_out: &BTreeMap<ServiceName, String>,
 ) -> Option<String> {

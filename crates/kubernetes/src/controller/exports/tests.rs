@@ -111,7 +111,7 @@ fn what_cannot_be_exported_says_why_and_allows_nobody() {
     }
 }
 
-/// Says "bank may use it" by an annotation.
+/// Grants bank the Service by an annotation.
 fn open_to_bank() -> Value {
     json!({"adit.dev/export": "bank", "adit.dev/allow": "bank/*/*"})
 }
@@ -168,7 +168,7 @@ fn many(namespace: &str, count: usize, year: u16) -> Vec<Value> {
     (0..count).map(one).collect()
 }
 
-/// Writes what was resolved, as the controller does: what it made is there in the next round.
+/// Stores what was decided, as the controller does: the next pass finds it.
 fn stored(world: &mut ClusterState, exports: &ExportDecisions, year: u16) {
     for resolved in exports.all.values() {
         let name = resolved.spec.service.object_name();

@@ -1,7 +1,8 @@
-//! The workloads of this cluster that an import is for.
+//! The local workloads that may use an import.
 //!
-//! An import by name may say it. Where nobody does, it is for the Service's own namespace and for those that the
-//! link's `alsoAllow` names: both are an operator's words, and no annotation adds to them.
+//! A rule for an import may name them. Otherwise they are those of the Service's own namespace and
+//! those that the link's `alsoAllow` names. Both are an operator's words; no annotation adds to
+//! them.
 
 use adit_config::cluster::{ClusterConfig, ImportRule};
 use adit_core::name::{ClusterName, ServiceName};
@@ -9,13 +10,13 @@ use adit_core::name::{ClusterName, ServiceName};
 use super::api_workloads;
 use crate::api::Workloads;
 
-/// Those that a rule names, or else the usual ones.
+/// Returns the callers that a rule names, or else the default ones.
 pub(super) fn callers_of_rule(config: &ClusterConfig, rule: &ImportRule) -> Vec<Workloads> {
     let named = rule.allow.as_ref().map(|allow| allow.iter().map(api_workloads).collect());
     named.unwrap_or_else(|| default_callers(config, &rule.service, &rule.from))
 }
 
-/// Those that may use what is imported from a cluster while nobody says otherwise of this import.
+/// Returns the callers of an import for which nobody named any.
 pub(super) fn default_callers(
     config: &ClusterConfig,
     service: &ServiceName,

@@ -1,8 +1,10 @@
-//! The room that one linked cluster gets here unasked: what it exports takes addresses, listeners and writes.
+//! The budget of one linked cluster for automatic imports: they take addresses, listeners and
+//! writes.
 //!
-//! Whoever may have Services made by the names that it exports could otherwise use up the range of addresses
-//! within an hour, since an address rests for a day, and keep the API server busy. What the configuration names
-//! is the operator's own word and is never counted.
+//! A cluster that can have Services created by the names that it exports could otherwise use up the
+//! address range within an hour, because an address stays reserved for a day, and keep the API
+//! server busy. Imports that the configuration names are the operator's own decision and never
+//! counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,26 +20,26 @@ use super::super::cluster_state::{ClusterState, is_ours, service_ref};
 use super::super::slices;
 use super::withdrawn::{MAX_KEPT, MAX_KEPT_PORTS};
 
-/// The most imports of one cluster that nobody named.
+/// Most imports of one cluster that nobody named.
 pub(in super::super) const MAX_IMPORTS: usize = 2500;
-/// The most ports that these have together: each is a listener for every worker of every node.
+/// Most ports of these together: each is a listener for every worker of every node.
 const MAX_PORTS: usize = 2 * MAX_IMPORTS;
-/// The most Services that one cluster may have made at once: as many as it may have imports.
+/// Most Services created for one cluster at once: as many as it may have imports.
 const MAX_MADE: u32 = 2500;
-/// One more may be made each time so long has passed, 500 in an hour. With [`MAX_MADE`] that is 14,500 addresses
-/// in a day, which is less than its share of the default range.
+/// From one further created Service to the next, 500 in an hour. With [`MAX_MADE`] that makes
+/// 14,500 addresses in a day, less than the cluster's share of the default range.
 const CREATE_INTERVAL: Duration = Duration::from_millis(7_200);
 
-/// What an import would cost.
+/// Cost of an import.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ImportCost {
     /// Its ports.
     pub(super) ports: usize,
-    /// True if it stands already.
+    /// True if the import exists already.
     pub(super) stands: bool,
 }
 
-/// The imports that one cluster does not get, by the limit that is in the way.
+/// Number of imports that one cluster does not get, by the limit that they exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in super::super) struct OmittedImports {
     imports: usize,
@@ -48,7 +50,7 @@ pub(in super::super) struct OmittedImports {
 }
 
 impl OmittedImports {
-    /// The one word for it, and a sentence that names cluster, limit and what to do.
+    /// Returns a condition's reason, and a sentence that names cluster, limit and what to do.
     pub(in super::super) fn verdict(&self, cluster: &ClusterName) -> (&'static str, String) {
         let Self { imports, addresses, made, kept, share } = *self;
         let mut said = Vec::new();
@@ -97,14 +99,14 @@ impl OmittedImports {
     }
 }
 
-/// The Services that one cluster has had made of late.
+/// The Services created for one cluster recently.
 #[derive(Debug)]
 struct ServiceCreations {
-    /// How many more may be made now.
+    /// Services that may still be created, as of `since`.
     left: u32,
-    /// Since when that is so.
+    /// When `left` was last brought up to date.
     since: Instant,
-    /// Those that may be made and are not on record yet.
+    /// Services that may be created and have no Import object yet.
     admitted: BTreeSet<ServiceName>,
 }
 
@@ -120,16 +122,18 @@ impl ServiceCreations {
     }
 }
 
-/// What every linked cluster has had made, across rounds. Begins with what the Import objects tell.
+/// The Services created for each linked cluster, across passes. Starts with what the Import objects
+/// show.
 #[derive(Debug, Default)]
 pub(super) struct LinkQuotas(BTreeMap<ClusterName, ServiceCreations>);
 
-/// The room of one cluster in one round.
+/// The budget of one cluster in one pass.
 #[derive(Debug)]
 pub(super) struct LinkBudget<'a> {
     world: &'a ClusterState,
     made: &'a mut ServiceCreations,
-    /// Addresses, or in mode `nodeAddress` ports, that it holds, and how many it may.
+    /// Number of addresses that it holds (in mode `nodeAddress`: ports), and below the most that it
+    /// may hold.
     held: usize,
     share: usize,
     by_ports: bool,
@@ -142,7 +146,7 @@ pub(super) struct LinkBudget<'a> {
 }
 
 impl LinkQuotas {
-    /// The room of each configured link.
+    /// Returns the budget of each configured link.
     pub(super) fn budgets<'a>(
         &'a mut self,
         config: &ClusterConfig,
@@ -191,7 +195,7 @@ impl LinkQuotas {
 }
 
 impl LinkBudget<'_> {
-    /// Takes the room of one import, where there is some.
+    /// Charges one import. False if it exceeds the budget.
     pub(super) fn admit(&mut self, service: &ServiceName, cost: ImportCost) -> bool {
         if self.imports >= MAX_IMPORTS || self.ports + cost.ports > MAX_PORTS {
             self.left_out.imports += 1;
@@ -218,8 +222,8 @@ impl LinkBudget<'_> {
         true
     }
 
-    /// Takes the room of one that is withdrawn and stays listed. Room of its own: what the cluster begins to export
-    /// must not push out what is missed.
+    /// Charges one import that is withdrawn and stays listed. It has a budget of its own: new
+    /// exports of the cluster must not displace what was served.
     pub(super) fn admit_withdrawn(&mut self, cost: ImportCost) -> bool {
         let (imports, ports) = self.kept;
         if imports >= MAX_KEPT || ports + cost.ports > MAX_KEPT_PORTS {
@@ -230,7 +234,7 @@ impl LinkBudget<'_> {
         true
     }
 
-    /// Each is counted once, however many rounds its record takes.
+    /// Each Service is counted once, however many passes pass until its Import object is stored.
     fn may_create(&mut self, service: &ServiceName) -> bool {
         if !self.made.admitted.contains(service) {
             let Some(left) = self.made.left.checked_sub(1) else { return false };
@@ -240,7 +244,8 @@ impl LinkBudget<'_> {
         true
     }
 
-    /// Closes the round. Gives what was left out, if anything, and when to look again though nothing changes.
+    /// Ends the pass. Returns what was left out, if anything, and when to decide again though
+    /// nothing changes.
     pub(super) fn finish(self, now: Instant) -> (Option<OmittedImports>, Option<Instant>) {
         let Self { made, admitted, left_out, .. } = self;
         made.admitted = admitted;
@@ -250,7 +255,7 @@ impl LinkBudget<'_> {
     }
 }
 
-/// The Import objects that the configuration does not name, with those that rest.
+/// Returns the Import objects that the configuration does not name, released ones included.
 fn unnamed_imports<'a>(
     world: &'a ClusterState,
     named: &BTreeSet<String>,
@@ -259,8 +264,8 @@ fn unnamed_imports<'a>(
     other.map(|(_, import)| &**import)
 }
 
-/// How many Services a cluster may have made now, by the Import objects that there are. Each lasts for a day
-/// after it has ended, and so tells of all that was made in this time.
+/// Returns how many Services may be created for a cluster now, judged by the Import objects. Each
+/// lasts for a day after its end, so they show everything that was created in this time.
 fn remaining_by_record(
     world: &ClusterState,
     cluster: &ClusterName,
@@ -289,8 +294,8 @@ fn remaining_by_record(
     u32::try_from((all - used) / interval).unwrap_or_default()
 }
 
-/// The most addresses (in mode `nodeAddress` ports) of one cluster: a quarter of all while others are linked, and
-/// three quarters where none is, so that what is named finds room.
+/// Returns the most addresses (in mode `nodeAddress`: ports) of one cluster: a quarter of all if
+/// others are linked, and three quarters if none is, so that named imports find room.
 fn address_share(config: &ClusterConfig, world: &ClusterState) -> usize {
     let network = &config.network;
     let of_range =

@@ -21,7 +21,7 @@ fn config(more: &str) -> ClusterConfig {
     adit_config::parse_cluster(&[("cluster.yaml".to_owned(), text)].into()).unwrap().0
 }
 
-/// A stub that waits, with these annotations.
+/// A Service that can be filled, with these annotations.
 fn world(annotations: &[(&str, &str)]) -> ClusterState {
     let mut service = Service::default();
     service.metadata.annotations =

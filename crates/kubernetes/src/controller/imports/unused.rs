@@ -1,4 +1,5 @@
-//! What linked clusters export to us and nothing here imports: both sides look well, and no request arrives.
+//! Exports of linked clusters that nothing here imports: both sides look healthy, and no request
+//! arrives.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,18 +9,18 @@ use tokio::time::Instant;
 
 use super::{ImportDecisions, ImportFacts};
 
-/// How many of a cluster's exports are named.
+/// Number of a cluster's exports that are named.
 const MAX_NAMED: usize = 3;
-/// The least time between two sentences about one cluster: it may export other names all the time, and each sentence
-/// is written into its Link.
+/// Least time between two messages about one cluster: it may change its exports all the time, and
+/// each message is written into its Link.
 const MESSAGE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What was said of each cluster last, and when.
+/// The last message about each cluster, and its time.
 #[derive(Debug, Default)]
 pub(super) struct UnusedExports(BTreeMap<ClusterName, (Instant, Option<String>)>);
 
 impl UnusedExports {
-    /// Adds a sentence for each linked cluster of which something is not imported.
+    /// Adds a message for each linked cluster of which something is not imported.
     pub(super) fn report(&mut self, facts: ImportFacts<'_>, imports: &mut ImportDecisions) {
         let links: Vec<&ClusterName> = facts.config.links.iter().map(|l| &l.cluster).collect();
         self.0.retain(|cluster, _| links.contains(&cluster));
@@ -37,7 +38,8 @@ impl UnusedExports {
     }
 }
 
-/// What there is to say of a cluster. That of opened namespaces is told where it is not imported.
+/// Returns the message about a cluster. Exports of opened namespaces are left out: they are
+/// reported where it is decided that they are not imported.
 fn sentence(
     facts: ImportFacts<'_>,
     imports: &ImportDecisions,

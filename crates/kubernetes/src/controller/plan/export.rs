@@ -1,4 +1,4 @@
-//! Export objects: one for each Service that somebody wants to export.
+//! Plans Export objects: one for each Service that somebody wants to export.
 
 mod ready;
 
@@ -18,7 +18,7 @@ use crate::controller::cluster_state::ClusterState;
 use crate::controller::conditions;
 use crate::controller::exports::{ConditionVerdict, ExportDecisions, ResolvedExport};
 
-/// The condition about its backends.
+/// Condition about its backends.
 const READY: &str = "Ready";
 
 pub(super) fn plan_exports(
@@ -71,7 +71,8 @@ pub(super) fn plan_exports(
     }
 }
 
-/// True where every cluster that an export is granted to is linked; `None` where it is granted to none.
+/// Returns whether every cluster that an export is granted to is linked; `None` if it is granted to
+/// none.
 fn linked_verdict(
     service: &ServiceName,
     wanted: &ResolvedExport,
@@ -93,16 +94,16 @@ fn linked_verdict(
     Some(ConditionVerdict::bad("NotLinked", message))
 }
 
-/// What is said of an export beside its own verdict.
+/// Findings about an export beside its own verdict.
 struct ExportFindings<'a> {
     linked: Option<&'a ConditionVerdict>,
     refusing: Option<&'a ConditionVerdict>,
     ready: &'a BackendReadiness,
 }
 
-/// What is known of an export's backends.
+/// State of an export's backends.
 enum BackendReadiness {
-    /// Nothing new: what is said of them stays.
+    /// Nothing new is known: the condition stays.
     Unknown,
     /// Nobody could use them.
     Unused,

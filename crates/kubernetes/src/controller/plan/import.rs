@@ -1,4 +1,4 @@
-//! Import objects, their stub Services and EndpointSlices.
+//! Plans Import objects, the Services made for them, and their EndpointSlices.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ use crate::controller::ports::{self, ImportPorts};
 use crate::controller::slices::{self, EndpointSource};
 use crate::controller::{ObservedPeers, conditions};
 
-/// How long the addresses of an import that ended rest.
+/// Time for which the addresses of a released import stay reserved, from its release.
 const ADDRESS_REST_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
 pub(super) fn plan_imports(
@@ -84,7 +84,7 @@ pub(super) fn plan_imports(
     }
 }
 
-/// What becomes of an import that nobody wants any more.
+/// Plans what becomes of an import that nobody wants any more.
 fn plan_release(
     stored: &Arc<Import>,
     why: Option<&ConditionVerdict>,
@@ -104,7 +104,7 @@ fn plan_release(
     }
 }
 
-/// Says of an import that ended that it did, once.
+/// Plans the status of a released import.
 fn released_status(
     stored: &Import,
     why: Option<&ConditionVerdict>,
@@ -123,7 +123,7 @@ fn released_status(
     })
 }
 
-/// The addresses and ports of all imports.
+/// Allocates the addresses and ports of all imports.
 fn allocate(
     world: &ClusterState,
     now: &PlanInput<'_>,
@@ -161,7 +161,7 @@ fn allocate(
         ports.iter().map(|(name, ports)| (name.clone(), names(ports))).collect();
     let first = network.listener_port;
     let listen = if local {
-        // Each has addresses of its own, and so all ports.
+        // Each import has addresses of its own, and so all ports.
         let bounds = (first, first.saturating_add(NetworkConfig::LISTENER_PORTS));
         let only = |name: &String, names: &Vec<String>| {
             let mine = held.get(name).map(|ports| (name.clone(), ports.clone()));
@@ -189,7 +189,7 @@ fn allocate(
     (given, ports)
 }
 
-/// The ports as the exporting side tells them, or told them last where it does not now, as far as they are used.
+/// Returns the used ports as the exporting side announces them, or announced them last.
 fn import_ports(
     world: &ClusterState,
     now: &PlanInput<'_>,
@@ -210,7 +210,8 @@ fn import_ports(
     ports
 }
 
-/// The export as it was heard; none where its cluster cannot be heard now, or does not export it.
+/// Returns the export as its cluster announces it; `None` if the cluster cannot be heard now, or
+/// does not export it.
 fn peer_export<'a>(
     peers: &'a ObservedPeers,
     service: &ServiceName,
@@ -219,7 +220,7 @@ fn peer_export<'a>(
     peers.live_view(&want.from)?.exports.get(service).map(|export| &**export)
 }
 
-/// One import and all that belongs to it.
+/// An import, and everything that belongs to it.
 struct ImportPlan<'a> {
     world: &'a ClusterState,
     now: &'a PlanInput<'a>,
@@ -263,8 +264,9 @@ impl ImportPlan<'_> {
             stub.map(|stub| slices::slice_ports(stub, &self.ports.used)).unwrap_or_default();
         let blocked = self.local_obstacle(stub, &filled);
         let Some(stored) = self.stored.filter(|stored| stored.spec == spec) else {
-            // Its slices wait until its addresses are on record, and stay as they are until then; but for those that
-            // another's endpoints take the place of: who changes the record again and again must not keep them.
+            // Its slices wait until its addresses are stored, and stay as they are until then;
+            // except slices that are displaced by somebody else's endpoints: whoever changes the
+            // object again and again must not keep them.
             if !self.world.has_endpoints(self.service) {
                 self.keep_slices(kept);
             }
@@ -289,7 +291,7 @@ impl ImportPlan<'_> {
             let writes = &plan.writes[planned..];
             unwritten = writes.iter().find_map(|write| self.now.failing.get(&write.key()));
             if !writes.is_empty() && unwritten.is_none() {
-                // What it is told of stands first.
+                // The objects are written before the status that describes them.
                 return;
             }
         }
@@ -329,7 +331,8 @@ impl ImportPlan<'_> {
         plan.writes.extend(change.map(PlannedWrite::Service));
     }
 
-    /// Why no Service can be made as the other side says: the API server would refuse it.
+    /// Returns the reason why no Service can be created as the other side describes it: the API
+    /// server would refuse it.
     fn why_unfit(&self) -> Option<&'static str> {
         let ports = &self.ports.used;
         let names: BTreeSet<&str> = ports.iter().map(|p| p.name.as_str()).collect();
@@ -367,7 +370,7 @@ impl ImportPlan<'_> {
                     plan.writes.push(PlannedWrite::Slice(ObjectChange::Create(Box::new(slice))))
                 }
                 Some(stored) if slices::is_current(stored, &slice) => {}
-                // The family of a slice cannot be changed.
+                // The address family of a slice cannot be changed.
                 Some(stored) if stored.address_type != slice.address_type => continue,
                 Some(stored) => {
                     let mut fixed = slice;
@@ -427,7 +430,8 @@ impl ImportPlan<'_> {
         }
     }
 
-    /// The conditions with what nodes say of the import: whom they refuse, and where it is not served.
+    /// Adds the conditions about nodes' reports: callers that are refused, and nodes that do not
+    /// serve the import.
     fn with_node_reports(
         &self,
         before: &[Condition],
@@ -459,7 +463,7 @@ impl ImportPlan<'_> {
             .is_some_and(Debounced::value)
     }
 
-    /// What stands in the way here, whatever the other side does.
+    /// Returns what prevents the import here, whatever the other side does.
     fn local_obstacle(
         &self,
         stub: Option<&Arc<Service>>,
@@ -479,7 +483,8 @@ impl ImportPlan<'_> {
                 let message = format!("there is no namespace {}", service.namespace);
                 return Some(ConditionVerdict::bad("NoNamespace", message));
             }
-            // Without its ports no Service can be made; what the other side says is the reason then.
+            // Without its ports no Service can be created; the verdict about the other side is the
+            // reason then.
             let waits = self.want.create_service && self.ports.used.is_empty();
             let message = format!("there is no Service {service}");
             return (!waits).then(|| ConditionVerdict::bad("NoService", message));
@@ -512,7 +517,7 @@ impl ImportPlan<'_> {
         None
     }
 
-    /// What serves in its place; while nobody has looked, what was on record.
+    /// Returns what serves in its place; what the object says until somebody has looked.
     fn displaced_by(&self) -> Option<String> {
         if self.world.observed_services.contains(self.service.name()) {
             return self.world.served_by.get(self.service).cloned();
@@ -520,8 +525,8 @@ impl ImportPlan<'_> {
         self.stored?.spec.displaced_by.clone()
     }
 
-    /// Somebody else's endpoints stand in the Service. They came after us, perhaps, and by whose wish nobody has said:
-    /// that stays told until somebody does.
+    /// Returns the verdict for a Service with somebody else's endpoints. They may have come after
+    /// ours, and nobody has said that they are meant, so the verdict stays until somebody does.
     fn displaced_verdict(&self, by: &str) -> ConditionVerdict {
         let (service, from) = (self.service, &self.want.from);
         let wish = if self.want.named {
@@ -536,8 +541,8 @@ impl ImportPlan<'_> {
         ConditionVerdict::bad("ServiceHasOwnEndpoints", message)
     }
 
-    /// That no workload may use it, because those that it is for here are none of those that it is granted to there; and
-    /// the line that mends it.
+    /// Returns the reason why no workload may use the import: those allowed here are none of those
+    /// granted there. Includes the command that corrects it.
     fn why_grants_miss(&self, export: &PeerExport) -> Option<String> {
         let pattern = |allowed: &Workloads| {
             Some(WorkloadPattern {
@@ -563,7 +568,8 @@ impl ImportPlan<'_> {
         ))
     }
 
-    /// What the other side says; none where nobody tells and something was said before.
+    /// Returns the verdict about the other side; `None` if nobody reports and there is a verdict
+    /// already.
     fn verdict(&self, memory: &mut PlanHistory, plan: &mut WritePlan) -> Option<ConditionVerdict> {
         let (service, from) = (self.service, &self.want.from);
         let conditions = Status::conditions(self.stored.and_then(|i| i.status.as_ref()));
@@ -576,7 +582,7 @@ impl ImportPlan<'_> {
         let peers = self.now.peers;
         let ready = peer_export(peers, service, self.want)
             .map(|export| peers.live_view(from).is_some_and(|view| view.has_ready_backend(export)));
-        // That nobody says anything of the cluster is no news about it.
+        // If nobody reports anything of the cluster, that says nothing about it.
         let heard = peers.observed(from);
         let seen = heard.map(|_| ready == Some(true));
         let steady = memory

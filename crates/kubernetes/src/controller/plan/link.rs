@@ -1,4 +1,4 @@
-//! Link objects: one for each configured link, with what was heard of it.
+//! Plans Link objects: one for each configured link, with its state.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,9 +20,10 @@ use crate::controller::debounce::Debounced;
 use crate::controller::exports::ConditionVerdict;
 use crate::controller::imports::ImportDecisions;
 
-/// How long a cluster that was never heard may take until that is a complaint: the first connection takes its time.
+/// Time that a cluster that was never heard may take, from when its link is known, until that is a
+/// warning: the first connection takes its time.
 const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(60);
-/// The most addresses that are learned of one cluster.
+/// Most addresses that are learned of one cluster.
 const MAX_ADDRESSES: usize = 16;
 
 pub(super) fn plan_links(
@@ -44,8 +45,9 @@ pub(super) fn plan_links(
     }
 }
 
-/// Where to find that cluster when nothing else is known any more: an address of each of its nodes in turn.
-/// They become seeds, which are dialled as they are, so that none is taken that would not be dialled else.
+/// Returns addresses at which to find that cluster when nothing else is known any more: one of each
+/// of its nodes in turn. They become seeds, which are dialled without further checks, so only
+/// addresses are taken that would be dialled anyway.
 fn learned_addresses(view: &ClusterView, configured: &[Seed]) -> Vec<SocketAddr> {
     let nodes: Vec<Vec<SocketAddr>> =
         view.nodes.values().map(|announced| dialable_addresses(announced, configured)).collect();
@@ -75,7 +77,7 @@ fn plan_link(
     plan.wake_at(steady.observe(live, now.at));
     let since = *since;
     let why = node_reports::all_nodes_down(now, name);
-    // The view of that cluster may be lost before any node was asked why.
+    // The view of that cluster may be lost before any node was asked for the reason.
     let is_vague = why.is_none();
     let up = if let Some(why) = why.filter(|_| now.peers.reporting) {
         Some(why)
@@ -96,7 +98,7 @@ fn plan_link(
             addresses = learned.iter().map(ToString::to_string).collect();
         }
     }
-    // What an earlier version believed goes, too.
+    // Removes what an earlier version accepted, too.
     addresses
         .retain(|a| a.parse().is_ok_and(|a| !dialable_addresses(&[a], &link.addresses).is_empty()));
     let spec = LinkSpec { trust_domain: link.trust_domain.to_string(), addresses };

@@ -1,7 +1,8 @@
-//! What nodes say of themselves, as conditions: where they differ, and which callers they refuse.
+//! Conditions about nodes' reports: where nodes differ, and which callers they refuse.
 //!
-//! Words and counts change all the time, conditions do not: one is written when its reason changes, or comes or
-//! goes, and with new words at most every [`REWORD_INTERVAL`]. Counts stand on the Lease.
+//! Texts and counts change all the time, conditions do not: one is written when its reason changes,
+//! or when it comes or goes, and with a new text at most every [`REWORD_INTERVAL`]. Counts are on
+//! the Lease.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -16,19 +17,19 @@ use crate::controller::conditions;
 use crate::controller::exports::ConditionVerdict;
 use crate::summary::SummaryItem;
 
-/// From when a condition was written to when other words for the same reason may be.
+/// From when a condition was written to when another text for the same reason may be.
 const REWORD_INTERVAL: Duration = Duration::from_secs(30);
-/// How many reasons one condition names.
+/// Number of reasons that one condition names.
 const MAX_REASONS: usize = 3;
-/// How many nodes one condition names.
+/// Number of nodes that one condition names.
 const MAX_NODES: usize = 4;
 
-/// When conditions were worded last, by object and condition.
+/// Time at which each condition was last worded, by object and condition.
 #[derive(Debug, Default)]
 pub(super) struct WordedTimes(BTreeMap<(String, &'static str), Instant>);
 
 impl WordedTimes {
-    /// Drops what allows another wording by now, which is the same as none.
+    /// Drops entries that no longer delay anything.
     pub(super) fn expire(&mut self, now: Instant) {
         self.0.retain(|_, at| *at + REWORD_INTERVAL > now);
     }
@@ -36,18 +37,19 @@ impl WordedTimes {
 
 /// A condition of one object.
 pub(super) struct NodeCondition<'a> {
-    /// The kind and name of the object.
+    /// Kind and name of the object.
     pub(super) object: String,
     pub(super) generation: Option<i64>,
     /// The condition's type.
     pub(super) kind: &'static str,
-    /// Whether better words may follow at once: why it is so is not known yet.
+    /// True if the cause is not known yet, so that a better text may follow at once.
     pub(super) is_vague: bool,
     pub(super) now: &'a PlanInput<'a>,
 }
 
 impl NodeCondition<'_> {
-    /// `all` with the condition as `verdict` says, or without it. Other words for the same reason wait.
+    /// Returns `all` with the condition as `verdict` says, or without it. Another text for the same
+    /// reason is delayed.
     pub(super) fn apply(
         self,
         all: &[Condition],
@@ -81,8 +83,8 @@ impl NodeCondition<'_> {
     }
 }
 
-/// That some of the nodes cannot use a link, or that nobody knows of some whether they can; none where all can, or
-/// none can.
+/// Returns a verdict if some nodes cannot use a link, or if the state of some is unknown; `None` if
+/// all can use it, or none.
 pub(super) fn some_nodes_down(now: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict> {
     let silence =
         || Some(ConditionVerdict::good("NodesSilent", now.peers.nodes.describe_silent()?));
@@ -97,7 +99,7 @@ fn nodes_cut_off(now: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict>
     Some(ConditionVerdict::good("NodesCutOff", message))
 }
 
-/// Why no node can use a link, where all that answer say so.
+/// Returns the reason why no node can use a link, if all nodes that answer agree on that.
 pub(super) fn all_nodes_down(now: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict> {
     let nodes = &now.peers.nodes;
     let item = link_failure(now, cluster).filter(|item| item.count >= nodes.answered)?;
@@ -105,8 +107,8 @@ pub(super) fn all_nodes_down(now: &PlanInput<'_>, cluster: &str) -> Option<Condi
     Some(ConditionVerdict::bad(link_reason(&item.code), message))
 }
 
-/// What nodes say that cannot use a link, as one item: they may know different causes. One that says more than that
-/// nothing comes back is the one to show.
+/// Merges the reports of nodes that cannot use a link into one item. They may know different
+/// causes; one that says more than "nothing comes back" is shown.
 fn link_failure(now: &PlanInput<'_>, cluster: &str) -> Option<SummaryItem> {
     let about = now.peers.nodes.items_about("link", cluster).filter(|item| item.error);
     let mut all: Vec<&SummaryItem> = about.collect();
@@ -121,7 +123,7 @@ fn link_failure(now: &PlanInput<'_>, cluster: &str) -> Option<SummaryItem> {
     Some(merged)
 }
 
-/// The code for which a link cannot be used as the reason of a condition.
+/// Maps the code for which a link cannot be used to a condition's reason.
 fn link_reason(code: &str) -> &'static str {
     match code {
         "one-way" => "OneWay",
@@ -136,8 +138,8 @@ fn link_reason(code: &str) -> &'static str {
     }
 }
 
-/// That callers are refused; `kind` is `import` or `export`. What another cluster asks for without right is not
-/// worth a condition: it could have it written.
+/// Returns a verdict if callers are refused; `kind` is `import` or `export`. Requests of another
+/// cluster without permission are left out: that cluster could have the condition written at will.
 pub(super) fn refused_callers(
     now: &PlanInput<'_>,
     kind: &str,
@@ -158,7 +160,7 @@ pub(super) fn refused_callers(
     Some(ConditionVerdict::good(code_reason(&first.code), message.join("; ")))
 }
 
-/// That an import does not work on some nodes, for a reason that is theirs alone.
+/// Returns a verdict if an import does not work on some nodes, for a local reason.
 pub(super) fn broken_locally(now: &PlanInput<'_>, name: &str) -> Option<ConditionVerdict> {
     let nodes = &now.peers.nodes;
     let is_local =
@@ -172,7 +174,7 @@ pub(super) fn broken_locally(now: &PlanInput<'_>, name: &str) -> Option<Conditio
     ))
 }
 
-/// A code as a condition's reason.
+/// Maps a code to a condition's reason.
 pub(super) fn code_reason(code: &str) -> &'static str {
     match code {
         "denied" => "Denied",

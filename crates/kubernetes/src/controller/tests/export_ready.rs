@@ -1,4 +1,4 @@
-//! What the condition of an export says of its backends.
+//! The condition about an export's backends.
 
 use adit_core::policy::Target;
 use adit_core::wire::report::{ExportFault, NodeReport};
@@ -28,7 +28,7 @@ fn fault(is_whole: bool, fault: Option<BackendFault>, total: u32, here: u32) -> 
 }
 
 impl ControllerStage {
-    /// What each node says of its exports.
+    /// Has each node report this of its exports.
     fn report(&self, nodes: &[Option<ExportFault>], is_cut: bool) {
         let answer = |(n, said): (usize, &Option<ExportFault>)| {
             let exports = said.iter().cloned().collect();

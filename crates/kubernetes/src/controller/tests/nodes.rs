@@ -1,4 +1,4 @@
-//! What nodes say of themselves, in conditions and Events.
+//! Nodes' reports of themselves, in conditions and Events.
 
 use super::*;
 use crate::summary::RefusedConnections;

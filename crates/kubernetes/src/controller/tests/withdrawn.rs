@@ -1,4 +1,5 @@
-//! What was served here and is exported no more: it stays in sight until somebody says that it is not wanted.
+//! Imports that were served here and are no longer exported: they stay listed until somebody says
+//! that they are not wanted.
 
 use super::*;
 
@@ -87,7 +88,7 @@ async fn backends_of_a_node_that_is_not_announced_serve_nobody() {
     eventually("told", || stage.import_says("False", "NoBackend")).await;
 }
 
-/// What bank says, with other grants.
+/// Has nodes report bank with other grants.
 fn granted_to(stage: &ControllerStage, account: &str) {
     stage.hear(Some(1));
     let mut peers = (**stage.peers.borrow()).clone();

@@ -1,4 +1,4 @@
-//! What a tenant's EndpointSlices can have a node dial, by what the data path would be given.
+//! Backends that a tenant's EndpointSlices can have a node dial, judged by the data path's input.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ fn seen() -> ObservedCluster {
     seen
 }
 
-/// As a tenant may write it: a pod of his, on that node.
+/// An endpoint as a tenant may write it: a pod of his, on that node.
 fn endpoint(address: &str, node: &str) -> Value {
     json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true},
         "targetRef": {"kind": "Pod", "namespace": "agents", "name": "bot"}})
@@ -79,7 +79,7 @@ fn believed(seen: &ObservedCluster) -> NodeState {
     node_state(seen, &config, &place)
 }
 
-/// What the data path of b1 reads, its own interfaces' addresses among it.
+/// The data path's input on b1, with the addresses of its own interfaces.
 fn snapshot(now: NodeState) -> Snapshot {
     Snapshot {
         local: LocalNode {
@@ -100,7 +100,7 @@ fn snapshot(now: NodeState) -> Snapshot {
     }
 }
 
-/// What b1 dials for a stream that asks for the export, or with what it refuses it.
+/// The addresses that b1 dials for a stream to the export, or the code by which it refuses.
 fn dials(seen: &ObservedCluster) -> Result<Vec<String>, Code> {
     let now = snapshot(believed(seen));
     let workload =
@@ -112,7 +112,7 @@ fn dials(seen: &ObservedCluster) -> Result<Vec<String>, Code> {
     Ok(backends.iter().map(|b| b.address.to_string()).collect())
 }
 
-/// How many backends edge is told of, by node.
+/// The number of backends that edge is told of, by node.
 fn told(seen: &ObservedCluster) -> Vec<(String, u32)> {
     let edge: ClusterName = "edge".parse().unwrap();
     let view = adit_core::announce::view(&snapshot(believed(seen)), &edge);
@@ -120,7 +120,7 @@ fn told(seen: &ObservedCluster) -> Vec<(String, u32)> {
     export.ports[0].ready.iter().map(|(node, n)| (node.to_string(), *n)).collect()
 }
 
-/// What is dialled where a tenant's slice has `address`, as a pod of this node.
+/// The addresses dialled if a tenant's slice has `address`, as a pod of this node.
 fn forged(address: &str) -> Result<Vec<String>, Code> {
     let mut seen = seen();
     put(&mut seen, "agents", "bot", json!([endpoint(address, "b1")]));

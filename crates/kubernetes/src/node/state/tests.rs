@@ -85,7 +85,8 @@ fn backends_are_the_ready_endpoints_of_the_ports_name() {
     };
     let pod = ("10.244.0.5:9000".to_owned(), "b2".to_owned());
     assert_eq!(found(&of(&seen)), std::slice::from_ref(&pod));
-    // What is no pod is dialled where an administrator named the Service, by whoever takes the stream.
+    // An address that is no pod is dialled if an administrator named the Service, by whichever node
+    // takes the stream.
     for export in seen.exports.values_mut() {
         export.any_endpoint = true;
     }
@@ -149,7 +150,7 @@ fn an_address_that_two_claim_is_nobodys() {
     assert_eq!(apart.workloads.len(), 2);
     let disputed = of(&two(pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.5", "y")));
     assert!(disputed.workloads.is_empty());
-    // An address is given on before the API server knows that the pod which had it is gone.
+    // An address is passed on before the API server knows that the previous pod is gone.
     for ended in [0, 1] {
         let mut pods = [pod("1", "10.244.0.5", "x"), pod("2", "10.244.0.5", "y")];
         pods[ended].1.ending = true;
@@ -226,7 +227,7 @@ fn nodes_and_our_own_range_are_nobodys_backends() {
         ..ObservedCluster::default()
     };
     let now = of(&seen);
-    // They stay among the backends, so that it can be said why nobody dials them.
+    // They stay among the backends, so that the reason why nobody dials them can be told.
     let all = now.exports[0].ports[0].backends.iter().map(|b| b.address);
     let found: Vec<_> = all.filter(|a| !now.forbidden.contains(&a.ip())).collect();
     assert_eq!(found, ["198.20.0.1:9000".parse().unwrap()]);

@@ -29,7 +29,7 @@ fn services(numbers: impl Iterator<Item = usize>) -> impl Iterator<Item = Servic
     numbers.map(|n| format!("team-a/bot-{n:05}").parse().unwrap())
 }
 
-/// What bank exports: each with so many ports.
+/// View of bank with these exports, each with so many ports.
 fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> ObservedPeers {
     let port = |n: u16| PeerPort {
         name: format!("p{n}").parse().unwrap(),
@@ -59,7 +59,7 @@ fn world() -> ClusterState {
     ClusterState { namespaces: ["team-a".to_owned()].into(), ..ClusterState::default() }
 }
 
-/// Stubs that wait, each with these ports.
+/// Adds Services that can be filled, each with these ports.
 fn stubs(world: &mut ClusterState, services: impl Iterator<Item = ServiceName>, ports: u16) {
     let ports: Vec<_> =
         (0..ports).map(|n| json!({"name": format!("p{n}"), "port": 80 + n})).collect();
@@ -69,7 +69,7 @@ fn stubs(world: &mut ClusterState, services: impl Iterator<Item = ServiceName>, 
         Arc::new(world.services.keys().map(|s| s.name().to_owned()).collect());
 }
 
-/// The record of an import that was made so many seconds ago, and has ended.
+/// Adds the Import object of an import that was made so many seconds ago, and has ended.
 fn ended(world: &mut ClusterState, service: &ServiceName, ago: i64) {
     let made = Timestamp::from_second(NOW - ago).unwrap().to_string();
     let name = service_ref(service).object_name();
@@ -79,7 +79,7 @@ fn ended(world: &mut ClusterState, service: &ServiceName, ago: i64) {
     world.imports.insert(name, Arc::new(serde_json::from_value(import).unwrap()));
 }
 
-/// A decision at a time of the paused clock.
+/// Decides at a time of the paused clock.
 fn decide(
     config: &ClusterConfig,
     world: &ClusterState,
@@ -207,7 +207,8 @@ fn services_that_ask_by_annotation_share_the_room() {
     assert!(imports.refused.values().all(|why| why.contains("no link to gone")));
 }
 
-/// The record of an import of a stub that was served for so many seconds until now.
+/// Adds the Import object of an import into a Service that was there already, made so many seconds
+/// ago.
 fn served(world: &mut ClusterState, service: &ServiceName, ago: i64) {
     let made = Timestamp::from_second(NOW - ago).unwrap().to_string();
     let name = service_ref(service).object_name();

@@ -1,7 +1,7 @@
-//! Whether backends of an export answer, as our nodes find: what its condition says.
+//! The condition that says whether backends of an export answer, as our nodes find.
 //!
-//! Nodes tell what does not answer, and nothing of what does. So an export of which they say nothing is ready,
-//! once they have had the time to find out.
+//! Nodes report only backends that do not answer. So an export that no node reports is ready, once
+//! the nodes have had the time to find out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::controller::debounce::Debounced;
 use crate::controller::exports::ConditionVerdict;
 use crate::summary::FailingPort;
 
-/// From when an export is seen for the first time to when silence about it says that it is well: nodes have to
+/// From when an export is first seen until no report about it means that it is ready: nodes have to
 /// take it up, to dial its backends and to be asked.
 const FIRST_VERDICT_TIMEOUT: Duration = Duration::from_secs(8);
-/// How many ports a condition names.
+/// Number of ports that a condition names.
 const MAX_PORTS: usize = 3;
 
-/// What was seen of exports before.
+/// State of exports that is kept from one plan to the next.
 #[derive(Debug, Default)]
 pub(in crate::controller::plan) struct ExportHistory(BTreeMap<ServiceName, ExportRecord>);
 
@@ -31,7 +31,7 @@ struct ExportRecord {
 }
 
 impl ExportHistory {
-    /// Drops what is exported no longer.
+    /// Drops exports that no longer exist.
     pub(in crate::controller::plan) fn retain(
         &mut self,
         is_exported: impl Fn(&ServiceName) -> bool,
@@ -39,8 +39,8 @@ impl ExportHistory {
         self.0.retain(|service, _| is_exported(service));
     }
 
-    /// What is to be said of an export that somebody may use, which was ready or not `before`; `None` while there is
-    /// no news of it.
+    /// Returns the condition of an export that somebody may use, which was ready or not `before`;
+    /// `None` while nothing new is known.
     pub(in crate::controller::plan) fn observe(
         &mut self,
         now: &PlanInput<'_>,
@@ -79,19 +79,19 @@ impl ExportHistory {
     }
 }
 
-/// What is to be said of an export.
+/// Condition of an export.
 pub(in crate::controller::plan) struct ExportVerdict {
     pub(in crate::controller::plan) verdict: ConditionVerdict,
-    /// For an Event, where it is not ready: the same words for as long as the reason is the same, since each change
-    /// of them is told anew.
+    /// For an Event, if the export is not ready. The text stays the same while the reason does,
+    /// because each new text is a new Event.
     pub(in crate::controller::plan) note: Option<String>,
 }
 
-/// A port of an export and what is wrong with it.
+/// A port of an export, and its problem.
 type FailingAt<'a> = (&'a PortName, &'a FailingPort);
 
 impl ExportVerdict {
-    /// A backend answers, if not on all nodes.
+    /// Returns the verdict if a backend answers, though perhaps not on all nodes.
     fn ready(service: &ServiceName, others: &[FailingAt<'_>], answered: usize) -> Self {
         let verdict = if others.is_empty() {
             ConditionVerdict::good("Ready", format!("backends of {service} answer"))
@@ -104,7 +104,7 @@ impl ExportVerdict {
     }
 }
 
-/// The ports in words, with counts where so many nodes have answered.
+/// Describes the ports, with counts if `answered` is the number of nodes that answered.
 fn describe_ports(
     service: &ServiceName,
     ports: &[FailingAt<'_>],
