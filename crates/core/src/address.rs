@@ -1,12 +1,13 @@
-//! Addresses that are nobody's workload, whoever says so.
+//! Addresses that no workload can have, whoever claims so.
 //!
 //! An address is compared in its canonical form, and so is one that carries another: `::ffff:10.0.0.1`,
 //! `64:ff9b::10.0.0.1` and `2002:a00:1::` all lead to `10.0.0.1` somewhere.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where clouds serve metadata and credentials, beside the link-local addresses where most of them do: Amazon,
-/// Google, Oracle and Scaleway over IPv6, Azure's host agent, Alibaba, and Oracle's older one.
+/// Addresses at which clouds serve metadata and credentials, beside the link-local addresses where most of
+/// them do: Amazon, Google, Oracle and Scaleway over IPv6, Azure's host agent, Alibaba, and Oracle's older
+/// one.
 const METADATA_V6: [Ipv6Addr; 3] = [
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
@@ -17,7 +18,8 @@ const METADATA_V4: [Ipv4Addr; 3] = [
     Ipv4Addr::new(100, 100, 100, 200),
     Ipv4Addr::new(192, 0, 0, 192),
 ];
-/// All of Amazon's services of an instance (metadata, DNS, time, pods' credentials) are in this prefix of 32 bits.
+/// The 32-bit prefix that holds all of Amazon's services of an instance: metadata, DNS, time, pods'
+/// credentials.
 const AMAZON_V6: u128 = 0xfd00_0ec2;
 
 /// The address that a packet to `ip` may end at: what is mapped, translated or tunnelled in it, or itself.
@@ -35,8 +37,8 @@ pub fn effective_ip(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether a machine's own services answer there, or those of the cloud that it runs in: loopback, link-local,
-/// broadcast and metadata addresses, in whatever form.
+/// True if a machine's own services answer at this address, or those of the cloud that it runs in: loopback,
+/// link-local, broadcast and metadata addresses, in whatever form.
 #[must_use]
 pub fn is_reserved_for_machine(ip: IpAddr) -> bool {
     match effective_ip(ip) {

@@ -1,8 +1,8 @@
-//! Who may be a peer: by the identity that its certificate proved, then by what its hello says.
+//! Admission of peers: by the identity that the certificate proved, then by what the hello says.
 //!
-//! That the certificate is genuine has been checked before (`adit-pki`); here it is asked whether its
-//! holder has a place among this node's links, and whether what it says of itself fits. How many places
-//! there are is in [`connection_limits`], and how fast they may be taken in [`rate_limit`].
+//! That the certificate is genuine has been checked before (`adit-pki`). Here the question is whether its
+//! holder is a peer by this node's links, and whether its hello fits the certificate. [`connection_limits`]
+//! says how many connections there may be, and [`rate_limit`] how fast they may come.
 
 pub mod connection_limits;
 pub mod rate_limit;
@@ -13,7 +13,7 @@ use crate::snapshot::{Class, Snapshot};
 use crate::spiffe::{Role, SpiffeId};
 use crate::wire::control::{Hello, negotiate};
 
-/// Why a connection is closed before it is used.
+/// The reason why a connection is closed before it is used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {reason}")]
 pub struct PeerRefusal {
@@ -30,11 +30,12 @@ impl PeerRefusal {
 }
 
 /// The node that holds `id`: of the cluster whose link has its trust domain, or of our own cluster. Our own
-/// cluster's controller counts as one that listens ([`NodeName::controller`]); another's is nobody.
+/// cluster's controller counts as a node that only subscribes ([`NodeName::controller`]); another cluster's
+/// controller is no peer.
 ///
 /// # Errors
-/// [`Code::Unlinked`] for a trust domain that is neither; [`Code::IdentityMismatch`] where the holder is
-/// no node, or is this very node.
+/// [`Code::Unlinked`] for a trust domain that is neither; [`Code::IdentityMismatch`] if the holder is no
+/// node, or is this very node.
 pub fn identify_peer(
     now: &Snapshot,
     id: &SpiffeId,
@@ -66,9 +67,8 @@ pub fn identify_peer(
 /// The version to speak with the peer `(cluster, node)`, whose connection was made for `lane`.
 ///
 /// # Errors
-/// [`Code::VersionMismatch`] with both sides' ranges; [`Code::IdentityMismatch`] where the hello names
-/// another cluster or node than the peer's certificate stands for; [`Code::ProtocolError`] where it
-/// names another lane.
+/// [`Code::VersionMismatch`] with both sides' ranges; [`Code::IdentityMismatch`] if the hello names another
+/// cluster or node than the peer's certificate; [`Code::ProtocolError`] if it names another class.
 pub fn check_hello(
     versions: (u64, u64),
     (cluster, node): (&ClusterName, &NodeName),

@@ -1,10 +1,10 @@
-//! What this cluster says of itself to one other cluster.
+//! The announcement of this cluster to one other cluster.
 //!
-//! A function of the snapshot alone, so that all hubs of a cluster say the same and a change of policy is
-//! told as soon as it is believed. Told are the members and, of the exports, those that have a grant for
-//! that very cluster, with those grants only; never a backend's address. What a reader would refuse is left
-//! out, and said to be: one export that cannot be told is no reason not to hear of the others. How it is
-//! told is [`crate::wire::state`]'s.
+//! A function of the snapshot alone, so that all hubs of a cluster announce the same, and a change of policy
+//! is announced as soon as it is in force. The announcement has the members and, of the exports, those that
+//! have a grant for that very cluster, with those grants only; never a backend's address. What a reader would
+//! refuse is left out, and named: one export that does not fit is no reason to withhold the others.
+//! [`crate::wire::state`] is how it is sent.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -22,12 +22,12 @@ use crate::wire::state::{
     MAX_BYTES, MAX_EXPORTS, MAX_NODES, Omission, Omissions, RecordKey, memory_size,
 };
 
-/// What one other cluster is told.
+/// The announcement to one other cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Announcement {
-    /// What it is told: a view that any reader takes as a whole.
+    /// The view that is sent, which any reader accepts as a whole.
     pub view: ClusterView,
-    /// What it is not told although it has a right to it, and why.
+    /// The records that are left out although the cluster has a right to them, and why.
     pub omitted: Omissions,
 }
 
@@ -37,23 +37,23 @@ pub fn view(now: &Snapshot, to: &ClusterName) -> ClusterView {
     PreparedAnnouncement::new(now).for_cluster(to).view
 }
 
-/// All that may be told, made ready once for whoever is told: what each linked cluster costs beyond that is what it
-/// is told itself, not a look at every export.
+/// All that may be announced, prepared once for all linked clusters: each of them then costs what is
+/// announced to it, not a look at every export.
 #[derive(Debug)]
 pub struct PreparedAnnouncement<'a> {
     nodes: SharedMap<NodeName, Vec<SocketAddr>>,
-    /// Nodes that are not told.
+    /// Nodes that are left out.
     omitted: Omissions,
     /// Bytes that exports may take.
     export_bytes_left: usize,
     /// Exports that anybody was granted, in order.
     exports: Vec<(&'a Export, Vec<PeerPort>)>,
-    /// By cluster: its exports by their place above, each with its grants.
+    /// By cluster: its exports by their index above, each with its grants.
     grants_by_cluster: HashMap<&'a ClusterName, Vec<(usize, Vec<&'a WorkloadPattern>)>>,
 }
 
 impl<'a> PreparedAnnouncement<'a> {
-    /// Of this snapshot.
+    /// Prepares the announcements of this snapshot.
     #[must_use]
     pub fn new(now: &'a Snapshot) -> Self {
         let mut omitted = Omissions::default();
@@ -80,8 +80,8 @@ impl<'a> PreparedAnnouncement<'a> {
         Self { nodes, omitted, export_bytes_left: room, exports, grants_by_cluster: granted }
     }
 
-    /// Our cluster as `to` may see it, and what of it does not fit. Where not all exports do, each namespace has its
-    /// first told before any has its second: no tenant takes the place of another.
+    /// The announcement to `to`, and what of it does not fit. If not all exports fit, each namespace has its
+    /// first announced before any has its second: no tenant takes the place of another.
     #[must_use]
     pub fn for_cluster(&self, to: &ClusterName) -> Announcement {
         let mut omitted = self.omitted.clone();
@@ -105,7 +105,7 @@ impl<'a> PreparedAnnouncement<'a> {
     }
 }
 
-/// The nodes that are told: all, up to the most that a view may have.
+/// The nodes that are announced: all, up to the most that a view may have.
 fn announced_nodes(
     now: &Snapshot,
     omitted: &mut Omissions,
@@ -124,7 +124,7 @@ fn announced_nodes(
     nodes
 }
 
-/// An export that would be told, and its size.
+/// An export that would be announced, and its size.
 type SizedExport = (ServiceName, usize, PeerExport);
 
 /// As many exports as there is room for, namespaces in turns.
@@ -158,8 +158,8 @@ fn fit_exports(
     some
 }
 
-/// Whether [`view`] may give something else for `now` than for `before`, to anybody. Most snapshots differ
-/// in what others told us, which nobody is told.
+/// True if [`view`] may give something else for `now` than for `before`, to any cluster. Most snapshots
+/// differ in what other clusters announced, and that is announced to nobody.
 #[must_use]
 pub fn may_differ(before: &Snapshot, now: &Snapshot) -> bool {
     before.local != now.local
@@ -171,13 +171,13 @@ pub fn may_differ(before: &Snapshot, now: &Snapshot) -> bool {
         || before.forbidden != now.forbidden
 }
 
-/// Whether an export fits into the one message that would tell `to` of it, whichever backends are well.
+/// True if an export fits into the one message that would announce it to `to`, whichever backends are ready.
 #[must_use]
 pub fn export_fits(export: &Export, to: &ClusterName) -> bool {
     why_export_does_not_fit(export, to).is_none()
 }
 
-/// Why [`export_fits`] says no, in words that end a sentence about the export.
+/// The reason why an export does not fit, in words that end a sentence about it. `None` if it fits.
 #[must_use]
 pub fn why_export_does_not_fit(export: &Export, to: &ClusterName) -> Option<WireError> {
     let grants: Vec<_> =
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!((ready(&told), fault(&told)), (counts(&[("e2", 1)]), None));
         assert!(may_differ(&before, &now));
 
-        // One that has never answered is not told, and no reason is.
+        // A backend that has never answered is not announced, and neither is a reason.
         now.never_answered.insert("10.0.0.2:80".parse().unwrap());
         assert!(may_differ(&before, &now));
         now.down.clear();

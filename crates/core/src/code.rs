@@ -26,7 +26,7 @@ pub enum Blame {
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $blame:ident, $retry:literal, $text:literal;)*) => {
-        /// Why a stream or a connection ended.
+        /// The reason why a stream or a connection ended.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Code {
             $($(#[$doc])* $variant,)*
@@ -62,14 +62,14 @@ macro_rules! codes {
                 match self { $(Self::$variant => Blame::$blame,)* Self::Unknown(_) => Blame::Daemon }
             }
 
-            /// Whether a *refusal* with this code leaves room for another node or backend: the refused
-            /// one has delivered nothing, and another might well answer.
+            /// True if a *refusal* with this code leaves room for another node or backend: the one that
+            /// refused has delivered nothing, and another might well answer.
             #[must_use]
             pub const fn is_retryable(self) -> bool {
                 match self { $(Self::$variant => $retry,)* Self::Unknown(_) => false }
             }
 
-            /// One sentence for people.
+            /// A sentence about the code, for people.
             #[must_use]
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* Self::Unknown(_) => "a reason that this version does not know" }
@@ -79,7 +79,7 @@ macro_rules! codes {
 }
 
 impl Code {
-    /// Whether the code refuses: whoever gets it knows that nothing was delivered.
+    /// True if the code refuses: whoever receives it knows that nothing was delivered.
     #[must_use]
     pub const fn is_refusal(self) -> bool {
         matches!(self.number(), 0x10..0x30) && !matches!(self, Self::Unknown(_))

@@ -1,7 +1,7 @@
-//! The deny list: who is refused, whatever a certificate proves.
+//! The deny list: peers that are refused, whatever a certificate proves.
 //!
 //! An operator writes it ([`DenyEntry`]); `adit-pki` looks at it whenever a certificate is verified. Values
-//! only: what an entry does to links and routes is decided by who composes a [`crate::snapshot::Snapshot`].
+//! only: whoever composes a [`crate::snapshot::Snapshot`] decides what an entry does to links and routes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,8 +14,8 @@ pub const MAX_SERIAL_LEN: usize = 20;
 /// The longest [`DenyEntry::reason`], in characters.
 pub const MAX_REASON_LEN: usize = 200;
 
-/// A certificate's serial number, without leading zeros; at most [`MAX_SERIAL_LEN`] bytes where it was
-/// written by a person.
+/// A certificate's serial number, without leading zeros; at most [`MAX_SERIAL_LEN`] bytes if a person wrote
+/// it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CertSerial(Box<[u8]>);
 
@@ -103,14 +103,15 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// Whom an entry denies. Shown as the configuration writes it: `denied.nodes: bank/b1`.
+/// The peers that an entry denies. Shown as the configuration writes it: `denied.nodes: bank/b1`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DeniedPeer {
     /// All nodes of a cluster.
     Cluster(ClusterName),
-    /// One node, whatever certificate it has.
+    /// A node of a cluster, whatever certificate it has.
     Node(ClusterName, NodeName),
-    /// Every certificate with this serial number, and all that it signed; of one cluster, where that is said.
+    /// Every certificate with this serial number, and all that it signed; of one cluster only, if one is
+    /// named.
     Serial(CertSerial, Option<ClusterName>),
     /// Every certificate of this key, and all that it signed.
     Key(KeyHash),
@@ -130,12 +131,12 @@ impl fmt::Display for DeniedPeer {
     }
 }
 
-/// One entry of the deny list.
+/// An entry of the deny list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DenyEntry {
-    /// Whom it denies.
+    /// The peers that are denied.
     pub peer: DeniedPeer,
-    /// Why, in the operator's own words, at most [`MAX_REASON_LEN`] characters. Never told to a peer.
+    /// The operator's own words for why, at most [`MAX_REASON_LEN`] characters. Never sent to a peer.
     pub reason: Option<Box<str>>,
 }
 
@@ -153,7 +154,7 @@ pub fn denied_nodes<'a>(
     })
 }
 
-/// Whether a cluster is denied as a whole.
+/// True if a cluster is denied as a whole.
 #[must_use]
 pub fn is_cluster_denied(denied: &[DenyEntry], cluster: &ClusterName) -> bool {
     denied.iter().any(|entry| matches!(&entry.peer, DeniedPeer::Cluster(of) if of == cluster))

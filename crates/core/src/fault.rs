@@ -1,6 +1,6 @@
-//! Why a backend is not well.
+//! The reasons why a backend is not ready.
 //!
-//! A closed list and a byte in memory: of what a peer says of its backends nothing else is ever repeated to
+//! A closed list, and a byte in memory: nothing else that a peer says of its backends is ever repeated to
 //! callers, logs or the cluster's objects.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,12 +9,12 @@ use std::net::SocketAddr;
 use crate::code::Code;
 use crate::policy::Target;
 
-/// Why a backend is not well, by the last dial of it.
+/// The reason why a backend is not ready, as its last dial found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BackendFault {
-    /// It refused the connection.
+    /// The backend refused the connection.
     Refused,
-    /// It did not answer in time.
+    /// The backend did not answer in time.
     Timeout,
     /// There is no route to it.
     Unreachable,
@@ -23,7 +23,7 @@ pub enum BackendFault {
 }
 
 impl BackendFault {
-    /// The fault that a code stands for; `None` where it says nothing of a backend.
+    /// The fault that a code stands for; `None` if the code is not about a backend.
     #[must_use]
     pub fn from_code(code: Code) -> Option<Self> {
         let all = [Self::Refused, Self::Timeout, Self::Unreachable, Self::Forbidden];
@@ -41,7 +41,7 @@ impl BackendFault {
         }
     }
 
-    /// How it went, as the end of a sentence about a dial.
+    /// The fault as the end of a sentence about a dial.
     #[must_use]
     pub const fn description(self) -> &'static str {
         match self {
@@ -53,7 +53,7 @@ impl BackendFault {
     }
 }
 
-/// What this node's own dials found of backends.
+/// The results of this node's own dials of backends.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BackendStates {
     /// Those that do not answer at present, and why.

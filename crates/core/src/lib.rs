@@ -1,4 +1,4 @@
-//! What Adit decides, without doing any of it.
+//! The decisions of Adit, without any of their effects.
 //!
 //! Everything here is a function of its arguments: no clock, no randomness, no files, no sockets. The
 //! other crates ask, and act on the answer.
@@ -6,9 +6,10 @@
 //! * [`name`], [`spiffe`], [`code`]: the words that everything else is made of.
 //! * [`snapshot`]: what a node believes; the data path reads nothing else. [`shared_map`]: why a copy of it
 //!   costs nothing.
-//! * [`policy`]: who may use what. [`routing`]: which hub, node or backend. [`announce`]: what others
-//!   are told. [`fault`]: why a backend is not well. [`admission`]: who may be a peer. [`deny_list`]: who may not, whatever he proves.
-//!   [`address`]: which addresses are nobody's workload.
+//! * [`policy`]: who may use what. [`routing`]: which hub, node or backend. [`announce`]: what other clusters
+//!   receive. [`fault`]: why a backend is not ready. [`admission`]: who may be a peer. [`deny_list`]: who may
+//!   not, whatever he proves. [`address`]: addresses that no workload can have. [`backoff`], [`throttle`]:
+//!   how long to wait.
 //! * [`text`]: numbers with their nouns.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
 

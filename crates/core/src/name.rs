@@ -9,11 +9,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Why a string is not the name it was meant to be.
+/// The reason why a string is not a valid name of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not a valid {kind}: {rule}")]
 pub struct NameError {
-    /// What the string was meant to name.
+    /// The kind of name that the string should be.
     pub kind: &'static str,
     /// The string, cut to 300 characters.
     pub value: String,
@@ -110,7 +110,7 @@ name! {
     ClusterName, "cluster name", LABEL_RULE, is_label
 }
 name! {
-    /// A node of a cluster; a Kubernetes node name where there is one. An RFC 1123 subdomain.
+    /// A node of a cluster; a Kubernetes node name if there is a Kubernetes node. An RFC 1123 subdomain.
     NodeName, "node name", SUBDOMAIN_RULE, is_subdomain
 }
 
@@ -122,14 +122,14 @@ impl Default for PortName {
 }
 
 impl NodeName {
-    /// What a cluster's controller is called among its nodes. It is none of them: it listens to their hubs
-    /// and carries nothing. No machine has this name: `.internal` is nobody's domain.
+    /// The name of a cluster's controller among its nodes. The controller is none of them: it subscribes to
+    /// their hubs and carries nothing. No machine has this name: `.internal` is nobody's domain.
     #[must_use]
     pub fn controller() -> Self {
         Self("controller.adit.internal".into())
     }
 
-    /// Whether it is the controller's.
+    /// True if this is the controller's name.
     #[must_use]
     pub fn is_controller(&self) -> bool {
         *self == Self::controller()

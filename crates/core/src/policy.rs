@@ -1,4 +1,4 @@
-//! Who may use what: default deny, checked on both sides, checked again while a stream lives.
+//! Authorization: default deny, checked on both sides, checked again while a stream lives.
 //!
 //! An [`Export`](crate::snapshot::Export) carries [`Grant`]s; a grant names a cluster, a namespace and a
 //! ServiceAccount. The grants of one cluster travel to it with the export, so that the importing side
@@ -26,7 +26,7 @@ pub enum Pattern<T> {
 }
 
 impl<T: PartialEq> Pattern<T> {
-    /// Whether `name` fits.
+    /// True if `name` fits the pattern.
     pub fn matches(&self, name: &T) -> bool {
         match self {
             Self::Any => true,
@@ -85,7 +85,7 @@ pub struct WorkloadPattern {
 }
 
 impl WorkloadPattern {
-    /// Whether `workload` fits.
+    /// True if `workload` fits the pattern.
     #[must_use]
     pub fn matches(&self, workload: &Workload) -> bool {
         self.namespace.matches(&workload.namespace)
@@ -106,7 +106,7 @@ impl fmt::Display for WorkloadPattern {
     }
 }
 
-/// One line of an export's `allow`: who may use it.
+/// An entry of an export's `allow`: who may use it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Grant {
@@ -122,7 +122,7 @@ pub struct Grant {
 pub struct Source {
     /// Its cluster: ours when outbound, the peer's when inbound.
     pub cluster: ClusterName,
-    /// Who it is there.
+    /// The workload in that cluster.
     pub workload: Workload,
 }
 
@@ -133,7 +133,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// What is asked for: a service and one of its ports.
+/// The target of a stream: a service and one of its ports.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
     /// The service.
@@ -163,7 +163,7 @@ enum PermitSide {
     Export,
 }
 
-/// What a permit rests on, besides its holder: when that has not changed the permit has not.
+/// The facts that a permit rests on, besides its holder: while these are unchanged, so is the permit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PermitBasis {
     /// Our own export of a service.
@@ -172,8 +172,8 @@ pub enum PermitBasis {
     Import(ClusterName, ServiceName),
 }
 
-/// On what the permits rest that have to be asked again when `now` is believed after `before`. What both
-/// share is not looked at.
+/// The bases of the permits that have to be checked again when `now` replaces `before`. Parts that both share
+/// are not looked at.
 #[must_use]
 pub fn changed_bases(before: &Snapshot, now: &Snapshot) -> BTreeSet<PermitBasis> {
     let exports = before.exports.changes(&now.exports).map(|(s, _)| s.clone());
@@ -196,7 +196,7 @@ pub fn changed_bases(before: &Snapshot, now: &Snapshot) -> BTreeSet<PermitBasis>
 }
 
 impl Permit {
-    /// What it rests on.
+    /// The facts that the permit rests on.
     #[must_use]
     pub fn basis(&self) -> PermitBasis {
         let service = self.target.service.clone();
@@ -221,8 +221,8 @@ impl Permit {
     /// Asks again, now.
     ///
     /// # Errors
-    /// The denial that a new stream would get. A peer that cannot be heard is no reason to end a
-    /// stream: without its view only our own rules are asked.
+    /// The denial that a new stream would get. A peer that is silent is no reason to end a stream: without
+    /// its view only our own rules are checked.
     pub fn recheck(&self, now: &Snapshot) -> Result<(), Denial> {
         match &self.side {
             PermitSide::Export => authorize_inbound(now, &self.source, &self.target).map(drop),
@@ -247,7 +247,7 @@ impl Permit {
 pub struct Denial {
     /// The code on the wire and in metrics.
     pub code: Code,
-    /// One sentence for the operator, which ends with the line that would allow it where there is one.
+    /// A sentence for the operator, which ends with the line that would allow the stream, if there is one.
     pub reason: String,
 }
 
@@ -271,11 +271,11 @@ impl Denial {
     }
 }
 
-/// Asks on the importing side: the import's own rule, then the grants that travelled with the export.
+/// Checks on the importing side: the import's own rule, then the grants that travelled with the export.
 ///
 /// # Errors
-/// [`Code::Denied`] by either rule; [`Code::LinkDown`] while the exporting cluster's view is not
-/// known; [`Code::ExportUnknown`] or [`Code::PortUnknown`] where it does not have the target.
+/// [`Code::Denied`] by either rule; [`Code::LinkDown`] while the exporting cluster's view is not known;
+/// [`Code::ExportUnknown`] or [`Code::PortUnknown`] if it does not have the target.
 pub fn authorize_outbound(
     now: &Snapshot,
     import: &Import,
@@ -312,8 +312,8 @@ pub fn authorize_outbound(
 /// Asks on the exporting side.
 ///
 /// # Errors
-/// [`Code::ExportUnknown`] where the service is not exported to the source's cluster at all (whether it
-/// exists is not told), [`Code::PortUnknown`], [`Code::Denied`].
+/// [`Code::ExportUnknown`] if the service is not exported to the source's cluster at all (it is not told
+/// whether it exists), [`Code::PortUnknown`], [`Code::Denied`].
 pub fn authorize_inbound(
     now: &Snapshot,
     source: &Source,

@@ -18,8 +18,8 @@ pub mod connections;
 mod draw;
 pub mod links;
 
-/// How many nodes of a cluster hold its standing connections to one other cluster: one, and one more
-/// for when that one dies.
+/// Number of nodes of a cluster that hold its standing connections to one other cluster: one, and one more in
+/// case that one dies.
 pub const HUBS: usize = 2;
 
 /// A 64-bit hash that is the same on every node, build and version (FNV-1a with SplitMix64's finish),
@@ -56,7 +56,7 @@ pub fn hubs<'a>(
     best.into_iter().map(|(_, node)| node).collect()
 }
 
-/// Whether this node is a hub for one of its links.
+/// True if this node is a hub for one of its links.
 #[must_use]
 pub fn is_any_hub(now: &Snapshot) -> bool {
     let this = &now.local.node;
@@ -64,12 +64,12 @@ pub fn is_any_hub(now: &Snapshot) -> bool {
     now.links.keys().any(|peer| hubs(members(), peer).contains(&this))
 }
 
-/// How many nodes a route names at most: several times as many as are tried, since some of them may be
-/// known to be out of reach.
+/// The most nodes of a route: several times as many as are tried, since some of them may be known to be out
+/// of reach.
 pub const ROUTE_NODES: usize = 16;
 
-/// A node counts as one with so many ready backends at most: far more than a machine runs, and too few to
-/// make all other nodes' share vanish.
+/// The most ready backends for which a node counts: far more than a machine runs, and too few to make all
+/// other nodes' share vanish.
 pub const MAX_READY: u32 = 10_000;
 
 /// The nodes of the exporting cluster to try for a stream, best first.
@@ -80,20 +80,20 @@ pub struct Route {
     /// Nodes that run a ready backend: each is drawn with the weight of its ready backends. There are
     /// [`ROUTE_NODES`] at most.
     pub nodes: Vec<NodeName>,
-    /// Whether any other connected node will do when none of those can be reached.
+    /// Says whether any other connected node will do if none of `nodes` can be reached.
     pub hop: Hop,
     /// The class of the export, which selects the lane.
     pub class: crate::snapshot::Class,
-    /// Whether a stream of unknown outcome may be sent again.
+    /// True if a stream of unknown outcome may be sent again.
     pub replay: bool,
 }
 
-/// Picks the nodes to try for an outbound stream, among those that the cluster announces: what it says of
-/// the backends of any other node is ignored.
+/// Picks the nodes to try for an outbound stream, among those that the cluster announces. What it says of the
+/// backends of any other node is ignored.
 ///
 /// # Errors
-/// [`Code::LinkDown`] while nothing is known of the cluster, [`PeerPort::why_unready`](crate::snapshot::PeerPort::why_unready)
-/// where it reports no ready backend.
+/// [`Code::LinkDown`] while there is no view of the cluster,
+/// [`PeerPort::why_unready`](crate::snapshot::PeerPort::why_unready) if it reports no ready backend.
 pub fn route(
     now: &Snapshot,
     from: &ClusterName,
@@ -114,13 +114,13 @@ pub fn route(
     Ok(Route { cluster: from.clone(), nodes, hop, class, replay })
 }
 
-/// The backends to dial for an inbound stream, best first: those of this node, then, where the export
-/// allows the hop, those of other nodes; each group from a random start.
+/// The backends to dial for an inbound stream, best first: those of this node, then, if the export allows the
+/// hop, those of other nodes; each group from a random start.
 ///
 /// # Errors
-/// [`Code::BackendForbidden`] where every ready backend has an address that may not be dialled,
-/// [`Code::HopRefused`] where only other nodes have one and the export wants the same node,
-/// how the dials of all ended where none is well, [`Code::NoBackend`] where there is none.
+/// [`Code::BackendForbidden`] if every ready backend has an address that may not be dialled;
+/// [`Code::HopRefused`] if only other nodes have one and the export wants the same node; the fault of the
+/// dials if all failed; [`Code::NoBackend`] if there is no backend.
 pub fn backends(now: &Snapshot, permit: &Permit, random: u64) -> Result<Vec<Backend>, Code> {
     let target = permit.target();
     let export = now.exports.get(&target.service).ok_or(Code::ExportUnknown)?;
@@ -148,15 +148,15 @@ pub fn backends(now: &Snapshot, permit: &Permit, random: u64) -> Result<Vec<Back
     if order.is_empty() { Err(Code::HopRefused) } else { Ok(order) }
 }
 
-/// How many backends of a port are ready, per node: what is told to importing clusters.
+/// Number of ready backends of a port, by node: what is announced to importing clusters.
 pub fn ready_counts(now: &Snapshot, port: &crate::snapshot::ExportPort) -> BTreeMap<NodeName, u32> {
     let is_known = |at: &SocketAddr| !now.down.contains_key(at) && !now.never_answered.contains(at);
     let is_ready = |b: &&Backend| is_known(&b.address) && now.may_dial(b);
     count_per_node(port.backends.iter().filter(is_ready))
 }
 
-/// Why none of a port's backends is ready: of several reasons one that a dial found. `None` where there is no
-/// backend at all, or none has been dialled yet; means nothing where one is ready.
+/// The reason why none of a port's backends is ready; of several reasons, one that a dial found. `None` if
+/// there is no backend at all, or none has been dialled yet. Meaningless if a backend is ready.
 #[must_use]
 pub fn backend_fault(now: &Snapshot, port: &crate::snapshot::ExportPort) -> Option<BackendFault> {
     let of = |backend: &Backend| match now.may_dial(backend) {
@@ -166,7 +166,7 @@ pub fn backend_fault(now: &Snapshot, port: &crate::snapshot::ExportPort) -> Opti
     port.backends.iter().filter_map(of).min()
 }
 
-/// How many of these backends each node runs.
+/// Number of these backends that each node runs.
 pub(crate) fn count_per_node<'a>(
     backends: impl IntoIterator<Item = &'a Backend>,
 ) -> BTreeMap<NodeName, u32> {

@@ -1,10 +1,10 @@
 //! An ordered map whose copies share what they have in common.
 //!
-//! A view of another cluster is told one record at a time and read as a whole, by several readers that
+//! A view of another cluster arrives one record at a time and is read as a whole, by several readers that
 //! each keep theirs for as long as they like. So a copy must cost nothing, a change of one entry must cost
-//! that entry and a few beside it, and what differs between two copies must be found without looking at
-//! what does not. The entries lie in order in chunks of at most [`MAX_CHUNK_LEN`]; copies share chunks, and a chunk
-//! is copied when it is changed while somebody else has it.
+//! that entry and a few beside it, and the differences between two copies must be found without looking at
+//! what they share. The entries lie in order in chunks of at most [`MAX_CHUNK_LEN`]; copies share chunks, and
+//! a chunk is copied when it is changed while another map has it.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -32,13 +32,13 @@ impl<K, V> SharedMap<K, V> {
         Self { chunks: Arc::default(), len: 0 }
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// True if there is no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -71,8 +71,8 @@ impl<K, V> SharedMap<K, V> {
         *self = Self::new();
     }
 
-    /// Whether both are one and the same, unchanged since one was copied from the other. Costs nothing, and
-    /// may say no where they are equal.
+    /// True if both maps are the same, unchanged since one was copied from the other. Costs nothing, and may
+    /// be false for two equal maps.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.chunks, &other.chunks)
@@ -80,7 +80,7 @@ impl<K, V> SharedMap<K, V> {
 }
 
 impl<K: Ord, V> SharedMap<K, V> {
-    /// Where a key is, or where it belongs: the chunk, and the place in it.
+    /// The position of a key, or the position at which it belongs: the chunk, and the index in it.
     fn find<Q: Ord + ?Sized>(&self, key: &Q) -> (usize, Result<usize, usize>)
     where
         K: Borrow<Q>,
@@ -113,7 +113,7 @@ impl<K: Ord, V> SharedMap<K, V> {
         self.get_key_value(key).map(|(_, value)| value)
     }
 
-    /// Whether there is an entry of that key.
+    /// True if there is an entry of that key.
     #[must_use]
     pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
@@ -122,8 +122,8 @@ impl<K: Ord, V> SharedMap<K, V> {
         self.get(key).is_some()
     }
 
-    /// What is to be done to this map to have `newer`: each key whose value is another there, or none. Chunks
-    /// that both share are not looked at.
+    /// The changes that turn this map into `newer`: each key with its value there, or `None` if it is gone.
+    /// Chunks that both maps share are not looked at.
     pub fn changes<'a>(&'a self, newer: &'a Self) -> MapChanges<'a, K, V> {
         let place = |map: &'a Self| MapCursor { chunks: &map.chunks, index: 0 };
         MapChanges { old: place(self), new: place(newer) }
@@ -214,7 +214,7 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
     }
 }
 
-/// A place between two entries.
+/// A position between two entries.
 struct MapCursor<'a, K, V> {
     chunks: &'a [Chunk<K, V>],
     index: usize,
@@ -303,7 +303,7 @@ impl<K: Clone, V: Clone> IntoIterator for SharedMap<K, V> {
     }
 }
 
-/// What differs between two maps, in order of key: the newer value, or none where there is none any more.
+/// The differences between two maps, in order of key: the newer value, or `None` if the key is gone.
 pub struct MapChanges<'a, K, V> {
     old: MapCursor<'a, K, V>,
     new: MapCursor<'a, K, V>,
@@ -389,7 +389,7 @@ impl<K: Ord + Borrow<Q>, Q: Ord + ?Sized, V> Index<&Q> for SharedMap<K, V> {
     /// The value of a key.
     ///
     /// # Panics
-    /// Where there is none, as with any map.
+    /// If there is no such key, as with any map.
     fn index(&self, key: &Q) -> &V {
         self.get(key).expect("no entry of that key")
     }

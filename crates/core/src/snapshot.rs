@@ -1,8 +1,8 @@
-//! What a node believes, as one immutable value.
+//! A node's knowledge, as one immutable value.
 //!
-//! The operator's file, what Kubernetes says and what hubs say are merged into a [`Snapshot`]; the data
-//! path reads a snapshot and nothing else. Whoever publishes one publishes a whole new one, which shares with
-//! the one before it what has not changed.
+//! The operator's file, the Kubernetes API and the views of other clusters are merged into a [`Snapshot`];
+//! the data path reads a snapshot and nothing else. A new snapshot replaces the one before it as a whole, and
+//! shares with it what has not changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -20,10 +20,10 @@ use crate::spiffe::{TrustDomain, Workload};
 mod siblings;
 pub use siblings::SiblingTable;
 
-/// What a node believes at one moment.
+/// A node's knowledge at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Who we are.
+    /// This node itself.
     pub local: LocalNode,
     /// The other nodes of this cluster and where they can be dialled.
     pub siblings: SiblingTable,
@@ -33,14 +33,14 @@ pub struct Snapshot {
     pub imports: Imports,
     /// The services of this cluster that others may use.
     pub exports: SharedMap<ServiceName, Arc<Export>>,
-    /// Who opens connections here, by source address.
+    /// The workloads that open connections here, by source address.
     pub workloads: HashMap<IpAddr, Workload>,
-    /// What each linked cluster last said of itself.
+    /// The latest view of each linked cluster.
     pub views: BTreeMap<ClusterName, Arc<ClusterView>>,
     /// Backends that do not answer at present and why, as this node's own dials and probes found.
     pub down: BTreeMap<SocketAddr, BackendFault>,
-    /// Backends that this node dials and that have not answered it yet: it may lead streams there, and tells nobody
-    /// that they are ready.
+    /// Backends that this node dials and that have not answered it yet: it may send streams there, and
+    /// announces to nobody that they are ready.
     pub never_answered: BTreeSet<SocketAddr>,
     /// Addresses that no backend may have unless the operator wrote it out: this node's own, the API
     /// server's. Those of [`address::is_reserved_for_machine`] are always among them; multicast and unspecified addresses,
@@ -48,7 +48,7 @@ pub struct Snapshot {
     pub forbidden: BTreeSet<IpAddr>,
 }
 
-/// Who this node is.
+/// The identity of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalNode {
     /// Its cluster.
@@ -57,7 +57,8 @@ pub struct LocalNode {
     pub trust_domain: TrustDomain,
     /// Its own name.
     pub node: NodeName,
-    /// Where siblings and peers can dial it; at most [`ClusterView::MAX_ADDRESSES`] are announced.
+    /// Addresses at which siblings and peers can dial it; at most [`ClusterView::MAX_ADDRESSES`] are
+    /// announced.
     pub advertise: Vec<SocketAddr>,
 }
 
@@ -68,11 +69,11 @@ pub struct Link {
     pub cluster: ClusterName,
     /// Its trust domain. No two links share one.
     pub trust_domain: TrustDomain,
-    /// Where to begin: any of its nodes. Empty where only they can dial.
+    /// Addresses at which dialling begins: any of its nodes. Empty if only they can dial.
     pub seeds: Vec<Seed>,
 }
 
-/// One place where a node of another cluster may be dialled.
+/// An address at which a node of another cluster may be dialled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(untagged)]
 pub enum Seed {
@@ -107,19 +108,20 @@ pub struct Import {
     pub ports: Vec<ImportPort>,
     /// Which local workloads may use it.
     pub allow: Vec<WorkloadPattern>,
-    /// What serves in its place in this cluster, in words: whoever asks for the Service is not led here.
+    /// The Service that takes the import's place in this cluster, in words: whoever asks for the name is not
+    /// led here.
     pub displaced_by: Option<String>,
 }
 
-/// One port of an import.
+/// A port of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportPort {
     /// Its name in the exporting cluster.
     pub name: PortName,
     /// Its number there; informative.
     pub number: u16,
-    /// The local addresses that stand for it. The local address of an accepted connection says which
-    /// import and port is meant, so no two ports of any import share one.
+    /// The local addresses that stand for it. The local address of an accepted connection tells which import
+    /// and port is meant, so no two ports of any import share one.
     pub listen: Vec<SocketAddr>,
 }
 
@@ -147,12 +149,12 @@ impl Imports {
         Some((import, &import.ports[*port]))
     }
 
-    /// All of them, in order of name.
+    /// All imports, in order of name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Import>> {
         self.0.by_service.values()
     }
 
-    /// Whether both are one and the same value: never true of two that differ.
+    /// True if both are one and the same value: never true of two that differ.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -186,16 +188,16 @@ pub struct Export {
     pub service: ServiceName,
     /// Its ports.
     pub ports: Vec<ExportPort>,
-    /// Who may use it.
+    /// The workloads that may use it.
     pub allow: Vec<Grant>,
-    /// Whether a stream may enter at a node that has no backend of its own.
+    /// Says whether a stream may enter at a node that has no backend of its own.
     pub hop: Hop,
     /// Which lane its streams take.
     pub class: Class,
-    /// Whether a stream whose outcome is unknown may be sent again: the service is idempotent.
+    /// True if a stream whose outcome is unknown may be sent again: the service is idempotent.
     pub replay: bool,
-    /// How often backends are probed by a TCP connect while they are well; none by default. One that
-    /// is down is dialled again in any case.
+    /// The interval at which backends are probed by a TCP connect while they are ready; `None` by default. A
+    /// backend that is down is dialled again in any case.
     pub probe: Option<Duration>,
 }
 
@@ -207,7 +209,7 @@ impl Export {
     }
 }
 
-/// One port of an export.
+/// A port of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportPort {
     /// Its name; empty for the one port of a Service that names none.
@@ -216,23 +218,23 @@ pub struct ExportPort {
     pub number: u16,
     /// The Service's `appProtocol`.
     pub app_protocol: Option<AppProtocol>,
-    /// What can be dialled for it.
+    /// The addresses that can be dialled for it.
     pub backends: Vec<Backend>,
 }
 
 /// An address to dial for an export.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Backend {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     /// The node that it runs on.
     pub node: NodeName,
-    /// Whether the operator wrote this very address out. Only then may it be one of
+    /// True if the operator wrote this very address into the configuration. Only then may it be one of
     /// [`Snapshot::forbidden`] or a loopback address.
     pub explicit: bool,
 }
 
-/// Where a stream may enter the exporting cluster.
+/// The nodes of the exporting cluster at which a stream may enter.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
 )]
@@ -245,7 +247,7 @@ pub enum Hop {
     SameNode,
 }
 
-/// What kind of traffic an export carries.
+/// The kind of traffic that an export carries. Each class has connections of its own.
 #[derive(
     Debug,
     Clone,
@@ -268,12 +270,12 @@ pub enum Class {
     Bulk,
 }
 
-/// What a linked cluster said of itself to us.
+/// The view that a linked cluster announced to us.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterView {
     /// Its nodes and where they can be dialled.
     pub nodes: SharedMap<NodeName, Vec<SocketAddr>>,
-    /// What it exports to us.
+    /// The services that it exports to us.
     pub exports: SharedMap<ServiceName, Arc<PeerExport>>,
 }
 
@@ -287,8 +289,8 @@ impl ClusterView {
         export.ports.iter().any(|port| self.is_port_ready(port))
     }
 
-    /// True if a node that the cluster announces has a ready backend of this port. What it says of the backends of
-    /// any other node is ignored: no stream could be sent there.
+    /// True if a node that the cluster announces has a ready backend of this port. What it says of the
+    /// backends of any other node is ignored: no stream could be sent there.
     #[must_use]
     pub fn is_port_ready(&self, port: &PeerPort) -> bool {
         port.ready.iter().any(|(node, ready)| *ready > 0 && self.nodes.contains_key(node))
@@ -302,11 +304,11 @@ pub struct PeerExport {
     pub ports: Vec<PeerPort>,
     /// Which of *our* workloads may use it.
     pub grants: Vec<WorkloadPattern>,
-    /// Where a stream may enter.
+    /// Says at which nodes a stream may enter.
     pub hop: Hop,
     /// Which lane its streams take.
     pub class: Class,
-    /// Whether a stream of unknown outcome may be sent again.
+    /// True if a stream of unknown outcome may be sent again.
     pub replay: bool,
 }
 
@@ -327,20 +329,21 @@ pub struct PeerPort {
     pub number: u16,
     /// Its `appProtocol`.
     pub app_protocol: Option<AppProtocol>,
-    /// How many ready backends each node runs; nodes without one are left out.
+    /// Number of ready backends on each node; nodes without one are left out.
     pub ready: ReadyCounts,
-    /// Why none of its backends is ready; `None` where one is, where there is none, and where nobody says.
+    /// The reason why none of its backends is ready; `None` if one is, if there is none, or if no reason is
+    /// announced.
     pub fault: Option<BackendFault>,
 }
 
 impl PeerPort {
-    /// Why no stream could be sent there, where none can.
+    /// The code of a stream that is refused because no backend is ready.
     #[must_use]
     pub fn why_unready(&self) -> Code {
         self.fault.map_or(Code::NoBackend, BackendFault::code)
     }
 
-    /// The same for people, about the service of that name in that cluster.
+    /// The reason why no backend is ready as a sentence, about the service of that name in that cluster.
     #[must_use]
     pub fn unready_sentence(&self, service: &ServiceName, from: &ClusterName) -> String {
         match self.fault {
@@ -352,7 +355,7 @@ impl PeerPort {
     }
 }
 
-/// How many ready backends each node runs, in order of node. Cheap to clone, and as small as can be: a view
+/// Number of ready backends on each node, in order of node. Cheap to clone, and as small as can be: a view
 /// holds one for each port.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReadyCounts(Arc<[(NodeName, u32)]>);
@@ -368,26 +371,26 @@ impl ReadyCounts {
         self.0.iter().map(|(_, count)| count)
     }
 
-    /// The count of a node, where it has one.
+    /// The count of a node, if it has one.
     #[must_use]
     pub fn get(&self, node: &NodeName) -> Option<&u32> {
         let at = self.0.binary_search_by(|(n, _)| n.cmp(node)).ok()?;
         self.0.get(at).map(|(_, count)| count)
     }
 
-    /// Whether both are one and the same list in memory.
+    /// True if both are one and the same list in memory.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// How many nodes have one.
+    /// Number of nodes with a count.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether no node has one.
+    /// True if no node has a count.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -418,9 +421,10 @@ impl<const N: usize> From<[(NodeName, u32); N]> for ReadyCounts {
 }
 
 impl Snapshot {
-    /// Whether an address is one of our own: this machine's or a node's, a workload's or a backend's. A peer
-    /// that announces one as a node of its own is not to have us knock there. Loopback is nobody's: it is
-    /// shared where clusters are on one machine. Looks at everything: once for a dial, not for a stream.
+    /// True if an address is one of our own: this machine's or a node's, a workload's or a backend's. A peer
+    /// that announces such an address as a node of its own must not make us dial it. Loopback belongs to
+    /// nobody: it is shared if clusters are on one machine. Searches everything: call it once for a dial, not
+    /// for a stream.
     #[must_use]
     pub fn is_own_address(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
@@ -436,32 +440,32 @@ impl Snapshot {
                 || is_backend())
     }
 
-    /// True if an address is one of this machine, of a sibling's or of the API server's, which no pod with a network
-    /// of its own can have. Whoever speaks from there runs on the host's network. Asked only of addresses that no
-    /// workload is known by.
+    /// True if an address is one of this machine, of a sibling or of the API server, which no pod with a
+    /// network of its own can have. Traffic from there comes from the host's network. Call it only for
+    /// addresses that no workload is known by.
     #[must_use]
     pub fn is_host_address(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         ip.is_loopback() || self.forbidden.contains(&ip) || self.siblings.is_at(ip)
     }
 
-    /// Whether this node dials a backend of `export`. What runs on another node is that node's to dial where the
-    /// export says so, unless the operator wrote its address out.
+    /// True if this node dials a backend of `export`. A backend on another node is dialled by that node if
+    /// the export says so, unless the operator wrote its address out.
     #[must_use]
     pub fn should_dial(&self, export: &Export, backend: &Backend) -> bool {
         let is_ours = export.hop == Hop::Any || backend.explicit || backend.node == self.local.node;
         is_ours && self.may_dial(backend)
     }
 
-    /// Whether this node probes a backend of `export`: what runs on a sibling is probed there, and by hubs, which tell
-    /// others of it.
+    /// True if this node probes a backend of `export`. A backend on a sibling is probed there, and by hubs,
+    /// which announce it to other clusters.
     #[must_use]
     pub fn should_probe(&self, export: &Export, backend: &Backend, is_hub: bool) -> bool {
         self.should_dial(export, backend) && (is_hub || !self.siblings.contains_key(&backend.node))
     }
 
-    /// Whether `backend` may be dialled: its address is an ordinary one, or written out by the operator,
-    /// and in no case one that stands for an import.
+    /// True if `backend` may be dialled: its address is an ordinary one, or written out by the operator, and
+    /// in no case one that stands for an import.
     #[must_use]
     pub fn may_dial(&self, backend: &Backend) -> bool {
         // Compared as what a packet to it may end at, in whatever form it is written.

@@ -16,7 +16,7 @@ pub const MAX_ID_LEN: usize = 2048;
 /// The longest trust domain, in bytes (SPIFFE-ID §2.1).
 pub const MAX_TRUST_DOMAIN_LEN: usize = 255;
 
-/// Why a string is not a SPIFFE ID, or not one that Adit gives a role.
+/// The reason why a string is not a SPIFFE ID, or not one that has a role in Adit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeError {
     /// Longer than the standard allows.
@@ -120,10 +120,10 @@ impl SpiffeId {
         &self.text["spiffe://".len() + self.domain.as_str().len()..]
     }
 
-    /// What the holder of this ID may be.
+    /// The role of the holder of this ID.
     ///
     /// # Errors
-    /// [`SpiffeError::Role`] where the path has no meaning here.
+    /// [`SpiffeError::Role`] if the path has no meaning here.
     pub fn role(&self) -> Result<Role, SpiffeError> {
         let mut segments = self.path().split('/').skip(1);
         let mut next = || segments.next().unwrap_or_default();
@@ -181,7 +181,7 @@ impl serde::Serialize for SpiffeId {
     }
 }
 
-/// What the path of a SPIFFE ID says its holder is.
+/// The role of a SPIFFE ID's holder, as its path says.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Role {
     /// `/adit/node/NAME`: a daemon; the only role that may be a peer.

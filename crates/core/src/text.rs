@@ -9,7 +9,7 @@ pub fn count_noun(n: impl Into<u128> + Display + Copy, noun: &str) -> String {
     format!("{n} {noun}{s}")
 }
 
-/// The same with its verb: `1 stream is`, `2 streams are`.
+/// The number, its noun and the verb: `1 stream is`, `2 streams are`.
 #[must_use]
 pub fn count_noun_is(n: impl Into<u128> + Display + Copy, noun: &str) -> String {
     let verb = if n.into() == 1 { "is" } else { "are" };

@@ -19,11 +19,11 @@
 //! [`WireError`] and ends its stream ([`Code::HeaderInvalid`](crate::code::Code::HeaderInvalid)) or its
 //! connection ([`Code::ProtocolError`](crate::code::Code::ProtocolError)).
 //!
-//! **Versions.** A hello names the lowest and highest version that its sender speaks; the highest
-//! common one is used. Where there is none, the connection is closed with
-//! [`Code::VersionMismatch`](crate::code::Code::VersionMismatch) and a text that names both sides' range.
-//! A release speaks its predecessor's version, too. What a version may add without a new number: even
-//! field types, even message types, capability bits, [`Code`](crate::code::Code) numbers.
+//! **Versions.** A hello names the lowest and highest version that its sender speaks; the highest common one
+//! is used. If there is none, the connection is closed with
+//! [`Code::VersionMismatch`](crate::code::Code::VersionMismatch) and a text that names both sides' range. A
+//! release speaks its predecessor's version, too. A version may add without a new number: even field types,
+//! even message types, capability bits, [`Code`](crate::code::Code) numbers.
 //!
 //! **Ends.** A direction that finished ends with FIN. Every other end is RESET_STREAM or STOP_SENDING
 //! with a [`Code`](crate::code::Code)'s number, and a connection ends by CONNECTION_CLOSE with one.
@@ -43,18 +43,18 @@ pub const ALPN: &[u8] = b"adit";
 /// The lowest and highest protocol version that this build speaks.
 pub const VERSIONS: (u64, u64) = (1, 1);
 
-/// What a stream is for: its first byte.
+/// The purpose of a stream: its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StreamKind {
     /// The dialler's hello, then urgent messages.
     Control,
-    /// A subscription to what a cluster says of itself.
+    /// A subscription to a cluster's view.
     State,
-    /// One TCP connection.
+    /// A TCP connection.
     Data,
     /// A question of our own cluster's controller, how this node is.
     Report,
-    /// How far the other streams of the connection may be sent.
+    /// Credit: how far the other streams of the connection may be sent.
     Credits,
 }
 
@@ -71,7 +71,7 @@ impl StreamKind {
         }
     }
 
-    /// The kind of a byte from the wire; none for one that this version does not know.
+    /// The kind of a byte from the wire; `None` for a kind that this version does not know.
     #[must_use]
     pub const fn from_byte(byte: u8) -> Option<Self> {
         match byte {

@@ -1,14 +1,14 @@
-//! How many bytes peers may have this node hold.
+//! The budget of bytes that peers may have this node hold.
 //!
 //! QUIC lets a peer send whatever its windows allow, whether or not anybody takes it. So the windows *are*
 //! the memory that a peer may claim, gaps included (RFC 9000 §4.1 counts the highest offset), and this
 //! module keeps their sum within bounds:
 //!
 //! * every connection begins with [`Tuning::WINDOW_AT_FIRST`] and, once its peer is known, is given its
-//!   [`Tuning::BASE_RECEIVE_WINDOW`] where the peer's budget has room for it;
+//!   [`Tuning::BASE_RECEIVE_WINDOW`] if the peer's budget has room for it;
 //! * it grows while what arrives is *taken* fast enough that the window is what holds it back
 //!   ([`windows`]); a peer whose streams are all refused has nothing taken, and gets no more;
-//! * where it is not used any more it shrinks to what it was at first;
+//! * a window that is not used any more shrinks to what it was at first;
 //! * a stream whose reader stalls would fill the connection's window and stop all others (measured). So the
 //!   window grows by what the stalled stream may hold, and that is charged to the peer. When the budget
 //!   is spent, the stream that has stalled for longest is reset

@@ -31,7 +31,7 @@ pub(crate) const CID_LEN: usize = 12;
 const NONCE_LEN: usize = 6;
 const SEALED_LEN: usize = 8;
 
-/// Where a connection lives.
+/// The worker and process where a connection lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CidRoute {
     /// Which process, of those that share a listening address.
@@ -102,9 +102,9 @@ pub(crate) fn destination(datagram: &[u8]) -> Option<&[u8; CID_LEN]> {
     datagram.get(at..)?.first_chunk()
 }
 
-/// The ID that a dialler invents for its first flight: random but for the last byte, which says how the
-/// connection is to be tuned. The acceptor must know that before TLS has said anything. It is a wish
-/// of an unknown, so it must decide nothing else; Retry keeps it.
+/// The ID that a dialler invents for its first flight: random but for the last byte, which names the class of
+/// the connection. The acceptor must know that before TLS has begun. It is the wish of an unknown peer, so it
+/// must decide nothing else; Retry keeps it.
 pub(crate) fn first_flight(class: Class) -> ConnectionId {
     let mut id = [0; FIRST_CID_LEN];
     getrandom::fill(&mut id).expect("the system gives random bytes once it has started");

@@ -1,12 +1,13 @@
-//! A node's QUIC endpoints: one per worker where it is dialled, one per dial where it dials.
+//! A node's QUIC endpoints: one per worker for incoming connections, one per dial for outgoing ones.
 //!
-//! * [`Endpoints`]: binds, accepts, dials, ends. * [`Incoming`]: a peer that knocks, after the limits.
+//! * [`Endpoints`]: binds, accepts, dials, ends.
+//! * [`Incoming`]: an incoming handshake, within the limits.
 //! * [`QuicConnection`]: an authenticated peer. * [`Worker`]: the runtime on which all of it lives.
 //!
-//! A worker's endpoint, its connections and their timers all run on that worker's runtime, so that a
-//! packet meets one core from the socket to the stream. Every dial has a socket and a source port of its
-//! own: a port that is used again meets the stale conntrack entry of the connection before
-//! (kubernetes#125467). Who may be a peer is `adit-pki`'s to say; what a peer may do is decided above.
+//! A worker's endpoint, its connections and their timers all run on that worker's runtime, so that a packet
+//! meets one core from the socket to the stream. Every dial has a socket and a source port of its own: a port
+//! that is used again meets the stale conntrack entry of the connection before (kubernetes#125467).
+//! `adit-pki` decides who may be a peer; what a peer may do is decided above.
 
 mod accept;
 mod bind;
@@ -60,7 +61,7 @@ struct EndpointsInner {
     workers: Vec<Worker>,
     /// For each worker, its endpoint on each listening address.
     servers: Vec<Vec<quinn::Endpoint>>,
-    /// What peers are answered with, by the class that their first packet asks for.
+    /// The configurations with which peers are answered, by the class that their first packet asks for.
     server_configs: accept::ServerConfigs,
     addresses: Vec<SocketAddr>,
     worker_sockets: Vec<Arc<WorkerSocket>>,
@@ -91,7 +92,7 @@ struct EndpointsInner {
 }
 
 impl Endpoints {
-    /// Where the node can be dialled, with the ports that the system chose.
+    /// Addresses at which the node can be dialled, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.0.addresses
@@ -109,7 +110,7 @@ impl Endpoints {
         &self.0.tuning
     }
 
-    /// Who decides about peers.
+    /// The verifier of peers' certificates.
     pub(crate) fn peer_verifier(&self) -> &PeerVerifier {
         &self.0.tls.verifier
     }
@@ -122,7 +123,7 @@ impl Endpoints {
         self.0.net.resolve(host, port).await
     }
 
-    /// From here on every peer that knocks is refused; what is connected stays.
+    /// From here on every incoming handshake is refused; connections stay.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
     }
@@ -135,8 +136,8 @@ impl Endpoints {
         }
     }
 
-    /// Waits until every connection, dialled or accepted, has told its peer that it is closed; `within`
-    /// at most, since a peer that is gone is waited for in vain (quinn needs three times its timeout).
+    /// Waits until every connection, dialled or accepted, has told its peer that it is closed; `within` at
+    /// most, since a peer that is gone never answers (quinn needs three times its timeout).
     ///
     /// Without it a process that ends at once leaves its peers to their idle timeouts.
     pub async fn idle(&self, within: Duration) {
@@ -152,7 +153,7 @@ impl Endpoints {
         drop(tokio::time::timeout(within, all).await);
     }
 
-    /// What has happened so far.
+    /// The counters of all endpoints so far.
     #[must_use]
     pub fn counters(&self) -> EndpointCounters {
         self.0.counters()

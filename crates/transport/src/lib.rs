@@ -1,13 +1,14 @@
 //! QUIC between nodes: connections, lanes, links and the state they carry.
 //!
-//! The lower half is quinn, made safe to rest on: [`endpoint`] binds, accepts and dials, [`stream`] is
-//! what carries bytes, [`tuning`] has the numbers, [`secret`] what outlives a process, [`tls`] who may
-//! take part, [`network`] the seam to the network. No type of quinn's is part of what other crates use, but
-//! for that seam.
+//! The lower half is quinn, made safe to use: [`endpoint`] binds, accepts and dials, [`stream`] carries
+//! bytes, [`tuning`] has the numbers, [`secret`] has what outlives a process, [`tls`] decides who may take
+//! part, [`network`] is the seam to the network. No type of quinn's is part of what other crates use, but for
+//! that seam.
 //!
 //! [`budget`] bounds what peers may have this node hold.
 //!
-//! The upper half is [`links`]: which connections there are, to whom ([`peer`]), and what is told on them.
+//! The upper half is [`links`]: which connections there are, to which peers ([`peer`]), and what is sent on
+//! them.
 
 pub mod budget;
 mod cid;

@@ -14,8 +14,8 @@
 //! * state: [`publisher`] (what we tell), [`publish_stream`] (telling it), [`subscriber`] (hearing it), [`receive_budget`] (how
 //!   much of it), [`views`] (what was heard).
 //!
-//! What is decided here is decided by functions of `adit_core` (`admission`, `announce`, `choose`). No
-//! byte of an application is looked at, and nothing is read of a data stream but its first byte.
+//! Decisions are made by functions of `adit_core` (`admission`, `announce`, `routing`). No byte of an
+//! application is looked at, and nothing is read of a data stream but its first byte.
 
 mod accept;
 mod attempt;
@@ -87,7 +87,7 @@ pub struct PeerStream {
     pub send: SendStream,
     /// From the peer.
     pub recv: RecvStream,
-    /// Who is there.
+    /// The peer.
     pub peer: Arc<PeerInfo>,
     /// The worker on which its connection lives, and on which it is served best.
     pub worker: usize,
@@ -112,19 +112,19 @@ pub trait ServeStream: Send + Sync + 'static {
     fn serve(&self, stream: PeerStream) -> Pin<Box<dyn Future<Output = ServeOutcome> + Send>>;
 }
 
-/// What came of a peer's stream, as far as the peer answers for it.
+/// The outcome of a peer's stream, as far as the peer answers for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServeOutcome {
-    /// It was carried, or failed by nobody's fault or ours.
+    /// The stream was carried, or failed through no fault of the peer's.
     Used,
-    /// The peer's node opened it in vain: it asked for what it may not have, broke the protocol, or gave
-    /// up. A node that does much of that is asked to stay away, and then closed.
+    /// The peer's node opened it in vain: it asked for what it may not have, broke the protocol, or gave up.
+    /// A node that does much of that is asked to stay away, and then closed.
     InVain(Code),
 }
 
 impl ServeOutcome {
-    /// What a refusal by this side comes to: in vain, where the peer asked for what it may not have or
-    /// broke the protocol. That a backend is gone, or this node goes away, is not the peer's doing.
+    /// The outcome of a refusal by this side: in vain if the peer asked for what it may not have or broke the
+    /// protocol. That a backend is gone, or this node goes away, is not the peer's doing.
     #[must_use]
     pub fn refused(code: Code) -> Self {
         let is_in_vain = matches!(
@@ -141,7 +141,7 @@ impl ServeOutcome {
     }
 }
 
-/// Why no stream was opened. Nothing was sent, so another node may be tried where the code says so.
+/// The reason why no stream was opened. Nothing was sent, so another node may be tried if the code says so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct OpenStreamError {
@@ -206,12 +206,12 @@ impl Links {
     /// there, else over one that is dialled for it. A caller that waits may give up at any time.
     ///
     /// # Errors
-    /// [`OpenStreamError`]. [`Code::LinkDown`] where the node cannot be reached, which is said at once where it is
-    /// known; [`Code::OpenTimeout`] where its connections have no room; [`Code::Draining`] where it, or
-    /// this node, is going away.
+    /// [`OpenStreamError`]. [`Code::LinkDown`] if the node cannot be reached, at once if that is known
+    /// already; [`Code::OpenTimeout`] if its connections have no room; [`Code::Draining`] if it, or this
+    /// node, is going away.
     ///
     /// # Panics
-    /// Where there is no worker of that number.
+    /// If there is no worker of that number.
     pub async fn open(
         &self,
         worker: usize,
@@ -228,9 +228,9 @@ impl Links {
         self.0.connections.connected(cluster)
     }
 
-    /// The first of these nodes of `cluster` to which a stream is worth a try: it is connected, or it can
-    /// be dialled and was not found dead moments ago. One look at all connections answers for all of
-    /// them; how many there are does not matter.
+    /// The first of these nodes of `cluster` to which a stream is worth a try: it is connected, or it can be
+    /// dialled and was not found dead moments ago. One look at all connections answers for all of them,
+    /// however many there are.
     #[must_use]
     pub fn first_reachable<'a>(
         &self,
@@ -247,31 +247,32 @@ impl Links {
         self.0.connections.other_connected(cluster, except)
     }
 
-    /// What linked clusters say of themselves. Wakes at each change of a view or its source; that a view
-    /// was confirmed makes it younger silently.
+    /// The views of linked clusters. The receiver wakes at each change of a view or its source; a mere
+    /// confirmation makes a view younger without waking anybody.
     #[must_use]
     pub fn views(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, LinkView>>> {
         self.0.knowledge.views.subscribe()
     }
 
-    /// What peers may have this node hold at present, in bytes.
+    /// The bytes that peers may have this node hold at present.
     #[must_use]
     pub fn buffers(&self) -> &BufferBudget {
         &self.0.runtime.budget
     }
 
-    /// Has the controller of our own cluster answered with what `report` says, encoded, whenever it asks. What it
-    /// tells with the question is the argument: empty from an earlier version. The first
-    /// call counts; until then the answer is that nothing is wrong.
+    /// Sets what the controller of our own cluster is answered whenever it asks for a report: the result of
+    /// `report`, encoded. Its argument is the controller's question, encoded, empty from an earlier version.
+    /// The first call counts; until then the answer is that nothing is wrong.
     pub fn answer_reports(&self, report: ReportAnswer) {
         drop(self.0.runtime.report.set(report));
     }
 
-    /// Asks a node of our own cluster how it is, and tells it `question`, encoded. Only the controller is answered.
+    /// Asks a node of our own cluster for its report, and sends it `question`, encoded. Only the controller
+    /// is answered.
     ///
     /// # Errors
     /// [`OpenStreamError`]: the node cannot be reached or is of a version that does not answer
-    /// ([`Code::VersionMismatch`]), or what it says is no report ([`Code::ProtocolError`]).
+    /// ([`Code::VersionMismatch`]), or its answer is no report ([`Code::ProtocolError`]).
     pub async fn ask_report(
         &self,
         node: &NodeName,
@@ -280,22 +281,23 @@ impl Links {
         self.0.ask_report(node, question).await
     }
 
-    /// Another living process that has this one's name, as was said lately by our own cluster, or found.
+    /// Another living process that has this one's name, as our own cluster reported or a probe found lately.
     #[must_use]
     pub fn own_duplicate(&self) -> Option<OwnDuplicate> {
         self.0.own_duplicate()
     }
 
-    /// How everything is doing.
+    /// The state of everything.
     #[must_use]
     pub fn status(&self) -> LinksStatus {
         self.0.status()
     }
 
-    /// Ends the connections that rest on a certificate which has ended by `now` or which `verifier`, where it
-    /// is given, no longer believes: at once where the peer is denied; else they take nothing new from now on and
-    /// have ten seconds, in which a peer with a good certificate makes new ones. To be called every few seconds, and with the verifier whenever its
-    /// trust has changed. A connection does not learn that its peer's certificate was renewed.
+    /// Ends the connections whose certificate has ended by `now`, or which `verifier`, if one is given, no
+    /// longer believes: at once if the peer is denied; else they take no new streams from now on and have ten
+    /// seconds, in which a peer with a good certificate makes new ones. Call it every few seconds, and with
+    /// the verifier whenever its trust has changed. A connection does not learn that its peer's certificate
+    /// was renewed.
     pub fn recheck_certificates(&self, verifier: Option<&PeerVerifier>, now: UnixTime) {
         let mut told: BTreeMap<String, (usize, BTreeSet<String>)> = BTreeMap::new();
         for (conn, _) in self.0.connections.all() {
@@ -321,15 +323,15 @@ impl Links {
         }
     }
 
-    /// Tells every peer, now and when it connects later, that it is to open nothing new here; peers that knock are
+    /// Asks every peer, now and when it connects later, to open nothing new here; incoming handshakes are
     /// refused. Streams of our own are opened as before, until [`Links::drain`].
     pub fn announce_leaving(&self) {
         self.0.announce_leaving();
     }
 
-    /// Goes away: tells every peer, opens and accepts nothing new, waits up to `within` for the streams to
-    /// end, closes all connections and waits a few seconds at most for that to be heard. Returns how
-    /// many streams were broken: 0 where all ended by themselves.
+    /// Goes away: asks every peer to open nothing new, opens and accepts nothing new, waits up to `within`
+    /// for the streams to end, closes all connections and waits a few seconds at most until peers have
+    /// received that. Returns how many streams were broken: 0 if all ended by themselves.
     pub async fn drain(&self, within: Duration) -> usize {
         self.0.drain(within).await
     }

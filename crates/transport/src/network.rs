@@ -16,22 +16,22 @@ use std::time::SystemTime;
 use adit_host::udp;
 use quinn::{AsyncUdpSocket, Runtime};
 
-/// What is asked of a socket; see [`adit_host::udp::UdpOptions`].
+/// Options of a socket; see [`adit_host::udp::Options`].
 pub type SocketOptions = udp::UdpOptions;
 
 /// Addresses, some time later.
 pub type ResolveFuture<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
 
-/// One leg of a listening address, as [`UdpNetwork::listen`] makes it.
+/// A socket of a listening address, as [`UdpNetwork::listen`] makes it.
 #[derive(Debug)]
 pub struct ListeningSocket {
     /// Its socket.
     pub socket: Arc<dyn AsyncUdpSocket>,
-    /// The number by which [`udp::drops`] knows it, where the network is the system's.
+    /// The number by which [`udp::drops`] knows it, if the network is the system's.
     pub inode: Option<u64>,
-    /// The receive buffer that was granted, in bytes, where that can be less than was asked for.
+    /// The receive buffer that was granted, in bytes, if that can be less than was asked for.
     pub receive_buffer: Option<usize>,
-    /// The same socket once more, for a process that takes it over, where the network is the system's.
+    /// A duplicate of the socket, for a process that takes it over, if the network is the system's.
     pub descriptor: Option<OwnedFd>,
 }
 
@@ -51,7 +51,7 @@ pub trait UdpNetwork: fmt::Debug + Send + Sync + 'static {
     /// Takes over a socket that another process listened at before: [`ListeningSocket::descriptor`] of its.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Unsupported`] where the network is not the system's; else it is no UDP socket.
+    /// [`io::ErrorKind::Unsupported`] if the network is not the system's; else it is no UDP socket.
     fn adopt(&self, socket: OwnedFd) -> io::Result<ListeningSocket> {
         drop(socket);
         Err(io::ErrorKind::Unsupported.into())
@@ -81,8 +81,8 @@ pub trait UdpNetwork: fmt::Debug + Send + Sync + 'static {
         SystemTime::now()
     }
 
-    /// What quinn's choices (packet numbers, padding) begin from; `nth` counts the endpoints of this
-    /// node. `None` is the system's randomness; a simulation that is to be repeated gives a value.
+    /// The seed of quinn's choices (packet numbers, padding); `nth` counts the endpoints of this node. `None`
+    /// is the system's randomness; a simulation that is to be repeated gives a value.
     fn rng_seed(&self, nth: u64) -> Option<[u8; 32]> {
         let _ = nth;
         None

@@ -1,4 +1,4 @@
-//! Whom a connection is with.
+//! The peer of a connection.
 //!
 //! Peers are nodes: of linked clusters, and siblings, which are the nodes of our own. What is here was
 //! proved by the handshake or fits what was proved; see [`adit_core::admission`].
@@ -10,7 +10,8 @@ use adit_core::name::{ClusterName, NodeName};
 use adit_core::snapshot::Class;
 use adit_core::spiffe::SpiffeId;
 
-/// Random for each process of a node: tells a restart from a second connection. Shown as hexadecimal.
+/// Random for each process of a node, which distinguishes a restart from a second connection. Shown as
+/// hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BootId(pub [u8; 16]);
 
@@ -37,17 +38,17 @@ pub struct PeerInfo {
     pub id: SpiffeId,
     /// Its process.
     pub boot: BootId,
-    /// What the connection is for.
+    /// The traffic class of the connection.
     pub class: Class,
-    /// Whether we dialled it.
+    /// True if we dialled it.
     pub dialled: bool,
     /// Which of its dialler's parallel connections of the lane it is.
     pub slot: u64,
-    /// What its hello said that it can do beyond its version, as bits; see [`adit_core::wire::control`].
+    /// The abilities beyond its version that its hello named, as bits; see [`adit_core::wire::control`].
     pub capabilities: u64,
-    /// Bytes that it takes on one stream before it grants more; 0 where it grants none. See
+    /// Bytes that it takes on one stream before it gives more credit; 0 if it gives none. See
     /// [`adit_core::wire::credit`].
     pub stream_window: u64,
-    /// Where the peer was when the connection was made. A peer behind a NAT may move.
+    /// The peer's address when the connection was made. A peer behind a NAT may move.
     pub remote: SocketAddr,
 }

@@ -24,20 +24,20 @@ const SECRET_LEN: usize = 32;
 /// HKDF's salt (RFC 5869 §3.1): a constant that no other use of the same bytes would have.
 const KEY_SALT: &[u8] = b"adit node secret, version 1";
 
-/// Why there is no usable secret.
+/// The reason why there is no usable secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be read or written, or others can read it.
     #[error(transparent)]
     File(#[from] FileError),
-    /// It is not of the right length: not made by this program, or cut off.
+    /// The file is not of the right length: not made by this program, or cut off.
     #[error(
         "{path} must hold {SECRET_LEN} bytes and holds {found}: remove it, a new one will be made"
     )]
     Length {
         /// Which file.
         path: String,
-        /// How many bytes it has.
+        /// Its length, in bytes.
         found: usize,
     },
     /// The system gave no random bytes.
@@ -50,7 +50,7 @@ pub enum SecretError {
 pub struct NodeSecret(Zeroizing<[u8; SECRET_LEN]>);
 
 impl NodeSecret {
-    /// Reads the secret of a node's identity folder, and makes it where there is none yet.
+    /// Reads the secret of a node's identity folder, and makes it if there is none yet.
     ///
     /// Of several processes that start at once with one folder, all get the same secret: the file
     /// appears whole or not at all, and the first one stays.
@@ -90,7 +90,7 @@ impl NodeSecret {
         Self(Zeroizing::new(bytes))
     }
 
-    /// Puts the secret in its place unless another process was first, which is as good.
+    /// Puts the secret in its place unless another process was first, whose secret serves as well.
     fn store(&self, path: &Path) -> Result<(), SecretError> {
         match files::write_key(path, &*self.0, IfExists::Keep) {
             Err(FileError::Exists(_)) | Ok(()) => Ok(()),
@@ -117,7 +117,7 @@ impl std::fmt::Debug for NodeSecret {
     }
 }
 
-/// What is made from a secret; the same at every start.
+/// Keys that are derived from a secret; the same at every start.
 pub(crate) struct SecretKeys {
     /// Makes the tokens of stateless resets (RFC 9000 §10.3).
     pub(crate) reset: hmac::Key,

@@ -1,19 +1,21 @@
 //! The demultiplexer under quinn: every packet reaches the endpoint that has its connection.
 //!
-//! A listening address has one [`WorkerSocket`] per worker, each with a socket of its own (`SO_REUSEPORT`). The
-//! system spreads clients over the sockets by a hash of their address and port, so a client whose port
-//! changes (a NAT that forgot it) may reach another leg than the one that knows it. Its packets say
-//! where they belong ([`crate::cid`]); the leg that receives one for another core puts it in that leg's
-//! inbox. All else, first flights of new clients above all, stays with the leg that received it.
+//! A listening address has one [`WorkerSocket`] per worker, each with a socket of its own (`SO_REUSEPORT`).
+//! The system spreads clients over the sockets by a hash of their address and port, so a client whose port
+//! changes (a NAT that forgot it) may reach another worker's socket than the one that knows it. Its packets
+//! say where they belong ([`crate::cid`]); the worker's socket that receives one for another core puts it in
+//! that core's inbox. All else, first flights of new clients above all, stays with the socket that received
+//! it.
 //!
 //! A packet for the own core costs two short hashes, and the second one of a batch not even that:
 //! nothing is locked, nothing allocated. Inboxes are bounded and drop what does not fit, as a network
 //! would.
 //!
-//! **Hand-overs.** A packet of another generation belongs to another process of this node. While that one
-//! lives, its packets are forwarded to it ([`predecessors`]); once it is gone they go by their core like any other,
-//! where they are answered with a stateless reset. A process that has handed over reads no socket of these
-//! any more: its inboxes are filled from what its successors forward, and it goes on sending by itself.
+//! **Hand-overs.** A packet of another generation belongs to another process of this node. While that process
+//! lives, its packets are forwarded to it ([`predecessors`]); once it is gone they go by their core like any
+//! other, where they are answered with a stateless reset. A process that has handed over reads none of these
+//! sockets any more: its inboxes are filled from what its successors forward, and it goes on sending by
+//! itself.
 
 mod frame;
 mod inbox;
@@ -38,7 +40,8 @@ pub(crate) use self::predecessors::Predecessors;
 pub(crate) use self::shared_buffer::{RecvBuffer, SharedBufferSocket};
 use crate::cid::{self, CidKey, CidRoute};
 
-/// What the legs of a node have passed among each other, and to and from other processes of it.
+/// Counts of datagrams that the workers' sockets of a node passed among each other, and to and from other
+/// processes of it.
 #[derive(Debug, Default)]
 pub(crate) struct ForwardCounters {
     /// Datagrams that reached their connection over another leg's socket.
@@ -53,7 +56,7 @@ pub(crate) struct ForwardCounters {
     pub(crate) received: AtomicU64,
 }
 
-/// What all legs of a node have in common.
+/// The parts that all workers' sockets of a node share.
 #[derive(Clone)]
 pub(crate) struct WorkerSocketContext {
     /// Which of several processes that share the listening addresses this is.
@@ -65,7 +68,7 @@ pub(crate) struct WorkerSocketContext {
     pub(crate) reading_paused: Arc<AtomicBool>,
 }
 
-/// Where a datagram belongs.
+/// The owner of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum DatagramOwner {
     /// To the leg that received it.
@@ -76,9 +79,9 @@ enum DatagramOwner {
     Predecessor(usize),
 }
 
-/// One worker's part of a listening address.
+/// A worker's socket of a listening address.
 pub(crate) struct WorkerSocket {
-    /// What it sends through; and it reads this one, too.
+    /// The socket through which it sends; it reads this one, too.
     socket: Arc<dyn AsyncUdpSocket>,
     /// Further sockets of the address that it reads: the process before had more workers.
     others: Vec<Arc<dyn AsyncUdpSocket>>,
@@ -115,12 +118,12 @@ impl WorkerSocket {
         (0..=u8::MAX).zip(sockets).map_while(leg).collect()
     }
 
-    /// Whose socket this is.
+    /// The listening address of this socket.
     pub(crate) fn listening(&self) -> SocketAddr {
         self.listening
     }
 
-    /// Has the endpoint look again at what it may read.
+    /// Wakes the endpoint, which then checks again what it may read.
     pub(crate) fn wake(&self) {
         self.inboxes[usize::from(self.core)].wake();
     }
@@ -140,8 +143,8 @@ impl WorkerSocket {
         }
     }
 
-    /// Where a datagram belongs. `last` is the ID of the datagram before it in the batch, which usually is
-    /// the same.
+    /// The owner of a datagram. `last` is the ID of the datagram before it in the batch, which usually is the
+    /// same.
     fn owner_of<'a>(
         &self,
         datagram: &'a [u8],
@@ -242,7 +245,7 @@ impl WorkerSocket {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Reads the sockets into these buffers, sorts, and says how many are filled.
+    /// Reads the sockets into these buffers, sorts, and gives the number of filled buffers.
     fn read(
         &self,
         cx: &mut Context<'_>,
@@ -297,7 +300,7 @@ impl AsyncUdpSocket for WorkerSocket {
                 if !inbox.register_waker(cx)
                     || self.context.reading_paused.load(Ordering::Acquire) != aside
                 {
-                    // Something changed after it was looked at: look again.
+                    // Something changed after the check: check again.
                     cx.waker().wake_by_ref();
                 }
                 Poll::Pending

@@ -5,7 +5,8 @@
 //! sender that is dropped without [`SendStream::finish`] resets, and a receiver that is dropped before
 //! the end tells the sender to stop; both say [`Code::Internal`], for both are bugs or cancellations.
 //!
-//! Each direction ends on its own. All operations may be cancelled without losing bytes, but where said.
+//! Each direction ends on its own. All operations may be cancelled without losing bytes, unless they say
+//! otherwise.
 
 mod recv;
 mod send;
@@ -18,7 +19,7 @@ pub use self::send::SendStream;
 /// Something that counts a stream for as long as it lives.
 pub(crate) type StreamLifetimeGuard = std::sync::Arc<dyn std::fmt::Debug + Send + Sync>;
 
-/// Why nothing more can be sent on a stream.
+/// The reason why nothing more can be sent on a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// The peer does not want the rest (STOP_SENDING).
@@ -43,7 +44,7 @@ impl SendError {
     }
 }
 
-/// Why nothing more can be read from a stream, other than that it finished.
+/// The reason why nothing more can be read from a stream, other than that it finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecvError {
     /// The peer gave up (RESET_STREAM); bytes that were under way are lost.

@@ -1,15 +1,16 @@
 //! Windows of single streams that follow the path and the use.
 //!
-//! One stream's rate is at most its window a round trip, so 256 KiB are plenty within a site and 5 MB/s over 50 ms. A
-//! window of several MiB for every stream would cost as much for each reader that stalls, and a dozen of them would
-//! spend a peer's budget. quinn has one window for all streams of a connection, for good (quinn#2582). So that one is
-//! large, and nodes agree on a smaller one for each stream, as [`adit_core::wire::credit`] says:
+//! One stream's rate is at most its window a round trip, so 256 KiB are plenty within a site and 5 MB/s over
+//! 50 ms. A window of several MiB for every stream would cost as much for each reader that stalls, and a
+//! dozen of them would spend a peer's budget. quinn has one window for all streams of a connection, which
+//! never changes (quinn#2582). So that one is large, and nodes agree on a smaller one for each stream, as
+//! [`adit_core::wire::credit`] says:
 //!
 //! * it begins with [`Lane::stream_window`](crate::tuning::ClassTuning::stream_window);
 //! * it doubles while its reader takes half of it within two round trips, up to what the path needs for [`TARGET_STREAM_RATE`]:
 //!   nothing changes within a site, where more would only let transfers queue before requests;
-//! * a reader that takes less halves it again, and where a peer's stalled streams hold a part of its budget
-//!   ([`ConnectionWindows::is_pressed`](crate::budget)), none is larger than at first;
+//! * a reader that takes less halves it again, and if a peer's stalled streams hold a part of its budget
+//!   ([`ConnectionWindows::is_pressed`](crate::budget)), no window is larger than at first;
 //! * a stream that stalls is charged what it was granted and has not taken.
 //!
 //! A peer that does not keep to it has the window of its connection, which is charged to it in any case, and holds
@@ -25,20 +26,21 @@ use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// What one stream may carry, in bytes a second: a little less than a gigabit.
+/// The rate that one stream should reach, in bytes a second: a little less than a gigabit.
 const TARGET_STREAM_RATE: u64 = 100_000_000;
-/// For so long at least, and twice as long at most, the least round trip is remembered.
+/// The least round trip is remembered for so long at least, and twice as long at most.
 const MIN_RTT_LIFETIME: Duration = Duration::from_secs(10);
 
-/// The grants of one connection, both ways. One that has none is bound by QUIC's windows alone.
+/// The credit of one connection's streams, both ways. A connection without it is bound by QUIC's windows
+/// alone.
 #[derive(Debug)]
 pub(crate) struct StreamCredits {
-    /// Bytes that the peer lets come on a stream before it grants more.
+    /// Bytes that the peer accepts on a stream before it gives more credit.
     peer_initial: u64,
     limits: CreditLimits,
     sending: Mutex<HashMap<u64, Arc<SendCredit>>>,
     min_rtt: Mutex<MinRtt>,
-    /// What the peer is yet to be told.
+    /// Limits that are yet to be sent to the peer, by stream.
     due: Mutex<BTreeMap<u64, u64>>,
     is_due: Notify,
     is_stream_open: AtomicBool,
@@ -47,37 +49,37 @@ pub(crate) struct StreamCredits {
 /// Bounds of a stream's window here, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CreditLimits {
-    /// What it begins with, which the hello says.
+    /// The window at first, which the hello says.
     pub(crate) first: u64,
     /// QUIC's own.
     pub(crate) most: u64,
 }
 
-/// How far one of our streams may be sent.
+/// The credit of one of our streams: how far it may be sent.
 #[derive(Debug)]
 pub(crate) struct SendCredit {
     limit: AtomicU64,
     raised: Notify,
 }
 
-/// How far one of the peer's streams may come.
+/// The credit of one of the peer's streams: how far it may come.
 #[derive(Debug)]
 pub(crate) struct ReceiveCredit {
     taken: u64,
     granted: u64,
     window: u64,
-    /// When the window was looked at last, and what had been taken then.
+    /// The time at which the window was last checked, and the bytes that had been taken then.
     checked: (Instant, u64),
 }
 
-/// What the windows of a connection's streams may be at present.
+/// The bounds of the windows of a connection's streams at present.
 #[derive(Debug, Clone, Copy)]
 struct PathWindow {
     round_trip: Duration,
     most: u64,
 }
 
-/// The least round trip of late.
+/// The least round trip of the last seconds.
 #[derive(Debug)]
 struct MinRtt {
     since: Instant,
@@ -86,7 +88,8 @@ struct MinRtt {
 }
 
 impl StreamCredits {
-    /// Nothing has been sent on the streams that it will be asked for. `theirs` is what the peer's hello said.
+    /// Nothing has been sent on the streams that it will be asked for. `peer_initial` is what the peer's
+    /// hello named.
     pub(crate) fn new(theirs: u64, limits: CreditLimits) -> Self {
         Self {
             peer_initial: theirs,
@@ -107,7 +110,7 @@ impl StreamCredits {
         grant
     }
 
-    /// It is not sent any more.
+    /// Forgets a stream that is not sent any more.
     pub(crate) fn end_sending(&self, stream: u64) {
         lock(&self.sending).remove(&stream);
     }
@@ -120,7 +123,7 @@ impl StreamCredits {
         }
     }
 
-    /// Whether this is the first stream of grants that the peer opens, of which there is one.
+    /// True if this is the first credit stream that the peer opens: there may be one.
     pub(crate) fn begin_credit_stream(&self) -> bool {
         !self.is_stream_open.swap(true, Relaxed)
     }
@@ -131,7 +134,7 @@ impl StreamCredits {
         ReceiveCredit { taken: 0, granted: first, window: first, checked: (Instant::now(), 0) }
     }
 
-    /// Bytes of a stream were taken: the peer will be told how far it may go on. `look` says what the connection's
+    /// Bytes of a stream were taken, so the peer will be given more credit. `look` says what the connection's
     /// round trip is, and whether memory is scarce.
     pub(crate) fn taken(
         &self,
@@ -152,7 +155,7 @@ impl StreamCredits {
         }
     }
 
-    /// What the peer is to be told, encoded, as soon as there is something.
+    /// The next credit messages for the peer, encoded. Waits until there are some.
     pub(crate) async fn next_due(&self) -> BytesMut {
         loop {
             let due = std::mem::take(&mut *lock(&self.due));
@@ -177,7 +180,7 @@ impl CreditLimits {
 }
 
 impl SendCredit {
-    /// How many bytes more may be sent by whoever has sent so many.
+    /// Number of further bytes that may be sent after `sent`.
     pub(crate) fn remaining(&self, sent: u64) -> usize {
         let left = self.limit.load(Relaxed).saturating_sub(sent);
         usize::try_from(left).unwrap_or(usize::MAX)
@@ -195,8 +198,8 @@ impl ReceiveCredit {
         self.granted.saturating_sub(self.taken).max(self.window)
     }
 
-    /// Takes note of bytes that were taken. What may be granted is told in quarters of a window, so that it never
-    /// runs dry meanwhile and little is said.
+    /// Records bytes that were taken. Credit is given in quarters of a window, so that it never runs dry
+    /// meanwhile and few messages are sent.
     fn taken(
         &mut self,
         limits: CreditLimits,
@@ -229,7 +232,7 @@ impl ReceiveCredit {
 }
 
 impl MinRtt {
-    /// Takes note of a round trip, and says which was the least of late.
+    /// Records a round trip, and gives the least of the last seconds.
     fn observe(&mut self, now: Instant, round_trip: Duration) -> Duration {
         if now.duration_since(self.since) >= MIN_RTT_LIFETIME {
             self.before = self.least.take();

@@ -1,8 +1,8 @@
 //! The one place where TLS meets QUIC.
 //!
-//! What is presented and who is believed is `adit-pki`'s; here both configurations become quinn's. They
-//! stay for the endpoints' life: a renewed identity or a new bundle shows in the next handshake, because
-//! what was given here is read anew at each.
+//! `adit-pki` decides what is presented and who is believed; here both configurations become quinn's. They
+//! stay for the endpoints' life: a renewed identity or a new bundle shows in the next handshake, because they
+//! are read anew at each.
 
 use std::sync::Arc;
 
@@ -10,23 +10,24 @@ use adit_pki::{Current, Identity, PeerVerifier};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::time_provider::TimeProvider;
 
-/// Why there can be no TLS: a build of rustls without TLS 1.3 or its AES suite. Not met in practice.
+/// The reason why there can be no TLS: a build of rustls without TLS 1.3 or its AES suite. Not met in
+/// practice.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("TLS cannot be set up: {0}")]
 pub struct TlsError(String);
 
-/// How this node proves itself and whom it believes, ready for both directions. Cheap to clone.
+/// The TLS configurations of this node for both directions: its own proof and its verifier. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
     pub(crate) server: Arc<QuicServerConfig>,
     pub(crate) client: Arc<QuicClientConfig>,
-    /// Who decides in both.
+    /// The verifier in both directions.
     pub(crate) verifier: Arc<PeerVerifier>,
 }
 
 impl Tls {
-    /// Presents what `identity` holds when a handshake begins, and accepts whom `verifier` accepts
-    /// then. `clock` is what certificates are checked against.
+    /// Presents what `identity` holds when a handshake begins, and accepts peers that `verifier` accepts
+    /// then. `clock` is the time against which certificates are checked.
     ///
     /// # Errors
     /// [`TlsError`], see there.

@@ -18,7 +18,7 @@ use self::congestion::CappedControllerFactory;
 use crate::budget::{WindowLimits, WindowSizes};
 use crate::stream_credit::CreditLimits;
 
-/// How a connection finds its rate.
+/// The congestion controller of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CongestionControl {
     /// BBR, under a ceiling of our own.
@@ -33,20 +33,21 @@ pub enum CongestionControl {
     Cubic,
 }
 
-/// What differs between the connections of two traffic classes.
+/// The settings in which the connections of the two traffic classes differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClassTuning {
     /// Bytes that a peer may send on one stream before the reader has taken them, at first. One stream's rate is
     /// at most this much a round trip, and a stalled reader costs up to this much memory. The window of
     /// the whole connection follows use: see [`crate::budget`].
     pub stream_window: u32,
-    /// What that may become where the path is long and the reader fast, see [`crate::stream_credit`]; no less than
-    /// `stream_window` in any case. Peers that know no grants have it from the start.
+    /// The largest window that a stream may reach if the path is long and the reader fast, see
+    /// [`crate::stream_credit`]; no less than `stream_window` in any case. Peers that know no credit have it
+    /// from the start.
     pub max_stream_window: u32,
     /// Bytes sent and not yet acknowledged, over all streams of a connection, once it has been used as
     /// much; writers wait beyond it. It is memory of this node's, and the congestion window's ceiling.
     pub send_window: u32,
-    /// How the rate is found.
+    /// The congestion controller.
     pub congestion: CongestionControl,
     /// Bytes that may be sent before anything is known of the path.
     pub initial_window: u32,
@@ -55,12 +56,12 @@ pub struct ClassTuning {
 /// The sizes of datagrams, as UDP payload in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MtuBounds {
-    /// What a connection begins with. More than 1200 saves the search on paths that are known.
+    /// The size with which a connection begins. More than 1200 saves the search on paths that are known.
     pub initial: u16,
-    /// What every path is trusted to carry; never less than 1200 (RFC 9000 §14).
+    /// The size that every path is trusted to carry; never less than 1200 (RFC 9000 §14).
     pub min: u16,
-    /// Where the search ends, at most [`MtuBounds::MAX`]. It sizes the receive buffer too: an endpoint has
-    /// room for 2048 datagrams of it.
+    /// The size at which the search ends, at most [`MtuBounds::MAX`]. It sizes the receive buffer too: an
+    /// endpoint has room for 2048 datagrams of it.
     pub max: u16,
 }
 
@@ -78,20 +79,21 @@ pub struct HandshakeLimits {
     pub retry_above: usize,
     /// Handshakes under way at once, over all endpoints; first packets beyond it are not answered.
     pub handshakes: usize,
-    /// How many of these are for addresses at which nodes of linked clusters are known to be, in equal
-    /// parts; strangers get no more than what is left.
+    /// The part of these that is for addresses at which nodes of linked clusters are known to be, in equal
+    /// parts; strangers get no more than the rest.
     pub reserved: usize,
-    /// How fast handshakes may begin, over all endpoints, that hold no reserved place. Each takes a
+    /// The rate at which handshakes may begin, over all endpoints, that hold no reserved place. Each takes a
     /// millisecond or two of a processor: all that this lets strangers take is a tenth of one. It is less
-    /// than what ends in [`HandshakeLimits::timeout`], so that places are never all taken for long.
+    /// than what ends within `timeout`, so that places are never all taken for long.
     pub strangers: RateLimit,
-    /// How fast one cluster's may begin that hold a place of its part: its nodes may all come back at once.
+    /// The rate at which handshakes of one cluster may begin that hold a place of its part: its nodes may all
+    /// come back at once.
     pub known: RateLimit,
-    /// The same for peers that have proved their address, from one IPv4 address or one IPv6 network of 64
-    /// bits: nobody keeps all others out by beginning handshakes that he does not go on with. (What is not
-    /// proved is not counted so: anybody could claim a friend's address.)
+    /// The most handshakes of peers with a validated address from one IPv4 address or one IPv6 network of 64
+    /// bits: nobody keeps all others out by beginning handshakes that he does not go on with. (Unvalidated
+    /// ones are not counted so: anybody could claim a friend's address.)
     pub per_source: usize,
-    /// First packets that wait to be looked at; more are dropped unanswered.
+    /// First packets that wait to be handled; further ones are dropped unanswered.
     pub waiting: usize,
     /// Bytes kept for handshakes that wait, over all endpoints.
     pub waiting_bytes: u32,
@@ -112,11 +114,11 @@ pub struct Tuning {
     /// [`Tuning::OWN_STREAMS`]. A connection begins with [`Tuning::STREAMS_AT_FIRST`] of both, and gets
     /// more as it uses them.
     pub streams: u32,
-    /// A silent connection says something after this long: below the 15 to 30 s for which NATs and
-    /// conntrack remember a UDP flow. Who dialled it does so after a third, and so notices within that and a
-    /// round trip that the other side was started again.
+    /// A silent connection sends something after this long: below the 15 to 30 s for which NATs and conntrack
+    /// remember a UDP flow. Its dialler does so after a third of it, and so notices within that and a round
+    /// trip that the other side was started again.
     pub keep_alive: Duration,
-    /// A connection is dead this long after the first keep-alive that nothing was heard since: two further
+    /// A connection is dead this long after the first keep-alive that nothing was received since: two further
     /// ones, of which one may be late, and more than their probes (QUIC counts from what is sent into
     /// silence, RFC 9000 §10.1). The lower of both sides' values holds. After a cut QUIC tries again at
     /// intervals that double, so a cut of more than half of this may end a connection in mid-transfer.
@@ -132,7 +134,7 @@ pub struct Tuning {
     /// Hand packets to the system in batches (GSO). Off costs two thirds of the throughput (measured);
     /// for network cards that break them.
     pub segmentation_offload: bool,
-    /// Who may begin a handshake.
+    /// Limits on handshakes that peers begin.
     pub handshakes: HandshakeLimits,
     /// The least time between two stateless resets of one endpoint. They answer only packets with a
     /// connection ID of ours, so this bounds how fast a restarted node ends its old connections: a
@@ -203,13 +205,13 @@ impl Tuning {
     /// (measured), used or not, which at 1024 would be twice what the rest of a connection takes.
     pub const STREAMS_AT_FIRST: u32 = 128;
 
-    /// Streams on which nodes speak with each other: control, and state of several clusters or in the
-    /// moment in which one stream takes another's place.
+    /// Streams that nodes use among themselves: control, and state of several clusters or in the moment in
+    /// which one stream takes another's place.
     pub const OWN_STREAMS: u32 = 8;
 
-    /// Both windows of a new connection, in bytes: what anybody who finishes a handshake may have this
-    /// node hold on it before it is known who that is, and what a connection keeps whose peer has spent
-    /// its budget. Hello and header take less than a kilobyte.
+    /// Both windows of a new connection, in bytes: what anybody who finishes a handshake may have this node
+    /// hold on it before the peer is known, and what a connection keeps if its peer has spent its budget.
+    /// Hello and header take less than a kilobyte.
     pub const WINDOW_AT_FIRST: u32 = 32 << 10;
 
     /// The receive window of a connection whose peer is known, in bytes: two interactive streams that
@@ -217,7 +219,7 @@ impl Tuning {
     /// peer cluster have it within the default budget.
     pub const BASE_RECEIVE_WINDOW: u32 = MIB / 2;
 
-    /// The same for what is sent: a first flight, twice.
+    /// The send window of such a connection, in bytes: a first flight, twice.
     pub const BASE_SEND_WINDOW: u32 = MIB / 8;
 
     /// The sizes that the windows of a connection may have. One in the bulk lane with a peer that has
@@ -262,15 +264,15 @@ impl Tuning {
         }
     }
 
-    /// quinn's settings for a connection of `class`. What is not said here stays at quinn's default. The
+    /// quinn's settings for a connection of `class`. All that is not set here stays at quinn's default. The
     /// windows are those of a peer that is not known yet: see [`crate::budget`].
     pub(crate) fn transport(&self, class: Class) -> Arc<TransportConfig> {
         Arc::new(self.transport_config(class))
     }
 
-    /// The same for a dialler. It speaks up more often, since it alone is told at once that the other side
-    /// was started again: the process that answers at the listening port says so (stateless reset), but
-    /// nobody does at the port that was dialled from.
+    /// quinn's settings for a connection that we dial. A dialler speaks up more often, since it alone is told
+    /// at once that the other side was started again: the process that answers at the listening port says so
+    /// (stateless reset), but nobody does at the port that was dialled from.
     pub(crate) fn dialler_transport(&self, class: Class) -> Arc<TransportConfig> {
         let mut config = self.transport_config(class);
         config.keep_alive_interval(Some(self.keep_alive / 3));

@@ -1,13 +1,13 @@
-//! How many connections there may be: in all, with each linked cluster, and with each of its nodes.
+//! Limits on connections: in all, with each linked cluster, and with each of its nodes.
 //!
-//! Clusters need not trust each other, so none can take what another needs. Half of all places are promised
+//! Clusters need not trust each other, so none can take what another needs. Half of all places are guaranteed
 //! to the linked clusters in equal parts; the other half is for whoever comes first, up to a quarter of all
-//! for one cluster. Within a cluster's part its announced nodes come before names that it has not
-//! announced, and no node takes the places of the others once they become few.
+//! for one cluster. Within a cluster's part its announced nodes come before names that it has not announced,
+//! and no node takes the places of the others once they become few.
 
 use super::rate_limit::RateLimit;
 
-/// How many connections there may be.
+/// The most connections that there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// With the nodes of all linked clusters.
@@ -16,7 +16,7 @@ pub struct ConnectionLimits {
     pub per_node: usize,
 }
 
-/// Who asks for a place, and what its cluster has.
+/// The connections that there are with a node that asks for one more, and with its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionCounts {
     /// Connections with the node.
@@ -25,13 +25,13 @@ pub struct ConnectionCounts {
     pub with_cluster: usize,
     /// Connections with nodes of its cluster that are not announced.
     pub with_unannounced: usize,
-    /// Whether the node is announced by its cluster.
+    /// True if the node is announced by its cluster.
     pub is_announced: bool,
-    /// How many nodes its cluster announces; 0 while that is not known.
+    /// Number of nodes that its cluster announces; 0 while that is not known.
     pub members: usize,
 }
 
-/// Why there is no place.
+/// The limit that is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LimitReached {
     /// There are enough connections with the node.
@@ -57,14 +57,14 @@ impl ConnectionLimits {
         (self.per_cluster() / 16).max(1)
     }
 
-    /// What each of so many clusters has for certain.
+    /// The connections that each of so many clusters is guaranteed.
     #[must_use]
     pub fn guaranteed(&self, clusters: usize) -> usize {
         (self.total / 2 / clusters.max(1)).min(self.per_cluster())
     }
 
-    /// Whether there is a place in the part of the cluster. `lent` is by how much all of the `clusters`
-    /// together exceed what is promised to them.
+    /// Checks whether there is a place in the part of the cluster. `lent` is by how much all of the
+    /// `clusters` together exceed what is guaranteed to them.
     ///
     /// # Errors
     /// [`LimitReached`], the narrowest bound first.
@@ -83,7 +83,7 @@ impl ConnectionLimits {
         Ok(())
     }
 
-    /// The same for a cluster that shares its places with no other: our own.
+    /// Checks the same for our own cluster, which shares its places with no other.
     ///
     /// # Errors
     /// [`LimitReached`], the narrowest bound first.
@@ -106,11 +106,12 @@ impl ConnectionLimits {
     }
 }
 
-/// Nodes that a cluster is taken to have while it has not told.
+/// The number of nodes that a cluster is assumed to have while there is no view of it.
 const ASSUMED_MEMBERS: usize = 512;
 
-/// How fast the `members` nodes of a cluster may connect; 0 where it is not known how many there are. All
-/// of them may come back at once, twice each; after that as many as a machine has handshakes to spare.
+/// The rate at which the `members` nodes of a cluster may connect; `members` is 0 if their number is not
+/// known. All of them may come back at once, twice each; after that the rate is what a machine has handshakes
+/// to spare.
 #[must_use]
 pub fn connect_rate(members: usize) -> RateLimit {
     let members = if members == 0 { ASSUMED_MEMBERS } else { members };

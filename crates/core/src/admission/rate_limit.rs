@@ -1,13 +1,13 @@
-//! How often something may happen: a burst at once, and so many a second after that.
+//! Rate limits: a burst at once, and so many a second after that.
 
 use std::time::Duration;
 
-/// What is allowed.
+/// The rate that is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// How many may come at once.
+    /// Events that may come at once.
     pub burst: u32,
-    /// How many more may come with each second.
+    /// Events that may come in addition with each second.
     pub per_second: u32,
 }
 
@@ -24,8 +24,8 @@ impl TokenBucket {
         self.try_take_each(now, Duration::from_secs(1) / allowed.per_second.max(1), allowed.burst)
     }
 
-    /// Takes a token of one of so many sharers, each of whom has an equal part of what is allowed, and may take
-    /// one at once. At least one sharer is assumed.
+    /// Takes a token of one of so many sharers, each of whom has an equal part of the rate, and may take one
+    /// at once. At least one sharer is assumed.
     pub fn try_take_share(&mut self, now: Duration, allowed: RateLimit, sharers: u32) -> bool {
         let sharers = sharers.max(1);
         let each = Duration::from_secs(1).saturating_mul(sharers) / allowed.per_second.max(1);
@@ -54,7 +54,8 @@ const COOLDOWN_FACTOR: u32 = 3;
 /// Whatever it took, it is not waited for any longer.
 const MAX_COOLDOWN_DELAY: Duration = Duration::from_secs(1);
 
-/// How long to rest after such work, which took so long; `least` in any case. Changes that come meanwhile are one.
+/// The pause after work that took so long; at least `least`. Changes that come during the pause are handled
+/// as one.
 #[must_use]
 pub fn cooldown(took: Duration, least: Duration) -> Duration {
     took.saturating_mul(COOLDOWN_FACTOR).min(MAX_COOLDOWN_DELAY).max(least)

@@ -12,17 +12,17 @@ use crate::snapshot::Class;
 pub struct ConnectionCandidate {
     /// The peer's boot ID.
     pub boot: [u8; 16],
-    /// What it is for.
+    /// The traffic class that it carries.
     pub class: Class,
-    /// Whether we dialled it.
+    /// True if we dialled it.
     pub dialled: bool,
     /// Which of its dialler's parallel connections of one lane it is.
     pub slot: u64,
     /// Our worker that drives it.
     pub worker: usize,
-    /// Whether one side said that it takes nothing new.
+    /// True if one side said that it takes no new streams.
     pub draining: bool,
-    /// Whether another connection with the same boot of the node ended by silence, and nothing was heard
+    /// True if another connection with the same boot of the node ended by silence, and nothing was received
     /// on this one since.
     pub silent: bool,
     /// Streams that it carries.
@@ -30,15 +30,15 @@ pub struct ConnectionCandidate {
 }
 
 impl ConnectionCandidate {
-    /// Whether it neither drains nor is silent. Among a node's connections some take new streams exactly
-    /// where one of them lives.
+    /// True if it neither drains nor is silent. Some of a node's connections take new streams if and only if
+    /// one of them is alive.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         !self.draining && !self.silent
     }
 }
 
-/// Why a connection takes no new streams.
+/// The reason why a connection takes no new streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unusable {
     /// One side said that it is going away.
@@ -47,12 +47,12 @@ pub enum Unusable {
     Silent,
     /// The node was started again since: another boot ID was seen first after this one's.
     OlderBoot,
-    /// A later connection of the same boot ID, lane, dialler and slot took its place.
+    /// A later connection of the same boot ID, class, dialler and slot took its place.
     Replaced,
 }
 
-/// Why each of a node's connections takes no new streams; none where it does. `all` is in the order in
-/// which they were made, and holds only those that live.
+/// The reason why each of a node's connections takes no new streams; `None` for those that do. `all` is in
+/// the order in which they were made, and holds only connections that have not ended.
 #[must_use]
 pub fn unusable_reasons(all: &[ConnectionCandidate]) -> Vec<Option<Unusable>> {
     let newest = newest_boot(all);
@@ -84,10 +84,10 @@ fn newest_boot(all: &[ConnectionCandidate]) -> Option<[u8; 16]> {
     firsts.filter(|boot| living.contains(boot)).last()
 }
 
-/// The connections that a stream may take, best first, as indices into `all`: of its lane before the
-/// other; there those that we dialled before those that the peer did, since only a dialler is told at
-/// once that the other side was started again; then its own worker's before another's, and the
-/// least busy of those. A draw breaks ties.
+/// The connections that a stream may take, best first, as indices into `all`: of its class before the other;
+/// among those, the ones that we dialled before the ones that the peer dialled, since only a dialler learns
+/// at once that the other side was started again; then its own worker's before another's, and the least busy
+/// of those. A draw breaks ties.
 #[must_use]
 pub fn preference_order(
     all: &[ConnectionCandidate],
@@ -108,8 +108,8 @@ pub fn preference_order(
 }
 
 /// The slot of a connection that `worker`, of `workers`, is about to dial: the lowest of the worker's own
-/// that no usable connection has which we dialled in that lane. None where `limit` connections of the
-/// worker are there already.
+/// that no usable connection has which we dialled in that class. `None` if the worker has `limit` connections
+/// already.
 #[must_use]
 pub fn free_slot(
     all: &[ConnectionCandidate],

@@ -1,14 +1,14 @@
 //! Weighted draws without replacement: a few winners out of many.
 //!
-//! Peers say how many there are and what each weighs, and a draw is made for every stream. So it takes
-//! two passes over the weights, whatever they are, and neither allocates nor looks at anything else for
-//! those that do not win.
+//! Peers say how many items there are and what each weighs, and a draw is made for every stream. So it takes
+//! two passes over the weights, whatever they are, and neither allocates nor looks at anything else for those
+//! that do not win.
 
 use super::mix_bits;
 
 /// Tickets that are drawn at once. Two for each winner that a route wants: equal weights rarely need more.
 const TICKETS_PER_ROUND: usize = 32;
-/// Draws of so many tickets. One weight that dwarfs all others takes all tickets of a draw, so there are more.
+/// Rounds of a draw. One weight that dwarfs all others takes all tickets of a round, so there are several.
 const MAX_ROUNDS: usize = 4;
 
 /// Draws up to `wanted` different items by weight, in the order in which they won. An item for which

@@ -1,4 +1,4 @@
-//! Choices about links: with whom a node keeps standing connections, and from whom it learns.
+//! Choices about links: the standing connections of a node, and the sources of its views.
 //!
 //! A hub for a peer cluster is connected with that cluster's hubs and learns from one of them; every
 //! other node is connected with its own hubs and learns from one of those. So what stands grows with the
@@ -12,27 +12,27 @@ use crate::name::{ClusterName, NodeName};
 use crate::shared_map::SharedMap;
 use crate::snapshot::{ClusterView, Link, Seed, Snapshot};
 
-/// With whom a standing connection is kept.
+/// The other end of a standing connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum StandingTarget {
     /// Any node of this cluster that its seeds lead to.
     Seeds(ClusterName),
-    /// This node of this cluster; of our own cluster where it is a sibling.
+    /// This node of this cluster; of our own cluster if it is a sibling.
     Node(ClusterName, NodeName),
 }
 
-/// How a node stands with another cluster at present.
+/// The state of a node's relation with another cluster at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkReach {
     /// A connection with one of its nodes exists, whoever dialled it.
     pub connected: bool,
-    /// None of our own hubs for it has been heard for so long that this node acts as one.
+    /// None of our own hubs for it has been connected for so long that this node acts as one.
     pub hubs_silent: bool,
-    /// What is known of it is too old, or nothing is.
+    /// The view of it is too old, or there is none.
     pub stale: bool,
 }
 
-/// Whether this node is one of its cluster's hubs for `peer`.
+/// True if this node is one of its cluster's hubs for `peer`.
 #[must_use]
 pub fn is_hub_for(now: &Snapshot, peer: &ClusterName) -> bool {
     own_hubs(now, peer).contains(&&now.local.node)
@@ -56,15 +56,15 @@ pub struct LinkHubs {
 
 type NodeAddresses = SharedMap<NodeName, Vec<SocketAddr>>;
 
-/// The hubs of each link as they were found last. Each rests on a look at every node of a cluster, and what stands
-/// is asked for whenever any peer changes anything, for all links: so they are found anew only where the nodes
-/// are others.
+/// The hubs of each link as they were found last. Finding them takes a look at every node of a cluster, and
+/// they are wanted whenever any peer changes anything, for all links: so they are found anew only if the
+/// nodes have changed.
 #[derive(Debug, Default)]
 pub struct HubCache {
     siblings: NodeAddresses,
     ours: BTreeMap<ClusterName, Vec<NodeName>>,
     theirs: BTreeMap<ClusterName, (NodeAddresses, Vec<NodeName>)>,
-    /// How often nodes were looked at.
+    /// Number of times that hubs were searched for.
     #[cfg(test)]
     found: usize,
 }
@@ -122,7 +122,7 @@ impl HubCache {
     }
 }
 
-/// With whom this node keeps standing connections for the sake of `link`, of which `hubs` are the hubs.
+/// The targets with which this node keeps standing connections for `link`, of which `hubs` are the hubs.
 #[must_use]
 pub fn standing_targets(
     now: &Snapshot,
@@ -151,20 +151,20 @@ pub fn standing_targets(
     targets
 }
 
-/// How well somebody is placed to tell about a cluster, best first.
+/// The rank of a source of a cluster's view, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourceRank {
-    /// Whom everything is meant to be learnt from: a hub of the peer's if we are one, else one of ours.
+    /// The source that is meant: a hub of the peer's if this node is a hub, else a hub of our own cluster.
     Preferred,
     /// Any node of the peer.
     Peer,
-    /// Our fellow hub, which may reach whom we cannot.
+    /// The other hub of our own cluster, which may reach nodes that we cannot.
     SiblingHub,
 }
 
-/// From whom to learn about `peer`, best first, of those that are connected: `connected` holds the nodes
-/// of `peer` and of our own cluster (by cluster) with which there is a connection. Among equals the
-/// order differs from node to node, so that the hubs share the work.
+/// The sources from which to subscribe to the view of `peer`, best first, of those that are connected:
+/// `connected` holds the nodes of `peer` and of our own cluster with which there is a connection. Among
+/// equals the order differs from node to node, so that the hubs share the work.
 #[must_use]
 pub fn view_sources(
     now: &Snapshot,
@@ -190,15 +190,15 @@ pub fn view_sources(
     all
 }
 
-/// Those of a peer's announced addresses that may be dialled. Loopback and link-local ones mean another
-/// machine there than here, so they count only where our own seeds are such, too: on one machine.
+/// Those of a peer's announced addresses that may be dialled. Loopback and link-local addresses mean another
+/// machine there than here, so they count only if our own seeds are such, too: on one machine.
 #[must_use]
 pub fn dialable_addresses(announced: &[SocketAddr], seeds: &[Seed]) -> Vec<SocketAddr> {
     let seeds_are_near = are_machine_local(seeds);
     announced.iter().filter(|a| may_dial(a, seeds_are_near)).copied().collect()
 }
 
-/// Whether any of a peer's announced addresses may be dialled; see [`dialable_addresses`].
+/// True if any of a peer's announced addresses may be dialled; see [`dialable_addresses`].
 #[must_use]
 pub fn is_dialable(announced: &[SocketAddr], seeds: &[Seed]) -> bool {
     let mut far = announced.iter().filter(|a| may_dial(a, true));

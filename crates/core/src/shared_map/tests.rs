@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 impl<K, V> SharedMap<K, V> {
-    /// How many entries lie in chunks that `other` does not have.
+    /// Number of entries in chunks that `other` does not share.
     pub(crate) fn own_entries(&self, other: &Self) -> usize {
         let shared = |c: &&Chunk<K, V>| other.chunks.iter().any(|o| Arc::ptr_eq(o, c));
         self.chunks.iter().filter(|c| !shared(c)).map(|c| c.len()).sum()

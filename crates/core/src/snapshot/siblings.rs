@@ -10,12 +10,12 @@ use crate::shared_map::SharedMap;
 
 type SiblingAddresses = SharedMap<NodeName, Vec<SocketAddr>>;
 
-/// The other nodes of a cluster and where they can be dialled: a map by name, of which copies are cheap.
+/// The other nodes of a cluster and where they can be dialled: a map by name, cheap to copy.
 #[derive(Debug, Clone, Default)]
 pub struct SiblingTable {
     nodes: SiblingAddresses,
-    /// Their addresses, in canonical form: made when one is first looked for, and then all copies'. A walk through
-    /// thousands of nodes is nothing for each connection of an unknown source.
+    /// Their addresses, in canonical form: made when one is first looked for, and shared by all copies. A
+    /// walk through thousands of nodes for each connection of an unknown source would cost too much.
     addresses: Arc<OnceLock<HashSet<IpAddr>>>,
 }
 

@@ -37,18 +37,18 @@ const DOUBLED: u64 = 6;
 /// A message of the control stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlMessage {
-    /// Who speaks, and what they speak.
+    /// The sender's identity, and what it speaks.
     Hello(Hello),
     /// Open nothing new here; what runs may finish.
     GoAway {
-        /// Why.
+        /// The reason.
         code: Code,
         /// After how many milliseconds a new dial makes sense.
         retry_after_ms: u64,
     },
     /// Please dial the sender: it cannot dial you.
     DialMe {
-        /// Where; at most [`ClusterView::MAX_ADDRESSES`].
+        /// The sender's addresses; at most [`ClusterView::MAX_ADDRESSES`].
         addresses: Vec<std::net::SocketAddr>,
         /// Repeated by the dialler.
         nonce: u64,
@@ -57,7 +57,7 @@ pub enum ControlMessage {
     DuplicateIdentity {
         /// Its boot ID.
         boot: [u8; 16],
-        /// Where the sender sees it.
+        /// The address at which the sender sees the other process.
         address: std::net::SocketAddr,
     },
 }
@@ -67,30 +67,30 @@ pub enum ControlMessage {
 pub struct Hello {
     /// The lowest and highest protocol version that the sender speaks.
     pub versions: (u64, u64),
-    /// What the sender can do beyond its version, as bits.
+    /// The sender's abilities beyond its version, as bits.
     pub capabilities: u64,
     /// The sender's cluster.
     pub cluster: ClusterName,
     /// The sender's node; its certificate must say the same.
     pub node: NodeName,
-    /// Random for each process, so that a restart is told from a second connection.
+    /// Random for each process, so that a restart can be told from a second connection.
     pub boot: [u8; 16],
-    /// What the connection is for.
+    /// The traffic class of the connection.
     pub class: Class,
     /// The sender's clock, Unix time in milliseconds, for telling clock skew.
     pub clock_ms: u64,
-    /// Which of the dialler's parallel connections of one lane this is. A later connection of the same
-    /// node, boot ID, lane, dialler and slot takes the earlier one's place.
+    /// The number of this connection among the dialler's parallel ones of one class. A later connection of
+    /// the same node, boot ID, class, dialler and slot takes the earlier one's place.
     pub slot: u64,
-    /// Bytes that may be sent to the sender on one stream of this connection until it grants more, see
-    /// [`super::credit`]; 0 where QUIC's own windows are all there is.
+    /// Bytes that may be sent to the sender on one stream of this connection before it gives more credit, see
+    /// [`super::credit`]; 0 if QUIC's own windows are all there is.
     pub stream_window: u64,
 }
 
 /// The version to speak with a peer.
 ///
 /// # Errors
-/// A sentence that names both sides' ranges, where they do not overlap.
+/// A sentence that names both sides' ranges, if they do not overlap.
 pub fn negotiate(ours: (u64, u64), theirs: (u64, u64)) -> Result<u64, String> {
     let version = ours.1.min(theirs.1);
     if version >= ours.0.max(theirs.0) {
@@ -146,8 +146,8 @@ impl ControlMessage {
         put_length_prefixed(out, &fields.finish());
     }
 
-    /// Reads a message off the front of `input`, and says how many bytes it took; none while more bytes
-    /// are needed. The message is none where it is one to be skipped.
+    /// Reads a message off the front of `input`, and says how many bytes it took; `None` while more bytes are
+    /// needed. The message is `None` if it is one to be skipped.
     ///
     /// # Errors
     /// What is wrong with it.

@@ -1,35 +1,37 @@
-//! How far each stream of a connection may be sent: what its reader's node lets come beyond what was taken.
+//! Credit for single streams: how far each may be sent beyond what its reader's node has taken.
 //!
-//! QUIC has windows for this, but they are as large for a stream that nobody reads as for a transfer. So where both
-//! sides' hellos name a [stream window](super::control::Hello::stream_window), no more than the receiver's is sent on
-//! any stream of that connection, until the receiver grants more on a stream of [its own](super::StreamKind::Credits):
-//! a [`StreamCredit`] for each stream now and then. QUIC's windows hold whoever does not keep to it.
+//! QUIC has windows for this, but they are as large for a stream that nobody reads as for a transfer. So if
+//! both sides' hellos name a [stream window](super::control::Hello::stream_window), no more than the
+//! receiver's is sent on any stream of that connection, until the receiver gives more credit on a stream of
+//! [its own](super::StreamKind::Credits): a [`StreamCredit`] for each stream now and then. QUIC's windows
+//! hold a peer that does not keep to it.
 //!
-//! A grant is two integers, the stream's number and the offset up to which it may be sent. Neither the
-//! control stream nor those that carry grants are bound by grants.
+//! A credit message is two integers, the stream's number and the offset up to which it may be sent. Neither
+//! the control stream nor those that carry credit are bound by credit.
 
 use bytes::BytesMut;
 
 use super::tlv::{WireError, get_varint, put_varint};
 
-/// How far one stream may be sent.
+/// The limit up to which one stream may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamCredit {
     /// The stream's number, which is QUIC's.
     pub stream: u64,
-    /// Bytes that may be sent on it from its beginning, at most 2^62 - 1. An earlier grant may have said more.
+    /// Bytes that may be sent on it from its beginning, at most 2^62 - 1. An earlier message may have named
+    /// more.
     pub limit: u64,
 }
 
 impl StreamCredit {
-    /// Appends the grant to `out`.
+    /// Appends the message to `out`.
     pub fn encode(self, out: &mut BytesMut) {
         put_varint(out, self.stream);
         put_varint(out, self.limit);
     }
 
-    /// Reads a grant off the front of `input`, and says how many bytes it took; none while more bytes are needed.
-    /// No grant is ever to be skipped.
+    /// Reads a message off the front of `input`, and says how many bytes it took; `None` while more bytes are
+    /// needed. No credit message is ever to be skipped.
     ///
     /// # Errors
     /// What is wrong with it.

@@ -32,7 +32,7 @@ use crate::spiffe::{Role, SpiffeId, Workload};
 
 /// The longest header or answer, in bytes, its length included.
 pub const MAX_HEADER_LEN: usize = 512;
-/// How long a header may take from its stream's first byte to its own last.
+/// The longest time that a header may take, from the first byte of its stream to its own last byte.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest reason in an answer, in bytes.
 pub const MAX_REASON_LEN: usize = 200;
@@ -48,7 +48,7 @@ const REASON: u64 = 2;
 /// The form of a source that its node vouches for, and has not proved.
 const ASSERTED: u8 = 0;
 
-/// What a data stream is for and who asks.
+/// The header of a data stream: its target and its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamHeader {
     /// The service and port that are asked for.
@@ -72,10 +72,10 @@ pub struct TraceContext {
     pub flags: u8,
 }
 
-/// Whether the backend was reached.
+/// The answer to a header: accepted if the backend was reached, else the refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamAnswer {
-    /// [`Code::Finished`] where it was; a refusal otherwise.
+    /// [`Code::Finished`] if the backend was reached; a refusal otherwise.
     pub code: Code,
     /// For people: why not. Printable ASCII, at most [`MAX_REASON_LEN`] bytes.
     pub reason: String,
@@ -101,11 +101,11 @@ impl StreamHeader {
         put_length_prefixed(out, &fields.finish());
     }
 
-    /// Reads a header off the front of `input`, and says how many bytes it took; none while more bytes
-    /// are needed.
+    /// Reads a header off the front of `input`, and says how many bytes it took; `None` while more bytes are
+    /// needed.
     ///
     /// # Errors
-    /// What is wrong with it. Never needs more than [`MAX_HEADER_LEN`] bytes to tell.
+    /// What is wrong with it. Never needs more than [`MAX_HEADER_LEN`] bytes to find out.
     pub fn decode(input: &[u8]) -> Result<Option<(Self, usize)>, WireError> {
         let Some((body, taken)) = split_body(input)? else { return Ok(None) };
         let (mut service, mut port, mut source, mut flow, mut trace) = Default::default();
@@ -135,7 +135,7 @@ impl StreamHeader {
     }
 }
 
-/// An unnamed port is told by the field's absence, so that a header has one encoding.
+/// An unnamed port is encoded by the field's absence, so that a header has one encoding.
 fn read_name_pair(port: crate::name::PortName) -> Result<crate::name::PortName, WireError> {
     if port.as_str().is_empty() { Err(WireError::Invalid("port")) } else { Ok(port) }
 }
@@ -188,8 +188,8 @@ impl StreamAnswer {
         put_length_prefixed(out, &fields.finish());
     }
 
-    /// Reads an answer off the front of `input`, and says how many bytes it took; none while more bytes
-    /// are needed.
+    /// Reads an answer off the front of `input`, and says how many bytes it took; `None` while more bytes are
+    /// needed.
     ///
     /// # Errors
     /// What is wrong with it.

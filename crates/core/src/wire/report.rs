@@ -1,9 +1,9 @@
-//! What a node says to the controller of its own cluster about itself: how its links are, what of its imports
-//! and exports does not work there, and which connections it refused of late.
+//! The report of a node to the controller of its own cluster: the state of its links, which of its imports
+//! and exports do not work there, and which connections it refused of late.
 //!
-//! The answer on a [report stream](super::StreamKind::Report): fields until the stream's end, at most [`MAX_REPORT_LEN`]
-//! bytes. A node tells of itself only, so that one which lies does so about itself only; how much it can say
-//! is bounded here, on both sides.
+//! The answer on a [report stream](super::StreamKind::Report): fields until the stream's end, at most
+//! [`MAX_REPORT_LEN`] bytes. A node reports about itself only, so that a node which lies does so about itself
+//! only; the size of a report is bounded here, on both sides.
 //!
 //! | field | value |
 //! |---|---|
@@ -31,35 +31,35 @@ pub const MAX_REPORT_LEN: usize = 128 * 1024;
 /// The longest sentence in a report, in bytes. What is longer is cut by the sender, and refused by the receiver.
 pub const MAX_SENTENCE_LEN: usize = 400;
 
-/// What a node says of itself.
+/// The report of a node about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeReport {
-    /// What is wrong there, worst first; at most [`Self::MAX_TROUBLES`].
+    /// The problems there, worst first; at most [`Self::MAX_TROUBLES`].
     pub troubles: Vec<NodeTrouble>,
-    /// Connections that were refused there of late, most first; at most [`Self::MAX_REFUSALS`].
+    /// Connections that were refused there lately, most first; at most [`Self::MAX_REFUSALS`].
     pub refusals: Vec<RefusalSeries>,
-    /// Refused connections of late for which there was no place among `refusals`.
+    /// Connections that were refused lately and do not fit among `refusals`.
     pub others: u64,
     /// Exports that no backend answers for; at most [`Self::MAX_EXPORTS`].
     pub exports: Vec<ExportFault>,
-    /// Whether there are more of them.
+    /// True if there are more exports than fit.
     pub is_truncated: bool,
 }
 
 /// Something that is wrong on one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeTrouble {
-    /// What it is about.
+    /// The subject of the problem.
     pub subject: TroubleSubject,
-    /// Why.
+    /// The reason.
     pub code: Code,
-    /// Whether it is an error; a warning otherwise.
+    /// True for an error, false for a warning.
     pub is_error: bool,
     /// For people; at most [`MAX_SENTENCE_LEN`] bytes, without control characters.
     pub sentence: String,
 }
 
-/// What a trouble is about.
+/// The subject of a problem.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TroubleSubject {
     /// The node itself.
@@ -75,21 +75,21 @@ pub enum TroubleSubject {
 /// Connections of one source to one target that were refused for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusalSeries {
-    /// Whether the other cluster opened them.
+    /// True if the other cluster opened them.
     pub is_inbound: bool,
     /// The other cluster.
     pub cluster: ClusterName,
-    /// What was asked for.
+    /// The target that was asked for.
     pub target: Target,
-    /// Why they were refused.
+    /// The reason for which they were refused.
     pub code: Code,
-    /// Who asked; `None` where that is not known, and for the many that are counted together.
+    /// The workload that asked; `None` if it is not known, and for the many that are counted together.
     pub source: Option<Workload>,
-    /// How many, since the first.
+    /// Number of connections since the first.
     pub count: u64,
-    /// How long ago the first was, in milliseconds.
+    /// Time since the first, in milliseconds.
     pub first_ms: u64,
-    /// How long ago the last was, in milliseconds.
+    /// Time since the last, in milliseconds.
     pub last_ms: u64,
     /// For people: why the last was refused; at most [`MAX_SENTENCE_LEN`] bytes, without control characters.
     pub sentence: String,
@@ -209,7 +209,8 @@ impl NodeTrouble {
     }
 }
 
-/// Whether connections are refused because the other cluster asks for what it may not have: nothing is wrong here.
+/// True if connections are refused because the other cluster asks for what it may not have: nothing is wrong
+/// here.
 #[must_use]
 pub fn is_askers_fault(is_inbound: bool, code: Code) -> bool {
     let is_by_right = matches!(

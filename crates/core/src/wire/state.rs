@@ -1,9 +1,10 @@
-//! What a cluster says of itself, told incrementally.
+//! The state stream: a cluster's view of itself, sent incrementally.
 //!
 //! A subscriber opens a state stream, sends a [`SubscribeRequest`] and reads messages for as long as the
-//! connection lasts. A publisher tells a [`MarkedView`] as records, one for each node and each export. It
-//! numbers its changes, and what changed is told once, whole, by its latest value: a record that changed
-//! five times while the stream was busy is sent once. The cost of a change is the record that changed.
+//! connection lasts. A publisher sends a [`ClusterView`] as records, one for each node and each export. It
+//! numbers its changes, and a changed record is sent once, whole, with its latest value: a record that
+//! changed five times while the stream was busy is sent once. The cost of a change is the record that
+//! changed.
 //!
 //! A message is its type, its length, then fields; at most [`MAX_MESSAGE_LEN`] bytes of fields. Odd types are critical.
 //!
@@ -21,8 +22,8 @@
 //! ([`crate::fault::BackendFault`]'s code); a count is 1 node, 3 number. A grant is: 1 namespace, 3 service account; each absent for "any".
 //!
 //! A reader skips a node or an export that breaks a bound or a grammar, and forgets what it knew of it; it
-//! also leaves out what would make the view larger than it may be. The rest it takes. Only what is not
-//! framed as it must be, or out of place, ends the stream.
+//! also leaves out what would make the view larger than it may be. It takes the rest. Only a message that is
+//! not framed correctly, or out of place, ends the stream.
 //!
 //! Pod addresses never travel; a source's identity and a port's name do. [`replica`] reads, [`view_log`]
 //! writes; the codec is [`message`] and [`export`]; what is left out is [`omissions`].
@@ -45,14 +46,14 @@ pub const MAX_MESSAGE_LEN: usize = 128 * 1024;
 pub const MAX_NODES: usize = 5_000;
 /// The most exports that one view may hold.
 pub const MAX_EXPORTS: usize = 10_000;
-/// The most memory that one view may take in a process that holds it, in bytes as [`memory_size`] counts them: 1,600
-/// for each of [`MAX_EXPORTS`]. Whoever holds a view pays for it, for its successor while that is being told,
-/// and passes it on.
+/// The most memory that one view may take in a process that holds it, in bytes as [`memory_size`] counts
+/// them: 1,600 for each of [`MAX_EXPORTS`]. A process that holds a view pays for it, and for its successor
+/// while that arrives, and passes it on.
 pub const MAX_BYTES: usize = 16 << 20;
 
 /// The most that a subscriber has to take off the stream for a whole view of the largest size, in bytes with
 /// [`MESSAGE_COST`]: a view takes less on the wire than in memory.
 pub const WHOLE_VIEW_COST: usize = MAX_BYTES + (MAX_NODES + MAX_EXPORTS + 2) * MESSAGE_COST;
-/// What a message counts for besides its bytes where messages are counted: hearing one costs the
+/// The bytes that a message counts for besides its own where messages are charged: receiving one costs the
 /// reader as much as some hundred bytes, however short it is.
 pub const MESSAGE_COST: usize = 256;

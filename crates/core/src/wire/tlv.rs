@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use bytes::{BufMut, BytesMut};
 
-/// Why bytes are not the message that they were meant to be.
+/// The reason why bytes are not a valid message of their kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// The message says that it is longer than its kind may be.
@@ -37,7 +37,7 @@ pub enum WireError {
     /// Two items of a list have what only one may have.
     #[error("two of its {0} have one name")]
     Repeated(&'static str),
-    /// A message arrived where it has no place.
+    /// A message arrived out of place.
     #[error("unexpected message: {0}")]
     Unexpected(&'static str),
 }
@@ -52,7 +52,7 @@ pub(super) fn put_varint(out: &mut BytesMut, value: u64) {
     }
 }
 
-/// Reads an integer from the front of `input`; none if more bytes are needed.
+/// Reads an integer from the front of `input`; `None` if more bytes are needed.
 pub(super) fn get_varint(input: &mut &[u8]) -> Result<Option<u64>, WireError> {
     let Some(first) = input.first() else { return Ok(None) };
     let len = 1_usize << (first >> 6);
@@ -71,7 +71,7 @@ pub(super) fn get_varint(input: &mut &[u8]) -> Result<Option<u64>, WireError> {
     Ok(Some(value))
 }
 
-/// Takes a length-prefixed run of at most `limit` bytes off the front of `input`; none if more bytes are
+/// Takes a length-prefixed run of at most `limit` bytes off the front of `input`; `None` if more bytes are
 /// needed.
 pub(super) fn get_length_prefixed<'a>(
     input: &mut &'a [u8],
@@ -152,7 +152,7 @@ impl<'a> TlvReader<'a> {
         Self { input, last: None }
     }
 
-    /// The next field; none at the end.
+    /// The next field; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<(u64, TlvValue<'a>)>, WireError> {
         if self.input.is_empty() {
             return Ok(None);
@@ -171,7 +171,7 @@ impl<'a> TlvReader<'a> {
         Ok(Some((kind, TlvValue(value))))
     }
 
-    /// What to do with a type that this version does not know: nothing, if it is optional.
+    /// Skips a field of a type that this version does not know, if it is optional.
     pub(super) fn skip_unknown(kind: u64) -> Result<(), WireError> {
         if kind % 2 == 1 { Err(WireError::UnknownCritical(kind)) } else { Ok(()) }
     }

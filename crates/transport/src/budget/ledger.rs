@@ -1,4 +1,4 @@
-//! Who is charged how much: sums, bounds, and which stalled stream pays when a bound is passed.
+//! The ledger of charges: sums, bounds, and which stalled stream pays when a bound is passed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Weak;
@@ -118,21 +118,21 @@ impl BudgetLedger {
         let account = self.accounts.entry(cluster.clone()).or_default();
         account.stalled += bytes;
         account.streams.insert(number, StalledStream { bytes, evict });
-        // What was granted for streams that stall no more is charged as a window until it is used up. A
-        // peer that has too much of that could use it twice.
+        // What was granted for streams that do not stall any more is charged as a window until it is used up.
+        // A peer that has too much of that could use it twice.
         let may_grow = account.windows <= self.limits.peer && self.windows <= self.limits.process;
         self.enforce(cluster);
         (number, may_grow)
     }
 
-    /// Whether the stalled streams of a peer, or of all, hold a good part of what they may.
+    /// True if the stalled streams of a peer, or of all, hold a good part of what they may.
     pub(super) fn is_pressed(&self, cluster: &ClusterName) -> bool {
         let stalled = self.accounts.get(cluster).map_or(0, |account| account.stalled);
         stalled > self.limits.peer / PRESSED_PART
             || self.stalled > self.limits.process / PRESSED_PART
     }
 
-    /// A stream stalls no more.
+    /// Ends the stall of a stream.
     pub(super) fn end_stall(&mut self, cluster: &ClusterName, number: u64) {
         self.remove(cluster, number);
         self.forget_if_empty(cluster);

@@ -1,4 +1,4 @@
-//! One connection's windows: what its peer may have under way, and what that is charged.
+//! The windows of one connection: what its peer may have under way, and what that is charged.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,15 +23,15 @@ pub(crate) trait WindowedConnection {
 /// Sizes of a connection's windows, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WindowLimits {
-    /// What both windows were when the connection was made; nobody is charged for it.
+    /// The size of both windows when the connection was made; nobody is charged for it.
     pub(crate) first: u64,
-    /// What they become once the peer is known, if its budget has room.
+    /// The sizes once the peer is known, if its budget has room.
     pub(crate) base: WindowSizes,
-    /// What they never exceed, but for stalled streams.
+    /// The sizes that they never exceed, but for stalled streams.
     pub(crate) max: WindowSizes,
 }
 
-/// The same for both windows.
+/// Sizes of both windows, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WindowSizes {
     pub(crate) receive: u64,
@@ -46,34 +46,34 @@ const UNUSED_WINDOW_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct ConnectionWindows {
     budget: BufferBudget,
     cluster: ClusterName,
-    /// What nobody is charged for.
+    /// The size that nobody is charged for.
     first: u64,
-    /// What windows that are not used shrink to.
+    /// The sizes to which unused windows shrink.
     base: WindowSizes,
     received: WindowProgress,
     sent: WindowProgress,
     state: Mutex<WindowState>,
 }
 
-/// Bytes since a window was looked at last.
+/// Bytes since a window was last checked.
 #[derive(Debug)]
 struct WindowProgress {
     bytes: AtomicU64,
-    /// When this many have passed the window is looked at again.
+    /// The number of bytes after which the window is checked again.
     check_at: AtomicU64,
 }
 
 #[derive(Debug)]
 struct WindowState {
-    /// What the windows may become.
+    /// The sizes that the windows may reach.
     max: WindowSizes,
     /// The receive window without what stalled streams add.
     receive: u64,
     send: u64,
-    /// What stalled streams add to the receive window.
+    /// The bytes that stalled streams add to the receive window.
     stalled: u64,
-    /// What the peer may still use of windows that shrank: quinn takes nothing back, but gives the next
-    /// bytes no new credit. Charged as window until then.
+    /// The bytes that the peer may still use of windows that shrank: quinn takes nothing back, but gives the
+    /// next bytes no new credit. Charged as window until then.
     owed: u64,
     receive_checked: Instant,
     send_checked: Instant,
@@ -84,7 +84,7 @@ impl WindowProgress {
         Self { bytes: AtomicU64::new(0), check_at: AtomicU64::new(look_at) }
     }
 
-    /// Counts bytes, and says how many there were since the last look if it is time for the next one.
+    /// Counts bytes, and gives the number since the last check if it is time for the next one.
     fn add(&self, bytes: u64) -> Option<u64> {
         let sum = self.bytes.fetch_add(bytes, Relaxed) + bytes;
         (sum >= self.check_at.load(Relaxed)).then(|| self.bytes.swap(0, Relaxed))
@@ -249,12 +249,12 @@ impl ConnectionWindows {
         self.budget.release(&self.cluster, bytes(settled));
     }
 
-    /// Whether its peer's stalled streams hold so much that none should be let hold more than at first.
+    /// True if its peer's stalled streams hold so much that no window should be larger than at first.
     pub(crate) fn is_pressed(&self) -> bool {
         self.budget.ledger().is_pressed(&self.cluster)
     }
 
-    /// Whether there is anything that thrown away bytes would settle.
+    /// True if there is anything that discarded bytes would settle.
     pub(crate) fn owes(&self) -> bool {
         self.state().owed > 0
     }
@@ -284,13 +284,13 @@ pub struct StallCharge {
     evict: Arc<Notify>,
 }
 
-/// Where a peer's windows are spent, a stalled stream gets nothing for its connection's others, which it may
-/// stop. So it has only this long.
+/// If a peer's windows are spent, a stalled stream gets nothing for its connection's others, which it may
+/// stop. So it has only this long, from when it stalls.
 const UNGRANTED_STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl StallCharge {
-    /// A stream of `conn` whose reader does not keep up and which may hold `window` bytes. `None` where
-    /// the connection has no budget: its peer is not known yet.
+    /// A stream of `conn` whose reader does not keep up and which may hold `window` bytes. `None` if the
+    /// connection has no budget: its peer is not known yet.
     pub(crate) fn begin(conn: &crate::QuicConnection, window: u64) -> Option<Self> {
         let (windows, quinn) = conn.windows()?;
         let (number, added, evict) = windows.begin_stall(quinn, window);
@@ -317,7 +317,7 @@ impl StallCharge {
         }
     }
 
-    /// Whether a stream that may hold so much is charged enough.
+    /// True if a stream that may hold so much is charged enough.
     #[must_use]
     pub fn covers(&self, window: u64) -> bool {
         window <= self.window

@@ -1,9 +1,9 @@
-//! Peers that knock: who is let in to a handshake, and what becomes of it.
+//! Incoming handshakes: which are let in, and how each ends.
 //!
-//! Anybody may send a first packet, from any address he likes to claim. So the number of handshakes
-//! under way is bounded; beyond a part of that, strangers must first prove their address (Retry), of one
-//! network only so many are let in, and beyond all of it they are not answered: see [`super::handshake_limiter`].
-//! Every way in which an attempt ends is counted.
+//! Anybody may send a first packet, from any address he likes to claim. So the number of handshakes under way
+//! is bounded; beyond a part of that, strangers must first validate their address (Retry), only so many are
+//! let in from one network, and beyond all of it they are not answered: see `handshake_limiter`. Every way in
+//! which an attempt ends is counted.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,11 +23,12 @@ use super::handshake_limiter::{FirstPacketDecision, HandshakeLimiter, HandshakeP
 use super::{Endpoints, EndpointsInner};
 use crate::cid;
 
-/// From a handshake's begin to the peer's giving up: one that heard an answer has gone on or refused long before, and
-/// one that was served at another address gives up sooner.
+/// The shortest time after which a peer that gives up has probably received no answer, from the handshake's
+/// begin: a peer that received one has gone on or refused long before, and one that was served at another
+/// address gives up sooner.
 pub(crate) const UNHEARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A peer that knocks, within the limits. Dropping it refuses.
+/// An incoming handshake, within the limits. Dropping it refuses.
 #[derive(Debug)]
 pub struct Incoming {
     quinn: quinn::Incoming,
@@ -37,7 +38,7 @@ pub struct Incoming {
     shared: Arc<EndpointsInner>,
 }
 
-/// Why a peer that knocked did not become a connection.
+/// The reason why an incoming handshake did not become a connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AcceptError {
     /// The handshake took too long.
@@ -56,8 +57,8 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    /// What failed, where it says something of the path or of certificates, and why a certificate was refused:
-    /// [`Code::OneWay`], [`Code::CertificateRefused`] or [`Code::RefusedByPeer`].
+    /// The fault of the path or of a certificate, and why a certificate was refused: [`Code::OneWay`],
+    /// [`Code::CertificateRefused`] or [`Code::RefusedByPeer`]. `None` for all else.
     #[must_use]
     pub fn path_fault(&self) -> Option<(Code, &str)> {
         match self {
@@ -75,9 +76,9 @@ impl Endpoints {
         self.0.handshake_limiter.clusters_at(address)
     }
 
-    /// The next peer that knocks at this worker, after the limits; `None` once the endpoints are
-    /// closed. To be called in a loop, on the worker's own runtime; the handshake is for another task.
-    /// Waits for ever where the node does not listen.
+    /// The next incoming handshake at this worker, within the limits; `None` once the endpoints are closed.
+    /// Call it in a loop, on the worker's own runtime; the handshake is for another task. Waits for ever if
+    /// the node does not listen.
     pub async fn accept(&self, worker: usize) -> Option<Incoming> {
         let endpoints = self.0.servers.get(worker)?;
         loop {
@@ -134,8 +135,8 @@ impl Endpoints {
         None
     }
 
-    /// The nodes of `cluster` are at these addresses now: handshakes from there have places that no
-    /// stranger takes. What was said of it before is void.
+    /// Sets the addresses of the nodes of `cluster`: handshakes from there have places that no stranger
+    /// takes. Replaces what was set before.
     pub fn set_known_addresses(
         &self,
         cluster: &ClusterName,
@@ -144,7 +145,8 @@ impl Endpoints {
         self.0.handshake_limiter.set_known_addresses(cluster, addresses);
     }
 
-    /// A node of `cluster` has proved who it is, from this address, which is known for an hour from now.
+    /// Records that a node of `cluster` has proved its identity from this address, which is known for an hour
+    /// from now.
     pub fn record_met_address(&self, cluster: &ClusterName, address: IpAddr) {
         self.0.handshake_limiter.record_met_address(cluster, address);
     }
@@ -156,7 +158,7 @@ impl Endpoints {
 }
 
 impl Incoming {
-    /// Where the peer claims to be.
+    /// The address that the peer claims to have.
     #[must_use]
     pub fn remote(&self) -> SocketAddr {
         let address = self.quinn.remote_address();
@@ -223,7 +225,7 @@ async fn shake_hands(
     Ok((quinn, peer))
 }
 
-/// How peers are answered, by class.
+/// The server configurations, by class.
 pub(super) struct ServerConfigs {
     pub(super) interactive: Arc<ServerConfig>,
     pub(super) bulk: Arc<ServerConfig>,

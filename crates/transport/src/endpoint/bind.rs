@@ -19,7 +19,7 @@ use crate::socket::{ForwardCounters, Predecessors};
 use crate::tls::Tls;
 use crate::tuning::{MtuBounds, Tuning};
 
-/// Why a node's endpoints cannot be made.
+/// The reason why a node's endpoints cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The address cannot be had.
@@ -27,25 +27,25 @@ pub enum BindError {
     Listen {
         /// Which one.
         address: SocketAddr,
-        /// Why.
+        /// The error.
         error: io::Error,
     },
     /// Workers are not numbered 0, 1, 2, … or there is none.
     #[error("workers must be numbered from 0 without a gap, and there must be one")]
     Workers,
-    /// What another process handed over is of no use.
+    /// The sockets that another process handed over cannot be used.
     #[error("the UDP sockets that the process before handed over cannot be used: {0}")]
     Inherited(io::Error),
 }
 
-/// Of one handshake that waits, this much is kept: a first flight is two or three datagrams.
+/// Bytes that are kept of one handshake that waits: a first flight is two or three datagrams.
 const WAITING_BYTES_PER_HANDSHAKE: u64 = 64 << 10;
 
 impl Endpoints {
     /// Binds every address in `listen` on every worker. No address at all makes a node that only dials.
     ///
-    /// Where a node has several workers its sockets share their ports, and so could another process by
-    /// mistake; therefore each address is first bound alone, for a moment.
+    /// If a node has several workers its sockets share their ports, and so could another process by mistake;
+    /// therefore each address is first bound alone, for a moment.
     ///
     /// # Errors
     /// [`BindError`], see there. Nothing stays bound.
@@ -60,13 +60,13 @@ impl Endpoints {
         Self::bind_after(net, workers, listen, secret, tls, tuning, None)
     }
 
-    /// The same after another process of this node, whose sockets are taken over by their addresses; further
-    /// ones are bound. Endpoints with an inheritance read nothing before [`Endpoints::resume_reading`], so that the
-    /// giver can step aside first.
+    /// Binds after another process of this node, whose sockets are taken over by their addresses; further
+    /// ones are bound. Endpoints with an inheritance read nothing before [`Endpoints::resume_reading`], so
+    /// that the giver can stop first.
     ///
-    /// The generation is the next one that nobody has, whatever `tuning` says. An inherited address that is
-    /// not in `listen` any more is read for older processes, and nobody is accepted there. The secret must be
-    /// the giver's.
+    /// The generation is the next free one, whatever `tuning` says. An inherited address that is not in
+    /// `listen` any more is read for older processes, and nobody is accepted there. The secret must be the
+    /// giver's.
     ///
     /// # Errors
     /// [`BindError`], see there. What was inherited is closed.
@@ -131,7 +131,7 @@ impl Endpoints {
 }
 
 impl EndpointsInner {
-    /// What all endpoints of this node have in common.
+    /// The configuration that all endpoints of this node have in common.
     pub(super) fn endpoint_config(&self, worker: &Worker) -> EndpointConfig {
         let route = CidRoute { generation: self.tuning.generation, core: worker.core() };
         let generator = CidGenerator { key: self.keys.cid.clone(), route };
@@ -158,7 +158,7 @@ impl EndpointsInner {
     }
 }
 
-/// What an Ethernet frame carries as UDP payload: every peer may send that much.
+/// The UDP payload of an Ethernet frame: every peer may send that much.
 const ETHERNET_UDP_PAYLOAD: u16 = 1472;
 
 fn server_configs(

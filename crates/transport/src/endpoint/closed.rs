@@ -1,4 +1,4 @@
-//! How a connection ended: one of our codes, a text for people, and whose doing it was.
+//! The end of a connection: one of our codes, a text for people, and which side ended it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,26 +7,26 @@ use adit_core::code::Code;
 use adit_pki::VerifyError;
 use quinn::{ConnectionError, TransportErrorCode};
 
-/// Whose doing the end of a connection was.
+/// The side that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClosedBy {
     /// This side closed it.
     Us,
     /// The peer closed it, or answered as one that does not know it.
     Peer,
-    /// Nobody: the peer was not heard for too long.
+    /// Neither: nothing was received from the peer for too long.
     Silence,
 }
 
-/// How a connection ended.
+/// The end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloseReason {
-    /// Why.
+    /// The reason.
     pub code: Code,
-    /// What whoever ended it had to say, for people: printable ASCII, [`CloseReason::MAX_TEXT`] bytes at
-    /// most. A peer's word, where it was the peer.
+    /// The text of whoever ended it, for people: printable ASCII, [`CloseReason::MAX_TEXT`] bytes at most. A
+    /// peer's word, if it was the peer.
     pub text: Box<str>,
-    /// Whose doing it was.
+    /// The side that ended it.
     pub by: ClosedBy,
 }
 
@@ -57,7 +57,7 @@ impl CloseReason {
         Self::new(if is_denied { Code::DeniedIdentity } else { transport_code(code) }, text, by)
     }
 
-    /// What quinn tells, in our words. `ours` is what this side closed the connection with, if it did.
+    /// Translates quinn's error. `ours` is what this side closed the connection with, if it did.
     pub(super) fn from_quinn(error: &ConnectionError, ours: Option<&Self>) -> Self {
         match error {
             ConnectionError::LocallyClosed => ours.cloned().unwrap_or_else(|| {
@@ -72,7 +72,7 @@ impl CloseReason {
                 };
                 Self { code, text: printable(&close.reason), by: ClosedBy::Peer }
             }
-            // What a peer says that gives up before the handshake is done.
+            // The message of a peer that gives up before the handshake is done.
             ConnectionError::ConnectionClosed(close)
                 if close.error_code == TransportErrorCode::APPLICATION_ERROR =>
             {
@@ -113,11 +113,11 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// What begins the text where a certificate was refused.
+/// The beginning of the text if a certificate was refused.
 const REFUSED_PREFIX: &str = "the certificate is refused: ";
 
-/// What rustls says of a certificate without what it wraps around the verifier's words: it shows an error
-/// that is not its own by its `Debug`. The other side of the connection is told rustls' words.
+/// The verifier's words about a certificate, without what rustls wraps around them: it shows an error that is
+/// not its own by its `Debug`. The other side of the connection receives rustls' words.
 fn unwrap_tls_error(reason: &str) -> Cow<'_, str> {
     let Some(why) = reason.strip_prefix("invalid peer certificate: ") else {
         return reason.into();
@@ -133,7 +133,7 @@ fn transport_code(code: TransportErrorCode) -> Code {
     let number = u64::from(code);
     if !CRYPTO.contains(&number) {
         return match code {
-            // Who goes away refuses; who is merely busy does not answer.
+            // A node that goes away refuses; one that is merely busy does not answer.
             TransportErrorCode::CONNECTION_REFUSED => Code::Draining,
             TransportErrorCode::INTERNAL_ERROR => Code::Internal,
             _ => Code::ProtocolError,

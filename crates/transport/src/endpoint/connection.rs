@@ -1,7 +1,7 @@
 //! An authenticated connection with one peer.
 //!
-//! It knows who the peer is, as the handshake proved it, and how it ended; what is spoken on it is
-//! decided above. It lives as long as a handle or one of its streams does.
+//! It knows the peer's identity, as the handshake proved it, and how it ended; the layers above decide what
+//! is sent on it. It lives as long as a handle or one of its streams does.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,12 +30,12 @@ struct ConnectionInner {
     quinn: quinn::Connection,
     peer: PeerIdentity,
     facts: ConnectionFacts,
-    /// What this side closed it with.
+    /// The reason with which this side closed it.
     closed_here: OnceLock<CloseReason>,
     peer_streams: PeerStreams,
-    /// What it may hold, once it is known whose it is.
+    /// Its windows, once it is known whose it is.
     windows: OnceLock<ConnectionWindows>,
-    /// How far its streams may be sent, where both sides keep to that.
+    /// The credit of its streams, if both sides keep to credit.
     credits: OnceLock<StreamCredits>,
 }
 
@@ -43,12 +43,12 @@ struct ConnectionInner {
 struct PeerStreams {
     /// Halves of them that are still held here.
     open_halves: AtomicU32,
-    /// How many the peer may have open at once, now and at most.
+    /// The most streams that the peer may have open at once, now and at most.
     allowed: AtomicU32,
     most: u32,
 }
 
-/// What is known of a connection besides its peer.
+/// The facts about a connection besides its peer.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionFacts {
     pub(super) id: u64,
@@ -63,7 +63,7 @@ pub(super) struct ConnectionFacts {
     pub(super) stream_windows: CreditLimits,
 }
 
-/// Why no stream could be opened.
+/// The reason why no stream could be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenBiError {
     /// The peer allowed no further stream in this time: its limit is reached.
@@ -85,7 +85,7 @@ impl OpenBiError {
     }
 }
 
-/// How a connection is doing; totals since it was made.
+/// The state of a connection; totals since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConnectionStats {
     /// The round trip, smoothed; a guess before the first one was measured.
@@ -132,13 +132,14 @@ impl QuicConnection {
         &self.0.peer.id
     }
 
-    /// What its certificate said: the ID, the node's name, and how long it is valid.
+    /// The content of its certificate: the ID, the node's name, and how long it is valid.
     #[must_use]
     pub fn identity(&self) -> &PeerIdentity {
         &self.0.peer
     }
 
-    /// Whether a handshake now would end as this connection's did: by a certificate that is believed.
+    /// Checks whether a handshake now would end as this connection's did: with a certificate that is
+    /// believed.
     ///
     /// # Errors
     /// Why it would not.
@@ -149,7 +150,7 @@ impl QuicConnection {
         verifier.verify(leaf, intermediates, usage, now).map(drop)
     }
 
-    /// Whether its certificate is still believed, where trust has changed since its handshake began.
+    /// Checks whether its certificate is still believed, if trust has changed since its handshake began.
     ///
     /// # Errors
     /// Why it is not.
@@ -161,7 +162,7 @@ impl QuicConnection {
         if verifier.epoch() == self.0.facts.epoch { Ok(()) } else { self.verify(verifier, now) }
     }
 
-    /// Where the peer is now. A peer behind a NAT may move.
+    /// The peer's present address. A peer behind a NAT may move.
     #[must_use]
     pub fn remote(&self) -> SocketAddr {
         let address = self.0.quinn.remote_address();
@@ -174,20 +175,20 @@ impl QuicConnection {
         self.0.facts.id
     }
 
-    /// The traffic class that it is tuned for. The dialler chose it, and the acceptor learned it from
-    /// the first packet, which proves nothing: the hello must say the same.
+    /// The traffic class that it is tuned for. The dialler chose it, and the acceptor learned it from the
+    /// first packet, which proves nothing: the hello must name the same.
     #[must_use]
     pub fn class(&self) -> Class {
         self.0.facts.class
     }
 
-    /// Whether this side dialled.
+    /// True if this side dialled.
     #[must_use]
     pub fn dialled(&self) -> bool {
         self.0.facts.dialled
     }
 
-    /// Where it lives, and where its streams are served best.
+    /// The worker on which it lives, and on which its streams are served best.
     #[must_use]
     pub fn worker(&self) -> &Worker {
         &self.0.facts.worker
@@ -239,13 +240,13 @@ impl QuicConnection {
         self.closed_reason(&error)
     }
 
-    /// How it ended; `None` while it lives.
+    /// The way it ended; `None` while it lives.
     #[must_use]
     pub fn is_closed(&self) -> Option<CloseReason> {
         self.0.quinn.close_reason().map(|error| self.closed_reason(&error))
     }
 
-    /// How it is doing.
+    /// Its present state.
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
         let stats = self.0.quinn.stats();
@@ -260,7 +261,7 @@ impl QuicConnection {
         }
     }
 
-    /// How many streams of ours the peer has stopped so far.
+    /// Number of our streams that the peer has stopped so far.
     pub(crate) fn stops_received(&self) -> u64 {
         self.0.quinn.stats().frame_rx.stop_sending
     }
@@ -281,7 +282,7 @@ impl QuicConnection {
         });
     }
 
-    /// Its windows, where its peer is known, and what sets them.
+    /// Its windows, if its peer is known, and the connection that sets them.
     pub(crate) fn windows(&self) -> Option<(&ConnectionWindows, &quinn::Connection)> {
         Some((self.0.windows.get()?, &self.0.quinn))
     }
@@ -300,26 +301,26 @@ impl QuicConnection {
         }
     }
 
-    /// What the peer may send on one stream before it is taken, where nothing less was agreed on.
+    /// The bytes that the peer may send on one stream before they are taken, if nothing less was agreed on.
     pub(crate) fn stream_window(&self) -> u64 {
         self.0.facts.stream_windows.most
     }
 
-    /// The windows that its streams may have where the peer keeps to grants. In the bulk lane all have the largest
-    /// from the start.
+    /// The windows that its streams may have if the peer keeps to credit. In the bulk class all have the
+    /// largest from the start.
     pub(crate) fn credit_limits(&self) -> Option<CreditLimits> {
         Some(self.0.facts.stream_windows).filter(|_| self.class() == Class::Interactive)
     }
 
-    /// Has all streams from here on keep to grants, if the peer does so: its hello said how much it lets come at
-    /// first. Both sides see both hellos, and so agree.
+    /// Has all streams from here on keep to credit, if the peer does so: its hello named how much it accepts
+    /// at first. Both sides see both hellos, and so agree.
     pub(crate) fn enable_credits(&self, theirs: u64) {
         if let Some(limits) = self.credit_limits().filter(|_| theirs > 0) {
             self.0.credits.get_or_init(|| StreamCredits::new(theirs, limits));
         }
     }
 
-    /// How far its streams may be sent, where both sides keep to that.
+    /// The credit of its streams, if both sides keep to credit.
     pub(crate) fn credits(&self) -> Option<&StreamCredits> {
         self.0.credits.get()
     }
@@ -365,7 +366,7 @@ impl QuicConnection {
         }
     }
 
-    /// One half of a stream is gone; `id` says whose stream it was (RFC 9000 §2.1).
+    /// Counts the end of one half of a stream; `id` says which side opened it (RFC 9000 §2.1).
     pub(crate) fn half_closed(&self, id: quinn::StreamId) {
         let by_dialler = id.initiator() == quinn::Side::Client;
         if by_dialler != self.dialled() {

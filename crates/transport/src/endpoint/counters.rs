@@ -1,4 +1,4 @@
-//! What has happened at a node's endpoints, as numbers: for whoever shows them.
+//! Counters of a node's endpoints.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,7 +17,7 @@ pub struct EndpointCounters {
     pub certificate_refused: u64,
     /// Handshakes in which the peer refused this side's.
     pub refused_by_peer: u64,
-    /// Handshakes that took too long, or that the peer gave up because it heard nothing.
+    /// Handshakes that took too long, or that the peer gave up because it received no answer.
     pub timed_out: u64,
     /// First packets that were answered with the demand to prove the sender's address.
     pub retried: u64,
@@ -35,8 +35,7 @@ pub struct EndpointCounters {
     pub forward_dropped: u64,
     /// Datagrams that a younger process forwarded to this one.
     pub received: u64,
-    /// Datagrams that the system dropped because the sockets' buffers were full; `None` where it does
-    /// not tell.
+    /// Datagrams that the system dropped because the sockets' buffers were full; `None` if it does not tell.
     pub dropped: Option<u64>,
 }
 

@@ -18,18 +18,18 @@ use super::{Endpoints, EndpointsInner};
 use crate::cid;
 use crate::socket::SharedBufferSocket;
 
-/// Whom to dial, and for what.
+/// The target of a dial.
 #[derive(Debug, Clone, Copy)]
 pub struct DialRequest<'a> {
-    /// Where.
+    /// The address to dial.
     pub address: SocketAddr,
-    /// Whose node must answer.
+    /// The trust domain whose node must answer.
     pub trust_domain: &'a TrustDomain,
-    /// What the connection will carry.
+    /// The traffic class that the connection will carry.
     pub class: Class,
 }
 
-/// Why a dial did not become a connection.
+/// The reason why a dial did not become a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// No socket could be had.
@@ -47,9 +47,9 @@ pub enum DialError {
     /// A node of another cluster answered.
     #[error("{found} answered where a node of {expected} was expected")]
     WrongCluster {
-        /// Whose node was to answer.
+        /// The trust domain whose node was to answer.
         expected: TrustDomain,
-        /// Who answered.
+        /// The identity that answered.
         found: SpiffeId,
     },
     /// The handshake succeeded and yet there is no readable identity; not met in practice.
@@ -80,7 +80,7 @@ impl Endpoints {
     /// [`DialError`], see there.
     ///
     /// # Panics
-    /// Where there is no worker of that number.
+    /// If there is no worker of that number.
     pub async fn dial(
         &self,
         worker: usize,
@@ -151,12 +151,12 @@ impl EndpointsInner {
     }
 }
 
-/// Who the peer of a finished handshake is.
+/// The identity of the peer of a finished handshake.
 pub(super) fn peer_identity(quinn: &quinn::Connection) -> Result<PeerIdentity, VerifyError> {
     adit_pki::peer_id(&certificate_chain(quinn))
 }
 
-/// What the peer of a finished handshake showed, leaf first.
+/// The certificates that the peer of a finished handshake showed, leaf first.
 pub(super) fn certificate_chain(quinn: &quinn::Connection) -> Vec<CertificateDer<'static>> {
     let any = quinn.peer_identity();
     any.and_then(|any| any.downcast().ok()).map(|chain| *chain).unwrap_or_default()

@@ -1,10 +1,10 @@
 //! Handing a node's sockets to the process that follows it.
 //!
-//! The giver [bequeaths](Endpoints::share_sockets) its sockets, [steps aside](Endpoints::pause_reading) once its
-//! successor is there to read them, and lives on for its connections: their packets reach the successor,
-//! which forwards them. The taker is made by [`Endpoints::bind_after`] and reads nothing before it
-//! [begins](Endpoints::resume_reading). So there is one reader at any time; what arrives between the two waits in the
-//! system's buffers. See [`crate::socket`] for who gets which datagram.
+//! The giver [shares](Endpoints::share_sockets) its sockets, [stops reading](Endpoints::pause_reading) them
+//! once its successor is there, and lives on for its connections: their packets reach the successor, which
+//! forwards them. The taker is made by [`Endpoints::bind_after`] and reads nothing before it
+//! [begins](Endpoints::resume_reading). So there is one reader at any time; what arrives between the two
+//! waits in the system's buffers. See [`crate::socket`] for how each datagram finds its owner.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,11 +25,12 @@ pub struct UdpInheritance {
     pub generation: u8,
     /// For each listening address its sockets, in the order of the giver's workers.
     pub sockets: Vec<(SocketAddr, Vec<OwnedFd>)>,
-    /// Where each older generation that still lives receives its datagrams, the giver's own included.
+    /// The sockets at which each older generation that still lives receives its datagrams, the giver's own
+    /// included.
     pub predecessors: Vec<(u8, OwnedFd)>,
 }
 
-/// Where this process receives what its successors forward.
+/// The socket at which this process receives what its successors forward.
 #[derive(Debug)]
 pub(super) struct ForwardedInbox {
     sender: UnixDatagram,
@@ -118,7 +119,7 @@ async fn read(receiver: tokio::net::UnixDatagram, legs: Vec<Arc<WorkerSocket>>) 
 }
 
 impl Endpoints {
-    /// Whether another process reads the listening sockets.
+    /// True if another process reads the listening sockets.
     pub(crate) fn is_reading_paused(&self) -> bool {
         self.0.is_reading_paused()
     }

@@ -1,11 +1,11 @@
-//! Who is let in to a handshake: places, and how fast they may be taken.
+//! The limiter of handshakes: places, and the rate at which they may be taken.
 //!
-//! Most of the places are reserved for addresses at which a linked cluster's nodes are known to be, in a
-//! part for each cluster, so that neither strangers nor one of the clusters keep the others out. Anybody
-//! may claim any address; so a reserved place is for who has proved his, and whoever could get one is
-//! asked to. A handshake costs a millisecond or two of a processor, so what is begun in a second is
-//! bounded, too. Of that, too, strangers who have proved where they are have equal parts ([`shares`]), which
-//! those who merely claim an address cannot take.
+//! Most of the places are reserved for addresses at which a linked cluster's nodes are known to be, in a part
+//! for each cluster, so that neither strangers nor one of the clusters keep the others out. Anybody may claim
+//! any address; so a reserved place is for a validated address, and whoever could get one is asked to
+//! validate his. A handshake costs a millisecond or two of a processor, so the rate at which they begin is
+//! bounded, too. Strangers with a validated address have equal parts of that rate ([`shares`]), which those
+//! who merely claim an address cannot take.
 
 mod shares;
 
@@ -24,12 +24,12 @@ use crate::tuning::HandshakeLimits;
 
 /// Networks of one cluster at which one of its nodes was met, that are remembered at most.
 const MAX_MET_NETWORKS: usize = 256;
-/// For how long they are remembered.
+/// Time for which they are remembered, from when the node was met.
 const MET_LIFETIME: Duration = Duration::from_secs(3600);
 /// Networks that one cluster may announce its nodes at, and be known by.
 const MAX_ANNOUNCED_NETWORKS: usize = 8192;
 
-/// How many handshakes are under way, over all endpoints of a node, and what became of the others.
+/// The handshakes under way, over all endpoints of a node, and counts of how the others ended.
 #[derive(Debug)]
 pub(super) struct HandshakeLimiter {
     started_at: Instant,
@@ -52,16 +52,16 @@ struct LimiterState {
     unvalidated: usize,
     /// Those that hold no reserved place.
     unreserved: usize,
-    /// Of those, how fast they may begin: for peers that have not proved their address, and for those who have.
+    /// The rates at which those may begin: for peers without a validated address, and for those with one.
     unvalidated_bucket: TokenBucket,
     validated_bucket: TokenBucket,
     stranger_shares: StrangerShares,
-    /// Of those that are proved, how many are from each network.
+    /// Number of validated ones from each network.
     sources: HashMap<IpAddr, usize>,
     clusters: BTreeMap<ClusterName, KnownCluster>,
 }
 
-/// Where a cluster's nodes are known to be, and which of its places they hold.
+/// The networks where a cluster's nodes are known to be, and how many of its places they hold.
 #[derive(Debug, Default)]
 struct KnownCluster {
     announced: HashSet<IpAddr>,
@@ -70,24 +70,24 @@ struct KnownCluster {
     bucket: TokenBucket,
 }
 
-/// What is to be done with a first packet.
+/// The decision about a first packet.
 #[derive(Debug)]
 pub(super) enum FirstPacketDecision {
-    /// It begins a handshake.
+    /// The packet begins a handshake.
     Admit(HandshakePermit),
     /// Its sender must prove its address first.
     Retry,
-    /// There is no place: it is not answered.
+    /// There is no place: the packet is not answered.
     Ignore,
 }
 
-/// One handshake under way.
+/// The permit of one handshake under way. Dropping it gives its place back.
 #[derive(Debug)]
 pub(super) struct HandshakePermit {
     limiter: Arc<HandshakeLimiter>,
-    /// Whence, where that is proved.
+    /// The network that it comes from, if the address is validated.
     source: Option<IpAddr>,
-    /// In whose part, if it is a reserved one.
+    /// The cluster in whose part it is, if it is a reserved place.
     reserved: Option<ClusterName>,
 }
 
@@ -146,8 +146,8 @@ impl HandshakeLimiter {
         FirstPacketDecision::Admit(HandshakePermit { limiter: Arc::clone(gate), source, reserved })
     }
 
-    /// The nodes of `cluster` are at these addresses, by configuration or by what it announces; no more at
-    /// those of before.
+    /// Sets the addresses of the nodes of `cluster`, by configuration or as it announces them. Replaces those
+    /// of before.
     pub(super) fn set_known_addresses(
         &self,
         cluster: &ClusterName,
@@ -158,7 +158,7 @@ impl HandshakeLimiter {
         self.lock_state().clusters.entry(cluster.clone()).or_default().announced = announced;
     }
 
-    /// A node of `cluster` proved who it is, and was here.
+    /// Records that a node of `cluster` proved its identity at this address.
     pub(super) fn record_met_address(&self, cluster: &ClusterName, ip: IpAddr) {
         let now = Instant::now();
         let mut state = self.lock_state();
@@ -214,8 +214,8 @@ impl LimiterState {
         None
     }
 
-    /// Takes a place that is for anybody, in the part of one who has proved where he is and holds as many as
-    /// are the `same` as his. Once half are taken nobody has more of the other half than his part.
+    /// Takes a place that is for anybody, in the part of a peer with a validated address whose network holds
+    /// `same` places. Once half are taken nobody has more of the other half than his part.
     fn take_share(
         &mut self,
         ip: IpAddr,
@@ -223,7 +223,7 @@ impl LimiterState {
         now: Duration,
         bounds: &HandshakeLimits,
     ) -> bool {
-        // Who knocks has a part, whether there is a place or not.
+        // Whoever tries has a part, whether there is a place or not.
         let lot = self.stranger_shares.record_attempt(ip, now);
         let half = bounds.handshakes.saturating_sub(bounds.reserved) / 2;
         let part = (half / self.stranger_shares.sharers() as usize).max(1);
@@ -243,8 +243,8 @@ impl LimiterState {
         is_due
     }
 
-    /// Takes a place that is for anybody, for one who may be anywhere: of what may be begun those who have
-    /// proved where they are have their own half.
+    /// Takes a place that is for anybody, for a peer without a validated address. Peers with one have their
+    /// own half of the rate.
     fn take_unvalidated(&mut self, now: Duration, bounds: &HandshakeLimits) -> bool {
         let taken = self.is_free(bounds)
             && self.unvalidated_bucket.try_take(now, half_of(bounds.strangers));
@@ -252,14 +252,14 @@ impl LimiterState {
         taken
     }
 
-    /// Whether there is a place that is for anybody.
+    /// True if there is a place that is for anybody.
     fn is_free(&self, bounds: &HandshakeLimits) -> bool {
         let most = bounds.handshakes.saturating_sub(bounds.reserved).max(1);
         self.unreserved < most && self.all < bounds.handshakes
     }
 }
 
-/// What those have who have proved where they are, and those who have not.
+/// The half of a rate that peers with a validated address have, and those without one.
 fn half_of(RateLimit { burst, per_second }: RateLimit) -> RateLimit {
     RateLimit { burst: burst.div_ceil(2), per_second: per_second.div_ceil(2) }
 }
@@ -276,7 +276,7 @@ impl Drop for HandshakePermit {
         let mut state = self.limiter.lock_state();
         state.all -= 1;
         match &self.reserved {
-            // Where the cluster was forgotten meanwhile, and perhaps made anew, its count began anew.
+            // If the cluster was forgotten meanwhile, and perhaps made anew, its count began anew.
             Some(cluster) => {
                 if let Some(known) = state.clusters.get_mut(cluster) {
                     known.held = known.held.saturating_sub(1);
@@ -297,7 +297,7 @@ impl Drop for HandshakePermit {
     }
 }
 
-/// What one owner of addresses has: an IPv4 address, or an IPv6 network of 64 bits.
+/// The network of one owner of addresses: an IPv4 address, or an IPv6 network of 64 bits.
 fn network_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),

@@ -13,7 +13,8 @@ use super::{EndpointsInner, Worker};
 use crate::network::{ListeningSocket, SocketOptions};
 use crate::socket::{WorkerSocket, WorkerSocketContext};
 
-/// What was inherited for this address; a port that the system may choose is any that it chose before.
+/// Takes the sockets that were inherited for this address; a port that the system may choose is any that it
+/// chose before.
 pub(super) fn take_inherited(
     inherited: &mut Vec<(SocketAddr, Vec<OwnedFd>)>,
     address: SocketAddr,
@@ -85,8 +86,8 @@ impl EndpointsInner {
         Ok(())
     }
 
-    /// Where several sockets share a port another process could, too, by mistake; so the address is first
-    /// bound alone, for a moment.
+    /// Binds the address alone, for a moment. If several sockets share a port, another process could share
+    /// it, too, by mistake.
     fn check_address_is_free(
         &self,
         address: SocketAddr,

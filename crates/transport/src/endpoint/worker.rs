@@ -1,8 +1,8 @@
 //! The runtimes on which connections live.
 //!
-//! A node has one current-thread runtime per core rather than one with many threads, which is 15 to
-//! 20 % slower in bulk (measured). quinn asks this module to run its drivers; it runs them where the
-//! endpoint belongs, whoever's task made them.
+//! A node has one current-thread runtime per core rather than one with many threads, which is 15 to 20 %
+//! slower in bulk (measured). quinn asks this module to run its drivers; it runs them where the endpoint
+//! belongs, whichever task made them.
 
 use std::future::Future;
 use std::io;
@@ -22,8 +22,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The most workers that are worth having unless the operator says otherwise: beyond four cores it
-    /// is the network that ends first.
+    /// The most workers that are worth having unless the operator says otherwise: beyond four cores the
+    /// network is the limit.
     pub const MAX_WORKERS: usize = 4;
 
     /// Worker number `index` on this runtime. The indices of a node's workers are 0, 1, 2, …
@@ -32,7 +32,7 @@ impl Worker {
         Self { index, handle }
     }
 
-    /// One worker, on the runtime of the caller: for tests, simulations and demonstrations.
+    /// A worker on the runtime of the caller: for tests, simulations and demonstrations.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -41,7 +41,7 @@ impl Worker {
         Self::new(0, Handle::current())
     }
 
-    /// How many workers a node should have where the operator does not say: one per core, at most
+    /// The number of workers of a node if the operator sets none: one per core, at most
     /// [`Worker::MAX_WORKERS`].
     #[must_use]
     pub fn recommended() -> usize {
@@ -54,7 +54,7 @@ impl Worker {
         self.index.into()
     }
 
-    /// Its runtime: where what serves its connections should run, too.
+    /// Its runtime: the one on which the tasks that serve its connections should run, too.
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle

@@ -46,7 +46,7 @@ async fn admit(shared: Arc<LinksInner>, incoming: Incoming) {
     if is_ours && id.node.as_ref() == Some(&now.local.node) {
         shared.count_namesake();
     }
-    // Before anything is said: who has no place is told so, and costs nothing more.
+    // Before anything is sent: a peer for which there is no place is told so, and costs nothing more.
     let taken_in = match shared.acquire_permit(&quic) {
         Ok(seat) => {
             let greeted = handshake::respond(&quic, &shared.context, &shared.snapshot()).await;
@@ -62,7 +62,7 @@ async fn admit(shared: Arc<LinksInner>, incoming: Incoming) {
         {
             return tracing::debug!(%remote, peer = %quic.peer_id(), %refusal, "spare connection");
         }
-        // A cluster without a link is nobody whose lines could be counted; its handshakes are few.
+        // A cluster without a link has no counted log lines; its handshakes are few.
         let peer = admission::identify_peer(&shared.snapshot(), quic.peer_id());
         let is_logged = peer.map_or(true, |(cluster, node)| {
             shared.runtime.misuse.record_refused(&cluster, &node, refusal.code)

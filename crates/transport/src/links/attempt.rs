@@ -31,12 +31,12 @@ use crate::endpoint::{CloseReason, DialError, DialRequest, QuicConnection};
 
 /// While one address does not answer, the next is tried beside it (RFC 8305 §5).
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// How long the resolver has for a name.
+/// The time that the resolver has for a name, from when it is asked.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// More addresses than this are not tried in one attempt.
 const MAX_ADDRESSES: usize = 32;
 
-/// Whom an attempt is for.
+/// The target of an attempt.
 struct DialTarget<'a> {
     cluster: &'a ClusterName,
     /// Any node of the cluster, if none.
@@ -46,11 +46,11 @@ struct DialTarget<'a> {
     slot: u64,
 }
 
-/// Where it failed, and how.
+/// The address that failed, and how.
 type AddressFailure = (String, DialFailure);
 
 impl LinksInner {
-    /// Where a node can be dialled; nothing where it is not for us to dial.
+    /// The addresses at which a node can be dialled; none if it is not for us to dial.
     pub(super) fn addresses_of(&self, (cluster, node): &NodeKey) -> Vec<SocketAddr> {
         let now = self.snapshot();
         if *cluster == now.local.cluster {
@@ -67,7 +67,7 @@ impl LinksInner {
         addresses
     }
 
-    /// The first of these nodes that can be dialled, does not want to be left alone, and was not found dead
+    /// The first of these nodes that can be dialled, has not asked for a pause, and was not found dead
     /// moments ago.
     pub(super) fn first_dialable<'a>(
         &self,
@@ -113,7 +113,7 @@ impl LinksInner {
         let workers = self.endpoints.workers().len();
         let limit = self.context.settings.parallel_connections;
         let Some(slot) = self.connections.free_slot(node, *lane, (*worker, workers), limit) else {
-            // That we have enough says nothing of the node: not remembered.
+            // That there are enough connections is no fault of the node's: not remembered.
             let text = format!("there are {limit} connections with node {} already", node.1);
             return pilot.complete(Err(DialFailure::new(Code::OverLimit, text)));
         };
@@ -153,11 +153,11 @@ impl LinksInner {
         }
         let mut addresses = routing::interleave_families(&addresses);
         known.retain(|address| !addresses.contains(address));
-        // Only so many are tried, and each look costs.
+        // Only so many are tried, and each check costs.
         let some = routing::interleave_families(&known).into_iter().take(4 * MAX_ADDRESSES);
         addresses
             .extend(some.filter(|address| !now.is_own_address(address.ip())).take(MAX_ADDRESSES));
-        // Who asked to be left alone is, but the others may serve.
+        // A node that asked for a pause is given it, but the others may serve.
         let resting = self.runtime.dial_history.backing_off(cluster);
         let of = |node: &NodeName| view.as_ref().and_then(|v| v.view.nodes.get(node));
         let rests = |address: &SocketAddr| {
@@ -203,7 +203,7 @@ impl LinksInner {
         addresses
     }
 
-    /// One attempt, counted.
+    /// Makes one attempt, and records its result.
     async fn attempt(
         self: &Arc<Self>,
         wanted: DialTarget<'_>,
@@ -232,7 +232,7 @@ impl LinksInner {
     }
 
     /// Dials one address after the other, each beside those that have not answered yet. The first that
-    /// answers as the right peer wins; nobody else ever hears a hello. None where all failed.
+    /// answers as the right peer wins; nobody else ever receives a hello. `None` if all failed.
     async fn race(
         self: &Arc<Self>,
         wanted: &DialTarget<'_>,
@@ -302,7 +302,7 @@ impl LinksInner {
         greeted.and_then(begin).map_err(refused)
     }
 
-    /// Whose certificate a node of `cluster` must have; none where the link is gone.
+    /// The trust domain that the certificate of a node of `cluster` must have; `None` if the link is gone.
     fn trust_domain(&self, cluster: &ClusterName) -> Option<TrustDomain> {
         let now = self.snapshot();
         if *cluster == now.local.cluster {
@@ -332,13 +332,13 @@ impl From<DialError> for DialFailure {
     }
 }
 
-/// A dial in which one side, as `code` says, refused the other's certificate.
+/// The failure of a dial in which one side, as `code` says, refused the other's certificate.
 fn refused_certificate(code: Code, why: &str) -> DialFailure {
     let who = if code == Code::RefusedByPeer { REFUSED_THERE_PREFIX } else { REFUSED_HERE_PREFIX };
     DialFailure::new(refusal_code(code, why), format!("{who}{why}"))
 }
 
-/// What a whole attempt's failures come to: the code of the first, and what each address said.
+/// The result of a failed attempt: the code of the first failure, and what each address said.
 fn attempt_failure(
     wanted: &DialTarget<'_>,
     addresses: &[SocketAddr],

@@ -1,9 +1,10 @@
 //! In which order the processes of each node connected: whether two of them take turns.
 //!
-//! A process has a boot ID of its own, so one that was left for another does not come back: a restart begins a new
-//! one, and a process that has handed over connects no more. Where two boot IDs of one name both come back after the
-//! other had been there for a while, two processes have one identity, though they may never be seen side by side
-//! ([`super::duplicate_identity`]): an address that leads to one and then to the other, a machine that is cut off by turns.
+//! A process has a boot ID of its own, and a process that was replaced does not come back: a restart begins a
+//! new one, and a process that has handed over makes no more connections. If two boot IDs of one name both
+//! come back after the other had been there for a while, two processes have one identity, though they may
+//! never be seen side by side ([`crate::links::duplicate_identity`]): an address that leads to one and then
+//! to the other, a machine that is cut off by turns.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::peer::BootId;
 /// From a process's first connection to when one before it that connects again has come back: a hand-over, in which
 /// both connect, is long over.
 const RETURN_DELAY: Duration = Duration::from_secs(60);
-/// From when a process came back to when that says nothing of the present any more.
+/// Time for which a return counts, from when the process came back.
 const ALTERNATION_LIFETIME: Duration = Duration::from_secs(600);
 /// Processes of one node that are remembered.
 const MAX_BOOTS: usize = 4;
@@ -26,14 +27,14 @@ const MAX_BOOTS: usize = 4;
 #[derive(Debug)]
 pub(super) struct BootHistory(RecentNodes<Vec<BootRecord>>);
 
-/// One process of a node.
+/// A process of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct BootRecord {
     boot: BootId,
-    /// When its first connection was made, and its last.
+    /// The times of its first connection and of its last.
     first: Instant,
     last: Instant,
-    /// When it came back after another had been there.
+    /// The time at which it came back after another had been there.
     returned_at: Option<Instant>,
 }
 
@@ -114,7 +115,7 @@ fn alternating_pair(history: &[BootRecord]) -> Option<[BootId; 2]> {
 mod tests {
     use super::*;
 
-    /// What is found where these boots connect, each so many seconds after the one before.
+    /// The pair that is found if these boots connect, each so many seconds after the one before.
     async fn found(connections: &[(u8, u64)]) -> Option<[BootId; 2]> {
         let history = BootHistory::default();
         let (bank, b1) = ("bank".parse().unwrap(), "b1".parse().unwrap());

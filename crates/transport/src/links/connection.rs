@@ -1,4 +1,4 @@
-//! One connection in use: what it carries, and whether it takes more.
+//! A connection in use: what it carries, and whether it takes more.
 //!
 //! Owns the counts that decide when a connection is idle. That it is registered, spoken on and closed is
 //! [`super::table`]'s and [`super::session`]'s.
@@ -30,32 +30,32 @@ pub(super) struct PeerConnection {
     control: mpsc::Sender<ControlMessage>,
     usage: Mutex<UsageState>,
     leave_notify: Notify,
-    /// Whether its certificate stopped being believed while it was there.
+    /// True if its certificate stopped being believed while it was open.
     is_distrusted: AtomicBool,
-    /// What its peer opened in vain.
+    /// The streams that its peer opened in vain.
     pub(super) misuse: Mutex<ConnectionMisuse>,
 }
 
 #[derive(Debug)]
 struct UsageState {
-    /// Why it takes nothing new, if it does not.
+    /// The reason why it takes no new streams; `None` while it does.
     leaving: Option<Code>,
     /// Data streams, either way.
     streams: usize,
     /// State streams of ours, and of the peer's.
     subscribing: usize,
     publishing: usize,
-    /// When it last carried something.
+    /// The time at which it last carried something.
     last_used: Instant,
-    /// Whether it is kept for its own sake.
+    /// True if it is kept for its own sake.
     standing: bool,
-    /// How many datagrams had come when its node was found to have fallen silent.
+    /// Number of datagrams that had come when its node was found to have fallen silent.
     silent_at_datagrams: Option<u64>,
-    /// Whether its peer's successor is waited for.
+    /// True if its peer's successor is waited for.
     awaits_successor: bool,
 }
 
-/// What a connection is doing, for status.
+/// The use of a connection, for status.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConnectionUsage {
     pub(super) streams: usize,
@@ -63,7 +63,7 @@ pub(super) struct ConnectionUsage {
     pub(super) standing: bool,
 }
 
-/// What a stream takes part in: a connection is not idle while somebody holds one.
+/// A stream's use of a connection: a connection is not idle while somebody holds one.
 #[derive(Debug)]
 pub(super) struct StreamGuard {
     connection: Arc<PeerConnection>,
@@ -109,7 +109,7 @@ impl PeerConnection {
         })
     }
 
-    /// Whether the same process of the same node dialled both in one lane and slot, or we did both.
+    /// True if the same process of the same node dialled both in one class and slot, or we did both.
     pub(super) fn is_same_slot(&self, other: &Self) -> bool {
         let kind = |conn: &Self| {
             let peer = &conn.peer;
@@ -118,17 +118,17 @@ impl PeerConnection {
         kind(self) == kind(other)
     }
 
-    /// With whom it is.
+    /// The node that it is with.
     pub(super) fn key(&self) -> NodeKey {
         (self.peer.cluster.clone(), self.peer.node.clone())
     }
 
-    /// Notes that its peer's certificate is not believed any more; false where that was noted before.
+    /// Records that its peer's certificate is not believed any more; false if that was recorded before.
     pub(super) fn mark_distrusted(&self) -> bool {
         !self.is_distrusted.swap(true, Ordering::Relaxed)
     }
 
-    /// Takes [`begin_doubt`](Self::mark_distrusted) back, before it is looked once more.
+    /// Takes [`mark_distrusted`](Self::mark_distrusted) back, before it is checked once more.
     pub(super) fn clear_distrusted(&self) {
         self.is_distrusted.store(false, Ordering::Relaxed);
     }
@@ -146,7 +146,7 @@ impl PeerConnection {
         StreamGuard { connection: Arc::clone(self), stream_use: what }
     }
 
-    /// A use of it that we begin; none if it takes nothing new.
+    /// Begins a use of it by this side; `None` if it takes no new streams.
     pub(super) fn try_begin_use(self: &Arc<Self>, what: StreamUse) -> Option<StreamGuard> {
         let mut using = lock(&self.usage);
         if using.leaving.is_some() {
@@ -156,7 +156,7 @@ impl PeerConnection {
         Some(StreamGuard { connection: Arc::clone(self), stream_use: what })
     }
 
-    /// Leaves if nothing has used it for `idle`, and says when to ask again if something has. One that
+    /// Begins to leave if nothing has used it for `idle`; the error is when to ask again. A connection that
     /// is kept for its own sake does not leave; one that is leaving already does.
     pub(super) fn leave_if_idle(&self, idle: Duration) -> Result<(), Instant> {
         let mut using = lock(&self.usage);
@@ -171,7 +171,7 @@ impl PeerConnection {
         Ok(())
     }
 
-    /// Whether nothing has used it for so long; when to ask again if something has.
+    /// Checks whether nothing has used it for so long. The error is when to ask again.
     pub(super) fn check_idle_for(&self, time: Duration) -> Result<(), Instant> {
         lock(&self.usage).check_idle_for(time)
     }
@@ -210,7 +210,7 @@ impl PeerConnection {
         lock(&self.usage).awaits_successor
     }
 
-    /// Whether it is kept for its own sake from here on.
+    /// Sets whether it is kept for its own sake from here on.
     pub(super) fn set_standing(&self, standing: bool) {
         let mut using = lock(&self.usage);
         if using.standing && !standing {
@@ -219,18 +219,18 @@ impl PeerConnection {
         using.standing = standing;
     }
 
-    /// Its node has fallen silent: it takes nothing new until something is heard on it.
+    /// Records that its node has fallen silent: it takes no new streams until something is received on it.
     pub(super) fn mark_silent(&self) {
         lock(&self.usage).silent_at_datagrams = Some(self.datagrams_received());
     }
 
-    /// How many datagrams came from the peer.
+    /// Number of datagrams that came from the peer.
     fn datagrams_received(&self) -> u64 {
         self.quic.stats().datagrams.1
     }
 
-    /// Has the session say it to the peer. A session that does not get to it has a peer that does not
-    /// read; then the connection's end must do.
+    /// Has the session send the message to the peer. A session that does not get to it has a peer that does
+    /// not read; then the connection's end must do.
     pub(super) fn send_control(&self, message: ControlMessage) {
         drop(self.control.try_send(message));
     }

@@ -1,7 +1,7 @@
-//! Tells a connection's peer how far it may send each stream, and hears the same from it.
+//! Sends a connection's peer the credit of its streams, and receives the peer's.
 //!
-//! What is granted is [`crate::stream_credit`]' to say. Each side has one stream for what it grants, opened before any for
-//! data could take its place.
+//! [`crate::stream_credit`] decides how much credit there is. Each side has one stream for the credit that it
+//! gives, opened before any data stream could take its place.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +16,13 @@ use super::connection::PeerConnection;
 use super::message_reader::MessageReader;
 use crate::stream::{RecvStream, SendError, SendStream};
 
-/// Grants that are heard without a pause. A transfer of 500 MB/s within a site takes 8,000 a second.
+/// Credit messages that are received without a pause. A transfer of 500 MB/s within a site takes 8,000 a
+/// second.
 const ALLOWED_CREDITS: RateLimit = RateLimit { burst: 65_536, per_second: 32_768 };
 /// The pause before those beyond.
 const EXCESS_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Tells the peer what it is granted, for as long as the connection lives, where both sides keep to grants.
+/// Sends the peer its credit for as long as the connection lives, if both sides keep to credit.
 pub(super) async fn send_credits(conn: Arc<PeerConnection>) {
     let Some(book) = conn.quic.credits() else { return };
     let telling = async {
@@ -48,7 +49,8 @@ pub(super) async fn send_credits(conn: Arc<PeerConnection>) {
     }
 }
 
-/// Hears what the peer grants, on a stream whose kind was read, until it ends; says why that was an offence, if so.
+/// Receives the peer's credit, on a stream whose kind was read, until it ends; gives the code if that was an
+/// offence.
 pub(super) async fn receive_credits(
     conn: &PeerConnection,
     _send: SendStream,

@@ -1,4 +1,4 @@
-//! What dialling came to: for status, and so that what is known to be dead is not dialled for every
+//! The history of dials: for status, and so that a node that is known to be dead is not dialled for every
 //! stream.
 //!
 //! Owns the dials to nodes that are under way (one at a time for each node, lane and worker), the failures
@@ -25,23 +25,24 @@ pub(super) type NodeKey = (ClusterName, NodeName);
 /// A DNS name and a port.
 pub(super) type DnsAddress = (Arc<str>, u16);
 
-/// For how long a node whose dial failed is not dialled again for a stream.
+/// Time for which a node whose dial failed is not dialled again for a stream, from the failure.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(3);
-/// For how long it is kept that a node is not to be dialled: nobody can ask for more.
+/// Time for which it is kept that a node is not to be dialled, from when it said so: nobody can ask for more.
 const RECONNECT_DELAY_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Why there is no connection.
+/// The reason why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub(super) struct DialFailure {
     pub(super) code: Code,
     /// For people, with the addresses.
     pub(super) text: String,
-    /// Whether nothing at all came back.
+    /// True if nothing at all came back.
     pub(super) is_silent: bool,
 }
 
-/// What stands before why this side refuses a certificate, and before why the other side refuses ours.
+/// The texts before the reason why this side refuses a certificate, and before why the other side refuses
+/// ours.
 pub(super) const REFUSED_HERE_PREFIX: &str = "its certificate is refused: ";
 pub(super) const REFUSED_THERE_PREFIX: &str = "it refuses this node's certificate: ";
 
@@ -51,28 +52,28 @@ impl DialFailure {
     }
 }
 
-/// How dialling a cluster went, since the process began.
+/// The record of dialling a cluster, since the process began.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DialRecord {
     /// Attempts.
     pub attempts: u64,
     /// Attempts since the last that succeeded.
     pub failures: u64,
-    /// What the last failure said, with the addresses that were tried.
+    /// The text of the last failure, with the addresses that were tried.
     pub last_error: Option<String>,
     /// Its code.
     pub last_code: Option<Code>,
-    /// Whether nothing at all came back then.
+    /// True if nothing at all came back then.
     pub is_silent: bool,
-    /// When that was.
+    /// The time of that failure.
     pub failed_at: Option<Instant>,
-    /// When a standing connection is dialled next, if one is wanting.
+    /// The time at which a standing connection is dialled next, if one is missing.
     pub next_at: Option<Instant>,
-    /// Whether all that is known of the cluster was dialled in vain since it was last reached.
+    /// True if all that is known of the cluster was dialled without success since it was last reached.
     pub unreachable: bool,
 }
 
-/// What a dial under way will have come to.
+/// The result of a dial; `None` while it is under way.
 type DialOutcome = Option<Result<(), DialFailure>>;
 
 /// A dial under way.
@@ -88,7 +89,7 @@ impl PendingDial {
         drop(self.outcome.wait_for(Option::is_some).await);
     }
 
-    /// Waits for what it comes to, until it has taken so long at most: none then.
+    /// Waits for the result, until the dial has taken `within` at most: `None` then.
     pub(super) async fn wait_result(mut self, within: Duration) -> Option<Result<(), DialFailure>> {
         let landed = timeout_at(self.started_at + within, self.outcome.wait_for(Option::is_some));
         match landed.await.ok()? {
@@ -101,7 +102,7 @@ impl PendingDial {
     }
 }
 
-/// One dial at a time for each of these.
+/// The key of a dial: there is one at a time for each.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct DialKey {
     pub(super) node: NodeKey,
@@ -109,13 +110,13 @@ pub(super) struct DialKey {
     pub(super) worker: usize,
 }
 
-/// What dialling came to.
+/// The history of dials.
 #[derive(Debug)]
 pub(super) struct DialHistory {
     records: Mutex<BTreeMap<ClusterName, DialRecord>>,
-    /// Until when, and why.
+    /// The failures of late: until when each holds, and why.
     failures: RecentNodes<(Instant, DialFailure)>,
-    /// Until when, and where the node was.
+    /// The nodes that asked not to be dialled: until when, and where each was.
     not_before: RecentNodes<(Instant, SocketAddr)>,
     in_flight: Mutex<HashMap<DialKey, PendingDial>>,
     resolved_names: Mutex<HashMap<DnsAddress, Vec<SocketAddr>>>,
@@ -134,7 +135,7 @@ impl Default for DialHistory {
 }
 
 impl DialRecord {
-    /// Why a certificate was refused, where that is how the last dial failed: a label comes first.
+    /// The reason why a certificate was refused, if that is how the last dial failed: a label comes first.
     pub(super) fn certificate_refusal(&self) -> &str {
         let text = self.last_error.as_deref().unwrap_or_default();
         let found = [REFUSED_HERE_PREFIX, REFUSED_THERE_PREFIX]
@@ -143,7 +144,8 @@ impl DialRecord {
         found.map_or("", |(_, why)| why)
     }
 
-    /// Why there is no connection: how the last one was lost, `lost` in words, and what dialling came to since.
+    /// The explanation why there is no connection: how the last one was lost, `lost` in words, and how
+    /// dialling went since.
     pub(super) fn explanation(&self, lost: Option<(Instant, String)>) -> Option<String> {
         let error = self.last_error.clone();
         match lost {
@@ -191,7 +193,7 @@ impl DialHistory {
         lock(&self.records).entry(cluster.clone()).or_default().unreachable = unreachable;
     }
 
-    /// When a standing connection is dialled next; none once that is done.
+    /// Sets when a standing connection is dialled next; `None` once that is done.
     pub(super) fn set_next_dial(&self, cluster: &ClusterName, next: Option<Instant>) {
         lock(&self.records).entry(cluster.clone()).or_default().next_at = next;
     }
@@ -215,13 +217,14 @@ impl DialHistory {
         self.failures.remove(cluster, node);
     }
 
-    /// Why a node cannot be dialled, as found moments ago.
+    /// The reason why a node cannot be dialled, as found moments ago.
     pub(super) fn recent_failure(&self, (cluster, node): &NodeKey) -> Option<DialFailure> {
         let (until, failure) = self.failures.get(cluster, node)?;
         Some(failure).filter(|_| until > Instant::now())
     }
 
-    /// Why a node of the cluster cannot be dialled that was found moments ago not to answer: the last such one.
+    /// The reason why a node of the cluster cannot be dialled that was found moments ago not to answer: the
+    /// last such one.
     pub(super) fn last_recent_failure(&self, cluster: &ClusterName) -> Option<DialFailure> {
         let (_, (until, failure)) = self.failures.last(cluster)?;
         Some(failure).filter(|_| until > Instant::now())
@@ -238,7 +241,7 @@ impl DialHistory {
         self.not_before.insert(cluster, node, is_announced, (at, remote));
     }
 
-    /// Until when the node is not to be dialled.
+    /// The time until which the node is not to be dialled.
     pub(super) fn backing_off_until(&self, (cluster, node): &NodeKey) -> Option<Instant> {
         let (at, _) = self.not_before.get(cluster, node)?;
         Some(at).filter(|at| *at > Instant::now())
@@ -270,12 +273,12 @@ impl DialHistory {
         )
     }
 
-    /// Where a name led when it was resolved last.
+    /// The addresses of a name when it was resolved last.
     pub(super) fn last_resolved(&self, name: &DnsAddress) -> Vec<SocketAddr> {
         lock(&self.resolved_names).get(name).cloned().unwrap_or_default()
     }
 
-    /// The resolver's answer for a name; what it said last, if it has none now.
+    /// Records the resolver's answer for a name; gives the last good one if there is none now.
     pub(super) fn record_resolved(
         &self,
         name: DnsAddress,

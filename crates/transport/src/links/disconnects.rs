@@ -1,7 +1,8 @@
-//! Why nodes that were connected are not any more: for status, and for those whose stream is refused.
+//! The reasons why nodes that were connected are not any more: for status, and for those whose stream is
+//! refused.
 //!
-//! Owns the last loss of each node until it is connected again. When a node counts as lost is
-//! [`super::table`]'s to say. A connection that was closed because nothing used it is no loss.
+//! Owns the last disconnect of each node until it is connected again. The connection table decides when a
+//! node counts as lost. A connection that was closed because nothing used it is no disconnect.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,19 +14,20 @@ use super::dial_history::NodeKey;
 use super::recent_nodes::RecentNodes;
 use crate::endpoint::CloseReason;
 
-/// Losses older than this are forgotten when there is a new one: nodes come and go for good.
+/// Time for which a disconnect is kept, from when it happened: older ones are forgotten when there is a new
+/// one, since some nodes never come back.
 const DISCONNECT_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// How a node's last usable connection was lost.
+/// The way a node's last usable connection was lost.
 #[derive(Debug, Clone)]
 pub(super) enum DisconnectReason {
-    /// The peer said that it takes nothing new.
+    /// The peer said that it takes no new streams.
     Leaving,
-    /// It ended.
+    /// The connection ended.
     Ended(CloseReason),
 }
 
-/// When and how.
+/// A disconnect: when, and why.
 #[derive(Debug, Clone)]
 pub(super) struct Disconnect {
     pub(super) at: Instant,
@@ -43,8 +45,8 @@ impl Default for Disconnects {
 }
 
 impl Disconnects {
-    /// The node has no usable connection any more. It counts for less where its cluster does not announce
-    /// it.
+    /// Records that the node has no usable connection any more. The record is worth less if its cluster does
+    /// not announce the node.
     pub(super) fn record(
         &self,
         (cluster, node): &NodeKey,
@@ -64,7 +66,7 @@ impl Disconnects {
         self.0.retain(keep);
     }
 
-    /// How this node was lost.
+    /// The last disconnect of this node.
     pub(super) fn get(&self, (cluster, node): &NodeKey) -> Option<Disconnect> {
         self.0.get(cluster, node)
     }
@@ -76,7 +78,7 @@ impl Disconnects {
 }
 
 impl Disconnect {
-    /// Whether the node said that it is going away.
+    /// True if the node said that it is going away.
     pub(super) fn is_leaving(&self) -> bool {
         matches!(self.reason, DisconnectReason::Leaving)
     }

@@ -1,4 +1,4 @@
-//! Ends all links politely: nothing new, what runs may finish, then an end that every peer hears.
+//! Ends all links in order: nothing new, open streams may finish, then an end that every peer receives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use super::shared::LinksInner;
 
 /// After a go-away the peer should not be back before this process has gone or its successor serves.
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
-/// A peer that opens a stream so long after it was told to go away is not going to.
+/// Time after which a peer that was sent a go-away opens no more streams, from when it was sent.
 const GO_AWAY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often is looked whether streams are left.
+/// The interval at which open streams are counted.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How long the ends of connections may take to be heard, and tasks to notice.
+/// The longest time that the ends of connections may take to be received, and tasks to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl LinksInner {
-    /// What a node that drains says on every connection. Where a successor serves already, peers are to come
-    /// at once: see [`super::successor`].
+    /// The message that a node sends on every connection when it drains. If a successor serves already, peers
+    /// are to come at once: see [`super::successor`].
     pub(super) fn go_away_message(&self) -> ControlMessage {
         let wait =
             if self.endpoints.is_reading_paused() { Duration::ZERO } else { RECONNECT_DELAY };
@@ -50,7 +50,7 @@ impl LinksInner {
         }
         let (deadline, all_have_heard) =
             (Instant::now() + within, Instant::now() + GO_AWAY_TIMEOUT);
-        // What peers sent before they heard arrives within a round trip or so.
+        // What peers sent before they received the go-away arrives within a round trip or so.
         let all = self.connections.all();
         let slowest = all.iter().map(|(conn, _)| conn.quic.stats().rtt).max();
         let heard = Instant::now() + slowest.unwrap_or_default().saturating_mul(3);
@@ -64,7 +64,7 @@ impl LinksInner {
         self.close_all().await
     }
 
-    /// Ends everything now; says how many streams that broke.
+    /// Ends everything now; gives the number of streams that this broke.
     async fn close_all(self: &Arc<Self>) -> usize {
         let broken = self.open_streams();
         let code = if broken == 0 { Code::Draining } else { Code::Drained };

@@ -1,13 +1,13 @@
-//! Says in the log, and to whom it happens, that a node's name has two living processes: most likely an identity
-//! folder was copied.
+//! Finds a node's name that has two living processes, and reports it in the log and to those processes: most
+//! likely an identity folder was copied.
 //!
-//! The processes themselves learn it from whoever sees both. Nodes and the controller of their own cluster are
-//! believed; what a linked cluster says is only a reason to look: whoever answers there must prove to have this node's
-//! name, and must not be this very process.
+//! The processes themselves learn it from whoever sees both. Nodes and the controller of their own cluster
+//! are believed; a linked cluster's report is only a reason to probe: whoever answers there must prove to
+//! have this node's name, and must not be this very process.
 //!
-//! Neither a restart (what was connected with the process before ends within seconds) nor a hand-over (the
-//! process before goes away) looks like that for long. What it comes to, see
-//! [`adit_core::routing::connections`]: new streams go to the process that came last.
+//! Neither a restart (connections with the process before end within seconds) nor a hand-over (the process
+//! before goes away) looks like that for long. For the consequence see [`adit_core::routing::connections`]:
+//! new streams go to the process that came last.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -29,27 +29,29 @@ use super::table::lock;
 use crate::endpoint::DialRequest;
 use crate::peer::BootId;
 
-/// A process that lives beside another for so long is not about to go away.
+/// Time that two processes must live beside each other, from the later one's connection: neither is about to
+/// go away then.
 const COEXISTENCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The least time between two lines of one cluster: it has as many such nodes as it likes.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The least time between two words to a sibling about its double.
 const NOTIFY_INTERVAL: Duration = Duration::from_secs(30);
-/// From when a sibling said so last to when this node is doubled no more.
+/// Time for which a report counts, from when it was received.
 const REPORT_LIFETIME: Duration = Duration::from_secs(90);
 
-/// From when somebody answered in our name to when this process has heard of it, where it is itself who answered.
+/// Time within which this process learns that it was itself who answered a probe in its name, from the
+/// answer.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// From when a linked cluster says that there is a double to when this process looks, at most.
+/// The longest delay from a linked cluster's report of a duplicate to the probe.
 const MAX_PROBE_DELAY: Duration = Duration::from_secs(15);
 
-/// What is known of a double of this process.
+/// The duplicate of this process, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct DuplicateRecord {
     last: Mutex<Option<OwnDuplicate>>,
-    /// When it was looked last, because a linked cluster said so.
+    /// The time of the last probe that a linked cluster's report caused.
     probed_at: Mutex<Option<Instant>>,
     /// Peers that came in this very name.
     namesakes: AtomicU64,
@@ -60,11 +62,11 @@ pub(super) struct DuplicateRecord {
 pub struct OwnDuplicate {
     /// Its boot ID.
     pub boot: BootId,
-    /// Where it is.
+    /// Its address.
     pub address: SocketAddr,
-    /// Which node says so; the controller, where it is no node's name.
+    /// The node that reported it; the controller, if it is no node's name.
     pub reported_by: NodeName,
-    /// When it said so.
+    /// The time of the report.
     pub reported_at: Instant,
 }
 
@@ -91,7 +93,7 @@ impl LinksInner {
                 };
                 let other = all.iter().find(beside).map(|c| (c.peer.boot, c.quic.remote()));
                 let turn = turns.and_then(|pair| pair.into_iter().find(|other| *other != boot));
-                // Who is not there has been where its name is, as far as is known.
+                // A process that is not connected was last at the address of its name, as far as is known.
                 if let Some((other, at)) =
                     other.or_else(|| turn.map(|other| (other, conn.quic.remote())))
                 {
@@ -105,7 +107,7 @@ impl LinksInner {
         }
     }
 
-    /// A peer says that this process has a double.
+    /// Handles a peer's report that this process has a duplicate.
     pub(super) fn receive_duplicate_report(
         self: &Arc<Self>,
         conn: &PeerConnection,
@@ -131,7 +133,7 @@ impl LinksInner {
         self.runtime.duplicate.namesakes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether it is time to look: whatever peers say, now and then only.
+    /// True if it is time to probe: whatever peers report, now and then only.
     fn may_probe(&self) -> bool {
         let mut looked = lock(&self.runtime.duplicate.probed_at);
         let is_due = looked.is_none_or(|at| at.elapsed() >= NOTIFY_INTERVAL);
@@ -143,14 +145,14 @@ impl LinksInner {
         is_due
     }
 
-    /// Dials where a double is said to be, at the port where this node listens.
+    /// Dials where a duplicate is reported, at the port where this node listens.
     async fn probe_for_duplicate(self: Arc<Self>, double: OwnDuplicate) {
         let now = self.snapshot();
         let Some(port) = now.local.advertise.first().map(SocketAddr::port) else { return };
         if now.is_own_address(double.address.ip()) {
             return;
         }
-        // The double is told at the same time, and looks here.
+        // The duplicate is notified at the same time, and probes here.
         sleep(MAX_PROBE_DELAY.mul_f64(self.context.random_unit())).await;
         let before = self.runtime.duplicate.namesakes.load(Ordering::Relaxed);
         let dial = DialRequest {
@@ -167,7 +169,7 @@ impl LinksInner {
         };
         let ended = self.runtime.shutdown.ended.clone();
         let found = ended.run_until_cancelled(looking).await.flatten().is_some();
-        // A word that led to this very process, by whatever way, would have been heard here.
+        // A probe that reached this very process, by whatever way, would have been counted here.
         if found && self.runtime.duplicate.namesakes.load(Ordering::Relaxed) == before {
             self.record_duplicate(double);
         }
@@ -183,14 +185,14 @@ impl LinksInner {
         }
     }
 
-    /// Another living process that has this one's name, as was said lately.
+    /// Another living process that has this one's name, as was reported lately.
     pub(super) fn own_duplicate(&self) -> Option<OwnDuplicate> {
         lock(&self.runtime.duplicate.last)
             .clone()
             .filter(|double| double.reported_at.elapsed() < REPORT_LIFETIME)
     }
 
-    /// Warns of one such node of each cluster, where that was not done a moment ago.
+    /// Warns of one such node of each cluster, unless that was done a moment ago.
     pub(super) fn warn_of_duplicates(&self, warned: &mut BTreeMap<ClusterName, Instant>) {
         warned.retain(|_, at| at.elapsed() < WARN_INTERVAL);
         let mut first: HashMap<NodeKey, BootId> = HashMap::new();

@@ -1,8 +1,8 @@
 //! The first words of a connection, both ways, and whether they are believed.
 //!
 //! The dialler opens the control stream and says who it is; the acceptor answers in kind. Each has
-//! [`super::LinkSettings::header_timeout`]. What a hello must say is [`adit_core::admission`]'s; how a refusal travels is the
-//! caller's: it closes the connection with the code and the text.
+//! [`super::LinkSettings::header_timeout`]. [`adit_core::admission`] decides what a hello must say. The
+//! caller sends a refusal: it closes the connection with the code and the text.
 
 use adit_core::admission::rate_limit::RateLimit;
 use adit_core::admission::{self, PeerRefusal};
@@ -143,7 +143,8 @@ fn check_hello(
     })
 }
 
-/// Bounds one side's hello. A connection that ends meanwhile says why better than its streams do.
+/// Bounds one side's hello. The reason of a connection that ends meanwhile is better than that of its
+/// streams.
 async fn within_deadline<T>(
     quic: &QuicConnection,
     local: &LinkContext,

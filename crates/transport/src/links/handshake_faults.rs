@@ -1,9 +1,10 @@
-//! Handshakes that linked clusters' nodes begin and that fail: which way packets are lost, or which side refuses
-//! whose certificate.
+//! Handshakes that linked clusters' nodes begin and that fail: which way packets are lost, or which side
+//! refuses whose certificate.
 //!
-//! Anybody may send a first packet, and claim any name. So only what comes from an address at which a cluster is
-//! known to have nodes is held against its link, in one record for each kind of fault, and said in the log once
-//! a minute at most. Of certificates from elsewhere that claim a linked cluster's name nothing is kept but a number.
+//! Anybody may send a first packet, and claim any name. So a fault counts against a link only if it comes
+//! from an address at which the cluster is known to have nodes; there is one record for each kind of fault,
+//! and one log line a minute at most. Of certificates from elsewhere that claim a linked cluster's name
+//! nothing is kept but their number.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +21,7 @@ use super::shared::LinksInner;
 use super::table::lock;
 use crate::endpoint::AcceptError;
 
-/// From a fault to when it says nothing of the present any more: a node dials every 30 s at least.
+/// Time for which a fault counts, from its last occurrence: a node dials every 30 s at least.
 const FAULT_LIFETIME: Duration = Duration::from_secs(90);
 /// The least time between two lines of one cluster about one kind of fault.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
@@ -39,28 +40,28 @@ struct ClusterFaults {
 /// Handshakes of a cluster's nodes that failed in one way, since one of them passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HandshakeFault {
-    /// How many.
+    /// Number of handshakes.
     pub(super) count: u64,
-    /// When the last did.
+    /// The time of the last.
     pub(super) at: Instant,
-    /// Where it came from.
+    /// The address from which it came.
     pub(super) from: IpAddr,
-    /// Why a certificate was refused: a label, a colon, a sentence, and who it claims to be. The peer's word where
-    /// it was the peer that refused. Empty where nothing was.
+    /// The reason why a certificate was refused: a label, a colon, a sentence, and the identity that it
+    /// claims. The peer's word if the peer refused. Empty if no certificate was refused.
     pub(super) why: Box<str>,
 }
 
 /// Certificates that were refused here, from addresses at which nobody is known, and that claim a cluster's name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct ClaimedRefusals {
-    /// How many.
+    /// Number of certificates.
     pub(super) count: u64,
-    /// When the last was.
+    /// The time of the last.
     pub(super) at: Option<Instant>,
 }
 
 impl HandshakeFaults {
-    /// Notes a fault of a handshake from an address of this cluster; says whether it is worth a line.
+    /// Records a fault of a handshake from an address of this cluster; true if it is worth a log line.
     fn record(&self, cluster: &ClusterName, from: IpAddr, code: Code, why: &str) -> bool {
         let now = Instant::now();
         let mut table = lock(&self.0);
@@ -73,7 +74,8 @@ impl HandshakeFaults {
         is_due
     }
 
-    /// Notes a handshake that is under way for so long that its peer seems to hear nothing. It may pass yet.
+    /// Records a handshake that is under way for so long that its peer seems to receive nothing. It may pass
+    /// yet.
     fn record_suspected(&self, cluster: &ClusterName, from: IpAddr) {
         lock(&self.0).entry(cluster.clone()).or_default().record(from, Code::OneWay, "");
     }
@@ -93,14 +95,14 @@ impl HandshakeFaults {
         }
     }
 
-    /// The last fault of a cluster's handshakes, where that is not long ago.
+    /// The last fault of a cluster's handshakes, if that is not long ago.
     pub(super) fn last(&self, cluster: &ClusterName) -> Option<(Code, HandshakeFault)> {
         let table = lock(&self.0);
         let recent = table.get(cluster)?.faults.iter().filter(|(_, fault)| fault.is_recent());
         recent.max_by_key(|(_, fault)| fault.at).map(|(code, fault)| (*code, fault.clone()))
     }
 
-    /// Refused certificates from elsewhere that claim the cluster's name, where the last is not long ago.
+    /// Refused certificates from elsewhere that claim the cluster's name, if the last is not long ago.
     pub(super) fn recent_claims(&self, cluster: &ClusterName) -> Option<u64> {
         let claimed = lock(&self.0).get(cluster)?.claimed;
         claimed.at.filter(|at| at.elapsed() < FAULT_LIFETIME).map(|_| claimed.count)
@@ -126,7 +128,7 @@ impl HandshakeFault {
         self.at.elapsed() < FAULT_LIFETIME
     }
 
-    /// One sentence about it, for people; `code` is its kind.
+    /// A sentence about the fault, for people; `code` is its kind.
     pub(super) fn sentence(&self, code: Code, cluster: &ClusterName) -> String {
         let Self { count, from, why, .. } = self;
         let ago = self.at.elapsed().as_secs();
@@ -167,7 +169,7 @@ pub(super) fn refusal_hint(why: &str, refuser: &str, refused: &str) -> String {
     }
 }
 
-/// The code that a refused certificate has: `of` says which side refused, unless the deny list did.
+/// The code of a refused certificate: `of` says which side refused, unless the deny list did.
 pub(super) fn refusal_code(of: Code, why: &str) -> Code {
     let is_denied = why.split(':').next() == Some(VerifyError::DENIED);
     if is_denied { Code::DeniedIdentity } else { of }

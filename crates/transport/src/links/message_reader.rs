@@ -19,10 +19,10 @@ const READ_SIZE: usize = 16 * 1024;
 /// Reads a message off the front of what has arrived; see [`adit_core::wire::control::ControlMessage::decode`].
 type DecodeMessage<T> = fn(&[u8]) -> Result<Option<(Option<T>, usize)>, WireError>;
 
-/// Why there is no next message.
+/// The reason why there is no next message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum MessageError {
-    /// What arrived is no message.
+    /// The bytes that arrived are no message.
     #[error("{0}")]
     Wire(#[from] WireError),
     /// The stream or its connection ended, other than by a finish.
@@ -34,7 +34,7 @@ pub(super) enum MessageError {
     /// The peer finished the stream within a message.
     #[error("the peer finished the stream within a message")]
     CutShort,
-    /// More messages came than a peer ever has to say.
+    /// More messages came than a peer ever has to send.
     #[error("too many messages came at once")]
     TooMany,
 }
@@ -66,7 +66,7 @@ const MAX_SKIPPED_AT_ONCE: u32 = 64;
 /// The pause after them.
 const SKIP_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How many messages may come; those that are skipped count, too.
+/// The limit on the messages that may come; those that are skipped count, too.
 #[derive(Debug)]
 struct MessageLimit {
     allowed: RateLimit,
@@ -80,7 +80,7 @@ impl<T> MessageReader<T> {
         Self { recv, unread: BytesMut::new(), decode, bytes_read: 0, skipped: 0, limit: None }
     }
 
-    /// The same, and takes no more messages than are `allowed`.
+    /// Reads `recv` from here on, and no more messages than are `allowed`.
     pub(super) fn limited(recv: RecvStream, decode: DecodeMessage<T>, allowed: RateLimit) -> Self {
         let limit = MessageLimit { allowed, pace: TokenBucket::default(), began: Instant::now() };
         Self { limit: Some(limit), ..Self::new(recv, decode) }
@@ -111,7 +111,8 @@ impl<T> MessageReader<T> {
         }
     }
 
-    /// A later version may say what this one skips, but that costs, and nobody who counts messages sees it.
+    /// A later version may send what this one skips, but that costs, and nothing that counts messages sees
+    /// it.
     async fn skip(&mut self) {
         self.skipped += 1;
         if self.skipped.is_multiple_of(MAX_SKIPPED_AT_ONCE) {
@@ -124,7 +125,7 @@ impl<T> MessageReader<T> {
         self.bytes_read
     }
 
-    /// Says that no more messages are wanted, and why.
+    /// Tells the peer that no more messages are wanted, and why.
     pub(super) fn stop(&mut self, code: Code) {
         self.recv.stop(code);
     }

@@ -1,4 +1,4 @@
-//! What links count; how they are doing is in their status.
+//! The metrics of links; their state at present is in their status.
 //!
 //! Labels have closed sets of values: the clusters of the configuration, lanes, directions and codes.
 
@@ -78,7 +78,7 @@ pub fn begin_link(link: &str) {
     }
 }
 
-/// Where links count.
+/// The recorder of links' metrics.
 #[derive(Debug, Default)]
 pub(super) struct LinkMetrics;
 

@@ -1,11 +1,11 @@
 //! Streams that peers open in vain: counted, and bounded by asking their nodes to stay away.
 //!
-//! A stream is opened in vain where the peer gets nothing for it and could have known ([`super::ServeOutcome`]), or
-//! gave it up itself. An honest node does that now and then: its view is older than a change of policy, its
-//! callers hang up. One that does it thousands of times costs a task, a refusal and a line each time. So each
-//! connection and each cluster has an allowance; whoever passes it is told to go away for a while
-//! ([`STAY_AWAY_DELAY`]), which an honest node obeys and loses no stream by; a node that goes on is closed. Its
-//! new connections are refused for as long.
+//! A stream is opened in vain if the peer gets nothing for it and could have known ([`super::ServeOutcome`]),
+//! or gave it up itself. An honest node does that now and then: its view is older than a change of policy,
+//! its callers hang up. One that does it thousands of times costs a task, a refusal and a log line each time.
+//! So each connection and each cluster has a limit; a peer that exceeds it is asked to go away for a while
+//! ([`STAY_AWAY_DELAY`]), which an honest node obeys and loses no stream by; a node that goes on is closed.
+//! Its new connections are refused for as long.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -23,16 +23,16 @@ use super::shared::LinksInner;
 use super::table::lock;
 use crate::peer::PeerInfo;
 
-/// What one connection may open in vain. A cluster whose policy just changed has some hundred
-/// milliseconds to hear of it, at thousands of streams a second.
+/// The streams that one connection may open in vain. A cluster whose policy just changed has some hundred
+/// milliseconds to receive the change, at thousands of streams a second.
 const ALLOWED_OF_CONNECTION: RateLimit = RateLimit { burst: 2000, per_second: 500 };
-/// What all nodes of one cluster together may.
+/// The streams that all nodes of one cluster together may open in vain.
 const ALLOWED_OF_CLUSTER: RateLimit = RateLimit { burst: 8000, per_second: 2000 };
 /// Within this a connection is never asked to stay away, even if its cluster has spent its allowance: it is not
 /// the one that spends it.
 pub const NEVER_ASKED_WITHIN: RateLimit = RateLimit { burst: 200, per_second: 50 };
-/// Streams in vain on a connection whose peer was asked to stay away, after which it is closed: more than are under
-/// way when it hears of it.
+/// Streams in vain on a connection whose peer was asked to stay away, after which it is closed: more than are
+/// under way when the peer receives that.
 const MAX_STREAMS_AFTER_REQUEST: u32 = 1000;
 /// Lines about refused connections of one cluster.
 const ALLOWED_LINES: RateLimit = RateLimit { burst: 50, per_second: 1 };
@@ -42,12 +42,12 @@ const ALLOWED_SUBSCRIPTIONS: RateLimit = RateLimit { burst: 1024, per_second: 32
 /// Processes of a cluster's nodes whose successors are met: a rolling update has one node after the other, and no
 /// machine starts one in less than a second.
 const ALLOWED_SUCCESSORS: RateLimit = RateLimit { burst: 16, per_second: 2 };
-/// How long a node is to stay away, from when it is asked.
+/// Time for which a node is to stay away, from when it is asked.
 const STAY_AWAY_DELAY: Duration = Duration::from_secs(5);
 /// Nodes of one cluster that are remembered as asked to stay away. More than a cluster has that fits its allowance.
 const MAX_REMEMBERED: usize = 64;
 
-/// What peers opened in vain, by cluster.
+/// The streams that peers opened in vain, by cluster.
 #[derive(Debug, Default)]
 pub(super) struct MisuseTable(Mutex<BTreeMap<ClusterName, ClusterMisuse>>);
 
@@ -55,7 +55,7 @@ pub(super) struct MisuseTable(Mutex<BTreeMap<ClusterName, ClusterMisuse>>);
 struct ClusterMisuse {
     began: Option<Instant>,
     pace: TokenBucket,
-    /// Of the lines about its connections that were refused.
+    /// Limits the log lines about its refused connections.
     lines: TokenBucket,
     subscriptions: TokenBucket,
     successors: TokenBucket,
@@ -64,7 +64,7 @@ struct ClusterMisuse {
     status: MisuseStatus,
 }
 
-/// What one connection opened in vain.
+/// The streams that one connection opened in vain.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionMisuse {
     pace: TokenBucket,
@@ -74,22 +74,22 @@ pub(super) struct ConnectionMisuse {
     since_asked: Option<u32>,
 }
 
-/// What the nodes of a cluster opened in vain, since the link began.
+/// The streams that the nodes of a cluster opened in vain, since the link began.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MisuseStatus {
     /// Streams.
     pub streams: u64,
-    /// How often one of its nodes was asked to stay away.
+    /// Number of times that one of its nodes was asked to stay away.
     pub asked: u64,
-    /// How many of its connections were closed since it went on.
+    /// Number of its connections that were closed because it went on.
     pub closed: u64,
-    /// How many of its connections were refused, because it has enough of them or makes them too often.
+    /// Number of its connections that were refused, because it has enough of them or makes them too often.
     pub refused: u64,
     /// The node that was asked or refused last, when, and the code.
     pub last: Option<(NodeName, Instant, Code)>,
 }
 
-/// What follows from one more stream in vain.
+/// The consequence of one more stream in vain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MisuseConsequence {
     Nothing,
@@ -98,7 +98,7 @@ enum MisuseConsequence {
 }
 
 impl MisuseTable {
-    /// Notes a stream in vain.
+    /// Records a stream in vain.
     fn record(
         &self,
         peer: &PeerInfo,
@@ -180,7 +180,7 @@ impl MisuseTable {
         cluster.lines.try_take(since, ALLOWED_LINES)
     }
 
-    /// Whether a cluster's nodes may subscribe to state once more: each costs a whole view.
+    /// True if a cluster's nodes may subscribe to state once more: each subscription costs a whole view.
     pub(super) fn may_subscribe(&self, cluster: &ClusterName) -> bool {
         let now = Instant::now();
         let mut table = lock(&self.0);
@@ -189,7 +189,7 @@ impl MisuseTable {
         cluster.subscriptions.try_take(since, ALLOWED_SUBSCRIPTIONS)
     }
 
-    /// True where the successor of one more process of a cluster's nodes may be dialled.
+    /// True if the successor of one more process of a cluster's nodes may be dialled.
     pub(super) fn may_meet_successor(&self, cluster: &ClusterName) -> bool {
         let now = Instant::now();
         let mut table = lock(&self.0);
@@ -198,7 +198,7 @@ impl MisuseTable {
         cluster.successors.try_take(since, ALLOWED_SUCCESSORS)
     }
 
-    /// What the nodes of a cluster opened in vain.
+    /// The status of a cluster's streams in vain.
     pub(super) fn status(&self, cluster: &ClusterName) -> MisuseStatus {
         lock(&self.0).get(cluster).map(|c| c.status.clone()).unwrap_or_default()
     }
@@ -210,7 +210,7 @@ impl MisuseTable {
 }
 
 impl LinksInner {
-    /// A stream of the peer's was in vain.
+    /// Acts on a stream of the peer's that was in vain.
     pub(super) fn in_vain(&self, conn: &PeerConnection, code: Code) {
         self.runtime.metrics.in_vain(&conn.peer.cluster, code);
         let consequence = self.runtime.misuse.record(&conn.peer, &mut lock(&conn.misuse), code);
@@ -253,7 +253,7 @@ mod tests {
         }
     }
 
-    /// What so many streams in vain on one connection lead to.
+    /// The consequences of so many streams in vain on one connection.
     fn flood(table: &MisuseTable, peer: &PeerInfo, streams: u32) -> Vec<MisuseConsequence> {
         let mut of_conn = ConnectionMisuse::default();
         let each = (0..streams).map(|_| table.record(peer, &mut of_conn, Code::Denied));

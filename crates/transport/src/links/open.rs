@@ -1,9 +1,9 @@
 //! Opens a stream to a node: on a connection that is there, or on one that is dialled for it.
 //!
-//! A connection that the stream's worker dialled in its lane is best; another worker's, or the peer's,
-//! serves at once while our own is dialled for the next; another lane's serves where no connection of
-//! the right one can be had. Until a stream is handed out nothing of it has left this node, so every
-//! refusal may be tried elsewhere.
+//! A connection that the stream's worker dialled in its class is best; another worker's, or the peer's,
+//! serves at once while our own is dialled for the next; one of the other class serves if no connection of
+//! the right one can be had. Until a stream is given out nothing of it has left this node, so every refusal
+//! may be tried elsewhere.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,8 @@ use crate::stream::SendStream;
 /// successor answers the next.
 const MAX_DIALS: usize = 2;
 
-/// How long a stream waits for the dial of a node that was lost, from when the dial began: its process may be back,
-/// which takes two round trips to find.
+/// The longest time that a stream waits for the dial of a node that was lost, from when the dial began: its
+/// process may be back, which takes two round trips to find.
 const LOST_DIAL_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// A stream that is to be opened.
@@ -72,7 +72,7 @@ impl LinksInner {
                 Err(error) => refused = Some(error),
             }
         }
-        // All of them are full. A peer grants more room as it is used, which takes a round trip.
+        // All of them are full. A peer allows more streams as it uses them, which takes a round trip.
         if let Some(best) = choices.first() {
             match self.open_on(best, OpenWait::Soon, kind).await {
                 Err(error) if error.code == Code::OpenTimeout => refused = Some(error),
@@ -100,8 +100,8 @@ impl LinksInner {
         self.connections.choices(&wish.node, wish.class, wish.worker, (self.context.random)())
     }
 
-    /// Whether dialling a node is worth a try: it can be dialled, does not want to be left alone, and was
-    /// not found dead moments ago.
+    /// True if dialling a node is worth a try: it can be dialled, has not asked for a pause, and was not
+    /// found dead moments ago.
     pub(super) fn may_dial(&self, node: &NodeKey) -> bool {
         self.first_dialable(&node.0, &[&node.1]).is_some()
     }
@@ -139,8 +139,8 @@ impl LinksInner {
         let mut wait = self.context.settings.dial_timeout;
         if self.connections.disconnects.get(&wish.node).is_some() {
             wait = wait.min(LOST_DIAL_TIMEOUT);
-            // Where the whole cluster was lost, and one of its nodes does not answer, nobody waits for each of the
-            // others in turn: they are dialled for those who come later.
+            // If the whole cluster was lost, and one of its nodes does not answer, nobody waits for each of
+            // the others in turn: they are dialled for those who come later.
             let found_dead = self.runtime.dial_history.last_recent_failure(cluster);
             if let Some(failure) = found_dead.filter(|_| !self.connections.is_connected(cluster)) {
                 return Err(failure);
@@ -157,7 +157,7 @@ impl LinksInner {
         Err(failure)
     }
 
-    /// Opens a stream on a connection, and says there what it is for.
+    /// Opens a stream on a connection, and sends its kind.
     async fn open_on(
         &self,
         choice: &ConnectionChoice,
@@ -193,7 +193,7 @@ impl LinksInner {
     }
 }
 
-/// Whether to wait for a connection to have room.
+/// Says whether to wait for a connection to have room.
 #[derive(Debug, Clone, Copy)]
 enum OpenWait {
     Now,

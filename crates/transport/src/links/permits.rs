@@ -1,8 +1,8 @@
 //! A seat for each connection, from the moment in which its peer is known to its end.
 //!
-//! A connection costs memory before its hello has come, so its place is taken before that. Owns how many
-//! seats each cluster and node has, and how fast each cluster's nodes connect. How many there may be is
-//! [`adit_core::admission::connection_limits`]' to say.
+//! A connection costs memory before its hello has come, so its permit is taken before that. Owns how many
+//! connections each cluster and node has, and how fast each cluster's nodes connect.
+//! [`adit_core::admission::connection_limits`] decides how many there may be.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,8 @@ use crate::endpoint::QuicConnection;
 /// Workers that a peer's node is granted at least, since it may have more of them than this one.
 const MIN_PEER_WORKERS: usize = 16;
 
-/// How often an announced node without a connection is let in although its cluster's nodes connect too often.
+/// The interval at which an announced node without a connection is let in although its cluster's nodes
+/// connect too often.
 const RETURN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// All seats.
@@ -37,18 +38,18 @@ pub(super) struct ConnectionPermits {
     clusters: Mutex<BTreeMap<ClusterName, ClusterPermits>>,
 }
 
-/// One cluster's.
+/// The connections of one cluster.
 #[derive(Debug, Default)]
 struct ClusterPermits {
     total: usize,
     unannounced: usize,
     nodes: HashMap<NodeName, usize>,
     connect_bucket: TokenBucket,
-    /// When an announced node was let in beyond the pace, lately: it had no connection.
+    /// The times at which an announced node was let in beyond the rate, lately: it had no connection.
     returned_at: HashMap<NodeName, Duration>,
 }
 
-/// One connection's seat. Dropping it gives it back.
+/// The permit of one connection. Dropping it gives its place back.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     permits: Arc<ConnectionPermits>,
@@ -56,12 +57,12 @@ pub(super) struct ConnectionPermit {
     is_announced: bool,
 }
 
-/// What is known of a node that wants a seat.
+/// The facts about a node that wants a permit.
 struct PermitRequest<'a> {
     node: &'a NodeKey,
     is_announced: bool,
     members: usize,
-    /// Whether it came by itself, rather than being dialled by us.
+    /// True if it came by itself, rather than being dialled by us.
     is_inbound: bool,
 }
 
@@ -72,7 +73,7 @@ impl Default for ConnectionPermits {
 }
 
 impl ConnectionPermits {
-    /// Takes a seat. `now` says which clusters share the places.
+    /// Takes a permit. `now` says which clusters share the places.
     fn acquire(
         self: &Arc<Self>,
         bounds: ConnectionLimits,
@@ -140,12 +141,12 @@ impl ConnectionPermits {
 }
 
 impl ClusterPermits {
-    /// Whether this is the first connection of an announced node after a while. Where all of a cluster's nodes
-    /// come back at once, with several connections each, nobody's second keeps out another's first. No more
+    /// True if this is the first connection of an announced node after a while. If all of a cluster's nodes
+    /// come back at once, with several connections each, no node's second keeps out another's first. No more
     /// names are remembered than are announced.
     fn may_return(&mut self, applicant: &PermitRequest<'_>, now: Duration) -> bool {
         let (_, node) = applicant.node;
-        // While it is not known who is announced, everybody counts as it.
+        // While no view names the nodes, all count as announced.
         let is_member = applicant.is_announced && applicant.members > 0;
         if !is_member || self.nodes.contains_key(node) {
             return false;
@@ -178,10 +179,10 @@ impl Drop for ConnectionPermit {
 }
 
 impl LinksInner {
-    /// Takes a seat for a connection, whose handshake has just ended, before anything is said on it.
+    /// Takes a permit for a connection whose handshake has just ended, before anything is sent on it.
     ///
     /// # Errors
-    /// The peer is nobody's node, comes too often, or there is no place for it.
+    /// The peer is no node of a linked cluster or of ours, comes too often, or there is no place for it.
     pub(super) fn acquire_permit(
         &self,
         quic: &QuicConnection,
@@ -194,7 +195,8 @@ impl LinksInner {
         self.connections.permits.acquire(self.connection_limits(), &now, &applicant)
     }
 
-    /// Whether a node is announced by its cluster, and how many are; all are, while nothing is known.
+    /// Says whether a node is announced by its cluster, and how many nodes are; all are, while there is no
+    /// view.
     fn announcement_of(&self, now: &Snapshot, (cluster, node): &NodeKey) -> (bool, usize) {
         if *cluster == now.local.cluster {
             let is_announced = now.siblings.contains_key(node) || node.is_controller();
@@ -204,7 +206,7 @@ impl LinksInner {
         view.map_or((true, 0), |v| (v.view.nodes.contains_key(node), v.view.nodes.len()))
     }
 
-    /// Whether a node is announced by its cluster: what is noted of others is worth less.
+    /// True if a node is announced by its cluster: records of other nodes are worth less.
     pub(super) fn is_announced(&self, node: &NodeKey) -> bool {
         self.announcement_of(&self.snapshot(), node).0
     }
@@ -216,7 +218,7 @@ impl LinksInner {
         self.endpoints.workers().len().max(MIN_PEER_WORKERS) * parallel
     }
 
-    /// With one node there may be both lanes' connections, in two generations; with more of them where it has
+    /// With one node there may be both classes' connections, in two generations; with more of them if it has
     /// fewer workers than [`MIN_PEER_WORKERS`], as most have.
     fn connection_limits(&self) -> ConnectionLimits {
         ConnectionLimits {

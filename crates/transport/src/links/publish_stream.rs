@@ -1,7 +1,7 @@
-//! Serves a state stream: tells one subscriber a feed for as long as both live.
+//! Serves a state stream: publishes a view to one subscriber for as long as both live.
 //!
-//! What changed while the stream was busy is told once, by its latest value. While nothing changes a
-//! mark says every [`HEARTBEAT_INTERVAL`] how old what was told is.
+//! A record that changed while the stream was busy is sent once, with its latest value. While nothing changes
+//! a mark every [`HEARTBEAT_INTERVAL`] says how old the view is.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,20 +17,21 @@ use super::message_reader::{MessageError, MessageReader};
 use super::shared::LinksInner;
 use crate::stream::{RecvStream, SendStream};
 
-/// How often a subscriber hears something.
+/// The interval at which a subscriber receives something.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// State streams that a peer may have open on one connection: one for each cluster that it may hear, and
-/// some for the moments in which one takes another's place.
+/// State streams that a peer may have open on one connection beyond one for each cluster whose view it may
+/// receive: for the moments in which one takes another's place.
 const MAX_EXTRA_STREAMS: usize = 4;
 
-/// How long a subscriber may take for a piece. What waits for it is held here.
+/// The longest time that a subscriber may take for a chunk, from when it is sent. What waits for it is held
+/// here.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A subscription that ends so soon, other than by a finish, was made in vain.
+/// A subscription that ends so soon after it began, other than by a finish, was made in vain.
 const EARLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How much is encoded before it is sent, in bytes: a large view is not held once more for each subscriber.
+/// The bytes that are encoded before they are sent: a large view is not held once more for each subscriber.
 const CHUNK_SIZE: usize = 64 * 1024;
 
 /// Serves a stream whose kind was read.
@@ -113,7 +114,7 @@ async fn publish(
             next = messages.next() => return Err(match next {
                 Err(MessageError::Finished) => Code::Finished,
                 Err(error) => error.code(),
-                // A subscriber says nothing after its first message.
+                // A subscriber sends nothing after its first message.
                 Ok(_) => Code::ProtocolError,
             }),
             _ = bell.changed() => {}

@@ -1,8 +1,8 @@
-//! What is told to subscribers: our own cluster, to each linked one; and, to siblings, what linked
-//! clusters told us.
+//! The publishers of views: of our own cluster, to each linked one; and, to siblings, of what linked clusters
+//! announced to us.
 //!
-//! A feed is one publisher and a bell. What is told is made elsewhere: [`adit_core::announce`] and
-//! [`super::subscriber`]. Who may hear what is decided here.
+//! The announcements come from [`adit_core::announce`] and the subscribers. Who may receive which view is
+//! decided where streams are served.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -20,14 +20,14 @@ use super::shared::LinksInner;
 use super::table::lock;
 use crate::peer::PeerInfo;
 
-/// One view, told to any number of subscribers.
+/// The publisher of one view to any number of subscribers.
 #[derive(Debug)]
 pub(super) struct ViewPublisher {
     log: Mutex<ViewLog>,
-    /// What is left out of the view.
+    /// The records that are left out of the view.
     omitted: Mutex<Arc<Omissions>>,
     change_notifier: watch::Sender<()>,
-    /// Nobody may hear it any more.
+    /// Cancelled once nobody may receive the view any more.
     pub(super) ended: CancellationToken,
 }
 
@@ -49,7 +49,7 @@ impl ViewPublisher {
         }
     }
 
-    /// Tells our own cluster as `to` may see it, and warns of what it cannot be told.
+    /// Publishes our own cluster as `to` may see it, and warns of what does not fit.
     fn announce(&self, all: &PreparedAnnouncement<'_>, to: &ClusterName) {
         let Announcement { view, omitted } = all.for_cluster(to);
         self.update(&view);
@@ -67,25 +67,25 @@ impl ViewPublisher {
         self.change_notifier.subscribe()
     }
 
-    /// What a subscriber at `have` does not know yet, and where it is then.
+    /// The updates that a subscriber at `have` does not know yet, and its position after them.
     pub(super) fn updates_since(&self, have: Option<(u64, u64)>) -> (ViewUpdates, (u64, u64)) {
         let publisher = lock(&self.log);
         (publisher.updates_since(have), publisher.position())
     }
 }
 
-/// All that is told.
+/// All publishers.
 #[derive(Debug, Default)]
 pub(super) struct ViewPublishers {
-    /// Our own cluster, by who hears it.
+    /// Our own cluster's views, by the cluster that receives them.
     own: Mutex<BTreeMap<ClusterName, Arc<ViewPublisher>>>,
-    /// Other clusters, by whom it is about.
+    /// Other clusters' views, by cluster.
     relayed: Mutex<BTreeMap<ClusterName, Arc<ViewPublisher>>>,
 }
 
 impl ViewPublishers {
-    /// Says what is true now to all linked clusters, and ends the feeds of those that are linked no
-    /// more. `random` gives epochs.
+    /// Publishes the snapshot to all linked clusters, and ends the publishers of those that are not linked
+    /// any more. `random` gives epochs.
     pub(super) async fn announce(&self, now: &Snapshot, random: impl Fn() -> u64) {
         let all = PreparedAnnouncement::new(now);
         for cluster in now.links.keys() {
@@ -105,7 +105,7 @@ impl ViewPublishers {
         }
     }
 
-    /// Passes on what `cluster` said.
+    /// Publishes the view of `cluster` to siblings.
     pub(super) fn relay(
         &self,
         cluster: &ClusterName,
@@ -120,12 +120,13 @@ impl ViewPublishers {
         feed.update(view);
     }
 
-    /// What of our own cluster `to` is not told.
+    /// The records of our own cluster that are left out of what `to` receives.
     pub(super) fn omissions_for(&self, to: &ClusterName) -> Arc<Omissions> {
         lock(&self.own).get(to).map(|feed| Arc::clone(&lock(&feed.omitted))).unwrap_or_default()
     }
 
-    /// Our own cluster as `to` hears it; made, and told all, when somebody asks first.
+    /// The publisher of our own cluster's view to `to`; made, and given the whole view, when it is first
+    /// asked for.
     fn publisher_for(
         &self,
         to: &ClusterName,
@@ -143,8 +144,8 @@ impl ViewPublishers {
 }
 
 impl LinksInner {
-    /// What `peer` hears if it asks for `about`: a foreign node hears our own cluster, a sibling any that
-    /// we are linked with and have heard ourselves.
+    /// The publisher that serves `peer` if it asks for `about`: a foreign node receives our own cluster's
+    /// view, a sibling that of any cluster that we are linked with and have a view of.
     pub(super) fn publisher_for_peer(
         &self,
         peer: &PeerInfo,
@@ -164,13 +165,13 @@ impl LinksInner {
         relayed.ok_or(Code::LinkDown)
     }
 
-    /// Whether we have no connection with the cluster that `peer` hears about. Our own is never lost.
+    /// True if we have no connection with the cluster that `peer` subscribes to. Our own is never lost.
     pub(super) fn has_lost_cluster(&self, peer: &PeerInfo, about: &ClusterName) -> bool {
         let own = peer.cluster == *about || *about == self.snapshot().local.cluster;
         !own && !self.connections.is_connected(about)
     }
 
-    /// Waits until [`Self::has_lost_cluster`] is no more what it `was`.
+    /// Waits until [`Self::has_lost_cluster`] is no longer what it `was`.
     pub(super) async fn wait_until_lost_changes(
         &self,
         peer: &PeerInfo,
@@ -185,8 +186,8 @@ impl LinksInner {
         }
     }
 
-    /// How old what `peer` hears about `about` is now; none where it may not be passed on. What was
-    /// learnt from a sibling is not told to siblings: so nothing goes round in circles.
+    /// The present age of the view of `about` that `peer` receives; `None` if it may not be passed on. A view
+    /// that came from a sibling is not sent to siblings: so nothing goes round in circles.
     pub(super) fn published_age(&self, peer: &PeerInfo, about: &ClusterName) -> Option<Duration> {
         if peer.cluster == *about || *about == self.snapshot().local.cluster {
             return Some(Duration::ZERO);

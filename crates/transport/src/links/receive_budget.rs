@@ -1,7 +1,7 @@
-//! How much of what a peer says is heard in a second.
+//! The budget of what is received from a peer's state streams in a second.
 //!
-//! Hearing costs: bytes are decoded, records kept, others told. So each link has an allowance that fills at a
-//! steady rate up to one whole view of the largest size, which therefore always passes at once. Beyond it
+//! Receiving costs: bytes are decoded, records kept, others informed. So each link has a budget that fills at
+//! a steady rate up to one whole view of the largest size, which therefore always passes at once. Beyond it
 //! the stream is not read, and the peer's sending comes to a stop by flow control; nothing is dropped.
 
 use std::time::Duration;
@@ -9,14 +9,14 @@ use std::time::Duration;
 use adit_core::wire::state::{MESSAGE_COST, WHOLE_VIEW_COST};
 use tokio::time::Instant;
 
-/// How much is heard in a second of a peer that never rests, in bytes with [`MESSAGE_COST`]. Some 3,000
+/// The bytes a second, with [`MESSAGE_COST`], that are received from a peer that never rests. Some 3,000
 /// small changes: a hundred times what a cluster of 5,000 nodes has.
 const BYTES_PER_SECOND: usize = 1 << 20;
 
-/// What is left of one link's allowance. It belongs to the link, and outlives streams and sources.
+/// The rest of one link's budget. It belongs to the link, and outlives streams and sources.
 #[derive(Debug)]
 pub(super) struct ReceiveBudget {
-    /// When it will be full again.
+    /// The time at which it will be full again.
     full_at: Instant,
 }
 
@@ -26,21 +26,21 @@ impl ReceiveBudget {
         Self { full_at: Instant::now() }
     }
 
-    /// Takes off a message of so many bytes. What is not there is owed.
+    /// Spends a message of so many bytes. What is missing is owed.
     pub(super) fn spend(&mut self, bytes: u64) {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         self.full_at =
             self.full_at.max(Instant::now()) + time_for(bytes.saturating_add(MESSAGE_COST));
     }
 
-    /// When the next message may be read, where that is not now.
+    /// The time at which the next message may be read; `None` if that is now.
     pub(super) fn exhausted_until(&self) -> Option<Instant> {
         let at = self.full_at.checked_sub(time_for(WHOLE_VIEW_COST))?;
         Some(at).filter(|at| *at > Instant::now())
     }
 }
 
-/// How long it takes to be allowed so much.
+/// The time that it takes to earn so much.
 fn time_for(cost: usize) -> Duration {
     let cost = u32::try_from(cost).unwrap_or(u32::MAX);
     Duration::from_secs(1) * cost / u32::try_from(BYTES_PER_SECOND).unwrap_or(u32::MAX)

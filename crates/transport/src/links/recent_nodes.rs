@@ -1,8 +1,8 @@
-//! What was noted of nodes lately, and never of more of them than are worth it.
+//! Records of nodes of late, bounded for each cluster.
 //!
-//! A peer's certificate says what its node is called, so a cluster can have as many names as it likes.
-//! What is noted of nodes that their cluster announces is kept for a while, and of some others, the
-//! latest only; each cluster has room of its own.
+//! A peer's certificate names its node, so a cluster can have as many names as it likes. Records of nodes
+//! that their cluster announces are kept for a while, and of some others, the latest only; each cluster has
+//! room of its own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
@@ -16,7 +16,7 @@ use super::table::lock;
 /// Announced nodes of one cluster of which something is kept: as many as it may be connected with, half
 /// of the time.
 const MAX_ANNOUNCED: usize = 1024;
-/// Other nodes: enough for status to say what became of one.
+/// The most records of other nodes: enough for status to say what became of one.
 const MAX_OTHERS: usize = 16;
 
 /// Something about each of the nodes that were noted lately.
@@ -26,7 +26,7 @@ pub(super) struct RecentNodes<T> {
     clusters: Mutex<HashMap<ClusterName, RecentEntries<T>>>,
 }
 
-/// One cluster's.
+/// The records of one cluster.
 #[derive(Debug)]
 struct RecentEntries<T> {
     announced: BTreeMap<NodeName, (Instant, T)>,
@@ -40,13 +40,13 @@ impl<T> Default for RecentEntries<T> {
 }
 
 impl<T: Clone> RecentNodes<T> {
-    /// What is noted is kept so long at least, where there is room; it goes when something else of its
-    /// cluster is noted later.
+    /// A record is kept so long at least, if there is room; it goes when another of its cluster is inserted
+    /// later.
     pub(super) fn new(kept: Duration) -> Self {
         Self { lifetime: kept, clusters: Mutex::default() }
     }
 
-    /// Notes something of a node, in the place of what was noted of it before.
+    /// Inserts the record of a node, in the place of the one before.
     pub(super) fn insert(
         &self,
         cluster: &ClusterName,
@@ -91,7 +91,7 @@ impl<T: Clone> RecentNodes<T> {
         Some(found.1.clone())
     }
 
-    /// What was noted last of all nodes of a cluster.
+    /// The latest record of all nodes of a cluster.
     pub(super) fn last(&self, cluster: &ClusterName) -> Option<(NodeName, T)> {
         let clusters = lock(&self.clusters);
         let (node, (_, value)) = clusters.get(cluster)?.iter().max_by_key(|(_, (at, _))| *at)?;

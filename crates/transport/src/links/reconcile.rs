@@ -1,9 +1,8 @@
 //! Keeps what must stand: compares what should be with what is, and has the difference made good.
 //!
-//! With whom a connection should stand is [`adit_core::routing::links::standing_targets`]'s to say. Here that is
-//! asked again at each change, a keeper is started for each target and a learner for each link, and what
-//! is linked no more is closed. A keeper dials, waits while the connection lives, and dials again with
-//! full jitter.
+//! [`adit_core::routing`] decides which connections should stand. The reconciler asks that again at each
+//! change, starts a maintainer for each target and a subscriber for each link, and closes what is not linked
+//! any more. A maintainer dials, waits while the connection lives, and dials again with full jitter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,32 +27,32 @@ use super::session::bulk_grants;
 use super::shared::LinksInner;
 use super::subscriber::run_subscriber;
 
-/// A node whose own hubs are all silent for so long acts as one.
+/// Silence of all of a node's own hubs after which it acts as one, from when one was last connected.
 const HUB_SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that lived so long was a success, and the next dial's backoff begins anew.
+/// Life of a connection after which it counts as a success, and the next dial's backoff begins anew.
 const STABLE_LIFETIME: Duration = Duration::from_secs(10);
-/// The least time between two looks.
+/// The least time between two reconciliations.
 const RECONCILE_INTERVAL: Duration = Duration::from_millis(10);
-/// The least time between two accounts of where peers are: a peer's view may change all the time.
+/// The least time between two updates of where peers are: a peer's view may change all the time.
 const ADDRESSES_INTERVAL: Duration = Duration::from_secs(5);
-/// How often the passing of time alone is looked at.
+/// The interval at which the passing of time alone is acted on.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is kept going.
+/// The reconciler and the tasks that it keeps.
 struct LinkReconciler {
     shared: Arc<LinksInner>,
-    /// When each link's own hubs were last connected.
+    /// The times at which each link's own hubs were last connected.
     hubs_seen_at: BTreeMap<ClusterName, Instant>,
     maintainers: BTreeMap<StandingTarget, CancellationToken>,
     subscribers: BTreeMap<ClusterName, CancellationToken>,
-    /// What was looked at last.
+    /// The snapshot of the last reconciliation.
     last_snapshot: Option<Arc<Snapshot>>,
-    /// When the endpoints were told last where peers are.
+    /// The time at which the endpoints were last told where peers are.
     addresses_shared_at: Option<Instant>,
-    /// When it was said of a cluster last that one of its nodes has two processes.
+    /// The times at which a cluster was last warned of that has a node with two processes.
     warned_at: BTreeMap<ClusterName, Instant>,
     hub_cache: HubCache,
-    /// When siblings that have two processes were told so last.
+    /// The time at which siblings that have two processes were last notified.
     duplicates_notified_at: Option<Instant>,
 }
 
@@ -80,7 +79,7 @@ pub(super) async fn run(shared: Arc<LinksInner>) {
         changes.mark_unchanged();
         let began = Instant::now();
         supervisor.reconcile().await;
-        // Many changes at once are one; and any tenant can change what a hundred clusters are told.
+        // Many changes at once are handled as one; and any tenant can change what a hundred clusters receive.
         sleep(cooldown(began.elapsed(), RECONCILE_INTERVAL)).await;
         tokio::select! {
             biased;
@@ -250,8 +249,8 @@ impl LinksInner {
 }
 
 impl LinksInner {
-    /// Ends a connection whose certificate is not believed any more: trust may have changed between its handshake
-    /// and now, and whoever acted on that did not see it yet.
+    /// Ends a connection whose certificate is not believed any more: trust may have changed between its
+    /// handshake and now, and whoever acted on that did not see it yet.
     pub(super) fn close_if_distrusted(&self, conn: &PeerConnection) {
         let now = UnixTime::since_unix_epoch(Duration::from_millis((self.context.clock)()));
         if let Err(refusal) = conn.quic.verify_if_trust_changed(self.endpoints.peer_verifier(), now)
@@ -262,12 +261,13 @@ impl LinksInner {
     }
 }
 
-/// A connection whose certificate is not believed any more, and whose peer is not denied, has so long until it
-/// ends: its streams may finish, and new ones go by a connection that the peer makes with another certificate.
+/// Time until a connection ends whose certificate is not believed any more, from when that was found, unless
+/// its peer is denied: its streams may finish, and new ones go by a connection that the peer makes with
+/// another certificate.
 const DISTRUSTED_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl LinksInner {
-    /// Begins the end of a connection whose certificate is not believed any more; false where that has begun
+    /// Begins the end of a connection whose certificate is not believed any more; false if that has begun
     /// before and goes on.
     pub(super) fn begin_distrust(
         self: &Arc<Self>,
@@ -337,7 +337,7 @@ impl LinksInner {
         }
     }
 
-    /// Waits for as long as the target is served, or is not; says whether it had to wait at all.
+    /// Waits while the target is connected, or is not; true if it had to wait at all.
     async fn wait_while_connected(
         &self,
         target: &StandingTarget,
@@ -357,8 +357,8 @@ impl LinksInner {
         }
     }
 
-    /// When a target is dialled that would be dialled after `wait`: later, where the node asked for it, or
-    /// all nodes of the cluster that are known did.
+    /// The time at which a target is dialled that would be dialled after `wait`: later, if the node asked for
+    /// it, or all nodes of the cluster that are known did.
     fn next_dial_at(&self, target: &StandingTarget, wait: Duration) -> Instant {
         let at = Instant::now() + wait;
         let asked = match target {
@@ -373,7 +373,7 @@ impl LinksInner {
                 resting.iter().map(|(_, _, at)| *at).min().filter(|_| all)
             }
         };
-        // Those who were asked together do not come together.
+        // Nodes that were asked together do not come together.
         asked.map_or(at, |asked| at.max(asked + routing::backoff(0, self.context.random_unit())))
     }
 

@@ -1,7 +1,8 @@
-//! Report streams: the controller of our own cluster asks each node how it is, and tells it what others said.
+//! Report streams: the controller of our own cluster asks each node for its report, and sends it what the
+//! others reported.
 //!
-//! Asking each node, and not its hubs about it, has every answer proved by the certificate of the one it is
-//! about. What a report says is `adit_core`'s to read; what this node says is the caller's
+//! Because it asks each node, and not hubs about it, every answer is proved by the certificate of the node
+//! that it is about. `adit_core` reads what a report says; the caller sets what this node says
 //! ([`super::Links::answer_reports`]).
 
 use std::sync::Arc;
@@ -29,7 +30,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Report streams that a controller may have open on one connection, beside its subscriptions.
 const MAX_OPEN_REPORTS: usize = 4;
 
-/// Whether a peer answers reports: an earlier version takes the question for an offence.
+/// Checks whether a peer answers reports: an earlier version takes the question for an offence.
 pub(super) fn check_answers_reports(peer: &PeerInfo) -> Result<(), OpenStreamError> {
     if peer.capabilities & ANSWERS_REPORTS != 0 {
         return Ok(());
@@ -99,7 +100,7 @@ impl LinksInner {
     }
 }
 
-/// All of a stream, which may be that long.
+/// Reads all of a stream, which may be that long.
 async fn read_all(recv: &mut RecvStream, limit: usize) -> Result<Vec<u8>, (Code, String)> {
     let mut all = Vec::new();
     while let Some(piece) =

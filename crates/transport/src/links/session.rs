@@ -1,8 +1,8 @@
-//! One connection, from its hello to its end.
+//! The session of one connection, from its hello to its end.
 //!
-//! A session takes the peer's streams by their kind, speaks on the control stream, and closes a
-//! connection that we dialled and nothing uses. It runs on the connection's worker, and so does all that
-//! it starts. It never ends a connection that carries streams, but where the peer breaks the protocol.
+//! A session takes the peer's streams by their kind, writes the control stream, and closes a connection that
+//! we dialled and nothing uses. It runs on the connection's worker, and so does all that it starts. It never
+//! ends a connection that carries streams, unless the peer breaks the protocol.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,8 @@ use crate::stream::{RecvStream, SendStream};
 /// does not read.
 const CONTROL_QUEUE: usize = 4;
 
-/// After saying that a connection is not used any more, how long its end waits for a stream that the
-/// peer began before it heard: many round trips.
+/// Time that the end of an unused connection waits for a stream that the peer began before it received the
+/// go-away, from its last use: many round trips.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A peer that goes away cannot have us stay away for longer than this.
@@ -163,9 +163,9 @@ impl Session {
 }
 
 impl LinksInner {
-    /// The class as which a connection's windows grow. The dialler chooses the lane, so large ones are only for
-    /// who has something to carry in bulk: an export of ours that the peer's cluster was granted, or an import
-    /// of ours, which we dial for ourselves.
+    /// The class by which a connection's windows grow. The dialler chooses the class, so large windows are
+    /// only for peers with something to carry in bulk: an export of ours that the peer's cluster was granted,
+    /// or an import of ours, which we dial for ourselves.
     pub(super) fn window_class(
         conn: &PeerConnection,
         is_granted: impl FnOnce(&ClusterName) -> bool,
@@ -175,8 +175,8 @@ impl LinksInner {
         if is_bulk { Class::Bulk } else { Class::Interactive }
     }
 
-    /// The peer said that it takes nothing new on a connection. Said again it is no news: it neither wakes
-    /// anybody nor has us stay away for longer.
+    /// Handles a go-away: the peer takes no new streams on a connection. A repeated one is no news: it
+    /// neither wakes anybody nor has us stay away for longer.
     fn peer_leaves(
         self: &Arc<Self>,
         conn: &Arc<PeerConnection>,
@@ -198,10 +198,10 @@ impl LinksInner {
         }
     }
 
-    /// The peer's node is dead or out of reach: streams need not wait for its silence on other connections,
-    /// nor for a dial. Whoever keeps standing connections dials it nevertheless. A process that was
-    /// started again says nothing on what its predecessor had dialled, but would have said so on
-    /// what we had: only there does silence mean that a dial is in vain.
+    /// Handles the end of a connection by silence. The peer's node is dead or out of reach: streams need not
+    /// wait for its silence on other connections, nor for a dial. The reconciler dials standing connections
+    /// nevertheless. A process that was started again sends nothing on what its predecessor had dialled, but
+    /// would have answered on what we had dialled: only there does silence mean that a dial is in vain.
     fn mark_node_silent(&self, conn: &PeerConnection, closed: &CloseReason) {
         let key = conn.key();
         let is_announced = self.is_announced(&key);
@@ -215,8 +215,8 @@ impl LinksInner {
         }
     }
 
-    /// Ends when a connection that we dialled has had no use for long enough, and the peer has had time
-    /// to hear so. Never ends for one that we accepted: that is its dialler's to close.
+    /// Ends when a connection that we dialled has had no use for long enough, and the peer has had time to
+    /// receive the go-away. Never ends for one that we accepted: that is its dialler's to close.
     async fn leave_when_idle(self: Arc<Self>, conn: Arc<PeerConnection>) {
         if !conn.peer.dialled {
             std::future::pending::<()>().await;
@@ -268,7 +268,7 @@ async fn serve(
             }
             Some(StreamKind::State) => {
                 let using = conn.begin_use(StreamUse::Publishing);
-                // A large view is told without a worker's waiting for it.
+                // A large view is sent without a worker's waiting for it.
                 let (tasks, control) =
                     (shared.runtime.tasks.clone(), shared.runtime.control_runtime.clone());
                 tasks.spawn_on(publish_stream::serve(shared, using, send, recv), &control);

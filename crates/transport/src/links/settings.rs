@@ -1,4 +1,4 @@
-//! What links are told about this process when they begin.
+//! The context of links: what is this process's own, and their settings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,36 +14,38 @@ pub type RandomSource = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// A calendar: Unix time in milliseconds.
 pub type UnixClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// What a node answers its own controller, which asked with these bytes.
+/// A function that gives what a node answers its own controller, which asked with these bytes.
 pub type ReportAnswer = Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
 
-/// What is this process's own.
+/// The parts of links that are this process's own.
 #[derive(Clone)]
 pub struct LinkContext {
     /// Random, once per process.
     pub boot: BootId,
-    /// Where jitter and draws come from.
+    /// The source of jitter and draws.
     pub random: RandomSource,
-    /// Told to peers, so that a later version can show how clocks differ; this one does not look at theirs.
+    /// Sent to peers, so that a later version can show how clocks differ; this one does not look at theirs.
     pub clock: UnixClock,
-    /// What may be set.
+    /// The settings.
     pub settings: LinkSettings,
 }
 
-/// What may be set about links. The defaults are what ships.
+/// The settings of links. The defaults are what ships.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkSettings {
     /// The lowest and highest protocol version to speak.
     pub versions: (u64, u64),
-    /// A data connection that we dialled is closed when it has carried nothing for so long. More keeps
-    /// some 60 KiB each on both sides; less makes more streams wait for a handshake.
+    /// A data connection that we dialled is closed when it has carried nothing for so long. A longer time
+    /// keeps some 60 KiB each on both sides; a shorter one makes more streams wait for a handshake.
     pub idle_timeout: Duration,
-    /// How long a peer may take for its hello, for a stream's kind, and for what it subscribes to.
+    /// The longest time that a peer may take for its hello, for a stream's kind, and for its subscription,
+    /// from when the stream or connection begins.
     pub header_timeout: Duration,
-    /// How long a stream waits for a connection to be dialled, from when the dial began. The dial goes on
-    /// for as long as a handshake may take, for the streams to come.
+    /// The longest time that a stream waits for a connection to be dialled, from when the dial began. The
+    /// dial goes on for as long as a handshake may take, for the streams to come.
     pub dial_timeout: Duration,
-    /// How long a stream waits for a connection to have room for it, before another one is tried.
+    /// The longest time that a stream waits for a connection to have room for it, before another one is
+    /// tried.
     pub open_timeout: Duration,
     /// The most connections that one worker dials to one node in one lane; each takes as many streams as
     /// the peer allows.
@@ -52,7 +54,7 @@ pub struct LinkSettings {
     /// cluster gets a quarter of them at most. More lets larger clusters in; less is kinder to this
     /// node's memory when one of them goes mad.
     pub max_connections: usize,
-    /// What peers may have this node hold, in bytes; see [`crate::budget`].
+    /// Limits on the bytes that peers may have this node hold; see [`crate::budget`].
     pub buffers: BufferLimits,
 }
 

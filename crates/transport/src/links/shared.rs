@@ -1,4 +1,4 @@
-//! What all tasks of a node's links have in common.
+//! The state that all tasks of a node's links share.
 
 use std::sync::{Arc, OnceLock};
 
@@ -30,51 +30,51 @@ pub(super) struct LinksInner {
     pub(super) runtime: LinkRuntime,
 }
 
-/// What is known: by configuration, and of other clusters.
+/// The node's knowledge: its snapshot, and the views of other clusters.
 pub(super) struct ClusterKnowledge {
     pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(super) views: ViewTable,
-    /// What we tell.
+    /// The publishers of views.
     pub(super) publishers: ViewPublishers,
 }
 
-/// What is being done.
+/// The services that tasks use.
 pub(super) struct LinkRuntime {
     pub(super) tasks: TaskTracker,
-    /// Where runs what carries no data.
+    /// The runtime for all that carries no data.
     pub(super) control_runtime: Handle,
     pub(super) shutdown: ShutdownStages,
     pub(super) serve: Arc<dyn ServeStream>,
     pub(super) dial_history: Arc<DialHistory>,
     pub(super) metrics: LinkMetrics,
-    /// What connections may hold.
+    /// The budget of what connections may hold.
     pub(super) budget: BufferBudget,
-    /// What peers did in vain.
+    /// The record of what peers did in vain.
     pub(super) misuse: MisuseTable,
     /// Handshakes of peers that failed.
     pub(super) handshake_faults: HandshakeFaults,
     /// Another process that has this one's name.
     pub(super) duplicate: DuplicateRecord,
-    /// What the controller is answered; see [`super::Links::answer_reports`].
+    /// The answer to the controller's reports; see [`super::Links::answer_reports`].
     pub(super) report: OnceLock<ReportAnswer>,
 }
 
 /// The steps of an end.
 #[derive(Debug, Default)]
 pub(super) struct ShutdownStages {
-    /// Peers are told that they are to open nothing new.
+    /// Peers are asked to open nothing new.
     pub(super) leaving: CancellationToken,
     /// Nothing new is begun.
     pub(super) draining: CancellationToken,
-    /// Whoever was told so has had time to hear it: streams of peers are refused, or one that has a right to nothing
-    /// could keep this process for as long as streams may last.
+    /// Peers have had time to receive that: their new streams are refused, or a peer that has a right to
+    /// nothing could keep this process for as long as streams may last.
     pub(super) peers_informed: CancellationToken,
     /// Nothing goes on.
     pub(super) ended: CancellationToken,
 }
 
 impl LinksInner {
-    /// What the node believes now.
+    /// The node's present snapshot.
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.knowledge.snapshot.borrow())
     }

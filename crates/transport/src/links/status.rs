@@ -1,4 +1,4 @@
-//! How links are doing, as plain values to show.
+//! The status of links, as plain values to show.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,23 +28,23 @@ use crate::peer::{BootId, PeerInfo};
 /// All links, and the connections within our own cluster.
 #[derive(Debug, Clone)]
 pub struct LinksStatus {
-    /// One for each linked cluster, in order of name.
+    /// The linked clusters, in order of name.
     pub links: Vec<LinkStatus>,
     /// Connections with siblings.
     pub siblings: Vec<ConnectionStatus>,
-    /// Siblings whose name two processes have that take turns, with their boot IDs.
+    /// Siblings whose name two processes use by turns, with their boot IDs.
     pub alternating_siblings: AlternatingNodes,
-    /// Another living process that has this one's name, as siblings say.
+    /// Another living process that has this one's name, as siblings report.
     pub own_duplicate: Option<OwnDuplicate>,
 }
 
-/// Nodes whose name two processes have that take turns, with their boot IDs.
+/// Nodes whose name two processes use by turns, with their boot IDs.
 pub type AlternatingNodes = BTreeMap<NodeName, [BootId; 2]>;
 
-/// Whether a link can be used.
+/// The state of a link: whether it can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LinkState {
-    /// What is known of the cluster is fresh, and nothing is missing.
+    /// The view of the cluster is fresh, and nothing is missing.
     Up,
     /// In use, but something is missing; the reason says what.
     Degraded,
@@ -52,61 +52,62 @@ pub enum LinkState {
     Down,
 }
 
-/// One link.
+/// The status of one link.
 #[derive(Debug, Clone)]
 pub struct LinkStatus {
     /// The other cluster.
     pub cluster: ClusterName,
     /// Its trust domain.
     pub trust_domain: TrustDomain,
-    /// Where dialling begins.
+    /// Addresses at which dialling begins.
     pub seeds: Vec<Seed>,
-    /// Whether it can be used.
+    /// Its state.
     pub state: LinkState,
-    /// Why it is not up.
+    /// The reason why it is not up.
     pub reason: Option<(Code, String)>,
-    /// Whether this node is one of its cluster's hubs for it.
+    /// True if this node is one of its cluster's hubs for it.
     pub hub: bool,
-    /// How dialling goes.
+    /// The record of dialling it.
     pub dials: DialRecord,
-    /// How the last handshake failed that its nodes began, where that is not long ago: see [`super::handshake_faults`].
+    /// The way the last handshake that its nodes began failed, if that is not long ago: see
+    /// [`super::handshake_faults`].
     pub fault: Option<(Code, String)>,
-    /// What the cluster last said of itself.
+    /// The cluster's latest view.
     pub view: Option<LinkView>,
-    /// What of ours it is not told, because it does not fit.
+    /// The records of ours that are not sent to it, because they do not fit.
     pub omitted: Arc<Omissions>,
     /// The cluster's hubs for us, as far as known.
     pub peer_hubs: Vec<NodeName>,
-    /// One of those that it announces at an address of ours, and which: nobody dials it there.
+    /// A hub that it announces at an address of ours, and the address: nobody dials it there.
     pub misplaced_hub: Option<(NodeName, SocketAddr)>,
-    /// Its nodes whose name two processes have that take turns.
+    /// Its nodes whose name two processes use by turns.
     pub alternating: AlternatingNodes,
     /// Connections with its nodes, oldest first.
     pub connections: Vec<ConnectionStatus>,
-    /// What its nodes opened in vain.
+    /// The streams that its nodes opened in vain.
     pub misuse: MisuseStatus,
-    /// What it may have this node hold at present, in bytes.
+    /// The bytes that it may have this node hold at present.
     pub buffers: BufferCharges,
 }
 
-/// One connection.
+/// The status of one connection.
 #[derive(Debug, Clone)]
 pub struct ConnectionStatus {
-    /// Who is there, and which connection it is.
+    /// The peer, and which connection it is.
     pub peer: PeerInfo,
     /// Our worker that drives it.
     pub worker: usize,
-    /// Where the peer is now.
+    /// The peer's present address.
     pub remote: SocketAddr,
-    /// How long it has existed.
+    /// Time since it was made.
     pub age: Duration,
     /// Data streams that it carries, both ways.
     pub streams: usize,
-    /// Whether it is kept for its own sake.
+    /// True if it is kept for its own sake.
     pub standing: bool,
-    /// Why it takes no new streams, if it does not.
+    /// The reason why it takes no new streams; `None` if it does.
     pub unusable: Option<Unusable>,
-    /// How the path is doing.
+    /// The state of the path.
     pub stats: ConnectionStats,
 }
 
@@ -144,7 +145,7 @@ impl LinksInner {
         let peer_hubs: Vec<NodeName> =
             hubs(nodes, &now.local.cluster).into_iter().cloned().collect();
         let announced = |node: &NodeName| view.as_ref().and_then(|v| v.view.nodes.get(node));
-        // Two nodes with sixteen addresses at most: each look is one at everything that is ours.
+        // Two nodes with sixteen addresses at most: each check searches everything that is ours.
         let misplaced = peer_hubs.iter().find_map(|node| {
             let is_ours = |address: &&SocketAddr| now.is_own_address(address.ip());
             Some((node.clone(), *announced(node)?.iter().find(is_ours)?))
@@ -175,7 +176,7 @@ impl LinksInner {
         status
     }
 
-    /// What is wrong with a link.
+    /// The problem of a link, if it has one.
     fn health_problem(&self, link: &LinkStatus) -> Option<(LinkState, Code, String)> {
         // Whoever goes away lets its links go: that is no fault of theirs.
         if self.runtime.shutdown.draining.is_cancelled() {

@@ -1,9 +1,9 @@
-//! Learns what a linked cluster says of itself: from one source at a time, another when that one ends or
+//! Subscribes to a linked cluster's view: from one source at a time, and from another when that one ends or
 //! grows old.
 //!
-//! Who may be a source, and who is a better one, is [`adit_core::routing::links::view_sources`]'s to say. A
-//! source that failed rests for a while. Continues where it left off when it comes back to the same
-//! source; never merges what two said.
+//! [`adit_core::routing`] decides who may be a source, and who is a better one. A source that failed is left
+//! alone for a while. A subscriber continues where it left off when it comes back to the same source; it
+//! never merges two sources' views.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,54 +31,54 @@ use super::shared::LinksInner;
 use super::views::{LinkView, STALE_TIMEOUT};
 use crate::stream::SendStream;
 
-/// A node that tells, and its cluster.
+/// A node that sends a view, and its cluster.
 type SourceNode = (ClusterName, NodeName);
 
-/// The least time between two views of one link that are handed on: whoever acts on views has the same work
-/// however often a peer changes its mind. After a pause the first is handed on at once.
+/// The least time between two views of one link that are delivered: whoever acts on views has the same work
+/// however often a peer changes its mind. After a pause the first is delivered at once.
 const DELIVER_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The least time between two warnings of one link that something is left out: a peer has as many as it likes.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A source that has told nothing whole for so long is no source.
+/// A source that has sent no whole view within this, from when it was asked, is no source.
 const FIRST_VIEW_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a source was left.
+/// The reason why a source was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EndReason {
     /// Somebody better placed is connected.
     Better,
     /// The stream ended, could not be had, or brought nothing.
     Ended(Code),
-    /// It knows nothing that is new enough.
+    /// The source has no view that is new enough.
     Stale,
 }
 
-/// One link's learning.
+/// The subscriber of one link.
 struct ViewSubscriber {
     shared: Arc<LinksInner>,
     cluster: ClusterName,
-    /// Who told what we know, and where that was.
+    /// The node that sent the view that we have, and the replica of it.
     last: Option<(SourceNode, ViewReplica)>,
     /// Sources that failed: how often, and until when they rest.
     backing_off: BTreeMap<SourceNode, (u32, Instant)>,
-    /// How much is heard.
+    /// The budget of what is received.
     budget: ReceiveBudget,
-    /// When it was last said in the log that something is left out.
+    /// The time of the last warning that something is left out.
     warned_at: Option<Instant>,
-    /// When a view was handed on last.
+    /// The time at which a view was delivered last.
     delivered_at: Option<Instant>,
 }
 
-/// What a source has told so far.
+/// The state of a subscription with one source.
 struct Subscription {
     replica: ViewReplica,
-    /// Whether it told anything whole.
+    /// True if it sent a whole view.
     has_received: bool,
-    /// The newest view, until it is handed on, and when it arrived.
+    /// The newest view, until it is delivered, and when it arrived.
     pending: Option<(MarkedView, Instant)>,
-    /// When the source is given up unless it says more.
+    /// The time at which the source is given up unless it sends more.
     deadline: Instant,
 }
 
@@ -148,7 +148,7 @@ impl ViewSubscriber {
         }
     }
 
-    /// Who may be a source changes with the connections of two clusters: the peer and our own.
+    /// Subscribes to changes of the sources: of the connections with the peer and with our own cluster.
     fn changes(&self) -> SourceChanges {
         let register = &self.shared.connections;
         let ours = self.shared.snapshot().local.cluster.clone();
@@ -175,12 +175,12 @@ impl ViewSubscriber {
         self.backing_off.get(source).is_none_or(|(_, until)| *until <= Instant::now())
     }
 
-    /// Whether there is somebody else to ask.
+    /// True if there is another source.
     fn has_other_source(&self, source: &SourceNode) -> bool {
         self.sources().iter().any(|(_, other)| other != source && self.is_available(other))
     }
 
-    /// Whether somebody is connected who is better placed than `source`.
+    /// True if a better source than `source` is connected.
     fn has_better_source(&self, source: &SourceNode) -> bool {
         let sources = self.sources();
         let rank = sources.iter().find(|(_, s)| s == source).map(|(rank, _)| *rank);
@@ -201,7 +201,7 @@ impl ViewSubscriber {
         let mut hearing =
             Subscription { replica, has_received: false, pending: None, deadline: until };
         let mut left = self.receive(source, using.connection(), &mut messages, &mut hearing).await;
-        // What was said before the end is true nevertheless.
+        // What came before the end is true nevertheless.
         if self.deliver(source, &mut hearing.pending).is_err() && left == EndReason::Better {
             left = EndReason::Stale;
         }
@@ -250,7 +250,7 @@ impl ViewSubscriber {
     ) -> EndReason {
         let mut changes = self.changes();
         loop {
-            // A peer that never pauses is heard in turns with everybody else.
+            // A peer that never pauses takes turns with everybody else.
             consume_budget().await;
             let held = self.budget.exhausted_until();
             let due = self.delivered_at.map_or_else(Instant::now, |at| at + DELIVER_INTERVAL);
@@ -266,7 +266,7 @@ impl ViewSubscriber {
                     }
                 }
                 () = sleep_until(held.unwrap_or(due)), if held.is_some() => {
-                    // That it was not heard is not its silence.
+                    // That it was not read is not its silence.
                     hearing.deadline = hearing.deadline.max(Instant::now() + FIRST_VIEW_TIMEOUT);
                 }
                 message = messages.next(), if held.is_none() => {
@@ -293,8 +293,8 @@ impl ViewSubscriber {
         }
     }
 
-    /// Hands on the view that waits, if one does. Fails where it is too old: then it is taken only if what we
-    /// have is older still, and the source is to be left.
+    /// Delivers the pending view, if there is one. Fails if it is too old: then it is taken only if the view
+    /// that we have is older still, and the source is to be left.
     fn deliver(
         &mut self,
         source: &SourceNode,
@@ -307,7 +307,7 @@ impl ViewSubscriber {
         let old = shared.knowledge.views.get(&self.cluster);
         let older = old.as_ref().is_none_or(|old| old.source == *source || old.age() > age);
         let MarkedView { view, omitted, position, lost, .. } = marked;
-        // Somebody else may still be connected with it. Where nobody is, they are asked in turn.
+        // Another source may still be connected with it. If none is, they are asked in turn.
         let is_hearsay = age > STALE_TIMEOUT || (lost && self.has_other_source(source));
         if is_hearsay && !older {
             return Err(EndReason::Stale);
@@ -333,7 +333,7 @@ impl ViewSubscriber {
     }
 }
 
-/// What was read, none where it is to be skipped, and its length.
+/// The message that was read, `None` if it is to be skipped, and its length.
 type DecodedMessage = (Option<Option<ReceivedMessage>>, usize);
 
 /// Reads a message, also one that is to be skipped: that costs as much.
@@ -342,7 +342,7 @@ fn decode(input: &[u8]) -> Result<Option<DecodedMessage>, WireError> {
 }
 
 impl Subscription {
-    /// Takes what was heard next.
+    /// Takes the next message.
     fn accept(&mut self, message: ReceivedMessage) -> Result<(), WireError> {
         match self.replica.receive(message)? {
             Some(marked) => {

@@ -1,9 +1,9 @@
 //! A peer's process that goes away while its successor serves already: the new one is met before the old
 //! one is left, so that neither a stream nor the link's status ever finds the node without a connection.
 //!
-//! A go-away that asks for no pause says so. The old process serves what is opened meanwhile. A peer that
-//! says it of a connection just made is not believed: it could have us dial without end. Nor is a cluster
-//! whose nodes say it more often than they are replaced: its thousands of connections would have us dial
+//! A go-away that asks for no pause means that. The old process serves what is opened meanwhile. A peer that
+//! sends it on a connection just made is not believed: it could have us dial without end. Nor is a cluster
+//! whose nodes send it more often than they are replaced: its thousands of connections would have us dial
 //! whatever its nodes announce, all at once. Such connections are left like any other.
 
 use std::sync::Arc;
@@ -16,14 +16,15 @@ use super::connection::PeerConnection;
 use super::dial_history::DialKey;
 use super::shared::LinksInner;
 
-/// How long a connection goes on taking streams while its peer's successor is not met.
+/// The longest time that a connection goes on taking streams while its peer's successor is not met, from its
+/// go-away.
 const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection must have lived for so long that its successor is dialled for it.
+/// Age that a connection must have for its successor to be dialled.
 const MIN_CONNECTION_LIFETIME: Duration = Duration::from_secs(3);
 
 impl LinksInner {
-    /// Begins to look for the successor of a connection's process, and leaves the connection once it is met or
-    /// has not been for a while. `false` where it is to be left now.
+    /// Begins to look for the successor of a connection's process, and leaves the connection once the
+    /// successor is met or has not been for a while. `false` if the connection is to be left now.
     pub(super) fn meet_successor(self: &Arc<Self>, conn: &Arc<PeerConnection>) -> bool {
         if self.connections.has_successor(conn)
             || conn.connected_at.elapsed() < MIN_CONNECTION_LIFETIME

@@ -1,10 +1,9 @@
 //! All connections with peers.
 //!
-//! Owns the order in which they were made, and says when one comes, goes or begins to leave: to those who
-//! care for its cluster, and to those who care for any. Notes how a node was lost with which none is
-//! usable any more. Which one is chosen is
-//! [`adit_core::routing::connections`]' to decide; who makes and ends them is [`super::session`],
-//! [`super::attempt`] and [`super::reconcile`].
+//! Owns the order in which they were made, and notifies when one comes, goes or begins to leave: the
+//! subscribers of its cluster, and those of all clusters. Records how a node was lost that has no usable
+//! connection any more. [`adit_core::routing::connections`] decides which one a stream takes; the sessions,
+//! the dials and the reconciler make and end them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,18 +28,18 @@ use crate::endpoint::CloseReason;
 #[derive(Debug)]
 pub(super) struct ConnectionChoice {
     pub(super) conn: Arc<PeerConnection>,
-    /// Whether it is of the stream's lane.
+    /// True if it is of the stream's class.
     pub(super) is_of_class: bool,
-    /// Whether we dialled it from the stream's worker: the best there is.
+    /// True if we dialled it from the stream's worker: the best there is.
     pub(super) is_own: bool,
 }
 
-/// Connections of one boot, lane, dialler and slot that there may be: the one that takes streams, and one
-/// whose place it took while it carried some.
+/// The most connections of one boot, class, dialler and slot: the one that takes streams, and one whose place
+/// it took while it carried some.
 const MAX_PER_SLOT: usize = 2;
 
-/// A connection that another of its kind took the place of ends once nothing has used it for so long: who
-/// dialled it has had time to send what it began to.
+/// Idle time after which a connection ends whose place another took: its dialler has had time to send what it
+/// began to.
 const REPLACED_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A cluster's connections.
@@ -80,11 +79,11 @@ impl ClusterConnections {
 #[derive(Debug, Default)]
 pub(super) struct ConnectionTable {
     clusters: Mutex<BTreeMap<ClusterName, ClusterConnections>>,
-    /// Written while `clusters` is locked, so that who finds no connection finds the reason.
+    /// Written while `clusters` is locked, so that whoever finds no connection finds the reason.
     pub(super) disconnects: Disconnects,
     /// In which order processes connected.
     pub(super) boots: BootHistory,
-    /// How many there may be.
+    /// The permits of connections, which bound their number.
     pub(super) permits: Arc<ConnectionPermits>,
     /// Rung at each change among a cluster's connections.
     cluster_notifiers: Mutex<HashMap<ClusterName, watch::Sender<()>>>,
@@ -98,7 +97,8 @@ impl ConnectionTable {
         self.notifier.subscribe()
     }
 
-    /// The same for one cluster's. Clusters are few and come from the configuration.
+    /// Wakes at the same changes of one cluster's connections. Clusters are few and come from the
+    /// configuration.
     pub(super) fn changes_of(&self, cluster: &ClusterName) -> watch::Receiver<()> {
         lock(&self.cluster_notifiers).entry(cluster.clone()).or_default().subscribe()
     }
@@ -110,8 +110,8 @@ impl ConnectionTable {
         self.notifier.send_replace(());
     }
 
-    /// Adds a connection, whose dialler has so many slots. What it takes the place of ends, unless it is
-    /// in use.
+    /// Adds a connection, whose dialler has `slots` slots. The connection whose place it takes ends, unless
+    /// it is in use.
     ///
     /// # Errors
     /// It is of no slot, or there are enough of its kind.
@@ -151,7 +151,7 @@ impl ConnectionTable {
         Ok(())
     }
 
-    /// Removes a connection that ended like this. How a node was lost is kept for longer where its cluster
+    /// Removes a connection that ended with `closed`. The reason is kept for longer if the node's cluster
     /// announces it.
     pub(super) fn remove(
         &self,
@@ -182,7 +182,7 @@ impl ConnectionTable {
         self.notify(&peer.cluster);
     }
 
-    /// The peer said that it takes nothing new on the connection.
+    /// Records that the peer takes no new streams on the connection.
     pub(super) fn mark_peer_leaving(&self, conn: &PeerConnection, code: Code, is_announced: bool) {
         let peer = &conn.peer;
         let mut clusters = lock(&self.clusters);
@@ -210,9 +210,9 @@ impl ConnectionTable {
         self.notify(&peer.cluster);
     }
 
-    /// A connection ended by silence: the others with that boot of the node take nothing new until
-    /// something is heard on them. Each of them would end the same way, but later, since no two count
-    /// from the same datagram; what is sent meanwhile would be lost. Says whether we dialled one of them.
+    /// Records that a connection ended by silence: the others with that boot of the node take no new streams
+    /// until something is received on them. Each of them would end the same way, but later, since no two
+    /// count from the same datagram; what is sent meanwhile would be lost. True if we dialled one of them.
     pub(super) fn mark_silent(
         &self,
         lost: &PeerConnection,
@@ -241,7 +241,7 @@ impl ConnectionTable {
         dialled
     }
 
-    /// Whether another process of the connection's node takes new streams.
+    /// True if another process of the connection's node takes new streams.
     pub(super) fn has_successor(&self, conn: &PeerConnection) -> bool {
         let peer = &conn.peer;
         let clusters = lock(&self.clusters);
@@ -251,7 +251,7 @@ impl ConnectionTable {
         })
     }
 
-    /// True where the successor of the connection's process is waited for already.
+    /// True if the successor of the connection's process is waited for already.
     pub(super) fn is_successor_awaited(&self, conn: &PeerConnection) -> bool {
         let peer = &conn.peer;
         let clusters = lock(&self.clusters);
@@ -314,7 +314,7 @@ impl ConnectionTable {
         clusters.get(cluster).into_iter().flat_map(ClusterConnections::connected).cloned().collect()
     }
 
-    /// Whether there is a connection that takes new streams with any node of `cluster`.
+    /// True if there is a connection that takes new streams with any node of `cluster`.
     pub(super) fn is_connected(&self, cluster: &ClusterName) -> bool {
         lock(&self.clusters).get(cluster).is_some_and(|nodes| nodes.connected().next().is_some())
     }
@@ -330,8 +330,8 @@ impl ConnectionTable {
         among.iter().position(|node| nodes.is_connected(node))
     }
 
-    /// The first node of `cluster` by name, but for `except`, with which there is a connection that takes
-    /// new streams.
+    /// The first node of `cluster` by name, but for those in `except`, with which there is a connection that
+    /// takes new streams.
     pub(super) fn other_connected(
         &self,
         cluster: &ClusterName,
@@ -341,8 +341,8 @@ impl ConnectionTable {
         clusters.get(cluster)?.connected().find(|node| !except.contains(node)).cloned()
     }
 
-    /// The connection that serves `target`: one that we dialled and that takes new streams. One that the
-    /// peer dialled is the peer's to close, and does not tell us of its restart.
+    /// The connection that serves `target`: one that we dialled and that takes new streams. One that the peer
+    /// dialled is the peer's to close, and does not tell us of its restart.
     pub(super) fn standing_connection(
         &self,
         target: &StandingTarget,
@@ -388,7 +388,7 @@ fn usable_connections(all: &[Arc<PeerConnection>]) -> impl Iterator<Item = Arc<P
     with_unusable_reasons(all).filter(|(_, passed)| passed.is_none()).map(|(conn, _)| conn)
 }
 
-/// Whether one of a node's connections takes new streams.
+/// True if one of a node's connections takes new streams.
 fn is_usable(all: &[Arc<PeerConnection>]) -> bool {
     all.iter().any(|conn| conn.candidate().is_alive())
 }

@@ -1,7 +1,7 @@
-//! Why a linked cluster, or all of its nodes, cannot be reached: as far as this side can know it.
+//! Explains why a linked cluster, or all of its nodes, cannot be reached, as far as this side can know it.
 //!
-//! What dialling it came to says most. Where its nodes do not answer, what became of the handshakes that they
-//! began says whether packets pass in the other direction, and which side refuses whose certificate.
+//! The results of dialling it say most. If its nodes do not answer, the results of the handshakes that they
+//! began show whether packets pass in the other direction, and which side refuses whose certificate.
 
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
@@ -14,7 +14,7 @@ use super::shared::LinksInner;
 use super::status::LinkStatus;
 
 impl LinksInner {
-    /// Why a whole cluster cannot be dialled, while that is known.
+    /// The reason why a whole cluster cannot be dialled, while that is known.
     pub(super) fn why_unreachable(&self, cluster: &ClusterName) -> Option<DialFailure> {
         let now = self.snapshot();
         if *cluster == now.local.cluster {
@@ -53,9 +53,9 @@ impl LinksInner {
         None
     }
 
-    /// Why nothing can be sent although dialling has not failed yet: the last usable connection was lost, and
-    /// a stream to any node that is known would be refused. What a hub lost it dials again, and
-    /// until then it is lost; anybody else dials when a stream asks for it.
+    /// The reason why nothing can be sent although dialling has not failed yet: the last usable connection
+    /// was lost, and a stream to any node that is known would be refused. A hub dials again what it lost, and
+    /// until then it is lost; any other node dials when a stream asks for it.
     pub(super) fn why_cut_off(&self, link: &LinkStatus) -> Option<DialFailure> {
         let cluster = &link.cluster;
         let lost = self.connections.disconnects.last(cluster);
@@ -73,8 +73,8 @@ impl LinksInner {
         Some(DialFailure::new(code, text))
     }
 
-    /// Why there is no connection with a cluster, or with the node of it that was lost: what is most likely to be
-    /// its cause first.
+    /// The reason why there is no connection with a cluster, or with the node of it that was lost: the most
+    /// likely cause first.
     pub(super) fn explain_disconnect(
         &self,
         cluster: &ClusterName,

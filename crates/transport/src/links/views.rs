@@ -1,7 +1,7 @@
-//! What other clusters said of themselves, as heard last.
+//! The views of other clusters, as received last.
 //!
-//! One view for each link, from one source; views are never merged. It stays when its source is gone,
-//! and its age tells.
+//! There is one view for each link, from one source; views are never merged. A view stays when its source is
+//! gone, and its age shows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,39 +17,39 @@ use tokio::time::Instant;
 pub(super) const STALE_TIMEOUT: Duration =
     super::publish_stream::HEARTBEAT_INTERVAL.saturating_mul(3);
 
-/// What a cluster said of itself.
+/// The view of a cluster, and its source.
 #[derive(Debug, Clone)]
 pub struct LinkView {
     /// The view.
     pub view: Arc<ClusterView>,
-    /// What was told and is not in it: it breaks a bound.
+    /// The records that were sent and are not in it: they break a bound.
     pub omitted: Arc<Omissions>,
-    /// Its number at who told it: epoch and sequence.
+    /// Its position at its source: epoch and sequence.
     pub position: (u64, u64),
-    /// The node that told it, and its cluster: a hub of the peer's, or a sibling that passes it on.
+    /// The node that sent it, and its cluster: a hub of the peer's, or a sibling that passes it on.
     pub source: (ClusterName, NodeName),
-    /// How old it was when it arrived.
+    /// Its age when it arrived.
     pub age: Duration,
-    /// When it arrived.
+    /// The time of its arrival.
     pub received: Instant,
-    /// Whether who told it has lost that cluster: what it says was true, and may not be any more.
+    /// True if its source has lost that cluster: what it says was true, and may not be any more.
     pub lost: bool,
 }
 
 impl LinkView {
-    /// For how long nobody has known it to be true.
+    /// Time since it was last known to be true.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.age + self.received.elapsed()
     }
 
-    /// Whether `new` only says that this is still so.
+    /// True if `new` only says that this is still so.
     pub(super) fn is_confirmed_by(&self, new: &Self) -> bool {
         let same = self.position == new.position || Arc::ptr_eq(&self.view, &new.view);
         self.source == new.source && same && self.lost == new.lost
     }
 
-    /// Whether it is too old to be believed without looking for a better one.
+    /// True if it is too old to be believed without looking for a better one.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.age() > STALE_TIMEOUT

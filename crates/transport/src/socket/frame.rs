@@ -1,4 +1,4 @@
-//! How datagrams look on their way from the process that received them to the one they belong to.
+//! The frame of datagrams on their way from the process that received them to the one that owns them.
 //!
 //! ```text
 //!  0         1     2        4          31          58       75 bytes
@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 
 use quinn::udp::{EcnCodepoint, RecvMeta};
 
-/// What a reader of another version does not take.
+/// The version of the frame; a reader takes no other.
 const FRAME_VERSION: u8 = 1;
 const STRIDE_AT: usize = 2;
 const SENDER_AT: usize = 4;
@@ -43,7 +43,7 @@ pub(crate) fn header(listening: SocketAddr, meta: &RecvMeta) -> [u8; HEADER_LEN]
     bytes
 }
 
-/// What a frame holds: where it was received, the datagrams, and what is known of them.
+/// Reads a frame: the listening address, the datagrams, and what is known of them.
 pub(crate) fn read(frame: &[u8]) -> Option<(SocketAddr, &[u8], RecvMeta)> {
     let (head, datagrams) = frame.split_at_checked(HEADER_LEN)?;
     if head[0] != FRAME_VERSION || datagrams.is_empty() {

@@ -1,7 +1,7 @@
 //! Datagrams that other legs received for this one.
 //!
-//! A bounded queue with one reader. Looking into an empty one costs an atomic load, so that the usual
-//! case, where no client has changed its port, pays nothing for the unusual one.
+//! A bounded queue with one reader. A check of an empty one costs an atomic load, so that the usual case,
+//! where no client has changed its port, pays nothing for the unusual one.
 
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
@@ -17,7 +17,7 @@ pub(super) const INBOX_CAPACITY: usize = 1024;
 
 #[derive(Default)]
 pub(super) struct SocketInbox {
-    /// How many are in the queue, readable without its lock.
+    /// Number of datagrams in the queue, readable without its lock.
     waiting: AtomicUsize,
     queue: Mutex<VecDeque<QueuedDatagram>>,
     reader: AtomicWaker,
@@ -63,12 +63,12 @@ impl SocketInbox {
         taken
     }
 
-    /// Has the reader look again at what it may receive.
+    /// Has the reader check again what it may receive.
     pub(super) fn wake(&self) {
         self.reader.wake();
     }
 
-    /// Has the reader woken by the next datagram. `false` where one came before that was arranged.
+    /// Has the reader woken by the next datagram. `false` if one came before that was arranged.
     #[must_use]
     pub(super) fn register_waker(&self, cx: &Context<'_>) -> bool {
         self.reader.register(cx.waker());

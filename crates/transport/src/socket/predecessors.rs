@@ -30,7 +30,7 @@ impl PredecessorProcess {
     }
 }
 
-/// All of them. Cheap to ask where there is none, which is the usual case.
+/// All older processes. Cheap to ask if there is none, which is the usual case.
 #[derive(Default)]
 pub(crate) struct Predecessors(Vec<PredecessorProcess>);
 
@@ -47,8 +47,8 @@ impl Predecessors {
         Ok(Self(all))
     }
 
-    /// The generation that follows `generation`: none of one that lives, so that nobody gets its packets. `None`
-    /// where all are taken.
+    /// The generation that follows `generation`: none of a living process, so that nobody gets its packets.
+    /// `None` if all are taken.
     pub(crate) fn next_generation(&self, generation: u8) -> Option<u8> {
         let taken = |next: &u8| *next == generation || self.0.iter().any(|e| e.generation == *next);
         (1..=u8::MAX).map(|n| generation.wrapping_add(n)).find(|next| !taken(next))

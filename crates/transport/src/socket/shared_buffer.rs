@@ -60,7 +60,7 @@ impl AsyncUdpSocket for SharedBufferSocket {
         let mut filled = 0;
         for (message, meta) in scratch.chunks(MAX_MESSAGE_LEN).zip(&received[..count]) {
             let stride = if meta.stride == 0 { meta.len.max(1) } else { meta.stride };
-            // Datagrams that do not fit are longer than anybody may send: they are nobody's.
+            // Datagrams that do not fit are longer than anybody may send: they belong to no connection.
             let whole = (size / stride * stride).max(1);
             for part in message[..meta.len].chunks(whole).filter(|_| stride <= size) {
                 let Some((buf, slot)) = slots.next() else { break };

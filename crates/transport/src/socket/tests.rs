@@ -200,7 +200,7 @@ fn a_thrifty_socket_asks_for_little_and_delivers_all() {
     assert_eq!(drain(&thrifty, Waker::noop(), size), sent);
 }
 
-/// What waits at an elder's end, frame by frame: its datagrams, and what is said of them.
+/// The frames that wait at an older process's end: the datagrams of each, and what is said of them.
 fn forwarded(elder: &UnixDatagram) -> Vec<(Vec<Vec<u8>>, RecvMeta)> {
     let mut frame = vec![0; LONGEST_FRAME];
     let next = || {

@@ -20,11 +20,11 @@ use crate::stream_credit::{ReceiveCredit, StreamCredits};
 pub struct RecvStream {
     inner: quinn::RecvStream,
     connection: QuicConnection,
-    /// How it ended, once it has. quinn answers a read after a reset with the end of the stream, which
+    /// The way it ended, once it has. quinn answers a read after a reset with the end of the stream, which
     /// would turn an error into a clean end for whoever asks twice.
     ended: Option<Result<(), RecvError>>,
     held: Option<StreamLifetimeGuard>,
-    /// How far it may come, where QUIC's windows do not say.
+    /// The stream's credit, if QUIC's windows alone do not bound it.
     credit: Option<ReceiveCredit>,
 }
 
@@ -34,7 +34,7 @@ impl RecvStream {
         Self { inner, connection, ended: None, held: None, credit: grant }
     }
 
-    /// It brings grants, for which none are needed.
+    /// Exempts a stream that carries credit, for which none is needed.
     pub(crate) fn carry_credits(&mut self) {
         self.credit = None;
     }
@@ -88,8 +88,8 @@ impl RecvStream {
         Ok(read)
     }
 
-    /// Says that the rest is not wanted, and why. What arrives from here on is thrown away. Does
-    /// nothing where the stream has ended already.
+    /// Tells the peer that the rest is not wanted, and why. What arrives from here on is thrown away. Does
+    /// nothing if the stream has ended already.
     pub fn stop(&mut self, code: Code) {
         if self.ended.is_none() {
             self.discard();
@@ -99,15 +99,15 @@ impl RecvStream {
         }
     }
 
-    /// Whether it ended by the peer's reset, as far as it was read.
+    /// True if it ended by the peer's reset, as far as it was read.
     #[must_use]
     pub fn was_reset(&self) -> bool {
         matches!(self.ended, Some(Err(RecvError::Reset(_))))
     }
 
-    /// Says that nobody will take what arrives for a while, for as long as the result lives: the other
-    /// streams of the connection go on, and what this one may hold is charged to the peer. `None` where
-    /// the connection's peer is not known yet.
+    /// Declares that nobody will take what arrives for a while, for as long as the result lives: the other
+    /// streams of the connection go on, and what this one may hold is charged to the peer. `None` if the
+    /// connection's peer is not known yet.
     #[must_use]
     pub fn stall(&self) -> Option<StallCharge> {
         StallCharge::begin(&self.connection, self.window())
@@ -127,8 +127,8 @@ impl RecvStream {
         }
     }
 
-    /// Takes what has arrived off the stream that is about to be stopped, where it counts how much that is:
-    /// quinn does not tell.
+    /// Takes what has arrived off the stream that is about to be stopped, if the amount matters: quinn does
+    /// not tell it.
     fn discard(&mut self) {
         let conn = self.connection.clone();
         let Some((windows, _)) = conn.windows().filter(|(windows, _)| windows.owes()) else {

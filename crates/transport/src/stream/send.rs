@@ -1,10 +1,10 @@
 //! The sending half of a stream.
 //!
 //! quinn would tell by an event when the peer stops a stream or has acknowledged all of it
-//! (`quinn::SendStream::stopped`). But what it tells with stays in the connection's tables until one of
-//! the two has come, and neither comes once the stream is reset here (quinn 0.11.12): some hundred bytes
-//! for each, for as long as the connection lives. So [`SendStream::stopped`] looks, at growing intervals,
-//! and is for where nothing else would tell: a peer that gives up resets its own direction as well.
+//! (`quinn::SendStream::stopped`). But the event's slot stays in the connection's tables until one of the two
+//! has come, and neither comes once the stream is reset here (quinn 0.11.12): some hundred bytes for each,
+//! for as long as the connection lives. So [`SendStream::stopped`] polls, at growing intervals, and is for
+//! cases in which nothing else would tell: a peer that gives up resets its own direction as well.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,15 +26,15 @@ pub struct SendStream {
     connection: QuicConnection,
     ended: bool,
     last_sent_at: Option<Instant>,
-    /// How many streams the peer had stopped on the connection when this one was looked at last.
+    /// Number of streams that the peer had stopped on the connection when this one was last polled.
     stops_seen: u64,
     held: Option<StreamLifetimeGuard>,
     sent_bytes: u64,
-    /// How far it may be sent, where QUIC's windows do not say.
+    /// The stream's credit, if QUIC's windows alone do not bound it.
     credit: Option<Arc<SendCredit>>,
 }
 
-/// [`SendStream::stopped`] looks for the second time after this or a round trip, whichever is longer, …
+/// [`SendStream::stopped`] polls for the second time after this or a round trip, whichever is longer, …
 const FIRST_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// … and then after twice the time, up to this.
 const MAX_LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ impl SendStream {
         }
     }
 
-    /// It tells of grants, so it waits for none, and goes before what does.
+    /// Exempts a stream that carries credit: it waits for none, and goes before the streams that do.
     pub(crate) fn carry_credits(&mut self) {
         self.credit = None;
         // The only error is that it has ended.
@@ -112,14 +112,14 @@ impl SendStream {
         }
     }
 
-    /// Waits until something more may be sent, and says how much.
+    /// Waits until something more may be sent, and gives the number of bytes.
     async fn wait_for_credit(&mut self) -> Result<usize, SendError> {
         let Some(grant) = self.credit.clone() else { return Ok(usize::MAX) };
         let mut has_waited = false;
         loop {
             match grant.remaining(self.sent_bytes) {
                 0 if !has_waited => {
-                    // The peer is told at once as a rule, and looking for an end costs more than that.
+                    // The peer gives credit at once as a rule, and polling for an end costs more than that.
                     has_waited = timeout(FIRST_LOOK_INTERVAL, grant.wait_raised()).await.is_err();
                 }
                 0 => tokio::select! {
@@ -132,7 +132,7 @@ impl SendStream {
         }
     }
 
-    /// When [`SendStream::send_some`] last sent something.
+    /// The time at which [`SendStream::send_some`] last sent something.
     #[must_use]
     pub fn last_sent(&self) -> Option<Instant> {
         self.last_sent_at
@@ -154,29 +154,29 @@ impl SendStream {
         Ok(())
     }
 
-    /// Says that everything was sent: the reader will see the end, after the last byte. This only
-    /// queues it; [`SendStream::stopped`] tells when the peer has all.
+    /// Declares that everything was sent: the reader will see the end, after the last byte. This only queues
+    /// it; [`SendStream::stopped`] tells when the peer has all.
     ///
     /// # Errors
-    /// [`SendError::Ended`] where it was finished or reset before.
+    /// [`SendError::Ended`] if it was finished or reset before.
     pub fn finish(&mut self) -> Result<(), SendError> {
         self.ended = true;
         self.inner.finish().map_err(|_| SendError::Ended)
     }
 
-    /// Gives up: the reader will see a reset with this code, and may not see bytes that were sent
-    /// before. Does nothing where the stream has ended already.
+    /// Gives up: the reader will see a reset with this code, and may not see bytes that were sent before.
+    /// Does nothing if the stream has ended already.
     pub fn reset(&mut self, code: Code) {
         self.ended = true;
         // The only error is that it ended before.
         drop(self.inner.reset(varint(code)));
     }
 
-    /// Waits until nothing more will happen: `Ok` once the peer has acknowledged everything up to the
-    /// end, an error once it wants no more or the connection is gone. On a stream that is not finished it
-    /// tells of the errors only. Acknowledged means that the peer's node has the bytes, not that anybody
-    /// read them. The end of the connection is noticed at once, everything else at the next look, a second
-    /// late at most. May be cancelled.
+    /// Waits until nothing more will happen: `Ok` once the peer has acknowledged everything up to the end, an
+    /// error once it wants no more or the connection is gone. On a stream that is not finished only errors
+    /// end the wait. Acknowledged means that the peer's node has the bytes, not that anybody read them. The
+    /// end of the connection is noticed at once, everything else at the next poll, a second late at most. May
+    /// be cancelled.
     ///
     /// # Errors
     /// [`SendError`], see there.
@@ -187,20 +187,21 @@ impl SendStream {
             if let Some(end) = self.poll_end() {
                 return end;
             }
-            // Either way it is time to look.
+            // Either way it is time to poll.
             drop(timeout(interval, connection.closed()).await);
             interval = (interval * 2).min(MAX_LOOK_INTERVAL);
         }
     }
 
-    /// The same without waiting: `None` where something may still happen.
+    /// The stream's end as [`SendStream::stopped`] gives it, without waiting: `None` if something may still
+    /// happen.
     pub fn poll_end(&mut self) -> Option<Result<(), SendError>> {
         if self.connection.is_closed().is_some() {
             return self.end_from_quinn();
         }
         if self.ended {
-            // quinn forgets a stream once all of it is acknowledged, and takes a second end of one for good
-            // where the peer has stopped it meanwhile.
+            // quinn forgets a stream once all of it is acknowledged, and accepts a second finish of one that
+            // the peer has stopped meanwhile.
             let is_over = self.inner.priority().is_err() || self.inner.finish().is_ok();
             return if is_over { self.end_from_quinn() } else { None };
         }
@@ -214,8 +215,8 @@ impl SendStream {
         written.err().map(|error| Err(self.error(error)))
     }
 
-    /// What quinn tells of a stream of which it knows that nothing more will happen: so it keeps nothing to
-    /// tell it with.
+    /// quinn's word on a stream of which it knows that nothing more will happen: so it keeps nothing to tell
+    /// it with.
     fn end_from_quinn(&self) -> Option<Result<(), SendError>> {
         Some(match self.inner.stopped().now_or_never()? {
             Ok(None) => Ok(()),

@@ -1,10 +1,10 @@
 //! quinn's congestion controllers under a ceiling, and BBR for paths that change.
 //!
-//! More than a lane's send window can never be in flight, so a larger congestion window says nothing;
-//! but quinn's pacer divides it by the round trip, and the window of an application that sends little
-//! grows without bound (quinn#2798). Remove the ceiling when quinn has BBRv3 (quinn#2481).
+//! More than a class's send window can never be in flight, so a larger congestion window says nothing; but
+//! quinn's pacer divides it by the round trip, and the window of an application that sends little grows
+//! without bound (quinn#2798). Remove the ceiling when quinn has BBRv3 (quinn#2481).
 //!
-//! BBR's window is for the least round trip that there ever was. Where the path is longer now, the window is at
+//! BBR's window is for the least round trip that there ever was. If the path is longer now, the window is at
 //! least what [`PathEstimate`] says.
 
 use std::any::Any;
@@ -61,7 +61,7 @@ impl ControllerFactory for CappedControllerFactory {
 /// A controller whose window has a ceiling, and grows with the path.
 struct CappedController {
     inner: Box<dyn Controller>,
-    /// What the controller does not know of the path, where it needs to.
+    /// The path as the controller does not know it, if it needs to.
     path: Option<PathEstimate>,
     ceiling: u64,
 }

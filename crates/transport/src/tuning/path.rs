@@ -1,17 +1,19 @@
-//! What BBR does not know of a path that became longer: how long it is now, and what it carries.
+//! The estimate of a path that became longer, which BBR does not make: how long it is now, and what it
+//! carries.
 //!
-//! quinn's BBR takes the least round trip of the path's whole life. Where the path has become longer since,
-//! its window stays at what the short one needed, for as long as the connection lives (measured: a path
-//! that went from 0.5 to 50 ms carried 0 to 3 MB/s, a fresh connection 104). Here the estimate expires, as
-//! in the BBR drafts (draft-ietf-ccwg-bbr, `BBR.min_rtt`): when no sample has come near it for a while, less
-//! is sent for a moment, so that the queue that this connection itself keeps up goes, and the least of what
-//! is measured then is the new estimate.
+//! quinn's BBR takes the least round trip of the path's whole life. If the path has become longer since, its
+//! window stays at what the short one needed, for as long as the connection lives (measured: a path that went
+//! from 0.5 to 50 ms carried 0 to 3 MB/s, a fresh connection 104). Here the estimate expires, as in the BBR
+//! drafts (draft-ietf-ccwg-bbr, `BBR.min_rtt`): when no sample has come near it for a while, less is sent for
+//! a moment, so that the queue that this connection itself keeps up goes, and the least of what is measured
+//! then is the new estimate.
 
 use std::time::{Duration, Instant};
 
-/// An estimate that nothing came near to for so long is measured anew.
+/// Time after which an estimate is measured anew, from the last sample that came near it.
 const ESTIMATE_LIFETIME: Duration = Duration::from_secs(5);
-/// How long that takes at least: what was sent before must have left the queue.
+/// The shortest time that a new measurement takes, from its begin: what was sent before must have left the
+/// queue.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Below this a round trip says how busy the machines are, not how long the path is.
 const MIN_PATH_DELAY: Duration = Duration::from_millis(2);
@@ -27,7 +29,7 @@ pub(super) struct PathEstimate {
     /// The least round trip of the path's life, as quinn has it.
     lifetime_least: Duration,
     delivered: u64,
-    /// When this round began, and how much had been delivered until then.
+    /// The time at which this round began, and the bytes that had been delivered until then.
     round: Option<(Instant, u64)>,
     /// Bytes a second that were delivered in the last rounds.
     rates: [u64; RATE_ROUNDS],
@@ -41,8 +43,9 @@ struct RttProbe {
 }
 
 impl PathEstimate {
-    /// So many bytes that were sent at `sent` have been acknowledged; `ever` is the least round trip of the
-    /// path's life. While the application sends little, rates say nothing but that there is more.
+    /// Records that `bytes` bytes sent at `sent` have been acknowledged; `lifetime_least` is the least round
+    /// trip of the path's life. While the application sends little, a rate only shows that the path carries
+    /// at least that.
     pub(super) fn acknowledged(
         &mut self,
         (now, sent): (Instant, Instant),
@@ -92,14 +95,14 @@ impl PathEstimate {
         }
     }
 
-    /// Whether less is to be sent, because the round trip is measured anew.
+    /// True if less is to be sent, because the round trip is measured anew.
     pub(super) fn is_probing(&self) -> bool {
         self.probe.is_some()
     }
 
-    /// The window that the path needs, if it is longer than it ever was: a quarter more than it holds at the rate
-    /// that was delivered. Where that was not all that it carries, the rate grows by as much in each round
-    /// trip; more would be lost where the queue is short (simulated: with twice of it, as BBR's, half).
+    /// The window that the path needs, if it is longer than it ever was: a quarter more than it holds at the
+    /// rate that was delivered. If the path carries more, the rate grows by as much in each round trip; more
+    /// would be lost if the queue is short (simulated: with twice of it, as BBR's, half).
     pub(super) fn window(&self) -> Option<u64> {
         let (least, _) = self.least?;
         let is_longer =

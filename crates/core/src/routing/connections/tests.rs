@@ -131,7 +131,7 @@ fn slots_are_the_workers_own_and_a_lost_ones_is_taken_again() {
     assert_eq!(free(&theirs, 3), Some(3), "the peer's slots are the peer's");
 }
 
-/// What [`passed`] must say, in the words of its reasons, however long that takes.
+/// The definition of `unusable_reasons` in the words of its reasons, however slow.
 fn passed_in_words(all: &[ConnectionCandidate]) -> Vec<Option<Unusable>> {
     let since = |boot| all.iter().position(|c| c.boot == boot);
     let living = all.iter().filter(|c| c.is_alive()).map(|c| c.boot);

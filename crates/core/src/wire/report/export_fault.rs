@@ -1,8 +1,8 @@
-//! What a node says of the backends of its exports, where they do not answer: names and counts, so that what all
-//! nodes say adds up.
+//! The state of an export's backends on one node, if they do not answer: names and counts, so that the
+//! reports of all nodes add up.
 //!
-//! An item is: 1 service, 3 port (absent where it has no name), 5 whether nobody answers at all (0 or 1), 6 why
-//! ([`BackendFault`]'s code; absent where there is no backend), 8 backends of the port, 10 those that run on
+//! An item is: 1 service, 3 port (absent if it has no name), 5 whether nobody answers at all (0 or 1), 6 why
+//! ([`BackendFault`]'s code; absent if there is no backend), 8 backends of the port, 10 those that run on
 //! this node.
 
 use bytes::BytesMut;
@@ -13,18 +13,19 @@ use crate::fault::BackendFault;
 use crate::name::PortName;
 use crate::policy::Target;
 
-/// A port of an export for which no backend answers: none that this node knows, or none of those that run on it.
+/// A port of an export for which no backend answers: none that this node knows, or none of those that run on
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportFault {
     /// The export and its port.
     pub target: Target,
-    /// Whether none answers that this node knows; otherwise none of those that run on it, and others do.
+    /// True if no backend that this node knows answers; false if only those on this node do not.
     pub is_whole_export: bool,
-    /// Why; `None` where there is no backend.
+    /// The fault; `None` if there is no backend.
     pub fault: Option<BackendFault>,
-    /// How many backends the port has in the cluster, as far as this node knows.
+    /// Number of backends of the port in the cluster, as far as this node knows.
     pub total: u32,
-    /// How many of those run on this node. None of them answers.
+    /// Number of those that run on this node. None of them answers.
     pub here: u32,
 }
 

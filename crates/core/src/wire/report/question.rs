@@ -1,10 +1,10 @@
-//! What a controller tells a node when it asks for a report: of which exports no backend answers the node that it
-//! runs on.
+//! The question of a controller that asks a node for a report, with the exports of which no backend answers
+//! the node that it runs on.
 //!
-//! A node dials backends of others only where the export allows the hop, so it knows of the others' from this alone.
-//! The sum of what all nodes said of themselves, by the one who has heard them all; an earlier version says and reads
-//! nothing. At most [`MAX_QUESTION_LEN`] bytes until the stream's end: 2 list of [`ExportFault`], 4 for how long it
-//! holds, in milliseconds.
+//! A node dials backends of other nodes only if the export allows the hop, so it knows of theirs from this
+//! alone. The question is the sum of all nodes' reports; an earlier version sends and reads nothing. At most
+//! [`MAX_QUESTION_LEN`] bytes until the stream's end: 2 list of [`ExportFault`], 4 time for which it holds,
+//! in milliseconds.
 
 use bytes::BytesMut;
 
@@ -14,12 +14,12 @@ use super::{ExportFault, NodeReport};
 /// The longest question, in bytes.
 pub const MAX_QUESTION_LEN: usize = 32 * 1024;
 
-/// What is told with a question.
+/// The content of a question.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReportQuestion {
     /// Ports of exports none of whose backends answers its own node; at most [`NodeReport::MAX_EXPORTS`].
     pub unserved: Vec<ExportFault>,
-    /// For how long that holds where nobody says anything newer, in milliseconds.
+    /// The time for which that holds if no newer question comes, in milliseconds.
     pub valid_ms: u64,
 }
 
@@ -33,7 +33,7 @@ impl ReportQuestion {
         fields.finish()
     }
 
-    /// Reads a whole question; an empty one says nothing.
+    /// Reads a whole question; an empty one has no content.
     ///
     /// # Errors
     /// What is wrong with it.

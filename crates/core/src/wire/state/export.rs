@@ -51,7 +51,7 @@ fn write_port(port: &PeerPort) -> BytesMut {
         TlvWriter::default().text(1, node.as_str()).integer(3, u64::from(*count)).finish()
     };
     fields.list(5, port.ready.iter().map(count));
-    // With a ready backend it would say nothing.
+    // With a ready backend it would mean nothing.
     if let Some(fault) = port.fault.filter(|_| port.ready.values().all(|count| *count == 0)) {
         fields.integer(6, fault.code().number());
     }
@@ -97,8 +97,8 @@ pub(super) fn read_export(body: &[u8]) -> Result<(ServiceName, Arc<PeerExport>),
     Ok((service.ok_or(WireError::Missing("service"))?, Arc::new(export)))
 }
 
-/// Removes what is there already. A grant that is said again grants nothing more, and would be the cheapest way
-/// to fill a reader's memory.
+/// Removes repeated grants. A grant that comes again grants nothing more, and would be the cheapest way to
+/// fill a reader's memory.
 pub(crate) fn dedup_grants(grants: &mut Vec<WorkloadPattern>) {
     let mut seen = BTreeSet::new();
     let again: Vec<bool> = grants.iter().map(|grant| !seen.insert(grant)).collect();
@@ -112,7 +112,7 @@ fn has_duplicate_ports(ports: &[PeerPort]) -> bool {
     ports.iter().enumerate().any(before)
 }
 
-/// What a reader would refuse of an export that has valid names; none where it takes it.
+/// The reason why a reader would refuse an export that has valid names; `None` if it accepts it.
 pub(crate) fn export_error(export: &PeerExport, service: &ServiceName) -> Option<WireError> {
     let PeerExport { ports, grants, .. } = export;
     if ports.len() > MAX_PORTS {
@@ -191,7 +191,7 @@ fn read_grant(value: TlvValue<'_>) -> Result<WorkloadPattern, WireError> {
     Ok(WorkloadPattern { namespace, service_account })
 }
 
-/// A name, and not the `*` that a pattern's own text form would allow: "any" is told by absence.
+/// A name, and not the `*` that a pattern's own text form would allow: "any" is encoded by absence.
 fn read_exact_name<T>(value: TlvValue<'_>, what: &'static str) -> Result<Pattern<T>, WireError>
 where
     T: FromStr<Err = NameError>,

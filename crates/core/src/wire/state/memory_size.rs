@@ -1,7 +1,7 @@
-//! How much memory a record takes in a process that holds a view.
+//! The memory that a record takes in a process that holds a view.
 //!
 //! Counted as if nothing were shared: an upper bound, the same wherever and whenever it is counted, so that
-//! who tells and who hears agree. What is shared in fact makes a view smaller than it counts for.
+//! publisher and subscriber agree. Because values are shared in fact, a view is smaller than it counts for.
 
 use std::net::SocketAddr;
 
@@ -12,14 +12,14 @@ use crate::snapshot::{PeerExport, PeerPort};
 /// An allocation, besides what is in it: the allocator's own, rounding, and the counts of an `Arc`.
 const ALLOCATION_OVERHEAD: usize = 32;
 
-/// Of a node and its addresses.
+/// The size of a node and its addresses, in bytes.
 #[must_use]
 pub fn node(name: &NodeName, addresses: &[SocketAddr]) -> usize {
     let inline = size_of::<NodeName>() + size_of::<Vec<SocketAddr>>();
     inline + text(name.as_str()) + ALLOCATION_OVERHEAD + size_of_val(addresses)
 }
 
-/// Of an export.
+/// The size of an export, in bytes.
 #[must_use]
 pub fn export(service: &ServiceName, export: &PeerExport) -> usize {
     let key = size_of::<ServiceName>() + text(service.namespace.as_str()) + text(service.name());
@@ -31,7 +31,7 @@ pub fn export(service: &ServiceName, export: &PeerExport) -> usize {
     key + inline + lists + ports + grants
 }
 
-/// What a port has outside of itself.
+/// The heap size of a port.
 fn port(port: &PeerPort) -> usize {
     let count = |(node, _): (&NodeName, &u32)| size_of::<(NodeName, u32)>() + text(node.as_str());
     let protocol = port.app_protocol.as_ref().map_or(0, |p| text(p.as_str()));
@@ -41,7 +41,7 @@ fn port(port: &PeerPort) -> usize {
         + port.ready.iter().map(count).sum::<usize>()
 }
 
-/// What a grant has outside of itself.
+/// The heap size of a grant.
 fn grant(grant: &WorkloadPattern) -> usize {
     let namespace = match &grant.namespace {
         Pattern::Any => 0,
@@ -54,7 +54,7 @@ fn grant(grant: &WorkloadPattern) -> usize {
     namespace + account
 }
 
-/// What a text has outside of itself.
+/// The heap size of a text.
 fn text(text: &str) -> usize {
     ALLOCATION_OVERHEAD + text.len()
 }

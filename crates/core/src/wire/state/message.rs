@@ -28,7 +28,8 @@ const MARK: u64 = 13;
 /// Asks for a cluster's view from where the subscriber left off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscribeRequest {
-    /// Whose view: the peer's own cluster, or, asked of a sibling hub, a cluster that it is linked with.
+    /// The cluster whose view is wanted: the peer's own, or, asked of a sibling hub, one that it is linked
+    /// with.
     pub cluster: ClusterName,
     /// The epoch and sequence that the subscriber has, if any.
     pub have: Option<(u64, u64)>,
@@ -39,39 +40,39 @@ pub struct SubscribeRequest {
 pub enum StateMessage {
     /// The subscriber's only message.
     Subscribe(SubscribeRequest),
-    /// What follows belongs to `epoch`; where it `replaces`, it is the whole view.
+    /// The start of records that belong to `epoch`; if it `replaces`, they are the whole view.
     Begin {
         /// Random for each publisher; sequences of two epochs have nothing to do with each other.
         epoch: u64,
-        /// Whether what was known before is to be forgotten.
+        /// True if what was known before is to be forgotten.
         replaces: bool,
     },
     /// A node and where it can be dialled.
     Node(NodeName, Vec<SocketAddr>),
-    /// A node that is no more.
+    /// A node that is gone.
     NodeGone(NodeName),
     /// An export as it is now.
     Export(ServiceName, Arc<PeerExport>),
-    /// An export that is no more.
+    /// An export that is gone.
     ExportGone(ServiceName),
     /// All up to here is one consistent view.
     Mark {
         /// Its number.
         sequence: u64,
-        /// How long ago it was known to be true, in milliseconds.
+        /// Time since the view was known to be true, in milliseconds.
         age_ms: u64,
-        /// Whether who tells it has no connection with that cluster now.
+        /// True if the publisher has no connection with that cluster now.
         lost: bool,
     },
 }
 
-/// What a reader makes of a message that is framed as it must be.
+/// A message as a lenient reader takes it, if it is framed correctly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReceivedMessage {
     /// A message.
     Message(StateMessage),
-    /// A record that breaks a bound or a grammar: to be left out, and the rest is heard on. Which one it was
-    /// is known where its name is one.
+    /// A record that breaks a bound or a grammar: it is left out, and the rest is read on. The key is known
+    /// if the record's name is valid.
     Invalid(Option<RecordKey>, WireError),
 }
 
@@ -153,8 +154,8 @@ impl StateMessage {
         put_length_prefixed(out, &fields.finish());
     }
 
-    /// Reads a message off the front of `input`, and says how many bytes it took; none while more bytes
-    /// are needed. The message is none where it is one to be skipped.
+    /// Reads a message off the front of `input`, and says how many bytes it took; `None` while more bytes are
+    /// needed. The message is `None` if it is one to be skipped.
     ///
     /// # Errors
     /// What is wrong with it.

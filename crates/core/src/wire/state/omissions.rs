@@ -1,6 +1,6 @@
-//! What of a view is left out because it does not fit, and why.
+//! Records that are left out of a view because they do not fit, and why.
 //!
-//! Both ends keep to the same bounds. Who tells leaves out what a reader would refuse; a reader leaves out
+//! Both ends keep to the same bounds. A publisher leaves out what a reader would refuse; a reader leaves out
 //! what breaks a bound all the same, and goes on with the rest: one bad export is no reason to lose a
 //! cluster. Either remembers it, for people.
 
@@ -11,9 +11,9 @@ use super::super::tlv::WireError;
 use super::{MAX_BYTES, MAX_EXPORTS, MAX_NODES};
 use crate::name::{NodeName, ServiceName};
 
-/// How many are remembered by name. More are counted.
+/// The most records that are remembered by name. Further ones are counted.
 const MAX_NAMED: usize = 64;
-/// How many are named to people.
+/// The most records that are named to people.
 const MAX_SHOWN: usize = 3;
 
 /// Which record of a view.
@@ -34,10 +34,10 @@ impl fmt::Display for RecordKey {
     }
 }
 
-/// Why a record is left out.
+/// The reason why a record is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Omission {
-    /// It is no record, or one of its parts breaks a bound.
+    /// The record cannot be read, or one of its parts breaks a bound.
     #[error("{0}")]
     Invalid(#[from] WireError),
     /// The view has as many nodes as it may.
@@ -51,18 +51,18 @@ pub enum Omission {
     Bytes,
 }
 
-/// What is left out of a view.
+/// The records that are left out of a view.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Omissions {
     named: BTreeMap<RecordKey, Omission>,
     /// Those that have no name or did not fit: of these it is not known whether they were mended since.
     unnamed: u64,
-    /// Why the last of them was.
+    /// The reason of the last of them.
     last: Option<Omission>,
 }
 
 impl Omissions {
-    /// Notes that a record is left out; `key` where it is known which.
+    /// Records that a record is left out; `key` if it is known which.
     pub fn add(&mut self, key: Option<RecordKey>, why: Omission) {
         match key {
             Some(key) if self.named.len() < MAX_NAMED || self.named.contains_key(&key) => {
@@ -75,24 +75,24 @@ impl Omissions {
         }
     }
 
-    /// Notes that a record is left out no more.
+    /// Records that a record is not left out any more.
     pub fn remove(&mut self, key: &RecordKey) {
         self.named.remove(key);
     }
 
-    /// How many are left out, or were since the view was told as a whole.
+    /// Number of records that are left out, or were since the view was sent as a whole.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.unnamed.saturating_add(self.named.len() as u64)
     }
 
-    /// Whether nothing is.
+    /// True if no record is left out.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count() == 0
     }
 
-    /// Whether some were left out for want of room alone: they may fit now, and have to be told again.
+    /// True if some were left out for want of room alone: they may fit now, and have to be sent again.
     #[must_use]
     pub fn lacks_room(&self) -> bool {
         let room = |why: &Omission| !matches!(why, Omission::Invalid(_));

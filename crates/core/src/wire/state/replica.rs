@@ -1,8 +1,8 @@
-//! Holds what a publisher told, and hands it on only when it is consistent.
+//! A replica of a publisher's view, which is given out only while it is consistent.
 //!
-//! The publisher is a peer: authenticated, not trusted. What it says is bounded; what breaks a bound is left
-//! out, and a message out of place ends the stream. A record costs itself, whatever the view holds: the view
-//! that a mark gives shares with the one before it what has not changed.
+//! The publisher is a peer: authenticated, not trusted. Its messages are bounded; a record that breaks a
+//! bound is left out, and a message out of place ends the stream. A record costs itself, whatever the view
+//! holds: the view that a mark gives shares with the one before it what has not changed.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,25 +20,25 @@ use crate::snapshot::{ClusterView, PeerExport, ReadyCounts};
 /// The most namespaces of which one copy serves all records.
 const MAX_NAMESPACES: usize = 1024;
 
-/// A view as told by one publisher so far.
+/// A view as one publisher has sent it so far.
 #[derive(Debug, Default)]
 pub struct ViewReplica {
     view: ClusterView,
-    /// What the view's records take, as [`memory_size`] counts.
+    /// Size of the view's records, as [`memory_size`] counts.
     bytes: usize,
     omitted: Arc<Omissions>,
-    /// The view as it was handed on last, while it is still that.
+    /// The view as it was given out last, while it is still that.
     last_marked: Option<Arc<ClusterView>>,
     interner: Interner,
     epoch: Option<u64>,
     position: Option<(u64, u64)>,
 }
 
-/// What records have in common, so that it is held once.
+/// Values that many records have in common, so that they are held once.
 #[derive(Debug, Default)]
 struct Interner {
     namespaces: BTreeSet<Namespace>,
-    /// Of the port before.
+    /// The counts of the port before.
     ready: ReadyCounts,
 }
 
@@ -47,25 +47,25 @@ struct Interner {
 pub struct MarkedView {
     /// The view.
     pub view: Arc<ClusterView>,
-    /// What was told and is not in it.
+    /// The records that were sent and are not in the view.
     pub omitted: Arc<Omissions>,
     /// The publisher's epoch and sequence.
     pub position: (u64, u64),
-    /// How long ago it was known to be true when it was sent, in milliseconds.
+    /// Time since the view was known to be true when it was sent, in milliseconds.
     pub age_ms: u64,
-    /// Whether who told it had lost that cluster.
+    /// True if the publisher had lost that cluster.
     pub lost: bool,
 }
 
 impl ViewReplica {
-    /// The epoch and sequence of the last mark: what to ask to continue from. None also where something was
-    /// left out that there may be room for by now: all of it has to be told again.
+    /// The epoch and sequence of the last mark: the position from which to ask to continue. `None` also if
+    /// something was left out that there may be room for by now: all of it has to be sent again.
     #[must_use]
     pub fn position(&self) -> Option<(u64, u64)> {
         self.position.filter(|_| !self.omitted.lacks_room())
     }
 
-    /// Takes what was heard next; a mark gives the view.
+    /// Takes the next message as a lenient reader does; a mark gives the view.
     ///
     /// # Errors
     /// As [`Self::apply`].
@@ -154,7 +154,7 @@ impl ViewReplica {
         }
     }
 
-    /// Whether a record may take the place of another, by their sizes, or have one of its own.
+    /// Checks whether a record may take the place of another, by their sizes, or have a place of its own.
     fn check_room(
         &self,
         (new, old): (usize, Option<usize>),
@@ -168,7 +168,7 @@ impl ViewReplica {
         if after > MAX_BYTES { Err(Omission::Bytes) } else { Ok(()) }
     }
 
-    /// A record of this size takes another's place.
+    /// Accounts for a record of this size that takes another's place.
     fn account_size(&mut self, key: &RecordKey, (new, old): (usize, Option<usize>)) {
         self.bytes = self.bytes - old.unwrap_or_default() + new;
         self.last_marked = None;
@@ -193,7 +193,7 @@ impl ViewReplica {
         }
     }
 
-    /// Leaves a record out. What it said before is true no more, and nothing is granted by mistake.
+    /// Leaves a record out. Its earlier content is not true any more, and nothing is granted by mistake.
     fn omit(&mut self, key: Option<RecordKey>, why: Omission) {
         if let Some(key) = &key {
             self.remove(key);

@@ -1,9 +1,9 @@
 //! Tells a view to subscribers, incrementally.
 //!
-//! One publisher serves all subscribers of one view. It keeps the view, and for each record the number of
-//! its last change; a subscriber that names what it has is sent what changed since, and one that comes
-//! from another epoch, or from before the oldest tombstone, is sent the whole. A change costs what
-//! changed: what two views share is not looked at, and what did not change is not asked for.
+//! One log serves all subscribers of one view. It keeps the view, and for each record the number of its last
+//! change; a subscriber that names its position is sent what changed since, and one that comes from another
+//! epoch, or from before the oldest tombstone, is sent the whole view. A change costs what changed: parts
+//! that two views share are not looked at, and parts that did not change are not asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -15,15 +15,15 @@ use crate::name::{NodeName, ServiceName};
 use crate::shared_map::OwnedMapEntries;
 use crate::snapshot::{ClusterView, PeerExport};
 
-/// How many records that are gone are remembered. A subscriber that missed more starts anew.
+/// The most removed records that are remembered. A subscriber that missed more starts anew.
 const MAX_TOMBSTONES: usize = 1024;
 
-/// Records that a subscriber may have missed and still be told only those. What is told to a slow one waits
-/// for it, and must not be a copy of a view.
+/// The most records that a subscriber may have missed and still be sent only those. The messages for a slow
+/// subscriber wait for it, and must not be a copy of a view.
 pub const MAX_MISSED: usize = MAX_TOMBSTONES;
 
-/// Messages for one subscriber, made as it takes them. Besides at most [`MAX_MISSED`] of them it holds a
-/// view as it was, which costs no more than what has changed since.
+/// Messages for one subscriber, made as it takes them. Besides at most [`MAX_MISSED`] of them it holds a view
+/// as it was, which costs no more than what has changed since.
 #[derive(Debug)]
 pub struct ViewUpdates {
     begin: Option<StateMessage>,
@@ -60,7 +60,7 @@ pub struct ViewLog {
     view: ClusterView,
     /// The number of each record's last change, also of those that are gone.
     changed: BTreeMap<RecordKey, u64>,
-    /// The same, by number.
+    /// The same keys by sequence number.
     by_sequence: BTreeMap<u64, BTreeSet<RecordKey>>,
     /// Those that are gone, oldest first.
     tombstones: BTreeSet<(u64, RecordKey)>,
@@ -89,7 +89,7 @@ impl ViewLog {
         (self.epoch, self.sequence)
     }
 
-    /// Takes the view as it is now; says whether anything changed.
+    /// Takes the view as it is now; true if anything changed.
     pub fn update(&mut self, view: &ClusterView) -> bool {
         let old = std::mem::replace(&mut self.view, view.clone());
         let nodes = old.nodes.changes(&view.nodes);
@@ -139,9 +139,9 @@ impl ViewLog {
         }
     }
 
-    /// What a subscriber that has `have` needs to be up to date, but for the closing
-    /// [`StateMessage::Mark`], whose age the caller knows. Empty where it is up to date already. One that
-    /// missed more than [`MAX_MISSED`] records is told the whole.
+    /// The messages that bring a subscriber at `have` up to date, but for the closing [`StateMessage::Mark`],
+    /// whose age the caller knows. Empty if it is up to date already. A subscriber that missed more than
+    /// [`MAX_MISSED`] records is sent the whole view.
     #[must_use]
     pub fn updates_since(&self, have: Option<(u64, u64)>) -> ViewUpdates {
         let (begin, missed) = match self.missed_keys(have) {

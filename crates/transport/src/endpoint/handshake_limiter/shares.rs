@@ -1,9 +1,9 @@
-//! Equal parts of what strangers may begin, for those of them who have proved where they are.
+//! Equal parts of the rate for strangers, for those with a validated address.
 //!
-//! Whoever knocks first and most would else keep out a cluster that has not been met yet, or whose nodes share
-//! an address that it does not announce. A part goes to each of [`LOT_COUNT`] lots, into which networks fall by a
-//! secret hash: memory is fixed whatever comes, and nobody can aim at another's lot. The fewer knock, the
-//! larger each part is.
+//! Otherwise whoever tries first and most would keep out a cluster that has not been met yet, or whose nodes
+//! share an address that it does not announce. A part goes to each of [`LOT_COUNT`] lots, into which networks
+//! fall by a secret hash: memory is fixed whatever comes, and nobody can aim at another's lot. The fewer lots
+//! are active, the larger each part is.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
 
-/// Lots: 128 KiB once a stranger has come.
+/// Number of lots: 128 KiB once a stranger has come.
 const LOT_COUNT: usize = 4096;
-/// A lot has its part while somebody of it has knocked within this: a little more than a handshake may take, and
-/// than a dialler waits before it sends its last first packet again.
+/// A lot has its part while somebody of it has tried within this: a little more than a handshake may take,
+/// and than a dialler waits before it sends its last first packet again.
 const ACTIVE_LOT_TIMEOUT: Duration = Duration::from_secs(6);
-/// How often it is counted how many lots have parts.
+/// The interval at which active lots are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The parts.
@@ -25,7 +25,7 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct StrangerShares {
     secret: RandomState,
     lots: Vec<ShareLot>,
-    /// How many lots knock: those that did when they were `counted`, and those that began to since.
+    /// Number of active lots: those that were when they were last counted, and those that became so since.
     active_lots: u32,
     counted_at: Duration,
 }
@@ -43,12 +43,12 @@ impl ShareLot {
 }
 
 impl StrangerShares {
-    /// How many lots had somebody knocking lately; 1 at least.
+    /// Number of lots with a handshake lately; 1 at least.
     pub(super) fn sharers(&self) -> u32 {
         self.active_lots.max(1)
     }
 
-    /// Somebody who has proved to be there knocks; gives his lot.
+    /// Records an attempt from a validated address; gives its lot.
     pub(super) fn record_attempt(&mut self, ip: IpAddr, now: Duration) -> usize {
         if self.lots.is_empty() {
             self.lots.resize(LOT_COUNT, ShareLot::default());
@@ -81,7 +81,7 @@ impl fmt::Debug for StrangerShares {
     }
 }
 
-/// What is easily had by one who has any of it: an IPv4 address, or an IPv6 network of 48 bits.
+/// The network that is easily had by whoever has any of it: an IPv4 address, or an IPv6 network of 48 bits.
 fn owner_network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 80 << 80).into(),

@@ -1,4 +1,4 @@
-//! What is left out, what is shared, and what a view may cost.
+//! Tests of what a replica leaves out, what it shares, and what a view may cost.
 
 use bytes::BytesMut;
 
