@@ -4,22 +4,29 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
 use rustls_pki_types::UnixTime;
 
-const DAY: u64 = 24 * 60 * 60;
+/// The beginning of a [`UnixTime`]. Its calendar is counted from here, not as jiff's `Timestamp`, which ends a day before
+/// the last second that a certificate can write, and that second stands for "does not expire" (RFC 5280 §4.1.2.5).
+const UNIX_EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+/// The last second that a certificate can write.
+const LAST_SECOND: DateTime = DateTime::constant(9999, 12, 31, 23, 59, 59, 0);
 
-/// A time as RFC 3339 writes it, in UTC and whole seconds: `2026-11-21T10:30:00Z`.
+/// A time as RFC 3339 writes it, in UTC and whole seconds: `2026-11-21T10:30:00Z`. Times beyond the year 9999 are written as
+/// its last second.
 #[must_use]
 pub fn rfc3339(time: UnixTime) -> String {
-    let secs = time.as_secs();
-    let (year, month, day) = civil(secs / DAY);
-    let (h, m, s) = (secs % DAY / 3600, secs % 3600 / 60, secs % 60);
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}Z")
+    let since = i64::try_from(time.as_secs()).map(SignedDuration::from_secs);
+    let date = since.ok().and_then(|since| UNIX_EPOCH.checked_add(since).ok());
+    format!("{}Z", date.unwrap_or(LAST_SECOND))
 }
 
 /// A length of time in its two largest units: `89d 23h`, `10m`, `0s`.
 #[must_use]
 pub fn in_words(length: Duration) -> String {
+    const DAY: u64 = 24 * 60 * 60;
     let secs = length.as_secs();
     let units = [(DAY, "d"), (3600, "h"), (60, "m"), (1, "s")];
     let Some(first) = units.iter().position(|(unit, _)| secs >= *unit) else {
@@ -49,46 +56,20 @@ pub(crate) fn generalized_time(text: &[u8]) -> Option<UnixTime> {
     from_parts(digits(year)?, rest)
 }
 
-fn from_parts(year: u64, rest: &[u8]) -> Option<UnixTime> {
-    let two = |i: usize| digits(rest.get(i..i + 2)?);
-    let (month, day, h, m, s) = (two(0)?, two(2)?, two(4)?, two(6)?, two(8)?);
-    let valid = rest.get(10..) == Some(b"Z")
-        && year >= 1970
-        && (1..=12).contains(&month)
-        && (1..=31).contains(&day)
-        && h < 24
-        && m < 60
-        && s < 60;
-    let days = days(year, month, day);
-    // The 31st of a short month would come back as a day of the next one.
-    (valid && civil(days) == (year, month, day)).then(|| {
-        UnixTime::since_unix_epoch(Duration::from_secs(days * DAY + h * 3600 + m * 60 + s))
-    })
+fn from_parts(year: i16, rest: &[u8]) -> Option<UnixTime> {
+    let two = |i: usize| i8::try_from(digits(rest.get(i..i + 2)?)?).ok();
+    if rest.get(10..) != Some(b"Z") {
+        return None;
+    }
+    // A 31st of a short month or a leap second is no date of the calendar.
+    let date = DateTime::new(year, two(0)?, two(2)?, two(4)?, two(6)?, two(8)?, 0).ok()?;
+    let secs = u64::try_from(date.duration_since(UNIX_EPOCH).as_secs()).ok()?;
+    Some(UnixTime::since_unix_epoch(Duration::from_secs(secs)))
 }
 
-fn digits(text: &[u8]) -> Option<u64> {
-    text.iter().try_fold(0, |n, c| c.is_ascii_digit().then(|| n * 10 + u64::from(c - b'0')))
-}
-
-/// Days from 1970-01-01 to a date of the Gregorian calendar, in years that begin in March, so that
-/// the leap day is a year's last (H. Hinnant, "chrono-compatible low-level date algorithms").
-fn days(year: u64, month: u64, day: u64) -> u64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, of_era) = (year / 400, year % 400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day.saturating_sub(1);
-    (era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year).saturating_sub(719_468)
-}
-
-/// The date of a day counted from 1970-01-01; the inverse of [`days`].
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+/// The number that up to four digits write.
+fn digits(text: &[u8]) -> Option<i16> {
+    text.iter().try_fold(0, |n, c| c.is_ascii_digit().then(|| n * 10 + i16::from(c - b'0')))
 }
 
 #[cfg(test)]
@@ -110,19 +91,37 @@ mod tests {
             text(generalized_time(b"20520229000000Z")).as_deref(),
             Some("2052-02-29T00:00:00Z")
         );
-        for bad in
-            [&b""[..], b"2611211030Z", b"261121103000", b"261121103000+0100", b"261321103000Z"]
-        {
+        let forever = text(generalized_time(b"99991231235959Z"));
+        assert_eq!(
+            forever.as_deref(),
+            Some("9999-12-31T23:59:59Z"),
+            "a certificate without an end"
+        );
+        let beyond = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+        assert_eq!(rfc3339(beyond), "9999-12-31T23:59:59Z");
+        for bad in [
+            &b""[..],
+            b"2611211030Z",
+            b"261121103000",
+            b"261121103000+0100",
+            b"261321103000Z",
+            b"261121103060Z",
+        ] {
             assert_eq!(utc_time(bad), None, "{bad:?}");
         }
         assert_eq!(generalized_time(b"20261121103000.5Z"), None);
+        assert_eq!(generalized_time(b"19691231235959Z"), None, "before UnixTime begins");
     }
 
     #[test]
     fn lengths_are_told_in_two_units() {
-        for (secs, words) in
-            [(0, "0s"), (59, "59s"), (600, "10m"), (86_399, "23h 59m"), (90 * DAY - 1, "89d 23h")]
-        {
+        for (secs, words) in [
+            (0, "0s"),
+            (59, "59s"),
+            (600, "10m"),
+            (86_399, "23h 59m"),
+            (90 * 86_400 - 1, "89d 23h"),
+        ] {
             assert_eq!(in_words(Duration::from_secs(secs)), words);
         }
     }
