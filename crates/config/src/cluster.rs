@@ -30,7 +30,7 @@ mod report;
 /// A ConfigMap's fragment with every key of the format, each commented.
 pub const EXAMPLE: &str = include_str!("../cluster-example.yaml");
 
-/// One cluster's configuration.
+/// The configuration of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
     /// `cluster`, required: this cluster's name, as its peers call it. An RFC 1123 label.
@@ -134,7 +134,7 @@ pub enum ServiceSelection {
     },
 }
 
-/// What ports speak, where the Service does not say.
+/// The protocols that ports speak, where the Service does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AppProtocols {
     /// As the Service says.
@@ -204,7 +204,7 @@ impl std::fmt::Display for NamePattern {
 }
 
 impl NamePattern {
-    /// Whether `namespace` fits. A pattern with `*` never fits one of Kubernetes' own (`kube-*`) nor ours.
+    /// True if `namespace` fits. A pattern with `*` never fits one of Kubernetes' own (`kube-*`) nor ours.
     #[must_use]
     pub fn matches(&self, namespace: &Namespace) -> bool {
         let name = namespace.as_str();
@@ -217,7 +217,7 @@ impl NamePattern {
         glob_matches(&self.0, name)
     }
 
-    /// Whether `namespace` fits one of `patterns`.
+    /// True if `namespace` fits one of `patterns`.
     #[must_use]
     pub fn any_matches(patterns: &[Self], namespace: &Namespace) -> bool {
         patterns.iter().any(|pattern| pattern.matches(namespace))
@@ -230,7 +230,7 @@ impl NamePattern {
     }
 }
 
-/// Whether `name` is `pattern` with some text for each `*`.
+/// True if `name` is `pattern` with some text for each `*`.
 fn glob_matches(pattern: &str, name: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut left) = name.strip_prefix(first) else { return false };
@@ -266,7 +266,7 @@ impl NetworkConfig {
     pub const RANGE: RangeInclusive<u8> = 8..=30;
     /// Bounds of the length of [`range6`](Self::range6).
     pub const RANGE6: RangeInclusive<u8> = 48..=124;
-    /// How many ports from [`listener_port`](Self::listener_port) on are ours: those of an import, and those
+    /// The number of ports from [`listener_port`](Self::listener_port) on are ours: those of an import, and those
     /// that it had until its ports changed.
     pub const LISTENER_PORTS: u16 = 128;
     /// Bounds of [`listener_port`](Self::listener_port): none of them is a NodePort.
@@ -287,7 +287,7 @@ impl NetworkConfig {
         keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
 
-    /// What of it matters to more than one node, in one line for machines; [`from_line`](Self::from_line) reads it.
+    /// The keys that matter to more than one node, in one line for machines; [`from_line`](Self::from_line) reads it.
     #[must_use]
     pub fn line(&self) -> String {
         let Self { mode, range, range6, port, listener_port, metrics: _ } = self;
@@ -326,7 +326,7 @@ impl Default for NetworkConfig {
     }
 }
 
-/// What stands for an import on a node.
+/// The kind of address that stands for an import on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NetworkMode {
     /// `localRange`: an address of a range that is local to every node.

@@ -18,7 +18,7 @@ pub use self::limits::{LimitsConfig, MtuConfig};
 
 pub mod limits;
 
-/// One node's configuration. Relative paths in the file begin at the folder that the file is in.
+/// The configuration of a node. Relative paths in the file begin at the folder that the file is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// `cluster`, required: this cluster's name, as its peers call it. An RFC 1123 label.
@@ -150,7 +150,7 @@ impl Default for AdminConfig {
     }
 }
 
-/// What is logged, and how.
+/// The level and format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogConfig {
     /// `level`, default `info`. Finished and refused streams are logged at `info`.
@@ -162,7 +162,7 @@ pub struct LogConfig {
 /// The least important kind of line that is still logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum LogLevel {
-    /// What needs somebody to act.
+    /// Failures that need somebody to act.
     Error,
     /// And what may need it later.
     Warn,
@@ -189,7 +189,7 @@ impl LogLevel {
     }
 }
 
-/// What a line of the log looks like.
+/// The form of a line of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LogFormat {
     /// `text` on a terminal, `json` elsewhere.
@@ -197,7 +197,7 @@ pub enum LogFormat {
     Auto,
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// A JSON object a line.
     Json,
 }
 

@@ -69,9 +69,9 @@ pub fn check(file: &Path) -> ConfigReport {
 pub struct FileFinding {
     /// The value that refers to it, as in `links[1].trustBundle`.
     pub path: String,
-    /// What was found and what was expected, on one line.
+    /// The value that was found and the one that was expected, on one line.
     pub message: String,
-    /// What to do about it.
+    /// Advice on how to mend it.
     pub hint: Option<String>,
     /// True if the file cannot be read, which [`check`] finds itself.
     pub is_unreadable: bool,

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration file: one value per finding, all of them in one [`ConfigReport`].
+//! The findings in a configuration file: one value per finding, all of them in one [`ConfigReport`].
 //!
 //! A finding says where it is, what was found, what was expected and, where we can guess it, what was
 //! meant. Whoever shows one decides on colours; the plain form of a line is
@@ -18,7 +18,7 @@ pub struct Position {
     pub column: u64,
 }
 
-/// Whether a finding keeps the file from being used.
+/// The weight of a finding: an error keeps the file from being used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProblemSeverity {
@@ -28,7 +28,7 @@ pub enum ProblemSeverity {
     Error,
 }
 
-/// What sort of thing is wrong; for machines, which should not read messages.
+/// The sort of finding; for machines, which should not read messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProblemKind {
@@ -58,21 +58,21 @@ pub enum ProblemKind {
     Doubtful,
 }
 
-/// One finding.
+/// A finding.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigProblem {
-    /// Whether it keeps the file from being used.
+    /// The weight; an error keeps the file from being used.
     pub severity: ProblemSeverity,
-    /// What sort of thing is wrong.
+    /// The sort of finding.
     pub kind: ProblemKind,
     /// Where in the file; none where the file could not be read at all.
     pub place: Option<Position>,
     /// Which value, as in `links[1].addresses[0]`; empty for the whole file.
     pub path: String,
-    /// What was found and what was expected, on one line.
+    /// The value that was found and the one that was expected, on one line.
     pub message: String,
-    /// What to do about it, or what was probably meant.
+    /// Advice on how to mend it, or the value that was probably meant.
     pub hint: Option<String>,
 }
 
@@ -83,7 +83,7 @@ pub struct ConfigReport {
     pub file: PathBuf,
     /// The findings; at most [`ConfigReport::MAX`].
     pub problems: Vec<ConfigProblem>,
-    /// How many more there were.
+    /// The number of findings beyond those.
     pub omitted: usize,
 }
 
@@ -115,7 +115,7 @@ impl ConfigReport {
         self.problems.iter().filter(|p| p.severity == ProblemSeverity::Warning)
     }
 
-    /// What the file is called, safe to print.
+    /// The file's name, safe to print.
     #[must_use]
     pub fn name(&self) -> String {
         PrintableText(&self.file.to_string_lossy()).to_string()
@@ -133,7 +133,7 @@ impl ConfigReport {
 }
 
 impl fmt::Display for ConfigReport {
-    /// One line for each finding, and one more, indented, for its hint.
+    /// Writes one line for each finding, and one more, indented, for its hint.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, problem) in self.problems.iter().enumerate() {
             let end = if n == 0 { "" } else { "\n" };
@@ -184,7 +184,7 @@ impl fmt::Display for PrintableText<'_> {
     }
 }
 
-/// What is wrong with a value, before it is known where the value stands.
+/// A finding about a value, before it is known where the value stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ValueProblem {
     pub(crate) kind: ProblemKind,

@@ -16,7 +16,7 @@ use crate::tree::{YamlNode, YamlValue};
 /// Where findings go.
 #[derive(Debug, Default)]
 pub(crate) struct ProblemSink {
-    /// What the text is called, where there are several.
+    /// The name of the text, where there are several.
     name: String,
     problems: RefCell<Vec<ConfigProblem>>,
     unknown: RefCell<Vec<UnreadKey>>,

@@ -20,12 +20,12 @@ use crate::problem::{ProblemKind, ValueProblem};
 use crate::reader::ValueReader;
 use crate::value;
 
-/// What the file does not say itself.
+/// Facts about the machine that the file does not hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NodeEnv<'a> {
     /// Where relative paths begin.
     pub(crate) base: &'a Path,
-    /// How many cores this machine has.
+    /// The number of cores of this machine.
     pub(crate) cores: NonZeroUsize,
 }
 

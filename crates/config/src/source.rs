@@ -19,7 +19,7 @@ pub(crate) struct FileReference {
     pub(crate) kind: ReferenceKind,
 }
 
-/// What a [`FileReference`] has to find.
+/// The kind of files that a [`FileReference`] has to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReferenceKind {
     /// A trust bundle.
@@ -58,13 +58,13 @@ pub(crate) fn read_file(file: &Path) -> Result<Vec<u8>, ValueProblem> {
     Ok(text)
 }
 
-/// How to mend that a file cannot be read; `missing` says what makes one that is not there.
+/// Advice for a file that cannot be read; `missing` says what makes one that is not there.
 #[must_use]
 pub fn unreadable_hint(kind: io::ErrorKind, missing: &str) -> String {
     access_hint(kind).unwrap_or_else(|| missing.to_owned())
 }
 
-/// What to do where the system does not let this process read.
+/// Advice where the system does not let this process read.
 fn access_hint(kind: io::ErrorKind) -> Option<String> {
     let is_refused = kind == io::ErrorKind::PermissionDenied;
     is_refused.then(|| {
@@ -90,7 +90,7 @@ pub(crate) fn decode(text: &[u8]) -> Result<&str, Box<ConfigProblem>> {
     })
 }
 
-/// What is missing of a file or folder that the configuration refers to.
+/// The findings about a file or folder that the configuration refers to: what of it is missing.
 pub(crate) fn check_reference(reference: &FileReference) -> Vec<ConfigProblem> {
     let FileReference { path, place, file, kind: want } = reference;
     let problem = |file: &Path, flaw: ValueProblem, hint: &str| {

@@ -22,7 +22,7 @@ pub(crate) struct YamlNode {
 pub(crate) enum YamlValue {
     /// Nothing, `~` or `null`.
     Empty,
-    /// What YAML takes for a number or boolean, as it was written.
+    /// A word that YAML takes for a number or boolean, as it was written.
     Literal(String),
     /// Text, quoted or not.
     Text(String),
@@ -117,7 +117,7 @@ fn innermost(error: &Error) -> &Error {
     }
 }
 
-/// What the library makes of a value. A literal's own text is taken from the source by its span.
+/// A value as the library reads it. A literal's own text is taken from the source by its span.
 enum RawYaml {
     Empty,
     Literal,

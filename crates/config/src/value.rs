@@ -361,7 +361,7 @@ fn check_bounds<T: PartialOrd>(
     ))
 }
 
-/// One of a few words.
+/// Reads one of a few words.
 pub(crate) fn choice<T: Copy>(
     text: &str,
     choices: &[(&'static str, T)],

@@ -18,9 +18,9 @@ use self::notifier::{Notifier, WakeReason};
 use crate::problem::{ProblemKind, ProblemSeverity, ValueProblem};
 use crate::{Config, ConfigReport, parse};
 
-/// How often is looked without a reason.
+/// The files are read this often without a report of the system, from one reading to the next.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the files must rest before they are believed. Enough for the renames and writes of one
+/// The files are believed after this time without a change. Enough for the renames and writes of one
 /// save, and not noticed by whoever waits for it.
 const QUIET_DELAY: Duration = Duration::from_millis(25);
 /// The same while somebody has one of them open and has written to it, or while the configuration is
@@ -29,7 +29,7 @@ const WRITING_QUIET_DELAY: Duration = Duration::from_millis(500);
 /// A file that never rests is believed after this time.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What happened to a file that is watched.
+/// A change of a file that is watched.
 #[derive(Debug)]
 pub enum ConfigChange {
     /// The file has changed and is good. Comes with its warnings. A return to the configuration before
@@ -83,7 +83,7 @@ pub fn watch(
     follow(file, WatchOptions::PRODUCTION, on_change)
 }
 
-/// What tests vary.
+/// The means and times of watching, which tests vary.
 #[derive(Debug, Clone, Copy)]
 struct WatchOptions {
     notified: bool,
@@ -135,11 +135,11 @@ fn read(file: &Path, seen: &ObservedFiles) -> Result<(Config, ConfigReport), Con
     }
 }
 
-/// What the thread runs.
+/// The state of the thread that watches.
 struct WatchThread<F> {
     files: FileObserver,
     notifier: Arc<Notifier>,
-    /// What was reported last.
+    /// The state that was reported last.
     seen: ObservedFiles,
     how: WatchOptions,
     on_change: F,

@@ -27,13 +27,13 @@ use crate::time::in_words;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long a node's certificate is valid where something renews it.
+/// The validity of a node's certificate where something renews it.
 pub const DEFAULT_CERT_LIFETIME: Duration = DAY;
 /// The longest life of a node's certificate: a stolen key must not be good for ever.
 pub const MAX_CERT_LIFETIME: Duration = Duration::from_secs(90 * DAY.as_secs());
 /// The shortest: two clocks that agree less than this cannot use it at all.
 pub const MIN_CERT_LIFETIME: Duration = Duration::from_secs(60);
-/// How long an authority is valid unless told otherwise: five years.
+/// The validity of an authority unless another is asked for: five years.
 pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(5 * 365 * DAY.as_secs());
 /// The longest life of an authority: twenty years.
 pub const MAX_CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * DAY.as_secs());
@@ -65,14 +65,14 @@ pub enum AuthorityError {
         in_words(*.asked), in_words(*.least), in_words(*.most)
     )]
     Lifetime {
-        /// What was asked for.
+        /// The length of time that was asked for.
         asked: Duration,
         /// The shortest that may be.
         least: Duration,
         /// The longest that may be.
         most: Duration,
     },
-    /// It is not valid at this time, so what it issued would be refused.
+    /// The authority is not valid at this time, so certificates that it issued would be refused.
     #[error("the authority is not valid now, so nobody would accept what it issues")]
     NotCurrent,
     /// A signing request that cannot be read or does not prove its key.
@@ -83,7 +83,7 @@ pub enum AuthorityError {
     Crypto(String),
 }
 
-/// What kind of key to make.
+/// The kind of key to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KeyKind {
     /// ECDSA on NIST P-256: understood by every TLS implementation and Kubernetes tool.
@@ -328,7 +328,7 @@ impl IssuedNode {
     }
 }
 
-/// What authorities and leaves have in common: one URI, an empty subject (which makes that URI's
+/// The fields that authorities and leaves have in common: one URI, an empty subject (which makes that URI's
 /// extension critical), a random serial number, a backdated beginning.
 fn template(
     uri: &str,

@@ -49,7 +49,7 @@ pub enum BundleError {
     /// More authorities than [`MAX_AUTHORITIES`].
     #[error("there are {0} certificates in it, more than {MAX_AUTHORITIES}")]
     TooMany(usize),
-    /// One of the certificates is unusable.
+    /// A certificate of the bundle is unusable.
     #[error("certificate {position} of it {reason}")]
     Authority {
         /// Which one, counted from 1.
@@ -91,21 +91,21 @@ pub enum AuthorityProblem {
     /// Its URI is no SPIFFE ID.
     #[error("has a URI that is no SPIFFE ID: {0}")]
     Id(#[from] SpiffeError),
-    /// It does not say which trust domain it is for.
+    /// The certificate does not say which trust domain it is for.
     #[error("has no SPIFFE ID that says which trust domain it is for")]
     NoTrustDomain,
-    /// It has several URIs.
+    /// The certificate has several URIs.
     #[error("has {0} URIs among its names, where one SPIFFE ID belongs")]
     SeveralIds(usize),
 }
 
-/// One authority of a bundle.
+/// An authority of a bundle.
 #[derive(Debug, Clone)]
 pub struct Authority {
     certificate: CertificateDer<'static>,
     anchor: TrustAnchor<'static>,
     pub(crate) spki: Box<[u8]>,
-    /// How many intermediates may stand between it and a leaf; webpki does not check this of anchors.
+    /// The number of intermediates that may stand between it and a leaf; webpki does not check this of anchors.
     pub(crate) path_len: Option<u8>,
     /// Valid from this second on.
     pub not_before: UnixTime,
@@ -265,13 +265,13 @@ impl TrustBundle {
         &self.domain
     }
 
-    /// Whether one of its authorities is valid at `now`; where none is, nobody can be believed by it.
+    /// True if one of its authorities is valid at `now`; if none is, it verifies nobody.
     #[must_use]
     pub fn is_current(&self, now: UnixTime) -> bool {
         self.authorities.iter().any(|authority| authority.is_current(now))
     }
 
-    /// Whether both are of one trust domain and have the same certificates in the same order.
+    /// True if both are of one trust domain and have the same certificates in the same order.
     #[must_use]
     pub fn is_same<'a>(&'a self, other: &'a Self) -> bool {
         let certificates = |b: &'a Self| b.authorities.iter().map(Authority::certificate);

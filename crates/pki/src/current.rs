@@ -19,7 +19,7 @@ impl<T> Current<T> {
         Self(RwLock::new(Arc::new(value)))
     }
 
-    /// What is current now. The caller's copy stays as it is when it is replaced.
+    /// The value that is current now. The caller's copy stays as it is when the value is replaced.
     #[must_use]
     pub fn get(&self) -> Arc<T> {
         // Nothing can panic while the lock is held, so there is nothing to be half-way through.

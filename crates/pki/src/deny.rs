@@ -13,10 +13,10 @@ use adit_core::spiffe::{SpiffeId, TrustDomain};
 
 use crate::fields::CertFields;
 
-/// One entry, shared by all that refer to it.
+/// An entry, shared by all that refer to it.
 type SharedDenyEntry = Arc<DenyEntry>;
 
-/// Who is refused.
+/// The peers that are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DenyList {
     domains: BTreeMap<TrustDomain, SharedDenyEntry>,
@@ -104,7 +104,7 @@ impl DenyList {
         serial().or_else(key).cloned()
     }
 
-    /// Whether this entry is on it.
+    /// True if there is an entry for this peer.
     #[must_use]
     pub fn contains(&self, peer: &DeniedPeer) -> bool {
         let serials = self.serials.values().flatten().map(|(_, entry)| entry);
@@ -112,7 +112,7 @@ impl DenyList {
         all.chain(serials).any(|entry| entry.peer == *peer)
     }
 
-    /// Whether nobody is on it.
+    /// True if there is no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -16,7 +16,7 @@ use crate::time;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MalformedCert;
 
-/// What [`CertFields::parse`] found; borrowed from the certificate.
+/// The fields that [`CertFields::parse`] found; borrowed from the certificate.
 pub(crate) struct CertFields<'a> {
     /// The serial number's INTEGER.
     serial: &'a [u8],
@@ -27,7 +27,7 @@ pub(crate) struct CertFields<'a> {
     pub(crate) key: PublicKey<'a>,
     /// Basic constraints: may this certificate's key sign certificates?
     pub(crate) ca: bool,
-    /// How many intermediates may follow it, where it says so.
+    /// The number of intermediates that may follow it, where it says so.
     pub(crate) path_len: Option<u8>,
     /// Key usage, where it is said.
     pub(crate) usage: Option<KeyUsage>,

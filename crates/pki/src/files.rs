@@ -43,7 +43,7 @@ pub enum FileError {
         /// Why.
         error: io::Error,
     },
-    /// It is there already.
+    /// The file is there already.
     #[error("{} exists and is left as it is", .0.display())]
     Exists(PathBuf),
     /// Larger than [`MAX_FILE`].
@@ -60,7 +60,7 @@ pub enum FileError {
         /// Its permission bits.
         mode: u32,
     },
-    /// It is no trust bundle of that trust domain.
+    /// The file is no trust bundle of that trust domain.
     #[error("{}: {error}", path.display())]
     Bundle {
         /// Which file.
@@ -86,12 +86,12 @@ pub enum FileError {
     },
 }
 
-/// What becomes of a file that is there already.
+/// The fate of a file that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfExists {
-    /// It stays, and writing fails.
+    /// The file stays, and writing fails.
     Keep,
-    /// It is replaced.
+    /// The file is replaced.
     Replace,
 }
 

@@ -100,7 +100,7 @@ impl Identity {
         Self::new(chain, key, bundle, nodes_by_id, now)
     }
 
-    /// Who this node is.
+    /// The SPIFFE ID of this node.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
@@ -131,7 +131,7 @@ impl Identity {
     }
 }
 
-/// Who a chain is of, if peers that have `bundle` would accept it at `now`, as a server's and as a client's.
+/// The identity in a chain, if peers that have `bundle` would accept it at `now`, as a server's and as a client's.
 pub(crate) fn verified(
     chain: &[CertificateDer<'_>],
     bundle: &TrustBundle,

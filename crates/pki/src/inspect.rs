@@ -1,4 +1,4 @@
-//! What is in a certificate, for people: `adit pki show`.
+//! Shows people the contents of a certificate: `adit pki show`.
 //!
 //! The only user of `x509-parser` outside rcgen. Nothing here takes part in accepting a peer; what it
 //! finds unusable is what [`crate::verify`] and [`crate::bundle`] would refuse.
@@ -29,12 +29,12 @@ pub enum InspectError {
     /// Something else.
     #[error("neither PEM certificates, one DER certificate nor a SPIFFE bundle in JSON")]
     Format,
-    /// One of the certificates cannot be read.
+    /// The certificate of this number cannot be read.
     #[error("certificate {0} of it is not an X.509 certificate of version 3")]
     Malformed(usize),
 }
 
-/// What one certificate says, with what speaks against it. Texts hold no control characters.
+/// The contents of a certificate, with all that speaks against it. Texts hold no control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertInfo {
     /// Its subject, as RFC 4514 writes it; empty where the alternative names say it all.
@@ -55,13 +55,13 @@ pub struct CertInfo {
     pub names: Vec<String>,
     /// The kind of its key: `P-256`, `Ed25519`, `RSA-2048`.
     pub key: String,
-    /// What its extended key usage allows: `serverAuth`, `clientAuth` or an object identifier.
+    /// The purposes that its extended key usage allows: `serverAuth`, `clientAuth` or an object identifier.
     pub usages: Vec<String>,
     /// Valid from this second on.
     pub not_before: UnixTime,
     /// Valid up to this second.
     pub not_after: UnixTime,
-    /// What speaks against it, the worst first.
+    /// All that speaks against it, the worst first.
     pub findings: Vec<CertFinding>,
 }
 

@@ -59,7 +59,7 @@ pub(crate) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, PemErro
     }
 }
 
-/// One section with `label`, in lines of 64 characters (RFC 7468).
+/// Writes a section with `label`, in lines of 64 characters (RFC 7468).
 pub(crate) fn encode(label: &str, der: &[u8]) -> String {
     let base64 = STANDARD.encode(der);
     let mut text = format!("-----BEGIN {label}-----\n");
@@ -93,7 +93,7 @@ fn damaged(error: rustls_pki_types::pem::Error) -> PemError {
     })
 }
 
-/// What a stranger wrote, fit for a terminal: cut to `most` characters, without control characters and
+/// Text of a stranger, fit for a terminal: cut to `most` characters, without control characters and
 /// those that turn the direction of writing.
 pub(crate) fn printable(text: &str, most: usize) -> String {
     let harmless = |c: char| c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric();

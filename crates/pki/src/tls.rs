@@ -1,4 +1,4 @@
-//! How two nodes speak TLS: one version, no resumption, the identity of the moment.
+//! TLS between two nodes: one version, no resumption, the identity of the moment.
 //!
 //! Both configurations stay for an endpoint's life. What changes is behind them: the identity in a
 //! [`Current`] that is read when a handshake begins, and the trust inside the [`PeerVerifier`]; so neither
@@ -54,8 +54,8 @@ pub fn system_clock() -> Arc<dyn TimeProvider> {
     Arc::new(DefaultTimeProvider)
 }
 
-/// How this node is dialled: it presents what `identity` holds when a handshake begins and accepts whom
-/// `verifier` accepts. `clock` is what certificates are checked against.
+/// The configuration with which this node is dialled: it presents what `identity` holds when a handshake begins
+/// and accepts whom `verifier` accepts. `clock` is what certificates are checked against.
 ///
 /// # Errors
 /// rustls' own, where its build lacks TLS 1.3 or a suite; not met in practice.
@@ -76,8 +76,8 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// How this node dials: as [`server_config`]. The server name that a caller must give is neither sent nor
-/// looked at.
+/// The configuration with which this node dials: as [`server_config`]. The server name that a caller must give is
+/// neither sent nor looked at.
 ///
 /// # Errors
 /// rustls' own, where its build lacks TLS 1.3 or a suite; not met in practice.

@@ -41,7 +41,7 @@ impl TrustError {
     }
 }
 
-/// One trust bundle per trust domain.
+/// A trust bundle for each trust domain.
 #[derive(Debug, Clone, Default)]
 pub struct TrustBundles(BTreeMap<TrustDomain, TrustBundle>);
 
@@ -77,7 +77,7 @@ impl TrustBundles {
         Ok(())
     }
 
-    /// What is believed after all bundles were read again: each by itself, so that a bad one keeps no other from
+    /// The bundles to believe after all were read again: each by itself, so that a bad one keeps no other from
     /// being taken. `read` has them in order of precedence, our own first; none for one that cannot be read.
     ///
     /// A bundle that cannot be taken keeps what `self`, the last state, has of its trust domain, if anything.
@@ -119,7 +119,7 @@ impl TrustBundles {
         (all, errors)
     }
 
-    /// Whether `bundle` has a key that was last another's, among the trust domains of `wanted`.
+    /// True if `bundle` has a key that was last another's, among the trust domains of `wanted`.
     fn has_of_another(&self, bundle: &TrustBundle, wanted: &[TrustBundle]) -> bool {
         let others = wanted.iter().filter(|other| other.domain() != bundle.domain());
         let mut keys =
@@ -127,7 +127,7 @@ impl TrustBundles {
         keys.any(|theirs| bundle.authorities().iter().any(|ours| ours.spki == theirs.spki))
     }
 
-    /// Whether both have the same bundles.
+    /// True if both have the same bundles.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
@@ -156,7 +156,7 @@ pub struct Trust {
     /// from elsewhere, such as the one ID that SPIRE gives to all pods of a DaemonSet. All that share
     /// such an ID are one to us: none of them can be refused alone.
     pub nodes_by_id: BTreeSet<SpiffeId>,
-    /// Who is refused all the same.
+    /// The peers that are refused all the same.
     pub denied: DenyList,
 }
 

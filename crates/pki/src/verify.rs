@@ -49,7 +49,7 @@ const SCHEMES: [SignatureScheme; 6] = [
     SignatureScheme::RSA_PSS_SHA512,
 ];
 
-/// Who a peer is, read from the certificate that its handshake rested on.
+/// The identity of a peer, read from the certificate that its handshake rested on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity {
     /// Its SPIFFE ID.
@@ -62,10 +62,10 @@ pub struct PeerIdentity {
     pub not_after: UnixTime,
 }
 
-/// What an entry of the deny list has done.
+/// The effect of an entry of the deny list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusalCount {
-    /// How often it refused, at handshakes and where connections were checked again.
+    /// The number of refusals by it, at handshakes and where connections were checked again.
     pub times: u64,
     /// Whom it refused last.
     pub last: SpiffeId,
@@ -77,7 +77,7 @@ impl RefusalCount {
     }
 }
 
-/// What is told of every refusal.
+/// The function that is called with every refusal.
 type RefusalObserver = dyn Fn(&VerifyError) + Send + Sync;
 
 /// Accepts the nodes of known clusters, and nobody else.
@@ -85,7 +85,7 @@ pub struct PeerVerifier {
     trust: Current<Trust>,
     /// Counts the changes of `trust`.
     epoch: AtomicU64,
-    /// How often each entry of the deny list has refused, and whom last; of entries only that are in force.
+    /// The refusals of each entry of the deny list that is in force.
     refused: Mutex<BTreeMap<DeniedPeer, RefusalCount>>,
     algorithms: WebPkiSupportedAlgorithms,
     observer: Option<Box<RefusalObserver>>,
@@ -123,7 +123,7 @@ impl PeerVerifier {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How often an entry of the deny list has refused a peer since it is in force, and whom last.
+    /// The refusals by an entry of the deny list since it is in force; `None` before the first.
     #[must_use]
     pub fn refused(&self, peer: &DeniedPeer) -> Option<RefusalCount> {
         self.refusals().get(peer).cloned()
@@ -133,7 +133,7 @@ impl PeerVerifier {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often the trust has changed. A handshake that began at another number may rest on trust that is
+    /// The number of changes of the trust. A handshake that began at another number may rest on trust that is
     /// gone, and is to be checked again where its connection is put to use.
     #[must_use]
     pub fn epoch(&self) -> u64 {
@@ -188,7 +188,7 @@ impl PeerVerifier {
         verdict.map(|()| peer)
     }
 
-    /// Whether the path is good, and nothing of it denied.
+    /// Checks that the path is good, and nothing of it denied.
     fn verify_allowed(
         &self,
         trust: &Trust,
@@ -214,7 +214,7 @@ impl PeerVerifier {
     }
 }
 
-/// Who the peer of a finished handshake is. This reads; it verifies nothing: that was the handshake's.
+/// Reads the identity of the peer of a finished handshake. Verifies nothing: that was the handshake's.
 ///
 /// # Errors
 /// [`VerifyError`] where the chain is empty, or has no readable ID; neither survives a handshake.
@@ -276,7 +276,7 @@ fn accept_role(peer: &PeerIdentity, trust: &Trust) -> Result<(), VerifyError> {
     })
 }
 
-/// What a path is verified against.
+/// The bundle, deny list and algorithms that a path is verified against.
 #[derive(Clone, Copy)]
 struct PathContext<'a> {
     bundle: &'a TrustBundle,
@@ -347,7 +347,7 @@ fn verify_path(
         })
 }
 
-/// What SPIFFE asks of a leaf (X509-SVID §4.3, §5.2) and webpki does not: it runs on certificates that
+/// Checks what SPIFFE asks of a leaf (X509-SVID §4.3, §5.2) and webpki does not. It runs on certificates that
 /// an authority signed, and can only refuse.
 fn check_leaf(leaf: &CertificateDer<'_>, usage: CertUsage) -> Result<(), VerifyError> {
     let fields = CertFields::parse(leaf).map_err(|_| VerifyError::Malformed)?;

@@ -1,4 +1,4 @@
-//! One node's part of a cluster's configuration, for the process that runs from either.
+//! A node's part of a cluster's configuration, for the process that runs from either.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,7 +12,7 @@ use super::ClusterConfig;
 use crate::config::{AdminConfig, Config, LinkConfig, NodeConfig};
 use crate::sections::nodes::default_endpoints;
 
-/// What a node knows of itself and the ConfigMap does not say.
+/// Facts that a node knows of itself and the ConfigMap does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFacts {
     /// Its name.

@@ -25,7 +25,7 @@ pub fn parse(
     }
 }
 
-/// What a single fragment declares.
+/// The links, exports and imports that a single fragment declares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Fragment {
     /// Its links.

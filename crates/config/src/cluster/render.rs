@@ -116,7 +116,7 @@ fn workloads(pattern: &WorkloadPattern) -> String {
     format!("namespace: {}, serviceAccount: {}", scalar(namespace), scalar(service_account))
 }
 
-/// One entry of a list, line by line.
+/// Writes one entry of a list, line by line.
 struct ListEntryWriter(String);
 
 impl ListEntryWriter {

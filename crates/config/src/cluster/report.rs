@@ -1,4 +1,4 @@
-//! What is wrong with a ConfigMap's document: a report for each of its fragments.
+//! The findings in a ConfigMap's document: a report for each of its fragments.
 
 use std::fmt;
 use std::path::Path;
@@ -10,13 +10,13 @@ use crate::problem::{ConfigProblem, ConfigReport, ProblemKind, ProblemSeverity, 
 pub struct ClusterReport {
     /// Of each fragment, in the order of their keys.
     pub fragments: Vec<ConfigReport>,
-    /// Whether the document does not say `cluster`, which is no error but a cluster that nobody has named
+    /// True if the document does not say `cluster`. That is no error, but a cluster that nobody has named
     /// yet: nodes and controller wait.
     pub unnamed: bool,
 }
 
 impl ClusterReport {
-    /// What people are told where [`unnamed`](Self::unnamed) says so.
+    /// The message for people where [`unnamed`](Self::unnamed) says so.
     pub const UNNAMED: &str = "this cluster has no name yet: `adit link` gives it one, or write `cluster: NAME` into \
          key cluster.yaml of the ConfigMap";
 
@@ -45,7 +45,7 @@ impl ClusterReport {
         self.fragments.push(ConfigReport::new(Path::new("ConfigMap"), vec![problem]));
     }
 
-    /// Whether there is nothing to say.
+    /// True if there are no findings and the cluster has a name.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.unnamed && self.fragments.iter().all(|report| report.problems.is_empty())

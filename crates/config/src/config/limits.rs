@@ -1,4 +1,4 @@
-//! What a node spends on its peers, and how long it waits for them.
+//! Bounds on what a node spends on its peers, and on how long it waits for them.
 //!
 //! Each field says its key, default, bounds and what a larger value costs; the constants beside it are
 //! those bounds, so that text and check cannot part.
@@ -100,7 +100,7 @@ impl LimitsConfig {
     /// Above this, address translation on the way may forget an idle connection.
     pub const NAT_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-    /// How long a connection lives after the first packet that is not answered: two keep-alives. QUIC counts from
+    /// The life of a connection after the first packet that is not answered: two keep-alives. QUIC counts from
     /// what is sent into silence (RFC 9000 §10.1), so an idle connection ends after three intervals of
     /// silence, and one that carries something after two.
     #[must_use]

@@ -29,10 +29,10 @@ use crate::value;
 /// An API server shows a pod's address half a second after its process began, or much later where a hook is slow.
 const UNKNOWN_SOURCE_HOLD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// What could be read of a document, each section by itself.
+/// The sections of a document that could be read, each by itself.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterParts {
-    /// Whether the document surely does not say `cluster`.
+    /// True if the document surely does not say `cluster`.
     pub(crate) unnamed: bool,
     pub(crate) links: Option<Vec<ClusterLink>>,
     pub(crate) exports: Option<Vec<ExportRule>>,

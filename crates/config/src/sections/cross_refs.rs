@@ -1,4 +1,4 @@
-//! What earlier sections said: names and addresses that are taken.
+//! Names and addresses of earlier sections, for the references of later ones.
 //!
 //! Duplicates, unknown names and listeners in each other's way are found here, since each of them
 //! needs to know what came before.
@@ -14,7 +14,7 @@ use crate::problem::{Position, ProblemKind, ValueProblem};
 use crate::reader::{ValueOrigin, ValueReader};
 use crate::suggest::closest;
 
-/// What earlier sections said.
+/// Names and addresses that earlier sections have taken.
 #[derive(Debug, Default)]
 pub(super) struct CrossRefs {
     pub(super) own: OwnNames,
@@ -29,7 +29,7 @@ pub(super) struct CrossRefs {
     pub(super) links_may_follow: bool,
 }
 
-/// Who we are, as far as it could be read.
+/// This node's own names, as far as they could be read.
 #[derive(Debug, Default)]
 pub(super) struct OwnNames {
     pub(super) cluster: Option<ClusterName>,
@@ -106,7 +106,7 @@ impl UniqueNames {
         }
     }
 
-    /// What is wrong where `name` has to be taken and is not.
+    /// The finding that `name` has to be taken and is not.
     fn missing<T: Display>(&self, name: &T, what: &str) -> Option<ValueProblem> {
         let name = name.to_string();
         if self.has_unreadable || self.claimed.contains_key(&name) {
@@ -125,7 +125,7 @@ impl UniqueNames {
     }
 }
 
-/// What this node listens at, and where others are dialled.
+/// The addresses at which this node listens, and those at which others are dialled.
 #[derive(Debug, Default)]
 pub(super) struct SocketClaims {
     /// Our UDP addresses.
@@ -151,7 +151,7 @@ impl BoundSocket {
         Self { address, path: item.path().to_owned(), place: item.position() }
     }
 
-    /// Whether the operating system would refuse to bind both. What an IPv6 wildcard does to IPv4
+    /// True if the operating system would refuse to bind both. What an IPv6 wildcard does to IPv4
     /// depends on the socket's options, which are not known here.
     fn conflicts_with(&self, other: SocketAddr) -> bool {
         let mine = self.address;

@@ -161,7 +161,7 @@ pub(super) fn mark_unreadable_link(known: &mut CrossRefs) {
     known.clusters.claim::<ClusterName>(None, "cluster");
 }
 
-/// Who is linked with, and where: the same wherever links are written.
+/// The other cluster of a link and its addresses: the same wherever links are written.
 pub(super) struct LinkPeer {
     pub(super) cluster: ClusterName,
     pub(super) trust_domain: TrustDomain,

@@ -79,7 +79,7 @@ pub(super) fn workload_patterns(item: &ValueReader<'_>) -> Option<Vec<WorkloadPa
     each(items, |item| workloads_entry(&item))
 }
 
-/// One entry of a list of local workloads.
+/// An entry of a list of local workloads.
 pub(super) fn workloads_entry(item: &ValueReader<'_>) -> Option<WorkloadPattern> {
     let mut fields = item.fields()?;
     let workloads = workload_pattern(&mut fields);
@@ -116,7 +116,7 @@ pub(super) fn exports(item: Option<ValueReader<'_>>, known: &CrossRefs) -> Optio
     each(items, |item| export(&item, known, &mut services))
 }
 
-/// What cannot be told to a peer in one message would end the link.
+/// Refuses an export that is too large for one message to a peer, since that would end the link.
 pub(super) fn check_announceable(item: &ValueReader<'_>, export: &Export) {
     let clusters: BTreeSet<_> = export.allow.iter().map(|grant| &grant.cluster).collect();
     for cluster in clusters.into_iter().filter(|cluster| !announce::export_fits(export, cluster)) {
@@ -168,7 +168,7 @@ pub(super) fn claim_export(
     }
 }
 
-/// What an export says beside which service it is: the same wherever exports are written.
+/// The keys of an export beside its service: the same wherever exports are written.
 pub(super) struct ExportTerms {
     pub(super) allow: Vec<Grant>,
     pub(super) hop: Hop,

@@ -14,7 +14,7 @@ use crate::reader::{ProblemSink, ValueReader};
 use crate::tree::{self, YamlNode, YamlValue};
 use crate::{Config, ConfigReport, EXAMPLE, parse};
 
-/// What is said about a file, warnings as well.
+/// The findings in a file, warnings as well.
 fn said(text: impl AsRef<[u8]>) -> String {
     match parse(text.as_ref(), Path::new("f")) {
         Ok((_, report)) => report,

@@ -18,7 +18,7 @@ use super::notifier::Notifier;
 use crate::problem::ConfigProblem;
 use crate::{Config, source};
 
-/// What there was to see at one moment.
+/// The contents of all files at one moment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ObservedFiles {
     /// The configuration file.

@@ -1,7 +1,7 @@
-//! What the operating system reports, as one bell: something that matters may have changed.
+//! Reports of the operating system, as one signal: something that matters may have changed.
 //!
-//! Reports about other files of the same folders do not ring it, and neither does our own reading.
-//! A file that was written to and not closed since is remembered, since it is probably half.
+//! Reports about other files of the same folders do not wake anybody, and neither does our own reading.
+//! A file that was written to and not closed since is remembered, since it is probably half written.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind};
 
-/// Rung by the notifier's thread, waited for by ours.
+/// Signalled by the thread of the system's watcher, waited for by ours.
 #[derive(Debug, Default)]
 pub(super) struct Notifier {
     state: Mutex<NotifierState>,
@@ -73,7 +73,7 @@ impl Notifier {
         }
     }
 
-    /// Whether one of the entries is probably half written.
+    /// True if one of the entries is probably half written.
     pub(super) fn is_writing(&self) -> bool {
         !self.state().writing.is_empty()
     }

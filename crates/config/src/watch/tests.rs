@@ -134,7 +134,7 @@ fn a_rename_over_the_file_is_followed() {
     }
 }
 
-/// What kubelet does to a mounted ConfigMap.
+/// Writes as kubelet does to a mounted ConfigMap.
 fn kubelet_writes(lab: &WatchLab, version: u32, text: &str) {
     let folder = format!("..2026_{version}");
     fs::create_dir(lab.path(&folder)).unwrap();

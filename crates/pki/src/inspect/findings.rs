@@ -1,4 +1,4 @@
-//! What speaks against a certificate: one closed list, with what each thing means for its use here.
+//! Findings against a certificate: one closed list, with what each of them means for its use here.
 
 use std::time::Duration;
 
@@ -173,7 +173,7 @@ fn validity(info: &CertInfo, now: UnixTime) -> Option<CertFinding> {
     (left <= between(info.not_before, info.not_after) / 3).then_some(CertFinding::EndsSoon(left))
 }
 
-/// What only shows beside the others of one file: certificates of another trust domain.
+/// Adds findings that only show beside the other certificates of one file: certificates of another trust domain.
 pub(super) fn compare(all: &mut [CertInfo]) {
     let domain = |info: &CertInfo| info.id.as_ref().map(|id| id.trust_domain().clone());
     let Some(first) = all.iter().find_map(domain) else { return };

@@ -120,7 +120,7 @@ pub enum VerifyError {
     Denied(Arc<DenyEntry>),
 }
 
-/// What a certificate must allow, seen from who checks it.
+/// The use that a certificate must allow, seen from whoever checks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CertUsage {
     /// The peer dialled us.
@@ -141,7 +141,7 @@ impl fmt::Display for CertUsage {
 impl VerifyError {
     /// The [`label`](Self::label) of [`Denied`](Self::Denied), with which the text of such a refusal begins on the wire.
     pub const DENIED: &str = "denied";
-    /// What stands before the claimed identity, at the end of the text of a refusal on the wire.
+    /// The words before the claimed identity, at the end of the text of a refusal on the wire.
     pub const CLAIMS: &str = "claimed by ";
 
     /// A word for metrics and structured logs; one of a closed list.

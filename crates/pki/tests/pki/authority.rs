@@ -1,4 +1,4 @@
-//! What an authority makes: the profile, byte by byte where it matters, and its bounds.
+//! The certificates that an authority makes: the profile, byte by byte where it matters, and its bounds.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> X509Certificate<'a> {
     X509Certificate::from_der(certificate).unwrap().1
 }
 
-/// What the extension says, and whether it is critical.
+/// The extension's value, and true if it is critical.
 fn extension(parsed: &X509Certificate<'_>, id: &str) -> (bool, String) {
     let found: Vec<_> = parsed.extensions().iter().filter(|e| e.oid.to_id_string() == id).collect();
     let [one] = found.as_slice() else { panic!("{} extensions {id}", found.len()) };
@@ -143,7 +143,7 @@ fn a_leaf_does_not_outlive_its_authority() {
     assert!(matches!(early, Err(AuthorityError::NotCurrent)));
 }
 
-/// What a node asks for by itself is signed as asked, and belongs to the key that it kept.
+/// A certificate that a node asks for by itself is as it asked, and belongs to the key that it kept.
 #[test]
 fn a_node_asks_with_its_own_key() {
     let ca = authority(KeyKind::P256);

@@ -22,7 +22,7 @@ use crate::wire::{HandshakeSide, impostor_client, impostor_server, shake};
 const BANK: &str = "bank.example";
 const B1: &str = "spiffe://bank.example/adit/node/b1";
 
-/// What both sides say of `forged`, by the certificate alone and over a handshake each.
+/// The answers of both sides to `forged`, by the certificate alone and over a handshake each.
 struct BothVerdicts {
     as_client: Result<(), VerifyError>,
     as_server: Result<(), VerifyError>,
@@ -447,7 +447,7 @@ fn bytes_that_are_no_certificate() {
     refused(&ca, &ca.issue(&doubled), &VerifyError::Malformed);
 }
 
-/// One flipped bit anywhere in a certificate, and it is not accepted.
+/// A certificate with a flipped bit anywhere is not accepted.
 #[test]
 fn every_byte_counts() {
     let ca = Forge::new(BANK);

@@ -1,4 +1,4 @@
-//! What is a trust bundle, and what is refused before anybody is believed for it.
+//! Texts that are a trust bundle, and texts that are refused before anybody is believed for them.
 
 use adit_core::spiffe::SpiffeError;
 use adit_pki::bundle::{AuthorityProblem, BundleError, MAX_AUTHORITIES, MAX_BUNDLE, TrustBundle};
@@ -172,7 +172,7 @@ fn repeated_ones_count_once_and_many_are_refused() {
     assert_eq!(error, BundleError::TooMany(MAX_AUTHORITIES + 1));
 }
 
-/// What is beyond the bounds is not looked at, however much of it there is.
+/// Bytes beyond the bounds are not looked at, however many there are.
 #[test]
 fn a_bundle_costs_no_more_than_a_large_one() {
     let pem = "# nothing\n".repeat(MAX_BUNDLE / 10 + 1);
@@ -183,7 +183,7 @@ fn a_bundle_costs_no_more_than_a_large_one() {
     assert_eq!(error, BundleError::TooMany(MAX_AUTHORITIES + 1 + 10_000));
 }
 
-/// One cluster's bundle, read again while two others' are as they were or new.
+/// The bundle of a cluster, read again while two others' are as they were or new.
 struct Reload {
     last: TrustBundles,
 }

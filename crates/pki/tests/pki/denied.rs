@@ -49,7 +49,7 @@ impl NestedDenyScene {
         PeerVerifier::new(trust)
     }
 
-    /// Whether each of the two nodes is refused for being denied, by this entry.
+    /// True for each of the two nodes that this entry denies.
     fn refused(&self, peer: &DeniedPeer) -> [bool; 2] {
         let verifier = self.denying(peer.clone());
         [&self.nested, &self.direct].map(|forged| {
@@ -137,7 +137,7 @@ fn a_denied_authority_leaves_the_others_of_its_bundle() {
     assert_eq!(verify(&next.leaf(B1)), Ok(()));
 }
 
-/// Who holds no certificate of the cluster does not learn whom it denies.
+/// A peer without a certificate of the cluster does not learn whom it denies.
 #[test]
 fn a_stranger_learns_nothing_of_the_list() {
     let scene = NestedDenyScene::new();

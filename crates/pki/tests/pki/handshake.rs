@@ -1,4 +1,4 @@
-//! What two nodes agree on when both are honest, and what they refuse to agree on.
+//! Handshakes: what two honest nodes agree on, and what they refuse to agree on.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What a node may take for its own identity, from memory and from its folder.
+//! Identities that a node may take for its own, from memory and from its folder.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! What people are shown of certificates, and what they are warned of.
+//! Certificates as people are shown them, and the warnings about them.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What `adit-pki` promises, seen from outside: certificates good and bad, over real handshakes.
+//! The promises of `adit-pki`, seen from outside: certificates good and bad, over real handshakes.
 //!
 //! * `cluster`: certificates as ours are. `forge`: certificates that no authority of ours would make.
 //! * `wire`: handshakes in memory.

@@ -37,7 +37,7 @@ pub(crate) fn clock_at(time: UnixTime) -> Arc<dyn TimeProvider> {
     Arc::new(FixedClock(time))
 }
 
-/// Who gave up a handshake.
+/// The side that gave up a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandshakeSide {
     Client,
@@ -118,7 +118,7 @@ pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// Whether key and certificate belong together is not asked: some keys cannot even sign.
+/// Does not ask whether key and certificate belong together: some keys cannot even sign.
 fn presents(forged: &ForgedCert) -> Arc<SingleCertAndKey> {
     let key = aws_lc_rs::sign::any_supported_type(&forged.key).unwrap();
     Arc::new(CertifiedKey::new(forged.chain.clone(), key).into())

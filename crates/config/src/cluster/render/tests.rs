@@ -1,4 +1,4 @@
-//! What is written reads back as the same.
+//! Rules that are written read back as the same.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ fn data<const N: usize>(fragments: [(&str, &str); N]) -> BTreeMap<String, String
     fragments.map(|(key, text)| (key.to_owned(), text.to_owned())).into()
 }
 
-/// What is said about a document, warnings as well.
+/// The findings in a document, warnings as well.
 fn said<const N: usize>(fragments: [(&str, &str); N]) -> String {
     match parse(&data(fragments)) {
         Ok((_, report)) => report,
