@@ -1,4 +1,4 @@
-//! What it costs to write and read each message of the wire: `cargo bench -p adit-benches`.
+//! The cost of writing and reading each message of the wire: `cargo bench -p adit-benches`.
 
 #![expect(clippy::unwrap_used, reason = "what is encoded here is well-formed")]
 
@@ -69,7 +69,7 @@ fn export() -> StateMessage {
     StateMessage::Export("trustusbank-bank-agents/fraud-bot".parse().unwrap(), Arc::new(export))
 }
 
-/// One module for each codec, all alike: encode into a buffer that is there, decode from one.
+/// Makes a module for a codec, all alike: encode into a buffer that is there, decode from one.
 macro_rules! codec {
     ($name:ident, $kind:ty, $value:expr) => {
         mod $name {

@@ -23,7 +23,7 @@ pub(crate) enum Better {
     Higher,
 }
 
-/// What a value is divided by.
+/// The value or unit that a value is divided by.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Baseline {
     /// The same value of another subject in the same round.
@@ -32,19 +32,19 @@ pub(crate) enum Baseline {
     Unit(f64, &'static str),
 }
 
-/// One figure of a row.
+/// A figure of a row.
 #[derive(Debug)]
 pub(crate) struct Figure {
     /// The row, as `--rows` takes it.
     pub(crate) row: &'static str,
-    /// What it is, for people.
+    /// Its name, for people.
     pub(crate) what: &'static str,
     /// Which values it takes.
     pub(crate) scenario: Scenario,
     of: SubjectKind,
     key: &'static str,
     against: Baseline,
-    /// What the prototype reached: one number, or a range.
+    /// The prototype's value: one number, or a range.
     pub(crate) prototype: Option<(f64, f64)>,
     /// Where the gate stands.
     pub(crate) gate: f64,
@@ -94,22 +94,22 @@ pub(crate) const ALL: [Figure; 20] = [
     figure(("h", "100 stalled readers: memory"), (Stalled, Adit, "rss_mb"), MB, None, (Lower, 64.0)),
 ];
 
-/// One run of a scenario on a subject.
+/// A run of a scenario on a subject.
 #[derive(Debug, Serialize)]
 pub(crate) struct Sample {
     /// In which round.
     pub(crate) round: u32,
-    /// What was run.
+    /// The scenario that was run.
     pub(crate) scenario: Scenario,
     /// On what.
     pub(crate) subject: SubjectKind,
-    /// What came of it.
+    /// The values that were measured.
     pub(crate) values: crate::scenario::Values,
     /// Cores that other programs took meanwhile.
     pub(crate) foreign: f64,
 }
 
-/// What a figure is, over the rounds.
+/// The values of a figure over the rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Spread {
     /// The middle.
@@ -120,7 +120,7 @@ pub(crate) struct Spread {
     pub(crate) ends: (f64, f64),
     /// Over so many rounds.
     pub(crate) rounds: usize,
-    /// Whether rounds count in which other programs were at work, for want of better ones.
+    /// True if rounds count in which other programs were at work, because there are no better ones.
     pub(crate) noisy: bool,
 }
 
@@ -133,7 +133,7 @@ impl Figure {
         }
     }
 
-    /// How many times a value is as far from good as another; below 1 it is better.
+    /// The factor by which a value is further from good than another; below 1 it is better.
     pub(crate) fn behind(&self, value: f64, other: f64) -> f64 {
         match self.better {
             Lower => value / other,
@@ -141,7 +141,7 @@ impl Figure {
         }
     }
 
-    /// How far the median is behind the worse end of the prototype's range.
+    /// The factor by which the median is behind the worse end of the prototype's range.
     pub(crate) fn behind_prototype(&self, spread: &Spread) -> Option<f64> {
         let (low, high) = self.prototype?;
         Some(self.behind(spread.median, low).min(self.behind(spread.median, high)))

@@ -23,10 +23,10 @@ use crate::traffic::{CHUNK, ENDLESS, Request, connect, exchange, read_checked};
 
 /// A request of an RPC and its answer, in bytes.
 const RPC: (u32, u64) = (256, 1024);
-/// How many connections of a hold are under way at once.
+/// The number of connections of a hold that are under way at once.
 const OPENING: usize = 64;
 
-/// What to do.
+/// A load to run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct LoadSpec {
     /// Seconds before anything counts.
@@ -48,7 +48,7 @@ pub(crate) struct Rpc {
     pub(crate) to: SocketAddr,
     /// On how many connections.
     pub(crate) connections: usize,
-    /// How many a second are aimed at, on all together; 0 is as fast as they go.
+    /// Requests a second that are aimed at, on all together; 0 is as fast as they go.
     pub(crate) per_second: f64,
     /// Each on a connection of its own; what is timed is then from connect to the answer's first byte.
     pub(crate) fresh: bool,
@@ -68,16 +68,16 @@ pub(crate) struct Bulk {
 pub(crate) struct Hold {
     /// Where to.
     pub(crate) to: SocketAddr,
-    /// How many.
+    /// The number of connections.
     pub(crate) connections: usize,
     /// Asks each for an endless answer and reads none of it; otherwise one byte is exchanged.
     pub(crate) stall: bool,
 }
 
-/// What came of a timed load, in its window.
+/// The result of a timed load, in its window.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct LoadOutcome {
-    /// How long the window was.
+    /// The length of the window, in seconds.
     pub(crate) seconds: f64,
     /// Requests answered.
     pub(crate) rpcs: u64,

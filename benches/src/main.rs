@@ -34,7 +34,7 @@ struct BenchArgs {
     options: BenchOptions,
 }
 
-/// What to run, and how long.
+/// The scenarios to run, and how long.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchOptions {
     /// Every loopback row once and briefly: proves that the bench works, measures nothing.
@@ -57,7 +57,7 @@ pub(crate) struct BenchOptions {
     wanlink: Option<PathBuf>,
 }
 
-/// What the program starts of itself.
+/// The parts of the program that it starts as processes of their own.
 #[derive(Debug, Subcommand)]
 #[command(rename_all = "kebab-case")]
 enum BenchChild {

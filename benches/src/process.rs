@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 /// Clock ticks a second in /proc, a constant of the kernel's interface.
 const TICKS: f64 = 100.0;
-/// How many of a log's last bytes are shown.
+/// The number of a log's last bytes that are shown.
 const LAST: usize = 2000;
 
 /// A network namespace by name; none is the harness's own.
@@ -175,7 +175,7 @@ pub(crate) fn raise_descriptors() -> Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?)
 }
 
-/// How many connections a proxy can hold, each of which takes two descriptors.
+/// The number of connections that a proxy can hold, each of which takes two descriptors.
 pub(crate) fn most_connections() -> usize {
     let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(200) / 2

@@ -28,7 +28,7 @@ pub(crate) fn number(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
-/// One number, or a range.
+/// Writes one number, or a range.
 pub(crate) fn range((low, high): (f64, f64)) -> String {
     if low == high { number(low) } else { format!("{}..{}", number(low), number(high)) }
 }

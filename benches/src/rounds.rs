@@ -23,7 +23,7 @@ struct Bench {
     extent: LoadExtent,
     smoke: bool,
     samples: Vec<Sample>,
-    /// What went wrong.
+    /// All that went wrong.
     failures: Vec<String>,
 }
 
@@ -123,7 +123,7 @@ impl Bench {
         Ok(())
     }
 
-    /// One round of one scenario. Every second round runs backwards, so that none is always first.
+    /// Runs one round of one scenario. Every second round runs backwards, so that none is always first.
     fn turn(&mut self, round: u32, scenario: Scenario) {
         let have = |kind: &&SubjectKind| self.programs.have(**kind);
         let mut kinds: Vec<SubjectKind> =

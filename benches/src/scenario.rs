@@ -1,4 +1,4 @@
-//! What is done to a subject, and the values that come of it.
+//! The loads that a subject is put under, and the values that they give.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::test_bed::TestBed;
 /// Values by name.
 pub(crate) type Values = BTreeMap<&'static str, f64>;
 
-/// One kind of load.
+/// A kind of load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Scenario {
@@ -26,7 +26,7 @@ pub(crate) enum Scenario {
     Mixed,
     /// A new connection for each request, 16 at a time.
     Churn,
-    /// One bulk stream.
+    /// A single bulk stream.
     Bulk,
     /// Thousands of connections on which nothing happens.
     Idle,
@@ -36,7 +36,7 @@ pub(crate) enum Scenario {
     FirstByte,
     /// Requests on 32 connections, 640 a second aimed at, over the lossy WAN.
     LossyRequests,
-    /// One bulk stream over the lossy WAN.
+    /// A single bulk stream over the lossy WAN.
     LossyBulk,
 }
 
@@ -65,7 +65,7 @@ pub(crate) enum BedKind {
     LossyWan,
 }
 
-/// How much is done.
+/// The amount of load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LoadExtent {
     /// Seconds that a load counts.
@@ -102,7 +102,7 @@ impl Scenario {
         }
     }
 
-    /// Whether it wants daemons that have done nothing before, since memory that they have grown once
+    /// True if it wants daemons that have done nothing before, since memory that they have grown once
     /// hides what they need.
     pub(crate) fn wants_fresh(self) -> bool {
         matches!(self, Self::Idle | Self::Stalled)

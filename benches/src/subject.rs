@@ -1,4 +1,4 @@
-//! What is compared: nothing in between, two haproxies, or two nodes of Adit, each with the
+//! The ways that are compared: nothing in between, two haproxies, or two nodes of Adit, each with the
 //! configuration that it comes with.
 
 mod adit;
@@ -62,7 +62,7 @@ impl Programs {
         Ok(Self { adit: adit.canonicalize()?, haproxy: which("haproxy") })
     }
 
-    /// Whether a subject can run here.
+    /// True if a subject can run here.
     pub(crate) fn have(&self, kind: SubjectKind) -> bool {
         let proxies = matches!(kind, SubjectKind::HaproxyTcp | SubjectKind::HaproxyMtls);
         !proxies || self.haproxy.is_some()

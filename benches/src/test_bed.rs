@@ -14,7 +14,7 @@ use crate::process::{ChildProcess, NetNamespace, run, which};
 /// Half a round trip of the WAN, in milliseconds.
 const ONE_WAY: &str = "25";
 
-/// One side.
+/// A side of the test bed.
 #[derive(Debug)]
 pub(crate) struct BedSide {
     namespace: Option<String>,

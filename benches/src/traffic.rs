@@ -1,4 +1,4 @@
-//! What client and server say to each other, and how either knows that every byte is right.
+//! The protocol of client and server, by which either knows that every byte is right.
 //!
 //! A request is a head of 16 bytes (seed, length of the request, length of the answer) and then bytes of
 //! the pattern up to its length; the answer is so many bytes of the pattern, from the place that the seed
@@ -31,7 +31,7 @@ pub(crate) fn pattern(at: u64, len: usize) -> &'static [u8] {
     &PATTERN[start..start + len]
 }
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Request {
     /// From which place of the pattern the answer begins.
@@ -65,7 +65,7 @@ impl Request {
         Ok(request)
     }
 
-    /// How many bytes follow its head.
+    /// The number of bytes that follow its head.
     pub(crate) fn body(self) -> usize {
         (self.length as usize).saturating_sub(HEAD)
     }

@@ -135,7 +135,7 @@ impl Daemon {
         assert!(met.is_ok(), "{}: {what}: not so in\n{last:#?}\n{}", self.name, self.log());
     }
 
-    /// What the daemon has logged so far.
+    /// The daemon's log so far.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.root.join(format!("{}.log", self.name))).unwrap_or_default()

@@ -109,11 +109,11 @@ impl TestCluster {
 /// A node that can prove itself. Clones share what they present and whom they believe.
 #[derive(Debug, Clone)]
 pub struct TestNode {
-    /// What it presents.
+    /// The identity that it presents.
     pub identity: Arc<Current<Identity>>,
     /// Whom it believes.
     pub verifier: Arc<PeerVerifier>,
-    /// What outlives its restarts.
+    /// The secret that outlives its restarts.
     pub secret: NodeSecret,
     /// Its own cluster's controller, whom it believes.
     pub controller: SpiffeId,

@@ -50,7 +50,7 @@ fn inside(name: &str, args: &[String], body: impl FnOnce()) -> bool {
     status.success()
 }
 
-/// Whether namespaces can be made here.
+/// Succeeds if namespaces can be made here.
 fn probe() -> Result<(), String> {
     let unshare = Command::new("unshare").args(["-Urnm", "ip", "link", "set", "lo", "up"]).output();
     match unshare {
@@ -76,7 +76,7 @@ pub fn sh(program: &str, args: &[&str]) -> String {
     String::from_utf8(out.stdout).unwrap()
 }
 
-/// One network namespace.
+/// A network namespace.
 #[derive(Debug, Clone)]
 pub struct LabHost {
     name: String,
@@ -92,7 +92,7 @@ impl LabHost {
         host
     }
 
-    /// One that was made before.
+    /// The namespace of that name, which was made before.
     #[must_use]
     pub fn named(name: &str) -> Self {
         Self { name: name.into() }

@@ -1,4 +1,4 @@
-//! What the suites share. Nothing here is a test.
+//! The library that the suites share. Nothing here is a test.
 //!
 //! * [`net`]: simulated networks, behind the transport's seam; [`identity`]: nodes that can prove
 //!   themselves to each other; [`pair`]: two such nodes, ready to connect;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-/// How long an answer may take, and a reset.
+/// The time that an answer or a reset may take, from the request.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The loopback addresses of one test of this process; tests that run at once have numbers ten apart.

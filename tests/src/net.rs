@@ -13,7 +13,7 @@ pub mod simulated;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// One datagram as it left: when, from where, to where, how long. Bytes differ between runs, since TLS
+/// A datagram as it left: when, from where, to where, how long. Bytes differ between runs, since TLS
 /// is random; these do not.
 pub type Sent = (Duration, SocketAddr, SocketAddr, usize);
 

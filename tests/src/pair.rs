@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use crate::identity::{TestCluster, TestNode};
 use crate::net::memory::MemoryNetwork;
 
-/// How long a datagram is under way.
+/// The time that a datagram is under way.
 pub const PATH_DELAY: Duration = Duration::from_millis(10);
 /// The port on which both listen.
 pub const PORT: u16 = 7843;
@@ -26,7 +26,7 @@ pub const BANK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 2, 1));
 /// Node `e1` of cluster `edge.example` and node `b1` of `bank.example`, which believe each other.
 #[derive(Debug)]
 pub struct NodePair {
-    /// What is between them.
+    /// The network between them.
     pub network: MemoryNetwork,
     /// The clusters, edge first.
     pub clusters: (TestCluster, TestCluster),
@@ -36,7 +36,7 @@ pub struct NodePair {
     pub edge: Endpoints,
     /// Bank's.
     pub bank: Endpoints,
-    /// What each may hold for the other.
+    /// The bytes that each may hold for the other.
     pub budgets: (BufferBudget, BufferBudget),
     tuning: Tuning,
 }
@@ -57,7 +57,7 @@ impl NodePair {
         Self { network, clusters, nodes, edge, bank, budgets: (budget(), budget()), tuning }
     }
 
-    /// What edge dials bank with.
+    /// The address, name and settings with which edge dials bank.
     #[must_use]
     pub fn dial(&self) -> DialRequest<'_> {
         DialRequest {

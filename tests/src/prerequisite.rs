@@ -1,4 +1,4 @@
-//! What a test needs and this machine may lack.
+//! Prerequisites of tests that a machine may lack.
 //!
 //! A test that cannot run says so, and fails where nothing may be missing: in CI a skip is a lie.
 

@@ -24,36 +24,36 @@ use crate::net::memory::MemoryNetwork;
 use crate::net::pipe::Pipes;
 use crate::sites::{Site, eventually};
 
-/// Who may use the import.
+/// The workload that may use the import.
 pub const SUPPORT: &str = "10.244.1.10:40000";
-/// Who is known and may not.
+/// A workload that is known and may not use it.
 pub const INTERN: &str = "10.244.1.66:40000";
 /// Of another namespace; who may use the import where [`Plan::allow`] says so.
 pub const VANDAL: &str = "10.244.1.77:40000";
 /// Of whom nobody knows.
 pub const NOBODY: &str = "10.244.1.99:40000";
 
-/// What the operators wrote: the parts of it that tests differ in, as YAML.
+/// The configuration that the operators wrote: the parts that tests differ in, as YAML.
 #[derive(Debug, Clone)]
 pub struct TownPlan {
-    /// How long a datagram between nodes takes.
+    /// The time that a datagram between nodes takes.
     pub delay: Duration,
-    /// How many nodes `edge` has, and `bank`.
+    /// The number of nodes of `edge`, and of `bank`.
     pub nodes: (u8, u8),
     /// The export's backends.
     pub backends: String,
-    /// Who may use it.
+    /// The workloads that may use it.
     pub allow: String,
     /// Further keys of the export.
     pub export: String,
     /// `limits` of both.
     pub limits: String,
-    /// Whether `edge` can dial `bank`. Otherwise `bank` dials, and announces nothing that can be dialled.
+    /// True if `edge` can dial `bank`. Otherwise `bank` dials, and announces nothing that can be dialled.
     pub dials: bool,
 }
 
 impl Default for TownPlan {
-    /// One node each, a service with one backend, and support-bot may use it.
+    /// A node each, a service with one backend, and support-bot may use it.
     fn default() -> Self {
         Self {
             delay: Duration::from_millis(10),
@@ -179,11 +179,11 @@ impl Sites {
 /// Both clusters, on a network in memory and a paused clock.
 #[derive(Debug)]
 pub struct Town {
-    /// What is between nodes.
+    /// The network between nodes.
     pub network: MemoryNetwork,
-    /// What is between workloads and nodes.
+    /// The connections between workloads and nodes.
     pub pods: Pipes,
-    /// Who they are.
+    /// The identities of the nodes.
     pub sites: Sites,
     /// The nodes of `edge`.
     pub edge: Vec<Whole>,
@@ -192,7 +192,7 @@ pub struct Town {
     off: Arc<Mutex<Off>>,
 }
 
-/// Who cannot be heard, and who hears nothing either.
+/// Hosts from which nothing comes, and those to which nothing goes either.
 #[derive(Debug, Default)]
 struct Off {
     mute: Vec<IpAddr>,

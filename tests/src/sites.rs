@@ -27,7 +27,7 @@ use crate::identity::TestCluster;
 /// The port at which every node listens.
 pub const PORT: u16 = 7843;
 
-/// One cluster of a test.
+/// A cluster of a test.
 #[derive(Debug)]
 pub struct Site {
     /// Its name, and in `NAME.example` its trust domain.
@@ -38,7 +38,7 @@ pub struct Site {
     nodes: u8,
 }
 
-/// What a node does with the streams that peers open: echoes them, and remembers from whom they came.
+/// The service of a node for streams that peers open: echoes them, and remembers from whom they came.
 #[derive(Debug, Default)]
 pub struct Echo(Mutex<Vec<Arc<PeerInfo>>>);
 
@@ -47,7 +47,7 @@ pub struct Echo(Mutex<Vec<Arc<PeerInfo>>>);
 pub struct RunningNode {
     /// Its links.
     pub links: Links,
-    /// What it believes; publish another value to change it.
+    /// The snapshot that it believes; publish another to change it.
     pub snapshot: watch::Sender<Arc<Snapshot>>,
     /// Whom it served.
     pub echo: Arc<Echo>,
@@ -102,7 +102,7 @@ impl Site {
         }
     }
 
-    /// What its `n`-th node believes: its siblings, these links, and one export of each of its nodes'
+    /// The snapshot that its `n`-th node believes: its siblings, these links, and one export of each of its nodes'
     /// backends that all of them may use.
     ///
     /// # Panics
@@ -210,7 +210,7 @@ pub fn start_on(
     RunningNode { links, snapshot, echo, endpoints }
 }
 
-/// What is a process's own, repeatable: its draws begin from `boot` and `seed`.
+/// The facts that are a process's own, repeatable: its draws begin from `boot` and `seed`.
 #[must_use]
 pub fn local(boot: u8, seed: u64, settings: LinkSettings) -> LinkContext {
     let mut id = [0; 16];
@@ -260,7 +260,7 @@ impl ServeStream for Echo {
 }
 
 impl RunningNode {
-    /// What it knows of `site`, if anything.
+    /// The view that it has of `site`, if any.
     #[must_use]
     pub fn view(&self, site: &Site) -> Option<LinkView> {
         self.links.views().borrow().get(&site.name).cloned()

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-/// What a backend does after the command byte.
+/// The behaviour of a backend after the command byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
     /// Sends back what it reads; finishes when its client has.
@@ -63,7 +63,7 @@ impl Behaviour {
     }
 }
 
-/// How a direction ended, as its reader saw it.
+/// The end of a direction, as its reader saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DirectionEnd {
     /// A clean end after that many bytes, all of them right.
@@ -72,7 +72,7 @@ pub enum DirectionEnd {
     Reset(u64),
 }
 
-/// How long anything here may take before a test is stuck.
+/// The time that anything here may take before a test is stuck.
 const WORKLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The byte at a position of every stream here.

@@ -168,7 +168,7 @@ fn features(selection: &[&str]) -> BTreeSet<String> {
     lines.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
 }
 
-/// One build serves users, suites and image, so the programs of tests and benches must not add features to what the
+/// A single build serves users, suites and image, so the programs of tests and benches must not add features to what the
 /// product is made of: it would be compiled twice, and what is tested would not be what is used.
 #[test]
 fn the_product_has_the_same_features_whatever_is_built_beside_it() {

@@ -115,7 +115,7 @@ fn streams_of_every_worker_cross_and_a_drain_leaves_nothing() {
     }
 }
 
-/// What a user sees while bank's process is followed by another: new streams every few milliseconds, and the
+/// A user's view while bank's process is followed by another: new streams every few milliseconds, and the
 /// link's state.
 #[derive(Debug, Default)]
 struct TakeoverSight {

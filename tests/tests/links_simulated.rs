@@ -20,7 +20,7 @@ use turmoil::Sim;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One run.
+/// A run.
 struct LinkRun {
     seed: u64,
     lose_every: usize,
@@ -45,7 +45,7 @@ impl LinkRun {
             .build()
     }
 
-    /// How to start node `n` of a cluster, each time with another boot ID.
+    /// A function that starts node `n` of a cluster, each time with another boot ID.
     fn starter(&self, of_bank: bool, n: u8, seeds: &[u8]) -> impl Fn() -> RunningNode + 'static {
         let (site, other) = match of_bank {
             true => (Arc::clone(&self.bank), &self.edge),
@@ -203,7 +203,7 @@ fn after_a_death_is_noticed_no_stream_waits_for_the_dead() {
 
 /// Until when things go wrong.
 const FAULTS_LIFETIME: Duration = Duration::from_secs(25);
-/// How long everything may take to work again.
+/// The time that everything may take to work again, after the last fault.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Asks from `from` of every node of the other cluster, again and again; every answer is whole or an error.

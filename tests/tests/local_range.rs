@@ -80,7 +80,7 @@ fn serve(address: &str) {
     });
 }
 
-/// Who we are in the eyes of who listens there.
+/// Asks whoever listens there who we are.
 fn ask(address: &str) -> Result<String, ErrorKind> {
     let address: SocketAddr = address.parse().unwrap();
     let mut socket =

@@ -242,7 +242,7 @@ fn a_killed_peer_resets_its_streams_and_the_other_node_serves() {
     });
 }
 
-/// Whether a flood ended by a reset.
+/// True if a flood ended by a reset.
 fn receive_flood(socket: &mut std::net::TcpStream) -> bool {
     let mut buffer = vec![0; 1 << 16];
     loop {

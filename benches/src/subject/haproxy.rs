@@ -58,7 +58,7 @@ listen bench
     )
 }
 
-/// One CA, and a certificate and key for either side.
+/// Makes a CA, and a certificate and key for either side.
 fn certificates(place: &TestBed) -> Result<()> {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

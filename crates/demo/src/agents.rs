@@ -26,7 +26,7 @@ pub(crate) fn host(agent: &str) -> String {
     format!("{agent}.{NAMESPACE}")
 }
 
-/// What an agent says of itself.
+/// An agent's description of itself.
 pub(crate) struct AgentDescription {
     pub(crate) name: &'static str,
     pub(crate) description: &'static str,

@@ -115,7 +115,7 @@ fn verdict(task: &Task) -> Option<String> {
     artifact.parts.iter().find_map(Part::as_text).map(str::to_owned)
 }
 
-/// What an event says, in a few words.
+/// An event in a few words.
 pub(crate) fn words(event: &StreamResponse) -> String {
     let text = |message: Option<&Message>| message.and_then(Message::text).map(str::to_owned);
     match event {

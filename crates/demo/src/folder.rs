@@ -52,7 +52,7 @@ pub(crate) fn trust_domain(cluster: &str) -> String {
     format!("{cluster}.trustusbank.example")
 }
 
-/// How long nodes' certificates are valid: nothing renews them, and a demo may be left standing.
+/// The validity of nodes' certificates: nothing renews them, and a demo may be left standing.
 const NODE_CERT_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The folder that holds all files.

@@ -29,7 +29,7 @@ mod story;
 use self::narrate::Narrator;
 use self::story::DemoResources;
 
-/// How to start a node, given its configuration file: a command that becomes `adit node --config FILE`.
+/// Makes the command that starts a node from its configuration file: a command that becomes `adit node --config FILE`.
 /// Its input, output and process group are set by the demo. To end with the demo even if that is killed,
 /// it calls [`end_with_parent`] before it becomes the node.
 pub type NodeLauncher = fn(&Path) -> std::process::Command;
@@ -50,20 +50,20 @@ pub fn end_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
-/// How the demo is run.
+/// The options of a demo.
 #[derive(Debug, Clone)]
 pub struct DemoOptions {
-    /// Whether to leave after the last step instead of staying up.
+    /// True to leave after the last step instead of staying up.
     pub once: bool,
-    /// Whether a terminal shows what is told.
+    /// True if the output is a terminal that shows colours.
     pub colour: bool,
-    /// What to type to run this program, for the commands that a reader is told to try.
+    /// The words that run this program, for the commands that a reader is told to try.
     pub program: String,
-    /// How to start a node.
+    /// The function that starts a node.
     pub launch: NodeLauncher,
 }
 
-/// How the demo ended, if not by a failure.
+/// The end of a demo that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DemoEnd {
     /// Every step held, and everything was ended again.
@@ -78,9 +78,9 @@ pub enum DemoEnd {
 pub struct DemoFailure {
     /// The number of the step; 0 before the first.
     pub step: u32,
-    /// What the step was about.
+    /// The title of the step.
     pub title: &'static str,
-    /// What was not as it should be.
+    /// The reason of the failure.
     pub reason: anyhow::Error,
     /// The folder with configuration and logs, which is kept.
     pub kept: Option<PathBuf>,

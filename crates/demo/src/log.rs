@@ -1,4 +1,4 @@
-//! What a node wrote into its log about the streams that it carried or refused.
+//! Reads a node's log for the streams that it carried or refused.
 //!
 //! The story quotes these lines: why a caller was refused, which node a call went through, how many
 //! bytes it had. A line has a millisecond or two to arrive after the call has ended, so readers wait
@@ -14,12 +14,12 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-/// How often the file is looked at again.
+/// The pause between two looks at the file.
 const LOG_POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// How long a line may take to arrive.
+/// The time that a line may take to arrive, from when it is waited for.
 const LINE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One finished or refused stream, as the node tells it.
+/// A finished or refused stream, as the node logs it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct StreamRecord {
@@ -28,17 +28,17 @@ pub(crate) struct StreamRecord {
     pub(crate) direction: String,
     /// `NAMESPACE/ACCOUNT@CLUSTER`.
     pub(crate) source: String,
-    /// Whether the source is only asserted by the peer.
+    /// True if the source is only asserted by the peer.
     pub(crate) asserted: bool,
     /// `NAMESPACE/SERVICE:PORT`.
     pub(crate) target: String,
     /// The node of the other cluster.
     pub(crate) peer_node: String,
-    /// How it ended, by the closed list of codes.
+    /// The code with which it ended, of the closed list.
     pub(crate) code: String,
-    /// Whether nothing was delivered.
+    /// True if nothing was delivered.
     pub(crate) refused: bool,
-    /// What that code means, in one sentence.
+    /// The meaning of that code, in one sentence.
     message: String,
     /// More about this end, where there is more.
     reason: String,

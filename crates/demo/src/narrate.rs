@@ -1,4 +1,4 @@
-//! What the demo says: numbered steps, facts in columns, a mark for each thing that was checked.
+//! The demo's output: numbered steps, facts in columns, a mark for each thing that was checked.
 //!
 //! It says only what it is given; numbers are formatted here and measured elsewhere. Colour is the
 //! caller's decision, since only the caller knows whether a person is looking.

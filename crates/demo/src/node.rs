@@ -19,9 +19,9 @@ use crate::NodeLauncher;
 use crate::folder::NodeSetup;
 use crate::log::tail;
 
-/// How often a node that is not as wanted is asked again.
+/// The pause before a node that is not as wanted is asked again.
 const STATUS_POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// How long a node may take to leave after SIGTERM; with nothing to drain it needs milliseconds.
+/// The time that a node may take to end after SIGTERM; with nothing to drain it needs milliseconds.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A node.
@@ -62,7 +62,7 @@ impl DemoNode {
         self.child.as_ref().and_then(Child::id)
     }
 
-    /// What the node says of itself now.
+    /// The node's status document of this moment.
     ///
     /// # Errors
     ///
@@ -139,7 +139,7 @@ impl DemoNode {
         }
     }
 
-    /// Whether the process has ended by itself, and how.
+    /// The exit status, if the process has ended by itself.
     pub(crate) fn try_wait(&mut self) -> Option<ExitStatus> {
         let ended = self.child.as_mut()?.try_wait().ok().flatten();
         if ended.is_some() {
@@ -149,7 +149,7 @@ impl DemoNode {
     }
 }
 
-/// What a node says is wrong with it, worst first, in one line.
+/// The problems that a node reports of itself, worst first, in one line.
 pub(crate) fn problems(status: &StatusDocument) -> String {
     let all: Vec<String> = status
         .problems

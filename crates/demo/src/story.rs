@@ -30,10 +30,10 @@ mod timing;
 
 pub(crate) use self::hold::hold;
 
-/// How long anything may take that takes milliseconds when all is well.
+/// The time that anything may take that takes milliseconds when all is well, from its beginning.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What has to be ended and removed, whatever becomes of the story.
+/// The processes and files to end and remove, however the story ends.
 #[derive(Debug)]
 pub(crate) struct DemoResources {
     stage: DemoFolder,
@@ -43,7 +43,7 @@ pub(crate) struct DemoResources {
     agents: AgentServers,
 }
 
-/// Who plays.
+/// The agents and their callers.
 #[derive(Debug)]
 pub(crate) struct DemoActors {
     services: Vec<AgentService>,

@@ -1,4 +1,4 @@
-//! What becomes of the demo when its nodes do not: the step and the reason are told, the files kept, and
+//! A demo whose nodes fail: the step and the reason are told, the files kept, and
 //! no process is left.
 
 use std::path::Path;
@@ -55,7 +55,7 @@ async fn a_node_that_is_never_ready_is_told_and_ended() {
     clean(&failed);
 }
 
-/// How many processes have this argument.
+/// The number of processes that have this argument.
 fn running(argument: &str) -> usize {
     let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
     let lines = processes.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok());

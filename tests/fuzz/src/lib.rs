@@ -89,7 +89,7 @@ pub fn config(input: &[u8]) {
     }
 }
 
-/// What is told of hostile input goes to a terminal: it has to be harmless there.
+/// Checks a message about hostile input: it goes to a terminal, where it has to be harmless.
 fn printable(text: &str) {
     let control = text.chars().find(|c| c.is_control() && *c != '\n');
     assert_eq!(control, None, "a control character in {text:?}");

@@ -55,7 +55,7 @@ impl SoakTally {
     }
 }
 
-/// What a stream is to carry: the first 24 bytes of each.
+/// The order of a stream, what it is to carry: the first 24 bytes of each.
 #[derive(Debug, Clone, Copy)]
 struct StreamOrder {
     id: u64,
@@ -107,7 +107,7 @@ fn receive(socket: &mut TcpStream) -> Option<(u64, bool)> {
     }
 }
 
-/// One stream, from the client's side. Says whether all of it arrived.
+/// Carries one stream, from the client's side. True if all of it arrived.
 fn carry(order: StreamOrder, tally: &SoakTally) -> bool {
     let Ok(mut socket) = TcpStream::connect(IMPORT.parse::<SocketAddr>().unwrap()) else {
         // The node is being started again.

@@ -1,4 +1,4 @@
-//! What a hostile cluster does: each attack a function of an [`Enemy`] and a [`AttackPace`].
+//! The attacks of a hostile cluster: each a function of an [`Enemy`] and a [`AttackPace`].
 //!
 //! * [`streams`]: streams that are refused, reset, unfinished, or empty;
 //! * [`windows`]: bytes that nobody takes, in both directions;
@@ -25,7 +25,7 @@ pub mod strangers;
 pub mod streams;
 pub mod windows;
 
-/// How long an attack goes on, and how much of its full size it has.
+/// The length of an attack, and its share of its full size.
 #[derive(Debug, Clone, Copy)]
 pub struct AttackPace {
     /// When it ends.
@@ -43,7 +43,7 @@ impl AttackPace {
         ((full as f64 * self.part) as usize).max(1)
     }
 
-    /// Whether it goes on.
+    /// True if it goes on.
     #[must_use]
     pub fn goes_on(&self) -> bool {
         Instant::now() < self.until
@@ -55,7 +55,7 @@ impl AttackPace {
     }
 }
 
-/// What an attack counts.
+/// The counters of an attack.
 #[derive(Debug, Default)]
 pub struct AttackCounts(Mutex<BTreeMap<String, u64>>);
 
@@ -108,11 +108,11 @@ impl AttackContext {
 /// Everything that an attack has.
 #[derive(Debug, Clone)]
 pub struct AttackContext {
-    /// Who attacks.
+    /// The attacker.
     pub enemy: Arc<Enemy>,
-    /// How much.
+    /// The attack's length and size.
     pub pace: AttackPace,
-    /// What was done.
+    /// The counters of what was done.
     pub counts: Arc<AttackCounts>,
     /// Tasks that wait for connections to end.
     pub watchers: TaskTracker,
@@ -120,14 +120,14 @@ pub struct AttackContext {
 
 type AttackFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// One attack.
+/// An attack.
 #[derive(Debug, Clone, Copy)]
 pub struct Attack {
     /// For `--only`.
     pub name: &'static str,
     /// In one sentence.
     pub what: &'static str,
-    /// What it must have counted at least one of, or it did not take place.
+    /// The counter that must be at least one, or the attack did not take place.
     pub proof: &'static str,
     /// Which part of it the gate runs, and for how many seconds.
     pub short: Option<(f64, f64)>,

@@ -27,25 +27,25 @@ use tokio::time::timeout;
 
 use super::forge::{Forger, Rewrite};
 
-/// How long a handshake, a hello or an answer may take.
+/// The time that a handshake, a hello or an answer may take, from its beginning.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 /// A certificate is good for longer than any attack.
 const ENEMY_CERT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// What a connection of the enemy's is like.
+/// The behaviour of a connection of the enemy's.
 #[derive(Clone)]
 pub struct Manners {
     /// The lane that its first packet and its hello name.
     pub lane: Class,
-    /// What the victim may send on a stream.
+    /// Bytes that the victim may send on a stream.
     pub stream_window: u32,
-    /// What the victim may send in all, until something is read.
+    /// Bytes that the victim may send in all, until something is read.
     pub window: u32,
-    /// How much may be under way to the victim.
+    /// Bytes that may be under way to the victim.
     pub send_window: u64,
-    /// What becomes of packets.
+    /// The change that is made to packets.
     pub rewrite: Option<Rewrite>,
-    /// How long it lives without a word.
+    /// The time that it lives without a packet.
     pub idle: Duration,
 }
 
@@ -259,7 +259,7 @@ impl Enemy {
             .map_err(|error| error.to_string())
     }
 
-    /// What `node` says first.
+    /// The hello of `node`.
     #[must_use]
     pub fn hello(&self, node: &str, manners: &Manners, slot: u64) -> ControlMessage {
         let mut boot = [0; 16];

@@ -1,10 +1,10 @@
-//! What a process costs its machine: memory, processor time, descriptors; and the memory that it may have.
+//! The cost of a process for its machine: memory, processor time, descriptors; and the memory that it may have.
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What the kernel says of a process at one moment.
+/// The kernel's figures of a process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Footprint {
     /// Resident memory in KiB.

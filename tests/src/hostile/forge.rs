@@ -163,7 +163,7 @@ pub fn batched_crumbs(from: u64, ids: u64) -> Rewrite {
 /// So that a packet without anything else is acknowledged.
 const PING: u8 = 1;
 
-/// One byte of a stream.
+/// A frame with one byte of a stream.
 fn crumb(id: u64, offset: u64) -> Vec<u8> {
     let mut one = vec![0x0e];
     put_varint(&mut one, id);
@@ -207,7 +207,7 @@ pub fn no_acknowledgements() -> Rewrite {
 pub struct Forger {
     /// The honest one.
     pub inner: Arc<quinn::crypto::rustls::QuicClientConfig>,
-    /// What becomes of packets.
+    /// The change that is made to packets.
     pub rewrite: Option<Rewrite>,
     /// The client says hello, and nothing more.
     pub mute: bool,
@@ -228,7 +228,7 @@ impl ClientConfig for Forger {
 struct ForgedSession {
     inner: Box<dyn Session>,
     config: Arc<Forger>,
-    /// How many sets of keys came out of the handshake: its own, then those of the connection.
+    /// The number of sets of keys that came out of the handshake: its own, then those of the connection.
     said: usize,
 }
 

@@ -19,20 +19,20 @@ use super::footprint::Footprint;
 use super::load::{HonestLoad, LoadAccount};
 use super::stage::{AttackStage, VICTIM};
 
-/// What a process that has been attacked may have beyond its first base, before any attack, in KiB.
+/// Memory that a process that has been attacked may have beyond its first base, before any attack, in KiB.
 const WARM: u64 = 16 << 10;
-/// How long streams may be open, and memory held, after all traffic has ended.
+/// The time that streams may be open, and memory held, after all traffic has ended.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How an attack is run.
+/// The form in which an attack is run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Form {
-    /// How long it goes on, in seconds.
+    /// The attack's length, in seconds.
     pub seconds: f64,
-    /// How much of its full size it has.
+    /// The share of its full size, up to 1.
     pub part: f64,
-    /// How long the way back to base may take, in seconds.
+    /// The time that the way back to base may take, in seconds.
     pub recovery: f64,
-    /// Whether rates, percentiles and ratios are judged, too.
+    /// True if rates, percentiles and ratios are judged, too.
     pub timed: bool,
 }
 

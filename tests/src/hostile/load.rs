@@ -16,7 +16,7 @@ use tokio::time::{interval, sleep, timeout};
 use super::client::{Enemy, Manners};
 use crate::lab::LabHost;
 
-/// What an agent does after a command: a byte of kind and eight of length.
+/// The command to an agent: a byte of kind and eight of length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AgentOrder {
     /// Reads to the end, then answers that many bytes.
@@ -119,7 +119,7 @@ async fn obey(mut socket: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What became of honest traffic, each with its time.
+/// The outcomes of honest traffic, each with its time.
 #[derive(Debug, Default)]
 struct LoadRecord {
     /// When a request was due, and what it took; none where it failed.
@@ -136,10 +136,10 @@ pub struct HonestLoad {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What became of what was due in a span of time.
+/// The outcomes of all that was due in a span of time.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LoadAccount {
-    /// How long the span was, in seconds.
+    /// The length of the span, in seconds.
     pub seconds: f64,
     /// Requests that were due.
     pub asked: usize,
@@ -190,7 +190,7 @@ impl HonestLoad {
         }));
     }
 
-    /// What became of what was due from `from` to `to`.
+    /// The outcomes of all that was due from `from` to `to`.
     #[must_use]
     pub fn account(&self, from: Instant, to: Instant) -> LoadAccount {
         let within = |at: &Instant| (from..to).contains(at);
@@ -248,7 +248,7 @@ async fn ask(to: SocketAddr, rate: f64, book: &Arc<Mutex<LoadRecord>>, over: &At
     asking.join_all().await;
 }
 
-/// One short request.
+/// Makes one short request.
 ///
 /// # Errors
 /// Why it was not answered whole.

@@ -51,7 +51,7 @@ pub struct AttackStage {
     edge: LabHost,
     // Ends after the victim, and the group after it.
     neighbour: Daemon,
-    /// What bounds the victim's memory.
+    /// The control group that bounds the victim's memory.
     pub cage: Option<Cage>,
 }
 

@@ -117,7 +117,7 @@ impl MemoryNetwork {
         self.state().carry(from, to, datagram);
     }
 
-    /// How many sockets are open.
+    /// The number of sockets that are open.
     #[must_use]
     pub fn sockets(&self) -> usize {
         self.state().sockets.values().map(Vec::len).sum()

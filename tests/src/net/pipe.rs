@@ -22,18 +22,18 @@ const CAPACITY: usize = 64 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Pipes(Arc<Mutex<HashMap<SocketAddr, mpsc::Sender<MemoryPipe>>>>);
 
-/// One end of a connection.
+/// An end of a connection.
 #[derive(Debug)]
 pub struct MemoryPipe {
     local: SocketAddr,
     remote: SocketAddr,
-    /// Whether dropping this end sends RST: a node's does until it is settled, a workload's when asked.
+    /// True if dropping this end sends RST: a node's does until it is settled, a workload's when asked.
     resets: AtomicBool,
     incoming: Arc<Queue>,
     outgoing: Arc<Queue>,
 }
 
-/// One direction.
+/// A direction of a connection.
 #[derive(Debug, Default)]
 struct Queue {
     state: Mutex<PipeState>,

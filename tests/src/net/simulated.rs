@@ -21,7 +21,7 @@ use turmoil::net::UdpSocket;
 use super::Sent;
 use super::memory::AlwaysWritable;
 
-/// What happened on a simulated network, for all hosts together.
+/// The datagrams of a simulated network, for all hosts together.
 pub type SentTrace = Arc<Mutex<Vec<Sent>>>;
 
 /// Runs a simulation to its end, and has `act` change it once, when `at` has passed.

@@ -18,12 +18,12 @@ use tokio_util::task::TaskTracker;
 use crate::net::pipe::{MemoryPipe, Pipes};
 use crate::workload::pattern;
 
-/// What has been delivered, by number: also what was not answered.
+/// The requests that have been delivered, by number: also what was not answered.
 #[derive(Debug, Clone, Default)]
 pub struct Delivered(Arc<Mutex<BTreeMap<u64, u32>>>);
 
 impl Delivered {
-    /// How often each number has arrived.
+    /// The number of times that each request has arrived.
     ///
     /// # Panics
     /// Never in practice.
@@ -69,7 +69,7 @@ fn expected(request: &[u8]) -> Bytes {
     Sha256::digest(request).iter().chain(body).copied().collect()
 }
 
-/// How a request ended, as its client saw it.
+/// The end of a request, as its client saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestOutcome {
     /// The whole answer came, and its end.

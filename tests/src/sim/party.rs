@@ -16,10 +16,10 @@ use crate::net::pipe::{Accepting, MemoryPipe, Pipes};
 pub use crate::workload::DirectionEnd;
 use crate::workload::pattern;
 
-/// How long anything here may take before a test is stuck, in its own time.
+/// The time that anything here may take before a test is stuck, in its own time.
 pub(super) const PARTY_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// One end of a workload's connection.
+/// An end of a workload's connection.
 #[derive(Debug)]
 pub struct Party {
     pipe: MemoryPipe,
@@ -158,7 +158,7 @@ impl Party {
         self.pipe.finish().await.expect("a connection");
     }
 
-    /// Whether a reset has arrived.
+    /// True if a reset has arrived.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.pipe.broken().now_or_never().is_some()

@@ -1,4 +1,4 @@
-//! One whole node, as the process composes it.
+//! A whole node, as the process composes it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,9 +22,9 @@ use crate::sites::local;
 /// A node with its links and data path.
 #[derive(Debug)]
 pub struct Whole {
-    /// What the process has of it.
+    /// The node's data path, as the process holds it.
     pub node: NodeDataPlane,
-    /// What it believes.
+    /// The snapshot that it believes.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     base: watch::Sender<BaseSnapshot>,
     listen: Vec<SocketAddr>,
@@ -90,7 +90,7 @@ impl Whole {
         self.base.send_replace(BaseSnapshot::from_config(&config, &self.listen));
     }
 
-    /// How many streams ended with each code.
+    /// The number of streams that ended with this code.
     #[must_use]
     pub fn ended(&self, direction: Direction, code: Code) -> u64 {
         self.node.flows.ended().get(&(direction, code)).copied().unwrap_or_default()

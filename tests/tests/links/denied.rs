@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::hostile::{Stranger, control, open};
 use crate::{LinkWorld, SECOND};
 
-/// How long a denied peer's streams may live on.
+/// The time that a denied peer's streams may live on, from the denial.
 const DENIED_TIMEOUT: Duration = SECOND.saturating_mul(10);
 
 /// A cluster whose nodes' certificates come from an authority below its root, and what its node shows.
@@ -89,7 +89,7 @@ struct DenyScene {
     e1: RunningNode,
     b1: RunningNode,
     s1: RunningNode,
-    /// What edge presents and believes.
+    /// The node of edge: what it presents and believes.
     ours: TestNode,
 }
 
@@ -119,7 +119,7 @@ impl DenyScene {
         Self { edge, bank, shop, e1, b1, s1, ours }
     }
 
-    /// What the process does when its configuration says so.
+    /// Denies peers, as the process does when its configuration says so.
     fn deny(&self, peers: &[DeniedPeer]) {
         let entry = |peer: &DeniedPeer| DenyEntry { peer: peer.clone(), reason: None };
         let entries: Vec<_> = peers.iter().map(entry).collect();
@@ -136,7 +136,7 @@ impl DenyScene {
     }
 }
 
-/// How a stream that says nothing ends.
+/// The code with which a silent stream ends.
 async fn end(stream: &mut PeerStream) -> Code {
     match stream.recv.read_chunk(1).await {
         Ok(Some(_)) => panic!("it goes on"),

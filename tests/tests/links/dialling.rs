@@ -13,7 +13,7 @@ use adit_transport::links::{LinkSettings, LinkState};
 
 use crate::{LinkWorld, SECOND, two};
 
-/// How many dials a node has begun: each has a source port of its own.
+/// The number of dials that a node has begun: each has a source port of its own.
 fn dials(world: &LinkWorld, from: &Site, n: u8) -> usize {
     let sent = world.network.sent();
     let ports = sent.iter().filter(|(_, f, _, _)| f.ip() == from.ip(n) && f.port() != PORT);

@@ -1,4 +1,4 @@
-//! What each side says of a link that does not come up: nothing comes back, packets pass one way only, or one side
+//! The reasons that each side gives for a link that does not come up: nothing comes back, packets pass one way only, or one side
 //! refuses the other's certificate.
 
 use std::time::Duration;

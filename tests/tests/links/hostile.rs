@@ -398,7 +398,7 @@ async fn a_go_away_that_is_repeated_is_said_once() {
     assert!(attempts() >= before + 2, "and not for longer");
 }
 
-/// What a publisher says that has one node and whose view is so old.
+/// The messages of a publisher that has one node and whose view is so old.
 fn told(node: &str, age_ms: u64) -> Vec<u8> {
     let messages = [
         state(&StateMessage::Begin { epoch: 5, replaces: true }),

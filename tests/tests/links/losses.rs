@@ -1,4 +1,4 @@
-//! What is said of a link once a connection that it had is gone.
+//! The reasons that status gives for a link once a connection that it had is gone.
 
 use std::time::Duration;
 

@@ -22,7 +22,7 @@ async fn connect(stranger: &Stranger, edge: &Site, boot: u8, slot: u64) -> SaidH
     (quic, control)
 }
 
-/// How many live, and with which code the others ended.
+/// The number of connections that live, and the codes with which the others ended.
 fn ends(all: &[SaidHello]) -> (usize, Vec<Code>) {
     let ended: Vec<Code> =
         all.iter().filter_map(|(quic, _)| quic.is_closed()).map(|c| c.code).collect();

@@ -1,4 +1,4 @@
-//! What clusters learn of each other, from whom, and what that costs.
+//! The state that clusters learn of each other, from whom, and what that costs.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,7 +17,7 @@ use crate::{LinkWorld, SECOND};
 struct TrustScene {
     bank: Site,
     next: TestCluster,
-    /// What edge believes, and what bank presents.
+    /// The node of edge: whom it believes.
     ours: TestNode,
     theirs: TestNode,
     e1: RunningNode,
@@ -61,7 +61,7 @@ impl TrustScene {
     }
 }
 
-/// Whether a stream still carries.
+/// Succeeds if a stream still carries.
 async fn carries(stream: &mut PeerStream) -> Result<(), Code> {
     stream.send.send_all(b"on").await.map_err(|e| e.code())?;
     stream.recv.read_chunk(9).await.map_err(|e| e.code())?.map(drop).ok_or(Code::Finished)

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::SECOND;
 
-/// What ends in time ends whole, and the node goes as soon as it has.
+/// A stream that ends in time ends whole, and the node goes as soon as it has.
 #[tokio::test(start_paused = true)]
 async fn what_ends_in_time_is_not_broken() {
     for of_bank in [true, false] {

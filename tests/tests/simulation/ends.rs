@@ -22,7 +22,7 @@ async fn under_way() -> (Town, BackendListener, Party, Party) {
     (town, backend, client, server)
 }
 
-/// How the one stream of the town ended, on both nodes.
+/// The codes with which the one stream of the town ended, on both nodes.
 async fn codes(town: &Town) -> (Code, Code) {
     let open = || town.edge[0].node.flows.open() + town.bank[0].node.flows.open();
     eventually("both sides have ended", SECOND, || open() == 0).await;

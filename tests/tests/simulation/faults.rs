@@ -26,12 +26,12 @@ use crate::SECOND;
 
 /// Until when things go wrong.
 const FAULTS_LIFETIME: Duration = Duration::from_secs(20);
-/// How long everything may take to work again.
+/// The time that everything may take to work again, after the last fault.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where workloads are. They reach their nodes without a network, and outlive them.
 const PODS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 9, 9));
 
-/// One run: e1, b1 and b2, and the workloads of both sides.
+/// A run: e1, b1 and b2, and the workloads of both sides.
 struct FaultRun {
     seed: u64,
     sites: Rc<Sites>,
@@ -101,7 +101,7 @@ impl Drop for SeedOnPanic {
     }
 }
 
-/// What became of each request: when it was made, and how it ended.
+/// The fate of each request: when it was made, and how it ended.
 type Ends = BTreeMap<u64, (Duration, RequestOutcome)>;
 
 /// Asks again and again, three at a time, with requests of all sizes.

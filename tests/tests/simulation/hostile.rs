@@ -41,7 +41,7 @@ impl Peer {
         opened.unwrap_or_else(|refused| panic!("{refused}"))
     }
 
-    /// What is answered to these bytes, and the end of them if it is said.
+    /// Sends these bytes, and their end if `finish`, and returns the answer.
     pub(crate) async fn ask(&self, bytes: &[u8], finish: bool) -> StreamAnswer {
         let mut stream = self.open().await;
         stream.send.send_all(bytes).await.unwrap();

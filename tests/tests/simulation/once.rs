@@ -1,4 +1,4 @@
-//! What may be sent again, and what must not: a request is delivered once, or its sender is told that nobody knows.
+//! Requests that may be sent again, and those that must not: a request is delivered once, or its sender is told that nobody knows.
 
 use adit_core::code::Code;
 use adit_dataplane::flow::Direction;
@@ -122,7 +122,7 @@ async fn while_no_byte_has_left_another_node_is_tried() {
     assert!(town.edge[0].node.flows.ended().is_empty(), "all live");
 }
 
-/// One side can be dialled; the streams of the other run over the connections that exist, and hop.
+/// Only one side can be dialled; the streams of the other run over the connections that exist, and hop.
 #[tokio::test(start_paused = true)]
 async fn whoever_cannot_dial_is_served_over_the_connections_that_exist() {
     let banks = 1..=12;

@@ -1,4 +1,4 @@
-//! Who may and who may not, while that changes: refusals that name the missing line, rights that end under way,
+//! Rights of workloads, while they change: refusals that name the missing line, rights that end under way,
 //! addresses that are never dialled.
 
 use adit_core::code::Code;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::SECOND;
 use crate::hostile::{Peer, header};
 
-/// What a connection from `from` comes to at e1, and why, where that is told.
+/// The code with which e1 refuses a connection from `from`, and why, where that is told.
 async fn refused(town: &Town, from: &str) -> (Code, Option<String>) {
     let mut client = town.connect(from).await;
     drop(client.say(10).await);

@@ -1,4 +1,4 @@
-//! What takes how long, and what may take for ever.
+//! Durations: what takes how long, and what may take for ever.
 
 use adit_core::code::Code;
 use adit_dataplane::flow::Direction;
@@ -15,7 +15,7 @@ fn far() -> TownPlan {
     TownPlan { delay: 25 * MS, ..TownPlan::default() }
 }
 
-/// How many milliseconds from a request of `len` bytes to the first byte of its answer, which the backend
+/// The milliseconds from a request of `len` bytes to the first byte of its answer, which the backend
 /// gives when it has heard `enough`.
 async fn first_byte(town: &Town, backend: &BackendListener, len: u64, enough: u64) -> f64 {
     let began = Instant::now();

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One process of bank's node: it answers every stream with its name and what it reads.
+/// A process of bank's node: it answers every stream with its name and what it reads.
 struct Generation {
     endpoints: Endpoints,
     accepted: Arc<AtomicU64>,
@@ -130,7 +130,7 @@ impl Client {
         self.endpoints.dial(0, dial).await
     }
 
-    /// One connection, one stream: the name of who answered.
+    /// Opens one connection and one stream: the name of the process that answered.
     async fn ask(&self) -> Result<u8, String> {
         let connection = self.connect().await.map_err(|e| e.to_string())?;
         let asked = ask(&connection, b"hello").await;
@@ -193,7 +193,7 @@ fn sites(workers: u8) -> (TestNode, Generation, Client) {
     (b1, first, client)
 }
 
-/// What became of new connections, by who answered, and why the others failed.
+/// The outcomes of new connections, by the process that answered, and why the others failed.
 #[derive(Debug, Default)]
 struct KnockOutcome {
     by: std::collections::BTreeMap<char, usize>,

@@ -8,9 +8,9 @@ use adit_transport::{DialRequest, RecvStream, SendStream, Tuning};
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-/// What fits through, in bytes a second.
+/// The rate of the path, in bytes a second.
 const RATE: u32 = 2_000_000;
-/// How long what does not fit may wait.
+/// The time that datagrams beyond the rate may wait.
 const QUEUE_DELAY: Duration = Duration::from_millis(50);
 /// For how long a rate is measured: a lost datagram holds a stream up for a round trip of half a second.
 const MEASURED_INTERVAL: Duration = Duration::from_secs(8);
@@ -69,7 +69,7 @@ fn pair(round_trip: Duration, loss: bool) -> NodePair {
     pair
 }
 
-/// How much a connection carries, in percent of a fresh one, from ten seconds after its path changed; while it
+/// The rate of a connection, in percent of a fresh one, from ten seconds after its path changed; while it
 /// changes, the connection carries as much as it can or nothing.
 async fn carried_after(change: (Duration, Duration), is_busy: bool, loss: bool) -> u64 {
     let (before, after) = change;

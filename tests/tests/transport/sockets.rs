@@ -118,7 +118,7 @@ async fn bytes_survive_real_sockets_and_threads() {
     nodes.edge.close(Code::ConnectionUnused, "");
 }
 
-/// What a NAT does that forgets: from each change on, the client's packets come from another port.
+/// Acts as a NAT that forgets: from each change on, the client's packets come from another port.
 async fn nat(server: SocketAddr, mut change: watch::Receiver<()>, at: UdpSocket) {
     let mut outside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let (mut inward, mut outward) = (vec![0; 65536], vec![0; 65536]);

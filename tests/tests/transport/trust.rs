@@ -1,4 +1,4 @@
-//! Who may be a peer, and how those learn it who may not.
+//! Peers that are accepted, and how others learn that they are not.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use super::{AgentDescription, Payment, triage};
 use crate::caller::Caller;
 
-/// What the card says.
+/// The contents of the card.
 pub(crate) const ABOUT: AgentDescription = AgentDescription {
     name: "fraud-bot",
     description: "Says whether a payment is in order; escalates what it will not decide alone.",
@@ -32,7 +32,7 @@ pub(crate) const IN_STEP: &str = "adit-demo/in-step";
 /// Above this, in whole euros, the agent asks `triage-bot`.
 const LIMIT: u64 = 10_000;
 
-/// How a caller lets the agent go on, one event at a time.
+/// The means by which a caller lets the agent go on, one event at a time.
 #[derive(Debug, Clone)]
 pub(crate) struct StepGate(Arc<Semaphore>);
 
@@ -57,7 +57,7 @@ impl StepGate {
 /// The agent.
 #[derive(Debug, Clone)]
 pub(crate) struct FraudBot {
-    /// How it reaches `triage-bot`, as any workload of its cluster would.
+    /// The client by which it reaches `triage-bot`, as any workload of its cluster would.
     pub(crate) cluster: Caller,
     pub(crate) pace: StepGate,
 }
@@ -98,7 +98,7 @@ impl AgentExecutor for FraudBot {
     }
 }
 
-/// What is done for one payment, in this order.
+/// The steps for one payment, in this order.
 #[derive(Debug, Clone, Copy)]
 enum CheckStep {
     History,

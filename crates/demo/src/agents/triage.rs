@@ -10,7 +10,7 @@ use futures_util::stream::{self, BoxStream};
 
 use super::{AgentDescription, Payment};
 
-/// What the card says.
+/// The contents of the card.
 pub(crate) const ABOUT: AgentDescription = AgentDescription {
     name: "triage-bot",
     description: "Opens a case for a payment and says what happens to it next.",
@@ -24,7 +24,7 @@ pub(crate) struct TriageBot {
 }
 
 impl TriageBot {
-    /// How many cases were opened so far.
+    /// The number of cases that were opened so far.
     pub(crate) fn cases(&self) -> u64 {
         self.cases.load(Ordering::Relaxed)
     }

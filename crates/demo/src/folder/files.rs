@@ -50,7 +50,7 @@ fn siblings(file: &mut String, place: &NodeSetup, all: &[NodeSetup]) {
     }
 }
 
-/// One address of the other cluster is enough to begin with: its nodes tell of each other.
+/// Writes one address of the other cluster, which is enough to begin with: its nodes tell of each other.
 fn link(file: &mut String, place: &NodeSetup, all: &[NodeSetup]) {
     let Some(peer) = all.iter().find(|other| other.cluster != place.cluster) else { return };
     let (other, domain) = (peer.cluster, trust_domain(peer.cluster));

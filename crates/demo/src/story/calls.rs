@@ -1,4 +1,4 @@
-//! What an agent of one cluster can do with an agent of another: read its card, ask, follow events, have
+//! Calls from an agent of one cluster to an agent of another: reading its card, asking, following events, having
 //! it ask a third; and what becomes of a caller that nobody granted anything.
 
 use anyhow::{Context as _, bail, ensure};
@@ -12,7 +12,7 @@ use crate::log::{NodeLog, StreamRecord};
 use crate::narrate::{Narrator, ShownBytes, ShownDuration};
 use crate::node::root_cause;
 
-/// What the last event of a task that went well says.
+/// The text of the last event of a task that went well.
 pub(super) const COMPLETED: &str = "task is completed";
 
 /// The line about `support-bot`'s call that ended last, in the log of the node where it began. Each call

@@ -11,7 +11,7 @@ use crate::agents::Payment;
 use crate::folder::REPORT_BOT;
 use crate::narrate::Narrator;
 
-/// How soon a reader learns that a node has ended.
+/// The pause between two looks at the nodes: so soon a reader learns that one has ended.
 const END_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Says what can be tried, and stays until `stop` ends.

@@ -111,7 +111,7 @@ pub(super) fn connected(status: &StatusDocument, cluster: &str) -> Vec<String> {
     nodes.filter(|n| !n.connections.is_empty()).map(|n| n.node.clone()).collect()
 }
 
-/// Whether all of `bank` can be used from here.
+/// True if all of `bank` can be used from here.
 pub(super) fn linked(status: &StatusDocument) -> bool {
     let up = status.links.iter().any(|l| l.cluster == "bank" && l.state == LinkHealth::Up);
     let ready = status.imports.iter().flat_map(|i| &i.ports).all(|port| port.ready);

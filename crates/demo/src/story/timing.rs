@@ -1,4 +1,4 @@
-//! What it cost: the same question with and without Adit, and what the node counted.
+//! The cost of it: the same question with and without Adit, and what the node counted.
 
 use std::time::Duration;
 

@@ -37,7 +37,7 @@ struct FakeCounts {
     open: u64,
 }
 
-/// How a stream ended.
+/// The end of a stream.
 struct FakeEnding {
     code: &'static str,
     bytes_in: usize,

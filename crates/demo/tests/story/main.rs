@@ -13,7 +13,7 @@ use adit_demo::{DemoEnd, DemoFailure, DemoOptions, NodeLauncher, run};
 
 mod fake;
 
-/// What was told, for a look at it afterwards.
+/// The output of a demo, for a look at it afterwards.
 #[derive(Clone, Default)]
 struct StoryOutput(Arc<Mutex<Vec<u8>>>);
 

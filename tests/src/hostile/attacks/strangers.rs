@@ -1,4 +1,4 @@
-//! What needs no certificate: handshakes that fail or never go on, and first packets from addresses that
+//! Attacks that need no certificate: handshakes that fail or never go on, and first packets from addresses that
 //! are not the sender's.
 
 use std::net::{Ipv4Addr, SocketAddr};

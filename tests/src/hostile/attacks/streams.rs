@@ -11,7 +11,7 @@ use super::{AttackContext, connect, ms};
 use crate::hostile::client::{EnemyConnection, Manners, answer, header};
 use crate::hostile::stage::GRANTED;
 
-/// What nobody exports.
+/// A service that nobody exports.
 const NOTHING: &str = "agents/no-such-bot";
 /// Streams of one connection that are begun before others end.
 const AT_ONCE: usize = 200;

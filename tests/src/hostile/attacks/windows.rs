@@ -14,7 +14,7 @@ use crate::hostile::forge;
 use crate::hostile::load::AgentOrder;
 use crate::hostile::stage::{GRANTED, HOLE};
 
-/// What nobody exports.
+/// A service that nobody exports.
 const NOTHING: &str = "agents/no-such-bot";
 
 /// Writes without end, or until the victim refuses; counts what it has taken.

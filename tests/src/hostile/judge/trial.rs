@@ -1,4 +1,4 @@
-//! What was measured of one attack, and what is wrong with it.
+//! Measurements of one attack, and what is wrong with them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::{Form, WARM};
 use crate::hostile::footprint::Footprint;
 use crate::hostile::load::LoadAccount;
 
-/// What an attack may cost at most, in KiB of resident memory: the budget of one peer's buffers twice, and
+/// The most that an attack may cost, in KiB of resident memory: the budget of one peer's buffers twice, and
 /// what its connections and tasks take.
 const MEMORY: u64 = 128 << 10;
 /// Of many streams each may take so much beside what the budgets of one peer hold: windows, and stalled bytes.
@@ -18,13 +18,13 @@ const STRANGERS_MEMORY: u64 = 32 << 10;
 /// A percentile below this is not worth comparing.
 const LEAST_P99_DELAY: Duration = Duration::from_millis(20);
 
-/// What was measured of one attack.
+/// The measurements of one attack.
 #[derive(Debug, Clone, Default)]
 pub struct Trial {
     /// Its name.
     pub name: &'static str,
     pub(super) form: Option<Form>,
-    /// What the attack counted.
+    /// The attack's counters.
     pub counts: BTreeMap<String, u64>,
     pub(super) proved: bool,
     /// Honest traffic before and during: the neighbour's and the victim's own.
@@ -40,11 +40,11 @@ pub struct Trial {
     pub(super) cpu: (f64, f64),
     /// Bytes of log that the attack made.
     pub(super) log: u64,
-    /// How long the way back took; none where it was not found.
+    /// The time that the way back took; `None` if it was not found.
     pub(super) back: Option<Duration>,
     pub(super) open_streams: u64,
     pub(super) survived: bool,
-    /// What status said of the enemy that it had not said before.
+    /// The words of status about the enemy that were not there before.
     pub(super) named: Vec<String>,
     pub(super) more_faults: Vec<String>,
 }
@@ -58,7 +58,7 @@ fn moved(account: &LoadAccount) -> f64 {
 }
 
 impl Trial {
-    /// What is wrong; empty where the victim held.
+    /// All that is wrong; empty where the victim held.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let mut faults = self.more_faults.clone();
@@ -136,7 +136,7 @@ impl Trial {
         faults
     }
 
-    /// Whether the enemy needs no certificate for it.
+    /// True if the enemy needs no certificate for it.
     fn is_strangers(&self) -> bool {
         ["handshakes-17", "spoofed-initials"].contains(&self.name)
     }
@@ -149,7 +149,7 @@ impl Trial {
     /// The names of [`Trial::row`]'s columns.
     pub const COLUMNS: &str = "attack                  | neighbour /s | own /s       | p99 ms, neighbour / own         | RSS MiB base/peak/after | CPU s victim/enemy ratio | log KB | back s | verdict";
 
-    /// One line of the table.
+    /// The line of the table.
     #[must_use]
     pub fn row(&self) -> String {
         let [q, p] = &self.quiet;
@@ -183,7 +183,7 @@ impl Trial {
         )
     }
 
-    /// What the attack counted, and what status said of it.
+    /// The attack's counters, and the words of status about it.
     #[must_use]
     pub fn details(&self) -> String {
         format!("{}: {:?}; status: {:?}", self.name, self.counts, self.named)

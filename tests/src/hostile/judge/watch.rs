@@ -13,7 +13,7 @@ use crate::hostile::footprint::Footprint;
 use crate::hostile::load::{on, request};
 use crate::hostile::stage::{AttackStage, LURE_AT};
 
-/// What status says that names the enemy: codes of problems, and fields of its link.
+/// The entries of status that name the enemy: codes of problems, and fields of its link.
 pub(super) fn told(stage: &AttackStage) -> BTreeSet<String> {
     stage.victim.status().map(|status| told_in(&status)).unwrap_or_default()
 }
