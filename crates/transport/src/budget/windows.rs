@@ -355,7 +355,7 @@ mod tests {
     use crate::budget::{BufferCharges, BufferLimits};
 
     const KIB: u64 = 1024;
-    const RTT: Duration = Duration::from_millis(50);
+    const PATH_DELAY: Duration = Duration::from_millis(50);
     const SECOND: Duration = Duration::from_secs(1);
 
     #[derive(Default)]
@@ -372,7 +372,7 @@ mod tests {
             self.send.set(bytes);
         }
         fn rtt(&self) -> Duration {
-            RTT
+            PATH_DELAY
         }
     }
 
@@ -401,14 +401,14 @@ mod tests {
         assert_eq!((conn.receive.get(), conn.send.get()), (512 * KIB, 128 * KIB));
         assert_eq!(charged(&budget), BASE);
         for expected in [1024, 2048, 4096, 4096] {
-            advance(RTT).await;
+            advance(PATH_DELAY).await;
             windows.bytes_taken(&conn, conn.receive.get() / 2);
             assert_eq!(conn.receive.get(), expected * KIB);
         }
         windows.bytes_sent(&conn, conn.send.get());
         assert_eq!(conn.send.get(), 128 * KIB, "that took long");
         for expected in [256, 512, 1024, 1024] {
-            advance(RTT).await;
+            advance(PATH_DELAY).await;
             windows.bytes_sent(&conn, conn.send.get());
             assert_eq!(conn.send.get(), expected * KIB);
         }
@@ -422,7 +422,7 @@ mod tests {
     async fn a_peer_that_is_slow_or_whose_bytes_nobody_takes_gets_no_more() {
         let (conn, budget, windows) = begin(16 << 20);
         for _ in 0..100 {
-            advance(RTT * 3).await;
+            advance(PATH_DELAY * 3).await;
             windows.bytes_taken(&conn, 256 * KIB);
             windows.bytes_sent(&conn, 128 * KIB);
         }
@@ -434,7 +434,7 @@ mod tests {
     async fn windows_that_grew_and_are_not_used_shrink_and_give_their_charge_back() {
         let (conn, budget, windows) = begin(16 << 20);
         for _ in 0..3 {
-            advance(RTT).await;
+            advance(PATH_DELAY).await;
             windows.bytes_taken(&conn, conn.receive.get() / 2);
             windows.bytes_sent(&conn, conn.send.get());
         }
@@ -455,7 +455,7 @@ mod tests {
             windows.bytes_taken(&conn, granted / 14);
         }
         assert_eq!((charged(&budget), conn.receive.get()), (BASE, 512 * KIB));
-        advance(RTT).await;
+        advance(PATH_DELAY).await;
         windows.bytes_taken(&conn, 256 * KIB);
         assert_eq!(conn.receive.get(), 1024 * KIB, "it grows again");
         drop(windows);
@@ -486,7 +486,7 @@ mod tests {
         assert_eq!((budget.charges().stalled, charged(&budget)), (0, BASE + bytes(window)));
         windows.bytes_discarded(100 * KIB);
         assert_eq!(charged(&budget), BASE + 156 * 1024, "what a stream held is settled with it");
-        advance(RTT * 9).await;
+        advance(PATH_DELAY * 9).await;
         windows.bytes_taken(&conn, 256 * KIB);
         assert_eq!(charged(&budget), BASE);
     }

@@ -1,0 +1,254 @@
+//! Holds the code to the words and sizes that `CONTRIBUTING.md` asks for, product, tests and benches alike.
+//!
+//! * A doc block names its subject: it does not open with one of [`PRONOUNS`](scan::PRONOUNS).
+//! * A type's name is defined once in the workspace, but for [`SHARED`].
+//! * A constant that is a `Duration` says of which kind it is, with one of [`KINDS`].
+//! * A function has at most [`LONGEST_FUNCTION`] lines.
+//!
+//! Each failure names file and line, and what to do. Sizes of files and edges between crates are `architecture.rs`'.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
+
+mod scan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use self::scan::{
+    Found, KINDS, LONGEST_FUNCTION, kindless_durations, long_functions, pronoun_docs, types,
+};
+
+/// Names that may be defined more than once: the names, where, and why.
+const SHARED: [(&[&str], &[&str], &str); 2] = [
+    (
+        &["Import", "Export", "Link", "ImportPort", "ExportPort", "Grant", "Backend"],
+        &["crates/core/src/", "crates/kubernetes/src/api", "crates/daemon/src/status"],
+        "three interfaces speak of the same things: what a node believes, the objects in Kubernetes, and status",
+    ),
+    (
+        &["Args"],
+        &["crates/cli/src/"],
+        "clap's arguments of one command each, private to its module",
+    ),
+];
+
+/// A place that breaks a rule, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Violation {
+    path: PathBuf,
+    line: usize,
+    advice: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, line, advice } = self;
+        write!(f, "{}:{line}: {advice}", path.display())
+    }
+}
+
+/// Definitions of names that are defined elsewhere too and are not among [`SHARED`].
+fn repeated_types(sources: &[(PathBuf, String)]) -> Vec<Violation> {
+    let mut all: BTreeMap<&str, Vec<(&Path, usize)>> = BTreeMap::new();
+    for (path, text) in sources {
+        for (line, name) in types(text) {
+            let is_shared = SHARED.iter().any(|(names, places, _)| {
+                names.contains(&name) && places.iter().any(|place| path.starts_with_text(place))
+            });
+            if !is_shared {
+                all.entry(name).or_default().push((path, line));
+            }
+        }
+    }
+    let repeated = all.into_iter().filter(|(_, places)| places.len() > 1);
+    repeated
+        .flat_map(|(name, places)| {
+            let advice = format!("{name} is defined more than once: give it a name of two words");
+            places.into_iter().map(move |(path, line)| Violation {
+                path: path.to_owned(),
+                line,
+                advice: advice.clone(),
+            })
+        })
+        .collect()
+}
+
+trait StartsWithText {
+    /// Compares text, not components: `api` is the beginning of `api.rs` and of `api/spec.rs`.
+    fn starts_with_text(&self, beginning: &str) -> bool;
+}
+
+impl StartsWithText for PathBuf {
+    fn starts_with_text(&self, beginning: &str) -> bool {
+        self.to_string_lossy().starts_with(beginning)
+    }
+}
+
+/// Every Rust file of the workspace, by its path from the root.
+fn sources() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf();
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = ["crates", "tests", "benches"].map(|d| root.join(d)).into();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            let hidden = entry.file_name().to_string_lossy().starts_with('.');
+            if path.is_dir() && !hidden && entry.file_name() != "target" {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(&root).unwrap().to_path_buf(), text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// All that `find` finds in the workspace, with advice.
+fn violations<'a, T>(
+    sources: &'a [(PathBuf, String)],
+    find: impl Fn(&'a str) -> Found<T>,
+    advice: impl Fn(T) -> String,
+) -> Vec<Violation> {
+    let mut all = Vec::new();
+    for (path, text) in sources {
+        let found = find(text).into_iter();
+        all.extend(found.map(|(line, it)| Violation {
+            path: path.clone(),
+            line,
+            advice: advice(it),
+        }));
+    }
+    all
+}
+
+/// A rule of this file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WordRule {
+    Docs,
+    Types,
+    Durations,
+    Functions,
+}
+
+/// Places that still break a rule, by folder. A number may only fall, and a line without a place goes.
+const LEFT: [(WordRule, &str, usize); 15] = [
+    (WordRule::Docs, "crates/core", 165),
+    (WordRule::Docs, "crates/daemon", 271),
+    (WordRule::Docs, "crates/dataplane", 79),
+    (WordRule::Docs, "crates/host", 29),
+    (WordRule::Docs, "crates/kubernetes", 14),
+    (WordRule::Docs, "crates/transport", 276),
+    (WordRule::Functions, "benches", 3),
+    (WordRule::Functions, "crates/cli", 1),
+    (WordRule::Functions, "crates/config", 4),
+    (WordRule::Functions, "crates/core", 1),
+    (WordRule::Functions, "crates/daemon", 8),
+    (WordRule::Functions, "crates/kubernetes", 8),
+    (WordRule::Functions, "crates/pki", 1),
+    (WordRule::Functions, "crates/transport", 1),
+    (WordRule::Functions, "tests", 6),
+];
+
+/// The folder of a package: `crates/NAME`, `tests` or `benches`.
+fn folder(path: &Path) -> PathBuf {
+    let depth = if path.starts_with("crates") { 2 } else { 1 };
+    path.components().take(depth).collect()
+}
+
+/// Fails where a folder has more places that break `rule` than [`LEFT`] says.
+#[track_caller]
+fn no_more_than_left(rule: WordRule, violations: &[Violation]) {
+    let mut by_folder: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+    for violation in violations {
+        by_folder.entry(folder(&violation.path)).or_default().push(violation.to_string());
+    }
+    let mut wrong = Vec::new();
+    for (folder, here) in by_folder {
+        let left = LEFT.iter().find(|(of, name, _)| *of == rule && folder == Path::new(name));
+        let left = left.map_or(0, |(_, _, count)| *count);
+        if here.len() > left {
+            let folder = folder.display();
+            wrong.push(format!("{folder} has {} places, {left} are allowed:", here.len()));
+            wrong.extend(here);
+        }
+    }
+    assert!(wrong.is_empty(), "{rule:?}\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn doc_blocks_name_their_subject() {
+    let sources = sources();
+    no_more_than_left(
+        WordRule::Docs,
+        &violations(&sources, pronoun_docs, |word| {
+            format!(
+                "the doc block opens with {word:?}: begin with the thing itself, or with what a function does"
+            )
+        }),
+    );
+}
+
+#[test]
+fn type_names_are_unique() {
+    no_more_than_left(WordRule::Types, &repeated_types(&sources()));
+}
+
+#[test]
+fn durations_say_of_which_kind_they_are() {
+    let sources = sources();
+    no_more_than_left(
+        WordRule::Durations,
+        &violations(&sources, kindless_durations, |name| {
+            format!("{name} is a Duration: let its name end in {}", KINDS.join(", "))
+        }),
+    );
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    let sources = sources();
+    no_more_than_left(
+        WordRule::Functions,
+        &violations(&sources, long_functions, |(name, length)| {
+            format!("{name} has {length} lines: take steps out, to {LONGEST_FUNCTION} at most")
+        }),
+    );
+}
+
+#[test]
+fn shared_names_are_still_shared() {
+    let sources = sources();
+    for (names, places, why) in SHARED {
+        for name in names {
+            let defining: BTreeSet<_> = sources
+                .iter()
+                .filter(|(path, _)| places.iter().any(|place| path.starts_with_text(place)))
+                .filter(|(_, text)| types(text).iter().any(|(_, found)| found == name))
+                .map(|(path, _)| path)
+                .collect();
+            assert!(defining.len() > 1, "{name} need not be excepted any more ({why})");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_two_files_define_is_named_in_both() {
+    let file = |path: &str, text: &str| (PathBuf::from(path), text.to_owned());
+    let sources = [
+        file("crates/a/src/a.rs", "struct Node;\n"),
+        file("crates/b/src/b.rs", "\nenum Node {}\nstruct Args;"),
+        file("crates/cli/src/c.rs", "struct Args;"),
+        file("crates/cli/src/d.rs", "struct Args;"),
+        file("crates/core/src/e.rs", "struct Link;"),
+        file("crates/daemon/src/status/links.rs", "struct Link;"),
+    ];
+    let found = repeated_types(&sources);
+    let places: Vec<_> = found.iter().map(|v| (v.path.to_str().unwrap(), v.line)).collect();
+    assert_eq!(places, [("crates/a/src/a.rs", 1), ("crates/b/src/b.rs", 2)]);
+    let elsewhere = [file("crates/a/src/a.rs", "struct Link;\nstruct Link;"), sources[4].clone()];
+    assert_eq!(repeated_types(&elsewhere).len(), 2, "the exception is of some places only");
+    assert!(found[0].to_string().starts_with("crates/a/src/a.rs:1: Node is defined more"));
+}
