@@ -91,11 +91,11 @@ pub fn check_with(file: &Path, more: impl FnOnce(&Config) -> Vec<FileFinding>) -
         |one: &FileFinding| one.is_unreadable && missing.iter().any(|p| p.path == one.path);
     let found: Vec<_> = found.into_iter().filter(|one| !is_told(one)).collect();
     let found = found.into_iter().map(|FileFinding { path, message, hint, .. }| {
-        let place = references.iter().find(|r| r.path == path).map(|r| r.place);
+        let position = references.iter().find(|r| r.path == path).map(|r| r.position);
         ValueProblem::new(ProblemKind::Unreadable, message).hint(hint).at(
             ProblemSeverity::Error,
             &path,
-            place,
+            position,
         )
     });
     let found: Vec<_> = found.collect();
@@ -131,12 +131,12 @@ fn read(text: &[u8], file: &Path) -> (Option<Config>, ConfigReport, Vec<FileRefe
     };
     let tree = match tree::parse(text) {
         Ok(tree) => tree,
-        Err((flaw, place)) => return fail(flaw.at(ProblemSeverity::Error, "", place)),
+        Err((finding, position)) => return fail(finding.at(ProblemSeverity::Error, "", position)),
     };
     let sink = ProblemSink::default();
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let around = NodeEnv { base: Config::base(file), cores };
-    let config = sections::config(&ValueReader::root(&sink, &tree), around);
+    let env = NodeEnv { base: Config::base(file), cores };
+    let config = sections::config(&ValueReader::root(&sink, &tree), env);
     let (problems, references) = sink.finish();
     let report = ConfigReport::new(file, problems);
     let good = report.errors().next().is_none();

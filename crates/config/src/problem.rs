@@ -2,7 +2,7 @@
 //!
 //! A finding says where it is, what was found, what was expected and, where we can guess it, what was
 //! meant. Whoever shows one decides on colours; the plain form of a line is
-//! `FILE:LINE:COL: links[1].addresses[0]: MESSAGE`. Who finds what: [`crate::tree`] (syntax),
+//! `FILE:LINE:COL: links[1].addresses[0]: MESSAGE`. Findings come from [`crate::tree`] (syntax),
 //! [`crate::reader`] (keys and types), [`crate::value`] (single values), [`crate::sections`] (rules).
 
 use std::cmp::Reverse;
@@ -66,8 +66,9 @@ pub struct ConfigProblem {
     pub severity: ProblemSeverity,
     /// The sort of finding.
     pub kind: ProblemKind,
-    /// Where in the file; none where the file could not be read at all.
-    pub place: Option<Position>,
+    /// The place in the file; `None` if the file could not be read at all.
+    #[serde(rename = "place")]
+    pub position: Option<Position>,
     /// Which value, as in `links[1].addresses[0]`; empty for the whole file.
     pub path: String,
     /// The value that was found and the one that was expected, on one line.
@@ -99,7 +100,7 @@ impl ConfigReport {
     /// The same with more findings.
     pub(crate) fn with(mut self, problems: impl IntoIterator<Item = ConfigProblem>) -> Self {
         self.problems.extend(problems);
-        self.problems.sort_by_key(|p| (p.place, Reverse(p.severity)));
+        self.problems.sort_by_key(|p| (p.position, Reverse(p.severity)));
         self.omitted += self.problems.len().saturating_sub(Self::MAX);
         self.problems.truncate(Self::MAX);
         self
@@ -125,7 +126,7 @@ impl ConfigReport {
     #[must_use]
     pub fn location(&self, problem: &ConfigProblem) -> String {
         let file = self.name();
-        match problem.place {
+        match problem.position {
             Some(Position { line, column }) => format!("{file}:{line}:{column}"),
             None => file,
         }
@@ -205,12 +206,12 @@ impl ValueProblem {
         self,
         severity: ProblemSeverity,
         path: &str,
-        place: impl Into<Option<Position>>,
+        position: impl Into<Option<Position>>,
     ) -> ConfigProblem {
         ConfigProblem {
             severity,
             kind: self.kind,
-            place: place.into(),
+            position: position.into(),
             path: path.to_owned(),
             message: self.message,
             hint: self.hint,

@@ -28,7 +28,7 @@ pub(crate) struct ProblemSink {
 #[derive(Debug)]
 struct UnreadKey {
     key: String,
-    place: Position,
+    position: Position,
     path: String,
     known: Vec<&'static str>,
     /// Those of them that are not written, of which one may have been meant.
@@ -58,7 +58,7 @@ impl ProblemSink {
     pub(crate) fn finish(self) -> (Vec<ConfigProblem>, Vec<FileReference>) {
         let mut problems = self.problems.into_inner();
         let asked = self.asked.into_inner();
-        for UnreadKey { key, place, path, known, absent } in self.unknown.into_inner() {
+        for UnreadKey { key, position, path, known, absent } in self.unknown.into_inner() {
             let expected = known.join(", ");
             let hint = if key == "<<" {
                 Some("merge keys are not supported; write the keys out".to_owned())
@@ -71,11 +71,11 @@ impl ProblemSink {
                     section => format!("{key} belongs under {section}"),
                 })
             };
-            let flaw = ValueProblem::new(
+            let finding = ValueProblem::new(
                 ProblemKind::UnknownKey,
                 format!("unknown key: expected {expected}"),
             );
-            problems.push(flaw.hint(hint).at(ProblemSeverity::Error, &path, place));
+            problems.push(finding.hint(hint).at(ProblemSeverity::Error, &path, position));
         }
         (problems, self.references.into_inner())
     }
@@ -120,7 +120,7 @@ impl<'a> ValueReader<'a> {
     }
 
     pub(crate) fn position(&self) -> Position {
-        self.node.place
+        self.node.position
     }
 
     pub(crate) fn origin(&self) -> ValueOrigin {
@@ -131,17 +131,17 @@ impl<'a> ValueReader<'a> {
         &self.path
     }
 
-    pub(crate) fn error(&self, flaw: ValueProblem) {
-        self.sink.add(flaw.at(ProblemSeverity::Error, &self.path, self.position()));
+    pub(crate) fn error(&self, finding: ValueProblem) {
+        self.sink.add(finding.at(ProblemSeverity::Error, &self.path, self.position()));
     }
 
-    pub(crate) fn warn(&self, flaw: ValueProblem) {
-        self.sink.add(flaw.at(ProblemSeverity::Warning, &self.path, self.position()));
+    pub(crate) fn warn(&self, finding: ValueProblem) {
+        self.sink.add(finding.at(ProblemSeverity::Warning, &self.path, self.position()));
     }
 
     /// Passes a value on, or notes what is wrong with it.
     pub(crate) fn check<T>(&self, result: Result<T, ValueProblem>) -> Option<T> {
-        result.map_err(|flaw| self.error(flaw)).ok()
+        result.map_err(|finding| self.error(finding)).ok()
     }
 
     fn wrong_type(&self, expected: &str) -> ValueProblem {
@@ -236,8 +236,8 @@ impl<'a> ValueReader<'a> {
 
     /// Remembers that the value refers to `file`.
     pub(crate) fn add_reference(&self, file: &Path, want: ReferenceKind) {
-        let (path, place) = (self.path.clone(), self.position());
-        let reference = FileReference { path, place, file: file.to_owned(), kind: want };
+        let (path, position) = (self.path.clone(), self.position());
+        let reference = FileReference { path, position, file: file.to_owned(), kind: want };
         self.sink.references.borrow_mut().push(reference);
     }
 
@@ -302,20 +302,20 @@ impl<'a> ValueReader<'a> {
         let mut known: BTreeMap<&str, (Position, Self)> = BTreeMap::new();
         for (key, node) in entries {
             let (YamlValue::Text(name) | YamlValue::Literal(name)) = &key.value else {
-                let flaw = ValueProblem::new(
+                let finding = ValueProblem::new(
                     ProblemKind::WrongType,
                     "a key is not text: expected NAME: VALUE",
                 );
-                self.sink.add(flaw.at(ProblemSeverity::Error, &self.path, key.place));
+                self.sink.add(finding.at(ProblemSeverity::Error, &self.path, key.position));
                 continue;
             };
             let path = join(&self.path, &printable_key(name));
             if let Some((first, _)) = known.get(name.as_str()) {
                 let message = format!("duplicate key: first written at line {}", first.line);
-                let flaw = ValueProblem::new(ProblemKind::DuplicateKey, message);
-                self.sink.add(flaw.at(ProblemSeverity::Error, &path, key.place));
+                let finding = ValueProblem::new(ProblemKind::DuplicateKey, message);
+                self.sink.add(finding.at(ProblemSeverity::Error, &path, key.position));
             } else {
-                known.insert(name, (key.place, Self { sink: self.sink, node, path }));
+                known.insert(name, (key.position, Self { sink: self.sink, node, path }));
             }
         }
         Some(known)
@@ -346,10 +346,10 @@ impl<'a> MapReader<'a> {
     ) -> Option<ValueReader<'a>> {
         let item = self.optional(key);
         if item.is_none() {
-            let flaw =
+            let finding =
                 ValueProblem::new(ProblemKind::MissingKey, format!("missing: expected {expected}"));
             let path = join(&self.item.path, key);
-            self.item.sink.add(flaw.at(ProblemSeverity::Error, &path, self.item.position()));
+            self.item.sink.add(finding.at(ProblemSeverity::Error, &path, self.item.position()));
         }
         item
     }
@@ -383,11 +383,11 @@ impl<'a> MapReader<'a> {
         let mut unknown = self.item.sink.unknown.borrow_mut();
         let absent =
             || self.asked.iter().copied().filter(|k| !self.known.contains_key(k)).collect();
-        for (key, (place, item)) in &self.known {
+        for (key, (position, item)) in &self.known {
             if !self.asked.contains(key) {
                 let (key, path) = ((*key).to_owned(), item.path.clone());
                 let known = self.asked.clone();
-                unknown.push(UnreadKey { key, place: *place, path, known, absent: absent() });
+                unknown.push(UnreadKey { key, position: *position, path, known, absent: absent() });
             }
         }
     }

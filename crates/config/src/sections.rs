@@ -30,8 +30,8 @@ pub(crate) struct NodeEnv<'a> {
 }
 
 /// Reads the whole file of a node. The answer counts only where the sink holds no error.
-pub(crate) fn config(root: &ValueReader<'_>, around: NodeEnv<'_>) -> Option<Config> {
-    let known = &mut CrossRefs::default();
+pub(crate) fn config(root: &ValueReader<'_>, env: NodeEnv<'_>) -> Option<Config> {
+    let refs = &mut CrossRefs::default();
     if root.is_empty() {
         let message = "the file is empty: expected at least cluster, trustDomain and node";
         root.error(ValueProblem::new(ProblemKind::MissingKey, message));
@@ -53,27 +53,27 @@ pub(crate) fn config(root: &ValueReader<'_>, around: NodeEnv<'_>) -> Option<Conf
     let log = fields.section("log");
     fields.finish();
 
-    known.own.cluster = cluster.and_then(|item| item.value(value::name));
-    known.own.trust_domain = trust_domain.and_then(|item| item.value(value::trust_domain));
-    let node_read = node.as_ref().and_then(|item| nodes::node(item, around, known));
-    let siblings = nodes::siblings(siblings, known);
-    let links = nodes::links(links, around.base, known);
+    refs.own.cluster = cluster.and_then(|item| item.value(value::name));
+    refs.own.trust_domain = trust_domain.and_then(|item| item.value(value::trust_domain));
+    let node_read = node.as_ref().and_then(|item| nodes::node(item, env, refs));
+    let siblings = nodes::siblings(siblings, refs);
+    let links = nodes::links(links, env.base, refs);
     if let (Some(item), Some(read)) = (&node, &node_read) {
-        let expected = siblings.iter().flatten().next().is_some() || !known.clusters.is_empty();
+        let expected = siblings.iter().flatten().next().is_some() || !refs.clusters.is_empty();
         nodes::warn_if_unreachable(item, read, expected);
     }
-    let imports = services::imports(imports, known);
-    let admin = admin.and_then(|fields| process::admin(fields, around.base, known));
-    let metrics = process::metrics(metrics, known);
+    let imports = services::imports(imports, refs);
+    let admin = admin.and_then(|fields| process::admin(fields, env.base, refs));
+    let metrics = process::metrics(metrics, refs);
     // After everything that listens, since no backend may be one of our own listeners.
-    let exports = services::exports(exports, known);
+    let exports = services::exports(exports, refs);
     let workloads = services::workloads(workloads);
-    let denied = denied::denied(denied.as_slice(), known);
+    let denied = denied::denied(denied.as_slice(), refs);
     let limits = limits.map(|fields| process::limits(fields, LimitsConfig::default()));
     let log = log.and_then(process::log);
     Some(Config {
-        cluster: known.own.cluster.clone()?,
-        trust_domain: known.own.trust_domain.clone()?,
+        cluster: refs.own.cluster.clone()?,
+        trust_domain: refs.own.trust_domain.clone()?,
         node: node_read?,
         siblings: siblings?,
         links: links?,

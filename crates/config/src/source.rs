@@ -14,7 +14,7 @@ pub const MAX_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct FileReference {
     pub(crate) path: String,
-    pub(crate) place: Position,
+    pub(crate) position: Position,
     pub(crate) file: PathBuf,
     pub(crate) kind: ReferenceKind,
 }
@@ -30,7 +30,7 @@ pub(crate) enum ReferenceKind {
 
 /// Reads a configuration file.
 pub(crate) fn read(file: &Path) -> Result<Vec<u8>, Box<ConfigProblem>> {
-    let refuse = |flaw: ValueProblem| Box::new(flaw.at(ProblemSeverity::Error, "", None));
+    let refuse = |finding: ValueProblem| Box::new(finding.at(ProblemSeverity::Error, "", None));
     let text = read_file(file).map_err(refuse)?;
     if text.len() as u64 > MAX_BYTES {
         let message = "larger than 1 MiB: expected a configuration file";
@@ -85,21 +85,22 @@ pub(crate) fn decode(text: &[u8]) -> Result<&str, Box<ConfigProblem>> {
         let message = format!("not UTF-8: found byte 0x{byte:02x}");
         let wide = text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]);
         let hint = wide.then(|| "it looks like UTF-16; save it as UTF-8".to_owned());
-        let flaw = ValueProblem::new(ProblemKind::Syntax, message).hint(hint);
-        Box::new(flaw.at(ProblemSeverity::Error, "", Position { line, column }))
+        let finding = ValueProblem::new(ProblemKind::Syntax, message).hint(hint);
+        Box::new(finding.at(ProblemSeverity::Error, "", Position { line, column }))
     })
 }
 
 /// The findings about a file or folder that the configuration refers to: what of it is missing.
 pub(crate) fn check_reference(reference: &FileReference) -> Vec<ConfigProblem> {
-    let FileReference { path, place, file, kind: want } = reference;
-    let problem = |file: &Path, flaw: ValueProblem, hint: &str| {
-        let message = format!("{}: {}", file.display(), flaw.message);
-        let hint = flaw.hint.clone().unwrap_or_else(|| hint.to_owned());
-        let flaw = ValueProblem { message, ..flaw }.hint(hint);
-        flaw.at(ProblemSeverity::Error, path, *place)
+    let FileReference { path, position, file, kind: want } = reference;
+    let problem = |file: &Path, finding: ValueProblem, hint: &str| {
+        let message = format!("{}: {}", file.display(), finding.message);
+        let hint = finding.hint.clone().unwrap_or_else(|| hint.to_owned());
+        let finding = ValueProblem { message, ..finding }.hint(hint);
+        finding.at(ProblemSeverity::Error, path, *position)
     };
-    let lacks = |file: &Path, hint| read_file(file).err().map(|flaw| problem(file, flaw, hint));
+    let lacks =
+        |file: &Path, hint| read_file(file).err().map(|finding| problem(file, finding, hint));
     match want {
         ReferenceKind::Bundle => {
             let hint = "`adit pki bundle` on the other cluster writes it";
@@ -114,13 +115,13 @@ pub(crate) fn check_reference(reference: &FileReference) -> Vec<ConfigProblem> {
                     Some(ValueProblem::new(ProblemKind::Unreadable, "no such folder"))
                 }
                 Err(error) => {
-                    let flaw =
+                    let finding =
                         ValueProblem::new(ProblemKind::Unreadable, format!("cannot read: {error}"));
-                    Some(flaw.hint(access_hint(error.kind())))
+                    Some(finding.hint(access_hint(error.kind())))
                 }
             };
-            if let Some(flaw) = found {
-                return vec![problem(file, flaw, hint)];
+            if let Some(finding) = found {
+                return vec![problem(file, finding, hint)];
             }
             Config::IDENTITY_FILES.iter().filter_map(|name| lacks(&file.join(name), hint)).collect()
         }

@@ -14,7 +14,7 @@ use crate::problem::{Position, ProblemKind, ValueProblem};
 /// A value and where it is written.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct YamlNode {
-    pub(crate) place: Position,
+    pub(crate) position: Position,
     pub(crate) value: YamlValue,
 }
 
@@ -61,18 +61,18 @@ pub(crate) fn write<T: serde::Serialize>(value: &T) -> Result<String, serde_saph
 }
 
 fn explain(error: &Error, text: &str) -> (ValueProblem, Option<Position>) {
-    let place =
+    let position =
         error.location().map(|l| Position { line: l.line().max(1), column: l.column().max(1) });
     // The library adds places to its text in its own way; ours goes in front.
     let said: String =
         UserMessageFormatter.format_message(innermost(error)).chars().take(200).collect();
-    let here = place.and_then(|p| {
+    let here = position.and_then(|p| {
         let line = text.lines().nth(usize::try_from(p.line - 1).ok()?)?;
         line.chars().nth(usize::try_from(p.column - 1).ok()?)
     });
     let syntax = |message: String| ValueProblem::new(ProblemKind::Syntax, message);
     #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list is open and long")]
-    let flaw = match innermost(error) {
+    let finding = match innermost(error) {
         Error::Budget { breach: serde_saphyr::budget::BudgetBreach::Documents { .. }, .. } => {
             syntax("a second YAML document begins here: expected one document in the file".into())
         }
@@ -106,7 +106,7 @@ fn explain(error: &Error, text: &str) -> (ValueProblem, Option<Position>) {
         }
         _ => syntax(format!("not valid YAML: {said}")),
     };
-    (flaw, place)
+    (finding, position)
 }
 
 fn innermost(error: &Error) -> &Error {
@@ -129,7 +129,7 @@ enum RawYaml {
 fn node(raw: Spanned<RawYaml>, text: &str) -> YamlNode {
     // Where an alias is used, the mistake is where the value is written.
     let at = raw.defined;
-    let place = Position { line: at.line().max(1), column: at.column().max(1) };
+    let position = Position { line: at.line().max(1), column: at.column().max(1) };
     let value = match raw.value {
         RawYaml::Empty => YamlValue::Empty,
         RawYaml::Text(text) => YamlValue::Text(text),
@@ -145,7 +145,7 @@ fn node(raw: Spanned<RawYaml>, text: &str) -> YamlNode {
             entries.into_iter().map(|(k, v)| (node(k, text), node(v, text))).collect(),
         ),
     };
-    YamlNode { place, value }
+    YamlNode { position, value }
 }
 
 impl<'de> Deserialize<'de> for RawYaml {

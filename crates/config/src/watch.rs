@@ -1,9 +1,9 @@
 //! Hot reload: follows a configuration file, and the files that it refers to, as they change.
 //!
-//! A thread of its own looks when the operating system reports a change (`watch/bell.rs`) and every
-//! [`POLL_INTERVAL`] in any case, since reports get lost. What it sees (`watch/eyes.rs`) is believed once it rests,
-//! so that a file which is being written is not read half; what is the same as before is no change.
-//! The caller keeps the last good configuration; nothing here does.
+//! A thread of its own reads the files (`watch/files.rs`) when the operating system reports a change
+//! (`watch/notifier.rs`), and every [`POLL_INTERVAL`] in any case, since reports get lost. Contents are believed once
+//! they have not changed for a moment, so that a file which is being written is not read half; the same contents as
+//! before are no change. The caller keeps the last good configuration; nothing here does.
 
 mod files;
 mod notifier;
@@ -18,26 +18,26 @@ use self::notifier::{Notifier, WakeReason};
 use crate::problem::{ProblemKind, ProblemSeverity, ValueProblem};
 use crate::{Config, ConfigReport, parse};
 
-/// The files are read this often without a report of the system, from one reading to the next.
+/// The time from one reading of the files to the next, if the system reports nothing.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
-/// The files are believed after this time without a change. Enough for the renames and writes of one
+/// The time without a change after which the files are believed. Enough for the renames and writes of one
 /// save, and not noticed by whoever waits for it.
 const QUIET_DELAY: Duration = Duration::from_millis(25);
 /// The same while somebody has one of them open and has written to it, or while the configuration is
 /// missing: programs that replace a file by deleting it first need a moment.
 const WRITING_QUIET_DELAY: Duration = Duration::from_millis(500);
-/// A file that never rests is believed after this time.
+/// The time after which files that never stop changing are believed, from the first change on.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A change of a file that is watched.
 #[derive(Debug)]
 pub enum ConfigChange {
     /// The file has changed and is good. Comes with its warnings. A return to the configuration before
-    /// a bad one is also reported, so that the complaint about the bad one can end.
+    /// a bad one is also reported, so that the warning about the bad one can end.
     Config(Box<Config>, ConfigReport),
     /// The file has changed and is bad, or is gone. Reported once; the last good configuration stays.
     Refused(ConfigReport),
-    /// These of the files that the last good configuration refers to have changed, appeared or gone.
+    /// These files, to which the last good configuration refers, have changed, appeared or disappeared.
     Files(Vec<PathBuf>),
 }
 
@@ -49,8 +49,8 @@ pub struct ConfigWatch {
 }
 
 impl ConfigWatch {
-    /// Stops, and waits until no call of the callback is under way. A callback that waits for the
-    /// thread that calls this would make it wait for ever.
+    /// Stops, and waits until no call of the callback is running. If the callback waits for the thread that calls
+    /// this, neither ever ends.
     pub fn stop(mut self) {
         self.notifier.stop();
         if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
@@ -69,9 +69,9 @@ impl Drop for ConfigWatch {
 /// Loads `file`, like [`load`](crate::load), and calls `on_change` at each change from that moment on,
 /// on a thread of its own. No change is missed between loading and watching.
 ///
-/// Paths in what is reported are absolute, also where `file` is not.
+/// Reports have absolute paths, also if `file` is relative.
 ///
-/// Where the operating system cannot report changes (its limit of watches is reached), the files are read
+/// If the operating system cannot report changes (its limit of watches is reached), the files are read
 /// every 10 s, and the report says so in a warning.
 ///
 /// # Errors
@@ -103,29 +103,30 @@ impl WatchOptions {
 
 fn follow<F: FnMut(ConfigChange) + Send + 'static>(
     file: &Path,
-    how: WatchOptions,
+    options: WatchOptions,
     on_change: F,
 ) -> Result<(Config, ConfigReport, ConfigWatch), ConfigReport> {
-    let bell = Arc::new(Notifier::default());
-    let mut eyes = FileObserver::new(file, how.notified.then_some(&bell));
-    let seen = eyes.observe();
-    let (config, mut report) = read(eyes.file(), &seen)?;
-    let seen = eyes.observe_references(seen, &config);
-    if let Some(reason) = eyes.poll_only_reason() {
+    let notifier = Arc::new(Notifier::default());
+    let mut observer = FileObserver::new(file, options.notified.then_some(&notifier));
+    let seen = observer.observe();
+    let (config, mut report) = read(observer.file(), &seen)?;
+    let seen = observer.observe_references(seen, &config);
+    if let Some(reason) = observer.poll_only_reason() {
         let message = format!(
             "changes are noticed within 10 s, not at once: the system does not report them ({reason})"
         );
-        let flaw = ValueProblem::new(ProblemKind::Unreadable, message);
-        report = report.with([flaw.at(ProblemSeverity::Warning, "", None)]);
+        let finding = ValueProblem::new(ProblemKind::Unreadable, message);
+        report = report.with([finding.at(ProblemSeverity::Warning, "", None)]);
     }
-    let follower = WatchThread { files: eyes, notifier: bell.clone(), seen, how, on_change };
+    let follower =
+        WatchThread { files: observer, notifier: notifier.clone(), seen, options, on_change };
     let thread = thread::Builder::new().name("config-watch".into()).spawn(|| follower.run());
     let thread = thread.map_err(|error| {
         let message = format!("cannot start the thread that watches: {error}");
-        let flaw = ValueProblem::new(ProblemKind::Unreadable, message);
-        ConfigReport::new(file, vec![flaw.at(ProblemSeverity::Error, "", None)])
+        let finding = ValueProblem::new(ProblemKind::Unreadable, message);
+        ConfigReport::new(file, vec![finding.at(ProblemSeverity::Error, "", None)])
     })?;
-    Ok((config, report, ConfigWatch { notifier: bell, thread: Some(thread) }))
+    Ok((config, report, ConfigWatch { notifier, thread: Some(thread) }))
 }
 
 fn read(file: &Path, seen: &ObservedFiles) -> Result<(Config, ConfigReport), ConfigReport> {
@@ -141,32 +142,32 @@ struct WatchThread<F> {
     notifier: Arc<Notifier>,
     /// The state that was reported last.
     seen: ObservedFiles,
-    how: WatchOptions,
+    options: WatchOptions,
     on_change: F,
 }
 
 impl<F: FnMut(ConfigChange)> WatchThread<F> {
     fn run(mut self) {
         loop {
-            if let Some(sight) = self.wait_until_quiet() {
-                // It may refer to other files now, which have to be watched: look before waiting.
-                self.report(sight);
-            } else if self.notifier.wait(self.how.poll) == WakeReason::Stopped {
+            if let Some(observed) = self.wait_until_quiet() {
+                // The configuration may refer to other files now, which have to be watched: read before waiting.
+                self.report(observed);
+            } else if self.notifier.wait(self.options.poll) == WakeReason::Stopped {
                 return;
             }
         }
     }
 
-    /// Looks until what is seen rests. None where it is what was seen before, or where we are stopped.
+    /// Reads the files until they stop changing. `None` if they are as they were reported, or if the thread has to stop.
     fn wait_until_quiet(&mut self) -> Option<ObservedFiles> {
         let began = Instant::now();
         let mut last = self.files.observe();
         while last != self.seen {
             let unfinished = self.notifier.is_writing() || last.text.is_err();
             let woken = self.notifier.wait(if unfinished {
-                self.how.quiet_while_writing
+                self.options.quiet_while_writing
             } else {
-                self.how.quiet
+                self.options.quiet
             });
             if woken == WakeReason::Stopped {
                 return None;
@@ -181,8 +182,8 @@ impl<F: FnMut(ConfigChange)> WatchThread<F> {
         None
     }
 
-    fn report(&mut self, sight: ObservedFiles) {
-        let before = std::mem::replace(&mut self.seen, sight);
+    fn report(&mut self, observed: ObservedFiles) {
+        let before = std::mem::replace(&mut self.seen, observed);
         if self.seen.text != before.text {
             let change = match read(self.files.file(), &self.seen) {
                 Ok((config, report)) => {
@@ -194,7 +195,7 @@ impl<F: FnMut(ConfigChange)> WatchThread<F> {
             };
             (self.on_change)(change);
         }
-        // Files that the configuration did not refer to before are read by whoever takes it.
+        // Files to which the configuration did not refer before are read by whoever takes it.
         let changed = |(file, digest): (&PathBuf, &u64)| {
             before.files.get(file).is_some_and(|old| old != digest).then(|| file.clone())
         };

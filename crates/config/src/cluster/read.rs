@@ -67,9 +67,9 @@ fn read(data: &BTreeMap<String, String>) -> (ClusterParts, ClusterReport) {
                 sinks.push(ProblemSink::named(key));
                 trees.push((key.as_str(), tree));
             }
-            Err((flaw, place)) => {
+            Err((finding, position)) => {
                 whole = false;
-                problems.push((key, vec![flaw.at(ProblemSeverity::Error, "", place)]));
+                problems.push((key, vec![finding.at(ProblemSeverity::Error, "", position)]));
             }
         }
     }
@@ -91,7 +91,7 @@ fn read(data: &BTreeMap<String, String>) -> (ClusterParts, ClusterReport) {
 fn misnamed_key(key: &str) -> Option<ConfigProblem> {
     let lower = key.to_lowercase();
     let meant = [".yml", ".yaml", ".json"].iter().any(|end| lower.ends_with(end));
-    let flaw =
+    let finding =
         ValueProblem::new(ProblemKind::Doubtful, "not read: expected a key that ends in .yaml");
-    meant.then(|| flaw.at(ProblemSeverity::Warning, "", None))
+    meant.then(|| finding.at(ProblemSeverity::Warning, "", None))
 }

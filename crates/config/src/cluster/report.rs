@@ -40,8 +40,8 @@ impl ClusterReport {
         self.add(ValueProblem::new(ProblemKind::Doubtful, message), ProblemSeverity::Warning);
     }
 
-    fn add(&mut self, flaw: ValueProblem, severity: ProblemSeverity) {
-        let problem = flaw.at(severity, "", None);
+    fn add(&mut self, finding: ValueProblem, severity: ProblemSeverity) {
+        let problem = finding.at(severity, "", None);
         self.fragments.push(ConfigReport::new(Path::new("ConfigMap"), vec![problem]));
     }
 

@@ -102,12 +102,12 @@ impl<'a> FragmentSet<'a> {
 
 /// Reads all fragments; `whole` says whether there is none that could not be read at all.
 pub(crate) fn read(fragments: &[ValueReader<'_>], whole: bool) -> ClusterParts {
-    let known = &mut CrossRefs { links_may_follow: true, ..CrossRefs::default() };
+    let refs = &mut CrossRefs { links_may_follow: true, ..CrossRefs::default() };
     let maps: Vec<_> =
         fragments.iter().filter(|item| !item.is_empty()).map(ValueReader::fields).collect();
     let whole = whole && maps.iter().all(Option::is_some);
     if !whole {
-        nodes::mark_unreadable_link(known);
+        nodes::mark_unreadable_link(refs);
     }
     let mut document = FragmentSet(maps.into_iter().flatten().collect());
     let cluster = document.single("cluster");
@@ -123,16 +123,16 @@ pub(crate) fn read(fragments: &[ValueReader<'_>], whole: bool) -> ClusterParts {
     document.finish();
 
     let unnamed = whole && cluster.is_none();
-    known.own.cluster = cluster.and_then(|item| item.value(value::name));
-    known.own.trust_domain = match trust_domain {
+    refs.own.cluster = cluster.and_then(|item| item.value(value::name));
+    refs.own.trust_domain = match trust_domain {
         Some(item) => item.value(value::trust_domain),
-        None => known.own.cluster.as_ref().and_then(|name| default_trust_domain(name).ok()),
+        None => refs.own.cluster.as_ref().and_then(|name| default_trust_domain(name).ok()),
     };
-    let links = self::links(&links, known);
-    let imports = joined(&imports, |item| import(&item, known));
+    let links = self::links(&links, refs);
+    let imports = joined(&imports, |item| import(&item, refs));
     let mut services = UniqueNames::default();
-    let exports = joined(&exports, |item| export(&item, known, &mut services));
-    let opt_in = joined(&opt_in, |item| self::opt_in(&item, known));
+    let exports = joined(&exports, |item| export(&item, refs, &mut services));
+    let opt_in = joined(&opt_in, |item| self::opt_in(&item, refs));
     let defaults = LimitsConfig {
         unknown_source_hold: UNKNOWN_SOURCE_HOLD_TIMEOUT,
         ..LimitsConfig::default()
@@ -142,10 +142,10 @@ pub(crate) fn read(fragments: &[ValueReader<'_>], whole: bool) -> ClusterParts {
         links,
         exports,
         imports,
-        cluster: known.own.cluster.clone(),
-        trust_domain: known.own.trust_domain.clone(),
+        cluster: refs.own.cluster.clone(),
+        trust_domain: refs.own.trust_domain.clone(),
         opt_in,
-        denied: denied::denied(&denied, known),
+        denied: denied::denied(&denied, refs),
         network: network.and_then(self::network),
         limits: limits.map(|fields| process::limits(fields, defaults)),
         log: log.and_then(process::log),
@@ -164,11 +164,11 @@ fn joined<'a, T>(
         .map(|lists| lists.into_iter().flatten().collect())
 }
 
-fn links(lists: &[ValueReader<'_>], known: &mut CrossRefs) -> Option<Vec<ClusterLink>> {
+fn links(lists: &[ValueReader<'_>], refs: &mut CrossRefs) -> Option<Vec<ClusterLink>> {
     let mut domains = UniqueNames::default();
     let read = joined(lists, |item| {
         let mut fields = item.fields()?;
-        let end = nodes::link_peer(&mut fields, known, &mut domains);
+        let end = nodes::link_peer(&mut fields, refs, &mut domains);
         let bundle = fields.required("trustBundle", "the other cluster's CA certificates, PEM");
         let bundle = bundle.and_then(|item| item.value(trust_bundle));
         let import = fields.section("import").and_then(link_import);
@@ -187,7 +187,7 @@ fn links(lists: &[ValueReader<'_>], known: &mut CrossRefs) -> Option<Vec<Cluster
         })
     });
     if read.is_none() {
-        nodes::mark_unreadable_link(known);
+        nodes::mark_unreadable_link(refs);
     }
     read
 }
@@ -233,13 +233,13 @@ fn also_allow(item: &ValueReader<'_>) -> Option<Vec<WorkloadPattern>> {
     each(items, |item| services::workloads_entry(&item))
 }
 
-fn import(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<ImportRule> {
+fn import(item: &ValueReader<'_>, refs: &mut CrossRefs) -> Option<ImportRule> {
     let mut fields = item.fields()?;
     let service = services::service(&mut fields).map(|(service, item)| {
-        known.imported.claim(Some((&item, &service)), "the import of");
+        refs.imported.claim(Some((&item, &service)), "the import of");
         service
     });
-    let from = services::exporting_cluster(&mut fields, known);
+    let from = services::exporting_cluster(&mut fields, refs);
     let allow = match fields.optional("allow") {
         None => Some(None),
         Some(item) => services::workload_patterns(&item).map(Some),
@@ -249,18 +249,14 @@ fn import(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<ImportRule> {
     Some(ImportRule { service: service?, from: from?, allow: allow?, create_service: create? })
 }
 
-fn export(
-    item: &ValueReader<'_>,
-    known: &CrossRefs,
-    taken: &mut UniqueNames,
-) -> Option<ExportRule> {
+fn export(item: &ValueReader<'_>, refs: &CrossRefs, taken: &mut UniqueNames) -> Option<ExportRule> {
     let mut fields = item.fields()?;
-    let services = services(item, &mut fields, known, taken);
+    let services = services(item, &mut fields, refs, taken);
     let app_protocol = match fields.optional("appProtocol") {
         None => Some(AppProtocols::Own),
         Some(item) => app_protocols(&item),
     };
-    let terms = services::export_terms(item, &mut fields, known);
+    let terms = services::export_terms(item, &mut fields, refs);
     fields.finish();
     let ExportTerms { allow, hop, class, replay, probe } = terms?;
     let services = services?;
@@ -279,14 +275,14 @@ fn export(
 fn services(
     item: &ValueReader<'_>,
     fields: &mut MapReader<'_>,
-    known: &CrossRefs,
+    refs: &CrossRefs,
     taken: &mut UniqueNames,
 ) -> Option<ServiceSelection> {
     let service = fields.optional("service");
     let select = fields.optional("select");
     let named = service.as_ref().map(|item| {
         let service = item.value(value::name)?;
-        services::claim_export(item, &service, known, taken);
+        services::claim_export(item, &service, refs, taken);
         Some(ServiceSelection::Named(service))
     });
     let selected = select.as_ref().map(self::select);
@@ -294,11 +290,11 @@ fn services(
         (Some(named), None) => named,
         (None, Some(selected)) => selected,
         (Some(_), Some(_)) => {
-            let flaw = ValueProblem::new(
+            let finding = ValueProblem::new(
                 ProblemKind::Conflict,
                 "expected either service or select, found both",
             );
-            select?.error(flaw);
+            select?.error(finding);
             None
         }
         (None, None) => {
@@ -352,14 +348,14 @@ fn app_protocols(item: &ValueReader<'_>) -> Option<AppProtocols> {
     read.into_iter().collect::<Option<_>>().map(AppProtocols::Ports)
 }
 
-fn opt_in(item: &ValueReader<'_>, known: &CrossRefs) -> Option<OptIn> {
+fn opt_in(item: &ValueReader<'_>, refs: &CrossRefs) -> Option<OptIn> {
     let mut fields = item.fields()?;
     let namespaces = namespaces(&mut fields);
     let export_to = fields.optional("exportTo");
     let import_from = fields.optional("importFrom");
     fields.finish();
-    let export = clusters(export_to.as_ref(), known);
-    let import = clusters(import_from.as_ref(), known);
+    let export = clusters(export_to.as_ref(), refs);
+    let import = clusters(import_from.as_ref(), refs);
     let (export_to, import_from) = (export?, import?);
     if export_to.is_empty() && import_from.is_empty() {
         let message = "neither exportTo nor importFrom: annotations there still count for nothing";
@@ -369,11 +365,11 @@ fn opt_in(item: &ValueReader<'_>, known: &CrossRefs) -> Option<OptIn> {
 }
 
 /// Clusters that are linked, or will be.
-fn clusters(item: Option<&ValueReader<'_>>, known: &CrossRefs) -> Option<Vec<ClusterName>> {
+fn clusters(item: Option<&ValueReader<'_>>, refs: &CrossRefs) -> Option<Vec<ClusterName>> {
     let items = item.map_or_else(|| Some(Vec::new()), ValueReader::one_or_more)?;
     each(items, |item| {
         let cluster = item.value(value::name::<ClusterName>)?;
-        known.require_linked(&item, &cluster, "name the other cluster");
+        refs.require_linked(&item, &cluster, "name the other cluster");
         Some(cluster)
     })
 }

@@ -50,21 +50,21 @@ impl CrossRefs {
             item.error(
                 ValueProblem::new(ProblemKind::Conflict, message).hint(use_of_own.to_owned()),
             );
-        } else if let Some(flaw) = self.clusters.missing(cluster, "link with cluster") {
-            if self.links_may_follow { item.warn(flaw) } else { item.error(flaw) }
+        } else if let Some(finding) = self.clusters.missing(cluster, "link with cluster") {
+            if self.links_may_follow { item.warn(finding) } else { item.error(finding) }
         }
     }
 
     /// A cluster that may have no link, but then no name like one that has.
     pub(super) fn warn_if_misspelled(&self, item: &ValueReader<'_>, cluster: &ClusterName) {
         let lacks = self.clusters.missing(cluster, "link with cluster");
-        if let Some(flaw) = lacks.filter(|flaw| flaw.hint.is_some()) {
-            item.warn(flaw);
+        if let Some(finding) = lacks.filter(|finding| finding.hint.is_some()) {
+            item.warn(finding);
         }
     }
 }
 
-/// A file with more names than this does not get slow for the sake of hints.
+/// A file with more names than this must not get slow for the sake of hints.
 const MAX_CANDIDATES: usize = 256;
 
 /// Values that may be used once each, and where they were.
@@ -101,8 +101,8 @@ impl UniqueNames {
 
     /// Expects the name in `item` to be taken.
     pub(super) fn require<T: Display>(&self, item: &ValueReader<'_>, name: &T, what: &str) {
-        if let Some(flaw) = self.missing(name, what) {
-            item.error(flaw);
+        if let Some(finding) = self.missing(name, what) {
+            item.error(finding);
         }
     }
 
@@ -140,7 +140,7 @@ pub(super) struct SocketClaims {
 struct BoundSocket {
     address: SocketAddr,
     path: String,
-    place: Position,
+    position: Position,
 }
 
 /// Where Kubernetes puts the NodePorts of Services, unless told otherwise.
@@ -148,7 +148,7 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
 impl BoundSocket {
     fn new(item: &ValueReader<'_>, address: SocketAddr) -> Self {
-        Self { address, path: item.path().to_owned(), place: item.position() }
+        Self { address, path: item.path().to_owned(), position: item.position() }
     }
 
     /// True if the operating system would refuse to bind both. What an IPv6 wildcard does to IPv4
@@ -186,7 +186,7 @@ impl SocketClaims {
         let text = address.to_string();
         if let Some(own) = self.udp.iter().find(|bound| bound.address.to_string() == text) {
             let message =
-                format!("{text} is this node itself ({}, line {})", own.path, own.place.line);
+                format!("{text} is this node itself ({}, line {})", own.path, own.position.line);
             item.error(ValueProblem::new(ProblemKind::Conflict, message));
         } else {
             self.dialled.claim(Some((item, address)), "address");
@@ -204,7 +204,7 @@ impl SocketClaims {
         if let Some(own) = self.tcp.iter().find(reaches) {
             let message = format!(
                 "{address} is this node's own listener ({}, line {}): a stream would come back to us",
-                own.path, own.place.line
+                own.path, own.position.line
             );
             item.error(ValueProblem::new(ProblemKind::Conflict, message));
         }
@@ -215,7 +215,7 @@ fn bind(bound: &mut Vec<BoundSocket>, item: &ValueReader<'_>, address: SocketAdd
     if let Some(other) = bound.iter().find(|bound| bound.conflicts_with(address)) {
         let message = format!(
             "{address} excludes {} ({}, line {})",
-            other.address, other.path, other.place.line
+            other.address, other.path, other.position.line
         );
         item.error(ValueProblem::new(ProblemKind::Duplicate, message));
         return;

@@ -13,11 +13,11 @@ use crate::reader::ValueReader;
 use crate::value;
 
 /// Reads the `denied` of all texts; needs to know links and nodes.
-pub(super) fn denied(items: &[ValueReader<'_>], known: &CrossRefs) -> Option<Vec<DenyEntry>> {
+pub(super) fn denied(items: &[ValueReader<'_>], refs: &CrossRefs) -> Option<Vec<DenyEntry>> {
     let mut once = UniqueNames::default();
     let mut all = Some(Vec::new());
     for item in items {
-        let read = deny_entry(item, known, &mut once);
+        let read = deny_entry(item, refs, &mut once);
         all = all.zip(read).map(|(mut all, read)| {
             all.extend(read);
             all
@@ -28,19 +28,19 @@ pub(super) fn denied(items: &[ValueReader<'_>], known: &CrossRefs) -> Option<Vec
 
 fn deny_entry(
     item: &ValueReader<'_>,
-    known: &CrossRefs,
+    refs: &CrossRefs,
     once: &mut UniqueNames,
 ) -> Option<Vec<DenyEntry>> {
     let mut fields = item.fields()?;
     let clusters = entry_list(fields.optional("clusters"), "cluster", once, |item, _| {
         let cluster = item.value(value::name::<ClusterName>)?;
-        check_cluster(item, &cluster, known, true);
+        check_cluster(item, &cluster, refs, true);
         Some(DeniedPeer::Cluster(cluster))
     });
     let nodes = entry_list(fields.optional("nodes"), "node", once, |item, _| {
         let (cluster, node) = item.value(node_of)?;
-        check_cluster(item, &cluster, known, false);
-        check_own_node(item, &cluster, &node, known);
+        check_cluster(item, &cluster, refs, false);
+        check_own_node(item, &cluster, &node, refs);
         Some(DeniedPeer::Node(cluster, node))
     });
     let serials = entry_list(fields.optional("serials"), "serial", once, |item, cluster| {
@@ -49,7 +49,7 @@ fn deny_entry(
             None => None,
             Some(item) => {
                 let cluster = item.value(value::name::<ClusterName>)?;
-                check_cluster(item, &cluster, known, false);
+                check_cluster(item, &cluster, refs, false);
                 Some(cluster)
             }
         };
@@ -109,10 +109,10 @@ fn one_line(text: &str) -> Result<Box<str>, ValueProblem> {
 }
 
 /// A cluster of an entry, which is ours or linked; `whole` where all of it would be denied.
-fn check_cluster(item: &ValueReader<'_>, cluster: &ClusterName, known: &CrossRefs, whole: bool) {
-    if known.own.cluster.as_ref() != Some(cluster) {
+fn check_cluster(item: &ValueReader<'_>, cluster: &ClusterName, refs: &CrossRefs, whole: bool) {
+    if refs.own.cluster.as_ref() != Some(cluster) {
         // An entry may outlive its link, or come before it; one that is misspelt denies nobody.
-        known.warn_if_misspelled(item, cluster);
+        refs.warn_if_misspelled(item, cluster);
     } else if whole {
         let message =
             format!("{cluster} is this cluster itself: its nodes would refuse each other");
@@ -126,9 +126,9 @@ fn check_own_node(
     item: &ValueReader<'_>,
     cluster: &ClusterName,
     node: &NodeName,
-    known: &CrossRefs,
+    refs: &CrossRefs,
 ) {
-    if known.own.cluster.as_ref() == Some(cluster) && known.own.node.as_ref() == Some(node) {
+    if refs.own.cluster.as_ref() == Some(cluster) && refs.own.node.as_ref() == Some(node) {
         let message = format!("{node} is this node itself: only others can refuse it");
         let hint = "its siblings need the same entry".to_owned();
         item.warn(ValueProblem::new(ProblemKind::Doubtful, message).hint(hint));

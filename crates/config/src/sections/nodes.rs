@@ -29,16 +29,16 @@ pub(crate) fn default_endpoints(cores: NonZeroUsize) -> NonZeroUsize {
 
 pub(super) fn node(
     item: &ValueReader<'_>,
-    around: NodeEnv<'_>,
-    known: &mut CrossRefs,
+    env: NodeEnv<'_>,
+    refs: &mut CrossRefs,
 ) -> Option<NodeConfig> {
     let mut fields = item.fields()?;
     let name = fields.required("name", "this node's name").and_then(|item| {
         let name: NodeName = item.value(value::name)?;
-        known.nodes.claim(Some((&item, &name)), "node");
+        refs.nodes.claim(Some((&item, &name)), "node");
         Some(name)
     });
-    known.own.node.clone_from(&name);
+    refs.own.node.clone_from(&name);
     let listen = fields.required("listen", "IP:PORT, or a list of them").and_then(|item| {
         let items = item.one_or_more()?;
         if items.is_empty() {
@@ -46,18 +46,18 @@ pub(super) fn node(
         }
         each(items, |item| {
             let address = item.value(value::address)?;
-            known.sockets.bind_udp(&item, address);
+            refs.sockets.bind_udp(&item, address);
             Some(address)
         })
     });
     let advertise = match fields.optional("advertise") {
-        Some(item) => advertise(&item, known),
+        Some(item) => advertise(&item, refs),
         None => listen
             .as_ref()
             .map(|listen| listen.iter().copied().filter(|a| value::dialable(*a).is_ok()).collect()),
     };
     let identity = fields.required("identity", "the folder of node.pem").and_then(|item| {
-        let folder = item.file(around.base)?;
+        let folder = item.file(env.base)?;
         item.add_reference(&folder, ReferenceKind::Identity);
         Some(folder)
     });
@@ -65,7 +65,7 @@ pub(super) fn node(
         Some(item) => item
             .number(|text| value::number(text, &(1..=MAX_ENDPOINTS)))
             .and_then(|n| NonZeroUsize::new(n.into())),
-        None => Some(default_endpoints(around.cores)),
+        None => Some(default_endpoints(env.cores)),
     };
     fields.finish();
     Some(NodeConfig {
@@ -77,7 +77,7 @@ pub(super) fn node(
     })
 }
 
-fn advertise(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<Vec<SocketAddr>> {
+fn advertise(item: &ValueReader<'_>, refs: &mut CrossRefs) -> Option<Vec<SocketAddr>> {
     let items = item.list()?;
     if items.len() > ClusterView::MAX_ADDRESSES {
         let message =
@@ -88,7 +88,7 @@ fn advertise(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<Vec<Socket
     each(items, |item| {
         let address = item.value(|text| value::address(text).and_then(value::dialable))?;
         once.claim(Some((&item, &address)), "address");
-        known.sockets.advertise(&item, address);
+        refs.sockets.advertise(&item, address);
         Some(address)
     })
 }
@@ -105,17 +105,17 @@ pub(super) fn warn_if_unreachable(item: &ValueReader<'_>, node: &NodeConfig, oth
 
 pub(super) fn siblings(
     item: Option<ValueReader<'_>>,
-    known: &mut CrossRefs,
+    refs: &mut CrossRefs,
 ) -> Option<BTreeMap<NodeName, Vec<SocketAddr>>> {
     let read = each(entries(item.as_ref())?, |item| {
         let mut fields = item.fields()?;
         let name = fields.required("name", "the other node's name");
         let name = name.and_then(|item| Some((item.value(value::name::<NodeName>)?, item)));
-        known.nodes.claim(name.as_ref().map(|(name, item)| (item, name)), "node");
+        refs.nodes.claim(name.as_ref().map(|(name, item)| (item, name)), "node");
         let addresses = fields.optional("addresses");
         let addresses = each(entries(addresses.as_ref())?, |item| {
             let address = item.value(|text| value::address(text).and_then(value::dialable))?;
-            known.sockets.dial(&item, &address);
+            refs.sockets.dial(&item, &address);
             Some(address)
         });
         fields.finish();
@@ -127,22 +127,22 @@ pub(super) fn siblings(
 pub(super) fn links(
     item: Option<ValueReader<'_>>,
     base: &Path,
-    known: &mut CrossRefs,
+    refs: &mut CrossRefs,
 ) -> Option<Vec<LinkConfig>> {
     let items = match item {
         None => Vec::new(),
         Some(item) => item.list().or_else(|| {
-            mark_unreadable_link(known);
+            mark_unreadable_link(refs);
             None
         })?,
     };
     let mut domains = UniqueNames::default();
     each(items, |item| {
         let Some(mut fields) = item.fields() else {
-            mark_unreadable_link(known);
+            mark_unreadable_link(refs);
             return None;
         };
-        let end = link_peer(&mut fields, known, &mut domains);
+        let end = link_peer(&mut fields, refs, &mut domains);
         let trust_bundle = fields.required("trustBundle", "a file with the other cluster's CA");
         let trust_bundle = trust_bundle.and_then(|item| {
             let file = item.file(base)?;
@@ -157,8 +157,8 @@ pub(super) fn links(
 }
 
 /// A link that could not be read: nothing can be said any more about names that seem to have none.
-pub(super) fn mark_unreadable_link(known: &mut CrossRefs) {
-    known.clusters.claim::<ClusterName>(None, "cluster");
+pub(super) fn mark_unreadable_link(refs: &mut CrossRefs) {
+    refs.clusters.claim::<ClusterName>(None, "cluster");
 }
 
 /// The other cluster of a link and its addresses: the same wherever links are written.
@@ -170,7 +170,7 @@ pub(super) struct LinkPeer {
 
 pub(super) fn link_peer(
     fields: &mut MapReader<'_>,
-    known: &mut CrossRefs,
+    refs: &mut CrossRefs,
     domains: &mut UniqueNames,
 ) -> Option<LinkPeer> {
     let cluster = fields.required("cluster", "the other cluster's name");
@@ -181,34 +181,34 @@ pub(super) fn link_peer(
     let addresses = entries(addresses.as_ref()).and_then(|items| {
         each(items, |item| {
             let seed = item.value(value::seed)?;
-            known.sockets.dial(&item, &seed);
+            refs.sockets.dial(&item, &seed);
             Some(seed)
         })
     });
 
-    own_or_new_cluster(cluster.as_ref(), known);
-    own_or_new_domain(trust_domain.as_ref(), known, domains);
+    own_or_new_cluster(cluster.as_ref(), refs);
+    own_or_new_domain(trust_domain.as_ref(), refs, domains);
     Some(LinkPeer { cluster: cluster?.0, trust_domain: trust_domain?.0, addresses: addresses? })
 }
 
-fn own_or_new_cluster(cluster: Option<&(ClusterName, ValueReader<'_>)>, known: &mut CrossRefs) {
+fn own_or_new_cluster(cluster: Option<&(ClusterName, ValueReader<'_>)>, refs: &mut CrossRefs) {
     match cluster {
-        Some((name, item)) if known.own.cluster.as_ref() == Some(name) => {
+        Some((name, item)) if refs.own.cluster.as_ref() == Some(name) => {
             let message = format!("{name} is this cluster itself: expected another cluster");
             let hint = "the other nodes of this cluster are its siblings";
             item.error(ValueProblem::new(ProblemKind::Conflict, message).hint(hint.to_owned()));
         }
-        named => known.clusters.claim(named.map(|(name, item)| (item, name)), "cluster"),
+        named => refs.clusters.claim(named.map(|(name, item)| (item, name)), "cluster"),
     }
 }
 
 fn own_or_new_domain(
     domain: Option<&(TrustDomain, ValueReader<'_>)>,
-    known: &CrossRefs,
+    refs: &CrossRefs,
     domains: &mut UniqueNames,
 ) {
     match domain {
-        Some((name, item)) if known.own.trust_domain.as_ref() == Some(name) => {
+        Some((name, item)) if refs.own.trust_domain.as_ref() == Some(name) => {
             let message = format!("{name} is this cluster's own trust domain: expected another");
             let hint =
                 "each cluster has its own CA and trust domain, or either could speak for both";

@@ -120,23 +120,23 @@ fn size<'a>(
 pub(super) fn admin(
     mut fields: MapReader<'_>,
     base: &Path,
-    known: &mut CrossRefs,
+    refs: &mut CrossRefs,
 ) -> Option<AdminConfig> {
     let socket = fields.optional("socket");
     let listen = fields.optional("listen");
     fields.finish();
-    let by_address = listen.as_ref().map(|item| admin_address(item, known));
+    let by_address = listen.as_ref().map(|item| admin_address(item, refs));
     let by_socket = socket.map(|item| admin_socket(&item, base));
     match (by_socket, by_address) {
         (None, None) => Some(AdminConfig::default()),
         (Some(socket), None) => socket,
         (None, Some(address)) => address,
         (Some(_), Some(_)) => {
-            let flaw = ValueProblem::new(
+            let finding = ValueProblem::new(
                 ProblemKind::Conflict,
                 "expected either socket or listen, found both",
             );
-            listen?.error(flaw);
+            listen?.error(finding);
             None
         }
     }
@@ -152,21 +152,21 @@ fn admin_socket(item: &ValueReader<'_>, base: &Path) -> Option<AdminConfig> {
     Some(AdminConfig::Socket(socket))
 }
 
-fn admin_address(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<AdminConfig> {
+fn admin_address(item: &ValueReader<'_>, refs: &mut CrossRefs) -> Option<AdminConfig> {
     let address = item.value(value::address)?;
     if !address.ip().to_canonical().is_loopback() {
         let message = format!("{address} can be reached from outside: expected a loopback address");
         let hint = format!("write 127.0.0.1:{}, or use socket", address.port());
         item.error(ValueProblem::new(ProblemKind::Conflict, message).hint(hint));
     }
-    known.sockets.bind_tcp(item, address);
+    refs.sockets.bind_tcp(item, address);
     Some(AdminConfig::Listen(address))
 }
 
 /// The inner answer is what the file says, the outer whether it could be read.
 pub(super) fn metrics(
     item: Option<ValueReader<'_>>,
-    known: &mut CrossRefs,
+    refs: &mut CrossRefs,
 ) -> Option<Option<SocketAddr>> {
     let Some(item) = item else { return Some(None) };
     let mut fields = item.fields()?;
@@ -174,7 +174,7 @@ pub(super) fn metrics(
     fields.finish();
     let item = listen?;
     let address = item.value(value::address)?;
-    known.sockets.bind_tcp(&item, address);
+    refs.sockets.bind_tcp(&item, address);
     Some(Some(address))
 }
 

@@ -21,17 +21,17 @@ use crate::value;
 const PROBE_INTERVAL: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(3600);
 
-pub(super) fn imports(item: Option<ValueReader<'_>>, known: &mut CrossRefs) -> Option<Vec<Import>> {
-    each(entries(item.as_ref())?, |item| import(&item, known))
+pub(super) fn imports(item: Option<ValueReader<'_>>, refs: &mut CrossRefs) -> Option<Vec<Import>> {
+    each(entries(item.as_ref())?, |item| import(&item, refs))
 }
 
-fn import(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<Import> {
+fn import(item: &ValueReader<'_>, refs: &mut CrossRefs) -> Option<Import> {
     let mut fields = item.fields()?;
     let service = service(&mut fields).map(|(service, item)| {
-        known.imported.claim(Some((&item, &service)), "the import of");
+        refs.imported.claim(Some((&item, &service)), "the import of");
         service
     });
-    let from = exporting_cluster(&mut fields, known);
+    let from = exporting_cluster(&mut fields, refs);
     let ports = ports(&mut fields, |fields, name, number| {
         let listen = fields.required("listen", "a local IP:PORT, or a list of them")?;
         let items = listen.one_or_more()?;
@@ -39,7 +39,7 @@ fn import(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<Import> {
             listen
                 .error(ValueProblem::new(ProblemKind::MissingKey, "expected at least one address"));
         }
-        let listen = each(items, |item| listener(&item, known));
+        let listen = each(items, |item| listener(&item, refs));
         Some(ImportPort { name: name?, number: number?, listen: listen? })
     });
     let allow = match fields.optional("allow") {
@@ -62,11 +62,11 @@ fn import(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<Import> {
 /// The exporting cluster.
 pub(super) fn exporting_cluster(
     fields: &mut MapReader<'_>,
-    known: &CrossRefs,
+    refs: &CrossRefs,
 ) -> Option<ClusterName> {
     let item = fields.required("from", "the cluster of a link")?;
     let from = item.value(value::name::<ClusterName>)?;
-    known.require_linked(&item, &from, "services of this cluster are reached without Adit");
+    refs.require_linked(&item, &from, "services of this cluster are reached without Adit");
     Some(from)
 }
 
@@ -88,7 +88,7 @@ pub(super) fn workloads_entry(item: &ValueReader<'_>) -> Option<WorkloadPattern>
 }
 
 /// An address that stands for a port of an import.
-fn listener(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<SocketAddr> {
+fn listener(item: &ValueReader<'_>, refs: &mut CrossRefs) -> Option<SocketAddr> {
     let address = item.value(value::address)?;
     let wrong = if address.ip().is_unspecified() {
         Some(format!("{address} is a wildcard: expected one address"))
@@ -102,18 +102,18 @@ fn listener(item: &ValueReader<'_>, known: &mut CrossRefs) -> Option<SocketAddr>
         item.error(ValueProblem::new(ProblemKind::Invalid, message).hint(hint.to_owned()));
         return None;
     }
-    known.sockets.bind_tcp(item, address);
+    refs.sockets.bind_tcp(item, address);
     Some(address)
 }
 
-pub(super) fn exports(item: Option<ValueReader<'_>>, known: &CrossRefs) -> Option<Vec<Export>> {
+pub(super) fn exports(item: Option<ValueReader<'_>>, refs: &CrossRefs) -> Option<Vec<Export>> {
     let mut services = UniqueNames::default();
     let items = entries(item.as_ref())?;
     if let Some(item) = item.as_ref().filter(|_| items.len() > MAX_EXPORTS) {
         let message = format!("{} exports: a cluster has {MAX_EXPORTS} at most", items.len());
         item.error(ValueProblem::new(ProblemKind::OutOfRange, message));
     }
-    each(items, |item| export(&item, known, &mut services))
+    each(items, |item| export(&item, refs, &mut services))
 }
 
 /// Refuses an export that is too large for one message to a peer, since that would end the link.
@@ -129,10 +129,10 @@ pub(super) fn check_announceable(item: &ValueReader<'_>, export: &Export) {
     }
 }
 
-fn export(item: &ValueReader<'_>, known: &CrossRefs, services: &mut UniqueNames) -> Option<Export> {
+fn export(item: &ValueReader<'_>, refs: &CrossRefs, services: &mut UniqueNames) -> Option<Export> {
     let mut fields = item.fields()?;
     let service = service(&mut fields).map(|(service, item)| {
-        claim_export(&item, &service, known, services);
+        claim_export(&item, &service, refs, services);
         service
     });
     let ports = ports(&mut fields, |fields, name, number| {
@@ -141,11 +141,11 @@ fn export(item: &ValueReader<'_>, known: &CrossRefs, services: &mut UniqueNames)
             None => Some(None),
         };
         let backends = fields.required("backends", "a list of IP:PORT")?;
-        let backends = self::backends(&backends, known);
+        let backends = self::backends(&backends, refs);
         let app_protocol = app_protocol?;
         Some(ExportPort { name: name?, number: number?, app_protocol, backends: backends? })
     });
-    let terms = export_terms(item, &mut fields, known);
+    let terms = export_terms(item, &mut fields, refs);
     fields.finish();
     let ExportTerms { allow, hop, class, replay, probe } = terms?;
     let export = Export { service: service?, ports: ports?, allow, hop, class, replay, probe };
@@ -157,11 +157,11 @@ fn export(item: &ValueReader<'_>, known: &CrossRefs, services: &mut UniqueNames)
 pub(super) fn claim_export(
     item: &ValueReader<'_>,
     service: &ServiceName,
-    known: &CrossRefs,
+    refs: &CrossRefs,
     services: &mut UniqueNames,
 ) {
     services.claim(Some((item, service)), "the export of");
-    if let Some(import) = known.imported.origin(service) {
+    if let Some(import) = refs.imported.origin(service) {
         let at = import.relative_to(item);
         let message = format!("{service} is imported {at}: it cannot be exported too");
         item.error(ValueProblem::new(ProblemKind::Conflict, message));
@@ -181,14 +181,14 @@ pub(super) struct ExportTerms {
 pub(super) fn export_terms(
     export: &ValueReader<'_>,
     fields: &mut MapReader<'_>,
-    known: &CrossRefs,
+    refs: &CrossRefs,
 ) -> Option<ExportTerms> {
     let allow = fields.optional("allow");
     let allow = entries(allow.as_ref()).and_then(|items| {
         if items.is_empty() {
             warn_nobody_allowed(allow.as_ref().unwrap_or(export));
         }
-        each(items, |item| grant(&item, known))
+        each(items, |item| grant(&item, refs))
     });
     let hop = fields.choice("hop", &[("any", Hop::Any), ("sameNode", Hop::SameNode)]);
     let classes = [("interactive", Class::Interactive), ("bulk", Class::Bulk)];
@@ -205,7 +205,7 @@ pub(super) fn export_terms(
     Some(ExportTerms { allow: allow?, hop: hop?, class: class?, replay: replay?, probe: probe? })
 }
 
-fn backends(list: &ValueReader<'_>, known: &CrossRefs) -> Option<Vec<Backend>> {
+fn backends(list: &ValueReader<'_>, refs: &CrossRefs) -> Option<Vec<Backend>> {
     let items = list.list()?;
     if items.is_empty() {
         let message = "no backends: every connection will be refused";
@@ -214,35 +214,35 @@ fn backends(list: &ValueReader<'_>, known: &CrossRefs) -> Option<Vec<Backend>> {
     let mut once = UniqueNames::default();
     each(items, |item| {
         if !item.is_map() {
-            return backend(&item, None, known, &mut once);
+            return backend(&item, None, refs, &mut once);
         }
         let mut fields = item.fields()?;
         let address = fields.required("address", "the backend's IP:PORT");
         let node = fields.optional("node");
         fields.finish();
-        backend(&address?, node, known, &mut once)
+        backend(&address?, node, refs, &mut once)
     })
 }
 
 fn backend(
     item: &ValueReader<'_>,
     node: Option<ValueReader<'_>>,
-    known: &CrossRefs,
+    refs: &CrossRefs,
     once: &mut UniqueNames,
 ) -> Option<Backend> {
     let address = item.value(|text| value::address(text).and_then(value::dialable));
     let node = match node {
-        None => known.own.node.clone(),
+        None => refs.own.node.clone(),
         Some(item) => {
             let node = item.value(value::name)?;
-            known.nodes.require(&item, &node, "node of this cluster named");
+            refs.nodes.require(&item, &node, "node of this cluster named");
             Some(node)
         }
     };
     let address = address?;
     once.claim(Some((item, &address)), "backend");
-    if node == known.own.node || !address.ip().is_loopback() {
-        known.sockets.backend(item, address);
+    if node == refs.own.node || !address.ip().is_loopback() {
+        refs.sockets.backend(item, address);
     }
     let link_local = match address.ip().to_canonical() {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -256,14 +256,14 @@ fn backend(
     Some(Backend { address, node: node?, explicit: true })
 }
 
-fn grant(item: &ValueReader<'_>, known: &CrossRefs) -> Option<Grant> {
+fn grant(item: &ValueReader<'_>, refs: &CrossRefs) -> Option<Grant> {
     let mut fields = item.fields()?;
     let cluster = fields.required("cluster", "the cluster of a link").and_then(|item| {
         let cluster = item.value(|text| {
             let hint = (text == "*").then(|| "write one grant for each cluster".to_owned());
-            value::name::<ClusterName>(text).map_err(|flaw| flaw.hint(hint))
+            value::name::<ClusterName>(text).map_err(|finding| finding.hint(hint))
         })?;
-        known.require_linked(&item, &cluster, "workloads of this cluster need no grant");
+        refs.require_linked(&item, &cluster, "workloads of this cluster need no grant");
         Some(cluster)
     });
     let workloads = workload_pattern(&mut fields);
@@ -281,8 +281,8 @@ fn workload_pattern(fields: &mut MapReader<'_>) -> Option<WorkloadPattern> {
 }
 
 fn warn_nobody_allowed(item: &ValueReader<'_>) {
-    let flaw = ValueProblem::new(ProblemKind::Doubtful, "no allow: nobody may use it");
-    item.warn(flaw);
+    let finding = ValueProblem::new(ProblemKind::Doubtful, "no allow: nobody may use it");
+    item.warn(finding);
 }
 
 pub(super) fn service<'a>(fields: &mut MapReader<'a>) -> Option<(ServiceName, ValueReader<'a>)> {

@@ -100,8 +100,8 @@ pub(super) fn keys(node: &YamlNode, path: &str, found: &mut BTreeSet<String>) {
 fn the_example_has_every_key_of_the_format() {
     let tree = tree::parse(EXAMPLE).unwrap();
     let sink = ProblemSink::default();
-    let around = NodeEnv { base: Path::new(""), cores: NonZeroUsize::MIN };
-    config(&ValueReader::root(&sink, &tree), around).unwrap();
+    let env = NodeEnv { base: Path::new(""), cores: NonZeroUsize::MIN };
+    config(&ValueReader::root(&sink, &tree), env).unwrap();
     let mut shown = BTreeSet::new();
     keys(&tree, "", &mut shown);
     // The other way to say `admin.socket`, so that both cannot stand in one file.
@@ -708,9 +708,9 @@ fn answered(text: &[u8]) -> Result<(), TestCaseError> {
             prop_assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{}", shown);
             let lines = text.split(|c| *c == b'\n').count() as u64;
             for problem in &report.problems {
-                let place = problem.place.ok_or_else(|| TestCaseError::fail("no place"))?;
-                prop_assert!((1..=lines + 1).contains(&place.line), "{:?}", place);
-                prop_assert!(place.column >= 1);
+                let position = problem.position.ok_or_else(|| TestCaseError::fail("no place"))?;
+                prop_assert!((1..=lines + 1).contains(&position.line), "{:?}", position);
+                prop_assert!(position.column >= 1);
             }
         }
     }

@@ -1,8 +1,8 @@
-//! Looking at files: their contents, and the folders whose changes can change them.
+//! Reads files, and watches the folders whose changes can change them.
 //!
 //! A file is reached through entries of folders: itself and each symbolic link on its way. Kubernetes
 //! changes a mounted file by renaming one such link (`..data`), editors by renaming the file, others
-//! write into it. So it is the folders that are watched, and the way is followed anew at each look.
+//! write into it. So it is the folders that are watched, and the way is followed anew at each reading.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
@@ -33,7 +33,7 @@ impl Default for ObservedFiles {
     }
 }
 
-/// Looks at one configuration file and what the last good version of it refers to.
+/// Reads one configuration file and the files to which its last good version refers.
 #[derive(Debug)]
 pub(super) struct FileObserver {
     file: PathBuf,
@@ -45,48 +45,41 @@ pub(super) struct FileObserver {
 }
 
 impl FileObserver {
-    /// With a bell, changes between looks ring it.
-    pub(super) fn new(file: &Path, bell: Option<&Arc<Notifier>>) -> Self {
-        let notifier = bell.map(|bell| {
-            let bell = bell.clone();
-            notify::recommended_watcher(move |event| bell.receive(event))
+    /// With a notifier, changes between readings are reported to it.
+    pub(super) fn new(file: &Path, notifier: Option<&Arc<Notifier>>) -> Self {
+        let watcher = notifier.map(|notifier| {
+            let notifier = notifier.clone();
+            notify::recommended_watcher(move |event| notifier.receive(event))
         });
-        let (notifier, blind) = match notifier {
-            Some(Ok(notifier)) => (Some(notifier), None),
+        let (watcher, poll_only) = match watcher {
+            Some(Ok(watcher)) => (Some(watcher), None),
             Some(Err(error)) => (None, Some(error.to_string())),
             None => (None, None),
         };
-        // Whoever changes the working directory later means no other file.
+        // A later change of the working directory must not mean another file.
         let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         let (references, watched) = (BTreeSet::new(), BTreeSet::new());
-        Self {
-            file,
-            references,
-            notifier: bell.cloned(),
-            watcher: notifier,
-            watched,
-            poll_only: blind,
-        }
+        Self { file, references, notifier: notifier.cloned(), watcher, watched, poll_only }
     }
 
     pub(super) fn file(&self) -> &Path {
         &self.file
     }
 
-    /// Why changes between looks are not reported, where they are not.
+    /// The reason for which changes between readings are not reported; `None` if they are.
     pub(super) fn poll_only_reason(&self) -> Option<&str> {
         self.poll_only.as_deref()
     }
 
-    /// Looks now. Watches first, so that what changes after the look rings.
+    /// Reads all files now. Watches first, so that a change after the reading is reported.
     pub(super) fn observe(&mut self) -> ObservedFiles {
         self.rewatch();
         let files = self.references.iter().map(|file| (file.clone(), digest(file)));
         ObservedFiles { text: source::read(&self.file), files: files.collect() }
     }
 
-    /// Turns to what `config` refers to. What was seen of it stays; what is new is looked at now,
-    /// before anybody else can read it, so that no later change is missed.
+    /// Observes the files to which `config` refers from now on. Files that were read before keep their digest; new ones
+    /// are read now, before anybody else can read them, so that no later change is missed.
     pub(super) fn observe_references(
         &mut self,
         seen: ObservedFiles,
@@ -101,19 +94,19 @@ impl FileObserver {
     }
 
     fn rewatch(&mut self) {
-        let (Some(bell), Some(notifier)) = (&self.notifier, &mut self.watcher) else { return };
+        let (Some(notifier), Some(watcher)) = (&self.notifier, &mut self.watcher) else { return };
         let mut trail = Trail::default();
         for file in std::iter::once(&self.file).chain(&self.references) {
             trail.follow(file);
         }
-        bell.watch_entries(trail.entries);
+        notifier.watch_entries(trail.entries);
         for old in self.watched.difference(&trail.folders) {
             // An error says that it is not watched any more, as after its removal.
-            drop(notifier.unwatch(old));
+            drop(watcher.unwatch(old));
         }
         for folder in &trail.folders {
             // Again where it was watched before: it may be another folder of the same name.
-            if let Err(error) = notifier.watch(folder, RecursiveMode::NonRecursive) {
+            if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
                 self.poll_only.get_or_insert_with(|| error.to_string());
             }
         }
@@ -129,7 +122,7 @@ struct Trail {
 }
 
 impl Trail {
-    /// Follows an absolute path; where something is missing, to where it would appear.
+    /// Follows an absolute path; if a part is missing, to where it would appear.
     fn follow(&mut self, path: &Path) {
         /// As many as Linux follows.
         const MAX_LINKS: usize = 40;
@@ -168,15 +161,15 @@ fn parts(path: &Path) -> Vec<OsString> {
     path.components().rev().map(|part| part.as_os_str().to_owned()).collect()
 }
 
-/// A change of the file changes this; a collision by accident is one in 2^64.
+/// A digest that changes with the file; a collision by accident is one in 2^64.
 fn digest(file: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     if file.to_string_lossy().ends_with(".key.pem") {
-        // Keys are for those who use them: who wrote it when says enough here.
+        // A key is not read by whoever does not use it: its inode, size and time say enough.
         let stamp = |m: fs::Metadata| (m.dev(), m.ino(), m.size(), m.mtime(), m.mtime_nsec());
         fs::metadata(file).map(stamp).map_err(|error| error.to_string()).hash(&mut hasher);
     } else {
-        source::read_file(file).map_err(|flaw| flaw.message).hash(&mut hasher);
+        source::read_file(file).map_err(|finding| finding.message).hash(&mut hasher);
     }
     hasher.finish()
 }
@@ -224,17 +217,17 @@ mod tests {
     fn a_folder_of_the_same_name_is_watched_anew() {
         let dir = tempfile::tempdir().unwrap();
         let (folder, file) = (dir.path().join("a"), dir.path().join("a/f"));
-        let bell = Arc::new(Notifier::default());
+        let notifier = Arc::new(Notifier::default());
         fs::create_dir(&folder).unwrap();
-        let mut eyes = FileObserver::new(&file, Some(&bell));
-        eyes.observe();
+        let mut observer = FileObserver::new(&file, Some(&notifier));
+        observer.observe();
         fs::remove_dir(&folder).unwrap();
         fs::create_dir(&folder).unwrap();
-        eyes.observe();
-        while bell.wait(Duration::ZERO) == WakeReason::Changed {}
+        observer.observe();
+        while notifier.wait(Duration::ZERO) == WakeReason::Changed {}
         fs::write(&file, "").unwrap();
-        assert_eq!(bell.wait(Duration::from_secs(60)), WakeReason::Changed);
-        assert_eq!(eyes.poll_only_reason(), None);
+        assert_eq!(notifier.wait(Duration::from_secs(60)), WakeReason::Changed);
+        assert_eq!(observer.poll_only_reason(), None);
     }
 
     #[test]

@@ -41,14 +41,14 @@ impl Notifier {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on only changes of `entries` ring.
+    /// From now on only changes of `entries` wake the waiting thread.
     pub(super) fn watch_entries(&self, entries: HashSet<PathBuf>) {
         let mut state = self.state();
         state.writing.retain(|path| entries.contains(path));
         state.entries = entries;
     }
 
-    /// Takes what the operating system reports.
+    /// Takes a report of the operating system.
     pub(super) fn receive(&self, event: notify::Result<Event>) {
         let mut state = self.state();
         match event {
@@ -60,13 +60,13 @@ impl Notifier {
         }
     }
 
-    /// Waits for a ring, at most so long. Rings that came before the call count.
+    /// Waits for a change, at most `at_most` from now. A change that came before the call counts.
     pub(super) fn wait(&self, at_most: Duration) -> WakeReason {
         let quiet = |state: &mut NotifierState| !state.pending && !state.stopped;
         let waited = self.changed.wait_timeout_while(self.state(), at_most, quiet);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let rung = std::mem::take(&mut state.pending);
-        match (state.stopped, rung) {
+        let changed = std::mem::take(&mut state.pending);
+        match (state.stopped, changed) {
             (true, _) => WakeReason::Stopped,
             (false, true) => WakeReason::Changed,
             (false, false) => WakeReason::TimedOut,
@@ -118,50 +118,50 @@ mod tests {
     const OPENED: EventKind = EventKind::Access(AccessKind::Open(AccessMode::Any));
 
     fn notifier() -> Notifier {
-        let bell = Notifier::default();
-        bell.watch_entries(HashSet::from(["/a/f".into()]));
-        bell
+        let notifier = Notifier::default();
+        notifier.watch_entries(HashSet::from(["/a/f".into()]));
+        notifier
     }
 
-    fn wakes_on(bell: &Notifier, kind: EventKind, path: &str) -> bool {
-        bell.receive(Ok(Event::new(kind).add_path(path.into())));
-        bell.wait(Duration::ZERO) == WakeReason::Changed
+    fn wakes_on(notifier: &Notifier, kind: EventKind, path: &str) -> bool {
+        notifier.receive(Ok(Event::new(kind).add_path(path.into())));
+        notifier.wait(Duration::ZERO) == WakeReason::Changed
     }
 
     #[test]
-    fn only_changes_of_what_matters_ring() {
-        let bell = notifier();
-        assert!(wakes_on(&bell, EventKind::Create(CreateKind::File), "/a/f"));
-        assert!(wakes_on(&bell, EventKind::Modify(ModifyKind::Name(RenameMode::To)), "/a/f"));
-        assert!(!wakes_on(&bell, EventKind::Create(CreateKind::File), "/a/g"));
-        assert!(!wakes_on(&bell, OPENED, "/a/f"), "or our own reading would ring");
-        bell.watch_entries(HashSet::from(["/a/g".into()]));
-        assert!(!wakes_on(&bell, DATA, "/a/f"));
-        assert!(wakes_on(&bell, DATA, "/a/g"));
+    fn only_changes_of_watched_entries_wake() {
+        let notifier = notifier();
+        assert!(wakes_on(&notifier, EventKind::Create(CreateKind::File), "/a/f"));
+        assert!(wakes_on(&notifier, EventKind::Modify(ModifyKind::Name(RenameMode::To)), "/a/f"));
+        assert!(!wakes_on(&notifier, EventKind::Create(CreateKind::File), "/a/g"));
+        assert!(!wakes_on(&notifier, OPENED, "/a/f"), "or our own reading would wake us");
+        notifier.watch_entries(HashSet::from(["/a/g".into()]));
+        assert!(!wakes_on(&notifier, DATA, "/a/f"));
+        assert!(wakes_on(&notifier, DATA, "/a/g"));
     }
 
     #[test]
     fn a_file_is_half_written_until_it_is_closed_or_replaced() {
-        let bell = notifier();
-        assert!(wakes_on(&bell, DATA, "/a/f") && bell.is_writing());
-        assert!(wakes_on(&bell, CLOSED, "/a/f") && !bell.is_writing());
-        assert!(wakes_on(&bell, DATA, "/a/f") && bell.is_writing());
+        let notifier = notifier();
+        assert!(wakes_on(&notifier, DATA, "/a/f") && notifier.is_writing());
+        assert!(wakes_on(&notifier, CLOSED, "/a/f") && !notifier.is_writing());
+        assert!(wakes_on(&notifier, DATA, "/a/f") && notifier.is_writing());
         let replaced = EventKind::Modify(ModifyKind::Name(RenameMode::To));
-        assert!(wakes_on(&bell, replaced, "/a/f") && !bell.is_writing());
-        assert!(wakes_on(&bell, DATA, "/a/f") && bell.is_writing());
-        bell.watch_entries(HashSet::new());
-        assert!(!bell.is_writing(), "it does not matter any more");
+        assert!(wakes_on(&notifier, replaced, "/a/f") && !notifier.is_writing());
+        assert!(wakes_on(&notifier, DATA, "/a/f") && notifier.is_writing());
+        notifier.watch_entries(HashSet::new());
+        assert!(!notifier.is_writing(), "it does not matter any more");
     }
 
     #[test]
-    fn a_lost_report_rings() {
-        let bell = notifier();
-        bell.receive(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
-        assert_eq!(bell.wait(Duration::ZERO), WakeReason::Changed);
-        bell.receive(Err(notify::Error::generic("lost")));
-        assert_eq!(bell.wait(Duration::ZERO), WakeReason::Changed);
-        assert_eq!(bell.wait(Duration::ZERO), WakeReason::TimedOut);
-        bell.stop();
-        assert_eq!(bell.wait(Duration::from_secs(3600)), WakeReason::Stopped);
+    fn a_lost_report_wakes() {
+        let notifier = notifier();
+        notifier.receive(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+        assert_eq!(notifier.wait(Duration::ZERO), WakeReason::Changed);
+        notifier.receive(Err(notify::Error::generic("lost")));
+        assert_eq!(notifier.wait(Duration::ZERO), WakeReason::Changed);
+        assert_eq!(notifier.wait(Duration::ZERO), WakeReason::TimedOut);
+        notifier.stop();
+        assert_eq!(notifier.wait(Duration::from_secs(3600)), WakeReason::Stopped);
     }
 }

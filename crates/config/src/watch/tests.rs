@@ -57,19 +57,19 @@ impl WatchLab {
         fs::rename(temporary, self.path(name)).unwrap();
     }
 
-    fn watch(&mut self, how: WatchOptions) {
+    fn watch(&mut self, options: WatchOptions) {
         let (send, receive) = channel();
         let on_change = move |change| drop(send.send(change));
-        let (_, report, watch) = follow(&self.path("edge.yaml"), how, on_change).unwrap();
+        let (_, report, watch) = follow(&self.path("edge.yaml"), options, on_change).unwrap();
         assert_eq!(report.to_string(), "");
         (self.changes, self.watch) = (Some(receive), Some(watch));
     }
 
     /// A watched file with the name `e1` in it.
-    fn watched(how: WatchOptions) -> Self {
+    fn watched(options: WatchOptions) -> Self {
         let mut lab = Self::new();
         lab.write("edge.yaml", &text("e1"));
-        lab.watch(how);
+        lab.watch(options);
         lab
     }
 
@@ -114,8 +114,8 @@ impl WatchLab {
 
 #[test]
 fn a_rewrite_in_place_is_followed() {
-    for how in [NOTIFIED, POLLED] {
-        let lab = WatchLab::watched(how);
+    for options in [NOTIFIED, POLLED] {
+        let lab = WatchLab::watched(options);
         for name in ["e2", "e3", "e4"] {
             lab.write("edge.yaml", &text(name));
             lab.expect_config_at_last(name);
@@ -125,8 +125,8 @@ fn a_rewrite_in_place_is_followed() {
 
 #[test]
 fn a_rename_over_the_file_is_followed() {
-    for how in [NOTIFIED, POLLED] {
-        let lab = WatchLab::watched(how);
+    for options in [NOTIFIED, POLLED] {
+        let lab = WatchLab::watched(options);
         for name in ["e2", "e3", "e4"] {
             lab.replace("edge.yaml", &text(name));
             lab.expect_config(name);
@@ -148,11 +148,11 @@ fn kubelet_writes(lab: &WatchLab, version: u32, text: &str) {
 
 #[test]
 fn a_swap_of_kubernetes_data_link_is_followed() {
-    for how in [NOTIFIED, POLLED] {
+    for options in [NOTIFIED, POLLED] {
         let mut lab = WatchLab::new();
         kubelet_writes(&lab, 1, &text("e1"));
         symlink("..data/edge.yaml", lab.path("edge.yaml")).unwrap();
-        lab.watch(how);
+        lab.watch(options);
         for version in 2..6 {
             kubelet_writes(&lab, version, &text(&format!("e{version}")));
             lab.expect_config(&format!("e{version}"));
@@ -188,9 +188,9 @@ fn a_file_that_is_held_open_is_not_taken_before_it_is_closed() {
     // Shows that there was something to see.
     let (send, hasty) = channel();
     let on_change = move |change| drop(send.send(change));
-    let how =
+    let options =
         WatchOptions { quiet: Duration::ZERO, quiet_while_writing: Duration::ZERO, ..NOTIFIED };
-    let _hasty = follow(&patient.path("edge.yaml"), how, on_change).unwrap();
+    let _hasty = follow(&patient.path("edge.yaml"), options, on_change).unwrap();
 
     let text = text("e2");
     let half = text.find("links").unwrap();
@@ -210,8 +210,8 @@ fn a_file_that_is_held_open_is_not_taken_before_it_is_closed() {
 
 #[test]
 fn what_is_the_same_is_no_change() {
-    for how in [NOTIFIED, POLLED] {
-        let lab = WatchLab::watched(how);
+    for options in [NOTIFIED, POLLED] {
+        let lab = WatchLab::watched(options);
         lab.replace("edge.yaml", &text("e1"));
         lab.replace("bundles/bank.pem", "first");
         lab.replace("other.yaml", "x");
@@ -224,8 +224,8 @@ fn what_is_the_same_is_no_change() {
 
 #[test]
 fn a_bad_file_is_reported_once_and_the_way_back_is_reported() {
-    for how in [NOTIFIED, POLLED] {
-        let lab = WatchLab::watched(how);
+    for options in [NOTIFIED, POLLED] {
+        let lab = WatchLab::watched(options);
         let bad = text("e2").replace("listen", "lisen");
         lab.replace("edge.yaml", &bad);
         lab.expect_refusal("did you mean listen?");
@@ -246,8 +246,8 @@ fn a_bad_file_is_reported_once_and_the_way_back_is_reported() {
 
 #[test]
 fn changes_of_referenced_files_are_told() {
-    for how in [NOTIFIED, POLLED] {
-        let lab = WatchLab::watched(how);
+    for options in [NOTIFIED, POLLED] {
+        let lab = WatchLab::watched(options);
         lab.replace("bundles/bank.pem", "second");
         lab.expect_files(&["bundles/bank.pem"]);
         lab.replace("id/node.pem", "second");
