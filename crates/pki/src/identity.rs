@@ -13,8 +13,8 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::bundle::TrustBundle;
+use crate::crypto::provider;
 use crate::pem::{self, PemError};
-use crate::tls;
 use crate::trust::{Trust, TrustBundles};
 use crate::verify::{self, CertUsage, PeerIdentity, PeerVerifier, VerifyError};
 
@@ -72,8 +72,7 @@ impl Identity {
         now: UnixTime,
     ) -> Result<Self, IdentityError> {
         let peer = verified(&chain, bundle, nodes_by_id, now)?;
-        let key =
-            tls::provider().key_provider.load_private_key(key).map_err(IdentityError::KeyKind)?;
+        let key = provider().key_provider.load_private_key(key).map_err(IdentityError::KeyKind)?;
         let certified = CertifiedKey::new(chain, key);
         certified.keys_match().map_err(|_| IdentityError::Mismatch)?;
         Ok(Self {

@@ -4,13 +4,15 @@
 //! keys, and there is no shared root. This crate never reads the clock (it takes `now`), knows no sockets,
 //! and touches files only in [`files`].
 //!
-//! * [`verify`]: is this certificate a peer's? [`trust`]: whom a node believes. [`deny`]: whom it refuses all the same.
-//! * [`tls`]: how two nodes speak TLS. [`identity`]: what a node presents.
-//! * [`authority`]: making a cluster's authority and issuing nodes' certificates. [`SigningRequest`]: asking for one.
-//! * [`bundle`]: what clusters hand to each other. [`inspect`]: what is in a certificate, for people.
+//! * [`verify`] decides whether a certificate is a peer's, by [`trust`] (the bundles of known clusters) and [`deny`]
+//!   (peers that are refused all the same).
+//! * [`tls`] configures TLS between two nodes; [`identity`] is the certificate and key that a node presents.
+//! * [`authority`] makes a cluster's authority and issues nodes' certificates; [`SigningRequest`] asks for one.
+//! * [`bundle`] is what clusters hand to each other; [`inspect`] shows certificates to people.
 
 pub mod authority;
 pub mod bundle;
+mod crypto;
 mod current;
 pub mod deny;
 mod der;

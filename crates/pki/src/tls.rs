@@ -6,17 +6,17 @@
 //! `QuicServerConfig::try_from`) is `adit-transport`'s.
 //!
 //! Resumption would let a peer back in without its certificate being looked at again, so there are no
-//! tickets, no stored sessions and no early data (RELIABILITY.md S5).
+//! tickets, no stored sessions and no early data (`SECURITY.md`, on identity).
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 
+use crate::crypto::provider;
 use crate::current::Current;
 use crate::identity::Identity;
 use crate::verify::PeerVerifier;
@@ -26,27 +26,6 @@ pub const ALPN: &[u8] = b"adit";
 
 /// The only TLS version: QUIC knows no older one, and kube's stack compiles TLS 1.2 into rustls.
 const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
-
-/// aws-lc-rs with what two nodes need, and never the process's default: nobody else's choice of
-/// features changes how nodes speak.
-pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-        Arc::new(CryptoProvider {
-            // AES-128 first: every machine that Adit runs on has AES instructions, and QUIC's Initial
-            // packets need this suite anyway.
-            cipher_suites: vec![
-                aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
-                aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
-                aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-            ],
-            // The first one's share is sent at once, so what is recorded today stays closed to a
-            // quantum computer. X25519 alone is for a build of a peer that lacks ML-KEM.
-            kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519],
-            ..aws_lc_rs::default_provider()
-        })
-    });
-    &PROVIDER
-}
 
 /// The system's clock, for everybody but simulations.
 #[must_use]

@@ -9,8 +9,9 @@
 //! * [`VerifyError`]: every way to be refused. * [`crate::trust`]: whom a node believes.
 
 mod error;
+mod handshake;
+mod path;
 
-use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,35 +20,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use adit_core::deny_list::DeniedPeer;
 use adit_core::name::NodeName;
 use adit_core::spiffe::{Role, SpiffeId};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::EndEntityCert;
 
 use crate::bundle::TrustBundle;
 use crate::current::Current;
-use crate::deny::DenyList;
-use crate::fields::{CertFields, KeyProblem, KeyUsage as KeyUsageBits};
+use crate::fields::CertFields;
 use crate::trust::Trust;
 
 use self::error::ClaimedRefusal;
 pub use self::error::{CertUsage, VerifyError};
+use self::path::{PathContext, check_leaf, verify_path};
 
 /// The most intermediates that a peer may present: none for our own authorities, two or three for
 /// nested ones that operators bring along.
 pub const MAX_INTERMEDIATES: usize = 3;
-
-/// The signature schemes of TLS 1.3 handshakes (RFC 8446 §4.2.3) that keys accepted here can make.
-const SCHEMES: [SignatureScheme; 6] = [
-    SignatureScheme::ECDSA_NISTP256_SHA256,
-    SignatureScheme::ED25519,
-    SignatureScheme::ECDSA_NISTP384_SHA384,
-    SignatureScheme::RSA_PSS_SHA256,
-    SignatureScheme::RSA_PSS_SHA384,
-    SignatureScheme::RSA_PSS_SHA512,
-];
 
 /// The identity of a peer, read from the certificate that its handshake rested on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -274,179 +262,6 @@ fn accept_role(peer: &PeerIdentity, trust: &Trust) -> Result<(), VerifyError> {
         Ok(Role::Controller) => VerifyError::Controller(id),
         Ok(Role::Node(_)) | Err(_) => VerifyError::NoRole(id),
     })
-}
-
-/// The bundle, deny list and algorithms that a path is verified against.
-#[derive(Clone, Copy)]
-struct PathContext<'a> {
-    bundle: &'a TrustBundle,
-    denied: &'a DenyList,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-/// A path from the leaf to an authority of the bundle that is not denied, all of it valid now.
-fn verify_path(
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    PathContext { bundle, denied, algorithms }: PathContext<'_>,
-    usage: CertUsage,
-    now: UnixTime,
-) -> Result<(), VerifyError> {
-    let (not_current, refused) = (Cell::new(None), OnceCell::new());
-    // webpki takes anchors as they are: their validity and path length are checked here.
-    let check_anchor = |path: &webpki::VerifiedPath<'_>| {
-        let position = bundle.anchors.iter().position(|a| std::ptr::eq(a, path.anchor()));
-        let authority = position
-            .and_then(|i| bundle.authorities().get(i))
-            .ok_or(webpki::Error::UnknownIssuer)?;
-        if !authority.is_current(now) {
-            not_current.set(Some((authority.not_before, authority.not_after)));
-            return Err(webpki::Error::UnknownIssuer);
-        }
-        if let Some(entry) = denied.find_certificate(bundle.domain(), authority.certificate()) {
-            refused.get_or_init(|| entry);
-            return Err(webpki::Error::UnknownIssuer);
-        }
-        let length = path.intermediate_certificates().count();
-        match authority.path_len {
-            Some(most) if length > usize::from(most) => {
-                Err(webpki::Error::PathLenConstraintViolated)
-            }
-            _ => Ok(()),
-        }
-    };
-    // The leaf must have the extension, see `check_leaf`; intermediates may leave it out.
-    let needed = match usage {
-        CertUsage::ClientAuth => KeyUsage::client_auth(),
-        CertUsage::ServerAuth => KeyUsage::server_auth(),
-    };
-    EndEntityCert::try_from(leaf)
-        .and_then(|leaf| {
-            let check: &dyn Fn(&webpki::VerifiedPath<'_>) -> Result<(), webpki::Error> =
-                &check_anchor;
-            leaf.verify_for_usage(
-                algorithms.all,
-                &bundle.anchors,
-                intermediates,
-                now,
-                needed,
-                None,
-                Some(check),
-            )
-            .map(drop)
-        })
-        .map_err(|error| match (not_current.get(), error) {
-            (_, webpki::Error::UnknownIssuer) if refused.get().is_some() => {
-                refused.into_inner().map_or(VerifyError::Malformed, VerifyError::Denied)
-            }
-            (Some((not_before, not_after)), webpki::Error::UnknownIssuer) => {
-                let domain = bundle.domain().clone();
-                VerifyError::AuthorityNotCurrent { domain, not_before, not_after }
-            }
-            (_, error) => VerifyError::from_webpki(error, usage, bundle.domain()),
-        })
-}
-
-/// Checks what SPIFFE asks of a leaf (X509-SVID §4.3, §5.2) and webpki does not. It runs on certificates that
-/// an authority signed, and can only refuse.
-fn check_leaf(leaf: &CertificateDer<'_>, usage: CertUsage) -> Result<(), VerifyError> {
-    let fields = CertFields::parse(leaf).map_err(|_| VerifyError::Malformed)?;
-    if fields.ca {
-        return Err(VerifyError::AuthorityAsLeaf);
-    }
-    if !fields.has_extended_usage {
-        return Err(VerifyError::Usage(usage));
-    }
-    let signs_handshakes =
-        |u: KeyUsageBits| u.digital_signature && !u.sign_certificates && !u.sign_crls;
-    if !fields.usage.is_some_and(signs_handshakes) {
-        return Err(VerifyError::KeyUsage);
-    }
-    fields.key.check().map_err(|bad| match bad {
-        KeyProblem::Weak(bits) => VerifyError::WeakKey(bits),
-        KeyProblem::Unsupported => VerifyError::Algorithm,
-    })
-}
-
-impl ClientCertVerifier for PeerVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // Who we believe is nobody's business before they have shown who they are.
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verdict = self.verify(end_entity, intermediates, CertUsage::ClientAuth, now);
-        verdict.map_err(|why| why.claimed_by(end_entity))?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(tls13_only())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SCHEMES.to_vec()
-    }
-}
-
-impl ServerCertVerifier for PeerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let verdict = self.verify(end_entity, intermediates, CertUsage::ServerAuth, now);
-        verdict.map_err(|why| why.claimed_by(end_entity))?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(tls13_only())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SCHEMES.to_vec()
-    }
-}
-
-fn tls13_only() -> rustls::Error {
-    rustls::PeerIncompatible::Tls13RequiredForQuic.into()
 }
 
 impl fmt::Debug for PeerVerifier {

@@ -161,7 +161,8 @@ fn leaf(info: &CertInfo, fields: &CertFields<'_>, found: &mut Vec<CertFinding>) 
     }
 }
 
-/// Expired, early, or with a third of its life left at most (RELIABILITY.md R7).
+/// Finds a certificate that has expired, is not valid yet, or has a third of its life left at most. A node renews its own
+/// at half of its life, so that less than a third means that renewal has failed for a while.
 fn validity(info: &CertInfo, now: UnixTime) -> Option<CertFinding> {
     if now < info.not_before {
         return Some(CertFinding::NotYetValid(between(now, info.not_before)));

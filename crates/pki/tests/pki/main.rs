@@ -7,6 +7,7 @@
 
 mod authority;
 mod bad_certificates;
+mod bad_paths;
 mod bundles;
 mod cluster;
 mod denied;
