@@ -4,8 +4,9 @@
 //! is read here as far as it differs from a node's file; what they share is in the files beside. What the
 //! fields mean is documented at [`crate::cluster`].
 
+mod network;
+
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use adit_core::deny_list::DenyEntry;
 use adit_core::name::{ClusterName, PortName};
@@ -13,13 +14,14 @@ use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::Export;
 use adit_core::spiffe::TrustDomain;
 
+use self::network::network;
 use super::cross_refs::{CrossRefs, UniqueNames};
 use super::nodes::{self, LinkPeer};
 use super::services::{self, ExportTerms};
 use super::{denied, each, entries, process};
 use crate::cluster::{
     AppProtocols, ClusterConfig, ClusterLink, ExportRule, ImportRule, NamePattern, NetworkConfig,
-    NetworkMode, OptIn, ServiceSelection, default_trust_domain,
+    OptIn, ServiceSelection, default_trust_domain,
 };
 use crate::config::{LimitsConfig, LogConfig};
 use crate::problem::{ProblemKind, ValueProblem};
@@ -372,60 +374,6 @@ fn clusters(item: Option<&ValueReader<'_>>, refs: &CrossRefs) -> Option<Vec<Clus
         refs.require_linked(&item, &cluster, "name the other cluster");
         Some(cluster)
     })
-}
-
-fn network(mut fields: MapReader<'_>) -> Option<NetworkConfig> {
-    let default = NetworkConfig::default();
-    let modes = NetworkMode::ALL.map(|mode| (mode.name(), mode));
-    let mode = fields.choice("mode", &modes);
-    let range = fields.optional("range").map_or(Some(default.range), |item| {
-        item.value(|text| value::range4(text, &NetworkConfig::RANGE))
-    });
-    let range6 = fields.optional("range6").map_or(Some(default.range6), |item| {
-        item.value(|text| value::range6(text, &NetworkConfig::RANGE6))
-    });
-    let port = fields.optional("port").map_or(Some(default.port), |item| {
-        item.number(|text| value::number(text, &(1..=u16::MAX)))
-    });
-    let listener = fields.optional("listenerPort");
-    let listener_port = listener.as_ref().map_or(Some(default.listener_port), |item| {
-        item.number(|text| value::number(text, &NetworkConfig::LISTENER_PORT))
-    });
-    let metrics_item = fields.optional("metrics");
-    let metrics = metrics_item.as_ref().map_or(Some(default.metrics), |item| {
-        item.value(|text| value::address(text).and_then(server_address))
-    });
-    fields.finish();
-    let (listener_port, metrics) = (listener_port?, metrics?);
-    let ours = listener_port..listener_port + NetworkConfig::LISTENER_PORTS;
-    if let Some(item) = metrics_item.or(listener)
-        && ours.contains(&metrics.port())
-    {
-        let message = format!(
-            "the port of metrics ({}) is one of those from listenerPort on ({} to {})",
-            metrics.port(),
-            ours.start,
-            ours.end - 1
-        );
-        item.error(ValueProblem::new(ProblemKind::Conflict, message));
-    }
-    Some(NetworkConfig {
-        mode: mode?,
-        range: range?,
-        range6: range6?,
-        port: port?,
-        listener_port,
-        metrics,
-    })
-}
-
-/// A server's address has a port that clients can know.
-fn server_address(address: SocketAddr) -> Result<SocketAddr, ValueProblem> {
-    if address.port() == 0 {
-        let message = "port 0 is any free port: expected 1 to 65535";
-        return Err(ValueProblem::new(ProblemKind::OutOfRange, message));
-    }
-    Ok(address)
 }
 
 #[cfg(test)]

@@ -166,11 +166,13 @@ fn fragments_are_one_document() {
     );
 }
 
+#[track_caller]
+fn after(text: &str, expected: &str) {
+    assert_eq!(said([NAME, LINK, ("f.yaml", text)]), expected, "\n{text}");
+}
+
 #[test]
 fn what_is_wrong_is_said_all_at_once_with_its_place() {
-    let after = |text: &str, expected: &str| {
-        assert_eq!(said([NAME, LINK, ("f.yaml", text)]), expected, "\n{text}");
-    };
     after(
         "links:\n- {cluster: edge, trustDomain: edge.adit.internal, trustBundle: ' ', import: {namespace: ['*']}}\n",
         "f.yaml:2:13: links[0].cluster: edge is this cluster itself: expected another cluster\n  \
@@ -213,6 +215,19 @@ fn what_is_wrong_is_said_all_at_once_with_its_place() {
          f.yaml:5:29: warning: optIn[0].exportTo: no link with cluster \"other\": expected bank\n\
          f.yaml:6:3: warning: optIn[1]: neither exportTo nor importFrom: annotations there still count for nothing",
     );
+    // Nothing is said about names of links that could not be read.
+    after(
+        "links: [7]\nimports: [{service: n/a, from: other}]",
+        "f.yaml:1:9: links[0]: expected a map of keys and values, found 7",
+    );
+    after(
+        "links: 7\nimports: [{service: n/a, from: other}]",
+        "f.yaml:1:8: links: expected a list, found 7\n  hint: write [\"7\"]",
+    );
+}
+
+#[test]
+fn a_wrong_network_is_said_with_its_place() {
     after(
         "network:\n  mode: local\n  range: 198.18.3.0/15\n  range6: fe80::/64\n  port: 70000\n  listenerPort: 29873\n  metrics: 127.0.0.1:0\n",
         "f.yaml:2:9: network.mode: \"local\" is not one of localRange, nodeAddress\n  hint: did you mean localRange?\n\
@@ -232,15 +247,6 @@ fn what_is_wrong_is_said_all_at_once_with_its_place() {
         "network: {range: 198.18.0.0, range6: fd00::/47}",
         "f.yaml:1:18: network.range: \"198.18.0.0\" is not a range: expected ADDRESS/LENGTH as 198.18.0.0/15\n\
          f.yaml:1:38: network.range6: 47 is out of range: expected 48 to 124",
-    );
-    // Nothing is said about names of links that could not be read.
-    after(
-        "links: [7]\nimports: [{service: n/a, from: other}]",
-        "f.yaml:1:9: links[0]: expected a map of keys and values, found 7",
-    );
-    after(
-        "links: 7\nimports: [{service: n/a, from: other}]",
-        "f.yaml:1:8: links: expected a list, found 7\n  hint: write [\"7\"]",
     );
 }
 
