@@ -8,7 +8,7 @@ pub mod connection_limits;
 pub mod rate_limit;
 
 use crate::code::Code;
-use crate::name::{ClusterName, NodeName};
+use crate::name::{NodeKey, NodeName};
 use crate::snapshot::{Class, Snapshot};
 use crate::spiffe::{Role, SpiffeId};
 use crate::wire::control::{Hello, negotiate};
@@ -36,10 +36,7 @@ impl PeerRefusal {
 /// # Errors
 /// [`Code::Unlinked`] for a trust domain that is neither; [`Code::IdentityMismatch`] if the holder is no
 /// node, or is this very node.
-pub fn identify_peer(
-    now: &Snapshot,
-    id: &SpiffeId,
-) -> Result<(ClusterName, NodeName), PeerRefusal> {
+pub fn identify_peer(now: &Snapshot, id: &SpiffeId) -> Result<NodeKey, PeerRefusal> {
     let domain = id.trust_domain();
     let linked = || now.links.values().find(|l| l.trust_domain == *domain).map(|l| &l.cluster);
     let ours = (now.local.trust_domain == *domain).then_some(&now.local.cluster);
@@ -61,17 +58,17 @@ pub fn identify_peer(
             "{id} is the node that was asked, itself"
         )));
     }
-    Ok((cluster.clone(), node))
+    Ok(NodeKey { cluster: cluster.clone(), node })
 }
 
-/// The version to speak with the peer `(cluster, node)`, whose connection was made for `lane`.
+/// The version to speak with this peer, whose connection was made for `class`.
 ///
 /// # Errors
 /// [`Code::VersionMismatch`] with both sides' ranges; [`Code::IdentityMismatch`] if the hello names another
 /// cluster or node than the peer's certificate; [`Code::ProtocolError`] if it names another class.
 pub fn check_hello(
     versions: (u64, u64),
-    (cluster, node): (&ClusterName, &NodeName),
+    NodeKey { cluster, node }: &NodeKey,
     lane: Class,
     hello: &Hello,
 ) -> Result<u64, PeerRefusal> {
@@ -110,7 +107,7 @@ mod tests {
     fn ask(id: &str) -> Result<(String, String), Code> {
         let found =
             identify_peer(&linked(), &id.parse().unwrap()).map_err(|refusal| refusal.code)?;
-        Ok((found.0.to_string(), found.1.to_string()))
+        Ok((found.cluster.to_string(), found.node.to_string()))
     }
 
     #[test]
@@ -152,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_hello_fits_its_certificate_and_its_connection() {
-        let (cluster, node) = ("bank".parse().unwrap(), "b1".parse().unwrap());
+        let key = NodeKey::new(&"bank".parse().unwrap(), &"b1".parse().unwrap());
         let good = Hello {
             versions: (1, 3),
             capabilities: 0,
@@ -164,7 +161,7 @@ mod tests {
             slot: 0,
             stream_window: 0,
         };
-        let check = |h: &Hello| check_hello((1, 2), (&cluster, &node), Class::Interactive, h);
+        let check = |h: &Hello| check_hello((1, 2), &key, Class::Interactive, h);
         assert_eq!(check(&good), Ok(2));
         let refused = |h: Hello| check(&h).unwrap_err();
         let newer = refused(Hello { versions: (3, 4), ..good.clone() });

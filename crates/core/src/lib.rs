@@ -10,12 +10,13 @@
 //!   receive. [`fault`]: why a backend is not ready. [`admission`]: who may be a peer. [`deny_list`]: who may
 //!   not, whatever he proves. [`address`]: addresses that no workload can have. [`backoff`], [`throttle`]:
 //!   how long to wait.
-//! * [`text`]: numbers with their nouns.
+//! * [`text`]: numbers with their nouns, sizes and times, and text of strangers made safe to show.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
 
 pub mod address;
 pub mod admission;
 pub mod announce;
+pub mod backoff;
 pub mod code;
 pub mod deny_list;
 pub mod fault;
@@ -26,4 +27,5 @@ pub mod shared_map;
 pub mod snapshot;
 pub mod spiffe;
 pub mod text;
+pub mod throttle;
 pub mod wire;

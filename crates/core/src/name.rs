@@ -136,6 +136,29 @@ impl NodeName {
     }
 }
 
+/// A node and its cluster, written `node NODE of CLUSTER`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeKey {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The node's name there.
+    pub node: NodeName,
+}
+
+impl NodeKey {
+    /// The key of `node` of `cluster`.
+    #[must_use]
+    pub fn new(cluster: &ClusterName, node: &NodeName) -> Self {
+        Self { cluster: cluster.clone(), node: node.clone() }
+    }
+}
+
+impl fmt::Display for NodeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} of {}", self.node, self.cluster)
+    }
+}
+
 name! {
     /// A Kubernetes namespace. An RFC 1123 label.
     Namespace, "namespace", LABEL_RULE, is_label

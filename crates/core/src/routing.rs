@@ -6,7 +6,6 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use crate::code::Code;
 use crate::fault::BackendFault;
@@ -175,20 +174,6 @@ pub(crate) fn count_per_node<'a>(
         *counts.entry(backend.node.clone()).or_insert(0) += 1;
     }
     counts
-}
-
-/// The first wait after a failed dial, before jitter.
-pub const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
-/// The longest wait between two dials.
-pub const MAX_BACKOFF: Duration = Duration::from_secs(30);
-
-/// How long to wait before dial number `attempt + 1`: full jitter over a doubling range, on the first
-/// retry too, so that the nodes which lost one peer do not come back at once. `unit` is a draw from
-/// 0 to 1. (AWS Architecture Blog, "Exponential Backoff and Jitter", 2015.)
-#[must_use]
-pub fn backoff(attempt: u32, unit: f64) -> Duration {
-    let range = INITIAL_BACKOFF.saturating_mul(1 << attempt.min(12)).min(MAX_BACKOFF);
-    range.mul_f64(unit.clamp(0.0, 1.0))
 }
 
 /// Addresses in the order in which to race them: IPv6 and IPv4 take turns (RFC 8305 §4).

@@ -329,6 +329,7 @@ pub(crate) fn publish_if_changed<T: PartialEq>(out: &watch::Sender<Arc<T>>, now:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use adit_core::name::NodeKey;
     use adit_core::spiffe::Workload;
 
     const EDGE: &str = r#"
@@ -363,7 +364,7 @@ workloads:
             view: Arc::default(),
             omitted: Arc::default(),
             position: (1, 1),
-            source: (c.parse().unwrap(), "b1".parse().unwrap()),
+            source: NodeKey::new(&c.parse().unwrap(), &"b1".parse().unwrap()),
             age: Duration::ZERO,
             received: Instant::now(),
             lost: false,

@@ -1,61 +1,55 @@
 //! Links: the standing relations with other clusters, and streams over them.
 //!
-//! [`Links`] is what the rest of the process sees. Below it, each piece in a file of its own:
+//! [`Links`] is what the rest of the process sees. Below it there are three owners that do not know each other's
+//! work, and tasks that use them:
 //!
-//! * one connection: [`handshake`] (who is there), [`session`] (from hello to end), [`accept`],
-//!   [`misuse`] (what its peer opens in vain);
-//! * all connections: [`table`] of [`connection`] (which there are), [`permits`] (how many there may be),
-//!   [`open`] (which one a stream takes), [`drain`], [`successor`] (a node's next
-//!   process), [`duplicate_identity`] and [`boot_history`] (one that has two);
-//! * dialling: [`attempt`] (one attempt), [`dial_history`] (what attempts came to), [`disconnects`] (what was lost),
-//!   both in [`recent_nodes`] (how much of it is kept), [`handshake_faults`] (how peers' handshakes fail), [`unreachable`] (why a
-//!   cluster cannot be reached), [`reconcile`] (what is kept);
-//! * [`reports`]: our own controller asks how this node is;
-//! * state: [`publisher`] (what we tell), [`publish_stream`] (telling it), [`subscriber`] (hearing it), [`receive_budget`] (how
-//!   much of it), [`views`] (what was heard).
+//! * [`connections`]: who there is. * [`dialer`]: is given addresses, gives connections.
+//! * [`state`]: the views of clusters that are published and received.
+//! * One connection: [`accept`], [`handshake`] (the hellos), [`admit`] (whether there is a place), [`session`]
+//!   (from hello to end), [`credit_streams`], [`reports`].
+//! * All of them: [`open`] (which connection a stream takes), [`dial`] (what is dialled for it), [`reconcile`]
+//!   (which connections stand), [`drain`], [`successor`] (a node's next process), [`duplicate_identity`] (a
+//!   node that has two).
+//! * Peers that fail or misbehave: [`misuse`] and [`in_vain`], [`handshake_faults`], [`unreachable`] (why a
+//!   cluster cannot be reached), [`certificate_refusal`].
+//! * [`inner`] holds all of it, [`context`] has the settings, [`status`] and [`metrics`] show it.
 //!
 //! Decisions are made by functions of `adit_core` (`admission`, `announce`, `routing`). No byte of an
 //! application is looked at, and nothing is read of a data stream but its first byte.
 
 mod accept;
-mod attempt;
-mod boot_history;
-mod connection;
+mod admit;
+mod certificate_refusal;
+mod connections;
+mod context;
 mod credit_streams;
-mod dial_history;
-mod disconnects;
+mod dial;
+mod dialer;
 mod drain;
 mod duplicate_identity;
 mod handshake;
 mod handshake_faults;
+mod in_vain;
+mod inner;
 mod message_reader;
 mod metrics;
 mod misuse;
 mod open;
-mod permits;
-mod publish_stream;
-mod publisher;
-mod receive_budget;
-mod recent_nodes;
 mod reconcile;
 mod reports;
 mod session;
-mod settings;
-mod shared;
+mod state;
 mod status;
-mod subscriber;
+mod stream;
 mod successor;
-mod table;
 mod unreachable;
-mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey, NodeName};
 use adit_core::snapshot::{Class, Snapshot};
 use adit_core::wire::StreamKind;
 use adit_core::wire::report::NodeReport;
@@ -64,92 +58,20 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use self::connection::StreamGuard;
-pub use self::dial_history::DialRecord;
+pub use self::context::{LinkContext, LinkSettings, RandomSource, ReportAnswer, UnixClock};
+pub use self::dialer::DialRecord;
+use self::dialer::Dialer;
 pub use self::duplicate_identity::OwnDuplicate;
+use self::inner::{ClusterKnowledge, LinkRuntime, LinksInner, PeerRecords, ShutdownStages};
 pub use self::metrics::{
     begin as begin_metrics, begin_link as begin_link_metrics, describe as describe_metrics,
 };
 pub use self::misuse::{MisuseStatus, NEVER_ASKED_WITHIN};
-pub use self::settings::{LinkContext, LinkSettings, RandomSource, ReportAnswer, UnixClock};
-use self::shared::{ClusterKnowledge, LinkRuntime, LinksInner, ShutdownStages};
+pub use self::state::views::LinkView;
 pub use self::status::{AlternatingNodes, ConnectionStatus, LinkState, LinkStatus, LinksStatus};
-pub use self::views::LinkView;
+pub use self::stream::{OpenStreamError, PeerStream, ServeOutcome, ServeStream};
 use crate::budget::BufferBudget;
 use crate::endpoint::Endpoints;
-use crate::peer::PeerInfo;
-use crate::stream::{RecvStream, SendStream};
-
-/// A data stream. Its kind byte has been sent, or read; the stream header comes next.
-#[derive(Debug)]
-pub struct PeerStream {
-    /// Towards the peer.
-    pub send: SendStream,
-    /// From the peer.
-    pub recv: RecvStream,
-    /// The peer.
-    pub peer: Arc<PeerInfo>,
-    /// The worker on which its connection lives, and on which it is served best.
-    pub worker: usize,
-}
-
-impl PeerStream {
-    /// While either half lives the connection counts as used.
-    fn new(mut send: SendStream, mut recv: RecvStream, using: StreamGuard) -> Self {
-        let conn = using.connection();
-        let (peer, worker) = (Arc::clone(&conn.peer), conn.quic.worker().index());
-        let using = Arc::new(using);
-        send.hold(Arc::clone(&using) as _);
-        recv.hold(using);
-        Self { send, recv, peer, worker }
-    }
-}
-
-/// Serves the data streams that peers open.
-pub trait ServeStream: Send + Sync + 'static {
-    /// Serves one stream, from its header to its end. Runs on the stream's worker, in a task of its own;
-    /// what it leaves unfinished is reset.
-    fn serve(&self, stream: PeerStream) -> Pin<Box<dyn Future<Output = ServeOutcome> + Send>>;
-}
-
-/// The outcome of a peer's stream, as far as the peer answers for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServeOutcome {
-    /// The stream was carried, or failed through no fault of the peer's.
-    Used,
-    /// The peer's node opened it in vain: it asked for what it may not have, broke the protocol, or gave up.
-    /// A node that does much of that is asked to stay away, and then closed.
-    InVain(Code),
-}
-
-impl ServeOutcome {
-    /// The outcome of a refusal by this side: in vain if the peer asked for what it may not have or broke the
-    /// protocol. That a backend is gone, or this node goes away, is not the peer's doing.
-    #[must_use]
-    pub fn refused(code: Code) -> Self {
-        let is_in_vain = matches!(
-            code,
-            Code::Denied
-                | Code::ExportUnknown
-                | Code::PortUnknown
-                | Code::HeaderInvalid
-                | Code::HeaderTimeout
-                | Code::SourceForeign
-                | Code::OverLimit
-        );
-        if is_in_vain { Self::InVain(code) } else { Self::Used }
-    }
-}
-
-/// The reason why no stream was opened. Nothing was sent, so another node may be tried if the code says so.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct OpenStreamError {
-    /// The reason, as one of the list.
-    pub code: Code,
-    /// For people: what was tried, and what it came to.
-    pub reason: String,
-}
 
 /// A node's links. Cheap to clone; they last until [`Links::drain`], and go on without a handle.
 #[derive(Clone)]
@@ -164,14 +86,15 @@ impl Links {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn start(
-        local: LinkContext,
+        context: LinkContext,
         endpoints: Endpoints,
         snapshot: watch::Receiver<Arc<Snapshot>>,
         serve: Arc<dyn ServeStream>,
     ) -> Self {
-        let budget = BufferBudget::new(local.settings.buffers);
+        let budget = BufferBudget::new(context.settings.buffers);
         let shared = Arc::new(LinksInner {
-            context: local,
+            context,
+            dialer: Dialer::new(endpoints.clone()),
             endpoints,
             knowledge: ClusterKnowledge {
                 snapshot,
@@ -179,17 +102,18 @@ impl Links {
                 publishers: Default::default(),
             },
             connections: Default::default(),
+            peers: PeerRecords {
+                budget,
+                metrics: Default::default(),
+                misuse: Default::default(),
+                handshake_faults: Default::default(),
+                duplicate: Default::default(),
+            },
             runtime: LinkRuntime {
                 tasks: TaskTracker::new(),
                 control_runtime: Handle::current(),
                 shutdown: ShutdownStages::default(),
                 serve,
-                dial_history: Default::default(),
-                metrics: Default::default(),
-                budget,
-                misuse: Default::default(),
-                handshake_faults: Default::default(),
-                duplicate: Default::default(),
                 report: Default::default(),
             },
         });
@@ -217,9 +141,9 @@ impl Links {
         worker: usize,
         cluster: &ClusterName,
         node: &NodeName,
-        lane: Class,
+        class: Class,
     ) -> Result<PeerStream, OpenStreamError> {
-        self.0.open(worker, (cluster, node), lane, StreamKind::Data).await
+        self.0.open(worker, NodeKey::new(cluster, node), class, StreamKind::Data).await
     }
 
     /// The nodes of `cluster` with which there is a connection that takes new streams, in order of name.
@@ -257,7 +181,7 @@ impl Links {
     /// The bytes that peers may have this node hold at present.
     #[must_use]
     pub fn buffers(&self) -> &BufferBudget {
-        &self.0.runtime.budget
+        &self.0.peers.budget
     }
 
     /// Sets what the controller of our own cluster is answered whenever it asks for a report: the result of

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::name::ServiceName;
+use adit_core::name::{NodeKey, ServiceName};
 use adit_core::routing::links::is_hub_for;
 use adit_core::snapshot::{Backend, Export, Link};
 use adit_pki::UnixTime;
@@ -93,7 +93,7 @@ async fn every_node_learns_through_its_hubs_and_what_stands_is_not_nodes_times_n
         across += status.links[0].connections.iter().filter(dialled).count();
         within += status.siblings.iter().filter(dialled).count();
         let hub = status.links[0].hub;
-        let from = status.links[0].view.as_ref().unwrap().source.0.clone();
+        let from = status.links[0].view.as_ref().unwrap().source.cluster.clone();
         let this = node.snapshot.borrow().local.cluster.clone();
         assert_eq!(from == this, !hub, "a hub learns from the peer, another node from its hub");
         assert!(hub || status.links[0].connections.is_empty(), "only hubs are connected across");
@@ -198,11 +198,11 @@ async fn another_hub_tells_when_the_first_dies() {
     eventually("both hubs are connected", 5 * SECOND, || e1.links.connected(&bank.name).len() == 2)
         .await;
     eventually("one tells", SECOND, || e1.view(&bank).is_some()).await;
-    let teller = e1.view(&bank).unwrap().source.1;
+    let teller = e1.view(&bank).unwrap().source.node;
     let dead = if teller == bank.node(1) { 1 } else { 2 };
     world.cut(&[bank.ip(dead)]);
     eventually("the other tells", 31 * SECOND, || {
-        e1.view(&bank).unwrap().source.1 == bank.node(3 - dead)
+        e1.view(&bank).unwrap().source.node == bank.node(3 - dead)
     })
     .await;
     assert!(e1.view(&bank).unwrap().age() < SECOND);
@@ -266,7 +266,7 @@ async fn a_hub_that_lost_its_reach_learns_from_its_fellow_and_passes_nothing_on(
     let is_hub = |e: &&RunningNode| is_hub_for(&e.snapshot.borrow(), &bank.name);
     let third = edges.iter().find(|e| !is_hub(e)).unwrap();
     let told_by = third.view(&bank).unwrap().source;
-    let this = |e: &RunningNode| (edge.name.clone(), e.snapshot.borrow().local.node.clone());
+    let this = |e: &RunningNode| NodeKey::new(&edge.name, &e.snapshot.borrow().local.node);
     let blind = edges.iter().find(|e| this(e) == told_by).unwrap();
     let seeing = edges.iter().filter(is_hub).find(|e| this(e) != told_by).unwrap();
 
@@ -325,13 +325,13 @@ async fn a_node_whose_hubs_are_silent_acts_as_one_until_they_are_back() {
     world.cut(&hubs);
     // Their connections end after the idle timeout; the silence counts from there.
     eventually("it learns from the peer itself", 60 * SECOND, || {
-        third.view(&bank).unwrap().source.0 == bank.name
+        third.view(&bank).unwrap().source.cluster == bank.name
     })
     .await;
     assert!(third.view(&bank).unwrap().age() < SECOND);
     world.cut(&[]);
     eventually("its hubs tell again", 60 * SECOND, || {
-        third.view(&bank).unwrap().source.0 == edge.name
+        third.view(&bank).unwrap().source.cluster == edge.name
     })
     .await;
     tokio::time::sleep(320 * SECOND).await;

@@ -178,7 +178,7 @@ async fn a_node_that_drains_takes_nothing_new_and_finishes_what_runs() {
     let ((broken, took), ()) = tokio::join!(drain, meanwhile);
     assert_eq!(broken, 0);
     assert!((21..25).contains(&took.as_secs()), "as soon as the last stream ended: {took:?}");
-    assert_eq!(e1.view(&bank).unwrap().source.1, bank.node(2));
+    assert_eq!(e1.view(&bank).unwrap().source.node, bank.node(2));
 }
 
 #[tokio::test(start_paused = true)]

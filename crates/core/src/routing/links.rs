@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::{hubs, stable_hash};
-use crate::name::{ClusterName, NodeName};
+use crate::name::{ClusterName, NodeKey, NodeName};
 use crate::shared_map::SharedMap;
 use crate::snapshot::{ClusterView, Link, Seed, Snapshot};
 
@@ -18,7 +18,18 @@ pub enum StandingTarget {
     /// Any node of this cluster that its seeds lead to.
     Seeds(ClusterName),
     /// This node of this cluster; of our own cluster if it is a sibling.
-    Node(ClusterName, NodeName),
+    Node(NodeKey),
+}
+
+impl StandingTarget {
+    /// The cluster of the other end.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterName {
+        match self {
+            Self::Seeds(cluster) => cluster,
+            Self::Node(key) => &key.cluster,
+        }
+    }
 }
 
 /// The state of a node's relation with another cluster at present.
@@ -138,7 +149,7 @@ pub fn standing_targets(
     if (named_hub || reach.hubs_silent) && may_dial {
         let addresses = |n: &NodeName| view.and_then(|v| v.nodes.get(n));
         let can_dial = |n: &&NodeName| addresses(n).is_some_and(|a| is_dialable(a, &link.seeds));
-        let node = |n: &NodeName| StandingTarget::Node(link.cluster.clone(), n.clone());
+        let node = |n: &NodeName| StandingTarget::Node(NodeKey::new(&link.cluster, n));
         targets.extend(theirs.iter().filter(can_dial).map(node));
         if targets.is_empty() || !reach.connected {
             targets.insert(StandingTarget::Seeds(link.cluster.clone()));
@@ -146,7 +157,7 @@ pub fn standing_targets(
     }
     if !named_hub || reach.stale {
         let others = ours.iter().filter(|n| now.siblings.get(*n).is_some_and(|a| !a.is_empty()));
-        targets.extend(others.map(|n| StandingTarget::Node(now.local.cluster.clone(), n.clone())));
+        targets.extend(others.map(|n| StandingTarget::Node(NodeKey::new(&now.local.cluster, n))));
     }
     targets
 }
@@ -170,13 +181,13 @@ pub fn view_sources(
     now: &Snapshot,
     peer: &ClusterName,
     view: Option<&ClusterView>,
-    connected: &BTreeSet<(ClusterName, NodeName)>,
-) -> Vec<(SourceRank, (ClusterName, NodeName))> {
+    connected: &BTreeSet<NodeKey>,
+) -> Vec<(SourceRank, NodeKey)> {
     let this = &now.local;
     let ours = own_hubs(now, peer);
     let theirs = hubs(view.into_iter().flat_map(|v| v.nodes.keys()), &this.cluster);
     let is_hub = ours.contains(&&this.node);
-    let rank = |(cluster, node): &(ClusterName, NodeName)| match () {
+    let rank = |NodeKey { cluster, node }: &NodeKey| match () {
         () if cluster == peer && is_hub && theirs.contains(&node) => Some(SourceRank::Preferred),
         () if cluster == peer => Some(SourceRank::Peer),
         () if *cluster != this.cluster || !ours.contains(&node) => None,
@@ -184,7 +195,7 @@ pub fn view_sources(
         () => Some(SourceRank::Preferred),
     };
     let mut all: Vec<_> = connected.iter().filter_map(|c| Some((rank(c)?, c.clone()))).collect();
-    all.sort_by_cached_key(|(rank, (_, node))| {
+    all.sort_by_cached_key(|(rank, NodeKey { node, .. })| {
         (*rank, stable_hash([this.node.as_str(), node.as_str()]))
     });
     all

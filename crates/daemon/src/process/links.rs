@@ -40,7 +40,7 @@ pub(super) fn link(from: &LinkStatus) -> Link {
         reason: from.reason.as_ref().map(|(code, sentence)| Reason::new(*code, sentence)),
         seeds: strings(&from.seeds),
         view: from.view.as_ref().map(|heard| ViewSource {
-            hub: format!("{}/{}", heard.source.0, heard.source.1),
+            hub: format!("{}/{}", heard.source.cluster, heard.source.node),
             epoch: heard.position.0,
             sequence: heard.position.1,
             age_seconds: heard.age().as_secs(),
@@ -155,6 +155,7 @@ fn strings<T: ToString>(all: &[T]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use adit_core::name::NodeKey;
     use std::sync::Arc;
 
     use adit_core::snapshot::ClusterView;
@@ -213,7 +214,7 @@ mod tests {
             view: Arc::new(view),
             omitted: Arc::new(omitted),
             position: (7, 42),
-            source: ("bank".parse().unwrap(), node("b1")),
+            source: NodeKey::new(&"bank".parse().unwrap(), &node("b1")),
             age: Duration::from_secs(2),
             received: Instant::now(),
             lost: false,

@@ -1,14 +1,17 @@
 //! Takes in peers that dialled us: handshake, hello, session.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use adit_core::admission;
 use adit_core::code::Code;
+use adit_core::spiffe::SpiffeId;
 use tokio::time::timeout;
 
-use super::shared::LinksInner;
+use super::certificate_refusal::claimed_id;
+use super::inner::LinksInner;
 use super::{handshake, session};
-use crate::endpoint::{ClosedBy, Incoming, UNHEARD_TIMEOUT};
+use crate::endpoint::{AcceptError, ClosedBy, Incoming, UNHEARD_TIMEOUT};
 
 /// Accepts at one worker until the node ends.
 pub(super) async fn run(shared: Arc<LinksInner>, worker: usize) {
@@ -64,17 +67,52 @@ async fn admit(shared: Arc<LinksInner>, incoming: Incoming) {
         }
         // A cluster without a link has no counted log lines; its handshakes are few.
         let peer = admission::identify_peer(&shared.snapshot(), quic.peer_id());
-        let is_logged = peer.map_or(true, |(cluster, node)| {
-            shared.runtime.misuse.record_refused(&cluster, &node, refusal.code)
+        let is_logged = peer.map_or(true, |key| {
+            shared.peers.misuse.record_refused(&key.cluster, &key.node, refusal.code)
         });
         if is_logged {
             tracing::warn!(%remote, peer = %quic.peer_id(), %refusal, "peer refused");
         }
-        shared.runtime.metrics.refused(refusal.code);
+        shared.peers.metrics.refused(refusal.code);
         quic.close(refusal.code, &refusal.reason);
     }
 }
 
 fn is_surplus(code: Code) -> bool {
     matches!(code, Code::ConnectionUnused | Code::Replaced)
+}
+
+impl LinksInner {
+    /// Records a handshake that a peer at `remote` began and that failed.
+    fn record_handshake_failure(&self, remote: SocketAddr, error: &AcceptError) {
+        let Some((code, why)) = error.path_fault() else { return };
+        let now = self.snapshot();
+        let there = self.endpoints.clusters_at(remote.ip());
+        if there.is_empty() && code == Code::CertificateRefused {
+            let id = claimed_id(why);
+            let domain = id.as_ref().map(SpiffeId::trust_domain);
+            let mut links = now.links.values();
+            if let Some(link) = links.find(|link| Some(&link.trust_domain) == domain) {
+                self.peers.handshake_faults.record_claim(&link.cluster);
+            }
+        }
+        for cluster in &there {
+            if *cluster != now.local.cluster {
+                self.peers.metrics.handshake_failed(cluster, code);
+            }
+            if self.peers.handshake_faults.record(cluster, remote.ip(), code, why) {
+                let said = self.peers.handshake_faults.last(cluster);
+                let said = said.map(|(code, fault)| fault.sentence(code, cluster));
+                let said = said.unwrap_or_default();
+                tracing::warn!(%cluster, %remote, code = code.name(), "handshakes fail: {said}");
+            }
+        }
+    }
+
+    /// Records a handshake of a peer at `remote` that is under way for long, and may pass yet.
+    fn suspect_unheard_peer(&self, remote: SocketAddr) {
+        for cluster in self.endpoints.clusters_at(remote.ip()) {
+            self.peers.handshake_faults.record_suspected(&cluster, remote.ip());
+        }
+    }
 }

@@ -12,7 +12,7 @@ use adit_core::wire::StreamKind;
 use adit_core::wire::credit::StreamCredit;
 use tokio::time::{Instant, sleep};
 
-use super::connection::PeerConnection;
+use super::connections::PeerConnection;
 use super::message_reader::MessageReader;
 use crate::stream::{RecvStream, SendError, SendStream};
 

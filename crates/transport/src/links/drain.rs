@@ -7,7 +7,7 @@ use adit_core::code::Code;
 use adit_core::wire::control::ControlMessage;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::shared::LinksInner;
+use super::inner::LinksInner;
 
 /// After a go-away the peer should not be back before this process has gone or its successor serves.
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);

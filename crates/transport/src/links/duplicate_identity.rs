@@ -9,23 +9,25 @@
 //! before goes away) looks like that for long. For the consequence see [`adit_core::routing::connections`]:
 //! new streams go to the process that came last.
 
+mod record;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey};
 use adit_core::routing::connections::Unusable;
 use adit_core::snapshot::Class;
 use adit_core::wire::control::ControlMessage;
 use tokio::time::{Instant, sleep};
 
-use super::connection::PeerConnection;
-use super::dial_history::NodeKey;
-use super::shared::LinksInner;
-use super::table::lock;
+pub(super) use self::record::DuplicateRecord;
+pub use self::record::OwnDuplicate;
+use super::connections::PeerConnection;
+use super::inner::LinksInner;
 use crate::endpoint::DialRequest;
 use crate::peer::BootId;
 
@@ -47,29 +49,6 @@ const ECHO_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest delay from a linked cluster's report of a duplicate to the probe.
 const MAX_PROBE_DELAY: Duration = Duration::from_secs(15);
 
-/// The duplicate of this process, as far as it is known.
-#[derive(Debug, Default)]
-pub(super) struct DuplicateRecord {
-    last: Mutex<Option<OwnDuplicate>>,
-    /// The time of the last probe that a linked cluster's report caused.
-    probed_at: Mutex<Option<Instant>>,
-    /// Peers that came in this very name.
-    namesakes: AtomicU64,
-}
-
-/// Another living process that has this one's name, as others see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnDuplicate {
-    /// Its boot ID.
-    pub boot: BootId,
-    /// Its address.
-    pub address: SocketAddr,
-    /// The node that reported it; the controller, if it is no node's name.
-    pub reported_by: NodeName,
-    /// The time of the report.
-    pub reported_at: Instant,
-}
-
 impl LinksInner {
     /// Tells processes that have one name of each other.
     pub(super) fn notify_duplicates(&self, told: &mut Option<Instant>) {
@@ -82,8 +61,8 @@ impl LinksInner {
                 nodes.entry(conn.key()).or_default().push(conn);
             }
         }
-        for (node, all) in nodes {
-            let turns = self.connections.boots.alternating(&node.0, &node.1);
+        for (key, all) in nodes {
+            let turns = self.connections.boots.alternating(&key);
             for conn in &all {
                 let boot = conn.peer.boot;
                 let beside = |other: &&Arc<PeerConnection>| {
@@ -130,12 +109,12 @@ impl LinksInner {
 
     /// A peer came that has this very node's name.
     pub(super) fn count_namesake(&self) {
-        self.runtime.duplicate.namesakes.fetch_add(1, Ordering::Relaxed);
+        self.peers.duplicate.namesakes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// True if it is time to probe: whatever peers report, now and then only.
     fn may_probe(&self) -> bool {
-        let mut looked = lock(&self.runtime.duplicate.probed_at);
+        let mut looked = self.peers.duplicate.probed_at.lock();
         let is_due = looked.is_none_or(|at| at.elapsed() >= NOTIFY_INTERVAL);
         let stages = &self.runtime.shutdown;
         let is_due = is_due && !stages.leaving.is_cancelled() && !stages.draining.is_cancelled();
@@ -154,7 +133,7 @@ impl LinksInner {
         }
         // The duplicate is notified at the same time, and probes here.
         sleep(MAX_PROBE_DELAY.mul_f64(self.context.random_unit())).await;
-        let before = self.runtime.duplicate.namesakes.load(Ordering::Relaxed);
+        let before = self.peers.duplicate.namesakes.load(Ordering::Relaxed);
         let dial = DialRequest {
             address: SocketAddr::new(double.address.ip(), port),
             trust_domain: &now.local.trust_domain,
@@ -170,13 +149,13 @@ impl LinksInner {
         let ended = self.runtime.shutdown.ended.clone();
         let found = ended.run_until_cancelled(looking).await.flatten().is_some();
         // A probe that reached this very process, by whatever way, would have been counted here.
-        if found && self.runtime.duplicate.namesakes.load(Ordering::Relaxed) == before {
+        if found && self.peers.duplicate.namesakes.load(Ordering::Relaxed) == before {
             self.record_duplicate(double);
         }
     }
 
     fn record_duplicate(&self, double: OwnDuplicate) {
-        let before = lock(&self.runtime.duplicate.last).replace(double.clone());
+        let before = self.peers.duplicate.last.lock().replace(double.clone());
         if before.is_none_or(|before| before.reported_at.elapsed() >= REPORT_LIFETIME) {
             tracing::error!(
                 boot = %double.boot, address = %double.address, by = %double.reported_by,
@@ -187,7 +166,10 @@ impl LinksInner {
 
     /// Another living process that has this one's name, as was reported lately.
     pub(super) fn own_duplicate(&self) -> Option<OwnDuplicate> {
-        lock(&self.runtime.duplicate.last)
+        self.peers
+            .duplicate
+            .last
+            .lock()
             .clone()
             .filter(|double| double.reported_at.elapsed() < REPORT_LIFETIME)
     }

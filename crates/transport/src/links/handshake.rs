@@ -7,15 +7,15 @@
 use adit_core::admission::rate_limit::RateLimit;
 use adit_core::admission::{self, PeerRefusal};
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::NodeKey;
 use adit_core::snapshot::Snapshot;
 use adit_core::wire::StreamKind;
 use adit_core::wire::control::{ANSWERS_REPORTS, ControlMessage, Hello};
 use bytes::BytesMut;
 use tokio::time::timeout;
 
+use super::context::LinkContext;
 use super::message_reader::MessageReader;
-use super::settings::LinkContext;
 use crate::endpoint::QuicConnection;
 use crate::peer::{BootId, PeerInfo};
 use crate::stream::{RecvStream, SendStream};
@@ -39,7 +39,7 @@ pub(super) async fn initiate(
     now: &Snapshot,
     slot: u64,
 ) -> Result<Handshake, PeerRefusal> {
-    let (cluster, node) = admission::identify_peer(now, quic.peer_id())?;
+    let key = admission::identify_peer(now, quic.peer_id())?;
     let exchange = async {
         let opened = quic.open_bi(local.settings.header_timeout).await;
         let (mut send, recv) = opened.map_err(|e| refusal(e.code(), &e))?;
@@ -48,7 +48,7 @@ pub(super) async fn initiate(
         Ok((send, hello, messages))
     };
     let (send, hello, messages) = within_deadline(quic, local, exchange).await?;
-    let peer = check_hello(quic, local, cluster, node, &hello, slot)?;
+    let peer = check_hello(quic, local, key, &hello, slot)?;
     Ok(Handshake { peer, send, messages })
 }
 
@@ -58,7 +58,7 @@ pub(super) async fn respond(
     local: &LinkContext,
     now: &Snapshot,
 ) -> Result<Handshake, PeerRefusal> {
-    let (cluster, node) = admission::identify_peer(now, quic.peer_id())?;
+    let key = admission::identify_peer(now, quic.peer_id())?;
     let hearing = async {
         let accepted = quic.accept_bi().await;
         let (send, mut recv) = accepted.map_err(|closed| refusal(closed.code, &closed))?;
@@ -71,7 +71,7 @@ pub(super) async fn respond(
         Ok((send, hello, messages))
     };
     let (mut send, hello, messages) = within_deadline(quic, local, hearing).await?;
-    let peer = check_hello(quic, local, cluster, node, &hello, hello.slot)?;
+    let peer = check_hello(quic, local, key, &hello, hello.slot)?;
     within_deadline(
         quic,
         local,
@@ -123,12 +123,12 @@ async fn receive_hello(
 fn check_hello(
     quic: &QuicConnection,
     local: &LinkContext,
-    cluster: ClusterName,
-    node: NodeName,
+    key: NodeKey,
     hello: &Hello,
     slot: u64,
 ) -> Result<PeerInfo, PeerRefusal> {
-    admission::check_hello(local.settings.versions, (&cluster, &node), quic.class(), hello)?;
+    admission::check_hello(local.settings.versions, &key, quic.class(), hello)?;
+    let NodeKey { cluster, node } = key;
     Ok(PeerInfo {
         cluster,
         node,

@@ -7,19 +7,15 @@
 //! nothing is kept but their number.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Mutex;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
-use adit_core::spiffe::SpiffeId;
-use adit_pki::VerifyError;
+use adit_runtime::Mutex;
 use tokio::time::Instant;
 
-use super::shared::LinksInner;
-use super::table::lock;
-use crate::endpoint::AcceptError;
+use super::certificate_refusal::refusal_hint;
 
 /// Time for which a fault counts, from its last occurrence: a node dials every 30 s at least.
 const FAULT_LIFETIME: Duration = Duration::from_secs(90);
@@ -62,9 +58,15 @@ pub(super) struct ClaimedRefusals {
 
 impl HandshakeFaults {
     /// Records a fault of a handshake from an address of this cluster; true if it is worth a log line.
-    fn record(&self, cluster: &ClusterName, from: IpAddr, code: Code, why: &str) -> bool {
+    pub(super) fn record(
+        &self,
+        cluster: &ClusterName,
+        from: IpAddr,
+        code: Code,
+        why: &str,
+    ) -> bool {
         let now = Instant::now();
-        let mut table = lock(&self.0);
+        let mut table = self.0.lock();
         let of = table.entry(cluster.clone()).or_default();
         of.record(from, code, why);
         let is_due = of.warned_at.get(&code).is_none_or(|at| *at + WARN_INTERVAL <= now);
@@ -76,20 +78,20 @@ impl HandshakeFaults {
 
     /// Records a handshake that is under way for so long that its peer seems to receive nothing. It may pass
     /// yet.
-    fn record_suspected(&self, cluster: &ClusterName, from: IpAddr) {
-        lock(&self.0).entry(cluster.clone()).or_default().record(from, Code::OneWay, "");
+    pub(super) fn record_suspected(&self, cluster: &ClusterName, from: IpAddr) {
+        self.0.lock().entry(cluster.clone()).or_default().record(from, Code::OneWay, "");
     }
 
     /// Notes that a certificate from elsewhere was refused that claims this cluster's name.
-    fn record_claim(&self, cluster: &ClusterName) {
-        let mut table = lock(&self.0);
+    pub(super) fn record_claim(&self, cluster: &ClusterName) {
+        let mut table = self.0.lock();
         let claimed = &mut table.entry(cluster.clone()).or_default().claimed;
         *claimed = ClaimedRefusals { count: claimed.count + 1, at: Some(Instant::now()) };
     }
 
     /// A handshake with a node of the cluster passed, which is at this address.
     pub(super) fn clear_for_address(&self, cluster: &ClusterName, address: IpAddr) {
-        if let Some(of) = lock(&self.0).get_mut(cluster) {
+        if let Some(of) = self.0.lock().get_mut(cluster) {
             of.faults.retain(|_, fault| fault.from != address.to_canonical());
             of.claimed = ClaimedRefusals::default();
         }
@@ -97,20 +99,20 @@ impl HandshakeFaults {
 
     /// The last fault of a cluster's handshakes, if that is not long ago.
     pub(super) fn last(&self, cluster: &ClusterName) -> Option<(Code, HandshakeFault)> {
-        let table = lock(&self.0);
+        let table = self.0.lock();
         let recent = table.get(cluster)?.faults.iter().filter(|(_, fault)| fault.is_recent());
         recent.max_by_key(|(_, fault)| fault.at).map(|(code, fault)| (*code, fault.clone()))
     }
 
     /// Refused certificates from elsewhere that claim the cluster's name, if the last is not long ago.
     pub(super) fn recent_claims(&self, cluster: &ClusterName) -> Option<u64> {
-        let claimed = lock(&self.0).get(cluster)?.claimed;
+        let claimed = self.0.lock().get(cluster)?.claimed;
         claimed.at.filter(|at| at.elapsed() < FAULT_LIFETIME).map(|_| claimed.count)
     }
 
     /// Forgets the clusters that `keep` does not want.
     pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
-        lock(&self.0).retain(|cluster, _| keep(cluster));
+        self.0.lock().retain(|cluster, _| keep(cluster));
     }
 }
 
@@ -152,69 +154,6 @@ impl HandshakeFault {
     }
 }
 
-/// In brackets, what is to be done where `refuser` refused a certificate of `refused`, from the label with which
-/// the reason begins.
-pub(super) fn refusal_hint(why: &str, refuser: &str, refused: &str) -> String {
-    match why.split(':').next().unwrap_or_default() {
-        "unknown-trust-domain" => {
-            format!(" ({refuser} has no trust bundle for {refused}: is it linked there?)")
-        }
-        "unknown-authority" | "wrong-signature" | "authority-not-current" => {
-            format!(" (the trust bundle of {refused} that {refuser} has is not the one in force)")
-        }
-        "expired" => format!(" (renew it, or set the clock of {refuser})"),
-        "not-yet-valid" => format!(" (compare the clocks of {refuser} and {refused})"),
-        VerifyError::DENIED => format!(" (deny list of {refuser})"),
-        _ => String::new(),
-    }
-}
-
-/// The code of a refused certificate: `of` says which side refused, unless the deny list did.
-pub(super) fn refusal_code(of: Code, why: &str) -> Code {
-    let is_denied = why.split(':').next() == Some(VerifyError::DENIED);
-    if is_denied { Code::DeniedIdentity } else { of }
-}
-
-/// The identity that a refused certificate claims, at the end of `why`.
-fn claimed_id(why: &str) -> Option<SpiffeId> {
-    why.rsplit_once(VerifyError::CLAIMS)?.1.parse().ok()
-}
-
-impl LinksInner {
-    /// Notes a handshake that a peer at `remote` began and that failed.
-    pub(super) fn record_handshake_failure(&self, remote: SocketAddr, error: &AcceptError) {
-        let Some((code, why)) = error.path_fault() else { return };
-        let now = self.snapshot();
-        let there = self.endpoints.clusters_at(remote.ip());
-        if there.is_empty() && code == Code::CertificateRefused {
-            let id = claimed_id(why);
-            let domain = id.as_ref().map(SpiffeId::trust_domain);
-            let mut links = now.links.values();
-            if let Some(link) = links.find(|link| Some(&link.trust_domain) == domain) {
-                self.runtime.handshake_faults.record_claim(&link.cluster);
-            }
-        }
-        for cluster in &there {
-            if *cluster != now.local.cluster {
-                self.runtime.metrics.handshake_failed(cluster, code);
-            }
-            if self.runtime.handshake_faults.record(cluster, remote.ip(), code, why) {
-                let said = self.runtime.handshake_faults.last(cluster);
-                let said = said.map(|(code, fault)| fault.sentence(code, cluster));
-                let said = said.unwrap_or_default();
-                tracing::warn!(%cluster, %remote, code = code.name(), "handshakes fail: {said}");
-            }
-        }
-    }
-
-    /// Notes a handshake of a peer at `remote` that is under way for long; see [`HandshakeFaults::record_suspected`].
-    pub(super) fn suspect_unheard_peer(&self, remote: SocketAddr) {
-        for cluster in self.endpoints.clusters_at(remote.ip()) {
-            self.runtime.handshake_faults.record_suspected(&cluster, remote.ip());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,7 +171,7 @@ mod tests {
         }
         // 100 s, three kinds.
         assert_eq!(lines, 6);
-        let kept = lock(&table.0).get(&bank).map(|of| of.faults.len());
+        let kept = table.0.lock().get(&bank).map(|of| of.faults.len());
         assert_eq!(kept, Some(3));
         let (code, last) = table.last(&bank).unwrap();
         assert_eq!((code, &*last.why), (Code::OneWay, "no: 99999"));
@@ -240,15 +179,5 @@ mod tests {
         assert_eq!(table.last(&bank).unwrap().0, Code::RefusedByPeer, "others still fail");
         tokio::time::advance(FAULT_LIFETIME).await;
         assert_eq!(table.last(&bank), None);
-    }
-
-    #[test]
-    fn who_a_certificate_claims_to_be_is_read_from_the_end_and_only_there() {
-        let id = claimed_id(
-            "wrong-signature: another key signed claimed by spiffe://bank.test/adit/node/b1",
-        );
-        assert_eq!(id.unwrap().trust_domain().as_str(), "bank.test");
-        assert_eq!(claimed_id("wrong-signature: another key signed"), None);
-        assert_eq!(claimed_id("x claimed by spiffe://bank.test/adit/node/b1, or so"), None);
     }
 }

@@ -8,19 +8,15 @@
 //! Its new connections are refused for as long.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use adit_core::admission::PeerRefusal;
 use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeName};
-use adit_core::wire::control::ControlMessage;
+use adit_runtime::Mutex;
 use tokio::time::Instant;
 
-use super::connection::PeerConnection;
-use super::shared::LinksInner;
-use super::table::lock;
 use crate::peer::PeerInfo;
 
 /// The streams that one connection may open in vain. A cluster whose policy just changed has some hundred
@@ -43,7 +39,7 @@ const ALLOWED_SUBSCRIPTIONS: RateLimit = RateLimit { burst: 1024, per_second: 32
 /// machine starts one in less than a second.
 const ALLOWED_SUCCESSORS: RateLimit = RateLimit { burst: 16, per_second: 2 };
 /// Time for which a node is to stay away, from when it is asked.
-const STAY_AWAY_DELAY: Duration = Duration::from_secs(5);
+pub(super) const STAY_AWAY_DELAY: Duration = Duration::from_secs(5);
 /// Nodes of one cluster that are remembered as asked to stay away. More than a cluster has that fits its allowance.
 const MAX_REMEMBERED: usize = 64;
 
@@ -91,7 +87,7 @@ pub struct MisuseStatus {
 
 /// The consequence of one more stream in vain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum MisuseConsequence {
+pub(super) enum MisuseConsequence {
     Nothing,
     StayAway,
     Close,
@@ -99,14 +95,14 @@ enum MisuseConsequence {
 
 impl MisuseTable {
     /// Records a stream in vain.
-    fn record(
+    pub(super) fn record(
         &self,
         peer: &PeerInfo,
         of_conn: &mut ConnectionMisuse,
         code: Code,
     ) -> MisuseConsequence {
         let now = Instant::now();
-        let mut table = lock(&self.0);
+        let mut table = self.0.lock();
         let cluster = table.entry(peer.cluster.clone()).or_default();
         let since = now - *cluster.began.get_or_insert(now);
         cluster.status.streams += 1;
@@ -146,7 +142,7 @@ impl MisuseTable {
     /// # Errors
     /// [`Code::OverLimit`].
     pub(super) fn admit(&self, cluster: &ClusterName, node: &NodeName) -> Result<(), PeerRefusal> {
-        let table = lock(&self.0);
+        let table = self.0.lock();
         let until = table.get(cluster).and_then(|c| c.away.get(node)).copied();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         match left.filter(|left| !left.is_zero()) {
@@ -170,7 +166,7 @@ impl MisuseTable {
         code: Code,
     ) -> bool {
         let now = Instant::now();
-        let mut table = lock(&self.0);
+        let mut table = self.0.lock();
         let cluster = table.entry(cluster.clone()).or_default();
         let since = now - *cluster.began.get_or_insert(now);
         if code == Code::OverLimit {
@@ -183,7 +179,7 @@ impl MisuseTable {
     /// True if a cluster's nodes may subscribe to state once more: each subscription costs a whole view.
     pub(super) fn may_subscribe(&self, cluster: &ClusterName) -> bool {
         let now = Instant::now();
-        let mut table = lock(&self.0);
+        let mut table = self.0.lock();
         let cluster = table.entry(cluster.clone()).or_default();
         let since = now - *cluster.began.get_or_insert(now);
         cluster.subscriptions.try_take(since, ALLOWED_SUBSCRIPTIONS)
@@ -192,7 +188,7 @@ impl MisuseTable {
     /// True if the successor of one more process of a cluster's nodes may be dialled.
     pub(super) fn may_meet_successor(&self, cluster: &ClusterName) -> bool {
         let now = Instant::now();
-        let mut table = lock(&self.0);
+        let mut table = self.0.lock();
         let cluster = table.entry(cluster.clone()).or_default();
         let since = now - *cluster.began.get_or_insert(now);
         cluster.successors.try_take(since, ALLOWED_SUCCESSORS)
@@ -200,34 +196,12 @@ impl MisuseTable {
 
     /// The status of a cluster's streams in vain.
     pub(super) fn status(&self, cluster: &ClusterName) -> MisuseStatus {
-        lock(&self.0).get(cluster).map(|c| c.status.clone()).unwrap_or_default()
+        self.0.lock().get(cluster).map(|c| c.status.clone()).unwrap_or_default()
     }
 
     /// Forgets all but the clusters that `keep` wants.
     pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
-        lock(&self.0).retain(|cluster, _| keep(cluster));
-    }
-}
-
-impl LinksInner {
-    /// Acts on a stream of the peer's that was in vain.
-    pub(super) fn in_vain(&self, conn: &PeerConnection, code: Code) {
-        self.runtime.metrics.in_vain(&conn.peer.cluster, code);
-        let consequence = self.runtime.misuse.record(&conn.peer, &mut lock(&conn.misuse), code);
-        let (peer, text) = (&conn.peer.id, "too many streams were opened in vain");
-        match consequence {
-            MisuseConsequence::Nothing => {}
-            MisuseConsequence::StayAway => {
-                tracing::warn!(%peer, code = code.name(), "peer asked to stay away: {text}");
-                let retry_after_ms = STAY_AWAY_DELAY.as_millis().try_into().unwrap_or(u64::MAX);
-                conn.send_control(ControlMessage::GoAway { code: Code::OverLimit, retry_after_ms });
-                self.connections.mark_leaving(conn, Code::OverLimit);
-            }
-            MisuseConsequence::Close => {
-                tracing::warn!(%peer, code = code.name(), "connection ended: {text}");
-                conn.quic.close(Code::OverLimit, text);
-            }
-        }
+        self.0.lock().retain(|cluster, _| keep(cluster));
     }
 }
 
@@ -296,7 +270,7 @@ mod tests {
         for n in 0..1000 {
             flood(&table, &peer("bank", &format!("b{n}")), 100);
         }
-        let bank = &lock(&table.0)[&"bank".parse().unwrap()];
+        let bank = &table.0.lock()[&"bank".parse().unwrap()];
         assert!(bank.away.len() <= MAX_REMEMBERED, "{} names", bank.away.len());
         assert_eq!(bank.status.streams, 100_000);
     }

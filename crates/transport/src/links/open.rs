@@ -9,16 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey, NodeName};
 use adit_core::snapshot::Class;
 use adit_core::wire::StreamKind;
 use tokio::time::timeout;
 
-use super::connection::StreamUse;
-use super::dial_history::{DialFailure, DialKey, NodeKey};
-use super::shared::LinksInner;
-use super::table::ConnectionChoice;
-use super::{OpenStreamError, PeerStream};
+use super::connections::{ConnectionChoice, StreamUse};
+use super::dialer::{DialFailure, DialKey};
+use super::inner::LinksInner;
+use super::stream::{OpenStreamError, PeerStream};
 use crate::endpoint;
 use crate::stream::SendStream;
 
@@ -32,7 +31,7 @@ const LOST_DIAL_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// A stream that is to be opened.
 struct OpenRequest {
-    node: NodeKey,
+    key: NodeKey,
     class: Class,
     worker: usize,
 }
@@ -42,29 +41,29 @@ impl LinksInner {
     pub(super) async fn open(
         self: &Arc<Self>,
         worker: usize,
-        (cluster, node): (&ClusterName, &NodeName),
-        lane: Class,
+        key: NodeKey,
+        class: Class,
         kind: StreamKind,
     ) -> Result<PeerStream, OpenStreamError> {
         if self.runtime.shutdown.draining.is_cancelled() {
             let reason = "this node is going away".to_owned();
             return Err(OpenStreamError { code: Code::Draining, reason });
         }
-        let wish = OpenRequest { node: (cluster.clone(), node.clone()), class: lane, worker };
-        let mut choices = self.choices(&wish);
+        let request = OpenRequest { key, class, worker };
+        let mut choices = self.choices(&request);
         let mut refused = None;
         if !choices.first().is_some_and(|c| c.is_of_class) {
-            // A dial that fails leaves what there is of the other lane.
+            // A dial that fails leaves what there is of the other class.
             for _ in 0..MAX_DIALS {
-                refused = self.dial_for_stream(&wish).await.err().map(OpenStreamError::from);
-                choices = self.choices(&wish);
+                refused = self.dial_for_stream(&request).await.err().map(OpenStreamError::from);
+                choices = self.choices(&request);
                 if refused.is_some() || !choices.is_empty() {
                     break;
                 }
             }
-        } else if !choices.first().is_some_and(|c| c.is_own) && self.may_dial(&wish.node) {
+        } else if !choices.first().is_some_and(|c| c.is_own) && self.may_dial(&request.key) {
             // Nobody waits for it: it is for the streams to come.
-            drop(self.start_or_join_dial(&wish.dial_key()));
+            drop(self.start_or_join_dial(&request.dial_key()));
         }
         for choice in &choices {
             match self.open_on(choice, OpenWait::Now, kind).await {
@@ -81,29 +80,28 @@ impl LinksInner {
         }
         // A further connection, if there may be one.
         if choices.iter().any(|c| c.is_of_class)
-            && self.may_dial(&wish.node)
-            && self.dial_for_stream(&wish).await.is_ok()
+            && self.may_dial(&request.key)
+            && self.dial_for_stream(&request).await.is_ok()
         {
             let tried =
                 |c: &ConnectionChoice| choices.iter().any(|o| Arc::ptr_eq(&o.conn, &c.conn));
-            if let Some(new) = self.choices(&wish).iter().find(|c| !tried(c)) {
+            if let Some(new) = self.choices(&request).iter().find(|c| !tried(c)) {
                 return self.open_on(new, OpenWait::Soon, kind).await;
             }
         }
         Err(refused.unwrap_or_else(|| OpenStreamError {
             code: Code::LinkDown,
-            reason: format!("no connection with node {node} of {cluster} takes new streams"),
+            reason: format!("no connection with {} takes new streams", request.key),
         }))
     }
 
-    fn choices(&self, wish: &OpenRequest) -> Vec<ConnectionChoice> {
-        self.connections.choices(&wish.node, wish.class, wish.worker, (self.context.random)())
-    }
-
-    /// True if dialling a node is worth a try: it can be dialled, has not asked for a pause, and was not
-    /// found dead moments ago.
-    pub(super) fn may_dial(&self, node: &NodeKey) -> bool {
-        self.first_dialable(&node.0, &[&node.1]).is_some()
+    fn choices(&self, request: &OpenRequest) -> Vec<ConnectionChoice> {
+        self.connections.choices(
+            &request.key,
+            request.class,
+            request.worker,
+            (self.context.random)(),
+        )
     }
 
     /// See [`super::Links::first_reachable`].
@@ -118,42 +116,42 @@ impl LinksInner {
     }
 
     /// Dials for a stream, together with all others that wait for the same.
-    async fn dial_for_stream(self: &Arc<Self>, wish: &OpenRequest) -> Result<(), DialFailure> {
-        let (cluster, node) = &wish.node;
+    async fn dial_for_stream(self: &Arc<Self>, request: &OpenRequest) -> Result<(), DialFailure> {
+        let key = &request.key;
+        let NodeKey { cluster, .. } = key;
         if let Some(failure) = self.why_unreachable(cluster) {
             return Err(failure);
         }
-        if let Some(failure) = self.runtime.dial_history.recent_failure(&wish.node) {
+        if let Some(failure) = self.dialer.history.recent_failure(key) {
             return Err(failure);
         }
-        if self.runtime.dial_history.backing_off_until(&wish.node).is_some() {
-            let text = format!("node {node} of {cluster} went away a moment ago");
+        if self.dialer.history.backing_off_until(key).is_some() {
+            let text = format!("{key} went away a moment ago");
             return Err(DialFailure::new(Code::Draining, text));
         }
-        if self.addresses_of(&wish.node).is_empty() {
-            let text =
-                format!("no address is known at which node {node} of {cluster} can be dialled");
+        if self.addresses_of(key).is_empty() {
+            let text = format!("no address is known at which {key} can be dialled");
             return Err(DialFailure::new(Code::LinkDown, text));
         }
-        let underway = self.start_or_join_dial(&wish.dial_key());
+        let pending = self.start_or_join_dial(&request.dial_key());
         let mut wait = self.context.settings.dial_timeout;
-        if self.connections.disconnects.get(&wish.node).is_some() {
+        if self.connections.disconnects.get(key).is_some() {
             wait = wait.min(LOST_DIAL_TIMEOUT);
             // If the whole cluster was lost, and one of its nodes does not answer, nobody waits for each of
             // the others in turn: they are dialled for those who come later.
-            let found_dead = self.runtime.dial_history.last_recent_failure(cluster);
+            let found_dead = self.dialer.history.last_recent_failure(cluster);
             if let Some(failure) = found_dead.filter(|_| !self.connections.is_connected(cluster)) {
                 return Err(failure);
             }
         }
-        if let Some(landed) = underway.wait_result(wait).await {
-            return landed;
+        if let Some(result) = pending.wait_result(wait).await {
+            return result;
         }
-        let text = format!("the dial of node {node} of {cluster} takes too long");
+        let text = format!("the dial of {key} takes too long");
         let failure = DialFailure::new(Code::LinkDown, text);
         // Each worker has a dial of its own, which need not be waited for as well. One that succeeds forgets it.
-        let is_announced = self.is_announced(&wish.node);
-        self.runtime.dial_history.record_failure(&wish.node, is_announced, failure.clone());
+        let is_announced = self.is_announced(key);
+        self.dialer.history.record_failure(key, is_announced, failure.clone());
         Err(failure)
     }
 
@@ -161,14 +159,14 @@ impl LinksInner {
     async fn open_on(
         &self,
         choice: &ConnectionChoice,
-        room: OpenWait,
+        wait: OpenWait,
         kind: StreamKind,
     ) -> Result<PeerStream, OpenStreamError> {
         let conn = &choice.conn;
         if kind == StreamKind::Report {
             super::reports::check_answers_reports(&conn.peer)?;
         }
-        let within = match room {
+        let within = match wait {
             OpenWait::Now => Duration::ZERO,
             OpenWait::Soon => self.context.settings.open_timeout,
         };
@@ -178,8 +176,8 @@ impl LinksInner {
         })?;
         let (mut send, recv) = conn.quic.open_bi(within).await?;
         // The first byte waits only while the connection's send window is full.
-        let said = timeout(self.context.settings.open_timeout, send_kind(&mut send, kind)).await;
-        match said {
+        let sent = timeout(self.context.settings.open_timeout, send_kind(&mut send, kind)).await;
+        match sent {
             Ok(Ok(())) => Ok(PeerStream::new(send, recv, using)),
             Ok(Err(error)) => {
                 Err(OpenStreamError { code: error.code(), reason: error.to_string() })
@@ -202,7 +200,7 @@ enum OpenWait {
 
 impl OpenRequest {
     fn dial_key(&self) -> DialKey {
-        DialKey { node: self.node.clone(), class: self.class, worker: self.worker }
+        DialKey { node: self.key.clone(), class: self.class, worker: self.worker }
     }
 }
 

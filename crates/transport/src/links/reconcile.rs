@@ -11,7 +11,6 @@ use std::time::Duration;
 use adit_core::admission::rate_limit::cooldown;
 use adit_core::announce;
 use adit_core::name::ClusterName;
-use adit_core::routing;
 use adit_core::routing::links::{HubCache, LinkHubs, LinkReach, StandingTarget, standing_targets};
 use adit_core::snapshot::{Class, Seed, Snapshot};
 use adit_core::wire::control::ControlMessage;
@@ -21,11 +20,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::PeerConnection;
-use super::dial_history::DialKey;
+use super::connections::PeerConnection;
+use super::context::DIAL_BACKOFF;
+use super::dialer::DialKey;
+use super::inner::LinksInner;
 use super::session::bulk_grants;
-use super::shared::LinksInner;
-use super::subscriber::run_subscriber;
+use super::state::subscriber::run_subscriber;
 
 /// Silence of all of a node's own hubs after which it acts as one, from when one was last connected.
 const HUB_SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -106,7 +106,7 @@ impl LinkReconciler {
             shared.close_unlinked(&now);
             shared.knowledge.views.retain(|cluster| now.links.contains_key(cluster));
             shared
-                .runtime
+                .peers
                 .misuse
                 .retain(|cluster| now.links.contains_key(cluster) || *cluster == now.local.cluster);
             if self.last_snapshot.as_ref().is_none_or(|last| !last.exports.is_same(&now.exports)) {
@@ -118,12 +118,12 @@ impl LinkReconciler {
                 }
             }
             shared
-                .runtime
-                .dial_history
+                .dialer
+                .history
                 .retain(|cluster| now.links.contains_key(cluster) || *cluster == now.local.cluster);
             let is_ours = |c: &ClusterName| now.links.contains_key(c) || *c == now.local.cluster;
             shared.connections.disconnects.retain(is_ours);
-            shared.runtime.handshake_faults.retain(is_ours);
+            shared.peers.handshake_faults.retain(is_ours);
             shared.connections.boots.retain(is_ours);
             shared.connections.permits.retain(is_ours);
             shared.endpoints.retain_known_clusters(is_ours);
@@ -221,7 +221,7 @@ impl LinksInner {
             let seeds = link.seeds.iter().flat_map(|seed| match seed {
                 Seed::Address(address) => vec![*address],
                 Seed::Name { host, port } => {
-                    self.runtime.dial_history.last_resolved(&(host.clone(), *port))
+                    self.dialer.history.last_resolved(&(host.clone(), *port))
                 }
             });
             let view = self.knowledge.views.get(&link.cluster);
@@ -241,7 +241,7 @@ impl LinksInner {
     pub(super) fn close_if_unlinked(&self, now: &Snapshot, conn: &PeerConnection) {
         let peer = &conn.peer;
         match admission::identify_peer(now, &peer.id) {
-            Ok((cluster, _)) if cluster == peer.cluster => {}
+            Ok(key) if key.cluster == peer.cluster => {}
             Ok(_) => conn.quic.close(Code::Unlinked, "the cluster has another name now"),
             Err(refusal) => conn.quic.close(refusal.code, &refusal.reason),
         }
@@ -303,12 +303,12 @@ impl LinksInner {
     }
 }
 
-/// Keeps a standing connection until `stop`.
+/// Maintains a standing connection until `stop`.
 async fn maintain(shared: Arc<LinksInner>, target: StandingTarget, stop: CancellationToken) {
-    let (StandingTarget::Seeds(cluster) | StandingTarget::Node(cluster, _)) = &target;
+    let cluster = target.cluster();
     // Cancelled, whatever it was at.
     let _: Option<()> = stop.run_until_cancelled(shared.maintain_target(&target, cluster)).await;
-    shared.runtime.dial_history.set_next_dial(cluster, None);
+    shared.dialer.history.set_next_dial(cluster, None);
 }
 
 impl LinksInner {
@@ -323,15 +323,16 @@ impl LinksInner {
                 let settled = since.elapsed() >= STABLE_LIFETIME;
                 attempt = attempt.filter(|_| !settled).or(Some(0));
             }
-            let wait = attempt.map(|n| routing::backoff(n, self.context.random_unit()));
+            let wait =
+                attempt.map(|n| DIAL_BACKOFF.with_full_jitter(n, self.context.random_unit()));
             let at = self.next_dial_at(target, wait.unwrap_or_default());
-            self.runtime.dial_history.set_next_dial(cluster, Some(at));
+            self.dialer.history.set_next_dial(cluster, Some(at));
             tokio::select! {
                 biased;
                 _ = self.wait_while_connected(target, &mut changes, false) => continue,
                 () = sleep_until(at) => {}
             }
-            self.runtime.dial_history.set_next_dial(cluster, None);
+            self.dialer.history.set_next_dial(cluster, None);
             self.dial_target(target).await;
             attempt = Some(attempt.map_or(0, |n| n.saturating_add(1)));
         }
@@ -362,29 +363,27 @@ impl LinksInner {
     fn next_dial_at(&self, target: &StandingTarget, wait: Duration) -> Instant {
         let at = Instant::now() + wait;
         let asked = match target {
-            StandingTarget::Node(cluster, node) => {
-                self.runtime.dial_history.backing_off_until(&(cluster.clone(), node.clone()))
-            }
+            StandingTarget::Node(key) => self.dialer.history.backing_off_until(key),
             StandingTarget::Seeds(cluster) => {
-                let resting = self.runtime.dial_history.backing_off(cluster);
+                let backing_off = self.dialer.history.backing_off(cluster);
                 let view = self.knowledge.views.get(cluster);
                 let known = view.iter().flat_map(|v| v.view.nodes.keys());
-                let all = known.clone().all(|node| resting.iter().any(|(n, ..)| n == node));
-                resting.iter().map(|(_, _, at)| *at).min().filter(|_| all)
+                let all = known.clone().all(|node| backing_off.iter().any(|(n, ..)| n == node));
+                backing_off.iter().map(|(_, _, at)| *at).min().filter(|_| all)
             }
         };
         // Nodes that were asked together do not come together.
-        asked.map_or(at, |asked| at.max(asked + routing::backoff(0, self.context.random_unit())))
+        let jitter = DIAL_BACKOFF.with_full_jitter(0, self.context.random_unit());
+        asked.map_or(at, |asked| at.max(asked + jitter))
     }
 
     async fn dial_target(self: &Arc<Self>, target: &StandingTarget) {
         match target {
             StandingTarget::Seeds(cluster) => drop(self.dial_seeds(cluster).await),
-            StandingTarget::Node(cluster, node) => {
-                let node = (cluster.clone(), node.clone());
-                let flight = DialKey { node, class: Class::Interactive, worker: 0 };
-                // What it came to shows in the register.
-                self.start_or_join_dial(&flight).wait().await;
+            StandingTarget::Node(key) => {
+                let dial = DialKey { node: key.clone(), class: Class::Interactive, worker: 0 };
+                // Its result shows in the connection table.
+                self.start_or_join_dial(&dial).wait().await;
             }
         }
     }

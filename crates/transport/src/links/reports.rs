@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::name::NodeName;
+use adit_core::name::{NodeKey, NodeName};
 use adit_core::snapshot::Class;
 use adit_core::wire::StreamKind;
 use adit_core::wire::control::ANSWERS_REPORTS;
@@ -17,9 +17,9 @@ use adit_core::wire::report::{MAX_QUESTION_LEN, MAX_REPORT_LEN, NodeReport};
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use super::OpenStreamError;
-use super::connection::StreamGuard;
-use super::shared::LinksInner;
+use super::connections::StreamGuard;
+use super::inner::LinksInner;
+use super::stream::OpenStreamError;
 use crate::peer::PeerInfo;
 use crate::stream::{RecvStream, SendStream};
 
@@ -80,9 +80,8 @@ impl LinksInner {
         node: &NodeName,
         question: &[u8],
     ) -> Result<NodeReport, OpenStreamError> {
-        let cluster = self.snapshot().local.cluster.clone();
-        let whom = (&cluster, node);
-        let mut stream = self.open(0, whom, Class::Interactive, StreamKind::Report).await?;
+        let key = NodeKey::new(&self.snapshot().local.cluster, node);
+        let mut stream = self.open(0, key, Class::Interactive, StreamKind::Report).await?;
         // An earlier version does not read on, and answers all the same.
         let asked = timeout(REPORT_TIMEOUT, stream.send.send_all(question)).await;
         if matches!(asked, Ok(Ok(()))) {

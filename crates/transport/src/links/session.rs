@@ -18,19 +18,20 @@ use bytes::BytesMut;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::connection::{PeerConnection, StreamUse};
-use super::dial_history::DialFailure;
+use super::connections::{ConnectionPermit, PeerConnection, StreamUse};
+use super::dialer::DialFailure;
 use super::handshake::Handshake;
+use super::inner::LinksInner;
 use super::message_reader::MessageReader;
-use super::permits::ConnectionPermit;
-use super::shared::LinksInner;
-use super::{PeerStream, ServeOutcome, credit_streams, publish_stream, reports};
+use super::state::publish_stream;
+use super::stream::{PeerStream, ServeOutcome};
+use super::{credit_streams, reports};
 use crate::endpoint::{CloseReason, ClosedBy, QuicConnection};
 use crate::peer::BootId;
 use crate::stream::{RecvStream, SendStream};
 
-/// Messages that wait to be written on a control stream: a go-away or two. Who adds more has a peer that
-/// does not read.
+/// Messages that wait to be written on a control stream: a go-away or two. If there are more, the peer does
+/// not read.
 const CONTROL_QUEUE: usize = 4;
 
 /// Time that the end of an unused connection waits for a stream that the peer began before it received the
@@ -40,31 +41,32 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(3);
 /// A peer that goes away cannot have us stay away for longer than this.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(60);
 
-/// Puts a connection to use, which has its seat: registers it and starts its session.
+/// Puts a connection to use, which has its permit: adds it to the table and starts its session.
 pub(super) fn start(
     shared: &Arc<LinksInner>,
     quic: QuicConnection,
-    greeted: Handshake,
-    seat: ConnectionPermit,
+    handshake: Handshake,
+    permit: ConnectionPermit,
 ) -> Result<Arc<PeerConnection>, PeerRefusal> {
-    let Handshake { peer, send, messages } = greeted;
+    let Handshake { peer, send, messages } = handshake;
     if !peer.dialled {
-        shared.runtime.misuse.admit(&peer.cluster, &peer.node)?;
+        shared.peers.misuse.admit(&peer.cluster, &peer.node)?;
     }
     let (queue, control) = mpsc::channel(CONTROL_QUEUE);
     let conn = PeerConnection::new(quic, Arc::new(peer), queue);
     shared.connections.insert(&conn, shared.max_slots())?;
     shared.endpoints.record_met_address(&conn.peer.cluster, conn.peer.remote.ip());
-    shared.runtime.handshake_faults.clear_for_address(&conn.peer.cluster, conn.peer.remote.ip());
-    let (of, is_announced) = (conn.key(), shared.is_announced(&conn.key()));
-    shared.connections.boots.record_connection((&of.0, &of.1), is_announced, conn.peer.boot);
+    shared.peers.handshake_faults.clear_for_address(&conn.peer.cluster, conn.peer.remote.ip());
+    let key = conn.key();
+    let is_announced = shared.is_announced(&key);
+    shared.connections.boots.record_connection(&key, is_announced, conn.peer.boot);
     let class = LinksInner::window_class(&conn, |peer| {
         shared.snapshot().exports.values().any(|export| bulk_grants(export).any(|c| c == peer))
     });
-    let (budget, tuning) = (&shared.runtime.budget, shared.endpoints.tuning());
+    let (budget, tuning) = (&shared.peers.budget, shared.endpoints.tuning());
     conn.quic.charge_to(budget, &conn.peer.cluster, tuning, class);
     conn.quic.enable_credits(conn.peer.stream_window);
-    shared.runtime.metrics.opened(&conn.peer);
+    shared.peers.metrics.opened(&conn.peer);
     // What changed since the hello was checked has been acted upon for the connections known then.
     shared.close_if_unlinked(&shared.snapshot(), &conn);
     shared.close_if_distrusted(&conn);
@@ -76,7 +78,7 @@ pub(super) fn start(
         shared.connections.mark_leaving(&conn, Code::Draining);
     }
     let session =
-        Session { shared: Arc::clone(shared), conn: Arc::clone(&conn), send, _permit: seat };
+        Session { shared: Arc::clone(shared), conn: Arc::clone(&conn), send, _permit: permit };
     let worker = conn.quic.worker().handle().clone();
     shared.runtime.tasks.spawn_on(session.run(messages, control), &worker);
     shared.runtime.tasks.spawn_on(credit_streams::send_credits(Arc::clone(&conn)), &worker);
@@ -120,7 +122,7 @@ impl Session {
         }
         let is_announced = self.shared.is_announced(&conn.key());
         self.shared.connections.remove(&conn, &closed, is_announced);
-        self.shared.runtime.metrics.closed(&conn.peer, closed.code);
+        self.shared.peers.metrics.closed(&conn.peer, closed.code);
         tracing::debug!(peer = %conn.peer.id, lane = ?conn.peer.class, %closed, "connection ended");
     }
 
@@ -194,7 +196,7 @@ impl LinksInner {
         self.connections.mark_peer_leaving(conn, code, is_announced);
         if code != Code::ConnectionUnused {
             let at = Instant::now() + retry_after.min(MAX_RECONNECT_DELAY);
-            self.runtime.dial_history.set_not_before(&key, is_announced, conn.quic.remote(), at);
+            self.dialer.history.set_not_before(&key, is_announced, conn.quic.remote(), at);
         }
     }
 
@@ -209,9 +211,9 @@ impl LinksInner {
         // A process that had handed over has died: its successor lives.
         let has_other = self.connections.has_successor(conn);
         if (dialled || conn.peer.dialled) && !has_other {
-            let text = format!("node {} of {} fell silent a moment ago", key.1, key.0);
+            let text = format!("{key} fell silent a moment ago");
             let failure = DialFailure::new(Code::LinkDown, text);
-            self.runtime.dial_history.record_failure(&key, is_announced, failure);
+            self.dialer.history.record_failure(&key, is_announced, failure);
         }
     }
 

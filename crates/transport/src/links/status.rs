@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey, NodeName};
 use adit_core::routing::connections::Unusable;
 use adit_core::routing::{hubs, links};
 use adit_core::snapshot::{Link, Seed, Snapshot};
 use adit_core::spiffe::TrustDomain;
 use adit_core::wire::state::Omissions;
 
-use super::connection::PeerConnection;
-use super::dial_history::DialRecord;
-use super::disconnects::Disconnect;
+use super::certificate_refusal::refusal_code;
+use super::connections::Disconnect;
+use super::connections::PeerConnection;
+use super::dialer::DialRecord;
 use super::duplicate_identity::OwnDuplicate;
-use super::handshake_faults::refusal_code;
+use super::inner::LinksInner;
 use super::misuse::MisuseStatus;
-use super::shared::LinksInner;
-use super::views::LinkView;
+use super::state::views::LinkView;
 use crate::budget::BufferCharges;
 use crate::endpoint::ConnectionStats;
 use crate::peer::{BootId, PeerInfo};
@@ -157,8 +157,8 @@ impl LinksInner {
             state: LinkState::Up,
             reason: None,
             hub: links::is_hub_for(now, &link.cluster),
-            dials: self.runtime.dial_history.record_of(&link.cluster),
-            fault: self.runtime.handshake_faults.last(&link.cluster).map(|(code, fault)| {
+            dials: self.dialer.history.record_of(&link.cluster),
+            fault: self.peers.handshake_faults.last(&link.cluster).map(|(code, fault)| {
                 (refusal_code(code, &fault.why), fault.sentence(code, &link.cluster))
             }),
             view,
@@ -167,8 +167,8 @@ impl LinksInner {
             misplaced_hub: misplaced,
             alternating: self.connections.boots.all(&link.cluster),
             connections,
-            misuse: self.runtime.misuse.status(&link.cluster),
-            buffers: self.runtime.budget.charges_of(&link.cluster),
+            misuse: self.peers.misuse.status(&link.cluster),
+            buffers: self.peers.budget.charges_of(&link.cluster),
         };
         if let Some((state, code, reason)) = self.health_problem(&status) {
             (status.state, status.reason) = (state, Some((code, reason)));
@@ -204,7 +204,7 @@ impl LinksInner {
         if !link.hub {
             return None;
         }
-        let loss = self.connections.disconnects.get(&(link.cluster.clone(), missing.clone()));
+        let loss = self.connections.disconnects.get(&NodeKey::new(&link.cluster, missing));
         let leaves = loss.as_ref().is_some_and(Disconnect::is_leaving);
         let why = link.dials.explanation(loss.map(|loss| (loss.at, loss.to_string())));
         let why = why.unwrap_or_else(|| "it was not dialled yet".to_owned());

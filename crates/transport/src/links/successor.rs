@@ -12,9 +12,9 @@ use std::time::Duration;
 use adit_core::code::Code;
 use tokio::time::timeout;
 
-use super::connection::PeerConnection;
-use super::dial_history::DialKey;
-use super::shared::LinksInner;
+use super::connections::PeerConnection;
+use super::dialer::DialKey;
+use super::inner::LinksInner;
 
 /// The longest time that a connection goes on taking streams while its peer's successor is not met, from its
 /// go-away.
@@ -36,7 +36,7 @@ impl LinksInner {
         }
         // One dial meets the successor for all connections with a process.
         let is_first = !self.connections.is_successor_awaited(conn);
-        if is_first && !self.runtime.misuse.may_meet_successor(&conn.peer.cluster) {
+        if is_first && !self.peers.misuse.may_meet_successor(&conn.peer.cluster) {
             return false;
         }
         conn.await_successor();
@@ -49,13 +49,13 @@ impl LinksInner {
 
     async fn leave_once_succeeded(self: Arc<Self>, conn: Arc<PeerConnection>, dials: bool) {
         let key = conn.key();
-        let mut changes = self.connections.changes_of(&key.0);
+        let mut changes = self.connections.changes_of(&key.cluster);
         let meeting = async {
             if dials && self.may_dial(&key) {
                 let worker = conn.quic.worker().index();
-                let flight = DialKey { node: key.clone(), class: conn.peer.class, worker };
-                // What it came to shows in the register.
-                self.start_or_join_dial(&flight).wait().await;
+                let dial = DialKey { node: key.clone(), class: conn.peer.class, worker };
+                // Its result shows in the connection table.
+                self.start_or_join_dial(&dial).wait().await;
             }
             // It may dial us, too.
             while !self.connections.has_successor(&conn) && changes.changed().await.is_ok() {}

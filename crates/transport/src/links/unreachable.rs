@@ -4,13 +4,13 @@
 //! began show whether packets pass in the other direction, and which side refuses whose certificate.
 
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey, NodeName};
 use tokio::time::Instant;
 
-use super::dial_history::{DialFailure, DialRecord};
-use super::disconnects::Disconnect;
-use super::handshake_faults::refusal_hint;
-use super::shared::LinksInner;
+use super::certificate_refusal::refusal_hint;
+use super::connections::Disconnect;
+use super::dialer::{DialFailure, DialRecord};
+use super::inner::LinksInner;
 use super::status::LinkStatus;
 
 impl LinksInner {
@@ -27,13 +27,13 @@ impl LinksInner {
         if self.connections.is_connected(cluster) {
             return None;
         }
-        let record = self.runtime.dial_history.record_of(cluster);
+        let record = self.dialer.history.record_of(cluster);
         let lost = self.connections.disconnects.last(cluster);
         if link.seeds.is_empty() {
             let (code, why) = self.explain_disconnect(cluster, &record, lost.as_ref());
             let mut text =
                 format!("no node of {cluster} is connected, and the link has no address to dial");
-            if let Some(count) = self.runtime.handshake_faults.recent_claims(cluster) {
+            if let Some(count) = self.peers.handshake_faults.recent_claims(cluster) {
                 text += &format!(
                     "; {count} certificates that claim its name were refused, from addresses at which \
                      nobody is known"
@@ -62,7 +62,7 @@ impl LinksInner {
         let lost = lost.filter(|_| !self.connections.is_connected(cluster))?;
         let mut known = link.view.iter().flat_map(|v| v.view.nodes.keys());
         let is_gone = |node: &NodeName| {
-            let node = (cluster.clone(), node.clone());
+            let node = NodeKey::new(cluster, node);
             (link.hub && self.connections.disconnects.get(&node).is_some()) || !self.may_dial(&node)
         };
         if !known.all(is_gone) {
@@ -87,7 +87,7 @@ impl LinksInner {
         let said = lost.map(|(node, loss)| (loss.at, format!("node {node}: {loss}")));
         let why = dials.explanation(said).unwrap_or_default();
         let fault =
-            self.runtime.handshake_faults.last(cluster).filter(|(_, fault)| is_later(fault.at));
+            self.peers.handshake_faults.last(cluster).filter(|(_, fault)| is_later(fault.at));
         match (dialled, fault) {
             (Some(code @ Code::CertificateRefused), _) => {
                 let hint = refusal_hint(dials.certificate_refusal(), "this node", cluster.as_str());
@@ -110,7 +110,7 @@ impl LinksInner {
             (_, Some((code, fault))) => {
                 let sentence = fault.sentence(code, cluster);
                 let rest = if why.is_empty() { why } else { format!("; {why}") };
-                (super::handshake_faults::refusal_code(code, &fault.why), sentence + &rest)
+                (super::certificate_refusal::refusal_code(code, &fault.why), sentence + &rest)
             }
             (Some(_), None) if dials.is_silent => {
                 let cause = format!(

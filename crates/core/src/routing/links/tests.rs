@@ -92,7 +92,7 @@ fn what_stands_is_hubs_times_hubs_and_others_times_hubs() {
     for now in everyone() {
         for target in standing(&now, &bank(), Some(&view), UP) {
             match target {
-                StandingTarget::Node(cluster, _) if cluster == now.local.cluster => within += 1,
+                StandingTarget::Node(key) if key.cluster == now.local.cluster => within += 1,
                 StandingTarget::Node(..) => across += 1,
                 StandingTarget::Seeds(_) => panic!("a hub that is connected needs no seed"),
             }
@@ -142,8 +142,8 @@ fn a_hub_asks_the_peers_hubs_first_and_another_node_its_own() {
     let bank = cluster("bank");
     let peer_hubs = hubs(view.nodes.keys(), &cluster("edge"));
     for now in everyone() {
-        let peers = view.nodes.keys().map(|n| (bank.clone(), n.clone()));
-        let siblings = now.siblings.keys().map(|n| (now.local.cluster.clone(), n.clone()));
+        let peers = view.nodes.keys().map(|n| NodeKey::new(&bank, n));
+        let siblings = now.siblings.keys().map(|n| NodeKey::new(&now.local.cluster, n));
         let connected: BTreeSet<_> = peers.chain(siblings).collect();
         let order = view_sources(&now, &bank, Some(&view), &connected);
         let own = own_hubs(&now, &bank);
@@ -151,7 +151,7 @@ fn a_hub_asks_the_peers_hubs_first_and_another_node_its_own() {
         let proper = order.iter().filter(|(rank, _)| *rank == SourceRank::Preferred);
         let proper: Vec<_> = proper.map(|(_, source)| source).collect();
         if is_hub_for(&now, &bank) {
-            assert!(proper.iter().all(|s| s.0 == bank && peer_hubs.contains(&&s.1)));
+            assert!(proper.iter().all(|s| s.cluster == bank && peer_hubs.contains(&&s.node)));
             assert_eq!(
                 ranks,
                 [
@@ -162,7 +162,9 @@ fn a_hub_asks_the_peers_hubs_first_and_another_node_its_own() {
                 .concat()
             );
         } else {
-            assert!(proper.iter().all(|s| s.0 == now.local.cluster && own.contains(&&s.1)));
+            assert!(
+                proper.iter().all(|s| s.cluster == now.local.cluster && own.contains(&&s.node))
+            );
             assert_eq!(ranks, [&[SourceRank::Preferred; 2][..], &[SourceRank::Peer; 6]].concat());
         }
         assert!(view_sources(&now, &bank, Some(&view), &BTreeSet::new()).is_empty());
@@ -183,7 +185,7 @@ fn the_controller_listens_to_hubs_and_is_none() {
         assert!(!is_hub_for(&now, &cluster(&format!("peer{n}"))));
     }
     let lost = LinkReach { connected: false, hubs_silent: true, stale: true };
-    let own = |n: &NodeName| StandingTarget::Node(cluster("edge"), n.clone());
+    let own = |n: &NodeName| StandingTarget::Node(NodeKey::new(&cluster("edge"), n));
     let expected: BTreeSet<_> = hubs.iter().map(own).collect();
     assert_eq!(
         standing(&now, &bank(), Some(&bank_view()), lost),

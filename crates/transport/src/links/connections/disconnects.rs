@@ -7,10 +7,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey, NodeName};
 use tokio::time::Instant;
 
-use super::dial_history::NodeKey;
 use super::recent_nodes::RecentNodes;
 use crate::endpoint::CloseReason;
 
@@ -20,7 +19,7 @@ const DISCONNECT_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// The way a node's last usable connection was lost.
 #[derive(Debug, Clone)]
-pub(super) enum DisconnectReason {
+pub(crate) enum DisconnectReason {
     /// The peer said that it takes no new streams.
     Leaving,
     /// The connection ended.
@@ -29,14 +28,14 @@ pub(super) enum DisconnectReason {
 
 /// A disconnect: when, and why.
 #[derive(Debug, Clone)]
-pub(super) struct Disconnect {
-    pub(super) at: Instant,
+pub(crate) struct Disconnect {
+    pub(crate) at: Instant,
     reason: DisconnectReason,
 }
 
 /// The last loss of each node that is not connected since, as far as [`RecentNodes`] keeps them.
 #[derive(Debug)]
-pub(super) struct Disconnects(RecentNodes<Disconnect>);
+pub(crate) struct Disconnects(RecentNodes<Disconnect>);
 
 impl Default for Disconnects {
     fn default() -> Self {
@@ -47,39 +46,34 @@ impl Default for Disconnects {
 impl Disconnects {
     /// Records that the node has no usable connection any more. The record is worth less if its cluster does
     /// not announce the node.
-    pub(super) fn record(
-        &self,
-        (cluster, node): &NodeKey,
-        is_announced: bool,
-        how: DisconnectReason,
-    ) {
-        self.0.insert(cluster, node, is_announced, Disconnect { at: Instant::now(), reason: how });
+    pub(crate) fn record(&self, key: &NodeKey, is_announced: bool, reason: DisconnectReason) {
+        self.0.insert(key, is_announced, Disconnect { at: Instant::now(), reason });
     }
 
-    /// The node is connected.
-    pub(super) fn forget(&self, (cluster, node): &NodeKey) {
-        self.0.remove(cluster, node);
+    /// Forgets the disconnect of a node that is connected again.
+    pub(crate) fn forget(&self, key: &NodeKey) {
+        self.0.remove(key);
     }
 
     /// Forgets the clusters that `keep` does not want.
-    pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+    pub(crate) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
         self.0.retain(keep);
     }
 
     /// The last disconnect of this node.
-    pub(super) fn get(&self, (cluster, node): &NodeKey) -> Option<Disconnect> {
-        self.0.get(cluster, node)
+    pub(crate) fn get(&self, key: &NodeKey) -> Option<Disconnect> {
+        self.0.get(key)
     }
 
-    /// The last loss among a cluster's nodes.
-    pub(super) fn last(&self, cluster: &ClusterName) -> Option<(NodeName, Disconnect)> {
+    /// The last disconnect among a cluster's nodes.
+    pub(crate) fn last(&self, cluster: &ClusterName) -> Option<(NodeName, Disconnect)> {
         self.0.last(cluster)
     }
 }
 
 impl Disconnect {
     /// True if the node said that it is going away.
-    pub(super) fn is_leaving(&self) -> bool {
+    pub(crate) fn is_leaving(&self) -> bool {
         matches!(self.reason, DisconnectReason::Leaving)
     }
 }

@@ -7,15 +7,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey};
 use adit_core::snapshot::ClusterView;
 use adit_core::wire::state::Omissions;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+/// The interval at which a subscriber receives something.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+
 /// A view older than this is taken from somebody else: three heartbeats.
-pub(super) const STALE_TIMEOUT: Duration =
-    super::publish_stream::HEARTBEAT_INTERVAL.saturating_mul(3);
+pub(crate) const STALE_TIMEOUT: Duration = HEARTBEAT_INTERVAL.saturating_mul(3);
 
 /// The view of a cluster, and its source.
 #[derive(Debug, Clone)]
@@ -27,7 +29,7 @@ pub struct LinkView {
     /// Its position at its source: epoch and sequence.
     pub position: (u64, u64),
     /// The node that sent it, and its cluster: a hub of the peer's, or a sibling that passes it on.
-    pub source: (ClusterName, NodeName),
+    pub source: NodeKey,
     /// Its age when it arrived.
     pub age: Duration,
     /// The time of its arrival.
@@ -44,7 +46,7 @@ impl LinkView {
     }
 
     /// True if `new` only says that this is still so.
-    pub(super) fn is_confirmed_by(&self, new: &Self) -> bool {
+    pub(crate) fn is_confirmed_by(&self, new: &Self) -> bool {
         let same = self.position == new.position || Arc::ptr_eq(&self.view, &new.view);
         self.source == new.source && same && self.lost == new.lost
     }
@@ -58,19 +60,19 @@ impl LinkView {
 
 /// All views.
 #[derive(Debug, Default)]
-pub(super) struct ViewTable(watch::Sender<Arc<BTreeMap<ClusterName, LinkView>>>);
+pub(crate) struct ViewTable(watch::Sender<Arc<BTreeMap<ClusterName, LinkView>>>);
 
 impl ViewTable {
-    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, LinkView>>> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, LinkView>>> {
         self.0.subscribe()
     }
 
-    pub(super) fn get(&self, cluster: &ClusterName) -> Option<LinkView> {
+    pub(crate) fn get(&self, cluster: &ClusterName) -> Option<LinkView> {
         self.0.borrow().get(cluster).cloned()
     }
 
     /// Takes a view. A mere heartbeat makes it younger without telling anybody.
-    pub(super) fn set(&self, cluster: &ClusterName, mut new: LinkView) {
+    pub(crate) fn set(&self, cluster: &ClusterName, mut new: LinkView) {
         self.0.send_if_modified(|all| {
             let all = Arc::make_mut(all);
             let same = all.get(cluster).filter(|old| old.is_confirmed_by(&new));
@@ -84,7 +86,7 @@ impl ViewTable {
     }
 
     /// Forgets all but the clusters that `keep` wants.
-    pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+    pub(crate) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
         self.0.send_if_modified(|all| {
             let superfluous = all.keys().any(|cluster| !keep(cluster));
             if superfluous {

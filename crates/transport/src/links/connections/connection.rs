@@ -1,31 +1,31 @@
 //! A connection in use: what it carries, and whether it takes more.
 //!
 //! Owns the counts that decide when a connection is idle. That it is registered, spoken on and closed is
-//! [`super::table`]'s and [`super::session`]'s.
+//! [`super::table`]'s and [`crate::links::session`]'s.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use adit_core::code::Code;
+use adit_core::name::NodeKey;
 use adit_core::routing::connections::ConnectionCandidate;
 use adit_core::wire::control::ControlMessage;
 use adit_pki::VerifyError;
+use adit_runtime::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::dial_history::NodeKey;
-use super::misuse::ConnectionMisuse;
-use super::table::lock;
 use crate::endpoint::QuicConnection;
+use crate::links::misuse::ConnectionMisuse;
 use crate::peer::PeerInfo;
 
 /// A connection in use.
 #[derive(Debug)]
-pub(super) struct PeerConnection {
-    pub(super) quic: QuicConnection,
-    pub(super) peer: Arc<PeerInfo>,
-    pub(super) connected_at: Instant,
+pub(crate) struct PeerConnection {
+    pub(crate) quic: QuicConnection,
+    pub(crate) peer: Arc<PeerInfo>,
+    pub(crate) connected_at: Instant,
     /// To the session, which writes it on the control stream.
     control: mpsc::Sender<ControlMessage>,
     usage: Mutex<UsageState>,
@@ -33,7 +33,7 @@ pub(super) struct PeerConnection {
     /// True if its certificate stopped being believed while it was open.
     is_distrusted: AtomicBool,
     /// The streams that its peer opened in vain.
-    pub(super) misuse: Mutex<ConnectionMisuse>,
+    pub(crate) misuse: Mutex<ConnectionMisuse>,
 }
 
 #[derive(Debug)]
@@ -57,21 +57,21 @@ struct UsageState {
 
 /// The use of a connection, for status.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ConnectionUsage {
-    pub(super) streams: usize,
-    pub(super) publishing: usize,
-    pub(super) standing: bool,
+pub(crate) struct ConnectionUsage {
+    pub(crate) streams: usize,
+    pub(crate) publishing: usize,
+    pub(crate) standing: bool,
 }
 
 /// A stream's use of a connection: a connection is not idle while somebody holds one.
 #[derive(Debug)]
-pub(super) struct StreamGuard {
+pub(crate) struct StreamGuard {
     connection: Arc<PeerConnection>,
     stream_use: StreamUse,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum StreamUse {
+pub(crate) enum StreamUse {
     /// A data stream, whoever opened it.
     Data,
     /// A state stream on which we learn.
@@ -81,7 +81,7 @@ pub(super) enum StreamUse {
 }
 
 impl PeerConnection {
-    pub(super) fn new(
+    pub(crate) fn new(
         quic: QuicConnection,
         peer: Arc<PeerInfo>,
         control: mpsc::Sender<ControlMessage>,
@@ -110,7 +110,7 @@ impl PeerConnection {
     }
 
     /// True if the same process of the same node dialled both in one class and slot, or we did both.
-    pub(super) fn is_same_slot(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_slot(&self, other: &Self) -> bool {
         let kind = |conn: &Self| {
             let peer = &conn.peer;
             (peer.boot, peer.class, peer.dialled, peer.slot)
@@ -119,36 +119,36 @@ impl PeerConnection {
     }
 
     /// The node that it is with.
-    pub(super) fn key(&self) -> NodeKey {
-        (self.peer.cluster.clone(), self.peer.node.clone())
+    pub(crate) fn key(&self) -> NodeKey {
+        NodeKey::new(&self.peer.cluster, &self.peer.node)
     }
 
     /// Records that its peer's certificate is not believed any more; false if that was recorded before.
-    pub(super) fn mark_distrusted(&self) -> bool {
+    pub(crate) fn mark_distrusted(&self) -> bool {
         !self.is_distrusted.swap(true, Ordering::Relaxed)
     }
 
     /// Takes [`mark_distrusted`](Self::mark_distrusted) back, before it is checked once more.
-    pub(super) fn clear_distrusted(&self) {
+    pub(crate) fn clear_distrusted(&self) {
         self.is_distrusted.store(false, Ordering::Relaxed);
     }
 
     /// Ends it because its peer's certificate is not believed any more.
-    pub(super) fn close_distrusted(&self, refusal: &VerifyError) {
+    pub(crate) fn close_distrusted(&self, refusal: &VerifyError) {
         let is_denied = refusal.label() == VerifyError::DENIED;
         let code = if is_denied { Code::DeniedIdentity } else { Code::CertificateEnded };
         self.quic.close(code, &refusal.to_string());
     }
 
     /// A use of it that the peer began: never refused.
-    pub(super) fn begin_use(self: &Arc<Self>, what: StreamUse) -> StreamGuard {
-        *lock(&self.usage).count_mut(what) += 1;
+    pub(crate) fn begin_use(self: &Arc<Self>, what: StreamUse) -> StreamGuard {
+        *self.usage.lock().count_mut(what) += 1;
         StreamGuard { connection: Arc::clone(self), stream_use: what }
     }
 
     /// Begins a use of it by this side; `None` if it takes no new streams.
-    pub(super) fn try_begin_use(self: &Arc<Self>, what: StreamUse) -> Option<StreamGuard> {
-        let mut using = lock(&self.usage);
+    pub(crate) fn try_begin_use(self: &Arc<Self>, what: StreamUse) -> Option<StreamGuard> {
+        let mut using = self.usage.lock();
         if using.leaving.is_some() {
             return None;
         }
@@ -158,8 +158,8 @@ impl PeerConnection {
 
     /// Begins to leave if nothing has used it for `idle`; the error is when to ask again. A connection that
     /// is kept for its own sake does not leave; one that is leaving already does.
-    pub(super) fn leave_if_idle(&self, idle: Duration) -> Result<(), Instant> {
-        let mut using = lock(&self.usage);
+    pub(crate) fn leave_if_idle(&self, idle: Duration) -> Result<(), Instant> {
+        let mut using = self.usage.lock();
         if using.leaving.is_some() {
             return Ok(());
         }
@@ -172,21 +172,21 @@ impl PeerConnection {
     }
 
     /// Checks whether nothing has used it for so long. The error is when to ask again.
-    pub(super) fn check_idle_for(&self, time: Duration) -> Result<(), Instant> {
-        lock(&self.usage).check_idle_for(time)
+    pub(crate) fn check_idle_for(&self, time: Duration) -> Result<(), Instant> {
+        self.usage.lock().check_idle_for(time)
     }
 
     /// Waits until it leaves for another reason.
-    pub(super) async fn wait_leaving(&self) {
+    pub(crate) async fn wait_leaving(&self) {
         self.leave_notify.notified().await;
     }
 
-    pub(super) fn leaving_code(&self) -> Option<Code> {
-        lock(&self.usage).leaving
+    pub(crate) fn leaving_code(&self) -> Option<Code> {
+        self.usage.lock().leaving
     }
 
-    pub(super) fn usage_counts(&self) -> ConnectionUsage {
-        let using = lock(&self.usage);
+    pub(crate) fn usage_counts(&self) -> ConnectionUsage {
+        let using = self.usage.lock();
         ConnectionUsage {
             streams: using.streams,
             publishing: using.publishing,
@@ -195,24 +195,24 @@ impl PeerConnection {
     }
 
     /// Takes nothing new from here on. The first reason stays.
-    pub(super) fn mark_leaving(&self, code: Code) {
-        lock(&self.usage).leaving.get_or_insert(code);
+    pub(crate) fn mark_leaving(&self, code: Code) {
+        self.usage.lock().leaving.get_or_insert(code);
         self.leave_notify.notify_one();
     }
 
     /// Its peer's successor is waited for from here on.
-    pub(super) fn await_successor(&self) {
-        lock(&self.usage).awaits_successor = true;
+    pub(crate) fn await_successor(&self) {
+        self.usage.lock().awaits_successor = true;
     }
 
     /// True once it is.
-    pub(super) fn is_awaiting_successor(&self) -> bool {
-        lock(&self.usage).awaits_successor
+    pub(crate) fn is_awaiting_successor(&self) -> bool {
+        self.usage.lock().awaits_successor
     }
 
     /// Sets whether it is kept for its own sake from here on.
-    pub(super) fn set_standing(&self, standing: bool) {
-        let mut using = lock(&self.usage);
+    pub(crate) fn set_standing(&self, standing: bool) {
+        let mut using = self.usage.lock();
         if using.standing && !standing {
             using.last_used = Instant::now();
         }
@@ -220,8 +220,8 @@ impl PeerConnection {
     }
 
     /// Records that its node has fallen silent: it takes no new streams until something is received on it.
-    pub(super) fn mark_silent(&self) {
-        lock(&self.usage).silent_at_datagrams = Some(self.datagrams_received());
+    pub(crate) fn mark_silent(&self) {
+        self.usage.lock().silent_at_datagrams = Some(self.datagrams_received());
     }
 
     /// Number of datagrams that came from the peer.
@@ -231,12 +231,12 @@ impl PeerConnection {
 
     /// Has the session send the message to the peer. A session that does not get to it has a peer that does
     /// not read; then the connection's end must do.
-    pub(super) fn send_control(&self, message: ControlMessage) {
+    pub(crate) fn send_control(&self, message: ControlMessage) {
         drop(self.control.try_send(message));
     }
 
-    pub(super) fn candidate(&self) -> ConnectionCandidate {
-        let using = lock(&self.usage);
+    pub(crate) fn candidate(&self) -> ConnectionCandidate {
+        let using = self.usage.lock();
         ConnectionCandidate {
             boot: self.peer.boot.0,
             class: self.peer.class,
@@ -272,14 +272,14 @@ impl UsageState {
 }
 
 impl StreamGuard {
-    pub(super) fn connection(&self) -> &Arc<PeerConnection> {
+    pub(crate) fn connection(&self) -> &Arc<PeerConnection> {
         &self.connection
     }
 }
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        let mut using = lock(&self.connection.usage);
+        let mut using = self.connection.usage.lock();
         *using.count_mut(self.stream_use) -= 1;
         using.last_used = Instant::now();
     }

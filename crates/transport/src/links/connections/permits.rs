@@ -1,39 +1,31 @@
-//! A seat for each connection, from the moment in which its peer is known to its end.
+//! Permits of connections: each has one from the moment in which its peer is known to its end.
 //!
 //! A connection costs memory before its hello has come, so its permit is taken before that. Owns how many
 //! connections each cluster and node has, and how fast each cluster's nodes connect.
 //! [`adit_core::admission::connection_limits`] decides how many there may be.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::admission::PeerRefusal;
 use adit_core::admission::connection_limits::{
     self, ConnectionCounts, ConnectionLimits, LimitReached,
 };
 use adit_core::admission::rate_limit::TokenBucket;
-use adit_core::admission::{self, PeerRefusal};
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey, NodeName};
 use adit_core::snapshot::Snapshot;
+use adit_runtime::Mutex;
 use tokio::time::Instant;
-
-use super::dial_history::NodeKey;
-use super::settings::LinkSettings;
-use super::shared::LinksInner;
-use super::table::lock;
-use crate::endpoint::QuicConnection;
-
-/// Workers that a peer's node is granted at least, since it may have more of them than this one.
-const MIN_PEER_WORKERS: usize = 16;
 
 /// The interval at which an announced node without a connection is let in although its cluster's nodes
 /// connect too often.
 const RETURN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// All seats.
+/// All permits.
 #[derive(Debug)]
-pub(super) struct ConnectionPermits {
+pub(crate) struct ConnectionPermits {
     started_at: Instant,
     clusters: Mutex<BTreeMap<ClusterName, ClusterPermits>>,
 }
@@ -51,19 +43,20 @@ struct ClusterPermits {
 
 /// The permit of one connection. Dropping it gives its place back.
 #[derive(Debug)]
-pub(super) struct ConnectionPermit {
+pub(crate) struct ConnectionPermit {
     permits: Arc<ConnectionPermits>,
     node: NodeKey,
     is_announced: bool,
 }
 
 /// The facts about a node that wants a permit.
-struct PermitRequest<'a> {
-    node: &'a NodeKey,
-    is_announced: bool,
-    members: usize,
+pub(crate) struct PermitRequest<'a> {
+    pub(crate) node: &'a NodeKey,
+    pub(crate) is_announced: bool,
+    /// Nodes that its cluster announces; 0 while there is no view of it.
+    pub(crate) members: usize,
     /// True if it came by itself, rather than being dialled by us.
-    is_inbound: bool,
+    pub(crate) is_inbound: bool,
 }
 
 impl Default for ConnectionPermits {
@@ -74,15 +67,18 @@ impl Default for ConnectionPermits {
 
 impl ConnectionPermits {
     /// Takes a permit. `now` says which clusters share the places.
-    fn acquire(
+    ///
+    /// # Errors
+    /// The node comes too often, or there is no place for it.
+    pub(crate) fn acquire(
         self: &Arc<Self>,
         bounds: ConnectionLimits,
         now: &Snapshot,
         applicant: &PermitRequest<'_>,
     ) -> Result<ConnectionPermit, PeerRefusal> {
-        let (cluster, node) = applicant.node;
+        let NodeKey { cluster, node } = applicant.node;
         let over = |reason| Err(PeerRefusal { code: Code::OverLimit, reason });
-        let mut clusters = lock(&self.clusters);
+        let mut clusters = self.clusters.lock();
         let promised = bounds.guaranteed(now.links.len());
         let linked = clusters.iter().filter(|(name, _)| **name != now.local.cluster);
         let lent = linked.map(|(_, taken)| taken.total.saturating_sub(promised)).sum();
@@ -134,9 +130,9 @@ impl ConnectionPermits {
         Ok(ConnectionPermit { permits: Arc::clone(self), node, is_announced })
     }
 
-    /// Forgets the clusters that `keep` does not want and that have no seat any more.
-    pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
-        lock(&self.clusters).retain(|cluster, taken| taken.total > 0 || keep(cluster));
+    /// Forgets the clusters that `keep` does not want and that have no permit any more.
+    pub(crate) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+        self.clusters.lock().retain(|cluster, taken| taken.total > 0 || keep(cluster));
     }
 }
 
@@ -145,7 +141,7 @@ impl ClusterPermits {
     /// come back at once, with several connections each, no node's second keeps out another's first. No more
     /// names are remembered than are announced.
     fn may_return(&mut self, applicant: &PermitRequest<'_>, now: Duration) -> bool {
-        let (_, node) = applicant.node;
+        let NodeKey { node, .. } = applicant.node;
         // While no view names the nodes, all count as announced.
         let is_member = applicant.is_announced && applicant.members > 0;
         if !is_member || self.nodes.contains_key(node) {
@@ -164,8 +160,8 @@ impl ClusterPermits {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let (cluster, node) = &self.node;
-        let mut clusters = lock(&self.permits.clusters);
+        let NodeKey { cluster, node } = &self.node;
+        let mut clusters = self.permits.clusters.lock();
         let Some(taken) = clusters.get_mut(cluster) else { return };
         taken.total -= 1;
         taken.unannounced -= usize::from(!self.is_announced);
@@ -174,56 +170,6 @@ impl Drop for ConnectionPermit {
             if *with_node == 0 {
                 taken.nodes.remove(node);
             }
-        }
-    }
-}
-
-impl LinksInner {
-    /// Takes a permit for a connection whose handshake has just ended, before anything is sent on it.
-    ///
-    /// # Errors
-    /// The peer is no node of a linked cluster or of ours, comes too often, or there is no place for it.
-    pub(super) fn acquire_permit(
-        &self,
-        quic: &QuicConnection,
-    ) -> Result<ConnectionPermit, PeerRefusal> {
-        let now = self.snapshot();
-        let node = admission::identify_peer(&now, quic.peer_id())?;
-        let (is_announced, members) = self.announcement_of(&now, &node);
-        let applicant =
-            PermitRequest { node: &node, is_announced, members, is_inbound: !quic.dialled() };
-        self.connections.permits.acquire(self.connection_limits(), &now, &applicant)
-    }
-
-    /// Says whether a node is announced by its cluster, and how many nodes are; all are, while there is no
-    /// view.
-    fn announcement_of(&self, now: &Snapshot, (cluster, node): &NodeKey) -> (bool, usize) {
-        if *cluster == now.local.cluster {
-            let is_announced = now.siblings.contains_key(node) || node.is_controller();
-            return (is_announced || now.siblings.is_empty(), now.siblings.len());
-        }
-        let view = self.knowledge.views.get(cluster);
-        view.map_or((true, 0), |v| (v.view.nodes.contains_key(node), v.view.nodes.len()))
-    }
-
-    /// True if a node is announced by its cluster: records of other nodes are worth less.
-    pub(super) fn is_announced(&self, node: &NodeKey) -> bool {
-        self.announcement_of(&self.snapshot(), node).0
-    }
-
-    /// The slots in each lane from which a peer's node dials: those of its workers, each with as many
-    /// connections in parallel as we would make. Who makes more is broken.
-    pub(super) fn max_slots(&self) -> usize {
-        let LinkSettings { parallel_connections: parallel, .. } = self.context.settings;
-        self.endpoints.workers().len().max(MIN_PEER_WORKERS) * parallel
-    }
-
-    /// With one node there may be both classes' connections, in two generations; with more of them if it has
-    /// fewer workers than [`MIN_PEER_WORKERS`], as most have.
-    fn connection_limits(&self) -> ConnectionLimits {
-        ConnectionLimits {
-            total: self.context.settings.max_connections,
-            per_node: self.max_slots() * 2 * 2,
         }
     }
 }

@@ -15,26 +15,26 @@ const BYTES_PER_SECOND: usize = 1 << 20;
 
 /// The rest of one link's budget. It belongs to the link, and outlives streams and sources.
 #[derive(Debug)]
-pub(super) struct ReceiveBudget {
+pub(crate) struct ReceiveBudget {
     /// The time at which it will be full again.
     full_at: Instant,
 }
 
 impl ReceiveBudget {
     /// A full one.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { full_at: Instant::now() }
     }
 
     /// Spends a message of so many bytes. What is missing is owed.
-    pub(super) fn spend(&mut self, bytes: u64) {
+    pub(crate) fn spend(&mut self, bytes: u64) {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         self.full_at =
             self.full_at.max(Instant::now()) + time_for(bytes.saturating_add(MESSAGE_COST));
     }
 
     /// The time at which the next message may be read; `None` if that is now.
-    pub(super) fn exhausted_until(&self) -> Option<Instant> {
+    pub(crate) fn exhausted_until(&self) -> Option<Instant> {
         let at = self.full_at.checked_sub(time_for(WHOLE_VIEW_COST))?;
         Some(at).filter(|at| *at > Instant::now())
     }

@@ -3,10 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::backoff::Backoff;
 use adit_core::wire;
 
 use crate::budget::BufferLimits;
 use crate::peer::BootId;
+
+/// The backoff between two tries to reach a node or a source.
+pub(super) const DIAL_BACKOFF: Backoff =
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
 
 /// A source of random numbers. An argument, so that a simulation can repeat them.
 pub type RandomSource = Arc<dyn Fn() -> u64 + Send + Sync>;

@@ -6,32 +6,32 @@
 //! the dials and the reconciler make and end them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::admission::PeerRefusal;
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey, NodeName};
 use adit_core::routing::connections::{self, ConnectionCandidate, Unusable};
 use adit_core::routing::links::StandingTarget;
 use adit_core::snapshot::Class;
+use adit_runtime::Mutex;
 use tokio::sync::watch;
 
 use super::boot_history::BootHistory;
 use super::connection::PeerConnection;
-use super::dial_history::NodeKey;
 use super::disconnects::{DisconnectReason, Disconnects};
 use super::permits::ConnectionPermits;
 use crate::endpoint::CloseReason;
 
 /// A connection that a stream may take.
 #[derive(Debug)]
-pub(super) struct ConnectionChoice {
-    pub(super) conn: Arc<PeerConnection>,
+pub(crate) struct ConnectionChoice {
+    pub(crate) conn: Arc<PeerConnection>,
     /// True if it is of the stream's class.
-    pub(super) is_of_class: bool,
+    pub(crate) is_of_class: bool,
     /// True if we dialled it from the stream's worker: the best there is.
-    pub(super) is_own: bool,
+    pub(crate) is_own: bool,
 }
 
 /// The most connections of one boot, class, dialler and slot: the one that takes streams, and one whose place
@@ -77,14 +77,14 @@ impl ClusterConnections {
 
 /// All connections.
 #[derive(Debug, Default)]
-pub(super) struct ConnectionTable {
+pub(crate) struct ConnectionTable {
     clusters: Mutex<BTreeMap<ClusterName, ClusterConnections>>,
     /// Written while `clusters` is locked, so that whoever finds no connection finds the reason.
-    pub(super) disconnects: Disconnects,
+    pub(crate) disconnects: Disconnects,
     /// In which order processes connected.
-    pub(super) boots: BootHistory,
+    pub(crate) boots: BootHistory,
     /// The permits of connections, which bound their number.
-    pub(super) permits: Arc<ConnectionPermits>,
+    pub(crate) permits: Arc<ConnectionPermits>,
     /// Rung at each change among a cluster's connections.
     cluster_notifiers: Mutex<HashMap<ClusterName, watch::Sender<()>>>,
     /// Rung at each change.
@@ -92,20 +92,20 @@ pub(super) struct ConnectionTable {
 }
 
 impl ConnectionTable {
-    /// Rings at every connection that comes, goes or begins to leave.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
+    /// Wakes at every connection that comes, goes or begins to leave.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.notifier.subscribe()
     }
 
     /// Wakes at the same changes of one cluster's connections. Clusters are few and come from the
     /// configuration.
-    pub(super) fn changes_of(&self, cluster: &ClusterName) -> watch::Receiver<()> {
-        lock(&self.cluster_notifiers).entry(cluster.clone()).or_default().subscribe()
+    pub(crate) fn changes_of(&self, cluster: &ClusterName) -> watch::Receiver<()> {
+        self.cluster_notifiers.lock().entry(cluster.clone()).or_default().subscribe()
     }
 
     fn notify(&self, cluster: &ClusterName) {
-        if let Some(bell) = lock(&self.cluster_notifiers).get(cluster) {
-            bell.send_replace(());
+        if let Some(notifier) = self.cluster_notifiers.lock().get(cluster) {
+            notifier.send_replace(());
         }
         self.notifier.send_replace(());
     }
@@ -115,7 +115,7 @@ impl ConnectionTable {
     ///
     /// # Errors
     /// It is of no slot, or there are enough of its kind.
-    pub(super) fn insert(
+    pub(crate) fn insert(
         &self,
         conn: &Arc<PeerConnection>,
         slots: usize,
@@ -128,7 +128,7 @@ impl ConnectionTable {
         if !peer.dialled && usize::try_from(peer.slot).map_or(true, |slot| slot >= slots) {
             return over(format!("names slot {} of {slots}", peer.slot));
         }
-        let mut clusters = lock(&self.clusters);
+        let mut clusters = self.clusters.lock();
         let nodes = clusters.entry(peer.cluster.clone()).or_default();
         let before = nodes.by_node.get(&peer.node).map(Vec::as_slice).unwrap_or_default();
         let alike = before.iter().filter(|c| c.is_same_slot(conn) && c.quic.is_closed().is_none());
@@ -153,14 +153,14 @@ impl ConnectionTable {
 
     /// Removes a connection that ended with `closed`. The reason is kept for longer if the node's cluster
     /// announces it.
-    pub(super) fn remove(
+    pub(crate) fn remove(
         &self,
         conn: &Arc<PeerConnection>,
         closed: &CloseReason,
         is_announced: bool,
     ) {
         let peer = &conn.peer;
-        let mut clusters = lock(&self.clusters);
+        let mut clusters = self.clusters.lock();
         if let Some(nodes) = clusters.get_mut(&peer.cluster) {
             let was = nodes.is_connected(&peer.node);
             if let Some(all) = nodes.by_node.get_mut(&peer.node) {
@@ -183,9 +183,9 @@ impl ConnectionTable {
     }
 
     /// Records that the peer takes no new streams on the connection.
-    pub(super) fn mark_peer_leaving(&self, conn: &PeerConnection, code: Code, is_announced: bool) {
+    pub(crate) fn mark_peer_leaving(&self, conn: &PeerConnection, code: Code, is_announced: bool) {
         let peer = &conn.peer;
-        let mut clusters = lock(&self.clusters);
+        let mut clusters = self.clusters.lock();
         let was = clusters.get(&peer.cluster).is_some_and(|n| n.is_connected(&peer.node));
         conn.mark_leaving(code);
         if let Some(nodes) = clusters.get_mut(&peer.cluster) {
@@ -199,9 +199,9 @@ impl ConnectionTable {
     }
 
     /// Has the connection take no new streams of ours.
-    pub(super) fn mark_leaving(&self, conn: &PeerConnection, code: Code) {
+    pub(crate) fn mark_leaving(&self, conn: &PeerConnection, code: Code) {
         let peer = &conn.peer;
-        let mut clusters = lock(&self.clusters);
+        let mut clusters = self.clusters.lock();
         conn.mark_leaving(code);
         if let Some(nodes) = clusters.get_mut(&peer.cluster) {
             nodes.update_open(&peer.node);
@@ -213,14 +213,14 @@ impl ConnectionTable {
     /// Records that a connection ended by silence: the others with that boot of the node take no new streams
     /// until something is received on them. Each of them would end the same way, but later, since no two
     /// count from the same datagram; what is sent meanwhile would be lost. True if we dialled one of them.
-    pub(super) fn mark_silent(
+    pub(crate) fn mark_silent(
         &self,
         lost: &PeerConnection,
         closed: &CloseReason,
         is_announced: bool,
     ) -> bool {
         let peer = &lost.peer;
-        let clusters = lock(&self.clusters);
+        let clusters = self.clusters.lock();
         let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.by_node.get(&peer.node));
         let all = all.map(Vec::as_slice).unwrap_or_default();
         let was = is_usable(all);
@@ -242,9 +242,9 @@ impl ConnectionTable {
     }
 
     /// True if another process of the connection's node takes new streams.
-    pub(super) fn has_successor(&self, conn: &PeerConnection) -> bool {
+    pub(crate) fn has_successor(&self, conn: &PeerConnection) -> bool {
         let peer = &conn.peer;
-        let clusters = lock(&self.clusters);
+        let clusters = self.clusters.lock();
         let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.by_node.get(&peer.node));
         all.is_some_and(|all| {
             all.iter().any(|c| c.peer.boot != peer.boot && c.candidate().is_alive())
@@ -252,9 +252,9 @@ impl ConnectionTable {
     }
 
     /// True if the successor of the connection's process is waited for already.
-    pub(super) fn is_successor_awaited(&self, conn: &PeerConnection) -> bool {
+    pub(crate) fn is_successor_awaited(&self, conn: &PeerConnection) -> bool {
         let peer = &conn.peer;
-        let clusters = lock(&self.clusters);
+        let clusters = self.clusters.lock();
         let all = clusters.get(&peer.cluster).and_then(|nodes| nodes.by_node.get(&peer.node));
         let awaits = |c: &Arc<PeerConnection>| {
             c.peer.boot == peer.boot && c.leaving_code().is_none() && c.is_awaiting_successor()
@@ -263,14 +263,14 @@ impl ConnectionTable {
     }
 
     /// The connections that a stream to this node may take, best first.
-    pub(super) fn choices(
+    pub(crate) fn choices(
         &self,
-        (cluster, node): &NodeKey,
+        NodeKey { cluster, node }: &NodeKey,
         lane: Class,
         worker: usize,
         random: u64,
     ) -> Vec<ConnectionChoice> {
-        let clusters = lock(&self.clusters);
+        let clusters = self.clusters.lock();
         let Some(all) = clusters.get(cluster).and_then(|nodes| nodes.by_node.get(node)) else {
             return Vec::new();
         };
@@ -285,22 +285,22 @@ impl ConnectionTable {
     }
 
     /// The slot for a connection that is about to be dialled; see [`connections::free_slot`].
-    pub(super) fn free_slot(
+    pub(crate) fn free_slot(
         &self,
-        (cluster, node): &NodeKey,
+        NodeKey { cluster, node }: &NodeKey,
         lane: Class,
         (worker, workers): (usize, usize),
         limit: usize,
     ) -> Option<u64> {
-        let clusters = lock(&self.clusters);
+        let clusters = self.clusters.lock();
         let all = clusters.get(cluster).and_then(|nodes| nodes.by_node.get(node));
         let all = candidates(all.map(Vec::as_slice).unwrap_or_default());
         connections::free_slot(&all, lane, worker, workers, limit)
     }
 
     /// All connections, each with the reason for which it takes no new streams, if it does not.
-    pub(super) fn all(&self) -> Vec<(Arc<PeerConnection>, Option<Unusable>)> {
-        let clusters = lock(&self.clusters);
+    pub(crate) fn all(&self) -> Vec<(Arc<PeerConnection>, Option<Unusable>)> {
+        let clusters = self.clusters.lock();
         clusters
             .values()
             .flat_map(|nodes| nodes.by_node.values())
@@ -309,45 +309,45 @@ impl ConnectionTable {
     }
 
     /// The nodes of `cluster` with which there is a connection that takes new streams, in order of name.
-    pub(super) fn connected(&self, cluster: &ClusterName) -> Vec<NodeName> {
-        let clusters = lock(&self.clusters);
+    pub(crate) fn connected(&self, cluster: &ClusterName) -> Vec<NodeName> {
+        let clusters = self.clusters.lock();
         clusters.get(cluster).into_iter().flat_map(ClusterConnections::connected).cloned().collect()
     }
 
     /// True if there is a connection that takes new streams with any node of `cluster`.
-    pub(super) fn is_connected(&self, cluster: &ClusterName) -> bool {
-        lock(&self.clusters).get(cluster).is_some_and(|nodes| nodes.connected().next().is_some())
+    pub(crate) fn is_connected(&self, cluster: &ClusterName) -> bool {
+        self.clusters.lock().get(cluster).is_some_and(|nodes| nodes.connected().next().is_some())
     }
 
     /// The position of the first of these nodes with which there is a connection that takes new streams.
-    pub(super) fn first_connected(
+    pub(crate) fn first_connected(
         &self,
         cluster: &ClusterName,
         among: &[&NodeName],
     ) -> Option<usize> {
-        let clusters = lock(&self.clusters);
+        let clusters = self.clusters.lock();
         let nodes = clusters.get(cluster)?;
         among.iter().position(|node| nodes.is_connected(node))
     }
 
     /// The first node of `cluster` by name, but for those in `except`, with which there is a connection that
     /// takes new streams.
-    pub(super) fn other_connected(
+    pub(crate) fn other_connected(
         &self,
         cluster: &ClusterName,
         except: &[NodeName],
     ) -> Option<NodeName> {
-        let clusters = lock(&self.clusters);
+        let clusters = self.clusters.lock();
         clusters.get(cluster)?.connected().find(|node| !except.contains(node)).cloned()
     }
 
     /// The connection that serves `target`: one that we dialled and that takes new streams. One that the peer
     /// dialled is the peer's to close, and does not tell us of its restart.
-    pub(super) fn standing_connection(
+    pub(crate) fn standing_connection(
         &self,
         target: &StandingTarget,
     ) -> Option<Arc<PeerConnection>> {
-        let clusters = lock(&self.clusters);
+        let clusters = self.clusters.lock();
         let best = |all: &Vec<Arc<PeerConnection>>| {
             let ours =
                 |c: &Arc<PeerConnection>| c.peer.dialled && c.peer.class == Class::Interactive;
@@ -357,17 +357,17 @@ impl ConnectionTable {
             StandingTarget::Seeds(cluster) => {
                 clusters.get(cluster)?.by_node.values().find_map(best)
             }
-            StandingTarget::Node(cluster, node) => {
+            StandingTarget::Node(NodeKey { cluster, node }) => {
                 clusters.get(cluster)?.by_node.get(node).and_then(best)
             }
         }
     }
 
     /// Marks the connections that are kept for their own sake: one for each target.
-    pub(super) fn mark_standing(&self, targets: &BTreeSet<StandingTarget>) {
+    pub(crate) fn mark_standing(&self, targets: &BTreeSet<StandingTarget>) {
         let kept = targets.iter().filter_map(|t| self.standing_connection(t)).map(|c| c.quic.id());
         let kept: HashSet<u64> = kept.collect();
-        for conn in lock(&self.clusters).values().flat_map(|nodes| nodes.by_node.values()).flatten()
+        for conn in self.clusters.lock().values().flat_map(|nodes| nodes.by_node.values()).flatten()
         {
             conn.set_standing(kept.contains(&conn.quic.id()));
         }
@@ -391,9 +391,4 @@ fn usable_connections(all: &[Arc<PeerConnection>]) -> impl Iterator<Item = Arc<P
 /// True if one of a node's connections takes new streams.
 fn is_usable(all: &[Arc<PeerConnection>]) -> bool {
     all.iter().any(|conn| conn.candidate().is_alive())
-}
-
-/// No lock here is held across anything that could panic half-way.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey};
 use adit_core::routing;
 use adit_core::routing::links::SourceRank;
 use adit_core::snapshot::Class;
@@ -24,15 +24,13 @@ use tokio::task::consume_budget;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{PeerConnection, StreamGuard, StreamUse};
-use super::message_reader::MessageReader;
 use super::receive_budget::ReceiveBudget;
-use super::shared::LinksInner;
 use super::views::{LinkView, STALE_TIMEOUT};
+use crate::links::connections::{PeerConnection, StreamGuard, StreamUse};
+use crate::links::context::DIAL_BACKOFF;
+use crate::links::inner::LinksInner;
+use crate::links::message_reader::MessageReader;
 use crate::stream::SendStream;
-
-/// A node that sends a view, and its cluster.
-type SourceNode = (ClusterName, NodeName);
 
 /// The least time between two views of one link that are delivered: whoever acts on views has the same work
 /// however often a peer changes its mind. After a pause the first is delivered at once.
@@ -60,9 +58,9 @@ struct ViewSubscriber {
     shared: Arc<LinksInner>,
     cluster: ClusterName,
     /// The node that sent the view that we have, and the replica of it.
-    last: Option<(SourceNode, ViewReplica)>,
+    last: Option<(NodeKey, ViewReplica)>,
     /// Sources that failed: how often, and until when they rest.
-    backing_off: BTreeMap<SourceNode, (u32, Instant)>,
+    backing_off: BTreeMap<NodeKey, (u32, Instant)>,
     /// The budget of what is received.
     budget: ReceiveBudget,
     /// The time of the last warning that something is left out.
@@ -104,7 +102,7 @@ impl SourceChanges {
 }
 
 /// Learns about `cluster` until `stop`.
-pub(super) async fn run_subscriber(
+pub(crate) async fn run_subscriber(
     shared: Arc<LinksInner>,
     cluster: ClusterName,
     stop: CancellationToken,
@@ -139,10 +137,10 @@ impl ViewSubscriber {
                 continue;
             };
             let left = self.subscribe_and_receive(&source).await;
-            tracing::debug!(link = %self.cluster, source = %source.1, ?left, "left a source");
+            tracing::debug!(link = %self.cluster, source = %source.node, ?left, "left a source");
             if left != EndReason::Better {
                 let failed = self.backing_off.get(&source).map_or(0, |(n, _)| *n);
-                let wait = routing::backoff(failed, shared.context.random_unit());
+                let wait = DIAL_BACKOFF.with_full_jitter(failed, shared.context.random_unit());
                 self.backing_off.insert(source, (failed + 1, Instant::now() + wait));
             }
         }
@@ -158,40 +156,40 @@ impl ViewSubscriber {
         }
     }
 
-    fn sources(&self) -> Vec<(SourceRank, SourceNode)> {
+    fn sources(&self) -> Vec<(SourceRank, NodeKey)> {
         let shared = &self.shared;
         let view = shared.knowledge.views.get(&self.cluster);
         let view = view.as_ref().map(|v| &*v.view);
         let now = shared.snapshot();
         let of = |cluster: &ClusterName| {
             let nodes = shared.connections.connected(cluster).into_iter();
-            nodes.map(|node| (cluster.clone(), node)).collect::<Vec<_>>()
+            nodes.map(|node| NodeKey::new(cluster, &node)).collect::<Vec<_>>()
         };
         let connected = of(&self.cluster).into_iter().chain(of(&now.local.cluster)).collect();
         routing::links::view_sources(&now, &self.cluster, view, &connected)
     }
 
-    fn is_available(&self, source: &SourceNode) -> bool {
+    fn is_available(&self, source: &NodeKey) -> bool {
         self.backing_off.get(source).is_none_or(|(_, until)| *until <= Instant::now())
     }
 
     /// True if there is another source.
-    fn has_other_source(&self, source: &SourceNode) -> bool {
+    fn has_other_source(&self, source: &NodeKey) -> bool {
         self.sources().iter().any(|(_, other)| other != source && self.is_available(other))
     }
 
     /// True if a better source than `source` is connected.
-    fn has_better_source(&self, source: &SourceNode) -> bool {
+    fn has_better_source(&self, source: &NodeKey) -> bool {
         let sources = self.sources();
         let rank = sources.iter().find(|(_, s)| s == source).map(|(rank, _)| *rank);
-        let better = |(other, s): &(SourceRank, SourceNode)| {
+        let better = |(other, s): &(SourceRank, NodeKey)| {
             rank.is_none_or(|r| *other < r) && self.is_available(s)
         };
         sources.iter().any(better)
     }
 
     /// Hears one source until there is a reason to leave it.
-    async fn subscribe_and_receive(&mut self, source: &SourceNode) -> EndReason {
+    async fn subscribe_and_receive(&mut self, source: &NodeKey) -> EndReason {
         let shared = Arc::clone(&self.shared);
         let (mut send, mut messages, replica, using) = match self.open_subscription(source).await {
             Ok(subscribed) => subscribed,
@@ -210,7 +208,7 @@ impl ViewSubscriber {
         messages.stop(if broken { Code::ProtocolError } else { Code::Finished });
         // The only error is that the stream has ended.
         send.finish().ok();
-        shared.runtime.metrics.state_received(&source.0, messages.bytes_read());
+        shared.peers.metrics.state_received(&source.cluster, messages.bytes_read());
         if heard || self.last.as_ref().is_none_or(|(s, _)| s == source) {
             self.last = (!broken).then(|| (source.clone(), replica));
         }
@@ -219,7 +217,7 @@ impl ViewSubscriber {
 
     async fn open_subscription(
         &mut self,
-        source: &SourceNode,
+        source: &NodeKey,
     ) -> Result<(SendStream, MessageReader<Option<ReceivedMessage>>, ViewReplica, StreamGuard), Code>
     {
         let shared = &self.shared;
@@ -243,7 +241,7 @@ impl ViewSubscriber {
 
     async fn receive(
         &mut self,
-        source: &SourceNode,
+        source: &NodeKey,
         on: &PeerConnection,
         messages: &mut MessageReader<Option<ReceivedMessage>>,
         hearing: &mut Subscription,
@@ -297,7 +295,7 @@ impl ViewSubscriber {
     /// that we have is older still, and the source is to be left.
     fn deliver(
         &mut self,
-        source: &SourceNode,
+        source: &NodeKey,
         waiting: &mut Option<(MarkedView, Instant)>,
     ) -> Result<(), EndReason> {
         let Some((marked, received)) = waiting.take() else { return Ok(()) };
@@ -321,7 +319,7 @@ impl ViewSubscriber {
         }
         let new = LinkView { view, omitted, position, source: source.clone(), age, received, lost };
         // What is merely confirmed has been passed on.
-        if source.0 == self.cluster && old.is_none_or(|old| !old.is_confirmed_by(&new)) {
+        if source.cluster == self.cluster && old.is_none_or(|old| !old.is_confirmed_by(&new)) {
             shared.knowledge.publishers.relay(&self.cluster, &new.view, &*shared.context.random);
         }
         shared.knowledge.views.set(&self.cluster, new);

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey, NodeName};
 use tokio::time::Instant;
 
 use super::recent_nodes::RecentNodes;
@@ -25,7 +25,7 @@ const MAX_BOOTS: usize = 4;
 
 /// The order in which the processes of nodes connected, as far as [`RecentNodes`] keeps it.
 #[derive(Debug)]
-pub(super) struct BootHistory(RecentNodes<Vec<BootRecord>>);
+pub(crate) struct BootHistory(RecentNodes<Vec<BootRecord>>);
 
 /// A process of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,35 +45,26 @@ impl Default for BootHistory {
 }
 
 impl BootHistory {
-    /// A connection with this process of a node was made now.
-    pub(super) fn record_connection(
-        &self,
-        (cluster, node): (&ClusterName, &NodeName),
-        is_announced: bool,
-        boot: BootId,
-    ) {
-        let mut history = self.0.get(cluster, node).unwrap_or_default();
+    /// Records that a connection with this process of a node was made now.
+    pub(crate) fn record_connection(&self, key: &NodeKey, is_announced: bool, boot: BootId) {
+        let mut history = self.0.get(key).unwrap_or_default();
         record_boot(&mut history, boot, Instant::now());
-        self.0.insert(cluster, node, is_announced, history);
+        self.0.insert(key, is_announced, history);
     }
 
     /// Two processes of the node that take turns, the one that came last first.
-    pub(super) fn alternating(
-        &self,
-        cluster: &ClusterName,
-        node: &NodeName,
-    ) -> Option<[BootId; 2]> {
-        alternating_pair(&self.0.get(cluster, node)?)
+    pub(crate) fn alternating(&self, key: &NodeKey) -> Option<[BootId; 2]> {
+        alternating_pair(&self.0.get(key)?)
     }
 
     /// All nodes of a cluster whose processes take turns.
-    pub(super) fn all(&self, cluster: &ClusterName) -> BTreeMap<NodeName, [BootId; 2]> {
+    pub(crate) fn all(&self, cluster: &ClusterName) -> BTreeMap<NodeName, [BootId; 2]> {
         let all = self.0.all(cluster).into_iter();
         all.filter_map(|(node, history)| Some((node, alternating_pair(&history)?))).collect()
     }
 
     /// Forgets the clusters that `keep` does not want.
-    pub(super) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
+    pub(crate) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
         self.0.retain(keep);
     }
 }
@@ -118,12 +109,12 @@ mod tests {
     /// The pair that is found if these boots connect, each so many seconds after the one before.
     async fn found(connections: &[(u8, u64)]) -> Option<[BootId; 2]> {
         let history = BootHistory::default();
-        let (bank, b1) = ("bank".parse().unwrap(), "b1".parse().unwrap());
+        let key = NodeKey::new(&"bank".parse().unwrap(), &"b1".parse().unwrap());
         for (boot, after) in connections {
             tokio::time::advance(Duration::from_secs(*after)).await;
-            history.record_connection((&bank, &b1), true, BootId([*boot; 16]));
+            history.record_connection(&key, true, BootId([*boot; 16]));
         }
-        history.alternating(&bank, &b1)
+        history.alternating(&key)
     }
 
     #[tokio::test(start_paused = true)]

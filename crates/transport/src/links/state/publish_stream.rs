@@ -7,18 +7,21 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::announce::PreparedAnnouncement;
 use adit_core::code::Code;
+use adit_core::name::ClusterName;
 use adit_core::wire::state::{StateMessage, SubscribeRequest};
 use bytes::BytesMut;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::connection::StreamGuard;
-use super::message_reader::{MessageError, MessageReader};
-use super::shared::LinksInner;
+use super::publisher::ViewPublisher;
+use super::views::HEARTBEAT_INTERVAL;
+use crate::links::connections::StreamGuard;
+use crate::links::inner::LinksInner;
+use crate::links::message_reader::{MessageError, MessageReader};
+use crate::peer::PeerInfo;
 use crate::stream::{RecvStream, SendStream};
-
-/// The interval at which a subscriber receives something.
-pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// State streams that a peer may have open on one connection beyond one for each cluster whose view it may
 /// receive: for the moments in which one takes another's place.
@@ -35,7 +38,7 @@ const EARLY_TIMEOUT: Duration = Duration::from_secs(1);
 const CHUNK_SIZE: usize = 64 * 1024;
 
 /// Serves a stream whose kind was read.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     shared: Arc<LinksInner>,
     using: StreamGuard,
     mut send: SendStream,
@@ -76,19 +79,19 @@ async fn publish(
         return Err(Code::ProtocolError);
     };
     let is_sibling = peer.cluster == shared.snapshot().local.cluster;
-    if !is_sibling && !shared.runtime.misuse.may_subscribe(&peer.cluster) {
+    if !is_sibling && !shared.peers.misuse.may_subscribe(&peer.cluster) {
         return Err(Code::OverLimit);
     }
-    let feed = shared.publisher_for_peer(peer, &cluster)?;
-    let mut bell = feed.changes();
+    let publisher = shared.publisher_for_peer(peer, &cluster)?;
+    let mut changes = publisher.changes();
     let mut connections = shared.connections.changes_of(&cluster);
     let mut bytes = BytesMut::new();
     loop {
-        bell.mark_unchanged();
+        changes.mark_unchanged();
         connections.mark_unchanged();
         let age = shared.published_age(peer, &cluster).ok_or(Code::LinkDown)?;
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let (news, position) = feed.updates_since(have);
+        let (news, position) = publisher.updates_since(have);
         let lost = shared.has_lost_cluster(peer, &cluster);
         let mark = StateMessage::Mark { sequence: position.1, age_ms, lost };
         let mut news = news.chain([mark]).peekable();
@@ -97,11 +100,11 @@ async fn publish(
             if bytes.len() < CHUNK_SIZE && news.peek().is_some() {
                 continue;
             }
-            shared.runtime.metrics.state_sent(&peer.cluster, bytes.len());
+            shared.peers.metrics.state_sent(&peer.cluster, bytes.len());
             let mut piece = bytes.split().freeze();
             tokio::select! {
                 biased;
-                () = feed.ended.cancelled() => return Err(Code::Unlinked),
+                () = publisher.ended.cancelled() => return Err(Code::Unlinked),
                 sent = timeout(CHUNK_TIMEOUT, send.send(&mut piece)) => {
                     sent.map_err(|_| Code::HeaderTimeout)?.map_err(|e| e.code())?;
                 }
@@ -110,16 +113,72 @@ async fn publish(
         have = Some(position);
         tokio::select! {
             biased;
-            () = feed.ended.cancelled() => return Err(Code::Unlinked),
+            () = publisher.ended.cancelled() => return Err(Code::Unlinked),
             next = messages.next() => return Err(match next {
                 Err(MessageError::Finished) => Code::Finished,
                 Err(error) => error.code(),
                 // A subscriber sends nothing after its first message.
                 Ok(_) => Code::ProtocolError,
             }),
-            _ = bell.changed() => {}
+            _ = changes.changed() => {}
             () = shared.wait_until_lost_changes(peer, &cluster, lost, &mut connections) => {}
             () = tokio::time::sleep(HEARTBEAT_INTERVAL) => {}
         }
+    }
+}
+
+impl LinksInner {
+    /// The publisher that serves `peer` if it asks for `about`: a foreign node receives our own cluster's
+    /// view, a sibling that of any cluster that we are linked with and have a view of.
+    fn publisher_for_peer(
+        &self,
+        peer: &PeerInfo,
+        about: &ClusterName,
+    ) -> Result<Arc<ViewPublisher>, Code> {
+        let now = self.snapshot();
+        let sibling = peer.cluster == now.local.cluster;
+        if !sibling && *about == now.local.cluster && now.links.contains_key(&peer.cluster) {
+            let to = &peer.cluster;
+            let announce = |publisher: &ViewPublisher| {
+                publisher.announce(&PreparedAnnouncement::new(&now), to);
+            };
+            let publishers = &self.knowledge.publishers;
+            return Ok(publishers.publisher_for(to, &*self.context.random, announce));
+        }
+        if !sibling || !now.links.contains_key(about) {
+            return Err(Code::Unlinked);
+        }
+        self.knowledge.publishers.relayed(about).ok_or(Code::LinkDown)
+    }
+
+    /// True if we have no connection with the cluster that `peer` subscribes to. Our own is never lost.
+    fn has_lost_cluster(&self, peer: &PeerInfo, about: &ClusterName) -> bool {
+        let own = peer.cluster == *about || *about == self.snapshot().local.cluster;
+        !own && !self.connections.is_connected(about)
+    }
+
+    /// Waits until [`Self::has_lost_cluster`] is no longer what it `was`.
+    async fn wait_until_lost_changes(
+        &self,
+        peer: &PeerInfo,
+        about: &ClusterName,
+        was: bool,
+        connections: &mut watch::Receiver<()>,
+    ) {
+        while self.has_lost_cluster(peer, about) == was {
+            if connections.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The present age of the view of `about` that `peer` receives; `None` if it may not be passed on. A view
+    /// that came from a sibling is not sent to siblings: so nothing goes round in circles.
+    fn published_age(&self, peer: &PeerInfo, about: &ClusterName) -> Option<Duration> {
+        if peer.cluster == *about || *about == self.snapshot().local.cluster {
+            return Some(Duration::ZERO);
+        }
+        let view = self.knowledge.views.get(about)?;
+        (view.source.cluster == *about).then(|| view.age())
     }
 }

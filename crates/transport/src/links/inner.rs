@@ -1,4 +1,6 @@
-//! The state that all tasks of a node's links share.
+//! The state that all tasks of a node's links share: the three owners, what is known, and what runs.
+//!
+//! The owners ([`super::connections`], [`super::dialer`], [`super::state`]'s tables) do not know it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,16 +10,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ServeStream;
-use super::dial_history::DialHistory;
+use super::connections::ConnectionTable;
+use super::context::{LinkContext, ReportAnswer};
+use super::dialer::Dialer;
 use super::duplicate_identity::DuplicateRecord;
 use super::handshake_faults::HandshakeFaults;
 use super::metrics::LinkMetrics;
 use super::misuse::MisuseTable;
-use super::publisher::ViewPublishers;
-use super::settings::{LinkContext, ReportAnswer};
-use super::table::ConnectionTable;
-use super::views::ViewTable;
+use super::state::publisher::ViewPublishers;
+use super::state::views::ViewTable;
+use super::stream::ServeStream;
 use crate::budget::BufferBudget;
 use crate::endpoint::Endpoints;
 
@@ -26,7 +28,11 @@ pub(super) struct LinksInner {
     pub(super) context: LinkContext,
     pub(super) endpoints: Endpoints,
     pub(super) knowledge: ClusterKnowledge,
+    /// Who there is.
     pub(super) connections: ConnectionTable,
+    /// How they come to be there.
+    pub(super) dialer: Dialer,
+    pub(super) peers: PeerRecords,
     pub(super) runtime: LinkRuntime,
 }
 
@@ -45,18 +51,22 @@ pub(super) struct LinkRuntime {
     pub(super) control_runtime: Handle,
     pub(super) shutdown: ShutdownStages,
     pub(super) serve: Arc<dyn ServeStream>,
-    pub(super) dial_history: Arc<DialHistory>,
-    pub(super) metrics: LinkMetrics,
+    /// The answer to the controller's reports; see [`super::Links::answer_reports`].
+    pub(super) report: OnceLock<ReportAnswer>,
+}
+
+/// What peers cost, and what they did.
+#[derive(Debug)]
+pub(super) struct PeerRecords {
     /// The budget of what connections may hold.
     pub(super) budget: BufferBudget,
+    pub(super) metrics: LinkMetrics,
     /// The record of what peers did in vain.
     pub(super) misuse: MisuseTable,
     /// Handshakes of peers that failed.
     pub(super) handshake_faults: HandshakeFaults,
     /// Another process that has this one's name.
     pub(super) duplicate: DuplicateRecord,
-    /// The answer to the controller's reports; see [`super::Links::answer_reports`].
-    pub(super) report: OnceLock<ReportAnswer>,
 }
 
 /// The steps of an end.
