@@ -4,8 +4,8 @@
 use std::future::Future;
 use std::path::PathBuf;
 
-use adit_kubernetes::context::{Context, ContextError};
-use adit_kubernetes::edit::{ConfigChanges, EditOutcome, manifest};
+use adit_kubernetes::operator::context::{Context, ContextError};
+use adit_kubernetes::operator::edit::{ConfigChanges, EditOutcome, manifest};
 
 use crate::output::print;
 

@@ -6,9 +6,9 @@ use adit_config::ClusterReport;
 use adit_core::name::{AppProtocol, ClusterName, NameError, Namespace, ServiceName};
 use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::Class;
-use adit_kubernetes::context::Context;
-use adit_kubernetes::declare::{self, ExportRequest, ImportRequest};
-use adit_kubernetes::edit::{EditOutcome, edit};
+use adit_kubernetes::operator::context::Context;
+use adit_kubernetes::operator::declare::{self, ExportRequest, ImportRequest};
+use adit_kubernetes::operator::edit::{EditOutcome, edit};
 
 use crate::cluster_args::{ClusterArgs, block_on, report_edit};
 

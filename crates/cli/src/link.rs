@@ -13,9 +13,9 @@ use std::time::Duration;
 use adit_config::cluster::{ClusterLink, NamePattern, render};
 use adit_core::name::ClusterName;
 use adit_core::policy::WorkloadPattern;
-use adit_kubernetes::context::{ConfigDocument, Context};
-use adit_kubernetes::edit::{ConfigChanges, EditOutcome, edit};
-use adit_kubernetes::join::{self, ClusterIdentity, LinkImportOptions};
+use adit_kubernetes::operator::context::{ConfigDocument, Context};
+use adit_kubernetes::operator::edit::{ConfigChanges, EditOutcome, edit};
+use adit_kubernetes::operator::link::{self as steps, ClusterIdentity, LinkImportOptions};
 use anyhow::Context as _;
 use tokio::time::Instant;
 
@@ -121,7 +121,7 @@ fn ask_namespaces(
     answer: &mut Option<Vec<NamePattern>>,
 ) -> anyhow::Result<LinkImportOptions> {
     let mut wish = wish.clone();
-    if wish.namespaces.is_some() || join::is_linked(document, other) {
+    if wish.namespaces.is_some() || steps::is_linked(document, other) {
         return Ok(wish);
     }
     if answer.is_none() && question::can_ask() {
@@ -231,9 +231,9 @@ pub(crate) fn link(args: &LinkArgs) -> anyhow::Result<ExitCode> {
 async fn link_both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
     let a = args.kubeconfig.connect(Some(a)).await?;
     let b = args.kubeconfig.connect(Some(b)).await?;
-    let name_a = join::identify(&a.name, &a.document().await?, args.name_a.as_ref())?;
-    let name_b = join::identify(&b.name, &b.document().await?, args.name_b.as_ref())?;
-    join::check_distinct(&name_a, &name_b)?;
+    let name_a = steps::identify(&a.name, &a.document().await?, args.name_a.as_ref())?;
+    let name_b = steps::identify(&b.name, &b.document().await?, args.name_b.as_ref())?;
+    steps::check_distinct(&name_a, &name_b)?;
     let unnamed: Vec<_> =
         [(&a, &name_a), (&b, &name_b)].into_iter().filter(|(_, n)| !n.changes.is_empty()).collect();
     if args.print && !unnamed.is_empty() {
@@ -257,8 +257,8 @@ async fn link_both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
     let wish_a = ask_namespaces(&wish, &a.document().await?, &name_b.name, &mut answer)?;
     let wish_b = ask_namespaces(&wish, &b.document().await?, &name_a.name, &mut answer)?;
     let deadline = Instant::now() + args.wait;
-    let bundle_a = join::wait_for_bundle(&a, &name_a, deadline).await?;
-    let bundle_b = join::wait_for_bundle(&b, &name_b, deadline).await?;
+    let bundle_a = steps::wait_for_bundle(&a, &name_a, deadline).await?;
+    let bundle_b = steps::wait_for_bundle(&b, &name_b, deadline).await?;
     let first = link_one_side(&a, &bundle_b, &wish_a, args.print).await?;
     if args.print {
         print("---\n")?;
@@ -268,8 +268,8 @@ async fn link_both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     let deadline = Instant::now() + args.wait;
-    join::wait_until_up(&a, &bundle_b.cluster, deadline).await?;
-    join::wait_until_up(&b, &bundle_a.cluster, deadline).await?;
+    steps::wait_until_up(&a, &bundle_b.cluster, deadline).await?;
+    steps::wait_until_up(&b, &bundle_a.cluster, deadline).await?;
     print(&format!("{} and {} are linked: both say the link is up\n", name_a.name, name_b.name))?;
     if first || second {
         let hint = "next: `adit export NAMESPACE/NAME --context CONTEXT --to CLUSTER --allow SERVICEACCOUNT`\n";
@@ -279,7 +279,7 @@ async fn link_both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
 }
 
 async fn write_name(context: &Context, named: &ClusterIdentity) -> anyhow::Result<()> {
-    let edited = join::write_name(context, named).await?;
+    let edited = steps::write_name(context, named).await?;
     let done = format!("named this cluster {}, trust domain {}", named.name, named.trust_domain);
     report_edit(context, &edited, false, &done)
 }
@@ -292,7 +292,7 @@ async fn link_one_side(
     paper: bool,
 ) -> anyhow::Result<bool> {
     let edited =
-        edit(context, paper, |document| join::link_changes(&context.name, document, other, wish))
+        edit(context, paper, |document| steps::link_changes(&context.name, document, other, wish))
             .await?;
     let addresses: Vec<_> = other.addresses.iter().map(ToString::to_string).collect();
     let addresses = if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") };
@@ -302,7 +302,7 @@ async fn link_one_side(
         && !edited.changes.is_empty()
         && !paper
     {
-        let imports = join::describe_import(&config, &other.cluster);
+        let imports = steps::describe_import(&config, &other.cluster);
         print(&format!("context {}: {imports}\n", context.name))?;
     }
     removed_services::report_removed(context, &edited, &other.cluster, paper).await?;
@@ -316,14 +316,14 @@ async fn export_bundle(
     wait: Duration,
 ) -> anyhow::Result<()> {
     let context = one.connect().await?;
-    let named = join::identify(&context.name, &context.document().await?, wish)?;
+    let named = steps::identify(&context.name, &context.document().await?, wish)?;
     if !named.changes.is_empty() {
-        let edited = join::write_name(&context, &named).await?;
+        let edited = steps::write_name(&context, &named).await?;
         if !edited.changes.is_empty() {
             eprintln!("context {}: named this cluster {}", context.name, named.name);
         }
     }
-    let bundle = join::wait_for_bundle(&context, &named, Instant::now() + wait).await?;
+    let bundle = steps::wait_for_bundle(&context, &named, Instant::now() + wait).await?;
     let text = format!(
         "# Cluster {} as others link with it: adit link import FILE --context THEIRS. Holds no secret; carry it so\n\
          # that nobody can change it on the way.\n{}",
@@ -352,9 +352,9 @@ async fn import_bundle(
 ) -> anyhow::Result<()> {
     let text =
         std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let other = join::parse_bundle(&text)?;
+    let other = steps::parse_bundle(&text)?;
     let context = one.connect().await?;
-    let named = join::identify(&context.name, &context.document().await?, wish)?;
+    let named = steps::identify(&context.name, &context.document().await?, wish)?;
     let there = ClusterIdentity {
         name: other.cluster.clone(),
         trust_domain: other.trust_domain.clone(),
@@ -368,7 +368,7 @@ async fn import_bundle(
             context.name
         );
     }
-    join::check_distinct(&named, &there)?;
+    steps::check_distinct(&named, &there)?;
     if paper && !named.changes.is_empty() {
         report_edit(
             &context,
@@ -400,8 +400,8 @@ pub(crate) fn unlink(args: &UnlinkArgs) -> anyhow::Result<ExitCode> {
             ([a, b], _) => {
                 let a = args.one.kubeconfig.connect(Some(a)).await?;
                 let b = args.one.kubeconfig.connect(Some(b)).await?;
-                let name_a = join::identify(&a.name, &a.document().await?, None)?.name;
-                let name_b = join::identify(&b.name, &b.document().await?, None)?.name;
+                let name_a = steps::identify(&a.name, &a.document().await?, None)?.name;
+                let name_b = steps::identify(&b.name, &b.document().await?, None)?.name;
                 remove_link(&a, &name_b, args.print).await?;
                 if args.print {
                     print("---\n")?;
@@ -419,7 +419,7 @@ pub(crate) fn unlink(args: &UnlinkArgs) -> anyhow::Result<ExitCode> {
 
 async fn remove_link(context: &Context, other: &ClusterName, paper: bool) -> anyhow::Result<()> {
     let edited =
-        edit(context, paper, |document| join::unlink_changes(&context.name, document, other))
+        edit(context, paper, |document| steps::unlink_changes(&context.name, document, other))
             .await?;
     report_edit(context, &edited, paper, &format!("not linked with {other} any more"))?;
     removed_services::report_removed(context, &edited, other, paper).await

@@ -46,7 +46,7 @@ use adit_config::config::{self, LogFormat};
 use adit_config::{Config, ConfigChange, ConfigProblem, ConfigReport};
 use adit_dataplane::tcp::os::OsTcpNetwork;
 use adit_kubernetes::node::state::NodeState;
-use adit_kubernetes::tasks::Tasks;
+use adit_runtime::Tasks;
 use adit_pki::UnixTime;
 use adit_pki::tls::system_clock;
 use adit_transport::peer::BootId;

@@ -5,6 +5,8 @@
 //! labels; nodes read all of it. `adit crds` prints the definitions, and `daemonset/crds` holds them.
 
 use adit_core::name::{NameError, ServiceName};
+use adit_core::policy::{self, WorkloadPattern};
+use adit_core::snapshot::PeerPort;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
@@ -102,6 +104,12 @@ impl ServiceRef {
     }
 }
 
+impl From<&ServiceName> for ServiceRef {
+    fn from(service: &ServiceName) -> Self {
+        Self { namespace: service.namespace.to_string(), name: service.name().to_owned() }
+    }
+}
+
 /// Some workloads of a cluster that the context names; `*` is any.
 #[derive(
     Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -112,6 +120,26 @@ pub struct Workloads {
     pub namespace: String,
     /// Their ServiceAccount, or `*`.
     pub service_account: String,
+}
+
+impl From<&WorkloadPattern> for Workloads {
+    fn from(pattern: &WorkloadPattern) -> Self {
+        Self {
+            namespace: pattern.namespace.to_string(),
+            service_account: pattern.service_account.to_string(),
+        }
+    }
+}
+
+impl TryFrom<&Workloads> for WorkloadPattern {
+    type Error = NameError;
+
+    fn try_from(workloads: &Workloads) -> Result<Self, NameError> {
+        Ok(Self {
+            namespace: workloads.namespace.parse()?,
+            service_account: workloads.service_account.parse()?,
+        })
+    }
 }
 
 /// One line of who may use an export.
@@ -125,6 +153,12 @@ pub struct Grant {
     /// Which of them.
     #[serde(flatten)]
     pub workloads: Workloads,
+}
+
+impl From<&policy::Grant> for Grant {
+    fn from(grant: &policy::Grant) -> Self {
+        Self { cluster: grant.cluster.to_string(), workloads: (&grant.workloads).into() }
+    }
 }
 
 /// A Service of a linked cluster that can be used here. Its name is `NAMESPACE.NAME`.
@@ -180,6 +214,18 @@ pub struct ImportPort {
     pub app_protocol: Option<String>,
     /// The port that nodes listen at.
     pub listen: u16,
+}
+
+impl From<&PeerPort> for ImportPort {
+    /// No port to listen on is allocated yet.
+    fn from(port: &PeerPort) -> Self {
+        Self {
+            name: port.name.to_string(),
+            number: port.number,
+            app_protocol: port.app_protocol.as_ref().map(ToString::to_string),
+            listen: 0,
+        }
+    }
 }
 
 /// A Service of this cluster that others may use. Its name is `NAMESPACE.NAME`.

@@ -3,29 +3,29 @@
 //! The place of all code that knows the Kubernetes API, so that neither the data path nor the file-driven
 //! node ever depends on it. It turns objects into values of [`adit_core`] and [`adit_config`] and back.
 //!
-//! * [`api`]: our own objects and the names of everything. [`config_map`]: the operator's, checked.
-//! * [`node`]: what a node watches and asks for. [`client`]: how the API server is reached.
-//! * For the operator's commands: [`context`] and [`edit`] reach and change a cluster's ConfigMap, [`join`] links
-//!   clusters, [`declare`] exports and imports, [`report`] tells how a cluster is.
-//! * [`summary`]: what nodes say of themselves, from the controller to [`report`].
-//! * [`store`]: what the API server holds of a kind, kept through its failures. [`tasks`]: what must not end.
-//! * [`controller`]: the active one of a cluster, which writes all that there is to write.
+//! Three rooms use what the rest provides, and not each other:
+//!
+//! * [`node`]: what a node watches and asks for.
+//! * [`controller`]: the active controller of a cluster, which writes everything that is written.
+//! * [`operator`]: commands for people.
+//!
+//! Shared by them: [`api`] has our own objects and the names of everything, [`config_map`] the operator's
+//! configuration, checked, and [`summary`] the nodes' reports in sum. [`store`] keeps what the API server holds of a
+//! kind through its failures; [`client`] reaches it.
 
 pub mod api;
+mod certificate_answer;
 pub mod client;
 pub mod config_map;
-pub mod context;
 pub mod controller;
-pub mod declare;
-pub mod edit;
-pub mod join;
+mod interleave;
 pub mod node;
-pub mod report;
+pub mod operator;
+mod ownership;
 pub mod store;
 pub mod summary;
-pub mod tasks;
 
 pub use kube::Client;
 
 #[cfg(test)]
-mod tests;
+mod fake_api_server;

@@ -2,9 +2,9 @@
 //! them.
 
 use adit_core::name::{ClusterName, ServiceName};
-use adit_kubernetes::context::Context;
-use adit_kubernetes::edit::EditOutcome;
-use adit_kubernetes::join;
+use adit_kubernetes::operator::context::Context;
+use adit_kubernetes::operator::edit::EditOutcome;
+use adit_kubernetes::operator::made_services;
 
 use crate::output::print;
 
@@ -24,8 +24,8 @@ pub(super) async fn report_removed(
     let (false, Ok((config, _))) = (edited.changes.is_empty(), edited.after.parse()) else {
         return Ok(());
     };
-    let Ok(made) = join::list_made_services(context, other).await else { return Ok(()) };
-    let leaving = join::unneeded_services(&config, other, made);
+    let Ok(made) = made_services::list_made_services(context, other).await else { return Ok(()) };
+    let leaving = made_services::unneeded_services(&config, other, made);
     if leaving.is_empty() {
         return Ok(());
     }

@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use adit_daemon::telemetry::escape;
-use adit_kubernetes::context::ContextError;
-use adit_kubernetes::report::{self, ClusterStatus, PodCounts, StatusItem};
+use adit_kubernetes::operator::context::ContextError;
+use adit_kubernetes::operator::status::{
+    self as cluster_status, ClusterStatus, PodCounts, StatusItem,
+};
 
 use super::UNREACHABLE;
 use super::tables::{CellStyle, Style, cell, styled_cell, table, text};
@@ -55,7 +57,7 @@ pub(super) fn run(
 
 async fn query(kubeconfig: &KubeconfigArgs, name: &str) -> Result<ClusterStatus, ContextError> {
     let context = kubeconfig.connect(Some(name)).await?;
-    Box::pin(report::query(&context)).await
+    Box::pin(cluster_status::query(&context)).await
 }
 
 fn render_cluster(status: &ClusterStatus, style: Style) -> String {

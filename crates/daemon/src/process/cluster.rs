@@ -26,7 +26,7 @@ use adit_kubernetes::config_map;
 use adit_kubernetes::node::observed::ObservedCluster;
 use adit_kubernetes::node::state::{NodeState, node_state};
 use adit_kubernetes::node::{NodeLocation, installation_uid, watch as seeing};
-use adit_kubernetes::tasks::Tasks;
+use adit_runtime::Tasks;
 use adit_pki::UnixTime;
 use adit_pki::files::{self, IfExists};
 use tokio::sync::{mpsc, watch};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use adit_config::cluster::{NetworkConfig, NetworkMode};
 use adit_config::config::NodeConfig;
 use adit_host::routes::{self, LocalRange, NetworkWatch};
-use adit_kubernetes::tasks::Tasks;
+use adit_runtime::Tasks;
 use adit_kubernetes::{Client, node};
 use tokio::time::{sleep, timeout};
 

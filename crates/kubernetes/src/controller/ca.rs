@@ -14,9 +14,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 
-use super::leader::with_timeout;
+use super::request::with_timeout;
 use super::stores::ControllerStores;
-use crate::api::{CA_SECRET, MANAGED_BY, NAMESPACE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP};
+use crate::api::{CA_SECRET, NAMESPACE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP};
+use crate::ownership::owned_metadata;
 
 /// Entry of the Secret with further CA certificates that are trusted: the next CA, before it signs,
 /// and the previous one, as long as its certificates are valid.
@@ -148,8 +149,7 @@ fn generate_secret(domain: &TrustDomain, now: UnixTime) -> Result<Secret, CaErro
 /// Returns the Secret with this content.
 fn secret_with(data: Option<BTreeMap<String, ByteString>>) -> Secret {
     let mut secret = Secret { type_: Some("kubernetes.io/tls".into()), data, ..Secret::default() };
-    secret.metadata.name = Some(CA_SECRET.into());
-    secret.metadata.labels = Some([(MANAGED_BY.0.into(), MANAGED_BY.1.into())].into());
+    secret.metadata = owned_metadata(CA_SECRET, None, None);
     secret
 }
 
@@ -199,9 +199,8 @@ pub(super) async fn publish_trust(
             with_timeout(api.replace(&fresh.name_any(), &params, &fresh)).await?
         }
         None => {
-            let mut fresh = ConfigMap { data: Some(data), ..Default::default() };
-            fresh.metadata.name = Some(TRUST_CONFIG_MAP.into());
-            fresh.metadata.labels = Some([(MANAGED_BY.0.into(), MANAGED_BY.1.into())].into());
+            let metadata = owned_metadata(TRUST_CONFIG_MAP, None, None);
+            let fresh = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
             with_timeout(api.create(&params, &fresh)).await?
         }
     };

@@ -91,7 +91,7 @@ impl ClusterState {
 
     /// Returns the Import that stands for a Service, unless it was released.
     pub(super) fn import_of(&self, service: &ServiceName) -> Option<&Import> {
-        let import = self.imports.get(&service_ref(service).object_name())?;
+        let import = self.imports.get(&ServiceRef::from(service).object_name())?;
         import.spec.released_at.is_none().then_some(&**import)
     }
 
@@ -184,11 +184,6 @@ impl<'a> ServiceAnnotations<'a> {
 /// Returns the Service `name` in the namespace of `meta`.
 pub(super) fn service_name(meta: &ObjectMeta, name: &str) -> Option<ServiceName> {
     format!("{}/{name}", meta.namespace.as_deref()?).parse().ok()
-}
-
-/// Returns the name as our objects write it.
-pub(super) fn service_ref(service: &ServiceName) -> ServiceRef {
-    ServiceRef { namespace: service.namespace.to_string(), name: service.name().to_owned() }
 }
 
 /// Returns whether we made this Service and nobody took it over, as an Agent of its name would.

@@ -1,7 +1,24 @@
 //! Conditions of our objects, and how they change.
 
-use super::exports::ConditionVerdict;
 use crate::api::{Condition, truncated};
+
+/// Value of a condition: true or false, with a reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ConditionVerdict {
+    pub(super) good: bool,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+impl ConditionVerdict {
+    pub(super) fn good(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { good: true, reason, message: message.into() }
+    }
+
+    pub(super) fn bad(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { good: false, reason, message: message.into() }
+    }
+}
 
 /// Returns `conditions` with the one of type `kind` set. Its transition time stays while its status
 /// does.

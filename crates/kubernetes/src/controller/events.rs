@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use adit_runtime::Tasks;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
@@ -11,10 +12,9 @@ use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::leader::with_timeout;
 use super::plan::ObjectWarning;
+use super::request::with_timeout;
 use crate::api::truncated;
-use crate::tasks::Tasks;
 
 /// Most Events that wait to be written: a wrong rule for a thousand Services must not become a
 /// flood.

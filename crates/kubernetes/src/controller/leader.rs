@@ -10,9 +10,10 @@
 //! carries what is wrong with the holder and what nodes report of themselves, for `adit status` to
 //! read without a further write.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use adit_runtime::Mutex;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
@@ -20,7 +21,8 @@ use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::ControllerState;
+use super::phase::ControllerState;
+use super::request::{REQUEST_TIMEOUT, with_timeout};
 use crate::api::{CONTROLLER, NODES, TROUBLE, truncated};
 use crate::summary::NodesSummary;
 
@@ -32,8 +34,6 @@ const RENEWAL_LIFETIME: Duration = Duration::from_secs(10);
 const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// From one look at somebody else's lease to the next.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest time for one request, for the lease or for a write.
-pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A controller's part in the election.
 #[derive(Debug)]
@@ -190,21 +190,10 @@ impl LeaderElection {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        *self.held_until.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.held_until.lock()
     }
 
     fn set_deadline(&self, until: Option<Instant>) {
-        *self.held_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+        *self.held_until.lock() = until;
     }
-}
-
-/// Returns the result of a request, or an error if it takes longer than [`REQUEST_TIMEOUT`].
-pub(super) async fn with_timeout<T>(
-    request: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, kube::Error> {
-    timeout(REQUEST_TIMEOUT, request).await.unwrap_or_else(|_| {
-        let silent =
-            std::io::Error::new(std::io::ErrorKind::TimedOut, "the API server did not answer");
-        Err(kube::Error::Service(silent.into()))
-    })
 }

@@ -1,21 +1,15 @@
 //! The plan: what has to be written, so that the cluster is as the configuration and our nodes
 //! demand.
 //!
-//! A function of the [`ClusterState`] and of the [`PlanHistory`]; if everything is as it should be,
-//! it writes nothing. An object that depends on another is planned only after that one is stored.
+//! The `planner` makes it. If everything is as it should be, it writes nothing. An object that depends on another is planned only after that one is stored.
 //! So a plan may be written in any order, or in part, and a controller that dies between two writes
 //! leaves nothing contradictory.
-
-mod export;
-mod import;
-mod link;
-mod node_reports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use adit_config::cluster::ClusterConfig;
-use adit_core::name::{ClusterName, ServiceName};
+use adit_core::name::ServiceName;
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::Timestamp;
@@ -23,11 +17,9 @@ use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
 use super::cluster_state::ClusterState;
-use super::cluster_state::service_ref;
-use super::debounce::Debounced;
 use super::network_migration::MigrationPhase;
-use super::{ObservedPeers, exports, imports};
-use crate::api::{Export, Import, Link};
+use super::peers::ObservedPeers;
+use crate::api::{Export, Import, Link, ServiceRef};
 
 /// Input of a plan, beside the cluster's state.
 #[derive(Debug)]
@@ -49,18 +41,6 @@ impl PlanInput<'_> {
     pub(super) fn timestamp(&self) -> String {
         Timestamp::from_second(self.clock.as_second()).unwrap_or(self.clock).to_string()
     }
-}
-
-/// State that is kept from one plan to the next.
-#[derive(Debug, Default)]
-pub(super) struct PlanHistory {
-    imports: BTreeMap<(ServiceName, ClusterName), Debounced>,
-    /// With the time from which each link is known.
-    links: BTreeMap<ClusterName, (Debounced, Instant)>,
-    decisions: imports::ImportHistory,
-    exports: export::ExportHistory,
-    /// When conditions about nodes' reports were last worded.
-    worded: node_reports::WordedTimes,
 }
 
 /// A write of an object.
@@ -164,112 +144,25 @@ pub(super) struct WritePlan {
 }
 
 impl WritePlan {
-    fn wake_at(&mut self, at: Option<Instant>) {
+    /// Has the next pass begin at this time at the latest.
+    pub(super) fn wake_at(&mut self, at: Option<Instant>) {
         self.wake = self.wake.into_iter().chain(at).min();
     }
 
-    fn warn(&mut self, about: ObjectReference, reason: &str, note: &str) {
+    /// Adds a warning.
+    pub(super) fn warn(&mut self, about: ObjectReference, reason: &str, note: &str) {
         self.warnings.push(ObjectWarning { about, reason: reason.into(), note: note.into() });
     }
 }
 
-/// Makes the plan.
-pub(super) fn make_plan(
-    world: &ClusterState,
-    now: &PlanInput<'_>,
-    memory: &mut PlanHistory,
-) -> WritePlan {
-    let mut plan = WritePlan::default();
-    let exported = exports::wanted_exports(now.config, world);
-    let facts = imports::ImportFacts {
-        config: now.config,
-        world,
-        peers: now.peers,
-        exported: &exported,
-        at: now.at,
-        clock: now.clock,
-    };
-    let imports = imports::decide(facts, &mut memory.decisions);
-    plan.wake_at(imports.wake);
-    let mut not_ours_to_give: BTreeSet<_> = imports.all.keys().cloned().collect();
-    plan.watched = &not_ours_to_give | &imports.candidates;
-    not_ours_to_give.extend(world.slices.values().filter_map(|s| ClusterState::service_of(s)));
-    let exports = exports::decide(now.config, world, &not_ours_to_give);
-
-    memory.worded.expire(now.at);
-    link::plan_links(world, now, &imports, memory, &mut plan);
-    export::plan_exports(world, now, &exports, memory, &mut plan);
-    match now.migration {
-        MigrationPhase::Stable | MigrationPhase::Pending => {
-            import::plan_imports(world, now, &imports, memory, &mut plan)
-        }
-        MigrationPhase::Rolling => {
-            let all =
-                world.slices.values().map(|s| PlannedWrite::Slice(ObjectChange::Delete(s.clone())));
-            plan.writes.extend(all);
-        }
-    }
-    for (service, why) in &imports.only_by_name {
-        // While it is served nobody misses anything.
-        if !world.is_served(service) {
-            plan.warn(service_reference(world, service), why.reason, &why.message);
-        }
-    }
-    for (service, why) in exports.refused.iter().chain(&imports.refused) {
-        plan.warn(service_reference(world, service), "NotPermitted", why);
-    }
-    for (service, why) in &exports.left_out {
-        plan.warn(service_reference(world, service), "TooManyExports", why);
-    }
-    plan.trouble = exports::limits::describe_left_out(&exports.left_out);
-    plan.warnings = limit_warnings(plan.warnings);
-    plan
-}
-
-/// Most warnings with the same reason that one namespace gets: its tenants can cause as many as
-/// they like, and those of others wait behind them.
-const COMPLAINTS: usize = 20;
-
-/// Keeps at most [`COMPLAINTS`] warnings of each namespace and reason, and adds one that says how
-/// many there are.
-fn limit_warnings(all: Vec<ObjectWarning>) -> Vec<ObjectWarning> {
-    let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
-    let mut few = Vec::new();
-    for complaint in all {
-        let namespace = complaint.about.namespace.clone().unwrap_or_default();
-        let count = counts.entry((namespace, complaint.reason.clone())).or_default();
-        *count += 1;
-        if *count <= COMPLAINTS || complaint.about.namespace.is_none() {
-            few.push(complaint);
-        }
-    }
-    for ((namespace, reason), count) in counts {
-        if namespace.is_empty() || count <= COMPLAINTS {
-            continue;
-        }
-        let note = format!(
-            "{reason} is said of {count} objects in namespace {namespace}: {COMPLAINTS} of them are told, each by itself"
-        );
-        let about = ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Namespace".into()),
-            namespace: Some(namespace.clone()),
-            name: Some(namespace),
-            ..ObjectReference::default()
-        };
-        few.push(ObjectWarning { about, reason, note });
-    }
-    few
-}
-
 /// Returns a Service as the object of an Event. If its namespace, which would hold the Event, does
 /// not exist, the object is its Import.
-fn service_reference(world: &ClusterState, service: &ServiceName) -> ObjectReference {
+pub(super) fn service_reference(world: &ClusterState, service: &ServiceName) -> ObjectReference {
     if !world.namespaces.contains(service.namespace.as_str()) {
         return ObjectReference {
             api_version: Some("adit.dev/v1alpha1".into()),
             kind: Some("Import".into()),
-            name: Some(service_ref(service).object_name()),
+            name: Some(ServiceRef::from(service).object_name()),
             ..ObjectReference::default()
         };
     }
@@ -280,16 +173,5 @@ fn service_reference(world: &ClusterState, service: &ServiceName) -> ObjectRefer
         name: Some(service.name().into()),
         uid: world.services.get(service).and_then(|s| s.uid()),
         ..ObjectReference::default()
-    }
-}
-
-/// Returns the metadata of a cluster-scoped object of ours.
-fn owned_metadata(world: &ClusterState, name: &str) -> kube::core::ObjectMeta {
-    let (label, value) = crate::api::MANAGED_BY;
-    kube::core::ObjectMeta {
-        name: Some(name.into()),
-        labels: Some([(label.into(), value.into())].into()),
-        owner_references: world.owner.as_ref().map(|o| vec![o.clone()]),
-        ..kube::core::ObjectMeta::default()
     }
 }

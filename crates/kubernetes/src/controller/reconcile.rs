@@ -9,6 +9,7 @@ use adit_config::ClusterReport;
 use adit_config::cluster::{ClusterConfig, NetworkConfig};
 use adit_core::name::{NodeName, ServiceName};
 use adit_pki::UnixTime;
+use adit_runtime::Tasks;
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
@@ -20,16 +21,16 @@ use super::ca::{self, CaError, ClusterCa};
 use super::events::EventReporter;
 use super::leader::LeaderElection;
 use super::network_migration::{self, MigrationPhase, NetworkMigration};
-use super::plan::{ObjectWarning, PlanHistory, PlanInput, ResourceKey, make_plan};
-use super::signer::CsrError;
+use super::peers::{ObservedPeers, ObserverConfig};
+use super::phase::{ControllerPhase, ControllerState};
+use super::plan::{ObjectWarning, PlanInput, ResourceKey};
+use super::planner::{PlanHistory, make_plan};
+use super::run::ControllerSettings;
+use super::signer::{self, CsrError};
 use super::stores::ControllerStores;
 use super::write::{MAX_CONCURRENT, WriteFailures, write_plan};
-use super::{
-    ControllerPhase, ControllerSettings, ControllerState, ObservedPeers, ObserverConfig, signer,
-};
 use crate::api::{CA_SECRET, CONFIG_MAP, NAMESPACE, TRUST_BUNDLE_KEY};
 use crate::store::{ChangeSignal, Selector};
-use crate::tasks::Tasks;
 
 /// From a change to the pass that handles it: changes in between share the pass.
 const BATCH_DELAY: Duration = Duration::from_millis(20);

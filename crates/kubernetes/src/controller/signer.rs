@@ -24,9 +24,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 
-use super::leader::with_timeout;
+use super::request::with_timeout;
 use super::stores::ControllerStores;
 use crate::api::{NAMESPACE, NODE, SIGNER};
+use crate::certificate_answer::CertificateAnswer;
 
 /// Shortest lifetime that a request may ask for: Kubernetes' own bound.
 const MIN_LIFETIME: Duration = Duration::from_secs(600);
@@ -73,12 +74,8 @@ pub(super) enum CsrError {
 
 /// Returns whether a request still waits for us.
 fn is_open(request: &Request) -> bool {
-    let status = request.status.as_ref();
-    let certificate = status.and_then(|s| s.certificate.as_ref()).is_some_and(|c| !c.0.is_empty());
     request.spec.signer_name == SIGNER
-        && !certificate
-        && !has_condition(request, "Denied")
-        && !has_condition(request, "Failed")
+        && CertificateAnswer::of(request) == CertificateAnswer::Pending
 }
 
 fn has_condition(request: &Request, kind: &str) -> bool {

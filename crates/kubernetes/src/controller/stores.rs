@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_core::name::{NodeName, ServiceName};
+use adit_runtime::Tasks;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
@@ -22,8 +22,8 @@ use crate::api::{
     CA_SECRET, CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, SIGNER, SLICE_MANAGED_BY,
     SLICE_SERVICE, TRUST_CONFIG_MAP,
 };
+use crate::ownership::namespace_owner;
 use crate::store::{ChangeSignal, Selector, Store};
-use crate::tasks::Tasks;
 
 /// Name of the tasks that keep the stores up to date.
 const WATCHING: &str = "watching the cluster";
@@ -51,18 +51,18 @@ pub(super) struct ControllerStores {
 
 impl ControllerStores {
     /// Starts to watch; ends with `tasks`.
-    pub(super) fn watch(client: &Client, bell: &ChangeSignal, tasks: &mut Tasks) -> Self {
+    pub(super) fn watch(client: &Client, changed: &ChangeSignal, tasks: &mut Tasks) -> Self {
         let all = Selector::default;
         let ours = |name| Selector::named(name);
         macro_rules! store {
             ($api:expr, $selection:expr) => {{
-                let (store, task) = Store::new($api, $selection, bell);
+                let (store, task) = Store::new($api, $selection, changed);
                 tasks.spawn(WATCHING, task);
                 store
             }};
         }
         let kind = kagent::agent_resource();
-        let (agents, task) = Store::optional(Api::all_with(client.clone(), &kind), all(), bell);
+        let (agents, task) = Store::optional(Api::all_with(client.clone(), &kind), all(), changed);
         tasks.spawn(WATCHING, task);
         let system = |name| Selector::labels(format!("{SLICE_SERVICE}={name}"));
         let (by, us) = SLICE_MANAGED_BY;
@@ -166,13 +166,7 @@ impl ControllerStores {
             exports: self.exports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
             links: self.links.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
             nodes: self.nodes(),
-            owner: owner.map(|namespace| OwnerReference {
-                api_version: "v1".into(),
-                kind: "Namespace".into(),
-                name: NAMESPACE.into(),
-                uid: namespace.uid().unwrap_or_default(),
-                ..OwnerReference::default()
-            }),
+            owner: owner.map(|namespace| namespace_owner(namespace.uid())),
         }
     }
 

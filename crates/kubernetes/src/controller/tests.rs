@@ -5,14 +5,17 @@ use adit_core::fault::BackendFault;
 use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::{Class, ClusterView, Hop, PeerExport, PeerPort};
 use adit_pki::{ClusterAuthority, KeyKind, SigningRequest, UnixTime};
+use adit_runtime::Tasks;
 use k8s_openapi::ByteString;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::summary::SummaryItem;
-use crate::tests::{FakeApiServer, Fault, eventually};
+use crate::fake_api_server::{FakeApiServer, Fault, eventually};
+use crate::summary::{NodesSummary, SummaryItem};
 
 const CONFIGS: &str = "/configmaps";
 const SERVICES: &str = "/services";
@@ -681,7 +684,7 @@ async fn what_a_tenant_exports_beyond_all_bounds_is_left_out_and_others_come_and
     let many: Vec<String> = (0..501).map(|n| format!("bank/a/b{n}")).collect();
     grants["metadata"]["annotations"]["adit.dev/allow"] = many.join(",").into();
     stage.server.put(SERVICES, grants);
-    let first_above = exports::limits::NAMESPACE_EXPORTS - 2;
+    let first_above = export::NAMESPACE_EXPORTS - 2;
     for n in 0..first_above + 30 {
         stage.server.put(SERVICES, tenants(&format!("z-{n:04}")));
     }
@@ -712,7 +715,7 @@ async fn what_a_tenant_exports_beyond_all_bounds_is_left_out_and_others_come_and
         let all = stage.server.all(EXPORTS).into_iter();
         all.filter(|e| e["spec"]["service"]["namespace"] == "tenant").count()
     };
-    eventually("all that may be", || of_tenant() == exports::limits::NAMESPACE_EXPORTS).await;
+    eventually("all that may be", || of_tenant() == export::NAMESPACE_EXPORTS).await;
     let last = format!("tenant.z-{:04}", first_above);
     assert_eq!(stage.server.get(EXPORTS, "", &last), None);
     // On the Services, some of them, and on their namespace; and for the administrator.
@@ -734,7 +737,7 @@ async fn what_a_tenant_exports_beyond_all_bounds_is_left_out_and_others_come_and
     })
     .await;
     eventually("its place", || stage.server.get(EXPORTS, "", &last).is_some()).await;
-    assert_eq!(of_tenant(), exports::limits::NAMESPACE_EXPORTS);
+    assert_eq!(of_tenant(), export::NAMESPACE_EXPORTS);
 }
 
 /// An Agent that exports itself, and the Service that kagent made for it.

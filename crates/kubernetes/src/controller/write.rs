@@ -20,8 +20,9 @@ use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::leader::{LeaderElection, with_timeout};
+use super::leader::LeaderElection;
 use super::plan::{ObjectChange, PlannedWrite, ResourceKey};
+use super::request::with_timeout;
 use super::stores::ControllerStores;
 use crate::store::{Store, StoredObject};
 

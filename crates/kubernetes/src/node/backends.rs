@@ -16,7 +16,7 @@ use adit_core::name::NodeName;
 use adit_core::snapshot::{Backend, Export};
 use adit_core::spiffe::Workload;
 
-use super::NodeLocation;
+use super::location::NodeLocation;
 use super::observed::{ObservedCluster, ObservedEndpoint, ObservedSlice};
 use crate::api::ExportSpec;
 

@@ -11,20 +11,23 @@ use adit_pki::authority::AuthorityError;
 use adit_pki::{KeyKind, SigningRequest};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
-    CertificateSigningRequest, CertificateSigningRequestSpec, CertificateSigningRequestStatus,
+    CertificateSigningRequest, CertificateSigningRequestSpec,
 };
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use tokio::time::{Instant, sleep};
 
 use crate::api::{NAMESPACE, SIGNER};
+use crate::certificate_answer::CertificateAnswer;
+use crate::ownership::namespace_owner;
 
 /// Lifetime that is requested for a certificate: it is renewed at half of that.
 pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// From one look at an open request to the next, at first and at most.
-const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+const FIRST_POLL_INTERVAL: Duration = Duration::from_millis(200);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// From one log line about a request without an answer to the next.
 const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -75,27 +78,32 @@ pub async fn request_certificate(
     let owner = Api::<Namespace>::all(client.clone()).get(NAMESPACE).await?;
     let all: Api<CertificateSigningRequest> = Api::all(client.clone());
     let made = all.create(&PostParams::default(), &request_object(&request, node, &owner)).await?;
-    let (name, mut patience) = (made.name_any(), Instant::now() + REMINDER_INTERVAL);
-    let mut wait = POLL_INTERVALS.0;
+    let (name, mut reminder) = (made.name_any(), Instant::now() + REMINDER_INTERVAL);
+    let mut wait = FIRST_POLL_INTERVAL;
     loop {
         sleep(wait).await;
-        wait = (wait * 2).min(POLL_INTERVALS.1);
-        if Instant::now() > patience {
+        wait = (wait * 2).min(MAX_POLL_INTERVAL);
+        if Instant::now() > reminder {
             tracing::warn!(
                 request = name,
                 "no answer to the certificate request; does the controller run?"
             );
-            patience = Instant::now() + REMINDER_INTERVAL;
+            reminder = Instant::now() + REMINDER_INTERVAL;
         }
         let now = match all.get(&name).await {
             // An API server that is down comes back, and the request with it.
             Err(error) if !matches!(error, kube::Error::Api(_)) => continue,
             found => found?,
         };
-        if let Some(answer) = now.status.as_ref().and_then(read_answer) {
-            return answer
-                .map(|chain| NodeCertificate { chain, key: request.key_pem() })
-                .map_err(|message| CertificateRequestError::Denied { name, message });
+        match CertificateAnswer::of(&now) {
+            CertificateAnswer::Pending => {}
+            CertificateAnswer::Issued(chain) => {
+                return Ok(NodeCertificate { chain: chain.to_vec(), key: request.key_pem() });
+            }
+            CertificateAnswer::Refused(why) => {
+                let message = why.to_owned();
+                return Err(CertificateRequestError::Denied { name, message });
+            }
         }
     }
 }
@@ -105,13 +113,7 @@ fn request_object(
     node: &NodeName,
     owner: &Namespace,
 ) -> CertificateSigningRequest {
-    let owner = OwnerReference {
-        api_version: "v1".into(),
-        kind: "Namespace".into(),
-        name: NAMESPACE.into(),
-        uid: owner.uid().unwrap_or_default(),
-        ..OwnerReference::default()
-    };
+    let owner = namespace_owner(owner.uid());
     CertificateSigningRequest {
         metadata: ObjectMeta {
             generate_name: Some(format!("adit-node-{node}-")),
@@ -129,15 +131,4 @@ fn request_object(
         },
         status: None,
     }
-}
-
-/// Returns the certificate, or the reason why there will be none; `None` while the request is open.
-fn read_answer(status: &CertificateSigningRequestStatus) -> Option<Result<Vec<u8>, String>> {
-    let no = status.conditions.iter().flatten().find(|c| matches!(&*c.type_, "Denied" | "Failed"));
-    if let Some(no) = no {
-        let reason = no.message.clone().or_else(|| no.reason.clone());
-        return Some(Err(reason.unwrap_or_else(|| "no reason was given".into())));
-    }
-    let certificate = status.certificate.as_ref().filter(|c| !c.0.is_empty())?;
-    Some(Ok(certificate.0.clone()))
 }

@@ -9,13 +9,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, NetworkMode};
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NameError, NodeName};
 use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{Class, Export, ExportPort, Hop, Import, ImportPort};
 use adit_core::spiffe::Workload;
 
-use super::NodeLocation;
 use super::backends::{self, BackendFilter, BackendQuota};
+use super::location::NodeLocation;
 use super::observed::{ObservedCluster, ObservedSlice};
 use crate::api::{ExportSpec, ImportSpec, NAMESPACE, NODE, ServiceRef, Workloads};
 
@@ -236,11 +236,8 @@ fn seeds(
     seen.links.iter().filter_map(one).collect()
 }
 
-fn workload_pattern(w: &Workloads) -> Result<WorkloadPattern, String> {
-    Ok(WorkloadPattern {
-        namespace: parse(&w.namespace)?,
-        service_account: parse(&w.service_account)?,
-    })
+fn workload_pattern(workloads: &Workloads) -> Result<WorkloadPattern, String> {
+    workloads.try_into().map_err(|error: NameError| error.to_string())
 }
 
 fn parse<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {

@@ -17,7 +17,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::NodeLocation;
+use super::location::NodeLocation;
 use super::observed::{ObservedCluster, ObservedPod, ObservedSlice};
 use crate::api::{
     CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, TRUST_BUNDLE_KEY, TRUST_CONFIG_MAP,

@@ -1,11 +1,18 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::ResourceExt;
+use kube::api::Api;
 use serde_json::json;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
+use super::list_watch::{IDLE_TIMEOUT, RELIST_INTERVAL};
+use super::object_store::{UNKNOWN_KIND_TIMEOUT, version_number};
 use super::*;
-use crate::tests::{FakeApiServer, Fault, eventually};
+use crate::fake_api_server::{FakeApiServer, Fault, eventually};
 
 const MAPS: &str = "/configmaps";
 
@@ -14,11 +21,11 @@ fn map(name: &str) -> serde_json::Value {
 }
 
 fn watched(server: &FakeApiServer) -> (Store<ConfigMap>, ChangeSignal, JoinSet<()>) {
-    let bell = ChangeSignal::default();
-    let (store, task) = Store::new(Api::all(server.client()), Selector::default(), &bell);
+    let changed = ChangeSignal::default();
+    let (store, task) = Store::new(Api::all(server.client()), Selector::default(), &changed);
     let mut tasks = JoinSet::new();
     tasks.spawn(task);
-    (store, bell, tasks)
+    (store, changed, tasks)
 }
 
 fn names(store: &Store<ConfigMap>) -> Vec<String> {
@@ -29,10 +36,10 @@ fn names(store: &Store<ConfigMap>) -> Vec<String> {
 async fn what_changes_is_seen_and_rings() {
     let server = FakeApiServer::default();
     server.put(MAPS, map("one"));
-    let (store, bell, _tasks) = watched(&server);
+    let (store, changed, _tasks) = watched(&server);
     eventually("first list", || names(&store) == ["one"]).await;
     eventually("watch", || !server.requests(|r| r.contains("watch=")).is_empty()).await;
-    let mut heard = bell.subscribe();
+    let mut heard = changed.subscribe();
     server.put(MAPS, map("two"));
     heard.changed().await.unwrap();
     assert_eq!(names(&store), ["one", "two"]);
@@ -44,7 +51,7 @@ async fn what_changes_is_seen_and_rings() {
 async fn gone_lists_again_and_never_empties() {
     let server = FakeApiServer::default();
     server.put(MAPS, map("one"));
-    let (store, _bell, _tasks) = watched(&server);
+    let (store, _changed, _tasks) = watched(&server);
     eventually("watch", || !server.requests(|r| r.contains("watch=")).is_empty()).await;
     // The list that follows is slow, then fails; what was known stays meanwhile.
     server.fail(|_, path| (!path.contains("watch=")).then_some(Fault::Status(500)));
@@ -64,7 +71,7 @@ async fn a_list_that_never_ends_is_given_up_and_tried_again() {
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
     server.fail(move |_, _| (count.fetch_add(1, Ordering::Relaxed) == 0).then_some(Fault::Silence));
-    let (store, _bell, _tasks) = watched(&server);
+    let (store, _changed, _tasks) = watched(&server);
     eventually("second list", || store.is_complete()).await;
     assert_eq!(names(&store), ["one"]);
 }
@@ -79,7 +86,7 @@ async fn a_watch_that_stalls_is_begun_again_where_it_was() {
         (path.contains("watch=") && count.fetch_add(1, Ordering::Relaxed) == 0)
             .then_some(Fault::Stall)
     });
-    let (store, _bell, _tasks) = watched(&server);
+    let (store, _changed, _tasks) = watched(&server);
     eventually("stalled watch", || stalled.load(Ordering::Relaxed) == 1).await;
     sleep(IDLE_TIMEOUT + Duration::from_secs(1)).await;
     eventually("second watch", || stalled.load(Ordering::Relaxed) > 1).await;
@@ -94,7 +101,7 @@ async fn another_selection_replaces_the_content_at_once_or_not_at_all() {
     let server = FakeApiServer::default();
     server.put(MAPS, map("one"));
     server.put(MAPS, map("two"));
-    let (store, _bell, _tasks) = watched(&server);
+    let (store, _changed, _tasks) = watched(&server);
     eventually("all", || names(&store).len() == 2).await;
     server.fail(|_, path| (!path.contains("watch=")).then_some(Fault::Status(429)));
     store.select(Selector::named("two"));
@@ -110,7 +117,7 @@ async fn another_selection_replaces_the_content_at_once_or_not_at_all() {
 async fn a_selection_that_changes_all_the_time_is_listed_now_and_then() {
     let server = FakeApiServer::default();
     server.put(MAPS, map("one"));
-    let (store, _bell, _tasks) = watched(&server);
+    let (store, _changed, _tasks) = watched(&server);
     eventually("all", || store.is_complete()).await;
     for number in 0..100 {
         store.select(Selector::named(&format!("n{number}")));
@@ -132,8 +139,8 @@ async fn a_selection_that_changes_all_the_time_is_listed_now_and_then() {
 async fn a_kind_that_is_unknown_has_no_objects() {
     let server = FakeApiServer::default();
     server.fail(|_, _| Some(Fault::Status(404)));
-    let bell = ChangeSignal::default();
-    let (store, task) = Store::optional(Api::all(server.client()), Selector::default(), &bell);
+    let changed = ChangeSignal::default();
+    let (store, task) = Store::optional(Api::all(server.client()), Selector::default(), &changed);
     let mut tasks = JoinSet::new();
     tasks.spawn(task);
     eventually("empty", || store.is_complete()).await;
@@ -163,7 +170,7 @@ fn a_selector_of_many_names_is_given_up() {
 async fn a_kind_that_must_be_there_is_waited_for() {
     let server = FakeApiServer::default();
     server.fail(|_, _| Some(Fault::Status(404)));
-    let (store, _bell, _tasks) = watched(&server);
+    let (store, _changed, _tasks) = watched(&server);
     sleep(Duration::from_secs(30)).await;
     assert!(!store.was_listed(), "the API server has only just begun");
     sleep(UNKNOWN_KIND_TIMEOUT).await;
@@ -174,7 +181,7 @@ async fn a_kind_that_must_be_there_is_waited_for() {
 async fn one_word_of_a_server_that_was_away_empties_nothing() {
     let server = FakeApiServer::default();
     server.put(MAPS, map("one"));
-    let (store, _bell, _tasks) = watched(&server);
+    let (store, _changed, _tasks) = watched(&server);
     eventually("first list", || names(&store) == ["one"]).await;
     let away = Arc::new(AtomicU32::new(500));
     let says = away.clone();
@@ -199,7 +206,7 @@ async fn one_word_of_a_server_that_was_away_empties_nothing() {
 async fn a_list_that_is_older_than_what_we_wrote_does_not_undo_it() {
     let server = FakeApiServer::default();
     server.put(MAPS, map("one"));
-    let (store, _bell, _tasks) = watched(&server);
+    let (store, _changed, _tasks) = watched(&server);
     eventually("first list", || names(&store) == ["one"]).await;
     let [one] = &store.objects()[..] else { panic!("one object") };
     let version = version_number(&**one).unwrap() + 10;

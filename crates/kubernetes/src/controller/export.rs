@@ -1,0 +1,19 @@
+//! Services of this cluster that others may use.
+//!
+//! * `decide` says which, from rules and `annotations`, within `limits`; `offer` has the words for it.
+//! * `plan` plans the Export objects and their conditions; `readiness` says whether backends answer.
+
+mod annotations;
+mod decide;
+mod limits;
+mod offer;
+mod plan;
+mod readiness;
+
+pub(super) use self::decide::{decide, wanted_exports};
+#[cfg(test)]
+pub(super) use self::limits::NAMESPACE_EXPORTS;
+pub(super) use self::limits::describe_left_out;
+pub(super) use self::offer::ExportOrigin;
+pub(super) use self::plan::plan_exports;
+pub(super) use self::readiness::ExportHistory;

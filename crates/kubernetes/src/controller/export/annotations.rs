@@ -1,0 +1,98 @@
+//! Exports by annotation: what an owner of a Service asks for, reduced to what his namespace may.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use adit_config::cluster::{AppProtocols, ClusterConfig};
+use adit_core::name::{ClusterName, PortName, ServiceName};
+use adit_core::policy::{Grant, WorkloadPattern};
+
+use super::offer::{ExportOffer, ExportOrigin};
+use crate::api::annotation;
+use crate::controller::cluster_state::ServiceAnnotations;
+
+/// Reads what annotations ask for, and reduces it to what the namespace may do.
+pub(crate) fn annotated_offer(
+    config: &ClusterConfig,
+    service: &ServiceName,
+    asked: &str,
+    said: ServiceAnnotations<'_>,
+) -> Result<ExportOffer, String> {
+    let namespace = &service.namespace;
+    let open: BTreeSet<&ClusterName> =
+        config.opted_in(namespace).flat_map(|o| &o.export_to).collect();
+    let mut trouble = Vec::new();
+    let mut to = BTreeSet::new();
+    for name in split_list(asked) {
+        match name.parse::<ClusterName>() {
+            Ok(cluster) if open.contains(&cluster) => drop(to.insert(cluster)),
+            Ok(cluster) => trouble.push(format!(
+                "namespace {namespace} may not export to {cluster} by annotation (optIn.exportTo)"
+            )),
+            Err(error) => trouble.push(format!("{}: {error}", annotation::EXPORT)),
+        }
+    }
+    if to.is_empty() {
+        return Err(trouble.join("; "));
+    }
+    let mut allow = BTreeSet::new();
+    for entry in said.annotation(annotation::ALLOW).into_iter().flat_map(split_list) {
+        match parse_grant(entry) {
+            Ok(grant) if to.contains(&grant.cluster) => drop(allow.insert(grant)),
+            Ok(grant) => trouble.push(format!(
+                "{}: {entry}: it is not exported to {}",
+                annotation::ALLOW,
+                grant.cluster
+            )),
+            Err(error) => trouble.push(format!("{}: {entry}: {error}", annotation::ALLOW)),
+        }
+    }
+    let protocols =
+        said.annotation(annotation::APP_PROTOCOL).map_or(Ok(AppProtocols::Own), |text| {
+            parse_protocols(text).map_err(|error| format!("{}: {error}", annotation::APP_PROTOCOL))
+        });
+    let protocols = protocols.unwrap_or_else(|error| {
+        trouble.push(error);
+        AppProtocols::Own
+    });
+    let trouble = (!trouble.is_empty()).then(|| trouble.join("; "));
+    let allow = allow.into_iter().collect();
+    Ok(ExportOffer { origin: ExportOrigin::Implied, allow, protocols, rule: None, trouble })
+}
+
+fn split_list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// Parses `CLUSTER/NAMESPACE/SERVICEACCOUNT`.
+fn parse_grant(text: &str) -> Result<Grant, String> {
+    let mut parts = text.split('/');
+    let (Some(cluster), Some(namespace), Some(account), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err("write CLUSTER/NAMESPACE/SERVICEACCOUNT".into());
+    };
+    let workloads = WorkloadPattern {
+        namespace: namespace.parse().map_err(error_text)?,
+        service_account: account.parse().map_err(error_text)?,
+    };
+    Ok(Grant { cluster: cluster.parse().map_err(error_text)?, workloads })
+}
+
+/// Parses `PORT=VALUE,…`, or one value for all ports.
+fn parse_protocols(text: &str) -> Result<AppProtocols, String> {
+    if !text.contains('=') {
+        return text.trim().parse().map(AppProtocols::All).map_err(error_text);
+    }
+    let mut ports = BTreeMap::new();
+    for item in split_list(text) {
+        let (port, value) = item.split_once('=').ok_or("write PORTNAME=VALUE")?;
+        let port: PortName = port.trim().parse().map_err(error_text)?;
+        ports.insert(port, value.trim().parse().map_err(error_text)?);
+    }
+    Ok(AppProtocols::Ports(ports))
+}
+
+/// Returns an error as text.
+pub(crate) fn error_text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

@@ -1,0 +1,248 @@
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api;
+
+fn config(text: &str) -> ClusterConfig {
+    let whole = format!("cluster: edge\n{text}");
+    adit_config::parse_cluster(&[("cluster.yaml".to_owned(), whole)].into()).unwrap().0
+}
+
+const LINK: &str = "links:\n  - cluster: bank\n    trustDomain: bank.adit.internal\n    \
+                    trustBundle: x\n  - cluster: lab\n    trustDomain: lab.adit.internal\n    trustBundle: y\n";
+
+fn world(services: &[Value]) -> ClusterState {
+    let service = |value: &Value| {
+        let service: Service = serde_json::from_value(value.clone()).unwrap();
+        let name = service.metadata.name.clone().unwrap();
+        (
+            crate::controller::cluster_state::service_name(&service.metadata, &name).unwrap(),
+            Arc::new(service),
+        )
+    };
+    ClusterState { services: services.iter().map(service).collect(), ..ClusterState::default() }
+}
+
+fn service(labels: Value, annotations: Value) -> Value {
+    json!({"metadata": {"name": "bot", "namespace": "team-a", "labels": labels,
+        "annotations": annotations}, "spec": {"ports": [{"name": "http", "port": 80}]}})
+}
+
+fn bot() -> ServiceName {
+    "team-a/bot".parse().unwrap()
+}
+
+const OPEN: &str = "optIn:\n  - namespaces: [\"team-*\"]\n    exportTo: [bank]\n";
+
+#[test]
+fn a_name_counts_more_than_labels_and_labels_more_than_an_annotation() {
+    let named = "  - service: team-a/bot\n    allow: [{cluster: bank, namespace: named, serviceAccount: x}]\n";
+    let selected = "  - select: {namespaces: [\"team-*\"], labels: {type: agent}}\n    \
+                    allow: [{cluster: bank, namespace: selected, serviceAccount: x}]\n";
+    let annotations = json!({"adit.dev/export": "bank", "adit.dev/allow": "bank/annotated/x"});
+    let world = world(&[service(json!({"type": "agent"}), annotations)]);
+    for (rules, expected) in [
+        (format!("exports:\n{selected}{named}"), "named"),
+        (format!("exports:\n{selected}"), "selected"),
+        (String::new(), "annotated"),
+    ] {
+        let exports = decide(&config(&format!("{LINK}{OPEN}{rules}")), &world, &BTreeSet::new());
+        let export = &exports.all[&bot()];
+        assert_eq!(export.spec.allow[0].workloads.namespace, expected);
+        assert!(export.verdict.good, "{:?}", export.verdict);
+    }
+}
+
+#[test]
+fn a_tenant_publishes_nothing_that_its_namespace_may_not() {
+    let asks = |to: &str| {
+        world(&[service(
+            json!({}),
+            json!({"adit.dev/export": to, "adit.dev/allow": "lab/*/*,bank/*/*"}),
+        )])
+    };
+    let closed = decide(&config(LINK), &asks("bank"), &BTreeSet::new());
+    assert!(closed.all.is_empty() && closed.refused[&bot()].contains("optIn.exportTo"));
+    let open = config(&format!("{LINK}{OPEN}"));
+    let other = decide(&open, &asks("lab"), &BTreeSet::new());
+    assert!(other.all.is_empty() && other.refused.contains_key(&bot()));
+    let partly = decide(&open, &asks("lab,bank"), &BTreeSet::new());
+    let export = &partly.all[&bot()];
+    let clusters: Vec<&str> = export.spec.allow.iter().map(|g| g.cluster.as_str()).collect();
+    assert_eq!((clusters, export.verdict.reason), (vec!["bank"], "BadAnnotation"));
+}
+
+#[test]
+fn what_an_agent_says_counts_and_not_its_stale_copy() {
+    let mut stub = service(json!({}), json!({"adit.dev/export": "bank"}));
+    stub["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "kagent.dev/v1alpha2", "kind": "Agent", "name": "bot", "uid": "1"}]);
+    let mut world = world(&[stub]);
+    let config = config(&format!("{LINK}{OPEN}"));
+    assert!(decide(&config, &world, &BTreeSet::new()).all.contains_key(&bot()));
+    world
+        .agents
+        .insert(bot(), k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta::default());
+    assert!(!decide(&config, &world, &BTreeSet::new()).all.contains_key(&bot()));
+}
+
+#[test]
+fn what_cannot_be_exported_says_why_and_allows_nobody() {
+    let rule = "exports:\n  - service: team-a/bot\n    allow: [{cluster: bank, namespace: a, serviceAccount: x}]\n";
+    let config = config(&format!("{LINK}{rule}"));
+    let mut external = service(json!({}), json!({}));
+    external["spec"]["type"] = "ExternalName".into();
+    let mut udp = service(json!({}), json!({}));
+    udp["spec"]["ports"][0]["protocol"] = "UDP".into();
+    let good = service(json!({}), json!({}));
+    for (services, imported, reason) in [
+        (vec![], false, "NoService"),
+        (vec![external], false, "UnsupportedService"),
+        (vec![udp], false, "NoTcpPort"),
+        (vec![good.clone()], true, "Imported"),
+        (vec![good], false, "Exported"),
+    ] {
+        let imported = if imported { [bot()].into() } else { BTreeSet::new() };
+        let exports = decide(&config, &world(&services), &imported);
+        let export = &exports.all[&bot()];
+        assert_eq!(export.verdict.reason, reason);
+        assert_eq!(export.spec.allow.is_empty(), !export.verdict.good, "{reason}");
+    }
+}
+
+/// Grants bank the Service by an annotation.
+fn open_to_bank() -> Value {
+    json!({"adit.dev/export": "bank", "adit.dev/allow": "bank/*/*"})
+}
+
+#[test]
+fn what_no_cluster_could_be_told_is_left_out_and_says_what_to_do() {
+    let ports = |count: usize, more: &str| -> Value {
+        (0..count).map(|n| json!({"name": format!("p{n}{more}"), "port": n + 1})).collect()
+    };
+    let grants = |count: usize, more: &str| {
+        let all: Vec<String> = (0..count).map(|n| format!("bank/{more}/{more}{n}")).collect();
+        all.join(",")
+    };
+    let long = "x".repeat(58);
+    let subdomain = [long.as_str(); 4].join(".");
+    let protocol = json!([{"name": "http", "port": 80, "appProtocol": format!("{subdomain}/a2a")}]);
+    let large: Vec<String> = (0..500).map(|n| format!("bank/{long}/{subdomain}{n}")).collect();
+    let few = "bank/*/*".to_owned();
+    for (ports, allow, reason, says) in [
+        (ports(101, ""), few.clone(), "TooManyPorts", "101 TCP ports, and an export 100 at most"),
+        (ports(1, ""), grants(501, "a"), "TooManyGrants", "501 grants for bank"),
+        (ports(100, &"y".repeat(50)), large.join(","), "TooLarge", "128 KiB at most"),
+        (protocol, few.clone(), "BadPort", "is not a valid appProtocol"),
+        (ports(100, ""), few.clone(), "Exported", "is exported"),
+        (ports(1, ""), grants(500, "a"), "Exported", "is exported"),
+        // Said often, it is one grant.
+        (ports(1, ""), vec![few; 501].join(","), "Exported", "is exported"),
+    ] {
+        let mut one =
+            service(json!({}), json!({"adit.dev/export": "bank", "adit.dev/allow": allow}));
+        one["spec"]["ports"] = ports;
+        let mut other = service(json!({}), open_to_bank());
+        other["metadata"]["name"] = "other".into();
+        let config = config(&format!("{LINK}{OPEN}"));
+        let exports = decide(&config, &world(&[one, other]), &BTreeSet::new());
+        let export = &exports.all[&bot()];
+        assert_eq!(export.verdict.reason, reason);
+        assert!(export.verdict.message.contains(says), "{}", export.verdict.message);
+        let told = (export.spec.ports.is_empty(), export.spec.allow.is_empty());
+        assert_eq!(told, (!export.verdict.good, !export.verdict.good), "{reason}");
+        assert!(exports.all[&"team-a/other".parse().unwrap()].verdict.good);
+    }
+}
+
+/// `count` Services of a namespace that ask for an export, made in that year.
+fn many(namespace: &str, count: usize, year: u16) -> Vec<Value> {
+    let one = |n: usize| {
+        let mut one = service(json!({}), open_to_bank());
+        one["metadata"]["namespace"] = namespace.into();
+        one["metadata"]["name"] = format!("bot-{n:05}").into();
+        one["metadata"]["creationTimestamp"] = format!("{year}-01-01T00:00:00Z").into();
+        one
+    };
+    (0..count).map(one).collect()
+}
+
+/// Stores what was decided, as the controller does: the next pass finds it.
+fn stored(world: &mut ClusterState, exports: &ExportDecisions, year: u16) {
+    for resolved in exports.all.values() {
+        let name = resolved.spec.service.object_name();
+        let mut made = api::Export::new(&name, resolved.spec.clone());
+        let time = json!(format!("{year}-01-01T00:00:00Z"));
+        made.metadata.creation_timestamp = serde_json::from_value(time).unwrap();
+        world.exports.entry(name).or_insert_with(|| Arc::new(made));
+    }
+}
+
+fn of_namespace(exports: &ExportDecisions, namespace: &str) -> usize {
+    exports.all.keys().filter(|service| service.namespace.as_str() == namespace).count()
+}
+
+#[test]
+fn no_namespace_takes_the_places_of_others() {
+    let named = "exports:\n  - service: team-a/bot-19999\n    allow: [{cluster: bank, namespace: a, serviceAccount: x}]\n";
+    let config = config(&format!("{LINK}{OPEN}{named}"));
+    let mut services = many("team-z", 3, 2026);
+    services.extend(many("team-a", 20_000, 2025));
+    let mut world = world(&services);
+    let exports = decide(&config, &world, &BTreeSet::new());
+    assert_eq!(of_namespace(&exports, "team-z"), 3);
+    assert_eq!(of_namespace(&exports, "team-a"), limits::NAMESPACE_EXPORTS + 1, "one is named");
+    assert_eq!(exports.left_out.len(), 20_000 - limits::NAMESPACE_EXPORTS - 1);
+    assert!(exports.left_out.values().all(|why| why.contains("2000 Services at most")));
+    let line = limits::describe_left_out(&exports.left_out).unwrap();
+    assert!(line.starts_with("17999 Services of namespace team-a are not exported"), "{line}");
+    // What is withdrawn is withdrawn all the same, and what waits takes the place.
+    stored(&mut world, &exports, 2026);
+    let gone: Vec<ServiceName> =
+        ["team-z/bot-00001", "team-a/bot-00000"].map(|s| s.parse().unwrap()).into();
+    gone.iter().for_each(|service| drop(world.services.remove(service)));
+    let exports = decide(&config, &world, &BTreeSet::new());
+    assert!(gone.iter().all(|service| !exports.all.contains_key(service)));
+    assert_eq!(of_namespace(&exports, "team-a"), limits::NAMESPACE_EXPORTS + 1);
+}
+
+#[test]
+fn a_newcomer_takes_nobodys_place() {
+    let config = config(&format!("{LINK}{OPEN}"));
+    let mut services: Vec<Value> = ["team-b", "team-c", "team-d", "team-e"]
+        .iter()
+        .flat_map(|n| many(n, 2_000, 2026))
+        .collect();
+    services.extend(many("team-y", 1_999, 2026));
+    let mut before = world(&services);
+    let first = decide(&config, &before, &BTreeSet::new());
+    assert_eq!((first.all.len(), first.left_out.len()), (9_999, 0));
+    stored(&mut before, &first, 2026);
+    // Of Services that are older than all of them, and whose names come first, there is room for one.
+    before.services.extend(world(&many("team-a", 2, 2001)).services);
+    let now = decide(&config, &before, &BTreeSet::new());
+    assert_eq!((now.all.len(), now.left_out.len()), (10_000, 1));
+    assert!(first.all.keys().all(|service| now.all.contains_key(service)));
+    let why = &now.left_out[&"team-a/bot-00001".parse().unwrap()];
+    assert!(why.contains("a cluster exports 10000 Services at most"), "{why}");
+}
+
+#[test]
+fn what_a_tenant_exports_is_entered_at_its_pods_node() {
+    let rule = |services: &str| {
+        config(&format!(
+            "{LINK}exports:\n  - {services}\n    hop: any\n    allow: [{{cluster: bank, namespace: a, serviceAccount: x}}]\n"
+        ))
+    };
+    let world = world(&[service(json!({"type": "agent"}), json!({}))]);
+    let selected = rule("select: {namespaces: [team-a], labels: {type: agent}}");
+    for (config, any, hop) in
+        [(selected, false, Some("sameNode")), (rule("service: team-a/bot"), true, None)]
+    {
+        let exports = decide(&config, &world, &BTreeSet::new());
+        let spec = &exports.all[&bot()].spec;
+        assert_eq!((spec.any_endpoint, spec.hop.as_deref()), (any, hop));
+    }
+}

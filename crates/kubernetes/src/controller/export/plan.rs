@@ -1,0 +1,172 @@
+//! Plans Export objects: one for each Service that somebody wants to export.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use adit_core::name::ServiceName;
+
+use super::offer::{ExportDecisions, ResolvedExport};
+use super::readiness::{ExportHistory, ExportVerdict};
+use crate::api::{Export, Status};
+use crate::controller::cluster_state::ClusterState;
+use crate::controller::conditions::{self, ConditionVerdict};
+use crate::controller::node_reports::{self, WordedTimes};
+use crate::controller::plan::{
+    ObjectChange, PlanInput, PlannedWrite, WritePlan, service_reference,
+};
+use crate::ownership::owned_metadata;
+
+/// Condition about its backends.
+const READY: &str = "Ready";
+
+pub(crate) fn plan_exports(
+    world: &ClusterState,
+    now: &PlanInput<'_>,
+    exports: &ExportDecisions,
+    (history, worded): (&mut ExportHistory, &mut WordedTimes),
+    plan: &mut WritePlan,
+) {
+    let mut named = BTreeSet::new();
+    for (service, resolved) in &exports.all {
+        let name = resolved.spec.service.object_name();
+        if !resolved.verdict.good {
+            let about = service_reference(world, service);
+            plan.warn(about, resolved.verdict.reason, &resolved.verdict.message);
+        }
+        let linked = linked_verdict(service, resolved, now);
+        if let Some(verdict) = linked.as_ref().filter(|verdict| !verdict.good) {
+            plan.warn(service_reference(world, service), verdict.reason, &verdict.message);
+        }
+        let refusing = node_reports::refused_callers(now, "export", &service.to_string());
+        if let Some(refusing) = &refusing {
+            let about = service_reference(world, service);
+            plan.warn(about, "CallersRefused", &refusing.message);
+        }
+        let is_usable =
+            !resolved.spec.allow.is_empty() && linked.as_ref().is_none_or(|verdict| verdict.good);
+        let ready = BackendReadiness::assess(
+            is_usable,
+            world.exports.get(&name),
+            service,
+            now,
+            history,
+            plan,
+        );
+        if let BackendReadiness::Known(ExportVerdict { verdict, note: Some(note) }) = &ready {
+            plan.warn(service_reference(world, service), verdict.reason, note);
+        }
+        let told =
+            ExportFindings { linked: linked.as_ref(), refusing: refusing.as_ref(), ready: &ready };
+        let change = plan_export(world, now, (&name, resolved), &told, worded, plan);
+        plan.writes.extend(change.map(PlannedWrite::Export));
+        named.insert(name);
+    }
+    history.retain(|service| exports.all.contains_key(service));
+    for (name, stored) in &world.exports {
+        if !named.contains(name) && !exports.keeps_stored(world, stored) {
+            plan.writes.push(PlannedWrite::Export(ObjectChange::Delete(stored.clone())));
+        }
+    }
+}
+
+/// Returns whether every cluster that an export is granted to is linked; `None` if it is granted to
+/// none.
+fn linked_verdict(
+    service: &ServiceName,
+    wanted: &ResolvedExport,
+    now: &PlanInput<'_>,
+) -> Option<ConditionVerdict> {
+    let granted: BTreeSet<&str> = wanted.spec.allow.iter().map(|g| g.cluster.as_str()).collect();
+    let is_linked =
+        |cluster: &&str| now.config.links.iter().any(|l| l.cluster.as_str() == *cluster);
+    let (linked, strangers): (Vec<&str>, Vec<&str>) = granted.into_iter().partition(is_linked);
+    if strangers.is_empty() {
+        let message = || format!("{service} is exported to {}", linked.join(", "));
+        return (!linked.is_empty()).then(|| ConditionVerdict::good("Linked", message()));
+    }
+    let strangers = strangers.join(", ");
+    let message = format!(
+        "{service} is granted to {strangers}, and there is no link to {strangers}: `adit link` makes one, and \
+         `adit export {service} --remove` takes the export back"
+    );
+    Some(ConditionVerdict::bad("NotLinked", message))
+}
+
+/// Findings about an export beside its own verdict.
+struct ExportFindings<'a> {
+    linked: Option<&'a ConditionVerdict>,
+    refusing: Option<&'a ConditionVerdict>,
+    ready: &'a BackendReadiness,
+}
+
+/// State of an export's backends.
+enum BackendReadiness {
+    /// Nothing new is known: the condition stays.
+    Unknown,
+    /// Nobody could use them.
+    Unused,
+    Known(ExportVerdict),
+}
+
+impl BackendReadiness {
+    fn assess(
+        is_usable: bool,
+        stored: Option<&Arc<Export>>,
+        service: &ServiceName,
+        now: &PlanInput<'_>,
+        history: &mut ExportHistory,
+        plan: &mut WritePlan,
+    ) -> Self {
+        if !is_usable {
+            return Self::Unused;
+        }
+        let conditions = Status::conditions(stored.and_then(|export| export.status.as_ref()));
+        let before = conditions::find(conditions, READY).map(|c| c.status == "True");
+        let seen = history.observe(now, service, before, plan);
+        seen.map_or(Self::Unknown, Self::Known)
+    }
+}
+
+fn plan_export(
+    world: &ClusterState,
+    now: &PlanInput<'_>,
+    (name, wanted): (&str, &ResolvedExport),
+    told: &ExportFindings<'_>,
+    worded: &mut WordedTimes,
+    plan: &mut WritePlan,
+) -> Option<ObjectChange<Export>> {
+    let spec = wanted.spec.clone();
+    let Some(stored) = world.exports.get(name) else {
+        let object = Export {
+            metadata: owned_metadata(name, None, world.owner.as_ref()),
+            spec,
+            status: None,
+        };
+        return Some(ObjectChange::Create(Box::new(object)));
+    };
+    if stored.spec != spec {
+        return Some(ObjectChange::Replace(Box::new(Export { spec, ..(**stored).clone() })));
+    }
+    let conditions = Status::conditions(stored.status.as_ref());
+    let generation = stored.metadata.generation;
+    let fresh = conditions::set(conditions, "Valid", &wanted.verdict, generation, &now.timestamp());
+    let fresh = match told.linked {
+        Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &now.timestamp()),
+        None => conditions::clear(&fresh, "Linked"),
+    };
+    let by_nodes = |kind| {
+        let object = format!("Export {name}");
+        node_reports::NodeCondition { object, generation, kind, is_vague: false, now }
+    };
+    let fresh = by_nodes("Refusing").apply(&fresh, told.refusing, worded, plan);
+    let ready = by_nodes(READY);
+    let fresh = match told.ready {
+        BackendReadiness::Unknown => fresh,
+        BackendReadiness::Unused => ready.apply(&fresh, None, worded, plan),
+        BackendReadiness::Known(said) => ready.apply(&fresh, Some(&said.verdict), worded, plan),
+    };
+    (fresh != conditions).then(|| {
+        let status = Some(Status { conditions: fresh });
+        ObjectChange::Status(Box::new(Export { status, ..(**stored).clone() }))
+    })
+}

@@ -1,0 +1,60 @@
+//! A single import of a plan, with everything that it is planned from.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use adit_core::name::ServiceName;
+use adit_core::snapshot::PeerExport;
+
+use super::addresses::Allocation;
+use super::decision::WantedImport;
+use super::ports::ImportPorts;
+use crate::api::Import;
+use crate::controller::cluster_state::ClusterState;
+use crate::controller::plan::PlanInput;
+
+/// An import, and everything that belongs to it.
+pub(crate) struct ImportSubject<'a> {
+    pub(crate) world: &'a ClusterState,
+    pub(crate) now: &'a PlanInput<'a>,
+    pub(crate) service: &'a ServiceName,
+    pub(crate) want: &'a WantedImport,
+    pub(crate) stored: Option<&'a Arc<Import>>,
+    pub(crate) allocation: Allocation,
+    pub(crate) ports: ImportPorts,
+    pub(crate) name: String,
+}
+
+impl ImportSubject<'_> {
+    /// Returns the export as its cluster announces it.
+    pub(crate) fn peer_export(&self) -> Option<&PeerExport> {
+        self.want.peer_export(self.now.peers, self.service)
+    }
+
+    /// Returns the reason why no Service can be created as the other side describes it: the API
+    /// server would refuse it.
+    pub(crate) fn why_unfit(&self) -> Option<&'static str> {
+        let ports = &self.ports.used;
+        let names: BTreeSet<&str> = ports.iter().map(|p| p.name.as_str()).collect();
+        let numbers: BTreeSet<u16> = ports.iter().map(|p| p.number).collect();
+        let count = ports.len();
+        if self.service.name().starts_with(|c: char| !c.is_ascii_lowercase()) {
+            Some("the name of a Service begins with a letter")
+        } else if numbers.contains(&0) {
+            Some("a port has the number 0")
+        } else if count > 1 && names.contains("") {
+            Some("of several ports each must have a name")
+        } else {
+            let twice = names.len().min(numbers.len()) < count;
+            twice.then_some("two ports have one number, or one name")
+        }
+    }
+
+    /// Returns what serves in its place; what the object says until somebody has looked.
+    pub(crate) fn displaced_by(&self) -> Option<String> {
+        if self.world.observed_services.contains(self.service.name()) {
+            return self.world.served_by.get(self.service).cloned();
+        }
+        self.stored?.spec.displaced_by.clone()
+    }
+}

@@ -1,0 +1,195 @@
+//! Conditions about nodes' reports: where nodes differ, and which callers they refuse.
+//!
+//! Texts and counts change all the time, conditions do not: one is written when its reason changes,
+//! or when it comes or goes, and with a new text at most every [`REWORD_INTERVAL`]. Counts are on
+//! the Lease.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use adit_core::code::Code;
+use tokio::time::Instant;
+
+use super::conditions::{self, ConditionVerdict};
+use super::plan::{PlanInput, WritePlan};
+use crate::api::Condition;
+use crate::summary::SummaryItem;
+
+/// From when a condition was written to when another text for the same reason may be.
+const REWORD_INTERVAL: Duration = Duration::from_secs(30);
+/// Number of reasons that one condition names.
+const MAX_REASONS: usize = 3;
+/// Number of nodes that one condition names.
+const MAX_NODES: usize = 4;
+
+/// Time at which each condition was last worded, by object and condition.
+#[derive(Debug, Default)]
+pub(super) struct WordedTimes(BTreeMap<(String, &'static str), Instant>);
+
+impl WordedTimes {
+    /// Drops entries that no longer delay anything.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.0.retain(|_, at| *at + REWORD_INTERVAL > now);
+    }
+}
+
+/// A condition of one object.
+pub(super) struct NodeCondition<'a> {
+    /// Kind and name of the object.
+    pub(super) object: String,
+    pub(super) generation: Option<i64>,
+    /// The condition's type.
+    pub(super) kind: &'static str,
+    /// True if the cause is not known yet, so that a better text may follow at once.
+    pub(super) is_vague: bool,
+    pub(super) now: &'a PlanInput<'a>,
+}
+
+impl NodeCondition<'_> {
+    /// Returns `all` with the condition as `verdict` says, or without it. Another text for the same
+    /// reason is delayed.
+    pub(super) fn apply(
+        self,
+        all: &[Condition],
+        verdict: Option<&ConditionVerdict>,
+        worded: &mut WordedTimes,
+        plan: &mut WritePlan,
+    ) -> Vec<Condition> {
+        let key = (self.object, self.kind);
+        let Some(verdict) = verdict else {
+            worded.0.remove(&key);
+            return conditions::clear(all, self.kind);
+        };
+        let fresh =
+            conditions::set(all, self.kind, verdict, self.generation, &self.now.timestamp());
+        if fresh == all {
+            return fresh;
+        }
+        let is_same = conditions::find(all, self.kind).is_some_and(|old| {
+            old.reason == verdict.reason && (old.status == "True") == verdict.good
+        });
+        if let Some(at) = worded.0.get(&key).filter(|_| is_same) {
+            plan.wake_at(Some(*at + REWORD_INTERVAL));
+            return all.to_vec();
+        }
+        if self.is_vague {
+            worded.0.remove(&key);
+        } else {
+            worded.0.insert(key, self.now.at);
+        }
+        fresh
+    }
+}
+
+/// Returns a verdict if some nodes cannot use a link, or if the state of some is unknown; `None` if
+/// all can use it, or none.
+pub(super) fn some_nodes_down(now: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict> {
+    let silence =
+        || Some(ConditionVerdict::good("NodesSilent", now.peers.nodes.describe_silent()?));
+    nodes_cut_off(now, cluster).or_else(silence)
+}
+
+fn nodes_cut_off(now: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict> {
+    let item = link_failure(now, cluster)?;
+    let place = item.describe_nodes(now.peers.nodes.answered);
+    let (count, nodes) = place.split_once(": ")?;
+    let message = format!("{count} cannot reach {cluster}: {nodes} ({})", item.sentence);
+    Some(ConditionVerdict::good("NodesCutOff", message))
+}
+
+/// Returns the reason why no node can use a link, if all nodes that answer agree on that.
+pub(super) fn all_nodes_down(now: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict> {
+    let nodes = &now.peers.nodes;
+    let item = link_failure(now, cluster).filter(|item| item.count >= nodes.answered)?;
+    let message = format!("no node of ours can reach {cluster}: {}", item.sentence);
+    Some(ConditionVerdict::bad(link_reason(&item.code), message))
+}
+
+/// Merges the reports of nodes that cannot use a link into one item. They may know different
+/// causes; one that says more than "nothing comes back" is shown.
+fn link_failure(now: &PlanInput<'_>, cluster: &str) -> Option<SummaryItem> {
+    let about = now.peers.nodes.items_about("link", cluster).filter(|item| item.error);
+    let mut all: Vec<&SummaryItem> = about.collect();
+    all.sort_by_key(|item| (item.code == "link-down", Reverse(item.count)));
+    let mut merged = SummaryItem::clone(all.first()?);
+    for other in &all[1..] {
+        merged.count += other.count;
+        merged.nodes.extend(other.nodes.iter().cloned());
+    }
+    merged.nodes.sort();
+    merged.nodes.truncate(MAX_NODES);
+    Some(merged)
+}
+
+/// Maps the code for which a link cannot be used to a condition's reason.
+fn link_reason(code: &str) -> &'static str {
+    match code {
+        "one-way" => "OneWay",
+        "certificate-refused" => "CertificateRefused",
+        "refused-by-peer" => "RefusedByPeer",
+        "denied-identity" => "DeniedIdentity",
+        "identity-mismatch" => "IdentityMismatch",
+        "version-mismatch" => "VersionMismatch",
+        "unlinked" => "NotLinkedThere",
+        "draining" => "PeerDraining",
+        _ => "LinkDown",
+    }
+}
+
+/// Returns a verdict if callers are refused; `kind` is `import` or `export`. Requests of another
+/// cluster without permission are left out: that cluster could have the condition written at will.
+pub(super) fn refused_callers(
+    now: &PlanInput<'_>,
+    kind: &str,
+    name: &str,
+) -> Option<ConditionVerdict> {
+    let nodes = &now.peers.nodes;
+    let all: Vec<_> =
+        nodes.items_about(kind, name).filter(|item| item.error && item.refused.is_some()).collect();
+    let first = all.first()?;
+    let says = |item: &&SummaryItem| {
+        let askers = item.refused.as_ref().map(|r| r.describe_sources()).unwrap_or_default();
+        let place = item.describe_nodes(nodes.answered);
+        let place = if place.is_empty() { place } else { format!(" on {place}") };
+        let what = if item.code == Code::OverBudget.name() { "reset" } else { "refused" };
+        format!("connections{askers} are {what}{place}: {} ({})", item.sentence, item.code)
+    };
+    let message: Vec<_> = all.iter().take(MAX_REASONS).map(says).collect();
+    Some(ConditionVerdict::good(code_reason(&first.code), message.join("; ")))
+}
+
+/// Returns a verdict if an import does not work on some nodes, for a local reason.
+pub(super) fn broken_locally(now: &PlanInput<'_>, name: &str) -> Option<ConditionVerdict> {
+    let nodes = &now.peers.nodes;
+    let is_local =
+        |item: &&SummaryItem| item.error && item.refused.is_none() && item.code == "local-error";
+    let item = nodes.items_about("import", name).find(is_local)?;
+    let place = item.describe_nodes(nodes.answered);
+    let place = if place.is_empty() { "all nodes".to_owned() } else { place };
+    Some(ConditionVerdict::good(
+        "NotServed",
+        format!("it is not served on {place}: {}", item.sentence),
+    ))
+}
+
+/// Maps a code to a condition's reason.
+pub(super) fn code_reason(code: &str) -> &'static str {
+    match code {
+        "denied" => "Denied",
+        "source-unknown" => "SourceUnknown",
+        "export-unknown" => "NotExported",
+        "port-unknown" => "PortUnknown",
+        "link-down" => "LinkDown",
+        "no-backend" => "NoBackend",
+        "backend-refused" => "BackendRefused",
+        "backend-timeout" => "BackendTimeout",
+        "backend-unreachable" => "BackendUnreachable",
+        "backend-forbidden" => "BackendForbidden",
+        "hop-refused" => "HopRefused",
+        "over-limit" => "OverLimit",
+        "over-budget" => "OverBudget",
+        "open-timeout" => "OpenTimeout",
+        _ => "Refused",
+    }
+}

@@ -1,0 +1,127 @@
+//! Makes the plan: a function of the cluster's state, of the input of this pass, and of what earlier passes left.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+
+use super::cluster_state::ClusterState;
+use super::export::{self, ExportHistory};
+use super::import::{self, ImportFacts, ImportHistory, ReadinessHistory};
+use super::link::{self, LinkHistory};
+use super::network_migration::MigrationPhase;
+use super::node_reports::WordedTimes;
+use super::plan::{
+    ObjectChange, ObjectWarning, PlanInput, PlannedWrite, WritePlan, service_reference,
+};
+
+/// Most warnings with the same reason that one namespace gets: its tenants can cause as many as
+/// they like, and those of others wait behind them.
+const MAX_SIMILAR_WARNINGS: usize = 20;
+
+/// State that is kept from one plan to the next.
+#[derive(Debug, Default)]
+pub(super) struct PlanHistory {
+    decisions: ImportHistory,
+    imports: ReadinessHistory,
+    exports: ExportHistory,
+    links: LinkHistory,
+    /// When conditions about nodes' reports were last worded.
+    worded: WordedTimes,
+}
+
+/// Makes the plan.
+pub(super) fn make_plan(
+    world: &ClusterState,
+    now: &PlanInput<'_>,
+    memory: &mut PlanHistory,
+) -> WritePlan {
+    let mut plan = WritePlan::default();
+    let exported = export::wanted_exports(now.config, world);
+    let facts = ImportFacts {
+        config: now.config,
+        world,
+        peers: now.peers,
+        exported: &exported,
+        at: now.at,
+        clock: now.clock,
+    };
+    let imports = import::decide(facts, &mut memory.decisions);
+    plan.wake_at(imports.wake);
+    let mut not_ours_to_give: BTreeSet<_> = imports.all.keys().cloned().collect();
+    plan.watched = &not_ours_to_give | &imports.candidates;
+    not_ours_to_give.extend(world.slices.values().filter_map(|s| ClusterState::service_of(s)));
+    let exports = export::decide(now.config, world, &not_ours_to_give);
+
+    memory.worded.expire(now.at);
+    link::plan_links(world, now, &imports, (&mut memory.links, &mut memory.worded), &mut plan);
+    export::plan_exports(
+        world,
+        now,
+        &exports,
+        (&mut memory.exports, &mut memory.worded),
+        &mut plan,
+    );
+    match now.migration {
+        MigrationPhase::Stable | MigrationPhase::Pending => {
+            import::plan_imports(
+                world,
+                now,
+                &imports,
+                (&mut memory.imports, &mut memory.worded),
+                &mut plan,
+            );
+        }
+        MigrationPhase::Rolling => {
+            let all =
+                world.slices.values().map(|s| PlannedWrite::Slice(ObjectChange::Delete(s.clone())));
+            plan.writes.extend(all);
+        }
+    }
+    for (service, why) in &imports.only_by_name {
+        // While it is served nobody misses anything.
+        if !world.is_served(service) {
+            plan.warn(service_reference(world, service), why.reason, &why.message);
+        }
+    }
+    for (service, why) in exports.refused.iter().chain(&imports.refused) {
+        plan.warn(service_reference(world, service), "NotPermitted", why);
+    }
+    for (service, why) in &exports.left_out {
+        plan.warn(service_reference(world, service), "TooManyExports", why);
+    }
+    plan.trouble = export::describe_left_out(&exports.left_out);
+    plan.warnings = limit_warnings(plan.warnings);
+    plan
+}
+
+/// Keeps at most [`MAX_SIMILAR_WARNINGS`] warnings of each namespace and reason, and adds one that says how
+/// many there are.
+fn limit_warnings(all: Vec<ObjectWarning>) -> Vec<ObjectWarning> {
+    let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut few = Vec::new();
+    for warning in all {
+        let namespace = warning.about.namespace.clone().unwrap_or_default();
+        let count = counts.entry((namespace, warning.reason.clone())).or_default();
+        *count += 1;
+        if *count <= MAX_SIMILAR_WARNINGS || warning.about.namespace.is_none() {
+            few.push(warning);
+        }
+    }
+    for ((namespace, reason), count) in counts {
+        if namespace.is_empty() || count <= MAX_SIMILAR_WARNINGS {
+            continue;
+        }
+        let note = format!(
+            "{reason} is said of {count} objects in namespace {namespace}: {MAX_SIMILAR_WARNINGS} of them are told, each by itself"
+        );
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Namespace".into()),
+            namespace: Some(namespace.clone()),
+            name: Some(namespace),
+            ..ObjectReference::default()
+        };
+        few.push(ObjectWarning { about, reason, note });
+    }
+    few
+}

@@ -1,0 +1,15 @@
+//! Commands for people: they read and change a cluster through its API server, with the rights of whoever runs them.
+//!
+//! Neither node nor controller uses any of this.
+//!
+//! * [`context`] reaches a cluster by a kubeconfig; [`edit`] changes its ConfigMap, checked as a whole.
+//! * [`declare`] exports and imports a Service. [`link`] links clusters; [`made_services`] says which Services a changed
+//!   link removes.
+//! * [`status`] reads how a cluster is.
+
+pub mod context;
+pub mod declare;
+pub mod edit;
+pub mod link;
+pub mod made_services;
+pub mod status;

@@ -1,0 +1,343 @@
+//! `adit export` and `adit import`: declarations in the ConfigMap, one Service at a time.
+//!
+//! Each Service has a key of its own. A declaration adds to its key; taking back removes what is
+//! named, and the key with the last of it.
+
+use std::collections::BTreeSet;
+
+use adit_config::cluster::{
+    AppProtocols, ExportRule, Fragment, ImportRule, ServiceSelection, parse_fragment, render,
+};
+use adit_core::name::{AppProtocol, ClusterName, Namespace, ServiceName};
+use adit_core::policy::{Grant, Pattern, WorkloadPattern};
+use adit_core::snapshot::{Class, Hop};
+use k8s_openapi::api::core::v1::Service;
+
+use super::context::{ConfigDocument, Context, ContextError};
+use super::edit::{ConfigChanges, EditError};
+
+/// A declaration of an export.
+#[derive(Debug, Clone)]
+pub struct ExportRequest {
+    /// The Service.
+    pub service: ServiceName,
+    /// The clusters that may use it.
+    pub to: Vec<ClusterName>,
+    /// The workloads there.
+    pub allow: Vec<WorkloadPattern>,
+    /// The application protocol of its ports, if it is to be set.
+    pub app_protocol: Option<AppProtocol>,
+    /// The class of its streams, if it is to be set.
+    pub class: Option<Class>,
+    /// Take these grants away; without grants, the export.
+    pub remove: bool,
+}
+
+/// A declaration of an import.
+#[derive(Debug, Clone)]
+pub struct ImportRequest {
+    /// The Service.
+    pub service: ServiceName,
+    /// The exporting cluster; `None` only if it is taken away.
+    pub from: Option<ClusterName>,
+    /// Local workloads that may use it, if they are to be set.
+    pub allow: Vec<WorkloadPattern>,
+    /// True if a Service is created, if that is to be set.
+    pub create_service: Option<bool>,
+    /// Take it away.
+    pub remove: bool,
+}
+
+/// Parses `NAMESPACE/SERVICEACCOUNT`, or `SERVICEACCOUNT` in `namespace`; `*` is any.
+///
+/// # Errors
+/// If a part is not a valid name.
+pub fn parse_workloads(
+    text: &str,
+    namespace: &Namespace,
+) -> Result<WorkloadPattern, adit_core::name::NameError> {
+    let (namespace, account) = match text.split_once('/') {
+        Some((namespace, account)) => (namespace.parse()?, account),
+        None => (Pattern::Exact(namespace.clone()), text),
+    };
+    Ok(WorkloadPattern { namespace, service_account: account.parse()? })
+}
+
+/// Returns the key of an export.
+#[must_use]
+pub fn export_key(service: &ServiceName) -> String {
+    format!("export-{}.{}.yaml", service.namespace, service.name())
+}
+
+/// Returns the key of an import.
+#[must_use]
+pub fn import_key(service: &ServiceName) -> String {
+    format!("import-{}.{}.yaml", service.namespace, service.name())
+}
+
+/// Returns the changes that make an export as it is declared.
+///
+/// # Errors
+/// If it is declared in another key, or its own key is wrong.
+pub fn export_changes(
+    context: &str,
+    document: &ConfigDocument,
+    wish: &ExportRequest,
+) -> Result<ConfigChanges, EditError> {
+    let key = export_key(&wish.service);
+    let is_it = |rule: &ExportRule| matches!(&rule.services, ServiceSelection::Named(s) if *s == wish.service);
+    let has = |fragment: &Fragment| fragment.exports.iter().any(is_it);
+    reject_declared_elsewhere(
+        context,
+        document,
+        &key,
+        &format!("the export of {}", wish.service),
+        has,
+    )?;
+    let present = parse_own_key(context, document, &key)?.exports.into_iter().find(is_it);
+    let grants: BTreeSet<Grant> = wish
+        .to
+        .iter()
+        .flat_map(|cluster| {
+            let grant =
+                |w: &WorkloadPattern| Grant { cluster: cluster.clone(), workloads: w.clone() };
+            wish.allow.iter().map(grant)
+        })
+        .collect();
+    let Some(mut rule) = present.or_else(|| (!wish.remove).then(|| new_export_rule(&wish.service)))
+    else {
+        return Ok(ConfigChanges::new());
+    };
+    if let Some(protocol) = &wish.app_protocol {
+        rule.app_protocol = AppProtocols::All(protocol.clone());
+    }
+    rule.class = wish.class.unwrap_or(rule.class);
+    if wish.remove {
+        let all_of = |cluster: &ClusterName| wish.to.is_empty() || wish.to.contains(cluster);
+        let every = wish.allow.is_empty();
+        rule.allow
+            .retain(|g| !(all_of(&g.cluster) && (every || wish.allow.contains(&g.workloads))));
+        if rule.allow.is_empty() {
+            return Ok(ConfigChanges::from([(key, None)]));
+        }
+    } else {
+        let old: BTreeSet<_> = rule.allow.iter().cloned().collect();
+        rule.allow.extend(grants.into_iter().filter(|grant| !old.contains(grant)));
+    }
+    Ok(ConfigChanges::from([(key, Some(render::export(&rule)))]))
+}
+
+fn new_export_rule(service: &ServiceName) -> ExportRule {
+    ExportRule {
+        services: ServiceSelection::Named(service.clone()),
+        allow: Vec::new(),
+        app_protocol: AppProtocols::Own,
+        hop: Hop::default(),
+        class: Class::default(),
+        replay: false,
+        probe: None,
+    }
+}
+
+/// Returns the changes that make an import as it is declared.
+///
+/// # Errors
+/// If it is declared in another key, or its own key is wrong.
+pub fn import_changes(
+    context: &str,
+    document: &ConfigDocument,
+    wish: &ImportRequest,
+) -> Result<ConfigChanges, EditError> {
+    let key = import_key(&wish.service);
+    let is_it = |rule: &ImportRule| rule.service == wish.service;
+    let has = |fragment: &Fragment| fragment.imports.iter().any(is_it);
+    reject_declared_elsewhere(
+        context,
+        document,
+        &key,
+        &format!("the import of {}", wish.service),
+        has,
+    )?;
+    let present = parse_own_key(context, document, &key)?.imports.into_iter().find(is_it);
+    if wish.remove {
+        return Ok(present.map(|_| ConfigChanges::from([(key, None)])).unwrap_or_default());
+    }
+    let Some(from) = wish.from.clone().or_else(|| present.as_ref().map(|p| p.from.clone())) else {
+        return Ok(ConfigChanges::new());
+    };
+    let (old, create) = present.map_or((None, true), |p| (p.allow, p.create_service));
+    let allow = if wish.allow.is_empty() {
+        old
+    } else {
+        let mut allow = old.unwrap_or_default();
+        allow.extend(wish.allow.iter().cloned());
+        let mut seen = BTreeSet::new();
+        allow.retain(|pattern| seen.insert(pattern.clone()));
+        Some(allow)
+    };
+    let create_service = wish.create_service.unwrap_or(create);
+    let rule = ImportRule { service: wish.service.clone(), from, allow, create_service };
+    Ok(ConfigChanges::from([(key, Some(render::import(&rule)))]))
+}
+
+/// Parses a key of ours.
+fn parse_own_key(
+    context: &str,
+    document: &ConfigDocument,
+    key: &str,
+) -> Result<Fragment, EditError> {
+    let Some(text) = document.data.get(key) else { return Ok(Fragment::default()) };
+    parse_fragment(key, text).map_err(|report| EditError::Configuration {
+        context: context.to_owned(),
+        what: "its own key is wrong already; mend it first:",
+        report: report.into(),
+    })
+}
+
+/// Refuses what is declared in another key.
+fn reject_declared_elsewhere(
+    context: &str,
+    document: &ConfigDocument,
+    own: &str,
+    what: &str,
+    has: impl Fn(&Fragment) -> bool,
+) -> Result<(), EditError> {
+    let others = document.data.iter().filter(|(key, _)| key.ends_with(".yaml") && *key != own);
+    for (key, text) in others {
+        if parse_fragment(key, text).is_ok_and(|fragment| has(&fragment)) {
+            let (context, what) = (context.to_owned(), what.to_owned());
+            return Err(EditError::DeclaredElsewhere { context, what, key: key.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether a Service exists.
+///
+/// # Errors
+/// If the API server cannot be asked.
+pub async fn service_exists(
+    context: &Context,
+    service: &ServiceName,
+) -> Result<bool, ContextError> {
+    let services = context.namespaced_api::<Service>(service.namespace.as_str());
+    let found = services.get_opt(service.name()).await;
+    Ok(found.map_err(context.request_error(&format!("read Service {service}")))?.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patterns(texts: &[&str]) -> Vec<WorkloadPattern> {
+        let here = "n".parse().unwrap();
+        texts.iter().map(|text| parse_workloads(text, &here).unwrap()).collect()
+    }
+
+    fn wish(to: &[&str], allow: &[&str], remove: bool) -> ExportRequest {
+        ExportRequest {
+            service: "n/s".parse().unwrap(),
+            to: to.iter().map(|name| name.parse().unwrap()).collect(),
+            allow: patterns(allow),
+            app_protocol: None,
+            class: None,
+            remove,
+        }
+    }
+
+    fn after(document: &ConfigDocument, changes: &ConfigChanges) -> (ConfigDocument, Vec<String>) {
+        let document = document.with_changes(changes);
+        let rules = document.data.get("export-n.s.yaml").map(|text| {
+            let rule = parse_fragment("k.yaml", text).unwrap().exports.remove(0);
+            let shown = |g: &Grant| {
+                let WorkloadPattern { namespace, service_account } = &g.workloads;
+                format!("{}:{namespace}/{service_account}", g.cluster)
+            };
+            rule.allow.iter().map(shown).collect()
+        });
+        (document, rules.unwrap_or_default())
+    }
+
+    #[test]
+    fn grants_add_up_and_are_taken_back_one_by_one() {
+        let mut document = ConfigDocument::default();
+        let mut step = |wish: &ExportRequest| {
+            let changes = export_changes("c", &document, wish).unwrap();
+            let (next, grants) = after(&document, &changes);
+            document = next;
+            grants
+        };
+        assert_eq!(step(&wish(&["bank"], &["a"], false)), ["bank:n/a"]);
+        assert_eq!(step(&wish(&["bank"], &["a"], false)), ["bank:n/a"]);
+        let all = ["bank:n/a", "bank:m/*", "edge:m/*"];
+        assert_eq!(step(&wish(&["edge", "bank"], &["m/*"], false)), all);
+        assert_eq!(step(&wish(&["bank"], &["m/*"], true)), ["bank:n/a", "edge:m/*"]);
+        assert_eq!(step(&wish(&["bank"], &[], true)), ["edge:m/*"]);
+        assert_eq!(step(&wish(&["bank"], &[], true)), ["edge:m/*"]);
+        assert!(step(&wish(&["edge"], &[], true)).is_empty());
+        assert!(document.data.is_empty(), "the key goes with the last grant");
+        assert!(export_changes("c", &document, &wish(&[], &[], true)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_class_stays_until_another_is_named() {
+        let mut document = ConfigDocument::default();
+        let mut step = |class| {
+            let wish = ExportRequest { class, ..wish(&["bank"], &["a"], false) };
+            document = document.with_changes(&export_changes("c", &document, &wish).unwrap());
+            let text = &document.data["export-n.s.yaml"];
+            parse_fragment("k.yaml", text).unwrap().exports.remove(0).class
+        };
+        assert_eq!(step(None), Class::Interactive);
+        assert_eq!(step(Some(Class::Bulk)), Class::Bulk);
+        assert_eq!(step(None), Class::Bulk);
+        assert_eq!(step(Some(Class::Interactive)), Class::Interactive);
+    }
+
+    #[test]
+    fn what_others_declared_is_not_touched() {
+        let text = "exports: [{service: n/s}]\nimports: [{service: n/t, from: bank}]".to_owned();
+        let document = ConfigDocument::default()
+            .with_changes(&[("gitops.yaml".to_owned(), Some(text))].into());
+        let refused = export_changes("c", &document, &wish(&["bank"], &["a"], false));
+        assert!(
+            matches!(refused, Err(EditError::DeclaredElsewhere { key, .. }) if key == "gitops.yaml")
+        );
+        let wish = ImportRequest {
+            service: "n/t".parse().unwrap(),
+            from: None,
+            allow: Vec::new(),
+            create_service: None,
+            remove: true,
+        };
+        assert!(matches!(
+            import_changes("c", &document, &wish),
+            Err(EditError::DeclaredElsewhere { .. })
+        ));
+    }
+
+    #[test]
+    fn an_import_keeps_what_is_not_said_again() {
+        let wish = |from: Option<&str>, allow: &[&str], create_service, remove| ImportRequest {
+            service: "n/s".parse().unwrap(),
+            from: from.map(|name| name.parse().unwrap()),
+            allow: patterns(allow),
+            create_service,
+            remove,
+        };
+        let none = ConfigDocument::default();
+        let first =
+            import_changes("c", &none, &wish(Some("bank"), &["a"], Some(false), false)).unwrap();
+        let document = none.with_changes(&first);
+        let same = import_changes("c", &document, &wish(Some("bank"), &[], None, false)).unwrap();
+        assert_eq!(same, first);
+        let more =
+            import_changes("c", &document, &wish(Some("bank"), &["*/b"], None, false)).unwrap();
+        let text = more["import-n.s.yaml"].clone().unwrap();
+        let rule = parse_fragment("k.yaml", &text).unwrap().imports.remove(0);
+        assert_eq!((rule.allow, rule.create_service), (Some(patterns(&["a", "*/b"])), false));
+        let gone = import_changes("c", &document, &wish(None, &[], None, true)).unwrap();
+        assert!(document.with_changes(&gone).data.is_empty());
+        assert!(import_changes("c", &none, &wish(None, &[], None, true)).unwrap().is_empty());
+    }
+}

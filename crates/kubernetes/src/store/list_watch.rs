@@ -1,0 +1,274 @@
+//! Lists and watches the objects of a store, for ever and through failures.
+//!
+//! kube's own watcher is not used: it does not report its recovery, so that nobody could say how old the content is,
+//! and it waits for a list that never ends.
+
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::object_store::{Store, StoredObject};
+use super::selector::Selector;
+use super::signal::ChangeSignal;
+
+/// Most objects in one answer to a list.
+const PAGE_SIZE: u32 = 500;
+/// Longest time for one page of a list, or for the start of a watch.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Seconds after which the server ends a watch.
+const WATCH_SECONDS: u32 = 290;
+/// Longest silence of a watch before it is given up: the API server sends a bookmark each minute.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Backoff after a first failure; doubled after each further one.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(400);
+/// Least time from one list for a selector to the list for the next one.
+pub(super) const RELIST_INTERVAL: Duration = Duration::from_secs(1);
+/// A required kind that the server does not know is retried as if there had been at most so many failures: every three seconds.
+const MAX_KIND_FAILURES: u32 = 4;
+/// Longest backoff.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+impl<K: StoredObject> Store<K> {
+    /// Returns a store, and the task that keeps it up to date; if the task is dropped, the store stays as it is. For
+    /// metadata alone, `K` is [`kube::core::PartialObjectMeta`] of the kind.
+    ///
+    /// A kind that the server does not know for a minute has no objects.
+    pub fn new(
+        api: Api<K>,
+        selector: Selector,
+        changed: &ChangeSignal,
+    ) -> (Self, impl Future<Output = ()> + Send + use<K>) {
+        let (store, selected) = Self::empty(selector, changed, false);
+        (store.clone(), maintain(api, store, selected))
+    }
+
+    /// Returns a store of somebody else's kind, which may be absent: then it has no objects from the start.
+    pub fn optional(
+        api: Api<K>,
+        selector: Selector,
+        changed: &ChangeSignal,
+    ) -> (Self, impl Future<Output = ()> + Send + use<K>) {
+        let (store, selected) = Self::empty(selector, changed, true);
+        (store.clone(), maintain(api, store, selected))
+    }
+}
+
+/// The reason why listing and watching ended.
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error("the API server does not know what we have seen last")]
+    Gone,
+    #[error("the API server does not know this kind")]
+    NoSuchKind,
+    #[error("the API server did not answer within {} s", RESPONSE_TIMEOUT.as_secs())]
+    NoResponse,
+    #[error("{0}")]
+    Client(#[from] kube::Error),
+    #[error("the watch ended: {0}")]
+    Status(String),
+    #[error("the list has no resource version")]
+    NoVersion,
+}
+
+impl WatchError {
+    /// Returns how long the server asks us to wait.
+    fn retry_after(&self) -> Duration {
+        let Self::Client(kube::Error::Api(status)) = self else { return Duration::ZERO };
+        let asked = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+        Duration::from_secs(u64::from(asked)).min(MAX_BACKOFF)
+    }
+}
+
+async fn maintain<K>(api: Api<K>, store: Store<K>, mut selected: watch::Receiver<Selector>)
+where
+    K: StoredObject,
+{
+    let mut version = None;
+    let mut failures = 0;
+    loop {
+        let selector = selected.borrow_and_update().clone();
+        if !store.held_selector().is_some_and(|held| held.is_same_request(&selector)) {
+            version = None;
+        }
+        let began = Instant::now();
+        let ended = tokio::select! {
+            ended = list_and_watch(&api, &store, &selector, &mut version) => ended,
+            () = selector_changed(&store, &selector, &mut selected, began) => continue,
+        };
+        let asked = match ended {
+            Ok(()) => {
+                // A server that ends every watch at once must not be asked without a pause.
+                failures = if began.elapsed() > INITIAL_BACKOFF { 0 } else { failures + 1 };
+                Duration::ZERO
+            }
+            Err(failure) => {
+                if began.elapsed() > MAX_BACKOFF {
+                    failures = 0;
+                }
+                failures += 1;
+                if matches!(failure, WatchError::Gone | WatchError::NoSuchKind) {
+                    version = None;
+                }
+                let known = !matches!(failure, WatchError::NoSuchKind);
+                if !known && !store.is_optional() {
+                    // The kind must exist, and may do so in a moment.
+                    failures = failures.min(MAX_KIND_FAILURES);
+                }
+                if store.should_be_emptied(known) {
+                    store.replace(Vec::new(), None, selector);
+                } else if !matches!(failure, WatchError::Gone) {
+                    let url = api.resource_url();
+                    tracing::debug!(error = %failure, url, "the API server could not be watched");
+                    store.mark_stale(failure.to_string());
+                }
+                failure.retry_after()
+            }
+        };
+        if failures > 0 {
+            tokio::select! {
+                () = sleep(backoff(failures).max(asked)) => {}
+                _ = selected.changed() => {}
+            }
+        }
+    }
+}
+
+/// Waits until another selector is to be listed. One that changes all the time must neither keep
+/// the server busy with lists, nor cancel each list before it is complete.
+async fn selector_changed<K: StoredObject>(
+    store: &Store<K>,
+    selector: &Selector,
+    selected: &mut watch::Receiver<Selector>,
+    began: Instant,
+) {
+    let is_held = || store.held_selector().is_some_and(|held| held.is_same_request(selector));
+    loop {
+        // The sender is the store's own.
+        drop(selected.changed().await);
+        if selector.selects_nothing {
+            return;
+        }
+        sleep_until(began + RELIST_INTERVAL).await;
+        while !is_held() {
+            sleep(RELIST_INTERVAL).await;
+        }
+        let now = selected.borrow_and_update().clone();
+        if !now.is_same_request(selector) {
+            return;
+        }
+        // The same objects under other names: the content is the answer already.
+        store.rename_content(now);
+    }
+}
+
+/// Lists if nothing is known, then watches until the watch ends.
+async fn list_and_watch<K>(
+    api: &Api<K>,
+    store: &Store<K>,
+    selector: &Selector,
+    version: &mut Option<String>,
+) -> Result<(), WatchError>
+where
+    K: StoredObject,
+{
+    if selector.selects_nothing {
+        store.replace(Vec::new(), None, selector.clone());
+        return std::future::pending().await;
+    }
+    let mut from = match version.take() {
+        Some(version) => version,
+        None => {
+            let (objects, version) = list(api, selector).await?;
+            store.replace(objects, Some(&version), selector.clone());
+            version
+        }
+    };
+    let params = WatchParams {
+        label_selector: selector.labels.clone(),
+        field_selector: selector.fields.clone(),
+        timeout: Some(WATCH_SECONDS),
+        bookmarks: true,
+        send_initial_events: false,
+    };
+    let events = timeout(RESPONSE_TIMEOUT, api.watch(&params, &from)).await;
+    // However the watch ends, it can continue from the last version seen, except after `Gone`.
+    *version = Some(from.clone());
+    let mut events =
+        std::pin::pin!(events.map_err(|_| WatchError::NoResponse)?.map_err(watch_error)?);
+    store.mark_fresh();
+    while let Ok(event) = timeout(IDLE_TIMEOUT, events.next()).await {
+        match event {
+            None => return Ok(()),
+            Some(Err(error)) => return Err(watch_error(error)),
+            Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                from = object.resource_version().unwrap_or(from);
+                store.apply(object);
+            }
+            Some(Ok(WatchEvent::Deleted(object))) => {
+                from = object.resource_version().unwrap_or(from);
+                store.delete(&object);
+            }
+            Some(Ok(WatchEvent::Bookmark(bookmark))) => from = bookmark.metadata.resource_version,
+            Some(Ok(WatchEvent::Error(status))) if status.code == 410 => {
+                return Err(WatchError::Gone);
+            }
+            Some(Ok(WatchEvent::Error(status))) => {
+                return Err(WatchError::Status(status.to_string()));
+            }
+        }
+        *version = Some(from.clone());
+    }
+    Ok(())
+}
+
+async fn list<K>(api: &Api<K>, selector: &Selector) -> Result<(Vec<K>, String), WatchError>
+where
+    K: Clone + DeserializeOwned + fmt::Debug,
+{
+    let mut objects = Vec::new();
+    let mut params = ListParams {
+        label_selector: selector.labels.clone(),
+        field_selector: selector.fields.clone(),
+        limit: Some(PAGE_SIZE),
+        ..ListParams::default()
+    };
+    loop {
+        let page = timeout(RESPONSE_TIMEOUT, api.list(&params))
+            .await
+            .map_err(|_| WatchError::NoResponse)?;
+        let page = page.map_err(watch_error)?;
+        objects.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => {
+                let version = page.metadata.resource_version.filter(|v| !v.is_empty());
+                return Ok((objects, version.ok_or(WatchError::NoVersion)?));
+            }
+        }
+    }
+}
+
+fn watch_error(error: kube::Error) -> WatchError {
+    let code = if let kube::Error::Api(status) = &error { status.code } else { 0 };
+    match code {
+        410 => WatchError::Gone,
+        // Only a kind is asked for here, never an object.
+        404 => WatchError::NoSuchKind,
+        _ => WatchError::Client(error),
+    }
+}
+
+/// Returns half to one and a half times the backoff after so many failures, so that many clients
+/// that lost one server do not come back together.
+fn backoff(failures: u32) -> Duration {
+    let pause =
+        INITIAL_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_BACKOFF);
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    pause.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX))
+}
