@@ -48,15 +48,15 @@ pub(crate) fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyh
 pub(crate) fn report_edit(
     context: &Context,
     edited: &EditOutcome,
-    paper: bool,
+    print_only: bool,
     done: &str,
 ) -> anyhow::Result<()> {
     let Context { name, .. } = context;
     if edited.changes.is_empty() {
         let line = format!("context {name}: nothing to change\n");
-        return print(&if paper { format!("# {line}") } else { line });
+        return print(&if print_only { format!("# {line}") } else { line });
     }
-    if paper {
+    if print_only {
         return print(&manifest(name, &edited.changes));
     }
     print(&format!("context {name}: {done} ({})\n", describe_keys(&edited.changes)))

@@ -144,8 +144,8 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         remove: args.remove,
     };
     block_on(async {
-        let (context, paper) = (args.how.one.connect().await?, args.how.print);
-        let edited = edit(&context, paper, |document| {
+        let (context, print_only) = (args.how.one.connect().await?, args.how.print);
+        let edited = edit(&context, print_only, |document| {
             declare::export_changes(&context.name, document, &wish)
         })
         .await?;
@@ -163,7 +163,7 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
                 )
             }
         };
-        report_edit(&context, &edited, paper, &done)?;
+        report_edit(&context, &edited, print_only, &done)?;
         if !wish.remove {
             warn_unlinked(&context, &edited, &wish.to);
             if !declare::service_exists(&context, &wish.service).await? {
@@ -189,8 +189,8 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
         remove: args.remove,
     };
     block_on(async {
-        let (context, paper) = (args.how.one.connect().await?, args.how.print);
-        let edited = edit(&context, paper, |document| {
+        let (context, print_only) = (args.how.one.connect().await?, args.how.print);
+        let edited = edit(&context, print_only, |document| {
             declare::import_changes(&context.name, document, &wish)
         })
         .await?;
@@ -198,7 +198,7 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
             Some(from) if !wish.remove => format!("imports {} from {from}", wish.service),
             _ => format!("imports {} no more", wish.service),
         };
-        report_edit(&context, &edited, paper, &done)?;
+        report_edit(&context, &edited, print_only, &done)?;
         if !wish.remove {
             warn_unlinked(&context, &edited, wish.from.as_slice());
             if wish.create_service == Some(false)

@@ -15,7 +15,9 @@ use adit_core::name::ClusterName;
 use adit_core::policy::WorkloadPattern;
 use adit_kubernetes::operator::context::{ConfigDocument, Context};
 use adit_kubernetes::operator::edit::{ConfigChanges, EditOutcome, edit};
-use adit_kubernetes::operator::link::{self as steps, ClusterIdentity, LinkImportOptions};
+use adit_kubernetes::operator::link::{
+    self as steps, ClusterIdentity, LinkError, LinkImportOptions,
+};
 use anyhow::Context as _;
 use tokio::time::Instant;
 
@@ -228,12 +230,32 @@ pub(crate) fn link(args: &LinkArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Adds to an error what to do about it by the arguments of these commands.
+fn explained(error: LinkError) -> anyhow::Error {
+    let hint = match &error {
+        LinkError::SameName(_) => {
+            "name one of them with --name-a or --name-b; a cluster that has a name keeps it"
+        }
+        LinkError::NameConflict { .. } => "leave the option out",
+        LinkError::NoUsableName(_) => {
+            "choose one with --name-a or --name-b; with --name where there is one context"
+        }
+        LinkError::InvalidBundle(_) => "`adit link export` on the other side writes one",
+        LinkError::Edit(_) | LinkError::SameTrustDomain(_) | LinkError::TimedOut { .. } => {
+            return error.into();
+        }
+    };
+    anyhow::anyhow!("{error}\n  hint: {hint}")
+}
+
 async fn link_both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
     let a = args.kubeconfig.connect(Some(a)).await?;
     let b = args.kubeconfig.connect(Some(b)).await?;
-    let name_a = steps::identify(&a.name, &a.document().await?, args.name_a.as_ref())?;
-    let name_b = steps::identify(&b.name, &b.document().await?, args.name_b.as_ref())?;
-    steps::check_distinct(&name_a, &name_b)?;
+    let name_a =
+        steps::identify(&a.name, &a.document().await?, args.name_a.as_ref()).map_err(explained)?;
+    let name_b =
+        steps::identify(&b.name, &b.document().await?, args.name_b.as_ref()).map_err(explained)?;
+    steps::check_distinct(&name_a, &name_b).map_err(explained)?;
     let unnamed: Vec<_> =
         [(&a, &name_a), (&b, &name_b)].into_iter().filter(|(_, n)| !n.changes.is_empty()).collect();
     if args.print && !unnamed.is_empty() {
@@ -289,23 +311,24 @@ async fn link_one_side(
     context: &Context,
     other: &ClusterLink,
     wish: &LinkImportOptions,
-    paper: bool,
+    print_only: bool,
 ) -> anyhow::Result<bool> {
-    let edited =
-        edit(context, paper, |document| steps::link_changes(&context.name, document, other, wish))
-            .await?;
+    let edited = edit(context, print_only, |document| {
+        steps::link_changes(&context.name, document, other, wish)
+    })
+    .await?;
     let addresses: Vec<_> = other.addresses.iter().map(ToString::to_string).collect();
     let addresses = if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") };
     let done = format!("linked with {}, to be dialled at {addresses}", other.cluster);
-    report_edit(context, &edited, paper, &done)?;
+    report_edit(context, &edited, print_only, &done)?;
     if let Ok((config, _)) = edited.after.parse()
         && !edited.changes.is_empty()
-        && !paper
+        && !print_only
     {
         let imports = steps::describe_import(&config, &other.cluster);
         print(&format!("context {}: {imports}\n", context.name))?;
     }
-    removed_services::report_removed(context, &edited, &other.cluster, paper).await?;
+    removed_services::report_removed(context, &edited, &other.cluster, print_only).await?;
     Ok(!edited.changes.is_empty())
 }
 
@@ -316,7 +339,8 @@ async fn export_bundle(
     wait: Duration,
 ) -> anyhow::Result<()> {
     let context = one.connect().await?;
-    let named = steps::identify(&context.name, &context.document().await?, wish)?;
+    let named =
+        steps::identify(&context.name, &context.document().await?, wish).map_err(explained)?;
     if !named.changes.is_empty() {
         let edited = steps::write_name(&context, &named).await?;
         if !edited.changes.is_empty() {
@@ -348,13 +372,14 @@ async fn import_bundle(
     one: &ClusterArgs,
     wish: Option<&ClusterName>,
     import: &LinkImportOptions,
-    paper: bool,
+    print_only: bool,
 ) -> anyhow::Result<()> {
     let text =
         std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let other = steps::parse_bundle(&text)?;
+    let other = steps::parse_bundle(&text).map_err(explained)?;
     let context = one.connect().await?;
-    let named = steps::identify(&context.name, &context.document().await?, wish)?;
+    let named =
+        steps::identify(&context.name, &context.document().await?, wish).map_err(explained)?;
     let there = ClusterIdentity {
         name: other.cluster.clone(),
         trust_domain: other.trust_domain.clone(),
@@ -368,8 +393,8 @@ async fn import_bundle(
             context.name
         );
     }
-    steps::check_distinct(&named, &there)?;
-    if paper && !named.changes.is_empty() {
+    steps::check_distinct(&named, &there).map_err(explained)?;
+    if print_only && !named.changes.is_empty() {
         report_edit(
             &context,
             &EditOutcome { changes: named.changes.clone(), ..EditOutcome::default() },
@@ -381,8 +406,8 @@ async fn import_bundle(
         write_name(&context, &named).await?;
     }
     let import = ask_namespaces(import, &context.document().await?, &other.cluster, &mut None)?;
-    link_one_side(&context, &other, &import, paper).await?;
-    if !paper {
+    link_one_side(&context, &other, &import, print_only).await?;
+    if !print_only {
         print(
             "the link comes up when the other side has this cluster's bundle too: adit link export\n",
         )?;
@@ -417,12 +442,16 @@ pub(crate) fn unlink(args: &UnlinkArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn remove_link(context: &Context, other: &ClusterName, paper: bool) -> anyhow::Result<()> {
+async fn remove_link(
+    context: &Context,
+    other: &ClusterName,
+    print_only: bool,
+) -> anyhow::Result<()> {
     let edited =
-        edit(context, paper, |document| steps::unlink_changes(&context.name, document, other))
+        edit(context, print_only, |document| steps::unlink_changes(&context.name, document, other))
             .await?;
-    report_edit(context, &edited, paper, &format!("not linked with {other} any more"))?;
-    removed_services::report_removed(context, &edited, other, paper).await
+    report_edit(context, &edited, print_only, &format!("not linked with {other} any more"))?;
+    removed_services::report_removed(context, &edited, other, print_only).await
 }
 
 #[cfg(test)]

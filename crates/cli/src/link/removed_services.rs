@@ -19,7 +19,7 @@ pub(super) async fn report_removed(
     context: &Context,
     edited: &EditOutcome,
     other: &ClusterName,
-    paper: bool,
+    print_only: bool,
 ) -> anyhow::Result<()> {
     let (false, Ok((config, _))) = (edited.changes.is_empty(), edited.after.parse()) else {
         return Ok(());
@@ -30,7 +30,7 @@ pub(super) async fn report_removed(
         return Ok(());
     }
     let text = sentence(&context.name, other, &leaving);
-    print(&if paper { format!("# {}", text.replace("\n  ", "\n#   ")) } else { text })
+    print(&if print_only { format!("# {}", text.replace("\n  ", "\n#   ")) } else { text })
 }
 
 fn sentence(context: &str, other: &ClusterName, leaving: &[ServiceName]) -> String {

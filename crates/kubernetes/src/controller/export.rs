@@ -14,6 +14,6 @@ pub(super) use self::decide::{decide, wanted_exports};
 #[cfg(test)]
 pub(super) use self::limits::NAMESPACE_EXPORTS;
 pub(super) use self::limits::describe_left_out;
-pub(super) use self::offer::ExportOrigin;
+pub(super) use self::offer::{ExportDecisions, ExportOrigin};
 pub(super) use self::plan::plan_exports;
 pub(super) use self::readiness::ExportHistory;

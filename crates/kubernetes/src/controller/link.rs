@@ -33,20 +33,20 @@ const MAX_ADDRESSES: usize = 16;
 pub(super) type LinkHistory = BTreeMap<ClusterName, (Debounced, Instant)>;
 
 pub(super) fn plan_links(
-    world: &ClusterState,
-    now: &PlanInput<'_>,
+    state: &ClusterState,
+    input: &PlanInput<'_>,
     imports: &ImportDecisions,
     (history, worded): (&mut LinkHistory, &mut WordedTimes),
     plan: &mut WritePlan,
 ) {
-    let configured = &now.config.links;
+    let configured = &input.config.links;
     history.retain(|cluster, _| configured.iter().any(|l| l.cluster == *cluster));
     for link in configured {
-        let stored = world.links.get(link.cluster.as_str());
-        let subject = LinkSubject { world, now, link, stored };
+        let stored = state.links.get(link.cluster.as_str());
+        let subject = LinkSubject { state, input, link, stored };
         subject.plan(imports, (history, worded), plan);
     }
-    for (name, stored) in &world.links {
+    for (name, stored) in &state.links {
         if !configured.iter().any(|l| l.cluster.as_str() == name) {
             plan.writes.push(PlannedWrite::Link(ObjectChange::Delete(stored.clone())));
         }
@@ -64,8 +64,8 @@ fn learned_addresses(view: &ClusterView, configured: &[Seed]) -> Vec<SocketAddr>
 
 /// A link and its object.
 struct LinkSubject<'a> {
-    world: &'a ClusterState,
-    now: &'a PlanInput<'a>,
+    state: &'a ClusterState,
+    input: &'a PlanInput<'a>,
     link: &'a ClusterLink,
     stored: Option<&'a Arc<Link>>,
 }
@@ -91,7 +91,7 @@ impl LinkSubject<'_> {
         let spec = self.spec();
         let Some(stored) = self.stored else {
             let metadata =
-                owned_metadata(self.link.cluster.as_str(), None, self.world.owner.as_ref());
+                owned_metadata(self.link.cluster.as_str(), None, self.state.owner.as_ref());
             let object = Link { metadata, spec, status: None };
             plan.writes.push(PlannedWrite::Link(ObjectChange::Create(Box::new(object))));
             return;
@@ -113,23 +113,23 @@ impl LinkSubject<'_> {
     }
 
     fn report(&self, history: &mut LinkHistory, plan: &mut WritePlan) -> LinkReport {
-        let (now, cluster) = (self.now, &self.link.cluster);
+        let (input, cluster) = (self.input, &self.link.cluster);
         let conditions = Status::conditions(self.stored.and_then(|l| l.status.as_ref()));
         let before = conditions::find(conditions, "Up");
-        let live = now.peers.observed(cluster).map(|observed| observed.live);
+        let live = input.peers.observed(cluster).map(|observed| observed.live);
         let (debounced, since) = history.entry(cluster.clone()).or_insert_with(|| {
-            (Debounced::new(before.is_some_and(|c| c.status == "True")), now.at)
+            (Debounced::new(before.is_some_and(|c| c.status == "True")), input.at)
         });
-        plan.wake_at(debounced.observe(live, now.at));
-        let is_due = live.is_some() || now.at >= *since + FIRST_CONTACT_TIMEOUT;
-        let why = node_reports::all_nodes_down(now, cluster.as_str());
+        plan.wake_at(debounced.observe(live, input.at));
+        let is_due = live.is_some() || input.at >= *since + FIRST_CONTACT_TIMEOUT;
+        let why = node_reports::all_nodes_down(input, cluster.as_str());
         // The view of that cluster may be lost before any node was asked for the reason.
         let is_vague = why.is_none();
-        let verdict = if let Some(why) = why.filter(|_| now.peers.reporting) {
+        let verdict = if let Some(why) = why.filter(|_| input.peers.reporting) {
             Some(why)
         } else if debounced.value() {
             Some(ConditionVerdict::good("LinkUp", format!("nodes of ours hear {cluster}")))
-        } else if now.peers.reporting {
+        } else if input.peers.reporting {
             Some(ConditionVerdict::bad("LinkDown", format!("no node of ours hears {cluster}")))
         } else if before.is_none() {
             let message = "no node of ours has told what it hears yet";
@@ -143,7 +143,7 @@ impl LinkSubject<'_> {
     fn spec(&self) -> LinkSpec {
         let configured = &self.link.addresses;
         let mut addresses = self.stored.map(|l| l.spec.addresses.clone()).unwrap_or_default();
-        if let Some(view) = self.now.peers.live_view(&self.link.cluster) {
+        if let Some(view) = self.input.peers.live_view(&self.link.cluster) {
             let learned = learned_addresses(view, configured);
             if !learned.is_empty() {
                 addresses = learned.iter().map(ToString::to_string).collect();
@@ -156,7 +156,7 @@ impl LinkSubject<'_> {
     }
 
     fn with_configured(&self, before: &[Condition], stored: &Link) -> Vec<Condition> {
-        let verdict = match self.now.trouble {
+        let verdict = match self.input.trouble {
             None => ConditionVerdict::good("Configured", "the configuration as written is in use"),
             Some(trouble) => ConditionVerdict::bad(
                 "BadConfiguration",
@@ -165,7 +165,7 @@ impl LinkSubject<'_> {
                 ),
             ),
         };
-        let (generation, clock) = (stored.metadata.generation, self.now.timestamp());
+        let (generation, clock) = (stored.metadata.generation, self.input.timestamp());
         conditions::set(before, "Configured", &verdict, generation, &clock)
     }
 
@@ -178,13 +178,13 @@ impl LinkSubject<'_> {
         worded: &mut WordedTimes,
         plan: &mut WritePlan,
     ) -> Vec<Condition> {
-        let now = self.now;
+        let input = self.input;
         let condition = |kind, is_vague| NodeCondition {
             object: format!("Link {}", self.link.cluster),
             generation: stored.metadata.generation,
             kind,
             is_vague,
-            now,
+            input,
         };
         let mut fresh = before.to_vec();
         let LinkReport { verdict, is_vague, is_due } = report;
@@ -195,7 +195,7 @@ impl LinkSubject<'_> {
                 plan.warn(self.reference(stored), up.reason, &up.message);
             }
         }
-        let some_down = node_reports::some_nodes_down(now, self.link.cluster.as_str());
+        let some_down = node_reports::some_nodes_down(input, self.link.cluster.as_str());
         if let Some(verdict) = &some_down {
             plan.warn(self.reference(stored), verdict.reason, &verdict.message);
         }
@@ -211,7 +211,7 @@ impl LinkSubject<'_> {
         plan: &mut WritePlan,
     ) -> Vec<Condition> {
         let cluster = &self.link.cluster;
-        let (generation, clock) = (stored.metadata.generation, self.now.timestamp());
+        let (generation, clock) = (stored.metadata.generation, self.input.timestamp());
         let fresh = match imports.left_out.get(cluster) {
             None => conditions::clear(before, "TooManyImports"),
             Some(left_out) => {

@@ -43,7 +43,7 @@ pub(super) struct NodeCondition<'a> {
     pub(super) kind: &'static str,
     /// True if the cause is not known yet, so that a better text may follow at once.
     pub(super) is_vague: bool,
-    pub(super) now: &'a PlanInput<'a>,
+    pub(super) input: &'a PlanInput<'a>,
 }
 
 impl NodeCondition<'_> {
@@ -62,7 +62,7 @@ impl NodeCondition<'_> {
             return conditions::clear(all, self.kind);
         };
         let fresh =
-            conditions::set(all, self.kind, verdict, self.generation, &self.now.timestamp());
+            conditions::set(all, self.kind, verdict, self.generation, &self.input.timestamp());
         if fresh == all {
             return fresh;
         }
@@ -76,7 +76,7 @@ impl NodeCondition<'_> {
         if self.is_vague {
             worded.0.remove(&key);
         } else {
-            worded.0.insert(key, self.now.at);
+            worded.0.insert(key, self.input.at);
         }
         fresh
     }
@@ -84,32 +84,32 @@ impl NodeCondition<'_> {
 
 /// Returns a verdict if some nodes cannot use a link, or if the state of some is unknown; `None` if
 /// all can use it, or none.
-pub(super) fn some_nodes_down(now: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict> {
+pub(super) fn some_nodes_down(input: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict> {
     let silence =
-        || Some(ConditionVerdict::good("NodesSilent", now.peers.nodes.describe_silent()?));
-    nodes_cut_off(now, cluster).or_else(silence)
+        || Some(ConditionVerdict::good("NodesSilent", input.peers.nodes.describe_silent()?));
+    nodes_cut_off(input, cluster).or_else(silence)
 }
 
-fn nodes_cut_off(now: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict> {
-    let item = link_failure(now, cluster)?;
-    let place = item.describe_nodes(now.peers.nodes.answered);
+fn nodes_cut_off(input: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict> {
+    let item = link_failure(input, cluster)?;
+    let place = item.describe_nodes(input.peers.nodes.answered);
     let (count, nodes) = place.split_once(": ")?;
     let message = format!("{count} cannot reach {cluster}: {nodes} ({})", item.sentence);
     Some(ConditionVerdict::good("NodesCutOff", message))
 }
 
 /// Returns the reason why no node can use a link, if all nodes that answer agree on that.
-pub(super) fn all_nodes_down(now: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict> {
-    let nodes = &now.peers.nodes;
-    let item = link_failure(now, cluster).filter(|item| item.count >= nodes.answered)?;
+pub(super) fn all_nodes_down(input: &PlanInput<'_>, cluster: &str) -> Option<ConditionVerdict> {
+    let nodes = &input.peers.nodes;
+    let item = link_failure(input, cluster).filter(|item| item.count >= nodes.answered)?;
     let message = format!("no node of ours can reach {cluster}: {}", item.sentence);
     Some(ConditionVerdict::bad(link_reason(&item.code), message))
 }
 
 /// Merges the reports of nodes that cannot use a link into one item. They may know different
 /// causes; one that says more than "nothing comes back" is shown.
-fn link_failure(now: &PlanInput<'_>, cluster: &str) -> Option<SummaryItem> {
-    let about = now.peers.nodes.items_about("link", cluster).filter(|item| item.error);
+fn link_failure(input: &PlanInput<'_>, cluster: &str) -> Option<SummaryItem> {
+    let about = input.peers.nodes.items_about("link", cluster).filter(|item| item.error);
     let mut all: Vec<&SummaryItem> = about.collect();
     all.sort_by_key(|item| (item.code == "link-down", Reverse(item.count)));
     let mut merged = SummaryItem::clone(all.first()?);
@@ -140,11 +140,11 @@ fn link_reason(code: &str) -> &'static str {
 /// Returns a verdict if callers are refused; `kind` is `import` or `export`. Requests of another
 /// cluster without permission are left out: that cluster could have the condition written at will.
 pub(super) fn refused_callers(
-    now: &PlanInput<'_>,
+    input: &PlanInput<'_>,
     kind: &str,
     name: &str,
 ) -> Option<ConditionVerdict> {
-    let nodes = &now.peers.nodes;
+    let nodes = &input.peers.nodes;
     let all: Vec<_> =
         nodes.items_about(kind, name).filter(|item| item.error && item.refused.is_some()).collect();
     let first = all.first()?;
@@ -160,8 +160,8 @@ pub(super) fn refused_callers(
 }
 
 /// Returns a verdict if an import does not work on some nodes, for a local reason.
-pub(super) fn broken_locally(now: &PlanInput<'_>, name: &str) -> Option<ConditionVerdict> {
-    let nodes = &now.peers.nodes;
+pub(super) fn broken_locally(input: &PlanInput<'_>, name: &str) -> Option<ConditionVerdict> {
+    let nodes = &input.peers.nodes;
     let is_local =
         |item: &&SummaryItem| item.error && item.refused.is_none() && item.code == "local-error";
     let item = nodes.items_about("import", name).find(is_local)?;

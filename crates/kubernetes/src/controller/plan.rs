@@ -157,8 +157,8 @@ impl WritePlan {
 
 /// Returns a Service as the object of an Event. If its namespace, which would hold the Event, does
 /// not exist, the object is its Import.
-pub(super) fn service_reference(world: &ClusterState, service: &ServiceName) -> ObjectReference {
-    if !world.namespaces.contains(service.namespace.as_str()) {
+pub(super) fn service_reference(state: &ClusterState, service: &ServiceName) -> ObjectReference {
+    if !state.namespaces.contains(service.namespace.as_str()) {
         return ObjectReference {
             api_version: Some("adit.dev/v1alpha1".into()),
             kind: Some("Import".into()),
@@ -171,7 +171,7 @@ pub(super) fn service_reference(world: &ClusterState, service: &ServiceName) -> 
         kind: Some("Service".into()),
         namespace: Some(service.namespace.to_string()),
         name: Some(service.name().into()),
-        uid: world.services.get(service).and_then(|s| s.uid()),
+        uid: state.services.get(service).and_then(|s| s.uid()),
         ..ObjectReference::default()
     }
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::cluster_state::ClusterState;
-use super::export::{self, ExportHistory};
-use super::import::{self, ImportFacts, ImportHistory, ReadinessHistory};
+use super::export::{self, ExportDecisions, ExportHistory};
+use super::import::{self, ImportDecisions, ImportFacts, ImportHistory, ReadinessHistory};
 use super::link::{self, LinkHistory};
 use super::network_migration::MigrationPhase;
 use super::node_reports::WordedTimes;
@@ -31,67 +31,77 @@ pub(super) struct PlanHistory {
 
 /// Makes the plan.
 pub(super) fn make_plan(
-    world: &ClusterState,
-    now: &PlanInput<'_>,
-    memory: &mut PlanHistory,
+    state: &ClusterState,
+    input: &PlanInput<'_>,
+    history: &mut PlanHistory,
 ) -> WritePlan {
     let mut plan = WritePlan::default();
-    let exported = export::wanted_exports(now.config, world);
+    let exported = export::wanted_exports(input.config, state);
     let facts = ImportFacts {
-        config: now.config,
-        world,
-        peers: now.peers,
+        config: input.config,
+        state,
+        peers: input.peers,
         exported: &exported,
-        at: now.at,
-        clock: now.clock,
+        at: input.at,
+        clock: input.clock,
     };
-    let imports = import::decide(facts, &mut memory.decisions);
+    let imports = import::decide(facts, &mut history.decisions);
     plan.wake_at(imports.wake);
     let mut not_ours_to_give: BTreeSet<_> = imports.all.keys().cloned().collect();
     plan.watched = &not_ours_to_give | &imports.candidates;
-    not_ours_to_give.extend(world.slices.values().filter_map(|s| ClusterState::service_of(s)));
-    let exports = export::decide(now.config, world, &not_ours_to_give);
+    not_ours_to_give.extend(state.slices.values().filter_map(|s| ClusterState::service_of(s)));
+    let exports = export::decide(input.config, state, &not_ours_to_give);
 
-    memory.worded.expire(now.at);
-    link::plan_links(world, now, &imports, (&mut memory.links, &mut memory.worded), &mut plan);
+    history.worded.expire(input.at);
+    link::plan_links(state, input, &imports, (&mut history.links, &mut history.worded), &mut plan);
     export::plan_exports(
-        world,
-        now,
+        state,
+        input,
         &exports,
-        (&mut memory.exports, &mut memory.worded),
+        (&mut history.exports, &mut history.worded),
         &mut plan,
     );
-    match now.migration {
+    match input.migration {
         MigrationPhase::Stable | MigrationPhase::Pending => {
             import::plan_imports(
-                world,
-                now,
+                state,
+                input,
                 &imports,
-                (&mut memory.imports, &mut memory.worded),
+                (&mut history.imports, &mut history.worded),
                 &mut plan,
             );
         }
         MigrationPhase::Rolling => {
             let all =
-                world.slices.values().map(|s| PlannedWrite::Slice(ObjectChange::Delete(s.clone())));
+                state.slices.values().map(|s| PlannedWrite::Slice(ObjectChange::Delete(s.clone())));
             plan.writes.extend(all);
         }
     }
-    for (service, why) in &imports.only_by_name {
-        // While it is served nobody misses anything.
-        if !world.is_served(service) {
-            plan.warn(service_reference(world, service), why.reason, &why.message);
-        }
-    }
-    for (service, why) in exports.refused.iter().chain(&imports.refused) {
-        plan.warn(service_reference(world, service), "NotPermitted", why);
-    }
-    for (service, why) in &exports.left_out {
-        plan.warn(service_reference(world, service), "TooManyExports", why);
-    }
+    warn_of_decisions(&mut plan, state, &exports, &imports);
     plan.trouble = export::describe_left_out(&exports.left_out);
     plan.warnings = limit_warnings(plan.warnings);
     plan
+}
+
+/// Warns of everything that is asked for and was decided against.
+fn warn_of_decisions(
+    plan: &mut WritePlan,
+    state: &ClusterState,
+    exports: &ExportDecisions,
+    imports: &ImportDecisions,
+) {
+    for (service, why) in &imports.only_by_name {
+        // While it is served nobody misses anything.
+        if !state.is_served(service) {
+            plan.warn(service_reference(state, service), why.reason, &why.message);
+        }
+    }
+    for (service, why) in exports.refused.iter().chain(&imports.refused) {
+        plan.warn(service_reference(state, service), "NotPermitted", why);
+    }
+    for (service, why) in &exports.left_out {
+        plan.warn(service_reference(state, service), "TooManyExports", why);
+    }
 }
 
 /// Keeps at most [`MAX_SIMILAR_WARNINGS`] warnings of each namespace and reason, and adds one that says how

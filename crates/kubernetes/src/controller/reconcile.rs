@@ -9,7 +9,7 @@ use adit_config::ClusterReport;
 use adit_config::cluster::{ClusterConfig, NetworkConfig};
 use adit_core::name::{NodeName, ServiceName};
 use adit_pki::UnixTime;
-use adit_runtime::Tasks;
+use adit_runtime::{Tasks, publish_if_changed};
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
@@ -23,7 +23,7 @@ use super::leader::LeaderElection;
 use super::network_migration::{self, MigrationPhase, NetworkMigration};
 use super::peers::{ObservedPeers, ObserverConfig};
 use super::phase::{ControllerPhase, ControllerState};
-use super::plan::{ObjectWarning, PlanInput, ResourceKey};
+use super::plan::{ObjectWarning, PlanInput, ResourceKey, WritePlan};
 use super::planner::{PlanHistory, make_plan};
 use super::run::ControllerSettings;
 use super::signer::{self, CsrError};
@@ -124,12 +124,12 @@ impl<'a> Reconciler<'a> {
         state: &'a watch::Sender<ControllerState>,
         tasks: &mut Tasks,
     ) -> Self {
-        let bell = ChangeSignal::default();
-        let stores = ControllerStores::watch(&client, &bell, tasks);
+        let changed = ChangeSignal::default();
+        let stores = ControllerStores::watch(&client, &changed, tasks);
         let reporter = EventReporter::new(client.clone(), settings.pod_name.clone(), tasks);
         Self {
             client,
-            changed: bell,
+            changed,
             stores,
             observer,
             peers,
@@ -174,7 +174,7 @@ impl<'a> Reconciler<'a> {
         if !lease.is_held() {
             return NextRound { at: Some(Instant::now() + BATCH_DELAY), at_once: false };
         }
-        let mut complaints = Vec::new();
+        let mut warnings = Vec::new();
         if self.stores.config.was_listed() {
             let data = self.stores.config.get(Some(NAMESPACE), CONFIG_MAP);
             self.config.read(data.and_then(|map| map.data.clone()).unwrap_or_default());
@@ -182,82 +182,104 @@ impl<'a> Reconciler<'a> {
         // Certificates come first, and wait for nothing else: they expire.
         let ca_trouble = self.refresh_ca().await.err().map(|error| {
             let trouble = error.to_string();
-            complaints.push(system_warning(CA_SECRET, "Secret", error.reason(), &trouble));
+            warnings.push(system_warning(CA_SECRET, "Secret", error.reason(), &trouble));
             trouble
         });
-        let answered = self.sign_requests(lease, &mut complaints).await;
+        let answered = self.sign_requests(lease, &mut warnings).await;
         let at = Instant::now();
-        let again = ca_trouble.as_ref().map(|_| at + CA_BACKOFF);
-        let again = self.answer_failures.next_attempt(at).into_iter().chain(again).min();
-        let wait = |at| NextRound { at: again.into_iter().chain(at).min(), at_once: answered > 0 };
+        let retry_ca = ca_trouble.as_ref().map(|_| at + CA_BACKOFF);
+        let retry_answers = self.answer_failures.next_attempt(at);
+        let (written, wake) = self.reconcile_objects(lease, at, ca_trouble, warnings).await;
+        let next = [retry_ca, retry_answers, wake].into_iter().flatten().min();
+        NextRound { at: next, at_once: written + answered > 0 }
+    }
 
-        let unknown = self.stores.unlisted();
-        if !unknown.is_empty() {
-            let stale = self.stores.stale().map(|why| format!(": {why}")).unwrap_or_default();
-            let trouble = format!("waiting for the API server's {}{stale}", unknown.join(", "));
-            self.reporter.report(&complaints);
-            self.publish_state(ControllerPhase::Reading, ca_trouble.or(Some(trouble)));
-            return wait(None);
-        }
+    /// Plans and writes, as soon as everything required is known. Publishes the state and the warnings. Returns how
+    /// many objects were written, and when the next pass must begin at the latest.
+    async fn reconcile_objects(
+        &mut self,
+        lease: &LeaderElection,
+        at: Instant,
+        ca_trouble: Option<String>,
+        mut warnings: Vec<ObjectWarning>,
+    ) -> (usize, Option<Instant>) {
         let agents_trouble = self.stores.agents_trouble();
-        let end = *self.known_since.get_or_insert(at) + AGENTS_TIMEOUT;
-        if let Some(trouble) = agents_trouble.clone().filter(|_| at < end) {
-            self.reporter.report(&complaints);
+        if let Some((trouble, until)) = self.missing(at, agents_trouble.as_deref()) {
+            self.reporter.report(&warnings);
             self.publish_state(ControllerPhase::Reading, ca_trouble.or(Some(trouble)));
-            return wait(Some(end));
+            return (0, until);
         }
         if let Some(trouble) = self.config.trouble.as_ref().filter(|_| !self.config.unnamed) {
-            complaints.push(system_warning(CONFIG_MAP, "ConfigMap", "BadConfiguration", trouble));
+            warnings.push(system_warning(CONFIG_MAP, "ConfigMap", "BadConfiguration", trouble));
         }
         let Some(config) = self.config.good.clone() else {
-            self.reporter.report(&complaints);
-            self.publish_state(
-                ControllerPhase::Waiting,
-                ca_trouble.or_else(|| self.config.trouble.clone()),
-            );
-            return wait(None);
+            self.reporter.report(&warnings);
+            let trouble = ca_trouble.or_else(|| self.config.trouble.clone());
+            self.publish_state(ControllerPhase::Waiting, trouble);
+            return (0, None);
         };
-        let (moves, in_force) = self.advance_migration(&config.network).await;
+        let (migration, in_force) = self.advance_migration(&config.network).await;
         let config = match in_force {
             Some(network) => Arc::new(ClusterConfig { network, ..(*config).clone() }),
             None => config,
         };
         self.publish_observer(&config);
-        complaints.extend(
-            moves.warning().map(|n| system_warning(CONFIG_MAP, "ConfigMap", "NetworkChanges", n)),
+        let warning = migration.warning();
+        warnings.extend(
+            warning.map(|text| system_warning(CONFIG_MAP, "ConfigMap", "NetworkChanges", text)),
         );
+        let plan = self.plan(&config, migration);
+        tracing::debug!(writes = plan.writes.len(), took = ?at.elapsed(), "planned");
+        let failures = &mut self.write_failures;
+        let written = write_plan(&self.client, &self.stores, lease, plan.writes, failures).await;
+        tracing::debug!(written, took = ?at.elapsed(), "wrote");
+        warnings.extend(plan.warnings);
+        self.reporter.report(&warnings);
+        let trouble = ca_trouble
+            .or_else(|| self.config.trouble.clone())
+            .or_else(|| warning.map(str::to_owned))
+            .or_else(|| self.write_failures.worst())
+            .or_else(|| self.stores.stale())
+            .or(agents_trouble)
+            .or(plan.trouble);
+        self.publish_state(ControllerPhase::Active, trouble);
+        let retry_writes = self.write_failures.next_attempt(Instant::now());
+        (written, plan.wake.into_iter().chain(retry_writes).min())
+    }
 
-        let world = self.stores.cluster_state();
+    /// Returns what is not known yet, and when to go on without it.
+    fn missing(
+        &mut self,
+        at: Instant,
+        agents_trouble: Option<&str>,
+    ) -> Option<(String, Option<Instant>)> {
+        let unlisted = self.stores.unlisted();
+        if !unlisted.is_empty() {
+            let stale = self.stores.stale().map(|why| format!(": {why}")).unwrap_or_default();
+            let trouble = format!("waiting for the API server's {}{stale}", unlisted.join(", "));
+            return Some((trouble, None));
+        }
+        let until = *self.known_since.get_or_insert(at) + AGENTS_TIMEOUT;
+        let trouble = agents_trouble.filter(|_| at < until)?;
+        Some((trouble.to_owned(), Some(until)))
+    }
+
+    fn plan(&mut self, config: &ClusterConfig, migration: MigrationPhase) -> WritePlan {
+        let state = self.stores.cluster_state();
         let peers = self.peers.borrow_and_update().clone();
-        let now = PlanInput {
-            config: &config,
+        let input = PlanInput {
+            config,
             trouble: self.config.trouble.as_deref(),
             peers: &peers,
-            migration: moves,
+            migration,
             failing: self.write_failures.failing(),
             at: Instant::now(),
             clock: Timestamp::now(),
         };
-        let plan = make_plan(&world, &now, &mut self.history);
-        tracing::debug!(writes = plan.writes.len(), took = ?at.elapsed(), "planned");
+        let plan = make_plan(&state, &input, &mut self.history);
         let names = plan.watched.iter().map(ServiceName::name);
         self.stores.other_slices.select(Selector::slices_of_services(names));
-        let failures = &mut self.write_failures;
-        let written = write_plan(&self.client, &self.stores, lease, plan.writes, failures).await;
-        tracing::debug!(written, took = ?at.elapsed(), "wrote");
-        complaints.extend(plan.warnings);
-        self.reporter.report(&complaints);
-        let trouble = ca_trouble.or_else(|| self.config.trouble.clone());
-        let trouble = trouble.or_else(|| moves.warning().map(str::to_owned));
-        let trouble =
-            trouble.or_else(|| self.write_failures.worst()).or_else(|| self.stores.stale());
-        self.publish_state(ControllerPhase::Active, trouble.or(agents_trouble).or(plan.trouble));
-        let again = again
-            .into_iter()
-            .chain(plan.wake)
-            .chain(self.write_failures.next_attempt(Instant::now()))
-            .min();
-        NextRound { at: again, at_once: written + answered > 0 }
+        plan
     }
 
     /// Loads or creates the CA. Returns the reason if there is none.
@@ -307,7 +329,7 @@ impl<'a> Reconciler<'a> {
     async fn sign_requests(
         &mut self,
         lease: &LeaderElection,
-        complaints: &mut Vec<ObjectWarning>,
+        warnings: &mut Vec<ObjectWarning>,
     ) -> usize {
         let Some(ca) = &self.ca else { return 0 };
         let key = |name: String| ResourceKey {
@@ -333,19 +355,19 @@ impl<'a> Reconciler<'a> {
             answered += usize::from(answer.is_ok());
             let result = match answer {
                 Ok(Some(why)) => {
-                    let mut complaint = system_warning(&key.name, &key.kind, "Denied", &why);
-                    complaint.about.api_version = Some("certificates.k8s.io/v1".into());
-                    complaint.about.namespace = None;
-                    complaints.push(complaint);
+                    let mut warning = system_warning(&key.name, &key.kind, "Denied", &why);
+                    warning.about.api_version = Some("certificates.k8s.io/v1".into());
+                    warning.about.namespace = None;
+                    warnings.push(warning);
                     Ok(())
                 }
                 Ok(None) => Ok(()),
                 Err(CsrError::Api(error)) => Err(error),
                 Err(CsrError::Ca(error)) => {
                     let error = CaError::from(error);
-                    let complaint =
+                    let warning =
                         system_warning(CA_SECRET, "Secret", error.reason(), &error.to_string());
-                    complaints.push(complaint);
+                    warnings.push(warning);
                     Err(kube::Error::Service(error.into()))
                 }
             };
@@ -382,12 +404,7 @@ impl<'a> Reconciler<'a> {
     }
 
     fn publish_state(&self, phase: ControllerPhase, trouble: Option<String>) {
-        let fresh = ControllerState { phase, trouble };
-        self.state.send_if_modified(|now| {
-            let differs = *now != fresh;
-            *now = fresh;
-            differs
-        });
+        publish_if_changed(self.state, ControllerState { phase, trouble });
     }
 }
 

@@ -667,6 +667,31 @@ fn tenants(name: &str) -> Value {
         "spec": {"ports": [{"name": "http", "port": 8080}]}})
 }
 
+/// A tenant's Services that export themselves: one with too many ports, one with too many grants, and `count` others;
+/// and two of another namespace.
+fn put_exports(server: &FakeApiServer, count: usize) {
+    server.put("/namespaces", json!({"metadata": {"name": "tenant"}}));
+    let mut ports = tenants("ports");
+    let many = (1..=101).map(|n| json!({"name": format!("p{n}"), "port": n}));
+    ports["spec"]["ports"] = many.collect();
+    server.put(SERVICES, ports);
+    let mut grants = tenants("grants");
+    let many: Vec<String> = (0..501).map(|n| format!("bank/a/b{n}")).collect();
+    grants["metadata"]["annotations"]["adit.dev/allow"] = many.join(",").into();
+    server.put(SERVICES, grants);
+    for n in 0..count {
+        server.put(SERVICES, tenants(&format!("z-{n:04}")));
+    }
+    for name in ["named", "annotated"] {
+        let mut other = tenants(name);
+        other["metadata"]["namespace"] = "agents".into();
+        if name == "named" {
+            other["metadata"]["annotations"] = json!({});
+        }
+        server.put(SERVICES, other);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_tenant_exports_beyond_all_bounds_is_left_out_and_others_come_and_go() {
     let rules = |named: &str| {
@@ -675,27 +700,8 @@ async fn what_a_tenant_exports_beyond_all_bounds_is_left_out_and_others_come_and
     let named = "exports:\n  - service: agents/named\n    allow:\n      - cluster: bank\n        \
                  namespace: agents\n        serviceAccount: support-bot\n";
     let mut stage = ControllerStage::new(&rules(named));
-    stage.server.put("/namespaces", json!({"metadata": {"name": "tenant"}}));
-    let mut ports = tenants("ports");
-    let many = (1..=101).map(|n| json!({"name": format!("p{n}"), "port": n}));
-    ports["spec"]["ports"] = many.collect();
-    stage.server.put(SERVICES, ports);
-    let mut grants = tenants("grants");
-    let many: Vec<String> = (0..501).map(|n| format!("bank/a/b{n}")).collect();
-    grants["metadata"]["annotations"]["adit.dev/allow"] = many.join(",").into();
-    stage.server.put(SERVICES, grants);
     let first_above = export::NAMESPACE_EXPORTS - 2;
-    for n in 0..first_above + 30 {
-        stage.server.put(SERVICES, tenants(&format!("z-{n:04}")));
-    }
-    for name in ["named", "annotated"] {
-        let mut other = tenants(name);
-        other["metadata"]["namespace"] = "agents".into();
-        if name == "named" {
-            other["metadata"]["annotations"] = json!({});
-        }
-        stage.server.put(SERVICES, other);
-    }
+    put_exports(&stage.server, first_above + 30);
     stage.start("one");
     let valid = |name: &str| {
         let (status, reason) = stage.condition(EXPORTS, name, "Valid")?;

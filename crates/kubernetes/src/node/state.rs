@@ -60,16 +60,7 @@ pub fn node_state(
     let siblings = siblings(&own, config.network.port, place);
     let workloads = workloads(seen);
     let known = BackendFilter::new(seen, &config.network, place, &own, &siblings, &workloads);
-    let mut tell = |kind: &str, name: &str, problem: String| {
-        problems.push(format!("{kind} {name} is left out: {problem}"));
-    };
-    let mut imports = Vec::new();
-    for (name, spec) in &seen.imports {
-        match convert_import(spec, config.network.mode, place, &linked) {
-            Ok(import) => imports.extend(import),
-            Err(problem) => tell("import", name, problem),
-        }
-    }
+    let imports = convert_imports(seen, config.network.mode, place, &linked, &mut problems);
     let api_server = of("default", "kubernetes");
     let mut forbidden: BTreeSet<IpAddr> =
         api_server.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
@@ -83,7 +74,7 @@ pub fn node_state(
                 forbidden.extend(known.forbidden(&export));
                 exports.push(export);
             }
-            Err(problem) => tell("export", name, problem),
+            Err(problem) => problems.push(left_out("export", name, &problem)),
         }
     }
     for (namespace, _) in rooms.into_iter().filter(|(_, room)| room.is_exhausted()) {
@@ -102,6 +93,28 @@ pub fn node_state(
         forbidden,
         problems,
     }
+}
+
+/// Describes an object that was left out.
+fn left_out(kind: &str, name: &str, problem: &str) -> String {
+    format!("{kind} {name} is left out: {problem}")
+}
+
+fn convert_imports(
+    seen: &ObservedCluster,
+    mode: NetworkMode,
+    place: &NodeLocation,
+    linked: &BTreeSet<&ClusterName>,
+    problems: &mut Vec<String>,
+) -> Vec<Import> {
+    let mut imports = Vec::new();
+    for (name, spec) in &seen.imports {
+        match convert_import(spec, mode, place, linked) {
+            Ok(import) => imports.extend(import),
+            Err(problem) => problems.push(left_out("import", name, &problem)),
+        }
+    }
+    imports
 }
 
 /// Converts an import; `None` if its cluster is not linked, or if it was released.

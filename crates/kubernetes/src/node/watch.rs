@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_core::admission::rate_limit::cooldown;
+use adit_runtime::publish_if_changed;
 use futures_util::future;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -43,46 +44,40 @@ struct NodeStores {
 /// Publishes what is seen from `place` at each change, while the future is polled. `out` holds the
 /// last value.
 pub async fn run(client: Client, place: NodeLocation, out: watch::Sender<Arc<ObservedCluster>>) {
-    let bell = ChangeSignal::default();
+    let changed = ChangeSignal::default();
     let ours: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
-    let (config, a) = Store::new(ours.clone(), Selector::named(CONFIG_MAP), &bell);
-    let (trust, b) = Store::new(ours, Selector::named(TRUST_CONFIG_MAP), &bell);
-    let (links, c) = Store::new(Api::all(client.clone()), Selector::default(), &bell);
-    let (imports, d) = Store::new(Api::all(client.clone()), Selector::default(), &bell);
-    let (exports, e) = Store::new(Api::all(client.clone()), Selector::default(), &bell);
-    let (slices, f) = Store::new(Api::all(client.clone()), needed_slices(&out.borrow()), &bell);
+    let (config, a) = Store::new(ours.clone(), Selector::named(CONFIG_MAP), &changed);
+    let (trust, b) = Store::new(ours, Selector::named(TRUST_CONFIG_MAP), &changed);
+    let (links, c) = Store::new(Api::all(client.clone()), Selector::default(), &changed);
+    let (imports, d) = Store::new(Api::all(client.clone()), Selector::default(), &changed);
+    let (exports, e) = Store::new(Api::all(client.clone()), Selector::default(), &changed);
+    let (slices, f) = Store::new(Api::all(client.clone()), needed_slices(&out.borrow()), &changed);
     let here = Selector::fields(format!("spec.nodeName={}", place.node));
-    let (pods, g) = Store::new(Api::all(client.clone()), here, &bell);
-    let (ranges, h) = Store::optional(Api::all(client), Selector::default(), &bell);
+    let (pods, g) = Store::new(Api::all(client.clone()), here, &changed);
+    let (ranges, h) = Store::optional(Api::all(client), Selector::default(), &changed);
     let stores = NodeStores { config, trust, links, imports, exports, slices, pods, ranges };
     let watching = future::join(future::join5(a, b, c, d, e), future::join3(f, g, h));
     tokio::select! {
         _ = watching => {}
-        () = publish(&stores, &bell, &out) => {}
+        () = publish(&stores, &changed, &out) => {}
     }
 }
 
 async fn publish(
     stores: &NodeStores,
-    bell: &ChangeSignal,
+    changed: &ChangeSignal,
     out: &watch::Sender<Arc<ObservedCluster>>,
 ) {
-    let mut changed = bell.subscribe();
+    let mut changes = changed.subscribe();
     let mut stale = false;
     loop {
-        changed.mark_unchanged();
+        changes.mark_unchanged();
         let began = Instant::now();
         let now = stores.observe(&out.borrow());
         stores.slices.select(needed_slices(&now));
-        out.send_if_modified(|old| {
-            let differs = **old != now;
-            if differs {
-                *old = Arc::new(now);
-            }
-            differs
-        });
+        publish_if_changed(out, Arc::new(now));
         stores.log_staleness(&mut stale);
-        if changed.changed().await.is_err() {
+        if changes.changed().await.is_err() {
             return;
         }
         sleep(cooldown(began.elapsed(), BATCH_DELAY)).await;

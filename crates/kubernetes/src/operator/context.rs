@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use adit_config::cluster::{ClusterConfig, ClusterReport};
+use adit_config::cluster::{ClusterConfig, ClusterReport, Fragment, parse_fragment};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -116,6 +116,12 @@ impl ConfigDocument {
     /// See [`config_map::check_config`].
     pub fn parse(&self) -> Result<(ClusterConfig, ClusterReport), ClusterReport> {
         config_map::check_config(&self.data)
+    }
+
+    /// Returns the fragments that can be parsed, with their keys.
+    pub(super) fn fragments(&self) -> impl Iterator<Item = (&String, Fragment)> {
+        let all = self.data.iter().filter(|(key, _)| key.ends_with(".yaml"));
+        all.filter_map(|(key, text)| Some((key, parse_fragment(key, text).ok()?)))
     }
 
     /// Returns the document with some keys set, and others (`None`) removed.

@@ -202,12 +202,10 @@ fn reject_declared_elsewhere(
     what: &str,
     has: impl Fn(&Fragment) -> bool,
 ) -> Result<(), EditError> {
-    let others = document.data.iter().filter(|(key, _)| key.ends_with(".yaml") && *key != own);
-    for (key, text) in others {
-        if parse_fragment(key, text).is_ok_and(|fragment| has(&fragment)) {
-            let (context, what) = (context.to_owned(), what.to_owned());
-            return Err(EditError::DeclaredElsewhere { context, what, key: key.clone() });
-        }
+    let mut others = document.fragments().filter(|(key, _)| *key != own);
+    if let Some((key, _)) = others.find(|(_, fragment)| has(fragment)) {
+        let (context, what) = (context.to_owned(), what.to_owned());
+        return Err(EditError::DeclaredElsewhere { context, what, key: key.clone() });
     }
     Ok(())
 }

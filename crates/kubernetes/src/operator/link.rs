@@ -38,10 +38,7 @@ pub enum LinkError {
     #[error(transparent)]
     Edit(#[from] EditError),
     /// Both clusters have the same name.
-    #[error(
-        "both clusters would be called {0}\n  hint: name one of them with --name-a or --name-b; a cluster that has a \
-         name keeps it"
-    )]
+    #[error("both clusters would be called {0}")]
     SameName(ClusterName),
     /// Both clusters have the same trust domain.
     #[error(
@@ -50,9 +47,7 @@ pub enum LinkError {
     )]
     SameTrustDomain(TrustDomain),
     /// The cluster has another name already.
-    #[error(
-        "context {context}: this cluster is called {name} already\n  hint: leave the option out"
-    )]
+    #[error("context {context}: this cluster is called {name} already")]
     NameConflict {
         /// The context.
         context: String,
@@ -60,10 +55,7 @@ pub enum LinkError {
         name: ClusterName,
     },
     /// No cluster name can be derived from the context's name.
-    #[error(
-        "no cluster name can be made of context {0:?}\n  hint: choose one with --name-a or --name-b; with --name \
-         where there is one context"
-    )]
+    #[error("no cluster name can be made of context {0:?}")]
     NoUsableName(String),
     /// Something did not happen in time.
     #[error("context {context}: {what}\n  hint: {hint}")]
@@ -76,9 +68,7 @@ pub enum LinkError {
         hint: String,
     },
     /// A file is not a valid bundle.
-    #[error(
-        "this is no bundle of a cluster: {0}\n  hint: `adit link export` on the other side writes one"
-    )]
+    #[error("this is no bundle of a cluster: {0}")]
     InvalidBundle(String),
 }
 
@@ -341,9 +331,8 @@ pub fn is_linked(document: &ConfigDocument, other: &ClusterName) -> bool {
 
 /// Returns the key that holds a link, and the link.
 fn find_link(document: &ConfigDocument, other: &ClusterName) -> Option<(String, ClusterLink)> {
-    document.data.iter().filter(|(key, _)| key.ends_with(".yaml")).find_map(|(key, text)| {
-        let links = parse_fragment(key, text).ok()?.links;
-        let link = links.into_iter().find(|link| link.cluster == *other)?;
+    document.fragments().find_map(|(key, fragment)| {
+        let link = fragment.links.into_iter().find(|link| link.cluster == *other)?;
         Some((key.clone(), link))
     })
 }

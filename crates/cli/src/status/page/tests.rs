@@ -9,15 +9,7 @@ use super::*;
 
 const PLAIN: Style = Style { width: None, colour: false };
 
-/// Node e1 of `edge`, all well.
-fn edge() -> StatusDocument {
-    let mut status = StatusDocument::default();
-    let node = &mut status.node;
-    (node.cluster, node.node) = ("edge".into(), "e1".into());
-    node.ready = true;
-    node.uptime_seconds = 7260;
-    node.boot_id = "1a2b3c4d5e6f70819203a4b5c6d7e8f9".into();
-    node.certificate.seconds_left = 80_000;
+fn link_to_bank() -> Link {
     let connection = ConnectionReport {
         direction: "dialled".into(),
         lane: "interactive".into(),
@@ -34,14 +26,17 @@ fn edge() -> StatusDocument {
         connections: vec![connection],
         ..PeerNode::default()
     };
-    status.links.push(Link {
+    Link {
         cluster: "bank".into(),
         state: LinkHealth::Up,
         view: Some(ViewSource { hub: "b1".into(), epoch: 7, sequence: 42, age_seconds: 2 }),
         nodes: vec![peer],
         dials: DialSummary { attempts: 3, ..DialSummary::default() },
         ..Link::default()
-    });
+    }
+}
+
+fn import_of_fraud_bot() -> Import {
     let streams = StreamCounts {
         open: 2,
         total: 1203,
@@ -61,19 +56,22 @@ fn edge() -> StatusDocument {
         streams,
         ..ImportPort::default()
     };
-    status.imports.push(Import {
+    Import {
         service: "agents/fraud-bot".into(),
         from: "bank".into(),
         ports: vec![port],
         ..Import::default()
-    });
+    }
+}
+
+fn export_of_triage_bot() -> Export {
     let backend = Backend {
         address: "10.244.0.9:8080".into(),
         node: "e1".into(),
         state: BackendState::Up,
         ..Backend::default()
     };
-    status.exports.push(Export {
+    Export {
         service: "agents/triage-bot".into(),
         ports: vec![ExportPort { ready: true, backends: vec![backend], ..ExportPort::default() }],
         allow: vec![Grant {
@@ -88,7 +86,21 @@ fn edge() -> StatusDocument {
             streams: 1,
         }],
         ..Export::default()
-    });
+    }
+}
+
+/// Node e1 of `edge`, all well.
+fn edge() -> StatusDocument {
+    let mut status = StatusDocument::default();
+    let node = &mut status.node;
+    (node.cluster, node.node) = ("edge".into(), "e1".into());
+    node.ready = true;
+    node.uptime_seconds = 7260;
+    node.boot_id = "1a2b3c4d5e6f70819203a4b5c6d7e8f9".into();
+    node.certificate.seconds_left = 80_000;
+    status.links.push(link_to_bank());
+    status.imports.push(import_of_fraud_bot());
+    status.exports.push(export_of_triage_bot());
     status.streams.open = 2;
     status.streams.by_code = [("denied".to_owned(), 4), ("finished".to_owned(), 1199)].into();
     status

@@ -25,14 +25,14 @@ use crate::controller::conditions::ConditionVerdict;
 /// Decides. `imported` are Services that stand for another cluster's: they are never exported.
 pub(crate) fn decide(
     config: &ClusterConfig,
-    world: &ClusterState,
+    state: &ClusterState,
     imported: &BTreeSet<ServiceName>,
 ) -> ExportDecisions {
     let mut exports = ExportDecisions::default();
-    let mut offers = collect_offers(config, world, &mut exports.refused);
-    limits::enforce_limits(&mut offers, world, &mut exports);
+    let mut offers = collect_offers(config, state, &mut exports.refused);
+    limits::enforce_limits(&mut offers, state, &mut exports);
     for (service, offer) in offers {
-        let resolved = resolve(&offer, &service, world, imported.contains(&service));
+        let resolved = resolve(&offer, &service, state, imported.contains(&service));
         exports.all.insert(service, resolved);
     }
     exports
@@ -41,15 +41,15 @@ pub(crate) fn decide(
 /// Returns the Services that somebody wants to export, whether or not that is possible.
 pub(crate) fn wanted_exports(
     config: &ClusterConfig,
-    world: &ClusterState,
+    state: &ClusterState,
 ) -> BTreeMap<ServiceName, ExportOrigin> {
-    let offers = collect_offers(config, world, &mut BTreeMap::new());
+    let offers = collect_offers(config, state, &mut BTreeMap::new());
     offers.into_iter().map(|(service, offer)| (service, offer.origin)).collect()
 }
 
 fn collect_offers(
     config: &ClusterConfig,
-    world: &ClusterState,
+    state: &ClusterState,
     refused: &mut BTreeMap<ServiceName, String>,
 ) -> BTreeMap<ServiceName, ExportOffer> {
     let mut offers = BTreeMap::new();
@@ -60,11 +60,11 @@ fn collect_offers(
                 .or_insert_with(|| ExportOffer::from_rule(rule, ExportOrigin::Named));
         }
     }
-    for service in world.services.keys() {
-        if offers.contains_key(service) || world.is_undecided(service) {
+    for service in state.services.keys() {
+        if offers.contains_key(service) || state.is_undecided(service) {
             continue;
         }
-        let said = world.annotations_of(service);
+        let said = state.annotations_of(service);
         if let Some(rule) = config.exports.iter().find(|rule| selects(rule, service, said)) {
             offers.insert(service.clone(), ExportOffer::from_rule(rule, ExportOrigin::Implied));
         } else if let Some(asked) = said.annotation(annotation::EXPORT) {
@@ -90,10 +90,10 @@ fn selects(rule: &ExportRule, service: &ServiceName, said: ServiceAnnotations<'_
 fn resolve(
     offer: &ExportOffer,
     service: &ServiceName,
-    world: &ClusterState,
+    state: &ClusterState,
     imported: bool,
 ) -> ResolvedExport {
-    let object = world.services.get(service);
+    let object = state.services.get(service);
     let ports = offered_ports(service, object.map(|o| &**o), imported, &offer.protocols);
     let ports = ports.and_then(|ports| {
         let wrong = limits::why_unannounceable(service, &ports, &offer.allow);

@@ -78,15 +78,15 @@ pub(crate) fn why_unannounceable(
 /// Removes from `offers` what exceeds a limit, and records it in `exports`.
 pub(crate) fn enforce_limits(
     offers: &mut BTreeMap<ServiceName, ExportOffer>,
-    world: &ClusterState,
+    state: &ClusterState,
     exports: &mut ExportDecisions,
 ) {
     let named = offers.values().filter(|offer| offer.origin == ExportOrigin::Named).count();
-    let kept = world.exports.values().filter(|stored| exports.keeps_stored(world, stored));
+    let kept = state.exports.values().filter(|stored| exports.keeps_stored(state, stored));
     let mut by_namespace: BTreeMap<String, usize> = BTreeMap::new();
     kept.for_each(|e| *by_namespace.entry(e.spec.service.namespace.clone()).or_default() += 1);
     let mut taken = named + by_namespace.values().sum::<usize>();
-    for service in by_seniority(offers, world) {
+    for service in by_seniority(offers, state) {
         let strength = offers.get(&service).map(|offer| offer.origin);
         let here = by_namespace.entry(service.namespace.to_string()).or_default();
         let (most, whose) = match strength {
@@ -113,14 +113,14 @@ pub(crate) fn enforce_limits(
 /// Returns the Services by priority: those that have a place first, then by age.
 fn by_seniority(
     offers: &BTreeMap<ServiceName, ExportOffer>,
-    world: &ClusterState,
+    state: &ClusterState,
 ) -> Vec<ServiceName> {
     let age = |service: &ServiceName| -> (bool, Option<Timestamp>) {
-        let stored = world.exports.get(&ServiceRef::from(service).object_name());
+        let stored = state.exports.get(&ServiceRef::from(service).object_name());
         if let Some(export) = stored.filter(|export| !export.spec.ports.is_empty()) {
             return (false, export.creation_timestamp().map(|time| time.0));
         }
-        let service = world.services.get(service);
+        let service = state.services.get(service);
         (true, service.and_then(|s| s.creation_timestamp()).map(|time| time.0))
     };
     let mut all: Vec<ServiceName> = offers.keys().cloned().collect();

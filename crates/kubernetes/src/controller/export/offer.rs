@@ -28,9 +28,9 @@ pub(crate) struct ExportDecisions {
 impl ExportDecisions {
     /// True if an Export stays as it is though nobody is known to want it, because its Agent cannot
     /// be read.
-    pub(crate) fn keeps_stored(&self, world: &ClusterState, stored: &api::Export) -> bool {
+    pub(crate) fn keeps_stored(&self, state: &ClusterState, stored: &api::Export) -> bool {
         let service = stored.spec.service.parse();
-        service.is_ok_and(|s| !self.all.contains_key(&s) && world.is_undecided(&s))
+        service.is_ok_and(|s| !self.all.contains_key(&s) && state.is_undecided(&s))
     }
 }
 

@@ -20,8 +20,8 @@ use crate::ownership::owned_metadata;
 const READY: &str = "Ready";
 
 pub(crate) fn plan_exports(
-    world: &ClusterState,
-    now: &PlanInput<'_>,
+    state: &ClusterState,
+    input: &PlanInput<'_>,
     exports: &ExportDecisions,
     (history, worded): (&mut ExportHistory, &mut WordedTimes),
     plan: &mut WritePlan,
@@ -30,40 +30,40 @@ pub(crate) fn plan_exports(
     for (service, resolved) in &exports.all {
         let name = resolved.spec.service.object_name();
         if !resolved.verdict.good {
-            let about = service_reference(world, service);
+            let about = service_reference(state, service);
             plan.warn(about, resolved.verdict.reason, &resolved.verdict.message);
         }
-        let linked = linked_verdict(service, resolved, now);
+        let linked = linked_verdict(service, resolved, input);
         if let Some(verdict) = linked.as_ref().filter(|verdict| !verdict.good) {
-            plan.warn(service_reference(world, service), verdict.reason, &verdict.message);
+            plan.warn(service_reference(state, service), verdict.reason, &verdict.message);
         }
-        let refusing = node_reports::refused_callers(now, "export", &service.to_string());
+        let refusing = node_reports::refused_callers(input, "export", &service.to_string());
         if let Some(refusing) = &refusing {
-            let about = service_reference(world, service);
+            let about = service_reference(state, service);
             plan.warn(about, "CallersRefused", &refusing.message);
         }
         let is_usable =
             !resolved.spec.allow.is_empty() && linked.as_ref().is_none_or(|verdict| verdict.good);
         let ready = BackendReadiness::assess(
             is_usable,
-            world.exports.get(&name),
+            state.exports.get(&name),
             service,
-            now,
+            input,
             history,
             plan,
         );
         if let BackendReadiness::Known(ExportVerdict { verdict, note: Some(note) }) = &ready {
-            plan.warn(service_reference(world, service), verdict.reason, note);
+            plan.warn(service_reference(state, service), verdict.reason, note);
         }
         let told =
             ExportFindings { linked: linked.as_ref(), refusing: refusing.as_ref(), ready: &ready };
-        let change = plan_export(world, now, (&name, resolved), &told, worded, plan);
+        let change = plan_export(state, input, (&name, resolved), &told, worded, plan);
         plan.writes.extend(change.map(PlannedWrite::Export));
         named.insert(name);
     }
     history.retain(|service| exports.all.contains_key(service));
-    for (name, stored) in &world.exports {
-        if !named.contains(name) && !exports.keeps_stored(world, stored) {
+    for (name, stored) in &state.exports {
+        if !named.contains(name) && !exports.keeps_stored(state, stored) {
             plan.writes.push(PlannedWrite::Export(ObjectChange::Delete(stored.clone())));
         }
     }
@@ -74,11 +74,11 @@ pub(crate) fn plan_exports(
 fn linked_verdict(
     service: &ServiceName,
     wanted: &ResolvedExport,
-    now: &PlanInput<'_>,
+    input: &PlanInput<'_>,
 ) -> Option<ConditionVerdict> {
     let granted: BTreeSet<&str> = wanted.spec.allow.iter().map(|g| g.cluster.as_str()).collect();
     let is_linked =
-        |cluster: &&str| now.config.links.iter().any(|l| l.cluster.as_str() == *cluster);
+        |cluster: &&str| input.config.links.iter().any(|l| l.cluster.as_str() == *cluster);
     let (linked, strangers): (Vec<&str>, Vec<&str>) = granted.into_iter().partition(is_linked);
     if strangers.is_empty() {
         let message = || format!("{service} is exported to {}", linked.join(", "));
@@ -113,7 +113,7 @@ impl BackendReadiness {
         is_usable: bool,
         stored: Option<&Arc<Export>>,
         service: &ServiceName,
-        now: &PlanInput<'_>,
+        input: &PlanInput<'_>,
         history: &mut ExportHistory,
         plan: &mut WritePlan,
     ) -> Self {
@@ -122,23 +122,23 @@ impl BackendReadiness {
         }
         let conditions = Status::conditions(stored.and_then(|export| export.status.as_ref()));
         let before = conditions::find(conditions, READY).map(|c| c.status == "True");
-        let seen = history.observe(now, service, before, plan);
+        let seen = history.observe(input, service, before, plan);
         seen.map_or(Self::Unknown, Self::Known)
     }
 }
 
 fn plan_export(
-    world: &ClusterState,
-    now: &PlanInput<'_>,
+    state: &ClusterState,
+    input: &PlanInput<'_>,
     (name, wanted): (&str, &ResolvedExport),
     told: &ExportFindings<'_>,
     worded: &mut WordedTimes,
     plan: &mut WritePlan,
 ) -> Option<ObjectChange<Export>> {
     let spec = wanted.spec.clone();
-    let Some(stored) = world.exports.get(name) else {
+    let Some(stored) = state.exports.get(name) else {
         let object = Export {
-            metadata: owned_metadata(name, None, world.owner.as_ref()),
+            metadata: owned_metadata(name, None, state.owner.as_ref()),
             spec,
             status: None,
         };
@@ -149,14 +149,15 @@ fn plan_export(
     }
     let conditions = Status::conditions(stored.status.as_ref());
     let generation = stored.metadata.generation;
-    let fresh = conditions::set(conditions, "Valid", &wanted.verdict, generation, &now.timestamp());
+    let fresh =
+        conditions::set(conditions, "Valid", &wanted.verdict, generation, &input.timestamp());
     let fresh = match told.linked {
-        Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &now.timestamp()),
+        Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &input.timestamp()),
         None => conditions::clear(&fresh, "Linked"),
     };
     let by_nodes = |kind| {
         let object = format!("Export {name}");
-        node_reports::NodeCondition { object, generation, kind, is_vague: false, now }
+        node_reports::NodeCondition { object, generation, kind, is_vague: false, input }
     };
     let fresh = by_nodes("Refusing").apply(&fresh, told.refusing, worded, plan);
     let ready = by_nodes(READY);

@@ -41,27 +41,27 @@ impl ExportHistory {
     /// `None` while nothing new is known.
     pub(crate) fn observe(
         &mut self,
-        now: &PlanInput<'_>,
+        input: &PlanInput<'_>,
         service: &ServiceName,
         before: Option<bool>,
         plan: &mut WritePlan,
     ) -> Option<ExportVerdict> {
-        let nodes = &now.peers.nodes;
+        let nodes = &input.peers.nodes;
         let (unserved, others): (Vec<FailingAt<'_>>, Vec<FailingAt<'_>>) =
             nodes.exports.ports_of(service).partition(|(_, p)| p.is_unserved(nodes.answered));
         let steady = Debounced::new(before.unwrap_or(true));
         let seen = self
             .0
             .entry(service.clone())
-            .or_insert(ExportRecord { since: now.at, debounced: steady });
-        let is_known = now.peers.reporting && nodes.answered > 0;
+            .or_insert(ExportRecord { since: input.at, debounced: steady });
+        let is_known = input.peers.reporting && nodes.answered > 0;
         let is_unsaid = nodes.exports.is_cut && unserved.is_empty() && others.is_empty();
         let news = (is_known && !is_unsaid).then_some(unserved.is_empty());
-        plan.wake_at(seen.debounced.observe(news, now.at));
+        plan.wake_at(seen.debounced.observe(news, input.at));
         news?;
         if seen.debounced.value() {
             let first = seen.since + FIRST_VERDICT_TIMEOUT;
-            if before.is_none() && now.at < first {
+            if before.is_none() && input.at < first {
                 plan.wake_at(Some(first));
                 return None;
             }

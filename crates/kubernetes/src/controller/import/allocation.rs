@@ -22,18 +22,18 @@ pub(crate) struct ImportAllocations {
 
 /// Allocates the addresses and ports of all imports.
 pub(crate) fn allocate_imports(
-    world: &ClusterState,
-    now: &PlanInput<'_>,
+    state: &ClusterState,
+    input: &PlanInput<'_>,
     wanted: &BTreeMap<ServiceName, WantedImport>,
 ) -> ImportAllocations {
-    let network = &now.config.network;
+    let network = &input.config.network;
     let mut ports = BTreeMap::new();
     for (service, want) in wanted {
         let name = ServiceRef::from(service).object_name();
-        ports.insert(name, import_ports(world, now, service, want));
+        ports.insert(name, import_ports(state, input, service, want));
     }
-    let mut addresses = allocate_addresses(world, network, wanted);
-    let listen = allocate_listeners(world, network, &ports);
+    let mut addresses = allocate_addresses(state, network, wanted);
+    let listen = allocate_listeners(state, network, &ports);
     for (name, ports) in &mut ports {
         let mine = listen.get(name);
         let count = ports.used.len();
@@ -52,7 +52,7 @@ pub(crate) fn allocate_imports(
 }
 
 fn allocate_addresses(
-    world: &ClusterState,
+    state: &ClusterState,
     network: &NetworkConfig,
     wanted: &BTreeMap<ServiceName, WantedImport>,
 ) -> BTreeMap<String, Allocation> {
@@ -61,10 +61,10 @@ fn allocate_addresses(
         import.spec.addresses.iter().filter_map(|a| a.parse().ok()).collect()
     };
     let held: BTreeMap<String, Vec<IpAddr>> =
-        world.imports.iter().map(|(name, import)| (name.clone(), held(import))).collect();
+        state.imports.iter().map(|(name, import)| (name.clone(), held(import))).collect();
     let mut need = BTreeMap::new();
     for service in wanted.keys() {
-        let families = world.services.get(service).map(|s| slices::families(s));
+        let families = state.services.get(service).map(|s| slices::families(s));
         let families = families.filter(|_| local).unwrap_or_default();
         need.insert(ServiceRef::from(service).object_name(), families);
     }
@@ -78,11 +78,11 @@ fn allocate_addresses(
 
 /// Allocates a listener port to each port of each import.
 fn allocate_listeners(
-    world: &ClusterState,
+    state: &ClusterState,
     network: &NetworkConfig,
     ports: &BTreeMap<String, ImportPorts>,
 ) -> BTreeMap<String, BTreeMap<String, u16>> {
-    let held = world.imports.iter().map(|(name, import)| {
+    let held = state.imports.iter().map(|(name, import)| {
         let ports = import.spec.ports.iter().map(|p| (p.name.clone(), p.listen));
         (name.clone(), ports.collect::<BTreeMap<_, _>>())
     });
@@ -106,21 +106,21 @@ fn allocate_listeners(
 
 /// Returns the used ports as the exporting side announces them, or announced them last.
 fn import_ports(
-    world: &ClusterState,
-    now: &PlanInput<'_>,
+    state: &ClusterState,
+    input: &PlanInput<'_>,
     service: &ServiceName,
     want: &WantedImport,
 ) -> ImportPorts {
-    let stored = world.imports.get(&ServiceRef::from(service).object_name());
+    let stored = state.imports.get(&ServiceRef::from(service).object_name());
     let stored = stored.filter(|import| import.spec.from == want.from.as_str());
-    let uses = want.port_use(world, service);
-    let mut ports = match (want.peer_export(now.peers, service), stored) {
+    let uses = want.port_use(state, service);
+    let mut ports = match (want.peer_export(input.peers, service), stored) {
         (Some(export), _) => uses.select_of_export(export),
         (None, Some(stored)) => uses.select(stored.spec.ports.clone()),
         (None, None) => ImportPorts::default(),
     };
     if let Some(stored) = stored {
-        ports.retained = ports::retained_ports(world, service, stored, &ports.used);
+        ports.retained = ports::retained_ports(state, service, stored, &ports.used);
     }
     ports
 }

@@ -53,12 +53,12 @@ impl Absences {
 
 /// Returns the reason why a Service that a linked cluster exports is not imported automatically.
 fn why_by_name_only(
-    world: &ClusterState,
+    state: &ClusterState,
     service: &ServiceName,
     from: &ClusterName,
 ) -> ConditionVerdict {
     let by_name = format!("`adit import {service} --from {from}` says that {from} is to serve it");
-    if world.was_served(service) {
+    if state.was_served(service) {
         let message = format!(
             "{from} exports {service}, which this cluster has served itself, so it is not imported unasked: {by_name}"
         );
@@ -83,10 +83,10 @@ type LinkBudgets<'a> = BTreeMap<ClusterName, LinkBudget<'a>>;
 
 /// Decides.
 pub(crate) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> ImportDecisions {
-    let ImportFacts { config, world, at, clock, .. } = facts;
+    let ImportFacts { config, state, at, clock, .. } = facts;
     let ImportHistory { missing, quotas, unused } = history;
     missing.before = std::mem::take(&mut missing.since);
-    let mut rooms = quotas.budgets(config, world, (at, clock));
+    let mut budgets = quotas.budgets(config, state, (at, clock));
     let mut imports = ImportDecisions::default();
     for rule in &config.imports {
         let wanted = WantedImport {
@@ -98,10 +98,10 @@ pub(crate) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> Imp
         };
         imports.all.entry(rule.service.clone()).or_insert(wanted);
     }
-    add_annotated(facts, &mut rooms, &mut imports);
-    add_automatic(facts, missing, &mut rooms, &mut imports);
-    for (cluster, room) in rooms {
-        let (left_out, wake) = room.finish(at);
+    add_annotated(facts, &mut budgets, &mut imports);
+    add_automatic(facts, missing, &mut budgets, &mut imports);
+    for (cluster, budget) in budgets {
+        let (left_out, wake) = budget.finish(at);
         imports.left_out.extend(left_out.map(|left_out| (cluster, left_out)));
         imports.wake = imports.wake.into_iter().chain(wake).min();
     }
@@ -113,32 +113,33 @@ pub(crate) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> Imp
 /// Adds imports that Services ask for by annotation.
 fn add_annotated(
     facts: ImportFacts<'_>,
-    rooms: &mut LinkBudgets<'_>,
+    budgets: &mut LinkBudgets<'_>,
     imports: &mut ImportDecisions,
 ) {
-    let ImportFacts { config, world, exported, .. } = facts;
-    for service in world.services.keys() {
+    let ImportFacts { config, state, exported, .. } = facts;
+    for service in state.services.keys() {
         let given_away = exported.get(service) == Some(&ExportOrigin::Named);
         if given_away || imports.all.contains_key(service) {
             continue;
         }
-        if world.is_undecided(service) {
-            let as_it_was = world
+        if state.is_undecided(service) {
+            let as_it_was = state
                 .import_of(service)
-                .and_then(|import| unchanged_import(world, service, import));
+                .and_then(|import| unchanged_import(state, service, import));
             imports.all.extend(as_it_was.map(|wanted| (service.clone(), wanted)));
             continue;
         }
-        let Some(asked) = world.annotations_of(service).annotation(annotation::IMPORT_FROM) else {
+        let Some(asked) = state.annotations_of(service).annotation(annotation::IMPORT_FROM) else {
             continue;
         };
         let wanted = annotated_import(config, service, asked.trim()).and_then(|wanted| {
             let from = &wanted.from;
-            let room = rooms.get_mut(from).ok_or_else(|| format!("there is no link to {from}"))?;
+            let budget =
+                budgets.get_mut(from).ok_or_else(|| format!("there is no link to {from}"))?;
             let cost = import_cost(facts, service, &wanted);
             let full =
                 || format!("there is no room for more imports from {from}: its Link says why");
-            if room.admit(service, cost) { Ok(wanted) } else { Err(full()) }
+            if budget.admit(service, cost) { Ok(wanted) } else { Err(full()) }
         });
         match wanted {
             Ok(wanted) => drop(imports.all.insert(service.clone(), wanted)),
@@ -151,16 +152,16 @@ fn add_annotated(
 fn add_automatic(
     facts: ImportFacts<'_>,
     missing: &mut Absences,
-    rooms: &mut LinkBudgets<'_>,
+    budgets: &mut LinkBudgets<'_>,
     imports: &mut ImportDecisions,
 ) {
-    let ImportFacts { config, world, peers, exported, at, .. } = facts;
+    let ImportFacts { config, state, peers, exported, at, .. } = facts;
     let named: BTreeSet<ServiceName> = imports.all.keys().cloned().collect();
     let mut links: Vec<&ClusterLink> = config.links.iter().collect();
     links.sort_by(|a, b| a.cluster.cmp(&b.cluster));
     let mut offers = Vec::new();
     for link in links {
-        let offer = link_offer(link, world, peers, exported, imports, (missing, at));
+        let offer = link_offer(link, state, peers, exported, imports, (missing, at));
         offers.push((link, offer));
     }
     // Existing imports come first, whichever their cluster: a cluster that begins to export a
@@ -168,7 +169,7 @@ fn add_automatic(
     let standing = offers.iter().map(|(link, offer)| (*link, &offer.standing));
     let all = standing.chain(offers.iter().map(|(link, offer)| (*link, &offer.begins)));
     for (link, services) in all {
-        let Some(room) = rooms.get_mut(&link.cluster) else { continue };
+        let Some(budget) = budgets.get_mut(&link.cluster) else { continue };
         for service in services.iter().filter(|service| !named.contains(service)) {
             if let Some(wanted) = imports.all.get_mut(service) {
                 if wanted.from != link.cluster {
@@ -177,7 +178,7 @@ fn add_automatic(
                 continue;
             }
             let wanted = automatic_import(config, link, service);
-            if room.admit(service, import_cost(facts, service, &wanted)) {
+            if budget.admit(service, import_cost(facts, service, &wanted)) {
                 imports.all.insert(service.clone(), wanted);
             }
         }
@@ -185,11 +186,11 @@ fn add_automatic(
     // Last, so that a cluster that exports such a Service now takes precedence over one that no
     // longer does.
     for (link, offer) in offers {
-        let Some(room) = rooms.get_mut(&link.cluster) else { continue };
-        for service in withdrawn::oldest_first(world, offer.missed) {
+        let Some(budget) = budgets.get_mut(&link.cluster) else { continue };
+        for service in withdrawn::oldest_first(state, offer.missed) {
             let wanted = automatic_import(config, link, &service);
             if !imports.all.contains_key(&service)
-                && room.admit_withdrawn(import_cost(facts, &service, &wanted))
+                && budget.admit_withdrawn(import_cost(facts, &service, &wanted))
             {
                 imports.all.insert(service, wanted);
             }
@@ -214,10 +215,10 @@ fn automatic_import(
 
 /// Returns the cost of an import that nobody named.
 fn import_cost(facts: ImportFacts<'_>, service: &ServiceName, wanted: &WantedImport) -> ImportCost {
-    let stored = facts.world.import_of(service).filter(|i| i.spec.from == wanted.from.as_str());
+    let stored = facts.state.import_of(service).filter(|i| i.spec.from == wanted.from.as_str());
     let told = facts.peers.live_view(&wanted.from).and_then(|view| view.exports.get(service));
     let ports = match told {
-        Some(export) => wanted.port_use(facts.world, service).select_of_export(export).used.len(),
+        Some(export) => wanted.port_use(facts.state, service).select_of_export(export).used.len(),
         None => stored.map_or(0, |import| import.spec.ports.len()),
     };
     ImportCost { ports, stands: stored.is_some() }
@@ -225,14 +226,14 @@ fn import_cost(facts: ImportFacts<'_>, service: &ServiceName, wanted: &WantedImp
 
 /// Returns an import as it was.
 fn unchanged_import(
-    world: &ClusterState,
+    state: &ClusterState,
     service: &ServiceName,
     import: &Import,
 ) -> Option<WantedImport> {
     Some(WantedImport {
         from: import.spec.from.parse().ok()?,
         allow: import.spec.allow.clone(),
-        create_service: world.services.get(service).is_some_and(|s| is_ours(s)),
+        create_service: state.services.get(service).is_some_and(|s| is_ours(s)),
         named: false,
         others: Vec::new(),
     })
@@ -269,7 +270,7 @@ struct LinkOffer {
 /// filled. While that cluster cannot be heard, existing imports from it stay.
 fn link_offer(
     link: &ClusterLink,
-    world: &ClusterState,
+    state: &ClusterState,
     peers: &ObservedPeers,
     exported: &BTreeMap<ServiceName, ExportOrigin>,
     imports: &mut ImportDecisions,
@@ -279,25 +280,10 @@ fn link_offer(
         return LinkOffer::default();
     }
     let fits = |s: &ServiceName| NamePattern::any_matches(&link.import, &s.namespace);
-    let imported = |service: &ServiceName| {
-        let import = world.import_of(service).filter(|i| i.spec.from == link.cluster.as_str());
-        // A Service that gets pods of its own is served by these alone from then on, and a Service
-        // that we export and once served is ours again. Endpoints of somebody else in a Service
-        // that cannot have pods are no such statement: our endpoints are taken out, and the import
-        // stays, not ready, with that reason.
-        let ours = exported.contains_key(service) && world.was_served(service);
-        let fillable = world.is_stub(service) || !world.services.contains_key(service);
-        import.is_some() && fillable && !ours
-    };
-    let names = world.imports.values().filter_map(|import| import.spec.service.parse().ok());
+    let imported = |service: &ServiceName| is_imported(link, state, exported, service);
+    let names = state.imports.values().filter_map(|import| import.spec.service.parse().ok());
     let standing: Vec<ServiceName> = names.filter(|s| fits(s) && imported(s)).collect();
-    let made = |(s, object): &(&ServiceName, &Arc<Service>)| {
-        let made_for = object.annotations().get(MADE_FOR);
-        let ours = is_ours(object) && made_for.is_some_and(|c| c == link.cluster.as_str());
-        link.create_services && ours && fits(s)
-    };
-    let made = world.services.iter().filter(made).map(|(service, _)| service);
-    let mut stubs: BTreeSet<ServiceName> = made.cloned().collect();
+    let mut stubs = made_services(link, state);
     let Some(view) = peers.live_view(&link.cluster) else {
         imports.stubs.append(&mut stubs);
         return LinkOffer { standing, ..LinkOffer::default() };
@@ -313,32 +299,60 @@ fn link_offer(
     };
     let (standing, mut missed): (Vec<_>, Vec<_>) =
         standing.into_iter().partition(|service| lasts(service, NOT_READY_DELAY));
-    missed.retain(|service| withdrawn::stays_listed(world, service));
+    missed.retain(|service| withdrawn::stays_listed(state, service));
     stubs.retain(|service| lasts(service, STUB_REMOVAL_DELAY));
     imports.stubs.append(&mut stubs);
     let offered = || view.exports.iter().filter(|(service, _)| fits(service));
     // Before their Services exist, so that these need not wait once they are created.
     imports.candidates.extend(offered().map(|(s, _)| s).take(MAX_IMPORTS).cloned());
-    let here = offered().map(|(s, _)| s).filter(|s| world.services.contains_key(*s));
+    let here = offered().map(|(s, _)| s).filter(|s| state.services.contains_key(*s));
     imports.candidates.extend(here.cloned());
     let idle = |s: &&ServiceName| {
-        let known = world.services.contains_key(*s) && world.observed_services.contains(s.name());
-        let waits_for_a_name = world.was_served(s) || (known && !world.is_stub(s));
-        waits_for_a_name && !imported(s) && !world.is_undecided(s) && !exported.contains_key(*s)
+        let known = state.services.contains_key(*s) && state.observed_services.contains(s.name());
+        let waits_for_a_name = state.was_served(s) || (known && !state.is_stub(s));
+        waits_for_a_name && !imported(s) && !state.is_undecided(s) && !exported.contains_key(*s)
     };
     let idle = offered().map(|(s, _)| s).filter(idle);
-    let why = |s: &ServiceName| (s.clone(), why_by_name_only(world, s, &link.cluster));
+    let why = |s: &ServiceName| (s.clone(), why_by_name_only(state, s, &link.cluster));
     imports.only_by_name.extend(idle.map(why));
     let begins = offered()
-        .filter(|(s, export)| !imported(s) && may_start(link, world, (view, s, export), exported));
+        .filter(|(s, export)| !imported(s) && may_start(link, state, (view, s, export), exported));
     let begins = begins.map(|(service, _)| service.clone()).collect();
     LinkOffer { standing, begins, missed }
+}
+
+/// Returns whether a link imports a Service already, and may go on.
+fn is_imported(
+    link: &ClusterLink,
+    state: &ClusterState,
+    exported: &BTreeMap<ServiceName, ExportOrigin>,
+    service: &ServiceName,
+) -> bool {
+    let import = state.import_of(service).filter(|i| i.spec.from == link.cluster.as_str());
+    // A Service that gets pods of its own is served by these alone from then on, and a Service that we export and once
+    // served is ours again. Endpoints of somebody else in a Service that cannot have pods are no such statement: our
+    // endpoints are taken out, and the import stays, not ready, with that reason.
+    let ours = exported.contains_key(service) && state.was_served(service);
+    let fillable = state.is_stub(service) || !state.services.contains_key(service);
+    import.is_some() && fillable && !ours
+}
+
+/// Returns the Services that were made for a link and that it may still have made.
+fn made_services(link: &ClusterLink, state: &ClusterState) -> BTreeSet<ServiceName> {
+    let is_made = |(service, object): &(&ServiceName, &Arc<Service>)| {
+        let made_for = object.annotations().get(MADE_FOR);
+        let ours = is_ours(object) && made_for.is_some_and(|c| c == link.cluster.as_str());
+        let fits = NamePattern::any_matches(&link.import, &service.namespace);
+        link.create_services && ours && fits
+    };
+    let made = state.services.iter().filter(is_made).map(|(service, _)| service);
+    made.cloned().collect()
 }
 
 /// Returns whether a Service that is not imported yet may be, without anybody having named it.
 fn may_start(
     link: &ClusterLink,
-    world: &ClusterState,
+    state: &ClusterState,
     (view, service, export): (&ClusterView, &ServiceName, &PeerExport),
     exported: &BTreeMap<ServiceName, ExportOrigin>,
 ) -> bool {
@@ -349,13 +363,13 @@ fn may_start(
         Some(ExportOrigin::Implied) => !view.has_ready_backend(export),
         None => false,
     };
-    let waits = if world.services.contains_key(service) {
-        let known = world.observed_services.contains(service.name());
-        known && world.is_stub(service) && !world.was_served(service)
+    let waits = if state.services.contains_key(service) {
+        let known = state.observed_services.contains(service.name());
+        known && state.is_stub(service) && !state.was_served(service)
     } else {
-        link.create_services && world.namespaces.contains(service.namespace.as_str())
+        link.create_services && state.namespaces.contains(service.namespace.as_str())
     };
-    waits && !ours_to_give && !world.is_undecided(service)
+    waits && !ours_to_give && !state.is_undecided(service)
 }
 
 #[cfg(test)]

@@ -35,10 +35,10 @@ impl WantedImport {
     /// Returns which ports of an export are used.
     pub(crate) fn port_use<'a>(
         &self,
-        world: &'a ClusterState,
+        state: &'a ClusterState,
         service: &ServiceName,
     ) -> PortUse<'a> {
-        let service = world.services.get(service).map(|service| &**service);
+        let service = state.services.get(service).map(|service| &**service);
         PortUse { service, creates_service: self.create_service, named: self.named }
     }
 
@@ -77,7 +77,7 @@ pub(crate) struct ImportDecisions {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ImportFacts<'a> {
     pub(crate) config: &'a ClusterConfig,
-    pub(crate) world: &'a ClusterState,
+    pub(crate) state: &'a ClusterState,
     pub(crate) peers: &'a ObservedPeers,
     /// The Services of this cluster that somebody wants to export.
     pub(crate) exported: &'a BTreeMap<ServiceName, ExportOrigin>,

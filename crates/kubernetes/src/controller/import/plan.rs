@@ -27,25 +27,25 @@ use crate::controller::plan::{
 use crate::ownership::owned_metadata;
 
 pub(crate) fn plan_imports(
-    world: &ClusterState,
-    now: &PlanInput<'_>,
+    state: &ClusterState,
+    input: &PlanInput<'_>,
     imports: &ImportDecisions,
     (history, worded): (&mut ReadinessHistory, &mut WordedTimes),
     plan: &mut WritePlan,
 ) {
     let wanted = &imports.all;
     history.retain(|(service, from), _| wanted.get(service).is_some_and(|w| w.from == *from));
-    let ImportAllocations { addresses, mut ports } = allocate_imports(world, now, wanted);
+    let ImportAllocations { addresses, mut ports } = allocate_imports(state, input, wanted);
     let mut slices = BTreeSet::new();
     let mut stubs: BTreeSet<&ServiceName> = imports.stubs.iter().collect();
     for (service, want) in wanted {
         let name = ServiceRef::from(service).object_name();
         let subject = ImportSubject {
-            world,
-            now,
+            state,
+            input,
             service,
             want,
-            stored: world.imports.get(&name),
+            stored: state.imports.get(&name),
             allocation: addresses.get(&name).cloned().unwrap_or_default(),
             ports: ports.remove(&name).unwrap_or_default(),
             name,
@@ -55,12 +55,12 @@ pub(crate) fn plan_imports(
         }
         subject.plan((history, worded), plan, &mut slices);
     }
-    for (service, object) in &world.services {
+    for (service, object) in &state.services {
         if is_ours(object) && !stubs.contains(service) {
             plan.writes.push(PlannedWrite::Service(ObjectChange::Delete(object.clone())));
         }
     }
-    for (key, slice) in &world.slices {
+    for (key, slice) in &state.slices {
         if !slices.contains(key) {
             plan.writes.push(PlannedWrite::Slice(ObjectChange::Delete(slice.clone())));
         }
@@ -69,10 +69,10 @@ pub(crate) fn plan_imports(
     let why = imports.only_by_name.iter();
     let why: BTreeMap<String, &ConditionVerdict> =
         why.map(|(service, verdict)| (ServiceRef::from(service).object_name(), verdict)).collect();
-    for (name, stored) in &world.imports {
+    for (name, stored) in &state.imports {
         if !kept.contains(name) {
             plan.writes.extend(
-                plan_release(stored, why.get(name).copied(), now).map(PlannedWrite::Import),
+                plan_release(stored, why.get(name).copied(), input).map(PlannedWrite::Import),
             );
         }
     }
@@ -85,7 +85,7 @@ impl ImportSubject<'_> {
         plan: &mut WritePlan,
         kept: &mut BTreeSet<(String, String)>,
     ) {
-        let stub = self.world.services.get(self.service);
+        let stub = self.state.services.get(self.service);
         self.plan_stub(stub, plan);
         let verdict = self.verdict(history, plan);
         self.warn_of_left_out(plan);
@@ -98,7 +98,7 @@ impl ImportSubject<'_> {
             return;
         };
         let mut unwritten = None;
-        if !self.world.observed_services.contains(self.service.name()) {
+        if !self.state.observed_services.contains(self.service.name()) {
             self.keep_slices(kept);
         } else if let (Some(stub), None) = (stub, &blocked) {
             let planned = plan.writes.len();
@@ -106,7 +106,7 @@ impl ImportSubject<'_> {
             let is_ready = history.get(&key).is_some_and(Debounced::value);
             self.plan_slices((stub, &filled), is_ready, plan, kept);
             let writes = &plan.writes[planned..];
-            unwritten = writes.iter().find_map(|write| self.now.failing.get(&write.key()));
+            unwritten = writes.iter().find_map(|write| self.input.failing.get(&write.key()));
             if !writes.is_empty() && unwritten.is_none() {
                 // The objects are written before the status that describes them.
                 return;
@@ -118,7 +118,7 @@ impl ImportSubject<'_> {
         });
         let blocked = blocked.or(unwritten);
         if let Some(blocked) = &blocked {
-            let about = service_reference(self.world, self.service);
+            let about = service_reference(self.state, self.service);
             plan.warn(about, blocked.reason, &blocked.message);
         }
         self.plan_status(stored, blocked.or(verdict), worded, plan);
@@ -144,7 +144,7 @@ impl ImportSubject<'_> {
                 self.ports.left_out,
                 if self.want.named { "" } else { " that imports do not name" }
             );
-            plan.warn(service_reference(self.world, service), "TooManyPorts", &message);
+            plan.warn(service_reference(self.state, service), "TooManyPorts", &message);
         }
     }
 
@@ -157,13 +157,13 @@ impl ImportSubject<'_> {
         plan: &mut WritePlan,
         kept: &mut BTreeSet<(String, String)>,
     ) {
-        if !self.world.has_endpoints(self.service) {
+        if !self.state.has_endpoints(self.service) {
             self.keep_slices(kept);
         }
         let change = match self.stored {
             Some(stored) => ObjectChange::Replace(Box::new(Import { spec, ..(**stored).clone() })),
             None => {
-                let metadata = owned_metadata(self.name.clone(), None, self.world.owner.as_ref());
+                let metadata = owned_metadata(self.name.clone(), None, self.state.owner.as_ref());
                 ObjectChange::Create(Box::new(Import { metadata, spec, status: None }))
             }
         };
@@ -174,10 +174,10 @@ impl ImportSubject<'_> {
         if !self.want.create_service || self.ports.used.is_empty() || self.why_unfit().is_some() {
             return;
         }
-        let mode = self.now.config.network.mode;
+        let mode = self.input.config.network.mode;
         let change = match stub {
-            None if self.world.namespaces.contains(self.service.namespace.as_str()) => {
-                let owner = self.world.owner.as_ref();
+            None if self.state.namespaces.contains(self.service.namespace.as_str()) => {
+                let owner = self.state.owner.as_ref();
                 let stub = slices::stub_service(
                     self.service,
                     &self.want.from,
@@ -201,14 +201,14 @@ impl ImportSubject<'_> {
         plan: &mut WritePlan,
         kept: &mut BTreeSet<(String, String)>,
     ) {
-        let behind = match self.now.config.network.mode {
+        let behind = match self.input.config.network.mode {
             NetworkMode::LocalRange => EndpointSource::Local(&self.allocation.addresses),
-            NetworkMode::NodeAddress => EndpointSource::Nodes(&self.world.nodes),
+            NetworkMode::NodeAddress => EndpointSource::Nodes(&self.state.nodes),
         };
-        let owner = self.world.owner.as_ref();
+        let owner = self.state.owner.as_ref();
         for slice in slices::import_slices(self.service, stub, ports, behind, ready, owner) {
             let key = (slice.namespace().unwrap_or_default(), slice.name_any());
-            match self.world.slices.get(&key) {
+            match self.state.slices.get(&key) {
                 None => {
                     plan.writes.push(PlannedWrite::Slice(ObjectChange::Create(Box::new(slice))))
                 }
@@ -240,7 +240,7 @@ impl ImportSubject<'_> {
     ) {
         let before = Status::conditions(stored.status.as_ref());
         let generation = stored.metadata.generation;
-        let clock = self.now.timestamp();
+        let clock = self.input.timestamp();
         let mut fresh = before.to_vec();
         if let Some(verdict) = verdict {
             if verdict.good && conditions::find(before, SERVED).is_none() {
@@ -261,7 +261,7 @@ impl ImportSubject<'_> {
                 self.want.from,
                 others.join(", ")
             );
-            plan.warn(service_reference(self.world, self.service), "SeveralClusters", &message);
+            plan.warn(service_reference(self.state, self.service), "SeveralClusters", &message);
             let conflict = ConditionVerdict::good("SeveralClusters", message);
             fresh = conditions::set(&fresh, "Conflict", &conflict, generation, &clock);
         }
@@ -282,18 +282,18 @@ impl ImportSubject<'_> {
         worded: &mut WordedTimes,
         plan: &mut WritePlan,
     ) -> Vec<Condition> {
-        let (now, name) = (self.now, self.service.to_string());
+        let (input, name) = (self.input, self.service.to_string());
         let mut fresh = before.to_vec();
         for (kind, topic, verdict) in [
-            ("Refusing", "CallersRefused", node_reports::refused_callers(now, "import", &name)),
-            ("NotServed", "NotServed", node_reports::broken_locally(now, &name)),
+            ("Refusing", "CallersRefused", node_reports::refused_callers(input, "import", &name)),
+            ("NotServed", "NotServed", node_reports::broken_locally(input, &name)),
         ] {
             if let Some(verdict) = &verdict {
-                plan.warn(service_reference(self.world, self.service), topic, &verdict.message);
+                plan.warn(service_reference(self.state, self.service), topic, &verdict.message);
             }
             let object = format!("Import {name}");
             let told =
-                node_reports::NodeCondition { object, generation, kind, is_vague: false, now };
+                node_reports::NodeCondition { object, generation, kind, is_vague: false, input };
             fresh = told.apply(&fresh, verdict.as_ref(), worded, plan);
         }
         fresh

@@ -75,14 +75,14 @@ impl PortUse<'_> {
 
 /// Returns the ports of a stored import that a slice of ours names, except `used`.
 pub(crate) fn retained_ports(
-    world: &ClusterState,
+    state: &ClusterState,
     service: &ServiceName,
     stored: &Import,
     used: &[ImportPort],
 ) -> Vec<ImportPort> {
     let key =
         |suffix: &&str| (service.namespace.to_string(), format!("{}{suffix}", service.name()));
-    let slices = slices::NAME_SUFFIXES.iter().filter_map(|suffix| world.slices.get(&key(suffix)));
+    let slices = slices::NAME_SUFFIXES.iter().filter_map(|suffix| state.slices.get(&key(suffix)));
     let named: BTreeSet<i32> =
         slices.flat_map(|slice| slice.ports.iter().flatten()).filter_map(|p| p.port).collect();
     let stays = |port: &&ImportPort| {

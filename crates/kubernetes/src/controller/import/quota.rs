@@ -131,7 +131,7 @@ pub(crate) struct LinkQuotas(BTreeMap<ClusterName, ServiceCreations>);
 /// The budget of one cluster in one pass.
 #[derive(Debug)]
 pub(crate) struct LinkBudget<'a> {
-    world: &'a ClusterState,
+    state: &'a ClusterState,
     made: &'a mut ServiceCreations,
     /// Number of addresses that it holds (in mode `nodeAddress`: ports), and below the most that it
     /// may hold.
@@ -151,7 +151,7 @@ impl LinkQuotas {
     pub(crate) fn budgets<'a>(
         &'a mut self,
         config: &ClusterConfig,
-        world: &'a ClusterState,
+        state: &'a ClusterState,
         (at, clock): (Instant, Timestamp),
     ) -> BTreeMap<ClusterName, LinkBudget<'a>> {
         let linked: BTreeSet<&ClusterName> = config.links.iter().map(|l| &l.cluster).collect();
@@ -160,25 +160,25 @@ impl LinkQuotas {
             config.imports.iter().map(|r| ServiceRef::from(&r.service).object_name()).collect();
         for cluster in &linked {
             let begin = || ServiceCreations {
-                left: remaining_by_record(world, cluster, &named, clock),
+                left: remaining_by_record(state, cluster, &named, clock),
                 since: at,
                 admitted: BTreeSet::new(),
             };
             self.0.entry((*cluster).clone()).or_insert_with(begin).refill(at);
         }
         let by_ports = config.network.mode == NetworkMode::NodeAddress;
-        let share = address_share(config, world);
+        let share = address_share(config, state);
         let mut held: BTreeMap<&str, usize> = BTreeMap::new();
-        for import in unnamed_imports(world, &named) {
+        for import in unnamed_imports(state, &named) {
             let units = if by_ports { import.spec.ports.len() } else { 1 };
             *held.entry(&import.spec.from).or_default() += units;
         }
-        let room = |(cluster, made): (&ClusterName, &'a mut ServiceCreations)| {
+        let budget_of = |(cluster, made): (&ClusterName, &'a mut ServiceCreations)| {
             let held = held.get(cluster.as_str()).copied().unwrap_or_default();
             let left_out = OmittedImports { share, ..OmittedImports::default() };
             let (imports, ports, kept, admitted) = (0, 0, (0, 0), BTreeSet::new());
-            let room = LinkBudget {
-                world,
+            let budget = LinkBudget {
+                state,
                 made,
                 held,
                 share,
@@ -189,9 +189,9 @@ impl LinkQuotas {
                 admitted,
                 left_out,
             };
-            (cluster.clone(), room)
+            (cluster.clone(), budget)
         };
-        self.0.iter_mut().map(room).collect()
+        self.0.iter_mut().map(budget_of).collect()
     }
 }
 
@@ -202,7 +202,7 @@ impl LinkBudget<'_> {
             self.left_out.imports += 1;
             return false;
         }
-        let on_record = self.world.imports.contains_key(&ServiceRef::from(service).object_name());
+        let on_record = self.state.imports.contains_key(&ServiceRef::from(service).object_name());
         let units = match (cost.stands || on_record, self.by_ports) {
             (true, _) => 0,
             (false, true) => cost.ports,
@@ -212,7 +212,7 @@ impl LinkBudget<'_> {
             self.left_out.addresses += 1;
             return false;
         }
-        let makes = !cost.stands && !self.world.services.contains_key(service);
+        let makes = !cost.stands && !self.state.services.contains_key(service);
         if makes && !self.may_create(service) {
             self.left_out.made += 1;
             return false;
@@ -258,26 +258,26 @@ impl LinkBudget<'_> {
 
 /// Returns the Import objects that the configuration does not name, released ones included.
 fn unnamed_imports<'a>(
-    world: &'a ClusterState,
+    state: &'a ClusterState,
     named: &BTreeSet<String>,
 ) -> impl Iterator<Item = &'a crate::api::Import> {
-    let other = world.imports.iter().filter(move |(name, _)| !named.contains(*name));
+    let other = state.imports.iter().filter(move |(name, _)| !named.contains(*name));
     other.map(|(_, import)| &**import)
 }
 
 /// Returns how many Services may be created for a cluster now, judged by the Import objects. Each
 /// lasts for a day after its end, so they show everything that was created in this time.
 fn remaining_by_record(
-    world: &ClusterState,
+    state: &ClusterState,
     cluster: &ClusterName,
     named: &BTreeSet<String>,
     clock: Timestamp,
 ) -> u32 {
     let filled_a_stub = |import: &crate::api::Import| {
         let service = import.spec.service.parse().ok();
-        service.and_then(|s| world.services.get(&s)).is_some_and(|s| !is_ours(s))
+        service.and_then(|s| state.services.get(&s)).is_some_and(|s| !is_ours(s))
     };
-    let ours = unnamed_imports(world, named)
+    let ours = unnamed_imports(state, named)
         .filter(|import| import.spec.from == cluster.as_str() && !filled_a_stub(import));
     let mut made: Vec<i64> =
         ours.filter_map(|import| Some(import.creation_timestamp()?.0.as_millisecond())).collect();
@@ -297,7 +297,7 @@ fn remaining_by_record(
 
 /// Returns the most addresses (in mode `nodeAddress`: ports) of one cluster: a quarter of all if
 /// others are linked, and three quarters if none is, so that named imports find room.
-fn address_share(config: &ClusterConfig, world: &ClusterState) -> usize {
+fn address_share(config: &ClusterConfig, state: &ClusterState) -> usize {
     let network = &config.network;
     let of_range =
         |bits: u8| 1_usize.checked_shl(u32::from(bits)).unwrap_or(usize::MAX).saturating_sub(2);
@@ -305,7 +305,7 @@ fn address_share(config: &ClusterConfig, world: &ClusterState) -> usize {
         NetworkMode::NodeAddress => usize::from(FIRST_NODE_PORT - network.listener_port),
         NetworkMode::LocalRange => {
             let v4 = of_range(32 - network.range.1.min(32));
-            let has_v6 = world.services.values().any(|service| slices::families(service).v6);
+            let has_v6 = state.services.values().any(|service| slices::families(service).v6);
             if has_v6 { v4.min(of_range(128 - network.range6.1.min(128))) } else { v4 }
         }
     };

@@ -16,17 +16,17 @@ const ADDRESS_REST_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 pub(crate) fn plan_release(
     stored: &Arc<Import>,
     why: Option<&ConditionVerdict>,
-    now: &PlanInput<'_>,
+    input: &PlanInput<'_>,
 ) -> Option<ObjectChange<Import>> {
     let since = stored.spec.released_at.as_ref().and_then(|t| t.parse::<Timestamp>().ok());
     match since {
-        Some(since) if now.clock.duration_since(since) >= ADDRESS_REST_LIFETIME => {
+        Some(since) if input.clock.duration_since(since) >= ADDRESS_REST_LIFETIME => {
             Some(ObjectChange::Delete(stored.clone()))
         }
-        Some(_) => released_status(stored, why, now),
+        Some(_) => released_status(stored, why, input),
         None => {
             let mut object = (**stored).clone();
-            object.spec.released_at = Some(now.timestamp());
+            object.spec.released_at = Some(input.timestamp());
             Some(ObjectChange::Replace(Box::new(object)))
         }
     }
@@ -36,7 +36,7 @@ pub(crate) fn plan_release(
 fn released_status(
     stored: &Import,
     why: Option<&ConditionVerdict>,
-    now: &PlanInput<'_>,
+    input: &PlanInput<'_>,
 ) -> Option<ObjectChange<Import>> {
     let before = Status::conditions(stored.status.as_ref());
     let message =
@@ -44,7 +44,7 @@ fn released_status(
     let verdict = why.cloned().unwrap_or_else(|| ConditionVerdict::bad("Released", message));
     let fresh = conditions::clear(&conditions::clear(before, "Conflict"), SERVED);
     let fresh =
-        conditions::set(&fresh, "Ready", &verdict, stored.metadata.generation, &now.timestamp());
+        conditions::set(&fresh, "Ready", &verdict, stored.metadata.generation, &input.timestamp());
     (fresh != before).then(|| {
         let status = Some(Status { conditions: fresh });
         ObjectChange::Status(Box::new(Import { status, ..stored.clone() }))

@@ -15,8 +15,8 @@ use crate::controller::plan::PlanInput;
 
 /// An import, and everything that belongs to it.
 pub(crate) struct ImportSubject<'a> {
-    pub(crate) world: &'a ClusterState,
-    pub(crate) now: &'a PlanInput<'a>,
+    pub(crate) state: &'a ClusterState,
+    pub(crate) input: &'a PlanInput<'a>,
     pub(crate) service: &'a ServiceName,
     pub(crate) want: &'a WantedImport,
     pub(crate) stored: Option<&'a Arc<Import>>,
@@ -28,7 +28,7 @@ pub(crate) struct ImportSubject<'a> {
 impl ImportSubject<'_> {
     /// Returns the export as its cluster announces it.
     pub(crate) fn peer_export(&self) -> Option<&PeerExport> {
-        self.want.peer_export(self.now.peers, self.service)
+        self.want.peer_export(self.input.peers, self.service)
     }
 
     /// Returns the reason why no Service can be created as the other side describes it: the API
@@ -52,8 +52,8 @@ impl ImportSubject<'_> {
 
     /// Returns what serves in its place; what the object says until somebody has looked.
     pub(crate) fn displaced_by(&self) -> Option<String> {
-        if self.world.observed_services.contains(self.service.name()) {
-            return self.world.served_by.get(self.service).cloned();
+        if self.state.observed_services.contains(self.service.name()) {
+            return self.state.served_by.get(self.service).cloned();
         }
         self.stored?.spec.displaced_by.clone()
     }

@@ -33,7 +33,7 @@ impl ImportSubject<'_> {
     ) -> Option<ConditionVerdict> {
         let (service, from) = (self.service, &self.want.from);
         let before = self.condition_before();
-        let peers = self.now.peers;
+        let peers = self.input.peers;
         let export = self.peer_export();
         let ready = export
             .map(|export| peers.live_view(from).is_some_and(|view| view.has_ready_backend(export)));
@@ -43,10 +43,10 @@ impl ImportSubject<'_> {
         let debounced = history
             .entry((service.clone(), from.clone()))
             .or_insert_with(|| Debounced::new(before.is_some_and(|c| c.status == "True")));
-        plan.wake_at(debounced.observe(seen, self.now.at));
+        plan.wake_at(debounced.observe(seen, self.input.at));
         if debounced.value() {
             if let Some(message) = export.and_then(|export| self.why_grants_miss(export)) {
-                plan.warn(service_reference(self.world, service), "NobodyAllowed", &message);
+                plan.warn(service_reference(self.state, service), "NobodyAllowed", &message);
                 return Some(ConditionVerdict::bad("NobodyAllowed", message));
             }
             return Some(ConditionVerdict::good("Ready", format!("{from} serves {service}")));
@@ -90,7 +90,7 @@ impl ImportSubject<'_> {
                      again, and `kubectl delete import {}` here says that it is wanted no longer",
                     self.name
                 );
-                plan.warn(service_reference(self.world, service), "Withdrawn", &message);
+                plan.warn(service_reference(self.state, service), "Withdrawn", &message);
                 ConditionVerdict::bad("Withdrawn", message)
             }
             (true, None) => ConditionVerdict::bad(
@@ -116,7 +116,7 @@ impl ImportSubject<'_> {
         filled: &[EndpointPort],
     ) -> Option<ConditionVerdict> {
         let (service, from) = (self.service, &self.want.from);
-        if !self.now.config.links.iter().any(|l| l.cluster == *from) {
+        if !self.input.config.links.iter().any(|l| l.cluster == *from) {
             return Some(ConditionVerdict::bad("NotLinked", format!("there is no link to {from}")));
         }
         let makes = self.want.create_service && stub.is_none_or(|stub| is_ours(stub));
@@ -125,7 +125,7 @@ impl ImportSubject<'_> {
             return Some(ConditionVerdict::bad("BadExport", message));
         }
         let Some(stub) = stub else {
-            if !self.world.namespaces.contains(service.namespace.as_str()) {
+            if !self.state.namespaces.contains(service.namespace.as_str()) {
                 let message = format!("there is no namespace {}", service.namespace);
                 return Some(ConditionVerdict::bad("NoNamespace", message));
             }
@@ -143,7 +143,7 @@ impl ImportSubject<'_> {
             return Some(self.displaced_verdict(&by));
         }
         if self.allocation.exhausted {
-            return Some(match self.now.config.network.mode {
+            return Some(match self.input.config.network.mode {
                 NetworkMode::LocalRange => ConditionVerdict::bad(
                     "AddressesExhausted",
                     "no address of the node-local range is free (network.range, range6)",

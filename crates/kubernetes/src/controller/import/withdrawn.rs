@@ -32,17 +32,17 @@ pub(crate) fn was_ready(import: &Import) -> bool {
 }
 
 /// Returns whether an import that is no longer exported to us stays listed.
-pub(crate) fn stays_listed(world: &ClusterState, service: &ServiceName) -> bool {
-    world.services.contains_key(service) && world.import_of(service).is_some_and(was_ready)
+pub(crate) fn stays_listed(state: &ClusterState, service: &ServiceName) -> bool {
+    state.services.contains_key(service) && state.import_of(service).is_some_and(was_ready)
 }
 
 /// Sorts these imports, the oldest first.
 pub(crate) fn oldest_first(
-    world: &ClusterState,
+    state: &ClusterState,
     mut services: Vec<ServiceName>,
 ) -> Vec<ServiceName> {
     let age = |service: &ServiceName| {
-        world.import_of(service).and_then(|import| import.creation_timestamp()).map(|time| time.0)
+        state.import_of(service).and_then(|import| import.creation_timestamp()).map(|time| time.0)
     };
     services.sort_by_cached_key(|service| (age(service), service.clone()));
     services

@@ -13,7 +13,7 @@ fn config(text: &str) -> ClusterConfig {
 const LINK: &str = "links:\n  - cluster: bank\n    trustDomain: bank.adit.internal\n    \
                     trustBundle: x\n  - cluster: lab\n    trustDomain: lab.adit.internal\n    trustBundle: y\n";
 
-fn world(services: &[Value]) -> ClusterState {
+fn state(services: &[Value]) -> ClusterState {
     let service = |value: &Value| {
         let service: Service = serde_json::from_value(value.clone()).unwrap();
         let name = service.metadata.name.clone().unwrap();
@@ -42,13 +42,13 @@ fn a_name_counts_more_than_labels_and_labels_more_than_an_annotation() {
     let selected = "  - select: {namespaces: [\"team-*\"], labels: {type: agent}}\n    \
                     allow: [{cluster: bank, namespace: selected, serviceAccount: x}]\n";
     let annotations = json!({"adit.dev/export": "bank", "adit.dev/allow": "bank/annotated/x"});
-    let world = world(&[service(json!({"type": "agent"}), annotations)]);
+    let state = state(&[service(json!({"type": "agent"}), annotations)]);
     for (rules, expected) in [
         (format!("exports:\n{selected}{named}"), "named"),
         (format!("exports:\n{selected}"), "selected"),
         (String::new(), "annotated"),
     ] {
-        let exports = decide(&config(&format!("{LINK}{OPEN}{rules}")), &world, &BTreeSet::new());
+        let exports = decide(&config(&format!("{LINK}{OPEN}{rules}")), &state, &BTreeSet::new());
         let export = &exports.all[&bot()];
         assert_eq!(export.spec.allow[0].workloads.namespace, expected);
         assert!(export.verdict.good, "{:?}", export.verdict);
@@ -58,7 +58,7 @@ fn a_name_counts_more_than_labels_and_labels_more_than_an_annotation() {
 #[test]
 fn a_tenant_publishes_nothing_that_its_namespace_may_not() {
     let asks = |to: &str| {
-        world(&[service(
+        state(&[service(
             json!({}),
             json!({"adit.dev/export": to, "adit.dev/allow": "lab/*/*,bank/*/*"}),
         )])
@@ -79,13 +79,13 @@ fn what_an_agent_says_counts_and_not_its_stale_copy() {
     let mut stub = service(json!({}), json!({"adit.dev/export": "bank"}));
     stub["metadata"]["ownerReferences"] =
         json!([{"apiVersion": "kagent.dev/v1alpha2", "kind": "Agent", "name": "bot", "uid": "1"}]);
-    let mut world = world(&[stub]);
+    let mut state = state(&[stub]);
     let config = config(&format!("{LINK}{OPEN}"));
-    assert!(decide(&config, &world, &BTreeSet::new()).all.contains_key(&bot()));
-    world
+    assert!(decide(&config, &state, &BTreeSet::new()).all.contains_key(&bot()));
+    state
         .agents
         .insert(bot(), k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta::default());
-    assert!(!decide(&config, &world, &BTreeSet::new()).all.contains_key(&bot()));
+    assert!(!decide(&config, &state, &BTreeSet::new()).all.contains_key(&bot()));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn what_cannot_be_exported_says_why_and_allows_nobody() {
         (vec![good], false, "Exported"),
     ] {
         let imported = if imported { [bot()].into() } else { BTreeSet::new() };
-        let exports = decide(&config, &world(&services), &imported);
+        let exports = decide(&config, &state(&services), &imported);
         let export = &exports.all[&bot()];
         assert_eq!(export.verdict.reason, reason);
         assert_eq!(export.spec.allow.is_empty(), !export.verdict.good, "{reason}");
@@ -147,7 +147,7 @@ fn what_no_cluster_could_be_told_is_left_out_and_says_what_to_do() {
         let mut other = service(json!({}), open_to_bank());
         other["metadata"]["name"] = "other".into();
         let config = config(&format!("{LINK}{OPEN}"));
-        let exports = decide(&config, &world(&[one, other]), &BTreeSet::new());
+        let exports = decide(&config, &state(&[one, other]), &BTreeSet::new());
         let export = &exports.all[&bot()];
         assert_eq!(export.verdict.reason, reason);
         assert!(export.verdict.message.contains(says), "{}", export.verdict.message);
@@ -170,13 +170,13 @@ fn many(namespace: &str, count: usize, year: u16) -> Vec<Value> {
 }
 
 /// Stores what was decided, as the controller does: the next pass finds it.
-fn stored(world: &mut ClusterState, exports: &ExportDecisions, year: u16) {
+fn stored(state: &mut ClusterState, exports: &ExportDecisions, year: u16) {
     for resolved in exports.all.values() {
         let name = resolved.spec.service.object_name();
         let mut made = api::Export::new(&name, resolved.spec.clone());
         let time = json!(format!("{year}-01-01T00:00:00Z"));
         made.metadata.creation_timestamp = serde_json::from_value(time).unwrap();
-        world.exports.entry(name).or_insert_with(|| Arc::new(made));
+        state.exports.entry(name).or_insert_with(|| Arc::new(made));
     }
 }
 
@@ -190,8 +190,8 @@ fn no_namespace_takes_the_places_of_others() {
     let config = config(&format!("{LINK}{OPEN}{named}"));
     let mut services = many("team-z", 3, 2026);
     services.extend(many("team-a", 20_000, 2025));
-    let mut world = world(&services);
-    let exports = decide(&config, &world, &BTreeSet::new());
+    let mut state = state(&services);
+    let exports = decide(&config, &state, &BTreeSet::new());
     assert_eq!(of_namespace(&exports, "team-z"), 3);
     assert_eq!(of_namespace(&exports, "team-a"), limits::NAMESPACE_EXPORTS + 1, "one is named");
     assert_eq!(exports.left_out.len(), 20_000 - limits::NAMESPACE_EXPORTS - 1);
@@ -199,11 +199,11 @@ fn no_namespace_takes_the_places_of_others() {
     let line = limits::describe_left_out(&exports.left_out).unwrap();
     assert!(line.starts_with("17999 Services of namespace team-a are not exported"), "{line}");
     // What is withdrawn is withdrawn all the same, and what waits takes the place.
-    stored(&mut world, &exports, 2026);
+    stored(&mut state, &exports, 2026);
     let gone: Vec<ServiceName> =
         ["team-z/bot-00001", "team-a/bot-00000"].map(|s| s.parse().unwrap()).into();
-    gone.iter().for_each(|service| drop(world.services.remove(service)));
-    let exports = decide(&config, &world, &BTreeSet::new());
+    gone.iter().for_each(|service| drop(state.services.remove(service)));
+    let exports = decide(&config, &state, &BTreeSet::new());
     assert!(gone.iter().all(|service| !exports.all.contains_key(service)));
     assert_eq!(of_namespace(&exports, "team-a"), limits::NAMESPACE_EXPORTS + 1);
 }
@@ -216,12 +216,12 @@ fn a_newcomer_takes_nobodys_place() {
         .flat_map(|n| many(n, 2_000, 2026))
         .collect();
     services.extend(many("team-y", 1_999, 2026));
-    let mut before = world(&services);
+    let mut before = state(&services);
     let first = decide(&config, &before, &BTreeSet::new());
     assert_eq!((first.all.len(), first.left_out.len()), (9_999, 0));
     stored(&mut before, &first, 2026);
     // Of Services that are older than all of them, and whose names come first, there is room for one.
-    before.services.extend(world(&many("team-a", 2, 2001)).services);
+    before.services.extend(state(&many("team-a", 2, 2001)).services);
     let now = decide(&config, &before, &BTreeSet::new());
     assert_eq!((now.all.len(), now.left_out.len()), (10_000, 1));
     assert!(first.all.keys().all(|service| now.all.contains_key(service)));
@@ -236,12 +236,12 @@ fn what_a_tenant_exports_is_entered_at_its_pods_node() {
             "{LINK}exports:\n  - {services}\n    hop: any\n    allow: [{{cluster: bank, namespace: a, serviceAccount: x}}]\n"
         ))
     };
-    let world = world(&[service(json!({"type": "agent"}), json!({}))]);
+    let state = state(&[service(json!({"type": "agent"}), json!({}))]);
     let selected = rule("select: {namespaces: [team-a], labels: {type: agent}}");
     for (config, any, hop) in
         [(selected, false, Some("sameNode")), (rule("service: team-a/bot"), true, None)]
     {
-        let exports = decide(&config, &world, &BTreeSet::new());
+        let exports = decide(&config, &state, &BTreeSet::new());
         let spec = &exports.all[&bot()].spec;
         assert_eq!((spec.any_endpoint, spec.hop.as_deref()), (any, hop));
     }

@@ -24,7 +24,7 @@ fn config(more: &str) -> ClusterConfig {
 }
 
 /// A Service that can be filled, with these annotations.
-fn world(annotations: &[(&str, &str)]) -> ClusterState {
+fn state(annotations: &[(&str, &str)]) -> ClusterState {
     let mut service = Service::default();
     service.metadata.annotations =
         Some(annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
@@ -59,22 +59,22 @@ fn peers(clusters: &[&str], ready: u32) -> ObservedPeers {
 
 fn decide(
     config: &ClusterConfig,
-    world: &ClusterState,
+    state: &ClusterState,
     peers: &ObservedPeers,
     exported: &BTreeMap<ServiceName, ExportOrigin>,
 ) -> ImportDecisions {
-    decide_at(config, world, peers, exported, Timestamp::now(), &mut ImportHistory::default())
+    decide_at(config, state, peers, exported, Timestamp::now(), &mut ImportHistory::default())
 }
 
 fn decide_at(
     config: &ClusterConfig,
-    world: &ClusterState,
+    state: &ClusterState,
     peers: &ObservedPeers,
     exported: &BTreeMap<ServiceName, ExportOrigin>,
     clock: Timestamp,
     history: &mut ImportHistory,
 ) -> ImportDecisions {
-    let facts = ImportFacts { config, world, peers, exported, at: Instant::now(), clock };
+    let facts = ImportFacts { config, state, peers, exported, at: Instant::now(), clock };
     super::decide(facts, history)
 }
 
@@ -82,7 +82,7 @@ fn decide_at(
 fn a_links_word_opens_all_that_is_imported_from_it_and_no_annotation_does() {
     let also = "import: {namespaces: [\"team-*\"], alsoAllow: [{namespace: catalog, serviceAccount: browser}]}";
     let said = |config: &ClusterConfig, annotations: &[(&str, &str)]| {
-        let imports = decide(config, &world(annotations), &peers(&["bank"], 1), &BTreeMap::new());
+        let imports = decide(config, &state(annotations), &peers(&["bank"], 1), &BTreeMap::new());
         let allow = imports.all.get(&bot()).map(|wanted| wanted.allow.clone()).unwrap_or_default();
         let one = |w: &Workloads| format!("{}/{}", w.namespace, w.service_account);
         allow.iter().map(one).collect::<Vec<_>>().join(" ")
@@ -108,8 +108,8 @@ fn a_links_word_opens_all_that_is_imported_from_it_and_no_annotation_does() {
     assert_eq!(said(&with(opened), &asks), "team-a/*");
 }
 
-fn from(config: &ClusterConfig, world: &ClusterState, peers: &ObservedPeers) -> Option<String> {
-    let imports = decide(config, world, peers, &BTreeMap::new());
+fn from(config: &ClusterConfig, state: &ClusterState, peers: &ObservedPeers) -> Option<String> {
+    let imports = decide(config, state, peers, &BTreeMap::new());
     imports.all.get(&bot()).map(|wanted| wanted.from.to_string())
 }
 
@@ -117,9 +117,9 @@ fn from(config: &ClusterConfig, world: &ClusterState, peers: &ObservedPeers) -> 
 fn a_rule_counts_more_than_an_annotation_and_that_more_than_a_link() {
     let rule = "imports:\n  - service: team-a/bot\n    from: lab\n";
     let open = "optIn:\n  - namespaces: [\"team-*\"]\n    importFrom: [lab]\n";
-    let asks = world(&[("adit.dev/import-from", "lab")]);
+    let asks = state(&[("adit.dev/import-from", "lab")]);
     let bank = peers(&["bank"], 1);
-    assert_eq!(from(&config(rule), &world(&[]), &bank).as_deref(), Some("lab"));
+    assert_eq!(from(&config(rule), &state(&[]), &bank).as_deref(), Some("lab"));
     assert_eq!(from(&config(open), &asks, &bank).as_deref(), Some("lab"));
     assert_eq!(from(&config(""), &asks, &bank).as_deref(), Some("bank"), "it may not ask");
     assert!(decide(&config(""), &asks, &bank, &BTreeMap::new()).refused.contains_key(&bot()));
@@ -127,7 +127,7 @@ fn a_rule_counts_more_than_an_annotation_and_that_more_than_a_link() {
 
 #[test]
 fn of_two_clusters_the_first_by_name_is_imported_from_and_the_other_named() {
-    let imports = decide(&config(""), &world(&[]), &peers(&["lab", "bank"], 1), &BTreeMap::new());
+    let imports = decide(&config(""), &state(&[]), &peers(&["lab", "bank"], 1), &BTreeMap::new());
     let wanted = &imports.all[&bot()];
     assert_eq!(wanted.from.as_str(), "bank");
     assert_eq!(wanted.others, ["lab".parse().unwrap()]);
@@ -140,7 +140,7 @@ fn what_is_imported_from_one_cluster_no_other_takes() {
     config.links[0].cluster = "aaa".parse().unwrap();
     let both = peers(&["aaa", "bank"], 1);
     assert_eq!(from(&config, &standing, &both).as_deref(), Some("bank"));
-    assert_eq!(from(&config, &world(&[]), &both).as_deref(), Some("aaa"), "the first begins");
+    assert_eq!(from(&config, &state(&[]), &both).as_deref(), Some("aaa"), "the first begins");
     let imports = decide(&config, &standing, &both, &BTreeMap::new());
     assert_eq!(imports.all[&bot()].others, ["aaa".parse().unwrap()]);
 }
@@ -148,15 +148,15 @@ fn what_is_imported_from_one_cluster_no_other_takes() {
 #[test]
 fn a_service_that_is_served_here_or_not_known_of_is_not_imported_by_itself() {
     let bank = peers(&["bank"], 1);
-    let mut served = world(&[]);
+    let mut served = state(&[]);
     served.local_endpoints.insert(bot(), LocalEndpoints::Ready);
     assert_eq!(from(&config(""), &served, &bank), None);
-    let mut unknown = world(&[]);
+    let mut unknown = state(&[]);
     unknown.observed_services = Arc::default();
     assert_eq!(from(&config(""), &unknown, &bank), None);
     let imports = decide(&config(""), &unknown, &bank, &BTreeMap::new());
     assert!(imports.candidates.contains(&bot()), "so that it becomes known");
-    let absent = ClusterState { services: BTreeMap::new(), ..world(&[]) };
+    let absent = ClusterState { services: BTreeMap::new(), ..state(&[]) };
     assert_eq!(from(&config(""), &absent, &bank), None, "no Service is made unasked");
 }
 
@@ -165,43 +165,43 @@ fn two_clusters_that_export_the_same_labels_do_not_take_turns() {
     let ours = BTreeMap::from([(bot(), ExportOrigin::Implied)]);
     let begins = |ready| {
         let bank = peers(&["bank"], ready);
-        decide(&config(""), &world(&[]), &bank, &ours).all.contains_key(&bot())
+        decide(&config(""), &state(&[]), &bank, &ours).all.contains_key(&bot())
     };
     assert!(!begins(0), "neither has a backend");
     assert!(begins(1), "theirs has one, ours has none");
     let named = BTreeMap::from([(bot(), ExportOrigin::Named)]);
-    let imports = decide(&config(""), &world(&[]), &peers(&["bank"], 1), &named);
+    let imports = decide(&config(""), &state(&[]), &peers(&["bank"], 1), &named);
     assert!(imports.all.is_empty(), "ours was exported by name");
 }
 
 /// A Service whose pods a selector names, as kagent makes it for an Agent, and the Import that stands for it.
 fn imported(serving: Option<LocalEndpoints>) -> ClusterState {
-    let mut world = world(&[]);
+    let mut state = state(&[]);
     let service: Service = serde_json::from_value(serde_json::json!({
         "metadata": {"name": "bot", "namespace": "team-a", "ownerReferences": [{"apiVersion": "kagent.dev/v1alpha2",
             "kind": "Agent", "name": "bot", "uid": "u", "controller": true}]},
         "spec": {"selector": {"app": "kagent", "kagent": "bot"}}}))
     .unwrap();
-    world.services.insert(bot(), Arc::new(service));
+    state.services.insert(bot(), Arc::new(service));
     let agent = kube::core::ObjectMeta { uid: Some("u".into()), ..Default::default() };
-    world.agents.insert(bot(), agent);
-    world.agents_without_pods.insert(bot());
-    world.local_endpoints.extend(serving.map(|s| (bot(), s)));
+    state.agents.insert(bot(), agent);
+    state.agents_without_pods.insert(bot());
+    state.local_endpoints.extend(serving.map(|s| (bot(), s)));
     let import = serde_json::json!({"apiVersion": "adit.dev/v1alpha1", "kind": "Import",
         "metadata": {"name": "team-a.bot"}, "spec": {"service": {"namespace": "team-a", "name": "bot"},
             "from": "bank", "addresses": ["198.18.0.1"]}});
     let import = serde_json::from_value(import).unwrap();
-    world.imports.insert("team-a.bot".into(), Arc::new(import));
-    world
+    state.imports.insert("team-a.bot".into(), Arc::new(import));
+    state
 }
 
 /// The same, with another Service.
-fn changed(world: &ClusterState, change: impl FnOnce(&mut Service)) -> ClusterState {
-    let mut world = world.clone();
-    let mut service = (*world.services[&bot()]).clone();
+fn changed(state: &ClusterState, change: impl FnOnce(&mut Service)) -> ClusterState {
+    let mut state = state.clone();
+    let mut service = (*state.services[&bot()]).clone();
     change(&mut service);
-    world.services.insert(bot(), Arc::new(service));
-    world
+    state.services.insert(bot(), Arc::new(service));
+    state
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn a_service_that_may_have_pods_is_imported_by_name_only() {
     let only_names = changed(&stub, |s| {
         s.metadata.owner_references.as_mut().unwrap()[0].controller = None;
     });
-    for (which, mut world, fillable) in [
+    for (which, mut state, fillable) in [
         ("a stub of kagent's", stub, true),
         ("an Agent that runs", runs, false),
         ("an Agent of another life", of_an_agent_before, false),
@@ -228,16 +228,16 @@ fn a_service_that_may_have_pods_is_imported_by_name_only() {
         ("pods of others", selects_others, false),
         ("an owner in name", only_names, false),
     ] {
-        assert_eq!(from(&config(""), &world, &bank).is_some(), fillable, "goes on: {which}");
-        world.imports.clear();
-        assert_eq!(from(&config(""), &world, &bank).is_some(), fillable, "begins: {which}");
-        let told = decide(&config(""), &world, &bank, &BTreeMap::new()).only_by_name;
+        assert_eq!(from(&config(""), &state, &bank).is_some(), fillable, "goes on: {which}");
+        state.imports.clear();
+        assert_eq!(from(&config(""), &state, &bank).is_some(), fillable, "begins: {which}");
+        let told = decide(&config(""), &state, &bank, &BTreeMap::new()).only_by_name;
         let reason = told.get(&bot()).map(|why| why.reason);
         assert_eq!(reason, (!fillable).then_some("HasSelector"), "{which}");
         let rule = "imports:\n  - service: team-a/bot\n    from: lab\n";
-        assert_eq!(from(&config(rule), &world, &bank).as_deref(), Some("lab"), "{which}");
-        world.observed_services = Arc::default();
-        let told = decide(&config(""), &world, &bank, &BTreeMap::new()).only_by_name;
+        assert_eq!(from(&config(rule), &state, &bank).as_deref(), Some("lab"), "{which}");
+        state.observed_services = Arc::default();
+        let told = decide(&config(""), &state, &bank, &BTreeMap::new()).only_by_name;
         assert!(told.is_empty(), "nothing is known of its endpoints yet: {which}");
     }
 }
@@ -251,18 +251,18 @@ fn what_was_ever_served_here_is_imported_by_nobodys_accident() {
         (Some(LocalEndpoints::Unready), false),
         (Some(LocalEndpoints::Ready), false),
     ] {
-        let mut world = imported(serving);
-        world.imports.clear();
-        assert_eq!(from(&config(""), &world, &bank).is_some(), begins, "{serving:?}");
-        let told = decide(&config(""), &world, &bank, &BTreeMap::new()).only_by_name;
+        let mut state = imported(serving);
+        state.imports.clear();
+        assert_eq!(from(&config(""), &state, &bank).is_some(), begins, "{serving:?}");
+        let told = decide(&config(""), &state, &bank, &BTreeMap::new()).only_by_name;
         let reason = told.get(&bot()).map(|why| why.reason);
         assert_eq!(reason, (!begins).then_some("ServedHere"), "{serving:?}");
         let rule = "imports:\n  - service: team-a/bot\n    from: lab\n";
-        assert_eq!(from(&config(rule), &world, &bank).as_deref(), Some("lab"), "somebody said so");
+        assert_eq!(from(&config(rule), &state, &bank).as_deref(), Some("lab"), "somebody said so");
         // Without a selector it waits for somebody to fill it; who did is not there any more.
-        world.services = self::world(&[]).services;
+        state.services = self::state(&[]).services;
         let begins = serving <= Some(LocalEndpoints::Former);
-        assert_eq!(from(&config(""), &world, &bank).is_some(), begins, "{serving:?}");
+        assert_eq!(from(&config(""), &state, &bank).is_some(), begins, "{serving:?}");
     }
 }
 

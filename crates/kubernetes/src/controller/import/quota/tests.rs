@@ -56,41 +56,41 @@ fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> ObservedPee
     }
 }
 
-fn world() -> ClusterState {
+fn state() -> ClusterState {
     ClusterState { namespaces: ["team-a".to_owned()].into(), ..ClusterState::default() }
 }
 
 /// Adds Services that can be filled, each with these ports.
-fn stubs(world: &mut ClusterState, services: impl Iterator<Item = ServiceName>, ports: u16) {
+fn stubs(state: &mut ClusterState, services: impl Iterator<Item = ServiceName>, ports: u16) {
     let ports: Vec<_> =
         (0..ports).map(|n| json!({"name": format!("p{n}"), "port": 80 + n})).collect();
     let stub: Service = serde_json::from_value(json!({"spec": {"ports": ports}})).unwrap();
-    world.services.extend(services.map(|service| (service, Arc::new(stub.clone()))));
-    world.observed_services =
-        Arc::new(world.services.keys().map(|s| s.name().to_owned()).collect());
+    state.services.extend(services.map(|service| (service, Arc::new(stub.clone()))));
+    state.observed_services =
+        Arc::new(state.services.keys().map(|s| s.name().to_owned()).collect());
 }
 
 /// Adds the Import object of an import that was made so many seconds ago, and has ended.
-fn ended(world: &mut ClusterState, service: &ServiceName, ago: i64) {
+fn ended(state: &mut ClusterState, service: &ServiceName, ago: i64) {
     let made = Timestamp::from_second(NOW - ago).unwrap().to_string();
     let name = ServiceRef::from(service).object_name();
     let import = json!({"apiVersion": "adit.dev/v1alpha1", "kind": "Import",
         "metadata": {"name": name, "creationTimestamp": made}, "spec": {"service": ServiceRef::from(service),
             "from": "bank", "addresses": ["198.18.0.1"], "releasedAt": made}});
-    world.imports.insert(name, Arc::new(serde_json::from_value(import).unwrap()));
+    state.imports.insert(name, Arc::new(serde_json::from_value(import).unwrap()));
 }
 
 /// Decides at a time of the paused clock.
 fn decide(
     config: &ClusterConfig,
-    world: &ClusterState,
+    state: &ClusterState,
     peers: &ObservedPeers,
     history: &mut ImportHistory,
 ) -> ImportDecisions {
     let clock = Timestamp::from_second(NOW).unwrap();
     let exported = BTreeMap::new();
     let facts =
-        ImportFacts { config, world, peers, exported: &exported, at: Instant::now(), clock };
+        ImportFacts { config, state, peers, exported: &exported, at: Instant::now(), clock };
     decide_imports(facts, history)
 }
 
@@ -101,7 +101,7 @@ fn reason(imports: &ImportDecisions) -> Option<&'static str> {
 #[test]
 fn one_cluster_takes_only_so_much_room() {
     let all = || services(0..MAX_IMPORTS + 5);
-    let mut here = world();
+    let mut here = state();
     stubs(&mut here, all(), 1);
     let config = config("{namespaces: [team-a]}", "");
     let imports = decide(&config, &here, &peers(all(), 1), &mut ImportHistory::default());
@@ -120,12 +120,12 @@ async fn names_that_come_and_go_make_only_so_many_services() {
     let mut history = ImportHistory::default();
     let made = usize::try_from(MAX_CREATED).unwrap();
     // Each time other names, of which none leaves a trace here: nothing was written yet, or it was deleted.
-    let first = decide(&config, &world(), &peers(services(0..made), 1), &mut history);
+    let first = decide(&config, &state(), &peers(services(0..made), 1), &mut history);
     assert_eq!((first.all.len(), reason(&first)), (made, None));
-    let again = decide(&config, &world(), &peers(services(0..made), 1), &mut history);
+    let again = decide(&config, &state(), &peers(services(0..made), 1), &mut history);
     assert_eq!(again.all.len(), made, "what is not on record yet is not counted again");
     let others = peers(services(made..2 * made), 1);
-    let others = |history: &mut ImportHistory| decide(&config, &world(), &others, history);
+    let others = |history: &mut ImportHistory| decide(&config, &state(), &others, history);
     let next = others(&mut history);
     assert_eq!((next.all.len(), reason(&next)), (0, Some("TooManyServicesMade")));
     let (_, message) = next.left_out[&bank()].verdict(&bank());
@@ -136,7 +136,7 @@ async fn names_that_come_and_go_make_only_so_many_services() {
     tokio::time::advance(Duration::from_secs(3600)).await;
     assert_eq!(others(&mut history).all.len(), 500, "in an hour");
     // What stands there to be filled costs nothing of this.
-    let mut here = world();
+    let mut here = state();
     stubs(&mut here, services(0..50), 1);
     let filled = decide(&config, &here, &peers(services(0..50), 1), &mut history);
     assert_eq!((filled.all.len(), reason(&filled)), (50, None));
@@ -145,7 +145,7 @@ async fn names_that_come_and_go_make_only_so_many_services() {
 #[test]
 fn a_controller_that_begins_knows_what_was_made_by_the_record() {
     let config = config(MAKES, "");
-    let mut here = world();
+    let mut here = state();
     let made = usize::try_from(MAX_CREATED).unwrap();
     for service in services(0..made) {
         ended(&mut here, &service, 3600);
@@ -168,7 +168,7 @@ fn one_cluster_holds_only_its_share_of_a_range_and_what_is_named_finds_room() {
     let all = || services(0..254);
     for (links, share) in [("", 191), (LAB, 63)] {
         let config = config(MAKES, &format!("{links}{small}{named}"));
-        let mut here = world();
+        let mut here = state();
         // Some have ended, and rest.
         for service in services(1000..1010) {
             ended(&mut here, &service, 20 * 3600);
@@ -190,7 +190,7 @@ fn one_cluster_holds_only_its_share_of_a_range_and_what_is_named_finds_room() {
 fn services_that_ask_by_annotation_share_the_room() {
     let open = "network: {range: 198.18.0.0/28}\noptIn:\n  - {namespaces: [team-a], importFrom: [bank, gone]}\n";
     let config = config("{}", &format!("{LAB}{open}"));
-    let mut here = world();
+    let mut here = state();
     stubs(&mut here, services(0..20), 1);
     let ask = |here: &mut ClusterState, from: &str| {
         for service in here.services.values_mut() {
@@ -210,7 +210,7 @@ fn services_that_ask_by_annotation_share_the_room() {
 
 /// Adds the Import object of an import into a Service that was there already, made so many seconds
 /// ago.
-fn served(world: &mut ClusterState, service: &ServiceName, ago: i64) {
+fn served(state: &mut ClusterState, service: &ServiceName, ago: i64) {
     let made = Timestamp::from_second(NOW - ago).unwrap().to_string();
     let name = ServiceRef::from(service).object_name();
     let condition = json!({"type": "Served", "status": "True", "reason": "WasReady", "message": "",
@@ -219,13 +219,13 @@ fn served(world: &mut ClusterState, service: &ServiceName, ago: i64) {
         "metadata": {"name": name, "creationTimestamp": made}, "spec": {"service": ServiceRef::from(service),
             "from": "bank", "addresses": ["198.18.0.1"], "ports": [{"name": "p0", "number": 80, "listen": 15080}]},
         "status": {"conditions": [condition]}});
-    world.imports.insert(name, Arc::new(serde_json::from_value(import).unwrap()));
+    state.imports.insert(name, Arc::new(serde_json::from_value(import).unwrap()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_what_a_cluster_withdraws_the_oldest_stay_listed_and_no_new_name_pushes_them_out() {
     let config = config("{namespaces: [team-a]}", LAB);
-    let mut here = world();
+    let mut here = state();
     stubs(&mut here, services(0..MAX_IMPORTS + MAX_WITHDRAWN + 50), 1);
     for (age, service) in (1..).zip(services(0..MAX_WITHDRAWN + 50)) {
         served(&mut here, &service, age);
