@@ -8,13 +8,15 @@ use adit_core::name::{NameError, ServiceName};
 use adit_core::policy::{self, WorkloadPattern};
 use adit_core::snapshot::PeerPort;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The annotation of a Service that was made for an import: the cluster that it is imported from.
 pub const MADE_FOR: &str = "adit.dev/imported-from";
-/// Where all that is not cluster-scoped lives.
+/// Namespace of every object of Adit that is not cluster-scoped.
 pub const NAMESPACE: &str = "adit-system";
 /// The operator's configuration. Each of its keys is a fragment of one document.
 pub const CONFIG_MAP: &str = "adit";
@@ -31,9 +33,9 @@ pub const NODE: &str = "adit-node";
 pub const CONTROLLER: &str = "adit-controller";
 /// The signer that nodes name in their certificate requests.
 pub const SIGNER: &str = "adit.dev/node";
-/// Says on every object that we made it.
+/// Label on every object that the controller made.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "adit-controller");
-/// Says on an EndpointSlice who writes it.
+/// Label of an EndpointSlice that names its writer.
 pub const SLICE_MANAGED_BY: (&str, &str) =
     ("endpointslice.kubernetes.io/managed-by", "adit-controller.adit.dev");
 /// The Service of an EndpointSlice.
@@ -54,14 +56,16 @@ pub mod annotation {
     pub const IMPORT_FROM: &str = "adit.dev/import-from";
 }
 
-/// On the controller's Lease: what is wrong with the one that holds it; for people.
+/// Annotation of the controller's Lease: what is wrong with the controller that holds it, for
+/// people.
 pub const TROUBLE: &str = "adit.dev/trouble";
-/// On the controller's Lease: what its nodes say of themselves, as JSON of a [`crate::summary::NodesSummary`].
+/// Annotation of the controller's Lease: what its nodes report of themselves, as JSON of a
+/// [`crate::summary::NodesSummary`].
 pub const NODES: &str = "adit.dev/nodes";
-/// The longest text that is written for people, in bytes: what an Event may have.
+/// Longest text written for people, in bytes: the limit of an Event's note.
 const MAX_TEXT_BYTES: usize = 1024;
 
-/// As much of a text as is written into an object.
+/// Returns as much of a text as is written into an object: [`MAX_TEXT_BYTES`] at most.
 pub(crate) fn truncated(text: &str) -> &str {
     let mut end = text.len().min(MAX_TEXT_BYTES);
     while !text.is_char_boundary(end) {
@@ -95,13 +99,18 @@ impl ServiceRef {
         format!("{}.{}", self.namespace, self.name)
     }
 
-    /// As the rest of Adit names it.
+    /// Returns the name as the rest of Adit writes it.
     ///
     /// # Errors
-    /// Where it is no name of a Service.
+    /// If it is not a valid name of a Service.
     pub fn parse(&self) -> Result<ServiceName, NameError> {
         format!("{}/{}", self.namespace, self.name).parse()
     }
+}
+
+/// Returns the Service `name` in the namespace of `meta`.
+pub(crate) fn service_name(meta: &ObjectMeta, name: &str) -> Option<ServiceName> {
+    format!("{}/{name}", meta.namespace.as_deref()?).parse().ok()
 }
 
 impl From<&ServiceName> for ServiceRef {
@@ -110,7 +119,7 @@ impl From<&ServiceName> for ServiceRef {
     }
 }
 
-/// Some workloads of a cluster that the context names; `*` is any.
+/// Workloads of a cluster that the context names; `*` is any.
 #[derive(
     Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -142,7 +151,7 @@ impl TryFrom<&Workloads> for WorkloadPattern {
     }
 }
 
-/// One line of who may use an export.
+/// A grant of an export: workloads of one cluster that may use it.
 #[derive(
     Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -150,7 +159,7 @@ impl TryFrom<&Workloads> for WorkloadPattern {
 pub struct Grant {
     /// The cluster of the workloads.
     pub cluster: String,
-    /// Which of them.
+    /// The workloads there.
     #[serde(flatten)]
     pub workloads: Workloads,
 }
@@ -168,7 +177,7 @@ impl From<&policy::Grant> for Grant {
     version = "v1alpha1",
     kind = "Import",
     plural = "imports",
-    status = "Status",
+    status = "ObjectStatus",
     category = "adit",
     derive = "PartialEq",
     printcolumn = r#"{"name":"From","type":"string","jsonPath":".spec.from"}"#,
@@ -183,24 +192,26 @@ pub struct ImportSpec {
     pub service: ServiceRef,
     /// The exporting cluster.
     pub from: String,
-    /// Node-local addresses that stand for it, one for each IP family of its Service. Given once.
+    /// Node-local addresses that stand for it, one for each IP family of its Service. Allocated
+    /// once.
     pub addresses: Vec<String>,
     /// Its ports.
     #[serde(default)]
     pub ports: Vec<ImportPort>,
-    /// Which local workloads may use it.
+    /// Local workloads that may use it.
     #[serde(default)]
     pub allow: Vec<Workloads>,
-    /// What serves in its place in this cluster, in words: nobody is led to the import meanwhile.
+    /// The EndpointSlice that serves in its place in this cluster, in words. While it is set, no
+    /// traffic goes to the import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub displaced_by: Option<String>,
-    /// Set (RFC 3339) when it is imported no more: nodes ignore it, and its addresses rest until a day
-    /// later, when the object goes.
+    /// Set (RFC 3339) when it is no longer imported. Nodes then ignore it; its addresses stay
+    /// reserved for a day, after which the object is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<String>,
 }
 
-/// One port of an import.
+/// A port of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImportPort {
@@ -209,10 +220,10 @@ pub struct ImportPort {
     pub name: String,
     /// Its number there.
     pub number: u16,
-    /// What it speaks.
+    /// Its application protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<String>,
-    /// The port that nodes listen at.
+    /// The port that nodes listen on.
     pub listen: u16,
 }
 
@@ -235,7 +246,7 @@ impl From<&PeerPort> for ImportPort {
     version = "v1alpha1",
     kind = "Export",
     plural = "exports",
-    status = "Status",
+    status = "ObjectStatus",
     category = "adit",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Valid","type":"string","jsonPath":".status.conditions[?(@.type=='Valid')].status"}"#,
@@ -249,29 +260,29 @@ pub struct ExportSpec {
     /// Its TCP ports.
     #[serde(default)]
     pub ports: Vec<ExportPort>,
-    /// Who may use it.
+    /// Workloads that may use it.
     #[serde(default)]
     pub allow: Vec<Grant>,
-    /// Where a stream may enter this cluster: `any` (default) or `sameNode`. Without `anyEndpoint` it is `sameNode`
-    /// in any case.
+    /// Where a stream may enter this cluster: `any` (default) or `sameNode`. Without `anyEndpoint`
+    /// it is always `sameNode`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hop: Option<String>,
-    /// Which lane its streams take: `interactive` (default) or `bulk`.
+    /// Class of its streams: `interactive` (default) or `bulk`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
-    /// Whether a stream of unknown outcome may be sent again.
+    /// True if a stream whose outcome is unknown may be sent again.
     #[serde(default)]
     pub replay: bool,
-    /// Whether a node dials more than its own pods of the Service's namespace: an administrator named this very
-    /// Service, and not a label or an annotation.
+    /// True if a node may dial more than its own pods of the Service's namespace, because an
+    /// administrator named this very Service and not a label or an annotation.
     #[serde(default)]
     pub any_endpoint: bool,
-    /// How often backends are probed while they are well, in milliseconds.
+    /// Interval between probes of healthy backends, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe_ms: Option<u64>,
 }
 
-/// One port of an export.
+/// A port of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExportPort {
@@ -280,7 +291,7 @@ pub struct ExportPort {
     pub name: String,
     /// The Service's port number.
     pub number: u16,
-    /// What it speaks.
+    /// Its application protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<String>,
 }
@@ -292,7 +303,7 @@ pub struct ExportPort {
     version = "v1alpha1",
     kind = "Link",
     plural = "links",
-    status = "Status",
+    status = "ObjectStatus",
     category = "adit",
     derive = "PartialEq",
     printcolumn = r#"{"name":"TrustDomain","type":"string","jsonPath":".spec.trustDomain"}"#,
@@ -304,46 +315,27 @@ pub struct ExportPort {
 pub struct LinkSpec {
     /// Its trust domain.
     pub trust_domain: String,
-    /// Where its nodes were last heard to be, 16 at most: seeds beside those of the configuration.
+    /// Last known addresses of its nodes, 16 at most: seeds beside those of the configuration.
     #[serde(default)]
     pub addresses: Vec<String>,
 }
 
-/// What is known of one of our objects.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+/// Status of one of our objects.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Status {
-    /// Of a Link `Up`, whether a node of ours has heard that cluster of late, and `Configured`; of an Export
-    /// `Valid`, whether its Service exists and can be exported, `Linked`, whether all clusters that it is granted
-    /// to are linked, and `Ready`, whether a backend answers; of an Import `Ready`, whether a request is served, and `Served`, which stays once one was.
+pub struct ObjectStatus {
+    /// Of a Link: `Up` (a node of ours has heard from that cluster recently) and `Configured`. Of
+    /// an Export: `Valid` (its Service exists and can be exported), `Linked` (all clusters that it
+    /// is granted to are linked) and `Ready` (a backend answers). Of an Import: `Ready` (a request
+    /// is served) and `Served` (stays once a request was served).
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }
 
-impl Status {
-    /// The conditions of an object that may have none yet.
+impl ObjectStatus {
+    /// Returns the conditions of an object that may have no status yet.
     #[must_use]
     pub fn conditions(status: Option<&Self>) -> &[Condition] {
         status.map_or(&[], |status| &status.conditions)
     }
-}
-
-/// A condition as Kubernetes has it (`metav1.Condition`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Condition {
-    /// What it is about.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// `True`, `False` or `Unknown`.
-    pub status: String,
-    /// One CamelCase word for machines.
-    pub reason: String,
-    /// One sentence for people.
-    pub message: String,
-    /// When `status` last changed, RFC 3339.
-    pub last_transition_time: String,
-    /// The `metadata.generation` that it was made for.
-    #[serde(default)]
-    pub observed_generation: i64,
 }

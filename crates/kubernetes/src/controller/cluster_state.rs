@@ -14,7 +14,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::ResourceExt;
 
 use super::kagent;
-use crate::api::{Export, Import, Link, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef};
+use crate::api::{
+    Export, Import, Link, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef, service_name,
+};
 
 /// Everything that a plan is made from.
 #[derive(Debug, Clone, Default)]
@@ -179,11 +181,6 @@ impl<'a> ServiceAnnotations<'a> {
         };
         wanted.iter().all(|(k, v)| has(self.agent, k, v) || has(self.object, k, v))
     }
-}
-
-/// Returns the Service `name` in the namespace of `meta`.
-pub(super) fn service_name(meta: &ObjectMeta, name: &str) -> Option<ServiceName> {
-    format!("{}/{name}", meta.namespace.as_deref()?).parse().ok()
 }
 
 /// Returns whether we made this Service and nobody took it over, as an Agent of its name would.

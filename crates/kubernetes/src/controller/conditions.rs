@@ -1,5 +1,7 @@
 //! Conditions of our objects, and how they change.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use crate::api::{Condition, truncated};
 
 /// Value of a condition: true or false, with a reason.
@@ -27,31 +29,31 @@ pub(super) fn set(
     kind: &str,
     verdict: &ConditionVerdict,
     generation: Option<i64>,
-    now: &str,
+    now: &Time,
 ) -> Vec<Condition> {
     let status = if verdict.good { "True" } else { "False" };
-    let before = conditions.iter().find(|c| c.kind == kind);
+    let before = conditions.iter().find(|c| c.type_ == kind);
     let since = before.filter(|c| c.status == status).map_or(now, |c| &c.last_transition_time);
     let fresh = Condition {
-        kind: kind.into(),
+        type_: kind.into(),
         status: status.into(),
         reason: verdict.reason.into(),
         message: truncated(&verdict.message).to_owned(),
-        last_transition_time: since.into(),
-        observed_generation: generation.unwrap_or_default(),
+        last_transition_time: since.clone(),
+        observed_generation: generation,
     };
-    let mut all: Vec<Condition> = conditions.iter().filter(|c| c.kind != kind).cloned().collect();
+    let mut all: Vec<Condition> = conditions.iter().filter(|c| c.type_ != kind).cloned().collect();
     all.push(fresh);
-    all.sort_by(|a, b| a.kind.cmp(&b.kind));
+    all.sort_by(|a, b| a.type_.cmp(&b.type_));
     all
 }
 
 /// Returns `conditions` without the one of type `kind`.
 pub(super) fn clear(conditions: &[Condition], kind: &str) -> Vec<Condition> {
-    conditions.iter().filter(|c| c.kind != kind).cloned().collect()
+    conditions.iter().filter(|c| c.type_ != kind).cloned().collect()
 }
 
 /// Returns the condition of type `kind`.
 pub(super) fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
-    conditions.iter().find(|c| c.kind == kind)
+    conditions.iter().find(|c| c.type_ == kind)
 }

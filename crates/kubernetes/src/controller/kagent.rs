@@ -9,7 +9,7 @@ use kube::core::{NotUsed, Object, ObjectMeta};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::cluster_state::service_name;
+use crate::api::service_name;
 use crate::store::Store;
 
 /// API group of Agents.

@@ -19,7 +19,7 @@ use super::debounce::Debounced;
 use super::import::ImportDecisions;
 use super::node_reports::{self, NodeCondition, WordedTimes};
 use super::plan::{ObjectChange, PlanInput, PlannedWrite, WritePlan};
-use crate::api::{Condition, Link, LinkSpec, Status};
+use crate::api::{Condition, Link, LinkSpec, ObjectStatus};
 use crate::interleave::interleave;
 use crate::ownership::owned_metadata;
 
@@ -101,12 +101,12 @@ impl LinkSubject<'_> {
             plan.writes.push(PlannedWrite::Link(ObjectChange::Replace(Box::new(object))));
             return;
         }
-        let before = Status::conditions(stored.status.as_ref());
+        let before = ObjectStatus::conditions(stored.status.as_ref());
         let fresh = self.with_configured(before, stored);
         let fresh = self.with_nodes(&fresh, stored, report, worded, plan);
         let fresh = self.with_imports(&fresh, stored, imports, plan);
         if fresh != before {
-            let status = Some(Status { conditions: fresh });
+            let status = Some(ObjectStatus { conditions: fresh });
             let object = Link { status, ..(**stored).clone() };
             plan.writes.push(PlannedWrite::Link(ObjectChange::Status(Box::new(object))));
         }
@@ -114,7 +114,7 @@ impl LinkSubject<'_> {
 
     fn report(&self, history: &mut LinkHistory, plan: &mut WritePlan) -> LinkReport {
         let (input, cluster) = (self.input, &self.link.cluster);
-        let conditions = Status::conditions(self.stored.and_then(|l| l.status.as_ref()));
+        let conditions = ObjectStatus::conditions(self.stored.and_then(|l| l.status.as_ref()));
         let before = conditions::find(conditions, "Up");
         let live = input.peers.observed(cluster).map(|observed| observed.live);
         let (debounced, since) = history.entry(cluster.clone()).or_insert_with(|| {
@@ -165,7 +165,7 @@ impl LinkSubject<'_> {
                 ),
             ),
         };
-        let (generation, clock) = (stored.metadata.generation, self.input.timestamp());
+        let (generation, clock) = (stored.metadata.generation, self.input.time());
         conditions::set(before, "Configured", &verdict, generation, &clock)
     }
 
@@ -211,7 +211,7 @@ impl LinkSubject<'_> {
         plan: &mut WritePlan,
     ) -> Vec<Condition> {
         let cluster = &self.link.cluster;
-        let (generation, clock) = (stored.metadata.generation, self.input.timestamp());
+        let (generation, clock) = (stored.metadata.generation, self.input.time());
         let fresh = match imports.left_out.get(cluster) {
             None => conditions::clear(before, "TooManyImports"),
             Some(left_out) => {

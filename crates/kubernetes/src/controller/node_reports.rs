@@ -61,8 +61,7 @@ impl NodeCondition<'_> {
             worded.0.remove(&key);
             return conditions::clear(all, self.kind);
         };
-        let fresh =
-            conditions::set(all, self.kind, verdict, self.generation, &self.input.timestamp());
+        let fresh = conditions::set(all, self.kind, verdict, self.generation, &self.input.time());
         if fresh == all {
             return fresh;
         }

@@ -12,6 +12,7 @@ use adit_config::cluster::ClusterConfig;
 use adit_core::name::ServiceName;
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
@@ -37,9 +38,14 @@ pub(super) struct PlanInput<'a> {
 }
 
 impl PlanInput<'_> {
-    /// Returns the time as objects have it, in whole seconds.
+    /// Returns the time as conditions have it, in whole seconds.
+    pub(super) fn time(&self) -> Time {
+        Time(Timestamp::from_second(self.clock.as_second()).unwrap_or(self.clock))
+    }
+
+    /// Returns the time as text.
     pub(super) fn timestamp(&self) -> String {
-        Timestamp::from_second(self.clock.as_second()).unwrap_or(self.clock).to_string()
+        self.time().0.to_string()
     }
 }
 

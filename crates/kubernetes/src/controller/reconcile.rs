@@ -25,7 +25,6 @@ use super::peers::{ObservedPeers, ObserverConfig};
 use super::phase::{ControllerPhase, ControllerState};
 use super::plan::{ObjectWarning, PlanInput, ResourceKey, WritePlan};
 use super::planner::{PlanHistory, make_plan};
-use super::run::ControllerSettings;
 use super::signer::{self, CsrError};
 use super::stores::ControllerStores;
 use super::write::{MAX_CONCURRENT, WriteFailures, write_plan};
@@ -115,10 +114,11 @@ struct NextRound {
 }
 
 impl<'a> Reconciler<'a> {
-    /// Returns a reconciler over stores that some of `tasks` keep up to date.
+    /// Returns a reconciler over stores that some of `tasks` keep up to date; its Events are written in the name of
+    /// `instance`.
     pub(super) fn new(
         client: Client,
-        settings: &ControllerSettings,
+        instance: String,
         observer: watch::Sender<Option<Arc<ObserverConfig>>>,
         peers: watch::Receiver<Arc<ObservedPeers>>,
         state: &'a watch::Sender<ControllerState>,
@@ -126,7 +126,7 @@ impl<'a> Reconciler<'a> {
     ) -> Self {
         let changed = ChangeSignal::default();
         let stores = ControllerStores::watch(&client, &changed, tasks);
-        let reporter = EventReporter::new(client.clone(), settings.pod_name.clone(), tasks);
+        let reporter = EventReporter::new(client.clone(), instance, tasks);
         Self {
             client,
             changed,

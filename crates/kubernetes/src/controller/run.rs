@@ -72,7 +72,14 @@ pub async fn run(
         // They end together with the reconciler.
         let mut tasks = Tasks::default();
         let (tell, hear) = (observer.clone(), peers.clone());
-        let rounds = Reconciler::new(client.clone(), &settings, tell, hear, &state, &mut tasks);
+        let rounds = Reconciler::new(
+            client.clone(),
+            settings.pod_name.clone(),
+            tell,
+            hear,
+            &state,
+            &mut tasks,
+        );
         tokio::select! {
             () = stop.cancelled() => {}
             () = lease.hold() => tracing::warn!("the lease was lost, another controller may be active"),

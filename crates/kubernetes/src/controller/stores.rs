@@ -13,14 +13,12 @@ use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 
-use super::cluster_state::{
-    ClusterState, LocalEndpoints, displacing_slice, is_our_slice, service_name,
-};
+use super::cluster_state::{ClusterState, LocalEndpoints, displacing_slice, is_our_slice};
 use super::kagent::{self, KagentAgent};
 use super::network_migration::NodePod;
 use crate::api::{
     CA_SECRET, CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, SIGNER, SLICE_MANAGED_BY,
-    SLICE_SERVICE, TRUST_CONFIG_MAP,
+    SLICE_SERVICE, TRUST_CONFIG_MAP, service_name,
 };
 use crate::ownership::namespace_owner;
 use crate::store::{ChangeSignal, Selector, Store};

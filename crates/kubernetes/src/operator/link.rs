@@ -383,7 +383,7 @@ pub async fn wait_until_up(
         let link = context.cluster_api::<Link>().get_opt(other.as_str()).await;
         let link = link.map_err(context.request_error(&format!("read Link {other}")))?;
         let conditions = link.and_then(|link| link.status).map(|status| status.conditions);
-        let up = conditions.and_then(|all| all.into_iter().find(|c| c.kind == "Up"));
+        let up = conditions.and_then(|all| all.into_iter().find(|c| c.type_ == "Up"));
         let what = match up {
             Some(up) if up.status == "True" => return Ok(()),
             Some(up) => format!("the link with {other} is not up: {} ({})", up.message, up.reason),

@@ -21,8 +21,8 @@ use tokio::time::sleep;
 
 use super::context::{ConfigDocument, Context, ContextError};
 use crate::api::{
-    CONTROLLER, Condition, Export, Import, Link, NODE, SIGNER, SLICE_MANAGED_BY, SLICE_SERVICE,
-    Status, TROUBLE,
+    CONTROLLER, Condition, Export, Import, Link, NODE, ObjectStatus, SIGNER, SLICE_MANAGED_BY,
+    SLICE_SERVICE, TROUBLE,
 };
 use crate::certificate_answer::CertificateAnswer;
 
@@ -367,7 +367,7 @@ fn certificate_problem(node: &str, request: &Request, now: Timestamp) -> Option<
 
 /// Returns what a condition says that should be true and is not.
 fn unless_true(conditions: &[Condition], kind: &str) -> Option<String> {
-    match conditions.iter().find(|condition| condition.kind == kind) {
+    match conditions.iter().find(|condition| condition.type_ == kind) {
         Some(condition) if condition.status == "True" => None,
         Some(condition) => Some(format!("{} ({})", condition.message, condition.reason)),
         None => Some("the controller has said nothing of it yet".to_owned()),
@@ -376,25 +376,25 @@ fn unless_true(conditions: &[Condition], kind: &str) -> Option<String> {
 
 /// Returns what a condition says that is false; `None` if there is no such condition.
 fn message_if_false(conditions: &[Condition], kind: &str) -> Option<String> {
-    let condition = conditions.iter().find(|c| c.kind == kind && c.status == "False")?;
+    let condition = conditions.iter().find(|c| c.type_ == kind && c.status == "False")?;
     Some(format!("{} ({})", condition.message, condition.reason))
 }
 
 /// Returns what a condition says that exists only while something is wrong.
 fn message_if_true(conditions: &[Condition], kind: &str) -> Option<String> {
-    let condition = conditions.iter().find(|c| c.kind == kind && c.status == "True")?;
+    let condition = conditions.iter().find(|c| c.type_ == kind && c.status == "True")?;
     Some(format!("{} ({})", condition.message, condition.reason))
 }
 
 /// Returns whether an import is not ready because its link is down.
 fn waits_for_link(conditions: &[Condition]) -> bool {
-    let condition = conditions.iter().find(|c| c.kind == "Ready" && c.status == "False");
+    let condition = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "False");
     condition.is_some_and(|c| c.reason == "LinkDown")
 }
 
 /// Returns whether a link is down, for whatever reason.
 fn is_down(conditions: &[Condition]) -> bool {
-    let condition = conditions.iter().find(|c| c.kind == "Up" && c.status == "False");
+    let condition = conditions.iter().find(|c| c.type_ == "Up" && c.status == "False");
     condition.is_some_and(|c| c.reason != "NotReporting")
 }
 
@@ -403,7 +403,7 @@ const NOT_TAKEN_UP: &str = "declared, and not taken up by the controller yet";
 fn link_items(config: Option<&ClusterConfig>, seen: &ClusterObjects) -> Vec<StatusItem> {
     let mut items: BTreeMap<String, StatusItem> = BTreeMap::new();
     for link in &seen.links {
-        let conditions = Status::conditions(link.status.as_ref());
+        let conditions = ObjectStatus::conditions(link.status.as_ref());
         let name = link.name_any();
         let problem =
             unless_true(conditions, "Up").or_else(|| message_if_true(conditions, "TooManyImports"));
@@ -440,8 +440,8 @@ fn export_items(config: Option<&ClusterConfig>, seen: &ClusterObjects) -> Vec<St
         } else {
             format!("to {}", clusters.join(", "))
         };
-        let conditions = Status::conditions(export.status.as_ref());
-        let differ = conditions.iter().find(|c| c.kind == "Ready" && c.reason == "NodesDiffer");
+        let conditions = ObjectStatus::conditions(export.status.as_ref());
+        let differ = conditions.iter().find(|c| c.type_ == "Ready" && c.reason == "NodesDiffer");
         let detail = differ.map_or_else(|| detail.clone(), |c| format!("{detail}; {}", c.message));
         let problem = unless_true(conditions, "Valid")
             .or_else(|| message_if_false(conditions, "Linked"))
@@ -475,7 +475,7 @@ fn import_items(config: Option<&ClusterConfig>, seen: &ClusterObjects) -> Vec<St
             let conditions = slice.endpoints.iter().filter_map(|e| e.conditions.as_ref());
             conditions.into_iter().any(|c| c.ready == Some(true))
         };
-        let conditions = Status::conditions(import.status.as_ref());
+        let conditions = ObjectStatus::conditions(import.status.as_ref());
         let problem = unless_true(conditions, "Ready").or_else(|| {
             if slices.is_empty() {
                 Some(format!(

@@ -7,7 +7,7 @@ use adit_core::name::ServiceName;
 
 use super::offer::{ExportDecisions, ResolvedExport};
 use super::readiness::{ExportHistory, ExportVerdict};
-use crate::api::{Export, Status};
+use crate::api::{Export, ObjectStatus};
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::conditions::{self, ConditionVerdict};
 use crate::controller::node_reports::{self, WordedTimes};
@@ -120,7 +120,7 @@ impl BackendReadiness {
         if !is_usable {
             return Self::Unused;
         }
-        let conditions = Status::conditions(stored.and_then(|export| export.status.as_ref()));
+        let conditions = ObjectStatus::conditions(stored.and_then(|export| export.status.as_ref()));
         let before = conditions::find(conditions, READY).map(|c| c.status == "True");
         let seen = history.observe(input, service, before, plan);
         seen.map_or(Self::Unknown, Self::Known)
@@ -147,12 +147,11 @@ fn plan_export(
     if stored.spec != spec {
         return Some(ObjectChange::Replace(Box::new(Export { spec, ..(**stored).clone() })));
     }
-    let conditions = Status::conditions(stored.status.as_ref());
+    let conditions = ObjectStatus::conditions(stored.status.as_ref());
     let generation = stored.metadata.generation;
-    let fresh =
-        conditions::set(conditions, "Valid", &wanted.verdict, generation, &input.timestamp());
+    let fresh = conditions::set(conditions, "Valid", &wanted.verdict, generation, &input.time());
     let fresh = match told.linked {
-        Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &input.timestamp()),
+        Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &input.time()),
         None => conditions::clear(&fresh, "Linked"),
     };
     let by_nodes = |kind| {
@@ -167,7 +166,7 @@ fn plan_export(
         BackendReadiness::Known(said) => ready.apply(&fresh, Some(&said.verdict), worded, plan),
     };
     (fresh != conditions).then(|| {
-        let status = Some(Status { conditions: fresh });
+        let status = Some(ObjectStatus { conditions: fresh });
         ObjectChange::Status(Box::new(Export { status, ..(**stored).clone() }))
     })
 }

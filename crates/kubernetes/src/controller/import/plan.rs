@@ -16,7 +16,7 @@ use super::slices::{self, EndpointSource};
 use super::subject::ImportSubject;
 use super::verdict::ReadinessHistory;
 use super::withdrawn::SERVED;
-use crate::api::{Condition, Import, ImportSpec, ServiceRef, Status};
+use crate::api::{Condition, Import, ImportSpec, ObjectStatus, ServiceRef};
 use crate::controller::cluster_state::{ClusterState, is_ours};
 use crate::controller::conditions::{self, ConditionVerdict};
 use crate::controller::debounce::Debounced;
@@ -238,9 +238,9 @@ impl ImportSubject<'_> {
         worded: &mut WordedTimes,
         plan: &mut WritePlan,
     ) {
-        let before = Status::conditions(stored.status.as_ref());
+        let before = ObjectStatus::conditions(stored.status.as_ref());
         let generation = stored.metadata.generation;
-        let clock = self.input.timestamp();
+        let clock = self.input.time();
         let mut fresh = before.to_vec();
         if let Some(verdict) = verdict {
             if verdict.good && conditions::find(before, SERVED).is_none() {
@@ -267,7 +267,7 @@ impl ImportSubject<'_> {
         }
         fresh = self.with_node_reports(&fresh, generation, worded, plan);
         if fresh != before {
-            let status = Some(Status { conditions: fresh });
+            let status = Some(ObjectStatus { conditions: fresh });
             let object = Import { status, ..stored.clone() };
             plan.writes.push(PlannedWrite::Import(ObjectChange::Status(Box::new(object))));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::withdrawn::SERVED;
-use crate::api::{Import, Status};
+use crate::api::{Import, ObjectStatus};
 use crate::controller::conditions::{self, ConditionVerdict};
 use crate::controller::plan::{ObjectChange, PlanInput};
 
@@ -38,15 +38,15 @@ fn released_status(
     why: Option<&ConditionVerdict>,
     input: &PlanInput<'_>,
 ) -> Option<ObjectChange<Import>> {
-    let before = Status::conditions(stored.status.as_ref());
+    let before = ObjectStatus::conditions(stored.status.as_ref());
     let message =
         format!("{} does not export it to us, or nothing here asks for it", stored.spec.from);
     let verdict = why.cloned().unwrap_or_else(|| ConditionVerdict::bad("Released", message));
     let fresh = conditions::clear(&conditions::clear(before, "Conflict"), SERVED);
     let fresh =
-        conditions::set(&fresh, "Ready", &verdict, stored.metadata.generation, &input.timestamp());
+        conditions::set(&fresh, "Ready", &verdict, stored.metadata.generation, &input.time());
     (fresh != before).then(|| {
-        let status = Some(Status { conditions: fresh });
+        let status = Some(ObjectStatus { conditions: fresh });
         ObjectChange::Status(Box::new(Import { status, ..stored.clone() }))
     })
 }

@@ -13,7 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointPort;
 use super::slices;
 use super::subject::ImportSubject;
 use super::withdrawn::was_ready;
-use crate::api::{Condition, Import, Status};
+use crate::api::{Condition, Import, ObjectStatus};
 use crate::controller::cluster_state::is_ours;
 use crate::controller::conditions::{self, ConditionVerdict};
 use crate::controller::debounce::Debounced;
@@ -69,7 +69,7 @@ impl ImportSubject<'_> {
             import.spec.released_at.is_none() && import.spec.from == self.want.from.as_str()
         };
         let stored = self.stored.filter(is_same)?;
-        conditions::find(Status::conditions(stored.status.as_ref()), "Ready")
+        conditions::find(ObjectStatus::conditions(stored.status.as_ref()), "Ready")
     }
 
     /// Returns the reason why the other side does not serve the import.

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 
 use adit_core::name::ServiceName;
 
-use crate::api::{Import, Status};
+use crate::api::{Import, ObjectStatus};
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::conditions;
 
@@ -26,7 +26,7 @@ pub(crate) const MAX_WITHDRAWN_PORTS: usize = 2 * MAX_WITHDRAWN;
 
 /// Returns whether requests were once served through this import.
 pub(crate) fn was_ready(import: &Import) -> bool {
-    let conditions = Status::conditions(import.status.as_ref());
+    let conditions = ObjectStatus::conditions(import.status.as_ref());
     let is_true = |kind| conditions::find(conditions, kind).is_some_and(|c| c.status == "True");
     is_true(SERVED) || is_true("Ready")
 }

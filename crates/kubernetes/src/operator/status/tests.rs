@@ -9,7 +9,7 @@ fn document(text: &str) -> ConfigDocument {
 }
 
 fn condition(kind: &str, status: &str) -> Value {
-    json!([{"type": kind, "status": status, "reason": "Why", "message": "so it is", "lastTransitionTime": "t"}])
+    json!([{"type": kind, "status": status, "reason": "Why", "message": "so it is", "lastTransitionTime": "2026-01-01T00:00:00Z"}])
 }
 
 fn import(name: &str, status: &str, released: Option<&str>) -> Import {
@@ -180,12 +180,12 @@ fn nodes_without_a_certificate_are_named_by_their_last_request() {
 fn conditions_that_are_there_only_when_something_is_wrong_are_read() {
     let with = |mut conditions: Vec<Condition>, kind: &str| {
         let mut more = conditions[0].clone();
-        more.kind = kind.into();
+        more.type_ = kind.into();
         conditions.push(more);
-        Some(Status { conditions })
+        Some(ObjectStatus { conditions })
     };
     let good = import("a", "True", None);
-    let conditions = Status::conditions(good.status.as_ref()).to_vec();
+    let conditions = ObjectStatus::conditions(good.status.as_ref()).to_vec();
     let status_of_link =
         with(serde_json::from_value(condition("Up", "True")).unwrap(), "TooManyImports");
     let link: Link = serde_json::from_value(json!({
@@ -297,8 +297,8 @@ fn what_nodes_say_is_told_of_a_link_that_is_down_and_refusals_for_several_reason
     });
     let mut seen = told(&nodes);
     let untrue = |kind: &str, reason: &str| {
-        let condition = json!([{"type": kind, "status": "False", "reason": reason, "message": "so it is", "lastTransitionTime": "t"}]);
-        Some(Status { conditions: serde_json::from_value(condition).unwrap() })
+        let condition = json!([{"type": kind, "status": "False", "reason": reason, "message": "so it is", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        Some(ObjectStatus { conditions: serde_json::from_value(condition).unwrap() })
     };
     seen.links[0].status = untrue("Up", "LinkDown");
     seen.imports[0].status = untrue("Ready", "Why");
@@ -312,9 +312,9 @@ fn what_nodes_say_is_told_of_a_link_that_is_down_and_refusals_for_several_reason
 #[test]
 fn a_link_that_is_down_is_one_cause_and_its_imports_are_counted_with_it() {
     let mut seen = told(&json!({}));
-    let down = json!([{"type": "Up", "status": "False", "reason": "LinkDown", "message": "no answer", "lastTransitionTime": "t"}]);
+    let down = json!([{"type": "Up", "status": "False", "reason": "LinkDown", "message": "no answer", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
     let set = |conditions: &Value| {
-        Some(Status { conditions: serde_json::from_value(conditions.clone()).unwrap() })
+        Some(ObjectStatus { conditions: serde_json::from_value(conditions.clone()).unwrap() })
     };
     seen.links[0].status = set(&down);
     let mut waits = down;

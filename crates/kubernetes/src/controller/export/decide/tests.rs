@@ -17,10 +17,7 @@ fn state(services: &[Value]) -> ClusterState {
     let service = |value: &Value| {
         let service: Service = serde_json::from_value(value.clone()).unwrap();
         let name = service.metadata.name.clone().unwrap();
-        (
-            crate::controller::cluster_state::service_name(&service.metadata, &name).unwrap(),
-            Arc::new(service),
-        )
+        (api::service_name(&service.metadata, &name).unwrap(), Arc::new(service))
     };
     ClusterState { services: services.iter().map(service).collect(), ..ClusterState::default() }
 }
