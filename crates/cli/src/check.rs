@@ -37,7 +37,7 @@ pub(crate) struct Args {
 /// Only if the result cannot be printed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Read as the node reads it, so that the result is the node's own.
-    let report = adit_daemon::process::check(&args.file);
+    let report = adit_daemon::node::check(&args.file);
     let mut denied = Vec::new();
     if report.errors().next().is_none()
         && let Ok((config, _)) = adit_config::load(&args.file)

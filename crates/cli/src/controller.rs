@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use adit_daemon::process::{NodeExit, controller};
+use adit_daemon::controller;
+use adit_daemon::process::ProcessExit;
 
 /// Run the controller of a cluster: give out certificates and addresses, keep EndpointSlices
 ///
@@ -30,8 +31,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let namespace = adit_kubernetes::api::NAMESPACE.to_owned();
     let settings = adit_kubernetes::controller::ControllerSettings { pod_name, pod_uid, namespace };
     Ok(match controller::run(controller::ControllerOptions { settings, listen }) {
-        Ok(NodeExit::Drained { .. }) => ExitCode::SUCCESS,
-        Ok(NodeExit::Immediate { signal }) => ExitCode::from(128 + signal),
+        Ok(ProcessExit::Drained { .. }) => ExitCode::SUCCESS,
+        Ok(ProcessExit::Immediate { signal }) => ExitCode::from(128 + signal),
         // The log has the reason.
         Err(_) => ExitCode::FAILURE,
     })

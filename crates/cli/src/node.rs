@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adit_core::name::NodeName;
-use adit_daemon::process::{self, InCluster, NodeExit};
+use adit_daemon::node::{self, KubernetesNodeOptions};
+use adit_daemon::process::ProcessExit;
 use adit_kubernetes::node::NodeLocation;
 
 /// Run a node: carry streams between this cluster and those it is linked with
@@ -54,12 +55,12 @@ pub(crate) struct Args {
 /// Everything that prevents the start.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let ended = match (args.config, args.node_name) {
-        (Some(file), _) => process::run(&file, args.take_over),
-        (None, Some(node)) => {
-            let place = NodeLocation { node, addresses: args.node_ips };
-            process::run_in_cluster(InCluster {
+        (Some(file), _) => node::run(&file, args.take_over),
+        (None, Some(name)) => {
+            let location = NodeLocation { node: name, addresses: args.node_ips };
+            node::run_in_cluster(KubernetesNodeOptions {
                 state_folder: args.state,
-                node: place,
+                node: location,
                 pod_uid: args.pod_uid,
             })
         }
@@ -67,8 +68,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         (None, None) => anyhow::bail!("either --config FILE or --kubernetes with --node-name"),
     };
     Ok(match ended {
-        Ok(NodeExit::Drained { .. }) => ExitCode::SUCCESS,
-        Ok(NodeExit::Immediate { signal }) => ExitCode::from(128 + signal),
+        Ok(ProcessExit::Drained { .. }) => ExitCode::SUCCESS,
+        Ok(ProcessExit::Immediate { signal }) => ExitCode::from(128 + signal),
         // The log has the reason.
         Err(_) => ExitCode::FAILURE,
     })

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use adit_daemon::admin::client::{self, AdminAddress};
-use adit_daemon::process::WAITING_EXTENSION;
+use adit_daemon::node::WAITING_EXTENSION;
 
 /// Say whether the daemon of this pod lives, or may be sent work
 #[derive(Debug, clap::Args)]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use adit_config::Config;
 use adit_core::code::Code;
 use adit_core::snapshot::Snapshot;
-use adit_daemon::compose::{self, BaseSnapshot, SnapshotSources};
-use adit_daemon::process::node::NodeDataPlane;
+use adit_daemon::node::data_plane::NodeDataPlane;
+use adit_daemon::node::snapshot::{self, BaseSnapshot, SnapshotSources};
 use adit_daemon::process::tuning::tuning;
 use adit_dataplane::flow::Direction;
 use adit_transport::links::LinkSettings;
@@ -68,7 +68,7 @@ impl Whole {
         let tasks = TaskTracker::new();
         tasks.spawn(work.run());
         node.begin();
-        tasks.spawn(compose::run(sources, publish));
+        tasks.spawn(snapshot::run(sources, publish));
         Self { node, snapshot, base, listen }
     }
 

@@ -3,7 +3,7 @@
 use std::panic::{self, PanicHookInfo};
 
 /// Logs and counts every panic of this process from now on, instead of printing it.
-pub(super) fn install() {
+pub(crate) fn install() {
     panic::set_hook(Box::new(hook));
 }
 

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that mean something here.
 #[derive(Debug)]
-pub(super) struct ProcessSignals {
+pub(crate) struct ProcessSignals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -14,7 +14,7 @@ pub(super) struct ProcessSignals {
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SignalAction {
+pub(crate) enum SignalAction {
     /// SIGTERM, SIGINT: go away. The number is the signal's.
     End(u8),
     /// SIGHUP: read the files again.
@@ -26,7 +26,7 @@ impl ProcessSignals {
     ///
     /// # Errors
     /// Where they cannot be caught.
-    pub(super) fn catch() -> io::Result<Self> {
+    pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -35,12 +35,21 @@ impl ProcessSignals {
     }
 
     /// The next one.
-    pub(super) async fn next(&mut self) -> SignalAction {
+    pub(crate) async fn next(&mut self) -> SignalAction {
         tokio::select! {
             biased;
             _ = self.terminate.recv() => SignalAction::End(15),
             _ = self.interrupt.recv() => SignalAction::End(2),
             _ = self.hangup.recv() => SignalAction::Reload,
+        }
+    }
+}
+
+/// Waits for the signal that asks to go away, and returns its number.
+pub(crate) async fn end_requested(signals: &mut ProcessSignals) -> u8 {
+    loop {
+        if let SignalAction::End(signal) = signals.next().await {
+            return signal;
         }
     }
 }

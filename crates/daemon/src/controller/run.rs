@@ -1,0 +1,142 @@
+//! The life of a controller's process: leads or stands by until it is asked to end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_kubernetes::controller::{
+    self, ControllerError, ControllerSettings, ControllerState, ObservedPeers,
+};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::peer_observer;
+use crate::admin::public::{self, PublicState};
+use crate::admin::serve::{self, AdminListener};
+use crate::metrics::{ProcessMetrics, process::ProcessUsage};
+use crate::process::log::{log_fatal_error, start_log};
+use crate::process::setup::{cannot, runtime};
+use crate::process::signals::{ProcessSignals, end_requested};
+use crate::process::{ProcessExit, StartError, panics};
+use crate::readiness::Readiness;
+
+/// What giving up the lead and the connections may take.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often histograms are emptied into their buckets.
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// As what a controller runs.
+#[derive(Debug, Clone)]
+pub struct ControllerOptions {
+    /// Its pod.
+    pub settings: ControllerSettings,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub listen: SocketAddr,
+}
+
+/// Runs the controller until it is asked to end.
+///
+/// Takes over the process: its signals, its panic hook, its log and its metrics.
+///
+/// # Errors
+/// All that keeps it from starting; it stands in the log already.
+pub fn run(options: ControllerOptions) -> Result<ProcessExit, StartError> {
+    let log = start_log()?;
+    panics::install();
+    let begin = || -> Result<ProcessExit, StartError> {
+        let metrics = ProcessMetrics::install().map_err(|e| e.to_string())?;
+        runtime()?.block_on(serve(options, metrics))
+    };
+    log_fatal_error(&log, "controller", begin())
+}
+
+async fn serve(
+    options: ControllerOptions,
+    metrics: ProcessMetrics,
+) -> Result<ProcessExit, StartError> {
+    let mut signals = ProcessSignals::catch().map_err(cannot("catch signals"))?;
+    let listener = tokio::net::TcpListener::bind(options.listen)
+        .await
+        .map_err(|e| format!("cannot listen on {}: {e}", options.listen))?;
+    let client = adit_kubernetes::client::in_cluster().map_err(|e| e.to_string())?;
+    let readiness = Readiness::default();
+    let page = metrics.clone();
+    let router = public::router(PublicState {
+        readiness: readiness.clone(),
+        metrics: Arc::new(move || page.render_without_status(&ProcessUsage::read())),
+    });
+    let stop = CancellationToken::new();
+    let server = serve::run(AdminListener::Tcp(listener), router, stop.child_token());
+
+    let (observer, observers) = watch::channel(None);
+    let (peers, heard) = watch::channel(Arc::new(ObservedPeers::default()));
+    let (summary, summaries) = watch::channel(Arc::default());
+    let (state, states) = watch::channel(ControllerState::default());
+    let lead = stop.child_token();
+    let controller =
+        controller::run(client, options.settings, observer, heard, summaries, state, lead.clone());
+    let beside = async {
+        tokio::join!(
+            peer_observer::observe(observers, peers, summary),
+            publish_readiness(states),
+            maintain_metrics(metrics),
+            server,
+        );
+    };
+    let mut controller = std::pin::pin!(controller);
+    let mut beside = std::pin::pin!(beside);
+    let signal = tokio::select! {
+        signal = end_requested(&mut signals) => signal,
+        result = &mut controller => return Err(match result {
+            Ok(()) => StartError::TaskEnded("the controller ended by itself".to_owned()),
+            Err(ControllerError::Ended(which)) => StartError::TaskEnded(which.to_string()),
+            Err(error @ ControllerError::Namespace(_)) => error.to_string().into(),
+        }),
+        () = &mut beside => {
+            return Err(StartError::TaskEnded("a part of the controller ended by itself".to_owned()));
+        }
+    };
+    tracing::info!(signal, "asked to end");
+    lead.cancel();
+    let farewell = async {
+        tokio::select! {
+            result = controller => if let Err(error) = result {
+                tracing::warn!(%error, "the controller did not end cleanly");
+            },
+            () = beside => {}
+        }
+    };
+    if timeout(SHUTDOWN_TIMEOUT, farewell).await.is_err() {
+        tracing::warn!("the controller did not give up its lead in time");
+    }
+    Ok(ProcessExit::Drained { reset: 0 })
+}
+
+/// A controller is ready while it leads or stands by. What it waits for, and what is wrong, is logged: a
+/// controller that is not ready is no better for it.
+async fn publish_readiness(mut states: watch::Receiver<ControllerState>) {
+    let mut told = ControllerState::default();
+    loop {
+        let state = states.borrow_and_update().clone();
+        if state.phase != told.phase {
+            tracing::info!(phase = ?state.phase, "the controller's part");
+        }
+        match &state.trouble {
+            Some(trouble) if state.trouble != told.trouble => tracing::warn!("{trouble}"),
+            None if told.trouble.is_some() => tracing::info!("nothing is wrong any more"),
+            Some(_) | None => {}
+        }
+        told = state;
+        if states.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+async fn maintain_metrics(metrics: ProcessMetrics) {
+    loop {
+        tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
+        metrics.upkeep();
+    }
+}

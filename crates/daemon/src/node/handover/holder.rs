@@ -1,0 +1,277 @@
+//! The process that runs: hands over what it has to whoever may take it, and goes on if nobody does.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use adit_dataplane::listeners::OpenSockets;
+use adit_host::ipc::{IpcConnection, IpcListener, MAX_DESCRIPTORS};
+use adit_transport::Endpoints;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    HandoverMessage, PROTOCOL, START_TIMEOUT, receive_message, send_message, unexpected,
+    watch_process,
+};
+
+/// After a door failed; out of descriptors, most likely.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
+
+/// After a door could not be made: something else is there, or the disk is full.
+const REOPEN_BACKOFF: Duration = Duration::from_secs(10);
+
+/// A process has taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::node) struct Successor {
+    /// Its version.
+    pub(in crate::node) version: String,
+}
+
+/// What can be handed over.
+pub(in crate::node) trait HandoverSockets: Send + 'static {
+    /// Gives all of it, word by word.
+    ///
+    /// # Errors
+    /// Those of `give`, and what keeps a socket from being shared.
+    fn send_all(
+        &self,
+        give: &mut dyn FnMut(HandoverMessage, Vec<OwnedFd>) -> io::Result<()>,
+    ) -> io::Result<()>;
+
+    /// Leaves to the successor what only one may read.
+    fn step_aside(&self);
+
+    /// Takes that back.
+    fn resume(&self);
+
+    /// Lets go of what a successor serves from now on and this process does not need.
+    fn release(&mut self);
+}
+
+/// A node's sockets.
+#[derive(Debug)]
+pub(in crate::node) struct NodeSockets {
+    /// Of imports.
+    pub(in crate::node) imports: OpenSockets,
+    /// Of the public server.
+    pub(in crate::node) public: Option<TcpListener>,
+    /// Where peers reach this node.
+    pub(in crate::node) endpoints: Endpoints,
+}
+
+impl HandoverSockets for NodeSockets {
+    fn send_all(
+        &self,
+        give: &mut dyn FnMut(HandoverMessage, Vec<OwnedFd>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut all = |word: &dyn Fn() -> HandoverMessage, mut sockets: Vec<OwnedFd>| {
+            while !sockets.is_empty() {
+                let rest = sockets.split_off(sockets.len().min(MAX_DESCRIPTORS));
+                give(word(), std::mem::replace(&mut sockets, rest))?;
+            }
+            io::Result::Ok(())
+        };
+        for address in self.imports.addresses() {
+            all(&|| HandoverMessage::Tcp { address }, self.imports.share(address)?)?;
+        }
+        if let Some(public) = &self.public {
+            let address: SocketAddr = public.local_addr()?;
+            all(&|| HandoverMessage::Public { address }, vec![public.try_clone()?.into()])?;
+        }
+        let udp = self.endpoints.share_sockets()?;
+        for (address, sockets) in udp.sockets {
+            all(&|| HandoverMessage::Udp { address }, sockets)?;
+        }
+        for (generation, socket) in udp.predecessors {
+            all(&|| HandoverMessage::Elder { generation }, vec![socket])?;
+        }
+        give(HandoverMessage::Generation { generation: udp.generation }, Vec::new())
+    }
+
+    fn step_aside(&self) {
+        self.endpoints.pause_reading();
+    }
+
+    fn resume(&self) {
+        self.endpoints.resume_reading();
+    }
+
+    fn release(&mut self) {
+        self.public = None;
+    }
+}
+
+/// Hands over to the process that takes it, on the thread of the caller, until `stop`; and to another one where that
+/// and all that came after it have ended.
+pub(in crate::node) fn serve(
+    mut door: IpcListener,
+    turn: u64,
+    estate: &mut impl HandoverSockets,
+    tell: &mpsc::Sender<Successor>,
+    stop: &CancellationToken,
+) {
+    // Processes before this one, which want to hear of its end.
+    let mut watchers = Vec::new();
+    while let Some((successor, passage)) =
+        wait_for_successor(&mut door, turn, estate, &mut watchers, stop)
+    {
+        // The receiver is gone only when the process ends.
+        drop(tell.blocking_send(successor));
+        estate.release();
+        if !wait_for_end(passage, door.path(), stop) {
+            return;
+        }
+        tracing::warn!("the process that took over has ended, and none has come after it");
+        reopen(&mut door);
+        estate.resume();
+    }
+}
+
+/// Waits for a successor: what it said, and the passage to it.
+fn wait_for_successor(
+    door: &mut IpcListener,
+    turn: u64,
+    estate: &impl HandoverSockets,
+    watchers: &mut Vec<IpcConnection>,
+    stop: &CancellationToken,
+) -> Option<(Successor, IpcConnection)> {
+    while !stop.is_cancelled() {
+        let passage = match door.accept() {
+            Ok(Some(passage)) => passage,
+            Ok(None) if door.is_ours() || stop.is_cancelled() => continue,
+            Ok(None) => {
+                // It got everything here and could not wait until this process heard that it serves.
+                if let Ok(passage) = watch_process(door.path()) {
+                    estate.step_aside();
+                    return Some((Successor { version: "unknown".to_owned() }, passage));
+                }
+                reopen(door);
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "nobody can come for a hand-over");
+                std::thread::sleep(ACCEPT_BACKOFF);
+                continue;
+            }
+        };
+        let conversed = match receive_message(&passage) {
+            Ok((HandoverMessage::Watch, _)) => {
+                watchers.retain(IpcConnection::is_open);
+                watchers.push(passage);
+                continue;
+            }
+            Ok((first, _)) => answer_request(first, &passage, door, turn, estate),
+            Err(error) => Err(error),
+        };
+        match conversed {
+            Ok(Some(successor)) => return Some((successor, passage)),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "a hand-over broke off; this process goes on"),
+        }
+    }
+    None
+}
+
+/// Makes the door anew where it was.
+fn reopen(door: &mut IpcListener) {
+    let path = door.path().to_owned();
+    match IpcListener::bind(&path) {
+        Ok(new) => *door = new,
+        Err(error) => {
+            tracing::error!(%error, "nobody will be able to take over");
+            std::thread::sleep(REOPEN_BACKOFF);
+        }
+    }
+}
+
+/// Waits until the process at the other end of `passage` has ended, and whoever had the door at `path` then, and so
+/// on. `false` on `stop`, or where one is of a version that does not let itself be watched.
+fn wait_for_end(mut passage: IpcConnection, path: &Path, stop: &CancellationToken) -> bool {
+    loop {
+        if passage.wait_for(IpcListener::ACCEPT_TIMEOUT).is_err() {
+            return false;
+        }
+        loop {
+            if stop.is_cancelled() {
+                return false;
+            }
+            match receive_message(&passage) {
+                Ok((HandoverMessage::NotKnown { .. }, _)) => return false,
+                Ok(_) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(_) => break,
+            }
+        }
+        passage = match watch_process(path) {
+            Ok(passage) => passage,
+            Err(error) => {
+                let is_nobody =
+                    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+                if !is_nobody {
+                    tracing::warn!(%error, "it is not known whether this node has another process");
+                }
+                return is_nobody;
+            }
+        };
+        // Whoever hangs up at once is not asked without end.
+        std::thread::sleep(ACCEPT_BACKOFF);
+    }
+}
+
+/// The conversation that began with a word: a successor, if there is one now.
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other word is out of place here")]
+fn answer_request(
+    first: HandoverMessage,
+    passage: &IpcConnection,
+    door: &IpcListener,
+    turn: u64,
+    estate: &impl HandoverSockets,
+) -> io::Result<Option<Successor>> {
+    let version = match first {
+        HandoverMessage::Ask { protocol, turn: theirs, .. }
+            if protocol >= PROTOCOL && theirs <= turn =>
+        {
+            let reason = format!("it came to this node as number {theirs}, this one as {turn}");
+            send_message(passage, &HandoverMessage::Refuse { reason }, &[])?;
+            return Ok(None);
+        }
+        HandoverMessage::Ask { protocol, version, .. } if protocol >= PROTOCOL => version,
+        _ => {
+            send_message(passage, &HandoverMessage::NotKnown { protocol: PROTOCOL }, &[])?;
+            return Ok(None);
+        }
+    };
+    send_message(
+        passage,
+        &HandoverMessage::Offer { version: env!("CARGO_PKG_VERSION").to_owned() },
+        &[],
+    )?;
+    estate.send_all(&mut |word, sockets| send_message(passage, &word, &sockets))?;
+    send_message(passage, &HandoverMessage::End, &[])?;
+    passage.wait_for(START_TIMEOUT)?;
+    expect(passage, &HandoverMessage::Ready)?;
+    estate.step_aside();
+    passage.wait_for(IpcConnection::MESSAGE_TIMEOUT)?;
+    let taken = send_message(passage, &HandoverMessage::Yielded, &[])
+        .and_then(|()| expect(passage, &HandoverMessage::Taken));
+    match taken {
+        Ok(()) => Ok(Some(Successor { version })),
+        // It has put its own door here and is behind it, so it serves, whatever became of its last word.
+        Err(_) if !door.is_ours() && IpcConnection::connect(door.path()).is_ok() => {
+            Ok(Some(Successor { version }))
+        }
+        Err(error) => {
+            estate.resume();
+            Err(error)
+        }
+    }
+}
+
+fn expect(passage: &IpcConnection, wanted: &HandoverMessage) -> io::Result<()> {
+    let (word, _) = receive_message(passage)?;
+    if word == *wanted { Ok(()) } else { Err(unexpected(&word)) }
+}

@@ -1,0 +1,155 @@
+//! The thread of the admin and public servers, apart from the data path and from the supervisor.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::data_plane::StatusSource;
+use super::process_state::ProcessState;
+use crate::admin::control::{self, AdminCommand, Controls};
+use crate::admin::public::{self, PublicState};
+use crate::admin::serve::{self, AdminListener};
+use crate::admin::socket::AdminSocket;
+use crate::metrics::{ProcessMetrics, gauges::ProcessTotals, process::ProcessUsage};
+use crate::telemetry::ProcessLog;
+
+/// How often histograms are emptied into their buckets.
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The admin server's listener, as configured.
+#[derive(Debug)]
+pub(super) enum AdminBinding {
+    /// A Unix socket.
+    Socket(AdminSocket),
+    /// Loopback.
+    Tcp(TcpListener),
+}
+
+/// Both servers, running.
+#[derive(Debug)]
+pub(super) struct HttpServers {
+    stop: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+/// What is served where.
+pub(super) struct ServerPlan {
+    /// The admin server.
+    pub(super) admin: (AdminBinding, Router),
+    /// The public one, where it is configured.
+    pub(super) public: Option<(TcpListener, Router)>,
+    /// From then on the public server is the next process's.
+    pub(super) taken_over: CancellationToken,
+    /// What has to be kept up.
+    pub(super) metrics: ProcessMetrics,
+}
+
+impl ServerPlan {
+    /// The routes of both servers, which answer from `state` and send `commands` to the supervisor.
+    pub(super) fn new<W: StatusSource>(
+        admin: AdminBinding,
+        public: Option<TcpListener>,
+        state: &Arc<ProcessState<W>>,
+        metrics: ProcessMetrics,
+        commands: mpsc::Sender<AdminCommand>,
+        taken_over: CancellationToken,
+    ) -> Self {
+        let (status, level) = (state.clone(), state.clone());
+        let controls = Controls {
+            status: Arc::new(move || status.status()),
+            readiness: state.readiness.clone(),
+            set_level: Arc::new(move |l| level.log.as_ref().map_or(Ok(()), |log| log.set_level(l))),
+            commands,
+        };
+        let router = control::router(controls);
+        let router = match admin {
+            AdminBinding::Socket(_) => router,
+            AdminBinding::Tcp(_) => control::guard_loopback(router),
+        };
+        let (page, state) = (metrics.clone(), state.clone());
+        let readiness = state.readiness.clone();
+        let render = move || {
+            let log_dropped = state.log.as_ref().map(ProcessLog::dropped).unwrap_or_default();
+            let totals = ProcessTotals { log_dropped, ..state.status_source.totals() };
+            page.render(&state.status(), &ProcessUsage::read(), &totals)
+        };
+        let public_router = public::router(PublicState { readiness, metrics: Arc::new(render) });
+        let public = public.map(|listener| (listener, public_router));
+        Self { admin: (admin, router), public, taken_over, metrics }
+    }
+}
+
+impl HttpServers {
+    /// Starts serving; listeners are bound already.
+    ///
+    /// # Errors
+    /// Where the system gives no thread or no descriptor.
+    pub(super) fn start(plan: ServerPlan) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
+            if let Err(error) = runtime.block_on(run(plan, stopped)) {
+                tracing::error!(%error, "the admin server cannot run");
+            }
+        })?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends both, after answers under way.
+    pub(super) fn stop(self) {
+        self.stop.cancel();
+        if self.thread.join().is_err() {
+            tracing::error!("the admin server's thread ended by a panic");
+        }
+    }
+}
+
+async fn run(plan: ServerPlan, stop: CancellationToken) -> io::Result<()> {
+    let tasks = TaskTracker::new();
+    let (admin, router) = plan.admin;
+    // Held until the end: its file goes with it.
+    let mut socket = None;
+    let listener = match admin {
+        AdminBinding::Socket(bound) => {
+            let listener =
+                socket.insert(bound).take_listener().ok_or(io::ErrorKind::NotConnected)?;
+            AdminListener::Unix(tokio::net::UnixListener::from_std(listener)?)
+        }
+        AdminBinding::Tcp(listener) => tcp(listener)?,
+    };
+    tasks.spawn(serve::run(listener, router, stop.clone()));
+    if let Some((listener, router)) = plan.public {
+        let (until, succeeded) = (stop.child_token(), plan.taken_over.clone());
+        tasks.spawn(serve::run(tcp(listener)?, router, until.clone()));
+        tasks.spawn(async move {
+            tokio::select! {
+                () = until.cancelled() => {}
+                () = succeeded.cancelled() => until.cancel(),
+            }
+        });
+    }
+    let mut upkeep = tokio::time::interval(METRICS_UPKEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = upkeep.tick() => plan.metrics.upkeep(),
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+fn tcp(listener: TcpListener) -> io::Result<AdminListener> {
+    listener.set_nonblocking(true)?;
+    Ok(AdminListener::Tcp(tokio::net::TcpListener::from_std(listener)?))
+}
