@@ -75,7 +75,7 @@ impl ProcessMetrics {
         self.handle.run_upkeep();
     }
 
-    /// What was counted, and what the kernel knows: of a process that is no node.
+    /// The page of a process that is no node: the events counted, and what the kernel says of the process.
     #[must_use]
     pub fn render_without_status(&self, process: &ProcessUsage) -> String {
         let mut page = page::MetricsPage::from(self.handle.render());
@@ -149,12 +149,12 @@ const RELOADS: &str = "adit_config_reloads_total";
 const IDENTITY_RELOADS: &str = "adit_identity_reloads_total";
 const PANICS: &str = "adit_panics_total";
 
-/// What became of a file that was read again.
+/// The result of reading a file again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileReadOutcome {
-    /// It is in use.
+    /// The file is in use.
     Applied,
-    /// It says what was in use already.
+    /// The file says what was in use already.
     Unchanged,
     /// The last good one stays in use.
     Rejected,

@@ -1,4 +1,4 @@
-//! Whether this node may be sent work: a set of named reasons why not yet, which empties.
+//! Readiness of this node: a set of named reasons why it may not be sent work yet, which empties.
 //!
 //! Each reason is held by a guard and leaves with it, so that nothing is forgotten on any path. Readiness
 //! is about this node alone, never about a peer: another cluster's outage must not stall our rollout.
@@ -14,7 +14,7 @@ pub struct Readiness {
     pending: Arc<watch::Sender<Vec<Cow<'static, str>>>>,
 }
 
-/// One reason, for as long as it lives.
+/// A reason not to be ready, for as long as this guard lives.
 #[derive(Debug)]
 #[must_use = "the reason leaves the set when this is dropped"]
 pub struct Pending {

@@ -32,19 +32,19 @@ pub use services::{
     StreamCounts,
 };
 
-/// What a node says of itself.
+/// The status document of a node.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StatusDocument {
     /// The node itself.
     pub node: NodeStatus,
-    /// What is wrong, worst first; empty where all is well.
+    /// Problems, worst first; empty if all is well.
     pub problems: Vec<StatusProblem>,
     /// The other clusters.
     pub links: Vec<Link>,
     /// The other nodes of this cluster.
     pub siblings: Vec<PeerNode>,
-    /// Who is refused by configuration.
+    /// The deny list.
     pub denied: Vec<DenyEntryStatus>,
     /// Services of other clusters that can be used here.
     pub imports: Vec<Import>,
@@ -53,9 +53,9 @@ pub struct StatusDocument {
     /// Connections that were refused in the last minute and whose source was not served since, at most
     /// [`RefusedFlows::MAX`] kinds of them.
     pub refused: Vec<RefusedFlows>,
-    /// How many more were, of kinds that are not told.
+    /// Connections that were refused besides, of kinds that have no entry.
     pub refused_others: u64,
-    /// How streams ended since the process started.
+    /// Ended streams since the process started, by code.
     pub streams: StreamSummary,
 }
 
@@ -79,13 +79,13 @@ pub struct NodeStatus {
     pub started: String,
     /// For how long it has run.
     pub uptime_seconds: u64,
-    /// Whether it may be sent work.
+    /// True if the node may be sent work.
     pub ready: bool,
     /// Why it may not yet, oldest reason first.
     pub waiting_for: Vec<String>,
-    /// Whether it is going away.
+    /// True if the node is going away.
     pub draining: bool,
-    /// What processes that this one took over from still carry.
+    /// Streams that older processes of this node still carry.
     pub older: OlderProcesses,
     /// Another living process that has its name, as its siblings see it.
     pub double: Option<String>,
@@ -97,7 +97,7 @@ pub struct NodeStatus {
     pub log_level: String,
     /// UDP addresses on which it answers peers.
     pub listen: Vec<String>,
-    /// How long ago the controller of its cluster last asked how it is; absent until it has.
+    /// Seconds since the controller of its cluster last asked for a report; absent until it has.
     pub controller_asked_seconds_ago: Option<u64>,
 }
 
@@ -105,9 +105,9 @@ pub struct NodeStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OlderProcesses {
-    /// How many there are.
+    /// The number of processes.
     pub processes: u64,
-    /// How many streams they carry together.
+    /// Streams that they carry together.
     pub streams: u64,
 }
 
@@ -121,11 +121,11 @@ pub struct CertificateStatus {
     pub not_before: String,
     /// When it ends, RFC 3339 in UTC.
     pub not_after: String,
-    /// How long until it is valid; 0 once it is.
+    /// Seconds until the certificate is valid; 0 once it is.
     pub starts_in_seconds: u64,
-    /// What is left of it; negative once it has ended.
+    /// Seconds until the certificate ends; negative once it has.
     pub seconds_left: i64,
-    /// What is left of its life, 0 to 1.
+    /// The part of its lifetime that is left, 0 to 1.
     pub life_left: f64,
     /// Why the newest file was not taken; the certificate above is an older one then.
     pub error: Option<String>,
@@ -143,11 +143,11 @@ pub struct ConfigurationStatus {
     pub loaded_at: String,
     /// Why the newest file was not taken; the configuration in use is the last good one then.
     pub error: Option<String>,
-    /// What a reload cannot change and the newest file does, e.g. `node.listen`: it waits for a restart.
+    /// Keys that the newest file changes and a reload cannot, e.g. `node.listen`: they wait for a restart.
     pub needs_restart: Vec<String>,
 }
 
-/// One entry of the deny list, and what it has done.
+/// An entry of the deny list, and how often it has refused a peer.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DenyEntryStatus {
@@ -155,15 +155,15 @@ pub struct DenyEntryStatus {
     pub entry: String,
     /// The operator's reason, where there is one.
     pub reason: Option<String>,
-    /// How often it refused a peer since it is in force: a handshake, or a connection that was there.
+    /// Peers refused since the entry is in force: handshakes, and connections that were open.
     pub refused: u64,
     /// Whom it refused last.
     pub last: Option<String>,
-    /// Whether it is about this node itself, which others refuse and it does not.
+    /// True if the entry names this node itself, which others refuse and it does not.
     pub this_node: bool,
 }
 
-/// How streams ended since the process started.
+/// Ended streams since the process started, by code.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StreamSummary {
@@ -179,7 +179,7 @@ pub struct StreamSummary {
 pub struct Reason {
     /// A name of the closed list of codes.
     pub code: String,
-    /// One sentence.
+    /// A sentence for people.
     pub sentence: String,
 }
 

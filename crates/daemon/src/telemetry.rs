@@ -33,7 +33,7 @@ mod text;
 /// before), `flow` (joins the lines of both sides).
 pub const STREAM: &str = "adit::stream";
 
-/// How lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LineFormat {
     /// Text when the log is a terminal, JSON otherwise.
@@ -41,7 +41,7 @@ pub enum LineFormat {
     Auto,
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// A JSON object on each line.
     Json,
 }
 
@@ -146,7 +146,7 @@ impl ProcessLog {
         self.level.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// How many lines were dropped because whoever reads the log was too slow.
+    /// Lines dropped because whoever reads the log was too slow.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.sink.dropped()
@@ -158,7 +158,7 @@ impl ProcessLog {
     }
 }
 
-/// How lines of a format look on standard error.
+/// The style of a format's lines on standard error.
 fn render(format: LineFormat) -> layer::LineStyle {
     let terminal = std::io::stderr().is_terminal();
     match (format, terminal) {

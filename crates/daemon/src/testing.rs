@@ -8,7 +8,7 @@ use adit_kubernetes::node::certificate::NodeCertificate;
 use adit_pki::files::{self, IfExists};
 use adit_pki::{ClusterAuthority, KeyKind, UnixTime};
 
-/// How long a certificate of [`Ca::issue`] lasts.
+/// A certificate of [`TestCa::issue`] lasts this long.
 pub(super) const HOUR_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// The time of these tests.
@@ -20,7 +20,7 @@ pub(super) fn now() -> UnixTime {
 pub(super) struct TestCa(ClusterAuthority);
 
 impl TestCa {
-    /// One that has been there for some days.
+    /// A CA that was made some days ago.
     pub(super) fn new(cluster: &str) -> Self {
         let domain = format!("{cluster}.example").parse().unwrap();
         let begun = Duration::from_secs(now().as_secs()) - 100 * HOUR_LIFETIME;
@@ -28,7 +28,7 @@ impl TestCa {
         Self(ClusterAuthority::create(domain, KeyKind::P256, 1000 * HOUR_LIFETIME, begun).unwrap())
     }
 
-    /// What a controller gives.
+    /// A certificate as a controller issues it.
     pub(super) fn certify(&self, node: &str, life: Duration, now: UnixTime) -> NodeCertificate {
         let issued = self.0.issue(&node.parse().unwrap(), KeyKind::P256, life, now).unwrap();
         NodeCertificate { chain: issued.certificate.to_pem().into(), key: issued.key_pem() }
@@ -39,7 +39,7 @@ impl TestCa {
             .unwrap();
     }
 
-    /// What `adit pki issue` writes.
+    /// Writes a node's files as `adit pki issue` does.
     pub(super) fn issue(&self, node: &str, folder: &Path) {
         let node: NodeName = node.parse().unwrap();
         let issued = self.0.issue(&node, KeyKind::P256, HOUR_LIFETIME, now()).unwrap();

@@ -48,10 +48,10 @@ pub struct BackendHealth {
 /// Exports that no backend answers for, as other nodes found, and until when that holds.
 type RemoteFaults = (BTreeMap<Target, BackendFault>, Option<Instant>);
 
-/// What a dial says of its backend.
+/// The result of a dial.
 type DialResult = Result<(), BackendFault>;
 
-/// How the last dial of each backend ended.
+/// The result of the last dial of each backend.
 type LastDials = Arc<Mutex<BTreeMap<SocketAddr, Result<(), FlowFailure>>>>;
 
 /// The task that keeps the set; it runs until its token is cancelled.
@@ -64,7 +64,7 @@ pub struct HealthChecker {
     dial_timeout: Duration,
 }
 
-/// What a probe found, and in which namespace it counted. `None` is no news: this node could not dial.
+/// The result of a probe, and the namespace that it counted in. `None` is no news: this node could not dial.
 struct ProbeResult {
     backend: SocketAddr,
     namespace: Namespace,
@@ -104,7 +104,7 @@ impl BackendHealth {
         self.remote_faults.send_replace((unserved, until));
     }
 
-    /// How the last dial of each backend of the snapshot's exports ended, where one was made.
+    /// The result of the last dial of each backend of the snapshot's exports, if one was made.
     #[must_use]
     pub fn last_dials(&self) -> BTreeMap<SocketAddr, Result<(), FlowFailure>> {
         lock(&self.last_dials).clone()
@@ -314,7 +314,7 @@ pub(crate) fn dial_failure(backend: SocketAddr, error: &io::Error) -> (FlowFailu
     (FlowFailure::new(code, format!("backend {backend}: {error}")), at_fault)
 }
 
-/// What to do about the operating system's own limits.
+/// Advice about the operating system's own limits.
 pub(crate) fn hint(error: &io::Error) -> &'static str {
     const EMFILE: i32 = 24;
     const ENFILE: i32 = 23;
@@ -334,7 +334,7 @@ async fn next_plan(
     Some(Arc::clone(&now))
 }
 
-/// Whether [`planned`] may give something else for `now` than for `before`. Most snapshots differ in what peers said
+/// True if [`planned`] may give something else for `now` than for `before`. Most snapshots differ in what peers said
 /// of themselves, and each look at every backend is one that no peer is to cause.
 fn may_plan_differ(before: &Snapshot, now: &Snapshot) -> bool {
     !before.exports.is_same(&now.exports)

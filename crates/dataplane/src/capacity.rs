@@ -1,4 +1,4 @@
-//! Who may have how many of a node's streams open.
+//! Shares of the streams that a node may have open.
 //!
 //! Peers and local workloads do not trust each other, nor do the peers or the workloads among
 //! themselves, so none can take what another needs. A quarter of all places is left to each direction. Of
@@ -10,14 +10,14 @@ use adit_core::text::{count_noun, count_noun_is};
 
 use crate::flow::FlowFailure;
 
-/// How many streams a node may have open.
+/// The streams that a node may have open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamCapacity {
     /// In all.
     pub all: usize,
 }
 
-/// What is open, with the stream that asks for a place.
+/// The streams that are open, with the one that asks to be admitted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct OpenStreams {
     /// In all.
@@ -29,18 +29,18 @@ pub(crate) struct OpenStreams {
 }
 
 impl StreamCapacity {
-    /// What one direction may have at most.
+    /// The most streams of one direction.
     #[must_use]
     pub fn direction(self) -> usize {
         (self.all - self.all / 4).max(1)
     }
 
-    /// What each of so many linked clusters has for certain.
+    /// The streams that each of so many linked clusters is guaranteed.
     pub(crate) fn guaranteed(self, clusters: usize) -> usize {
         self.direction() / 2 / clusters.max(1)
     }
 
-    /// Whether a peer cluster may open a further stream. `lent` says by how much all `clusters` together
+    /// Decides if a peer cluster may open a further stream. `lent` says by how much all `clusters` together
     /// exceed what is promised to them; it is asked only where places are few.
     ///
     /// # Errors
@@ -68,7 +68,7 @@ impl StreamCapacity {
         Ok(())
     }
 
-    /// Whether a local workload may open a further stream.
+    /// Decides if a local workload may open a further stream.
     ///
     /// # Errors
     /// [`Code::OverLimit`], with the limit.

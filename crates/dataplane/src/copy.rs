@@ -25,12 +25,12 @@ use crate::tcp::{ReadBuffer, Tcp};
 /// Chunks that one turn takes from a stream.
 const MAX_BATCH: usize = 32;
 
-/// What the opening of a flow leaves for the copy to finish.
+/// Bytes that the opening of a flow leaves for the copy to deliver.
 #[derive(Debug, Default)]
 pub(crate) struct PendingCopy {
     /// Read from TCP, and not yet written to the stream.
     pub(crate) to_stream: VecDeque<Bytes>,
-    /// Whether TCP has already come to its end.
+    /// True if TCP has already come to its end.
     pub(crate) finished: bool,
     /// Read from the stream, and not yet written to TCP.
     pub(crate) to_tcp: Bytes,
@@ -82,7 +82,7 @@ pub(crate) async fn wait_for_delivery(send: &mut SendStream) {
     timeout_at(until, send.stopped()).await.ok();
 }
 
-/// Whether the direction from the peer would not notice that the peer has given up: it has ended, or its
+/// Set while the direction from the peer would not notice that the peer has given up: it has ended, or its
 /// reader does not keep up. Otherwise a reset says so there, at once.
 #[derive(Debug, Default)]
 struct PeerUnwatched {
@@ -104,10 +104,10 @@ impl PeerUnwatched {
     }
 }
 
-/// What TCP has brought and the stream has not yet taken.
+/// Bytes that TCP has brought and the stream has not yet taken.
 struct UnsentChunks {
     chunks: VecDeque<Bytes>,
-    /// Whether that is all there will be.
+    /// True if no more will follow.
     finished: bool,
 }
 
@@ -218,7 +218,7 @@ pub(crate) const STALL_TIMEOUT: Duration = Duration::from_millis(20);
 /// cannot be taken back at once, and a stream that stalls again and again must not be granted more each time.
 const STALL_CHARGE_LIFETIME: Duration = Duration::from_secs(10);
 
-/// What a stream is charged while its reader does not keep up.
+/// The charge of a stream while its reader does not keep up.
 #[derive(Debug, Default)]
 struct StreamStall(Option<(StallCharge, Instant)>);
 

@@ -1,4 +1,4 @@
-//! What both directions of the data path share, and nothing that belongs to one flow.
+//! The state that both directions of the data path share, and nothing that belongs to one flow.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,13 +21,13 @@ use crate::tcp::TcpNetwork;
 /// Bounds of the data path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataPathLimits {
-    /// How many streams the nodes of one peer cluster may have open here, over all connections.
+    /// The most streams that the nodes of one peer cluster may have open here, over all connections.
     pub streams_per_peer: usize,
-    /// How long a stream's header may take.
+    /// The most time for a stream's header, from the stream's arrival.
     pub header_deadline: Duration,
-    /// How long one dial of a backend may take.
+    /// The most time for one dial of a backend.
     pub dial_timeout: Duration,
-    /// How long a connection from an address that nobody is known by is held before it is refused. Zero
+    /// The time for which a connection from an unknown address is held before it is refused. Zero
     /// where the table of workloads is complete.
     pub unknown_source_hold: Duration,
 }
@@ -45,12 +45,12 @@ pub struct DataPath<N: TcpNetwork> {
     pub(crate) context: DataPathContext,
     pub(crate) limits: DataPathLimits,
     pub(crate) started: Instant,
-    /// What was believed when it began: no stream was permitted by anything older.
+    /// The snapshot at the start: no stream was permitted by an older one.
     first_snapshot: Arc<Snapshot>,
     revocations: PermitRevocations,
 }
 
-/// What is kept about flows and backends, and the means to end the former.
+/// The records of flows and backends, and the means to end the former.
 #[derive(Debug)]
 pub struct DataPathContext {
     /// Every flow.
@@ -69,7 +69,7 @@ pub struct DataPathContext {
 #[derive(Debug, Default)]
 pub struct HeldSources(Mutex<HashMap<IpAddr, usize>>);
 
-/// One connection that is held, for as long as this lives.
+/// A connection that is held, for as long as this guard lives.
 #[derive(Debug)]
 pub(crate) struct HeldSource<'a> {
     all: &'a HeldSources,
@@ -154,7 +154,7 @@ impl<N: TcpNetwork> DataPath<N> {
         }
     }
 
-    /// What is believed now.
+    /// The snapshot in force.
     pub(crate) fn current_snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
     }

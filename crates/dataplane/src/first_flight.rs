@@ -19,18 +19,18 @@ use crate::tcp::{ReadBuffer, Tcp};
 /// The most bytes of the workload that are sent, and kept, before the answer.
 const MAX_REPLAY: usize = 64 * 1024;
 
-/// What has been sent and may have to be sent again.
+/// The bytes that have been sent and may have to be sent again.
 #[derive(Debug)]
 pub(crate) struct FirstFlight {
     header: Bytes,
-    /// What the workload has said so far.
+    /// The bytes of the workload so far.
     sent: Vec<Bytes>,
     len: usize,
-    /// Whether it has said that this is all.
+    /// True if the workload has closed its direction.
     finished: bool,
 }
 
-/// What became of one attempt.
+/// The result of one attempt.
 #[derive(Debug)]
 pub(crate) enum AttemptOutcome {
     /// The backend was reached; the rest is copying.
@@ -50,7 +50,7 @@ impl FirstFlight {
         Self { header: bytes.freeze(), sent: Vec::new(), len: 0, finished: false }
     }
 
-    /// Whether no byte of the workload has left this node.
+    /// True if no byte of the workload has left this node.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -79,7 +79,7 @@ impl FlowFailure {
     }
 }
 
-/// What is said of a stream that was reset for the memory that it held, on either side.
+/// The reason of a stream that was reset for the memory that it held, on either side.
 const OVER_BUDGET: &str = "its reader took nothing for a while, and the node that kept the bytes for it had no \
     more memory for streams that wait (limits.peerBuffer, limits.processBuffer)";
 
@@ -118,7 +118,7 @@ impl ByteCounter {
     }
 }
 
-/// What is known of a flow.
+/// The record of a flow, reported when it is dropped.
 #[derive(Debug)]
 pub struct Flow {
     flows: Flows,
@@ -131,7 +131,7 @@ pub struct Flow {
     pub(crate) source: Option<Source>,
     pub(crate) target: Option<Target>,
     pub(crate) peer: Option<(ClusterName, NodeName)>,
-    /// Whether another node than the backend's own was entered.
+    /// True if another node than the backend's own was entered.
     pub(crate) hop: bool,
     /// Nodes or backends that refused before one took it.
     pub(crate) retries: u32,
@@ -139,7 +139,7 @@ pub struct Flow {
     pub(crate) sent: ByteCounter,
     pub(crate) received: ByteCounter,
     group: Option<TargetKey>,
-    /// What the target's flows count in, where it is counted by name.
+    /// The metrics of the target's flows, if the target is counted by name.
     target_metrics: Option<Arc<TargetMetrics>>,
     user: Option<ExportUser>,
     /// The cluster or workload among whose flows it is counted.
@@ -162,7 +162,7 @@ struct FlowsInner {
     inbound: OnceLock<DirectionMetrics>,
 }
 
-/// Who opened a flow, as far as its share of the places goes.
+/// The opener of a flow, as far as its share of the capacity goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum FlowOpener {
     /// The nodes of a cluster that its certificate has proved.
@@ -297,7 +297,7 @@ impl Flows {
         }
     }
 
-    /// How many flows are open.
+    /// The number of open flows.
     #[must_use]
     pub fn open(&self) -> usize {
         self.table().open
@@ -337,13 +337,13 @@ impl Flows {
         self.table().recent.recent(Instant::now())
     }
 
-    /// How many flows ended with each code.
+    /// Ended flows by code.
     #[must_use]
     pub fn ended(&self) -> BTreeMap<(Direction, Code), u64> {
         self.table().ended.clone()
     }
 
-    /// Who has streams open to which export, and how many.
+    /// Open streams by export and source.
     #[must_use]
     pub fn users(&self) -> HashMap<ExportUser, usize> {
         self.table().users.clone()
@@ -486,7 +486,7 @@ impl FlowTable {
     }
 }
 
-/// One less of these; what has none is not kept.
+/// Takes one from a count; a count of zero is not kept.
 fn count_down<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
@@ -613,7 +613,7 @@ impl Flow {
     }
 }
 
-/// How often the number of lines that were left out is logged.
+/// The number of lines that were left out is logged this often.
 const UNLOGGED_INTERVAL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::data_path::DataPath;
 use crate::flow::{Direction, Flow, FlowFailure};
 use crate::tcp::TcpNetwork;
 
-/// How many backends are dialled for one stream.
+/// The most backends that are dialled for one stream.
 const MAX_ATTEMPTS: usize = 4;
 /// A stream that its opener gives up so soon after it was taken, and that nothing came back on, was opened in
 /// vain.
@@ -46,7 +46,7 @@ impl<N: TcpNetwork> ServeStream for Inbound<N> {
 
 /// Why a stream came to nothing before it was carried.
 enum Unreached {
-    /// It is refused; the opener is told.
+    /// The stream is refused; the opener is told.
     Refused(FlowFailure),
     /// The opener gave it up, or its connection is gone: nobody is left to be told.
     Abandoned(Code),
@@ -281,7 +281,7 @@ async fn forward<N: TcpNetwork>(
     }
 }
 
-/// Whether the opener reset the stream, or wants no more of it.
+/// True if the opener reset the stream, or wants no more of it.
 fn gave_up(stream: &mut PeerStream) -> bool {
     stream.recv.was_reset() || matches!(stream.send.poll_end(), Some(Err(SendError::Stopped(_))))
 }

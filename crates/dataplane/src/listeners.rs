@@ -37,9 +37,9 @@ const MAX_SOCKETS: usize = 131_072;
 const DESCRIPTOR_SHARE: u64 = 4;
 /// The most addresses that are named in the log at a time.
 const MAX_LOGGED: usize = 8;
-/// How long until an address that could not be listened at is tried again.
+/// An address that could not be listened at is tried again this often.
 const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// How long to wait after accepting has failed: out of descriptors, most likely.
+/// The pause after accepting has failed: out of descriptors, most likely.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Sockets that listen, by their address.
@@ -266,7 +266,7 @@ impl<N: TcpNetwork> ImportListeners<N> {
 /// A listener, and the number of the worker that accepts at it.
 type WorkerListener<N> = (usize, Arc<<N as TcpNetwork>::Listener>);
 
-/// How many addresses may be listened at, by a process with so many descriptors.
+/// The most addresses that a process with so many descriptors may listen at.
 fn max_addresses(descriptors: u64, workers: usize) -> usize {
     let share = usize::try_from(descriptors / DESCRIPTOR_SHARE).unwrap_or(usize::MAX);
     (share.min(MAX_SOCKETS) / workers.max(1)).max(1)

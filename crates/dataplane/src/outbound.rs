@@ -24,11 +24,11 @@ use crate::first_flight::{AttemptOutcome, FirstFlight};
 use crate::flow::{Direction, Flow, FlowFailure};
 use crate::tcp::{Tcp, TcpNetwork};
 
-/// How many nodes are tried for one stream.
+/// The most nodes that are tried for one stream.
 const MAX_ATTEMPTS: usize = 4;
-/// How long after its start a node lets connections wait for the first word of the exporting cluster.
+/// Connections wait for the first view of the exporting cluster until this long after the start of the node.
 const FIRST_VIEW_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a node may take to answer a header: longer than its own attempts at backends do, unless its
+/// The longest wait for the answer to a header: longer than a node's own attempts at backends take, unless its
 /// operator lets it wait for longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 

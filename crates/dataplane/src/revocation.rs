@@ -11,7 +11,7 @@ use adit_core::snapshot::Snapshot;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// One bell for all streams whose permits rest on the same.
+/// A channel for each basis of permits, which tells all streams whose permits rest on it.
 #[derive(Debug, Default)]
 pub(crate) struct PermitRevocations(Mutex<HashMap<PermitBasis, watch::Sender<()>>>);
 

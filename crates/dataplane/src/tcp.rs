@@ -1,4 +1,4 @@
-//! What the data path needs of TCP, and no more.
+//! TCP as the data path needs it, and no more.
 //!
 //! Behind a trait, so that the same path runs over the operating system's TCP ([`os`]) and over a
 //! simulated one. All methods take `&self`: the two directions of a flow are two futures of one task
@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 
 pub mod os;
 
-/// One TCP connection. Dropping it sends RST, and so does the end of the process, however it comes:
+/// A TCP connection. Dropping it sends RST, and so does the end of the process, however it comes:
 /// only [`Tcp::close_gracefully`] allows an end that is none.
 pub trait Tcp: Send + Sync + 'static {
     /// Our end's address. On an accepted connection it says which import is meant.
@@ -128,7 +128,7 @@ impl ReadBuffer {
         &mut self.buffer
     }
 
-    /// What was read. Grows the next room when this one was filled.
+    /// Takes the bytes that were read. The next buffer is larger if this one was filled.
     pub fn take(&mut self) -> Bytes {
         if self.buffer.len() == self.buffer.capacity() {
             self.size = (self.size * 4).min(Self::MAX);

@@ -1,4 +1,4 @@
-//! What tests of this crate share.
+//! Helpers that tests of this crate share.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;

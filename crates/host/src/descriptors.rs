@@ -7,12 +7,12 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// How many descriptors this process may have open at once.
+/// The descriptors that this process may have open at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DescriptorLimit {
-    /// What holds now; `u64::MAX` where there is no limit.
+    /// The limit in force; `u64::MAX` if there is none.
     pub soft: u64,
-    /// What [`raise`] can reach without privilege; `u64::MAX` where there is no limit.
+    /// The limit that [`raise`] can reach without privilege; `u64::MAX` if there is none.
     pub hard: u64,
 }
 
@@ -33,7 +33,7 @@ pub fn raise() -> io::Result<DescriptorLimit> {
     Ok(limit())
 }
 
-/// How many descriptors are open now. It reads a directory of that many entries, so ask once a
+/// The number of open descriptors. It reads a directory of that many entries, so ask once a
 /// second rather than once a connection.
 ///
 /// # Errors

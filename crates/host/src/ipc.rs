@@ -31,7 +31,7 @@ pub const MAX_MESSAGE: usize = 16 * 1024;
 /// Processes that may wait at a door. There is one, as a rule.
 const BACKLOG: i32 = 4;
 
-/// One end of a connection between two processes of one user.
+/// An end of a connection between two processes of one user.
 #[derive(Debug)]
 pub struct IpcConnection(Socket);
 
@@ -141,7 +141,7 @@ pub struct IpcListener {
 }
 
 impl IpcListener {
-    /// How long [`IpcListener::accept`] waits.
+    /// [`IpcListener::accept`] waits this long.
     pub const ACCEPT_TIMEOUT: Duration = Duration::from_millis(500);
 
     /// Makes the door at `path`, open to this user alone, in the place of whatever door was there.
@@ -186,7 +186,7 @@ impl IpcListener {
         &self.path
     }
 
-    /// Whether others still find this process there, and not one that came after it.
+    /// True if others still find this process there, and not one that came after it.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         std::fs::symlink_metadata(&self.path)

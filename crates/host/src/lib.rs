@@ -1,4 +1,4 @@
-//! What the operating system gives: sockets, buffers, descriptors and routes.
+//! The operating system's part: sockets, buffers, descriptors and routes.
 //!
 //! It owns the options that decide whether a burst is lost ([`udp`]), whether a dead neighbour is
 //! noticed and a reset arrives as one ([`tcp`]), how many descriptors there are ([`descriptors`]),

@@ -1,4 +1,4 @@
-//! What the kernel counts of this process.
+//! Times of this process, as the kernel counts them.
 
 use std::time::Duration;
 

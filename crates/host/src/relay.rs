@@ -12,10 +12,10 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use socket2::SockRef;
 
-/// What came of sending a datagram.
+/// The result of sending a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayOutcome {
-    /// It will be read, unless the reader ends first.
+    /// The datagram will be read, unless the reader ends first.
     Sent,
     /// The reader is behind, so it was dropped.
     Full,

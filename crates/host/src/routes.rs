@@ -54,7 +54,7 @@ const LAST_METRIC: u32 = 4_278_198_272;
 /// Marks rules and routes as ours (`proto 173` in what `ip` prints). Other routing daemons have other numbers.
 pub const PROTOCOL: u8 = 173;
 
-/// What is to be local, for each IP family.
+/// The range that is to be local, for each IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LocalRange {
     /// The IPv4 range: any address of it, and the length of its prefix.
@@ -73,17 +73,17 @@ impl LocalRange {
     }
 }
 
-/// What had to be changed, as `ip` would print it.
+/// The changes that were needed, as `ip` would print them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RouteChanges {
-    /// What was missing.
+    /// Rules and routes that were missing.
     pub added: Vec<String>,
-    /// What was ours and wanted no more.
+    /// Rules and routes that were ours and wanted no more.
     pub removed: Vec<String>,
 }
 
 impl RouteChanges {
-    /// Whether all was as it should be.
+    /// True if nothing had to be changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty()
@@ -134,7 +134,7 @@ pub async fn remove() -> io::Result<RouteChanges> {
     with_kernel(async |kernel| converge(kernel, &BTreeSet::new()).await).await
 }
 
-/// What this machine is in its network, and what is right beside it.
+/// The addresses of this machine, and those right beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostAddresses {
     /// The addresses that its interfaces carry, those of the pods' bridge among them: what listens there is the
@@ -145,7 +145,7 @@ pub struct HostAddresses {
     pub devices: BTreeMap<IpAddr, u32>,
 }
 
-/// What they are now. Needs no capability.
+/// Reads the machine's addresses. Needs no capability.
 ///
 /// # Errors
 /// Those of netlink, with what was tried.

@@ -68,7 +68,7 @@ fn open(address: SocketAddr, share_port: bool, transparent: bool) -> io::Result<
     Ok(socket.into())
 }
 
-/// What every accepted or dialled connection gets: no delay for small writes, and keepalive.
+/// Sets the options of every accepted or dialled connection: no delay for small writes, and keepalive.
 ///
 /// # Errors
 /// Where the socket is closed already or is no TCP socket.

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// What is asked of a UDP socket.
+/// The options of a UDP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UdpOptions {
     /// Receive buffer, in bytes of memory (headers and overhead count too).
@@ -79,7 +79,7 @@ pub fn inode(socket: &impl AsFd) -> io::Result<u64> {
     Ok(rustix::fs::fstat(socket)?.st_ino)
 }
 
-/// How many datagrams each of these sockets lost because its buffer was full, since it was opened.
+/// Datagrams that each of these sockets lost because its buffer was full, since it was opened.
 ///
 /// `None` where the system's table is not readable or has no such socket. The table lists every UDP
 /// socket of the network namespace: read it once per scrape, for all sockets together.

@@ -1,4 +1,4 @@
-//! What the servers answer when something is not as asked: JSON with one sentence.
+//! Answers of the servers to a request that fails: JSON with one sentence.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -10,7 +10,7 @@ use crate::telemetry::escape;
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// One sentence: what is wrong and what would be right.
+    /// A sentence that says what is wrong and what would be right.
     pub error: String,
 }
 

@@ -72,18 +72,18 @@ pub enum AdminClientError {
     Unreachable {
         /// Where it was looked for.
         address: AdminAddress,
-        /// What the operating system said.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// Somebody is there who does not answer.
     #[error("the daemon at {0} does not answer within 15 s")]
     Silent(AdminAddress),
-    /// What came back is not an answer of an admin server.
+    /// The answer is not one of an admin server.
     #[error("what answers at {address} is not an adit daemon: {error}")]
     NotAdit {
         /// Where it was looked for.
         address: AdminAddress,
-        /// What is wrong with the answer.
+        /// The fault of the answer.
         error: String,
     },
     /// The daemon said no.
@@ -101,7 +101,7 @@ pub async fn status(address: &AdminAddress) -> Result<StatusDocument, AdminClien
         .map_err(|e| AdminClientError::NotAdit { address: address.clone(), error: e.to_string() })
 }
 
-/// What the node at `address` waits for before it may be sent work.
+/// The readiness of the node at `address`, with the reasons that are left.
 ///
 /// # Errors
 /// Where nobody answers there, or it is no daemon.

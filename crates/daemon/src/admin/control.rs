@@ -30,7 +30,7 @@ const MAX_BODY: usize = 4096;
 /// Reading a file and applying it takes milliseconds.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What an operator asks the process to do.
+/// A command of an operator to the process.
 #[derive(Debug)]
 pub enum AdminCommand {
     /// Go away politely: what SIGTERM does.
@@ -39,16 +39,16 @@ pub enum AdminCommand {
     Reload(oneshot::Sender<ReloadReply>),
 }
 
-/// How a reload went.
+/// The result of a reload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ReloadReply {
-    /// It is in use; what changed, in a few words each. Empty where nothing did.
+    /// The configuration is in use. Names what changed, in a few words each; empty if nothing did.
     Applied {
-        /// What changed.
+        /// The changes, in a few words each.
         changes: Vec<String>,
     },
-    /// It is not in use, and the last good one still is.
+    /// The configuration is not in use, and the last good one still is.
     Rejected {
         /// Every error, one a line.
         error: String,
@@ -58,12 +58,12 @@ pub enum ReloadReply {
 /// Takes a log level, or says why not.
 pub type SetLevel = dyn Fn(&str) -> Result<(), LevelError> + Send + Sync;
 
-/// What the server needs of the process.
+/// The parts of the process that the server answers from.
 #[derive(Clone)]
 pub struct Controls {
     /// The status document now.
     pub status: Arc<dyn Fn() -> StatusDocument + Send + Sync>,
-    /// What is still awaited.
+    /// The reasons why the process is not ready yet.
     pub readiness: Readiness,
     /// Changes the log level.
     pub set_level: Arc<SetLevel>,

@@ -25,10 +25,10 @@ const MAX_PAGE_LIFETIME: Duration = Duration::from_secs(5);
 
 const PATHS: &str = "GET /livez, GET /readyz and GET /metrics";
 
-/// What the server needs of the process.
+/// The parts of the process that the server answers from.
 #[derive(Clone)]
 pub struct PublicState {
-    /// What is still awaited.
+    /// The reasons why the process is not ready yet.
     pub readiness: Readiness,
     /// The metrics page now.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
@@ -68,9 +68,9 @@ impl fmt::Debug for PublicState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReadinessAnswer {
-    /// Whether the node may be sent work.
+    /// True if the node may be sent work.
     pub ready: bool,
-    /// What is awaited, oldest first.
+    /// The reasons that are left, oldest first.
     pub waiting_for: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! One bounded HTTP server: accepts, serves, gives up on whoever is slow.
+//! A bounded HTTP server: accepts, serves, gives up on whoever is slow.
 //!
 //! Owns the limits. A stranger in the cluster can reach the public listener, and the kubelet restarts a pod
 //! whose probe is not answered: no address may take all connections, and none may hold one for long.
@@ -127,7 +127,7 @@ async fn accept(
     Ok((permit, accepted))
 }
 
-/// One connection, to its end. What goes wrong on it is the other side's to notice.
+/// Serves a connection to its end. Errors on it are the other side's to notice.
 pub(super) async fn serve_connection<S>(stream: S, router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -26,11 +26,11 @@ pub enum SocketError {
     /// The operating system refused.
     #[error("{}: cannot {action}: {error}; make its folder writable for this user or set admin.socket to another path", .path.display())]
     Io {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// Where.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         error: io::Error,
     },
 }

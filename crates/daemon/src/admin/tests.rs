@@ -49,7 +49,7 @@ impl AdminServer {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// One request as curl would send it: status line and body.
+    /// Sends a request as curl would. Returns the status and the body.
     async fn http(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
         let length = body.len();
         let answer = self

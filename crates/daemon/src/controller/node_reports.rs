@@ -22,17 +22,18 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// From the beginning of one round to that of the next, in a cluster of up to [`MAX_ASKED`] nodes.
 const ROUND_INTERVAL: Duration = Duration::from_secs(1);
-/// How many nodes are asked a second over connections that stay.
+/// The most nodes that are asked a second over connections that stay.
 const MAX_ASKED: usize = 350;
 /// So many nodes are connected for the sake of their reports; each connection costs some 60 KiB.
 const MAX_CONNECTED: usize = 1000;
 /// In larger clusters: how many nodes are asked a second, which costs a handshake each.
 const MAX_RATE: usize = 50;
-/// How long a connection stays that was not asked on: longer than a round of a cluster whose connections stay.
+/// A connection stays for this long after the last question on it: longer than a round of a cluster whose connections
+/// stay.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many nodes are asked at a time.
+/// The most nodes that are asked at a time.
 const MAX_CONCURRENT: usize = 32;
-/// What one answer may take, with the connection that it needs.
+/// An answer may take this long, with the connection that it needs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// From a node's last answer to when it counts as silent: one that was busy for a moment, or is replaced, does not.
 const SILENT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -41,7 +42,7 @@ const SILENT_TIMEOUT: Duration = Duration::from_secs(4);
 const LINK_TIMEOUT: Duration = Duration::from_secs(1);
 /// For how many rounds a node goes by what it was told with a question, where none comes.
 const VALID_ROUNDS: u32 = 3;
-/// How often what is wrong may be told in other words, while it is the same.
+/// The least time between two wordings of one fault that lasts.
 const REWORD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Asks for as long as it is polled, and publishes the sum of each round.
@@ -100,7 +101,7 @@ pub(super) async fn poll_nodes(
     }
 }
 
-/// How often so many nodes are asked.
+/// The time from one round to the next for so many nodes.
 fn interval(nodes: usize) -> Duration {
     if nodes <= MAX_CONNECTED {
         let times = u32::try_from(nodes.div_ceil(MAX_ASKED)).unwrap_or(u32::MAX);
@@ -142,7 +143,7 @@ impl KnownAnswers {
         self.answered.retain(|node, _| nodes.contains(node));
     }
 
-    /// What one has answered, or why it has not. What it said before counts until it is silent.
+    /// Records a node's answer, or its absence. The answer before counts until the node is silent.
     fn record(&mut self, node: NodeName, answer: Option<NodeAnswer>, now: Instant) {
         let Some(answer) = answer else {
             self.answers.remove(&node);
@@ -157,7 +158,7 @@ impl KnownAnswers {
     }
 }
 
-/// What lasts of the summaries: it differs only where something else is wrong, or after a while where the words
+/// The summary without flickering: it differs only if another fault lasts, or after a while if the words
 /// are others.
 #[derive(Debug, Default)]
 pub(super) struct DebouncedSummary {

@@ -29,13 +29,13 @@ use crate::process::link_context::link_context;
 use crate::process::tuning::tuning;
 use adit_runtime::publish_if_changed;
 
-/// How often the passing of time is looked at: what is heard grows old.
+/// Silent clusters are looked for this often: views grow old without an event.
 const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// A cluster that no hub of ours told of for so long is not known: they do every ten seconds.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
-/// What is waited before ears that could not be had are tried again.
+/// The pause before an observer that could not be started is tried again.
 const RETRY_BACKOFF: Duration = Duration::from_secs(5);
-/// What saying goodbye may take.
+/// Closing the connections may take this long, from when another identity or none is to be observed with.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Listens while there is an observer, and tells what is heard.
@@ -63,7 +63,7 @@ pub(super) async fn observe(
     }
 }
 
-/// What one identity of a cluster listens with.
+/// The connections of the controller, under one identity of its cluster.
 struct PeerObserver {
     /// The address that was wanted; what is bound may be of the other family.
     wanted: IpAddr,
@@ -199,7 +199,7 @@ fn trust(observer: &ObserverConfig) -> Result<Trust, String> {
     Ok(Trust { denied: DenyList::new(&config.denied, ours), ..bundles.into() })
 }
 
-/// What the observer believes: our own nodes, and with whom they are linked. It has no seeds, since it dials
+/// The snapshot of the observer: our own nodes, and their links. It has no seeds, since it dials
 /// nobody else.
 fn observer_snapshot(observer: &ObserverConfig) -> Snapshot {
     let config = &observer.config;

@@ -21,9 +21,9 @@ use crate::process::signals::{ProcessSignals, end_requested};
 use crate::process::{ProcessExit, StartError, panics};
 use crate::readiness::Readiness;
 
-/// What giving up the lead and the connections may take.
+/// Giving up the lead and the connections may take this long, from the signal to end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often histograms are emptied into their buckets.
+/// Histograms are emptied into their buckets this often.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// As what a controller runs.

@@ -55,14 +55,14 @@ families! {
     WINDOW_BYTES = "adit_window_bytes", Gauge, "bytes", [], "Memory that connections with peers may take while no stream stalls, beyond what each begins with";
 }
 
-/// What the data side has counted by itself.
+/// Counters that links and data path keep themselves.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProcessTotals {
     /// At the QUIC endpoints.
     pub endpoints: EndpointCounters,
     /// Tasks that are alive on the workers.
     pub tasks: usize,
-    /// What peers may have this node hold.
+    /// Memory that peers have this node hold.
     pub buffers: BufferCharges,
     /// Lines of the log that were dropped.
     pub log_dropped: u64,

@@ -7,13 +7,13 @@ use std::fmt::Write;
 pub struct MetricFamily {
     /// Its name, `adit_…`.
     pub name: &'static str,
-    /// Whether it only ever grows.
+    /// Gauge or counter.
     pub kind: FamilyKind,
     /// The unit of its values, as METRICS.md calls it.
     pub unit: &'static str,
     /// The names of its labels, in order.
     pub labels: &'static [&'static str],
-    /// What it says.
+    /// The sentence of its HELP line.
     pub help: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel knows of this process: memory, processor time, descriptors, threads.
+//! Memory, processor time, descriptors and threads of this process, as the kernel counts them.
 //!
 //! Read at each scrape. A value that cannot be read is absent rather than zero.
 
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use adit_host::{descriptors, process};
 
-/// What was read.
+/// The process's use of the machine, as read from the kernel.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ProcessUsage {
     /// Processor time that all threads have used.

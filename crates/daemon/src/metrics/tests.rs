@@ -162,7 +162,7 @@ fn the_page_has_what_was_counted_and_what_is() {
     metrics.upkeep();
 }
 
-/// What has not happened yet is 0, and what no configuration names is nowhere.
+/// Asserts that events which have not happened yet are 0, and that no name appears which no configuration has.
 fn from_the_start(page: &str) {
     let is = |line: String| assert!(page.lines().any(|l| l == line), "{line}\n{page}");
     for code in adit_core::code::Code::ALL {

@@ -30,7 +30,7 @@ pub(super) struct BoundSockets {
     pub(super) imports: InheritedListeners,
 }
 
-/// What a process got from the one before it, which need not be bound.
+/// Sockets that a process got from the one before it, which need not be bound.
 #[derive(Debug, Default)]
 pub(super) struct InheritedSockets {
     /// Sockets of imports.
@@ -45,7 +45,7 @@ pub(super) struct InheritedSockets {
 #[derive(Debug, Default)]
 pub(super) struct BindErrors {
     pub(super) messages: Vec<String>,
-    /// It is nothing but another process, which may go.
+    /// True if another process is all that is in the way: it may end.
     pub(super) in_use: bool,
 }
 
@@ -125,7 +125,7 @@ fn import_addresses(config: &Config) -> BTreeSet<SocketAddr> {
     config.imports.iter().flat_map(|i| &i.ports).flat_map(|p| &p.listen).copied().collect()
 }
 
-/// What the operating system said, with what to do about it.
+/// The error of the operating system, with what to do about it.
 fn explain(error: &io::Error) -> String {
     let advice = if error.kind() == io::ErrorKind::AddrInUse {
         "another process listens there; stop it or choose another port"

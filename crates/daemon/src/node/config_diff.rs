@@ -1,4 +1,4 @@
-//! What a new configuration changes, and what of it a running process cannot take.
+//! The difference between two configurations, and the keys of it that a running process cannot take.
 //!
 //! Most of a file is data that the next snapshot carries. What sockets and runtimes were built from stays as
 //! it was until a restart, and the status says so instead of pretending.

@@ -10,7 +10,7 @@ use super::config_update::{LoadedConfig, sha256_hex};
 use super::kubernetes::KubernetesSource;
 use crate::status::ConfigurationStatus;
 
-/// One of the two.
+/// The source of a node's configuration.
 #[derive(Debug, Clone)]
 pub(super) enum ConfigSource {
     /// The file that `adit node --config` names.
@@ -30,7 +30,7 @@ impl ConfigSource {
         }
     }
 
-    /// What the status says of a configuration that was just taken.
+    /// The status of a configuration that was just taken.
     pub(super) fn describe(&self) -> ConfigurationStatus {
         let needs_restart = match self {
             Self::File(_) => Vec::new(),

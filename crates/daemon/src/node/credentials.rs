@@ -1,4 +1,4 @@
-//! Who this node is and whom it believes, read from files at the start and again when they change.
+//! The identity and the trust of this node, read from files at the start and again when they change.
 //!
 //! At the start this node's own files have to be right. Beyond that each part stands for itself: a bad file of one
 //! link keeps neither a renewed certificate nor another link's new bundle from being taken, and what it was
@@ -39,7 +39,7 @@ impl CredentialFault {
         Self(FileFinding { path, message, hint, is_unreadable })
     }
 
-    /// One whose message says what to do as well.
+    /// A fault whose message says what to do as well.
     fn plain(path: String, message: String) -> Self {
         Self(FileFinding { path, message, hint: None, is_unreadable: false })
     }
@@ -60,21 +60,21 @@ pub fn check(file: &Path) -> ConfigReport {
     })
 }
 
-/// What handshakes present and believe, replaced in place.
+/// The identity that handshakes present and the trust that they verify against, replaced in place.
 #[derive(Debug)]
 pub(super) struct Credentials {
-    /// What is presented.
+    /// The identity presented.
     pub(super) identity: Arc<Current<Identity>>,
-    /// Who is believed.
+    /// The verifier of peers' certificates.
     pub(super) verifier: Arc<PeerVerifier>,
 }
 
-/// How reading the files again went.
+/// The result of reading the files again.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CredentialsReload {
-    /// Whether anything is different now.
+    /// True if identity or trust is another one now.
     pub(super) changed: bool,
-    /// What could not be taken; the last good one stays.
+    /// Faults of files that could not be taken; the last good ones stay in use.
     pub(super) errors: Vec<String>,
 }
 
@@ -124,7 +124,7 @@ impl Credentials {
     }
 }
 
-/// Who is believed: the nodes of all bundles and the controller of our own, but for those who are denied.
+/// The trust of this node: the nodes of all bundles and the controller of its own cluster, except those denied.
 fn build_trust(config: &Config, bundles: TrustBundles) -> Trust {
     let own = (&config.cluster, &config.trust_domain);
     let links = config.links.iter().map(|link| (&link.cluster, &link.trust_domain));
@@ -133,7 +133,7 @@ fn build_trust(config: &Config, bundles: TrustBundles) -> Trust {
     Trust { bundles, nodes_by_id: [config.trust_domain.controller_id()].into(), denied }
 }
 
-/// What the files say.
+/// The contents of all files.
 struct CredentialFiles<'a> {
     config: &'a Config,
     identity: Result<(Identity, TrustBundle), Vec<CredentialFault>>,
@@ -150,7 +150,7 @@ impl<'a> CredentialFiles<'a> {
         }
     }
 
-    /// What is kept of bundles for a start, where they cannot be taken as they are.
+    /// The last good bundles kept on disk, for a start with ones that cannot be taken.
     fn stored_bundles(&self, config: &Config) -> TrustBundles {
         let kept = |link: &LinkConfig| {
             let file = link.last_bundle.as_ref()?;
@@ -221,7 +221,7 @@ fn load_own(
     Ok((identity, bundle))
 }
 
-/// Whether an identity is the one that the configuration wants.
+/// Checks that an identity is the one that the configuration wants.
 pub(super) fn check_belongs(config: &Config, identity: &Identity) -> Result<(), String> {
     let expected = config.trust_domain.node_id(&config.node.name);
     if *identity.id() == expected {

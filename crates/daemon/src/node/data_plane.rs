@@ -35,25 +35,25 @@ use crate::status::{Link, PeerNode};
 /// Descriptors that are left to listeners, QUIC sockets, files and the admin servers, and the share of
 /// the rest that flows may take.
 const RESERVED_DESCRIPTORS: u64 = 256;
-/// What flows may take of the descriptors, in percent: beyond it new ones are refused and admin answers.
+/// The percentage of descriptors that flows may take: beyond it new flows are refused, and the admin server answers.
 const DESCRIPTORS_FOR_FLOWS: u64 = 95;
 /// The most flows, whatever the descriptors: with what each costs (some 7 KiB idle, up to 40 KiB with small
 /// pieces behind gaps) they are what a node's memory limit has room for. A container often has a million
 /// descriptors.
 const MAX_FLOWS: usize = 32_768;
-/// What connections that were just accepted may take to have their streams, before none is opened any more.
+/// Connections that were just accepted may take this long to open their streams, from the beginning of the drain.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often is looked whether streams are left.
+/// A drain looks this often whether streams are left.
 const STREAMS_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// After the drain's deadline: what resetting the last flows may take.
 const RESET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Links and data path of one node.
 pub(super) trait DataPlane {
-    /// What the status asks; it is asked on another thread.
+    /// The source of the status; it is read on another thread.
     type StatusSource: StatusSource;
 
-    /// What can be asked about it.
+    /// The source of this data plane's status.
     fn status_source(&self) -> Self::StatusSource;
 
     /// Ends the connections whose certificate has ended; with a verifier whose trust has changed, also those
@@ -65,7 +65,7 @@ pub(super) trait DataPlane {
     fn drain(&self, within: Duration) -> impl Future<Output = u64>;
 }
 
-/// What the status asks of links and data path.
+/// The facts about links and data path that the status and the metrics are made from.
 pub(super) trait StatusSource: Send + Sync + 'static {
     /// The links, and the other nodes of this cluster, as the transport sees them.
     fn links(&self) -> (Vec<Link>, Vec<PeerNode>);
@@ -75,10 +75,10 @@ pub(super) trait StatusSource: Send + Sync + 'static {
         None
     }
 
-    /// What the data path counted, for the status.
+    /// The data path's counts, for the status.
     fn traffic(&self) -> Traffic;
 
-    /// What it counted, for the metrics.
+    /// The data path's counts, for the metrics.
     fn totals(&self) -> ProcessTotals;
 
     /// Import addresses that could not be bound, and why.
@@ -90,7 +90,7 @@ pub(super) trait StatusSource: Send + Sync + 'static {
 pub struct NodeDataPlane {
     /// Its links.
     pub links: Links,
-    /// What they stand on.
+    /// The QUIC endpoints below the links.
     pub endpoints: Endpoints,
     /// Every stream.
     pub flows: Flows,
@@ -102,20 +102,20 @@ pub struct NodeDataPlane {
     stop: DataPlaneStop,
 }
 
-/// How the data side is ended, in this order.
+/// The stages in which a data plane starts and ends, in this order.
 #[derive(Debug, Clone, Default)]
 struct DataPlaneStop {
     /// Connections may be accepted.
     begin: CancellationToken,
     /// No connection is accepted any more.
     accepting: CancellationToken,
-    /// What still runs is reset.
+    /// Flows that still run are reset.
     drained: CancellationToken,
     /// Every flow's task.
     tasks: TaskTracker,
 }
 
-/// What has to be driven for the data side to work; it ends with the node.
+/// The tasks that have to be polled for the data plane to work; they end with the node.
 #[derive(Debug)]
 pub struct DataPlaneTasks<N: TcpNetwork> {
     net: Arc<N>,
@@ -196,7 +196,7 @@ impl NodeDataPlane {
         self.stop.begin.cancel();
     }
 
-    /// What linked clusters say of themselves.
+    /// The views of linked clusters.
     #[must_use]
     pub fn views(&self) -> watch::Receiver<super::snapshot::PeerViews> {
         self.links.views()
@@ -317,7 +317,7 @@ impl StatusSource for NodeDataPlane {
     }
 }
 
-/// How many flows may be open: each has a descriptor, and some are kept for everything else.
+/// The most flows that may be open: each has a descriptor, and some are kept for everything else.
 fn max_flows() -> usize {
     let soft = adit_host::descriptors::limit().soft;
     let flows =

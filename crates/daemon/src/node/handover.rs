@@ -1,4 +1,4 @@
-//! One process of a node takes over from another: what they say to each other, and in which order.
+//! Handover from one process of a node to the next: their messages, and the order of these.
 //!
 //! The one that runs (the holder, [`holder`]) is found at [`SOCKET`] in the folder that both share. The one that
 //! starts (the asker, [`requester`]) gets every socket that must not close: connections wait in the queues of
@@ -54,14 +54,14 @@ pub(super) const SOCKET: &str = "handover.sock";
 pub(super) const TURNS: &str = "handover.turns";
 /// Held by who reads or writes that.
 pub(super) const TURNS_LOCK: &str = "handover.lock";
-/// What this version speaks.
+/// The protocol of this version.
 const PROTOCOL: u32 = 1;
 /// So many pods' turns are kept.
 const TURNS_KEPT: usize = 16;
-/// What an asker's start may take, from the last socket that it got to its word that it is ready.
+/// An asker's start may take this long, from the last socket that it got to its message that it is ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One message. Descriptors travel beside some of them.
+/// A message between the two processes. Descriptors travel beside some of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(in crate::node) enum HandoverMessage {
@@ -108,7 +108,7 @@ fn send_message(
     passage.send(&message, &descriptors)
 }
 
-/// What the other one says next; what cannot be read is something of a later version, too.
+/// Receives the next message; one that cannot be read counts as one of a later version.
 fn receive_message(passage: &IpcConnection) -> io::Result<(HandoverMessage, Vec<OwnedFd>)> {
     let (message, descriptors) = passage.receive()?;
     Ok((serde_json::from_slice(&message).unwrap_or(HandoverMessage::Other), descriptors))
@@ -128,7 +128,8 @@ fn watch_process(path: &Path) -> io::Result<IpcConnection> {
     Ok(passage)
 }
 
-/// Who has what the processes of one node share, and whether anybody will after this one. All clones are one.
+/// The state of this process among those of its node: what the processes share has one owner at a time. All clones are
+/// one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct HandoverState {
     /// A successor has taken over: what both share, files and routes, is no longer this process's.

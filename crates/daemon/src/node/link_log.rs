@@ -11,7 +11,7 @@ use super::data_plane::StatusSource;
 use super::process_state::ProcessState;
 use crate::status::{Link, LinkHealth};
 
-/// How often states are looked at.
+/// The links are looked at this often.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The least time between two lines about one link whose state stays and whose reason changes.
@@ -41,20 +41,20 @@ pub(super) async fn watch<W: StatusSource>(known: Arc<ProcessState<W>>) {
     }
 }
 
-/// What was said of each link last.
+/// The last line logged about each link.
 #[derive(Debug, Default)]
 struct LinkLog(BTreeMap<String, LoggedLink>);
 
 #[derive(Debug)]
 struct LoggedLink {
     logged: Option<(LinkHealth, String)>,
-    /// What it was at the last look: trouble that is over by the next one is not told.
+    /// The state at the last look: trouble that is over by the next one is not logged.
     last: LinkHealth,
     /// When another reason for the same state was told last.
     reworded: Option<Instant>,
 }
 
-/// One thing to say.
+/// A line to log.
 #[derive(Debug, PartialEq, Eq)]
 struct LinkLogLine {
     link: String,

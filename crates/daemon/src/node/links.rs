@@ -1,4 +1,4 @@
-//! How links are doing, from the transport's words to the status document's.
+//! Links in the status document, made from what the transport says of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::status::{
     Reason, ViewSource,
 };
 
-/// One link.
+/// The status of a link.
 pub(super) fn link(from: &LinkStatus) -> Link {
     let known = from.view.iter().flat_map(|heard| &heard.view.nodes);
     let mut nodes: BTreeMap<&NodeName, PeerNode> = known

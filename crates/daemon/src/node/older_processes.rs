@@ -13,14 +13,14 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::status::OlderProcesses;
 
-/// What the name of each of these files begins with.
+/// The name of each of these files begins with this.
 const FILE_PREFIX: &str = "finishing.";
-/// How often a number is written.
+/// A process writes its number this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 /// From when a number was written to when it counts no more.
 const STALE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One of these files, which goes with the process that writes it.
+/// A file with a process's number, removed with the process that writes it.
 struct CountFile(PathBuf);
 
 impl Drop for CountFile {
@@ -47,7 +47,7 @@ pub(super) async fn report_open_streams(
     }
 }
 
-/// What the older processes of the node with this folder carry at `now`; files of those that were killed are removed.
+/// The older processes of the node with this folder, at `now`. Removes the files of those that were killed.
 pub(super) fn read_older_processes(folder: &Path, now: SystemTime) -> OlderProcesses {
     let mut all = OlderProcesses::default();
     for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {

@@ -1,4 +1,4 @@
-//! What the process knows of itself, and the status document made from it.
+//! The state of the process, and the status document made from it.
 //!
 //! Written by the process, read by the admin server's thread; each lock is held for a copy.
 
@@ -29,7 +29,7 @@ use crate::status::{
 };
 use crate::telemetry::ProcessLog;
 
-/// What stays as it is for the life of a process.
+/// The part that stays the same for the life of a process.
 #[derive(Debug)]
 pub(super) struct StaticState {
     pub(super) boot_id: String,
@@ -39,7 +39,7 @@ pub(super) struct StaticState {
     pub(super) listen: Vec<SocketAddr>,
 }
 
-/// What changes.
+/// The part that changes.
 #[derive(Debug)]
 pub(super) struct MutableState {
     /// In use.
@@ -119,8 +119,7 @@ impl<W> ProcessState<W> {
 }
 
 impl<W: StatusSource> ProcessState<W> {
-    /// What the controller of our cluster is told.
-    /// Takes what the controller tells with its question. One that cannot be read says nothing.
+    /// Takes what the controller says with its question. A question that cannot be read says nothing.
     pub(super) fn apply_question(&self, question: &[u8], backends: &BackendHealth) {
         if let Ok(ReportQuestion { unserved, valid_ms }) = ReportQuestion::decode(question) {
             let faults = unserved.into_iter().filter_map(|e| Some((e.target, e.fault?)));
@@ -128,6 +127,7 @@ impl<W: StatusSource> ProcessState<W> {
         }
     }
 
+    /// The report to the controller of our cluster.
     pub(super) fn report(&self) -> NodeReport {
         self.with_mutable(|c| c.controller_asked_at = Some(Instant::now()));
         let traffic = self.status_source.traffic();

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::data_plane::StatusSource;
 use super::process_state::ProcessState;
 
-/// How often is looked.
+/// The checks run this often.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Looks for as long as it is driven.

@@ -21,7 +21,7 @@ use crate::admin::socket::AdminSocket;
 use crate::metrics::{ProcessMetrics, gauges::ProcessTotals, process::ProcessUsage};
 use crate::telemetry::ProcessLog;
 
-/// How often histograms are emptied into their buckets.
+/// Histograms are emptied into their buckets this often.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The admin server's listener, as configured.
@@ -40,7 +40,7 @@ pub(super) struct HttpServers {
     thread: JoinHandle<()>,
 }
 
-/// What is served where.
+/// The routes of each server, and where it listens.
 pub(super) struct ServerPlan {
     /// The admin server.
     pub(super) admin: (AdminBinding, Router),
@@ -48,7 +48,7 @@ pub(super) struct ServerPlan {
     pub(super) public: Option<(TcpListener, Router)>,
     /// From then on the public server is the next process's.
     pub(super) taken_over: CancellationToken,
-    /// What has to be kept up.
+    /// The metrics that need upkeep.
     pub(super) metrics: ProcessMetrics,
 }
 

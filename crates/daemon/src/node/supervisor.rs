@@ -28,21 +28,21 @@ use crate::process::log::{line_format, log_warnings};
 use crate::process::signals::SignalAction;
 use crate::process::{ProcessExit, report_lines};
 
-/// How often is looked for connections whose certificate has ended.
+/// Connections whose certificate has ended are looked for this often.
 const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// How often a node that leaves looks whether anything is open.
+/// A node that leaves looks this often whether any stream is open.
 const STREAMS_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// A node that nobody takes over from accepts nothing new for the last of its time: what is short may end by itself.
 const FINAL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a node that must end at once takes to say so to its peers.
+/// A node that must end at once may take this long to tell its peers.
 const IMMEDIATE_END_TIMEOUT: Duration = Duration::from_millis(300);
-/// What resetting the last streams, and telling peers, may take beyond the drain's deadline.
+/// Resetting the last streams and telling peers may take this long, from the drain's deadline.
 const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a process no longer simply serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LeaveReason {
-    /// It was asked to end, by a signal or by an operator.
+    /// A signal (with its number) or an operator asked the process to end.
     EndRequested(Option<u8>),
     /// Another process has taken over.
     TakenOver,
@@ -69,7 +69,7 @@ pub(super) struct NodeSupervisor<D: DataPlane> {
     pub(super) state: Arc<ProcessState<D::StatusSource>>,
     pub(super) base: watch::Sender<BaseSnapshot>,
     pub(super) handover: HandoverState,
-    /// Whether somebody starts a successor where this process is asked to end.
+    /// True if somebody starts a successor when this process is asked to end.
     pub(super) expects_successor: bool,
 }
 

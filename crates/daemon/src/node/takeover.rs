@@ -1,4 +1,4 @@
-//! How a process begins where another one of this node may be running: it gets from it what must not close, and
+//! The start of a process beside another one of its node: it gets from that one the sockets that must not close, and
 //! takes over once it could serve as well ([`super::handover`] has the words).
 
 use std::io;
@@ -23,11 +23,11 @@ use super::handover;
 use super::handover::holder::{self, NodeSockets, Successor};
 use super::handover::requester::{HandoverReply, Succession, request_handover};
 
-/// How often is tried to have what another process has.
+/// A process asks another one for its sockets, or tries to bind them, this often.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// How long a program that is no node of ours may have an address that this one wants.
+/// A program that is no node of ours may have an address that this one wants for this long, from the first attempt.
 const IN_USE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What hearing from linked clusters may take before a process takes over: one of them may be away.
+/// A process waits this long for the first view of each linked cluster before it takes over: one may be away.
 const FIRST_VIEWS_TIMEOUT: Duration = Duration::from_secs(3);
 /// For how long a process that has given up on this one may not see that there is another door where its own was.
 const LOOK_TIMEOUT: Duration = IpcListener::ACCEPT_TIMEOUT.saturating_mul(2);
@@ -42,7 +42,7 @@ pub(super) struct ProcessChain {
     pub(super) folder: PathBuf,
     /// Which of them this one is.
     pub(super) turn: u64,
-    /// Whether somebody starts the next one where this one is asked to end.
+    /// True if somebody starts the next process when this one is asked to end.
     pub(super) expects_successor: bool,
 }
 
@@ -59,7 +59,7 @@ impl ProcessChain {
     }
 }
 
-/// What a node stands on.
+/// All that binding a node's sockets takes.
 pub(super) struct BindInputs<'a> {
     pub(super) config: &'a Config,
     pub(super) workers: Vec<Worker>,

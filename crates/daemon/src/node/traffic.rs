@@ -1,4 +1,4 @@
-//! What flows carried, from the data path's words to the status document's.
+//! Traffic in the status document, made from the data path's counts.
 
 use std::collections::BTreeMap;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
-/// What a worker's last tasks may take to end after all streams and connections have.
+/// A worker's last tasks may take this long to end, from when all streams and connections have.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The threads. They end when this is told to, or dropped.

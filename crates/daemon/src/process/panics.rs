@@ -1,4 +1,4 @@
-//! What happens when a task panics: it is logged, counted, and that task alone ends.
+//! Panics: each is logged and counted, and ends its own task alone.
 
 use std::panic::{self, PanicHookInfo};
 

@@ -1,4 +1,4 @@
-//! What the operating system and operators ask of a process, as one stream of wishes.
+//! Signals, as a stream of actions that they ask for.
 
 use std::io;
 
@@ -12,7 +12,7 @@ pub(crate) struct ProcessSignals {
     hangup: Signal,
 }
 
-/// What a signal asks for.
+/// The action that a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SignalAction {
     /// SIGTERM, SIGINT: go away. The number is the signal's.

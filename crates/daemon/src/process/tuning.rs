@@ -3,7 +3,7 @@
 use adit_config::config::LimitsConfig;
 use adit_transport::Tuning;
 
-/// What the file says, over the transport's defaults for what it does not.
+/// The file's limits, over the transport's defaults for those that it does not name.
 #[must_use]
 pub fn tuning(limits: &LimitsConfig) -> Tuning {
     let mut tuning = Tuning::default();

@@ -18,12 +18,12 @@ use super::{
     StatusDocument, StreamCounts, StreamSummary, problems,
 };
 
-/// What the process knows at one moment.
+/// The facts that the document is made from, of one moment.
 #[derive(Debug)]
 pub struct StatusInputs<'a> {
     /// About itself.
     pub node: NodeStatus,
-    /// What it believes.
+    /// The snapshot in force.
     pub snapshot: &'a Snapshot,
     /// About its links, as the transport sees them.
     pub links: Vec<Link>,
@@ -37,18 +37,18 @@ pub struct StatusInputs<'a> {
     pub traffic: Traffic,
 }
 
-/// What the data path counted.
+/// The data path's counts.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// Per imported port.
     pub outbound: BTreeMap<Target, StreamCounts>,
     /// Per exported port.
     pub inbound: BTreeMap<Target, StreamCounts>,
-    /// Who uses each export now.
+    /// The sources that use each export now.
     pub using: BTreeMap<ServiceName, Vec<ActiveSource>>,
-    /// How the last dial of each backend ended.
+    /// The result of the last dial of each backend.
     pub dials: BTreeMap<SocketAddr, Reason>,
-    /// How streams ended.
+    /// Ended streams by code.
     pub streams: StreamSummary,
     /// Those that were refused of late, and how many more there were.
     pub refusals: (Vec<RefusalSeries>, u64),

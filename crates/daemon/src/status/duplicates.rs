@@ -10,20 +10,20 @@ use adit_core::code::Code;
 
 use super::{ConnectionReport, Link, PeerNode};
 
-/// What problems of this kind are called.
+/// The code of problems of this kind.
 pub(super) const CODE: &str = "node-doubled";
 /// A process that lives beside another for so long is not about to go away.
 const BESIDE_SECONDS: u64 = 30;
 /// Nodes that are named, and processes of each; a cluster may have as many of them as it likes.
 const MAX_NAMED: usize = 3;
 
-/// How many nodes of a link have two living processes.
+/// The number of a link's nodes that have two living processes.
 #[must_use]
 pub fn count(link: &Link) -> usize {
     link.nodes.iter().filter(|node| describe(node).is_some()).count()
 }
 
-/// What is wrong with these nodes of `cluster`, if some of them are doubled.
+/// The sentence about those nodes of `cluster` that have two living processes, if there are any.
 pub(super) fn duplicates_problem(cluster: &str, nodes: &[PeerNode]) -> Option<String> {
     let mut all = nodes.iter().filter_map(describe);
     let named: Vec<String> = all.by_ref().take(MAX_NAMED).collect();

@@ -12,7 +12,7 @@ pub struct Link {
     pub cluster: String,
     /// Its trust domain.
     pub trust_domain: String,
-    /// Whether it can be used.
+    /// The health of the link.
     pub state: LinkHealth,
     /// Why it is not up.
     pub reason: Option<Reason>,
@@ -24,23 +24,23 @@ pub struct Link {
     pub in_vain: MisuseReport,
     /// Bytes that it may have this node hold: windows of its connections, and streams that stall.
     pub held_bytes: u64,
-    /// What of that cluster's view this node leaves out, because it breaks a bound.
+    /// Items of that cluster's view that this node leaves out, because they break a bound.
     pub unheard: Option<OmittedItems>,
-    /// What that cluster is not told of ours, because it does not fit.
+    /// Items of our view that are not sent to that cluster, because they do not fit.
     pub untold: Option<OmittedItems>,
     /// A hub of that cluster which it announces at an address of ours, with that address: it is not dialled there.
     pub misplaced: Option<String>,
-    /// Whether this node is one of its cluster's hubs for the link.
+    /// True if this node is one of its cluster's hubs for the link.
     pub hub: bool,
     /// Its nodes.
     pub nodes: Vec<PeerNode>,
-    /// How dialling it went.
+    /// The results of dialling that cluster.
     pub dials: DialSummary,
-    /// How the last handshake failed that one of its nodes began; absent where none did for a while.
+    /// Why the last handshake failed that one of its nodes began; absent if none failed for a while.
     pub failed_handshake: Option<Reason>,
 }
 
-/// Whether a link can be used.
+/// The health of a link: whether it can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LinkHealth {
@@ -68,7 +68,7 @@ pub struct ViewSource {
     pub epoch: u64,
     /// The last change taken in that epoch.
     pub sequence: u64,
-    /// How old the view is.
+    /// The age of the view, in seconds.
     pub age_seconds: u64,
 }
 
@@ -77,9 +77,9 @@ pub struct ViewSource {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MisuseReport {
-    /// How many.
+    /// The number of streams.
     pub streams: u64,
-    /// How often one of its nodes was asked to stay away for a while.
+    /// Requests to one of its nodes to stay away for a while.
     pub asked: u64,
     /// Connections that were closed since a node went on.
     pub closed: u64,
@@ -97,7 +97,7 @@ pub struct LastMisuse {
     pub node: String,
     /// The code of its last stream.
     pub code: String,
-    /// How long ago, in seconds.
+    /// Seconds since then.
     pub seconds_ago: u64,
 }
 
@@ -105,7 +105,7 @@ pub struct LastMisuse {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OmittedItems {
-    /// How many, at least.
+    /// The number of items, at least.
     pub count: u64,
     /// The first few, each with the bound that it breaks.
     pub sentence: String,
@@ -119,7 +119,7 @@ pub struct PeerNode {
     pub node: String,
     /// Where it says it can be dialled.
     pub addresses: Vec<String>,
-    /// Whether it is one of the hubs of its cluster for this link.
+    /// True if the node is one of its cluster's hubs for this link.
     pub hub: bool,
     /// The boot IDs of two processes that have its name and connect by turns; empty where there are none.
     pub alternating: Vec<String>,
@@ -127,7 +127,7 @@ pub struct PeerNode {
     pub connections: Vec<ConnectionReport>,
 }
 
-/// One QUIC connection.
+/// A QUIC connection with a node.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ConnectionReport {
@@ -147,7 +147,7 @@ pub struct ConnectionReport {
     pub congestion_window: u64,
     /// The path's MTU as probed, in bytes of UDP payload.
     pub mtu: u16,
-    /// How long it has existed.
+    /// Seconds since the handshake.
     pub age_seconds: u64,
     /// Streams open on it.
     pub streams: u64,
@@ -155,13 +155,13 @@ pub struct ConnectionReport {
     pub bytes_in: u64,
     /// UDP payload sent, in bytes.
     pub bytes_out: u64,
-    /// Whether it is kept for its own sake, not only while streams need it.
+    /// True if the connection is kept although no stream needs it.
     pub standing: bool,
     /// Why it takes no new streams, where it does not.
     pub closing: Option<Reason>,
 }
 
-/// How dialling a cluster went.
+/// The results of dialling a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DialSummary {
@@ -169,7 +169,7 @@ pub struct DialSummary {
     pub attempts: u64,
     /// Attempts since the last success.
     pub failures: u64,
-    /// What the last failure said.
+    /// The text of the last failure.
     pub last_error: Option<String>,
     /// When the next standing connection is dialled, where one is wanting.
     pub next_in_ms: Option<u64>,

@@ -1,4 +1,4 @@
-//! What is wrong, worst first: the headline of `adit status` and its exit status.
+//! Problems, worst first: the headline of `adit status` and its exit status.
 //!
 //! A pure function of the rest of the document. A cause stands before what follows from it: a link that is
 //! down before the imports that need it.
@@ -19,16 +19,16 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StatusProblem {
-    /// How bad.
+    /// The severity.
     pub severity: StatusSeverity,
-    /// What it is about, e.g. `link bank`.
+    /// The subject, e.g. `link bank`.
     pub about: String,
-    /// What is wrong with it.
+    /// The fault, with its code.
     #[serde(flatten)]
     pub reason: Reason,
 }
 
-/// How bad a problem is, worst first by number.
+/// The severity of a problem, worst first by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StatusSeverity {
@@ -169,12 +169,12 @@ fn node(status: &StatusDocument, add: &mut impl FnMut(StatusSeverity, String, &s
     }
 }
 
-/// Whether nothing can be sent to a cluster.
+/// True if nothing can be sent to a cluster.
 fn is_down(status: &StatusDocument, cluster: &str) -> bool {
     status.links.iter().any(|link| link.cluster == cluster && link.state == LinkHealth::Down)
 }
 
-/// How many imports wait for nothing but a link that is down: they are said with it, and not each by itself.
+/// The number of imports that wait for nothing but this link, which is down: the link's problem names them.
 fn waiting(status: &StatusDocument, link: &Link) -> usize {
     let waits = |port: &ImportPort| {
         !port.ready && port.reason.as_ref().is_some_and(|r| r.code == Code::LinkDown.name())
@@ -183,7 +183,7 @@ fn waiting(status: &StatusDocument, link: &Link) -> usize {
     of_it.filter(|import| import.ports.iter().any(waits)).count()
 }
 
-/// Whether the port that was asked for does not work, which says more than that it refuses.
+/// True if the port that was asked for does not work, which says more than that it refuses.
 fn is_broken(status: &StatusDocument, one: &RefusedFlows) -> bool {
     if one.direction == "inbound" {
         let exports = status.exports.iter().filter(|export| export.service == one.service);

@@ -16,19 +16,19 @@ use crate::human::seconds;
 pub struct RefusedFlows {
     /// `outbound` for connections of this cluster's workloads, `inbound` for those of the other one's.
     pub direction: String,
-    /// What was asked for, `NAMESPACE/NAME`.
+    /// The service that was asked for, `NAMESPACE/NAME`.
     pub service: String,
     /// Its port, by name; may be empty.
     pub port: String,
     /// The other cluster.
     pub cluster: String,
-    /// Who asked, `NAMESPACE/ACCOUNT`; absent where that is not known, and for many that are counted together.
+    /// The source that asked, `NAMESPACE/ACCOUNT`; absent if it is not known, and for many that are counted together.
     pub source: Option<String>,
-    /// How many, since the first.
+    /// Refused connections since the first.
     pub count: u64,
-    /// How long ago the first was.
+    /// Seconds since the first.
     pub first_seconds_ago: u64,
-    /// How long ago the last was.
+    /// Seconds since the last.
     pub last_seconds_ago: u64,
     /// Why the last was.
     #[serde(flatten)]
@@ -36,7 +36,7 @@ pub struct RefusedFlows {
 }
 
 impl RefusedFlows {
-    /// How many a document names.
+    /// The most entries that a document has.
     pub const MAX: usize = 32;
 }
 
@@ -57,10 +57,10 @@ impl From<&RefusalSeries> for RefusedFlows {
     }
 }
 
-/// How many sources a sentence names.
+/// The most sources that a sentence names.
 const NAMED: usize = 3;
 
-/// What is to be said of them: one problem for each direction, port and code. Ports about which something worse is
+/// The problems: one for each direction, port and code. Ports about which something worse is
 /// said already (`is_said`, by direction and name) are left out.
 pub(super) fn problems(
     all: &[RefusedFlows],

@@ -87,7 +87,7 @@ fn export_faults(status: &StatusDocument) -> (Vec<ExportFault>, bool) {
     (all.into_iter().map(|(_, fault)| fault).take(NodeReport::MAX_EXPORTS).collect(), is_cut)
 }
 
-/// What is wrong with the backends of a port, by this node's own dials.
+/// The fault of a port's backends, by this node's own dials.
 fn export_fault(export: &Export, port: &ExportPort, node: &str) -> Option<ExportFault> {
     // What this node never dialled is another's to tell: what it heard of that is no finding of its own.
     let is_up = |backend: &Backend| match backend.state {

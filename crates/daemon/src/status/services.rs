@@ -20,7 +20,7 @@ pub struct Import {
     pub ports: Vec<ImportPort>,
 }
 
-/// One port of an import.
+/// A port of an import.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImportPort {
@@ -30,13 +30,13 @@ pub struct ImportPort {
     pub port: u16,
     /// Local addresses that stand for it.
     pub listen: Vec<String>,
-    /// Whether a connection made now would be carried.
+    /// True if a connection made now would be carried.
     pub ready: bool,
     /// The first thing that is wrong, where it would not.
     pub reason: Option<Reason>,
     /// Ready backends, per node of the exporting cluster.
     pub backends: BTreeMap<String, u32>,
-    /// What it carried.
+    /// Streams of this port since the process started.
     pub streams: StreamCounts,
 }
 
@@ -48,24 +48,24 @@ pub struct Export {
     pub service: String,
     /// Its ports.
     pub ports: Vec<ExportPort>,
-    /// Who may use it.
+    /// The sources that may use it.
     pub allow: Vec<Grant>,
     /// Where a stream may enter: `any` or `sameNode`.
     pub hop: String,
     /// Which lane its streams take: `interactive` or `bulk`.
     pub class: String,
-    /// Whether a stream whose outcome is unknown may be sent again.
+    /// True if a stream whose outcome is unknown may be sent again.
     pub replay: bool,
-    /// Who uses it now, most streams first, at most [`Export::MAX_USING`].
+    /// Sources that use it now, most streams first, at most [`Export::MAX_USING`].
     pub using: Vec<ActiveSource>,
 }
 
 impl Export {
-    /// How many sources a document names.
+    /// The most sources that a document names.
     pub const MAX_USING: usize = 20;
 }
 
-/// One port of an export.
+/// A port of an export.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExportPort {
@@ -75,13 +75,13 @@ pub struct ExportPort {
     pub port: u16,
     /// The Service's `appProtocol`.
     pub app_protocol: Option<String>,
-    /// Whether a stream that comes now would find a backend.
+    /// True if a stream that comes now would find a backend.
     pub ready: bool,
     /// The first thing that is wrong, where it would not.
     pub reason: Option<Reason>,
-    /// What can be dialled for it.
+    /// The addresses that can be dialled for it.
     pub backends: Vec<Backend>,
-    /// What it carried.
+    /// Streams of this port since the process started.
     pub streams: StreamCounts,
 }
 
@@ -93,13 +93,13 @@ pub struct Backend {
     pub address: String,
     /// The node that it runs on.
     pub node: String,
-    /// Whether it answers.
+    /// The state of the backend.
     pub state: BackendState,
-    /// How the last dial of it ended; absent until one was made.
+    /// The result of the last dial; absent until one was made.
     pub last_dial: Option<Reason>,
 }
 
-/// Whether a backend answers, as this node's own dials and probes found.
+/// The state of a backend, by this node's own dials and probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendState {
@@ -115,7 +115,7 @@ pub enum BackendState {
     Unknown,
 }
 
-/// Who may use an export; `*` is any.
+/// A grant to use an export; `*` is any.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Grant {
@@ -133,13 +133,13 @@ pub struct Grant {
 pub struct ActiveSource {
     /// `NAMESPACE/ACCOUNT@CLUSTER`.
     pub source: String,
-    /// Whether the peer only asserts it: its cluster is proved, the workload within it is not.
+    /// True if the peer only asserts the source: its cluster is proved, the workload within it is not.
     pub asserted: bool,
-    /// How many streams it has open.
+    /// Streams that it has open.
     pub streams: u64,
 }
 
-/// What a port carried since the process started.
+/// Streams of a port since the process started.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StreamCounts {

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether a terminal or a reader could be misled by `c`.
+/// True if a terminal or a reader could be misled by `c`.
 #[must_use]
 pub fn is_hostile(c: char) -> bool {
     c.is_control()

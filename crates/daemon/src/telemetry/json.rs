@@ -1,4 +1,4 @@
-//! One JSON object a line, flat: `time`, `level`, `module`, `message`, then the fields as they are named.
+//! Lines for machines: a flat JSON object each, with `time`, `level`, `module`, `message`, then the fields.
 
 use std::fmt::Write;
 

@@ -21,14 +21,14 @@ use super::{json, text};
 /// The most characters of one value; a longer one is cut and marked.
 const MAX_VALUE: usize = 2048;
 
-/// How to render.
+/// The style of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LineStyle {
     Text { colour: bool },
     Json,
 }
 
-/// How the next line is rendered. Cheap to clone; all clones change together.
+/// The style of the next line. Cheap to clone; all clones change together.
 #[derive(Debug, Clone)]
 pub(super) struct CurrentStyle(Arc<AtomicU8>);
 
@@ -53,7 +53,7 @@ impl CurrentStyle {
     }
 }
 
-/// One line to be: what happened, when and where.
+/// A record to be logged: the event, its time and its place.
 #[derive(Debug)]
 pub(super) struct LogRecord {
     /// Since the Unix epoch.
@@ -65,7 +65,7 @@ pub(super) struct LogRecord {
     pub(super) fields: Vec<(&'static str, FieldValue)>,
 }
 
-/// One field's value.
+/// The value of a field.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum FieldValue {
     Text(String),
@@ -172,7 +172,7 @@ pub(super) fn dropped(render: LineStyle, count: u64) -> String {
     line(render, &entry)
 }
 
-/// What a span or an event was given.
+/// The fields of a span or an event.
 #[derive(Debug, Default)]
 struct RecordFields {
     message: Option<String>,

@@ -29,18 +29,18 @@ const ANY_INTERVAL: Duration = Duration::from_millis(2);
 /// The least time between two dials of one namespace after one of what was dialled before.
 const AGAIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What an export asks for.
+/// The probes that an export asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PlannedProbes {
     /// The namespace of the export.
     pub(super) namespace: Namespace,
-    /// How often to dial while it answers.
+    /// The time between dials while it answers.
     pub(super) interval: Option<Duration>,
-    /// Whether to dial it before a stream has failed to.
+    /// True if it is dialled before a stream has failed to.
     pub(super) is_probed: bool,
 }
 
-/// One backend.
+/// A backend, and when to dial it.
 #[derive(Debug)]
 struct ScheduledBackend {
     planned: PlannedProbes,

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::FlowFailure;
 
-/// What all workloads of a node may open in vain: three quarters of what a peer allows each connection
+/// The streams that all workloads of a node may open in vain: three quarters of what a peer allows each connection
 /// whatever a node's siblings do.
 const ALLOWED: RateLimit = RateLimit {
     burst: NEVER_ASKED_WITHIN.burst / 4 * 3,
@@ -26,14 +26,14 @@ const ALLOWED: RateLimit = RateLimit {
 };
 /// A stream that was given up later, and unanswered, is a caller that ran out of patience.
 pub(super) const PATIENCE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a namespace owes at most: it may have opened thousands before the first came to nothing.
+/// The most that a namespace owes: it may have opened thousands before the first came to nothing.
 const MAX_DEBT_DELAY: Duration = Duration::from_secs(60);
 
-/// Who opens in vain, at whom. What a cluster refuses has no bearing on streams to another, or it could have
-/// those refused by refusing its own.
+/// A namespace, and the cluster at which it opens streams in vain. Refusals of one cluster have no bearing on streams
+/// to another, or it could have those refused by refusing its own.
 type Debtor = (ClusterName, Namespace);
 
-/// What the namespaces of a node owe.
+/// The debts of a node's namespaces.
 #[derive(Debug)]
 pub(super) struct FutileStreams {
     began: Instant,
@@ -46,7 +46,7 @@ impl FutileStreams {
         Self { began: Instant::now(), quit_at: Mutex::default() }
     }
 
-    /// Whether a workload of that namespace may open a stream to that cluster now.
+    /// Decides if a workload of that namespace may open a stream to that cluster now.
     ///
     /// # Errors
     /// [`Code::OverLimit`].
@@ -86,13 +86,13 @@ impl FutileStreams {
     }
 }
 
-/// How long it takes one of so many namespaces to make good for one stream.
+/// The time that it takes one of so many namespaces to make good for one stream.
 fn each(sharers: usize) -> Duration {
     let sharers = u32::try_from(sharers.max(1)).unwrap_or(u32::MAX);
     Duration::from_secs(1).saturating_mul(sharers) / ALLOWED.per_second.max(1)
 }
 
-/// Whether a peer counts a stream as opened in vain that ended so, unanswered, after so long.
+/// True if a peer counts a stream that ended so, unanswered, after so long, as opened in vain.
 pub(super) fn is_futile(code: Code, after: Duration) -> bool {
     let gave_up = code == Code::SourceReset && after < PATIENCE_TIMEOUT;
     gave_up || matches!(ServeOutcome::refused(code), ServeOutcome::InVain(_))
@@ -108,7 +108,7 @@ mod tests {
         ("bank".parse().unwrap(), name.parse().unwrap())
     }
 
-    /// How many of so many streams in vain, each ending before the next, reach the wire.
+    /// The number of streams in vain, of so many that each end before the next, that reach the wire.
     fn storm(vain: &FutileStreams, of: &str, streams: u32) -> u32 {
         (0..streams)
             .filter(|_| vain.admit(&namespace(of)).map(|()| vain.note(&namespace(of))).is_ok())

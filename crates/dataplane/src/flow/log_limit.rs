@@ -1,4 +1,4 @@
-//! How many lines of one kind are logged: the first ones, then some a second, and the number of the others.
+//! A limit on log lines of one kind: the first ones, then some a second, and the number of the others.
 //!
 //! Whoever is refused ten thousand times a second must not fill a disk. A line for each stream that was
 //! carried stays: those cost the sender more than us.
@@ -38,7 +38,7 @@ impl LogLimit {
         Self { began: Instant::now(), kinds: Mutex::default() }
     }
 
-    /// Whether a line may be logged, and how many of its kind were not since the last one.
+    /// Returns how many lines of its kind were left out since the last one, if a line may be logged.
     pub(super) fn admit(
         &self,
         direction: Direction,

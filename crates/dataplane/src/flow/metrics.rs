@@ -1,4 +1,4 @@
-//! What flows count. Labels are closed lists, services of the configuration and clusters of its links: neither a
+//! Metrics of flows. Labels are closed lists, services of the configuration and clusters of its links: neither a
 //! peer nor a workload can add a series by naming something new.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ const BYTES: &str = "adit_stream_bytes_total";
 const OPEN: &str = "adit_streams_open";
 const ENDED: &str = "adit_streams_ended_total";
 const SECONDS: &str = "adit_stream_seconds";
-/// How long the answer to a stream took: from a millisecond or less to the longest wait for a backend.
+/// The time that the answer to a stream took: from a millisecond or less to the longest wait for a backend.
 pub const ANSWER_SECONDS: &str = "adit_stream_answer_seconds";
 
 /// Describes what flows count to the recorder: once, after it is installed.
@@ -91,7 +91,7 @@ pub(super) fn answered_unnamed(direction: Direction, link: &str, waited: Duratio
     answered(direction, link).record(waited.as_secs_f64());
 }
 
-/// What all flows of one direction count in. To look a series up costs more than to count in it, so each of
+/// Metrics of all flows of one direction. To look a series up costs more than to count in it, so each of
 /// these is looked up once.
 #[derive(Debug)]
 pub(super) struct DirectionMetrics {
@@ -117,7 +117,7 @@ impl DirectionMetrics {
     }
 }
 
-/// What the flows of one target of the configuration count in, with one linked cluster.
+/// Metrics of the flows of one target of the configuration with one linked cluster.
 #[derive(Debug)]
 pub(super) struct TargetMetrics {
     direction: Direction,

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::Direction;
 
-/// How long after its last refusal a series is told.
+/// A series is shown for this long after its last refusal.
 const RECENT_LIFETIME: Duration = Duration::from_secs(60);
 /// The most sources of one target that are told apart.
 const MAX_SOURCES: usize = 8;
@@ -102,7 +102,7 @@ impl RecentRefusals {
         (all, self.others.map_or(0, |(count, _)| count))
     }
 
-    /// Whether the asker has a place; one whose source is one too many is counted without it.
+    /// True if there is room for the asker; one whose source is one too many is counted without it.
     fn has_room(&self, asker: &mut RefusalKey) -> bool {
         if self.all.contains_key(asker) {
             return true;

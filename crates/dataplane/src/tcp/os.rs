@@ -17,7 +17,7 @@ const VECTORS: usize = 32;
 /// TCP as tokio gives it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsTcpNetwork {
-    /// Whether listeners are in the node-local range (`adit_host::routes`), which wants privilege.
+    /// True if listeners are in the node-local range (`adit_host::routes`), which wants privilege.
     pub local_range: bool,
 }
 
@@ -192,7 +192,7 @@ mod tests {
     use std::io::ErrorKind;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// What the other end reads when this end is dropped.
+    /// The bytes that the other end reads when this end is dropped.
     async fn end(tcp: OsTcp, mut other: TcpStream, settle: bool) -> io::Result<usize> {
         if settle {
             other.shutdown().await.unwrap();

@@ -57,7 +57,7 @@ impl fmt::Display for Prefix {
 /// A rule or route of ours. In the order in which they are made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RouteEntry {
-    /// What comes in by an uplink for the range is dropped.
+    /// Drops packets for the range that come in by an uplink.
     Guard { to: Prefix, iif: String },
     /// Where the range is not local there is no way to it.
     Unreachable { to: Prefix },
@@ -81,7 +81,7 @@ impl fmt::Display for RouteEntry {
     }
 }
 
-/// What the kernel is told.
+/// A message to the kernel.
 pub(super) enum EntryMessage {
     Rule(RuleMessage),
     Route(RouteMessage),

@@ -41,7 +41,7 @@ pub(super) struct Kernel(Handle);
 
 /// A rule or route of ours that the kernel has.
 pub(super) struct InstalledEntry {
-    /// What it is; None where we would not make it so.
+    /// The rule or route; `None` if we would not make it so.
     pub(super) entry: Option<RouteEntry>,
     /// As the kernel has it, which is also how to delete it.
     message: EntryMessage,
@@ -57,7 +57,7 @@ impl fmt::Display for InstalledEntry {
     }
 }
 
-/// What the node's interfaces say.
+/// The node's interfaces and addresses.
 pub(super) struct NodeInterfaces {
     /// The names of those by which strangers come in.
     pub(super) uplinks: BTreeSet<String>,
@@ -114,7 +114,7 @@ impl Kernel {
         Ok(NodeInterfaces { uplinks, addresses })
     }
 
-    /// What this machine is, and what is right beside it.
+    /// Reads the addresses of this machine, and those right beside it.
     pub(super) async fn host_addresses(&self) -> io::Result<HostAddresses> {
         let mut found = HostAddresses::default();
         for message in all("addresses", self.0.address().get().execute()).await? {
@@ -146,7 +146,7 @@ impl Kernel {
         Ok(found)
     }
 
-    /// What carries our mark.
+    /// Reads the rules and routes that carry our mark.
     pub(super) async fn installed(&self) -> io::Result<Vec<InstalledEntry>> {
         let mut found = Vec::new();
         for version in [IpVersion::V4, IpVersion::V6] {
@@ -211,7 +211,7 @@ impl Kernel {
     }
 }
 
-/// What deleting a rule answers where there is none, and a route likewise.
+/// The error of deleting a rule that is not there, and a route likewise.
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
 

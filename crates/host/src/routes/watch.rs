@@ -8,7 +8,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use rtnetlink::MulticastGroup;
 
-/// How long one piece of news waits for the next: a pod that starts is a dozen of them.
+/// A change waits this long for the next: a pod that starts is a dozen of them.
 const SETTLE_DELAY: Duration = Duration::from_millis(50);
 
 const GROUPS: [MulticastGroup; 7] = [

@@ -30,7 +30,7 @@ pub(in crate::node) struct Successor {
     pub(in crate::node) version: String,
 }
 
-/// What can be handed over.
+/// The sockets that a holder can hand over.
 pub(in crate::node) trait HandoverSockets: Send + 'static {
     /// Gives all of it, word by word.
     ///

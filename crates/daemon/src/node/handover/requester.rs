@@ -13,7 +13,7 @@ use adit_transport::endpoint::UdpInheritance;
 use super::super::bind::InheritedSockets;
 use super::{HandoverMessage, PROTOCOL, SOCKET, receive_message, send_message, unexpected};
 
-/// What came of asking.
+/// The answer of the process before this one.
 #[derive(Debug)]
 pub(in crate::node) enum HandoverReply {
     /// Everything, from a process that goes on until it hears that it need not.
@@ -24,7 +24,7 @@ pub(in crate::node) enum HandoverReply {
     Refused(String),
 }
 
-/// What a process gets from the one before it.
+/// The sockets that a process gets from the one before it, with the rest of the conversation.
 #[derive(Debug)]
 pub(in crate::node) struct HandoverInheritance {
     /// Sockets.

@@ -22,11 +22,11 @@ use tokio::time::sleep;
 use crate::node::config_update::ConfigUpdate;
 use crate::node::credentials;
 
-/// What is waited after the first attempt in vain; twice as long after each that follows.
+/// The pause after the first failed attempt; twice as long after each that follows.
 const FIRST_RETRY_BACKOFF: Duration = Duration::from_secs(1);
-/// What is waited at most after a certificate could not be had.
+/// The longest pause after a request that failed.
 const MAX_REFUSED_BACKOFF: Duration = Duration::from_secs(60);
-/// What is waited at most after one was given that is of no use: the API server keeps each for an hour.
+/// The longest pause after a certificate that cannot be used: the API server keeps each for an hour.
 const MAX_UNUSABLE_BACKOFF: Duration = Duration::from_secs(10 * 60);
 /// The longest nap between two looks at the clock: a machine that was asleep finds its certificate old.
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -112,7 +112,7 @@ async fn renew_with<A: Future<Output = IssueResult>>(
     }
 }
 
-/// How long until half of its life is over, give or take a tenth (`draw` is 0 to 1), so that nodes which
+/// Time until half of its lifetime is over, give or take a tenth (`draw` is 0 to 1), so that nodes which
 /// started together do not ask together; none where that is past.
 fn until_renewal(identity: &Identity, draw: f64, now: UnixTime) -> Option<Duration> {
     let (from, to) = (identity.not_before().as_secs(), identity.not_after().as_secs());
@@ -133,7 +133,7 @@ fn usable_identity(config: &Config, now: UnixTime) -> Result<Identity, String> {
     Ok(identity)
 }
 
-/// Whether the one that was given can be used.
+/// Checks that the certificate issued can be used.
 fn check_issued(config: &Config, issued: &NodeCertificate, now: UnixTime) -> Result<(), String> {
     let bundle = config.node.identity.join(files::BUNDLE);
     let bundle = files::load_bundle(&bundle, &config.trust_domain).map_err(|e| e.to_string())?;
@@ -147,9 +147,9 @@ fn check_issued(config: &Config, issued: &NodeCertificate, now: UnixTime) -> Res
 enum RenewalError {
     /// Nobody gave one.
     Request(String),
-    /// One was given that is of no use.
+    /// The certificate issued cannot be used.
     Unusable(String),
-    /// It could not be kept.
+    /// The certificate could not be written.
     Disk(String),
 }
 
@@ -172,7 +172,7 @@ impl fmt::Display for RenewalError {
     }
 }
 
-/// What is wrong with a certificate that was just given; more often than not the clocks are.
+/// The error about a certificate that was just issued and cannot be used; more often than not the clocks differ.
 fn unusable(why: &str, issued: &NodeCertificate, now: UnixTime) -> RenewalError {
     let leaf = inspect(&issued.chain, now).ok().and_then(|chain| chain.into_iter().next());
     let signed = leaf.map_or_else(String::new, |leaf| {
@@ -185,7 +185,7 @@ fn unusable(why: &str, issued: &NodeCertificate, now: UnixTime) -> RenewalError 
     RenewalError::Unusable(format!("the one that was given is of no use: {why}{signed}"))
 }
 
-/// What came of asking for a certificate.
+/// The answer to a request for a certificate.
 type IssueResult = Result<NodeCertificate, String>;
 
 fn requester(

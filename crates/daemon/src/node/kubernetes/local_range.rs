@@ -20,9 +20,9 @@ use super::cache;
 use crate::node::handover::HandoverState;
 use crate::readiness::Readiness;
 
-/// How often is looked without a reason.
+/// The range is checked this often even if the kernel reports no change.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
-/// What asking whether Adit leaves may take.
+/// Asking whether Adit is being uninstalled may take this long; then the question is repeated.
 const REMOVAL_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes it so, and has one of `tasks` keep it so. While it is not, the node is not ready.

@@ -1,4 +1,4 @@
-//! What the machine itself says of its pods, beside what the API server says of them.
+//! The machine's own word on its pods' addresses, beside the API server's.
 //!
 //! A pod has its address for as long as the device that leads to it. When that is gone, or another leads there, the
 //! network has given the address on, and the API server may say so seconds later: whoever speaks from it
@@ -16,7 +16,7 @@ use tokio::time::sleep;
 /// The kernel does not tell of everything, so that it is asked this often besides.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is known of it.
+/// The addresses that this machine's pods still have.
 #[derive(Debug, Default)]
 pub(super) struct PodAddressFilter {
     /// As the kernel said last.
@@ -26,7 +26,7 @@ pub(super) struct PodAddressFilter {
 }
 
 impl PodAddressFilter {
-    /// What is `seen`, without the addresses of pods that these have no more.
+    /// The `seen` cluster without the addresses that its pods do not have any more.
     pub(super) fn without_stale<'a>(
         &mut self,
         seen: &'a ObservedCluster,
@@ -47,7 +47,7 @@ impl PodAddressFilter {
         held
     }
 
-    /// Whether a pod still has an address. Where pods share a device, or none leads to it yet, its word counts.
+    /// True if a pod still has an address. If pods share a device, or none leads to it yet, the API server's word counts.
     fn owns(&mut self, pod: &ObservedPod, address: IpAddr) -> bool {
         let device = self.host.devices.get(&address).copied();
         let key = (pod.uid.clone(), address);
@@ -103,7 +103,7 @@ mod tests {
         }
     }
 
-    /// Whether the address is the pod's while that device leads to it.
+    /// True if the address is the pod's while that device leads to it.
     fn holds(known: &mut PodAddressFilter, device: Option<u32>, seen: &ObservedCluster) -> bool {
         known.host.devices = device.map(|d| (IP.parse().unwrap(), d)).into_iter().collect();
         known.without_stale(seen).pods.values().all(|pod| !pod.addresses.is_empty())

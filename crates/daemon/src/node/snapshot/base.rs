@@ -17,7 +17,7 @@ use adit_core::snapshot::{
 use adit_kubernetes::node::state::NodeState;
 use adit_transport::links::LinkView;
 
-/// What linked clusters last said of themselves, and who told it.
+/// The last view of each linked cluster, and the hub that sent it.
 pub type PeerViews = Arc<BTreeMap<ClusterName, LinkView>>;
 
 /// The part of a snapshot that follows from the configuration. Cheap to clone.

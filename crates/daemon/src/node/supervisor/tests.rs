@@ -199,7 +199,7 @@ impl SupervisorScene {
         std::fs::write(self.folder.path().join("edge.yaml"), text).unwrap();
     }
 
-    /// What the watching thread would report of this text.
+    /// Sends the change that the watching thread would report of this text.
     async fn change(&self, text: &str) {
         self.write(text);
         let origin = ConfigSource::File(self.folder.path().join("edge.yaml"));
@@ -229,7 +229,7 @@ impl SupervisorScene {
         self.known.status()
     }
 
-    /// What would be listened on.
+    /// The addresses that would be listened on.
     fn imports(&self) -> Vec<String> {
         let now = self.snapshot.borrow().snapshot(&Default::default(), &Default::default());
         let mut all: Vec<_> = now.imports.addresses().map(|a| a.to_string()).collect();

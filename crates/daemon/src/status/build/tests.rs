@@ -38,7 +38,7 @@ fn peer_export() -> PeerExport {
     }
 }
 
-/// What bank says of itself: one node, and this export.
+/// The view of bank: one node, and this export.
 fn view(export: PeerExport) -> ClusterView {
     ClusterView {
         nodes: [("b1".parse().unwrap(), vec![])].into(),

@@ -1,4 +1,4 @@
-//! What real events look like as lines, with hostile values among them.
+//! Real events as lines, with hostile values among them.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ impl Write for LogBuffer {
     }
 }
 
-/// What `act` logs, without the time stamps.
+/// The lines that `act` logs, without the time stamps.
 fn logged(render: LineStyle, act: impl FnOnce()) -> Vec<String> {
     let buffer = LogBuffer::default();
     let sink = LogSink::start(buffer.clone(), |n| format!("{n} dropped")).unwrap();

@@ -41,11 +41,11 @@ struct RenewalScene {
     begun: UnixTime,
 }
 
-/// What came of it.
+/// The result of the renewals.
 struct RenewalOutcome {
     /// In which trust domain was asked.
     asked: Vec<TrustDomain>,
-    /// How often the supervisor was told of new files.
+    /// The number of times that the supervisor was told of new files.
     told: usize,
     /// The chain that is on the disk.
     chain: Vec<u8>,
