@@ -135,7 +135,7 @@ fn parse_all_workloads(
 /// Everything that prevents it.
 pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let service = args.service.parse()?;
-    let wish = ExportRequest {
+    let request = ExportRequest {
         allow: parse_all_workloads(&args.allow, &service)?,
         service,
         to: args.to.clone(),
@@ -146,29 +146,31 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     block_on(async {
         let (context, print_only) = (args.how.one.connect().await?, args.how.print);
         let edited = edit(&context, print_only, |document| {
-            declare::export_changes(&context.name, document, &wish)
+            declare::export_changes(&context.name, document, &request)
         })
         .await?;
-        let verb = if wish.remove { "takes back" } else { "lets" };
-        let to: Vec<_> = wish.to.iter().map(ClusterName::as_str).collect();
-        let done = match (&to[..], wish.remove) {
-            ([], _) => format!("{} is not exported any more", wish.service),
-            (to, true) => format!("{verb} what {} was granted on {}", to.join(", "), wish.service),
+        let verb = if request.remove { "takes back" } else { "lets" };
+        let to: Vec<_> = request.to.iter().map(ClusterName::as_str).collect();
+        let done = match (&to[..], request.remove) {
+            ([], _) => format!("{} is not exported any more", request.service),
+            (to, true) => {
+                format!("{verb} what {} was granted on {}", to.join(", "), request.service)
+            }
             (to, false) => {
                 format!(
                     "{verb} {} of {} use {}",
                     args.allow.join(", "),
                     to.join(", "),
-                    wish.service
+                    request.service
                 )
             }
         };
         report_edit(&context, &edited, print_only, &done)?;
-        if !wish.remove {
-            warn_unlinked(&context, &edited, &wish.to);
-            if !declare::service_exists(&context, &wish.service).await? {
+        if !request.remove {
+            warn_unlinked(&context, &edited, &request.to);
+            if !declare::service_exists(&context, &request.service).await? {
                 let Context { name, .. } = &context;
-                eprintln!("warning: there is no Service {} in context {name} yet", wish.service);
+                eprintln!("warning: there is no Service {} in context {name} yet", request.service);
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -181,7 +183,7 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 /// Everything that prevents it.
 pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     let service = args.service.parse()?;
-    let wish = ImportRequest {
+    let request = ImportRequest {
         allow: parse_all_workloads(&args.allow, &service)?,
         service,
         from: args.from.clone(),
@@ -191,23 +193,23 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     block_on(async {
         let (context, print_only) = (args.how.one.connect().await?, args.how.print);
         let edited = edit(&context, print_only, |document| {
-            declare::import_changes(&context.name, document, &wish)
+            declare::import_changes(&context.name, document, &request)
         })
         .await?;
-        let done = match &wish.from {
-            Some(from) if !wish.remove => format!("imports {} from {from}", wish.service),
-            _ => format!("imports {} no more", wish.service),
+        let done = match &request.from {
+            Some(from) if !request.remove => format!("imports {} from {from}", request.service),
+            _ => format!("imports {} no more", request.service),
         };
         report_edit(&context, &edited, print_only, &done)?;
-        if !wish.remove {
-            warn_unlinked(&context, &edited, wish.from.as_slice());
-            if wish.create_service == Some(false)
-                && !declare::service_exists(&context, &wish.service).await?
+        if !request.remove {
+            warn_unlinked(&context, &edited, request.from.as_slice());
+            if request.create_service == Some(false)
+                && !declare::service_exists(&context, &request.service).await?
             {
                 let Context { name, .. } = &context;
                 eprintln!(
                     "warning: there is no Service {} in context {name} to fill",
-                    wish.service
+                    request.service
                 );
             }
         }

@@ -2,6 +2,8 @@
 //!
 //! Here is the order of the steps; the steps themselves are in [`adit_kubernetes::operator::link`].
 
+mod args;
+mod description;
 mod question;
 mod removed_services;
 
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use adit_config::cluster::{ClusterLink, NamePattern, render};
 use adit_core::name::ClusterName;
-use adit_core::policy::WorkloadPattern;
+use adit_kubernetes::operator::bundle;
 use adit_kubernetes::operator::context::{ConfigDocument, Context};
 use adit_kubernetes::operator::edit::{ConfigChanges, EditOutcome, edit};
 use adit_kubernetes::operator::link::{
@@ -21,195 +23,29 @@ use adit_kubernetes::operator::link::{
 use anyhow::Context as _;
 use tokio::time::Instant;
 
-use crate::cluster_args::{ClusterArgs, KubeconfigArgs, block_on, report_edit};
+use self::args::BundleCommand;
+pub(crate) use self::args::{LinkArgs, UnlinkArgs};
+use self::description::describe_import;
+use crate::cluster_args::{ClusterArgs, block_on, report_edit};
 use crate::output::print;
-
-/// Join two clusters: exchange their trust bundles and addresses, and wait until both say the link is up
-///
-/// Names a cluster after its context where it has no name yet. Gives neither cluster access to the other's
-/// API, and exports nothing: that is said by `adit export`. Asks once, on a terminal, which namespaces are open to
-/// what the other cluster exports; --import says it beforehand, and without either none is. Run again, it changes
-/// nothing.
-#[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub(crate) struct LinkArgs {
-    #[command(subcommand)]
-    by_hand: Option<BundleCommand>,
-    /// The one cluster's kubeconfig context
-    #[arg(required = true, value_name = "CONTEXT_A")]
-    a: Option<String>,
-    /// The other's
-    #[arg(required = true, value_name = "CONTEXT_B")]
-    b: Option<String>,
-    /// Name of the first cluster, if it has none yet; otherwise it is named after its context
-    #[arg(long, value_name = "NAME")]
-    name_a: Option<ClusterName>,
-    /// The same for the second
-    #[arg(long, value_name = "NAME")]
-    name_b: Option<ClusterName>,
-    #[command(flatten)]
-    import: ImportOptions,
-    /// Print the YAML of both ConfigMaps instead, for a repository; write nothing
-    #[arg(long)]
-    print: bool,
-    /// Time to wait for CAs and for the link, in seconds or as 60s, 2m
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
-    wait: Duration,
-    #[command(flatten)]
-    kubeconfig: KubeconfigArgs,
-}
-
-/// Options for automatic imports from the other cluster.
-#[derive(Debug, clap::Args)]
-struct ImportOptions {
-    /// Namespaces that are open to the other cluster, separated by commas; "*" stands for any characters, and alone
-    /// for all. What it exports there fills Services of the same name that cannot have pods of their own: without a
-    /// selector, or of a kagent Agent with replicas: 0. At first none
-    #[arg(long, value_name = "NAMESPACES", value_delimiter = ',')]
-    import: Vec<NamePattern>,
-    /// Make a Service in those namespaces where such an import has none; otherwise only Services that are there are
-    /// filled
-    #[arg(long)]
-    create_services: bool,
-    /// Make no Services any more, and remove those that were made, but for Services that somebody took over and those
-    /// of imports by name
-    #[arg(long, conflicts_with = "create_services")]
-    no_create_services: bool,
-    /// Workloads of this cluster that may use whatever is imported from the other, beside those of each Service's own
-    /// namespace: NAMESPACE/SERVICEACCOUNT, separated by commas; "*" is any. In place of those that were named before.
-    /// Not for imports that name callers themselves (adit import --allow)
-    #[arg(long, value_name = "SERVICEACCOUNT", value_delimiter = ',', value_parser = parse_workload)]
-    also_allow: Vec<WorkloadPattern>,
-    /// Take back --also-allow
-    #[arg(long, conflicts_with = "also_allow")]
-    no_also_allow: bool,
-    /// Import nothing by itself; do not ask
-    #[arg(long, conflicts_with_all = ["import", "create_services"])]
-    no_import: bool,
-}
-
-/// Parses `NAMESPACE/SERVICEACCOUNT`, where `*` is any.
-fn parse_workload(text: &str) -> Result<WorkloadPattern, String> {
-    let (namespace, account) = text.split_once('/').ok_or("expected NAMESPACE/SERVICEACCOUNT")?;
-    let namespace = namespace.parse().map_err(|e| format!("{e}"))?;
-    let service_account = account.parse().map_err(|e| format!("{e}"))?;
-    Ok(WorkloadPattern { namespace, service_account })
-}
-
-impl ImportOptions {
-    fn to_request(&self) -> LinkImportOptions {
-        let named = (!self.also_allow.is_empty()).then(|| self.also_allow.clone());
-        let also_allow = if self.no_also_allow { Some(Vec::new()) } else { named };
-        if self.no_import {
-            let (namespaces, create_services) = (Some(Vec::new()), Some(false));
-            return LinkImportOptions { namespaces, create_services, also_allow };
-        }
-        let namespaces = (!self.import.is_empty()).then(|| self.import.clone());
-        let create_services = match (self.create_services, self.no_create_services) {
-            (true, _) => Some(true),
-            (false, true) => Some(false),
-            (false, false) => None,
-        };
-        LinkImportOptions { namespaces, create_services, also_allow }
-    }
-}
 
 /// Returns the options for a cluster's link with `other`; asks for them once, if a new link has
 /// none.
 fn ask_namespaces(
-    wish: &LinkImportOptions,
+    options: &LinkImportOptions,
     document: &ConfigDocument,
     other: &ClusterName,
     answer: &mut Option<Vec<NamePattern>>,
 ) -> anyhow::Result<LinkImportOptions> {
-    let mut wish = wish.clone();
-    if wish.namespaces.is_some() || steps::is_linked(document, other) {
-        return Ok(wish);
+    let mut options = options.clone();
+    if options.namespaces.is_some() || steps::is_linked(document, other) {
+        return Ok(options);
     }
     if answer.is_none() && question::can_ask() {
         *answer = Some(question::ask(&mut stdin().lock(), &mut stderr())?);
     }
-    wish.namespaces.clone_from(answer);
-    Ok(wish)
-}
-
-/// Without access to both clusters: carry a bundle by hand, each way
-#[derive(Debug, clap::Subcommand)]
-enum BundleCommand {
-    /// Write what another cluster has to know of this one: name, trust domain, CA certificates, addresses
-    ///
-    /// Names a cluster after its context where it has no name yet, and changes nothing else. What it writes holds
-    /// no secret; compare it with its sender's over a way that you trust.
-    Export {
-        #[command(flatten)]
-        one: ClusterArgs,
-        /// The file; without it standard output
-        #[arg(long, short, value_name = "FILE")]
-        output: Option<PathBuf>,
-        /// Name of this cluster, if it has none yet
-        #[arg(long, value_name = "NAME")]
-        name: Option<ClusterName>,
-        /// Time to wait for its CA
-        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
-        wait: Duration,
-    },
-    /// Link a cluster with the one that a bundle is of
-    ///
-    /// The link comes up when the other side has this cluster's bundle, too. A bundle of later (another CA, other
-    /// addresses) takes the place of the one before.
-    Import {
-        /// The file that `adit link export` wrote on the other side
-        file: PathBuf,
-        #[command(flatten)]
-        one: ClusterArgs,
-        /// Name of this cluster, if it has none yet
-        #[arg(long, value_name = "NAME")]
-        name: Option<ClusterName>,
-        #[command(flatten)]
-        import: ImportOptions,
-        /// Print the YAML of the ConfigMap instead, for a repository; write nothing
-        #[arg(long)]
-        print: bool,
-    },
-}
-
-/// Undo adit link: two clusters, or one of them, do not know each other any more
-///
-/// Open streams between them end. Clusters keep their names. Services that were made for imports of the other's go,
-/// and are named. What names the other cluster in exports and imports stays, and counts again once they are linked.
-#[derive(Debug, clap::Args)]
-pub(crate) struct UnlinkArgs {
-    /// Both kubeconfig contexts; leave them out for --context and --cluster
-    #[arg(
-        value_names = ["CONTEXT_A", "CONTEXT_B"],
-        num_args = 2,
-        required_unless_present = "cluster"
-    )]
-    contexts: Vec<String>,
-    /// Without access to both: the other cluster's name
-    #[arg(long, value_name = "CLUSTER", conflicts_with = "contexts")]
-    cluster: Option<ClusterName>,
-    #[command(flatten)]
-    one: ClusterArgs,
-    /// Print what would change; write nothing
-    #[arg(long)]
-    print: bool,
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) =
-        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let factor = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        _ => {
-            return Err(
-                "expected a whole number of seconds (s) or minutes (m), as in 60s".to_owned()
-            );
-        }
-    };
-    let number: u64 = number.parse().map_err(|_| "expected a time, as in 60s or 2m".to_owned())?;
-    Ok(Duration::from_secs(number.saturating_mul(factor).min(86_400)))
+    options.namespaces.clone_from(answer);
+    Ok(options)
 }
 
 /// Links.
@@ -275,17 +111,17 @@ async fn link_both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
     for (context, named) in unnamed {
         write_name(context, named).await?;
     }
-    let (wish, mut answer) = (args.import.to_request(), None);
-    let wish_a = ask_namespaces(&wish, &a.document().await?, &name_b.name, &mut answer)?;
-    let wish_b = ask_namespaces(&wish, &b.document().await?, &name_a.name, &mut answer)?;
+    let (options, mut answer) = (args.import.to_request(), None);
+    let options_a = ask_namespaces(&options, &a.document().await?, &name_b.name, &mut answer)?;
+    let options_b = ask_namespaces(&options, &b.document().await?, &name_a.name, &mut answer)?;
     let deadline = Instant::now() + args.wait;
-    let bundle_a = steps::wait_for_bundle(&a, &name_a, deadline).await?;
-    let bundle_b = steps::wait_for_bundle(&b, &name_b, deadline).await?;
-    let first = link_one_side(&a, &bundle_b, &wish_a, args.print).await?;
+    let bundle_a = bundle::wait_for_bundle(&a, &name_a, deadline).await?;
+    let bundle_b = bundle::wait_for_bundle(&b, &name_b, deadline).await?;
+    let first = link_one_side(&a, &bundle_b, &options_a, args.print).await?;
     if args.print {
         print("---\n")?;
     }
-    let second = link_one_side(&b, &bundle_a, &wish_b, args.print).await?;
+    let second = link_one_side(&b, &bundle_a, &options_b, args.print).await?;
     if args.print {
         return Ok(());
     }
@@ -310,11 +146,11 @@ async fn write_name(context: &Context, named: &ClusterIdentity) -> anyhow::Resul
 async fn link_one_side(
     context: &Context,
     other: &ClusterLink,
-    wish: &LinkImportOptions,
+    options: &LinkImportOptions,
     print_only: bool,
 ) -> anyhow::Result<bool> {
     let edited = edit(context, print_only, |document| {
-        steps::link_changes(&context.name, document, other, wish)
+        steps::link_changes(&context.name, document, other, options)
     })
     .await?;
     let addresses: Vec<_> = other.addresses.iter().map(ToString::to_string).collect();
@@ -325,7 +161,7 @@ async fn link_one_side(
         && !edited.changes.is_empty()
         && !print_only
     {
-        let imports = steps::describe_import(&config, &other.cluster);
+        let imports = describe_import(&config, &other.cluster);
         print(&format!("context {}: {imports}\n", context.name))?;
     }
     removed_services::report_removed(context, &edited, &other.cluster, print_only).await?;
@@ -335,19 +171,19 @@ async fn link_one_side(
 async fn export_bundle(
     one: &ClusterArgs,
     output: Option<&PathBuf>,
-    wish: Option<&ClusterName>,
+    chosen: Option<&ClusterName>,
     wait: Duration,
 ) -> anyhow::Result<()> {
     let context = one.connect().await?;
     let named =
-        steps::identify(&context.name, &context.document().await?, wish).map_err(explained)?;
+        steps::identify(&context.name, &context.document().await?, chosen).map_err(explained)?;
     if !named.changes.is_empty() {
         let edited = steps::write_name(&context, &named).await?;
         if !edited.changes.is_empty() {
             eprintln!("context {}: named this cluster {}", context.name, named.name);
         }
     }
-    let bundle = steps::wait_for_bundle(&context, &named, Instant::now() + wait).await?;
+    let bundle = bundle::wait_for_bundle(&context, &named, Instant::now() + wait).await?;
     let text = format!(
         "# Cluster {} as others link with it: adit link import FILE --context THEIRS. Holds no secret; carry it so\n\
          # that nobody can change it on the way.\n{}",
@@ -370,16 +206,16 @@ async fn export_bundle(
 async fn import_bundle(
     file: &PathBuf,
     one: &ClusterArgs,
-    wish: Option<&ClusterName>,
+    chosen: Option<&ClusterName>,
     import: &LinkImportOptions,
     print_only: bool,
 ) -> anyhow::Result<()> {
     let text =
         std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let other = steps::parse_bundle(&text).map_err(explained)?;
+    let other = bundle::parse_bundle(&text).map_err(explained)?;
     let context = one.connect().await?;
     let named =
-        steps::identify(&context.name, &context.document().await?, wish).map_err(explained)?;
+        steps::identify(&context.name, &context.document().await?, chosen).map_err(explained)?;
     let there = ClusterIdentity {
         name: other.cluster.clone(),
         trust_domain: other.trust_domain.clone(),

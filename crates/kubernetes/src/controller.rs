@@ -17,6 +17,7 @@
 mod ca;
 mod cluster_state;
 mod conditions;
+mod config_state;
 mod debounce;
 mod events;
 mod export;

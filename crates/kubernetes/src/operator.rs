@@ -3,10 +3,11 @@
 //! Neither node nor controller uses any of this.
 //!
 //! * [`context`] reaches a cluster by a kubeconfig; [`edit`] changes its ConfigMap, checked as a whole.
-//! * [`declare`] exports and imports a Service. [`link`] links clusters; [`made_services`] says which Services a changed
-//!   link removes.
+//! * [`declare`] exports and imports a Service. [`link`] links clusters by their [`bundle`]; [`made_services`] says which
+//!   Services a changed link removes.
 //! * [`status`] reads how a cluster is.
 
+pub mod bundle;
 pub mod context;
 pub mod declare;
 pub mod edit;

@@ -26,11 +26,11 @@ fn two_contexts_or_a_bundle() {
         link("a b --no-import").unwrap().args.import.to_request().namespaces,
         Some(Vec::new())
     );
-    let wish = |text: &str| link(text).unwrap().args.import.to_request();
-    assert_eq!(wish("a b --no-create-services").create_services, Some(false));
-    assert!(wish("a b").also_allow.is_none(), "what is there is kept");
-    assert_eq!(wish("a b --also-allow catalog/*,x/y").also_allow.unwrap().len(), 2);
-    assert_eq!(wish("a b --no-also-allow").also_allow, Some(Vec::new()));
+    let options = |text: &str| link(text).unwrap().args.import.to_request();
+    assert_eq!(options("a b --no-create-services").create_services, Some(false));
+    assert!(options("a b").also_allow.is_none(), "what is there is kept");
+    assert_eq!(options("a b --also-allow catalog/*,x/y").also_allow.unwrap().len(), 2);
+    assert_eq!(options("a b --no-also-allow").also_allow, Some(Vec::new()));
     for wrong in ["--also-allow browser", "--create-services --no-create-services"] {
         assert!(link(&format!("a b {wrong}")).is_err(), "{wrong}");
     }

@@ -3,18 +3,21 @@
 //! A pure function of the document. What is well is told briefly, everything else with its reason
 //! and code.
 
+mod cells;
+
 use std::fmt::Write;
 
 use adit_core::text::count_noun;
 use adit_daemon::human::{bytes, seconds};
 use adit_daemon::status::problems::with_port;
 use adit_daemon::status::{
-    BackendState, DenyEntryStatus, Import, ImportPort, Link, LinkHealth, OlderProcesses, Reason,
-    StatusDocument, StatusProblem, StatusSeverity, StreamCounts,
+    BackendState, DenyEntryStatus, Import, Link, LinkHealth, OlderProcesses, StatusDocument,
+    StatusProblem, StatusSeverity,
 };
 use adit_daemon::telemetry::escape;
 use owo_colors::{AnsiColors, OwoColorize};
 
+use self::cells::{backends, describe_reason, ready, traffic_cells};
 use super::tables::{CellStyle, Style, cell, number, styled_cell, table, text};
 
 /// Returns the page.
@@ -367,42 +370,6 @@ impl StatusPage {
         let name = self.strong("Streams");
         self.line(format!("\n{name}\n  {} open{ends}", status.streams.open));
     }
-}
-
-/// Formats a sentence with its code; both are text of strangers.
-fn describe_reason(reason: &Reason) -> String {
-    let text = match (reason.sentence.as_str(), reason.code.as_str()) {
-        ("", "") => "for no reason that was told".to_owned(),
-        (sentence, "") => sentence.to_owned(),
-        ("", code) => code.to_owned(),
-        (sentence, code) => format!("{sentence} ({code})"),
-    };
-    escape::text(&text).into_owned()
-}
-
-fn ready(ready: bool, reason: Option<&Reason>) -> comfy_table::Cell {
-    if ready {
-        styled_cell("yes", CellStyle::Good)
-    } else {
-        styled_cell(format!("no: {}", reason.map_or("unknown", |r| &r.code)), CellStyle::Bad)
-    }
-}
-
-fn backends(port: &ImportPort) -> String {
-    let each: Vec<_> = port.backends.iter().map(|(node, n)| format!("{n} on {node}")).collect();
-    if each.is_empty() { "none".into() } else { each.join(", ") }
-}
-
-fn traffic_cells(streams: &StreamCounts) -> [comfy_table::Cell; 7] {
-    [
-        number(streams.open),
-        number(streams.total),
-        number(streams.refused),
-        number(streams.failed),
-        number(bytes(streams.bytes_out)),
-        number(bytes(streams.bytes_in)),
-        cell(streams.last_failure.as_ref().map_or_else(|| "–".to_owned(), describe_reason)),
-    ]
 }
 
 #[cfg(test)]

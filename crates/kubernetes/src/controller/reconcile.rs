@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_config::ClusterReport;
 use adit_config::cluster::{ClusterConfig, NetworkConfig};
 use adit_core::name::{NodeName, ServiceName};
 use adit_pki::UnixTime;
@@ -18,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::ca::{self, CaError, ClusterCa};
+use super::config_state::ConfigState;
 use super::events::EventReporter;
 use super::leader::LeaderElection;
 use super::network_migration::{self, MigrationPhase, NetworkMigration};
@@ -62,49 +62,6 @@ pub(super) struct Reconciler<'a> {
     reporter: EventReporter,
     /// Since when everything required is known.
     known_since: Option<Instant>,
-}
-
-/// The last good configuration, and the one that is written.
-#[derive(Debug, Default)]
-struct ConfigState {
-    data: Option<BTreeMap<String, String>>,
-    good: Option<Arc<ClusterConfig>>,
-    unnamed: bool,
-    trouble: Option<String>,
-}
-
-impl ConfigState {
-    /// Reads the configuration again if it has changed.
-    fn read(&mut self, data: BTreeMap<String, String>) {
-        if self.data.as_ref() == Some(&data) {
-            return;
-        }
-        (self.unnamed, self.trouble) = match crate::config_map::read_config(&data) {
-            Ok((config, report)) => {
-                for line in report.to_string().lines() {
-                    tracing::warn!("{line}");
-                }
-                self.good = Some(Arc::new(config));
-                (false, None)
-            }
-            Err(report) => (report.unnamed, Some(first_error(&report))),
-        };
-        self.data = Some(data);
-    }
-}
-
-fn first_error(report: &ClusterReport) -> String {
-    let mut errors = report.errors();
-    match errors.next() {
-        Some((fragment, problem)) => {
-            let more = match errors.count() {
-                0 => String::new(),
-                more => format!(" (and {more} more)"),
-            };
-            format!("{}: {problem}{more}", fragment.location(problem))
-        }
-        None => ClusterReport::UNNAMED.into(),
-    }
 }
 
 /// When the next pass must begin at the latest, and whether it may wait for more changes.

@@ -236,7 +236,7 @@ async fn ready_tells_the_truth_after_a_while_and_stays_while_nobody_reports() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_ours_comes_back_and_what_was_asked_for_goes_with_the_wish() {
+async fn what_is_ours_comes_back_and_what_was_asked_for_goes_with_the_request() {
     let mut stage = ControllerStage::new(IMPORT);
     stage.start("one");
     stage.hear(Some(1));
@@ -1010,7 +1010,7 @@ async fn what_a_cluster_does_not_say_for_a_moment_ends_nothing() {
     stage.hear(Some(1));
     eventually("anew", || stage.ready() == Some(true)).await;
     stage.server.put(CONFIGS, config(""));
-    eventually("end with the wish", || service().is_none()).await;
+    eventually("end with the request", || service().is_none()).await;
 }
 
 #[tokio::test(start_paused = true)]

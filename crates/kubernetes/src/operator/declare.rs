@@ -82,41 +82,42 @@ pub fn import_key(service: &ServiceName) -> String {
 pub fn export_changes(
     context: &str,
     document: &ConfigDocument,
-    wish: &ExportRequest,
+    request: &ExportRequest,
 ) -> Result<ConfigChanges, EditError> {
-    let key = export_key(&wish.service);
-    let is_it = |rule: &ExportRule| matches!(&rule.services, ServiceSelection::Named(s) if *s == wish.service);
+    let key = export_key(&request.service);
+    let is_it = |rule: &ExportRule| matches!(&rule.services, ServiceSelection::Named(s) if *s == request.service);
     let has = |fragment: &Fragment| fragment.exports.iter().any(is_it);
     reject_declared_elsewhere(
         context,
         document,
         &key,
-        &format!("the export of {}", wish.service),
+        &format!("the export of {}", request.service),
         has,
     )?;
     let present = parse_own_key(context, document, &key)?.exports.into_iter().find(is_it);
-    let grants: BTreeSet<Grant> = wish
+    let grants: BTreeSet<Grant> = request
         .to
         .iter()
         .flat_map(|cluster| {
             let grant =
                 |w: &WorkloadPattern| Grant { cluster: cluster.clone(), workloads: w.clone() };
-            wish.allow.iter().map(grant)
+            request.allow.iter().map(grant)
         })
         .collect();
-    let Some(mut rule) = present.or_else(|| (!wish.remove).then(|| new_export_rule(&wish.service)))
+    let Some(mut rule) =
+        present.or_else(|| (!request.remove).then(|| new_export_rule(&request.service)))
     else {
         return Ok(ConfigChanges::new());
     };
-    if let Some(protocol) = &wish.app_protocol {
+    if let Some(protocol) = &request.app_protocol {
         rule.app_protocol = AppProtocols::All(protocol.clone());
     }
-    rule.class = wish.class.unwrap_or(rule.class);
-    if wish.remove {
-        let all_of = |cluster: &ClusterName| wish.to.is_empty() || wish.to.contains(cluster);
-        let every = wish.allow.is_empty();
+    rule.class = request.class.unwrap_or(rule.class);
+    if request.remove {
+        let all_of = |cluster: &ClusterName| request.to.is_empty() || request.to.contains(cluster);
+        let every = request.allow.is_empty();
         rule.allow
-            .retain(|g| !(all_of(&g.cluster) && (every || wish.allow.contains(&g.workloads))));
+            .retain(|g| !(all_of(&g.cluster) && (every || request.allow.contains(&g.workloads))));
         if rule.allow.is_empty() {
             return Ok(ConfigChanges::from([(key, None)]));
         }
@@ -146,37 +147,38 @@ fn new_export_rule(service: &ServiceName) -> ExportRule {
 pub fn import_changes(
     context: &str,
     document: &ConfigDocument,
-    wish: &ImportRequest,
+    request: &ImportRequest,
 ) -> Result<ConfigChanges, EditError> {
-    let key = import_key(&wish.service);
-    let is_it = |rule: &ImportRule| rule.service == wish.service;
+    let key = import_key(&request.service);
+    let is_it = |rule: &ImportRule| rule.service == request.service;
     let has = |fragment: &Fragment| fragment.imports.iter().any(is_it);
     reject_declared_elsewhere(
         context,
         document,
         &key,
-        &format!("the import of {}", wish.service),
+        &format!("the import of {}", request.service),
         has,
     )?;
     let present = parse_own_key(context, document, &key)?.imports.into_iter().find(is_it);
-    if wish.remove {
+    if request.remove {
         return Ok(present.map(|_| ConfigChanges::from([(key, None)])).unwrap_or_default());
     }
-    let Some(from) = wish.from.clone().or_else(|| present.as_ref().map(|p| p.from.clone())) else {
+    let Some(from) = request.from.clone().or_else(|| present.as_ref().map(|p| p.from.clone()))
+    else {
         return Ok(ConfigChanges::new());
     };
     let (old, create) = present.map_or((None, true), |p| (p.allow, p.create_service));
-    let allow = if wish.allow.is_empty() {
+    let allow = if request.allow.is_empty() {
         old
     } else {
         let mut allow = old.unwrap_or_default();
-        allow.extend(wish.allow.iter().cloned());
+        allow.extend(request.allow.iter().cloned());
         let mut seen = BTreeSet::new();
         allow.retain(|pattern| seen.insert(pattern.clone()));
         Some(allow)
     };
-    let create_service = wish.create_service.unwrap_or(create);
-    let rule = ImportRule { service: wish.service.clone(), from, allow, create_service };
+    let create_service = request.create_service.unwrap_or(create);
+    let rule = ImportRule { service: request.service.clone(), from, allow, create_service };
     Ok(ConfigChanges::from([(key, Some(render::import(&rule)))]))
 }
 
@@ -232,7 +234,7 @@ mod tests {
         texts.iter().map(|text| parse_workloads(text, &here).unwrap()).collect()
     }
 
-    fn wish(to: &[&str], allow: &[&str], remove: bool) -> ExportRequest {
+    fn request(to: &[&str], allow: &[&str], remove: bool) -> ExportRequest {
         ExportRequest {
             service: "n/s".parse().unwrap(),
             to: to.iter().map(|name| name.parse().unwrap()).collect(),
@@ -259,30 +261,30 @@ mod tests {
     #[test]
     fn grants_add_up_and_are_taken_back_one_by_one() {
         let mut document = ConfigDocument::default();
-        let mut step = |wish: &ExportRequest| {
-            let changes = export_changes("c", &document, wish).unwrap();
+        let mut step = |request: &ExportRequest| {
+            let changes = export_changes("c", &document, request).unwrap();
             let (next, grants) = after(&document, &changes);
             document = next;
             grants
         };
-        assert_eq!(step(&wish(&["bank"], &["a"], false)), ["bank:n/a"]);
-        assert_eq!(step(&wish(&["bank"], &["a"], false)), ["bank:n/a"]);
+        assert_eq!(step(&request(&["bank"], &["a"], false)), ["bank:n/a"]);
+        assert_eq!(step(&request(&["bank"], &["a"], false)), ["bank:n/a"]);
         let all = ["bank:n/a", "bank:m/*", "edge:m/*"];
-        assert_eq!(step(&wish(&["edge", "bank"], &["m/*"], false)), all);
-        assert_eq!(step(&wish(&["bank"], &["m/*"], true)), ["bank:n/a", "edge:m/*"]);
-        assert_eq!(step(&wish(&["bank"], &[], true)), ["edge:m/*"]);
-        assert_eq!(step(&wish(&["bank"], &[], true)), ["edge:m/*"]);
-        assert!(step(&wish(&["edge"], &[], true)).is_empty());
+        assert_eq!(step(&request(&["edge", "bank"], &["m/*"], false)), all);
+        assert_eq!(step(&request(&["bank"], &["m/*"], true)), ["bank:n/a", "edge:m/*"]);
+        assert_eq!(step(&request(&["bank"], &[], true)), ["edge:m/*"]);
+        assert_eq!(step(&request(&["bank"], &[], true)), ["edge:m/*"]);
+        assert!(step(&request(&["edge"], &[], true)).is_empty());
         assert!(document.data.is_empty(), "the key goes with the last grant");
-        assert!(export_changes("c", &document, &wish(&[], &[], true)).unwrap().is_empty());
+        assert!(export_changes("c", &document, &request(&[], &[], true)).unwrap().is_empty());
     }
 
     #[test]
     fn a_class_stays_until_another_is_named() {
         let mut document = ConfigDocument::default();
         let mut step = |class| {
-            let wish = ExportRequest { class, ..wish(&["bank"], &["a"], false) };
-            document = document.with_changes(&export_changes("c", &document, &wish).unwrap());
+            let request = ExportRequest { class, ..request(&["bank"], &["a"], false) };
+            document = document.with_changes(&export_changes("c", &document, &request).unwrap());
             let text = &document.data["export-n.s.yaml"];
             parse_fragment("k.yaml", text).unwrap().exports.remove(0).class
         };
@@ -297,11 +299,11 @@ mod tests {
         let text = "exports: [{service: n/s}]\nimports: [{service: n/t, from: bank}]".to_owned();
         let document = ConfigDocument::default()
             .with_changes(&[("gitops.yaml".to_owned(), Some(text))].into());
-        let refused = export_changes("c", &document, &wish(&["bank"], &["a"], false));
+        let refused = export_changes("c", &document, &request(&["bank"], &["a"], false));
         assert!(
             matches!(refused, Err(EditError::DeclaredElsewhere { key, .. }) if key == "gitops.yaml")
         );
-        let wish = ImportRequest {
+        let request = ImportRequest {
             service: "n/t".parse().unwrap(),
             from: None,
             allow: Vec::new(),
@@ -309,14 +311,14 @@ mod tests {
             remove: true,
         };
         assert!(matches!(
-            import_changes("c", &document, &wish),
+            import_changes("c", &document, &request),
             Err(EditError::DeclaredElsewhere { .. })
         ));
     }
 
     #[test]
     fn an_import_keeps_what_is_not_said_again() {
-        let wish = |from: Option<&str>, allow: &[&str], create_service, remove| ImportRequest {
+        let request = |from: Option<&str>, allow: &[&str], create_service, remove| ImportRequest {
             service: "n/s".parse().unwrap(),
             from: from.map(|name| name.parse().unwrap()),
             allow: patterns(allow),
@@ -325,17 +327,18 @@ mod tests {
         };
         let none = ConfigDocument::default();
         let first =
-            import_changes("c", &none, &wish(Some("bank"), &["a"], Some(false), false)).unwrap();
+            import_changes("c", &none, &request(Some("bank"), &["a"], Some(false), false)).unwrap();
         let document = none.with_changes(&first);
-        let same = import_changes("c", &document, &wish(Some("bank"), &[], None, false)).unwrap();
+        let same =
+            import_changes("c", &document, &request(Some("bank"), &[], None, false)).unwrap();
         assert_eq!(same, first);
         let more =
-            import_changes("c", &document, &wish(Some("bank"), &["*/b"], None, false)).unwrap();
+            import_changes("c", &document, &request(Some("bank"), &["*/b"], None, false)).unwrap();
         let text = more["import-n.s.yaml"].clone().unwrap();
         let rule = parse_fragment("k.yaml", &text).unwrap().imports.remove(0);
         assert_eq!((rule.allow, rule.create_service), (Some(patterns(&["a", "*/b"])), false));
-        let gone = import_changes("c", &document, &wish(None, &[], None, true)).unwrap();
+        let gone = import_changes("c", &document, &request(None, &[], None, true)).unwrap();
         assert!(document.with_changes(&gone).data.is_empty());
-        assert!(import_changes("c", &none, &wish(None, &[], None, true)).unwrap().is_empty());
+        assert!(import_changes("c", &none, &request(None, &[], None, true)).unwrap().is_empty());
     }
 }

@@ -1,8 +1,8 @@
 //! The page of a node that is well, of one that is not, and of one with hostile texts.
 
 use adit_daemon::status::{
-    ActiveSource, Backend, ConnectionReport, DialSummary, Export, ExportPort, Grant, PeerNode,
-    StatusProblem, ViewSource,
+    ActiveSource, Backend, ConnectionReport, DialSummary, Export, ExportPort, Grant, ImportPort,
+    PeerNode, Reason, StatusProblem, StreamCounts, ViewSource,
 };
 
 use super::*;

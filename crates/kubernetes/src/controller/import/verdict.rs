@@ -166,14 +166,14 @@ impl ImportSubject<'_> {
     /// ours, and nobody has said that they are meant, so the verdict stays until somebody does.
     fn displaced_verdict(&self, by: &str) -> ConditionVerdict {
         let (service, from) = (self.service, &self.want.from);
-        let wish = if self.want.named {
+        let remedy = if self.want.named {
             format!("`adit import {service} --remove`")
         } else {
             format!("`kubectl delete import.adit.dev {}`", self.name)
         };
         let message = format!(
             "{service} has endpoints of its own, ready or not: {by}; so {from} does not serve it. Delete them, or say that \
-             this is meant: {wish}"
+             this is meant: {remedy}"
         );
         ConditionVerdict::bad("ServiceHasOwnEndpoints", message)
     }

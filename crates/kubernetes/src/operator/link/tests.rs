@@ -1,9 +1,13 @@
 //! Changes computed from a document.
 
 use adit_config::cluster::parse_fragment;
+use adit_core::snapshot::{ClusterView, Seed};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use super::*;
+use crate::api::NODE;
+use crate::operator::bundle::{self, parse_bundle};
 
 fn document(fragments: &[(&str, &str)]) -> ConfigDocument {
     let changes =
@@ -69,9 +73,9 @@ fn a_link_keeps_what_it_says_of_imports() {
     );
     let namespaces = Some(vec!["team-*".parse().unwrap()]);
     let also_allow = None;
-    let wish = LinkImportOptions { namespaces, create_services: Some(true), also_allow };
+    let options = LinkImportOptions { namespaces, create_services: Some(true), also_allow };
     let second =
-        link_changes("c", &there, &bank(), &wish).unwrap()["link-bank.yaml"].clone().unwrap();
+        link_changes("c", &there, &bank(), &options).unwrap()["link-bank.yaml"].clone().unwrap();
     assert!(second.contains("[\"team-*\"]\n      createServices: true"), "{second}");
     let third =
         link_changes("c", &document(&[("link-bank.yaml", &second)]), &bank(), &none).unwrap();
@@ -84,10 +88,10 @@ fn a_link_keeps_what_it_says_of_imports() {
         link_changes("c", &there, &bank(), &none).unwrap()["link-bank.yaml"].as_ref(),
         Some(&old)
     );
-    let closed = LinkImportOptions { namespaces: Some(Vec::new()), ..wish.clone() };
-    let wish = LinkImportOptions { create_services: Some(false), ..closed };
+    let closed = LinkImportOptions { namespaces: Some(Vec::new()), ..options.clone() };
+    let options = LinkImportOptions { create_services: Some(false), ..closed };
     assert_eq!(
-        link_changes("c", &there, &bank(), &wish).unwrap(),
+        link_changes("c", &there, &bank(), &options).unwrap(),
         first,
         "--no-import closes them"
     );
@@ -125,39 +129,15 @@ fn a_bundle_that_was_carried_here_opens_nothing() {
     let catalog =
         crate::operator::declare::parse_workloads("catalog/browser", &"a".parse().unwrap())
             .unwrap();
-    let wish = LinkImportOptions { also_allow: Some(vec![catalog]), ..none.clone() };
-    let ours = link_changes("c", &document(&[("link-bank.yaml", &ours)]), &theirs, &wish).unwrap();
+    let options = LinkImportOptions { also_allow: Some(vec![catalog]), ..none.clone() };
+    let ours =
+        link_changes("c", &document(&[("link-bank.yaml", &ours)]), &theirs, &options).unwrap();
     let kept = document(&[("link-bank.yaml", ours["link-bank.yaml"].as_ref().unwrap())]);
     assert_eq!(link_changes("c", &kept, &theirs, &none).unwrap(), ours, "until another is said");
-    let wish = LinkImportOptions { also_allow: Some(Vec::new()), ..none };
-    let ours = link_changes("c", &kept, &theirs, &wish).unwrap()["link-bank.yaml"].clone().unwrap();
+    let options = LinkImportOptions { also_allow: Some(Vec::new()), ..none };
+    let ours =
+        link_changes("c", &kept, &theirs, &options).unwrap()["link-bank.yaml"].clone().unwrap();
     assert!(!ours.contains("alsoAllow"), "{ours}");
-}
-
-#[test]
-fn it_is_said_which_services_the_other_cluster_may_fill() {
-    let said = |import: &str| {
-        let text = format!(
-            "cluster: edge\nlinks:\n  - {{cluster: bank, trustDomain: b.example, trustBundle: x, import: {import}}}\n"
-        );
-        let config = adit_config::parse_cluster(&[("cluster.yaml".to_owned(), text)].into());
-        describe_import(&config.unwrap().0, &"bank".parse().unwrap())
-    };
-    let nothing = said("{}");
-    assert!(nothing.starts_with("bank may fill no Service by itself"), "{nothing}");
-    for (import, which) in [
-        ("{namespaces: [a]}", "Services in namespace a that cannot have pods"),
-        ("{namespaces: [a, 'b-*']}", "Services in namespaces a, b-* that cannot have pods"),
-        ("{namespaces: [a, '*']}", "in all namespaces but kube-* and adit-system that cannot"),
-        ("{namespaces: [a], createServices: true}", "one is made; others only if `adit import`"),
-        (
-            "{namespaces: [a], alsoAllow: [{namespace: c, serviceAccount: \"*\"}]}",
-            "is for c/* everywhere",
-        ),
-    ] {
-        let said = said(import);
-        assert!(said.contains(which), "{said}");
-    }
 }
 
 #[test]
@@ -177,11 +157,11 @@ fn seeds_are_the_nodes_of_our_own_pods_each_in_turn() {
         pod("c", "other", &["10.0.0.3"]),
         pod("d", NODE, &[]),
     ];
-    let seeds: Vec<_> = seeds(&pods, 7).iter().map(Seed::to_string).collect();
+    let seeds: Vec<_> = bundle::seeds(&pods, 7).iter().map(Seed::to_string).collect();
     assert_eq!(seeds, ["10.0.0.1:7", "10.0.0.2:7", "[fd00::1]:7"]);
     let many: Vec<_> =
         (0..20).map(|n| pod(&format!("n{n}"), NODE, &[&format!("10.0.1.{n}")])).collect();
-    assert_eq!(super::seeds(&many, 7).len(), ClusterView::MAX_ADDRESSES);
+    assert_eq!(bundle::seeds(&many, 7).len(), ClusterView::MAX_ADDRESSES);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-use super::{ClusterStatus, StatusItem};
+use super::report::{ClusterStatus, StatusItem};
 use crate::api::NODES;
 use crate::summary::{NodesSummary, SummaryItem};
 

@@ -2,7 +2,14 @@
 
 use serde_json::{Value, json};
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest as Request;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::items::NOT_TAKEN_UP;
 use super::*;
+use crate::api::{Condition, Export, Import, Link, ObjectStatus, SLICE_SERVICE, TROUBLE};
 
 fn document(text: &str) -> ConfigDocument {
     ConfigDocument::default().with_changes(&[("all.yaml".to_owned(), Some(text.to_owned()))].into())
