@@ -69,7 +69,7 @@ pub fn identify_peer(now: &Snapshot, id: &SpiffeId) -> Result<NodeKey, PeerRefus
 pub fn check_hello(
     versions: (u64, u64),
     NodeKey { cluster, node }: &NodeKey,
-    lane: Class,
+    class: Class,
     hello: &Hello,
 ) -> Result<u64, PeerRefusal> {
     let version = negotiate(versions, hello.versions)
@@ -80,7 +80,7 @@ pub fn check_hello(
             hello.node, hello.cluster
         )));
     }
-    if hello.class != lane {
+    if hello.class != class {
         let reason = "the hello names another lane than the handshake".into();
         return Err(PeerRefusal { code: Code::ProtocolError, reason });
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::code::Code;
-use crate::policy::Target;
+use crate::grant::Target;
 
 /// The reason why a backend is not ready, as its last dial found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

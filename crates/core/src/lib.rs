@@ -6,8 +6,8 @@
 //! * [`name`], [`spiffe`], [`code`]: the words that everything else is made of.
 //! * [`snapshot`]: what a node believes; the data path reads nothing else. [`shared_map`]: why a copy of it
 //!   costs nothing.
-//! * [`policy`]: who may use what. [`routing`]: which hub, node or backend. [`announce`]: what other clusters
-//!   receive. [`fault`]: why a backend is not ready. [`admission`]: who may be a peer. [`deny_list`]: who may
+//! * [`grant`]: what is allowed to whom; [`policy`]: who may use what. [`routing`]: which hub, node or
+//!   backend. [`announce`]: what other clusters receive. [`fault`]: why a backend is not ready. [`admission`]: who may be a peer. [`deny_list`]: who may
 //!   not, whatever he proves. [`address`]: addresses that no workload can have. [`backoff`], [`throttle`]:
 //!   how long to wait.
 //! * [`text`]: numbers with their nouns, sizes and times, and text of strangers made safe to show.
@@ -20,6 +20,7 @@ pub mod backoff;
 pub mod code;
 pub mod deny_list;
 pub mod fault;
+pub mod grant;
 pub mod name;
 pub mod policy;
 pub mod routing;

@@ -1,189 +1,27 @@
-//! Choices: which nodes are hubs, which node or backend is tried first, how long to wait.
+//! Choices: which nodes are hubs, which node, backend or connection is tried first.
 //!
-//! [`links`] has those about standing connections, [`connections`] those among the ones that are there.
+//! * [`route`]: the nodes and backends of a stream, in order, by [`draw`]. * [`connections`]: the connections
+//!   with one node that it may take.
+//! * [`hubs`]: the nodes that hold a cluster's standing connections. * [`standing`]: with whom a node keeps
+//!   such connections, and from whom it gets views.
+//! * [`addresses`]: which addresses are dialled, and in which order.
+//!
 //! Randomness is an argument, so that a test can try thousands of draws and a simulation can repeat one.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-
-use crate::code::Code;
-use crate::fault::BackendFault;
-use crate::name::{ClusterName, NodeName};
-use crate::policy::Permit;
-use crate::snapshot::{Backend, Hop, Snapshot};
-
+mod addresses;
 pub mod connections;
 mod draw;
-pub mod links;
+mod hubs;
+mod route;
+mod standing;
 
-/// Number of nodes of a cluster that hold its standing connections to one other cluster: one, and one more in
-/// case that one dies.
-pub const HUBS: usize = 2;
-
-/// A 64-bit hash that is the same on every node, build and version (FNV-1a with SplitMix64's finish),
-/// because all nodes of a cluster must agree on its hubs.
-fn stable_hash(parts: [&str; 2]) -> u64 {
-    let mut h = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in parts.iter().flat_map(|p| p.bytes().chain([0])) {
-        h = (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    mix_bits(h)
-}
-
-fn mix_bits(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// The hubs of a cluster for its link with `peer`: the first [`HUBS`] of `members` by rendezvous hash, so
-/// that one node more or less moves no other hub. (Thaler & Ravishankar, 1998.)
-pub fn hubs<'a>(
-    members: impl IntoIterator<Item = &'a NodeName>,
-    peer: &ClusterName,
-) -> Vec<&'a NodeName> {
-    let mut best: Vec<(Reverse<u64>, &NodeName)> = Vec::with_capacity(HUBS + 1);
-    for member in members {
-        let ranked = (Reverse(stable_hash([peer.as_str(), member.as_str()])), member);
-        // There are two of them and may be thousands of members: nothing else is kept or sorted.
-        if let Err(at) = best.binary_search(&ranked) {
-            best.insert(at, ranked);
-            best.truncate(HUBS);
-        }
-    }
-    best.into_iter().map(|(_, node)| node).collect()
-}
-
-/// True if this node is a hub for one of its links.
-#[must_use]
-pub fn is_any_hub(now: &Snapshot) -> bool {
-    let this = &now.local.node;
-    let members = || now.siblings.keys().chain([this]);
-    now.links.keys().any(|peer| hubs(members(), peer).contains(&this))
-}
-
-/// The most nodes of a route: several times as many as are tried, since some of them may be known to be out
-/// of reach.
-pub const ROUTE_NODES: usize = 16;
-
-/// The most ready backends for which a node counts: far more than a machine runs, and too few to make all
-/// other nodes' share vanish.
-pub const MAX_READY: u32 = 10_000;
-
-/// The nodes of the exporting cluster to try for a stream, best first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// The exporting cluster.
-    pub cluster: ClusterName,
-    /// Nodes that run a ready backend: each is drawn with the weight of its ready backends. There are
-    /// [`ROUTE_NODES`] at most.
-    pub nodes: Vec<NodeName>,
-    /// Says whether any other connected node will do if none of `nodes` can be reached.
-    pub hop: Hop,
-    /// The class of the export, which selects the lane.
-    pub class: crate::snapshot::Class,
-    /// True if a stream of unknown outcome may be sent again.
-    pub replay: bool,
-}
-
-/// Picks the nodes to try for an outbound stream, among those that the cluster announces. What it says of the
-/// backends of any other node is ignored.
-///
-/// # Errors
-/// [`Code::LinkDown`] while there is no view of the cluster,
-/// [`PeerPort::why_unready`](crate::snapshot::PeerPort::why_unready) if it reports no ready backend.
-pub fn route(
-    now: &Snapshot,
-    from: &ClusterName,
-    permit: &Permit,
-    random: u64,
-) -> Result<Route, Code> {
-    let view = now.views.get(from).ok_or(Code::LinkDown)?;
-    let target = permit.target();
-    let export = view.exports.get(&target.service).ok_or(Code::ExportUnknown)?;
-    let port = export.ports.iter().find(|p| p.name == target.port).ok_or(Code::PortUnknown)?;
-    let ready = port.ready.iter().map(|(node, n)| (node, (*n).min(MAX_READY)));
-    let winners = draw::draw(ready, ROUTE_NODES, random, |node| view.nodes.contains_key(node));
-    let nodes: Vec<NodeName> = winners.into_iter().cloned().collect();
-    if nodes.is_empty() {
-        return Err(port.why_unready());
-    }
-    let (hop, class, replay) = (export.hop, export.class, export.replay);
-    Ok(Route { cluster: from.clone(), nodes, hop, class, replay })
-}
-
-/// The backends to dial for an inbound stream, best first: those of this node, then, if the export allows the
-/// hop, those of other nodes; each group from a random start.
-///
-/// # Errors
-/// [`Code::BackendForbidden`] if every ready backend has an address that may not be dialled;
-/// [`Code::HopRefused`] if only other nodes have one and the export wants the same node; the fault of the
-/// dials if all failed; [`Code::NoBackend`] if there is no backend.
-pub fn backends(now: &Snapshot, permit: &Permit, random: u64) -> Result<Vec<Backend>, Code> {
-    let target = permit.target();
-    let export = now.exports.get(&target.service).ok_or(Code::ExportUnknown)?;
-    let port = export.port(&target.port).ok_or(Code::PortUnknown)?;
-    let well: Vec<&Backend> =
-        port.backends.iter().filter(|b| !now.down.contains_key(&b.address)).collect();
-    if well.is_empty() {
-        return Err(backend_fault(now, port).map_or(Code::NoBackend, BackendFault::code));
-    }
-    let allowed: Vec<&Backend> = well.into_iter().filter(|b| now.may_dial(b)).collect();
-    if allowed.is_empty() {
-        return Err(Code::BackendForbidden);
-    }
-    let (mut here, mut elsewhere): (Vec<&Backend>, Vec<&Backend>) =
-        allowed.into_iter().partition(|b| b.node == now.local.node);
-    if export.hop == Hop::SameNode {
-        elsewhere.clear();
-    }
-    for group in [&mut here, &mut elsewhere] {
-        if let Some(start) = random.checked_rem(group.len() as u64) {
-            group.rotate_left(usize::try_from(start).unwrap_or_default());
-        }
-    }
-    let order: Vec<Backend> = here.into_iter().chain(elsewhere).cloned().collect();
-    if order.is_empty() { Err(Code::HopRefused) } else { Ok(order) }
-}
-
-/// Number of ready backends of a port, by node: what is announced to importing clusters.
-pub fn ready_counts(now: &Snapshot, port: &crate::snapshot::ExportPort) -> BTreeMap<NodeName, u32> {
-    let is_known = |at: &SocketAddr| !now.down.contains_key(at) && !now.never_answered.contains(at);
-    let is_ready = |b: &&Backend| is_known(&b.address) && now.may_dial(b);
-    count_per_node(port.backends.iter().filter(is_ready))
-}
-
-/// The reason why none of a port's backends is ready; of several reasons, one that a dial found. `None` if
-/// there is no backend at all, or none has been dialled yet. Meaningless if a backend is ready.
-#[must_use]
-pub fn backend_fault(now: &Snapshot, port: &crate::snapshot::ExportPort) -> Option<BackendFault> {
-    let of = |backend: &Backend| match now.may_dial(backend) {
-        true => now.down.get(&backend.address).copied(),
-        false => Some(BackendFault::Forbidden),
-    };
-    port.backends.iter().filter_map(of).min()
-}
-
-/// Number of these backends that each node runs.
-pub(crate) fn count_per_node<'a>(
-    backends: impl IntoIterator<Item = &'a Backend>,
-) -> BTreeMap<NodeName, u32> {
-    let mut counts = BTreeMap::new();
-    for backend in backends {
-        *counts.entry(backend.node.clone()).or_insert(0) += 1;
-    }
-    counts
-}
-
-/// Addresses in the order in which to race them: IPv6 and IPv4 take turns (RFC 8305 §4).
-#[must_use]
-pub fn interleave_families(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
-    let (v6, v4): (Vec<SocketAddr>, Vec<SocketAddr>) =
-        addresses.iter().copied().partition(SocketAddr::is_ipv6);
-    let longest = v6.len().max(v4.len());
-    (0..longest).flat_map(|i| [v6.get(i), v4.get(i)]).flatten().copied().collect()
-}
+pub use self::addresses::{dialable_addresses, interleave_families, is_dialable};
+pub use self::hubs::{HUBS, HubCache, LinkHubs, hubs, is_any_hub, is_hub_for, own_hubs};
+pub(crate) use self::route::count_per_node;
+pub use self::route::{
+    MAX_READY, ROUTE_NODES, Route, backend_fault, backends, ready_counts, route,
+};
+pub use self::standing::{LinkReach, SourceRank, StandingTarget, standing_targets, view_sources};
 
 #[cfg(test)]
 mod tests;

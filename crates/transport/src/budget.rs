@@ -22,16 +22,18 @@
 //! [`Tuning::BASE_RECEIVE_WINDOW`]: crate::Tuning::BASE_RECEIVE_WINDOW
 
 mod ledger;
+mod stall;
 mod windows;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use adit_core::name::ClusterName;
+use adit_runtime::Mutex;
 use tokio::sync::Notify;
 
 use self::ledger::BudgetLedger;
 pub use self::ledger::{BufferCharges, BufferLimits};
-pub use self::windows::StallCharge;
+pub use self::stall::StallCharge;
 pub(crate) use self::windows::{ConnectionWindows, WindowLimits, WindowSizes, WindowedConnection};
 
 /// The budgets of one process. Cheap to clone; every clone is the same.
@@ -59,8 +61,7 @@ impl BufferBudget {
     }
 
     fn ledger(&self) -> MutexGuard<'_, BudgetLedger> {
-        // The ledger is only ever changed by code that cannot panic half-way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Charges a window of `bytes`, if there is room for it.

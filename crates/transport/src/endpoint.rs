@@ -18,17 +18,19 @@ mod dial;
 mod handover;
 mod handshake_limiter;
 mod listen;
+mod peer_certificate;
 mod worker;
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_pki::PeerVerifier;
+use adit_runtime::Mutex;
 use quinn::VarInt;
 use tokio_util::task::TaskTracker;
 
@@ -162,7 +164,7 @@ impl Endpoints {
 
 impl std::fmt::Debug for EndpointsInner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("EndpointsInner").field("addresses", &self.addresses).finish_non_exhaustive()
     }
 }
 

@@ -1,4 +1,4 @@
-//! QUIC between nodes: connections, lanes, links and the state they carry.
+//! QUIC between nodes: connections, links and the state they carry.
 //!
 //! The lower half is quinn, made safe to use: [`endpoint`] binds, accepts and dials, [`stream`] carries
 //! bytes, [`tuning`] has the numbers, [`secret`] has what outlives a process, [`tls`] decides who may take

@@ -8,9 +8,9 @@
 //! * One connection: [`accept`], [`handshake`] (the hellos), [`admit`] (whether there is a place), [`session`]
 //!   (from hello to end), [`credit_streams`], [`reports`].
 //! * All of them: [`open`] (which connection a stream takes), [`dial`] (what is dialled for it), [`reconcile`]
-//!   (which connections stand), [`drain`], [`successor`] (a node's next process), [`duplicate_identity`] (a
+//!   (which connections stand), [`maintain`] (one of those), [`drain`], [`successor`] (a node's next process), [`duplicate_identity`] (a
 //!   node that has two).
-//! * Peers that fail or misbehave: [`misuse`] and [`in_vain`], [`handshake_faults`], [`unreachable`] (why a
+//! * Peers that fail or misbehave: [`misuse`] and [`in_vain`], [`handshake_faults`], [`distrust`], [`unreachable`] (why a
 //!   cluster cannot be reached), [`certificate_refusal`].
 //! * [`inner`] holds all of it, [`context`] has the settings, [`status`] and [`metrics`] show it.
 //!
@@ -25,12 +25,14 @@ mod context;
 mod credit_streams;
 mod dial;
 mod dialer;
+mod distrust;
 mod drain;
 mod duplicate_identity;
 mod handshake;
 mod handshake_faults;
 mod in_vain;
 mod inner;
+mod maintain;
 mod message_reader;
 mod metrics;
 mod misuse;

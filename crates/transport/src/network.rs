@@ -40,8 +40,8 @@ pub struct ListeningSocket {
 /// The sockets are quinn's abstraction, since it is quinn that drives them. Both makers are called
 /// inside the context of the runtime on which the socket will live.
 pub trait UdpNetwork: fmt::Debug + Send + Sync + 'static {
-    /// Binds one leg of a listening address. For a node with several workers it is called once for
-    /// each: first with the address asked for, then with the one that the first leg got, with
+    /// Binds one socket of a listening address. For a node with several workers it is called once for
+    /// each: first with the address asked for, then with the one that the first socket got, with
     /// [`SocketOptions::share_port`] set each time.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ pub struct PeerInfo {
     pub class: Class,
     /// True if we dialled it.
     pub dialled: bool,
-    /// Which of its dialler's parallel connections of the lane it is.
+    /// The number of the connection among its dialler's parallel ones of the class.
     pub slot: u64,
     /// The abilities beyond its version that its hello named, as bits; see [`adit_core::wire::control`].
     pub capabilities: u64,

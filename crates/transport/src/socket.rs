@@ -44,7 +44,7 @@ use crate::cid::{self, CidKey, CidRoute};
 /// processes of it.
 #[derive(Debug, Default)]
 pub(crate) struct ForwardCounters {
-    /// Datagrams that reached their connection over another leg's socket.
+    /// Datagrams that reached their connection over another worker's socket.
     pub(crate) rerouted: AtomicU64,
     /// Datagrams that did not, because the inbox was full.
     pub(crate) rerouted_dropped: AtomicU64,
@@ -71,11 +71,11 @@ pub(crate) struct WorkerSocketContext {
 /// The owner of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum DatagramOwner {
-    /// To the leg that received it.
+    /// The worker's socket that received it.
     Here,
-    /// To the leg of another core.
+    /// The worker's socket of another core.
     Core(usize),
-    /// To an older process.
+    /// An older process.
     Predecessor(usize),
 }
 
@@ -89,21 +89,21 @@ pub(crate) struct WorkerSocket {
     turn: AtomicUsize,
     listening: SocketAddr,
     core: u8,
-    /// Every leg's, in the order of their cores.
+    /// The inboxes of all workers' sockets, in the order of their cores.
     inboxes: Arc<[SocketInbox]>,
     context: WorkerSocketContext,
 }
 
 impl WorkerSocket {
     /// Joins the sockets of one listening address: for each core in order, those that it reads, of which
-    /// it sends through the first. A core without any ends the address's legs.
+    /// it sends through the first. A core without any ends the address's sockets.
     pub(crate) fn join(
         sockets: Vec<Vec<Arc<dyn AsyncUdpSocket>>>,
         listening: SocketAddr,
         context: &WorkerSocketContext,
     ) -> Vec<Arc<Self>> {
         let inboxes: Arc<[SocketInbox]> = sockets.iter().map(|_| SocketInbox::default()).collect();
-        let leg = |(core, sockets): (u8, Vec<_>)| {
+        let socket_of = |(core, sockets): (u8, Vec<_>)| {
             let mut sockets = sockets.into_iter();
             Some(Arc::new(Self {
                 socket: sockets.next()?,
@@ -115,7 +115,7 @@ impl WorkerSocket {
                 context: context.clone(),
             }))
         };
-        (0..=u8::MAX).zip(sockets).map_while(leg).collect()
+        (0..=u8::MAX).zip(sockets).map_while(socket_of).collect()
     }
 
     /// The listening address of this socket.
@@ -128,7 +128,7 @@ impl WorkerSocket {
         self.inboxes[usize::from(self.core)].wake();
     }
 
-    /// Takes in datagrams of one sender that another process received for this one, at any leg of their
+    /// Takes in datagrams of one sender that another process received for this one, at any socket of their
     /// listening address.
     pub(crate) fn accept_forwarded(&self, datagrams: &[u8], meta: &RecvMeta) {
         let passed = &self.context.forward_counters;
@@ -335,7 +335,7 @@ impl AsyncUdpSocket for WorkerSocket {
 
 impl fmt::Debug for WorkerSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Leg").field("core", &self.core).finish_non_exhaustive()
+        f.debug_struct("WorkerSocket").field("core", &self.core).finish_non_exhaustive()
     }
 }
 

@@ -6,8 +6,8 @@
 //! never changes (quinn#2582). So that one is large, and nodes agree on a smaller one for each stream, as
 //! [`adit_core::wire::credit`] says:
 //!
-//! * it begins with [`Lane::stream_window`](crate::tuning::ClassTuning::stream_window);
-//! * it doubles while its reader takes half of it within two round trips, up to what the path needs for [`TARGET_STREAM_RATE`]:
+//! * it begins with [`ClassTuning::stream_window`](crate::tuning::ClassTuning::stream_window);
+//! * it doubles while its reader takes half of it within two round trips, up to what the path needs for `TARGET_STREAM_RATE`:
 //!   nothing changes within a site, where more would only let transfers queue before requests;
 //! * a reader that takes less halves it again, and if a peer's stalled streams hold a part of its budget
 //!   ([`ConnectionWindows::is_pressed`](crate::budget)), no window is larger than at first;
@@ -16,20 +16,21 @@
 //! A peer that does not keep to it has the window of its connection, which is charged to it in any case, and holds
 //! up its own streams only.
 
+mod receive;
+
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use adit_core::wire::credit::StreamCredit;
+use adit_runtime::Mutex;
 use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The rate that one stream should reach, in bytes a second: a little less than a gigabit.
-const TARGET_STREAM_RATE: u64 = 100_000_000;
-/// The least round trip is remembered for so long at least, and twice as long at most.
-const MIN_RTT_LIFETIME: Duration = Duration::from_secs(10);
+pub(crate) use self::receive::{CreditLimits, ReceiveCredit};
+use self::receive::{MinRtt, PathWindow};
 
 /// The credit of one connection's streams, both ways. A connection without it is bound by QUIC's windows
 /// alone.
@@ -46,15 +47,6 @@ pub(crate) struct StreamCredits {
     is_stream_open: AtomicBool,
 }
 
-/// Bounds of a stream's window here, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CreditLimits {
-    /// The window at first, which the hello says.
-    pub(crate) first: u64,
-    /// QUIC's own.
-    pub(crate) most: u64,
-}
-
 /// The credit of one of our streams: how far it may be sent.
 #[derive(Debug)]
 pub(crate) struct SendCredit {
@@ -62,40 +54,15 @@ pub(crate) struct SendCredit {
     raised: Notify,
 }
 
-/// The credit of one of the peer's streams: how far it may come.
-#[derive(Debug)]
-pub(crate) struct ReceiveCredit {
-    taken: u64,
-    granted: u64,
-    window: u64,
-    /// The time at which the window was last checked, and the bytes that had been taken then.
-    checked: (Instant, u64),
-}
-
-/// The bounds of the windows of a connection's streams at present.
-#[derive(Debug, Clone, Copy)]
-struct PathWindow {
-    round_trip: Duration,
-    most: u64,
-}
-
-/// The least round trip of the last seconds.
-#[derive(Debug)]
-struct MinRtt {
-    since: Instant,
-    least: Option<Duration>,
-    before: Option<Duration>,
-}
-
 impl StreamCredits {
     /// Nothing has been sent on the streams that it will be asked for. `peer_initial` is what the peer's
     /// hello named.
-    pub(crate) fn new(theirs: u64, limits: CreditLimits) -> Self {
+    pub(crate) fn new(peer_initial: u64, limits: CreditLimits) -> Self {
         Self {
-            peer_initial: theirs,
+            peer_initial,
             limits,
             sending: Mutex::default(),
-            min_rtt: Mutex::new(MinRtt { since: Instant::now(), least: None, before: None }),
+            min_rtt: Mutex::new(MinRtt::new()),
             due: Mutex::default(),
             is_due: Notify::new(),
             is_stream_open: AtomicBool::new(false),
@@ -104,22 +71,22 @@ impl StreamCredits {
 
     /// A stream that is sent from here on.
     pub(crate) fn begin_sending(&self, stream: u64) -> Arc<SendCredit> {
-        let grant = SendCredit { limit: AtomicU64::new(self.peer_initial), raised: Notify::new() };
-        let grant = Arc::new(grant);
-        lock(&self.sending).insert(stream, Arc::clone(&grant));
-        grant
+        let credit = SendCredit { limit: AtomicU64::new(self.peer_initial), raised: Notify::new() };
+        let credit = Arc::new(credit);
+        self.sending.lock().insert(stream, Arc::clone(&credit));
+        credit
     }
 
     /// Forgets a stream that is not sent any more.
     pub(crate) fn end_sending(&self, stream: u64) {
-        lock(&self.sending).remove(&stream);
+        self.sending.lock().remove(&stream);
     }
 
-    /// The peer has granted something; for a stream that has ended meanwhile that means nothing.
+    /// Takes credit from the peer; for a stream that has ended meanwhile it means nothing.
     pub(crate) fn receive_credit(&self, StreamCredit { stream, limit }: StreamCredit) {
-        if let Some(grant) = lock(&self.sending).get(&stream) {
-            grant.limit.fetch_max(limit, Relaxed);
-            grant.raised.notify_one();
+        if let Some(credit) = self.sending.lock().get(&stream) {
+            credit.limit.fetch_max(limit, Relaxed);
+            credit.raised.notify_one();
         }
     }
 
@@ -130,8 +97,7 @@ impl StreamCredits {
 
     /// A stream that comes from here on.
     pub(crate) fn begin_receiving(&self) -> ReceiveCredit {
-        let first = self.limits.first;
-        ReceiveCredit { taken: 0, granted: first, window: first, checked: (Instant::now(), 0) }
+        ReceiveCredit::new(self.limits)
     }
 
     /// Bytes of a stream were taken, so the peer will be given more credit. `look` says what the connection's
@@ -139,18 +105,18 @@ impl StreamCredits {
     pub(crate) fn taken(
         &self,
         stream: u64,
-        grant: &mut ReceiveCredit,
+        credit: &mut ReceiveCredit,
         count: u64,
         look: impl FnOnce() -> (Duration, bool),
     ) {
-        let limit = grant.taken(self.limits, count, || {
+        let limit = credit.taken(self.limits, count, || {
             let (round_trip, is_pressed) = look();
-            let round_trip = lock(&self.min_rtt).observe(Instant::now(), round_trip);
+            let round_trip = self.min_rtt.lock().observe(Instant::now(), round_trip);
             let most = if is_pressed { 0 } else { self.limits.window_for(round_trip) };
             PathWindow { round_trip, most }
         });
         if let Some(limit) = limit {
-            lock(&self.due).insert(stream, limit);
+            self.due.lock().insert(stream, limit);
             self.is_due.notify_one();
         }
     }
@@ -158,7 +124,7 @@ impl StreamCredits {
     /// The next credit messages for the peer, encoded. Waits until there are some.
     pub(crate) async fn next_due(&self) -> BytesMut {
         loop {
-            let due = std::mem::take(&mut *lock(&self.due));
+            let due = std::mem::take(&mut *self.due.lock());
             if !due.is_empty() {
                 let mut bytes = BytesMut::new();
                 for (stream, limit) in due {
@@ -171,14 +137,6 @@ impl StreamCredits {
     }
 }
 
-impl CreditLimits {
-    /// The largest window that a path of this round trip needs.
-    fn window_for(self, round_trip: Duration) -> u64 {
-        let bytes = round_trip.as_micros() * u128::from(TARGET_STREAM_RATE) / 1_000_000;
-        u64::try_from(bytes).unwrap_or(u64::MAX).clamp(self.first, self.most.max(self.first))
-    }
-}
-
 impl SendCredit {
     /// Number of further bytes that may be sent after `sent`.
     pub(crate) fn remaining(&self, sent: u64) -> usize {
@@ -186,67 +144,10 @@ impl SendCredit {
         usize::try_from(left).unwrap_or(usize::MAX)
     }
 
-    /// Waits until the peer has granted more than when this was asked last.
+    /// Waits until the peer has given more credit than when this was asked last.
     pub(crate) async fn wait_raised(&self) {
         self.raised.notified().await;
     }
-}
-
-impl ReceiveCredit {
-    /// Bytes that may still come, or have come and are not taken; a whole window at least.
-    pub(crate) fn window(&self) -> u64 {
-        self.granted.saturating_sub(self.taken).max(self.window)
-    }
-
-    /// Records bytes that were taken. Credit is given in quarters of a window, so that it never runs dry
-    /// meanwhile and few messages are sent.
-    fn taken(
-        &mut self,
-        limits: CreditLimits,
-        count: u64,
-        needs: impl FnOnce() -> PathWindow,
-    ) -> Option<u64> {
-        self.taken += count;
-        if (self.taken + self.window).saturating_sub(self.granted) < self.window / 4 {
-            return None;
-        }
-        let PathWindow { round_trip, most } = needs();
-        let (at, before) = self.checked;
-        if self.taken - before >= self.window / 2 {
-            let now = Instant::now();
-            let took = now.duration_since(at);
-            if took <= round_trip * 2 {
-                self.window *= 2;
-            } else if took >= round_trip * 8 {
-                self.window /= 2;
-            }
-            self.checked = (now, self.taken);
-        }
-        self.window = self.window.min(most).max(limits.first);
-        let limit = self.taken + self.window;
-        (limit > self.granted).then(|| {
-            self.granted = limit;
-            limit
-        })
-    }
-}
-
-impl MinRtt {
-    /// Records a round trip, and gives the least of the last seconds.
-    fn observe(&mut self, now: Instant, round_trip: Duration) -> Duration {
-        if now.duration_since(self.since) >= MIN_RTT_LIFETIME {
-            self.before = self.least.take();
-            self.since = now;
-        }
-        let least = self.least.map_or(round_trip, |least| least.min(round_trip));
-        self.least = Some(least);
-        self.before.map_or(least, |before| before.min(least))
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code that holds one can panic half-way.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -344,7 +245,7 @@ mod tests {
         book.receive_credit(StreamCredit { stream: 12, limit: 900 });
         assert_eq!(grant.remaining(100), 200);
         book.end_sending(8);
-        assert!(lock(&book.sending).is_empty());
+        assert!(book.sending.lock().is_empty());
         assert!(book.begin_credit_stream() && !book.begin_credit_stream());
     }
 }

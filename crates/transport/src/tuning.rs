@@ -71,7 +71,7 @@ impl MtuBounds {
     pub const MAX: u16 = 6500;
 }
 
-/// Bounds on who may begin a handshake.
+/// Limits on handshakes that peers begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HandshakeLimits {
     /// While more handshakes than this are under way with peers that have not proved their address,
@@ -222,13 +222,13 @@ impl Tuning {
     /// The send window of such a connection, in bytes: a first flight, twice.
     pub const BASE_SEND_WINDOW: u32 = MIB / 8;
 
-    /// The sizes that the windows of a connection may have. One in the bulk lane with a peer that has
-    /// nothing to carry in bulk is treated as `Interactive`: the dialler chooses the lane.
+    /// The sizes that the windows of a connection may have. One of the bulk class with a peer that has
+    /// nothing to carry in bulk is treated as `Interactive`: the dialler chooses the class.
     pub(crate) fn windows(&self, class: Class) -> WindowLimits {
-        let lane = self.for_class(class);
+        let tuning = self.for_class(class);
         let first = u64::from(Self::WINDOW_AT_FIRST);
-        let send = u64::from(lane.send_window).max(first);
-        let most = WindowSizes { receive: send.max(u64::from(lane.stream_window) * 2), send };
+        let send = u64::from(tuning.send_window).max(first);
+        let most = WindowSizes { receive: send.max(u64::from(tuning.stream_window) * 2), send };
         // A transfer needs more from the start: growing to a bulk window takes some ten round trips (measured:
         // 302 instead of 349 Mbit/s over four seconds at 50 ms).
         let (receive, send) = match class {
@@ -242,7 +242,7 @@ impl Tuning {
         WindowLimits { first, base, max: most }
     }
 
-    /// The windows of a stream in a lane: at first, and at most, which is QUIC's.
+    /// The windows of a stream of a class: at first, and at most, which is QUIC's.
     pub(crate) fn stream_windows(&self, class: Class) -> CreditLimits {
         let ClassTuning { stream_window, max_stream_window: most_stream_window, .. } =
             *self.for_class(class);
@@ -255,7 +255,7 @@ impl Tuning {
         self.streams.saturating_add(Self::OWN_STREAMS)
     }
 
-    /// The lane of a traffic class.
+    /// The settings of a traffic class.
     #[must_use]
     pub fn for_class(&self, class: Class) -> &ClassTuning {
         match class {
@@ -280,12 +280,12 @@ impl Tuning {
     }
 
     fn transport_config(&self, class: Class) -> TransportConfig {
-        let lane = self.for_class(class);
+        let tuning = self.for_class(class);
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(self.mtu.max.min(MtuBounds::MAX));
         let mut config = TransportConfig::default();
         config
-            .stream_receive_window(lane.stream_window.max(lane.max_stream_window).into())
+            .stream_receive_window(tuning.stream_window.max(tuning.max_stream_window).into())
             .receive_window(Self::WINDOW_AT_FIRST.into())
             .send_window(Self::WINDOW_AT_FIRST.into())
             .max_concurrent_bidi_streams(self.all_streams().min(Self::STREAMS_AT_FIRST).into())
@@ -300,7 +300,7 @@ impl Tuning {
             .min_mtu(self.mtu.min.min(MtuBounds::MAX))
             .mtu_discovery_config(Some(discovery))
             .enable_segmentation_offload(self.segmentation_offload)
-            .congestion_controller_factory(Arc::new(CappedControllerFactory::from(lane)));
+            .congestion_controller_factory(Arc::new(CappedControllerFactory::from(tuning)));
         if let Some(threshold) = self.ack_every {
             let mut frequency = AckFrequencyConfig::default();
             frequency.ack_eliciting_threshold(threshold.into());

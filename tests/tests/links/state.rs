@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::name::{NodeKey, ServiceName};
-use adit_core::routing::links::is_hub_for;
+use adit_core::routing::is_hub_for;
 use adit_core::snapshot::{Backend, Export, Link};
 use adit_pki::UnixTime;
 use adit_tests::identity::EPOCH;

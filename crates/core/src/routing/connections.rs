@@ -1,6 +1,6 @@
 //! Choices among the connections with one node: which take new streams, and which of them a stream takes.
 //!
-//! Several connections with one node are normal: lanes, two directions, several workers, two
+//! Several connections with one node are normal: classes, two directions, several workers, two
 //! generations during an upgrade. Nothing here ever asks for one to be closed.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ pub struct ConnectionCandidate {
     pub class: Class,
     /// True if we dialled it.
     pub dialled: bool,
-    /// Which of its dialler's parallel connections of one lane it is.
+    /// Which of its dialler's parallel connections of one class it is.
     pub slot: u64,
     /// Our worker that drives it.
     pub worker: usize,
@@ -41,7 +41,7 @@ impl ConnectionCandidate {
 /// The reason why a connection takes no new streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unusable {
-    /// One side said that it is going away.
+    /// Either side said that it is going away.
     Draining,
     /// The node has fallen silent: this one will end like another with it did, a little later.
     Silent,
@@ -91,7 +91,7 @@ fn newest_boot(all: &[ConnectionCandidate]) -> Option<[u8; 16]> {
 #[must_use]
 pub fn preference_order(
     all: &[ConnectionCandidate],
-    lane: Class,
+    class: Class,
     worker: usize,
     random: u64,
 ) -> Vec<usize> {
@@ -102,7 +102,7 @@ pub fn preference_order(
     }
     usable.sort_by_key(|n| {
         let c = &all[*n];
-        (c.class != lane, !c.dialled, c.worker != worker, c.streams)
+        (c.class != class, !c.dialled, c.worker != worker, c.streams)
     });
     usable
 }
@@ -113,14 +113,14 @@ pub fn preference_order(
 #[must_use]
 pub fn free_slot(
     all: &[ConnectionCandidate],
-    lane: Class,
+    class: Class,
     worker: usize,
     workers: usize,
     limit: usize,
 ) -> Option<u64> {
     let passed = unusable_reasons(all);
     let usable = all.iter().zip(&passed).filter(|(_, passed)| passed.is_none()).map(|(c, _)| c);
-    let ours = usable.filter(|c| c.dialled && c.class == lane);
+    let ours = usable.filter(|c| c.dialled && c.class == class);
     let taken: BTreeSet<u64> = ours.map(|c| c.slot).collect();
     (0..limit).map(|n| (n * workers + worker) as u64).find(|slot| !taken.contains(slot))
 }

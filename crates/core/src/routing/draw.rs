@@ -4,7 +4,7 @@
 //! two passes over the weights, whatever they are, and neither allocates nor looks at anything else for those
 //! that do not win.
 
-use super::mix_bits;
+use super::hubs::mix_bits;
 
 /// Tickets that are drawn at once. Two for each winner that a route wants: equal weights rarely need more.
 const TICKETS_PER_ROUND: usize = 32;

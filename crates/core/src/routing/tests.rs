@@ -1,4 +1,11 @@
+use std::net::SocketAddr;
+
+use super::hubs::stable_hash;
 use super::*;
+use crate::code::Code;
+use crate::name::{ClusterName, NodeName};
+use crate::policy::Permit;
+use crate::snapshot::Snapshot;
 use crate::snapshot::tests::edge;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};

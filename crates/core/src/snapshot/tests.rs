@@ -1,4 +1,5 @@
 use super::*;
+use crate::grant::WorkloadPattern;
 
 /// `edge` as node e1 sees it: linked with `bank`, which exports fraud-bot to support-bot.
 pub(crate) fn edge() -> Snapshot {

@@ -217,7 +217,7 @@ impl ControlMessage {
 
 impl Hello {
     fn read(mut fields: TlvReader<'_>) -> Result<Self, WireError> {
-        let (mut low, mut high, mut cluster, mut node, mut boot, mut lane) = Default::default();
+        let (mut low, mut high, mut cluster, mut node, mut boot, mut class) = Default::default();
         let (mut capabilities, mut clock_ms, mut slot, mut stream_window) = (0, 0, 0, 0);
         while let Some((kind, value)) = fields.next()? {
             match kind {
@@ -230,7 +230,7 @@ impl Hello {
                 7 => node = Some(value.name("node")?),
                 8 => stream_window = value.integer("stream window")?,
                 9 => boot = Some(value.array("boot ID")?),
-                11 => lane = Some(class_from_number(value.integer("lane")?)?),
+                11 => class = Some(class_from_number(value.integer("lane")?)?),
                 other => TlvReader::skip_unknown(other)?,
             }
         }
@@ -244,7 +244,7 @@ impl Hello {
             cluster: cluster.ok_or(WireError::Missing("cluster"))?,
             node: node.ok_or(WireError::Missing("node"))?,
             boot: boot.ok_or(WireError::Missing("boot ID"))?,
-            class: lane.ok_or(WireError::Missing("lane"))?,
+            class: class.ok_or(WireError::Missing("lane"))?,
             clock_ms,
             slot,
             stream_window,
@@ -252,8 +252,8 @@ impl Hello {
     }
 }
 
-fn class_number(lane: Class) -> u64 {
-    match lane {
+fn class_number(class: Class) -> u64 {
+    match class {
         Class::Interactive => 0,
         Class::Bulk => 1,
     }

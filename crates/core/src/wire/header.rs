@@ -27,8 +27,9 @@ use super::tlv::{
     TlvReader, TlvValue, TlvWriter, WireError, get_length_prefixed, put_length_prefixed,
 };
 use crate::code::Code;
-use crate::policy::Target;
+use crate::grant::Target;
 use crate::spiffe::{Role, SpiffeId, Workload};
+use crate::text::is_printable_ascii;
 
 /// The longest header or answer, in bytes, its length included.
 pub const MAX_HEADER_LEN: usize = 512;
@@ -211,8 +212,7 @@ impl StreamAnswer {
 
 fn read_reason(value: TlvValue<'_>) -> Result<String, WireError> {
     let text = value.text("reason")?;
-    let printable = |c: u8| c.is_ascii_graphic() || c == b' ';
-    let valid = (1..=MAX_REASON_LEN).contains(&text.len()) && text.bytes().all(printable);
+    let valid = (1..=MAX_REASON_LEN).contains(&text.len()) && text.bytes().all(is_printable_ascii);
     if valid { Ok(text.into()) } else { Err(WireError::Invalid("reason")) }
 }
 

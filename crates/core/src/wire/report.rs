@@ -17,20 +17,19 @@ use bytes::BytesMut;
 
 mod export_fault;
 mod question;
+mod refusal_series;
+mod sentence;
+mod trouble;
 
 pub use self::export_fault::ExportFault;
 pub use self::question::{MAX_QUESTION_LEN, ReportQuestion};
-use super::tlv::{TlvReader, TlvValue, TlvWriter, WireError};
-use crate::code::Code;
-use crate::name::{ClusterName, PortName, ServiceName};
-use crate::policy::Target;
-use crate::spiffe::{Role, SpiffeId, Workload};
+pub use self::refusal_series::{RefusalSeries, is_askers_fault};
+pub use self::sentence::MAX_SENTENCE_LEN;
+pub use self::trouble::{NodeTrouble, TroubleSubject};
+use super::tlv::{TlvReader, TlvWriter, WireError};
 
 /// The longest report, in bytes.
 pub const MAX_REPORT_LEN: usize = 128 * 1024;
-/// The longest sentence in a report, in bytes. What is longer is cut by the sender, and refused by the receiver.
-pub const MAX_SENTENCE_LEN: usize = 400;
-
 /// The report of a node about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeReport {
@@ -44,55 +43,6 @@ pub struct NodeReport {
     pub exports: Vec<ExportFault>,
     /// True if there are more exports than fit.
     pub is_truncated: bool,
-}
-
-/// Something that is wrong on one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeTrouble {
-    /// The subject of the problem.
-    pub subject: TroubleSubject,
-    /// The reason.
-    pub code: Code,
-    /// True for an error, false for a warning.
-    pub is_error: bool,
-    /// For people; at most [`MAX_SENTENCE_LEN`] bytes, without control characters.
-    pub sentence: String,
-}
-
-/// The subject of a problem.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TroubleSubject {
-    /// The node itself.
-    Node,
-    /// Its part of the link with this cluster.
-    Link(ClusterName),
-    /// A port of an import.
-    Import(Target),
-    /// A port of an export.
-    Export(Target),
-}
-
-/// Connections of one source to one target that were refused for one reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusalSeries {
-    /// True if the other cluster opened them.
-    pub is_inbound: bool,
-    /// The other cluster.
-    pub cluster: ClusterName,
-    /// The target that was asked for.
-    pub target: Target,
-    /// The reason for which they were refused.
-    pub code: Code,
-    /// The workload that asked; `None` if it is not known, and for the many that are counted together.
-    pub source: Option<Workload>,
-    /// Number of connections since the first.
-    pub count: u64,
-    /// Time since the first, in milliseconds.
-    pub first_ms: u64,
-    /// Time since the last, in milliseconds.
-    pub last_ms: u64,
-    /// For people: why the last was refused; at most [`MAX_SENTENCE_LEN`] bytes, without control characters.
-    pub sentence: String,
 }
 
 impl NodeReport {
@@ -155,166 +105,13 @@ impl NodeReport {
     }
 }
 
-impl NodeTrouble {
-    fn fields(&self) -> BytesMut {
-        let mut fields = TlvWriter::default();
-        let target = |fields: &mut TlvWriter, kind, target: &Target| {
-            fields.integer(1, kind).text(3, &target.service.to_string());
-            fields.text(5, target.port.as_str());
-        };
-        match &self.subject {
-            TroubleSubject::Node => {
-                fields.integer(1, 0);
-            }
-            TroubleSubject::Link(cluster) => {
-                fields.integer(1, 1).text(3, cluster.as_str());
-            }
-            TroubleSubject::Import(about) => target(&mut fields, 2, about),
-            TroubleSubject::Export(about) => target(&mut fields, 3, about),
-        }
-        fields.integer(7, self.code.number()).integer(9, u64::from(self.is_error));
-        fields.text(10, &truncated_sentence(&self.sentence));
-        fields.finish()
-    }
-
-    fn read(value: TlvValue<'_>) -> Result<Self, WireError> {
-        let (mut about, mut name, mut port, mut code) = (None, None, PortName::default(), None);
-        let (mut is_error, mut sentence) = (false, String::new());
-        let mut fields = TlvReader::new(value.0);
-        while let Some((kind, value)) = fields.next()? {
-            match kind {
-                1 => about = Some(value.integer("subject")?),
-                3 => name = Some(value),
-                5 => port = value.name("port")?,
-                7 => code = Some(Code::from_number(value.integer("code")?)),
-                9 => is_error = value.integer("severity")? > 0,
-                10 => sentence = read_sentence(value)?,
-                other => TlvReader::skip_unknown(other)?,
-            }
-        }
-        let name = || name.ok_or(WireError::Missing("name"));
-        let target = || {
-            let service: ServiceName = name()?.name("service")?;
-            Ok::<_, WireError>(Target { service, port: port.clone() })
-        };
-        let about = match about.ok_or(WireError::Missing("subject"))? {
-            0 => TroubleSubject::Node,
-            1 => TroubleSubject::Link(name()?.name("cluster")?),
-            2 => TroubleSubject::Import(target()?),
-            3 => TroubleSubject::Export(target()?),
-            _ => return Err(WireError::Invalid("subject")),
-        };
-        let code = code.ok_or(WireError::Missing("code"))?;
-        Ok(Self { subject: about, code, is_error, sentence })
-    }
-}
-
-/// True if connections are refused because the other cluster asks for what it may not have: nothing is wrong
-/// here.
-#[must_use]
-pub fn is_askers_fault(is_inbound: bool, code: Code) -> bool {
-    let is_by_right = matches!(
-        code,
-        Code::Denied
-            | Code::ExportUnknown
-            | Code::PortUnknown
-            | Code::HeaderInvalid
-            | Code::HeaderTimeout
-            | Code::SourceForeign
-    );
-    is_inbound && is_by_right
-}
-
-impl RefusalSeries {
-    /// See [`is_askers_fault`].
-    #[must_use]
-    pub fn is_askers_fault(&self) -> bool {
-        is_askers_fault(self.is_inbound, self.code)
-    }
-
-    fn fields(&self) -> BytesMut {
-        let mut fields = TlvWriter::default();
-        fields.integer(1, u64::from(self.is_inbound)).text(3, self.cluster.as_str());
-        fields.text(5, &self.target.service.to_string()).text(7, self.target.port.as_str());
-        fields.integer(9, self.code.number());
-        if let Some(source) = &self.source {
-            fields.text(10, &source.to_string());
-        }
-        fields.integer(12, self.count).integer(14, self.first_ms).integer(16, self.last_ms);
-        fields.text(18, &truncated_sentence(&self.sentence));
-        fields.finish()
-    }
-
-    fn read(value: TlvValue<'_>) -> Result<Self, WireError> {
-        let (mut is_inbound, mut cluster, mut service, mut code) = Default::default();
-        let (mut port, mut source, mut sentence) = (PortName::default(), None, String::new());
-        let (mut count, mut first_ms, mut last_ms) = (0, 0, 0);
-        let mut fields = TlvReader::new(value.0);
-        while let Some((kind, value)) = fields.next()? {
-            match kind {
-                1 => is_inbound = Some(value.integer("direction")? > 0),
-                3 => cluster = Some(value.name("cluster")?),
-                5 => service = Some(value.name("service")?),
-                7 => port = value.name("port")?,
-                9 => code = Some(Code::from_number(value.integer("code")?)),
-                10 => source = Some(read_workload(value)?),
-                12 => count = value.integer("count")?,
-                14 => first_ms = value.integer("first")?,
-                16 => last_ms = value.integer("last")?,
-                18 => sentence = read_sentence(value)?,
-                other => TlvReader::skip_unknown(other)?,
-            }
-        }
-        let service = service.ok_or(WireError::Missing("service"))?;
-        Ok(Self {
-            is_inbound: is_inbound.ok_or(WireError::Missing("direction"))?,
-            cluster: cluster.ok_or(WireError::Missing("cluster"))?,
-            target: Target { service, port },
-            code: code.ok_or(WireError::Missing("code"))?,
-            source,
-            count,
-            first_ms,
-            last_ms,
-            sentence,
-        })
-    }
-}
-
-/// A workload's path, which is read as the end of an ID.
-fn read_workload(value: TlvValue<'_>) -> Result<Workload, WireError> {
-    let id: SpiffeId = format!("spiffe://of{}", value.text("source")?)
-        .parse()
-        .map_err(|_| WireError::Invalid("source"))?;
-    match id.role() {
-        Ok(Role::Workload(workload)) => Ok(workload),
-        _ => Err(WireError::Invalid("source")),
-    }
-}
-
-/// A text as it may stand in a report: control characters are blanks, and what is too long is cut.
-fn truncated_sentence(text: &str) -> String {
-    let mut fit = String::new();
-    for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
-        if fit.len() + c.len_utf8() > MAX_SENTENCE_LEN {
-            break;
-        }
-        fit.push(c);
-    }
-    fit
-}
-
-fn read_sentence(value: TlvValue<'_>) -> Result<String, WireError> {
-    let text = value.text("sentence")?;
-    if text.len() > MAX_SENTENCE_LEN || text.chars().any(char::is_control) {
-        return Err(WireError::Invalid("sentence"));
-    }
-    Ok(text.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::code::Code;
     use crate::fault::BackendFault;
+    use crate::grant::Target;
+    use crate::spiffe::Workload;
     use proptest::prelude::*;
 
     fn target(port: &str) -> Target {

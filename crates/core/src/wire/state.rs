@@ -16,7 +16,7 @@
 //! | 7 export | 1 service, 3 list of ports, 5 list of grants, 6 flags (1 same-node, 2 bulk, 4 replay) |
 //! | 9 node gone | 1 name |
 //! | 11 export gone | 1 service |
-//! | 13 mark | 1 sequence, 2 whether who tells it has lost that cluster, 3 age in ms: all up to here is one consistent view, which was true that long ago |
+//! | 13 mark | 1 sequence, 2 whether the publisher has lost that cluster, 3 age in ms: all up to here is one consistent view, which was true that long ago |
 //!
 //! A port is: 1 name (absent if unnamed), 3 number, 4 appProtocol, 5 list of ready counts, 6 why there is none
 //! ([`crate::fault::BackendFault`]'s code); a count is 1 node, 3 number. A grant is: 1 namespace, 3 service account; each absent for "any".

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use adit_config::cluster::ClusterLink;
 use adit_core::name::ClusterName;
-use adit_core::routing::links::dialable_addresses;
+use adit_core::routing::dialable_addresses;
 use adit_core::snapshot::{ClusterView, Seed};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;

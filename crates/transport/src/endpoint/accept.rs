@@ -99,11 +99,11 @@ impl Endpoints {
     }
 
     fn admit(&self, worker: usize, quinn: quinn::Incoming) -> Option<Incoming> {
-        let (gate, bounds) = (&self.0.handshake_limiter, &self.0.tuning.handshakes);
-        let proved = quinn.remote_address_validated();
+        let (limiter, bounds) = (&self.0.handshake_limiter, &self.0.tuning.handshakes);
+        let validated = quinn.remote_address_validated();
         if self.0.draining.load(Ordering::Relaxed) {
             if !self.0.is_reading_paused() {
-                gate.draining.fetch_add(1, Ordering::Relaxed);
+                limiter.draining.fetch_add(1, Ordering::Relaxed);
                 quinn.refuse();
                 return None;
             }
@@ -114,19 +114,19 @@ impl Endpoints {
                 return None;
             }
         }
-        match HandshakeLimiter::admit(gate, quinn.remote_address().ip(), proved, bounds) {
+        match HandshakeLimiter::admit(limiter, quinn.remote_address().ip(), validated, bounds) {
             FirstPacketDecision::Admit(place) => {
                 let class = cid::class_of(&quinn.orig_dst_cid());
                 let shared = Arc::clone(&self.0);
                 return Some(Incoming { quinn, class, permit: place, worker, shared });
             }
             FirstPacketDecision::Retry => {
-                gate.retried.fetch_add(1, Ordering::Relaxed);
+                limiter.retried.fetch_add(1, Ordering::Relaxed);
                 // An address that is not proved can always be asked to; the error would be that it cannot.
                 drop(quinn.retry());
             }
             FirstPacketDecision::Ignore => {
-                gate.busy.fetch_add(1, Ordering::Relaxed);
+                limiter.busy.fetch_add(1, Ordering::Relaxed);
                 // A peer sends it again, and there may be a place by then; anybody else is not owed an
                 // answer.
                 quinn.ignore();
@@ -175,14 +175,14 @@ impl Incoming {
         let connected = shake_hands(quinn, class, &shared).await;
         // Whatever it came to, it is no handshake under way any more.
         drop(place);
-        let gate = &shared.handshake_limiter;
+        let limiter = &shared.handshake_limiter;
         let counter = match &connected {
-            Ok(_) => &gate.accepted,
+            Ok(_) => &limiter.accepted,
             Err(error) => match error.path_fault() {
-                Some((Code::OneWay, _)) => &gate.timed_out,
-                Some((Code::RefusedByPeer, _)) => &gate.refused_by_peer,
-                Some(_) => &gate.certificate_refused,
-                None => &gate.failed,
+                Some((Code::OneWay, _)) => &limiter.timed_out,
+                Some((Code::RefusedByPeer, _)) => &limiter.refused_by_peer,
+                Some(_) => &limiter.certificate_refused,
+                None => &limiter.failed,
             },
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -221,7 +221,7 @@ async fn shake_hands(
         .await
         .map_err(|_| AcceptError::TimedOut(limit))?
         .map_err(closed)?;
-    let peer = super::dial::peer_identity(&quinn).map_err(AcceptError::Identity)?;
+    let peer = super::peer_certificate::peer_identity(&quinn).map_err(AcceptError::Identity)?;
     Ok((quinn, peer))
 }
 

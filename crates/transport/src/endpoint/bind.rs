@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use adit_core::snapshot::Class;
+use adit_runtime::Mutex;
 use quinn::{EndpointConfig, ServerConfig, TimeSource, TokenMemoryCache};
 use tokio_util::task::TaskTracker;
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use adit_core::code::Code;
+use adit_core::text::printable_ascii;
 use adit_pki::VerifyError;
 use quinn::{ConnectionError, TransportErrorCode};
 
@@ -35,7 +36,7 @@ impl CloseReason {
     pub const MAX_TEXT: usize = 256;
 
     pub(super) fn new(code: Code, text: &str, by: ClosedBy) -> Self {
-        Self { code, text: printable(text.as_bytes()), by }
+        Self { code, text: printable_ascii(text.as_bytes(), Self::MAX_TEXT).into(), by }
     }
 
     /// Which side refused the other's certificate, as a code, and why, if that is what ended the connection.
@@ -70,7 +71,11 @@ impl CloseReason {
                     0 => Code::ConnectionUnused,
                     number => Code::from_number(number),
                 };
-                Self { code, text: printable(&close.reason), by: ClosedBy::Peer }
+                Self {
+                    code,
+                    text: printable_ascii(&close.reason, Self::MAX_TEXT).into(),
+                    by: ClosedBy::Peer,
+                }
             }
             // The message of a peer that gives up before the handshake is done.
             ConnectionError::ConnectionClosed(close)
@@ -148,12 +153,4 @@ fn transport_code(code: TransportErrorCode) -> Code {
         70 | 120 => Code::VersionMismatch,
         _ => Code::ProtocolError,
     }
-}
-
-/// At most [`CloseReason::MAX_TEXT`] bytes, and none that a terminal or a log would obey.
-fn printable(text: &[u8]) -> Box<str> {
-    text.iter()
-        .take(CloseReason::MAX_TEXT)
-        .map(|byte| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '?' })
-        .collect()
 }

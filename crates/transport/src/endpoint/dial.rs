@@ -8,13 +8,12 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::snapshot::Class;
 use adit_core::spiffe::{SpiffeId, TrustDomain};
-use adit_pki::{PeerIdentity, VerifyError};
+use adit_pki::VerifyError;
 use quinn::ClientConfig;
-use rustls::pki_types::CertificateDer;
 
 use super::closed::CloseReason;
 use super::connection::{ConnectionFacts, QuicConnection};
-use super::{Endpoints, EndpointsInner};
+use super::{Endpoints, EndpointsInner, peer_certificate};
 use crate::cid;
 use crate::socket::SharedBufferSocket;
 
@@ -73,7 +72,7 @@ impl DialError {
 impl Endpoints {
     /// Dials a peer; the connection lives on this worker. May be cancelled.
     ///
-    /// That it succeeds says that the peer is who it must be, not yet that the peer accepted us: in
+    /// Success means that the peer is the one that was wanted, not yet that the peer accepted us: in
     /// TLS 1.3 the dialler is done first, and a refusal shows as the connection's end.
     ///
     /// # Errors
@@ -94,7 +93,7 @@ impl Endpoints {
             .await
             .map_err(|_| DialError::TimedOut(limit))?
             .map_err(|error| DialError::Closed(CloseReason::from_quinn(&error, None)))?;
-        let peer = peer_identity(&quinn).map_err(DialError::Identity)?;
+        let peer = peer_certificate::peer_identity(&quinn).map_err(DialError::Identity)?;
         let worker = shared.workers[worker].clone();
         let facts = ConnectionFacts {
             id: shared.next_connection_id(),
@@ -149,15 +148,4 @@ impl EndpointsInner {
             .connect_with(config, address, &address.ip().to_string())
             .map_err(|_| DialError::Address(address))
     }
-}
-
-/// The identity of the peer of a finished handshake.
-pub(super) fn peer_identity(quinn: &quinn::Connection) -> Result<PeerIdentity, VerifyError> {
-    adit_pki::peer_id(&certificate_chain(quinn))
-}
-
-/// The certificates that the peer of a finished handshake showed, leaf first.
-pub(super) fn certificate_chain(quinn: &quinn::Connection) -> Vec<CertificateDer<'static>> {
-    let any = quinn.peer_identity();
-    any.and_then(|any| any.downcast().ok()).map(|chain| *chain).unwrap_or_default()
 }

@@ -10,8 +10,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use tokio_util::task::AbortOnDropHandle;
 
@@ -37,7 +37,7 @@ pub(super) struct ForwardedInbox {
     _reader: AbortOnDropHandle<()>,
 }
 
-/// Frames that are read before the legs may take their datagrams: together they fit an inbox.
+/// Frames that are read before the workers' sockets may take their datagrams: together they fit an inbox.
 const MAX_FRAMES_AT_ONCE: usize = 8;
 
 impl Endpoints {
@@ -78,14 +78,14 @@ impl Endpoints {
 
     fn wake_readers(&self, aside: bool) {
         self.0.reading_paused.store(aside, Ordering::Release);
-        for leg in &self.0.worker_sockets {
-            leg.wake();
+        for worker_socket in &self.0.worker_sockets {
+            worker_socket.wake();
         }
     }
 
     /// The end at which successors send what is this process's.
     fn forwarded(&self) -> io::Result<OwnedFd> {
-        let mut inbox = self.0.forwarded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inbox = self.0.forwarded.lock();
         if let Some(inbox) = &*inbox {
             return inbox.sender.as_fd().try_clone_to_owned();
         }
@@ -104,14 +104,16 @@ impl Endpoints {
 }
 
 /// Takes in what successors forward.
-async fn read(receiver: tokio::net::UnixDatagram, legs: Vec<Arc<WorkerSocket>>) {
+async fn read(receiver: tokio::net::UnixDatagram, worker_sockets: Vec<Arc<WorkerSocket>>) {
     let mut frame = vec![0; LONGEST_FRAME];
     loop {
         for _ in 0..MAX_FRAMES_AT_ONCE {
             let Ok(len) = receiver.recv(&mut frame).await else { return };
             let Some((listening, datagrams, meta)) = read_frame(&frame[..len]) else { continue };
-            if let Some(leg) = legs.iter().find(|leg| leg.listening() == listening) {
-                leg.accept_forwarded(datagrams, &meta);
+            if let Some(worker_socket) =
+                worker_sockets.iter().find(|worker_socket| worker_socket.listening() == listening)
+            {
+                worker_socket.accept_forwarded(datagrams, &meta);
             }
         }
         tokio::task::yield_now().await;

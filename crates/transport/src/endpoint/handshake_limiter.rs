@@ -12,11 +12,12 @@ mod shares;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
 use adit_core::name::ClusterName;
+use adit_runtime::Mutex;
 use tokio::time::Instant;
 
 use self::shares::StrangerShares;
@@ -48,7 +49,7 @@ pub(super) struct HandshakeLimiter {
 struct LimiterState {
     /// Handshakes under way.
     all: usize,
-    /// Those of peers that have not proved their address.
+    /// Those of peers that have not validated their address.
     unvalidated: usize,
     /// Those that hold no reserved place.
     unreserved: usize,
@@ -111,14 +112,14 @@ impl Default for HandshakeLimiter {
 impl HandshakeLimiter {
     /// Decides about a first packet from `ip`.
     pub(super) fn admit(
-        gate: &Arc<Self>,
+        limiter: &Arc<Self>,
         ip: IpAddr,
-        proved: bool,
+        validated: bool,
         bounds: &HandshakeLimits,
     ) -> FirstPacketDecision {
-        let now = gate.started_at.elapsed();
-        let mut state = gate.lock_state();
-        let source = proved.then(|| network_of(ip));
+        let now = limiter.started_at.elapsed();
+        let mut state = limiter.lock_state();
+        let source = validated.then(|| network_of(ip));
         let same =
             source.and_then(|source| state.sources.get(&source).copied()).unwrap_or_default();
         if source.is_some() {
@@ -135,7 +136,11 @@ impl HandshakeLimiter {
             None => state.take_unvalidated(now, bounds),
         };
         if !common {
-            return if proved { FirstPacketDecision::Ignore } else { FirstPacketDecision::Retry };
+            return if validated {
+                FirstPacketDecision::Ignore
+            } else {
+                FirstPacketDecision::Retry
+            };
         }
         state.all += 1;
         match source {
@@ -143,7 +148,11 @@ impl HandshakeLimiter {
             None => state.unvalidated += 1,
         }
         drop(state);
-        FirstPacketDecision::Admit(HandshakePermit { limiter: Arc::clone(gate), source, reserved })
+        FirstPacketDecision::Admit(HandshakePermit {
+            limiter: Arc::clone(limiter),
+            source,
+            reserved,
+        })
     }
 
     /// Sets the addresses of the nodes of `cluster`, by configuration or as it announces them. Replaces those
@@ -158,7 +167,7 @@ impl HandshakeLimiter {
         self.lock_state().clusters.entry(cluster.clone()).or_default().announced = announced;
     }
 
-    /// Records that a node of `cluster` proved its identity at this address.
+    /// Records that a node of `cluster` validated its identity at this address.
     pub(super) fn record_met_address(&self, cluster: &ClusterName, ip: IpAddr) {
         let now = Instant::now();
         let mut state = self.lock_state();
@@ -191,7 +200,7 @@ impl HandshakeLimiter {
     }
 
     fn lock_state(&self) -> MutexGuard<'_, LimiterState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

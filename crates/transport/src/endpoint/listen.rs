@@ -63,11 +63,13 @@ impl EndpointsInner {
                 warn_of_small_buffer(address, options.receive_buffer, granted);
             }
         }
-        for (worker, leg) in self.workers.iter().zip(self.join_workers(sockets.of_workers, bound)) {
+        for (worker, worker_socket) in
+            self.workers.iter().zip(self.join_workers(sockets.of_workers, bound))
+        {
             let server = Some(ServerConfig::clone(&self.server_configs.interactive));
-            let endpoint = self.endpoint(worker, &leg, server)?;
+            let endpoint = self.endpoint(worker, &worker_socket, server)?;
             self.servers[worker.index()].push(endpoint);
-            self.worker_sockets.push(leg);
+            self.worker_sockets.push(worker_socket);
         }
         self.addresses.push(bound);
         self.sockets.push((bound, sockets.descriptors));
@@ -77,10 +79,12 @@ impl EndpointsInner {
     /// Reads inherited sockets for older processes only.
     pub(super) fn read_for_predecessors(&mut self, inherited: Vec<OwnedFd>) -> io::Result<()> {
         let (sockets, Some(bound)) = self.adopt(inherited)? else { return Ok(()) };
-        for (worker, leg) in self.workers.iter().zip(self.join_workers(sockets.of_workers, bound)) {
-            let endpoint = self.endpoint(worker, &leg, None)?;
+        for (worker, worker_socket) in
+            self.workers.iter().zip(self.join_workers(sockets.of_workers, bound))
+        {
+            let endpoint = self.endpoint(worker, &worker_socket, None)?;
             self.retired.push(endpoint);
-            self.worker_sockets.push(leg);
+            self.worker_sockets.push(worker_socket);
         }
         self.sockets.push((bound, sockets.descriptors));
         Ok(())
@@ -141,14 +145,14 @@ impl EndpointsInner {
     fn endpoint(
         &self,
         worker: &Worker,
-        leg: &Arc<WorkerSocket>,
+        worker_socket: &Arc<WorkerSocket>,
         server: Option<ServerConfig>,
     ) -> io::Result<quinn::Endpoint> {
         let _context = worker.handle().enter();
         quinn::Endpoint::new_with_abstract_socket(
             self.endpoint_config(worker),
             server,
-            Arc::clone(leg) as _,
+            Arc::clone(worker_socket) as _,
             worker.runtime(&TaskTracker::new()),
         )
     }

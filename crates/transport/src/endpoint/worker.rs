@@ -83,7 +83,7 @@ impl Runtime for DriverRuntime {
     }
 
     fn spawn(&self, driver: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        // It ends with its endpoint or connection; who must wait for that waits for the tracker.
+        // It ends with its endpoint or connection; whoever must wait for that waits for the tracker.
         drop(self.running.spawn_on(driver, &self.handle));
     }
 

@@ -51,9 +51,9 @@ async fn admit(shared: Arc<LinksInner>, incoming: Incoming) {
     }
     // Before anything is sent: a peer for which there is no place is told so, and costs nothing more.
     let taken_in = match shared.acquire_permit(&quic) {
-        Ok(seat) => {
-            let greeted = handshake::respond(&quic, &shared.context, &shared.snapshot()).await;
-            greeted.and_then(|g| session::start(&shared, quic.clone(), g, seat))
+        Ok(permit) => {
+            let exchanged = handshake::respond(&quic, &shared.context, &shared.snapshot()).await;
+            exchanged.and_then(|handshake| session::start(&shared, quic.clone(), handshake, permit))
         }
         Err(refusal) => Err(refusal),
     };
@@ -101,10 +101,10 @@ impl LinksInner {
                 self.peers.metrics.handshake_failed(cluster, code);
             }
             if self.peers.handshake_faults.record(cluster, remote.ip(), code, why) {
-                let said = self.peers.handshake_faults.last(cluster);
-                let said = said.map(|(code, fault)| fault.sentence(code, cluster));
-                let said = said.unwrap_or_default();
-                tracing::warn!(%cluster, %remote, code = code.name(), "handshakes fail: {said}");
+                let sentence = self.peers.handshake_faults.last(cluster);
+                let sentence = sentence.map(|(code, fault)| fault.sentence(code, cluster));
+                let sentence = sentence.unwrap_or_default();
+                tracing::warn!(%cluster, %remote, code = code.name(), "handshakes fail: {sentence}");
             }
         }
     }

@@ -10,7 +10,7 @@ use super::context::LinkSettings;
 use super::inner::LinksInner;
 use crate::endpoint::QuicConnection;
 
-/// Workers that a peer's node is granted at least, since it may have more of them than this one.
+/// Workers that a peer's node is assumed to have at least, since it may have more of them than this one.
 const MIN_PEER_WORKERS: usize = 16;
 
 impl LinksInner {
@@ -25,9 +25,9 @@ impl LinksInner {
         let now = self.snapshot();
         let node = admission::identify_peer(&now, quic.peer_id())?;
         let (is_announced, members) = self.announcement_of(&now, &node);
-        let applicant =
+        let request =
             PermitRequest { node: &node, is_announced, members, is_inbound: !quic.dialled() };
-        self.connections.permits.acquire(self.connection_limits(), &now, &applicant)
+        self.connections.permits.acquire(self.connection_limits(), &now, &request)
     }
 
     /// Says whether a node is announced by its cluster, and how many nodes are; all are, while there is no

@@ -52,7 +52,7 @@ pub struct LinkSettings {
     /// The longest time that a stream waits for a connection to have room for it, before another one is
     /// tried.
     pub open_timeout: Duration,
-    /// The most connections that one worker dials to one node in one lane; each takes as many streams as
+    /// The most connections that one worker dials to one node in one class; each takes as many streams as
     /// the peer allows.
     pub parallel_connections: usize,
     /// The most connections with nodes of all linked clusters, both ways; each costs some 60 KiB. One

@@ -24,20 +24,20 @@ const EXCESS_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Sends the peer its credit for as long as the connection lives, if both sides keep to credit.
 pub(super) async fn send_credits(conn: Arc<PeerConnection>) {
-    let Some(book) = conn.quic.credits() else { return };
-    let telling = async {
+    let Some(credits) = conn.quic.credits() else { return };
+    let sending = async {
         let (mut send, _recv) = loop {
             if let Ok(opened) = conn.quic.open_bi(EXCESS_INTERVAL * 100).await {
                 break opened;
             }
         };
         send.carry_credits();
-        let mut said = send.send_all(&[StreamKind::Credits.byte()]).await;
-        while said.is_ok() {
-            said = send.send_all(&book.next_due().await).await;
+        let mut sent = send.send_all(&[StreamKind::Credits.byte()]).await;
+        while sent.is_ok() {
+            sent = send.send_all(&credits.next_due().await).await;
         }
         // Without it the peer's streams would stand still for ever; one that goes away has none any more.
-        let goes_away = said == Err(SendError::Stopped(Code::Draining));
+        let goes_away = sent == Err(SendError::Stopped(Code::Draining));
         if !goes_away && conn.quic.is_closed().is_none() {
             conn.quic.close(Code::ProtocolError, "the stream of grants is not read");
         }
@@ -45,7 +45,7 @@ pub(super) async fn send_credits(conn: Arc<PeerConnection>) {
     tokio::select! {
         biased;
         _ = conn.quic.closed() => {}
-        () = telling => {}
+        () = sending => {}
     }
 }
 
@@ -56,18 +56,18 @@ pub(super) async fn receive_credits(
     _send: SendStream,
     mut recv: RecvStream,
 ) -> Option<Code> {
-    let Some(book) = conn.quic.credits().filter(|book| book.begin_credit_stream()) else {
+    let Some(credits) = conn.quic.credits().filter(|credits| credits.begin_credit_stream()) else {
         recv.stop(Code::ProtocolError);
         return Some(Code::ProtocolError);
     };
     recv.carry_credits();
-    let mut grants = MessageReader::new(recv, StreamCredit::decode);
+    let mut messages = MessageReader::new(recv, StreamCredit::decode);
     let (mut pace, began) = (TokenBucket::default(), Instant::now());
     loop {
-        match grants.next().await {
-            Ok(grant) => book.receive_credit(grant),
+        match messages.next().await {
+            Ok(credit) => credits.receive_credit(credit),
             Err(error) => {
-                grants.stop(error.code());
+                messages.stop(error.code());
                 return Some(error.code()).filter(|_| conn.quic.is_closed().is_none());
             }
         }

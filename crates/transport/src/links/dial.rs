@@ -10,7 +10,7 @@ use adit_core::admission::PeerRefusal;
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeKey, NodeName};
 use adit_core::routing::interleave_families;
-use adit_core::routing::links::{dialable_addresses, is_dialable};
+use adit_core::routing::{dialable_addresses, is_dialable};
 use adit_core::snapshot::Class;
 use adit_core::spiffe::TrustDomain;
 

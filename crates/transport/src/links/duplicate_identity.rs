@@ -11,7 +11,7 @@
 
 mod record;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +21,7 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeKey};
 use adit_core::routing::connections::Unusable;
 use adit_core::snapshot::Class;
+use adit_core::throttle::Throttle;
 use adit_core::wire::control::ControlMessage;
 use tokio::time::{Instant, sleep};
 
@@ -35,9 +36,9 @@ use crate::peer::BootId;
 /// go away then.
 const COEXISTENCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The least time between two lines of one cluster: it has as many such nodes as it likes.
-const WARN_INTERVAL: Duration = Duration::from_secs(60);
+pub(super) const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The least time between two words to a sibling about its double.
+/// The least time between two notices to siblings about their duplicates.
 const NOTIFY_INTERVAL: Duration = Duration::from_secs(30);
 /// Time for which a report counts, from when it was received.
 const REPORT_LIFETIME: Duration = Duration::from_secs(90);
@@ -51,13 +52,13 @@ const MAX_PROBE_DELAY: Duration = Duration::from_secs(15);
 
 impl LinksInner {
     /// Tells processes that have one name of each other.
-    pub(super) fn notify_duplicates(&self, told: &mut Option<Instant>) {
-        if told.is_some_and(|at| at.elapsed() < NOTIFY_INTERVAL) {
+    pub(super) fn notify_duplicates(&self, notified_at: &mut Option<Instant>) {
+        if notified_at.is_some_and(|at| at.elapsed() < NOTIFY_INTERVAL) {
             return;
         }
         let mut nodes: HashMap<NodeKey, Vec<Arc<PeerConnection>>> = HashMap::new();
-        for (conn, passed) in self.connections.all() {
-            if is_alive(passed) {
+        for (conn, unusable) in self.connections.all() {
+            if is_alive(unusable) {
                 nodes.entry(conn.key()).or_default().push(conn);
             }
         }
@@ -80,7 +81,7 @@ impl LinksInner {
                         boot: other.0,
                         address: at,
                     });
-                    *told = Some(Instant::now());
+                    *notified_at = Some(Instant::now());
                 }
             }
         }
@@ -175,32 +176,32 @@ impl LinksInner {
     }
 
     /// Warns of one such node of each cluster, unless that was done a moment ago.
-    pub(super) fn warn_of_duplicates(&self, warned: &mut BTreeMap<ClusterName, Instant>) {
-        warned.retain(|_, at| at.elapsed() < WARN_INTERVAL);
+    pub(super) fn warn_of_duplicates(&self, warnings: &mut Throttle<ClusterName, Instant>) {
+        let now = Instant::now();
+        warnings.forget_old(now);
         let mut first: HashMap<NodeKey, BootId> = HashMap::new();
-        for (conn, passed) in self.connections.all() {
-            if !is_alive_and_settled(&conn, passed) || warned.contains_key(&conn.peer.cluster) {
+        for (conn, unusable) in self.connections.all() {
+            if !is_alive_and_settled(&conn, unusable) || !warnings.is_due(&conn.peer.cluster, now) {
                 continue;
             }
             let boot = conn.peer.boot;
             let other = *first.entry(conn.key()).or_insert(boot);
-            if other != boot {
+            if other != boot && warnings.try_pass(conn.peer.cluster.clone(), now) {
                 let (peer, remote) = (&conn.peer.id, conn.quic.remote());
                 tracing::warn!(
                     %peer, %boot, %remote, %other,
                     "two living processes have this name: was an identity folder copied? New streams go to \
                      the one that came last"
                 );
-                warned.insert(conn.peer.cluster.clone(), Instant::now());
             }
         }
     }
 }
 
-fn is_alive(passed: Option<Unusable>) -> bool {
-    matches!(passed, None | Some(Unusable::OlderBoot))
+fn is_alive(unusable: Option<Unusable>) -> bool {
+    matches!(unusable, None | Some(Unusable::OlderBoot))
 }
 
-fn is_alive_and_settled(conn: &PeerConnection, passed: Option<Unusable>) -> bool {
-    is_alive(passed) && conn.connected_at.elapsed() >= COEXISTENCE_TIMEOUT
+fn is_alive_and_settled(conn: &PeerConnection, unusable: Option<Unusable>) -> bool {
+    is_alive(unusable) && conn.connected_at.elapsed() >= COEXISTENCE_TIMEOUT
 }

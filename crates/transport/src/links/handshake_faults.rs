@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
+use adit_core::throttle::Throttle;
 use adit_runtime::Mutex;
 use tokio::time::Instant;
 
@@ -26,11 +27,21 @@ const WARN_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct HandshakeFaults(Mutex<BTreeMap<ClusterName, ClusterFaults>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ClusterFaults {
     faults: BTreeMap<Code, HandshakeFault>,
-    warned_at: BTreeMap<Code, Instant>,
+    warnings: Throttle<Code, Instant>,
     claimed: ClaimedRefusals,
+}
+
+impl Default for ClusterFaults {
+    fn default() -> Self {
+        Self {
+            faults: BTreeMap::new(),
+            warnings: Throttle::new(WARN_INTERVAL),
+            claimed: ClaimedRefusals::default(),
+        }
+    }
 }
 
 /// Handshakes of a cluster's nodes that failed in one way, since one of them passed.
@@ -69,11 +80,7 @@ impl HandshakeFaults {
         let mut table = self.0.lock();
         let of = table.entry(cluster.clone()).or_default();
         of.record(from, code, why);
-        let is_due = of.warned_at.get(&code).is_none_or(|at| *at + WARN_INTERVAL <= now);
-        if is_due {
-            of.warned_at.insert(code, now);
-        }
-        is_due
+        of.warnings.try_pass(code, now)
     }
 
     /// Records a handshake that is under way for so long that its peer seems to receive nothing. It may pass
@@ -82,14 +89,14 @@ impl HandshakeFaults {
         self.0.lock().entry(cluster.clone()).or_default().record(from, Code::OneWay, "");
     }
 
-    /// Notes that a certificate from elsewhere was refused that claims this cluster's name.
+    /// Records that a certificate from elsewhere was refused that claims this cluster's name.
     pub(super) fn record_claim(&self, cluster: &ClusterName) {
         let mut table = self.0.lock();
         let claimed = &mut table.entry(cluster.clone()).or_default().claimed;
         *claimed = ClaimedRefusals { count: claimed.count + 1, at: Some(Instant::now()) };
     }
 
-    /// A handshake with a node of the cluster passed, which is at this address.
+    /// Forgets the faults of an address from which a handshake with a node of the cluster passed.
     pub(super) fn clear_for_address(&self, cluster: &ClusterName, address: IpAddr) {
         if let Some(of) = self.0.lock().get_mut(cluster) {
             of.faults.retain(|_, fault| fault.from != address.to_canonical());

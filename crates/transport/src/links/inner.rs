@@ -28,9 +28,9 @@ pub(super) struct LinksInner {
     pub(super) context: LinkContext,
     pub(super) endpoints: Endpoints,
     pub(super) knowledge: ClusterKnowledge,
-    /// Who there is.
+    /// The connections that there are.
     pub(super) connections: ConnectionTable,
-    /// How they come to be there.
+    /// The dialler, which makes more of them.
     pub(super) dialer: Dialer,
     pub(super) peers: PeerRecords,
     pub(super) runtime: LinkRuntime,
@@ -55,7 +55,7 @@ pub(super) struct LinkRuntime {
     pub(super) report: OnceLock<ReportAnswer>,
 }
 
-/// What peers cost, and what they did.
+/// The records of what peers cost, and of what they did.
 #[derive(Debug)]
 pub(super) struct PeerRecords {
     /// The budget of what connections may hold.

@@ -4,7 +4,6 @@
 
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
-use adit_core::snapshot::Class;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
 use crate::peer::PeerInfo;
@@ -130,12 +129,5 @@ impl LinkMetrics {
 
 fn labels(peer: &PeerInfo) -> [String; 3] {
     let direction = if peer.dialled { "dialled" } else { "accepted" };
-    [peer.cluster.to_string(), class_name(peer.class).to_owned(), direction.to_owned()]
-}
-
-fn class_name(lane: Class) -> &'static str {
-    match lane {
-        Class::Interactive => "interactive",
-        Class::Bulk => "bulk",
-    }
+    [peer.cluster.to_string(), peer.class.name().to_owned(), direction.to_owned()]
 }

@@ -158,7 +158,7 @@ impl MisuseTable {
         }
     }
 
-    /// Notes that a connection with a node was refused. Whether that is to be logged.
+    /// Records that a connection with a node was refused; true if that is to be logged.
     pub(super) fn record_refused(
         &self,
         cluster: &ClusterName,

@@ -1,4 +1,4 @@
-//! Keeps what must stand: compares what should be with what is, and has the difference made good.
+//! Reconciles links: compares the connections and subscriptions that should be with those that are.
 //!
 //! [`adit_core::routing`] decides which connections should stand. The reconciler asks that again at each
 //! change, starts a maintainer for each target and a subscriber for each link, and closes what is not linked
@@ -11,26 +11,22 @@ use std::time::Duration;
 use adit_core::admission::rate_limit::cooldown;
 use adit_core::announce;
 use adit_core::name::ClusterName;
-use adit_core::routing::links::{HubCache, LinkHubs, LinkReach, StandingTarget, standing_targets};
-use adit_core::snapshot::{Class, Seed, Snapshot};
-use adit_core::wire::control::ControlMessage;
+use adit_core::routing::{HubCache, LinkHubs, LinkReach, StandingTarget, standing_targets};
+use adit_core::snapshot::{Seed, Snapshot};
+use adit_core::throttle::Throttle;
 use adit_core::{admission, code::Code};
-use adit_pki::{UnixTime, VerifyError};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::connections::PeerConnection;
-use super::context::DIAL_BACKOFF;
-use super::dialer::DialKey;
+use super::duplicate_identity;
 use super::inner::LinksInner;
+use super::maintain::maintain;
 use super::session::bulk_grants;
 use super::state::subscriber::run_subscriber;
 
 /// Silence of all of a node's own hubs after which it acts as one, from when one was last connected.
 const HUB_SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Life of a connection after which it counts as a success, and the next dial's backoff begins anew.
-const STABLE_LIFETIME: Duration = Duration::from_secs(10);
 /// The least time between two reconciliations.
 const RECONCILE_INTERVAL: Duration = Duration::from_millis(10);
 /// The least time between two updates of where peers are: a peer's view may change all the time.
@@ -49,8 +45,8 @@ struct LinkReconciler {
     last_snapshot: Option<Arc<Snapshot>>,
     /// The time at which the endpoints were last told where peers are.
     addresses_shared_at: Option<Instant>,
-    /// The times at which a cluster was last warned of that has a node with two processes.
-    warned_at: BTreeMap<ClusterName, Instant>,
+    /// Limits the warnings about nodes with two processes, by cluster.
+    duplicate_warnings: Throttle<ClusterName, Instant>,
     hub_cache: HubCache,
     /// The time at which siblings that have two processes were last notified.
     duplicates_notified_at: Option<Instant>,
@@ -69,7 +65,7 @@ pub(super) async fn run(shared: Arc<LinksInner>) {
         subscribers: BTreeMap::new(),
         last_snapshot: None,
         addresses_shared_at: None,
-        warned_at: BTreeMap::new(),
+        duplicate_warnings: Throttle::new(duplicate_identity::WARN_INTERVAL),
         hub_cache: HubCache::default(),
         duplicates_notified_at: None,
     };
@@ -134,7 +130,7 @@ impl LinkReconciler {
         if self.addresses_shared_at.is_none_or(|at| at.elapsed() >= ADDRESSES_INTERVAL) {
             self.addresses_shared_at = Some(Instant::now());
             shared.share_addresses(&now);
-            shared.warn_of_duplicates(&mut self.warned_at);
+            shared.warn_of_duplicates(&mut self.duplicate_warnings);
             shared.notify_duplicates(&mut self.duplicates_notified_at);
         }
         let mut targets = BTreeSet::new();
@@ -244,147 +240,6 @@ impl LinksInner {
             Ok(key) if key.cluster == peer.cluster => {}
             Ok(_) => conn.quic.close(Code::Unlinked, "the cluster has another name now"),
             Err(refusal) => conn.quic.close(refusal.code, &refusal.reason),
-        }
-    }
-}
-
-impl LinksInner {
-    /// Ends a connection whose certificate is not believed any more: trust may have changed between its
-    /// handshake and now, and whoever acted on that did not see it yet.
-    pub(super) fn close_if_distrusted(&self, conn: &PeerConnection) {
-        let now = UnixTime::since_unix_epoch(Duration::from_millis((self.context.clock)()));
-        if let Err(refusal) = conn.quic.verify_if_trust_changed(self.endpoints.peer_verifier(), now)
-        {
-            tracing::warn!(peer = %conn.peer.id, "connection ended: {refusal}");
-            conn.close_distrusted(&refusal);
-        }
-    }
-}
-
-/// Time until a connection ends whose certificate is not believed any more, from when that was found, unless
-/// its peer is denied: its streams may finish, and new ones go by a connection that the peer makes with
-/// another certificate.
-const DISTRUSTED_TIMEOUT: Duration = Duration::from_secs(10);
-
-impl LinksInner {
-    /// Begins the end of a connection whose certificate is not believed any more; false if that has begun
-    /// before and goes on.
-    pub(super) fn begin_distrust(
-        self: &Arc<Self>,
-        conn: &Arc<PeerConnection>,
-        refusal: &VerifyError,
-    ) -> bool {
-        if refusal.label() == VerifyError::DENIED {
-            conn.close_distrusted(refusal);
-            return true;
-        }
-        if !conn.mark_distrusted() {
-            return false;
-        }
-        // The peer is to make another one, so it is asked to stay away for no time.
-        conn.send_control(ControlMessage::GoAway {
-            code: Code::CertificateEnded,
-            retry_after_ms: 0,
-        });
-        self.connections.mark_leaving(conn, Code::CertificateEnded);
-        let (shared, conn) = (Arc::clone(self), Arc::clone(conn));
-        let end = async move {
-            tokio::select! {
-                () = sleep(DISTRUSTED_TIMEOUT) => {
-                    // It may be believed again. Whoever finds that it is not from here on begins anew.
-                    conn.clear_distrusted();
-                    shared.close_if_distrusted(&conn);
-                }
-                _closed = conn.quic.closed() => {}
-            }
-        };
-        self.runtime.tasks.spawn_on(end, &self.runtime.control_runtime);
-        true
-    }
-}
-
-/// Maintains a standing connection until `stop`.
-async fn maintain(shared: Arc<LinksInner>, target: StandingTarget, stop: CancellationToken) {
-    let cluster = target.cluster();
-    // Cancelled, whatever it was at.
-    let _: Option<()> = stop.run_until_cancelled(shared.maintain_target(&target, cluster)).await;
-    shared.dialer.history.set_next_dial(cluster, None);
-}
-
-impl LinksInner {
-    async fn maintain_target(self: &Arc<Self>, target: &StandingTarget, cluster: &ClusterName) {
-        let mut changes = self.connections.changes_of(cluster);
-        // Nothing is waited for before the very first dial.
-        let mut attempt: Option<u32> = None;
-        loop {
-            let since = Instant::now();
-            let served = self.wait_while_connected(target, &mut changes, true).await;
-            if served {
-                let settled = since.elapsed() >= STABLE_LIFETIME;
-                attempt = attempt.filter(|_| !settled).or(Some(0));
-            }
-            let wait =
-                attempt.map(|n| DIAL_BACKOFF.with_full_jitter(n, self.context.random_unit()));
-            let at = self.next_dial_at(target, wait.unwrap_or_default());
-            self.dialer.history.set_next_dial(cluster, Some(at));
-            tokio::select! {
-                biased;
-                _ = self.wait_while_connected(target, &mut changes, false) => continue,
-                () = sleep_until(at) => {}
-            }
-            self.dialer.history.set_next_dial(cluster, None);
-            self.dial_target(target).await;
-            attempt = Some(attempt.map_or(0, |n| n.saturating_add(1)));
-        }
-    }
-
-    /// Waits while the target is connected, or is not; true if it had to wait at all.
-    async fn wait_while_connected(
-        &self,
-        target: &StandingTarget,
-        changes: &mut watch::Receiver<()>,
-        served: bool,
-    ) -> bool {
-        let mut waited = false;
-        loop {
-            changes.mark_unchanged();
-            if self.connections.standing_connection(target).is_some() != served {
-                return waited;
-            }
-            waited = true;
-            if changes.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    /// The time at which a target is dialled that would be dialled after `wait`: later, if the node asked for
-    /// it, or all nodes of the cluster that are known did.
-    fn next_dial_at(&self, target: &StandingTarget, wait: Duration) -> Instant {
-        let at = Instant::now() + wait;
-        let asked = match target {
-            StandingTarget::Node(key) => self.dialer.history.backing_off_until(key),
-            StandingTarget::Seeds(cluster) => {
-                let backing_off = self.dialer.history.backing_off(cluster);
-                let view = self.knowledge.views.get(cluster);
-                let known = view.iter().flat_map(|v| v.view.nodes.keys());
-                let all = known.clone().all(|node| backing_off.iter().any(|(n, ..)| n == node));
-                backing_off.iter().map(|(_, _, at)| *at).min().filter(|_| all)
-            }
-        };
-        // Nodes that were asked together do not come together.
-        let jitter = DIAL_BACKOFF.with_full_jitter(0, self.context.random_unit());
-        asked.map_or(at, |asked| at.max(asked + jitter))
-    }
-
-    async fn dial_target(self: &Arc<Self>, target: &StandingTarget) {
-        match target {
-            StandingTarget::Seeds(cluster) => drop(self.dial_seeds(cluster).await),
-            StandingTarget::Node(key) => {
-                let dial = DialKey { node: key.clone(), class: Class::Interactive, worker: 0 };
-                // Its result shows in the connection table.
-                self.start_or_join_dial(&dial).wait().await;
-            }
         }
     }
 }

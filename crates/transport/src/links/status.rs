@@ -8,7 +8,7 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeKey, NodeName};
 use adit_core::routing::connections::Unusable;
-use adit_core::routing::{hubs, links};
+use adit_core::routing::{hubs, is_hub_for};
 use adit_core::snapshot::{Link, Seed, Snapshot};
 use adit_core::spiffe::TrustDomain;
 use adit_core::wire::state::Omissions;
@@ -115,11 +115,11 @@ impl LinksInner {
     pub(super) fn status(&self) -> LinksStatus {
         let now = self.snapshot();
         let mut by_cluster: BTreeMap<ClusterName, Vec<ConnectionStatus>> = BTreeMap::new();
-        for (conn, passed) in self.connections.all() {
+        for (conn, unusable) in self.connections.all() {
             by_cluster
                 .entry(conn.peer.cluster.clone())
                 .or_default()
-                .push(connection_status(&conn, passed));
+                .push(connection_status(&conn, unusable));
         }
         let siblings = by_cluster.remove(&now.local.cluster).unwrap_or_default();
         let links = now.links.values().map(|link| {
@@ -156,7 +156,7 @@ impl LinksInner {
             seeds: link.seeds.clone(),
             state: LinkState::Up,
             reason: None,
-            hub: links::is_hub_for(now, &link.cluster),
+            hub: is_hub_for(now, &link.cluster),
             dials: self.dialer.history.record_of(&link.cluster),
             fault: self.peers.handshake_faults.last(&link.cluster).map(|(code, fault)| {
                 (refusal_code(code, &fault.why), fault.sentence(code, &link.cluster))
@@ -226,16 +226,16 @@ impl LinksInner {
     }
 }
 
-fn connection_status(conn: &PeerConnection, passed: Option<Unusable>) -> ConnectionStatus {
-    let doing = conn.usage_counts();
+fn connection_status(conn: &PeerConnection, unusable: Option<Unusable>) -> ConnectionStatus {
+    let usage = conn.usage_counts();
     ConnectionStatus {
         peer: PeerInfo::clone(&conn.peer),
         worker: conn.quic.worker().index(),
         remote: conn.quic.remote(),
         age: conn.connected_at.elapsed(),
-        streams: doing.streams,
-        standing: doing.standing,
-        unusable: passed,
+        streams: usage.streams,
+        standing: usage.standing,
+        unusable,
         stats: conn.quic.stats(),
     }
 }

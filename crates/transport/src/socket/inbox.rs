@@ -1,13 +1,15 @@
-//! Datagrams that other legs received for this one.
+//! Datagrams that other workers' sockets received for this one.
 //!
 //! A bounded queue with one reader. A check of an empty one costs an atomic load, so that the usual case,
 //! where no client has changed its port, pays nothing for the unusual one.
 
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Context;
+
+use adit_runtime::Mutex;
 
 use futures_util::task::AtomicWaker;
 use quinn::udp::RecvMeta;
@@ -54,7 +56,7 @@ impl SocketInbox {
         for (buf, slot) in bufs.iter_mut().zip(metas) {
             let Some(QueuedDatagram { datagram, meta }) = queue.pop_front() else { break };
             *slot = meta;
-            // Every leg has buffers for the same greatest datagram, so this one fits.
+            // Every socket has buffers for the same greatest datagram, so this one fits.
             slot.len = datagram.len().min(buf.len());
             buf[..slot.len].copy_from_slice(&datagram[..slot.len]);
             taken += 1;
@@ -76,7 +78,6 @@ impl SocketInbox {
     }
 
     fn lock_queue(&self) -> MutexGuard<'_, VecDeque<QueuedDatagram>> {
-        // Nothing panics while the lock is held.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }

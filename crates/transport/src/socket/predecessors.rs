@@ -37,11 +37,11 @@ pub(crate) struct Predecessors(Vec<PredecessorProcess>);
 impl Predecessors {
     /// Those of the inherited ones that live, each by its generation and the socket that reaches it.
     pub(crate) fn new(inherited: Vec<(u8, OwnedFd)>) -> io::Result<Self> {
-        let elder = |(generation, socket)| {
+        let process = |(generation, socket)| {
             let socket = relay::adopt(socket)?;
             Ok(PredecessorProcess { generation, socket, is_gone: AtomicBool::new(false) })
         };
-        let mut all = inherited.into_iter().map(elder).collect::<io::Result<Vec<_>>>()?;
+        let mut all = inherited.into_iter().map(process).collect::<io::Result<Vec<_>>>()?;
         // Each takes a generation and a descriptor, of this process and of all that follow it.
         all.retain(PredecessorProcess::is_alive);
         Ok(Self(all))
@@ -58,28 +58,28 @@ impl Predecessors {
         self.0.is_empty()
     }
 
-    /// The elder of this generation, if it lives as far as is known.
+    /// The process of this generation, if it lives as far as is known.
     pub(super) fn find(&self, generation: u8) -> Option<usize> {
-        let wanted = |elder: &PredecessorProcess| {
-            elder.generation == generation && !elder.is_gone.load(Ordering::Relaxed)
+        let wanted = |process: &PredecessorProcess| {
+            process.generation == generation && !process.is_gone.load(Ordering::Relaxed)
         };
         self.0.iter().position(wanted)
     }
 
-    /// Sends a run of datagrams of one sender, which a socket of `listening` received, to an elder.
+    /// Sends a run of datagrams of one sender, which a socket of `listening` received, to a predecessor.
     pub(super) fn forward(
         &self,
-        elder: usize,
+        process: usize,
         listening: SocketAddr,
         run: &[u8],
         meta: &RecvMeta,
     ) -> RelayOutcome {
         let header = frame::header(listening, meta);
-        let elder = &self.0[elder];
-        let outcome = relay::send(&elder.socket, &[IoSlice::new(&header), IoSlice::new(run)]);
-        if outcome == RelayOutcome::NoReader && !elder.is_gone.swap(true, Ordering::Relaxed) {
+        let process = &self.0[process];
+        let outcome = relay::send(&process.socket, &[IoSlice::new(&header), IoSlice::new(run)]);
+        if outcome == RelayOutcome::NoReader && !process.is_gone.swap(true, Ordering::Relaxed) {
             tracing::info!(
-                generation = elder.generation,
+                generation = process.generation,
                 "an older process of this node has ended"
             );
         }
@@ -88,8 +88,8 @@ impl Predecessors {
 
     /// The living ones, for the process that comes next.
     pub(crate) fn share_sockets(&self) -> io::Result<Vec<(u8, OwnedFd)>> {
-        let living = self.0.iter().filter(|elder| elder.is_alive());
-        living.map(|elder| Ok((elder.generation, elder.socket.try_clone()?.into()))).collect()
+        let living = self.0.iter().filter(|process| process.is_alive());
+        living.map(|process| Ok((process.generation, process.socket.try_clone()?.into()))).collect()
     }
 }
 

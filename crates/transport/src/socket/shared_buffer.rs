@@ -8,8 +8,10 @@
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+
+use adit_runtime::Mutex;
 
 use quinn::udp::{BATCH_SIZE, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -47,7 +49,7 @@ impl AsyncUdpSocket for SharedBufferSocket {
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         // Endpoints of one worker run on one thread, so nobody waits for this lock.
-        let mut scratch = self.recv_buffer.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = self.recv_buffer.0.lock();
         let mut received = [RecvMeta::default(); MAX_MESSAGES];
         let count = {
             let mut each = scratch.chunks_mut(MAX_MESSAGE_LEN).map(IoSliceMut::new);
@@ -99,6 +101,6 @@ impl AsyncUdpSocket for SharedBufferSocket {
 
 impl std::fmt::Debug for SharedBufferSocket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Thrifty").field(&self.socket).finish()
+        f.debug_tuple("SharedBufferSocket").field(&self.socket).finish()
     }
 }

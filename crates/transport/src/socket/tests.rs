@@ -84,15 +84,15 @@ fn context(passed: &Arc<ForwardCounters>) -> WorkerSocketContext {
 
 struct Legs {
     scripts: Vec<Arc<Script>>,
-    legs: Vec<Arc<WorkerSocket>>,
+    worker_sockets: Vec<Arc<WorkerSocket>>,
     passed: Arc<ForwardCounters>,
 }
 
-fn legs(count: usize) -> Legs {
+fn worker_sockets(count: usize) -> Legs {
     let scripts: Vec<_> = (0..count).map(|_| Arc::new(Script::default())).collect();
     let passed = Arc::new(ForwardCounters::default());
     let sockets = scripts.iter().map(|s| vec![Arc::clone(s) as _]).collect();
-    Legs { legs: WorkerSocket::join(sockets, from(), &context(&passed)), scripts, passed }
+    Legs { worker_sockets: WorkerSocket::join(sockets, from(), &context(&passed)), scripts, passed }
 }
 
 /// A datagram for a connection of `core`, told apart by `tag`.
@@ -131,50 +131,50 @@ fn drain(socket: &dyn AsyncUdpSocket, waker: &Waker, size: usize) -> Vec<Vec<u8>
     }
 }
 
-fn receive(leg: &Arc<WorkerSocket>) -> Vec<Vec<u8>> {
-    drain(&**leg, Waker::noop(), 64 * 1500)
+fn receive(worker_socket: &Arc<WorkerSocket>) -> Vec<Vec<u8>> {
+    drain(&**worker_socket, Waker::noop(), 64 * 1500)
 }
 
 #[test]
 fn own_and_strangers_datagrams_stay() {
-    let Legs { scripts, legs, passed } = legs(2);
+    let Legs { scripts, worker_sockets, passed } = worker_sockets(2);
     let mut forged = datagram(1, 9, 100);
     forged[3] ^= 1;
     let beyond = datagram(7, 1, 100);
     let initial = [&[0xc0, 0, 0, 0, 1, 20][..], &[5; 94]].concat();
     let sent = [datagram(0, 1, 100), forged, beyond, initial, vec![0; 100]];
     scripts[0].deliver(&sent);
-    assert_eq!(receive(&legs[0]), sent);
-    assert_eq!(receive(&legs[1]), Vec::<Vec<u8>>::new());
+    assert_eq!(receive(&worker_sockets[0]), sent);
+    assert_eq!(receive(&worker_sockets[1]), Vec::<Vec<u8>>::new());
     assert_eq!(passed.rerouted.load(Ordering::Relaxed), 0);
 }
 
 #[test]
 fn a_datagram_for_another_core_is_handed_on_and_wakes_it() {
-    let Legs { scripts, legs, passed } = legs(2);
+    let Legs { scripts, worker_sockets, passed } = worker_sockets(2);
     let woken = Arc::new(WakeFlag::default());
     let waker = Waker::from(Arc::clone(&woken));
-    assert!(drain(&*legs[1], &waker, 1500).is_empty());
+    assert!(drain(&*worker_sockets[1], &waker, 1500).is_empty());
 
     scripts[0].deliver(&[datagram(1, 4, 80)]);
-    assert!(receive(&legs[0]).is_empty());
+    assert!(receive(&worker_sockets[0]).is_empty());
     assert_eq!(woken.0.load(Ordering::Relaxed), 1);
-    assert_eq!(drain(&*legs[1], &waker, 1500), [datagram(1, 4, 80)]);
+    assert_eq!(drain(&*worker_sockets[1], &waker, 1500), [datagram(1, 4, 80)]);
     assert_eq!(passed.rerouted.load(Ordering::Relaxed), 1);
 }
 
 #[test]
 fn a_full_inbox_drops_and_counts() {
-    let Legs { scripts, legs, passed } = legs(2);
+    let Legs { scripts, worker_sockets, passed } = worker_sockets(2);
     for _ in 0..INBOX_CAPACITY + 5 {
         scripts[0].deliver(&[datagram(1, 4, 80)]);
     }
-    assert!(receive(&legs[0]).is_empty());
+    assert!(receive(&worker_sockets[0]).is_empty());
     assert_eq!(passed.rerouted_dropped.load(Ordering::Relaxed), 5);
-    assert_eq!(receive(&legs[1]).len(), INBOX_CAPACITY);
+    assert_eq!(receive(&worker_sockets[1]).len(), INBOX_CAPACITY);
     scripts[0].deliver(&[datagram(1, 4, 80)]);
-    assert!(receive(&legs[0]).is_empty());
-    assert_eq!(receive(&legs[1]).len(), 1, "an emptied inbox takes datagrams again");
+    assert!(receive(&worker_sockets[0]).is_empty());
+    assert_eq!(receive(&worker_sockets[1]).len(), 1, "an emptied inbox takes datagrams again");
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn of_generation(generation: u8, tag: u8, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// A leg of generation 2 whose elders are 0 and 1, and their ends.
+/// A worker_socket of generation 2 whose elders are 0 and 1, and their ends.
 fn with_elders() -> (Arc<Script>, Arc<WorkerSocket>, Arc<ForwardCounters>, [UnixDatagram; 2]) {
     let pairs = [(); 2].map(|()| adit_host::relay::pair(1 << 22).unwrap());
     let inherited =
@@ -232,29 +232,29 @@ fn with_elders() -> (Arc<Script>, Arc<WorkerSocket>, Arc<ForwardCounters>, [Unix
     let (script, passed) = (Arc::new(Script::default()), Arc::new(ForwardCounters::default()));
     let context =
         WorkerSocketContext { generation: 2, predecessors: Arc::new(elders), ..context(&passed) };
-    let legs = WorkerSocket::join(vec![vec![Arc::clone(&script) as _]], from(), &context);
-    (script, Arc::clone(&legs[0]), passed, pairs.map(|(_, receiver)| receiver))
+    let worker_sockets = WorkerSocket::join(vec![vec![Arc::clone(&script) as _]], from(), &context);
+    (script, Arc::clone(&worker_sockets[0]), passed, pairs.map(|(_, receiver)| receiver))
 }
 
 #[test]
 fn only_ids_with_a_mac_of_ours_reach_an_elder() {
-    let (script, leg, passed, elders) = with_elders();
+    let (script, worker_socket, passed, elders) = with_elders();
     let mut forged = of_generation(0, 1, 100);
     forged[4] ^= 1;
     let stays = [forged, of_generation(2, 1, 100), of_generation(3, 1, 100)];
     script.deliver(&stays);
-    assert_eq!(receive(&leg), stays);
+    assert_eq!(receive(&worker_socket), stays);
     assert!(elders.iter().all(|elder| forwarded(elder).is_empty()));
     assert_eq!(passed.forwarded.load(Ordering::Relaxed), 0);
 }
 
 #[test]
 fn an_elder_that_reads_nothing_loses_its_own_datagrams_only() {
-    let (script, leg, passed, _elders) = with_elders();
+    let (script, worker_socket, passed, _elders) = with_elders();
     for _ in 0..20_000 {
         script.deliver(&[of_generation(0, 1, 1200), of_generation(2, 1, 1200)]);
     }
-    assert_eq!(receive(&leg).len(), 20_000);
+    assert_eq!(receive(&worker_socket).len(), 20_000);
     let sent = passed.forwarded.load(Ordering::Relaxed);
     assert!((50..19_000).contains(&sent), "{sent}");
     assert_eq!(passed.forward_dropped.load(Ordering::Relaxed), 20_000 - sent);
@@ -262,40 +262,40 @@ fn an_elder_that_reads_nothing_loses_its_own_datagrams_only() {
 
 #[test]
 fn what_belongs_to_an_elder_that_has_ended_is_answered_here() {
-    let (script, leg, passed, elders) = with_elders();
+    let (script, worker_socket, passed, elders) = with_elders();
     drop(elders);
     for _ in 0..3 {
         script.deliver(&[of_generation(1, 1, 100)]);
     }
     // The first shows that nobody is there, and is lost.
-    assert_eq!(receive(&leg), [of_generation(1, 1, 100), of_generation(1, 1, 100)]);
+    assert_eq!(receive(&worker_socket), [of_generation(1, 1, 100), of_generation(1, 1, 100)]);
     assert_eq!(passed.forward_dropped.load(Ordering::Relaxed), 1);
 }
 
 #[test]
 fn who_has_stepped_aside_reads_its_inbox_only() {
-    let Legs { scripts, legs, passed } = legs(2);
-    let aside = Arc::clone(&legs[0].context.reading_paused);
+    let Legs { scripts, worker_sockets, passed } = worker_sockets(2);
+    let aside = Arc::clone(&worker_sockets[0].context.reading_paused);
     let woken = Arc::new(WakeFlag::default());
     let waker = Waker::from(Arc::clone(&woken));
     aside.store(true, Ordering::Release);
     scripts[0].deliver(&[datagram(0, 1, 50)]);
-    assert!(drain(&*legs[0], &waker, 1500).is_empty());
+    assert!(drain(&*worker_sockets[0], &waker, 1500).is_empty());
 
-    // It comes by any leg of the address, and goes by its core; other generations' is not taken.
+    // It comes by any worker_socket of the address, and goes by its core; other generations' is not taken.
     let meta = RecvMeta { addr: from(), stride: 60, ..RecvMeta::default() };
     let run = [datagram(0, 2, 60), datagram(1, 3, 60), of_generation(1, 4, 60), datagram(0, 5, 30)];
-    legs[1].accept_forwarded(&run.concat(), &meta);
+    worker_sockets[1].accept_forwarded(&run.concat(), &meta);
     assert_eq!(woken.0.load(Ordering::Relaxed), 1);
-    assert_eq!(drain(&*legs[0], &waker, 1500), [datagram(0, 2, 60), datagram(0, 5, 30)]);
-    assert_eq!(receive(&legs[1]), [datagram(1, 3, 60)]);
+    assert_eq!(drain(&*worker_sockets[0], &waker, 1500), [datagram(0, 2, 60), datagram(0, 5, 30)]);
+    assert_eq!(receive(&worker_sockets[1]), [datagram(1, 3, 60)]);
     assert_eq!(passed.received.load(Ordering::Relaxed), 3);
     assert_eq!(passed.rerouted_dropped.load(Ordering::Relaxed), 1);
 
     aside.store(false, Ordering::Release);
-    legs[0].wake();
+    worker_sockets[0].wake();
     assert_eq!(woken.0.load(Ordering::Relaxed), 2);
-    assert_eq!(drain(&*legs[0], &waker, 1500), [datagram(0, 1, 50)]);
+    assert_eq!(drain(&*worker_sockets[0], &waker, 1500), [datagram(0, 1, 50)]);
 }
 
 proptest! {
@@ -308,7 +308,7 @@ proptest! {
         last in 14usize..1400,
         ecn in 0u8..4,
     ) {
-        let (script, leg, passed, elders) = with_elders();
+        let (script, worker_socket, passed, elders) = with_elders();
         let end = generations.len() - 1;
         let sent: Vec<_> = generations.iter().enumerate().map(|(i, generation)| {
             of_generation(*generation, i as u8, if i == end { last.min(len) } else { len })
@@ -318,7 +318,7 @@ proptest! {
             own.map(|(datagram, _)| datagram.clone()).collect()
         };
         script.deliver_marked(&sent, EcnCodepoint::from_bits(ecn));
-        prop_assert_eq!(receive(&leg), of(2));
+        prop_assert_eq!(receive(&worker_socket), of(2));
         let runs = generations.chunk_by(|a, b| a == b).filter(|run| run[0] != 2).count();
         let mut frames = 0;
         for (elder, generation) in elders.iter().zip(0..) {
@@ -335,7 +335,7 @@ proptest! {
         prop_assert_eq!(passed.forwarded.load(Ordering::Relaxed), count);
     }
 
-    /// Whatever a batch mixes, every datagram arrives once, whole, in order and at its leg.
+    /// Whatever a batch mixes, every datagram arrives once, whole, in order and at its worker_socket.
     #[test]
     fn mixed_batches_are_parted(
         cores in proptest::collection::vec(0u8..3, 1..64),
@@ -343,16 +343,16 @@ proptest! {
         last in 14usize..1500,
         received_by in 0usize..3,
     ) {
-        let Legs { scripts, legs, passed } = legs(3);
+        let Legs { scripts, worker_sockets, passed } = worker_sockets(3);
         let end = cores.len() - 1;
         let sent: Vec<_> = cores.iter().enumerate().map(|(i, core)| {
             datagram(*core, i as u8, if i == end { last.min(len) } else { len })
         }).collect();
         scripts[received_by].deliver(&sent);
-        let own = receive(&legs[received_by]);
+        let own = receive(&worker_sockets[received_by]);
         for core in 0..3u8 {
             let got =
-                if usize::from(core) == received_by { own.clone() } else { receive(&legs[usize::from(core)]) };
+                if usize::from(core) == received_by { own.clone() } else { receive(&worker_sockets[usize::from(core)]) };
             let expected: Vec<_> =
                 sent.iter().zip(&cores).filter(|(_, c)| **c == core).map(|(d, _)| d.clone()).collect();
             prop_assert_eq!(got, expected);

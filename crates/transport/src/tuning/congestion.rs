@@ -17,7 +17,7 @@ use quinn_proto::RttEstimator;
 use super::path::PathEstimate;
 use super::{ClassTuning, CongestionControl};
 
-/// Makes a lane's controllers.
+/// Makes the controllers of a class.
 pub(super) struct CappedControllerFactory {
     inner: BaseController,
     ceiling: u64,
@@ -29,20 +29,20 @@ enum BaseController {
 }
 
 impl From<&ClassTuning> for CappedControllerFactory {
-    fn from(lane: &ClassTuning) -> Self {
-        let inner = match lane.congestion {
+    fn from(tuning: &ClassTuning) -> Self {
+        let inner = match tuning.congestion {
             CongestionControl::Bbr => {
                 let mut config = BbrConfig::default();
-                config.initial_window(lane.initial_window.into());
+                config.initial_window(tuning.initial_window.into());
                 BaseController::Bbr(Arc::new(config))
             }
             CongestionControl::Cubic => {
                 let mut config = CubicConfig::default();
-                config.initial_window(lane.initial_window.into());
+                config.initial_window(tuning.initial_window.into());
                 BaseController::Cubic(Arc::new(config))
             }
         };
-        Self { inner, ceiling: lane.send_window.into() }
+        Self { inner, ceiling: tuning.send_window.into() }
     }
 }
 
@@ -147,13 +147,13 @@ mod tests {
         initial_window: u32,
         send_window: u32,
     ) -> Box<dyn Controller> {
-        let lane = ClassTuning {
+        let tuning = ClassTuning {
             congestion,
             initial_window,
             send_window,
             ..Tuning::default().interactive
         };
-        Arc::new(CappedControllerFactory::from(&lane)).build(Instant::now(), 1200)
+        Arc::new(CappedControllerFactory::from(&tuning)).build(Instant::now(), 1200)
     }
 
     #[test]

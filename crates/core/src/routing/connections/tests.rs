@@ -84,8 +84,8 @@ fn what_has_fallen_silent_takes_nothing_and_stands_in_nobodys_way() {
 
 #[test]
 fn a_stream_takes_its_lane_then_what_we_dialled_then_its_worker_then_the_least_busy() {
-    let at = |lane, worker, streams, slot| ConnectionCandidate {
-        class: lane,
+    let at = |class, worker, streams, slot| ConnectionCandidate {
+        class,
         worker,
         streams,
         ..candidate(NEW, true, slot)

@@ -10,8 +10,8 @@ use bytes::BytesMut;
 use super::super::tlv::{TlvReader, TlvValue, TlvWriter, WireError};
 use crate::code::Code;
 use crate::fault::BackendFault;
+use crate::grant::Target;
 use crate::name::PortName;
-use crate::policy::Target;
 
 /// A port of an export for which no backend answers: none that this node knows, or none of those that run on
 /// it.

@@ -60,7 +60,7 @@ impl ReportQuestion {
 mod tests {
     use super::*;
     use crate::fault::BackendFault;
-    use crate::policy::Target;
+    use crate::grant::Target;
 
     #[test]
     fn the_largest_question_fits_and_round_trips() {

@@ -10,8 +10,8 @@ use super::super::tlv::{TlvReader, TlvValue, TlvWriter, WireError};
 use super::{MAX_MESSAGE_LEN, MAX_NODES, memory_size};
 use crate::code::Code;
 use crate::fault::BackendFault;
+use crate::grant::{Pattern, WorkloadPattern};
 use crate::name::{NameError, NodeName, PortName, ServiceName};
-use crate::policy::{Pattern, WorkloadPattern};
 use crate::snapshot::{Class, Hop, PeerExport, PeerPort};
 
 /// The most ports of one export.

@@ -5,8 +5,8 @@
 
 use std::net::SocketAddr;
 
+use crate::grant::{Pattern, WorkloadPattern};
 use crate::name::{NodeName, ServiceName};
-use crate::policy::{Pattern, WorkloadPattern};
 use crate::snapshot::{PeerExport, PeerPort};
 
 /// An allocation, besides what is in it: the allocator's own, rounding, and the counts of an `Arc`.

@@ -10,7 +10,7 @@ use adit_core::fault::{BackendFault, BackendStates};
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::policy::Target;
 use adit_core::routing;
-use adit_core::routing::links::dialable_addresses;
+use adit_core::routing::dialable_addresses;
 use adit_core::snapshot::{
     Backend, ClusterView, Export, ExportPort, Link, LocalNode, Seed, Snapshot,
 };

@@ -33,7 +33,7 @@ pub(crate) struct Disconnect {
     reason: DisconnectReason,
 }
 
-/// The last loss of each node that is not connected since, as far as [`RecentNodes`] keeps them.
+/// The last disconnect of each node that is not connected since, as far as [`RecentNodes`] keeps them.
 #[derive(Debug)]
 pub(crate) struct Disconnects(RecentNodes<Disconnect>);
 

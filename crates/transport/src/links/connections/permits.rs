@@ -1,6 +1,6 @@
 //! Permits of connections: each has one from the moment in which its peer is known to its end.
 //!
-//! A connection costs memory before its hello has come, so its permit is taken before that. Owns how many
+//! A connection costs memory before its hello has come, so its permit is of_cluster before that. Owns how many
 //! connections each cluster and node has, and how fast each cluster's nodes connect.
 //! [`adit_core::admission::connection_limits`] decides how many there may be.
 
@@ -72,40 +72,38 @@ impl ConnectionPermits {
     /// The node comes too often, or there is no place for it.
     pub(crate) fn acquire(
         self: &Arc<Self>,
-        bounds: ConnectionLimits,
+        limits: ConnectionLimits,
         now: &Snapshot,
-        applicant: &PermitRequest<'_>,
+        request: &PermitRequest<'_>,
     ) -> Result<ConnectionPermit, PeerRefusal> {
-        let NodeKey { cluster, node } = applicant.node;
+        let NodeKey { cluster, node } = request.node;
         let over = |reason| Err(PeerRefusal { code: Code::OverLimit, reason });
         let mut clusters = self.clusters.lock();
-        let promised = bounds.guaranteed(now.links.len());
+        let guaranteed = limits.guaranteed(now.links.len());
         let linked = clusters.iter().filter(|(name, _)| **name != now.local.cluster);
-        let lent = linked.map(|(_, taken)| taken.total.saturating_sub(promised)).sum();
-        let taken = clusters.entry(cluster.clone()).or_default();
-        let allowed = connection_limits::connect_rate(applicant.members);
+        let lent = linked.map(|(_, of_cluster)| of_cluster.total.saturating_sub(guaranteed)).sum();
+        let of_cluster = clusters.entry(cluster.clone()).or_default();
+        let allowed = connection_limits::connect_rate(request.members);
         let since = self.started_at.elapsed();
-        if applicant.is_inbound
-            && !taken.connect_bucket.try_take(since, allowed)
-            && !taken.may_return(applicant, since)
+        if request.is_inbound
+            && !of_cluster.connect_bucket.try_take(since, allowed)
+            && !of_cluster.may_return(request, since)
         {
             return over(format!("nodes of {cluster} connect too often"));
         }
-        let asking = ConnectionCounts {
-            with_node: taken.nodes.get(node).copied().unwrap_or_default(),
-            with_cluster: taken.total,
-            with_unannounced: taken.unannounced,
-            is_announced: applicant.is_announced,
-            members: applicant.members,
+        let counts = ConnectionCounts {
+            with_node: of_cluster.nodes.get(node).copied().unwrap_or_default(),
+            with_cluster: of_cluster.total,
+            with_unannounced: of_cluster.unannounced,
+            is_announced: request.is_announced,
+            members: request.members,
         };
         let admitted = match *cluster == now.local.cluster {
-            true => bounds.admit_own_cluster(&asking),
-            false => bounds.admit(&asking, now.links.len(), lent),
+            true => limits.admit_own_cluster(&counts),
+            false => limits.admit(&counts, now.links.len(), lent),
         };
         if let Err(full) = admitted {
-            let ConnectionCounts {
-                with_node, with_cluster, with_unannounced: with_strangers, ..
-            } = asking;
+            let ConnectionCounts { with_node, with_cluster, with_unannounced, .. } = counts;
             return over(match full {
                 LimitReached::Node => {
                     format!(
@@ -116,23 +114,23 @@ impl ConnectionPermits {
                     format!("there are {with_cluster} connections with {cluster} already")
                 }
                 LimitReached::Unannounced => format!(
-                    "there are {with_strangers} connections with nodes that {cluster} has not announced already"
+                    "there are {with_unannounced} connections with nodes that {cluster} has not announced already"
                 ),
                 LimitReached::Total => {
-                    format!("all places are taken, and {cluster} has {with_cluster} of them")
+                    format!("all places are of_cluster, and {cluster} has {with_cluster} of them")
                 }
             });
         }
-        taken.total += 1;
-        taken.unannounced += usize::from(!applicant.is_announced);
-        *taken.nodes.entry(node.clone()).or_default() += 1;
-        let (node, is_announced) = (applicant.node.clone(), applicant.is_announced);
+        of_cluster.total += 1;
+        of_cluster.unannounced += usize::from(!request.is_announced);
+        *of_cluster.nodes.entry(node.clone()).or_default() += 1;
+        let (node, is_announced) = (request.node.clone(), request.is_announced);
         Ok(ConnectionPermit { permits: Arc::clone(self), node, is_announced })
     }
 
     /// Forgets the clusters that `keep` does not want and that have no permit any more.
     pub(crate) fn retain(&self, keep: impl Fn(&ClusterName) -> bool) {
-        self.clusters.lock().retain(|cluster, taken| taken.total > 0 || keep(cluster));
+        self.clusters.lock().retain(|cluster, of_cluster| of_cluster.total > 0 || keep(cluster));
     }
 }
 
@@ -140,14 +138,14 @@ impl ClusterPermits {
     /// True if this is the first connection of an announced node after a while. If all of a cluster's nodes
     /// come back at once, with several connections each, no node's second keeps out another's first. No more
     /// names are remembered than are announced.
-    fn may_return(&mut self, applicant: &PermitRequest<'_>, now: Duration) -> bool {
-        let NodeKey { node, .. } = applicant.node;
+    fn may_return(&mut self, request: &PermitRequest<'_>, now: Duration) -> bool {
+        let NodeKey { node, .. } = request.node;
         // While no view names the nodes, all count as announced.
-        let is_member = applicant.is_announced && applicant.members > 0;
+        let is_member = request.is_announced && request.members > 0;
         if !is_member || self.nodes.contains_key(node) {
             return false;
         }
-        if self.returned_at.len() >= applicant.members {
+        if self.returned_at.len() >= request.members {
             self.returned_at.retain(|_, at| *at + RETURN_INTERVAL > now);
         }
         let is_due = self.returned_at.get(node).is_none_or(|at| *at + RETURN_INTERVAL <= now);
@@ -162,13 +160,13 @@ impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let NodeKey { cluster, node } = &self.node;
         let mut clusters = self.permits.clusters.lock();
-        let Some(taken) = clusters.get_mut(cluster) else { return };
-        taken.total -= 1;
-        taken.unannounced -= usize::from(!self.is_announced);
-        if let Some(with_node) = taken.nodes.get_mut(node) {
+        let Some(of_cluster) = clusters.get_mut(cluster) else { return };
+        of_cluster.total -= 1;
+        of_cluster.unannounced -= usize::from(!self.is_announced);
+        if let Some(with_node) = of_cluster.nodes.get_mut(node) {
             *with_node -= 1;
             if *with_node == 0 {
-                taken.nodes.remove(node);
+                of_cluster.nodes.remove(node);
             }
         }
     }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use adit_core::admission::PeerRefusal;
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeKey, NodeName};
+use adit_core::routing::StandingTarget;
 use adit_core::routing::connections::{self, ConnectionCandidate, Unusable};
-use adit_core::routing::links::StandingTarget;
 use adit_core::snapshot::Class;
 use adit_runtime::Mutex;
 use tokio::sync::watch;
@@ -266,7 +266,7 @@ impl ConnectionTable {
     pub(crate) fn choices(
         &self,
         NodeKey { cluster, node }: &NodeKey,
-        lane: Class,
+        class: Class,
         worker: usize,
         random: u64,
     ) -> Vec<ConnectionChoice> {
@@ -275,10 +275,10 @@ impl ConnectionTable {
             return Vec::new();
         };
         let candidates = candidates(all);
-        let order = connections::preference_order(&candidates, lane, worker, random);
+        let order = connections::preference_order(&candidates, class, worker, random);
         let choice = |n: usize| ConnectionChoice {
             conn: Arc::clone(&all[n]),
-            is_of_class: candidates[n].class == lane,
+            is_of_class: candidates[n].class == class,
             is_own: candidates[n].worker == worker && candidates[n].dialled,
         };
         order.into_iter().map(choice).collect()
@@ -288,14 +288,14 @@ impl ConnectionTable {
     pub(crate) fn free_slot(
         &self,
         NodeKey { cluster, node }: &NodeKey,
-        lane: Class,
+        class: Class,
         (worker, workers): (usize, usize),
         limit: usize,
     ) -> Option<u64> {
         let clusters = self.clusters.lock();
         let all = clusters.get(cluster).and_then(|nodes| nodes.by_node.get(node));
         let all = candidates(all.map(Vec::as_slice).unwrap_or_default());
-        connections::free_slot(&all, lane, worker, workers, limit)
+        connections::free_slot(&all, class, worker, workers, limit)
     }
 
     /// All connections, each with the reason for which it takes no new streams, if it does not.
@@ -385,7 +385,7 @@ fn with_unusable_reasons(
 }
 
 fn usable_connections(all: &[Arc<PeerConnection>]) -> impl Iterator<Item = Arc<PeerConnection>> {
-    with_unusable_reasons(all).filter(|(_, passed)| passed.is_none()).map(|(conn, _)| conn)
+    with_unusable_reasons(all).filter(|(_, unusable)| unusable.is_none()).map(|(conn, _)| conn)
 }
 
 /// True if one of a node's connections takes new streams.

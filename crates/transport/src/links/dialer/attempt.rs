@@ -1,4 +1,4 @@
-//! One attempt to dial: names are resolved and addresses raced.
+//! An attempt to dial: names are resolved and addresses raced.
 //!
 //! Owns the dialler's endpoints and what became of earlier attempts. A QUIC connection that is made goes to
 //! the caller, which exchanges hellos on it and says whether it is the one that was wanted.

@@ -58,7 +58,7 @@ pub(crate) async fn serve(
     messages.stop(code);
 }
 
-/// Tells until there is a reason not to.
+/// Publishes until there is a reason not to.
 async fn publish(
     shared: &LinksInner,
     using: &StreamGuard,
@@ -91,24 +91,14 @@ async fn publish(
         connections.mark_unchanged();
         let age = shared.published_age(peer, &cluster).ok_or(Code::LinkDown)?;
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let (news, position) = publisher.updates_since(have);
+        let (updates, position) = publisher.updates_since(have);
         let lost = shared.has_lost_cluster(peer, &cluster);
         let mark = StateMessage::Mark { sequence: position.1, age_ms, lost };
-        let mut news = news.chain([mark]).peekable();
-        while let Some(message) = news.next() {
-            message.encode(&mut bytes);
-            if bytes.len() < CHUNK_SIZE && news.peek().is_some() {
-                continue;
-            }
-            shared.peers.metrics.state_sent(&peer.cluster, bytes.len());
-            let mut piece = bytes.split().freeze();
-            tokio::select! {
-                biased;
-                () = publisher.ended.cancelled() => return Err(Code::Unlinked),
-                sent = timeout(CHUNK_TIMEOUT, send.send(&mut piece)) => {
-                    sent.map_err(|_| Code::HeaderTimeout)?.map_err(|e| e.code())?;
-                }
-            }
+        let sent = |bytes| shared.peers.metrics.state_sent(&peer.cluster, bytes);
+        tokio::select! {
+            biased;
+            () = publisher.ended.cancelled() => return Err(Code::Unlinked),
+            sent = send_messages(updates.chain([mark]), send, &mut bytes, sent) => sent?,
         }
         have = Some(position);
         tokio::select! {
@@ -125,6 +115,27 @@ async fn publish(
             () = tokio::time::sleep(HEARTBEAT_INTERVAL) => {}
         }
     }
+}
+
+/// Sends messages in chunks, each of which the subscriber takes in time. `sent` counts their bytes.
+async fn send_messages(
+    messages: impl Iterator<Item = StateMessage>,
+    send: &mut SendStream,
+    bytes: &mut BytesMut,
+    sent: impl Fn(usize),
+) -> Result<(), Code> {
+    let mut messages = messages.peekable();
+    while let Some(message) = messages.next() {
+        message.encode(bytes);
+        if bytes.len() < CHUNK_SIZE && messages.peek().is_some() {
+            continue;
+        }
+        sent(bytes.len());
+        let mut chunk = bytes.split().freeze();
+        let taken = timeout(CHUNK_TIMEOUT, send.send(&mut chunk)).await;
+        taken.map_err(|_| Code::HeaderTimeout)?.map_err(|e| e.code())?;
+    }
+    Ok(())
 }
 
 impl LinksInner {

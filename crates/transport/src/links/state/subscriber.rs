@@ -12,8 +12,9 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeKey};
 use adit_core::routing;
-use adit_core::routing::links::SourceRank;
+use adit_core::routing::SourceRank;
 use adit_core::snapshot::Class;
+use adit_core::throttle::Throttle;
 use adit_core::wire::header::HEADER_TIMEOUT;
 use adit_core::wire::state::replica::MarkedView;
 use adit_core::wire::state::{ReceivedMessage, StateMessage, SubscribeRequest, ViewReplica};
@@ -63,8 +64,8 @@ struct ViewSubscriber {
     backing_off: BTreeMap<NodeKey, (u32, Instant)>,
     /// The budget of what is received.
     budget: ReceiveBudget,
-    /// The time of the last warning that something is left out.
-    warned_at: Option<Instant>,
+    /// Limits the warnings that something is left out.
+    warnings: Throttle<(), Instant>,
     /// The time at which a view was delivered last.
     delivered_at: Option<Instant>,
 }
@@ -80,7 +81,7 @@ struct Subscription {
     deadline: Instant,
 }
 
-/// Tells when another source may be better.
+/// Wakes when another source may be better.
 struct SourceChanges {
     theirs: watch::Receiver<()>,
     ours: watch::Receiver<()>,
@@ -107,17 +108,17 @@ pub(crate) async fn run_subscriber(
     cluster: ClusterName,
     stop: CancellationToken,
 ) {
-    let mut learner = ViewSubscriber {
+    let mut subscriber = ViewSubscriber {
         shared,
         cluster,
         last: None,
         backing_off: BTreeMap::new(),
         budget: ReceiveBudget::new(),
-        warned_at: None,
+        warnings: Throttle::new(WARN_INTERVAL),
         delivered_at: None,
     };
     // Cancelled or not, there is nothing to hand back.
-    let _ = stop.run_until_cancelled(learner.run()).await;
+    let _ = stop.run_until_cancelled(subscriber.run()).await;
 }
 
 impl ViewSubscriber {
@@ -136,9 +137,9 @@ impl ViewSubscriber {
                 }
                 continue;
             };
-            let left = self.subscribe_and_receive(&source).await;
-            tracing::debug!(link = %self.cluster, source = %source.node, ?left, "left a source");
-            if left != EndReason::Better {
+            let end = self.subscribe_and_receive(&source).await;
+            tracing::debug!(link = %self.cluster, source = %source.node, ?end, "left a source");
+            if end != EndReason::Better {
                 let failed = self.backing_off.get(&source).map_or(0, |(n, _)| *n);
                 let wait = DIAL_BACKOFF.with_full_jitter(failed, shared.context.random_unit());
                 self.backing_off.insert(source, (failed + 1, Instant::now() + wait));
@@ -166,7 +167,7 @@ impl ViewSubscriber {
             nodes.map(|node| NodeKey::new(cluster, &node)).collect::<Vec<_>>()
         };
         let connected = of(&self.cluster).into_iter().chain(of(&now.local.cluster)).collect();
-        routing::links::view_sources(&now, &self.cluster, view, &connected)
+        routing::view_sources(&now, &self.cluster, view, &connected)
     }
 
     fn is_available(&self, source: &NodeKey) -> bool {
@@ -188,7 +189,7 @@ impl ViewSubscriber {
         sources.iter().any(better)
     }
 
-    /// Hears one source until there is a reason to leave it.
+    /// Receives from one source until there is a reason to leave it.
     async fn subscribe_and_receive(&mut self, source: &NodeKey) -> EndReason {
         let shared = Arc::clone(&self.shared);
         let (mut send, mut messages, replica, using) = match self.open_subscription(source).await {
@@ -196,15 +197,16 @@ impl ViewSubscriber {
             Err(code) => return EndReason::Ended(code),
         };
         let until = Instant::now() + FIRST_VIEW_TIMEOUT;
-        let mut hearing =
+        let mut subscription =
             Subscription { replica, has_received: false, pending: None, deadline: until };
-        let mut left = self.receive(source, using.connection(), &mut messages, &mut hearing).await;
+        let mut end =
+            self.receive(source, using.connection(), &mut messages, &mut subscription).await;
         // What came before the end is true nevertheless.
-        if self.deliver(source, &mut hearing.pending).is_err() && left == EndReason::Better {
-            left = EndReason::Stale;
+        if self.deliver(source, &mut subscription.pending).is_err() && end == EndReason::Better {
+            end = EndReason::Stale;
         }
-        let Subscription { replica, has_received: heard, .. } = hearing;
-        let broken = left == EndReason::Ended(Code::ProtocolError);
+        let Subscription { replica, has_received: heard, .. } = subscription;
+        let broken = end == EndReason::Ended(Code::ProtocolError);
         messages.stop(if broken { Code::ProtocolError } else { Code::Finished });
         // The only error is that the stream has ended.
         send.finish().ok();
@@ -212,7 +214,7 @@ impl ViewSubscriber {
         if heard || self.last.as_ref().is_none_or(|(s, _)| s == source) {
             self.last = (!broken).then(|| (source.clone(), replica));
         }
-        left
+        end
     }
 
     async fn open_subscription(
@@ -244,7 +246,7 @@ impl ViewSubscriber {
         source: &NodeKey,
         on: &PeerConnection,
         messages: &mut MessageReader<Option<ReceivedMessage>>,
-        hearing: &mut Subscription,
+        subscription: &mut Subscription,
     ) -> EndReason {
         let mut changes = self.changes();
         loop {
@@ -255,8 +257,8 @@ impl ViewSubscriber {
             let before = messages.bytes_read();
             tokio::select! {
                 biased;
-                () = sleep_until(due), if hearing.pending.is_some() => {
-                    if self.deliver(source, &mut hearing.pending).is_err() {
+                () = sleep_until(due), if subscription.pending.is_some() => {
+                    if self.deliver(source, &mut subscription.pending).is_err() {
                         return EndReason::Stale;
                     }
                     if self.has_better_source(source) {
@@ -265,7 +267,7 @@ impl ViewSubscriber {
                 }
                 () = sleep_until(held.unwrap_or(due)), if held.is_some() => {
                     // That it was not read is not its silence.
-                    hearing.deadline = hearing.deadline.max(Instant::now() + FIRST_VIEW_TIMEOUT);
+                    subscription.deadline = subscription.deadline.max(Instant::now() + FIRST_VIEW_TIMEOUT);
                 }
                 message = messages.next(), if held.is_none() => {
                     let message = match message {
@@ -274,7 +276,7 @@ impl ViewSubscriber {
                     };
                     self.budget.spend(messages.bytes_read() - before);
                     let Some(message) = message else { continue };
-                    if hearing.accept(message).is_err() {
+                    if subscription.accept(message).is_err() {
                         return EndReason::Ended(Code::ProtocolError);
                     }
                 }
@@ -286,7 +288,7 @@ impl ViewSubscriber {
                         return EndReason::Better;
                     }
                 }
-                () = sleep_until(hearing.deadline), if held.is_none() => return EndReason::Stale,
+                () = sleep_until(subscription.deadline), if held.is_none() => return EndReason::Stale,
             }
         }
     }
@@ -311,9 +313,7 @@ impl ViewSubscriber {
             return Err(EndReason::Stale);
         }
         let is_news = old.as_ref().map(|old| &old.omitted) != Some(&omitted);
-        let said = self.warned_at.is_some_and(|at| at.elapsed() < WARN_INTERVAL);
-        if !omitted.is_empty() && is_news && !said {
-            self.warned_at = Some(Instant::now());
+        if !omitted.is_empty() && is_news && self.warnings.try_pass((), Instant::now()) {
             let (link, count) = (&self.cluster, omitted.count());
             tracing::warn!(%link, count, "of what {link} says some is left out: {omitted}");
         }

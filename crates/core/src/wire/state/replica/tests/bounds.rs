@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::super::*;
 use super::view;
-use crate::policy::WorkloadPattern;
+use crate::grant::WorkloadPattern;
 use crate::snapshot::PeerPort;
 
 fn begun() -> ViewReplica {

@@ -1,5 +1,9 @@
+use std::net::SocketAddr;
+
 use super::*;
 use crate::fault::BackendFault;
+use crate::routing::{HubCache, dialable_addresses, is_hub_for};
+use crate::snapshot::Seed;
 use crate::snapshot::tests::edge;
 
 fn cluster(name: &str) -> ClusterName {

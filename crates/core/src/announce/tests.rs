@@ -1,0 +1,219 @@
+use bytes::BytesMut;
+
+use super::*;
+use crate::code::Code;
+use crate::policy::Grant;
+use crate::snapshot::{Backend, Class, Hop, ReadyCounts, tests::edge};
+use crate::wire::state::export::{MAX_GRANTS, MAX_PORTS};
+use crate::wire::state::replica::MarkedView;
+use crate::wire::state::{ReceivedMessage, StateMessage, ViewLog, ViewReplica};
+
+fn announcement(now: &Snapshot, to: &ClusterName) -> Announcement {
+    PreparedAnnouncement::new(now).for_cluster(to)
+}
+
+fn pattern(account: &str) -> WorkloadPattern {
+    let namespace = "agents".parse().unwrap();
+    WorkloadPattern { namespace, service_account: account.parse().unwrap() }
+}
+
+fn grant(cluster: &str, account: &str) -> Grant {
+    Grant { cluster: cluster.parse().unwrap(), workloads: pattern(account) }
+}
+
+/// `edge`'s node e1, with sibling e2 and one export.
+fn exporting() -> Snapshot {
+    let backend = |address: &str, node: &str| Backend {
+        address: address.parse().unwrap(),
+        node: node.parse().unwrap(),
+        explicit: false,
+    };
+    let port = ExportPort {
+        name: "http".parse().unwrap(),
+        number: 8080,
+        app_protocol: Some("kgateway.dev/a2a".parse().unwrap()),
+        backends: vec![
+            backend("10.0.0.1:80", "e1"),
+            backend("10.0.0.2:80", "e2"),
+            backend("10.0.0.3:80", "e2"),
+        ],
+    };
+    let export = Export {
+        service: "agents/triage-bot".parse().unwrap(),
+        ports: vec![port],
+        allow: vec![grant("bank", "fraud-bot"), grant("lab", "*"), grant("bank", "audit-bot")],
+        hop: Hop::SameNode,
+        class: Class::Bulk,
+        replay: true,
+        probe: None,
+    };
+    let mut now = edge();
+    now.siblings = [("e2".parse().unwrap(), vec!["172.18.1.3:7843".parse().unwrap()])].into();
+    now.exports = [(export.service.clone(), Arc::new(export))].into();
+    now
+}
+
+#[test]
+fn each_cluster_is_told_its_own_grants_only() {
+    let grants = |to: &str| {
+        let view = view(&exporting(), &to.parse().unwrap());
+        view.exports.values().map(|e| e.grants.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(grants("bank"), [vec![pattern("fraud-bot"), pattern("audit-bot")]]);
+    assert_eq!(grants("lab"), [vec![pattern("*")]]);
+    assert_eq!(grants("other"), Vec::<Vec<_>>::new(), "an export without a grant is not told");
+}
+
+#[test]
+fn members_and_ready_counts_are_told_and_no_backend_that_is_down() {
+    let mut now = exporting();
+    let told = view(&now, &"bank".parse().unwrap());
+    let nodes: Vec<&str> = told.nodes.keys().map(|n| n.as_str()).collect();
+    assert_eq!(nodes, ["e1", "e2"]);
+    assert_eq!(told.nodes[&"e1".parse().unwrap()], now.local.advertise);
+    let ready = |view: &ClusterView| view.exports.values().next().unwrap().ports[0].ready.clone();
+    let counts = |pairs: &[(&str, u32)]| -> ReadyCounts {
+        pairs.iter().map(|(n, c)| (n.parse().unwrap(), *c)).collect()
+    };
+    assert_eq!(ready(&told), counts(&[("e1", 1), ("e2", 2)]));
+    let export = told.exports.values().next().unwrap();
+    assert_eq!((export.hop, export.class, export.replay), (Hop::SameNode, Class::Bulk, true));
+
+    let mut heard = now.clone();
+    heard.views.clear();
+    heard.workloads.clear();
+    assert!(!may_differ(&now, &heard), "what others say is not told");
+
+    let before = now.clone();
+    let down = |address: &str, fault| (address.parse().unwrap(), fault);
+    now.down =
+        [down("10.0.0.1:80", BackendFault::Refused), down("10.0.0.3:80", BackendFault::Timeout)]
+            .into();
+    let fault =
+        |view: &ClusterView| view.exports.values().next().unwrap().ports[0].fault.map(|f| f.code());
+    let told = view(&now, &"bank".parse().unwrap());
+    assert_eq!((ready(&told), fault(&told)), (counts(&[("e2", 1)]), None));
+    assert!(may_differ(&before, &now));
+
+    // A backend that has never answered is not announced, and neither is a reason.
+    now.never_answered.insert("10.0.0.2:80".parse().unwrap());
+    assert!(may_differ(&before, &now));
+    now.down.clear();
+    let told = view(&now, &"bank".parse().unwrap());
+    assert_eq!((ready(&told), fault(&told)), (counts(&[("e1", 1), ("e2", 1)]), None));
+    now.never_answered
+        .extend(["10.0.0.1:80", "10.0.0.3:80"].map(|a| a.parse::<SocketAddr>().unwrap()));
+    let told = view(&now, &"bank".parse().unwrap());
+    assert_eq!((ready(&told), fault(&told)), (counts(&[]), None));
+    now = Snapshot { never_answered: Default::default(), ..before };
+    now.down =
+        [down("10.0.0.1:80", BackendFault::Refused), down("10.0.0.3:80", BackendFault::Timeout)]
+            .into();
+
+    // Where none is left, why: over the codec, and whatever any of them is forbidden for.
+    now.down.extend([down("10.0.0.2:80", BackendFault::Refused)]);
+    now.forbidden.insert("10.0.0.3".parse().unwrap());
+    let told = read(&view(&now, &"bank".parse().unwrap())).view;
+    assert_eq!((ready(&told), fault(&told)), (counts(&[]), Some(Code::BackendRefused)));
+    now.forbidden
+        .extend(["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap()));
+    let told = read(&view(&now, &"bank".parse().unwrap())).view;
+    assert_eq!(fault(&told), Some(Code::BackendForbidden));
+}
+
+/// `exporting` with these exports alone, each with so many ports and grants.
+fn with(exports: &[(&str, usize, usize)]) -> Snapshot {
+    let mut now = exporting();
+    let (_, template) = now.exports.pop_first().unwrap();
+    now.exports = exports
+        .iter()
+        .map(|(service, ports, grants)| {
+            let port = |n| {
+                let name = format!("p{n}").parse().unwrap();
+                ExportPort { name, ..template.ports[0].clone() }
+            };
+            let export = Export {
+                service: service.parse().unwrap(),
+                ports: (0..*ports).map(port).collect(),
+                allow: (0..*grants).map(|n| grant("bank", &format!("bot-{n}"))).collect(),
+                ..Export::clone(&template)
+            };
+            (export.service.clone(), Arc::new(export))
+        })
+        .collect();
+    now
+}
+
+/// Tells a replica, over the codec, and returns what it makes of it.
+fn read(view: &ClusterView) -> MarkedView {
+    let (mut publisher, mut replica) = (ViewLog::new(1), ViewReplica::default());
+    publisher.update(view);
+    let mut bytes = BytesMut::new();
+    let mark = StateMessage::Mark { sequence: 1, age_ms: 0, lost: false };
+    publisher.updates_since(None).chain([mark]).for_each(|m| m.encode(&mut bytes));
+    let (mut rest, mut last) = (&bytes[..], None);
+    while let Some((heard, taken)) = ReceivedMessage::decode(rest).unwrap() {
+        rest = &rest[taken..];
+        last = replica.receive(heard.unwrap()).unwrap().or(last);
+    }
+    last.unwrap()
+}
+
+#[test]
+fn what_a_reader_would_refuse_is_not_told_and_the_rest_is() {
+    let now = with(&[
+        ("a/fits", MAX_PORTS, MAX_GRANTS),
+        ("b/ports", MAX_PORTS + 1, 1),
+        ("c/grants", 1, MAX_GRANTS + 1),
+        ("d/fits", 1, 1),
+    ]);
+    let told = announcement(&now, &"bank".parse().unwrap());
+    let names: Vec<_> = told.view.exports.keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["a/fits", "d/fits"]);
+    assert_eq!(
+        told.omitted.to_string(),
+        "export b/ports (it has more than 100 ports), export c/grants (it has more than 500 grants)"
+    );
+    let read = read(&told.view);
+    assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
+    let fits: Vec<bool> =
+        now.exports.values().map(|e| export_fits(e, &"bank".parse().unwrap())).collect();
+    assert_eq!(fits, [true, false, false, true]);
+    assert_eq!(announcement(&now, &"lab".parse().unwrap()).omitted.count(), 0, "no grant");
+}
+
+#[test]
+fn a_namespace_that_exports_too_much_takes_no_other_s_place() {
+    let names: Vec<String> = (0..MAX_EXPORTS)
+        .map(|n| format!("a/{n:05}"))
+        .chain((0..5).map(|n| format!("z/{n}")))
+        .collect();
+    let exports: Vec<_> = names.iter().map(|name| (&**name, 1, 1)).collect();
+    let now = with(&exports);
+    let told = announcement(&now, &"bank".parse().unwrap());
+    assert_eq!((told.view.exports.len(), told.omitted.count()), (MAX_EXPORTS, 5));
+    assert_eq!(told.view.exports.keys().filter(|s| s.namespace.as_str() == "z").count(), 5);
+    let text = told.omitted.to_string();
+    assert!(text.starts_with("export a/09995 (a view has 10000 exports at most)"), "{text}");
+    assert_eq!(announcement(&now, &"bank".parse().unwrap()), told, "again the same");
+    let read = read(&told.view);
+    assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
+}
+
+#[test]
+fn a_view_that_is_too_large_is_cut_to_what_a_reader_takes() {
+    let names: Vec<String> = (0..200).map(|n| format!("n{n:03}/bot")).collect();
+    let exports: Vec<_> = names.iter().map(|name| (&**name, MAX_PORTS, MAX_GRANTS)).collect();
+    let mut now = with(&exports);
+    let many = |node: usize| (format!("n{node}").parse().unwrap(), vec![]);
+    now.siblings.extend((0..MAX_NODES + 3).map(many));
+    let told = announcement(&now, &"bank".parse().unwrap());
+    let ClusterView { nodes, exports } = &told.view;
+    assert_eq!(nodes.len(), MAX_NODES);
+    let size = nodes.iter().map(|(n, a)| memory_size::node(n, a)).sum::<usize>()
+        + exports.iter().map(|(s, e)| memory_size::export(s, e)).sum::<usize>();
+    assert!((MAX_BYTES - (1 << 20)..=MAX_BYTES).contains(&size), "{size}");
+    assert!(told.omitted.count() > 5 && told.omitted.lacks_room());
+    let read = read(&told.view);
+    assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
+}
