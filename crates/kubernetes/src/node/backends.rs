@@ -62,7 +62,7 @@ pub(super) struct BackendFilter<'a> {
 impl<'a> BackendFilter<'a> {
     /// `own` are the slices of the nodes' own Service.
     pub(super) fn new(
-        seen: &ObservedCluster,
+        observed: &ObservedCluster,
         network: &NetworkConfig,
         place: &'a NodeLocation,
         own: &[&ObservedSlice],
@@ -73,7 +73,7 @@ impl<'a> BackendFilter<'a> {
         let here = place.addresses.iter().map(IpAddr::to_canonical);
         let (range, range6) = (network.range, network.range6);
         let ours = [(range.0.into(), range.1), (range6.0.into(), range6.1)];
-        let services = seen.service_ranges.iter().filter_map(|text| parse_prefix(text));
+        let services = observed.service_ranges.iter().filter_map(|text| parse_prefix(text));
         Self {
             local: place,
             siblings,

@@ -221,18 +221,18 @@ mod tests {
             ending: false,
             begun: None,
         };
-        let mut seen = ObservedCluster {
+        let mut observed = ObservedCluster {
             run: "one".into(),
             slices: [("ml/bot-1".to_owned(), slice)].into(),
             pods: [("ml/bot".to_owned(), workload)].into(),
             ..ObservedCluster::default()
         };
-        let before = seen.clone();
-        seen.begin_boot("one".into(), &here.parse().unwrap());
-        assert_eq!(seen, before);
-        seen.begin_boot("two".into(), &here.parse().unwrap());
-        assert_eq!(seen.slices["ml/bot-1"].endpoints, endpoints[1..]);
-        assert!(seen.pods.is_empty());
-        assert_eq!(seen.run, "two");
+        let before = observed.clone();
+        observed.begin_boot("one".into(), &here.parse().unwrap());
+        assert_eq!(observed, before);
+        observed.begin_boot("two".into(), &here.parse().unwrap());
+        assert_eq!(observed.slices["ml/bot-1"].endpoints, endpoints[1..]);
+        assert!(observed.pods.is_empty());
+        assert_eq!(observed.run, "two");
     }
 }

@@ -42,14 +42,14 @@ pub struct NodeState {
 /// Returns the state of the node at `place`.
 #[must_use]
 pub fn node_state(
-    seen: &ObservedCluster,
+    observed: &ObservedCluster,
     config: &ClusterConfig,
     place: &NodeLocation,
 ) -> NodeState {
     let mut problems = Vec::new();
     let linked: BTreeSet<&ClusterName> = config.links.iter().map(|l| &l.cluster).collect();
     let mut slices: BTreeMap<&ServiceRef, Vec<&ObservedSlice>> = BTreeMap::new();
-    for slice in seen.slices.values() {
+    for slice in observed.slices.values() {
         slices.entry(&slice.service).or_default().push(slice);
     }
     let of = |namespace: &str, name: &str| {
@@ -58,15 +58,15 @@ pub fn node_state(
     };
     let own = of(NAMESPACE, NODE);
     let siblings = siblings(&own, config.network.port, place);
-    let workloads = workloads(seen);
-    let known = BackendFilter::new(seen, &config.network, place, &own, &siblings, &workloads);
-    let imports = convert_imports(seen, config.network.mode, place, &linked, &mut problems);
+    let workloads = workloads(observed);
+    let known = BackendFilter::new(observed, &config.network, place, &own, &siblings, &workloads);
+    let imports = convert_imports(observed, config.network.mode, place, &linked, &mut problems);
     let api_server = of("default", "kubernetes");
     let mut forbidden: BTreeSet<IpAddr> =
         api_server.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
     let mut exports = Vec::new();
     let mut rooms: BTreeMap<&str, BackendQuota> = BTreeMap::new();
-    for (name, spec) in &seen.exports {
+    for (name, spec) in &observed.exports {
         let behind = of(&spec.service.namespace, &spec.service.name);
         let room = rooms.entry(&spec.service.namespace).or_insert_with(BackendQuota::new);
         match convert_export(spec, &behind, &known, room, &linked) {
@@ -89,7 +89,7 @@ pub fn node_state(
         imports,
         exports,
         workloads,
-        seeds: seeds(seen, &linked),
+        seeds: seeds(observed, &linked),
         forbidden,
         problems,
     }
@@ -101,14 +101,14 @@ fn left_out(kind: &str, name: &str, problem: &str) -> String {
 }
 
 fn convert_imports(
-    seen: &ObservedCluster,
+    observed: &ObservedCluster,
     mode: NetworkMode,
     place: &NodeLocation,
     linked: &BTreeSet<&ClusterName>,
     problems: &mut Vec<String>,
 ) -> Vec<Import> {
     let mut imports = Vec::new();
-    for (name, spec) in &seen.imports {
+    for (name, spec) in &observed.imports {
         match convert_import(spec, mode, place, linked) {
             Ok(import) => imports.extend(import),
             Err(problem) => problems.push(left_out("import", name, &problem)),
@@ -217,9 +217,9 @@ fn siblings(
 /// Returns pods by address. A terminating pod has no claim to an address that another pod has: it
 /// was passed on. An address that two other pods claim belongs to nobody until one of them is gone:
 /// a connection from it waits, and is refused rather than attributed to the wrong pod.
-fn workloads(seen: &ObservedCluster) -> HashMap<IpAddr, Workload> {
+fn workloads(observed: &ObservedCluster) -> HashMap<IpAddr, Workload> {
     let mut all: HashMap<IpAddr, (bool, Option<Workload>)> = HashMap::new();
-    for pod in seen.pods.values() {
+    for pod in observed.pods.values() {
         let workload = match (pod.namespace.parse(), pod.service_account.parse()) {
             (Ok(namespace), Ok(service_account)) => Workload { namespace, service_account },
             _ => continue,
@@ -238,7 +238,7 @@ fn workloads(seen: &ObservedCluster) -> HashMap<IpAddr, Workload> {
 }
 
 fn seeds(
-    seen: &ObservedCluster,
+    observed: &ObservedCluster,
     linked: &BTreeSet<&ClusterName>,
 ) -> BTreeMap<ClusterName, Vec<SocketAddr>> {
     let one = |(cluster, addresses): (&String, &Vec<String>)| {
@@ -246,7 +246,7 @@ fn seeds(
         let addresses = addresses.iter().filter_map(|a| a.parse().ok()).collect();
         linked.contains(&cluster).then_some((cluster, addresses))
     };
-    seen.links.iter().filter_map(one).collect()
+    observed.links.iter().filter_map(one).collect()
 }
 
 fn workload_pattern(workloads: &Workloads) -> Result<WorkloadPattern, String> {

@@ -48,7 +48,7 @@ pub async fn query(context: &Context) -> Result<ClusterStatus, ContextError> {
     let lease = unless_forbidden(read_lease(context).await, &mut unread)?;
     let requests = context.list(&ours, "CertificateSigningRequests").await;
     let requests = unless_forbidden(requests, &mut unread)?.unwrap_or_default();
-    let seen = ClusterObjects {
+    let objects = ClusterObjects {
         at: Timestamp::now(),
         controller: pods_of_deployment(deployment.as_ref()),
         lease,
@@ -62,7 +62,7 @@ pub async fn query(context: &Context) -> Result<ClusterStatus, ContextError> {
         imports: context.list(&all, "Imports").await?,
         slices: context.list(&slices, "EndpointSlices").await?,
     };
-    Ok(summarize(&context.name, &document, &seen))
+    Ok(summarize(&context.name, &document, &objects))
 }
 
 /// Returns `None` and notes the error if reading is forbidden: not everybody may read everything.
@@ -105,7 +105,7 @@ fn is_fresh(lease: Option<&Lease>, now: Timestamp) -> bool {
     renewed.is_some_and(|renewed| now.duration_since(renewed.0).abs() <= length)
 }
 
-fn summarize(context: &str, document: &ConfigDocument, seen: &ClusterObjects) -> ClusterStatus {
+fn summarize(context: &str, document: &ConfigDocument, objects: &ClusterObjects) -> ClusterStatus {
     let (config, report) = match document.parse() {
         Ok((config, report)) => (Some(config), report),
         Err(report) => (None, report),
@@ -117,21 +117,21 @@ fn summarize(context: &str, document: &ConfigDocument, seen: &ClusterObjects) ->
     if report.unnamed {
         errors.push(adit_config::ClusterReport::UNNAMED.to_owned());
     }
-    let mut troubles: Vec<_> = controller_problem(seen, &errors).into_iter().collect();
-    troubles.extend(certificate_problems(seen));
+    let mut troubles: Vec<_> = controller_problem(objects, &errors).into_iter().collect();
+    troubles.extend(certificate_problems(objects));
     let mut status = ClusterStatus {
         context: context.to_owned(),
         cluster: config.as_ref().map(|config| config.cluster.to_string()),
-        controller: seen.controller,
-        nodes: seen.nodes,
+        controller: objects.controller,
+        nodes: objects.nodes,
         errors,
-        warnings: report.warnings().map(said).chain(seen.unread.iter().cloned()).collect(),
+        warnings: report.warnings().map(said).chain(objects.unread.iter().cloned()).collect(),
         troubles,
-        links: link_items(config.as_ref(), seen),
-        exports: export_items(config.as_ref(), seen),
-        imports: import_items(config.as_ref(), seen),
+        links: link_items(config.as_ref(), objects),
+        exports: export_items(config.as_ref(), objects),
+        imports: import_items(config.as_ref(), objects),
     };
-    let lease = seen.lease.as_ref().and_then(|(lease, _)| lease.as_ref());
+    let lease = objects.lease.as_ref().and_then(|(lease, _)| lease.as_ref());
     nodes::add_items(&mut status, &nodes::read_summary(lease));
     nodes::group_waiting(&mut status);
     for all in [&mut status.links, &mut status.exports, &mut status.imports] {

@@ -80,8 +80,8 @@ impl WatchError {
     /// Returns how long the server asks us to wait.
     fn retry_after(&self) -> Duration {
         let Self::Client(kube::Error::Api(status)) = self else { return Duration::ZERO };
-        let asked = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
-        Duration::from_secs(u64::from(asked)).min(MAX_BACKOFF)
+        let requested = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+        Duration::from_secs(u64::from(requested)).min(MAX_BACKOFF)
     }
 }
 
@@ -101,7 +101,7 @@ where
             ended = list_and_watch(&api, &store, &selector, &mut version) => ended,
             () = selector_changed(&store, &selector, &mut selected, began) => continue,
         };
-        let asked = match ended {
+        let requested = match ended {
             Ok(()) => {
                 // A server that ends every watch at once must not be asked without a pause.
                 failures = if began.elapsed() > INITIAL_BACKOFF { 0 } else { failures + 1 };
@@ -132,7 +132,7 @@ where
         };
         if failures > 0 {
             tokio::select! {
-                () = sleep(backoff(failures).max(asked)) => {}
+                () = sleep(backoff(failures).max(requested)) => {}
                 _ = selected.changed() => {}
             }
         }

@@ -55,9 +55,9 @@ pub(crate) fn plan_exports(
         if let BackendReadiness::Known(ExportVerdict { verdict, note: Some(note) }) = &ready {
             plan.warn(service_reference(state, service), verdict.reason, note);
         }
-        let told =
+        let findings =
             ExportFindings { linked: linked.as_ref(), refusing: refusing.as_ref(), ready: &ready };
-        let change = plan_export(state, input, (&name, resolved), &told, worded, plan);
+        let change = plan_export(state, input, (&name, resolved), &findings, worded, plan);
         plan.writes.extend(change.map(PlannedWrite::Export));
         named.insert(name);
     }
@@ -131,7 +131,7 @@ fn plan_export(
     state: &ClusterState,
     input: &PlanInput<'_>,
     (name, wanted): (&str, &ResolvedExport),
-    told: &ExportFindings<'_>,
+    findings: &ExportFindings<'_>,
     worded: &mut WordedTimes,
     plan: &mut WritePlan,
 ) -> Option<ObjectChange<Export>> {
@@ -150,7 +150,7 @@ fn plan_export(
     let conditions = ObjectStatus::conditions(stored.status.as_ref());
     let generation = stored.metadata.generation;
     let fresh = conditions::set(conditions, "Valid", &wanted.verdict, generation, &input.time());
-    let fresh = match told.linked {
+    let fresh = match findings.linked {
         Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &input.time()),
         None => conditions::clear(&fresh, "Linked"),
     };
@@ -158,9 +158,9 @@ fn plan_export(
         let object = format!("Export {name}");
         node_reports::NodeCondition { object, generation, kind, is_vague: false, input }
     };
-    let fresh = by_nodes("Refusing").apply(&fresh, told.refusing, worded, plan);
+    let fresh = by_nodes("Refusing").apply(&fresh, findings.refusing, worded, plan);
     let ready = by_nodes(READY);
-    let fresh = match told.ready {
+    let fresh = match findings.ready {
         BackendReadiness::Unknown => fresh,
         BackendReadiness::Unused => ready.apply(&fresh, None, worded, plan),
         BackendReadiness::Known(said) => ready.apply(&fresh, Some(&said.verdict), worded, plan),

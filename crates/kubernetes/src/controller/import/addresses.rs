@@ -101,24 +101,24 @@ pub(crate) fn allocate(
             }
         }
     }
-    let mut given = BTreeMap::new();
+    let mut allocated = BTreeMap::new();
     for (name, families) in need {
-        let mut mine = kept.remove(name.as_str()).unwrap_or_default();
+        let mut own = kept.remove(name.as_str()).unwrap_or_default();
         let mut exhausted = false;
         let mut want = |is: fn(&IpAddr) -> bool, pool: &mut AddressPool, wanted: bool| {
-            if wanted && !mine.iter().any(is) {
+            if wanted && !own.iter().any(is) {
                 match pool.take_lowest() {
-                    Some(address) => mine.push(address),
+                    Some(address) => own.push(address),
                     None => exhausted = true,
                 }
             }
         };
         want(IpAddr::is_ipv4, &mut v4, families.v4);
         want(IpAddr::is_ipv6, &mut v6, families.v6);
-        mine.sort_unstable();
-        given.insert(name.clone(), Allocation { addresses: mine, exhausted });
+        own.sort_unstable();
+        allocated.insert(name.clone(), Allocation { addresses: own, exhausted });
     }
-    given
+    allocated
 }
 
 /// Allocates to each import a listener port of its own for each port that `need[import]` names,
@@ -139,17 +139,17 @@ pub(crate) fn allocate_ports(
             }
         }
     }
-    let mut given: BTreeMap<String, BTreeMap<String, u16>> = BTreeMap::new();
+    let mut allocated: BTreeMap<String, BTreeMap<String, u16>> = BTreeMap::new();
     for (import, ports) in need {
-        let mine = given.entry(import.clone()).or_default();
+        let own = allocated.entry(import.clone()).or_default();
         for port in ports {
             let free = || (first..end).find(|listen| !taken.contains(listen));
             let listen = kept.get(&(import, port)).copied().or_else(free);
             taken.extend(listen);
-            mine.extend(listen.map(|listen| (port.clone(), listen)));
+            own.extend(listen.map(|listen| (port.clone(), listen)));
         }
     }
-    given
+    allocated
 }
 
 #[cfg(test)]
@@ -171,32 +171,32 @@ mod tests {
         names.iter().map(|n| ((*n).to_owned(), IpFamilies { v4, v6 })).collect()
     }
 
-    fn texts(given: &Allocation) -> Vec<String> {
-        given.addresses.iter().map(ToString::to_string).collect()
+    fn texts(allocated: &Allocation) -> Vec<String> {
+        allocated.addresses.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn the_lowest_free_is_given_and_what_is_held_stays() {
         let held = held(&[("b", &["198.18.0.1"]), ("resting", &["198.18.0.2"])]);
-        let given = allocate(pools(29), &held, &need(&["a", "b"], true, true));
-        assert_eq!(texts(&given["a"]), ["198.18.0.3", "fd00:ad17::1"]);
-        assert_eq!(texts(&given["b"]), ["198.18.0.1", "fd00:ad17::2"]);
+        let allocated = allocate(pools(29), &held, &need(&["a", "b"], true, true));
+        assert_eq!(texts(&allocated["a"]), ["198.18.0.3", "fd00:ad17::1"]);
+        assert_eq!(texts(&allocated["b"]), ["198.18.0.1", "fd00:ad17::2"]);
     }
 
     #[test]
     fn a_range_that_is_full_gives_nothing() {
-        let given = allocate(pools(30), &BTreeMap::new(), &need(&["a", "b", "c"], true, false));
-        assert_eq!(texts(&given["b"]), ["198.18.0.2"]);
-        assert_eq!(given["c"], Allocation { addresses: vec![], exhausted: true });
+        let allocated = allocate(pools(30), &BTreeMap::new(), &need(&["a", "b", "c"], true, false));
+        assert_eq!(texts(&allocated["b"]), ["198.18.0.2"]);
+        assert_eq!(allocated["c"], Allocation { addresses: vec![], exhausted: true });
     }
 
     #[test]
     fn what_is_of_another_range_or_held_twice_is_given_anew() {
         let held = held(&[("a", &["10.0.0.1"]), ("b", &["198.18.0.5"]), ("c", &["198.18.0.5"])]);
-        let given = allocate(pools(24), &held, &need(&["a", "b", "c"], true, false));
-        assert_eq!(texts(&given["a"]), ["198.18.0.1"]);
-        assert_eq!(texts(&given["b"]), ["198.18.0.5"]);
-        assert_eq!(texts(&given["c"]), ["198.18.0.2"]);
+        let allocated = allocate(pools(24), &held, &need(&["a", "b", "c"], true, false));
+        assert_eq!(texts(&allocated["a"]), ["198.18.0.1"]);
+        assert_eq!(texts(&allocated["b"]), ["198.18.0.5"]);
+        assert_eq!(texts(&allocated["c"]), ["198.18.0.2"]);
     }
 
     #[test]
@@ -208,9 +208,10 @@ mod tests {
             ("b".to_owned(), names(&["admin", "http"])),
             ("c".to_owned(), names(&["1", "2", "3"])),
         ]);
-        let given = allocate_ports((15080, 15085), &held, &need);
-        let of =
-            |import: &str| given[import].iter().map(|(n, p)| (n.as_str(), *p)).collect::<Vec<_>>();
+        let allocated = allocate_ports((15080, 15085), &held, &need);
+        let of = |import: &str| {
+            allocated[import].iter().map(|(n, p)| (n.as_str(), *p)).collect::<Vec<_>>()
+        };
         assert_eq!(of("a"), [("grpc", 15082), ("http", 15081)]);
         assert_eq!(of("b"), [("admin", 15083), ("http", 15080)], "what it has it keeps");
         assert_eq!(of("c"), [("1", 15084)], "there are no more");

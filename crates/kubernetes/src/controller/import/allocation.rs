@@ -35,17 +35,17 @@ pub(crate) fn allocate_imports(
     let mut addresses = allocate_addresses(state, network, wanted);
     let listen = allocate_listeners(state, network, &ports);
     for (name, ports) in &mut ports {
-        let mine = listen.get(name);
+        let own = listen.get(name);
         let count = ports.used.len();
         let listens = |port: &mut ImportPort| {
-            let listen = mine.and_then(|mine| mine.get(&port.name));
+            let listen = own.and_then(|own| own.get(&port.name));
             port.listen = listen.copied().unwrap_or_default();
             listen.is_some()
         };
         ports.used.retain_mut(listens);
         ports.retained.retain_mut(listens);
-        if let Some(given) = addresses.get_mut(name).filter(|_| ports.used.len() < count) {
-            given.exhausted = true;
+        if let Some(allocated) = addresses.get_mut(name).filter(|_| ports.used.len() < count) {
+            allocated.exhausted = true;
         }
     }
     ImportAllocations { addresses, ports }
@@ -97,9 +97,9 @@ fn allocate_listeners(
     // Each import has addresses of its own, and so all ports.
     let bounds = (first, first.saturating_add(NetworkConfig::LISTENER_PORTS));
     let only = |name: &String, names: &Vec<String>| {
-        let mine = held.get(name).map(|ports| (name.clone(), ports.clone()));
+        let own = held.get(name).map(|ports| (name.clone(), ports.clone()));
         let need = BTreeMap::from([(name.clone(), names.clone())]);
-        addresses::allocate_ports(bounds, &mine.into_iter().collect(), &need)
+        addresses::allocate_ports(bounds, &own.into_iter().collect(), &need)
     };
     wanted.iter().flat_map(|(name, names)| only(name, names)).collect()
 }

@@ -74,7 +74,7 @@ fn why_by_name_only(
 /// State that is kept from one decision to the next.
 #[derive(Debug, Default)]
 pub(crate) struct ImportHistory {
-    missing: Absences,
+    absences: Absences,
     quotas: LinkQuotas,
     unused: UnusedExports,
 }
@@ -84,8 +84,8 @@ type LinkBudgets<'a> = BTreeMap<ClusterName, LinkBudget<'a>>;
 /// Decides.
 pub(crate) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> ImportDecisions {
     let ImportFacts { config, state, at, clock, .. } = facts;
-    let ImportHistory { missing, quotas, unused } = history;
-    missing.before = std::mem::take(&mut missing.since);
+    let ImportHistory { absences, quotas, unused } = history;
+    absences.before = std::mem::take(&mut absences.since);
     let mut budgets = quotas.budgets(config, state, (at, clock));
     let mut imports = ImportDecisions::default();
     for rule in &config.imports {
@@ -99,7 +99,7 @@ pub(crate) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> Imp
         imports.all.entry(rule.service.clone()).or_insert(wanted);
     }
     add_annotated(facts, &mut budgets, &mut imports);
-    add_automatic(facts, missing, &mut budgets, &mut imports);
+    add_automatic(facts, absences, &mut budgets, &mut imports);
     for (cluster, budget) in budgets {
         let (left_out, wake) = budget.finish(at);
         imports.left_out.extend(left_out.map(|left_out| (cluster, left_out)));
@@ -118,15 +118,15 @@ fn add_annotated(
 ) {
     let ImportFacts { config, state, exported, .. } = facts;
     for service in state.services.keys() {
-        let given_away = exported.get(service) == Some(&ExportOrigin::Named);
-        if given_away || imports.all.contains_key(service) {
+        let is_exported = exported.get(service) == Some(&ExportOrigin::Named);
+        if is_exported || imports.all.contains_key(service) {
             continue;
         }
         if state.is_undecided(service) {
-            let as_it_was = state
+            let unchanged = state
                 .import_of(service)
                 .and_then(|import| unchanged_import(state, service, import));
-            imports.all.extend(as_it_was.map(|wanted| (service.clone(), wanted)));
+            imports.all.extend(unchanged.map(|wanted| (service.clone(), wanted)));
             continue;
         }
         let Some(asked) = state.annotations_of(service).annotation(annotation::IMPORT_FROM) else {
@@ -151,7 +151,7 @@ fn add_annotated(
 /// Adds imports that links make automatically.
 fn add_automatic(
     facts: ImportFacts<'_>,
-    missing: &mut Absences,
+    absences: &mut Absences,
     budgets: &mut LinkBudgets<'_>,
     imports: &mut ImportDecisions,
 ) {
@@ -161,13 +161,13 @@ fn add_automatic(
     links.sort_by(|a, b| a.cluster.cmp(&b.cluster));
     let mut offers = Vec::new();
     for link in links {
-        let offer = link_offer(link, state, peers, exported, imports, (missing, at));
+        let offer = link_offer(link, state, peers, exported, imports, (absences, at));
         offers.push((link, offer));
     }
     // Existing imports come first, whichever their cluster: a cluster that begins to export a
     // Service must not take it from another.
-    let standing = offers.iter().map(|(link, offer)| (*link, &offer.standing));
-    let all = standing.chain(offers.iter().map(|(link, offer)| (*link, &offer.begins)));
+    let existing = offers.iter().map(|(link, offer)| (*link, &offer.existing));
+    let all = existing.chain(offers.iter().map(|(link, offer)| (*link, &offer.starting)));
     for (link, services) in all {
         let Some(budget) = budgets.get_mut(&link.cluster) else { continue };
         for service in services.iter().filter(|service| !named.contains(service)) {
@@ -187,7 +187,7 @@ fn add_automatic(
     // longer does.
     for (link, offer) in offers {
         let Some(budget) = budgets.get_mut(&link.cluster) else { continue };
-        for service in withdrawn::oldest_first(state, offer.missed) {
+        for service in withdrawn::oldest_first(state, offer.withdrawn) {
             let wanted = automatic_import(config, link, &service);
             if !imports.all.contains_key(&service)
                 && budget.admit_withdrawn(import_cost(facts, &service, &wanted))
@@ -221,7 +221,7 @@ fn import_cost(facts: ImportFacts<'_>, service: &ServiceName, wanted: &WantedImp
         Some(export) => wanted.port_use(facts.state, service).select_of_export(export).used.len(),
         None => stored.map_or(0, |import| import.spec.ports.len()),
     };
-    ImportCost { ports, stands: stored.is_some() }
+    ImportCost { ports, exists: stored.is_some() }
 }
 
 /// Returns an import as it was.
@@ -260,10 +260,11 @@ fn annotated_import(
 #[derive(Default)]
 struct LinkOffer {
     /// Imported from it already.
-    standing: Vec<ServiceName>,
-    begins: Vec<ServiceName>,
+    existing: Vec<ServiceName>,
+    /// Not imported yet.
+    starting: Vec<ServiceName>,
     /// Served from it earlier, and no longer exported.
-    missed: Vec<ServiceName>,
+    withdrawn: Vec<ServiceName>,
 }
 
 /// Decides what a link imports automatically: exports of its namespaces, for Services that can be
@@ -274,7 +275,7 @@ fn link_offer(
     peers: &ObservedPeers,
     exported: &BTreeMap<ServiceName, ExportOrigin>,
     imports: &mut ImportDecisions,
-    (missing, now): (&mut Absences, Instant),
+    (absences, now): (&mut Absences, Instant),
 ) -> LinkOffer {
     if link.import.is_empty() {
         return LinkOffer::default();
@@ -282,23 +283,23 @@ fn link_offer(
     let fits = |s: &ServiceName| NamePattern::any_matches(&link.import, &s.namespace);
     let imported = |service: &ServiceName| is_imported(link, state, exported, service);
     let names = state.imports.values().filter_map(|import| import.spec.service.parse().ok());
-    let standing: Vec<ServiceName> = names.filter(|s| fits(s) && imported(s)).collect();
+    let existing: Vec<ServiceName> = names.filter(|s| fits(s) && imported(s)).collect();
     let mut stubs = made_services(link, state);
     let Some(view) = peers.live_view(&link.cluster) else {
         imports.stubs.append(&mut stubs);
-        return LinkOffer { standing, ..LinkOffer::default() };
+        return LinkOffer { existing, ..LinkOffer::default() };
     };
     let mut lasts = |service: &ServiceName, rest: Duration| {
         if view.exports.contains_key(service) {
             return true;
         }
-        let end = missing.since(&link.cluster, service, now) + rest;
+        let end = absences.since(&link.cluster, service, now) + rest;
         let lasts = now < end;
         imports.wake = imports.wake.into_iter().chain(lasts.then_some(end)).min();
         lasts
     };
-    let (standing, mut missed): (Vec<_>, Vec<_>) =
-        standing.into_iter().partition(|service| lasts(service, NOT_READY_DELAY));
+    let (existing, mut missed): (Vec<_>, Vec<_>) =
+        existing.into_iter().partition(|service| lasts(service, NOT_READY_DELAY));
     missed.retain(|service| withdrawn::stays_listed(state, service));
     stubs.retain(|service| lasts(service, STUB_REMOVAL_DELAY));
     imports.stubs.append(&mut stubs);
@@ -315,10 +316,10 @@ fn link_offer(
     let idle = offered().map(|(s, _)| s).filter(idle);
     let why = |s: &ServiceName| (s.clone(), why_by_name_only(state, s, &link.cluster));
     imports.only_by_name.extend(idle.map(why));
-    let begins = offered()
+    let starting = offered()
         .filter(|(s, export)| !imported(s) && may_start(link, state, (view, s, export), exported));
-    let begins = begins.map(|(service, _)| service.clone()).collect();
-    LinkOffer { standing, begins, missed }
+    let starting = starting.map(|(service, _)| service.clone()).collect();
+    LinkOffer { existing, starting, withdrawn: missed }
 }
 
 /// Returns whether a link imports a Service already, and may go on.

@@ -37,7 +37,7 @@ pub(crate) struct ImportCost {
     /// Its ports.
     pub(crate) ports: usize,
     /// True if the import exists already.
-    pub(crate) stands: bool,
+    pub(crate) exists: bool,
 }
 
 /// Number of imports that one cluster does not get, by the limit that they exceed.
@@ -46,14 +46,14 @@ pub(crate) struct OmittedImports {
     imports: usize,
     addresses: usize,
     made: usize,
-    kept: usize,
+    withdrawn: usize,
     share: usize,
 }
 
 impl OmittedImports {
     /// Returns a condition's reason, and a sentence that names cluster, limit and what to do.
     pub(crate) fn verdict(&self, cluster: &ClusterName) -> (&'static str, String) {
-        let Self { imports, addresses, made, kept, share } = *self;
+        let Self { imports, addresses, made, withdrawn, share } = *self;
         let mut said = Vec::new();
         if imports > 0 {
             said.push((
@@ -83,11 +83,11 @@ impl OmittedImports {
                 ),
             ));
         }
-        if kept > 0 {
+        if withdrawn > 0 {
             said.push((
                 "TooManyWithdrawn",
                 format!(
-                    "{cluster} has withdrawn {kept} exports more than the {MAX_WITHDRAWN} that stay listed once they were \
+                    "{cluster} has withdrawn {withdrawn} exports more than the {MAX_WITHDRAWN} that stay listed once they were \
                      served here; delete Imports that are wanted no longer"
                 ),
             ));
@@ -141,7 +141,7 @@ pub(crate) struct LinkBudget<'a> {
     imports: usize,
     ports: usize,
     /// Withdrawn imports that stay listed, and their ports.
-    kept: (usize, usize),
+    withdrawn: (usize, usize),
     admitted: BTreeSet<ServiceName>,
     left_out: OmittedImports,
 }
@@ -176,7 +176,7 @@ impl LinkQuotas {
         let budget_of = |(cluster, made): (&ClusterName, &'a mut ServiceCreations)| {
             let held = held.get(cluster.as_str()).copied().unwrap_or_default();
             let left_out = OmittedImports { share, ..OmittedImports::default() };
-            let (imports, ports, kept, admitted) = (0, 0, (0, 0), BTreeSet::new());
+            let (imports, ports, withdrawn, admitted) = (0, 0, (0, 0), BTreeSet::new());
             let budget = LinkBudget {
                 state,
                 made,
@@ -185,7 +185,7 @@ impl LinkQuotas {
                 by_ports,
                 imports,
                 ports,
-                kept,
+                withdrawn,
                 admitted,
                 left_out,
             };
@@ -203,7 +203,7 @@ impl LinkBudget<'_> {
             return false;
         }
         let on_record = self.state.imports.contains_key(&ServiceRef::from(service).object_name());
-        let units = match (cost.stands || on_record, self.by_ports) {
+        let units = match (cost.exists || on_record, self.by_ports) {
             (true, _) => 0,
             (false, true) => cost.ports,
             (false, false) => 1,
@@ -212,7 +212,7 @@ impl LinkBudget<'_> {
             self.left_out.addresses += 1;
             return false;
         }
-        let makes = !cost.stands && !self.state.services.contains_key(service);
+        let makes = !cost.exists && !self.state.services.contains_key(service);
         if makes && !self.may_create(service) {
             self.left_out.made += 1;
             return false;
@@ -226,12 +226,12 @@ impl LinkBudget<'_> {
     /// Charges one import that is withdrawn and stays listed. It has a budget of its own: new
     /// exports of the cluster must not displace what was served.
     pub(crate) fn admit_withdrawn(&mut self, cost: ImportCost) -> bool {
-        let (imports, ports) = self.kept;
+        let (imports, ports) = self.withdrawn;
         if imports >= MAX_WITHDRAWN || ports + cost.ports > MAX_WITHDRAWN_PORTS {
-            self.left_out.kept += 1;
+            self.left_out.withdrawn += 1;
             return false;
         }
-        self.kept = (imports + 1, ports + cost.ports);
+        self.withdrawn = (imports + 1, ports + cost.ports);
         true
     }
 
@@ -250,7 +250,7 @@ impl LinkBudget<'_> {
     pub(crate) fn finish(self, now: Instant) -> (Option<OmittedImports>, Option<Instant>) {
         let Self { made, admitted, left_out, .. } = self;
         made.admitted = admitted;
-        let any = left_out.imports + left_out.addresses + left_out.made + left_out.kept > 0;
+        let any = left_out.imports + left_out.addresses + left_out.made + left_out.withdrawn > 0;
         let wake = (left_out.made > 0).then(|| (made.since + CREATE_INTERVAL).max(now));
         (any.then_some(left_out), wake)
     }

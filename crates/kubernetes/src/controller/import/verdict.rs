@@ -38,8 +38,8 @@ impl ImportSubject<'_> {
         let ready = export
             .map(|export| peers.live_view(from).is_some_and(|view| view.has_ready_backend(export)));
         // If nobody reports anything of the cluster, that says nothing about it.
-        let heard = peers.observed(from);
-        let seen = heard.map(|_| ready == Some(true));
+        let observed = peers.observed(from);
+        let seen = observed.map(|_| ready == Some(true));
         let debounced = history
             .entry((service.clone(), from.clone()))
             .or_insert_with(|| Debounced::new(before.is_some_and(|c| c.status == "True")));
@@ -59,7 +59,7 @@ impl ImportSubject<'_> {
             };
             return before.is_none_or(|c| c.reason == "NotReporting").then_some(verdict);
         }
-        let is_live = heard.is_some_and(|heard| heard.live);
+        let is_live = observed.is_some_and(|observed| observed.live);
         Some(self.why_not_ready(is_live, export, plan))
     }
 

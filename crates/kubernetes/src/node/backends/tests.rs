@@ -16,8 +16,8 @@ use crate::node::observed;
 use crate::node::state::{NodeState, node_state};
 
 /// Node b1 of `bank`, with sibling b2; beside pods of two namespaces it has one on the host's network.
-fn seen() -> ObservedCluster {
-    let mut seen = ObservedCluster::default();
+fn observed() -> ObservedCluster {
+    let mut observed = ObservedCluster::default();
     for (namespace, name, ip, host) in [
         ("agents", "bot", "10.244.1.5", false),
         ("payroll", "ledger", "10.244.1.6", false),
@@ -29,10 +29,10 @@ fn seen() -> ObservedCluster {
             "status": {"phase": "Running", "podIPs": [{"ip": ip}]},
         });
         let pod = observed::ObservedPod::from_pod(&serde_json::from_value(pod).unwrap());
-        seen.pods.extend(pod.map(|pod| (format!("{namespace}/{name}"), pod)));
+        observed.pods.extend(pod.map(|pod| (format!("{namespace}/{name}"), pod)));
     }
     put(
-        &mut seen,
+        &mut observed,
         NAMESPACE,
         NODE,
         json!([endpoint("172.18.2.2", "b1"), endpoint("172.18.2.3", "b2")]),
@@ -42,15 +42,15 @@ fn seen() -> ObservedCluster {
         "ports": [{"name": "http", "number": 80, "listen": 15080}],
     }))
     .unwrap();
-    seen.imports.insert("agents.remote".into(), import);
-    seen.service_ranges = ["10.96.0.0/12".to_owned(), "fd00:96::/112".to_owned()].into();
+    observed.imports.insert("agents.remote".into(), import);
+    observed.service_ranges = ["10.96.0.0/12".to_owned(), "fd00:96::/112".to_owned()].into();
     let export: ExportSpec = serde_json::from_value(json!({
         "service": {"namespace": "agents", "name": "bot"}, "ports": [{"name": "http", "number": 80}],
         "allow": [{"cluster": "edge", "namespace": "*", "serviceAccount": "*"}],
     }))
     .unwrap();
-    seen.exports.insert("agents.bot".into(), export);
-    seen
+    observed.exports.insert("agents.bot".into(), export);
+    observed
 }
 
 /// An endpoint as a tenant may write it: a pod of his, on that node.
@@ -59,16 +59,16 @@ fn endpoint(address: &str, node: &str) -> Value {
         "targetRef": {"kind": "Pod", "namespace": "agents", "name": "bot"}})
 }
 
-fn put(seen: &mut ObservedCluster, namespace: &str, service: &str, endpoints: Value) {
+fn put(observed: &mut ObservedCluster, namespace: &str, service: &str, endpoints: Value) {
     let slice = json!({
         "metadata": {"name": "x", "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
         "addressType": "IPv4", "ports": [{"name": "http", "port": 15080}], "endpoints": endpoints,
     });
     let slice = ObservedSlice::from_slice(&serde_json::from_value(slice).unwrap()).unwrap();
-    seen.slices.insert(format!("{namespace}/{service}"), slice);
+    observed.slices.insert(format!("{namespace}/{service}"), slice);
 }
 
-fn believed(seen: &ObservedCluster) -> NodeState {
+fn believed(observed: &ObservedCluster) -> NodeState {
     let link = "links: [{cluster: edge, trustDomain: edge.adit.internal, trustBundle: PEM}]";
     let fragment = [("cluster.yaml".to_owned(), format!("cluster: bank\n{link}\n"))];
     let config: ClusterConfig = adit_config::parse_cluster(&fragment.into()).unwrap().0;
@@ -76,7 +76,7 @@ fn believed(seen: &ObservedCluster) -> NodeState {
         node: "b1".parse().unwrap(),
         addresses: vec!["172.18.2.2".parse().unwrap()],
     };
-    node_state(seen, &config, &place)
+    node_state(observed, &config, &place)
 }
 
 /// The data path's input on b1, with the addresses of its own interfaces.
@@ -101,8 +101,8 @@ fn snapshot(now: NodeState) -> Snapshot {
 }
 
 /// The addresses that b1 dials for a stream to the export, or the code by which it refuses.
-fn dials(seen: &ObservedCluster) -> Result<Vec<String>, Code> {
-    let now = snapshot(believed(seen));
+fn dials(observed: &ObservedCluster) -> Result<Vec<String>, Code> {
+    let now = snapshot(believed(observed));
     let workload =
         Workload { namespace: "any".parse().unwrap(), service_account: "any".parse().unwrap() };
     let source = Source { cluster: "edge".parse().unwrap(), workload };
@@ -113,18 +113,18 @@ fn dials(seen: &ObservedCluster) -> Result<Vec<String>, Code> {
 }
 
 /// The number of backends that edge is told of, by node.
-fn told(seen: &ObservedCluster) -> Vec<(String, u32)> {
+fn told(observed: &ObservedCluster) -> Vec<(String, u32)> {
     let edge: ClusterName = "edge".parse().unwrap();
-    let view = adit_core::announce::view(&snapshot(believed(seen)), &edge);
+    let view = adit_core::announce::view(&snapshot(believed(observed)), &edge);
     let export = view.exports.values().next().unwrap();
     export.ports[0].ready.iter().map(|(node, n)| (node.to_string(), *n)).collect()
 }
 
 /// The addresses dialled if a tenant's slice has `address`, as a pod of this node.
 fn forged(address: &str) -> Result<Vec<String>, Code> {
-    let mut seen = seen();
-    put(&mut seen, "agents", "bot", json!([endpoint(address, "b1")]));
-    dials(&seen)
+    let mut observed = observed();
+    put(&mut observed, "agents", "bot", json!([endpoint(address, "b1")]));
+    dials(&observed)
 }
 
 #[test]
@@ -169,35 +169,35 @@ fn a_pod_on_the_hosts_network_is_not_dialled() {
 
 #[test]
 fn a_pod_of_another_node_is_counted_for_it_and_dialled_by_it_alone() {
-    let mut seen = seen();
+    let mut observed = observed();
     let both = json!([endpoint("10.244.1.5", "b1"), endpoint("10.244.2.5", "b2")]);
-    put(&mut seen, "agents", "bot", both);
-    assert_eq!(dials(&seen), Ok(vec!["10.244.1.5:15080".into()]));
-    assert_eq!(told(&seen), [("b1".into(), 1), ("b2".into(), 1)]);
-    put(&mut seen, "agents", "bot", json!([endpoint("10.244.2.5", "b2")]));
-    assert_eq!(dials(&seen), Err(Code::HopRefused));
-    assert!(believed(&seen).exports.iter().all(|e| e.hop == Hop::SameNode));
+    put(&mut observed, "agents", "bot", both);
+    assert_eq!(dials(&observed), Ok(vec!["10.244.1.5:15080".into()]));
+    assert_eq!(told(&observed), [("b1".into(), 1), ("b2".into(), 1)]);
+    put(&mut observed, "agents", "bot", json!([endpoint("10.244.2.5", "b2")]));
+    assert_eq!(dials(&observed), Err(Code::HopRefused));
+    assert!(believed(&observed).exports.iter().all(|e| e.hop == Hop::SameNode));
     // An administrator's word is that any node may.
-    seen.exports.values_mut().for_each(|e| e.any_endpoint = true);
-    assert_eq!(dials(&seen), Ok(vec!["10.244.2.5:15080".into()]));
+    observed.exports.values_mut().for_each(|e| e.any_endpoint = true);
+    assert_eq!(dials(&observed), Ok(vec!["10.244.2.5:15080".into()]));
 }
 
 #[test]
 fn an_invented_node_is_told_to_nobody() {
-    let mut seen = seen();
+    let mut observed = observed();
     let mut all: Vec<Value> = (0..999).map(|n| endpoint("10.244.3.5", &format!("x{n}"))).collect();
     all.push(endpoint("10.244.1.5", "b1"));
-    put(&mut seen, "agents", "bot", all.into());
-    assert_eq!(told(&seen), [("b1".into(), 1)]);
+    put(&mut observed, "agents", "bot", all.into());
+    assert_eq!(told(&observed), [("b1".into(), 1)]);
     // What an administrator named is reached from here, where its node has no daemon.
-    seen.exports.values_mut().for_each(|e| e.any_endpoint = true);
-    assert_eq!(told(&seen), [("b1".into(), 2)]);
+    observed.exports.values_mut().for_each(|e| e.any_endpoint = true);
+    assert_eq!(told(&observed), [("b1".into(), 2)]);
 }
 
 #[test]
 fn an_export_by_name_leads_anywhere_but_to_nodes_services_and_clouds() {
-    let mut seen = seen();
-    seen.exports.values_mut().for_each(|e| e.any_endpoint = true);
+    let mut observed = observed();
+    observed.exports.values_mut().for_each(|e| e.any_endpoint = true);
     for never in [
         "10.96.0.1",
         "10.111.255.254",
@@ -215,26 +215,26 @@ fn an_export_by_name_leads_anywhere_but_to_nodes_services_and_clouds() {
         "224.0.0.1",
         "0.0.0.0",
     ] {
-        put(&mut seen, "agents", "bot", json!([endpoint(never, "b1")]));
-        assert_eq!(dials(&seen), Err(Code::BackendForbidden), "{never}");
+        put(&mut observed, "agents", "bot", json!([endpoint(never, "b1")]));
+        assert_eq!(dials(&observed), Err(Code::BackendForbidden), "{never}");
     }
     for other in ["192.0.2.7", "10.244.1.6", "10.112.0.1"] {
-        put(&mut seen, "agents", "bot", json!([endpoint(other, "b1")]));
-        assert_eq!(dials(&seen), Ok(vec![format!("{other}:15080")]));
+        put(&mut observed, "agents", "bot", json!([endpoint(other, "b1")]));
+        assert_eq!(dials(&observed), Ok(vec![format!("{other}:15080")]));
     }
 }
 
 #[test]
 fn the_backends_of_a_namespace_are_bounded_and_say_so() {
-    let mut seen = seen();
+    let mut observed = observed();
     for slice in 0..21 {
         let address = |n: usize| format!("10.{}.{}.{}", slice + 1, n / 250, n % 250);
         let all: Vec<Value> = (0..1000).map(|n| endpoint(&address(n), "b2")).collect();
-        put(&mut seen, "agents", "bot", all.into());
-        let one = seen.slices.remove("agents/bot").unwrap();
-        seen.slices.insert(format!("agents/{slice}"), one);
+        put(&mut observed, "agents", "bot", all.into());
+        let one = observed.slices.remove("agents/bot").unwrap();
+        observed.slices.insert(format!("agents/{slice}"), one);
     }
-    let now = believed(&seen);
+    let now = believed(&observed);
     assert_eq!(now.exports[0].ports[0].backends.len(), MAX_BACKENDS);
     let [problem] = now.problems.as_slice() else { panic!("{:?}", now.problems) };
     assert!(problem.contains("namespace agents") && problem.contains("20000"), "{problem}");
@@ -242,12 +242,12 @@ fn the_backends_of_a_namespace_are_bounded_and_say_so() {
 
 #[test]
 fn addresses_that_are_nobodys_are_kept_for_a_tenant_only_as_far_as_they_say_something() {
-    let mut seen = seen();
+    let mut observed = observed();
     let services = (0..5000).map(|n| endpoint(&format!("10.96.{}.{}", n / 250, n % 250), "b1"));
-    put(&mut seen, "agents", "bot", services.chain([endpoint("10.244.1.5", "b1")]).collect());
-    let now = believed(&seen);
+    put(&mut observed, "agents", "bot", services.chain([endpoint("10.244.1.5", "b1")]).collect());
+    let now = believed(&observed);
     let kept = now.exports[0].ports[0].backends.len();
     assert_eq!(kept, MAX_FORBIDDEN + 1, "the pod's is not among those that are left out");
     assert!(now.forbidden.len() <= MAX_FORBIDDEN + 1, "{}", now.forbidden.len());
-    assert_eq!(dials(&seen), Ok(vec!["10.244.1.5:15080".into()]));
+    assert_eq!(dials(&observed), Ok(vec!["10.244.1.5:15080".into()]));
 }

@@ -56,8 +56,8 @@ fn pod(uid: &str, ip: &str, account: &str) -> (String, observed::ObservedPod) {
     (format!("agents/{uid}"), workload)
 }
 
-fn of(seen: &ObservedCluster) -> NodeState {
-    node_state(seen, &config(), &place())
+fn of(observed: &ObservedCluster) -> NodeState {
+    node_state(observed, &config(), &place())
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn backends_are_the_ready_endpoints_of_the_ports_name() {
     let mut own = slice(NODE, json!([]), json!([{"addresses": ["172.18.2.3"], "nodeName": "b2"}]));
     own.service.namespace = NAMESPACE.into();
     let behind = slice("fraud-bot", ports, pods);
-    let mut seen = ObservedCluster {
+    let mut observed = ObservedCluster {
         exports: [("agents.fraud-bot".into(), export())].into(),
         slices: [("1".into(), behind), ("2".into(), other), ("3".into(), own)].into(),
         ..ObservedCluster::default()
@@ -84,13 +84,13 @@ fn backends_are_the_ready_endpoints_of_the_ports_name() {
         backends.map(|b| (b.address.to_string(), b.node.to_string())).collect()
     };
     let pod = ("10.244.0.5:9000".to_owned(), "b2".to_owned());
-    assert_eq!(found(&of(&seen)), std::slice::from_ref(&pod));
+    assert_eq!(found(&of(&observed)), std::slice::from_ref(&pod));
     // An address that is no pod is dialled if an administrator named the Service, by whichever node
     // takes the stream.
-    for export in seen.exports.values_mut() {
+    for export in observed.exports.values_mut() {
         export.any_endpoint = true;
     }
-    let now = of(&seen);
+    let now = of(&observed);
     assert_eq!(found(&now), [("10.96.7.7:9000".into(), "b1".into()), pod]);
     let [export] = now.exports.as_slice() else { panic!("{now:?}") };
     assert!(export.ports[0].backends.iter().all(|b| !b.explicit));
@@ -100,31 +100,32 @@ fn backends_are_the_ready_endpoints_of_the_ports_name() {
 
 #[test]
 fn an_import_listens_at_its_addresses_until_it_is_given_up() {
-    let mut seen =
+    let mut observed =
         ObservedCluster { imports: [("x".into(), import())].into(), ..ObservedCluster::default() };
-    let listen = |seen: &ObservedCluster| -> Vec<String> {
-        let now = of(seen);
+    let listen = |observed: &ObservedCluster| -> Vec<String> {
+        let now = of(observed);
         let ports = now.imports.iter().flat_map(|i| &i.ports);
         ports.flat_map(|p| &p.listen).map(ToString::to_string).collect()
     };
     let both =
         ["198.18.0.7:15080", "[fd00:ad17::7]:15080", "198.18.0.7:15081", "[fd00:ad17::7]:15081"];
-    assert_eq!(listen(&seen), both);
-    let change =
-        |seen: &mut ObservedCluster, f: fn(&mut ImportSpec)| f(seen.imports.get_mut("x").unwrap());
-    change(&mut seen, |i| i.addresses.clear());
-    assert_eq!(listen(&seen), [""; 0], "it has no address yet");
+    assert_eq!(listen(&observed), both);
+    let change = |observed: &mut ObservedCluster, f: fn(&mut ImportSpec)| {
+        f(observed.imports.get_mut("x").unwrap())
+    };
+    change(&mut observed, |i| i.addresses.clear());
+    assert_eq!(listen(&observed), [""; 0], "it has no address yet");
     let mut config = config();
     config.network.mode = NetworkMode::NodeAddress;
-    let now = node_state(&seen, &config, &place());
+    let now = node_state(&observed, &config, &place());
     let own: Vec<_> = now.imports[0].ports.iter().flat_map(|p| &p.listen).collect();
     assert_eq!(own, [&"172.18.2.2:15080".parse().unwrap(), &"172.18.2.2:15081".parse().unwrap()]);
-    change(&mut seen, |i| i.addresses.push("198.18.0.7".into()));
-    change(&mut seen, |i| i.from = "gone".into());
-    assert_eq!(listen(&seen), [""; 0], "no link");
-    change(&mut seen, |i| i.from = "edge".into());
-    change(&mut seen, |i| i.released_at = Some("2026-11-21T17:00:00Z".into()));
-    assert_eq!(listen(&seen), [""; 0], "given up");
+    change(&mut observed, |i| i.addresses.push("198.18.0.7".into()));
+    change(&mut observed, |i| i.from = "gone".into());
+    assert_eq!(listen(&observed), [""; 0], "no link");
+    change(&mut observed, |i| i.from = "edge".into());
+    change(&mut observed, |i| i.released_at = Some("2026-11-21T17:00:00Z".into()));
+    assert_eq!(listen(&observed), [""; 0], "given up");
 }
 
 #[test]
@@ -132,12 +133,12 @@ fn an_object_that_makes_no_sense_leaves_the_others_alone() {
     let bad = ExportSpec { hop: Some("sideways".into()), ..export() };
     let mut worse = import();
     worse.addresses = vec!["here".into()];
-    let seen = ObservedCluster {
+    let observed = ObservedCluster {
         exports: [("a.bad".into(), bad), ("agents.fraud-bot".into(), export())].into(),
         imports: [("a.worse".into(), worse), ("x".into(), import())].into(),
         ..ObservedCluster::default()
     };
-    let now = of(&seen);
+    let now = of(&observed);
     assert_eq!((now.exports.len(), now.imports.len(), now.problems.len()), (1, 1, 2));
     assert!(now.problems[0].starts_with("import a.worse is left out"), "{:?}", now.problems);
     assert!(now.problems[1].contains("sideways"), "{:?}", now.problems);
@@ -221,12 +222,12 @@ fn nodes_and_our_own_range_are_nobodys_backends() {
     let mut own = slice(NODE, json!([]), nodes);
     own.service.namespace = NAMESPACE.into();
     let named = ExportSpec { any_endpoint: true, ..export() };
-    let seen = ObservedCluster {
+    let observed = ObservedCluster {
         exports: [("agents.fraud-bot".into(), named)].into(),
         slices: [("1".into(), slice("fraud-bot", ports, forged)), ("2".into(), own)].into(),
         ..ObservedCluster::default()
     };
-    let now = of(&seen);
+    let now = of(&observed);
     // They stay among the backends, so that the reason why nobody dials them can be told.
     let all = now.exports[0].ports[0].backends.iter().map(|b| b.address);
     let found: Vec<_> = all.filter(|a| !now.forbidden.contains(&a.ip())).collect();
@@ -245,12 +246,12 @@ fn siblings_are_the_other_nodes_and_the_api_server_is_nobodys_backend() {
         {"addresses": ["172.18.2.3"], "nodeName": "b2", "conditions": {"ready": false}},
     ]);
     let server = json!([{"addresses": ["172.18.2.1"]}]);
-    let seen = ObservedCluster {
+    let observed = ObservedCluster {
         slices: [named(NAMESPACE, NODE, nodes), named("default", "kubernetes", server)].into(),
         links: [("edge".into(), vec!["172.18.1.2:7843".into(), "junk".into()])].into(),
         ..ObservedCluster::default()
     };
-    let now = of(&seen);
+    let now = of(&observed);
     assert_eq!(
         now.siblings,
         [("b2".parse().unwrap(), vec!["172.18.2.3:7843".parse().unwrap()])].into()
@@ -273,13 +274,13 @@ const SLICE_MANAGED_BY_US: &str = crate::api::SLICE_MANAGED_BY.1;
 
 #[test]
 fn what_was_seen_survives_the_disk() {
-    let seen = ObservedCluster {
+    let observed = ObservedCluster {
         exports: [("e".into(), export())].into(),
         imports: [("i".into(), import())].into(),
         pods: [pod("1", "10.244.0.5", "x")].into(),
         bundle: Some("PEM".into()),
         ..ObservedCluster::default()
     };
-    let text = serde_json::to_string(&seen).unwrap();
-    assert_eq!(serde_json::from_str::<ObservedCluster>(&text).unwrap(), seen);
+    let text = serde_json::to_string(&observed).unwrap();
+    assert_eq!(serde_json::from_str::<ObservedCluster>(&text).unwrap(), observed);
 }

@@ -24,11 +24,11 @@ pub(super) fn holder(lease: Option<&Lease>) -> Option<&str> {
 }
 
 /// Returns the problem of the controller, unless it is among `errors` already.
-pub(super) fn controller_problem(seen: &ClusterObjects, errors: &[String]) -> Option<String> {
-    if !seen.controller.installed {
+pub(super) fn controller_problem(objects: &ClusterObjects, errors: &[String]) -> Option<String> {
+    if !objects.controller.installed {
         return None;
     }
-    let (lease, silent) = seen.lease.as_ref()?;
+    let (lease, silent) = objects.lease.as_ref()?;
     let lease = lease.as_ref();
     let Some(pod) = holder(lease) else {
         return Some(format!("no controller is active (nobody holds Lease {CONTROLLER})"));
@@ -46,7 +46,7 @@ pub(super) fn controller_problem(seen: &ClusterObjects, errors: &[String]) -> Op
 }
 
 /// Returns the nodes that wait for a certificate, or were denied one: by the last request of each.
-pub(super) fn certificate_problems(seen: &ClusterObjects) -> Vec<String> {
+pub(super) fn certificate_problems(objects: &ClusterObjects) -> Vec<String> {
     let node = |request: &Request| {
         let extra = request.spec.extra.as_ref();
         let node = extra.and_then(|e| e.get("authentication.kubernetes.io/node-name")?.first());
@@ -54,7 +54,7 @@ pub(super) fn certificate_problems(seen: &ClusterObjects) -> Vec<String> {
     };
     let age = |request: &Request| (request.creation_timestamp(), request.name_any());
     let mut last: BTreeMap<String, &Request> = BTreeMap::new();
-    for request in &seen.requests {
+    for request in &objects.requests {
         let known = last.entry(node(request)).or_insert(request);
         if age(known) < age(request) {
             *known = request;
@@ -62,7 +62,7 @@ pub(super) fn certificate_problems(seen: &ClusterObjects) -> Vec<String> {
     }
     let mut troubles: Vec<_> = last
         .iter()
-        .filter_map(|(node, request)| certificate_problem(node, request, seen.at))
+        .filter_map(|(node, request)| certificate_problem(node, request, objects.at))
         .collect();
     let more = troubles.len().saturating_sub(MAX_NODES_SHOWN);
     if more > 0 {

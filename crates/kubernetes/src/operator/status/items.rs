@@ -46,9 +46,12 @@ fn is_down(conditions: &[Condition]) -> bool {
 /// Problem of a declaration without an object.
 pub(super) const NOT_TAKEN_UP: &str = "declared, and not taken up by the controller yet";
 
-pub(super) fn link_items(config: Option<&ClusterConfig>, seen: &ClusterObjects) -> Vec<StatusItem> {
+pub(super) fn link_items(
+    config: Option<&ClusterConfig>,
+    objects: &ClusterObjects,
+) -> Vec<StatusItem> {
     let mut items: BTreeMap<String, StatusItem> = BTreeMap::new();
-    for link in &seen.links {
+    for link in &objects.links {
         let conditions = ObjectStatus::conditions(link.status.as_ref());
         let name = link.name_any();
         let problem =
@@ -77,10 +80,10 @@ pub(super) fn link_items(config: Option<&ClusterConfig>, seen: &ClusterObjects) 
 
 pub(super) fn export_items(
     config: Option<&ClusterConfig>,
-    seen: &ClusterObjects,
+    objects: &ClusterObjects,
 ) -> Vec<StatusItem> {
     let mut items: BTreeMap<String, StatusItem> = BTreeMap::new();
-    for export in &seen.exports {
+    for export in &objects.exports {
         let name = format!("{}/{}", export.spec.service.namespace, export.spec.service.name);
         let clusters: BTreeSet<_> = export.spec.allow.iter().map(|g| g.cluster.as_str()).collect();
         let clusters: Vec<_> = clusters.into_iter().collect();
@@ -113,16 +116,16 @@ pub(super) fn export_items(
 
 pub(super) fn import_items(
     config: Option<&ClusterConfig>,
-    seen: &ClusterObjects,
+    objects: &ClusterObjects,
 ) -> Vec<StatusItem> {
     let mut items: BTreeMap<String, StatusItem> = BTreeMap::new();
-    for import in seen.imports.iter().filter(|import| import.spec.released_at.is_none()) {
+    for import in objects.imports.iter().filter(|import| import.spec.released_at.is_none()) {
         let (namespace, name) = (&import.spec.service.namespace, &import.spec.service.name);
         let of_it = |slice: &&EndpointSlice| {
             slice.namespace().as_ref() == Some(namespace)
                 && slice.labels().get(SLICE_SERVICE) == Some(name)
         };
-        let slices: Vec<_> = seen.slices.iter().filter(of_it).collect();
+        let slices: Vec<_> = objects.slices.iter().filter(of_it).collect();
         let ready = |slice: &&EndpointSlice| {
             let conditions = slice.endpoints.iter().filter_map(|e| e.conditions.as_ref());
             conditions.into_iter().any(|c| c.ready == Some(true))

@@ -58,7 +58,7 @@ fn pods() -> PodCounts {
 
 #[test]
 fn what_is_wrong_comes_first_and_says_why() {
-    let seen = ClusterObjects {
+    let objects = ClusterObjects {
         imports: vec![
             import("a", "True", None),
             import("b", "False", None),
@@ -71,7 +71,7 @@ fn what_is_wrong_comes_first_and_says_why() {
     };
     let text = "cluster: edge\nimports: [{service: n/e, from: bank}, {service: n/a, from: bank}]\n\
                 links: [{cluster: bank, trustDomain: b.example, trustBundle: x}]";
-    let status = summarize("c", &document(text), &seen);
+    let status = summarize("c", &document(text), &objects);
     assert!(status.errors[0].contains("trust bundle of link bank"), "{:?}", status.errors);
     // A wrong configuration declares nothing; what is there is shown all the same.
     let shown: Vec<_> =
@@ -109,8 +109,8 @@ fn a_cluster_without_a_name_or_pods_is_not_well() {
     assert!(problems[0].contains("no name yet"), "{problems:?}");
     assert_eq!(problems[1..], ["adit-controller is not installed", "adit-node is not installed"]);
     let some = PodCounts { installed: true, ready: 1, total: 2 };
-    let seen = ClusterObjects { controller: some, ..well() };
-    let status = summarize("c", &document("cluster: edge"), &seen);
+    let objects = ClusterObjects { controller: some, ..well() };
+    let status = summarize("c", &document("cluster: edge"), &objects);
     assert_eq!(status.problems(), ["1 of 2 controller pods are ready"]);
     assert!(summarize("c", &document("cluster: edge"), &well()).is_healthy());
 }
@@ -172,8 +172,8 @@ fn nodes_without_a_certificate_are_named_by_their_last_request() {
         request("r5", "n4", new, json!({})),
     ];
     let at = "2026-01-01T12:00:30Z".parse().unwrap();
-    let seen = ClusterObjects { requests, at, ..well() };
-    let status = summarize("c", &document("cluster: edge"), &seen);
+    let objects = ClusterObjects { requests, at, ..well() };
+    let status = summarize("c", &document("cluster: edge"), &objects);
     assert_eq!(
         status.problems(),
         [
@@ -200,21 +200,21 @@ fn conditions_that_are_there_only_when_something_is_wrong_are_read() {
         "spec": {"trustDomain": "b.example"}, "status": status_of_link,
     }))
     .unwrap();
-    let seen = ClusterObjects {
+    let objects = ClusterObjects {
         links: vec![link],
         imports: vec![Import { status: with(conditions, "Conflict"), ..good }],
         slices: vec![slice("a", true)],
         ..well()
     };
-    let status = summarize("c", &document("cluster: edge"), &seen);
+    let status = summarize("c", &document("cluster: edge"), &objects);
     assert_eq!(status.links[0].problem.as_deref(), Some("so it is (Why)"));
     assert_eq!(status.imports[0].problem.as_deref(), Some("so it is (Why)"));
 }
 
 #[test]
 fn what_may_not_be_read_is_a_warning_and_no_more() {
-    let seen = ClusterObjects { lease: None, unread: vec!["cannot list".to_owned()], ..well() };
-    let status = summarize("c", &document("cluster: edge"), &seen);
+    let objects = ClusterObjects { lease: None, unread: vec!["cannot list".to_owned()], ..well() };
+    let status = summarize("c", &document("cluster: edge"), &objects);
     assert!(status.is_healthy(), "{:?}", status.problems());
     assert_eq!(status.warnings, ["cannot list"]);
 }
@@ -236,8 +236,8 @@ fn an_export_to_whom_no_link_leads_is_not_well() {
         .unwrap()
     };
     let problem = |kind: &str, status: &str| {
-        let seen = ClusterObjects { exports: vec![export(kind, status)], ..well() };
-        summarize("c", &document("cluster: edge"), &seen).exports[0].problem.clone()
+        let objects = ClusterObjects { exports: vec![export(kind, status)], ..well() };
+        summarize("c", &document("cluster: edge"), &objects).exports[0].problem.clone()
     };
     assert_eq!(problem("Linked", "False").as_deref(), Some("so it is (Why)"));
     assert_eq!(problem("Ready", "False").as_deref(), Some("so it is (Why)"));
@@ -302,14 +302,14 @@ fn what_nodes_say_is_told_of_a_link_that_is_down_and_refusals_for_several_reason
             import("no-backend", refused(3, 7)), import("link-down", refused(4, 5)),
         ],
     });
-    let mut seen = told(&nodes);
+    let mut objects = told(&nodes);
     let untrue = |kind: &str, reason: &str| {
         let condition = json!([{"type": kind, "status": "False", "reason": reason, "message": "so it is", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
         Some(ObjectStatus { conditions: serde_json::from_value(condition).unwrap() })
     };
-    seen.links[0].status = untrue("Up", "LinkDown");
-    seen.imports[0].status = untrue("Ready", "Why");
-    let found = summarize("c", &document(TEXT), &seen);
+    objects.links[0].status = untrue("Up", "LinkDown");
+    objects.imports[0].status = untrue("Ready", "Why");
+    let found = summarize("c", &document(TEXT), &objects);
     let link = found.links[0].problem.as_deref();
     assert_eq!(link, Some("b1: no answer within 5s (link-down)"), "the condition knows less");
     let text = "so it is (Why); 7 connections refused since 2026-01-01T11:58:05Z";
@@ -318,19 +318,19 @@ fn what_nodes_say_is_told_of_a_link_that_is_down_and_refusals_for_several_reason
 
 #[test]
 fn a_link_that_is_down_is_one_cause_and_its_imports_are_counted_with_it() {
-    let mut seen = told(&json!({}));
+    let mut objects = told(&json!({}));
     let down = json!([{"type": "Up", "status": "False", "reason": "LinkDown", "message": "no answer", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
     let set = |conditions: &Value| {
         Some(ObjectStatus { conditions: serde_json::from_value(conditions.clone()).unwrap() })
     };
-    seen.links[0].status = set(&down);
+    objects.links[0].status = set(&down);
     let mut waits = down;
     waits[0]["type"] = "Ready".into();
-    seen.imports = (0..20).map(|n| import(&format!("i{n}"), "False", None)).collect();
-    for import in &mut seen.imports[..19] {
+    objects.imports = (0..20).map(|n| import(&format!("i{n}"), "False", None)).collect();
+    for import in &mut objects.imports[..19] {
         import.status = set(&waits);
     }
-    let found = summarize("c", &document(TEXT), &seen);
+    let found = summarize("c", &document(TEXT), &objects);
     let problems =
         |items: &[StatusItem]| items.iter().filter_map(|i| i.problem.clone()).collect::<Vec<_>>();
     assert_eq!(problems(&found.links), ["no answer (LinkDown); 19 imports wait for it"]);

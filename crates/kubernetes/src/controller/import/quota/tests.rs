@@ -241,7 +241,7 @@ async fn of_what_a_cluster_withdraws_the_oldest_stay_listed_and_no_new_name_push
         services(50..MAX_WITHDRAWN + 50).collect(),
         "those that have stood for longest"
     );
-    assert_eq!((later.left_out[&bank()].kept, reason(&later)), (50, Some("TooManyWithdrawn")));
+    assert_eq!((later.left_out[&bank()].withdrawn, reason(&later)), (50, Some("TooManyWithdrawn")));
     let begin = || services(MAX_WITHDRAWN + 50..MAX_IMPORTS + MAX_WITHDRAWN + 50);
     let others = decide(&config, &here, &peers(begin(), 1), &mut history);
     assert_eq!(others.all.len(), MAX_IMPORTS + MAX_WITHDRAWN);
