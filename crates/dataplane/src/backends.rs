@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use adit_core::code::Code;
@@ -20,6 +20,7 @@ use adit_core::name::Namespace;
 use adit_core::policy::Target;
 use adit_core::routing;
 use adit_core::snapshot::Snapshot;
+use adit_runtime::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -129,7 +130,7 @@ fn fault(failure: &FlowFailure) -> BackendFault {
 }
 
 fn lock(last: &LastDials) -> MutexGuard<'_, BTreeMap<SocketAddr, Result<(), FlowFailure>>> {
-    last.lock().unwrap_or_else(PoisonError::into_inner)
+    last.lock()
 }
 
 impl HealthChecker {
@@ -325,7 +326,7 @@ pub(crate) fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// The next snapshot for which there may be another plan than for `before`; none where there is no further one.
+/// The next snapshot for which there may be another plan than for `before`; `None` if there is no further one.
 async fn next_plan(
     snapshot: &mut watch::Receiver<Arc<Snapshot>>,
     before: &Snapshot,

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::policy::Permit;
 use adit_core::snapshot::Snapshot;
+use adit_runtime::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -90,7 +91,7 @@ impl HeldSources {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -172,6 +173,19 @@ impl<N: TcpNetwork> DataPath<N> {
                 () = self.context.drained.cancelled() => return Code::Drained.into(),
                 Ok(()) = bell.changed() => {}
             }
+        }
+    }
+
+    /// Drives the `copying` of a flow that was taken, until it ends or the flow's right is withdrawn.
+    pub(crate) async fn while_permitted(
+        &self,
+        permit: &Permit,
+        copying: impl Future<Output = Result<(), Code>>,
+    ) -> Result<(), FlowFailure> {
+        tokio::select! {
+            biased;
+            withdrawn = self.withdrawn(permit) => Err(withdrawn),
+            end = copying => end.map_err(FlowFailure::broken),
         }
     }
 

@@ -274,11 +274,7 @@ async fn forward<N: TcpNetwork>(
         let (send, recv) = (&mut stream.send, &mut stream.recv);
         copy(tcp, send, recv, left, Code::BackendReset, count).await
     };
-    tokio::select! {
-        biased;
-        withdrawn = node.withdrawn(permit) => Err(withdrawn),
-        end = copied => end.map_err(FlowFailure::broken),
-    }
+    node.while_permitted(permit, copied).await
 }
 
 /// True if the opener reset the stream, or wants no more of it.

@@ -14,10 +14,11 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use adit_core::snapshot::Snapshot;
+use adit_runtime::Mutex;
 use adit_transport::Links;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -56,7 +57,7 @@ impl OpenSockets {
         self.0.addresses()
     }
 
-    /// The sockets of one address, again; none where it is listened at no more.
+    /// The sockets of one address, again; `None` if it is listened at no more.
     ///
     /// # Errors
     /// Out of descriptors.
@@ -80,7 +81,7 @@ struct OpenListeners<L>(Mutex<BTreeMap<SocketAddr, Vec<Arc<L>>>>);
 
 impl<L> OpenListeners<L> {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Vec<Arc<L>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

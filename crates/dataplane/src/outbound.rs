@@ -67,11 +67,8 @@ async fn forward<N: TcpNetwork>(
     flow.answered();
     let count = (&flow.sent, &flow.received);
     let (send, recv) = (&mut stream.send, &mut stream.recv);
-    let end = tokio::select! {
-        biased;
-        withdrawn = node.withdrawn(&permit) => Err(withdrawn),
-        end = copy(tcp, send, recv, left, Code::SourceReset, count) => end.map_err(FlowFailure::broken),
-    };
+    let copying = copy(tcp, send, recv, left, Code::SourceReset, count);
+    let end = node.while_permitted(&permit, copying).await;
     if let Err(failure) = &end {
         reset(&mut stream, failure.code);
     }

@@ -4,10 +4,11 @@
 //! snapshot, a peer would have all streams of all others at work as often as it likes.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use adit_core::policy::{PermitBasis, changed_bases};
 use adit_core::snapshot::Snapshot;
+use adit_runtime::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -55,7 +56,7 @@ impl PermitRevocations {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PermitBasis, watch::Sender<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

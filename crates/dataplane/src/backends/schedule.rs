@@ -119,7 +119,7 @@ impl ProbeSchedule {
         self.entries.contains_key(&backend)
     }
 
-    /// When the next dial can begin; `None` where an outcome has to come first, or there is nothing to dial.
+    /// When the next dial can begin; `None` if an outcome has to come first, or there is nothing to dial.
     pub(super) fn next(&self) -> Option<Instant> {
         let ready = self.lanes.values().filter_map(NamespaceQueue::ready_at).min();
         let ready = ready.filter(|_| self.under_way < MAX_PROBES)?;

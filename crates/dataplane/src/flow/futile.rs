@@ -7,16 +7,17 @@
 //! until it has been quiet for as long as it owes.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use adit_core::admission::rate_limit::RateLimit;
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, Namespace};
+use adit_runtime::Mutex;
 use adit_transport::links::{NEVER_ASKED_WITHIN, ServeOutcome};
 use tokio::time::Instant;
 
-use super::FlowFailure;
+use super::failure::FlowFailure;
 
 /// The streams that all workloads of a node may open in vain: three quarters of what a peer allows each connection
 /// whatever a node's siblings do.
@@ -82,7 +83,7 @@ impl FutileStreams {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<Debtor, Duration>> {
-        self.quit_at.lock().unwrap_or_else(PoisonError::into_inner)
+        self.quit_at.lock()
     }
 }
 
@@ -144,7 +145,7 @@ mod tests {
             reached += (0..20).map(|n| storm(&vain, &format!("evil-{n}"), 20)).sum::<u32>();
             advance(Duration::from_millis(100)).await;
         }
-        // Who comes first knows of nobody else yet.
+        // Whoever comes first knows of nobody else yet.
         assert!(reached <= 4 * ALLOWED.burst + 20 * ALLOWED.per_second, "{reached}");
         for _ in 0..100_000 {
             vain.note(&namespace("many-at-once"));

@@ -4,14 +4,15 @@
 //! carried stays: those cost the sender more than us.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
+use adit_runtime::Mutex;
 use tokio::time::Instant;
 
-use super::Direction;
+use super::direction::Direction;
 
 /// Lines of one kind that are logged.
 const ALLOWED: RateLimit = RateLimit { burst: 100, per_second: 5 };
@@ -74,7 +75,7 @@ impl LogLimit {
     }
 
     fn kinds(&self) -> MutexGuard<'_, BTreeMap<LineKind, LineCount>> {
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kinds.lock()
     }
 }
 

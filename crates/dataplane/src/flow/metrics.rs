@@ -2,16 +2,16 @@
 //! peer nor a workload can add a series by naming something new.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use adit_core::code::Code;
+use adit_runtime::Mutex;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,
 };
 
-use super::Direction;
+use super::direction::Direction;
 
 const BYTES: &str = "adit_stream_bytes_total";
 const OPEN: &str = "adit_streams_open";
@@ -149,7 +149,7 @@ impl TargetMetrics {
 
     /// Counts an end. Codes are a closed list: one that only a peer knows is to be told as one.
     pub(super) fn ended(&self, code: Code) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = self.ended.lock();
         let count = ended
             .entry(code)
             .or_insert_with(|| self::ended(self.direction, code, &self.service, &self.link));

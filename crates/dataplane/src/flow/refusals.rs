@@ -16,7 +16,7 @@ use adit_core::spiffe::Workload;
 use adit_core::wire::report::RefusalSeries;
 use tokio::time::Instant;
 
-use super::Direction;
+use super::direction::Direction;
 
 /// A series is shown for this long after its last refusal.
 const RECENT_LIFETIME: Duration = Duration::from_secs(60);

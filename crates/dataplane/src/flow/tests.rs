@@ -1,0 +1,95 @@
+//! Counts of flows, and the look-ups that they cost.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::*;
+use crate::capacity::StreamCapacity;
+
+/// A recorder that keeps nothing but how often a series was looked up.
+#[derive(Default)]
+struct LookUpRecorder(AtomicU64);
+
+impl ::metrics::Recorder for LookUpRecorder {
+    fn describe_counter(
+        &self,
+        _: ::metrics::KeyName,
+        _: Option<::metrics::Unit>,
+        _: ::metrics::SharedString,
+    ) {
+    }
+    fn describe_gauge(
+        &self,
+        _: ::metrics::KeyName,
+        _: Option<::metrics::Unit>,
+        _: ::metrics::SharedString,
+    ) {
+    }
+    fn describe_histogram(
+        &self,
+        _: ::metrics::KeyName,
+        _: Option<::metrics::Unit>,
+        _: ::metrics::SharedString,
+    ) {
+    }
+    fn register_counter(
+        &self,
+        _: &::metrics::Key,
+        _: &::metrics::Metadata<'_>,
+    ) -> ::metrics::Counter {
+        self.0.fetch_add(1, Relaxed);
+        ::metrics::Counter::noop()
+    }
+    fn register_gauge(&self, _: &::metrics::Key, _: &::metrics::Metadata<'_>) -> ::metrics::Gauge {
+        self.0.fetch_add(1, Relaxed);
+        ::metrics::Gauge::noop()
+    }
+    fn register_histogram(
+        &self,
+        _: &::metrics::Key,
+        _: &::metrics::Metadata<'_>,
+    ) -> ::metrics::Histogram {
+        self.0.fetch_add(1, Relaxed);
+        ::metrics::Histogram::noop()
+    }
+}
+
+#[test]
+fn a_flow_looks_no_series_up_that_another_of_its_target_has_found() {
+    let recorder = LookUpRecorder::default();
+    let target =
+        Target { service: "agents/fraud-bot".parse().unwrap(), port: "http".parse().unwrap() };
+    ::metrics::with_local_recorder(&recorder, || {
+        let flows = Flows::new(StreamCapacity { all: 9 });
+        let look_ups = |direction: Direction| {
+            let before = recorder.0.load(Relaxed);
+            let mut flow = flows.begin(direction, [0; 16]);
+            flow.attribute_to_target(&target, &"bank".parse().unwrap());
+            flow.answered();
+            flow.sent.add(1);
+            flow.end(Ok(()));
+            recorder.0.load(Relaxed) - before
+        };
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            assert!(look_ups(direction) > 0);
+            assert_eq!(look_ups(direction), 0, "{direction:?}");
+        }
+    });
+}
+
+#[test]
+fn refusals_are_counted_until_one_is_taken() {
+    let flows = Flows::new(StreamCapacity { all: 9 });
+    let target =
+        Target { service: "agents/fraud-bot".parse().unwrap(), port: "http".parse().unwrap() };
+    let end = |end: Result<(), Code>| {
+        let mut flow = flows.begin(Direction::Outbound, [0; 16]);
+        flow.attribute_to_target(&target, &"bank".parse().unwrap());
+        flow.end(end.map_err(FlowFailure::from));
+        flows.groups().values().next().unwrap().refused_in_a_row
+    };
+    assert_eq!(end(Err(Code::Denied)), 1);
+    assert_eq!(end(Err(Code::NoBackend)), 2);
+    assert_eq!(end(Err(Code::BackendReset)), 0, "it had been taken");
+    assert_eq!(end(Err(Code::Denied)), 1);
+    assert_eq!(end(Ok(())), 0);
+}
