@@ -2,8 +2,8 @@
 //!
 //! Events (streams ended, reloads, panics) are counters and histograms of the `metrics` crate, described by
 //! the crate that counts them. States (a link is up, bytes resident) are [`gauges`]: they are computed from
-//! the status document and from [`process`] at each scrape, so that none of them outlives what it
-//! describes. Every name, with its unit and labels, stands in METRICS.md, which a test holds against the
+//! the status document and from [`process`] at each scrape, and go through the same exporter in a recorder of that
+//! scrape ([`page`]), so that none of them outlives what it describes. Every name, with its unit and labels, stands in METRICS.md, which a test holds against the
 //! code. Labels come from closed lists or from the operator's configuration, never from a peer.
 
 use adit_dataplane::begin_service_metrics;
@@ -54,7 +54,7 @@ impl ProcessMetrics {
     /// Sets up the metrics of this process and describes them all.
     ///
     /// # Errors
-    /// Where somebody else has done so before.
+    /// If somebody else has done so before.
     pub fn install() -> Result<Self, MetricsError> {
         // No idle timeout: a handle that is taken once and kept would go on counting into nothing.
         let answer = Matcher::Full(adit_dataplane::ANSWER_SECONDS.into());
@@ -78,9 +78,9 @@ impl ProcessMetrics {
     /// The page of a process that is no node: the events counted, and what the kernel says of the process.
     #[must_use]
     pub fn render_without_status(&self, process: &ProcessUsage) -> String {
-        let mut page = page::MetricsPage::from(self.handle.render());
+        let mut page = page::MetricsPage::default();
         gauges::kernel(&mut page, process);
-        page.into_text()
+        self.handle.render() + &page.into_text()
     }
 
     /// The page.
@@ -92,9 +92,9 @@ impl ProcessMetrics {
         totals: &ProcessTotals,
     ) -> String {
         begin_configured_at_zero(status);
-        let mut page = page::MetricsPage::from(self.handle.render());
+        let mut page = page::MetricsPage::default();
         gauges::render(&mut page, status, process, totals);
-        page.into_text()
+        self.handle.render() + &page.into_text()
     }
 }
 

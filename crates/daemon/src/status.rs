@@ -153,7 +153,7 @@ pub struct ConfigurationStatus {
 pub struct DenyEntryStatus {
     /// The entry, e.g. `denied.nodes: bank/b1`.
     pub entry: String,
-    /// The operator's reason, where there is one.
+    /// The operator's reason, if there is one.
     pub reason: Option<String>,
     /// Peers refused since the entry is in force: handshakes, and connections that were open.
     pub refused: u64,

@@ -4,7 +4,7 @@
 //! byte of a peer's string reaches a log: every value passes [`escape`](mod@escape) on its way out, so no
 //! call site can forget it. Writing never holds up a task of the data path ([`sink`]).
 //!
-//! * [`layer`] collects an event's fields; [`text`] and [`json`] render them.
+//! * [`layer`] makes a [`record`] of an event and its spans; [`format`] writes its line by way of [`text`] or [`json`].
 //! * One finished or refused stream is one event of target [`STREAM`] with fixed field names; [`text`]
 //!   has a line of its own for it.
 
@@ -12,26 +12,23 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_runtime::Mutex;
+use tracing::Level;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
+use self::format::{CurrentStyle, LineStyle, line};
+pub use self::record::STREAM;
+use self::record::{FieldValue, LogRecord};
+
 pub mod escape;
+mod format;
 mod json;
 mod layer;
+mod record;
 mod sink;
 mod text;
-
-/// The tracing target of the one event that each finished or refused stream leaves.
-///
-/// Its fields, all optional except `direction` and `code`: `direction` (`outbound`, `inbound`), `source`
-/// (`NAMESPACE/ACCOUNT@CLUSTER`), `asserted` (true while the source is only asserted by the peer),
-/// `address` (the client's), `target` (`NAMESPACE/SERVICE:PORT`), `peer_cluster`, `peer_node`, `backend`,
-/// `code` (a name of the closed list), `refused` (true where nothing was delivered), `reason` (a
-/// sentence), `bytes_in` and `bytes_out` (as the opener of the connection sees them), `duration_ms`, `hop`
-/// (true where another node than the backend's was entered), `retries` (nodes or backends that refused
-/// before), `flow` (joins the lines of both sides).
-pub const STREAM: &str = "adit::stream";
 
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,8 +81,8 @@ pub enum InitError {
 #[derive(Debug, Clone)]
 pub struct ProcessLog {
     filter: reload::Handle<EnvFilter, Registry>,
-    render: layer::CurrentStyle,
-    level: Arc<std::sync::Mutex<String>>,
+    style: CurrentStyle,
+    level: Arc<Mutex<String>>,
     sink: sink::LogSink,
 }
 
@@ -93,57 +90,57 @@ impl ProcessLog {
     /// Sets up the log of this process, which goes to standard error.
     ///
     /// # Errors
-    /// Where `level` is not one, or a log is already set up.
+    /// If `level` is not one, or a log is already set up.
     pub fn init(level: &str, format: LineFormat) -> Result<Self, InitError> {
-        let render = layer::CurrentStyle::new(render(format));
+        let style = CurrentStyle::new(line_style(format));
         let (filter, handle) = reload::Layer::new(parse(level)?);
-        let now = render.clone();
-        let sink = sink::LogSink::start(std::io::stderr(), move |n| layer::dropped(now.get(), n))?;
+        let now = style.clone();
+        let sink = sink::LogSink::start(std::io::stderr(), move |n| dropped_line(now.get(), n))?;
         Registry::default()
             .with(filter)
-            .with(layer::LogLayer::new(render.clone(), sink.clone()))
+            .with(layer::LogLayer::new(style.clone(), sink.clone()))
             .try_init()
             .map_err(|_| InitError::AlreadySet)?;
-        Ok(Self { filter: handle, render, level: Arc::new(level.to_owned().into()), sink })
+        Ok(Self { filter: handle, style, level: Arc::new(level.to_owned().into()), sink })
     }
 
     /// Changes how lines look from now on.
     pub fn set_format(&self, format: LineFormat) {
-        self.render.set(render(format));
+        self.style.set(line_style(format));
     }
 
     /// Says why the process ends, in the format of the log and whatever its level: `text` where people read it, a
     /// line for each of `errors` where machines do.
     pub fn fatal(&self, text: &str, errors: impl IntoIterator<Item = FatalError>) {
-        let render = self.render.get();
-        if let layer::LineStyle::Text { .. } = render {
+        let style = self.style.get();
+        if let LineStyle::Text { .. } = style {
             return self.sink.line(format!("{text}\n"));
         }
         for FatalError { message, key, hint } in errors {
             let fields = [("key", key), ("hint", hint)];
             let fields = fields.into_iter();
-            let fields =
-                fields.filter_map(|(name, value)| Some((name, layer::FieldValue::Text(value?))));
-            self.sink.line(layer::final_line(render, module_path!(), &message, fields.collect()));
+            let fields = fields.filter_map(|(name, value)| Some((name, FieldValue::Text(value?))));
+            let record = LogRecord::now(Level::ERROR, module_path!(), message, fields.collect());
+            self.sink.line(line(style, &record));
         }
     }
 
     /// Changes the level of the running process.
     ///
     /// # Errors
-    /// Where `level` is not one; the old one stays.
+    /// If `level` is not one; the old one stays.
     pub fn set_level(&self, level: &str) -> Result<(), LevelError> {
         let filter = parse(level)?;
         let refused = |e: reload::Error| LevelError { value: level.into(), why: e.to_string() };
         self.filter.reload(filter).map_err(refused)?;
-        *self.level.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = level.to_owned();
+        *self.level.lock() = level.to_owned();
         Ok(())
     }
 
     /// The level now, as it was written.
     #[must_use]
     pub fn level(&self) -> String {
-        self.level.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.level.lock().clone()
     }
 
     /// Lines dropped because whoever reads the log was too slow.
@@ -159,15 +156,22 @@ impl ProcessLog {
 }
 
 /// The style of a format's lines on standard error.
-fn render(format: LineFormat) -> layer::LineStyle {
+fn line_style(format: LineFormat) -> LineStyle {
     let terminal = std::io::stderr().is_terminal();
     match (format, terminal) {
         (LineFormat::Text, _) | (LineFormat::Auto, true) => {
             let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-            layer::LineStyle::Text { colour }
+            LineStyle::Text { colour }
         }
-        (LineFormat::Json, _) | (LineFormat::Auto, false) => layer::LineStyle::Json,
+        (LineFormat::Json, _) | (LineFormat::Auto, false) => LineStyle::Json,
     }
+}
+
+/// The line that says how many lines are missing.
+fn dropped_line(style: LineStyle, count: u64) -> String {
+    let message = "log lines were dropped: whoever reads the log is slower than it is written";
+    let fields = vec![("count", FieldValue::Unsigned(count.into()))];
+    line(style, &LogRecord::now(Level::WARN, module_path!(), message, fields))
 }
 
 /// Libraries' warnings that tell an operator nothing: single datagrams without a route, by the hundred and

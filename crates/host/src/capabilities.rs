@@ -12,7 +12,7 @@ use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 /// before there are any.
 ///
 /// # Errors
-/// Where the system forbids even what is permitted.
+/// If the system forbids even what is permitted.
 pub fn raise() -> io::Result<()> {
     let sets = capabilities(None)?;
     if sets.effective.contains(sets.permitted) {

@@ -26,7 +26,7 @@ pub fn limit() -> DescriptorLimit {
 /// Raises the soft limit to the hard one and returns what holds afterwards.
 ///
 /// # Errors
-/// Where the system refuses, which leaves the limit as it was.
+/// If the system refuses, which leaves the limit as it was.
 pub fn raise() -> io::Result<DescriptorLimit> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
@@ -37,7 +37,7 @@ pub fn raise() -> io::Result<DescriptorLimit> {
 /// second rather than once a connection.
 ///
 /// # Errors
-/// Where `/proc` is not mounted.
+/// If `/proc` is not mounted.
 pub fn open() -> io::Result<u64> {
     // The directory handle that counts is among the counted.
     Ok((std::fs::read_dir("/proc/self/fd")?.count() as u64).saturating_sub(1))

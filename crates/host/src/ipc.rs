@@ -4,7 +4,7 @@
 //! Owns the way, not what is said on it. Everything blocks, within [`IpcConnection::MESSAGE_TIMEOUT`]: callers have a
 //! thread for it.
 //!
-//! Only processes of the same user are spoken to. The door's file says so (0600, and its owner is looked at): the
+//! Only processes of the same user are spoken to. The listener's file says so (0600, and its owner is looked at): the
 //! kernel lets nobody else connect. `SO_PEERCRED` would say less, since processes in two containers have no PID in
 //! common, and rustix takes the 0 that stands for that for an error.
 
@@ -28,7 +28,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub const MAX_DESCRIPTORS: usize = 128;
 /// Bytes that one message may have.
 pub const MAX_MESSAGE: usize = 16 * 1024;
-/// Processes that may wait at a door. There is one, as a rule.
+/// Processes that may wait at a listener. There is one, as a rule.
 const BACKLOG: i32 = 4;
 
 /// An end of a connection between two processes of one user.
@@ -39,7 +39,7 @@ impl IpcConnection {
     /// For how long a message may be waited for, and may wait to be taken.
     pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Connects to the process behind the door at `path`.
+    /// Connects to the process behind the listener at `path`.
     ///
     /// # Errors
     /// Nobody is there (`NotFound`, `ConnectionRefused`), somebody of another user (`PermissionDenied`), or
@@ -144,7 +144,7 @@ impl IpcListener {
     /// [`IpcListener::accept`] waits this long.
     pub const ACCEPT_TIMEOUT: Duration = Duration::from_millis(500);
 
-    /// Makes the door at `path`, open to this user alone, in the place of whatever door was there.
+    /// Makes the listener at `path`, open to this user alone, in the place of whatever listener was there.
     ///
     /// # Errors
     /// Those of the operating system.
@@ -210,16 +210,16 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn meet(path: &Path) -> (IpcListener, IpcConnection, IpcConnection) {
-        let door = IpcListener::bind(path).unwrap();
+        let listener = IpcListener::bind(path).unwrap();
         let near = IpcConnection::connect(path).unwrap();
-        let far = door.accept().unwrap().unwrap();
-        (door, near, far)
+        let far = listener.accept().unwrap().unwrap();
+        (listener, near, far)
     }
 
     #[test]
     fn a_listener_that_was_passed_serves_what_waited_in_its_queue() {
         let folder = tempfile::tempdir().unwrap();
-        let (_door, near, far) = meet(&folder.path().join("door"));
+        let (_door, near, far) = meet(&folder.path().join("listener"));
         let old = TcpListener::bind("127.0.0.1:0").unwrap();
         let waiting = TcpStream::connect(old.local_addr().unwrap()).unwrap();
         far.send(b"tcp", &[old.as_fd()]).unwrap();
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn what_is_too_large_and_who_is_gone_is_told() {
         let folder = tempfile::tempdir().unwrap();
-        let (_door, near, far) = meet(&folder.path().join("door"));
+        let (_door, near, far) = meet(&folder.path().join("listener"));
         let large = vec![1; MAX_MESSAGE + 1];
         assert_eq!(near.send(&large, &[]).unwrap_err().kind(), ErrorKind::InvalidInput);
         let one = near.0.as_fd();
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn the_last_door_at_a_place_is_the_one_that_is_found() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("door");
+        let path = folder.path().join("listener");
         let first = IpcListener::bind(&path).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode, first.is_ours()), (0o600, true));

@@ -13,7 +13,7 @@ pub fn cpu_time() -> Duration {
     duration(clock_gettime(ClockId::ProcessCPUTime))
 }
 
-/// For how long this process has existed, to a hundredth of a second. `None` where `/proc` is not mounted.
+/// For how long this process has existed, to a hundredth of a second. `None` if `/proc` is not mounted.
 #[must_use]
 pub fn age() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;

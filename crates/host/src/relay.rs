@@ -27,7 +27,7 @@ pub enum RelayOutcome {
 /// bytes of memory wait, or what the system allows.
 ///
 /// # Errors
-/// Where there is no descriptor left.
+/// If there is no descriptor left.
 pub fn pair(buffer: usize) -> io::Result<(UnixDatagram, UnixDatagram)> {
     let (sender, receiver) = UnixDatagram::pair()?;
     sender.set_nonblocking(true)?;

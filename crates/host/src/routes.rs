@@ -1,6 +1,6 @@
 //! The node-local range: addresses that are local to this node, for its pods and itself, and for nobody else.
 //!
-//! A route `local RANGE` in table local would answer the whole neighbourhood, since the rule of that table
+//! A route `local RANGE` in table local would answer the whole neighbourhood, because the rule of that table
 //! comes before any that could guard it. So the range has a routing table of its own, and rules around it
 //! (for each IP family of the node):
 //!

@@ -71,7 +71,7 @@ fn open(address: SocketAddr, share_port: bool, transparent: bool) -> io::Result<
 /// Sets the options of every accepted or dialled connection: no delay for small writes, and keepalive.
 ///
 /// # Errors
-/// Where the socket is closed already or is no TCP socket.
+/// If the socket is closed already or is no TCP socket.
 pub fn tune(stream: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
@@ -90,7 +90,7 @@ pub fn tune(stream: &impl AsFd) -> io::Result<()> {
 /// On a listener it is inherited by what is accepted (Linux: `sk_clone_lock` copies the flag).
 ///
 /// # Errors
-/// Where the socket is closed already.
+/// If the socket is closed already.
 pub fn reset_on_close(stream: &impl AsFd) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
@@ -102,7 +102,7 @@ pub fn reset_on_close(stream: &impl AsFd) -> io::Result<()> {
 /// On a listener it is inherited by what is accepted, as the flag of [`reset_on_close`] is.
 ///
 /// # Errors
-/// Where the socket is closed already.
+/// If the socket is closed already.
 pub fn keep_urgent_inline(stream: &impl AsFd) -> io::Result<()> {
     SockRef::from(stream).set_out_of_band_inline(true)
 }
@@ -110,7 +110,7 @@ pub fn keep_urgent_inline(stream: &impl AsFd) -> io::Result<()> {
 /// Takes [`reset_on_close`] back: both sides have said that they are done.
 ///
 /// # Errors
-/// Where the socket is closed already.
+/// If the socket is closed already.
 pub fn close_quietly(stream: &impl AsFd) -> io::Result<()> {
     SockRef::from(stream).set_linger(None)
 }
@@ -118,7 +118,7 @@ pub fn close_quietly(stream: &impl AsFd) -> io::Result<()> {
 /// Sends FIN: nothing more will be written, and reading goes on.
 ///
 /// # Errors
-/// Where the connection is broken already.
+/// If the connection is broken already.
 pub fn finish(stream: &impl AsFd) -> io::Result<()> {
     SockRef::from(stream).shutdown(std::net::Shutdown::Write)
 }

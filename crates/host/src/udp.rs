@@ -74,14 +74,14 @@ pub fn share(socket: &impl AsFd) -> io::Result<()> {
 /// The number by which the system's tables know a socket; give it to [`drops`].
 ///
 /// # Errors
-/// Where the descriptor is closed already.
+/// If the descriptor is closed already.
 pub fn inode(socket: &impl AsFd) -> io::Result<u64> {
     Ok(rustix::fs::fstat(socket)?.st_ino)
 }
 
 /// Datagrams that each of these sockets lost because its buffer was full, since it was opened.
 ///
-/// `None` where the system's table is not readable or has no such socket. The table lists every UDP
+/// `None` if the system's table is not readable or has no such socket. The table lists every UDP
 /// socket of the network namespace: read it once per scrape, for all sockets together.
 #[must_use]
 pub fn drops(inodes: &[u64]) -> Vec<Option<u64>> {

@@ -94,7 +94,7 @@ pub enum AdminClientError {
 /// The status document of the node at `address`.
 ///
 /// # Errors
-/// Where nobody answers there, or it is no daemon.
+/// If nobody answers there, or it is no daemon.
 pub async fn status(address: &AdminAddress) -> Result<StatusDocument, AdminClientError> {
     let body = request(address, Method::GET, "/v1/status", "").await?;
     serde_json::from_slice(&body)
@@ -104,7 +104,7 @@ pub async fn status(address: &AdminAddress) -> Result<StatusDocument, AdminClien
 /// The readiness of the node at `address`, with the reasons that are left.
 ///
 /// # Errors
-/// Where nobody answers there, or it is no daemon.
+/// If nobody answers there, or it is no daemon.
 pub async fn readiness(address: &AdminAddress) -> Result<ReadinessAnswer, AdminClientError> {
     let body = request(address, Method::GET, "/v1/ready", "").await?;
     serde_json::from_slice(&body)
@@ -114,7 +114,7 @@ pub async fn readiness(address: &AdminAddress) -> Result<ReadinessAnswer, AdminC
 /// Sends one request and gives back the body of a successful answer.
 ///
 /// # Errors
-/// Where nobody answers, it is no daemon, or the daemon refuses.
+/// If nobody answers, it is no daemon, or the daemon refuses.
 pub async fn request(
     address: &AdminAddress,
     method: Method,

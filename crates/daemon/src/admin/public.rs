@@ -4,9 +4,10 @@
 //! page is made anew only when that takes a tenth of the time at most, however often it is asked for.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use adit_runtime::Mutex;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -44,7 +45,7 @@ struct RouteState {
 
 impl RouteState {
     fn page(&self) -> Bytes {
-        let mut last = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.page.lock();
         let began = Instant::now();
         if let Some((until, page)) = last.as_ref()
             && began < *until

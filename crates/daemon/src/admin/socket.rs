@@ -52,7 +52,7 @@ impl AdminSocket {
     /// Binds the socket at `path`; makes its folder where only that is missing.
     ///
     /// # Errors
-    /// Where another process serves it, something else is in its place, or the system refuses.
+    /// If another process serves it, something else is in its place, or the system refuses.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let failed = |action, path: &Path| {
             let path = path.to_owned();

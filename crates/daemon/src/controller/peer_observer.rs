@@ -1,4 +1,4 @@
-//! Hears from our own nodes what linked clusters say of themselves.
+//! Observes linked clusters by way of our own nodes, which pass on what those clusters say of themselves.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -31,14 +31,14 @@ use adit_runtime::publish_if_changed;
 
 /// Silent clusters are looked for this often: views grow old without an event.
 const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// A cluster that no hub of ours told of for so long is not known: they do every ten seconds.
+/// A cluster whose view no hub of ours has confirmed for this long is not known: they do every ten seconds.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause before an observer that could not be started is tried again.
 const RETRY_BACKOFF: Duration = Duration::from_secs(5);
 /// Closing the connections may take this long, from when another identity or none is to be observed with.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Listens while there is an observer, and tells what is heard.
+/// Observes while there is a configuration to observe with, and publishes the views and the nodes' reports.
 pub(super) async fn observe(
     mut observers: watch::Receiver<Option<Arc<ObserverConfig>>>,
     peers: watch::Sender<Arc<ObservedPeers>>,
@@ -54,7 +54,7 @@ pub(super) async fn observe(
             continue;
         };
         match PeerObserver::new(&observer) {
-            Ok(ears) => ears.run_until_replaced(&mut observers, &peers, &summary).await,
+            Ok(observer) => observer.run_until_replaced(&mut observers, &peers, &summary).await,
             Err(error) => {
                 tracing::error!(error, "cannot listen to our own nodes");
                 sleep(RETRY_BACKOFF).await;
@@ -102,7 +102,7 @@ impl PeerObserver {
         Ok(Self { wanted, links, identity, verifier, snapshot })
     }
 
-    /// Hears until the observer is another, or none.
+    /// Publishes until the configuration is one for another observer, or none.
     async fn run_until_replaced(
         self,
         observers: &mut watch::Receiver<Option<Arc<ObserverConfig>>>,
@@ -136,8 +136,8 @@ impl PeerObserver {
         observers.mark_changed();
     }
 
-    /// Takes what has changed about the same cluster; false where it is another one, or one that these ears
-    /// cannot hear.
+    /// Takes over a changed configuration of the same cluster; false if it is another cluster, or one whose nodes
+    /// cannot be reached from these sockets.
     fn update(&self, observer: &ObserverConfig) -> bool {
         let now = observer_snapshot(observer);
         let fits = observer.siblings.is_empty() || wildcard(observer) == self.wanted;
@@ -158,17 +158,17 @@ impl PeerObserver {
 
     fn publish(&self, peers: &watch::Sender<Arc<ObservedPeers>>, nodes: Arc<NodesSummary>) {
         let reporting = !self.links.status().siblings.is_empty();
-        let heard = self.links.views().borrow().clone();
+        let views = self.links.views().borrow().clone();
         let one = |view: &LinkView| ObservedPeer { view: view.view.clone(), live: !view.lost };
-        // What nobody has confirmed or denied of late is not known, whatever it was.
-        let told = heard.iter().filter(|(_, view)| view.received.elapsed() < SILENCE_TIMEOUT);
+        // A view that nobody has confirmed of late says nothing, whatever it was.
+        let fresh = views.iter().filter(|(_, view)| view.received.elapsed() < SILENCE_TIMEOUT);
         let clusters: BTreeMap<_, _> =
-            told.map(|(cluster, view)| (cluster.clone(), one(view))).collect();
+            fresh.map(|(cluster, view)| (cluster.clone(), one(view))).collect();
         publish_if_changed(peers, Arc::new(ObservedPeers { reporting, clusters, nodes }));
     }
 }
 
-/// From where all of our nodes can be reached: the IPv6 wildcard does for both families, where there are both.
+/// From where all of our nodes can be reached: the IPv6 wildcard does for both families, if there are both.
 fn wildcard(observer: &ObserverConfig) -> IpAddr {
     if observer.siblings.values().flatten().any(SocketAddr::is_ipv6) {
         Ipv6Addr::UNSPECIFIED.into()
@@ -199,7 +199,7 @@ fn trust(observer: &ObserverConfig) -> Result<Trust, String> {
     Ok(Trust { denied: DenyList::new(&config.denied, ours), ..bundles.into() })
 }
 
-/// The snapshot of the observer: our own nodes, and their links. It has no seeds, since it dials
+/// The snapshot of the observer: our own nodes, and their links. It has no seeds, because it dials
 /// nobody else.
 fn observer_snapshot(observer: &ObserverConfig) -> Snapshot {
     let config = &observer.config;
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nodes_of_another_family_take_other_ears() {
+    async fn nodes_of_another_family_take_another_observer() {
         let mut unknown = observer(&[]);
         unknown.siblings.clear();
         let ears = PeerObserver::new(&unknown).unwrap();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn without_ipv6_the_rest_is_heard() {
+    fn without_ipv6_the_rest_is_observed() {
         let without = |any: IpAddr| if any.is_ipv6() { Err("no such family") } else { Ok(any) };
         let v4 = IpAddr::from(Ipv4Addr::UNSPECIFIED);
         assert_eq!(bind_any(Ipv6Addr::UNSPECIFIED.into(), without), Ok(v4));

@@ -88,11 +88,7 @@ async fn serve(
     let mut beside = std::pin::pin!(beside);
     let signal = tokio::select! {
         signal = end_requested(&mut signals) => signal,
-        result = &mut controller => return Err(match result {
-            Ok(()) => StartError::TaskEnded("the controller ended by itself".to_owned()),
-            Err(ControllerError::Ended(which)) => StartError::TaskEnded(which.to_string()),
-            Err(error @ ControllerError::Namespace(_)) => error.to_string().into(),
-        }),
+        result = &mut controller => return Err(ended_by_itself(result)),
         () = &mut beside => {
             return Err(StartError::TaskEnded("a part of the controller ended by itself".to_owned()));
         }
@@ -111,6 +107,14 @@ async fn serve(
         tracing::warn!("the controller did not give up its lead in time");
     }
     Ok(ProcessExit::Drained { reset: 0 })
+}
+
+fn ended_by_itself(result: Result<(), ControllerError>) -> StartError {
+    match result {
+        Ok(()) => StartError::TaskEnded("the controller ended by itself".to_owned()),
+        Err(ControllerError::Ended(which)) => StartError::TaskEnded(which.to_string()),
+        Err(error @ ControllerError::Namespace(_)) => error.to_string().into(),
+    }
 }
 
 /// A controller is ready while it leads or stands by. What it waits for, and what is wrong, is logged: a

@@ -116,9 +116,10 @@ fn node(page: &mut MetricsPage, status: &StatusDocument) {
 /// Adds what the kernel knows of this process: what every process has, a node or not.
 #[expect(clippy::cast_precision_loss, reason = "the format has no integers; bytes stay below 2^53")]
 pub(super) fn kernel(page: &mut MetricsPage, process: &ProcessUsage) {
-    for (family, value) in [(&CPU, process.cpu), (&STARTED, process.started)] {
-        page.family(family, value.into_iter().flat_map(|t| one(t.as_secs_f64())));
+    if let Some(time) = process.cpu {
+        page.fractional_counter(&CPU, time.as_secs_f64());
     }
+    page.family(&STARTED, process.started.into_iter().flat_map(|t| one(t.as_secs_f64())));
     for (family, value) in [
         (&RESIDENT, process.resident),
         (&VIRTUAL, process.virtual_memory),

@@ -1,6 +1,12 @@
-//! Writes the Prometheus text format (version 0.0.4) for values that are computed at the scrape.
+//! Values of the moment on the metrics page: set into a recorder of their own at each scrape.
+//!
+//! So no value outlives what it describes, which one of the process's recorder would: that one keeps every series that
+//! it was ever given.
 
 use std::fmt::Write;
+
+use metrics::{Key, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 /// A metric family: what the page says of it once.
 #[derive(Debug, Clone, Copy)]
@@ -26,60 +32,67 @@ pub enum FamilyKind {
     Counter,
 }
 
-/// The page being written.
-#[derive(Debug, Default)]
+/// The values of one scrape.
+#[derive(Debug)]
 pub struct MetricsPage {
-    text: String,
+    recorder: PrometheusRecorder,
+    /// Families that the recorder cannot hold.
+    rest: String,
 }
 
-impl From<String> for MetricsPage {
-    fn from(mut text: String) -> Self {
-        if !text.is_empty() && !text.ends_with('\n') {
-            text.push('\n');
-        }
-        Self { text }
+const METADATA: Metadata<'_> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+impl Default for MetricsPage {
+    fn default() -> Self {
+        Self { recorder: PrometheusBuilder::new().build_recorder(), rest: String::new() }
     }
 }
 
 impl MetricsPage {
-    /// Writes a family with all its samples: values of its labels, in order, and the value. A family
-    /// without a sample is left out.
+    /// Sets all samples of a family: values of its labels, in order, and the value. A counter's values are whole
+    /// numbers. A family without a sample is left out.
     pub fn family<'a, const N: usize>(
         &mut self,
         family: &MetricFamily,
         samples: impl IntoIterator<Item = ([&'a str; N], f64)>,
     ) {
         debug_assert_eq!(family.labels.len(), N, "{}", family.name);
-        let mut samples = samples.into_iter().peekable();
-        if samples.peek().is_none() {
-            return;
-        }
-        let MetricFamily { name, help, labels, .. } = family;
-        let kind = match family.kind {
-            FamilyKind::Gauge => "gauge",
-            FamilyKind::Counter => "counter",
-        };
-        self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        family.describe(&self.recorder);
         for (values, value) in samples {
-            self.text.push_str(name);
-            for (n, (label, text)) in labels.iter().zip(values).enumerate() {
-                let open = if n == 0 { '{' } else { ',' };
-                let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-                self.put(format_args!("{open}{label}=\"{text}\""));
+            let labels = family.labels.iter().zip(values);
+            let labels: Vec<_> = labels.map(|(l, v)| Label::new(*l, v.to_owned())).collect();
+            let key = Key::from_parts(family.name, labels);
+            match family.kind {
+                FamilyKind::Gauge => self.recorder.register_gauge(&key, &METADATA).set(value),
+                FamilyKind::Counter => {
+                    self.recorder.register_counter(&key, &METADATA).absolute(value as u64);
+                }
             }
-            self.put(format_args!("{} {value}\n", if N == 0 { "" } else { "}" }));
         }
     }
 
-    fn put(&mut self, text: std::fmt::Arguments<'_>) {
+    /// Writes a counter without labels that has fractions: the counters of `metrics` are whole numbers.
+    pub fn fractional_counter(&mut self, family: &MetricFamily, value: f64) {
+        let MetricFamily { name, help, .. } = family;
         // A String takes every write.
-        self.text.write_fmt(text).ok();
+        writeln!(self.rest, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}").ok();
     }
 
-    /// The page.
+    /// The page's lines.
     #[must_use]
     pub fn into_text(self) -> String {
-        self.text
+        self.recorder.handle().render() + &self.rest
+    }
+}
+
+impl MetricFamily {
+    /// Describes the family to a recorder.
+    pub fn describe(&self, recorder: &impl Recorder) {
+        let (name, unit, help) = (self.name.into(), Unit::from_string(self.unit), self.help.into());
+        match self.kind {
+            FamilyKind::Gauge => recorder.describe_gauge(name, unit, help),
+            FamilyKind::Counter => recorder.describe_counter(name, unit, help),
+        }
     }
 }
 
@@ -94,14 +107,32 @@ mod tests {
         labels: &["cluster", "note"],
         help: "Whether",
     };
+    const SECONDS: MetricFamily = MetricFamily {
+        name: "process_cpu_seconds_total",
+        kind: FamilyKind::Counter,
+        unit: "seconds",
+        labels: &[],
+        help: "Time",
+    };
 
     #[test]
     fn labels_are_escaped_and_empty_families_left_out() {
-        let mut page = MetricsPage::from("before 1".to_owned());
-        page.family(&FAMILY, [(["bank", "a\"b\\c\nd"], 1.0), (["shop", ""], 0.5)]);
-        page.family::<2>(&FAMILY, []);
-        let expected = "before 1\n# HELP adit_link_up Whether\n# TYPE adit_link_up gauge\n\
-            adit_link_up{cluster=\"bank\",note=\"a\\\"b\\\\c\\nd\"} 1\nadit_link_up{cluster=\"shop\",note=\"\"} 0.5\n";
-        assert_eq!(page.into_text(), expected);
+        let mut page = MetricsPage::default();
+        page.family(&FAMILY, [(["bank", "a\"b\nd"], 1.0), (["shop", ""], 0.5)]);
+        page.family::<0>(&MetricFamily { labels: &[], name: "adit_nothing", ..FAMILY }, []);
+        page.fractional_counter(&SECONDS, 1.25);
+        let text = page.into_text();
+        let mut lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+        lines[2..4].sort_unstable();
+        let expected = [
+            "# HELP adit_link_up Whether",
+            "# TYPE adit_link_up gauge",
+            "adit_link_up{cluster=\"bank\",note=\"a\\\"b\\nd\"} 1",
+            "adit_link_up{cluster=\"shop\",note=\"\"} 0.5",
+            "# HELP process_cpu_seconds_total Time",
+            "# TYPE process_cpu_seconds_total counter",
+            "process_cpu_seconds_total 1.25",
+        ];
+        assert_eq!(lines, expected);
     }
 }

@@ -43,7 +43,7 @@ impl ProcessUsage {
     }
 }
 
-/// Asked once, since a moment that moves with the clock would look like one restart after another.
+/// Asked once, because a moment that moves with the clock would look like one restart after another.
 pub(super) fn started() -> Option<Duration> {
     static STARTED: OnceLock<Option<Duration>> = OnceLock::new();
     *STARTED.get_or_init(|| {

@@ -221,7 +221,7 @@ impl NodeDataPlane {
             }
         };
         let began = tokio::time::Instant::now();
-        // Who had no stream by then is refused.
+        // Whoever had no stream by then is refused.
         tokio::time::timeout(SETTLE_TIMEOUT.min(within / 2), settled).await.ok();
         let within = within.saturating_sub(began.elapsed());
         let mut reset = 0;

@@ -1,11 +1,11 @@
 //! Handover from one process of a node to the next: their messages, and the order of these.
 //!
-//! The one that runs (the holder, [`holder`]) is found at [`SOCKET`] in the folder that both share. The one that
-//! starts (the asker, [`requester`]) gets every socket that must not close: connections wait in the queues of
+//! The process that runs (the holder, [`holder`]) is found at [`SOCKET`] in the folder that both share. The one that
+//! starts (the requester, [`requester`]) gets every socket that must not close: connections wait in the queues of
 //! listeners, and a queue dies with the last process that has it.
 //!
 //! ```text
-//! asker                         holder, which serves all the while
+//! requester                     holder, which serves all the while
 //!   ask (protocol, turn)  ──▶
 //!                         ◀──  offer, or refuse
 //!                         ◀──  tcp, public, udp, elder (each with descriptors), end
@@ -15,19 +15,19 @@
 //!                         ◀──  yielded
 //!   accepts and reads
 //!   taken                 ──▶
-//!                               accepts no more, asks its peers to go to the asker, and finishes what it carries
+//!                               accepts no more, asks its peers to go to the requester, and finishes what it carries
 //! ```
 //!
-//! Until `taken` the holder can go on as if nothing had been, and does where the asker dies. Where the holder dies
-//! or is silent, the asker binds what it lacks itself.
+//! Until `taken` the holder can go on as if nothing had been, and does where the requester dies. Where the holder dies
+//! or is silent, the requester binds what it lacks itself.
 //!
 //! **A successor that ends.** The holder still has the UDP sockets and perhaps streams, for as long as an hour, and
-//! without the sockets nobody can begin. So it holds on to the passage, which closes with the other process, or
-//! asks whoever has the door for another (`watch`). When it closes and nobody answers at the door, the holder makes
-//! its own door there again and reads the sockets, until the next asker comes.
+//! without the sockets nobody can begin. So it holds on to the connection, which closes with the other process, or
+//! asks whoever has the listener for another (`watch`). When it closes and nobody answers at the listener, the holder makes
+//! its own listener there again and reads the sockets, until the next requester comes.
 //!
 //! **Two versions may meet.** Fields that one does not know it skips; to what it does not know as a whole it says
-//! `notKnown` with its protocol, and the asker waits until the holder has ended. A later protocol adds words; it
+//! `notKnown` with its protocol, and the requester waits until the holder has ended. A later protocol adds words; it
 //! changes none.
 
 pub(super) mod holder;
@@ -48,7 +48,7 @@ use adit_pki::files::{self, IfExists};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-/// The holder's door, in the folder that both processes share.
+/// The holder's listener, in the folder that both processes share.
 pub(super) const SOCKET: &str = "handover.sock";
 /// The file that says in which order the pods of this node came.
 pub(super) const TURNS: &str = "handover.turns";
@@ -58,7 +58,7 @@ pub(super) const TURNS_LOCK: &str = "handover.lock";
 const PROTOCOL: u32 = 1;
 /// So many pods' turns are kept.
 const TURNS_KEPT: usize = 16;
-/// An asker's start may take this long, from the last socket that it got to its message that it is ready.
+/// A requester's start may take this long, from the last socket that it got to its message that it is ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A message between the two processes. Descriptors travel beside some of them.
@@ -77,7 +77,7 @@ pub(in crate::node) enum HandoverMessage {
     Public { address: SocketAddr },
     /// The sockets at which peers reach this node, one for each worker in their order.
     Udp { address: SocketAddr },
-    /// Which generation of processes the asker is.
+    /// Which generation of processes the requester is.
     Generation { generation: u8 },
     /// Where packets go that belong to connections of an earlier process.
     Elder { generation: u8 },
@@ -89,7 +89,7 @@ pub(in crate::node) enum HandoverMessage {
     Yielded,
     /// I serve.
     Taken,
-    /// Keep this passage for as long as you live, so that I hear when you end.
+    /// Keep this connection for as long as you live, so that I hear when you end.
     Watch,
     /// I do not know what you said; I speak this.
     NotKnown { protocol: u32 },
@@ -99,18 +99,18 @@ pub(in crate::node) enum HandoverMessage {
 }
 
 fn send_message(
-    passage: &IpcConnection,
+    connection: &IpcConnection,
     word: &HandoverMessage,
     descriptors: &[OwnedFd],
 ) -> io::Result<()> {
     let message = serde_json::to_vec(word)?;
     let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    passage.send(&message, &descriptors)
+    connection.send(&message, &descriptors)
 }
 
 /// Receives the next message; one that cannot be read counts as one of a later version.
-fn receive_message(passage: &IpcConnection) -> io::Result<(HandoverMessage, Vec<OwnedFd>)> {
-    let (message, descriptors) = passage.receive()?;
+fn receive_message(connection: &IpcConnection) -> io::Result<(HandoverMessage, Vec<OwnedFd>)> {
+    let (message, descriptors) = connection.receive()?;
     Ok((serde_json::from_slice(&message).unwrap_or(HandoverMessage::Other), descriptors))
 }
 
@@ -118,14 +118,14 @@ fn unexpected(word: &HandoverMessage) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("it said {word:?}"))
 }
 
-/// A passage to whoever has the door at `path`, which closes when that process ends.
+/// A connection to whoever has the listener at `path`, which closes when that process ends.
 ///
 /// # Errors
 /// Nobody is there (`NotFound`, `ConnectionRefused`), or as [`IpcConnection::connect`] and [`IpcConnection::send`].
 fn watch_process(path: &Path) -> io::Result<IpcConnection> {
-    let passage = IpcConnection::connect(path)?;
-    send_message(&passage, &HandoverMessage::Watch, &[])?;
-    Ok(passage)
+    let connection = IpcConnection::connect(path)?;
+    send_message(&connection, &HandoverMessage::Watch, &[])?;
+    Ok(connection)
 }
 
 /// The state of this process among those of its node: what the processes share has one owner at a time. All clones are

@@ -199,8 +199,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn known_and_connected_nodes_are_one_list() {
+    fn degraded_link() -> LinkStatus {
         let node = |n: &str| -> NodeName { n.parse().unwrap() };
         let view = ClusterView {
             nodes: [(node("b1"), vec!["172.18.2.2:7843".parse().unwrap()]), (node("b2"), vec![])]
@@ -220,7 +219,7 @@ mod tests {
             lost: false,
         };
         let next = Some(Instant::now() + Duration::from_millis(250));
-        let link = link(&LinkStatus {
+        LinkStatus {
             cluster: "bank".parse().unwrap(),
             trust_domain: "bank.example".parse().unwrap(),
             seeds: vec![],
@@ -243,7 +242,12 @@ mod tests {
             },
             buffers: BufferCharges { windows: 100, stalled: 20, streams: 1 },
             connections: vec![connected("b1", None), connected("b3", Some(Unusable::OlderBoot))],
-        });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn known_and_connected_nodes_are_one_list() {
+        let link = link(&degraded_link());
         let names: Vec<_> =
             link.nodes.iter().map(|n| (n.node.as_str(), n.hub, n.connections.len())).collect();
         assert_eq!(names, [("b1", true, 1), ("b2", true, 0), ("b3", false, 1)]);

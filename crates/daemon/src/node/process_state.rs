@@ -39,6 +39,12 @@ pub(super) struct StaticState {
     pub(super) listen: Vec<SocketAddr>,
 }
 
+impl StaticState {
+    pub(super) fn new(boot_id: String, started: Instant, listen: Vec<SocketAddr>) -> Self {
+        Self { boot_id, started, started_at: UnixTime::now(), listen }
+    }
+}
+
 /// The part that changes.
 #[derive(Debug)]
 pub(super) struct MutableState {
@@ -52,7 +58,18 @@ pub(super) struct MutableState {
     pub(super) controller_asked_at: Option<Instant>,
 }
 
-/// All of it.
+impl MutableState {
+    pub(super) fn new(
+        config: Config,
+        configuration: ConfigurationStatus,
+        identity_error: Option<String>,
+    ) -> Self {
+        let config = Arc::new(config);
+        Self { config, configuration, identity_error, controller_asked_at: None }
+    }
+}
+
+/// The state of a process: the part that stays, the part that changes, and the sources of its status.
 #[derive(Debug)]
 pub(super) struct ProcessState<W> {
     pub(super) statics: StaticState,

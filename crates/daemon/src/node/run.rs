@@ -92,7 +92,7 @@ fn run_file(file: &Path, take_over: bool, log: &ProcessLog) -> Result<ProcessExi
 
 fn run_pod(options: KubernetesNodeOptions, log: &ProcessLog) -> Result<ProcessExit, StartError> {
     let started = Instant::now();
-    // Before the first thread but that of the log, since threads inherit them.
+    // Before the first thread but that of the log, because threads inherit them.
     adit_host::capabilities::raise().map_err(cannot("take capabilities into use"))?;
     let runtime = runtime()?;
     let (folder, pod) = (options.state_folder.clone(), options.pod_uid.clone());

@@ -91,7 +91,7 @@ impl HttpServers {
     /// Starts serving; listeners are bound already.
     ///
     /// # Errors
-    /// Where the system gives no thread or no descriptor.
+    /// If the system gives no thread or no descriptor.
     pub(super) fn start(plan: ServerPlan) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let stop = CancellationToken::new();

@@ -71,7 +71,7 @@ impl SnapshotSources {
         self.with_states.get_or_insert_with(settled).with_views(&views)
     }
 
-    /// Waits for a change; false where a source has ended, and the process with it.
+    /// Waits for a change; false if a source has ended, and the process with it.
     async fn changed(&mut self) -> bool {
         let Self { base, cluster, views, backend_states: down, .. } = self;
         let told = async {

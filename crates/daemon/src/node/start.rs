@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use adit_config::{Config, ConfigReport};
+use adit_core::snapshot::Snapshot;
 use adit_dataplane::tcp::os::OsTcpNetwork;
 use adit_kubernetes::node::state::NodeState;
 use adit_pki::UnixTime;
 use adit_pki::tls::system_clock;
-use adit_runtime::{Mutex, Tasks};
+use adit_runtime::Tasks;
 use adit_transport::peer::BootId;
 use adit_transport::{NodeSecret, Tls, Worker};
 use tokio::runtime::Runtime;
@@ -169,17 +170,11 @@ fn bind(
 
 /// Starts the data plane over the sockets, and runs everything that lasts as long as the supervisor.
 async fn serve(node: BoundNode) -> Result<ProcessExit, StartError> {
-    let mut boot = [0; 16];
-    getrandom::fill(&mut boot).map_err(|e| format!("the system gave no random bytes: {e}"))?;
-    let boot = BootId(boot);
+    let boot = new_boot_id()?;
     let BoundNode { context, credentials, identity_error, signals, sockets, .. } = node;
     let listen = sockets.endpoints.addresses().to_vec();
     let base = BaseSnapshot::from_config(&context.config, &listen);
-    let first = match &context.kubernetes_state {
-        Some(state) => base.with_kubernetes(&state.borrow()),
-        None => base.clone(),
-    };
-    let first = Arc::new(first.snapshot(&Default::default(), &Default::default()));
+    let first = first_snapshot(&base, context.kubernetes_state.as_ref());
     let (base, bases) = watch::channel(base);
     let (publish, snapshot) = watch::channel(first);
     let (data_plane, mut data_plane_tasks) = NodeDataPlane::start(
@@ -192,21 +187,10 @@ async fn serve(node: BoundNode) -> Result<ProcessExit, StartError> {
     data_plane_tasks.inherit(sockets.imports);
     let (views, backends) = (data_plane.views(), data_plane.backend_states());
     let sources = SnapshotSources::new(bases, context.kubernetes_state, views, backends);
-    let statics = StaticState {
-        boot_id: boot.to_string(),
-        started: context.started,
-        started_at: UnixTime::now(),
-        listen,
-    };
-    let mutable = MutableState {
-        config: Arc::new(context.config),
-        configuration: context.config_source.describe(),
-        identity_error,
-        controller_asked_at: None,
-    };
+    let configuration = context.config_source.describe();
     let state = Arc::new(ProcessState {
-        statics,
-        mutable: Mutex::new(mutable),
+        statics: StaticState::new(boot.to_string(), context.started, listen),
+        mutable: MutableState::new(context.config, configuration, identity_error).into(),
         draining: AtomicBool::new(false),
         readiness: context.readiness,
         credentials: Arc::new(credentials),
@@ -225,7 +209,7 @@ async fn serve(node: BoundNode) -> Result<ProcessExit, StartError> {
         );
         std::future::pending().await
     };
-    let supervising = ServingNode {
+    let serving = ServingNode {
         data_plane,
         state: state.clone(),
         base,
@@ -234,16 +218,30 @@ async fn serve(node: BoundNode) -> Result<ProcessExit, StartError> {
         chain: context.chain,
         handover: context.handover,
         signals,
-        admin: sockets.admin,
-        public: sockets.public,
+        servers: (sockets.admin, sockets.public, node.metrics),
         succession: node.succession,
-        metrics: node.metrics,
         starting: node.starting,
     };
     tokio::select! {
-        exit = supervising.run() => exit,
+        exit = serving.run() => exit,
         never = beside => never,
     }
+}
+
+/// The snapshot before peers and dials have said anything.
+fn first_snapshot(
+    base: &BaseSnapshot,
+    state: Option<&watch::Receiver<Arc<NodeState>>>,
+) -> Arc<Snapshot> {
+    let base = state.map_or_else(|| base.clone(), |state| base.with_kubernetes(&state.borrow()));
+    Arc::new(base.snapshot(&Default::default(), &Default::default()))
+}
+
+/// A new boot ID, by which peers know one life of this process from another.
+fn new_boot_id() -> Result<BootId, String> {
+    let mut boot = [0; 16];
+    getrandom::fill(&mut boot).map_err(|e| format!("the system gave no random bytes: {e}"))?;
+    Ok(BootId(boot))
 }
 
 /// Answers the controller's questions with this node's report, and takes what comes with them.
@@ -268,10 +266,9 @@ struct ServingNode {
     chain: Option<ProcessChain>,
     handover: HandoverState,
     signals: ProcessSignals,
-    admin: AdminBinding,
-    public: Option<TcpListener>,
+    /// The sockets of both servers, and what they show.
+    servers: (AdminBinding, Option<TcpListener>, ProcessMetrics),
     succession: Option<Succession>,
-    metrics: ProcessMetrics,
     starting: Pending,
 }
 
@@ -282,7 +279,8 @@ impl ServingNode {
         let chain = chain.as_ref();
         let (listener, _succession) =
             takeover::take_over(&data_plane, &state.snapshot, self.succession, chain).await;
-        let public = self.public.as_ref().and_then(|public| public.try_clone().ok());
+        let (admin, public_listener, metrics) = self.servers;
+        let public = public_listener.as_ref().and_then(|public| public.try_clone().ok());
         let (imports, endpoints) = (data_plane.sockets.clone(), data_plane.endpoints.clone());
         let sockets = NodeSockets { imports, public, endpoints };
         let ended = CancellationToken::new();
@@ -292,7 +290,7 @@ impl ServingNode {
         let (commands_in, commands) = mpsc::channel(MAX_PENDING_COMMANDS);
         let taken_over = handover.taken_over.clone();
         let plan =
-            ServerPlan::new(self.admin, self.public, &state, self.metrics, commands_in, taken_over);
+            ServerPlan::new(admin, public_listener, &state, metrics, commands_in, taken_over);
         let servers = HttpServers::start(plan).map_err(cannot("start the admin server"))?;
         log_started(&state);
         drop(self.starting);

@@ -117,7 +117,7 @@ impl<D: DataPlane> NodeSupervisor<D> {
         loop {
             tokio::select! {
                 biased;
-                wish = (events.signals)() => match wish {
+                action = (events.signals)() => match action {
                     SignalAction::End(signal) => {
                         tracing::info!(signal, "asked to end");
                         return LeaveReason::EndRequested(Some(signal));
@@ -280,51 +280,6 @@ impl<D: DataPlane> NodeSupervisor<D> {
         recheck: &mut Interval,
     ) -> ProcessExit {
         tracing::info!(open = self.open_streams(), deadline_s = within.as_secs(), "draining");
-        let draining = async {
-            let ending = async {
-                match timeout(within + RESET_TIMEOUT, self.data_plane.drain(within)).await {
-                    Ok(0) => ProcessExit::Drained { reset: 0 },
-                    Ok(reset) => {
-                        tracing::warn!(reset, "the deadline passed, and what was left was reset");
-                        ProcessExit::Drained { reset }
-                    }
-                    Err(_) => {
-                        tracing::error!("streams or connections are left that do not end");
-                        ProcessExit::Drained { reset: self.open_streams() }
-                    }
-                }
-            };
-            // Who removes Adit does not wait for streams that may last.
-            let removed = async {
-                self.handover.removed.cancelled().await;
-                sleep(self.state.config().limits.leave).await;
-                let reset = timeout(RESET_TIMEOUT, self.data_plane.drain(Duration::ZERO)).await;
-                ProcessExit::Drained { reset: reset.unwrap_or_else(|_| self.open_streams()) }
-            };
-            let ended =
-                tokio::select! { biased; ended = ending => ended, ended = removed => ended };
-            // Kubernetes starts a container again that ends before its pod does.
-            if self.expects_successor {
-                self.handover.ending.cancelled().await;
-            }
-            ended
-        };
-        let interrupted = async {
-            loop {
-                match self.next_leave_reason(events, recheck).await {
-                    LeaveReason::EndRequested(_) if !self.handover.ending.is_cancelled() => {
-                        self.handover.ending.cancel();
-                    }
-                    LeaveReason::EndRequested(Some(signal)) => {
-                        tracing::warn!(signal, "asked again: ending at once");
-                        return ProcessExit::Immediate { signal };
-                    }
-                    LeaveReason::EndRequested(None)
-                    | LeaveReason::TakenOver
-                    | LeaveReason::NoSuccessor(_) => {}
-                }
-            }
-        };
         let folder = self.state.config().node.identity.clone();
         let telling = async {
             // Nobody asks for it where nobody took over.
@@ -336,8 +291,8 @@ impl<D: DataPlane> NodeSupervisor<D> {
         };
         let ended = tokio::select! {
             biased;
-            ended = draining => ended,
-            ended = interrupted => ended,
+            ended = self.end_streams(within) => ended,
+            ended = self.serve_until_asked_again(events, recheck) => ended,
             never = telling => match never {},
         };
         if let ProcessExit::Immediate { .. } = ended {
@@ -346,6 +301,58 @@ impl<D: DataPlane> NodeSupervisor<D> {
         }
         tracing::info!(?ended, "ended");
         ended
+    }
+
+    /// Waits for streams until the deadline, resets the rest, and waits until the process may end.
+    async fn end_streams(&self, within: Duration) -> ProcessExit {
+        let ending = async {
+            match timeout(within + RESET_TIMEOUT, self.data_plane.drain(within)).await {
+                Ok(0) => ProcessExit::Drained { reset: 0 },
+                Ok(reset) => {
+                    tracing::warn!(reset, "the deadline passed, and what was left was reset");
+                    ProcessExit::Drained { reset }
+                }
+                Err(_) => {
+                    tracing::error!("streams or connections are left that do not end");
+                    ProcessExit::Drained { reset: self.open_streams() }
+                }
+            }
+        };
+        // Whoever removes Adit does not wait for streams that may last.
+        let removed = async {
+            self.handover.removed.cancelled().await;
+            sleep(self.state.config().limits.leave).await;
+            let reset = timeout(RESET_TIMEOUT, self.data_plane.drain(Duration::ZERO)).await;
+            ProcessExit::Drained { reset: reset.unwrap_or_else(|_| self.open_streams()) }
+        };
+        let ended = tokio::select! { biased; ended = ending => ended, ended = removed => ended };
+        // Kubernetes starts a container again that ends before its pod does.
+        if self.expects_successor {
+            self.handover.ending.cancelled().await;
+        }
+        ended
+    }
+
+    /// Takes what comes during a drain, until a second signal asks the process to end at once.
+    async fn serve_until_asked_again(
+        &self,
+        events: &mut SupervisorEvents<impl AsyncFnMut() -> SignalAction>,
+        recheck: &mut Interval,
+    ) -> ProcessExit {
+        loop {
+            match self.next_leave_reason(events, recheck).await {
+                LeaveReason::EndRequested(_) if !self.handover.ending.is_cancelled() => {
+                    self.handover.ending.cancel();
+                }
+                LeaveReason::EndRequested(Some(signal)) => {
+                    tracing::warn!(signal, "asked again: ending at once");
+                    return ProcessExit::Immediate { signal };
+                }
+                LeaveReason::EndRequested(None)
+                | LeaveReason::TakenOver
+                | LeaveReason::NoSuccessor(_) => {}
+            }
+        }
     }
 
     fn open_streams(&self) -> u64 {

@@ -29,7 +29,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 const IN_USE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A process waits this long for the first view of each linked cluster before it takes over: one may be away.
 const FIRST_VIEWS_TIMEOUT: Duration = Duration::from_secs(3);
-/// For how long a process that has given up on this one may not see that there is another door where its own was.
+/// For how long a process that has given up on this one may not see that there is another listener where its own was.
 const LOOK_TIMEOUT: Duration = IpcListener::ACCEPT_TIMEOUT.saturating_mul(2);
 /// The extension of the file beside the admin socket that is there while a process waits for one that hands nothing
 /// over to end.
@@ -47,7 +47,7 @@ pub(super) struct ProcessChain {
 }
 
 impl ProcessChain {
-    /// Joins the line in `folder`, as what `pod` runs.
+    /// Joins the chain in `folder`, as what `pod` runs.
     ///
     /// # Errors
     /// The folder cannot be written.
@@ -80,17 +80,17 @@ impl BindInputs<'_> {
 /// All that is in the way, and that waiting will not mend.
 pub(super) fn bind(
     needs: &BindInputs<'_>,
-    line: Option<&ProcessChain>,
+    chain: Option<&ProcessChain>,
     mut pause: impl FnMut(Duration) -> bool,
 ) -> Result<Option<(BoundSockets, Option<Succession>)>, Vec<String>> {
-    let Some(line) = line else {
+    let Some(chain) = chain else {
         let bound =
             needs.bind(InheritedSockets::default()).map_err(|obstacles| obstacles.messages)?;
         return Ok(Some((bound, None)));
     };
     let mut waiting = PredecessorWait::new(needs.config);
     loop {
-        let (given, succession, refusal) = match request_handover(&line.folder, line.turn) {
+        let (given, succession, refusal) = match request_handover(&chain.folder, chain.turn) {
             HandoverReply::Inherited(it) => (it.sockets, Some(it.succession), None),
             HandoverReply::NoPredecessor => (InheritedSockets::default(), None, None),
             HandoverReply::Refused(why) => (InheritedSockets::default(), None, Some(why)),
@@ -136,7 +136,7 @@ impl<'a> PredecessorWait<'a> {
         }
         let began = *self.began.get_or_insert_with(Instant::now);
         if is_node && let Some(file) = &self.file {
-            // Who brings the new before it ends the old has to be told to do that.
+            // Whoever brings the new before it ends the old has to be told to do that.
             std::fs::write(file, b"").ok();
         } else if began.elapsed() >= IN_USE_TIMEOUT {
             return Err(obstacles.messages.clone());
@@ -163,14 +163,14 @@ pub(super) async fn take_over(
     node: &NodeDataPlane,
     snapshot: &watch::Receiver<Arc<Snapshot>>,
     succession: Option<Succession>,
-    line: Option<&ProcessChain>,
+    chain: Option<&ProcessChain>,
 ) -> (Option<IpcListener>, Option<Succession>) {
-    let path = line.map(|line| line.folder.join(handover::SOCKET));
+    let path = chain.map(|chain| chain.folder.join(handover::SOCKET));
     let open = || {
         let bound = IpcListener::bind(path.as_deref()?);
         bound.inspect_err(|error| tracing::error!(%error, "nobody will be able to take over")).ok()
     };
-    let (mut succession, mut door) = (succession, None);
+    let (mut succession, mut listener) = (succession, None);
     if let Some(theirs) = succession.take() {
         wait_for_first_views(snapshot.clone()).await;
         let ready = spawn_blocking(move || (theirs.announce_ready(), theirs)).await;
@@ -178,14 +178,14 @@ pub(super) async fn take_over(
         succession = ready.ok().map(|(_, theirs)| theirs);
         let lives = || path.as_deref().is_some_and(|path| IpcConnection::connect(path).is_ok());
         if !stepped_aside && lives() {
-            // It did not wait for so long, but looks at the door: two that read would answer for each other.
-            door = open();
+            // It did not wait for so long, but looks at the listener: two that read would answer for each other.
+            listener = open();
             sleep(LOOK_TIMEOUT).await;
         }
     }
     node.endpoints.resume_reading();
     node.begin();
-    let door = door.or_else(open);
+    let listener = listener.or_else(open);
     if let Some(theirs) = succession.take() {
         let taken = move || {
             theirs.confirm_taken();
@@ -194,7 +194,7 @@ pub(super) async fn take_over(
         succession = spawn_blocking(taken).await.ok();
         tracing::info!("took over from the process before this one");
     }
-    (door, succession)
+    (listener, succession)
 }
 
 /// Waits for the first word of each linked cluster, for a while.
@@ -207,16 +207,16 @@ async fn wait_for_first_views(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
 
 /// Hands over to the process that comes next, on a thread of its own; says when one has taken over.
 pub(super) fn hand_over(
-    door: Option<IpcListener>,
-    line: Option<&ProcessChain>,
-    mut estate: NodeSockets,
+    listener: Option<IpcListener>,
+    chain: Option<&ProcessChain>,
+    mut sockets: NodeSockets,
     stop: CancellationToken,
 ) -> io::Result<mpsc::Receiver<Successor>> {
     let (tell, successors) = mpsc::channel(1);
-    if let Some((door, turn)) = door.zip(line.map(|line| line.turn)) {
+    if let Some((listener, turn)) = listener.zip(chain.map(|chain| chain.turn)) {
         std::thread::Builder::new()
             .name("handover".into())
-            .spawn(move || holder::serve(door, turn, &mut estate, &tell, &stop))?;
+            .spawn(move || holder::serve(listener, turn, &mut sockets, &tell, &stop))?;
     }
     Ok(successors)
 }

@@ -26,7 +26,7 @@ impl WorkerPool {
     /// Starts `count` of them.
     ///
     /// # Errors
-    /// Where the system gives no thread or no descriptor.
+    /// If the system gives no thread or no descriptor.
     pub(super) fn start(count: usize) -> io::Result<Self> {
         let mut workers =
             Self { handles: Vec::new(), threads: Vec::new(), stop: CancellationToken::new() };

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
     use metrics_exporter_prometheus::PrometheusBuilder;
 
-    /// In a process of its own, since the hook is the process's: this test runs itself again.
+    /// In a process of its own, because the hook is the process's: this test runs itself again.
     #[test]
     fn a_panic_is_logged_and_counted_and_printed_nowhere_else() {
         const CHILD: &str = "ADIT_TEST_PANICS";

@@ -25,7 +25,7 @@ impl ProcessSignals {
     /// From now on these signals do not end the process by themselves.
     ///
     /// # Errors
-    /// Where they cannot be caught.
+    /// If they cannot be caught.
     pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,

@@ -41,7 +41,7 @@ pub(super) fn duplicates_problem(cluster: &str, nodes: &[PeerNode]) -> Option<St
     ))
 }
 
-/// The processes of a node, where there are two that live.
+/// The processes of a node, if there are two that live.
 fn describe(node: &PeerNode) -> Option<String> {
     // One whose connections are older than the newest process is not called leaving for that.
     let older = Code::PeerRestarted.to_string();

@@ -62,7 +62,7 @@ pub enum LinkHealth {
 pub struct ViewSource {
     /// The node that tells: a hub of that cluster, or a sibling that passes on what its hub said.
     pub hub: String,
-    /// Its epoch: a new one begins with its process. Text in JSON, since it may be beyond 2^53, where many
+    /// Its epoch: a new one begins with its process. Text in JSON, because it may be beyond 2^53, where many
     /// readers lose digits.
     #[serde(with = "as_text")]
     pub epoch: u64,
@@ -85,7 +85,7 @@ pub struct MisuseReport {
     pub closed: u64,
     /// Connections that were refused, because there are enough or they come too often.
     pub refused_connections: u64,
-    /// Which node was asked last, and why; absent where that is long ago.
+    /// Which node was asked last, and why; absent if that is long ago.
     pub last: Option<LastMisuse>,
 }
 
@@ -121,7 +121,7 @@ pub struct PeerNode {
     pub addresses: Vec<String>,
     /// True if the node is one of its cluster's hubs for this link.
     pub hub: bool,
-    /// The boot IDs of two processes that have its name and connect by turns; empty where there are none.
+    /// The boot IDs of two processes that have its name and connect by turns; empty if there are none.
     pub alternating: Vec<String>,
     /// The connections with it.
     pub connections: Vec<ConnectionReport>,

@@ -3,25 +3,24 @@
 use std::fmt::Write;
 
 use super::escape;
-use super::layer::{FieldValue, LogRecord};
-use super::text::{LogTimestamp, level};
+use super::record::{FieldValue, LogRecord, LogTimestamp, level};
 
 /// Names that the line itself uses; a field of such a name gets the prefix `field_`.
 const RESERVED: [&str; 4] = ["time", "level", "module", "message"];
 
-pub(super) fn line(entry: &LogRecord) -> String {
+pub(super) fn line(record: &LogRecord) -> String {
     let mut out = String::with_capacity(256);
-    render(&mut out, entry).ok();
+    render(&mut out, record).ok();
     out
 }
 
-fn render(out: &mut String, entry: &LogRecord) -> std::fmt::Result {
-    write!(out, r#"{{"time":"{}","level":"{}""#, LogTimestamp(entry.at), level(entry.level))?;
-    write!(out, r#","module":"{}""#, escape::json(&entry.module))?;
-    if !entry.message.is_empty() {
-        write!(out, r#","message":"{}""#, escape::json(&entry.message))?;
+fn render(out: &mut String, record: &LogRecord) -> std::fmt::Result {
+    write!(out, r#"{{"time":"{}","level":"{}""#, LogTimestamp(record.at), level(record.level))?;
+    write!(out, r#","module":"{}""#, escape::json(&record.module))?;
+    if !record.message.is_empty() {
+        write!(out, r#","message":"{}""#, escape::json(&record.message))?;
     }
-    for (name, value) in &entry.fields {
+    for (name, value) in &record.fields {
         let prefix = if RESERVED.contains(name) { "field_" } else { "" };
         write!(out, r#","{prefix}{}":"#, escape::json(name))?;
         match value {

@@ -2,101 +2,36 @@
 //!
 //! Values are kept as what they are (numbers stay numbers in JSON); strings are bounded here and escaped by
 //! whoever renders them.
+//!
+//! `tracing_subscriber::fmt` is no substitute: it keeps a span's fields as text that is formatted already, so that a
+//! number of a span could not stay one, and a field of an event could not hide the same field of its span.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
+use super::format::{CurrentStyle, line};
+use super::record::{FieldValue, LogRecord};
 use super::sink::LogSink;
-use super::{json, text};
 
 /// The most characters of one value; a longer one is cut and marked.
 const MAX_VALUE: usize = 2048;
 
-/// The style of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LineStyle {
-    Text { colour: bool },
-    Json,
-}
-
-/// The style of the next line. Cheap to clone; all clones change together.
-#[derive(Debug, Clone)]
-pub(super) struct CurrentStyle(Arc<AtomicU8>);
-
-impl CurrentStyle {
-    const ALL: [LineStyle; 3] =
-        [LineStyle::Text { colour: false }, LineStyle::Text { colour: true }, LineStyle::Json];
-
-    pub(super) fn new(render: LineStyle) -> Self {
-        let current = Self(Arc::default());
-        current.set(render);
-        current
-    }
-
-    pub(super) fn get(&self) -> LineStyle {
-        let nth = usize::from(self.0.load(Ordering::Relaxed));
-        Self::ALL.get(nth).copied().unwrap_or(LineStyle::Json)
-    }
-
-    pub(super) fn set(&self, render: LineStyle) {
-        let nth = Self::ALL.iter().zip(0..).find(|(known, _)| **known == render);
-        self.0.store(nth.map_or(0, |(_, nth)| nth), Ordering::Relaxed);
-    }
-}
-
-/// A record to be logged: the event, its time and its place.
-#[derive(Debug)]
-pub(super) struct LogRecord {
-    /// Since the Unix epoch.
-    pub(super) at: Duration,
-    pub(super) level: Level,
-    /// The event's target: the module, or a fixed name such as [`super::STREAM`].
-    pub(super) module: String,
-    pub(super) message: String,
-    pub(super) fields: Vec<(&'static str, FieldValue)>,
-}
-
-/// The value of a field.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum FieldValue {
-    Text(String),
-    Signed(i128),
-    Unsigned(u128),
-    Float(f64),
-    Bool(bool),
-}
-
-impl fmt::Display for FieldValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(s) => f.write_str(s),
-            Self::Signed(n) => n.fmt(f),
-            Self::Unsigned(n) => n.fmt(f),
-            Self::Float(x) => x.fmt(f),
-            Self::Bool(b) => b.fmt(f),
-        }
-    }
-}
-
 /// The layer.
 #[derive(Debug)]
 pub(super) struct LogLayer {
-    render: CurrentStyle,
+    style: CurrentStyle,
     sink: LogSink,
 }
 
 impl LogLayer {
-    pub(super) fn new(render: CurrentStyle, sink: LogSink) -> Self {
-        Self { render, sink }
+    pub(super) fn new(style: CurrentStyle, sink: LogSink) -> Self {
+        Self { style, sink }
     }
 }
 
@@ -129,47 +64,11 @@ where
             }
         }
         let metadata = event.metadata();
-        let entry = LogRecord {
-            at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-            level: *metadata.level(),
-            module: fields.log_target.unwrap_or_else(|| metadata.target().to_owned()),
-            message: fields.message.unwrap_or_default(),
-            fields: fields.values,
-        };
-        self.sink.line(line(self.render.get(), &entry));
+        let module = fields.log_target.unwrap_or_else(|| metadata.target().to_owned());
+        let message = fields.message.unwrap_or_default();
+        let record = LogRecord::now(*metadata.level(), module, message, fields.values);
+        self.sink.line(line(self.style.get(), &record));
     }
-}
-
-fn line(render: LineStyle, entry: &LogRecord) -> String {
-    match render {
-        LineStyle::Text { colour } => text::line(entry, colour),
-        LineStyle::Json => json::line(entry),
-    }
-}
-
-/// A line of a process that ends, whatever the level of the log is.
-pub(super) fn final_line(
-    render: LineStyle,
-    module: &str,
-    message: &str,
-    fields: Vec<(&'static str, FieldValue)>,
-) -> String {
-    let (module, message) = (module.to_owned(), message.to_owned());
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    line(render, &LogRecord { at, level: Level::ERROR, module, message, fields })
-}
-
-/// The line that tells how many lines are missing.
-pub(super) fn dropped(render: LineStyle, count: u64) -> String {
-    let entry = LogRecord {
-        at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-        level: Level::WARN,
-        module: module_path!().to_owned(),
-        message: "log lines were dropped: whoever reads the log is slower than it is written"
-            .into(),
-        fields: vec![("count", FieldValue::Unsigned(count.into()))],
-    };
-    line(render, &entry)
 }
 
 /// The fields of a span or an event.

@@ -3,6 +3,9 @@
 //! A log pipe whose reader has stopped would otherwise stop every task that logs, and with it the traffic
 //! it carries. When the queue is full, lines are dropped and counted, and the count is logged as soon as
 //! there is room again.
+//!
+//! `tracing-appender` has such a queue, too. It has no word for lines that were dropped, and ends with a fixed wait
+//! instead of the one that a process which dies of an error gives its last lines.
 
 use std::io::Write;
 use std::sync::Arc;

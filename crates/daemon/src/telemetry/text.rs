@@ -1,48 +1,45 @@
 //! Lines for people: time, level, what happened, then `name=value` for the rest.
 //!
-//! The event of a stream ([`super::STREAM`]) becomes one sentence-like line, because an operator reads
+//! The event of a stream ([`STREAM`]) becomes one sentence-like line, because an operator reads
 //! hundreds of them: who, to what, over which node, how it ended, how much, how long.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
-use std::time::Duration;
 
-use adit_pki::UnixTime;
-use adit_pki::time::rfc3339;
 use tracing::Level;
 
-use super::layer::{FieldValue, LogRecord};
-use super::{STREAM, escape};
+use super::escape;
+use super::record::{FieldValue, LogRecord, LogTimestamp, STREAM, level};
 use crate::human::{bytes, span};
 
-pub(super) fn line(entry: &LogRecord, colour: bool) -> String {
+pub(super) fn line(record: &LogRecord, colour: bool) -> String {
     let mut out = String::with_capacity(160);
     // A String takes every write.
-    render(&mut out, entry, colour).ok();
+    render(&mut out, record, colour).ok();
     out
 }
 
-fn render(out: &mut String, entry: &LogRecord, colour: bool) -> fmt::Result {
-    let name = level(entry.level).to_ascii_uppercase();
-    write!(out, "{} ", LogTimestamp(entry.at))?;
-    match (colour, entry.level) {
+fn render(out: &mut String, record: &LogRecord, colour: bool) -> fmt::Result {
+    let name = level(record.level).to_ascii_uppercase();
+    write!(out, "{} ", LogTimestamp(record.at))?;
+    match (colour, record.level) {
         (true, Level::ERROR) => write!(out, "\u{1b}[31m{name:<5}\u{1b}[0m ")?,
         (true, Level::WARN) => write!(out, "\u{1b}[33m{name:<5}\u{1b}[0m ")?,
         (true, Level::INFO) => write!(out, "\u{1b}[32m{name:<5}\u{1b}[0m ")?,
         _ => write!(out, "{name:<5} ")?,
     }
-    let mut rest: Vec<&(&str, FieldValue)> = entry.fields.iter().collect();
-    if entry.module == STREAM {
+    let mut rest: Vec<&(&str, FieldValue)> = record.fields.iter().collect();
+    if record.module == STREAM {
         stream(out, &mut rest)?;
     } else {
-        write!(out, "{}", escape::text(&entry.message))?;
+        write!(out, "{}", escape::text(&record.message))?;
     }
     for (name, value) in rest {
         write!(out, " {}={}", escape::text(name), quoted(value))?;
     }
     // Our own modules are told by what they say; a dependency's line says whose it is.
-    if !entry.module.starts_with("adit") {
-        write!(out, " ({})", escape::text(&entry.module))?;
+    if !record.module.starts_with("adit") {
+        write!(out, " ({})", escape::text(&record.module))?;
     }
     out.write_char('\n')
 }
@@ -114,36 +111,4 @@ fn size(value: &FieldValue) -> String {
         return bytes(u64::try_from(*n).unwrap_or(u64::MAX));
     }
     value.to_string()
-}
-
-pub(super) const fn level(level: Level) -> &'static str {
-    match level {
-        Level::ERROR => "error",
-        Level::WARN => "warn",
-        Level::INFO => "info",
-        Level::DEBUG => "debug",
-        Level::TRACE => "trace",
-    }
-}
-
-/// A point in time as RFC 3339 in UTC with milliseconds, from the Unix epoch.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LogTimestamp(pub(crate) Duration);
-
-impl fmt::Display for LogTimestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = rfc3339(UnixTime::since_unix_epoch(self.0));
-        write!(f, "{}.{:03}Z", seconds.trim_end_matches('Z'), self.0.subsec_millis())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stamps_are_rfc_3339_with_milliseconds() {
-        let stamp = LogTimestamp(Duration::from_millis(951_782_399_007)).to_string();
-        assert_eq!(stamp, "2000-02-28T23:59:59.007Z");
-    }
 }

@@ -115,7 +115,7 @@ impl RouteEntry {
         }
     }
 
-    /// The rule of ours that the kernel shows; None where it is one that we would not make so.
+    /// The rule of ours that the kernel shows; `None` if it is one that we would not make so.
     pub(super) fn from_rule(message: &RuleMessage) -> Option<Self> {
         let (mut to, mut preference, mut table, mut iif) = (None, None, None, None);
         for attribute in &message.attributes {
@@ -147,7 +147,7 @@ impl RouteEntry {
         }
     }
 
-    /// The route of ours that the kernel shows; None where it is one that we would not make so.
+    /// The route of ours that the kernel shows; `None` if it is one that we would not make so.
     pub(super) fn from_route(message: &RouteMessage) -> Option<Self> {
         let (mut to, mut source, mut oif, mut metric) = (None, None, None, None);
         for attribute in &message.attributes {

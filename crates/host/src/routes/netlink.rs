@@ -67,7 +67,7 @@ pub(super) struct NodeInterfaces {
 
 impl NodeInterfaces {
     /// Where the node's own connections into the range come from: an address of the node that it really
-    /// carries, since the kernel takes no other.
+    /// carries, because the kernel takes no other.
     pub(super) fn source(&self, node: &[IpAddr], to: &Prefix) -> Option<IpAddr> {
         let fits = |a: &&IpAddr| a.is_ipv4() == to.address.is_ipv4() && self.addresses.contains(a);
         node.iter().find(fits).copied()
@@ -180,7 +180,7 @@ impl Kernel {
         Ok(routes)
     }
 
-    /// Adds it; false where somebody else was faster.
+    /// Adds it; false if somebody else was faster.
     pub(super) async fn add(&self, entry: &RouteEntry) -> io::Result<bool> {
         let done = match entry.message() {
             EntryMessage::Route(message) => self.0.route().add(message).execute().await,

@@ -41,7 +41,7 @@ impl NetworkWatch {
     /// Watches from now on.
     ///
     /// # Errors
-    /// Where netlink sockets cannot be made.
+    /// If netlink sockets cannot be made.
     pub fn new() -> io::Result<Self> {
         let (connection, _, news) = rtnetlink::new_multicast_connection(&GROUPS)?;
         Ok(Self { connection: Box::pin(connection), news: news.map(drop).boxed() })
@@ -50,7 +50,7 @@ impl NetworkWatch {
     /// Waits for the next change, and until it has settled a little. Cancel-safe but for what it had heard.
     ///
     /// # Errors
-    /// Where the kernel has ended the connection: make a new one.
+    /// If the kernel has ended the connection: make a new one.
     pub async fn changed(&mut self) -> io::Result<()> {
         self.next().await?;
         tokio::time::sleep(SETTLE_DELAY).await;

@@ -17,10 +17,10 @@ use super::{
     watch_process,
 };
 
-/// After a door failed; out of descriptors, most likely.
+/// After a listener failed; out of descriptors, most likely.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
 
-/// After a door could not be made: something else is there, or the disk is full.
+/// After a listener could not be made: something else is there, or the disk is full.
 const REOPEN_BACKOFF: Duration = Duration::from_secs(10);
 
 /// A process has taken over.
@@ -107,48 +107,48 @@ impl HandoverSockets for NodeSockets {
 /// Hands over to the process that takes it, on the thread of the caller, until `stop`; and to another one where that
 /// and all that came after it have ended.
 pub(in crate::node) fn serve(
-    mut door: IpcListener,
+    mut listener: IpcListener,
     turn: u64,
-    estate: &mut impl HandoverSockets,
+    sockets: &mut impl HandoverSockets,
     tell: &mpsc::Sender<Successor>,
     stop: &CancellationToken,
 ) {
     // Processes before this one, which want to hear of its end.
     let mut watchers = Vec::new();
-    while let Some((successor, passage)) =
-        wait_for_successor(&mut door, turn, estate, &mut watchers, stop)
+    while let Some((successor, connection)) =
+        wait_for_successor(&mut listener, turn, sockets, &mut watchers, stop)
     {
         // The receiver is gone only when the process ends.
         drop(tell.blocking_send(successor));
-        estate.release();
-        if !wait_for_end(passage, door.path(), stop) {
+        sockets.release();
+        if !wait_for_end(connection, listener.path(), stop) {
             return;
         }
         tracing::warn!("the process that took over has ended, and none has come after it");
-        reopen(&mut door);
-        estate.resume();
+        reopen(&mut listener);
+        sockets.resume();
     }
 }
 
-/// Waits for a successor: what it said, and the passage to it.
+/// Waits for a successor: what it said, and the connection to it.
 fn wait_for_successor(
-    door: &mut IpcListener,
+    listener: &mut IpcListener,
     turn: u64,
-    estate: &impl HandoverSockets,
+    sockets: &impl HandoverSockets,
     watchers: &mut Vec<IpcConnection>,
     stop: &CancellationToken,
 ) -> Option<(Successor, IpcConnection)> {
     while !stop.is_cancelled() {
-        let passage = match door.accept() {
-            Ok(Some(passage)) => passage,
-            Ok(None) if door.is_ours() || stop.is_cancelled() => continue,
+        let connection = match listener.accept() {
+            Ok(Some(connection)) => connection,
+            Ok(None) if listener.is_ours() || stop.is_cancelled() => continue,
             Ok(None) => {
                 // It got everything here and could not wait until this process heard that it serves.
-                if let Ok(passage) = watch_process(door.path()) {
-                    estate.step_aside();
-                    return Some((Successor { version: "unknown".to_owned() }, passage));
+                if let Ok(connection) = watch_process(listener.path()) {
+                    sockets.step_aside();
+                    return Some((Successor { version: "unknown".to_owned() }, connection));
                 }
-                reopen(door);
+                reopen(listener);
                 continue;
             }
             Err(error) => {
@@ -157,17 +157,17 @@ fn wait_for_successor(
                 continue;
             }
         };
-        let conversed = match receive_message(&passage) {
+        let conversed = match receive_message(&connection) {
             Ok((HandoverMessage::Watch, _)) => {
                 watchers.retain(IpcConnection::is_open);
-                watchers.push(passage);
+                watchers.push(connection);
                 continue;
             }
-            Ok((first, _)) => answer_request(first, &passage, door, turn, estate),
+            Ok((first, _)) => answer_request(first, &connection, listener, turn, sockets),
             Err(error) => Err(error),
         };
         match conversed {
-            Ok(Some(successor)) => return Some((successor, passage)),
+            Ok(Some(successor)) => return Some((successor, connection)),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "a hand-over broke off; this process goes on"),
         }
@@ -175,11 +175,11 @@ fn wait_for_successor(
     None
 }
 
-/// Makes the door anew where it was.
-fn reopen(door: &mut IpcListener) {
-    let path = door.path().to_owned();
+/// Makes the listener anew where it was.
+fn reopen(listener: &mut IpcListener) {
+    let path = listener.path().to_owned();
     match IpcListener::bind(&path) {
-        Ok(new) => *door = new,
+        Ok(new) => *listener = new,
         Err(error) => {
             tracing::error!(%error, "nobody will be able to take over");
             std::thread::sleep(REOPEN_BACKOFF);
@@ -187,18 +187,18 @@ fn reopen(door: &mut IpcListener) {
     }
 }
 
-/// Waits until the process at the other end of `passage` has ended, and whoever had the door at `path` then, and so
+/// Waits until the process at the other end of `connection` has ended, and whoever had the listener at `path` then, and so
 /// on. `false` on `stop`, or where one is of a version that does not let itself be watched.
-fn wait_for_end(mut passage: IpcConnection, path: &Path, stop: &CancellationToken) -> bool {
+fn wait_for_end(mut connection: IpcConnection, path: &Path, stop: &CancellationToken) -> bool {
     loop {
-        if passage.wait_for(IpcListener::ACCEPT_TIMEOUT).is_err() {
+        if connection.wait_for(IpcListener::ACCEPT_TIMEOUT).is_err() {
             return false;
         }
         loop {
             if stop.is_cancelled() {
                 return false;
             }
-            match receive_message(&passage) {
+            match receive_message(&connection) {
                 Ok((HandoverMessage::NotKnown { .. }, _)) => return false,
                 Ok(_) => {}
                 Err(error)
@@ -206,8 +206,8 @@ fn wait_for_end(mut passage: IpcConnection, path: &Path, stop: &CancellationToke
                 Err(_) => break,
             }
         }
-        passage = match watch_process(path) {
-            Ok(passage) => passage,
+        connection = match watch_process(path) {
+            Ok(connection) => connection,
             Err(error) => {
                 let is_nobody =
                     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
@@ -226,52 +226,52 @@ fn wait_for_end(mut passage: IpcConnection, path: &Path, stop: &CancellationToke
 #[expect(clippy::wildcard_enum_match_arm, reason = "every other word is out of place here")]
 fn answer_request(
     first: HandoverMessage,
-    passage: &IpcConnection,
-    door: &IpcListener,
+    connection: &IpcConnection,
+    listener: &IpcListener,
     turn: u64,
-    estate: &impl HandoverSockets,
+    sockets: &impl HandoverSockets,
 ) -> io::Result<Option<Successor>> {
     let version = match first {
         HandoverMessage::Ask { protocol, turn: theirs, .. }
             if protocol >= PROTOCOL && theirs <= turn =>
         {
             let reason = format!("it came to this node as number {theirs}, this one as {turn}");
-            send_message(passage, &HandoverMessage::Refuse { reason }, &[])?;
+            send_message(connection, &HandoverMessage::Refuse { reason }, &[])?;
             return Ok(None);
         }
         HandoverMessage::Ask { protocol, version, .. } if protocol >= PROTOCOL => version,
         _ => {
-            send_message(passage, &HandoverMessage::NotKnown { protocol: PROTOCOL }, &[])?;
+            send_message(connection, &HandoverMessage::NotKnown { protocol: PROTOCOL }, &[])?;
             return Ok(None);
         }
     };
     send_message(
-        passage,
+        connection,
         &HandoverMessage::Offer { version: env!("CARGO_PKG_VERSION").to_owned() },
         &[],
     )?;
-    estate.send_all(&mut |word, sockets| send_message(passage, &word, &sockets))?;
-    send_message(passage, &HandoverMessage::End, &[])?;
-    passage.wait_for(START_TIMEOUT)?;
-    expect(passage, &HandoverMessage::Ready)?;
-    estate.step_aside();
-    passage.wait_for(IpcConnection::MESSAGE_TIMEOUT)?;
-    let taken = send_message(passage, &HandoverMessage::Yielded, &[])
-        .and_then(|()| expect(passage, &HandoverMessage::Taken));
+    sockets.send_all(&mut |word, sockets| send_message(connection, &word, &sockets))?;
+    send_message(connection, &HandoverMessage::End, &[])?;
+    connection.wait_for(START_TIMEOUT)?;
+    expect(connection, &HandoverMessage::Ready)?;
+    sockets.step_aside();
+    connection.wait_for(IpcConnection::MESSAGE_TIMEOUT)?;
+    let taken = send_message(connection, &HandoverMessage::Yielded, &[])
+        .and_then(|()| expect(connection, &HandoverMessage::Taken));
     match taken {
         Ok(()) => Ok(Some(Successor { version })),
-        // It has put its own door here and is behind it, so it serves, whatever became of its last word.
-        Err(_) if !door.is_ours() && IpcConnection::connect(door.path()).is_ok() => {
+        // It has put its own listener here and is behind it, so it serves, whatever became of its last word.
+        Err(_) if !listener.is_ours() && IpcConnection::connect(listener.path()).is_ok() => {
             Ok(Some(Successor { version }))
         }
         Err(error) => {
-            estate.resume();
+            sockets.resume();
             Err(error)
         }
     }
 }
 
-fn expect(passage: &IpcConnection, wanted: &HandoverMessage) -> io::Result<()> {
-    let (word, _) = receive_message(passage)?;
+fn expect(connection: &IpcConnection, wanted: &HandoverMessage) -> io::Result<()> {
+    let (word, _) = receive_message(connection)?;
     if word == *wanted { Ok(()) } else { Err(unexpected(&word)) }
 }

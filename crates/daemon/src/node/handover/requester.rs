@@ -48,12 +48,12 @@ pub(in crate::node) fn request_handover(folder: &Path, turn: u64) -> HandoverRep
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "every other word is out of place here")]
 fn request_at(path: &Path, turn: u64) -> io::Result<HandoverReply> {
-    let passage = IpcConnection::connect(path)?;
+    let connection = IpcConnection::connect(path)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    send_message(&passage, &HandoverMessage::Ask { protocol: PROTOCOL, version, turn }, &[])?;
-    match receive_message(&passage)?.0 {
+    send_message(&connection, &HandoverMessage::Ask { protocol: PROTOCOL, version, turn }, &[])?;
+    match receive_message(&connection)?.0 {
         HandoverMessage::Offer { version } => {
-            let given = receive_sockets(passage)?;
+            let given = receive_sockets(connection)?;
             let addresses = given.sockets.tcp.len();
             tracing::info!(from_version = version, addresses, "the running process hands over");
             Ok(HandoverReply::Inherited(Box::new(given)))
@@ -69,12 +69,12 @@ fn request_at(path: &Path, turn: u64) -> io::Result<HandoverReply> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "every other word is out of place here")]
-fn receive_sockets(passage: IpcConnection) -> io::Result<HandoverInheritance> {
+fn receive_sockets(connection: IpcConnection) -> io::Result<HandoverInheritance> {
     let (mut tcp, mut public) = (InheritedListeners::new(), None);
     let mut sockets: BTreeMap<SocketAddr, Vec<OwnedFd>> = BTreeMap::new();
     let (mut generation, mut elders) = (None, Vec::new());
     loop {
-        let (word, mut descriptors) = receive_message(&passage)?;
+        let (word, mut descriptors) = receive_message(&connection)?;
         match word {
             HandoverMessage::Tcp { address } => {
                 tcp.entry(address).or_default().append(&mut descriptors)
@@ -100,7 +100,7 @@ fn receive_sockets(passage: IpcConnection) -> io::Result<HandoverInheritance> {
         generation.map(|generation| UdpInheritance { generation, sockets, predecessors: elders });
     Ok(HandoverInheritance {
         sockets: InheritedSockets { tcp, public, udp },
-        succession: Succession(passage),
+        succession: Succession(connection),
     })
 }
 

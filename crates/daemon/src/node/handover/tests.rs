@@ -65,11 +65,11 @@ struct HolderThread {
 impl HolderThread {
     fn start(folder: &Path, turn: u64) -> Self {
         let fake = std::sync::Arc::new(FakeHolder::new());
-        let door = IpcListener::bind(&folder.join(SOCKET)).unwrap();
+        let listener = IpcListener::bind(&folder.join(SOCKET)).unwrap();
         let (tell, successors) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let (mut estate, stopped) = (fake.clone(), stop.clone());
-        let serve = move || holder::serve(door, turn, &mut estate, &tell, &stopped);
+        let (mut sockets, stopped) = (fake.clone(), stop.clone());
+        let serve = move || holder::serve(listener, turn, &mut sockets, &tell, &stopped);
         Self { fake, successors, stop, thread: Some(std::thread::spawn(serve)) }
     }
 
@@ -121,18 +121,18 @@ fn a_process_takes_over_with_what_waits_in_the_queue() {
 fn where_the_new_process_dies_the_old_one_goes_on_and_the_next_may_come() {
     let folder = tempfile::tempdir().unwrap();
     let holder = HolderThread::start(folder.path(), 1);
-    let door = folder.path().join(SOCKET);
+    let listener = folder.path().join(SOCKET);
     // Before it asked, while it got the sockets, and before it was ready.
-    drop(IpcConnection::connect(&door).unwrap());
-    let passage = IpcConnection::connect(&door).unwrap();
+    drop(IpcConnection::connect(&listener).unwrap());
+    let connection = IpcConnection::connect(&listener).unwrap();
     send_message(
-        &passage,
+        &connection,
         &HandoverMessage::Ask { protocol: 1, version: "1".into(), turn: 2 },
         &[],
     )
     .unwrap();
-    assert!(matches!(receive_message(&passage).unwrap().0, HandoverMessage::Offer { .. }));
-    drop(passage);
+    assert!(matches!(receive_message(&connection).unwrap().0, HandoverMessage::Offer { .. }));
+    drop(connection);
     drop(given(folder.path(), 2));
     // After the old one had stepped aside.
     let inheritance = given(folder.path(), 2);
@@ -166,13 +166,13 @@ fn where_the_old_process_dies_or_gives_nothing_the_new_one_is_told() {
     let folder = tempfile::tempdir().unwrap();
     assert!(
         matches!(request_handover(folder.path(), 1), HandoverReply::NoPredecessor),
-        "there is no door"
+        "there is no listener"
     );
-    let door = IpcListener::bind(&folder.path().join(SOCKET)).unwrap();
+    let listener = IpcListener::bind(&folder.path().join(SOCKET)).unwrap();
     let dies = std::thread::spawn(move || {
-        let passage = door.accept().unwrap().unwrap();
-        drop(receive_message(&passage).unwrap());
-        send_message(&passage, &HandoverMessage::Offer { version: "1".into() }, &[]).unwrap();
+        let connection = listener.accept().unwrap().unwrap();
+        drop(receive_message(&connection).unwrap());
+        send_message(&connection, &HandoverMessage::Offer { version: "1".into() }, &[]).unwrap();
     });
     assert!(
         matches!(request_handover(folder.path(), 2), HandoverReply::NoPredecessor),
@@ -181,7 +181,7 @@ fn where_the_old_process_dies_or_gives_nothing_the_new_one_is_told() {
     dies.join().unwrap();
     assert!(
         matches!(request_handover(folder.path(), 2), HandoverReply::NoPredecessor),
-        "its door is shut"
+        "its listener is shut"
     );
 }
 
@@ -210,36 +210,36 @@ fn a_pod_takes_nothing_from_one_that_came_after_it() {
 fn another_version_is_told_what_this_one_does_not_know() {
     let folder = tempfile::tempdir().unwrap();
     let holder = HolderThread::start(folder.path(), 1);
-    let door = folder.path().join(SOCKET);
+    let listener = folder.path().join(SOCKET);
     for asks in
         [&br#"{"say":"borrow","for":"a while"}"#[..], b"\x00\x01", br#"{"say":"ask","protocol":0}"#]
     {
-        let passage = IpcConnection::connect(&door).unwrap();
-        passage.send(asks, &[]).unwrap();
+        let connection = IpcConnection::connect(&listener).unwrap();
+        connection.send(asks, &[]).unwrap();
         assert_eq!(
-            receive_message(&passage).unwrap().0,
+            receive_message(&connection).unwrap().0,
             HandoverMessage::NotKnown { protocol: PROTOCOL }
         );
     }
     // A later one that says more than we know is understood as far as we do.
-    let passage = IpcConnection::connect(&door).unwrap();
+    let connection = IpcConnection::connect(&listener).unwrap();
     let later = br#"{"say":"ask","protocol":7,"version":"9","turn":5,"wants":["memory"]}"#;
-    passage.send(later, &[]).unwrap();
-    assert!(matches!(receive_message(&passage).unwrap().0, HandoverMessage::Offer { .. }));
-    drop(passage);
+    connection.send(later, &[]).unwrap();
+    assert!(matches!(receive_message(&connection).unwrap().0, HandoverMessage::Offer { .. }));
+    drop(connection);
     assert_eq!(holder.end(), None);
 
-    let door = IpcListener::bind(&door).unwrap();
+    let listener = IpcListener::bind(&listener).unwrap();
     let later = std::thread::spawn(move || {
-        let passage = door.accept().unwrap().unwrap();
-        drop(receive_message(&passage).unwrap());
-        passage.send(br#"{"say":"notKnown","protocol":9,"and":"more"}"#, &[]).unwrap();
-        let passage = door.accept().unwrap().unwrap();
-        drop(receive_message(&passage).unwrap());
+        let connection = listener.accept().unwrap().unwrap();
+        drop(receive_message(&connection).unwrap());
+        connection.send(br#"{"say":"notKnown","protocol":9,"and":"more"}"#, &[]).unwrap();
+        let connection = listener.accept().unwrap().unwrap();
+        drop(receive_message(&connection).unwrap());
         for word in
             [&br#"{"say":"offer","version":"9"}"#[..], br#"{"say":"tea"}"#, br#"{"say":"end"}"#]
         {
-            passage.send(word, &[]).unwrap();
+            connection.send(word, &[]).unwrap();
         }
     });
     let HandoverReply::Refused(why) = request_handover(folder.path(), 2) else { panic!("given") };
@@ -263,9 +263,9 @@ fn take_over(folder: &Path, turn: u64) -> Living {
     };
     let HandoverInheritance { sockets: _, succession } = *inheritance;
     assert!(succession.announce_ready());
-    let door = IpcListener::bind(&folder.join(SOCKET)).unwrap();
+    let listener = IpcListener::bind(&folder.join(SOCKET)).unwrap();
     succession.confirm_taken();
-    Living((succession, door))
+    Living((succession, listener))
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn where_a_successor_ends_the_one_before_has_the_door_and_the_sockets_again() {
         drop(living);
         holder.steps_to((n, n));
     }
-    // Of one that died before its last word, another door in the place says nothing where nobody is behind it.
+    // Of one that died before its last word, another listener in the place says nothing where nobody is behind it.
     let inheritance = given(folder.path(), 2);
     assert!(inheritance.succession.announce_ready());
     std::fs::remove_file(folder.path().join(SOCKET)).unwrap();
@@ -315,7 +315,7 @@ fn one_that_could_not_wait_any_longer_has_taken_over_when_its_door_is_there() {
     holder.steps_to((1, 0));
     assert!(holder.end().is_some());
     assert!(other.end().is_none());
-    // A door that was removed is there again.
+    // A listener that was removed is there again.
     let holder = HolderThread::start(folder.path(), 2);
     std::fs::remove_file(folder.path().join(SOCKET)).unwrap();
     std::thread::sleep(3 * IpcListener::ACCEPT_TIMEOUT);

@@ -35,7 +35,7 @@ const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// attempt, and the bundle of the CA that signs then.
 ///
 /// # Errors
-/// Where it cannot be kept, and those of `present`.
+/// If it cannot be kept, and those of `present`.
 pub(in crate::node) async fn ensure_certificate(
     client: &Client,
     present: impl AsyncFn() -> Result<Config, String>,
@@ -113,7 +113,7 @@ async fn renew_with<A: Future<Output = IssueResult>>(
 }
 
 /// Time until half of its lifetime is over, give or take a tenth (`draw` is 0 to 1), so that nodes which
-/// started together do not ask together; none where that is past.
+/// started together do not ask together; `None` if that is past.
 fn until_renewal(identity: &Identity, draw: f64, now: UnixTime) -> Option<Duration> {
     let (from, to) = (identity.not_before().as_secs(), identity.not_after().as_secs());
     let life = Duration::from_secs(to.saturating_sub(from));

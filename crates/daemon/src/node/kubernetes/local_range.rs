@@ -33,14 +33,16 @@ pub(in crate::node) async fn install(
     network: &NetworkConfig,
     node: &NodeConfig,
     readiness: &Readiness,
-    custody: &HandoverState,
+    handover: &HandoverState,
     tasks: &mut Tasks,
 ) -> Result<(), String> {
     if network.mode == NetworkMode::NodeAddress {
         // What an earlier configuration made, and its process may still keep.
         let replaced = remove_when_taken_over(readiness.clone());
-        tasks
-            .spawn("removing the node-local range", custody.clone().run_until_taken_over(replaced));
+        tasks.spawn(
+            "removing the node-local range",
+            handover.clone().run_until_taken_over(replaced),
+        );
         return routes::remove().await.map(drop).map_err(explain);
     }
     let range = LocalRange { v4: Some(network.range), v6: Some(network.range6) };
@@ -48,7 +50,7 @@ pub(in crate::node) async fn install(
     ensure(&range, &addresses).await.map_err(explain)?;
     let keeping = maintain(range, addresses, readiness.clone());
     // Two processes that keep different ranges would never end.
-    tasks.spawn("keeping the node-local range", custody.clone().run_until_taken_over(keeping));
+    tasks.spawn("keeping the node-local range", handover.clone().run_until_taken_over(keeping));
     Ok(())
 }
 
@@ -81,10 +83,10 @@ async fn remove_when_taken_over(readiness: Readiness) {
 }
 
 /// Once this process is to end, or has a successor: asks whether Adit leaves, after which nobody comes any more.
-pub(in crate::node) async fn check_removal(client: Client, custody: HandoverState) {
+pub(in crate::node) async fn check_removal(client: Client, handover: HandoverState) {
     tokio::select! {
-        () = custody.taken_over.cancelled() => {}
-        () = custody.ending.cancelled() => {}
+        () = handover.taken_over.cancelled() => {}
+        () = handover.ending.cancelled() => {}
     }
     while !matches!(
         timeout(REMOVAL_CHECK_TIMEOUT, node::is_uninstalled(&client)).await,
@@ -93,7 +95,7 @@ pub(in crate::node) async fn check_removal(client: Client, custody: HandoverStat
         sleep(REMOVAL_CHECK_TIMEOUT).await;
     }
     tracing::info!("Adit leaves the cluster: nobody comes after this process");
-    custody.removed.cancel();
+    handover.removed.cancel();
     std::future::pending().await
 }
 

@@ -1,12 +1,13 @@
-//! A node's life against a data side that only notes what it is asked.
+//! A node's life against a data plane that only notes what it is asked.
 
-use adit_runtime::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use adit_core::snapshot::Snapshot;
 use adit_pki::PeerVerifier;
+use adit_runtime::Mutex;
 use tokio::sync::oneshot;
 
 use super::super::credentials::Credentials;
@@ -15,7 +16,7 @@ use super::*;
 use crate::metrics::gauges::ProcessTotals;
 use crate::readiness::Readiness;
 use crate::status::build::Traffic;
-use crate::status::{Link, PeerNode, StatusDocument};
+use crate::status::{ConfigurationStatus, Link, PeerNode, StatusDocument};
 use crate::testing::{TestCa, now};
 
 /// This many streams never end, not even when they are reset.
@@ -26,7 +27,7 @@ const STUCK: u64 = 100;
 struct FakeDataPlane {
     open: Arc<watch::Sender<u64>>,
     asked: Arc<Mutex<Vec<String>>>,
-    deaf: Arc<Mutex<BTreeMap<SocketAddr, String>>>,
+    not_listening_at: Arc<Mutex<BTreeMap<SocketAddr, String>>>,
 }
 
 impl FakeDataPlane {
@@ -79,7 +80,7 @@ impl StatusSource for FakeDataPlane {
     }
 
     fn not_listening(&self) -> BTreeMap<SocketAddr, String> {
-        self.deaf.lock().clone()
+        self.not_listening_at.lock().clone()
     }
 }
 
@@ -93,7 +94,7 @@ struct SupervisorScene {
     commands: mpsc::Sender<AdminCommand>,
     signals: mpsc::Sender<SignalAction>,
     succeed: mpsc::Sender<Successor>,
-    custody: HandoverState,
+    handover: HandoverState,
 }
 
 const A: &str = "127.0.0.1:15080";
@@ -110,6 +111,24 @@ fn text(imports: &[&str], more: &str) -> String {
         "cluster: edge\ntrustDomain: edge.example\nnode: {{name: e1, listen: \"127.0.0.1:7843\", identity: id}}\n\
          links:\n  - {{cluster: bank, trustDomain: bank.example, trustBundle: bank.pem}}\nimports:\n{imports}{more}"
     )
+}
+
+fn state(
+    config: &Arc<Config>,
+    configuration: ConfigurationStatus,
+    snapshot: Arc<Snapshot>,
+    status_source: FakeDataPlane,
+) -> ProcessState<FakeDataPlane> {
+    ProcessState {
+        statics: StaticState::new("00".into(), Instant::now(), vec![]),
+        mutable: MutableState::new(Config::clone(config), configuration, None).into(),
+        draining: AtomicBool::new(false),
+        readiness: Readiness::default(),
+        credentials: Arc::new(Credentials::load(config, now()).unwrap().0),
+        snapshot: watch::channel(snapshot).1,
+        status_source,
+        log: None,
+    }
 }
 
 impl SupervisorScene {
@@ -132,46 +151,30 @@ impl SupervisorScene {
         let config = Arc::new(adit_config::load(&file).unwrap().0);
         let origin = ConfigSource::File(file);
 
-        let fake =
-            FakeDataPlane { open: Arc::default(), asked: Arc::default(), deaf: Arc::default() };
+        let fake = FakeDataPlane {
+            open: Arc::default(),
+            asked: Arc::default(),
+            not_listening_at: Arc::default(),
+        };
         let base = BaseSnapshot::from_config(&config, &[]);
         let snapshot = Arc::new(base.snapshot(&Default::default(), &Default::default()));
         let (base, bases) = watch::channel(base);
-        let known = Arc::new(ProcessState {
-            statics: StaticState {
-                boot_id: "00".into(),
-                started: Instant::now(),
-                started_at: now(),
-                listen: vec![],
-            },
-            mutable: Mutex::new(MutableState {
-                config: config.clone(),
-                configuration: origin.describe(),
-                identity_error: None,
-                controller_asked_at: None,
-            }),
-            draining: AtomicBool::new(false),
-            readiness: Readiness::default(),
-            credentials: Arc::new(Credentials::load(&config, now()).unwrap().0),
-            snapshot: watch::channel(snapshot).1,
-            status_source: fake.clone(),
-            log: None,
-        });
-        let custody = HandoverState::default();
+        let known = Arc::new(state(&config, origin.describe(), snapshot, fake.clone()));
+        let handover = HandoverState::default();
         let data = fake.clone();
         let supervisor = NodeSupervisor {
             config_source: origin,
             data_plane: data,
             state: known.clone(),
             base,
-            handover: custody.clone(),
+            handover: handover.clone(),
             expects_successor: followed,
         };
-        let (signals, mut wishes) = mpsc::channel(4);
+        let (signals, mut actions) = mpsc::channel(4);
         let (commands, commands_in) = mpsc::channel(4);
         let (changes, changes_in) = mpsc::channel(4);
-        let next = async move || match wishes.recv().await {
-            Some(wish) => wish,
+        let next = async move || match actions.recv().await {
+            Some(action) => action,
             None => std::future::pending().await,
         };
         let (succeed, successors) = mpsc::channel(1);
@@ -190,7 +193,7 @@ impl SupervisorScene {
             commands,
             signals,
             succeed,
-            custody,
+            handover,
         };
         (scene, supervisor.run(events))
     }
@@ -383,7 +386,7 @@ async fn what_a_successor_left_to_a_node_may_finish_for_an_hour() {
         scene.succeed.send(Successor { version: "2".into() }).await.unwrap();
         sleep(Duration::from_secs(1)).await;
         assert_eq!(scene.asked(), ["go away"], "nothing new");
-        assert!(scene.custody.taken_over.is_cancelled(), "the files are the successor's");
+        assert!(scene.handover.taken_over.is_cancelled(), "the files are the successor's");
         sleep(Duration::from_secs(50)).await;
         // Kubernetes asks it to end once the successor is ready.
         scene.end().await;
@@ -427,7 +430,7 @@ async fn nobody_waits_for_a_successor_or_an_old_node_where_adit_is_removed() {
     let script = async {
         scene.end().await;
         sleep(Duration::from_secs(3)).await;
-        scene.custody.removed.cancel();
+        scene.handover.removed.cancel();
     };
     let (ended, ()) = tokio::join!(life, script);
     assert_eq!((ended, begun.elapsed().as_secs()), (ProcessExit::Drained { reset: 0 }, 3));
@@ -439,7 +442,7 @@ async fn nobody_waits_for_a_successor_or_an_old_node_where_adit_is_removed() {
         scene.succeed.send(Successor { version: "2".into() }).await.unwrap();
         sleep(Duration::from_secs(100)).await;
         scene.end().await;
-        scene.custody.removed.cancel();
+        scene.handover.removed.cancel();
     };
     let (ended, ()) = tokio::join!(life, script);
     assert_eq!((ended, begun.elapsed().as_secs()), (ProcessExit::Drained { reset: 1 }, 130));
@@ -473,10 +476,10 @@ async fn a_node_that_cannot_listen_is_not_ready_until_it_can() {
     let script = async {
         sleep(Duration::from_secs(3)).await;
         assert!(left().is_empty());
-        scene.fake.deaf.lock().insert(A.parse().unwrap(), "taken".into());
+        scene.fake.not_listening_at.lock().insert(A.parse().unwrap(), "taken".into());
         sleep(Duration::from_secs(3)).await;
         assert_eq!(left(), ["listeners"]);
-        scene.fake.deaf.lock().clear();
+        scene.fake.not_listening_at.lock().clear();
         sleep(Duration::from_secs(3)).await;
         assert!(left().is_empty());
     };
