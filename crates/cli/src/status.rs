@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adit_config::config::AdminConfig;
+use adit_core::text::escape;
 use adit_daemon::admin::client::{self, AdminAddress, AdminClientError};
 use adit_daemon::status::StatusSeverity;
-use adit_daemon::telemetry::escape;
 
 use crate::cluster_args::KubeconfigArgs;
 use crate::output::print;
@@ -66,7 +66,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let status = match runtime.block_on(client::status(&address)) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("adit: {}", escape::text(&error.to_string()));
+            eprintln!("adit: {}", escape(&error.to_string()));
             eprintln!("  hint: {}", hint(&error, origin));
             return Ok(ExitCode::from(UNREACHABLE));
         }

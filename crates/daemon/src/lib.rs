@@ -8,7 +8,6 @@
 
 pub mod admin;
 pub mod controller;
-pub mod human;
 pub mod metrics;
 pub mod node;
 pub mod process;

@@ -1,7 +1,7 @@
 //! The log: set up once per process, read by people on a terminal and by machines elsewhere.
 //!
 //! Owns the level (changed while running), the choice of text or JSON, and the promise that no control
-//! byte of a peer's string reaches a log: every value passes [`escape`](mod@escape) on its way out, so no
+//! byte of a peer's string reaches a log: every value passes [`escape`] on its way out, so no
 //! call site can forget it. Writing never holds up a task of the data path ([`sink`]).
 //!
 //! * [`layer`] makes a [`record`] of an event and its spans; [`format`] writes its line by way of [`text`] or [`json`].
@@ -12,6 +12,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::text::escape;
 use adit_runtime::Mutex;
 use tracing::Level;
 use tracing_subscriber::layer::SubscriberExt;
@@ -22,7 +23,6 @@ use self::format::{CurrentStyle, LineStyle, line};
 pub use self::record::STREAM;
 use self::record::{FieldValue, LogRecord};
 
-pub mod escape;
 mod format;
 mod json;
 mod layer;
@@ -180,7 +180,7 @@ fn dropped_line(style: LineStyle, count: u64) -> String {
 const QUIET: &str = "quinn_udp=error,quinn_proto::bloom_token_log=error";
 
 pub(crate) fn parse(level: &str) -> Result<EnvFilter, LevelError> {
-    let error = |why: String| LevelError { value: escape::text(level).into_owned(), why };
+    let error = |why: String| LevelError { value: escape(level).into_owned(), why };
     if level.trim().is_empty() {
         return Err(error("it is empty".into()));
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use adit_daemon::telemetry::escape;
+use adit_core::text::escape;
 use adit_kubernetes::operator::context::ContextError;
 use adit_kubernetes::operator::status::{
     self as cluster_status, ClusterStatus, PodCounts, StatusItem,
@@ -65,8 +65,8 @@ fn render_cluster(status: &ClusterStatus, style: Style) -> String {
     let pods = |PodCounts { ready, total, .. }| format!("{ready}/{total}");
     let mut page = format!(
         "cluster {}, context {}: controller {}, nodes {}\n",
-        escape::text(name),
-        escape::text(&status.context),
+        escape(name),
+        escape(&status.context),
         pods(status.controller),
         pods(status.nodes)
     );

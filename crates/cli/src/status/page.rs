@@ -7,14 +7,12 @@ mod cells;
 
 use std::fmt::Write;
 
-use adit_core::text::count_noun;
-use adit_daemon::human::{bytes, seconds};
+use adit_core::text::{count_noun, escape, human_bytes, human_seconds};
 use adit_daemon::status::problems::with_port;
 use adit_daemon::status::{
     BackendState, DenyEntryStatus, Import, Link, LinkHealth, OlderProcesses, StatusDocument,
     StatusProblem, StatusSeverity,
 };
-use adit_daemon::telemetry::escape;
 use owo_colors::{AnsiColors, OwoColorize};
 
 use self::cells::{backends, describe_reason, ready, traffic_cells};
@@ -65,7 +63,7 @@ impl StatusPage {
 
     fn headline(&mut self, status: &StatusDocument) {
         let node = format!("{}/{}", status.node.cluster, status.node.node);
-        let node = self.strong(&escape::text(&node));
+        let node = self.strong(&escape(&node));
         let wrong = |p: &&StatusProblem| p.severity != StatusSeverity::Notice;
         let wrong: Vec<_> = status.problems.iter().filter(wrong).collect();
         let verdict = match wrong.as_slice() {
@@ -89,8 +87,8 @@ impl StatusPage {
             };
             let mark = self.coloured(mark, colour);
             // A file's errors come as one sentence of several lines.
-            let why: Vec<_> = problem.reason.sentence.lines().map(escape::text).collect();
-            let (about, code) = (escape::text(&problem.about), escape::text(&problem.reason.code));
+            let why: Vec<_> = problem.reason.sentence.lines().map(escape).collect();
+            let (about, code) = (escape(&problem.about), escape(&problem.reason.code));
             self.line(format!("  {mark} {about}: {} ({code})", why.join("\n    ")));
         }
     }
@@ -105,14 +103,15 @@ impl StatusPage {
         let boot: String = node.boot_id.chars().take(8).collect();
         let digest: String = node.configuration.digest.chars().take(12).collect();
         let left = u64::try_from(node.certificate.seconds_left);
-        let left = left.map_or_else(|_| "ended".to_owned(), |s| format!("{} left", seconds(s)));
+        let left =
+            left.map_or_else(|_| "ended".to_owned(), |s| format!("{} left", human_seconds(s)));
         let mut rows = table(self.style, &[]);
         for (name, value) in [
             (
                 "node",
                 format!(
                     "{ready}, up {}, version {}, process {} (boot {boot}), log {}",
-                    seconds(node.uptime_seconds),
+                    human_seconds(node.uptime_seconds),
                     node.version,
                     node.pid,
                     node.log_level
@@ -171,7 +170,7 @@ impl StatusPage {
             let view = link.view.as_ref();
             let from = view
                 .map_or_else(|| "–".to_owned(), |v| format!("{}, change {}", v.hub, v.sequence));
-            let age = view.map_or_else(|| "–".to_owned(), |v| seconds(v.age_seconds));
+            let age = view.map_or_else(|| "–".to_owned(), |v| human_seconds(v.age_seconds));
             let dials = match link.dials.failures {
                 0 => link.dials.attempts.to_string(),
                 failed => format!("{} ({failed} failed since)", link.dials.attempts),
@@ -231,12 +230,12 @@ impl StatusPage {
                     cell(&c.remote),
                     number(format!("{:.1} ms", c.rtt_ms)),
                     number(format!("{:.2} %", c.loss_percent)),
-                    number(bytes(c.congestion_window)),
+                    number(human_bytes(c.congestion_window)),
                     number(c.mtu),
-                    number(seconds(c.age_seconds)),
+                    number(human_seconds(c.age_seconds)),
                     number(c.streams),
-                    number(bytes(c.bytes_out)),
-                    number(bytes(c.bytes_in)),
+                    number(human_bytes(c.bytes_out)),
+                    number(human_bytes(c.bytes_in)),
                 ]);
             }
         }
@@ -363,7 +362,7 @@ impl StatusPage {
             .streams
             .by_code
             .iter()
-            .map(|(code, n)| format!("{n} {}", escape::text(code)))
+            .map(|(code, n)| format!("{n} {}", escape(code)))
             .collect();
         let ends =
             if ends.is_empty() { String::new() } else { format!("; ended: {}", ends.join(", ")) };

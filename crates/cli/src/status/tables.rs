@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 
-use adit_daemon::telemetry::escape;
+use adit_core::text::escape;
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 
 /// Abilities of the output.
@@ -46,7 +46,7 @@ impl CellStyle {
 /// Returns a cell of text that may come from anywhere.
 pub(super) fn cell(text: impl AsRef<str>) -> Cell {
     // Line breaks are wanted within a cell, and come from us alone.
-    let lines: Vec<_> = text.as_ref().split('\n').map(escape::text).collect();
+    let lines: Vec<_> = text.as_ref().split('\n').map(escape).collect();
     Cell::new(lines.join("\n"))
 }
 

@@ -1,11 +1,10 @@
 //! Answers of the servers to a request that fails: JSON with one sentence.
 
+use adit_core::text::escape;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-
-use crate::telemetry::escape;
 
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +15,7 @@ pub struct ErrorBody {
 
 /// An answer that is not a success.
 pub(super) fn error_response(status: StatusCode, error: impl AsRef<str>) -> Response {
-    let error = escape::text(error.as_ref()).into_owned();
+    let error = escape(error.as_ref()).into_owned();
     (status, Json(ErrorBody { error })).into_response()
 }
 

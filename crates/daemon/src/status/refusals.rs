@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use adit_core::code::Code;
+use adit_core::text::human_seconds;
 use adit_core::wire::report::{RefusalSeries, is_askers_fault};
 use serde::{Deserialize, Serialize};
 
 use super::problems::with_port;
 use super::{Reason, StatusProblem, StatusSeverity};
-use crate::human::seconds;
 
 /// Connections of one source to one port that were refused of late for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -110,7 +110,7 @@ fn sentence(group: &[&RefusedFlows]) -> String {
     }
     let from = if named.is_empty() { String::new() } else { format!(" of {}", named.join(", ")) };
     let connections = if count == 1 { "1 connection" } else { &format!("{count} connections") };
-    let ago = |s: u64| seconds(s);
+    let ago = human_seconds;
     let over_budget = Code::OverBudget.name();
     let what =
         if group.iter().all(|one| one.reason.code == over_budget) { "reset" } else { "refused" };

@@ -6,11 +6,10 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
+use adit_core::text::{escape, human_bytes, human_millis};
 use tracing::Level;
 
-use super::escape;
 use super::record::{FieldValue, LogRecord, LogTimestamp, STREAM, level};
-use crate::human::{bytes, span};
 
 pub(super) fn line(record: &LogRecord, colour: bool) -> String {
     let mut out = String::with_capacity(160);
@@ -32,14 +31,14 @@ fn render(out: &mut String, record: &LogRecord, colour: bool) -> fmt::Result {
     if record.module == STREAM {
         stream(out, &mut rest)?;
     } else {
-        write!(out, "{}", escape::text(&record.message))?;
+        write!(out, "{}", escape(&record.message))?;
     }
     for (name, value) in rest {
-        write!(out, " {}={}", escape::text(name), quoted(value))?;
+        write!(out, " {}={}", escape(name), quoted(value))?;
     }
     // Our own modules are told by what they say; a dependency's line says whose it is.
     if !record.module.starts_with("adit") {
-        write!(out, " ({})", escape::text(&record.module))?;
+        write!(out, " ({})", escape(&record.module))?;
     }
     out.write_char('\n')
 }
@@ -51,7 +50,7 @@ fn stream(out: &mut String, rest: &mut Vec<&(&str, FieldValue)>) -> fmt::Result 
         Some(&rest.remove(at).1)
     };
     let word = |value: Option<&FieldValue>, missing: &str| match value {
-        Some(value) => escape::text(&value.to_string()).into_owned(),
+        Some(value) => escape(&value.to_string()).into_owned(),
         None => missing.to_owned(),
     };
     let direction = word(take("direction"), "stream");
@@ -64,18 +63,18 @@ fn stream(out: &mut String, rest: &mut Vec<&(&str, FieldValue)>) -> fmt::Result 
     }
     write!(out, " → {}", word(take("target"), "unknown target"))?;
     if let Some(cluster) = take("peer_cluster") {
-        write!(out, " via {}", escape::text(&cluster.to_string()))?;
+        write!(out, " via {}", escape(&cluster.to_string()))?;
         if let Some(node) = take("peer_node") {
-            write!(out, "/{}", escape::text(&node.to_string()))?;
+            write!(out, "/{}", escape(&node.to_string()))?;
         }
     }
     if let Some(backend) = take("backend") {
-        write!(out, " at {}", escape::text(&backend.to_string()))?;
+        write!(out, " at {}", escape(&backend.to_string()))?;
     }
     let refused = take("refused") == Some(&FieldValue::Bool(true));
     write!(out, ": {}{}", if refused { "refused, " } else { "" }, word(take("code"), "no code"))?;
     if let Some(reason) = take("reason").map(ToString::to_string).filter(|r| !r.is_empty()) {
-        write!(out, ": {}", escape::text(&reason))?;
+        write!(out, ": {}", escape(&reason))?;
     }
     if take("hop") == Some(&FieldValue::Bool(true)) {
         out.write_str("; with an extra hop")?;
@@ -89,7 +88,7 @@ fn stream(out: &mut String, rest: &mut Vec<&(&str, FieldValue)>) -> fmt::Result 
     }
     match take("duration_ms") {
         Some(FieldValue::Unsigned(ms)) => {
-            write!(out, " in {}", span(u64::try_from(*ms).unwrap_or(u64::MAX)))
+            write!(out, " in {}", human_millis(u64::try_from(*ms).unwrap_or(u64::MAX)))
         }
         Some(other) => write!(out, " in {other} ms"),
         None => Ok(()),
@@ -100,15 +99,15 @@ fn stream(out: &mut String, rest: &mut Vec<&(&str, FieldValue)>) -> fmt::Result 
 fn quoted(value: &FieldValue) -> Cow<'_, str> {
     let FieldValue::Text(s) = value else { return value.to_string().into() };
     if s.is_empty() || s.contains([' ', '"', '=']) {
-        format!("\"{}\"", escape::text(s).replace('"', "\\\"")).into()
+        format!("\"{}\"", escape(s).replace('"', "\\\"")).into()
     } else {
-        escape::text(s)
+        escape(s)
     }
 }
 
 fn size(value: &FieldValue) -> String {
     if let FieldValue::Unsigned(n) = value {
-        return bytes(u64::try_from(*n).unwrap_or(u64::MAX));
+        return human_bytes(u64::try_from(*n).unwrap_or(u64::MAX));
     }
     value.to_string()
 }

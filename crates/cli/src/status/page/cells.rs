@@ -1,8 +1,7 @@
 //! Cells of the status page that several tables share.
 
-use adit_daemon::human::bytes;
+use adit_core::text::{escape, human_bytes};
 use adit_daemon::status::{ImportPort, Reason, StreamCounts};
-use adit_daemon::telemetry::escape;
 
 use crate::status::tables::{CellStyle, cell, number, styled_cell};
 
@@ -14,7 +13,7 @@ pub(super) fn describe_reason(reason: &Reason) -> String {
         ("", code) => code.to_owned(),
         (sentence, code) => format!("{sentence} ({code})"),
     };
-    escape::text(&text).into_owned()
+    escape(&text).into_owned()
 }
 
 /// Returns a cell that says whether something is ready.
@@ -39,8 +38,8 @@ pub(super) fn traffic_cells(streams: &StreamCounts) -> [comfy_table::Cell; 7] {
         number(streams.total),
         number(streams.refused),
         number(streams.failed),
-        number(bytes(streams.bytes_out)),
-        number(bytes(streams.bytes_in)),
+        number(human_bytes(streams.bytes_out)),
+        number(human_bytes(streams.bytes_in)),
         cell(streams.last_failure.as_ref().map_or_else(|| "–".to_owned(), describe_reason)),
     ]
 }

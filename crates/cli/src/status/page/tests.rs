@@ -240,6 +240,6 @@ fn nothing_hostile_reaches_the_terminal() {
     status.streams.by_code = [(hostile.to_owned(), 1)].into();
     let page = render(&status, PLAIN);
     let lines = page.replace('\n', "");
-    assert!(!lines.chars().any(escape::is_hostile), "{page}");
+    assert!(!lines.chars().any(is_hostile), "{page}");
     assert!(page.contains("\\u{1b}"));
 }

@@ -4,11 +4,11 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use adit_core::text::is_hostile;
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::*;
-use crate::telemetry::escape;
 use crate::telemetry::format::LineStyle;
 
 #[derive(Clone, Default)]
@@ -139,7 +139,7 @@ fn a_thousand_hostile_names_never_reach_a_log_raw() {
         for lines in [logged(LineStyle::Text { colour: false }, act), logged(LineStyle::Json, act)]
         {
             assert_eq!(lines.len(), 2, "a name made a line of its own: {lines:?}");
-            assert!(!lines.concat().chars().any(escape::is_hostile), "{lines:?}");
+            assert!(!lines.concat().chars().any(is_hostile), "{lines:?}");
         }
         assert_eq!(json(act)[0]["peer"], hostile.as_str(), "and JSON keeps what was said");
     }
