@@ -40,26 +40,26 @@ impl StreamCapacity {
         self.direction() / 2 / clusters.max(1)
     }
 
-    /// Decides if a peer cluster may open a further stream. `lent` says by how much all `clusters` together
-    /// exceed what is promised to them; it is asked only where places are few.
+    /// Decides if a peer cluster may open a further stream. `borrowed` says by how much all `clusters` together
+    /// exceed what is promised to them; it is asked only if room is scarce.
     ///
     /// # Errors
     /// [`Code::OverLimit`], with the limit.
     pub(crate) fn admit_peer(
         self,
-        taken: OpenStreams,
+        open: OpenStreams,
         clusters: usize,
-        lent: impl FnOnce(usize) -> usize,
+        borrowed: impl FnOnce(usize) -> usize,
     ) -> Result<(), FlowFailure> {
-        self.admit_in_all(taken)?;
+        self.admit_in_all(open)?;
         let half = (self.direction() / 2).max(1);
         let promised = self.guaranteed(clusters);
         // Where there is one link alone, nobody else asks.
-        if clusters <= 1 || taken.direction <= half || taken.own <= promised {
+        if clusters <= 1 || open.direction <= half || open.own <= promised {
             return Ok(());
         }
-        if taken.own > half / 2 || lent(promised) > half {
-            let (direction, own) = (counted_of(taken.direction), taken.own);
+        if open.own > half / 2 || borrowed(promised) > half {
+            let (direction, own) = (counted_of(open.direction), open.own);
             return Err(over_limit(format!(
                 "peers have {direction} open on this node, {own} of them its own cluster's, \
                  and the others' places are kept"
@@ -72,12 +72,12 @@ impl StreamCapacity {
     ///
     /// # Errors
     /// [`Code::OverLimit`], with the limit.
-    pub(crate) fn admit_workload(self, taken: OpenStreams) -> Result<(), FlowFailure> {
-        self.admit_in_all(taken)?;
+    pub(crate) fn admit_workload(self, open: OpenStreams) -> Result<(), FlowFailure> {
+        self.admit_in_all(open)?;
         let quarter = self.direction() / 4;
-        let is_last = taken.direction > self.direction() - quarter;
-        if is_last && taken.own > quarter.max(1) {
-            let own = counted_of(taken.own - 1);
+        let is_last = open.direction > self.direction() - quarter;
+        if is_last && open.own > quarter.max(1) {
+            let own = counted_of(open.own - 1);
             return Err(over_limit(format!(
                 "the workload has {own} open on this node, and the last places are kept for others"
             )));
@@ -85,14 +85,14 @@ impl StreamCapacity {
         Ok(())
     }
 
-    fn admit_in_all(self, taken: OpenStreams) -> Result<(), FlowFailure> {
+    fn admit_in_all(self, open: OpenStreams) -> Result<(), FlowFailure> {
         let most = self.direction();
         match () {
-            () if taken.all > self.all => Err(over_limit(format!(
+            () if open.all > self.all => Err(over_limit(format!(
                 "{} open on this node, which is what its descriptors (ulimit -n) are enough for",
                 count_noun_is(self.all as u64, "stream")
             ))),
-            () if taken.direction > most => Err(over_limit(format!(
+            () if open.direction > most => Err(over_limit(format!(
                 "{} of this direction open on this node; the rest of the {} that its descriptors (ulimit -n) \
                  are enough for is kept for the other",
                 count_noun_is(most as u64, "stream"),
@@ -123,14 +123,14 @@ mod tests {
             let mut admitted = false;
             for &n in asking {
                 let direction = have.iter().sum::<usize>() + 1;
-                let taken = OpenStreams { all: direction, direction, own: have[n] + 1 };
-                let lent = |promised: usize| {
+                let open = OpenStreams { all: direction, direction, own: have[n] + 1 };
+                let borrowed = |promised: usize| {
                     let of = |(i, n_open): (usize, &usize)| {
                         (n_open + usize::from(i == n)).saturating_sub(promised)
                     };
                     have.iter().enumerate().map(of).sum()
                 };
-                if PLACES.admit_peer(taken, clusters, lent).is_ok() {
+                if PLACES.admit_peer(open, clusters, borrowed).is_ok() {
                     have[n] += 1;
                     admitted = true;
                 }

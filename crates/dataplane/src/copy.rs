@@ -45,17 +45,17 @@ pub(crate) async fn copy<T: Tcp>(
     tcp: &T,
     send: &mut SendStream,
     recv: &mut RecvStream,
-    left: PendingCopy,
+    pending: PendingCopy,
     reset: Code,
     count: (&ByteCounter, &ByteCounter),
 ) -> Result<(), Code> {
     let (sent, received) = count;
-    let PendingCopy { to_stream, finished, to_tcp } = left;
+    let PendingCopy { to_stream, finished, to_tcp } = pending;
     let end = {
-        let deaf = PeerUnwatched::default();
+        let unwatched = PeerUnwatched::default();
         let unsent = UnsentChunks { chunks: to_stream, finished };
-        let forward = tcp_to_stream(tcp, send, unsent, &deaf, sent, reset);
-        let backward = stream_to_tcp(tcp, recv, to_tcp, &deaf, received, reset);
+        let forward = tcp_to_stream(tcp, send, unsent, &unwatched, sent, reset);
+        let backward = stream_to_tcp(tcp, recv, to_tcp, &unwatched, received, reset);
         tokio::select! {
             biased;
             both = futures_util::future::try_join(forward, backward) => both.map(|_| tcp.close_gracefully()),
@@ -115,7 +115,7 @@ async fn tcp_to_stream<T: Tcp>(
     tcp: &T,
     send: &mut SendStream,
     unsent: UnsentChunks,
-    deaf: &PeerUnwatched,
+    unwatched: &PeerUnwatched,
     count: &ByteCounter,
     reset: Code,
 ) -> Result<(), Code> {
@@ -132,7 +132,7 @@ async fn tcp_to_stream<T: Tcp>(
             break;
         }
         let given_up = async {
-            deaf.wait().await;
+            unwatched.wait().await;
             send.stopped().await
         };
         tokio::select! {
@@ -158,7 +158,7 @@ async fn stream_to_tcp<T: Tcp>(
     tcp: &T,
     recv: &mut RecvStream,
     first: Bytes,
-    deaf: &PeerUnwatched,
+    unwatched: &PeerUnwatched,
     count: &ByteCounter,
     reset: Code,
 ) -> Result<(), Code> {
@@ -201,12 +201,12 @@ async fn stream_to_tcp<T: Tcp>(
             // That the peer gave up on the stream shows in the other direction, or when this one is read
             // again; a connection that is gone would show nowhere.
             code = gone => return Err(code),
-            () = stall.evicted(recv, deaf) => return Err(Code::OverBudget),
+            () = stall.evicted(recv, unwatched) => return Err(Code::OverBudget),
         }
-        deaf.set(false);
+        unwatched.set(false);
         stall.resumed();
     }
-    deaf.set(true);
+    unwatched.set(true);
     tcp.finish().await.map_err(|_| reset)
 }
 
@@ -224,9 +224,9 @@ struct StreamStall(Option<(StallCharge, Instant)>);
 
 impl StreamStall {
     /// Waits until the stream is to be reset for its memory.
-    async fn evicted(&mut self, recv: &RecvStream, deaf: &PeerUnwatched) {
+    async fn evicted(&mut self, recv: &RecvStream, unwatched: &PeerUnwatched) {
         sleep(STALL_TIMEOUT).await;
-        deaf.set(true);
+        unwatched.set(true);
         match &mut self.0 {
             // Its window may have grown since.
             Some((stall, _)) if stall.covers(recv.window()) => stall.reader_stalled(),

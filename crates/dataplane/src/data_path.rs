@@ -163,15 +163,15 @@ impl<N: TcpNetwork> DataPath<N> {
     /// Waits until the flow must end although nothing is wrong with it: policy has changed, or the node
     /// has waited long enough for it.
     pub(crate) async fn withdrawn(&self, permit: &Permit) -> FlowFailure {
-        let mut bell = self.revocations.subscribe(permit.basis());
+        let mut changes = self.revocations.subscribe(permit.basis());
         loop {
-            bell.mark_unchanged();
+            changes.mark_unchanged();
             if let Err(denial) = permit.recheck(&self.current_snapshot()) {
                 return FlowFailure { code: Code::Revoked, reason: denial.reason };
             }
             tokio::select! {
                 () = self.context.drained.cancelled() => return Code::Drained.into(),
-                Ok(()) = bell.changed() => {}
+                Ok(()) = changes.changed() => {}
             }
         }
     }

@@ -124,8 +124,8 @@ impl Flow {
     /// # Errors
     /// [`Code::OverLimit`].
     pub(crate) fn admit_workload(&mut self, from: IpAddr) -> Result<(), FlowFailure> {
-        let taken = self.attribute_to_opener(FlowOpener::Workload(from.to_canonical()));
-        self.flows.0.capacity.admit_workload(taken)
+        let open = self.attribute_to_opener(FlowOpener::Workload(from.to_canonical()));
+        self.flows.0.capacity.admit_workload(open)
     }
 
     /// Refuses a flow whose workload opens too many in vain. Only once it is known which that is.
@@ -161,16 +161,16 @@ impl Flow {
         limit: usize,
         clusters: usize,
     ) -> Result<(), FlowFailure> {
-        let taken = self.attribute_to_opener(FlowOpener::Peer(cluster.clone()));
-        if taken.own > limit {
+        let open = self.attribute_to_opener(FlowOpener::Peer(cluster.clone()));
+        if open.own > limit {
             let reason = format!(
                 "{cluster} has {} open here, which is limits.streamsPerPeer",
                 count_noun(limit as u64, "stream")
             );
             return Err(FlowFailure::new(Code::OverLimit, reason));
         }
-        let lent = |promised| self.flows.table().borrowed(promised);
-        self.flows.0.capacity.admit_peer(taken, clusters, lent)
+        let borrowed = |promised| self.flows.table().borrowed(promised);
+        self.flows.0.capacity.admit_peer(open, clusters, borrowed)
     }
 
     fn attribute_to_opener(&mut self, opener: FlowOpener) -> OpenStreams {

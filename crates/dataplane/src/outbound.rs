@@ -32,7 +32,7 @@ const FIRST_VIEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// operator lets it wait for longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where outbound streams go: through the peers that `links` reaches, from `worker`.
+/// The way out for streams: through the peers that `links` reaches, from `worker`.
 #[derive(Debug)]
 pub(crate) struct Egress {
     pub(crate) links: Links,
@@ -40,16 +40,20 @@ pub(crate) struct Egress {
 }
 
 /// Serves one accepted connection, to its record.
-pub(crate) async fn serve<N: TcpNetwork>(node: Arc<DataPath<N>>, way: Arc<Egress>, tcp: N::Stream) {
-    let records = &node.context;
-    let mut flow = records.flows.begin(Direction::Outbound, records.random.flow_id());
-    let end = forward(&node, &way, &tcp, &mut flow).await;
+pub(crate) async fn serve<N: TcpNetwork>(
+    node: Arc<DataPath<N>>,
+    egress: Arc<Egress>,
+    tcp: N::Stream,
+) {
+    let context = &node.context;
+    let mut flow = context.flows.begin(Direction::Outbound, context.random.flow_id());
+    let end = forward(&node, &egress, &tcp, &mut flow).await;
     flow.end(end);
 }
 
 async fn forward<N: TcpNetwork>(
     node: &DataPath<N>,
-    way: &Egress,
+    egress: &Egress,
     tcp: &N::Stream,
     flow: &mut Flow,
 ) -> Result<(), FlowFailure> {
@@ -59,15 +63,15 @@ async fn forward<N: TcpNetwork>(
     let (import, target) = resolve(&now, tcp.local())?;
     let permit = authorize(&now, import, &target, &workload, flow)?;
     let route = pick(node, &now, import, &permit)?;
-    let (mut stream, left) = tokio::select! {
+    let (mut stream, pending) = tokio::select! {
         biased;
         withdrawn = node.withdrawn(&permit) => return Err(withdrawn),
-        opened = open(way, tcp, &route, &permit, flow) => opened?,
+        opened = open(egress, tcp, &route, &permit, flow) => opened?,
     };
     flow.answered();
     let count = (&flow.sent, &flow.received);
     let (send, recv) = (&mut stream.send, &mut stream.recv);
-    let copying = copy(tcp, send, recv, left, Code::SourceReset, count);
+    let copying = copy(tcp, send, recv, pending, Code::SourceReset, count);
     let end = node.while_permitted(&permit, copying).await;
     if let Err(failure) = &end {
         reset(&mut stream, failure.code);
@@ -76,7 +80,7 @@ async fn forward<N: TcpNetwork>(
 }
 
 /// Notes where the connection comes from and what it was made to, so that its end counts there however
-/// early it comes, and refuses it where there are too many.
+/// early it comes, and refuses it if there are too many.
 fn accept<N: TcpNetwork>(
     node: &DataPath<N>,
     tcp: &impl Tcp,
@@ -130,7 +134,7 @@ fn on_host_network(ip: IpAddr) -> FlowFailure {
     FlowFailure::new(Code::SourceUnknown, reason)
 }
 
-/// Waits until the exporting cluster has told something, on a node that has just started: connections may
+/// Waits until the exporting cluster has sent its view, on a node that has just started: connections may
 /// have waited for it, and a moment later they would be carried.
 async fn first_view<N: TcpNetwork>(node: &DataPath<N>, local: SocketAddr) -> Arc<Snapshot> {
     let now = node.current_snapshot();
@@ -138,20 +142,20 @@ async fn first_view<N: TcpNetwork>(node: &DataPath<N>, local: SocketAddr) -> Arc
         let from = now.imports.at(local).map(|(import, _)| &import.from);
         from.is_some_and(|from| now.links.contains_key(from) && !now.views.contains_key(from))
     };
-    let left = FIRST_VIEW_TIMEOUT.saturating_sub(node.started.elapsed());
-    if left.is_zero() || !waits(&now) {
+    let remaining = FIRST_VIEW_TIMEOUT.saturating_sub(node.started.elapsed());
+    if remaining.is_zero() || !waits(&now) {
         return now;
     }
     let mut snapshot = node.snapshot.clone();
     tokio::select! {
         biased;
         () = node.context.drained.cancelled() => {}
-        _arrived = timeout(left, snapshot.wait_for(|now| !waits(now))) => {}
+        _arrived = timeout(remaining, snapshot.wait_for(|now| !waits(now))) => {}
     }
     node.current_snapshot()
 }
 
-/// Which import and port the connection was made to: its local address says.
+/// Finds the import and port that the connection was made to, by its local address.
 fn resolve(now: &Snapshot, local: SocketAddr) -> Result<(&Import, Target), FlowFailure> {
     let found: Option<(&Arc<Import>, &ImportPort)> = now.imports.at(local);
     let (import, port) = found.ok_or_else(|| {
@@ -204,7 +208,7 @@ fn pick<N: TcpNetwork>(
 /// while no byte of the workload has left. After that a lost connection is an unknown outcome, unless the
 /// export says that its service may be asked twice.
 async fn open<T: Tcp>(
-    way: &Egress,
+    egress: &Egress,
     tcp: &T,
     route: &Route,
     permit: &Permit,
@@ -219,20 +223,20 @@ async fn open<T: Tcp>(
     let mut first = FirstFlight::new(&header);
     let mut tried: Vec<NodeName> = Vec::new();
     let mut last = FlowFailure::from(Code::LinkDown);
-    while let Some((next, hop)) = next_node(way, route, &tried) {
+    while let Some((next, hop)) = next_node(egress, route, &tried) {
         tried.push(next.clone());
         (flow.peer, flow.hop) = (Some((route.cluster.clone(), next.clone())), hop);
-        let mut stream = match way.links.open(way.worker, &route.cluster, &next, route.class).await
-        {
-            Ok(stream) => stream,
-            Err(refused) => {
-                last = FlowFailure::new(refused.code, refused.reason);
-                continue;
-            }
-        };
+        let mut stream =
+            match egress.links.open(egress.worker, &route.cluster, &next, route.class).await {
+                Ok(stream) => stream,
+                Err(refused) => {
+                    last = FlowFailure::new(refused.code, refused.reason);
+                    continue;
+                }
+            };
         let outcome = timeout(ANSWER_TIMEOUT, first.send(tcp, &mut stream, &flow.sent)).await;
         let failure = match outcome.unwrap_or(AttemptOutcome::Lost(Code::BackendTimeout)) {
-            AttemptOutcome::Reached(left) => return Ok((stream, left)),
+            AttemptOutcome::Reached(pending) => return Ok((stream, pending)),
             AttemptOutcome::Refused(failure) if failure.code.is_retryable() => failure,
             AttemptOutcome::Refused(failure) => return Err(failure),
             AttemptOutcome::Lost(_) if first.is_empty() || route.replay => {
@@ -259,16 +263,16 @@ async fn open<T: Tcp>(
 /// The next node to try, and whether it is not the backend's own: first one that has a backend, then one
 /// that is connected and may pass the stream on, and last one with which no connection can be had, which
 /// says why.
-fn next_node(way: &Egress, route: &Route, tried: &[NodeName]) -> Option<(NodeName, bool)> {
+fn next_node(egress: &Egress, route: &Route, tried: &[NodeName]) -> Option<(NodeName, bool)> {
     if tried.len() >= MAX_ATTEMPTS {
         return None;
     }
     let own: Vec<&NodeName> = route.nodes.iter().filter(|n| !tried.contains(n)).collect();
-    if let Some(near) = way.links.first_reachable(&route.cluster, &own) {
+    if let Some(near) = egress.links.first_reachable(&route.cluster, &own) {
         return Some((near.clone(), false));
     }
     let other = match route.hop {
-        Hop::Any => way.links.other_connected(&route.cluster, tried),
+        Hop::Any => egress.links.other_connected(&route.cluster, tried),
         Hop::SameNode => None,
     };
     let far = || own.first().map(|far| (NodeName::clone(far), false));

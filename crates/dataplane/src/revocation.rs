@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct PermitRevocations(Mutex<HashMap<PermitBasis, watch::Sender<()>>>);
 
 impl PermitRevocations {
-    /// Rings after each change of `basis` that is published from now on.
+    /// A channel that is notified after each change of `basis` that is published from now on.
     pub(crate) fn subscribe(&self, basis: PermitBasis) -> watch::Receiver<()> {
         self.lock().entry(basis).or_default().subscribe()
     }
 
-    /// Rings for what changes, until `stop`. Without it no right is ever withdrawn.
+    /// Notifies the channels of each basis that changes, until `stop`. Without it no right is ever withdrawn.
     pub(crate) async fn run(
         &self,
         mut snapshot: watch::Receiver<Arc<Snapshot>>,
@@ -48,11 +48,11 @@ impl PermitRevocations {
         if touched.is_empty() {
             return;
         }
-        let mut bells = self.lock();
-        for bell in touched.iter().filter_map(|basis| bells.get(basis)) {
-            bell.send_replace(());
+        let mut channels = self.lock();
+        for channel in touched.iter().filter_map(|basis| channels.get(basis)) {
+            channel.send_replace(());
         }
-        bells.retain(|_, bell| bell.receiver_count() > 0);
+        channels.retain(|_, channel| channel.receiver_count() > 0);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PermitBasis, watch::Sender<()>>> {
@@ -69,37 +69,37 @@ mod tests {
     use crate::testing::snapshot;
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_withdrawn_before_the_ringing_began_rings_nevertheless() {
+    async fn a_permit_withdrawn_before_the_task_ran_is_notified_nevertheless() {
         let service: ServiceName = "agents/bank-bot".parse().unwrap();
         let first = snapshot(&service, true);
         let (publish, published) = watch::channel(Arc::clone(&first));
-        let (rights, stop) = (PermitRevocations::default(), CancellationToken::new());
-        // A stream is permitted by the first snapshot, which is replaced before the ringing task runs.
-        let mut bell = rights.subscribe(PermitBasis::Export(service.clone()));
-        let other = rights.subscribe(PermitBasis::Export("agents/other".parse().unwrap()));
+        let (revocations, stop) = (PermitRevocations::default(), CancellationToken::new());
+        // A stream is permitted by the first snapshot, which is replaced before the task runs.
+        let mut changes = revocations.subscribe(PermitBasis::Export(service.clone()));
+        let other = revocations.subscribe(PermitBasis::Export("agents/other".parse().unwrap()));
         publish.send_replace(snapshot(&service, false));
-        let ringing = rights.run(published, first, stop.clone());
-        let hearing = async {
-            let rung = timeout(Duration::from_secs(1), bell.changed()).await;
-            assert!(rung.is_ok(), "a right that was lost at once is never asked again");
+        let running = revocations.run(published, first, stop.clone());
+        let waiting = async {
+            let notified = timeout(Duration::from_secs(1), changes.changed()).await;
+            assert!(notified.is_ok(), "a right that was lost at once is never asked again");
             assert!(!other.has_changed().unwrap(), "what rests on something else is let alone");
             // Again, while it waits.
             publish.send_replace(snapshot(&service, true));
-            assert!(timeout(Duration::from_secs(1), bell.changed()).await.is_ok());
+            assert!(timeout(Duration::from_secs(1), changes.changed()).await.is_ok());
             assert!(!other.has_changed().unwrap());
             stop.cancel();
         };
-        tokio::join!(ringing, hearing);
+        tokio::join!(running, waiting);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bells_that_nobody_hears_are_forgotten() {
+    async fn channels_without_a_subscriber_are_forgotten() {
         let service: ServiceName = "agents/bank-bot".parse().unwrap();
-        let rights = PermitRevocations::default();
+        let revocations = PermitRevocations::default();
         for n in 0..100 {
-            rights.subscribe(PermitBasis::Export(format!("agents/bot-{n}").parse().unwrap()));
+            revocations.subscribe(PermitBasis::Export(format!("agents/bot-{n}").parse().unwrap()));
         }
-        rights.notify_changed(&snapshot(&service, true), &snapshot(&service, false));
-        assert_eq!(rights.lock().len(), 0);
+        revocations.notify_changed(&snapshot(&service, true), &snapshot(&service, false));
+        assert_eq!(revocations.lock().len(), 0);
     }
 }

@@ -18,13 +18,13 @@
 //!                               accepts no more, asks its peers to go to the requester, and finishes what it carries
 //! ```
 //!
-//! Until `taken` the holder can go on as if nothing had been, and does where the requester dies. Where the holder dies
+//! Until `taken` the holder can go on as if nothing had been, and does if the requester dies. If the holder dies
 //! or is silent, the requester binds what it lacks itself.
 //!
 //! **A successor that ends.** The holder still has the UDP sockets and perhaps streams, for as long as an hour, and
 //! without the sockets nobody can begin. So it holds on to the connection, which closes with the other process, or
-//! asks whoever has the listener for another (`watch`). When it closes and nobody answers at the listener, the holder makes
-//! its own listener there again and reads the sockets, until the next requester comes.
+//! asks whoever listens there for another (`watch`). When it closes and nobody answers there, the holder listens
+//! there again itself and reads the sockets, until the next requester comes.
 //!
 //! **Two versions may meet.** Fields that one does not know it skips; to what it does not know as a whole it says
 //! `notKnown` with its protocol, and the requester waits until the holder has ended. A later protocol adds words; it
@@ -52,11 +52,11 @@ use tokio_util::sync::CancellationToken;
 pub(super) const SOCKET: &str = "handover.sock";
 /// The file that says in which order the pods of this node came.
 pub(super) const TURNS: &str = "handover.turns";
-/// Held by who reads or writes that.
+/// The lock file of whoever reads or writes that.
 pub(super) const TURNS_LOCK: &str = "handover.lock";
 /// The protocol of this version.
 const PROTOCOL: u32 = 1;
-/// So many pods' turns are kept.
+/// The turns of this many pods are kept.
 const TURNS_KEPT: usize = 16;
 /// A requester's start may take this long, from the last socket that it got to its message that it is ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);

@@ -130,11 +130,11 @@ impl FlowsInner {
 }
 
 impl Flows {
-    /// None yet; more than there are places for are refused.
+    /// No flows yet; those beyond `capacity` are refused.
     #[must_use]
-    pub fn new(places: StreamCapacity) -> Self {
+    pub fn new(capacity: StreamCapacity) -> Self {
         Self(Arc::new(FlowsInner {
-            capacity: places,
+            capacity,
             table: Mutex::default(),
             log_limit: LogLimit::new(),
             futile: FutileStreams::new(),
