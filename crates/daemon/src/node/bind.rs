@@ -20,13 +20,13 @@ use crate::process::tuning::tuning;
 /// All of it.
 #[derive(Debug)]
 pub(super) struct BoundSockets {
-    /// Where peers dial us and we dial them.
+    /// The QUIC sockets, at which peers dial us and from which we dial them.
     pub(super) endpoints: Endpoints,
     /// The admin server.
     pub(super) admin: servers::AdminBinding,
     /// The public server.
     pub(super) public: Option<TcpListener>,
-    /// Sockets of imports that are there already.
+    /// Sockets of imports that an earlier process gave.
     pub(super) imports: InheritedListeners,
 }
 
@@ -37,11 +37,11 @@ pub(super) struct InheritedSockets {
     pub(super) tcp: InheritedListeners,
     /// The public server's.
     pub(super) public: Option<(SocketAddr, OwnedFd)>,
-    /// Where peers reach this node.
+    /// The QUIC sockets.
     pub(super) udp: Option<UdpInheritance>,
 }
 
-/// Everything that is in the way, each with its key in the file and what to do.
+/// Everything that is in the way of binding, each with its key in the file and what to do.
 #[derive(Debug, Default)]
 pub(super) struct BindErrors {
     pub(super) messages: Vec<String>,
@@ -62,7 +62,7 @@ impl BindErrors {
     }
 }
 
-/// Binds what is not `given`.
+/// Binds the sockets that are not `given`.
 ///
 /// # Errors
 /// Everything that is in the way.

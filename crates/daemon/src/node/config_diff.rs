@@ -6,10 +6,10 @@
 use adit_config::Config;
 use adit_config::config::{LimitsConfig, LogConfig, NodeConfig};
 
-/// A configuration to run on, and what is new in it.
+/// A configuration to run on, and how it differs from the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ConfigDiff {
-    /// The new one, with what needs a restart taken from the old one.
+    /// The new configuration, with the keys that need a restart taken from the old one.
     pub(super) config: Config,
     /// Sections whose content changed and is applied, as the file names them.
     pub(super) applied: Vec<&'static str>,
@@ -17,7 +17,7 @@ pub(super) struct ConfigDiff {
     pub(super) needs_restart: Vec<&'static str>,
 }
 
-/// From the configuration in use to `new`.
+/// Compares the configuration in use with a `new` one.
 pub(super) fn between(old: &Config, new: &Config) -> ConfigDiff {
     all_keys(new);
     let mut config = new.clone();

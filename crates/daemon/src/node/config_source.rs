@@ -20,7 +20,7 @@ pub(super) enum ConfigSource {
 }
 
 impl ConfigSource {
-    /// Reads it now.
+    /// Reads the configuration now.
     pub(super) fn load(&self) -> LoadedConfig {
         match self {
             Self::File(file) => adit_config::load(file)

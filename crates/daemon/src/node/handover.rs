@@ -77,9 +77,9 @@ pub(in crate::node) enum HandoverMessage {
     Public { address: SocketAddr },
     /// The sockets at which peers reach this node, one for each worker in their order.
     Udp { address: SocketAddr },
-    /// Which generation of processes the requester is.
+    /// The generation of processes that the requester is.
     Generation { generation: u8 },
-    /// Where packets go that belong to connections of an earlier process.
+    /// The socket for packets that belong to connections of an earlier process.
     Elder { generation: u8 },
     /// That was all.
     End,
@@ -141,7 +141,7 @@ pub(super) struct HandoverState {
 }
 
 impl HandoverState {
-    /// Drives `keeping` for as long as no successor has taken over; then nothing more happens, for ever.
+    /// Polls `keeping` for as long as no successor has taken over, and then waits for ever.
     pub(super) async fn run_until_taken_over(self, keeping: impl Future<Output = ()>) {
         tokio::select! {
             () = keeping => {}

@@ -1,4 +1,4 @@
-//! Says in the log when a link comes up or goes down, and why: what status says, at the time.
+//! Logs when a link comes up or goes down, and why, as the status has it at that time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The least time between two lines about one link whose state stays and whose reason changes.
 const REWORD_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Looks at the links for as long as it is polled. A node that goes away lets its links go without a word.
+/// Looks at the links for as long as it is polled. A node that drains logs nothing about its links.
 pub(super) async fn watch<W: StatusSource>(known: Arc<ProcessState<W>>) {
     let mut told = LinkLog::default();
     loop {
@@ -50,7 +50,7 @@ struct LoggedLink {
     logged: Option<(LinkHealth, String)>,
     /// The state at the last look: trouble that is over by the next one is not logged.
     last: LinkHealth,
-    /// When another reason for the same state was told last.
+    /// The time at which another reason for the same state was logged last.
     reworded: Option<Instant>,
 }
 

@@ -48,13 +48,13 @@ impl StaticState {
 /// The part that changes.
 #[derive(Debug)]
 pub(super) struct MutableState {
-    /// In use.
+    /// The configuration in use.
     pub(super) config: Arc<Config>,
-    /// As the status shows it.
+    /// Its source, as the status shows it.
     pub(super) configuration: ConfigurationStatus,
-    /// Why the newest identity files were not taken.
+    /// The faults for which the newest identity files were not taken.
     pub(super) identity_error: Option<String>,
-    /// When the controller last asked how this node is.
+    /// The time at which the controller last asked for a report.
     pub(super) controller_asked_at: Option<Instant>,
 }
 
@@ -79,12 +79,12 @@ pub(super) struct ProcessState<W> {
     pub(super) credentials: Arc<Credentials>,
     pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(super) status_source: W,
-    /// None in tests, where the log is somebody else's.
+    /// `None` in tests, which have no log of their own.
     pub(super) log: Option<ProcessLog>,
 }
 
 impl<W> ProcessState<W> {
-    /// Reads or changes what changes.
+    /// Reads or changes the part that changes.
     pub(super) fn with_mutable<T>(&self, act: impl FnOnce(&mut MutableState) -> T) -> T {
         act(&mut self.mutable.lock())
     }
@@ -172,7 +172,7 @@ impl<W: StatusSource> ProcessState<W> {
     }
 }
 
-/// The deny list, and what each of its entries has done.
+/// The deny list, and how often each of its entries has refused a peer.
 fn denied(config: &Config, credentials: &Credentials) -> Vec<DenyEntryStatus> {
     let verifier = &credentials.verifier;
     let identity = credentials.identity.get();

@@ -14,7 +14,7 @@ use super::process_state::ProcessState;
 /// The checks run this often.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks for as long as it is driven.
+/// Runs the checks for as long as it is polled.
 pub(super) async fn watch<W: StatusSource>(known: Arc<ProcessState<W>>) {
     let (mut listeners, mut certificate) = (None, None);
     loop {

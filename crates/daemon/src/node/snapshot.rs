@@ -25,16 +25,16 @@ pub use self::base::{BaseSnapshot, PeerViews};
 /// one made.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Where a snapshot's parts come from.
+/// The sources of a snapshot's parts.
 #[derive(Debug)]
 pub struct SnapshotSources {
     base: watch::Receiver<BaseSnapshot>,
     cluster: Option<watch::Receiver<Arc<NodeState>>>,
     views: watch::Receiver<PeerViews>,
     backend_states: watch::Receiver<BackendStates>,
-    /// The first two together, as they were last.
+    /// Configuration and Kubernetes merged, as they were last.
     merged: BaseSnapshot,
-    /// The same with the last, where neither has changed since.
+    /// The same with the states of backends, if none of the three has changed since.
     with_states: Option<BaseSnapshot>,
 }
 
@@ -101,7 +101,7 @@ fn merge(
     }
 }
 
-/// Publishes a new snapshot whenever a source changes and what is believed with it.
+/// Publishes a new snapshot whenever a source changes and the snapshot with it.
 pub async fn run(mut sources: SnapshotSources, out: watch::Sender<Arc<Snapshot>>) {
     while sources.changed().await {
         let began = Instant::now();

@@ -32,31 +32,31 @@ use crate::process::{ProcessExit, report_lines};
 const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// A node that leaves looks this often whether any stream is open.
 const STREAMS_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// A node that nobody takes over from accepts nothing new for the last of its time: what is short may end by itself.
+/// A node without a successor accepts nothing new for this long before its deadline: short streams may end by themselves.
 const FINAL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node that must end at once may take this long to tell its peers.
 const IMMEDIATE_END_TIMEOUT: Duration = Duration::from_millis(300);
 /// Resetting the last streams and telling peers may take this long, from the drain's deadline.
 const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a process no longer simply serves.
+/// The reason why a process no longer simply serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LeaveReason {
     /// A signal (with its number) or an operator asked the process to end.
     EndRequested(Option<u8>),
     /// Another process has taken over.
     TakenOver,
-    /// Nobody has, and what runs may finish within this.
+    /// No process has taken over, and streams that run may finish within this.
     NoSuccessor(Duration),
 }
 
-/// Where events come from.
+/// The sources of a supervisor's events.
 pub(super) struct SupervisorEvents<S> {
-    /// The next signal, for ever.
+    /// Waits for the next signal.
     pub(super) signals: S,
-    /// From the admin server.
+    /// Commands from the admin server.
     pub(super) commands: mpsc::Receiver<AdminCommand>,
-    /// From where the configuration comes.
+    /// Changes of the configuration and of its files.
     pub(super) config_updates: mpsc::Receiver<ConfigUpdate>,
     /// Processes that have taken over.
     pub(super) successors: mpsc::Receiver<Successor>,
@@ -108,7 +108,7 @@ impl<D: DataPlane> NodeSupervisor<D> {
         self.drain(within, &mut events, &mut recheck).await
     }
 
-    /// Takes what comes, until something of it is about the end of this process.
+    /// Acts on each event, until one is about the end of this process; returns that one.
     async fn next_leave_reason(
         &self,
         events: &mut SupervisorEvents<impl AsyncFnMut() -> SignalAction>,
@@ -154,7 +154,7 @@ impl<D: DataPlane> NodeSupervisor<D> {
         }
     }
 
-    /// Reads everything again, now.
+    /// Reads the configuration and its files again, now.
     fn reload(&self) -> ReloadReply {
         self.load(self.config_source.load())
     }
@@ -178,7 +178,7 @@ impl<D: DataPlane> NodeSupervisor<D> {
         ReloadReply::Rejected { error }
     }
 
-    /// Runs on `new` from now on, as far as a running process can.
+    /// Runs on the configuration `new` from now on, as far as a running process can.
     fn apply(&self, new: Config, reports: &[ConfigReport]) -> ReloadReply {
         log_warnings(reports);
         let old = self.state.config();
@@ -246,8 +246,8 @@ impl<D: DataPlane> NodeSupervisor<D> {
         reread.errors
     }
 
-    /// Asked to end, and nobody has taken over: goes on as before, so that there is no time without a node, until
-    /// somebody takes over, or nothing is open and nobody is to come, or the time is up.
+    /// Serves on after the process was asked to end, so that there is no time without a node: until another process
+    /// takes over, or nothing is open and no process is to come, or the time is up.
     async fn leave(
         &self,
         events: &mut SupervisorEvents<impl AsyncFnMut() -> SignalAction>,
@@ -271,8 +271,8 @@ impl<D: DataPlane> NodeSupervisor<D> {
         }
     }
 
-    /// Goes away: nothing new, what runs may finish until the deadline, the rest is reset. Meanwhile the
-    /// operator's word counts: what loses its right ends.
+    /// Drains the node: it takes nothing new, streams may finish until the deadline, the rest is reset. Changes of the
+    /// configuration still count meanwhile: streams that lose their right end.
     async fn drain(
         &self,
         within: Duration,

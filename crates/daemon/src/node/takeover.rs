@@ -29,7 +29,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 const IN_USE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A process waits this long for the first view of each linked cluster before it takes over: one may be away.
 const FIRST_VIEWS_TIMEOUT: Duration = Duration::from_secs(3);
-/// For how long a process that has given up on this one may not see that there is another listener where its own was.
+/// A process that has given up on this one may take this long to see that another listener is where its own was.
 const LOOK_TIMEOUT: Duration = IpcListener::ACCEPT_TIMEOUT.saturating_mul(2);
 /// The extension of the file beside the admin socket that is there while a process waits for one that hands nothing
 /// over to end.
@@ -38,16 +38,16 @@ pub const WAITING_EXTENSION: &str = "waiting";
 /// The processes of one node, each of which takes over from the one before.
 #[derive(Debug, Clone)]
 pub(super) struct ProcessChain {
-    /// Where they find each other.
+    /// The folder in which they find each other.
     pub(super) folder: PathBuf,
-    /// Which of them this one is.
+    /// The place of this process among them: a later one is higher.
     pub(super) turn: u64,
     /// True if somebody starts the next process when this one is asked to end.
     pub(super) expects_successor: bool,
 }
 
 impl ProcessChain {
-    /// Joins the chain in `folder`, as what `pod` runs.
+    /// Joins the chain in `folder`, as the process that `pod` runs.
     ///
     /// # Errors
     /// The folder cannot be written.
@@ -73,11 +73,11 @@ impl BindInputs<'_> {
     }
 }
 
-/// Binds all that a node needs, with what the process before it gives. Where that gives nothing and lives, it is
-/// waited for; `pause` says whether this process is asked to end meanwhile, and then there is nothing.
+/// Binds all sockets of a node, with those that the process before it gives. A process that gives nothing and lives is
+/// waited for; `pause` waits, and returns true if this process is asked to end meanwhile: then the result is `None`.
 ///
 /// # Errors
-/// All that is in the way, and that waiting will not mend.
+/// Everything that is in the way and that waiting will not mend.
 pub(super) fn bind(
     needs: &BindInputs<'_>,
     chain: Option<&ProcessChain>,
@@ -106,11 +106,11 @@ pub(super) fn bind(
     }
 }
 
-/// Waits for another process to end.
+/// A wait for the process before this one to end.
 struct PredecessorWait<'a> {
     config: &'a Config,
     began: Option<Instant>,
-    /// Says to probes that nothing is wrong with this process.
+    /// The file that tells probes that nothing is wrong with this process.
     file: Option<PathBuf>,
 }
 
@@ -158,7 +158,7 @@ impl Drop for PredecessorWait<'_> {
 }
 
 /// Takes over from the process before this one, if there is one, and accepts connections from then on. Then other
-/// processes find this one. What it returns is kept until the end.
+/// processes find this one. The caller keeps the result until the end.
 pub(super) async fn take_over(
     node: &NodeDataPlane,
     snapshot: &watch::Receiver<Arc<Snapshot>>,
@@ -197,7 +197,7 @@ pub(super) async fn take_over(
     (listener, succession)
 }
 
-/// Waits for the first word of each linked cluster, for a while.
+/// Waits for the first view of each linked cluster, at most [`FIRST_VIEWS_TIMEOUT`].
 async fn wait_for_first_views(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
     let all = |now: &Arc<Snapshot>| now.links.keys().all(|link| now.views.contains_key(link));
     if timeout(FIRST_VIEWS_TIMEOUT, snapshot.wait_for(all)).await.is_err() {
@@ -205,7 +205,7 @@ async fn wait_for_first_views(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
     }
 }
 
-/// Hands over to the process that comes next, on a thread of its own; says when one has taken over.
+/// Hands over to the process that comes next, on a thread of its own. The receiver gets the one that has taken over.
 pub(super) fn hand_over(
     listener: Option<IpcListener>,
     chain: Option<&ProcessChain>,

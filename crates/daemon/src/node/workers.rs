@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 /// A worker's last tasks may take this long to end, from when all streams and connections have.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The threads. They end when this is told to, or dropped.
+/// The worker threads. They end on [`WorkerPool::stop`], or when this is dropped.
 #[derive(Debug)]
 pub(super) struct WorkerPool {
     handles: Vec<Handle>,
@@ -23,7 +23,7 @@ pub(super) struct WorkerPool {
 }
 
 impl WorkerPool {
-    /// Starts `count` of them.
+    /// Starts `count` threads.
     ///
     /// # Errors
     /// If the system gives no thread or no descriptor.
@@ -47,12 +47,12 @@ impl WorkerPool {
         Ok(workers)
     }
 
-    /// The runtimes, in the order of their numbers.
+    /// The threads' runtimes, in the order of their numbers.
     pub(super) fn handles(&self) -> &[Handle] {
         &self.handles
     }
 
-    /// Ends all of them and waits; what still runs on them is dropped.
+    /// Ends all threads and waits for them; tasks that still run are dropped.
     pub(super) fn stop(mut self) {
         self.stop.cancel();
         for thread in self.threads.drain(..) {

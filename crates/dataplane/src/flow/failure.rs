@@ -3,7 +3,7 @@
 use adit_core::code::Code;
 use adit_core::policy::Denial;
 
-/// Why a flow did not finish.
+/// The reason why a flow did not finish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowFailure {
     /// The code on the wire, in metrics and in status.

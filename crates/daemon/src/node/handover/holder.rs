@@ -58,7 +58,7 @@ pub(in crate::node) struct NodeSockets {
     pub(in crate::node) imports: OpenSockets,
     /// Of the public server.
     pub(in crate::node) public: Option<TcpListener>,
-    /// Where peers reach this node.
+    /// The QUIC sockets.
     pub(in crate::node) endpoints: Endpoints,
 }
 

@@ -29,7 +29,7 @@ pub struct BaseSnapshot {
 }
 
 impl BaseSnapshot {
-    /// Of this configuration, on a node that can be dialled at `bound`. Where the file does not say what
+    /// Makes the part of this configuration, on a node that can be dialled at `bound`. If the file does not say what
     /// to advertise, `bound` is advertised as far as others can use it.
     #[must_use]
     pub fn from_config(config: &Config, bound: &[SocketAddr]) -> Self {
@@ -81,7 +81,7 @@ impl BaseSnapshot {
         Self { snapshot: Arc::new(snapshot), denied: Arc::new(denied) }.without_denied_siblings()
     }
 
-    /// Nobody is sent to a sibling that is denied, and no peer is told of it.
+    /// Leaves out siblings that are denied: no stream is sent to them, and no peer learns of them.
     fn without_denied_siblings(mut self) -> Self {
         if let Some(denied) = self.denied.get(&self.snapshot.local.cluster) {
             Arc::make_mut(&mut self.snapshot).siblings.retain(|node, _| !denied.contains(node));
@@ -89,7 +89,7 @@ impl BaseSnapshot {
         self
     }
 
-    /// With what Kubernetes adds. Where nodes of linked clusters were last heard to be is a seed like those
+    /// Adds what Kubernetes knows. The last known addresses of linked clusters' nodes are seeds like those
     /// of the configuration, and comes after them.
     #[must_use]
     pub fn with_kubernetes(&self, cluster: &NodeState) -> Self {
@@ -113,7 +113,7 @@ impl BaseSnapshot {
         Self { snapshot: Arc::new(all), denied }.without_denied_siblings()
     }
 
-    /// The same in the parts that `before` has already, where they are equal. A tenant's change is one of all that
+    /// Takes the parts that are equal from `before`. A tenant's change is one of all that
     /// this node knows, and whoever keeps something for each export or import sees at a glance what is not touched.
     pub(super) fn reuse_equal_parts(mut self, before: &Self) -> Self {
         let (now, before) = (Arc::make_mut(&mut self.snapshot), &before.snapshot);
@@ -134,14 +134,14 @@ impl BaseSnapshot {
         self
     }
 
-    /// With what peers and dials say. A view of a cluster without a link, and word of an address that is
+    /// Makes the snapshot, with the views of peers and the results of dials. A view of a cluster without a link, and word of an address that is
     /// nobody's backend, are left out: they are remains of a configuration that was.
     #[must_use]
     pub fn snapshot(&self, views: &PeerViews, down: &BackendStates) -> Snapshot {
         self.with_backend_states(down).with_views(views)
     }
 
-    /// With what dials say: a look at every backend.
+    /// Adds the results of dials: a look at every backend.
     pub(super) fn with_backend_states(&self, found: &BackendStates) -> Self {
         let mut now = Snapshot::clone(&self.snapshot);
         let (mut down, mut unproved) = (BTreeMap::new(), BTreeSet::new());
@@ -170,7 +170,7 @@ impl BaseSnapshot {
         Self { snapshot: Arc::new(now), denied: self.denied.clone() }
     }
 
-    /// With what peers say. They say it as often as they like, so it costs one look at each link.
+    /// Adds the views of peers. They say it as often as they like, so it costs one look at each link.
     pub(super) fn with_views(&self, views: &PeerViews) -> Snapshot {
         let mut now = Snapshot::clone(&self.snapshot);
         let linked = views.iter().filter(|(cluster, _)| now.links.contains_key(cluster));
@@ -188,7 +188,7 @@ fn backends(export: &Export) -> impl Iterator<Item = (&ExportPort, &Backend)> {
     export.ports.iter().flat_map(|port| port.backends.iter().map(move |backend| (port, backend)))
 }
 
-/// Why no backend of a port answers the node that it runs on, where this one was told so.
+/// The reason why no backend of a port answers its own node, if that node has reported one.
 fn reported_fault(
     found: &BackendStates,
     export: &Export,
