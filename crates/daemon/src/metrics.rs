@@ -1,10 +1,10 @@
 //! The metrics page: events counted as they happen, states read when the page is asked for.
 //!
-//! Events (streams ended, reloads, panics) are counters and histograms of the `metrics` crate, described by
-//! the crate that counts them. States (a link is up, bytes resident) are [`gauges`]: they are computed from
-//! the status document and from [`process`] at each scrape, and go through the same exporter in a recorder of that
-//! scrape ([`page`]), so that none of them outlives what it describes. Every name, with its unit and labels, stands in METRICS.md, which a test holds against the
-//! code. Labels come from closed lists or from the operator's configuration, never from a peer.
+//! Events (streams ended, reloads, panics) are counters and histograms of the `metrics` crate, described by the crate
+//! that counts them. States (a link is up, bytes resident) are [`gauges`]: they are computed from the status document
+//! and from [`process`] at each scrape, and go through the same exporter in a recorder of that scrape ([`page`]), so
+//! that none of them outlives what it describes. Every name, with its unit and labels, stands in METRICS.md, which a
+//! test holds against the code. Labels come from closed lists or from the operator's configuration, never from a peer.
 
 use adit_dataplane::begin_service_metrics;
 use adit_dataplane::flow::Direction;

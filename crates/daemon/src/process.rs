@@ -1,5 +1,5 @@
-//! The parts that every long-running process of ours has, be it a node or a controller: its log, its signals, its panics,
-//! and the ways in which it ends.
+//! The parts that every long-running process of ours has, be it a node or a controller: its log, its signals, its
+//! panics, and the ways in which it ends.
 
 mod exit;
 pub(crate) mod link_context;

@@ -97,8 +97,8 @@ impl BackendHealth {
         self.states.clone()
     }
 
-    /// Takes what was told of exports whose backends other nodes dial: all of it, for so long, [`MAX_REMOTE_FAULTS_LIFETIME`]
-    /// at most.
+    /// Takes what was told of exports whose backends other nodes dial: all of it, for so long,
+    /// [`MAX_REMOTE_FAULTS_LIFETIME`] at most.
     pub fn set_remote_faults(&self, unserved: BTreeMap<Target, BackendFault>, valid: Duration) {
         let until =
             (!unserved.is_empty()).then(|| Instant::now() + valid.min(MAX_REMOTE_FAULTS_LIFETIME));

@@ -1,8 +1,8 @@
 //! The record of each flow: one TCP connection, one stream, and what became of them.
 //!
-//! A [`Flow`] is made when a connection or stream arrives and records itself when it is dropped, so that
-//! there is exactly one line ([`line`](mod@line)), one count ([`table`]) and one end for each, even where its task is
-//! cancelled. What it says of identity is what is known: the peer daemon's verified ID, the source as this node found it
+//! A [`Flow`] is made when a connection or stream arrives and records itself when it is dropped, so that there is
+//! exactly one line ([`line`](mod@line)), one count ([`table`]) and one end for each, even where its task is cancelled.
+//! What it says of identity is what is known: the peer daemon's verified ID, the source as this node found it
 //! (outbound) or as the peer asserts it (inbound, and marked so).
 
 mod direction;

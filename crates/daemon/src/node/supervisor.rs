@@ -32,7 +32,8 @@ use crate::process::{ProcessExit, report_lines};
 const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// A node that leaves looks this often whether any stream is open.
 const STREAMS_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// A node without a successor accepts nothing new for this long before its deadline: short streams may end by themselves.
+/// A node without a successor accepts nothing new for this long before its deadline: short streams may end by
+/// themselves.
 const FINAL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node that must end at once may take this long to tell its peers.
 const IMMEDIATE_END_TIMEOUT: Duration = Duration::from_millis(300);

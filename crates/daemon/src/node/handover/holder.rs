@@ -187,8 +187,8 @@ fn reopen(listener: &mut IpcListener) {
     }
 }
 
-/// Waits until the process at the other end of `connection` has ended, and whoever had the listener at `path` then, and so
-/// on. `false` on `stop`, or where one is of a version that does not let itself be watched.
+/// Waits until the process at the other end of `connection` has ended, and whoever had the listener at `path` then, and
+/// so on. `false` on `stop`, or where one is of a version that does not let itself be watched.
 fn wait_for_end(mut connection: IpcConnection, path: &Path, stop: &CancellationToken) -> bool {
     loop {
         if connection.wait_for(IpcListener::ACCEPT_TIMEOUT).is_err() {

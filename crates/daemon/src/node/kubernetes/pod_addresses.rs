@@ -47,7 +47,8 @@ impl PodAddressFilter {
         held
     }
 
-    /// True if a pod still has an address. If pods share a device, or none leads to it yet, the API server's word counts.
+    /// True if a pod still has an address. If pods share a device, or none leads to it yet, the API server's word
+    /// counts.
     fn owns(&mut self, pod: &ObservedPod, address: IpAddr) -> bool {
         let device = self.host.devices.get(&address).copied();
         let key = (pod.uid.clone(), address);

@@ -1,7 +1,7 @@
 //! A node's configuration and state, made from what is observed of its cluster.
 //!
-//! The ConfigMap becomes a [`Config`], and the rest a [`NodeState`]. A ConfigMap's text is parsed once a change: whoever
-//! needs what it says gets it from [`KubernetesSource`].
+//! The ConfigMap becomes a [`Config`], and the rest a [`NodeState`]. A ConfigMap's text is parsed once a change:
+//! whoever needs what it says gets it from [`KubernetesSource`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

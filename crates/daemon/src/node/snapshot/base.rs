@@ -134,8 +134,8 @@ impl BaseSnapshot {
         self
     }
 
-    /// Makes the snapshot, with the views of peers and the results of dials. A view of a cluster without a link, and word of an address that is
-    /// nobody's backend, are left out: they are remains of a configuration that was.
+    /// Makes the snapshot, with the views of peers and the results of dials. A view of a cluster without a link, and
+    /// word of an address that is nobody's backend, are left out: they are remains of a configuration that was.
     #[must_use]
     pub fn snapshot(&self, views: &PeerViews, down: &BackendStates) -> Snapshot {
         self.with_backend_states(down).with_views(views)
