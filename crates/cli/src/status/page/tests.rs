@@ -1,5 +1,6 @@
 //! The page of a node that is well, of one that is not, and of one with hostile texts.
 
+use adit_core::text::is_hostile;
 use adit_daemon::status::{
     ActiveSource, Backend, ConnectionReport, DialSummary, Export, ExportPort, Grant, ImportPort,
     PeerNode, Reason, StatusProblem, StreamCounts, ViewSource,
