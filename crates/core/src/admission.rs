@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_is() {
+    fn no_other_identity_is_a_peer() {
         for (id, code) in [
             ("spiffe://lab.example/adit/node/l1", Code::Unlinked),
             ("spiffe://bank.trustusbank.example/adit/controller", Code::IdentityMismatch),

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_flight_says_its_class() {
+    fn a_first_flight_carries_its_class() {
         for class in [Class::Interactive, Class::Bulk] {
             assert_eq!(class_of(&first_flight(class)), class);
         }

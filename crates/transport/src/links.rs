@@ -28,6 +28,7 @@ mod dialer;
 mod distrust;
 mod drain;
 mod duplicate_identity;
+mod duplicate_record;
 mod handshake;
 mod handshake_faults;
 mod in_vain;
@@ -63,7 +64,7 @@ use tokio_util::task::TaskTracker;
 pub use self::context::{LinkContext, LinkSettings, RandomSource, ReportAnswer, UnixClock};
 pub use self::dialer::DialRecord;
 use self::dialer::Dialer;
-pub use self::duplicate_identity::OwnDuplicate;
+pub use self::duplicate_record::OwnDuplicate;
 use self::inner::{ClusterKnowledge, LinkRuntime, LinksInner, PeerRecords, ShutdownStages};
 pub use self::metrics::{
     begin as begin_metrics, begin_link as begin_link_metrics, describe as describe_metrics,

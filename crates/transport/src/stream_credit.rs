@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_granted_is_told_once_and_the_newest_of_it() {
+    async fn credit_is_sent_once_and_only_the_newest() {
         let mut run = CreditRun::new(50 * MS);
         run.take(1 << 10, MS / 4).await;
         let bytes = run.book.next_due().await;

@@ -181,7 +181,7 @@ mod tests {
     proptest! {
         /// Whatever clusters take, in whatever order: all bounds hold, and everybody gets what is promised.
         #[test]
-        fn nobody_takes_what_was_promised_to_another(
+        fn no_cluster_takes_what_was_guaranteed_to_another(
             clusters in 1usize..9,
             all in 16usize..200,
             asks in proptest::collection::vec((0usize..9, 0usize..40, any::<bool>()), 0..400),

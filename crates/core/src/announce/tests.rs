@@ -54,7 +54,7 @@ fn exporting() -> Snapshot {
 }
 
 #[test]
-fn each_cluster_is_told_its_own_grants_only() {
+fn each_cluster_receives_its_own_grants_only() {
     let grants = |to: &str| {
         let view = view(&exporting(), &to.parse().unwrap());
         view.exports.values().map(|e| e.grants.clone()).collect::<Vec<_>>()
@@ -65,7 +65,7 @@ fn each_cluster_is_told_its_own_grants_only() {
 }
 
 #[test]
-fn members_and_ready_counts_are_told_and_no_backend_that_is_down() {
+fn members_and_ready_counts_are_announced_and_no_backend_that_is_down() {
     let mut now = exporting();
     let told = view(&now, &"bank".parse().unwrap());
     let nodes: Vec<&str> = told.nodes.keys().map(|n| n.as_str()).collect();
@@ -160,7 +160,7 @@ fn read(view: &ClusterView) -> MarkedView {
 }
 
 #[test]
-fn what_a_reader_would_refuse_is_not_told_and_the_rest_is() {
+fn an_export_that_a_reader_would_refuse_is_left_out_and_the_rest_is_announced() {
     let now = with(&[
         ("a/fits", MAX_PORTS, MAX_GRANTS),
         ("b/ports", MAX_PORTS + 1, 1),

@@ -76,7 +76,7 @@ fn outbound_wants_the_import_and_the_grant() {
 }
 
 #[test]
-fn outbound_tells_a_missing_export_from_a_missing_view() {
+fn outbound_distinguishes_a_missing_export_from_a_missing_view() {
     let mut edge = edge();
     let support = workload("trustusbank-bank-agents", "support-bot");
     let code = |now: &Snapshot, t: &Target| outbound(now, &support, t).unwrap_err().code;

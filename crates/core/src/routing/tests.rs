@@ -65,7 +65,7 @@ fn nodes_are_drawn_by_their_ready_backends() {
 }
 
 #[test]
-fn no_ready_backend_and_no_view_are_told_apart() {
+fn no_ready_backend_and_no_view_have_different_codes() {
     let mut edge = edge();
     let permit = permit(&edge);
     let bank: ClusterName = "bank".parse().unwrap();

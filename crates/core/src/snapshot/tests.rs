@@ -107,7 +107,7 @@ fn special_addresses_are_dialled_only_when_written_out() {
 }
 
 #[test]
-fn our_own_addresses_are_no_place_to_knock_at_for_a_peer() {
+fn a_peer_cannot_make_us_dial_our_own_addresses() {
     let mut edge = edge();
     edge.siblings = [("e2".parse().unwrap(), vec!["172.18.1.3:7843".parse().unwrap()])].into();
     let port = ExportPort {

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_a_certificate_claims_to_be_is_read_from_the_end_and_only_there() {
+    fn the_claimed_identity_of_a_certificate_is_read_from_the_end_and_only_there() {
         let id = claimed_id(
             "wrong-signature: another key signed claimed by spiffe://bank.test/adit/node/b1",
         );

@@ -9,8 +9,6 @@
 //! before goes away) looks like that for long. For the consequence see [`adit_core::routing::connections`]:
 //! new streams go to the process that came last.
 
-mod record;
-
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,9 +23,8 @@ use adit_core::throttle::Throttle;
 use adit_core::wire::control::ControlMessage;
 use tokio::time::{Instant, sleep};
 
-pub(super) use self::record::DuplicateRecord;
-pub use self::record::OwnDuplicate;
 use super::connections::PeerConnection;
+use super::duplicate_record::OwnDuplicate;
 use super::inner::LinksInner;
 use crate::endpoint::DialRequest;
 use crate::peer::BootId;

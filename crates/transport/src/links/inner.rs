@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::connections::ConnectionTable;
 use super::context::{LinkContext, ReportAnswer};
 use super::dialer::Dialer;
-use super::duplicate_identity::DuplicateRecord;
+use super::duplicate_record::DuplicateRecord;
 use super::handshake_faults::HandshakeFaults;
 use super::metrics::LinkMetrics;
 use super::misuse::MisuseTable;

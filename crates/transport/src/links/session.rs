@@ -67,7 +67,7 @@ pub(super) fn start(
     conn.quic.charge_to(budget, &conn.peer.cluster, tuning, class);
     conn.quic.enable_credits(conn.peer.stream_window);
     shared.peers.metrics.opened(&conn.peer);
-    // What changed since the hello was checked has been acted upon for the connections known then.
+    // Changes since the hello was checked were applied only to the connections known then.
     shared.close_if_unlinked(&shared.snapshot(), &conn);
     shared.close_if_distrusted(&conn);
     let stages = &shared.runtime.shutdown;

@@ -17,7 +17,7 @@ use super::certificate_refusal::refusal_code;
 use super::connections::Disconnect;
 use super::connections::PeerConnection;
 use super::dialer::DialRecord;
-use super::duplicate_identity::OwnDuplicate;
+use super::duplicate_record::OwnDuplicate;
 use super::inner::LinksInner;
 use super::misuse::MisuseStatus;
 use super::state::views::LinkView;

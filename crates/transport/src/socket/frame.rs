@@ -113,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_frame_says_all_that_the_receiver_knew(
+        fn a_frame_carries_all_that_the_receiver_knew(
             listening in addresses(),
             addr in addresses(),
             dst_ip: Option<IpAddr>,

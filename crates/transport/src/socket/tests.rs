@@ -201,13 +201,13 @@ fn a_thrifty_socket_asks_for_little_and_delivers_all() {
 }
 
 /// The frames that wait at an older process's end: the datagrams of each, and what is said of them.
-fn forwarded(elder: &UnixDatagram) -> Vec<(Vec<Vec<u8>>, RecvMeta)> {
+fn forwarded(predecessor: &UnixDatagram) -> Vec<(Vec<Vec<u8>>, RecvMeta)> {
     let mut frame = vec![0; LONGEST_FRAME];
     let next = || {
         // What asks whether it lives is no frame.
-        let mut len = elder.recv(&mut frame).ok()?;
+        let mut len = predecessor.recv(&mut frame).ok()?;
         while len == 1 {
-            len = elder.recv(&mut frame).ok()?;
+            len = predecessor.recv(&mut frame).ok()?;
         }
         let (listening, datagrams, meta) = read_frame(&frame[..len]).unwrap();
         assert_eq!(listening, from());
@@ -223,34 +223,38 @@ fn of_generation(generation: u8, tag: u8, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// A worker_socket of generation 2 whose elders are 0 and 1, and their ends.
-fn with_elders() -> (Arc<Script>, Arc<WorkerSocket>, Arc<ForwardCounters>, [UnixDatagram; 2]) {
+/// A worker_socket of generation 2 whose predecessors are 0 and 1, and their ends.
+fn with_predecessors() -> (Arc<Script>, Arc<WorkerSocket>, Arc<ForwardCounters>, [UnixDatagram; 2])
+{
     let pairs = [(); 2].map(|()| adit_host::relay::pair(1 << 22).unwrap());
     let inherited =
         pairs.iter().zip(0..).map(|((sender, _), g)| (g, sender.try_clone().unwrap().into()));
-    let elders = Predecessors::new(inherited.collect()).unwrap();
+    let predecessors = Predecessors::new(inherited.collect()).unwrap();
     let (script, passed) = (Arc::new(Script::default()), Arc::new(ForwardCounters::default()));
-    let context =
-        WorkerSocketContext { generation: 2, predecessors: Arc::new(elders), ..context(&passed) };
+    let context = WorkerSocketContext {
+        generation: 2,
+        predecessors: Arc::new(predecessors),
+        ..context(&passed)
+    };
     let worker_sockets = WorkerSocket::join(vec![vec![Arc::clone(&script) as _]], from(), &context);
     (script, Arc::clone(&worker_sockets[0]), passed, pairs.map(|(_, receiver)| receiver))
 }
 
 #[test]
-fn only_ids_with_a_mac_of_ours_reach_an_elder() {
-    let (script, worker_socket, passed, elders) = with_elders();
+fn only_ids_with_a_mac_of_ours_reach_a_predecessor() {
+    let (script, worker_socket, passed, predecessors) = with_predecessors();
     let mut forged = of_generation(0, 1, 100);
     forged[4] ^= 1;
     let stays = [forged, of_generation(2, 1, 100), of_generation(3, 1, 100)];
     script.deliver(&stays);
     assert_eq!(receive(&worker_socket), stays);
-    assert!(elders.iter().all(|elder| forwarded(elder).is_empty()));
+    assert!(predecessors.iter().all(|predecessor| forwarded(predecessor).is_empty()));
     assert_eq!(passed.forwarded.load(Ordering::Relaxed), 0);
 }
 
 #[test]
-fn an_elder_that_reads_nothing_loses_its_own_datagrams_only() {
-    let (script, worker_socket, passed, _elders) = with_elders();
+fn a_predecessor_that_reads_nothing_loses_its_own_datagrams_only() {
+    let (script, worker_socket, passed, _elders) = with_predecessors();
     for _ in 0..20_000 {
         script.deliver(&[of_generation(0, 1, 1200), of_generation(2, 1, 1200)]);
     }
@@ -261,9 +265,9 @@ fn an_elder_that_reads_nothing_loses_its_own_datagrams_only() {
 }
 
 #[test]
-fn what_belongs_to_an_elder_that_has_ended_is_answered_here() {
-    let (script, worker_socket, passed, elders) = with_elders();
-    drop(elders);
+fn datagrams_of_a_predecessor_that_has_ended_are_answered_here() {
+    let (script, worker_socket, passed, predecessors) = with_predecessors();
+    drop(predecessors);
     for _ in 0..3 {
         script.deliver(&[of_generation(1, 1, 100)]);
     }
@@ -273,7 +277,7 @@ fn what_belongs_to_an_elder_that_has_ended_is_answered_here() {
 }
 
 #[test]
-fn who_has_stepped_aside_reads_its_inbox_only() {
+fn a_process_that_has_handed_over_reads_its_inbox_only() {
     let Legs { scripts, worker_sockets, passed } = worker_sockets(2);
     let aside = Arc::clone(&worker_sockets[0].context.reading_paused);
     let woken = Arc::new(WakeFlag::default());
@@ -308,7 +312,7 @@ proptest! {
         last in 14usize..1400,
         ecn in 0u8..4,
     ) {
-        let (script, worker_socket, passed, elders) = with_elders();
+        let (script, worker_socket, passed, predecessors) = with_predecessors();
         let end = generations.len() - 1;
         let sent: Vec<_> = generations.iter().enumerate().map(|(i, generation)| {
             of_generation(*generation, i as u8, if i == end { last.min(len) } else { len })
@@ -321,8 +325,8 @@ proptest! {
         prop_assert_eq!(receive(&worker_socket), of(2));
         let runs = generations.chunk_by(|a, b| a == b).filter(|run| run[0] != 2).count();
         let mut frames = 0;
-        for (elder, generation) in elders.iter().zip(0..) {
-            let got = forwarded(elder);
+        for (predecessor, generation) in predecessors.iter().zip(0..) {
+            let got = forwarded(predecessor);
             frames += got.len();
             for (_, meta) in &got {
                 prop_assert_eq!((meta.addr, meta.ecn), (from(), EcnCodepoint::from_bits(ecn)));

@@ -66,7 +66,7 @@ fn of_two_processes_that_both_go_on_the_one_that_came_last_stays_the_newer() {
 }
 
 #[test]
-fn what_has_fallen_silent_takes_nothing_and_stands_in_nobodys_way() {
+fn a_silent_connection_takes_nothing_and_holds_up_no_other() {
     let silent = |dialled| ConnectionCandidate { silent: true, ..candidate(OLD, dialled, 0) };
     assert_eq!(unusable_reasons(&[silent(true), silent(false)]), [Some(Unusable::Silent); 2]);
     assert_eq!(
@@ -151,7 +151,7 @@ fn passed_in_words(all: &[ConnectionCandidate]) -> Vec<Option<Unusable>> {
 
 proptest! {
     #[test]
-    fn one_pass_says_what_looking_at_each_pair_would(
+    fn one_pass_finds_what_comparing_each_pair_would(
         all in proptest::collection::vec((0u8..3, any::<bool>(), 0u64..3, 0u8..5), 0..20),
     ) {
         let of = |(boot, dialled, slot, state)| ConnectionCandidate {

@@ -71,7 +71,7 @@ async fn seventeen_strangers_with_all_their_places_do_not_keep_a_known_peer_out(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cluster_that_says_it_is_everywhere_gets_its_own_part_and_no_other() {
+async fn a_cluster_that_claims_to_be_everywhere_gets_its_own_part_and_no_other() {
     let gate = Arc::new(HandshakeLimiter::default());
     gate.set_known_addresses(&cluster("bank"), [FRIEND]);
     // It announces the addresses of the flood, and the friend's.
@@ -179,7 +179,7 @@ async fn besieged(sources: u32, seconds: u32, peer: impl Fn(u32) -> IpAddr) -> V
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_nobody_knows_yet_has_its_share_under_a_flood() {
+async fn an_unknown_peer_has_its_share_under_a_flood() {
     let behind = |_| IpAddr::from([203, 0, 113, 7]);
     for (sources, within) in [(17, 1), (60, 2), (250, 12)] {
         let entered = besieged(sources, 50, behind).await;
@@ -191,7 +191,7 @@ async fn a_peer_that_nobody_knows_yet_has_its_share_under_a_flood() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn addresses_that_are_merely_claimed_leave_those_who_prove_theirs_their_pace() {
+async fn claimed_addresses_leave_validated_ones_their_rate() {
     let gate = Arc::new(HandshakeLimiter::default());
     let mut begun = 0;
     for second in 0..60 {
@@ -208,7 +208,7 @@ async fn addresses_that_are_merely_claimed_leave_those_who_prove_theirs_their_pa
 }
 
 #[tokio::test(start_paused = true)]
-async fn shares_take_the_same_memory_whoever_knocks() {
+async fn shares_take_the_same_memory_whoever_comes() {
     let gate = Arc::new(HandshakeLimiter::default());
     for n in 0..100_000 {
         enters(&gate, stranger(n));

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hundred_thousand_invented_names_take_a_handful_of_places_and_nobody_elses() {
+    async fn a_hundred_thousand_invented_names_take_a_handful_of_places_and_no_other_nodes() {
         let recent = RecentNodes::new(Duration::from_secs(3600));
         let (bank, shop): (ClusterName, ClusterName) =
             ("bank".parse().unwrap(), "shop".parse().unwrap());

@@ -201,7 +201,7 @@ impl ViewSubscriber {
             Subscription { replica, has_received: false, pending: None, deadline: until };
         let mut end =
             self.receive(source, using.connection(), &mut messages, &mut subscription).await;
-        // What came before the end is true nevertheless.
+        // Views that came before the end are true nevertheless.
         if self.deliver(source, &mut subscription.pending).is_err() && end == EndReason::Better {
             end = EndReason::Stale;
         }
@@ -266,7 +266,7 @@ impl ViewSubscriber {
                     }
                 }
                 () = sleep_until(held.unwrap_or(due)), if held.is_some() => {
-                    // That it was not read is not its silence.
+                    // The source was not read meanwhile, so it was not silent.
                     subscription.deadline = subscription.deadline.max(Instant::now() + FIRST_VIEW_TIMEOUT);
                 }
                 message = messages.next(), if held.is_none() => {
@@ -318,7 +318,7 @@ impl ViewSubscriber {
             tracing::warn!(%link, count, "of what {link} says some is left out: {omitted}");
         }
         let new = LinkView { view, omitted, position, source: source.clone(), age, received, lost };
-        // What is merely confirmed has been passed on.
+        // A view that is merely confirmed has been passed on already.
         if source.cluster == self.cluster && old.is_none_or(|old| !old.is_confirmed_by(&new)) {
             shared.knowledge.publishers.relay(&self.cluster, &new.view, &*shared.context.random);
         }

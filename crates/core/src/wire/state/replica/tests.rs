@@ -120,7 +120,7 @@ fn messages_out_of_place_are_refused() {
 }
 
 #[test]
-fn a_record_that_went_and_came_back_is_told_as_it_is() {
+fn a_record_that_went_and_came_back_is_sent_as_it_is() {
     let mut publisher = ViewLog::new(5);
     publisher.update(&view());
     let have = Some(publisher.position());

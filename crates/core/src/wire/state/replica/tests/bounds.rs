@@ -18,7 +18,7 @@ fn mark(replica: &mut ViewReplica) -> MarkedView {
 }
 
 #[test]
-fn what_a_view_has_no_room_for_is_left_out_and_the_rest_is_heard() {
+fn records_without_room_are_left_out_and_the_rest_is_read() {
     let mut replica = begun();
     let (_, export): (_, Arc<PeerExport>) = view().exports.pop_first().unwrap();
     let service = |n: usize| -> ServiceName { format!("a/b{n:05}").parse().unwrap() };
@@ -48,7 +48,7 @@ fn what_a_view_has_no_room_for_is_left_out_and_the_rest_is_heard() {
 }
 
 #[test]
-fn a_views_memory_is_bounded_by_what_it_holds_and_not_by_what_was_told() {
+fn a_views_memory_is_bounded_by_what_it_holds_and_not_by_what_was_sent() {
     let mut replica = begun();
     let (_, mut export) = view().exports.pop_first().unwrap();
     let ready = (0..2000).map(|n| (format!("node-{n:04}").parse().unwrap(), 1));
@@ -99,7 +99,7 @@ fn raw(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn one_bad_export_is_left_out_and_the_rest_is_heard() {
+fn one_bad_export_is_left_out_and_the_rest_is_read() {
     let good =
         StateMessage::Export("a/good".parse().unwrap(), view().exports.pop_first().unwrap().1);
     let (_, mut other) = view().exports.pop_first().unwrap();

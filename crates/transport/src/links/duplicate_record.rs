@@ -11,12 +11,12 @@ use crate::peer::BootId;
 
 /// The duplicate of this process, as far as it is known.
 #[derive(Debug, Default)]
-pub(crate) struct DuplicateRecord {
-    pub(crate) last: Mutex<Option<OwnDuplicate>>,
+pub(super) struct DuplicateRecord {
+    pub(super) last: Mutex<Option<OwnDuplicate>>,
     /// The time of the last probe that a linked cluster's report caused.
-    pub(crate) probed_at: Mutex<Option<Instant>>,
+    pub(super) probed_at: Mutex<Option<Instant>>,
     /// Peers that came in this very name.
-    pub(crate) namesakes: AtomicU64,
+    pub(super) namesakes: AtomicU64,
 }
 
 /// Another living process that has this one's name, as others see it.
