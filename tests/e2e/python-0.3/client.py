@@ -30,12 +30,12 @@ from a2a.types import (
 )
 from a2a.utils import get_file_parts, get_message_text
 
-# What the agent says again and again at the gate of a stream, until it is told to go.
+# The words that the agent repeats at the gate of a stream, until it is told to go.
 WAITING = "status working waiting"
 
 
 class Connection:
-    """One SDK client and the sockets below it, so that a test can break them."""
+    """An SDK client and the sockets below it, so that a test can break them."""
 
     def __init__(self, card, binding, streaming, push=None):
         self.sockets = []
@@ -75,7 +75,7 @@ def request(text, *parts):
 
 
 def word(event):
-    """One event of a stream as one line of a transcript."""
+    """An event of a stream as one line of a transcript."""
     if isinstance(event, Message):
         return "message " + get_message_text(event)
     task, update = event
@@ -146,7 +146,7 @@ async def say_go(card, params, token):
 
 
 async def result(connection, task):
-    """What the agent says of the finished task: a second account, independent of the stream."""
+    """The agent's account of the finished task: a second account, independent of the stream."""
     final = await connection.client.get_task(TaskQueryParams(id=task))
     texts = [artifact.parts[0].root.text for artifact in final.artifacts]
     return {"state": final.status.state.value, "artifacts": texts}

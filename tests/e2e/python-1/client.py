@@ -27,12 +27,12 @@ from a2a.types.a2a_pb2 import (
 )
 from google.protobuf.json_format import MessageToDict
 
-# What the agent says again and again at the gate of a stream, until it is told to go.
+# The words that the agent repeats at the gate of a stream, until it is told to go.
 WAITING = "status working waiting"
 
 
 class Connection:
-    """One SDK client and the sockets below it, so that a test can break them."""
+    """An SDK client and the sockets below it, so that a test can break them."""
 
     def __init__(self, card, binding, streaming):
         self.sockets = []
@@ -75,7 +75,7 @@ def state(status):
 
 
 def word(event):
-    """One event of a stream as one line of a transcript."""
+    """An event of a stream as one line of a transcript."""
     match event.WhichOneof("payload"):
         case "message":
             return "message " + get_message_text(event.message)
@@ -151,7 +151,7 @@ async def say_go(card, params, token):
 
 
 async def result(connection, task):
-    """What the agent says of the finished task: a second account, independent of the stream."""
+    """The agent's account of the finished task: a second account, independent of the stream."""
     final = await connection.client.get_task(GetTaskRequest(id=task))
     return {"state": state(final.status), "artifacts": [a.parts[0].text for a in final.artifacts]}
 

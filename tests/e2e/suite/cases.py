@@ -12,11 +12,11 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Exchange:
-    """One run of a client program: `name` is its word for it, `params` what it gets with it."""
+    """A run of a client program: `name` is its word for it, `params` what it gets with it."""
 
     name: str
     params: dict
-    # How long the exchange lasts by its nature; the deadline is put on top.
+    # Seconds that the exchange lasts by its nature; the deadline is put on top.
     lasts: float = 0
     # Takes much memory and a whole core: one at a time.
     heavy: bool = False
@@ -44,7 +44,7 @@ def file(binding, answer_size=64 * MIB):
 
 
 def binding_exchanges(binding, answer_size=64 * MIB):
-    """What is asked of a binding other than JSON-RPC."""
+    """The exchange with a binding other than JSON-RPC."""
     return [
         send(binding),
         stream(binding, 20, 100),
@@ -74,7 +74,7 @@ def cases(slow: bool, grpc_answer_limit: int | None) -> list[Case]:
 
 
 def expected(exchange: Exchange, transcript: dict) -> dict:
-    """What the transcript must be. Takes from the given one only what SDKs may differ in."""
+    """The expected transcript. Takes from the given one only what SDKs may differ in."""
     params = exchange.params
     match exchange.name:
         case "card":
@@ -118,6 +118,6 @@ def finished(params):
 
 
 def received(sender: bytes, size: int) -> str:
-    """What a side says of the payload that the other made: its length and digest."""
+    """A side's account of the payload that the other made: its length and digest."""
     payload = hashlib.shake_256(sender).digest(size)
     return f"received {size} {hashlib.sha256(payload).hexdigest()}"

@@ -1,4 +1,4 @@
-"""One SDK over one way: an agent, and clients that reach it at the address which its card shows.
+"""An SDK over one way: an agent, and clients that reach it at the address which its card shows.
 
 Owns running one case and what a transcript consists of. There are two legs for an SDK, direct and tunnel; this
 module cannot tell them apart.

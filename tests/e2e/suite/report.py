@@ -1,4 +1,4 @@
-"""What came of it: a line as each cell is known, then the table, the reasons, and one line of counts.
+"""The results: a line as each cell is known, then the table, the reasons, and one line of counts.
 
 Owns all that the suite prints, and its exit code.
 """

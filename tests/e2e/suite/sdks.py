@@ -31,16 +31,16 @@ class Missing(Exception):
 
 @dataclass
 class Sdk:
-    """One SDK of the table."""
+    """An SDK of the table."""
 
     name: str
-    # What it is called where it is pinned, and the file that pins it.
+    # Its name where it is pinned, and the file that pins it.
     package: str
     pins: str
     install: Callable
-    # What this SDK cannot do, by case, and why: listed in the report, neither passed nor skipped.
+    # Cases that this SDK cannot do, and why: listed in the report, neither passed nor skipped.
     cannot: dict[str, str] = field(default_factory=dict)
-    # What it does less of than the others, by case.
+    # Cases of which it does less than the others.
     notes: dict[str, str] = field(default_factory=dict)
     # The largest answer that its client takes over gRPC, where that cannot be raised.
     grpc_answer_limit: int | None = None

@@ -119,7 +119,7 @@ class Tunnel:
         return "\n".join(f"--- {node.name}:\n{tail(node.log)}\n{self.status(name)}" for name, node in self.nodes.items())
 
     def status(self, cluster: str) -> str:
-        """What `adit status` shows of a node, or why it does not."""
+        """The output of `adit status` for a node, or the reason that there is none."""
         try:
             return run([self.adit, "status", "--admin", str(self.folder / f"{cluster}.sock")], STATUS_SECONDS)
         except Failure as failure:

@@ -15,7 +15,7 @@ REQUEST = b"GET / HTTP/1.1\r\nhost: crowd\r\n\r\n"
 
 
 async def ask(host, port):
-    """How the connection ended: "answer", "end", the name of an error, or "timeout"; and after how many seconds."""
+    """The end of the connection: "answer", "end", the name of an error, or "timeout"; and after how many seconds."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):

@@ -15,7 +15,7 @@ import time
 import uuid
 
 TIMEOUT_SECONDS = 30
-# What an agent is asked for: so many pieces, one each second.
+# The request to an agent: so many pieces, one each second.
 PIECES = 3600
 
 

@@ -25,7 +25,7 @@ PLATFORMS = ["manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x8
 
 
 def url(name: str) -> str:
-    """What kagent's callers use."""
+    """A client as kagent's callers use it."""
     return f"http://{name}.{NAMESPACE}:{PORT}"
 
 
@@ -92,7 +92,7 @@ def agent(name, replicas=1):
 
 
 def stub(cluster, name, **spec):
-    """What stands for a remote agent, made as kagent's controller does for an Agent without replicas."""
+    """The Service and object that stand for a remote agent, made as kagent's controller does for an Agent without replicas."""
     given = {"type": "BYO", "description": name, "byo": {"deployment": {"image": "none", "replicas": 0}}}
     cluster.create(thing("kagent.dev/v1alpha2", "Agent", name, spec=given), account(name))
     filled = stub_service(cluster, name)
@@ -108,7 +108,7 @@ def stub_service(cluster, name):
 
 
 def open_service(name):
-    """One without a selector, which waits for somebody to fill it."""
+    """A Service without a selector, which waits for somebody to fill it."""
     made = service(name)
     del made["spec"]["selector"]
     return made
@@ -173,7 +173,7 @@ def build(rig) -> Path:
 
 
 def fetch(cluster, pod="support-bot", name="fraud-bot", seconds=60) -> dict:
-    """One request for an agent's card over a new connection: {"body"} or {"error"}, and {"seconds"}."""
+    """A request for an agent's card over a new connection: {"body"} or {"error"}, and {"seconds"}."""
     card = url(name) + "/.well-known/agent-card.json"
     return json.loads(cluster.exec(NAMESPACE, pod, "python3", "/app/steady.py", card, seconds=seconds))
 
@@ -202,7 +202,7 @@ def crowd(cluster, count, pod="support-bot", name="fraud-bot") -> dict:
 
 
 def converse(cluster, exchange, params, pod="support-bot", name="fraud-bot") -> dict:
-    """One exchange of the SDK's client: its transcript."""
+    """An exchange of the SDK's client: its transcript."""
     given = json.dumps({"binding": "JSONRPC"} | params)
     return json.loads(cluster.exec(NAMESPACE, pod, "python3", "/app/client.py", url(name), exchange, given))
 

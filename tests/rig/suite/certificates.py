@@ -86,10 +86,10 @@ def soon(seconds):
 
 
 def lives(world, seconds):
-    """Whether all certificates end so soon."""
+    """True if all certificates end so soon."""
     return all(end <= soon(seconds) for end in ends(world).values())
 
 
 def renewed(world):
-    """Whether all live longer than the short CA."""
+    """True if all live longer than the short CA."""
     return all(end > soon(2 * SHORT_SECONDS) for end in ends(world).values())

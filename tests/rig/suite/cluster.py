@@ -1,4 +1,4 @@
-"""One cluster as kubectl shows it, and waiting for what it is to become.
+"""A cluster as kubectl shows it, and waiting for a state of it.
 
 Knows nothing of Adit.
 """
@@ -38,7 +38,7 @@ def run(*command, given=None, seconds=600, check=True, text=True, **options):
 
 
 def check(condition, what):
-    """What must be true, and what was seen instead."""
+    """A condition that must hold, and what was seen instead."""
     if not condition:
         raise Failure(str(what))
 

@@ -1,4 +1,4 @@
-"""What breaks, and what a client sees of it meanwhile."""
+"""Faults, and what a client sees of them meanwhile."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ def process(world, pod, container):
 
 @contextlib.contextmanager
 def long_stream(world, seconds):
-    """One stream of an agent that lasts longer than what happens meanwhile; a Failure unless it comes whole."""
+    """A stream of an agent that lasts longer than what happens meanwhile; a Failure unless it comes whole."""
     file = f"/tmp/{uuid.uuid4().hex}"
     given = json.dumps({"binding": "JSONRPC", "count": seconds * 5, "interval_ms": 200, "gate": 0})
     asks = f"python3 /app/client.py {agents.url('fraud-bot')} stream {json.dumps(given)}"
@@ -111,7 +111,7 @@ def rolling_updates(world, times=2):
         for _ in range(times):
             for cluster in world.both:
                 replace(cluster)
-        # What the last one left would fail by now.
+        # A leftover of the last one would fail by now.
         time.sleep(3)
     seen = load.seen
     check(not seen["failures"] and not seen["slow"], f"{load.say()}; {seen['slowest']}, {seen['failures'][:5]}")
@@ -126,7 +126,7 @@ def rolling_updates_long(world):
 
 
 def node_pods_deleted(world):
-    """Who deletes the pod of a caller's node, with streams open, is not noticed by its callers either."""
+    """The pod of a caller's node is deleted with streams open: its callers do not notice that either."""
     with Load(world.edge) as load:
         world.edge.delete("pod", "-n", SYSTEM, "-l", NODES, "--wait=false")
         eventually("the pod has a successor", lambda: len(world.edge.names("pods", "-n", SYSTEM, "-l", NODES)) == 2)
@@ -138,7 +138,7 @@ def node_pods_deleted(world):
 
 
 def slices(world):
-    """What our slices say, and their versions."""
+    """The endpoints of our slices, and their versions."""
     return sorted(
         (one["metadata"]["namespace"], one["metadata"]["name"], one["metadata"]["resourceVersion"], str(one["endpoints"]))
         for one in world.slices(world.edge)
@@ -329,7 +329,7 @@ def api_server_away(world, seconds=60):
             world.on("edge-1", "kill", "-CONT", pid)
         back = time.time()
         eventually("the API server answers", lambda: world.edge.kubectl("get", "--raw", "/readyz") == "ok")
-    # What was on its way when the daemon was killed ends with it.
+    # Requests that were on their way when the daemon was killed end with it.
     early = [failure for failure in steady.failures if failure["at"] < killed - 1]
     check(not early, f"failed before the daemon was killed: {early[:3]}; {steady.say()}")
     late = [failure for failure in steady.failures if failure["at"] > killed + replaced]
@@ -384,7 +384,7 @@ def node_killed(world):
 
 
 def one_node_cut_off(world):
-    """One node of two that loses the other cluster is named, by status and condition; the others go on."""
+    """A node of two that loses the other cluster is named, by status and condition; the others go on."""
     if not world.rig_program:
         raise Skip("only the rig (ADIT_RIG) cuts a machine's packets")
     [edge] = [a["address"] for n in world.edge.get("nodes") for a in n["status"]["addresses"] if a["type"] == "InternalIP"]
@@ -419,7 +419,7 @@ def one_node_cut_off(world):
 
 
 def no_backend_nftables(world):
-    """What `no_backend` says, with the other mode of kube-proxy on the importing node."""
+    """The case `no_backend`, with the other mode of kube-proxy on the importing node."""
     if not world.rig_program:
         raise Skip("only the rig (ADIT_RIG) lets a test change kube-proxy")
     before = proxy_mode(world, "nftables")

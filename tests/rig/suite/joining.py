@@ -1,4 +1,4 @@
-"""How clusters are joined without access to both, and how Services come to be exported and imported."""
+"""Joining clusters without access to both, and exporting and importing Services."""
 
 import tempfile
 import time
@@ -121,7 +121,7 @@ def imports_by_annotation(world):
 
 
 def service(name, namespace, **meta):
-    """One with two ports of which one says what it speaks, and no pods."""
+    """A Service without pods and with two ports, of which one says its protocol."""
     ports = [
         {"name": "a2a", "port": 8080, "appProtocol": "kgateway.dev/a2a"},
         {"name": "metrics", "port": 9090, "targetPort": 9091},

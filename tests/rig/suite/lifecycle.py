@@ -185,7 +185,7 @@ def slice_addresses(cluster, ranges):
 
 
 def kept(world):
-    """What an upgrade must not change."""
+    """The objects that an upgrade must not change."""
     found = {}
     for cluster in world.both:
         for kind, name in (("secret", "adit-ca"), ("configmap", "adit"), ("configmap", "adit-trust")):

@@ -8,7 +8,7 @@ from . import seeds
 
 @dataclass(frozen=True)
 class Fault:
-    """One row. Patterns are asked of what `watching` sees: each must be seen in a line that was not there before."""
+    """A row. Patterns are asked of what `watching` sees: each must be seen in a line that was not there before."""
 
     name: str
     seed: Callable[..., ContextManager]
@@ -22,7 +22,7 @@ class Fault:
     # Why something above is not asked for.
     note: str = ""
     service: str = ""
-    # Whether it is left to the long suite: silence alone is not believed for nine seconds, or the way back takes long.
+    # True if it is left to the long suite: silence alone is not believed for nine seconds, or the way back takes long.
     long: bool = False
     # Whose callers must not notice it.
     spared: str = ""
@@ -98,7 +98,7 @@ def link(name, seed, status, condition, event, metric, caller="edge/fraud-bot", 
 
 
 def down(cluster, other, reason="LinkDown"):
-    """What Link, Event and metric say where a cluster does not hear the other one."""
+    """The words of Link, Event and metric where a cluster does not hear the other one."""
     return (cluster, f"Link {other} Up=False {reason}"), (cluster, f"Link {other} {reason}"), (cluster, f'adit_link_up{{link="{other}"}} 0')
 
 

@@ -123,7 +123,7 @@ TIMES = 5
 
 
 def backend_gone(world):
-    """How soon no new stream reaches a backend after the API server said that it is none any more."""
+    """The time until no new stream reaches a backend after the API server said that it is none any more."""
     took = []
     for _ in range(TIMES):
         columns = "custom-columns=READY:.endpoints[*].conditions.ready"
@@ -175,7 +175,7 @@ def big_cluster(world):
     for part in few:
         check(many[part] < few[part] * 1.5 + 65536, f"{part} received {few[part]} bytes at its start, {many[part]} beside {PODS} Pods")
         grown = after[part] - before[part]
-        # What they tell each other meanwhile: Leases, bookmarks.
+        # Their traffic meanwhile: Leases, bookmarks.
         check(grown < 65536, f"{part} received {grown} bytes while {CHANGES} Pods of others changed")
         said.append(f"{part}: {few[part] / 1024:.0f} KiB at its start, {many[part] / 1024:.0f} KiB beside {PODS} Pods, "
                     f"{grown / 1024:.1f} KiB while {CHANGES} of them changed")
@@ -183,7 +183,7 @@ def big_cluster(world):
 
 
 def beginning(world):
-    """What node and leading controller of bank have received when they have just begun."""
+    """Bytes that node and leading controller of bank have received when they have just begun."""
     restart(world.bank, "daemonset/adit-node", "deployment/adit-controller")
     eventually("it is served", lambda: served(world.edge))
     time.sleep(10)
@@ -206,7 +206,7 @@ def received(world):
 
 
 def pod(number, **labels):
-    """One that nobody schedules."""
+    """A pod that nobody schedules."""
     container = {"name": "nothing", "image": "localhost/nothing:1"}
     spec = {"schedulerName": "nobody", "containers": [container], "serviceAccountName": "default"}
     metadata = {"name": f"pod-{number}", "labels": {"app": "nothing"} | labels}
@@ -244,7 +244,7 @@ class Proxy:
 
 
 def listening(world):
-    """Whether the node has a listener for each import."""
+    """True if the node has a listener for each import."""
     lines = [line for line in world.node_status(world.edge).splitlines() if line.strip().startswith(f"{SCALE}/agent-")]
     check(len(lines) == COUNT, f"adit status on the node lists {len(lines)}, such as {lines[:2]}")
     return True
@@ -261,7 +261,7 @@ def say(times):
 
 
 def memory(world):
-    """What daemon and controllers of edge take, and how much CPU at rest."""
+    """Memory of daemon and controllers of edge, and their CPU at rest."""
     if not world.rig_program:
         return "memory not looked at"
     found = []

@@ -15,7 +15,7 @@ from .world import IMPORT, OURS, OVERLAY, SYSTEM
 # Many more than the kernel refuses in a second, and how long all of them may take on a busy machine of two cores.
 CROWD = 1000
 CROWD_SECONDS = 5
-# What the issue promises for an empty pair of clusters.
+# The promise for an empty pair of clusters.
 PROMISED_SECONDS = 120
 
 
@@ -192,19 +192,19 @@ def displaced(world):
 
 
 def not_ready(world, *reasons):
-    """What the Import says, once it is one of these reasons for which it is not ready."""
+    """The condition of the Import, once it is one of these reasons for which it is not ready."""
     status, reason, message = condition(world.edge.get("import.adit.dev", IMPORT), "Ready")
     return status == "False" and reason in reasons and f"Ready={status} {reason}: {message}"
 
 
 def export_not_ready(world, *reasons):
-    """What the Export over there says, once it is one of these reasons for which it is not ready."""
+    """The condition of the Export over there, once it is one of these reasons for which it is not ready."""
     status, reason, message = condition(world.bank.get("export.adit.dev", IMPORT), "Ready")
     return status == "False" and reason in reasons and f"Ready={status} {reason}: {message}"
 
 
 def told_of(cluster, reason):
-    """How many Events about the agent have this reason."""
+    """The number of Events about the agent that have this reason."""
     return sum(event.get("reason") == reason for event in cluster.events(NAMESPACE))
 
 
@@ -264,7 +264,7 @@ def crowd_is_refused(world, reason) -> str:
 
 
 def refusals(world) -> int:
-    """How many callers the node of edge has refused."""
+    """The number of callers that the node of edge has refused."""
     imports = json.loads(world.node_status(world.edge, None, "--json"))["imports"]
     [ours] = [one for one in imports if one["service"] == f"{NAMESPACE}/fraud-bot"]
     return sum(port["streams"]["refused"] for port in ours["ports"])

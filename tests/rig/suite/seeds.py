@@ -1,4 +1,4 @@
-"""How each fault of the table is seeded and mended.
+"""Seeding and mending each fault of the table.
 
 A fault of one Service has a Service of its own, so that several can be seeded beside each other.
 """
@@ -13,7 +13,7 @@ from .agents import NAMESPACE
 from .faults import configure, processes
 from .world import SYSTEM
 
-# What stands behind the Services of the table; and behind that which loses its pods.
+# The pods behind the Services of the table, and behind the one that loses its pods.
 BACKEND, LOST = "table-backend", "table-lost"
 # The Service that the clients of `bank` use, behind which stands a pod of `edge`.
 HOME = "table-home"
@@ -264,7 +264,7 @@ def no_controller(world, _):
     world.edge.rolled_out(SYSTEM, "deployment/adit-controller")
 
 
-# What there must be before.
+# The state that must be there before.
 
 
 def served_by(name, backend):

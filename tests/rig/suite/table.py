@@ -16,13 +16,13 @@ from .watching import Callers, Watch
 # By then it must be said, from when it was seeded or, if they are served for a while after that, from the first
 # caller that was not.
 SAID_SECONDS = 10
-# How long it is waited for, for the sake of a figure.
+# Seconds to wait for it, for the sake of a figure.
 WAITS_SECONDS = 20
-# How long a fault lasts at least: callers that hang do so for five seconds.
+# Seconds that a fault lasts at least: callers that hang do so for five seconds.
 LASTS_SECONDS = 6
-# How long after the mend all must be well.
+# Seconds after the mend in which all must be well.
 WELL_SECONDS = 60
-# What status goes on to say for a minute after the last of them, unless the same caller is served by the same node.
+# Entries that status keeps for a minute after the last of them, unless the same caller is served by the same node.
 REFUSED_BEFORE = re.compile(r"connections? .*refused")
 
 
@@ -189,7 +189,7 @@ def ends(callers, caller, since, until):
 
 def said(watch, fault, since) -> dict:
     """By what was asked for: (seconds, line, eye), or None where it was not seen; nothing for what is not asked for."""
-    # What is only doubtful leaves the exit status at 0.
+    # A finding that is only doubtful leaves the exit status at 0.
     asked = {
         f"status of {cluster}": (f"^status {cluster}$", rf"^(?!\s*doubtful ).*({pattern})")
         for cluster, pattern in fault.status.items()
@@ -215,7 +215,7 @@ def row(fault, found, exits, calls, began):
     for one in failed:
         kinds.setdefault(one["end"], []).append(one["seconds"])
     first = min((one["at"] + one["seconds"] - began for one in failed), default=None)
-    # Who is served for a while, on purpose, need hear nothing meanwhile.
+    # A caller that is served for a while, on purpose, need hear nothing meanwhile.
     due = SAID_SECONDS + max(0, min((one["at"] - began for one in failed), default=0))
     late = [f"{what} after {seen[0]} s" for what, seen in found.items() if seen and seen[0] > due]
     late += [f"exit status of {cluster}" for cluster, seconds in exits.items() if seconds is None or seconds > due]

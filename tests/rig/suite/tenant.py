@@ -1,4 +1,4 @@
-"""What a tenant can have the nodes of his cluster dial, by EndpointSlices that he writes himself."""
+"""Addresses that a tenant can have the nodes of his cluster dial, by EndpointSlices that he writes himself."""
 
 import json
 import time

@@ -121,7 +121,7 @@ def conditions(api):
             for found in one.get("status", {}).get("conditions", []):
                 said = "{type}={status} {reason}: {message}".format(**found)
                 yield f"{kind[:-1].title()} {name} {said}"
-    # What Kubernetes says of our own parts, which cannot say it themselves.
+    # Conditions of our own parts in Kubernetes, which cannot say it themselves.
     for kind, path in (("Deployment", "/apis/apps/v1/namespaces/{}/deployments"), ("Pod", "/api/v1/namespaces/{}/pods")):
         for one in ask(api, path.format(SYSTEM)):
             for found in one.get("status", {}).get("conditions", []):

@@ -85,7 +85,7 @@ class World:
         return self.adit("link", self.edge.context, self.bank.context, *names, *args)
 
     def status(self, cluster) -> dict:
-        """What `adit status --context` says of a cluster, which is well or not."""
+        """The status of a cluster, as `adit status --context` prints it, well or not."""
         done = self.adit("status", "--context", cluster.context, "--json", check=False)
         if done.returncode == 2:
             raise Failure(f"adit status --context {cluster.context}: {done.stderr}")
@@ -101,7 +101,7 @@ class World:
         ).stdout
 
     def node_log(self, cluster) -> str:
-        """What its nodes have logged of late."""
+        """The recent log of its nodes."""
         selector = "app.kubernetes.io/name=adit-node"
         return cluster.kubectl("-n", SYSTEM, "logs", "-l", selector, "-c", "node", "--tail=300", "--since=60s")
 
@@ -153,7 +153,7 @@ class World:
             cluster.delete("crd", "-l", agents.OF_TEST)
 
     def diagnosis(self) -> str:
-        """What there is to see after a failure."""
+        """Status, objects, events and logs, for a look after a failure."""
         since = f"--since={int(time.time() - self.began) + 1}s"
         parts = []
         for cluster in self.both:
