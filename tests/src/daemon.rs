@@ -181,7 +181,7 @@ impl Daemon {
     }
 }
 
-/// The status document at an admin socket; none where nobody answers there.
+/// The status document at an admin socket; `None` if nobody answers there.
 #[must_use]
 pub fn status_at(socket: &Path) -> Option<serde_json::Value> {
     let mut socket = UnixStream::connect(socket).ok()?;

@@ -5,34 +5,36 @@
 //! * [`streams`]: which connection a stream takes, and what happens to it when connections come and go;
 //! * [`denied`]: whom the deny list ends, and when;
 //! * [`trust`]: an authority that is not believed any more;
-//! * [`losses`]: what is said of a link that lost a connection;
+//! * [`disconnects`]: what is said of a link that lost a connection;
 //! * [`faults`]: which way packets are lost, and which side refuses whose certificate;
-//! * [`doubled`]: two processes that have one name;
-//! * [`hostile`]: peers that are not what they say, or speak out of turn;
+//! * [`duplicates`]: two processes that have one name;
+//! * [`hostile`]: peers that are not what they say, or speak out of turn; [`publishers`]: whose view is nonsense;
 //! * [`reports`]: what a node says to its own controller;
-//! * [`seats`]: peers that make more connections than anybody needs;
+//! * [`connection_limits`]: peers that make more connections than anybody needs;
 //! * [`floods`]: peers that say too much.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is not as it must be")]
 
+#[path = "links/connection_limits.rs"]
+mod connection_limits;
 #[path = "links/denied.rs"]
 mod denied;
 #[path = "links/dialling.rs"]
 mod dialling;
-#[path = "links/doubled.rs"]
-mod doubled;
+#[path = "links/disconnects.rs"]
+mod disconnects;
+#[path = "links/duplicates.rs"]
+mod duplicates;
 #[path = "links/faults.rs"]
 mod faults;
 #[path = "links/floods.rs"]
 mod floods;
 #[path = "links/hostile.rs"]
 mod hostile;
-#[path = "links/losses.rs"]
-mod losses;
+#[path = "links/publishers.rs"]
+mod publishers;
 #[path = "links/reports.rs"]
 mod reports;
-#[path = "links/seats.rs"]
-mod seats;
 #[path = "links/state.rs"]
 mod state;
 #[path = "links/streams.rs"]

@@ -12,7 +12,7 @@ use adit_core::snapshot::{Class, Link, Seed};
 use adit_tests::identity::TestNode;
 use adit_tests::sites::{Echo, RunningNode, Site, eventually, local};
 use adit_transport::endpoint::UdpInheritance;
-use adit_transport::links::{LinkSettings, Links, PeerStream};
+use adit_transport::links::{ConnectionStatus, LinkSettings, Links, PeerStream};
 use adit_transport::{Endpoints, OsUdpNetwork, Tuning, Worker};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -160,7 +160,21 @@ async fn converse(mut stream: PeerStream, stop: &CancellationToken) -> usize {
     said
 }
 
-/// `dials`: whether edge knows where to dial bank, or waits to be dialled.
+/// Checks that the successor's connections are used, and that its predecessor's have their fifty streams and get no other.
+fn new_streams_are_the_successors(edge: &RunningNode) {
+    let connections = edge.links.status().links.remove(0).connections;
+    let (new, old): (Vec<_>, Vec<_>) = connections.into_iter().partition(is_successors);
+    assert!(new.iter().any(|c| c.unusable.is_none() && c.streams == 0), "{new:?}");
+    assert!(old.iter().all(|c| c.unusable.is_some()), "{old:?}");
+    assert_eq!(old.iter().map(|c| c.streams).sum::<usize>(), 50, "{old:?}");
+}
+
+/// True for a connection with the process that follows, whose boot ID ends in 3.
+fn is_successors(connection: &ConnectionStatus) -> bool {
+    connection.peer.boot.0[15] == 3
+}
+
+/// Follows a process by another. With `dials` edge knows where to dial bank; otherwise it waits to be dialled.
 fn a_process_is_followed(dials: bool) {
     let (edge, bank) = (Site::new("edge", 1, 1), Site::new("bank", 2, 1));
     let runtimes = [runtimes(), runtimes(), runtimes()];
@@ -195,12 +209,7 @@ fn a_process_is_followed(dials: bool) {
             let draining = older.links.drain(20 * SECOND);
             let after = async {
                 tokio::time::sleep(7 * SECOND).await;
-                let connections = edge1.links.status().links.remove(0).connections;
-                let (new, old): (Vec<_>, Vec<_>) =
-                    connections.into_iter().partition(|c| c.peer.boot.0[15] == 3);
-                assert!(new.iter().any(|c| c.unusable.is_none() && c.streams == 0), "{new:?}");
-                assert!(old.iter().all(|c| c.unusable.is_some()), "{old:?}");
-                assert_eq!(old.iter().map(|c| c.streams).sum::<usize>(), 50, "{old:?}");
+                new_streams_are_the_successors(&edge1);
                 let served = newer.echo.served().len();
                 stop.cancel();
                 tokio::time::sleep(SECOND).await;
@@ -212,7 +221,7 @@ fn a_process_is_followed(dials: bool) {
             assert!(served > 100, "{served}");
             eventually("nothing is left of the old process", 10 * SECOND, || {
                 let connections = edge1.links.status().links.remove(0).connections;
-                connections.iter().all(|c| c.peer.boot.0[15] == 3)
+                connections.iter().all(is_successors)
             })
             .await;
             newer

@@ -53,6 +53,21 @@ impl RangeLab {
         self.node.enter(move || block_on(routes::ensure(&range, &node_addresses())).unwrap())
     }
 
+    /// The changes that are made after `ip` with these arguments, once the kernel reports it.
+    fn after(&self, breaking: &[&str]) -> RouteChanges {
+        let node = self.node.clone();
+        let breaking: Vec<String> = breaking.iter().map(|s| (*s).into()).collect();
+        self.node.enter(move || {
+            block_on(async move {
+                let mut watch = NetworkWatch::new().unwrap();
+                node.ip(&breaking.iter().map(String::as_str).collect::<Vec<_>>());
+                let news = tokio::time::timeout(Duration::from_secs(5), watch.changed()).await;
+                news.unwrap_or_else(|_| panic!("no news of: ip {}", breaking.join(" "))).unwrap();
+                routes::ensure(&range(), &node_addresses()).await.unwrap()
+            })
+        })
+    }
+
     /// All rules and routes of the node but those of link-local addresses, which come when they are ready.
     fn routing(&self) -> String {
         let show = |args: &[&str]| {
@@ -163,20 +178,7 @@ fn nothing_is_made_twice_and_what_is_lost_is_put_back_at_once() {
 
         let added = |text: &str| RouteChanges { added: vec![text.into()], removed: vec![] };
         let route = "route local 198.18.0.0/15 dev lo table 1984 src 172.18.0.2";
-        let after = |breaking: &[&str]| {
-            let node = lab.node.clone();
-            let breaking: Vec<String> = breaking.iter().map(|s| (*s).into()).collect();
-            lab.node.enter(move || {
-                block_on(async move {
-                    let mut watch = NetworkWatch::new().unwrap();
-                    node.ip(&breaking.iter().map(String::as_str).collect::<Vec<_>>());
-                    let news = tokio::time::timeout(Duration::from_secs(5), watch.changed()).await;
-                    news.unwrap_or_else(|_| panic!("no news of: ip {}", breaking.join(" ")))
-                        .unwrap();
-                    routes::ensure(&range(), &node_addresses()).await.unwrap()
-                })
-            })
-        };
+        let after = |breaking: &[&str]| lab.after(breaking);
         assert_eq!(
             after(&["route", "del", "local", "198.18.0.0/15", "table", "1984"]),
             added(route)
@@ -202,8 +204,14 @@ fn nothing_is_made_twice_and_what_is_lost_is_put_back_at_once() {
         let changes = after(&[&old[..], &["protocol", "173"]].concat());
         assert_eq!(changes.removed, ["a rule that is not as we make it"]);
         assert_eq!(lab.routing(), whole);
+    });
+}
 
-        // Another range, another family, another address of the node.
+#[test]
+fn another_range_or_address_takes_the_place_of_the_old_one() {
+    lab::run("another_range_or_address_takes_the_place_of_the_old_one", || {
+        let lab = RangeLab::new();
+        lab.ensure(range());
         let only_v4 = LocalRange { v6: None, ..range() };
         assert_eq!(lab.ensure(only_v4).removed.len(), 4);
         let other = LocalRange { v4: Some(("100.64.0.0".parse().unwrap(), 10)), v6: None };

@@ -102,84 +102,94 @@ fn bytes_arrive_as_they_were_sent() {
     });
 }
 
+/// Bytes of a long answer.
+const LONG_ANSWER: u32 = 3_000_000;
+
+fn client(
+    lab: &NamespaceLab,
+    behaviour: Behaviour,
+    body: fn(&mut std::net::TcpStream) -> DirectionEnd,
+) -> DirectionEnd {
+    lab.support.enter(move || body(&mut call(import(), behaviour).unwrap()))
+}
+
+fn orders_that_end_clean(lab: &NamespaceLab) {
+    // 1. The client finishes first; the answer comes after.
+    let end = client(lab, Behaviour::AnswerAfterEnd(LONG_ANSWER), |socket| {
+        send(socket, 1_000_000).unwrap();
+        socket.shutdown(Shutdown::Write).unwrap();
+        receive(socket)
+    });
+    assert_eq!(
+        (end, lab.backend_saw()),
+        (DirectionEnd::Finished(LONG_ANSWER.into()), DirectionEnd::Finished(1_000_000))
+    );
+
+    // 2. The backend finishes first; the client goes on speaking.
+    let end = client(lab, Behaviour::FinishFirst(LONG_ANSWER), |socket| {
+        let end = receive(socket);
+        send(socket, 2_000_000).unwrap();
+        end
+    });
+    assert_eq!(
+        (end, lab.backend_saw()),
+        (DirectionEnd::Finished(LONG_ANSWER.into()), DirectionEnd::Finished(2_000_000))
+    );
+
+    // 3. Both finish at once.
+    let end = client(lab, Behaviour::FinishFirst(0), |socket| {
+        socket.shutdown(Shutdown::Write).unwrap();
+        receive(socket)
+    });
+    assert_eq!((end, lab.backend_saw()), (DirectionEnd::Finished(0), DirectionEnd::Finished(0)));
+}
+
+fn orders_with_a_reset(lab: &NamespaceLab) {
+    let at_most = |end: DirectionEnd, len: u64| match end {
+        DirectionEnd::Reset(n) => assert!(n <= len),
+        DirectionEnd::Finished(n) => panic!("a reset arrived as a clean end after {n} bytes"),
+    };
+
+    // 4. The client resets while it speaks.
+    client(lab, Behaviour::AnswerAfterEnd(0), |socket| {
+        send(socket, 500_000).unwrap();
+        reset_on_close(socket);
+        DirectionEnd::Finished(0)
+    });
+    at_most(lab.backend_saw(), 500_000);
+
+    // 5. The client resets while it is answered.
+    client(lab, Behaviour::Flood, |socket| {
+        std::io::Read::read_exact(socket, &mut [0; 100_000]).unwrap();
+        reset_on_close(socket);
+        DirectionEnd::Finished(0)
+    });
+
+    // 6. The backend resets in its answer.
+    at_most(client(lab, Behaviour::Reset(LONG_ANSWER), receive), LONG_ANSWER.into());
+
+    // 7. The backend resets after the client has finished.
+    let end = client(lab, Behaviour::ResetAfterEnd(1000), |socket| {
+        send(socket, 1000).unwrap();
+        socket.shutdown(Shutdown::Write).unwrap();
+        receive(socket)
+    });
+    at_most(end, 1000);
+    assert_eq!(lab.backend_saw(), DirectionEnd::Finished(1000));
+
+    // 8. The client closes with an answer unread, which the kernel turns into a reset.
+    client(lab, Behaviour::Flood, |socket| {
+        std::io::Read::read_exact(socket, &mut [0; 1]).unwrap();
+        DirectionEnd::Finished(0)
+    });
+}
+
 #[test]
 fn eight_orders_of_close() {
     lab::run("eight_orders_of_close", || {
         let lab = NamespaceLab::new();
-        let big = 3_000_000;
-        let at_most = |end: DirectionEnd, len: u64| match end {
-            DirectionEnd::Reset(n) => assert!(n <= len),
-            DirectionEnd::Finished(n) => panic!("a reset arrived as a clean end after {n} bytes"),
-        };
-        let client = |behaviour, body: fn(&mut std::net::TcpStream) -> DirectionEnd| {
-            lab.support.enter(move || body(&mut call(import(), behaviour).unwrap()))
-        };
-
-        // 1. The client finishes first; the answer comes after.
-        let end = client(Behaviour::AnswerAfterEnd(big), |socket| {
-            send(socket, 1_000_000).unwrap();
-            socket.shutdown(Shutdown::Write).unwrap();
-            receive(socket)
-        });
-        assert_eq!(
-            (end, lab.backend_saw()),
-            (DirectionEnd::Finished(big.into()), DirectionEnd::Finished(1_000_000))
-        );
-
-        // 2. The backend finishes first; the client goes on speaking.
-        let end = client(Behaviour::FinishFirst(big), |socket| {
-            let end = receive(socket);
-            send(socket, 2_000_000).unwrap();
-            end
-        });
-        assert_eq!(
-            (end, lab.backend_saw()),
-            (DirectionEnd::Finished(big.into()), DirectionEnd::Finished(2_000_000))
-        );
-
-        // 3. Both finish at once.
-        let end = client(Behaviour::FinishFirst(0), |socket| {
-            socket.shutdown(Shutdown::Write).unwrap();
-            receive(socket)
-        });
-        assert_eq!(
-            (end, lab.backend_saw()),
-            (DirectionEnd::Finished(0), DirectionEnd::Finished(0))
-        );
-
-        // 4. The client resets while it speaks.
-        client(Behaviour::AnswerAfterEnd(0), |socket| {
-            send(socket, 500_000).unwrap();
-            reset_on_close(socket);
-            DirectionEnd::Finished(0)
-        });
-        at_most(lab.backend_saw(), 500_000);
-
-        // 5. The client resets while it is answered.
-        client(Behaviour::Flood, |socket| {
-            std::io::Read::read_exact(socket, &mut [0; 100_000]).unwrap();
-            reset_on_close(socket);
-            DirectionEnd::Finished(0)
-        });
-
-        // 6. The backend resets in its answer.
-        at_most(client(Behaviour::Reset(big), receive), big.into());
-
-        // 7. The backend resets after the client has finished.
-        let end = client(Behaviour::ResetAfterEnd(1000), |socket| {
-            send(socket, 1000).unwrap();
-            socket.shutdown(Shutdown::Write).unwrap();
-            receive(socket)
-        });
-        at_most(end, 1000);
-        assert_eq!(lab.backend_saw(), DirectionEnd::Finished(1000));
-
-        // 8. The client closes with an answer unread, which the kernel turns into a reset.
-        client(Behaviour::Flood, |socket| {
-            std::io::Read::read_exact(socket, &mut [0; 1]).unwrap();
-            DirectionEnd::Finished(0)
-        });
-
+        orders_that_end_clean(&lab);
+        orders_with_a_reset(&lab);
         lab.e1.wait_for("no stream is left", |s| s["streams"]["open"] == 0);
         lab.b1.wait_for("no stream is left", |s| s["streams"]["open"] == 0);
     });

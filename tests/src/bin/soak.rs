@@ -212,12 +212,8 @@ fn footprint(daemon: &Daemon, host: &LabHost) -> (usize, usize, u64) {
     (fds, tasks.trim().parse().unwrap(), rss.trim().trim_end_matches(" kB").parse().unwrap())
 }
 
-fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
-    let tally = Arc::new(SoakTally::default());
-    let backend_tally = tally.clone();
-    // The backend ends with the process.
-    let (mut clusters, ()) =
-        Clusters::start(|fraud| drop(fraud.spawn(move || backend(backend_tally))));
+/// Waits until a first stream is carried.
+fn wait_for_answer(clusters: &Clusters, tally: &SoakTally) {
     eventually("the first stream is answered", 30, || {
         let order = StreamOrder { id: u64::MAX, up: 10, down: 10 };
         let probe = Arc::new(SoakTally::default());
@@ -226,30 +222,74 @@ fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
         tally.requests.lock().unwrap().clear();
         (probe.finished.load(Relaxed) == 1).then_some(())
     });
+}
+
+/// Carries streams one after the other until `done`, which all workers of a kind share, has reached its goal.
+fn spawn_worker(
+    clusters: &Clusters,
+    is_bulk: bool,
+    (done, goal): (Arc<AtomicU64>, u64),
+    next: Arc<AtomicU64>,
+    tally: Arc<SoakTally>,
+) -> std::thread::JoinHandle<()> {
+    clusters.support.spawn(move || {
+        while done.load(Relaxed) < goal {
+            let id = next.fetch_add(1, Relaxed);
+            let order = if is_bulk {
+                StreamOrder { id, up: BULK, down: BULK }
+            } else {
+                StreamOrder { id, up: id * 7919 % 20_000, down: id * 104_729 % 50_000 }
+            };
+            if carry(order, &tally) {
+                done.fetch_add(1, Relaxed);
+            }
+        }
+    })
+}
+
+/// Checks that at rest a node holds little: its sockets, its epolls and some standing connections.
+fn check_rest(clusters: &Clusters, tally: &SoakTally) {
+    let nodes = [
+        (&clusters.e1, &clusters.edge1),
+        (&clusters.b1, &clusters.bank1),
+        (&clusters.b2, &clusters.bank2),
+    ];
+    for (daemon, host) in nodes {
+        daemon.wait_for("no stream is left", |s| s["streams"]["open"] == 0);
+        let (fds, tasks, rss) = footprint(daemon, host);
+        println!(
+            "{}: {fds} descriptors, {tasks} tasks, {rss} KiB resident at the end",
+            daemon.name()
+        );
+        if fds > 80 {
+            tally.violation(&format!("{} holds {fds} descriptors", daemon.name()));
+        }
+        if tasks > 100 {
+            tally.violation(&format!("{} holds {tasks} tasks", daemon.name()));
+        }
+        if rss > 120 * 1024 {
+            tally.violation(&format!("{} holds {rss} KiB", daemon.name()));
+        }
+    }
+}
+
+fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
+    let tally = Arc::new(SoakTally::default());
+    let backend_tally = tally.clone();
+    // The backend ends with the process.
+    let (mut clusters, ()) =
+        Clusters::start(|fraud| drop(fraud.spawn(move || backend(backend_tally))));
+    wait_for_answer(&clusters, &tally);
     let began = Instant::now();
     let next = Arc::new(AtomicU64::new(0));
     let (short_done, bulk_done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let bulk = (gigabytes * 1e9 / BULK as f64 / 2.0).ceil() as u64;
-    let mut threads = Vec::new();
-    for worker in 0..SHORT_AT_ONCE + BULK_AT_ONCE {
-        let (next, tally) = (next.clone(), tally.clone());
-        let is_bulk = worker >= SHORT_AT_ONCE;
+    let work = |is_bulk| {
         let (done, goal) = if is_bulk { (&bulk_done, bulk) } else { (&short_done, streams) };
-        let done = done.clone();
-        threads.push(clusters.support.spawn(move || {
-            while done.load(Relaxed) < goal {
-                let id = next.fetch_add(1, Relaxed);
-                let order = if is_bulk {
-                    StreamOrder { id, up: BULK, down: BULK }
-                } else {
-                    StreamOrder { id, up: id * 7919 % 20_000, down: id * 104_729 % 50_000 }
-                };
-                if carry(order, &tally) {
-                    done.fetch_add(1, Relaxed);
-                }
-            }
-        }));
-    }
+        spawn_worker(&clusters, is_bulk, (done.clone(), goal), next.clone(), tally.clone())
+    };
+    let threads: Vec<_> =
+        (0..SHORT_AT_ONCE + BULK_AT_ONCE).map(|worker| work(worker >= SHORT_AT_ONCE)).collect();
     let over = Arc::new(AtomicBool::new(false));
     let waiting = over.clone();
     let waiter = std::thread::spawn(move || {
@@ -266,29 +306,7 @@ fn soak(streams: u64, gigabytes: f64, seed: u64) -> bool {
         clusters.support.enter(move || carry(StreamOrder { id, up: 10, down: 10 }, &seen));
         (after.finished.load(Relaxed) >= 1).then_some(())
     });
-    let nodes = [
-        (&clusters.e1, &clusters.edge1),
-        (&clusters.b1, &clusters.bank1),
-        (&clusters.b2, &clusters.bank2),
-    ];
-    for (daemon, host) in nodes {
-        daemon.wait_for("no stream is left", |s| s["streams"]["open"] == 0);
-        let (fds, tasks, rss) = footprint(daemon, host);
-        println!(
-            "{}: {fds} descriptors, {tasks} tasks, {rss} KiB resident at the end",
-            daemon.name()
-        );
-        // At rest a node has its sockets, its epolls and some standing connections.
-        if fds > 80 {
-            tally.violation(&format!("{} holds {fds} descriptors", daemon.name()));
-        }
-        if tasks > 100 {
-            tally.violation(&format!("{} holds {tasks} tasks", daemon.name()));
-        }
-        if rss > 120 * 1024 {
-            tally.violation(&format!("{} holds {rss} KiB", daemon.name()));
-        }
-    }
+    check_rest(&clusters, &tally);
     let load = |n: &AtomicU64| n.load(Relaxed);
     println!(
         "soak: {} streams finished, {} reset, {} not accepted, {:.2} GB, {count} faults, {} violations in {:.0} s (seed {seed})",

@@ -19,7 +19,7 @@ pub struct Footprint {
 const TICKS: u64 = 100;
 
 impl Footprint {
-    /// Of the process `pid`; none where it has ended.
+    /// The footprint of the process `pid`; `None` if it has ended.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
         let field = |text: &str, name: &str| -> Option<u64> {

@@ -73,7 +73,7 @@ impl Court {
         let log_from = self.log_len();
 
         let watch = VictimWatch::begin(self, &known);
-        let ears = (attack.name == "dial-backs").then(|| LeakProbe::open(&self.stage));
+        let probe = (attack.name == "dial-backs").then(|| LeakProbe::open(&self.stage));
         let lured = (attack.name == "invented-nodes").then(|| Lured::begin(&self.stage));
         let street = self.street();
         let from = Instant::now();
@@ -95,8 +95,8 @@ impl Court {
         std::thread::sleep(Duration::from_secs_f64(if form.timed { 5.2 } else { 0.2 }));
         trial.quiet = self.account(quiet_from, quiet_to);
         trial.during = self.account(from, to);
-        if let Some(ears) = ears {
-            trial.more_faults.extend(ears.heard());
+        if let Some(probe) = probe {
+            trial.more_faults.extend(probe.heard());
         }
         if attack.name == "spoofed-initials" {
             let (now, (rx, tx)) = (self.street(), street);

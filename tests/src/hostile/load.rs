@@ -122,7 +122,7 @@ async fn obey(mut socket: TcpStream) -> std::io::Result<()> {
 /// The outcomes of honest traffic, each with its time.
 #[derive(Debug, Default)]
 struct LoadRecord {
-    /// When a request was due, and what it took; none where it failed.
+    /// When a request was due, and the time that it took; `None` if it failed.
     requests: Vec<(Instant, Option<Duration>)>,
     moved: Vec<(Instant, usize)>,
     lost: Vec<Instant>,

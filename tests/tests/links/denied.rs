@@ -205,7 +205,7 @@ async fn every_kind_of_entry_ends_live_streams_and_refuses_new_handshakes() {
 
 /// Between its handshake and its hello a connection is nobody's to re-check.
 #[tokio::test(start_paused = true)]
-async fn who_holds_back_its_hello_does_not_slip_past() {
+async fn a_peer_that_holds_back_its_hello_does_not_slip_past() {
     let world = LinkWorld::new();
     let (edge, bank) = crate::two(1, 1);
     let ours = edge.authority.node("e1", &[&bank.authority]);

@@ -7,7 +7,7 @@ use adit_core::policy::{Pattern, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, ReadyCounts, Snapshot};
 use adit_core::wire::control::ControlMessage;
 use adit_core::wire::state::{MESSAGE_COST, StateMessage, SubscribeRequest, WHOLE_VIEW_COST};
-use adit_tests::sites::{Site, eventually};
+use adit_tests::sites::{RunningNode, Site, eventually};
 use adit_transport::{QuicConnection, RecvStream, SendStream};
 use bytes::BytesMut;
 
@@ -40,10 +40,6 @@ fn service(n: usize) -> adit_core::name::ServiceName {
     format!("a/b{n:04}").parse().unwrap()
 }
 
-fn mark(sequence: u64) -> StateMessage {
-    StateMessage::Mark { sequence, age_ms: 0, lost: false }
-}
-
 /// A stranger that is asked for what it has to say, and says it.
 struct Speaker {
     quic: QuicConnection,
@@ -52,6 +48,18 @@ struct Speaker {
 }
 
 impl Speaker {
+    /// Makes a victim, and says a view of these exports to it: number of the service, export. Returns the view's bytes too.
+    async fn with_view(
+        world: &LinkWorld,
+        exports: impl IntoIterator<Item = (usize, Arc<PeerExport>)>,
+    ) -> (RunningNode, Stranger, Self, BytesMut) {
+        let (e1, edge, stranger) = victim(world);
+        let mut peer = Self::meet(&stranger, &edge).await;
+        let bytes = view(1, exports);
+        peer.say(&bytes).await;
+        (e1, stranger, peer, bytes)
+    }
+
     async fn meet(stranger: &Stranger, edge: &Site) -> Self {
         let quic = stranger.dial(edge).await;
         let hello = open(&quic, &control(&ControlMessage::Hello(stranger.hello()))).await;
@@ -64,23 +72,27 @@ impl Speaker {
     }
 }
 
-/// The beginning of a view.
-fn begun() -> BytesMut {
+/// These messages, and a mark after them.
+fn messages(sequence: u64, messages: impl IntoIterator<Item = StateMessage>) -> BytesMut {
     let mut bytes = BytesMut::new();
-    StateMessage::Begin { epoch: 5, replaces: true }.encode(&mut bytes);
+    let mark = StateMessage::Mark { sequence, age_ms: 0, lost: false };
+    messages.into_iter().chain([mark]).for_each(|message| message.encode(&mut bytes));
     bytes
+}
+
+/// A whole view of these exports.
+fn view(sequence: u64, exports: impl IntoIterator<Item = (usize, Arc<PeerExport>)>) -> BytesMut {
+    let begin = StateMessage::Begin { epoch: 5, replaces: true };
+    let exports = exports.into_iter().map(|(n, export)| StateMessage::Export(service(n), export));
+    messages(sequence, std::iter::once(begin).chain(exports))
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_view_that_changes_without_a_pause_is_handed_on_four_times_a_second() {
     let world = LinkWorld::new();
-    let (e1, edge, stranger) = victim(&world);
-    let mut peer = Speaker::meet(&stranger, &edge).await;
-    let mut bytes = begun();
-    (0..1000).for_each(|n| StateMessage::Export(service(n), export(80, 490)).encode(&mut bytes));
-    mark(1).encode(&mut bytes);
+    let exports = (0..1000).map(|n| (n, export(80, 490)));
+    let (e1, stranger, mut peer, bytes) = Speaker::with_view(&world, exports).await;
     assert!(bytes.len() > 3_000_000, "{}", bytes.len());
-    peer.say(&bytes).await;
     eventually("all is known", 10 * SECOND, || e1.view(&stranger.site).is_some()).await;
     tokio::time::sleep(SECOND).await;
 
@@ -96,10 +108,8 @@ async fn a_view_that_changes_without_a_pause_is_handed_on_four_times_a_second() 
         }
     });
     for n in 0..500 {
-        let mut bytes = BytesMut::new();
-        StateMessage::Export(service(n), export(81, 1)).encode(&mut bytes);
-        mark(2 + n as u64).encode(&mut bytes);
-        peer.say(&bytes).await;
+        let change = StateMessage::Export(service(n), export(81, 1));
+        peer.say(&messages(2 + n as u64, [change])).await;
         if n == 0 {
             tokio::time::sleep(SECOND / 50).await;
             assert_eq!(*count.lock().unwrap(), 1, "the first after a pause is handed on at once");
@@ -120,9 +130,7 @@ async fn a_peer_that_says_too_much_is_not_read_and_goes_on_later() {
     let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     let mut peer = Speaker::meet(&stranger, &edge).await;
-    let mut bytes = begun();
-    (0..500).for_each(|n| StateMessage::Export(service(n), export(80, 400)).encode(&mut bytes));
-    mark(1).encode(&mut bytes);
+    let bytes = view(1, (0..500).map(|n| (n, export(80, 400))));
     let cost = bytes.len() + 502 * MESSAGE_COST;
     let began = tokio::time::Instant::now();
     // The same view told anew, time and again: what it cost is not forgotten with it.
@@ -143,11 +151,7 @@ async fn a_peer_that_says_too_much_is_not_read_and_goes_on_later() {
 #[tokio::test(start_paused = true)]
 async fn messages_that_are_skipped_cost_a_peer_as_much_as_others() {
     let world = LinkWorld::new();
-    let (e1, edge, stranger) = victim(&world);
-    let mut peer = Speaker::meet(&stranger, &edge).await;
-    let mut bytes = begun();
-    mark(1).encode(&mut bytes);
-    peer.say(&bytes).await;
+    let (e1, stranger, mut peer, _) = Speaker::with_view(&world, []).await;
     eventually("heard", SECOND, || e1.view(&stranger.site).is_some()).await;
     // As many small messages as pass at once; then some that may be skipped.
     let began = tokio::time::Instant::now();
@@ -156,10 +160,7 @@ async fn messages_that_are_skipped_cost_a_peer_as_much_as_others() {
     peer.say(&gone.repeat(WHOLE_VIEW_COST / (MESSAGE_COST + gone.len()))).await;
     let (skipped, times) = ([&[0x0a, 60][..], &[0; 60]].concat(), 40_000);
     peer.say(&skipped.repeat(times)).await;
-    let mut bytes = begun();
-    StateMessage::Export(service(1), export(80, 1)).encode(&mut bytes);
-    mark(2).encode(&mut bytes);
-    peer.say(&bytes).await;
+    peer.say(&view(2, [(1, export(80, 1))])).await;
     eventually("the rest is heard", 60 * SECOND, || {
         e1.view(&stranger.site).is_some_and(|v| v.view.exports.len() == 1)
     })
@@ -170,7 +171,7 @@ async fn messages_that_are_skipped_cost_a_peer_as_much_as_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_subscribes_and_takes_nothing_is_given_up_after_a_while() {
+async fn a_subscriber_that_takes_nothing_is_given_up_after_a_while() {
     let world = LinkWorld::new();
     let (e1, edge, stranger) = victim(&world);
     // More to tell than fits any window.
@@ -208,16 +209,10 @@ async fn who_subscribes_and_takes_nothing_is_given_up_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_bad_export_is_left_out_and_said_and_withdrawals_go_on() {
+async fn a_bad_export_is_left_out_and_said_and_withdrawals_go_on() {
     let world = LinkWorld::new();
-    let (e1, edge, stranger) = victim(&world);
-    let mut peer = Speaker::meet(&stranger, &edge).await;
-    let mut bytes = begun();
-    StateMessage::Export(service(1), export(80, 1)).encode(&mut bytes);
-    StateMessage::Export(service(2), export(80, 501)).encode(&mut bytes);
-    StateMessage::Export(service(3), export(80, 1)).encode(&mut bytes);
-    mark(1).encode(&mut bytes);
-    peer.say(&bytes).await;
+    let exports = [(1, 1), (2, 501), (3, 1)].map(|(n, grants)| (n, export(80, grants)));
+    let (e1, stranger, mut peer, _) = Speaker::with_view(&world, exports).await;
     let names = || -> Vec<String> {
         let view = e1.view(&stranger.site);
         view.iter().flat_map(|v| v.view.exports.keys()).map(ToString::to_string).collect()
@@ -225,9 +220,6 @@ async fn one_bad_export_is_left_out_and_said_and_withdrawals_go_on() {
     eventually("the good ones are known", SECOND, || names() == ["a/b0001", "a/b0003"]).await;
     let omitted = e1.links.status().links[0].view.as_ref().unwrap().omitted.clone();
     assert_eq!(omitted.to_string(), "export a/b0002 (it has more than 500 grants)");
-    let mut bytes = BytesMut::new();
-    StateMessage::ExportGone(service(1)).encode(&mut bytes);
-    mark(2).encode(&mut bytes);
-    peer.say(&bytes).await;
+    peer.say(&messages(2, [StateMessage::ExportGone(service(1))])).await;
     eventually("the withdrawal is heard", SECOND, || names() == ["a/b0003"]).await;
 }

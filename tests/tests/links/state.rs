@@ -167,7 +167,7 @@ async fn a_change_costs_the_record_that_changed_and_arrives_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_back_continues_where_it_was() {
+async fn a_subscriber_that_comes_back_continues_where_it_was() {
     let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let b1 = world.run(&bank, 1, &[(&edge, &[])]);

@@ -42,7 +42,7 @@ async fn each_lane_has_connections_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_dial_takes_the_other_lane_rather_than_none() {
+async fn a_node_that_cannot_dial_takes_the_other_lane_rather_than_none() {
     let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let _e1 = world.run(&edge, 1, &[(&bank, &[1])]);

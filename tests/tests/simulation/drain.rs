@@ -10,7 +10,7 @@ use crate::SECOND;
 
 /// A stream that ends in time ends whole, and the node goes as soon as it has.
 #[tokio::test(start_paused = true)]
-async fn what_ends_in_time_is_not_broken() {
+async fn a_stream_that_ends_in_time_is_not_broken() {
     for of_bank in [true, false] {
         let town = Town::start(&TownPlan::default()).await;
         let backend = town.backend(1);
@@ -34,7 +34,7 @@ async fn what_ends_in_time_is_not_broken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_is_reset_as_drained_at_the_deadline() {
+async fn a_stream_that_does_not_end_in_time_is_reset_as_drained_at_the_deadline() {
     for of_bank in [true, false] {
         let town = Town::start(&TownPlan::default()).await;
         let backend = town.backend(1);
@@ -56,7 +56,7 @@ async fn what_does_not_is_reset_as_drained_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_new_goes_to_another_node_once_peers_are_told() {
+async fn new_streams_go_to_another_node_once_peers_are_told() {
     let town = Town::start(&TownPlan::two_backends()).await;
     let (one, two) = (town.backend(1), town.backend(2));
     let mut client = town.connect(SUPPORT).await;

@@ -92,7 +92,7 @@ async fn a_reset_is_a_reset_on_the_other_side_whatever_was_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_closes_with_unread_bytes_resets() {
+async fn a_caller_that_closes_with_unread_bytes_resets() {
     let (town, _backend, client, mut server) = under_way().await;
     server.say(1000).await.unwrap();
     sleep(SECOND).await;

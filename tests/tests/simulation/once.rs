@@ -47,7 +47,7 @@ async fn a_backend_that_refuses_costs_nobody_a_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_loses_the_connection_after_it_has_spoken_is_told_that_nobody_knows() {
+async fn a_caller_that_loses_the_connection_after_it_has_spoken_is_told_that_nobody_knows() {
     let (town, first, second) = counting(&TownPlan::two_backends()).await;
     // They hear us, and we do not hear them: what is sent is delivered, and no answer comes.
     town.mute(&[town.sites.bank.ip(1), town.sites.bank.ip(2)]);

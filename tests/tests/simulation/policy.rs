@@ -138,7 +138,7 @@ async fn a_thousand_at_once_are_refused_at_once_for_the_reason_that_there_is() {
 
 /// Whoever speaks from an address that no pod can have is not held as a pod is that its cluster will show in a moment.
 #[tokio::test(start_paused = true)]
-async fn who_is_on_the_network_of_a_node_is_refused_at_once_and_an_unknown_pod_later() {
+async fn a_source_on_the_network_of_a_node_is_refused_at_once_and_an_unknown_pod_later() {
     let limits = "{unknownSourceHold: 10s}".to_owned();
     let town = Town::start(&TownPlan { limits, nodes: (2, 1), ..TownPlan::default() }).await;
     for (what, from, seconds, text) in [

@@ -121,6 +121,15 @@ async fn a_cluster_of_invented_names_neither_fills_the_node_nor_keeps_an_honest_
     honest.echo(&edge, &edge.node(1), b"hello").await.unwrap();
 }
 
+/// Dials, closes before any hello, so that places are never few, and says whether the dial was over the limit.
+async fn is_refused(stranger: &Stranger, edge: &Site) -> bool {
+    let quic = stranger.dial(edge).await;
+    tokio::time::sleep(SECOND / 20).await;
+    let refused = quic.is_closed().is_some_and(|closed| closed.code == Code::OverLimit);
+    quic.close(Code::ConnectionUnused, "");
+    refused
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cluster_that_connects_without_end_is_told_to_stop_before_its_hello() {
     let world = LinkWorld::new();
@@ -131,21 +140,14 @@ async fn a_cluster_that_connects_without_end_is_told_to_stop_before_its_hello() 
     let dials = Stranger::new(&world, &bank, 1, &edge);
     let mut closed = 0;
     for _ in 0..300 {
-        // It closes each before its hello, so that places are never few.
-        let quic = dials.dial(&edge).await;
-        tokio::time::sleep(SECOND / 20).await;
-        closed += usize::from(quic.is_closed().is_some_and(|c| c.code == Code::OverLimit));
-        quic.close(Code::ConnectionUnused, "");
+        closed += usize::from(is_refused(&dials, &edge).await);
     }
     assert!((50..=180).contains(&closed), "a burst and so many a second: {closed} refused");
     // Whom it has announced and who has no connection is let in all the same, once in a while: just after the
     // pace let one in.
     let mut passed = false;
     loop {
-        let quic = dials.dial(&edge).await;
-        tokio::time::sleep(SECOND / 20).await;
-        let refused = quic.is_closed().is_some();
-        quic.close(Code::ConnectionUnused, "");
+        let refused = is_refused(&dials, &edge).await;
         if refused && passed {
             break;
         }
@@ -169,10 +171,7 @@ async fn a_cluster_that_connects_without_end_is_told_to_stop_before_its_hello() 
     tokio::time::sleep(SECOND / 10).await;
     let (mut closed, began) = (0, tokio::time::Instant::now());
     while began.elapsed() < 20 * SECOND {
-        let quic = b3.dial(&edge).await;
-        tokio::time::sleep(SECOND / 20).await;
-        closed += usize::from(quic.is_closed().is_some_and(|c| c.code == Code::OverLimit));
-        quic.close(Code::ConnectionUnused, "");
+        closed += usize::from(is_refused(&b3, &edge).await);
     }
     assert!(closed > 100, "it cannot pass by coming and going: {closed} refused");
     let honest = world.run(&shop, 1, &[(&edge, &[1])]);

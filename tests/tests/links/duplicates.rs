@@ -86,7 +86,7 @@ async fn two_processes_that_take_turns_are_noticed_though_they_are_never_there_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_new_goes_to_the_process_that_came_last_whoever_connects_again() {
+async fn new_streams_go_to_the_process_that_came_last_whoever_connects_again() {
     let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
     let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
