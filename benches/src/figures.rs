@@ -11,7 +11,7 @@ use crate::subject::SubjectKind::{self, Adit, AditJumbo, HaproxyMtls, HaproxyTcp
 
 /// Foreign CPU, in cores, above which a round does not count where enough others do.
 pub(crate) const QUIET: f64 = 0.1;
-/// So many quiet rounds are enough.
+/// The number of quiet rounds that are enough.
 const ENOUGH: usize = 3;
 
 /// Which way is good.
@@ -46,7 +46,7 @@ pub(crate) struct Figure {
     against: Baseline,
     /// The prototype's value: one number, or a range.
     pub(crate) prototype: Option<(f64, f64)>,
-    /// Where the gate stands.
+    /// The value that passes the gate.
     pub(crate) gate: f64,
     better: Better,
 }
@@ -147,7 +147,7 @@ impl Figure {
         Some(self.behind(spread.median, low).min(self.behind(spread.median, high)))
     }
 
-    /// Its value in each round; none where nothing was measured.
+    /// Its value in each round; `None` if nothing was measured.
     pub(crate) fn spread(&self, samples: &[Sample]) -> Option<Spread> {
         let value = |round: u32, subject: SubjectKind| {
             let of = |s: &&Sample| {

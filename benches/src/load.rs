@@ -44,7 +44,7 @@ pub(crate) struct LoadSpec {
 /// Requests, one at a time on each connection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Rpc {
-    /// Where to.
+    /// The address to connect to.
     pub(crate) to: SocketAddr,
     /// On how many connections.
     pub(crate) connections: usize,
@@ -57,7 +57,7 @@ pub(crate) struct Rpc {
 /// Endless answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Bulk {
-    /// Where to.
+    /// The address to connect to.
     pub(crate) to: SocketAddr,
     /// On how many connections.
     pub(crate) connections: usize,
@@ -66,7 +66,7 @@ pub(crate) struct Bulk {
 /// Connections that are opened and kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Hold {
-    /// Where to.
+    /// The address to connect to.
     pub(crate) to: SocketAddr,
     /// The number of connections.
     pub(crate) connections: usize,

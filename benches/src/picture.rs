@@ -9,33 +9,51 @@ use crate::report::{ReportLine, number, range};
 
 /// Height of a figure's line.
 const ROW: f64 = 26.0;
-/// Where the first line is.
+/// The height of the first line.
 const TOP: f64 = 110.0;
-/// Where the axis begins and ends.
+/// The beginning and end of the axis.
 const AXIS: (f64, f64) = (270.0, 800.0);
-/// Of the whole picture.
+/// The width of the whole picture.
 const WIDTH: f64 = 1120.0;
-/// Where the axis may be labelled.
+/// The values at which the axis may be labelled.
 const TICKS: [f64; 10] = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0];
 const GOOD: &str = "#1a7f4b";
 const BAD: &str = "#b3441e";
 
-/// Draws it.
-pub(crate) fn draw(lines: &[ReportLine<'_>], how: &str) -> String {
-    let mut shown: Vec<f64> = vec![0.7, 1.4];
-    for (figure, spread) in lines {
-        let marks = figure.prototype.map_or([spread.median; 2], |(low, high)| [low, high]);
-        let all = [spread.ends.0, spread.ends.1, marks[0], marks[1]];
-        shown.extend(
-            all.map(|value| figure.behind(value, figure.gate)).iter().filter(|v| **v > 0.0),
-        );
+/// The axis: the least and the greatest value that it shows.
+#[derive(Clone, Copy)]
+struct Axis {
+    low: f64,
+    high: f64,
+}
+
+impl Axis {
+    /// An axis that shows all marks of these lines.
+    fn for_lines(lines: &[ReportLine<'_>]) -> Self {
+        let mut shown: Vec<f64> = vec![0.7, 1.4];
+        for (figure, spread) in lines {
+            let marks = figure.prototype.map_or([spread.median; 2], |(low, high)| [low, high]);
+            let all = [spread.ends.0, spread.ends.1, marks[0], marks[1]];
+            shown.extend(
+                all.map(|value| figure.behind(value, figure.gate)).iter().filter(|v| **v > 0.0),
+            );
+        }
+        let low = shown.iter().copied().fold(f64::MAX, f64::min).max(0.02) * 0.9;
+        let high = shown.iter().copied().fold(f64::MIN, f64::max).min(100.0) * 1.1;
+        Self { low, high }
     }
-    let low = shown.iter().copied().fold(f64::MAX, f64::min).max(0.02) * 0.9;
-    let high = shown.iter().copied().fold(f64::MIN, f64::max).min(100.0) * 1.1;
-    let x = |value: f64| {
+
+    /// Where a value stands.
+    fn x(self, value: f64) -> f64 {
+        let Self { low, high } = self;
         let share = (value.clamp(low, high) / low).ln() / (high / low).ln();
         AXIS.0 + share * (AXIS.1 - AXIS.0)
-    };
+    }
+}
+
+/// Draws it.
+pub(crate) fn draw(lines: &[ReportLine<'_>], how: &str) -> String {
+    let axis = Axis::for_lines(lines);
     let bottom = TOP + ROW * lines.len() as f64;
     let height = bottom + 56.0;
     let mut svg = String::new();
@@ -47,48 +65,17 @@ pub(crate) fn draw(lines: &[ReportLine<'_>], how: &str) -> String {
 <text x="20" y="52" fill="#666">{}</text>"##,
         escape(how)
     ));
-    put(text(x(1.0), TOP - 34.0, "middle", "#222", "gate"));
-    put(text(x(1.0) - 40.0, TOP - 34.0, "end", GOOD, "◀ better"));
-    put(text(x(1.0) + 40.0, TOP - 34.0, "start", BAD, "worse ▶"));
+    put(text(axis.x(1.0), TOP - 34.0, "middle", "#222", "gate"));
+    put(text(axis.x(1.0) - 40.0, TOP - 34.0, "end", GOOD, "◀ better"));
+    put(text(axis.x(1.0) + 40.0, TOP - 34.0, "start", BAD, "worse ▶"));
     put(text(AXIS.1 + 16.0, TOP - 12.0, "start", "#666", "median, prototype, gate"));
-    for tick in TICKS.into_iter().filter(|tick| (low..=high).contains(tick)) {
-        let (at, colour) = (x(tick), if tick == 1.0 { "#222" } else { "#ddd" });
+    for tick in TICKS.into_iter().filter(|tick| (axis.low..=axis.high).contains(tick)) {
+        let (at, colour) = (axis.x(tick), if tick == 1.0 { "#222" } else { "#ddd" });
         put(line((at, TOP - 8.0), (at, bottom), colour, 1.0));
         put(text(at, TOP - 14.0, "middle", "#666", &format!("{tick}")));
     }
-    for (nth, (figure, spread)) in lines.iter().enumerate() {
-        let y = TOP + ROW * (nth as f64 + 0.5);
-        let place = |value: f64| x(figure.behind(value, figure.gate));
-        let met = figure.behind(spread.median, figure.gate) <= 1.0;
-        let colour = if met { GOOD } else { BAD };
-        if nth % 2 == 0 {
-            let (top, wide) = (y - ROW / 2.0, WIDTH - 20.0);
-            put(format!(
-                r##"<rect x="10" y="{top:.1}" width="{wide}" height="{ROW}" fill="#000" opacity="0.03"/>"##
-            ));
-        }
-        put(text(20.0, y + 4.5, "start", "#222", &format!("{}  {}", figure.row, figure.what)));
-        if let Some((from, to)) = figure.prototype {
-            let (a, b) = (place(from).min(place(to)), place(from).max(place(to)));
-            let (left, top, wide) = (a - 2.5, y - 8.0, b - a + 5.0);
-            put(format!(
-                r##"<rect x="{left:.1}" y="{top:.1}" width="{wide:.1}" height="16" fill="#5b7fb5" opacity="0.5"/>"##
-            ));
-        }
-        put(line((place(spread.ends.0), y), (place(spread.ends.1), y), colour, 1.5));
-        put(line((place(spread.quartiles.0), y), (place(spread.quartiles.1), y), colour, 5.0));
-        let (at, fill) = (place(spread.median), if spread.noisy { "#fff" } else { colour });
-        put(format!(
-            r##"<circle cx="{at:.1}" cy="{y:.1}" r="5" fill="{fill}" stroke="{colour}" stroke-width="2"/>"##
-        ));
-        let prototype = figure.prototype.map_or_else(|| "–".to_owned(), range);
-        let words = format!(
-            "{}, {prototype}, {} {}",
-            number(spread.median),
-            number(figure.gate),
-            figure.unit()
-        );
-        put(text(AXIS.1 + 16.0, y + 4.5, "start", colour, &words));
+    for (nth, line) in lines.iter().enumerate() {
+        draw_line(nth, line, axis, &mut put);
     }
     put(text(
         20.0,
@@ -108,6 +95,47 @@ pub(crate) fn draw(lines: &[ReportLine<'_>], how: &str) -> String {
     // Writing to a String cannot fail.
     writeln!(svg, "</svg>").ok();
     svg
+}
+
+/// Draws one figure: its name, the prototype's range, whiskers, dot, and its numbers.
+fn draw_line(
+    nth: usize,
+    (figure, spread): &ReportLine<'_>,
+    axis: Axis,
+    put: &mut impl FnMut(String),
+) {
+    let y = TOP + ROW * (nth as f64 + 0.5);
+    let place = |value: f64| axis.x(figure.behind(value, figure.gate));
+    let met = figure.behind(spread.median, figure.gate) <= 1.0;
+    let colour = if met { GOOD } else { BAD };
+    if nth.is_multiple_of(2) {
+        let (top, wide) = (y - ROW / 2.0, WIDTH - 20.0);
+        put(format!(
+            r##"<rect x="10" y="{top:.1}" width="{wide}" height="{ROW}" fill="#000" opacity="0.03"/>"##
+        ));
+    }
+    put(text(20.0, y + 4.5, "start", "#222", &format!("{}  {}", figure.row, figure.what)));
+    if let Some((from, to)) = figure.prototype {
+        let (a, b) = (place(from).min(place(to)), place(from).max(place(to)));
+        let (left, top, wide) = (a - 2.5, y - 8.0, b - a + 5.0);
+        put(format!(
+            r##"<rect x="{left:.1}" y="{top:.1}" width="{wide:.1}" height="16" fill="#5b7fb5" opacity="0.5"/>"##
+        ));
+    }
+    put(line((place(spread.ends.0), y), (place(spread.ends.1), y), colour, 1.5));
+    put(line((place(spread.quartiles.0), y), (place(spread.quartiles.1), y), colour, 5.0));
+    let (at, fill) = (place(spread.median), if spread.noisy { "#fff" } else { colour });
+    put(format!(
+        r##"<circle cx="{at:.1}" cy="{y:.1}" r="5" fill="{fill}" stroke="{colour}" stroke-width="2"/>"##
+    ));
+    let prototype = figure.prototype.map_or_else(|| "–".to_owned(), range);
+    let words = format!(
+        "{}, {prototype}, {} {}",
+        number(spread.median),
+        number(figure.gate),
+        figure.unit()
+    );
+    put(text(AXIS.1 + 16.0, y + 4.5, "start", colour, &words));
 }
 
 fn line(from: (f64, f64), to: (f64, f64), colour: &str, width: f64) -> String {

@@ -35,6 +35,10 @@ pub(crate) fn range((low, high): (f64, f64)) -> String {
 
 /// The tables in Markdown, which reads well on a terminal, too.
 pub(crate) fn tables(lines: &[ReportLine<'_>], samples: &[Sample]) -> String {
+    format!("{}\nMedians of what was measured:\n\n{}", figures(lines), medians(samples))
+}
+
+fn figures(lines: &[ReportLine<'_>]) -> String {
     let mut rows = vec![
         [
             "row",
@@ -72,8 +76,10 @@ pub(crate) fn tables(lines: &[ReportLine<'_>], samples: &[Sample]) -> String {
             format!("{}{}", spread.rounds, if spread.noisy { ", disturbed" } else { "" }),
         ]);
     }
-    let mut text = table(&rows);
-    text.push_str("\nMedians of what was measured:\n\n");
+    table(&rows)
+}
+
+fn medians(samples: &[Sample]) -> String {
     let mut values: BTreeMap<(Scenario, &str), BTreeMap<SubjectKind, Vec<f64>>> = BTreeMap::new();
     for sample in samples {
         for (key, value) in &sample.values {
@@ -99,7 +105,7 @@ pub(crate) fn tables(lines: &[ReportLine<'_>], samples: &[Sample]) -> String {
         }));
         rows.push(row);
     }
-    text + &table(&rows)
+    table(&rows)
 }
 
 /// Rows in Markdown, padded.

@@ -12,7 +12,7 @@ use crate::scenario::{self, BedKind, LoadExtent, Scenario};
 use crate::subject::{Programs, Subject, SubjectKind};
 use crate::test_bed::{TestBed, wanlink};
 
-/// As many as a node takes from one peer by default, less a few.
+/// The idle connections of a load: as many as a node takes from one peer by default, less a few.
 const IDLE: usize = 8000;
 
 struct Bench {
@@ -35,19 +35,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<bool> {
     }
     ensure!(options.seconds > 0.0 && options.rounds > 0, "there is nothing to measure");
     raise_descriptors()?;
-    let (rounds, extent) = if options.smoke {
-        (1, LoadExtent { seconds: 0.3, lossy_seconds: 0.3, idle: 200 })
-    } else {
-        let seconds = options.seconds;
-        (
-            options.rounds,
-            LoadExtent {
-                seconds,
-                lossy_seconds: 4.0 * seconds,
-                idle: most_connections().min(IDLE),
-            },
-        )
-    };
+    let (rounds, extent) = size(options);
     let mut bench = Bench {
         standing: Vec::new(),
         places: vec![(BedKind::Loopback, TestBed::loopback()?)],
@@ -83,28 +71,26 @@ pub(crate) fn run(options: &BenchOptions) -> Result<bool> {
         }
         eprintln!("round {} of {rounds}: {} s", round + 1, began.elapsed().as_secs());
     }
-    let how = format!(
-        "{}; {rounds} rounds, {} s a load{}",
-        report::machine(),
-        extent.seconds,
-        if options.smoke { " (a smoke test: these numbers mean nothing)" } else { "" },
-    );
-    let lines: Vec<_> = figures
-        .iter()
-        .filter_map(|figure| Some((*figure, figure.spread(&bench.samples)?)))
-        .collect();
-    let count = figures.iter().filter(|figure| scenarios.contains(&figure.scenario)).count();
-    if bench.programs.have(SubjectKind::HaproxyTcp) && lines.len() < count {
-        bench.failures.push(format!("{} of {count} figures have a number", lines.len()));
-    }
-    println!("{how}\n\n{}", report::tables(&lines, &bench.samples));
-    if let Some(folder) = &options.out {
-        report::write(folder, &lines, &bench.samples, &how)?;
-    }
-    for failure in &bench.failures {
-        println!("FAILED {failure}");
-    }
+    let wanted = figures.iter().filter(|figure| scenarios.contains(&figure.scenario)).count();
+    bench.report(options, &figures, wanted)?;
     Ok(bench.failures.is_empty())
+}
+
+/// The number of rounds, and the size of each load.
+fn size(options: &BenchOptions) -> (u32, LoadExtent) {
+    if options.smoke {
+        (1, LoadExtent { seconds: 0.3, lossy_seconds: 0.3, idle: 200 })
+    } else {
+        let seconds = options.seconds;
+        (
+            options.rounds,
+            LoadExtent {
+                seconds,
+                lossy_seconds: 4.0 * seconds,
+                idle: most_connections().min(IDLE),
+            },
+        )
+    }
 }
 
 /// Says what cannot run here and why; a failure where nothing may be missing.
@@ -116,6 +102,32 @@ fn skip(what: &str, why: &str, failures: &mut Vec<String>) {
 }
 
 impl Bench {
+    /// Prints the report of these figures, of which `wanted` should have a number, and writes it where it is asked for.
+    fn report(&mut self, options: &BenchOptions, figures: &[&Figure], wanted: usize) -> Result<()> {
+        let how = format!(
+            "{}; {} rounds, {} s a load{}",
+            report::machine(),
+            size(options).0,
+            self.extent.seconds,
+            if options.smoke { " (a smoke test: these numbers mean nothing)" } else { "" },
+        );
+        let lines: Vec<_> = figures
+            .iter()
+            .filter_map(|figure| Some((*figure, figure.spread(&self.samples)?)))
+            .collect();
+        if self.programs.have(SubjectKind::HaproxyTcp) && lines.len() < wanted {
+            self.failures.push(format!("{} of {wanted} figures have a number", lines.len()));
+        }
+        println!("{how}\n\n{}", report::tables(&lines, &self.samples));
+        if let Some(folder) = &options.out {
+            report::write(folder, &lines, &self.samples, &how)?;
+        }
+        for failure in &self.failures {
+            println!("FAILED {failure}");
+        }
+        Ok(())
+    }
+
     fn lay_cables(&mut self, options: &BenchOptions) -> Result<()> {
         let wanlink = wanlink(options.wanlink.as_deref())?;
         self.places.push((BedKind::Wan, TestBed::wan(&wanlink, "0")?));

@@ -54,7 +54,7 @@ pub(crate) const ALL: [Scenario; 10] = [
     Scenario::LossyBulk,
 ];
 
-/// Where a scenario runs.
+/// The test bed of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BedKind {
     /// On loopback.
@@ -77,7 +77,7 @@ pub(crate) struct LoadExtent {
 }
 
 impl Scenario {
-    /// Where it runs.
+    /// The test bed on which it runs.
     pub(crate) fn place(self) -> BedKind {
         match self {
             Self::Serial | Self::Parallel | Self::Mixed | Self::Churn => BedKind::Loopback,
@@ -87,7 +87,7 @@ impl Scenario {
         }
     }
 
-    /// Whose values are wanted.
+    /// The subjects whose values are wanted.
     pub(crate) fn subjects(self) -> &'static [SubjectKind] {
         use SubjectKind::{Adit, AditJumbo, Direct, HaproxyMtls, HaproxyTcp};
         match self {

@@ -30,7 +30,7 @@ pub(crate) enum SubjectKind {
 }
 
 impl SubjectKind {
-    /// As people read it.
+    /// Its name, for people.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct TCP",
@@ -74,9 +74,9 @@ impl Programs {
 pub(crate) struct Subject {
     /// Which.
     pub(crate) kind: SubjectKind,
-    /// Where its clients connect for requests.
+    /// The address for requests.
     pub(crate) rpc: SocketAddr,
-    /// Where they connect for bulk.
+    /// The address for bulk.
     pub(crate) bulk: SocketAddr,
     daemons: Vec<ChildProcess>,
 }

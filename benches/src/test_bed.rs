@@ -18,12 +18,12 @@ const ONE_WAY: &str = "25";
 #[derive(Debug)]
 pub(crate) struct BedSide {
     namespace: Option<String>,
-    /// Where the other side finds it.
+    /// The address at which the other side finds it.
     pub(crate) ip: Ipv4Addr,
 }
 
 impl BedSide {
-    /// Where its programs run.
+    /// The namespace in which its programs run.
     pub(crate) fn net(&self) -> NetNamespace<'_> {
         self.namespace.as_deref()
     }
@@ -44,9 +44,9 @@ pub(crate) struct TestBed {
     pub(crate) root: tempfile::TempDir,
     /// The server, as the far side's daemons dial it.
     pub(crate) server: SocketAddr,
-    /// Where the clients are; before `far` and `_cable`, so that it goes first.
+    /// The side of the clients; before `far` and `_cable`, so that it goes first.
     pub(crate) near: BedSide,
-    /// Where the server is.
+    /// The side of the server.
     pub(crate) far: BedSide,
     _processes: Vec<ChildProcess>,
 }
@@ -129,7 +129,7 @@ pub(crate) fn free_port() -> Result<u16> {
 /// The program `wanlink`: as told, or built from the rig that `ADIT_RIG` names.
 ///
 /// # Errors
-/// Why the WAN rows cannot run here.
+/// The reason for which the WAN rows cannot run here.
 pub(crate) fn wanlink(told: Option<&Path>) -> Result<PathBuf> {
     ensure!(rustix::process::geteuid().is_root(), "network namespaces with a cable need root");
     ensure!(which("ip").is_some(), "ip (iproute2) is missing");
