@@ -3,8 +3,8 @@
 //! Where a node's file ([`crate::config`]) writes out addresses, backends and workloads, this says only what
 //! no API server knows: who we are linked with, what is exported to whom, what may be imported, and whose
 //! annotations count. Each key of the ConfigMap that ends in `.yaml` is a fragment of one document; lists of
-//! all fragments are joined, and what is no list stands in one of them. So that two owners (a GitOps
-//! repository and `adit link`, say) keep their own keys and never meet. Keys are named in camelCase.
+//! all fragments are joined, and a key that is no list stands in one of them. Two owners (a GitOps
+//! repository and `adit link`, say) thus keep their own keys and never meet. Keys are named in camelCase.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -56,7 +56,7 @@ pub struct ClusterConfig {
     pub log: LogConfig,
 }
 
-/// The trust domain of a cluster that names none.
+/// The trust domain of a cluster whose configuration names none.
 ///
 /// # Errors
 /// None for any name there is: a label and our own suffix always make a trust domain.
@@ -97,7 +97,7 @@ pub struct ClusterLink {
 }
 
 impl ClusterLink {
-    /// The most entries of `import.alsoAllow`: each import that it is for repeats them.
+    /// The most entries of `import.alsoAllow`: each import of the link repeats them.
     pub const MAX_ALSO_ALLOW: usize = 20;
 }
 
@@ -120,12 +120,12 @@ pub struct ExportRule {
     pub probe: Option<std::time::Duration>,
 }
 
-/// Which Services a rule is about.
+/// The Services that a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceSelection {
-    /// This one.
+    /// The Service of this name.
     Named(ServiceName),
-    /// All that have these labels, in namespaces that fit one of the patterns.
+    /// All Services that have these labels, in namespaces that fit one of the patterns.
     Selected {
         /// `namespaces`, required, at least one.
         namespaces: Vec<NamePattern>,
@@ -137,12 +137,12 @@ pub enum ServiceSelection {
 /// The protocols that ports speak, where the Service does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AppProtocols {
-    /// As the Service says.
+    /// The protocols that the Service says.
     #[default]
     Own,
-    /// All ports this.
+    /// This protocol on all ports.
     All(AppProtocol),
-    /// These ports this.
+    /// These protocols on these ports.
     Ports(BTreeMap<PortName, AppProtocol>),
 }
 
@@ -266,7 +266,7 @@ impl NetworkConfig {
     pub const RANGE: RangeInclusive<u8> = 8..=30;
     /// Bounds of the length of [`range6`](Self::range6).
     pub const RANGE6: RangeInclusive<u8> = 48..=124;
-    /// The number of ports from [`listener_port`](Self::listener_port) on are ours: those of an import, and those
+    /// The number of ports that are ours from [`listener_port`](Self::listener_port) on: those of an import, and those
     /// that it had until its ports changed.
     pub const LISTENER_PORTS: u16 = 128;
     /// Bounds of [`listener_port`](Self::listener_port): none of them is a NodePort.
@@ -339,10 +339,10 @@ pub enum NetworkMode {
 }
 
 impl NetworkMode {
-    /// All there are.
+    /// All modes.
     pub const ALL: [Self; 2] = [Self::LocalRange, Self::NodeAddress];
 
-    /// As the configuration writes it.
+    /// The word for it in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -67,7 +67,7 @@ pub struct Config {
     /// `workloads`, default none: who opens connections here, by source address. In an entry `address`,
     /// `namespace` and `serviceAccount`, all required. A source that is not among them is refused.
     pub workloads: HashMap<IpAddr, Workload>,
-    /// `denied`, default nobody: who is refused, whatever a certificate proves. New connections are refused,
+    /// `denied`, default nobody: the peers that are refused, whatever a certificate proves. New connections are refused,
     /// those that are there are closed when the entry is read. An entry is plain text, or a map with the
     /// text under a key and a `reason` (one line, for the log and the status; peers are not told):
     ///
@@ -120,7 +120,7 @@ pub struct LinkConfig {
     /// `trustBundle`, required: the file with its CA certificates, PEM or SPIFFE JSON. Read again
     /// when it changes.
     pub trust_bundle: PathBuf,
-    /// Where a copy is kept of what was good last, for a start while `trust_bundle` is not; none in a node's own
+    /// The copy of the last good bundle, for a start while `trust_bundle` is bad; `None` in a node's own
     /// file.
     pub last_bundle: Option<PathBuf>,
     /// `addresses`, default none: where to begin, any of its nodes. `IP:PORT` or `NAME:PORT`; a name is
@@ -128,7 +128,7 @@ pub struct LinkConfig {
     pub addresses: Vec<Seed>,
 }
 
-/// Where the admin server listens.
+/// The address of the admin server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminConfig {
     /// `admin.socket`, the default, `/run/adit/admin.sock`: a Unix socket; at most 107 bytes.
@@ -138,7 +138,7 @@ pub enum AdminConfig {
 }
 
 impl AdminConfig {
-    /// Where the admin socket is unless the file says otherwise.
+    /// The path of the admin socket unless the file says otherwise.
     pub const DEFAULT_SOCKET: &str = "/run/adit/admin.sock";
     /// The longest path of a Unix socket, in bytes (`sun_path` without its final NUL).
     pub const MAX_SOCKET_PATH: usize = 107;
@@ -164,14 +164,14 @@ pub struct LogConfig {
 pub enum LogLevel {
     /// Failures that need somebody to act.
     Error,
-    /// And what may need it later.
+    /// Also what may need somebody to act later.
     Warn,
-    /// And each link, finished stream and refused stream.
+    /// Also each link, finished stream and refused stream.
     #[default]
     Info,
-    /// And what a developer of Adit asks for. Several lines for each stream.
+    /// Also what a developer of Adit asks for. Several lines for each stream.
     Debug,
-    /// And more of it, in builds that contain it.
+    /// Also more of that, in builds that contain it.
     Trace,
 }
 
@@ -195,7 +195,7 @@ pub enum LogFormat {
     /// `text` on a terminal, `json` elsewhere.
     #[default]
     Auto,
-    /// For people.
+    /// Lines for people.
     Text,
     /// A JSON object a line.
     Json,

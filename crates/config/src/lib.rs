@@ -77,7 +77,7 @@ pub struct FileFinding {
     pub is_unreadable: bool,
 }
 
-/// The same with what `more` finds wrong in the files that a good configuration refers to.
+/// Like [`check`], with the findings of `more` in the files that a good configuration refers to.
 #[must_use]
 pub fn check_with(file: &Path, more: impl FnOnce(&Config) -> Vec<FileFinding>) -> ConfigReport {
     let text = match source::read(file) {

@@ -9,6 +9,8 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use adit_core::text::escape;
+
 /// A place in the file. Lines and columns count from 1; columns count characters, not bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct Position {
@@ -97,7 +99,7 @@ impl ConfigReport {
         nothing.with(problems)
     }
 
-    /// The same with more findings.
+    /// This report with more findings.
     pub(crate) fn with(mut self, problems: impl IntoIterator<Item = ConfigProblem>) -> Self {
         self.problems.extend(problems);
         self.problems.sort_by_key(|p| (p.position, Reverse(p.severity)));
@@ -119,10 +121,10 @@ impl ConfigReport {
     /// The file's name, safe to print.
     #[must_use]
     pub fn name(&self) -> String {
-        PrintableText(&self.file.to_string_lossy()).to_string()
+        escape(&self.file.to_string_lossy()).into_owned()
     }
 
-    /// Where `problem` is, as `FILE:LINE:COL` or `FILE`, safe to print.
+    /// The place of `problem`, as `FILE:LINE:COL` or `FILE`, safe to print.
     #[must_use]
     pub fn location(&self, problem: &ConfigProblem) -> String {
         let file = self.name();
@@ -156,32 +158,13 @@ impl fmt::Display for ConfigProblem {
             f.write_str("warning: ")?;
         }
         if !self.path.is_empty() {
-            write!(f, "{}: ", PrintableText(&self.path))?;
+            write!(f, "{}: ", escape(&self.path))?;
         }
-        write!(f, "{}", PrintableText(&self.message))?;
+        write!(f, "{}", escape(&self.message))?;
         match &self.hint {
-            Some(hint) => write!(f, "\n  hint: {}", PrintableText(hint)),
+            Some(hint) => write!(f, "\n  hint: {}", escape(hint)),
             None => Ok(()),
         }
-    }
-}
-
-/// Text of a stranger on its way to a terminal or log: control characters are written as escapes.
-struct PrintableText<'a>(&'a str);
-
-impl fmt::Display for PrintableText<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                // Controls, and the marks that reorder or hide text.
-                c if c.is_control() => write!(f, "{}", c.escape_default())?,
-                '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                    write!(f, "{}", c.escape_unicode())?;
-                }
-                c => write!(f, "{c}")?,
-            }
-        }
-        Ok(())
     }
 }
 

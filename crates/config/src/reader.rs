@@ -1,8 +1,8 @@
-//! Typed access to the tree that goes on after an error, so that one pass finds all of them.
+//! Typed access to the YAML tree. It goes on after an error, so that one pass finds all of them.
 //!
-//! An [`ValueReader`] is a value that knows its path; a [`MapReader`] is a map whose keys are asked for one by
-//! one. What was asked for *is* the format: at the end every other key is unknown. A value that is
-//! wrong is noted in the [`ProblemSink`] and read as `None`. Which keys there are: [`crate::sections`].
+//! A [`ValueReader`] is a value that knows its path; a [`MapReader`] is a map whose keys are asked for one by
+//! one. The keys that were asked for *are* the format: at the end every other key is unknown. A value that is
+//! wrong is noted in the [`ProblemSink`] and read as `None`. The keys are in [`crate::sections`].
 
 mod sink;
 
@@ -15,7 +15,7 @@ use crate::problem::{Position, ProblemKind, ProblemSeverity, ValueProblem, quote
 use crate::source::{FileReference, ReferenceKind};
 use crate::tree::{YamlNode, YamlValue};
 
-/// Where something was said before.
+/// The text and line of an earlier value.
 #[derive(Debug, Clone)]
 pub(crate) struct ValueOrigin {
     text: String,
@@ -23,7 +23,7 @@ pub(crate) struct ValueOrigin {
 }
 
 impl ValueOrigin {
-    /// As one who reads `item` has to be told: `at line 3`, or `in KEY at line 3` where that is another text.
+    /// The place in words, for a reader of `item`: `at line 3`, or `in KEY at line 3` where that is another text.
     pub(crate) fn relative_to(&self, item: &ValueReader<'_>) -> String {
         let Self { text, line } = self;
         if *text == item.sink.name {
@@ -266,7 +266,7 @@ impl<'a> MapReader<'a> {
         self.known.get(key).map(|(_, item)| item.clone())
     }
 
-    /// A key that may not; `expected` says what its value is.
+    /// A key that may not be left out; `expected` says what its value is.
     pub(crate) fn required(
         &mut self,
         key: &'static str,

@@ -23,7 +23,7 @@ use crate::value;
 /// Facts about the machine that the file does not hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NodeEnv<'a> {
-    /// Where relative paths begin.
+    /// The folder at which relative paths begin.
     pub(crate) base: &'a Path,
     /// The number of cores of this machine.
     pub(crate) cores: NonZeroUsize,

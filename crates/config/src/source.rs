@@ -1,4 +1,4 @@
-//! Files on their way in: read within bounds, decoded, or missing with a reason.
+//! Reads files within bounds and decodes them; says why one is missing.
 
 use std::fs;
 use std::io::{self, Read as _};

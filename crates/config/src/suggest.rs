@@ -8,7 +8,7 @@ pub(crate) fn closest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    /// No word of ours is longer, and the cost grows with the square.
+    /// The longest word that is compared: no word of ours is longer, and the cost grows with the square.
     const LONGEST: usize = 64;
     let plain = |s: &str| -> Vec<char> {
         s.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).flat_map(char::to_lowercase).collect()

@@ -1,4 +1,4 @@
-//! YAML text to a tree of values that know their places. The only file that knows the YAML library.
+//! Parses YAML text into a tree of values that know their positions. The only file that knows the YAML library.
 //!
 //! The tree keeps what was written: scalars as their own text, so that `cluster: no` is a cluster named
 //! "no" and `007` can be refused; doubled keys, so that both can be pointed at. Bounds on depth, size
@@ -30,9 +30,9 @@ pub(crate) enum YamlValue {
     Map(Vec<(YamlNode, YamlNode)>),
 }
 
-/// Ours is seven deep.
+/// The greatest depth of a document; ours is seven deep.
 const MAX_DEPTH: usize = 20;
-/// Each replayed event makes a value; without a bound ten lines of aliases make millions.
+/// The most events that aliases replay. Each makes a value; without a bound ten lines of aliases make millions.
 const MAX_REPLAYED: usize = 100_000;
 
 /// Reads one document.

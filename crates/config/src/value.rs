@@ -170,7 +170,7 @@ pub(crate) fn range4(
     Ok((ip, length))
 }
 
-/// The same for IPv6.
+/// `ADDRESS/LENGTH`, an IPv6 range that can be local to a node.
 pub(crate) fn range6(
     text: &str,
     lengths: &RangeInclusive<u8>,
@@ -199,7 +199,7 @@ fn range<T: FromStr>(
     Ok((ip.parse().map_err(|_| wrong())?, number(length, lengths)?))
 }
 
-/// A range is written as its first address, or what was meant is not clear.
+/// Checks that a range is written as its first address; otherwise its meaning is not clear.
 fn check_first_address<T: PartialEq + Display>(
     text: &str,
     ip: T,
@@ -280,7 +280,7 @@ pub(crate) fn show_size(bytes: u64) -> String {
     show(u128::from(bytes), &SIZE)
 }
 
-/// The value in the smallest unit, none where it overflows; or a hint on what is wrong.
+/// The value in the smallest unit, `None` if it overflows; or a hint on what is wrong.
 fn parse_with_unit(text: &str, units: &[(&str, u64)]) -> Result<Option<u64>, Option<String>> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
@@ -302,7 +302,7 @@ fn parse_with_unit(text: &str, units: &[(&str, u64)]) -> Result<Option<u64>, Opt
     Err(number.zip(near).map(|(number, (unit, _))| format!("did you mean {number}{unit}?")))
 }
 
-/// In the largest unit that divides it.
+/// Writes a value in the largest unit that divides it.
 fn show(value: u128, units: &[(&str, u64)]) -> String {
     let fits = |f: u64| value != 0 && value.is_multiple_of(u128::from(f));
     let (unit, factor) = units.iter().rev().find(|(_, f)| fits(*f)).unwrap_or(&units[0]);

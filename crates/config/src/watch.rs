@@ -23,7 +23,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// The time without a change after which the files are believed. Enough for the renames and writes of one
 /// save, and not noticed by whoever waits for it.
 const QUIET_DELAY: Duration = Duration::from_millis(25);
-/// The same while somebody has one of them open and has written to it, or while the configuration is
+/// The same time while somebody has one of them open and has written to it, or while the configuration is
 /// missing: programs that replace a file by deleting it first need a moment.
 const WRITING_QUIET_DELAY: Duration = Duration::from_millis(500);
 /// The time after which files that never stop changing are believed, from the first change on.

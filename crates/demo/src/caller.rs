@@ -43,7 +43,7 @@ impl Caller {
     ///
     /// # Errors
     ///
-    /// When the HTTP client cannot be built.
+    /// If the HTTP client cannot be built.
     pub(crate) fn new(source: IpAddr, names: &[(&str, SocketAddr)]) -> anyhow::Result<Self> {
         // The SDK's default client asks the system for trusted certificates and fails where there are
         // none (a `scratch` image), and it heeds proxies of the environment. Neither has a place here:

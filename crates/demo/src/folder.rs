@@ -37,7 +37,7 @@ pub(crate) const VISITOR: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) const FRAUD_BOT: IpAddr = bank(10);
 pub(crate) const TRIAGE_BOT: IpAddr = bank(20);
 
-/// Where `edge` has its imports: addresses of its node.
+/// The address of `edge`'s imports, one of its node's.
 const IMPORTS: IpAddr = edge(1);
 
 /// The nodes, in this order everywhere.
@@ -62,7 +62,7 @@ pub(crate) struct DemoFolder {
     kept: bool,
 }
 
-/// Where a node has its files and its ports.
+/// The files and ports of a node.
 #[derive(Debug)]
 pub(crate) struct NodeSetup {
     pub(crate) name: &'static str,
@@ -91,7 +91,7 @@ impl DemoFolder {
     ///
     /// # Errors
     ///
-    /// When it cannot be made, or its path is so long that no Unix socket fits in.
+    /// If it cannot be made, or its path is so long that no Unix socket fits in.
     pub(crate) fn new() -> anyhow::Result<Self> {
         let make = |parent: &Path| {
             tempfile::Builder::new()

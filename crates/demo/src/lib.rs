@@ -39,7 +39,7 @@ pub type NodeLauncher = fn(&Path) -> std::process::Command;
 ///
 /// # Errors
 ///
-/// When the kernel refuses, or `parent` has ended already.
+/// If the kernel refuses, or `parent` has ended already.
 pub fn end_with_parent(parent: u32) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     // Asked too late, the kernel says nothing: the parent is another process then.
@@ -72,7 +72,7 @@ pub enum DemoEnd {
     Interrupted,
 }
 
-/// Why the demo failed.
+/// The step at which the demo failed, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("step {step} ({title}) failed: {reason:#}")]
 pub struct DemoFailure {

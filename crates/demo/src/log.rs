@@ -49,7 +49,7 @@ pub(crate) struct StreamRecord {
 }
 
 impl StreamRecord {
-    /// Why it ended: what the node said of this very end, or what the code means.
+    /// The reason of its end: what the node logged of this very end, or what the code means.
     pub(crate) fn why(&self) -> &str {
         if self.reason.is_empty() { &self.message } else { &self.reason }
     }
@@ -73,7 +73,7 @@ impl NodeLog {
     ///
     /// # Errors
     ///
-    /// When none arrives in time.
+    /// If none arrives in time.
     pub(crate) async fn stream(
         &mut self,
         what: &str,

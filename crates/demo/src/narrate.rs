@@ -111,18 +111,6 @@ impl fmt::Display for ShownDuration {
     }
 }
 
-/// A number of bytes.
-pub(crate) struct ShownBytes(pub(crate) u64);
-
-impl fmt::Display for ShownBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            n @ 0..10_000 => write!(f, "{n} B"),
-            n => write!(f, "{:.1} kB", n as f64 / 1e3),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,13 +150,9 @@ mod tests {
     }
 
     #[test]
-    fn times_and_sizes_have_few_digits() {
+    fn times_have_few_digits() {
         let took = |us| ShownDuration(Duration::from_micros(us)).to_string();
         assert_eq!([took(840), took(1_240), took(12_400)], ["0.84 ms", "1.2 ms", "12 ms"]);
         assert_eq!(took(1_236_000), "1.24 s");
-        assert_eq!(
-            [ShownBytes(312).to_string(), ShownBytes(12_345).to_string()],
-            ["312 B", "12.3 kB"]
-        );
     }
 }

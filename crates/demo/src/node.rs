@@ -66,7 +66,7 @@ impl DemoNode {
     ///
     /// # Errors
     ///
-    /// When it does not answer, or not with a status.
+    /// If it does not answer, or not with a status.
     pub(crate) async fn status(&self) -> Result<StatusDocument, AdminClientError> {
         client::status(&self.admin).await
     }
@@ -75,7 +75,7 @@ impl DemoNode {
     ///
     /// # Errors
     ///
-    /// When it is not in time, with what the node says is wrong; at once when the process has ended.
+    /// If it is not in time, with the problems that the node reports; at once if the process has ended.
     pub(crate) async fn wait_until(
         &mut self,
         what: &str,
@@ -122,7 +122,7 @@ impl DemoNode {
     ///
     /// # Errors
     ///
-    /// When it had to be killed.
+    /// If it had to be killed.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         let Some(mut child) = self.child.take() else { return Ok(None) };
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));

@@ -23,7 +23,7 @@ enum HeldSocket {
     Tcp(#[expect(dead_code, reason = "held, never used")] TcpListener),
 }
 
-/// Where ports are chosen: neither well known nor Kubernetes' NodePorts, and on most systems below those
+/// The range in which ports are chosen: neither well known nor Kubernetes' NodePorts, and on most systems below those
 /// that are given to whoever asks for any.
 const CHOICE: RangeInclusive<u16> = 10_240..=29_999;
 

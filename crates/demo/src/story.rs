@@ -51,7 +51,7 @@ pub(crate) struct DemoActors {
     pace: StepGate,
     /// `support-bot` on `edge`, which finds the agents behind Adit.
     support: Caller,
-    /// The same, as if it were in `bank`: for comparison.
+    /// The same caller as if it were in `bank`, for comparison.
     direct: Caller,
     /// `report-bot` on `edge`, which nobody granted anything.
     report: Caller,
@@ -100,7 +100,7 @@ impl DemoResources {
     ///
     /// # Errors
     ///
-    /// When one did not leave when asked, or not cleanly; all are ended nevertheless.
+    /// If one did not end when asked, or not cleanly; all are ended nevertheless.
     pub(crate) async fn stop_nodes(&mut self) -> anyhow::Result<()> {
         let mut unclean = Vec::new();
         for node in &mut self.nodes {

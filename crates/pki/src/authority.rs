@@ -31,17 +31,17 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub const DEFAULT_CERT_LIFETIME: Duration = DAY;
 /// The longest life of a node's certificate: a stolen key must not be good for ever.
 pub const MAX_CERT_LIFETIME: Duration = Duration::from_secs(90 * DAY.as_secs());
-/// The shortest: two clocks that agree less than this cannot use it at all.
+/// The shortest life of a node's certificate: two clocks that differ by more cannot use it at all.
 pub const MIN_CERT_LIFETIME: Duration = Duration::from_secs(60);
 /// The validity of an authority unless another is asked for: five years.
 pub const DEFAULT_CA_LIFETIME: Duration = Duration::from_secs(5 * 365 * DAY.as_secs());
 /// The longest life of an authority: twenty years.
 pub const MAX_CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * DAY.as_secs());
-/// Certificates are valid this long before they are made: clocks of real clusters differ by seconds to
+/// The time before it is made from which a certificate is valid: clocks of real clusters differ by seconds to
 /// minutes (istio/istio#32176).
 pub const BACKDATE_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
-/// Why an authority could not be made, read or used.
+/// The reason for which an authority could not be made, read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     /// Its certificate's file is not one PEM certificate.
@@ -113,7 +113,7 @@ pub struct ClusterAuthority {
 /// A node's certificate, fresh from its authority.
 #[derive(Debug, Clone)]
 pub struct IssuedCertificate {
-    /// Whose it is.
+    /// The ID of the node.
     pub id: SpiffeId,
     /// The chain to present, leaf first; the authority itself is not part of it.
     pub chain: Vec<CertificateDer<'static>>,
@@ -224,7 +224,7 @@ impl ClusterAuthority {
         self.issue_as(self.domain.node_id(node), kind, ttl, now)
     }
 
-    /// The same for the cluster's controller, which listens to its nodes.
+    /// Issues a certificate for the cluster's controller, which listens to its nodes.
     ///
     /// # Errors
     /// As [`ClusterAuthority::issue`].
@@ -237,10 +237,10 @@ impl ClusterAuthority {
         self.issue_as(self.domain.controller_id(), kind, ttl, now)
     }
 
-    /// As [`ClusterAuthority::sign_request`], for a request in PEM, as Kubernetes carries them.
+    /// Signs a request in PEM, as Kubernetes carries them; see [`ClusterAuthority::sign_request`].
     ///
     /// # Errors
-    /// As there; [`AuthorityError::Request`] also where it is not one PEM request.
+    /// As there; [`AuthorityError::Request`] also if it is not one PEM request.
     pub fn sign_pem_request(
         &self,
         pem: &[u8],

@@ -22,7 +22,7 @@ pub const MAX_AUTHORITIES: usize = 16;
 /// Neither its size nor its count of certificates is an invitation to work.
 pub const MAX_BUNDLE: usize = 256 * 1024;
 
-/// Why bytes are not a trust bundle of the trust domain that they were given for.
+/// The reason for which bytes are not a trust bundle of the trust domain that they were given for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
     /// Neither PEM nor JSON.
@@ -54,12 +54,12 @@ pub enum BundleError {
     Authority {
         /// Which one, counted from 1.
         position: usize,
-        /// Why.
+        /// The reason.
         reason: AuthorityProblem,
     },
 }
 
-/// Why a certificate cannot be an authority of a trust domain. Reads on from "the certificate …".
+/// The reason for which a certificate cannot be an authority of a trust domain. Reads on from "the certificate …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityProblem {
     /// Not a certificate.
@@ -163,7 +163,7 @@ impl Authority {
         &self.certificate
     }
 
-    /// Is `now` within its validity?
+    /// True if `now` is within its validity.
     #[must_use]
     pub fn is_current(&self, now: UnixTime) -> bool {
         self.not_before <= now && now <= self.not_after

@@ -25,13 +25,13 @@ pub(crate) struct CertFields<'a> {
     /// The SubjectPublicKeyInfo's contents: the same bytes mean the same key.
     pub(crate) spki: &'a [u8],
     pub(crate) key: PublicKey<'a>,
-    /// Basic constraints: may this certificate's key sign certificates?
+    /// Basic constraints: true if this certificate's key may sign certificates.
     pub(crate) ca: bool,
     /// The number of intermediates that may follow it, where it says so.
     pub(crate) path_len: Option<u8>,
     /// Key usage, where it is said.
     pub(crate) usage: Option<KeyUsage>,
-    /// Is there an extended key usage? webpki reads what it says.
+    /// True if there is an extended key usage; webpki reads what it says.
     pub(crate) has_extended_usage: bool,
     /// Every URI among the subject's alternative names, valid UTF-8 or not.
     pub(crate) uris: Vec<&'a [u8]>,
@@ -60,7 +60,7 @@ pub(crate) enum PublicKey<'a> {
     Other,
 }
 
-/// Why a public key is not good enough.
+/// The reason for which a public key is not good enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyProblem {
     /// An RSA key of this many bits.
@@ -226,7 +226,7 @@ impl<'a> PublicKey<'a> {
         })
     }
 
-    /// Is the key of a kind and length that a connection may rest on?
+    /// Checks that the key is of a kind and length that a connection may rest on.
     pub(crate) fn check(&self) -> Result<(), KeyProblem> {
         match self {
             Self::P256(_) | Self::P384(_) | Self::Ed25519(_) => Ok(()),

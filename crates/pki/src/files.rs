@@ -32,7 +32,7 @@ pub const AUTHORITY_KEY: &str = "ca.key.pem";
 /// The largest file that is read, in bytes: a generous bundle has a hundredth of it.
 pub const MAX_FILE: u64 = 1024 * 1024;
 
-/// Why a file could not be read or written as asked.
+/// The reason for which a file could not be read or written as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The operating system's own reason.
@@ -40,7 +40,7 @@ pub enum FileError {
     Io {
         /// Which file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: io::Error,
     },
     /// The file is there already.
@@ -65,7 +65,7 @@ pub enum FileError {
     Bundle {
         /// Which file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: BundleError,
     },
     /// The folder holds no usable authority.
@@ -73,7 +73,7 @@ pub enum FileError {
     Authority {
         /// Which folder.
         folder: PathBuf,
-        /// Why.
+        /// The reason.
         error: AuthorityError,
     },
     /// There is no usable identity.
@@ -81,7 +81,7 @@ pub enum FileError {
     Identity {
         /// Which file, or the folder where it is about two of them.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: IdentityError,
     },
 }
@@ -242,7 +242,7 @@ fn open(path: &Path) -> Result<(fs::Metadata, File), FileError> {
     Ok((metadata, file))
 }
 
-/// The whole file under another name first, and that is removed whatever fails: a full disk must leave neither
+/// Writes the whole file under another name first, which is removed whatever fails: a full disk must leave neither
 /// half a file, which would stand in the way of the next attempt, nor drafts without end.
 fn write_atomically(
     path: &Path,
@@ -266,7 +266,7 @@ fn write_atomically(
     })
 }
 
-/// Where a file is written before it takes the name `path`. Of several processes that make a new file at once
+/// The path at which a file is written before it takes the name `path`. Of several processes that make a new file at once
 /// each has its own; whoever replaces one also removes what a crash left behind.
 fn draft_path(path: &Path, existing: IfExists) -> io::Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -293,7 +293,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
-/// `create_new` follows no link and opens nothing that exists, so the mode is the one given.
+/// Makes a file that is not there. `create_new` follows no link, so the mode is the one given.
 fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(bytes)?;

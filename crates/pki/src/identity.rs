@@ -18,7 +18,7 @@ use crate::pem::{self, PemError};
 use crate::trust::{Trust, TrustBundles};
 use crate::verify::{self, CertUsage, PeerIdentity, PeerVerifier, VerifyError};
 
-/// Why a chain and a key are not this node's identity.
+/// The reason for which a chain and a key are not this node's identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The chain is not PEM certificates.
@@ -39,7 +39,7 @@ pub enum IdentityError {
     /// The leaf is of another trust domain than the cluster.
     #[error("the certificate is {id}, which is not of this cluster's trust domain {expected}")]
     TrustDomain {
-        /// Whose it is.
+        /// The ID in the certificate.
         id: SpiffeId,
         /// The cluster's own.
         expected: TrustDomain,
@@ -83,7 +83,7 @@ impl Identity {
         })
     }
 
-    /// The same from PEM: certificates only in `chain`, one private key in `key`.
+    /// Takes a chain and its key from PEM: certificates only in `chain`, one private key in `key`.
     ///
     /// # Errors
     /// [`IdentityError`], see there.

@@ -6,6 +6,7 @@
 mod findings;
 
 use adit_core::spiffe::SpiffeId;
+use adit_core::text::printable;
 use aws_lc_rs::digest;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
@@ -13,11 +14,11 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::bundle::{self, BundleError};
 use crate::fields::CertFields;
-use crate::pem::{self, PemError, printable};
+use crate::pem::{self, PemError};
 
 pub use self::findings::CertFinding;
 
-/// Why there is nothing to show.
+/// The reason for which there is nothing to show.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InspectError {
     /// PEM with something else than certificates, or damaged.
@@ -66,7 +67,7 @@ pub struct CertInfo {
 }
 
 impl CertInfo {
-    /// Is there a finding for which Adit would refuse it now?
+    /// True if there is a finding for which Adit would refuse it now.
     #[must_use]
     pub fn is_unusable(&self) -> bool {
         self.findings.iter().any(CertFinding::is_unusable)

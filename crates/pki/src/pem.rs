@@ -2,12 +2,13 @@
 //!
 //! `rustls-pki-types` decodes; it skips sections that it does not know, so labels are looked at first.
 
+use adit_core::text::printable;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Why a text is not the PEM that it was meant to be.
+/// The reason for which a text is not the PEM that it was meant to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PemError {
     /// No section at all.
@@ -91,13 +92,6 @@ fn damaged(error: rustls_pki_types::pem::Error) -> PemError {
         E::NoItemsFound => "an encrypted or unknown kind of private key".to_owned(),
         other => other.to_string(),
     })
-}
-
-/// Text of a stranger, fit for a terminal: cut to `most` characters, without control characters and
-/// those that turn the direction of writing.
-pub(crate) fn printable(text: &str, most: usize) -> String {
-    let harmless = |c: char| c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric();
-    text.chars().take(most).map(|c| if harmless(c) { c } else { '?' }).collect()
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ pub fn rfc3339(time: UnixTime) -> String {
     format!("{}Z", date.unwrap_or(LAST_SECOND))
 }
 
-/// A length of time in its two largest units: `89d 23h`, `10m`, `0s`.
+/// A length of time in its two largest units: `89d 23h`, `10m`, `0s`. These are the units in which `adit pki` takes a lifetime,
+/// unlike those of `adit_core::text`.
 #[must_use]
 pub fn in_words(length: Duration) -> String {
     const DAY: u64 = 24 * 60 * 60;

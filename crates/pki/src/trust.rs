@@ -12,7 +12,7 @@ use crate::bundle::TrustBundle;
 use crate::deny::DenyList;
 use crate::time::rfc3339;
 
-/// Why bundles cannot be used together.
+/// The reason for which bundles cannot be used together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
     /// Two bundles for one trust domain.
@@ -146,7 +146,7 @@ impl TrustBundles {
     }
 }
 
-/// Whom a node believes.
+/// The bundles and IDs by which a node accepts peers, and the peers that it refuses all the same.
 #[derive(Debug, Clone, Default)]
 pub struct Trust {
     /// Every cluster's bundle.

@@ -1,4 +1,4 @@
-//! Is this certificate a peer's? The one decision on which every connection rests.
+//! Decides whether a certificate is a peer's: the one decision on which every connection rests.
 //!
 //! [`PeerVerifier`] serves both directions of a handshake. A certificate is verified by `webpki` against
 //! the bundle *of the trust domain inside its own SPIFFE ID*, and never against any other; it has exactly
@@ -6,7 +6,8 @@
 //! peers are known by identity, not by address. Last of all the deny list is asked, about the identity and
 //! about each certificate and key of the path. What a peer may do is policy.
 //!
-//! * [`VerifyError`]: every way to be refused. * [`crate::trust`]: whom a node believes.
+//! * [`VerifyError`] lists every way to be refused; [`crate::trust`] has the bundles and IDs of known clusters.
+//! * `verify/path.rs` verifies the path to an authority; `verify/handshake.rs` is the verifier as rustls calls it.
 
 mod error;
 mod handshake;
@@ -55,7 +56,7 @@ pub struct PeerIdentity {
 pub struct RefusalCount {
     /// The number of refusals by it, at handshakes and where connections were checked again.
     pub times: u64,
-    /// Whom it refused last.
+    /// The ID of the peer that it refused last.
     pub last: SpiffeId,
 }
 
@@ -128,7 +129,7 @@ impl PeerVerifier {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Whom it believes now.
+    /// The trust that is current now.
     #[must_use]
     pub fn trust(&self) -> Arc<Trust> {
         self.trust.get()

@@ -1,4 +1,4 @@
-//! From the data of a ConfigMap to values: each fragment's text to a tree, all trees to one document.
+//! Reads the data of a ConfigMap: each fragment's text into a tree, all trees as one document.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -8,7 +8,7 @@ use crate::problem::{ConfigProblem, ConfigReport, ProblemKind, ProblemSeverity, 
 /// All findings in one document. In a fragment's report the file is the fragment's key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 pub struct ClusterReport {
-    /// Of each fragment, in the order of their keys.
+    /// The reports of the fragments, in the order of their keys.
     pub fragments: Vec<ConfigReport>,
     /// True if the document does not say `cluster`. That is no error, but a cluster that nobody has named
     /// yet: nodes and controller wait.

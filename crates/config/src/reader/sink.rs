@@ -7,7 +7,7 @@ use crate::problem::{ConfigProblem, Position, ProblemKind, ProblemSeverity, Valu
 use crate::source::FileReference;
 use crate::suggest::closest;
 
-/// Where findings go.
+/// Collects findings, keys and references.
 #[derive(Debug, Default)]
 pub(crate) struct ProblemSink {
     /// The name of the text, where there are several.
@@ -30,7 +30,7 @@ pub(super) struct UnreadKey {
 }
 
 impl ProblemSink {
-    /// For one text of several.
+    /// A sink for one text of several.
     pub(crate) fn named(name: &str) -> Self {
         Self { name: name.to_owned(), ..Self::default() }
     }

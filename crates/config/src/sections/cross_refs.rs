@@ -143,7 +143,7 @@ struct BoundSocket {
     position: Position,
 }
 
-/// Where Kubernetes puts the NodePorts of Services, unless told otherwise.
+/// The ports that Kubernetes uses for the NodePorts of Services, unless configured otherwise.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
 impl BoundSocket {

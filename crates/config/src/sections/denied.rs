@@ -1,4 +1,4 @@
-//! `denied`: who is refused, whatever a certificate proves.
+//! `denied`: the peers that are refused, whatever a certificate proves.
 //!
 //! An entry is plain text, or a map where there is more to say of it. The same in a node's file and in a
 //! ConfigMap; there the lists of all fragments are joined.

@@ -22,7 +22,7 @@ const MAX_ENDPOINTS: u16 = 64;
 /// Beyond four, one node's traffic was never what ran out of cores.
 const DEFAULT_ENDPOINTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 
-/// As many endpoints as a machine with so many cores gets.
+/// The number of endpoints of a machine with so many cores.
 pub(crate) fn default_endpoints(cores: NonZeroUsize) -> NonZeroUsize {
     cores.min(DEFAULT_ENDPOINTS)
 }

@@ -189,7 +189,7 @@ fn what_a_peer_would_not_take_is_refused_here() {
 }
 
 #[test]
-fn who_is_denied_is_read_in_both_forms() {
+fn denied_peers_are_read_in_both_forms() {
     let key = "ab".repeat(32);
     let config = good(format!(
         "{GOOD}denied:\n  clusters: [lab, {{cluster: bank, reason: \"broken into\"}}]\n  nodes: [edge/e2, bank/b1]\n  \
@@ -214,7 +214,7 @@ fn who_is_denied_is_read_in_both_forms() {
 }
 
 #[test]
-fn who_is_denied_by_mistake_is_said() {
+fn a_peer_that_is_denied_by_mistake_is_said() {
     for (rest, expected) in [
         (
             "denied: {clusters: [edge]}",

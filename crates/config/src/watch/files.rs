@@ -124,7 +124,7 @@ struct Trail {
 impl Trail {
     /// Follows an absolute path; if a part is missing, to where it would appear.
     fn follow(&mut self, path: &Path) {
-        /// As many as Linux follows.
+        /// The number that Linux follows.
         const MAX_LINKS: usize = 40;
         let mut links = 0;
         let mut at = PathBuf::from("/");

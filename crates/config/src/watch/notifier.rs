@@ -28,7 +28,7 @@ struct NotifierState {
     writing: HashSet<PathBuf>,
 }
 
-/// Why [`Notifier::wait`] came back.
+/// The reason for which [`Notifier::wait`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WakeReason {
     Changed,
@@ -41,7 +41,7 @@ impl Notifier {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on only changes of `entries` wake the waiting thread.
+    /// Lets only changes of `entries` wake the waiting thread from now on.
     pub(super) fn watch_entries(&self, entries: HashSet<PathBuf>) {
         let mut state = self.state();
         state.writing.retain(|path| entries.contains(path));

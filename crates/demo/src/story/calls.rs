@@ -1,6 +1,7 @@
 //! Calls from an agent of one cluster to an agent of another: reading its card, asking, following events, having
 //! it ask a third; and what becomes of a caller that nobody granted anything.
 
+use adit_core::text::human_bytes;
 use anyhow::{Context as _, bail, ensure};
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout};
@@ -9,7 +10,7 @@ use super::{DemoActors, DemoResources, STEP_TIMEOUT, within_timeout};
 use crate::agents::{Payment, fraud, host, triage};
 use crate::caller::{Conversation, words};
 use crate::log::{NodeLog, StreamRecord};
-use crate::narrate::{Narrator, ShownBytes, ShownDuration};
+use crate::narrate::{Narrator, ShownDuration};
 use crate::node::root_cause;
 
 /// The text of the last event of a task that went well.
@@ -26,8 +27,8 @@ pub(super) async fn carried(cast: &mut DemoActors) -> anyhow::Result<StreamRecor
 fn via(stream: &StreamRecord) -> String {
     format!(
         "{} out, {} in, by way of {}",
-        ShownBytes(stream.bytes_out),
-        ShownBytes(stream.bytes_in),
+        human_bytes(stream.bytes_out),
+        human_bytes(stream.bytes_in),
         stream.peer_node
     )
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use adit_core::text::human_bytes;
 use anyhow::ensure;
 use tokio::time::Instant;
 
@@ -9,7 +10,7 @@ use super::calls::carried;
 use super::{DemoActors, DemoResources, setup, within_timeout};
 use crate::agents::{Payment, fraud};
 use crate::caller::Conversation;
-use crate::narrate::{Narrator, ShownBytes, ShownDuration};
+use crate::narrate::{Narrator, ShownDuration};
 
 /// Enough for a median that repeats itself, in a fraction of a second.
 const CALLS: usize = 50;
@@ -48,8 +49,8 @@ pub(super) async fn measure(
         "e1",
         format_args!(
             "{} out, {} in; streams: {}",
-            ShownBytes(out),
-            ShownBytes(into),
+            human_bytes(out),
+            human_bytes(into),
             codes.join(", ")
         ),
     );

@@ -72,7 +72,7 @@ pub enum CertFinding {
 }
 
 impl CertFinding {
-    /// Would Adit refuse the certificate for it? The rest are warnings.
+    /// True if Adit would refuse the certificate for it. The rest are warnings.
     #[must_use]
     pub fn is_unusable(&self) -> bool {
         match self {

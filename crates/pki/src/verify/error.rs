@@ -9,7 +9,7 @@ use rustls_pki_types::UnixTime;
 
 use crate::time::rfc3339;
 
-/// Why a certificate was not accepted as a peer's.
+/// The reason for which a certificate was not accepted as a peer's.
 ///
 /// The texts are for the operator of the side that refuses; they hold only what the peer's own
 /// certificate says, so that they may be shown to the peer as well.
@@ -41,7 +41,7 @@ pub enum VerifyError {
     BadId {
         /// The URI, cut to 200 characters.
         uri: String,
-        /// Why.
+        /// The reason.
         reason: SpiffeError,
     },
     /// A workload's identity: it may be spoken for, and never speaks here itself.
@@ -233,7 +233,7 @@ pub(super) struct ClaimedRefusal {
     pub(super) why: VerifyError,
 }
 
-/// As [`VerifyError`] shows itself, since rustls shows this one the same way.
+/// Writes the refusal as [`VerifyError`] does, since rustls shows it the same way.
 impl fmt::Debug for ClaimedRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.why)?;

@@ -337,10 +337,10 @@ fn every_byte_counts() {
 #[test]
 fn an_observer_hears_every_refusal() {
     let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let ears = std::sync::Arc::clone(&heard);
+    let heard_by = std::sync::Arc::clone(&heard);
     let ca = Forge::new(BANK);
     let trusted = PeerVerifier::new(bundles([ca.bundle(BANK)]).into())
-        .on_refusal(move |refusal| ears.lock().unwrap().push(refusal.label()));
+        .on_refusal(move |refusal| heard_by.lock().unwrap().push(refusal.label()));
     let verify = |forged: ForgedCert| {
         trusted.verify(&forged.chain[0], &[], CertUsage::ClientAuth, at(NOW)).is_ok()
     };
@@ -355,7 +355,7 @@ proptest! {
 
     /// Accepted exactly if the authority of the claimed trust domain signed a node's ID.
     #[test]
-    fn who_signed_decides_for_whom(signer in 0usize..3, claimed in 0usize..4, path in 0usize..4) {
+    fn the_authority_that_signed_decides_the_trust_domain(signer in 0usize..3, claimed in 0usize..4, path in 0usize..4) {
         let names = ["a.example", "b.example", "c.example", "d.example"];
         let paths = ["/adit/node/n1", "/adit/controller", "/ns/x/sa/y", ""];
         let forges: Vec<_> = names.iter().map(|name| Forge::new(name)).collect();

@@ -166,7 +166,7 @@ fn listeners_do_not_get_in_each_others_way() {
 }
 
 #[test]
-fn nobody_is_told_to_dial_nowhere_or_ourselves() {
+fn no_peer_is_told_to_dial_nowhere_or_ourselves() {
     const HINT: &str = "  hint: add advertise: [\"IP:PORT\"], unless this node only dials";
     let wildcard = GOOD.replace("127.0.0.1:7843", "0.0.0.0:7843");
     let warning = format!(
