@@ -57,7 +57,7 @@ pub struct Config {
     ///   namespace or ServiceAccount, a cluster is always named.
     /// * `hop`, default `any`: whether a stream may enter the cluster at a node other than the
     ///   backend's; `sameNode` forbids it.
-    /// * `class`, default `interactive`: which lane its streams take; `bulk` gets large windows on
+    /// * `class`, default `interactive`: the class of its streams; `bulk` gets large windows on
     ///   connections of its own.
     /// * `replay`, default `false`: whether a stream of unknown outcome may be sent again. Only for
     ///   idempotent services: a payment would be posted twice.

@@ -81,7 +81,7 @@ pub fn check_hello(
         )));
     }
     if hello.class != class {
-        let reason = "the hello names another lane than the handshake".into();
+        let reason = "the hello names another class than the handshake".into();
         return Err(PeerRefusal { code: Code::ProtocolError, reason });
     }
     Ok(version)

@@ -53,7 +53,7 @@ impl BackendFault {
     }
 }
 
-/// The results of this node's own dials of backends.
+/// Which backends answer: the results of this node's own dials, and in `unserved` what other nodes reported.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BackendStates {
     /// Those that do not answer at present, and why.

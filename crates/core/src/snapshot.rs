@@ -39,7 +39,8 @@ pub struct Snapshot {
     pub workloads: HashMap<IpAddr, Workload>,
     /// The latest view of each linked cluster.
     pub views: BTreeMap<ClusterName, Arc<ClusterView>>,
-    /// Backends that do not answer at present and why, as this node's own dials and probes found.
+    /// Backends that do not answer at present, and why: as this node's own dials and probes found or, for a backend
+    /// that this node does not probe, as the nodes that run it reported.
     pub down: BTreeMap<SocketAddr, BackendFault>,
     /// Backends that this node dials and that have not answered it yet: it may send streams there, and
     /// announces to nobody that they are ready.

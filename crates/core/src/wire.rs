@@ -8,8 +8,8 @@
 //! | 0 control | the dialler, first and once | [`control`]: a [`Hello`](control::Hello) each way, then small urgent messages each way |
 //! | 1 state | whoever wants to know | a [`Subscribe`](state::SubscribeRequest), answered by [`state`] messages, for as long as the connection lasts |
 //! | 2 data | whoever has a TCP connection to carry | a [`Header`](header::StreamHeader), answered by an [`Answer`](header::StreamAnswer); each is followed by the bytes of its direction |
-//! | 3 report | our own cluster's controller alone, towards nodes whose hello says that they [answer](control::ANSWERS_REPORTS) | nothing; answered by a [`NodeReport`](report::NodeReport). Whoever else asks is refused |
-//! | 4 grants | whoever receives, once, if both hellos name a stream window | [`credit`]: how far each stream may be sent; nothing the other way |
+//! | 3 report | our own cluster's controller alone, towards nodes whose hello says that they [answer](control::ANSWERS_REPORTS) | a [`ReportQuestion`](report::ReportQuestion), answered by a [`NodeReport`](report::NodeReport). Whoever else asks is refused |
+//! | 4 credits | whoever receives, once, if both hellos name a stream window | [`credit`]: how far each stream may be sent; nothing the other way |
 //!
 //! **Encoding.** Integers are QUIC variable-length integers (RFC 9000 §16) in their shortest form; a
 //! longer form is refused. A message is a sequence of fields: type, length, value. Types ascend, so that

@@ -55,7 +55,8 @@ type DialResult = Result<(), BackendFault>;
 /// The result of the last dial of each backend.
 type LastDials = Arc<Mutex<BTreeMap<SocketAddr, Result<(), FlowFailure>>>>;
 
-/// The task that keeps the set; it runs until its token is cancelled.
+/// The task behind [`BackendHealth`]: probes the backends of the snapshot's exports, takes in the results of dials, and
+/// publishes [`BackendStates`]. It runs until its token is cancelled.
 #[derive(Debug)]
 pub struct HealthChecker {
     reports: mpsc::Receiver<(SocketAddr, DialResult)>,

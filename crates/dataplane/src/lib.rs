@@ -1,7 +1,7 @@
 //! TCP to stream and back: the path of one request.
 //!
 //! Read [`outbound`] for a connection that a local workload makes and [`inbound`] for a stream that a peer
-//! opens; each is one function from top to bottom. Both stand on:
+//! opens; each is a short function, whose steps are the functions below it. Both stand on:
 //!
 //! * [`copy`](mod@copy): bytes each way, with every kind of end; [`first_flight`]: a stream's opening;
 //! * [`flow`]: the record of each, exactly once; [`capacity`]: who may have how many;

@@ -87,7 +87,7 @@ impl<L> OpenListeners<L> {
 
 impl<L> fmt::Debug for OpenListeners<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Open").field(&self.lock().len()).finish()
+        f.debug_tuple("OpenListeners").field(&self.lock().len()).finish()
     }
 }
 
@@ -115,7 +115,7 @@ pub struct ImportListeners<N: TcpNetwork> {
 
 impl<N: TcpNetwork> fmt::Debug for ImportListeners<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listeners").field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("ImportListeners").field("open", &self.open).finish_non_exhaustive()
     }
 }
 

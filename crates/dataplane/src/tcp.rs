@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 pub mod os;
 
 /// A TCP connection. Dropping it sends RST, and so does the end of the process, however it comes:
-/// only [`Tcp::close_gracefully`] allows an end that is none.
+/// only [`Tcp::close_gracefully`] ends it without one.
 pub trait Tcp: Send + Sync + 'static {
     /// Our end's address. On an accepted connection it says which import is meant.
     fn local(&self) -> SocketAddr;

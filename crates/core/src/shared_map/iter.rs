@@ -59,7 +59,7 @@ impl<K, V> Clone for MapEntries<'_, K, V> {
 
 impl<K, V> fmt::Debug for MapEntries<'_, K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entries").finish_non_exhaustive()
+        f.debug_struct("MapEntries").finish_non_exhaustive()
     }
 }
 
@@ -137,6 +137,6 @@ impl<'a, K: Ord, V: PartialEq> Iterator for MapChanges<'a, K, V> {
 
 impl<K, V> fmt::Debug for MapChanges<'_, K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Changes").finish_non_exhaustive()
+        f.debug_struct("MapChanges").finish_non_exhaustive()
     }
 }

@@ -11,7 +11,7 @@ use crate::grant::WorkloadPattern;
 use crate::name::{AppProtocol, ClusterName, NodeName, PortName, ServiceName};
 use crate::shared_map::SharedMap;
 
-/// The view that a linked cluster announced to us.
+/// What a cluster announces of itself: a linked cluster to this one, or this one to its links.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterView {
     /// Its nodes and where they can be dialled.
@@ -43,7 +43,7 @@ impl ClusterView {
 pub struct PeerExport {
     /// Its ports.
     pub ports: Vec<PeerPort>,
-    /// Which of *our* workloads may use it.
+    /// The workloads of the cluster that it is announced to which may use it.
     pub grants: Vec<WorkloadPattern>,
     /// Says at which nodes a stream may enter.
     pub hop: Hop,

@@ -61,7 +61,7 @@ impl RouteState {
 
 impl fmt::Debug for PublicState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Public").field("readiness", &self.readiness).finish_non_exhaustive()
+        f.debug_struct("PublicState").field("readiness", &self.readiness).finish_non_exhaustive()
     }
 }
 

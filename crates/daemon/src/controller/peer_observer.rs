@@ -136,8 +136,9 @@ impl PeerObserver {
         observers.mark_changed();
     }
 
-    /// Takes over a changed configuration of the same cluster; false if it is another cluster, or one whose nodes
-    /// cannot be reached from these sockets.
+    /// Applies a new configuration of the same cluster. False if this observer cannot: the cluster's name or trust
+    /// domain is another, its trust bundle is not valid, or the nodes need another address family. The caller then
+    /// starts a new observer.
     fn update(&self, observer: &ObserverConfig) -> bool {
         let now = observer_snapshot(observer);
         let fits = observer.siblings.is_empty() || wildcard(observer) == self.wanted;

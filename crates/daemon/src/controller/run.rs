@@ -26,7 +26,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Histograms are emptied into their buckets this often.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// As what a controller runs.
+/// The identity of a controller, and what it serves.
 #[derive(Debug, Clone)]
 pub struct ControllerOptions {
     /// Its pod.
@@ -117,8 +117,8 @@ fn ended_by_itself(result: Result<(), ControllerError>) -> StartError {
     }
 }
 
-/// A controller is ready while it leads or stands by. What it waits for, and what is wrong, is logged: a
-/// controller that is not ready is no better for it.
+/// Logs the controller's phase and what is in its way. Its pod stays ready meanwhile: taking the pod out of service
+/// would not help.
 async fn publish_readiness(mut states: watch::Receiver<ControllerState>) {
     let mut told = ControllerState::default();
     loop {

@@ -130,7 +130,7 @@ pub struct DataPlaneTasks<N: TcpNetwork> {
 }
 
 impl NodeDataPlane {
-    /// Starts links; the rest begins when the work is driven, and accepting with [`NodeDataPlane::start`].
+    /// Starts links. The rest begins when the tasks are run, and accepting once [`NodeDataPlane::begin`] is called.
     #[must_use]
     pub fn start<N: TcpNetwork>(
         local: LinkContext,

@@ -34,7 +34,7 @@ pub struct SnapshotSources {
     backend_states: watch::Receiver<BackendStates>,
     /// Configuration and Kubernetes merged, as they were last.
     merged: BaseSnapshot,
-    /// The same with the states of backends, if none of the three has changed since.
+    /// `merged` with the backend states applied. `None` after either has changed, until the next snapshot is made.
     with_states: Option<BaseSnapshot>,
 }
 

@@ -71,7 +71,7 @@ impl NamespaceQueue {
 #[derive(Debug, Default)]
 pub(super) struct ProbeSchedule {
     entries: HashMap<SocketAddr, ScheduledBackend>,
-    lanes: BTreeMap<Namespace, NamespaceQueue>,
+    queues: BTreeMap<Namespace, NamespaceQueue>,
     under_way: usize,
     /// When the next dial of any may begin.
     next: Option<Instant>,
@@ -111,7 +111,7 @@ impl ProbeSchedule {
             };
             self.set_due(*address, due);
         }
-        self.lanes.retain(|_, lane| !lane.due.is_empty() || lane.under_way > 0);
+        self.queues.retain(|_, queue| !queue.due.is_empty() || queue.under_way > 0);
     }
 
     /// True if it is one of those that this node may dial.
@@ -121,7 +121,7 @@ impl ProbeSchedule {
 
     /// When the next dial can begin; `None` if an outcome has to come first, or there is nothing to dial.
     pub(super) fn next(&self) -> Option<Instant> {
-        let ready = self.lanes.values().filter_map(NamespaceQueue::ready_at).min();
+        let ready = self.queues.values().filter_map(NamespaceQueue::ready_at).min();
         let ready = ready.filter(|_| self.under_way < MAX_PROBES)?;
         Some(self.next.map_or(ready, |next| next.max(ready)))
     }
@@ -131,15 +131,16 @@ impl ProbeSchedule {
         if self.under_way >= MAX_PROBES || self.next.is_some_and(|next| next > now) {
             return None;
         }
-        let ready = self.lanes.iter_mut().filter(|(_, l)| l.ready_at().is_some_and(|at| at <= now));
-        let (namespace, lane) = ready.min_by_key(|(_, lane)| lane.next)?;
-        let (_, address) = lane.due.pop_first()?;
+        let ready =
+            self.queues.iter_mut().filter(|(_, l)| l.ready_at().is_some_and(|at| at <= now));
+        let (namespace, queue) = ready.min_by_key(|(_, queue)| queue.next)?;
+        let (_, address) = queue.due.pop_first()?;
         let entry = self.entries.get_mut(&address)?;
         entry.due = None;
         let pace = if entry.failures == 0 { ANY_INTERVAL } else { AGAIN_INTERVAL };
         self.next = Some(now + ANY_INTERVAL);
-        lane.next = Some(now + pace);
-        lane.under_way += 1;
+        queue.next = Some(now + pace);
+        queue.under_way += 1;
         self.under_way += 1;
         Some((address, namespace.clone()))
     }
@@ -147,8 +148,8 @@ impl ProbeSchedule {
     /// Takes note that a dial that [`Self::start`] gave is over.
     pub(super) fn end(&mut self, namespace: &Namespace) {
         self.under_way = self.under_way.saturating_sub(1);
-        if let Some(lane) = self.lanes.get_mut(namespace) {
-            lane.under_way = lane.under_way.saturating_sub(1);
+        if let Some(queue) = self.queues.get_mut(namespace) {
+            queue.under_way = queue.under_way.saturating_sub(1);
         }
     }
 
@@ -173,11 +174,11 @@ impl ProbeSchedule {
 
     fn set_due(&mut self, backend: SocketAddr, due: Option<Instant>) {
         let Some(entry) = self.entries.get_mut(&backend) else { return };
-        let lane = self.lanes.entry(entry.planned.namespace.clone()).or_default();
+        let queue = self.queues.entry(entry.planned.namespace.clone()).or_default();
         if let Some(before) = std::mem::replace(&mut entry.due, due) {
-            lane.due.remove(&(before, backend));
+            queue.due.remove(&(before, backend));
         }
-        lane.due.extend(due.map(|at| (at, backend)));
+        queue.due.extend(due.map(|at| (at, backend)));
     }
 }
 

@@ -33,7 +33,7 @@ pub struct NetworkWatch {
 
 impl std::fmt::Debug for NetworkWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watch").finish_non_exhaustive()
+        f.debug_struct("NetworkWatch").finish_non_exhaustive()
     }
 }
 

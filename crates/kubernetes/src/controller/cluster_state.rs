@@ -1,7 +1,5 @@
-//! The cluster's objects at one moment, found by Service. The pure parts (decisions and plans) read
-//! this and nothing else.
-//!
-//! The pure parts ([`super::exports`], [`super::imports`], [`super::plan`]) read this and nothing else.
+//! The cluster's objects at one moment, found by Service. The pure parts ([`super::export`], [`super::import`],
+//! [`super::link`]) read the cluster through this value only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

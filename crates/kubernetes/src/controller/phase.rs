@@ -1,4 +1,4 @@
-//! The state of a controller, as `/readyz` and its Lease show it.
+//! The state of a controller, as its log and its Lease show it.
 
 /// Phase of a controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

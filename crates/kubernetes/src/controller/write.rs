@@ -43,7 +43,7 @@ const CONFLICT_BACKOFF: Duration = Duration::from_millis(100);
 /// and its status.
 const MAX_CONSECUTIVE: u32 = 4;
 
-/// Objects that could not be written recently.
+/// The recent writes of objects, and for those that failed how long to wait.
 #[derive(Debug, Default)]
 pub(super) struct WriteFailures(BTreeMap<ResourceKey, WriteFailure>);
 

@@ -41,7 +41,7 @@ pub struct NodeCertificate {
 
 impl std::fmt::Debug for NodeCertificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Issued").finish_non_exhaustive()
+        f.debug_struct("NodeCertificate").finish_non_exhaustive()
     }
 }
 

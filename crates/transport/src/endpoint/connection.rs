@@ -316,7 +316,7 @@ impl Eq for QuicConnection {}
 
 impl std::fmt::Debug for QuicConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection")
+        f.debug_struct("QuicConnection")
             .field("id", &self.id())
             .field("peer", self.peer_id())
             .finish_non_exhaustive()

@@ -25,7 +25,7 @@ pub(super) async fn run(shared: Arc<LinksInner>, worker: usize) {
     let _ = shared.runtime.shutdown.ended.run_until_cancelled(all).await;
 }
 
-/// Takes in one.
+/// Accepts one connection, through handshake and hello, and serves it until it ends.
 async fn admit(shared: Arc<LinksInner>, incoming: Incoming) {
     let remote = incoming.remote();
     let mut accepting = std::pin::pin!(incoming.accept());

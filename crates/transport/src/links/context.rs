@@ -88,6 +88,6 @@ impl LinkContext {
 
 impl std::fmt::Debug for LinkContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Local").field("boot", &self.boot).finish_non_exhaustive()
+        f.debug_struct("LinkContext").field("boot", &self.boot).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! The start of a node on Kubernetes: waits until its cluster has a name and the node a certificate, and says so.
+//! The start of a node on Kubernetes: waits until its cluster has a name and the node a certificate, and logs it.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -1,4 +1,5 @@
-//! The parts of a snapshot, merged by functions that decide nothing: `adit-core` does.
+//! The steps in which a snapshot is made: configuration, Kubernetes, backends that do not answer, deny list, views of peers.
+//! What follows from a snapshot is decided in `adit-core`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -20,11 +21,11 @@ use adit_transport::links::LinkView;
 /// The last view of each linked cluster, and the hub that sent it.
 pub type PeerViews = Arc<BTreeMap<ClusterName, LinkView>>;
 
-/// The part of a snapshot that follows from the configuration. Cheap to clone.
+/// A snapshot in the making: from the configuration alone at first, then with what is merged in. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct BaseSnapshot {
     pub(super) snapshot: Arc<Snapshot>,
-    /// The nodes that are denied by name, by cluster: whoever tells of one, it is not there.
+    /// The nodes that are denied by name, by cluster: they are left out of every view that names them.
     denied: Arc<BTreeMap<ClusterName, BTreeSet<NodeName>>>,
 }
 

@@ -77,7 +77,9 @@ impl StrangerShares {
 
 impl fmt::Debug for StrangerShares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shares").field("knocking", &self.active_lots).finish_non_exhaustive()
+        f.debug_struct("StrangerShares")
+            .field("knocking", &self.active_lots)
+            .finish_non_exhaustive()
     }
 }
 
