@@ -174,6 +174,22 @@ fn is_successors(connection: &ConnectionStatus) -> bool {
     connection.peer.boot.0[15] == 3
 }
 
+async fn fifty_streams(edge: &RunningNode, bank: &Site) -> Vec<PeerStream> {
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        streams.push(edge.echo(bank, &bank.node(1), b"hello").await.unwrap());
+    }
+    streams
+}
+
+async fn until_only_the_successor_is_left(edge: &RunningNode) {
+    eventually("nothing is left of the old process", 10 * SECOND, || {
+        let connections = edge.links.status().links.remove(0).connections;
+        connections.iter().all(is_successors)
+    })
+    .await;
+}
+
 /// Follows a process by another. With `dials` edge knows where to dial bank; otherwise it waits to be dialled.
 fn a_process_is_followed(dials: bool) {
     let (edge, bank) = (Site::new("edge", 1, 1), Site::new("bank", 2, 1));
@@ -192,11 +208,7 @@ fn a_process_is_followed(dials: bool) {
         })
         .await;
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-        let node = bank.node(1);
-        let mut long = Vec::new();
-        for _ in 0..50 {
-            long.push(edge1.echo(&bank, &node, b"hello").await.unwrap());
-        }
+        let long = fifty_streams(&edge1, &bank).await;
         let talking = futures_util::future::join_all(long.into_iter().map(|s| converse(s, &end)));
         let story = async {
             // Who is connected for a moment only is not believed.
@@ -219,11 +231,7 @@ fn a_process_is_followed(dials: bool) {
             let (broken, served) = tokio::join!(draining, after);
             assert_eq!(broken, 0);
             assert!(served > 100, "{served}");
-            eventually("nothing is left of the old process", 10 * SECOND, || {
-                let connections = edge1.links.status().links.remove(0).connections;
-                connections.iter().all(is_successors)
-            })
-            .await;
+            until_only_the_successor_is_left(&edge1).await;
             newer
         };
         let (seen, said, newer) = tokio::join!(use_link(&edge1, &bank, &stop), talking, story);
