@@ -11,7 +11,7 @@ use crate::grant::WorkloadPattern;
 use crate::name::{AppProtocol, ClusterName, NodeName, PortName, ServiceName};
 use crate::shared_map::SharedMap;
 
-/// What a cluster announces of itself: a linked cluster to this one, or this one to its links.
+/// The announcement of a cluster about itself: a linked cluster to this one, or this one to its links.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterView {
     /// Its nodes and where they can be dialled.
