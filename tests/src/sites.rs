@@ -16,7 +16,7 @@ use adit_core::snapshot::{
     Backend, Class, Export, ExportPort, Hop, Imports, Link, LocalNode, Seed, SiblingTable, Snapshot,
 };
 use adit_transport::links::{
-    LinkContext, LinkSettings, LinkView, Links, PeerStream, ServeOutcome, ServeStream,
+    LinkContext, LinkSettings, Links, PeerStream, ReceivedView, ServeOutcome, ServeStream,
 };
 use adit_transport::peer::{BootId, PeerInfo};
 use adit_transport::{Endpoints, Tuning, UdpNetwork, Worker};
@@ -262,7 +262,7 @@ impl ServeStream for Echo {
 impl RunningNode {
     /// The view that it has of `site`, if any.
     #[must_use]
-    pub fn view(&self, site: &Site) -> Option<LinkView> {
+    pub fn view(&self, site: &Site) -> Option<ReceivedView> {
         self.links.views().borrow().get(&site.name).cloned()
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { listen, pod_name, pod_uid } = args;
     let namespace = adit_kubernetes::api::NAMESPACE.to_owned();
-    let settings = adit_kubernetes::controller::ControllerSettings { pod_name, pod_uid, namespace };
+    let settings = adit_kubernetes::controller::ControllerPod { pod_name, pod_uid, namespace };
     Ok(match controller::run(controller::ControllerOptions { settings, listen }) {
         Ok(ProcessExit::Drained { .. }) => ExitCode::SUCCESS,
         Ok(ProcessExit::Immediate { signal }) => ExitCode::from(128 + signal),

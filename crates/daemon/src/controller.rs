@@ -1,11 +1,11 @@
 //! The process of `adit controller`: leads or stands by, and observes the cluster's own nodes.
 //!
 //! What it decides and writes is [`adit_kubernetes::controller`]'s. As an observer it connects with our own nodes'
-//! hubs, which tell it what linked clusters say ([`peer_observer`]), and asks each node for its report
+//! hubs, which tell it what linked clusters say ([`sibling_observer`]), and asks each node for its report
 //! ([`node_reports`]). It serves no streams and dials no other cluster. Its life is [`run`]'s.
 
 mod node_reports;
-mod peer_observer;
+mod sibling_observer;
 mod run;
 
 pub use self::run::{ControllerOptions, run};

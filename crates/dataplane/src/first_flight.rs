@@ -17,7 +17,7 @@ use crate::flow::{ByteCounter, FlowFailure};
 use crate::tcp::{ReadBuffer, Tcp};
 
 /// The most bytes of the workload that are sent, and kept, before the answer.
-const MAX_REPLAY: usize = 64 * 1024;
+const MAX_REPLAY_BYTES: usize = 64 * 1024;
 
 /// The bytes that have been sent and may have to be sent again.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl FirstFlight {
                 // Fails only where the peer wants no more, which its answer explains.
                 send.finish().ok();
             }
-            if self.finished || self.len >= MAX_REPLAY {
+            if self.finished || self.len >= MAX_REPLAY_BYTES {
                 return tcp.broken().await;
             }
             match tcp.read(&mut room).await {

@@ -28,7 +28,7 @@ use crate::tcp::TcpNetwork;
 const MAX_ATTEMPTS: usize = 4;
 /// A stream that its opener gives up so soon after it was taken, and that nothing came back on, was opened in
 /// vain.
-const EARLY_TIMEOUT: Duration = Duration::from_secs(1);
+const EARLY_END_DELAY: Duration = Duration::from_secs(1);
 
 /// Why a stream whose backend has not answered yet is refused.
 const NO_MEMORY: &str = "no backend had answered, and there was no more memory for what the stream had sent \
@@ -68,7 +68,9 @@ async fn serve<N: TcpNetwork>(node: Arc<DataPath<N>>, mut stream: PeerStream) ->
             let end = forward(&node, &tcp, &mut stream, first, &permit, &flow).await;
             // Given up so soon that nothing came of it: the backend was dialled in vain.
             let in_vain = end.as_ref().err().filter(|_| {
-                gave_up(&mut stream) && flow.sent.bytes() == 0 && reached.elapsed() < EARLY_TIMEOUT
+                gave_up(&mut stream)
+                    && flow.sent.bytes() == 0
+                    && reached.elapsed() < EARLY_END_DELAY
             });
             let served = in_vain.map_or(ServeOutcome::Used, |f| lost_or_futile(&stream, f.code));
             if let Err(failure) = &end {
@@ -100,9 +102,9 @@ async fn reach<N: TcpNetwork>(
     flow: &mut Flow,
 ) -> Result<(N::Stream, Bytes, Permit), Unreached> {
     let (header, first) = accept(node, stream, flow).await?;
-    let source = vouch(&stream.peer, &header, flow);
+    let source = asserted_source(&stream.peer, &header, flow);
     let now = node.current_snapshot();
-    resolve(&now, &header, &source, flow);
+    attribute(&now, &header, &source, flow);
     let permit = policy::authorize_inbound(&now, &source, &header.target)?;
     flow.attribute_to_source(&permit);
     let backends = pick(node, &now, &permit)?;
@@ -169,14 +171,14 @@ async fn header(recv: &mut RecvStream) -> Result<(StreamHeader, Bytes), Unreache
 
 /// The source, as far as the peer may speak for it: a workload of the peer's own cluster. A header has no
 /// room for another cluster's.
-fn vouch(peer: &PeerInfo, header: &StreamHeader, flow: &mut Flow) -> Source {
+fn asserted_source(peer: &PeerInfo, header: &StreamHeader, flow: &mut Flow) -> Source {
     let source = Source { cluster: peer.cluster.clone(), workload: header.source.clone() };
     flow.source = Some(source.clone());
     source
 }
 
 /// Notes the target; only one that is exported to the peer's cluster is counted by name.
-fn resolve(now: &Snapshot, header: &StreamHeader, source: &Source, flow: &mut Flow) {
+fn attribute(now: &Snapshot, header: &StreamHeader, source: &Source, flow: &mut Flow) {
     flow.target = Some(header.target.clone());
     let export = now.exports.get(&header.target.service);
     let shown = |grant: &policy::Grant| grant.cluster == source.cluster;

@@ -57,7 +57,7 @@ async fn forward<N: TcpNetwork>(
     tcp: &N::Stream,
     flow: &mut Flow,
 ) -> Result<(), FlowFailure> {
-    accept(node, tcp, flow)?;
+    admit(node, tcp, flow)?;
     let workload = identify(node, tcp.remote()).await?;
     let now = first_view(node, tcp.local()).await;
     let (import, target) = resolve(&now, tcp.local())?;
@@ -81,7 +81,7 @@ async fn forward<N: TcpNetwork>(
 
 /// Notes where the connection comes from and what it was made to, so that its end counts there however
 /// early it comes, and refuses it if there are too many.
-fn accept<N: TcpNetwork>(
+fn admit<N: TcpNetwork>(
     node: &DataPath<N>,
     tcp: &impl Tcp,
     flow: &mut Flow,

@@ -38,9 +38,9 @@ mod signer;
 mod stores;
 mod write;
 
-pub use self::peers::{ObservedPeer, ObservedPeers, ObserverConfig};
+pub use self::peers::{LinkedClusters, ObservedPeer, ObserverConfig};
 pub use self::phase::{ControllerPhase, ControllerState};
-pub use self::run::{ControllerError, ControllerSettings, run};
+pub use self::run::{ControllerError, ControllerPod, run};
 
 #[cfg(test)]
 mod tests;

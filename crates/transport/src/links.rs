@@ -69,8 +69,8 @@ use self::inner::{ClusterKnowledge, LinkRuntime, LinksInner, PeerRecords, Shutdo
 pub use self::metrics::{
     begin as begin_metrics, begin_link as begin_link_metrics, describe as describe_metrics,
 };
-pub use self::misuse::{MisuseStatus, NEVER_ASKED_WITHIN};
-pub use self::state::views::LinkView;
+pub use self::misuse::{MisuseStatus, TOLERATED_RATE};
+pub use self::state::views::ReceivedView;
 pub use self::status::{AlternatingNodes, ConnectionStatus, LinkState, LinkStatus, LinksStatus};
 pub use self::stream::{OpenStreamError, PeerStream, ServeOutcome, ServeStream};
 use crate::budget::BufferBudget;
@@ -177,7 +177,7 @@ impl Links {
     /// The views of linked clusters. The receiver wakes at each change of a view or its source; a mere
     /// confirmation makes a view younger without waking anybody.
     #[must_use]
-    pub fn views(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, LinkView>>> {
+    pub fn views(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, ReceivedView>>> {
         self.0.knowledge.views.subscribe()
     }
 

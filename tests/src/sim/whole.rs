@@ -8,7 +8,7 @@ use adit_config::Config;
 use adit_core::code::Code;
 use adit_core::snapshot::Snapshot;
 use adit_daemon::node::data_plane::NodeDataPlane;
-use adit_daemon::node::snapshot::{self, BaseSnapshot, SnapshotSources};
+use adit_daemon::node::snapshot::{self, SnapshotBuilder, SnapshotSources};
 use adit_daemon::process::tuning::tuning;
 use adit_dataplane::flow::Direction;
 use adit_transport::links::LinkSettings;
@@ -26,7 +26,7 @@ pub struct Whole {
     pub node: NodeDataPlane,
     /// The snapshot that it believes.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
-    base: watch::Sender<BaseSnapshot>,
+    base: watch::Sender<SnapshotBuilder>,
     listen: Vec<SocketAddr>,
 }
 
@@ -56,7 +56,7 @@ impl Whole {
         let (workers, tuning) = (vec![Worker::current()], tuning(&config.limits));
         let tls = identity.tls();
         let endpoints = Endpoints::bind(net, workers, &listen, &identity.secret, tls, tuning);
-        let base = BaseSnapshot::from_config(&config, &listen);
+        let base = SnapshotBuilder::from_config(&config, &listen);
         let first = Arc::new(base.snapshot(&Default::default(), &Default::default()));
         let (base, bases) = watch::channel(base);
         let (publish, snapshot) = watch::channel(first);
@@ -87,7 +87,7 @@ impl Whole {
     pub fn believe(&self, config: &str, change: impl FnOnce(&mut Config)) {
         let mut config = read(config);
         change(&mut config);
-        self.base.send_replace(BaseSnapshot::from_config(&config, &self.listen));
+        self.base.send_replace(SnapshotBuilder::from_config(&config, &self.listen));
     }
 
     /// The number of streams that ended with this code.

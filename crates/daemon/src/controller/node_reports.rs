@@ -23,11 +23,11 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 /// From the beginning of one round to that of the next, in a cluster of up to [`MAX_ASKED`] nodes.
 const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 /// The most nodes that are asked a second over connections that stay.
-const MAX_ASKED: usize = 350;
+const MAX_ASKED_PER_SECOND: usize = 350;
 /// So many nodes are connected for the sake of their reports; each connection costs some 60 KiB.
 const MAX_CONNECTED: usize = 1000;
 /// In larger clusters: how many nodes are asked a second, which costs a handshake each.
-const MAX_RATE: usize = 50;
+const MAX_HANDSHAKES_PER_SECOND: usize = 50;
 /// A connection stays for this long after the last question on it: longer than a round of a cluster whose connections
 /// stay.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const SILENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// From when nodes first say that they cannot use a link to when that is told: what is bad in one round and well in the
 /// next is not.
-const LINK_TIMEOUT: Duration = Duration::from_secs(1);
+const LINK_FAULT_DELAY: Duration = Duration::from_secs(1);
 /// For how many rounds a node goes by what it was told with a question, where none comes.
 const VALID_ROUNDS: u32 = 3;
 /// The least time between two wordings of one fault that lasts.
@@ -104,10 +104,10 @@ pub(super) async fn poll_nodes(
 /// The time from one round to the next for so many nodes.
 fn interval(nodes: usize) -> Duration {
     if nodes <= MAX_CONNECTED {
-        let times = u32::try_from(nodes.div_ceil(MAX_ASKED)).unwrap_or(u32::MAX);
+        let times = u32::try_from(nodes.div_ceil(MAX_ASKED_PER_SECOND)).unwrap_or(u32::MAX);
         return ROUND_INTERVAL.saturating_mul(times.max(1));
     }
-    Duration::from_secs(u64::try_from(nodes / MAX_RATE).unwrap_or(u64::MAX))
+    Duration::from_secs(u64::try_from(nodes / MAX_HANDSHAKES_PER_SECOND).unwrap_or(u64::MAX))
 }
 
 /// Asks one node; nothing comes of one whose version does not answer.
@@ -185,8 +185,9 @@ impl DebouncedSummary {
         let links = newest.items.iter().filter(|item| is_link(item));
         let since = |name: &String| self.faulty_since.get(name).copied().unwrap_or(now);
         self.faulty_since = links.map(|link| (link.name.clone(), since(&link.name))).collect();
-        let is_due =
-            |name: &String| self.faulty_since.get(name).is_some_and(|at| *at + LINK_TIMEOUT <= now);
+        let is_due = |name: &String| {
+            self.faulty_since.get(name).is_some_and(|at| *at + LINK_FAULT_DELAY <= now)
+        };
         lasting.items.retain(|item| !is_link(item) || is_due(&item.name));
         self.last = Arc::clone(newest);
         if is_old {
@@ -245,7 +246,7 @@ mod tests {
             told.items.first().map(|item| item.sentence.clone())
         };
         assert_eq!(told("since 1 s"), None);
-        tokio::time::advance(LINK_TIMEOUT - Duration::from_millis(1)).await;
+        tokio::time::advance(LINK_FAULT_DELAY - Duration::from_millis(1)).await;
         assert_eq!(told("since 3 s"), None);
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(told("since 4 s").as_deref(), Some("since 4 s"));

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_kubernetes::controller::{
-    self, ControllerError, ControllerSettings, ControllerState, ObservedPeers,
+    self, ControllerError, ControllerPod, ControllerState, LinkedClusters,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::peer_observer;
+use super::sibling_observer;
 use crate::admin::public::{self, PublicState};
 use crate::admin::serve::{self, AdminListener};
 use crate::metrics::{ProcessMetrics, process::ProcessUsage};
@@ -30,7 +30,7 @@ const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct ControllerOptions {
     /// Its pod.
-    pub settings: ControllerSettings,
+    pub settings: ControllerPod,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub listen: SocketAddr,
 }
@@ -70,7 +70,7 @@ async fn serve(
     let server = serve::run(AdminListener::Tcp(listener), router, stop.child_token());
 
     let (observer, observers) = watch::channel(None);
-    let (peers, heard) = watch::channel(Arc::new(ObservedPeers::default()));
+    let (peers, heard) = watch::channel(Arc::new(LinkedClusters::default()));
     let (summary, summaries) = watch::channel(Arc::default());
     let (state, states) = watch::channel(ControllerState::default());
     let lead = stop.child_token();
@@ -78,8 +78,8 @@ async fn serve(
         controller::run(client, options.settings, observer, heard, summaries, state, lead.clone());
     let beside = async {
         tokio::join!(
-            peer_observer::observe(observers, peers, summary),
-            publish_readiness(states),
+            sibling_observer::observe(observers, peers, summary),
+            log_state(states),
             maintain_metrics(metrics),
             server,
         );
@@ -119,7 +119,7 @@ fn ended_by_itself(result: Result<(), ControllerError>) -> StartError {
 
 /// Logs the controller's phase and what is in its way. Its pod stays ready meanwhile: taking the pod out of service
 /// would not help.
-async fn publish_readiness(mut states: watch::Receiver<ControllerState>) {
+async fn log_state(mut states: watch::Receiver<ControllerState>) {
     let mut told = ControllerState::default();
     loop {
         let state = states.borrow_and_update().clone();

@@ -99,18 +99,18 @@ pub struct NodeDataPlane {
     /// The sockets of imports, for the process that comes next.
     pub(super) sockets: OpenSockets,
     not_listening: watch::Receiver<BTreeMap<SocketAddr, String>>,
-    stop: DataPlaneStop,
+    stop: DataPlaneStages,
 }
 
 /// The stages in which a data plane starts and ends, in this order.
 #[derive(Debug, Clone, Default)]
-struct DataPlaneStop {
+struct DataPlaneStages {
     /// Connections may be accepted.
-    begin: CancellationToken,
+    may_accept: CancellationToken,
     /// No connection is accepted any more.
-    accepting: CancellationToken,
+    stop_accepting: CancellationToken,
     /// Flows that still run are reset.
-    drained: CancellationToken,
+    reset_flows: CancellationToken,
     /// Every flow's task.
     tasks: TaskTracker,
 }
@@ -124,9 +124,9 @@ pub struct DataPlaneTasks<N: TcpNetwork> {
     listeners: ImportListeners<N>,
     flows: Flows,
     snapshot: watch::Receiver<Arc<Snapshot>>,
-    begin: CancellationToken,
-    accepting: CancellationToken,
-    drained: CancellationToken,
+    may_accept: CancellationToken,
+    stop_accepting: CancellationToken,
+    reset_flows: CancellationToken,
 }
 
 impl NodeDataPlane {
@@ -139,13 +139,13 @@ impl NodeDataPlane {
         limits: &LimitsConfig,
         net: N,
     ) -> (Self, DataPlaneTasks<N>) {
-        let stop = DataPlaneStop::default();
+        let stop = DataPlaneStages::default();
         let flows = Flows::new(StreamCapacity { all: max_flows() });
         let (backends, keeper) = BackendHealth::new(limits.dial_timeout);
         let records = DataPathContext {
             flows: flows.clone(),
             backends: backends.clone(),
-            drained: stop.drained.clone(),
+            drained: stop.reset_flows.clone(),
             random: FlowRandom::new((local.random)()),
             held: HeldSources::default(),
         };
@@ -173,7 +173,12 @@ impl NodeDataPlane {
         let listeners =
             ImportListeners::new(path.clone(), links.clone(), workers, stop.tasks.clone());
         let (not_listening, sockets) = (listeners.failures(), listeners.sockets());
-        let DataPlaneStop { begin, accepting, drained, .. } = stop.clone();
+        let DataPlaneStages {
+            may_accept: begin,
+            stop_accepting: accepting,
+            reset_flows: drained,
+            ..
+        } = stop.clone();
         let work = {
             let flows = flows.clone();
             DataPlaneTasks {
@@ -183,9 +188,9 @@ impl NodeDataPlane {
                 listeners,
                 flows,
                 snapshot,
-                begin,
-                accepting,
-                drained,
+                may_accept: begin,
+                stop_accepting: accepting,
+                reset_flows: drained,
             }
         };
         (Self { links, endpoints, flows, backends, sockets, not_listening, stop }, work)
@@ -193,7 +198,7 @@ impl NodeDataPlane {
 
     /// Accepts connections from now on.
     pub fn begin(&self) {
-        self.stop.begin.cancel();
+        self.stop.may_accept.cancel();
     }
 
     /// The views of linked clusters.
@@ -211,7 +216,8 @@ impl NodeDataPlane {
     /// Goes away: accepts nothing new, tells peers at once, waits up to `within` for streams to end, then resets
     /// what is left and ends all connections. Says how many streams that broke.
     pub async fn shut_down(&self, within: Duration) -> u64 {
-        let DataPlaneStop { accepting, drained, tasks, .. } = &self.stop;
+        let DataPlaneStages { stop_accepting: accepting, reset_flows: drained, tasks, .. } =
+            &self.stop;
         accepting.cancel();
         // Peers choose another node, or the successor, from now on; what was accepted here still gets its stream.
         self.links.announce_leaving();
@@ -256,11 +262,11 @@ impl<N: TcpNetwork> DataPlaneTasks<N> {
     /// Keeps listeners as the snapshot wants them until the node drains, and rights and backends until it has: what is
     /// still open then is still subject to policy, which follows from what backends say, too.
     pub async fn run(self) {
-        let rights = self.path.run_revocations(self.drained.clone());
-        let keeper = self.health_checker.run(self.net, self.snapshot, self.drained);
+        let rights = self.path.run_revocations(self.reset_flows.clone());
+        let keeper = self.health_checker.run(self.net, self.snapshot, self.reset_flows);
         let listening = async {
-            self.begin.cancelled().await;
-            self.listeners.run(self.accepting).await;
+            self.may_accept.cancelled().await;
+            self.listeners.run(self.stop_accepting).await;
         };
         let work = async { tokio::join!(rights, keeper, listening) };
         tokio::select! {

@@ -163,7 +163,7 @@ mod tests {
     use adit_transport::PeerInfo;
     use adit_transport::budget::BufferCharges;
     use adit_transport::endpoint::ConnectionStats;
-    use adit_transport::links::{DialRecord, LinkView};
+    use adit_transport::links::{DialRecord, ReceivedView};
     use adit_transport::peer::BootId;
 
     fn connected(node: &str, passed: Option<Unusable>) -> ConnectionStatus {
@@ -209,7 +209,7 @@ mod tests {
         let mut omitted = Omissions::default();
         let bad = RecordKey::Export("a/b".parse().unwrap());
         omitted.add(Some(bad), Omission::Exports);
-        let heard = LinkView {
+        let heard = ReceivedView {
             view: Arc::new(view),
             omitted: Arc::new(omitted),
             position: (7, 42),

@@ -19,7 +19,7 @@ use adit_runtime::publish_if_changed;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-pub use self::base::{BaseSnapshot, PeerViews};
+pub use self::base::{PeerViews, SnapshotBuilder};
 
 /// The least time between two snapshots: each wakes whoever acts on one, and any of many peers can have
 /// one made.
@@ -28,14 +28,14 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(10);
 /// The sources of a snapshot's parts.
 #[derive(Debug)]
 pub struct SnapshotSources {
-    base: watch::Receiver<BaseSnapshot>,
+    base: watch::Receiver<SnapshotBuilder>,
     cluster: Option<watch::Receiver<Arc<NodeState>>>,
     views: watch::Receiver<PeerViews>,
     backend_states: watch::Receiver<BackendStates>,
     /// Configuration and Kubernetes merged, as they were last.
-    merged: BaseSnapshot,
+    merged: SnapshotBuilder,
     /// `merged` with the backend states applied. `None` after either has changed, until the next snapshot is made.
-    with_states: Option<BaseSnapshot>,
+    with_states: Option<SnapshotBuilder>,
 }
 
 impl SnapshotSources {
@@ -43,7 +43,7 @@ impl SnapshotSources {
     /// themselves, and which backends do not answer.
     #[must_use]
     pub fn new(
-        mut base: watch::Receiver<BaseSnapshot>,
+        mut base: watch::Receiver<SnapshotBuilder>,
         mut cluster: Option<watch::Receiver<Arc<NodeState>>>,
         views: watch::Receiver<PeerViews>,
         down: watch::Receiver<BackendStates>,
@@ -91,9 +91,9 @@ impl SnapshotSources {
 }
 
 fn merge(
-    base: &mut watch::Receiver<BaseSnapshot>,
+    base: &mut watch::Receiver<SnapshotBuilder>,
     cluster: Option<&mut watch::Receiver<Arc<NodeState>>>,
-) -> BaseSnapshot {
+) -> SnapshotBuilder {
     let base = base.borrow_and_update().clone();
     match cluster {
         Some(cluster) => base.with_kubernetes(&cluster.borrow_and_update()),

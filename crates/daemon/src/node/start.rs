@@ -29,7 +29,7 @@ use super::handover::holder::NodeSockets;
 use super::handover::requester::Succession;
 use super::process_state::{MutableState, ProcessState, StaticState};
 use super::servers::{AdminBinding, HttpServers, ServerPlan};
-use super::snapshot::{self, BaseSnapshot, SnapshotSources};
+use super::snapshot::{self, SnapshotBuilder, SnapshotSources};
 use super::supervisor::{NodeSupervisor, SupervisorEvents};
 use super::takeover::{self, BindInputs, ProcessChain};
 use super::workers::WorkerPool;
@@ -173,7 +173,7 @@ async fn serve(node: BoundNode) -> Result<ProcessExit, StartError> {
     let boot = new_boot_id()?;
     let BoundNode { context, credentials, identity_error, signals, sockets, .. } = node;
     let listen = sockets.endpoints.addresses().to_vec();
-    let base = BaseSnapshot::from_config(&context.config, &listen);
+    let base = SnapshotBuilder::from_config(&context.config, &listen);
     let first = first_snapshot(&base, context.kubernetes_state.as_ref());
     let (base, bases) = watch::channel(base);
     let (publish, snapshot) = watch::channel(first);
@@ -230,7 +230,7 @@ async fn serve(node: BoundNode) -> Result<ProcessExit, StartError> {
 
 /// The snapshot before peers and dials have said anything.
 fn first_snapshot(
-    base: &BaseSnapshot,
+    base: &SnapshotBuilder,
     state: Option<&watch::Receiver<Arc<NodeState>>>,
 ) -> Arc<Snapshot> {
     let base = state.map_or_else(|| base.clone(), |state| base.with_kubernetes(&state.borrow()));
@@ -260,7 +260,7 @@ fn answer_reports(
 struct ServingNode {
     data_plane: NodeDataPlane,
     state: Arc<ProcessState<<NodeDataPlane as DataPlane>::StatusSource>>,
-    base: watch::Sender<BaseSnapshot>,
+    base: watch::Sender<SnapshotBuilder>,
     config_source: ConfigSource,
     config_updates: mpsc::Receiver<ConfigUpdate>,
     chain: Option<ProcessChain>,

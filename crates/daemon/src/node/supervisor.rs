@@ -21,7 +21,7 @@ use super::handover::HandoverState;
 use super::handover::holder::Successor;
 use super::older_processes;
 use super::process_state::ProcessState;
-use super::snapshot::BaseSnapshot;
+use super::snapshot::SnapshotBuilder;
 use crate::admin::control::{AdminCommand, ReloadReply};
 use crate::metrics::{self, FileReadOutcome};
 use crate::process::log::{line_format, log_warnings};
@@ -68,7 +68,7 @@ pub(super) struct NodeSupervisor<D: DataPlane> {
     pub(super) config_source: ConfigSource,
     pub(super) data_plane: D,
     pub(super) state: Arc<ProcessState<D::StatusSource>>,
-    pub(super) base: watch::Sender<BaseSnapshot>,
+    pub(super) base: watch::Sender<SnapshotBuilder>,
     pub(super) handover: HandoverState,
     /// True if somebody starts a successor when this process is asked to end.
     pub(super) expects_successor: bool,
@@ -205,7 +205,8 @@ impl<D: DataPlane> NodeSupervisor<D> {
             tracing::info!("configuration read: it is good, and nothing in it has changed");
         } else {
             metrics::config_read(FileReadOutcome::Applied);
-            self.base.send_replace(BaseSnapshot::from_config(&config, &self.state.statics.listen));
+            self.base
+                .send_replace(SnapshotBuilder::from_config(&config, &self.state.statics.listen));
             if let Some(log) = &self.state.log {
                 log.set_format(line_format(config.log.format));
                 if config.log.level != old.log.level

@@ -14,7 +14,7 @@ use adit_core::admission::rate_limit::RateLimit;
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, Namespace};
 use adit_runtime::Mutex;
-use adit_transport::links::{NEVER_ASKED_WITHIN, ServeOutcome};
+use adit_transport::links::{ServeOutcome, TOLERATED_RATE};
 use tokio::time::Instant;
 
 use super::failure::FlowFailure;
@@ -22,11 +22,11 @@ use super::failure::FlowFailure;
 /// The streams that all workloads of a node may open in vain: three quarters of what a peer allows each connection
 /// whatever a node's siblings do.
 const ALLOWED: RateLimit = RateLimit {
-    burst: NEVER_ASKED_WITHIN.burst / 4 * 3,
-    per_second: NEVER_ASKED_WITHIN.per_second / 4 * 3,
+    burst: TOLERATED_RATE.burst / 4 * 3,
+    per_second: TOLERATED_RATE.per_second / 4 * 3,
 };
 /// A stream that was given up later, and unanswered, is a caller that ran out of patience.
-pub(super) const PATIENCE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const FUTILE_LIFETIME: Duration = Duration::from_secs(10);
 /// The most that a namespace owes: it may have opened thousands before the first came to nothing.
 const MAX_DEBT_DELAY: Duration = Duration::from_secs(60);
 
@@ -95,7 +95,7 @@ fn each(sharers: usize) -> Duration {
 
 /// True if a peer counts a stream that ended so, unanswered, after so long, as opened in vain.
 pub(super) fn is_futile(code: Code, after: Duration) -> bool {
-    let gave_up = code == Code::SourceReset && after < PATIENCE_TIMEOUT;
+    let gave_up = code == Code::SourceReset && after < FUTILE_LIFETIME;
     gave_up || matches!(ServeOutcome::refused(code), ServeOutcome::InVain(_))
 }
 
@@ -161,7 +161,7 @@ mod tests {
     fn callers_that_wait_and_services_that_fail_are_not_in_vain() {
         let early = Duration::from_secs(1);
         assert!(is_futile(Code::SourceReset, early) && is_futile(Code::Denied, early));
-        assert!(!is_futile(Code::SourceReset, PATIENCE_TIMEOUT));
+        assert!(!is_futile(Code::SourceReset, FUTILE_LIFETIME));
         for code in [Code::Finished, Code::BackendRefused, Code::NoBackend, Code::LinkDown] {
             assert!(!is_futile(code, early), "{code:?}");
         }

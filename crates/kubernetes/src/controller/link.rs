@@ -17,7 +17,7 @@ use super::cluster_state::ClusterState;
 use super::conditions::{self, ConditionVerdict};
 use super::debounce::Debounced;
 use super::import::ImportDecisions;
-use super::node_reports::{self, NodeCondition, WordedTimes};
+use super::node_reports::{self, ReportedCondition, WordedTimes};
 use super::plan::{ObjectChange, PlanInput, PlannedWrite, WritePlan};
 use crate::api::{Condition, Link, LinkSpec, ObjectStatus};
 use crate::interleave::interleave;
@@ -179,7 +179,7 @@ impl LinkSubject<'_> {
         plan: &mut WritePlan,
     ) -> Vec<Condition> {
         let input = self.input;
-        let condition = |kind, is_vague| NodeCondition {
+        let condition = |kind, is_vague| ReportedCondition {
             object: format!("Link {}", self.link.cluster),
             generation: stored.metadata.generation,
             kind,

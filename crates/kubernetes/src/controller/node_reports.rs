@@ -35,7 +35,7 @@ impl WordedTimes {
 }
 
 /// A condition of one object.
-pub(super) struct NodeCondition<'a> {
+pub(super) struct ReportedCondition<'a> {
     /// Kind and name of the object.
     pub(super) object: String,
     pub(super) generation: Option<i64>,
@@ -46,7 +46,7 @@ pub(super) struct NodeCondition<'a> {
     pub(super) input: &'a PlanInput<'a>,
 }
 
-impl NodeCondition<'_> {
+impl ReportedCondition<'_> {
     /// Returns `all` with the condition as `verdict` says, or without it. Another text for the same
     /// reason is delayed.
     pub(super) fn apply(

@@ -13,7 +13,7 @@ use crate::summary::NodesSummary;
 
 /// State of linked clusters, as our own nodes report it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ObservedPeers {
+pub struct LinkedClusters {
     /// True if at least one of our nodes reports now.
     pub reporting: bool,
     /// Every cluster that a node of ours reported recently. Nothing is known of a cluster that is
@@ -24,7 +24,7 @@ pub struct ObservedPeers {
     pub nodes: Arc<NodesSummary>,
 }
 
-impl ObservedPeers {
+impl LinkedClusters {
     /// Returns what is known of a cluster now; `None` if no node reports, which says nothing about
     /// the cluster.
     #[must_use]

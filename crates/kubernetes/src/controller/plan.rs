@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::cluster_state::ClusterState;
 use super::network_migration::MigrationPhase;
-use super::peers::ObservedPeers;
+use super::peers::LinkedClusters;
 use crate::api::{Export, Import, Link, ServiceRef};
 
 /// Input of a plan, beside the cluster's state.
@@ -28,7 +28,7 @@ pub(super) struct PlanInput<'a> {
     pub(super) config: &'a ClusterConfig,
     /// The problem of the configuration as it is written; `config` is the last good one.
     pub(super) trouble: Option<&'a str>,
-    pub(super) peers: &'a ObservedPeers,
+    pub(super) peers: &'a LinkedClusters,
     /// State of the nodes' network.
     pub(super) migration: MigrationPhase,
     /// Objects that could not be written recently, and the reason.

@@ -21,13 +21,13 @@ use super::config_state::ConfigState;
 use super::events::EventReporter;
 use super::leader::LeaderElection;
 use super::network_migration::{self, MigrationPhase, NetworkMigration};
-use super::peers::{ObservedPeers, ObserverConfig};
+use super::peers::{LinkedClusters, ObserverConfig};
 use super::phase::{ControllerPhase, ControllerState};
 use super::plan::{ObjectWarning, PlanInput, ResourceKey, WritePlan};
 use super::planner::{PlanHistory, make_plan};
 use super::signer::{self, CsrError};
 use super::stores::ControllerStores;
-use super::write::{MAX_CONCURRENT, WriteFailures, write_plan};
+use super::write::{MAX_CONCURRENT, WriteBackoffs, write_plan};
 use crate::api::{CA_SECRET, CONFIG_MAP, NAMESPACE, TRUST_BUNDLE_KEY};
 use crate::store::{ChangeSignal, Selector};
 
@@ -49,7 +49,7 @@ pub(super) struct Reconciler<'a> {
     changed: ChangeSignal,
     stores: ControllerStores,
     observer: watch::Sender<Option<Arc<ObserverConfig>>>,
-    peers: watch::Receiver<Arc<ObservedPeers>>,
+    peers: watch::Receiver<Arc<LinkedClusters>>,
     state: &'a watch::Sender<ControllerState>,
     config: ConfigState,
     /// The CA in use, and the last one that was, so that it can be restored.
@@ -57,15 +57,15 @@ pub(super) struct Reconciler<'a> {
     last_ca: Option<Arc<ClusterCa>>,
     history: PlanHistory,
     migration: NetworkMigration,
-    write_failures: WriteFailures,
-    answer_failures: WriteFailures,
+    write_failures: WriteBackoffs,
+    answer_failures: WriteBackoffs,
     reporter: EventReporter,
     /// Since when everything required is known.
     known_since: Option<Instant>,
 }
 
 /// When the next pass must begin at the latest, and whether it may wait for more changes.
-struct NextRound {
+struct NextPass {
     at: Option<Instant>,
     at_once: bool,
 }
@@ -77,7 +77,7 @@ impl<'a> Reconciler<'a> {
         client: Client,
         instance: String,
         observer: watch::Sender<Option<Arc<ObserverConfig>>>,
-        peers: watch::Receiver<Arc<ObservedPeers>>,
+        peers: watch::Receiver<Arc<LinkedClusters>>,
         state: &'a watch::Sender<ControllerState>,
         tasks: &mut Tasks,
     ) -> Self {
@@ -96,8 +96,8 @@ impl<'a> Reconciler<'a> {
             last_ca: None,
             history: PlanHistory::default(),
             migration: NetworkMigration::default(),
-            write_failures: WriteFailures::default(),
-            answer_failures: WriteFailures::default(),
+            write_failures: WriteBackoffs::default(),
+            answer_failures: WriteBackoffs::default(),
             reporter,
             known_since: None,
         }
@@ -127,9 +127,9 @@ impl<'a> Reconciler<'a> {
         }
     }
 
-    async fn reconcile(&mut self, lease: &LeaderElection) -> NextRound {
+    async fn reconcile(&mut self, lease: &LeaderElection) -> NextPass {
         if !lease.is_held() {
-            return NextRound { at: Some(Instant::now() + BATCH_DELAY), at_once: false };
+            return NextPass { at: Some(Instant::now() + BATCH_DELAY), at_once: false };
         }
         let mut warnings = Vec::new();
         if self.stores.config.was_listed() {
@@ -148,7 +148,7 @@ impl<'a> Reconciler<'a> {
         let retry_answers = self.answer_failures.next_attempt(at);
         let (written, wake) = self.reconcile_objects(lease, at, ca_trouble, warnings).await;
         let next = [retry_ca, retry_answers, wake].into_iter().flatten().min();
-        NextRound { at: next, at_once: written + answered > 0 }
+        NextPass { at: next, at_once: written + answered > 0 }
     }
 
     /// Plans and writes, as soon as everything required is known. Publishes the state and the warnings. Returns how

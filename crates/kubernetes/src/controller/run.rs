@@ -9,14 +9,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::leader::LeaderElection;
-use super::peers::{ObservedPeers, ObserverConfig};
+use super::peers::{LinkedClusters, ObserverConfig};
 use super::phase::ControllerState;
 use super::reconcile::Reconciler;
 use crate::summary::NodesSummary;
 
 /// The pod that this controller runs in.
 #[derive(Debug, Clone)]
-pub struct ControllerSettings {
+pub struct ControllerPod {
     /// The pod's name.
     pub pod_name: String,
     /// The pod's UID.
@@ -48,9 +48,9 @@ pub enum ControllerError {
 /// is retried, and shown through `state`.
 pub async fn run(
     client: Client,
-    settings: ControllerSettings,
+    settings: ControllerPod,
     observer: watch::Sender<Option<Arc<ObserverConfig>>>,
-    peers: watch::Receiver<Arc<ObservedPeers>>,
+    peers: watch::Receiver<Arc<LinkedClusters>>,
     nodes: watch::Receiver<Arc<NodesSummary>>,
     state: watch::Sender<ControllerState>,
     stop: CancellationToken,

@@ -30,7 +30,7 @@ const REQUESTS: &str = "certificates.k8s.io/certificatesigningrequests";
 /// A cluster `edge`, linked with `bank`, whose agents/fraud-bot it imports; and its controllers.
 struct ControllerStage {
     server: FakeApiServer,
-    peers: watch::Sender<Arc<ObservedPeers>>,
+    peers: watch::Sender<Arc<LinkedClusters>>,
     observers: Vec<watch::Receiver<Option<Arc<ObserverConfig>>>>,
     tasks: JoinSet<()>,
 }
@@ -57,12 +57,8 @@ pub(super) fn anybody() -> WorkloadPattern {
     WorkloadPattern { namespace: "*".parse().unwrap(), service_account: "*".parse().unwrap() }
 }
 
-fn settings(pod: &str) -> ControllerSettings {
-    ControllerSettings {
-        pod_name: pod.into(),
-        pod_uid: "1".into(),
-        namespace: "adit-system".into(),
-    }
+fn settings(pod: &str) -> ControllerPod {
+    ControllerPod { pod_name: pod.into(), pod_uid: "1".into(), namespace: "adit-system".into() }
 }
 
 impl ControllerStage {
@@ -72,7 +68,7 @@ impl ControllerStage {
             server.put("/namespaces", json!({"metadata": {"name": name}}));
         }
         server.put(CONFIGS, config(more));
-        let peers = watch::Sender::new(Arc::new(ObservedPeers::default()));
+        let peers = watch::Sender::new(Arc::new(LinkedClusters::default()));
         Self { server, peers, observers: Vec::new(), tasks: JoinSet::new() }
     }
 
@@ -131,7 +127,7 @@ impl ControllerStage {
         let heard = ObservedPeer { view: Arc::new(view), live: true };
         let clusters = [("bank".parse().unwrap(), heard)].into();
         let nodes = Arc::clone(&self.peers.borrow().nodes);
-        self.peers.send_replace(Arc::new(ObservedPeers { reporting: true, clusters, nodes }));
+        self.peers.send_replace(Arc::new(LinkedClusters { reporting: true, clusters, nodes }));
     }
 
     /// Has nodes report these items of themselves.
@@ -142,7 +138,7 @@ impl ControllerStage {
     fn sum_up(&self, nodes: NodesSummary) {
         let nodes = Arc::new(nodes);
         self.peers.send_modify(|peers| {
-            *peers = Arc::new(ObservedPeers { nodes, ..ObservedPeers::clone(peers) });
+            *peers = Arc::new(LinkedClusters { nodes, ..LinkedClusters::clone(peers) });
         });
     }
 
@@ -223,10 +219,10 @@ async fn ready_tells_the_truth_after_a_while_and_stays_while_nobody_reports() {
     eventually("withdrawn", || stage.import_says("False", "Withdrawn")).await;
     stage.hear(Some(1));
     eventually("ready again", || stage.ready() == Some(true)).await;
-    stage.peers.send_replace(Arc::new(ObservedPeers::default()));
+    stage.peers.send_replace(Arc::new(LinkedClusters::default()));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(stage.ready(), Some(true), "nobody looks");
-    let silent = ObservedPeers { reporting: true, ..ObservedPeers::default() };
+    let silent = LinkedClusters { reporting: true, ..LinkedClusters::default() };
     stage.peers.send_replace(Arc::new(silent));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(stage.ready(), Some(true), "nobody looks there");
@@ -436,7 +432,7 @@ async fn a_service_that_was_taken_over_is_left_alone() {
 async fn a_fresh_link_is_no_complaint_before_it_could_be_heard() {
     let mut stage = ControllerStage::new("");
     stage.start("one");
-    let silent = ObservedPeers { reporting: true, ..ObservedPeers::default() };
+    let silent = LinkedClusters { reporting: true, ..LinkedClusters::default() };
     stage.peers.send_replace(Arc::new(silent.clone()));
     let down = Some(("False".into(), "LinkDown".into()));
     eventually("said", || stage.condition(LINKS, "bank", "Up") == down).await;

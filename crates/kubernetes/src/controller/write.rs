@@ -45,7 +45,7 @@ const MAX_CONSECUTIVE: u32 = 4;
 
 /// The recent writes of objects, and for those that failed how long to wait.
 #[derive(Debug, Default)]
-pub(super) struct WriteFailures(BTreeMap<ResourceKey, WriteFailure>);
+pub(super) struct WriteBackoffs(BTreeMap<ResourceKey, WriteFailure>);
 
 #[derive(Debug)]
 struct WriteFailure {
@@ -56,7 +56,7 @@ struct WriteFailure {
     why: String,
 }
 
-impl WriteFailures {
+impl WriteBackoffs {
     /// Returns whether an object may be written now.
     pub(super) fn may_write(&self, key: &ResourceKey, now: Instant) -> bool {
         self.0.get(key).is_none_or(|failure| failure.until <= now)
@@ -148,7 +148,7 @@ pub(super) async fn write_plan(
     stores: &ControllerStores,
     lease: &LeaderElection,
     writes: Vec<PlannedWrite>,
-    failures: &mut WriteFailures,
+    failures: &mut WriteBackoffs,
 ) -> usize {
     let now = Instant::now();
     let wanted: BTreeSet<ResourceKey> = writes.iter().map(PlannedWrite::key).collect();

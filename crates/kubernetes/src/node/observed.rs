@@ -24,7 +24,7 @@ pub struct ObservedCluster {
     pub installation: Option<String>,
     /// The boot ID of the machine when it was seen.
     #[serde(default)]
-    pub run: String,
+    pub boot_id: String,
     /// True if all of it was listed since the process started.
     #[serde(skip)]
     pub is_complete: bool,
@@ -94,21 +94,21 @@ pub struct ObservedPod {
     /// When the last of its containers started (RFC 3339): a pod whose network is set up anew
     /// starts all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub begun: Option<String>,
+    pub started_at: Option<String>,
 }
 
 impl ObservedCluster {
     /// Forgets what a reboot of the machine has made untrue: pods on `node` have other addresses
     /// now, and theirs may belong to others.
     pub fn begin_boot(&mut self, run: String, node: &NodeName) {
-        if self.run == run {
+        if self.boot_id == run {
             return;
         }
         self.pods.clear();
         for slice in self.slices.values_mut() {
             slice.endpoints.retain(|e| e.node.as_deref() != Some(node.as_str()));
         }
-        self.run = run;
+        self.boot_id = run;
     }
 }
 
@@ -173,7 +173,7 @@ impl ObservedPod {
             service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
             addresses,
             ending,
-            begun: last_container_start(status),
+            started_at: last_container_start(status),
         })
     }
 }
@@ -219,10 +219,10 @@ mod tests {
             service_account: "bot".into(),
             addresses: vec!["10.0.1.5".parse().unwrap()],
             ending: false,
-            begun: None,
+            started_at: None,
         };
         let mut observed = ObservedCluster {
-            run: "one".into(),
+            boot_id: "one".into(),
             slices: [("ml/bot-1".to_owned(), slice)].into(),
             pods: [("ml/bot".to_owned(), workload)].into(),
             ..ObservedCluster::default()
@@ -233,6 +233,6 @@ mod tests {
         observed.begin_boot("two".into(), &here.parse().unwrap());
         assert_eq!(observed.slices["ml/bot-1"].endpoints, endpoints[1..]);
         assert!(observed.pods.is_empty());
-        assert_eq!(observed.run, "two");
+        assert_eq!(observed.boot_id, "two");
     }
 }

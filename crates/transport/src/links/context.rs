@@ -10,7 +10,7 @@ use crate::budget::BufferLimits;
 use crate::peer::BootId;
 
 /// The backoff between two tries to reach a node or a source.
-pub(super) const DIAL_BACKOFF: Backoff =
+pub(super) const RETRY_BACKOFF: Backoff =
     Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
 
 /// A source of random numbers. An argument, so that a simulation can repeat them.

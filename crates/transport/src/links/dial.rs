@@ -193,7 +193,7 @@ impl LinksInner {
             DialFailure::new(code, reason)
         };
         let permit = self.acquire_permit(&quic).map_err(refused)?;
-        let start = |handshake: handshake::Handshake| {
+        let start = |handshake: handshake::HelloExchange| {
             let node = &handshake.peer.node;
             if target.node.is_some_and(|wanted| wanted != node) {
                 let reason = format!("node {node} answered");

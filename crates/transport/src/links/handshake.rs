@@ -26,7 +26,7 @@ const ALLOWED_MESSAGES: RateLimit = RateLimit { burst: 256, per_second: 16 };
 
 /// A connection whose both ends know each other.
 #[derive(Debug)]
-pub(super) struct Handshake {
+pub(super) struct HelloExchange {
     pub(super) peer: PeerInfo,
     pub(super) send: SendStream,
     pub(super) messages: MessageReader<ControlMessage>,
@@ -38,7 +38,7 @@ pub(super) async fn initiate(
     local: &LinkContext,
     now: &Snapshot,
     slot: u64,
-) -> Result<Handshake, PeerRefusal> {
+) -> Result<HelloExchange, PeerRefusal> {
     let key = admission::identify_peer(now, quic.peer_id())?;
     let exchange = async {
         let opened = quic.open_bi(local.settings.header_timeout).await;
@@ -49,7 +49,7 @@ pub(super) async fn initiate(
     };
     let (send, hello, messages) = within_deadline(quic, local, exchange).await?;
     let peer = check_hello(quic, local, key, &hello, slot)?;
-    Ok(Handshake { peer, send, messages })
+    Ok(HelloExchange { peer, send, messages })
 }
 
 /// Listens first, on a connection that we accepted.
@@ -57,7 +57,7 @@ pub(super) async fn respond(
     quic: &QuicConnection,
     local: &LinkContext,
     now: &Snapshot,
-) -> Result<Handshake, PeerRefusal> {
+) -> Result<HelloExchange, PeerRefusal> {
     let key = admission::identify_peer(now, quic.peer_id())?;
     let hearing = async {
         let accepted = quic.accept_bi().await;
@@ -78,7 +78,7 @@ pub(super) async fn respond(
         send_hello(&mut send, None, own_hello(quic, local, now, hello.slot)),
     )
     .await?;
-    Ok(Handshake { peer, send, messages })
+    Ok(HelloExchange { peer, send, messages })
 }
 
 fn own_hello(quic: &QuicConnection, local: &LinkContext, now: &Snapshot, slot: u64) -> Hello {

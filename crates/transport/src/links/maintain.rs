@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::context::DIAL_BACKOFF;
+use super::context::RETRY_BACKOFF;
 use super::dialer::DialKey;
 use super::inner::LinksInner;
 
@@ -42,7 +42,7 @@ impl LinksInner {
                 attempt = attempt.filter(|_| !is_stable).or(Some(0));
             }
             let wait =
-                attempt.map(|n| DIAL_BACKOFF.with_full_jitter(n, self.context.random_unit()));
+                attempt.map(|n| RETRY_BACKOFF.with_full_jitter(n, self.context.random_unit()));
             let at = self.next_dial_at(target, wait.unwrap_or_default());
             self.dialer.history.set_next_dial(cluster, Some(at));
             tokio::select! {
@@ -91,7 +91,7 @@ impl LinksInner {
             }
         };
         // Nodes that were asked together do not come together.
-        let jitter = DIAL_BACKOFF.with_full_jitter(0, self.context.random_unit());
+        let jitter = RETRY_BACKOFF.with_full_jitter(0, self.context.random_unit());
         asked.map_or(at, |asked| at.max(asked + jitter))
     }
 

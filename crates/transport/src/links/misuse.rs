@@ -26,7 +26,7 @@ const ALLOWED_OF_CONNECTION: RateLimit = RateLimit { burst: 2000, per_second: 50
 const ALLOWED_OF_CLUSTER: RateLimit = RateLimit { burst: 8000, per_second: 2000 };
 /// Within this a connection is never asked to stay away, even if its cluster has spent its allowance: it is not
 /// the one that spends it.
-pub const NEVER_ASKED_WITHIN: RateLimit = RateLimit { burst: 200, per_second: 50 };
+pub const TOLERATED_RATE: RateLimit = RateLimit { burst: 200, per_second: 50 };
 /// Streams in vain on a connection whose peer was asked to stay away, after which it is closed: more than are
 /// under way when the peer receives that.
 const MAX_STREAMS_AFTER_REQUEST: u32 = 1000;
@@ -107,7 +107,7 @@ impl MisuseTable {
         let since = now - *cluster.began.get_or_insert(now);
         cluster.status.streams += 1;
         let of_cluster = cluster.pace.try_take(since, ALLOWED_OF_CLUSTER);
-        let is_little = of_conn.never_asked_pace.try_take(since, NEVER_ASKED_WITHIN);
+        let is_little = of_conn.never_asked_pace.try_take(since, TOLERATED_RATE);
         let fits = of_conn.pace.try_take(since, ALLOWED_OF_CONNECTION) && (of_cluster || is_little);
         if code == Code::OverLimit {
             cluster.status.last = Some((peer.node.clone(), now, code));

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connections::{ConnectionPermit, PeerConnection, StreamUse};
 use super::dialer::DialFailure;
-use super::handshake::Handshake;
+use super::handshake::HelloExchange;
 use super::inner::LinksInner;
 use super::message_reader::MessageReader;
 use super::state::publish_stream;
@@ -45,10 +45,10 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(60);
 pub(super) fn start(
     shared: &Arc<LinksInner>,
     quic: QuicConnection,
-    handshake: Handshake,
+    handshake: HelloExchange,
     permit: ConnectionPermit,
 ) -> Result<Arc<PeerConnection>, PeerRefusal> {
-    let Handshake { peer, send, messages } = handshake;
+    let HelloExchange { peer, send, messages } = handshake;
     if !peer.dialled {
         shared.peers.misuse.admit(&peer.cluster, &peer.node)?;
     }

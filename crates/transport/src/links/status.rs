@@ -20,7 +20,7 @@ use super::dialer::DialRecord;
 use super::duplicate_record::OwnDuplicate;
 use super::inner::LinksInner;
 use super::misuse::MisuseStatus;
-use super::state::views::LinkView;
+use super::state::views::ReceivedView;
 use crate::budget::BufferCharges;
 use crate::endpoint::ConnectionStats;
 use crate::peer::{BootId, PeerInfo};
@@ -73,7 +73,7 @@ pub struct LinkStatus {
     /// [`super::handshake_faults`].
     pub fault: Option<(Code, String)>,
     /// The cluster's latest view.
-    pub view: Option<LinkView>,
+    pub view: Option<ReceivedView>,
     /// The records of ours that are not sent to it, because they do not fit.
     pub omitted: Arc<Omissions>,
     /// The cluster's hubs for us, as far as known.

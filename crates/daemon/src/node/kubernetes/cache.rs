@@ -57,7 +57,11 @@ pub(super) async fn load_cache(
     };
     if last.installation != now {
         clear_state(folder)?;
-        last = ObservedCluster { installation: now, run: last.run, ..ObservedCluster::default() };
+        last = ObservedCluster {
+            installation: now,
+            boot_id: last.boot_id,
+            ..ObservedCluster::default()
+        };
     }
     Ok(last)
 }

@@ -54,7 +54,7 @@ impl PodAddressFilter {
         let key = (pod.uid.clone(), address);
         if let Some((since, known)) = self.claims.get(&key) {
             // One that goes is not made anew; one whose containers have begun again may have another device.
-            if known.begun == pod.begun || pod.ending {
+            if known.started_at == pod.started_at || pod.ending {
                 return device == Some(*since);
             }
         }
@@ -96,7 +96,7 @@ mod tests {
             service_account: uid.into(),
             addresses: vec![IP.parse().unwrap()],
             ending,
-            begun: Some(begun.into()),
+            started_at: Some(begun.into()),
         };
         ObservedCluster {
             pods: [(format!("agents/{uid}"), pod)].into(),

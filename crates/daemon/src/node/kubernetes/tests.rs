@@ -90,12 +90,12 @@ async fn the_cluster_as_observed_last_is_kept_with_the_last_good_configuration()
     let good = "cluster: edge\nlog: {level: debug}\n";
     for (run, text) in [("one", good), ("two", "cluster: [\n")] {
         tell.send_replace(Arc::new(ObservedCluster {
-            run: run.into(),
+            boot_id: run.into(),
             ..observed(text).as_ref().clone()
         }));
         sleep(3 * CACHE_WRITE_DELAY).await;
         let kept = read_cache(&folder.path().join(CACHE_FILE));
-        assert_eq!((&*kept.run, &*kept.config["cluster.yaml"]), (run, good));
+        assert_eq!((&*kept.boot_id, &*kept.config["cluster.yaml"]), (run, good));
     }
 }
 

@@ -16,20 +16,20 @@ use adit_core::snapshot::{
     Backend, ClusterView, Export, ExportPort, Link, LocalNode, Seed, Snapshot,
 };
 use adit_kubernetes::node::state::NodeState;
-use adit_transport::links::LinkView;
+use adit_transport::links::ReceivedView;
 
 /// The last view of each linked cluster, and the hub that sent it.
-pub type PeerViews = Arc<BTreeMap<ClusterName, LinkView>>;
+pub type PeerViews = Arc<BTreeMap<ClusterName, ReceivedView>>;
 
 /// A snapshot in the making: from the configuration alone at first, then with what is merged in. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct BaseSnapshot {
+pub struct SnapshotBuilder {
     pub(super) snapshot: Arc<Snapshot>,
     /// The nodes that are denied by name, by cluster: they are left out of every view that names them.
     denied: Arc<BTreeMap<ClusterName, BTreeSet<NodeName>>>,
 }
 
-impl BaseSnapshot {
+impl SnapshotBuilder {
     /// Makes the part of this configuration, on a node that can be dialled at `bound`. If the file does not say what
     /// to advertise, `bound` is advertised as far as others can use it.
     #[must_use]

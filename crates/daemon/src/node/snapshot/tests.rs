@@ -8,7 +8,7 @@ use adit_core::fault::BackendFault;
 use adit_core::name::{ClusterName, NodeKey};
 use adit_core::snapshot::*;
 use adit_core::spiffe::Workload;
-use adit_transport::links::LinkView;
+use adit_transport::links::ReceivedView;
 
 const EDGE: &str = r#"
 cluster: edge
@@ -30,15 +30,15 @@ fn config(text: &str) -> Config {
     adit_config::parse(text.as_bytes(), std::path::Path::new("edge.yaml")).unwrap().0
 }
 
-fn base(config: &Config) -> BaseSnapshot {
-    BaseSnapshot::from_config(
+fn base(config: &Config) -> SnapshotBuilder {
+    SnapshotBuilder::from_config(
         config,
         &["0.0.0.0:7843".parse().unwrap(), "127.0.0.1:7843".parse().unwrap()],
     )
 }
 
 fn views(clusters: &[&str]) -> PeerViews {
-    let heard = |c: &&str| LinkView {
+    let heard = |c: &&str| ReceivedView {
         view: Arc::default(),
         omitted: Arc::default(),
         position: (1, 1),

@@ -89,7 +89,7 @@ struct SupervisorScene {
     folder: tempfile::TempDir,
     fake: FakeDataPlane,
     known: Arc<ProcessState<FakeDataPlane>>,
-    snapshot: watch::Receiver<BaseSnapshot>,
+    snapshot: watch::Receiver<SnapshotBuilder>,
     changes: mpsc::Sender<ConfigUpdate>,
     commands: mpsc::Sender<AdminCommand>,
     signals: mpsc::Sender<SignalAction>,
@@ -156,7 +156,7 @@ impl SupervisorScene {
             asked: Arc::default(),
             not_listening_at: Arc::default(),
         };
-        let base = BaseSnapshot::from_config(&config, &[]);
+        let base = SnapshotBuilder::from_config(&config, &[]);
         let snapshot = Arc::new(base.snapshot(&Default::default(), &Default::default()));
         let (base, bases) = watch::channel(base);
         let known = Arc::new(state(&config, origin.describe(), snapshot, fake.clone()));

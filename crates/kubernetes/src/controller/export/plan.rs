@@ -156,7 +156,7 @@ fn plan_export(
     };
     let by_nodes = |kind| {
         let object = format!("Export {name}");
-        node_reports::NodeCondition { object, generation, kind, is_vague: false, input }
+        node_reports::ReportedCondition { object, generation, kind, is_vague: false, input }
     };
     let fresh = by_nodes("Refusing").apply(&fresh, findings.refusing, worded, plan);
     let ready = by_nodes(READY);

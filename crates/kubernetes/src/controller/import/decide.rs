@@ -29,7 +29,7 @@ use crate::controller::cluster_state::{ClusterState, is_ours};
 use crate::controller::conditions::ConditionVerdict;
 use crate::controller::debounce::NOT_READY_DELAY;
 use crate::controller::export::ExportOrigin;
-use crate::controller::peers::ObservedPeers;
+use crate::controller::peers::LinkedClusters;
 
 /// Time for which a Service that we made stays after its export ended, from the first pass that
 /// misses the export: with the Service goes the address that its clients have.
@@ -272,7 +272,7 @@ struct LinkOffer {
 fn link_offer(
     link: &ClusterLink,
     state: &ClusterState,
-    peers: &ObservedPeers,
+    peers: &LinkedClusters,
     exported: &BTreeMap<ServiceName, ExportOrigin>,
     imports: &mut ImportDecisions,
     (absences, now): (&mut Absences, Instant),

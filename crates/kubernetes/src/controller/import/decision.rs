@@ -14,7 +14,7 @@ use crate::api::Workloads;
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::conditions::ConditionVerdict;
 use crate::controller::export::ExportOrigin;
-use crate::controller::peers::ObservedPeers;
+use crate::controller::peers::LinkedClusters;
 
 /// An import, as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl WantedImport {
     /// does not export it.
     pub(crate) fn peer_export<'a>(
         &self,
-        peers: &'a ObservedPeers,
+        peers: &'a LinkedClusters,
         service: &ServiceName,
     ) -> Option<&'a PeerExport> {
         peers.live_view(&self.from)?.exports.get(service).map(|export| &**export)
@@ -78,7 +78,7 @@ pub(crate) struct ImportDecisions {
 pub(crate) struct ImportFacts<'a> {
     pub(crate) config: &'a ClusterConfig,
     pub(crate) state: &'a ClusterState,
-    pub(crate) peers: &'a ObservedPeers,
+    pub(crate) peers: &'a LinkedClusters,
     /// The Services of this cluster that somebody wants to export.
     pub(crate) exported: &'a BTreeMap<ServiceName, ExportOrigin>,
     pub(crate) at: Instant,

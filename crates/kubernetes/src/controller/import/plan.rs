@@ -13,7 +13,7 @@ use super::allocation::{ImportAllocations, allocate_imports};
 use super::decision::ImportDecisions;
 use super::release::plan_release;
 use super::slices::{self, EndpointSource};
-use super::subject::ImportSubject;
+use super::subject::PlannedImport;
 use super::verdict::ReadinessHistory;
 use super::withdrawn::SERVED;
 use crate::api::{Condition, Import, ImportSpec, ObjectStatus, ServiceRef};
@@ -40,7 +40,7 @@ pub(crate) fn plan_imports(
     let mut stubs: BTreeSet<&ServiceName> = imports.stubs.iter().collect();
     for (service, want) in wanted {
         let name = ServiceRef::from(service).object_name();
-        let subject = ImportSubject {
+        let subject = PlannedImport {
             state,
             input,
             service,
@@ -78,7 +78,7 @@ pub(crate) fn plan_imports(
     }
 }
 
-impl ImportSubject<'_> {
+impl PlannedImport<'_> {
     fn plan(
         self,
         (history, worded): (&mut ReadinessHistory, &mut WordedTimes),
@@ -292,8 +292,13 @@ impl ImportSubject<'_> {
                 plan.warn(service_reference(self.state, self.service), topic, &verdict.message);
             }
             let object = format!("Import {name}");
-            let told =
-                node_reports::NodeCondition { object, generation, kind, is_vague: false, input };
+            let told = node_reports::ReportedCondition {
+                object,
+                generation,
+                kind,
+                is_vague: false,
+                input,
+            };
             fresh = told.apply(&fresh, verdict.as_ref(), worded, plan);
         }
         fresh

@@ -14,7 +14,7 @@ use crate::controller::cluster_state::ClusterState;
 use crate::controller::plan::PlanInput;
 
 /// An import, and everything that belongs to it.
-pub(crate) struct ImportSubject<'a> {
+pub(crate) struct PlannedImport<'a> {
     pub(crate) state: &'a ClusterState,
     pub(crate) input: &'a PlanInput<'a>,
     pub(crate) service: &'a ServiceName,
@@ -25,7 +25,7 @@ pub(crate) struct ImportSubject<'a> {
     pub(crate) name: String,
 }
 
-impl ImportSubject<'_> {
+impl PlannedImport<'_> {
     /// Returns the export as its cluster announces it.
     pub(crate) fn peer_export(&self) -> Option<&PeerExport> {
         self.want.peer_export(self.input.peers, self.service)

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointPort;
 
 use super::slices;
-use super::subject::ImportSubject;
+use super::subject::PlannedImport;
 use super::withdrawn::was_ready;
 use crate::api::{Condition, Import, ObjectStatus};
 use crate::controller::cluster_state::is_ours;
@@ -23,7 +23,7 @@ use crate::controller::plan::{WritePlan, service_reference};
 /// Readiness of each import, kept from one plan to the next.
 pub(crate) type ReadinessHistory = BTreeMap<(ServiceName, ClusterName), Debounced>;
 
-impl ImportSubject<'_> {
+impl PlannedImport<'_> {
     /// Returns the verdict about the other side; `None` if nobody reports and there is a verdict
     /// already.
     pub(crate) fn verdict(

@@ -70,7 +70,7 @@ async fn why_a_link_is_down_is_said_as_soon_as_a_node_has_said_it() {
     eventually("ready", || stage.ready() == Some(true)).await;
     // That it is down is known before any node has been asked why.
     stage.peers.send_modify(|peers| {
-        let mut fresh = ObservedPeers::clone(peers);
+        let mut fresh = LinkedClusters::clone(peers);
         fresh.clusters.values_mut().for_each(|heard| heard.live = false);
         *peers = Arc::new(fresh);
     });
@@ -96,9 +96,9 @@ async fn a_node_that_is_silent_is_named_by_each_link() {
             ..NodesSummary::default()
         };
         stage.peers.send_modify(|peers| {
-            *peers = Arc::new(ObservedPeers {
+            *peers = Arc::new(LinkedClusters {
                 nodes: Arc::new(nodes.clone()),
-                ..ObservedPeers::clone(peers)
+                ..LinkedClusters::clone(peers)
             });
         });
     };

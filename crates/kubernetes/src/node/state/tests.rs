@@ -51,7 +51,7 @@ fn pod(uid: &str, ip: &str, account: &str) -> (String, observed::ObservedPod) {
         service_account: account.into(),
         addresses: vec![ip.parse().unwrap()],
         ending: false,
-        begun: None,
+        started_at: None,
     };
     (format!("agents/{uid}"), workload)
 }

@@ -26,9 +26,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::receive_budget::ReceiveBudget;
-use super::views::{LinkView, STALE_TIMEOUT};
+use super::views::{ReceivedView, STALE_TIMEOUT};
 use crate::links::connections::{PeerConnection, StreamGuard, StreamUse};
-use crate::links::context::DIAL_BACKOFF;
+use crate::links::context::RETRY_BACKOFF;
 use crate::links::inner::LinksInner;
 use crate::links::message_reader::MessageReader;
 use crate::stream::SendStream;
@@ -41,7 +41,7 @@ const DELIVER_INTERVAL: Duration = Duration::from_millis(250);
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A source that has sent no whole view within this, from when it was asked, is no source.
-const FIRST_VIEW_TIMEOUT: Duration = Duration::from_secs(5);
+const WHOLE_VIEW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The reason why a source was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +141,7 @@ impl ViewSubscriber {
             tracing::debug!(link = %self.cluster, source = %source.node, ?end, "left a source");
             if end != EndReason::Better {
                 let failed = self.backing_off.get(&source).map_or(0, |(n, _)| *n);
-                let wait = DIAL_BACKOFF.with_full_jitter(failed, shared.context.random_unit());
+                let wait = RETRY_BACKOFF.with_full_jitter(failed, shared.context.random_unit());
                 self.backing_off.insert(source, (failed + 1, Instant::now() + wait));
             }
         }
@@ -196,7 +196,7 @@ impl ViewSubscriber {
             Ok(subscribed) => subscribed,
             Err(code) => return EndReason::Ended(code),
         };
-        let until = Instant::now() + FIRST_VIEW_TIMEOUT;
+        let until = Instant::now() + WHOLE_VIEW_TIMEOUT;
         let mut subscription =
             Subscription { replica, has_received: false, pending: None, deadline: until };
         let mut end =
@@ -267,7 +267,7 @@ impl ViewSubscriber {
                 }
                 () = sleep_until(held.unwrap_or(due)), if held.is_some() => {
                     // The source was not read meanwhile, so it was not silent.
-                    subscription.deadline = subscription.deadline.max(Instant::now() + FIRST_VIEW_TIMEOUT);
+                    subscription.deadline = subscription.deadline.max(Instant::now() + WHOLE_VIEW_TIMEOUT);
                 }
                 message = messages.next(), if held.is_none() => {
                     let message = match message {
@@ -317,7 +317,8 @@ impl ViewSubscriber {
             let (link, count) = (&self.cluster, omitted.count());
             tracing::warn!(%link, count, "of what {link} says some is left out: {omitted}");
         }
-        let new = LinkView { view, omitted, position, source: source.clone(), age, received, lost };
+        let new =
+            ReceivedView { view, omitted, position, source: source.clone(), age, received, lost };
         // A view that is merely confirmed has been passed on already.
         if source.cluster == self.cluster && old.is_none_or(|old| !old.is_confirmed_by(&new)) {
             shared.knowledge.publishers.relay(&self.cluster, &new.view, &*shared.context.random);
@@ -350,7 +351,7 @@ impl Subscription {
                 self.pending = Some((marked, now));
             }
             // A large view takes its time, but it must go on.
-            None if !self.has_received => self.deadline = Instant::now() + FIRST_VIEW_TIMEOUT,
+            None if !self.has_received => self.deadline = Instant::now() + WHOLE_VIEW_TIMEOUT,
             None => {}
         }
         Ok(())

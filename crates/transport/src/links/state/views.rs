@@ -21,7 +21,7 @@ pub(crate) const STALE_TIMEOUT: Duration = HEARTBEAT_INTERVAL.saturating_mul(3);
 
 /// The view of a cluster, and its source.
 #[derive(Debug, Clone)]
-pub struct LinkView {
+pub struct ReceivedView {
     /// The view.
     pub view: Arc<ClusterView>,
     /// The records that were sent and are not in it: they break a bound.
@@ -38,7 +38,7 @@ pub struct LinkView {
     pub lost: bool,
 }
 
-impl LinkView {
+impl ReceivedView {
     /// Time since it was last known to be true.
     #[must_use]
     pub fn age(&self) -> Duration {
@@ -60,19 +60,19 @@ impl LinkView {
 
 /// All views.
 #[derive(Debug, Default)]
-pub(crate) struct ViewTable(watch::Sender<Arc<BTreeMap<ClusterName, LinkView>>>);
+pub(crate) struct ViewTable(watch::Sender<Arc<BTreeMap<ClusterName, ReceivedView>>>);
 
 impl ViewTable {
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, LinkView>>> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<BTreeMap<ClusterName, ReceivedView>>> {
         self.0.subscribe()
     }
 
-    pub(crate) fn get(&self, cluster: &ClusterName) -> Option<LinkView> {
+    pub(crate) fn get(&self, cluster: &ClusterName) -> Option<ReceivedView> {
         self.0.borrow().get(cluster).cloned()
     }
 
     /// Takes a view. A mere heartbeat makes it younger without telling anybody.
-    pub(crate) fn set(&self, cluster: &ClusterName, mut new: LinkView) {
+    pub(crate) fn set(&self, cluster: &ClusterName, mut new: ReceivedView) {
         self.0.send_if_modified(|all| {
             let all = Arc::make_mut(all);
             let same = all.get(cluster).filter(|old| old.is_confirmed_by(&new));

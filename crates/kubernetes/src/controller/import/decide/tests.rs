@@ -35,7 +35,7 @@ fn state(annotations: &[(&str, &str)]) -> ClusterState {
     }
 }
 
-fn peers(clusters: &[&str], ready: u32) -> ObservedPeers {
+fn peers(clusters: &[&str], ready: u32) -> LinkedClusters {
     let port = PeerPort {
         name: "http".parse().unwrap(),
         number: 80,
@@ -54,13 +54,13 @@ fn peers(clusters: &[&str], ready: u32) -> ObservedPeers {
     let view = ClusterView { nodes, exports: [(bot(), Arc::new(export))].into() };
     let heard = ObservedPeer { view: Arc::new(view), live: true };
     let clusters = clusters.iter().map(|c| (c.parse().unwrap(), heard.clone())).collect();
-    ObservedPeers { reporting: true, clusters, ..ObservedPeers::default() }
+    LinkedClusters { reporting: true, clusters, ..LinkedClusters::default() }
 }
 
 fn decide(
     config: &ClusterConfig,
     state: &ClusterState,
-    peers: &ObservedPeers,
+    peers: &LinkedClusters,
     exported: &BTreeMap<ServiceName, ExportOrigin>,
 ) -> ImportDecisions {
     decide_at(config, state, peers, exported, Timestamp::now(), &mut ImportHistory::default())
@@ -69,7 +69,7 @@ fn decide(
 fn decide_at(
     config: &ClusterConfig,
     state: &ClusterState,
-    peers: &ObservedPeers,
+    peers: &LinkedClusters,
     exported: &BTreeMap<ServiceName, ExportOrigin>,
     clock: Timestamp,
     history: &mut ImportHistory,
@@ -108,7 +108,7 @@ fn a_links_word_opens_all_that_is_imported_from_it_and_no_annotation_does() {
     assert_eq!(said(&with(opened), &asks), "team-a/*");
 }
 
-fn from(config: &ClusterConfig, state: &ClusterState, peers: &ObservedPeers) -> Option<String> {
+fn from(config: &ClusterConfig, state: &ClusterState, peers: &LinkedClusters) -> Option<String> {
     let imports = decide(config, state, peers, &BTreeMap::new());
     imports.all.get(&bot()).map(|wanted| wanted.from.to_string())
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::super::decide::{ImportHistory, decide as decide_imports};
 use super::super::decision::{ImportDecisions, ImportFacts};
 use super::*;
-use crate::controller::{ObservedPeer, ObservedPeers};
+use crate::controller::{LinkedClusters, ObservedPeer};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -31,7 +31,7 @@ fn services(numbers: impl Iterator<Item = usize>) -> impl Iterator<Item = Servic
 }
 
 /// View of bank with these exports, each with so many ports.
-fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> ObservedPeers {
+fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> LinkedClusters {
     let port = |n: u16| PeerPort {
         name: format!("p{n}").parse().unwrap(),
         number: 8000 + n,
@@ -49,10 +49,10 @@ fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> ObservedPee
     let exports = services.map(|service| (service, export.clone())).collect();
     let nodes = [("n1".parse().unwrap(), vec![])].into();
     let view = Arc::new(ClusterView { nodes, exports });
-    ObservedPeers {
+    LinkedClusters {
         reporting: true,
         clusters: [(bank(), ObservedPeer { view, live: true })].into(),
-        ..ObservedPeers::default()
+        ..LinkedClusters::default()
     }
 }
 
@@ -84,7 +84,7 @@ fn ended(state: &mut ClusterState, service: &ServiceName, ago: i64) {
 fn decide(
     config: &ClusterConfig,
     state: &ClusterState,
-    peers: &ObservedPeers,
+    peers: &LinkedClusters,
     history: &mut ImportHistory,
 ) -> ImportDecisions {
     let clock = Timestamp::from_second(NOW).unwrap();

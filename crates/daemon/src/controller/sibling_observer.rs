@@ -14,11 +14,11 @@ use adit_core::deny_list::{denied_nodes, is_cluster_denied};
 use adit_core::name::{ClusterName, NodeName};
 use adit_core::shared_map::SharedMap;
 use adit_core::snapshot::{Imports, Link, LocalNode, Snapshot};
-use adit_kubernetes::controller::{ObservedPeer, ObservedPeers, ObserverConfig};
+use adit_kubernetes::controller::{LinkedClusters, ObservedPeer, ObserverConfig};
 use adit_kubernetes::summary::NodesSummary;
 use adit_pki::tls::system_clock;
 use adit_pki::{Current, DenyList, Identity, PeerVerifier, Trust, TrustBundles, UnixTime};
-use adit_transport::links::{LinkView, ServeOutcome, ServeStream};
+use adit_transport::links::{ReceivedView, ServeOutcome, ServeStream};
 use adit_transport::peer::BootId;
 use adit_transport::{Endpoints, Links, NodeSecret, OsUdpNetwork, PeerStream, Tls, Worker};
 use tokio::sync::watch;
@@ -41,7 +41,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Observes while there is a configuration to observe with, and publishes the views and the nodes' reports.
 pub(super) async fn observe(
     mut observers: watch::Receiver<Option<Arc<ObserverConfig>>>,
-    peers: watch::Sender<Arc<ObservedPeers>>,
+    peers: watch::Sender<Arc<LinkedClusters>>,
     summary: watch::Sender<Arc<NodesSummary>>,
 ) {
     loop {
@@ -53,7 +53,7 @@ pub(super) async fn observe(
             }
             continue;
         };
-        match PeerObserver::new(&observer) {
+        match SiblingObserver::new(&observer) {
             Ok(observer) => observer.run_until_replaced(&mut observers, &peers, &summary).await,
             Err(error) => {
                 tracing::error!(error, "cannot listen to our own nodes");
@@ -64,7 +64,7 @@ pub(super) async fn observe(
 }
 
 /// The connections of the controller, under one identity of its cluster.
-struct PeerObserver {
+struct SiblingObserver {
     /// The address that was wanted; what is bound may be of the other family.
     wanted: IpAddr,
     links: Links,
@@ -73,7 +73,7 @@ struct PeerObserver {
     snapshot: watch::Sender<Arc<Snapshot>>,
 }
 
-impl PeerObserver {
+impl SiblingObserver {
     fn new(observer: &ObserverConfig) -> Result<Self, String> {
         let identity = Arc::new(Current::new((*observer.identity).clone()));
         let verifier = Arc::new(PeerVerifier::new(trust(observer)?));
@@ -106,7 +106,7 @@ impl PeerObserver {
     async fn run_until_replaced(
         self,
         observers: &mut watch::Receiver<Option<Arc<ObserverConfig>>>,
-        peers: &watch::Sender<Arc<ObservedPeers>>,
+        peers: &watch::Sender<Arc<LinkedClusters>>,
         summary: &watch::Sender<Arc<NodesSummary>>,
     ) {
         let mut asking = std::pin::pin!(node_reports::poll_nodes(
@@ -157,15 +157,15 @@ impl PeerObserver {
         same
     }
 
-    fn publish(&self, peers: &watch::Sender<Arc<ObservedPeers>>, nodes: Arc<NodesSummary>) {
+    fn publish(&self, peers: &watch::Sender<Arc<LinkedClusters>>, nodes: Arc<NodesSummary>) {
         let reporting = !self.links.status().siblings.is_empty();
         let views = self.links.views().borrow().clone();
-        let one = |view: &LinkView| ObservedPeer { view: view.view.clone(), live: !view.lost };
+        let one = |view: &ReceivedView| ObservedPeer { view: view.view.clone(), live: !view.lost };
         // A view that nobody has confirmed of late says nothing, whatever it was.
         let fresh = views.iter().filter(|(_, view)| view.received.elapsed() < SILENCE_TIMEOUT);
         let clusters: BTreeMap<_, _> =
             fresh.map(|(cluster, view)| (cluster.clone(), one(view))).collect();
-        publish_if_changed(peers, Arc::new(ObservedPeers { reporting, clusters, nodes }));
+        publish_if_changed(peers, Arc::new(LinkedClusters { reporting, clusters, nodes }));
     }
 }
 
@@ -269,7 +269,7 @@ mod tests {
     async fn nodes_of_another_family_take_another_observer() {
         let mut unknown = observer(&[]);
         unknown.siblings.clear();
-        let ears = PeerObserver::new(&unknown).unwrap();
+        let ears = SiblingObserver::new(&unknown).unwrap();
         assert!(ears.update(&observer(&["172.18.0.2:7843"])));
         assert!(!ears.update(&observer(&["172.18.0.2:7843", "[fc00::2]:7843"])));
         assert!(ears.update(&unknown), "nobody is no reason");
