@@ -23,6 +23,7 @@ mod handover;
 mod kubernetes;
 mod link_log;
 mod links;
+mod memory;
 mod older_processes;
 mod process_state;
 mod readiness_checks;

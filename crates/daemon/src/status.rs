@@ -23,7 +23,7 @@ pub mod services;
 
 pub use links::{
     ConnectionReport, DialSummary, LastMisuse, Link, LinkHealth, MisuseReport, OmittedItems,
-    PeerNode, ViewSource,
+    PeerNode, StalledStreams, ViewSource,
 };
 pub use problems::{StatusProblem, StatusSeverity};
 pub use refusals::RefusedFlows;

@@ -2,8 +2,8 @@
 //!
 //! The contract: FIN becomes FIN and RST becomes RST. A direction that reached its end finishes, and the
 //! other goes on for as long as it likes; any other end of either direction is an error that resets all
-//! four. There are no queues: what the far side does not take is not read on the near side. No timer ends
-//! a flow: an agent may think for ten minutes, and half an hour after its caller said all.
+//! four. There are no queues: what the far side does not take is not read on the near side, but for one piece, which is
+//! charged to the peer while it waits. No timer ends a flow: an agent may think for ten minutes, and half an hour after its caller said all.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_transport::budget::StallCharge;
-use adit_transport::{RecvStream, SendStream};
+use adit_transport::{QuicConnection, RecvStream, SendStream};
 use bytes::Bytes;
 use futures_util::poll;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::flow::ByteCounter;
 use crate::tcp::{ReadBuffer, Tcp};
@@ -121,13 +121,10 @@ async fn tcp_to_stream<T: Tcp>(
 ) -> Result<(), Code> {
     let UnsentChunks { chunks: mut unsent, mut finished } = unsent;
     let mut room = ReadBuffer::new();
+    let peer = send.connection().clone();
     loop {
-        while let Some(next) = unsent.front_mut() {
-            send.send_some(std::slice::from_mut(next)).await.map_err(|e| e.code())?;
-            if next.is_empty() {
-                unsent.pop_front();
-            }
-        }
+        let held = unsent.iter().map(Bytes::len).sum::<usize>() + room.spare();
+        flush(send, &mut unsent, &peer, held).await?;
         if finished {
             break;
         }
@@ -152,6 +149,53 @@ async fn tcp_to_stream<T: Tcp>(
     // The opening may have said so already; whatever else is wrong, waiting tells.
     send.finish().ok();
     send.stopped().await.map_err(|e| e.code())
+}
+
+/// Sends all of `unsent`. Until it went, `held` bytes are kept for the peer.
+async fn flush(
+    send: &mut SendStream,
+    unsent: &mut VecDeque<Bytes>,
+    peer: &QuicConnection,
+    held: usize,
+) -> Result<(), Code> {
+    let mut sending = pin!(send_all(send, unsent));
+    if let Poll::Ready(sent) = poll!(&mut sending) {
+        return sent;
+    }
+    tokio::select! {
+        biased;
+        sent = sending => sent,
+        () = charge_unsent(peer, || held as u64) => Err(Code::OverBudget),
+    }
+}
+
+async fn send_all(send: &mut SendStream, unsent: &mut VecDeque<Bytes>) -> Result<(), Code> {
+    while let Some(next) = unsent.front_mut() {
+        send.send_some(std::slice::from_mut(next)).await.map_err(|e| e.code())?;
+        if next.is_empty() {
+            unsent.pop_front();
+        }
+    }
+    Ok(())
+}
+
+/// Charges to the peer what is kept to be sent to it once it has been so for a while, and returns when the
+/// budget wants that back. `bytes` says how much it is, and may say more later.
+pub(crate) async fn charge_unsent(peer: &QuicConnection, bytes: impl Fn() -> u64) {
+    sleep(STALL_TIMEOUT).await;
+    loop {
+        let before = bytes();
+        let held = usize::try_from(before).unwrap_or(usize::MAX);
+        let Some(charge) = peer.charge_unsent(held).filter(|_| before > 0) else {
+            sleep(UNSENT_CHECK_INTERVAL).await;
+            continue;
+        };
+        while bytes() == before {
+            if timeout(UNSENT_CHECK_INTERVAL, charge.evicted()).await.is_ok() {
+                return;
+            }
+        }
+    }
 }
 
 async fn stream_to_tcp<T: Tcp>(
@@ -213,6 +257,9 @@ async fn stream_to_tcp<T: Tcp>(
 /// The reader of a stream that does not keep up has so long before the stream counts as stalled. What it holds
 /// meanwhile is within its connection's window.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// How often is looked whether more is kept to be sent than before.
+const UNSENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A stream that stalled keeps what its peer was granted for it for so long, even if all it held was taken: it
 /// cannot be taken back at once, and a stream that stalls again and again must not be granted more each time.

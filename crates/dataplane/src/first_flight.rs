@@ -12,7 +12,7 @@ use adit_core::wire::header::{StreamAnswer, StreamHeader};
 use adit_transport::{PeerStream, RecvError, RecvStream, SendStream};
 use bytes::{Bytes, BytesMut};
 
-use crate::copy::PendingCopy;
+use crate::copy::{PendingCopy, charge_unsent};
 use crate::flow::{ByteCounter, FlowFailure};
 use crate::tcp::{ReadBuffer, Tcp};
 
@@ -64,9 +64,12 @@ impl FirstFlight {
     ) -> AttemptOutcome {
         let mut unsent: VecDeque<Bytes> = [self.header.clone()].into();
         unsent.extend(self.sent.iter().cloned());
+        let peer = stream.recv.connection().clone();
         let answered = tokio::select! {
             biased;
             answered = answer(&mut stream.recv) => answered,
+            // A peer that does not answer has thousands of streams keep what they said.
+            () = charge_unsent(&peer, || count.bytes()) => return AttemptOutcome::Lost(Code::OverBudget),
             () = self.send_unsent(tcp, &mut stream.send, &mut unsent, count) => return AttemptOutcome::SourceReset,
         };
         match answered {

@@ -136,6 +136,12 @@ impl ReadBuffer {
         self.buffer.split().freeze()
     }
 
+    /// Bytes of what was allocated that nothing was read into: whoever holds what was read holds them as well.
+    #[must_use]
+    pub fn spare(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Gives the memory back, because there is nothing to read.
     pub fn release(&mut self) {
         self.buffer = BytesMut::new();

@@ -13,7 +13,9 @@
 //!   window grows by what the stalled stream may hold, and that is charged to the peer. When the budget
 //!   is spent, the stream that has stalled for longest is reset
 //!   ([`Code::OverBudget`](adit_core::code::Code::OverBudget)). While there is budget a stream may stall
-//!   for as long as it likes.
+//!   for as long as it likes;
+//! * what was read to be sent, and waits because the peer does not let it go, is charged as a stalled stream, too
+//!   ([`unsent`]).
 //!
 //! Windows and stalled streams have a budget of the same size each, so that neither starves the other: a
 //! peer's is [`BufferLimits::peer`] for each, and of [`BufferLimits::process`] each has a half.
@@ -23,6 +25,7 @@
 
 mod ledger;
 mod stall;
+mod unsent;
 mod windows;
 
 use std::sync::{Arc, MutexGuard};
@@ -34,6 +37,7 @@ use tokio::sync::Notify;
 use self::ledger::BudgetLedger;
 pub use self::ledger::{BufferCharges, BufferLimits};
 pub use self::stall::StallCharge;
+pub use self::unsent::UnsentCharge;
 pub(crate) use self::windows::{ConnectionWindows, WindowLimits, WindowSizes, WindowedConnection};
 
 /// The budgets of one process. Cheap to clone; every clone is the same.

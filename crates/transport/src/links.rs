@@ -29,6 +29,7 @@ mod distrust;
 mod drain;
 mod duplicate_identity;
 mod duplicate_record;
+mod fragments;
 mod handshake;
 mod handshake_faults;
 mod in_vain;
@@ -126,6 +127,12 @@ impl Links {
         }
         let supervising = reconcile::run(Arc::clone(&shared));
         shared.runtime.tasks.spawn_on(supervising, &shared.runtime.control_runtime);
+        let ended = shared.runtime.shutdown.ended.clone();
+        let watching = fragments::watch(Arc::clone(&shared));
+        let watching = async move {
+            let _ended = ended.run_until_cancelled_owned(watching).await;
+        };
+        shared.runtime.tasks.spawn_on(watching, &shared.runtime.control_runtime);
         Self(shared)
     }
 

@@ -84,10 +84,17 @@ impl StreamCredits {
 
     /// Takes credit from the peer; for a stream that has ended meanwhile it means nothing.
     pub(crate) fn receive_credit(&self, StreamCredit { stream, limit }: StreamCredit) {
-        if let Some(credit) = self.sending.lock().get(&stream) {
-            credit.limit.fetch_max(limit, Relaxed);
+        if let Some(credit) = self.sending.lock().get(&stream)
+            && credit.limit.fetch_max(limit, Relaxed) < limit
+        {
             credit.raised.notify_one();
         }
+    }
+
+    /// Forgets what the peer was to be told of a stream that does not come any more: one that does not read its credit
+    /// has no more kept than it has streams open.
+    pub(crate) fn end_receiving(&self, stream: u64) {
+        self.due.lock().remove(&stream);
     }
 
     /// True if this is the first credit stream that the peer opens: there may be one.
@@ -247,5 +254,31 @@ mod tests {
         book.end_sending(8);
         assert!(book.sending.lock().is_empty());
         assert!(book.begin_credit_stream() && !book.begin_credit_stream());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_has_nothing_kept_but_for_streams_that_are_open() {
+        let book = StreamCredits::new(0, LIMITS);
+        for stream in 0..10_000 {
+            let mut credit = book.begin_receiving();
+            book.taken(stream, &mut credit, 96 * KIB, || (50 * MS, false));
+            if stream >= 10 {
+                book.end_receiving(stream);
+            }
+        }
+        assert_eq!(book.due.lock().len(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_credit_is_woken_by_more_of_it_alone() {
+        let book = StreamCredits::new(0, LIMITS);
+        let credit = book.begin_sending(8);
+        let woken = |credit: &SendCredit| {
+            futures_util::FutureExt::now_or_never(credit.wait_raised()).is_some()
+        };
+        for (limit, is_more) in [(0, false), (100, true), (100, false), (99, false), (101, true)] {
+            book.receive_credit(StreamCredit { stream: 8, limit });
+            assert_eq!(woken(&credit), is_more, "{limit}");
+        }
     }
 }

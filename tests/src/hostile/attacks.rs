@@ -1,7 +1,7 @@
 //! The attacks of a hostile cluster: each a function of an [`Enemy`] and a [`AttackPace`].
 //!
 //! * [`streams`]: streams that are refused, reset, unfinished, or empty;
-//! * [`windows`]: bytes that nobody takes, in both directions;
+//! * [`windows`]: bytes that nobody takes, in both directions; [`grants`]: what single streams are let carry;
 //! * [`state`]: views that flap, grow, and invent; * [`connections`]: handshakes, hellos, control messages;
 //! * [`strangers`]: what needs no certificate.
 //!
@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::client::{Enemy, EnemyConnection, Manners};
 
 pub mod connections;
+pub mod grants;
 pub mod state;
 pub mod strangers;
 pub mod streams;
@@ -180,12 +181,23 @@ attacks! {
         "900 granted streams of a thousand single bytes each, with gaps";
     "batched-crumbs", windows::batched_crumbs, "streams", Some((1.0, 2.5)),
         "900 granted streams of single bytes, each of which keeps the whole batch of packets that it came in";
+    "repeated-crumbs", windows::repeated_crumbs, "streams", None,
+        "a thousand single bytes of one stream, with gaps, over and over: all have to be sorted again and again";
     "unread-answers", windows::unread_answers, "streams", None,
         "64 bulk connections that grant all and read nothing of endless answers";
     "unacknowledged-answers", windows::unacknowledged_answers, "streams", Some((0.3, 2.0)),
         "64 bulk connections that read endless answers and acknowledge nothing";
     "slow-reader", windows::slow_reader, "streams", None,
         "1,000 granted streams of endless answers, each read at 1 KB/s";
+
+    "halted-answers", grants::halted_answers, "streams", Some((0.5, 2.5)),
+        "4,000 granted streams of endless answers that are taken until they come in large pieces, and then not let go on";
+    "grant-floods", grants::grant_floods, "grants", None,
+        "16 connections that grant streams more, which are open or not, as fast as possible";
+    "grants-of-a-byte", grants::grants_of_a_byte, "grants", None,
+        "800 endless answers that are let go on by a byte each, as fast as possible";
+    "unheard-grants", grants::unheard_grants, "streams", None,
+        "streams of 96 KiB one after the other, by who does not hear what the victim grants on them";
 
     "flapping-view", state::flapping_view, "changes", Some((1.0, 2.5)),
         "50 changes a second of a view of 5.3 MB";

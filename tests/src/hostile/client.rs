@@ -43,6 +43,8 @@ pub struct Manners {
     pub window: u32,
     /// Bytes that may be under way to the victim.
     pub send_window: u64,
+    /// What the victim may send on a stream until it is granted more, where the enemy keeps to grants; else 0.
+    pub granted: u64,
     /// The change that is made to packets.
     pub rewrite: Option<Rewrite>,
     /// The time that it lives without a packet.
@@ -56,6 +58,7 @@ impl Default for Manners {
             stream_window: 1 << 18,
             window: 1 << 26,
             send_window: 1 << 26,
+            granted: 0,
             rewrite: None,
             idle: Duration::from_secs(30),
         }
@@ -274,7 +277,7 @@ impl Enemy {
             class: manners.lane,
             clock_ms: 0,
             slot,
-            stream_window: 0,
+            stream_window: manners.granted,
         })
     }
 

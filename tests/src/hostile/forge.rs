@@ -160,6 +160,27 @@ pub fn batched_crumbs(from: u64, ids: u64) -> Rewrite {
     })
 }
 
+/// Instead of what data streams bring beyond `from`: single bytes of the stream `id`, with gaps, the same thousand over and
+/// over. Whoever keeps pieces in order sorts all of them each time that they take too much.
+#[must_use]
+pub fn repeated_crumbs(from: u64, id: u64) -> Rewrite {
+    let nth = AtomicU64::new(0);
+    rewritten(move |_, offset, room| {
+        if offset < from {
+            return None;
+        }
+        let mut out = vec![PING];
+        loop {
+            let one = crumb(id, from + 1 + 2 * (nth.load(Relaxed) % 1000));
+            if out.len() + one.len() > room {
+                return Some(out);
+            }
+            nth.fetch_add(1, Relaxed);
+            out.extend(one);
+        }
+    })
+}
+
 /// So that a packet without anything else is acknowledged.
 const PING: u8 = 1;
 

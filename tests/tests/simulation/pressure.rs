@@ -60,6 +60,29 @@ async fn a_reader_that_stalls_holds_a_window_and_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_a_reader_of_the_peers_is_charged_to_it_until_it_goes() {
+    let limits = "{bulkWindow: 1MiB, peerBuffer: 1MiB, processBuffer: 16MiB}".to_owned();
+    let town = Town::start(&TownPlan { limits, ..TownPlan::default() }).await;
+    let backend = town.backend(1);
+    let mut all = Vec::new();
+    for nth in 1..=3 {
+        let (client, mut server) = town.through(&backend).await;
+        server.fill().await;
+        sleep(2 * SECOND).await;
+        let (bytes, streams) = charged(&town.bank[0]);
+        assert!(streams == nth && (1..=nth << 17).contains(&bytes), "{bytes} bytes of {streams}");
+        all.push((client, server));
+    }
+    for (mut client, mut server) in all {
+        let said = server.fill_for(MS).await;
+        server.finish().await;
+        assert_eq!(client.end().await, DirectionEnd::Finished(said));
+    }
+    sleep(2 * SECOND).await;
+    assert_eq!(charged(&town.bank[0]), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_that_stall_do_not_stop_the_others_of_their_connection() {
     let town = Town::start(&TownPlan::default()).await;
     let backend = town.backend(1);

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{links, traffic};
+use super::{links, memory, traffic};
 use crate::metrics::gauges::ProcessTotals;
 use crate::status::build::Traffic;
 use crate::status::{Link, PeerNode};
@@ -328,7 +328,9 @@ fn max_flows() -> usize {
     let soft = adit_host::descriptors::limit().soft;
     let flows =
         soft.saturating_sub(RESERVED_DESCRIPTORS).saturating_mul(DESCRIPTORS_FOR_FLOWS) / 100;
-    usize::try_from(flows).unwrap_or(usize::MAX).clamp(1, MAX_FLOWS)
+    usize::try_from(flows)
+        .unwrap_or(usize::MAX)
+        .clamp(1, memory::streams(adit_host::memory::limit(), MAX_FLOWS))
 }
 
 fn bytes(n: u64) -> usize {

@@ -8,6 +8,7 @@ use adit_core::name::NodeName;
 use adit_core::routing::connections::Unusable;
 use adit_core::snapshot::Class;
 use adit_core::wire::state::Omissions;
+use adit_transport::budget::BufferCharges;
 use adit_transport::links::{
     AlternatingNodes, ConnectionStatus, LinkState, LinkStatus, LinksStatus, MisuseStatus,
 };
@@ -47,6 +48,7 @@ pub(super) fn link(from: &LinkStatus) -> Link {
         }),
         in_vain: misuse_report(&from.misuse),
         held_bytes: (from.buffers.windows + from.buffers.stalled) as u64,
+        stalled: stalled(from),
         unheard: from.view.as_ref().and_then(|heard| omitted_items(&heard.omitted)),
         untold: omitted_items(&from.omitted),
         misplaced: from
@@ -66,6 +68,19 @@ pub(super) fn link(from: &LinkStatus) -> Link {
             }),
         },
     }
+}
+
+/// From this part of what a cluster's stalled streams may hold they are told of.
+const STALLED_PART: usize = 2;
+
+fn stalled(from: &LinkStatus) -> Option<status::StalledStreams> {
+    let BufferCharges { stalled, streams, .. } = from.buffers;
+    let is_much = stalled >= from.stalled_limit / STALLED_PART && streams > 0;
+    is_much.then_some(status::StalledStreams {
+        streams: streams as u64,
+        bytes: stalled as u64,
+        max_bytes: from.stalled_limit as u64,
+    })
 }
 
 /// For how long a node that was asked to stay away is named.
@@ -161,7 +176,6 @@ mod tests {
     use adit_core::snapshot::ClusterView;
     use adit_core::wire::state::{Omission, RecordKey};
     use adit_transport::PeerInfo;
-    use adit_transport::budget::BufferCharges;
     use adit_transport::endpoint::ConnectionStats;
     use adit_transport::links::{DialRecord, ReceivedView};
     use adit_transport::peer::BootId;
@@ -241,6 +255,7 @@ mod tests {
                 last: Some((node("b3"), Instant::now(), Code::Denied)),
             },
             buffers: BufferCharges { windows: 100, stalled: 20, streams: 1 },
+            stalled_limit: 30,
             connections: vec![connected("b1", None), connected("b3", Some(Unusable::OlderBoot))],
         }
     }
@@ -263,6 +278,8 @@ mod tests {
         let last = link.in_vain.last.unwrap();
         assert_eq!((last.node.as_str(), last.code.as_str()), ("b3", "denied"));
         assert_eq!((link.in_vain.streams, link.held_bytes), (3001, 120));
+        let stalled = link.stalled.map(|s| (s.streams, s.bytes, s.max_bytes));
+        assert_eq!(stalled, Some((1, 20, 30)), "more than half of what they may");
         let (unheard, untold) = (link.unheard.unwrap(), link.untold);
         let text = "export a/b (a view has 10000 exports at most)";
         assert_eq!((unheard.count, unheard.sentence.as_str(), untold), (1, text, None));

@@ -27,6 +27,7 @@ use super::data_plane::{DataPlane, NodeDataPlane};
 use super::handover::HandoverState;
 use super::handover::holder::NodeSockets;
 use super::handover::requester::Succession;
+use super::memory::MemoryShares;
 use super::process_state::{MutableState, ProcessState, StaticState};
 use super::servers::{AdminBinding, HttpServers, ServerPlan};
 use super::snapshot::{self, SnapshotBuilder, SnapshotSources};
@@ -177,13 +178,10 @@ async fn serve(node: BoundNode) -> Result<ProcessExit, StartError> {
     let first = first_snapshot(&base, context.kubernetes_state.as_ref());
     let (base, bases) = watch::channel(base);
     let (publish, snapshot) = watch::channel(first);
-    let (data_plane, mut data_plane_tasks) = NodeDataPlane::start(
-        link_context(boot),
-        sockets.endpoints,
-        snapshot.clone(),
-        &context.config.limits,
-        context.net,
-    );
+    let (mut links, mut limits) = (link_context(boot), context.config.limits.clone());
+    MemoryShares::apply(adit_host::memory::limit(), &mut limits, &mut links.settings);
+    let (data_plane, mut data_plane_tasks) =
+        NodeDataPlane::start(links, sockets.endpoints, snapshot.clone(), &limits, context.net);
     data_plane_tasks.inherit(sockets.imports);
     let (views, backends) = (data_plane.views(), data_plane.backend_states());
     let sources = SnapshotSources::new(bases, context.kubernetes_state, views, backends);

@@ -24,6 +24,8 @@ pub struct Link {
     pub in_vain: MisuseReport,
     /// Bytes that it may have this node hold: windows of its connections, and streams that stall.
     pub held_bytes: u64,
+    /// Its streams that stall, where they hold much of what they may.
+    pub stalled: Option<StalledStreams>,
     /// Items of that cluster's view that this node leaves out, because they break a bound.
     pub unheard: Option<OmittedItems>,
     /// Items of our view that are not sent to that cluster, because they do not fit.
@@ -38,6 +40,18 @@ pub struct Link {
     pub dials: DialSummary,
     /// Why the last handshake failed that one of its nodes began; absent if none failed for a while.
     pub failed_handshake: Option<Reason>,
+}
+
+/// The stalled streams of a cluster, of which some bytes wait for readers that do not keep up.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StalledStreams {
+    /// How many.
+    pub streams: u64,
+    /// What they may hold at present, in bytes.
+    pub bytes: u64,
+    /// The most that they may hold.
+    pub max_bytes: u64,
 }
 
 /// The health of a link: whether it can be used.

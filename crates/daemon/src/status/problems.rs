@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BackendState, ExportPort, ImportPort, Link, LinkHealth, MisuseReport, OmittedItems, Reason,
-    RefusedFlows, StatusDocument, duplicates, refusals,
+    RefusedFlows, StalledStreams, StatusDocument, duplicates, refusals,
 };
 
 /// Something that a person should look at.
@@ -218,6 +218,17 @@ fn link(link: &Link, waiting: usize, add: &mut impl FnMut(StatusSeverity, String
             count_noun(closed, "connection"),
         );
         add(StatusSeverity::Warning, format!("link {}", link.cluster), "over-limit", sentence);
+    }
+    if let Some(StalledStreams { streams, bytes, max_bytes }) = &link.stalled {
+        let sentence = format!(
+            "{} of {} stalled: the readers do not keep up. They may hold {} KiB of {} (limits.peerBuffer); when there is no \
+             more, those that have waited for longest are reset",
+            count_noun(*streams, "stream"),
+            link.cluster,
+            bytes >> 10,
+            max_bytes >> 10,
+        );
+        add(StatusSeverity::Warning, format!("link {}", link.cluster), "over-budget", sentence);
     }
     let cluster = &link.cluster;
     let mut left_out = |what: &Option<OmittedItems>, code, which: String| {

@@ -9,7 +9,7 @@ use adit_runtime::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::BufferBudget;
+use super::{BufferBudget, UnsentCharge};
 
 /// A connection as far as its windows go: quinn's, but in unit tests.
 pub(crate) trait WindowedConnection {
@@ -257,6 +257,11 @@ impl ConnectionWindows {
     /// True if its peer's stalled streams hold so much that no window should be larger than at first.
     pub(crate) fn is_pressed(&self) -> bool {
         self.budget.ledger().is_pressed(&self.cluster)
+    }
+
+    /// Charges what waits to be sent on one of its streams.
+    pub(crate) fn charge_unsent(&self, count: usize) -> UnsentCharge {
+        UnsentCharge::begin(&self.budget, &self.cluster, count)
     }
 
     /// True if there is anything that discarded bytes would settle.

@@ -6,7 +6,7 @@
 mod windows;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ struct ConnectionInner {
     windows: OnceLock<ConnectionWindows>,
     /// The credit of its streams, if both sides keep to credit.
     credits: OnceLock<StreamCredits>,
+    /// The pieces of streams that were taken.
+    pieces_taken: AtomicU64,
 }
 
 /// The streams that the peer has opened.
@@ -47,6 +49,17 @@ struct PeerStreams {
     /// The most streams that the peer may have open at once, now and at most.
     allowed: AtomicU32,
     most: u32,
+}
+
+/// The pieces of streams on one connection; totals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PieceCounts {
+    /// Frames that brought one.
+    pub(crate) frames: u64,
+    /// Pieces that somebody took.
+    pub(crate) taken: u64,
+    /// Bytes of datagrams that came.
+    pub(crate) bytes: u64,
 }
 
 /// The facts about a connection besides its peer.
@@ -124,6 +137,7 @@ impl QuicConnection {
             peer_streams: peers,
             windows: OnceLock::new(),
             credits: OnceLock::new(),
+            pieces_taken: AtomicU64::new(0),
         }))
     }
 
@@ -265,6 +279,16 @@ impl QuicConnection {
     /// Number of our streams that the peer has stopped so far.
     pub(crate) fn stops_received(&self) -> u64 {
         self.0.quinn.stats().frame_rx.stop_sending
+    }
+
+    /// The pieces of streams that have come, and that were taken; totals since it was made.
+    pub(crate) fn piece_counts(&self) -> PieceCounts {
+        let stats = self.0.quinn.stats();
+        PieceCounts {
+            frames: stats.frame_rx.stream + stats.frame_rx.crypto,
+            taken: self.0.pieces_taken.load(Ordering::Relaxed),
+            bytes: stats.udp_rx.bytes,
+        }
     }
 
     /// The code under which a stream learns that its connection is gone.

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::connections::PeerConnection;
 use super::message_reader::MessageReader;
+use crate::endpoint::OpenBiError;
 use crate::stream::{RecvStream, SendError, SendStream};
 
 /// Credit messages that are received without a pause. A transfer of 500 MB/s within a site takes 8,000 a
@@ -27,8 +28,10 @@ pub(super) async fn send_credits(conn: Arc<PeerConnection>) {
     let Some(credits) = conn.quic.credits() else { return };
     let sending = async {
         let (mut send, _recv) = loop {
-            if let Ok(opened) = conn.quic.open_bi(EXCESS_INTERVAL * 100).await {
-                break opened;
+            match conn.quic.open_bi(EXCESS_INTERVAL * 100).await {
+                Ok(opened) => break opened,
+                Err(OpenBiError::TimedOut(_)) => {}
+                Err(OpenBiError::ConnectionLost(_)) => return,
             }
         };
         send.carry_credits();

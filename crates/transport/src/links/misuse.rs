@@ -17,6 +17,7 @@ use adit_core::name::{ClusterName, NodeName};
 use adit_runtime::Mutex;
 use tokio::time::Instant;
 
+use super::fragments::{PieceDebt, PieceOffences};
 use crate::peer::PeerInfo;
 
 /// The streams that one connection may open in vain. A cluster whose policy just changed has some hundred
@@ -55,6 +56,10 @@ struct ClusterMisuse {
     lines: TokenBucket,
     subscriptions: TokenBucket,
     successors: TokenBucket,
+    pieces: PieceDebt,
+    piece_offences: PieceOffences,
+    /// New connections of all its nodes are refused until then.
+    barred_until: Option<Instant>,
     /// Nodes that are to stay away, and until when.
     away: BTreeMap<NodeName, Instant>,
     status: MisuseStatus,
@@ -137,12 +142,41 @@ impl MisuseTable {
         consequence
     }
 
-    /// Refuses a node that dials although it was asked to stay away.
+    /// Adds pieces that cannot be put together. True if the cluster has sent more than is allowed.
+    pub(super) fn add_pieces(
+        &self,
+        cluster: &ClusterName,
+        pieces: u64,
+        allowed: RateLimit,
+    ) -> bool {
+        self.0.lock().entry(cluster.clone()).or_default().pieces.add(pieces, allowed)
+    }
+
+    /// Records that a connection is ended for such pieces; its cluster's new ones may be refused for a while.
+    pub(super) fn record_pieces(&self, peer: &PeerInfo) {
+        let now = Instant::now();
+        let mut table = self.0.lock();
+        let cluster = table.entry(peer.cluster.clone()).or_default();
+        cluster.status.closed += 1;
+        cluster.status.last = Some((peer.node.clone(), now, Code::ProtocolError));
+        cluster.barred_until = Some(now + cluster.piece_offences.add());
+    }
+
+    /// Refuses a node that dials although it was asked to stay away, or whose cluster's nodes are not let in for a
+    /// while.
     ///
     /// # Errors
     /// [`Code::OverLimit`].
     pub(super) fn admit(&self, cluster: &ClusterName, node: &NodeName) -> Result<(), PeerRefusal> {
         let table = self.0.lock();
+        let barred = table.get(cluster).and_then(|c| c.barred_until);
+        if barred.is_some_and(|until| until > Instant::now()) {
+            let reason = format!(
+                "nodes of {cluster} sent too many pieces of streams that cannot be put together; none may dial for a \
+                 while"
+            );
+            return Err(PeerRefusal { code: Code::OverLimit, reason });
+        }
         let until = table.get(cluster).and_then(|c| c.away.get(node)).copied();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         match left.filter(|left| !left.is_zero()) {

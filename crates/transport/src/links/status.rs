@@ -88,6 +88,8 @@ pub struct LinkStatus {
     pub misuse: MisuseStatus,
     /// The bytes that it may have this node hold at present.
     pub buffers: BufferCharges,
+    /// The most that its stalled streams may have this node hold, in bytes.
+    pub stalled_limit: usize,
 }
 
 /// The status of one connection.
@@ -169,6 +171,7 @@ impl LinksInner {
             connections,
             misuse: self.peers.misuse.status(&link.cluster),
             buffers: self.peers.budget.charges_of(&link.cluster),
+            stalled_limit: self.context.settings.buffers.peer,
         };
         if let Some((state, code, reason)) = self.health_problem(&status) {
             (status.state, status.reason) = (state, Some((code, reason)));

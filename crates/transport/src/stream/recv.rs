@@ -56,7 +56,7 @@ impl RecvStream {
         let read = self.inner.read_chunks(chunks).await;
         let read = self.record_end(read)?;
         let bytes = chunks[..read.unwrap_or_default()].iter().map(Bytes::len).sum();
-        self.bytes_taken(bytes);
+        self.bytes_taken(bytes, read.unwrap_or_default());
         Ok(read)
     }
 
@@ -70,7 +70,7 @@ impl RecvStream {
         }
         let read = self.inner.read_chunk(max, true).await;
         let bytes = self.record_end(read)?.map(|chunk| chunk.bytes);
-        self.bytes_taken(bytes.as_ref().map_or(0, Bytes::len));
+        self.bytes_taken(bytes.as_ref().map_or(0, Bytes::len), 1);
         Ok(bytes)
     }
 
@@ -84,7 +84,7 @@ impl RecvStream {
         }
         let read = self.inner.read(buffer).await;
         let read = self.record_end(read)?;
-        self.bytes_taken(read.unwrap_or_default());
+        self.bytes_taken(read.unwrap_or_default(), 1);
         Ok(read)
     }
 
@@ -119,8 +119,8 @@ impl RecvStream {
         self.credit.as_ref().map_or_else(|| self.connection.stream_window(), ReceiveCredit::window)
     }
 
-    fn bytes_taken(&mut self, bytes: usize) {
-        self.connection.bytes_taken(bytes);
+    fn bytes_taken(&mut self, bytes: usize, pieces: usize) {
+        self.connection.bytes_taken(bytes, pieces);
         let id = self.id();
         if let Some(grant) = self.credit.as_mut().filter(|_| self.ended.is_none()) {
             self.connection.grant_credit(id, grant, bytes as u64);
@@ -177,6 +177,9 @@ impl RecvStream {
 impl Drop for RecvStream {
     fn drop(&mut self) {
         self.stop(Code::Internal);
+        if let Some(credits) = self.connection.credits().filter(|_| self.credit.is_some()) {
+            credits.end_receiving(self.id());
+        }
         self.connection.half_closed(self.inner.id());
     }
 }

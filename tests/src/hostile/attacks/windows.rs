@@ -68,7 +68,8 @@ pub async fn unread_dialling(means: AttackContext) {
     full(means, big(Manners::default().bulk()), 1, streams, header(HOLE)).await;
 }
 
-fn ask(order: AgentOrder) -> Vec<u8> {
+/// The first bytes of a granted stream whose agent obeys that order.
+pub(super) fn ask(order: AgentOrder) -> Vec<u8> {
     [header(GRANTED), order.bytes()].concat()
 }
 
@@ -138,8 +139,38 @@ pub async fn batched_crumbs(means: AttackContext) {
             means.counts.add("streams", 1);
         }
     }
-    // What carries the crumbs: its own bytes are never sent, so each has one window.
-    let block = vec![0; 64 * 1024];
+    carry(&means, &conn).await;
+}
+
+/// See [`super::ALL`].
+pub async fn repeated_crumbs(means: AttackContext) {
+    let mut running = JoinSet::new();
+    for nth in 0..means.pace.of(4) {
+        let means = means.clone();
+        running.spawn(async move {
+            let first = ask(AgentOrder::Ignore);
+            let mut manners = big(Manners::default());
+            // The first stream after the one for control.
+            manners.rewrite = Some(forge::repeated_crumbs(first.len() as u64, 4));
+            while means.pace.goes_on() {
+                let Ok(conn) = means.connect(nth, &manners, 0).await else {
+                    ms(200).await;
+                    continue;
+                };
+                let Ok((_held, mut recv)) = conn.begin(&first).await else { continue };
+                if answer(&mut recv).await.is_ok_and(|answer| !answer.code.is_refusal()) {
+                    means.counts.add("streams", 1);
+                    carry(&means, &conn).await;
+                }
+            }
+        });
+    }
+    running.join_all().await;
+}
+
+/// Fills streams with what becomes something else on its way: none of their own bytes is sent, so each has one window.
+async fn carry(means: &AttackContext, conn: &EnemyConnection) {
+    let (first, block) = (ask(AgentOrder::Ignore), vec![0; 64 * 1024]);
     while means.pace.goes_on() && conn.quinn.close_reason().is_none() {
         let Ok((mut send, _recv)) = conn.begin(&first).await else { return };
         let mut stuck = false;

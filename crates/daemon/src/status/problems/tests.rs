@@ -69,6 +69,19 @@ fn causes_stand_before_what_follows_and_errors_before_warnings() {
 }
 
 #[test]
+fn a_cluster_whose_streams_stall_is_named() {
+    let mut status = healthy();
+    let stalled = StalledStreams { streams: 10, bytes: 20 << 20, max_bytes: 32 << 20 };
+    let link = Link { cluster: "bank".into(), stalled: Some(stalled), ..Link::default() };
+    status.links.push(link);
+    let [problem] = &find_problems(&status)[..] else { panic!("{:?}", find_problems(&status)) };
+    assert_eq!((problem.severity, &*problem.about), (StatusSeverity::Warning, "link bank"));
+    let sentence = &problem.reason.sentence;
+    assert!(sentence.starts_with("10 streams of bank stalled"), "{sentence}");
+    assert!(sentence.contains("20480 KiB of 32768"), "{sentence}");
+}
+
+#[test]
 fn a_node_that_opens_streams_in_vain_is_named() {
     let mut status = healthy();
     let last = LastMisuse { node: "b3".into(), code: "denied".into(), seconds_ago: 4 };

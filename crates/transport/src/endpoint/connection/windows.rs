@@ -1,12 +1,13 @@
 //! A connection's windows and the credit of its streams: what its peer may send, and what that is charged.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use adit_core::name::ClusterName;
 use adit_core::snapshot::Class;
 
 use super::QuicConnection;
-use crate::budget::{BufferBudget, ConnectionWindows, WindowedConnection};
+use crate::budget::{BufferBudget, ConnectionWindows, UnsentCharge, WindowedConnection};
 use crate::stream_credit::{CreditLimits, ReceiveCredit, StreamCredits};
 use crate::tuning::Tuning;
 
@@ -30,6 +31,13 @@ impl QuicConnection {
     /// Its windows, if its peer is known, and the connection that sets them.
     pub(crate) fn windows(&self) -> Option<(&ConnectionWindows, &quinn::Connection)> {
         Some((self.0.windows.get()?, &self.0.quinn))
+    }
+
+    /// Charges to its peer what was read to be sent on one of its streams, and has to wait. `None` while it is not
+    /// known whose it is.
+    #[must_use]
+    pub fn charge_unsent(&self, bytes: usize) -> Option<UnsentCharge> {
+        self.windows().map(|(windows, _)| windows.charge_unsent(bytes))
     }
 
     /// Changes how large its windows may become.
@@ -80,7 +88,8 @@ impl QuicConnection {
     }
 
     /// Bytes that the peer sent were taken.
-    pub(crate) fn bytes_taken(&self, bytes: usize) {
+    pub(crate) fn bytes_taken(&self, bytes: usize, pieces: usize) {
+        self.0.pieces_taken.fetch_add(pieces as u64, Ordering::Relaxed);
         if let Some((windows, quinn)) = self.windows() {
             windows.bytes_taken(quinn, bytes as u64);
         }

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::endpoint::QuicConnection;
+use crate::links::fragments::PieceMeter;
 use crate::links::misuse::ConnectionMisuse;
 use crate::peer::PeerInfo;
 
@@ -34,6 +35,8 @@ pub(crate) struct PeerConnection {
     is_distrusted: AtomicBool,
     /// The streams that its peer opened in vain.
     pub(crate) misuse: Mutex<ConnectionMisuse>,
+    /// The pieces of its peer's streams that cannot be put together.
+    pub(crate) pieces: Mutex<PieceMeter>,
 }
 
 #[derive(Debug)]
@@ -106,6 +109,7 @@ impl PeerConnection {
             leave_notify: Notify::new(),
             is_distrusted: AtomicBool::new(false),
             misuse: Mutex::default(),
+            pieces: Mutex::default(),
         })
     }
 

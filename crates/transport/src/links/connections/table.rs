@@ -298,6 +298,12 @@ impl ConnectionTable {
         connections::free_slot(&all, class, worker, workers, limit)
     }
 
+    /// All connections, usable or not.
+    pub(crate) fn each(&self) -> Vec<Arc<PeerConnection>> {
+        let clusters = self.clusters.lock();
+        clusters.values().flat_map(|nodes| nodes.by_node.values()).flatten().cloned().collect()
+    }
+
     /// All connections, each with the reason for which it takes no new streams, if it does not.
     pub(crate) fn all(&self) -> Vec<(Arc<PeerConnection>, Option<Unusable>)> {
         let clusters = self.clusters.lock();

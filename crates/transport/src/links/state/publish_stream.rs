@@ -132,8 +132,21 @@ async fn send_messages(
         }
         sent(bytes.len());
         let mut chunk = bytes.split().freeze();
-        let taken = timeout(CHUNK_TIMEOUT, send.send(&mut chunk)).await;
-        taken.map_err(|_| Code::HeaderTimeout)?.map_err(|e| e.code())?;
+        // Each subscription of a peer that does not read has one.
+        let charge = send.connection().charge_unsent(chunk.len());
+        let evicted = async {
+            match &charge {
+                Some(charge) => charge.evicted().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            taken = timeout(CHUNK_TIMEOUT, send.send(&mut chunk)) => {
+                taken.map_err(|_| Code::HeaderTimeout)?.map_err(|e| e.code())?;
+            }
+            () = evicted => return Err(Code::OverBudget),
+        }
     }
     Ok(())
 }
