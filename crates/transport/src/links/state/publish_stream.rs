@@ -13,7 +13,7 @@ use adit_core::name::ClusterName;
 use adit_core::wire::state::{StateMessage, SubscribeRequest};
 use bytes::BytesMut;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::publisher::ViewPublisher;
 use super::views::HEARTBEAT_INTERVAL;
@@ -117,6 +117,9 @@ async fn publish(
     }
 }
 
+/// A chunk that waits for so long is charged to the peer.
+const UNTAKEN_TIMEOUT: Duration = Duration::from_millis(20);
+
 /// Sends messages in chunks, each of which the subscriber takes in time. `sent` counts their bytes.
 async fn send_messages(
     messages: impl Iterator<Item = StateMessage>,
@@ -133,9 +136,10 @@ async fn send_messages(
         sent(bytes.len());
         let mut chunk = bytes.split().freeze();
         // Each subscription of a peer that does not read has one.
-        let charge = send.connection().charge_unsent(chunk.len());
-        let evicted = async {
-            match &charge {
+        let (peer, waiting) = (send.connection().clone(), chunk.len());
+        let evicted = async move {
+            sleep(UNTAKEN_TIMEOUT).await;
+            match peer.charge_unsent(waiting) {
                 Some(charge) => charge.evicted().await,
                 None => std::future::pending().await,
             }
