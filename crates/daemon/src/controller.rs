@@ -5,7 +5,7 @@
 //! ([`node_reports`]). It serves no streams and dials no other cluster. Its life is [`run`]'s.
 
 mod node_reports;
-mod sibling_observer;
 mod run;
+mod sibling_observer;
 
 pub use self::run::{ControllerOptions, run};
