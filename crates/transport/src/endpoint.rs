@@ -38,7 +38,7 @@ pub(crate) use self::accept::UNHEARD_TIMEOUT;
 pub use self::accept::{AcceptError, Incoming};
 pub use self::bind::BindError;
 pub use self::closed::{CloseReason, ClosedBy};
-pub(crate) use self::connection::PieceCounts;
+pub(crate) use self::connection::{AckCounts, PieceCounts};
 pub use self::connection::{ConnectionStats, OpenBiError, QuicConnection};
 pub use self::counters::EndpointCounters;
 pub use self::dial::{DialError, DialRequest};

@@ -10,8 +10,8 @@
 //! * All of them: [`open`] (which connection a stream takes), [`dial`] (what is dialled for it), [`reconcile`]
 //!   (which connections stand), [`maintain`] (one of those), [`drain`], [`successor`] (a node's next process), [`duplicate_identity`] (a
 //!   node that has two).
-//! * Peers that fail or misbehave: [`misuse`] and [`in_vain`], [`handshake_faults`], [`distrust`], [`unreachable`] (why a
-//!   cluster cannot be reached), [`certificate_refusal`].
+//! * Peers that fail or misbehave: [`misuse`] and [`in_vain`], [`handshake_faults`], [`distrust`], [`unacknowledged`]
+//!   (peers that do not receive), [`unreachable`] (why a cluster cannot be reached), [`certificate_refusal`].
 //! * [`inner`] holds all of it, [`context`] has the settings, [`status`] and [`metrics`] show it.
 //!
 //! Decisions are made by functions of `adit_core` (`admission`, `announce`, `routing`). No byte of an
@@ -46,6 +46,7 @@ mod state;
 mod status;
 mod stream;
 mod successor;
+mod unacknowledged;
 mod unreachable;
 
 use std::collections::{BTreeMap, BTreeSet};

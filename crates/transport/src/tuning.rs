@@ -15,6 +15,7 @@ use adit_core::snapshot::Class;
 use quinn::{AckFrequencyConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use self::congestion::CappedControllerFactory;
+pub(crate) use self::congestion::acknowledged_packets;
 use crate::budget::{WindowLimits, WindowSizes};
 use crate::stream_credit::CreditLimits;
 

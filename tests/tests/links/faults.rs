@@ -67,9 +67,13 @@ async fn udp_that_passes_one_way_is_said_by_the_side_that_hears() {
             tokio::time::sleep(60 * SECOND).await;
             world.block(&[(b1_ip, e1_ip)]);
         }
+        let began = tokio::time::Instant::now();
         let words =
             ["packets of edge reach this node", "this node's do not reach edge", "10.0.1.1"];
         says(&b1, Code::OneWay, &words).await;
+        // It hears, so that its connections live on for another while: what is not acknowledged says it before.
+        let took = began.elapsed();
+        assert!(took <= 8 * SECOND, "{took:?}");
         // Who hears nothing cannot know more.
         says(&e1, Code::LinkDown, &["nothing comes back from bank"]).await;
         // It stays what it is, dial by dial.
@@ -84,6 +88,59 @@ async fn udp_that_passes_one_way_is_said_by_the_side_that_hears() {
         up(&b1).await;
         assert_eq!(b1.links.status().links[0].fault, None);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_loses_much_is_not_one_way_and_neither_is_a_short_cut() {
+    let world = LinkWorld::new();
+    let (edge, bank) = two(1, 1);
+    let (e1_ip, b1_ip) = (edge.ip(1), bank.ip(1));
+    let b1 = world.run(&bank, 1, &[(&edge, &[1])]);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    up(&e1).await;
+    up(&b1).await;
+    for _ in 0..20 {
+        world.block(&[(b1_ip, e1_ip)]);
+        tokio::time::sleep(4 * SECOND).await;
+        world.block(&[]);
+        for _ in 0..100 {
+            tokio::time::sleep(SECOND / 10).await;
+            assert_ne!(said(&b1).1, Some(Code::OneWay), "{:?}", said(&b1));
+        }
+        up(&b1).await;
+    }
+    // A sequence that is the same each time (xorshift), of which a quarter is lost.
+    let mut seed = 0x9e37_79b9_u32;
+    world.network.set_filter(move |_, _| {
+        seed ^= seed << 13;
+        seed ^= seed >> 17;
+        seed ^= seed << 5;
+        !seed.is_multiple_of(4)
+    });
+    for _ in 0..3000 {
+        tokio::time::sleep(SECOND / 10).await;
+        for node in [&e1, &b1] {
+            assert_ne!(said(node).1, Some(Code::OneWay), "{:?}", said(node));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_hear_for_a_while_is_used_again_once_it_does() {
+    let world = LinkWorld::new();
+    let (edge, bank) = two(1, 1);
+    let (e1_ip, b1_ip) = (edge.ip(1), bank.ip(1));
+    let b1 = world.run(&bank, 1, &[(&edge, &[1])]);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    up(&e1).await;
+    up(&b1).await;
+    tokio::time::sleep(10 * SECOND).await;
+    world.block(&[(b1_ip, e1_ip)]);
+    says(&b1, Code::OneWay, &["acknowledges nothing"]).await;
+    world.block(&[]);
+    eventually("up again", 10 * SECOND, || said(&b1).0 == LinkState::Up).await;
+    eventually("up again", 10 * SECOND, || said(&e1).0 == LinkState::Up).await;
+    assert_eq!(b1.links.status().links[0].fault, None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use super::{Worker, peer_certificate, varint};
 use crate::budget::ConnectionWindows;
 use crate::stream::{RecvStream, SendStream};
 use crate::stream_credit::{CreditLimits, StreamCredits};
-use crate::tuning::Tuning;
+use crate::tuning::{Tuning, acknowledged_packets};
 
 /// An authenticated connection. Cheap to clone; every clone is the same connection.
 #[derive(Clone)]
@@ -116,6 +116,17 @@ pub struct ConnectionStats {
     pub datagrams: (u64, u64),
     /// UDP payload sent and received, in bytes.
     pub bytes: (u64, u64),
+}
+
+/// Frames that ask for an acknowledgement, and what came of them; totals since the connection was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AckCounts {
+    /// Number of frames sent that ask for an acknowledgement.
+    pub(crate) ack_eliciting: u64,
+    /// Number of our packets that were acknowledged.
+    pub(crate) acknowledged: u64,
+    /// Number of datagrams that came.
+    pub(crate) received: u64,
 }
 
 impl QuicConnection {
@@ -273,6 +284,26 @@ impl QuicConnection {
             lost: stats.path.lost_packets,
             datagrams: (stats.udp_tx.datagrams, stats.udp_rx.datagrams),
             bytes: (stats.udp_tx.bytes, stats.udp_rx.bytes),
+        }
+    }
+
+    /// Its acknowledgements so far. Rare frames are not counted, but what is sent again is.
+    pub(crate) fn ack_counts(&self) -> AckCounts {
+        let stats = self.0.quinn.stats();
+        let frames = stats.frame_tx;
+        let ack_eliciting = [
+            frames.ping,
+            frames.stream,
+            frames.max_data,
+            frames.max_stream_data,
+            frames.max_streams_bidi,
+            frames.reset_stream,
+            frames.stop_sending,
+        ];
+        AckCounts {
+            ack_eliciting: ack_eliciting.iter().sum(),
+            acknowledged: acknowledged_packets(self.0.quinn.congestion_state()),
+            received: stats.udp_rx.datagrams,
         }
     }
 

@@ -31,13 +31,15 @@ use crate::peer::BootId;
 
 /// Time that two processes must live beside each other, from the later one's connection: neither is about to
 /// go away then.
-const COEXISTENCE_TIMEOUT: Duration = Duration::from_secs(30);
+const COEXISTENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least time between two lines of one cluster: it has as many such nodes as it likes.
 pub(super) const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The least time between two notices to siblings about their duplicates.
-const NOTIFY_INTERVAL: Duration = Duration::from_secs(30);
-/// Time for which a report counts, from when it was received.
+const NOTIFY_INTERVAL: Duration = Duration::from_secs(5);
+/// The least time between two probes that a linked cluster's reports cause.
+const PROBE_INTERVAL: Duration = Duration::from_secs(20);
+/// Time for which a report counts, from when it was received: longer than from one probe to the next.
 const REPORT_LIFETIME: Duration = Duration::from_secs(90);
 
 /// Time within which this process learns that it was itself who answered a probe in its name, from the
@@ -113,7 +115,7 @@ impl LinksInner {
     /// True if it is time to probe: whatever peers report, now and then only.
     fn may_probe(&self) -> bool {
         let mut looked = self.peers.duplicate.probed_at.lock();
-        let is_due = looked.is_none_or(|at| at.elapsed() >= NOTIFY_INTERVAL);
+        let is_due = looked.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL);
         let stages = &self.runtime.shutdown;
         let is_due = is_due && !stages.leaving.is_cancelled() && !stages.draining.is_cancelled();
         if is_due {

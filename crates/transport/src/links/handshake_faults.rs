@@ -23,6 +23,9 @@ const FAULT_LIFETIME: Duration = Duration::from_secs(90);
 /// The least time between two lines of one cluster about one kind of fault.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
+/// As the reason of [`Code::OneWay`]: a connection showed it, and no handshake.
+pub(super) const UNACKNOWLEDGED: &str = "unacknowledged";
+
 /// Handshakes that failed, by cluster.
 #[derive(Debug, Default)]
 pub(super) struct HandshakeFaults(Mutex<BTreeMap<ClusterName, ClusterFaults>>);
@@ -89,6 +92,12 @@ impl HandshakeFaults {
         self.0.lock().entry(cluster.clone()).or_default().record(from, Code::OneWay, "");
     }
 
+    /// Records that a peer at this address receives nothing, as a connection with it shows.
+    pub(super) fn record_unacknowledged(&self, cluster: &ClusterName, from: IpAddr) {
+        let mut table = self.0.lock();
+        table.entry(cluster.clone()).or_default().record(from, Code::OneWay, UNACKNOWLEDGED);
+    }
+
     /// Records that a certificate from elsewhere was refused that claims this cluster's name.
     pub(super) fn record_claim(&self, cluster: &ClusterName) {
         let mut table = self.0.lock();
@@ -142,10 +151,16 @@ impl HandshakeFault {
         let Self { count, from, why, .. } = self;
         let ago = self.at.elapsed().as_secs();
         if code == Code::OneWay {
+            let seen = if &**why == UNACKNOWLEDGED {
+                format!("{from} acknowledges nothing that is sent to it, last seen {ago} s ago")
+            } else {
+                format!(
+                    "its handshakes from {from} end without hearing an answer: seen {count} times, last {ago} s ago"
+                )
+            };
             return format!(
                 "packets of {cluster} reach this node, and this node's do not reach {cluster}: UDP from here to \
-                 there is blocked (its handshakes from {from} end without hearing an answer: seen {count} times, \
-                 last {ago} s ago)"
+                 there is blocked ({seen})"
             );
         }
         if code == Code::RefusedByPeer {

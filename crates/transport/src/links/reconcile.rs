@@ -50,6 +50,8 @@ struct LinkReconciler {
     hub_cache: HubCache,
     /// The time at which siblings that have two processes were last notified.
     duplicates_notified_at: Option<Instant>,
+    /// The time at which acknowledgements were last checked.
+    acks_checked_at: Option<Instant>,
 }
 
 /// Keeps all links of a node until it drains.
@@ -68,6 +70,7 @@ pub(super) async fn run(shared: Arc<LinksInner>) {
         duplicate_warnings: Throttle::new(duplicate_identity::WARN_INTERVAL),
         hub_cache: HubCache::default(),
         duplicates_notified_at: None,
+        acks_checked_at: None,
     };
     loop {
         snapshot.mark_unchanged();
@@ -133,6 +136,7 @@ impl LinkReconciler {
             shared.warn_of_duplicates(&mut self.duplicate_warnings);
             shared.notify_duplicates(&mut self.duplicates_notified_at);
         }
+        shared.check_acknowledgements(&mut self.acks_checked_at);
         let mut targets = BTreeSet::new();
         for link in now.links.values() {
             let view = shared.knowledge.views.get(&link.cluster);

@@ -54,7 +54,7 @@ impl ControllerFactory for CappedControllerFactory {
             }
             BaseController::Cubic(config) => (Arc::clone(config).build(now, current_mtu), None),
         };
-        Box::new(CappedController { inner, path, ceiling: self.ceiling })
+        Box::new(CappedController { inner, path, ceiling: self.ceiling, acknowledged: 0 })
     }
 }
 
@@ -64,6 +64,13 @@ struct CappedController {
     /// The path as the controller does not know it, if it needs to.
     path: Option<PathEstimate>,
     ceiling: u64,
+    /// Number of packets that were acknowledged on this path.
+    acknowledged: u64,
+}
+
+/// Number of packets that were acknowledged on a connection's path, as its controller knows.
+pub(crate) fn acknowledged_packets(controller: Box<dyn Controller>) -> u64 {
+    controller.into_any().downcast::<CappedController>().map_or(0, |capped| capped.acknowledged)
 }
 
 impl Controller for CappedController {
@@ -87,11 +94,11 @@ impl Controller for CappedController {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inner: self.inner.clone_box(), path: self.path, ceiling: self.ceiling })
+        Box::new(Self { inner: self.inner.clone_box(), ..*self })
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self.inner.into_any()
+        self
     }
 
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
@@ -106,6 +113,7 @@ impl Controller for CappedController {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        self.acknowledged += 1;
         if let Some(path) = &mut self.path {
             path.acknowledged((now, sent), bytes, app_limited, rtt.min());
         }

@@ -16,6 +16,7 @@ use adit_runtime::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use super::ack_watch::AckWatch;
 use crate::endpoint::QuicConnection;
 use crate::links::fragments::PieceMeter;
 use crate::links::misuse::ConnectionMisuse;
@@ -37,6 +38,7 @@ pub(crate) struct PeerConnection {
     pub(crate) misuse: Mutex<ConnectionMisuse>,
     /// The pieces of its peer's streams that cannot be put together.
     pub(crate) pieces: Mutex<PieceMeter>,
+    ack_watch: Mutex<AckWatch>,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,8 @@ struct UsageState {
     standing: bool,
     /// Number of datagrams that had come when its node was found to have fallen silent.
     silent_at_datagrams: Option<u64>,
+    /// True if its peer is received and does not receive.
+    unacknowledged: bool,
     /// True if its peer's successor is waited for.
     awaits_successor: bool,
 }
@@ -98,6 +102,7 @@ impl PeerConnection {
             last_used: now,
             standing: false,
             silent_at_datagrams: None,
+            unacknowledged: false,
             awaits_successor: false,
         };
         Arc::new(Self {
@@ -110,6 +115,7 @@ impl PeerConnection {
             is_distrusted: AtomicBool::new(false),
             misuse: Mutex::default(),
             pieces: Mutex::default(),
+            ack_watch: Mutex::default(),
         })
     }
 
@@ -228,6 +234,25 @@ impl PeerConnection {
         self.usage.lock().silent_at_datagrams = Some(self.datagrams_received());
     }
 
+    /// Checks whether the peer acknowledges what is sent; true if it is received and does not.
+    pub(crate) fn check_acknowledgements(&self, now: Instant) -> bool {
+        self.ack_watch.lock().check(self.quic.ack_counts(), now)
+    }
+
+    /// True if the peer acknowledged something of late.
+    pub(crate) fn is_acknowledged(&self, now: Instant) -> bool {
+        self.ack_watch.lock().is_acknowledged(now)
+    }
+
+    /// Records whether its peer is received and does not receive; true if that is a change.
+    pub(crate) fn set_unacknowledged(&self, unacknowledged: bool) -> bool {
+        std::mem::replace(&mut self.usage.lock().unacknowledged, unacknowledged) != unacknowledged
+    }
+
+    pub(crate) fn is_unacknowledged(&self) -> bool {
+        self.usage.lock().unacknowledged
+    }
+
     /// Number of datagrams that came from the peer.
     fn datagrams_received(&self) -> u64 {
         self.quic.stats().datagrams.1
@@ -248,9 +273,10 @@ impl PeerConnection {
             slot: self.peer.slot,
             worker: self.quic.worker().index(),
             draining: using.leaving.is_some(),
-            silent: using
-                .silent_at_datagrams
-                .is_some_and(|heard| heard == self.datagrams_received()),
+            silent: using.unacknowledged
+                || using
+                    .silent_at_datagrams
+                    .is_some_and(|heard| heard == self.datagrams_received()),
             streams: using.streams,
         }
     }

@@ -24,6 +24,8 @@ pub(crate) enum DisconnectReason {
     Leaving,
     /// The connection ended.
     Ended(CloseReason),
+    /// The peer is received, and acknowledges nothing.
+    Unacknowledged,
 }
 
 /// A disconnect: when, and why.
@@ -82,6 +84,9 @@ impl fmt::Display for Disconnect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ago = self.at.elapsed().as_secs();
         match &self.reason {
+            DisconnectReason::Unacknowledged => {
+                write!(f, "it has acknowledged nothing since {ago} s ago")
+            }
             DisconnectReason::Leaving => write!(f, "it said {ago} s ago that it is going away"),
             DisconnectReason::Ended(closed) => {
                 write!(f, "its connection ended {ago} s ago: {closed}")

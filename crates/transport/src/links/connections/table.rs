@@ -241,6 +241,30 @@ impl ConnectionTable {
         dialled
     }
 
+    /// Has connections take no new streams if `is_deaf` says that their peers do not receive, and all others take them
+    /// again; returns those for which that is a change.
+    pub(crate) fn mark_unacknowledged(
+        &self,
+        is_deaf: impl Fn(&PeerConnection) -> bool,
+        is_announced: impl Fn(&NodeKey) -> bool,
+    ) -> Vec<Arc<PeerConnection>> {
+        let mut changed = Vec::new();
+        let clusters = self.clusters.lock();
+        for all in clusters.values().flat_map(|nodes| nodes.by_node.values()) {
+            let was = is_usable(all);
+            let before = changed.len();
+            changed.extend(all.iter().filter(|c| c.set_unacknowledged(is_deaf(c))).cloned());
+            if let Some(conn) = changed.get(before).filter(|_| was && !is_usable(all)) {
+                let (key, reason) = (conn.key(), DisconnectReason::Unacknowledged);
+                self.disconnects.record(&key, is_announced(&key), reason);
+            }
+        }
+        drop(clusters);
+        let touched: BTreeSet<&ClusterName> = changed.iter().map(|c| &c.peer.cluster).collect();
+        touched.into_iter().for_each(|cluster| self.notify(cluster));
+        changed
+    }
+
     /// True if another process of the connection's node takes new streams.
     pub(crate) fn has_successor(&self, conn: &PeerConnection) -> bool {
         let peer = &conn.peer;
