@@ -6,6 +6,8 @@
 //! that none of them outlives what it describes. Every name, with its unit and labels, stands in METRICS.md, which a
 //! test holds against the code. Labels come from closed lists or from the operator's configuration, never from a peer.
 
+use std::time::Duration;
+
 use adit_dataplane::begin_service_metrics;
 use adit_dataplane::flow::Direction;
 use metrics::{Unit, counter, describe_counter};
@@ -77,9 +79,10 @@ impl ProcessMetrics {
 
     /// The page of a process that is no node: the events counted, and what the kernel says of the process.
     #[must_use]
-    pub fn render_without_status(&self, process: &ProcessUsage) -> String {
+    pub fn render_controller(&self, process: &ProcessUsage, api_silence: Duration) -> String {
         let mut page = page::MetricsPage::default();
         gauges::kernel(&mut page, process);
+        gauges::controller(&mut page, api_silence);
         self.handle.render() + &page.into_text()
     }
 

@@ -8,19 +8,23 @@ use adit_kubernetes::controller::{
     self, ControllerError, ControllerPod, ControllerState, LinkedClusters,
 };
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::sibling_observer;
 use crate::admin::public::{self, PublicState};
 use crate::admin::serve::{self, AdminListener};
 use crate::metrics::{ProcessMetrics, process::ProcessUsage};
-use crate::process::log::{log_fatal_error, start_log};
+use crate::process::log::{log_fatal_error, set_log, start_log};
 use crate::process::setup::{cannot, runtime};
 use crate::process::signals::{ProcessSignals, end_requested};
 use crate::process::{ProcessExit, StartError, panics};
 use crate::readiness::Readiness;
+use crate::telemetry::ProcessLog;
 
+/// The controller cannot reach the API server from this long after its last answer, which is asked for every two
+/// seconds.
+const API_SILENCE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Giving up the lead and the connections may take this long, from the signal to end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Histograms are emptied into their buckets this often.
@@ -46,7 +50,7 @@ pub fn run(options: ControllerOptions) -> Result<ProcessExit, StartError> {
     panics::install();
     let begin = || -> Result<ProcessExit, StartError> {
         let metrics = ProcessMetrics::install().map_err(|e| e.to_string())?;
-        runtime()?.block_on(serve(options, metrics))
+        runtime()?.block_on(serve(options, metrics, &log))
     };
     log_fatal_error(&log, "controller", begin())
 }
@@ -54,6 +58,7 @@ pub fn run(options: ControllerOptions) -> Result<ProcessExit, StartError> {
 async fn serve(
     options: ControllerOptions,
     metrics: ProcessMetrics,
+    log: &ProcessLog,
 ) -> Result<ProcessExit, StartError> {
     let mut signals = ProcessSignals::catch().map_err(cannot("catch signals"))?;
     let listener = tokio::net::TcpListener::bind(options.listen)
@@ -61,10 +66,14 @@ async fn serve(
         .map_err(|e| format!("cannot listen on {}: {e}", options.listen))?;
     let client = adit_kubernetes::client::in_cluster().map_err(|e| e.to_string())?;
     let readiness = Readiness::default();
-    let page = metrics.clone();
+    let (state, states) = watch::channel(ControllerState::default());
+    let (page, began, seen) = (metrics.clone(), Instant::now(), states.clone());
     let router = public::router(PublicState {
         readiness: readiness.clone(),
-        metrics: Arc::new(move || page.render_without_status(&ProcessUsage::read())),
+        metrics: Arc::new(move || {
+            let answered = seen.borrow().answered_at.unwrap_or(began);
+            page.render_controller(&ProcessUsage::read(), answered.elapsed())
+        }),
     });
     let stop = CancellationToken::new();
     let server = serve::run(AdminListener::Tcp(listener), router, stop.child_token());
@@ -72,14 +81,14 @@ async fn serve(
     let (observer, observers) = watch::channel(None);
     let (peers, heard) = watch::channel(Arc::new(LinkedClusters::default()));
     let (summary, summaries) = watch::channel(Arc::default());
-    let (state, states) = watch::channel(ControllerState::default());
     let lead = stop.child_token();
     let controller =
         controller::run(client, options.settings, observer, heard, summaries, state, lead.clone());
     let beside = async {
         tokio::join!(
             sibling_observer::observe(observers, peers, summary),
-            log_state(states),
+            report_state(states.clone(), log),
+            follow_api_server(states, readiness),
             maintain_metrics(metrics),
             server,
         );
@@ -117,9 +126,33 @@ fn ended_by_itself(result: Result<(), ControllerError>) -> StartError {
     }
 }
 
-/// Logs the controller's phase and what is in its way. Its pod stays ready meanwhile: taking the pod out of service
-/// would not help.
-async fn log_state(mut states: watch::Receiver<ControllerState>) {
+/// A controller is ready while it leads or stands by, and the API server answers.
+async fn follow_api_server(mut states: watch::Receiver<ControllerState>, readiness: Readiness) {
+    let mut pending = None;
+    let began = Instant::now();
+    loop {
+        let answered = states.borrow_and_update().answered_at.unwrap_or(began);
+        let until = answered + API_SILENCE_TIMEOUT;
+        if Instant::now() < until {
+            pending = None;
+        } else if pending.is_none() {
+            tracing::warn!("the API server does not answer");
+            pending = Some(readiness.wait_for("an answer of the API server"));
+        }
+        // While it does not answer there is nothing to wait for but that it does.
+        let changed = if pending.is_some() {
+            states.changed().await
+        } else {
+            timeout_at(until, states.changed()).await.unwrap_or(Ok(()))
+        };
+        if changed.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Logs what the controller waits for and what is wrong, and has the log be as the configuration wants it.
+async fn report_state(mut states: watch::Receiver<ControllerState>, log: &ProcessLog) {
     let mut told = ControllerState::default();
     loop {
         let state = states.borrow_and_update().clone();
@@ -130,6 +163,11 @@ async fn log_state(mut states: watch::Receiver<ControllerState>) {
             Some(trouble) if state.trouble != told.trouble => tracing::warn!("{trouble}"),
             None if told.trouble.is_some() => tracing::info!("nothing is wrong any more"),
             Some(_) | None => {}
+        }
+        if state.log != told.log
+            && let Some(Err(error)) = state.log.as_ref().map(|wanted| set_log(log, wanted))
+        {
+            tracing::warn!("{error}");
         }
         told = state;
         if states.changed().await.is_err() {

@@ -1,6 +1,7 @@
 //! States, computed from the status document and from what the kernel knows, at each scrape.
 
 use std::iter::once;
+use std::time::Duration;
 
 use adit_transport::budget::BufferCharges;
 use adit_transport::endpoint::EndpointCounters;
@@ -27,6 +28,7 @@ families! {
     CONFIG_REJECTED = "adit_config_rejected", Gauge, "", [], "Whether the newest configuration file was rejected and an older one is in use";
     CERTIFICATE = "adit_certificate_left_seconds", Gauge, "seconds", [], "What is left of this node's certificate; negative once it has ended";
     CONTROLLER_SILENCE = "adit_controller_silence_seconds", Gauge, "seconds", [], "How long ago the controller of this node's cluster last asked it how it is; absent until it has";
+    API_SILENCE = "adit_controller_api_silence_seconds", Gauge, "seconds", [], "Of a controller: how long ago the API server last answered it, which it asks every two seconds";
     CPU = "process_cpu_seconds_total", Counter, "seconds", [], "Processor time that all threads have used";
     RESIDENT = "process_resident_memory_bytes", Gauge, "bytes", [], "Resident memory";
     VIRTUAL = "process_virtual_memory_bytes", Gauge, "bytes", [], "Virtual memory";
@@ -38,7 +40,7 @@ families! {
     LOG_DROPPED = "adit_log_dropped_lines_total", Counter, "count", [], "Lines of the log that were dropped because its reader was too slow";
     LINK_UP = "adit_link_up", Gauge, "", ["link"], "Whether the link can be used; a degraded one can";
     LINK_DEGRADED = "adit_link_degraded", Gauge, "", ["link"], "Whether the link is in use with something missing";
-    LINK_DOUBLED = "adit_link_doubled_nodes", Gauge, "count", ["link"], "Nodes of the other cluster whose name two living processes have";
+    LINK_DOUBLED = "adit_link_doubled_nodes", Gauge, "count", ["link"], "Nodes of the other cluster that two processes live under the name of, by turns or beside each other for ten seconds: their identity was copied, or one of them does not end";
     VIEW_AGE = "adit_link_view_age_seconds", Gauge, "seconds", ["link"], "How old this node's view of the other cluster is; absent without one";
     RTT = "adit_link_rtt_seconds", Gauge, "seconds", ["link"], "The least round-trip time among the link's connections; absent without one";
     IMPORT_READY = "adit_import_ready", Gauge, "", ["service", "port"], "Whether a connection to the import made now would be carried";
@@ -111,6 +113,11 @@ fn node(page: &mut MetricsPage, status: &StatusDocument) {
     page.family(&CERTIFICATE, one(node.certificate.seconds_left as f64));
     let silence = node.controller_asked_seconds_ago;
     page.family(&CONTROLLER_SILENCE, silence.into_iter().flat_map(|s| one(s as f64)));
+}
+
+/// Adds what a controller knows of itself.
+pub(super) fn controller(page: &mut MetricsPage, api_silence: Duration) {
+    page.family(&API_SILENCE, one(api_silence.as_secs_f64()));
 }
 
 /// Adds what the kernel knows of this process: what every process has, a node or not.

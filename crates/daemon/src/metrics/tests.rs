@@ -152,7 +152,9 @@ fn the_page_has_what_was_counted_and_what_is() {
         assert!(value.is_some_and(|v| v > 0.0), "{name}\n{page}");
     }
     assert!(
-        metrics.render_without_status(&ProcessUsage::read()).contains("\nprocess_open_fds "),
+        metrics
+            .render_controller(&ProcessUsage::read(), Duration::ZERO)
+            .contains("\nprocess_open_fds "),
         "a controller's too"
     );
 

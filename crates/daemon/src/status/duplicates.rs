@@ -13,7 +13,7 @@ use super::{ConnectionReport, Link, PeerNode};
 /// The code of problems of this kind.
 pub(super) const CODE: &str = "node-doubled";
 /// A process that lives beside another for so long is not about to go away.
-const BESIDE_SECONDS: u64 = 30;
+const BESIDE_SECONDS: u64 = 10;
 /// Nodes that are named, and processes of each; a cluster may have as many of them as it likes.
 const MAX_NAMED: usize = 3;
 

@@ -46,6 +46,11 @@ pub fn node_report(
         }
     }
     for problem in &status.problems {
+        // Whose name it is has to mend it; this node goes on.
+        let link = problem.about.strip_prefix("link ").map(str::parse);
+        if let (duplicates::CODE, Some(Ok(cluster))) = (&*problem.reason.code, link) {
+            add(TroubleSubject::Link(cluster), false, &problem.reason);
+        }
         let is_told = NODE_PARTS.contains(&problem.about.as_str())
             || (problem.reason.code == duplicates::CODE && !problem.about.starts_with("link "));
         if problem.severity != StatusSeverity::Notice && is_told {

@@ -1,8 +1,9 @@
 //! Flows that were refused of late, by target, source and reason: what status says while callers are refused. Those
 //! that were reset for their memory are among them: that is how it is said who takes too much of it.
 //!
-//! A series ends when its source is served again, and is forgotten [`RECENT_LIFETIME`] after its last refusal. How
-//! much is kept is bounded whatever a tenant or a peer asks for: sources beyond [`MAX_SOURCES`] of one target are
+//! A series ends when its source is served again. It is shown for [`SHOWN_LIFETIME`] after its last refusal, or for twice
+//! as long as its source last paused between two of them, so that one that asks now and then does not come and go; and
+//! it is forgotten after [`RECENT_LIFETIME`]. How much is kept is bounded whatever a tenant or a peer asks for: sources beyond [`MAX_SOURCES`] of one target are
 //! counted together, as are series beyond [`MAX_SERIES`], of which one peer cluster fills no more than
 //! [`MAX_INBOUND`].
 
@@ -18,7 +19,9 @@ use tokio::time::Instant;
 
 use super::direction::Direction;
 
-/// A series is shown for this long after its last refusal.
+/// A series is shown for this long after its last refusal at least.
+const SHOWN_LIFETIME: Duration = Duration::from_secs(8);
+/// A series is kept for this long after its last refusal, and shown at most.
 const RECENT_LIFETIME: Duration = Duration::from_secs(60);
 /// The most sources of one target that are told apart.
 const MAX_SOURCES: usize = 8;
@@ -36,7 +39,16 @@ struct RefusalTally {
     count: u64,
     first: Instant,
     last: Instant,
+    /// How long the source paused before the last.
+    pause: Duration,
     reason: String,
+}
+
+impl RefusalTally {
+    fn is_shown(&self, now: Instant) -> bool {
+        let lifetime = SHOWN_LIFETIME.max(self.pause * 2).min(RECENT_LIFETIME);
+        now.saturating_duration_since(self.last) < lifetime
+    }
 }
 
 /// The refusals of late.
@@ -58,8 +70,12 @@ impl RecentRefusals {
                 return;
             }
         }
-        let first = || RefusalTally { count: 0, first: now, last: now, reason: String::new() };
+        let first = || {
+            let (pause, reason) = (Duration::ZERO, String::new());
+            RefusalTally { count: 0, first: now, last: now, pause, reason }
+        };
         let series = self.all.entry(asker).or_default().entry(code).or_insert_with(first);
+        series.pause = now.saturating_duration_since(series.last);
         (series.count, series.last) = (series.count + 1, now);
         reason.clone_into(&mut series.reason);
     }
@@ -82,6 +98,7 @@ impl RecentRefusals {
         };
         let all = self.all.iter().flat_map(|(asker, codes)| codes.iter().map(move |c| (asker, c)));
         let mut all: Vec<RefusalSeries> = all
+            .filter(|(_, (_, series))| series.is_shown(now))
             .map(|((direction, cluster, target, source), (code, series))| RefusalSeries {
                 is_inbound: *direction == Direction::Inbound,
                 cluster: cluster.clone(),
@@ -171,6 +188,29 @@ mod tests {
         let told_limits = told(&mut all, 12);
         assert!(limits.iter().all(|limit| told_limits.contains(limit)), "{told_limits:?}");
         assert_eq!(told(&mut all, 70), []);
+    }
+
+    #[test]
+    fn a_series_is_shown_for_ten_seconds_unless_its_source_pauses_for_longer() {
+        let (mut all, begin) = (RecentRefusals::default(), Instant::now());
+        let (often, rarely) =
+            (asker(Direction::Outbound, 1, None), asker(Direction::Outbound, 2, None));
+        let at = |second: u32| begin + second * STEP_INTERVAL;
+        for second in 0..20 {
+            all.note(often.clone(), Code::NoBackend, "", at(second));
+        }
+        for second in [0, 15, 30] {
+            all.note(rarely.clone(), Code::NoBackend, "", at(second));
+        }
+        let mut shown = |second| {
+            let recent = all.recent(at(second)).0;
+            recent.iter().map(|s| s.target.service.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(26), ["agents/a1", "agents/a2"]);
+        // Eight seconds and the round in which nodes are asked.
+        assert_eq!(shown(27), ["agents/a2"]);
+        assert_eq!(shown(59), ["agents/a2"], "it asks every fifteen");
+        assert_eq!(shown(60), [""; 0]);
     }
 
     #[test]

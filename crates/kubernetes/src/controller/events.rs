@@ -27,12 +27,13 @@ const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 /// From a failed write of an Event to the next attempt.
 const RETRY_BACKOFF: Duration = Duration::from_secs(20);
 
-/// The object of a warning, and its reason.
-type WarningKey = (Option<String>, Option<String>, Option<String>, String);
+/// The object of a warning, its reason, and its cause if it has one.
+type WarningKey = (Option<String>, Option<String>, Option<String>, String, Option<String>);
 
 fn warning_key(complaint: &ObjectWarning) -> WarningKey {
-    let ObjectWarning { about, reason, .. } = complaint;
-    (about.kind.clone(), about.namespace.clone(), about.name.clone(), reason.clone())
+    let ObjectWarning { about, reason, cause, .. } = complaint;
+    let (kind, namespace) = (about.kind.clone(), about.namespace.clone());
+    (kind, namespace, about.name.clone(), reason.clone(), cause.clone())
 }
 
 /// Writes Events, and reports of each whether it was written.
@@ -96,10 +97,13 @@ impl EventReporter {
         }
         let mut lasting = BTreeSet::new();
         for complaint in complaints {
-            let ObjectWarning { about, reason, note } = complaint;
+            let ObjectWarning { about, reason, cause, note } = complaint;
             let topic = warning_key(complaint);
             lasting.insert(topic.clone());
-            if self.topics.get(&topic).is_none_or(|before| before.complaint.note != *note) {
+            // What has a cause keeps its first words.
+            let is_news =
+                |before: &ReportedWarning| cause.is_none() && before.complaint.note != *note;
+            if self.topics.get(&topic).is_none_or(is_news) {
                 tracing::warn!(
                     about = about.name,
                     namespace = about.namespace,
@@ -134,7 +138,7 @@ impl EventReporter {
 
 /// Returns an Event, and its namespace.
 fn warning_event(instance: &str, complaint: &ObjectWarning) -> (String, Event) {
-    let ObjectWarning { about, reason, note } = complaint;
+    let ObjectWarning { about, reason, note, .. } = complaint;
     let name = about.name.as_deref().unwrap_or("adit");
     // Events of a cluster-scoped object belong into this namespace.
     let namespace = about.namespace.clone().unwrap_or_else(|| "default".into());

@@ -40,7 +40,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 pub(super) struct LeaderElection {
     api: Api<Lease>,
     identity: String,
-    state: watch::Receiver<ControllerState>,
+    state: watch::Sender<ControllerState>,
     nodes: watch::Receiver<Arc<NodesSummary>>,
     held_until: Mutex<Option<Instant>>,
 }
@@ -50,7 +50,7 @@ impl LeaderElection {
     pub(super) fn new(
         api: Api<Lease>,
         identity: String,
-        state: watch::Receiver<ControllerState>,
+        state: watch::Sender<ControllerState>,
         nodes: watch::Receiver<Arc<NodesSummary>>,
     ) -> Self {
         Self { api, identity, state, nodes, held_until: Mutex::new(None) }
@@ -65,7 +65,9 @@ impl LeaderElection {
     pub(super) async fn acquire(&self) {
         let mut seen: Option<(LeaseSpec, Instant)> = None;
         loop {
-            match self.try_acquire(&mut seen).await {
+            let attempt = self.try_acquire(&mut seen).await;
+            self.record_answer(&attempt);
+            match attempt {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "the lease could not be asked for"),
@@ -78,7 +80,9 @@ impl LeaderElection {
     pub(super) async fn hold(&self) {
         loop {
             sleep(RENEW_INTERVAL).await;
-            if let Err(error) = self.renew().await {
+            let renewal = self.renew().await;
+            self.record_answer(&renewal);
+            if let Err(error) = renewal {
                 tracing::debug!(%error, "the lease could not be renewed");
             }
             if !self.is_held() {
@@ -186,6 +190,13 @@ impl LeaderElection {
             // Another controller was first.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Records that the API server has answered, whatever its answer was.
+    fn record_answer<T>(&self, result: &Result<T, kube::Error>) {
+        if matches!(result, Ok(_) | Err(kube::Error::Api(_))) {
+            self.state.send_modify(|state| state.answered_at = Some(Instant::now()));
         }
     }
 

@@ -192,12 +192,14 @@ impl LinkSubject<'_> {
             let condition = condition("Up", is_vague && !up.good);
             fresh = condition.apply(&fresh, Some(&up), worded, plan);
             if !up.good && up.reason != "NotReporting" && is_due {
-                plan.warn(self.reference(stored), up.reason, &up.message);
+                let cause = node_reports::cause_of(&up.message);
+                plan.warn_of_cause(self.reference(stored), up.reason, &cause, &up.message);
             }
         }
         let some_down = node_reports::some_nodes_down(input, self.link.cluster.as_str());
         if let Some(verdict) = &some_down {
-            plan.warn(self.reference(stored), verdict.reason, &verdict.message);
+            let cause = node_reports::cause_of(&verdict.message);
+            plan.warn_of_cause(self.reference(stored), verdict.reason, &cause, &verdict.message);
         }
         condition("NodesDown", false).apply(&fresh, some_down.as_ref(), worded, plan)
     }

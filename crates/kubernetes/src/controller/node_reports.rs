@@ -5,7 +5,7 @@
 //! the Lease.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use adit_core::code::Code;
@@ -143,19 +143,44 @@ pub(super) fn refused_callers(
     kind: &str,
     name: &str,
 ) -> Option<ConditionVerdict> {
-    let nodes = &input.peers.nodes;
-    let all: Vec<_> =
-        nodes.items_about(kind, name).filter(|item| item.error && item.refused.is_some()).collect();
-    let first = all.first()?;
-    let says = |item: &&SummaryItem| {
-        let askers = item.refused.as_ref().map(|r| r.describe_sources()).unwrap_or_default();
-        let place = item.describe_nodes(nodes.answered);
-        let place = if place.is_empty() { place } else { format!(" on {place}") };
-        let what = if item.code == Code::OverBudget.name() { "reset" } else { "refused" };
-        format!("connections{askers} are {what}{place}: {} ({})", item.sentence, item.code)
-    };
-    let message: Vec<_> = all.iter().take(MAX_REASONS).map(says).collect();
-    Some(ConditionVerdict::good(code_reason(&first.code), message.join("; ")))
+    let all = refusals(input, kind, name);
+    let message: Vec<_> =
+        all.iter().take(MAX_REASONS).map(|item| describe_refusal(input, item)).collect();
+    Some(ConditionVerdict::good(code_reason(&all.first()?.code), message.join("; ")))
+}
+
+/// Returns a warning for each code with which callers are refused: the code, which is its cause, and a sentence.
+pub(super) fn refusal_warnings(
+    input: &PlanInput<'_>,
+    kind: &str,
+    name: &str,
+) -> Vec<(String, String)> {
+    let all = refusals(input, kind, name);
+    let mut seen = BTreeSet::new();
+    let first = all.into_iter().filter(|item| seen.insert(&item.code)).take(MAX_REASONS);
+    first.map(|item| (item.code.clone(), describe_refusal(input, item))).collect()
+}
+
+fn refusals<'a>(input: &'a PlanInput<'_>, kind: &'a str, name: &'a str) -> Vec<&'a SummaryItem> {
+    let all = input.peers.nodes.items_about(kind, name);
+    all.filter(|item| item.error && item.refused.is_some()).collect()
+}
+
+fn describe_refusal(input: &PlanInput<'_>, item: &SummaryItem) -> String {
+    let askers = item.refused.as_ref().map(|r| r.describe_sources()).unwrap_or_default();
+    let place = item.describe_nodes(input.peers.nodes.answered);
+    let place = if place.is_empty() { place } else { format!(" on {place}") };
+    let what = if item.code == Code::OverBudget.name() { "reset" } else { "refused" };
+    format!("connections{askers} are {what}{place}: {} ({})", item.sentence, item.code)
+}
+
+/// Returns the part of a message of nodes that says the cause: without what differs from node to node, from moment to
+/// moment and from one handshake to the next.
+pub(super) fn cause_of(message: &str) -> String {
+    let marks = [": node ", "; ", " (no node", " (its handshakes", "acknowledges nothing"];
+    let end = marks.iter().filter_map(|mark| message.find(mark)).min();
+    let cause = &message[..end.unwrap_or(message.len())];
+    cause.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 /// Returns a verdict if an import does not work on some nodes, for a local reason.

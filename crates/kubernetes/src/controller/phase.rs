@@ -1,5 +1,9 @@
 //! The state of a controller, as its log and its Lease show it.
 
+use adit_config::config::LogConfig;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
 /// Phase of a controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ControllerPhase {
@@ -21,4 +25,17 @@ pub struct ControllerState {
     pub phase: ControllerPhase,
     /// The present problem, for people.
     pub trouble: Option<String>,
+    /// What the configuration wants of the log; `None` until it was read, which only an active controller does.
+    pub log: Option<LogConfig>,
+    /// The time of the API server's last answer about the lease, which is asked for every two seconds.
+    pub answered_at: Option<Instant>,
+}
+
+impl ControllerState {
+    /// Forgets everything but what was learned for good.
+    pub(super) fn reset(state: &watch::Sender<Self>) {
+        state.send_modify(|now| {
+            (now.phase, now.trouble) = (ControllerPhase::default(), None);
+        });
+    }
 }

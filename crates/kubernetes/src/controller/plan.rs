@@ -133,6 +133,8 @@ impl PlannedWrite {
 pub(super) struct ObjectWarning {
     pub(super) about: ObjectReference,
     pub(super) reason: String,
+    /// The cause, if other words about the same cause are no news; `None` if they are.
+    pub(super) cause: Option<String>,
     pub(super) note: String,
 }
 
@@ -157,7 +159,20 @@ impl WritePlan {
 
     /// Adds a warning.
     pub(super) fn warn(&mut self, about: ObjectReference, reason: &str, note: &str) {
-        self.warnings.push(ObjectWarning { about, reason: reason.into(), note: note.into() });
+        let (reason, note) = (reason.into(), note.into());
+        self.warnings.push(ObjectWarning { about, reason, cause: None, note });
+    }
+
+    /// Adds a warning in the words of nodes, which change all the time: its first words stand while the cause lasts.
+    pub(super) fn warn_of_cause(
+        &mut self,
+        about: ObjectReference,
+        reason: &str,
+        cause: &str,
+        note: &str,
+    ) {
+        let (reason, note) = (reason.into(), note.into());
+        self.warnings.push(ObjectWarning { about, reason, cause: Some(cause.into()), note });
     }
 }
 

@@ -131,7 +131,7 @@ fn limit_warnings(all: Vec<ObjectWarning>) -> Vec<ObjectWarning> {
             name: Some(namespace),
             ..ObjectReference::default()
         };
-        few.push(ObjectWarning { about, reason, note });
+        few.push(ObjectWarning { about, reason, cause: None, note });
     }
     few
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use adit_config::cluster::{ClusterConfig, NetworkConfig};
 use adit_core::name::{NodeName, ServiceName};
 use adit_pki::UnixTime;
-use adit_runtime::{Tasks, publish_if_changed};
+use adit_runtime::Tasks;
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
@@ -361,7 +361,13 @@ impl<'a> Reconciler<'a> {
     }
 
     fn publish_state(&self, phase: ControllerPhase, trouble: Option<String>) {
-        publish_if_changed(self.state, ControllerState { phase, trouble });
+        let log = self.config.good.as_ref().map(|config| config.log);
+        self.state.send_if_modified(|now| {
+            let fresh = ControllerState { phase, trouble, log, answered_at: now.answered_at };
+            let differs = *now != fresh;
+            *now = fresh;
+            differs
+        });
     }
 }
 
@@ -374,5 +380,5 @@ fn system_warning(name: &str, kind: &str, reason: &str, note: &str) -> ObjectWar
         name: Some(name.into()),
         ..ObjectReference::default()
     };
-    ObjectWarning { about, reason: reason.into(), note: note.into() }
+    ObjectWarning { about, reason: reason.into(), cause: None, note: note.into() }
 }

@@ -60,10 +60,10 @@ pub async fn run(
     }
     let identity = format!("{}_{}", settings.pod_name, settings.pod_uid);
     let leases = Api::namespaced(client.clone(), &settings.namespace);
-    let lease = LeaderElection::new(leases, identity, state.subscribe(), nodes);
+    let lease = LeaderElection::new(leases, identity, state.clone(), nodes);
     let mut ended = Ok(());
     while !stop.is_cancelled() && ended.is_ok() {
-        state.send_replace(ControllerState::default());
+        ControllerState::reset(&state);
         tokio::select! {
             () = stop.cancelled() => break,
             () = lease.acquire() => {}
@@ -89,6 +89,6 @@ pub async fn run(
         observer.send_replace(None);
     }
     lease.release().await;
-    state.send_replace(ControllerState::default());
+    ControllerState::reset(&state);
     ended
 }

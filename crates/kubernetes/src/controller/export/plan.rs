@@ -38,9 +38,9 @@ pub(crate) fn plan_exports(
             plan.warn(service_reference(state, service), verdict.reason, &verdict.message);
         }
         let refusing = node_reports::refused_callers(input, "export", &service.to_string());
-        if let Some(refusing) = &refusing {
+        for (cause, note) in node_reports::refusal_warnings(input, "export", &service.to_string()) {
             let about = service_reference(state, service);
-            plan.warn(about, "CallersRefused", &refusing.message);
+            plan.warn_of_cause(about, "CallersRefused", &cause, &note);
         }
         let is_usable =
             !resolved.spec.allow.is_empty() && linked.as_ref().is_none_or(|verdict| verdict.good);
@@ -53,7 +53,8 @@ pub(crate) fn plan_exports(
             plan,
         );
         if let BackendReadiness::Known(ExportVerdict { verdict, note: Some(note) }) = &ready {
-            plan.warn(service_reference(state, service), verdict.reason, note);
+            let about = service_reference(state, service);
+            plan.warn_of_cause(about, verdict.reason, verdict.reason, note);
         }
         let findings =
             ExportFindings { linked: linked.as_ref(), refusing: refusing.as_ref(), ready: &ready };

@@ -284,13 +284,16 @@ impl PlannedImport<'_> {
     ) -> Vec<Condition> {
         let (input, name) = (self.input, self.service.to_string());
         let mut fresh = before.to_vec();
-        for (kind, topic, verdict) in [
-            ("Refusing", "CallersRefused", node_reports::refused_callers(input, "import", &name)),
-            ("NotServed", "NotServed", node_reports::broken_locally(input, &name)),
-        ] {
-            if let Some(verdict) = &verdict {
-                plan.warn(service_reference(self.state, self.service), topic, &verdict.message);
-            }
+        let about = || service_reference(self.state, self.service);
+        for (cause, note) in node_reports::refusal_warnings(input, "import", &name) {
+            plan.warn_of_cause(about(), "CallersRefused", &cause, &note);
+        }
+        let broken = node_reports::broken_locally(input, &name);
+        if let Some(broken) = &broken {
+            plan.warn_of_cause(about(), "NotServed", "", &broken.message);
+        }
+        let refused = node_reports::refused_callers(input, "import", &name);
+        for (kind, verdict) in [("Refusing", refused), ("NotServed", broken)] {
             let object = format!("Import {name}");
             let told = node_reports::ReportedCondition {
                 object,

@@ -30,6 +30,10 @@ impl ControllerStage {
         Some(all.into_iter().find(|c| c["type"] == kind)?["message"].as_str()?.to_owned())
     }
 
+    fn events(&self, reason: &str) -> usize {
+        self.server.all(EVENTS).iter().filter(|event| event["reason"] == reason).count()
+    }
+
     fn has_event(&self, reason: &str) -> bool {
         self.server.all(EVENTS).iter().any(|event| event["reason"] == reason)
     }
@@ -136,6 +140,11 @@ async fn callers_that_are_refused_are_a_condition_that_is_not_rewritten_all_the_
     }
     assert!(updates() - before <= 2, "{} writes in a minute", updates() - before);
     assert!(message().contains("agents/s"), "{}", message());
+    assert_eq!(stage.events("CallersRefused"), 1, "one cause");
+    let mut other = refused(&["agents/a"]);
+    other.code = "no-backend".into();
+    stage.say(vec![refused(&["agents/a"]), other]);
+    eventually("another cause", || stage.events("CallersRefused") == 2).await;
     stage.say(vec![]);
     eventually("over", || refusing().is_none()).await;
 }

@@ -114,6 +114,12 @@ pub(super) fn export_items(
     items.into_values().collect()
 }
 
+/// Returns whether callers of an import are refused for a reason that a link which is down explains.
+fn refuses_for_link(conditions: &[Condition]) -> bool {
+    let refusing = conditions.iter().find(|c| c.type_ == "Refusing" && c.status == "True");
+    refusing.is_some_and(|c| matches!(&*c.reason, "LinkDown" | "OpenTimeout" | "Refused"))
+}
+
 pub(super) fn import_items(
     config: Option<&ClusterConfig>,
     objects: &ClusterObjects,
@@ -149,11 +155,13 @@ pub(super) fn import_items(
         let name = format!("{namespace}/{name}");
         let detail = format!("from {} at {at}", import.spec.from);
         let is_down = waits_for_link(conditions);
+        let is_refused_by_link = problem.is_none() && refuses_for_link(conditions);
         let fallback = message_if_true(conditions, "Refusing")
             .or_else(|| message_if_true(conditions, "NotServed"));
         let from = Some(import.spec.from.clone());
         let item = StatusItem {
             is_down,
+            is_refused_by_link,
             fallback,
             from,
             ..StatusItem::new(name.clone(), detail, problem)

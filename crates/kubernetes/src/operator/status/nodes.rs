@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use adit_core::code::Code;
 use adit_core::text::count_noun;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -47,6 +48,9 @@ pub(super) fn add_items(status: &mut ClusterStatus, nodes: &NodesSummary) {
         let known = about.iter_mut().find(|known| known.name == item.name);
         match known {
             Some(known) if !is_doubtful => {
+                if known.problem.is_none() && item.refused.is_some() {
+                    known.is_refused_by_link = is_of_link(&item.code);
+                }
                 let is_whole =
                     item.kind == "link" && item.describe_nodes(nodes.answered).is_empty();
                 merge_into(known, item, said, is_whole);
@@ -77,10 +81,10 @@ pub(super) fn add_items(status: &mut ClusterStatus, nodes: &NodesSummary) {
 /// Adds the nodes' reports to one item. Refused callers are counted with another problem, if there
 /// is one.
 ///
-/// `is_whole`: all nodes report the same of a link.
-///
 /// `is_whole`: all nodes say the same of a link.
 fn merge_into(known: &mut StatusItem, item: &SummaryItem, said: String, is_whole: bool) {
+    // What all nodes say of a link its condition says a moment later.
+    known.is_down |= is_whole;
     match (&known.problem, &item.refused) {
         (None, _) => known.problem = Some(said),
         (Some(_), Some(refused)) => {
@@ -93,6 +97,24 @@ fn merge_into(known: &mut StatusItem, item: &SummaryItem, said: String, is_whole
         (Some(_), None) if is_whole && known.is_down => known.problem = Some(said),
         (Some(_), None) => {}
     }
+}
+
+/// Returns whether a link that is down explains that callers are refused with this code.
+fn is_of_link(code: &str) -> bool {
+    let of_link = [
+        Code::LinkDown,
+        Code::OneWay,
+        Code::OpenTimeout,
+        Code::ConnectionLost,
+        Code::CertificateRefused,
+        Code::RefusedByPeer,
+        Code::DeniedIdentity,
+        Code::IdentityMismatch,
+        Code::VersionMismatch,
+        Code::Unlinked,
+        Code::Draining,
+    ];
+    of_link.iter().any(|of_link| of_link.name() == code)
 }
 
 /// Describes one item.
@@ -138,7 +160,7 @@ fn ago(now: &str, then: &str) -> String {
 }
 
 /// Counts items with the cause that they wait for: imports that are not ready because their link is
-/// down count with the link, and have no problem of their own.
+/// down, or whose callers are refused for that, count with the link, and have no problem of their own.
 pub(super) fn group_waiting(status: &mut ClusterStatus) {
     let down: Vec<String> = status
         .links
@@ -148,8 +170,8 @@ pub(super) fn group_waiting(status: &mut ClusterStatus) {
         .collect();
     let mut waiting: BTreeMap<String, usize> = BTreeMap::new();
     for import in &mut status.imports {
-        let Some(from) = import.from.as_ref().filter(|from| import.is_down && down.contains(from))
-        else {
+        let waits = import.is_down || import.is_refused_by_link;
+        let Some(from) = import.from.as_ref().filter(|from| waits && down.contains(from)) else {
             continue;
         };
         *waiting.entry(from.clone()).or_default() += 1;

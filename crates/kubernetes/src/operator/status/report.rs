@@ -56,6 +56,9 @@ pub struct StatusItem {
     /// True if its problem is that a link is down.
     #[serde(skip)]
     pub(super) is_down: bool,
+    /// True if its only problem is that its callers are refused because of its link.
+    #[serde(skip)]
+    pub(super) is_refused_by_link: bool,
     /// Conditions about problems that only nodes know, for when the nodes' own reports cannot be
     /// read.
     #[serde(skip)]
@@ -85,6 +88,7 @@ impl StatusItem {
             waits_for: None,
             from: None,
             is_down: false,
+            is_refused_by_link: false,
             fallback: None,
             refused: None,
         }

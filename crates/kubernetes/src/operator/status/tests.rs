@@ -330,6 +330,15 @@ fn a_link_that_is_down_is_one_cause_and_its_imports_are_counted_with_it() {
     for import in &mut objects.imports[..19] {
         import.status = set(&waits);
     }
+    // It counts as ready for a while yet, and its callers are refused for the same cause.
+    let refusing = |reason: &str| {
+        json!([
+            {"type": "Ready", "status": "True", "reason": "R", "message": "m", "lastTransitionTime": "t"},
+            {"type": "Refusing", "status": "True", "reason": reason, "message": "refused", "lastTransitionTime": "t"},
+        ])
+    };
+    objects.imports[0].status = set(&refusing("LinkDown"));
+    objects.slices.push(slice("i0", true));
     let found = summarize("c", &document(TEXT), &objects);
     let problems =
         |items: &[StatusItem]| items.iter().filter_map(|i| i.problem.clone()).collect::<Vec<_>>();
@@ -337,4 +346,8 @@ fn a_link_that_is_down_is_one_cause_and_its_imports_are_counted_with_it() {
     assert_eq!(problems(&found.imports), ["so it is (Why)"], "it has a cause of its own");
     let waiting = found.imports.iter().filter(|i| i.waits_for.as_deref() == Some("link bank"));
     assert_eq!(waiting.count(), 19);
+    objects.imports[0].status = set(&refusing("Denied"));
+    let found = summarize("c", &document(TEXT), &objects);
+    let denied = problems(&found.imports);
+    assert!(denied.contains(&"refused (Denied)".to_owned()), "{denied:?}");
 }
