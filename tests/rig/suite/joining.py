@@ -4,7 +4,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from .agents import AGENT_KIND, NAMESPACE, agent_definition, refused, served
+from .agents import AGENT_KIND, NAMESPACE, agent_definition, client, refused, served, url
+from .agents import service as agent_service
 from .cluster import check, condition, eventually
 from .faults import configure
 from .world import IMPORT
@@ -74,6 +75,47 @@ def opted_in(world):
     eventually("it is served again", lambda: served(edge))
     eventually("their slices are gone", lambda: len(world.slices(edge)) == 1)
     return f"{exported}; {imported}"
+
+
+def said_once(world):
+    """A link says once who may use all its imports, and makes Services: both are taken back as they were given."""
+    bank, edge = world.bank, world.edge
+    edge.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPEN}})
+    elsewhere = client("support-bot")
+    for one in elsewhere:
+        one["metadata"]["namespace"] = OPEN
+    edge.create(*elsewhere)
+    world.export("fraud-bot", "--allow", f"{OPEN}/support-bot")
+    bank.create(agent_service("made-there"))
+    world.export("made-there", "--allow", "support-bot")
+    made = lambda: edge.names("service", "-n", NAMESPACE, "made-there", "--ignore-not-found")
+    try:
+        edge.wait(OPEN, "pod/support-bot")
+        check(not answered(edge), "a namespace that nobody allows is served")
+        world.link("--import", "*", "--also-allow", f"{OPEN}/support-bot")
+        eventually("a workload of another namespace is served", lambda: answered(edge))
+        world.link("--import", "*", "--no-also-allow")
+        eventually("it is refused again", lambda: not answered(edge))
+        check(not made(), "a Service was made though nobody asked for it")
+        world.link("--import", "*", "--create-services")
+        eventually("a Service is made", made)
+        world.link("--import", "*", "--no-create-services")
+        eventually("it is gone", lambda: not made())
+        check(edge.names("service", "-n", NAMESPACE, "fraud-bot"), "somebody else's Service is gone, too")
+    finally:
+        world.adit("export", f"{NAMESPACE}/fraud-bot", "--to", "edge", "--allow", f"{OPEN}/support-bot", "--remove", "--context", bank.context)
+        world.withdraw("made-there")
+        bank.delete("-n", NAMESPACE, "service/made-there")
+        world.link("--import", "*", "--no-also-allow", "--no-create-services")
+        edge.delete("namespace", OPEN)
+    eventually("it is served", lambda: served(edge))
+    return "alsoAllow served another namespace and was taken back; a Service was made and removed"
+
+
+def answered(cluster):
+    """Whether the client in another namespace gets fraud-bot's card."""
+    ask = f"import urllib.request; urllib.request.urlopen('{url('fraud-bot')}/.well-known/agent-card.json', timeout=5)"
+    return cluster.exec(OPEN, "support-bot", "python3", "-c", ask, check=False).returncode == 0
 
 
 def exports_by_annotation(world):

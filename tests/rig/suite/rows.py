@@ -1,6 +1,6 @@
 """The rows of the table: each fault, who calls meanwhile, and what must be said of it, where."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, ContextManager
 
 from . import seeds
@@ -26,6 +26,12 @@ class Fault:
     long: bool = False
     # Whose callers must not notice it.
     spared: str = ""
+    # How long nothing can be known of it, or is wrong yet; the note says why.
+    later: float = 0
+    # Whose status may say it as doubtful, since nothing is wrong there.
+    doubtful: tuple[str, ...] = ()
+    # By cluster: how many lines of trouble its status may have, where one cause has many victims.
+    most: dict[str, int] = field(default_factory=dict)
 
 
 def of_service(name, seed, service, status, condition, event, metric, note=""):
@@ -67,6 +73,11 @@ def services():
             "the export does not allow the caller", seeds.denied, "table-denied",
             {"edge": "support-bot( are)? refused.*no grant.*export in bank"}, ("edge", "Refusing=True Denied"), told("CallersRefused"),
             ("edge", 'adit_streams_ended_total{.*code="denied".*SERVICE}'), "bank is as it was told to be, and says so as doubtful",
+        ),
+        of_service(
+            "a process on a node's own network calls", seeds.on_host, "table-host",
+            {"edge": "refused.*is an address of a node"}, ("edge", "Refusing=True SourceUnknown"), told("CallersRefused"),
+            ("edge", 'adit_streams_ended_total{.*code="source-unknown".*SERVICE}'), "the row's callers are pods, which are answered",
         ),
         of_service(
             "the backends are gone", seeds.scaled_away, seeds.LOST,
@@ -118,22 +129,27 @@ def links():
             ("bank", "Link edge NodesDown=True.*bank-2"), ("bank", "Link edge NodesCutOff"), ("bank bank-2", 'adit_link_up{link="edge"} 0'),
             "bank-2/home", spared="bank-1/home",
         ),
-        link("the link's UDP is lost both ways", seeds.cut, silent, *edge, long=True),
+        # Within a minute one cause has one Event: those with the same are apart.
+        link(
+            "the link's UDP is lost both ways", seeds.cut, silent, *edge, long=True, most={"edge": 1, "bank": 1},
+            note="a dozen imports wait for it, and are counted in its line",
+        ),
         link("UDP from edge to bank is lost", seeds.cut_outward, silent, *down("edge", "bank", "OneWay"), long=True),
-        link("UDP from bank to edge is lost", seeds.cut_inward, silent, *edge, long=True),
         link("edge has a wrong bundle for bank", seeds.wrong_bundle("edge", "bank"), distrusted, *down("edge", "bank", "CertificateRefused")),
         link("bank has a wrong bundle for edge", seeds.wrong_bundle("bank", "edge"), distrusted, *down("edge", "bank", "RefusedByPeer")),
         link(
             "edge has unlinked bank", seeds.unlinked("edge", "bank"), {"edge": "NotLinked|no link to bank", "bank": f"edge .*{STRANGER}"},
             *down("bank", "edge", "RefusedByPeer"),
         ),
+        link("UDP from bank to edge is lost", seeds.cut_inward, silent, *edge, long=True),
         link(
             "bank has unlinked edge", seeds.unlinked("bank", "edge"), {"edge": f"bank .*{STRANGER}", "bank": "NotLinked|no link to edge"},
             *down("edge", "bank", "RefusedByPeer"),
         ),
         link(
-            "bank has no daemon any more", seeds.no_daemons("bank"), {"edge": f"bank .*({SILENCE}|going away)", "bank": "adit-node has no pods"},
-            *edge, long=True,
+            "bank's daemons leave for good", seeds.leaving_daemons("bank"), {"bank": "adit-node has no pods|0 of 2 node"},
+            None, ("bank", "SuccessfulDelete"), ("bank", "adit_ready 0|up 0"), "", spared="edge/fraud-bot",
+            note="they serve for limits.leave, and edge has nothing to say meanwhile", long=True,
         ),
         link(
             "one daemon of bank hangs", seeds.frozen_daemon, {"bank": "1 of 2 nodes do not tell.*bank-2"},
@@ -141,7 +157,7 @@ def links():
             note="callers may be answered by the other", long=True,
         ),
         link(
-            "edge has no daemon any more", seeds.no_daemons("edge"), {"edge": "adit-node has no pods", "bank": f"edge .*({SILENCE}|going away)"},
+            "edge's daemons are gone at once", seeds.no_daemons("edge"), {"edge": "0 of 1 node pods|adit-node has no pods", "bank": f"edge .*({SILENCE}|going away)"},
             bank[0], bank[1], ("edge", "up 0"), long=True,
         ),
         link(
@@ -151,8 +167,29 @@ def links():
             note="condition and Event are Kubernetes' own: nobody is there to write ours",
         ),
         link(
+            "edge's controllers cannot reach its API server", seeds.no_api_server, {"edge": "0 of 2 controller pods"},
+            ("edge", "Pod adit-controller.* Ready=False"), ("edge", "Unhealthy"),
+            ("edge controllers", r"adit_controller_api_silence_seconds ([4-9]|\d\d)"), "", spared="edge/fraud-bot",
+            note="condition and Event are Kubernetes' own: nobody can write ours", long=True,
+        ),
+        link(
             "a key of bank's ConfigMap has an error", seeds.bad_configuration, {"bank": "zz-table.yaml"},
             ("bank", "Configured=False BadConfiguration"), ("bank", "BadConfiguration"), ("bank", "adit_config_rejected 1"), "",
             spared="edge/fraud-bot",
+        ),
+        link(
+            "two machines have the identity of bank-1", seeds.doubled, {"edge": "bank.*identity folder", "bank": "bank-1.*identity folder"},
+            None, None, ("edge", 'adit_link_doubled_nodes{link="bank"} 1'), "", later=35, doubtful=("edge",), long=True,
+            note="a process that takes over looks the same for ten seconds, and bank-1 looks itself before it believes edge; edge has nothing to mend",
+        ),
+        link(
+            "bank's CA ends, and with it its nodes' certificates", seeds.ended_certificates,
+            {"edge": f"no authority of bank.adit.internal is valid|bank .*{DISTRUST}", "bank": "certificate-ended"},
+            None, ("bank", "Secret adit-ca"), ("bank", "adit_certificate_left_seconds -"), long=True,
+            note="whether edge's condition says so depends on who looks first: its bundle may have nobody left to believe",
+        ),
+        link(
+            "bank's daemons are gone at once", seeds.no_daemons("bank"), {"edge": f"bank .*({SILENCE}|going away)", "bank": "0 of 2 node pods|adit-node has no pods"},
+            *edge, long=True,
         ),
     ]

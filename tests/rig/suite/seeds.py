@@ -3,14 +3,19 @@
 A fault of one Service has a Service of its own, so that several can be seeded beside each other.
 """
 
+import base64
 import contextlib
 import json
+import shutil
+import subprocess
 import tempfile
+import time
 from pathlib import Path
 
-from . import agents
-from .agents import NAMESPACE
-from .faults import configure, processes
+from . import agents, certificates
+from .agents import NAMESPACE, served
+from .cluster import eventually, here
+from .faults import configure, processes, replace
 from .world import SYSTEM
 
 # The pods behind the Services of the table, and behind the one that loses its pods.
@@ -19,6 +24,8 @@ BACKEND, LOST = "table-backend", "table-lost"
 HOME = "table-home"
 # Where nobody listens.
 CLOSED_PORT = 8099
+# So long lives a CA that ends while somebody looks: what must be done with it before takes half of that.
+CA_SECONDS = 60
 NOT_THERE = {"adit-test/nowhere": "yes"}
 
 
@@ -136,21 +143,26 @@ def addresses(cluster):
 
 
 @contextlib.contextmanager
+def iptables(world, rules):
+    """By node: these rules come before all others."""
+    for node, its in rules.items():
+        for rule in its:
+            world.on(node, "iptables", "-I", *rule)
+    try:
+        yield
+    finally:
+        for node, its in rules.items():
+            for rule in its:
+                world.on(node, "iptables", "-D", *rule)
+
+
 def dropped(world, nodes, peers, out=True, into=True):
     """UDP between these nodes and those addresses is lost, from here or to here or both."""
     rules = [rule for peer in peers for rule in (
         *([("OUTPUT", "-p", "udp", "-d", peer, "-j", "DROP")] if out else []),
         *([("INPUT", "-p", "udp", "-s", peer, "-j", "DROP")] if into else []),
     )]
-    for node in nodes:
-        for rule in rules:
-            world.on(node, "iptables", "-I", *rule)
-    try:
-        yield
-    finally:
-        for node in nodes:
-            for rule in rules:
-                world.on(node, "iptables", "-D", *rule)
+    return iptables(world, {node: rules for node in nodes})
 
 
 def node_cut_off(world, _):
@@ -219,28 +231,43 @@ def bad_configuration(world, _):
 
 
 @contextlib.contextmanager
-def chosen_away(cluster, thing):
-    """No node is one on which its pods may run."""
-    def patch(selector):
-        value = {"spec": {"template": {"spec": {"nodeSelector": selector}}}}
+def patched_part(cluster, thing, patch, back):
+    def put(value):
         cluster.kubectl("-n", SYSTEM, "patch", thing, "--type=merge", "-p", json.dumps(value))
 
-    patch(NOT_THERE)
+    put(patch)
     try:
         yield
     finally:
-        patch({key: None for key in NOT_THERE})
+        put(back)
+    cluster.rolled_out(SYSTEM, thing)
+
+
+def chosen_away(cluster):
+    """No node is one on which its daemons may run, which an operator's selector does; those that run leave."""
+    def selector(value):
+        return {"spec": {"template": {"spec": {"nodeSelector": {key: value for key in NOT_THERE}}}}}
+
+    return patched_part(cluster, "daemonset/adit-node", selector("yes"), selector(None))
+
+
+def leaving_daemons(cluster):
+    return lambda world, _: chosen_away(getattr(world, cluster))
 
 
 def no_daemons(cluster):
+    """Its daemons are gone from one moment to the next, without a word, and do not come back."""
     @contextlib.contextmanager
     def seed(world, _):
-        here = getattr(world, cluster)
-        with chosen_away(here, "daemonset/adit-node"):
+        its = getattr(world, cluster)
+        running = processes(world, its, "node")
+        with chosen_away(its):
+            # A pod that the API server knows no more is not started again.
             pods = "app.kubernetes.io/name=adit-node"
-            here.kubectl("-n", SYSTEM, "delete", "pod", "-l", pods, "--grace-period=0", "--force")
-            yield
-        here.rolled_out(SYSTEM, "daemonset/adit-node")
+            its.kubectl("-n", SYSTEM, "delete", "pod", "-l", pods, "--grace-period=0", "--force")
+            for _, node, pid in running:
+                world.on(node, "kill", "-KILL", pid, check=False)
+            yield time.time()
 
     return seed
 
@@ -255,13 +282,85 @@ def frozen_daemon(world, _):
         world.on("bank-2", "kill", "-CONT", pid, check=False)
 
 
-@contextlib.contextmanager
 def no_controller(world, _):
-    with chosen_away(world.edge, "deployment/adit-controller"):
-        pods = "app.kubernetes.io/name=adit-controller"
-        world.edge.kubectl("-n", SYSTEM, "delete", "pod", "-l", pods, "--grace-period=0", "--force")
+    def patch(strategy, selector):
+        return {"spec": {"strategy": strategy, "template": {"spec": {"nodeSelector": {key: selector for key in NOT_THERE}}}}}
+
+    # Else the old ones stay while no new one can run.
+    away = patch({"type": "Recreate", "rollingUpdate": None}, "yes")
+    return patched_part(world.edge, "deployment/adit-controller", away, patch({"type": "RollingUpdate"}, None))
+
+
+@contextlib.contextmanager
+def no_api_server(world, _):
+    """What the controllers of edge ask its API server is lost."""
+    pods = world.edge.get("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=adit-controller")
+    rules = [("INPUT", "-p", "tcp", "-s", pod["status"]["podIP"], "--dport", "6443", "-j", "DROP") for pod in pods]
+    with iptables(world, {"edge-1": rules}):
         yield
-    world.edge.rolled_out(SYSTEM, "deployment/adit-controller")
+
+
+@contextlib.contextmanager
+def doubled(world, _):
+    """Another machine runs with the identity of bank-1: its folder was copied."""
+    # This machine is on the same network.
+    listens = "172.18.0.1:7843"
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "bank-1"
+        shutil.copytree("/var/lib/adit/bank-1", copy, ignore=shutil.ignore_patterns("handover.*", "seen.json"))
+        config = Path(folder) / "adit.yaml"
+        node = {"name": "bank-1", "listen": listens, "advertise": [listens], "identity": str(copy), "endpoints": 1}
+        link = {
+            "cluster": "edge", "trustDomain": "edge.adit.internal", "trustBundle": str(copy / "bundles/edge.pem"),
+            "addresses": [f"{addresses(world.edge)[0]}:7843"],
+        }
+        settings = {
+            "cluster": "bank", "trustDomain": "bank.adit.internal", "node": node, "links": [link],
+            "admin": {"socket": f"{folder}/admin.sock"},
+        }
+        config.write_text(json.dumps(settings))
+        process = subprocess.Popen([world.adit_program, "node", "--config", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextlib.contextmanager
+def ended_certificates(world, _):
+    """bank has a CA that ends soon, and so do its nodes' certificates: the fault begins with their end."""
+    secret = world.bank.get("secret", "adit-ca", "-n", SYSTEM)["data"]
+    before = tuple(base64.b64decode(secret[key]) for key in ("tls.crt", "tls.key"))
+    with tempfile.TemporaryDirectory() as folder:
+        ends = time.time() + CA_SECONDS
+        short = certificates.made(world, Path(folder) / "short", f"{CA_SECONDS}s")
+        certificates.keep(world, short, [])
+    try:
+        eventually("every node has a certificate of it", lambda: certificates.lives(world, CA_SECONDS), 60)
+        world.link()
+        eventually("it is served", lambda: served(world.edge), 60)
+        time.sleep(max(0, ends - time.time()))
+        yield ends
+    finally:
+        certificates.keep(world, before, [])
+        world.link()
+        # Those that asked in vain would ask again in a minute.
+        replace(world.bank)
+
+
+@contextlib.contextmanager
+def on_host(world, service):
+    """A process on the network of edge's node, as of a pod with hostNetwork, calls the Service."""
+    address = world.edge.get("service", "-n", NAMESPACE, service)["spec"]["clusterIP"]
+    with tempfile.TemporaryDirectory() as folder:
+        calls = ["python3", here("tests/rig/agent/callers.py"), f"{folder}/calls", "5", f"host={address}:{agents.PORT}"]
+        process = subprocess.Popen(["ip", "netns", "exec", "rig-edge-1", *calls])
+        try:
+            yield
+        finally:
+            Path(f"{folder}/calls.stop").touch()
+            process.wait()
 
 
 # The state that must be there before.

@@ -20,20 +20,20 @@ SAID_SECONDS = 10
 WAITS_SECONDS = 20
 # Seconds that a fault lasts at least: callers that hang do so for five seconds.
 LASTS_SECONDS = 6
+# What is only doubtful leaves the exit status at 0.
+WRONG = r"(?!\s*doubtful )"
 # Seconds after the mend in which all must be well.
-WELL_SECONDS = 60
-# Entries that status keeps for a minute after the last of them, unless the same caller is served by the same node.
-REFUSED_BEFORE = re.compile(r"connections? .*refused")
+WELL_SECONDS = 120
 
 
 def fault_table(world):
     """Faults of the link and of single Services, while callers call: status, condition, Event and metric name each within 10 s."""
-    return table(world, [[one] for one in rows.links() if not one.long] + [rows.services()])
+    return table(world, [rows.services()] + [[one] for one in rows.links() if not one.long])
 
 
 def fault_table_long(world):
     """The same with those that take their time."""
-    return table(world, [[one] for one in rows.links()] + [rows.services()])
+    return table(world, [rows.services()] + [[one] for one in rows.links()])
 
 
 def table(world, groups):
@@ -118,27 +118,33 @@ def prepared(world):
 def beside(watch, callers, world, faults):
     """Seeds these faults beside each other; gives their rows."""
     _, ill = well(watch, callers, faults)
-    began = {}
+    began, begin = {}, {}
     with contextlib.ExitStack() as stack:
         for fault in faults:
-            began[fault.name] = time.time()
-            stack.enter_context(fault.seed(world))
+            begin[fault.name] = time.time()
+            # Where it takes its time it says when it was.
+            began[fault.name] = stack.enter_context(fault.seed(world)) or begin[fault.name]
         last = time.time()
         waits = lambda: time.time() < last + LASTS_SECONDS or (
-            time.time() < last + WAITS_SECONDS and any(missing(said(watch, one, began[one.name])) for one in faults)
+            time.time() < last + WAITS_SECONDS + max(one.later for one in faults)
+            and any(missing(said(watch, one, began[one.name], begin[one.name])) for one in faults)
         )
         while waits():
             time.sleep(0.3)
         until = time.time()
-        found = {one.name: said(watch, one, began[one.name]) for one in faults}
+        lines = {cluster: len(problems(watch.now(f"status {cluster}"))) for cluster in ("edge", "bank")}
+        found = {one.name: said(watch, one, began[one.name], begin[one.name]) for one in faults}
         exits = {one.name: exit_of(watch, one, began[one.name]) for one in faults}
     mended = time.time()
-    again, sick = well(watch, callers, faults, len(faults) == 1)
+    again, sick = well(watch, callers, faults)
     all_rows = []
     for one in faults:
         made = row(one, found[one.name], exits[one.name], ends(callers, one.caller, began[one.name], until), began[one.name])
         hurt = [end for end in ends(callers, one.spared, began[one.name], until) if end["end"] != "answer"]
         made["missing"] += [f"{one.spared} was to be spared: {end}" for end in hurt[:1]]
+        made["missing"] += [
+            f"status of {cluster} has {lines[cluster]} lines" for cluster, most in one.most.items() if lines[cluster] > most
+        ]
         made["again"] = None if sick else again - mended
         made["missing"] += [f"before: {ill}"] * bool(ill) + [f"afterwards: {sick}"] * bool(sick)
         made["else"] = {
@@ -149,12 +155,12 @@ def beside(watch, callers, world, faults):
     return all_rows
 
 
-def well(watch, callers, faults, by_status=True):
-    """Waits until callers are served, and status finds nothing wrong but refusals of before; gives when that was, and
-    what is wrong where that is not within a while."""
+def well(watch, callers, faults):
+    """Waits until callers are served, and status finds nothing wrong; gives when that was, and what is wrong where that
+    is not within a while."""
     def is_well():
-        for name in ("edge", "bank") if by_status else ():
-            wrong = [line for line in problems(watch.now(f"status {name}")) if not REFUSED_BEFORE.search(line)]
+        for name in ("edge", "bank"):
+            wrong = problems(watch.now(f"status {name}"))
             check(not wrong, f"{name}: " + "; ".join(wrong))
         for fault in faults:
             late = ends(callers, fault.caller, time.time() - 2, time.time())
@@ -187,17 +193,16 @@ def ends(callers, caller, since, until):
     return callers[pod].ends(key, since, until)
 
 
-def said(watch, fault, since) -> dict:
+def said(watch, fault, since, begin) -> dict:
     """By what was asked for: (seconds, line, eye), or None where it was not seen; nothing for what is not asked for."""
-    # A finding that is only doubtful leaves the exit status at 0.
     asked = {
-        f"status of {cluster}": (f"^status {cluster}$", rf"^(?!\s*doubtful ).*({pattern})")
+        f"status of {cluster}": (f"^status {cluster}$", rf"^{'' if cluster in fault.doubtful else WRONG}.*({pattern})")
         for cluster, pattern in fault.status.items()
     }
     for kind, eyes in (("condition", "conditions"), ("event", "events"), ("metric", "metrics")):
         if given := getattr(fault, kind):
             asked[kind] = (f"^{eyes} {given[0]}", given[1])
-    return {what: watch.first(eye, pattern, since) for what, (eye, pattern) in asked.items()}
+    return {what: watch.first(eye, pattern, since, begin) for what, (eye, pattern) in asked.items()}
 
 
 def missing(found):
@@ -205,8 +210,9 @@ def missing(found):
 
 
 def exit_of(watch, fault, since):
-    """By cluster of which status is asked: seconds until its exit status was not 0."""
-    return {cluster: watch.soonest(f"status {cluster}", "^exit status [^0]", since) for cluster in fault.status}
+    """By cluster of which status is asked, and is to say that something is wrong: seconds until its exit status was not 0."""
+    wrong = [cluster for cluster in fault.status if cluster not in fault.doubtful]
+    return {cluster: watch.soonest(f"status {cluster}", "^exit status [^0]", since) for cluster in wrong}
 
 
 def row(fault, found, exits, calls, began):
@@ -216,11 +222,11 @@ def row(fault, found, exits, calls, began):
         kinds.setdefault(one["end"], []).append(one["seconds"])
     first = min((one["at"] + one["seconds"] - began for one in failed), default=None)
     # A caller that is served for a while, on purpose, need hear nothing meanwhile.
-    due = SAID_SECONDS + max(0, min((one["at"] - began for one in failed), default=0))
+    due = SAID_SECONDS + fault.later + max(0, min((one["at"] - began for one in failed), default=0))
     late = [f"{what} after {seen[0]} s" for what, seen in found.items() if seen and seen[0] > due]
     late += [f"exit status of {cluster}" for cluster, seconds in exits.items() if seconds is None or seconds > due]
     return {
-        "name": fault.name, "found": found, "exits": exits, "first": first, "note": fault.note,
+        "name": fault.name, "status": list(fault.status), "found": found, "exits": exits, "first": first, "note": fault.note,
         "calls": len(calls), "failed": len(failed),
         "kinds": {end: max(all) for end, all in kinds.items()},
         "missing": [f"no {what}" for what in missing(found)] + late,
@@ -241,7 +247,7 @@ def rendered(rows) -> str:
         clients = ", ".join(f"{end} within {most:.1f} s" for end, most in one["kinds"].items()) or "answered"
         if one["first"] is not None:
             clients = f"first after {one['first']:.1f} s; {one['failed']} of {one['calls']}: {clients}"
-        statuses = [f"{cluster} {cell(found[f'status of {cluster}'])}, exit {cell_of(one['exits'][cluster])}" for cluster in one["exits"]]
+        statuses = [f"{cluster} {cell(found[f'status of {cluster}'])}, exit {cell_of(one['exits'].get(cluster))}" for cluster in one["status"]]
         cells = [str(number), one["name"], clients, "; ".join(statuses)]
         cells += [cell(found[kind]) if kind in found else "–" for kind in ("condition", "event", "metric")]
         cells += ["no" if one["again"] is None else f"{one['again']:.0f} s", "yes" if not one["missing"] else "NO: " + ", ".join(one["missing"])]

@@ -42,6 +42,7 @@ class Watch:
             self.open(f"events {cluster.name}", lambda api=api: events(api))
             for node in (one.removeprefix("node/") for one in cluster.names("nodes")):
                 self.open(f"metrics {cluster.name} {node}", lambda node=node: metrics(node))
+            self.open(f"metrics {cluster.name} controllers", lambda api=api: controllers(api))
         eventually("all eyes have seen something", lambda: all(self.looks.values()))
         return self
 
@@ -83,15 +84,16 @@ class Watch:
     def now(self, eye) -> frozenset[str]:
         return self.looks[eye][-1][1]
 
-    def news(self, eye, since) -> list[tuple[float, str]]:
-        """Lines that were not there at that time, each with the seconds until it was seen first."""
-        looks = self.looks[eye][:]
-        before = [lines for at, lines in looks if at < since]
+    def news(self, eye, since, begin=None) -> list[tuple[float, str]]:
+        """Lines that were not there at `begin`, or else `since`, each with the seconds from `since` until it was seen
+        first, and 0 where that was before."""
+        looks, begin = self.looks[eye][:], since if begin is None else begin
+        before = [lines for at, lines in looks if at < begin]
         known, found = set(before[-1] if before else ()), {}
         for at, lines in looks:
-            for line in lines if at >= since else ():
+            for line in lines if at >= begin else ():
                 if line not in known:
-                    found.setdefault(line, round(at - since, 1))
+                    found.setdefault(line, max(0, round(at - since, 1)))
         return sorted((seconds, line) for line, seconds in found.items())
 
     def soonest(self, eye, pattern, since):
@@ -99,11 +101,11 @@ class Watch:
         found = (at - since for at, lines in self.looks[eye][:] if at >= since and any(re.search(pattern, one) for one in lines))
         return next((round(seconds, 1) for seconds in found), None)
 
-    def first(self, eyes, pattern, since):
+    def first(self, eyes, pattern, since, begin=None):
         """(seconds, line, eye) of the first new line that matches; None where there is none."""
         found = [
             (seconds, line, eye) for eye in self.looks if re.search(eyes, eye)
-            for seconds, line in self.news(eye, since) if re.search(pattern, line)
+            for seconds, line in self.news(eye, since, begin) if re.search(pattern, line)
         ]
         return min(found, default=None)
 
@@ -137,8 +139,15 @@ def events(api):
             yield f"{said} [{one['metadata']['uid'][:8]}]"
 
 
-def metrics(node):
-    page = run("ip", "netns", "exec", f"rig-{node}", "curl", "-sf", "-m", "2", "http://127.0.0.1:7844/metrics", check=False)
+def controllers(api):
+    for pod in ask(api, f"/api/v1/namespaces/{SYSTEM}/pods?labelSelector=app.kubernetes.io/name=adit-controller"):
+        if address := pod["status"].get("podIP"):
+            lines = metrics(pod["spec"]["nodeName"], f"{address}:7845")
+            yield from (f"{line} [{pod['metadata']['name']}]" for line in lines if not line.startswith("up "))
+
+
+def metrics(node, where="127.0.0.1:7844"):
+    page = run("ip", "netns", "exec", f"rig-{node}", "curl", "-sf", "-m", "2", f"http://{where}/metrics", check=False)
     if page.returncode:
         return ["up 0"]
     return ["up 1", *(line for line in page.stdout.splitlines() if SAMPLES.match(line))]
