@@ -333,8 +333,8 @@ fn a_link_that_is_down_is_one_cause_and_its_imports_are_counted_with_it() {
     // It counts as ready for a while yet, and its callers are refused for the same cause.
     let refusing = |reason: &str| {
         json!([
-            {"type": "Ready", "status": "True", "reason": "R", "message": "m", "lastTransitionTime": "t"},
-            {"type": "Refusing", "status": "True", "reason": reason, "message": "refused", "lastTransitionTime": "t"},
+            {"type": "Ready", "status": "True", "reason": "R", "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            {"type": "Refusing", "status": "True", "reason": reason, "message": "refused", "lastTransitionTime": "2026-01-01T00:00:00Z"},
         ])
     };
     objects.imports[0].status = set(&refusing("LinkDown"));
