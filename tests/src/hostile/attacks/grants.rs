@@ -90,14 +90,14 @@ pub async fn grants_of_a_byte(means: AttackContext) {
     for conn in all {
         let means = means.clone();
         running.spawn(async move {
-            let mut open = Vec::new();
+            let (mut open, mut readers) = (Vec::new(), JoinSet::new());
             for _ in 0..means.pace.of(200) {
                 let Ok((send, mut recv)) = conn.begin(&ask(AgentOrder::Flood)).await else { break };
                 let stream = quinn::VarInt::from(send.id()).into_inner();
-                let reading = tokio::spawn(async move {
+                readers.spawn(async move {
                     while let Ok(Some(_)) = recv.read_chunk(1 << 16, true).await {}
                 });
-                open.push((stream, send, reading));
+                open.push((stream, send));
             }
             ms(200).await;
             let (mut nth, mut limit) = (0, 1 << 10);

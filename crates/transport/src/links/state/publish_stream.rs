@@ -112,7 +112,7 @@ async fn publish(
             }),
             _ = changes.changed() => {}
             () = shared.wait_until_lost_changes(peer, &cluster, lost, &mut connections) => {}
-            () = tokio::time::sleep(HEARTBEAT_INTERVAL) => {}
+            () = sleep(HEARTBEAT_INTERVAL) => {}
         }
     }
 }
