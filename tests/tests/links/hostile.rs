@@ -122,7 +122,7 @@ async fn a_hello_that_does_not_fit_is_refused_with_its_reason() {
             Code::IdentityMismatch,
             ["cluster lab", "cluster bank"],
         ),
-        (Hello { class: Class::Bulk, ..hello() }, Code::ProtocolError, ["lane", "lane"]),
+        (Hello { class: Class::Bulk, ..hello() }, Code::ProtocolError, ["class", "class"]),
     ] {
         let (got, text) = refused(&edge, &stranger, hello).await;
         assert_eq!(got, code, "{text}");

@@ -56,6 +56,8 @@ pub(crate) struct PieceDebt {
 #[derive(Debug, Default)]
 pub(crate) struct PieceOffences {
     count: u32,
+    /// When one was counted last, and when the last came.
+    counted: Option<Instant>,
     last: Option<Instant>,
 }
 
@@ -88,9 +90,10 @@ impl PieceOffences {
         if self.last.is_none_or(|at| at.elapsed() >= OFFENCE_LIFETIME) {
             self.count = 0;
         }
-        // What a moment ago many connections did is one offence.
-        if self.last.is_none_or(|at| at.elapsed() >= MIN_BAR_DELAY / 2) {
+        // What many connections do in one moment is one offence.
+        if self.counted.is_none_or(|at| at.elapsed() >= MIN_BAR_DELAY / 4) {
             self.count = self.count.saturating_add(1);
+            self.counted = Some(Instant::now());
         }
         self.last = Some(Instant::now());
         match self.count {
@@ -173,12 +176,22 @@ mod tests {
             offences.add().as_secs()
         };
         assert_eq!(again(SECOND).await, 0);
-        assert_eq!(again(SECOND / 2).await, 0, "its connections of the same moment");
+        assert_eq!(again(SECOND / 4).await, 0, "its connections of the same moment");
         let mut all = Vec::new();
         for _ in 0..7 {
             all.push(again(3 * SECOND).await);
         }
         assert_eq!(all, [2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(again(OFFENCE_LIFETIME).await, 0);
+        let mut fast = PieceOffences::default();
+        let mut longest = Duration::ZERO;
+        for _ in 0..40 {
+            advance(SECOND / 20).await;
+            longest = longest.max(fast.add());
+        }
+        assert!(
+            longest >= 4 * SECOND,
+            "{longest:?}: one connection after the other, without a pause"
+        );
     }
 }
