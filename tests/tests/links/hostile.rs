@@ -175,6 +175,8 @@ impl std::io::Write for MemoryLog {
 async fn a_refused_peer_is_warned_of_and_one_that_closes_a_spare_is_not() {
     let log = MemoryLog::default();
     let to = log.clone();
+    // With one dispatcher alone, a line that another test's thread reaches first would count as wanted by nobody.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let warnings = tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .with_ansi(false)
