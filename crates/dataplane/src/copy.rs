@@ -258,7 +258,7 @@ async fn stream_to_tcp<T: Tcp>(
 /// meanwhile is within its connection's window.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// How often is looked whether more is kept to be sent than before.
+/// The interval between two checks whether more is kept to be sent than before.
 const UNSENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A stream that stalled keeps what its peer was granted for it for so long, even if all it held was taken: it

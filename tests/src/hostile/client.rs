@@ -43,7 +43,7 @@ pub struct Manners {
     pub window: u32,
     /// Bytes that may be under way to the victim.
     pub send_window: u64,
-    /// What the victim may send on a stream until it is granted more, where the enemy keeps to grants; else 0.
+    /// The bytes that the victim may send on a stream until it is granted more, where the enemy keeps to grants; else 0.
     pub granted: u64,
     /// The change that is made to packets.
     pub rewrite: Option<Rewrite>,

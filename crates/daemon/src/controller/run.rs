@@ -67,14 +67,7 @@ async fn serve(
     let client = adit_kubernetes::client::in_cluster().map_err(|e| e.to_string())?;
     let readiness = Readiness::default();
     let (state, states) = watch::channel(ControllerState::default());
-    let (page, began, seen) = (metrics.clone(), Instant::now(), states.clone());
-    let router = public::router(PublicState {
-        readiness: readiness.clone(),
-        metrics: Arc::new(move || {
-            let answered = seen.borrow().answered_at.unwrap_or(began);
-            page.render_controller(&ProcessUsage::read(), answered.elapsed())
-        }),
-    });
+    let router = probes_and_metrics(metrics.clone(), readiness.clone(), states.clone());
     let stop = CancellationToken::new();
     let server = serve::run(AdminListener::Tcp(listener), router, stop.child_token());
 
@@ -116,6 +109,22 @@ async fn serve(
         tracing::warn!("the controller did not give up its lead in time");
     }
     Ok(ProcessExit::Drained { reset: 0 })
+}
+
+/// The pages `/livez`, `/readyz` and `/metrics` of a controller that begins now.
+fn probes_and_metrics(
+    metrics: ProcessMetrics,
+    readiness: Readiness,
+    states: watch::Receiver<ControllerState>,
+) -> axum::Router {
+    let began = Instant::now();
+    public::router(PublicState {
+        readiness,
+        metrics: Arc::new(move || {
+            let answered = states.borrow().answered_at.unwrap_or(began);
+            metrics.render_controller(&ProcessUsage::read(), answered.elapsed())
+        }),
+    })
 }
 
 fn ended_by_itself(result: Result<(), ControllerError>) -> StartError {

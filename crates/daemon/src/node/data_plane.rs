@@ -173,12 +173,7 @@ impl NodeDataPlane {
         let listeners =
             ImportListeners::new(path.clone(), links.clone(), workers, stop.tasks.clone());
         let (not_listening, sockets) = (listeners.failures(), listeners.sockets());
-        let DataPlaneStages {
-            may_accept: begin,
-            stop_accepting: accepting,
-            reset_flows: drained,
-            ..
-        } = stop.clone();
+        let DataPlaneStages { may_accept, stop_accepting, reset_flows, .. } = stop.clone();
         let work = {
             let flows = flows.clone();
             DataPlaneTasks {
@@ -188,9 +183,9 @@ impl NodeDataPlane {
                 listeners,
                 flows,
                 snapshot,
-                may_accept: begin,
-                stop_accepting: accepting,
-                reset_flows: drained,
+                may_accept,
+                stop_accepting,
+                reset_flows,
             }
         };
         (Self { links, endpoints, flows, backends, sockets, not_listening, stop }, work)

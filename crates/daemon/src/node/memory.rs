@@ -7,13 +7,13 @@
 use adit_config::config::LimitsConfig;
 use adit_transport::links::LinkSettings;
 
-/// What a process has at rest, with the views of some clusters and the handshakes of strangers; an eighth of the
+/// The memory of a process at rest, with the views of some clusters and the handshakes of strangers; an eighth of the
 /// memory where that is less.
 const AT_REST: u64 = 64 << 20;
-/// What one connection costs at its largest beside the budgets: what quinn and TLS keep (58 KiB, measured), and the
+/// The cost of one connection at its largest beside the budgets: what quinn and TLS keep (58 KiB, measured), and the
 /// windows of one whose cluster's budget is spent.
 const OF_CONNECTION: u64 = 128 << 10;
-/// What one stream costs: some 7 KiB (measured), and the rounding of what it holds.
+/// The cost of one stream: some 7 KiB (measured), and the rounding of what it holds.
 const OF_STREAM: u64 = 8 << 10;
 /// Of connections there are as many as this at least, or no link would work.
 const LEAST_CONNECTIONS: usize = 64;

@@ -46,9 +46,9 @@ pub struct Link {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StalledStreams {
-    /// How many.
+    /// Their number.
     pub streams: u64,
-    /// What they may hold at present, in bytes.
+    /// The bytes that they may hold at present.
     pub bytes: u64,
     /// The most that they may hold.
     pub max_bytes: u64,

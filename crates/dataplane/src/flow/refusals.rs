@@ -39,7 +39,7 @@ struct RefusalTally {
     count: u64,
     first: Instant,
     last: Instant,
-    /// How long the source paused before the last.
+    /// The pause of the source before its last one.
     pause: Duration,
     reason: String,
 }

@@ -25,7 +25,7 @@ pub struct ControllerState {
     pub phase: ControllerPhase,
     /// The present problem, for people.
     pub trouble: Option<String>,
-    /// What the configuration wants of the log; `None` until it was read, which only an active controller does.
+    /// The log that the configuration asks for; `None` until it was read, which only an active controller does.
     pub log: Option<LogConfig>,
     /// The time of the API server's last answer about the lease, which is asked for every two seconds.
     pub answered_at: Option<Instant>,

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::inner::LinksInner;
 use crate::endpoint::PieceCounts;
 
-/// How often is looked. A worker takes 160 datagrams of a connection at once.
+/// The interval between two checks. A worker takes 160 datagrams of a connection at once.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Pieces of so many bytes cost their sender as much as us.
 const MIN_PIECE: u64 = 256;

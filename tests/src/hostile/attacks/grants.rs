@@ -1,4 +1,4 @@
-//! How far single streams may go, which each side grants the other: not granted, granted in crumbs, not heard.
+//! Attacks on stream credit, which each side grants the other: not granted, granted in crumbs, not heard.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{AttackContext, connect, ms};
 use crate::hostile::client::{EnemyConnection, Manners};
 use crate::hostile::load::AgentOrder;
 
-/// What a backend's answer has to bring until whoever reads it reads in the largest pieces.
+/// The bytes that a backend's answer has to bring until whoever reads it reads in the largest pieces.
 const UNTIL_LARGE: u64 = 43 << 10;
 
 /// See [`super::ALL`].

@@ -1,4 +1,4 @@
-//! Whether what is sent on a connection is acknowledged. See [`crate::links::unacknowledged`].
+//! The acknowledgements of what is sent on a connection. See [`crate::links::unacknowledged`].
 
 use std::time::Duration;
 
