@@ -23,7 +23,7 @@ use crate::output::print;
 /// Show the state of a node or a cluster: links, imports, exports, and problems first
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 all is well, 1 something is wrong or connections of callers were refused in the last minute, 2 the daemon, or a cluster, cannot be asked. What is only doubtful (a cluster's warnings, a node's notes) leaves it at 0."
+    after_help = "Exit status: 0 all is well, 1 something is wrong or connections of callers are being refused (until 8 s after the last, or twice the pause between the last two), 2 the daemon, or a cluster, cannot be asked. What is only doubtful (a cluster's warnings, a node's notes) leaves it at 0."
 )]
 pub(crate) struct Args {
     /// The node's admin socket, or the loopback address that its admin server listens on

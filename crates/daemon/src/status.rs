@@ -26,7 +26,7 @@ pub use links::{
     PeerNode, StalledStreams, ViewSource,
 };
 pub use problems::{StatusProblem, StatusSeverity};
-pub use refusals::RefusedFlows;
+pub use refusals::{RefusedFlows, with_port};
 pub use services::{
     ActiveSource, Backend, BackendState, Export, ExportPort, Grant, Import, ImportPort,
     StreamCounts,

@@ -8,7 +8,7 @@
 use adit_core::code::Code;
 use adit_core::text::{count_noun, count_noun_is};
 
-use crate::flow::FlowFailure;
+use crate::flow::failure::FlowFailure;
 
 /// The streams that a node may have open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //! (outbound) or as the peer asserts it (inbound, and marked so).
 
 mod direction;
-mod failure;
+pub(crate) mod failure;
 mod futile;
 mod line;
 mod log_limit;

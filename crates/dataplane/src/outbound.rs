@@ -129,7 +129,7 @@ fn on_host_network(ip: IpAddr) -> FlowFailure {
     let reason = format!(
         "{ip} is an address of a node: what runs on its host network (hostNetwork: true, a probe of the kubelet, a process \
          of the machine), or has that address by the way that it came, has no identity and cannot be allowed anything; \
-         call from a pod with its own network"
+         call from a pod with its own network (without Kubernetes: name the address in `workloads`)"
     );
     FlowFailure::new(Code::SourceUnknown, reason)
 }

@@ -17,8 +17,10 @@ use a2a_client::jsonrpc::JsonRpcTransportFactory;
 use a2a_client::{A2AClient, A2AClientFactory, BoxStream, Transport};
 use anyhow::Context as _;
 
-use crate::agents::fraud::IN_STEP;
 use crate::agents::{Payment, host};
+
+/// The key in a message's metadata with which a caller asks the agent to keep step with it.
+pub(crate) const IN_STEP: &str = "adit-demo/in-step";
 
 /// Far more than a connection on loopback takes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -39,6 +39,7 @@ mod message_reader;
 mod metrics;
 mod misuse;
 mod open;
+mod pieces;
 mod reconcile;
 mod reports;
 mod session;

@@ -8,7 +8,7 @@ mod cells;
 use std::fmt::Write;
 
 use adit_core::text::{count_noun, escape, human_bytes, human_seconds};
-use adit_daemon::status::problems::with_port;
+use adit_daemon::status::with_port;
 use adit_daemon::status::{
     BackendState, DenyEntryStatus, Import, Link, LinkHealth, OlderProcesses, StatusDocument,
     StatusProblem, StatusSeverity,

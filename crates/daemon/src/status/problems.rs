@@ -10,6 +10,7 @@ use adit_core::text::{count_noun, count_noun_is};
 use adit_pki::time::in_words;
 use serde::{Deserialize, Serialize};
 
+use super::refusals::with_port;
 use super::{
     BackendState, ExportPort, ImportPort, Link, LinkHealth, MisuseReport, OmittedItems, Reason,
     RefusedFlows, StalledStreams, StatusDocument, duplicates, refusals,
@@ -290,12 +291,6 @@ fn export_port(
         };
         add(StatusSeverity::Warning, about(), &code, sentence);
     }
-}
-
-/// `SERVICE:PORT`, or the service alone where its port has no name.
-#[must_use]
-pub fn with_port(service: &str, port: &str) -> String {
-    if port.is_empty() { service.to_owned() } else { format!("{service}:{port}") }
 }
 
 #[cfg(test)]

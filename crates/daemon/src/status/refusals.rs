@@ -7,7 +7,6 @@ use adit_core::text::human_seconds;
 use adit_core::wire::report::{RefusalSeries, is_askers_fault};
 use serde::{Deserialize, Serialize};
 
-use super::problems::with_port;
 use super::{Reason, StatusProblem, StatusSeverity};
 
 /// Connections of one source to one port that were refused of late for one reason.
@@ -59,6 +58,12 @@ impl From<&RefusalSeries> for RefusedFlows {
 
 /// The most sources that a sentence names.
 const NAMED: usize = 3;
+
+/// `SERVICE:PORT`, or the service alone where its port has no name.
+#[must_use]
+pub fn with_port(service: &str, port: &str) -> String {
+    if port.is_empty() { service.to_owned() } else { format!("{service}:{port}") }
+}
 
 /// The problems: one for each direction, port and code. Ports about which something worse is
 /// said already (`is_said`, by direction and name) are left out.

@@ -17,7 +17,7 @@ use futures_util::stream::{self, BoxStream};
 use tokio::sync::Semaphore;
 
 use super::{AgentDescription, Payment, triage};
-use crate::caller::Caller;
+use crate::caller::{Caller, IN_STEP};
 
 /// The contents of the card.
 pub(crate) const ABOUT: AgentDescription = AgentDescription {
@@ -25,9 +25,6 @@ pub(crate) const ABOUT: AgentDescription = AgentDescription {
     description: "Says whether a payment is in order; escalates what it will not decide alone.",
     skill: "check a payment",
 };
-
-/// The key in a message's metadata with which a caller asks the agent to keep step with it.
-pub(crate) const IN_STEP: &str = "adit-demo/in-step";
 
 /// Above this, in whole euros, the agent asks `triage-bot`.
 const LIMIT: u64 = 10_000;

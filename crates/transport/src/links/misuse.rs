@@ -17,7 +17,7 @@ use adit_core::name::{ClusterName, NodeName};
 use adit_runtime::Mutex;
 use tokio::time::Instant;
 
-use super::fragments::{PieceDebt, PieceOffences};
+use super::pieces::{PieceDebt, PieceOffences};
 use crate::peer::PeerInfo;
 
 /// The streams that one connection may open in vain. A cluster whose policy just changed has some hundred

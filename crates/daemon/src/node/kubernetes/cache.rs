@@ -19,13 +19,11 @@ use adit_pki::UnixTime;
 use adit_pki::files::{self, IfExists};
 use tokio::time::timeout;
 
-use super::source::KubernetesNodeOptions;
+use super::source::{BUNDLES_FOLDER, KubernetesNodeOptions};
 use crate::node::handover;
 
 /// The file with the cluster as it was observed last.
 pub(super) const CACHE_FILE: &str = "seen.json";
-/// The folder with other clusters' bundles.
-pub(super) const BUNDLES_FOLDER: &str = "bundles";
 /// The file with the network that this pod began with: a pod's containers come and go, and all have the same.
 const NETWORK_FILE: &str = "network";
 /// The API server may take this long to answer before the cluster as it was observed last counts.

@@ -16,8 +16,9 @@ use adit_runtime::Tasks;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::cache::{self, API_SERVER_TIMEOUT, BUNDLES_FOLDER};
+use super::cache::{self, API_SERVER_TIMEOUT};
 use super::certificate;
+use super::source::BUNDLES_FOLDER;
 use super::source::{KubernetesNodeOptions, KubernetesSource};
 
 /// The first list of everything may take this long before a node starts with what its folder has; a node whose folder

@@ -18,9 +18,11 @@ use adit_kubernetes::node::state::{NodeState, node_state};
 use adit_runtime::Mutex;
 use tokio::sync::watch;
 
-use super::cache::BUNDLES_FOLDER;
 use super::pod_addresses::PodAddressFilter;
 use crate::node::config_update::{LoadedConfig, sha256_hex};
+
+/// The folder with other clusters' bundles.
+pub(super) const BUNDLES_FOLDER: &str = "bundles";
 
 /// The warning about a change that sockets, routes and rules do not follow.
 const RESTART_HINT: &str = "network: changes count when the nodes are restarted: \

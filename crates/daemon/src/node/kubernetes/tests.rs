@@ -12,10 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::cache::{
-    BUNDLES_FOLDER, CACHE_FILE, clear_state, pin_network, read_cache, write_bundles,
-};
+use super::cache::{CACHE_FILE, clear_state, pin_network, read_cache, write_bundles};
 use super::follow::{CACHE_WRITE_DELAY, ClusterFollower};
+use super::source::BUNDLES_FOLDER;
 use super::{KubernetesNodeOptions, KubernetesSource};
 use crate::node::config_source::ConfigSource;
 use crate::node::handover::HandoverState;

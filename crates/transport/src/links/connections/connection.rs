@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use super::ack_watch::AckWatch;
 use crate::endpoint::QuicConnection;
-use crate::links::fragments::PieceMeter;
 use crate::links::misuse::ConnectionMisuse;
+use crate::links::pieces::PieceMeter;
 use crate::peer::PeerInfo;
 
 /// A connection in use.

@@ -127,7 +127,11 @@ impl DialHistory {
         let record = records.entry(cluster.clone()).or_default();
         record.attempts += 1;
         match result {
-            Ok(()) => (record.failures, record.unreachable) = (0, false),
+            // What was wrong before is no reason for what may be wrong later.
+            Ok(()) => {
+                let (attempts, next_at) = (record.attempts, record.next_at);
+                *record = DialRecord { attempts, next_at, ..DialRecord::default() };
+            }
             Err(failure) => {
                 record.failures += 1;
                 record.last_error = Some(failure.text.clone());
