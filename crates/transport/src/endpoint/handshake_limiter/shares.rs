@@ -48,6 +48,11 @@ impl StrangerShares {
         self.active_lots.max(1)
     }
 
+    /// The lot of an address.
+    pub(super) fn lot_of(&self, ip: IpAddr) -> usize {
+        self.secret.hash_one(owner_network(ip)) as usize % LOT_COUNT
+    }
+
     /// Records an attempt from a validated address; gives its lot.
     pub(super) fn record_attempt(&mut self, ip: IpAddr, now: Duration) -> usize {
         if self.lots.is_empty() {
@@ -58,7 +63,7 @@ impl StrangerShares {
             let knocking = self.lots.iter().filter(|lot| lot.is_active(now)).count();
             self.active_lots = u32::try_from(knocking).unwrap_or(u32::MAX);
         }
-        let nth = self.secret.hash_one(owner_network(ip)) as usize % LOT_COUNT;
+        let nth = self.lot_of(ip);
         if let Some(lot) = self.lots.get_mut(nth) {
             if !lot.is_active(now) {
                 self.active_lots += 1;
