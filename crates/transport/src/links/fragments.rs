@@ -3,10 +3,11 @@
 //! quinn keeps what arrives of a stream in order, up to a thousand pieces with gaps between them, and sorts all of them
 //! again whenever they hold on to too much memory (0.11.19): each piece that comes then costs three microseconds of a
 //! worker (measured), and a datagram carries a hundred. So what arrives is compared with what is taken. Each piece that
-//! is taken was one, and pieces of [`MIN_PIECE`](super::pieces::MIN_PIECE) bytes are never too many; all others are counted, for each connection
-//! and each cluster. An honest peer has hardly any: what is sent again after a loss, and what a reader that stalls left
-//! until it was joined. A connection with many is ended; and since the next one costs a handshake alone,
-//! its cluster's new connections are refused for a while ([`MIN_BAR_DELAY`](super::pieces::MIN_BAR_DELAY)), longer each time.
+//! is taken was one, and pieces of [`MIN_PIECE`](super::pieces::MIN_PIECE) bytes are never too many; all others are
+//! counted, for each connection and each cluster. An honest peer has hardly any: what is sent again after a loss, and
+//! what a reader that stalls left until it was joined. A connection with many is ended; and since the next one costs a
+//! handshake alone, its cluster's new connections are refused for a while
+//! ([`BAR_BACKOFF`](super::pieces::BAR_BACKOFF)), longer each time.
 
 use std::sync::Arc;
 use std::time::Duration;

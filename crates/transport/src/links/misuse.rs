@@ -69,7 +69,7 @@ struct ClusterMisuse {
 #[derive(Debug, Default)]
 pub(super) struct ConnectionMisuse {
     pace: TokenBucket,
-    /// Of [`NEVER_ASKED_WITHIN`].
+    /// Streams in vain within [`TOLERATED_RATE`].
     never_asked_pace: TokenBucket,
     /// Streams in vain since the peer was asked to stay away; `None` while it was not.
     since_asked: Option<u32>,

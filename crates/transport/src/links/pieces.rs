@@ -4,16 +4,16 @@
 use std::time::Duration;
 
 use adit_core::admission::rate_limit::RateLimit;
+use adit_core::backoff::Backoff;
 use tokio::time::Instant;
 
 use crate::endpoint::PieceCounts;
 
 /// Pieces of so many bytes cost their sender as much as us.
 pub(super) const MIN_PIECE: u64 = 256;
-/// New connections of a cluster are refused for so long after its second offence, and twice as long after each
-/// further one, up to [`MAX_BAR_DELAY`].
-pub(super) const MIN_BAR_DELAY: Duration = Duration::from_secs(2);
-const MAX_BAR_DELAY: Duration = Duration::from_secs(60);
+/// The time for which new connections of a cluster are refused after its second offence, doubled by each further one.
+pub(super) const BAR_BACKOFF: Backoff =
+    Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 /// After so long without one, offences are forgotten.
 const OFFENCE_LIFETIME: Duration = Duration::from_secs(600);
 
@@ -88,14 +88,14 @@ impl PieceOffences {
             self.count = 0;
         }
         // What many connections do in one moment is one offence.
-        if self.counted.is_none_or(|at| at.elapsed() >= MIN_BAR_DELAY / 4) {
+        if self.counted.is_none_or(|at| at.elapsed() >= BAR_BACKOFF.first / 4) {
             self.count = self.count.saturating_add(1);
             self.counted = Some(Instant::now());
         }
         self.last = Some(Instant::now());
         match self.count {
             0 | 1 => Duration::ZERO,
-            n => MIN_BAR_DELAY.saturating_mul(1 << (n - 2).min(5)).min(MAX_BAR_DELAY),
+            n => BAR_BACKOFF.delay(n - 2),
         }
     }
 }
@@ -107,7 +107,6 @@ mod tests {
     use super::*;
 
     const ALLOWED: RateLimit = RateLimit { burst: 32_768, per_second: 2_048 };
-
     const SECOND: Duration = Duration::from_secs(1);
 
     fn counts(frames: u64, taken: u64, bytes: u64) -> PieceCounts {

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use adit_core::code::Code;
+use adit_core::wire::report::is_askers_fault;
 
 use super::connections::StreamGuard;
 use crate::peer::PeerInfo;
@@ -56,16 +57,7 @@ impl ServeOutcome {
     /// protocol. That a backend is gone, or this node goes away, is not the peer's doing.
     #[must_use]
     pub fn refused(code: Code) -> Self {
-        let is_in_vain = matches!(
-            code,
-            Code::Denied
-                | Code::ExportUnknown
-                | Code::PortUnknown
-                | Code::HeaderInvalid
-                | Code::HeaderTimeout
-                | Code::SourceForeign
-                | Code::OverLimit
-        );
+        let is_in_vain = is_askers_fault(true, code) || code == Code::OverLimit;
         if is_in_vain { Self::InVain(code) } else { Self::Used }
     }
 }
