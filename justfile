@@ -73,3 +73,7 @@ manifests *ARGS: image
 # Two real clusters, likewise
 clusters *ARGS: image
     ADIT_BIN={{programs}}/adit ADIT_IMAGE={{target}}/adit.tar tests/rig/run {{ARGS}}
+
+# Two kind clusters, without a registry of images: ADIT_RIG names the folder of Kubernetes' programs
+kind *ARGS: build
+    ADIT_BIN={{programs}}/adit tests/kind/run {{ARGS}}
