@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use adit_config::ClusterReport;
+use adit_config::cluster::ExportAlias;
 use adit_core::name::{AppProtocol, ClusterName, NameError, Namespace, ServiceName};
 use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::Class;
@@ -20,6 +21,13 @@ use crate::cluster_args::{ClusterArgs, block_on, report_edit};
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     service: ServiceArg,
+    /// Export it under another name: NAMESPACE/NAME, or NAME in its own namespace; with :PORT if its one port has
+    /// another number there, or :PORTNAME=PORT,… The other cluster imports it by that name
+    #[arg(long = "as", value_name = "NAME[:PORT]")]
+    alias: Option<String>,
+    /// Make a Service of that name in this cluster, too, so that one URL is valid in both. It goes with the export
+    #[arg(long, requires = "alias", conflicts_with = "remove")]
+    make_alias: bool,
     /// The cluster whose workloads may use it; may be given several times
     #[arg(long, value_name = "CLUSTER", value_delimiter = ',', required_unless_present = "remove")]
     to: Vec<ClusterName>,
@@ -135,9 +143,12 @@ fn parse_all_workloads(
 /// Everything that prevents it.
 pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let service = args.service.parse()?;
+    let alias = args.alias.as_deref().map(|text| ExportAlias::parse_in(text, &service.namespace));
     let request = ExportRequest {
         allow: parse_all_workloads(&args.allow, &service)?,
         service,
+        alias: alias.transpose()?,
+        make_alias: args.make_alias,
         to: args.to.clone(),
         app_protocol: args.app_protocol.clone(),
         class: args.class.map(Class::from),
@@ -157,18 +168,22 @@ pub(crate) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
                 format!("{verb} what {} was granted on {}", to.join(", "), request.service)
             }
             (to, false) => {
+                let alias = request.alias.as_ref().map(|alias| format!(" as {alias}"));
                 format!(
-                    "{verb} {} of {} use {}",
+                    "{verb} {} of {} use {}{}",
                     args.allow.join(", "),
                     to.join(", "),
-                    request.service
+                    request.service,
+                    alias.unwrap_or_default()
                 )
             }
         };
         report_edit(&context, &edited, print_only, &done)?;
         if !request.remove {
             warn_unlinked(&context, &edited, &request.to);
-            if !declare::service_exists(&context, &request.service).await? {
+            if !edited.after.exports_as(&request.service)
+                && !declare::service_exists(&context, &request.service).await?
+            {
                 let Context { name, .. } = &context;
                 eprintln!("warning: there is no Service {} in context {name} yet", request.service);
             }

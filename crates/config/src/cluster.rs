@@ -18,10 +18,12 @@ use adit_core::spiffe::{SpiffeError, TrustDomain};
 
 use crate::config::{LimitsConfig, LogConfig};
 
+pub use self::alias::{AliasPorts, ExportAlias};
 pub use self::node::NodeFacts;
 pub use self::read::{Fragment, parse, parse_fragment};
 pub use self::report::ClusterReport;
 
+mod alias;
 mod node;
 mod read;
 pub mod render;
@@ -106,6 +108,10 @@ impl ClusterLink {
 pub struct ExportRule {
     /// `service` (`NAMESPACE/NAME`) or `select` (`namespaces`, `labels`): which Services.
     pub services: ServiceSelection,
+    /// `as`, default its own name: the name of `service` for other clusters, and its port numbers there.
+    pub alias: Option<ExportAlias>,
+    /// `makeAlias`, default `false`: whether this cluster, too, gets a Service of that name. It goes with the export.
+    pub make_alias: bool,
     /// `allow`: who may use them, as in a node's file. Default nobody.
     pub allow: Vec<Grant>,
     /// `appProtocol`, default what the Service says: a value for all ports, or a map from port names.
@@ -118,6 +124,18 @@ pub struct ExportRule {
     pub replay: bool,
     /// `probe.interval`, as in a node's file.
     pub probe: Option<std::time::Duration>,
+}
+
+impl ExportRule {
+    /// The name for other clusters of the Service that the rule names; `None` if it selects Services.
+    #[must_use]
+    pub fn exported_name(&self) -> Option<&ServiceName> {
+        match (&self.services, &self.alias) {
+            (ServiceSelection::Named(_), Some(alias)) => Some(&alias.service),
+            (ServiceSelection::Named(service), None) => Some(service),
+            (ServiceSelection::Selected { .. }, _) => None,
+        }
+    }
 }
 
 /// The Services that a rule is about.

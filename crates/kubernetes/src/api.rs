@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 /// The annotation of a Service that was made for an import: the cluster that it is imported from.
 pub const MADE_FOR: &str = "adit.dev/imported-from";
+/// The annotation of a Service that was made for the alias of an export: the Service that is exported, as
+/// `NAMESPACE/NAME`.
+pub const ALIAS_OF: &str = "adit.dev/alias-of";
 /// Namespace of every object of Adit that is not cluster-scoped.
 pub const NAMESPACE: &str = "adit-system";
 /// The operator's configuration. Each of its keys is a fragment of one document.
@@ -49,6 +52,9 @@ pub mod annotation {
     /// On a Service that is exported: who may use it, as `CLUSTER/NAMESPACE/SERVICEACCOUNT` separated by
     /// commas; `*` is any namespace or ServiceAccount.
     pub const ALLOW: &str = "adit.dev/allow";
+    /// On a Service that is exported: its name for other clusters, in its own namespace, as `NAME`, `NAME:PORT`
+    /// or `NAME:PORTNAME=PORT` with several separated by commas.
+    pub const EXPORT_AS: &str = "adit.dev/export-as";
     /// On a Service that is exported: what its ports speak, as `PORTNAME=VALUE` separated by commas, or one
     /// VALUE for all; for Services that do not say so themselves.
     pub const APP_PROTOCOL: &str = "adit.dev/app-protocol";
@@ -255,8 +261,11 @@ impl From<&PeerPort> for ImportPort {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ExportSpec {
-    /// The Service.
+    /// The Service, as other clusters name it.
     pub service: ServiceRef,
+    /// The Service of this cluster that it leads to, if that has another name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_service: Option<ServiceRef>,
     /// Its TCP ports.
     #[serde(default)]
     pub ports: Vec<ExportPort>,
@@ -282,6 +291,14 @@ pub struct ExportSpec {
     pub probe_ms: Option<u64>,
 }
 
+impl ExportSpec {
+    /// Returns the Service of this cluster that the export leads to.
+    #[must_use]
+    pub fn backend(&self) -> &ServiceRef {
+        self.backend_service.as_ref().unwrap_or(&self.service)
+    }
+}
+
 /// A port of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -289,7 +306,7 @@ pub struct ExportPort {
     /// Its name; empty for the one port of a Service that names none.
     #[serde(default)]
     pub name: String,
-    /// The Service's port number.
+    /// Its number, as other clusters know it.
     pub number: u16,
     /// Its application protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -326,7 +343,8 @@ pub struct LinkSpec {
 pub struct ObjectStatus {
     /// Of a Link: `Up` (a node of ours has heard from that cluster recently) and `Configured`. Of
     /// an Export: `Valid` (its Service exists and can be exported), `Linked` (all clusters that it
-    /// is granted to are linked) and `Ready` (a backend answers). Of an Import: `Ready` (a request
+    /// is granted to are linked), `Ready` (a backend answers) and `Alias` (the Service that was asked
+    /// for under its other name is there). Of an Import: `Ready` (a request
     /// is served) and `Served` (stays once a request was served).
     #[serde(default)]
     pub conditions: Vec<Condition>,

@@ -56,6 +56,12 @@ pub fn export(export: &ExportRule) -> String {
             }
         }
     }
+    if let Some(alias) = &export.alias {
+        lines.next_line(format_args!("as: {}", scalar(alias)));
+    }
+    if export.make_alias {
+        lines.next_line(format_args!("makeAlias: true"));
+    }
     match &export.app_protocol {
         AppProtocols::Own => {}
         AppProtocols::All(protocol) => {

@@ -4,6 +4,7 @@
 //! is read here as far as it differs from a node's file; what they share is in the files beside. What the
 //! fields mean is documented at [`crate::cluster`].
 
+mod alias;
 mod network;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use adit_core::policy::WorkloadPattern;
 use adit_core::snapshot::Export;
 use adit_core::spiffe::TrustDomain;
 
+use self::alias::{AliasTerms, alias_terms};
 use self::network::network;
 use super::cross_refs::{CrossRefs, UniqueNames};
 use super::nodes::{self, LinkPeer};
@@ -253,7 +255,8 @@ fn import(item: &ValueReader<'_>, refs: &mut CrossRefs) -> Option<ImportRule> {
 
 fn export(item: &ValueReader<'_>, refs: &CrossRefs, taken: &mut UniqueNames) -> Option<ExportRule> {
     let mut fields = item.fields()?;
-    let services = services(item, &mut fields, refs, taken);
+    let alias = alias_terms(&mut fields);
+    let services = services(item, &mut fields, refs, (taken, alias.as_ref()));
     let app_protocol = match fields.optional("appProtocol") {
         None => Some(AppProtocols::Own),
         Some(item) => app_protocols(&item),
@@ -261,16 +264,19 @@ fn export(item: &ValueReader<'_>, refs: &CrossRefs, taken: &mut UniqueNames) -> 
     let terms = services::export_terms(item, &mut fields, refs);
     fields.finish();
     let ExportTerms { allow, hop, class, replay, probe } = terms?;
-    let services = services?;
-    if let ServiceSelection::Named(service) = &services {
-        let (service, allow) = (service.clone(), allow.clone());
+    let (services, app_protocol) = (services?, app_protocol?);
+    let AliasTerms { alias, make_alias, .. } = alias?;
+    let rule =
+        ExportRule { services, alias, make_alias, allow, app_protocol, hop, class, replay, probe };
+    if let Some(service) = rule.exported_name() {
+        let (service, allow) = (service.clone(), rule.allow.clone());
         let ports = Vec::new();
         services::check_announceable(
             item,
             &Export { service, ports, allow, hop, class, replay, probe },
         );
     }
-    Some(ExportRule { services, allow, app_protocol: app_protocol?, hop, class, replay, probe })
+    Some(rule)
 }
 
 /// `service` or `select`.
@@ -278,15 +284,18 @@ fn services(
     item: &ValueReader<'_>,
     fields: &mut MapReader<'_>,
     refs: &CrossRefs,
-    taken: &mut UniqueNames,
+    (taken, alias): (&mut UniqueNames, Option<&AliasTerms<'_>>),
 ) -> Option<ServiceSelection> {
     let service = fields.optional("service");
     let select = fields.optional("select");
     let named = service.as_ref().map(|item| {
         let service = item.value(value::name)?;
-        services::claim_export(item, &service, refs, taken);
+        alias::claim(item, &service, refs, (taken, alias));
         Some(ServiceSelection::Named(service))
     });
+    if let (Some(alias), Some(_)) = (alias, &select) {
+        alias.reject_selection();
+    }
     let selected = select.as_ref().map(self::select);
     match (named, selected) {
         (Some(named), None) => named,

@@ -161,6 +161,11 @@ pub(super) fn claim_export(
     services: &mut UniqueNames,
 ) {
     services.claim(Some((item, service)), "the export of");
+    reject_imported(item, service, refs);
+}
+
+/// Refuses to export a service that is imported.
+pub(super) fn reject_imported(item: &ValueReader<'_>, service: &ServiceName, refs: &CrossRefs) {
     if let Some(import) = refs.imported.origin(service) {
         let at = import.relative_to(item);
         let message = format!("{service} is imported {at}: it cannot be exported too");

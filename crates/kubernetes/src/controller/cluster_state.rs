@@ -13,7 +13,8 @@ use kube::ResourceExt;
 
 use super::kagent;
 use crate::api::{
-    Export, Import, Link, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef, service_name,
+    ALIAS_OF, Export, Import, Link, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef,
+    service_name,
 };
 
 /// Everything that a plan is made from.
@@ -181,8 +182,18 @@ impl<'a> ServiceAnnotations<'a> {
     }
 }
 
-/// Returns whether we made this Service and nobody took it over, as an Agent of its name would.
+/// Returns whether we made this Service for an import, and nobody took it over, as an Agent of its
+/// name would.
 pub(super) fn is_ours(service: &Service) -> bool {
+    is_made(service) && !service.annotations().contains_key(ALIAS_OF)
+}
+
+/// Returns whether we made this Service for the alias of an export, and nobody took it over.
+pub(super) fn is_alias(service: &Service) -> bool {
+    is_made(service) && service.annotations().contains_key(ALIAS_OF)
+}
+
+fn is_made(service: &Service) -> bool {
     service.labels().get(MANAGED_BY.0).is_some_and(|v| v == MANAGED_BY.1)
         && service.owner_references().iter().all(|o| o.controller != Some(true))
 }

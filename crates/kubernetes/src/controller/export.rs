@@ -1,8 +1,11 @@
 //! Services of this cluster that others may use.
 //!
 //! * `decide` says which, from rules and `annotations`, within `limits`; `offer` has the words for it.
+//! * `aliases` says who has a name that several ask for; `alias_service` plans a Service of such a name.
 //! * `plan` plans the Export objects and their conditions; `readiness` says whether backends answer.
 
+mod alias_service;
+mod aliases;
 mod annotations;
 mod decide;
 mod limits;

@@ -99,6 +99,9 @@ fn warn_of_decisions(
     for (service, why) in exports.refused.iter().chain(&imports.refused) {
         plan.warn(service_reference(state, service), "NotPermitted", why);
     }
+    for (service, why) in &exports.name_taken {
+        plan.warn(service_reference(state, service), "NameTaken", why);
+    }
     for (service, why) in &exports.left_out {
         plan.warn(service_reference(state, service), "TooManyExports", why);
     }

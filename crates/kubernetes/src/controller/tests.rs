@@ -169,6 +169,7 @@ impl ControllerStage {
     }
 }
 
+mod aliases;
 mod export_ready;
 mod nodes;
 mod withdrawn;

@@ -113,7 +113,7 @@ impl<'a> BackendFilter<'a> {
         // same way.
         let owner = || self.workloads.get(&endpoint.address).map(|pod| pod.namespace.as_str());
         let is_right = |node: &NodeName| {
-            endpoint.pod && (node != here || owner() == Some(&*spec.service.namespace))
+            endpoint.pod && (node != here || owner() == Some(&*spec.backend().namespace))
         };
         known.filter(is_right)
     }

@@ -67,8 +67,9 @@ pub fn node_state(
     let mut exports = Vec::new();
     let mut rooms: BTreeMap<&str, BackendQuota> = BTreeMap::new();
     for (name, spec) in &observed.exports {
-        let behind = of(&spec.service.namespace, &spec.service.name);
-        let room = rooms.entry(&spec.service.namespace).or_insert_with(BackendQuota::new);
+        let backend = spec.backend();
+        let behind = of(&backend.namespace, &backend.name);
+        let room = rooms.entry(&backend.namespace).or_insert_with(BackendQuota::new);
         match convert_export(spec, &behind, &known, room, &linked) {
             Ok(export) => {
                 forbidden.extend(known.forbidden(&export));

@@ -87,7 +87,7 @@ async fn publish(
 /// Selects the slices that matter: those of exported Services, of our own nodes, and of the API
 /// server, which must never be a backend.
 fn needed_slices(observed: &ObservedCluster) -> Selector {
-    let exported = observed.exports.values().map(|e| &*e.service.name);
+    let exported = observed.exports.values().map(|e| &*e.backend().name);
     Selector::slices_of_services(exported.chain([NODE, "kubernetes"]))
 }
 

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use adit_config::cluster::{ClusterConfig, ClusterReport, Fragment, parse_fragment};
+use adit_config::cluster::{ClusterConfig, ClusterReport, ExportRule, Fragment, parse_fragment};
+use adit_core::name::ServiceName;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -122,6 +123,13 @@ impl ConfigDocument {
     pub(super) fn fragments(&self) -> impl Iterator<Item = (&String, Fragment)> {
         let all = self.data.iter().filter(|(key, _)| key.ends_with(".yaml"));
         all.filter_map(|(key, text)| Some((key, parse_fragment(key, text).ok()?)))
+    }
+
+    /// Returns whether a Service of any name is exported under this one.
+    #[must_use]
+    pub fn exports_as(&self, name: &ServiceName) -> bool {
+        let is_it = |rule: &ExportRule| rule.alias.as_ref().is_some_and(|a| a.service == *name);
+        self.fragments().any(|(_, fragment)| fragment.exports.iter().any(is_it))
     }
 
     /// Returns the document with some keys set, and others (`None`) removed.

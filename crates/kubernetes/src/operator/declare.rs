@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use adit_config::cluster::{
-    AppProtocols, ExportRule, Fragment, ImportRule, ServiceSelection, parse_fragment, render,
+    AppProtocols, ExportAlias, ExportRule, Fragment, ImportRule, ServiceSelection, parse_fragment,
+    render,
 };
 use adit_core::name::{AppProtocol, ClusterName, Namespace, ServiceName};
 use adit_core::policy::{Grant, Pattern, WorkloadPattern};
@@ -19,8 +20,12 @@ use super::edit::{ConfigChanges, EditError};
 /// A declaration of an export.
 #[derive(Debug, Clone)]
 pub struct ExportRequest {
-    /// The Service.
+    /// The Service, by its own name or by the one that it is exported under.
     pub service: ServiceName,
+    /// Its name and port numbers for other clusters, if they are to be set.
+    pub alias: Option<ExportAlias>,
+    /// True if this cluster gets a Service of that name, too; false leaves it as it is.
+    pub make_alias: bool,
     /// The clusters that may use it.
     pub to: Vec<ClusterName>,
     /// The workloads there.
@@ -63,7 +68,27 @@ pub fn parse_workloads(
     Ok(WorkloadPattern { namespace, service_account: account.parse()? })
 }
 
-/// Returns the key of an export.
+impl ExportRequest {
+    /// Returns the name under which the Service is exported: the alias of the request; else the name
+    /// that it gives; and if nothing is exported under that, and an export is to be taken away, the
+    /// only alias of the Service.
+    fn exported_name(&self, document: &ConfigDocument) -> ServiceName {
+        if let Some(alias) = &self.alias {
+            return alias.service.clone();
+        }
+        let rules: Vec<_> = document.fragments().flat_map(|(_, f)| f.exports).collect();
+        let is_known = rules.iter().any(|rule| rule.exported_name() == Some(&self.service));
+        let of_it =
+            |rule: &&ExportRule| rule.services == ServiceSelection::Named(self.service.clone());
+        let mut aliases = rules.iter().filter(of_it).filter_map(ExportRule::exported_name);
+        match (aliases.next(), aliases.next()) {
+            (Some(only), None) if self.remove && !is_known => only.clone(),
+            _ => self.service.clone(),
+        }
+    }
+}
+
+/// Returns the key of an export, by the name that other clusters know.
 #[must_use]
 pub fn export_key(service: &ServiceName) -> String {
     format!("export-{}.{}.yaml", service.namespace, service.name())
@@ -84,16 +109,11 @@ pub fn export_changes(
     document: &ConfigDocument,
     request: &ExportRequest,
 ) -> Result<ConfigChanges, EditError> {
-    let key = export_key(&request.service);
-    let is_it = |rule: &ExportRule| matches!(&rule.services, ServiceSelection::Named(s) if *s == request.service);
+    let name = request.exported_name(document);
+    let key = export_key(&name);
+    let is_it = |rule: &ExportRule| rule.exported_name() == Some(&name);
     let has = |fragment: &Fragment| fragment.exports.iter().any(is_it);
-    reject_declared_elsewhere(
-        context,
-        document,
-        &key,
-        &format!("the export of {}", request.service),
-        has,
-    )?;
+    reject_declared_elsewhere(context, document, &key, &format!("the export of {name}"), has)?;
     let present = parse_own_key(context, document, &key)?.exports.into_iter().find(is_it);
     let grants: BTreeSet<Grant> = request
         .to
@@ -109,6 +129,15 @@ pub fn export_changes(
     else {
         return Ok(ConfigChanges::new());
     };
+    if let Some(alias) = &request.alias {
+        let service = ServiceSelection::Named(request.service.clone());
+        if rule.services != service && !request.remove {
+            let (context, name) = (context.to_owned(), name.to_string());
+            return Err(EditError::NameTaken { context, name, key });
+        }
+        rule.alias = Some(alias.clone());
+    }
+    rule.make_alias |= request.make_alias;
     if let Some(protocol) = &request.app_protocol {
         rule.app_protocol = AppProtocols::All(protocol.clone());
     }
@@ -131,6 +160,8 @@ pub fn export_changes(
 fn new_export_rule(service: &ServiceName) -> ExportRule {
     ExportRule {
         services: ServiceSelection::Named(service.clone()),
+        alias: None,
+        make_alias: false,
         allow: Vec::new(),
         app_protocol: AppProtocols::Own,
         hop: Hop::default(),
@@ -237,6 +268,8 @@ mod tests {
     fn request(to: &[&str], allow: &[&str], remove: bool) -> ExportRequest {
         ExportRequest {
             service: "n/s".parse().unwrap(),
+            alias: None,
+            make_alias: false,
             to: to.iter().map(|name| name.parse().unwrap()).collect(),
             allow: patterns(allow),
             app_protocol: None,
@@ -292,6 +325,41 @@ mod tests {
         assert_eq!(step(Some(Class::Bulk)), Class::Bulk);
         assert_eq!(step(None), Class::Bulk);
         assert_eq!(step(Some(Class::Interactive)), Class::Interactive);
+    }
+
+    #[test]
+    fn an_alias_has_a_key_of_its_own_and_goes_by_either_name() {
+        let alias = |text: &str| Some(text.parse().unwrap());
+        let first = ExportRequest {
+            alias: alias("n/t:80"),
+            make_alias: true,
+            ..request(&["bank"], &["a"], false)
+        };
+        let none = ConfigDocument::default();
+        let document = none.with_changes(&export_changes("c", &none, &first).unwrap());
+        let rule = |document: &ConfigDocument| {
+            let text = document.data.get("export-n.t.yaml")?;
+            Some(parse_fragment("k.yaml", text).unwrap().exports.remove(0))
+        };
+        let made = rule(&document).unwrap();
+        assert_eq!(made.services, ServiceSelection::Named("n/s".parse().unwrap()));
+        assert_eq!((made.alias.unwrap().to_string(), made.make_alias), ("n/t:80".into(), true));
+        // The name that others know is enough to add a grant, and what was said stays.
+        let more =
+            ExportRequest { service: "n/t".parse().unwrap(), ..request(&["bank"], &["b"], false) };
+        let document = document.with_changes(&export_changes("c", &document, &more).unwrap());
+        let now = rule(&document).unwrap();
+        assert_eq!((now.allow.len(), now.make_alias, document.data.len()), (2, true, 1));
+        // Another Service does not get the name.
+        let other = ExportRequest { service: "n/u".parse().unwrap(), ..first };
+        let taken = export_changes("c", &document, &other);
+        assert!(matches!(taken, Err(EditError::NameTaken { name, .. }) if name == "n/t"));
+        for name in ["n/s", "n/t"] {
+            let remove =
+                ExportRequest { service: name.parse().unwrap(), ..request(&[], &[], true) };
+            let changes = export_changes("c", &document, &remove).unwrap();
+            assert!(document.with_changes(&changes).data.is_empty(), "{name}");
+        }
     }
 
     #[test]

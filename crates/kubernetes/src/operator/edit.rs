@@ -46,6 +46,19 @@ pub enum EditError {
         /// The key.
         key: String,
     },
+    /// Another Service is exported under the name.
+    #[error(
+        "context {context}: another Service is exported as {name}, by key {key} of the ConfigMap\n  \
+         hint: give another name (--as), or take that back first: adit export {name} --remove"
+    )]
+    NameTaken {
+        /// The context.
+        context: String,
+        /// The name.
+        name: String,
+        /// The key.
+        key: String,
+    },
     /// Somebody else changes the ConfigMap all the time.
     #[error("context {0}: the ConfigMap changes all the time; try again")]
     Contended(String),

@@ -352,3 +352,33 @@ fn denied_of_all_fragments_are_one_list() {
          hint: a single node of it is denied under denied.nodes"
     );
 }
+
+#[test]
+fn an_alias_names_one_service_and_once() {
+    let export = |text: &str| said([NAME, LINK, ("x.yaml", &format!("exports:\n{text}"))]);
+    let allow = "allow: [{cluster: bank, namespace: a, serviceAccount: b}]";
+    let fine = format!(
+        "- {{service: a/b, as: a/c, makeAlias: true, {allow}}}\n- {{service: a/b, {allow}}}\n"
+    );
+    assert_eq!(export(&fine), "");
+    for (text, says) in [
+        (
+            format!("- {{service: a/b, as: a/c, {allow}}}\n- {{service: a/c, {allow}}}\n"),
+            "the export of a/c is already",
+        ),
+        (format!("- {{service: a/b, makeAlias: true, {allow}}}\n"), "makeAlias without as"),
+        (
+            format!("- {{select: {{namespaces: a, labels: {{a: b}}}}, as: a/c, {allow}}}\n"),
+            "one alias cannot stand for all",
+        ),
+        (format!("- {{service: a/b, as: \"a/c:0\", {allow}}}\n"), "is not a valid alias"),
+    ] {
+        let found = export(&text);
+        assert!(found.contains(says), "{text}: {found}");
+    }
+    let import = "imports: [{service: a/c, from: bank}]\n";
+    for text in ["{service: a/b, as: a/c", "{service: a/c, as: a/d"] {
+        let exports = format!("{import}exports:\n- {text}, {allow}}}\n");
+        assert!(said([NAME, LINK, ("x.yaml", &exports)]).contains("a/c is imported"), "{text}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use adit_config::cluster::{AppProtocols, ClusterConfig};
+use adit_config::cluster::{AliasPorts, AppProtocols, ClusterConfig, ExportAlias};
 use adit_core::name::{ClusterName, PortName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
 
@@ -34,6 +34,8 @@ pub(crate) fn annotated_offer(
     if to.is_empty() {
         return Err(trouble.join("; "));
     }
+    let alias = said.annotation(annotation::EXPORT_AS).map(|text| parse_alias(text, service));
+    let alias = alias.transpose()?.filter(|alias| *alias != own_name(service));
     let mut allow = BTreeSet::new();
     for entry in said.annotation(annotation::ALLOW).into_iter().flat_map(split_list) {
         match parse_grant(entry) {
@@ -56,7 +58,38 @@ pub(crate) fn annotated_offer(
     });
     let trouble = (!trouble.is_empty()).then(|| trouble.join("; "));
     let allow = allow.into_iter().collect();
-    Ok(ExportOffer { origin: ExportOrigin::Implied, allow, protocols, rule: None, trouble })
+    Ok(ExportOffer {
+        origin: ExportOrigin::Implied,
+        backend: service.clone(),
+        alias,
+        make_alias: false,
+        allow,
+        protocols,
+        rule: None,
+        trouble,
+    })
+}
+
+/// Parses the name under which a Service asks to be exported. A name of another namespace is not its
+/// owner's to give.
+fn parse_alias(text: &str, service: &ServiceName) -> Result<ExportAlias, String> {
+    let alias = ExportAlias::parse_in(text.trim(), &service.namespace)
+        .map_err(|error| format!("{}: {error}", annotation::EXPORT_AS))?;
+    if alias.service.namespace != service.namespace {
+        return Err(format!(
+            "{}: {} is in another namespace: an annotation gives names in its own only, and `adit export {service} --as \
+             {}` any",
+            annotation::EXPORT_AS,
+            alias.service,
+            alias.service
+        ));
+    }
+    Ok(alias)
+}
+
+/// Returns the alias that says nothing.
+fn own_name(service: &ServiceName) -> ExportAlias {
+    ExportAlias { service: service.clone(), ports: AliasPorts::Own }
 }
 
 fn split_list(text: &str) -> impl Iterator<Item = &str> {

@@ -5,6 +5,8 @@
 //! an annotation. Annotations count in namespaces that the administrator opened, for the clusters
 //! that he opened them to. A Service that cannot be exported gets an Export that grants nobody
 //! anything, so that its owner can see the reason.
+//!
+//! Exports are found by the name that other clusters know: the Service's own, or its alias.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,11 +17,14 @@ use adit_core::name::{AppProtocol, PortName, ServiceName};
 use adit_core::snapshot::{Class, Hop};
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
+use super::aliases;
 use super::annotations::{annotated_offer, error_text};
 use super::limits;
 use super::offer::{ExportDecisions, ExportOffer, ExportOrigin, ResolvedExport};
 use crate::api::{ExportPort, ExportSpec, ServiceRef, annotation};
-use crate::controller::cluster_state::{ClusterState, ServiceAnnotations, tcp_ports, why_unusable};
+use crate::controller::cluster_state::{
+    ClusterState, ServiceAnnotations, is_alias, tcp_ports, why_unusable,
+};
 use crate::controller::conditions::ConditionVerdict;
 
 /// Decides. `imported` are Services that stand for another cluster's: they are never exported.
@@ -29,51 +34,66 @@ pub(crate) fn decide(
     imported: &BTreeSet<ServiceName>,
 ) -> ExportDecisions {
     let mut exports = ExportDecisions::default();
-    let mut offers = collect_offers(config, state, &mut exports.refused);
+    let mut offers = collect_offers(config, state, &mut exports);
     limits::enforce_limits(&mut offers, state, &mut exports);
-    for (service, offer) in offers {
-        let resolved = resolve(&offer, &service, state, imported.contains(&service));
-        exports.all.insert(service, resolved);
+    for (name, offer) in offers {
+        let resolved = resolve(&offer, state, imported);
+        exports.all.insert(name, resolved);
     }
     exports
 }
 
-/// Returns the Services that somebody wants to export, whether or not that is possible.
+/// Returns the Services that somebody wants to export, whether or not that is possible, by their own
+/// names and by those that other clusters know.
 pub(crate) fn wanted_exports(
     config: &ClusterConfig,
     state: &ClusterState,
 ) -> BTreeMap<ServiceName, ExportOrigin> {
-    let offers = collect_offers(config, state, &mut BTreeMap::new());
-    offers.into_iter().map(|(service, offer)| (service, offer.origin)).collect()
+    let offers = collect_offers(config, state, &mut ExportDecisions::default());
+    let mut all = BTreeMap::new();
+    for (name, ExportOffer { origin, backend, .. }) in offers {
+        for service in [name, backend] {
+            let known = all.entry(service).or_insert(origin);
+            if origin == ExportOrigin::Named {
+                *known = origin;
+            }
+        }
+    }
+    all
 }
 
 fn collect_offers(
     config: &ClusterConfig,
     state: &ClusterState,
-    refused: &mut BTreeMap<ServiceName, String>,
+    exports: &mut ExportDecisions,
 ) -> BTreeMap<ServiceName, ExportOffer> {
-    let mut offers = BTreeMap::new();
+    let (mut offers, mut named, mut aliased) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
     for rule in &config.exports {
         if let ServiceSelection::Named(service) = &rule.services {
-            offers
-                .entry(service.clone())
-                .or_insert_with(|| ExportOffer::from_rule(rule, ExportOrigin::Named));
+            let offer = ExportOffer::from_rule(rule, service, ExportOrigin::Named);
+            offers.entry(offer.exported_name().clone()).or_insert(offer);
+            named.insert(service);
         }
     }
-    for service in state.services.keys() {
-        if offers.contains_key(service) || state.is_undecided(service) {
+    for (service, object) in &state.services {
+        if named.contains(service) || state.is_undecided(service) || is_alias(object) {
             continue;
         }
         let said = state.annotations_of(service);
-        if let Some(rule) = config.exports.iter().find(|rule| selects(rule, service, said)) {
-            offers.insert(service.clone(), ExportOffer::from_rule(rule, ExportOrigin::Implied));
-        } else if let Some(asked) = said.annotation(annotation::EXPORT) {
-            match annotated_offer(config, service, asked, said) {
-                Ok(offer) => drop(offers.insert(service.clone(), offer)),
-                Err(why) => drop(refused.insert(service.clone(), why)),
-            }
+        let offer = match config.exports.iter().find(|rule| selects(rule, service, said)) {
+            Some(rule) => Ok(ExportOffer::from_rule(rule, service, ExportOrigin::Implied)),
+            None => match said.annotation(annotation::EXPORT) {
+                Some(asked) => annotated_offer(config, service, asked, said),
+                None => continue,
+            },
+        };
+        match offer {
+            Ok(offer) if offer.alias.is_some() => aliased.push(offer),
+            Ok(offer) => aliases::add_under_own_name(&mut offers, offer, exports),
+            Err(why) => drop(exports.refused.insert(service.clone(), why)),
         }
     }
+    aliases::add_aliased(&mut offers, aliased, state, exports);
     offers
 }
 
@@ -89,14 +109,15 @@ fn selects(rule: &ExportRule, service: &ServiceName, said: ServiceAnnotations<'_
 /// Decides one export.
 fn resolve(
     offer: &ExportOffer,
-    service: &ServiceName,
     state: &ClusterState,
-    imported: bool,
+    imported: &BTreeSet<ServiceName>,
 ) -> ResolvedExport {
+    let (name, service) = (offer.exported_name(), &offer.backend);
     let object = state.services.get(service);
+    let imported = [name, service].into_iter().find(|service| imported.contains(*service));
     let ports = offered_ports(service, object.map(|o| &**o), imported, &offer.protocols);
-    let ports = ports.and_then(|ports| {
-        let wrong = limits::why_unannounceable(service, &ports, &offer.allow);
+    let ports = ports.and_then(|ports| offer.renumber(ports)).and_then(|ports| {
+        let wrong = limits::why_unannounceable(name, &ports, &offer.allow);
         wrong.map_or(Ok(ports), Err)
     });
     let (ports, verdict) = match ports {
@@ -108,6 +129,9 @@ fn resolve(
                     "NobodyAllowed",
                     format!("{service} is exported, and no grant lets anybody use it"),
                 ),
+                (None, false) if offer.alias.is_some() => {
+                    ConditionVerdict::good("Exported", format!("{service} is exported as {name}"))
+                }
                 (None, false) => {
                     ConditionVerdict::good("Exported", format!("{service} is exported"))
                 }
@@ -119,7 +143,8 @@ fn resolve(
     // An export without ports must not be announced either.
     let allow = if ports.is_empty() { Vec::new() } else { offer.allow.clone() };
     let spec = ExportSpec {
-        service: ServiceRef::from(service),
+        service: ServiceRef::from(name),
+        backend_service: (name != service).then(|| ServiceRef::from(service)),
         ports,
         allow: allow.iter().map(Into::into).collect(),
         // Only the node of a pod knows who has an address, and a tenant may have written any
@@ -134,22 +159,23 @@ fn resolve(
             .and_then(|r| r.probe)
             .map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)),
     };
-    ResolvedExport { spec, verdict }
+    let (backend, make_alias) = (service.clone(), offer.make_alias);
+    ResolvedExport { spec, verdict, backend, make_alias }
 }
 
 /// Returns the ports under which a Service can be exported.
 fn offered_ports(
     service: &ServiceName,
     object: Option<&Service>,
-    imported: bool,
+    imported: Option<&ServiceName>,
     protocols: &AppProtocols,
 ) -> Result<Vec<ExportPort>, ConditionVerdict> {
     let object = object.ok_or_else(|| {
         ConditionVerdict::bad("NoService", format!("there is no Service {service}"))
     })?;
-    if imported {
+    if let Some(imported) = imported {
         let message =
-            format!("{service} stands for another cluster's Service, and is not passed on");
+            format!("{imported} stands for another cluster's Service, and is not passed on");
         return Err(ConditionVerdict::bad("Imported", message));
     }
     if let Some(why) = why_unusable(object) {

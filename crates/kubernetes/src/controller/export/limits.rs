@@ -100,12 +100,12 @@ pub(crate) fn enforce_limits(
                 continue;
             }
         };
+        let service = offers.remove(&service).map_or(service, |offer| offer.backend);
         let message = format!(
             "{service} is not exported: by labels and annotations {whose} exports {most} Services at most, those \
              that were exported first; take the label or annotation off others, or name this one in the \
              configuration (adit export)"
         );
-        offers.remove(&service);
         exports.left_out.insert(service, message);
     }
 }
@@ -120,7 +120,8 @@ fn by_seniority(
         if let Some(export) = stored.filter(|export| !export.spec.ports.is_empty()) {
             return (false, export.creation_timestamp().map(|time| time.0));
         }
-        let service = state.services.get(service);
+        let backend = offers.get(service).map_or(service, |offer| &offer.backend);
+        let service = state.services.get(backend);
         (true, service.and_then(|s| s.creation_timestamp()).map(|time| time.0))
     };
     let mut all: Vec<ServiceName> = offers.keys().cloned().collect();

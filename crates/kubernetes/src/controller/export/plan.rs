@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use adit_core::name::ServiceName;
 
+use super::alias_service::{plan_alias, plan_removals};
 use super::offer::{ExportDecisions, ResolvedExport};
 use super::readiness::{ExportHistory, ExportVerdict};
 use crate::api::{Export, ObjectStatus};
@@ -29,18 +30,17 @@ pub(crate) fn plan_exports(
     let mut named = BTreeSet::new();
     for (service, resolved) in &exports.all {
         let name = resolved.spec.service.object_name();
-        if !resolved.verdict.good {
-            let about = service_reference(state, service);
-            plan.warn(about, resolved.verdict.reason, &resolved.verdict.message);
-        }
+        let about = || service_reference(state, &resolved.backend);
         let linked = linked_verdict(service, resolved, input);
-        if let Some(verdict) = linked.as_ref().filter(|verdict| !verdict.good) {
-            plan.warn(service_reference(state, service), verdict.reason, &verdict.message);
+        let alias = plan_alias((state, input), service, resolved, plan);
+        for verdict in [Some(&resolved.verdict), linked.as_ref(), alias.as_ref()] {
+            if let Some(verdict) = verdict.filter(|verdict| !verdict.good) {
+                plan.warn(about(), verdict.reason, &verdict.message);
+            }
         }
         let refusing = node_reports::refused_callers(input, "export", &service.to_string());
         for (cause, note) in node_reports::refusal_warnings(input, "export", &service.to_string()) {
-            let about = service_reference(state, service);
-            plan.warn_of_cause(about, "CallersRefused", &cause, &note);
+            plan.warn_of_cause(about(), "CallersRefused", &cause, &note);
         }
         let is_usable =
             !resolved.spec.allow.is_empty() && linked.as_ref().is_none_or(|verdict| verdict.good);
@@ -53,15 +53,19 @@ pub(crate) fn plan_exports(
             plan,
         );
         if let BackendReadiness::Known(ExportVerdict { verdict, note: Some(note) }) = &ready {
-            let about = service_reference(state, service);
-            plan.warn_of_cause(about, verdict.reason, verdict.reason, note);
+            plan.warn_of_cause(about(), verdict.reason, verdict.reason, note);
         }
-        let findings =
-            ExportFindings { linked: linked.as_ref(), refusing: refusing.as_ref(), ready: &ready };
+        let findings = ExportFindings {
+            linked: linked.as_ref(),
+            alias: alias.as_ref(),
+            refusing: refusing.as_ref(),
+            ready: &ready,
+        };
         let change = plan_export(state, input, (&name, resolved), &findings, worded, plan);
         plan.writes.extend(change.map(PlannedWrite::Export));
         named.insert(name);
     }
+    plan_removals(state, exports, plan);
     history.retain(|service| exports.all.contains_key(service));
     for (name, stored) in &state.exports {
         if !named.contains(name) && !exports.keeps_stored(state, stored) {
@@ -96,6 +100,7 @@ fn linked_verdict(
 /// Findings about an export beside its own verdict.
 struct ExportFindings<'a> {
     linked: Option<&'a ConditionVerdict>,
+    alias: Option<&'a ConditionVerdict>,
     refusing: Option<&'a ConditionVerdict>,
     ready: &'a BackendReadiness,
 }
@@ -151,10 +156,13 @@ fn plan_export(
     let conditions = ObjectStatus::conditions(stored.status.as_ref());
     let generation = stored.metadata.generation;
     let fresh = conditions::set(conditions, "Valid", &wanted.verdict, generation, &input.time());
-    let fresh = match findings.linked {
-        Some(linked) => conditions::set(&fresh, "Linked", linked, generation, &input.time()),
-        None => conditions::clear(&fresh, "Linked"),
-    };
+    let mut fresh = fresh;
+    for (kind, finding) in [("Linked", findings.linked), ("Alias", findings.alias)] {
+        fresh = match finding {
+            Some(verdict) => conditions::set(&fresh, kind, verdict, generation, &input.time()),
+            None => conditions::clear(&fresh, kind),
+        };
+    }
     let by_nodes = |kind| {
         let object = format!("Export {name}");
         node_reports::ReportedCondition { object, generation, kind, is_vague: false, input }

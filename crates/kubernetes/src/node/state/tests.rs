@@ -284,3 +284,30 @@ fn what_was_seen_survives_the_disk() {
     let text = serde_json::to_string(&observed).unwrap();
     assert_eq!(serde_json::from_str::<ObservedCluster>(&text).unwrap(), observed);
 }
+
+#[test]
+fn an_alias_leads_to_the_endpoints_of_its_service() {
+    let ports = json!([{"name": "http", "port": 8080}]);
+    let ends = |ip: &str| json!([{"addresses": [ip], "nodeName": "b1", "targetRef": {"kind": "Pod", "namespace": "agents"}}]);
+    let spec = ExportSpec {
+        service: ServiceRef { namespace: "elsewhere".into(), name: "bank-bot".into() },
+        backend_service: Some(export().service),
+        ..export()
+    };
+    let mut observed = ObservedCluster {
+        exports: [("elsewhere.bank-bot".to_owned(), spec)].into(),
+        pods: [pod("p", "10.0.0.7", "fraud-bot"), pod("q", "10.0.0.8", "fraud-bot")].into(),
+        ..ObservedCluster::default()
+    };
+    let slices = [
+        slice("fraud-bot", ports.clone(), ends("10.0.0.7")),
+        slice("bank-bot", ports, ends("10.0.0.8")),
+    ];
+    observed.slices =
+        slices.into_iter().enumerate().map(|(n, s)| (format!("agents/{n}"), s)).collect();
+    let now = of(&observed);
+    let export = &now.exports[0];
+    assert_eq!(export.service.to_string(), "elsewhere/bank-bot");
+    let all: Vec<_> = export.ports[0].backends.iter().map(|b| b.address.to_string()).collect();
+    assert_eq!(all, ["10.0.0.7:8080"]);
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use adit_config::cluster::{ClusterConfig, ServiceSelection};
+use adit_config::cluster::ClusterConfig;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 
@@ -92,12 +92,17 @@ pub(super) fn export_items(
         } else {
             format!("to {}", clusters.join(", "))
         };
+        let detail = match &export.spec.backend_service {
+            Some(backend) => format!("{detail}, from {}/{}", backend.namespace, backend.name),
+            None => detail,
+        };
         let conditions = ObjectStatus::conditions(export.status.as_ref());
         let differ = conditions.iter().find(|c| c.type_ == "Ready" && c.reason == "NodesDiffer");
         let detail = differ.map_or_else(|| detail.clone(), |c| format!("{detail}; {}", c.message));
         let problem = unless_true(conditions, "Valid")
             .or_else(|| message_if_false(conditions, "Linked"))
-            .or_else(|| message_if_false(conditions, "Ready"));
+            .or_else(|| message_if_false(conditions, "Ready"))
+            .or_else(|| message_if_false(conditions, "Alias"));
         let fallback = message_if_true(conditions, "Refusing");
         items.insert(
             name.clone(),
@@ -105,8 +110,7 @@ pub(super) fn export_items(
         );
     }
     for rule in config.into_iter().flat_map(|config| &config.exports) {
-        let ServiceSelection::Named(service) = &rule.services else { continue };
-        let name = service.to_string();
+        let Some(name) = rule.exported_name().map(ToString::to_string) else { continue };
         items
             .entry(name.clone())
             .or_insert_with(|| StatusItem::new(name, String::new(), Some(NOT_TAKEN_UP.to_owned())));

@@ -243,3 +243,105 @@ fn what_a_tenant_exports_is_entered_at_its_pods_node() {
         assert_eq!((spec.any_endpoint, spec.hop.as_deref()), (any, hop));
     }
 }
+
+/// Services of team-a that ask for an export, by name, alias and year of birth.
+fn aliased(all: &[(&str, &str, u16)]) -> ClusterState {
+    let one = |(name, alias, year): &(&str, &str, u16)| {
+        let mut annotations = open_to_bank();
+        if !alias.is_empty() {
+            annotations["adit.dev/export-as"] = (*alias).into();
+        }
+        let mut one = service(json!({}), annotations);
+        one["metadata"]["name"] = (*name).into();
+        one["metadata"]["creationTimestamp"] = format!("{year}-01-01T00:00:00Z").into();
+        one
+    };
+    state(&all.iter().map(one).collect::<Vec<_>>())
+}
+
+/// Returns the exports of team-a, as NAME=SERVICE:PORTS, and the Services that were refused the name.
+fn names(exports: &ExportDecisions) -> (Vec<String>, Vec<String>) {
+    let one = |(name, export): (&ServiceName, &ResolvedExport)| {
+        let ports: Vec<_> = export.spec.ports.iter().map(|port| port.number.to_string()).collect();
+        format!("{}={}:{}", name.name(), export.spec.backend().name, ports.join(","))
+    };
+    let refused = exports.name_taken.keys().chain(exports.refused.keys());
+    (exports.all.iter().map(one).collect(), refused.map(|s| s.name().to_owned()).collect())
+}
+
+#[test]
+fn the_first_export_of_a_name_keeps_it() {
+    let config = config(&format!("{LINK}{OPEN}"));
+    let decide = |state: &ClusterState| decide(&config, state, &BTreeSet::new());
+    let mut state = aliased(&[("young", "bot:81", 2026), ("old", "bot:82", 2020)]);
+    let first = decide(&state);
+    assert_eq!(names(&first), (vec!["bot=old:82".into()], vec!["young".into()]));
+    assert!(first.name_taken.values().all(|why| why.contains("team-a/old is exported under that")));
+    // Neither an older Service nor one of that very name takes it away.
+    stored(&mut state, &first, 2026);
+    state.services.extend(aliased(&[("oldest", "bot:83", 2010), ("bot", "", 2010)]).services);
+    let (exported, refused) = names(&decide(&state));
+    assert_eq!((exported, refused.len()), (vec!["bot=old:82".into()], 3));
+    // A name that is free belongs to the Service of that name.
+    state.exports.clear();
+    let (exported, refused) = names(&decide(&state));
+    assert_eq!((exported, refused.len()), (vec!["bot=bot:80".into()], 3));
+    let unasked = service(json!({}), json!({}));
+    let mut state = self::state(&[unasked]);
+    state.services.extend(aliased(&[("other", "bot", 2020)]).services);
+    assert_eq!(names(&decide(&state)), (vec![], vec!["other".into()]));
+}
+
+#[test]
+fn an_administrator_gives_any_name_and_a_tenant_those_of_his_namespace() {
+    let named = "exports: [{service: team-a/own, as: team-b/x:90}, {service: team-a/two, as: team-a/bot}]\n";
+    let config = config(&format!("{LINK}{OPEN}{named}"));
+    let asks = [
+        ("own", "", 2020),
+        ("two", "", 2020),
+        ("bot", "", 2010),
+        ("far", "team-b/y", 2020),
+        ("bad", "y:no", 2020),
+        ("well", "team-a/z:http=81", 2020),
+        ("several", "w:http=1,grpc=2", 2020),
+    ];
+    let state = aliased(&asks);
+    let exports = decide(&config, &state, &BTreeSet::new());
+    let (exported, refused) = names(&exports);
+    assert_eq!(exported, ["bot=two:80", "w=several:", "z=well:81", "x=own:90"]);
+    assert_eq!(refused, ["bot", "bad", "far"]);
+    assert!(exports.refused[&"team-a/far".parse().unwrap()].contains("another namespace"));
+    assert_eq!(exports.all[&"team-a/w".parse().unwrap()].verdict.reason, "BadAlias");
+    let wanted = wanted_exports(&config, &state);
+    assert_eq!(wanted[&"team-a/own".parse().unwrap()], ExportOrigin::Named);
+    assert_eq!(wanted[&"team-b/x".parse().unwrap()], ExportOrigin::Named);
+}
+
+#[test]
+fn ports_of_an_alias_fit_those_of_the_service() {
+    let rule = |alias: &str| {
+        let named = format!("exports: [{{service: team-a/bot, as: \"team-a/x:{alias}\"}}]\n");
+        config(&format!("{LINK}{named}"))
+    };
+    let mut two = service(json!({}), json!({}));
+    two["spec"]["ports"] = json!([{"name": "http", "port": 80}, {"name": "grpc", "port": 81}]);
+    let two = state(&[two]);
+    for (alias, ports, says) in [
+        ("http=90", vec![90, 81], "is exported"),
+        ("http=81,grpc=80", vec![81, 80], "is exported"),
+        ("90", vec![], "has 2 TCP ports, and its alias gives one number"),
+        ("http=81", vec![], "gives two ports the number 81"),
+        ("h2=81", vec![], "no TCP port of the name h2"),
+    ] {
+        let exports = decide(&rule(alias), &two, &BTreeSet::new());
+        let export = exports.all.values().next().unwrap();
+        let numbers: Vec<u16> = export.spec.ports.iter().map(|port| port.number).collect();
+        assert_eq!(numbers, ports, "{alias}");
+        assert!(export.verdict.message.contains(says), "{}", export.verdict.message);
+    }
+    // What stands for another cluster's Service is not passed on under any name.
+    for imported in ["team-a/x", "team-a/bot"] {
+        let exports = decide(&rule("http=90"), &two, &[imported.parse().unwrap()].into());
+        assert_eq!(exports.all.values().next().unwrap().verdict.reason, "Imported", "{imported}");
+    }
+}
