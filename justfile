@@ -66,6 +66,10 @@ bench *ARGS: build
 image *ARGS: build
     daemonset/image/build --binary {{programs}}/adit --output {{target}}/adit.tar {{ARGS}}
 
+# The Helm chart, held to the manifests
+chart:
+    tests/chart/run
+
 # The manifests on a real cluster: ADIT_RIG names the program that makes it, or ADIT_CONTEXTS one of yours
 manifests *ARGS: image
     ADIT_BIN={{programs}}/adit ADIT_IMAGE={{target}}/adit.tar tests/rig/manifests {{ARGS}}

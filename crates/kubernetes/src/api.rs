@@ -41,6 +41,8 @@ pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "adit-cont
 /// Label of an EndpointSlice that names its writer.
 pub const SLICE_MANAGED_BY: (&str, &str) =
     ("endpointslice.kubernetes.io/managed-by", "adit-controller.adit.dev");
+/// The writer, by that label, of slices that hold a Service's own pods.
+pub const SLICE_CONTROLLER: &str = "endpointslice-controller.k8s.io";
 /// The Service of an EndpointSlice.
 pub const SLICE_SERVICE: &str = "kubernetes.io/service-name";
 
@@ -83,7 +85,13 @@ pub(crate) fn truncated(text: &str) -> &str {
 /// The definitions of our kinds.
 #[must_use]
 pub fn definitions() -> [CustomResourceDefinition; 3] {
-    [Link::crd(), Import::crd(), Export::crd()]
+    [Link::crd(), Import::crd(), Export::crd()].map(|mut definition| {
+        // The same from whatever packs them, so that they can be kept when all else is deleted.
+        let labels = [("component", "definitions"), ("part-of", "adit")];
+        let labels = labels.map(|(key, value)| (format!("app.kubernetes.io/{key}"), value.into()));
+        definition.metadata.labels = Some(labels.into());
+        definition
+    })
 }
 
 /// A namespaced name as it stands in an object.
