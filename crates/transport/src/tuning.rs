@@ -115,9 +115,9 @@ pub struct Tuning {
     /// [`Tuning::OWN_STREAMS`]. A connection begins with [`Tuning::STREAMS_AT_FIRST`] of both, and gets
     /// more as it uses them.
     pub streams: u32,
-    /// A silent connection sends something after this long: below the 15 to 30 s for which NATs and conntrack
+    /// A silent connection sends something within this time: below the 15 to 30 s for which NATs and conntrack
     /// remember a UDP flow. Its dialler does so after a third of it, and so notices within that and a round
-    /// trip that the other side was started again.
+    /// trip that the other side was started again; the other side, where nothing comes, after two fifths of it.
     pub keep_alive: Duration,
     /// A connection is dead this long after the first keep-alive that nothing was received since: two further
     /// ones, of which one may be late, and more than their probes (QUIC counts from what is sent into
@@ -150,7 +150,7 @@ pub struct Tuning {
     pub generation: u8,
 }
 
-/// A dead node is noticed after three of these, within ten seconds.
+/// A dead node is noticed by who dialled it after two and a third of these, by others little later.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const MIB: u32 = 1 << 20;
 
@@ -293,7 +293,9 @@ impl Tuning {
             // Every stream of ours goes both ways, and nothing is worth losing.
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
-            .keep_alive_interval(Some(self.keep_alive))
+            // Nothing is sent for it while the dialler does: what comes puts it off. Once nothing comes, this is when
+            // the silence begins to be counted.
+            .keep_alive_interval(Some(self.keep_alive * 2 / 5))
             // A value beyond 2^62 ms, which does not fit, is as good as none.
             .max_idle_timeout(self.idle_timeout.try_into().ok())
             .initial_rtt(self.initial_rtt)

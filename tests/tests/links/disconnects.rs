@@ -48,6 +48,21 @@ async fn a_link_whose_only_node_died_is_down_from_then_on_until_it_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_dies_silently_is_lost_as_soon_to_whom_it_dialled_as_to_who_dialled_it() {
+    for edge_dials in [true, false] {
+        let world = LinkWorld::new();
+        let (edge, bank) = two(1, 1);
+        let (of_edge, of_bank): (&[u8], &[u8]) = if edge_dials { (&[1], &[]) } else { (&[], &[1]) };
+        let _b1 = world.run(&bank, 1, &[(&edge, of_bank)]);
+        let e1 = world.run(&edge, 1, &[(&bank, of_edge)]);
+        up(&e1).await;
+        tokio::time::sleep(60 * SECOND).await;
+        world.cut(&[bank.ip(1)]);
+        eventually("lost", SECOND * 15 / 2, || e1.links.connected(&bank.name).is_empty()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_link_whose_only_node_goes_away_is_down_at_once_and_says_so() {
     let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);
