@@ -20,6 +20,7 @@
 mod accept;
 mod admit;
 mod certificate_refusal;
+mod coexistence;
 mod connections;
 mod context;
 mod credit_streams;
@@ -74,7 +75,9 @@ pub use self::metrics::{
 };
 pub use self::misuse::{MisuseStatus, TOLERATED_RATE};
 pub use self::state::views::ReceivedView;
-pub use self::status::{AlternatingNodes, ConnectionStatus, LinkState, LinkStatus, LinksStatus};
+pub use self::status::{
+    AlternatingNodes, CoexistingNodes, ConnectionStatus, LinkState, LinkStatus, LinksStatus,
+};
 pub use self::stream::{OpenStreamError, PeerStream, ServeOutcome, ServeStream};
 use crate::budget::BufferBudget;
 use crate::endpoint::Endpoints;

@@ -64,6 +64,42 @@ async fn a_doubled_node_without_siblings_looks_where_a_linked_cluster_says() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_on_another_machine_is_named_by_both_sides_within_ten_seconds() {
+    let world = LinkWorld::new();
+    let (edge, bank) = two(1, 1);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    let original = world.run(&bank, 1, &[(&edge, &[1])]);
+    let named = || e1.links.status().links.remove(0).coexisting.remove(&bank.node(1));
+    tokio::time::sleep(100 * SECOND).await;
+    assert_eq!(named(), None);
+    let _copy = copy(&world, &edge, &bank, 1, &[1]);
+    // Status is asked once a second.
+    eventually("named", 6 * SECOND, || named().is_some()).await;
+    assert_eq!(named().unwrap().iter().map(|boot| boot.0[15]).collect::<Vec<_>>(), [9, 1]);
+    let double = || original.links.status().own_duplicate.map(|double| double.boot.0[15]);
+    eventually("told", 3 * SECOND, || double() == Some(9)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_started_again_at_another_address_is_no_copy() {
+    let world = LinkWorld::new();
+    let (edge, bank) = two(1, 1);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    let _before = world.run(&bank, 1, &[(&edge, &[1])]);
+    tokio::time::sleep(100 * SECOND).await;
+    // Without a word: its connections stay until their silence is noticed.
+    world.cut(&[bank.ip(1)]);
+    let _after = copy(&world, &edge, &bank, 1, &[1]);
+    let mut beside = 0;
+    for _ in 0..300 {
+        beside += u32::from(!living(&e1, 1).is_empty() && !living(&e1, 9).is_empty());
+        assert!(e1.links.status().links.remove(0).coexisting.is_empty());
+        tokio::time::sleep(SECOND / 10).await;
+    }
+    assert!(beside > 40, "{beside}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_processes_that_take_turns_are_noticed_though_they_are_never_there_together() {
     let world = LinkWorld::new();
     let (edge, bank) = two(1, 1);

@@ -40,7 +40,7 @@ families! {
     LOG_DROPPED = "adit_log_dropped_lines_total", Counter, "count", [], "Lines of the log that were dropped because its reader was too slow";
     LINK_UP = "adit_link_up", Gauge, "", ["link"], "Whether the link can be used; a degraded one can";
     LINK_DEGRADED = "adit_link_degraded", Gauge, "", ["link"], "Whether the link is in use with something missing";
-    LINK_DOUBLED = "adit_link_doubled_nodes", Gauge, "count", ["link"], "Nodes of the other cluster that two processes live under the name of, by turns or beside each other for ten seconds: their identity was copied, or one of them does not end";
+    LINK_DOUBLED = "adit_link_doubled_nodes", Gauge, "count", ["link"], "Nodes of the other cluster that two processes live under the name of, by turns or beside each other: their identity was copied, or one of them does not end";
     VIEW_AGE = "adit_link_view_age_seconds", Gauge, "seconds", ["link"], "How old this node's view of the other cluster is; absent without one";
     RTT = "adit_link_rtt_seconds", Gauge, "seconds", ["link"], "The least round-trip time among the link's connections; absent without one";
     IMPORT_READY = "adit_import_ready", Gauge, "", ["service", "port"], "Whether a connection to the import made now would be carried";

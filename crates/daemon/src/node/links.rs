@@ -10,7 +10,8 @@ use adit_core::snapshot::Class;
 use adit_core::wire::state::Omissions;
 use adit_transport::budget::BufferCharges;
 use adit_transport::links::{
-    AlternatingNodes, ConnectionStatus, LinkState, LinkStatus, LinksStatus, MisuseStatus,
+    AlternatingNodes, CoexistingNodes, ConnectionStatus, LinkState, LinkStatus, LinksStatus,
+    MisuseStatus,
 };
 use tokio::time::Instant;
 
@@ -27,6 +28,7 @@ pub(super) fn link(from: &LinkStatus) -> Link {
         .collect();
     add_connections(&mut nodes, &from.connections);
     add_alternating(&mut nodes, &from.alternating);
+    add_coexisting(&mut nodes, &from.coexisting);
     for hub in &from.peer_hubs {
         nodes.entry(hub).or_default().hub = true;
     }
@@ -112,12 +114,19 @@ pub(super) fn siblings(status: &LinksStatus) -> Vec<PeerNode> {
     let mut nodes = BTreeMap::new();
     add_connections(&mut nodes, &status.siblings);
     add_alternating(&mut nodes, &status.alternating_siblings);
+    add_coexisting(&mut nodes, &status.coexisting_siblings);
     into_nodes(nodes)
 }
 
 fn add_alternating<'a>(nodes: &mut BTreeMap<&'a NodeName, PeerNode>, all: &'a AlternatingNodes) {
     for (node, boots) in all {
         nodes.entry(node).or_default().alternating = strings(boots);
+    }
+}
+
+fn add_coexisting<'a>(nodes: &mut BTreeMap<&'a NodeName, PeerNode>, all: &'a CoexistingNodes) {
+    for (node, boots) in all {
+        nodes.entry(node).or_default().coexisting = strings(boots);
     }
 }
 
@@ -242,6 +251,7 @@ mod tests {
             hub: true,
             fault: None,
             alternating: AlternatingNodes::new(),
+            coexisting: CoexistingNodes::new(),
             dials: DialRecord { attempts: 4, next_at: next, ..DialRecord::default() },
             view: Some(heard),
             omitted: Arc::default(),

@@ -137,6 +137,8 @@ pub struct PeerNode {
     pub hub: bool,
     /// The boot IDs of two processes that have its name and connect by turns; empty if there are none.
     pub alternating: Vec<String>,
+    /// The boot IDs of the living processes that have its name, the one that came last first; empty if there is one.
+    pub coexisting: Vec<String>,
     /// The connections with it.
     pub connections: Vec<ConnectionReport>,
 }

@@ -5,8 +5,7 @@
 //! are believed; a linked cluster's report is only a reason to probe: whoever answers there must prove to
 //! have this node's name, and must not be this very process.
 //!
-//! Neither a restart (connections with the process before end within seconds) nor a hand-over (the process
-//! before goes away) looks like that for long. For the consequence see [`adit_core::routing::connections`]:
+//! Neither a restart nor a hand-over looks like that for long: see [`super::coexistence`]. For the consequence see [`adit_core::routing::connections`]:
 //! new streams go to the process that came last.
 
 use std::collections::HashMap;
@@ -17,21 +16,18 @@ use std::time::Duration;
 
 use adit_core::code::Code;
 use adit_core::name::{ClusterName, NodeKey};
-use adit_core::routing::connections::Unusable;
 use adit_core::snapshot::Class;
 use adit_core::throttle::Throttle;
 use adit_core::wire::control::ControlMessage;
 use tokio::time::{Instant, sleep};
 
+use super::coexistence::{COEXISTENCE_TIMEOUT, is_alive};
 use super::connections::PeerConnection;
 use super::duplicate_record::OwnDuplicate;
 use super::inner::LinksInner;
 use crate::endpoint::DialRequest;
 use crate::peer::BootId;
 
-/// Time that two processes must live beside each other, from the later one's connection: neither is about to
-/// go away then.
-const COEXISTENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least time between two lines of one cluster: it has as many such nodes as it likes.
 pub(super) const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -48,6 +44,9 @@ const ECHO_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The longest delay from a linked cluster's report of a duplicate to the probe.
 const MAX_PROBE_DELAY: Duration = Duration::from_secs(15);
+/// Age of the connection with whoever reports first from which the probe is not delayed: the duplicate is newer, most
+/// likely, and delays its own.
+const ESTABLISHED_LIFETIME: Duration = Duration::from_secs(30);
 
 impl LinksInner {
     /// Tells processes that have one name of each other.
@@ -55,22 +54,22 @@ impl LinksInner {
         if notified_at.is_some_and(|at| at.elapsed() < NOTIFY_INTERVAL) {
             return;
         }
+        let coexisting = self.coexisting_processes();
         let mut nodes: HashMap<NodeKey, Vec<Arc<PeerConnection>>> = HashMap::new();
         for (conn, unusable) in self.connections.all() {
-            if is_alive(unusable) {
+            if is_alive(&conn, unusable) {
                 nodes.entry(conn.key()).or_default().push(conn);
             }
         }
         for (key, all) in nodes {
             let turns = self.connections.boots.alternating(&key);
+            let beside = coexisting.get(&key).map(Vec::as_slice).unwrap_or_default();
             for conn in &all {
                 let boot = conn.peer.boot;
-                let beside = |other: &&Arc<PeerConnection>| {
-                    let is_old =
-                        |c: &PeerConnection| c.connected_at.elapsed() >= COEXISTENCE_TIMEOUT;
-                    other.peer.boot != boot && is_old(other) && is_old(conn)
-                };
-                let other = all.iter().find(beside).map(|c| (c.peer.boot, c.quic.remote()));
+                let other = if beside.contains(&boot) { beside } else { &[] };
+                let other = other.iter().find(|other| **other != boot);
+                let other = other.and_then(|other| all.iter().find(|c| c.peer.boot == *other));
+                let other = other.map(|c| (c.peer.boot, c.quic.remote()));
                 let turn = turns.and_then(|pair| pair.into_iter().find(|other| *other != boot));
                 // A process that is not connected was last at the address of its name, as far as is known.
                 if let Some((other, at)) =
@@ -100,9 +99,8 @@ impl LinksInner {
         let double = OwnDuplicate { boot, address, reported_by: by, reported_at: Instant::now() };
         if conn.peer.cluster == self.snapshot().local.cluster {
             self.record_duplicate(double);
-        } else if conn.connected_at.elapsed() >= COEXISTENCE_TIMEOUT && self.may_probe() {
-            // Until then it may be the process that hands over to this one.
-            let looking = Arc::clone(self).probe_for_duplicate(double);
+        } else if let Some(delay) = self.probe_delay(conn.connected_at.elapsed()) {
+            let looking = Arc::clone(self).probe_for_duplicate(double, delay);
             self.runtime.tasks.spawn_on(looking, &self.runtime.control_runtime);
         }
     }
@@ -112,27 +110,37 @@ impl LinksInner {
         self.peers.duplicate.namesakes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// True if it is time to probe: whatever peers report, now and then only.
-    fn may_probe(&self) -> bool {
-        let mut looked = self.peers.duplicate.probed_at.lock();
-        let is_due = looked.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL);
+    /// The time from the report of a peer, whose connection is so old, to a probe; `None` if there is to be none:
+    /// whatever peers report, now and then only.
+    fn probe_delay(&self, age: Duration) -> Option<Duration> {
         let stages = &self.runtime.shutdown;
-        let is_due = is_due && !stages.leaving.is_cancelled() && !stages.draining.is_cancelled();
-        if is_due {
-            *looked = Some(Instant::now());
+        // Until then the other one may be the process that hands over to this one.
+        if age < COEXISTENCE_TIMEOUT
+            || stages.leaving.is_cancelled()
+            || stages.draining.is_cancelled()
+        {
+            return None;
         }
-        is_due
+        let mut probed = self.peers.duplicate.probed_at.lock();
+        let before = *probed;
+        if before.is_some_and(|at| at.elapsed() < PROBE_INTERVAL) {
+            return None;
+        }
+        *probed = Some(Instant::now());
+        let is_first = before.is_none_or(|at| at.elapsed() >= REPORT_LIFETIME);
+        // The duplicate is notified at the same time, and probes here.
+        let random = MAX_PROBE_DELAY.mul_f64(self.context.random_unit());
+        Some(if is_first && age >= ESTABLISHED_LIFETIME { Duration::ZERO } else { random })
     }
 
     /// Dials where a duplicate is reported, at the port where this node listens.
-    async fn probe_for_duplicate(self: Arc<Self>, double: OwnDuplicate) {
+    async fn probe_for_duplicate(self: Arc<Self>, double: OwnDuplicate, delay: Duration) {
         let now = self.snapshot();
         let Some(port) = now.local.advertise.first().map(SocketAddr::port) else { return };
         if now.is_own_address(double.address.ip()) {
             return;
         }
-        // The duplicate is notified at the same time, and probes here.
-        sleep(MAX_PROBE_DELAY.mul_f64(self.context.random_unit())).await;
+        sleep(delay).await;
         let before = self.peers.duplicate.namesakes.load(Ordering::Relaxed);
         let dial = DialRequest {
             address: SocketAddr::new(double.address.ip(), port),
@@ -178,29 +186,18 @@ impl LinksInner {
     pub(super) fn warn_of_duplicates(&self, warnings: &mut Throttle<ClusterName, Instant>) {
         let now = Instant::now();
         warnings.forget_old(now);
-        let mut first: HashMap<NodeKey, BootId> = HashMap::new();
-        for (conn, unusable) in self.connections.all() {
-            if !is_alive_and_settled(&conn, unusable) || !warnings.is_due(&conn.peer.cluster, now) {
-                continue;
-            }
-            let boot = conn.peer.boot;
-            let other = *first.entry(conn.key()).or_insert(boot);
-            if other != boot && warnings.try_pass(conn.peer.cluster.clone(), now) {
-                let (peer, remote) = (&conn.peer.id, conn.quic.remote());
+        for (key, boots) in self.coexisting_processes() {
+            let [boot, other, ..] = boots[..] else { continue };
+            if warnings.try_pass(key.cluster.clone(), now) {
+                let all = self.connections.all();
+                let newest = all.iter().find(|(conn, _)| conn.peer.boot == boot);
+                let remote = newest.map(|(conn, _)| conn.quic.remote().to_string());
                 tracing::warn!(
-                    %peer, %boot, %remote, %other,
+                    peer = %key, %boot, remote, %other,
                     "two living processes have this name: was an identity folder copied? New streams go to \
                      the one that came last"
                 );
             }
         }
     }
-}
-
-fn is_alive(unusable: Option<Unusable>) -> bool {
-    matches!(unusable, None | Some(Unusable::OlderBoot))
-}
-
-fn is_alive_and_settled(conn: &PeerConnection, unusable: Option<Unusable>) -> bool {
-    is_alive(unusable) && conn.connected_at.elapsed() >= COEXISTENCE_TIMEOUT
 }

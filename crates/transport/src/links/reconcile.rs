@@ -133,10 +133,11 @@ impl LinkReconciler {
         if self.addresses_shared_at.is_none_or(|at| at.elapsed() >= ADDRESSES_INTERVAL) {
             self.addresses_shared_at = Some(Instant::now());
             shared.share_addresses(&now);
+        }
+        if shared.check_acknowledgements(&mut self.acks_checked_at) {
             shared.warn_of_duplicates(&mut self.duplicate_warnings);
             shared.notify_duplicates(&mut self.duplicates_notified_at);
         }
-        shared.check_acknowledgements(&mut self.acks_checked_at);
         let mut targets = BTreeSet::new();
         for link in now.links.values() {
             let view = shared.knowledge.views.get(&link.cluster);

@@ -34,12 +34,17 @@ pub struct LinksStatus {
     pub siblings: Vec<ConnectionStatus>,
     /// Siblings whose name two processes use by turns, with their boot IDs.
     pub alternating_siblings: AlternatingNodes,
+    /// Siblings whose name several processes have beside each other.
+    pub coexisting_siblings: CoexistingNodes,
     /// Another living process that has this one's name, as siblings report.
     pub own_duplicate: Option<OwnDuplicate>,
 }
 
 /// Nodes whose name two processes use by turns, with their boot IDs.
 pub type AlternatingNodes = BTreeMap<NodeName, [BootId; 2]>;
+
+/// Nodes whose name several living processes have, with their boot IDs, the one that came last first.
+pub type CoexistingNodes = BTreeMap<NodeName, Vec<BootId>>;
 
 /// The state of a link: whether it can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,6 +87,8 @@ pub struct LinkStatus {
     pub misplaced_hub: Option<(NodeName, SocketAddr)>,
     /// Its nodes whose name two processes use by turns.
     pub alternating: AlternatingNodes,
+    /// Its nodes whose name several processes have beside each other.
+    pub coexisting: CoexistingNodes,
     /// Connections with its nodes, oldest first.
     pub connections: Vec<ConnectionStatus>,
     /// The streams that its nodes opened in vain.
@@ -124,13 +131,20 @@ impl LinksInner {
                 .push(connection_status(&conn, unusable));
         }
         let siblings = by_cluster.remove(&now.local.cluster).unwrap_or_default();
+        let mut coexisting: BTreeMap<ClusterName, CoexistingNodes> = BTreeMap::new();
+        for (key, boots) in self.coexisting_processes() {
+            coexisting.entry(key.cluster).or_default().insert(key.node, boots);
+        }
+        let coexisting_siblings = coexisting.remove(&now.local.cluster).unwrap_or_default();
         let links = now.links.values().map(|link| {
             let connections = by_cluster.remove(&link.cluster).unwrap_or_default();
-            self.link_status(&now, link, connections)
+            let coexisting = coexisting.remove(&link.cluster).unwrap_or_default();
+            self.link_status(&now, link, connections, coexisting)
         });
         LinksStatus {
             links: links.collect(),
             alternating_siblings: self.connections.boots.all(&now.local.cluster),
+            coexisting_siblings,
             siblings,
             own_duplicate: self.own_duplicate(),
         }
@@ -141,6 +155,7 @@ impl LinksInner {
         now: &Snapshot,
         link: &Link,
         connections: Vec<ConnectionStatus>,
+        coexisting: CoexistingNodes,
     ) -> LinkStatus {
         let view = self.knowledge.views.get(&link.cluster);
         let nodes = view.iter().flat_map(|v| v.view.nodes.keys());
@@ -168,6 +183,7 @@ impl LinksInner {
             peer_hubs,
             misplaced_hub: misplaced,
             alternating: self.connections.boots.all(&link.cluster),
+            coexisting,
             connections,
             misuse: self.peers.misuse.status(&link.cluster),
             buffers: self.peers.budget.charges_of(&link.cluster),

@@ -21,10 +21,11 @@ use crate::peer::BootId;
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl LinksInner {
-    /// Has connections take no new streams whose peer does not receive, and take them again once it does.
-    pub(super) fn check_acknowledgements(&self, checked_at: &mut Option<Instant>) {
+    /// Has connections take no new streams whose peer does not receive, and take them again once it does; false if it
+    /// is too early for that.
+    pub(super) fn check_acknowledgements(&self, checked_at: &mut Option<Instant>) -> bool {
         if checked_at.is_some_and(|at| at.elapsed() < CHECK_INTERVAL) {
-            return;
+            return false;
         }
         let now = Instant::now();
         *checked_at = Some(now);
@@ -52,6 +53,7 @@ impl LinksInner {
         for (conn, _) in all.iter().filter(|(conn, _)| conn.is_unacknowledged()) {
             self.record_unacknowledged(conn);
         }
+        true
     }
 
     /// Records why nothing gets through to a node, and that it is not to be dialled for a stream.

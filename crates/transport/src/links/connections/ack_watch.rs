@@ -1,4 +1,4 @@
-//! The acknowledgements of what is sent on a connection. See [`crate::links::unacknowledged`].
+//! The acknowledgements of what is sent on a connection ([`crate::links::unacknowledged`]), and when something last came.
 
 use std::time::Duration;
 
@@ -23,18 +23,40 @@ pub(crate) struct AckWatch {
     ack_eliciting: u64,
     /// The time since when more of them were sent, and the number of datagrams received by then.
     pending_since: Option<(Instant, u64)>,
+    receipts: ReceiptWatch,
+}
+
+/// The datagrams that came on a connection, as its last check found them.
+#[derive(Debug, Default, Clone, Copy)]
+struct ReceiptWatch {
+    /// The last check, and the number of datagrams that had come by then.
+    checked: Option<(Instant, u64)>,
+    /// The latest check after which some came.
+    heard_after: Option<Instant>,
+}
+
+impl ReceiptWatch {
+    fn check(&mut self, received: u64, now: Instant) {
+        if let Some((at, before)) = self.checked.replace((now, received))
+            && received > before
+        {
+            self.heard_after = Some(at);
+        }
+    }
 }
 
 impl AckWatch {
     /// Checks once more; true if the peer is received and does not receive.
     pub(crate) fn check(&mut self, counts: AckCounts, now: Instant) -> bool {
         let AckCounts { ack_eliciting, acknowledged, received } = counts;
+        self.receipts.check(received, now);
         if acknowledged != self.acknowledged {
             *self = Self {
                 acknowledged,
                 acknowledged_at: Some(now),
                 ack_eliciting,
                 pending_since: None,
+                receipts: self.receipts,
             };
             return false;
         }
@@ -44,6 +66,11 @@ impl AckWatch {
         let (since, before) = *self.pending_since.get_or_insert((now, received));
         now.saturating_duration_since(since) >= UNACKNOWLEDGED_TIMEOUT
             && received >= before + MIN_RECEIVED
+    }
+
+    /// A time after which something came for certain: by one interval of the checks too early at most.
+    pub(crate) fn heard_after(&self) -> Option<Instant> {
+        self.receipts.heard_after
     }
 
     /// True if something was acknowledged of late.

@@ -239,6 +239,11 @@ impl PeerConnection {
         self.ack_watch.lock().check(self.quic.ack_counts(), now)
     }
 
+    /// A time after which the peer was heard for certain.
+    pub(crate) fn heard_after(&self) -> Option<Instant> {
+        self.ack_watch.lock().heard_after()
+    }
+
     /// True if the peer acknowledged something of late.
     pub(crate) fn is_acknowledged(&self, now: Instant) -> bool {
         self.ack_watch.lock().is_acknowledged(now)
