@@ -21,9 +21,12 @@ use crate::api::truncated;
 const MAX_PENDING: usize = 50;
 /// From an Event of a lasting warning to the next one of it. Kubernetes keeps an Event for an hour.
 const RENEW_INTERVAL: Duration = Duration::from_secs(30 * 60);
-/// From when a warning was first seen to when it may be written again after it ended and came back:
-/// a tenant that makes it come and go must not get as many Events as he likes.
+/// The interval at which a warning that ends and comes back is written in the long run: a tenant that makes it come
+/// and go must not get as many Events as he likes.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
+/// Number of Events of such a warning that are written without that interval: of two faults with one cause that
+/// follow each other both are told at once.
+const REPEAT_BURST: u32 = 3;
 /// From a failed write of an Event to the next attempt.
 const RETRY_BACKOFF: Duration = Duration::from_secs(20);
 
@@ -62,6 +65,10 @@ struct ReportedWarning {
     since: Instant,
     /// True if an Event was written.
     written: bool,
+    /// True if the last pass had it.
+    lasts: bool,
+    /// The time at which it may be written as often at once as one that never was.
+    repaid_at: Instant,
     /// When to write the next Event; `None` while one is being written.
     next: Option<Instant>,
 }
@@ -88,22 +95,25 @@ impl EventReporter {
     /// over: a refused certificate, for instance, is a warning for one pass only.
     pub(super) fn report(&mut self, complaints: &[ObjectWarning]) {
         let now = Instant::now();
-        while let Ok((complaint, done)) = self.written.try_recv() {
-            let telling = self.topics.get_mut(&warning_key(&complaint));
-            if let Some(telling) = telling.filter(|t| t.complaint.note == complaint.note) {
-                telling.written |= done;
-                telling.next = Some(now + if done { RENEW_INTERVAL } else { RETRY_BACKOFF });
-            }
-        }
+        self.count_written(now);
         let mut lasting = BTreeSet::new();
         for complaint in complaints {
             let ObjectWarning { about, reason, cause, note } = complaint;
             let topic = warning_key(complaint);
             lasting.insert(topic.clone());
-            // What has a cause keeps its first words.
+            // What has a cause keeps its first words for as long as it lasts.
             let is_news =
                 |before: &ReportedWarning| cause.is_none() && before.complaint.note != *note;
-            if self.topics.get(&topic).is_none_or(is_news) {
+            let before = self.topics.get(&topic);
+            let repaid_at = before.map_or(now, |before| before.repaid_at.max(now));
+            let comes_back = before.is_some_and(|before| before.written && !before.lasts);
+            let due = repaid_at.checked_sub(REPEAT_INTERVAL * (REPEAT_BURST - 1));
+            let is_new = before.is_none_or(is_news);
+            if !is_new && !comes_back {
+                continue;
+            }
+            let next = due.filter(|due| !is_new && *due > now).unwrap_or(now);
+            if next == now {
                 tracing::warn!(
                     about = about.name,
                     namespace = about.namespace,
@@ -111,20 +121,28 @@ impl EventReporter {
                     reason,
                     "{note}"
                 );
-                let complaint = complaint.clone();
-                let fresh =
-                    ReportedWarning { complaint, since: now, written: false, next: Some(now) };
-                self.topics.insert(topic, fresh);
             }
+            // What waits for its turn is told only if it lasts until then.
+            let told = ReportedWarning {
+                complaint: complaint.clone(),
+                since: now,
+                written: next != now,
+                lasts: true,
+                repaid_at,
+                next: Some(next),
+            };
+            self.topics.insert(topic, told);
         }
         self.topics.retain(|topic, telling| {
-            let is_fresh = if telling.written { REPEAT_INTERVAL } else { RENEW_INTERVAL };
-            lasting.contains(topic) || now < telling.since + is_fresh
-        });
-        for (topic, telling) in &mut self.topics {
             // A warning that is over and was written is kept only to decide when it may be written
             // again.
-            let is_over = telling.written && !lasting.contains(topic);
+            let kept_until =
+                if telling.written { telling.repaid_at } else { telling.since + RENEW_INTERVAL };
+            telling.lasts = lasting.contains(topic);
+            telling.lasts || now < kept_until
+        });
+        for telling in self.topics.values_mut() {
+            let is_over = telling.written && !telling.lasts;
             if is_over || telling.next.is_none_or(|next| now < next) {
                 continue;
             }
@@ -132,6 +150,20 @@ impl EventReporter {
             let Ok(place) = self.post.try_reserve() else { break };
             place.send(telling.complaint.clone());
             telling.next = None;
+        }
+    }
+
+    /// Takes down which Events were written since the last pass, and which could not be.
+    fn count_written(&mut self, now: Instant) {
+        while let Ok((complaint, done)) = self.written.try_recv() {
+            let Some(telling) = self.topics.get_mut(&warning_key(&complaint)) else { continue };
+            if done {
+                telling.repaid_at = telling.repaid_at.max(now) + REPEAT_INTERVAL;
+            }
+            if telling.complaint.note == complaint.note {
+                telling.written |= done;
+                telling.next = Some(now + if done { RENEW_INTERVAL } else { RETRY_BACKOFF });
+            }
         }
     }
 }

@@ -32,6 +32,7 @@ struct ControllerStage {
     server: FakeApiServer,
     peers: watch::Sender<Arc<LinkedClusters>>,
     observers: Vec<watch::Receiver<Option<Arc<ObserverConfig>>>>,
+    states: Vec<watch::Receiver<ControllerState>>,
     tasks: JoinSet<()>,
 }
 
@@ -69,7 +70,8 @@ impl ControllerStage {
         }
         server.put(CONFIGS, config(more));
         let peers = watch::Sender::new(Arc::new(LinkedClusters::default()));
-        Self { server, peers, observers: Vec::new(), tasks: JoinSet::new() }
+        let (observers, states) = (Vec::new(), Vec::new());
+        Self { server, peers, observers, states, tasks: JoinSet::new() }
     }
 
     fn start(&mut self, pod: &str) -> CancellationToken {
@@ -80,6 +82,7 @@ impl ControllerStage {
         let (client, peers) = (self.server.client(), self.peers.subscribe());
         let (state, ended) = (watch::Sender::default(), stop.clone());
         let mut told: watch::Receiver<ControllerState> = state.subscribe();
+        self.states.push(told.clone());
         let name = pod.to_owned();
         // Shown where a test fails.
         self.tasks.spawn(async move {
@@ -598,6 +601,64 @@ async fn what_lasts_is_told_again_and_what_cannot_be_told_is_later() {
     tokio::time::sleep(Duration::from_secs(5 * 60)).await;
     assert_eq!(events(&stage.server, "Denied"), 1);
     assert_eq!(events(&stage.server, "BadConfiguration"), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_and_comes_back_is_told_at_once_and_not_without_end() {
+    let mut stage = ControllerStage::new("importz: []\n");
+    put_pod(&stage.server);
+    stage.start("one");
+    let told = || events(&stage.server, "BadConfiguration");
+    let five = Duration::from_secs(5);
+    eventually("told", || told() == 1).await;
+    let come_back = async || {
+        stage.server.put(CONFIGS, config(""));
+        tokio::time::sleep(five).await;
+        stage.server.put(CONFIGS, config("importz: []\n"));
+        tokio::time::sleep(five).await;
+    };
+    for n in 2..=3 {
+        come_back().await;
+        assert_eq!(told(), n);
+    }
+    for _ in 0..60 {
+        come_back().await;
+    }
+    assert!((10..=13).contains(&told()), "one a minute: {}", told());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_that_the_configuration_wants_is_told_and_stays_as_it_was_while_that_is_wrong() {
+    let mut stage = ControllerStage::new("log: {level: debug}\n");
+    put_pod(&stage.server);
+    stage.start("one");
+    let state = stage.states[0].clone();
+    let level = || Some(state.borrow().log.as_ref()?.level.as_str().to_owned());
+    eventually("told", || level().as_deref() == Some("debug")).await;
+    stage.server.put(CONFIGS, config("log: {level: warn}\n"));
+    eventually("changed", || level().as_deref() == Some("warn")).await;
+    stage.server.put(CONFIGS, config("log: {level: loud}\n"));
+    eventually("told", || events(&stage.server, "BadConfiguration") == 1).await;
+    assert_eq!(level().as_deref(), Some("warn"), "the last good one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_says_nothing_is_not_taken_for_one_that_answers() {
+    let mut stage = ControllerStage::new("");
+    put_pod(&stage.server);
+    stage.start("one");
+    let state = stage.states[0].clone();
+    let silence = || state.borrow().answered_at.map(|at| at.elapsed());
+    eventually("an answer", || silence().is_some()).await;
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(silence().unwrap() < Duration::from_secs(4), "{:?}", silence());
+    }
+    stage.server.fail(|_, _| Some(Fault::Silence));
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(silence().unwrap() >= Duration::from_secs(29), "{:?}", silence());
+    stage.server.heal();
+    eventually("an answer", || silence() < Some(Duration::from_secs(1))).await;
 }
 
 #[tokio::test(start_paused = true)]
