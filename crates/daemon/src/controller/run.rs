@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_config::config::LogConfig;
 use adit_kubernetes::controller::{
     self, ControllerError, ControllerPod, ControllerState, LinkedClusters,
 };
@@ -80,7 +81,7 @@ async fn serve(
     let beside = async {
         tokio::join!(
             sibling_observer::observe(observers, peers, summary),
-            report_state(states.clone(), log),
+            report_state(states.clone(), |wanted| set_log(log, wanted)),
             follow_api_server(states, readiness),
             maintain_metrics(metrics),
             server,
@@ -160,8 +161,11 @@ async fn follow_api_server(mut states: watch::Receiver<ControllerState>, readine
     }
 }
 
-/// Logs what the controller waits for and what is wrong, and has the log be as the configuration wants it.
-async fn report_state(mut states: watch::Receiver<ControllerState>, log: &ProcessLog) {
+/// Logs what the controller waits for and what is wrong, and has `set_log` make the log what the configuration wants.
+async fn report_state(
+    mut states: watch::Receiver<ControllerState>,
+    set_log: impl Fn(&LogConfig) -> Result<(), String>,
+) {
     let mut told = ControllerState::default();
     loop {
         let state = states.borrow_and_update().clone();
@@ -174,7 +178,7 @@ async fn report_state(mut states: watch::Receiver<ControllerState>, log: &Proces
             Some(_) | None => {}
         }
         if state.log != told.log
-            && let Some(Err(error)) = state.log.as_ref().map(|wanted| set_log(log, wanted))
+            && let Some(Err(error)) = state.log.as_ref().map(&set_log)
         {
             tracing::warn!("{error}");
         }
@@ -189,5 +193,64 @@ async fn maintain_metrics(metrics: ProcessMetrics) {
     loop {
         tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
         metrics.upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use adit_config::config::LogLevel;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_is_ready_only_while_its_api_server_answers() {
+        let (say, states) = watch::channel(ControllerState::default());
+        let readiness = Readiness::default();
+        let answer = || say.send_modify(|state| state.answered_at = Some(Instant::now()));
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(follow_api_server(states, readiness.clone()));
+        for _ in 0..10 {
+            sleep(Duration::from_secs(2)).await;
+            answer();
+            assert!(readiness.pending().is_empty());
+        }
+        sleep(API_SILENCE_TIMEOUT - Duration::from_millis(10)).await;
+        assert!(readiness.pending().is_empty());
+        sleep(Duration::from_millis(20)).await;
+        assert_eq!(readiness.pending(), ["an answer of the API server"]);
+        // Whatever else changes.
+        say.send_modify(|state| state.trouble = Some("none".to_owned()));
+        sleep(Duration::from_secs(3600)).await;
+        assert_eq!(readiness.pending(), ["an answer of the API server"]);
+        answer();
+        sleep(Duration::from_millis(1)).await;
+        assert!(readiness.pending().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_follows_the_configuration_each_time_that_it_changes() {
+        let (say, states) = watch::channel(ControllerState::default());
+        let set: RefCell<Vec<LogLevel>> = RefCell::default();
+        let following = report_state(states, |wanted| {
+            set.borrow_mut().push(wanted.level);
+            Ok(())
+        });
+        let changing = async {
+            for level in [LogLevel::Debug, LogLevel::Debug, LogLevel::Warn] {
+                let log = Some(LogConfig { level, ..LogConfig::default() });
+                say.send_modify(|state| state.log = log);
+                sleep(Duration::from_millis(1)).await;
+                say.send_modify(|state| state.trouble = Some(format!("{level:?}")));
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = following => {}
+            () = changing => {}
+        }
+        assert_eq!(set.into_inner(), [LogLevel::Debug, LogLevel::Warn]);
     }
 }
