@@ -89,6 +89,8 @@ pub struct NodeStatus {
     pub older: OlderProcesses,
     /// Another living process that has its name, as its siblings see it.
     pub double: Option<String>,
+    /// The fault of the folder of its state; absent if it can be written.
+    pub folder_error: Option<String>,
     /// The certificate that it shows.
     pub certificate: CertificateStatus,
     /// The configuration that it runs on.

@@ -14,6 +14,8 @@ pub(super) enum ConfigUpdate {
     Config(LoadedConfig),
     /// Other contents of these files, to which the configuration refers.
     Files(Vec<PathBuf>),
+    /// The fault of the folder of the node's state; `None` if it can be written.
+    StateFolder(Option<String>),
 }
 
 impl From<ConfigChange> for ConfigUpdate {

@@ -4,7 +4,7 @@
 //!   ([`cache`]) while the API server is away.
 //! * [`source`] makes configuration and state from what is observed, with [`pod_addresses`] from the machine itself.
 //! * [`follow`] passes on each change of the cluster; [`certificate`] renews the certificate; [`local_range`] keeps the
-//!   node-local range in the kernel.
+//!   node-local range in the kernel, and [`state_folder`] an eye on the disk.
 
 mod cache;
 pub(super) mod certificate;
@@ -13,6 +13,7 @@ pub(super) mod local_range;
 mod pod_addresses;
 mod prepare;
 mod source;
+pub(super) mod state_folder;
 #[cfg(test)]
 mod tests;
 

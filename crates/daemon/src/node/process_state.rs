@@ -54,6 +54,8 @@ pub(super) struct MutableState {
     pub(super) configuration: ConfigurationStatus,
     /// The faults for which the newest identity files were not taken.
     pub(super) identity_error: Option<String>,
+    /// The fault of the folder of the node's state, if it has one.
+    pub(super) folder_error: Option<String>,
     /// The time at which the controller last asked for a report.
     pub(super) controller_asked_at: Option<Instant>,
 }
@@ -65,7 +67,13 @@ impl MutableState {
         identity_error: Option<String>,
     ) -> Self {
         let config = Arc::new(config);
-        Self { config, configuration, identity_error, controller_asked_at: None }
+        Self {
+            config,
+            configuration,
+            identity_error,
+            folder_error: None,
+            controller_asked_at: None,
+        }
     }
 }
 
@@ -95,11 +103,12 @@ impl<W> ProcessState<W> {
     }
 
     fn node_status(&self) -> NodeStatus {
-        let (config, configuration, error, asked) = self.with_mutable(|c| {
+        let (config, configuration, error, folder_error, asked) = self.with_mutable(|c| {
             (
                 c.config.clone(),
                 c.configuration.clone(),
                 c.identity_error.clone(),
+                c.folder_error.clone(),
                 c.controller_asked_at,
             )
         });
@@ -126,6 +135,7 @@ impl<W> ProcessState<W> {
                 )
             },
             double: None,
+            folder_error,
             certificate: certificate(&self.credentials, error, UnixTime::now()),
             configuration,
             log_level: self.log.as_ref().map(ProcessLog::level).unwrap_or_default(),

@@ -17,6 +17,7 @@ use super::config_source::ConfigSource;
 use super::handover::HandoverState;
 use super::kubernetes::{
     self, ClusterFollower, KubernetesNodeOptions, PreparedNode, certificate, local_range,
+    state_folder,
 };
 use super::start::{StartContext, start};
 use super::takeover::ProcessChain;
@@ -160,6 +161,9 @@ fn spawn_cluster_tasks(
     let present = move || current.load().ok().map(|(config, _)| *config);
     let renewal = certificate::renew(client.clone(), present, config.clone(), updates.clone());
     tasks.spawn("renewing the certificate", handover.clone().run_until_taken_over(renewal));
+    // The successor checks the same one.
+    let folder = state_folder::watch_folder(config.node.identity.clone(), updates.clone());
+    tasks.spawn("checking the disk", handover.clone().run_until_taken_over(folder));
     let removal = local_range::check_removal(client.clone(), handover.clone());
     tasks.spawn("asking whether Adit leaves", removal);
     let follower = ClusterFollower {

@@ -152,6 +152,13 @@ impl<D: DataPlane> NodeSupervisor<D> {
                 tracing::info!(files = files.join(", "), "identity or trust files changed");
                 self.reread_credentials(&self.state.config());
             }
+            ConfigUpdate::StateFolder(error) => {
+                match &error {
+                    Some(error) => tracing::error!("{error}"),
+                    None => tracing::info!("the state folder can be written again"),
+                }
+                self.state.with_mutable(|c| c.folder_error = error);
+            }
         }
     }
 

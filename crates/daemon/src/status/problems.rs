@@ -163,6 +163,9 @@ fn node(status: &StatusDocument, add: &mut impl FnMut(StatusSeverity, String, &s
         let sentence = format!("{keys} changed, and waits for a restart of this node{how}");
         add(StatusSeverity::Warning, "configuration".into(), "needs-restart", sentence);
     }
+    if let Some(error) = &node.folder_error {
+        add(StatusSeverity::Error, "state folder".into(), "local-error", error.clone());
+    }
     if let Some(double) = &node.double {
         let sentence = format!(
             "another living process has the name of this node ({double}); was its identity folder copied? What is \

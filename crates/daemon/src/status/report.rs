@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Of what the document says of the node itself, the parts that its controller cannot see.
-const NODE_PARTS: [&str; 3] = ["certificate", "configuration", "handshakes"];
+const NODE_PARTS: [&str; 4] = ["certificate", "configuration", "handshakes", "state folder"];
 
 /// The report: links first, then what is wrong with the node itself, then ports of imports. Exports are told apart,
 /// each that no backend answers for.
@@ -135,7 +135,7 @@ fn code(name: &str) -> Code {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Grant, Import, ImportPort, Link, StatusProblem};
+    use super::super::{Grant, Import, ImportPort, Link};
     use super::*;
 
     #[test]
@@ -160,11 +160,9 @@ mod tests {
             ..Import::default()
         };
         status.imports = vec![import("a/b", Code::LinkDown), import("a/c", Code::LocalError)];
-        status.problems = vec![StatusProblem {
-            severity: StatusSeverity::Error,
-            about: "certificate".into(),
-            reason: Reason { code: "identity-rejected".into(), sentence: "no".into() },
-        }];
+        status.node.folder_error = Some("no space".into());
+        status.problems = super::super::problems::find_problems(&status);
+        status.problems.retain(|problem| problem.about == "state folder");
         let said = |status: &StatusDocument| {
             let report = node_report(status, (Vec::new(), 0));
             report.troubles.into_iter().map(|t| (t.subject, t.code)).collect::<Vec<_>>()

@@ -20,6 +20,7 @@ use adit_pki::files::{self, IfExists};
 use tokio::time::timeout;
 
 use super::source::{BUNDLES_FOLDER, KubernetesNodeOptions};
+use super::state_folder::PROBE_FILE;
 use crate::node::handover;
 
 /// The file with the cluster as it was observed last.
@@ -156,9 +157,9 @@ pub(super) fn clear_state(folder: &Path) -> Result<(), String> {
         _ => Ok(()),
     };
     let handover = [handover::SOCKET, handover::TURNS, handover::TURNS_LOCK];
-    for name in [CACHE_FILE, NETWORK_FILE, files::NODE_CHAIN, files::NODE_KEY, files::BUNDLE]
-        .into_iter()
-        .chain(handover)
+    let own = [CACHE_FILE, NETWORK_FILE, PROBE_FILE];
+    for name in
+        own.into_iter().chain([files::NODE_CHAIN, files::NODE_KEY, files::BUNDLE]).chain(handover)
     {
         let file = folder.join(name);
         let result = std::fs::remove_file(&file);
