@@ -5,18 +5,20 @@
 //!
 //! * `objects`: everything that is read. * `report`: the result.
 //! * `items` judges links, exports and imports by their conditions, `controller` the controller and nodes' certificates;
-//!   `nodes` adds what nodes report.
+//!   `nodes` adds what nodes report, `pods` which of our pods do not start.
 
 mod controller;
 mod items;
 mod nodes;
 mod objects;
+mod pods;
 mod report;
 
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::ListParams;
 use tokio::time::sleep;
@@ -24,6 +26,7 @@ use tokio::time::sleep;
 use self::controller::{certificate_problems, controller_problem, holder};
 use self::items::{export_items, import_items, link_items};
 use self::objects::{ClusterObjects, pods_of_daemon_set, pods_of_deployment};
+use self::pods::pod_problems;
 pub use self::report::{ClusterStatus, PodCounts, StatusItem};
 use super::context::{ConfigDocument, Context, ContextError};
 use crate::api::{CONTROLLER, NODE, SIGNER, SLICE_MANAGED_BY};
@@ -48,8 +51,13 @@ pub async fn query(context: &Context) -> Result<ClusterStatus, ContextError> {
     let lease = unless_forbidden(read_lease(context).await, &mut unread)?;
     let requests = context.list(&ours, "CertificateSigningRequests").await;
     let requests = unless_forbidden(requests, &mut unread)?.unwrap_or_default();
+    let of_ours = format!("app.kubernetes.io/name in ({CONTROLLER},{NODE})");
+    let pods = context.system_api::<Pod>().list(&all.clone().labels(&of_ours)).await;
+    let pods = pods.map_err(context.request_error("list the pods in namespace adit-system"));
+    let pods = unless_forbidden(pods, &mut unread)?.map(|pods| pods.items).unwrap_or_default();
     let objects = ClusterObjects {
         at: Timestamp::now(),
+        pods,
         controller: pods_of_deployment(deployment.as_ref()),
         lease,
         requests,
@@ -119,6 +127,7 @@ fn summarize(context: &str, document: &ConfigDocument, objects: &ClusterObjects)
     }
     let mut troubles: Vec<_> = controller_problem(objects, &errors).into_iter().collect();
     troubles.extend(certificate_problems(objects));
+    troubles.extend(pod_problems(&objects.pods));
     let mut status = ClusterStatus {
         context: context.to_owned(),
         cluster: config.as_ref().map(|config| config.cluster.to_string()),

@@ -3,6 +3,7 @@
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest as Request;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::Timestamp;
 
@@ -21,6 +22,8 @@ pub(super) struct ClusterObjects {
     /// The kinds that may not be read.
     pub(super) unread: Vec<String>,
     pub(super) nodes: PodCounts,
+    /// Our pods.
+    pub(super) pods: Vec<Pod>,
     pub(super) links: Vec<Link>,
     pub(super) exports: Vec<Export>,
     pub(super) imports: Vec<Import>,

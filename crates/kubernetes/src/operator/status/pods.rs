@@ -1,0 +1,118 @@
+//! Our pods that do not start, and why.
+//!
+//! In a rolling update the pods of before serve on, so that neither counts nor callers show that the new ones cannot.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::ResourceExt;
+
+use crate::api::truncated;
+
+/// Reasons for which a container waits at each start, and that end by themselves.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+/// Number of causes that are told one by one.
+const MAX_CAUSES_SHOWN: usize = 5;
+
+/// The pods that do not start, by cause.
+pub(super) fn pod_problems(pods: &[Pod]) -> Vec<String> {
+    let mut causes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+        if let Some(cause) = why_not_started(pod) {
+            causes.entry(cause).or_default().push(pod.name_any());
+        }
+    }
+    let more = causes.len().saturating_sub(MAX_CAUSES_SHOWN);
+    let told = causes.into_iter().take(MAX_CAUSES_SHOWN).map(|(cause, pods)| match &pods[..] {
+        [one] => format!("pod {one} does not start: {cause}"),
+        [first, rest @ ..] => {
+            format!("{} pods do not start, {first} among them: {cause}", rest.len() + 1)
+        }
+        [] => cause,
+    });
+    told.chain((more > 0).then(|| format!("{more} more causes for which pods do not start")))
+        .collect()
+}
+
+fn why_not_started(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses);
+    let waits = containers.flatten().find_map(why_waiting);
+    waits.or_else(|| {
+        let conditions = status.conditions.iter().flatten();
+        let mut refused =
+            conditions.filter(|one| one.type_ == "PodScheduled" && one.status == "False");
+        let refused = refused.next()?;
+        Some(sentence(refused.reason.as_deref()?, refused.message.as_deref()))
+    })
+}
+
+fn why_waiting(container: &ContainerStatus) -> Option<String> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref().filter(|reason| !STARTING.contains(reason))?;
+    // The image is what most of these are about, and not all of them name it.
+    let image = format!("image {}", container.image);
+    let message = waiting.message.as_deref().unwrap_or(&image);
+    let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+    let ended = ended.map(|ended| format!("; it ended with status {}", ended.exit_code));
+    Some(sentence(reason, Some(message)) + &ended.unwrap_or_default())
+}
+
+fn sentence(reason: &str, message: Option<&str>) -> String {
+    let words: Vec<&str> = message.unwrap_or_default().split_whitespace().collect();
+    truncated(&format!("{reason}: {}", words.join(" "))).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(name: &str, status: &Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": name}, "status": status})).unwrap()
+    }
+
+    fn waiting(reason: &str, message: Option<&str>) -> Value {
+        let state = json!({"waiting": {"reason": reason, "message": message}});
+        json!([{"name": "node", "image": "adit:2", "imageID": "", "ready": false, "restartCount": 0, "state": state}])
+    }
+
+    #[test]
+    fn pods_that_cannot_start_are_told_by_cause_and_those_that_start_are_not() {
+        let pulls = json!({"initContainerStatuses": waiting("ImagePullBackOff", Some("Back-off pulling  image \"adit:2\""))});
+        let creates = json!({"containerStatuses": waiting("ContainerCreating", None)});
+        let pods = [
+            pod("adit-node-a", &pulls),
+            pod("adit-node-b", &pulls),
+            pod("adit-node-c", &creates),
+            pod("adit-node-d", &json!({"containerStatuses": waiting("InvalidImageName", None)})),
+            pod("adit-node-e", &Value::Null),
+        ];
+        let expected = [
+            "2 pods do not start, adit-node-a among them: ImagePullBackOff: Back-off pulling image \"adit:2\"",
+            "pod adit-node-d does not start: InvalidImageName: image adit:2",
+        ];
+        assert_eq!(pod_problems(&pods), expected);
+    }
+
+    #[test]
+    fn who_ends_again_and_again_or_has_no_place_is_told_with_what_kubernetes_says() {
+        let mut ends = waiting("CrashLoopBackOff", Some("back-off 10s"));
+        ends[0]["lastState"] = json!({"terminated": {"exitCode": 101}});
+        let place = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes"}]);
+        let mut leaving = pod("adit-node-z", &json!({"containerStatuses": ends}));
+        leaving.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        let pods = [
+            pod("adit-node-a", &json!({"containerStatuses": ends})),
+            pod("adit-controller-b", &json!({"conditions": place})),
+            leaving,
+        ];
+        let expected = [
+            "pod adit-node-a does not start: CrashLoopBackOff: back-off 10s; it ended with status 101",
+            "pod adit-controller-b does not start: Unschedulable: 0/2 nodes",
+        ];
+        assert_eq!(pod_problems(&pods), expected);
+    }
+}
