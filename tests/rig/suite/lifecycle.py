@@ -129,6 +129,7 @@ def node_addresses(world):
     configure(bank, "zz-network.yaml", "network: {mode: nodeAddress}\n")
     try:
         eventually("nodes say that it takes a restart", lambda: "waits for a restart" in world.node_status(bank))
+        eventually("adit status says so of all nodes", lambda: waiting(world.status(bank)), 15)
         check(world.slices(bank), "slices went though no node has the new network")
         bank.kubectl("-n", SYSTEM, "rollout", "restart", "daemonset/adit-node")
         eventually("no slice stands while nodes differ", lambda: not world.slices(bank), pause=0.05)
@@ -145,6 +146,7 @@ def node_addresses(world):
             for _ in range(6):
                 served(bank, pod=pods[0], name="webhook")
             refused(bank, pod=pods[1], name="webhook")
+        eventually("no node waits for a restart any more", lambda: not waiting(world.status(bank)), 15)
         crowds_are_refused(world, nodes)
         for node in nodes:
             bank.delete("-n", NAMESPACE, f"pod/caller-{node}", f"pod/other-{node}")
@@ -158,6 +160,11 @@ def node_addresses(world):
         edge.delete("-n", NAMESPACE, "service/webhook", "deployment/webhook")
     eventually("it is served again", lambda: served(edge))
     return f"endpoints {sorted(found.items())}; each node's pods are served by their own node"
+
+
+def waiting(status):
+    """The keys that a cluster's nodes take only when they start, and have not yet, as its status says it."""
+    return [one for one in status["troubles"] if "changed, and waits for a restart" in one]
 
 
 def crowds_are_refused(world, nodes):

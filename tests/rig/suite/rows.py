@@ -178,9 +178,14 @@ def links():
             spared="edge/fraud-bot",
         ),
         link(
+            "the disk of a node of bank is full", seeds.full_disk, {"bank": "1 of 2 nodes.*bank-2.*cannot be written: No space left"},
+            None, None, ("bank bank-2", 'adit_problems{severity="error"} [1-9]'), "", spared="edge/fraud-bot",
+            note="nothing fails yet: no link, import or export has a condition for it",
+        ),
+        link(
             "two machines have the identity of bank-1", seeds.doubled, {"edge": "bank.*identity folder", "bank": "bank-1.*identity folder"},
-            None, None, ("edge", 'adit_link_doubled_nodes{link="bank"} 1'), "", later=35, doubtful=("edge",), long=True,
-            note="a process that takes over looks the same for ten seconds, and bank-1 looks itself before it believes edge; edge has nothing to mend",
+            None, None, ("edge", 'adit_link_doubled_nodes{link="bank"} 1'), "", doubtful=("edge",), long=True,
+            note="bank-1 looks itself before it believes edge; edge has nothing to mend",
         ),
         link(
             "bank's CA ends, and with it its nodes' certificates", seeds.ended_certificates,

@@ -363,6 +363,47 @@ def on_host(world, service):
             process.wait()
 
 
+# In the mount namespace of the process whose number it gets: a small disk, with what was in the folder, that is full.
+FILL = """
+import ctypes, os, sys
+pid, folder, libc = sys.argv[1], "/var/lib/adit", ctypes.CDLL(None, use_errno=True)
+if libc.setns(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY), 0):
+    sys.exit("setns: " + os.strerror(ctypes.get_errno()))
+if sys.argv[2] == "heal":
+    sys.exit(libc.umount2(folder.encode(), 2))
+kept = {}
+for at, _, names in os.walk(folder):
+    for path in (os.path.join(at, name) for name in names):
+        if os.path.isfile(path):
+            kept[path] = open(path, "rb").read()
+if libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, b"size=1m,uid=65532,gid=65532,mode=700"):
+    sys.exit("mount: " + os.strerror(ctypes.get_errno()))
+for path, content in kept.items():
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(content)
+    os.chown(path, 65532, 65532)
+    os.chown(os.path.dirname(path), 65532, 65532)
+try:
+    with open(folder + "/filler", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+except OSError:
+    pass
+"""
+
+
+@contextlib.contextmanager
+def full_disk(world, _):
+    """The disk of bank-2 is full, as its daemon sees it."""
+    [pid] = [pid for _, node, pid in processes(world, world.bank, "node") if node == "bank-2"]
+    world.on("bank-2", "python3", "-c", FILL, pid, "fill")
+    try:
+        yield
+    finally:
+        world.on("bank-2", "python3", "-c", FILL, pid, "heal", check=False)
+
+
 # The state that must be there before.
 
 
