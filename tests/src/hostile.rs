@@ -1,7 +1,7 @@
 //! A hostile peer, and a court that says whether its victim held.
 //!
 //! * [`client`]: a cluster with valid certificates that keeps to nothing else; [`forge`]: packets that no
-//!   honest stack sends; [`attacks`]: what is done with them;
+//!   honest stack sends, and [`first_packet`]; [`attacks`]: what is done with them;
 //! * [`stage`]: the victim, an honest cluster and a hostile one on hosts of their own; [`load`]: honest
 //!   traffic with its times; [`footprint`]: what the victim costs its machine;
 //! * [`judge`]: one attack beside honest traffic, before, during and after.
@@ -23,6 +23,7 @@ macro_rules! opaque {
 opaque!(
     client::Manners,
     client::Enemy,
+    first_packet::InitialSealer,
     forge::Forger,
     load::HonestLoad,
     stage::AttackStage,
@@ -31,6 +32,7 @@ opaque!(
 
 pub mod attacks;
 pub mod client;
+pub mod first_packet;
 pub mod footprint;
 pub mod forge;
 pub mod judge;

@@ -2,13 +2,22 @@
 //!
 //! `adit-pki` decides what is presented and who is believed; here both configurations become quinn's. They
 //! stay for the endpoints' life: a renewed identity or a new bundle shows in the next handshake, because they
-//! are read anew at each.
+//! are read anew at each. The keys that come out of a handshake count the pieces of what they decrypt
+//! (`packet_pieces`).
+
+mod frames;
+mod packet_pieces;
+mod sessions;
+mod stream_order;
 
 use std::sync::Arc;
 
 use adit_pki::{Current, Identity, PeerVerifier};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::time_provider::TimeProvider;
+
+pub(crate) use self::packet_pieces::{ConnectionPieces, PieceDebt};
+use self::sessions::{BoundedClientConfig, BoundedServerConfig};
 
 /// The reason why there can be no TLS: a build of rustls without TLS 1.3 or its AES suite. Not met in
 /// practice.
@@ -19,8 +28,8 @@ pub struct TlsError(String);
 /// The TLS configurations of this node for both directions: its own proof and its verifier. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
-    pub(crate) server: Arc<QuicServerConfig>,
-    pub(crate) client: Arc<QuicClientConfig>,
+    server: Arc<QuicServerConfig>,
+    client: Arc<QuicClientConfig>,
     /// The verifier in both directions.
     pub(crate) verifier: Arc<PeerVerifier>,
 }
@@ -45,6 +54,24 @@ impl Tls {
             client: Arc::new(client.try_into().map_err(suite)?),
             verifier: Arc::clone(verifier),
         })
+    }
+
+    /// The configuration for a connection that a peer begins, whose pieces are counted.
+    pub(crate) fn for_incoming(
+        &self,
+        pieces: &Arc<ConnectionPieces>,
+    ) -> Arc<dyn quinn::crypto::ServerConfig> {
+        let (inner, pieces) = (Arc::clone(&self.server), Arc::clone(pieces));
+        Arc::new(BoundedServerConfig { inner, pieces })
+    }
+
+    /// The configuration for a connection that this side begins, whose pieces are counted.
+    pub(crate) fn for_dial(
+        &self,
+        pieces: &Arc<ConnectionPieces>,
+    ) -> Arc<dyn quinn::crypto::ClientConfig> {
+        let (inner, pieces) = (Arc::clone(&self.client), Arc::clone(pieces));
+        Arc::new(BoundedClientConfig { inner, pieces })
     }
 }
 

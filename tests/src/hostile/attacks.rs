@@ -227,6 +227,8 @@ attacks! {
 
     "handshakes-17", strangers::handshakes, "knocks", Some((1.0, 2.0)),
         "handshakes from 17 addresses without a certificate, which fail or never go on";
+    "handshake-crumbs", strangers::handshake_crumbs, "packets", Some((0.5, 1.5)),
+        "handshakes of single bytes with gaps, from 17 addresses without a certificate: all have to be sorted again and again";
     "spoofed-initials", strangers::spoofed_initials, "initials", Some((0.25, 1.5)),
         "20,000 first packets a second from spoofed addresses";
 }

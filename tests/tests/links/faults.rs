@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use adit_core::code::Code;
+use adit_tests::hostile::first_packet::{InitialSealer, client_hello};
 use adit_tests::identity::TestNode;
 use adit_tests::sites::{RunningNode, Site, eventually, start};
 use adit_transport::links::{LinkSettings, LinkState};
@@ -88,6 +89,25 @@ async fn udp_that_passes_one_way_is_said_by_the_side_that_hears() {
         up(&b1).await;
         assert_eq!(b1.links.status().links[0].fault, None);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_packet_that_claims_a_friends_address_says_nothing_of_the_path() {
+    let world = LinkWorld::new();
+    let (edge, bank) = two(1, 1);
+    let b1 = world.run(&bank, 1, &[(&edge, &[1])]);
+    let e1 = world.run(&edge, 1, &[(&bank, &[1])]);
+    up(&e1).await;
+    up(&b1).await;
+    for nth in 0..10 {
+        let from = std::net::SocketAddr::new(edge.ip(1), 50_000 + nth);
+        let datagram = InitialSealer::new(nth.into()).seal(&client_hello());
+        world.network.inject(from, bank.address(1), &datagram);
+        tokio::time::sleep(6 * SECOND).await;
+        let link = b1.links.status().links.remove(0);
+        assert_eq!((link.state, link.fault, link.reason), (LinkState::Up, None, None));
+    }
+    assert_eq!(b1.endpoints.counters().timed_out, 10, "nobody goes on with it");
 }
 
 #[tokio::test(start_paused = true)]

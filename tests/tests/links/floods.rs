@@ -5,7 +5,9 @@ use std::sync::Arc;
 use adit_core::code::Code;
 use adit_core::policy::{Pattern, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop, PeerExport, PeerPort, ReadyCounts, Snapshot};
-use adit_core::wire::control::ControlMessage;
+use adit_core::wire::StreamKind;
+use adit_core::wire::control::{ControlMessage, Hello};
+use adit_core::wire::credit::StreamCredit;
 use adit_core::wire::state::{MESSAGE_COST, StateMessage, SubscribeRequest, WHOLE_VIEW_COST};
 use adit_tests::sites::{RunningNode, Site, eventually};
 use adit_transport::{QuicConnection, RecvStream, SendStream};
@@ -222,4 +224,28 @@ async fn a_bad_export_is_left_out_and_said_and_withdrawals_go_on() {
     assert_eq!(omitted.to_string(), "export a/b0002 (it has more than 500 grants)");
     peer.say(&messages(2, [StateMessage::ExportGone(service(1))])).await;
     eventually("the withdrawal is heard", SECOND, || names() == ["a/b0003"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_grants_without_end_is_heard_at_a_pace_and_named() {
+    let world = LinkWorld::new();
+    let (e1, edge, stranger) = victim(&world);
+    let quic = stranger.dial(&edge).await;
+    let hello = Hello { stream_window: 1 << 18, ..stranger.hello() };
+    let _control = open(&quic, &control(&ControlMessage::Hello(hello))).await;
+    let (mut send, _recv) = open(&quic, &[StreamKind::Credits.byte()]).await;
+    let last = || e1.links.status().links.remove(0).misuse.last.map(|(_, _, code)| code);
+    let mut bytes = BytesMut::new();
+    (0..1000).for_each(|limit| StreamCredit { stream: 1, limit }.encode(&mut bytes));
+    for _ in 0..40 {
+        send.send_all(&bytes).await.unwrap();
+    }
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(last(), None, "as many as any transfer needs");
+    for _ in 0..60 {
+        let sent = tokio::time::timeout(SECOND, send.send_all(&bytes)).await;
+        assert!(sent.is_ok_and(|sent| sent.is_ok()));
+    }
+    eventually("named", 10 * SECOND, || last() == Some(Code::OverLimit)).await;
+    assert_eq!(quic.is_closed(), None);
 }

@@ -1,9 +1,11 @@
 //! Whoever knocks is bounded, and a flood of strangers does not keep friends out.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use adit_core::code::Code;
-use adit_tests::pair::{BANK, EDGE, NodePair, bind, stream};
+use adit_tests::hostile::first_packet::{InitialSealer, client_hello, crumbs};
+use adit_tests::pair::{BANK, EDGE, NodePair, PATH_DELAY, PORT, bind, stream};
 use adit_transport::Tuning;
 use adit_transport::endpoint::{AcceptError, DialError};
 use tokio::task::JoinSet;
@@ -71,6 +73,33 @@ async fn handshakes_that_lead_nowhere_end() {
     assert!(begun.elapsed() < limit + Duration::from_secs(1));
     let counters = pair.bank.counters();
     assert_eq!((counters.timed_out, counters.handshakes), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_in_crumbs_is_ended_by_the_packet_that_brings_too_many() {
+    let pair = NodePair::new(Tuning::default(), 1);
+    let _server = serve(&pair);
+    let (from, to) = (SocketAddr::new(EDGE, 40_000), SocketAddr::new(BANK, PORT));
+    let (mut nth, mut client) = (0, InitialSealer::new(1));
+    let mut counts = async |packets: usize| {
+        for _ in 0..packets {
+            let datagram = client.seal(&crumbs(&mut nth, client.room()));
+            pair.network.inject(from, to, &datagram);
+        }
+        tokio::time::sleep(2 * PATH_DELAY).await;
+        let counters = pair.bank.counters();
+        (counters.handshakes, counters.too_many_pieces)
+    };
+    assert_eq!(counts(1).await, (1, 0), "it may be a strange client");
+    assert_eq!(counts(1).await, (1, 0));
+    assert_eq!(counts(1).await, (0, 1), "a second before it would have timed out");
+    assert_eq!(counts(200).await, (0, 1));
+
+    // A whole hello on the way is one handshake, and a node that has one to make is let in.
+    pair.network.inject(from, to, &InitialSealer::new(2).seal(&client_hello()));
+    tokio::time::sleep(2 * PATH_DELAY).await;
+    assert_eq!(pair.bank.counters().handshakes, 1);
+    assert!(pair.edge.dial(0, pair.dial()).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,7 +276,7 @@ async fn garbage_is_not_answered() {
             if let Some(byte) = bytes.first_mut() {
                 *byte = first | (*byte & 0x3f);
             }
-            pair.network.inject(std::net::SocketAddr::new(EDGE, 9), to, &bytes);
+            pair.network.inject(SocketAddr::new(EDGE, 9), to, &bytes);
         }
     }
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -48,7 +48,7 @@ families! {
     EXPORT_READY = "adit_export_ready", Gauge, "", ["service", "port"], "Whether a stream to the export that comes now would find a backend";
     EXPORT_BACKENDS = "adit_export_backends", Gauge, "count", ["service", "port", "state"], "Backends of the export by state: up, down, forbidden";
     HANDSHAKES_OPEN = "adit_handshakes_open", Gauge, "count", [], "Handshakes of peers that dialled us, under way now";
-    HANDSHAKES = "adit_handshakes_total", Counter, "count", ["outcome"], "Handshakes of peers that dialled us, by outcome: accepted, certificate-refused (the peer's, here), refused-by-peer (this node's certificate), failed otherwise, timed-out (or given up unheard), retried (asked to prove the address), refused-busy (not answered), refused-draining";
+    HANDSHAKES = "adit_handshakes_total", Counter, "count", ["outcome"], "Handshakes of peers that dialled us, by outcome: accepted, certificate-refused (the peer's, here), refused-by-peer (this node's certificate), failed otherwise, timed-out (or given up unheard), too-many-pieces (ended here), retried (asked to prove the address), refused-busy (not answered), refused-draining";
     HANDED = "adit_datagrams_handed_total", Counter, "count", ["outcome"], "Datagrams that arrived at another worker than their connection's, by outcome: delivered, dropped";
     FORWARDED = "adit_datagrams_forwarded_total", Counter, "count", ["outcome"], "Datagrams of connections that an older process of this node still has, by outcome: sent to it, dropped because it is behind or gone, received from a younger process";
     TASKS = "adit_tasks", Gauge, "count", [], "Tasks on the workers: some for the node, each connection and each stream";
@@ -151,6 +151,7 @@ fn endpoints(page: &mut MetricsPage, totals: &ProcessTotals) {
         ("refused-by-peer", counted.refused_by_peer),
         ("failed", counted.failed),
         ("timed-out", counted.timed_out),
+        ("too-many-pieces", counted.too_many_pieces),
         ("retried", counted.retried),
         ("refused-busy", counted.refused_busy),
         ("refused-draining", counted.refused_draining),

@@ -22,6 +22,7 @@ use super::connection::{ConnectionFacts, QuicConnection};
 use super::handshake_limiter::{FirstPacketDecision, HandshakeLimiter, HandshakePermit};
 use super::{Endpoints, EndpointsInner};
 use crate::cid;
+use crate::tls::{ConnectionPieces, Tls};
 
 /// The shortest time after which a peer that gives up has probably received no answer, from the handshake's
 /// begin: a peer that received one has gone on or refused long before, and one that was served at another
@@ -47,6 +48,12 @@ pub enum AcceptError {
     /// The peer gave up after so long: nothing that was sent to it seems to have arrived.
     #[error("the peer heard nothing, and gave up after {0:?}")]
     Unheard(Duration),
+    /// The handshake came in more pieces than any has. Without the proof of its address it may be anybody's.
+    #[error("the handshake came in too many pieces")]
+    TooManyPieces {
+        /// True if the address was proved before the handshake began.
+        is_address_validated: bool,
+    },
     /// The handshake failed: a certificate that is not believed, no protocol in common, a peer that
     /// gave up.
     #[error("{0}")]
@@ -57,14 +64,16 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    /// The fault of the path or of a certificate, and why a certificate was refused: [`Code::OneWay`],
-    /// [`Code::CertificateRefused`] or [`Code::RefusedByPeer`]. `None` for all else.
+    /// The fault of the path, of a certificate, or of a peer at a proved address, and why a certificate was refused:
+    /// [`Code::OneWay`], [`Code::CertificateRefused`], [`Code::RefusedByPeer`] or [`Code::ProtocolError`]. `None` for
+    /// all else.
     #[must_use]
     pub fn path_fault(&self) -> Option<(Code, &str)> {
         match self {
             Self::TimedOut(_) | Self::Unheard(_) => Some((Code::OneWay, "")),
+            Self::TooManyPieces { is_address_validated: true } => Some((Code::ProtocolError, "")),
             Self::Closed(closed) => closed.refused_certificate(),
-            Self::Identity(_) => None,
+            Self::TooManyPieces { is_address_validated: false } | Self::Identity(_) => None,
         }
     }
 }
@@ -172,12 +181,14 @@ impl Incoming {
     pub async fn accept(self) -> Result<QuicConnection, AcceptError> {
         let Self { quinn, class, permit: place, worker, shared } = self;
         let epoch = shared.tls.verifier.epoch();
-        let connected = shake_hands(quinn, class, &shared).await;
+        let pieces = Arc::<ConnectionPieces>::default();
+        let connected = shake_hands(quinn, class, &shared, &pieces).await;
         // Whatever it came to, it is no handshake under way any more.
         drop(place);
         let limiter = &shared.handshake_limiter;
         let counter = match &connected {
             Ok(_) => &limiter.accepted,
+            Err(AcceptError::TooManyPieces { .. }) => &limiter.too_many_pieces,
             Err(error) => match error.path_fault() {
                 Some((Code::OneWay, _)) => &limiter.timed_out,
                 Some((Code::RefusedByPeer, _)) => &limiter.refused_by_peer,
@@ -196,6 +207,7 @@ impl Incoming {
             epoch,
             streams: shared.tuning.all_streams(),
             stream_windows: shared.tuning.stream_windows(class),
+            pieces,
         };
         Ok(QuicConnection::new(quinn, peer, facts))
     }
@@ -205,9 +217,12 @@ async fn shake_hands(
     quinn: quinn::Incoming,
     class: Class,
     shared: &EndpointsInner,
+    pieces: &Arc<ConnectionPieces>,
 ) -> Result<(quinn::Connection, adit_pki::PeerIdentity), AcceptError> {
     let began = Instant::now();
+    let is_address_validated = quinn.remote_address_validated();
     let closed = |error| match CloseReason::from_quinn(&error, None) {
+        _ if pieces.is_exceeded() => AcceptError::TooManyPieces { is_address_validated },
         CloseReason { code: Code::ConnectionUnused, by: ClosedBy::Peer, .. }
             if began.elapsed() >= UNHEARD_TIMEOUT =>
         {
@@ -215,7 +230,8 @@ async fn shake_hands(
         }
         closed => AcceptError::Closed(closed),
     };
-    let connecting = quinn.accept_with(shared.server_configs.for_class(class)).map_err(closed)?;
+    let config = shared.server_configs.for_handshake(class, &shared.tls, pieces);
+    let connecting = quinn.accept_with(config).map_err(closed)?;
     let limit = shared.tuning.handshakes.timeout;
     let quinn = tokio::time::timeout(limit, connecting)
         .await
@@ -232,10 +248,18 @@ pub(super) struct ServerConfigs {
 }
 
 impl ServerConfigs {
-    fn for_class(&self, class: Class) -> Arc<ServerConfig> {
-        Arc::clone(match class {
+    /// The configuration of one handshake, whose pieces are counted.
+    fn for_handshake(
+        &self,
+        class: Class,
+        tls: &Tls,
+        pieces: &Arc<ConnectionPieces>,
+    ) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(match class {
             Class::Interactive => &self.interactive,
             Class::Bulk => &self.bulk,
-        })
+        });
+        config.crypto = tls.for_incoming(pieces);
+        Arc::new(config)
     }
 }

@@ -170,7 +170,9 @@ fn server_configs(
     endpoints: usize,
 ) -> ServerConfigs {
     let each = endpoints.max(1);
-    let mut interactive = ServerConfig::new(Arc::clone(&tls.server) as _, Arc::new(keys.token()));
+    // Each handshake has another in its place that counts its pieces.
+    let mut interactive =
+        ServerConfig::new(tls.for_incoming(&Arc::default()), Arc::new(keys.token()));
     interactive
         .transport_config(tuning.transport(Class::Interactive))
         .max_incoming(tuning.handshakes.waiting.div_ceil(each))

@@ -19,6 +19,10 @@ pub enum ClosedBy {
     Silence,
 }
 
+/// The text of a connection that this side ended for its pieces.
+pub(crate) const TOO_MANY_PIECES: &str =
+    "too many pieces of streams came that cannot be put together";
+
 /// The end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloseReason {

@@ -6,7 +6,7 @@
 mod windows;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,11 +16,12 @@ use adit_core::spiffe::SpiffeId;
 use adit_pki::{CertUsage, PeerIdentity, PeerVerifier, UnixTime, VerifyError};
 use quinn::ConnectionError;
 
-use super::closed::{CloseReason, ClosedBy};
+use super::closed::{CloseReason, ClosedBy, TOO_MANY_PIECES};
 use super::{Worker, peer_certificate, varint};
 use crate::budget::ConnectionWindows;
 use crate::stream::{RecvStream, SendStream};
 use crate::stream_credit::{CreditLimits, StreamCredits};
+use crate::tls::ConnectionPieces;
 use crate::tuning::{Tuning, acknowledged_packets};
 
 /// An authenticated connection. Cheap to clone; every clone is the same connection.
@@ -38,8 +39,6 @@ struct ConnectionInner {
     windows: OnceLock<ConnectionWindows>,
     /// The credit of its streams, if both sides keep to credit.
     credits: OnceLock<StreamCredits>,
-    /// The pieces of streams that were taken.
-    pieces_taken: AtomicU64,
 }
 
 /// The streams that the peer has opened.
@@ -49,17 +48,6 @@ struct PeerStreams {
     /// The most streams that the peer may have open at once, now and at most.
     allowed: AtomicU32,
     most: u32,
-}
-
-/// The pieces of streams on one connection; totals.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct PieceCounts {
-    /// Frames that brought one.
-    pub(crate) frames: u64,
-    /// Pieces that somebody took.
-    pub(crate) taken: u64,
-    /// Bytes of datagrams that came.
-    pub(crate) bytes: u64,
 }
 
 /// The facts about a connection besides its peer.
@@ -75,6 +63,8 @@ pub(super) struct ConnectionFacts {
     pub(super) streams: u32,
     /// The bytes that the peer may send on one stream before they are taken: at first, and at most.
     pub(super) stream_windows: CreditLimits,
+    /// The pieces that came on it, from its first packet on.
+    pub(super) pieces: Arc<ConnectionPieces>,
 }
 
 /// The reason why no stream could be opened.
@@ -148,7 +138,6 @@ impl QuicConnection {
             peer_streams: peers,
             windows: OnceLock::new(),
             credits: OnceLock::new(),
-            pieces_taken: AtomicU64::new(0),
         }))
     }
 
@@ -312,14 +301,14 @@ impl QuicConnection {
         self.0.quinn.stats().frame_rx.stop_sending
     }
 
-    /// The pieces of streams that have come, and that were taken; totals since it was made.
-    pub(crate) fn piece_counts(&self) -> PieceCounts {
-        let stats = self.0.quinn.stats();
-        PieceCounts {
-            frames: stats.frame_rx.stream + stats.frame_rx.crypto,
-            taken: self.0.pieces_taken.load(Ordering::Relaxed),
-            bytes: stats.udp_rx.bytes,
-        }
+    /// Pieces of streams that came in vain since it was made: out of order, or never taken as they are.
+    pub(crate) fn pieces_in_vain(&self) -> u64 {
+        self.0.facts.pieces.in_vain()
+    }
+
+    /// True if it ended because of too many of these.
+    pub(crate) fn has_too_many_pieces(&self) -> bool {
+        self.0.facts.pieces.is_exceeded()
     }
 
     /// The code under which a stream learns that its connection is gone.
@@ -349,7 +338,11 @@ impl QuicConnection {
     }
 
     fn closed_reason(&self, error: &ConnectionError) -> CloseReason {
-        CloseReason::from_quinn(error, self.0.closed_here.get())
+        let ours = self.0.closed_here.get();
+        if ours.is_none() && self.has_too_many_pieces() {
+            return CloseReason::new(Code::ProtocolError, TOO_MANY_PIECES, ClosedBy::Us);
+        }
+        CloseReason::from_quinn(error, ours)
     }
 
     fn wrap_stream(

@@ -19,6 +19,8 @@ pub struct EndpointCounters {
     pub refused_by_peer: u64,
     /// Handshakes that took too long, or that the peer gave up because it received no answer.
     pub timed_out: u64,
+    /// Handshakes that were ended because they came in more pieces than any has.
+    pub too_many_pieces: u64,
     /// First packets that were answered with the demand to prove the sender's address.
     pub retried: u64,
     /// First packets that were not answered because too many handshakes were under way.
@@ -50,6 +52,7 @@ impl EndpointsInner {
             certificate_refused: load(&gate.certificate_refused),
             refused_by_peer: load(&gate.refused_by_peer),
             timed_out: load(&gate.timed_out),
+            too_many_pieces: load(&gate.too_many_pieces),
             retried: load(&gate.retried),
             refused_busy: load(&gate.busy),
             refused_draining: load(&gate.draining),

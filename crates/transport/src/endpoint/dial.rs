@@ -16,6 +16,7 @@ use super::connection::{ConnectionFacts, QuicConnection};
 use super::{Endpoints, EndpointsInner, peer_certificate};
 use crate::cid;
 use crate::socket::SharedBufferSocket;
+use crate::tls::ConnectionPieces;
 
 /// The target of a dial.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +41,9 @@ pub enum DialError {
     /// Nobody answered, or not in time.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    /// The answer came in more pieces than any handshake has.
+    #[error("its handshake came in too many pieces")]
+    TooManyPieces,
     /// The handshake failed.
     #[error("{0}")]
     Closed(CloseReason),
@@ -63,6 +67,7 @@ impl DialError {
         match self {
             Self::Socket(_) => Code::LocalError,
             Self::Address(_) | Self::TimedOut(_) => Code::LinkDown,
+            Self::TooManyPieces => Code::ProtocolError,
             Self::Closed(closed) => closed.code,
             Self::WrongCluster { .. } | Self::Identity(_) => Code::IdentityMismatch,
         }
@@ -87,12 +92,16 @@ impl Endpoints {
     ) -> Result<QuicConnection, DialError> {
         let shared = &self.0;
         let epoch = shared.tls.verifier.epoch();
-        let connecting = shared.begin_dial(worker, dial)?;
+        let pieces = Arc::<ConnectionPieces>::default();
+        let connecting = shared.begin_dial(worker, dial, &pieces)?;
         let limit = shared.tuning.handshakes.timeout;
         let quinn = tokio::time::timeout(limit, connecting)
             .await
             .map_err(|_| DialError::TimedOut(limit))?
-            .map_err(|error| DialError::Closed(CloseReason::from_quinn(&error, None)))?;
+            .map_err(|error| match CloseReason::from_quinn(&error, None) {
+                _ if pieces.is_exceeded() => DialError::TooManyPieces,
+                closed => DialError::Closed(closed),
+            })?;
         let peer = peer_certificate::peer_identity(&quinn).map_err(DialError::Identity)?;
         let worker = shared.workers[worker].clone();
         let facts = ConnectionFacts {
@@ -103,6 +112,7 @@ impl Endpoints {
             epoch,
             streams: shared.tuning.all_streams(),
             stream_windows: shared.tuning.stream_windows(dial.class),
+            pieces,
         };
         let connection = QuicConnection::new(quinn, peer, facts);
         let found = connection.peer_id();
@@ -125,6 +135,7 @@ impl EndpointsInner {
         &self,
         worker: usize,
         dial: DialRequest<'_>,
+        pieces: &Arc<ConnectionPieces>,
     ) -> Result<quinn::Connecting, DialError> {
         let worker = &self.workers[worker];
         let address = SocketAddr::new(dial.address.ip().to_canonical(), dial.address.port());
@@ -138,7 +149,7 @@ impl EndpointsInner {
             worker.runtime(&self.dialled),
         )
         .map_err(DialError::Socket)?;
-        let mut config = ClientConfig::new(Arc::clone(&self.tls.client) as _);
+        let mut config = ClientConfig::new(self.tls.for_dial(pieces));
         config
             .transport_config(self.tuning.dialler_transport(dial.class))
             .token_store(Arc::clone(&self.tokens) as _)

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use adit_core::admission;
 use adit_core::code::Code;
+use adit_core::name::ClusterName;
 use adit_core::spiffe::SpiffeId;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::certificate_refusal::claimed_id;
+use super::connections::PeerConnection;
 use super::inner::LinksInner;
 use super::{handshake, session};
 use crate::endpoint::{AcceptError, ClosedBy, Incoming, UNHEARD_TIMEOUT};
@@ -67,6 +69,9 @@ async fn admit(shared: Arc<LinksInner>, incoming: Incoming) {
         }
         // A cluster without a link has no counted log lines; its handshakes are few.
         let peer = admission::identify_peer(&shared.snapshot(), quic.peer_id());
+        if let Some(key) = peer.as_ref().ok().filter(|_| quic.has_too_many_pieces()) {
+            shared.record_too_many_pieces(key);
+        }
         let is_logged = peer.map_or(true, |key| {
             shared.peers.misuse.record_refused(&key.cluster, &key.node, refusal.code)
         });
@@ -96,7 +101,7 @@ impl LinksInner {
                 self.peers.handshake_faults.record_claim(&link.cluster);
             }
         }
-        for cluster in &there {
+        for cluster in there.iter().filter(|cluster| !self.is_disproved(cluster, remote, code)) {
             if *cluster != now.local.cluster {
                 self.peers.metrics.handshake_failed(cluster, code);
             }
@@ -111,8 +116,18 @@ impl LinksInner {
 
     /// Records a handshake of a peer at `remote` that is under way for long, and may pass yet.
     fn suspect_unheard_peer(&self, remote: SocketAddr) {
-        for cluster in self.endpoints.clusters_at(remote.ip()) {
-            self.peers.handshake_faults.record_suspected(&cluster, remote.ip());
+        let there = self.endpoints.clusters_at(remote.ip());
+        for cluster in there.iter().filter(|c| !self.is_disproved(c, remote, Code::OneWay)) {
+            self.peers.handshake_faults.record_suspected(cluster, remote.ip());
         }
+    }
+
+    /// True if a handshake from `remote` shows nothing of the path: a node of the cluster at that address
+    /// acknowledges what is sent to it. Anybody can send a first packet that claims to come from there.
+    fn is_disproved(&self, cluster: &ClusterName, remote: SocketAddr, fault: Code) -> bool {
+        let (now, at) = (Instant::now(), remote.ip().to_canonical());
+        let is_heard =
+            |conn: &PeerConnection| conn.quic.remote().ip() == at && conn.is_acknowledged(now);
+        fault == Code::OneWay && self.connections.of(cluster).iter().any(|conn| is_heard(conn))
     }
 }

@@ -24,6 +24,9 @@ impl LinksInner {
     ) -> Result<ConnectionPermit, PeerRefusal> {
         let now = self.snapshot();
         let node = admission::identify_peer(&now, quic.peer_id())?;
+        if !quic.dialled() {
+            self.peers.misuse.admit(&node.cluster, &node.node)?;
+        }
         let (is_announced, members) = self.announcement_of(&now, &node);
         let request =
             PermitRequest { node: &node, is_announced, members, is_inbound: !quic.dialled() };

@@ -10,9 +10,10 @@ use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
 use adit_core::code::Code;
 use adit_core::wire::StreamKind;
 use adit_core::wire::credit::StreamCredit;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connections::PeerConnection;
+use super::inner::LinksInner;
 use super::message_reader::MessageReader;
 use crate::endpoint::OpenBiError;
 use crate::stream::{RecvStream, SendError, SendStream};
@@ -22,9 +23,17 @@ use crate::stream::{RecvStream, SendError, SendStream};
 const ALLOWED_CREDITS: RateLimit = RateLimit { burst: 65_536, per_second: 32_768 };
 /// The pause before those beyond.
 const EXCESS_INTERVAL: Duration = Duration::from_millis(10);
+/// The pause that shows a peer that sends credit for its own sake: status names it.
+const NAMED_EXCESS: u32 = 16;
 
-/// Sends the peer its credit for as long as the connection lives, if both sides keep to credit.
-pub(super) async fn send_credits(conn: Arc<PeerConnection>) {
+/// The time from when credit is due to when the peer has room for it: longer than any cut of the path that a connection
+/// outlives.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(10);
+const UNREAD: &str = "the credit that it is sent is not read";
+
+/// Sends the peer its credit for as long as the connection lives, if both sides keep to credit. A peer that does not read it
+/// would have its streams stand still for ever; its connection is ended.
+pub(super) async fn send_credits(shared: Arc<LinksInner>, conn: Arc<PeerConnection>) {
     let Some(credits) = conn.quic.credits() else { return };
     let sending = async {
         let (mut send, _recv) = loop {
@@ -37,12 +46,19 @@ pub(super) async fn send_credits(conn: Arc<PeerConnection>) {
         send.carry_credits();
         let mut sent = send.send_all(&[StreamKind::Credits.byte()]).await;
         while sent.is_ok() {
-            sent = send.send_all(&credits.next_due().await).await;
+            let due = credits.next_due().await;
+            let Ok(result) = timeout(UNREAD_TIMEOUT, send.send_all(&due)).await else {
+                if shared.peers.misuse.record_closed(&conn.key()) {
+                    tracing::warn!(peer = %conn.peer.id, "connection ended: {UNREAD}");
+                }
+                return conn.quic.close(Code::ProtocolError, UNREAD);
+            };
+            sent = result;
         }
         // Without it the peer's streams would stand still for ever; one that goes away has none any more.
         let goes_away = sent == Err(SendError::Stopped(Code::Draining));
         if !goes_away && conn.quic.is_closed().is_none() {
-            conn.quic.close(Code::ProtocolError, "the stream of grants is not read");
+            conn.quic.close(Code::ProtocolError, UNREAD);
         }
     };
     tokio::select! {
@@ -55,6 +71,7 @@ pub(super) async fn send_credits(conn: Arc<PeerConnection>) {
 /// Receives the peer's credit, on a stream whose kind was read, until it ends; gives the code if that was an
 /// offence.
 pub(super) async fn receive_credits(
+    shared: &LinksInner,
     conn: &PeerConnection,
     _send: SendStream,
     mut recv: RecvStream,
@@ -65,7 +82,7 @@ pub(super) async fn receive_credits(
     };
     recv.carry_credits();
     let mut messages = MessageReader::new(recv, StreamCredit::decode);
-    let (mut pace, began) = (TokenBucket::default(), Instant::now());
+    let (mut pace, began, mut excess) = (TokenBucket::default(), Instant::now(), 0_u32);
     loop {
         match messages.next().await {
             Ok(credit) => credits.receive_credit(credit),
@@ -75,6 +92,10 @@ pub(super) async fn receive_credits(
             }
         }
         if !pace.try_take(began.elapsed(), ALLOWED_CREDITS) {
+            excess = excess.saturating_add(1);
+            if excess == NAMED_EXCESS {
+                shared.peers.misuse.record_excess(&conn.key());
+            }
             sleep(EXCESS_INTERVAL).await;
         }
     }

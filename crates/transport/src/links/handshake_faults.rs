@@ -1,5 +1,5 @@
-//! Handshakes that linked clusters' nodes begin and that fail: which way packets are lost, or which side
-//! refuses whose certificate.
+//! Handshakes that linked clusters' nodes begin and that fail: which way packets are lost, which side refuses whose
+//! certificate, or that they are an attack.
 //!
 //! Anybody may send a first packet, and claim any name. So a fault counts against a link only if it comes
 //! from an address at which the cluster is known to have nodes; there is one record for each kind of fault,
@@ -161,6 +161,12 @@ impl HandshakeFault {
             return format!(
                 "packets of {cluster} reach this node, and this node's do not reach {cluster}: UDP from here to \
                  there is blocked ({seen})"
+            );
+        }
+        if code == Code::ProtocolError {
+            return format!(
+                "handshakes of {cluster} from {from} come in more pieces than any handshake has, and are ended: seen \
+                 {count} times, last {ago} s ago"
             );
         }
         if code == Code::RefusedByPeer {

@@ -41,7 +41,7 @@ pub fn describe() {
     describe_counter!(
         HANDSHAKES_FAILED,
         Unit::Count,
-        "Handshakes that nodes of the other cluster began and that failed, by code: one-way, certificate-refused (theirs, here), refused-by-peer (this node's); those from addresses at which it is known to have nodes"
+        "Handshakes that nodes of the other cluster began and that failed, by code: one-way, certificate-refused (theirs, here), refused-by-peer (this node's), protocol-error (too many pieces); those from addresses at which it is known to have nodes"
     );
     describe_counter!(
         IN_VAIN,

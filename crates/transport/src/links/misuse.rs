@@ -13,12 +13,13 @@ use std::time::Duration;
 use adit_core::admission::PeerRefusal;
 use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
 use adit_core::code::Code;
-use adit_core::name::{ClusterName, NodeName};
+use adit_core::name::{ClusterName, NodeKey, NodeName};
 use adit_runtime::Mutex;
 use tokio::time::Instant;
 
-use super::pieces::{PieceDebt, PieceOffences};
+use super::pieces::PieceOffences;
 use crate::peer::PeerInfo;
+use crate::tls::PieceDebt;
 
 /// The streams that one connection may open in vain. A cluster whose policy just changed has some hundred
 /// milliseconds to receive the change, at thousands of streams a second.
@@ -152,14 +153,32 @@ impl MisuseTable {
         self.0.lock().entry(cluster.clone()).or_default().pieces.add(pieces, allowed)
     }
 
-    /// Records that a connection is ended for such pieces; its cluster's new ones may be refused for a while.
-    pub(super) fn record_pieces(&self, peer: &PeerInfo) {
+    /// Records that a connection is ended for such pieces; its cluster's new ones may be refused for a while. True if
+    /// that is to be logged.
+    pub(super) fn record_pieces(&self, node: &NodeKey) -> bool {
+        let is_logged = self.record_closed(node);
+        if let Some(cluster) = self.0.lock().get_mut(&node.cluster) {
+            cluster.barred_until = Some(Instant::now() + cluster.piece_offences.add());
+        }
+        is_logged
+    }
+
+    /// Records that a node sends more of something than it may, which is taken in later.
+    pub(super) fn record_excess(&self, node: &NodeKey) {
+        let mut table = self.0.lock();
+        let cluster = table.entry(node.cluster.clone()).or_default();
+        cluster.status.last = Some((node.node.clone(), Instant::now(), Code::OverLimit));
+    }
+
+    /// Records that a connection is ended because its peer breaks the protocol. True if that is to be logged.
+    pub(super) fn record_closed(&self, node: &NodeKey) -> bool {
         let now = Instant::now();
         let mut table = self.0.lock();
-        let cluster = table.entry(peer.cluster.clone()).or_default();
+        let cluster = table.entry(node.cluster.clone()).or_default();
+        let since = now - *cluster.began.get_or_insert(now);
         cluster.status.closed += 1;
-        cluster.status.last = Some((peer.node.clone(), now, Code::ProtocolError));
-        cluster.barred_until = Some(now + cluster.piece_offences.add());
+        cluster.status.last = Some((node.node.clone(), now, Code::ProtocolError));
+        cluster.lines.try_take(since, ALLOWED_LINES)
     }
 
     /// Refuses a node that dials although it was asked to stay away, or whose cluster's nodes are not let in for a

@@ -7,28 +7,22 @@ use adit_core::admission::rate_limit::RateLimit;
 use adit_core::backoff::Backoff;
 use tokio::time::Instant;
 
-use crate::endpoint::PieceCounts;
+use crate::tls::PieceDebt;
 
-/// Pieces of so many bytes cost their sender as much as us.
-pub(super) const MIN_PIECE: u64 = 256;
 /// The time for which new connections of a cluster are refused after its second offence, doubled by each further one.
 pub(super) const BAR_BACKOFF: Backoff =
     Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 /// After so long without one, offences are forgotten.
 const OFFENCE_LIFETIME: Duration = Duration::from_secs(600);
 
+/// Pieces in vain of one connection that are not much, whatever its cluster's others send.
+const LITTLE: RateLimit = RateLimit { burst: 1_024, per_second: 256 };
+
 /// The pieces of one connection, as far as they were counted.
 #[derive(Debug, Default)]
 pub(crate) struct PieceMeter {
-    counted: PieceCounts,
+    counted: u64,
     debt: PieceDebt,
-}
-
-/// Pieces in vain beyond what is allowed with time.
-#[derive(Debug, Default)]
-pub(crate) struct PieceDebt {
-    pieces: u64,
-    at: Option<Instant>,
 }
 
 /// The connections of a cluster that were ended for this.
@@ -40,44 +34,20 @@ pub(crate) struct PieceOffences {
     last: Option<Instant>,
 }
 
-/// The pieces in vain that a connection has sent since the last time, and what follows.
-#[derive(Debug)]
-pub(super) struct PiecesInVain {
+/// The pieces in vain that a connection has sent since the last time.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NewPieces {
     /// Their number; never zero.
-    pub(super) new: u64,
-    /// All of them, less what is forgiven with time.
-    pub(super) debt: u64,
-    /// True if there are more than is allowed.
-    pub(super) is_over: bool,
+    pub(super) count: u64,
+    /// True if it is among those that send many.
+    pub(super) is_much: bool,
 }
 
 impl PieceMeter {
     /// Takes what has been counted by now; `None` if nothing was in vain since the last time.
-    pub(super) fn update(&mut self, now: PieceCounts, allowed: RateLimit) -> Option<PiecesInVain> {
-        let new = Some(self.since_last(now)).filter(|new| *new > 0)?;
-        let is_over = self.debt.add(new, allowed);
-        Some(PiecesInVain { new, debt: self.debt.pieces, is_over })
-    }
-
-    /// Takes what has been counted by now, and says how many pieces were in vain since the last time.
-    fn since_last(&mut self, now: PieceCounts) -> u64 {
-        let before = std::mem::replace(&mut self.counted, now);
-        let frames = now.frames.saturating_sub(before.frames);
-        let taken = now.taken.saturating_sub(before.taken);
-        let large = now.bytes.saturating_sub(before.bytes) / MIN_PIECE;
-        frames.saturating_sub(taken.saturating_add(large))
-    }
-}
-
-impl PieceDebt {
-    /// Adds pieces in vain. True if there are more now than is allowed.
-    pub(super) fn add(&mut self, pieces: u64, allowed: RateLimit) -> bool {
-        let now = Instant::now();
-        let since = self.at.replace(now).map_or(Duration::ZERO, |at| now - at);
-        let forgiven = since.as_millis() * u128::from(allowed.per_second) / 1000;
-        let forgiven = u64::try_from(forgiven).unwrap_or(u64::MAX);
-        self.pieces = self.pieces.saturating_sub(forgiven).saturating_add(pieces);
-        self.pieces > u64::from(allowed.burst)
+    pub(super) fn update(&mut self, in_all: u64) -> Option<NewPieces> {
+        let count = in_all.saturating_sub(std::mem::replace(&mut self.counted, in_all));
+        (count > 0).then(|| NewPieces { count, is_much: self.debt.add(count, LITTLE) })
     }
 }
 
@@ -106,38 +76,21 @@ mod tests {
 
     use super::*;
 
-    const ALLOWED: RateLimit = RateLimit { burst: 32_768, per_second: 2_048 };
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn counts(frames: u64, taken: u64, bytes: u64) -> PieceCounts {
-        PieceCounts { frames, taken, bytes }
-    }
-
-    #[test]
-    fn what_is_taken_or_large_is_not_in_vain() {
-        let mut meter = PieceMeter::default();
-        assert_eq!(
-            meter.since_last(counts(1000, 1000, 20_000)),
-            0,
-            "tokens of an answer, each taken"
-        );
-        assert_eq!(
-            meter.since_last(counts(2000, 1000, 20_000 + 1_200_000)),
-            0,
-            "an upload that waits"
-        );
-        assert_eq!(meter.since_last(counts(3000, 1000, 20_000 + 1_212_000)), 954, "crumbs");
-    }
-
     #[tokio::test(start_paused = true)]
-    async fn pieces_in_vain_are_forgiven_with_time() {
-        let mut debt = PieceDebt::default();
-        for _ in 0..1000 {
-            assert!(!debt.add(2048, ALLOWED), "2,048 a second for ever");
+    async fn what_a_connection_sends_in_vain_is_told_once_and_forgiven_with_time() {
+        let (mut meter, mut in_all) = (PieceMeter::default(), 0);
+        let mut send = |count| {
+            in_all += count;
+            meter.update(in_all)
+        };
+        assert_eq!(send(0), None);
+        for _ in 0..100 {
+            assert_eq!(send(256), Some(NewPieces { count: 256, is_much: false }));
             advance(SECOND).await;
         }
-        assert!(!debt.add(30_000, ALLOWED));
-        assert!(debt.add(3_000, ALLOWED));
+        assert_eq!(send(1_025), Some(NewPieces { count: 1_025, is_much: true }));
     }
 
     #[tokio::test(start_paused = true)]

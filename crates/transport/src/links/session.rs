@@ -81,7 +81,10 @@ pub(super) fn start(
         Session { shared: Arc::clone(shared), conn: Arc::clone(&conn), send, _permit: permit };
     let worker = conn.quic.worker().handle().clone();
     shared.runtime.tasks.spawn_on(session.run(messages, control), &worker);
-    shared.runtime.tasks.spawn_on(credit_streams::send_credits(Arc::clone(&conn)), &worker);
+    shared
+        .runtime
+        .tasks
+        .spawn_on(credit_streams::send_credits(Arc::clone(shared), Arc::clone(&conn)), &worker);
     Ok(conn)
 }
 
@@ -117,6 +120,7 @@ impl Session {
                 () = &mut idle => conn.quic.close(Code::ConnectionUnused, ""),
             }
         };
+        self.shared.record_if_in_pieces(&conn);
         if closed.by == ClosedBy::Silence {
             self.shared.mark_node_silent(&conn, &closed);
         }
@@ -284,7 +288,9 @@ async fn serve(
                 return;
             }
             Some(StreamKind::Credits) => {
-                if let Some(code) = credit_streams::receive_credits(&conn, send, recv).await {
+                if let Some(code) =
+                    credit_streams::receive_credits(&shared, &conn, send, recv).await
+                {
                     shared.in_vain(&conn, code);
                 }
                 return;

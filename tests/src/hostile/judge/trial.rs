@@ -138,7 +138,7 @@ impl Trial {
 
     /// True if the enemy needs no certificate for it.
     fn is_strangers(&self) -> bool {
-        ["handshakes-17", "spoofed-initials"].contains(&self.name)
+        ["handshakes-17", "handshake-crumbs", "spoofed-initials"].contains(&self.name)
     }
 
     fn asymmetry(&self) -> f64 {

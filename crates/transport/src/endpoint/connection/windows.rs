@@ -1,6 +1,5 @@
 //! A connection's windows and the credit of its streams: what its peer may send, and what that is charged.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use adit_core::name::ClusterName;
@@ -89,7 +88,7 @@ impl QuicConnection {
 
     /// Bytes that the peer sent were taken.
     pub(crate) fn bytes_taken(&self, bytes: usize, pieces: usize) {
-        self.0.pieces_taken.fetch_add(pieces as u64, Ordering::Relaxed);
+        self.0.facts.pieces.add_taken(pieces);
         if let Some((windows, quinn)) = self.windows() {
             windows.bytes_taken(quinn, bytes as u64);
         }

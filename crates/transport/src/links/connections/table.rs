@@ -275,6 +275,13 @@ impl ConnectionTable {
         clusters.values().flat_map(|nodes| nodes.by_node.values()).flatten().cloned().collect()
     }
 
+    /// All connections with nodes of `cluster`, usable or not.
+    pub(crate) fn of(&self, cluster: &ClusterName) -> Vec<Arc<PeerConnection>> {
+        let clusters = self.clusters.lock();
+        let nodes = clusters.get(cluster).into_iter().flat_map(|nodes| nodes.by_node.values());
+        nodes.flatten().cloned().collect()
+    }
+
     /// All connections, each with the reason for which it takes no new streams, if it does not.
     pub(crate) fn all(&self) -> Vec<(Arc<PeerConnection>, Option<Unusable>)> {
         let clusters = self.clusters.lock();

@@ -203,6 +203,7 @@ impl From<DialError> for DialFailure {
             }
             DialError::Socket(_)
             | DialError::Address(_)
+            | DialError::TooManyPieces
             | DialError::WrongCluster { .. }
             | DialError::Identity(_) => {}
         }

@@ -1,0 +1,369 @@
+//! A bound on the pieces in which handshakes and streams may come.
+//!
+//! quinn keeps what comes of a handshake or a stream in order: up to a thousand pieces with gaps between them, all of
+//! which it sorts again whenever they hold on to too much memory (0.11.19). Each piece then costs three microseconds of a worker
+//! (measured), a packet brings more than two hundred, and for those of a handshake nobody needs a certificate: a
+//! stranger with 36 Mbit/s held up honest answers for seconds. So each packet is looked at as it is decrypted, here, where
+//! quinn asks its keys, and the one that brings too many pieces ends its connection. Packets that come after it are not even
+//! decrypted. To look costs some 20 ns of a packet of one stream.
+//!
+//! * Of a handshake all frames are counted, [`MAX_HANDSHAKE_FRAMES`].
+//! * Of streams small pieces are that do not come in order ([`super::stream_order`]), [`ALLOWED_DISORDERED`].
+//! * Those that do come in order are compared with what is taken, since quinn joins them no better than to pieces of some
+//!   hundred bytes, [`ALLOWED_UNTAKEN`].
+//!
+//! What all connections of a cluster send so is bounded by [`crate::links`], `fragments`.
+//!
+//! A piece that waits also keeps the whole buffer of the system call that it came with, which may hold sixty other
+//! datagrams. So packets of a handshake, and those with pieces out of order, are copied into buffers of their own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use adit_core::admission::rate_limit::RateLimit;
+use adit_runtime::Mutex;
+use bytes::BytesMut;
+use quinn::crypto::{KeyPair, PacketKey};
+use quinn_proto::crypto::CryptoError;
+use tokio::time::Instant;
+
+use super::frames::frames;
+use super::stream_order::{OrderCounts, StreamOrder};
+
+/// Frames in which one handshake may come, padding apart. An honest one has a dozen, and some hundred on a path that
+/// loses most of them; so many pieces with gaps cost less than the signature.
+const MAX_HANDSHAKE_FRAMES: u32 = 256;
+/// Small pieces out of order that may come on one connection. Of 20,000 small pieces a second on a path that loses a
+/// tenth, 2,000 follow a loss and 2,000 come again. All of the burst costs 25 ms of a worker.
+const ALLOWED_DISORDERED: RateLimit = RateLimit { burst: 8_192, per_second: 4_096 };
+/// Pieces in order that may come on one connection and are not taken one by one: a reader that stalls leaves them until
+/// they are joined. All of the burst costs some 10 ms.
+const ALLOWED_UNTAKEN: RateLimit = RateLimit { burst: 32_768, per_second: 2_048 };
+/// So many bytes for each piece are never too few.
+const MIN_MEAN_PIECE: u64 = 256;
+/// The pieces after which those that came are compared with those that were taken: many times what is on its way to
+/// readers.
+const COMPARED_PIECES: u64 = 4_096;
+
+/// The pieces that came on one connection. All clones of its `Arc` are one.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionPieces {
+    handshake_frames: AtomicU32,
+    order: Mutex<OrderState>,
+    /// Pieces that somebody took.
+    taken: AtomicU64,
+    /// Pieces out of order, and in order and not taken.
+    in_vain: AtomicU64,
+    is_exceeded: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct OrderState {
+    order: StreamOrder,
+    disordered: PieceDebt,
+    untaken: PieceDebt,
+    since_compared: PieceCounts,
+}
+
+/// The pieces in order since they were last compared with those taken.
+#[derive(Debug, Default)]
+struct PieceCounts {
+    came: u64,
+    bytes: u64,
+    /// All that had been taken then.
+    taken_before: u64,
+}
+
+/// Pieces beyond what is allowed with time.
+#[derive(Debug, Default)]
+pub(crate) struct PieceDebt {
+    pieces: u64,
+    at: Option<Instant>,
+}
+
+/// The consequence of a packet's pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PacketVerdict {
+    /// Nothing of it waits for what comes later.
+    Keep,
+    /// Some of it may wait.
+    Copy,
+    /// There are too many pieces now.
+    End,
+}
+
+/// The packets that a key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PacketKind {
+    Handshake,
+    Stream,
+}
+
+/// A key that looks at what it has decrypted.
+pub(super) struct CountingPacketKey {
+    inner: Box<dyn PacketKey>,
+    kind: PacketKind,
+    pieces: Arc<ConnectionPieces>,
+}
+
+impl PieceDebt {
+    /// Adds pieces. True if there are more now than is allowed.
+    pub(crate) fn add(&mut self, pieces: u64, allowed: RateLimit) -> bool {
+        let now = Instant::now();
+        let since = self.at.replace(now).map_or(Duration::ZERO, |at| now - at);
+        let forgiven = since.as_millis() * u128::from(allowed.per_second) / 1000;
+        let forgiven = u64::try_from(forgiven).unwrap_or(u64::MAX);
+        self.pieces = self.pieces.saturating_sub(forgiven).saturating_add(pieces);
+        self.pieces > u64::from(allowed.burst)
+    }
+}
+
+impl ConnectionPieces {
+    /// True if more came than is allowed, which ended the connection.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.is_exceeded.load(Ordering::Relaxed)
+    }
+
+    /// Pieces of streams so far that came out of order, or in vain.
+    pub(crate) fn in_vain(&self) -> u64 {
+        self.in_vain.load(Ordering::Relaxed)
+    }
+
+    /// Counts pieces that were taken.
+    pub(crate) fn add_taken(&self, pieces: usize) {
+        self.taken.fetch_add(pieces as u64, Ordering::Relaxed);
+    }
+
+    /// Has the keys with which packets of this kind are decrypted count what comes.
+    pub(super) fn count_in(
+        self: &Arc<Self>,
+        kind: PacketKind,
+        keys: KeyPair<Box<dyn PacketKey>>,
+    ) -> KeyPair<Box<dyn PacketKey>> {
+        let KeyPair { local, remote } = keys;
+        let pieces = Arc::clone(self);
+        KeyPair { local, remote: Box::new(CountingPacketKey { inner: remote, kind, pieces }) }
+    }
+
+    fn take_packet(&self, kind: PacketKind, payload: &[u8]) -> PacketVerdict {
+        let verdict = match kind {
+            PacketKind::Handshake => self.take_handshake_packet(payload),
+            PacketKind::Stream => self.take_stream_packet(payload),
+        };
+        if verdict == PacketVerdict::End {
+            self.is_exceeded.store(true, Ordering::Relaxed);
+        }
+        verdict
+    }
+
+    fn take_handshake_packet(&self, payload: &[u8]) -> PacketVerdict {
+        let new = u32::try_from(frames(payload).count()).unwrap_or(u32::MAX);
+        // The packets of a connection come one after the other, so nothing is added meanwhile.
+        let all = self.handshake_frames.load(Ordering::Relaxed).saturating_add(new);
+        self.handshake_frames.store(all, Ordering::Relaxed);
+        if all > MAX_HANDSHAKE_FRAMES { PacketVerdict::End } else { PacketVerdict::Copy }
+    }
+
+    fn take_stream_packet(&self, payload: &[u8]) -> PacketVerdict {
+        let mut state = self.order.lock();
+        let OrderCounts { pieces, disordered } = state.order.take_packet(payload);
+        let mut is_over = false;
+        if disordered > 0 {
+            self.in_vain.fetch_add(disordered, Ordering::Relaxed);
+            is_over = state.disordered.add(disordered, ALLOWED_DISORDERED);
+        }
+        let counts = &mut state.since_compared;
+        counts.came += pieces - disordered;
+        counts.bytes += payload.len() as u64;
+        if counts.came >= COMPARED_PIECES {
+            let untaken = counts.compare(self.taken.load(Ordering::Relaxed));
+            self.in_vain.fetch_add(untaken, Ordering::Relaxed);
+            is_over |= state.untaken.add(untaken, ALLOWED_UNTAKEN);
+        }
+        match disordered {
+            _ if is_over => PacketVerdict::End,
+            0 => PacketVerdict::Keep,
+            _ => PacketVerdict::Copy,
+        }
+    }
+}
+
+impl PieceCounts {
+    /// The pieces that came since the last time, less those that were taken by now or were large. Begins anew.
+    fn compare(&mut self, taken: u64) -> u64 {
+        let new = taken.saturating_sub(self.taken_before);
+        let untaken = self.came.saturating_sub(new + self.bytes / MIN_MEAN_PIECE);
+        *self = Self { taken_before: taken, ..Self::default() };
+        untaken
+    }
+}
+
+impl PacketKey for CountingPacketKey {
+    fn encrypt(&self, packet: u64, buf: &mut [u8], header_len: usize) {
+        self.inner.encrypt(packet, buf, header_len);
+    }
+
+    fn decrypt(
+        &self,
+        packet: u64,
+        header: &[u8],
+        payload: &mut BytesMut,
+    ) -> Result<(), CryptoError> {
+        if self.pieces.is_exceeded() {
+            return Err(CryptoError);
+        }
+        self.inner.decrypt(packet, header, payload)?;
+        match self.pieces.take_packet(self.kind, payload) {
+            PacketVerdict::Keep => {}
+            PacketVerdict::Copy => *payload = BytesMut::from(&payload[..]),
+            // quinn ends a connection of which a packet without frames comes (RFC 9000 §12.4).
+            PacketVerdict::End => payload.clear(),
+        }
+        Ok(())
+    }
+
+    fn tag_len(&self) -> usize {
+        self.inner.tag_len()
+    }
+
+    fn confidentiality_limit(&self) -> u64 {
+        self.inner.confidentiality_limit()
+    }
+
+    fn integrity_limit(&self) -> u64 {
+        self.inner.integrity_limit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// A key that neither encrypts nor decrypts.
+    struct PlainKey;
+
+    impl PacketKey for PlainKey {
+        fn encrypt(&self, _: u64, _: &mut [u8], _: usize) {}
+
+        fn decrypt(&self, _: u64, _: &[u8], _: &mut BytesMut) -> Result<(), CryptoError> {
+            Ok(())
+        }
+
+        fn tag_len(&self) -> usize {
+            0
+        }
+
+        fn confidentiality_limit(&self) -> u64 {
+            u64::MAX
+        }
+
+        fn integrity_limit(&self) -> u64 {
+            u64::MAX
+        }
+    }
+
+    fn key(kind: PacketKind) -> CountingPacketKey {
+        CountingPacketKey { inner: Box::new(PlainKey), kind, pieces: Arc::default() }
+    }
+
+    /// The length that is left of a packet, if it can be read.
+    fn decrypt(key: &CountingPacketKey, packet: &[u8]) -> Option<usize> {
+        let mut payload = BytesMut::from(packet);
+        key.decrypt(0, &[], &mut payload).ok().map(|()| payload.len())
+    }
+
+    /// Single bytes of a handshake, with gaps.
+    fn handshake_crumbs(count: u8) -> Vec<u8> {
+        (0..count).flat_map(|n| [6, 0x40, 2 * (n % 100), 1, b'x']).collect()
+    }
+
+    /// Single bytes of a stream, with gaps.
+    fn stream_crumbs(count: u8) -> Vec<u8> {
+        (0..count).flat_map(|n| [0x0e, 4, 0x40, 1 + 2 * (n % 100), 1, b'x']).collect()
+    }
+
+    #[test]
+    fn a_handshake_in_too_many_pieces_is_ended_and_not_decrypted_any_more() {
+        let key = key(PacketKind::Handshake);
+        let each = [120, 120, 120, 1].map(|count| decrypt(&key, &handshake_crumbs(count)));
+        assert_eq!(each, [Some(600), Some(600), Some(0), None]);
+        assert!(key.pieces.is_exceeded());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_streams_come_in_crumbs_is_ended_and_one_on_a_bad_path_is_not() {
+        let bad = key(PacketKind::Stream);
+        for _ in 0..600 {
+            assert_eq!(decrypt(&bad, &stream_crumbs(200)), Some(1200));
+            advance(Duration::from_millis(50)).await;
+        }
+        assert_eq!(bad.pieces.in_vain(), 120_000);
+        let worse = key(PacketKind::Stream);
+        let ended = (1..99).find(|_| decrypt(&worse, &stream_crumbs(200)) == Some(0));
+        assert_eq!(ended, Some(41), "8,200 at once");
+        assert_eq!(decrypt(&worse, &stream_crumbs(1)), None);
+        let honest = key(PacketKind::Stream);
+        for _ in 0..10_000 {
+            assert!(decrypt(&honest, &[0x0e, 8, 0, 1, b'x', 0x10, 9]).is_some());
+            assert!(decrypt(&honest, &[0x1f, 0x04, 8, 0, 1]).is_some());
+            honest.pieces.add_taken(1);
+        }
+        assert_eq!(honest.pieces.in_vain(), 0);
+    }
+
+    /// A packet with so many pieces in order, a byte of each of so many streams, the `nth` one.
+    fn words(nth: u16, streams: u8) -> Vec<u8> {
+        let [high, low] = (0x4000 | nth).to_be_bytes();
+        (0..streams).flat_map(|n| [0x0e, 0x40, 4 * (n % 60), high, low, 1, b'x']).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pieces_in_order_that_are_taken_or_large_are_never_too_many_and_others_are() {
+        let (read, unread, large) =
+            (key(PacketKind::Stream), key(PacketKind::Stream), key(PacketKind::Stream));
+        let mut ended = None;
+        for nth in 0..10_000_u16 {
+            assert!(decrypt(&read, &words(nth, 60)) > Some(0));
+            read.pieces.add_taken(60);
+            let packet = [&words(nth, 1)[..], &[0x0c, 0x41, 0, 0x44, 0], &[0; 700]].concat();
+            assert!(decrypt(&large, &packet) > Some(0));
+            if decrypt(&unread, &words(nth, 60)) == Some(0) {
+                ended.get_or_insert(nth);
+            }
+        }
+        assert_eq!(ended, Some(620), "after nine times 4,140, less what is allowed for bytes");
+        assert_eq!((read.pieces.in_vain(), large.pieces.in_vain()), (0, 0));
+    }
+
+    #[test]
+    fn a_packet_of_which_something_waits_keeps_nothing_of_the_batch_that_it_came_in() {
+        let batch_after = |kind, packet: &[u8]| {
+            let mut batch = BytesMut::zeroed(64 << 10);
+            batch[..packet.len()].copy_from_slice(packet);
+            let mut payload = batch.split_to(packet.len());
+            key(kind).decrypt(0, &[], &mut payload).unwrap();
+            assert_eq!(payload, packet);
+            // Only whoever has all of a buffer can have its beginning back.
+            batch.clear();
+            batch.try_reclaim(64 << 10)
+        };
+        assert!(batch_after(PacketKind::Handshake, &handshake_crumbs(100)));
+        assert!(batch_after(PacketKind::Stream, &stream_crumbs(100)));
+        assert!(!batch_after(PacketKind::Stream, &[0x0e, 4, 0, 1, b'x']), "it is taken at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pieces_are_forgiven_with_time() {
+        const ALLOWED: RateLimit = RateLimit { burst: 32_768, per_second: 2_048 };
+        let mut debt = PieceDebt::default();
+        for _ in 0..1000 {
+            assert!(!debt.add(2048, ALLOWED), "2,048 a second for ever");
+            advance(Duration::from_secs(1)).await;
+        }
+        assert!(!debt.add(30_000, ALLOWED));
+        assert!(debt.add(3_000, ALLOWED));
+    }
+}
