@@ -5,6 +5,8 @@
 //! backoff, until it answers; where its export asks for it, one that is up as well. What is published are those
 //! that are down, and why, and those that have answered: a new one is told to peers once it has.
 
+mod dial_failure;
+mod lines;
 mod schedule;
 
 use std::collections::BTreeMap;
@@ -14,7 +16,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use adit_core::code::Code;
 use adit_core::fault::{BackendFault, BackendStates};
 use adit_core::name::Namespace;
 use adit_core::policy::Target;
@@ -26,6 +27,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::dial_failure::{dial_failure, hint};
+use self::lines::FlapLines;
 use self::schedule::{MAX_PROBES, PlannedProbes, ProbeSchedule};
 use crate::flow::FlowFailure;
 use crate::tcp::{Tcp, TcpNetwork};
@@ -64,6 +67,7 @@ pub struct HealthChecker {
     remote_faults: watch::Receiver<RemoteFaults>,
     last_dials: LastDials,
     dial_timeout: Duration,
+    lines: FlapLines,
 }
 
 /// The result of a probe, and the namespace that it counted in. `None` is no news: this node could not dial.
@@ -88,6 +92,7 @@ impl BackendHealth {
             remote_faults: told,
             last_dials,
             dial_timeout,
+            lines: FlapLines::default(),
         };
         (Self { reports, states, remote_faults: Arc::new(tell), last_dials: last }, keeper)
     }
@@ -192,8 +197,9 @@ impl HealthChecker {
     }
 
     /// Forgets what is nobody's backend any more, and takes up what is new.
-    fn plan(&self, schedule: &mut ProbeSchedule, now: &Snapshot) {
+    fn plan(&mut self, schedule: &mut ProbeSchedule, now: &Snapshot) {
         let plan = planned(now);
+        self.lines.retain(|address| plan.contains_key(&address));
         let mut last = lock(&self.last_dials);
         last.retain(|address, _| plan.contains_key(address));
         schedule.plan(&plan, |address| last.contains_key(address), Instant::now());
@@ -267,17 +273,20 @@ impl HealthChecker {
 
     /// Takes what dials found of backends that this node may still dial.
     fn apply_results(
-        &self,
+        &mut self,
         schedule: &ProbeSchedule,
         all: impl IntoIterator<Item = (SocketAddr, Option<DialResult>)>,
     ) {
+        let lines = &mut self.lines;
         self.states.send_if_modified(|BackendStates { down, answered, .. }| {
             let answered = answered.get_or_insert_default();
             let mut changed = false;
             for (backend, dialled) in all.into_iter().filter(|(b, _)| schedule.contains(*b)) {
                 changed |= match dialled {
                     Some(Ok(())) if down.remove(&backend).is_some() => {
-                        tracing::info!(%backend, "backend answers again");
+                        if let Some(unlogged) = lines.admit(backend) {
+                            tracing::info!(%backend, unlogged, "backend answers again");
+                        }
                         answered.insert(backend);
                         true
                     }
@@ -286,8 +295,11 @@ impl HealthChecker {
                     None => !down.contains_key(&backend) && answered.insert(backend),
                     Some(Err(fault)) => {
                         let before = down.insert(backend, fault);
-                        if before.is_none() {
-                            tracing::warn!(%backend, "backend does not answer: {}", fault.description());
+                        if let Some(unlogged) =
+                            before.is_none().then(|| lines.admit(backend)).flatten()
+                        {
+                            let fault = fault.description();
+                            tracing::warn!(%backend, unlogged, "backend does not answer: {fault}");
                         }
                         before != Some(fault)
                     }
@@ -295,35 +307,6 @@ impl HealthChecker {
             }
             changed
         });
-    }
-}
-
-/// Why a dial failed, and whether the backend is to blame rather than this node.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the standard library's list is open")]
-pub(crate) fn dial_failure(backend: SocketAddr, error: &io::Error) -> (FlowFailure, bool) {
-    use io::ErrorKind as Kind;
-    let (code, at_fault) = match error.kind() {
-        Kind::ConnectionRefused | Kind::ConnectionReset => (Code::BackendRefused, true),
-        Kind::TimedOut => (Code::BackendTimeout, true),
-        Kind::HostUnreachable | Kind::NetworkUnreachable => (Code::BackendUnreachable, true),
-        Kind::PermissionDenied => (Code::BackendUnreachable, false),
-        // Out of descriptors, ports or memory. Nothing was delivered, and another node may have some.
-        _ => {
-            let reason = format!("this node cannot dial backend {backend}: {error}{}", hint(error));
-            return (FlowFailure::new(Code::OverLimit, reason), false);
-        }
-    };
-    (FlowFailure::new(code, format!("backend {backend}: {error}")), at_fault)
-}
-
-/// Advice about the operating system's own limits.
-pub(crate) fn hint(error: &io::Error) -> &'static str {
-    const EMFILE: i32 = 24;
-    const ENFILE: i32 = 23;
-    match error.raw_os_error() {
-        Some(EMFILE) => "; the limit on descriptors of this process (ulimit -n) is reached",
-        Some(ENFILE) => "; the limit on descriptors of this machine (fs.file-max) is reached",
-        _ => "",
     }
 }
 

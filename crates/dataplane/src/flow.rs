@@ -83,6 +83,8 @@ pub struct Flow {
     user: Option<ExportUser>,
     /// The cluster or workload among whose flows it is counted.
     opener: Option<FlowOpener>,
+    /// Somebody has taken it: the peer has answered so, or a backend was reached.
+    is_answered: bool,
     end: Result<(), FlowFailure>,
 }
 
@@ -112,6 +114,7 @@ impl Flows {
             target_metrics: None,
             user: None,
             opener: None,
+            is_answered: false,
             // What stands if the task ends without a word: it was cancelled or panicked.
             end: Err(Code::Internal.into()),
         }
@@ -213,7 +216,8 @@ impl Flow {
     }
 
     /// Records how long the flow has waited for its answer: outbound for the peer's, inbound for a backend's.
-    pub(crate) fn answered(&self) {
+    pub(crate) fn answered(&mut self) {
+        self.is_answered = true;
         let waited = self.started.elapsed();
         match &self.target_metrics {
             Some(metrics) => metrics.answered(waited),
@@ -248,6 +252,8 @@ impl Drop for Flow {
         }
         // Numbers that only a peer knows are one: what is kept must be bounded by our own list.
         let known = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
+        // A peer that answers with a number of its own has taken nothing.
+        let is_refused = code.is_refusal() || (known == Code::Unknown(0) && !self.is_answered);
         let metrics = self.flows.0.metrics_of(direction);
         metrics.open.decrement(1.0);
         metrics.lasted(duration);
@@ -273,10 +279,14 @@ impl Drop for Flow {
             group.bytes_sent += self.sent.bytes();
             group.bytes_received += self.received.bytes();
             group.hops += u64::from(self.hop);
-            group.refused_in_a_row = if code.is_refusal() { group.refused_in_a_row + 1 } else { 0 };
+            group.refused_in_a_row = match is_refused {
+                true => group.refused_in_a_row + 1,
+                false if self.is_answered => 0,
+                false => group.refused_in_a_row,
+            };
             if let Err(failure) = &self.end {
-                group.refused += u64::from(failure.code.is_refusal());
-                group.failed += u64::from(!failure.code.is_refusal());
+                group.refused += u64::from(is_refused);
+                group.failed += u64::from(!is_refused);
                 group.last_failure = Some((failure.code, failure.reason.clone()));
             }
         }
@@ -284,10 +294,12 @@ impl Drop for Flow {
             let source = self.source.as_ref().map(|source| source.workload.clone());
             let asker = (direction, cluster, target, source);
             match &self.end {
-                Err(failure) if code.is_refusal() || code == Code::OverBudget => {
-                    table.recent.note(asker, code, &failure.reason, Instant::now());
+                Err(failure) if is_refused || code == Code::OverBudget => {
+                    table.recent.note(asker, known, &failure.reason, Instant::now());
                 }
-                Ok(()) | Err(_) => table.recent.served(&asker),
+                Ok(()) | Err(_) if self.is_answered => table.recent.served(&asker),
+                // The source gave up, or the node went away: nothing is known of who would have been served.
+                Ok(()) | Err(_) => {}
             }
         }
         drop(table);

@@ -12,16 +12,12 @@ impl Flow {
     /// The one line of the flow. Its fields have fixed names, which people's tools and `adit demo` read;
     /// what is not known is left out. Bytes are as the opener of the connection sees them.
     ///
-    /// Of those that came to nothing only some are logged: see [`LogLimit`].
+    /// Where there are many, only some are logged: see [`LogLimit`].
     pub(super) fn log(&self, code: Code, duration: Duration) {
-        let mut unlogged = 0;
-        if code != Code::Finished {
-            let cluster = self.peer.as_ref().map(|(cluster, _)| cluster);
-            let Some(left_out) = self.flows.0.log_limit.admit(self.direction, code, cluster) else {
-                return;
-            };
-            unlogged = left_out;
-        }
+        let cluster = self.peer.as_ref().map(|(cluster, _)| cluster);
+        let Some(unlogged) = self.flows.0.log_limit.admit(self.direction, code, cluster) else {
+            return;
+        };
         let (out, back) = match self.direction {
             Direction::Outbound => (&self.sent, &self.received),
             Direction::Inbound => (&self.received, &self.sent),

@@ -1,7 +1,7 @@
 //! A limit on log lines of one kind: the first ones, then some a second, and the number of the others.
 //!
-//! Whoever is refused ten thousand times a second must not fill a disk. A line for each stream that was
-//! carried stays: those cost the sender more than us.
+//! Whoever is refused ten thousand times a second must not fill a disk, nor may whoever is served as often: a line takes
+//! more bytes than the packets of a short stream.
 
 use std::collections::BTreeMap;
 use std::sync::MutexGuard;
@@ -16,12 +16,14 @@ use super::direction::Direction;
 
 /// Lines of one kind that are logged.
 const ALLOWED: RateLimit = RateLimit { burst: 100, per_second: 5 };
+/// The same of streams that were carried to their end: 66 KB a second.
+const ALLOWED_CARRIED: RateLimit = RateLimit { burst: 300, per_second: 150 };
 
 /// Lines that say the same but for the stream: direction, code and the peer's cluster. All of them have
 /// closed sets of values.
 type LineKind = (Direction, Code, Option<ClusterName>);
 
-/// Bounds the lines of streams that came to nothing.
+/// Bounds the lines of streams.
 #[derive(Debug)]
 pub(super) struct LogLimit {
     began: Instant,
@@ -48,9 +50,10 @@ impl LogLimit {
     ) -> Option<u64> {
         // Numbers that only a peer knows are one.
         let code = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
+        let allowed = if code == Code::Finished { ALLOWED_CARRIED } else { ALLOWED };
         let mut kinds = self.kinds();
         let count = kinds.entry((direction, code, cluster.cloned())).or_default();
-        if count.pace.try_take(self.began.elapsed(), ALLOWED) {
+        if count.pace.try_take(self.began.elapsed(), allowed) {
             return Some(std::mem::take(&mut count.unlogged));
         }
         count.unlogged += 1;
@@ -99,6 +102,23 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         assert_eq!(denied(), Some(10_000 - 100), "the next line says how many were left out");
         assert_eq!(denied(), Some(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_that_are_carried_have_a_line_each_up_to_what_no_reader_needs() {
+        let limit = LogLimit::new();
+        let shop: ClusterName = "shop".parse().unwrap();
+        let carried = || limit.admit(Direction::Inbound, Code::Finished, Some(&shop)).is_some();
+        let mut lines = 0;
+        for _ in 0..20 {
+            lines += (0..1000).filter(|_| carried()).count();
+            advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(lines, 300 + 19 * 150);
+        for _ in 0..100 {
+            assert!(carried(), "a hundred a second have a line each");
+            advance(Duration::from_millis(10)).await;
+        }
     }
 
     #[test]

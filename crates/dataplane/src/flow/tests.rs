@@ -84,6 +84,9 @@ fn refusals_are_counted_until_one_is_taken() {
     let end = |end: Result<(), Code>| {
         let mut flow = flows.begin(Direction::Outbound, [0; 16]);
         flow.attribute_to_target(&target, &"bank".parse().unwrap());
+        if end != Err(Code::Denied) && end != Err(Code::NoBackend) {
+            flow.answered();
+        }
         flow.end(end.map_err(FlowFailure::from));
         flows.groups().values().next().unwrap().refused_in_a_row
     };
@@ -92,4 +95,34 @@ fn refusals_are_counted_until_one_is_taken() {
     assert_eq!(end(Err(Code::BackendReset)), 0, "it had been taken");
     assert_eq!(end(Err(Code::Denied)), 1);
     assert_eq!(end(Ok(())), 0);
+}
+
+#[test]
+fn what_was_refused_is_told_until_somebody_is_served_whatever_numbers_a_peer_invents() {
+    let flows = Flows::new(StreamCapacity { all: 9 });
+    let target =
+        Target { service: "agents/fraud-bot".parse().unwrap(), port: "http".parse().unwrap() };
+    let end = |code: Code, is_answered: bool| {
+        let mut flow = flows.begin(Direction::Outbound, [0; 16]);
+        flow.attribute_to_target(&target, &"bank".parse().unwrap());
+        if is_answered {
+            flow.answered();
+        }
+        flow.end(if code == Code::Finished { Ok(()) } else { Err(code.into()) });
+        let told = flows.refusals().0.into_iter().map(|series| (series.code, series.count));
+        let in_a_row = flows.groups().values().next().unwrap().refused_in_a_row;
+        (told.collect::<Vec<_>>(), in_a_row)
+    };
+    let denied = (Code::Denied, 1);
+    assert_eq!(end(Code::Denied, false), (vec![denied], 1));
+    assert_eq!(end(Code::SourceReset, false), (vec![denied], 1), "its caller had no patience");
+    for nth in 1..=100 {
+        let invented = (Code::Unknown(0), nth);
+        let told = end(Code::Unknown(1000 + nth), false);
+        let in_a_row = told.1;
+        assert_eq!(told.0.len(), 2, "all invented numbers are one");
+        assert!(told.0.contains(&invented) && told.0.contains(&denied), "{told:?}");
+        assert_eq!(in_a_row, 1 + nth);
+    }
+    assert_eq!(end(Code::Unknown(7), true), (vec![], 0), "it was taken, and broke later");
 }
