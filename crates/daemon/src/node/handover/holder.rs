@@ -20,6 +20,10 @@ use super::{
 /// After a listener failed; out of descriptors, most likely.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
 
+/// The time from when somebody connects to the first message: a requester sends it at once, and waits for the answer for
+/// [`IpcConnection::MESSAGE_TIMEOUT`], in which some that say nothing may be before it.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// After a listener could not be made: something else is there, or the disk is full.
 const REOPEN_BACKOFF: Duration = Duration::from_secs(10);
 
@@ -157,7 +161,7 @@ fn wait_for_successor(
                 continue;
             }
         };
-        let conversed = match receive_message(&connection) {
+        let conversed = match receive_first(&connection) {
             Ok((HandoverMessage::Watch, _)) => {
                 watchers.retain(IpcConnection::is_open);
                 watchers.push(connection);
@@ -173,6 +177,14 @@ fn wait_for_successor(
         }
     }
     None
+}
+
+/// Receives the message that a conversation begins with.
+fn receive_first(connection: &IpcConnection) -> io::Result<(HandoverMessage, Vec<OwnedFd>)> {
+    connection.wait_for(FIRST_MESSAGE_TIMEOUT)?;
+    let first = receive_message(connection)?;
+    connection.wait_for(IpcConnection::MESSAGE_TIMEOUT)?;
+    Ok(first)
 }
 
 /// Makes the listener anew where it was.

@@ -100,6 +100,19 @@ fn given(folder: &Path, turn: u64) -> HandoverInheritance {
 }
 
 #[test]
+fn whoever_connects_and_says_nothing_keeps_no_successor_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let holder = HolderThread::start(folder.path(), 1);
+    let connect = |_| IpcConnection::connect(&folder.path().join(SOCKET)).unwrap();
+    let silent: Vec<IpcConnection> = (0..3).map(connect).collect();
+    let HandoverInheritance { succession, .. } = given(folder.path(), 2);
+    succession.announce_ready();
+    assert_eq!(holder.fake.steps(), (1, 0));
+    drop(silent);
+    holder.stop.cancel();
+}
+
+#[test]
 fn a_process_takes_over_with_what_waits_in_the_queue() {
     let folder = tempfile::tempdir().unwrap();
     let holder = HolderThread::start(folder.path(), 1);
