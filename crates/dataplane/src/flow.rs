@@ -238,6 +238,11 @@ impl Flow {
         self.end = end;
     }
 
+    /// True if nothing was delivered. A peer that answers with a number of its own has taken nothing.
+    fn is_refused(&self, code: Code) -> bool {
+        code.is_refusal() || (matches!(code, Code::Unknown(_)) && !self.is_answered)
+    }
+
     fn code(&self) -> Code {
         self.end.as_ref().err().map_or(Code::Finished, |f| f.code)
     }
@@ -252,8 +257,7 @@ impl Drop for Flow {
         }
         // Numbers that only a peer knows are one: what is kept must be bounded by our own list.
         let known = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
-        // A peer that answers with a number of its own has taken nothing.
-        let is_refused = code.is_refusal() || (known == Code::Unknown(0) && !self.is_answered);
+        let is_refused = self.is_refused(code);
         let metrics = self.flows.0.metrics_of(direction);
         metrics.open.decrement(1.0);
         metrics.lasted(duration);

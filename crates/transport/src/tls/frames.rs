@@ -11,8 +11,8 @@ pub(super) enum FrameOutline {
     Reset(u64),
     /// Anything else but padding.
     Other,
-    /// What cannot be read, or is known to no version of ours, or ends the connection. Nothing is read behind it: quinn
-    /// does not either.
+    /// Bytes that cannot be read, or are known to no version of ours, or end the connection. Nothing is read behind them:
+    /// quinn does not either.
     Unreadable,
 }
 

@@ -29,7 +29,7 @@ use quinn_proto::crypto::CryptoError;
 use tokio::time::Instant;
 
 use super::frames::frames;
-use super::stream_order::{OrderCounts, StreamOrder};
+use super::stream_order::{OrderCounts, StreamEnds};
 
 /// Frames in which one handshake may come, padding apart. An honest one has a dozen, and some hundred on a path that
 /// loses most of them; so many pieces with gaps cost less than the signature.
@@ -60,7 +60,7 @@ pub(crate) struct ConnectionPieces {
 
 #[derive(Debug, Default)]
 struct OrderState {
-    order: StreamOrder,
+    order: StreamEnds,
     disordered: PieceDebt,
     untaken: PieceDebt,
     since_compared: PieceCounts,

@@ -14,9 +14,9 @@ const MIN_PIECE: u64 = 256;
 /// piece too many is counted.
 const MAX_STREAMS: usize = 1_536;
 
-/// How far each stream of one connection has come.
+/// The offsets that the streams of one connection have reached.
 #[derive(Debug, Default)]
-pub(super) struct StreamOrder {
+pub(super) struct StreamEnds {
     /// The stream of the last piece, and the offset behind the last of its bytes: usually the next piece's.
     last: Option<(u64, u64)>,
     /// The same of all others.
@@ -31,7 +31,7 @@ pub(super) struct OrderCounts {
     pub(super) disordered: u64,
 }
 
-impl StreamOrder {
+impl StreamEnds {
     /// Takes a packet's frames.
     pub(super) fn take_packet(&mut self, payload: &[u8]) -> OrderCounts {
         let mut counts = OrderCounts::default();
@@ -65,7 +65,7 @@ impl StreamOrder {
         !in_order && len < MIN_PIECE
     }
 
-    /// How far a stream has come. Makes it the last one.
+    /// The offset that a stream has reached. Makes it the last one.
     fn end_of(&mut self, stream: u64) -> u64 {
         match self.last {
             Some((last, end)) if last == stream => return end,
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_comes_in_order_is_not_counted_however_small() {
-        let mut order = StreamOrder::default();
+        let mut order = StreamEnds::default();
         let mut packet = Vec::new();
         for word in 0..1000 {
             for stream in 0..20 {
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_loss_counts_twice_and_large_pieces_never() {
-        let mut order = StreamOrder::default();
+        let mut order = StreamEnds::default();
         let mut take = |piece: Vec<u8>| order.take_packet(&piece).disordered;
         assert_eq!(take(piece(4, 0, 10, false)), 0);
         assert_eq!(take(piece(4, 20, 10, false)), 1, "behind a loss");
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn crumbs_count_each_time_that_they_come_spread_over_streams_or_not() {
-        let mut order = StreamOrder::default();
+        let mut order = StreamEnds::default();
         let mut counted = 0;
         for nth in 0..3000 {
             counted += order.take_packet(&piece(4, 1 + 2 * (nth % 1000), 1, false)).disordered;
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn invented_streams_take_no_memory() {
-        let mut order = StreamOrder::default();
+        let mut order = StreamEnds::default();
         for nth in 0..100_000_u64 {
             order.take_packet(&piece(4 * nth, 1, 1, false));
             assert!(order.ends.len() <= MAX_STREAMS + 1);

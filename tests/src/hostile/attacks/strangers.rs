@@ -37,7 +37,7 @@ pub async fn handshakes(means: AttackContext) {
 }
 
 /// A handshake in crumbs goes on for so long: a little less than it may take.
-const CRUMBS_FOR: Duration = Duration::from_millis(4500);
+const CRUMBS_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// See [`super::ALL`].
 pub async fn handshake_crumbs(means: AttackContext) {
@@ -66,7 +66,7 @@ async fn crumble(means: AttackContext, from: Ipv4Addr, task: u64, packets: usize
             if socket.send_to(&datagram, means.enemy.target).await.is_ok() {
                 means.counts.add("packets", 1);
             }
-            if began.elapsed() > CRUMBS_FOR || !means.pace.goes_on() {
+            if began.elapsed() > CRUMBS_TIMEOUT || !means.pace.goes_on() {
                 break;
             }
             tokio::task::yield_now().await;
