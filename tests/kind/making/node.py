@@ -42,8 +42,8 @@ LABEL stamp={stamp}
 """
 
 
-def make(cache: Path, rig: Path) -> str:
-    """The name of the image, which the engine has from now on."""
+def make(cache: Path, rig: Path):
+    """The engine has the image from now on."""
     mark = stamp(rig)
     if works("docker", "image", "inspect", IMAGE):
         if sh("docker", "image", "inspect", "-f", '{{ index .Config.Labels "stamp" }}', IMAGE).strip() == mark:
@@ -72,7 +72,6 @@ def make(cache: Path, rig: Path) -> str:
         sh("docker", "build", "-q", "-t", IMAGE, "-", input=METADATA.format(files=files, stamp=mark), env=classic)
         shutil.rmtree(root)
         shutil.rmtree(work)
-    return IMAGE
 
 
 def stamp(rig: Path) -> str:

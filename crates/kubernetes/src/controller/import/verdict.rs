@@ -37,9 +37,15 @@ impl PlannedImport<'_> {
         let export = self.peer_export();
         let ready = export
             .map(|export| peers.live_view(from).is_some_and(|view| view.has_ready_backend(export)));
-        // If nobody reports anything of the cluster, that says nothing about it.
+        // If nobody reports anything of the cluster, that says nothing about it, unless all nodes say that they
+        // cannot reach it: after a start of all of them none has a view that it could have lost.
         let observed = peers.observed(from);
-        let seen = observed.map(|_| ready == Some(true));
+        let unreachable =
+            || peers.reporting && node_reports::all_nodes_down(self.input, from.as_str()).is_some();
+        let seen = match observed {
+            Some(_) => Some(ready == Some(true)),
+            None => unreachable().then_some(false),
+        };
         let debounced = history
             .entry((service.clone(), from.clone()))
             .or_insert_with(|| Debounced::new(before.is_some_and(|c| c.status == "True")));

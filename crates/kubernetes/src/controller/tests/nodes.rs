@@ -85,6 +85,31 @@ async fn why_a_link_is_down_is_said_as_soon_as_a_node_has_said_it() {
     assert_eq!(says(), "no node of ours can reach bank: b1 does not answer");
 }
 
+/// As after a restart of a whole cluster whose peer has got other addresses: the stored condition says Ready, and no
+/// node has heard the peer since.
+#[tokio::test(start_paused = true)]
+async fn an_import_is_not_ready_where_no_node_has_reached_its_cluster_since_all_were_started() {
+    let mut stage = ControllerStage::new(IMPORT);
+    let first = stage.start("one");
+    stage.hear(Some(1));
+    eventually("ready", || stage.ready() == Some(true)).await;
+    first.cancel();
+    let silent = LinkedClusters { reporting: true, ..LinkedClusters::default() };
+    stage.peers.send_replace(Arc::new(silent));
+    stage.start("two");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(stage.import_says("True", "Ready"), "nobody has said anything");
+    stage.say(vec![item("link", "bank", "link-down", &["e2"])]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(stage.import_says("True", "Ready"), "the other node may hear it");
+    stage.say(vec![item("link", "bank", "link-down", &["e1", "e2"])]);
+    eventually("told", || stage.import_says("False", "LinkDown")).await;
+    eventually("not ready", || stage.ready() == Some(false)).await;
+    stage.say(vec![]);
+    stage.hear(Some(1));
+    eventually("ready again", || stage.ready() == Some(true)).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_silent_is_named_by_each_link() {
     let mut stage = ControllerStage::new(IMPORT);
