@@ -96,7 +96,7 @@ pub(crate) struct ImportArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct ServiceArg {
+pub(crate) struct ServiceArg {
     /// The Service, NAMESPACE/NAME, or NAME with --namespace
     #[arg(value_name = "SERVICE")]
     service: String,
@@ -115,7 +115,7 @@ struct OutputArgs {
 }
 
 impl ServiceArg {
-    fn parse(&self) -> anyhow::Result<ServiceName> {
+    pub(crate) fn parse(&self) -> anyhow::Result<ServiceName> {
         let text = &self.service;
         match (&self.namespace, text.split_once('/')) {
             (None, None) => {
@@ -130,7 +130,7 @@ impl ServiceArg {
     }
 }
 
-fn parse_all_workloads(
+pub(crate) fn parse_all_workloads(
     texts: &[String],
     service: &ServiceName,
 ) -> Result<Vec<WorkloadPattern>, NameError> {

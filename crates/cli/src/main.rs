@@ -12,6 +12,7 @@ mod declare;
 #[cfg(feature = "demo")]
 mod demo;
 mod link;
+mod migrate;
 mod node;
 mod output;
 mod pki;
@@ -53,6 +54,7 @@ enum CliCommand {
     Export(declare::ExportArgs),
     Import(declare::ImportArgs),
     Link(link::LinkArgs),
+    Migrate(migrate::MigrateArgs),
     Node(node::Args),
     Pki(pki::Args),
     Prepare(prepare::Args),
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         CliCommand::Export(args) => declare::export(&args),
         CliCommand::Import(args) => declare::import(&args),
         CliCommand::Link(args) => link::link(&args),
+        CliCommand::Migrate(args) => migrate::migrate(&args),
         CliCommand::Node(args) => node::run(args),
         CliCommand::Pki(args) => pki::run(args),
         CliCommand::Prepare(args) => prepare::run(&args),

@@ -258,6 +258,15 @@ impl FakeState {
                 };
                 (200, self.store(key, fresh, "MODIFIED"))
             }
+            ("PATCH", Some(old)) => {
+                let sent = &body["metadata"]["resourceVersion"];
+                if !sent.is_null() && *sent != old["metadata"]["resourceVersion"] {
+                    return (409, status(409));
+                }
+                let mut fresh = old;
+                merge(&mut fresh, &body);
+                (200, self.store(key, fresh, "MODIFIED"))
+            }
             ("DELETE", Some(_)) => {
                 self.remove(&key);
                 (200, json!({"kind": "Status", "status": "Success"}))
@@ -291,6 +300,21 @@ impl FakeState {
             let told = query.collection == key.0 && query.fits(object);
             !told || watcher.try_send(line.clone()).is_ok()
         });
+    }
+}
+
+/// Patches as RFC 7386 says.
+fn merge(object: &mut Value, patch: &Value) {
+    let Some(fields) = patch.as_object() else {
+        *object = patch.clone();
+        return;
+    };
+    for (key, value) in fields {
+        if value.is_null() {
+            object.as_object_mut().map(|object| object.remove(key));
+        } else {
+            merge(&mut object[key], value);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! * [`context`] reaches a cluster by a kubeconfig; [`edit`] changes its ConfigMap, checked as a whole.
 //! * [`declare`] exports and imports a Service. [`link`] links clusters by their [`bundle`]; [`made_services`] says which
 //!   Services a changed link removes.
+//! * [`migrate`] leads from a hand-written slice to an import, without a lost request.
 //! * [`status`] reads how a cluster is.
 
 pub mod bundle;
@@ -13,4 +14,5 @@ pub mod declare;
 pub mod edit;
 pub mod link;
 pub mod made_services;
+pub mod migrate;
 pub mod status;

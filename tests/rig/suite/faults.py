@@ -432,14 +432,14 @@ def no_backend_nftables(world):
         eventually("it is served again", lambda: served(world.edge))
 
 
-def proxy_mode(world, mode) -> str:
-    """Has kube-proxy of edge begin anew in this mode; gives that of before."""
-    pid, *words = world.on("edge-1", "pgrep", "-af", "kube proxy").split()
+def proxy_mode(world, mode, machine="edge-1") -> str:
+    """Has kube-proxy of a node begin anew in this mode; gives that of before."""
+    pid, *words = world.on(machine, "pgrep", "-af", "kube proxy").split()
     [config] = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
-    [before] = [line.split()[1] for line in world.on("edge-1", "cat", config).splitlines() if line.startswith("mode:")]
-    world.on("edge-1", "sed", "-i", f"s/^mode: .*/mode: {mode}/", config)
-    world.on("edge-1", "kill", pid)
-    eventually("kube-proxy is back", lambda: world.on("edge-1", "pgrep", "-f", "kube proxy", check=False).stdout.strip() not in ("", pid))
+    [before] = [line.split()[1] for line in world.on(machine, "cat", config).splitlines() if line.startswith("mode:")]
+    world.on(machine, "sed", "-i", f"s/^mode: .*/mode: {mode}/", config)
+    world.on(machine, "kill", pid)
+    eventually("kube-proxy is back", lambda: world.on(machine, "pgrep", "-f", "kube proxy", check=False).stdout.strip() not in ("", pid))
     return before
 
 

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use adit_core::name::{NodeName, ServiceName};
 use k8s_openapi::api::core::v1::{Service, ServicePort};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::ResourceExt;
 
 use super::kagent;
 use crate::api::{
-    ALIAS_OF, Export, Import, Link, MANAGED_BY, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef,
-    service_name,
+    ALIAS_OF, Export, Import, Link, MANAGED_BY, SLICE_CONTROLLER, SLICE_MANAGED_BY, SLICE_SERVICE,
+    ServiceRef, service_name,
 };
 
 /// Everything that a plan is made from.
@@ -39,6 +39,8 @@ pub(super) struct ClusterState {
     pub(super) local_endpoints: BTreeMap<ServiceName, LocalEndpoints>,
     /// The EndpointSlice of those endpoints, and who manages it, in words.
     pub(super) served_by: BTreeMap<ServiceName, String>,
+    /// The EndpointSlice of endpoints that are on their way out, likewise.
+    pub(super) leaving: BTreeMap<ServiceName, String>,
     /// By name of the object.
     pub(super) imports: BTreeMap<String, Arc<Import>>,
     /// By name of the object.
@@ -101,9 +103,9 @@ impl ClusterState {
         self.local_endpoints.get(service) == Some(&LocalEndpoints::Ready)
     }
 
-    /// Returns whether a Service has an endpoint that is not ours, ready or not.
+    /// Returns whether a Service has an endpoint that is not ours and stays, ready or not.
     pub(super) fn has_endpoints(&self, service: &ServiceName) -> bool {
-        self.local_endpoints.get(service).is_some_and(|serving| *serving > LocalEndpoints::Former)
+        self.local_endpoints.get(service).is_some_and(|serving| *serving > LocalEndpoints::Leaving)
     }
 
     /// Returns whether a Service was ever meant to be served by this cluster. Another cluster may
@@ -123,15 +125,12 @@ impl ClusterState {
     }
 }
 
-/// Describes a slice that is not ours and has endpoints; `None` if it has none.
-pub(super) fn displacing_slice(slice: &EndpointSlice) -> Option<String> {
-    if slice.endpoints.is_empty() {
-        return None;
-    }
+/// Describes a slice that is not ours.
+pub(super) fn describe_slice(slice: &EndpointSlice) -> String {
     let by = slice.labels().get(SLICE_MANAGED_BY.0);
     let by =
         by.map_or_else(|| "which nobody says to manage".into(), |by| format!("managed by {by}"));
-    Some(format!("EndpointSlice {} ({by})", slice.name_any()))
+    format!("EndpointSlice {} ({by})", slice.name_any())
 }
 
 /// State of a Service's endpoints that are not ours.
@@ -139,6 +138,8 @@ pub(super) fn displacing_slice(slice: &EndpointSlice) -> Option<String> {
 pub(super) enum LocalEndpoints {
     /// There were endpoints once.
     Former,
+    /// There are endpoints that somebody takes out of service: kube-proxy uses them only while there is no ready one.
+    Leaving,
     /// There are endpoints, and none is ready.
     Unready,
     /// An endpoint is ready.
@@ -152,7 +153,7 @@ impl LocalEndpoints {
         if has_ready_endpoint(slice) {
             Some(Self::Ready)
         } else if !slice.endpoints.is_empty() {
-            Some(Self::Unready)
+            Some(if is_leaving(slice) { Self::Leaving } else { Self::Unready })
         } else {
             (slice.metadata.generation > Some(1)).then_some(Self::Former)
         }
@@ -205,8 +206,16 @@ pub(super) fn is_our_slice(slice: &EndpointSlice) -> bool {
 
 /// Returns whether an endpoint is ready.
 fn has_ready_endpoint(slice: &EndpointSlice) -> bool {
-    let ready = |c: &k8s_openapi::api::discovery::v1::EndpointConditions| c.ready != Some(false);
+    let ready = |c: &EndpointConditions| c.ready != Some(false);
     slice.endpoints.iter().any(|e| e.conditions.as_ref().is_none_or(ready))
+}
+
+/// Returns whether somebody takes the endpoints of a slice out of service, as `adit migrate` does. Pods of the Service itself
+/// that end say nothing: others come after them.
+fn is_leaving(slice: &EndpointSlice) -> bool {
+    let of_pods = slice.labels().get(SLICE_MANAGED_BY.0).is_some_and(|by| by == SLICE_CONTROLLER);
+    let leaves = |c: &EndpointConditions| c.ready == Some(false) && c.terminating == Some(true);
+    !of_pods && slice.endpoints.iter().all(|e| e.conditions.as_ref().is_some_and(leaves))
 }
 
 /// Returns the TCP ports of a Service.

@@ -13,7 +13,7 @@ use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 
-use super::cluster_state::{ClusterState, LocalEndpoints, displacing_slice, is_our_slice};
+use super::cluster_state::{ClusterState, LocalEndpoints, describe_slice, is_our_slice};
 use super::kagent::{self, KagentAgent};
 use super::network_migration::NodePod;
 use crate::api::{
@@ -136,7 +136,7 @@ impl ControllerStores {
         let namespaces = self.namespaces.objects();
         let owner = namespaces.iter().find(|n| n.name_any() == NAMESPACE);
         let (agents, agents_without_pods) = kagent::read_agents(&self.agents);
-        let (serving, served_by) = self.local_endpoints();
+        let LocalSlices { serving, by, leaving } = self.local_slices();
         ClusterState {
             services: self.services.objects().into_iter().filter_map(service).collect(),
             agents,
@@ -159,7 +159,8 @@ impl ControllerStores {
                 .map(|selection| selection.services)
                 .unwrap_or_default(),
             local_endpoints: serving,
-            served_by,
+            served_by: by,
+            leaving,
             imports: self.imports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
             exports: self.exports.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
             links: self.links.objects().into_iter().map(|o| (o.name_any(), o)).collect(),
@@ -197,27 +198,39 @@ impl ControllerStores {
         slices.iter().flat_map(|slice| &slice.endpoints).filter_map(pod).collect()
     }
 
-    /// Returns what slices of others say of each Service, and the first of them by name that has
-    /// endpoints.
-    fn local_endpoints(
-        &self,
-    ) -> (BTreeMap<ServiceName, LocalEndpoints>, BTreeMap<ServiceName, String>) {
-        let (mut serving, mut by) = (BTreeMap::new(), BTreeMap::<ServiceName, String>::new());
+    fn local_slices(&self) -> LocalSlices {
+        let mut found = LocalSlices::default();
         for slice in self.other_slices.objects().iter().filter(|s| !is_our_slice(s)) {
             let (Some(service), Some(says)) =
                 (ClusterState::service_of(slice), LocalEndpoints::from_slice(slice))
             else {
                 continue;
             };
-            if let Some(text) = displacing_slice(slice) {
-                let first = by.entry(service.clone()).or_insert_with(|| text.clone());
+            let of_its_kind = match says {
+                LocalEndpoints::Former => None,
+                LocalEndpoints::Leaving => Some(&mut found.leaving),
+                LocalEndpoints::Unready | LocalEndpoints::Ready => Some(&mut found.by),
+            };
+            if let Some(named) = of_its_kind {
+                let text = describe_slice(slice);
+                let first = named.entry(service.clone()).or_insert_with(|| text.clone());
                 if text < *first {
                     *first = text;
                 }
             }
-            let known = serving.entry(service).or_insert(says);
+            let known = found.serving.entry(service).or_insert(says);
             *known = says.max(*known);
         }
-        (serving, by)
+        found
     }
+}
+
+/// Slices of others: what they say of each Service, and the first of them by name.
+#[derive(Default)]
+struct LocalSlices {
+    serving: BTreeMap<ServiceName, LocalEndpoints>,
+    /// Those with endpoints that stay.
+    by: BTreeMap<ServiceName, String>,
+    /// Those whose endpoints are on their way out.
+    leaving: BTreeMap<ServiceName, String>,
 }

@@ -174,6 +174,7 @@ impl ControllerStage {
 
 mod aliases;
 mod export_ready;
+mod migration;
 mod nodes;
 mod withdrawn;
 

@@ -176,6 +176,12 @@ impl Context {
         Ok(Self { name, client })
     }
 
+    /// Returns a context whose cluster `client` reaches.
+    #[cfg(test)]
+    pub(crate) fn of_client(name: &str, client: Client) -> Self {
+        Self { name: name.to_owned(), client }
+    }
+
     /// Returns the API of a cluster-scoped kind.
     pub(crate) fn cluster_api<K: kube::Resource<DynamicType = ()>>(&self) -> Api<K> {
         Api::all(self.client.clone())

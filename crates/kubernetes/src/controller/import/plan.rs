@@ -104,7 +104,11 @@ impl PlannedImport<'_> {
             let planned = plan.writes.len();
             let key = (self.service.clone(), self.want.from.clone());
             let is_ready = history.get(&key).is_some_and(Debounced::value);
-            self.plan_slices((stub, &filled), is_ready, plan, kept);
+            // Endpoints on their way out serve while no other is ready; ours, which would only refuse, would get a part
+            // of the callers.
+            if is_ready || !self.state.leaving.contains_key(self.service) {
+                self.plan_slices((stub, &filled), is_ready, plan, kept);
+            }
             let writes = &plan.writes[planned..];
             unwritten = writes.iter().find_map(|write| self.input.failing.get(&write.key()));
             if !writes.is_empty() && unwritten.is_none() {
@@ -121,7 +125,8 @@ impl PlannedImport<'_> {
             let about = service_reference(self.state, self.service);
             plan.warn(about, blocked.reason, &blocked.message);
         }
-        self.plan_status(stored, blocked.or(verdict), worded, plan);
+        let verdict = blocked.or_else(|| verdict.map(|verdict| self.beside_leaving(verdict)));
+        self.plan_status(stored, verdict, worded, plan);
     }
 
     fn spec(&self) -> ImportSpec {

@@ -184,6 +184,16 @@ impl PlannedImport<'_> {
         ConditionVerdict::bad("ServiceHasOwnEndpoints", message)
     }
 
+    /// Adds to a verdict that somebody else's endpoints are on their way out.
+    pub(crate) fn beside_leaving(&self, mut verdict: ConditionVerdict) -> ConditionVerdict {
+        if let Some(slice) = self.state.leaving.get(self.service) {
+            let from = &self.want.from;
+            let more = format!("; {slice} is on its way out and serves only while {from} does not");
+            verdict.message.push_str(&more);
+        }
+        verdict
+    }
+
     /// Returns the reason why no workload may use the import: those allowed here are none of those
     /// granted there. Includes the command that corrects it.
     fn why_grants_miss(&self, export: &PeerExport) -> Option<String> {
