@@ -66,6 +66,14 @@ bench *ARGS: build
 image *ARGS: build
     daemonset/image/build --binary {{programs}}/adit --output {{target}}/adit.tar {{ARGS}}
 
+# Everything that a release consists of, in the folder `dist`
+dist *ARGS: build
+    daemonset/dist/build --binary {{programs}}/adit {{ARGS}}
+
+# The same, held to its word
+release: build
+    tests/dist/run {{programs}}/adit
+
 # The Helm chart, held to the manifests
 chart:
     tests/chart/run

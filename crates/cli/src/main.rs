@@ -11,6 +11,7 @@ mod crds;
 mod declare;
 #[cfg(feature = "demo")]
 mod demo;
+mod generate;
 mod link;
 mod migrate;
 mod node;
@@ -22,7 +23,7 @@ mod status;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Freed memory goes back to the system after a second or so (.cargo/config.toml). glibc's
 /// allocator keeps most of it: a node that had been flooded stayed at two or three times of what it
@@ -47,6 +48,8 @@ struct Cli {
 enum CliCommand {
     Check(check::Args),
     #[command(hide = true)]
+    Completions(generate::CompletionsArgs),
+    #[command(hide = true)]
     Crds(crds::Args),
     Controller(controller::Args),
     #[cfg(feature = "demo")]
@@ -54,6 +57,8 @@ enum CliCommand {
     Export(declare::ExportArgs),
     Import(declare::ImportArgs),
     Link(link::LinkArgs),
+    #[command(hide = true)]
+    Man(generate::ManArgs),
     Migrate(migrate::MigrateArgs),
     Node(node::Args),
     Pki(pki::Args),
@@ -72,6 +77,7 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().command {
         CliCommand::Check(args) => check::run(&args),
+        CliCommand::Completions(args) => generate::completions(&args, Cli::command()),
         CliCommand::Crds(args) => crds::run(&args),
         CliCommand::Controller(args) => controller::run(args),
         #[cfg(feature = "demo")]
@@ -79,6 +85,7 @@ fn main() -> ExitCode {
         CliCommand::Export(args) => declare::export(&args),
         CliCommand::Import(args) => declare::import(&args),
         CliCommand::Link(args) => link::link(&args),
+        CliCommand::Man(args) => generate::man(&args, Cli::command()),
         CliCommand::Migrate(args) => migrate::migrate(&args),
         CliCommand::Node(args) => node::run(args),
         CliCommand::Pki(args) => pki::run(args),
