@@ -65,6 +65,7 @@ fn export() -> StateMessage {
         hop: Hop::Any,
         class: Class::Interactive,
         replay: false,
+        hold: None,
     };
     StateMessage::Export("trustusbank-bank-agents/fraud-bot".parse().unwrap(), Arc::new(export))
 }

@@ -71,6 +71,7 @@ fn export(nth: usize) -> Export {
         number: 8080,
         app_protocol: None,
         backends: (0..BACKENDS).map(backend).collect(),
+        has_foreign: false,
     };
     Export {
         service: service(nth),
@@ -79,6 +80,7 @@ fn export(nth: usize) -> Export {
         hop: Hop::Any,
         class: Class::Interactive,
         replay: false,
+        hold: None,
         probe: None,
     }
 }
@@ -100,6 +102,7 @@ fn view(of: usize) -> ClusterView {
             hop: Hop::Any,
             class: Class::Interactive,
             replay: false,
+            hold: None,
         };
         (service(nth), Arc::new(export))
     };

@@ -126,6 +126,7 @@ impl Site {
             number: 8080,
             app_protocol: None,
             backends: (1..=self.nodes).map(backend).collect(),
+            has_foreign: false,
         };
         let export = Export {
             service: self.service(),
@@ -134,6 +135,7 @@ impl Site {
             hop: Hop::Any,
             class: Class::Interactive,
             replay: false,
+            hold: None,
             probe: None,
         };
         Snapshot {

@@ -5,7 +5,7 @@
 //! * [`time`]: the first byte of an answer, an hour of silence, half-closes that last;
 //! * [`ends`]: every order in which both sides close, reset or vanish; [`once`]: what may be sent again;
 //! * [`pressure`]: readers that stall, windows, budgets; [`policy`]: who may, while it changes;
-//! * [`hostile`]: headers of every bad kind, floods; [`drain`]: nodes that go away; [`mod@start`]: nodes that come.
+//! * [`hostile`]: headers of every bad kind, floods; [`hold`]: streams that wait for a backend; [`drain`]: nodes that go away; [`mod@start`]: nodes that come.
 //!
 //! Over turmoil, with seeds: [`faults`].
 
@@ -17,6 +17,8 @@ mod drain;
 mod ends;
 #[path = "simulation/faults.rs"]
 mod faults;
+#[path = "simulation/hold.rs"]
+mod hold;
 #[path = "simulation/hostile.rs"]
 mod hostile;
 #[path = "simulation/once.rs"]

@@ -88,8 +88,12 @@ pub(crate) struct ImportArgs {
     /// Only fill a Service that is there; make none
     #[arg(long)]
     no_create_service: bool,
+    /// Make an Agent of kagent without pods for it, with this description, which callers' models read; kagent makes its
+    /// Service then. Where kagent is not installed, nothing is made until it is
+    #[arg(long, value_name = "DESCRIPTION")]
+    kagent_agent: Option<String>,
     /// Import it no more
-    #[arg(long, conflicts_with_all = ["allow", "no_create_service"])]
+    #[arg(long, conflicts_with_all = ["allow", "no_create_service", "kagent_agent"])]
     remove: bool,
     #[command(flatten)]
     how: OutputArgs,
@@ -203,6 +207,7 @@ pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
         service,
         from: args.from.clone(),
         create_service: args.no_create_service.then_some(false),
+        agent: args.kagent_agent.clone(),
         remove: args.remove,
     };
     block_on(async {

@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 use adit_core::deny_list::DenyEntry;
 use adit_core::name::{AppProtocol, ClusterName, NameError, Namespace, PortName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
-use adit_core::snapshot::{Class, Hop, Seed};
+use adit_core::snapshot::{Class, HoldLimits, Hop, Seed};
 use adit_core::spiffe::{SpiffeError, TrustDomain};
 
 use crate::config::{LimitsConfig, LogConfig};
@@ -46,6 +46,8 @@ pub struct ClusterConfig {
     pub exports: Vec<ExportRule>,
     /// `imports`, default none: Services of linked clusters that can be used here.
     pub imports: Vec<ImportRule>,
+    /// `importCallers`, default none: who may use all imports of some namespaces.
+    pub import_callers: Vec<NamespaceCallers>,
     /// `optIn`, default none: namespaces in which annotations count.
     pub opt_in: Vec<OptIn>,
     /// `denied`, default nobody: as in a node's file. The lists of all fragments are joined.
@@ -124,6 +126,8 @@ pub struct ExportRule {
     pub replay: bool,
     /// `probe.interval`, as in a node's file.
     pub probe: Option<std::time::Duration>,
+    /// `whenEmpty`, as in a node's file; only of `service`.
+    pub hold: Option<HoldLimits>,
 }
 
 impl ExportRule {
@@ -175,6 +179,24 @@ pub struct ImportRule {
     pub allow: Option<Vec<WorkloadPattern>>,
     /// `createService`, default `true`: whether it gets a Service where there is none.
     pub create_service: bool,
+    /// `kagentAgent`, default none: the description of an Agent of kagent without pods that is made for it, where
+    /// kagent is installed. Callers' models read it.
+    pub agent: Option<String>,
+}
+
+impl ImportRule {
+    /// The most characters of [`agent`](Self::agent).
+    pub const MAX_DESCRIPTION: usize = 1024;
+}
+
+/// Workloads that may use all imports of some namespaces, beside those of the namespace itself; but for imports
+/// that say `allow` themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceCallers {
+    /// `namespaces`, required, at least one.
+    pub namespaces: Vec<NamePattern>,
+    /// `allow`, required; at most [`ClusterLink::MAX_ALSO_ALLOW`].
+    pub allow: Vec<WorkloadPattern>,
 }
 
 /// Namespaces whose annotations (`adit.dev/…`) count.

@@ -61,6 +61,9 @@ pub struct Config {
     ///   connections of its own.
     /// * `replay`, default `false`: whether a stream of unknown outcome may be sent again. Only for
     ///   idempotent services: a payment would be posted twice.
+    /// * `whenEmpty`, default `refuse`: whether streams that come while no backend answers are refused at once, or
+    ///   wait for the first (`hold`, or `{hold: 60s, streams: 100}`): 1s to 5m each, and 1 to 1000 of one cluster on a
+    ///   node at a time. Wants `hop: any`;
     /// * `probe.interval`, default no probe, 100ms to 1h: how often backends are probed by a TCP connect
     ///   while they are well. A shorter one finds a dead backend sooner and costs it connections.
     pub exports: Vec<Export>,

@@ -10,6 +10,7 @@ mod denied;
 pub(crate) mod nodes;
 mod process;
 mod services;
+mod when_empty;
 
 use std::num::NonZeroUsize;
 use std::path::Path;

@@ -214,7 +214,8 @@ fn announced_export(
 ) -> PeerExport {
     let mut grants: Vec<_> = grants.iter().map(|grant| (*grant).clone()).collect();
     dedup_grants(&mut grants);
-    PeerExport { ports, grants, hop: export.hop, class: export.class, replay: export.replay }
+    let hold = export.hold.map(|hold| hold.timeout);
+    PeerExport { ports, grants, hop: export.hop, class: export.class, replay: export.replay, hold }
 }
 
 #[cfg(test)]

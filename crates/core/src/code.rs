@@ -127,6 +127,8 @@ codes! {
     Draining = 0x20, "draining", Network, true, "the node is going away";
     /// The peer granted no stream in time.
     OpenTimeout = 0x21, "open-timeout", Network, true, "the peer granted no stream in time";
+    /// The service leads to endpoints that an export by label or annotation may not lead to.
+    BackendForeign = 0x22, "backend-foreign", Configuration, true, "the service's endpoints are no pods of its namespace";
 
     // Ends of streams that were under way.
     /// The source's TCP connection was reset.

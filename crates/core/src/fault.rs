@@ -20,13 +20,15 @@ pub enum BackendFault {
     Unreachable,
     /// Its address may not be dialled.
     Forbidden,
+    /// The endpoints that there are do not count: they are no pods of the service's own namespace.
+    Foreign,
 }
 
 impl BackendFault {
     /// The fault that a code stands for; `None` if the code is not about a backend.
     #[must_use]
     pub fn from_code(code: Code) -> Option<Self> {
-        let all = [Self::Refused, Self::Timeout, Self::Unreachable, Self::Forbidden];
+        let all = [Self::Refused, Self::Timeout, Self::Unreachable, Self::Forbidden, Self::Foreign];
         all.into_iter().find(|fault| fault.code() == code)
     }
 
@@ -38,6 +40,7 @@ impl BackendFault {
             Self::Timeout => Code::BackendTimeout,
             Self::Unreachable => Code::BackendUnreachable,
             Self::Forbidden => Code::BackendForbidden,
+            Self::Foreign => Code::BackendForeign,
         }
     }
 
@@ -49,6 +52,9 @@ impl BackendFault {
             Self::Timeout => "no answer in time",
             Self::Unreachable => "no route to it",
             Self::Forbidden => "its address is one that may not be dialled",
+            Self::Foreign => {
+                "its endpoints are no pods of its own namespace, and only an export by name (`adit export`) leads elsewhere"
+            }
         }
     }
 }
@@ -74,7 +80,7 @@ mod tests {
     fn a_fault_is_one_of_the_codes_about_backends_and_no_other() {
         let found: Vec<_> =
             Code::ALL.iter().filter_map(|code| BackendFault::from_code(*code)).collect();
-        assert_eq!(found.len(), 4);
+        assert_eq!(found.len(), 5);
         assert!(
             Code::ALL.iter().all(|c| BackendFault::from_code(*c).is_none_or(|f| f.code() == *c))
         );

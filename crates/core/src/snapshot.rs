@@ -18,7 +18,9 @@ mod services;
 mod siblings;
 mod view;
 
-pub use self::services::{Backend, Class, Export, ExportPort, Hop, Import, ImportPort, Imports};
+pub use self::services::{
+    Backend, Class, Export, ExportPort, HoldLimits, Hop, Import, ImportPort, Imports,
+};
 pub use self::siblings::SiblingTable;
 pub use self::view::{ClusterView, PeerExport, PeerPort, ReadyCounts};
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backends::BackendHealth;
 use crate::flow::{FlowFailure, Flows};
+use crate::holds::HeldStreams;
 use crate::revocation::PermitRevocations;
 use crate::tcp::TcpNetwork;
 
@@ -46,6 +47,8 @@ pub struct DataPath<N: TcpNetwork> {
     pub(crate) context: DataPathContext,
     pub(crate) limits: DataPathLimits,
     pub(crate) started: Instant,
+    /// Streams that wait for a backend.
+    pub(crate) holds: HeldStreams,
     /// The snapshot at the start: no stream was permitted by an older one.
     first_snapshot: Arc<Snapshot>,
     revocations: PermitRevocations,
@@ -150,6 +153,7 @@ impl<N: TcpNetwork> DataPath<N> {
             context: records,
             limits,
             started,
+            holds: HeldStreams::default(),
             first_snapshot: first,
             revocations: PermitRevocations::default(),
         }

@@ -1,6 +1,7 @@
 //! From a peer's stream to a local backend's TCP connection: the path of one request, top down.
 //!
-//! accept · vouch · resolve · authorize · pick · dial · copy · record. [`serve`] is one stream's life and
+//! accept · vouch · resolve · authorize · pick · dial · copy · record; where an export has streams wait for its first
+//! backend, pick and dial come again until one answers. [`serve`] is one stream's life and
 //! [`reach`] the path to a backend; each step is a function below it, in order. The peer is authenticated and not
 //! trusted: it names a service, never an address, and speaks for workloads of its own cluster only.
 
@@ -107,11 +108,10 @@ async fn reach<N: TcpNetwork>(
     attribute(&now, &header, &source, flow);
     let permit = policy::authorize_inbound(&now, &source, &header.target)?;
     flow.attribute_to_source(&permit);
-    let backends = pick(node, &now, &permit)?;
     let tcp = tokio::select! {
         biased;
         withdrawn = node.withdrawn(&permit) => return Err(before_delivery(withdrawn).into()),
-        tcp = dial(node, &now, &backends, flow) => tcp?,
+        tcp = connect(node, &permit, flow) => tcp?,
         // The opener has given up; nobody waits for this dial.
         Err(gone) = stream.send.stopped() => return Err(Unreached::Abandoned(gone.code())),
         // What arrives meanwhile is not taken, and must not stop the connection's other streams.
@@ -186,6 +186,77 @@ fn attribute(now: &Snapshot, header: &StreamHeader, source: &Source, flow: &mut 
     if here.is_some_and(|e| e.allow.iter().any(shown)) {
         flow.attribute_to_target(&header.target, &source.cluster);
     }
+}
+
+/// Picks a backend and dials it. If none answers, and the export says so, the stream waits until one does.
+async fn connect<N: TcpNetwork>(
+    node: &DataPath<N>,
+    permit: &Permit,
+    flow: &mut Flow,
+) -> Result<N::Stream, FlowFailure> {
+    let now = node.current_snapshot();
+    let failure = match pick_and_dial(node, &now, permit, flow).await {
+        Ok(tcp) => return Ok(tcp),
+        Err(failure) => failure,
+    };
+    let service = &permit.target().service;
+    let limits = now.exports.get(service).and_then(|export| export.hold);
+    let Some(limits) = limits.filter(|_| waits_for_backend(failure.code)) else {
+        return Err(failure);
+    };
+    let cluster = &permit.source().cluster;
+    let Some(_place) = node.holds.begin(service, cluster, limits) else {
+        let reason = format!(
+            "{} streams of {cluster} wait for a backend of {service} on this node already (whenEmpty)",
+            limits.streams
+        );
+        return Err(FlowFailure::new(Code::OverLimit, reason));
+    };
+    timeout(limits.timeout, first_backend(node, permit, flow)).await.unwrap_or_else(|_| {
+        let reason = format!(
+            "no backend of {service} answered within {} s, for which a stream waits (whenEmpty): {}",
+            limits.timeout.as_secs(),
+            failure.reason
+        );
+        Err(FlowFailure::new(failure.code, reason))
+    })
+}
+
+/// True if a backend may yet come, or answer.
+fn waits_for_backend(code: Code) -> bool {
+    matches!(
+        code,
+        Code::NoBackend | Code::BackendRefused | Code::BackendTimeout | Code::BackendUnreachable
+    )
+}
+
+/// Waits until a backend answers. One that was dialled in vain counts again once a probe has reached it.
+async fn first_backend<N: TcpNetwork>(
+    node: &DataPath<N>,
+    permit: &Permit,
+    flow: &mut Flow,
+) -> Result<N::Stream, FlowFailure> {
+    let mut snapshot = node.snapshot.clone();
+    loop {
+        let now = snapshot.borrow_and_update().clone();
+        match pick_and_dial(node, &now, permit, flow).await {
+            Err(failure) if waits_for_backend(failure.code) => {}
+            end => return end,
+        }
+        if snapshot.changed().await.is_err() {
+            return Err(Code::Draining.into());
+        }
+    }
+}
+
+async fn pick_and_dial<N: TcpNetwork>(
+    node: &DataPath<N>,
+    now: &Snapshot,
+    permit: &Permit,
+    flow: &mut Flow,
+) -> Result<N::Stream, FlowFailure> {
+    let backends = pick(node, now, permit)?;
+    dial(node, now, &backends, flow).await
 }
 
 /// Picks the backends to try: this node's own first. Where none answers, the reason is how the last dial failed.

@@ -17,6 +17,7 @@ mod copy;
 pub mod data_path;
 mod first_flight;
 pub mod flow;
+mod holds;
 pub mod inbound;
 pub mod listeners;
 pub mod outbound;

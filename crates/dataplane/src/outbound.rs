@@ -16,7 +16,7 @@ use adit_core::snapshot::{Hop, Import, ImportPort, Snapshot};
 use adit_core::spiffe::Workload;
 use adit_core::wire::header::StreamHeader;
 use adit_transport::{Links, PeerStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::copy::{PendingCopy, copy, wait_for_delivery};
 use crate::data_path::DataPath;
@@ -223,6 +223,7 @@ async fn open<T: Tcp>(
     let mut first = FirstFlight::new(&header);
     let mut tried: Vec<NodeName> = Vec::new();
     let mut last = FlowFailure::from(Code::LinkDown);
+    let began = Instant::now();
     while let Some((next, hop)) = next_node(egress, route, &tried) {
         tried.push(next.clone());
         (flow.peer, flow.hop) = (Some((route.cluster.clone(), next.clone())), hop);
@@ -234,9 +235,16 @@ async fn open<T: Tcp>(
                     continue;
                 }
             };
-        let outcome = timeout(ANSWER_TIMEOUT, first.send(tcp, &mut stream, &flow.sent)).await;
+        let limit = ANSWER_TIMEOUT + route.hold.unwrap_or_default();
+        let outcome = timeout(limit, first.send(tcp, &mut stream, &flow.sent)).await;
         let failure = match outcome.unwrap_or(AttemptOutcome::Lost(Code::BackendTimeout)) {
             AttemptOutcome::Reached(pending) => return Ok((stream, pending)),
+            // Whoever has waited for as long as the export says waits at no other node.
+            AttemptOutcome::Refused(failure)
+                if route.hold.is_some_and(|hold| began.elapsed() >= hold) =>
+            {
+                return Err(failure);
+            }
             AttemptOutcome::Refused(failure) if failure.code.is_retryable() => failure,
             AttemptOutcome::Refused(failure) => return Err(failure),
             AttemptOutcome::Lost(_) if first.is_empty() || route.replay => {

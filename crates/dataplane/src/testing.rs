@@ -21,6 +21,7 @@ pub(crate) fn snapshot(service: &ServiceName, is_there: bool) -> Arc<Snapshot> {
         number: 8080,
         app_protocol: None,
         backends: vec![backend],
+        has_foreign: false,
     };
     let export = Export {
         service: service.clone(),
@@ -29,6 +30,7 @@ pub(crate) fn snapshot(service: &ServiceName, is_there: bool) -> Arc<Snapshot> {
         hop: Hop::Any,
         class: Class::Interactive,
         replay: false,
+        hold: None,
         probe: None,
     };
     let exports = [(service.clone(), Arc::new(export))];

@@ -4,9 +4,11 @@
 //! be seen: [`Link`], [`Import`] and [`Export`]. People write the ConfigMap [`CONFIG_MAP`], annotations and
 //! labels; nodes read all of it. `adit crds` prints the definitions, and `daemonset/crds` holds them.
 
+use std::time::Duration;
+
 use adit_core::name::{NameError, ServiceName};
 use adit_core::policy::{self, WorkloadPattern};
-use adit_core::snapshot::PeerPort;
+use adit_core::snapshot::{HoldLimits, PeerPort};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -297,6 +299,35 @@ pub struct ExportSpec {
     /// Interval between probes of healthy backends, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe_ms: Option<u64>,
+    /// Bounds within which streams wait for the first backend; without it they are refused at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<ExportHold>,
+}
+
+/// Bounds within which streams wait for the first backend of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExportHold {
+    /// Longest wait of a stream, in milliseconds.
+    pub timeout_ms: u64,
+    /// Most streams of one cluster that wait on one node.
+    pub streams: u32,
+}
+
+impl From<HoldLimits> for ExportHold {
+    fn from(limits: HoldLimits) -> Self {
+        let timeout_ms = u64::try_from(limits.timeout.as_millis()).unwrap_or(u64::MAX);
+        Self { timeout_ms, streams: limits.streams }
+    }
+}
+
+impl From<ExportHold> for HoldLimits {
+    fn from(hold: ExportHold) -> Self {
+        Self {
+            timeout: Duration::from_millis(hold.timeout_ms).min(Self::MAX_TIMEOUT),
+            streams: hold.streams.min(Self::MAX_STREAMS),
+        }
+    }
 }
 
 impl ExportSpec {

@@ -11,7 +11,6 @@ from .faults import configure
 from .world import IMPORT
 
 OPEN, CLOSED = "team-open", "team-closed"
-ALIAS, ALIAS_PORT = "bank-fraud-bot", 8083
 TO_EDGE = {"adit.dev/export": "edge", "adit.dev/allow": f"edge/{NAMESPACE}/support-bot"}
 FROM_BANK = {"adit.dev/import-from": "bank"}
 
@@ -111,48 +110,6 @@ def said_once(world):
         edge.delete("namespace", OPEN)
     eventually("it is served", lambda: served(edge))
     return "alsoAllow served another namespace and was taken back; a Service was made and removed"
-
-
-def aliased(world):
-    """An export under another name and port: one URL is valid in both clusters, for whom it is granted, until it is taken back."""
-    bank, edge = world.bank, world.edge
-    name = f"{NAMESPACE}/{ALIAS}"
-    makes = ["--as", f"{ALIAS}:{ALIAS_PORT}", "--make-alias"]
-    world.export("fraud-bot", *makes, "--allow", "support-bot")
-    world.adit("import", name, "--from", "bank", "--context", edge.context)
-    # A tenant's annotation asks for the same name.
-    configure(bank, "zz-open.yaml", f"optIn:\n  - {{namespaces: [{NAMESPACE}], exportTo: [edge]}}\n")
-    bank.create(service("thief", NAMESPACE, annotations=TO_EDGE | {"adit.dev/export-as": ALIAS}))
-    try:
-        world.imported(ALIAS)
-        eventually("the URL leads to bank from edge", lambda: asks(edge, "support-bot"))
-        eventually("and on bank itself", lambda: asks(bank, "deploy/fraud-bot"))
-        check(not asks(edge, "stranger"), "a pod without a grant is served")
-        told = eventually("an Event says that the name is taken", lambda: told_of(bank, "thief", "NameTaken"))
-        items = world.status(bank)["exports"]
-        check(any(one["name"] == name and "from" in one["detail"] and not one["problem"] for one in items), items)
-        world.withdraw(ALIAS)
-        eventually("its Service is gone", lambda: not bank.names("service", "-n", NAMESPACE, ALIAS, "--ignore-not-found"))
-        eventually("it is refused", lambda: not asks(edge, "support-bot"))
-        served(edge)
-    finally:
-        bank.delete("-n", NAMESPACE, "service/thief")
-        configure(bank, "zz-open.yaml", None)
-        world.withdraw(ALIAS)
-        world.adit("import", name, "--remove", "--context", edge.context)
-    eventually("its Service on edge is gone", lambda: not edge.names("service", "-n", NAMESPACE, ALIAS, "--ignore-not-found"))
-    return f"http://{ALIAS}.{NAMESPACE}:{ALIAS_PORT} answered on both, and nobody once it was taken back; Event: {told[0]!r}"
-
-
-def asks(cluster, pod):
-    """Whether a pod gets a card by the URL of the alias."""
-    ask = f"import urllib.request; urllib.request.urlopen('http://{ALIAS}.{NAMESPACE}:{ALIAS_PORT}/.well-known/agent-card.json', timeout=5)"
-    return cluster.exec(NAMESPACE, pod, "python3", "-c", ask, check=False).returncode == 0
-
-
-def told_of(cluster, name, reason):
-    """What Events of this reason say of a Service."""
-    return [one["note"] for one in cluster.events(NAMESPACE) if one["reason"] == reason and one["regarding"]["name"] == name]
 
 
 def answered(cluster):

@@ -35,6 +35,7 @@ fn export(number: u16, grants: usize) -> Arc<PeerExport> {
         hop: Hop::Any,
         class: Class::Interactive,
         replay: false,
+        hold: None,
     })
 }
 

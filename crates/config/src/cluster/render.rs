@@ -85,6 +85,10 @@ pub fn export(export: &ExportRule) -> String {
     if let Some(interval) = export.probe {
         lines.next_line(format_args!("probe: {{interval: {}ms}}", interval.as_millis()));
     }
+    if let Some(hold) = export.hold {
+        let (millis, streams) = (hold.timeout.as_millis(), hold.streams);
+        lines.next_line(format_args!("whenEmpty: {{hold: {millis}ms, streams: {streams}}}"));
+    }
     if !export.allow.is_empty() {
         lines.next_line(format_args!("allow:"));
     }
@@ -103,6 +107,9 @@ pub fn import(import: &ImportRule) -> String {
     lines.next_line(format_args!("from: {}", scalar(&import.from)));
     if !import.create_service {
         lines.next_line(format_args!("createService: false"));
+    }
+    if let Some(description) = &import.agent {
+        lines.next_line(format_args!("kagentAgent: {}", quoted(description)));
     }
     match import.allow.as_deref() {
         None => {}

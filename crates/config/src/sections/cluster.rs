@@ -5,6 +5,7 @@
 //! fields mean is documented at [`crate::cluster`].
 
 mod alias;
+mod imports;
 mod network;
 
 use std::collections::BTreeMap;
@@ -16,14 +17,15 @@ use adit_core::snapshot::Export;
 use adit_core::spiffe::TrustDomain;
 
 use self::alias::{AliasTerms, alias_terms};
+use self::imports::{also_allow, import, import_callers, namespaces};
 use self::network::network;
 use super::cross_refs::{CrossRefs, UniqueNames};
 use super::nodes::{self, LinkPeer};
 use super::services::{self, ExportTerms};
 use super::{denied, each, entries, process};
 use crate::cluster::{
-    AppProtocols, ClusterConfig, ClusterLink, ExportRule, ImportRule, NamePattern, NetworkConfig,
-    OptIn, ServiceSelection, default_trust_domain,
+    AppProtocols, ClusterConfig, ClusterLink, ExportRule, ImportRule, NamePattern,
+    NamespaceCallers, NetworkConfig, OptIn, ServiceSelection, default_trust_domain,
 };
 use crate::config::{LimitsConfig, LogConfig};
 use crate::problem::{ProblemKind, ValueProblem};
@@ -43,6 +45,7 @@ pub(crate) struct ClusterParts {
     pub(crate) imports: Option<Vec<ImportRule>>,
     cluster: Option<ClusterName>,
     trust_domain: Option<TrustDomain>,
+    import_callers: Option<Vec<NamespaceCallers>>,
     opt_in: Option<Vec<OptIn>>,
     denied: Option<Vec<DenyEntry>>,
     network: Option<NetworkConfig>,
@@ -59,6 +62,7 @@ impl ClusterParts {
             links: self.links?,
             exports: self.exports?,
             imports: self.imports?,
+            import_callers: self.import_callers?,
             opt_in: self.opt_in?,
             denied: self.denied?,
             network: self.network?,
@@ -119,6 +123,7 @@ pub(crate) fn read(fragments: &[ValueReader<'_>], whole: bool) -> ClusterParts {
     let links = document.lists("links");
     let exports = document.lists("exports");
     let imports = document.lists("imports");
+    let callers = document.lists("importCallers");
     let opt_in = document.lists("optIn");
     let denied = document.lists("denied");
     let network = document.section("network");
@@ -136,6 +141,7 @@ pub(crate) fn read(fragments: &[ValueReader<'_>], whole: bool) -> ClusterParts {
     let imports = joined(&imports, |item| import(&item, refs));
     let mut services = UniqueNames::default();
     let exports = joined(&exports, |item| export(&item, refs, &mut services));
+    let import_callers = joined(&callers, |item| import_callers(&item));
     let opt_in = joined(&opt_in, |item| self::opt_in(&item, refs));
     let defaults = LimitsConfig {
         unknown_source_hold: UNKNOWN_SOURCE_HOLD_TIMEOUT,
@@ -148,6 +154,7 @@ pub(crate) fn read(fragments: &[ValueReader<'_>], whole: bool) -> ClusterParts {
         imports,
         cluster: refs.own.cluster.clone(),
         trust_domain: refs.own.trust_domain.clone(),
+        import_callers,
         opt_in,
         denied: denied::denied(&denied, refs),
         network: network.and_then(self::network),
@@ -225,34 +232,6 @@ fn link_import(mut fields: MapReader<'_>) -> Option<LinkImports> {
     Some(LinkImports { namespaces: namespaces?, create_services: create?, also_allow: also_allow? })
 }
 
-fn also_allow(item: &ValueReader<'_>) -> Option<Vec<WorkloadPattern>> {
-    let items = item.list()?;
-    let (count, most) = (items.len(), ClusterLink::MAX_ALSO_ALLOW);
-    if count > most {
-        let message = format!("expected at most {most} entries, found {count}");
-        let hint = "a pattern with \"*\" stands for several".to_owned();
-        item.error(ValueProblem::new(ProblemKind::OutOfRange, message).hint(hint));
-        return None;
-    }
-    each(items, |item| services::workloads_entry(&item))
-}
-
-fn import(item: &ValueReader<'_>, refs: &mut CrossRefs) -> Option<ImportRule> {
-    let mut fields = item.fields()?;
-    let service = services::service(&mut fields).map(|(service, item)| {
-        refs.imported.claim(Some((&item, &service)), "the import of");
-        service
-    });
-    let from = services::exporting_cluster(&mut fields, refs);
-    let allow = match fields.optional("allow") {
-        None => Some(None),
-        Some(item) => services::workload_patterns(&item).map(Some),
-    };
-    let create = fields.optional("createService").map_or(Some(true), |item| item.boolean());
-    fields.finish();
-    Some(ImportRule { service: service?, from: from?, allow: allow?, create_service: create? })
-}
-
 fn export(item: &ValueReader<'_>, refs: &CrossRefs, taken: &mut UniqueNames) -> Option<ExportRule> {
     let mut fields = item.fields()?;
     let alias = alias_terms(&mut fields);
@@ -263,17 +242,28 @@ fn export(item: &ValueReader<'_>, refs: &CrossRefs, taken: &mut UniqueNames) -> 
     };
     let terms = services::export_terms(item, &mut fields, refs);
     fields.finish();
-    let ExportTerms { allow, hop, class, replay, probe } = terms?;
+    let ExportTerms { allow, hop, class, replay, probe, hold } = terms?;
+    alias::reject_hold(item, hold, services.as_ref());
     let (services, app_protocol) = (services?, app_protocol?);
     let AliasTerms { alias, make_alias, .. } = alias?;
-    let rule =
-        ExportRule { services, alias, make_alias, allow, app_protocol, hop, class, replay, probe };
+    let rule = ExportRule {
+        services,
+        alias,
+        make_alias,
+        allow,
+        app_protocol,
+        hop,
+        class,
+        replay,
+        probe,
+        hold,
+    };
     if let Some(service) = rule.exported_name() {
         let (service, allow) = (service.clone(), rule.allow.clone());
         let ports = Vec::new();
         services::check_announceable(
             item,
-            &Export { service, ports, allow, hop, class, replay, probe },
+            &Export { service, ports, allow, hop, class, replay, probe, hold },
         );
     }
     Some(rule)
@@ -334,16 +324,6 @@ fn select(item: &ValueReader<'_>) -> Option<ServiceSelection> {
     });
     fields.finish();
     Some(ServiceSelection::Selected { namespaces: namespaces?, labels: labels? })
-}
-
-/// `namespaces`, of which there has to be one.
-fn namespaces(fields: &mut MapReader<'_>) -> Option<Vec<NamePattern>> {
-    let list = fields.required("namespaces", "a list of names, or of patterns with \"*\"")?;
-    let items = list.one_or_more()?;
-    if items.is_empty() {
-        list.error(ValueProblem::new(ProblemKind::MissingKey, "expected at least one namespace"));
-    }
-    each(items, |item| item.value(value::name))
 }
 
 fn app_protocols(item: &ValueReader<'_>) -> Option<AppProtocols> {

@@ -7,12 +7,15 @@ use std::time::Duration;
 use adit_core::announce;
 use adit_core::name::{ClusterName, PortName, ServiceName};
 use adit_core::policy::{Grant, Pattern, WorkloadPattern};
-use adit_core::snapshot::{Backend, Class, Export, ExportPort, Hop, Import, ImportPort};
+use adit_core::snapshot::{
+    Backend, Class, Export, ExportPort, HoldLimits, Hop, Import, ImportPort,
+};
 use adit_core::spiffe::Workload;
 use adit_core::wire::state::message::{MAX_GRANTS, MAX_PORTS};
 use adit_core::wire::state::{self as wire, MAX_EXPORTS};
 
 use super::cross_refs::{CrossRefs, UniqueNames};
+use super::when_empty::when_empty;
 use super::{each, entries};
 use crate::problem::{ProblemKind, ValueProblem};
 use crate::reader::{MapReader, ValueReader};
@@ -143,12 +146,19 @@ fn export(item: &ValueReader<'_>, refs: &CrossRefs, services: &mut UniqueNames) 
         let backends = fields.required("backends", "a list of IP:PORT")?;
         let backends = self::backends(&backends, refs);
         let app_protocol = app_protocol?;
-        Some(ExportPort { name: name?, number: number?, app_protocol, backends: backends? })
+        Some(ExportPort {
+            name: name?,
+            number: number?,
+            app_protocol,
+            backends: backends?,
+            has_foreign: false,
+        })
     });
     let terms = export_terms(item, &mut fields, refs);
     fields.finish();
-    let ExportTerms { allow, hop, class, replay, probe } = terms?;
-    let export = Export { service: service?, ports: ports?, allow, hop, class, replay, probe };
+    let ExportTerms { allow, hop, class, replay, probe, hold } = terms?;
+    let (service, ports) = (service?, ports?);
+    let export = Export { service, ports, allow, hop, class, replay, probe, hold };
     check_announceable(item, &export);
     Some(export)
 }
@@ -180,6 +190,7 @@ pub(super) struct ExportTerms {
     pub(super) class: Class,
     pub(super) replay: bool,
     pub(super) probe: Option<Duration>,
+    pub(super) hold: Option<HoldLimits>,
 }
 
 /// The keys of [`ExportTerms`]; `export` is where they stand.
@@ -207,7 +218,15 @@ pub(super) fn export_terms(
             interval?.value(|text| value::duration(text, &PROBE_INTERVAL)).map(Some)
         }),
     };
-    Some(ExportTerms { allow: allow?, hop: hop?, class: class?, replay: replay?, probe: probe? })
+    let hold = when_empty(fields, hop);
+    Some(ExportTerms {
+        allow: allow?,
+        hop: hop?,
+        class: class?,
+        replay: replay?,
+        probe: probe?,
+        hold: hold?,
+    })
 }
 
 fn backends(list: &ValueReader<'_>, refs: &CrossRefs) -> Option<Vec<Backend>> {

@@ -1,9 +1,11 @@
+use std::time::Duration;
+
 use bytes::BytesMut;
 
 use super::*;
 use crate::code::Code;
 use crate::policy::Grant;
-use crate::snapshot::{Backend, Class, Hop, ReadyCounts, tests::edge};
+use crate::snapshot::{Backend, Class, HoldLimits, Hop, ReadyCounts, tests::edge};
 use crate::wire::state::export::{MAX_GRANTS, MAX_PORTS};
 use crate::wire::state::replica::MarkedView;
 use crate::wire::state::{ReceivedMessage, StateMessage, ViewLog, ViewReplica};
@@ -32,6 +34,7 @@ fn exporting() -> Snapshot {
         name: "http".parse().unwrap(),
         number: 8080,
         app_protocol: Some("kgateway.dev/a2a".parse().unwrap()),
+        has_foreign: false,
         backends: vec![
             backend("10.0.0.1:80", "e1"),
             backend("10.0.0.2:80", "e2"),
@@ -45,6 +48,7 @@ fn exporting() -> Snapshot {
         hop: Hop::SameNode,
         class: Class::Bulk,
         replay: true,
+        hold: None,
         probe: None,
     };
     let mut now = edge();
@@ -216,4 +220,32 @@ fn a_view_that_is_too_large_is_cut_to_what_a_reader_takes() {
     assert!(told.omitted.count() > 5 && told.omitted.lacks_room());
     let read = read(&told.view);
     assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
+}
+
+#[test]
+fn for_how_long_streams_wait_is_announced_within_a_bound() {
+    let told = |hold: Option<HoldLimits>| {
+        let mut now = exporting();
+        now.exports.values_mut().for_each(|export| Arc::make_mut(export).hold = hold);
+        let heard = read(&view(&now, &"bank".parse().unwrap()));
+        heard.view.exports.values().next().unwrap().hold
+    };
+    let limits = HoldLimits { timeout: Duration::from_secs(7), streams: 3 };
+    assert_eq!((told(None), told(Some(limits))), (None, Some(limits.timeout)));
+    // What a peer says keeps callers waiting here.
+    let long = HoldLimits { timeout: Duration::from_secs(1 << 40), streams: 1 };
+    assert_eq!(told(Some(long)), Some(HoldLimits::MAX_TIMEOUT));
+}
+
+#[test]
+fn endpoints_that_do_not_count_are_the_reason_only_where_there_is_no_other() {
+    let mut now = exporting();
+    let fault = |now: &Snapshot| {
+        let told = view(now, &"bank".parse().unwrap());
+        told.exports.values().next().unwrap().ports[0].fault.map(BackendFault::code)
+    };
+    now.exports.values_mut().for_each(|e| Arc::make_mut(e).ports[0].has_foreign = true);
+    assert_eq!(fault(&now), None, "some are ready");
+    now.exports.values_mut().for_each(|e| Arc::make_mut(e).ports[0].backends.clear());
+    assert_eq!(fault(&now), Some(Code::BackendForeign));
 }

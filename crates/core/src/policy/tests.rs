@@ -30,6 +30,7 @@ fn bank() -> Snapshot {
             name: "http".parse().unwrap(),
             number: 8080,
             app_protocol: None,
+            has_foreign: false,
             backends: vec![Backend {
                 address: "10.244.0.9:8080".parse().unwrap(),
                 node: "b1".parse().unwrap(),
@@ -40,6 +41,7 @@ fn bank() -> Snapshot {
         hop: Hop::Any,
         class: Class::Interactive,
         replay: false,
+        hold: None,
         probe: None,
     };
     bank.exports = [(export.service.clone(), Arc::new(export))].into();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::draw;
 use crate::code::Code;
@@ -32,6 +33,9 @@ pub struct Route {
     pub class: Class,
     /// True if a stream of unknown outcome may be sent again.
     pub replay: bool,
+    /// The longest time for which a stream may wait for a backend at the node that it enters; `None` if none
+    /// waits.
+    pub hold: Option<Duration>,
 }
 
 /// Picks the nodes to try for an outbound stream, among those that the cluster announces. What it says of the
@@ -39,7 +43,8 @@ pub struct Route {
 ///
 /// # Errors
 /// [`Code::LinkDown`] while there is no view of the cluster,
-/// [`PeerPort::why_unready`](crate::snapshot::PeerPort::why_unready) if it reports no ready backend.
+/// [`PeerPort::why_unready`](crate::snapshot::PeerPort::why_unready) if it reports no ready backend, and has no
+/// stream wait for one.
 pub fn route(
     now: &Snapshot,
     from: &ClusterName,
@@ -53,11 +58,12 @@ pub fn route(
     let ready = port.ready.iter().map(|(node, n)| (node, (*n).min(MAX_READY)));
     let winners = draw::draw(ready, ROUTE_NODES, random, |node| view.nodes.contains_key(node));
     let nodes: Vec<NodeName> = winners.into_iter().cloned().collect();
-    if nodes.is_empty() {
+    let (hop, class, replay, hold) = (export.hop, export.class, export.replay, export.hold);
+    // A stream that is to wait enters at any node.
+    if nodes.is_empty() && (hold.is_none() || hop == Hop::SameNode) {
         return Err(port.why_unready());
     }
-    let (hop, class, replay) = (export.hop, export.class, export.replay);
-    Ok(Route { cluster: from.clone(), nodes, hop, class, replay })
+    Ok(Route { cluster: from.clone(), nodes, hop, class, replay, hold })
 }
 
 /// The backends to dial for an inbound stream, best first: those of this node, then, if the export allows the
@@ -102,14 +108,15 @@ pub fn ready_counts(now: &Snapshot, port: &ExportPort) -> BTreeMap<NodeName, u32
 }
 
 /// The reason why none of a port's backends is ready; of several reasons, one that a dial found. `None` if
-/// there is no backend at all, or none has been dialled yet. Meaningless if a backend is ready.
+/// there is no endpoint at all, or none has been dialled yet. Meaningless if a backend is ready.
 #[must_use]
 pub fn backend_fault(now: &Snapshot, port: &ExportPort) -> Option<BackendFault> {
     let of = |backend: &Backend| match now.may_dial(backend) {
         true => now.down.get(&backend.address).copied(),
         false => Some(BackendFault::Forbidden),
     };
-    port.backends.iter().filter_map(of).min()
+    let foreign = port.has_foreign.then_some(BackendFault::Foreign);
+    port.backends.iter().filter_map(of).min().or(foreign)
 }
 
 /// Number of these backends that each node runs.

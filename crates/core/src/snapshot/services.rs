@@ -112,6 +112,31 @@ pub struct Export {
     /// The interval at which backends are probed by a TCP connect while they are ready; `None` by default. A
     /// backend that is down is dialled again in any case.
     pub probe: Option<Duration>,
+    /// Bounds within which streams wait while no backend answers; `None` if they are refused at once.
+    pub hold: Option<HoldLimits>,
+}
+
+/// Bounds within which streams wait for the first backend of an export. Only an export that a stream may
+/// enter at any node has them: it may be another node's backend that comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldLimits {
+    /// The longest wait of a stream, from its arrival; [`HoldLimits::MAX_TIMEOUT`] at most.
+    pub timeout: Duration,
+    /// The most streams of one cluster that wait on one node, [`HoldLimits::MAX_STREAMS`] at most.
+    pub streams: u32,
+}
+
+impl HoldLimits {
+    /// The longest wait that anybody may configure or announce.
+    pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
+    /// The most streams that anybody may configure.
+    pub const MAX_STREAMS: u32 = 1000;
+}
+
+impl Default for HoldLimits {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(60), streams: 100 }
+    }
 }
 
 impl Export {
@@ -133,6 +158,9 @@ pub struct ExportPort {
     pub app_protocol: Option<AppProtocol>,
     /// The addresses that can be dialled for it.
     pub backends: Vec<Backend>,
+    /// True if its Service has ready endpoints that do not count, because they are no pods of the Service's
+    /// own namespace and no administrator named the export.
+    pub has_foreign: bool,
 }
 
 /// An address to dial for an export.

@@ -17,10 +17,11 @@ pub(crate) fn edge() -> Snapshot {
     };
     let export = PeerExport {
         ports: vec![port],
-        grants: vec![support],
+        grants: vec![support.clone()],
         hop: Hop::Any,
         class: Class::Interactive,
         replay: false,
+        hold: None,
     };
     let nodes = [("b1", "172.18.2.2:7843"), ("b2", "172.18.2.3:7843")];
     let import = Import {
@@ -31,10 +32,7 @@ pub(crate) fn edge() -> Snapshot {
             number: 8080,
             listen: vec!["127.0.0.1:15080".parse().unwrap()],
         }],
-        allow: vec![WorkloadPattern {
-            namespace: "trustusbank-bank-agents".parse().unwrap(),
-            service_account: "*".parse().unwrap(),
-        }],
+        allow: vec![WorkloadPattern { service_account: "*".parse().unwrap(), ..support }],
         displaced_by: None,
     };
     let view = ClusterView {
@@ -115,6 +113,7 @@ fn a_peer_cannot_make_us_dial_our_own_addresses() {
         number: 80,
         app_protocol: None,
         backends: vec![backend("10.244.9.9:8080", false)],
+        has_foreign: false,
     };
     let export = Export {
         service: "agents/bank-bot".parse().unwrap(),
@@ -123,6 +122,7 @@ fn a_peer_cannot_make_us_dial_our_own_addresses() {
         hop: Hop::Any,
         class: Class::Interactive,
         replay: false,
+        hold: None,
         probe: None,
     };
     edge.exports = [(export.service.clone(), Arc::new(export))].into();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::services::{Class, Hop};
 use crate::code::Code;
@@ -23,6 +24,12 @@ pub struct ClusterView {
 impl ClusterView {
     /// The most addresses that one node may announce.
     pub const MAX_ADDRESSES: usize = 16;
+
+    /// True if a request for this export of its is served: at once, or as soon as there is a backend.
+    #[must_use]
+    pub fn is_served(&self, export: &PeerExport) -> bool {
+        export.hold.is_some() || self.has_ready_backend(export)
+    }
 
     /// True if any port of this export of its has a ready backend.
     #[must_use]
@@ -51,6 +58,9 @@ pub struct PeerExport {
     pub class: Class,
     /// True if a stream of unknown outcome may be sent again.
     pub replay: bool,
+    /// The longest time for which a stream waits there while no backend answers; `None` if it is refused at
+    /// once.
+    pub hold: Option<Duration>,
 }
 
 impl PeerExport {

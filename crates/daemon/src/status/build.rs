@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use adit_core::code::Code;
+use adit_core::fault::BackendFault;
 use adit_core::name::ServiceName;
 use adit_core::policy::{Target, WorkloadPattern};
 use adit_core::snapshot::{self, Snapshot};
@@ -190,7 +191,7 @@ fn import_reason(
         );
         return Some(Reason::new(Code::Denied, sentence));
     }
-    if !view.is_port_ready(peer) {
+    if !view.is_port_ready(peer) && export.hold.is_none() {
         let sentence = peer.unready_sentence(&import.service, from);
         return Some(Reason::new(peer.why_unready(), sentence));
     }
@@ -219,6 +220,7 @@ fn export(export: &snapshot::Export, now: &Snapshot, traffic: &mut Traffic) -> E
             snapshot::Class::Bulk => "bulk".into(),
         },
         replay: export.replay,
+        hold_seconds: export.hold.map(|hold| hold.timeout.as_secs()),
         using,
     }
 }
@@ -243,7 +245,7 @@ fn export_port(
             last_dial: traffic.dials.get(&b.address).cloned(),
         })
         .collect();
-    let reason = export_reason(export, &backends, now);
+    let reason = export_reason(export, port, &backends, now);
     let target = Target { service: export.service.clone(), port: port.name.clone() };
     ExportPort {
         name: port.name.to_string(),
@@ -259,14 +261,21 @@ fn export_port(
 /// The first thing that would stop a stream that comes now, wherever it enters the cluster.
 fn export_reason(
     export: &snapshot::Export,
+    port: &snapshot::ExportPort,
     backends: &[Backend],
     now: &Snapshot,
 ) -> Option<Reason> {
     if export.allow.is_empty() {
         return Some(Reason::new(Code::Denied, "nobody may use it: it has no allow"));
     }
+    if backends.is_empty() && port.has_foreign {
+        let sentence = format!("it has no backend: {}", BackendFault::Foreign.description());
+        return Some(Reason::new(Code::BackendForeign, sentence));
+    }
     if backends.is_empty() {
-        return Some(Reason::new(Code::NoBackend, "it has no backend"));
+        // Streams wait for one: so it is meant.
+        let is_meant = export.hold.is_some();
+        return (!is_meant).then(|| Reason::new(Code::NoBackend, "it has no backend"));
     }
     let states: BTreeSet<&str> = backends.iter().map(|b| b.address.as_str()).collect();
     if backends.iter().all(|b| b.state == BackendState::Forbidden) {

@@ -102,6 +102,11 @@ fn export_fault(export: &Export, port: &ExportPort, node: &str) -> Option<Export
     };
     let (here, elsewhere): (Vec<_>, Vec<_>) = port.backends.iter().partition(|b| b.node == node);
     let is_whole = !port.backends.iter().any(is_up);
+    let said = port.reason.as_ref().and_then(|reason| BackendFault::from_code(code(&reason.code)));
+    // Streams wait for one: so it is meant.
+    if port.backends.is_empty() && said.is_none() && export.hold_seconds.is_some() {
+        return None;
+    }
     let is_silent = !here.is_empty() && !here.iter().any(|backend| is_up(backend));
     if !is_whole && !is_silent {
         return None;
@@ -118,7 +123,7 @@ fn export_fault(export: &Export, port: &ExportPort, node: &str) -> Option<Export
     Some(ExportFault {
         target: target(&export.service, &port.name)?,
         is_whole_export: is_whole,
-        fault: fault.min(),
+        fault: fault.min().or(said),
         total: count(port.backends.len()),
         here: if is_silent { count(here.len()) } else { 0 },
     })
@@ -196,10 +201,14 @@ mod tests {
         let up = |node| backend(node, Up, None);
         let mut status = StatusDocument::default();
         status.node.node = "b1".into();
+        let mut foreign = export("a/foreign", vec![]);
+        foreign.ports[0].reason = Some(Reason::from(Code::BackendForeign));
         let unused = Export { allow: Vec::new(), ..export("a/unused", vec![]) };
         status.exports = vec![
             export("a/well", vec![refused("b1"), up("b1")]),
             export("a/none", vec![]),
+            Export { hold_seconds: Some(60), ..export("a/asleep", vec![]) },
+            foreign,
             export("a/whole", vec![refused("b1"), refused("b2"), backend("b2", Forbidden, None)]),
             export("a/here", vec![refused("b1"), up("b2")]),
             export("a/there", vec![up("b1"), refused("b2")]),
@@ -217,6 +226,7 @@ mod tests {
             said,
             [
                 ("none".into(), true, None, 0, 0),
+                ("foreign".into(), true, Some(BackendFault::Foreign), 0, 0),
                 ("whole".into(), true, refused, 3, 1),
                 ("here".into(), false, refused, 2, 1),
                 ("forbidden".into(), true, Some(BackendFault::Forbidden), 1, 0),

@@ -56,6 +56,9 @@ pub struct Export {
     pub class: String,
     /// True if a stream whose outcome is unknown may be sent again.
     pub replay: bool,
+    /// For how many seconds a stream waits while no backend answers; absent if it is refused at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold_seconds: Option<u64>,
     /// Sources that use it now, most streams first, at most [`Export::MAX_USING`].
     pub using: Vec<ActiveSource>,
 }

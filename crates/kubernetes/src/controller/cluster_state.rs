@@ -11,7 +11,7 @@ use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::ResourceExt;
 
-use super::kagent;
+use super::kagent::{self, AgentState};
 use crate::api::{
     ALIAS_OF, Export, Import, Link, MANAGED_BY, SLICE_CONTROLLER, SLICE_MANAGED_BY, SLICE_SERVICE,
     ServiceRef, service_name,
@@ -22,12 +22,8 @@ use crate::api::{
 pub(super) struct ClusterState {
     /// All Services.
     pub(super) services: BTreeMap<ServiceName, Arc<Service>>,
-    /// Metadata of kagent's Agents.
-    pub(super) agents: BTreeMap<ServiceName, ObjectMeta>,
-    /// Agents that run without any pod.
-    pub(super) agents_without_pods: BTreeSet<ServiceName>,
-    /// True if Agents cannot be read: what they may ask for stays as it was.
-    pub(super) agents_unknown: bool,
+    /// kagent's Agents.
+    pub(super) agents: AgentState,
     /// Namespaces in which objects can be created.
     pub(super) namespaces: BTreeSet<String>,
     /// EndpointSlices that we wrote, by namespace and name.
@@ -58,14 +54,14 @@ impl ClusterState {
     /// Agent, the Agent's count: kagent copies them to the Service late, and never removes them.
     pub(super) fn annotations_of(&self, service: &ServiceName) -> ServiceAnnotations<'_> {
         let object = self.services.get(service).map(|s| &s.metadata);
-        let agent = self.agents.get(service).filter(|_| self.belongs_to_agent(service));
+        let agent = self.agents.all.get(service).filter(|_| self.belongs_to_agent(service));
         ServiceAnnotations { object, agent }
     }
 
     /// Returns whether the annotations of a Service are unknown now, because its Agent cannot be
     /// read.
     pub(super) fn is_undecided(&self, service: &ServiceName) -> bool {
-        self.agents_unknown && self.belongs_to_agent(service)
+        self.agents.is_unknown && self.belongs_to_agent(service)
     }
 
     fn belongs_to_agent(&self, service: &ServiceName) -> bool {
@@ -81,7 +77,7 @@ impl ClusterState {
         let selector = object.spec.as_ref().and_then(|s| s.selector.as_ref());
         let Some(selector) = selector.filter(|selector| !selector.is_empty()) else { return true };
         let selects_the_agents = selector.get("kagent").is_some_and(|v| v == service.name());
-        let uid = self.agents.get(service).and_then(|agent| agent.uid.as_ref());
+        let uid = self.agents.all.get(service).and_then(|agent| agent.uid.as_ref());
         let is_the_agents = object.owner_references().iter().any(|owner| {
             let group = owner.api_version.split('/').next();
             owner.controller == Some(true)
@@ -89,7 +85,7 @@ impl ClusterState {
                 && owner.name == service.name()
                 && Some(&owner.uid) == uid
         });
-        selects_the_agents && is_the_agents && self.agents_without_pods.contains(service)
+        selects_the_agents && is_the_agents && self.agents.without_pods.contains(service)
     }
 
     /// Returns the Import that stands for a Service, unless it was released.

@@ -2,12 +2,14 @@
 //!
 //! * `decide` says which, from rules and `annotations`, within `limits`; `offer` has the words for it.
 //! * `aliases` says who has a name that several ask for; `alias_service` plans a Service of such a name.
+//! * `external_name` follows a Service that leads to another one.
 //! * `plan` plans the Export objects and their conditions; `readiness` says whether backends answer.
 
 mod alias_service;
 mod aliases;
 mod annotations;
 mod decide;
+mod external_name;
 mod limits;
 mod offer;
 mod plan;

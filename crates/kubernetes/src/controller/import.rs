@@ -6,6 +6,7 @@
 //!   and `ports`, `verdict` says how it is, and `release` ends it.
 
 mod addresses;
+mod agents;
 mod allocation;
 mod callers;
 mod decide;

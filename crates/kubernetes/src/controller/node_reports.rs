@@ -210,6 +210,7 @@ pub(super) fn code_reason(code: &str) -> &'static str {
         "backend-timeout" => "BackendTimeout",
         "backend-unreachable" => "BackendUnreachable",
         "backend-forbidden" => "BackendForbidden",
+        "backend-foreign" => "BackendForeign",
         "hop-refused" => "HopRefused",
         "over-limit" => "OverLimit",
         "over-budget" => "OverBudget",

@@ -18,6 +18,7 @@ use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
 use super::cluster_state::ClusterState;
+use super::kagent::KagentAgent;
 use super::network_migration::MigrationPhase;
 use super::peers::LinkedClusters;
 use crate::api::{Export, Import, Link, ServiceRef};
@@ -94,6 +95,7 @@ pub(super) enum PlannedWrite {
     Import(ObjectChange<Import>),
     Export(ObjectChange<Export>),
     Link(ObjectChange<Link>),
+    Agent(ObjectChange<KagentAgent>),
 }
 
 impl PlannedWrite {
@@ -102,7 +104,7 @@ impl PlannedWrite {
     pub(super) fn rank(&self) -> u8 {
         match self {
             Self::Slice(_) => 0,
-            Self::Service(_) => 1,
+            Self::Service(_) | Self::Agent(_) => 1,
             Self::Export(_) | Self::Import(_) | Self::Link(_) => 2 + u8::from(self.is_status()),
         }
     }
@@ -124,6 +126,7 @@ impl PlannedWrite {
             Self::Import(change) => change.key(),
             Self::Export(change) => change.key(),
             Self::Link(change) => change.key(),
+            Self::Agent(change) => change.key(),
         }
     }
 }

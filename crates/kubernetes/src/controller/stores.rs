@@ -14,7 +14,7 @@ use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 
 use super::cluster_state::{ClusterState, LocalEndpoints, describe_slice, is_our_slice};
-use super::kagent::{self, KagentAgent};
+use super::kagent::{AgentState, KagentAgent};
 use super::network_migration::NodePod;
 use crate::api::{
     CA_SECRET, CONFIG_MAP, Export, Import, Link, NAMESPACE, NODE, SIGNER, SLICE_MANAGED_BY,
@@ -59,8 +59,7 @@ impl ControllerStores {
                 store
             }};
         }
-        let kind = kagent::agent_resource();
-        let (agents, task) = Store::optional(Api::all_with(client.clone(), &kind), all(), changed);
+        let (agents, task) = Store::optional(Api::all(client.clone()), all(), changed);
         tasks.spawn(WATCHING, task);
         let system = |name| Selector::labels(format!("{SLICE_SERVICE}={name}"));
         let (by, us) = SLICE_MANAGED_BY;
@@ -135,13 +134,10 @@ impl ControllerStores {
         let service = |s: Arc<Service>| Some((service_name(&s.metadata, &s.name_any())?, s));
         let namespaces = self.namespaces.objects();
         let owner = namespaces.iter().find(|n| n.name_any() == NAMESPACE);
-        let (agents, agents_without_pods) = kagent::read_agents(&self.agents);
         let LocalSlices { serving, by, leaving } = self.local_slices();
         ClusterState {
             services: self.services.objects().into_iter().filter_map(service).collect(),
-            agents,
-            agents_without_pods,
-            agents_unknown: !self.agents.was_listed(),
+            agents: AgentState::read(&self.agents),
             namespaces: namespaces
                 .iter()
                 .filter(|n| n.metadata.deletion_timestamp.is_none())

@@ -124,6 +124,7 @@ impl ControllerStage {
                 hop: Hop::Any,
                 class: Class::Interactive,
                 replay: false,
+                hold: None,
             };
             view.exports.insert("agents/fraud-bot".parse().unwrap(), Arc::new(export));
         }
@@ -172,6 +173,7 @@ impl ControllerStage {
     }
 }
 
+mod agents;
 mod aliases;
 mod export_ready;
 mod migration;

@@ -187,6 +187,7 @@ async fn write_one(
 ) -> Result<(), kube::Error> {
     match write {
         PlannedWrite::Service(change) => namespaced(client, &stores.services, change).await,
+        PlannedWrite::Agent(change) => namespaced(client, &stores.agents, change).await,
         PlannedWrite::Slice(change) => namespaced(client, &stores.slices, change).await,
         PlannedWrite::Import(change) => cluster(client, &stores.imports, change).await,
         PlannedWrite::Export(change) => cluster(client, &stores.exports, change).await,

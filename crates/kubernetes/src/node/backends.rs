@@ -118,23 +118,34 @@ impl<'a> BackendFilter<'a> {
         known.filter(is_right)
     }
 
+    /// Returns whether an endpoint surely is no pod of the Service's namespace. One that claims to
+    /// be a pod of this node, where nobody has its address, may only just have begun.
+    fn is_foreign(&self, endpoint: &ObservedEndpoint, spec: &ExportSpec) -> bool {
+        let owner = self.workloads.get(&endpoint.address).map(|pod| pod.namespace.as_str());
+        !endpoint.pod || owner.is_some_and(|owner| owner != spec.backend().namespace)
+    }
+
     /// Returns the ready endpoints of the port of that name, as far as the quota allows, and
-    /// charges them.
+    /// charges them; and whether there are others that do not count, as no pods of the Service's
+    /// namespace.
     pub(super) fn backends(
         &self,
         port: &str,
         spec: &ExportSpec,
         slices: &[&ObservedSlice],
         room: &mut BackendQuota,
-    ) -> Vec<Backend> {
-        let mut all = BTreeSet::new();
+    ) -> (Vec<Backend>, bool) {
+        let (mut all, mut has_foreign) = (BTreeSet::new(), false);
         for slice in slices {
             let numbers = slice.ports.iter().filter(|(name, _)| name == port).map(|(_, n)| *n);
             for number in numbers {
                 for endpoint in slice.endpoints.iter().filter(|e| e.ready) {
-                    let Some(node) = self.dialing_node(endpoint, spec) else { continue };
+                    let Some(node) = self.dialing_node(endpoint, spec) else {
+                        has_foreign |= self.is_foreign(endpoint, spec);
+                        continue;
+                    };
                     if room.is_exhausted() {
-                        return all.into_iter().collect();
+                        return (all.into_iter().collect(), has_foreign);
                     }
                     let forbidden = self.is_forbidden(endpoint.address);
                     if forbidden && room.forbidden == 0 {
@@ -148,7 +159,7 @@ impl<'a> BackendFilter<'a> {
                 }
             }
         }
-        all.into_iter().collect()
+        (all.into_iter().collect(), has_foreign)
     }
 }
 

@@ -163,11 +163,13 @@ fn convert_export(
     linked: &BTreeSet<&ClusterName>,
 ) -> Result<Export, String> {
     let mut port = |p: &crate::api::ExportPort| {
+        let (backends, has_foreign) = known.backends(&p.name, spec, slices, room);
         Ok::<_, String>(ExportPort {
             name: parse(&p.name)?,
             number: p.number,
             app_protocol: p.app_protocol.as_deref().map(parse).transpose()?,
-            backends: known.backends(&p.name, spec, slices, room),
+            backends,
+            has_foreign,
         })
     };
     let mut allow = Vec::new();
@@ -178,17 +180,20 @@ fn convert_export(
             allow.push(Grant { cluster, workloads });
         }
     }
+    // Only the node of a pod knows who has an address.
+    let hop = match spec.hop.as_deref() {
+        None | Some("any") if !spec.any_endpoint => Hop::SameNode,
+        None | Some("any") => Hop::Any,
+        Some("sameNode") => Hop::SameNode,
+        Some(other) => return Err(format!("hop is any or sameNode, not {other:?}")),
+    };
     Ok(Export {
         service: spec.service.parse().map_err(|e| e.to_string())?,
         ports: spec.ports.iter().map(&mut port).collect::<Result<_, _>>()?,
         allow,
-        // Only the node of a pod knows who has an address.
-        hop: match spec.hop.as_deref() {
-            None | Some("any") if !spec.any_endpoint => Hop::SameNode,
-            None | Some("any") => Hop::Any,
-            Some("sameNode") => Hop::SameNode,
-            Some(other) => return Err(format!("hop is any or sameNode, not {other:?}")),
-        },
+        hop,
+        // A stream that enters at one node cannot wait for the backend of another.
+        hold: spec.hold.filter(|_| hop == Hop::Any).map(Into::into),
         class: match spec.class.as_deref() {
             None | Some("interactive") => Class::Interactive,
             Some("bulk") => Class::Bulk,

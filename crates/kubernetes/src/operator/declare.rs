@@ -49,6 +49,8 @@ pub struct ImportRequest {
     pub allow: Vec<WorkloadPattern>,
     /// True if a Service is created, if that is to be set.
     pub create_service: Option<bool>,
+    /// The description of an Agent of kagent that stands for it, if one is asked for.
+    pub agent: Option<String>,
     /// Take it away.
     pub remove: bool,
 }
@@ -168,6 +170,7 @@ fn new_export_rule(service: &ServiceName) -> ExportRule {
         class: Class::default(),
         replay: false,
         probe: None,
+        hold: None,
     }
 }
 
@@ -198,7 +201,8 @@ pub fn import_changes(
     else {
         return Ok(ConfigChanges::new());
     };
-    let (old, create) = present.map_or((None, true), |p| (p.allow, p.create_service));
+    let (old, create, agent) =
+        present.map_or((None, true, None), |p| (p.allow, p.create_service, p.agent));
     let allow = if request.allow.is_empty() {
         old
     } else {
@@ -209,7 +213,8 @@ pub fn import_changes(
         Some(allow)
     };
     let create_service = request.create_service.unwrap_or(create);
-    let rule = ImportRule { service: request.service.clone(), from, allow, create_service };
+    let agent = request.agent.clone().or(agent);
+    let rule = ImportRule { service: request.service.clone(), from, allow, create_service, agent };
     Ok(ConfigChanges::from([(key, Some(render::import(&rule)))]))
 }
 
@@ -376,6 +381,7 @@ mod tests {
             from: None,
             allow: Vec::new(),
             create_service: None,
+            agent: None,
             remove: true,
         };
         assert!(matches!(
@@ -391,6 +397,7 @@ mod tests {
             from: from.map(|name| name.parse().unwrap()),
             allow: patterns(allow),
             create_service,
+            agent: None,
             remove,
         };
         let none = ConfigDocument::default();

@@ -112,6 +112,13 @@ impl<K: StoredObject> Store<K> {
         self.content().selector.is_some()
     }
 
+    /// Returns whether it was listed, and the server knows the kind.
+    #[must_use]
+    pub fn has_kind(&self) -> bool {
+        let content = self.content();
+        content.selector.is_some() && content.unknown_since.is_none()
+    }
+
     /// Returns all objects; `None` before the first list.
     #[must_use]
     pub fn listed(&self) -> Option<Vec<Arc<K>>> {
@@ -194,6 +201,9 @@ impl<K: StoredObject> Store<K> {
         fresh.extend(written);
         content.objects = fresh;
         content.selector = Some(selector);
+        if version.is_some() {
+            content.unknown_since = None;
+        }
         content.stale = None;
         drop(content);
         self.0.changed.notify();

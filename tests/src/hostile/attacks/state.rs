@@ -105,7 +105,7 @@ fn export(grants: Vec<WorkloadPattern>, ready: BTreeMap<NodeName, u32>) -> Arc<P
     let (name, ready) = ("http".parse().unwrap(), ready.into_iter().collect());
     let port = PeerPort { name, number: 8080, app_protocol: None, ready, fault: None };
     let (hop, class) = (Hop::Any, Class::Interactive);
-    Arc::new(PeerExport { ports: vec![port], grants, hop, class, replay: false })
+    Arc::new(PeerExport { ports: vec![port], grants, hop, class, replay: false, hold: None })
 }
 
 /// An export of some 530 bytes.

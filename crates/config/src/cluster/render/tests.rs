@@ -53,13 +53,13 @@ fn a_link_is_written_as_people_would_write_it() {
 fn exports_and_imports_come_back() {
     let text = "exports:\n\
         - {service: nu/true, appProtocol: {http: a.b/c, \"1\": x}, hop: sameNode, class: bulk, replay: true, probe: {interval: 1h}}\n\
-        - {service: e/b, as: e/c, makeAlias: true}\n\
+        - {service: e/b, as: e/c, makeAlias: true, whenEmpty: {hold: 5s, streams: 7}}\n\
         - {service: e/b, as: \"e/d:http=1,x=2\"}\n\
         - {select: {namespaces: [\"*\", a], labels: {a.b/c: \"\", d: \"1\", e: null}}, appProtocol: \"1e3\", \
            allow: [{cluster: \"1\", namespace: \"*\", serviceAccount: a.b}, {cluster: x, namespace: no, serviceAccount: \"*\"}]}\n\
         imports:\n\
         - {service: a/b, from: x}\n\
-        - {service: a/c, from: x, allow: []}\n\
+        - {service: a/c, from: x, allow: [], kagentAgent: \"says: \\\"no\\\"\"}\n\
         - {service: a/d, from: x, createService: false, allow: [{namespace: \"*\", serviceAccount: \"0\"}]}\n"
         .replace("e: null", "e: \"null\"");
     let Fragment { exports, imports, .. } = read(&text);

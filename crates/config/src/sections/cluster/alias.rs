@@ -1,10 +1,12 @@
-//! `as` and `makeAlias` of an export: another name for other clusters.
+//! The keys of an export that only a Service which is named can have: `as` and `makeAlias`, another name for
+//! other clusters, and `whenEmpty: hold`.
 
 use adit_core::name::ServiceName;
+use adit_core::snapshot::HoldLimits;
 
 use super::super::cross_refs::{CrossRefs, UniqueNames};
 use super::super::services;
-use crate::cluster::ExportAlias;
+use crate::cluster::{ExportAlias, ServiceSelection};
 use crate::problem::{ProblemKind, ValueProblem};
 use crate::reader::{MapReader, ValueReader};
 use crate::value;
@@ -60,4 +62,16 @@ pub(super) fn claim(
     };
     services::claim_export(at, name, refs, taken);
     services::reject_imported(item, service, refs);
+}
+
+/// Refuses to have streams wait for Services that are selected: those are entered at their pods' nodes alone.
+pub(super) fn reject_hold(
+    item: &ValueReader<'_>,
+    hold: Option<HoldLimits>,
+    services: Option<&ServiceSelection>,
+) {
+    if let (Some(_), Some(ServiceSelection::Selected { .. })) = (hold, services) {
+        let message = "whenEmpty: hold is for a Service that is named (service)";
+        item.error(ValueProblem::new(ProblemKind::Conflict, message));
+    }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use adit_core::snapshot::{Class, Hop};
+use adit_core::snapshot::{Class, HoldLimits, Hop};
 
 use crate::cluster::{
     AppProtocols, ClusterConfig, ClusterReport, EXAMPLE, NetworkConfig, NetworkMode, NodeFacts,
@@ -147,8 +147,8 @@ fn fragments_are_one_document() {
         ),
         (
             "keepAlive: 1s\n",
-            "z.yaml:1:1: keepAlive: unknown key: expected cluster, trustDomain, links, exports, imports, optIn, \
-             denied, network, limits, log\n  hint: keepAlive belongs under limits",
+            "z.yaml:1:1: keepAlive: unknown key: expected cluster, trustDomain, links, exports, imports, \
+             importCallers, optIn, denied, network, limits, log\n  hint: keepAlive belongs under limits",
         ),
     ] {
         assert_eq!(said([NAME, LINK, ("z.yaml", rest)]), expected);
@@ -380,5 +380,31 @@ fn an_alias_names_one_service_and_once() {
     for text in ["{service: a/b, as: a/c", "{service: a/c, as: a/d"] {
         let exports = format!("{import}exports:\n- {text}, {allow}}}\n");
         assert!(said([NAME, LINK, ("x.yaml", &exports)]).contains("a/c is imported"), "{text}");
+    }
+}
+
+#[test]
+fn only_a_named_export_that_is_entered_anywhere_has_streams_wait() {
+    let export = |text: &str| {
+        let allow = "allow: [{cluster: bank, namespace: a, serviceAccount: b}]";
+        format!("exports: [{{{text}, {allow}}}]\n")
+    };
+    let said = |text: &str| said([NAME, LINK, ("x.yaml", &export(text))]);
+    let hold = |text: &str| good([NAME, LINK, ("x.yaml", &export(text))]).exports[0].hold;
+    let limits = |secs, streams| Some(HoldLimits { timeout: Duration::from_secs(secs), streams });
+    assert_eq!(hold("service: a/b, whenEmpty: hold"), limits(60, 100));
+    assert_eq!(hold("service: a/b, whenEmpty: {hold: 5s}"), limits(5, 100));
+    assert_eq!(hold("service: a/b, whenEmpty: {hold: 5m, streams: 1000}"), limits(300, 1000));
+    assert_eq!(hold("service: a/b, whenEmpty: refuse"), None);
+    for (text, says) in [
+        ("service: a/b, hop: sameNode, whenEmpty: hold", "hold needs hop: any"),
+        ("select: {namespaces: a, labels: {a: b}}, whenEmpty: hold", "for a Service that is named"),
+        ("service: a/b, whenEmpty: wait", "is not one of refuse, hold"),
+        ("service: a/b, whenEmpty: {hold: 6m}", "out of range"),
+        ("service: a/b, whenEmpty: {hold: 5s, streams: 0}", "out of range"),
+        ("service: a/b, whenEmpty: {streams: 5}", "hold"),
+    ] {
+        let found = said(text);
+        assert!(found.contains(says), "{text}: {found}");
     }
 }

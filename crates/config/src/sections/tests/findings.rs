@@ -62,7 +62,7 @@ f:19:10: exports[0].hop: "samenode" is not one of any, sameNode
   hint: did you mean sameNode?
 f:20:13: exports[0].replay: expected true or false, found "yes"
   hint: did you mean true (without quotes)?
-f:21:5: exports[0].drain: unknown key: expected service, ports, allow, hop, class, replay, probe
+f:21:5: exports[0].drain: unknown key: expected service, ports, allow, hop, class, replay, probe, whenEmpty
   hint: drain belongs under limits
 f:23:10: limits.drain: "5" is not a duration: expected a whole number and its unit, as in 100ms, 5s, 1m or 1h
   hint: did you mean 5s?

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -12,7 +13,7 @@ use crate::code::Code;
 use crate::fault::BackendFault;
 use crate::grant::{Pattern, WorkloadPattern};
 use crate::name::{NameError, NodeName, PortName, ServiceName};
-use crate::snapshot::{Class, Hop, PeerExport, PeerPort};
+use crate::snapshot::{Class, HoldLimits, Hop, PeerExport, PeerPort};
 
 /// The most ports of one export.
 pub const MAX_PORTS: usize = 100;
@@ -35,6 +36,10 @@ pub(super) fn write_export(fields: &mut TlvWriter, service: &ServiceName, export
     fields.list(5, export.grants.iter().map(write_grant));
     if flags != 0 {
         fields.integer(6, flags);
+    }
+    // A reader that does not know it sends nothing while no backend is ready.
+    if let Some(hold) = export.hold {
+        fields.integer(8, hold.as_secs());
     }
 }
 
@@ -70,7 +75,7 @@ fn write_grant(grant: &WorkloadPattern) -> BytesMut {
 }
 
 pub(super) fn read_export(body: &[u8]) -> Result<(ServiceName, Arc<PeerExport>), WireError> {
-    let (mut service, mut ports, mut grants, mut flags) = (None, None, None, 0);
+    let (mut service, mut ports, mut grants, mut flags, mut hold) = (None, None, None, 0, 0);
     let mut fields = TlvReader::new(body);
     while let Some((kind, value)) = fields.next()? {
         match kind {
@@ -78,6 +83,7 @@ pub(super) fn read_export(body: &[u8]) -> Result<(ServiceName, Arc<PeerExport>),
             3 => ports = Some(value.list(MAX_PORTS, "ports", read_port)?),
             5 => grants = Some(value.list(MAX_GRANTS, "grants", read_grant)?),
             6 => flags = value.integer("flags")?,
+            8 => hold = value.integer("hold")?,
             other => TlvReader::skip_unknown(other)?,
         }
     }
@@ -92,6 +98,8 @@ pub(super) fn read_export(body: &[u8]) -> Result<(ServiceName, Arc<PeerExport>),
         hop: if flags & SAME_NODE != 0 { Hop::SameNode } else { Hop::Any },
         class: if flags & BULK != 0 { Class::Bulk } else { Class::Interactive },
         replay: flags & REPLAY != 0,
+        // Callers here wait for as long, so no peer says how long without a bound.
+        hold: (hold > 0).then(|| Duration::from_secs(hold).min(HoldLimits::MAX_TIMEOUT)),
         ports,
     };
     Ok((service.ok_or(WireError::Missing("service"))?, Arc::new(export)))

@@ -92,6 +92,7 @@ fn who_is_denied_is_not_there_whoever_tells_of_it() {
         hop: Hop::Any,
         class: Class::Interactive,
         replay: false,
+        hold: None,
     };
     let view = ClusterView {
         nodes: ["b1", "b2"].map(|n| (n.parse().unwrap(), vec![])).into(),

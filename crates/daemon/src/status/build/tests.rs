@@ -35,6 +35,7 @@ fn peer_export() -> PeerExport {
         hop: snapshot::Hop::Any,
         class: snapshot::Class::Interactive,
         replay: false,
+        hold: None,
     }
 }
 
@@ -71,6 +72,7 @@ fn edge() -> Snapshot {
             number: 8080,
             app_protocol: None,
             backends: vec![backend("10.244.0.9:8080"), backend("10.244.0.10:8080")],
+            has_foreign: false,
         }],
         allow: vec![adit_core::policy::Grant {
             cluster: "bank".parse().unwrap(),
@@ -79,6 +81,7 @@ fn edge() -> Snapshot {
         hop: snapshot::Hop::Any,
         class: snapshot::Class::Interactive,
         replay: false,
+        hold: None,
         probe: None,
     };
     let view = view(peer_export());

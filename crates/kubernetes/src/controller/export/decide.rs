@@ -15,16 +15,15 @@ use adit_config::cluster::{
 };
 use adit_core::name::{AppProtocol, PortName, ServiceName};
 use adit_core::snapshot::{Class, Hop};
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::core::v1::ServicePort;
 
 use super::aliases;
 use super::annotations::{annotated_offer, error_text};
+use super::external_name;
 use super::limits;
 use super::offer::{ExportDecisions, ExportOffer, ExportOrigin, ResolvedExport};
 use crate::api::{ExportPort, ExportSpec, ServiceRef, annotation};
-use crate::controller::cluster_state::{
-    ClusterState, ServiceAnnotations, is_alias, tcp_ports, why_unusable,
-};
+use crate::controller::cluster_state::{ClusterState, ServiceAnnotations, is_alias, tcp_ports};
 use crate::controller::conditions::ConditionVerdict;
 
 /// Decides. `imported` are Services that stand for another cluster's: they are never exported.
@@ -113,9 +112,10 @@ fn resolve(
     imported: &BTreeSet<ServiceName>,
 ) -> ResolvedExport {
     let (name, service) = (offer.exported_name(), &offer.backend);
-    let object = state.services.get(service);
-    let imported = [name, service].into_iter().find(|service| imported.contains(*service));
-    let ports = offered_ports(service, object.map(|o| &**o), imported, &offer.protocols);
+    let target = external_name::target(offer, state);
+    let leads_to = target.as_ref().ok().and_then(Option::as_ref).unwrap_or(service);
+    let imported = [name, service, leads_to].into_iter().find(|s| imported.contains(*s));
+    let ports = target.clone().and_then(|_| offered_ports(offer, leads_to, state, imported));
     let ports = ports.and_then(|ports| offer.renumber(ports)).and_then(|ports| {
         let wrong = limits::why_unannounceable(name, &ports, &offer.allow);
         wrong.map_or(Ok(ports), Err)
@@ -144,7 +144,7 @@ fn resolve(
     let allow = if ports.is_empty() { Vec::new() } else { offer.allow.clone() };
     let spec = ExportSpec {
         service: ServiceRef::from(name),
-        backend_service: (name != service).then(|| ServiceRef::from(service)),
+        backend_service: (name != leads_to).then(|| ServiceRef::from(leads_to)),
         ports,
         allow: allow.iter().map(Into::into).collect(),
         // Only the node of a pod knows who has an address, and a tenant may have written any
@@ -158,29 +158,27 @@ fn resolve(
         probe_ms: rule
             .and_then(|r| r.probe)
             .map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)),
+        hold: rule.and_then(|r| r.hold).map(Into::into),
     };
     let (backend, make_alias) = (service.clone(), offer.make_alias);
     ResolvedExport { spec, verdict, backend, make_alias }
 }
 
-/// Returns the ports under which a Service can be exported.
+/// Returns the ports under which a Service can be exported: those of the Service that it leads to.
 fn offered_ports(
-    service: &ServiceName,
-    object: Option<&Service>,
+    offer: &ExportOffer,
+    leads_to: &ServiceName,
+    state: &ClusterState,
     imported: Option<&ServiceName>,
-    protocols: &AppProtocols,
 ) -> Result<Vec<ExportPort>, ConditionVerdict> {
-    let object = object.ok_or_else(|| {
-        ConditionVerdict::bad("NoService", format!("there is no Service {service}"))
+    let (service, protocols) = (&offer.backend, &offer.protocols);
+    let object = state.services.get(leads_to).ok_or_else(|| {
+        ConditionVerdict::bad("NoService", format!("there is no Service {leads_to}"))
     })?;
     if let Some(imported) = imported {
         let message =
             format!("{imported} stands for another cluster's Service, and is not passed on");
         return Err(ConditionVerdict::bad("Imported", message));
-    }
-    if let Some(why) = why_unusable(object) {
-        let message = format!("{service} cannot be exported: {why}");
-        return Err(ConditionVerdict::bad("UnsupportedService", message));
     }
     let port = |port: &ServicePort| {
         let text = port.name.as_deref().unwrap_or_default();

@@ -55,6 +55,7 @@ pub(crate) fn why_unannounceable(
             number: port.number,
             app_protocol: app_protocol.ok()?,
             backends: Vec::new(),
+            has_foreign: false,
         })
     };
     let export = Export {
@@ -65,6 +66,7 @@ pub(crate) fn why_unannounceable(
         class: Class::Interactive,
         replay: false,
         probe: None,
+        hold: None,
     };
     let cluster = grants.into_keys().find(|cluster| !announce::export_fits(&export, cluster))?;
     let message = format!(

@@ -94,6 +94,7 @@ pub(crate) fn decide(facts: ImportFacts<'_>, history: &mut ImportHistory) -> Imp
             allow: callers::callers_of_rule(config, rule),
             create_service: rule.create_service,
             named: true,
+            agent: rule.agent.clone(),
             others: Vec::new(),
         };
         imports.all.entry(rule.service.clone()).or_insert(wanted);
@@ -209,6 +210,7 @@ fn automatic_import(
         allow: callers::default_callers(config, service, &link.cluster),
         create_service: link.create_services,
         named: false,
+        agent: None,
         others: Vec::new(),
     }
 }
@@ -235,6 +237,7 @@ fn unchanged_import(
         allow: import.spec.allow.clone(),
         create_service: state.services.get(service).is_some_and(|s| is_ours(s)),
         named: false,
+        agent: None,
         others: Vec::new(),
     })
 }
@@ -253,7 +256,14 @@ fn annotated_import(
         ));
     }
     let allow = callers::default_callers(config, service, &from);
-    Ok(WantedImport { from, allow, create_service: false, named: false, others: Vec::new() })
+    Ok(WantedImport {
+        from,
+        allow,
+        create_service: false,
+        named: false,
+        agent: None,
+        others: Vec::new(),
+    })
 }
 
 /// Services that a link would import automatically.

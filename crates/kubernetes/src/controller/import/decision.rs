@@ -27,6 +27,8 @@ pub(crate) struct WantedImport {
     pub(crate) create_service: bool,
     /// True if the configuration names it.
     pub(crate) named: bool,
+    /// The description of an Agent of kagent that stands for it, if one is asked for.
+    pub(crate) agent: Option<String>,
     /// Other clusters that it would be imported from as well.
     pub(crate) others: Vec<ClusterName>,
 }

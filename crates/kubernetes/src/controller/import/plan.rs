@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointPort;
 use kube::ResourceExt;
 
+use super::agents::plan_agents;
 use super::allocation::{ImportAllocations, allocate_imports};
 use super::decision::ImportDecisions;
 use super::release::plan_release;
@@ -37,7 +38,9 @@ pub(crate) fn plan_imports(
     history.retain(|(service, from), _| wanted.get(service).is_some_and(|w| w.from == *from));
     let ImportAllocations { addresses, mut ports } = allocate_imports(state, input, wanted);
     let mut slices = BTreeSet::new();
-    let mut stubs: BTreeSet<&ServiceName> = imports.stubs.iter().collect();
+    let mut stubs: BTreeSet<&ServiceName> =
+        imports.stubs.iter().filter(|s| !state.agents.makes_service(s, false)).collect();
+    plan_agents(state, wanted, plan);
     for (service, want) in wanted {
         let name = ServiceRef::from(service).object_name();
         let subject = PlannedImport {
@@ -50,7 +53,7 @@ pub(crate) fn plan_imports(
             ports: ports.remove(&name).unwrap_or_default(),
             name,
         };
-        if want.create_service {
+        if want.create_service && !subject.leaves_service_to_kagent() {
             stubs.insert(service);
         }
         subject.plan((history, worded), plan, &mut slices);
@@ -176,7 +179,8 @@ impl PlannedImport<'_> {
     }
 
     fn plan_stub(&self, stub: Option<&Arc<Service>>, plan: &mut WritePlan) {
-        if !self.want.create_service || self.ports.used.is_empty() || self.why_unfit().is_some() {
+        let is_wanted = self.want.create_service && !self.leaves_service_to_kagent();
+        if !is_wanted || self.ports.used.is_empty() || self.why_unfit().is_some() {
             return;
         }
         let mode = self.input.config.network.mode;

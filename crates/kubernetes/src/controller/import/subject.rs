@@ -50,6 +50,11 @@ impl PlannedImport<'_> {
         }
     }
 
+    /// Returns whether kagent makes its Service, for an Agent of its name.
+    pub(crate) fn leaves_service_to_kagent(&self) -> bool {
+        self.state.agents.makes_service(self.service, self.want.agent.is_some())
+    }
+
     /// Returns what serves in its place; what the object says until somebody has looked.
     pub(crate) fn displaced_by(&self) -> Option<String> {
         if self.state.observed_services.contains(self.service.name()) {

@@ -35,8 +35,8 @@ impl PlannedImport<'_> {
         let before = self.condition_before();
         let peers = self.input.peers;
         let export = self.peer_export();
-        let ready = export
-            .map(|export| peers.live_view(from).is_some_and(|view| view.has_ready_backend(export)));
+        let ready =
+            export.map(|export| peers.live_view(from).is_some_and(|view| view.is_served(export)));
         // If nobody reports anything of the cluster, that says nothing about it, unless all nodes say that they
         // cannot reach it: after a start of all of them none has a view that it could have lost.
         let observed = peers.observed(from);
@@ -138,6 +138,12 @@ impl PlannedImport<'_> {
             // Without its ports no Service can be created; the verdict about the other side is the
             // reason then.
             let waits = self.want.create_service && self.ports.used.is_empty();
+            if self.leaves_service_to_kagent() {
+                let message = format!(
+                    "kagent has not made Service {service} of its Agent yet: the Agent's conditions say why"
+                );
+                return Some(ConditionVerdict::bad("NoService", message));
+            }
             let message = format!("there is no Service {service}");
             return (!waits).then(|| ConditionVerdict::bad("NoService", message));
         };

@@ -144,7 +144,7 @@ fn the_kubelet_is_not_dialled_by_the_address_of_the_pods_bridge() {
 
 #[test]
 fn a_pod_of_another_namespace_is_not_dialled() {
-    assert_eq!(forged("10.244.1.6"), Err(Code::NoBackend));
+    assert_eq!(forged("10.244.1.6"), Err(Code::BackendForeign));
 }
 
 #[test]
@@ -250,4 +250,28 @@ fn addresses_that_are_nobodys_are_kept_for_a_tenant_only_as_far_as_they_say_some
     assert_eq!(kept, MAX_FORBIDDEN + 1, "the pod's is not among those that are left out");
     assert!(now.forbidden.len() <= MAX_FORBIDDEN + 1, "{}", now.forbidden.len());
     assert_eq!(dials(&observed), Ok(vec!["10.244.1.5:15080".into()]));
+}
+
+#[test]
+fn endpoints_of_others_do_not_count_and_are_the_reason_that_is_told() {
+    let elsewhere = |kind: &str| {
+        let mut one = endpoint("10.244.9.9", "b1");
+        match kind {
+            // As of Knative's activator, and as of an endpoint that somebody wrote by hand.
+            "another namespace's" => one["targetRef"]["namespace"] = "knative-serving".into(),
+            "no pod" => drop(one.as_object_mut().unwrap().remove("targetRef")),
+            // Not a pod of ours that we know: it may only just have begun.
+            _ => {}
+        }
+        let mut observed = observed();
+        put(&mut observed, "agents", "bot", json!([one]));
+        observed
+    };
+    for kind in ["another namespace's", "no pod"] {
+        assert_eq!(dials(&elsewhere(kind)), Err(Code::BackendForeign), "{kind}");
+        let mut named = elsewhere(kind);
+        named.exports.values_mut().for_each(|e| e.any_endpoint = true);
+        assert_eq!(dials(&named), Ok(vec!["10.244.9.9:15080".into()]), "{kind}");
+    }
+    assert_eq!(dials(&elsewhere("unknown")), Err(Code::NoBackend));
 }

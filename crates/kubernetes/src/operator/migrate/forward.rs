@@ -100,6 +100,7 @@ impl Migration {
             from: Some(self.exporter.clone()),
             allow: if all_own { Vec::new() } else { self.request.allow.clone() },
             create_service: None,
+            agent: None,
             remove: false,
         };
         let done = edit(context, false, |document| {

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 
 use super::*;
@@ -81,6 +82,7 @@ fn what_an_agent_says_counts_and_not_its_stale_copy() {
     assert!(decide(&config, &state, &BTreeSet::new()).all.contains_key(&bot()));
     state
         .agents
+        .all
         .insert(bot(), k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta::default());
     assert!(!decide(&config, &state, &BTreeSet::new()).all.contains_key(&bot()));
 }
@@ -344,4 +346,83 @@ fn ports_of_an_alias_fit_those_of_the_service() {
         let exports = decide(&rule("http=90"), &two, &[imported.parse().unwrap()].into());
         assert_eq!(exports.all.values().next().unwrap().verdict.reason, "Imported", "{imported}");
     }
+}
+
+/// A Service of that name and namespace, with this spec.
+fn other(namespace: &str, name: &str, spec: Value) -> Value {
+    json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec})
+}
+
+#[test]
+fn an_external_name_leads_to_a_service_of_this_cluster_or_nowhere() {
+    let named = "exports: [{service: team-a/bot, allow: [{cluster: bank, namespace: a, serviceAccount: x}]}]\n";
+    let named = config(&format!("{LINK}{named}"));
+    let ports = json!([{"name": "http2", "port": 80}]);
+    let mut all = vec![other("kourier", "gateway", json!({"ports": ports}))];
+    all.push(other("kube-system", "kube-dns", json!({"ports": ports})));
+    all.push(other(
+        "team-b",
+        "alias",
+        json!({"type": "ExternalName", "externalName": "gateway.kourier.svc"}),
+    ));
+    let external = |to: &str| {
+        let mut bot = service(json!({}), open_to_bank());
+        bot["spec"] = json!({"type": "ExternalName", "externalName": to, "ports": [{"port": 80}]});
+        bot
+    };
+    for (to, reason, says) in [
+        ("gateway.kourier.svc.cluster.local", "Exported", "is exported"),
+        ("gateway.kourier.svc", "Exported", "is exported"),
+        ("metadata.google.internal", "UnsupportedService", "leads to no Service of this cluster"),
+        ("10.96.0.1", "UnsupportedService", "leads to no Service of this cluster"),
+        ("kube-dns.kube-system.svc", "UnsupportedService", "of Kubernetes or of Adit"),
+        ("alias.team-b.svc", "UnsupportedService", "another ExternalName"),
+        ("none.kourier.svc", "NoService", "leads to kourier/none, and there is no such Service"),
+    ] {
+        let state = state(&[all.clone(), vec![external(to)]].concat());
+        let exports = decide(&named, &state, &BTreeSet::new());
+        let export = &exports.all[&bot()];
+        assert_eq!(export.verdict.reason, reason, "{to}");
+        assert!(export.verdict.message.contains(says), "{}", export.verdict.message);
+        let backend = export.spec.backend();
+        let leads = format!("{}/{}", backend.namespace, backend.name);
+        let followed = if export.verdict.good { "kourier/gateway" } else { "team-a/bot" };
+        assert_eq!(
+            (leads.as_str(), export.spec.ports.len()),
+            (followed, usize::from(export.verdict.good))
+        );
+        // What stands for another cluster's Service is not passed on.
+        let imported = ["kourier/gateway".parse().unwrap()].into();
+        let export = &decide(&named, &state, &imported).all[&bot()];
+        assert!(!export.verdict.good);
+        // A tenant's annotation leads to no other namespace.
+        let asked = decide(&config(&format!("{LINK}{OPEN}")), &state, &BTreeSet::new());
+        let export = &asked.all[&bot()];
+        assert_eq!((export.verdict.reason, export.spec.ports.len()), ("UnsupportedService", 0));
+        assert!(export.verdict.message.contains("an export by name"), "{}", export.verdict.message);
+    }
+}
+
+#[test]
+fn a_headless_service_is_exported_like_any() {
+    let mut headless = service(json!({}), open_to_bank());
+    headless["spec"]["clusterIP"] = "None".into();
+    let exports =
+        decide(&config(&format!("{LINK}{OPEN}")), &state(&[headless.clone()]), &BTreeSet::new());
+    assert_eq!(exports.all[&bot()].verdict.reason, "Exported");
+    headless["spec"]["ports"] = json!([]);
+    let exports = decide(&config(&format!("{LINK}{OPEN}")), &state(&[headless]), &BTreeSet::new());
+    assert_eq!(exports.all[&bot()].verdict.reason, "NoTcpPort");
+}
+
+#[test]
+fn streams_wait_where_an_administrator_says_so() {
+    let rule = "exports:\n  - {service: team-a/bot, whenEmpty: {hold: 9s, streams: 2}, allow: [{cluster: bank, namespace: a, serviceAccount: x}]}\n";
+    let exports = decide(
+        &config(&format!("{LINK}{rule}")),
+        &state(&[service(json!({}), json!({}))]),
+        &BTreeSet::new(),
+    );
+    let hold = exports.all[&bot()].spec.hold.unwrap();
+    assert_eq!((hold.timeout_ms, hold.streams), (9000, 2));
 }

@@ -49,6 +49,7 @@ fn peers(clusters: &[&str], ready: u32) -> LinkedClusters {
         hop: Hop::Any,
         class: Class::Interactive,
         replay: false,
+        hold: None,
     };
     let nodes = [("n1".parse().unwrap(), vec![])].into();
     let view = ClusterView { nodes, exports: [(bot(), Arc::new(export))].into() };
@@ -184,8 +185,8 @@ fn imported(serving: Option<LocalEndpoints>) -> ClusterState {
     .unwrap();
     state.services.insert(bot(), Arc::new(service));
     let agent = kube::core::ObjectMeta { uid: Some("u".into()), ..Default::default() };
-    state.agents.insert(bot(), agent);
-    state.agents_without_pods.insert(bot());
+    state.agents.all.insert(bot(), agent);
+    state.agents.without_pods.insert(bot());
     state.local_endpoints.extend(serving.map(|s| (bot(), s)));
     let import = serde_json::json!({"apiVersion": "adit.dev/v1alpha1", "kind": "Import",
         "metadata": {"name": "team-a.bot"}, "spec": {"service": {"namespace": "team-a", "name": "bot"},
@@ -209,9 +210,9 @@ fn a_service_that_may_have_pods_is_imported_by_name_only() {
     let bank = peers(&["bank"], 1);
     let stub = imported(None);
     let mut runs = stub.clone();
-    runs.agents_without_pods.clear();
+    runs.agents.without_pods.clear();
     let mut of_an_agent_before = stub.clone();
-    of_an_agent_before.agents.get_mut(&bot()).unwrap().uid = Some("another".into());
+    of_an_agent_before.agents.all.get_mut(&bot()).unwrap().uid = Some("another".into());
     let nobodys = changed(&stub, |s| s.metadata.owner_references = None);
     let selects_others = changed(&stub, |s| {
         let selector = [("app".to_owned(), "web".to_owned())];

@@ -45,6 +45,7 @@ fn peers(services: impl Iterator<Item = ServiceName>, ports: u16) -> LinkedClust
         hop: Hop::Any,
         class: Class::Interactive,
         replay: false,
+        hold: None,
     });
     let exports = services.map(|service| (service, export.clone())).collect();
     let nodes = [("n1".parse().unwrap(), vec![])].into();
