@@ -68,12 +68,26 @@ enum WatchError {
     NoSuchKind,
     #[error("the API server did not answer within {} s", RESPONSE_TIMEOUT.as_secs())]
     NoResponse,
-    #[error("{0}")]
+    #[error("{}", describe_error(.0))]
     Client(#[from] kube::Error),
     #[error("the watch ended: {0}")]
     Status(String),
     #[error("the list has no resource version")]
     NoVersion,
+}
+
+/// Describes what an API server or its client says, without the form in which it came.
+fn describe_error(error: &kube::Error) -> String {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list is open and long")]
+    match error {
+        kube::Error::Api(status) if status.code == 403 => format!(
+            "{}: a role or its binding is missing (ClusterRoleBinding adit-controller for the controller): apply Adit's \
+             manifests again",
+            status.message
+        ),
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 impl WatchError {
@@ -219,7 +233,7 @@ where
                 return Err(WatchError::Gone);
             }
             Some(Ok(WatchEvent::Error(status))) => {
-                return Err(WatchError::Status(status.to_string()));
+                return Err(WatchError::Status(status.message.clone()));
             }
         }
         *version = Some(from.clone());

@@ -155,9 +155,12 @@ pub(super) fn import_items(
         let addresses: BTreeSet<_> =
             slices.iter().flat_map(|s| &s.endpoints).flat_map(|e| &e.addresses).cloned().collect();
         let addresses: Vec<_> = addresses.into_iter().collect();
-        let at = if addresses.is_empty() { "no slice".to_owned() } else { addresses.join(", ") };
         let name = format!("{namespace}/{name}");
-        let detail = format!("from {} at {at}", import.spec.from);
+        let at = match addresses.as_slice() {
+            [] => String::new(),
+            some => format!(" at {}", some.join(", ")),
+        };
+        let detail = format!("from {}{at}", import.spec.from);
         let is_down = waits_for_link(conditions);
         let is_refused_by_link = problem.is_none() && refuses_for_link(conditions);
         let fallback = message_if_true(conditions, "Refusing")
