@@ -153,7 +153,7 @@ impl Flow {
     }
 
     /// Counts the flow among those that nodes of `cluster` have begun, and refuses it if there are too many:
-    /// more than `limit`, or than its share beside so many linked `clusters`. Only for a cluster that its
+    /// more than `limit` of our `own` cluster, or than its share beside so many linked `clusters`. Only for a cluster that its
     /// certificate has proved.
     ///
     /// # Errors
@@ -161,13 +161,14 @@ impl Flow {
     pub(crate) fn admit_peer(
         &mut self,
         cluster: &ClusterName,
+        own: &ClusterName,
         limit: usize,
         clusters: usize,
     ) -> Result<(), FlowFailure> {
         let open = self.attribute_to_opener(FlowOpener::Peer(cluster.clone()));
         if open.own > limit {
             let reason = format!(
-                "{cluster} has {} open here, which is limits.streamsPerPeer",
+                "{own} allows {cluster} {} at a time on each node (limits.streamsPerPeer of {own})",
                 count_noun(limit as u64, "stream")
             );
             return Err(FlowFailure::new(Code::OverLimit, reason));
@@ -253,7 +254,7 @@ impl Drop for Flow {
         let (direction, code) = (self.direction, self.code());
         let duration = self.started.elapsed();
         if let Some(debtor) = self.futile_debtor() {
-            self.flows.0.futile.note(&debtor);
+            self.flows.0.futile.note(&debtor, code);
         }
         // Numbers that only a peer knows are one: what is kept must be bounded by our own list.
         let known = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };

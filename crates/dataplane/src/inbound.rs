@@ -142,8 +142,10 @@ async fn accept<N: TcpNetwork>(
     flow: &mut Flow,
 ) -> Result<(StreamHeader, Bytes), Unreached> {
     flow.peer = Some((stream.peer.cluster.clone(), stream.peer.node.clone()));
-    let clusters = node.current_snapshot().links.len();
-    flow.admit_peer(&stream.peer.cluster, node.limits.streams_per_peer, clusters)?;
+    let now = node.current_snapshot();
+    let (own, clusters) = (&now.local.cluster, now.links.len());
+    flow.admit_peer(&stream.peer.cluster, own, node.limits.streams_per_peer, clusters)?;
+    drop(now);
     let (header, first) = timeout(node.limits.header_deadline, header(&mut stream.recv))
         .await
         .unwrap_or_else(|_| Err(Code::HeaderTimeout.into()))?;

@@ -249,7 +249,10 @@ async fn a_cluster_has_as_many_streams_as_it_may_and_no_more() {
     let refused = peer.ask(&header(), false).await;
     assert_eq!(
         (refused.code, refused.reason.as_str()),
-        (Code::OverLimit, "edge has 40 streams open here, which is limits.streamsPerPeer")
+        (
+            Code::OverLimit,
+            "bank allows edge 40 streams at a time on each node (limits.streamsPerPeer of bank)"
+        )
     );
     assert_eq!(
         ask(&town.pods, SUPPORT, import(1), 1, 10).await,

@@ -38,8 +38,17 @@ type Debtor = (ClusterName, Namespace);
 #[derive(Debug)]
 pub(super) struct FutileStreams {
     began: Instant,
-    /// When each will owe nothing. No more than there are linked clusters and namespaces with workloads here.
-    quit_at: Mutex<HashMap<Debtor, Duration>>,
+    /// When each will owe nothing, and how its last stream ended. No more than there are linked clusters and
+    /// namespaces with workloads here.
+    quit_at: Mutex<HashMap<Debtor, Debt>>,
+}
+
+/// The debt of a namespace at a cluster.
+#[derive(Debug, Clone, Copy)]
+struct Debt {
+    until: Duration,
+    /// The last stream's end, which the refusals that follow from it must not hide.
+    last: Code,
 }
 
 impl FutileStreams {
@@ -53,36 +62,45 @@ impl FutileStreams {
     /// [`Code::OverLimit`].
     pub(super) fn admit(&self, debtor: &Debtor) -> Result<(), FlowFailure> {
         let (now, all) = (self.began.elapsed(), self.all());
-        let debt = all.get(debtor).map(|at| at.saturating_sub(now));
+        let last = all.get(debtor).map(|debt| debt.last);
+        let debt = all.get(debtor).map(|debt| debt.until.saturating_sub(now));
         let (cluster, namespace) = debtor;
-        let sharers = all.iter().filter(|((c, _), at)| c == cluster && **at > now).count();
+        let sharers = all.iter().filter(|((c, _), debt)| c == cluster && debt.until > now).count();
         let burst = usize::try_from(ALLOWED.burst).unwrap_or(1) / sharers.max(1);
         let most = each(sharers).saturating_mul(u32::try_from(burst.max(1)).unwrap_or(1));
         match debt.filter(|debt| *debt >= most) {
             None => Ok(()),
             Some(debt) => {
                 let seconds = (debt - most).as_secs() + 1;
-                let reason = format!(
-                    "workloads in namespace {namespace} reset connections to {cluster} without an answer, or ask for \
-                     what they may not have there, too often; new ones are refused for {seconds} s"
-                );
+                let cause = match last {
+                    Some(Code::OverLimit) => format!(
+                        "{cluster} refuses further streams, since a limit of {cluster} is reached, and workloads in \
+                         namespace {namespace} ask on"
+                    ),
+                    _ => format!(
+                        "workloads in namespace {namespace} reset connections to {cluster} without an answer, or ask \
+                         for what they may not have there, too often"
+                    ),
+                };
+                let reason = format!("{cause}; new ones are refused for {seconds} s");
                 Err(FlowFailure::new(Code::OverLimit, reason))
             }
         }
     }
 
-    /// A stream for a workload of that namespace came to nothing at that cluster.
-    pub(super) fn note(&self, debtor: &Debtor) {
+    /// A stream for a workload of that namespace came to nothing at that cluster, with this code.
+    pub(super) fn note(&self, debtor: &Debtor, code: Code) {
         let (now, mut all) = (self.began.elapsed(), self.all());
-        all.retain(|_, at| *at > now);
+        all.retain(|_, debt| debt.until > now);
         let is_new = !all.contains_key(debtor);
         let sharers = all.keys().filter(|(cluster, _)| *cluster == debtor.0).count();
-        let at = all.entry(debtor.clone()).or_default();
+        let debt = all.entry(debtor.clone()).or_insert(Debt { until: now, last: code });
         let owed = each(sharers + usize::from(is_new));
-        *at = ((*at).max(now) + owed).min(now + MAX_DEBT_DELAY);
+        debt.until = (debt.until.max(now) + owed).min(now + MAX_DEBT_DELAY);
+        debt.last = code;
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<Debtor, Duration>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<Debtor, Debt>> {
         self.quit_at.lock()
     }
 }
@@ -112,7 +130,9 @@ mod tests {
     /// The number of streams in vain, of so many that each end before the next, that reach the wire.
     fn storm(vain: &FutileStreams, of: &str, streams: u32) -> u32 {
         (0..streams)
-            .filter(|_| vain.admit(&namespace(of)).map(|()| vain.note(&namespace(of))).is_ok())
+            .filter(|_| {
+                vain.admit(&namespace(of)).map(|()| vain.note(&namespace(of), Code::Denied)).is_ok()
+            })
             .count() as u32
     }
 
@@ -148,13 +168,29 @@ mod tests {
         // Whoever comes first knows of nobody else yet.
         assert!(reached <= 4 * ALLOWED.burst + 20 * ALLOWED.per_second, "{reached}");
         for _ in 0..100_000 {
-            vain.note(&namespace("many-at-once"));
+            vain.note(&namespace("many-at-once"), Code::Denied);
         }
         assert!(vain.admit(&namespace("many-at-once")).is_err());
         advance(MAX_DEBT_DELAY).await;
         assert_eq!(vain.admit(&namespace("many-at-once")), Ok(()));
-        vain.note(&namespace("many-at-once"));
+        vain.note(&namespace("many-at-once"), Code::Denied);
         assert_eq!(vain.all().len(), 1, "who owes nothing is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_of_the_other_cluster_is_named_as_the_cause() {
+        let (vain, debtor) = (FutileStreams::new(), namespace("busy"));
+        while vain.admit(&debtor).is_ok() {
+            vain.note(&debtor, Code::OverLimit);
+        }
+        let reason = vain.admit(&debtor).unwrap_err().reason;
+        assert!(
+            reason.starts_with("bank refuses further streams, since a limit of bank"),
+            "{reason}"
+        );
+        vain.note(&debtor, Code::Denied);
+        let reason = vain.admit(&debtor).unwrap_err().reason;
+        assert!(reason.starts_with("workloads in namespace busy reset"), "{reason}");
     }
 
     #[test]
