@@ -4,11 +4,13 @@
 //! be seen: [`Link`], [`Import`] and [`Export`]. People write the ConfigMap [`CONFIG_MAP`], annotations and
 //! labels; nodes read all of it. `adit crds` prints the definitions, and `daemonset/crds` holds them.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use adit_core::name::{NameError, ServiceName};
 use adit_core::policy::{self, WorkloadPattern};
 use adit_core::snapshot::{HoldLimits, PeerPort};
+use adit_core::text::shorten;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -76,12 +78,8 @@ pub const NODES: &str = "adit.dev/nodes";
 const MAX_TEXT_BYTES: usize = 1024;
 
 /// Returns as much of a text as is written into an object: [`MAX_TEXT_BYTES`] at most.
-pub(crate) fn truncated(text: &str) -> &str {
-    let mut end = text.len().min(MAX_TEXT_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+pub(crate) fn truncated(text: &str) -> Cow<'_, str> {
+    shorten(text, MAX_TEXT_BYTES)
 }
 
 /// The definitions of our kinds.

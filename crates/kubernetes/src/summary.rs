@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 pub use self::exports::{ExportsSummary, FailingPort};
 use adit_core::name::NodeName;
+use adit_core::text::shorten;
 use adit_core::wire::report::{NodeReport, RefusalSeries, TroubleSubject};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -111,7 +112,9 @@ impl NodesSummary {
                 Err(why) => {
                     summary.silent += 1;
                     if summary.silent_nodes.len() < MAX_NAMED {
-                        summary.silent_nodes.insert(node.to_string(), truncate_sentence(why));
+                        summary
+                            .silent_nodes
+                            .insert(node.to_string(), shorten(why, MAX_SENTENCE).into_owned());
                     }
                     continue;
                 }
@@ -293,7 +296,7 @@ impl<'a> ItemBuilder<'a> {
             error: self.error,
             count: self.nodes.len(),
             nodes: self.nodes.into_iter().take(MAX_NAMED).map(ToString::to_string).collect(),
-            sentence: truncate_sentence(self.sentence),
+            sentence: shorten(self.sentence, MAX_SENTENCE).into_owned(),
             refused,
         }
     }
@@ -314,14 +317,6 @@ fn without_port(about: &TroubleSubject) -> TroubleSubject {
 
 fn rfc3339_seconds(at: Timestamp) -> String {
     Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
-}
-
-fn truncate_sentence(text: &str) -> String {
-    let mut end = text.len().min(MAX_SENTENCE);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
 }
 
 #[cfg(test)]

@@ -83,25 +83,28 @@ fn render_cluster(status: &ClusterStatus, style: Style) -> String {
     for (what, items) in
         [("LINKS", &status.links), ("EXPORTS", &status.exports), ("IMPORTS", &status.imports)]
     {
-        page += &render_section(what, items, style);
+        page += &render_section(what, items, status.stale.as_deref(), style);
     }
     page
 }
 
-fn render_section(what: &str, items: &[StatusItem], style: Style) -> String {
+/// `stale`: since when nobody has updated the items.
+fn render_section(what: &str, items: &[StatusItem], stale: Option<&str>, style: Style) -> String {
+    let stale_note = stale.map(|since| format!(" ({})", escape(since))).unwrap_or_default();
     if items.is_empty() {
-        return format!("\n{what}: none\n");
+        return format!("\n{what}{stale_note}: none\n");
     }
     let mut rows = table(style, &[]);
     for item in items {
         let how = match (&item.problem, &item.waits_for) {
             (Some(problem), _) => styled_cell(problem, CellStyle::Bad),
             (None, Some(cause)) => styled_cell(format!("waits for {cause}"), CellStyle::Doubtful),
+            (None, None) if stale.is_some() => styled_cell("well then", CellStyle::Doubtful),
             (None, None) => styled_cell("well", CellStyle::Good),
         };
         rows.add_row([cell(&item.name), cell(&item.detail), how]);
     }
-    format!("\n{what}\n{}", text(&rows))
+    format!("\n{what}{stale_note}\n{}", text(&rows))
 }
 
 #[cfg(test)]
@@ -124,6 +127,7 @@ mod tests {
             errors: vec!["a.yaml:1:2: bad\u{1b}".to_owned()],
             warnings: Vec::new(),
             troubles: vec!["no controller is active".to_owned()],
+            stale: None,
             links: Vec::new(),
             exports: Vec::new(),
             imports: vec![item("n/b", Some("nobody there (Why)")), waits, item("n/a", None)],
@@ -140,5 +144,10 @@ mod tests {
              n/c  from bank  waits for link bank\n  \
              n/a  from bank  well\n"
         );
+        let stale = Some("as of noon; no controller since".to_owned());
+        let stale = ClusterStatus { stale, ..status };
+        let page = render_cluster(&stale, Style { width: None, colour: false });
+        assert!(page.contains("\nEXPORTS (as of noon; no controller since): none\n"), "{page}");
+        assert!(page.ends_with("n/a  from bank  well then\n"), "{page}");
     }
 }

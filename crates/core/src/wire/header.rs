@@ -29,7 +29,7 @@ use super::tlv::{
 use crate::code::Code;
 use crate::grant::Target;
 use crate::spiffe::{Role, SpiffeId, Workload};
-use crate::text::is_printable_ascii;
+use crate::text::{is_printable_ascii, shorten};
 
 /// The longest header or answer, in bytes, its length included.
 pub const MAX_HEADER_LEN: usize = 512;
@@ -172,11 +172,13 @@ impl StreamAnswer {
         Self { code: Code::Finished, reason: String::new() }
     }
 
-    /// A refusal; what is not printable ASCII in `reason` becomes `?`, what is too long is cut.
+    /// A refusal; what is not printable ASCII in `reason` becomes `?`, what is too long is cut at the end of a word.
     #[must_use]
     pub fn refused(code: Code, reason: &str) -> Self {
         let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-        Self { code, reason: reason.chars().take(MAX_REASON_LEN).map(printable).collect() }
+        // Beyond this nothing shows, and the text may be of any length.
+        let shown: String = reason.chars().take(2 * MAX_REASON_LEN).map(printable).collect();
+        Self { code, reason: shorten(&shown, MAX_REASON_LEN).into_owned() }
     }
 
     /// Appends the answer to `out`.

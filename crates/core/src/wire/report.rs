@@ -185,7 +185,7 @@ mod tests {
         assert_eq!((read.troubles.len(), read.refusals.len()), (64, 32));
         assert_eq!((read.exports.len(), read.is_truncated), (128, true));
         assert_eq!(read.others, 7 + 8 * 1384);
-        assert!(read.troubles[0].sentence.chars().all(|c| matches!(c, 'é' | ' ')));
+        assert!(read.troubles[0].sentence.chars().all(|c| matches!(c, 'é' | ' ' | '.')));
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) fn set(
         type_: kind.into(),
         status: status.into(),
         reason: verdict.reason.into(),
-        message: truncated(&verdict.message).to_owned(),
+        message: truncated(&verdict.message).into_owned(),
         last_transition_time: since.clone(),
         observed_generation: generation,
     };

@@ -21,7 +21,7 @@ use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::phase::ControllerState;
+use super::phase::{ControllerPhase, ControllerState};
 use super::request::{REQUEST_TIMEOUT, with_timeout};
 use crate::api::{CONTROLLER, NODES, TROUBLE, truncated};
 use crate::summary::NodesSummary;
@@ -34,6 +34,9 @@ const RENEWAL_LIFETIME: Duration = Duration::from_secs(10);
 const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// From one look at somebody else's lease to the next.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What is said of a holder that has not read the cluster yet.
+const NOT_READ: &str = "it has just become active, and has not read the cluster's objects yet";
 
 /// A controller's part in the election.
 #[derive(Debug)]
@@ -158,7 +161,13 @@ impl LeaderElection {
             spec: None,
         });
         let annotations = lease.metadata.annotations.get_or_insert_default();
-        match &self.state.borrow().trouble {
+        let trouble = {
+            let state = self.state.borrow();
+            // Until its first lists are complete, what the objects say is its predecessor's word.
+            let is_new = matches!(state.phase, ControllerPhase::Standby | ControllerPhase::Reading);
+            state.trouble.clone().or_else(|| is_new.then(|| NOT_READ.to_owned()))
+        };
+        match &trouble {
             Some(trouble) => annotations.insert(TROUBLE.into(), truncated(trouble).into()),
             None => annotations.remove(TROUBLE),
         };

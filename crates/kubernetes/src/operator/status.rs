@@ -5,7 +5,8 @@
 //!
 //! * `objects`: everything that is read. * `report`: the result.
 //! * `items` judges links, exports and imports by their conditions, `controller` the controller and nodes' certificates;
-//!   `nodes` adds what nodes report, `pods` which of our pods do not start.
+//!   `nodes` adds what nodes report, `pods` which of our pods do not start,
+//!   `rollout` whether a new version is on its way.
 
 mod controller;
 mod items;
@@ -13,6 +14,7 @@ mod nodes;
 mod objects;
 mod pods;
 mod report;
+mod rollout;
 
 use std::time::Duration;
 
@@ -23,11 +25,12 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::ListParams;
 use tokio::time::sleep;
 
-use self::controller::{certificate_problems, controller_problem, holder};
+use self::controller::{certificate_problems, controller_problem, holder, staleness};
 use self::items::{export_items, import_items, link_items};
 use self::objects::{ClusterObjects, pods_of_daemon_set, pods_of_deployment};
-use self::pods::pod_problems;
+use self::pods::{NAME_LABEL, pod_problems};
 pub use self::report::{ClusterStatus, PodCounts, StatusItem};
+use self::rollout::{note_of_daemon_set, note_of_deployment};
 use super::context::{ConfigDocument, Context, ContextError};
 use crate::api::{CONTROLLER, NODE, SIGNER, SLICE_MANAGED_BY};
 
@@ -47,11 +50,12 @@ pub async fn query(context: &Context) -> Result<ClusterStatus, ContextError> {
     let daemon_set = context.system_api::<DaemonSet>().get_opt(NODE).await;
     let deployment =
         deployment.map_err(context.request_error("read Deployment adit-controller"))?;
+    let daemon_set = daemon_set.map_err(context.request_error("read DaemonSet adit-node"))?;
     let mut unread = Vec::new();
     let lease = unless_forbidden(read_lease(context).await, &mut unread)?;
     let requests = context.list(&ours, "CertificateSigningRequests").await;
     let requests = unless_forbidden(requests, &mut unread)?.unwrap_or_default();
-    let of_ours = format!("app.kubernetes.io/name in ({CONTROLLER},{NODE})");
+    let of_ours = format!("{NAME_LABEL} in ({CONTROLLER},{NODE})");
     let pods = context.system_api::<Pod>().list(&all.clone().labels(&of_ours)).await;
     let pods = pods.map_err(context.request_error("list the pods in namespace adit-system"));
     let pods = unless_forbidden(pods, &mut unread)?.map(|pods| pods.items).unwrap_or_default();
@@ -62,9 +66,8 @@ pub async fn query(context: &Context) -> Result<ClusterStatus, ContextError> {
         lease,
         requests,
         unread,
-        nodes: pods_of_daemon_set(
-            daemon_set.map_err(context.request_error("read DaemonSet adit-node"))?.as_ref(),
-        ),
+        nodes: pods_of_daemon_set(daemon_set.as_ref()),
+        rolling: (note_of_deployment(deployment.as_ref()), note_of_daemon_set(daemon_set.as_ref())),
         links: context.list(&all, "Links").await?,
         exports: context.list(&all, "Exports").await?,
         imports: context.list(&all, "Imports").await?,
@@ -127,15 +130,23 @@ fn summarize(context: &str, document: &ConfigDocument, objects: &ClusterObjects)
     }
     let mut troubles: Vec<_> = controller_problem(objects, &errors).into_iter().collect();
     troubles.extend(certificate_problems(objects));
-    troubles.extend(pod_problems(&objects.pods));
+    troubles.extend(pod_problems(
+        &objects.pods,
+        (objects.rolling.0.is_some(), objects.rolling.1.is_some()),
+    ));
     let mut status = ClusterStatus {
         context: context.to_owned(),
         cluster: config.as_ref().map(|config| config.cluster.to_string()),
         controller: objects.controller,
         nodes: objects.nodes,
         errors,
-        warnings: report.warnings().map(said).chain(objects.unread.iter().cloned()).collect(),
+        warnings: (report.warnings().map(said))
+            .chain(
+                objects.unread.iter().chain(&objects.rolling.0).chain(&objects.rolling.1).cloned(),
+            )
+            .collect(),
         troubles,
+        stale: staleness(objects),
         links: link_items(config.as_ref(), objects),
         exports: export_items(config.as_ref(), objects),
         imports: import_items(config.as_ref(), objects),

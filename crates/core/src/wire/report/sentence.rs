@@ -1,5 +1,7 @@
 //! Sentences for people in a report.
 
+use crate::text::shorten;
+
 use super::super::tlv::{TlvValue, WireError};
 
 /// The longest sentence in a report, in bytes. What is longer is cut by the sender, and refused by the receiver.
@@ -7,14 +9,8 @@ pub const MAX_SENTENCE_LEN: usize = 400;
 
 /// A text as it may stand in a report: control characters are blanks, and what is too long is cut.
 pub(super) fn truncated_sentence(text: &str) -> String {
-    let mut fit = String::new();
-    for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
-        if fit.len() + c.len_utf8() > MAX_SENTENCE_LEN {
-            break;
-        }
-        fit.push(c);
-    }
-    fit
+    let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    shorten(&shown, MAX_SENTENCE_LEN).into_owned()
 }
 
 pub(super) fn read_sentence(value: TlvValue<'_>) -> Result<String, WireError> {

@@ -144,7 +144,9 @@ impl PlannedImport<'_> {
                 );
                 return Some(ConditionVerdict::bad("NoService", message));
             }
-            let message = format!("there is no Service {service}");
+            let message = format!(
+                "there is no Service {service}: apply it, or `adit import {service} --from {from}` has it made"
+            );
             return (!waits).then(|| ConditionVerdict::bad("NoService", message));
         };
         if let Some(why) = slices::why_unfillable(stub) {

@@ -25,7 +25,8 @@ pub(super) fn holder(lease: Option<&Lease>) -> Option<&str> {
 
 /// Returns the problem of the controller, unless it is among `errors` already.
 pub(super) fn controller_problem(objects: &ClusterObjects, errors: &[String]) -> Option<String> {
-    if !objects.controller.installed {
+    // A controller without pods is told with its mend.
+    if !objects.controller.installed || objects.controller.total == 0 {
         return None;
     }
     let (lease, silent) = objects.lease.as_ref()?;
@@ -43,6 +44,23 @@ pub(super) fn controller_problem(objects: &ClusterObjects, errors: &[String]) ->
     let trouble = lease?.annotations().get(TROUBLE)?;
     let said = errors.iter().any(|error| trouble.starts_with(error.as_str()));
     (!said).then(|| format!("the controller says: {trouble}"))
+}
+
+/// Describes since when nobody updates what only the controller updates; `None` while one is active, or if that is
+/// not known.
+pub(super) fn staleness(objects: &ClusterObjects) -> Option<String> {
+    if !objects.controller.installed {
+        return None;
+    }
+    let (lease, silent) = objects.lease.as_ref()?;
+    if holder(lease.as_ref()).is_some() && !silent {
+        return None;
+    }
+    let renewed = lease.as_ref().and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref());
+    Some(match renewed {
+        Some(time) => format!("as of {}; no controller since", time.0),
+        None => "no controller has been active yet".to_owned(),
+    })
 }
 
 /// Returns the nodes that wait for a certificate, or were denied one: by the last request of each.

@@ -22,6 +22,8 @@ pub(super) struct ClusterObjects {
     /// The kinds that may not be read.
     pub(super) unread: Vec<String>,
     pub(super) nodes: PodCounts,
+    /// Rollouts under way, of the controller and of the nodes.
+    pub(super) rolling: (Option<String>, Option<String>),
     /// Our pods.
     pub(super) pods: Vec<Pod>,
     pub(super) links: Vec<Link>,

@@ -7,31 +7,74 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 
-use crate::api::truncated;
+use crate::api::{CONTROLLER, NAMESPACE, NODE, truncated};
 
+/// The label by which the pods of nodes and of the controller are told apart.
+pub(super) const NAME_LABEL: &str = "app.kubernetes.io/name";
 /// Reasons for which a container waits at each start, and that end by themselves.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Number of causes that are told one by one.
 const MAX_CAUSES_SHOWN: usize = 5;
 
-/// The pods that do not start, by cause.
-pub(super) fn pod_problems(pods: &[Pod]) -> Vec<String> {
-    let mut causes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+/// The pods that do not start, by cause, each with a mend. `rolling`: whether the controller and the nodes have pods
+/// of an older version.
+pub(super) fn pod_problems(pods: &[Pod], rolling: (bool, bool)) -> Vec<String> {
+    let mut causes: BTreeMap<(&str, String), Vec<&Pod>> = BTreeMap::new();
+    let is_there = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none();
+    for pod in pods.iter().filter(is_there) {
         if let Some(cause) = why_not_started(pod) {
-            causes.entry(cause).or_default().push(pod.name_any());
+            causes.entry((app(pod), cause)).or_default().push(pod);
         }
     }
     let more = causes.len().saturating_sub(MAX_CAUSES_SHOWN);
-    let told = causes.into_iter().take(MAX_CAUSES_SHOWN).map(|(cause, pods)| match &pods[..] {
-        [one] => format!("pod {one} does not start: {cause}"),
-        [first, rest @ ..] => {
-            format!("{} pods do not start, {first} among them: {cause}", rest.len() + 1)
+    let told = causes.into_iter().take(MAX_CAUSES_SHOWN).map(|((app, cause), stuck)| {
+        let mend = mend(app, stuck[0], rolling);
+        let serves = |old: &Pod| self::app(old) == app && is_ready(old);
+        let is_served = stuck.iter().all(|new| {
+            pods.iter()
+                .filter(is_there)
+                .any(|old| serves(old) && (app == CONTROLLER || node(old) == node(new)))
+        });
+        let old = match stuck.len() {
+            _ if !is_served => "",
+            1 => "; the old pod serves on",
+            _ => "; the old pods serve on",
+        };
+        let first = stuck[0].name_any();
+        match stuck.len() {
+            1 => {
+                let place = node(stuck[0]).map(|node| format!(" on {node}")).unwrap_or_default();
+                format!("pod {first}{place} does not start: {cause}{old}{mend}")
+            }
+            n => format!("{n} pods do not start, {first} among them: {cause}{old}{mend}"),
         }
-        [] => cause,
     });
     told.chain((more > 0).then(|| format!("{more} more causes for which pods do not start")))
         .collect()
+}
+
+/// The command that undoes a rollout, or else shows more of a pod.
+fn mend(app: &str, pod: &Pod, rolling: (bool, bool)) -> String {
+    let command = match app {
+        CONTROLLER if rolling.0 => format!("rollout undo deployment/{CONTROLLER}"),
+        NODE if rolling.1 => format!("rollout undo daemonset/{NODE}"),
+        CONTROLLER | NODE => format!("describe pod {}", pod.name_any()),
+        _ => return String::new(),
+    };
+    format!(": kubectl -n {NAMESPACE} {command}")
+}
+
+fn app(pod: &Pod) -> &str {
+    pod.labels().get(NAME_LABEL).map_or("", String::as_str)
+}
+
+fn node(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
+    conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
 fn why_not_started(pod: &Pod) -> Option<String> {
@@ -60,7 +103,7 @@ fn why_waiting(container: &ContainerStatus) -> Option<String> {
 
 fn sentence(reason: &str, message: Option<&str>) -> String {
     let words: Vec<&str> = message.unwrap_or_default().split_whitespace().collect();
-    truncated(&format!("{reason}: {}", words.join(" "))).to_owned()
+    truncated(&format!("{reason}: {}", words.join(" "))).into_owned()
 }
 
 #[cfg(test)]
@@ -79,6 +122,36 @@ mod tests {
     }
 
     #[test]
+    fn a_new_pod_that_does_not_start_is_told_with_its_node_what_serves_and_a_mend() {
+        let of = |name: &str, app: &str, node: &str, status: &Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "labels": {NAME_LABEL: app}},
+                "spec": {"nodeName": node, "containers": []}, "status": status,
+            }))
+            .unwrap()
+        };
+        let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+        let pulls = json!({"containerStatuses": waiting("ImagePullBackOff", None)});
+        let new = of("adit-node-b", NODE, "edge-1", &pulls);
+        let pods = [of("adit-node-a", NODE, "edge-1", &ready), new.clone()];
+        let said = "pod adit-node-b on edge-1 does not start: ImagePullBackOff: image adit:2; the old pod serves on: \
+                    kubectl -n adit-system rollout undo daemonset/adit-node";
+        assert_eq!(pod_problems(&pods, (false, true)), [said]);
+        let elsewhere = [of("adit-node-a", NODE, "edge-2", &ready), new];
+        let said = "pod adit-node-b on edge-1 does not start: ImagePullBackOff: image adit:2: \
+                    kubectl -n adit-system describe pod adit-node-b";
+        assert_eq!(pod_problems(&elsewhere, (false, false)), [said]);
+        let controllers = [
+            of("adit-controller-a", CONTROLLER, "edge-1", &ready),
+            of("adit-controller-b", CONTROLLER, "edge-2", &pulls),
+        ];
+        let said = pod_problems(&controllers, (true, false));
+        let end =
+            "the old pod serves on: kubectl -n adit-system rollout undo deployment/adit-controller";
+        assert!(said[0].ends_with(end), "{said:?}");
+    }
+
+    #[test]
     fn pods_that_cannot_start_are_told_by_cause_and_those_that_start_are_not() {
         let pulls = json!({"initContainerStatuses": waiting("ImagePullBackOff", Some("Back-off pulling  image \"adit:2\""))});
         let creates = json!({"containerStatuses": waiting("ContainerCreating", None)});
@@ -93,7 +166,7 @@ mod tests {
             "2 pods do not start, adit-node-a among them: ImagePullBackOff: Back-off pulling image \"adit:2\"",
             "pod adit-node-d does not start: InvalidImageName: image adit:2",
         ];
-        assert_eq!(pod_problems(&pods), expected);
+        assert_eq!(pod_problems(&pods, (true, true)), expected);
     }
 
     #[test]
@@ -113,6 +186,6 @@ mod tests {
             "pod adit-node-a does not start: CrashLoopBackOff: back-off 10s; it ended with status 101",
             "pod adit-controller-b does not start: Unschedulable: 0/2 nodes",
         ];
-        assert_eq!(pod_problems(&pods), expected);
+        assert_eq!(pod_problems(&pods, (true, true)), expected);
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::api::{CONTROLLER, NAMESPACE};
+
 /// State of one cluster.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -20,6 +22,8 @@ pub struct ClusterStatus {
     pub warnings: Vec<String>,
     /// Problems of the controller, and of the nodes' certificates.
     pub troubles: Vec<String>,
+    /// Since when nobody has updated what follows, in words, if no controller is active.
+    pub stale: Option<String>,
     /// Its links.
     pub links: Vec<StatusItem>,
     /// Its exports.
@@ -111,6 +115,11 @@ impl ClusterStatus {
             let PodCounts { installed, ready, total } = pods;
             if !installed {
                 problems.push(format!("adit-{what} is not installed"));
+            } else if total == 0 && what == "controller" {
+                problems.push(format!(
+                    "no controller is active: Deployment {CONTROLLER} asks for 0 pods: \
+                     kubectl -n {NAMESPACE} scale deployment/{CONTROLLER} --replicas=1"
+                ));
             } else if total == 0 {
                 problems.push(format!("adit-{what} has no pods"));
             } else if ready < total {

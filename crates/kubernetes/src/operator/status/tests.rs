@@ -143,6 +143,44 @@ fn what_is_wrong_with_the_controller_is_said_though_its_pods_are_ready() {
 }
 
 #[test]
+fn what_only_the_controller_updates_is_of_the_time_of_its_last_sign_of_life() {
+    let of = |lease: Option<Lease>, silent: bool| {
+        let objects = ClusterObjects { lease: Some((lease, silent)), ..well() };
+        summarize("c", &document("cluster: edge"), &objects).stale
+    };
+    let then = Some("as of 2026-01-01T12:00:00Z; no controller since".to_owned());
+    assert_eq!(of(Some(lease("adit-controller-1_uid", None)), false), None);
+    assert_eq!(of(Some(lease("adit-controller-1_uid", None)), true), then);
+    assert_eq!(of(Some(lease("", None)), false), then);
+    let objects = ClusterObjects {
+        controller: PodCounts { installed: true, ready: 0, total: 0 },
+        lease: Some((Some(lease("", None)), false)),
+        ..well()
+    };
+    let status = summarize("c", &document("cluster: edge"), &objects);
+    let mend = "no controller is active: Deployment adit-controller asks for 0 pods: \
+                kubectl -n adit-system scale deployment/adit-controller --replicas=1";
+    assert_eq!((status.stale.clone(), status.problems()), (then, vec![mend.to_owned()]));
+}
+
+#[test]
+fn a_rollout_under_way_is_a_note_and_a_pod_that_does_not_start_is_wrong() {
+    let note = "0 of 1 nodes run the newest version";
+    let objects = ClusterObjects { rolling: (None, Some(note.to_owned())), ..well() };
+    let status = summarize("c", &document("cluster: edge"), &objects);
+    assert!(status.is_healthy(), "{:?}", status.problems());
+    assert_eq!(status.warnings, [note]);
+    let pod = json!({"metadata": {"name": "adit-node-b", "labels": {"app.kubernetes.io/name": "adit-node"}},
+        "status": {"containerStatuses": [{"name": "node", "image": "adit:2", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"waiting": {"reason": "ErrImagePull"}}}]}});
+    let objects = ClusterObjects { pods: vec![serde_json::from_value(pod).unwrap()], ..objects };
+    let status = summarize("c", &document("cluster: edge"), &objects);
+    assert!(
+        !status.is_healthy() && status.problems()[0].contains("rollout undo daemonset/adit-node")
+    );
+}
+
+#[test]
 fn a_lease_is_fresh_for_its_own_length_whichever_clock_is_ahead() {
     let fresh =
         |clock: &str| is_fresh(Some(&lease("adit-controller-1_uid", None)), clock.parse().unwrap());
