@@ -162,10 +162,12 @@ async fn flush(
     if let Poll::Ready(sent) = poll!(&mut sending) {
         return sent;
     }
+    // In a box, as what seldom waits: every flow has room for the rest, however long it idles.
+    let charge = Box::pin(charge_unsent(peer, || held as u64));
     tokio::select! {
         biased;
         sent = sending => sent,
-        () = charge_unsent(peer, || held as u64) => Err(Code::OverBudget),
+        () = charge => Err(Code::OverBudget),
     }
 }
 
@@ -239,13 +241,14 @@ async fn stream_to_tcp<T: Tcp>(
             }
             code
         };
+        let evicted = Box::pin(stall.evicted(recv, unwatched));
         tokio::select! {
             biased;
             written = write => written.map_err(|_| reset)?,
             // That the peer gave up on the stream shows in the other direction, or when this one is read
             // again; a connection that is gone would show nowhere.
             code = gone => return Err(code),
-            () = stall.evicted(recv, unwatched) => return Err(Code::OverBudget),
+            () = evicted => return Err(Code::OverBudget),
         }
         unwatched.set(false);
         stall.resumed();

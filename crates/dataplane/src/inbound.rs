@@ -1,11 +1,11 @@
 //! From a peer's stream to a local backend's TCP connection: the path of one request, top down.
 //!
-//! accept · vouch · resolve · authorize · pick · dial · copy · record; where an export has streams wait for its first
-//! backend, pick and dial come again until one answers. [`serve`] is one stream's life and
+//! accept (read the header) · take the asserted source · attribute · authorize · pick · dial · copy · record; where an
+//! export has streams wait for its first backend, pick and dial come again until one answers. [`serve`] is one stream's life and
 //! [`reach`] the path to a backend; each step is a function below it, in order. The peer is authenticated and not
 //! trusted: it names a service, never an address, and speaks for workloads of its own cluster only.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,38 +60,53 @@ impl<F: Into<FlowFailure>> From<F> for Unreached {
 }
 
 /// Serves one data stream of a peer, to its record.
-async fn serve<N: TcpNetwork>(node: Arc<DataPath<N>>, mut stream: PeerStream) -> ServeOutcome {
-    let mut flow = node.context.flows.begin(Direction::Inbound, [0; 16]);
-    match reach(&node, &mut stream, &mut flow).await {
-        Ok((tcp, first, permit)) => {
-            let reached = Instant::now();
-            flow.answered();
-            let end = forward(&node, &tcp, &mut stream, first, &permit, &flow).await;
-            // Given up so soon that nothing came of it: the backend was dialled in vain.
-            let in_vain = end.as_ref().err().filter(|_| {
-                gave_up(&mut stream)
-                    && flow.sent.bytes() == 0
-                    && reached.elapsed() < EARLY_END_DELAY
-            });
-            let served = in_vain.map_or(ServeOutcome::Used, |f| lost_or_futile(&stream, f.code));
-            if let Err(failure) = &end {
-                stream.send.reset(failure.code);
-                stream.recv.stop(failure.code);
-            }
-            flow.end(end);
-            served
+#[expect(clippy::manual_async_fn, reason = "an async function would keep its stream twice")]
+pub(crate) fn serve<N: TcpNetwork>(
+    node: Arc<DataPath<N>>,
+    mut stream: PeerStream,
+) -> impl Future<Output = ServeOutcome> + Send {
+    async move {
+        let mut flow = node.context.flows.begin(Direction::Inbound, [0; 16]);
+        let (tcp, first, permit) = match reach(&node, &mut stream, &mut flow).await {
+            Ok(reached) => reached,
+            Err(unreached) => return turn_away(&node, &mut stream, flow, unreached).await,
+        };
+        let reached = Instant::now();
+        flow.answered();
+        let end = forward(&node, &tcp, &mut stream, first, &permit, &flow).await;
+        // Given up so soon that nothing came of it: the backend was dialled in vain.
+        let in_vain = end.as_ref().err().filter(|_| {
+            gave_up(&mut stream) && flow.sent.bytes() == 0 && reached.elapsed() < EARLY_END_DELAY
+        });
+        let served = in_vain.map_or(ServeOutcome::Used, |f| lost_or_futile(&stream, f.code));
+        if let Err(failure) = &end {
+            stream.send.reset(failure.code);
+            stream.recv.stop(failure.code);
         }
-        Err(Unreached::Refused(failure)) => {
+        flow.end(end);
+        served
+    }
+}
+
+/// Ends a stream that came to nothing before it was carried, and records it.
+async fn turn_away<N: TcpNetwork>(
+    node: &DataPath<N>,
+    stream: &mut PeerStream,
+    flow: Flow,
+    why: Unreached,
+) -> ServeOutcome {
+    match why {
+        Unreached::Refused(failure) => {
             // What is refused takes nobody's place while the opener is told.
             flow.end(Err(failure.clone()));
-            refuse(&node, &mut stream, &failure).await;
+            refuse(node, stream, &failure).await;
             ServeOutcome::refused(failure.code)
         }
-        Err(Unreached::Abandoned(code)) => {
+        Unreached::Abandoned(code) => {
             flow.end(Err(code.into()));
             stream.send.reset(code);
             stream.recv.stop(code);
-            lost_or_futile(&stream, code)
+            lost_or_futile(stream, code)
         }
     }
 }
@@ -336,7 +351,7 @@ async fn forward<N: TcpNetwork>(
     permit: &Permit,
     flow: &Flow,
 ) -> Result<(), FlowFailure> {
-    let copied = async {
+    let copied = pin!(async {
         let answer = StreamAnswer::accepted();
         tokio::select! {
             biased;
@@ -348,7 +363,7 @@ async fn forward<N: TcpNetwork>(
         let left = PendingCopy { to_tcp: first, ..PendingCopy::default() };
         let (send, recv) = (&mut stream.send, &mut stream.recv);
         copy(tcp, send, recv, left, Code::BackendReset, count).await
-    };
+    });
     node.while_permitted(permit, copied).await
 }
 

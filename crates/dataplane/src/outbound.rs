@@ -1,10 +1,11 @@
 //! From a local workload's TCP connection to a stream to a peer: the path of one request, top down.
 //!
-//! accept · identify · resolve · authorize · pick · open · copy · record. [`serve`] is one connection's
+//! admit · identify · wait for the first view · resolve · authorize · pick · open · copy · record. [`serve`] is one connection's
 //! life and [`forward`] the path; each step is a function below it, in order. What a step needs to decide
 //! is in `adit_core`; what the peer does with the stream is in [`crate::inbound`].
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,21 +59,26 @@ async fn forward<N: TcpNetwork>(
     flow: &mut Flow,
 ) -> Result<(), FlowFailure> {
     admit(node, tcp, flow)?;
-    let workload = identify(node, tcp.remote()).await?;
-    let now = first_view(node, tcp.local()).await;
-    let (import, target) = resolve(&now, tcp.local())?;
-    let permit = authorize(&now, import, &target, &workload, flow)?;
-    let route = pick(node, &now, import, &permit)?;
+    let (permit, route) = {
+        let workload = identify(node, tcp.remote()).await?;
+        let now = first_view(node, tcp.local()).await;
+        let (import, target) = resolve(&now, tcp.local())?;
+        let permit = authorize(&now, import, &target, &workload, flow)?;
+        let route = pick(node, &now, import, &permit)?;
+        (permit, route)
+    };
     let (mut stream, pending) = tokio::select! {
         biased;
         withdrawn = node.withdrawn(&permit) => return Err(withdrawn),
         opened = open(egress, tcp, &route, &permit, flow) => opened?,
     };
     flow.answered();
-    let count = (&flow.sent, &flow.received);
-    let (send, recv) = (&mut stream.send, &mut stream.recv);
-    let copying = copy(tcp, send, recv, pending, Code::SourceReset, count);
-    let end = node.while_permitted(&permit, copying).await;
+    let end = {
+        let count = (&flow.sent, &flow.received);
+        let (send, recv) = (&mut stream.send, &mut stream.recv);
+        let copying = pin!(copy(tcp, send, recv, pending, Code::SourceReset, count));
+        node.while_permitted(&permit, copying).await
+    };
     if let Err(failure) = &end {
         reset(&mut stream, failure.code);
     }
