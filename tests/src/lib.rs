@@ -8,7 +8,8 @@
 //!   [`clusters`]: two clusters of it; [`loopback`]: what two of its nodes on loopback serve;
 //! * [`hostile`]: a linked cluster that attacks, and a court that judges its victim;
 //! * [`workload`]: clients and backends whose every ending can be told apart;
-//! * [`prerequisite`]: `SKIP name: why`, and a failure in CI.
+//! * [`prerequisite`]: `SKIP name: why`, and a failure in CI;
+//! * [`sources`]: the Rust files of the workspace, for the tests that read them.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
 
@@ -24,4 +25,5 @@ pub mod prerequisite;
 #[cfg(feature = "simulation")]
 pub mod sim;
 pub mod sites;
+pub mod sources;
 pub mod workload;

@@ -8,14 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use adit_tests::sources::{root, rust_files};
+
 /// Code lines of a source file without its tests, above which a reader scrolls too long.
 const LONGEST_FILE: usize = 600;
 /// Half of all source files are at most this long.
 const MEDIAN_FILE: usize = 200;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
 
 struct Row {
     uses: BTreeSet<String>,
@@ -96,24 +94,6 @@ fn the_crate_table_is_the_real_graph() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-fn sources() -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> = ["crates", "tests", "benches"].map(|d| root().join(d)).into();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            let path = entry.path();
-            let hidden = entry.file_name().to_string_lossy().starts_with('.');
-            if path.is_dir() && !hidden && entry.file_name() != "target" {
-                folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                found.push((path.strip_prefix(root()).unwrap().to_path_buf(), text));
-            }
-        }
-    }
-    found
-}
-
 /// Lines that are neither blank, comment, nor part of the test module at the end.
 fn code_lines(text: &str) -> usize {
     let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
@@ -127,7 +107,7 @@ fn is_test(path: &Path) -> bool {
 
 #[test]
 fn files_can_be_read_in_one_sitting() {
-    let sources: Vec<_> = sources().into_iter().filter(|(p, _)| !is_test(p)).collect();
+    let sources: Vec<_> = rust_files().into_iter().filter(|(p, _)| !is_test(p)).collect();
     let mut lengths: Vec<usize> = sources.iter().map(|(_, text)| code_lines(text)).collect();
     let long: Vec<String> = sources
         .iter()
@@ -142,13 +122,13 @@ fn files_can_be_read_in_one_sitting() {
 
 #[test]
 fn every_file_says_what_it_is_for() {
-    let silent: Vec<String> = sources()
+    let silent: Vec<String> = rust_files()
         .iter()
         .filter(|(path, text)| !is_test(path) && !text.starts_with("//!"))
         .map(|(path, _)| path.display().to_string())
         .collect();
     assert!(silent.is_empty(), "no //! header:\n{}", silent.join("\n"));
-    let old: Vec<_> = sources().into_iter().filter(|(p, _)| p.ends_with("mod.rs")).collect();
+    let old: Vec<_> = rust_files().into_iter().filter(|(p, _)| p.ends_with("mod.rs")).collect();
     assert!(old.is_empty(), "foo.rs and foo/ rather than mod.rs: {old:?}");
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use adit_config::parse_duration;
 use adit_core::name::NodeName;
 use adit_core::spiffe::TrustDomain;
 use adit_pki::authority::{self, ClusterAuthority, KeyKind};
@@ -267,30 +268,9 @@ fn refuse_existing(paths: &[&PathBuf], hint: &str) -> anyhow::Result<()> {
 }
 
 fn parse_ttl(text: &str) -> Result<Duration, String> {
-    parse_length(text, authority::MAX_CERT_LIFETIME)
+    parse_duration(text, &(authority::MIN_CERT_LIFETIME..=authority::MAX_CERT_LIFETIME))
 }
 
 fn parse_validity(text: &str) -> Result<Duration, String> {
-    parse_length(text, authority::MAX_CA_LIFETIME)
-}
-
-/// Parses `90s`, `15m`, `24h`, `30d`; at least the shortest lifetime of a certificate, and at most
-/// `most`.
-fn parse_length(text: &str, most: Duration) -> Result<Duration, String> {
-    const RULE: &str = "write a number and a unit: 90s, 15m, 24h, 30d";
-    let unit = match text.as_bytes().last() {
-        Some(b's') => 1,
-        Some(b'm') => 60,
-        Some(b'h') => 60 * 60,
-        Some(b'd') => 24 * 60 * 60,
-        _ => return Err(RULE.to_owned()),
-    };
-    let number: u64 = text[..text.len() - 1].parse().map_err(|_| RULE.to_owned())?;
-    let length = Duration::from_secs(number.saturating_mul(unit));
-    let least = authority::MIN_CERT_LIFETIME;
-    if (least..=most).contains(&length) {
-        Ok(length)
-    } else {
-        Err(format!("{} to {} are possible", in_words(least), in_words(most)))
-    }
+    parse_duration(text, &(authority::MIN_CERT_LIFETIME..=authority::MAX_CA_LIFETIME))
 }

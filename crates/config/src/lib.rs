@@ -16,6 +16,7 @@ pub use self::cluster::{ClusterConfig, ClusterReport, parse as parse_cluster};
 pub use self::config::Config;
 pub use self::problem::{ConfigProblem, ConfigReport, Position, ProblemKind, ProblemSeverity};
 pub use self::source::{MAX_BYTES, unreadable_hint};
+pub use self::value::parse_duration;
 pub use self::watch::{ConfigChange, ConfigWatch, watch};
 
 use crate::config::LogFormat;

@@ -249,14 +249,27 @@ fn label(text: &str) -> bool {
         && bytes.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
 }
 
-const DURATION: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+const DURATION: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
-/// A whole number and `ms`, `s`, `m` or `h`.
+/// Parses a duration as the configuration writes it, for an option of a command: a whole number and `ms`, `s`,
+/// `m`, `h` or `d`.
+///
+/// # Errors
+/// A sentence for whoever wrote it, if it is no such text or out of `range`.
+pub fn parse_duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
+    duration(text, range).map_err(|problem| match problem.hint {
+        Some(hint) => format!("{}; {hint}", problem.message),
+        None => problem.message,
+    })
+}
+
+/// A whole number and `ms`, `s`, `m`, `h` or `d`.
 pub(crate) fn duration(
     text: &str,
     range: &RangeInclusive<Duration>,
 ) -> Result<Duration, ValueProblem> {
-    const EXPECTED: &str = "expected a whole number and its unit, as in 100ms, 5s, 1m or 1h";
+    const EXPECTED: &str = "expected a whole number and its unit, as in 100ms, 5s, 1m, 1h or 1d";
     let millis = parse_with_unit(text, &DURATION).map_err(|hint| {
         invalid(format!("{} is not a duration: {EXPECTED}", quoted(text))).hint(hint)
     })?;

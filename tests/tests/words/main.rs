@@ -13,7 +13,9 @@ mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use adit_tests::sources::rust_files;
 
 use self::scan::{
     Found, KINDS, LONGEST_FUNCTION, kindless_durations, long_functions, pronoun_docs, types,
@@ -85,27 +87,6 @@ impl StartsWithText for PathBuf {
     }
 }
 
-/// Every Rust file of the workspace, by its path from the root.
-fn sources() -> Vec<(PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf();
-    let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> = ["crates", "tests", "benches"].map(|d| root.join(d)).into();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            let path = entry.path();
-            let hidden = entry.file_name().to_string_lossy().starts_with('.');
-            if path.is_dir() && !hidden && entry.file_name() != "target" {
-                folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                found.push((path.strip_prefix(&root).unwrap().to_path_buf(), text));
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
 /// All that `find` finds in the workspace, with advice.
 fn violations<'a, T>(
     sources: &'a [(PathBuf, String)],
@@ -132,7 +113,7 @@ fn none(violations: &[Violation]) {
 
 #[test]
 fn doc_blocks_name_their_subject() {
-    let sources = sources();
+    let sources = rust_files();
     none(&violations(&sources, pronoun_docs, |word| {
         format!(
             "the doc block opens with {word:?}: begin with the thing itself, or with what a function does"
@@ -142,12 +123,12 @@ fn doc_blocks_name_their_subject() {
 
 #[test]
 fn type_names_are_unique() {
-    none(&repeated_types(&sources()));
+    none(&repeated_types(&rust_files()));
 }
 
 #[test]
 fn durations_say_of_which_kind_they_are() {
-    let sources = sources();
+    let sources = rust_files();
     none(&violations(&sources, kindless_durations, |name| {
         format!("{name} is a Duration: let its name end in {}", KINDS.join(", "))
     }));
@@ -155,7 +136,7 @@ fn durations_say_of_which_kind_they_are() {
 
 #[test]
 fn functions_fit_a_screen() {
-    let sources = sources();
+    let sources = rust_files();
     none(&violations(&sources, long_functions, |(name, length)| {
         format!("{name} has {length} lines: take steps out, to {LONGEST_FUNCTION} at most")
     }));
@@ -163,7 +144,7 @@ fn functions_fit_a_screen() {
 
 #[test]
 fn shared_names_are_still_shared() {
-    let sources = sources();
+    let sources = rust_files();
     for (names, places, why) in SHARED {
         for name in names {
             let defining: BTreeSet<_> = sources

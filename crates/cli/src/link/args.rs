@@ -39,7 +39,7 @@ pub(crate) struct LinkArgs {
     #[arg(long)]
     pub(super) print: bool,
     /// Time to wait for CAs and for the link, in seconds or as 60s, 2m
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_wait)]
     pub(super) wait: Duration,
     #[command(flatten)]
     pub(super) kubeconfig: KubeconfigArgs,
@@ -118,7 +118,7 @@ pub(super) enum BundleCommand {
         #[arg(long, value_name = "NAME")]
         name: Option<ClusterName>,
         /// Time to wait for its CA
-        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_wait)]
         wait: Duration,
     },
     /// Link a cluster with the one that a bundle is of
@@ -164,6 +164,7 @@ pub(crate) struct UnlinkArgs {
     pub(super) print: bool,
 }
 
+<<<<<<< HEAD
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) =
         text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -178,4 +179,11 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let number: u64 = number.parse().map_err(|_| "expected a time, as in 60s or 2m".to_owned())?;
     Ok(Duration::from_secs(number.saturating_mul(factor).min(86_400)))
+=======
+/// The longest time that a command waits for a link.
+const MAX_WAIT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    adit_config::parse_duration(text, &(Duration::ZERO..=MAX_WAIT_TIMEOUT))
+>>>>>>> 25ae89a3 (Take backoffs, durations and the words of a class from one place, and warn where nobody can call)
 }

@@ -40,7 +40,7 @@ fn two_contexts_or_a_bundle() {
     ));
     assert!(matches!(link("import f").unwrap().args.by_hand, Some(BundleCommand::Import { .. })));
     for wrong in
-        ["", "a", "a b c", "a b --import X", "a b --no-import --create-services", "a b --wait 1h"]
+        ["", "a", "a b c", "a b --import X", "a b --no-import --create-services", "a b --wait 1w"]
     {
         assert!(link(wrong).is_err(), "{wrong}");
     }

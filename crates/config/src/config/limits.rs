@@ -33,7 +33,7 @@ pub struct LimitsConfig {
     /// `processBuffer`, default 256MiB, 1MiB to 64GiB: both for all peers together, a half for each. Not
     /// less than `peerBuffer`.
     pub process_buffer: u64,
-    /// `drain`, default 1h, 0s to 24h: how long streams may finish on a process once its successor has taken over,
+    /// `drain`, default 1h, 0s to 1d: how long streams may finish on a process once its successor has taken over,
     /// before they are reset. A larger value keeps an old version for longer; Kubernetes needs a termination grace
     /// period above it and `leave` together.
     pub drain: Duration,

@@ -207,7 +207,7 @@ pub(super) fn export_terms(
         each(items, |item| grant(&item, refs))
     });
     let hop = fields.choice("hop", &[("any", Hop::Any), ("sameNode", Hop::SameNode)]);
-    let classes = [("interactive", Class::Interactive), ("bulk", Class::Bulk)];
+    let classes = Class::ALL.map(|class| (class.name(), class));
     let class = fields.choice("class", &classes);
     let replay = fields.optional("replay").map_or(Some(false), |item| item.boolean());
     let probe = match fields.optional("probe") {
@@ -307,6 +307,13 @@ fn workload_pattern(fields: &mut MapReader<'_>) -> Option<WorkloadPattern> {
 fn warn_nobody_allowed(item: &ValueReader<'_>) {
     let finding = ValueProblem::new(ProblemKind::Doubtful, "no allow: nobody may use it");
     item.warn(finding);
+}
+
+/// Warns where nobody can use the imports of this node, since no caller is known by its address.
+pub(super) fn warn_nobody_known(imports: &ValueReader<'_>) {
+    let message = "no workloads: whoever connects is refused (source-unknown)";
+    let hint = "add workloads: the address, namespace and serviceAccount of each caller";
+    imports.warn(ValueProblem::new(ProblemKind::Doubtful, message).hint(hint.to_owned()));
 }
 
 pub(super) fn service<'a>(fields: &mut MapReader<'a>) -> Option<(ServiceName, ValueReader<'a>)> {

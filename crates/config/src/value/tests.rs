@@ -96,13 +96,18 @@ fn ip_addresses() {
 #[test]
 fn durations() {
     let any = Duration::ZERO..=Duration::from_secs(3600);
-    for (text, millis) in
-        [("0s", 0), ("100ms", 100), ("5s", 5000), ("1m", 60_000), ("1h", 3_600_000)]
-    {
+    for (text, millis) in [
+        ("0s", 0),
+        ("100ms", 100),
+        ("5s", 5000),
+        ("1m", 60_000),
+        ("1h", 3_600_000),
+        ("30d", 2_592_000_000),
+    ] {
         assert_eq!(duration(text, &any).unwrap(), Duration::from_millis(millis), "{text}");
     }
     const NOT: &str =
-        "is not a duration: expected a whole number and its unit, as in 100ms, 5s, 1m or 1h";
+        "is not a duration: expected a whole number and its unit, as in 100ms, 5s, 1m, 1h or 1d";
     for (bad, hint) in [
         ("5", " (did you mean 5s?)"),
         ("5 s", " (did you mean 5s?)"),

@@ -128,7 +128,8 @@ fn import_addresses(config: &Config) -> BTreeSet<SocketAddr> {
 /// The error of the operating system, with what to do about it.
 fn explain(error: &io::Error) -> String {
     let advice = if error.kind() == io::ErrorKind::AddrInUse {
-        "another process listens there; stop it or choose another port"
+        "another process listens there; stop it or choose another port; if it is this node's own older process, start \
+         this one with --take-over"
     } else if error.kind() == io::ErrorKind::AddrNotAvailable {
         "this machine has no such address; add it or choose another"
     } else if error.kind() == io::ErrorKind::PermissionDenied {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::routing::connections::Unusable;
-use adit_core::snapshot::Class;
 use adit_core::wire::state::Omissions;
 use adit_transport::budget::BufferCharges;
 use adit_transport::links::{
@@ -146,10 +145,7 @@ fn connection(from: &ConnectionStatus) -> ConnectionReport {
     let loss = if stats.sent == 0 { 0.0 } else { stats.lost as f64 * 100.0 / stats.sent as f64 };
     ConnectionReport {
         direction: if from.peer.dialled { "dialled" } else { "accepted" }.into(),
-        lane: match from.peer.class {
-            Class::Interactive => "interactive".into(),
-            Class::Bulk => "bulk".into(),
-        },
+        lane: from.peer.class.name().into(),
         remote: from.remote.to_string(),
         boot_id: from.peer.boot.to_string(),
         rtt_ms: stats.rtt.as_secs_f64() * 1000.0,

@@ -215,10 +215,7 @@ fn export(export: &snapshot::Export, now: &Snapshot, traffic: &mut Traffic) -> E
             snapshot::Hop::Any => "any".into(),
             snapshot::Hop::SameNode => "sameNode".into(),
         },
-        class: match export.class {
-            snapshot::Class::Interactive => "interactive".into(),
-            snapshot::Class::Bulk => "bulk".into(),
-        },
+        class: export.class.name().into(),
         replay: export.replay,
         hold_seconds: export.hold.map(|hold| hold.timeout.as_secs()),
         using,

@@ -10,16 +10,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use adit_core::backoff::Backoff;
 use adit_core::name::Namespace;
 use tokio::time::Instant;
 
 /// A backend that nobody has dialled yet is dialled this long after it was first seen: peers are told of a new one
 /// only then, and many are new at once.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
-/// A backend that is down is dialled again after this, then after twice as long, and so on.
-const FIRST_BACKOFF: Duration = Duration::from_millis(250);
-/// The longest pause between two dials of a backend that is down.
-const LAST_BACKOFF: Duration = Duration::from_secs(5);
+/// The pauses between two dials of a backend that is down.
+const DIAL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
 /// Dials under way at once, so that a thousand backends that went down are no storm.
 pub(super) const MAX_PROBES: usize = 32;
 /// The same of one namespace: those of others must not wait for dials that nobody answers.
@@ -103,7 +102,7 @@ impl ProbeSchedule {
             let entry = ScheduledBackend { planned: planned.clone(), due: None, failures };
             self.entries.insert(*address, entry);
             let due = match planned.interval {
-                _ if failures > 0 => Some(now + LAST_BACKOFF),
+                _ if failures > 0 => Some(now + DIAL_BACKOFF.max),
                 _ if !planned.is_probed => None,
                 Some(interval) if is_known(address) => Some(now + interval),
                 None if is_known(address) => None,
@@ -163,11 +162,11 @@ impl ProbeSchedule {
                 interval.map(|interval| now + interval)
             }
             Some(false) => {
-                let pause = FIRST_BACKOFF.saturating_mul(1 << entry.failures.min(8));
+                let pause = DIAL_BACKOFF.delay(entry.failures);
                 entry.failures = entry.failures.saturating_add(1);
-                Some(now + pause.min(LAST_BACKOFF))
+                Some(now + pause)
             }
-            None => entry.planned.is_probed.then(|| now + LAST_BACKOFF),
+            None => entry.planned.is_probed.then(|| now + DIAL_BACKOFF.max),
         };
         self.set_due(backend, due);
     }
@@ -245,7 +244,7 @@ mod tests {
         // A change of the plan begins nothing anew.
         let end = begin + Duration::from_secs(60);
         schedule.plan(&plan(&[("a", 3), ("b", 2)]), |_| false, end);
-        let begun = run(&mut schedule, (end, LAST_BACKOFF), answer);
+        let begun = run(&mut schedule, (end, DIAL_BACKOFF.max), answer);
         assert!(begun.iter().all(|(_, namespace, _)| namespace == "b"), "{begun:?}");
         schedule.plan(&plan(&[("a", 3)]), |_| false, end);
         assert_eq!(run(&mut schedule, (end, Duration::from_secs(9)), answer), []);
@@ -297,7 +296,7 @@ mod tests {
         schedule.plan(&all, |_| false, begin);
         assert_eq!(schedule.next(), None);
         schedule.record(address(0), Some(false), begin);
-        assert_eq!(schedule.next(), Some(begin + FIRST_BACKOFF));
+        assert_eq!(schedule.next(), Some(begin + DIAL_BACKOFF.first));
         let begun = run(&mut schedule, (begin, Duration::from_secs(60)), |_| AT_ONCE);
         assert_eq!(begun.len(), 1, "it answers again");
         // Another plan for the same backends: this node has become a hub.
@@ -314,6 +313,6 @@ mod tests {
         let (backend, namespace) = schedule.start(begin + FIRST_DELAY).unwrap();
         schedule.end(&namespace);
         schedule.record(backend, None, begin + FIRST_DELAY);
-        assert_eq!(schedule.next(), Some(begin + FIRST_DELAY + LAST_BACKOFF));
+        assert_eq!(schedule.next(), Some(begin + FIRST_DELAY + DIAL_BACKOFF.max));
     }
 }

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use adit_core::backoff::Backoff;
 use futures_util::{StreamExt, stream};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
@@ -33,10 +34,8 @@ pub(super) const MAX_CONCURRENT: usize = 8;
 const URGENT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time for which the rest is written, for which no client waits; each pass writes something of it.
 const DEFERRED_TIMEOUT: Duration = Duration::from_millis(100);
-/// Backoff after the first failure to write an object; doubled after each further one.
-const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
-/// Longest backoff.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// Backoff between two attempts to write an object.
+const WRITE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(60));
 /// Backoff after a conflict: the watch brings what the other wrote.
 const CONFLICT_BACKOFF: Duration = Duration::from_millis(100);
 /// Most writes of one object right after each other: it is created, gets what depends on others,
@@ -85,7 +84,7 @@ impl WriteBackoffs {
             failure.times = failure.written.saturating_sub(MAX_CONSECUTIVE);
             failure.until = now;
             if failure.times > 0 {
-                failure.until += backoff(failure.times - 1);
+                failure.until += WRITE_BACKOFF.delay(failure.times - 1);
                 failure.why = "what is written is not what is stored then: apply the definitions of \
                                this version (daemonset/crds), since older ones drop what they do not \
                                know; else a webhook or a policy changes it"
@@ -102,10 +101,10 @@ impl WriteBackoffs {
         let pause = if code == 409 && failure.times == 0 {
             CONFLICT_BACKOFF
         } else {
-            backoff(failure.times).max(asked)
+            WRITE_BACKOFF.delay(failure.times).max(asked)
         };
         failure.times += 1;
-        failure.until = now + pause.min(MAX_BACKOFF);
+        failure.until = now + pause.min(WRITE_BACKOFF.max);
         failure.why = error.to_string();
         if code == 409 {
             tracing::debug!(%key, %error, "somebody else wrote it");
@@ -135,11 +134,6 @@ impl WriteBackoffs {
         let worst = self.0.iter().max_by_key(|(_, failure)| failure.times)?;
         (worst.1.times > 2).then(|| format!("{}: {}", worst.0, worst.1.why))
     }
-}
-
-/// Returns the backoff after so many failures before the last.
-fn backoff(times: u32) -> Duration {
-    INITIAL_BACKOFF.saturating_mul(1 << times.min(12)).min(MAX_BACKOFF)
 }
 
 /// Writes while the plan is fresh and the lease is held. Returns how many objects were written.

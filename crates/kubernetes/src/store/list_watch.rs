@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use adit_core::backoff::Backoff;
 use futures_util::StreamExt;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
@@ -25,14 +26,12 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const WATCH_SECONDS: u32 = 290;
 /// Longest silence of a watch before it is given up: the API server sends a bookmark each minute.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// Backoff after a first failure; doubled after each further one.
-const INITIAL_BACKOFF: Duration = Duration::from_millis(400);
+/// Backoff between two attempts.
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(400), Duration::from_secs(30));
 /// Least time from one list for a selector to the list for the next one.
 pub(super) const RELIST_INTERVAL: Duration = Duration::from_secs(1);
 /// A required kind that the server does not know is retried as if there had been at most so many failures: every three seconds.
 const MAX_KIND_FAILURES: u32 = 4;
-/// Longest backoff.
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 impl<K: StoredObject> Store<K> {
     /// Returns a store, and the task that keeps it up to date; if the task is dropped, the store stays as it is. For
@@ -95,7 +94,7 @@ impl WatchError {
     fn retry_after(&self) -> Duration {
         let Self::Client(kube::Error::Api(status)) = self else { return Duration::ZERO };
         let requested = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
-        Duration::from_secs(u64::from(requested)).min(MAX_BACKOFF)
+        Duration::from_secs(u64::from(requested)).min(RETRY_BACKOFF.max)
     }
 }
 
@@ -118,11 +117,11 @@ where
         let requested = match ended {
             Ok(()) => {
                 // A server that ends every watch at once must not be asked without a pause.
-                failures = if began.elapsed() > INITIAL_BACKOFF { 0 } else { failures + 1 };
+                failures = if began.elapsed() > RETRY_BACKOFF.first { 0 } else { failures + 1 };
                 Duration::ZERO
             }
             Err(failure) => {
-                if began.elapsed() > MAX_BACKOFF {
+                if began.elapsed() > RETRY_BACKOFF.max {
                     failures = 0;
                 }
                 failures += 1;
@@ -281,8 +280,7 @@ fn watch_error(error: kube::Error) -> WatchError {
 /// Returns half to one and a half times the backoff after so many failures, so that many clients
 /// that lost one server do not come back together.
 fn backoff(failures: u32) -> Duration {
-    let pause =
-        INITIAL_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_BACKOFF);
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    pause.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX))
+    RETRY_BACKOFF
+        .with_half_jitter(failures.saturating_sub(1), f64::from(random) / f64::from(u32::MAX))
 }

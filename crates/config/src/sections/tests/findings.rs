@@ -64,7 +64,7 @@ f:20:13: exports[0].replay: expected true or false, found "yes"
   hint: did you mean true (without quotes)?
 f:21:5: exports[0].drain: unknown key: expected service, ports, allow, hop, class, replay, probe, whenEmpty
   hint: drain belongs under limits
-f:23:10: limits.drain: "5" is not a duration: expected a whole number and its unit, as in 100ms, 5s, 1m or 1h
+f:23:10: limits.drain: "5" is not a duration: expected a whole number and its unit, as in 100ms, 5s, 1m, 1h or 1d
   hint: did you mean 5s?
 f:24:18: limits.mtu.initial: 9000 is out of range: expected 1200 to 6500
 f:25:19: warning: metrics.listen: port 31000 is in Kubernetes' NodePort range, 30000 to 32767
@@ -122,7 +122,11 @@ fn types_and_keys() {
             "limits: {streamsPerPeer: true}",
             "f:5:26: limits.streamsPerPeer: \"true\" is not a whole number: expected 1 to 1000000",
         ),
-        ("limits: {drain: 48h}", "f:5:17: limits.drain: 48h is out of range: expected 0ms to 24h"),
+        (
+            "imports: [{service: ns/a, from: bank, allow: [{namespace: ns, serviceAccount: s}], ports: [{name: http, port: 80, listen: \"127.0.0.1:15080\"}]}]",
+            "f:5:10: warning: imports: no workloads: whoever connects is refused (source-unknown)\n  hint: add workloads: the address, namespace and serviceAccount of each caller",
+        ),
+        ("limits: {drain: 48h}", "f:5:17: limits.drain: 48h is out of range: expected 0ms to 1d"),
         (
             "limits: {bulkWindow: 1KiB}",
             "f:5:22: limits.bulkWindow: 1KiB is out of range: expected 64KiB to 1GiB",

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use adit_config::Config;
+use adit_core::backoff::Backoff;
 use adit_kubernetes::Client;
 use adit_kubernetes::node::certificate::{NodeCertificate, request_certificate};
 use adit_pki::authority::BACKDATE_INTERVAL;
@@ -22,12 +23,10 @@ use tokio::time::sleep;
 use crate::node::config_update::ConfigUpdate;
 use crate::node::credentials;
 
-/// The pause after the first failed attempt; twice as long after each that follows.
-const FIRST_RETRY_BACKOFF: Duration = Duration::from_secs(1);
-/// The longest pause after a request that failed.
-const MAX_REFUSED_BACKOFF: Duration = Duration::from_secs(60);
-/// The longest pause after a certificate that cannot be used: the API server keeps each for an hour.
-const MAX_UNUSABLE_BACKOFF: Duration = Duration::from_secs(10 * 60);
+/// The pauses after requests that failed.
+const REFUSED_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// The pauses after certificates that cannot be used, longer since the API server keeps each for an hour.
+const UNUSABLE_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(600));
 /// The longest nap between two looks at the clock: a machine that was asleep finds its certificate old.
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -48,7 +47,7 @@ async fn ensure_with<A: Future<Output = IssueResult>>(
     now: impl Fn() -> UnixTime,
     ask: impl Fn(Config) -> A,
 ) -> Result<(), String> {
-    let mut pause = FIRST_RETRY_BACKOFF;
+    let mut failures = 0;
     loop {
         let config = present().await?;
         let Err(reason) = usable_identity(&config, now()) else { return Ok(()) };
@@ -58,7 +57,7 @@ async fn ensure_with<A: Future<Output = IssueResult>>(
             Err(RenewalError::Disk(error)) => return Err(error),
             Err(failure) => {
                 tracing::warn!("no certificate yet: {failure}");
-                failure.back_off(&mut pause).await;
+                failure.back_off(&mut failures).await;
             }
         }
     }
@@ -84,12 +83,12 @@ async fn renew_with<A: Future<Output = IssueResult>>(
     ask: impl Fn(Config) -> A,
     tell: mpsc::Sender<ConfigUpdate>,
 ) {
-    let mut pause = FIRST_RETRY_BACKOFF;
+    let mut failures = 0;
     loop {
         config = present().unwrap_or(config);
         let left = |identity: &Identity| until_renewal(identity, draw, now());
         if let Some(left) = usable_identity(&config, now()).ok().as_ref().and_then(left) {
-            pause = FIRST_RETRY_BACKOFF;
+            failures = 0;
             sleep(left.min(CLOCK_CHECK_INTERVAL)).await;
             continue;
         }
@@ -108,7 +107,7 @@ async fn renew_with<A: Future<Output = IssueResult>>(
             Err(failure) => failure,
         };
         tracing::warn!("the certificate is not renewed yet: {failure}");
-        failure.back_off(&mut pause).await;
+        failure.back_off(&mut failures).await;
     }
 }
 
@@ -154,14 +153,14 @@ enum RenewalError {
 }
 
 impl RenewalError {
-    /// Waits until it is worth another attempt.
-    async fn back_off(&self, pause: &mut Duration) {
-        let most = match self {
-            Self::Request(_) | Self::Disk(_) => MAX_REFUSED_BACKOFF,
-            Self::Unusable(_) => MAX_UNUSABLE_BACKOFF,
+    /// Waits until it is worth another attempt; `failures` counts those in a row before this one.
+    async fn back_off(&self, failures: &mut u32) {
+        let backoff = match self {
+            Self::Request(_) | Self::Disk(_) => REFUSED_BACKOFF,
+            Self::Unusable(_) => UNUSABLE_BACKOFF,
         };
-        sleep(*pause).await;
-        *pause = (*pause * 2).min(most);
+        sleep(backoff.delay(*failures)).await;
+        *failures = failures.saturating_add(1);
     }
 }
 

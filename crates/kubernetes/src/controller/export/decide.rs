@@ -152,7 +152,7 @@ fn resolve(
         hop: (offer.origin == ExportOrigin::Implied
             || rule.is_some_and(|r| r.hop == Hop::SameNode))
         .then(|| "sameNode".into()),
-        class: rule.filter(|r| r.class == Class::Bulk).map(|_| "bulk".into()),
+        class: rule.filter(|r| r.class == Class::Bulk).map(|r| r.class.name().into()),
         replay: rule.is_some_and(|r| r.replay),
         any_endpoint: offer.origin == ExportOrigin::Named,
         probe_ms: rule
