@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use tokio::time::Instant;
 
 use self::args::BundleCommand;
-pub(crate) use self::args::{LinkArgs, UnlinkArgs, parse_duration};
+pub(crate) use self::args::{LinkArgs, UnlinkArgs, parse_wait};
 use self::description::describe_import;
 use crate::cluster_args::{ClusterArgs, block_on, report_edit};
 use crate::output::print;

@@ -63,19 +63,12 @@ pub(crate) fn config(root: &ValueReader<'_>, env: NodeEnv<'_>) -> Option<Config>
         let expected = siblings.iter().flatten().next().is_some() || !refs.clusters.is_empty();
         nodes::warn_if_unreachable(item, read, expected);
     }
-    let imports_item = imports.clone();
     let imports = services::imports(imports, refs);
     let admin = admin.and_then(|fields| process::admin(fields, env.base, refs));
     let metrics = process::metrics(metrics, refs);
     // After everything that listens, since no backend may be one of our own listeners.
     let exports = services::exports(exports, refs);
     let workloads = services::workloads(workloads);
-    if let (Some(item), Some([_, ..]), Some(known)) =
-        (&imports_item, imports.as_deref(), &workloads)
-        && known.is_empty()
-    {
-        services::warn_nobody_known(item);
-    }
     let denied = denied::denied(denied.as_slice(), refs);
     let limits = limits.map(|fields| process::limits(fields, LimitsConfig::default()));
     let log = log.and_then(process::log);

@@ -164,26 +164,10 @@ pub(crate) struct UnlinkArgs {
     pub(super) print: bool,
 }
 
-<<<<<<< HEAD
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) =
-        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let factor = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        _ => {
-            return Err(
-                "expected a whole number of seconds (s) or minutes (m), as in 60s".to_owned()
-            );
-        }
-    };
-    let number: u64 = number.parse().map_err(|_| "expected a time, as in 60s or 2m".to_owned())?;
-    Ok(Duration::from_secs(number.saturating_mul(factor).min(86_400)))
-=======
 /// The longest time that a command waits for a link.
 const MAX_WAIT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn parse_wait(text: &str) -> Result<Duration, String> {
+/// Parses the time for which a command waits: up to a day.
+pub(crate) fn parse_wait(text: &str) -> Result<Duration, String> {
     adit_config::parse_duration(text, &(Duration::ZERO..=MAX_WAIT_TIMEOUT))
->>>>>>> 25ae89a3 (Take backoffs, durations and the words of a class from one place, and warn where nobody can call)
 }

@@ -309,13 +309,6 @@ fn warn_nobody_allowed(item: &ValueReader<'_>) {
     item.warn(finding);
 }
 
-/// Warns where nobody can use the imports of this node, since no caller is known by its address.
-pub(super) fn warn_nobody_known(imports: &ValueReader<'_>) {
-    let message = "no workloads: whoever connects is refused (source-unknown)";
-    let hint = "add workloads: the address, namespace and serviceAccount of each caller";
-    imports.warn(ValueProblem::new(ProblemKind::Doubtful, message).hint(hint.to_owned()));
-}
-
 pub(super) fn service<'a>(fields: &mut MapReader<'a>) -> Option<(ServiceName, ValueReader<'a>)> {
     let item = fields.required("service", "NAMESPACE/NAME")?;
     Some((item.value(value::name)?, item))

@@ -96,14 +96,9 @@ fn ip_addresses() {
 #[test]
 fn durations() {
     let any = Duration::ZERO..=Duration::from_secs(3600);
-    for (text, millis) in [
-        ("0s", 0),
-        ("100ms", 100),
-        ("5s", 5000),
-        ("1m", 60_000),
-        ("1h", 3_600_000),
-        ("30d", 2_592_000_000),
-    ] {
+    for (text, millis) in
+        [("0s", 0), ("100ms", 100), ("5s", 5000), ("1m", 60_000), ("1h", 3_600_000)]
+    {
         assert_eq!(duration(text, &any).unwrap(), Duration::from_millis(millis), "{text}");
     }
     const NOT: &str =
@@ -116,7 +111,8 @@ fn durations() {
         ("5min", " (did you mean 5m?)"),
         ("5MS", " (did you mean 5ms?)"),
         ("2hours", " (did you mean 2h?)"),
-        ("1d", ""),
+        ("1day", " (did you mean 1d?)"),
+        ("1w", ""),
         ("1.5s", ""),
         ("-5s", ""),
         ("s", ""),
@@ -125,6 +121,8 @@ fn durations() {
     ] {
         assert_eq!(said(duration(bad, &any)), format!("{bad:?} {NOT}{hint}"));
     }
+    let month = Duration::ZERO..=Duration::from_secs(30 * 86_400);
+    assert_eq!(duration("30d", &month).unwrap(), *month.end());
     assert_eq!(said(duration("61m", &any)), "61m is out of range: expected 0ms to 1h");
     assert_eq!(
         said(duration("99999999999999999h", &any)),

@@ -178,7 +178,7 @@ mod tests {
     use adit_core::name::NodeKey;
     use std::sync::Arc;
 
-    use adit_core::snapshot::ClusterView;
+    use adit_core::snapshot::{Class, ClusterView};
     use adit_core::wire::state::{Omission, RecordKey};
     use adit_transport::PeerInfo;
     use adit_transport::endpoint::ConnectionStats;

@@ -122,10 +122,6 @@ fn types_and_keys() {
             "limits: {streamsPerPeer: true}",
             "f:5:26: limits.streamsPerPeer: \"true\" is not a whole number: expected 1 to 1000000",
         ),
-        (
-            "imports: [{service: ns/a, from: bank, allow: [{namespace: ns, serviceAccount: s}], ports: [{name: http, port: 80, listen: \"127.0.0.1:15080\"}]}]",
-            "f:5:10: warning: imports: no workloads: whoever connects is refused (source-unknown)\n  hint: add workloads: the address, namespace and serviceAccount of each caller",
-        ),
         ("limits: {drain: 48h}", "f:5:17: limits.drain: 48h is out of range: expected 0ms to 1d"),
         (
             "limits: {bulkWindow: 1KiB}",
