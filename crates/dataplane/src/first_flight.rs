@@ -2,7 +2,7 @@
 //!
 //! Nothing waits for the peer: the first byte of an answer costs one round trip. Until the peer has said
 //! whether it reached a backend, what was sent is kept, so that after an explicit refusal another node
-//! can be sent the same. At most [`MAX_REPLAY`] bytes go before the answer, which is what a first flight holds
+//! can be sent the same. At most [`MAX_REPLAY_BYTES`] bytes go before the answer, which is what a first flight holds
 //! anyway; the rest waits in the kernel.
 
 use std::collections::VecDeque;
@@ -91,7 +91,7 @@ impl FirstFlight {
         }
     }
 
-    /// Sends what is `unsent` and what the workload says, up to [`MAX_REPLAY`]. Returns only when the workload
+    /// Sends what is `unsent` and what the workload says, up to [`MAX_REPLAY_BYTES`]. Returns only when the workload
     /// has gone. Dropping it loses nothing: what was read and not yet sent is in `unsent`.
     async fn send_unsent<T: Tcp>(
         &mut self,

@@ -2,7 +2,7 @@
 //!
 //! Of several pods one is active, elected by a Lease (`leader`). It creates or reads the CA (`ca`), signs its nodes'
 //! certificates (`signer`), and keeps Link, Export and Import objects, and the Services and EndpointSlices of imports.
-//! The process feeds it with what nodes learn of linked clusters, as [`ObservedPeers`]; it tells the process by
+//! The process feeds it with what nodes learn of linked clusters, as [`LinkedClusters`]; it tells the process by
 //! [`ObserverConfig`] which nodes to ask.
 //!
 //! Each pass of `reconcile` reads the `stores` into a `cluster_state`, has the `planner` make a `plan` (a pure function)

@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use adit_host::udp;
 use quinn::{AsyncUdpSocket, Runtime};
 
-/// Options of a socket; see [`adit_host::udp::Options`].
+/// Options of a socket; see [`adit_host::udp::UdpOptions`].
 pub type SocketOptions = udp::UdpOptions;
 
 /// Addresses, some time later.

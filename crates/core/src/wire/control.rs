@@ -1,7 +1,7 @@
 //! The control stream: a hello each way, then small urgent messages.
 //!
 //! A message is its type, its length, then fields; at most [`MAX_CONTROL_LEN`] bytes of fields. The first message
-//! each way is the [`Hello`], within [`header::DEADLINE`](super::header::HEADER_TIMEOUT). Message types follow
+//! each way is the [`Hello`], within [`HEADER_TIMEOUT`](super::header::HEADER_TIMEOUT). Message types follow
 //! the rule of fields: odd ones are critical.
 //!
 //! | message | fields |

@@ -3,7 +3,7 @@
 //! So that a node answers for itself only, with its own certificate, and nobody passes on what another said. Up to
 //! [`MAX_CONNECTED`] nodes are asked every [`ROUND_INTERVAL`] or a little less often, over connections that stay; in a
 //! larger cluster, where that many connections would cost too much memory, each is asked less often over a
-//! connection of its own: [`MAX_RATE`] of them a second. A node that does not answer delays no other: the sum of a
+//! connection of its own: [`MAX_HANDSHAKES_PER_SECOND`] of them a second. A node that does not answer delays no other: the sum of a
 //! round is made of what is known by then.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-/// From the beginning of one round to that of the next, in a cluster of up to [`MAX_ASKED`] nodes.
+/// From the beginning of one round to that of the next, in a cluster of up to [`MAX_ASKED_PER_SECOND`] nodes.
 const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 /// The most nodes that are asked a second over connections that stay.
 const MAX_ASKED_PER_SECOND: usize = 350;

@@ -1,8 +1,8 @@
 //! Merges what is believed, from wherever it comes, into the one value that the data path reads.
 //!
 //! The configuration, what Kubernetes adds to it, what peers say of themselves and which backends answer
-//! become a [`Snapshot`]: as a pure function ([`BaseSnapshot::from_config`], [`BaseSnapshot::with_kubernetes`],
-//! [`BaseSnapshot::snapshot`]) and as the task that publishes a new one when any of them changes ([`run`]).
+//! become a [`Snapshot`]: as a pure function ([`SnapshotBuilder::from_config`], [`SnapshotBuilder::with_kubernetes`],
+//! [`SnapshotBuilder::snapshot`]) and as the task that publishes a new one when any of them changes ([`run`]).
 
 mod base;
 #[cfg(test)]

@@ -12,7 +12,7 @@ impl Flow {
     /// The one line of the flow. Its fields have fixed names, which people's tools and `adit demo` read;
     /// what is not known is left out. Bytes are as the opener of the connection sees them.
     ///
-    /// Where there are many, only some are logged: see [`LogLimit`].
+    /// Where there are many, only some are logged: see [`LogLimit`](super::log_limit::LogLimit).
     pub(super) fn log(&self, code: Code, duration: Duration) {
         let cluster = self.peer.as_ref().map(|(cluster, _)| cluster);
         let Some(unlogged) = self.flows.0.log_limit.admit(self.direction, code, cluster) else {

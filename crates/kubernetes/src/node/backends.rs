@@ -85,7 +85,7 @@ impl<'a> BackendFilter<'a> {
 
     /// Returns whether an address must never be a backend, whoever named the Service: one of a
     /// node, of the range that stands for imports (that would be a loop), of the Services' range,
-    /// or one that [`address::is_special`] has.
+    /// or one that [`address::is_reserved_for_machine`] has.
     fn is_forbidden(&self, ip: IpAddr) -> bool {
         let carried = address::effective_ip(ip);
         let known =

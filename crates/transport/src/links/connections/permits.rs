@@ -1,6 +1,6 @@
 //! Permits of connections: each has one from the moment in which its peer is known to its end.
 //!
-//! A connection costs memory before its hello has come, so its permit is of_cluster before that. Owns how many
+//! A connection costs memory before its hello has come, so its permit is taken before that. Owns how many
 //! connections each cluster and node has, and how fast each cluster's nodes connect.
 //! [`adit_core::admission::connection_limits`] decides how many there may be.
 
@@ -117,7 +117,7 @@ impl ConnectionPermits {
                     "there are {with_unannounced} connections with nodes that {cluster} has not announced already"
                 ),
                 LimitReached::Total => {
-                    format!("all places are of_cluster, and {cluster} has {with_cluster} of them")
+                    format!("all places are taken, and {cluster} has {with_cluster} of them")
                 }
             });
         }
