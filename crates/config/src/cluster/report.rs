@@ -40,9 +40,19 @@ impl ClusterReport {
         self.add(ValueProblem::new(ProblemKind::Doubtful, message), ProblemSeverity::Warning);
     }
 
+    /// Adds what somebody else found odd about the fragment of this key.
+    pub fn add_warning_in(&mut self, key: &str, message: impl Into<String>) {
+        let finding = ValueProblem::new(ProblemKind::Doubtful, message);
+        self.add_in(key, finding, ProblemSeverity::Warning);
+    }
+
     fn add(&mut self, finding: ValueProblem, severity: ProblemSeverity) {
+        self.add_in("ConfigMap", finding, severity);
+    }
+
+    fn add_in(&mut self, name: &str, finding: ValueProblem, severity: ProblemSeverity) {
         let problem = finding.at(severity, "", None);
-        self.fragments.push(ConfigReport::new(Path::new("ConfigMap"), vec![problem]));
+        self.fragments.push(ConfigReport::new(Path::new(name), vec![problem]));
     }
 
     /// True if there are no findings and the cluster has a name.

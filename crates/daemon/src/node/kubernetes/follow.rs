@@ -87,7 +87,7 @@ impl ClusterFollower {
         }
     }
 
-    /// Sends the configuration. Returns true if it is good.
+    /// Sends the configuration. Returns true if it is good, with the trust of all its links.
     async fn update_config(&mut self, now: &ObservedCluster) -> bool {
         let loaded = match self.source.read(&now.config) {
             Ok((settings, config, reports)) => {
@@ -102,7 +102,7 @@ impl ClusterFollower {
             }
             Err(report) => Err(rejected_reports(report)),
         };
-        let is_good = loaded.is_ok();
+        let is_good = loaded.is_ok() && self.source.is_wholly_good(&now.config);
         // The receiver is gone only when the process ends.
         drop(self.updates.send(ConfigUpdate::Config(loaded)).await);
         is_good

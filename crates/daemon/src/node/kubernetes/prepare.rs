@@ -103,11 +103,15 @@ async fn wait_for_config(
     last_good: &BTreeMap<String, String>,
 ) -> (ClusterConfig, Config, Vec<ConfigReport>, BTreeMap<String, String>) {
     let mut logged = None;
+    // Notes the trust of its links, for those whose bundle is no good now.
+    source.read(last_good).ok();
     loop {
         let now = observed.borrow_and_update().clone();
         let wrong = match source.read(&now.config) {
             Ok((settings, config, reports)) => {
-                return (settings, config, reports, now.config.clone());
+                let is_good = source.is_wholly_good(&now.config) || last_good.is_empty();
+                let good = if is_good { &now.config } else { last_good };
+                return (settings, config, reports, good.clone());
             }
             Err(report) => report.to_string(),
         };

@@ -10,8 +10,10 @@ use std::sync::{Arc, OnceLock};
 
 use adit_config::cluster::{ClusterConfig, NetworkConfig, NodeFacts};
 use adit_config::{ClusterReport, Config, ConfigReport};
+use adit_core::name::ClusterName;
+use adit_core::spiffe::TrustDomain;
 use adit_host::routes;
-use adit_kubernetes::config_map;
+use adit_kubernetes::config_map::{self, link_bundle};
 use adit_kubernetes::node::NodeLocation;
 use adit_kubernetes::node::observed::ObservedCluster;
 use adit_kubernetes::node::state::{NodeState, node_state};
@@ -50,6 +52,8 @@ pub(in crate::node) struct KubernetesSource {
     pod_addresses: Mutex<PodAddressFilter>,
     /// The ConfigMap that was parsed last.
     parsed: Mutex<Option<Arc<ParsedConfigMap>>>,
+    /// Trust domain and bundle of each link, as they were when they last belonged together.
+    good_trust: Mutex<BTreeMap<ClusterName, (TrustDomain, String)>>,
 }
 
 /// The fragments of a ConfigMap, and what they say.
@@ -73,6 +77,7 @@ impl KubernetesSource {
             network: OnceLock::new(),
             pod_addresses: Mutex::default(),
             parsed: Mutex::default(),
+            good_trust: Mutex::default(),
         }
     }
 
@@ -118,6 +123,7 @@ impl KubernetesSource {
         fragments: &BTreeMap<String, String>,
     ) -> Result<(ClusterConfig, Config, Vec<ConfigReport>), ClusterReport> {
         let (mut settings, mut report) = self.parsed(fragments).result.clone()?;
+        self.keep_good_trust(&mut settings);
         if let Some(network) = self.network.get().filter(|now| **now != settings.network) {
             settings.network = network.clone();
             report.add_warning(RESTART_HINT);
@@ -130,6 +136,29 @@ impl KubernetesSource {
             bundles: state_folder.join(BUNDLES_FOLDER),
         });
         Ok((settings, config, report.fragments))
+    }
+
+    /// True if everything that `fragments` say can be used, the trust bundle of each link included.
+    pub(super) fn is_wholly_good(&self, fragments: &BTreeMap<String, String>) -> bool {
+        self.parsed(fragments)
+            .result
+            .as_ref()
+            .is_ok_and(|(settings, _)| settings.links.iter().all(|link| link_bundle(link).is_ok()))
+    }
+
+    /// Puts back what was last good where a link's trust bundle cannot be used. The trust domain with it: an empty
+    /// trust domain ends the connections that the bundle was to keep.
+    fn keep_good_trust(&self, settings: &mut ClusterConfig) {
+        let mut good = self.good_trust.lock();
+        for link in &mut settings.links {
+            if link_bundle(link).is_ok() {
+                let trust = (link.trust_domain.clone(), link.trust_bundle.clone());
+                good.insert(link.cluster.clone(), trust);
+            } else if let Some(trust) = good.get(&link.cluster) {
+                (link.trust_domain, link.trust_bundle) = trust.clone();
+            }
+        }
+        good.retain(|cluster, _| settings.links.iter().any(|link| link.cluster == *cluster));
     }
 
     /// The state that Kubernetes adds, with what only the machine knows. The machine is asked each time, because the

@@ -1,5 +1,6 @@
 //! A node's part in its cluster, without an API server.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -121,6 +122,34 @@ fn the_containers_of_a_pod_have_one_network() {
     assert_eq!(pin_network(&source.options, &first).unwrap(), next);
     clear_state(folder.path()).unwrap();
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// A slip in `trustDomain` must not end what the link carries: its trust stays as it was, and it is said where.
+#[test]
+fn a_trust_domain_that_is_not_its_bundles_leaves_the_trust_of_its_link_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_tell, source) = source(folder.path(), "cluster: edge\n");
+    let file = folder.path().join("fresh");
+    crate::testing::TestCa::new("bank").bundle(&file);
+    let pem = std::fs::read_to_string(file).unwrap().trim_end().replace('\n', "\n      ");
+    let fragments = |domain: &str| -> BTreeMap<String, String> {
+        let links = format!(
+            "links:\n- cluster: bank\n  trustDomain: {domain}\n  trustBundle: |\n      {pem}\n"
+        );
+        [
+            ("cluster.yaml".to_owned(), "cluster: edge\n".to_owned()),
+            ("link-bank.yaml".to_owned(), links),
+        ]
+        .into()
+    };
+    let (good, slip) = (fragments("bank.example"), fragments("bank.exmple"));
+    assert!(source.is_wholly_good(&good) && !source.is_wholly_good(&slip));
+    source.read(&good).unwrap();
+    let (settings, config, reports) = source.read(&slip).unwrap();
+    assert_eq!(config.links[0].trust_domain.as_str(), "bank.example");
+    assert!(adit_kubernetes::config_map::link_bundle(&settings.links[0]).is_ok());
+    let said = reports.iter().map(ConfigReport::to_string).collect::<String>();
+    assert!(said.contains("link-bank.yaml: warning: trust bundle of link bank: "), "{said}");
 }
 
 /// A ConfigMap in which one bundle of two is none: the other one counts, what was good is kept, and it is said.
