@@ -7,13 +7,11 @@
 //!
 //! Each failure names file and line, and what to do. Sizes of files and edges between crates are `architecture.rs`'.
 
-#![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
-
 mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adit_tests::sources::rust_files;
 

@@ -173,6 +173,30 @@ impl ControllerStage {
     }
 }
 
+/// A slice of the Service's own pod.
+fn own_slice(ready: bool) -> Value {
+    json!({"metadata": {"name": "fraud-bot-x", "namespace": "agents",
+        "labels": {"kubernetes.io/service-name": "fraud-bot"}}, "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.244.0.9"], "conditions": {"ready": ready}}]})
+}
+
+/// Puts a Service and an Agent of kagent's there that is to have so many pods.
+fn kagents_stub(server: &FakeApiServer, replicas: u32) {
+    let spec =
+        json!({"type": "BYO", "byo": {"deployment": {"image": "none", "replicas": replicas}}});
+    let agent =
+        json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "a"}, "spec": spec});
+    server.put("kagent.dev/agents", agent);
+    let owner = json!([{"apiVersion": "kagent.dev/v1alpha2", "kind": "Agent", "name": "fraud-bot",
+        "uid": "a", "controller": true}]);
+    server.put(
+        SERVICES,
+        json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "s", "ownerReferences": owner},
+            "spec": {"ports": [{"name": "http", "port": 8080}], "ipFamilies": ["IPv4"],
+                "selector": {"app": "kagent", "kagent": "fraud-bot"}}}),
+    );
+}
+
 mod agents;
 mod aliases;
 fn events(server: &FakeApiServer, reason: &str) -> usize {

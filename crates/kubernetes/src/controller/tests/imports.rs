@@ -115,30 +115,6 @@ async fn a_service_of_somebody_else_is_filled_and_never_edited_or_deleted() {
     assert_eq!(edits.collect::<Vec<_>>(), Vec::<String>::new());
 }
 
-/// A slice of the Service's own pod.
-fn own_slice(ready: bool) -> Value {
-    json!({"metadata": {"name": "fraud-bot-x", "namespace": "agents",
-        "labels": {"kubernetes.io/service-name": "fraud-bot"}}, "addressType": "IPv4",
-        "endpoints": [{"addresses": ["10.244.0.9"], "conditions": {"ready": ready}}]})
-}
-
-/// Puts a Service and an Agent of kagent's there that is to have so many pods.
-fn kagents_stub(server: &FakeApiServer, replicas: u32) {
-    let spec =
-        json!({"type": "BYO", "byo": {"deployment": {"image": "none", "replicas": replicas}}});
-    let agent =
-        json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "a"}, "spec": spec});
-    server.put("kagent.dev/agents", agent);
-    let owner = json!([{"apiVersion": "kagent.dev/v1alpha2", "kind": "Agent", "name": "fraud-bot",
-        "uid": "a", "controller": true}]);
-    server.put(
-        SERVICES,
-        json!({"metadata": {"name": "fraud-bot", "namespace": "agents", "uid": "s", "ownerReferences": owner},
-            "spec": {"ports": [{"name": "http", "port": 8080}], "ipFamilies": ["IPv4"],
-                "selector": {"app": "kagent", "kagent": "fraud-bot"}}}),
-    );
-}
-
 #[tokio::test(start_paused = true)]
 async fn kagents_stub_is_filled_by_itself_until_its_agent_gets_pods() {
     let mut stage = ControllerStage::new(OPENED);
