@@ -5,7 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is how it fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use adit_tests::sources::{root, rust_files};

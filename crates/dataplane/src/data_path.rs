@@ -206,7 +206,7 @@ mod tests {
     use super::*;
     use crate::tcp::os::OsTcpNetwork;
 
-    /// What an async function of two or three arguments keeps while it runs.
+    /// The size of the future of an async function of two or three arguments.
     fn size_of_two<A, B, F>(_: fn(A, B) -> F) -> usize {
         size_of::<F>()
     }

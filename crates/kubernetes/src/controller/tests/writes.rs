@@ -1,4 +1,4 @@
-//! What is written, by whom, in which order, and what is told while it fails.
+//! Writes: by whom, in which order, and what is told while they fail.
 
 use super::*;
 
