@@ -71,6 +71,8 @@ pub mod annotation {
 /// Annotation of the controller's Lease: what is wrong with the controller that holds it, for
 /// people.
 pub const TROUBLE: &str = "adit.dev/trouble";
+/// Annotation of the controller's Lease: the release of the controller that holds it.
+pub const RELEASE: &str = "adit.dev/release";
 /// Annotation of the controller's Lease: what its nodes report of themselves, as JSON of a
 /// [`crate::summary::NodesSummary`].
 pub const NODES: &str = "adit.dev/nodes";

@@ -18,6 +18,10 @@ use serde::{Deserialize, Serialize};
 
 /// Most items in a summary; errors come first.
 pub const MAX_ITEMS: usize = 48;
+/// Most releases that a summary tells apart: an update that is under way has two.
+pub const MAX_RELEASES: usize = 8;
+/// The name under which a summary counts all other releases.
+pub const OTHER_RELEASES: &str = "other";
 /// Number of nodes and sources that an item names.
 const MAX_NAMED: usize = 4;
 /// Longest sentence in a summary, in bytes.
@@ -50,6 +54,9 @@ pub struct NodesSummary {
     pub more: usize,
     /// Recently refused connections that belong to none of the items.
     pub other_refusals: u64,
+    /// Number of nodes that run each release, of those that answered; at most [`MAX_RELEASES`], and the rest as
+    /// [`OTHER_RELEASES`]. A node that does not say runs one of before releases were told: its release is empty.
+    pub releases: BTreeMap<String, usize>,
     /// Exports for which no backend answers on some nodes: their own conditions say it, not the
     /// Lease.
     #[serde(skip)]
@@ -120,6 +127,7 @@ impl NodesSummary {
                 }
             };
             summary.answered += 1;
+            summary.add_release(&report.version);
             exports.add(node, report);
             summary.other_refusals = summary.other_refusals.saturating_add(report.others);
             for trouble in &report.troubles {
@@ -179,9 +187,16 @@ impl NodesSummary {
             items: self.items.iter().map(item).collect(),
             silent_nodes: silent.collect(),
             other_refusals: 0,
+            releases: self.releases.clone(),
             exports: Arc::clone(&self.exports),
             ..*self
         }
+    }
+
+    fn add_release(&mut self, release: &str) {
+        let has_room = self.releases.len() < MAX_RELEASES || self.releases.contains_key(release);
+        let key = if has_room { release } else { OTHER_RELEASES };
+        *self.releases.entry(key.to_owned()).or_default() += 1;
     }
 
     /// Describes the nodes that do not answer; `None` if all do.

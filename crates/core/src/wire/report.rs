@@ -12,6 +12,7 @@
 //! | 6 others | refused connections for which the list had no place |
 //! | 8 exports | list of [`ExportFault`], at most [`NodeReport::MAX_EXPORTS`] |
 //! | 10 cut | 1 where there are more of those |
+//! | 12 version | the release that the node runs, at most [`MAX_VERSION_LEN`] visible ASCII characters; absent from earlier versions |
 
 use bytes::BytesMut;
 
@@ -20,12 +21,14 @@ mod question;
 mod refusal_series;
 mod sentence;
 mod trouble;
+mod version;
 
 pub use self::export_fault::ExportFault;
 pub use self::question::{MAX_QUESTION_LEN, ReportQuestion};
 pub use self::refusal_series::{RefusalSeries, is_askers_fault};
 pub use self::sentence::MAX_SENTENCE_LEN;
 pub use self::trouble::{NodeTrouble, TroubleSubject};
+pub use self::version::MAX_VERSION_LEN;
 use super::tlv::{TlvReader, TlvWriter, WireError};
 
 /// The longest report, in bytes.
@@ -43,6 +46,8 @@ pub struct NodeReport {
     pub exports: Vec<ExportFault>,
     /// True if there are more exports than fit.
     pub is_truncated: bool,
+    /// The release that the node runs, at most [`MAX_VERSION_LEN`] bytes; empty if it does not say.
+    pub version: String,
 }
 
 impl NodeReport {
@@ -71,6 +76,9 @@ impl NodeReport {
         if self.is_truncated || self.exports.len() > Self::MAX_EXPORTS {
             fields.integer(10, 1);
         }
+        if !self.version.is_empty() {
+            fields.text(12, &version::truncated_version(&self.version));
+        }
         fields.finish()
     }
 
@@ -98,6 +106,7 @@ impl NodeReport {
                     report.exports = value.list(Self::MAX_EXPORTS, "exports", ExportFault::read)?
                 }
                 10 => report.is_truncated = value.integer("exports")? > 0,
+                12 => report.version = version::read_version(value)?,
                 other => TlvReader::skip_unknown(other)?,
             }
         }
@@ -156,6 +165,7 @@ mod tests {
                 fault(target(""), None),
             ],
             is_truncated: true,
+            version: "0.1.0".to_owned(),
         }
     }
 
@@ -179,6 +189,7 @@ mod tests {
         much.refusals = vec![RefusalSeries { sentence: long, ..series(Some("a")) }; 40];
         much.exports = vec![fault(target("http"), None); 129];
         much.is_truncated = false;
+        much.version = format!("1.0.0-é\n{}", "x".repeat(99));
         let bytes = much.encode();
         assert!(bytes.len() <= MAX_REPORT_LEN, "{}", bytes.len());
         let read = NodeReport::decode(&bytes).unwrap();
@@ -186,6 +197,7 @@ mod tests {
         assert_eq!((read.exports.len(), read.is_truncated), (128, true));
         assert_eq!(read.others, 7 + 8 * 1384);
         assert!(read.troubles[0].sentence.chars().all(|c| matches!(c, 'é' | ' ' | '.')));
+        assert_eq!(read.version, format!("1.0.0-{}", "x".repeat(MAX_VERSION_LEN - 6)));
     }
 
     #[test]
@@ -214,7 +226,9 @@ mod tests {
         let (troubles, refusals) = (vec![trouble; 64], vec![refusal; 32]);
         let most = ExportFault { total: u32::MAX, here: u32::MAX, ..fault(target, None) };
         let exports = vec![most; 128];
-        let report = NodeReport { troubles, refusals, others: 0, exports, is_truncated: true };
+        let version = "v".repeat(MAX_VERSION_LEN);
+        let report =
+            NodeReport { troubles, refusals, others: 0, exports, is_truncated: true, version };
         assert_eq!(NodeReport::decode(&report.encode()), Ok(report));
     }
 
@@ -233,6 +247,12 @@ mod tests {
         item.integer(1, 0).integer(7, 0x15).text(10, "a\u{1b}[31m");
         let refused = raw(TlvWriter::default().list(2, [item.finish()]));
         assert_eq!(refused, Err(WireError::Invalid("sentence")));
+        for version in
+            ["1.0\u{1b}[31m".to_owned(), "v".repeat(MAX_VERSION_LEN + 1), "1 0".to_owned()]
+        {
+            let refused = raw(TlvWriter::default().text(12, &version));
+            assert_eq!(refused, Err(WireError::Invalid("version")));
+        }
         assert_eq!(raw(TlvWriter::default().text(20, "later")), Ok(NodeReport::default()));
     }
 

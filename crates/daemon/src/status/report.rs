@@ -68,7 +68,8 @@ pub fn node_report(
         }
     }
     let (exports, is_cut) = export_faults(status);
-    NodeReport { troubles, refusals, others, exports, is_truncated: is_cut }
+    let version = status.node.version.clone();
+    NodeReport { troubles, refusals, others, exports, is_truncated: is_cut, version }
 }
 
 /// The exports that no backend answers for, as far as one report has room, and whether there are more. Namespaces take

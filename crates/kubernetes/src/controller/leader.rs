@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::phase::{ControllerPhase, ControllerState};
 use super::request::{REQUEST_TIMEOUT, with_timeout};
-use crate::api::{CONTROLLER, NODES, TROUBLE, truncated};
+use crate::api::{CONTROLLER, NODES, RELEASE, TROUBLE, truncated};
 use crate::summary::NodesSummary;
 
 /// Time that others wait for a silent holder, from its last renewal that they saw.
@@ -171,6 +171,7 @@ impl LeaderElection {
             Some(trouble) => annotations.insert(TROUBLE.into(), truncated(trouble).into()),
             None => annotations.remove(TROUBLE),
         };
+        annotations.insert(RELEASE.into(), env!("CARGO_PKG_VERSION").into());
         let nodes = Arc::clone(&self.nodes.borrow());
         match serde_json::to_string(&*nodes).ok().filter(|_| !nodes.at.is_empty()) {
             Some(nodes) => annotations.insert(NODES.into(), nodes),

@@ -125,3 +125,19 @@ fn a_summary_has_a_bound_whatever_five_thousand_nodes_say() {
     assert_eq!((summary.items.len(), summary.other_refusals), (MAX_ITEMS, 200));
     assert_eq!(summary.more, 64 * 200 + 32 - MAX_ITEMS);
 }
+
+#[test]
+fn releases_are_counted_and_the_number_of_them_is_bounded() {
+    let of = |version: String| NodeReport { version, ..NodeReport::default() };
+    let reports = ["0.1.0", "0.2.0", "0.1.0", ""].map(|version| of(version.to_owned()));
+    let summary = NodesSummary::from_answers(&answers(reports.to_vec()), now());
+    let counted: Vec<_> = summary.releases.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+    assert_eq!(counted, [("", 1), ("0.1.0", 2), ("0.2.0", 1)]);
+    let text = serde_json::to_string(&summary).unwrap();
+    assert_eq!(serde_json::from_str::<NodesSummary>(&text).unwrap().releases, summary.releases);
+    assert_ne!(summary.stable_part(&summary).releases.len(), 0);
+    let many = (0..100).map(|n| of(format!("0.{n}.0"))).collect();
+    let summary = NodesSummary::from_answers(&answers(many), now());
+    assert_eq!(summary.releases.len(), MAX_RELEASES + 1);
+    assert_eq!(summary.releases[OTHER_RELEASES], 100 - MAX_RELEASES);
+}

@@ -239,6 +239,8 @@ async fn what_is_stored_otherwise_than_it_is_written_is_written_with_pauses() {
     assert!((5..20).contains(&tries.len()), "{}", tries.len());
     let lease = stage.server.get(LEASES, "adit-system", "adit-controller").unwrap();
     let trouble = lease["metadata"]["annotations"]["adit.dev/trouble"].as_str().unwrap().to_owned();
+    let release = &lease["metadata"]["annotations"]["adit.dev/release"];
+    assert_eq!(release, env!("CARGO_PKG_VERSION"));
     assert!(trouble.contains("apply the definitions of this version"), "{trouble}");
 }
 
