@@ -2,7 +2,10 @@
 //! the report of a change.
 
 use std::future::Future;
+use std::io::{IsTerminal, Write, stderr, stdin};
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
 use adit_kubernetes::operator::context::{Context, ContextError};
 use adit_kubernetes::operator::edit::{ConfigChanges, EditOutcome, manifest};
@@ -39,6 +42,39 @@ impl ClusterArgs {
     }
 }
 
+/// Exit status if a command is used wrongly.
+pub(crate) const MISUSED: u8 = 2;
+/// Exit status if something was changed, and not all of it.
+pub(crate) const UNFINISHED: u8 = 3;
+
+/// Turns the result of changing clusters into an exit status: an error after the first change is not the same as one
+/// before it.
+pub(crate) fn exit_status(done: anyhow::Result<()>, is_changed: bool) -> anyhow::Result<ExitCode> {
+    match done {
+        Err(error) if is_changed => {
+            eprintln!("adit: {error:#}");
+            Ok(ExitCode::from(UNFINISHED))
+        }
+        Err(error) => Err(error.context("nothing was changed")),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Asks a person whether to go on. Where nobody can be asked, the answer is no.
+///
+/// # Errors
+/// If the terminal cannot be read or written.
+pub(crate) fn confirm() -> std::io::Result<bool> {
+    if !stdin().is_terminal() || !stderr().is_terminal() {
+        return Ok(false);
+    }
+    write!(stderr(), "Go on? [y/N] ")?;
+    stderr().flush()?;
+    let mut line = String::new();
+    stdin().read_line(&mut line)?;
+    Ok(["y", "yes"].contains(&line.trim().to_lowercase().as_str()))
+}
+
 /// Runs a future that asks an API server.
 pub(crate) fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
@@ -70,4 +106,12 @@ fn describe_keys(changes: &ConfigChanges) -> String {
     };
     let all: Vec<_> = changes.iter().map(one).collect();
     format!("{} in ConfigMap adit-system/adit", all.join(", "))
+}
+
+/// The longest time that a command waits.
+const MAX_WAIT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Parses a time as options have it: whole seconds or minutes, a day at most.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    adit_config::parse_duration(text, &(Duration::ZERO..=MAX_WAIT_TIMEOUT))
 }

@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use tokio::time::Instant;
 
 use self::args::BundleCommand;
-pub(crate) use self::args::{LinkArgs, UnlinkArgs, parse_wait};
+pub(crate) use self::args::{ImportOptions, LinkArgs, UnlinkArgs};
 use self::description::describe_import;
 use crate::cluster_args::{ClusterArgs, block_on, report_edit};
 use crate::output::print;
@@ -41,11 +41,22 @@ fn ask_namespaces(
     if options.namespaces.is_some() || steps::is_linked(document, other) {
         return Ok(options);
     }
-    if answer.is_none() && question::can_ask() {
-        *answer = Some(question::ask(&mut stdin().lock(), &mut stderr())?);
+    if answer.is_none() {
+        *answer = ask_once()?;
     }
     options.namespaces.clone_from(answer);
     Ok(options)
+}
+
+/// Asks which namespaces are open to the other cluster, where somebody can be asked.
+///
+/// # Errors
+/// If the terminal cannot be read or written.
+pub(crate) fn ask_once() -> anyhow::Result<Option<Vec<NamePattern>>> {
+    if !question::can_ask() {
+        return Ok(None);
+    }
+    Ok(Some(question::ask(&mut stdin().lock(), &mut stderr())?))
 }
 
 /// Links.
@@ -67,14 +78,16 @@ pub(crate) fn link(args: &LinkArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Adds to an error what to do about it by the arguments of these commands.
-fn explained(error: LinkError) -> anyhow::Error {
+pub(crate) fn explained(error: LinkError) -> anyhow::Error {
     let hint = match &error {
         LinkError::SameName(_) => {
-            "name one of them with --name-a or --name-b; a cluster that has a name keeps it"
+            "name one of them with --name-a or --name-b (adit install: --name CONTEXT=NAME); a cluster that has a name \
+             keeps it"
         }
         LinkError::NameConflict { .. } => "leave the option out",
         LinkError::NoUsableName(_) => {
-            "choose one with --name-a or --name-b; with --name where there is one context"
+            "choose one with --name-a or --name-b; with --name where there is one context (adit install: --name \
+             CONTEXT=NAME)"
         }
         LinkError::InvalidBundle(_) => "`adit link export` on the other side writes one",
         LinkError::Edit(_) | LinkError::SameTrustDomain(_) | LinkError::TimedOut { .. } => {
@@ -84,59 +97,90 @@ fn explained(error: LinkError) -> anyhow::Error {
     anyhow::anyhow!("{error}\n  hint: {hint}")
 }
 
+/// Options for linking two clusters.
+#[derive(Debug, Clone)]
+pub(crate) struct PairOptions<'a> {
+    /// Names of the clusters, if they have none yet.
+    pub(crate) names: [Option<&'a ClusterName>; 2],
+    /// Options for automatic imports, on both sides.
+    pub(crate) import: LinkImportOptions,
+    /// True if the changes are only printed.
+    pub(crate) print: bool,
+    /// Time to wait for CAs, and again for the link.
+    pub(crate) wait: Duration,
+}
+
 async fn link_both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
     let a = args.kubeconfig.connect(Some(a)).await?;
     let b = args.kubeconfig.connect(Some(b)).await?;
-    let name_a =
-        steps::identify(&a.name, &a.document().await?, args.name_a.as_ref()).map_err(explained)?;
-    let name_b =
-        steps::identify(&b.name, &b.document().await?, args.name_b.as_ref()).map_err(explained)?;
-    steps::check_distinct(&name_a, &name_b).map_err(explained)?;
-    let unnamed: Vec<_> =
-        [(&a, &name_a), (&b, &name_b)].into_iter().filter(|(_, n)| !n.changes.is_empty()).collect();
-    if args.print && !unnamed.is_empty() {
-        for (context, named) in unnamed {
-            report_edit(
-                context,
-                &EditOutcome { changes: named.changes.clone(), ..EditOutcome::default() },
-                true,
-                "",
-            )?;
-            print("---\n")?;
-        }
-        return print(
-            "# A CA is made when its cluster has a name. Apply this, and run the same command again for the links.\n",
-        );
-    }
-    for (context, named) in unnamed {
-        write_name(context, named).await?;
-    }
-    let (options, mut answer) = (args.import.to_request(), None);
-    let options_a = ask_namespaces(&options, &a.document().await?, &name_b.name, &mut answer)?;
-    let options_b = ask_namespaces(&options, &b.document().await?, &name_a.name, &mut answer)?;
-    let deadline = Instant::now() + args.wait;
-    let bundle_a = bundle::wait_for_bundle(&a, &name_a, deadline).await?;
-    let bundle_b = bundle::wait_for_bundle(&b, &name_b, deadline).await?;
-    let first = link_one_side(&a, &bundle_b, &options_a, args.print).await?;
-    if args.print {
-        print("---\n")?;
-    }
-    let second = link_one_side(&b, &bundle_a, &options_b, args.print).await?;
-    if args.print {
-        return Ok(());
-    }
-    let deadline = Instant::now() + args.wait;
-    steps::wait_until_up(&a, &bundle_b.cluster, deadline).await?;
-    steps::wait_until_up(&b, &bundle_a.cluster, deadline).await?;
-    print(&format!("{} and {} are linked: both say the link is up\n", name_a.name, name_b.name))?;
-    if first || second {
+    let options = PairOptions {
+        names: [args.name_a.as_ref(), args.name_b.as_ref()],
+        import: args.import.to_request(),
+        print: args.print,
+        wait: args.wait,
+    };
+    if link_pair(&a, &b, &options, &mut None).await? {
         let hint = "next: `adit export NAMESPACE/NAME --context CONTEXT --to CLUSTER --allow SERVICEACCOUNT`\n";
         print(hint)?;
     }
     Ok(())
 }
 
-async fn write_name(context: &Context, named: &ClusterIdentity) -> anyhow::Result<()> {
+/// Links two clusters, and returns whether anything was changed. `answer` is what somebody has said to the question of
+/// namespaces, and gets what is said here.
+pub(crate) async fn link_pair(
+    a: &Context,
+    b: &Context,
+    options: &PairOptions<'_>,
+    answer: &mut Option<Vec<NamePattern>>,
+) -> anyhow::Result<bool> {
+    let name_a =
+        steps::identify(&a.name, &a.document().await?, options.names[0]).map_err(explained)?;
+    let name_b =
+        steps::identify(&b.name, &b.document().await?, options.names[1]).map_err(explained)?;
+    steps::check_distinct(&name_a, &name_b).map_err(explained)?;
+    let unnamed: Vec<_> =
+        [(a, &name_a), (b, &name_b)].into_iter().filter(|(_, n)| !n.changes.is_empty()).collect();
+    if options.print && !unnamed.is_empty() {
+        print_names(&unnamed)?;
+        return Ok(false);
+    }
+    for (context, named) in unnamed {
+        write_name(context, named).await?;
+    }
+    let import = &options.import;
+    let options_a = ask_namespaces(import, &a.document().await?, &name_b.name, answer)?;
+    let options_b = ask_namespaces(import, &b.document().await?, &name_a.name, answer)?;
+    let deadline = Instant::now() + options.wait;
+    let bundle_a = bundle::wait_for_bundle(a, &name_a, deadline).await?;
+    let bundle_b = bundle::wait_for_bundle(b, &name_b, deadline).await?;
+    let first = link_one_side(a, &bundle_b, &options_a, options.print).await?;
+    if options.print {
+        print("---\n")?;
+    }
+    let second = link_one_side(b, &bundle_a, &options_b, options.print).await?;
+    if options.print {
+        return Ok(false);
+    }
+    let deadline = Instant::now() + options.wait;
+    steps::wait_until_up(a, &bundle_b.cluster, deadline).await?;
+    steps::wait_until_up(b, &bundle_a.cluster, deadline).await?;
+    print(&format!("{} and {} are linked: both say the link is up\n", name_a.name, name_b.name))?;
+    Ok(first || second)
+}
+
+fn print_names(unnamed: &[(&Context, &ClusterIdentity)]) -> anyhow::Result<()> {
+    for (context, named) in unnamed {
+        let changes = named.changes.clone();
+        report_edit(context, &EditOutcome { changes, ..EditOutcome::default() }, true, "")?;
+        print("---\n")?;
+    }
+    print(
+        "# A CA is made when its cluster has a name. Apply this, and run the same command again for the links.\n",
+    )
+}
+
+pub(crate) async fn write_name(context: &Context, named: &ClusterIdentity) -> anyhow::Result<()> {
     let edited = steps::write_name(context, named).await?;
     let done = format!("named this cluster {}, trust domain {}", named.name, named.trust_domain);
     report_edit(context, &edited, false, &done)

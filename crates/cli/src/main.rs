@@ -2,7 +2,7 @@
 //!
 //! Each command is a module with its arguments and a `run`; this file only chooses among them and turns
 //! what they return into an exit status: 0 done, 1 failed (`check`: the file has errors), 2 used wrongly
-//! (`pki show`: something is unusable). Logic that another program would need lives in the crates below.
+//! (`pki show`: something is unusable), 3 begun and not finished (`install`, `upgrade`, `uninstall`). Logic that another program would need lives in the crates below.
 
 mod check;
 mod cluster_args;
@@ -12,6 +12,7 @@ mod declare;
 #[cfg(feature = "demo")]
 mod demo;
 mod generate;
+mod install;
 mod link;
 mod migrate;
 mod node;
@@ -19,7 +20,11 @@ mod output;
 mod pki;
 mod prepare;
 mod probe;
+mod progress;
 mod status;
+mod uninstall;
+mod upgrade;
+mod version;
 
 use std::process::ExitCode;
 
@@ -37,7 +42,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[command(name = "adit", version, max_term_width = 100)]
 #[command(
     after_help = "Exit status: 0 done, 1 failed (check: the file has errors), 2 used wrongly \
-                        (pki show: something is unusable)."
+                        (pki show: something is unusable), 3 begun and not finished (install, upgrade, uninstall: run it again)."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -56,6 +61,7 @@ enum CliCommand {
     Demo(demo::Args),
     Export(declare::ExportArgs),
     Import(declare::ImportArgs),
+    Install(install::Args),
     Link(link::LinkArgs),
     #[command(hide = true)]
     Man(generate::ManArgs),
@@ -65,7 +71,10 @@ enum CliCommand {
     Prepare(prepare::Args),
     Probe(probe::Args),
     Status(status::Args),
+    Uninstall(uninstall::Args),
     Unlink(link::UnlinkArgs),
+    Upgrade(upgrade::Args),
+    Version(version::Args),
 }
 
 fn main() -> ExitCode {
@@ -84,6 +93,7 @@ fn main() -> ExitCode {
         CliCommand::Demo(args) => demo::run(&args),
         CliCommand::Export(args) => declare::export(&args),
         CliCommand::Import(args) => declare::import(&args),
+        CliCommand::Install(args) => install::run(&args),
         CliCommand::Link(args) => link::link(&args),
         CliCommand::Man(args) => generate::man(&args, Cli::command()),
         CliCommand::Migrate(args) => migrate::migrate(&args),
@@ -92,7 +102,10 @@ fn main() -> ExitCode {
         CliCommand::Prepare(args) => prepare::run(&args),
         CliCommand::Probe(args) => probe::run(&args),
         CliCommand::Status(args) => status::run(args),
+        CliCommand::Uninstall(args) => uninstall::run(&args),
         CliCommand::Unlink(args) => link::unlink(&args),
+        CliCommand::Upgrade(args) => upgrade::run(&args),
+        CliCommand::Version(args) => version::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("adit: {error:#}");

@@ -10,9 +10,8 @@ use adit_kubernetes::operator::migrate::{
     Migration, MigrationRequest, MigrationSides, MigrationStep,
 };
 
-use crate::cluster_args::{KubeconfigArgs, block_on};
+use crate::cluster_args::{KubeconfigArgs, block_on, parse_duration};
 use crate::declare::{ServiceArg, parse_all_workloads};
-use crate::link::parse_wait;
 use crate::output::print;
 
 /// Move a Service from a hand-written EndpointSlice and a node port to Adit, without a lost request
@@ -44,10 +43,10 @@ pub(crate) struct MigrateArgs {
     #[arg(long, conflicts_with_all = ["allow", "keep_node_port"])]
     back: bool,
     /// Longest time to wait for a step's effect, in seconds or as 60s, 2m
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_wait)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     timeout: Duration,
     /// Time that is left to the nodes for a change of endpoints; more for clusters of thousands of Services
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_wait)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     settle: Duration,
     #[command(flatten)]
     kubeconfig: KubeconfigArgs,

@@ -124,6 +124,16 @@ pub fn to_yaml<T: serde::Serialize>(
     tree::write(value)
 }
 
+/// Reads the YAML documents of a text that this program carries or wrote itself, such as a manifest.
+///
+/// # Errors
+/// If the text is no YAML, or a document does not fit `T`.
+pub fn from_yaml<T: serde::de::DeserializeOwned>(
+    text: &str,
+) -> Result<Vec<T>, impl std::error::Error + Send + Sync + use<T>> {
+    tree::read_all(text)
+}
+
 fn read(text: &[u8], file: &Path) -> (Option<Config>, ConfigReport, Vec<FileReference>) {
     let fail = |problem| (None, ConfigReport::new(file, vec![problem]), Vec::new());
     let text = match source::decode(text) {

@@ -60,6 +60,11 @@ pub(crate) fn write<T: serde::Serialize>(value: &T) -> Result<String, serde_saph
     serde_saphyr::to_string_with_options(value, options)
 }
 
+/// Reads all documents of a text of our own.
+pub(crate) fn read_all<T: serde::de::DeserializeOwned>(text: &str) -> Result<Vec<T>, Error> {
+    serde_saphyr::from_multiple(text)
+}
+
 fn explain(error: &Error, text: &str) -> (ValueProblem, Option<Position>) {
     let position =
         error.location().map(|l| Position { line: l.line().max(1), column: l.column().max(1) });

@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     Silence,
     /// A watch that is accepted and brings nothing.
     Stall,
+    /// A field that another manager holds.
+    Held(&'static str),
     /// Success, though all stays as it was.
     Unchanged,
     /// None: the request panics.
@@ -42,6 +44,10 @@ struct FakeState {
     requests: Vec<String>,
     watchers: Vec<(Query, mpsc::Sender<String>)>,
     rules: Vec<Rule>,
+    /// Rights that nobody has, as `VERB RESOURCE`; everybody has all others.
+    denied: Vec<String>,
+    /// The minor version that the server tells; 33 if empty.
+    minor: String,
 }
 
 /// The server. Cheap to clone.
@@ -58,6 +64,9 @@ struct Query {
     labels: Option<String>,
     field: Option<String>,
     watch: bool,
+    /// True if an object is applied on the server's side.
+    applies: bool,
+    dry: bool,
 }
 
 impl Query {
@@ -84,6 +93,8 @@ impl Query {
             labels: parameter("labelSelector"),
             field: parameter("fieldSelector"),
             watch: parameter("watch").is_some(),
+            applies: false,
+            dry: parameter("dryRun").is_some(),
         }
     }
 
@@ -132,6 +143,16 @@ impl FakeApiServer {
     /// Answers requests for which `rule` returns a fault with that fault.
     pub(crate) fn fail(&self, rule: impl FnMut(&Method, &str) -> Option<Fault> + Send + 'static) {
         self.inner().rules.push(Box::new(rule));
+    }
+
+    /// Takes a right from everybody: `VERB RESOURCE`.
+    pub(crate) fn deny(&self, right: &str) {
+        self.inner().denied.push(right.to_owned());
+    }
+
+    /// Tells another minor version of Kubernetes.
+    pub(crate) fn set_minor_version(&self, minor: &str) {
+        self.inner().minor = minor.to_owned();
     }
 
     /// Everything works again.
@@ -190,9 +211,22 @@ impl FakeApiServer {
             inner.requests.push(format!("{} {path}", parts.method));
             inner.rules.iter_mut().find_map(|rule| rule(&parts.method, &path))
         };
-        let query = Query::of(&parts.uri);
+        if parts.uri.path() == "/version" {
+            return json_answer(200, &self.inner().version());
+        }
+        let mut query = Query::of(&parts.uri);
+        query.applies = parts.headers.get("content-type").is_some_and(|kind| {
+            kind.to_str().is_ok_and(|kind| kind.starts_with("application/apply-patch"))
+        });
         match fault {
             Some(Fault::Status(code)) => return json_answer(code, &status(code)),
+            Some(Fault::Held(field)) => {
+                let mut conflict = status(409);
+                conflict["details"] = json!({"causes": [{
+                    "reason": "FieldManagerConflict", "field": field, "message": "conflict with \"kubectl\"",
+                }]});
+                return json_answer(409, &conflict);
+            }
             Some(Fault::Silence) => return std::future::pending().await,
             Some(Fault::Unchanged) => {
                 let (code, answer) = self.inner().serve(&Method::GET, &query, Value::Null);
@@ -225,6 +259,9 @@ impl FakeState {
         let namespace = query.namespace.clone().unwrap_or_default();
         let key = (query.collection.clone(), namespace, name.clone().unwrap_or_default());
         let stored = self.objects.get(&key).cloned();
+        if key.0 == "authorization.k8s.io/selfsubjectaccessreviews" {
+            return (201, self.review(body));
+        }
         match (method.as_str(), stored) {
             ("GET", _) if query.name.is_none() => {
                 let all = self.objects.iter().filter(|((c, ..), _)| *c == query.collection);
@@ -258,14 +295,17 @@ impl FakeState {
                 };
                 (200, self.store(key, fresh, "MODIFIED"))
             }
-            ("PATCH", Some(old)) => {
+            ("PATCH", old) if old.is_some() || query.applies => {
+                let old = old.unwrap_or_default();
                 let sent = &body["metadata"]["resourceVersion"];
                 if !sent.is_null() && *sent != old["metadata"]["resourceVersion"] {
                     return (409, status(409));
                 }
+                let event = if old.is_null() { "ADDED" } else { "MODIFIED" };
                 let mut fresh = old;
-                merge(&mut fresh, &body);
-                (200, self.store(key, fresh, "MODIFIED"))
+                merge(&mut fresh, body);
+                let fresh = if query.dry { fresh } else { self.store(key, fresh, event) };
+                (200, fresh)
             }
             ("DELETE", Some(_)) => {
                 self.remove(&key);
@@ -273,6 +313,24 @@ impl FakeState {
             }
             _ => (404, status(404)),
         }
+    }
+
+    /// Answers a question for a right.
+    fn review(&self, mut body: Value) -> Value {
+        let asked = &body["spec"]["resourceAttributes"];
+        let text = |key: &str| asked[key].as_str().unwrap_or_default();
+        let right = format!("{} {}", text("verb"), text("resource"));
+        let denied = self.denied.contains(&right) || (right == "* *" && !self.denied.is_empty());
+        body["status"] = json!({"allowed": !denied});
+        body
+    }
+
+    fn version(&self) -> Value {
+        let minor = if self.minor.is_empty() { "33" } else { &self.minor };
+        json!({
+            "major": "1", "minor": minor, "gitVersion": format!("v1.{minor}.0"), "gitCommit": "",
+            "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
+        })
     }
 
     fn store(&mut self, key: (String, String, String), mut object: Value, event: &str) -> Value {
@@ -303,15 +361,18 @@ impl FakeState {
     }
 }
 
-/// Patches as RFC 7386 says.
-fn merge(object: &mut Value, patch: &Value) {
-    let Some(fields) = patch.as_object() else {
-        *object = patch.clone();
+/// Merges a patch into an object: `null` removes, and lists are replaced.
+fn merge(object: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *object = patch;
         return;
     };
-    for (key, value) in fields {
+    if !object.is_object() {
+        *object = json!({});
+    }
+    for (key, value) in patch {
         if value.is_null() {
-            object.as_object_mut().map(|object| object.remove(key));
+            object.as_object_mut().unwrap().remove(&key);
         } else {
             merge(&mut object[key], value);
         }

@@ -6,13 +6,17 @@
 //! * [`declare`] exports and imports a Service. [`link`] links clusters by their [`bundle`]; [`made_services`] says which
 //!   Services a changed link removes.
 //! * [`migrate`] leads from a hand-written slice to an import, without a lost request.
+//! * [`install`] puts Adit into a cluster, from the manifests that this program carries.
+//! * [`release`] compares the releases that clusters run.
 //! * [`status`] reads how a cluster is.
 
 pub mod bundle;
 pub mod context;
 pub mod declare;
 pub mod edit;
+pub mod install;
 pub mod link;
 pub mod made_services;
 pub mod migrate;
+pub mod release;
 pub mod status;

@@ -72,6 +72,15 @@ class World:
     def adit(self, *args, **options):
         return run(self.adit_program, *args, **options)
 
+    def contexts(self):
+        """Both clusters, as options of a command."""
+        return [word for cluster in self.both for word in ("--context", cluster.context)]
+
+    def install_both(self, *args):
+        """Both clusters by one command, which links them, too."""
+        names = [word for one in self.both for word in ("--name", f"{one.context}={one.name}")]
+        return self.adit("install", *self.contexts(), *names, *args)
+
     def export(self, service, *args, owner=None, to="edge"):
         owner = owner or self.bank
         return self.adit("export", f"{agents.NAMESPACE}/{service}", "--context", owner.context, "--to", to, *args)

@@ -8,7 +8,7 @@ use adit_core::name::ClusterName;
 use adit_core::policy::WorkloadPattern;
 use adit_kubernetes::operator::link::LinkImportOptions;
 
-use crate::cluster_args::{ClusterArgs, KubeconfigArgs};
+use crate::cluster_args::{ClusterArgs, KubeconfigArgs, parse_duration};
 
 /// Join two clusters: exchange their trust bundles and addresses, and wait until both say the link is up
 ///
@@ -39,7 +39,7 @@ pub(crate) struct LinkArgs {
     #[arg(long)]
     pub(super) print: bool,
     /// Time to wait for CAs and for the link, in seconds or as 60s, 2m
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_wait)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     pub(super) wait: Duration,
     #[command(flatten)]
     pub(super) kubeconfig: KubeconfigArgs,
@@ -47,7 +47,7 @@ pub(crate) struct LinkArgs {
 
 /// Options for automatic imports from the other cluster.
 #[derive(Debug, clap::Args)]
-pub(super) struct ImportOptions {
+pub(crate) struct ImportOptions {
     /// Namespaces that are open to the other cluster, separated by commas; "*" stands for any characters, and alone
     /// for all. What it exports there fills Services of the same name that cannot have pods of their own: without a
     /// selector, or of a kagent Agent with replicas: 0. At first none
@@ -83,8 +83,14 @@ fn parse_workload(text: &str) -> Result<WorkloadPattern, String> {
 }
 
 impl ImportOptions {
+    /// Returns whether none of the options was given.
+    pub(crate) fn is_default(&self) -> bool {
+        let LinkImportOptions { namespaces, create_services, also_allow } = self.to_request();
+        namespaces.is_none() && create_services.is_none() && also_allow.is_none()
+    }
+
     /// Returns the options as the operator wishes them.
-    pub(super) fn to_request(&self) -> LinkImportOptions {
+    pub(crate) fn to_request(&self) -> LinkImportOptions {
         let named = (!self.also_allow.is_empty()).then(|| self.also_allow.clone());
         let also_allow = if self.no_also_allow { Some(Vec::new()) } else { named };
         if self.no_import {
@@ -118,7 +124,7 @@ pub(super) enum BundleCommand {
         #[arg(long, value_name = "NAME")]
         name: Option<ClusterName>,
         /// Time to wait for its CA
-        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_wait)]
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
         wait: Duration,
     },
     /// Link a cluster with the one that a bundle is of
@@ -162,12 +168,4 @@ pub(crate) struct UnlinkArgs {
     /// Print what would change; write nothing
     #[arg(long)]
     pub(super) print: bool,
-}
-
-/// The longest time that a command waits for a link.
-const MAX_WAIT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Parses the time for which a command waits: up to a day.
-pub(crate) fn parse_wait(text: &str) -> Result<Duration, String> {
-    adit_config::parse_duration(text, &(Duration::ZERO..=MAX_WAIT_TIMEOUT))
 }

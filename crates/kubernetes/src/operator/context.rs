@@ -52,8 +52,8 @@ pub enum ContextError {
     },
     /// Adit's namespace is missing.
     #[error(
-        "context {context}: Adit is not installed there (no namespace {NAMESPACE})\n  hint: `kubectl --context \
-         {context} apply --server-side -k` Adit's manifests first"
+        "context {context}: Adit is not installed there (no namespace {NAMESPACE})\n  hint: `adit install --context \
+         {context}` first"
     )]
     NotInstalled {
         /// The context.
@@ -176,10 +176,15 @@ impl Context {
         Ok(Self { name, client })
     }
 
-    /// Returns a context whose cluster `client` reaches.
+    /// Returns a context whose API server is `client`'s.
     #[cfg(test)]
     pub(crate) fn of_client(name: &str, client: Client) -> Self {
         Self { name: name.to_owned(), client }
+    }
+
+    /// Returns the client of its API server.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Returns the API of a cluster-scoped kind.

@@ -27,6 +27,7 @@ use tokio::time::sleep;
 
 use self::controller::{certificate_problems, controller_problem, holder, staleness};
 use self::items::{export_items, import_items, link_items};
+pub(super) use self::nodes::read_summary;
 use self::objects::{ClusterObjects, pods_of_daemon_set, pods_of_deployment};
 use self::pods::{NAME_LABEL, pod_problems};
 pub use self::report::{ClusterStatus, PodCounts, StatusItem};
@@ -152,7 +153,7 @@ fn summarize(context: &str, document: &ConfigDocument, objects: &ClusterObjects)
         imports: import_items(config.as_ref(), objects),
     };
     let lease = objects.lease.as_ref().and_then(|(lease, _)| lease.as_ref());
-    nodes::add_items(&mut status, &nodes::read_summary(lease));
+    nodes::add_items(&mut status, &read_summary(lease));
     nodes::group_waiting(&mut status);
     for all in [&mut status.links, &mut status.exports, &mut status.imports] {
         for item in all.iter_mut() {

@@ -18,7 +18,7 @@ use crate::summary::{NodesSummary, SummaryItem};
 const SUMMARY_LIFETIME: SignedDuration = SignedDuration::from_secs(150);
 
 /// Reads the nodes' reports; empty if they are old, by the cluster's own clock, or cannot be read.
-pub(super) fn read_summary(lease: Option<&Lease>) -> NodesSummary {
+pub(in crate::operator) fn read_summary(lease: Option<&Lease>) -> NodesSummary {
     let fresh = || {
         let lease = lease?;
         let summary: NodesSummary = serde_json::from_str(lease.annotations().get(NODES)?).ok()?;
