@@ -111,7 +111,7 @@ fn describe_keys(changes: &ConfigChanges) -> String {
 /// The longest time that a command waits.
 const MAX_WAIT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Parses a time as options have it: whole seconds or minutes, a day at most.
+/// Parses a time as options have it: a whole number and its unit, a day at most.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     adit_config::parse_duration(text, &(Duration::ZERO..=MAX_WAIT_TIMEOUT))
 }
