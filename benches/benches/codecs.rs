@@ -27,6 +27,7 @@ fn header() -> StreamHeader {
             namespace: "trustusbank-bank-agents".parse().unwrap(),
             service_account: "support-bot".parse().unwrap(),
         },
+        probe: None,
         flow: Some([7; 16]),
         trace: Some(TraceContext { trace: [1; 16], span: [2; 8], flags: 1 }),
     }

@@ -5,6 +5,7 @@
 //! * [`time`]: the first byte of an answer, an hour of silence, half-closes that last;
 //! * [`ends`]: every order in which both sides close, reset or vanish; [`once`]: what may be sent again;
 //! * [`pressure`]: readers that stall, windows, budgets; [`policy`]: who may, while it changes;
+//! * [`probes`]: streams that only ask;
 //! * [`hostile`]: headers of every bad kind, floods; [`hold`]: streams that wait for a backend; [`drain`]: nodes that go away; [`mod@start`]: nodes that come.
 //!
 //! Over turmoil, with seeds: [`faults`].
@@ -27,6 +28,8 @@ mod once;
 mod policy;
 #[path = "simulation/pressure.rs"]
 mod pressure;
+#[path = "simulation/probes.rs"]
+mod probes;
 #[path = "simulation/start.rs"]
 mod start;
 #[path = "simulation/time.rs"]

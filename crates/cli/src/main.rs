@@ -11,6 +11,7 @@ mod crds;
 mod declare;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod generate;
 mod install;
 mod link;
@@ -59,6 +60,7 @@ enum CliCommand {
     Controller(controller::Args),
     #[cfg(feature = "demo")]
     Demo(demo::Args),
+    Doctor(doctor::Args),
     Export(declare::ExportArgs),
     Import(declare::ImportArgs),
     Install(install::Args),
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         CliCommand::Controller(args) => controller::run(args),
         #[cfg(feature = "demo")]
         CliCommand::Demo(args) => demo::run(&args),
+        CliCommand::Doctor(args) => doctor::run(&args),
         CliCommand::Export(args) => declare::export(&args),
         CliCommand::Import(args) => declare::import(&args),
         CliCommand::Install(args) => install::run(&args),

@@ -6,10 +6,10 @@
 
 mod cluster;
 mod page;
-mod tables;
+pub(crate) mod tables;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adit_config::config::AdminConfig;
@@ -55,7 +55,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !args.context.is_empty() {
         return cluster::run(&args.context, &args.kubeconfig, args.json);
     }
-    let (address, origin) = match locate(&args) {
+    let (address, origin) = match admin_address(args.admin.as_deref(), args.config.as_deref()) {
         Ok(found) => found,
         Err(report) => {
             eprintln!("{report}\nadit: the configuration does not say where the daemon is");
@@ -82,17 +82,24 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Source of the daemon's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AddressSource {
+pub(crate) enum AddressSource {
     Default,
     Option,
     Config,
 }
 
-fn locate(args: &Args) -> Result<(AdminAddress, AddressSource), adit_config::ConfigReport> {
-    if let Some(admin) = &args.admin {
+/// Returns where the daemon's admin server is: as named, or as its configuration file says, or the default.
+///
+/// # Errors
+/// If the file has errors.
+pub(crate) fn admin_address(
+    admin: Option<&str>,
+    config: Option<&Path>,
+) -> Result<(AdminAddress, AddressSource), adit_config::ConfigReport> {
+    if let Some(admin) = admin {
         return Ok((AdminAddress::parse(admin), AddressSource::Option));
     }
-    let Some(file) = &args.config else {
+    let Some(file) = config else {
         return Ok((AdminAddress::default(), AddressSource::Default));
     };
     let (config, _) = adit_config::load(file)?;
@@ -118,7 +125,7 @@ fn hint(error: &AdminClientError, origin: AddressSource) -> String {
             "nobody listens there (any more): start adit node"
         }
         AdminClientError::Unreachable { .. } => "adit node seems not to be running here",
-        AdminClientError::Silent(_) => "it may be stopped (SIGSTOP) or starved; look at its log",
+        AdminClientError::Silent(..) => "it may be stopped (SIGSTOP) or starved; look at its log",
         AdminClientError::NotAdit { .. } | AdminClientError::Refused(_) => {
             "is this the admin socket, and not another server's or the metrics address?"
         }
@@ -144,32 +151,27 @@ fn wants_colour(out: &impl IsTerminal) -> bool {
 mod tests {
     use super::*;
 
-    fn args(admin: Option<&str>, config: Option<PathBuf>) -> Args {
-        let (context, kubeconfig) = (Vec::new(), KubeconfigArgs::default());
-        Args { admin: admin.map(str::to_owned), config, context, kubeconfig, json: false }
-    }
-
     #[test]
     fn the_daemon_is_looked_for_where_it_was_said_to_be() {
-        let (address, origin) = locate(&args(None, None)).unwrap();
+        let (address, origin) = admin_address(None, None).unwrap();
         assert_eq!(
             (address.to_string().as_str(), origin),
             ("/run/adit/admin.sock", AddressSource::Default)
         );
-        let (address, _) = locate(&args(Some("127.0.0.1:9901"), None)).unwrap();
+        let (address, _) = admin_address(Some("127.0.0.1:9901"), None).unwrap();
         assert!(matches!(address, AdminAddress::Tcp(_)));
 
         let folder = std::env::temp_dir().join(format!("adit-status-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("edge.yaml");
         std::fs::write(&file, "cluster: edge\ntrustDomain: e.example\nnode: {name: e1, listen: \"127.0.0.1:1\", identity: i}\nadmin: {socket: a.sock}\n").unwrap();
-        let (address, origin) = locate(&args(None, Some(file.clone()))).unwrap();
+        let (address, origin) = admin_address(None, Some(&file)).unwrap();
         assert_eq!(
             (address, origin),
             (AdminAddress::Socket(folder.join("a.sock")), AddressSource::Config)
         );
         std::fs::write(&file, "nonsense: true\n").unwrap();
-        assert!(locate(&args(None, Some(file))).is_err());
+        assert!(admin_address(None, Some(&file)).is_err());
         std::fs::remove_dir_all(folder).unwrap();
     }
 

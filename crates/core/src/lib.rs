@@ -10,6 +10,7 @@
 //!   backend. [`announce`]: what other clusters receive. [`fault`]: why a backend is not ready. [`admission`]: who may be a peer. [`deny_list`]: who may
 //!   not, whatever he proves. [`address`]: addresses that no workload can have. [`backoff`], [`throttle`]:
 //!   how long to wait.
+//! * [`doctor`]: from what was seen of an import to the first thing that is in its way.
 //! * [`text`]: numbers with their nouns, sizes and times, and text of strangers made safe to show.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
 
@@ -19,6 +20,7 @@ pub mod announce;
 pub mod backoff;
 pub mod code;
 pub mod deny_list;
+pub mod doctor;
 pub mod fault;
 pub mod grant;
 pub mod name;

@@ -1,6 +1,7 @@
 //! The two HTTP servers of a node.
 //!
-//! * [`control`]: on a Unix socket (0600) or a loopback address; tells everything and changes things.
+//! * [`control`]: on a Unix socket (0600) or a loopback address; tells everything and changes things. [`probe`] is its
+//!   question what would become of a stream.
 //! * [`public`]: read-only, for the kubelet and Prometheus; tells no more than they need.
 //!
 //! Both run on a thread of their own, so that a node whose data path is busy still answers, and both treat
@@ -10,6 +11,7 @@
 pub mod answer;
 pub mod client;
 pub mod control;
+pub mod probe;
 pub mod public;
 pub mod serve;
 pub mod socket;

@@ -6,6 +6,7 @@
 //!
 //! * [`links`], [`services`], [`refusals`]: the parts. [`problems`]: what is wrong, worst first. [`report`]: what of
 //!   it the controller is told.
+//! * [`testimony`]: what of it `adit doctor` decides by.
 //! * [`build`]: from what the process knows to the document, as a pure function.
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ pub mod problems;
 pub mod refusals;
 pub mod report;
 pub mod services;
+pub mod testimony;
 
 pub use links::{
     ConnectionReport, DialSummary, LastMisuse, Link, LinkHealth, MisuseReport, OmittedItems,

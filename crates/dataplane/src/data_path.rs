@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backends::BackendHealth;
 use crate::flow::{FlowFailure, Flows};
 use crate::holds::HeldStreams;
+use crate::probe_limits::ProbeLimits;
 use crate::revocation::PermitRevocations;
 use crate::tcp::TcpNetwork;
 
@@ -68,6 +69,8 @@ pub struct DataPathContext {
     pub random: FlowRandom,
     /// Connections that wait for their source to become known.
     pub held: HeldSources,
+    /// Streams that only ask, by the cluster that asks.
+    pub probes: ProbeLimits,
 }
 
 /// Connections from unknown sources that are held, by address.

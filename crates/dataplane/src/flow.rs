@@ -86,6 +86,8 @@ pub struct Flow {
     /// Somebody has taken it: the peer has answered so, or a backend was reached.
     is_answered: bool,
     end: Result<(), FlowFailure>,
+    /// True if it carries nothing and only asks: it takes a stream's place and is counted apart.
+    is_probe: bool,
 }
 
 impl Flows {
@@ -117,6 +119,7 @@ impl Flows {
             is_answered: false,
             // What stands if the task ends without a word: it was cancelled or panicked.
             end: Err(Code::Internal.into()),
+            is_probe: false,
         }
     }
 }
@@ -234,6 +237,11 @@ impl Flow {
         named.or(proved).map_or("", ClusterName::as_str)
     }
 
+    /// Counts it among those that only ask, from now on.
+    pub(crate) fn mark_probe(&mut self) {
+        self.is_probe = true;
+    }
+
     /// Sets how the flow ended; it is recorded when it is dropped.
     pub(crate) fn end(mut self, end: Result<(), FlowFailure>) {
         self.end = end;
@@ -258,46 +266,51 @@ impl Drop for Flow {
         }
         // Numbers that only a peer knows are one: what is kept must be bounded by our own list.
         let known = if let Code::Unknown(_) = code { Code::Unknown(0) } else { code };
-        let is_refused = self.is_refused(code);
         let metrics = self.flows.0.metrics_of(direction);
         metrics.open.decrement(1.0);
-        metrics.lasted(duration);
         match &self.target_metrics {
+            _ if self.is_probe => metrics::probe_ended(direction, known, self.link()),
             Some(metrics) => metrics.ended(known),
             None => metrics::ended_unnamed(direction, known, self.link()),
         }
-        let mut table = self.flows.table();
+        if !self.is_probe {
+            metrics.lasted(duration);
+        }
+        self.leave_table(known);
+        self.log(code, duration);
+    }
+}
+
+impl Flow {
+    /// Gives its places back, and counts its end, unless it only asked.
+    fn leave_table(&mut self, known: Code) {
+        let direction = self.direction;
+        let flows = self.flows.clone();
+        let mut table = flows.table();
         table.open -= 1;
         table.inbound -= usize::from(direction == Direction::Inbound);
-        *table.ended.entry((direction, known)).or_default() += 1;
         if let Some(user) = &self.user {
             count_down(&mut table.users, user);
         }
         if let Some(opener) = &self.opener {
             count_down(&mut table.openers, opener);
         }
-        if let Some(TargetFlows { group, .. }) =
-            self.group.as_ref().and_then(|key| table.groups.get_mut(key))
-        {
+        let group = self.group.take();
+        let totals = group.as_ref().and_then(|key| table.groups.get_mut(key));
+        if let Some(TargetFlows { group, .. }) = totals {
             group.open -= 1;
-            group.ended += 1;
-            group.bytes_sent += self.sent.bytes();
-            group.bytes_received += self.received.bytes();
-            group.hops += u64::from(self.hop);
-            group.refused_in_a_row = match is_refused {
-                true => group.refused_in_a_row + 1,
-                false if self.is_answered => 0,
-                false => group.refused_in_a_row,
-            };
-            if let Err(failure) = &self.end {
-                group.refused += u64::from(is_refused);
-                group.failed += u64::from(!is_refused);
-                group.last_failure = Some((failure.code, failure.reason.clone()));
+            if !self.is_probe {
+                self.count_end(group);
             }
         }
-        if let Some((direction, target, cluster)) = self.group.take() {
+        if self.is_probe {
+            return;
+        }
+        *table.ended.entry((direction, known)).or_default() += 1;
+        if let Some((direction, target, cluster)) = group {
             let source = self.source.as_ref().map(|source| source.workload.clone());
-            let asker = (direction, cluster, target, source);
+            let (asker, code) = ((direction, cluster, target, source), self.code());
+            let is_refused = self.is_refused(code);
             match &self.end {
                 Err(failure) if is_refused || code == Code::OverBudget => {
                     table.recent.note(asker, known, &failure.reason, Instant::now());
@@ -307,7 +320,23 @@ impl Drop for Flow {
                 Ok(()) | Err(_) => {}
             }
         }
-        drop(table);
-        self.log(code, duration);
+    }
+
+    fn count_end(&self, group: &mut TargetTotals) {
+        let is_refused = self.is_refused(self.code());
+        group.ended += 1;
+        group.bytes_sent += self.sent.bytes();
+        group.bytes_received += self.received.bytes();
+        group.hops += u64::from(self.hop);
+        group.refused_in_a_row = match is_refused {
+            true => group.refused_in_a_row + 1,
+            false if self.is_answered => 0,
+            false => group.refused_in_a_row,
+        };
+        if let Err(failure) = &self.end {
+            group.refused += u64::from(is_refused);
+            group.failed += u64::from(!is_refused);
+            group.last_failure = Some((failure.code, failure.reason.clone()));
+        }
     }
 }

@@ -13,7 +13,7 @@ use adit_core::code::Code;
 use adit_core::policy::{self, Permit, Source};
 use adit_core::routing;
 use adit_core::snapshot::{Backend, Snapshot};
-use adit_core::wire::header::{StreamAnswer, StreamHeader};
+use adit_core::wire::header::{StreamAnswer, StreamHeader, StreamProbe};
 use adit_transport::links::ServeOutcome;
 use adit_transport::{PeerInfo, PeerStream, RecvStream, SendError, SendStream, ServeStream};
 use bytes::{Bytes, BytesMut};
@@ -23,7 +23,7 @@ use crate::backends::dial_failure;
 use crate::copy::{PendingCopy, STALL_TIMEOUT, copy};
 use crate::data_path::DataPath;
 use crate::flow::{Direction, Flow, FlowFailure};
-use crate::tcp::TcpNetwork;
+use crate::tcp::{Tcp, TcpNetwork};
 
 /// The most backends that are dialled for one stream.
 const MAX_ATTEMPTS: usize = 4;
@@ -43,6 +43,14 @@ impl<N: TcpNetwork> ServeStream for Inbound<N> {
     fn serve(&self, stream: PeerStream) -> Pin<Box<dyn Future<Output = ServeOutcome> + Send>> {
         Box::pin(serve(self.0.clone(), stream))
     }
+}
+
+/// A stream that was not refused.
+enum Reached<S> {
+    /// A backend's connection, what came behind the header, and the right to carry it.
+    Backend(S, Bytes, Permit),
+    /// The stream only asked, and the answer is yes.
+    Probed,
 }
 
 /// Why a stream came to nothing before it was carried.
@@ -68,7 +76,8 @@ pub(crate) fn serve<N: TcpNetwork>(
     async move {
         let mut flow = node.context.flows.begin(Direction::Inbound, [0; 16]);
         let (tcp, first, permit) = match reach(&node, &mut stream, &mut flow).await {
-            Ok(reached) => reached,
+            Ok(Reached::Backend(tcp, first, permit)) => (tcp, first, permit),
+            Ok(Reached::Probed) => return answer_probe(&node, &mut stream, flow).await,
             Err(unreached) => return turn_away(&node, &mut stream, flow, unreached).await,
         };
         let reached = Instant::now();
@@ -86,6 +95,19 @@ pub(crate) fn serve<N: TcpNetwork>(
         flow.end(end);
         served
     }
+}
+
+/// Says yes to a stream that only asked.
+async fn answer_probe<N: TcpNetwork>(
+    node: &DataPath<N>,
+    stream: &mut PeerStream,
+    flow: Flow,
+) -> ServeOutcome {
+    flow.end(Ok(()));
+    // Nothing that came behind the question is taken.
+    stream.recv.stop(Code::Finished);
+    answer_last(node, stream, &StreamAnswer::accepted(), Code::Finished).await;
+    ServeOutcome::Used
 }
 
 /// Ends a stream that came to nothing before it was carried, and records it.
@@ -116,23 +138,53 @@ async fn reach<N: TcpNetwork>(
     node: &DataPath<N>,
     stream: &mut PeerStream,
     flow: &mut Flow,
-) -> Result<(N::Stream, Bytes, Permit), Unreached> {
+) -> Result<Reached<N::Stream>, Unreached> {
     let (header, first) = accept(node, stream, flow).await?;
+    if header.probe.is_some() {
+        admit_probe(node, stream, flow)?;
+    }
     let source = asserted_source(&stream.peer, &header, flow);
     let now = node.current_snapshot();
     attribute(&now, &header, &source, flow);
     let permit = policy::authorize_inbound(&now, &source, &header.target)?;
     flow.attribute_to_source(&permit);
+    if header.probe == Some(StreamProbe::Ask) {
+        pick(node, &now, &permit)?;
+        return Ok(Reached::Probed);
+    }
     let tcp = tokio::select! {
         biased;
         withdrawn = node.withdrawn(&permit) => return Err(before_delivery(withdrawn).into()),
-        tcp = connect(node, &permit, flow) => tcp?,
+        tcp = async {
+            match header.probe {
+                // Whoever only asks waits for no backend that is not there yet.
+                Some(_) => pick_and_dial(node, &now, &permit, flow).await,
+                None => connect(node, &permit, flow).await,
+            }
+        } => tcp?,
         // The opener has given up; nobody waits for this dial.
         Err(gone) = stream.send.stopped() => return Err(Unreached::Abandoned(gone.code())),
         // What arrives meanwhile is not taken, and must not stop the connection's other streams.
         () = hold(&stream.recv) => return Err(FlowFailure::new(Code::OverLimit, NO_MEMORY).into()),
     };
-    Ok((tcp, first, permit))
+    if header.probe.is_some() {
+        // The backend sees a connection that ends without a byte, as the ones of health checks do.
+        tcp.close_gracefully();
+        return Ok(Reached::Probed);
+    }
+    Ok(Reached::Backend(tcp, first, permit))
+}
+
+/// Counts a stream that only asks apart, and refuses it where its cluster asks too often: it is cheap for whoever
+/// asks, and a backend is dialled for it.
+fn admit_probe<N: TcpNetwork>(
+    node: &DataPath<N>,
+    stream: &PeerStream,
+    flow: &mut Flow,
+) -> Result<(), FlowFailure> {
+    flow.mark_probe();
+    let links = &node.current_snapshot().links;
+    node.context.probes.admit(&stream.peer.cluster, |cluster| links.contains_key(cluster))
 }
 
 /// The refusal of a stream that would have been reset for this, had it been under way.
@@ -323,16 +375,26 @@ async fn dial<N: TcpNetwork>(
 async fn refuse<N: TcpNetwork>(node: &DataPath<N>, stream: &mut PeerStream, failure: &FlowFailure) {
     stream.recv.stop(failure.code);
     let answer = StreamAnswer::refused(failure.code, &failure.reason);
+    answer_last(node, stream, &answer, failure.code).await;
+}
+
+/// Sends an answer that nothing follows, if there is room for it; else a reset with the code alone.
+async fn answer_last<N: TcpNetwork>(
+    node: &DataPath<N>,
+    stream: &mut PeerStream,
+    answer: &StreamAnswer,
+    code: Code,
+) {
     let told = match node.context.flows.begin_refusal(&stream.peer.cluster) {
         Some(_pending) => {
             let told =
-                timeout(node.limits.header_deadline, answer_with(&mut stream.send, &answer)).await;
+                timeout(node.limits.header_deadline, answer_with(&mut stream.send, answer)).await;
             matches!(told, Ok(Ok(())))
         }
         None => false,
     };
     if !told || stream.send.finish().is_err() {
-        stream.send.reset(failure.code);
+        stream.send.reset(code);
     }
 }
 

@@ -6,6 +6,7 @@
 //! * [`copy`](mod@copy): bytes each way, with every kind of end; [`first_flight`]: a stream's opening;
 //! * [`flow`]: the record of each, exactly once; [`capacity`]: who may have how many;
 //! * [`backends`]: which backends answer; [`listeners`]: the sockets of imports;
+//! * [`probe`]: streams that carry nothing, and only ask what would become of one;
 //! * [`tcp`]: what is needed of TCP, so that all this runs under simulation too.
 //!
 //! Nothing here knows QUIC, Kubernetes or a file: peers are reached through `adit_transport::Links`, and
@@ -21,6 +22,8 @@ mod holds;
 pub mod inbound;
 pub mod listeners;
 pub mod outbound;
+pub mod probe;
+pub mod probe_limits;
 mod revocation;
 pub mod tcp;
 #[cfg(test)]

@@ -15,7 +15,7 @@ use adit_core::policy::{self, Permit, Target};
 use adit_core::routing::{self, Route};
 use adit_core::snapshot::{Hop, Import, ImportPort, Snapshot};
 use adit_core::spiffe::Workload;
-use adit_core::wire::header::StreamHeader;
+use adit_core::wire::header::{StreamHeader, StreamProbe};
 use adit_transport::{Links, PeerStream};
 use tokio::time::{Instant, timeout};
 
@@ -70,7 +70,7 @@ async fn forward<N: TcpNetwork>(
     let (mut stream, pending) = tokio::select! {
         biased;
         withdrawn = node.withdrawn(&permit) => return Err(withdrawn),
-        opened = open(egress, tcp, &route, &permit, flow) => opened?,
+        opened = open(egress, tcp, &route, (&permit, None), flow) => opened?,
     };
     flow.answered();
     let end = {
@@ -101,7 +101,7 @@ fn admit<N: TcpNetwork>(
 
 /// Finds the workload by its address. One that is not known yet is held: its cluster may show it a
 /// moment after it began to speak. The address of a machine is none that a pod will ever have.
-async fn identify<N: TcpNetwork>(
+pub(crate) async fn identify<N: TcpNetwork>(
     node: &DataPath<N>,
     from: SocketAddr,
 ) -> Result<Workload, FlowFailure> {
@@ -142,7 +142,10 @@ fn on_host_network(ip: IpAddr) -> FlowFailure {
 
 /// Waits until the exporting cluster has sent its view, on a node that has just started: connections may
 /// have waited for it, and a moment later they would be carried.
-async fn first_view<N: TcpNetwork>(node: &DataPath<N>, local: SocketAddr) -> Arc<Snapshot> {
+pub(crate) async fn first_view<N: TcpNetwork>(
+    node: &DataPath<N>,
+    local: SocketAddr,
+) -> Arc<Snapshot> {
     let now = node.current_snapshot();
     let waits = |now: &Snapshot| {
         let from = now.imports.at(local).map(|(import, _)| &import.from);
@@ -173,7 +176,7 @@ fn resolve(now: &Snapshot, local: SocketAddr) -> Result<(&Import, Target), FlowF
 
 /// Asks policy, ours and what of the exporting side's has travelled here, and refuses whose streams come to
 /// nothing too often.
-fn authorize(
+pub(crate) fn authorize(
     now: &Snapshot,
     import: &Import,
     target: &Target,
@@ -188,7 +191,7 @@ fn authorize(
 }
 
 /// Picks the nodes to try: those with a ready backend, by weight.
-fn pick<N: TcpNetwork>(
+pub(crate) fn pick<N: TcpNetwork>(
     node: &DataPath<N>,
     now: &Snapshot,
     import: &Import,
@@ -212,17 +215,18 @@ fn pick<N: TcpNetwork>(
 ///
 /// Another node is tried only while that cannot deliver anything twice: after an explicit refusal, or
 /// while no byte of the workload has left. After that a lost connection is an unknown outcome, unless the
-/// export says that its service may be asked twice.
-async fn open<T: Tcp>(
+/// export says that its service may be asked twice. With a `probe` the stream asks, and carries nothing.
+pub(crate) async fn open<T: Tcp>(
     egress: &Egress,
     tcp: &T,
     route: &Route,
-    permit: &Permit,
+    (permit, probe): (&Permit, Option<StreamProbe>),
     flow: &mut Flow,
 ) -> Result<(PeerStream, PendingCopy), FlowFailure> {
     let header = StreamHeader {
         target: permit.target().clone(),
         source: permit.source().workload.clone(),
+        probe,
         flow: Some(flow.id),
         trace: None,
     };

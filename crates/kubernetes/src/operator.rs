@@ -8,11 +8,12 @@
 //! * [`migrate`] leads from a hand-written slice to an import, without a lost request.
 //! * [`install`] puts Adit into a cluster, from the manifests that this program carries.
 //! * [`release`] compares the releases that clusters run.
-//! * [`status`] reads how a cluster is.
+//! * [`status`] reads how a cluster is. [`doctor`] reads what a request to one import would meet.
 
 pub mod bundle;
 pub mod context;
 pub mod declare;
+pub mod doctor;
 pub mod edit;
 pub mod install;
 pub mod link;

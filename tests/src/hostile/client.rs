@@ -352,6 +352,7 @@ pub fn header(service: &str) -> Vec<u8> {
             namespace: "agents".parse().unwrap(),
             service_account: "mole-bot".parse().unwrap(),
         },
+        probe: None,
         flow: Some(random()),
         trace: None,
     };

@@ -68,15 +68,15 @@ fn length(n: usize) -> Vec<u8> {
 }
 
 /// A header of these fields, type and value, as they are.
-fn fields(fields: &[(u8, &[u8])]) -> Vec<u8> {
+pub(crate) fn fields(fields: &[(u8, &[u8])]) -> Vec<u8> {
     let field = |(kind, value): &(u8, &[u8])| [&[*kind][..], &length(value.len()), value].concat();
     let body: Vec<u8> = fields.iter().flat_map(field).collect();
     [length(body.len()), body].concat()
 }
 
-const SERVICE: (u8, &[u8]) = (1, b"agents/bank-bot");
-const PORT: (u8, &[u8]) = (3, b"http");
-const SOURCE: (u8, &[u8]) = (5, b"\0/ns/agents/sa/support-bot");
+pub(crate) const SERVICE: (u8, &[u8]) = (1, b"agents/bank-bot");
+pub(crate) const PORT: (u8, &[u8]) = (3, b"http");
+pub(crate) const SOURCE: (u8, &[u8]) = (5, b"\0/ns/agents/sa/support-bot");
 
 /// A good header.
 pub(crate) fn header() -> Vec<u8> {

@@ -8,16 +8,16 @@ use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets
 
 /// Abilities of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Style {
+pub(crate) struct Style {
     /// Columns of the terminal; `None` if lines need not fit.
-    pub(super) width: Option<u16>,
+    pub(crate) width: Option<u16>,
     /// True if colours are shown.
-    pub(super) colour: bool,
+    pub(crate) colour: bool,
 }
 
 impl Style {
     /// Returns the style for `out`.
-    pub(super) fn for_output(out: &(impl IsTerminal + AsFd)) -> Self {
+    pub(crate) fn for_output(out: &(impl IsTerminal + AsFd)) -> Self {
         let width = out.is_terminal().then(|| Table::new().width()).flatten();
         Self { width, colour: super::wants_colour(out) }
     }
@@ -25,7 +25,7 @@ impl Style {
 
 /// Meaning of a cell, shown by its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CellStyle {
+pub(crate) enum CellStyle {
     Good,
     Doubtful,
     Bad,
@@ -33,7 +33,7 @@ pub(super) enum CellStyle {
 }
 
 impl CellStyle {
-    pub(super) const fn colour(self) -> Option<Color> {
+    pub(crate) const fn colour(self) -> Option<Color> {
         match self {
             Self::Good => Some(Color::Green),
             Self::Doubtful => Some(Color::Yellow),
@@ -44,19 +44,19 @@ impl CellStyle {
 }
 
 /// Returns a cell of text that may come from anywhere.
-pub(super) fn cell(text: impl AsRef<str>) -> Cell {
+pub(crate) fn cell(text: impl AsRef<str>) -> Cell {
     // Line breaks are wanted within a cell, and come from us alone.
     let lines: Vec<_> = text.as_ref().split('\n').map(escape).collect();
     Cell::new(lines.join("\n"))
 }
 
 /// Returns a cell with a number or a size: aligned right.
-pub(super) fn number(text: impl ToString) -> Cell {
+pub(crate) fn number(text: impl ToString) -> Cell {
     Cell::new(text.to_string()).set_alignment(CellAlignment::Right)
 }
 
 /// Returns a cell with a meaning.
-pub(super) fn styled_cell(text: impl AsRef<str>, mood: CellStyle) -> Cell {
+pub(crate) fn styled_cell(text: impl AsRef<str>, mood: CellStyle) -> Cell {
     let cell = cell(text);
     match mood.colour() {
         Some(colour) => cell.fg(colour),
@@ -65,7 +65,7 @@ pub(super) fn styled_cell(text: impl AsRef<str>, mood: CellStyle) -> Cell {
 }
 
 /// Returns a table with these headings, rows to be added.
-pub(super) fn table(style: Style, headings: &[&str]) -> Table {
+pub(crate) fn table(style: Style, headings: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if !headings.is_empty() {
@@ -90,7 +90,7 @@ pub(super) fn table(style: Style, headings: &[&str]) -> Table {
 }
 
 /// Returns the table as lines, indented by two, without trailing blanks.
-pub(super) fn text(table: &Table) -> String {
+pub(crate) fn text(table: &Table) -> String {
     // Each line begins with the padding of its first cell.
     table.lines().map(|line| format!(" {line}").trim_end().to_owned() + "\n").collect()
 }

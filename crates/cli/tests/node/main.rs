@@ -133,6 +133,53 @@ fn the_status_command_says_what_is_wrong_by_its_exit() {
 }
 
 #[test]
+fn the_doctor_of_a_node_finds_the_first_thing_in_the_way_and_its_line_mends_it() {
+    let scene = NodeScene::new();
+    let (e1, b1) = scene.both();
+    let granted = scene.ip(3).to_string();
+    let ask = |from: &str| {
+        let words = ["doctor", "agents/fraud-bot", "--config", "e1.yaml", "--from", from];
+        let (code, page, error) = adit(scene.folder.path(), &words);
+        assert_eq!(error, "", "{page}");
+        (code, page)
+    };
+    let (code, page) = ask(&granted);
+    assert!(code == 0 && page.ends_with("A request is answered.\n"), "{page}");
+    assert!(page.contains("a probe of agents/support-bot was answered through bank/b1"), "{page}");
+    assert_eq!(e1.status().unwrap().streams.by_code, [].into(), "it is no stream");
+    let counted = "adit_probes_total{direction=\"outbound\",code=\"finished\",link=\"bank\"} 1";
+    let metrics = scene.public("/metrics");
+    assert!(metrics.lines().any(|line| line == counted), "{metrics}");
+    assert!(e1.logged(&["adit::stream", "\"probe\":true"]).contains("\"bytes_out\":0"));
+
+    let (code, page) = ask(&scene.ip(4).to_string());
+    assert!(code == 1 && page.contains("not answered, for the caller"), "{page}");
+    let others = scene.bank().replace("serviceAccount: support-bot", "serviceAccount: other-bot");
+    scene.write("b1", &others);
+    b1.signal("HUP");
+    eventually("the grant is gone", || (ask(&granted).0 == 1).then_some(()));
+    let (code, page) = ask(&granted);
+    assert!(code == 1 && page.contains("not answered, for the export grant"), "{page}");
+    let line = "allow: [{cluster: edge, namespace: agents, serviceAccount: support-bot}]";
+    assert!(
+        page.contains("in the files of bank, at agents/fraud-bot") && page.contains(line),
+        "{page}"
+    );
+    let before = "allow: [{cluster: edge, namespace: agents, serviceAccount: other-bot}]";
+    assert!(others.contains(before));
+    scene.write("b1", &others.replace(before, line));
+    b1.signal("HUP");
+    eventually("mended by that line", || (ask(&granted).0 == 0).then_some(()));
+
+    let words = ["doctor", "agents/nowhere", "--config", "e1.yaml", "--from", "a/b", "--json"];
+    let (code, json, _) = adit(scene.folder.path(), &words);
+    let found: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &found[0]["firstFailed"]), (1, &serde_json::json!("node")), "{json}");
+    let (code, out, error) = adit(scene.folder.path(), &["doctor", "--admin", "nobody.sock"]);
+    assert!(code == 2 && out.is_empty() && error.contains("nobody.sock"), "{error}");
+}
+
+#[test]
 fn a_change_of_the_file_is_applied_and_touches_no_stream() {
     let scene = NodeScene::new();
     let (e1, b1) = scene.both();

@@ -22,7 +22,7 @@ pub fn shorten(text: &str, max: usize) -> Cow<'_, str> {
     let sentence = sentence.filter(|at| *at >= end / 4 * 3);
     let is_whole = text[end..].starts_with(char::is_whitespace);
     let word = if is_whole { Some(end) } else { fits.rfind(char::is_whitespace) };
-    let at = sentence.or(word.filter(|at| *at >= end / 2)).unwrap_or(end);
+    let at = sentence.or_else(|| word.filter(|at| *at >= end / 2)).unwrap_or(end);
     let kept = fits[..at].trim_end_matches([' ', ',', ';', ':', '.', '(']);
     let mut cut = format!("{kept}{ELLIPSIS}");
     cut.truncate(max);

@@ -9,6 +9,7 @@
 //! | 1 service | critical | `NAMESPACE/NAME` |
 //! | 3 port | critical | port name; absent for an unnamed port |
 //! | 5 source | critical | form, then identity: form 0 is an asserted `/ns/NAMESPACE/sa/SERVICEACCOUNT` of the connection's own trust domain. Forms from 1 on are for proved identities |
+//! | 7 probe | critical | absent for a stream that carries a connection. 0: only ask, policy and the choice of a backend are answered; 1: dial a backend, too, and answer how that went. Nothing is delivered either way, and the answer ends the stream |
 //! | 16 flow | optional | 16 random bytes that name the flow in both sides' logs, and later in a resumption |
 //! | 18 trace | optional | trace ID (16), span ID (8), flags (1), as in W3C Trace Context |
 //! | 20 offsets | reserved | bytes sent and received so far, for resuming |
@@ -41,6 +42,7 @@ pub const MAX_REASON_LEN: usize = 200;
 const SERVICE: u64 = 1;
 const PORT: u64 = 3;
 const SOURCE: u64 = 5;
+const PROBE: u64 = 7;
 const FLOW: u64 = 16;
 const TRACE: u64 = 18;
 const CODE: u64 = 1;
@@ -56,10 +58,21 @@ pub struct StreamHeader {
     pub target: Target,
     /// The workload that asks; its trust domain is the connection's.
     pub source: Workload,
+    /// Set if the stream only asks what would become of one, and carries nothing.
+    pub probe: Option<StreamProbe>,
     /// The name of the flow in both sides' logs.
     pub flow: Option<[u8; 16]>,
     /// The trace that the flow belongs to.
     pub trace: Option<TraceContext>,
+}
+
+/// The question of a stream that carries nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StreamProbe {
+    /// May this source use this target, and is there a backend?
+    Ask,
+    /// The same, and does a backend accept a TCP connection?
+    Dial,
 }
 
 /// A W3C trace context in binary.
@@ -93,6 +106,9 @@ impl StreamHeader {
         let mut source = vec![ASSERTED];
         source.extend_from_slice(self.source.to_string().as_bytes());
         fields.bytes(SOURCE, &source);
+        if let Some(probe) = self.probe {
+            fields.integer(PROBE, probe.number());
+        }
         if let Some(flow) = &self.flow {
             fields.bytes(FLOW, flow);
         }
@@ -110,12 +126,14 @@ impl StreamHeader {
     pub fn decode(input: &[u8]) -> Result<Option<(Self, usize)>, WireError> {
         let Some((body, taken)) = split_body(input)? else { return Ok(None) };
         let (mut service, mut port, mut source, mut flow, mut trace) = Default::default();
+        let mut probe = None;
         let mut fields = TlvReader::new(body);
         while let Some((kind, value)) = fields.next()? {
             match kind {
                 SERVICE => service = Some(value.name("service")?),
                 PORT => port = Some(value.name("port").and_then(read_name_pair)?),
                 SOURCE => source = Some(read_source(value)?),
+                PROBE => probe = Some(StreamProbe::read(value)?),
                 FLOW => flow = Some(value.array("flow")?),
                 TRACE => trace = Some(TraceContext::read(value)?),
                 other => TlvReader::skip_unknown(other)?,
@@ -129,6 +147,7 @@ impl StreamHeader {
                     .map_err(|_| WireError::Invalid("port"))?,
             },
             source: source.ok_or(WireError::Missing("source"))?,
+            probe,
             flow,
             trace,
         };
@@ -152,6 +171,23 @@ fn read_source(value: TlvValue<'_>) -> Result<Workload, WireError> {
     match format!("spiffe://x{path}").parse::<SpiffeId>().map(|id| id.role()) {
         Ok(Ok(Role::Workload(workload))) => Ok(workload),
         _ => Err(invalid),
+    }
+}
+
+impl StreamProbe {
+    const fn number(self) -> u64 {
+        match self {
+            Self::Ask => 0,
+            Self::Dial => 1,
+        }
+    }
+
+    fn read(value: TlvValue<'_>) -> Result<Self, WireError> {
+        match value.integer("probe")? {
+            0 => Ok(Self::Ask),
+            1 => Ok(Self::Dial),
+            _ => Err(WireError::Invalid("probe")),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use adit_core::doctor::facts::ProbeFacts;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -15,11 +16,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::answer::ErrorBody;
+use super::probe::ProbeRequest;
 use super::public::ReadinessAnswer;
 use crate::status::StatusDocument;
 
 /// The daemon answers from memory; a second is long, and a person waits.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// A probe waits for another cluster, and for its backends.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(45);
 /// A document of ten thousand imports has some 5 MB.
 const MAX_BODY: usize = 64 * 1024 * 1024;
 
@@ -76,8 +80,8 @@ pub enum AdminClientError {
         error: io::Error,
     },
     /// Somebody is there who does not answer.
-    #[error("the daemon at {0} does not answer within 15 s")]
-    Silent(AdminAddress),
+    #[error("the daemon at {} does not answer within {} s", .0, .1.as_secs())]
+    Silent(AdminAddress, Duration),
     /// The answer is not one of an admin server.
     #[error("what answers at {address} is not an adit daemon: {error}")]
     NotAdit {
@@ -111,11 +115,52 @@ pub async fn readiness(address: &AdminAddress) -> Result<ReadinessAnswer, AdminC
         .map_err(|e| AdminClientError::NotAdit { address: address.clone(), error: e.to_string() })
 }
 
+/// Tells what would become of a stream, as the node at `address` finds when it tries.
+///
+/// # Errors
+/// If nobody answers there, it is no daemon, or the question makes no sense.
+pub async fn probe(
+    address: &AdminAddress,
+    request: &ProbeRequest,
+) -> Result<ProbeFacts, AdminClientError> {
+    let odd = |e: serde_json::Error| AdminClientError::NotAdit {
+        address: address.clone(),
+        error: e.to_string(),
+    };
+    let body = serde_json::to_string(request).map_err(odd)?;
+    let answer = request_within(PROBE_TIMEOUT, address, Method::POST, "/v1/probe", &body).await;
+    let body = match answer {
+        Err(AdminClientError::NotAdit { error, .. }) if error == no_such_path() => {
+            return Err(AdminClientError::Refused(
+                "this daemon is of an earlier version, and cannot be asked to try a stream"
+                    .to_owned(),
+            ));
+        }
+        answer => answer?,
+    };
+    serde_json::from_slice(&body).map_err(odd)
+}
+
 /// Sends one request and gives back the body of a successful answer.
 ///
 /// # Errors
 /// If nobody answers, it is no daemon, or the daemon refuses.
 pub async fn request(
+    address: &AdminAddress,
+    method: Method,
+    path: &str,
+    body: &str,
+) -> Result<Bytes, AdminClientError> {
+    request_within(REQUEST_TIMEOUT, address, method, path, body).await
+}
+
+/// The error of a path that a daemon does not have.
+fn no_such_path() -> String {
+    format!("HTTP status {}", StatusCode::NOT_FOUND)
+}
+
+async fn request_within(
+    within: Duration,
     address: &AdminAddress,
     method: Method,
     path: &str,
@@ -137,9 +182,9 @@ pub async fn request(
             },
         }
     };
-    tokio::time::timeout(REQUEST_TIMEOUT, exchange)
+    tokio::time::timeout(within, exchange)
         .await
-        .unwrap_or_else(|_| Err(AdminClientError::Silent(address.clone())))
+        .unwrap_or_else(|_| Err(AdminClientError::Silent(address.clone(), within)))
 }
 
 async fn exchange(

@@ -1,6 +1,7 @@
 //! The admin server: tells everything about the node and changes what may be changed while it runs.
 //!
-//! `GET /v1/status`, `GET /v1/ready`, `POST /v1/drain`, `POST /v1/reload`, `PUT /v1/log-level`. It decides nothing: each
+//! `GET /v1/status`, `GET /v1/ready`, `POST /v1/probe` ([`super::probe`]), `POST /v1/drain`, `POST /v1/reload`,
+//! `PUT /v1/log-level`. It decides nothing: each
 //! change is a [`AdminCommand`] to the process. On a Unix socket the file's mode says who may; on loopback a
 //! browser must be kept from being used by a page ([`guard_loopback`]).
 
@@ -8,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_dataplane::probe::Prober;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
@@ -23,9 +25,8 @@ use crate::readiness::Readiness;
 use crate::status::StatusDocument;
 use crate::telemetry::LevelError;
 
-const PATHS: &str =
-    "GET /v1/status, GET /v1/ready, POST /v1/drain, POST /v1/reload and PUT /v1/log-level";
-/// A log level is a line; nothing else has a body.
+const PATHS: &str = "GET /v1/status, GET /v1/ready, POST /v1/probe, POST /v1/drain, POST /v1/reload and PUT /v1/log-level";
+/// A log level is a line, and a question of a few names.
 const MAX_BODY: usize = 4096;
 /// Reading a file and applying it takes milliseconds.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,6 +70,8 @@ pub struct Controls {
     pub set_level: Arc<SetLevel>,
     /// Takes commands; one place each suffices, because an operator waits for the answer.
     pub commands: mpsc::Sender<AdminCommand>,
+    /// Asks what would become of a stream; `None` where there is no data path.
+    pub prober: Option<Prober>,
 }
 
 impl fmt::Debug for Controls {
@@ -82,6 +85,7 @@ pub fn router(controls: Controls) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/ready", get(ready))
+        .route("/v1/probe", post(probe))
         .route("/v1/drain", post(drain))
         .route("/v1/reload", post(reload))
         .route("/v1/log-level", put(log_level))
@@ -127,6 +131,10 @@ async fn status(State(controls): State<Controls>) -> Response {
 
 async fn ready(State(controls): State<Controls>) -> Response {
     Json(ReadinessAnswer::now(&controls.readiness)).into_response()
+}
+
+async fn probe(State(controls): State<Controls>, body: String) -> Response {
+    super::probe::answer(controls.prober.as_ref(), &body).await
 }
 
 async fn drain(State(controls): State<Controls>) -> Response {

@@ -77,6 +77,7 @@ fn controls() -> (Controls, mpsc::Receiver<AdminCommand>, Arc<Mutex<String>>) {
             Ok(())
         }),
         commands,
+        prober: None,
     };
     (controls, received, level)
 }

@@ -18,6 +18,8 @@ use adit_dataplane::data_path::{self, DataPathContext, FlowRandom, HeldSources};
 use adit_dataplane::flow::Flows;
 use adit_dataplane::inbound::Inbound;
 use adit_dataplane::listeners::{ImportListeners, InheritedListeners, OpenSockets};
+use adit_dataplane::probe::Prober;
+use adit_dataplane::probe_limits::ProbeLimits;
 use adit_dataplane::tcp::TcpNetwork;
 use adit_pki::{PeerVerifier, UnixTime};
 use adit_transport::budget::BufferLimits;
@@ -96,6 +98,8 @@ pub struct NodeDataPlane {
     pub flows: Flows,
     /// Which backends answer.
     pub backends: BackendHealth,
+    /// Asks what would become of a stream.
+    pub prober: Prober,
     /// The sockets of imports, for the process that comes next.
     pub(super) sockets: OpenSockets,
     not_listening: watch::Receiver<BTreeMap<SocketAddr, String>>,
@@ -148,6 +152,7 @@ impl NodeDataPlane {
             drained: stop.reset_flows.clone(),
             random: FlowRandom::new((local.random)()),
             held: HeldSources::default(),
+            probes: ProbeLimits::default(),
         };
         let bounds = data_path::DataPathLimits {
             streams_per_peer: usize::try_from(limits.streams_per_peer).unwrap_or(usize::MAX),
@@ -169,7 +174,8 @@ impl NodeDataPlane {
             snapshot.clone(),
             inbound,
         );
-        let workers = endpoints.workers().iter().map(|w| w.handle().clone()).collect();
+        let workers: Vec<_> = endpoints.workers().iter().map(|w| w.handle().clone()).collect();
+        let prober = Prober::new(path.clone(), links.clone(), workers[0].clone());
         let listeners =
             ImportListeners::new(path.clone(), links.clone(), workers, stop.tasks.clone());
         let (not_listening, sockets) = (listeners.failures(), listeners.sockets());
@@ -188,7 +194,7 @@ impl NodeDataPlane {
                 reset_flows,
             }
         };
-        (Self { links, endpoints, flows, backends, sockets, not_listening, stop }, work)
+        (Self { links, endpoints, flows, backends, prober, sockets, not_listening, stop }, work)
     }
 
     /// Accepts connections from now on.

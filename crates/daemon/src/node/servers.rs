@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use adit_dataplane::probe::Prober;
 use axum::Router;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
@@ -59,7 +60,7 @@ impl ServerPlan {
         public: Option<TcpListener>,
         state: &Arc<ProcessState<W>>,
         metrics: ProcessMetrics,
-        commands: mpsc::Sender<AdminCommand>,
+        (commands, prober): (mpsc::Sender<AdminCommand>, Prober),
         taken_over: CancellationToken,
     ) -> Self {
         let (status, level) = (state.clone(), state.clone());
@@ -68,6 +69,7 @@ impl ServerPlan {
             readiness: state.readiness.clone(),
             set_level: Arc::new(move |l| level.log.as_ref().map_or(Ok(()), |log| log.set_level(l))),
             commands,
+            prober: Some(prober),
         };
         let router = control::router(controls);
         let router = match admin {

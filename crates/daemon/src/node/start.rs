@@ -287,8 +287,8 @@ impl ServingNode {
         let _ended = ended.drop_guard();
         let (commands_in, commands) = mpsc::channel(MAX_PENDING_COMMANDS);
         let taken_over = handover.taken_over.clone();
-        let plan =
-            ServerPlan::new(admin, public_listener, &state, metrics, commands_in, taken_over);
+        let asked = (commands_in, data_plane.prober.clone());
+        let plan = ServerPlan::new(admin, public_listener, &state, metrics, asked, taken_over);
         let servers = HttpServers::start(plan).map_err(cannot("start the admin server"))?;
         log_started(&state);
         drop(self.starting);

@@ -49,6 +49,7 @@ impl Flow {
             bytes_out = out.bytes(),
             bytes_in = back.bytes(),
             duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            probe = self.is_probe.then_some(true),
             hop = self.hop,
             retries = self.retries,
             unlogged = (unlogged > 0).then_some(unlogged),

@@ -16,6 +16,7 @@ use super::direction::Direction;
 const BYTES: &str = "adit_stream_bytes_total";
 const OPEN: &str = "adit_streams_open";
 const ENDED: &str = "adit_streams_ended_total";
+const PROBES: &str = "adit_probes_total";
 const SECONDS: &str = "adit_stream_seconds";
 /// The time that the answer to a stream took: from a millisecond or less to the longest wait for a backend.
 pub const ANSWER_SECONDS: &str = "adit_stream_answer_seconds";
@@ -33,6 +34,11 @@ pub(crate) fn describe() {
         Unit::Count,
         "Streams that ended or were refused, by code; without a service where none of the configuration was meant"
     );
+    describe_counter!(
+        PROBES,
+        Unit::Count,
+        "Questions of `adit doctor` what would become of a stream, asked by this node or answered here, by code; they are no streams"
+    );
     describe_histogram!(SECONDS, Unit::Seconds, "How long streams lasted, refused ones too");
     describe_histogram!(
         ANSWER_SECONDS,
@@ -48,6 +54,7 @@ pub(crate) fn begin() {
         for code in Code::ALL {
             ended(direction, *code, "", "").increment(0);
         }
+        counter!(PROBES, "direction" => direction.name(), "code" => Code::Finished.name(), "link" => "").increment(0);
         for way in ["sent", "received"] {
             bytes(direction, way, "", "").increment(0);
         }
@@ -84,6 +91,13 @@ fn answered(direction: Direction, link: &str) -> Histogram {
 /// Counts the end of a flow that was for no service of the configuration.
 pub(super) fn ended_unnamed(direction: Direction, code: Code, link: &str) {
     ended(direction, code, "", link).increment(1);
+}
+
+/// Counts the end of a flow that only asked.
+pub(super) fn probe_ended(direction: Direction, code: Code, link: &str) {
+    let link = link.to_owned();
+    counter!(PROBES, "direction" => direction.name(), "code" => code.name(), "link" => link)
+        .increment(1);
 }
 
 /// Records how long a flow waited whose target is not counted by name.

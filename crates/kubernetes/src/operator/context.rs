@@ -5,13 +5,13 @@
 //! others wrote.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, ClusterReport, ExportRule, Fragment, parse_fragment};
 use adit_core::name::ServiceName;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, GetParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
@@ -69,6 +69,14 @@ impl ContextError {
     }
 }
 
+impl ContextError {
+    /// True if the request failed because there is no such thing, or no such kind.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Request { error, .. } if matches!(&**error, kube::Error::Api(status) if status.code == 404))
+    }
+}
+
 fn hint(context: &str, error: &kube::Error) -> String {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list is open and long")]
     match error {
@@ -92,6 +100,8 @@ fn hint(context: &str, error: &kube::Error) -> String {
 pub struct Context {
     /// Name of the context.
     pub name: String,
+    /// The kubeconfig that was named; `None` if it is found as kubectl finds it.
+    pub(crate) kubeconfig: Option<PathBuf>,
     client: Client,
 }
 
@@ -173,13 +183,22 @@ impl Context {
             doing: "make a client".to_owned(),
             error: error.into(),
         })?;
-        Ok(Self { name, client })
+        Ok(Self { name, kubeconfig: file.map(Path::to_owned), client })
+    }
+
+    /// Returns what the API server answers at a path below `base`, as text.
+    pub(crate) async fn get_text(&self, base: &str, path: &str) -> Result<String, ContextError> {
+        let doing = self.request_error(&format!("get {base}/{path}"));
+        match kube::core::Request::new(base).get(path, &GetParams::default()) {
+            Ok(request) => self.client.request_text(request).await.map_err(doing),
+            Err(error) => Err(doing(kube::Error::BuildRequest(error))),
+        }
     }
 
     /// Returns a context whose API server is `client`'s.
     #[cfg(test)]
     pub(crate) fn of_client(name: &str, client: Client) -> Self {
-        Self { name: name.to_owned(), client }
+        Self { name: name.to_owned(), kubeconfig: None, client }
     }
 
     /// Returns the client of its API server.

@@ -18,6 +18,7 @@ mod rollout;
 
 use std::time::Duration;
 
+use adit_config::cluster::ClusterConfig;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
@@ -43,38 +44,81 @@ const RENEWAL_CHECK_DELAY: Duration = Duration::from_secs(6);
 /// # Errors
 /// If it cannot be asked.
 pub async fn query(context: &Context) -> Result<ClusterStatus, ContextError> {
-    let document = context.document().await?;
-    let all = ListParams::default();
-    let ours = all.clone().fields(&format!("spec.signerName={SIGNER}"));
-    let slices = all.clone().labels(&format!("{}={}", SLICE_MANAGED_BY.0, SLICE_MANAGED_BY.1));
-    let deployment = context.system_api::<Deployment>().get_opt(CONTROLLER).await;
-    let daemon_set = context.system_api::<DaemonSet>().get_opt(NODE).await;
-    let deployment =
-        deployment.map_err(context.request_error("read Deployment adit-controller"))?;
-    let daemon_set = daemon_set.map_err(context.request_error("read DaemonSet adit-node"))?;
-    let mut unread = Vec::new();
-    let lease = unless_forbidden(read_lease(context).await, &mut unread)?;
-    let requests = context.list(&ours, "CertificateSigningRequests").await;
-    let requests = unless_forbidden(requests, &mut unread)?.unwrap_or_default();
-    let of_ours = format!("{NAME_LABEL} in ({CONTROLLER},{NODE})");
-    let pods = context.system_api::<Pod>().list(&all.clone().labels(&of_ours)).await;
-    let pods = pods.map_err(context.request_error("list the pods in namespace adit-system"));
-    let pods = unless_forbidden(pods, &mut unread)?.map(|pods| pods.items).unwrap_or_default();
-    let objects = ClusterObjects {
-        at: Timestamp::now(),
-        pods,
-        controller: pods_of_deployment(deployment.as_ref()),
-        lease,
-        requests,
-        unread,
-        nodes: pods_of_daemon_set(daemon_set.as_ref()),
-        rolling: (note_of_deployment(deployment.as_ref()), note_of_daemon_set(daemon_set.as_ref())),
-        links: context.list(&all, "Links").await?,
-        exports: context.list(&all, "Exports").await?,
-        imports: context.list(&all, "Imports").await?,
-        slices: context.list(&slices, "EndpointSlices").await?,
-    };
+    let ClusterReading { document, objects } = Box::pin(ClusterReading::read(context)).await?;
     Ok(summarize(&context.name, &document, &objects))
+}
+
+/// The ConfigMap and the objects of a cluster, as they were read.
+#[derive(Debug)]
+pub(super) struct ClusterReading {
+    document: ConfigDocument,
+    pub(super) objects: ClusterObjects,
+}
+
+impl ClusterReading {
+    /// Reads the ConfigMap and Adit's own objects.
+    pub(super) async fn read(context: &Context) -> Result<Self, ContextError> {
+        let document = context.document().await?;
+        let all = ListParams::default();
+        let ours = all.clone().fields(&format!("spec.signerName={SIGNER}"));
+        let slices = all.clone().labels(&format!("{}={}", SLICE_MANAGED_BY.0, SLICE_MANAGED_BY.1));
+        let deployment = context.system_api::<Deployment>().get_opt(CONTROLLER).await;
+        let daemon_set = context.system_api::<DaemonSet>().get_opt(NODE).await;
+        let deployment =
+            deployment.map_err(context.request_error("read Deployment adit-controller"))?;
+        let daemon_set = daemon_set.map_err(context.request_error("read DaemonSet adit-node"))?;
+        let mut unread = Vec::new();
+        let lease = unless_forbidden(read_lease(context).await, &mut unread)?;
+        let requests = context.list(&ours, "CertificateSigningRequests").await;
+        let requests = unless_forbidden(requests, &mut unread)?.unwrap_or_default();
+        let of_ours = format!("{NAME_LABEL} in ({CONTROLLER},{NODE})");
+        let pods = context.system_api::<Pod>().list(&all.clone().labels(&of_ours)).await;
+        let pods = pods.map_err(context.request_error("list the pods in namespace adit-system"));
+        let pods = unless_forbidden(pods, &mut unread)?.map(|pods| pods.items).unwrap_or_default();
+        let objects = ClusterObjects {
+            at: Timestamp::now(),
+            pods,
+            controller: pods_of_deployment(deployment.as_ref()),
+            lease,
+            requests,
+            unread,
+            nodes: pods_of_daemon_set(daemon_set.as_ref()),
+            rolling: (
+                note_of_deployment(deployment.as_ref()),
+                note_of_daemon_set(daemon_set.as_ref()),
+            ),
+            links: context.list(&all, "Links").await?,
+            exports: context.list(&all, "Exports").await?,
+            imports: context.list(&all, "Imports").await?,
+            slices: context.list(&slices, "EndpointSlices").await?,
+        };
+        Ok(Self { document, objects })
+    }
+
+    /// The name of the cluster, if its configuration says one.
+    pub(super) fn cluster(&self) -> Option<String> {
+        configuration(&self.document).config.map(|config| config.cluster.to_string())
+    }
+
+    /// Errors of the ConfigMap, each with its place.
+    pub(super) fn configuration_errors(&self) -> Vec<String> {
+        configuration(&self.document).errors
+    }
+
+    /// Returns why the controller does not do its work.
+    pub(super) fn controller_problem(&self) -> Option<String> {
+        let PodCounts { installed, ready, total } = self.objects.controller;
+        match (installed, ready) {
+            (false, _) => Some(format!("Deployment {CONTROLLER} is not installed")),
+            (true, 0) => Some(format!("{ready} of {total} controller pods are ready")),
+            (true, _) => controller_problem(&self.objects, &self.configuration_errors()),
+        }
+    }
+
+    /// Returns the nodes that wait for a certificate, or were denied one.
+    pub(super) fn certificate_problems(&self) -> Vec<String> {
+        certificate_problems(&self.objects)
+    }
 }
 
 /// Returns `None` and notes the error if reading is forbidden: not everybody may read everything.
@@ -117,7 +161,14 @@ fn is_fresh(lease: Option<&Lease>, now: Timestamp) -> bool {
     renewed.is_some_and(|renewed| now.duration_since(renewed.0).abs() <= length)
 }
 
-fn summarize(context: &str, document: &ConfigDocument, objects: &ClusterObjects) -> ClusterStatus {
+/// The configuration that a ConfigMap holds, if it is good, and what is said of it.
+struct ReadConfiguration {
+    config: Option<ClusterConfig>,
+    errors: Vec<String>,
+    warnings: Vec<String>,
+}
+
+fn configuration(document: &ConfigDocument) -> ReadConfiguration {
     let (config, report) = match document.parse() {
         Ok((config, report)) => (Some(config), report),
         Err(report) => (None, report),
@@ -129,6 +180,11 @@ fn summarize(context: &str, document: &ConfigDocument, objects: &ClusterObjects)
     if report.unnamed {
         errors.push(adit_config::ClusterReport::UNNAMED.to_owned());
     }
+    ReadConfiguration { config, errors, warnings: report.warnings().map(said).collect() }
+}
+
+fn summarize(context: &str, document: &ConfigDocument, objects: &ClusterObjects) -> ClusterStatus {
+    let ReadConfiguration { config, errors, warnings } = configuration(document);
     let mut troubles: Vec<_> = controller_problem(objects, &errors).into_iter().collect();
     troubles.extend(certificate_problems(objects));
     troubles.extend(pod_problems(
@@ -141,7 +197,8 @@ fn summarize(context: &str, document: &ConfigDocument, objects: &ClusterObjects)
         controller: objects.controller,
         nodes: objects.nodes,
         errors,
-        warnings: (report.warnings().map(said))
+        warnings: warnings
+            .into_iter()
             .chain(
                 objects.unread.iter().chain(&objects.rolling.0).chain(&objects.rolling.1).cloned(),
             )

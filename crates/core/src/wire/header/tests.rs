@@ -11,6 +11,7 @@ fn header() -> StreamHeader {
             namespace: "trustusbank-bank-agents".parse().unwrap(),
             service_account: "support-bot".parse().unwrap(),
         },
+        probe: Some(StreamProbe::Dial),
         flow: Some([7; 16]),
         trace: Some(TraceContext { trace: [1; 16], span: [2; 8], flags: 1 }),
     }
@@ -78,7 +79,10 @@ fn bad_headers_give_the_reason_meant_for_them() {
         (raw(&[(1, NS)]), WireError::Missing("source")),
         (raw(&[(1, NS), (1, NS), (5, SRC)]), WireError::FieldOrder(1)),
         (raw(&[(5, SRC), (1, NS)]), WireError::FieldOrder(1)),
-        (raw(&[(1, NS), (5, SRC), (7, b"")]), WireError::UnknownCritical(7)),
+        (raw(&[(1, NS), (5, SRC), (7, b"")]), WireError::Invalid("probe")),
+        (raw(&[(1, NS), (5, SRC), (7, b"\x02")]), WireError::Invalid("probe")),
+        (raw(&[(1, NS), (5, SRC), (7, b"\x40\x01")]), WireError::OverlongInteger),
+        (raw(&[(1, NS), (5, SRC), (9, b"")]), WireError::UnknownCritical(9)),
         (raw(&[(1, b"no-slash"), (5, SRC)]), WireError::Invalid("service")),
         (raw(&[(1, b"ns/\xff"), (5, SRC)]), WireError::Invalid("service")),
         (raw(&[(1, b"ns/a\0"), (5, SRC)]), WireError::Invalid("service")),
@@ -152,11 +156,12 @@ proptest! {
     #[test]
     fn any_header_round_trips(
         ns in "[a-z]([a-z0-9-]{0,20}[a-z0-9])?", svc in "[a-z]{1,20}", port in "[a-z]{0,15}",
-        sa in "[a-z]{1,20}(\\.[a-z]{1,9})?", flow: Option<[u8; 16]>,
+        sa in "[a-z]{1,20}(\\.[a-z]{1,9})?", flow: Option<[u8; 16]>, dials: Option<bool>,
     ) {
         let header = StreamHeader {
             target: Target { service: format!("{ns}/{svc}").parse().unwrap(), port: port.parse().unwrap() },
             source: Workload { namespace: ns.parse().unwrap(), service_account: sa.parse().unwrap() },
+            probe: dials.map(|dials| if dials { StreamProbe::Dial } else { StreamProbe::Ask }),
             flow,
             trace: None,
         };

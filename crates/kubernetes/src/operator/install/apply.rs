@@ -32,9 +32,9 @@ async fn apply_one(context: &Context, planned: &PlannedManifest) -> Result<(), I
     let force = *force;
     let mut version = version.clone();
     for _ in 0..MAX_ATTEMPTS {
-        let error = match apply_object(context, object, version.as_deref(), force, false).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
+        let Err(error) = apply_object(context, object, version.as_deref(), force, false).await
+        else {
+            return Ok(());
         };
         if let Some(fields) = field_conflicts(object, &error) {
             return Err(InstallError::FieldConflict { context: context.name.clone(), fields });

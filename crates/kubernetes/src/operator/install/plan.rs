@@ -289,7 +289,9 @@ fn shown_value(value: &Value) -> String {
     let text = match value {
         Value::Null => return "nothing".to_owned(),
         Value::String(text) => text.clone(),
-        other => other.to_string(),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            other.to_string()
+        }
     };
     let mut shown: String = text.chars().take(MAX_VALUE_CHARS).collect();
     if shown.len() < text.len() {

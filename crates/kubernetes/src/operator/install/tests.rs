@@ -115,7 +115,7 @@ async fn a_bare_cluster_gets_all_of_it_and_a_second_time_nothing() {
     assert_eq!(next.counts(), (0, 2));
     let told = next.objects.iter().find_map(|one| match &one.change {
         ManifestChange::Update(fields) if one.object.name == "adit-controller" => Some(fields),
-        _ => None,
+        ManifestChange::Create | ManifestChange::Update(_) | ManifestChange::Keep => None,
     });
     assert_eq!(told.unwrap()[..], ["spec.template.spec.containers[controller].image: x → y"]);
     apply(&context, &next).await.unwrap();

@@ -12,7 +12,7 @@ use crate::api::{Export, Import, Link};
 
 /// The objects that were read.
 #[derive(Debug, Default)]
-pub(super) struct ClusterObjects {
+pub(in crate::operator) struct ClusterObjects {
     pub(super) at: Timestamp,
     pub(super) controller: PodCounts,
     /// The controller's lease, and whether its holder fails to renew it; `None` if it may not be
@@ -26,9 +26,9 @@ pub(super) struct ClusterObjects {
     pub(super) rolling: (Option<String>, Option<String>),
     /// Our pods.
     pub(super) pods: Vec<Pod>,
-    pub(super) links: Vec<Link>,
-    pub(super) exports: Vec<Export>,
-    pub(super) imports: Vec<Import>,
+    pub(in crate::operator) links: Vec<Link>,
+    pub(in crate::operator) exports: Vec<Export>,
+    pub(in crate::operator) imports: Vec<Import>,
     pub(super) slices: Vec<EndpointSlice>,
 }
 

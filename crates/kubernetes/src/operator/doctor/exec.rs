@@ -1,0 +1,72 @@
+//! A question to the daemon of one node, by `kubectl exec` in its pod: its admin server is a socket there, and nowhere
+//! else.
+
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+use adit_core::doctor::facts::{CallerNode, DaemonFacts};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::api::NAMESPACE;
+use crate::operator::context::Context;
+
+/// The longest wait for a node's answer, which waits for another cluster in turn.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
+/// The most of an error that is shown, in bytes.
+const MAX_ERROR_BYTES: usize = 400;
+
+/// Asks the daemon in `pod` about an import, and to try it as `from` if that is given.
+pub(super) async fn ask(
+    context: &Context,
+    pod: &str,
+    service: &str,
+    port: Option<&str>,
+    from: Option<&str>,
+) -> CallerNode {
+    let began = now();
+    match run(context, pod, service, port, from).await {
+        Ok(mut facts) => {
+            // The node read its clock somewhere in between.
+            facts.asker_clock = began.midpoint(now());
+            CallerNode::Answered(Box::new(facts))
+        }
+        Err(error) => CallerNode::Unreachable { at: format!("pod {pod}"), error },
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+async fn run(
+    context: &Context,
+    pod: &str,
+    service: &str,
+    port: Option<&str>,
+    from: Option<&str>,
+) -> Result<DaemonFacts, String> {
+    let mut command = Command::new("kubectl");
+    if let Some(file) = &context.kubeconfig {
+        command.arg("--kubeconfig").arg(file);
+    }
+    command.args(["--context", &context.name, "-n", NAMESPACE, "exec", pod, "-c", "node", "--"]);
+    let target = port.map_or_else(|| service.to_owned(), |port| format!("{service}:{port}"));
+    command.args(["/adit", "doctor", "--facts", &target]);
+    if let Some(from) = from {
+        command.args(["--from", from]);
+    }
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(EXEC_TIMEOUT, command.output()).await;
+    let output = output.map_err(|_| format!("no answer within {} s", EXEC_TIMEOUT.as_secs()))?;
+    let output = output.map_err(|error| format!("kubectl cannot be run: {error}"))?;
+    if output.status.success() {
+        return serde_json::from_slice(&output.stdout).map_err(|error| error.to_string());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("unrecognized subcommand") {
+        return Err("its version is too old to be asked".to_owned());
+    }
+    let first: String = said.trim().chars().take(MAX_ERROR_BYTES).collect();
+    Err(first.replace('\n', "; "))
+}
