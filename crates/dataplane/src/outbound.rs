@@ -223,14 +223,7 @@ pub(crate) async fn open<T: Tcp>(
     (permit, probe): (&Permit, Option<StreamProbe>),
     flow: &mut Flow,
 ) -> Result<(PeerStream, PendingCopy), FlowFailure> {
-    let header = StreamHeader {
-        target: permit.target().clone(),
-        source: permit.source().workload.clone(),
-        probe,
-        flow: Some(flow.id),
-        trace: None,
-    };
-    let mut first = FirstFlight::new(&header);
+    let mut first = FirstFlight::new(&header(permit, probe, flow));
     let mut tried: Vec<NodeName> = Vec::new();
     let mut last = FlowFailure::from(Code::LinkDown);
     let began = Instant::now();
@@ -276,6 +269,16 @@ pub(crate) async fn open<T: Tcp>(
         last = failure;
     }
     Err(last)
+}
+
+fn header(permit: &Permit, probe: Option<StreamProbe>, flow: &Flow) -> StreamHeader {
+    StreamHeader {
+        target: permit.target().clone(),
+        source: permit.source().workload.clone(),
+        probe,
+        flow: Some(flow.id),
+        trace: None,
+    }
 }
 
 /// The next node to try, and whether it is not the backend's own: first one that has a backend, then one

@@ -35,7 +35,7 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// From one look at somebody else's lease to the next.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What is said of a holder that has not read the cluster yet.
+/// Said of a holder that has not read the cluster yet.
 const NOT_READ: &str = "it has just become active, and has not read the cluster's objects yet";
 
 /// A controller's part in the election.
