@@ -49,9 +49,26 @@ fn by_name(text: &str) -> BTreeMap<(String, String), Value> {
             // Kustomize does not know all kinds that are cluster-scoped; the API server ignores what it says then.
             value["metadata"].as_object_mut().unwrap().remove("namespace");
         }
+        with_whole_numbers(&mut value);
         found.insert(key, value);
     }
     found
+}
+
+/// Writes `0.0` as `0`, which is the same to an API server: programs differ in how they print it.
+fn with_whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let whole = number.as_f64().map(|float| format!("{float:.0}"));
+            let whole = whole.filter(|text| text.parse::<f64>().ok() == number.as_f64());
+            if let Some(whole) = whole.and_then(|text| text.parse::<i64>().ok()) {
+                *value = whole.into();
+            }
+        }
+        Value::Array(all) => all.iter_mut().for_each(with_whole_numbers),
+        Value::Object(all) => all.values_mut().for_each(with_whole_numbers),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
 }
 
 #[test]
