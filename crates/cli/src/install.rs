@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Print the manifests as YAML instead, for a repository; change nothing
     #[arg(long)]
     print: bool,
-    /// Time in which controller, nodes and links have to be ready, in seconds or as 60s, 2m
+    /// Time in which controller, nodes and links have to be ready, as 60s or 2m
     #[arg(long, value_name = "TIME", default_value = "3m", value_parser = parse_duration)]
     timeout: Duration,
     #[command(flatten)]

@@ -42,7 +42,7 @@ pub(crate) struct MigrateArgs {
     /// Go back to what was there before; connections that are open through Adit go on
     #[arg(long, conflicts_with_all = ["allow", "keep_node_port"])]
     back: bool,
-    /// Longest time to wait for a step's effect, in seconds or as 60s, 2m
+    /// Longest time to wait for a step's effect, as 60s or 2m
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     timeout: Duration,
     /// Time that is left to the nodes for a change of endpoints; more for clusters of thousands of Services

@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
-    /// Time in which everything has to be gone, in seconds or as 60s, 2m
+    /// Time in which everything has to be gone, as 60s or 2m
     #[arg(long, value_name = "TIME", default_value = "3m", value_parser = parse_duration)]
     timeout: Duration,
     #[command(flatten)]

@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
-    /// Time in which all has to be ready again, in seconds or as 60s, 2m
+    /// Time in which all has to be ready again, as 60s or 2m
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
     timeout: Duration,
     #[command(flatten)]

@@ -38,7 +38,7 @@ pub(crate) struct LinkArgs {
     /// Print the YAML of both ConfigMaps instead, for a repository; write nothing
     #[arg(long)]
     pub(super) print: bool,
-    /// Time to wait for CAs and for the link, in seconds or as 60s, 2m
+    /// Time to wait for CAs and for the link, as 60s or 2m
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     pub(super) wait: Duration,
     #[command(flatten)]
