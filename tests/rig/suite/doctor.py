@@ -61,7 +61,8 @@ def literally(world, text):
 
 @contextlib.contextmanager
 def stub_deleted(world):
-    world.edge.delete("-n", NAMESPACE, f"service/{SERVICE}")
+    # With its Agent: where that is left, kagent makes the Service again, and Adit none.
+    world.edge.delete("-n", NAMESPACE, f"{agents.AGENT_KIND}/{SERVICE}", f"service/{SERVICE}", f"deployment/{SERVICE}")
     yield
     # The stub that kagent makes takes the place of the Service that an import by name has made.
     world.adit("import", f"{NAMESPACE}/{SERVICE}", "--remove", "--context", world.edge.context)

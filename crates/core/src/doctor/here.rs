@@ -80,7 +80,10 @@ pub(super) fn installation(walk: &mut Walk<'_>) {
             let cluster = here.installation.cluster.as_deref().unwrap_or("(no name)");
             walk.good(
                 hop,
-                format!("{cluster}: a controller is active, {pods} nodes have a daemon"),
+                format!(
+                    "{cluster}: a controller is active, a daemon on {}",
+                    crate::text::count_noun(pods as u64, "node")
+                ),
             );
         }
     }

@@ -24,7 +24,8 @@ pub(super) fn peer_installation(walk: &mut Walk<'_>) {
         Some(Trouble { seen, mend, .. }) => walk.note(hop, format!("{name}: {seen}"), Some(mend)),
         None => {
             let pods = of.node_pods.len();
-            walk.good(hop, format!("{name}: a controller is active, {pods} nodes have a daemon"));
+            let nodes = crate::text::count_noun(pods as u64, "node");
+            walk.good(hop, format!("{name}: a controller is active, a daemon on {nodes}"));
         }
     }
     if of.cluster.is_some() && walk.facts.from.is_some() && of.cluster != walk.facts.from {
@@ -70,10 +71,12 @@ pub(super) fn link(walk: &mut Walk<'_>) {
     match of_node {
         Some(link) => {
             let nodes = crate::text::count_noun(link.connected, "node");
-            walk.good(
-                hop,
-                format!("connected with {nodes} of {from}, packets of {} bytes pass", link.mtu),
-            );
+            // Zero while a fresh connection still finds out.
+            let packets = match link.mtu {
+                0 => String::new(),
+                mtu => format!(", packets of {mtu} bytes pass"),
+            };
+            walk.good(hop, format!("connected with {nodes} of {from}{packets}"));
             if (1..=LEAST_MTU).contains(&link.mtu) {
                 let seen = format!(
                     "no packet of more than {} bytes passes between the nodes: the MTU of the path is small, or ICMP is lost",
