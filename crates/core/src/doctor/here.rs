@@ -205,6 +205,10 @@ pub(super) fn service(walk: &mut Walk<'_>) {
     if let Some((seen, mend)) = unfit(walk, service) {
         return walk.fail(hop, seen, mend);
     }
+    if here.import.is_none() && here.link.is_none() {
+        // What a link imports by itself goes with it.
+        return super::link::unlinked(walk);
+    }
     if here.import.is_none() {
         let seen = format!("nothing imports {} here", walk.facts.service);
         return walk.fail(hop, seen, import);

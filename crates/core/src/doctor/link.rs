@@ -48,17 +48,23 @@ struct BothSides {
     sentence: String,
 }
 
+/// Fails the walk at the link: this cluster has none to the other.
+pub(super) fn unlinked(walk: &mut Walk<'_>) {
+    // What the link said of namespaces is gone with it.
+    let mend = match &walk.facts.here {
+        Some(_) => format!("{} --import {}", link_command(walk), walk.namespace()),
+        None => link_command(walk),
+    };
+    let seen = format!("{} has no link to {}", walk.here(), walk.from());
+    walk.fail(DoctorHop::Link, seen, mend);
+}
+
 pub(super) fn link(walk: &mut Walk<'_>) {
     let hop = DoctorHop::Link;
     let (here, there, from) = (walk.facts.here.as_ref(), walk.facts.there.as_ref(), walk.from());
     let of_node = walk.node().and_then(|node| node.link.as_ref());
     if walk.node().is_some() && of_node.is_none() || here.is_some_and(|h| h.link.is_none()) {
-        // What the link said of namespaces is gone with it.
-        let mend = match here {
-            Some(_) => format!("{} --import {}", link_command(walk), walk.namespace()),
-            None => link_command(walk),
-        };
-        return walk.fail(hop, format!("{} has no link to {from}", walk.here()), mend);
+        return unlinked(walk);
     }
     let lost = walk.probe().filter(|probe| is_of_link(&probe.code));
     let is_down = of_node.is_some_and(|link| !link.is_up) || lost.is_some();

@@ -824,6 +824,9 @@ fn of_two_faults_the_first_on_the_way_is_found() {
             let at = found.first_failed.unwrap_or_else(|| panic!("{one} and {other}: {found:#?}"));
             // Without a daemon nobody tells what callers' connections look like there.
             let is_hidden = !matches!(facts.node, CallerNode::Answered(_)) && at == *hop_other;
+            // An import goes with its link, so the link is what is mended first.
+            let is_unlinked = facts.here.as_ref().is_some_and(|here| here.link.is_none());
+            let is_hidden = is_hidden || is_unlinked && at == DoctorHop::Link;
             assert!(
                 at <= *hop_one || is_hidden,
                 "{one} ({hop_one:?}) and {other} ({hop_other:?}): {found:#?}"
