@@ -207,7 +207,7 @@ pub(super) fn service(walk: &mut Walk<'_>) {
     }
     if here.import.is_none() && here.link.is_none() {
         // What a link imports by itself goes with it.
-        return super::link::unlinked(walk);
+        return unlinked(walk);
     }
     if here.import.is_none() {
         let seen = format!("nothing imports {} here", walk.facts.service);
@@ -549,4 +549,25 @@ pub(super) fn unready(pods: &[PodFacts]) -> Option<(&PodFacts, String)> {
     let pod = pods.iter().find(|pod| !pod.ready)?;
     let why = pod.waiting.clone().unwrap_or_else(|| "it is not ready".to_owned());
     Some((pod, why))
+}
+
+/// Fails the walk at the link: this cluster has none to the other.
+pub(super) fn unlinked(walk: &mut Walk<'_>) {
+    // What the link said of namespaces is gone with it.
+    let mend = match &walk.facts.here {
+        Some(_) => format!("{} --import {}", link_command(walk), walk.namespace()),
+        None => link_command(walk),
+    };
+    let seen = format!("{} has no link to {}", walk.here(), walk.from());
+    walk.fail(DoctorHop::Link, seen, mend);
+}
+
+pub(super) fn link_command(walk: &Walk<'_>) -> String {
+    let here = walk.facts.here.as_ref().map(|here| here.installation.context.clone());
+    let there = walk.facts.there.as_ref().map(|there| there.installation.context.clone());
+    match (here, there) {
+        (Some(here), Some(there)) => format!("adit link {here} {there}"),
+        (Some(here), None) => format!("adit link {here} {}'S-CONTEXT", walk.from().to_uppercase()),
+        (None, _) => "`links` in the node's file: {cluster: …, trustDomain: …, trustBundle: …, addresses: [\"IP:7843\"]}".to_owned(),
+    }
 }

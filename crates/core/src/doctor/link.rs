@@ -1,7 +1,7 @@
 //! The hops between the clusters: the other installation, and the link.
 
 use super::facts::{ConditionFacts, ExportSide, NodeLink};
-use super::here::{Trouble, trouble};
+use super::here::{Trouble, link_command, trouble, unlinked};
 use super::{DoctorHop, Walk};
 use crate::code::Code;
 
@@ -46,17 +46,6 @@ struct BothSides {
     ours: String,
     theirs: Option<String>,
     sentence: String,
-}
-
-/// Fails the walk at the link: this cluster has none to the other.
-pub(super) fn unlinked(walk: &mut Walk<'_>) {
-    // What the link said of namespaces is gone with it.
-    let mend = match &walk.facts.here {
-        Some(_) => format!("{} --import {}", link_command(walk), walk.namespace()),
-        None => link_command(walk),
-    };
-    let seen = format!("{} has no link to {}", walk.here(), walk.from());
-    walk.fail(DoctorHop::Link, seen, mend);
 }
 
 pub(super) fn link(walk: &mut Walk<'_>) {
@@ -209,16 +198,6 @@ fn both_sides(walk: &Walk<'_>, of_node: Option<&NodeLink>) -> BothSides {
         Some(up) => as_code(&up.reason),
     });
     BothSides { ours, theirs, sentence }
-}
-
-fn link_command(walk: &Walk<'_>) -> String {
-    let here = walk.facts.here.as_ref().map(|here| here.installation.context.clone());
-    let there = walk.facts.there.as_ref().map(|there| there.installation.context.clone());
-    match (here, there) {
-        (Some(here), Some(there)) => format!("adit link {here} {there}"),
-        (Some(here), None) => format!("adit link {here} {}'S-CONTEXT", walk.from().to_uppercase()),
-        (None, _) => "`links` in the node's file: {cluster: …, trustDomain: …, trustBundle: …, addresses: [\"IP:7843\"]}".to_owned(),
-    }
 }
 
 /// Why the link is down, and the mend.
