@@ -9,9 +9,9 @@
 //! * [`controller`]: the active controller of a cluster, which writes everything that is written.
 //! * [`operator`]: commands for people.
 //!
-//! Shared by them: [`api`] has our own objects and the names of everything, [`config_map`] the operator's
-//! configuration, checked, and [`summary`] the nodes' reports in sum. [`store`] keeps what the API server holds of a
-//! kind through its failures; [`client`] reaches it.
+//! Shared by them: [`api`] has our own objects and the names of everything, `service` the rules by which a Service and
+//! its slices are read, [`config_map`] the operator's configuration, checked, and [`summary`] the nodes' reports in sum.
+//! [`store`] keeps what the API server holds of a kind through its failures; [`client`] reaches it.
 
 pub mod api;
 mod certificate_answer;
@@ -22,6 +22,7 @@ mod interleave;
 pub mod node;
 pub mod operator;
 mod ownership;
+mod service;
 pub mod store;
 pub mod summary;
 

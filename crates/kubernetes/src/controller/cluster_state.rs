@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_core::name::{NodeName, ServiceName};
-use k8s_openapi::api::core::v1::{Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::ResourceExt;
 
@@ -16,6 +16,7 @@ use crate::api::{
     ALIAS_OF, Export, Import, Link, MANAGED_BY, SLICE_CONTROLLER, SLICE_MANAGED_BY, SLICE_SERVICE,
     ServiceRef, service_name,
 };
+use crate::service::{do_all_leave, is_endpoint_ready};
 
 /// Everything that a plan is made from.
 #[derive(Debug, Clone, Default)]
@@ -146,7 +147,7 @@ impl LocalEndpoints {
     /// Reads the state of one slice. The API server increments a slice's generation when its
     /// endpoints change, so an empty slice that was never changed never had any.
     pub(super) fn from_slice(slice: &EndpointSlice) -> Option<Self> {
-        if has_ready_endpoint(slice) {
+        if slice.endpoints.iter().any(is_endpoint_ready) {
             Some(Self::Ready)
         } else if !slice.endpoints.is_empty() {
             Some(if is_leaving(slice) { Self::Leaving } else { Self::Unready })
@@ -195,33 +196,9 @@ fn is_made(service: &Service) -> bool {
         && service.owner_references().iter().all(|o| o.controller != Some(true))
 }
 
-/// Returns whether we wrote this slice.
-pub(super) fn is_our_slice(slice: &EndpointSlice) -> bool {
-    slice.labels().get(SLICE_MANAGED_BY.0).is_some_and(|v| v == SLICE_MANAGED_BY.1)
-}
-
-/// Returns whether an endpoint is ready.
-fn has_ready_endpoint(slice: &EndpointSlice) -> bool {
-    let ready = |c: &EndpointConditions| c.ready != Some(false);
-    slice.endpoints.iter().any(|e| e.conditions.as_ref().is_none_or(ready))
-}
-
 /// Returns whether somebody takes the endpoints of a slice out of service, as `adit migrate` does. Pods of the Service itself
 /// that end say nothing: others come after them.
 fn is_leaving(slice: &EndpointSlice) -> bool {
     let of_pods = slice.labels().get(SLICE_MANAGED_BY.0).is_some_and(|by| by == SLICE_CONTROLLER);
-    let leaves = |c: &EndpointConditions| c.ready == Some(false) && c.terminating == Some(true);
-    !of_pods && slice.endpoints.iter().all(|e| e.conditions.as_ref().is_some_and(leaves))
-}
-
-/// Returns the TCP ports of a Service.
-pub(super) fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
-    let ports = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
-    ports.iter().filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP")
-}
-
-/// Returns the reason why a Service can be neither exported nor imported.
-pub(super) fn why_unusable(service: &Service) -> Option<&'static str> {
-    let spec = service.spec.as_ref()?;
-    (spec.type_.as_deref() == Some("ExternalName")).then_some("it is an ExternalName")
+    !of_pods && do_all_leave(slice)
 }

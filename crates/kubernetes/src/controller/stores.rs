@@ -13,7 +13,7 @@ use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 
-use super::cluster_state::{ClusterState, LocalEndpoints, describe_slice, is_our_slice};
+use super::cluster_state::{ClusterState, LocalEndpoints, describe_slice};
 use super::kagent::{AgentState, KagentAgent};
 use super::network_migration::NodePod;
 use crate::api::{
@@ -21,6 +21,7 @@ use crate::api::{
     SLICE_SERVICE, TRUST_CONFIG_MAP, service_name,
 };
 use crate::ownership::namespace_owner;
+use crate::service::is_our_slice;
 use crate::store::{ChangeSignal, Selector, Store};
 
 /// Name of the tasks that keep the stores up to date.

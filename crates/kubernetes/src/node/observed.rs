@@ -12,7 +12,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{ExportSpec, ImportSpec, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef};
+use crate::api::{ExportSpec, ImportSpec, SLICE_SERVICE, ServiceRef};
+use crate::service::{is_endpoint_ready, is_our_slice};
 
 /// The cluster's objects as the node has seen them. Keys are names of objects, `NAMESPACE/NAME` if
 /// they have a namespace.
@@ -117,11 +118,10 @@ impl ObservedSlice {
     /// an import are never backends.
     #[must_use]
     pub fn from_slice(slice: &EndpointSlice) -> Option<Self> {
-        let labels = slice.labels();
-        let (key, ours) = SLICE_MANAGED_BY;
-        if labels.get(key).is_some_and(|by| by == ours) {
+        if is_our_slice(slice) {
             return None;
         }
+        let labels = slice.labels();
         let service =
             ServiceRef { namespace: slice.namespace()?, name: labels.get(SLICE_SERVICE)?.clone() };
         let ports = slice.ports.iter().flatten();
@@ -136,8 +136,7 @@ impl ObservedSlice {
                     r.kind.as_deref() == Some("Pod") && r.namespace == slice.namespace()
                 }),
                 node: e.node_name.clone(),
-                // A missing value means ready (EndpointConditions).
-                ready: e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true),
+                ready: is_endpoint_ready(e),
             })
         };
         Some(Self {

@@ -11,13 +11,14 @@ use std::time::Duration;
 use adit_config::cluster::{ClusterConfig, ClusterReport, ExportRule, Fragment, parse_fragment};
 use adit_core::name::ServiceName;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, GetParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::api::{CONFIG_MAP, NAMESPACE};
+use crate::api::{CONFIG_MAP, NAMESPACE, SLICE_SERVICE};
 use crate::config_map;
 
 /// Field manager of the commands, as the API server records it.
@@ -238,6 +239,19 @@ impl Context {
     {
         let listed = self.cluster_api::<K>().list(parameters).await;
         listed.map(|list| list.items).map_err(self.request_error(&format!("list {what}")))
+    }
+
+    /// Returns all EndpointSlices of a Service.
+    pub(crate) async fn slices_of(
+        &self,
+        service: &ServiceName,
+    ) -> Result<Vec<EndpointSlice>, ContextError> {
+        let slices = self.namespaced_api::<EndpointSlice>(service.namespace.as_str());
+        let of_it = ListParams::default().labels(&format!("{SLICE_SERVICE}={}", service.name()));
+        let listed = slices.list(&of_it).await;
+        let list =
+            listed.map_err(self.request_error(&format!("list EndpointSlices of {service}")))?;
+        Ok(list.items)
     }
 
     /// Returns a function that adds to a request's error what was attempted.

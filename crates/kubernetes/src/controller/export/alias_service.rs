@@ -14,10 +14,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::offer::{ExportDecisions, ResolvedExport};
 use crate::api::{ALIAS_OF, ExportPort};
-use crate::controller::cluster_state::{ClusterState, is_alias, tcp_ports};
+use crate::controller::cluster_state::{ClusterState, is_alias};
 use crate::controller::conditions::ConditionVerdict;
 use crate::controller::plan::{ObjectChange, PlanInput, PlannedWrite, WritePlan};
 use crate::ownership::owned_metadata;
+use crate::service::tcp_ports;
 
 /// Plans the Service of an alias. Returns whether it is there; `None` if none is wanted.
 pub(crate) fn plan_alias(

@@ -23,8 +23,9 @@ use super::external_name;
 use super::limits;
 use super::offer::{ExportDecisions, ExportOffer, ExportOrigin, ResolvedExport};
 use crate::api::{ExportPort, ExportSpec, ServiceRef, annotation};
-use crate::controller::cluster_state::{ClusterState, ServiceAnnotations, is_alias, tcp_ports};
+use crate::controller::cluster_state::{ClusterState, ServiceAnnotations, is_alias};
 use crate::controller::conditions::ConditionVerdict;
+use crate::service::tcp_ports;
 
 /// Decides. `imported` are Services that stand for another cluster's: they are never exported.
 pub(crate) fn decide(

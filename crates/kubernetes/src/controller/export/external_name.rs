@@ -11,8 +11,9 @@ use k8s_openapi::api::core::v1::Service;
 
 use super::offer::{ExportOffer, ExportOrigin};
 use crate::api::NAMESPACE;
-use crate::controller::cluster_state::{ClusterState, why_unusable};
+use crate::controller::cluster_state::ClusterState;
 use crate::controller::conditions::ConditionVerdict;
+use crate::service::why_unusable;
 
 /// Returns the Service that an offered one leads to, if it is an ExternalName.
 pub(crate) fn target(

@@ -17,8 +17,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::addresses::IpFamilies;
 use crate::api::{ImportPort, MADE_FOR, SLICE_MANAGED_BY, SLICE_SERVICE};
-use crate::controller::cluster_state::{tcp_ports, why_unusable};
 use crate::ownership::owned_metadata;
+use crate::service::tcp_ports;
 
 /// Most endpoints of one slice.
 const MAX_ENDPOINTS: usize = 1000;
@@ -108,14 +108,6 @@ pub(crate) fn families(service: &Service) -> IpFamilies {
     let families = service.spec.as_ref().and_then(|s| s.ip_families.as_deref()).unwrap_or_default();
     let has = |family: &str| families.iter().any(|f| f == family);
     IpFamilies { v4: has("IPv4"), v6: has("IPv6") }
-}
-
-/// Returns the reason why endpoints of ours cannot be put into a Service.
-pub(crate) fn why_unfillable(service: &Service) -> Option<&'static str> {
-    let headless = service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None");
-    // Its clients would connect to the addresses in our slice with the Service's port, not with
-    // ours.
-    why_unusable(service).or_else(|| headless.then_some("it has no cluster IP"))
 }
 
 /// Returns the ports of the slices of `service`: each of its ports that the import has, matched by

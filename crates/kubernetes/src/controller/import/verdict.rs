@@ -10,7 +10,6 @@ use adit_core::snapshot::PeerExport;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointPort;
 
-use super::slices;
 use super::subject::PlannedImport;
 use super::withdrawn::was_ready;
 use crate::api::{Condition, Import, ObjectStatus};
@@ -19,6 +18,7 @@ use crate::controller::conditions::{self, ConditionVerdict};
 use crate::controller::debounce::Debounced;
 use crate::controller::node_reports;
 use crate::controller::plan::{WritePlan, service_reference};
+use crate::service;
 
 /// Readiness of each import, kept from one plan to the next.
 pub(crate) type ReadinessHistory = BTreeMap<(ServiceName, ClusterName), Debounced>;
@@ -149,7 +149,7 @@ impl PlannedImport<'_> {
             );
             return (!waits).then(|| ConditionVerdict::bad("NoService", message));
         };
-        if let Some(why) = slices::why_unfillable(stub) {
+        if let Some(why) = service::why_unfillable(stub) {
             let message = format!("{service} cannot stand for an import: {why}");
             return Some(ConditionVerdict::bad("UnsupportedService", message));
         }

@@ -12,8 +12,9 @@ use kube::ResourceExt;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
 
 use super::if_readable;
-use crate::api::{SLICE_MANAGED_BY, SLICE_SERVICE};
+use crate::api::SLICE_MANAGED_BY;
 use crate::operator::context::{Context, ContextError};
+use crate::service::{is_endpoint_ready, is_our_slice, tcp_ports};
 
 /// The most pods of a Service that are looked at, and the most endpoints whose address is told.
 const MAX_PODS: usize = 50;
@@ -47,9 +48,7 @@ pub(super) async fn facts(
         IntOrString::Int(number) => number.to_string(),
         IntOrString::String(name) => name.clone(),
     };
-    let ports = spec.ports.unwrap_or_default();
-    let tcp = ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-    let ports = tcp.map(|port| PortFacts {
+    let ports = tcp_ports(&service).map(|port| PortFacts {
         name: port.name.clone().unwrap_or_default(),
         number: u16::try_from(port.port).unwrap_or_default(),
         target: port.target_port.as_ref().map(target).unwrap_or_default(),
@@ -159,19 +158,13 @@ pub(super) async fn slices(
     context: &Context,
     service: &ServiceName,
 ) -> Result<Vec<SliceFacts>, ContextError> {
-    let labelled = ListParams::default().labels(&format!("{SLICE_SERVICE}={}", service.name()));
-    let api = context.namespaced_api::<EndpointSlice>(service.namespace.as_str());
-    let slices = api.list(&labelled).await.map_err(context.request_error("list EndpointSlices"))?;
-    Ok(slices.items.iter().map(slice_facts).collect())
+    Ok(context.slices_of(service).await?.iter().map(slice_facts).collect())
 }
 
 fn slice_facts(slice: &EndpointSlice) -> SliceFacts {
     let writer = slice.labels().get(SLICE_MANAGED_BY.0).cloned().unwrap_or_default();
-    let ready = |endpoint: &&k8s_openapi::api::discovery::v1::Endpoint| {
-        endpoint.conditions.as_ref().is_none_or(|c| c.ready != Some(false))
-    };
     let of = slice.endpoints.iter();
-    let count = of.clone().filter(ready).count();
+    let count = of.clone().filter(|endpoint| is_endpoint_ready(endpoint)).count();
     let port = slice.ports.iter().flatten().find_map(|port| port.port).unwrap_or_default();
     let addresses = of.flat_map(|endpoint| &endpoint.addresses).map(|address| {
         if address.contains(':') {
@@ -183,7 +176,7 @@ fn slice_facts(slice: &EndpointSlice) -> SliceFacts {
     let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     SliceFacts {
         name: slice.name_any(),
-        is_ours: writer == SLICE_MANAGED_BY.1,
+        is_ours: is_our_slice(slice),
         writer,
         ready: small(count),
         not_ready: small(slice.endpoints.len() - count),

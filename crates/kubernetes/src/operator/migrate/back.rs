@@ -5,10 +5,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use tokio::time::{Instant, sleep};
 
-use super::hack::{is_adits, slices_of};
 use super::record::{self, SavedNodePorts};
 use super::{Migration, MigrationError, parameters};
 use crate::operator::link::POLL_INTERVAL;
+use crate::service::is_our_slice;
 
 impl Migration {
     pub(super) async fn open_port(&self) -> Result<String, MigrationError> {
@@ -69,8 +69,8 @@ impl Migration {
         let (context, service) = (&self.sides.importing, &self.request.service);
         let deadline = Instant::now() + self.request.timeout;
         loop {
-            let all = slices_of(context, service).await?;
-            if !all.iter().any(is_adits) {
+            let all = context.slices_of(service).await?;
+            if !all.iter().any(is_our_slice) {
                 break;
             }
             if Instant::now() >= deadline {

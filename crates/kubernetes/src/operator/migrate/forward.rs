@@ -9,13 +9,13 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions};
 use tokio::time::{Instant, sleep};
 
-use super::hack::{is_adits, is_leaving, slices_of};
 use super::record;
 use super::{Migration, MigrationError, condition, last_writer, parameters};
 use crate::api::{Export, Import, ServiceRef};
 use crate::operator::declare::{self, ExportRequest, ImportRequest};
 use crate::operator::edit::{EditError, edit};
 use crate::operator::link::POLL_INTERVAL;
+use crate::service::{do_all_leave, is_endpoint_ready, is_our_slice};
 
 /// From the removal of a thing until it is believed that nobody writes it back.
 const WATCHED_DELAY: Duration = Duration::from_secs(3);
@@ -162,7 +162,7 @@ impl Migration {
 
     /// Returns those of the recorded slices that are there.
     pub(super) async fn present_slices(&self) -> Result<Vec<EndpointSlice>, MigrationError> {
-        let all = slices_of(&self.sides.importing, &self.request.service).await?;
+        let all = self.sides.importing.slices_of(&self.request.service).await?;
         let is_recorded = |slice: &EndpointSlice| {
             self.record.slices.iter().any(|one| one.name_any() == slice.name_any())
         };
@@ -243,7 +243,7 @@ impl Migration {
     async fn why_not_ours(&self) -> Result<Option<String>, MigrationError> {
         let (context, service) = (&self.sides.importing, &self.request.service);
         for slice in self.present_slices().await? {
-            if !slice.endpoints.iter().all(|e| e.conditions.as_ref().is_some_and(is_leaving)) {
+            if !do_all_leave(&slice) {
                 let (name, by) = (slice.name_any(), last_writer(&slice));
                 return Err(MigrationError::Refused {
                     context: context.name.clone(),
@@ -269,11 +269,9 @@ impl Migration {
         if let Some(broken) = condition(status, "NotServed").filter(|c| c.status == "True") {
             return Ok(Some(broken.message.clone()));
         }
-        let ours = slices_of(context, service).await?;
-        let is_ready = |c: &EndpointConditions| c.ready != Some(false);
-        let ready = ours.iter().filter(|slice| is_adits(slice)).any(|slice| {
-            slice.endpoints.iter().any(|e| e.conditions.as_ref().is_none_or(is_ready))
-        });
+        let slices = context.slices_of(service).await?;
+        let ours = slices.iter().filter(|slice| is_our_slice(slice));
+        let ready = ours.flat_map(|slice| &slice.endpoints).any(is_endpoint_ready);
         Ok((!ready).then(|| format!("Adit's EndpointSlice of {service} is not there yet")))
     }
 

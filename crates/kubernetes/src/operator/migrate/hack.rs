@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 
 use adit_core::name::ServiceName;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::ListParams;
 
 use super::record::{self, MigrationRecord, SavedNodePorts};
 use super::{MigrationError, MigrationRequest, MigrationSides};
-use crate::api::{Export, SLICE_CONTROLLER, SLICE_MANAGED_BY, SLICE_SERVICE, ServiceRef};
+use crate::api::{Export, SLICE_CONTROLLER, SLICE_MANAGED_BY, ServiceRef};
 use crate::operator::context::Context;
+use crate::service::{do_all_leave, is_our_slice, why_unfillable};
 
 /// The writer of slices that mirror an Endpoints object.
 const MIRROR_CONTROLLER: &str = "endpointslicemirroring-controller.k8s.io";
@@ -42,11 +43,11 @@ pub(super) async fn find(
         let hint = "an import needs a Service with a cluster IP of that name";
         return Err(refused(to, format!("{service} cannot stand for an import: {why}"), hint));
     }
-    let mine = hand_written(service, slices_of(to, service).await?)
+    let mine = hand_written(service, to.slices_of(service).await?)
         .map_err(|(what, hint)| refused(to, what, hint))?;
     let kept = record::read(to, service).await?;
     let Some(slices) = originals(mine, kept.as_ref()) else {
-        let theirs = hand_written(service, slices_of(from, service).await?);
+        let theirs = hand_written(service, from.slices_of(service).await?);
         let swapped = theirs.is_ok_and(|slices| !slices.is_empty());
         let hint = if swapped {
             "one does in the other context: exchange --from-context and --to-context"
@@ -98,7 +99,7 @@ fn originals(
     let mut all: Vec<EndpointSlice> = Vec::new();
     for mut slice in found {
         let before = kept.iter().find(|one| one.name_any() == slice.name_any());
-        let leaves = slice.endpoints.iter().all(|e| e.conditions.as_ref().is_some_and(is_leaving));
+        let leaves = do_all_leave(&slice);
         match before {
             Some(before) if leaves => slice = before.clone(),
             _ => {
@@ -124,10 +125,6 @@ fn originals(
     (!all.is_empty()).then_some(all)
 }
 
-pub(super) fn is_leaving(conditions: &EndpointConditions) -> bool {
-    conditions.ready == Some(false) && conditions.terminating == Some(true)
-}
-
 async fn read_service(
     context: &Context,
     service: &ServiceName,
@@ -137,36 +134,13 @@ async fn read_service(
     Ok(found.map_err(context.request_error(&format!("read Service {service}")))?)
 }
 
-/// Returns all slices of a Service.
-pub(super) async fn slices_of(
-    context: &Context,
-    service: &ServiceName,
-) -> Result<Vec<EndpointSlice>, MigrationError> {
-    let slices = context.namespaced_api::<EndpointSlice>(service.namespace.as_str());
-    let of_it = ListParams::default().labels(&format!("{SLICE_SERVICE}={}", service.name()));
-    let listed = slices.list(&of_it).await;
-    Ok(listed.map_err(context.request_error(&format!("list EndpointSlices of {service}")))?.items)
-}
-
-fn why_unfillable(service: &Service) -> Option<&'static str> {
-    let spec = service.spec.as_ref()?;
-    if spec.type_.as_deref() == Some("ExternalName") {
-        return Some("it is an ExternalName");
-    }
-    (spec.cluster_ip.as_deref() == Some("None")).then_some("it has no cluster IP")
-}
-
-pub(super) fn is_adits(slice: &EndpointSlice) -> bool {
-    slice.labels().get(SLICE_MANAGED_BY.0).is_some_and(|by| by == SLICE_MANAGED_BY.1)
-}
-
 /// Returns the slices with endpoints that somebody wrote by hand; or what is in the way, and how to get on.
 fn hand_written(
     service: &ServiceName,
     slices: Vec<EndpointSlice>,
 ) -> Result<Vec<EndpointSlice>, (String, &'static str)> {
     let mut found = Vec::new();
-    for slice in slices.into_iter().filter(|s| !s.endpoints.is_empty() && !is_adits(s)) {
+    for slice in slices.into_iter().filter(|s| !s.endpoints.is_empty() && !is_our_slice(s)) {
         let name = slice.name_any();
         match slice.labels().get(SLICE_MANAGED_BY.0).map(String::as_str) {
             Some(SLICE_CONTROLLER) => {
