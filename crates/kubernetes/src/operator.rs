@@ -7,7 +7,7 @@
 //!   Services a changed link removes.
 //! * [`migrate`] leads from a hand-written slice to an import, without a lost request.
 //! * [`install`] puts Adit into a cluster, from the manifests that this program carries.
-//! * [`release`] compares the releases that clusters run.
+//! * [`release`] compares the releases that clusters run. `pod_state` reads the status of a pod.
 //! * [`status`] reads how a cluster is. [`doctor`] reads what a request to one import would meet.
 
 pub mod bundle;
@@ -19,5 +19,6 @@ pub mod install;
 pub mod link;
 pub mod made_services;
 pub mod migrate;
+mod pod_state;
 pub mod release;
 pub mod status;

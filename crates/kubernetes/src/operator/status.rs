@@ -30,10 +30,11 @@ use self::controller::{certificate_problems, controller_problem, holder, stalene
 use self::items::{export_items, import_items, link_items};
 pub(super) use self::nodes::read_summary;
 use self::objects::{ClusterObjects, pods_of_daemon_set, pods_of_deployment};
-use self::pods::{NAME_LABEL, pod_problems};
+use self::pods::pod_problems;
 pub use self::report::{ClusterStatus, PodCounts, StatusItem};
 use self::rollout::{note_of_daemon_set, note_of_deployment};
 use super::context::{ConfigDocument, Context, ContextError};
+use super::pod_state::NAME_LABEL;
 use crate::api::{CONTROLLER, NODE, SIGNER, SLICE_MANAGED_BY};
 
 /// From one look at a lease to the next, within which its holder must have renewed it.

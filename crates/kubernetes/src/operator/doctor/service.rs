@@ -14,6 +14,7 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use super::if_readable;
 use crate::api::SLICE_MANAGED_BY;
 use crate::operator::context::{Context, ContextError};
+use crate::operator::pod_state::is_pod_ready;
 use crate::service::{is_endpoint_ready, is_our_slice, tcp_ports};
 
 /// The most pods of a Service that are looked at, and the most endpoints whose address is told.
@@ -111,12 +112,6 @@ fn unsigned(n: i32) -> u32 {
     u32::try_from(n).unwrap_or_default()
 }
 
-/// True if the pod is ready.
-pub(super) fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| &status.conditions).flatten();
-    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
 pub(super) fn pod_facts(pod: &Pod) -> PodFacts {
     let spec = pod.spec.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
@@ -126,7 +121,7 @@ pub(super) fn pod_facts(pod: &Pod) -> PodFacts {
         number: u16::try_from(port.container_port).unwrap_or_default(),
         target: String::new(),
     });
-    let ready = is_ready(pod);
+    let ready = is_pod_ready(pod);
     let namespace = pod.namespace().unwrap_or_default();
     PodFacts {
         name: format!("{namespace}/{}", pod.name_any()),

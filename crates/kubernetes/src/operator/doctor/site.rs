@@ -16,6 +16,7 @@ use kube::api::ListParams;
 use super::{caller, card, exec, if_readable, policies, service};
 use crate::api::{Condition, NAMESPACE, NODE, ObjectStatus, Workloads, definitions};
 use crate::operator::context::{Context, ContextError};
+use crate::operator::pod_state::{is_pod_ready, named};
 use crate::operator::status::ClusterReading;
 
 /// A cluster that was asked.
@@ -62,15 +63,14 @@ impl ClusterSite {
 
     async fn read_nodes(&mut self) -> Result<(), ContextError> {
         let context = &self.context;
-        let labelled = ListParams::default().labels(&format!("app.kubernetes.io/name={NODE}"));
-        let pods = context.system_api::<Pod>().list(&labelled).await;
+        let pods = context.system_api::<Pod>().list(&named(NODE)).await;
         let pods = if_readable(pods.map_err(context.request_error("list pods of adit-node")))?;
         for pod in pods.into_iter().flat_map(|list| list.items) {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
             let Some(node) = node.filter(|_| pod.metadata.deletion_timestamp.is_none()) else {
                 continue;
             };
-            let is_ready = service::is_ready(&pod);
+            let is_ready = is_pod_ready(&pod);
             *self.installation.node_pods.entry(node.clone()).or_default() |= is_ready;
             if is_ready || !self.node_pods.contains_key(&node) {
                 self.node_pods.insert(node, pod.name_any());

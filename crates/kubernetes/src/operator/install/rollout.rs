@@ -9,12 +9,12 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::ListParams;
 use tokio::time::{Instant, sleep};
 
 use super::error::InstallError;
 use crate::api::{CONTROLLER, NODE};
 use crate::operator::context::{Context, ContextError};
+use crate::operator::pod_state::{is_pod_ready, named, stuck_container, unscheduled};
 
 /// From one look at the pods to the next.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -118,8 +118,6 @@ pub async fn read_rollout(context: &Context) -> Result<RolloutState, ContextErro
         deployment.map_err(context.request_error("read Deployment adit-controller"))?;
     let daemon_set = context.system_api::<DaemonSet>().get_opt(NODE).await;
     let daemon_set = daemon_set.map_err(context.request_error("read DaemonSet adit-node"))?;
-    let named =
-        |name: &str| ListParams::default().labels(&format!("app.kubernetes.io/name={name}"));
     let list = async |name: &str| {
         let pods = context.system_api::<Pod>().list(&named(name)).await;
         pods.map(|list| list.items).map_err(context.request_error(&format!("list pods of {name}")))
@@ -171,20 +169,15 @@ pub(super) fn count_nodes(
         }
     }
     let is_current = |pod: &Pod| revision.is_none() || pod.labels().get(REVISION_LABEL) == revision;
-    let ready = latest.values().filter(|pod| is_current(pod) && is_ready(pod)).count();
+    let ready = latest.values().filter(|pod| is_current(pod) && is_pod_ready(pod)).count();
     let total = usize::try_from(status.desired_number_scheduled).unwrap_or(0);
     RolloutCount { ready, total: Some(total), troubles: troubles(latest.into_values()) }
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Returns the troubles of some pods: why they are not scheduled, or their containers do not run.
 fn troubles<'a>(pods: impl Iterator<Item = &'a Pod>) -> Vec<String> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for pod in pods.filter(|pod| !is_ready(pod) && pod.metadata.deletion_timestamp.is_none()) {
+    for pod in pods.filter(|pod| !is_pod_ready(pod) && pod.metadata.deletion_timestamp.is_none()) {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
         let place = node.unwrap_or_else(|| "no node".to_owned());
         if let Some(trouble) = pod_trouble(pod) {
@@ -205,29 +198,18 @@ fn troubles<'a>(pods: impl Iterator<Item = &'a Pod>) -> Vec<String> {
     told
 }
 
-/// States of a container that pass by themselves.
-const PASSING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
-
 fn pod_trouble(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let lists = [&status.init_container_statuses, &status.container_statuses];
-    let waiting = lists.into_iter().flatten().flatten().find_map(|container| {
-        let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        let reason = waiting.reason.as_deref().filter(|reason| !PASSING.contains(reason))?;
-        Some(match reason {
+    if let Some((container, waiting, reason)) = stuck_container(pod) {
+        return Some(match reason {
             "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" => {
                 // The reason changes between two words all the time.
                 format!("image {} is not there and cannot be pulled", container.image)
             }
             _ => format!("{reason} {}", waiting.message.as_deref().unwrap_or_default()),
-        })
-    });
-    let unscheduled = || {
-        let mut conditions = status.conditions.as_ref()?.iter();
-        let why = conditions.find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
-        // The scheduler's first sentence says why; the others are about pods that might make room.
-        let message = why.message.as_deref().unwrap_or_default();
-        Some(format!("not scheduled: {}", message.split(". ").next().unwrap_or_default()))
-    };
-    waiting.or_else(unscheduled)
+        });
+    }
+    let why = unscheduled(pod)?;
+    // The scheduler's first sentence says why; the others are about pods that might make room.
+    let message = why.message.as_deref().unwrap_or_default();
+    Some(format!("not scheduled: {}", message.split(". ").next().unwrap_or_default()))
 }

@@ -4,15 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::api::{CONTROLLER, NAMESPACE, NODE, truncated};
+use crate::operator::pod_state::{NAME_LABEL, is_pod_ready, stuck_container, unscheduled};
 
-/// The label by which the pods of nodes and of the controller are told apart.
-pub(super) const NAME_LABEL: &str = "app.kubernetes.io/name";
-/// Reasons for which a container waits at each start, and that end by themselves.
-const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Number of causes that are told one by one.
 const MAX_CAUSES_SHOWN: usize = 5;
 
@@ -29,7 +26,7 @@ pub(super) fn pod_problems(pods: &[Pod], rolling: (bool, bool)) -> Vec<String> {
     let more = causes.len().saturating_sub(MAX_CAUSES_SHOWN);
     let told = causes.into_iter().take(MAX_CAUSES_SHOWN).map(|((app, cause), stuck)| {
         let mend = mend(app, stuck[0], rolling);
-        let serves = |old: &Pod| self::app(old) == app && is_ready(old);
+        let serves = |old: &Pod| self::app(old) == app && is_pod_ready(old);
         let is_served = stuck.iter().all(|new| {
             pods.iter()
                 .filter(is_there)
@@ -72,33 +69,17 @@ fn node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
-    conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
-}
-
 fn why_not_started(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let containers = status.init_container_statuses.iter().chain(&status.container_statuses);
-    let waits = containers.flatten().find_map(why_waiting);
-    waits.or_else(|| {
-        let conditions = status.conditions.iter().flatten();
-        let mut refused =
-            conditions.filter(|one| one.type_ == "PodScheduled" && one.status == "False");
-        let refused = refused.next()?;
-        Some(sentence(refused.reason.as_deref()?, refused.message.as_deref()))
-    })
-}
-
-fn why_waiting(container: &ContainerStatus) -> Option<String> {
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
-    let reason = waiting.reason.as_deref().filter(|reason| !STARTING.contains(reason))?;
-    // The image is what most of these are about, and not all of them name it.
-    let image = format!("image {}", container.image);
-    let message = waiting.message.as_deref().unwrap_or(&image);
-    let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
-    let ended = ended.map(|ended| format!("; it ended with status {}", ended.exit_code));
-    Some(sentence(reason, Some(message)) + &ended.unwrap_or_default())
+    if let Some((container, waiting, reason)) = stuck_container(pod) {
+        // The image is what most of these are about, and not all of them name it.
+        let image = format!("image {}", container.image);
+        let message = waiting.message.as_deref().unwrap_or(&image);
+        let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+        let ended = ended.map(|ended| format!("; it ended with status {}", ended.exit_code));
+        return Some(sentence(reason, Some(message)) + &ended.unwrap_or_default());
+    }
+    let refused = unscheduled(pod)?;
+    Some(sentence(refused.reason.as_deref()?, refused.message.as_deref()))
 }
 
 fn sentence(reason: &str, message: Option<&str>) -> String {
