@@ -45,15 +45,16 @@ const RENEWAL_CHECK_DELAY: Duration = Duration::from_secs(6);
 /// # Errors
 /// If it cannot be asked.
 pub async fn query(context: &Context) -> Result<ClusterStatus, ContextError> {
-    let ClusterReading { document, objects } = Box::pin(ClusterReading::read(context)).await?;
-    Ok(summarize(&context.name, &document, &objects))
+    let reading = Box::pin(ClusterReading::read(context)).await?;
+    Ok(summarize(&context.name, reading.configuration, &reading.objects))
 }
 
 /// The ConfigMap and the objects of a cluster, as they were read.
 #[derive(Debug)]
 pub(super) struct ClusterReading {
-    document: ConfigDocument,
+    configuration: ReadConfiguration,
     pub(super) objects: ClusterObjects,
+    pub(super) daemon_set: Option<DaemonSet>,
 }
 
 impl ClusterReading {
@@ -93,17 +94,17 @@ impl ClusterReading {
             imports: context.list(&all, "Imports").await?,
             slices: context.list(&slices, "EndpointSlices").await?,
         };
-        Ok(Self { document, objects })
+        Ok(Self { configuration: read_configuration(&document), objects, daemon_set })
     }
 
     /// The name of the cluster, if its configuration says one.
     pub(super) fn cluster(&self) -> Option<String> {
-        configuration(&self.document).config.map(|config| config.cluster.to_string())
+        self.configuration.cluster()
     }
 
     /// Errors of the ConfigMap, each with its place.
-    pub(super) fn configuration_errors(&self) -> Vec<String> {
-        configuration(&self.document).errors
+    pub(super) fn configuration_errors(&self) -> &[String] {
+        &self.configuration.errors
     }
 
     /// Returns why the controller does not do its work.
@@ -112,7 +113,7 @@ impl ClusterReading {
         match (installed, ready) {
             (false, _) => Some(format!("Deployment {CONTROLLER} is not installed")),
             (true, 0) => Some(format!("{ready} of {total} controller pods are ready")),
-            (true, _) => controller_problem(&self.objects, &self.configuration_errors()),
+            (true, _) => controller_problem(&self.objects, &self.configuration.errors),
         }
     }
 
@@ -163,13 +164,20 @@ fn is_fresh(lease: Option<&Lease>, now: Timestamp) -> bool {
 }
 
 /// The configuration that a ConfigMap holds, if it is good, and what is said of it.
+#[derive(Debug)]
 struct ReadConfiguration {
     config: Option<ClusterConfig>,
     errors: Vec<String>,
     warnings: Vec<String>,
 }
 
-fn configuration(document: &ConfigDocument) -> ReadConfiguration {
+impl ReadConfiguration {
+    fn cluster(&self) -> Option<String> {
+        self.config.as_ref().map(|config| config.cluster.to_string())
+    }
+}
+
+fn read_configuration(document: &ConfigDocument) -> ReadConfiguration {
     let (config, report) = match document.parse() {
         Ok((config, report)) => (Some(config), report),
         Err(report) => (None, report),
@@ -184,8 +192,13 @@ fn configuration(document: &ConfigDocument) -> ReadConfiguration {
     ReadConfiguration { config, errors, warnings: report.warnings().map(said).collect() }
 }
 
-fn summarize(context: &str, document: &ConfigDocument, objects: &ClusterObjects) -> ClusterStatus {
-    let ReadConfiguration { config, errors, warnings } = configuration(document);
+fn summarize(
+    context: &str,
+    configuration: ReadConfiguration,
+    objects: &ClusterObjects,
+) -> ClusterStatus {
+    let cluster = configuration.cluster();
+    let ReadConfiguration { config, errors, warnings } = configuration;
     let mut troubles: Vec<_> = controller_problem(objects, &errors).into_iter().collect();
     troubles.extend(certificate_problems(objects));
     troubles.extend(pod_problems(
@@ -194,7 +207,7 @@ fn summarize(context: &str, document: &ConfigDocument, objects: &ClusterObjects)
     ));
     let mut status = ClusterStatus {
         context: context.to_owned(),
-        cluster: config.as_ref().map(|config| config.cluster.to_string()),
+        cluster,
         controller: objects.controller,
         nodes: objects.nodes,
         errors,

@@ -14,9 +14,11 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 
 use super::{caller, card, exec, if_readable, policies, service};
-use crate::api::{Condition, NAMESPACE, NODE, ObjectStatus, Workloads, definitions};
+use crate::api::{
+    Condition, Export, Import, NAMESPACE, NODE, ObjectStatus, Workloads, definitions,
+};
 use crate::operator::context::{Context, ContextError};
-use crate::operator::pod_state::{is_pod_ready, named};
+use crate::operator::pod_state::{NAME_LABEL, is_pod_ready};
 use crate::operator::status::ClusterReading;
 
 /// A cluster that was asked.
@@ -53,38 +55,34 @@ impl ClusterSite {
         }
         let reading = Box::pin(ClusterReading::read(&site.context)).await?;
         site.installation.cluster = reading.cluster();
-        site.installation.configuration = reading.configuration_errors();
+        site.installation.configuration = reading.configuration_errors().to_vec();
         site.installation.controller = reading.controller_problem();
         site.installation.certificates = reading.certificate_problems();
+        site.read_node_pods(&reading);
+        let nodes = site.context.list::<Node>(&ListParams::default(), "nodes").await;
+        let nodes = if_readable(nodes)?.unwrap_or_default();
+        let addresses = nodes.iter().flat_map(|node| node.status.iter()).flat_map(|s| &s.addresses);
+        let internal = addresses.flatten().filter(|address| address.type_ == "InternalIP");
+        site.node_addresses = internal.map(|address| address.address.clone()).collect();
+        let set = reading.daemon_set.as_ref();
+        site.installation.node_pods_away = set.and_then(|set| kept_away(set, &nodes));
         site.reading = Some(reading);
-        Box::pin(site.read_nodes()).await?;
         Ok(site)
     }
 
-    async fn read_nodes(&mut self) -> Result<(), ContextError> {
-        let context = &self.context;
-        let pods = context.system_api::<Pod>().list(&named(NODE)).await;
-        let pods = if_readable(pods.map_err(context.request_error("list pods of adit-node")))?;
-        for pod in pods.into_iter().flat_map(|list| list.items) {
+    fn read_node_pods(&mut self, reading: &ClusterReading) {
+        let is_of_node = |pod: &&Pod| pod.labels().get(NAME_LABEL).is_some_and(|name| name == NODE);
+        for pod in reading.objects.pods.iter().filter(is_of_node) {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
             let Some(node) = node.filter(|_| pod.metadata.deletion_timestamp.is_none()) else {
                 continue;
             };
-            let is_ready = is_pod_ready(&pod);
+            let is_ready = is_pod_ready(pod);
             *self.installation.node_pods.entry(node.clone()).or_default() |= is_ready;
             if is_ready || !self.node_pods.contains_key(&node) {
                 self.node_pods.insert(node, pod.name_any());
             }
         }
-        let nodes = context.list::<Node>(&ListParams::default(), "nodes").await;
-        let nodes = if_readable(nodes)?.unwrap_or_default();
-        let addresses = nodes.iter().flat_map(|node| node.status.iter()).flat_map(|s| &s.addresses);
-        let internal = addresses.flatten().filter(|address| address.type_ == "InternalIP");
-        self.node_addresses = internal.map(|address| address.address.clone()).collect();
-        let set = context.system_api::<DaemonSet>().get_opt(NODE).await;
-        let set = set.map_err(context.request_error("read DaemonSet adit-node"))?;
-        self.installation.node_pods_away = set.and_then(|set| kept_away(&set, &nodes));
-        Ok(())
     }
 
     /// The name of the cluster, if its configuration says one.
@@ -96,9 +94,7 @@ impl ClusterSite {
     /// The Services that are imported here.
     #[must_use]
     pub fn imports(&self) -> Vec<ServiceName> {
-        let imports = self.reading.iter().flat_map(|reading| &reading.objects.imports);
-        let current = imports.filter(|import| import.spec.released_at.is_none());
-        current.filter_map(|import| import.spec.service.parse().ok()).collect()
+        self.current_imports().filter_map(|import| import.spec.service.parse().ok()).collect()
     }
 
     /// True if the Service is imported here.
@@ -157,8 +153,6 @@ impl ClusterSite {
             Some(found) => Box::pin(policies::against_nodes(self, &behind, found)).await?,
             None => Vec::new(),
         };
-        let imports = self.reading.iter().flat_map(|reading| &reading.objects.imports);
-        let current = imports.filter(|import| import.spec.released_at.is_none());
         Ok(ExportSide {
             installation,
             backend: (behind != *service).then(|| behind.to_string()),
@@ -168,7 +162,7 @@ impl ClusterSite {
             link: self.link(to),
             ingress_policies,
             clock: None,
-            imports_from: current.map(|import| import.spec.from.clone()).collect(),
+            imports_from: self.current_imports().map(|import| import.spec.from.clone()).collect(),
         })
     }
 
@@ -231,9 +225,7 @@ impl ClusterSite {
 
     /// The Service that an export leads to: the one of its name, unless it is exported under that name.
     fn behind(&self, service: &ServiceName) -> ServiceName {
-        let mut exports = self.reading.iter().flat_map(|reading| &reading.objects.exports);
-        let export = exports.find(|export| export.spec.service.parse().as_ref() == Ok(service));
-        let backend = export.and_then(|export| export.spec.backend().parse().ok());
+        let backend = self.export_of(service).and_then(|export| export.spec.backend().parse().ok());
         backend.unwrap_or_else(|| service.clone())
     }
 
@@ -242,10 +234,20 @@ impl ClusterSite {
         card::fetch(&self.context, &self.behind(service), port).await
     }
 
-    fn import(&self, service: &ServiceName) -> Option<ImportObject> {
+    /// The imports that were not released.
+    fn current_imports(&self) -> impl Iterator<Item = &Import> {
         let imports = self.reading.iter().flat_map(|reading| &reading.objects.imports);
-        let mut current = imports.filter(|import| import.spec.released_at.is_none());
-        let import = current.find(|import| import.spec.service.parse().as_ref() == Ok(service))?;
+        imports.filter(|import| import.spec.released_at.is_none())
+    }
+
+    fn export_of(&self, service: &ServiceName) -> Option<&Export> {
+        let mut exports = self.reading.iter().flat_map(|reading| &reading.objects.exports);
+        exports.find(|export| export.spec.service.parse().as_ref() == Ok(service))
+    }
+
+    fn import(&self, service: &ServiceName) -> Option<ImportObject> {
+        let is_it = |import: &&Import| import.spec.service.parse().as_ref() == Ok(service);
+        let import = self.current_imports().find(is_it)?;
         let conditions = ObjectStatus::conditions(import.status.as_ref());
         let port = |port: &crate::api::ImportPort| PortFacts {
             name: port.name.clone(),
@@ -261,8 +263,7 @@ impl ClusterSite {
     }
 
     fn export(&self, service: &ServiceName) -> Option<ExportObject> {
-        let mut exports = self.reading.iter().flat_map(|reading| &reading.objects.exports);
-        let export = exports.find(|export| export.spec.service.parse().as_ref() == Ok(service))?;
+        let export = self.export_of(service)?;
         let conditions = ObjectStatus::conditions(export.status.as_ref());
         let port = |port: &crate::api::ExportPort| PortFacts {
             name: port.name.clone(),

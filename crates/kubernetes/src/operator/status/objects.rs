@@ -25,7 +25,7 @@ pub(in crate::operator) struct ClusterObjects {
     /// Rollouts under way, of the controller and of the nodes.
     pub(super) rolling: (Option<String>, Option<String>),
     /// Our pods.
-    pub(super) pods: Vec<Pod>,
+    pub(in crate::operator) pods: Vec<Pod>,
     pub(in crate::operator) links: Vec<Link>,
     pub(in crate::operator) exports: Vec<Export>,
     pub(in crate::operator) imports: Vec<Import>,

@@ -11,8 +11,9 @@ use super::items::NOT_TAKEN_UP;
 use super::*;
 use crate::api::{Condition, Export, Import, Link, ObjectStatus, SLICE_SERVICE, TROUBLE};
 
-fn document(text: &str) -> ConfigDocument {
-    ConfigDocument::default().with_changes(&[("all.yaml".to_owned(), Some(text.to_owned()))].into())
+fn configuration(text: &str) -> ReadConfiguration {
+    let changes = [("all.yaml".to_owned(), Some(text.to_owned()))].into();
+    read_configuration(&ConfigDocument::default().with_changes(&changes))
 }
 
 fn condition(kind: &str, status: &str) -> Value {
@@ -71,7 +72,7 @@ fn what_is_wrong_comes_first_and_says_why() {
     };
     let text = "cluster: edge\nimports: [{service: n/e, from: bank}, {service: n/a, from: bank}]\n\
                 links: [{cluster: bank, trustDomain: b.example, trustBundle: x}]";
-    let status = summarize("c", &document(text), &objects);
+    let status = summarize("c", configuration(text), &objects);
     assert!(status.errors[0].contains("trust bundle of link bank"), "{:?}", status.errors);
     // A wrong configuration declares nothing; what is there is shown all the same.
     let shown: Vec<_> =
@@ -93,7 +94,7 @@ fn what_is_wrong_comes_first_and_says_why() {
 fn what_is_declared_and_not_there_is_said() {
     let text = "cluster: edge\nimports: [{service: n/e, from: bank}]\n\
                 exports: [{service: n/x, allow: [{cluster: bank, namespace: n, serviceAccount: s}]}]";
-    let status = summarize("c", &document(text), &well());
+    let status = summarize("c", configuration(text), &well());
     assert!(status.errors.is_empty() && status.problems().is_empty());
     assert_eq!(status.warnings.len(), 2, "the link is missing");
     assert_eq!(status.imports[0].problem.as_deref(), Some(NOT_TAKEN_UP));
@@ -103,16 +104,17 @@ fn what_is_declared_and_not_there_is_said() {
 
 #[test]
 fn a_cluster_without_a_name_or_pods_is_not_well() {
-    let status = summarize("c", &ConfigDocument::default(), &ClusterObjects::default());
+    let status =
+        summarize("c", read_configuration(&ConfigDocument::default()), &ClusterObjects::default());
     assert_eq!(status.cluster, None);
     let problems = status.problems();
     assert!(problems[0].contains("no name yet"), "{problems:?}");
     assert_eq!(problems[1..], ["adit-controller is not installed", "adit-node is not installed"]);
     let some = PodCounts { installed: true, ready: 1, total: 2 };
     let objects = ClusterObjects { controller: some, ..well() };
-    let status = summarize("c", &document("cluster: edge"), &objects);
+    let status = summarize("c", configuration("cluster: edge"), &objects);
     assert_eq!(status.problems(), ["1 of 2 controller pods are ready"]);
-    assert!(summarize("c", &document("cluster: edge"), &well()).is_healthy());
+    assert!(summarize("c", configuration("cluster: edge"), &well()).is_healthy());
 }
 
 #[test]
@@ -120,7 +122,7 @@ fn what_is_wrong_with_the_controller_is_said_though_its_pods_are_ready() {
     let problems = |lease: Option<Lease>, silent: bool, text: &str| {
         let status = summarize(
             "c",
-            &document(text),
+            configuration(text),
             &ClusterObjects { lease: Some((lease, silent)), ..well() },
         );
         assert!(!status.is_healthy());
@@ -146,7 +148,7 @@ fn what_is_wrong_with_the_controller_is_said_though_its_pods_are_ready() {
 fn what_only_the_controller_updates_is_of_the_time_of_its_last_sign_of_life() {
     let of = |lease: Option<Lease>, silent: bool| {
         let objects = ClusterObjects { lease: Some((lease, silent)), ..well() };
-        summarize("c", &document("cluster: edge"), &objects).stale
+        summarize("c", configuration("cluster: edge"), &objects).stale
     };
     let then = Some("as of 2026-01-01T12:00:00Z; no controller since".to_owned());
     assert_eq!(of(Some(lease("adit-controller-1_uid", None)), false), None);
@@ -157,7 +159,7 @@ fn what_only_the_controller_updates_is_of_the_time_of_its_last_sign_of_life() {
         lease: Some((Some(lease("", None)), false)),
         ..well()
     };
-    let status = summarize("c", &document("cluster: edge"), &objects);
+    let status = summarize("c", configuration("cluster: edge"), &objects);
     let mend = "no controller is active: Deployment adit-controller asks for 0 pods: \
                 kubectl -n adit-system scale deployment/adit-controller --replicas=1";
     assert_eq!((status.stale.clone(), status.problems()), (then, vec![mend.to_owned()]));
@@ -167,14 +169,14 @@ fn what_only_the_controller_updates_is_of_the_time_of_its_last_sign_of_life() {
 fn a_rollout_under_way_is_a_note_and_a_pod_that_does_not_start_is_wrong() {
     let note = "0 of 1 nodes run the newest version";
     let objects = ClusterObjects { rolling: (None, Some(note.to_owned())), ..well() };
-    let status = summarize("c", &document("cluster: edge"), &objects);
+    let status = summarize("c", configuration("cluster: edge"), &objects);
     assert!(status.is_healthy(), "{:?}", status.problems());
     assert_eq!(status.warnings, [note]);
     let pod = json!({"metadata": {"name": "adit-node-b", "labels": {"app.kubernetes.io/name": "adit-node"}},
         "status": {"containerStatuses": [{"name": "node", "image": "adit:2", "imageID": "", "ready": false,
             "restartCount": 0, "state": {"waiting": {"reason": "ErrImagePull"}}}]}});
     let objects = ClusterObjects { pods: vec![serde_json::from_value(pod).unwrap()], ..objects };
-    let status = summarize("c", &document("cluster: edge"), &objects);
+    let status = summarize("c", configuration("cluster: edge"), &objects);
     assert!(
         !status.is_healthy() && status.problems()[0].contains("rollout undo daemonset/adit-node")
     );
@@ -211,7 +213,7 @@ fn nodes_without_a_certificate_are_named_by_their_last_request() {
     ];
     let at = "2026-01-01T12:00:30Z".parse().unwrap();
     let objects = ClusterObjects { requests, at, ..well() };
-    let status = summarize("c", &document("cluster: edge"), &objects);
+    let status = summarize("c", configuration("cluster: edge"), &objects);
     assert_eq!(
         status.problems(),
         [
@@ -244,7 +246,7 @@ fn conditions_that_are_there_only_when_something_is_wrong_are_read() {
         slices: vec![slice("a", true)],
         ..well()
     };
-    let status = summarize("c", &document("cluster: edge"), &objects);
+    let status = summarize("c", configuration("cluster: edge"), &objects);
     assert_eq!(status.links[0].problem.as_deref(), Some("so it is (Why)"));
     assert_eq!(status.imports[0].problem.as_deref(), Some("so it is (Why)"));
 }
@@ -252,7 +254,7 @@ fn conditions_that_are_there_only_when_something_is_wrong_are_read() {
 #[test]
 fn what_may_not_be_read_is_a_warning_and_no_more() {
     let objects = ClusterObjects { lease: None, unread: vec!["cannot list".to_owned()], ..well() };
-    let status = summarize("c", &document("cluster: edge"), &objects);
+    let status = summarize("c", configuration("cluster: edge"), &objects);
     assert!(status.is_healthy(), "{:?}", status.problems());
     assert_eq!(status.warnings, ["cannot list"]);
 }
@@ -275,7 +277,7 @@ fn an_export_to_whom_no_link_leads_is_not_well() {
     };
     let problem = |kind: &str, status: &str| {
         let objects = ClusterObjects { exports: vec![export(kind, status)], ..well() };
-        summarize("c", &document("cluster: edge"), &objects).exports[0].problem.clone()
+        summarize("c", configuration("cluster: edge"), &objects).exports[0].problem.clone()
     };
     assert_eq!(problem("Linked", "False").as_deref(), Some("so it is (Why)"));
     assert_eq!(problem("Ready", "False").as_deref(), Some("so it is (Why)"));
@@ -309,7 +311,7 @@ fn what_nodes_say_is_told_of_the_thing_it_is_about_with_counts_and_places() {
             {"kind": "node", "code": "local-error", "error": true, "count": 1, "nodes": ["e1"], "sentence": "bad certificate"},
         ],
     });
-    let found = summarize("c", &document(TEXT), &told(&nodes));
+    let found = summarize("c", configuration(TEXT), &told(&nodes));
     let link = found.links[0].problem.as_deref();
     assert_eq!(link, Some("1 of 2 nodes cannot reach bank: e2 (b1 does not answer: link-down)"));
     let import = found.imports[0].problem.as_deref();
@@ -324,7 +326,7 @@ fn what_nodes_say_is_told_of_the_thing_it_is_about_with_counts_and_places() {
     // A controller that has not asked of late says nothing about now.
     let mut old = nodes;
     old["at"] = "2026-01-01T11:50:00Z".into();
-    let found = summarize("c", &document(TEXT), &told(&old));
+    let found = summarize("c", configuration(TEXT), &told(&old));
     assert_eq!((&found.links[0].problem, &found.imports[0].problem), (&None, &None));
     assert!(found.troubles.is_empty() && found.warnings.is_empty(), "{found:?}");
 }
@@ -347,7 +349,7 @@ fn what_nodes_say_is_told_of_a_link_that_is_down_and_refusals_for_several_reason
     };
     objects.links[0].status = untrue("Up", "LinkDown");
     objects.imports[0].status = untrue("Ready", "Why");
-    let found = summarize("c", &document(TEXT), &objects);
+    let found = summarize("c", configuration(TEXT), &objects);
     let link = found.links[0].problem.as_deref();
     assert_eq!(link, Some("b1: no answer within 5s (link-down)"), "the condition knows less");
     let text = "so it is (Why); 7 connections refused since 2026-01-01T11:58:05Z";
@@ -377,7 +379,7 @@ fn a_link_that_is_down_is_one_cause_and_its_imports_are_counted_with_it() {
     };
     objects.imports[0].status = set(&refusing("LinkDown"));
     objects.slices.push(slice("i0", true));
-    let found = summarize("c", &document(TEXT), &objects);
+    let found = summarize("c", configuration(TEXT), &objects);
     let problems =
         |items: &[StatusItem]| items.iter().filter_map(|i| i.problem.clone()).collect::<Vec<_>>();
     assert_eq!(problems(&found.links), ["no answer (LinkDown); 19 imports wait for it"]);
@@ -385,7 +387,7 @@ fn a_link_that_is_down_is_one_cause_and_its_imports_are_counted_with_it() {
     let waiting = found.imports.iter().filter(|i| i.waits_for.as_deref() == Some("link bank"));
     assert_eq!(waiting.count(), 19);
     objects.imports[0].status = set(&refusing("Denied"));
-    let found = summarize("c", &document(TEXT), &objects);
+    let found = summarize("c", configuration(TEXT), &objects);
     let denied = problems(&found.imports);
     assert!(denied.contains(&"refused (Denied)".to_owned()), "{denied:?}");
 }
