@@ -8,7 +8,7 @@
 //! Neither a restart nor a hand-over looks like that for long: see [`super::coexistence`]. For the consequence see [`adit_core::routing::connections`]:
 //! new streams go to the process that came last.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -50,11 +50,14 @@ const ESTABLISHED_LIFETIME: Duration = Duration::from_secs(30);
 
 impl LinksInner {
     /// Tells processes that have one name of each other.
-    pub(super) fn notify_duplicates(&self, notified_at: &mut Option<Instant>) {
+    pub(super) fn notify_duplicates(
+        &self,
+        coexisting: &BTreeMap<NodeKey, Vec<BootId>>,
+        notified_at: &mut Option<Instant>,
+    ) {
         if notified_at.is_some_and(|at| at.elapsed() < NOTIFY_INTERVAL) {
             return;
         }
-        let coexisting = self.coexisting_processes();
         let mut nodes: HashMap<NodeKey, Vec<Arc<PeerConnection>>> = HashMap::new();
         for (conn, unusable) in self.connections.all() {
             if is_alive(&conn, unusable) {
@@ -183,10 +186,14 @@ impl LinksInner {
     }
 
     /// Warns of one such node of each cluster, unless that was done a moment ago.
-    pub(super) fn warn_of_duplicates(&self, warnings: &mut Throttle<ClusterName, Instant>) {
+    pub(super) fn warn_of_duplicates(
+        &self,
+        coexisting: &BTreeMap<NodeKey, Vec<BootId>>,
+        warnings: &mut Throttle<ClusterName, Instant>,
+    ) {
         let now = Instant::now();
         warnings.forget_old(now);
-        for (key, boots) in self.coexisting_processes() {
+        for (key, boots) in coexisting {
             let [boot, other, ..] = boots[..] else { continue };
             if warnings.try_pass(key.cluster.clone(), now) {
                 let all = self.connections.all();

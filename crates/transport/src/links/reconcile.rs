@@ -135,8 +135,9 @@ impl LinkReconciler {
             shared.share_addresses(&now);
         }
         if shared.check_acknowledgements(&mut self.acks_checked_at) {
-            shared.warn_of_duplicates(&mut self.duplicate_warnings);
-            shared.notify_duplicates(&mut self.duplicates_notified_at);
+            let coexisting = shared.coexisting_processes();
+            shared.warn_of_duplicates(&coexisting, &mut self.duplicate_warnings);
+            shared.notify_duplicates(&coexisting, &mut self.duplicates_notified_at);
         }
         let mut targets = BTreeSet::new();
         for link in now.links.values() {
