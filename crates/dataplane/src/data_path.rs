@@ -10,7 +10,7 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::policy::Permit;
 use adit_core::snapshot::Snapshot;
-use adit_runtime::Mutex;
+use adit_runtime::{Mutex, count_down};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -104,13 +104,7 @@ impl HeldSources {
 
 impl Drop for HeldSource<'_> {
     fn drop(&mut self) {
-        let mut held = self.all.lock();
-        if let Some(same) = held.get_mut(&self.from) {
-            *same -= 1;
-            if *same == 0 {
-                held.remove(&self.from);
-            }
-        }
+        count_down(&mut self.all.lock(), &self.from);
     }
 }
 

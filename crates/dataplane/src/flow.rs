@@ -25,13 +25,14 @@ use adit_core::name::{ClusterName, Namespace, NodeName};
 use adit_core::policy::{Permit, Source, Target};
 use adit_core::spiffe::Workload;
 use adit_core::text::count_noun;
+use adit_runtime::count_down;
 use tokio::time::Instant;
 
 pub use self::direction::Direction;
 pub use self::failure::FlowFailure;
 use self::metrics::TargetMetrics;
 pub use self::table::{ExportUser, Flows, TargetKey, TargetTotals};
-use self::table::{FlowOpener, TargetFlows, count_down};
+use self::table::{FlowOpener, TargetFlows};
 use crate::capacity::OpenStreams;
 
 /// Bytes that one direction of a flow has carried, counted as they pass.

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 
 use adit_core::name::{ClusterName, ServiceName};
 use adit_core::snapshot::HoldLimits;
-use adit_runtime::Mutex;
+use adit_runtime::{Mutex, count_down};
 
 type HoldKey = (ServiceName, ClusterName);
 
 /// The streams that wait on this node.
 #[derive(Debug, Default)]
-pub(crate) struct HeldStreams(Mutex<HashMap<HoldKey, u32>>);
+pub(crate) struct HeldStreams(Mutex<HashMap<HoldKey, usize>>);
 
 /// A stream that waits, for as long as this guard lives.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl HeldStreams {
         let key = (service.clone(), cluster.clone());
         let mut held = self.0.lock();
         let count = held.get(&key).copied().unwrap_or_default();
-        if count >= limits.streams {
+        if count >= limits.streams as usize {
             return None;
         }
         held.insert(key.clone(), count + 1);
@@ -43,13 +43,7 @@ impl HeldStreams {
 
 impl Drop for HeldStream<'_> {
     fn drop(&mut self) {
-        let mut held = self.all.0.lock();
-        if let Some(count) = held.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.key);
-            }
-        }
+        count_down(&mut self.all.0.lock(), &self.key);
     }
 }
 

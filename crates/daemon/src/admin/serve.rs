@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_runtime::count_down;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -56,7 +57,9 @@ pub async fn run(listener: AdminListener, router: Router, stop: CancellationToke
             biased;
             () = stop.cancelled() => break,
             Some(ended) = tasks.join_next() => {
-                release(&mut per_address, ended.ok().flatten());
+                if let Some(address) = ended.ok().flatten() {
+                    count_down(&mut per_address, &address);
+                }
                 continue;
             }
             accepted = accept(&listener, &permits) => accepted,
@@ -95,16 +98,6 @@ pub async fn run(listener: AdminListener, router: Router, stop: CancellationToke
     let finished = async { while tasks.join_next().await.is_some() {} };
     // Late ones are dropped with the set.
     tokio::time::timeout(Duration::from_secs(2), finished).await.ok();
-}
-
-fn release(per_address: &mut HashMap<IpAddr, usize>, address: Option<IpAddr>) {
-    let Some(address) = address else { return };
-    if let Some(count) = per_address.get_mut(&address) {
-        *count -= 1;
-        if *count == 0 {
-            per_address.remove(&address);
-        }
-    }
 }
 
 enum Accepted {

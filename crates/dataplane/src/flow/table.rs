@@ -1,7 +1,6 @@
 //! All flows of a process: how many are open, and by whom; how many ended, and why.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use adit_core::code::Code;
 use adit_core::name::{ClusterName, ServiceName};
 use adit_core::policy::{Source, Target};
 use adit_core::wire::report::RefusalSeries;
-use adit_runtime::Mutex;
+use adit_runtime::{Mutex, count_down};
 use tokio::time::Instant;
 
 use super::direction::Direction;
@@ -208,16 +207,6 @@ impl FlowTable {
             FlowOpener::Workload(_) => 0,
         };
         self.openers.iter().map(of).sum()
-    }
-}
-
-/// Takes one from a count; a count of zero is not kept.
-pub(super) fn count_down<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
-        }
     }
 }
 
