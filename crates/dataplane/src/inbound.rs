@@ -165,7 +165,7 @@ async fn reach<N: TcpNetwork>(
         // The opener has given up; nobody waits for this dial.
         Err(gone) = stream.send.stopped() => return Err(Unreached::Abandoned(gone.code())),
         // What arrives meanwhile is not taken, and must not stop the connection's other streams.
-        () = hold(&stream.recv) => return Err(FlowFailure::new(Code::OverLimit, NO_MEMORY).into()),
+        () = wait_until_evicted(&stream.recv) => return Err(FlowFailure::new(Code::OverLimit, NO_MEMORY).into()),
     };
     if header.probe.is_some() {
         // The backend sees a connection that ends without a byte, as the ones of health checks do.
@@ -194,7 +194,7 @@ fn before_delivery(withdrawn: FlowFailure) -> FlowFailure {
 }
 
 /// Charges what arrives and is not taken, and returns when the budget wants it back.
-async fn hold(recv: &RecvStream) {
+async fn wait_until_evicted(recv: &RecvStream) {
     sleep(STALL_TIMEOUT).await;
     match recv.stall() {
         Some(stall) => stall.evicted().await,
@@ -419,7 +419,7 @@ async fn forward<N: TcpNetwork>(
             biased;
             // Whoever has gone needs no answer; how it went shows when its bytes are read.
             _gone = answer_with(&mut stream.send, &answer) => {}
-            () = hold(&stream.recv) => return Err(Code::OverBudget),
+            () = wait_until_evicted(&stream.recv) => return Err(Code::OverBudget),
         }
         let count = (&flow.sent, &flow.received);
         let left = PendingCopy { to_tcp: first, ..PendingCopy::default() };
