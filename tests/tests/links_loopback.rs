@@ -160,11 +160,12 @@ async fn converse(mut stream: PeerStream, stop: &CancellationToken) -> usize {
     said
 }
 
-/// Checks that the successor's connections are used, and that its predecessor's have their fifty streams and get no other.
+/// Checks that a connection of the successor can be used, and that its predecessor's have their fifty streams and get no
+/// other. Of the successor's streams nothing is asked: one may be open just now.
 fn new_streams_are_the_successors(edge: &RunningNode) {
     let connections = edge.links.status().links.remove(0).connections;
     let (new, old): (Vec<_>, Vec<_>) = connections.into_iter().partition(is_successors);
-    assert!(new.iter().any(|c| c.unusable.is_none() && c.streams == 0), "{new:?}");
+    assert!(new.iter().any(|c| c.unusable.is_none()), "{new:?}");
     assert!(old.iter().all(|c| c.unusable.is_some()), "{old:?}");
     assert_eq!(old.iter().map(|c| c.streams).sum::<usize>(), 50, "{old:?}");
 }
