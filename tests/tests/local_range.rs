@@ -16,8 +16,8 @@ const V6: &str = "[fd00:ad17::7]:15080";
 
 fn range() -> LocalRange {
     LocalRange {
-        v4: Some(("198.18.0.0".parse().unwrap(), 15)),
-        v6: Some(("fd00:ad17::".parse().unwrap(), 64)),
+        v4: Some("198.18.0.0/15".parse().unwrap()),
+        v6: Some("fd00:ad17::/64".parse().unwrap()),
     }
 }
 
@@ -214,7 +214,7 @@ fn another_range_or_address_takes_the_place_of_the_old_one() {
         lab.ensure(range());
         let only_v4 = LocalRange { v6: None, ..range() };
         assert_eq!(lab.ensure(only_v4).removed.len(), 4);
-        let other = LocalRange { v4: Some(("100.64.0.0".parse().unwrap(), 10)), v6: None };
+        let other = LocalRange { v4: Some("100.64.0.0/10".parse().unwrap()), v6: None };
         let changes = lab.ensure(other);
         assert_eq!((changes.added.len(), changes.removed.len()), (4, 4), "{changes}");
         assert!(lab.ensure(other).is_empty());

@@ -13,6 +13,7 @@ use std::ops::RangeInclusive;
 use adit_core::deny_list::DenyEntry;
 use adit_core::name::{AppProtocol, ClusterName, NameError, Namespace, PortName, ServiceName};
 use adit_core::policy::{Grant, WorkloadPattern};
+use adit_core::prefix::IpPrefix;
 use adit_core::snapshot::{Class, HoldLimits, Hop, Seed};
 use adit_core::spiffe::{SpiffeError, TrustDomain};
 
@@ -289,9 +290,9 @@ pub struct NetworkConfig {
     /// `mode`, default `localRange`: what stands for an import on a node.
     pub mode: NetworkMode,
     /// `range`, default `198.18.0.0/15`: the node-local IPv4 range, /8 to /30.
-    pub range: (Ipv4Addr, u8),
+    pub range: IpPrefix,
     /// `range6`, default `fd00:ad17::/64`: the node-local IPv6 range, /48 to /124.
-    pub range6: (Ipv6Addr, u8),
+    pub range6: IpPrefix,
     /// `port`, default 7843: the UDP port of QUIC on every node.
     pub port: u16,
     /// `listenerPort`, default 15080: the TCP port at which nodes take connections to an import's first
@@ -332,7 +333,7 @@ impl NetworkConfig {
     pub fn line(&self) -> String {
         let Self { mode, range, range6, port, listener_port, metrics: _ } = self;
         let mode = mode.name();
-        let (v4, v6) = (format!("{} {}", range.0, range.1), format!("{} {}", range6.0, range6.1));
+        let [v4, v6] = [range, range6].map(|range| format!("{} {}", range.first(), range.length()));
         format!("{mode} {v4} {v6} {port} {listener_port}")
     }
 
@@ -344,8 +345,8 @@ impl NetworkConfig {
         let mode = next()?;
         Some(Self {
             mode: NetworkMode::ALL.into_iter().find(|known| known.name() == mode)?,
-            range: (next()?.parse().ok()?, next()?.parse().ok()?),
-            range6: (next()?.parse().ok()?, next()?.parse().ok()?),
+            range: IpPrefix::new(next()?.parse::<Ipv4Addr>().ok()?, next()?.parse().ok()?),
+            range6: IpPrefix::new(next()?.parse::<Ipv6Addr>().ok()?, next()?.parse().ok()?),
             port: next()?.parse().ok()?,
             listener_port: next()?.parse().ok()?,
             metrics: self.metrics,
@@ -357,8 +358,8 @@ impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
             mode: NetworkMode::default(),
-            range: (Ipv4Addr::new(198, 18, 0, 0), 15),
-            range6: (Ipv6Addr::new(0xfd00, 0xad17, 0, 0, 0, 0, 0, 0), 64),
+            range: IpPrefix::new(Ipv4Addr::new(198, 18, 0, 0), 15),
+            range6: IpPrefix::new(Ipv6Addr::new(0xfd00, 0xad17, 0, 0, 0, 0, 0, 0), 64),
             port: 7843,
             listener_port: 15_080,
             metrics: SocketAddr::from((Ipv4Addr::LOCALHOST, 7844)),

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use adit_core::name::{NameError, Namespace};
+use adit_core::prefix::IpPrefix;
 use adit_core::snapshot::Seed;
 use adit_core::spiffe::{SpiffeError, TrustDomain};
 
@@ -152,65 +153,43 @@ pub(crate) fn ip(text: &str) -> Result<IpAddr, ValueProblem> {
 }
 
 /// `ADDRESS/LENGTH`, an IPv4 range that can be local to a node.
-pub(crate) fn range4(
-    text: &str,
-    lengths: &RangeInclusive<u8>,
-) -> Result<(Ipv4Addr, u8), ValueProblem> {
-    let (ip, length) = range::<Ipv4Addr>(text, "198.18.0.0/15", lengths)?;
-    let cut = |ip: Ipv4Addr| {
-        Ipv4Addr::from(u32::from(ip) & u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0))
-    };
-    let first = cut(ip);
-    check_first_address(text, ip, first, length)?;
-    let link_local = first == cut(Ipv4Addr::new(169, 254, 0, 0)) || first.is_link_local();
+pub(crate) fn range4(text: &str, lengths: &RangeInclusive<u8>) -> Result<IpPrefix, ValueProblem> {
+    let (first, range) = range::<Ipv4Addr>(text, "198.18.0.0/15", lengths)?;
+    let link_local = range.contains(Ipv4Addr::new(169, 254, 0, 0).into()) || first.is_link_local();
     let top = first.octets()[0];
     if link_local || matches!(top, 0 | 127 | 224..) {
         return Err(taken(text));
     }
-    Ok((ip, length))
+    Ok(range)
 }
 
 /// `ADDRESS/LENGTH`, an IPv6 range that can be local to a node.
-pub(crate) fn range6(
-    text: &str,
-    lengths: &RangeInclusive<u8>,
-) -> Result<(Ipv6Addr, u8), ValueProblem> {
-    let (ip, length) = range::<Ipv6Addr>(text, "fd00:ad17::/64", lengths)?;
-    let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-    let first = Ipv6Addr::from(u128::from(ip) & mask);
-    check_first_address(text, ip, first, length)?;
+pub(crate) fn range6(text: &str, lengths: &RangeInclusive<u8>) -> Result<IpPrefix, ValueProblem> {
+    let (first, range) = range::<Ipv6Addr>(text, "fd00:ad17::/64", lengths)?;
     // `::` has the loopback address and the mapped ones.
-    let low = u128::from(first) & mask == 0;
-    if first.is_unicast_link_local() || first.is_multicast() || low {
+    if first.is_unicast_link_local() || first.is_multicast() || first.is_unspecified() {
         return Err(taken(text));
     }
-    Ok((ip, length))
+    Ok(range)
 }
 
-fn range<T: FromStr>(
+/// Reads `ADDRESS/LENGTH`: the address and the range. The address is the first of it, otherwise the meaning is not clear.
+fn range<T: FromStr + Copy + Into<IpAddr>>(
     text: &str,
     example: &str,
     lengths: &RangeInclusive<u8>,
-) -> Result<(T, u8), ValueProblem> {
+) -> Result<(T, IpPrefix), ValueProblem> {
     let wrong = || {
         invalid(format!("{} is not a range: expected ADDRESS/LENGTH as {example}", quoted(text)))
     };
-    let (ip, length) = text.split_once('/').ok_or_else(wrong)?;
-    Ok((ip.parse().map_err(|_| wrong())?, number(length, lengths)?))
-}
-
-/// Checks that a range is written as its first address; otherwise its meaning is not clear.
-fn check_first_address<T: PartialEq + Display>(
-    text: &str,
-    ip: T,
-    first: T,
-    length: u8,
-) -> Result<(), ValueProblem> {
-    if ip == first {
-        return Ok(());
+    let (address, length) = text.split_once('/').ok_or_else(wrong)?;
+    let address: T = address.parse().map_err(|_| wrong())?;
+    let range = IpPrefix::new(address, number(length, lengths)?);
+    if address.into() == range.first() {
+        return Ok((address, range));
     }
     Err(invalid(format!("{text} does not begin at its first address"))
-        .hint(format!("did you mean {first}/{length}?")))
+        .hint(format!("did you mean {range}?")))
 }
 
 fn taken(text: &str) -> ValueProblem {

@@ -8,7 +8,7 @@
 //!   costs nothing.
 //! * [`grant`]: what is allowed to whom; [`policy`]: who may use what. [`routing`]: which hub, node or
 //!   backend. [`announce`]: what other clusters receive. [`fault`]: why a backend is not ready. [`admission`]: who may be a peer. [`deny_list`]: who may
-//!   not, whatever he proves. [`address`]: addresses that no workload can have. [`backoff`], [`throttle`]:
+//!   not, whatever he proves. [`address`]: addresses that no workload can have. [`prefix`]: ranges of addresses. [`backoff`], [`throttle`]:
 //!   how long to wait.
 //! * [`doctor`]: from what was seen of an import to the first thing that is in its way.
 //! * [`text`]: numbers with their nouns, sizes and times, and text of strangers made safe to show.
@@ -25,6 +25,7 @@ pub mod fault;
 pub mod grant;
 pub mod name;
 pub mod policy;
+pub mod prefix;
 pub mod routing;
 pub mod shared_map;
 pub mod snapshot;

@@ -27,7 +27,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 mod entry;
 mod netlink;
@@ -35,7 +35,9 @@ mod watch;
 
 pub use self::watch::NetworkWatch;
 
-use self::entry::{Prefix, RouteEntry};
+use adit_core::prefix::IpPrefix;
+
+use self::entry::RouteEntry;
 use self::netlink::{Kernel, with_kernel};
 
 /// The routing table that holds the range.
@@ -57,19 +59,17 @@ pub const PROTOCOL: u8 = 173;
 /// The range that is to be local, for each IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LocalRange {
-    /// The IPv4 range: any address of it, and the length of its prefix.
-    pub v4: Option<(Ipv4Addr, u8)>,
-    /// The IPv6 range, likewise.
-    pub v6: Option<(Ipv6Addr, u8)>,
+    /// The IPv4 range.
+    pub v4: Option<IpPrefix>,
+    /// The IPv6 range.
+    pub v6: Option<IpPrefix>,
 }
 
 impl LocalRange {
     /// The ranges of those families that the node itself has an address of.
-    fn prefixes(&self, node: &[IpAddr]) -> Vec<Prefix> {
-        let v4 = self.v4.map(|(address, length)| Prefix::new(address.into(), length));
-        let v6 = self.v6.map(|(address, length)| Prefix::new(address.into(), length));
-        let has = |prefix: &Prefix| node.iter().any(|a| a.is_ipv4() == prefix.address.is_ipv4());
-        v4.into_iter().chain(v6).filter(has).collect()
+    fn prefixes(&self, node: &[IpAddr]) -> Vec<IpPrefix> {
+        let has = |range: &IpPrefix| node.iter().any(|a| a.is_ipv4() == range.is_ipv4());
+        self.v4.into_iter().chain(self.v6).filter(has).collect()
     }
 }
 

@@ -6,8 +6,9 @@
 )]
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
+use adit_core::prefix::IpPrefix;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -19,52 +20,22 @@ use super::{GUARD_PREFERENCE, LAST_METRIC, LOOKUP_PREFERENCE, PROTOCOL, TABLE};
 /// The index of the loopback device in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// A range of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Prefix {
-    /// Its first address.
-    pub(super) address: IpAddr,
-    pub(super) length: u8,
-}
-
-impl Prefix {
-    /// The range of that length that `address` is in.
-    pub(super) fn new(address: IpAddr, length: u8) -> Self {
-        let address = match address {
-            IpAddr::V4(a) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
-                IpAddr::V4(Ipv4Addr::from_bits(a.to_bits() & mask))
-            }
-            IpAddr::V6(a) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(length.min(128))).unwrap_or(0);
-                IpAddr::V6(Ipv6Addr::from_bits(a.to_bits() & mask))
-            }
-        };
-        Self { address, length }
-    }
-
-    fn family(&self) -> AddressFamily {
-        if self.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
-    }
+/// The IP family of a range.
+fn family(range: &IpPrefix) -> AddressFamily {
+    if range.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 /// A rule or route of ours. In the order in which they are made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RouteEntry {
     /// Drops packets for the range that come in by an uplink.
-    Guard { to: Prefix, iif: String },
+    Guard { to: IpPrefix, iif: String },
     /// Where the range is not local there is no way to it.
-    Unreachable { to: Prefix },
+    Unreachable { to: IpPrefix },
     /// The range is local; the node's own connections come from `source`.
-    Local { to: Prefix, source: Option<IpAddr> },
+    Local { to: IpPrefix, source: Option<IpAddr> },
     /// Whoever else wants the range is led to our table.
-    Lookup { to: Prefix },
+    Lookup { to: IpPrefix },
 }
 
 impl fmt::Display for RouteEntry {
@@ -121,7 +92,7 @@ impl RouteEntry {
         for attribute in &message.attributes {
             match attribute {
                 RuleAttribute::Destination(address) => {
-                    to = Some(Prefix { address: *address, length: message.header.dst_len });
+                    to = Some(IpPrefix::new(*address, message.header.dst_len));
                 }
                 RuleAttribute::Priority(n) => preference = Some(*n),
                 RuleAttribute::Table(n) => table = Some(*n),
@@ -159,7 +130,7 @@ impl RouteEntry {
                 _ => {}
             }
         }
-        let to = Prefix { address: to?, length: message.header.destination_prefix_length };
+        let to = IpPrefix::new(to?, message.header.destination_prefix_length);
         match message.header.kind {
             RouteType::Local if oif == Some(LOOPBACK) => Some(Self::Local { to, source }),
             RouteType::Unreachable if metric == Some(LAST_METRIC) => Some(Self::Unreachable { to }),
@@ -168,28 +139,28 @@ impl RouteEntry {
     }
 }
 
-fn route(to: &Prefix, kind: RouteType, scope: RouteScope) -> RouteMessage {
+fn route(to: &IpPrefix, kind: RouteType, scope: RouteScope) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
-        address_family: to.family(),
-        destination_prefix_length: to.length,
+        address_family: family(to),
+        destination_prefix_length: to.length(),
         protocol: RouteProtocol::Other(PROTOCOL),
         scope,
         kind,
         ..RouteHeader::default()
     };
     message.attributes =
-        vec![RouteAttribute::Table(TABLE), RouteAttribute::Destination(to.address.into())];
+        vec![RouteAttribute::Table(TABLE), RouteAttribute::Destination(to.first().into())];
     message
 }
 
-fn rule(to: &Prefix, preference: u32, action: RuleAction) -> RuleMessage {
+fn rule(to: &IpPrefix, preference: u32, action: RuleAction) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = to.family();
-    message.header.dst_len = to.length;
+    message.header.family = family(to);
+    message.header.dst_len = to.length();
     message.header.action = action;
     message.attributes = vec![
-        RuleAttribute::Destination(to.address),
+        RuleAttribute::Destination(to.first()),
         RuleAttribute::Priority(preference),
         RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
     ];
@@ -210,15 +181,15 @@ mod tests {
 
     #[test]
     fn what_is_told_to_the_kernel_is_recognised_again() {
-        let v4 = Prefix::new("198.19.3.4".parse().unwrap(), 15);
+        let v4: IpPrefix = "198.19.3.4/15".parse().unwrap();
         assert_eq!(v4.to_string(), "198.18.0.0/15");
-        let v6 = Prefix::new("fd00:ad17::1".parse().unwrap(), 64);
+        let v6: IpPrefix = "fd00:ad17::1/64".parse().unwrap();
         for to in [v4, v6] {
             for entry in [
                 RouteEntry::Guard { to, iif: "eth0".into() },
                 RouteEntry::Unreachable { to },
                 RouteEntry::Local { to, source: None },
-                RouteEntry::Local { to, source: Some(to.address) },
+                RouteEntry::Local { to, source: Some(to.first()) },
                 RouteEntry::Lookup { to },
             ] {
                 let again = match entry.message() {
@@ -232,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_we_would_not_make_so_is_not_taken_for_ours() {
-        let to = Prefix::new("198.18.0.0".parse().unwrap(), 15);
+        let to = "198.18.0.0/15".parse().unwrap();
         let EntryMessage::Rule(mut message) = (RouteEntry::Lookup { to }).message() else {
             unreachable!()
         };

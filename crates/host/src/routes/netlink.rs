@@ -11,6 +11,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::pin;
 
+use adit_core::prefix::IpPrefix;
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
@@ -22,7 +23,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
-use super::entry::{EntryMessage, Prefix, RouteEntry};
+use super::entry::{EntryMessage, RouteEntry};
 use super::{HostAddresses, PROTOCOL, TABLE};
 
 /// Runs `work` on a connection to the kernel that lasts as long.
@@ -68,8 +69,8 @@ pub(super) struct NodeInterfaces {
 impl NodeInterfaces {
     /// Where the node's own connections into the range come from: an address of the node that it really
     /// carries, because the kernel takes no other.
-    pub(super) fn source(&self, node: &[IpAddr], to: &Prefix) -> Option<IpAddr> {
-        let fits = |a: &&IpAddr| a.is_ipv4() == to.address.is_ipv4() && self.addresses.contains(a);
+    pub(super) fn source(&self, node: &[IpAddr], to: &IpPrefix) -> Option<IpAddr> {
+        let fits = |a: &&IpAddr| a.is_ipv4() == to.is_ipv4() && self.addresses.contains(a);
         node.iter().find(fits).copied()
     }
 }

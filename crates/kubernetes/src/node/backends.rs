@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use adit_config::cluster::NetworkConfig;
 use adit_core::address;
 use adit_core::name::NodeName;
+use adit_core::prefix::IpPrefix;
 use adit_core::snapshot::{Backend, Export};
 use adit_core::spiffe::Workload;
 
@@ -56,7 +57,7 @@ pub(super) struct BackendFilter<'a> {
     /// Addresses of nodes, this one included.
     nodes: BTreeSet<IpAddr>,
     /// Prefixes that stand for imports, and those of Services.
-    ranges: Vec<(IpAddr, u8)>,
+    ranges: Vec<IpPrefix>,
 }
 
 impl<'a> BackendFilter<'a> {
@@ -71,9 +72,8 @@ impl<'a> BackendFilter<'a> {
     ) -> Self {
         let others = own.iter().flat_map(|s| &s.endpoints).map(|e| e.address);
         let here = place.addresses.iter().map(IpAddr::to_canonical);
-        let (range, range6) = (network.range, network.range6);
-        let ours = [(range.0.into(), range.1), (range6.0.into(), range6.1)];
-        let services = observed.service_ranges.iter().filter_map(|text| parse_prefix(text));
+        let ours = [network.range, network.range6];
+        let services = observed.service_ranges.iter().filter_map(|text| text.parse().ok());
         Self {
             local: place,
             siblings,
@@ -89,7 +89,7 @@ impl<'a> BackendFilter<'a> {
     fn is_forbidden(&self, ip: IpAddr) -> bool {
         let carried = address::effective_ip(ip);
         let known =
-            |ip| self.nodes.contains(&ip) || self.ranges.iter().any(|range| has_prefix(ip, *range));
+            |ip| self.nodes.contains(&ip) || self.ranges.iter().any(|range| range.contains(ip));
         known(ip) || known(carried) || address::is_reserved_for_machine(ip)
     }
 
@@ -161,24 +161,6 @@ impl<'a> BackendFilter<'a> {
         }
         (all.into_iter().collect(), has_foreign)
     }
-}
-
-/// Parses `ADDRESS/LENGTH`.
-fn parse_prefix(text: &str) -> Option<(IpAddr, u8)> {
-    let (address, length) = text.split_once('/')?;
-    let address: IpAddr = address.parse().ok()?;
-    let length = length.parse().ok()?;
-    (length <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, length))
-}
-
-/// Returns whether an address has that prefix.
-fn has_prefix(address: IpAddr, (range, prefix): (IpAddr, u8)) -> bool {
-    let same = match (address, range) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
-        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
-        _ => return false,
-    };
-    same >= u32::from(prefix)
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@
 mod shares;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
 use adit_core::name::ClusterName;
+use adit_core::prefix::IpPrefix;
 use adit_runtime::Mutex;
 use tokio::time::Instant;
 
@@ -311,7 +312,7 @@ impl Drop for HandshakePermit {
 /// The network of one owner of addresses: an IPv4 address, or an IPv6 network of 64 bits.
 fn network_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        v6 @ IpAddr::V6(_) => IpPrefix::new(v6, 64).first(),
         v4 @ IpAddr::V4(_) => v4,
     }
 }

@@ -308,8 +308,8 @@ fn a_network_survives_its_line() {
         NetworkConfig::default(),
         NetworkConfig {
             mode: NetworkMode::NodeAddress,
-            range: ([100, 64, 0, 0].into(), 10),
-            range6: ("fd42::".parse().unwrap(), 64),
+            range: "100.64.0.0/10".parse().unwrap(),
+            range6: "fd42::/64".parse().unwrap(),
             port: 1,
             listener_port: 20_000,
             ..NetworkConfig::default()

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use adit_core::prefix::IpPrefix;
+
 /// First NodePort: none of our ports may be among them.
 pub(crate) const FIRST_NODE_PORT: u16 = 30_000;
 
@@ -21,24 +23,16 @@ pub(crate) struct AddressPool {
 }
 
 impl AddressPool {
-    /// Returns the pool of an IPv4 range, without its first and last address: some programs take
-    /// these for something else.
-    pub(crate) fn v4((network, length): (Ipv4Addr, u8)) -> Self {
-        let size = 1_u128 << (32 - u32::from(length.min(32)));
-        let first = u128::from(network.to_bits()) & !(size - 1);
-        Self::new(first, size, false)
-    }
-
-    /// Returns the pool of an IPv6 range.
-    pub(crate) fn v6((network, length): (Ipv6Addr, u8)) -> Self {
-        let size = 1_u128 << (128 - u32::from(length.clamp(1, 128)));
-        let first = network.to_bits() & !(size - 1);
-        Self::new(first, size, true)
-    }
-
-    fn new(first: u128, size: u128, v6: bool) -> Self {
-        let last = first.saturating_add(size.saturating_sub(2));
-        Self { first: first + 1, last, v6, taken: BTreeSet::new(), next: first + 1 }
+    /// Returns the pool of a range, without its first and last address: some programs take these
+    /// for something else.
+    pub(crate) fn new(range: IpPrefix) -> Self {
+        let (network, v6) = match range.first() {
+            IpAddr::V4(ip) => (u128::from(ip.to_bits()), false),
+            IpAddr::V6(ip) => (ip.to_bits(), true),
+        };
+        let last = network.saturating_add(range.size().saturating_sub(2));
+        let first = network.saturating_add(1);
+        Self { first, last, v6, taken: BTreeSet::new(), next: first }
     }
 
     /// Takes this address. False if it is of another range, or taken already.
@@ -158,8 +152,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn pools(length: u8) -> (AddressPool, AddressPool) {
-        let v4 = AddressPool::v4(("198.18.0.0".parse().unwrap(), length));
-        (v4, AddressPool::v6(("fd00:ad17::".parse().unwrap(), 120)))
+        let v4 = AddressPool::new(IpPrefix::new(Ipv4Addr::new(198, 18, 0, 0), length));
+        (v4, AddressPool::new("fd00:ad17::/120".parse().unwrap()))
     }
 
     fn held(all: &[(&str, &[&str])]) -> BTreeMap<String, Vec<IpAddr>> {

@@ -69,7 +69,7 @@ fn allocate_addresses(
         need.insert(ServiceRef::from(service).object_name(), families);
     }
     if local {
-        let pools = (AddressPool::v4(network.range), AddressPool::v6(network.range6));
+        let pools = (AddressPool::new(network.range), AddressPool::new(network.range6));
         addresses::allocate(pools, &held, &need)
     } else {
         need.into_keys().map(|name| (name, Allocation::default())).collect()

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use adit_config::cluster::{ClusterConfig, NetworkMode};
 use adit_core::name::{ClusterName, ServiceName};
+use adit_core::prefix::IpPrefix;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::Instant;
@@ -300,13 +301,13 @@ fn remaining_by_record(
 fn address_share(config: &ClusterConfig, state: &ClusterState) -> usize {
     let network = &config.network;
     let of_range =
-        |bits: u8| 1_usize.checked_shl(u32::from(bits)).unwrap_or(usize::MAX).saturating_sub(2);
+        |range: IpPrefix| usize::try_from(range.size()).unwrap_or(usize::MAX).saturating_sub(2);
     let all = match network.mode {
         NetworkMode::NodeAddress => usize::from(FIRST_NODE_PORT - network.listener_port),
         NetworkMode::LocalRange => {
-            let v4 = of_range(32 - network.range.1.min(32));
+            let v4 = of_range(network.range);
             let has_v6 = state.services.values().any(|service| slices::families(service).v6);
-            if has_v6 { v4.min(of_range(128 - network.range6.1.min(128))) } else { v4 }
+            if has_v6 { v4.min(of_range(network.range6)) } else { v4 }
         }
     };
     if config.links.len() > 1 { (all / 4).max(1) } else { all - all / 4 }

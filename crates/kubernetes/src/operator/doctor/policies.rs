@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use adit_core::doctor::facts::{CallerFacts, ServiceFacts, SliceFacts};
 use adit_core::name::ServiceName;
+use adit_core::prefix::IpPrefix;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -146,20 +147,7 @@ fn has(block: &IPBlock, ip: IpAddr) -> bool {
 }
 
 fn contains(cidr: &str, ip: IpAddr) -> bool {
-    let Some((network, length)) = cidr.split_once('/') else { return false };
-    let (Ok(network), Ok(length)) = (network.parse::<IpAddr>(), length.parse::<u32>()) else {
-        return false;
-    };
-    let same = |network: u128, ip: u128, bits: u32| {
-        length <= bits && (length == 0 || (network ^ ip) >> (bits - length) == 0)
-    };
-    match (network, ip) {
-        (IpAddr::V4(network), IpAddr::V4(ip)) => {
-            same(network.to_bits().into(), ip.to_bits().into(), 32)
-        }
-        (IpAddr::V6(network), IpAddr::V6(ip)) => same(network.to_bits(), ip.to_bits(), 128),
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-    }
+    cidr.parse::<IpPrefix>().is_ok_and(|range| range.contains(ip))
 }
 
 fn selects(selector: &LabelSelector, labels: &Labels) -> bool {

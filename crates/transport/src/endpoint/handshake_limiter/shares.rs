@@ -7,10 +7,11 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use adit_core::admission::rate_limit::{RateLimit, TokenBucket};
+use adit_core::prefix::IpPrefix;
 
 /// Number of lots: 128 KiB once a stranger has come.
 const LOT_COUNT: usize = 4096;
@@ -91,7 +92,7 @@ impl fmt::Debug for StrangerShares {
 /// The network that is easily had by whoever has any of it: an IPv4 address, or an IPv6 network of 48 bits.
 fn owner_network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 80 << 80).into(),
+        v6 @ IpAddr::V6(_) => IpPrefix::new(v6, 48).first(),
         v4 @ IpAddr::V4(_) => v4,
     }
 }
