@@ -9,9 +9,14 @@ use crate::code::Code;
 use crate::grant::WorkloadPattern;
 use crate::spiffe::Workload;
 
-/// The command that applies the manifests.
-pub(super) fn install(option: &str) -> String {
-    format!("kubectl{option} apply --server-side -k daemonset/overlays/kind")
+/// The command that does the rest of an installation where no nodes are installed.
+fn install(option: &str) -> String {
+    format!("adit install{option}")
+}
+
+/// The command that brings an installation back to the manifests, with the image that its nodes have.
+fn upgrade(option: &str) -> String {
+    format!("adit upgrade{option}")
 }
 
 /// A fault of an installation, and the mend; `is_hard` if nothing works without it.
@@ -28,7 +33,9 @@ pub(super) fn trouble(of: &InstallationFacts) -> Option<Trouble> {
     let soft = |seen: String, mend: String| Some(Trouble { seen, mend, is_hard: false });
     if !of.missing.is_empty() {
         let seen = format!("not installed: {}", list(of.missing.iter().map(|m| &**m)));
-        return Some(Trouble { seen, mend: install(&option), is_hard: true });
+        let has_nodes = of.missing.iter().all(|part| part.starts_with("CustomResourceDefinition"));
+        let mend = if has_nodes { upgrade(&option) } else { install(&option) };
+        return Some(Trouble { seen, mend, is_hard: true });
     }
     if of.node_pods.is_empty() {
         let (why, mend) = match &of.node_pods_away {
@@ -44,7 +51,7 @@ pub(super) fn trouble(of: &InstallationFacts) -> Option<Trouble> {
     }
     if let Some(why) = &of.controller {
         let mend = if why.contains("no pods") || why.contains("not installed") {
-            install(&option)
+            upgrade(&option)
         } else {
             format!(
                 "{system} describe pods -l app.kubernetes.io/name=adit-controller    # why they do not run"
@@ -381,9 +388,7 @@ fn obstacle(walk: &Walk<'_>, ready: Option<&ConditionFacts>) -> Option<(String, 
         }
         "AddressesExhausted" => "widen `network.range` in ConfigMap adit-system/adit".to_owned(),
         "PortsExhausted" => "lower `network.listenerPort` in ConfigMap adit-system/adit".to_owned(),
-        "SliceNotWritten" => format!(
-            "kubectl{option} apply --server-side -k daemonset/overlays/kind    # the controller's rights"
-        ),
+        "SliceNotWritten" => format!("{}    # the controller's rights", upgrade(&option)),
         _ => return None,
     };
     Some((format!("{} ({})", ready.message, ready.reason), mend))

@@ -223,7 +223,7 @@ const HERE: &[FaultRow] = &[
         |f| of_here(f).installation.missing = vec!["namespace adit-system".to_owned()],
         DoctorHop::Installation,
         "namespace adit-system",
-        "kubectl --context kind-edge apply --server-side -k",
+        "adit install --context kind-edge",
     ),
     (
         "a CRD is missing",
@@ -233,7 +233,7 @@ const HERE: &[FaultRow] = &[
         },
         DoctorHop::Installation,
         "imports.adit.dev",
-        "apply --server-side -k",
+        "adit upgrade --context kind-edge",
     ),
     (
         "no controller, before the import was taken up",
