@@ -15,6 +15,11 @@ fmt:
 clippy:
     cargo clippy --workspace --all-targets -- -D warnings
 
+# Links in the documentation of all code, private items too
+docs:
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
+        cargo doc --workspace --no-deps --document-private-items --all-features
+
 # Licences, sources and bans of dependencies
 policy:
     cargo deny --log-level error check bans licenses sources
@@ -28,7 +33,7 @@ unused:
     cargo machete
 
 # All of the above
-lint: fmt clippy policy advisories unused
+lint: fmt clippy docs policy advisories unused
 
 # The product, and the programs of tests and benches: one static build, which everything below takes
 build:

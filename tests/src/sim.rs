@@ -1,10 +1,10 @@
 //! A town in one process: two clusters of whole nodes, and the workloads on both sides.
 //!
 //! `edge` imports `agents/bank-bot` from `bank`. What runs is what ships: configuration text, its composition,
-//! transport and data path. Simulated are the network between nodes ([`Memory`], or turmoil's), the TCP of
+//! transport and data path. Simulated are the network between nodes ([`MemoryNetwork`], or turmoil's), the TCP of
 //! workloads ([`Pipes`]) and the clock.
 //!
-//! * [`Plan`]: what the operators of both clusters wrote; [`whole`]: one node;
+//! * [`TownPlan`]: what the operators of both clusters wrote; [`whole`]: one node;
 //! * [`party`]: a workload, which knows every byte that it must see; [`agent`]: one that serves.
 
 pub mod agent;
@@ -28,7 +28,7 @@ use crate::sites::{Site, eventually};
 pub const SUPPORT: &str = "10.244.1.10:40000";
 /// A workload that is known and may not use it.
 pub const INTERN: &str = "10.244.1.66:40000";
-/// Of another namespace; who may use the import where [`Plan::allow`] says so.
+/// Of another namespace; who may use the import where [`TownPlan::allow`] says so.
 pub const VANDAL: &str = "10.244.1.77:40000";
 /// Of whom nobody knows.
 pub const NOBODY: &str = "10.244.1.99:40000";

@@ -1,6 +1,6 @@
 //! Authorization: default deny, checked on both sides, checked again while a stream lives.
 //!
-//! An [`Export`](crate::snapshot::Export) carries [`Grant`]s; a grant names a cluster, a namespace and a
+//! An [`Export`] carries [`Grant`]s; a grant names a cluster, a namespace and a
 //! ServiceAccount. The grants of one cluster travel to it with the export, so that the importing side
 //! refuses early what the exporting side would refuse anyway. The answer to a check is a [`Permit`],
 //! a value that the next step of the data path needs; a refusal is a [`Denial`] that says which rule

@@ -1,8 +1,8 @@
 //! Choices: which nodes are hubs, which node, backend or connection is tried first.
 //!
-//! * [`route`]: the nodes and backends of a stream, in order, by [`draw`]. * [`connections`]: the connections
+//! * [`mod@route`]: the nodes and backends of a stream, in order, by [`draw`]. * [`connections`]: the connections
 //!   with one node that it may take.
-//! * [`hubs`]: the nodes that hold a cluster's standing connections. * [`standing`]: with whom a node keeps
+//! * [`mod@hubs`]: the nodes that hold a cluster's standing connections. * [`standing`]: with whom a node keeps
 //!   such connections, and from whom it gets views.
 //! * [`addresses`]: which addresses are dialled, and in which order.
 //!

@@ -1,6 +1,6 @@
 //! The process of a node, from its configuration to its exit.
 //!
-//! [`run`] and [`run_in_cluster`] differ in where the configuration comes from ([`config_source`]); after that both
+//! [`run()`] and [`run_in_cluster`] differ in where the configuration comes from ([`config_source`]); after that both
 //! go the same way ([`start`]): know who we are and whom we believe ([`credentials`]), bind everything ([`bind`],
 //! [`takeover`]), start the data plane ([`data_plane`]), then serve until told otherwise ([`supervisor`]). Whatever can
 //! be wrong at the start is reported all at once, and nothing is left behind.

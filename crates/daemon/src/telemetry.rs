@@ -4,7 +4,7 @@
 //! byte of a peer's string reaches a log: every value passes [`escape`] on its way out, so no
 //! call site can forget it. Writing never holds up a task of the data path ([`sink`]).
 //!
-//! * [`layer`] makes a [`record`] of an event and its spans; [`format`] writes its line by way of [`text`] or [`json`].
+//! * [`layer`] makes a [`record`] of an event and its spans; [`mod@format`] writes its line by way of [`text`] or [`json`].
 //! * One finished or refused stream is one event of target [`STREAM`] with fixed field names; [`text`]
 //!   has a line of its own for it.
 

@@ -2,7 +2,7 @@
 //!
 //! * [`setup`]: clusters, agents, nodes, link. [`calls`]: what an agent of one cluster can do with an
 //!   agent of another. [`crash`]: a node is killed and comes back. [`timing`]: what it all cost.
-//! * [`hold`]: what a reader can try afterwards.
+//! * [`mod@hold`]: what a reader can try afterwards.
 
 use std::fmt::Display;
 use std::future::Future;

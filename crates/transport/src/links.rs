@@ -11,7 +11,7 @@
 //!   (which connections stand), [`maintain`] (one of those), [`drain`], [`successor`] (a node's next process), [`duplicate_identity`] (a
 //!   node that has two).
 //! * Peers that fail or misbehave: [`misuse`] and [`in_vain`], [`handshake_faults`], [`distrust`], [`unacknowledged`]
-//!   (peers that do not receive), [`unreachable`] (why a cluster cannot be reached), [`certificate_refusal`].
+//!   (peers that do not receive), [`mod@unreachable`] (why a cluster cannot be reached), [`certificate_refusal`].
 //! * [`inner`] holds all of it, [`context`] has the settings, [`status`] and [`metrics`] show it.
 //!
 //! Decisions are made by functions of `adit_core` (`admission`, `announce`, `routing`). No byte of an

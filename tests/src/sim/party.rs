@@ -53,7 +53,7 @@ impl BackendListener {
     /// The next connection that is no probe.
     ///
     /// # Panics
-    /// Where there is none for [`PATIENCE`].
+    /// Where there is none for [`PARTY_TIMEOUT`].
     pub async fn accept(&self) -> Party {
         loop {
             let next = timeout(PARTY_TIMEOUT, self.0.accept()).await.expect("a connection");

@@ -7,8 +7,8 @@
 //!
 //! | field | value |
 //! |---|---|
-//! | 2 troubles | list, at most [`NodeReport::MAX_TROUBLES`]: 1 about (0 the node, 1 a link, 2 an import, 3 an export), 3 the link's cluster or the service (absent for the node), 5 the service's port (absent where it has no name), 7 [`Code`], 9 severity (0 warning, 1 error), 10 sentence |
-//! | 4 refusals | list, at most [`NodeReport::MAX_REFUSALS`]: 1 direction (0 connections from here, 1 from the peer), 3 the other cluster, 5 service, 7 port, 9 [`Code`], 10 source as `/ns/NAMESPACE/sa/SERVICEACCOUNT` (absent where it is not known, or one of many), 12 count, 14 milliseconds since the first, 16 milliseconds since the last, 18 sentence |
+//! | 2 troubles | list, at most [`NodeReport::MAX_TROUBLES`]: 1 about (0 the node, 1 a link, 2 an import, 3 an export), 3 the link's cluster or the service (absent for the node), 5 the service's port (absent where it has no name), 7 [`Code`](crate::code::Code), 9 severity (0 warning, 1 error), 10 sentence |
+//! | 4 refusals | list, at most [`NodeReport::MAX_REFUSALS`]: 1 direction (0 connections from here, 1 from the peer), 3 the other cluster, 5 service, 7 port, 9 [`Code`](crate::code::Code), 10 source as `/ns/NAMESPACE/sa/SERVICEACCOUNT` (absent where it is not known, or one of many), 12 count, 14 milliseconds since the first, 16 milliseconds since the last, 18 sentence |
 //! | 6 others | refused connections for which the list had no place |
 //! | 8 exports | list of [`ExportFault`], at most [`NodeReport::MAX_EXPORTS`] |
 //! | 10 cut | 1 where there are more of those |

@@ -1,7 +1,7 @@
 //! The state stream: a cluster's view of itself, sent incrementally.
 //!
 //! A subscriber opens a state stream, sends a [`SubscribeRequest`] and reads messages for as long as the
-//! connection lasts. A publisher sends a [`ClusterView`] as records, one for each node and each export. It
+//! connection lasts. A publisher sends a [`ClusterView`](crate::snapshot::ClusterView) as records, one for each node and each export. It
 //! numbers its changes, and a changed record is sent once, whole, with its latest value: a record that
 //! changed five times while the stream was busy is sent once. The cost of a change is the record that
 //! changed.

@@ -1,6 +1,6 @@
 //! A node that runs on Kubernetes: what its cluster says becomes what a file would say.
 //!
-//! * [`prepare`] waits until the cluster has a name and the node a certificate, and starts with what lies on disk
+//! * [`mod@prepare`] waits until the cluster has a name and the node a certificate, and starts with what lies on disk
 //!   ([`cache`]) while the API server is away.
 //! * [`source`] makes configuration and state from what is observed, with [`pod_addresses`] from the machine itself.
 //! * [`follow`] passes on each change of the cluster; [`certificate`] renews the certificate; [`local_range`] keeps the
