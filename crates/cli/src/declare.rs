@@ -138,7 +138,7 @@ pub(crate) fn parse_all_workloads(
     texts: &[String],
     service: &ServiceName,
 ) -> Result<Vec<WorkloadPattern>, NameError> {
-    texts.iter().map(|text| declare::parse_workloads(text, &service.namespace)).collect()
+    texts.iter().map(|text| WorkloadPattern::parse_in(text, &service.namespace)).collect()
 }
 
 /// Exports.

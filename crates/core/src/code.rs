@@ -78,7 +78,74 @@ macro_rules! codes {
     };
 }
 
+/// Codes for which a link is down, and the reasons of Kubernetes' conditions that stand for them.
+const LINK_REASONS: [(Code, &str); 9] = [
+    (Code::LinkDown, "LinkDown"),
+    (Code::OneWay, "OneWay"),
+    (Code::CertificateRefused, "CertificateRefused"),
+    (Code::RefusedByPeer, "RefusedByPeer"),
+    (Code::DeniedIdentity, "DeniedIdentity"),
+    (Code::IdentityMismatch, "IdentityMismatch"),
+    (Code::VersionMismatch, "VersionMismatch"),
+    (Code::Unlinked, "NotLinkedThere"),
+    (Code::Draining, "PeerDraining"),
+];
+
+/// The same for codes with which streams are refused.
+const REFUSAL_REASONS: [(Code, &str); 15] = [
+    (Code::Denied, "Denied"),
+    (Code::SourceUnknown, "SourceUnknown"),
+    (Code::ExportUnknown, "NotExported"),
+    (Code::PortUnknown, "PortUnknown"),
+    (Code::LinkDown, "LinkDown"),
+    (Code::NoBackend, "NoBackend"),
+    (Code::BackendRefused, "BackendRefused"),
+    (Code::BackendTimeout, "BackendTimeout"),
+    (Code::BackendUnreachable, "BackendUnreachable"),
+    (Code::BackendForbidden, "BackendForbidden"),
+    (Code::BackendForeign, "BackendForeign"),
+    (Code::HopRefused, "HopRefused"),
+    (Code::OverLimit, "OverLimit"),
+    (Code::OverBudget, "OverBudget"),
+    (Code::OpenTimeout, "OpenTimeout"),
+];
+
 impl Code {
+    /// The code of that name; `None` if this version has none such.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.name() == name)
+    }
+
+    /// The reason of a condition that says why a link is down.
+    #[must_use]
+    pub fn link_reason(self) -> &'static str {
+        let found = LINK_REASONS.iter().find(|(code, _)| *code == self);
+        found.map_or("LinkDown", |(_, reason)| reason)
+    }
+
+    /// The reason of a condition that says why streams are refused.
+    #[must_use]
+    pub fn refusal_reason(self) -> &'static str {
+        let found = REFUSAL_REASONS.iter().find(|(code, _)| *code == self);
+        found.map_or("Refused", |(_, reason)| reason)
+    }
+
+    /// The code for which a condition has this reason; `None` if it has it for something else.
+    #[must_use]
+    pub fn from_condition_reason(reason: &str) -> Option<Self> {
+        let mut all = LINK_REASONS.iter().chain(&REFUSAL_REASONS);
+        all.find(|(_, known)| *known == reason).map(|(code, _)| *code)
+    }
+
+    /// True if a stream that ended with the code was lost or refused between the clusters.
+    #[must_use]
+    pub fn is_of_link(self) -> bool {
+        let others =
+            [Self::OpenTimeout, Self::ConnectionLost, Self::CertificateEnded, Self::PeerRestarted];
+        others.contains(&self) || LINK_REASONS.iter().any(|(code, _)| *code == self)
+    }
+
     /// True if the code refuses: whoever receives it knows that nothing was delivered.
     #[must_use]
     pub const fn is_refusal(self) -> bool {
@@ -204,9 +271,23 @@ mod tests {
         assert_eq!((numbers.len(), names.len()), (Code::ALL.len(), Code::ALL.len()));
         for code in Code::ALL {
             assert_eq!(Code::from_number(code.number()), *code);
+            assert_eq!(Code::from_name(code.name()), Some(*code));
         }
+        assert_eq!(Code::from_name("unknown-code"), None);
         assert_eq!(Code::from_number(0x3fff), Code::Unknown(0x3fff));
         assert!(!Code::Unknown(0x3fff).is_retryable());
+    }
+
+    #[test]
+    fn a_reason_of_a_condition_stands_for_one_code() {
+        for code in Code::ALL {
+            let reasons = [(code.link_reason(), "LinkDown"), (code.refusal_reason(), "Refused")];
+            for (reason, fallback) in reasons.into_iter().filter(|(one, other)| one != other) {
+                assert_eq!(Code::from_condition_reason(reason), Some(*code), "not {fallback}");
+            }
+        }
+        let found = ["LinkDown", "PeerDraining", "Refused"].map(Code::from_condition_reason);
+        assert_eq!(found, [Some(Code::LinkDown), Some(Code::Draining), None]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod there;
 
 use serde::Serialize;
 
-use self::facts::{CallerNode, DaemonFacts, DoctorFacts, ProbeFacts, ProbeStage};
+use self::facts::{CallerNode, DaemonFacts, DoctorFacts, PortFacts, ProbeFacts, ProbeStage};
 use crate::code::Code;
 
 /// A hop of the way of a connection, in this order.
@@ -122,7 +122,7 @@ impl Diagnosis {
     /// The finding that says what is to be mended first.
     #[must_use]
     pub fn first(&self) -> Option<&HopFinding> {
-        self.findings.iter().find(|finding| finding.outcome == HopOutcome::Failed)
+        first_failed(&self.findings)
     }
 
     /// The exit status: 0 if a request would be answered, 1 if not, 2 if that cannot be said.
@@ -185,7 +185,7 @@ impl<'a> Walk<'a> {
 
     /// True if this hop has failed, or one of those before it.
     fn has_failed(&self) -> bool {
-        self.findings.iter().any(|finding| finding.outcome == HopOutcome::Failed)
+        first_failed(&self.findings).is_some()
     }
 
     fn node(&self) -> Option<&'a DaemonFacts> {
@@ -216,7 +216,7 @@ impl<'a> Walk<'a> {
     }
 
     fn name(&self) -> &'a str {
-        self.facts.service.split_once('/').map_or(&self.facts.service, |(_, name)| name)
+        short_name(&self.facts.service)
     }
 
     /// The Service of the exporting cluster: the one of the same name, unless it is exported under that name.
@@ -227,7 +227,7 @@ impl<'a> Walk<'a> {
 
     /// The name of that Service alone.
     fn behind_name(&self) -> &'a str {
-        self.behind().split_once('/').map_or_else(|| self.behind(), |(_, name)| name)
+        short_name(self.behind())
     }
 
     /// The exporting cluster, or a word to be replaced.
@@ -273,8 +273,7 @@ impl<'a> Walk<'a> {
     }
 
     fn end(self) -> Diagnosis {
-        let first = self.findings.iter().find(|f| f.outcome == HopOutcome::Failed);
-        let first_failed = first.map(|finding| finding.hop);
+        let first_failed = first_failed(&self.findings).map(|finding| finding.hop);
         let is_answered = match first_failed {
             Some(_) => Some(false),
             // What was not looked at before the caller's node may be in the way.
@@ -305,6 +304,21 @@ impl<'a> Walk<'a> {
 #[must_use]
 pub fn may_use(patterns: &[String], account: &str) -> bool {
     here::allows(patterns.iter().map(|pattern| &**pattern), Some(account)) == Some(true)
+}
+
+fn first_failed(findings: &[HopFinding]) -> Option<&HopFinding> {
+    findings.iter().find(|finding| finding.outcome == HopOutcome::Failed)
+}
+
+/// The name alone of `NAMESPACE/NAME`.
+fn short_name(name: &str) -> &str {
+    name.rsplit_once('/').map_or(name, |(_, name)| name)
+}
+
+/// The ports by name and number.
+fn port_names(ports: &[PortFacts]) -> String {
+    let all: Vec<_> = ports.iter().map(|port| format!("{} {}", port.name, port.number)).collect();
+    list(all.iter().map(|port| port.trim()))
 }
 
 fn or_nowhere(node: &str) -> &str {

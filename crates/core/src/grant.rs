@@ -84,11 +84,44 @@ impl WorkloadPattern {
             && self.service_account.matches(&workload.service_account)
     }
 
+    /// Reads `NAMESPACE/SERVICEACCOUNT`, or `SERVICEACCOUNT` in `namespace`; `*` is any.
+    ///
+    /// # Errors
+    /// If a part is not a valid name.
+    pub fn parse_in(text: &str, namespace: &Namespace) -> Result<Self, NameError> {
+        let (namespace, account) = match text.split_once('/') {
+            Some((namespace, account)) => (namespace.parse()?, account),
+            None => (Pattern::Exact(namespace.clone()), text),
+        };
+        Ok(Self { namespace, service_account: account.parse()? })
+    }
+
     /// True if some workload fits both.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.namespace.overlaps(&other.namespace)
             && self.service_account.overlaps(&other.service_account)
+    }
+}
+
+/// A text names no workloads.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WorkloadPatternError {
+    /// It has not two parts.
+    #[error("expected NAMESPACE/SERVICEACCOUNT")]
+    Form,
+    /// A part is not a valid name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl FromStr for WorkloadPattern {
+    type Err = WorkloadPatternError;
+
+    /// Reads `NAMESPACE/SERVICEACCOUNT`; each may be `*`, which is any.
+    fn from_str(text: &str) -> Result<Self, WorkloadPatternError> {
+        let (namespace, account) = text.split_once('/').ok_or(WorkloadPatternError::Form)?;
+        Ok(Self { namespace: namespace.parse()?, service_account: account.parse()? })
     }
 }
 

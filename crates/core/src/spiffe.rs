@@ -205,6 +205,13 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// The workload of an account that is written `NAMESPACE/SERVICEACCOUNT`; `None` if it is written otherwise.
+    #[must_use]
+    pub fn from_account(text: &str) -> Option<Self> {
+        let (namespace, account) = text.split_once('/')?;
+        Some(Self { namespace: namespace.parse().ok()?, service_account: account.parse().ok()? })
+    }
+
     /// The workload's ID in `domain`: `spiffe://DOMAIN/ns/NAMESPACE/sa/SERVICEACCOUNT`.
     #[must_use]
     pub fn id(&self, domain: &TrustDomain) -> SpiffeId {

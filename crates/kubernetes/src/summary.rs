@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use self::exports::{ExportsSummary, FailingPort};
+use adit_core::code::Code;
 use adit_core::name::NodeName;
 use adit_core::text::shorten;
 use adit_core::wire::report::{NodeReport, RefusalSeries, TroubleSubject};
@@ -224,6 +225,18 @@ impl NodesSummary {
 }
 
 impl SummaryItem {
+    /// Returns the code; `None` if this version does not know it.
+    #[must_use]
+    pub fn known_code(&self) -> Option<Code> {
+        Code::from_name(&self.code)
+    }
+
+    /// Returns whether the code is this one.
+    #[must_use]
+    pub fn has_code(&self, code: Code) -> bool {
+        self.code == code.name()
+    }
+
     /// Describes on which of the nodes that answered the problem is; empty if all report it.
     #[must_use]
     pub fn describe_nodes(&self, answered: usize) -> String {

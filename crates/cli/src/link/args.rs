@@ -64,7 +64,7 @@ pub(crate) struct ImportOptions {
     /// Workloads of this cluster that may use whatever is imported from the other, beside those of each Service's own
     /// namespace: NAMESPACE/SERVICEACCOUNT, separated by commas; "*" is any. In place of those that were named before.
     /// Not for imports that name callers themselves (adit import --allow)
-    #[arg(long, value_name = "SERVICEACCOUNT", value_delimiter = ',', value_parser = parse_workload)]
+    #[arg(long, value_name = "SERVICEACCOUNT", value_delimiter = ',')]
     pub(super) also_allow: Vec<WorkloadPattern>,
     /// Take back --also-allow
     #[arg(long, conflicts_with = "also_allow")]
@@ -72,14 +72,6 @@ pub(crate) struct ImportOptions {
     /// Import nothing by itself; do not ask
     #[arg(long, conflicts_with_all = ["import", "create_services"])]
     pub(super) no_import: bool,
-}
-
-/// Parses `NAMESPACE/SERVICEACCOUNT`, where `*` is any.
-fn parse_workload(text: &str) -> Result<WorkloadPattern, String> {
-    let (namespace, account) = text.split_once('/').ok_or("expected NAMESPACE/SERVICEACCOUNT")?;
-    let namespace = namespace.parse().map_err(|e| format!("{e}"))?;
-    let service_account = account.parse().map_err(|e| format!("{e}"))?;
-    Ok(WorkloadPattern { namespace, service_account })
 }
 
 impl ImportOptions {

@@ -4,10 +4,11 @@ use super::facts::{
     CallerNode, ConditionFacts, DaemonFacts, ImportSide, InstallationFacts, PodFacts, PortFacts,
     ProbeStage, ServiceFacts, SliceFacts,
 };
-use super::{DoctorHop, Walk, list, or_nowhere};
+use super::{DoctorHop, Walk, list, or_nowhere, port_names};
 use crate::code::Code;
 use crate::grant::WorkloadPattern;
 use crate::spiffe::Workload;
+use crate::text::count_noun;
 
 /// The command that does the rest of an installation where no nodes are installed.
 fn install(option: &str) -> String {
@@ -89,7 +90,7 @@ pub(super) fn installation(walk: &mut Walk<'_>) {
                 hop,
                 format!(
                     "{cluster}: a controller is active, a daemon on {}",
-                    crate::text::count_noun(pods as u64, "node")
+                    count_noun(pods as u64, "node")
                 ),
             );
         }
@@ -187,7 +188,7 @@ fn unknown_to_node(walk: &Walk<'_>) -> Option<String> {
     let refused = walk.node()?.refused.iter().find(unknown).filter(|_| is_pod)?;
     Some(format!(
         "the pod is known by its address, but {} on its node of late came from an address of nobody: {}",
-        crate::text::count_noun(refused.count, "connection"),
+        count_noun(refused.count, "connection"),
         refused.sentence
     ))
 }
@@ -223,15 +224,7 @@ pub(super) fn service(walk: &mut Walk<'_>) {
     if let Some((seen, mend)) = wrong_port(walk, here, service) {
         return walk.fail(hop, seen, mend);
     }
-    let ports = service.ports.iter().map(|port| format!("{} {}", port.name, port.number));
-    walk.good(
-        hop,
-        format!(
-            "Service {} with {}",
-            walk.facts.service,
-            list(ports.collect::<Vec<_>>().iter().map(|p| p.trim()))
-        ),
-    );
+    walk.good(hop, format!("Service {} with {}", walk.facts.service, port_names(&service.ports)));
     for mesh in &service.meshes {
         let seen = format!(
             "{mesh}: Adit neither needs nor disturbs it, as long as it does not fill the same Service"
@@ -294,16 +287,12 @@ fn wrong_port(
     if !(reported || none_fits) {
         return None;
     }
-    let ports = |ports: &[PortFacts]| {
-        let all: Vec<_> = ports.iter().map(|p| format!("{} {}", p.name, p.number)).collect();
-        list(all.iter().map(|p| p.trim()))
-    };
     let seen = format!(
         "Service {} has the ports {}, and {} exports {}: none is the same by name or number",
         walk.facts.service,
-        ports(&service.ports),
+        port_names(&service.ports),
         walk.from(),
-        if offered.is_empty() { "others".to_owned() } else { ports(offered) }
+        if offered.is_empty() { "others".to_owned() } else { port_names(offered) }
     );
     let first = offered.first().map_or((String::new(), 8080), |p| (p.name.clone(), p.number));
     let (name, number) = first;
@@ -499,18 +488,9 @@ pub(super) fn allows<'p>(
     patterns: impl IntoIterator<Item = &'p str>,
     account: Option<&str>,
 ) -> Option<bool> {
-    let (namespace, name) = account?.split_once('/')?;
-    let workload =
-        Workload { namespace: namespace.parse().ok()?, service_account: name.parse().ok()? };
-    let matches = |pattern: &str| {
-        let (namespace, account) = pattern.split_once('/')?;
-        let pattern = WorkloadPattern {
-            namespace: namespace.parse().ok()?,
-            service_account: account.parse().ok()?,
-        };
-        Some(pattern.matches(&workload))
-    };
-    Some(patterns.into_iter().any(|pattern| matches(pattern).unwrap_or(false)))
+    let workload = Workload::from_account(account?)?;
+    let mut patterns = patterns.into_iter().filter_map(|text| text.parse::<WorkloadPattern>().ok());
+    Some(patterns.any(|pattern| pattern.matches(&workload)))
 }
 
 pub(super) fn grant(walk: &mut Walk<'_>) {

@@ -4,7 +4,10 @@ use super::facts::{ConditionFacts, ExportSide, NodeLink};
 use super::here::{Trouble, link_command, trouble, unlinked};
 use super::{DoctorHop, Walk};
 use crate::code::Code;
+use crate::text::{count_noun, human_seconds};
 
+/// The mend of clocks that differ.
+const SET_CLOCKS: &str = "set both clocks: chronyc makestep, or as your nodes keep time";
 /// Clocks that are further apart make certificates end early or begin late, in seconds.
 const MAX_CLOCK_SKEW: u64 = 60;
 /// The least MTU of a path, in bytes of UDP payload, on which QUIC begins; what is found is raised at once where the
@@ -24,7 +27,7 @@ pub(super) fn peer_installation(walk: &mut Walk<'_>) {
         Some(Trouble { seen, mend, .. }) => walk.note(hop, format!("{name}: {seen}"), Some(mend)),
         None => {
             let pods = of.node_pods.len();
-            let nodes = crate::text::count_noun(pods as u64, "node");
+            let nodes = count_noun(pods as u64, "node");
             walk.good(hop, format!("{name}: a controller is active, a daemon on {nodes}"));
         }
     }
@@ -55,7 +58,8 @@ pub(super) fn link(walk: &mut Walk<'_>) {
     if walk.node().is_some() && of_node.is_none() || here.is_some_and(|h| h.link.is_none()) {
         return unlinked(walk);
     }
-    let lost = walk.probe().filter(|probe| is_of_link(&probe.code));
+    let lost =
+        walk.probe().filter(|probe| Code::from_name(&probe.code).is_some_and(Code::is_of_link));
     let is_down = of_node.is_some_and(|link| !link.is_up) || lost.is_some();
     let is_down = is_down || of_node.is_none() && here.is_some_and(|h| is_false(h.link.as_ref()));
     if is_down && !walk.is_answered() {
@@ -65,7 +69,7 @@ pub(super) fn link(walk: &mut Walk<'_>) {
     }
     match of_node {
         Some(link) => {
-            let nodes = crate::text::count_noun(link.connected, "node");
+            let nodes = count_noun(link.connected, "node");
             // Zero while a fresh connection still finds out.
             let packets = match link.mtu {
                 0 => String::new(),
@@ -123,18 +127,14 @@ fn skew_sentence(walk: &Walk<'_>) -> Option<String> {
     let way = if is_ahead { "ahead of" } else { "behind" };
     Some(format!(
         "the clock of node {node} is {} {way} that of {}'s",
-        crate::text::human_seconds(seconds),
+        human_seconds(seconds),
         walk.from()
     ))
 }
 
 fn clocks(walk: &mut Walk<'_>) {
     if let Some(seen) = skew_sentence(walk) {
-        walk.note(
-            DoctorHop::Link,
-            seen,
-            Some("set both clocks: chronyc makestep, or as your nodes keep time".to_owned()),
-        );
+        walk.note(DoctorHop::Link, seen, Some(SET_CLOCKS.to_owned()));
     }
 }
 
@@ -142,39 +142,9 @@ fn is_false(condition: Option<&ConditionFacts>) -> bool {
     condition.is_some_and(|condition| !condition.is_true)
 }
 
-/// True if a stream that ended with this code was lost between the clusters.
-fn is_of_link(code: &str) -> bool {
-    let all = [
-        Code::LinkDown,
-        Code::OneWay,
-        Code::OpenTimeout,
-        Code::ConnectionLost,
-        Code::Draining,
-        Code::CertificateRefused,
-        Code::RefusedByPeer,
-        Code::DeniedIdentity,
-        Code::IdentityMismatch,
-        Code::VersionMismatch,
-        Code::Unlinked,
-        Code::CertificateEnded,
-        Code::PeerRestarted,
-    ];
-    all.iter().any(|known| known.name() == code)
-}
-
-/// A condition's reason as the code that it stands for: `RefusedByPeer` is `refused-by-peer`.
-fn as_code(reason: &str) -> String {
-    let mut code = String::new();
-    for letter in reason.chars() {
-        if letter.is_ascii_uppercase() && !code.is_empty() {
-            code.push('-');
-        }
-        code.push(letter.to_ascii_lowercase());
-    }
-    match &*code {
-        "not-linked-there" => Code::Unlinked.name().to_owned(),
-        _ => code,
-    }
+/// A condition's reason as the code that it stands for, if it stands for one.
+fn code_or_reason(reason: &str) -> String {
+    Code::from_condition_reason(reason).map_or(reason, |code| code.name()).to_owned()
 }
 
 fn both_sides(walk: &Walk<'_>, of_node: Option<&NodeLink>) -> BothSides {
@@ -182,7 +152,7 @@ fn both_sides(walk: &Walk<'_>, of_node: Option<&NodeLink>) -> BothSides {
     let of_node_reason = of_node.and_then(|link| link.reason.clone());
     let (ours, mut sentence) = match (of_node_reason, condition) {
         (Some(reason), _) => reason,
-        (None, Some(up)) if !up.is_true => (as_code(&up.reason), up.message.clone()),
+        (None, Some(up)) if !up.is_true => (code_or_reason(&up.reason), up.message.clone()),
         (None, _) => walk.probe().map(|p| (p.code.clone(), p.reason.clone())).unwrap_or_default(),
     };
     for more in
@@ -195,7 +165,7 @@ fn both_sides(walk: &Walk<'_>, of_node: Option<&NodeLink>) -> BothSides {
     let theirs = walk.facts.there.as_ref().map(|there| match &there.link {
         None => Code::Unlinked.name().to_owned(),
         Some(up) if up.is_true => "up".to_owned(),
-        Some(up) => as_code(&up.reason),
+        Some(up) => code_or_reason(&up.reason),
     });
     BothSides { ours, theirs, sentence }
 }
@@ -260,10 +230,7 @@ fn explain_distrust(walk: &Walk<'_>, both: &BothSides) -> Option<(String, String
 /// A certificate that is not valid at present: clocks, or whoever should have renewed it.
 fn explain_time(walk: &Walk<'_>, whose: &str, seen: &str) -> (String, String) {
     if let Some(skew) = skew_sentence(walk) {
-        return (
-            format!("{seen}; {skew}"),
-            "set both clocks: chronyc makestep, or as your nodes keep time".to_owned(),
-        );
+        return (format!("{seen}; {skew}"), SET_CLOCKS.to_owned());
     }
     let option = if whose == walk.here() { walk.here_option() } else { walk.there_option() };
     let mend = format!(

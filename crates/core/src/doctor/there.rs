@@ -2,7 +2,7 @@
 
 use super::facts::{ExportObject, ExportSide, PodFacts, PortFacts, ProbeStage, ServiceFacts};
 use super::here::{allows, unready};
-use super::{DoctorHop, HopOutcome, Walk, list};
+use super::{DoctorHop, HopOutcome, Walk, list, port_names, short_name};
 use crate::code::Code;
 
 /// The most grants that a sentence names.
@@ -58,14 +58,14 @@ fn missing_export(walk: &Walk<'_>) -> Option<(String, String)> {
     let (from, service, us) = (walk.from(), &walk.facts.service, walk.here());
     let unknown = walk.probe_ended(Code::ExportUnknown);
     let port = walk.probe_ended(Code::PortUnknown).filter(|p| p.stage != ProbeStage::Resolve);
+    let same_port_name =
+        format!("name the port of Service {service} in {from} as here, or the other way round");
     let Some(there) = &walk.facts.there else {
         if let Some(probe) = unknown {
             return Some((probe.reason.clone(), export_command(walk)));
         }
         let probe = port?;
-        let mend =
-            format!("name the port of Service {service} in {from} as here, or the other way round");
-        return Some((probe.reason.clone(), mend));
+        return Some((probe.reason.clone(), same_port_name));
     };
     let behind = walk.behind();
     if there.service.is_none() {
@@ -98,14 +98,7 @@ fn missing_export(walk: &Walk<'_>) -> Option<(String, String)> {
     let probe = port?;
     let ports = port_names(&export.ports);
     let seen = format!("{}; the export has {ports}", probe.reason);
-    let mend =
-        format!("name the port of Service {service} in {from} as here, or the other way round");
-    Some((seen, mend))
-}
-
-fn port_names(ports: &[PortFacts]) -> String {
-    let all: Vec<_> = ports.iter().map(|p| format!("{} {}", p.name, p.number)).collect();
-    list(all.iter().map(|p| p.trim()))
+    Some((seen, same_port_name))
 }
 
 pub(super) fn grant(walk: &mut Walk<'_>) {
@@ -157,7 +150,8 @@ pub(super) fn grant(walk: &mut Walk<'_>) {
 pub(super) fn backend(walk: &mut Walk<'_>) {
     let hop = DoctorHop::Backend;
     let answered = walk.is_answered();
-    let probe = walk.probe().filter(|probe| is_of_backend(&probe.code));
+    let probe =
+        walk.probe().filter(|probe| Code::from_name(&probe.code).is_some_and(is_of_backend));
     let condition =
         walk.facts.there.as_ref().and_then(|there| there.export.as_ref()?.ready.as_ref());
     let bad = condition.filter(|ready| !ready.is_true && ready.reason != "NodesDiffer");
@@ -187,16 +181,16 @@ pub(super) fn backend(walk: &mut Walk<'_>) {
 }
 
 /// True if a stream that ended with this code found no backend that answers.
-fn is_of_backend(code: &str) -> bool {
-    let all = [
+fn is_of_backend(code: Code) -> bool {
+    [
         Code::NoBackend,
         Code::BackendRefused,
         Code::BackendTimeout,
         Code::BackendUnreachable,
         Code::BackendForbidden,
         Code::HopRefused,
-    ];
-    all.iter().any(|known| known.name() == code)
+    ]
+    .contains(&code)
 }
 
 /// Why no backend answers, and the mend.
@@ -206,29 +200,28 @@ fn explain(walk: &Walk<'_>, there: &ExportSide, code: &str, sentence: &str) -> (
     let said = format!("{sentence} ({code})");
     let service = there.service.clone().unwrap_or_default();
     let describe = format!("{kubectl} describe service {name}");
-    let word = code.replace('-', "").to_lowercase();
-    match &*word {
-        "nobackend" => no_backend(walk, &service, &kubectl, said),
-        "backendrefused" => (
+    match Code::from_name(code).or_else(|| Code::from_condition_reason(code)) {
+        Some(Code::NoBackend) => no_backend(walk, &service, &kubectl, said),
+        Some(Code::BackendRefused) => (
             format!("nobody listens where the Service leads to: {said}"),
             listens(walk, &service, &kubectl),
         ),
-        "backendtimeout" if !there.ingress_policies.is_empty() => {
+        Some(Code::BackendTimeout) if !there.ingress_policies.is_empty() => {
             let policy = &there.ingress_policies[0];
             let seen = format!(
                 "NetworkPolicy {policy} selects the backend, and nothing in it lets the nodes in: {said}"
             );
-            let short = policy.rsplit('/').next().unwrap_or(policy);
+            let name = short_name(policy);
             let mend = format!(
-                "{kubectl} edit networkpolicy {short}    # add to spec.ingress: {{from: [{{ipBlock: {{cidr: ADDRESSES-OF-THE-NODES}}}}]}}"
+                "{kubectl} edit networkpolicy {name}    # add to spec.ingress: {{from: [{{ipBlock: {{cidr: ADDRESSES-OF-THE-NODES}}}}]}}"
             );
             (seen, mend)
         }
-        "backendtimeout" => (
+        Some(Code::BackendTimeout) => (
             format!("the backend does not accept connections: {said}"),
             pod_command(&service, &kubectl).unwrap_or(describe),
         ),
-        "backendforbidden" => {
+        Some(Code::BackendForbidden) => {
             let seen = format!(
                 "the Service leads to an address that no node dials (a node's, a Service's or an import's): {said}"
             );
@@ -245,8 +238,8 @@ fn explain(walk: &Walk<'_>, there: &ExportSide, code: &str, sentence: &str) -> (
 
 fn pod_command(service: &ServiceFacts, kubectl: &str) -> Option<String> {
     let pod = service.pods.first()?;
-    let short = pod.name.rsplit('/').next().unwrap_or(&pod.name);
-    Some(format!("{kubectl} logs {short}    # is the process alive?"))
+    let name = short_name(&pod.name);
+    Some(format!("{kubectl} logs {name}    # is the process alive?"))
 }
 
 /// No endpoint of the Service is ready: it has no pods, or those are not ready, or the port is not theirs.
@@ -283,14 +276,14 @@ fn no_backend(
     if let Some((pod, why)) =
         unready(&service.pods).filter(|_| service.pods.iter().all(|pod| !pod.ready))
     {
-        let short = pod.name.rsplit('/').next().unwrap_or(&pod.name);
+        let pod_name = short_name(&pod.name);
         let seen = format!(
             "no pod of {} in {from} is ready; {}: {why}; {said}",
             walk.facts.service, pod.name
         );
         return (
             seen,
-            format!("{kubectl} describe pod {short}    # mend what keeps it from being ready"),
+            format!("{kubectl} describe pod {pod_name}    # mend what keeps it from being ready"),
         );
     }
     let named = service.ports.iter().find(|port| {
@@ -330,9 +323,9 @@ fn listens(walk: &Walk<'_>, service: &ServiceFacts, kubectl: &str) -> String {
         ),
         None => match service.pods.first() {
             Some(pod) => {
-                let short = pod.name.rsplit('/').next().unwrap_or(&pod.name);
+                let pod_name = short_name(&pod.name);
                 format!(
-                    "{kubectl} logs {short}    # at which port does it listen? then: {kubectl} edit service {name}"
+                    "{kubectl} logs {pod_name}    # at which port does it listen? then: {kubectl} edit service {name}"
                 )
             }
             None => format!("{kubectl} edit service {name}"),

@@ -46,18 +46,15 @@ impl ProbeRequest {
         };
         let caller = match self.from.parse::<IpAddr>() {
             Ok(address) => ProbeCaller::Address(address),
-            Err(_) => ProbeCaller::Workload(workload(&self.from).ok_or_else(|| {
-                format!("from {:?}: neither an address nor NAMESPACE/SERVICEACCOUNT", self.from)
-            })?),
+            Err(_) => {
+                ProbeCaller::Workload(Workload::from_account(&self.from).ok_or_else(|| {
+                    format!("from {:?}: neither an address nor NAMESPACE/SERVICEACCOUNT", self.from)
+                })?)
+            }
         };
         let depth = if self.only_ask { StreamProbe::Ask } else { StreamProbe::Dial };
         Ok(StreamQuestion { service, port, caller, depth })
     }
-}
-
-fn workload(text: &str) -> Option<Workload> {
-    let (namespace, account) = text.split_once('/')?;
-    Some(Workload { namespace: namespace.parse().ok()?, service_account: account.parse().ok()? })
 }
 
 pub(super) async fn answer(prober: Option<&Prober>, body: &str) -> Response {

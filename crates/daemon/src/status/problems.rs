@@ -60,7 +60,8 @@ pub fn find_problems(status: &StatusDocument) -> Vec<StatusProblem> {
     let is_said = |one: &RefusedFlows| is_broken(status, one);
     refusals::problems(&status.refused, is_said, |problem| all.push(problem));
     // Whoever goes away lets its links go, and says so once.
-    let is_echo = |p: &StatusProblem| p.about.starts_with("link ") && p.reason.code == "draining";
+    let is_echo =
+        |p: &StatusProblem| p.about.starts_with("link ") && p.reason.code == Code::Draining.name();
     all.retain(|p| !(status.node.draining && is_echo(p)));
     // Stable: within one severity, causes stay before what follows from them.
     all.sort_by_key(|p| p.severity);
@@ -118,7 +119,7 @@ fn services(status: &StatusDocument, add: &mut impl FnMut(StatusSeverity, String
                 add(
                     StatusSeverity::Warning,
                     format!("export {}", export.service),
-                    "unlinked",
+                    Code::Unlinked.name(),
                     sentence,
                 );
             }
@@ -164,7 +165,7 @@ fn node(status: &StatusDocument, add: &mut impl FnMut(StatusSeverity, String, &s
         add(StatusSeverity::Warning, "configuration".into(), "needs-restart", sentence);
     }
     if let Some(error) = &node.folder_error {
-        add(StatusSeverity::Error, "state folder".into(), "local-error", error.clone());
+        add(StatusSeverity::Error, "state folder".into(), Code::LocalError.name(), error.clone());
     }
     if let Some(double) = &node.double {
         let sentence = format!(
@@ -176,7 +177,7 @@ fn node(status: &StatusDocument, add: &mut impl FnMut(StatusSeverity, String, &s
     if node.draining {
         let left = count_noun_is(status.streams.open, "stream");
         let sentence = format!("the node is going away; {left} left");
-        add(StatusSeverity::Warning, "node".into(), "draining", sentence);
+        add(StatusSeverity::Warning, "node".into(), Code::Draining.name(), sentence);
     } else if !node.ready {
         let sentence = format!("the node is not ready: {}", node.waiting_for.join(", "));
         add(StatusSeverity::Error, "node".into(), "not-ready", sentence);
@@ -232,7 +233,12 @@ fn link(link: &Link, waiting: usize, add: &mut impl FnMut(StatusSeverity, String
             bytes >> 10,
             max_bytes >> 10,
         );
-        add(StatusSeverity::Warning, format!("link {}", link.cluster), "over-budget", sentence);
+        add(
+            StatusSeverity::Warning,
+            format!("link {}", link.cluster),
+            Code::OverBudget.name(),
+            sentence,
+        );
     }
     let cluster = &link.cluster;
     let mut left_out = |what: &Option<OmittedItems>, code, which: String| {

@@ -102,7 +102,7 @@ pub(super) fn all_nodes_down(input: &PlanInput<'_>, cluster: &str) -> Option<Con
     let nodes = &input.peers.nodes;
     let item = link_failure(input, cluster).filter(|item| item.count >= nodes.answered)?;
     let message = format!("no node of ours can reach {cluster}: {}", item.sentence);
-    Some(ConditionVerdict::bad(link_reason(&item.code), message))
+    Some(ConditionVerdict::bad(item.known_code().map_or("LinkDown", Code::link_reason), message))
 }
 
 /// Merges the reports of nodes that cannot use a link into one item. They may know different
@@ -110,7 +110,7 @@ pub(super) fn all_nodes_down(input: &PlanInput<'_>, cluster: &str) -> Option<Con
 fn link_failure(input: &PlanInput<'_>, cluster: &str) -> Option<SummaryItem> {
     let about = input.peers.nodes.items_about("link", cluster).filter(|item| item.error);
     let mut all: Vec<&SummaryItem> = about.collect();
-    all.sort_by_key(|item| (item.code == "link-down", Reverse(item.count)));
+    all.sort_by_key(|item| (item.has_code(Code::LinkDown), Reverse(item.count)));
     let mut merged = SummaryItem::clone(all.first()?);
     for other in &all[1..] {
         merged.count += other.count;
@@ -119,21 +119,6 @@ fn link_failure(input: &PlanInput<'_>, cluster: &str) -> Option<SummaryItem> {
     merged.nodes.sort();
     merged.nodes.truncate(MAX_NODES);
     Some(merged)
-}
-
-/// Maps the code for which a link cannot be used to a condition's reason.
-fn link_reason(code: &str) -> &'static str {
-    match code {
-        "one-way" => "OneWay",
-        "certificate-refused" => "CertificateRefused",
-        "refused-by-peer" => "RefusedByPeer",
-        "denied-identity" => "DeniedIdentity",
-        "identity-mismatch" => "IdentityMismatch",
-        "version-mismatch" => "VersionMismatch",
-        "unlinked" => "NotLinkedThere",
-        "draining" => "PeerDraining",
-        _ => "LinkDown",
-    }
 }
 
 /// Returns a verdict if callers are refused; `kind` is `import` or `export`. Requests of another
@@ -146,7 +131,8 @@ pub(super) fn refused_callers(
     let all = refusals(input, kind, name);
     let message: Vec<_> =
         all.iter().take(MAX_REASONS).map(|item| describe_refusal(input, item)).collect();
-    Some(ConditionVerdict::good(code_reason(&all.first()?.code), message.join("; ")))
+    let reason = all.first()?.known_code().map_or("Refused", Code::refusal_reason);
+    Some(ConditionVerdict::good(reason, message.join("; ")))
 }
 
 /// Returns a warning for each code with which callers are refused: the code, which is its cause, and a sentence.
@@ -170,7 +156,7 @@ fn describe_refusal(input: &PlanInput<'_>, item: &SummaryItem) -> String {
     let askers = item.refused.as_ref().map(|r| r.describe_sources()).unwrap_or_default();
     let place = item.describe_nodes(input.peers.nodes.answered);
     let place = if place.is_empty() { place } else { format!(" on {place}") };
-    let what = if item.code == Code::OverBudget.name() { "reset" } else { "refused" };
+    let what = if item.has_code(Code::OverBudget) { "reset" } else { "refused" };
     format!("connections{askers} are {what}{place}: {} ({})", item.sentence, item.code)
 }
 
@@ -186,8 +172,9 @@ pub(super) fn cause_of(message: &str) -> String {
 /// Returns a verdict if an import does not work on some nodes, for a local reason.
 pub(super) fn broken_locally(input: &PlanInput<'_>, name: &str) -> Option<ConditionVerdict> {
     let nodes = &input.peers.nodes;
-    let is_local =
-        |item: &&SummaryItem| item.error && item.refused.is_none() && item.code == "local-error";
+    let is_local = |item: &&SummaryItem| {
+        item.error && item.refused.is_none() && item.has_code(Code::LocalError)
+    };
     let item = nodes.items_about("import", name).find(is_local)?;
     let place = item.describe_nodes(nodes.answered);
     let place = if place.is_empty() { "all nodes".to_owned() } else { place };
@@ -195,26 +182,4 @@ pub(super) fn broken_locally(input: &PlanInput<'_>, name: &str) -> Option<Condit
         "NotServed",
         format!("it is not served on {place}: {}", item.sentence),
     ))
-}
-
-/// Maps a code to a condition's reason.
-pub(super) fn code_reason(code: &str) -> &'static str {
-    match code {
-        "denied" => "Denied",
-        "source-unknown" => "SourceUnknown",
-        "export-unknown" => "NotExported",
-        "port-unknown" => "PortUnknown",
-        "link-down" => "LinkDown",
-        "no-backend" => "NoBackend",
-        "backend-refused" => "BackendRefused",
-        "backend-timeout" => "BackendTimeout",
-        "backend-unreachable" => "BackendUnreachable",
-        "backend-forbidden" => "BackendForbidden",
-        "backend-foreign" => "BackendForeign",
-        "hop-refused" => "HopRefused",
-        "over-limit" => "OverLimit",
-        "over-budget" => "OverBudget",
-        "open-timeout" => "OpenTimeout",
-        _ => "Refused",
-    }
 }

@@ -9,8 +9,8 @@ use adit_config::cluster::{
     AppProtocols, ExportAlias, ExportRule, Fragment, ImportRule, ServiceSelection, parse_fragment,
     render,
 };
-use adit_core::name::{AppProtocol, ClusterName, Namespace, ServiceName};
-use adit_core::policy::{Grant, Pattern, WorkloadPattern};
+use adit_core::name::{AppProtocol, ClusterName, ServiceName};
+use adit_core::policy::{Grant, WorkloadPattern};
 use adit_core::snapshot::{Class, Hop};
 use k8s_openapi::api::core::v1::Service;
 
@@ -53,21 +53,6 @@ pub struct ImportRequest {
     pub agent: Option<String>,
     /// Take it away.
     pub remove: bool,
-}
-
-/// Parses `NAMESPACE/SERVICEACCOUNT`, or `SERVICEACCOUNT` in `namespace`; `*` is any.
-///
-/// # Errors
-/// If a part is not a valid name.
-pub fn parse_workloads(
-    text: &str,
-    namespace: &Namespace,
-) -> Result<WorkloadPattern, adit_core::name::NameError> {
-    let (namespace, account) = match text.split_once('/') {
-        Some((namespace, account)) => (namespace.parse()?, account),
-        None => (Pattern::Exact(namespace.clone()), text),
-    };
-    Ok(WorkloadPattern { namespace, service_account: account.parse()? })
 }
 
 impl ExportRequest {
@@ -267,7 +252,7 @@ mod tests {
 
     fn patterns(texts: &[&str]) -> Vec<WorkloadPattern> {
         let here = "n".parse().unwrap();
-        texts.iter().map(|text| parse_workloads(text, &here).unwrap()).collect()
+        texts.iter().map(|text| WorkloadPattern::parse_in(text, &here).unwrap()).collect()
     }
 
     fn request(to: &[&str], allow: &[&str], remove: bool) -> ExportRequest {

@@ -98,16 +98,11 @@ fn split_list(text: &str) -> impl Iterator<Item = &str> {
 
 /// Parses `CLUSTER/NAMESPACE/SERVICEACCOUNT`.
 fn parse_grant(text: &str) -> Result<Grant, String> {
-    let mut parts = text.split('/');
-    let (Some(cluster), Some(namespace), Some(account), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    if text.split('/').count() != 3 {
         return Err("write CLUSTER/NAMESPACE/SERVICEACCOUNT".into());
-    };
-    let workloads = WorkloadPattern {
-        namespace: namespace.parse().map_err(error_text)?,
-        service_account: account.parse().map_err(error_text)?,
-    };
+    }
+    let (cluster, workloads) = text.split_once('/').unwrap_or_default();
+    let workloads: WorkloadPattern = workloads.parse().map_err(error_text)?;
     Ok(Grant { cluster: cluster.parse().map_err(error_text)?, workloads })
 }
 

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use adit_core::code::Code;
+use adit_core::fault::BackendFault;
 use adit_core::name::{PortName, ServiceName};
 use tokio::time::Instant;
 
 use crate::controller::conditions::ConditionVerdict;
 use crate::controller::debounce::Debounced;
-use crate::controller::node_reports;
 use crate::controller::plan::{PlanInput, WritePlan};
 use crate::summary::FailingPort;
 
@@ -68,9 +69,7 @@ impl ExportHistory {
             return Some(ExportVerdict::ready(service, &others, nodes.answered));
         }
         let (_, first) = unserved.first()?;
-        let reason = node_reports::code_reason(
-            first.fault.map_or("no-backend", |fault| fault.code().name()),
-        );
+        let reason = first.fault.map_or(Code::NoBackend, BackendFault::code).refusal_reason();
         let note = describe_ports(service, &unserved, None);
         let message = describe_ports(service, &unserved, Some(nodes.answered));
         Some(ExportVerdict { verdict: ConditionVerdict::bad(reason, message), note: Some(note) })

@@ -109,7 +109,7 @@ impl PlannedImport<'_> {
                     let message = format!("{from} has no ready backend of {service}");
                     return ConditionVerdict::bad("NoBackend", message);
                 };
-                let reason = node_reports::code_reason(port.why_unready().name());
+                let reason = port.why_unready().refusal_reason();
                 ConditionVerdict::bad(reason, port.unready_sentence(service, from))
             }
         }

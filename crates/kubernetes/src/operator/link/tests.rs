@@ -126,9 +126,7 @@ fn a_bundle_that_was_carried_here_opens_nothing() {
         .clone()
         .unwrap();
     assert!(!ours.contains("import"), "{ours}");
-    let catalog =
-        crate::operator::declare::parse_workloads("catalog/browser", &"a".parse().unwrap())
-            .unwrap();
+    let catalog = WorkloadPattern::parse_in("catalog/browser", &"a".parse().unwrap()).unwrap();
     let options = LinkImportOptions { also_allow: Some(vec![catalog]), ..none.clone() };
     let ours =
         link_changes("c", &document(&[("link-bank.yaml", &ours)]), &theirs, &options).unwrap();

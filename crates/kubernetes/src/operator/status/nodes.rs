@@ -38,7 +38,9 @@ pub(super) fn add_items(status: &mut ClusterStatus, nodes: &NodesSummary) {
             "link" => (&mut status.links, !item.error),
             // A port that does not work is shown by its condition, unless the problem is one node's
             // own.
-            "import" => (&mut status.imports, item.refused.is_none() && item.code != "local-error"),
+            "import" => {
+                (&mut status.imports, item.refused.is_none() && !item.has_code(Code::LocalError))
+            }
             "export" => (&mut status.exports, !item.error || item.refused.is_none()),
             _ => {
                 status.troubles.push(said);
@@ -49,7 +51,7 @@ pub(super) fn add_items(status: &mut ClusterStatus, nodes: &NodesSummary) {
         match known {
             Some(known) if !is_doubtful => {
                 if known.problem.is_none() && item.refused.is_some() {
-                    known.is_refused_by_link = is_of_link(&item.code);
+                    known.is_refused_by_link = item.known_code().is_some_and(Code::is_of_link);
                 }
                 let is_whole =
                     item.kind == "link" && item.describe_nodes(nodes.answered).is_empty();
@@ -99,24 +101,6 @@ fn merge_into(known: &mut StatusItem, item: &SummaryItem, said: String, is_whole
     }
 }
 
-/// Returns whether a link that is down explains that callers are refused with this code.
-fn is_of_link(code: &str) -> bool {
-    let of_link = [
-        Code::LinkDown,
-        Code::OneWay,
-        Code::OpenTimeout,
-        Code::ConnectionLost,
-        Code::CertificateRefused,
-        Code::RefusedByPeer,
-        Code::DeniedIdentity,
-        Code::IdentityMismatch,
-        Code::VersionMismatch,
-        Code::Unlinked,
-        Code::Draining,
-    ];
-    of_link.iter().any(|of_link| of_link.name() == code)
-}
-
 /// Describes one item.
 fn sentence(item: &SummaryItem, nodes: &NodesSummary) -> String {
     let SummaryItem { sentence, code, .. } = item;
@@ -130,7 +114,7 @@ fn sentence(item: &SummaryItem, nodes: &NodesSummary) -> String {
             refused.describe_sources()
         );
     }
-    if item.kind == "node" && code == "local-error" {
+    if item.kind == "node" && item.has_code(Code::LocalError) {
         // The sentence names the problem; the place says that it is the node's own.
         return match place.split_once(": ") {
             Some((count, names)) => format!("{count} ({names}): {sentence}"),
