@@ -395,4 +395,10 @@ impl ObjectStatus {
     pub fn conditions(status: Option<&Self>) -> &[Condition] {
         status.map_or(&[], |status| &status.conditions)
     }
+
+    /// Returns the condition of that type.
+    #[must_use]
+    pub fn condition<'a>(status: Option<&'a Self>, kind: &str) -> Option<&'a Condition> {
+        Self::conditions(status).iter().find(|condition| condition.type_ == kind)
+    }
 }

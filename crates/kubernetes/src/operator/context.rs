@@ -22,10 +22,20 @@ use crate::api::{CONFIG_MAP, NAMESPACE, SLICE_SERVICE};
 use crate::config_map;
 
 /// Field manager of the commands, as the API server records it.
-pub const FIELD_MANAGER: &str = "adit-cli";
+const FIELD_MANAGER: &str = "adit-cli";
 /// Longest time for connecting, and below for an answer: a person waits at a terminal.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Returns the parameters with which commands create and replace.
+pub(super) fn post_parameters() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
+}
+
+/// Returns the parameters with which commands patch.
+pub(super) fn patch_parameters() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}
 
 /// The reason why a cluster cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -294,21 +304,13 @@ impl Context {
         let done = match &document.version {
             Some(version) => {
                 let patch = json!({"metadata": {"resourceVersion": version}, "data": changes});
-                let parameters = PatchParams {
-                    field_manager: Some(FIELD_MANAGER.to_owned()),
-                    ..Default::default()
-                };
-                maps.patch(CONFIG_MAP, &parameters, &Patch::Merge(&patch)).await
+                maps.patch(CONFIG_MAP, &patch_parameters(), &Patch::Merge(&patch)).await
             }
             None => {
                 let mut map = ConfigMap::default();
                 map.metadata.name = Some(CONFIG_MAP.to_owned());
                 map.data = Some(document.with_changes(changes).data);
-                let parameters = PostParams {
-                    field_manager: Some(FIELD_MANAGER.to_owned()),
-                    ..Default::default()
-                };
-                maps.create(&parameters, &map).await
+                maps.create(&post_parameters(), &map).await
             }
         };
         match done {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::context::{ConfigDocument, Context, ContextError};
 use super::edit::{ConfigChanges, EditError, EditOutcome, edit};
-use crate::api::Link;
+use crate::api::{Link, ObjectStatus};
 
 /// The key that names a cluster.
 pub const CLUSTER_KEY: &str = "cluster.yaml";
@@ -263,9 +263,8 @@ pub async fn wait_until_up(
     loop {
         let link = context.cluster_api::<Link>().get_opt(other.as_str()).await;
         let link = link.map_err(context.request_error(&format!("read Link {other}")))?;
-        let conditions = link.and_then(|link| link.status).map(|status| status.conditions);
-        let up = conditions.and_then(|all| all.into_iter().find(|c| c.type_ == "Up"));
-        let what = match up {
+        let status = link.as_ref().and_then(|link| link.status.as_ref());
+        let what = match ObjectStatus::condition(status, "Up") {
             Some(up) if up.status == "True" => return Ok(()),
             Some(up) => format!("the link with {other} is not up: {} ({})", up.message, up.reason),
             None => format!("its controller says nothing of the link with {other} yet"),

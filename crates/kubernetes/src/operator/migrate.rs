@@ -20,13 +20,11 @@ use adit_core::name::{ClusterName, ServiceName};
 use adit_core::policy::WorkloadPattern;
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
-use kube::api::PostParams;
 
 use self::record::MigrationRecord;
-use super::context::{Context, ContextError, FIELD_MANAGER};
+use super::context::{Context, ContextError, post_parameters};
 use super::edit::EditError;
 use super::link;
-use crate::api::{Condition, ObjectStatus};
 
 /// Most attempts to write an object while somebody else writes it.
 const MAX_ATTEMPTS: u32 = 5;
@@ -281,7 +279,7 @@ impl Migration {
                 return Ok(());
             }
             attempt += 1;
-            match services.replace(service.name(), &parameters(), &found).await {
+            match services.replace(service.name(), &post_parameters(), &found).await {
                 Err(kube::Error::Api(status)) if status.code == 409 && attempt < MAX_ATTEMPTS => {}
                 done => {
                     done.map_err(context.request_error(&format!("write Service {service}")))?;
@@ -290,10 +288,6 @@ impl Migration {
             }
         }
     }
-}
-
-fn parameters() -> PostParams {
-    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
 }
 
 /// Returns the name of a cluster, once it is linked with the other side.
@@ -321,11 +315,6 @@ async fn linked_name(context: &Context, other: &Context) -> Result<ClusterName, 
         return Err(unlinked(format!("{} is not linked with {}", config.cluster, theirs.cluster)));
     }
     Ok(config.cluster)
-}
-
-/// Returns the condition of this type.
-fn condition<'a>(status: Option<&'a ObjectStatus>, kind: &str) -> Option<&'a Condition> {
-    ObjectStatus::conditions(status).iter().find(|condition| condition.type_ == kind)
 }
 
 /// Returns the name of whoever wrote an object last, if it says so.

@@ -14,9 +14,7 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 
 use super::{caller, card, exec, if_readable, policies, service};
-use crate::api::{
-    Condition, Export, Import, NAMESPACE, NODE, ObjectStatus, Workloads, definitions,
-};
+use crate::api::{Export, Import, NAMESPACE, NODE, ObjectStatus, Workloads, definitions};
 use crate::operator::context::{Context, ContextError};
 use crate::operator::pod_state::{NAME_LABEL, is_pod_ready};
 use crate::operator::status::ClusterReading;
@@ -248,7 +246,7 @@ impl ClusterSite {
     fn import(&self, service: &ServiceName) -> Option<ImportObject> {
         let is_it = |import: &&Import| import.spec.service.parse().as_ref() == Ok(service);
         let import = self.current_imports().find(is_it)?;
-        let conditions = ObjectStatus::conditions(import.status.as_ref());
+        let status = import.status.as_ref();
         let port = |port: &crate::api::ImportPort| PortFacts {
             name: port.name.clone(),
             number: port.number,
@@ -258,13 +256,13 @@ impl ClusterSite {
             from: import.spec.from.clone(),
             allow: import.spec.allow.iter().map(pattern).collect(),
             ports: import.spec.ports.iter().map(port).collect(),
-            ready: condition(conditions, "Ready"),
+            ready: condition(status, "Ready"),
         })
     }
 
     fn export(&self, service: &ServiceName) -> Option<ExportObject> {
         let export = self.export_of(service)?;
-        let conditions = ObjectStatus::conditions(export.status.as_ref());
+        let status = export.status.as_ref();
         let port = |port: &crate::api::ExportPort| PortFacts {
             name: port.name.clone(),
             number: port.number,
@@ -274,16 +272,16 @@ impl ClusterSite {
         Some(ExportObject {
             allow: allow.map(|g| (g.cluster.clone(), pattern(&g.workloads))).collect(),
             ports: export.spec.ports.iter().map(port).collect(),
-            valid: condition(conditions, "Valid"),
-            ready: condition(conditions, "Ready"),
+            valid: condition(status, "Valid"),
+            ready: condition(status, "Ready"),
         })
     }
 
     fn link(&self, to: &str) -> Option<ConditionFacts> {
         let mut links = self.reading.iter().flat_map(|reading| &reading.objects.links);
         let link = links.find(|link| link.name_any() == to)?;
-        let conditions = ObjectStatus::conditions(link.status.as_ref());
-        Some(condition(conditions, "Up").unwrap_or_else(|| ConditionFacts {
+        let status = link.status.as_ref();
+        Some(condition(status, "Up").unwrap_or_else(|| ConditionFacts {
             is_true: false,
             reason: "NotReporting".to_owned(),
             message: "the controller has said nothing of it yet".to_owned(),
@@ -295,8 +293,8 @@ fn pattern(workloads: &Workloads) -> String {
     format!("{}/{}", workloads.namespace, workloads.service_account)
 }
 
-fn condition(conditions: &[Condition], kind: &str) -> Option<ConditionFacts> {
-    let condition = conditions.iter().find(|condition| condition.type_ == kind)?;
+fn condition(status: Option<&ObjectStatus>, kind: &str) -> Option<ConditionFacts> {
+    let condition = ObjectStatus::condition(status, kind)?;
     Some(ConditionFacts {
         is_true: condition.status == "True",
         reason: condition.reason.clone(),

@@ -2,11 +2,11 @@
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use serde_json::json;
 
 use crate::api::{CONTROLLER, NODE};
-use crate::operator::context::{Context, ContextError, FIELD_MANAGER};
+use crate::operator::context::{Context, ContextError, patch_parameters};
 
 /// The annotation of a pod's template that `kubectl rollout restart` writes, too.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
@@ -41,8 +41,7 @@ pub async fn running_image(context: &Context) -> Result<Option<RunningImage>, Co
 pub async fn restart(context: &Context) -> Result<(), ContextError> {
     let annotations = json!({RESTARTED_AT: Timestamp::now().to_string()});
     let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
-    let parameters =
-        PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let parameters = patch_parameters();
     let deployments = context.system_api::<Deployment>();
     let done = deployments.patch(CONTROLLER, &parameters, &Patch::Merge(&patch)).await;
     done.map_err(context.request_error("restart Deployment adit-controller"))?;

@@ -6,7 +6,8 @@ use kube::ResourceExt;
 use tokio::time::{Instant, sleep};
 
 use super::record::{self, SavedNodePorts};
-use super::{Migration, MigrationError, parameters};
+use super::{Migration, MigrationError};
+use crate::operator::context::post_parameters;
 use crate::operator::link::POLL_INTERVAL;
 use crate::service::is_our_slice;
 
@@ -53,11 +54,11 @@ impl Migration {
                 Some(slice) => {
                     let mut fresh = slice.clone();
                     fresh.endpoints.clone_from(&recorded.endpoints);
-                    let done = slices.replace(&name, &parameters(), &fresh).await;
+                    let done = slices.replace(&name, &post_parameters(), &fresh).await;
                     done.map_err(context.request_error(&format!("write EndpointSlice {name}")))?;
                 }
                 None => {
-                    let done = slices.create(&parameters(), recorded).await;
+                    let done = slices.create(&post_parameters(), recorded).await;
                     done.map_err(context.request_error(&format!("create EndpointSlice {name}")))?;
                 }
             }

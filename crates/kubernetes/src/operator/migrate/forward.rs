@@ -10,8 +10,9 @@ use kube::api::{DeleteParams, Preconditions};
 use tokio::time::{Instant, sleep};
 
 use super::record;
-use super::{Migration, MigrationError, condition, last_writer, parameters};
-use crate::api::{Export, Import, ServiceRef};
+use super::{Migration, MigrationError, last_writer};
+use crate::api::{Export, Import, ObjectStatus, ServiceRef};
+use crate::operator::context::post_parameters;
 use crate::operator::declare::{self, ExportRequest, ImportRequest};
 use crate::operator::edit::{EditError, edit};
 use crate::operator::link::POLL_INTERVAL;
@@ -72,7 +73,7 @@ impl Migration {
             let export = read().await?;
             let status = export.as_ref().and_then(|export| export.status.as_ref());
             let wrong = ["Valid", "Linked", "Ready"].into_iter().find_map(|kind| {
-                match condition(status, kind) {
+                match ObjectStatus::condition(status, kind) {
                     Some(one) if one.status == "True" => None,
                     Some(one) => Some(format!("{} ({})", one.message, one.reason)),
                     None => Some(format!(
@@ -115,7 +116,7 @@ impl Migration {
         loop {
             let import = self.read_import().await?;
             let status = import.as_ref().and_then(|import| import.status.as_ref());
-            let what = match condition(status, "Ready") {
+            let what = match ObjectStatus::condition(status, "Ready") {
                 Some(ready)
                     if ready.status == "True" || ready.reason == "ServiceHasOwnEndpoints" =>
                 {
@@ -186,7 +187,7 @@ impl Migration {
         let slices = context.namespaced_api::<EndpointSlice>(namespace);
         let name = slice.name_any();
         // With the version that was read: if somebody else writes it, this fails and is run again.
-        let done = slices.replace(&name, &parameters(), &fresh).await;
+        let done = slices.replace(&name, &post_parameters(), &fresh).await;
         done.map_err(context.request_error(&format!("write EndpointSlice {namespace}/{name}")))?;
         Ok(())
     }
@@ -254,19 +255,23 @@ impl Migration {
         }
         let import = self.read_import().await?;
         let status = import.as_ref().and_then(|import| import.status.as_ref());
-        if let Some(refusing) = condition(status, "Refusing").filter(|c| c.status == "True") {
+        if let Some(refusing) =
+            ObjectStatus::condition(status, "Refusing").filter(|c| c.status == "True")
+        {
             return Err(MigrationError::Refused {
                 context: context.name.clone(),
                 what: format!("callers are refused: {}", refusing.message),
                 hint: format!("grant them ({}), and run this again", refusing.reason),
             });
         }
-        match condition(status, "Ready") {
+        match ObjectStatus::condition(status, "Ready") {
             Some(ready) if ready.status == "True" => {}
             Some(ready) => return Ok(Some(format!("{} ({})", ready.message, ready.reason))),
             None => return Ok(Some(format!("there is no import of {service} any more"))),
         }
-        if let Some(broken) = condition(status, "NotServed").filter(|c| c.status == "True") {
+        if let Some(broken) =
+            ObjectStatus::condition(status, "NotServed").filter(|c| c.status == "True")
+        {
             return Ok(Some(broken.message.clone()));
         }
         let slices = context.slices_of(service).await?;

@@ -9,8 +9,8 @@ use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde::{Deserialize, Serialize};
 
-use super::{MigrationError, parameters};
-use crate::operator::context::Context;
+use super::MigrationError;
+use crate::operator::context::{Context, post_parameters};
 
 /// The ConfigMap's key.
 const KEY: &str = "before.json";
@@ -99,10 +99,10 @@ pub(super) async fn write(
     map.metadata.name = Some(name(service));
     map.metadata.namespace = Some(service.namespace.to_string());
     map.metadata.labels = Some([("app.kubernetes.io/part-of".into(), "adit".into())].into());
-    let done = match maps.create(&parameters(), &map).await {
+    let done = match maps.create(&post_parameters(), &map).await {
         // Without a version: in place of whatever is there.
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            maps.replace(&name(service), &parameters(), &map).await
+            maps.replace(&name(service), &post_parameters(), &map).await
         }
         done => done,
     };
