@@ -61,6 +61,9 @@ pub fn link_bundle(link: &ClusterLink) -> Result<TrustBundle, BundleError> {
     TrustBundle::parse(link.trust_domain.clone(), link.trust_bundle.as_bytes())
 }
 
-fn bad_bundles(config: &ClusterConfig) -> impl Iterator<Item = (&ClusterLink, BundleError)> {
+/// Returns the links whose trust bundle is not valid, and the reason.
+pub(crate) fn bad_bundles(
+    config: &ClusterConfig,
+) -> impl Iterator<Item = (&ClusterLink, BundleError)> {
     config.links.iter().filter_map(|link| Some((link, link_bundle(link).err()?)))
 }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use adit_config::ClusterReport;
 use adit_config::cluster::ClusterConfig;
+use adit_core::name::ClusterName;
+
+use crate::config_map;
 
 /// The last good configuration, and the one that is written.
 #[derive(Debug, Default)]
@@ -15,6 +18,8 @@ pub(super) struct ConfigState {
     pub(super) unnamed: bool,
     /// The first problem of the configuration as it is written.
     pub(super) trouble: Option<String>,
+    /// Links of the last good one whose trust bundle is not valid, and the reason.
+    pub(super) bad_bundles: BTreeMap<ClusterName, String>,
 }
 
 impl ConfigState {
@@ -23,11 +28,14 @@ impl ConfigState {
         if self.data.as_ref() == Some(&data) {
             return;
         }
-        (self.unnamed, self.trouble) = match crate::config_map::read_config(&data) {
+        (self.unnamed, self.trouble) = match config_map::read_config(&data) {
             Ok((config, report)) => {
                 for line in report.to_string().lines() {
                     tracing::warn!("{line}");
                 }
+                let bad = config_map::bad_bundles(&config);
+                self.bad_bundles =
+                    bad.map(|(link, error)| (link.cluster.clone(), error.to_string())).collect();
                 self.good = Some(Arc::new(config));
                 (false, None)
             }

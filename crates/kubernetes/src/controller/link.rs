@@ -20,7 +20,6 @@ use super::import::ImportDecisions;
 use super::node_reports::{self, ReportedCondition, WordedTimes};
 use super::plan::{ObjectChange, PlanInput, PlannedWrite, WritePlan};
 use crate::api::{Condition, Link, LinkSpec, ObjectStatus};
-use crate::config_map;
 use crate::interleave::interleave;
 use crate::ownership::owned_metadata;
 
@@ -157,11 +156,11 @@ impl LinkSubject<'_> {
     }
 
     fn with_configured(&self, before: &[Condition], stored: &Link) -> Vec<Condition> {
-        let verdict = match (self.input.trouble, config_map::link_bundle(self.link)) {
-            (None, Ok(_)) => {
+        let verdict = match (self.input.trouble, self.input.bad_bundles.get(&self.link.cluster)) {
+            (None, None) => {
                 ConditionVerdict::good("Configured", "the configuration as written is in use")
             }
-            (None, Err(error)) => ConditionVerdict::bad(
+            (None, Some(error)) => ConditionVerdict::bad(
                 "BadConfiguration",
                 format!(
                     "the last good trust bundle and trust domain are in use; as written they cannot be: {error}"

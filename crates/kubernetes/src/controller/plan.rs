@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use adit_config::cluster::ClusterConfig;
-use adit_core::name::ServiceName;
+use adit_core::name::{ClusterName, ServiceName};
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -29,6 +29,8 @@ pub(super) struct PlanInput<'a> {
     pub(super) config: &'a ClusterConfig,
     /// The problem of the configuration as it is written; `config` is the last good one.
     pub(super) trouble: Option<&'a str>,
+    /// Links whose trust bundle is not valid, and the reason.
+    pub(super) bad_bundles: &'a BTreeMap<ClusterName, String>,
     pub(super) peers: &'a LinkedClusters,
     /// State of the nodes' network.
     pub(super) migration: MigrationPhase,

@@ -227,6 +227,7 @@ impl<'a> Reconciler<'a> {
         let input = PlanInput {
             config,
             trouble: self.config.trouble.as_deref(),
+            bad_bundles: &self.config.bad_bundles,
             peers: &peers,
             migration,
             failing: self.write_failures.failing(),
