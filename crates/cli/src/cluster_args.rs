@@ -44,6 +44,8 @@ impl ClusterArgs {
 
 /// Exit status if a command is used wrongly.
 pub(crate) const MISUSED: u8 = 2;
+/// Exit status of commands that show, if a cluster cannot be asked.
+pub(crate) const UNREACHABLE: u8 = 2;
 /// Exit status if something was changed, and not all of it.
 pub(crate) const UNFINISHED: u8 = 3;
 
@@ -75,7 +77,7 @@ pub(crate) fn confirm() -> std::io::Result<bool> {
     Ok(["y", "yes"].contains(&line.trim().to_lowercase().as_str()))
 }
 
-/// Runs a future that asks an API server.
+/// Runs a future that asks an API server or a daemon.
 pub(crate) fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
 }
@@ -107,6 +109,10 @@ fn describe_keys(changes: &ConfigChanges) -> String {
     let all: Vec<_> = changes.iter().map(one).collect();
     format!("{} in ConfigMap adit-system/adit", all.join(", "))
 }
+
+/// The step after a link, which every command says that has made one.
+pub(crate) const NEXT_STEP: &str =
+    "next: `adit export NAMESPACE/NAME --context CONTEXT --to CLUSTER --allow SERVICEACCOUNT`\n";
 
 /// The longest time that a command waits.
 const MAX_WAIT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);

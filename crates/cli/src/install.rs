@@ -20,7 +20,9 @@ use adit_kubernetes::operator::install::rollout::wait_until_ready;
 use adit_kubernetes::operator::link::{self as steps, ClusterIdentity};
 use tokio::time::Instant;
 
-use crate::cluster_args::{KubeconfigArgs, MISUSED, block_on, exit_status, parse_duration};
+use crate::cluster_args::{
+    KubeconfigArgs, MISUSED, NEXT_STEP, block_on, exit_status, parse_duration,
+};
 use crate::link::{ImportOptions, PairOptions, ask_once, explained, link_pair, write_name};
 use crate::output::print;
 use crate::progress::ProgressLine;
@@ -196,14 +198,12 @@ async fn carry_out(
         let applied = apply(context, plan).await;
         *is_changed |= !matches!(&applied, Err(error) if !error.is_half_done());
         applied?;
-        let (created, changed) = plan.counts();
-        let said = match (created, changed) {
-            (0, 0) => "the manifests are applied already".to_owned(),
-            (created, changed) => {
-                format!("applied the manifests: {created} objects created, {changed} changed")
-            }
+        let done = if plan.is_empty() {
+            "the manifests are applied already".to_owned()
+        } else {
+            format!("applied the manifests: {}", plan.describe_counts())
         };
-        print(&format!("context {}: {said}\n", context.name))?;
+        print(&format!("context {}: {done}\n", context.name))?;
         if !identity.changes.is_empty() {
             write_name(context, identity).await?;
         }
@@ -225,7 +225,5 @@ async fn carry_out(
             Box::pin(link_pair(a, b, &options, &mut answer)).await?;
         }
     }
-    print(
-        "next: `adit export NAMESPACE/NAME --context CONTEXT --to CLUSTER --allow SERVICEACCOUNT`\n",
-    )
+    print(NEXT_STEP)
 }

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use self::args::BundleCommand;
 pub(crate) use self::args::{ImportOptions, LinkArgs, UnlinkArgs};
 use self::description::describe_import;
-use crate::cluster_args::{ClusterArgs, block_on, report_edit};
+use crate::cluster_args::{ClusterArgs, NEXT_STEP, block_on, report_edit};
 use crate::output::print;
 
 /// Returns the options for a cluster's link with `other`; asks for them once, if a new link has
@@ -120,8 +120,7 @@ async fn link_both(args: &LinkArgs, a: &str, b: &str) -> anyhow::Result<()> {
         wait: args.wait,
     };
     if link_pair(&a, &b, &options, &mut None).await? {
-        let hint = "next: `adit export NAMESPACE/NAME --context CONTEXT --to CLUSTER --allow SERVICEACCOUNT`\n";
-        print(hint)?;
+        print(NEXT_STEP)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use adit_core::name::ClusterName;
 use adit_core::text::count_noun;
 use adit_kubernetes::operator::context::{Context, ContextError};
 use adit_kubernetes::operator::install::manifests::{self, ManifestObject, ManifestOptions};
@@ -46,8 +47,10 @@ pub(crate) struct Args {
 struct Removal {
     context: Context,
     plan: RemovalPlan,
-    /// The clusters that it is linked with, and which go on trying to reach it.
-    links: Vec<String>,
+    /// Its name, if it has one.
+    cluster: Option<ClusterName>,
+    /// The clusters that it is linked with.
+    links: Vec<ClusterName>,
 }
 
 /// Uninstalls.
@@ -85,15 +88,16 @@ async fn carry_out(
     if !args.yes && !confirm()? {
         anyhow::bail!("nobody said yes\n  hint: --yes goes on without a question");
     }
+    let removed: Vec<_> = removals.iter().filter_map(|one| one.cluster.clone()).collect();
     let deadline = Instant::now() + args.timeout;
-    for Removal { context, plan, links } in &removals {
+    for Removal { context, plan, links, .. } in &removals {
         *is_changed = true;
         let mut progress = ProgressLine::start();
         Box::pin(remove(context, plan, deadline, |waiting| progress.tell(waiting))).await?;
         print(&format!(
             "context {}: nothing of Adit is left\n{}",
             context.name,
-            stays(links, args)
+            describe_rest(links, &removed, args.keep_definitions)
         ))?;
     }
     Ok(())
@@ -102,18 +106,19 @@ async fn carry_out(
 async fn examine(args: &Args, name: &str, objects: &[ManifestObject]) -> anyhow::Result<Removal> {
     let context = args.kubeconfig.connect(Some(name)).await?;
     check_rights(&context, objects, &["get", "delete"]).await?;
-    let links = match context.document().await {
-        Ok(document) => document.parse().map(|(config, _)| config.links).unwrap_or_default(),
-        Err(ContextError::NotInstalled { .. }) => Vec::new(),
+    let config = match context.document().await {
+        Ok(document) => document.parse().ok().map(|(config, _)| config),
+        Err(ContextError::NotInstalled { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    let links = links.iter().map(|link| link.cluster.to_string()).collect();
+    let links = config.iter().flat_map(|config| &config.links);
+    let links = links.map(|link| link.cluster.clone()).collect();
     let plan = Box::pin(plan_removal(&context, objects.to_vec())).await?;
-    Ok(Removal { context, plan, links })
+    Ok(Removal { context, plan, cluster: config.map(|config| config.cluster), links })
 }
 
 fn describe(removal: &Removal) -> String {
-    let Removal { context, plan, links } = removal;
+    let Removal { context, plan, links, .. } = removal;
     let name = &context.name;
     let foreign = match &plan.foreign[..] {
         [] => String::new(),
@@ -122,6 +127,7 @@ fn describe(removal: &Removal) -> String {
     if plan.is_empty() {
         return format!("context {name}: nothing to remove\n{foreign}");
     }
+    let links: Vec<_> = links.iter().map(ClusterName::as_str).collect();
     let links = if links.is_empty() { "none".to_owned() } else { links.join(", ") };
     let count = count_noun(u64::try_from(plan.count()).unwrap_or(u64::MAX), "object");
     format!(
@@ -130,18 +136,38 @@ fn describe(removal: &Removal) -> String {
     )
 }
 
-/// Describes what an uninstalled cluster leaves behind.
-fn stays(links: &[String], args: &Args) -> String {
+/// Describes what an uninstalled cluster leaves behind. Clusters that go by the same command keep no link with it.
+fn describe_rest(
+    links: &[ClusterName],
+    removed: &[ClusterName],
+    keeps_definitions: bool,
+) -> String {
     let mut text = String::from(
         "  stays: on each node /var/lib/adit/NODE/node.secret, by which peers notice a restart\n",
     );
-    if args.keep_definitions {
+    if keeps_definitions {
         text += "  stays: the definitions of Link, Import and Export\n";
     }
-    for link in links {
+    for link in links.iter().filter(|link| !removed.contains(link)) {
         text += &format!(
             "  stays: the link in cluster {link}, which says that this one is down; `adit unlink` there ends it\n"
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_stays_only_in_a_cluster_that_stays() {
+        let names = |names: &[&str]| -> Vec<ClusterName> {
+            names.iter().map(|name| name.parse().unwrap()).collect()
+        };
+        let links = names(&["bank", "lab"]);
+        let text = describe_rest(&links, &names(&["edge", "bank"]), false);
+        assert!(text.contains("the link in cluster lab") && !text.contains("bank"), "{text}");
+        assert!(describe_rest(&links, &names(&["edge"]), true).contains("cluster bank"));
+    }
 }

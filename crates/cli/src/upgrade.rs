@@ -184,10 +184,10 @@ fn describe(target: &UpgradeTarget, restarts: bool) -> String {
     } else {
         running.join(" and ")
     };
-    let (created, changed) = plan.counts();
     let mut text = format!(
-        "context {}: {running} → {OWN_RELEASE}: {created} objects are created, {changed} changed\n",
-        context.name
+        "context {}: {running} → {OWN_RELEASE}: {}\n",
+        context.name,
+        plan.describe_counts()
     );
     for planned in &plan.objects {
         match &planned.change {

@@ -10,7 +10,7 @@ use adit_kubernetes::operator::release::{
 };
 use serde::Serialize;
 
-use crate::cluster_args::{KubeconfigArgs, MISUSED, block_on};
+use crate::cluster_args::{KubeconfigArgs, UNREACHABLE, block_on};
 use crate::output::print;
 
 /// Show the version of this command and, with --context, of controllers and nodes on all sides
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(match (is_unreachable, warnings.is_empty()) {
-        (true, _) => ExitCode::from(MISUSED),
+        (true, _) => ExitCode::from(UNREACHABLE),
         (false, true) => ExitCode::SUCCESS,
         (false, false) => ExitCode::FAILURE,
     })

@@ -12,6 +12,7 @@ use adit_daemon::status::StatusDocument;
 use adit_daemon::status::testimony::testimony;
 
 use super::{Args, ImportTarget};
+use crate::cluster_args::block_on;
 use crate::output::print;
 use crate::status::admin_address;
 
@@ -57,10 +58,6 @@ fn address(args: &Args) -> anyhow::Result<AdminAddress> {
             anyhow::bail!("the configuration does not say where the daemon is\n{report}")
         }
     }
-}
-
-fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
 }
 
 fn targets(

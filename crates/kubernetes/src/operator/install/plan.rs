@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use adit_core::text::count_noun;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DynamicObject, Patch, PatchParams, ValidationDirective};
@@ -78,6 +79,18 @@ impl InstallPlan {
             count(|change| matches!(change, ManifestChange::Create)),
             count(|change| matches!(change, ManifestChange::Update(_))),
         )
+    }
+
+    /// Describes how many objects are created and changed.
+    #[must_use]
+    pub fn describe_counts(&self) -> String {
+        let count = |count: usize| count_noun(u64::try_from(count).unwrap_or(u64::MAX), "object");
+        match self.counts() {
+            (0, 0) => "nothing is created or changed".to_owned(),
+            (created, 0) => format!("{} created", count(created)),
+            (0, changed) => format!("{} changed", count(changed)),
+            (created, changed) => format!("{} created, {changed} changed", count(created)),
+        }
     }
 
     /// Returns whether pods are replaced that run.
