@@ -107,7 +107,7 @@ impl WorkloadPattern {
 /// A text names no workloads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WorkloadPatternError {
-    /// It has not two parts.
+    /// The text has not two parts.
     #[error("expected NAMESPACE/SERVICEACCOUNT")]
     Form,
     /// A part is not a valid name.

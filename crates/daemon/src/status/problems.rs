@@ -210,6 +210,7 @@ fn is_broken(status: &StatusDocument, one: &RefusedFlows) -> bool {
 
 /// A link, what is left out of the views that pass over it, and how many imports wait for it.
 fn link(link: &Link, waiting: usize, add: &mut impl FnMut(StatusSeverity, String, &str, String)) {
+    let cluster = &link.cluster;
     if let Some(last) = &link.in_vain.last {
         let MisuseReport { streams, asked, closed, refused_connections, .. } = link.in_vain;
         let sentence = format!(
@@ -222,7 +223,7 @@ fn link(link: &Link, waiting: usize, add: &mut impl FnMut(StatusSeverity, String
             count_noun(asked, "time"),
             count_noun(closed, "connection"),
         );
-        add(StatusSeverity::Warning, format!("link {}", link.cluster), "over-limit", sentence);
+        add(StatusSeverity::Warning, format!("link {cluster}"), Code::OverLimit.name(), sentence);
     }
     if let Some(StalledStreams { streams, bytes, max_bytes }) = &link.stalled {
         let sentence = format!(
@@ -233,14 +234,8 @@ fn link(link: &Link, waiting: usize, add: &mut impl FnMut(StatusSeverity, String
             bytes >> 10,
             max_bytes >> 10,
         );
-        add(
-            StatusSeverity::Warning,
-            format!("link {}", link.cluster),
-            Code::OverBudget.name(),
-            sentence,
-        );
+        add(StatusSeverity::Warning, format!("link {cluster}"), Code::OverBudget.name(), sentence);
     }
-    let cluster = &link.cluster;
     let mut left_out = |what: &Option<OmittedItems>, code, which: String| {
         if let Some(OmittedItems { count, sentence }) = what {
             add(
