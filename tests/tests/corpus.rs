@@ -10,10 +10,11 @@ mod properties;
 /// A fuzz target and its property.
 type FuzzTarget = (&'static str, fn(&[u8]));
 
-const TARGETS: [FuzzTarget; 6] = [
+const TARGETS: [FuzzTarget; 7] = [
     ("config", properties::config),
     ("control", properties::control),
     ("header", properties::header),
+    ("join", properties::join),
     ("report", properties::report),
     ("spiffe", properties::spiffe),
     ("state", properties::state),

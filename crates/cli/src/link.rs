@@ -31,7 +31,7 @@ use crate::output::print;
 
 /// Returns the options for a cluster's link with `other`; asks for them once, if a new link has
 /// none.
-fn ask_namespaces(
+pub(crate) fn ask_namespaces(
     options: &LinkImportOptions,
     document: &ConfigDocument,
     other: &ClusterName,
@@ -186,7 +186,7 @@ pub(crate) async fn write_name(context: &Context, named: &ClusterIdentity) -> an
 }
 
 /// Writes one side's link. Returns whether anything changed.
-async fn link_one_side(
+pub(crate) async fn link_one_side(
     context: &Context,
     other: &ClusterLink,
     options: &LinkImportOptions,

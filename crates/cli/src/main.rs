@@ -2,7 +2,7 @@
 //!
 //! Each command is a module with its arguments and a `run`; this file only chooses among them and turns
 //! what they return into an exit status: 0 done, 1 failed (`check`: the file has errors), 2 used wrongly
-//! (`pki show`: something is unusable), 3 begun and not finished (`install`, `upgrade`, `uninstall`). Logic that another program would need lives in the crates below.
+//! (`pki show`: something is unusable), 3 begun and not finished (`install`, `upgrade`, `uninstall`, `invite`, `join`). Logic that another program would need lives in the crates below.
 
 mod check;
 mod cluster_args;
@@ -14,6 +14,9 @@ mod demo;
 mod doctor;
 mod generate;
 mod install;
+mod invitation;
+mod invite;
+mod join;
 mod link;
 mod migrate;
 mod node;
@@ -43,7 +46,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[command(name = "adit", version, max_term_width = 100)]
 #[command(
     after_help = "Exit status: 0 done, 1 failed (check: the file has errors), 2 used wrongly \
-                        (pki show: something is unusable), 3 begun and not finished (install, upgrade, uninstall: run it again)."
+                        (pki show: something is unusable), 3 begun and not finished (install, upgrade, uninstall, invite, join: run it again)."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -64,6 +67,10 @@ enum CliCommand {
     Export(declare::ExportArgs),
     Import(declare::ImportArgs),
     Install(install::Args),
+    #[command(hide = true)]
+    Invitation(invitation::InvitationArgs),
+    Invite(invite::InviteArgs),
+    Join(join::JoinArgs),
     Link(link::LinkArgs),
     #[command(hide = true)]
     Man(generate::ManArgs),
@@ -97,6 +104,9 @@ fn main() -> ExitCode {
         CliCommand::Export(args) => declare::export(&args),
         CliCommand::Import(args) => declare::import(&args),
         CliCommand::Install(args) => install::run(&args),
+        CliCommand::Invitation(args) => invitation::run(&args),
+        CliCommand::Invite(args) => invite::run(&args),
+        CliCommand::Join(args) => join::run(&args),
         CliCommand::Link(args) => link::link(&args),
         CliCommand::Man(args) => generate::man(&args, Cli::command()),
         CliCommand::Migrate(args) => migrate::migrate(&args),

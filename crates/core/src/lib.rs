@@ -11,6 +11,7 @@
 //!   not, whatever he proves. [`address`]: addresses that no workload can have. [`prefix`]: ranges of addresses. [`backoff`], [`throttle`]:
 //!   how long to wait.
 //! * [`doctor`]: from what was seen of an import to the first thing that is in its way.
+//! * [`invitation`]: what a command and a node say to each other while clusters join by invitation.
 //! * [`text`]: numbers with their nouns, sizes and times, and text of strangers made safe to show.
 //! * [`wire`]: every byte that two nodes exchange, and what is refused.
 
@@ -23,6 +24,7 @@ pub mod deny_list;
 pub mod doctor;
 pub mod fault;
 pub mod grant;
+pub mod invitation;
 pub mod name;
 pub mod policy;
 pub mod prefix;

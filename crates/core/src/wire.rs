@@ -25,12 +25,16 @@
 //! release speaks its predecessor's version, too. A version may add without a new number: even field types,
 //! even message types, capability bits, [`Code`](crate::code::Code) numbers.
 //!
+//! **Invitations.** A connection with ALPN [`join::JOIN_ALPN`] carries [`join`] messages and nothing else. There is none
+//! unless an operator has made an invitation.
+//!
 //! **Ends.** A direction that finished ends with FIN. Every other end is RESET_STREAM or STOP_SENDING
 //! with a [`Code`](crate::code::Code)'s number, and a connection ends by CONNECTION_CLOSE with one.
 
 pub mod control;
 pub mod credit;
 pub mod header;
+pub mod join;
 pub mod report;
 pub mod state;
 mod tlv;

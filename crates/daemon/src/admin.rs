@@ -2,6 +2,7 @@
 //!
 //! * [`control`]: on a Unix socket (0600) or a loopback address; tells everything and changes things. [`probe`] is its
 //!   question what would become of a stream.
+//!   [`invitation`]: what commands that invite other clusters have it do.
 //! * [`public`]: read-only, for the kubelet and Prometheus; tells no more than they need.
 //!
 //! Both run on a thread of their own, so that a node whose data path is busy still answers, and both treat
@@ -11,6 +12,7 @@
 pub mod answer;
 pub mod client;
 pub mod control;
+pub mod invitation;
 pub mod probe;
 pub mod public;
 pub mod serve;

@@ -5,6 +5,7 @@
 //! * [`context`] reaches a cluster by a kubeconfig; [`edit`] changes its ConfigMap, checked as a whole.
 //! * [`declare`] exports and imports a Service. [`link`] links clusters by their [`bundle`]; [`made_services`] says which
 //!   Services a changed link removes.
+//! * [`invitation`] links clusters whose operators have access to their own alone.
 //! * [`migrate`] leads from a hand-written slice to an import, without a lost request.
 //! * [`install`] puts Adit into a cluster, from the manifests that this program carries.
 //! * [`release`] compares the releases that clusters run. `pod_state` reads the status of a pod.
@@ -16,6 +17,7 @@ pub mod declare;
 pub mod doctor;
 pub mod edit;
 pub mod install;
+pub mod invitation;
 pub mod link;
 pub mod made_services;
 pub mod migrate;

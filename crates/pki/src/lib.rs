@@ -8,6 +8,7 @@
 //!   (peers that are refused all the same).
 //! * [`tls`] configures TLS between two nodes; [`identity`] is the certificate and key that a node presents.
 //! * [`authority`] makes a cluster's authority and issues nodes' certificates; [`SigningRequest`] asks for one.
+//! * [`invitation`]: a key with which another cluster may ask to be linked.
 //! * [`bundle`] is what clusters hand to each other; [`inspect`] shows certificates to people.
 
 pub mod authority;
@@ -18,8 +19,10 @@ pub mod deny;
 mod der;
 mod fields;
 pub mod files;
+mod fingerprint;
 pub mod identity;
 pub mod inspect;
+pub mod invitation;
 pub mod pem;
 mod request;
 pub mod time;
@@ -33,7 +36,9 @@ pub use self::authority::{ClusterAuthority, KeyKind};
 pub use self::bundle::TrustBundle;
 pub use self::current::Current;
 pub use self::deny::DenyList;
+pub use self::fingerprint::BundleFingerprint;
 pub use self::identity::Identity;
+pub use self::invitation::{InvitationKey, InvitationSecret, InvitationToken, InvitedKeys};
 pub use self::request::SigningRequest;
 pub use self::trust::{Trust, TrustBundles};
 pub use self::verify::{CertUsage, PeerIdentity, PeerVerifier, RefusalCount, VerifyError, peer_id};

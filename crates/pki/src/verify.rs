@@ -32,6 +32,7 @@ use crate::trust::Trust;
 
 use self::error::ClaimedRefusal;
 pub use self::error::{CertUsage, VerifyError};
+pub(crate) use self::handshake::{SCHEMES, tls13_only};
 use self::path::{PathContext, check_leaf, verify_path};
 
 /// The most intermediates that a peer may present: none for our own authorities, two or three for

@@ -106,13 +106,27 @@ pub(crate) fn destination(datagram: &[u8]) -> Option<&[u8; CID_LEN]> {
 /// the connection. The acceptor must know that before TLS has begun. It is the wish of an unknown peer, so it
 /// must decide nothing else; Retry keeps it.
 pub(crate) fn first_flight(class: Class) -> ConnectionId {
-    let mut id = [0; FIRST_CID_LEN];
-    getrandom::fill(&mut id).expect("the system gives random bytes once it has started");
-    id[FIRST_CID_LEN - 1] = match class {
+    first_flight_of_kind(match class {
         Class::Interactive => 0,
         Class::Bulk => BULK,
-    };
+    })
+}
+
+/// The ID for the first flight of whoever joins by invitation.
+pub(crate) fn invitees_first_flight() -> ConnectionId {
+    first_flight_of_kind(INVITEE)
+}
+
+fn first_flight_of_kind(kind: u8) -> ConnectionId {
+    let mut id = [0; FIRST_CID_LEN];
+    getrandom::fill(&mut id).expect("the system gives random bytes once it has started");
+    id[FIRST_CID_LEN - 1] = kind;
     ConnectionId::new(&id)
+}
+
+/// True if an ID is one of [`invitees_first_flight`].
+pub(crate) fn is_invitees(first: &ConnectionId) -> bool {
+    first.len() == FIRST_CID_LEN && first[FIRST_CID_LEN - 1] == INVITEE
 }
 
 /// The class that [`first_flight`] put into an ID.
@@ -127,6 +141,7 @@ pub(crate) fn class_of(first: &ConnectionId) -> Class {
 /// The longest ID that QUIC version 1 allows: of another length than ours, and never mistaken for one.
 const FIRST_CID_LEN: usize = 20;
 const BULK: u8 = 1;
+const INVITEE: u8 = 2;
 
 /// Gives quinn its IDs: those of one endpoint.
 #[derive(Clone)]
@@ -204,6 +219,9 @@ mod tests {
             assert_eq!(class_of(&first_flight(class)), class);
         }
         assert_ne!(first_flight(Class::Bulk), first_flight(Class::Bulk));
+        assert!(is_invitees(&invitees_first_flight()) && !is_invitees(&first_flight(Class::Bulk)));
+        // As a version without invitations takes it.
+        assert_eq!(class_of(&invitees_first_flight()), Class::Interactive);
         assert_eq!(class_of(&ConnectionId::new(&[BULK; 8])), Class::Interactive);
     }
 

@@ -46,6 +46,7 @@ pub use self::dial::{DialError, DialRequest};
 pub use self::handover::UdpInheritance;
 use self::handshake_limiter::HandshakeLimiter;
 pub use self::worker::Worker;
+use crate::join::InvitationBook;
 use crate::network::UdpNetwork;
 use crate::secret::SecretKeys;
 use crate::socket::{ForwardCounters, Predecessors, RecvBuffer, WorkerSocket};
@@ -61,6 +62,7 @@ struct EndpointsInner {
     net: Arc<dyn UdpNetwork>,
     tuning: Tuning,
     tls: Tls,
+    invitations: InvitationBook,
     keys: SecretKeys,
     workers: Vec<Worker>,
     /// For each worker, its endpoint on each listening address.
@@ -112,6 +114,12 @@ impl Endpoints {
     #[must_use]
     pub(crate) fn tuning(&self) -> &Tuning {
         &self.0.tuning
+    }
+
+    /// The invitations by which other clusters may ask this node to be linked. At first there is none.
+    #[must_use]
+    pub fn invitations(&self) -> &InvitationBook {
+        &self.0.invitations
     }
 
     /// The verifier of peers' certificates.

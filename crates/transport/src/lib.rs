@@ -7,12 +7,15 @@
 //!
 //! [`budget`] bounds what peers may have this node hold.
 //!
+//! [`join`] is how clusters that do not know each other yet are linked by invitation.
+//!
 //! The upper half is [`links`]: which connections there are, to which peers ([`peer`]), and what is sent on
 //! them.
 
 pub mod budget;
 mod cid;
 pub mod endpoint;
+pub mod join;
 pub mod links;
 pub mod network;
 pub mod peer;

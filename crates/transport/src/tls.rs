@@ -12,7 +12,7 @@ mod stream_order;
 
 use std::sync::Arc;
 
-use adit_pki::{Current, Identity, PeerVerifier};
+use adit_pki::{Current, Identity, InvitationSecret, InvitedKeys, PeerVerifier};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::time_provider::TimeProvider;
 
@@ -30,6 +30,10 @@ pub struct TlsError(String);
 pub struct Tls {
     server: Arc<QuicServerConfig>,
     client: Arc<QuicClientConfig>,
+    /// For whoever joins by invitation.
+    inviter: Arc<QuicServerConfig>,
+    /// The keys of invitations that may be used now.
+    pub(crate) invited: Arc<InvitedKeys>,
     /// The verifier in both directions.
     pub(crate) verifier: Arc<PeerVerifier>,
 }
@@ -49,9 +53,14 @@ impl Tls {
             .map_err(|error| TlsError(error.to_string()))?;
         let client = adit_pki::tls::client_config(identity, verifier, clock)
             .map_err(|error| TlsError(error.to_string()))?;
+        let invited = Arc::new(InvitedKeys::default());
+        let inviter = adit_pki::tls::invitation_server_config(identity, &invited, clock)
+            .map_err(|error| TlsError(error.to_string()))?;
         Ok(Self {
             server: Arc::new(server.try_into().map_err(suite)?),
             client: Arc::new(client.try_into().map_err(suite)?),
+            inviter: Arc::new(inviter.try_into().map_err(suite)?),
+            invited,
             verifier: Arc::clone(verifier),
         })
     }
@@ -65,6 +74,15 @@ impl Tls {
         Arc::new(BoundedServerConfig { inner, pieces })
     }
 
+    /// The configuration for a connection of somebody who joins by invitation, whose pieces are counted.
+    pub(crate) fn for_invitee(
+        &self,
+        pieces: &Arc<ConnectionPieces>,
+    ) -> Arc<dyn quinn::crypto::ServerConfig> {
+        let (inner, pieces) = (Arc::clone(&self.inviter), Arc::clone(pieces));
+        Arc::new(BoundedServerConfig { inner, pieces })
+    }
+
     /// The configuration for a connection that this side begins, whose pieces are counted.
     pub(crate) fn for_dial(
         &self,
@@ -73,6 +91,21 @@ impl Tls {
         let (inner, pieces) = (Arc::clone(&self.client), Arc::clone(pieces));
         Arc::new(BoundedClientConfig { inner, pieces })
     }
+}
+
+/// The configuration with which somebody joins by invitation, whose pieces are counted.
+///
+/// # Errors
+/// [`TlsError`], see there.
+pub(crate) fn for_joining(
+    secret: &InvitationSecret,
+    pieces: &Arc<ConnectionPieces>,
+) -> Result<Arc<dyn quinn::crypto::ClientConfig>, TlsError> {
+    let clock = adit_pki::tls::system_clock();
+    let config = adit_pki::tls::invitation_client_config(secret, &clock)
+        .map_err(|error| TlsError(error.to_string()))?;
+    let inner = Arc::new(QuicClientConfig::try_from(config).map_err(suite)?);
+    Ok(Arc::new(BoundedClientConfig { inner, pieces: Arc::clone(pieces) }))
 }
 
 impl std::fmt::Debug for Tls {

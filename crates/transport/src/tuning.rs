@@ -280,6 +280,23 @@ impl Tuning {
         Arc::new(config)
     }
 
+    /// quinn's settings for a connection of somebody who joins by invitation: he opens no stream, and what he may
+    /// have this node hold is what any unknown peer may.
+    pub(crate) fn inviter_transport(&self) -> Arc<TransportConfig> {
+        let mut config = self.transport_config(Class::Interactive);
+        config.max_concurrent_bidi_streams(VarInt::from_u32(0));
+        Arc::new(config)
+    }
+
+    /// quinn's settings for joining by invitation: one stream, which the other side opens.
+    pub(crate) fn invitee_transport(&self) -> Arc<TransportConfig> {
+        let mut config = self.transport_config(Class::Interactive);
+        config
+            .max_concurrent_bidi_streams(VarInt::from_u32(1))
+            .keep_alive_interval(Some(self.keep_alive / 3));
+        Arc::new(config)
+    }
+
     fn transport_config(&self, class: Class) -> TransportConfig {
         let tuning = self.for_class(class);
         let mut discovery = MtuDiscoveryConfig::default();

@@ -16,6 +16,7 @@ use adit_core::wire::WireError;
 use adit_core::wire::control::ControlMessage;
 use adit_core::wire::credit::StreamCredit;
 use adit_core::wire::header::{StreamAnswer, StreamHeader};
+use adit_core::wire::join::JoinMessage;
 use adit_core::wire::report::{NodeReport, ReportQuestion};
 use adit_core::wire::state::{MAX_EXPORTS, MAX_NODES, ReceivedMessage, StateMessage, ViewReplica};
 use bytes::BytesMut;
@@ -55,6 +56,16 @@ pub fn report(input: &[u8]) {
     if let Ok(report) = NodeReport::decode(input) {
         assert_eq!(NodeReport::decode(&report.encode()), Ok(report));
     }
+}
+
+/// Messages of a connection that joins by invitation.
+pub fn join(input: &[u8]) {
+    let decode = |input: &[u8]| {
+        let mut rest = input;
+        let message = JoinMessage::decode(&mut rest)?;
+        Ok(message.map(|message| (message, input.len() - rest.len())))
+    };
+    framed(input, decode, |message, out| out.extend_from_slice(&message.encode()));
 }
 
 /// SPIFFE IDs, as certificates carry them.

@@ -1,5 +1,8 @@
 """Joining clusters without access to both, and exporting and importing Services."""
 
+import contextlib
+import re
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -8,7 +11,7 @@ from .agents import AGENT_KIND, NAMESPACE, agent_definition, client, refused, se
 from .agents import service as agent_service
 from .cluster import check, condition, eventually
 from .faults import configure
-from .world import IMPORT
+from .world import IMPORT, SYSTEM
 
 OPEN, CLOSED = "team-open", "team-closed"
 TO_EDGE = {"adit.dev/export": "edge", "adit.dev/allow": f"edge/{NAMESPACE}/support-bot"}
@@ -44,6 +47,67 @@ def linked_by_hand(world):
     world.link("--import", "*")
     eventually("it is served again", lambda: served(world.edge))
     return said.strip().splitlines()[-1] + "; bundles joined them again; nothing imported by itself"
+
+
+def invited(world):
+    """Two operators with access to their own cluster alone link them by a token; one that is late, damaged or used changes nothing."""
+    world.adit("unlink", world.edge.context, world.bank.context)
+    eventually("the slice is gone", lambda: not world.slices(world.edge))
+    refused(world.edge)
+    rules = {cluster.name: cluster.get("configmap", "-n", SYSTEM, "adit")["data"] for cluster in world.both}
+
+    def nothing_changed():
+        for cluster in world.both:
+            check(cluster.get("configmap", "-n", SYSTEM, "adit")["data"] == rules[cluster.name], f"{cluster.name} was changed")
+
+    # Nobody can be asked, and nobody said that nobody need be.
+    unasked = world.adit("invite", "--context", world.bank.context, check=False)
+    check(unasked.returncode == 1 and "--yes" in unasked.stderr, unasked.stderr)
+    with invitation(world, "--timeout", "1s") as (late, _):
+        time.sleep(1.5)
+    said = joined_in_vain(world, late)
+    check("the token ended at" in said, said)
+    said = joined_in_vain(world, late[:-9])
+    check("the token is damaged" in said, said)
+    with invitation(world) as (withdrawn, _):
+        said = joined_in_vain(world, withdrawn, world.bank)
+        check("made the token itself" in said, said)
+    said = joined_in_vain(world, withdrawn)
+    check("was withdrawn" in said, said)
+    nothing_changed()
+
+    with invitation(world) as (token, inviting):
+        took = time.monotonic()
+        joined = world.adit("join", "-", "--context", world.edge.context, "--import", "*", given=token)
+        took = time.monotonic() - took
+        invited, _ = inviting.communicate(timeout=60)
+        check(inviting.returncode == 0, invited)
+    fingerprints = [set(re.findall(r"(?:[0-9a-f]{4}-){4}[0-9a-f]{4}", said)) for said in (invited, joined)]
+    check(len(fingerprints[0]) == 2 and fingerprints[0] == fingerprints[1], (invited, joined))
+    eventually("it is served again", lambda: served(world.edge))
+    said = joined_in_vain(world, token)
+    check("was used already" in said, said)
+    world.link("--import", "*")
+    return f"linked by a token in {took:.1f} s; late, damaged, withdrawn, own and used ones changed nothing"
+
+
+@contextlib.contextmanager
+def invitation(world, *args):
+    """A token of bank's, and the command that waits for its use; it is ended in the end."""
+    command = [world.adit_program, "invite", "--context", world.bank.context, "--yes", "--import", "*", *args]
+    inviting = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        yield inviting.stdout.readline().strip(), inviting
+    finally:
+        inviting.terminate()
+        inviting.wait()
+
+
+def joined_in_vain(world, token, cluster=None):
+    """What is said to an operator, of edge if not told otherwise, whose token is of no use."""
+    done = world.adit("join", token, "--context", (cluster or world.edge).context, check=False)
+    check(done.returncode == 1 and "nothing was changed" in done.stderr and token not in done.stderr, done.stderr)
+    return done.stderr
 
 
 def opted_in(world):

@@ -1,7 +1,7 @@
 //! The admin server: tells everything about the node and changes what may be changed while it runs.
 //!
 //! `GET /v1/status`, `GET /v1/ready`, `POST /v1/probe` ([`super::probe`]), `POST /v1/drain`, `POST /v1/reload`,
-//! `PUT /v1/log-level`. It decides nothing: each
+//! `PUT /v1/log-level`, and those of [`super::invitation`]. It decides nothing: each
 //! change is a [`AdminCommand`] to the process. On a Unix socket the file's mode says who may; on loopback a
 //! browser must be kept from being used by a page ([`guard_loopback`]).
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_dataplane::probe::Prober;
+use adit_transport::Endpoints;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
@@ -72,6 +73,8 @@ pub struct Controls {
     pub commands: mpsc::Sender<AdminCommand>,
     /// Asks what would become of a stream; `None` where there is no data path.
     pub prober: Option<Prober>,
+    /// The endpoints by which other clusters may join; `None` where there are none.
+    pub endpoints: Option<Endpoints>,
 }
 
 impl fmt::Debug for Controls {
@@ -82,17 +85,23 @@ impl fmt::Debug for Controls {
 
 /// The server's routes.
 pub fn router(controls: Controls) -> Router {
-    Router::new()
+    let invitations = controls.endpoints.as_ref().map(super::invitation::router);
+    let own = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/ready", get(ready))
         .route("/v1/probe", post(probe))
         .route("/v1/drain", post(drain))
         .route("/v1/reload", post(reload))
         .route("/v1/log-level", put(log_level))
-        .fallback(async || unknown_path(PATHS))
-        .method_not_allowed_fallback(async || wrong_method(PATHS))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(controls)
+        .with_state(controls);
+    own.merge(invitations.unwrap_or_default())
+        .fallback(async || unknown_path(&paths()))
+        .method_not_allowed_fallback(async || wrong_method(&paths()))
+}
+
+fn paths() -> String {
+    format!("{PATHS}; {}", super::invitation::PATHS)
 }
 
 /// Keeps pages in a browser on this machine from using a server on loopback: no page's request (they

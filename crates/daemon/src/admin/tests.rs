@@ -78,6 +78,7 @@ fn controls() -> (Controls, mpsc::Receiver<AdminCommand>, Arc<Mutex<String>>) {
         }),
         commands,
         prober: None,
+        endpoints: None,
     };
     (controls, received, level)
 }

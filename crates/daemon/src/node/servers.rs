@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use adit_dataplane::probe::Prober;
+use adit_transport::Endpoints;
 use axum::Router;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
@@ -60,7 +61,7 @@ impl ServerPlan {
         public: Option<TcpListener>,
         state: &Arc<ProcessState<W>>,
         metrics: ProcessMetrics,
-        (commands, prober): (mpsc::Sender<AdminCommand>, Prober),
+        (commands, prober, endpoints): (mpsc::Sender<AdminCommand>, Prober, Endpoints),
         taken_over: CancellationToken,
     ) -> Self {
         let (status, level) = (state.clone(), state.clone());
@@ -70,6 +71,7 @@ impl ServerPlan {
             set_level: Arc::new(move |l| level.log.as_ref().map_or(Ok(()), |log| log.set_level(l))),
             commands,
             prober: Some(prober),
+            endpoints: Some(endpoints),
         };
         let router = control::router(controls);
         let router = match admin {

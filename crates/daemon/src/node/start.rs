@@ -287,7 +287,7 @@ impl ServingNode {
         let _ended = ended.drop_guard();
         let (commands_in, commands) = mpsc::channel(MAX_PENDING_COMMANDS);
         let taken_over = handover.taken_over.clone();
-        let asked = (commands_in, data_plane.prober.clone());
+        let asked = (commands_in, data_plane.prober.clone(), data_plane.endpoints.clone());
         let plan = ServerPlan::new(admin, public_listener, &state, metrics, asked, taken_over);
         let servers = HttpServers::start(plan).map_err(cannot("start the admin server"))?;
         log_started(&state);

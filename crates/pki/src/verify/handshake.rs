@@ -9,7 +9,7 @@ use super::PeerVerifier;
 use super::error::CertUsage;
 
 /// The signature schemes of TLS 1.3 handshakes (RFC 8446 §4.2.3) that keys accepted here can make.
-const SCHEMES: [SignatureScheme; 6] = [
+pub(crate) const SCHEMES: [SignatureScheme; 6] = [
     SignatureScheme::ECDSA_NISTP256_SHA256,
     SignatureScheme::ED25519,
     SignatureScheme::ECDSA_NISTP384_SHA384,
@@ -95,6 +95,7 @@ impl ServerCertVerifier for PeerVerifier {
     }
 }
 
-fn tls13_only() -> rustls::Error {
+/// For a signature of an older version of TLS.
+pub(crate) fn tls13_only() -> rustls::Error {
     rustls::PeerIncompatible::Tls13RequiredForQuic.into()
 }

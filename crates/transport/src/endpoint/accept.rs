@@ -13,13 +13,14 @@ use std::time::Duration;
 use adit_core::code::Code;
 use adit_core::name::ClusterName;
 use adit_core::snapshot::Class;
-use adit_pki::VerifyError;
+use adit_pki::{InvitationKey, VerifyError};
 use quinn::ServerConfig;
 use tokio::time::Instant;
 
 use super::closed::{CloseReason, ClosedBy};
 use super::connection::{ConnectionFacts, QuicConnection};
 use super::handshake_limiter::{FirstPacketDecision, HandshakeLimiter, HandshakePermit};
+use super::peer_certificate::{certificate_chain, peer_identity};
 use super::{Endpoints, EndpointsInner};
 use crate::cid;
 use crate::tls::{ConnectionPieces, Tls};
@@ -34,6 +35,8 @@ pub(crate) const UNHEARD_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Incoming {
     quinn: quinn::Incoming,
     class: Class,
+    /// True if the peer wants to join by invitation, and there is one.
+    is_invitee: bool,
     permit: HandshakePermit,
     worker: usize,
     shared: Arc<EndpointsInner>,
@@ -125,9 +128,12 @@ impl Endpoints {
         }
         match HandshakeLimiter::admit(limiter, quinn.remote_address().ip(), validated, bounds) {
             FirstPacketDecision::Admit(place) => {
-                let class = cid::class_of(&quinn.orig_dst_cid());
+                let first = quinn.orig_dst_cid();
+                let class = cid::class_of(&first);
                 let shared = Arc::clone(&self.0);
-                return Some(Incoming { quinn, class, permit: place, worker, shared });
+                // Without an invitation this is a handshake like any other, and ends as in a version that has none.
+                let is_invitee = cid::is_invitees(&first) && shared.invitations.is_any();
+                return Some(Incoming { quinn, class, is_invitee, permit: place, worker, shared });
             }
             FirstPacketDecision::Retry => {
                 limiter.retried.fetch_add(1, Ordering::Relaxed);
@@ -174,15 +180,69 @@ impl Incoming {
         SocketAddr::new(address.ip().to_canonical(), address.port())
     }
 
+    /// True if the peer wants to join by invitation, and there is one.
+    #[must_use]
+    pub fn is_invitee(&self) -> bool {
+        self.is_invitee
+    }
+
+    /// Does the handshake with somebody who joins by invitation, and gives him to the book of invitations until he has
+    /// his answer. He is no peer by it.
+    ///
+    /// # Errors
+    /// [`AcceptError`], see there: above all, he proved to hold no invitation.
+    pub async fn serve_invitee(self) -> Result<(), AcceptError> {
+        let (shared, remote) = (Arc::clone(&self.shared), self.remote());
+        let pieces = Arc::<ConnectionPieces>::default();
+        let config = shared.server_configs.for_invitee(&shared.tls, &pieces);
+        let (quinn, key) = self
+            .shake_hands(config, &pieces, |quinn| {
+                let key = InvitationKey::of_chain(&certificate_chain(quinn));
+                key.ok_or(VerifyError::NoCertificate)
+            })
+            .await?;
+        shared.invitations.serve(&quinn, remote, key).await;
+        Ok(())
+    }
+
     /// Does the handshake.
     ///
     /// # Errors
     /// [`AcceptError`], see there.
     pub async fn accept(self) -> Result<QuicConnection, AcceptError> {
-        let Self { quinn, class, permit: place, worker, shared } = self;
+        let (shared, class, worker) = (Arc::clone(&self.shared), self.class, self.worker);
         let epoch = shared.tls.verifier.epoch();
         let pieces = Arc::<ConnectionPieces>::default();
-        let connected = shake_hands(quinn, class, &shared, &pieces).await;
+        let config = shared.server_configs.for_handshake(class, &shared.tls, &pieces);
+        let (quinn, peer) = self.shake_hands(config, &pieces, peer_identity).await?;
+        let worker = shared.workers[worker].clone();
+        let facts = ConnectionFacts {
+            id: shared.next_connection_id(),
+            class,
+            dialled: false,
+            worker,
+            epoch,
+            streams: shared.tuning.all_streams(),
+            stream_windows: shared.tuning.stream_windows(class),
+            pieces,
+        };
+        Ok(QuicConnection::new(quinn, peer, facts))
+    }
+
+    /// Does the handshake with this configuration, counts how it ends, and reads who the peer is.
+    async fn shake_hands<T>(
+        self,
+        config: Arc<ServerConfig>,
+        pieces: &Arc<ConnectionPieces>,
+        identify: impl FnOnce(&quinn::Connection) -> Result<T, VerifyError>,
+    ) -> Result<(quinn::Connection, T), AcceptError> {
+        let Self { quinn, permit: place, shared, .. } = self;
+        let limit = shared.tuning.handshakes.timeout;
+        let connected = shake_hands(quinn, config, limit, pieces).await;
+        let connected = connected.and_then(|quinn| {
+            let peer = identify(&quinn).map_err(AcceptError::Identity)?;
+            Ok((quinn, peer))
+        });
         // Whatever it came to, it is no handshake under way any more.
         drop(place);
         let limiter = &shared.handshake_limiter;
@@ -197,28 +257,16 @@ impl Incoming {
             },
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        let (quinn, peer) = connected?;
-        let worker = shared.workers[worker].clone();
-        let facts = ConnectionFacts {
-            id: shared.next_connection_id(),
-            class,
-            dialled: false,
-            worker,
-            epoch,
-            streams: shared.tuning.all_streams(),
-            stream_windows: shared.tuning.stream_windows(class),
-            pieces,
-        };
-        Ok(QuicConnection::new(quinn, peer, facts))
+        connected
     }
 }
 
 async fn shake_hands(
     quinn: quinn::Incoming,
-    class: Class,
-    shared: &EndpointsInner,
+    config: Arc<ServerConfig>,
+    limit: Duration,
     pieces: &Arc<ConnectionPieces>,
-) -> Result<(quinn::Connection, adit_pki::PeerIdentity), AcceptError> {
+) -> Result<quinn::Connection, AcceptError> {
     let began = Instant::now();
     let is_address_validated = quinn.remote_address_validated();
     let closed = |error| match CloseReason::from_quinn(&error, None) {
@@ -230,21 +278,19 @@ async fn shake_hands(
         }
         closed => AcceptError::Closed(closed),
     };
-    let config = shared.server_configs.for_handshake(class, &shared.tls, pieces);
     let connecting = quinn.accept_with(config).map_err(closed)?;
-    let limit = shared.tuning.handshakes.timeout;
-    let quinn = tokio::time::timeout(limit, connecting)
+    tokio::time::timeout(limit, connecting)
         .await
         .map_err(|_| AcceptError::TimedOut(limit))?
-        .map_err(closed)?;
-    let peer = super::peer_certificate::peer_identity(&quinn).map_err(AcceptError::Identity)?;
-    Ok((quinn, peer))
+        .map_err(closed)
 }
 
 /// The server configurations, by class.
 pub(super) struct ServerConfigs {
     pub(super) interactive: Arc<ServerConfig>,
     pub(super) bulk: Arc<ServerConfig>,
+    /// For whoever joins by invitation.
+    pub(super) invitee: Arc<ServerConfig>,
 }
 
 impl ServerConfigs {
@@ -260,6 +306,13 @@ impl ServerConfigs {
             Class::Bulk => &self.bulk,
         });
         config.crypto = tls.for_incoming(pieces);
+        Arc::new(config)
+    }
+
+    /// The configuration of one handshake with somebody who joins by invitation.
+    fn for_invitee(&self, tls: &Tls, pieces: &Arc<ConnectionPieces>) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.invitee);
+        config.crypto = tls.for_invitee(pieces);
         Arc::new(config)
     }
 }

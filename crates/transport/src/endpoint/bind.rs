@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::accept::ServerConfigs;
 use super::{Endpoints, EndpointsInner, UdpInheritance, Worker, listen};
 use crate::cid::{CidGenerator, CidRoute};
+use crate::join::InvitationBook;
 use crate::network::{SocketOptions, UdpNetwork};
 use crate::secret::{NodeSecret, SecretKeys};
 use crate::socket::{ForwardCounters, Predecessors};
@@ -94,10 +95,12 @@ impl Endpoints {
         }
         let keys = secret.keys();
         let answers = server_configs(&net, &keys, &tls, &tuning, workers.len() * listen.len());
+        let invitations = InvitationBook::new(Arc::clone(&tls.invited));
         let mut shared = EndpointsInner {
             net,
             tuning,
             tls,
+            invitations,
             keys,
             servers: workers.iter().map(|_| Vec::new()).collect(),
             recv_buffers: workers.iter().map(|_| Arc::default()).collect(),
@@ -181,7 +184,13 @@ fn server_configs(
         .time_source(Arc::new(NetworkTimeSource(Arc::clone(net))));
     let mut bulk = interactive.clone();
     bulk.transport_config(tuning.transport(Class::Bulk));
-    ServerConfigs { interactive: Arc::new(interactive), bulk: Arc::new(bulk) }
+    let mut invitee = interactive.clone();
+    invitee.transport_config(tuning.inviter_transport());
+    ServerConfigs {
+        interactive: Arc::new(interactive),
+        bulk: Arc::new(bulk),
+        invitee: Arc::new(invitee),
+    }
 }
 
 /// quinn's calendar is the network's.

@@ -30,6 +30,9 @@ pub(super) async fn run(shared: Arc<LinksInner>, worker: usize) {
 /// Accepts one connection, through handshake and hello, and serves it until it ends.
 async fn admit(shared: Arc<LinksInner>, incoming: Incoming) {
     let remote = incoming.remote();
+    if incoming.is_invitee() {
+        return serve_invitee(&shared, incoming).await;
+    }
     let mut accepting = std::pin::pin!(incoming.accept());
     let accepted = match timeout(UNHEARD_TIMEOUT, &mut accepting).await {
         Ok(accepted) => accepted,
@@ -80,6 +83,15 @@ async fn admit(shared: Arc<LinksInner>, incoming: Incoming) {
         }
         shared.peers.metrics.refused(refusal.code);
         quic.close(refusal.code, &refusal.reason);
+    }
+}
+
+/// Serves somebody who joins by invitation, until he has his answer or the node ends.
+async fn serve_invitee(shared: &LinksInner, incoming: Incoming) {
+    let remote = incoming.remote();
+    let served = shared.runtime.shutdown.ended.run_until_cancelled(incoming.serve_invitee()).await;
+    if let Some(Err(error)) = served {
+        tracing::debug!(%remote, %error, "handshake of somebody who would join failed");
     }
 }
 
