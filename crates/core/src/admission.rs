@@ -36,10 +36,10 @@ impl PeerRefusal {
 /// # Errors
 /// [`Code::Unlinked`] for a trust domain that is neither; [`Code::IdentityMismatch`] if the holder is no
 /// node, or is this very node.
-pub fn identify_peer(now: &Snapshot, id: &SpiffeId) -> Result<NodeKey, PeerRefusal> {
+pub fn identify_peer(snapshot: &Snapshot, id: &SpiffeId) -> Result<NodeKey, PeerRefusal> {
     let domain = id.trust_domain();
-    let linked = || now.links.values().find(|l| l.trust_domain == *domain).map(|l| &l.cluster);
-    let ours = (now.local.trust_domain == *domain).then_some(&now.local.cluster);
+    let linked = || snapshot.links.values().find(|l| l.trust_domain == *domain).map(|l| &l.cluster);
+    let ours = (snapshot.local.trust_domain == *domain).then_some(&snapshot.local.cluster);
     let cluster = ours.or_else(linked).ok_or_else(|| PeerRefusal {
         code: Code::Unlinked,
         reason: format!("no link to trust domain {domain} is configured"),
@@ -53,7 +53,7 @@ pub fn identify_peer(now: &Snapshot, id: &SpiffeId) -> Result<NodeKey, PeerRefus
             )));
         }
     };
-    if ours.is_some() && node == now.local.node {
+    if ours.is_some() && node == snapshot.local.node {
         return Err(PeerRefusal::identity_mismatch(format!(
             "{id} is the node that was asked, itself"
         )));
@@ -94,14 +94,14 @@ mod tests {
     use std::sync::Arc;
 
     fn linked() -> Snapshot {
-        let mut now = edge();
+        let mut snapshot = edge();
         let bank = Link {
             cluster: "bank".parse().unwrap(),
             trust_domain: "bank.trustusbank.example".parse().unwrap(),
             seeds: vec![],
         };
-        now.links = [(bank.cluster.clone(), Arc::new(bank))].into();
-        now
+        snapshot.links = [(bank.cluster.clone(), Arc::new(bank))].into();
+        snapshot
     }
 
     fn ask(id: &str) -> Result<(String, String), Code> {
@@ -137,11 +137,11 @@ mod tests {
         ] {
             assert_eq!(ask(id), Err(code), "{id}");
         }
-        let mut now = linked();
-        now.links.clear();
+        let mut snapshot = linked();
+        snapshot.links.clear();
         let id = "spiffe://bank.trustusbank.example/adit/node/b1".parse().unwrap();
         assert_eq!(
-            identify_peer(&now, &id).unwrap_err().code,
+            identify_peer(&snapshot, &id).unwrap_err().code,
             Code::Unlinked,
             "the link was removed"
         );

@@ -33,8 +33,8 @@ pub struct Announcement {
 
 /// Our cluster as `to` may see it.
 #[must_use]
-pub fn view(now: &Snapshot, to: &ClusterName) -> ClusterView {
-    PreparedAnnouncement::new(now).for_cluster(to).view
+pub fn view(snapshot: &Snapshot, to: &ClusterName) -> ClusterView {
+    PreparedAnnouncement::new(snapshot).for_cluster(to).view
 }
 
 /// All that may be announced, prepared once for all linked clusters: each of them then costs what is
@@ -55,29 +55,36 @@ pub struct PreparedAnnouncement<'a> {
 impl<'a> PreparedAnnouncement<'a> {
     /// Prepares the announcements of this snapshot.
     #[must_use]
-    pub fn new(now: &'a Snapshot) -> Self {
+    pub fn new(snapshot: &'a Snapshot) -> Self {
         let mut omitted = Omissions::default();
-        let nodes = announced_nodes(now, &mut omitted);
+        let nodes = announced_nodes(snapshot, &mut omitted);
         let taken: usize = nodes.iter().map(|(name, a)| memory_size::node(name, a)).sum();
         let mut exports: Vec<(&Export, Vec<PeerPort>)> = Vec::new();
         let mut granted: HashMap<_, Vec<(usize, Vec<_>)>> = HashMap::new();
-        for export in now.exports.values().filter(|export| !export.allow.is_empty()) {
+        for export in snapshot.exports.values().filter(|export| !export.allow.is_empty()) {
             for grant in &export.allow {
-                let of = granted.entry(&grant.cluster).or_default();
-                match of.last_mut().filter(|(place, _)| *place == exports.len()) {
+                let grants_of_cluster = granted.entry(&grant.cluster).or_default();
+                match grants_of_cluster.last_mut().filter(|(index, _)| *index == exports.len()) {
                     Some((_, grants)) => grants.push(&grant.workloads),
-                    None => of.push((exports.len(), vec![&grant.workloads])),
+                    None => grants_of_cluster.push((exports.len(), vec![&grant.workloads])),
                 }
             }
             let ports = export.ports.iter().map(|port| {
-                let ready = routing::ready_counts(now, port);
-                let fault = if ready.is_empty() { routing::backend_fault(now, port) } else { None };
+                let ready = routing::ready_counts(snapshot, port);
+                let fault =
+                    if ready.is_empty() { routing::backend_fault(snapshot, port) } else { None };
                 announced_port(port, ready, fault)
             });
             exports.push((export, ports.collect()));
         }
-        let room = MAX_BYTES.saturating_sub(taken);
-        Self { nodes, omitted, export_bytes_left: room, exports, grants_by_cluster: granted }
+        let export_bytes_left = MAX_BYTES.saturating_sub(taken);
+        Self {
+            nodes,
+            omitted,
+            export_bytes_left: export_bytes_left,
+            exports,
+            grants_by_cluster: granted,
+        }
     }
 
     /// The announcement to `to`, and what of it does not fit. If not all exports fit, each namespace has its
@@ -86,12 +93,16 @@ impl<'a> PreparedAnnouncement<'a> {
     pub fn for_cluster(&self, to: &ClusterName) -> Announcement {
         let mut omitted = self.omitted.clone();
         let mut exports = Vec::new();
-        for (place, grants) in self.grants_by_cluster.get(to).into_iter().flatten() {
-            let (export, ports) = &self.exports[*place];
-            let (service, told) =
+        for (index, grants) in self.grants_by_cluster.get(to).into_iter().flatten() {
+            let (export, ports) = &self.exports[*index];
+            let (service, announced) =
                 (&export.service, announced_export(export, ports.clone(), grants));
-            match export_error(&told, service) {
-                None => exports.push((service.clone(), memory_size::export(service, &told), told)),
+            match export_error(&announced, service) {
+                None => exports.push((
+                    service.clone(),
+                    memory_size::export(service, &announced),
+                    announced,
+                )),
                 Some(why) => omitted.add(Some(RecordKey::Export(service.clone())), why.into()),
             }
         }
@@ -107,11 +118,11 @@ impl<'a> PreparedAnnouncement<'a> {
 
 /// The nodes that are announced: all, up to the most that a view may have.
 fn announced_nodes(
-    now: &Snapshot,
+    snapshot: &Snapshot,
     omitted: &mut Omissions,
 ) -> SharedMap<NodeName, Vec<SocketAddr>> {
-    let mut nodes = SharedMap::clone(&now.siblings);
-    nodes.insert(now.local.node.clone(), now.local.advertise.clone());
+    let mut nodes = SharedMap::clone(&snapshot.siblings);
+    nodes.insert(snapshot.local.node.clone(), snapshot.local.advertise.clone());
     let long = |a: &Vec<_>| a.len() > ClusterView::MAX_ADDRESSES;
     if nodes.values().any(long) {
         nodes.values_mut().for_each(|a| a.truncate(ClusterView::MAX_ADDRESSES));
@@ -130,7 +141,7 @@ type SizedExport = (ServiceName, usize, PeerExport);
 /// As many exports as there is room for, namespaces in turns.
 fn fit_exports(
     all: Vec<SizedExport>,
-    mut left: usize,
+    mut bytes_left: usize,
     omitted: &mut Omissions,
 ) -> Vec<SizedExport> {
     let mut counts: BTreeMap<Namespace, usize> = BTreeMap::new();
@@ -142,33 +153,33 @@ fn fit_exports(
     let mut turns: Vec<(usize, SizedExport)> = all.into_iter().map(turn).collect();
     // Stable: within one turn by name, as before.
     turns.sort_by_key(|(turn, _)| *turn);
-    let mut some = Vec::new();
+    let mut fitting = Vec::new();
     for (_, one) in turns {
-        let why = match left.checked_sub(one.1) {
-            _ if some.len() == MAX_EXPORTS => Omission::Exports,
+        let why = match bytes_left.checked_sub(one.1) {
+            _ if fitting.len() == MAX_EXPORTS => Omission::Exports,
             None => Omission::Bytes,
             Some(rest) => {
-                left = rest;
-                some.push(one);
+                bytes_left = rest;
+                fitting.push(one);
                 continue;
             }
         };
         omitted.add(Some(RecordKey::Export(one.0)), why);
     }
-    some
+    fitting
 }
 
-/// True if [`view`] may give something else for `now` than for `before`, to any cluster. Most snapshots
+/// True if [`view`] may give something else for `after` than for `before`, to any cluster. Most snapshots
 /// differ in what other clusters announced, and that is announced to nobody.
 #[must_use]
-pub fn may_differ(before: &Snapshot, now: &Snapshot) -> bool {
-    before.local != now.local
-        || before.siblings != now.siblings
-        || before.links.keys().ne(now.links.keys())
-        || before.exports != now.exports
-        || before.down != now.down
-        || before.never_answered != now.never_answered
-        || before.forbidden != now.forbidden
+pub fn may_differ(before: &Snapshot, after: &Snapshot) -> bool {
+    before.local != after.local
+        || before.siblings != after.siblings
+        || before.links.keys().ne(after.links.keys())
+        || before.exports != after.exports
+        || before.down != after.down
+        || before.never_answered != after.never_answered
+        || before.forbidden != after.forbidden
 }
 
 /// True if an export fits into the one message that would announce it to `to`, whichever backends are ready.
@@ -187,8 +198,8 @@ pub fn why_export_does_not_fit(export: &Export, to: &ClusterName) -> Option<Wire
     }
     let port =
         |port: &ExportPort| announced_port(port, routing::count_per_node(&port.backends), None);
-    let told = announced_export(export, export.ports.iter().map(port).collect(), &grants);
-    export_error(&told, &export.service)
+    let announced = announced_export(export, export.ports.iter().map(port).collect(), &grants);
+    export_error(&announced, &export.service)
 }
 
 /// A port as any cluster may see it, with these ready backends, or why there is none.

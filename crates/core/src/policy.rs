@@ -38,23 +38,23 @@ pub enum PermitBasis {
     Import(ClusterName, ServiceName),
 }
 
-/// The bases of the permits that have to be checked again when `now` replaces `before`. Parts that both share
+/// The bases of the permits that have to be checked again when `after` replaces `before`. Parts that both share
 /// are not looked at.
 #[must_use]
-pub fn changed_bases(before: &Snapshot, now: &Snapshot) -> BTreeSet<PermitBasis> {
-    let exports = before.exports.changes(&now.exports).map(|(s, _)| s.clone());
+pub fn changed_bases(before: &Snapshot, after: &Snapshot) -> BTreeSet<PermitBasis> {
+    let exports = before.exports.changes(&after.exports).map(|(s, _)| s.clone());
     let mut all: BTreeSet<_> = exports.map(PermitBasis::Export).collect();
-    if !before.imports.is_same(&now.imports) {
-        for (one, other) in [(before, now), (now, before)] {
+    if !before.imports.is_same(&after.imports) {
+        for (one, other) in [(before, after), (after, before)] {
             let same = |i: &&Arc<Import>| other.imports.get(&i.service).is_some_and(|o| o == *i);
             let differ = one.imports.iter().filter(|import| !same(import));
             all.extend(differ.map(|i| PermitBasis::Import(i.from.clone(), i.service.clone())));
         }
     }
     let nothing = Arc::<ClusterView>::default();
-    for cluster in before.views.keys().chain(now.views.keys()) {
+    for cluster in before.views.keys().chain(after.views.keys()) {
         let old = before.views.get(cluster).unwrap_or(&nothing);
-        let new = now.views.get(cluster).unwrap_or(&nothing);
+        let new = after.views.get(cluster).unwrap_or(&nothing);
         let changes = old.exports.changes(&new.exports);
         all.extend(changes.map(|(s, _)| PermitBasis::Import(cluster.clone(), s.clone())));
     }
@@ -89,16 +89,16 @@ impl Permit {
     /// # Errors
     /// The denial that a new stream would get. A peer that is silent is no reason to end a stream: without
     /// its view only our own rules are checked.
-    pub fn recheck(&self, now: &Snapshot) -> Result<(), Denial> {
+    pub fn recheck(&self, snapshot: &Snapshot) -> Result<(), Denial> {
         match &self.side {
-            PermitSide::Export => authorize_inbound(now, &self.source, &self.target).map(drop),
+            PermitSide::Export => authorize_inbound(snapshot, &self.source, &self.target).map(drop),
             PermitSide::Import { from } => {
-                let import = now
+                let import = snapshot
                     .imports
                     .get(&self.target.service)
                     .filter(|i| i.from == *from)
                     .ok_or_else(|| Denial::import_withdrawn(&self.source, &self.target))?;
-                match authorize_outbound(now, import, &self.target, &self.source.workload) {
+                match authorize_outbound(snapshot, import, &self.target, &self.source.workload) {
                     Err(denial) if denial.code == Code::LinkDown => Ok(()),
                     other => other.map(drop),
                 }
@@ -143,22 +143,22 @@ impl Denial {
 /// [`Code::Denied`] by either rule; [`Code::LinkDown`] while the exporting cluster's view is not known;
 /// [`Code::ExportUnknown`] or [`Code::PortUnknown`] if it does not have the target.
 pub fn authorize_outbound(
-    now: &Snapshot,
+    snapshot: &Snapshot,
     import: &Import,
     target: &Target,
     workload: &Workload,
 ) -> Result<Permit, Denial> {
-    let source = Source { cluster: now.local.cluster.clone(), workload: workload.clone() };
+    let source = Source { cluster: snapshot.local.cluster.clone(), workload: workload.clone() };
     if !import.allow.iter().any(|p| p.matches(workload)) {
         let Workload { namespace, service_account } = workload;
         let reason = format!(
             "the import of {} in {} does not let {source} use it; it needs allow: {{namespace: {namespace}, serviceAccount: {service_account}}}",
-            import.service, now.local.cluster
+            import.service, snapshot.local.cluster
         );
         return Err(Denial { code: Code::Denied, reason });
     }
     let from = &import.from;
-    let view = now.views.get(from).ok_or_else(|| Denial {
+    let view = snapshot.views.get(from).ok_or_else(|| Denial {
         code: Code::LinkDown,
         reason: format!("{source} asks for {target}, but nothing is known of cluster {from} yet"),
     })?;
@@ -181,11 +181,11 @@ pub fn authorize_outbound(
 /// [`Code::ExportUnknown`] if the service is not exported to the source's cluster at all (it is not told
 /// whether it exists), [`Code::PortUnknown`], [`Code::Denied`].
 pub fn authorize_inbound(
-    now: &Snapshot,
+    snapshot: &Snapshot,
     source: &Source,
     target: &Target,
 ) -> Result<Permit, Denial> {
-    let export: &Arc<Export> = now
+    let export: &Arc<Export> = snapshot
         .exports
         .get(&target.service)
         .filter(|e| e.allow.iter().any(|g| g.cluster == source.cluster))

@@ -10,8 +10,8 @@ use crate::wire::state::export::{MAX_GRANTS, MAX_PORTS};
 use crate::wire::state::replica::MarkedView;
 use crate::wire::state::{ReceivedMessage, StateMessage, ViewLog, ViewReplica};
 
-fn announcement(now: &Snapshot, to: &ClusterName) -> Announcement {
-    PreparedAnnouncement::new(now).for_cluster(to)
+fn announcement(snapshot: &Snapshot, to: &ClusterName) -> Announcement {
+    PreparedAnnouncement::new(snapshot).for_cluster(to)
 }
 
 fn pattern(account: &str) -> WorkloadPattern {
@@ -51,10 +51,10 @@ fn exporting() -> Snapshot {
         hold: None,
         probe: None,
     };
-    let mut now = edge();
-    now.siblings = [("e2".parse().unwrap(), vec!["172.18.1.3:7843".parse().unwrap()])].into();
-    now.exports = [(export.service.clone(), Arc::new(export))].into();
-    now
+    let mut snapshot = edge();
+    snapshot.siblings = [("e2".parse().unwrap(), vec!["172.18.1.3:7843".parse().unwrap()])].into();
+    snapshot.exports = [(export.service.clone(), Arc::new(export))].into();
+    snapshot
 }
 
 #[test]
@@ -70,11 +70,11 @@ fn each_cluster_receives_its_own_grants_only() {
 
 #[test]
 fn members_and_ready_counts_are_announced_and_no_backend_that_is_down() {
-    let mut now = exporting();
-    let told = view(&now, &"bank".parse().unwrap());
+    let mut snapshot = exporting();
+    let told = view(&snapshot, &"bank".parse().unwrap());
     let nodes: Vec<&str> = told.nodes.keys().map(|n| n.as_str()).collect();
     assert_eq!(nodes, ["e1", "e2"]);
-    assert_eq!(told.nodes[&"e1".parse().unwrap()], now.local.advertise);
+    assert_eq!(told.nodes[&"e1".parse().unwrap()], snapshot.local.advertise);
     let ready = |view: &ClusterView| view.exports.values().next().unwrap().ports[0].ready.clone();
     let counts = |pairs: &[(&str, u32)]| -> ReadyCounts {
         pairs.iter().map(|(n, c)| (n.parse().unwrap(), *c)).collect()
@@ -83,53 +83,55 @@ fn members_and_ready_counts_are_announced_and_no_backend_that_is_down() {
     let export = told.exports.values().next().unwrap();
     assert_eq!((export.hop, export.class, export.replay), (Hop::SameNode, Class::Bulk, true));
 
-    let mut heard = now.clone();
+    let mut heard = snapshot.clone();
     heard.views.clear();
     heard.workloads.clear();
-    assert!(!may_differ(&now, &heard), "what others say is not told");
+    assert!(!may_differ(&snapshot, &heard), "what others say is not told");
 
-    let before = now.clone();
+    let before = snapshot.clone();
     let down = |address: &str, fault| (address.parse().unwrap(), fault);
-    now.down =
+    snapshot.down =
         [down("10.0.0.1:80", BackendFault::Refused), down("10.0.0.3:80", BackendFault::Timeout)]
             .into();
     let fault =
         |view: &ClusterView| view.exports.values().next().unwrap().ports[0].fault.map(|f| f.code());
-    let told = view(&now, &"bank".parse().unwrap());
+    let told = view(&snapshot, &"bank".parse().unwrap());
     assert_eq!((ready(&told), fault(&told)), (counts(&[("e2", 1)]), None));
-    assert!(may_differ(&before, &now));
+    assert!(may_differ(&before, &snapshot));
 
     // A backend that has never answered is not announced, and neither is a reason.
-    now.never_answered.insert("10.0.0.2:80".parse().unwrap());
-    assert!(may_differ(&before, &now));
-    now.down.clear();
-    let told = view(&now, &"bank".parse().unwrap());
+    snapshot.never_answered.insert("10.0.0.2:80".parse().unwrap());
+    assert!(may_differ(&before, &snapshot));
+    snapshot.down.clear();
+    let told = view(&snapshot, &"bank".parse().unwrap());
     assert_eq!((ready(&told), fault(&told)), (counts(&[("e1", 1), ("e2", 1)]), None));
-    now.never_answered
+    snapshot
+        .never_answered
         .extend(["10.0.0.1:80", "10.0.0.3:80"].map(|a| a.parse::<SocketAddr>().unwrap()));
-    let told = view(&now, &"bank".parse().unwrap());
+    let told = view(&snapshot, &"bank".parse().unwrap());
     assert_eq!((ready(&told), fault(&told)), (counts(&[]), None));
-    now = Snapshot { never_answered: Default::default(), ..before };
-    now.down =
+    snapshot = Snapshot { never_answered: Default::default(), ..before };
+    snapshot.down =
         [down("10.0.0.1:80", BackendFault::Refused), down("10.0.0.3:80", BackendFault::Timeout)]
             .into();
 
     // Where none is left, why: over the codec, and whatever any of them is forbidden for.
-    now.down.extend([down("10.0.0.2:80", BackendFault::Refused)]);
-    now.forbidden.insert("10.0.0.3".parse().unwrap());
-    let told = read(&view(&now, &"bank".parse().unwrap())).view;
+    snapshot.down.extend([down("10.0.0.2:80", BackendFault::Refused)]);
+    snapshot.forbidden.insert("10.0.0.3".parse().unwrap());
+    let told = read(&view(&snapshot, &"bank".parse().unwrap())).view;
     assert_eq!((ready(&told), fault(&told)), (counts(&[]), Some(Code::BackendRefused)));
-    now.forbidden
+    snapshot
+        .forbidden
         .extend(["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap()));
-    let told = read(&view(&now, &"bank".parse().unwrap())).view;
+    let told = read(&view(&snapshot, &"bank".parse().unwrap())).view;
     assert_eq!(fault(&told), Some(Code::BackendForbidden));
 }
 
 /// `exporting` with these exports alone, each with so many ports and grants.
 fn with(exports: &[(&str, usize, usize)]) -> Snapshot {
-    let mut now = exporting();
-    let (_, template) = now.exports.pop_first().unwrap();
-    now.exports = exports
+    let mut snapshot = exporting();
+    let (_, template) = snapshot.exports.pop_first().unwrap();
+    snapshot.exports = exports
         .iter()
         .map(|(service, ports, grants)| {
             let port = |n| {
@@ -145,7 +147,7 @@ fn with(exports: &[(&str, usize, usize)]) -> Snapshot {
             (export.service.clone(), Arc::new(export))
         })
         .collect();
-    now
+    snapshot
 }
 
 /// Tells a replica, over the codec, and returns what it makes of it.
@@ -165,13 +167,13 @@ fn read(view: &ClusterView) -> MarkedView {
 
 #[test]
 fn an_export_that_a_reader_would_refuse_is_left_out_and_the_rest_is_announced() {
-    let now = with(&[
+    let snapshot = with(&[
         ("a/fits", MAX_PORTS, MAX_GRANTS),
         ("b/ports", MAX_PORTS + 1, 1),
         ("c/grants", 1, MAX_GRANTS + 1),
         ("d/fits", 1, 1),
     ]);
-    let told = announcement(&now, &"bank".parse().unwrap());
+    let told = announcement(&snapshot, &"bank".parse().unwrap());
     let names: Vec<_> = told.view.exports.keys().map(ToString::to_string).collect();
     assert_eq!(names, ["a/fits", "d/fits"]);
     assert_eq!(
@@ -181,9 +183,9 @@ fn an_export_that_a_reader_would_refuse_is_left_out_and_the_rest_is_announced() 
     let read = read(&told.view);
     assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
     let fits: Vec<bool> =
-        now.exports.values().map(|e| export_fits(e, &"bank".parse().unwrap())).collect();
+        snapshot.exports.values().map(|e| export_fits(e, &"bank".parse().unwrap())).collect();
     assert_eq!(fits, [true, false, false, true]);
-    assert_eq!(announcement(&now, &"lab".parse().unwrap()).omitted.count(), 0, "no grant");
+    assert_eq!(announcement(&snapshot, &"lab".parse().unwrap()).omitted.count(), 0, "no grant");
 }
 
 #[test]
@@ -193,13 +195,13 @@ fn a_namespace_that_exports_too_much_takes_no_other_s_place() {
         .chain((0..5).map(|n| format!("z/{n}")))
         .collect();
     let exports: Vec<_> = names.iter().map(|name| (&**name, 1, 1)).collect();
-    let now = with(&exports);
-    let told = announcement(&now, &"bank".parse().unwrap());
+    let snapshot = with(&exports);
+    let told = announcement(&snapshot, &"bank".parse().unwrap());
     assert_eq!((told.view.exports.len(), told.omitted.count()), (MAX_EXPORTS, 5));
     assert_eq!(told.view.exports.keys().filter(|s| s.namespace.as_str() == "z").count(), 5);
     let text = told.omitted.to_string();
     assert!(text.starts_with("export a/09995 (a view has 10000 exports at most)"), "{text}");
-    assert_eq!(announcement(&now, &"bank".parse().unwrap()), told, "again the same");
+    assert_eq!(announcement(&snapshot, &"bank".parse().unwrap()), told, "again the same");
     let read = read(&told.view);
     assert_eq!((&*read.view, read.omitted.count()), (&told.view, 0));
 }
@@ -208,10 +210,10 @@ fn a_namespace_that_exports_too_much_takes_no_other_s_place() {
 fn a_view_that_is_too_large_is_cut_to_what_a_reader_takes() {
     let names: Vec<String> = (0..200).map(|n| format!("n{n:03}/bot")).collect();
     let exports: Vec<_> = names.iter().map(|name| (&**name, MAX_PORTS, MAX_GRANTS)).collect();
-    let mut now = with(&exports);
+    let mut snapshot = with(&exports);
     let many = |node: usize| (format!("n{node}").parse().unwrap(), vec![]);
-    now.siblings.extend((0..MAX_NODES + 3).map(many));
-    let told = announcement(&now, &"bank".parse().unwrap());
+    snapshot.siblings.extend((0..MAX_NODES + 3).map(many));
+    let told = announcement(&snapshot, &"bank".parse().unwrap());
     let ClusterView { nodes, exports } = &told.view;
     assert_eq!(nodes.len(), MAX_NODES);
     let size = nodes.iter().map(|(n, a)| memory_size::node(n, a)).sum::<usize>()
@@ -225,9 +227,9 @@ fn a_view_that_is_too_large_is_cut_to_what_a_reader_takes() {
 #[test]
 fn for_how_long_streams_wait_is_announced_within_a_bound() {
     let told = |hold: Option<HoldLimits>| {
-        let mut now = exporting();
-        now.exports.values_mut().for_each(|export| Arc::make_mut(export).hold = hold);
-        let heard = read(&view(&now, &"bank".parse().unwrap()));
+        let mut snapshot = exporting();
+        snapshot.exports.values_mut().for_each(|export| Arc::make_mut(export).hold = hold);
+        let heard = read(&view(&snapshot, &"bank".parse().unwrap()));
         heard.view.exports.values().next().unwrap().hold
     };
     let limits = HoldLimits { timeout: Duration::from_secs(7), streams: 3 };
@@ -239,13 +241,13 @@ fn for_how_long_streams_wait_is_announced_within_a_bound() {
 
 #[test]
 fn endpoints_that_do_not_count_are_the_reason_only_where_there_is_no_other() {
-    let mut now = exporting();
-    let fault = |now: &Snapshot| {
-        let told = view(now, &"bank".parse().unwrap());
+    let mut snapshot = exporting();
+    let fault = |snapshot: &Snapshot| {
+        let told = view(snapshot, &"bank".parse().unwrap());
         told.exports.values().next().unwrap().ports[0].fault.map(BackendFault::code)
     };
-    now.exports.values_mut().for_each(|e| Arc::make_mut(e).ports[0].has_foreign = true);
-    assert_eq!(fault(&now), None, "some are ready");
-    now.exports.values_mut().for_each(|e| Arc::make_mut(e).ports[0].backends.clear());
-    assert_eq!(fault(&now), Some(Code::BackendForeign));
+    snapshot.exports.values_mut().for_each(|e| Arc::make_mut(e).ports[0].has_foreign = true);
+    assert_eq!(fault(&snapshot), None, "some are ready");
+    snapshot.exports.values_mut().for_each(|e| Arc::make_mut(e).ports[0].backends.clear());
+    assert_eq!(fault(&snapshot), Some(Code::BackendForeign));
 }

@@ -15,9 +15,9 @@ fn fraud() -> Target {
     target("trustusbank-bank-agents/fraud-bot", "http")
 }
 
-fn outbound(now: &Snapshot, who: &Workload, what: &Target) -> Result<Permit, Denial> {
-    let import = now.imports.iter().next().unwrap();
-    authorize_outbound(now, import, what, who)
+fn outbound(snapshot: &Snapshot, who: &Workload, what: &Target) -> Result<Permit, Denial> {
+    let import = snapshot.imports.iter().next().unwrap();
+    authorize_outbound(snapshot, import, what, who)
 }
 
 /// `bank` with triage-bot exported to fraud-bot's namesake on edge.
@@ -81,7 +81,7 @@ fn outbound_wants_the_import_and_the_grant() {
 fn outbound_distinguishes_a_missing_export_from_a_missing_view() {
     let mut edge = edge();
     let support = workload("trustusbank-bank-agents", "support-bot");
-    let code = |now: &Snapshot, t: &Target| outbound(now, &support, t).unwrap_err().code;
+    let code = |snapshot: &Snapshot, t: &Target| outbound(snapshot, &support, t).unwrap_err().code;
     assert_eq!(code(&edge, &target("trustusbank-bank-agents/x", "http")), Code::ExportUnknown);
     let grpc = target("trustusbank-bank-agents/fraud-bot", "grpc");
     assert_eq!(code(&edge, &grpc), Code::PortUnknown);
@@ -161,25 +161,28 @@ fn only_the_permits_that_rest_on_what_changed_are_asked_again() {
 
     // Another cluster is heard, and this one says more: no permit of the first export is touched.
     let shop: ClusterName = "shop".parse().unwrap();
-    let mut now = before.clone();
-    let more = Arc::make_mut(now.views.get_mut(bank).unwrap());
+    let mut snapshot = before.clone();
+    let more = Arc::make_mut(snapshot.views.get_mut(bank).unwrap());
     more.exports.insert(other.clone(), export.clone());
     more.nodes.clear();
-    now.views.insert(shop.clone(), view.clone());
-    now.down.insert("10.0.0.1:80".parse().unwrap(), BackendFault::Refused);
-    assert_eq!(changed_bases(&before, &now), [basis(bank, &other), basis(&shop, service)].into());
+    snapshot.views.insert(shop.clone(), view.clone());
+    snapshot.down.insert("10.0.0.1:80".parse().unwrap(), BackendFault::Refused);
+    assert_eq!(
+        changed_bases(&before, &snapshot),
+        [basis(bank, &other), basis(&shop, service)].into()
+    );
 
     // A grant less, a view less, an import less.
-    let mut now = before.clone();
-    let less = Arc::make_mut(now.views.get_mut(bank).unwrap());
+    let mut snapshot = before.clone();
+    let less = Arc::make_mut(snapshot.views.get_mut(bank).unwrap());
     Arc::make_mut(less.exports.get_mut(service).unwrap()).grants.clear();
-    assert_eq!(changed_bases(&before, &now), [basis(bank, service)].into());
+    assert_eq!(changed_bases(&before, &snapshot), [basis(bank, service)].into());
     let changes: [fn(&mut Snapshot); 2] =
-        [|now| now.views.clear(), |now| now.imports = Default::default()];
+        [|snapshot| snapshot.views.clear(), |snapshot| snapshot.imports = Default::default()];
     for change in changes {
-        let mut now = before.clone();
-        change(&mut now);
-        assert_eq!(changed_bases(&before, &now), [basis(bank, service)].into());
-        assert_eq!(changed_bases(&now, &before), [basis(bank, service)].into());
+        let mut snapshot = before.clone();
+        change(&mut snapshot);
+        assert_eq!(changed_bases(&before, &snapshot), [basis(bank, service)].into());
+        assert_eq!(changed_bases(&snapshot, &before), [basis(bank, service)].into());
     }
 }

@@ -48,23 +48,23 @@ pub fn hubs<'a>(
 
 /// True if this node is a hub for one of its links.
 #[must_use]
-pub fn is_any_hub(now: &Snapshot) -> bool {
-    let this = &now.local.node;
-    let members = || now.siblings.keys().chain([this]);
-    now.links.keys().any(|peer| hubs(members(), peer).contains(&this))
+pub fn is_any_hub(snapshot: &Snapshot) -> bool {
+    let this = &snapshot.local.node;
+    let members = || snapshot.siblings.keys().chain([this]);
+    snapshot.links.keys().any(|peer| hubs(members(), peer).contains(&this))
 }
 
 /// True if this node is one of its cluster's hubs for `peer`.
 #[must_use]
-pub fn is_hub_for(now: &Snapshot, peer: &ClusterName) -> bool {
-    own_hubs(now, peer).contains(&&now.local.node)
+pub fn is_hub_for(snapshot: &Snapshot, peer: &ClusterName) -> bool {
+    own_hubs(snapshot, peer).contains(&&snapshot.local.node)
 }
 
 /// This cluster's hubs for `peer`.
 #[must_use]
-pub fn own_hubs<'a>(now: &'a Snapshot, peer: &ClusterName) -> Vec<&'a NodeName> {
-    let this = Some(&now.local.node).filter(|node| !node.is_controller());
-    hubs(now.siblings.keys().chain(this), peer)
+pub fn own_hubs<'a>(snapshot: &'a Snapshot, peer: &ClusterName) -> Vec<&'a NodeName> {
+    let this = Some(&snapshot.local.node).filter(|node| !node.is_controller());
+    hubs(snapshot.siblings.keys().chain(this), peer)
 }
 
 /// The hubs of both sides of a link.
@@ -92,15 +92,15 @@ pub struct HubCache {
 }
 
 impl HubCache {
-    /// The hubs of the link with `peer`. `now` is always the same node's.
+    /// The hubs of the link with `peer`. `snapshot` is always of the same node.
     pub fn hubs_of(
         &mut self,
-        now: &Snapshot,
+        snapshot: &Snapshot,
         peer: &ClusterName,
         view: Option<&ClusterView>,
     ) -> LinkHubs {
-        if !self.siblings.is_same(&now.siblings) {
-            self.siblings = SharedMap::clone(&now.siblings);
+        if !self.siblings.is_same(&snapshot.siblings) {
+            self.siblings = SharedMap::clone(&snapshot.siblings);
             self.ours.clear();
         }
         let owned = |nodes: Vec<&NodeName>| nodes.into_iter().cloned().collect::<Vec<_>>();
@@ -108,7 +108,7 @@ impl HubCache {
             Some(known) => known.clone(),
             None => {
                 self.note_find();
-                let found = owned(own_hubs(now, peer));
+                let found = owned(own_hubs(snapshot, peer));
                 self.ours.insert(peer.clone(), found.clone());
                 found
             }
@@ -122,7 +122,7 @@ impl HubCache {
             Some((_, known)) => known.clone(),
             None => {
                 self.note_find();
-                let found = owned(hubs(nodes.keys(), &now.local.cluster));
+                let found = owned(hubs(nodes.keys(), &snapshot.local.cluster));
                 self.theirs.insert(peer.clone(), (nodes.clone(), found.clone()));
                 found
             }

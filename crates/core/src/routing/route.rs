@@ -46,12 +46,12 @@ pub struct Route {
 /// [`PeerPort::why_unready`](crate::snapshot::PeerPort::why_unready) if it reports no ready backend, and has no
 /// stream wait for one.
 pub fn route(
-    now: &Snapshot,
+    snapshot: &Snapshot,
     from: &ClusterName,
     permit: &Permit,
     random: u64,
 ) -> Result<Route, Code> {
-    let view = now.views.get(from).ok_or(Code::LinkDown)?;
+    let view = snapshot.views.get(from).ok_or(Code::LinkDown)?;
     let target = permit.target();
     let export = view.exports.get(&target.service).ok_or(Code::ExportUnknown)?;
     let port = export.ports.iter().find(|p| p.name == target.port).ok_or(Code::PortUnknown)?;
@@ -73,21 +73,21 @@ pub fn route(
 /// [`Code::BackendForbidden`] if every ready backend has an address that may not be dialled;
 /// [`Code::HopRefused`] if only other nodes have one and the export wants the same node; the fault of the
 /// dials if all failed; [`Code::NoBackend`] if there is no backend.
-pub fn backends(now: &Snapshot, permit: &Permit, random: u64) -> Result<Vec<Backend>, Code> {
+pub fn backends(snapshot: &Snapshot, permit: &Permit, random: u64) -> Result<Vec<Backend>, Code> {
     let target = permit.target();
-    let export = now.exports.get(&target.service).ok_or(Code::ExportUnknown)?;
+    let export = snapshot.exports.get(&target.service).ok_or(Code::ExportUnknown)?;
     let port = export.port(&target.port).ok_or(Code::PortUnknown)?;
     let well: Vec<&Backend> =
-        port.backends.iter().filter(|b| !now.down.contains_key(&b.address)).collect();
+        port.backends.iter().filter(|b| !snapshot.down.contains_key(&b.address)).collect();
     if well.is_empty() {
-        return Err(backend_fault(now, port).map_or(Code::NoBackend, BackendFault::code));
+        return Err(backend_fault(snapshot, port).map_or(Code::NoBackend, BackendFault::code));
     }
-    let allowed: Vec<&Backend> = well.into_iter().filter(|b| now.may_dial(b)).collect();
+    let allowed: Vec<&Backend> = well.into_iter().filter(|b| snapshot.may_dial(b)).collect();
     if allowed.is_empty() {
         return Err(Code::BackendForbidden);
     }
     let (mut here, mut elsewhere): (Vec<&Backend>, Vec<&Backend>) =
-        allowed.into_iter().partition(|b| b.node == now.local.node);
+        allowed.into_iter().partition(|b| b.node == snapshot.local.node);
     if export.hop == Hop::SameNode {
         elsewhere.clear();
     }
@@ -101,18 +101,19 @@ pub fn backends(now: &Snapshot, permit: &Permit, random: u64) -> Result<Vec<Back
 }
 
 /// Number of ready backends of a port, by node: what is announced to importing clusters.
-pub fn ready_counts(now: &Snapshot, port: &ExportPort) -> BTreeMap<NodeName, u32> {
-    let is_known = |at: &SocketAddr| !now.down.contains_key(at) && !now.never_answered.contains(at);
-    let is_ready = |b: &&Backend| is_known(&b.address) && now.may_dial(b);
+pub fn ready_counts(snapshot: &Snapshot, port: &ExportPort) -> BTreeMap<NodeName, u32> {
+    let is_known =
+        |at: &SocketAddr| !snapshot.down.contains_key(at) && !snapshot.never_answered.contains(at);
+    let is_ready = |b: &&Backend| is_known(&b.address) && snapshot.may_dial(b);
     count_per_node(port.backends.iter().filter(is_ready))
 }
 
 /// The reason why none of a port's backends is ready; of several reasons, one that a dial found. `None` if
 /// there is no endpoint at all, or none has been dialled yet. Meaningless if a backend is ready.
 #[must_use]
-pub fn backend_fault(now: &Snapshot, port: &ExportPort) -> Option<BackendFault> {
-    let of = |backend: &Backend| match now.may_dial(backend) {
-        true => now.down.get(&backend.address).copied(),
+pub fn backend_fault(snapshot: &Snapshot, port: &ExportPort) -> Option<BackendFault> {
+    let of = |backend: &Backend| match snapshot.may_dial(backend) {
+        true => snapshot.down.get(&backend.address).copied(),
         false => Some(BackendFault::Forbidden),
     };
     let foreign = port.has_foreign.then_some(BackendFault::Foreign);

@@ -45,16 +45,16 @@ pub struct LinkReach {
 /// The targets with which this node keeps standing connections for `link`, of which `hubs` are the hubs.
 #[must_use]
 pub fn standing_targets(
-    now: &Snapshot,
+    snapshot: &Snapshot,
     link: &Link,
     view: Option<&ClusterView>,
     hubs: &LinkHubs,
     reach: LinkReach,
 ) -> BTreeSet<StandingTarget> {
     let LinkHubs { ours, theirs } = hubs;
-    let named_hub = ours.contains(&now.local.node);
+    let named_hub = ours.contains(&snapshot.local.node);
     let mut targets = BTreeSet::new();
-    let may_dial = !now.local.node.is_controller() && !link.seeds.is_empty();
+    let may_dial = !snapshot.local.node.is_controller() && !link.seeds.is_empty();
     if (named_hub || reach.hubs_silent) && may_dial {
         let addresses = |n: &NodeName| view.and_then(|v| v.nodes.get(n));
         let can_dial = |n: &&NodeName| addresses(n).is_some_and(|a| is_dialable(a, &link.seeds));
@@ -65,8 +65,10 @@ pub fn standing_targets(
         }
     }
     if !named_hub || reach.stale {
-        let others = ours.iter().filter(|n| now.siblings.get(*n).is_some_and(|a| !a.is_empty()));
-        targets.extend(others.map(|n| StandingTarget::Node(NodeKey::new(&now.local.cluster, n))));
+        let others =
+            ours.iter().filter(|n| snapshot.siblings.get(*n).is_some_and(|a| !a.is_empty()));
+        targets
+            .extend(others.map(|n| StandingTarget::Node(NodeKey::new(&snapshot.local.cluster, n))));
     }
     targets
 }
@@ -87,13 +89,13 @@ pub enum SourceRank {
 /// equals the order differs from node to node, so that the hubs share the work.
 #[must_use]
 pub fn view_sources(
-    now: &Snapshot,
+    snapshot: &Snapshot,
     peer: &ClusterName,
     view: Option<&ClusterView>,
     connected: &BTreeSet<NodeKey>,
 ) -> Vec<(SourceRank, NodeKey)> {
-    let this = &now.local;
-    let ours = own_hubs(now, peer);
+    let this = &snapshot.local;
+    let ours = own_hubs(snapshot, peer);
     let theirs = hubs(view.into_iter().flat_map(|v| v.nodes.keys()), &this.cluster);
     let is_hub = ours.contains(&&this.node);
     let rank = |NodeKey { cluster, node }: &NodeKey| match () {

@@ -14,8 +14,8 @@ fn nodes(n: usize) -> Vec<NodeName> {
     (0..n).map(|i| format!("n{i}").parse().unwrap()).collect()
 }
 
-fn permit(now: &Snapshot) -> Permit {
-    let import = now.imports.iter().next().unwrap();
+fn permit(snapshot: &Snapshot) -> Permit {
+    let import = snapshot.imports.iter().next().unwrap();
     let target = crate::policy::Target {
         service: import.service.clone(),
         port: import.ports[0].name.clone(),
@@ -24,7 +24,7 @@ fn permit(now: &Snapshot) -> Permit {
         namespace: "trustusbank-bank-agents".parse().unwrap(),
         service_account: "support-bot".parse().unwrap(),
     };
-    crate::policy::authorize_outbound(now, import, &target, &who).unwrap()
+    crate::policy::authorize_outbound(snapshot, import, &target, &who).unwrap()
 }
 
 #[test]

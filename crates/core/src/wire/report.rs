@@ -62,13 +62,13 @@ impl NodeReport {
     /// among `others`.
     #[must_use]
     pub fn encode(&self) -> BytesMut {
-        let (told, untold) = self.refusals.split_at(self.refusals.len().min(Self::MAX_REFUSALS));
+        let (sent, unsent) = self.refusals.split_at(self.refusals.len().min(Self::MAX_REFUSALS));
         let others =
-            untold.iter().fold(self.others, |others, series| others.saturating_add(series.count));
+            unsent.iter().fold(self.others, |others, series| others.saturating_add(series.count));
         let mut fields = TlvWriter::default();
         let troubles = self.troubles.iter().take(Self::MAX_TROUBLES);
         fields.list(2, troubles.map(NodeTrouble::fields));
-        fields.list(4, told.iter().map(RefusalSeries::fields));
+        fields.list(4, sent.iter().map(RefusalSeries::fields));
         if others > 0 {
             fields.integer(6, others);
         }

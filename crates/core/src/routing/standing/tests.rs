@@ -20,13 +20,13 @@ fn bank() -> Link {
 
 /// `edge` with six nodes, as its node `this` sees it.
 fn six(this: &str) -> Snapshot {
-    let mut now = edge();
+    let mut snapshot = edge();
     let address = |n: usize| vec![format!("172.18.1.{n}:7843").parse().unwrap()];
     let all = (1..=6).map(|n| (format!("e{n}").parse().unwrap(), address(n)));
-    now.siblings = all.collect();
-    now.local.node = this.parse().unwrap();
-    now.siblings.remove(&now.local.node);
-    now
+    snapshot.siblings = all.collect();
+    snapshot.local.node = this.parse().unwrap();
+    snapshot.siblings.remove(&snapshot.local.node);
+    snapshot
 }
 
 fn bank_view() -> ClusterView {
@@ -40,13 +40,13 @@ fn everyone() -> Vec<Snapshot> {
 }
 
 fn standing(
-    now: &Snapshot,
+    snapshot: &Snapshot,
     link: &Link,
     view: Option<&ClusterView>,
     reach: LinkReach,
 ) -> BTreeSet<StandingTarget> {
-    let hubs = HubCache::default().hubs_of(now, &link.cluster, view);
-    standing_targets(now, link, view, &hubs, reach)
+    let hubs = HubCache::default().hubs_of(snapshot, &link.cluster, view);
+    standing_targets(snapshot, link, view, &hubs, reach)
 }
 
 const UP: LinkReach = LinkReach { connected: true, hubs_silent: false, stale: false };
@@ -55,48 +55,56 @@ const UP: LinkReach = LinkReach { connected: true, hubs_silent: false, stale: fa
 fn all_nodes_agree_on_their_hubs() {
     let hubs: BTreeSet<Vec<String>> = everyone()
         .iter()
-        .map(|now| own_hubs(now, &cluster("bank")).iter().map(|n| n.to_string()).collect())
+        .map(|snapshot| {
+            own_hubs(snapshot, &cluster("bank")).iter().map(|n| n.to_string()).collect()
+        })
         .collect();
     assert_eq!(hubs.len(), 1);
-    assert_eq!(everyone().iter().filter(|now| is_hub_for(now, &cluster("bank"))).count(), 2);
+    assert_eq!(
+        everyone().iter().filter(|snapshot| is_hub_for(snapshot, &cluster("bank"))).count(),
+        2
+    );
 }
 
 #[test]
 fn hubs_are_looked_for_again_only_where_nodes_are_others() {
-    let (mut now, mut view) = (six("e1"), bank_view());
+    let (mut snapshot, mut view) = (six("e1"), bank_view());
     let peers: Vec<ClusterName> = (0..10).map(|n| cluster(&format!("peer{n}"))).collect();
     let mut memory = HubCache::default();
-    let check = |memory: &mut HubCache, now: &Snapshot, view: &ClusterView| {
+    let check = |memory: &mut HubCache, snapshot: &Snapshot, view: &ClusterView| {
         for peer in &peers {
             let hubs_now = LinkHubs {
-                ours: own_hubs(now, peer).into_iter().cloned().collect(),
-                theirs: hubs(view.nodes.keys(), &now.local.cluster).into_iter().cloned().collect(),
+                ours: own_hubs(snapshot, peer).into_iter().cloned().collect(),
+                theirs: hubs(view.nodes.keys(), &snapshot.local.cluster)
+                    .into_iter()
+                    .cloned()
+                    .collect(),
             };
-            assert_eq!(memory.hubs_of(now, peer, Some(view)), hubs_now);
+            assert_eq!(memory.hubs_of(snapshot, peer, Some(view)), hubs_now);
         }
         std::mem::take(&mut memory.found)
     };
-    assert_eq!(check(&mut memory, &now, &view), 20);
+    assert_eq!(check(&mut memory, &snapshot, &view), 20);
     view.exports.clear();
-    now.down.insert("10.0.0.1:80".parse().unwrap(), BackendFault::Refused);
-    assert_eq!(check(&mut memory, &now.clone(), &view.clone()), 0);
+    snapshot.down.insert("10.0.0.1:80".parse().unwrap(), BackendFault::Refused);
+    assert_eq!(check(&mut memory, &snapshot.clone(), &view.clone()), 0);
     view.nodes.remove(&"b1".parse().unwrap());
-    assert_eq!(check(&mut memory, &now, &view), 10);
-    now.siblings.insert("e9".parse().unwrap(), vec![]);
-    assert_eq!(check(&mut memory, &now, &view), 10);
-    assert_eq!(memory.hubs_of(&now, &peers[0], None).theirs, []);
+    assert_eq!(check(&mut memory, &snapshot, &view), 10);
+    snapshot.siblings.insert("e9".parse().unwrap(), vec![]);
+    assert_eq!(check(&mut memory, &snapshot, &view), 10);
+    assert_eq!(memory.hubs_of(&snapshot, &peers[0], None).theirs, []);
     memory.retain(|peer| *peer == peers[1]);
-    assert_eq!(check(&mut memory, &now, &view), 18);
+    assert_eq!(check(&mut memory, &snapshot, &view), 18);
 }
 
 #[test]
 fn what_stands_is_hubs_times_hubs_and_others_times_hubs() {
     let view = bank_view();
     let (mut across, mut within) = (0, 0);
-    for now in everyone() {
-        for target in standing(&now, &bank(), Some(&view), UP) {
+    for snapshot in everyone() {
+        for target in standing(&snapshot, &bank(), Some(&view), UP) {
             match target {
-                StandingTarget::Node(key) if key.cluster == now.local.cluster => within += 1,
+                StandingTarget::Node(key) if key.cluster == snapshot.local.cluster => within += 1,
                 StandingTarget::Node(..) => across += 1,
                 StandingTarget::Seeds(_) => panic!("a hub that is connected needs no seed"),
             }
@@ -108,14 +116,14 @@ fn what_stands_is_hubs_times_hubs_and_others_times_hubs() {
 #[test]
 fn a_hub_begins_with_seeds_and_another_node_with_its_hubs() {
     let nothing = LinkReach { stale: true, ..LinkReach::default() };
-    for now in everyone() {
-        let targets = standing(&now, &bank(), None, nothing);
+    for snapshot in everyone() {
+        let targets = standing(&snapshot, &bank(), None, nothing);
         let seeds = targets.contains(&StandingTarget::Seeds(cluster("bank")));
-        assert_eq!(seeds, is_hub_for(&now, &cluster("bank")));
+        assert_eq!(seeds, is_hub_for(&snapshot, &cluster("bank")));
         let siblings = targets.len() - usize::from(seeds);
         assert_eq!(siblings, if seeds { 1 } else { 2 }, "a hub that knows nothing asks its fellow");
         let silent = LinkReach { hubs_silent: true, ..nothing };
-        let acting = standing(&now, &bank(), None, silent);
+        let acting = standing(&snapshot, &bank(), None, silent);
         assert!(
             acting.contains(&StandingTarget::Seeds(cluster("bank"))),
             "nobody heard: dials itself"
@@ -125,9 +133,10 @@ fn a_hub_begins_with_seeds_and_another_node_with_its_hubs() {
 
 #[test]
 fn a_hub_that_lost_all_connections_goes_back_to_the_seeds_too() {
-    let now = everyone().into_iter().find(|now| is_hub_for(now, &cluster("bank"))).unwrap();
+    let snapshot =
+        everyone().into_iter().find(|snapshot| is_hub_for(snapshot, &cluster("bank"))).unwrap();
     let lost = LinkReach { connected: false, ..UP };
-    let targets = standing(&now, &bank(), Some(&bank_view()), lost);
+    let targets = standing(&snapshot, &bank(), Some(&bank_view()), lost);
     assert_eq!(targets.len(), 3);
     assert!(targets.contains(&StandingTarget::Seeds(cluster("bank"))));
 }
@@ -135,8 +144,8 @@ fn a_hub_that_lost_all_connections_goes_back_to_the_seeds_too() {
 #[test]
 fn a_link_without_seeds_is_dialled_by_the_other_side_only() {
     let accepted = Link { seeds: vec![], ..bank() };
-    for now in everyone().iter().filter(|now| is_hub_for(now, &cluster("bank"))) {
-        assert!(standing(now, &accepted, Some(&bank_view()), UP).is_empty());
+    for snapshot in everyone().iter().filter(|snapshot| is_hub_for(snapshot, &cluster("bank"))) {
+        assert!(standing(snapshot, &accepted, Some(&bank_view()), UP).is_empty());
     }
 }
 
@@ -145,16 +154,16 @@ fn a_hub_asks_the_peers_hubs_first_and_another_node_its_own() {
     let view = bank_view();
     let bank = cluster("bank");
     let peer_hubs = hubs(view.nodes.keys(), &cluster("edge"));
-    for now in everyone() {
+    for snapshot in everyone() {
         let peers = view.nodes.keys().map(|n| NodeKey::new(&bank, n));
-        let siblings = now.siblings.keys().map(|n| NodeKey::new(&now.local.cluster, n));
+        let siblings = snapshot.siblings.keys().map(|n| NodeKey::new(&snapshot.local.cluster, n));
         let connected: BTreeSet<_> = peers.chain(siblings).collect();
-        let order = view_sources(&now, &bank, Some(&view), &connected);
-        let own = own_hubs(&now, &bank);
+        let order = view_sources(&snapshot, &bank, Some(&view), &connected);
+        let own = own_hubs(&snapshot, &bank);
         let ranks: Vec<SourceRank> = order.iter().map(|(rank, _)| *rank).collect();
         let proper = order.iter().filter(|(rank, _)| *rank == SourceRank::Preferred);
         let proper: Vec<_> = proper.map(|(_, source)| source).collect();
-        if is_hub_for(&now, &bank) {
+        if is_hub_for(&snapshot, &bank) {
             assert!(proper.iter().all(|s| s.cluster == bank && peer_hubs.contains(&&s.node)));
             assert_eq!(
                 ranks,
@@ -167,36 +176,38 @@ fn a_hub_asks_the_peers_hubs_first_and_another_node_its_own() {
             );
         } else {
             assert!(
-                proper.iter().all(|s| s.cluster == now.local.cluster && own.contains(&&s.node))
+                proper
+                    .iter()
+                    .all(|s| s.cluster == snapshot.local.cluster && own.contains(&&s.node))
             );
             assert_eq!(ranks, [&[SourceRank::Preferred; 2][..], &[SourceRank::Peer; 6]].concat());
         }
-        assert!(view_sources(&now, &bank, Some(&view), &BTreeSet::new()).is_empty());
+        assert!(view_sources(&snapshot, &bank, Some(&view), &BTreeSet::new()).is_empty());
     }
 }
 
 #[test]
 fn the_controller_listens_to_hubs_and_is_none() {
-    let mut now = six("e1");
+    let mut snapshot = six("e1");
     let hubs: Vec<NodeName> = {
         let all = everyone();
         own_hubs(&all[0], &cluster("bank")).into_iter().cloned().collect()
     };
-    now.siblings.insert("e1".parse().unwrap(), vec!["172.18.1.1:7843".parse().unwrap()]);
-    now.local.node = NodeName::controller();
+    snapshot.siblings.insert("e1".parse().unwrap(), vec!["172.18.1.1:7843".parse().unwrap()]);
+    snapshot.local.node = NodeName::controller();
     // Of a hundred peers it would be a hub for some, were it a node.
     for n in 0..100 {
-        assert!(!is_hub_for(&now, &cluster(&format!("peer{n}"))));
+        assert!(!is_hub_for(&snapshot, &cluster(&format!("peer{n}"))));
     }
     let lost = LinkReach { connected: false, hubs_silent: true, stale: true };
     let own = |n: &NodeName| StandingTarget::Node(NodeKey::new(&cluster("edge"), n));
     let expected: BTreeSet<_> = hubs.iter().map(own).collect();
     assert_eq!(
-        standing(&now, &bank(), Some(&bank_view()), lost),
+        standing(&snapshot, &bank(), Some(&bank_view()), lost),
         expected,
         "it dials no other cluster"
     );
-    assert_eq!(standing(&now, &bank(), None, UP), expected);
+    assert_eq!(standing(&snapshot, &bank(), None, UP), expected);
 }
 
 #[test]

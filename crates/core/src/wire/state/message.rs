@@ -86,7 +86,7 @@ impl ReceivedMessage {
         let mut rest = input;
         let Some(kind) = get_varint(&mut rest)? else { return Ok(None) };
         let Some(body) = get_length_prefixed(&mut rest, MAX_MESSAGE_LEN)? else { return Ok(None) };
-        let heard = match (StateMessage::read(kind, body), kind) {
+        let message = match (StateMessage::read(kind, body), kind) {
             (Ok(message), _) => message.map(Self::Message),
             (Err(why), NODE | NODE_GONE) => {
                 Some(Self::Invalid(first_name(body).map(RecordKey::Node), why))
@@ -96,7 +96,7 @@ impl ReceivedMessage {
             }
             (Err(error), _) => return Err(error),
         };
-        Ok(Some((heard, input.len() - rest.len())))
+        Ok(Some((message, input.len() - rest.len())))
     }
 }
 

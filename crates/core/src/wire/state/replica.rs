@@ -69,8 +69,8 @@ impl ViewReplica {
     ///
     /// # Errors
     /// As [`Self::apply`].
-    pub fn receive(&mut self, heard: ReceivedMessage) -> Result<Option<MarkedView>, WireError> {
-        match heard {
+    pub fn receive(&mut self, message: ReceivedMessage) -> Result<Option<MarkedView>, WireError> {
+        match message {
             ReceivedMessage::Message(message) => self.apply(message),
             ReceivedMessage::Invalid(..) if self.epoch.is_none() => {
                 Err(WireError::Unexpected("nothing has begun"))
