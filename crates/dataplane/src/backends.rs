@@ -197,8 +197,8 @@ impl HealthChecker {
     }
 
     /// Forgets what is nobody's backend any more, and takes up what is new.
-    fn plan(&mut self, schedule: &mut ProbeSchedule, now: &Snapshot) {
-        let plan = planned(now);
+    fn plan(&mut self, schedule: &mut ProbeSchedule, snapshot: &Snapshot) {
+        let plan = planned(snapshot);
         self.lines.retain(|address| plan.contains_key(&address));
         let mut last = lock(&self.last_dials);
         last.retain(|address, _| plan.contains_key(address));
@@ -224,8 +224,8 @@ impl HealthChecker {
 
     /// Takes what there is when the process begins to be well: peers that were led here before it must not be told
     /// otherwise until a dial says so.
-    fn presume_up(&self, now: &Snapshot) {
-        let all = planned(now).into_keys().collect();
+    fn presume_up(&self, snapshot: &Snapshot) {
+        let all = planned(snapshot).into_keys().collect();
         self.states.send_modify(|states| states.answered = Some(all));
     }
 
@@ -312,33 +312,33 @@ impl HealthChecker {
 
 /// The next snapshot for which there may be another plan than for `before`; `None` if there is no further one.
 async fn next_plan(
-    snapshot: &mut watch::Receiver<Arc<Snapshot>>,
+    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
     before: &Snapshot,
 ) -> Option<Arc<Snapshot>> {
-    let now = snapshot.wait_for(|now| may_plan_differ(before, now)).await.ok()?;
-    Some(Arc::clone(&now))
+    let snapshot = snapshots.wait_for(|snapshot| may_plan_differ(before, snapshot)).await.ok()?;
+    Some(Arc::clone(&snapshot))
 }
 
-/// True if [`planned`] may give something else for `now` than for `before`. Most snapshots differ in what peers said
+/// True if [`planned`] may give something else for `after` than for `before`. Most snapshots differ in what peers said
 /// of themselves, and each look at every backend is one that no peer is to cause.
-fn may_plan_differ(before: &Snapshot, now: &Snapshot) -> bool {
-    !before.exports.is_same(&now.exports)
-        || !before.imports.is_same(&now.imports)
-        || before.forbidden != now.forbidden
-        || before.local.node != now.local.node
+fn may_plan_differ(before: &Snapshot, after: &Snapshot) -> bool {
+    !before.exports.is_same(&after.exports)
+        || !before.imports.is_same(&after.imports)
+        || before.forbidden != after.forbidden
+        || before.local.node != after.local.node
         // Hubs probe what others do not.
-        || before.siblings != now.siblings
-        || before.links.keys().ne(now.links.keys())
+        || before.siblings != after.siblings
+        || before.links.keys().ne(after.links.keys())
 }
 
 /// Every backend that this node dials, and how often it is to be probed while it is up: see
 /// [`Snapshot::should_probe`].
-fn planned(now: &Snapshot) -> BTreeMap<SocketAddr, PlannedProbes> {
-    let (mut plan, is_hub) = (BTreeMap::new(), routing::is_any_hub(now));
-    for export in now.exports.values() {
-        let allowed = |b: &&adit_core::snapshot::Backend| now.should_dial(export, b);
+fn planned(snapshot: &Snapshot) -> BTreeMap<SocketAddr, PlannedProbes> {
+    let (mut plan, is_hub) = (BTreeMap::new(), routing::is_any_hub(snapshot));
+    for export in snapshot.exports.values() {
+        let allowed = |b: &&adit_core::snapshot::Backend| snapshot.should_dial(export, b);
         for backend in export.ports.iter().flat_map(|p| &p.backends).filter(allowed) {
-            let is_probed = now.should_probe(export, backend, is_hub);
+            let is_probed = snapshot.should_probe(export, backend, is_hub);
             let namespace = || export.service.namespace.clone();
             let new =
                 || PlannedProbes { namespace: namespace(), interval: export.probe, is_probed };
@@ -361,8 +361,8 @@ mod tests {
     use crate::testing::snapshot;
 
     /// Snapshots that peers' words and dials bring about, by themselves and after each other.
-    fn said_by_others(now: &Arc<Snapshot>) -> [Arc<Snapshot>; 2] {
-        let mut other = Snapshot::clone(now);
+    fn said_by_others(snapshot: &Arc<Snapshot>) -> [Arc<Snapshot>; 2] {
+        let mut other = Snapshot::clone(snapshot);
         other.views.insert("edge".parse().unwrap(), Arc::default());
         let first = Arc::new(other.clone());
         other.down.insert("10.244.2.9:8080".parse().unwrap(), BackendFault::Refused);

@@ -120,10 +120,10 @@ async fn tcp_to_stream<T: Tcp>(
     reset: Code,
 ) -> Result<(), Code> {
     let UnsentChunks { chunks: mut unsent, mut finished } = unsent;
-    let mut room = ReadBuffer::new();
+    let mut buffer = ReadBuffer::new();
     let peer = send.connection().clone();
     loop {
-        let held = unsent.iter().map(Bytes::len).sum::<usize>() + room.spare();
+        let held = unsent.iter().map(Bytes::len).sum::<usize>() + buffer.spare();
         flush(send, &mut unsent, &peer, held).await?;
         if finished {
             break;
@@ -134,7 +134,7 @@ async fn tcp_to_stream<T: Tcp>(
         };
         tokio::select! {
             biased;
-            read = tcp.read(&mut room) => match read {
+            read = tcp.read(&mut buffer) => match read {
                 Ok(Some(bytes)) => {
                     count.add(bytes.len());
                     unsent.push_back(bytes);
@@ -145,7 +145,7 @@ async fn tcp_to_stream<T: Tcp>(
             end = given_up => return Err(end.err().map_or(Code::Internal, |e| e.code())),
         }
     }
-    drop(room);
+    drop(buffer);
     // The opening may have said so already; whatever else is wrong, waiting tells.
     send.finish().ok();
     send.stopped().await.map_err(|e| e.code())

@@ -100,7 +100,7 @@ impl FirstFlight {
         unsent: &mut VecDeque<Bytes>,
         count: &ByteCounter,
     ) {
-        let mut room = ReadBuffer::new();
+        let mut buffer = ReadBuffer::new();
         loop {
             while let Some(next) = unsent.front_mut() {
                 tokio::select! {
@@ -122,7 +122,7 @@ impl FirstFlight {
             if self.finished || self.len >= MAX_REPLAY_BYTES {
                 return tcp.broken().await;
             }
-            match tcp.read(&mut room).await {
+            match tcp.read(&mut buffer).await {
                 Ok(Some(bytes)) => {
                     self.len += bytes.len();
                     count.add(bytes.len());

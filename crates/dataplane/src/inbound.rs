@@ -70,19 +70,19 @@ impl<F: Into<FlowFailure>> From<F> for Unreached {
 /// Serves one data stream of a peer, to its record.
 #[expect(clippy::manual_async_fn, reason = "an async function would keep its stream twice")]
 pub(crate) fn serve<N: TcpNetwork>(
-    node: Arc<DataPath<N>>,
+    data_path: Arc<DataPath<N>>,
     mut stream: PeerStream,
 ) -> impl Future<Output = ServeOutcome> + Send {
     async move {
-        let mut flow = node.context.flows.begin(Direction::Inbound, [0; 16]);
-        let (tcp, first, permit) = match reach(&node, &mut stream, &mut flow).await {
-            Ok(Reached::Backend(tcp, first, permit)) => (tcp, first, permit),
-            Ok(Reached::Probed) => return answer_probe(&node, &mut stream, flow).await,
-            Err(unreached) => return turn_away(&node, &mut stream, flow, unreached).await,
+        let mut flow = data_path.context.flows.begin(Direction::Inbound, [0; 16]);
+        let (tcp, first_bytes, permit) = match reach(&data_path, &mut stream, &mut flow).await {
+            Ok(Reached::Backend(tcp, first_bytes, permit)) => (tcp, first_bytes, permit),
+            Ok(Reached::Probed) => return answer_probe(&data_path, &mut stream, flow).await,
+            Err(unreached) => return turn_away(&data_path, &mut stream, flow, unreached).await,
         };
         let reached = Instant::now();
         flow.answered();
-        let end = forward(&node, &tcp, &mut stream, first, &permit, &flow).await;
+        let end = forward(&data_path, &tcp, &mut stream, first_bytes, &permit, &flow).await;
         // Given up so soon that nothing came of it: the backend was dialled in vain.
         let in_vain = end.as_ref().err().filter(|_| {
             gave_up(&mut stream) && flow.sent.bytes() == 0 && reached.elapsed() < EARLY_END_DELAY
@@ -99,20 +99,20 @@ pub(crate) fn serve<N: TcpNetwork>(
 
 /// Says yes to a stream that only asked.
 async fn answer_probe<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     stream: &mut PeerStream,
     flow: Flow,
 ) -> ServeOutcome {
     flow.end(Ok(()));
     // Nothing that came behind the question is taken.
     stream.recv.stop(Code::Finished);
-    answer_last(node, stream, &StreamAnswer::accepted(), Code::Finished).await;
+    answer_last(data_path, stream, &StreamAnswer::accepted(), Code::Finished).await;
     ServeOutcome::Used
 }
 
 /// Ends a stream that came to nothing before it was carried, and records it.
 async fn turn_away<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     stream: &mut PeerStream,
     flow: Flow,
     why: Unreached,
@@ -121,7 +121,7 @@ async fn turn_away<N: TcpNetwork>(
         Unreached::Refused(failure) => {
             // What is refused takes nobody's place while the opener is told.
             flow.end(Err(failure.clone()));
-            refuse(node, stream, &failure).await;
+            refuse(data_path, stream, &failure).await;
             ServeOutcome::refused(failure.code)
         }
         Unreached::Abandoned(code) => {
@@ -135,31 +135,31 @@ async fn turn_away<N: TcpNetwork>(
 
 /// All that can still be refused: nothing of the source's has been delivered.
 async fn reach<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     stream: &mut PeerStream,
     flow: &mut Flow,
 ) -> Result<Reached<N::Stream>, Unreached> {
-    let (header, first) = accept(node, stream, flow).await?;
+    let (header, first_bytes) = accept(data_path, stream, flow).await?;
     if header.probe.is_some() {
-        admit_probe(node, stream, flow)?;
+        admit_probe(data_path, stream, flow)?;
     }
     let source = asserted_source(&stream.peer, &header, flow);
-    let now = node.current_snapshot();
-    attribute(&now, &header, &source, flow);
-    let permit = policy::authorize_inbound(&now, &source, &header.target)?;
+    let snapshot = data_path.current_snapshot();
+    attribute(&snapshot, &header, &source, flow);
+    let permit = policy::authorize_inbound(&snapshot, &source, &header.target)?;
     flow.attribute_to_source(&permit);
     if header.probe == Some(StreamProbe::Ask) {
-        pick(node, &now, &permit)?;
+        pick(data_path, &snapshot, &permit)?;
         return Ok(Reached::Probed);
     }
     let tcp = tokio::select! {
         biased;
-        withdrawn = node.withdrawn(&permit) => return Err(before_delivery(withdrawn).into()),
+        withdrawn = data_path.withdrawn(&permit) => return Err(before_delivery(withdrawn).into()),
         tcp = async {
             match header.probe {
                 // Whoever only asks waits for no backend that is not there yet.
-                Some(_) => pick_and_dial(node, &now, &permit, flow).await,
-                None => connect(node, &permit, flow).await,
+                Some(_) => pick_and_dial(data_path, &snapshot, &permit, flow).await,
+                None => connect(data_path, &permit, flow).await,
             }
         } => tcp?,
         // The opener has given up; nobody waits for this dial.
@@ -172,19 +172,19 @@ async fn reach<N: TcpNetwork>(
         tcp.close_gracefully();
         return Ok(Reached::Probed);
     }
-    Ok(Reached::Backend(tcp, first, permit))
+    Ok(Reached::Backend(tcp, first_bytes, permit))
 }
 
 /// Counts a stream that only asks apart, and refuses it where its cluster asks too often: it is cheap for whoever
 /// asks, and a backend is dialled for it.
 fn admit_probe<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     stream: &PeerStream,
     flow: &mut Flow,
 ) -> Result<(), FlowFailure> {
     flow.mark_probe();
-    let links = &node.current_snapshot().links;
-    node.context.probes.admit(&stream.peer.cluster, |cluster| links.contains_key(cluster))
+    let links = &data_path.current_snapshot().links;
+    data_path.context.probes.admit(&stream.peer.cluster, |cluster| links.contains_key(cluster))
 }
 
 /// The refusal of a stream that would have been reset for this, had it been under way.
@@ -204,32 +204,32 @@ async fn wait_until_evicted(recv: &RecvStream) {
 
 /// Reads the header, within its deadline and bound, and what came right behind it.
 async fn accept<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     stream: &mut PeerStream,
     flow: &mut Flow,
 ) -> Result<(StreamHeader, Bytes), Unreached> {
     flow.peer = Some((stream.peer.cluster.clone(), stream.peer.node.clone()));
-    let now = node.current_snapshot();
-    let (own, clusters) = (&now.local.cluster, now.links.len());
-    flow.admit_peer(&stream.peer.cluster, own, node.limits.streams_per_peer, clusters)?;
-    drop(now);
-    let (header, first) = timeout(node.limits.header_deadline, header(&mut stream.recv))
+    let snapshot = data_path.current_snapshot();
+    let (own, clusters) = (&snapshot.local.cluster, snapshot.links.len());
+    flow.admit_peer(&stream.peer.cluster, own, data_path.limits.streams_per_peer, clusters)?;
+    drop(snapshot);
+    let (header, first_bytes) = timeout(data_path.limits.header_deadline, header(&mut stream.recv))
         .await
         .unwrap_or_else(|_| Err(Code::HeaderTimeout.into()))?;
     flow.id = header.flow.unwrap_or_default();
-    Ok((header, first))
+    Ok((header, first_bytes))
 }
 
 async fn header(recv: &mut RecvStream) -> Result<(StreamHeader, Bytes), Unreached> {
-    let mut got = BytesMut::new();
+    let mut received = BytesMut::new();
     loop {
         let mut chunk = [Bytes::new()];
         let end = || FlowFailure::new(Code::HeaderInvalid, "the stream ended in its header");
         let read = recv.read_chunks(&mut chunk).await;
         read.map_err(|e| Unreached::Abandoned(e.code()))?.ok_or_else(end)?;
-        got.extend_from_slice(&chunk[0]);
-        match StreamHeader::decode(&got) {
-            Ok(Some((header, taken))) => return Ok((header, got.split_off(taken).freeze())),
+        received.extend_from_slice(&chunk[0]);
+        match StreamHeader::decode(&received) {
+            Ok(Some((header, taken))) => return Ok((header, received.split_off(taken).freeze())),
             Ok(None) => {}
             Err(error) => {
                 return Err(FlowFailure::new(Code::HeaderInvalid, error.to_string()).into());
@@ -247,41 +247,41 @@ fn asserted_source(peer: &PeerInfo, header: &StreamHeader, flow: &mut Flow) -> S
 }
 
 /// Notes the target; only one that is exported to the peer's cluster is counted by name.
-fn attribute(now: &Snapshot, header: &StreamHeader, source: &Source, flow: &mut Flow) {
+fn attribute(snapshot: &Snapshot, header: &StreamHeader, source: &Source, flow: &mut Flow) {
     flow.target = Some(header.target.clone());
-    let export = now.exports.get(&header.target.service);
-    let shown = |grant: &policy::Grant| grant.cluster == source.cluster;
-    let here = export.filter(|e| e.port(&header.target.port).is_some());
-    if here.is_some_and(|e| e.allow.iter().any(shown)) {
+    let export = snapshot.exports.get(&header.target.service);
+    let is_granted = |grant: &policy::Grant| grant.cluster == source.cluster;
+    let with_port = export.filter(|e| e.port(&header.target.port).is_some());
+    if with_port.is_some_and(|e| e.allow.iter().any(is_granted)) {
         flow.attribute_to_target(&header.target, &source.cluster);
     }
 }
 
 /// Picks a backend and dials it. If none answers, and the export says so, the stream waits until one does.
 async fn connect<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     permit: &Permit,
     flow: &mut Flow,
 ) -> Result<N::Stream, FlowFailure> {
-    let now = node.current_snapshot();
-    let failure = match pick_and_dial(node, &now, permit, flow).await {
+    let snapshot = data_path.current_snapshot();
+    let failure = match pick_and_dial(data_path, &snapshot, permit, flow).await {
         Ok(tcp) => return Ok(tcp),
         Err(failure) => failure,
     };
     let service = &permit.target().service;
-    let limits = now.exports.get(service).and_then(|export| export.hold);
+    let limits = snapshot.exports.get(service).and_then(|export| export.hold);
     let Some(limits) = limits.filter(|_| waits_for_backend(failure.code)) else {
         return Err(failure);
     };
     let cluster = &permit.source().cluster;
-    let Some(_place) = node.holds.begin(service, cluster, limits) else {
+    let Some(_place) = data_path.holds.begin(service, cluster, limits) else {
         let reason = format!(
             "{} streams of {cluster} wait for a backend of {service} on this node already (whenEmpty)",
             limits.streams
         );
         return Err(FlowFailure::new(Code::OverLimit, reason));
     };
-    timeout(limits.timeout, first_backend(node, permit, flow)).await.unwrap_or_else(|_| {
+    timeout(limits.timeout, first_backend(data_path, permit, flow)).await.unwrap_or_else(|_| {
         let reason = format!(
             "no backend of {service} answered within {} s, for which a stream waits (whenEmpty): {}",
             limits.timeout.as_secs(),
@@ -301,66 +301,67 @@ fn waits_for_backend(code: Code) -> bool {
 
 /// Waits until a backend answers. One that was dialled in vain counts again once a probe has reached it.
 async fn first_backend<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     permit: &Permit,
     flow: &mut Flow,
 ) -> Result<N::Stream, FlowFailure> {
-    let mut snapshot = node.snapshot.clone();
+    let mut snapshots = data_path.snapshot.clone();
     loop {
-        let now = snapshot.borrow_and_update().clone();
-        match pick_and_dial(node, &now, permit, flow).await {
+        let snapshot = snapshots.borrow_and_update().clone();
+        match pick_and_dial(data_path, &snapshot, permit, flow).await {
             Err(failure) if waits_for_backend(failure.code) => {}
             end => return end,
         }
-        if snapshot.changed().await.is_err() {
+        if snapshots.changed().await.is_err() {
             return Err(Code::Draining.into());
         }
     }
 }
 
 async fn pick_and_dial<N: TcpNetwork>(
-    node: &DataPath<N>,
-    now: &Snapshot,
+    data_path: &DataPath<N>,
+    snapshot: &Snapshot,
     permit: &Permit,
     flow: &mut Flow,
 ) -> Result<N::Stream, FlowFailure> {
-    let backends = pick(node, now, permit)?;
-    dial(node, now, &backends, flow).await
+    let backends = pick(data_path, snapshot, permit)?;
+    dial(data_path, snapshot, &backends, flow).await
 }
 
 /// Picks the backends to try: this node's own first. Where none answers, the reason is how the last dial failed.
 fn pick<N: TcpNetwork>(
-    node: &DataPath<N>,
-    now: &Snapshot,
+    data_path: &DataPath<N>,
+    snapshot: &Snapshot,
     permit: &Permit,
 ) -> Result<Vec<Backend>, FlowFailure> {
     let target = permit.target();
-    routing::backends(now, permit, node.context.random.draw())
+    routing::backends(snapshot, permit, data_path.context.random.draw())
         .map_err(|code| FlowFailure::new(code, format!("{}: {}", target.service, code.text())))
 }
 
 /// Dials until a backend answers. The source's first bytes wait meanwhile, so none has been delivered.
 async fn dial<N: TcpNetwork>(
-    node: &DataPath<N>,
-    now: &Snapshot,
+    data_path: &DataPath<N>,
+    snapshot: &Snapshot,
     backends: &[Backend],
     flow: &mut Flow,
 ) -> Result<N::Stream, FlowFailure> {
     let mut last = FlowFailure::from(Code::NoBackend);
     for backend in backends.iter().take(MAX_ATTEMPTS) {
-        let dialled = timeout(node.limits.dial_timeout, node.net.dial(backend.address)).await;
+        let dialled =
+            timeout(data_path.limits.dial_timeout, data_path.net.dial(backend.address)).await;
         let dialled = dialled.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         flow.workload = Some(backend.address);
         match dialled {
             Ok(tcp) => {
-                node.context.backends.record_dial(backend.address, Ok(()));
-                flow.hop = backend.node != now.local.node;
+                data_path.context.backends.record_dial(backend.address, Ok(()));
+                flow.hop = backend.node != snapshot.local.node;
                 return Ok(tcp);
             }
             Err(error) => {
                 let (failure, at_fault) = dial_failure(backend.address, &error);
                 if at_fault {
-                    node.context.backends.record_dial(backend.address, Err(failure.clone()));
+                    data_path.context.backends.record_dial(backend.address, Err(failure.clone()));
                 }
                 flow.retries += 1;
                 last = failure;
@@ -372,28 +373,33 @@ async fn dial<N: TcpNetwork>(
 
 /// Tells the opener that its stream is refused, and why. What it sent is thrown away first. One that leaves
 /// no room for the answer, or whose cluster has many such streams, gets a reset with the code alone.
-async fn refuse<N: TcpNetwork>(node: &DataPath<N>, stream: &mut PeerStream, failure: &FlowFailure) {
+async fn refuse<N: TcpNetwork>(
+    data_path: &DataPath<N>,
+    stream: &mut PeerStream,
+    failure: &FlowFailure,
+) {
     stream.recv.stop(failure.code);
     let answer = StreamAnswer::refused(failure.code, &failure.reason);
-    answer_last(node, stream, &answer, failure.code).await;
+    answer_last(data_path, stream, &answer, failure.code).await;
 }
 
 /// Sends an answer that nothing follows, if there is room for it; else a reset with the code alone.
 async fn answer_last<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     stream: &mut PeerStream,
     answer: &StreamAnswer,
     code: Code,
 ) {
-    let told = match node.context.flows.begin_refusal(&stream.peer.cluster) {
+    let is_delivered = match data_path.context.flows.begin_refusal(&stream.peer.cluster) {
         Some(_pending) => {
-            let told =
-                timeout(node.limits.header_deadline, answer_with(&mut stream.send, answer)).await;
-            matches!(told, Ok(Ok(())))
+            let is_delivered =
+                timeout(data_path.limits.header_deadline, answer_with(&mut stream.send, answer))
+                    .await;
+            matches!(is_delivered, Ok(Ok(())))
         }
         None => false,
     };
-    if !told || stream.send.finish().is_err() {
+    if !is_delivered || stream.send.finish().is_err() {
         stream.send.reset(code);
     }
 }
@@ -406,7 +412,7 @@ async fn answer_with(send: &mut SendStream, answer: &StreamAnswer) -> Result<(),
 
 /// Says that the backend was reached, and copies until both ways are done.
 async fn forward<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     tcp: &N::Stream,
     stream: &mut PeerStream,
     first: Bytes,
@@ -426,7 +432,7 @@ async fn forward<N: TcpNetwork>(
         let (send, recv) = (&mut stream.send, &mut stream.recv);
         copy(tcp, send, recv, left, Code::BackendReset, count).await
     });
-    node.while_permitted(permit, copied).await
+    data_path.while_permitted(permit, copied).await
 }
 
 /// True if the opener reset the stream, or wants no more of it.

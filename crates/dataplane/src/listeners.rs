@@ -103,7 +103,7 @@ impl<L: TcpAcceptor> SharedSockets for OpenListeners<L> {
 
 /// The listeners of one node.
 pub struct ImportListeners<N: TcpNetwork> {
-    node: Arc<DataPath<N>>,
+    data_path: Arc<DataPath<N>>,
     links: Links,
     /// Each worker's runtime.
     workers: Vec<Handle>,
@@ -123,14 +123,14 @@ impl<N: TcpNetwork> ImportListeners<N> {
     /// Listeners that serve on `workers`; every flow becomes a task of `flows`.
     #[must_use]
     pub fn new(
-        node: Arc<DataPath<N>>,
+        data_path: Arc<DataPath<N>>,
         links: Links,
         workers: Vec<Handle>,
         flows: TaskTracker,
     ) -> Self {
         let open = Arc::new(OpenListeners(Mutex::default()));
         let (failures, inherited) = (watch::Sender::default(), InheritedListeners::new());
-        Self { node, links, workers, flows, failures, open, inherited }
+        Self { data_path, links, workers, flows, failures, open, inherited }
     }
 
     /// Sockets of the process before this one, instead of new ones. Those that the first snapshot has no use for
@@ -153,11 +153,11 @@ impl<N: TcpNetwork> ImportListeners<N> {
 
     /// Keeps the listeners as the snapshot wants them, until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut snapshot = self.node.snapshot.clone();
+        let mut snapshots = self.data_path.snapshot.clone();
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
         let most = max_addresses(adit_host::descriptors::limit().soft, self.workers.len());
         loop {
-            let imports = snapshot.borrow_and_update().imports.clone();
+            let imports = snapshots.borrow_and_update().imports.clone();
             let wanted: BTreeSet<SocketAddr> = imports.addresses().collect();
             open.retain(|address, token| {
                 let keep = wanted.contains(address);
@@ -168,9 +168,9 @@ impl<N: TcpNetwork> ImportListeners<N> {
                 keep
             });
             let mut failed = BTreeMap::new();
-            let room = most.saturating_sub(open.len());
+            let free = most.saturating_sub(open.len());
             for (n, address) in addresses_to_open(&wanted, &open).into_iter().enumerate() {
-                if n >= room {
+                if n >= free {
                     let why = format!(
                         "cannot listen at {address}: this node listens at {most} addresses, the most that it may"
                     );
@@ -190,8 +190,8 @@ impl<N: TcpNetwork> ImportListeners<N> {
             let retry = !failed.is_empty();
             self.publish_failures(failed);
             // Most snapshots differ in what peers said of themselves.
-            let are_others = |now: &Arc<Snapshot>| !now.imports.is_same(&imports);
-            let changed = async { snapshot.wait_for(are_others).await.is_ok() };
+            let are_others = |snapshot: &Arc<Snapshot>| !snapshot.imports.is_same(&imports);
+            let changed = async { snapshots.wait_for(are_others).await.is_ok() };
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = changed => if !changed {
@@ -228,13 +228,14 @@ impl<N: TcpNetwork> ImportListeners<N> {
         self.open.lock().insert(address, listeners.iter().map(|(_, l)| Arc::clone(l)).collect());
         for (worker, listener) in listeners {
             let handle = &self.workers[worker];
-            let (node, flows, token) = (self.node.clone(), self.flows.clone(), token.clone());
-            let way = Arc::new(Egress { links: self.links.clone(), worker });
+            let (data_path, flows, token) =
+                (self.data_path.clone(), self.flows.clone(), token.clone());
+            let egress = Arc::new(Egress { links: self.links.clone(), worker });
             self.flows.spawn_on(
                 async move {
                     tokio::select! {
                         () = token.cancelled() => {}
-                        () = accept(node, way, listener, flows.clone()) => {}
+                        () = accept(data_path, egress, listener, flows.clone()) => {}
                     }
                 },
                 handle,
@@ -248,7 +249,7 @@ impl<N: TcpNetwork> ImportListeners<N> {
         let shared = self.workers.len() > 1;
         let bind = |(worker, handle): (usize, &Handle)| {
             let _context = handle.enter();
-            Ok((worker, Arc::new(self.node.net.listen(address, shared)?)))
+            Ok((worker, Arc::new(self.data_path.net.listen(address, shared)?)))
         };
         self.workers.iter().enumerate().map(bind).collect()
     }
@@ -258,7 +259,7 @@ impl<N: TcpNetwork> ImportListeners<N> {
         let adopt = |(n, socket): (usize, OwnedFd)| {
             let worker = n % self.workers.len();
             let _context = self.workers[worker].enter();
-            Ok((worker, Arc::new(self.node.net.adopt(socket)?)))
+            Ok((worker, Arc::new(self.data_path.net.adopt(socket)?)))
         };
         sockets.into_iter().enumerate().map(adopt).collect()
     }
@@ -286,14 +287,14 @@ fn addresses_to_open<T>(
 }
 
 async fn accept<N: TcpNetwork>(
-    node: Arc<DataPath<N>>,
-    way: Arc<Egress>,
+    data_path: Arc<DataPath<N>>,
+    egress: Arc<Egress>,
     listener: Arc<N::Listener>,
     flows: TaskTracker,
 ) {
     loop {
         match listener.accept().await {
-            Ok(tcp) => drop(flows.spawn(outbound::serve(node.clone(), way.clone(), tcp))),
+            Ok(tcp) => drop(flows.spawn(outbound::serve(data_path.clone(), egress.clone(), tcp))),
             Err(error) => {
                 metrics::counter!(ACCEPT_ERRORS).increment(1);
                 tracing::warn!(%error, "cannot accept a connection{}", backends::hint(&error));

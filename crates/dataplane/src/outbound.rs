@@ -42,34 +42,34 @@ pub(crate) struct Egress {
 
 /// Serves one accepted connection, to its record.
 pub(crate) async fn serve<N: TcpNetwork>(
-    node: Arc<DataPath<N>>,
+    data_path: Arc<DataPath<N>>,
     egress: Arc<Egress>,
     tcp: N::Stream,
 ) {
-    let context = &node.context;
+    let context = &data_path.context;
     let mut flow = context.flows.begin(Direction::Outbound, context.random.flow_id());
-    let end = forward(&node, &egress, &tcp, &mut flow).await;
+    let end = forward(&data_path, &egress, &tcp, &mut flow).await;
     flow.end(end);
 }
 
 async fn forward<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     egress: &Egress,
     tcp: &N::Stream,
     flow: &mut Flow,
 ) -> Result<(), FlowFailure> {
-    admit(node, tcp, flow)?;
+    admit(data_path, tcp, flow)?;
     let (permit, route) = {
-        let workload = identify(node, tcp.remote()).await?;
-        let now = first_view(node, tcp.local()).await;
-        let (import, target) = resolve(&now, tcp.local())?;
-        let permit = authorize(&now, import, &target, &workload, flow)?;
-        let route = pick(node, &now, import, &permit)?;
+        let workload = identify(data_path, tcp.remote()).await?;
+        let snapshot = first_view(data_path, tcp.local()).await;
+        let (import, target) = resolve(&snapshot, tcp.local())?;
+        let permit = authorize(&snapshot, import, &target, &workload, flow)?;
+        let route = pick(data_path, &snapshot, import, &permit)?;
         (permit, route)
     };
     let (mut stream, pending) = tokio::select! {
         biased;
-        withdrawn = node.withdrawn(&permit) => return Err(withdrawn),
+        withdrawn = data_path.withdrawn(&permit) => return Err(withdrawn),
         opened = open(egress, tcp, &route, (&permit, None), flow) => opened?,
     };
     flow.answered();
@@ -77,7 +77,7 @@ async fn forward<N: TcpNetwork>(
         let count = (&flow.sent, &flow.received);
         let (send, recv) = (&mut stream.send, &mut stream.recv);
         let copying = pin!(copy(tcp, send, recv, pending, Code::SourceReset, count));
-        node.while_permitted(&permit, copying).await
+        data_path.while_permitted(&permit, copying).await
     };
     if let Err(failure) = &end {
         reset(&mut stream, failure.code);
@@ -88,12 +88,12 @@ async fn forward<N: TcpNetwork>(
 /// Notes where the connection comes from and what it was made to, so that its end counts there however
 /// early it comes, and refuses it if there are too many.
 fn admit<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     tcp: &impl Tcp,
     flow: &mut Flow,
 ) -> Result<(), FlowFailure> {
     flow.workload = Some(tcp.remote());
-    if let Ok((import, target)) = resolve(&node.current_snapshot(), tcp.local()) {
+    if let Ok((import, target)) = resolve(&data_path.current_snapshot(), tcp.local()) {
         flow.attribute_to_target(&target, &import.from);
     }
     flow.admit_workload(tcp.remote().ip())
@@ -102,29 +102,29 @@ fn admit<N: TcpNetwork>(
 /// Finds the workload by its address. One that is not known yet is held: its cluster may show it a
 /// moment after it began to speak. The address of a machine is none that a pod will ever have.
 pub(crate) async fn identify<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     from: SocketAddr,
 ) -> Result<Workload, FlowFailure> {
-    let known = |now: &Snapshot| now.workloads.get(&from.ip()).cloned();
+    let known = |snapshot: &Snapshot| snapshot.workloads.get(&from.ip()).cloned();
     let unknown = || {
         let reason = format!("no workload is known by the address {}", from.ip());
         FlowFailure::new(Code::SourceUnknown, reason)
     };
-    if let Some(workload) = known(&node.current_snapshot()) {
+    if let Some(workload) = known(&data_path.current_snapshot()) {
         return Ok(workload);
     }
-    if node.current_snapshot().is_host_address(from.ip()) {
+    if data_path.current_snapshot().is_host_address(from.ip()) {
         return Err(on_host_network(from.ip()));
     }
-    let hold = node.limits.unknown_source_hold;
-    let _held = node.context.held.try_hold(from.ip()).ok_or_else(unknown)?;
-    let mut snapshot = node.snapshot.clone();
-    let arrives = timeout(hold, snapshot.wait_for(|now| known(now).is_some()));
+    let hold = data_path.limits.unknown_source_hold;
+    let _held = data_path.context.held.try_hold(from.ip()).ok_or_else(unknown)?;
+    let mut snapshots = data_path.snapshot.clone();
+    let arrives = timeout(hold, snapshots.wait_for(|snapshot| known(snapshot).is_some()));
     tokio::select! {
         biased;
-        () = node.context.drained.cancelled() => Err(Code::Drained.into()),
+        () = data_path.context.drained.cancelled() => Err(Code::Drained.into()),
         arrived = arrives => match arrived {
-            Ok(Ok(now)) => known(&now).ok_or_else(unknown),
+            Ok(Ok(snapshot)) => known(&snapshot).ok_or_else(unknown),
             _ => Err(unknown()),
         }
     }
@@ -143,30 +143,32 @@ fn on_host_network(ip: IpAddr) -> FlowFailure {
 /// Waits until the exporting cluster has sent its view, on a node that has just started: connections may
 /// have waited for it, and a moment later they would be carried.
 pub(crate) async fn first_view<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     local: SocketAddr,
 ) -> Arc<Snapshot> {
-    let now = node.current_snapshot();
-    let waits = |now: &Snapshot| {
-        let from = now.imports.at(local).map(|(import, _)| &import.from);
-        from.is_some_and(|from| now.links.contains_key(from) && !now.views.contains_key(from))
+    let snapshot = data_path.current_snapshot();
+    let waits = |snapshot: &Snapshot| {
+        let from = snapshot.imports.at(local).map(|(import, _)| &import.from);
+        from.is_some_and(|from| {
+            snapshot.links.contains_key(from) && !snapshot.views.contains_key(from)
+        })
     };
-    let remaining = FIRST_VIEW_TIMEOUT.saturating_sub(node.started.elapsed());
-    if remaining.is_zero() || !waits(&now) {
-        return now;
+    let remaining = FIRST_VIEW_TIMEOUT.saturating_sub(data_path.started.elapsed());
+    if remaining.is_zero() || !waits(&snapshot) {
+        return snapshot;
     }
-    let mut snapshot = node.snapshot.clone();
+    let mut snapshots = data_path.snapshot.clone();
     tokio::select! {
         biased;
-        () = node.context.drained.cancelled() => {}
-        _arrived = timeout(remaining, snapshot.wait_for(|now| !waits(now))) => {}
+        () = data_path.context.drained.cancelled() => {}
+        _arrived = timeout(remaining, snapshots.wait_for(|snapshot| !waits(snapshot))) => {}
     }
-    node.current_snapshot()
+    data_path.current_snapshot()
 }
 
 /// Finds the import and port that the connection was made to, by its local address.
-fn resolve(now: &Snapshot, local: SocketAddr) -> Result<(&Import, Target), FlowFailure> {
-    let found: Option<(&Arc<Import>, &ImportPort)> = now.imports.at(local);
+fn resolve(snapshot: &Snapshot, local: SocketAddr) -> Result<(&Import, Target), FlowFailure> {
+    let found: Option<(&Arc<Import>, &ImportPort)> = snapshot.imports.at(local);
     let (import, port) = found.ok_or_else(|| {
         FlowFailure::new(Code::ImportUnknown, format!("nothing is imported at {local}"))
     })?;
@@ -177,30 +179,30 @@ fn resolve(now: &Snapshot, local: SocketAddr) -> Result<(&Import, Target), FlowF
 /// Asks policy, ours and what of the exporting side's has travelled here, and refuses whose streams come to
 /// nothing too often.
 pub(crate) fn authorize(
-    now: &Snapshot,
+    snapshot: &Snapshot,
     import: &Import,
     target: &Target,
     workload: &Workload,
     flow: &mut Flow,
 ) -> Result<Permit, FlowFailure> {
-    let cluster = now.local.cluster.clone();
+    let cluster = snapshot.local.cluster.clone();
     flow.source = Some(policy::Source { cluster, workload: workload.clone() });
-    let permit = policy::authorize_outbound(now, import, target, workload)?;
+    let permit = policy::authorize_outbound(snapshot, import, target, workload)?;
     flow.admit_source(&import.from, workload)?;
     Ok(permit)
 }
 
 /// Picks the nodes to try: those with a ready backend, by weight.
 pub(crate) fn pick<N: TcpNetwork>(
-    node: &DataPath<N>,
-    now: &Snapshot,
+    data_path: &DataPath<N>,
+    snapshot: &Snapshot,
     import: &Import,
     permit: &Permit,
 ) -> Result<Route, FlowFailure> {
-    let draw = node.context.random.draw();
-    routing::route(now, &import.from, permit, draw).map_err(|code| {
+    let draw = data_path.context.random.draw();
+    routing::route(snapshot, &import.from, permit, draw).map_err(|code| {
         let (service, from) = (&import.service, &import.from);
-        let view = now.views.get(from);
+        let view = snapshot.views.get(from);
         let port = view.and_then(|v| v.exports.get(service)?.port(&permit.target().port));
         let known = port.filter(|port| port.fault.is_some());
         let plain = || format!("{from} offers no ready backend of {service}");
@@ -288,16 +290,17 @@ fn next_node(egress: &Egress, route: &Route, tried: &[NodeName]) -> Option<(Node
     if tried.len() >= MAX_ATTEMPTS {
         return None;
     }
-    let own: Vec<&NodeName> = route.nodes.iter().filter(|n| !tried.contains(n)).collect();
-    if let Some(near) = egress.links.first_reachable(&route.cluster, &own) {
-        return Some((near.clone(), false));
+    let with_backend: Vec<&NodeName> = route.nodes.iter().filter(|n| !tried.contains(n)).collect();
+    if let Some(reachable) = egress.links.first_reachable(&route.cluster, &with_backend) {
+        return Some((reachable.clone(), false));
     }
     let other = match route.hop {
         Hop::Any => egress.links.other_connected(&route.cluster, tried),
         Hop::SameNode => None,
     };
-    let far = || own.first().map(|far| (NodeName::clone(far), false));
-    other.map(|other| (other, true)).or_else(far)
+    let unreachable =
+        || with_backend.first().map(|unreachable| (NodeName::clone(unreachable), false));
+    other.map(|other| (other, true)).or_else(unreachable)
 }
 
 /// Ends both ways of a stream with a reason.

@@ -120,9 +120,9 @@ impl fmt::Debug for Prober {
 impl Prober {
     /// Asks through `links`, on the runtime of the first worker.
     #[must_use]
-    pub fn new<N: TcpNetwork>(node: Arc<DataPath<N>>, links: Links, worker: Handle) -> Self {
+    pub fn new<N: TcpNetwork>(data_path: Arc<DataPath<N>>, links: Links, worker: Handle) -> Self {
         let egress = Arc::new(Egress { links, worker: 0 });
-        Self(Arc::new(NodeProber { node, egress, worker, places: Semaphore::new(MAX_ASKED) }))
+        Self(Arc::new(NodeProber { data_path, egress, worker, slots: Semaphore::new(MAX_ASKED) }))
     }
 
     /// Asks; `None` if [`MAX_ASKED`] questions are under way already, or the node has ended.
@@ -139,34 +139,34 @@ trait AskProbe: Send + Sync {
 type PendingReport<'a> = Pin<Box<dyn Future<Output = Option<ProbeReport>> + Send + 'a>>;
 
 struct NodeProber<N: TcpNetwork> {
-    node: Arc<DataPath<N>>,
+    data_path: Arc<DataPath<N>>,
     egress: Arc<Egress>,
     worker: Handle,
-    places: Semaphore,
+    slots: Semaphore,
 }
 
 impl<N: TcpNetwork> AskProbe for NodeProber<N> {
     fn ask(&self, question: StreamQuestion) -> PendingReport<'_> {
         Box::pin(async move {
-            let _place = self.places.try_acquire().ok()?;
-            let (node, egress) = (self.node.clone(), self.egress.clone());
-            let asking = async move { ask(&node, &egress, &question).await };
+            let _slot = self.slots.try_acquire().ok()?;
+            let (data_path, egress) = (self.data_path.clone(), self.egress.clone());
+            let asking = async move { ask(&data_path, &egress, &question).await };
             self.worker.spawn(asking).await.ok()
         })
     }
 }
 
 async fn ask<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     egress: &Egress,
     question: &StreamQuestion,
 ) -> ProbeReport {
     let began = Instant::now();
-    let context = &node.context;
+    let context = &data_path.context;
     let mut flow = context.flows.begin(Direction::Outbound, context.random.flow_id());
     flow.mark_probe();
     let mut report = ProbeReport::begin();
-    let asking = steps(node, egress, question, &mut flow, &mut report);
+    let asking = steps(data_path, egress, question, &mut flow, &mut report);
     let end = timeout(PROBE_TIMEOUT, asking).await.unwrap_or_else(|_| {
         let seconds = PROBE_TIMEOUT.as_secs();
         Err(FlowFailure::new(Code::BackendTimeout, format!("no answer within {seconds} s")))
@@ -188,15 +188,15 @@ async fn ask<N: TcpNetwork>(
 
 /// The steps of [`outbound`] as the caller of the question.
 async fn steps<N: TcpNetwork>(
-    node: &DataPath<N>,
+    data_path: &DataPath<N>,
     egress: &Egress,
     question: &StreamQuestion,
     flow: &mut Flow,
     report: &mut ProbeReport,
 ) -> Result<(), FlowFailure> {
     let listen = {
-        let now = node.current_snapshot();
-        let (import, port) = resolve(&now, question)?;
+        let snapshot = data_path.current_snapshot();
+        let (import, port) = resolve(&snapshot, question)?;
         report.port = Some(port.name.clone());
         let target = Target { service: import.service.clone(), port: port.name.clone() };
         flow.attribute_to_target(&target, &import.from);
@@ -208,20 +208,20 @@ async fn steps<N: TcpNetwork>(
         ProbeCaller::Address(ip) => {
             flow.workload = Some(SocketAddr::new(*ip, 0));
             flow.admit_workload(*ip)?;
-            outbound::identify(node, SocketAddr::new(*ip, 0)).await?
+            outbound::identify(data_path, SocketAddr::new(*ip, 0)).await?
         }
     };
-    let now = match listen {
-        Some(listen) => outbound::first_view(node, listen).await,
-        None => node.current_snapshot(),
+    let snapshot = match listen {
+        Some(listen) => outbound::first_view(data_path, listen).await,
+        None => data_path.current_snapshot(),
     };
     // It may have been withdrawn meanwhile.
-    let (import, port) = resolve(&now, question)?;
+    let (import, port) = resolve(&snapshot, question)?;
     let target = Target { service: import.service.clone(), port: port.name.clone() };
     report.stage = ProbeStage::Authorize;
-    let permit = outbound::authorize(&now, import, &target, &workload, flow)?;
+    let permit = outbound::authorize(&snapshot, import, &target, &workload, flow)?;
     report.stage = ProbeStage::Pick;
-    let route = outbound::pick(node, &now, import, &permit)?;
+    let route = outbound::pick(data_path, &snapshot, import, &permit)?;
     report.stage = ProbeStage::Open;
     let asked = (&permit, Some(question.depth));
     let (mut stream, _) = outbound::open(egress, &NoSource, &route, asked, flow).await?;
@@ -231,11 +231,11 @@ async fn steps<N: TcpNetwork>(
 }
 
 fn resolve<'a>(
-    now: &'a Snapshot,
+    snapshot: &'a Snapshot,
     question: &StreamQuestion,
 ) -> Result<(&'a Arc<Import>, &'a ImportPort), FlowFailure> {
     let service = &question.service;
-    let import = now.imports.get(service).ok_or_else(|| {
+    let import = snapshot.imports.get(service).ok_or_else(|| {
         FlowFailure::new(Code::ImportUnknown, format!("this node imports no {service}"))
     })?;
     let is_meant = |port: &&ImportPort| match &question.port {

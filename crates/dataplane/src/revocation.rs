@@ -25,26 +25,26 @@ impl PermitRevocations {
     /// Notifies the channels of each basis that changes, until `stop`. Without it no right is ever withdrawn.
     pub(crate) async fn run(
         &self,
-        mut snapshot: watch::Receiver<Arc<Snapshot>>,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
         mut before: Arc<Snapshot>,
         stop: CancellationToken,
     ) {
         loop {
             // Before anything is waited for: streams may have been permitted since `before`.
-            let now = snapshot.borrow_and_update().clone();
-            if !Arc::ptr_eq(&before, &now) {
-                self.notify_changed(&before, &now);
-                before = now;
+            let snapshot = snapshots.borrow_and_update().clone();
+            if !Arc::ptr_eq(&before, &snapshot) {
+                self.notify_changed(&before, &snapshot);
+                before = snapshot;
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = snapshot.changed() => if changed.is_err() { return },
+                changed = snapshots.changed() => if changed.is_err() { return },
             }
         }
     }
 
-    fn notify_changed(&self, before: &Snapshot, now: &Snapshot) {
-        let touched = changed_bases(before, now);
+    fn notify_changed(&self, before: &Snapshot, after: &Snapshot) {
+        let touched = changed_bases(before, after);
         if touched.is_empty() {
             return;
         }

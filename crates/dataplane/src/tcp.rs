@@ -27,8 +27,10 @@ pub trait Tcp: Send + Sync + 'static {
     ///
     /// # Errors
     /// Those of the socket; a reset by the other end among them.
-    fn read(&self, room: &mut ReadBuffer)
-    -> impl Future<Output = io::Result<Option<Bytes>>> + Send;
+    fn read(
+        &self,
+        buffer: &mut ReadBuffer,
+    ) -> impl Future<Output = io::Result<Option<Bytes>>> + Send;
 
     /// Writes all chunks and leaves them empty.
     ///

@@ -73,16 +73,16 @@ impl Tcp for OsTcp {
         self.remote
     }
 
-    async fn read(&self, room: &mut ReadBuffer) -> io::Result<Option<Bytes>> {
+    async fn read(&self, buffer: &mut ReadBuffer) -> io::Result<Option<Bytes>> {
         loop {
             self.stream.readable().await?;
-            match self.stream.try_read_buf(room.buffer_mut()) {
+            match self.stream.try_read_buf(buffer.buffer_mut()) {
                 Ok(0) if self.failed.load(Relaxed) => {
                     return Err(io::ErrorKind::ConnectionReset.into());
                 }
                 Ok(0) => return Ok(None),
-                Ok(_) => return Ok(Some(room.take())),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => room.release(),
+                Ok(_) => return Ok(Some(buffer.take())),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => buffer.release(),
                 Err(e) => return Err(e),
             }
         }
