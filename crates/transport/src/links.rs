@@ -238,7 +238,7 @@ impl Links {
     /// the verifier whenever its trust has changed. A connection does not learn that its peer's certificate
     /// was renewed.
     pub fn recheck_certificates(&self, verifier: Option<&PeerVerifier>, now: UnixTime) {
-        let mut told: BTreeMap<String, (usize, BTreeSet<String>)> = BTreeMap::new();
+        let mut refusals: BTreeMap<String, (usize, BTreeSet<String>)> = BTreeMap::new();
         for (conn, _) in self.0.connections.all() {
             let ended = now > conn.quic.identity().not_after;
             let verified = verifier.map_or(Ok(()), |v| conn.quic.verify(v, now));
@@ -246,7 +246,7 @@ impl Links {
                 if !self.0.begin_distrust(&conn, refusal) {
                     continue;
                 }
-                let (count, peers) = told.entry(refusal.to_string()).or_default();
+                let (count, peers) = refusals.entry(refusal.to_string()).or_default();
                 *count += 1;
                 peers.insert(conn.peer.id.to_string());
             } else if ended {
@@ -256,7 +256,7 @@ impl Links {
             }
         }
         // One line for each reason, however many connections rest on it: an entry of the deny list, a bundle.
-        for (why, (count, peers)) in told {
+        for (why, (count, peers)) in refusals {
             let peers = peers.into_iter().collect::<Vec<_>>().join(", ");
             tracing::warn!(peers, connections = count, "connections end: {why}");
         }

@@ -169,7 +169,7 @@ mod tests {
 
     /// A stream, and what its sender was told.
     struct CreditRun {
-        book: StreamCredits,
+        credits: StreamCredits,
         grant: ReceiveCredit,
         round_trip: Duration,
         is_pressed: bool,
@@ -177,9 +177,9 @@ mod tests {
 
     impl CreditRun {
         fn new(round_trip: Duration) -> Self {
-            let book = StreamCredits::new(0, LIMITS);
-            let grant = book.begin_receiving();
-            Self { book, grant, round_trip, is_pressed: false }
+            let credits = StreamCredits::new(0, LIMITS);
+            let grant = credits.begin_receiving();
+            Self { credits, grant, round_trip, is_pressed: false }
         }
 
         /// Takes so many KiB in pieces, each after so long, and says how many are granted beyond.
@@ -187,7 +187,7 @@ mod tests {
             for _ in 0..kib / 16 {
                 advance(each).await;
                 let look = || (self.round_trip, self.is_pressed);
-                self.book.taken(4, &mut self.grant, 16 * KIB, look);
+                self.credits.taken(4, &mut self.grant, 16 * KIB, look);
             }
             self.grant.window() / KIB
         }
@@ -233,51 +233,51 @@ mod tests {
     async fn credit_is_sent_once_and_only_the_newest() {
         let mut run = CreditRun::new(50 * MS);
         run.take(1 << 10, MS / 4).await;
-        let bytes = run.book.next_due().await;
+        let bytes = run.credits.next_due().await;
         let (grant, taken) = StreamCredit::decode(&bytes).unwrap().unwrap();
         assert_eq!(taken, bytes.len(), "one for one stream");
         let limit = run.grant.granted;
         assert_eq!(grant, Some(StreamCredit { stream: 4, limit }));
-        assert!(futures_util::FutureExt::now_or_never(run.book.next_due()).is_none());
+        assert!(futures_util::FutureExt::now_or_never(run.credits.next_due()).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_sender_goes_as_far_as_it_was_ever_granted() {
-        let book = StreamCredits::new(100, LIMITS);
-        let grant = book.begin_sending(8);
+        let credits = StreamCredits::new(100, LIMITS);
+        let grant = credits.begin_sending(8);
         assert_eq!((grant.remaining(40), grant.remaining(101)), (60, 0));
-        book.receive_credit(StreamCredit { stream: 8, limit: 300 });
+        credits.receive_credit(StreamCredit { stream: 8, limit: 300 });
         grant.wait_raised().await;
-        book.receive_credit(StreamCredit { stream: 8, limit: 200 });
-        book.receive_credit(StreamCredit { stream: 12, limit: 900 });
+        credits.receive_credit(StreamCredit { stream: 8, limit: 200 });
+        credits.receive_credit(StreamCredit { stream: 12, limit: 900 });
         assert_eq!(grant.remaining(100), 200);
-        book.end_sending(8);
-        assert!(book.sending.lock().is_empty());
-        assert!(book.begin_credit_stream() && !book.begin_credit_stream());
+        credits.end_sending(8);
+        assert!(credits.sending.lock().is_empty());
+        assert!(credits.begin_credit_stream() && !credits.begin_credit_stream());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_does_not_read_has_nothing_kept_but_for_streams_that_are_open() {
-        let book = StreamCredits::new(0, LIMITS);
+        let credits = StreamCredits::new(0, LIMITS);
         for stream in 0..10_000 {
-            let mut credit = book.begin_receiving();
-            book.taken(stream, &mut credit, 96 * KIB, || (50 * MS, false));
+            let mut credit = credits.begin_receiving();
+            credits.taken(stream, &mut credit, 96 * KIB, || (50 * MS, false));
             if stream >= 10 {
-                book.end_receiving(stream);
+                credits.end_receiving(stream);
             }
         }
-        assert_eq!(book.due.lock().len(), 10);
+        assert_eq!(credits.due.lock().len(), 10);
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_for_credit_is_woken_by_more_of_it_alone() {
-        let book = StreamCredits::new(0, LIMITS);
-        let credit = book.begin_sending(8);
+        let credits = StreamCredits::new(0, LIMITS);
+        let credit = credits.begin_sending(8);
         let woken = |credit: &SendCredit| {
             futures_util::FutureExt::now_or_never(credit.wait_raised()).is_some()
         };
         for (limit, is_more) in [(0, false), (100, true), (100, false), (99, false), (101, true)] {
-            book.receive_credit(StreamCredit { stream: 8, limit });
+            credits.receive_credit(StreamCredit { stream: 8, limit });
             assert_eq!(woken(&credit), is_more, "{limit}");
         }
     }

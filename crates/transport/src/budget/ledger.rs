@@ -204,58 +204,64 @@ mod tests {
 
     #[test]
     fn a_stream_that_goes_on_gives_its_charge_back() {
-        let mut book = LedgerRun::new(100, 100);
+        let mut ledger = LedgerRun::new(100, 100);
         for _ in 0..10 {
-            let stall = book.stall("bank", 60);
+            let stall = ledger.stall("bank", 60);
             assert!(!evicted(&stall));
-            book.0.end_stall(&"bank".parse().unwrap(), stall.0);
+            ledger.0.end_stall(&"bank".parse().unwrap(), stall.0);
         }
-        assert_eq!(book.0.charges(), BufferCharges::default());
-        assert!(book.0.accounts.is_empty(), "nothing is kept of a peer that holds nothing");
+        assert_eq!(ledger.0.charges(), BufferCharges::default());
+        assert!(ledger.0.accounts.is_empty(), "nothing is kept of a peer that holds nothing");
     }
 
     #[test]
     fn the_longest_stalled_stream_of_the_spent_peer_pays() {
-        let mut book = LedgerRun::new(1000, 100);
-        let other = book.stall("shop", 40);
+        let mut ledger = LedgerRun::new(1000, 100);
+        let other = ledger.stall("shop", 40);
         let (first, second, third) =
-            (book.stall("bank", 40), book.stall("bank", 40), book.stall("bank", 40));
+            (ledger.stall("bank", 40), ledger.stall("bank", 40), ledger.stall("bank", 40));
         assert!(evicted(&first) && !evicted(&second) && !evicted(&third) && !evicted(&other));
-        assert_eq!((book.0.charges().stalled, book.0.charges().streams), (120, 3));
+        assert_eq!((ledger.0.charges().stalled, ledger.0.charges().streams), (120, 3));
     }
 
     #[test]
     fn the_heaviest_peer_pays_for_the_process() {
-        let mut book = LedgerRun::new(100, 80);
-        let (heavy1, heavy2) = (book.stall("bank", 35), book.stall("bank", 35));
-        let light = book.stall("shop", 35);
+        let mut ledger = LedgerRun::new(100, 80);
+        let (heavy1, heavy2) = (ledger.stall("bank", 35), ledger.stall("bank", 35));
+        let light = ledger.stall("shop", 35);
         assert!(evicted(&heavy1) && !evicted(&heavy2) && !evicted(&light));
     }
 
     #[test]
     fn windows_have_bounds_of_their_own() {
-        let mut book = LedgerRun::new(100, 60);
+        let mut ledger = LedgerRun::new(100, 60);
         let (bank, shop) = ("bank".parse().unwrap(), "shop".parse().unwrap());
-        assert!(book.0.try_reserve(&bank, 60) && !book.0.try_reserve(&bank, 1));
-        assert!(book.0.try_reserve(&shop, 40) && !book.0.try_reserve(&shop, 1), "the process's");
+        assert!(ledger.0.try_reserve(&bank, 60) && !ledger.0.try_reserve(&bank, 1));
+        assert!(
+            ledger.0.try_reserve(&shop, 40) && !ledger.0.try_reserve(&shop, 1),
+            "the process's"
+        );
         let lab = "lab".parse().unwrap();
-        assert!(book.0.try_reserve(&lab, 7) && !book.0.try_reserve(&lab, 1), "what is promised");
-        book.0.release(&lab, 7);
-        let stall = book.stall("bank", 60);
+        assert!(
+            ledger.0.try_reserve(&lab, 7) && !ledger.0.try_reserve(&lab, 1),
+            "what is promised"
+        );
+        ledger.0.release(&lab, 7);
+        let stall = ledger.stall("bank", 60);
         assert!(!evicted(&stall), "a busy peer has room for a stalled stream");
-        book.0.release(&bank, 60);
-        book.0.release(&shop, 40);
-        assert_eq!(book.0.charges().windows, 0);
-        assert!(book.0.try_reserve(&bank, 60));
+        ledger.0.release(&bank, 60);
+        ledger.0.release(&shop, 40);
+        assert_eq!(ledger.0.charges().windows, 0);
+        assert!(ledger.0.try_reserve(&bank, 60));
     }
 
     #[test]
     fn a_peer_with_more_windows_than_its_bound_gets_no_more_for_stalls() {
-        let mut book = LedgerRun::new(1000, 60);
+        let mut ledger = LedgerRun::new(1000, 60);
         let bank: ClusterName = "bank".parse().unwrap();
         let evict = Arc::new(Notify::new());
-        assert!(book.0.stall(&bank, 10, Arc::downgrade(&evict)).1);
-        book.0.reserve(&bank, 61);
-        assert!(!book.0.stall(&bank, 10, Arc::downgrade(&evict)).1);
+        assert!(ledger.0.stall(&bank, 10, Arc::downgrade(&evict)).1);
+        ledger.0.reserve(&bank, 61);
+        assert!(!ledger.0.stall(&bank, 10, Arc::downgrade(&evict)).1);
     }
 }

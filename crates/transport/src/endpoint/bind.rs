@@ -85,12 +85,14 @@ impl Endpoints {
             return Err(BindError::Workers);
         }
         let aside = inherited.is_some();
-        let (mut sockets, mut elders) = (Vec::new(), Predecessors::default());
+        let (mut sockets, mut predecessors) = (Vec::new(), Predecessors::default());
         if let Some(inherited) = inherited {
-            elders = Predecessors::new(inherited.predecessors).map_err(BindError::Inherited)?;
-            tuning.generation = elders.next_generation(inherited.generation).ok_or_else(|| {
-                BindError::Inherited(io::Error::other("every generation has a living process"))
-            })?;
+            predecessors =
+                Predecessors::new(inherited.predecessors).map_err(BindError::Inherited)?;
+            tuning.generation =
+                predecessors.next_generation(inherited.generation).ok_or_else(|| {
+                    BindError::Inherited(io::Error::other("every generation has a living process"))
+                })?;
             sockets = inherited.sockets;
         }
         let keys = secret.keys();
@@ -110,7 +112,7 @@ impl Endpoints {
             worker_sockets: Vec::new(),
             retired: Vec::new(),
             sockets: Vec::new(),
-            predecessors: Arc::new(elders),
+            predecessors: Arc::new(predecessors),
             reading_paused: Arc::new(AtomicBool::new(aside)),
             forwarded: Mutex::new(None),
             inodes: Vec::new(),

@@ -44,18 +44,18 @@ pub struct EndpointCounters {
 impl EndpointsInner {
     pub(super) fn counters(&self) -> EndpointCounters {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let gate = &self.handshake_limiter;
+        let limiter = &self.handshake_limiter;
         EndpointCounters {
-            handshakes: gate.in_progress() as u64,
-            accepted: load(&gate.accepted),
-            failed: load(&gate.failed),
-            certificate_refused: load(&gate.certificate_refused),
-            refused_by_peer: load(&gate.refused_by_peer),
-            timed_out: load(&gate.timed_out),
-            too_many_pieces: load(&gate.too_many_pieces),
-            retried: load(&gate.retried),
-            refused_busy: load(&gate.busy),
-            refused_draining: load(&gate.draining),
+            handshakes: limiter.in_progress() as u64,
+            accepted: load(&limiter.accepted),
+            failed: load(&limiter.failed),
+            certificate_refused: load(&limiter.certificate_refused),
+            refused_by_peer: load(&limiter.refused_by_peer),
+            timed_out: load(&limiter.timed_out),
+            too_many_pieces: load(&limiter.too_many_pieces),
+            retried: load(&limiter.retried),
+            refused_busy: load(&limiter.busy),
+            refused_draining: load(&limiter.draining),
             rerouted: load(&self.forward_counters.rerouted),
             rerouted_dropped: load(&self.forward_counters.rerouted_dropped),
             forwarded: load(&self.forward_counters.forwarded),

@@ -59,9 +59,9 @@ impl Endpoints {
             Ok((*address, sockets))
         });
         let sockets = sockets.collect::<io::Result<_>>()?;
-        let mut elders = shared.predecessors.share_sockets()?;
-        elders.push((self.generation(), self.forwarded()?));
-        Ok(UdpInheritance { generation: self.generation(), sockets, predecessors: elders })
+        let mut predecessors = shared.predecessors.share_sockets()?;
+        predecessors.push((self.generation(), self.forwarded()?));
+        Ok(UdpInheritance { generation: self.generation(), sockets, predecessors: predecessors })
     }
 
     /// Stops reading the listening sockets, on which this process only sends from now on; what belongs to

@@ -103,18 +103,18 @@ impl LinksInner {
     /// Records a handshake that a peer at `remote` began and that failed.
     fn record_handshake_failure(&self, remote: SocketAddr, error: &AcceptError) {
         let Some((code, why)) = error.path_fault() else { return };
-        let now = self.snapshot();
+        let snapshot = self.snapshot();
         let there = self.endpoints.clusters_at(remote.ip());
         if there.is_empty() && code == Code::CertificateRefused {
             let id = claimed_id(why);
             let domain = id.as_ref().map(SpiffeId::trust_domain);
-            let mut links = now.links.values();
+            let mut links = snapshot.links.values();
             if let Some(link) = links.find(|link| Some(&link.trust_domain) == domain) {
                 self.peers.handshake_faults.record_claim(&link.cluster);
             }
         }
         for cluster in there.iter().filter(|cluster| !self.is_disproved(cluster, remote, code)) {
-            if *cluster != now.local.cluster {
+            if *cluster != snapshot.local.cluster {
                 self.peers.metrics.handshake_failed(cluster, code);
             }
             if self.peers.handshake_faults.record(cluster, remote.ip(), code, why) {

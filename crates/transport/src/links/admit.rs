@@ -22,27 +22,27 @@ impl LinksInner {
         &self,
         quic: &QuicConnection,
     ) -> Result<ConnectionPermit, PeerRefusal> {
-        let now = self.snapshot();
-        let node = admission::identify_peer(&now, quic.peer_id())?;
+        let snapshot = self.snapshot();
+        let node = admission::identify_peer(&snapshot, quic.peer_id())?;
         if !quic.dialled() {
             self.peers.misuse.admit(&node.cluster, &node.node)?;
         }
-        let (is_announced, members) = self.announcement_of(&now, &node);
+        let (is_announced, members) = self.announcement_of(&snapshot, &node);
         let request =
             PermitRequest { node: &node, is_announced, members, is_inbound: !quic.dialled() };
-        self.connections.permits.acquire(self.connection_limits(), &now, &request)
+        self.connections.permits.acquire(self.connection_limits(), &snapshot, &request)
     }
 
     /// Says whether a node is announced by its cluster, and how many nodes are; all are, while there is no
     /// view.
     fn announcement_of(
         &self,
-        now: &Snapshot,
+        snapshot: &Snapshot,
         NodeKey { cluster, node }: &NodeKey,
     ) -> (bool, usize) {
-        if *cluster == now.local.cluster {
-            let is_announced = now.siblings.contains_key(node) || node.is_controller();
-            return (is_announced || now.siblings.is_empty(), now.siblings.len());
+        if *cluster == snapshot.local.cluster {
+            let is_announced = snapshot.siblings.contains_key(node) || node.is_controller();
+            return (is_announced || snapshot.siblings.is_empty(), snapshot.siblings.len());
         }
         let view = self.knowledge.views.get(cluster);
         view.map_or((true, 0), |v| (v.view.nodes.contains_key(node), v.view.nodes.len()))

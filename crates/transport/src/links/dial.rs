@@ -27,18 +27,18 @@ impl LinksInner {
     /// The addresses at which a node can be dialled; none if it is not for us to dial.
     pub(super) fn addresses_of(&self, key: &NodeKey) -> Vec<SocketAddr> {
         let NodeKey { cluster, node } = key;
-        let now = self.snapshot();
-        if *cluster == now.local.cluster {
-            return now.siblings.get(node).cloned().unwrap_or_default();
+        let snapshot = self.snapshot();
+        if *cluster == snapshot.local.cluster {
+            return snapshot.siblings.get(node).cloned().unwrap_or_default();
         }
-        let Some(link) = now.links.get(cluster).filter(|link| !link.seeds.is_empty()) else {
+        let Some(link) = snapshot.links.get(cluster).filter(|link| !link.seeds.is_empty()) else {
             return Vec::new();
         };
         let view = self.knowledge.views.get(cluster);
         let announced = view.as_ref().and_then(|v| v.view.nodes.get(node));
         let mut addresses =
             announced.map(|a| dialable_addresses(a, &link.seeds)).unwrap_or_default();
-        addresses.retain(|address| !now.is_own_address(address.ip()));
+        addresses.retain(|address| !snapshot.is_own_address(address.ip()));
         addresses
     }
 
@@ -52,12 +52,12 @@ impl LinksInner {
         if nodes.is_empty() {
             return None;
         }
-        let now = self.snapshot();
-        let link = now.links.get(cluster).filter(|link| !link.seeds.is_empty());
+        let snapshot = self.snapshot();
+        let link = snapshot.links.get(cluster).filter(|link| !link.seeds.is_empty());
         let view = self.knowledge.views.get(cluster);
         let has_address = |node: &NodeName| {
-            if *cluster == now.local.cluster {
-                return now.siblings.get(node).is_some_and(|a| !a.is_empty());
+            if *cluster == snapshot.local.cluster {
+                return snapshot.siblings.get(node).is_some_and(|a| !a.is_empty());
             }
             let announced = view.as_ref().and_then(|v| v.view.nodes.get(node));
             link.zip(announced).is_some_and(|(link, a)| is_dialable(a, &link.seeds))
@@ -148,8 +148,8 @@ impl LinksInner {
         cluster: &ClusterName,
         failures: &mut Vec<AddressFailure>,
     ) -> Vec<SocketAddr> {
-        let now = self.snapshot();
-        let seeds = now.links.get(cluster).map(|link| link.seeds.clone()).unwrap_or_default();
+        let snapshot = self.snapshot();
+        let seeds = snapshot.links.get(cluster).map(|link| link.seeds.clone()).unwrap_or_default();
         let view = self.knowledge.views.get(cluster);
         let announced = view.iter().flat_map(|v| v.view.nodes.values());
         let mut known = announced.flat_map(|a| dialable_addresses(a, &seeds)).collect::<Vec<_>>();
@@ -164,8 +164,9 @@ impl LinksInner {
         known.retain(|address| !addresses.contains(address));
         // Only so many are tried, and each check costs.
         let some = interleave_families(&known).into_iter().take(4 * MAX_ADDRESSES);
-        addresses
-            .extend(some.filter(|address| !now.is_own_address(address.ip())).take(MAX_ADDRESSES));
+        addresses.extend(
+            some.filter(|address| !snapshot.is_own_address(address.ip())).take(MAX_ADDRESSES),
+        );
         // A node that asked for a pause is given it, but the others may serve.
         let backing_off = self.dialer.history.backing_off(cluster);
         let of = |node: &NodeName| view.as_ref().and_then(|v| v.view.nodes.get(node));
@@ -201,17 +202,17 @@ impl LinksInner {
             }
             session::start(self, quic.clone(), handshake, permit)
         };
-        let now = self.snapshot();
-        let exchanged = handshake::initiate(&quic, &self.context, &now, target.slot).await;
+        let snapshot = self.snapshot();
+        let exchanged = handshake::initiate(&quic, &self.context, &snapshot, target.slot).await;
         exchanged.and_then(start).map_err(refused)
     }
 
     /// The trust domain that the certificate of a node of `cluster` must have; `None` if the link is gone.
     fn trust_domain(&self, cluster: &ClusterName) -> Option<TrustDomain> {
-        let now = self.snapshot();
-        if *cluster == now.local.cluster {
-            return Some(now.local.trust_domain.clone());
+        let snapshot = self.snapshot();
+        if *cluster == snapshot.local.cluster {
+            return Some(snapshot.local.trust_domain.clone());
         }
-        now.links.get(cluster).map(|link| link.trust_domain.clone())
+        snapshot.links.get(cluster).map(|link| link.trust_domain.clone())
     }
 }

@@ -53,9 +53,10 @@ impl LinksInner {
         // What peers sent before they received the go-away arrives within a round trip or so.
         let all = self.connections.all();
         let slowest = all.iter().map(|(conn, _)| conn.quic.stats().rtt).max();
-        let heard = Instant::now() + slowest.unwrap_or_default().saturating_mul(3);
+        let heard_until = Instant::now() + slowest.unwrap_or_default().saturating_mul(3);
         drop(all);
-        while Instant::now() < deadline && (self.open_streams() > 0 || Instant::now() < heard) {
+        while Instant::now() < deadline && (self.open_streams() > 0 || Instant::now() < heard_until)
+        {
             sleep(POLL_INTERVAL.min(deadline - Instant::now())).await;
             if Instant::now() >= all_have_heard {
                 self.runtime.shutdown.peers_informed.cancel();

@@ -138,21 +138,21 @@ impl LinksInner {
 
     /// Dials where a duplicate is reported, at the port where this node listens.
     async fn probe_for_duplicate(self: Arc<Self>, double: OwnDuplicate, delay: Duration) {
-        let now = self.snapshot();
-        let Some(port) = now.local.advertise.first().map(SocketAddr::port) else { return };
-        if now.is_own_address(double.address.ip()) {
+        let snapshot = self.snapshot();
+        let Some(port) = snapshot.local.advertise.first().map(SocketAddr::port) else { return };
+        if snapshot.is_own_address(double.address.ip()) {
             return;
         }
         sleep(delay).await;
         let before = self.peers.duplicate.namesakes.load(Ordering::Relaxed);
         let dial = DialRequest {
             address: SocketAddr::new(double.address.ip(), port),
-            trust_domain: &now.local.trust_domain,
+            trust_domain: &snapshot.local.trust_domain,
             class: Class::Interactive,
         };
         let looking = async {
             let quic = self.endpoints.dial(0, dial).await.ok()?;
-            let is_namesake = quic.identity().node.as_ref() == Some(&now.local.node);
+            let is_namesake = quic.identity().node.as_ref() == Some(&snapshot.local.node);
             sleep(ECHO_TIMEOUT).await;
             quic.close(Code::ConnectionUnused, "");
             is_namesake.then_some(())

@@ -36,14 +36,15 @@ pub(super) struct HelloExchange {
 pub(super) async fn initiate(
     quic: &QuicConnection,
     local: &LinkContext,
-    now: &Snapshot,
+    snapshot: &Snapshot,
     slot: u64,
 ) -> Result<HelloExchange, PeerRefusal> {
-    let key = admission::identify_peer(now, quic.peer_id())?;
+    let key = admission::identify_peer(snapshot, quic.peer_id())?;
     let exchange = async {
         let opened = quic.open_bi(local.settings.header_timeout).await;
         let (mut send, recv) = opened.map_err(|e| refusal(e.code(), &e))?;
-        send_hello(&mut send, Some(StreamKind::Control), own_hello(quic, local, now, slot)).await?;
+        send_hello(&mut send, Some(StreamKind::Control), own_hello(quic, local, snapshot, slot))
+            .await?;
         let (hello, messages) = receive_hello(recv).await?;
         Ok((send, hello, messages))
     };
@@ -56,9 +57,9 @@ pub(super) async fn initiate(
 pub(super) async fn respond(
     quic: &QuicConnection,
     local: &LinkContext,
-    now: &Snapshot,
+    snapshot: &Snapshot,
 ) -> Result<HelloExchange, PeerRefusal> {
-    let key = admission::identify_peer(now, quic.peer_id())?;
+    let key = admission::identify_peer(snapshot, quic.peer_id())?;
     let hearing = async {
         let accepted = quic.accept_bi().await;
         let (send, mut recv) = accepted.map_err(|closed| refusal(closed.code, &closed))?;
@@ -75,18 +76,18 @@ pub(super) async fn respond(
     within_deadline(
         quic,
         local,
-        send_hello(&mut send, None, own_hello(quic, local, now, hello.slot)),
+        send_hello(&mut send, None, own_hello(quic, local, snapshot, hello.slot)),
     )
     .await?;
     Ok(HelloExchange { peer, send, messages })
 }
 
-fn own_hello(quic: &QuicConnection, local: &LinkContext, now: &Snapshot, slot: u64) -> Hello {
+fn own_hello(quic: &QuicConnection, local: &LinkContext, snapshot: &Snapshot, slot: u64) -> Hello {
     Hello {
         versions: local.settings.versions,
         capabilities: ANSWERS_REPORTS,
-        cluster: now.local.cluster.clone(),
-        node: now.local.node.clone(),
+        cluster: snapshot.local.cluster.clone(),
+        node: snapshot.local.node.clone(),
         boot: local.boot.0,
         class: quic.class(),
         clock_ms: (local.clock)(),

@@ -94,45 +94,49 @@ pub(super) async fn run(shared: Arc<LinksInner>) {
 impl LinkReconciler {
     async fn reconcile(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let now = shared.snapshot();
+        let snapshot = shared.snapshot();
         for (conn, _) in shared.connections.all() {
             conn.quic.shrink_windows_if_unused();
         }
-        if self.last_snapshot.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &now)) {
-            if self.last_snapshot.as_ref().is_none_or(|last| announce::may_differ(last, &now)) {
-                shared.knowledge.publishers.announce(&now, &*shared.context.random).await;
+        if self.last_snapshot.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &snapshot)) {
+            if self.last_snapshot.as_ref().is_none_or(|last| announce::may_differ(last, &snapshot))
+            {
+                shared.knowledge.publishers.announce(&snapshot, &*shared.context.random).await;
             }
-            shared.close_unlinked(&now);
-            shared.knowledge.views.retain(|cluster| now.links.contains_key(cluster));
-            shared
-                .peers
-                .misuse
-                .retain(|cluster| now.links.contains_key(cluster) || *cluster == now.local.cluster);
-            if self.last_snapshot.as_ref().is_none_or(|last| !last.exports.is_same(&now.exports)) {
+            shared.close_unlinked(&snapshot);
+            shared.knowledge.views.retain(|cluster| snapshot.links.contains_key(cluster));
+            shared.peers.misuse.retain(|cluster| {
+                snapshot.links.contains_key(cluster) || *cluster == snapshot.local.cluster
+            });
+            if self
+                .last_snapshot
+                .as_ref()
+                .is_none_or(|last| !last.exports.is_same(&snapshot.exports))
+            {
                 let bulk: BTreeSet<&ClusterName> =
-                    now.exports.values().flat_map(|export| bulk_grants(export)).collect();
+                    snapshot.exports.values().flat_map(|export| bulk_grants(export)).collect();
                 for (conn, _) in shared.connections.all() {
                     let class = LinksInner::window_class(&conn, |peer| bulk.contains(peer));
                     conn.quic.limit_windows(shared.endpoints.tuning(), class);
                 }
             }
-            shared
-                .dialer
-                .history
-                .retain(|cluster| now.links.contains_key(cluster) || *cluster == now.local.cluster);
-            let is_ours = |c: &ClusterName| now.links.contains_key(c) || *c == now.local.cluster;
+            shared.dialer.history.retain(|cluster| {
+                snapshot.links.contains_key(cluster) || *cluster == snapshot.local.cluster
+            });
+            let is_ours =
+                |c: &ClusterName| snapshot.links.contains_key(c) || *c == snapshot.local.cluster;
             shared.connections.disconnects.retain(is_ours);
             shared.peers.handshake_faults.retain(is_ours);
             shared.connections.boots.retain(is_ours);
             shared.connections.permits.retain(is_ours);
             shared.endpoints.retain_known_clusters(is_ours);
-            self.hubs_seen_at.retain(|cluster, _| now.links.contains_key(cluster));
-            self.hub_cache.retain(|cluster| now.links.contains_key(cluster));
-            self.last_snapshot = Some(Arc::clone(&now));
+            self.hubs_seen_at.retain(|cluster, _| snapshot.links.contains_key(cluster));
+            self.hub_cache.retain(|cluster| snapshot.links.contains_key(cluster));
+            self.last_snapshot = Some(Arc::clone(&snapshot));
         }
         if self.addresses_shared_at.is_none_or(|at| at.elapsed() >= ADDRESSES_INTERVAL) {
             self.addresses_shared_at = Some(Instant::now());
-            shared.share_addresses(&now);
+            shared.share_addresses(&snapshot);
         }
         if shared.check_acknowledgements(&mut self.acks_checked_at) {
             let coexisting = shared.coexisting_processes();
@@ -140,29 +144,34 @@ impl LinkReconciler {
             shared.notify_duplicates(&coexisting, &mut self.duplicates_notified_at);
         }
         let mut targets = BTreeSet::new();
-        for link in now.links.values() {
+        for link in snapshot.links.values() {
             let view = shared.knowledge.views.get(&link.cluster);
             let view = view.as_ref().map(|v| &*v.view);
-            let hubs = self.hub_cache.hubs_of(&now, &link.cluster, view);
-            let reach = self.link_reach(&now, &link.cluster, &hubs);
-            targets.extend(standing_targets(&now, link, view, &hubs, reach));
+            let hubs = self.hub_cache.hubs_of(&snapshot, &link.cluster, view);
+            let reach = self.link_reach(&snapshot, &link.cluster, &hubs);
+            targets.extend(standing_targets(&snapshot, link, view, &hubs, reach));
         }
         shared.connections.mark_standing(&targets);
         self.maintain_targets(&targets);
-        self.run_subscribers(&now);
+        self.run_subscribers(&snapshot);
     }
 
-    fn link_reach(&mut self, now: &Snapshot, cluster: &ClusterName, hubs: &LinkHubs) -> LinkReach {
+    fn link_reach(
+        &mut self,
+        snapshot: &Snapshot,
+        cluster: &ClusterName,
+        hubs: &LinkHubs,
+    ) -> LinkReach {
         let register = &self.shared.connections;
-        let siblings = register.connected(&now.local.cluster);
-        let heard = self.hubs_seen_at.entry(cluster.clone()).or_insert_with(Instant::now);
-        let is_hub = hubs.ours.contains(&now.local.node);
+        let siblings = register.connected(&snapshot.local.cluster);
+        let seen_at = self.hubs_seen_at.entry(cluster.clone()).or_insert_with(Instant::now);
+        let is_hub = hubs.ours.contains(&snapshot.local.node);
         if is_hub || siblings.iter().any(|n| hubs.ours.contains(n)) {
-            *heard = Instant::now();
+            *seen_at = Instant::now();
         }
         LinkReach {
             connected: register.is_connected(cluster),
-            hubs_silent: heard.elapsed() >= HUB_SILENCE_TIMEOUT,
+            hubs_silent: seen_at.elapsed() >= HUB_SILENCE_TIMEOUT,
             stale: self.shared.knowledge.views.get(cluster).is_none_or(|view| view.is_stale()),
         }
     }
@@ -183,15 +192,15 @@ impl LinkReconciler {
         }
     }
 
-    fn run_subscribers(&mut self, now: &Snapshot) {
+    fn run_subscribers(&mut self, snapshot: &Snapshot) {
         self.subscribers.retain(|cluster, stop| {
-            let linked = now.links.contains_key(cluster);
+            let linked = snapshot.links.contains_key(cluster);
             if !linked {
                 stop.cancel();
             }
             linked
         });
-        for cluster in now.links.keys() {
+        for cluster in snapshot.links.keys() {
             if !self.subscribers.contains_key(cluster) {
                 let stop = self.spawn(|shared, stop| run_subscriber(shared, cluster.clone(), stop));
                 self.subscribers.insert(cluster.clone(), stop);
@@ -216,10 +225,10 @@ impl LinkReconciler {
 impl LinksInner {
     /// Tells the endpoints where nodes of our own cluster and of linked ones are: by configuration first,
     /// which no peer can fill up, then by what each announces.
-    fn share_addresses(&self, now: &Snapshot) {
-        let siblings = now.siblings.values().flatten().map(|address| address.ip());
-        self.endpoints.set_known_addresses(&now.local.cluster, siblings);
-        for link in now.links.values() {
+    fn share_addresses(&self, snapshot: &Snapshot) {
+        let siblings = snapshot.siblings.values().flatten().map(|address| address.ip());
+        self.endpoints.set_known_addresses(&snapshot.local.cluster, siblings);
+        for link in snapshot.links.values() {
             let seeds = link.seeds.iter().flat_map(|seed| match seed {
                 Seed::Address(address) => vec![*address],
                 Seed::Name { host, port } => {
@@ -234,15 +243,15 @@ impl LinksInner {
     }
 
     /// Ends the connections with peers that may not be peers any more.
-    fn close_unlinked(&self, now: &Snapshot) {
+    fn close_unlinked(&self, snapshot: &Snapshot) {
         for (conn, _) in self.connections.all() {
-            self.close_if_unlinked(now, &conn);
+            self.close_if_unlinked(snapshot, &conn);
         }
     }
 
-    pub(super) fn close_if_unlinked(&self, now: &Snapshot, conn: &PeerConnection) {
+    pub(super) fn close_if_unlinked(&self, snapshot: &Snapshot, conn: &PeerConnection) {
         let peer = &conn.peer;
-        match admission::identify_peer(now, &peer.id) {
+        match admission::identify_peer(snapshot, &peer.id) {
             Ok(key) if key.cluster == peer.cluster => {}
             Ok(_) => conn.quic.close(Code::Unlinked, "the cluster has another name now"),
             Err(refusal) => conn.quic.close(refusal.code, &refusal.reason),

@@ -47,14 +47,14 @@ pub(super) async fn serve(
     mut recv: RecvStream,
 ) {
     let conn = using.connection();
-    let now = shared.snapshot();
-    if conn.peer.cluster != now.local.cluster || !conn.peer.node.is_controller() {
+    let snapshot = shared.snapshot();
+    if conn.peer.cluster != snapshot.local.cluster || !conn.peer.node.is_controller() {
         recv.stop(Code::Denied);
         send.reset(Code::Denied);
         shared.in_vain(conn, Code::Denied);
         return;
     }
-    if conn.usage_counts().publishing > now.links.len() + MAX_OPEN_REPORTS {
+    if conn.usage_counts().publishing > snapshot.links.len() + MAX_OPEN_REPORTS {
         recv.stop(Code::OverLimit);
         return send.reset(Code::OverLimit);
     }

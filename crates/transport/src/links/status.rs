@@ -122,7 +122,7 @@ pub struct ConnectionStatus {
 
 impl LinksInner {
     pub(super) fn status(&self) -> LinksStatus {
-        let now = self.snapshot();
+        let snapshot = self.snapshot();
         let mut by_cluster: BTreeMap<ClusterName, Vec<ConnectionStatus>> = BTreeMap::new();
         for (conn, unusable) in self.connections.all() {
             by_cluster
@@ -130,20 +130,20 @@ impl LinksInner {
                 .or_default()
                 .push(connection_status(&conn, unusable));
         }
-        let siblings = by_cluster.remove(&now.local.cluster).unwrap_or_default();
+        let siblings = by_cluster.remove(&snapshot.local.cluster).unwrap_or_default();
         let mut coexisting: BTreeMap<ClusterName, CoexistingNodes> = BTreeMap::new();
         for (key, boots) in self.coexisting_processes() {
             coexisting.entry(key.cluster).or_default().insert(key.node, boots);
         }
-        let coexisting_siblings = coexisting.remove(&now.local.cluster).unwrap_or_default();
-        let links = now.links.values().map(|link| {
+        let coexisting_siblings = coexisting.remove(&snapshot.local.cluster).unwrap_or_default();
+        let links = snapshot.links.values().map(|link| {
             let connections = by_cluster.remove(&link.cluster).unwrap_or_default();
             let coexisting = coexisting.remove(&link.cluster).unwrap_or_default();
-            self.link_status(&now, link, connections, coexisting)
+            self.link_status(&snapshot, link, connections, coexisting)
         });
         LinksStatus {
             links: links.collect(),
-            alternating_siblings: self.connections.boots.all(&now.local.cluster),
+            alternating_siblings: self.connections.boots.all(&snapshot.local.cluster),
             coexisting_siblings,
             siblings,
             own_duplicate: self.own_duplicate(),
@@ -152,7 +152,7 @@ impl LinksInner {
 
     fn link_status(
         &self,
-        now: &Snapshot,
+        snapshot: &Snapshot,
         link: &Link,
         connections: Vec<ConnectionStatus>,
         coexisting: CoexistingNodes,
@@ -160,11 +160,11 @@ impl LinksInner {
         let view = self.knowledge.views.get(&link.cluster);
         let nodes = view.iter().flat_map(|v| v.view.nodes.keys());
         let peer_hubs: Vec<NodeName> =
-            hubs(nodes, &now.local.cluster).into_iter().cloned().collect();
+            hubs(nodes, &snapshot.local.cluster).into_iter().cloned().collect();
         let announced = |node: &NodeName| view.as_ref().and_then(|v| v.view.nodes.get(node));
         // Two nodes with sixteen addresses at most: each check searches everything that is ours.
         let misplaced = peer_hubs.iter().find_map(|node| {
-            let is_ours = |address: &&SocketAddr| now.is_own_address(address.ip());
+            let is_ours = |address: &&SocketAddr| snapshot.is_own_address(address.ip());
             Some((node.clone(), *announced(node)?.iter().find(is_ours)?))
         });
         let mut status = LinkStatus {
@@ -173,7 +173,7 @@ impl LinksInner {
             seeds: link.seeds.clone(),
             state: LinkState::Up,
             reason: None,
-            hub: is_hub_for(now, &link.cluster),
+            hub: is_hub_for(snapshot, &link.cluster),
             dials: self.dialer.history.record_of(&link.cluster),
             fault: self.peers.handshake_faults.last(&link.cluster).map(|(code, fault)| {
                 (refusal_code(code, &fault.why), fault.sentence(code, &link.cluster))

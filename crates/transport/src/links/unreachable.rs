@@ -16,11 +16,11 @@ use super::status::LinkStatus;
 impl LinksInner {
     /// The reason why a whole cluster cannot be dialled, while that is known.
     pub(super) fn why_unreachable(&self, cluster: &ClusterName) -> Option<DialFailure> {
-        let now = self.snapshot();
-        if *cluster == now.local.cluster {
+        let snapshot = self.snapshot();
+        if *cluster == snapshot.local.cluster {
             return None;
         }
-        let Some(link) = now.links.get(cluster) else {
+        let Some(link) = snapshot.links.get(cluster) else {
             let text = format!("there is no link with {cluster}");
             return Some(DialFailure::new(Code::Unlinked, text));
         };

@@ -107,17 +107,17 @@ mod tests {
             drop(ended);
             inherited.push((generation, sender.into()));
         }
-        let elders = Predecessors::new(inherited).unwrap();
-        assert_eq!((elders.0.len(), elders.find(7)), (1, Some(0)));
+        let predecessors = Predecessors::new(inherited).unwrap();
+        assert_eq!((predecessors.0.len(), predecessors.find(7)), (1, Some(0)));
         assert_eq!(
-            (elders.next_generation(6), elders.next_generation(u8::MAX)),
+            (predecessors.next_generation(6), predecessors.next_generation(u8::MAX)),
             (Some(8), Some(0))
         );
-        assert_eq!(elders.share_sockets().unwrap().len(), 1);
+        assert_eq!(predecessors.share_sockets().unwrap().len(), 1);
         let mut bytes = [0; 100];
         let got = living.recv(&mut bytes).unwrap();
         assert!(frame::read(&bytes[..got]).is_none(), "who is asked takes nothing from it");
         drop(living);
-        assert_eq!(elders.share_sockets().unwrap().len(), 0, "it has ended since");
+        assert_eq!(predecessors.share_sockets().unwrap().len(), 0, "it has ended since");
     }
 }

@@ -42,7 +42,7 @@ const MAX_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 impl SendStream {
     pub(crate) fn new(inner: quinn::SendStream, connection: QuicConnection) -> Self {
         let number = quinn::VarInt::from(inner.id()).into_inner();
-        let grant = connection.credits().map(|book| book.begin_sending(number));
+        let grant = connection.credits().map(|credits| credits.begin_sending(number));
         Self {
             inner,
             connection,
@@ -257,8 +257,8 @@ impl Drop for SendStream {
         if !self.ended {
             self.reset(Code::Internal);
         }
-        if let Some(book) = self.connection.credits() {
-            book.end_sending(self.id());
+        if let Some(credits) = self.connection.credits() {
+            credits.end_sending(self.id());
         }
         self.connection.half_closed(self.inner.id());
     }

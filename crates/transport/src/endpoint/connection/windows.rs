@@ -79,8 +79,8 @@ impl QuicConnection {
 
     /// Bytes of one of its streams were taken, so the peer may be granted more.
     pub(crate) fn grant_credit(&self, stream: u64, grant: &mut ReceiveCredit, taken: u64) {
-        let Some(book) = self.credits() else { return };
-        book.taken(stream, grant, taken, || {
+        let Some(credits) = self.credits() else { return };
+        credits.taken(stream, grant, taken, || {
             let is_pressed = self.windows().is_none_or(|(windows, _)| windows.is_pressed());
             (self.0.quinn.rtt(), is_pressed)
         });

@@ -66,21 +66,21 @@ impl Default for ConnectionPermits {
 }
 
 impl ConnectionPermits {
-    /// Takes a permit. `now` says which clusters share the places.
+    /// Takes a permit. `snapshot` says which clusters share the places.
     ///
     /// # Errors
     /// The node comes too often, or there is no place for it.
     pub(crate) fn acquire(
         self: &Arc<Self>,
         limits: ConnectionLimits,
-        now: &Snapshot,
+        snapshot: &Snapshot,
         request: &PermitRequest<'_>,
     ) -> Result<ConnectionPermit, PeerRefusal> {
         let NodeKey { cluster, node } = request.node;
         let over = |reason| Err(PeerRefusal { code: Code::OverLimit, reason });
         let mut clusters = self.clusters.lock();
-        let guaranteed = limits.guaranteed(now.links.len());
-        let linked = clusters.iter().filter(|(name, _)| **name != now.local.cluster);
+        let guaranteed = limits.guaranteed(snapshot.links.len());
+        let linked = clusters.iter().filter(|(name, _)| **name != snapshot.local.cluster);
         let lent = linked.map(|(_, of_cluster)| of_cluster.total.saturating_sub(guaranteed)).sum();
         let of_cluster = clusters.entry(cluster.clone()).or_default();
         let allowed = connection_limits::connect_rate(request.members);
@@ -98,9 +98,9 @@ impl ConnectionPermits {
             is_announced: request.is_announced,
             members: request.members,
         };
-        let admitted = match *cluster == now.local.cluster {
+        let admitted = match *cluster == snapshot.local.cluster {
             true => limits.admit_own_cluster(&counts),
-            false => limits.admit(&counts, now.links.len(), lent),
+            false => limits.admit(&counts, snapshot.links.len(), lent),
         };
         if let Err(full) = admitted {
             let ConnectionCounts { with_node, with_cluster, with_unannounced, .. } = counts;

@@ -163,17 +163,20 @@ impl LinksInner {
         peer: &PeerInfo,
         about: &ClusterName,
     ) -> Result<Arc<ViewPublisher>, Code> {
-        let now = self.snapshot();
-        let sibling = peer.cluster == now.local.cluster;
-        if !sibling && *about == now.local.cluster && now.links.contains_key(&peer.cluster) {
+        let snapshot = self.snapshot();
+        let sibling = peer.cluster == snapshot.local.cluster;
+        if !sibling
+            && *about == snapshot.local.cluster
+            && snapshot.links.contains_key(&peer.cluster)
+        {
             let to = &peer.cluster;
             let announce = |publisher: &ViewPublisher| {
-                publisher.announce(&PreparedAnnouncement::new(&now), to);
+                publisher.announce(&PreparedAnnouncement::new(&snapshot), to);
             };
             let publishers = &self.knowledge.publishers;
             return Ok(publishers.publisher_for(to, &*self.context.random, announce));
         }
-        if !sibling || !now.links.contains_key(about) {
+        if !sibling || !snapshot.links.contains_key(about) {
             return Err(Code::Unlinked);
         }
         self.knowledge.publishers.relayed(about).ok_or(Code::LinkDown)

@@ -81,9 +81,9 @@ pub(crate) struct ViewPublishers {
 impl ViewPublishers {
     /// Publishes the snapshot to all linked clusters, and ends the publishers of those that are not linked
     /// any more. `random` gives epochs.
-    pub(crate) async fn announce(&self, now: &Snapshot, random: impl Fn() -> u64) {
-        let all = PreparedAnnouncement::new(now);
-        for cluster in now.links.keys() {
+    pub(crate) async fn announce(&self, snapshot: &Snapshot, random: impl Fn() -> u64) {
+        let all = PreparedAnnouncement::new(snapshot);
+        for cluster in snapshot.links.keys() {
             let announce = |publisher: &ViewPublisher| publisher.announce(&all, cluster);
             announce(&self.publisher_for(cluster, &random, announce));
             // Others have their turn between one cluster and the next.
@@ -91,7 +91,7 @@ impl ViewPublishers {
         }
         for publishers in [&self.own, &self.relayed] {
             publishers.lock().retain(|cluster, publisher| {
-                let linked = now.links.contains_key(cluster);
+                let linked = snapshot.links.contains_key(cluster);
                 if !linked {
                     publisher.ended.cancel();
                 }

@@ -161,13 +161,13 @@ impl ViewSubscriber {
         let shared = &self.shared;
         let view = shared.knowledge.views.get(&self.cluster);
         let view = view.as_ref().map(|v| &*v.view);
-        let now = shared.snapshot();
+        let snapshot = shared.snapshot();
         let of = |cluster: &ClusterName| {
             let nodes = shared.connections.connected(cluster).into_iter();
             nodes.map(|node| NodeKey::new(cluster, &node)).collect::<Vec<_>>()
         };
-        let connected = of(&self.cluster).into_iter().chain(of(&now.local.cluster)).collect();
-        routing::view_sources(&now, &self.cluster, view, &connected)
+        let connected = of(&self.cluster).into_iter().chain(of(&snapshot.local.cluster)).collect();
+        routing::view_sources(&snapshot, &self.cluster, view, &connected)
     }
 
     fn is_available(&self, source: &NodeKey) -> bool {
@@ -205,13 +205,13 @@ impl ViewSubscriber {
         if self.deliver(source, &mut subscription.pending).is_err() && end == EndReason::Better {
             end = EndReason::Stale;
         }
-        let Subscription { replica, has_received: heard, .. } = subscription;
+        let Subscription { replica, has_received: message, .. } = subscription;
         let broken = end == EndReason::Ended(Code::ProtocolError);
         messages.stop(if broken { Code::ProtocolError } else { Code::Finished });
         // The only error is that the stream has ended.
         send.finish().ok();
         shared.peers.metrics.state_received(&source.cluster, messages.bytes_read());
-        if heard || self.last.as_ref().is_none_or(|(s, _)| s == source) {
+        if message || self.last.as_ref().is_none_or(|(s, _)| s == source) {
             self.last = (!broken).then(|| (source.clone(), replica));
         }
         end
@@ -337,7 +337,7 @@ type DecodedMessage = (Option<Option<ReceivedMessage>>, usize);
 
 /// Reads a message, also one that is to be skipped: that costs as much.
 fn decode(input: &[u8]) -> Result<Option<DecodedMessage>, WireError> {
-    Ok(ReceivedMessage::decode(input)?.map(|(heard, taken)| (Some(heard), taken)))
+    Ok(ReceivedMessage::decode(input)?.map(|(message, taken)| (Some(message), taken)))
 }
 
 impl Subscription {
