@@ -53,7 +53,7 @@ pub(super) async fn poll_nodes(
 ) {
     let mut known = KnownAnswers::default();
     let (mut asking, mut asked) = (JoinSet::new(), BTreeSet::new());
-    let places = Arc::new(Semaphore::new(MAX_CONCURRENT));
+    let slots = Arc::new(Semaphore::new(MAX_CONCURRENT));
     let mut unserved = Vec::new();
     loop {
         let began = Instant::now();
@@ -67,7 +67,7 @@ pub(super) async fn poll_nodes(
         let question: Arc<[u8]> = Arc::from(&question.encode()[..]);
         for node in nodes.into_iter().filter(|node| !asked.contains(node)).collect::<Vec<_>>() {
             asked.insert(node.clone());
-            asking.spawn(ask_node(links.clone(), Arc::clone(&places), node, question.clone()));
+            asking.spawn(ask_node(links.clone(), Arc::clone(&slots), node, question.clone()));
         }
         // Each node that does not dial what is silent at home hears of it with its next question.
         let publish = |known: &KnownAnswers| {
@@ -113,12 +113,12 @@ fn interval(nodes: usize) -> Duration {
 /// Asks one node; nothing comes of one whose version does not answer.
 async fn ask_node(
     links: Links,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     node: NodeName,
     question: Arc<[u8]>,
 ) -> (NodeName, Option<NodeAnswer>) {
     // Nobody closes it.
-    let _place = places.acquire().await;
+    let _place = slots.acquire().await;
     let report = match timeout(ANSWER_TIMEOUT, links.ask_report(&node, &question)).await {
         Ok(Ok(report)) => Ok(report),
         Ok(Err(error)) if error.code == Code::VersionMismatch => return (node, None),

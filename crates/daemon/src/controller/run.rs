@@ -73,11 +73,18 @@ async fn serve(
     let server = serve::run(AdminListener::Tcp(listener), router, stop.child_token());
 
     let (observer, observers) = watch::channel(None);
-    let (peers, heard) = watch::channel(Arc::new(LinkedClusters::default()));
+    let (peers, linked_clusters) = watch::channel(Arc::new(LinkedClusters::default()));
     let (summary, summaries) = watch::channel(Arc::default());
     let lead = stop.child_token();
-    let controller =
-        controller::run(client, options.settings, observer, heard, summaries, state, lead.clone());
+    let controller = controller::run(
+        client,
+        options.settings,
+        observer,
+        linked_clusters,
+        summaries,
+        state,
+        lead.clone(),
+    );
     let beside = async {
         tokio::join!(
             sibling_observer::observe(observers, peers, summary),
@@ -166,23 +173,23 @@ async fn report_state(
     mut states: watch::Receiver<ControllerState>,
     set_log: impl Fn(&LogConfig) -> Result<(), String>,
 ) {
-    let mut told = ControllerState::default();
+    let mut logged = ControllerState::default();
     loop {
         let state = states.borrow_and_update().clone();
-        if state.phase != told.phase {
+        if state.phase != logged.phase {
             tracing::info!(phase = ?state.phase, "the controller's part");
         }
         match &state.trouble {
-            Some(trouble) if state.trouble != told.trouble => tracing::warn!("{trouble}"),
-            None if told.trouble.is_some() => tracing::info!("nothing is wrong any more"),
+            Some(trouble) if state.trouble != logged.trouble => tracing::warn!("{trouble}"),
+            None if logged.trouble.is_some() => tracing::info!("nothing is wrong any more"),
             Some(_) | None => {}
         }
-        if state.log != told.log
+        if state.log != logged.log
             && let Some(Err(error)) = state.log.as_ref().map(&set_log)
         {
             tracing::warn!("{error}");
         }
-        told = state;
+        logged = state;
         if states.changed().await.is_err() {
             return std::future::pending().await;
         }

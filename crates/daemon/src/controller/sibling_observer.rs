@@ -140,9 +140,9 @@ impl SiblingObserver {
     /// domain is another, its trust bundle is not valid, or the nodes need another address family. The caller then
     /// starts a new observer.
     fn update(&self, observer: &ObserverConfig) -> bool {
-        let now = observer_snapshot(observer);
+        let snapshot = observer_snapshot(observer);
         let fits = observer.siblings.is_empty() || wildcard(observer) == self.wanted;
-        let same = fits && self.snapshot.borrow().local == now.local;
+        let same = fits && self.snapshot.borrow().local == snapshot.local;
         let Ok(trust) = trust(observer) else { return false };
         if same {
             self.identity.set((*observer.identity).clone());
@@ -152,7 +152,7 @@ impl SiblingObserver {
             } else {
                 self.verifier.set_trust(trust);
             }
-            publish_if_changed(&self.snapshot, Arc::new(now));
+            publish_if_changed(&self.snapshot, Arc::new(snapshot));
         }
         same
     }

@@ -19,14 +19,14 @@ const REWORD_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Looks at the links for as long as it is polled. A node that drains logs nothing about its links.
 pub(super) async fn watch<W: StatusSource>(known: Arc<ProcessState<W>>) {
-    let mut told = LinkLog::default();
+    let mut log = LinkLog::default();
     loop {
         sleep(CHECK_INTERVAL).await;
         if known.draining.load(Relaxed) {
             return;
         }
         for LinkLogLine { link, state, code, sentence } in
-            told.lines_for(&known.status_source.links().0)
+            log.lines_for(&known.status_source.links().0)
         {
             match state {
                 LinkHealth::Up => tracing::info!(link, "link {link} is up"),
@@ -110,13 +110,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn another_reason_for_the_same_state_is_told_and_not_all_the_time() {
-        let mut told = LinkLog::default();
+        let mut log = LinkLog::default();
         let mut lines = 0;
         for n in 0..120 {
             let mut links = link(LinkHealth::Down);
             let code = if n % 2 == 0 { "one-way" } else { "certificate-refused" };
             links[0].reason = Some(Reason { code: code.into(), sentence: "no".into() });
-            let said = told.lines_for(&links);
+            let said = log.lines_for(&links);
             assert!(n != 2 || said.iter().all(|line| line.code == "one-way"), "{said:?}");
             lines += said.len();
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -126,9 +126,9 @@ mod tests {
 
     #[test]
     fn each_change_that_lasts_is_told_once() {
-        let mut told = LinkLog::default();
+        let mut log = LinkLog::default();
         let mut states = |state| {
-            let lines = told.lines_for(&link(state));
+            let lines = log.lines_for(&link(state));
             lines.into_iter().map(|l| l.state).collect::<Vec<_>>()
         };
         assert_eq!(states(LinkHealth::Down), [], "it may be up in a moment");

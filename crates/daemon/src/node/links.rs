@@ -21,7 +21,7 @@ use crate::status::{
 
 /// The status of a link.
 pub(super) fn link(from: &LinkStatus) -> Link {
-    let known = from.view.iter().flat_map(|heard| &heard.view.nodes);
+    let known = from.view.iter().flat_map(|received| &received.view.nodes);
     let mut nodes: BTreeMap<&NodeName, PeerNode> = known
         .map(|(node, a)| (node, PeerNode { addresses: strings(a), ..PeerNode::default() }))
         .collect();
@@ -41,16 +41,16 @@ pub(super) fn link(from: &LinkStatus) -> Link {
         },
         reason: from.reason.as_ref().map(|(code, sentence)| Reason::new(*code, sentence)),
         seeds: strings(&from.seeds),
-        view: from.view.as_ref().map(|heard| ViewSource {
-            hub: format!("{}/{}", heard.source.cluster, heard.source.node),
-            epoch: heard.position.0,
-            sequence: heard.position.1,
-            age_seconds: heard.age().as_secs(),
+        view: from.view.as_ref().map(|received| ViewSource {
+            hub: format!("{}/{}", received.source.cluster, received.source.node),
+            epoch: received.position.0,
+            sequence: received.position.1,
+            age_seconds: received.age().as_secs(),
         }),
         in_vain: misuse_report(&from.misuse),
         held_bytes: (from.buffers.windows + from.buffers.stalled) as u64,
         stalled: stalled(from),
-        unheard: from.view.as_ref().and_then(|heard| omitted_items(&heard.omitted)),
+        unheard: from.view.as_ref().and_then(|received| omitted_items(&received.omitted)),
         untold: omitted_items(&from.omitted),
         misplaced: from
             .misplaced_hub
@@ -228,7 +228,7 @@ mod tests {
         let mut omitted = Omissions::default();
         let bad = RecordKey::Export("a/b".parse().unwrap());
         omitted.add(Some(bad), Omission::Exports);
-        let heard = ReceivedView {
+        let received = ReceivedView {
             view: Arc::new(view),
             omitted: Arc::new(omitted),
             position: (7, 42),
@@ -249,7 +249,7 @@ mod tests {
             alternating: AlternatingNodes::new(),
             coexisting: CoexistingNodes::new(),
             dials: DialRecord { attempts: 4, next_at: next, ..DialRecord::default() },
-            view: Some(heard),
+            view: Some(received),
             omitted: Arc::default(),
             peer_hubs: vec![node("b1"), node("b2")],
             misplaced_hub: Some((node("b1"), "172.18.1.3:7843".parse().unwrap())),

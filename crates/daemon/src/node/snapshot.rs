@@ -74,7 +74,7 @@ impl SnapshotSources {
     /// Waits for a change; false if a source has ended, and the process with it.
     async fn changed(&mut self) -> bool {
         let Self { base, cluster, views, backend_states: down, .. } = self;
-        let told = async {
+        let cluster_changed = async {
             match cluster {
                 Some(cluster) => cluster.changed().await.map(|()| cluster.mark_changed()),
                 None => std::future::pending().await,
@@ -83,7 +83,7 @@ impl SnapshotSources {
         // Hearing of these is not yet having merged them.
         tokio::select! {
             changed = base.changed() => changed.map(|()| base.mark_changed()).is_ok(),
-            changed = told => changed.is_ok(),
+            changed = cluster_changed => changed.is_ok(),
             changed = views.changed() => changed.is_ok(),
             changed = down.changed() => changed.map(|()| down.mark_changed()).is_ok(),
         }

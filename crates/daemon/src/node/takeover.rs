@@ -198,9 +198,11 @@ pub(super) async fn take_over(
 }
 
 /// Waits for the first view of each linked cluster, at most [`FIRST_VIEWS_TIMEOUT`].
-async fn wait_for_first_views(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
-    let all = |now: &Arc<Snapshot>| now.links.keys().all(|link| now.views.contains_key(link));
-    if timeout(FIRST_VIEWS_TIMEOUT, snapshot.wait_for(all)).await.is_err() {
+async fn wait_for_first_views(mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    let all = |snapshot: &Arc<Snapshot>| {
+        snapshot.links.keys().all(|link| snapshot.views.contains_key(link))
+    };
+    if timeout(FIRST_VIEWS_TIMEOUT, snapshots.wait_for(all)).await.is_err() {
         tracing::info!("taking over although some linked clusters have not been heard");
     }
 }

@@ -103,13 +103,13 @@ fn mark_denied(mut imports: Vec<Import>, denied: &[DenyEntryStatus]) -> Vec<Impo
 
 fn import(
     import: &snapshot::Import,
-    now: &Snapshot,
+    snapshot: &Snapshot,
     links: &[Link],
     not_listening: &BTreeMap<SocketAddr, String>,
     traffic: &Traffic,
 ) -> Import {
     let port = |p: &snapshot::ImportPort| {
-        let reason = import_reason(import, p, now, links, not_listening);
+        let reason = import_reason(import, p, snapshot, links, not_listening);
         let target = Target { service: import.service.clone(), port: p.name.clone() };
         ImportPort {
             name: p.name.to_string(),
@@ -117,7 +117,7 @@ fn import(
             listen: strings(&p.listen),
             ready: reason.is_none(),
             reason,
-            backends: ready_backends(import, p, now).unwrap_or_default(),
+            backends: ready_backends(import, p, snapshot).unwrap_or_default(),
             streams: traffic.outbound.get(&target).cloned().unwrap_or_default(),
         }
     };
@@ -133,9 +133,9 @@ fn import(
 fn ready_backends(
     import: &snapshot::Import,
     port: &snapshot::ImportPort,
-    now: &Snapshot,
+    snapshot: &Snapshot,
 ) -> Option<BTreeMap<String, u32>> {
-    let view = now.views.get(&import.from)?;
+    let view = snapshot.views.get(&import.from)?;
     let export = view.exports.get(&import.service)?;
     let peer = export.ports.iter().find(|p| p.name == port.name)?;
     let ready = peer.ready.iter().filter(|(node, _)| view.nodes.contains_key(node));
@@ -146,7 +146,7 @@ fn ready_backends(
 fn import_reason(
     import: &snapshot::Import,
     port: &snapshot::ImportPort,
-    now: &Snapshot,
+    snapshot: &Snapshot,
     links: &[Link],
     not_listening: &BTreeMap<SocketAddr, String>,
 ) -> Option<Reason> {
@@ -163,7 +163,7 @@ fn import_reason(
         let why = link.reason.as_ref().map_or("", |r| &r.sentence);
         return Some(Reason::new(Code::LinkDown, format!("the link with {from} is down: {why}")));
     }
-    let Some(view) = now.views.get(from) else {
+    let Some(view) = snapshot.views.get(from) else {
         return Some(Reason::new(
             Code::LinkDown,
             format!("nothing is known of cluster {from} yet"),
@@ -171,7 +171,7 @@ fn import_reason(
     };
     let Some(export) = view.exports.get(&import.service) else {
         let sentence =
-            format!("{from} does not export {} to {}", import.service, now.local.cluster);
+            format!("{from} does not export {} to {}", import.service, snapshot.local.cluster);
         return Some(Reason::new(Code::ExportUnknown, sentence));
     };
     let Some(peer) = export.ports.iter().find(|p| p.name == port.name) else {
@@ -198,7 +198,7 @@ fn import_reason(
     None
 }
 
-fn export(export: &snapshot::Export, now: &Snapshot, traffic: &mut Traffic) -> Export {
+fn export(export: &snapshot::Export, snapshot: &Snapshot, traffic: &mut Traffic) -> Export {
     let mut using = traffic.using.remove(&export.service).unwrap_or_default();
     using.sort_by(|a, b| b.streams.cmp(&a.streams).then_with(|| a.source.cmp(&b.source)));
     using.truncate(Export::MAX_USING);
@@ -209,7 +209,7 @@ fn export(export: &snapshot::Export, now: &Snapshot, traffic: &mut Traffic) -> E
     };
     Export {
         service: export.service.to_string(),
-        ports: export.ports.iter().map(|p| export_port(export, p, now, traffic)).collect(),
+        ports: export.ports.iter().map(|p| export_port(export, p, snapshot, traffic)).collect(),
         allow: export.allow.iter().map(grant).collect(),
         hop: match export.hop {
             snapshot::Hop::Any => "any".into(),
@@ -225,7 +225,7 @@ fn export(export: &snapshot::Export, now: &Snapshot, traffic: &mut Traffic) -> E
 fn export_port(
     export: &snapshot::Export,
     port: &snapshot::ExportPort,
-    now: &Snapshot,
+    snapshot: &Snapshot,
     traffic: &Traffic,
 ) -> ExportPort {
     let backends: Vec<Backend> = port
@@ -234,7 +234,7 @@ fn export_port(
         .map(|b| Backend {
             address: b.address.to_string(),
             node: b.node.to_string(),
-            state: match (now.may_dial(b), now.down.contains_key(&b.address)) {
+            state: match (snapshot.may_dial(b), snapshot.down.contains_key(&b.address)) {
                 (false, _) => BackendState::Forbidden,
                 (true, true) => BackendState::Down,
                 (true, false) => BackendState::Up,
@@ -242,7 +242,7 @@ fn export_port(
             last_dial: traffic.dials.get(&b.address).cloned(),
         })
         .collect();
-    let reason = export_reason(export, port, &backends, now);
+    let reason = export_reason(export, port, &backends, snapshot);
     let target = Target { service: export.service.clone(), port: port.name.clone() };
     ExportPort {
         name: port.name.to_string(),
@@ -260,7 +260,7 @@ fn export_reason(
     export: &snapshot::Export,
     port: &snapshot::ExportPort,
     backends: &[Backend],
-    now: &Snapshot,
+    snapshot: &Snapshot,
 ) -> Option<Reason> {
     if export.allow.is_empty() {
         return Some(Reason::new(Code::Denied, "nobody may use it: it has no allow"));
@@ -288,9 +288,9 @@ fn export_reason(
         let sentence = format!("no backend answers: {}", last.sentence);
         return Some(Reason { code: last.code.clone(), sentence });
     }
-    let here = now.local.node.as_str();
+    let here = snapshot.local.node.as_str();
     let elsewhere = backends.iter().all(|b| b.state != BackendState::Up || b.node != here);
-    if export.hop == snapshot::Hop::SameNode && elsewhere && now.siblings.is_empty() {
+    if export.hop == snapshot::Hop::SameNode && elsewhere && snapshot.siblings.is_empty() {
         let sentence = format!("hop is sameNode and no backend runs on {here}, the only node");
         return Some(Reason::new(Code::HopRefused, sentence));
     }

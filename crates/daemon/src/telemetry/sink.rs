@@ -81,7 +81,7 @@ fn write(
     dropped: &AtomicU64,
     notice: impl Fn(u64) -> String,
 ) {
-    let mut told = 0;
+    let mut reported = 0;
     while let Ok(item) = items.recv() {
         // A log that cannot be written has nobody to be told to.
         match item {
@@ -92,9 +92,9 @@ fn write(
             }
         }
         let now = dropped.load(Ordering::Relaxed);
-        if now > told {
-            drop(out.write_all(notice(now - told).as_bytes()));
-            told = now;
+        if now > reported {
+            drop(out.write_all(notice(now - reported).as_bytes()));
+            reported = now;
         }
     }
 }

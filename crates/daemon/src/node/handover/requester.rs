@@ -72,7 +72,7 @@ fn request_at(path: &Path, turn: u64) -> io::Result<HandoverReply> {
 fn receive_sockets(connection: IpcConnection) -> io::Result<HandoverInheritance> {
     let (mut tcp, mut public) = (InheritedListeners::new(), None);
     let mut sockets: BTreeMap<SocketAddr, Vec<OwnedFd>> = BTreeMap::new();
-    let (mut generation, mut elders) = (None, Vec::new());
+    let (mut generation, mut predecessors) = (None, Vec::new());
     loop {
         let (word, mut descriptors) = receive_message(&connection)?;
         match word {
@@ -87,7 +87,7 @@ fn receive_sockets(connection: IpcConnection) -> io::Result<HandoverInheritance>
             }
             HandoverMessage::Generation { generation: ours } => generation = Some(ours),
             HandoverMessage::Elder { generation } => {
-                elders.extend(descriptors.pop().map(|socket| (generation, socket)));
+                predecessors.extend(descriptors.pop().map(|socket| (generation, socket)));
             }
             HandoverMessage::End => break,
             // A later version hands over more; what this one has no name for it has no use for.
@@ -96,8 +96,11 @@ fn receive_sockets(connection: IpcConnection) -> io::Result<HandoverInheritance>
         }
     }
     let sockets = sockets.into_iter().collect();
-    let udp =
-        generation.map(|generation| UdpInheritance { generation, sockets, predecessors: elders });
+    let udp = generation.map(|generation| UdpInheritance {
+        generation,
+        sockets,
+        predecessors: predecessors,
+    });
     Ok(HandoverInheritance {
         sockets: InheritedSockets { tcp, public, udp },
         succession: Succession(connection),

@@ -68,14 +68,14 @@ impl PodAddressFilter {
 
 /// Waits until it may have changed.
 pub(super) async fn changed(network: &mut Option<NetworkWatch>) {
-    let heard = async {
+    let changed = async {
         match network {
             Some(watch) => watch.changed().await,
             None => std::future::pending().await,
         }
     };
     let ended = tokio::select! {
-        heard = heard => heard.is_err(),
+        changed = changed => changed.is_err(),
         () = sleep(POLL_INTERVAL) => network.is_none(),
     };
     if ended {

@@ -117,21 +117,21 @@ impl SnapshotBuilder {
     /// Takes the parts that are equal from `before`. A tenant's change is one of all that
     /// this node knows, and whoever keeps something for each export or import sees at a glance what is not touched.
     pub(super) fn reuse_equal_parts(mut self, before: &Self) -> Self {
-        let (now, before) = (Arc::make_mut(&mut self.snapshot), &before.snapshot);
-        if now.imports == before.imports {
-            now.imports = before.imports.clone();
+        let (merged, before) = (Arc::make_mut(&mut self.snapshot), &before.snapshot);
+        if merged.imports == before.imports {
+            merged.imports = before.imports.clone();
         }
-        if now.siblings == before.siblings {
-            now.siblings = before.siblings.clone();
+        if merged.siblings == before.siblings {
+            merged.siblings = before.siblings.clone();
         }
         let mut exports = before.exports.clone();
-        for (service, export) in before.exports.changes(&now.exports) {
+        for (service, export) in before.exports.changes(&merged.exports) {
             match export {
                 Some(export) => drop(exports.insert(service.clone(), export.clone())),
                 None => drop(exports.remove(service)),
             }
         }
-        now.exports = exports;
+        merged.exports = exports;
         self
     }
 
@@ -144,44 +144,46 @@ impl SnapshotBuilder {
 
     /// Adds the results of dials: a look at every backend.
     pub(super) fn with_backend_states(&self, found: &BackendStates) -> Self {
-        let mut now = Snapshot::clone(&self.snapshot);
+        let mut snapshot = Snapshot::clone(&self.snapshot);
         let (mut down, mut unproved) = (BTreeMap::new(), BTreeSet::new());
-        let (mut told, mut probed) = (BTreeMap::new(), BTreeSet::new());
-        let is_hub = routing::is_any_hub(&now);
-        for export in now.exports.values() {
+        let (mut reported, mut probed) = (BTreeMap::new(), BTreeSet::new());
+        let is_hub = routing::is_any_hub(&snapshot);
+        for export in snapshot.exports.values() {
             for (port, backend) in backends(export) {
                 let address = backend.address;
-                let probes = now.should_probe(export, backend, is_hub);
+                let probes = snapshot.should_probe(export, backend, is_hub);
                 if probes && !found.unserved.is_empty() {
                     probed.insert(address);
                 }
                 if let Some(fault) = found.down.get(&address) {
                     down.insert(address, *fault);
                 } else if !probes {
-                    told.extend(reported_fault(found, export, port).map(|fault| (address, fault)));
+                    reported
+                        .extend(reported_fault(found, export, port).map(|fault| (address, fault)));
                 } else if found.answered.as_ref().is_some_and(|all| !all.contains(&address)) {
                     unproved.insert(address);
                 }
             }
         }
         // What this node found itself counts for more than what it was told.
-        told.retain(|address, _| !probed.contains(address));
-        down.extend(told);
-        (now.down, now.never_answered) = (down, unproved);
-        Self { snapshot: Arc::new(now), denied: self.denied.clone() }
+        reported.retain(|address, _| !probed.contains(address));
+        down.extend(reported);
+        (snapshot.down, snapshot.never_answered) = (down, unproved);
+        Self { snapshot: Arc::new(snapshot), denied: self.denied.clone() }
     }
 
     /// Adds the views of peers. They say it as often as they like, so it costs one look at each link.
     pub(super) fn with_views(&self, views: &PeerViews) -> Snapshot {
-        let mut now = Snapshot::clone(&self.snapshot);
-        let linked = views.iter().filter(|(cluster, _)| now.links.contains_key(cluster));
+        let mut snapshot = Snapshot::clone(&self.snapshot);
+        let linked = views.iter().filter(|(cluster, _)| snapshot.links.contains_key(cluster));
         let view = |cluster, view: &Arc<ClusterView>| match self.denied.get(cluster) {
             Some(denied) => without_denied(view, denied),
             None => view.clone(),
         };
-        now.views =
-            linked.map(|(cluster, heard)| (cluster.clone(), view(cluster, &heard.view))).collect();
-        now
+        snapshot.views = linked
+            .map(|(cluster, received)| (cluster.clone(), view(cluster, &received.view)))
+            .collect();
+        snapshot
     }
 }
 
