@@ -154,12 +154,12 @@ impl BoundSocket {
     /// True if the operating system would refuse to bind both. What an IPv6 wildcard does to IPv4
     /// depends on the socket's options, which are not known here.
     fn conflicts_with(&self, other: SocketAddr) -> bool {
-        let mine = self.address;
-        let wildcard = mine.ip().is_unspecified() || other.ip().is_unspecified();
-        mine.port() == other.port()
-            && mine.port() != 0
-            && mine.is_ipv4() == other.is_ipv4()
-            && (mine.ip() == other.ip() || wildcard)
+        let address = self.address;
+        let wildcard = address.ip().is_unspecified() || other.ip().is_unspecified();
+        address.port() == other.port()
+            && address.port() != 0
+            && address.is_ipv4() == other.is_ipv4()
+            && (address.ip() == other.ip() || wildcard)
     }
 }
 

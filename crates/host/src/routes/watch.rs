@@ -28,7 +28,7 @@ const GROUPS: [MulticastGroup; 7] = [
 pub struct NetworkWatch {
     /// The connection, which must be polled for news to come, and the news.
     connection: Pin<Box<dyn Future<Output = ()> + Send>>,
-    news: BoxStream<'static, ()>,
+    messages: BoxStream<'static, ()>,
 }
 
 impl std::fmt::Debug for NetworkWatch {
@@ -43,8 +43,8 @@ impl NetworkWatch {
     /// # Errors
     /// If netlink sockets cannot be made.
     pub fn new() -> io::Result<Self> {
-        let (connection, _, news) = rtnetlink::new_multicast_connection(&GROUPS)?;
-        Ok(Self { connection: Box::pin(connection), news: news.map(drop).boxed() })
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(&GROUPS)?;
+        Ok(Self { connection: Box::pin(connection), messages: messages.map(drop).boxed() })
     }
 
     /// Waits for the next change, and until it has settled a little. Cancel-safe but for what it had heard.
@@ -62,7 +62,7 @@ impl NetworkWatch {
 
     async fn next(&mut self) -> io::Result<()> {
         tokio::select! {
-            Some(()) = self.news.next() => Ok(()),
+            Some(()) = self.messages.next() => Ok(()),
             () = &mut self.connection => {
                 Err(io::Error::other("the kernel closed the netlink connection"))
             }

@@ -123,7 +123,7 @@ impl EventReporter {
                 );
             }
             // What waits for its turn is told only if it lasts until then.
-            let told = ReportedWarning {
+            let reported = ReportedWarning {
                 complaint: complaint.clone(),
                 since: now,
                 written: next != now,
@@ -131,7 +131,7 @@ impl EventReporter {
                 repaid_at,
                 next: Some(next),
             };
-            self.topics.insert(topic, told);
+            self.topics.insert(topic, reported);
         }
         self.topics.retain(|topic, telling| {
             // A warning that is over and was written is kept only to decide when it may be written

@@ -35,7 +35,7 @@ impl LinkedClusters {
     /// Returns the view of a cluster that can be reached.
     #[must_use]
     pub fn live_view(&self, cluster: &ClusterName) -> Option<&ClusterView> {
-        self.observed(cluster).filter(|heard| heard.live).map(|heard| &*heard.view)
+        self.observed(cluster).filter(|observed| observed.live).map(|observed| &*observed.view)
     }
 }
 

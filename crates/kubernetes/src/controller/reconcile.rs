@@ -117,7 +117,7 @@ impl<'a> Reconciler<'a> {
                 next.at.map_or(now + RECONCILE_INTERVAL, |at| at.min(now + RECONCILE_INTERVAL));
             tokio::select! {
                 _ = changed.changed() => sleep(BATCH_DELAY).await,
-                heard = self.peers.changed() => match heard {
+                changed = self.peers.changed() => match changed {
                     Ok(()) => sleep(BATCH_DELAY).await,
                     // The process has stopped observing; it is about to end.
                     Err(_) => sleep_until(latest).await,

@@ -65,17 +65,17 @@ impl<'a> BackendFilter<'a> {
     pub(super) fn new(
         observed: &ObservedCluster,
         network: &NetworkConfig,
-        place: &'a NodeLocation,
+        location: &'a NodeLocation,
         own: &[&ObservedSlice],
         siblings: &'a BTreeMap<NodeName, Vec<SocketAddr>>,
         workloads: &'a HashMap<IpAddr, Workload>,
     ) -> Self {
         let others = own.iter().flat_map(|s| &s.endpoints).map(|e| e.address);
-        let here = place.addresses.iter().map(IpAddr::to_canonical);
+        let here = location.addresses.iter().map(IpAddr::to_canonical);
         let ours = [network.range, network.range6];
         let services = observed.service_ranges.iter().filter_map(|text| text.parse().ok());
         Self {
-            local: place,
+            local: location,
             siblings,
             workloads,
             nodes: others.chain(here).collect(),
@@ -133,7 +133,7 @@ impl<'a> BackendFilter<'a> {
         port: &str,
         spec: &ExportSpec,
         slices: &[&ObservedSlice],
-        room: &mut BackendQuota,
+        quota: &mut BackendQuota,
     ) -> (Vec<Backend>, bool) {
         let (mut all, mut has_foreign) = (BTreeSet::new(), false);
         for slice in slices {
@@ -144,17 +144,17 @@ impl<'a> BackendFilter<'a> {
                         has_foreign |= self.is_foreign(endpoint, spec);
                         continue;
                     };
-                    if room.is_exhausted() {
+                    if quota.is_exhausted() {
                         return (all.into_iter().collect(), has_foreign);
                     }
                     let forbidden = self.is_forbidden(endpoint.address);
-                    if forbidden && room.forbidden == 0 {
+                    if forbidden && quota.forbidden == 0 {
                         continue;
                     }
                     let address = SocketAddr::new(endpoint.address, number);
                     if all.insert(Backend { address, node, explicit: false }) {
-                        room.all -= 1;
-                        room.forbidden -= usize::from(forbidden);
+                        quota.all -= 1;
+                        quota.forbidden -= usize::from(forbidden);
                     }
                 }
             }

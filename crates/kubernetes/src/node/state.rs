@@ -44,7 +44,7 @@ pub struct NodeState {
 pub fn node_state(
     observed: &ObservedCluster,
     config: &ClusterConfig,
-    place: &NodeLocation,
+    location: &NodeLocation,
 ) -> NodeState {
     let mut problems = Vec::new();
     let linked: BTreeSet<&ClusterName> = config.links.iter().map(|l| &l.cluster).collect();
@@ -57,20 +57,21 @@ pub fn node_state(
         slices.get(&service).into_iter().flatten().copied().collect::<Vec<_>>()
     };
     let own = of(NAMESPACE, NODE);
-    let siblings = siblings(&own, config.network.port, place);
+    let siblings = siblings(&own, config.network.port, location);
     let workloads = workloads(observed);
-    let known = BackendFilter::new(observed, &config.network, place, &own, &siblings, &workloads);
-    let imports = convert_imports(observed, config.network.mode, place, &linked, &mut problems);
+    let known =
+        BackendFilter::new(observed, &config.network, location, &own, &siblings, &workloads);
+    let imports = convert_imports(observed, config.network.mode, location, &linked, &mut problems);
     let api_server = of("default", "kubernetes");
     let mut forbidden: BTreeSet<IpAddr> =
         api_server.iter().flat_map(|s| &s.endpoints).map(|e| e.address).collect();
     let mut exports = Vec::new();
-    let mut rooms: BTreeMap<&str, BackendQuota> = BTreeMap::new();
+    let mut quotas: BTreeMap<&str, BackendQuota> = BTreeMap::new();
     for (name, spec) in &observed.exports {
         let backend = spec.backend();
         let behind = of(&backend.namespace, &backend.name);
-        let room = rooms.entry(&backend.namespace).or_insert_with(BackendQuota::new);
-        match convert_export(spec, &behind, &known, room, &linked) {
+        let quota = quotas.entry(&backend.namespace).or_insert_with(BackendQuota::new);
+        match convert_export(spec, &behind, &known, quota, &linked) {
             Ok(export) => {
                 forbidden.extend(known.forbidden(&export));
                 exports.push(export);
@@ -78,7 +79,7 @@ pub fn node_state(
             Err(problem) => problems.push(left_out("export", name, &problem)),
         }
     }
-    for (namespace, _) in rooms.into_iter().filter(|(_, room)| room.is_exhausted()) {
+    for (namespace, _) in quotas.into_iter().filter(|(_, quota)| quota.is_exhausted()) {
         problems.push(format!(
             "namespace {namespace}: its exports have more than {} backends, the rest is left out: \
              export fewer of its Services, or fewer of their ports",
@@ -104,13 +105,13 @@ fn left_out(kind: &str, name: &str, problem: &str) -> String {
 fn convert_imports(
     observed: &ObservedCluster,
     mode: NetworkMode,
-    place: &NodeLocation,
+    location: &NodeLocation,
     linked: &BTreeSet<&ClusterName>,
     problems: &mut Vec<String>,
 ) -> Vec<Import> {
     let mut imports = Vec::new();
     for (name, spec) in &observed.imports {
-        match convert_import(spec, mode, place, linked) {
+        match convert_import(spec, mode, location, linked) {
             Ok(import) => imports.extend(import),
             Err(problem) => problems.push(left_out("import", name, &problem)),
         }
@@ -122,7 +123,7 @@ fn convert_imports(
 fn convert_import(
     spec: &ImportSpec,
     mode: NetworkMode,
-    place: &NodeLocation,
+    location: &NodeLocation,
     linked: &BTreeSet<&ClusterName>,
 ) -> Result<Option<Import>, String> {
     if spec.released_at.is_some() {
@@ -137,7 +138,7 @@ fn convert_import(
         // An import without an address yet cannot be found.
         NetworkMode::LocalRange => &given,
         // It is found at the node's addresses, by its ports alone.
-        NetworkMode::NodeAddress => &place.addresses,
+        NetworkMode::NodeAddress => &location.addresses,
     };
     let port = |p: &crate::api::ImportPort| {
         Ok::<_, String>(ImportPort {
@@ -159,11 +160,11 @@ fn convert_export(
     spec: &ExportSpec,
     slices: &[&ObservedSlice],
     known: &BackendFilter<'_>,
-    room: &mut BackendQuota,
+    quota: &mut BackendQuota,
     linked: &BTreeSet<&ClusterName>,
 ) -> Result<Export, String> {
     let mut port = |p: &crate::api::ExportPort| {
-        let (backends, has_foreign) = known.backends(&p.name, spec, slices, room);
+        let (backends, has_foreign) = known.backends(&p.name, spec, slices, quota);
         Ok::<_, String>(ExportPort {
             name: parse(&p.name)?,
             number: p.number,
@@ -207,13 +208,13 @@ fn convert_export(
 fn siblings(
     slices: &[&ObservedSlice],
     port: u16,
-    place: &NodeLocation,
+    location: &NodeLocation,
 ) -> BTreeMap<NodeName, Vec<SocketAddr>> {
     let mut all: BTreeMap<NodeName, Vec<SocketAddr>> = BTreeMap::new();
     // One that is not ready may still be reached, and one that starts must be found.
     for endpoint in slices.iter().flat_map(|s| &s.endpoints) {
         let Some(Ok(node)) = endpoint.node.as_deref().map(str::parse::<NodeName>) else { continue };
-        if node != place.node {
+        if node != location.node {
             all.entry(node).or_default().push(SocketAddr::new(endpoint.address, port));
         }
     }

@@ -185,7 +185,7 @@ fn offered_ports(
         let text = port.name.as_deref().unwrap_or_default();
         let name: PortName = text.parse().map_err(error_text)?;
         let own = port.app_protocol.as_deref().map(str::parse::<AppProtocol>).transpose();
-        let told = match protocols {
+        let configured = match protocols {
             AppProtocols::Own => None,
             AppProtocols::All(protocol) => Some(protocol.clone()),
             AppProtocols::Ports(ports) => ports.get(&name).cloned(),
@@ -193,7 +193,7 @@ fn offered_ports(
         Ok(ExportPort {
             name: text.to_owned(),
             number: u16::try_from(port.port).map_err(error_text)?,
-            app_protocol: own.map_err(error_text)?.or(told).map(|p| p.to_string()),
+            app_protocol: own.map_err(error_text)?.or(configured).map(|p| p.to_string()),
         })
     };
     let ports: Result<Vec<ExportPort>, String> = tcp_ports(object).map(port).collect();

@@ -57,9 +57,9 @@ impl ExportHistory {
             .or_insert(ExportRecord { since: input.at, debounced: steady });
         let is_known = input.peers.reporting && nodes.answered > 0;
         let is_unsaid = nodes.exports.is_cut && unserved.is_empty() && others.is_empty();
-        let news = (is_known && !is_unsaid).then_some(unserved.is_empty());
-        plan.wake_at(seen.debounced.observe(news, input.at));
-        news?;
+        let is_healthy = (is_known && !is_unsaid).then_some(unserved.is_empty());
+        plan.wake_at(seen.debounced.observe(is_healthy, input.at));
+        is_healthy?;
         if seen.debounced.value() {
             let first = seen.since + FIRST_VERDICT_TIMEOUT;
             if before.is_none() && input.at < first {

@@ -218,8 +218,8 @@ fn automatic_import(
 /// Returns the cost of an import that nobody named.
 fn import_cost(facts: ImportFacts<'_>, service: &ServiceName, wanted: &WantedImport) -> ImportCost {
     let stored = facts.state.import_of(service).filter(|i| i.spec.from == wanted.from.as_str());
-    let told = facts.peers.live_view(&wanted.from).and_then(|view| view.exports.get(service));
-    let ports = match told {
+    let announced = facts.peers.live_view(&wanted.from).and_then(|view| view.exports.get(service));
+    let ports = match announced {
         Some(export) => wanted.port_use(facts.state, service).select_of_export(export).used.len(),
         None => stored.map_or(0, |import| import.spec.ports.len()),
     };

@@ -304,14 +304,14 @@ impl PlannedImport<'_> {
         let refused = node_reports::refused_callers(input, "import", &name);
         for (kind, verdict) in [("Refusing", refused), ("NotServed", broken)] {
             let object = format!("Import {name}");
-            let told = node_reports::ReportedCondition {
+            let condition = node_reports::ReportedCondition {
                 object,
                 generation,
                 kind,
                 is_vague: false,
                 input,
             };
-            fresh = told.apply(&fresh, verdict.as_ref(), worded, plan);
+            fresh = condition.apply(&fresh, verdict.as_ref(), worded, plan);
         }
         fresh
     }

@@ -185,7 +185,7 @@ fn troubles<'a>(pods: impl Iterator<Item = &'a Pod>) -> Vec<String> {
             found.entry(trouble).or_default().insert(place);
         }
     }
-    let mut told: Vec<_> = found
+    let mut described: Vec<_> = found
         .into_iter()
         .map(|(trouble, places)| {
             let more = places.len().saturating_sub(MAX_NAMED);
@@ -194,8 +194,8 @@ fn troubles<'a>(pods: impl Iterator<Item = &'a Pod>) -> Vec<String> {
             format!("{}{more}: {trouble}", named.join(", "))
         })
         .collect();
-    told.truncate(MAX_NAMED);
-    told
+    described.truncate(MAX_NAMED);
+    described
 }
 
 fn pod_trouble(pod: &Pod) -> Option<String> {

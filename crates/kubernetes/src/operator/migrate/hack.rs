@@ -43,10 +43,10 @@ pub(super) async fn find(
         let hint = "an import needs a Service with a cluster IP of that name";
         return Err(refused(to, format!("{service} cannot stand for an import: {why}"), hint));
     }
-    let mine = hand_written(service, to.slices_of(service).await?)
+    let own_slices = hand_written(service, to.slices_of(service).await?)
         .map_err(|(what, hint)| refused(to, what, hint))?;
     let kept = record::read(to, service).await?;
-    let Some(slices) = originals(mine, kept.as_ref()) else {
+    let Some(slices) = originals(own_slices, kept.as_ref()) else {
         let theirs = hand_written(service, from.slices_of(service).await?);
         let swapped = theirs.is_ok_and(|slices| !slices.is_empty());
         let hint = if swapped {
