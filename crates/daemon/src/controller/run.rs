@@ -73,18 +73,11 @@ async fn serve(
     let server = serve::run(AdminListener::Tcp(listener), router, stop.child_token());
 
     let (observer, observers) = watch::channel(None);
-    let (peers, linked_clusters) = watch::channel(Arc::new(LinkedClusters::default()));
+    let (peers, linked) = watch::channel(Arc::new(LinkedClusters::default()));
     let (summary, summaries) = watch::channel(Arc::default());
     let lead = stop.child_token();
-    let controller = controller::run(
-        client,
-        options.settings,
-        observer,
-        linked_clusters,
-        summaries,
-        state,
-        lead.clone(),
-    );
+    let controller =
+        controller::run(client, options.settings, observer, linked, summaries, state, lead.clone());
     let beside = async {
         tokio::join!(
             sibling_observer::observe(observers, peers, summary),

@@ -99,39 +99,7 @@ impl LinkReconciler {
             conn.quic.shrink_windows_if_unused();
         }
         if self.last_snapshot.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &snapshot)) {
-            if self.last_snapshot.as_ref().is_none_or(|last| announce::may_differ(last, &snapshot))
-            {
-                shared.knowledge.publishers.announce(&snapshot, &*shared.context.random).await;
-            }
-            shared.close_unlinked(&snapshot);
-            shared.knowledge.views.retain(|cluster| snapshot.links.contains_key(cluster));
-            shared.peers.misuse.retain(|cluster| {
-                snapshot.links.contains_key(cluster) || *cluster == snapshot.local.cluster
-            });
-            if self
-                .last_snapshot
-                .as_ref()
-                .is_none_or(|last| !last.exports.is_same(&snapshot.exports))
-            {
-                let bulk: BTreeSet<&ClusterName> =
-                    snapshot.exports.values().flat_map(|export| bulk_grants(export)).collect();
-                for (conn, _) in shared.connections.all() {
-                    let class = LinksInner::window_class(&conn, |peer| bulk.contains(peer));
-                    conn.quic.limit_windows(shared.endpoints.tuning(), class);
-                }
-            }
-            shared.dialer.history.retain(|cluster| {
-                snapshot.links.contains_key(cluster) || *cluster == snapshot.local.cluster
-            });
-            let is_ours =
-                |c: &ClusterName| snapshot.links.contains_key(c) || *c == snapshot.local.cluster;
-            shared.connections.disconnects.retain(is_ours);
-            shared.peers.handshake_faults.retain(is_ours);
-            shared.connections.boots.retain(is_ours);
-            shared.connections.permits.retain(is_ours);
-            shared.endpoints.retain_known_clusters(is_ours);
-            self.hubs_seen_at.retain(|cluster, _| snapshot.links.contains_key(cluster));
-            self.hub_cache.retain(|cluster| snapshot.links.contains_key(cluster));
+            self.apply_snapshot(&snapshot).await;
             self.last_snapshot = Some(Arc::clone(&snapshot));
         }
         if self.addresses_shared_at.is_none_or(|at| at.elapsed() >= ADDRESSES_INTERVAL) {
@@ -154,6 +122,36 @@ impl LinkReconciler {
         shared.connections.mark_standing(&targets);
         self.maintain_targets(&targets);
         self.run_subscribers(&snapshot);
+    }
+
+    /// Tells peers what has changed, and drops what is kept of clusters without a link.
+    async fn apply_snapshot(&mut self, snapshot: &Snapshot) {
+        let (shared, last) = (Arc::clone(&self.shared), self.last_snapshot.as_ref());
+        if last.is_none_or(|last| announce::may_differ(last, snapshot)) {
+            shared.knowledge.publishers.announce(snapshot, &*shared.context.random).await;
+        }
+        shared.close_unlinked(snapshot);
+        if last.is_none_or(|last| !last.exports.is_same(&snapshot.exports)) {
+            let bulk: BTreeSet<&ClusterName> =
+                snapshot.exports.values().flat_map(|export| bulk_grants(export)).collect();
+            for (conn, _) in shared.connections.all() {
+                let class = LinksInner::window_class(&conn, |peer| bulk.contains(peer));
+                conn.quic.limit_windows(shared.endpoints.tuning(), class);
+            }
+        }
+        let is_linked = |cluster: &ClusterName| snapshot.links.contains_key(cluster);
+        shared.knowledge.views.retain(is_linked);
+        self.hubs_seen_at.retain(|cluster, _| is_linked(cluster));
+        self.hub_cache.retain(is_linked);
+        let is_known =
+            |cluster: &ClusterName| is_linked(cluster) || *cluster == snapshot.local.cluster;
+        shared.peers.misuse.retain(is_known);
+        shared.dialer.history.retain(is_known);
+        shared.connections.disconnects.retain(is_known);
+        shared.peers.handshake_faults.retain(is_known);
+        shared.connections.boots.retain(is_known);
+        shared.connections.permits.retain(is_known);
+        shared.endpoints.retain_known_clusters(is_known);
     }
 
     fn link_reach(
