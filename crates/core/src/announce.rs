@@ -78,13 +78,7 @@ impl<'a> PreparedAnnouncement<'a> {
             exports.push((export, ports.collect()));
         }
         let export_bytes_left = MAX_BYTES.saturating_sub(taken);
-        Self {
-            nodes,
-            omitted,
-            export_bytes_left: export_bytes_left,
-            exports,
-            grants_by_cluster: granted,
-        }
+        Self { nodes, omitted, export_bytes_left, exports, grants_by_cluster: granted }
     }
 
     /// The announcement to `to`, and what of it does not fit. If not all exports fit, each namespace has its

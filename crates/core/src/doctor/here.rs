@@ -163,8 +163,8 @@ pub(super) fn caller(walk: &mut Walk<'_>) {
 /// The addresses of the import as a range that a NetworkPolicy can name.
 fn import_range(walk: &Walk<'_>) -> String {
     let slices = walk.facts.here.iter().flat_map(|here| &here.slices);
-    let ours = slices.filter(|slice| slice.is_ours).flat_map(|slice| &slice.addresses);
-    let ip = ours.filter_map(|address| address.rsplit_once(':')).map(|(ip, _)| ip).next();
+    let own_slices = slices.filter(|slice| slice.is_ours).flat_map(|slice| &slice.addresses);
+    let ip = own_slices.filter_map(|address| address.rsplit_once(':')).map(|(ip, _)| ip).next();
     match ip {
         Some(ip) if ip.contains(':') => format!("{}/128", ip.trim_matches(['[', ']'])),
         Some(ip) => format!("{ip}/32"),
@@ -328,12 +328,12 @@ pub(super) fn endpoints(walk: &mut Walk<'_>) {
         let mend = format!("{} delete endpointslice {}", walk.kubectl_here(), slice.name);
         return walk.fail(hop, seen, mend);
     }
-    let ours: Vec<&SliceFacts> = here.slices.iter().filter(|slice| slice.is_ours).collect();
+    let own_slices: Vec<&SliceFacts> = here.slices.iter().filter(|slice| slice.is_ours).collect();
     let reason = import.ready.as_ref().map_or("", |ready| &*ready.reason);
     if let Some((seen, mend)) = obstacle(walk, import.ready.as_ref()) {
         return walk.fail(hop, seen, mend);
     }
-    if ours.iter().all(|slice| slice.addresses.is_empty()) {
+    if own_slices.iter().all(|slice| slice.addresses.is_empty()) {
         let why = import
             .ready
             .as_ref()
@@ -349,7 +349,7 @@ pub(super) fn endpoints(walk: &mut Walk<'_>) {
         }
         return walk.note(hop, seen, None);
     }
-    let at = list(ours.iter().flat_map(|slice| &slice.addresses).map(|address| &**address));
+    let at = list(own_slices.iter().flat_map(|slice| &slice.addresses).map(|address| &**address));
     walk.good(hop, format!("the import's slice leads to {at}, and nobody else fills the Service"));
 }
 

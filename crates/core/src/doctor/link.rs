@@ -46,8 +46,8 @@ fn is_elsewhere(walk: &Walk<'_>) -> bool {
 
 /// The reasons of both sides, as one code each: `up`, or why not.
 struct BothSides {
-    ours: String,
-    theirs: Option<String>,
+    own_reason: String,
+    peer_reason: Option<String>,
     sentence: String,
 }
 
@@ -95,18 +95,19 @@ pub(super) fn link(walk: &mut Walk<'_>) {
 /// The other side's word about the link, where it works in our direction.
 fn other_way(walk: &mut Walk<'_>, there: &ExportSide) {
     let hop = DoctorHop::Link;
-    let ours = walk.node().map(|node| node.version.clone());
-    let theirs = there.installation.version.clone();
+    let own_version = walk.node().map(|node| node.version.clone());
+    let peer_version = there.installation.version.clone();
     if let Some(condition) = there.link.as_ref().filter(|link| !link.is_true) {
         let seen =
             format!("{} says of it: {} ({})", walk.from(), condition.message, condition.reason);
         walk.note(hop, seen, None);
     }
-    if let (Some(ours), Some(theirs)) = (ours, theirs)
-        && !theirs.is_empty()
-        && ours != theirs
+    if let (Some(own_version), Some(peer_version)) = (own_version, peer_version)
+        && !peer_version.is_empty()
+        && own_version != peer_version
     {
-        let seen = format!("versions differ: {ours} here, {theirs} in {}", walk.from());
+        let seen =
+            format!("versions differ: {own_version} here, {peer_version} in {}", walk.from());
         walk.note(hop, seen, None);
     }
 }
@@ -115,9 +116,9 @@ fn other_way(walk: &mut Walk<'_>, there: &ExportSide) {
 fn skew(walk: &Walk<'_>) -> Option<(u64, bool)> {
     let node = walk.node().filter(|node| node.clock > 0)?;
     let (clock, asker) = walk.facts.there.as_ref()?.clock?;
-    let ours = i128::from(node.clock) - i128::from(node.asker_clock);
-    let theirs = i128::from(clock) - i128::from(asker);
-    let apart = ours - theirs;
+    let own_offset = i128::from(node.clock) - i128::from(node.asker_clock);
+    let peer_offset = i128::from(clock) - i128::from(asker);
+    let apart = own_offset - peer_offset;
     Some((u64::try_from(apart.unsigned_abs()).unwrap_or(u64::MAX), apart > 0))
 }
 
@@ -150,7 +151,7 @@ fn code_or_reason(reason: &str) -> String {
 fn both_sides(walk: &Walk<'_>, of_node: Option<&NodeLink>) -> BothSides {
     let condition = walk.facts.here.as_ref().and_then(|here| here.link.as_ref());
     let of_node_reason = of_node.and_then(|link| link.reason.clone());
-    let (ours, mut sentence) = match (of_node_reason, condition) {
+    let (own_reason, mut sentence) = match (of_node_reason, condition) {
         (Some(reason), _) => reason,
         (None, Some(up)) if !up.is_true => (code_or_reason(&up.reason), up.message.clone()),
         (None, _) => walk.probe().map(|p| (p.code.clone(), p.reason.clone())).unwrap_or_default(),
@@ -162,25 +163,25 @@ fn both_sides(walk: &Walk<'_>, of_node: Option<&NodeLink>) -> BothSides {
             sentence += &format!("; {more}");
         }
     }
-    let theirs = walk.facts.there.as_ref().map(|there| match &there.link {
+    let peer_reason = walk.facts.there.as_ref().map(|there| match &there.link {
         None => Code::Unlinked.name().to_owned(),
         Some(up) if up.is_true => "up".to_owned(),
         Some(up) => code_or_reason(&up.reason),
     });
-    BothSides { ours, theirs, sentence }
+    BothSides { own_reason, peer_reason, sentence }
 }
 
 /// Why the link is down, and the mend.
 fn explain(walk: &Walk<'_>, both: &BothSides) -> (String, String) {
-    let BothSides { ours, theirs, sentence } = both;
-    let seen = |what: &str| format!("{what}: {sentence} ({ours})");
+    let BothSides { own_reason, peer_reason, sentence } = both;
+    let seen = |what: &str| format!("{what}: {sentence} ({own_reason})");
     let ended = Code::CertificateEnded.name();
     let is_time = ["expired", "not valid", "not-yet-valid"].iter().any(|w| sentence.contains(w))
-        || ours == ended
-        || theirs.as_deref() == Some(ended);
+        || own_reason == ended
+        || peer_reason.as_deref() == Some(ended);
     let refused = [Code::CertificateRefused, Code::RefusedByPeer, Code::CertificateEnded];
-    if is_time && refused.iter().any(|code| code.name() == ours) {
-        let is_theirs = ours == Code::CertificateRefused.name();
+    if is_time && refused.iter().any(|code| code.name() == own_reason) {
+        let is_theirs = own_reason == Code::CertificateRefused.name();
         let whose = if is_theirs { walk.from() } else { walk.here() };
         let what = format!("a certificate of {whose} is out of its time");
         return explain_time(walk, whose, &seen(&what));
@@ -194,37 +195,37 @@ fn explain(walk: &Walk<'_>, both: &BothSides) -> (String, String) {
 /// Why one side does not want the other, and the mend.
 fn explain_distrust(walk: &Walk<'_>, both: &BothSides) -> Option<(String, String)> {
     let (us, them) = (walk.here(), walk.from());
-    let is = |code: Code| both.ours == code.name();
-    let are = |code: Code| both.theirs.as_deref() == Some(code.name());
-    let said = |words: &str| both.sentence.contains(words);
-    let bundle = |who: &str, of: &str| {
+    let own_is = |code: Code| both.own_reason == code.name();
+    let peer_is = |code: Code| both.peer_reason.as_deref() == Some(code.name());
+    let is_in_sentence = |words: &str| both.sentence.contains(words);
+    let old_bundle = |refuser: &str, of: &str| {
         format!(
-            "{who} refuses the certificates of {of}: its bundle of {of} is not {of}'s present one"
+            "{refuser} refuses the certificates of {of}: its bundle of {of} is not {of}'s present one"
         )
     };
-    if are(Code::Unlinked)
-        || is(Code::Unlinked)
-        || said("no trust bundle for")
-        || said("not linked")
+    if peer_is(Code::Unlinked)
+        || own_is(Code::Unlinked)
+        || is_in_sentence("no trust bundle for")
+        || is_in_sentence("not linked")
     {
         return Some((format!("{them} has no link to {us}"), link_command(walk)));
     }
-    if is(Code::CertificateRefused) || are(Code::RefusedByPeer) {
-        return Some((bundle(us, them), link_command(walk)));
+    if own_is(Code::CertificateRefused) || peer_is(Code::RefusedByPeer) {
+        return Some((old_bundle(us, them), link_command(walk)));
     }
-    if is(Code::RefusedByPeer) || are(Code::CertificateRefused) {
-        return Some((bundle(them, us), link_command(walk)));
+    if own_is(Code::RefusedByPeer) || peer_is(Code::CertificateRefused) {
+        return Some((old_bundle(them, us), link_command(walk)));
     }
-    if is(Code::DeniedIdentity) || are(Code::DeniedIdentity) {
+    if own_is(Code::DeniedIdentity) || peer_is(Code::DeniedIdentity) {
         let mend = "take the entry out of `denied`, on the side that names it";
         return Some(("a deny list names the other side".to_owned(), mend.to_owned()));
     }
-    if is(Code::VersionMismatch) || are(Code::VersionMismatch) {
+    if own_is(Code::VersionMismatch) || peer_is(Code::VersionMismatch) {
         let mend = "install the newer version on the side with the older one";
         return Some(("the versions are too far apart".to_owned(), mend.to_owned()));
     }
     let other = format!("whoever answers is another than {them}");
-    is(Code::IdentityMismatch).then(|| (other, link_command(walk)))
+    own_is(Code::IdentityMismatch).then(|| (other, link_command(walk)))
 }
 
 /// A certificate that is not valid at present: clocks, or whoever should have renewed it.
@@ -243,14 +244,14 @@ fn explain_time(walk: &Walk<'_>, whose: &str, seen: &str) -> (String, String) {
 /// Packets that are lost, and which way.
 fn explain_silence(walk: &Walk<'_>, both: &BothSides) -> (String, String) {
     let (us, them) = (walk.here(), walk.from());
-    let BothSides { ours, theirs, sentence } = both;
+    let BothSides { own_reason, peer_reason, sentence } = both;
     let one_way = Code::OneWay.name();
-    let (from, to) = if ours == one_way {
+    let (from, to) = if own_reason == one_way {
         (us, them)
-    } else if theirs.as_deref() == Some(one_way) {
+    } else if peer_reason.as_deref() == Some(one_way) {
         (them, us)
     } else {
-        let both_ways = match theirs.as_deref() {
+        let both_ways = match peer_reason.as_deref() {
             Some("up") => format!("{us} hears nothing of {them}, though {them} hears {us}"),
             Some(_) => format!("neither {us} nor {them} hears the other"),
             None => format!("{us} hears nothing of {them}"),
@@ -260,10 +261,10 @@ fn explain_silence(walk: &Walk<'_>, both: &BothSides) -> (String, String) {
              where addresses of nodes are new: {}",
             link_command(walk)
         );
-        return (format!("{both_ways}: {sentence} ({ours})"), mend);
+        return (format!("{both_ways}: {sentence} ({own_reason})"), mend);
     };
     let seen = format!(
-        "packets from {from} to {to} are lost, and those the other way arrive: {sentence} ({ours})"
+        "packets from {from} to {to} are lost, and those the other way arrive: {sentence} ({own_reason})"
     );
     let mend = format!(
         "let UDP port 7843 (`network.port`) pass from the nodes of {from} to those of {to}"

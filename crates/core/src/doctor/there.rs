@@ -105,11 +105,11 @@ pub(super) fn grant(walk: &mut Walk<'_>) {
     let hop = DoctorHop::ExportGrant;
     let (from, us) = (walk.from(), walk.here());
     let export = walk.facts.there.as_ref().and_then(|there| there.export.as_ref());
-    let ours = |export: &ExportObject| -> Vec<String> {
+    let patterns_for_us = |export: &ExportObject| -> Vec<String> {
         let all = export.allow.iter().filter(|(cluster, _)| cluster == us);
         all.map(|(_, pattern)| pattern.clone()).collect()
     };
-    let granted = export.map(ours);
+    let granted = export.map(patterns_for_us);
     let by_export = granted
         .as_ref()
         .filter(|granted| !granted.is_empty())
@@ -197,19 +197,19 @@ fn is_of_backend(code: Code) -> bool {
 fn explain(walk: &Walk<'_>, there: &ExportSide, code: &str, sentence: &str) -> (String, String) {
     let kubectl = walk.kubectl_there();
     let name = walk.behind_name();
-    let said = format!("{sentence} ({code})");
+    let reason = format!("{sentence} ({code})");
     let service = there.service.clone().unwrap_or_default();
     let describe = format!("{kubectl} describe service {name}");
     match Code::from_name(code).or_else(|| Code::from_condition_reason(code)) {
-        Some(Code::NoBackend) => no_backend(walk, &service, &kubectl, said),
+        Some(Code::NoBackend) => no_backend(walk, &service, &kubectl, reason),
         Some(Code::BackendRefused) => (
-            format!("nobody listens where the Service leads to: {said}"),
+            format!("nobody listens where the Service leads to: {reason}"),
             listens(walk, &service, &kubectl),
         ),
         Some(Code::BackendTimeout) if !there.ingress_policies.is_empty() => {
             let policy = &there.ingress_policies[0];
             let seen = format!(
-                "NetworkPolicy {policy} selects the backend, and nothing in it lets the nodes in: {said}"
+                "NetworkPolicy {policy} selects the backend, and nothing in it lets the nodes in: {reason}"
             );
             let name = short_name(policy);
             let mend = format!(
@@ -218,12 +218,12 @@ fn explain(walk: &Walk<'_>, there: &ExportSide, code: &str, sentence: &str) -> (
             (seen, mend)
         }
         Some(Code::BackendTimeout) => (
-            format!("the backend does not accept connections: {said}"),
+            format!("the backend does not accept connections: {reason}"),
             pod_command(&service, &kubectl).unwrap_or(describe),
         ),
         Some(Code::BackendForbidden) => {
             let seen = format!(
-                "the Service leads to an address that no node dials (a node's, a Service's or an import's): {said}"
+                "the Service leads to an address that no node dials (a node's, a Service's or an import's): {reason}"
             );
             (
                 seen,
@@ -232,7 +232,7 @@ fn explain(walk: &Walk<'_>, there: &ExportSide, code: &str, sentence: &str) -> (
                 ),
             )
         }
-        _ => (said, describe),
+        _ => (reason, describe),
     }
 }
 
@@ -247,12 +247,12 @@ fn no_backend(
     walk: &Walk<'_>,
     service: &ServiceFacts,
     kubectl: &str,
-    said: String,
+    reason: String,
 ) -> (String, String) {
     let (name, from) = (walk.behind_name(), walk.from());
     if service.selector.is_empty() {
         let seen = format!(
-            "Service {} in {from} has no selector, and no endpoint that is ready: {said}",
+            "Service {} in {from} has no selector, and no endpoint that is ready: {reason}",
             walk.behind()
         );
         return (
@@ -263,7 +263,7 @@ fn no_backend(
         );
     }
     if service.pods.is_empty() {
-        let seen = format!("no pod in {from} fits the selector {}: {said}", service.selector);
+        let seen = format!("no pod in {from} fits the selector {}: {reason}", service.selector);
         let mend = match service.workloads.first() {
             Some((workload, 0)) => format!("{kubectl} scale {workload} --replicas=1"),
             Some((workload, _)) => format!("{kubectl} describe {workload}"),
@@ -278,7 +278,7 @@ fn no_backend(
     {
         let pod_name = short_name(&pod.name);
         let seen = format!(
-            "no pod of {} in {from} is ready; {}: {why}; {said}",
+            "no pod of {} in {from} is ready; {}: {why}; {reason}",
             walk.facts.service, pod.name
         );
         return (
@@ -293,12 +293,12 @@ fn no_backend(
     match named {
         Some(port) => {
             let seen = format!(
-                "Service {} leads to port {:?} of its pods, which none of them has: {said}",
+                "Service {} leads to port {:?} of its pods, which none of them has: {reason}",
                 walk.facts.service, port.target
             );
             (seen, listens(walk, service, kubectl))
         }
-        None => (said, format!("{kubectl} describe service {name}")),
+        None => (reason, format!("{kubectl} describe service {name}")),
     }
 }
 
@@ -350,16 +350,17 @@ pub(super) fn answer(walk: &mut Walk<'_>) {
     if walk.has_failed() {
         return;
     }
-    let said = format!("{} ({})", probe.reason, probe.code);
+    let reason = format!("{} ({})", probe.reason, probe.code);
     if probe.code == Code::HeaderInvalid.name() {
-        let seen = format!("{} does not know probes, so nothing can be tried: {said}", walk.from());
+        let seen =
+            format!("{} does not know probes, so nothing can be tried: {reason}", walk.from());
         let mend = format!("install this version of Adit in {}, too", walk.from());
         return walk.unknown(hop, seen, Some(mend));
     }
     if probe.code == Code::OverLimit.name() {
         return walk.unknown(
             hop,
-            format!("asked too often: {said}"),
+            format!("asked too often: {reason}"),
             Some("ask again in ten seconds".to_owned()),
         );
     }
@@ -367,7 +368,7 @@ pub(super) fn answer(walk: &mut Walk<'_>) {
         "kubectl{} -n adit-system logs -l app.kubernetes.io/name=adit-node    # the line of that probe, on both sides",
         walk.there_option()
     );
-    walk.fail(hop, said, mend);
+    walk.fail(hop, reason, mend);
 }
 
 pub(super) fn card(walk: &mut Walk<'_>) {

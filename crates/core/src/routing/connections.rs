@@ -120,8 +120,8 @@ pub fn free_slot(
 ) -> Option<u64> {
     let passed = unusable_reasons(all);
     let usable = all.iter().zip(&passed).filter(|(_, passed)| passed.is_none()).map(|(c, _)| c);
-    let ours = usable.filter(|c| c.dialled && c.class == class);
-    let taken: BTreeSet<u64> = ours.map(|c| c.slot).collect();
+    let own_dials = usable.filter(|c| c.dialled && c.class == class);
+    let taken: BTreeSet<u64> = own_dials.map(|c| c.slot).collect();
     (0..limit).map(|n| (n * workers + worker) as u64).find(|slot| !taken.contains(slot))
 }
 

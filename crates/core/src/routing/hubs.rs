@@ -71,9 +71,9 @@ pub fn own_hubs<'a>(snapshot: &'a Snapshot, peer: &ClusterName) -> Vec<&'a NodeN
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkHubs {
     /// This cluster's.
-    pub ours: Vec<NodeName>,
+    pub own: Vec<NodeName>,
     /// The peer's, as far as its view is known.
-    pub theirs: Vec<NodeName>,
+    pub peers: Vec<NodeName>,
 }
 
 type NodeAddresses = SharedMap<NodeName, Vec<SocketAddr>>;
@@ -84,8 +84,8 @@ type NodeAddresses = SharedMap<NodeName, Vec<SocketAddr>>;
 #[derive(Debug, Default)]
 pub struct HubCache {
     siblings: NodeAddresses,
-    ours: BTreeMap<ClusterName, Vec<NodeName>>,
-    theirs: BTreeMap<ClusterName, (NodeAddresses, Vec<NodeName>)>,
+    own: BTreeMap<ClusterName, Vec<NodeName>>,
+    peers: BTreeMap<ClusterName, (NodeAddresses, Vec<NodeName>)>,
     /// Number of times that hubs were searched for.
     #[cfg(test)]
     pub(super) found: usize,
@@ -101,39 +101,39 @@ impl HubCache {
     ) -> LinkHubs {
         if !self.siblings.is_same(&snapshot.siblings) {
             self.siblings = SharedMap::clone(&snapshot.siblings);
-            self.ours.clear();
+            self.own.clear();
         }
         let owned = |nodes: Vec<&NodeName>| nodes.into_iter().cloned().collect::<Vec<_>>();
-        let ours = match self.ours.get(peer) {
+        let own = match self.own.get(peer) {
             Some(known) => known.clone(),
             None => {
                 self.note_find();
                 let found = owned(own_hubs(snapshot, peer));
-                self.ours.insert(peer.clone(), found.clone());
+                self.own.insert(peer.clone(), found.clone());
                 found
             }
         };
         let Some(ClusterView { nodes, .. }) = view else {
-            self.theirs.remove(peer);
-            return LinkHubs { ours, theirs: Vec::new() };
+            self.peers.remove(peer);
+            return LinkHubs { own, peers: Vec::new() };
         };
-        let known = self.theirs.get(peer).filter(|(of, _)| of.is_same(nodes));
-        let theirs = match known {
+        let known = self.peers.get(peer).filter(|(of, _)| of.is_same(nodes));
+        let peers = match known {
             Some((_, known)) => known.clone(),
             None => {
                 self.note_find();
                 let found = owned(hubs(nodes.keys(), &snapshot.local.cluster));
-                self.theirs.insert(peer.clone(), (nodes.clone(), found.clone()));
+                self.peers.insert(peer.clone(), (nodes.clone(), found.clone()));
                 found
             }
         };
-        LinkHubs { ours, theirs }
+        LinkHubs { own, peers }
     }
 
     /// Forgets all links but those that `keep` wants.
     pub fn retain(&mut self, keep: impl Fn(&ClusterName) -> bool) {
-        self.ours.retain(|cluster, _| keep(cluster));
-        self.theirs.retain(|cluster, _| keep(cluster));
+        self.own.retain(|cluster, _| keep(cluster));
+        self.peers.retain(|cluster, _| keep(cluster));
     }
 
     fn note_find(&mut self) {

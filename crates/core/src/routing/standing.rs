@@ -51,22 +51,22 @@ pub fn standing_targets(
     hubs: &LinkHubs,
     reach: LinkReach,
 ) -> BTreeSet<StandingTarget> {
-    let LinkHubs { ours, theirs } = hubs;
-    let named_hub = ours.contains(&snapshot.local.node);
+    let LinkHubs { own, peers } = hubs;
+    let named_hub = own.contains(&snapshot.local.node);
     let mut targets = BTreeSet::new();
     let may_dial = !snapshot.local.node.is_controller() && !link.seeds.is_empty();
     if (named_hub || reach.hubs_silent) && may_dial {
         let addresses = |n: &NodeName| view.and_then(|v| v.nodes.get(n));
         let can_dial = |n: &&NodeName| addresses(n).is_some_and(|a| is_dialable(a, &link.seeds));
         let node = |n: &NodeName| StandingTarget::Node(NodeKey::new(&link.cluster, n));
-        targets.extend(theirs.iter().filter(can_dial).map(node));
+        targets.extend(peers.iter().filter(can_dial).map(node));
         if targets.is_empty() || !reach.connected {
             targets.insert(StandingTarget::Seeds(link.cluster.clone()));
         }
     }
     if !named_hub || reach.stale {
         let others =
-            ours.iter().filter(|n| snapshot.siblings.get(*n).is_some_and(|a| !a.is_empty()));
+            own.iter().filter(|n| snapshot.siblings.get(*n).is_some_and(|a| !a.is_empty()));
         targets
             .extend(others.map(|n| StandingTarget::Node(NodeKey::new(&snapshot.local.cluster, n))));
     }
@@ -95,13 +95,13 @@ pub fn view_sources(
     connected: &BTreeSet<NodeKey>,
 ) -> Vec<(SourceRank, NodeKey)> {
     let this = &snapshot.local;
-    let ours = own_hubs(snapshot, peer);
-    let theirs = hubs(view.into_iter().flat_map(|v| v.nodes.keys()), &this.cluster);
-    let is_hub = ours.contains(&&this.node);
+    let own = own_hubs(snapshot, peer);
+    let peers = hubs(view.into_iter().flat_map(|v| v.nodes.keys()), &this.cluster);
+    let is_hub = own.contains(&&this.node);
     let rank = |NodeKey { cluster, node }: &NodeKey| match () {
-        () if cluster == peer && is_hub && theirs.contains(&node) => Some(SourceRank::Preferred),
+        () if cluster == peer && is_hub && peers.contains(&node) => Some(SourceRank::Preferred),
         () if cluster == peer => Some(SourceRank::Peer),
-        () if *cluster != this.cluster || !ours.contains(&node) => None,
+        () if *cluster != this.cluster || !own.contains(&node) => None,
         () if is_hub => Some(SourceRank::SiblingHub),
         () => Some(SourceRank::Preferred),
     };

@@ -91,13 +91,13 @@ pub struct Hello {
 ///
 /// # Errors
 /// A sentence that names both sides' ranges, if they do not overlap.
-pub fn negotiate(ours: (u64, u64), theirs: (u64, u64)) -> Result<u64, String> {
-    let version = ours.1.min(theirs.1);
-    if version >= ours.0.max(theirs.0) {
+pub fn negotiate(own: (u64, u64), peer: (u64, u64)) -> Result<u64, String> {
+    let version = own.1.min(peer.1);
+    if version >= own.0.max(peer.0) {
         return Ok(version);
     }
     let range = |(low, high): (u64, u64)| format!("{low} to {high}");
-    Err(format!("we speak versions {} of the protocol and the peer {}", range(ours), range(theirs)))
+    Err(format!("we speak versions {} of the protocol and the peer {}", range(own), range(peer)))
 }
 
 impl ControlMessage {

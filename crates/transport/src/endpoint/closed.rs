@@ -63,9 +63,9 @@ impl CloseReason {
     }
 
     /// Translates quinn's error. `ours` is what this side closed the connection with, if it did.
-    pub(super) fn from_quinn(error: &ConnectionError, ours: Option<&Self>) -> Self {
+    pub(super) fn from_quinn(error: &ConnectionError, closed_here: Option<&Self>) -> Self {
         match error {
-            ConnectionError::LocallyClosed => ours.cloned().unwrap_or_else(|| {
+            ConnectionError::LocallyClosed => closed_here.cloned().unwrap_or_else(|| {
                 // Every handle was dropped: nobody has a use for it.
                 Self::new(Code::ConnectionUnused, "", ClosedBy::Us)
             }),

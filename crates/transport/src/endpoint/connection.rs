@@ -338,11 +338,11 @@ impl QuicConnection {
     }
 
     fn closed_reason(&self, error: &ConnectionError) -> CloseReason {
-        let ours = self.0.closed_here.get();
-        if ours.is_none() && self.has_too_many_pieces() {
+        let closed_here = self.0.closed_here.get();
+        if closed_here.is_none() && self.has_too_many_pieces() {
             return CloseReason::new(Code::ProtocolError, TOO_MANY_PIECES, ClosedBy::Us);
         }
-        CloseReason::from_quinn(error, ours)
+        CloseReason::from_quinn(error, closed_here)
     }
 
     fn wrap_stream(

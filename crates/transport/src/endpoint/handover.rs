@@ -61,7 +61,7 @@ impl Endpoints {
         let sockets = sockets.collect::<io::Result<_>>()?;
         let mut predecessors = shared.predecessors.share_sockets()?;
         predecessors.push((self.generation(), self.forwarded()?));
-        Ok(UdpInheritance { generation: self.generation(), sockets, predecessors: predecessors })
+        Ok(UdpInheritance { generation: self.generation(), sockets, predecessors })
     }
 
     /// Stops reading the listening sockets, on which this process only sends from now on; what belongs to

@@ -83,16 +83,16 @@ pub(super) struct LinkMetrics;
 
 impl LinkMetrics {
     pub(super) fn opened(&self, peer: &PeerInfo) {
-        let [link, lane, direction] = labels(peer);
-        gauge!(CONNECTIONS, "link" => link, "lane" => lane, "direction" => direction)
+        let [link, class, direction] = labels(peer);
+        gauge!(CONNECTIONS, "link" => link, "lane" => class, "direction" => direction)
             .increment(1.0);
     }
 
     pub(super) fn closed(&self, peer: &PeerInfo, code: Code) {
-        let [link, lane, direction] = labels(peer);
-        gauge!(CONNECTIONS, "link" => link.clone(), "lane" => lane.clone(), "direction" => direction.clone())
+        let [link, class, direction] = labels(peer);
+        gauge!(CONNECTIONS, "link" => link.clone(), "lane" => class.clone(), "direction" => direction.clone())
             .decrement(1.0);
-        counter!(CONNECTIONS_CLOSED, "link" => link, "lane" => lane, "direction" => direction, "code" => code.name())
+        counter!(CONNECTIONS_CLOSED, "link" => link, "lane" => class, "direction" => direction, "code" => code.name())
             .increment(1);
     }
 

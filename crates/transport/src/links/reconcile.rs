@@ -163,8 +163,8 @@ impl LinkReconciler {
         let register = &self.shared.connections;
         let siblings = register.connected(&snapshot.local.cluster);
         let seen_at = self.hubs_seen_at.entry(cluster.clone()).or_insert_with(Instant::now);
-        let is_hub = hubs.ours.contains(&snapshot.local.node);
-        if is_hub || siblings.iter().any(|n| hubs.ours.contains(n)) {
+        let is_hub = hubs.own.contains(&snapshot.local.node);
+        if is_hub || siblings.iter().any(|n| hubs.own.contains(n)) {
             *seen_at = Instant::now();
         }
         LinkReach {

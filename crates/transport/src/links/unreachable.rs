@@ -84,8 +84,8 @@ impl LinksInner {
         let is_later = |at: Instant| lost.is_none_or(|(_, loss)| at >= loss.at);
         let since = dials.failed_at.is_some_and(|at| dials.failures > 0 && is_later(at));
         let dialled = dials.last_code.filter(|_| since);
-        let said = lost.map(|(node, loss)| (loss.at, format!("node {node}: {loss}")));
-        let why = dials.explanation(said).unwrap_or_default();
+        let disconnect = lost.map(|(node, loss)| (loss.at, format!("node {node}: {loss}")));
+        let why = dials.explanation(disconnect).unwrap_or_default();
         let fault =
             self.peers.handshake_faults.last(cluster).filter(|(_, fault)| is_later(fault.at));
         match (dialled, fault) {

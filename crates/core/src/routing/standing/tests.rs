@@ -74,8 +74,8 @@ fn hubs_are_looked_for_again_only_where_nodes_are_others() {
     let check = |memory: &mut HubCache, snapshot: &Snapshot, view: &ClusterView| {
         for peer in &peers {
             let hubs_now = LinkHubs {
-                ours: own_hubs(snapshot, peer).into_iter().cloned().collect(),
-                theirs: hubs(view.nodes.keys(), &snapshot.local.cluster)
+                own: own_hubs(snapshot, peer).into_iter().cloned().collect(),
+                peers: hubs(view.nodes.keys(), &snapshot.local.cluster)
                     .into_iter()
                     .cloned()
                     .collect(),
@@ -92,7 +92,7 @@ fn hubs_are_looked_for_again_only_where_nodes_are_others() {
     assert_eq!(check(&mut memory, &snapshot, &view), 10);
     snapshot.siblings.insert("e9".parse().unwrap(), vec![]);
     assert_eq!(check(&mut memory, &snapshot, &view), 10);
-    assert_eq!(memory.hubs_of(&snapshot, &peers[0], None).theirs, []);
+    assert_eq!(memory.hubs_of(&snapshot, &peers[0], None).peers, []);
     memory.retain(|peer| *peer == peers[1]);
     assert_eq!(check(&mut memory, &snapshot, &view), 18);
 }

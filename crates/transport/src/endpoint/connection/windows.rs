@@ -66,9 +66,9 @@ impl QuicConnection {
 
     /// Has all streams from here on keep to credit, if the peer does so: its hello named how much it accepts
     /// at first. Both sides see both hellos, and so agree.
-    pub(crate) fn enable_credits(&self, theirs: u64) {
-        if let Some(limits) = self.credit_limits().filter(|_| theirs > 0) {
-            self.0.credits.get_or_init(|| StreamCredits::new(theirs, limits));
+    pub(crate) fn enable_credits(&self, peer_window: u64) {
+        if let Some(limits) = self.credit_limits().filter(|_| peer_window > 0) {
+            self.0.credits.get_or_init(|| StreamCredits::new(peer_window, limits));
         }
     }
 

@@ -333,9 +333,9 @@ impl ConnectionTable {
     ) -> Option<Arc<PeerConnection>> {
         let clusters = self.clusters.lock();
         let best = |all: &Vec<Arc<PeerConnection>>| {
-            let ours =
+            let is_own_dial =
                 |c: &Arc<PeerConnection>| c.peer.dialled && c.peer.class == Class::Interactive;
-            usable_connections(all).filter(ours).min_by_key(|c| c.peer.slot)
+            usable_connections(all).filter(is_own_dial).min_by_key(|c| c.peer.slot)
         };
         match target {
             StandingTarget::Seeds(cluster) => {

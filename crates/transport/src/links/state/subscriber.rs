@@ -83,20 +83,20 @@ struct Subscription {
 
 /// Wakes when another source may be better.
 struct SourceChanges {
-    theirs: watch::Receiver<()>,
-    ours: watch::Receiver<()>,
+    of_cluster: watch::Receiver<()>,
+    of_siblings: watch::Receiver<()>,
 }
 
 impl SourceChanges {
     fn mark_seen(&mut self) {
-        self.theirs.mark_unchanged();
-        self.ours.mark_unchanged();
+        self.of_cluster.mark_unchanged();
+        self.of_siblings.mark_unchanged();
     }
 
     async fn wait(&mut self) {
         tokio::select! {
-            Ok(()) = self.theirs.changed() => {}
-            Ok(()) = self.ours.changed() => {}
+            Ok(()) = self.of_cluster.changed() => {}
+            Ok(()) = self.of_siblings.changed() => {}
             else => std::future::pending().await,
         }
     }
@@ -150,10 +150,10 @@ impl ViewSubscriber {
     /// Subscribes to changes of the sources: of the connections with the peer and with our own cluster.
     fn changes(&self) -> SourceChanges {
         let register = &self.shared.connections;
-        let ours = self.shared.snapshot().local.cluster.clone();
+        let of_siblings = self.shared.snapshot().local.cluster.clone();
         SourceChanges {
-            theirs: register.changes_of(&self.cluster),
-            ours: register.changes_of(&ours),
+            of_cluster: register.changes_of(&self.cluster),
+            of_siblings: register.changes_of(&of_siblings),
         }
     }
 
