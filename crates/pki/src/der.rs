@@ -3,6 +3,9 @@
 //! Definite, minimal lengths and one-byte tags only; everything else is `None`. It never panics, never
 //! allocates and never looks further than its input. What the fields mean is in
 //! [`crate::fields`].
+//!
+//! webpki, which judges paths, does not tell what SPIFFE asks beyond them. What is read here can only refuse: a
+//! parser of whole certificates stays out of the decision about a peer, and serves to show them to people.
 
 /// `BOOLEAN`.
 pub(crate) const BOOLEAN: u8 = 0x01;
