@@ -94,8 +94,8 @@ fn as_text(report: &ConfigReport, usable: bool, coloured: bool) -> String {
             ProblemSeverity::Error => style(Style::new().red().bold()),
             ProblemSeverity::Warning => style(Style::new().yellow().bold()),
         };
-        let said = problem.to_string();
-        let mut lines = said.lines();
+        let problem_text = problem.to_string();
+        let mut lines = problem_text.lines();
         let first = lines.next().unwrap_or_default();
         text += &format!("{}: {first}\n", report.location(problem).style(colour));
         for hint in lines {

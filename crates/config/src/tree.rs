@@ -69,7 +69,7 @@ fn explain(error: &Error, text: &str) -> (ValueProblem, Option<Position>) {
     let position =
         error.location().map(|l| Position { line: l.line().max(1), column: l.column().max(1) });
     // The library adds places to its text in its own way; ours goes in front.
-    let said: String =
+    let shown: String =
         UserMessageFormatter.format_message(innermost(error)).chars().take(200).collect();
     let here = position.and_then(|p| {
         let line = text.lines().nth(usize::try_from(p.line - 1).ok()?)?;
@@ -94,22 +94,22 @@ fn explain(error: &Error, text: &str) -> (ValueProblem, Option<Position>) {
         Error::RecursiveReferencesRequireWeakTypes { .. } => {
             syntax("an alias that contains itself".into())
         }
-        _ if said.contains("anchor or alias") && here == Some('*') => {
+        _ if shown.contains("anchor or alias") && here == Some('*') => {
             syntax("* begins an alias in YAML".into()).hint(r#"write "*" in quotes"#.to_owned())
         }
-        _ if said.contains("tabs") => {
-            syntax(format!("not valid YAML: {said}")).hint("indent with spaces".to_owned())
+        _ if shown.contains("tabs") => {
+            syntax(format!("not valid YAML: {shown}")).hint("indent with spaces".to_owned())
         }
-        _ if said.contains("unexpected character") && matches!(here, Some('@' | '%' | '`')) => {
-            syntax(format!("not valid YAML: {said}")).hint("put the text in quotes".to_owned())
+        _ if shown.contains("unexpected character") && matches!(here, Some('@' | '%' | '`')) => {
+            syntax(format!("not valid YAML: {shown}")).hint("put the text in quotes".to_owned())
         }
-        _ if said.contains("mapping values are not allowed") => {
-            syntax(format!("not valid YAML: {said}")).hint(
+        _ if shown.contains("mapping values are not allowed") => {
+            syntax(format!("not valid YAML: {shown}")).hint(
                 "put text that contains \": \" in quotes; otherwise look at the indentation"
                     .to_owned(),
             )
         }
-        _ => syntax(format!("not valid YAML: {said}")),
+        _ => syntax(format!("not valid YAML: {shown}")),
     };
     (finding, position)
 }

@@ -46,8 +46,8 @@ impl IpcConnection {
     /// the system refuses.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let file = std::fs::symlink_metadata(path)?;
-        let ours = file.uid() == rustix::process::geteuid().as_raw() && file.mode() & 0o077 == 0;
-        if !file.file_type().is_socket() || !ours {
+        let is_own = file.uid() == rustix::process::geteuid().as_raw() && file.mode() & 0o077 == 0;
+        if !file.file_type().is_socket() || !is_own {
             let text = format!("{} is no socket of this user alone", path.display());
             return Err(io::Error::new(ErrorKind::PermissionDenied, text));
         }

@@ -124,7 +124,7 @@ impl TrustBundles {
         let others = wanted.iter().filter(|other| other.domain() != bundle.domain());
         let mut keys =
             others.filter_map(|other| self.get(other.domain())).flat_map(|last| last.authorities());
-        keys.any(|theirs| bundle.authorities().iter().any(|ours| ours.spki == theirs.spki))
+        keys.any(|other| bundle.authorities().iter().any(|own| own.spki == other.spki))
     }
 
     /// True if both have the same bundles.

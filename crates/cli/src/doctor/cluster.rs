@@ -78,8 +78,8 @@ async fn facts(
     let side = Box::pin(here.import_side(service, there.and_then(ClusterSite::cluster))).await?;
     let mut other = match there {
         Some(there) => {
-            let us = here.cluster().unwrap_or_default();
-            Some(Box::pin(there.export_side(service, us)).await?)
+            let importer = here.cluster().unwrap_or_default();
+            Some(Box::pin(there.export_side(service, importer)).await?)
         }
         None => None,
     };
@@ -93,9 +93,9 @@ async fn facts(
     let caller = Box::pin(here.caller(args.from.as_deref(), service, &side, &granted)).await?;
     let node = here.ask_node(&caller, &name, port).await;
     if let (Some(other), Some(there)) = (&mut other, there)
-        && let Some((clock, ours, version)) = there.clock(&name).await
+        && let Some((clock, asker_clock, version)) = there.clock(&name).await
     {
-        other.clock = Some((clock, ours));
+        other.clock = Some((clock, asker_clock));
         other.installation.version = Some(version);
     }
     let card = match there.filter(|_| args.card) {

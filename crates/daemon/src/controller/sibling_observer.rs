@@ -196,8 +196,8 @@ fn bind_any<T, E: fmt::Display>(
 fn trust(observer: &ObserverConfig) -> Result<Trust, String> {
     let bundles = TrustBundles::new([observer.bundle.clone()]).map_err(|e| e.to_string())?;
     let config = &observer.config;
-    let ours = |c: &ClusterName| (*c == config.cluster).then(|| config.trust_domain.clone());
-    Ok(Trust { denied: DenyList::new(&config.denied, ours), ..bundles.into() })
+    let domain_of = |c: &ClusterName| (*c == config.cluster).then(|| config.trust_domain.clone());
+    Ok(Trust { denied: DenyList::new(&config.denied, domain_of), ..bundles.into() })
 }
 
 /// The snapshot of the observer: our own nodes, and their links. It has no seeds, because it dials

@@ -187,7 +187,7 @@ fn denied(config: &Config, credentials: &Credentials) -> Vec<DenyEntryStatus> {
     let verifier = &credentials.verifier;
     let identity = credentials.identity.get();
     let chain = identity.chain().iter().map(|certificate| &certificate[..]);
-    let ours = verifier.trust().denied.find(identity.id(), chain);
+    let own_entry = verifier.trust().denied.find(identity.id(), chain);
     let one = |entry: &DenyEntry| {
         let refused = verifier.refused(&entry.peer);
         DenyEntryStatus {
@@ -195,7 +195,7 @@ fn denied(config: &Config, credentials: &Credentials) -> Vec<DenyEntryStatus> {
             reason: entry.reason.as_deref().map(str::to_owned),
             refused: refused.as_ref().map_or(0, |refused| refused.times),
             last: refused.map(|refused| refused.last.to_string()),
-            this_node: ours.as_ref().is_some_and(|ours| ours.peer == entry.peer),
+            this_node: own_entry.as_ref().is_some_and(|own_entry| own_entry.peer == entry.peer),
         }
     };
     config.denied.iter().map(one).collect()

@@ -171,11 +171,11 @@ pub(super) async fn take_over(
         bound.inspect_err(|error| tracing::error!(%error, "nobody will be able to take over")).ok()
     };
     let (mut succession, mut listener) = (succession, None);
-    if let Some(theirs) = succession.take() {
+    if let Some(handed_over) = succession.take() {
         wait_for_first_views(snapshot.clone()).await;
-        let ready = spawn_blocking(move || (theirs.announce_ready(), theirs)).await;
+        let ready = spawn_blocking(move || (handed_over.announce_ready(), handed_over)).await;
         let stepped_aside = ready.as_ref().is_ok_and(|(stepped_aside, _)| *stepped_aside);
-        succession = ready.ok().map(|(_, theirs)| theirs);
+        succession = ready.ok().map(|(_, handed_over)| handed_over);
         let lives = || path.as_deref().is_some_and(|path| IpcConnection::connect(path).is_ok());
         if !stepped_aside && lives() {
             // It did not wait for so long, but looks at the listener: two that read would answer for each other.
@@ -186,10 +186,10 @@ pub(super) async fn take_over(
     node.endpoints.resume_reading();
     node.begin();
     let listener = listener.or_else(open);
-    if let Some(theirs) = succession.take() {
+    if let Some(handed_over) = succession.take() {
         let taken = move || {
-            theirs.confirm_taken();
-            theirs
+            handed_over.confirm_taken();
+            handed_over
         };
         succession = spawn_blocking(taken).await.ok();
         tracing::info!("took over from the process before this one");

@@ -183,7 +183,7 @@ fn import_reason(
         );
         return Some(Reason::new(Code::PortUnknown, sentence));
     };
-    if !import.allow.iter().any(|ours| export.grants.iter().any(|theirs| ours.overlaps(theirs))) {
+    if !import.allow.iter().any(|here| export.grants.iter().any(|there| here.overlaps(there))) {
         let sentence = format!(
             "nobody may use it: the import allows {} and the export in {from} grants {}",
             list(&import.allow),

@@ -103,9 +103,10 @@ fn export_fault(export: &Export, port: &ExportPort, node: &str) -> Option<Export
     };
     let (here, elsewhere): (Vec<_>, Vec<_>) = port.backends.iter().partition(|b| b.node == node);
     let is_whole = !port.backends.iter().any(is_up);
-    let said = port.reason.as_ref().and_then(|reason| BackendFault::from_code(code(&reason.code)));
+    let reported =
+        port.reason.as_ref().and_then(|reason| BackendFault::from_code(code(&reason.code)));
     // Streams wait for one: so it is meant.
-    if port.backends.is_empty() && said.is_none() && export.hold_seconds.is_some() {
+    if port.backends.is_empty() && reported.is_none() && export.hold_seconds.is_some() {
         return None;
     }
     let is_silent = !here.is_empty() && !here.iter().any(|backend| is_up(backend));
@@ -124,7 +125,7 @@ fn export_fault(export: &Export, port: &ExportPort, node: &str) -> Option<Export
     Some(ExportFault {
         target: target(&export.service, &port.name)?,
         is_whole_export: is_whole,
-        fault: fault.min().or(said),
+        fault: fault.min().or(reported),
         total: count(port.backends.len()),
         here: if is_silent { count(here.len()) } else { 0 },
     })
@@ -169,7 +170,7 @@ mod tests {
         status.node.folder_error = Some("no space".into());
         status.problems = super::super::problems::find_problems(&status);
         status.problems.retain(|problem| problem.about == "state folder");
-        let said = |status: &StatusDocument| {
+        let reported = |status: &StatusDocument| {
             let report = node_report(status, (Vec::new(), 0));
             report.troubles.into_iter().map(|t| (t.subject, t.code)).collect::<Vec<_>>()
         };
@@ -179,9 +180,9 @@ mod tests {
             (TroubleSubject::Import(about("a/c", "http")), Code::LocalError),
         ];
         let down = (TroubleSubject::Link("bank".parse().unwrap()), Code::LinkDown);
-        assert_eq!(said(&status), [&[down][..], &rest[..]].concat());
+        assert_eq!(reported(&status), [&[down][..], &rest[..]].concat());
         status.node.draining = true;
-        assert_eq!(said(&status), rest, "who goes away says nothing of its links");
+        assert_eq!(reported(&status), rest, "who goes away says nothing of its links");
     }
 
     fn backend(node: &str, state: BackendState, dial: Option<Code>) -> Backend {
@@ -217,14 +218,14 @@ mod tests {
             unused,
         ];
         let report = node_report(&status, (Vec::new(), 0));
-        let said = |fault: &ExportFault| {
+        let reported = |fault: &ExportFault| {
             let name = fault.target.service.name().to_owned();
             (name, fault.is_whole_export, fault.fault, fault.total, fault.here)
         };
-        let said: Vec<_> = report.exports.iter().map(said).collect();
+        let reported: Vec<_> = report.exports.iter().map(reported).collect();
         let refused = Some(BackendFault::Refused);
         assert_eq!(
-            said,
+            reported,
             [
                 ("none".into(), true, None, 0, 0),
                 ("foreign".into(), true, Some(BackendFault::Foreign), 0, 0),

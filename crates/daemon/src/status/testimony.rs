@@ -73,7 +73,8 @@ fn of_link(link: &Link) -> NodeLink {
 
 /// Callers of the import from here that were refused of late.
 fn refused(status: &StatusDocument, service: &str) -> Vec<RefusedCaller> {
-    let ours = status.refused.iter().filter(|r| r.direction == "outbound" && r.service == service);
+    let of_service =
+        status.refused.iter().filter(|r| r.direction == "outbound" && r.service == service);
     let last = status.imports.iter().find(|import| import.service == service);
     // Others were served since, from addresses that are known.
     let is_last = |code: &str| {
@@ -82,7 +83,8 @@ fn refused(status: &StatusDocument, service: &str) -> Vec<RefusedCaller> {
         failures.any(|port| port.streams.last_failure.as_ref().is_some_and(|r| r.code == code))
     };
     let unknown = Code::SourceUnknown.name();
-    ours.filter(|refused| refused.reason.code != unknown || is_last(unknown))
+    of_service
+        .filter(|refused| refused.reason.code != unknown || is_last(unknown))
         .map(|refused| RefusedCaller {
             source: refused.source.clone(),
             code: refused.reason.code.clone(),

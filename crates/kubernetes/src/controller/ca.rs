@@ -121,8 +121,8 @@ impl ClusterCa {
         let bundle = TrustBundle::from_pem(found.clone(), pem.as_bytes())?;
         let own = authority.issue_controller(KeyKind::P256, DEFAULT_CERT_LIFETIME, now)?;
         let key = own.key();
-        let ours = BTreeSet::from([found.controller_id()]);
-        let identity = Identity::new(own.certificate.chain, key, &bundle, &ours, now)?;
+        let controller_ids = BTreeSet::from([found.controller_id()]);
+        let identity = Identity::new(own.certificate.chain, key, &bundle, &controller_ids, now)?;
         Ok(Self { authority, bundle, identity: Arc::new(identity), secret })
     }
 }

@@ -112,10 +112,10 @@ pub(super) fn answer_order(all: Vec<Arc<Request>>) -> Vec<(Arc<Request>, bool)> 
 /// The reason why no node of ours can have made it.
 pub(super) fn read_claims(request: &Request) -> Result<RequesterClaims, CsrDenial> {
     let spec = &request.spec;
-    let ours = format!("system:serviceaccount:{NAMESPACE}:{NODE}");
+    let node_account = format!("system:serviceaccount:{NAMESPACE}:{NODE}");
     let user = spec.username.as_deref().unwrap_or_default();
-    if user != ours {
-        let why = format!("made by {user}; only {ours} may ask for a node's certificate");
+    if user != node_account {
+        let why = format!("made by {user}; only {node_account} may ask for a node's certificate");
         return Err(CsrDenial::not_our_node(why));
     }
     let mut usages = spec.usages.clone().unwrap_or_default();

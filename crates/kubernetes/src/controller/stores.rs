@@ -52,7 +52,7 @@ impl ControllerStores {
     /// Starts to watch; ends with `tasks`.
     pub(super) fn watch(client: &Client, changed: &ChangeSignal, tasks: &mut Tasks) -> Self {
         let all = Selector::default;
-        let ours = |name| Selector::named(name);
+        let named = |name| Selector::named(name);
         macro_rules! store {
             ($api:expr, $selection:expr) => {{
                 let (store, task) = Store::new($api, $selection, changed);
@@ -63,20 +63,23 @@ impl ControllerStores {
         let (agents, task) = Store::optional(Api::all(client.clone()), all(), changed);
         tasks.spawn(WATCHING, task);
         let system = |name| Selector::labels(format!("{SLICE_SERVICE}={name}"));
-        let (by, us) = SLICE_MANAGED_BY;
+        let (manager_label, own_manager) = SLICE_MANAGED_BY;
         Self {
             services: store!(Api::all(client.clone()), all()),
             agents,
             namespaces: store!(Api::all(client.clone()), all()),
-            slices: store!(Api::all(client.clone()), Selector::labels(format!("{by}={us}"))),
+            slices: store!(
+                Api::all(client.clone()),
+                Selector::labels(format!("{manager_label}={own_manager}"))
+            ),
             other_slices: store!(Api::all(client.clone()), Selector::slices_of_services([])),
             nodes: store!(Api::namespaced(client.clone(), NAMESPACE), system(NODE)),
             links: store!(Api::all(client.clone()), all()),
             imports: store!(Api::all(client.clone()), all()),
             exports: store!(Api::all(client.clone()), all()),
-            config: store!(Api::namespaced(client.clone(), NAMESPACE), ours(CONFIG_MAP)),
-            trust: store!(Api::namespaced(client.clone(), NAMESPACE), ours(TRUST_CONFIG_MAP)),
-            secret: store!(Api::namespaced(client.clone(), NAMESPACE), ours(CA_SECRET)),
+            config: store!(Api::namespaced(client.clone(), NAMESPACE), named(CONFIG_MAP)),
+            trust: store!(Api::namespaced(client.clone(), NAMESPACE), named(TRUST_CONFIG_MAP)),
+            secret: store!(Api::namespaced(client.clone(), NAMESPACE), named(CA_SECRET)),
             requests: store!(
                 Api::all(client.clone()),
                 Selector::fields(format!("spec.signerName={SIGNER}"))

@@ -72,14 +72,14 @@ impl<'a> BackendFilter<'a> {
     ) -> Self {
         let others = own.iter().flat_map(|s| &s.endpoints).map(|e| e.address);
         let here = location.addresses.iter().map(IpAddr::to_canonical);
-        let ours = [network.range, network.range6];
+        let node_local = [network.range, network.range6];
         let services = observed.service_ranges.iter().filter_map(|text| text.parse().ok());
         Self {
             local: location,
             siblings,
             workloads,
             nodes: others.chain(here).collect(),
-            ranges: ours.into_iter().chain(services).collect(),
+            ranges: node_local.into_iter().chain(services).collect(),
         }
     }
 

@@ -195,11 +195,10 @@ fn convert_export(
         hop,
         // A stream that enters at one node cannot wait for the backend of another.
         hold: spec.hold.filter(|_| hop == Hop::Any).map(Into::into),
-        class: match spec.class.as_deref() {
-            None | Some("interactive") => Class::Interactive,
-            Some("bulk") => Class::Bulk,
-            Some(other) => return Err(format!("class is interactive or bulk, not {other:?}")),
-        },
+        class: spec.class.as_deref().map_or_else(
+            || Ok(Class::default()),
+            |text| text.parse().map_err(|_| format!("class is interactive or bulk, not {text:?}")),
+        )?,
         replay: spec.replay,
         probe: spec.probe_ms.map(Duration::from_millis),
     })

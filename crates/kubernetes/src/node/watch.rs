@@ -45,9 +45,9 @@ struct NodeStores {
 /// last value.
 pub async fn run(client: Client, place: NodeLocation, out: watch::Sender<Arc<ObservedCluster>>) {
     let changed = ChangeSignal::default();
-    let ours: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
-    let (config, a) = Store::new(ours.clone(), Selector::named(CONFIG_MAP), &changed);
-    let (trust, b) = Store::new(ours, Selector::named(TRUST_CONFIG_MAP), &changed);
+    let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
+    let (config, a) = Store::new(config_maps.clone(), Selector::named(CONFIG_MAP), &changed);
+    let (trust, b) = Store::new(config_maps, Selector::named(TRUST_CONFIG_MAP), &changed);
     let (links, c) = Store::new(Api::all(client.clone()), Selector::default(), &changed);
     let (imports, d) = Store::new(Api::all(client.clone()), Selector::default(), &changed);
     let (exports, e) = Store::new(Api::all(client.clone()), Selector::default(), &changed);

@@ -21,8 +21,8 @@ pub async fn list_made_services(
     context: &Context,
     other: &ClusterName,
 ) -> Result<Vec<ServiceName>, ContextError> {
-    let ours = ListParams::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
-    let services: Vec<Service> = context.list(&ours, "Services").await?;
+    let own_label = ListParams::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
+    let services: Vec<Service> = context.list(&own_label, "Services").await?;
     let mut names: Vec<_> =
         services.iter().filter_map(|service| service_made_for(service, other)).collect();
     names.sort();

@@ -301,18 +301,21 @@ async fn linked_name(context: &Context, other: &Context) -> Result<ClusterName, 
     let Ok((config, _)) = document.parse() else {
         return Err(unlinked("this cluster has no name yet, or its configuration is wrong".into()));
     };
-    let Ok((theirs, _)) = other.document().await?.parse() else {
+    let Ok((other_config, _)) = other.document().await?.parse() else {
         return Err(unlinked(format!("the cluster of context {} has no name yet", other.name)));
     };
-    if config.cluster == theirs.cluster {
+    if config.cluster == other_config.cluster {
         return Err(MigrationError::Refused {
             context: context.name.clone(),
             what: format!("both contexts lead to cluster {}", config.cluster),
             hint: "--from-context is the cluster whose pods answer, --to-context the one whose pods call".into(),
         });
     }
-    if !link::is_linked(&document, &theirs.cluster) {
-        return Err(unlinked(format!("{} is not linked with {}", config.cluster, theirs.cluster)));
+    if !link::is_linked(&document, &other_config.cluster) {
+        return Err(unlinked(format!(
+            "{} is not linked with {}",
+            config.cluster, other_config.cluster
+        )));
     }
     Ok(config.cluster)
 }

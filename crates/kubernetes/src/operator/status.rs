@@ -62,7 +62,7 @@ impl ClusterReading {
     pub(super) async fn read(context: &Context) -> Result<Self, ContextError> {
         let document = context.document().await?;
         let all = ListParams::default();
-        let ours = all.clone().fields(&format!("spec.signerName={SIGNER}"));
+        let own_requests = all.clone().fields(&format!("spec.signerName={SIGNER}"));
         let slices = all.clone().labels(&format!("{}={}", SLICE_MANAGED_BY.0, SLICE_MANAGED_BY.1));
         let deployment = context.system_api::<Deployment>().get_opt(CONTROLLER).await;
         let daemon_set = context.system_api::<DaemonSet>().get_opt(NODE).await;
@@ -71,7 +71,7 @@ impl ClusterReading {
         let daemon_set = daemon_set.map_err(context.request_error("read DaemonSet adit-node"))?;
         let mut unread = Vec::new();
         let lease = unless_forbidden(read_lease(context).await, &mut unread)?;
-        let requests = context.list(&ours, "CertificateSigningRequests").await;
+        let requests = context.list(&own_requests, "CertificateSigningRequests").await;
         let requests = unless_forbidden(requests, &mut unread)?.unwrap_or_default();
         let of_ours = format!("{NAME_LABEL} in ({CONTROLLER},{NODE})");
         let pods = context.system_api::<Pod>().list(&all.clone().labels(&of_ours)).await;
@@ -182,14 +182,14 @@ fn read_configuration(document: &ConfigDocument) -> ReadConfiguration {
         Ok((config, report)) => (Some(config), report),
         Err(report) => (None, report),
     };
-    let said = |(fragment, problem): (&adit_config::ConfigReport, &adit_config::ConfigProblem)| {
+    let text = |(fragment, problem): (&adit_config::ConfigReport, &adit_config::ConfigProblem)| {
         format!("{}: {problem}", fragment.location(problem))
     };
-    let mut errors: Vec<_> = report.errors().map(said).collect();
+    let mut errors: Vec<_> = report.errors().map(text).collect();
     if report.unnamed {
         errors.push(adit_config::ClusterReport::UNNAMED.to_owned());
     }
-    ReadConfiguration { config, errors, warnings: report.warnings().map(said).collect() }
+    ReadConfiguration { config, errors, warnings: report.warnings().map(text).collect() }
 }
 
 fn summarize(

@@ -30,15 +30,15 @@ pub(super) fn network(mut fields: MapReader<'_>) -> Option<NetworkConfig> {
     });
     fields.finish();
     let (listener_port, metrics) = (listener_port?, metrics?);
-    let ours = listener_port..listener_port + NetworkConfig::LISTENER_PORTS;
+    let own_ports = listener_port..listener_port + NetworkConfig::LISTENER_PORTS;
     if let Some(item) = metrics_item.or(listener)
-        && ours.contains(&metrics.port())
+        && own_ports.contains(&metrics.port())
     {
         let message = format!(
             "the port of metrics ({}) is one of those from listenerPort on ({} to {})",
             metrics.port(),
-            ours.start,
-            ours.end - 1
+            own_ports.start,
+            own_ports.end - 1
         );
         item.error(ValueProblem::new(ProblemKind::Conflict, message));
     }

@@ -85,7 +85,7 @@ fn receive_sockets(connection: IpcConnection) -> io::Result<HandoverInheritance>
             HandoverMessage::Udp { address } => {
                 sockets.entry(address).or_default().append(&mut descriptors)
             }
-            HandoverMessage::Generation { generation: ours } => generation = Some(ours),
+            HandoverMessage::Generation { generation: number } => generation = Some(number),
             HandoverMessage::Elder { generation } => {
                 predecessors.extend(descriptors.pop().map(|socket| (generation, socket)));
             }
@@ -96,11 +96,7 @@ fn receive_sockets(connection: IpcConnection) -> io::Result<HandoverInheritance>
         }
     }
     let sockets = sockets.into_iter().collect();
-    let udp = generation.map(|generation| UdpInheritance {
-        generation,
-        sockets,
-        predecessors: predecessors,
-    });
+    let udp = generation.map(|generation| UdpInheritance { generation, sockets, predecessors });
     Ok(HandoverInheritance {
         sockets: InheritedSockets { tcp, public, udp },
         succession: Succession(connection),

@@ -121,18 +121,18 @@ pub(super) fn pin_network(
 /// Writes other clusters' bundles as files, and beside each the last good one. Files of clusters that are linked no
 /// more are removed: a cluster that is linked anew begins anew.
 pub(super) fn write_bundles(config: &Config, settings: &ClusterConfig) -> Result<(), String> {
-    let mut ours = BTreeSet::new();
+    let mut own_files = BTreeSet::new();
     for (link, from) in config.links.iter().zip(&settings.links) {
         write_if_changed(&link.trust_bundle, &from.trust_bundle)?;
         let good = config_map::link_bundle(from).is_ok_and(|b| b.is_current(UnixTime::now()));
         if let Some(last) = link.last_bundle.as_ref().filter(|_| good) {
             write_if_changed(last, &from.trust_bundle)?;
         }
-        ours.extend(link.last_bundle.iter().chain([&link.trust_bundle]));
+        own_files.extend(link.last_bundle.iter().chain([&link.trust_bundle]));
     }
     let files = std::fs::read_dir(config.node.identity.join(BUNDLES_FOLDER)).into_iter().flatten();
     for file in files.filter_map(Result::ok).map(|file| file.path()) {
-        if file.extension().is_some_and(|e| e == "pem") && !ours.contains(&file) {
+        if file.extension().is_some_and(|e| e == "pem") && !own_files.contains(&file) {
             std::fs::remove_file(&file)
                 .map_err(|e| format!("cannot remove {}: {e}", file.display()))?;
         }

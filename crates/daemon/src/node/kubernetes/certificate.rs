@@ -124,10 +124,10 @@ fn until_renewal(identity: &Identity, draw: f64, now: UnixTime) -> Option<Durati
 fn usable_identity(config: &Config, now: UnixTime) -> Result<Identity, String> {
     let (folder, domain) = (&config.node.identity, &config.trust_domain);
     let loaded = files::load_node(folder, domain, &Default::default(), now);
-    let said = |all: Vec<files::FileError>| {
+    let join_errors = |all: Vec<files::FileError>| {
         all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     };
-    let (identity, _) = loaded.map_err(said)?;
+    let (identity, _) = loaded.map_err(join_errors)?;
     credentials::check_belongs(config, &identity)?;
     Ok(identity)
 }
@@ -176,9 +176,9 @@ fn unusable(why: &str, issued: &NodeCertificate, now: UnixTime) -> RenewalError 
     let leaf = inspect(&issued.chain, now).ok().and_then(|chain| chain.into_iter().next());
     let signed = leaf.map_or_else(String::new, |leaf| {
         let at = Duration::from_secs(leaf.not_before.as_secs()) + BACKDATE_INTERVAL;
-        let (theirs, ours) = (rfc3339(UnixTime::since_unix_epoch(at)), rfc3339(now));
+        let (server_time, own_time) = (rfc3339(UnixTime::since_unix_epoch(at)), rfc3339(now));
         format!(
-            " (it was signed at {theirs} by the controller's clock; by this node's it is {ours})"
+            " (it was signed at {server_time} by the controller's clock; by this node's it is {own_time})"
         )
     });
     RenewalError::Unusable(format!("the one that was given is of no use: {why}{signed}"))

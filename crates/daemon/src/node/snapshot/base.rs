@@ -42,7 +42,7 @@ impl SnapshotBuilder {
             trust_domain: l.trust_domain.clone(),
             seeds: l.addresses.clone(),
         };
-        let ours = bound.iter().chain(&node.advertise).map(SocketAddr::ip);
+        let own_addresses = bound.iter().chain(&node.advertise).map(SocketAddr::ip);
         // A link with a cluster that is denied is none.
         let linked =
             |l: &&adit_config::config::LinkConfig| !is_cluster_denied(&config.denied, &l.cluster);
@@ -77,7 +77,10 @@ impl SnapshotBuilder {
             views: BTreeMap::new(),
             down: BTreeMap::new(),
             never_answered: BTreeSet::new(),
-            forbidden: ours.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_unspecified()).collect(),
+            forbidden: own_addresses
+                .map(|ip| ip.to_canonical())
+                .filter(|ip| !ip.is_unspecified())
+                .collect(),
         };
         Self { snapshot: Arc::new(snapshot), denied: Arc::new(denied) }.without_denied_siblings()
     }

@@ -15,7 +15,7 @@ pub(crate) fn annotated_offer(
     config: &ClusterConfig,
     service: &ServiceName,
     asked: &str,
-    said: ServiceAnnotations<'_>,
+    annotations: ServiceAnnotations<'_>,
 ) -> Result<ExportOffer, String> {
     let namespace = &service.namespace;
     let open: BTreeSet<&ClusterName> =
@@ -34,10 +34,11 @@ pub(crate) fn annotated_offer(
     if to.is_empty() {
         return Err(trouble.join("; "));
     }
-    let alias = said.annotation(annotation::EXPORT_AS).map(|text| parse_alias(text, service));
+    let alias =
+        annotations.annotation(annotation::EXPORT_AS).map(|text| parse_alias(text, service));
     let alias = alias.transpose()?.filter(|alias| *alias != own_name(service));
     let mut allow = BTreeSet::new();
-    for entry in said.annotation(annotation::ALLOW).into_iter().flat_map(split_list) {
+    for entry in annotations.annotation(annotation::ALLOW).into_iter().flat_map(split_list) {
         match parse_grant(entry) {
             Ok(grant) if to.contains(&grant.cluster) => drop(allow.insert(grant)),
             Ok(grant) => trouble.push(format!(
@@ -49,7 +50,7 @@ pub(crate) fn annotated_offer(
         }
     }
     let protocols =
-        said.annotation(annotation::APP_PROTOCOL).map_or(Ok(AppProtocols::Own), |text| {
+        annotations.annotation(annotation::APP_PROTOCOL).map_or(Ok(AppProtocols::Own), |text| {
             parse_protocols(text).map_err(|error| format!("{}: {error}", annotation::APP_PROTOCOL))
         });
     let protocols = protocols.unwrap_or_else(|error| {

@@ -79,11 +79,11 @@ fn collect_offers(
         if named.contains(service) || state.is_undecided(service) || is_alias(object) {
             continue;
         }
-        let said = state.annotations_of(service);
-        let offer = match config.exports.iter().find(|rule| selects(rule, service, said)) {
+        let annotations = state.annotations_of(service);
+        let offer = match config.exports.iter().find(|rule| selects(rule, service, annotations)) {
             Some(rule) => Ok(ExportOffer::from_rule(rule, service, ExportOrigin::Implied)),
-            None => match said.annotation(annotation::EXPORT) {
-                Some(asked) => annotated_offer(config, service, asked, said),
+            None => match annotations.annotation(annotation::EXPORT) {
+                Some(asked) => annotated_offer(config, service, asked, annotations),
                 None => continue,
             },
         };
@@ -97,11 +97,12 @@ fn collect_offers(
     offers
 }
 
-fn selects(rule: &ExportRule, service: &ServiceName, said: ServiceAnnotations<'_>) -> bool {
+fn selects(rule: &ExportRule, service: &ServiceName, annotations: ServiceAnnotations<'_>) -> bool {
     match &rule.services {
         ServiceSelection::Named(_) => false,
         ServiceSelection::Selected { namespaces, labels } => {
-            NamePattern::any_matches(namespaces, &service.namespace) && said.has_labels(labels)
+            NamePattern::any_matches(namespaces, &service.namespace)
+                && annotations.has_labels(labels)
         }
     }
 }

@@ -172,7 +172,7 @@ fn plan_export(
     let fresh = match findings.ready {
         BackendReadiness::Unknown => fresh,
         BackendReadiness::Unused => ready.apply(&fresh, None, worded, plan),
-        BackendReadiness::Known(said) => ready.apply(&fresh, Some(&said.verdict), worded, plan),
+        BackendReadiness::Known(found) => ready.apply(&fresh, Some(&found.verdict), worded, plan),
     };
     (fresh != conditions).then(|| {
         let status = Some(ObjectStatus { conditions: fresh });

@@ -343,18 +343,18 @@ fn is_imported(
     // A Service that gets pods of its own is served by these alone from then on, and a Service that we export and once
     // served is ours again. Endpoints of somebody else in a Service that cannot have pods are no such statement: our
     // endpoints are taken out, and the import stays, not ready, with that reason.
-    let ours = exported.contains_key(service) && state.was_served(service);
+    let is_own = exported.contains_key(service) && state.was_served(service);
     let fillable = state.is_stub(service) || !state.services.contains_key(service);
-    import.is_some() && fillable && !ours
+    import.is_some() && fillable && !is_own
 }
 
 /// Returns the Services that were made for a link and that it may still have made.
 fn made_services(link: &ClusterLink, state: &ClusterState) -> BTreeSet<ServiceName> {
     let is_made = |(service, object): &(&ServiceName, &Arc<Service>)| {
         let made_for = object.annotations().get(MADE_FOR);
-        let ours = is_ours(object) && made_for.is_some_and(|c| c == link.cluster.as_str());
+        let is_own = is_ours(object) && made_for.is_some_and(|c| c == link.cluster.as_str());
         let fits = NamePattern::any_matches(&link.import, &service.namespace);
-        link.create_services && ours && fits
+        link.create_services && is_own && fits
     };
     let made = state.services.iter().filter(is_made).map(|(service, _)| service);
     made.cloned().collect()

@@ -55,9 +55,9 @@ impl OmittedImports {
     /// Returns a condition's reason, and a sentence that names cluster, limit and what to do.
     pub(crate) fn verdict(&self, cluster: &ClusterName) -> (&'static str, String) {
         let Self { imports, addresses, made, withdrawn, share } = *self;
-        let mut said = Vec::new();
+        let mut reasons = Vec::new();
         if imports > 0 {
-            said.push((
+            reasons.push((
                 "TooManyImports",
                 format!(
                     "{cluster} exports {imports} Services more than the {MAX_IMPORTS} (with {MAX_PORTS} ports) that are \
@@ -66,7 +66,7 @@ impl OmittedImports {
             ));
         }
         if addresses > 0 {
-            said.push((
+            reasons.push((
                 "ShareOfRangeUsed",
                 format!(
                     "{addresses} exports of {cluster} get no address: its imports, those that ended within a day among \
@@ -75,7 +75,7 @@ impl OmittedImports {
             ));
         }
         if made > 0 {
-            said.push((
+            reasons.push((
                 "TooManyServicesMade",
                 format!(
                     "{made} exports of {cluster} wait for their Services: one cluster has {MAX_CREATED} made at once and \
@@ -85,7 +85,7 @@ impl OmittedImports {
             ));
         }
         if withdrawn > 0 {
-            said.push((
+            reasons.push((
                 "TooManyWithdrawn",
                 format!(
                     "{cluster} has withdrawn {withdrawn} exports more than the {MAX_WITHDRAWN} that stay listed once they were \
@@ -93,11 +93,11 @@ impl OmittedImports {
                 ),
             ));
         }
-        let reason = said.first().map_or("TooManyImports", |(reason, _)| reason);
-        let said: Vec<String> = said.into_iter().map(|(_, text)| text).collect();
+        let reason = reasons.first().map_or("TooManyImports", |(reason, _)| reason);
+        let reasons: Vec<String> = reasons.into_iter().map(|(_, text)| text).collect();
         let what_to_do =
             "name those that are wanted in imports, or fewer namespaces in import.namespaces";
-        (reason, format!("{}: {what_to_do}", said.join("; ")))
+        (reason, format!("{}: {what_to_do}", reasons.join("; ")))
     }
 }
 
@@ -278,10 +278,11 @@ fn remaining_by_record(
         let service = import.spec.service.parse().ok();
         service.and_then(|s| state.services.get(&s)).is_some_and(|s| !is_ours(s))
     };
-    let ours = unnamed_imports(state, named)
+    let unnamed = unnamed_imports(state, named)
         .filter(|import| import.spec.from == cluster.as_str() && !filled_a_stub(import));
-    let mut made: Vec<i64> =
-        ours.filter_map(|import| Some(import.creation_timestamp()?.0.as_millisecond())).collect();
+    let mut made: Vec<i64> = unnamed
+        .filter_map(|import| Some(import.creation_timestamp()?.0.as_millisecond()))
+        .collect();
     made.sort_unstable();
     let interval = i64::try_from(CREATE_INTERVAL.as_millis()).unwrap_or(i64::MAX);
     // In milliseconds of waiting that were used up.

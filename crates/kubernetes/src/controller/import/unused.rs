@@ -26,14 +26,14 @@ impl UnusedExports {
         self.0.retain(|cluster, _| links.contains(&cluster));
         for cluster in links {
             let now = sentence(facts, imports, cluster);
-            let (at, said) =
+            let (at, message) =
                 self.0.entry(cluster.clone()).or_insert_with(|| (facts.at, now.clone()));
-            if *said != now && facts.at >= *at + MESSAGE_INTERVAL {
-                (*at, *said) = (facts.at, now);
-            } else if *said != now {
+            if *message != now && facts.at >= *at + MESSAGE_INTERVAL {
+                (*at, *message) = (facts.at, now);
+            } else if *message != now {
                 imports.wake = imports.wake.into_iter().chain([*at + MESSAGE_INTERVAL]).min();
             }
-            imports.unused.extend(said.clone().map(|said| (cluster.clone(), said)));
+            imports.unused.extend(message.clone().map(|message| (cluster.clone(), message)));
         }
     }
 }

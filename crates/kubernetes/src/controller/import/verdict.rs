@@ -206,8 +206,10 @@ impl PlannedImport<'_> {
     /// granted there. Includes the command that corrects it.
     fn why_grants_miss(&self, export: &PeerExport) -> Option<String> {
         let pattern = |allowed| WorkloadPattern::try_from(allowed).ok();
-        let ours: Vec<WorkloadPattern> = self.want.allow.iter().filter_map(pattern).collect();
-        if ours.iter().any(|ours| export.grants.iter().any(|theirs| ours.overlaps(theirs))) {
+        let own_grants: Vec<WorkloadPattern> = self.want.allow.iter().filter_map(pattern).collect();
+        if own_grants.iter().any(|own_grants| {
+            export.grants.iter().any(|peer_grant| own_grants.overlaps(peer_grant))
+        }) {
             return None;
         }
         let list = |patterns: &[WorkloadPattern]| match patterns {
@@ -219,7 +221,7 @@ impl PlannedImport<'_> {
             "nobody may use {service}: here it is for {}, and {from} grants it to {}; \
              `adit import {service} --from {from} --allow NAMESPACE/SERVICEACCOUNT` says whom it is for, and \
              `adit export {service} --allow` there whom it is granted to",
-            list(&ours),
+            list(&own_grants),
             list(&export.grants),
         ))
     }

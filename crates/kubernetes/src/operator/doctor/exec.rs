@@ -63,10 +63,10 @@ async fn run(
     if output.status.success() {
         return serde_json::from_slice(&output.stdout).map_err(|error| error.to_string());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("unrecognized subcommand") {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if stderr.contains("unrecognized subcommand") {
         return Err("its version is too old to be asked".to_owned());
     }
-    let first: String = said.trim().chars().take(MAX_ERROR_BYTES).collect();
+    let first: String = stderr.trim().chars().take(MAX_ERROR_BYTES).collect();
     Err(first.replace('\n', "; "))
 }

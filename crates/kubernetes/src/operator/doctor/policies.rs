@@ -49,8 +49,8 @@ pub(super) async fn keeping_in(
     if policies.is_empty() {
         return Ok(None);
     }
-    let ours = slices.iter().filter(|slice| slice.is_ours).flat_map(|slice| &slice.addresses);
-    let targets: Vec<_> = ours.filter_map(|address| address.parse().ok()).collect();
+    let own_slices = slices.iter().filter(|slice| slice.is_ours).flat_map(|slice| &slice.addresses);
+    let targets: Vec<_> = own_slices.filter_map(|address| address.parse().ok()).collect();
     let labels = labels_of(context, &pod.name).await?;
     Ok(egress_block(&policies, &labels, &targets))
 }

@@ -144,7 +144,9 @@ fn waiting(pod: &Pod) -> Option<String> {
         let bad = status.conditions.iter().flatten().find(|c| c.status == "False")?;
         let reason = bad.reason.clone().unwrap_or_else(|| bad.type_.clone());
         Some(
-            bad.message.as_ref().map_or_else(|| reason.clone(), |said| format!("{reason}: {said}")),
+            bad.message
+                .as_ref()
+                .map_or_else(|| reason.clone(), |message| format!("{reason}: {message}")),
         )
     })
 }

@@ -57,10 +57,10 @@ impl Migration {
             .await;
             let granted = |export: Export| {
                 let to_them = |g: &&crate::api::Grant| g.cluster == self.importer.as_str();
-                let theirs = export.spec.allow.iter().filter(to_them);
-                let theirs: Vec<_> =
-                    theirs.filter_map(|g| WorkloadPattern::try_from(&g.workloads).ok()).collect();
-                self.request.allow.iter().all(|wanted| theirs.contains(wanted))
+                let granted = export.spec.allow.iter().filter(to_them);
+                let granted: Vec<_> =
+                    granted.filter_map(|g| WorkloadPattern::try_from(&g.workloads).ok()).collect();
+                self.request.allow.iter().all(|wanted| granted.contains(wanted))
             };
             match done {
                 // Whoever keeps it in a repository has granted it there.
@@ -275,8 +275,8 @@ impl Migration {
             return Ok(Some(broken.message.clone()));
         }
         let slices = context.slices_of(service).await?;
-        let ours = slices.iter().filter(|slice| is_our_slice(slice));
-        let ready = ours.flat_map(|slice| &slice.endpoints).any(is_endpoint_ready);
+        let own_slices = slices.iter().filter(|slice| is_our_slice(slice));
+        let ready = own_slices.flat_map(|slice| &slice.endpoints).any(is_endpoint_ready);
         Ok((!ready).then(|| format!("Adit's EndpointSlice of {service} is not there yet")))
     }
 

@@ -47,8 +47,8 @@ pub(super) async fn find(
         .map_err(|(what, hint)| refused(to, what, hint))?;
     let kept = record::read(to, service).await?;
     let Some(slices) = originals(own_slices, kept.as_ref()) else {
-        let theirs = hand_written(service, from.slices_of(service).await?);
-        let swapped = theirs.is_ok_and(|slices| !slices.is_empty());
+        let hand_written_there = hand_written(service, from.slices_of(service).await?);
+        let swapped = hand_written_there.is_ok_and(|slices| !slices.is_empty());
         let hint = if swapped {
             "one does in the other context: exchange --from-context and --to-context"
         } else {

@@ -42,8 +42,8 @@ pub(super) fn controller_problem(objects: &ClusterObjects, errors: &[String]) ->
         ));
     }
     let trouble = lease?.annotations().get(TROUBLE)?;
-    let said = errors.iter().any(|error| trouble.starts_with(error.as_str()));
-    (!said).then(|| format!("the controller says: {trouble}"))
+    let is_listed = errors.iter().any(|error| trouble.starts_with(error.as_str()));
+    (!is_listed).then(|| format!("the controller says: {trouble}"))
 }
 
 /// Describes since when nobody updates what only the controller updates; `None` while one is active, or if that is

@@ -57,7 +57,8 @@ pub(super) fn link_items(
         let problem =
             unless_true(conditions, "Up").or_else(|| message_if_true(conditions, "TooManyImports"));
         // A cluster may export what nobody here wants: that is no problem.
-        let unused = message_if_true(conditions, "NotImported").map(|said| format!("; {said}"));
+        let unused =
+            message_if_true(conditions, "NotImported").map(|message| format!("; {message}"));
         let detail = link.spec.trust_domain.clone() + &unused.unwrap_or_default();
         let is_down = is_down(conditions);
         // Silent nodes are a problem of the cluster as a whole.

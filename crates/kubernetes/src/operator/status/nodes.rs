@@ -33,7 +33,7 @@ pub(in crate::operator) fn read_summary(lease: Option<&Lease>) -> NodesSummary {
 /// cluster as a whole.
 pub(super) fn add_items(status: &mut ClusterStatus, nodes: &NodesSummary) {
     for item in &nodes.items {
-        let said = sentence(item, nodes);
+        let text = sentence(item, nodes);
         let (about, is_doubtful) = match item.kind.as_str() {
             "link" => (&mut status.links, !item.error),
             // A port that does not work is shown by its condition, unless the problem is one node's
@@ -43,7 +43,7 @@ pub(super) fn add_items(status: &mut ClusterStatus, nodes: &NodesSummary) {
             }
             "export" => (&mut status.exports, !item.error || item.refused.is_none()),
             _ => {
-                status.troubles.push(said);
+                status.troubles.push(text);
                 continue;
             }
         };
@@ -55,10 +55,10 @@ pub(super) fn add_items(status: &mut ClusterStatus, nodes: &NodesSummary) {
                 }
                 let is_whole =
                     item.kind == "link" && item.describe_nodes(nodes.answered).is_empty();
-                merge_into(known, item, said, is_whole);
+                merge_into(known, item, text, is_whole);
             }
             _ if item.kind == "link" || item.refused.is_some() => {
-                status.warnings.push(format!("{} {}: {said}", item.kind, item.name));
+                status.warnings.push(format!("{} {}: {text}", item.kind, item.name));
             }
             Some(_) | None => {}
         }
@@ -84,11 +84,11 @@ pub(super) fn add_items(status: &mut ClusterStatus, nodes: &NodesSummary) {
 /// is one.
 ///
 /// `is_whole`: all nodes say the same of a link.
-fn merge_into(known: &mut StatusItem, item: &SummaryItem, said: String, is_whole: bool) {
+fn merge_into(known: &mut StatusItem, item: &SummaryItem, text: String, is_whole: bool) {
     // What all nodes say of a link its condition says a moment later.
     known.is_down |= is_whole;
     match (&known.problem, &item.refused) {
-        (None, _) => known.problem = Some(said),
+        (None, _) => known.problem = Some(text),
         (Some(_), Some(refused)) => {
             let (count, since) = known.refused.take().unwrap_or_else(|| (0, refused.since.clone()));
             // Both are RFC 3339 in UTC.
@@ -96,7 +96,7 @@ fn merge_into(known: &mut StatusItem, item: &SummaryItem, said: String, is_whole
             known.refused = Some((count.saturating_add(refused.count), since));
         }
         // The condition may have been written before any node reported the reason.
-        (Some(_), None) if is_whole && known.is_down => known.problem = Some(said),
+        (Some(_), None) if is_whole && known.is_down => known.problem = Some(text),
         (Some(_), None) => {}
     }
 }
