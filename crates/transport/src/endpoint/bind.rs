@@ -89,25 +89,23 @@ impl Endpoints {
         if let Some(inherited) = inherited {
             predecessors =
                 Predecessors::new(inherited.predecessors).map_err(BindError::Inherited)?;
-            tuning.generation =
-                predecessors.next_generation(inherited.generation).ok_or_else(|| {
-                    BindError::Inherited(io::Error::other("every generation has a living process"))
-                })?;
+            let next = predecessors.next_generation(inherited.generation);
+            let none = || io::Error::other("every generation has a living process");
+            tuning.generation = next.ok_or_else(none).map_err(BindError::Inherited)?;
             sockets = inherited.sockets;
         }
         let keys = secret.keys();
-        let answers = server_configs(&net, &keys, &tls, &tuning, workers.len() * listen.len());
-        let invitations = InvitationBook::new(Arc::clone(&tls.invited));
+        let endpoints = workers.len() * listen.len();
         let mut shared = EndpointsInner {
+            server_configs: server_configs(&net, &keys, &tls, &tuning, endpoints),
+            invitations: InvitationBook::new(Arc::clone(&tls.invited)),
             net,
             tuning,
             tls,
-            invitations,
             keys,
             servers: workers.iter().map(|_| Vec::new()).collect(),
             recv_buffers: workers.iter().map(|_| Arc::default()).collect(),
             workers,
-            server_configs: answers,
             addresses: Vec::new(),
             worker_sockets: Vec::new(),
             retired: Vec::new(),
