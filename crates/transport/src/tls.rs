@@ -5,6 +5,7 @@
 //! are read anew at each. The keys that come out of a handshake count the pieces of what they decrypt
 //! (`packet_pieces`).
 
+mod frame_noise;
 mod frames;
 mod packet_pieces;
 mod sessions;

@@ -21,7 +21,7 @@ pub enum ClosedBy {
 
 /// The text of a connection that this side ended for its pieces.
 pub(crate) const TOO_MANY_PIECES: &str =
-    "too many pieces of streams came that cannot be put together";
+    "too many pieces of streams came that cannot be put together, or frames beside them";
 
 /// The end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

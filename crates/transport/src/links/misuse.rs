@@ -191,8 +191,8 @@ impl MisuseTable {
         let barred = table.get(cluster).and_then(|c| c.barred_until);
         if barred.is_some_and(|until| until > Instant::now()) {
             let reason = format!(
-                "nodes of {cluster} sent too many pieces of streams that cannot be put together; none may dial for a \
-                 while"
+                "nodes of {cluster} sent too many pieces of streams that cannot be put together, or frames beside \
+                 them; none may dial for a while"
             );
             return Err(PeerRefusal { code: Code::OverLimit, reason });
         }

@@ -9,6 +9,10 @@ pub(super) enum FrameOutline {
     Stream(StreamPiece),
     /// The end of a stream of which nothing more comes.
     Reset(u64),
+    /// An acknowledgement, with so many ranges beside the first.
+    Acknowledgement { ranges: u64 },
+    /// A connection ID that is given, or needed no more.
+    ConnectionId,
     /// Anything else but padding.
     Other,
     /// Bytes that cannot be read, or are known to no version of ours, or end the connection. Nothing is read behind them:
@@ -54,7 +58,8 @@ fn read_frame(bytes: &[u8]) -> Option<(FrameOutline, &[u8])> {
         0x02 | 0x03 => {
             let (ranges, after) = varint(skip(rest, 2)?)?;
             let ecn = if kind == 0x03 { 3 } else { 0 };
-            other(skip(after, ranges.checked_mul(2)?.checked_add(1 + ecn)?)?)
+            let after = skip(after, ranges.checked_mul(2)?.checked_add(1 + ecn)?)?;
+            Some((FrameOutline::Acknowledgement { ranges }, after))
         }
         // RESET_STREAM
         0x04 => {
@@ -65,15 +70,18 @@ fn read_frame(bytes: &[u8]) -> Option<(FrameOutline, &[u8])> {
         // NEW_TOKEN
         0x07 => other(skip_bytes(rest)?),
         0x08..=0x0f => read_stream(kind, rest),
-        // MAX_DATA, MAX_STREAMS, DATA_BLOCKED, STREAMS_BLOCKED, RETIRE_CONNECTION_ID
-        0x10 | 0x12..=0x14 | 0x16 | 0x17 | 0x19 => other(skip(rest, 1)?),
+        // MAX_DATA, MAX_STREAMS, DATA_BLOCKED, STREAMS_BLOCKED
+        0x10 | 0x12..=0x14 | 0x16 | 0x17 => other(skip(rest, 1)?),
         // STOP_SENDING, MAX_STREAM_DATA, STREAM_DATA_BLOCKED
         0x05 | 0x11 | 0x15 => other(skip(rest, 2)?),
         // NEW_CONNECTION_ID: two numbers, an ID with its length in a byte, a token.
         0x18 => {
             let after = skip(rest, 2)?;
-            other(after.get(1 + usize::from(*after.first()?) + 16..)?)
+            let after = after.get(1 + usize::from(*after.first()?) + 16..)?;
+            Some((FrameOutline::ConnectionId, after))
         }
+        // RETIRE_CONNECTION_ID
+        0x19 => Some((FrameOutline::ConnectionId, skip(rest, 1)?)),
         // PATH_CHALLENGE, PATH_RESPONSE
         0x1a | 0x1b => other(rest.get(8..)?),
         // ACK_FREQUENCY
@@ -194,6 +202,8 @@ mod tests {
                     FrameOutline::Stream(piece) => Some(piece.len),
                     FrameOutline::Crypto
                     | FrameOutline::Reset(_)
+                    | FrameOutline::Acknowledgement { .. }
+                    | FrameOutline::ConnectionId
                     | FrameOutline::Other
                     | FrameOutline::Unreadable => None,
                 })

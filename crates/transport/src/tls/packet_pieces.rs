@@ -1,4 +1,4 @@
-//! A bound on the pieces in which handshakes and streams may come.
+//! A bound on the pieces in which handshakes and streams may come, and on the frames beside them.
 //!
 //! quinn keeps what comes of a handshake or a stream in order: up to a thousand pieces with gaps between them, all of
 //! which it sorts again whenever they hold on to too much memory (0.11.19). Each piece then costs three microseconds of a worker
@@ -11,6 +11,8 @@
 //! * Of streams small pieces are that do not come in order ([`super::stream_order`]), [`ALLOWED_DISORDERED`].
 //! * Those that do come in order are compared with what is taken, since quinn joins them no better than to pieces of some
 //!   hundred bytes, [`ALLOWED_UNTAKEN`].
+//! * Other frames are counted where a packet brings more than an honest one ([`super::frame_noise`]), [`ALLOWED_NOISE`]; of
+//!   connection IDs all are, [`ALLOWED_IDS`].
 //!
 //! What all connections of a cluster send so is bounded by [`crate::links`], `fragments`.
 //!
@@ -28,6 +30,7 @@ use quinn::crypto::{KeyPair, PacketKey};
 use quinn_proto::crypto::CryptoError;
 use tokio::time::Instant;
 
+use super::frame_noise::FrameNoise;
 use super::frames::frames;
 use super::stream_order::{OrderCounts, StreamEnds};
 
@@ -40,6 +43,11 @@ const ALLOWED_DISORDERED: RateLimit = RateLimit { burst: 8_192, per_second: 4_09
 /// Pieces in order that may come on one connection and are not taken one by one: a reader that stalls leaves them until
 /// they are joined. All of the burst costs some 10 ms.
 const ALLOWED_UNTAKEN: RateLimit = RateLimit { burst: 32_768, per_second: 2_048 };
+/// Frames beside those of streams, and ranges of acknowledgements, beyond what one packet of an honest peer has. All of the
+/// burst costs some 2 ms. A peer whose thousand streams all end in one moment sends two frames for each.
+const ALLOWED_NOISE: RateLimit = RateLimit { burst: 16_384, per_second: 8_192 };
+/// Connection IDs that a peer may give or need no more: at most one of each whenever its address changes, and five at first.
+const ALLOWED_IDS: RateLimit = RateLimit { burst: 1_024, per_second: 256 };
 /// So many bytes for each piece are never too few.
 const MIN_MEAN_PIECE: u64 = 256;
 /// The pieces after which those that came are compared with those that were taken: many times what is on its way to
@@ -53,7 +61,7 @@ pub(crate) struct ConnectionPieces {
     order: Mutex<OrderState>,
     /// Pieces that somebody took.
     taken: AtomicU64,
-    /// Pieces out of order, and in order and not taken.
+    /// Pieces out of order, in order and not taken, and frames beside them beyond the ordinary.
     in_vain: AtomicU64,
     is_exceeded: AtomicBool,
 }
@@ -63,6 +71,8 @@ struct OrderState {
     order: StreamEnds,
     disordered: PieceDebt,
     untaken: PieceDebt,
+    noise: PieceDebt,
+    ids: PieceDebt,
     since_compared: PieceCounts,
 }
 
@@ -167,11 +177,11 @@ impl ConnectionPieces {
 
     fn take_stream_packet(&self, payload: &[u8]) -> PacketVerdict {
         let mut state = self.order.lock();
-        let OrderCounts { pieces, disordered } = state.order.take_packet(payload);
-        let mut is_over = false;
+        let OrderCounts { pieces, disordered, noise } = state.order.take_packet(payload);
+        let mut is_over = self.add_noise(&mut state, noise);
         if disordered > 0 {
             self.in_vain.fetch_add(disordered, Ordering::Relaxed);
-            is_over = state.disordered.add(disordered, ALLOWED_DISORDERED);
+            is_over |= state.disordered.add(disordered, ALLOWED_DISORDERED);
         }
         let counts = &mut state.since_compared;
         counts.came += pieces - disordered;
@@ -186,6 +196,19 @@ impl ConnectionPieces {
             0 => PacketVerdict::Keep,
             _ => PacketVerdict::Copy,
         }
+    }
+}
+
+impl ConnectionPieces {
+    /// Counts a packet's frames that are no pieces. True if there are more now than is allowed.
+    fn add_noise(&self, state: &mut OrderState, noise: FrameNoise) -> bool {
+        let (excess, ids) = (noise.excess(), noise.ids);
+        if excess == 0 && ids == 0 {
+            return false;
+        }
+        self.in_vain.fetch_add(excess.saturating_add(ids), Ordering::Relaxed);
+        let are_too_many = state.noise.add(excess, ALLOWED_NOISE);
+        state.ids.add(ids, ALLOWED_IDS) || are_too_many
     }
 }
 
@@ -237,133 +260,4 @@ impl PacketKey for CountingPacketKey {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    /// A key that neither encrypts nor decrypts.
-    struct PlainKey;
-
-    impl PacketKey for PlainKey {
-        fn encrypt(&self, _: u64, _: &mut [u8], _: usize) {}
-
-        fn decrypt(&self, _: u64, _: &[u8], _: &mut BytesMut) -> Result<(), CryptoError> {
-            Ok(())
-        }
-
-        fn tag_len(&self) -> usize {
-            0
-        }
-
-        fn confidentiality_limit(&self) -> u64 {
-            u64::MAX
-        }
-
-        fn integrity_limit(&self) -> u64 {
-            u64::MAX
-        }
-    }
-
-    fn key(kind: PacketKind) -> CountingPacketKey {
-        CountingPacketKey { inner: Box::new(PlainKey), kind, pieces: Arc::default() }
-    }
-
-    /// The length that is left of a packet, if it can be read.
-    fn decrypt(key: &CountingPacketKey, packet: &[u8]) -> Option<usize> {
-        let mut payload = BytesMut::from(packet);
-        key.decrypt(0, &[], &mut payload).ok().map(|()| payload.len())
-    }
-
-    /// Single bytes of a handshake, with gaps.
-    fn handshake_crumbs(count: u8) -> Vec<u8> {
-        (0..count).flat_map(|n| [6, 0x40, 2 * (n % 100), 1, b'x']).collect()
-    }
-
-    /// Single bytes of a stream, with gaps.
-    fn stream_crumbs(count: u8) -> Vec<u8> {
-        (0..count).flat_map(|n| [0x0e, 4, 0x40, 1 + 2 * (n % 100), 1, b'x']).collect()
-    }
-
-    #[test]
-    fn a_handshake_in_too_many_pieces_is_ended_and_not_decrypted_any_more() {
-        let key = key(PacketKind::Handshake);
-        let each = [120, 120, 120, 1].map(|count| decrypt(&key, &handshake_crumbs(count)));
-        assert_eq!(each, [Some(600), Some(600), Some(0), None]);
-        assert!(key.pieces.is_exceeded());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_whose_streams_come_in_crumbs_is_ended_and_one_on_a_bad_path_is_not() {
-        let bad = key(PacketKind::Stream);
-        for _ in 0..600 {
-            assert_eq!(decrypt(&bad, &stream_crumbs(200)), Some(1200));
-            advance(Duration::from_millis(50)).await;
-        }
-        assert_eq!(bad.pieces.in_vain(), 120_000);
-        let worse = key(PacketKind::Stream);
-        let ended = (1..99).find(|_| decrypt(&worse, &stream_crumbs(200)) == Some(0));
-        assert_eq!(ended, Some(41), "8,200 at once");
-        assert_eq!(decrypt(&worse, &stream_crumbs(1)), None);
-        let honest = key(PacketKind::Stream);
-        for _ in 0..10_000 {
-            assert!(decrypt(&honest, &[0x0e, 8, 0, 1, b'x', 0x10, 9]).is_some());
-            assert!(decrypt(&honest, &[0x1f, 0x04, 8, 0, 1]).is_some());
-            honest.pieces.add_taken(1);
-        }
-        assert_eq!(honest.pieces.in_vain(), 0);
-    }
-
-    /// A packet with so many pieces in order, a byte of each of so many streams, the `nth` one.
-    fn words(nth: u16, streams: u8) -> Vec<u8> {
-        let [high, low] = (0x4000 | nth).to_be_bytes();
-        (0..streams).flat_map(|n| [0x0e, 0x40, 4 * (n % 60), high, low, 1, b'x']).collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn pieces_in_order_that_are_taken_or_large_are_never_too_many_and_others_are() {
-        let (read, unread, large) =
-            (key(PacketKind::Stream), key(PacketKind::Stream), key(PacketKind::Stream));
-        let mut ended = None;
-        for nth in 0..10_000_u16 {
-            assert!(decrypt(&read, &words(nth, 60)) > Some(0));
-            read.pieces.add_taken(60);
-            let packet = [&words(nth, 1)[..], &[0x0c, 0x41, 0, 0x44, 0], &[0; 700]].concat();
-            assert!(decrypt(&large, &packet) > Some(0));
-            if decrypt(&unread, &words(nth, 60)) == Some(0) {
-                ended.get_or_insert(nth);
-            }
-        }
-        assert_eq!(ended, Some(620), "after nine times 4,140, less what is allowed for bytes");
-        assert_eq!((read.pieces.in_vain(), large.pieces.in_vain()), (0, 0));
-    }
-
-    #[test]
-    fn a_packet_of_which_something_waits_keeps_nothing_of_the_batch_that_it_came_in() {
-        let batch_after = |kind, packet: &[u8]| {
-            let mut batch = BytesMut::zeroed(64 << 10);
-            batch[..packet.len()].copy_from_slice(packet);
-            let mut payload = batch.split_to(packet.len());
-            key(kind).decrypt(0, &[], &mut payload).unwrap();
-            assert_eq!(payload, packet);
-            // Only whoever has all of a buffer can have its beginning back.
-            batch.clear();
-            batch.try_reclaim(64 << 10)
-        };
-        assert!(batch_after(PacketKind::Handshake, &handshake_crumbs(100)));
-        assert!(batch_after(PacketKind::Stream, &stream_crumbs(100)));
-        assert!(!batch_after(PacketKind::Stream, &[0x0e, 4, 0, 1, b'x']), "it is taken at once");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn pieces_are_forgiven_with_time() {
-        const ALLOWED: RateLimit = RateLimit { burst: 32_768, per_second: 2_048 };
-        let mut debt = PieceDebt::default();
-        for _ in 0..1000 {
-            assert!(!debt.add(2048, ALLOWED), "2,048 a second for ever");
-            advance(Duration::from_secs(1)).await;
-        }
-        assert!(!debt.add(30_000, ALLOWED));
-        assert!(debt.add(3_000, ALLOWED));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::frame_noise::FrameNoise;
 use super::frames::{FrameOutline, StreamPiece, frames};
 
 /// The least bytes of a piece that is never too many.
@@ -29,6 +30,8 @@ pub(super) struct OrderCounts {
     pub(super) pieces: u64,
     /// Those of them that are small and out of order.
     pub(super) disordered: u64,
+    /// All that is no piece.
+    pub(super) noise: FrameNoise,
 }
 
 impl StreamEnds {
@@ -36,6 +39,7 @@ impl StreamEnds {
     pub(super) fn take_packet(&mut self, payload: &[u8]) -> OrderCounts {
         let mut counts = OrderCounts::default();
         for frame in frames(payload) {
+            counts.noise.add(frame);
             let is_disordered = match frame {
                 FrameOutline::Stream(piece) => self.is_disordered(piece),
                 // TLS has nothing to say after the handshake.
@@ -44,7 +48,10 @@ impl StreamEnds {
                     self.forget(stream);
                     continue;
                 }
-                FrameOutline::Other | FrameOutline::Unreadable => continue,
+                FrameOutline::Acknowledgement { .. }
+                | FrameOutline::ConnectionId
+                | FrameOutline::Other
+                | FrameOutline::Unreadable => continue,
             };
             counts.pieces += 1;
             counts.disordered += u64::from(is_disordered);

@@ -1,0 +1,48 @@
+//! Frames beside those of streams, where a packet or a connection brings more of them than any honest peer sends.
+//!
+//! Each costs a few bytes and no window, and takes quinn some 20 ns or more (0.11.19):
+//!
+//! * An acknowledgement may name six hundred ranges, each of which is looked up among what was sent. quinn's own name
+//!   [`ORDINARY_RANGES`] at most.
+//! * A ping is one byte, so that a packet holds more than a thousand.
+//! * A connection ID that the peer gives or needs no more is told to the endpoint in a message of a hundred bytes; these wait
+//!   without a bound while other packets come. Two bytes of a packet say it, for the same ID again and again.
+
+use super::frames::FrameOutline;
+
+/// Frames beside those of streams that one packet of an honest peer may bring: windows, ends and stops of as many streams,
+/// and one of each other kind.
+const ORDINARY_FRAMES: u64 = 48;
+/// Ranges that its acknowledgement names beside the first.
+const ORDINARY_RANGES: u64 = 64;
+
+/// The frames of one packet that are no pieces.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct FrameNoise {
+    frames: u64,
+    ranges: u64,
+    /// Connection IDs that are given or needed no more.
+    pub(super) ids: u64,
+}
+
+impl FrameNoise {
+    pub(super) fn add(&mut self, frame: FrameOutline) {
+        match frame {
+            FrameOutline::Crypto | FrameOutline::Stream(_) => {}
+            FrameOutline::Acknowledgement { ranges } => {
+                self.frames += 1;
+                self.ranges = self.ranges.saturating_add(ranges);
+            }
+            FrameOutline::ConnectionId => self.ids += 1,
+            FrameOutline::Reset(_) | FrameOutline::Other | FrameOutline::Unreadable => {
+                self.frames += 1;
+            }
+        }
+    }
+
+    /// What is more than an honest peer sends, connection IDs apart.
+    pub(super) fn excess(self) -> u64 {
+        let frames = self.frames.saturating_sub(ORDINARY_FRAMES);
+        frames.saturating_add(self.ranges.saturating_sub(ORDINARY_RANGES))
+    }
+}
