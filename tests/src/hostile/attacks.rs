@@ -224,6 +224,10 @@ attacks! {
         "go-aways, dial-mes and unknown messages without end";
     "frame-noise", connections::frame_noise, "bytes", None,
         "packets full of path challenges, pings, window updates and stops";
+    "retired-ids", connections::retired_ids, "bytes", Some((1.0, 1.5)),
+        "packets full of connection IDs that are not needed any more, each of which its endpoint is told of";
+    "wide-acknowledgements", connections::wide_acknowledgements, "bytes", None,
+        "acknowledgements of every other packet, six hundred pieces each, over and over";
 
     "handshakes-17", strangers::handshakes, "knocks", Some((1.0, 2.0)),
         "handshakes from 17 addresses without a certificate, which fail or never go on";

@@ -47,6 +47,8 @@ pub struct Manners {
     pub granted: u64,
     /// The change that is made to packets.
     pub rewrite: Option<Rewrite>,
+    /// It sends whatever windows it is given.
+    pub is_boundless: bool,
     /// The time that it lives without a packet.
     pub idle: Duration,
 }
@@ -60,6 +62,7 @@ impl Default for Manners {
             send_window: 1 << 26,
             granted: 0,
             rewrite: None,
+            is_boundless: false,
             idle: Duration::from_secs(30),
         }
     }
@@ -246,7 +249,8 @@ impl Enemy {
         mute: bool,
     ) -> Result<quinn::Connection, String> {
         let inner = Arc::new(config.try_into().unwrap());
-        let forger = Forger { inner, rewrite: manners.rewrite.clone(), mute };
+        let Manners { rewrite, is_boundless, .. } = manners.clone();
+        let forger = Forger { inner, rewrite, mute, is_boundless };
         let mut config = quinn::ClientConfig::new(Arc::new(forger));
         let lane = manners.lane;
         config

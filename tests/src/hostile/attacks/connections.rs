@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use adit_core::code::Code;
 use adit_core::wire::control::ControlMessage;
 use bytes::BytesMut;
+use quinn::SendStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-use super::{AttackContext, connect, ms};
+use super::{AttackContext, ms};
 use crate::hostile::client::{Manners, header};
-use crate::hostile::forge;
+use crate::hostile::forge::{self, Rewrite};
 
 /// Runs `n` tasks, each for as long as the attack goes on.
 async fn each<F>(means: &AttackContext, n: usize, one: impl Fn(AttackContext, usize) -> F)
@@ -127,35 +128,53 @@ pub async fn frame_noise(means: AttackContext) {
             2 => vec![0x11, 4, 0x7f, 0xff],
             _ => vec![5, 0x40, 0x40, 0],
         };
-        let mut manners = Manners::default().bulk();
-        manners.rewrite = Some(forge::noise(0, frame));
-        manners.send_window = 1 << 30;
-        while means.pace.goes_on() {
-            let Some(conn) = connect(&means, 1, 1, &manners).await.pop() else {
-                ms(200).await;
-                continue;
-            };
-            // None of these bytes arrives, so that each stream has one window and is followed by another.
-            let block = vec![0; 64 * 1024];
-            let mut held = Vec::new();
-            for _ in 0..100 {
-                let Ok((mut send, recv)) = conn.begin(&header("agents/x")).await else { break };
-                let mut left = 8 << 20;
-                while left > 0 {
-                    let n = left.min(block.len());
-                    let sent = timeout_at(means.pace.until, send.write_all(&block[..n])).await;
-                    if !matches!(sent, Ok(Ok(()))) {
-                        break;
-                    }
-                    left -= n.min(left);
-                    means.counts.add("bytes", n as u64);
-                    if left < block.len() {
-                        break;
-                    }
-                }
-                held.push((send, recv));
-            }
-        }
+        fill_with(&means, nth, || forge::noise(0, frame.clone())).await;
     })
     .await;
+}
+
+/// See [`super::ALL`].
+pub async fn retired_ids(means: AttackContext) {
+    each(&means, 4, |means, nth| async move {
+        // The one that the victim gave first, whether it is still in use or not.
+        fill_with(&means, nth, || forge::noise(0, vec![0x19, 0])).await;
+    })
+    .await;
+}
+
+/// See [`super::ALL`].
+pub async fn wide_acknowledgements(means: AttackContext) {
+    each(&means, 4, |means, nth| async move {
+        fill_with(&means, nth, forge::wide_acknowledgements).await;
+    })
+    .await;
+}
+
+/// Sends what looks like transfers and is made anew of each packet, on one connection after the other.
+async fn fill_with(means: &AttackContext, nth: usize, rewrite: impl Fn() -> Rewrite) {
+    let mut manners = Manners::default().bulk();
+    manners.send_window = 1 << 22;
+    manners.is_boundless = true;
+    for slot in 0.. {
+        if !means.pace.goes_on() {
+            return;
+        }
+        manners.rewrite = Some(rewrite());
+        let Ok(conn) = means.connect(nth, &manners, slot % 8).await else {
+            ms(200).await;
+            continue;
+        };
+        // Nothing of the stream arrives, and so no window is ever full.
+        if let Ok((mut send, _recv)) = conn.begin(&header("agents/x")).await {
+            send_zeros(means, &mut send).await;
+        }
+    }
+}
+
+/// Sends bytes, and counts them, for as long as the attack goes on.
+async fn send_zeros(means: &AttackContext, send: &mut SendStream) {
+    let block = vec![0; 64 * 1024];
+    while let Ok(Ok(())) = timeout_at(means.pace.until, send.write_all(&block)).await {
+        means.counts.add("bytes", block.len() as u64);
+    }
 }
