@@ -10,8 +10,8 @@
 
 use super::frames::FrameOutline;
 
-/// Frames beside those of streams that one packet of an honest peer may bring: windows, ends and stops of as many streams,
-/// and one of each other kind.
+/// Frames that one packet of an honest peer may bring, of those that are said of a stream (its window, its end), and of
+/// all other kinds.
 const ORDINARY_FRAMES: u64 = 48;
 /// Ranges that its acknowledgement names beside the first.
 const ORDINARY_RANGES: u64 = 64;
@@ -20,6 +20,7 @@ const ORDINARY_RANGES: u64 = 64;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct FrameNoise {
     frames: u64,
+    of_streams: u64,
     ranges: u64,
     /// Connection IDs that are given or needed no more.
     pub(super) ids: u64,
@@ -34,13 +35,17 @@ impl FrameNoise {
                 self.ranges = self.ranges.saturating_add(ranges);
             }
             FrameOutline::ConnectionId => self.ids += 1,
-            FrameOutline::Reset(_) | FrameOutline::Other | FrameOutline::Unreadable => {
-                self.frames += 1;
-            }
+            FrameOutline::Reset(_) | FrameOutline::StreamControl => self.of_streams += 1,
+            FrameOutline::Other | FrameOutline::Unreadable => self.frames += 1,
         }
     }
 
-    /// What is more than an honest peer sends, connection IDs apart.
+    /// Frames about streams that are more than an honest peer sends, but where many streams end in one moment.
+    pub(super) fn excess_of_streams(self) -> u64 {
+        self.of_streams.saturating_sub(ORDINARY_FRAMES)
+    }
+
+    /// All else that is more than an honest peer sends, connection IDs apart.
     pub(super) fn excess(self) -> u64 {
         let frames = self.frames.saturating_sub(ORDINARY_FRAMES);
         frames.saturating_add(self.ranges.saturating_sub(ORDINARY_RANGES))

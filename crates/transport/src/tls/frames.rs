@@ -9,6 +9,8 @@ pub(super) enum FrameOutline {
     Stream(StreamPiece),
     /// The end of a stream of which nothing more comes.
     Reset(u64),
+    /// Anything else that is said of one stream.
+    StreamControl,
     /// An acknowledgement, with so many ranges beside the first.
     Acknowledgement { ranges: u64 },
     /// A connection ID that is given, or needed no more.
@@ -73,7 +75,7 @@ fn read_frame(bytes: &[u8]) -> Option<(FrameOutline, &[u8])> {
         // MAX_DATA, MAX_STREAMS, DATA_BLOCKED, STREAMS_BLOCKED
         0x10 | 0x12..=0x14 | 0x16 | 0x17 => other(skip(rest, 1)?),
         // STOP_SENDING, MAX_STREAM_DATA, STREAM_DATA_BLOCKED
-        0x05 | 0x11 | 0x15 => other(skip(rest, 2)?),
+        0x05 | 0x11 | 0x15 => Some((FrameOutline::StreamControl, skip(rest, 2)?)),
         // NEW_CONNECTION_ID: two numbers, an ID with its length in a byte, a token.
         0x18 => {
             let after = skip(rest, 2)?;
@@ -202,6 +204,7 @@ mod tests {
                     FrameOutline::Stream(piece) => Some(piece.len),
                     FrameOutline::Crypto
                     | FrameOutline::Reset(_)
+                    | FrameOutline::StreamControl
                     | FrameOutline::Acknowledgement { .. }
                     | FrameOutline::ConnectionId
                     | FrameOutline::Other

@@ -43,8 +43,11 @@ const ALLOWED_DISORDERED: RateLimit = RateLimit { burst: 8_192, per_second: 4_09
 /// Pieces in order that may come on one connection and are not taken one by one: a reader that stalls leaves them until
 /// they are joined. All of the burst costs some 10 ms.
 const ALLOWED_UNTAKEN: RateLimit = RateLimit { burst: 32_768, per_second: 2_048 };
-/// Frames beside those of streams, and ranges of acknowledgements, beyond what one packet of an honest peer has. All of the
-/// burst costs some 2 ms. A peer whose thousand streams all end in one moment sends two frames for each.
+/// Frames that are said of streams, beyond what one packet of an honest peer has: two for each of all streams that a
+/// connection can have (32,768), where these end in one moment, and as much again. All of the burst costs some 10 ms.
+const ALLOWED_STREAM_CONTROL: RateLimit = RateLimit { burst: 131_072, per_second: 16_384 };
+/// Other frames, and ranges of acknowledgements, beyond what one packet of an honest peer has. All of the burst costs
+/// some 2 ms.
 const ALLOWED_NOISE: RateLimit = RateLimit { burst: 16_384, per_second: 8_192 };
 /// Connection IDs that a peer may give or need no more: at most one of each whenever its address changes, and five at first.
 const ALLOWED_IDS: RateLimit = RateLimit { burst: 1_024, per_second: 256 };
@@ -71,6 +74,7 @@ struct OrderState {
     order: StreamEnds,
     disordered: PieceDebt,
     untaken: PieceDebt,
+    stream_control: PieceDebt,
     noise: PieceDebt,
     ids: PieceDebt,
     since_compared: PieceCounts,
@@ -202,13 +206,15 @@ impl ConnectionPieces {
 impl ConnectionPieces {
     /// Counts a packet's frames that are no pieces. True if there are more now than is allowed.
     fn add_noise(&self, state: &mut OrderState, noise: FrameNoise) -> bool {
-        let (excess, ids) = (noise.excess(), noise.ids);
-        if excess == 0 && ids == 0 {
+        let (of_streams, excess, ids) = (noise.excess_of_streams(), noise.excess(), noise.ids);
+        if of_streams == 0 && excess == 0 && ids == 0 {
             return false;
         }
+        // Streams that all end in one moment are no offence of their cluster.
         self.in_vain.fetch_add(excess.saturating_add(ids), Ordering::Relaxed);
-        let are_too_many = state.noise.add(excess, ALLOWED_NOISE);
-        state.ids.add(ids, ALLOWED_IDS) || are_too_many
+        let of_streams = state.stream_control.add(of_streams, ALLOWED_STREAM_CONTROL);
+        let others = state.noise.add(excess, ALLOWED_NOISE);
+        state.ids.add(ids, ALLOWED_IDS) || of_streams || others
     }
 }
 

@@ -48,7 +48,8 @@ impl StreamEnds {
                     self.forget(stream);
                     continue;
                 }
-                FrameOutline::Acknowledgement { .. }
+                FrameOutline::StreamControl
+                | FrameOutline::Acknowledgement { .. }
                 | FrameOutline::ConnectionId
                 | FrameOutline::Other
                 | FrameOutline::Unreadable => continue,
